@@ -1,0 +1,89 @@
+"""Multi-head attention whose every intermediate can be read and edited."""
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxasr.cache import Cache
+from jaxasr.config import Config
+from jaxasr.taps import Tap
+
+Heads = Float[Array, "B H S Dh"]
+Mask = Bool[Array, "B 1 T S"]
+
+
+def linear(config: Config, n_in: int, n_out: int, rngs: nnx.Rngs, use_bias: bool = True) -> nnx.Linear:
+    return nnx.Linear(n_in, n_out, use_bias=use_bias, dtype=config.dtype, param_dtype=config.param_dtype, rngs=rngs)
+
+
+class Attention(nnx.Module):
+    """Query, key, value and output projections under the checkpoint's names; the key has no bias."""
+
+    def __init__(self, config: Config, n_state: int, n_head: int, rngs: nnx.Rngs):
+        project = functools.partial(linear, config, n_state, n_state, rngs)
+        self.query, self.key, self.value, self.out = project(), project(use_bias=False), project(), project()
+        self.n_head = n_head
+
+    def split(self, x: Float[Array, "B T D"]) -> Float[Array, "B T H Dh"]:
+        return x.reshape(*x.shape[:-1], self.n_head, -1)
+
+    def keys_values(self, x: Float[Array, "B S D"]) -> tuple[Heads, Heads]:
+        """Keys and values of `x`, heads before time: the layout in which every later product reads them in order."""
+        return _swap(self.split(self.key(x))), _swap(self.split(self.value(x)))
+
+    def __call__(self, x: Float[Array, "B T D"], k: Heads, v: Heads, mask: Mask | None, keys: Int[Array, "B S"], tap: Tap) -> Float[Array, "B T D"]:
+        """Attends from `x` to `k` and `v` (already edited); `keys` are the absolute positions of the key axis."""
+        q = _swap(tap("q", self.split(self.query(x))))
+        attend = _explicit if tap.touches("scores", "pattern") else _fused
+        z = attend(q, k, v, mask, functools.partial(tap, keys=keys))
+        z = tap("z", _swap(z))
+        return self.out(z.reshape(x.shape))
+
+
+def tap_keys_values(tap: Tap, k: Heads, v: Heads, positions: Int[Array, "B S"]) -> tuple[Heads, Heads]:
+    """Edits and records `k` and `v` in their public layout [B, S, H, Dh]; the transposes vanish where nobody looks."""
+    return _swap(tap("k", _swap(k), positions)), _swap(tap("v", _swap(v), positions))
+
+
+def self_attention(attn: Attention, x: Float[Array, "B T D"], mask: Mask | None, cache: Cache | None, tap: Tap) -> tuple[Float[Array, "B T D"], Cache | None]:
+    """Attention over `x` itself and, when there is a cache, over what came before it."""
+    k, v = tap_keys_values(tap, *attn.keys_values(x), tap.positions)
+    keys = tap.positions
+    if cache is not None:
+        cache = cache.write(tap.layer, k, v)
+        k, v, keys = *cache.read(tap.layer), cache.positions
+    return attn(x, k, v, mask, keys, tap), cache
+
+
+def cross_attention(attn: Attention, x: Float[Array, "B T D"], k: Heads, v: Heads, tap: Tap) -> Float[Array, "B T D"]:
+    """Attention over the encoder's frames; an edit of `k` or `v` acts here, on what `memory` holds."""
+    frames = jnp.broadcast_to(jnp.arange(k.shape[2], dtype=jnp.int32), (k.shape[0], k.shape[2]))
+    k, v = tap_keys_values(tap, k, v, frames)
+    return attn(x, k, v, None, frames, tap)
+
+
+def _swap(x: Float[Array, "B X Y Dh"]) -> Float[Array, "B Y X Dh"]:
+    return jnp.swapaxes(x, 1, 2)
+
+
+def _softmax(scores: Float[Array, "B H T S"], mask: Mask | None) -> Float[Array, "B H T S"]:
+    scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+    return jax.nn.softmax(scores if mask is None else jnp.where(mask, scores, -jnp.inf), axis=-1)
+
+
+def _scores(q: Heads, k: Heads) -> Float[Array, "B H T S"]:
+    return jnp.einsum("bhtd,bhsd->bhts", q * q.shape[-1] ** -0.5, k)
+
+
+def _explicit(q: Heads, k: Heads, v: Heads, mask: Mask | None, tap: Tap) -> Heads:
+    """The mask comes after the edit of the scores: no edit can make a token see its future."""
+    scores = tap("scores", _scores(q, k))
+    pattern = tap("pattern", _softmax(scores, mask).astype(q.dtype))
+    return jnp.einsum("bhts,bhsd->bhtd", pattern, v)
+
+
+def _fused(q: Heads, k: Heads, v: Heads, mask: Mask | None, tap: Tap) -> Heads:
+    del tap
+    return jnp.einsum("bhts,bhsd->bhtd", _softmax(_scores(q, k), mask).astype(q.dtype), v)

@@ -1,0 +1,42 @@
+"""The decoder's two memories: what it has heard and what it has said."""
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+_NOT_YET = 2**30  # the position of an empty slot: later than every query, so the causal mask hides it
+
+
+@flax.struct.dataclass
+class Memory:
+    """What the decoder knows of the audio: the encoder output and, computed once, every layer's cross-attention keys and values."""
+
+    xa: Float[Array, "B S D"]
+    k: Float[Array, "L B H S Dh"]
+    v: Float[Array, "L B H S Dh"]
+
+
+@flax.struct.dataclass
+class Cache:
+    """Self-attention keys and values of the tokens so far, stacked over layers, with room for those to come."""
+
+    k: Float[Array, "L B H S Dh"]
+    v: Float[Array, "L B H S Dh"]
+    positions: Int[Array, "B S"]
+    start: Int[Array, ""]  # the slot of the first token of the pass under way
+
+    @classmethod
+    def empty(cls, n_layer: int, batch: int, n_head: int, size: int, d_head: int, dtype: str) -> "Cache":
+        zeros = jnp.zeros((n_layer, batch, n_head, size, d_head), dtype)
+        return cls(zeros, zeros, jnp.full((batch, size), _NOT_YET, jnp.int32), jnp.int32(0))
+
+    def at(self, start: Int[Array, ""], positions: Int[Array, "B T"]) -> "Cache":
+        """The cache as the tokens at `positions` enter it, in the slots from `start` on."""
+        return self.replace(start=start, positions=jax.lax.dynamic_update_slice(self.positions, positions, (0, start)))
+
+    def write(self, layer: Int[Array, ""], k: Float[Array, "B H T Dh"], v: Float[Array, "B H T Dh"]) -> "Cache":
+        where = (layer, 0, 0, self.start, 0)
+        return self.replace(k=jax.lax.dynamic_update_slice(self.k, k[None], where), v=jax.lax.dynamic_update_slice(self.v, v[None], where))
+
+    def read(self, layer: Int[Array, ""]) -> tuple[Float[Array, "B H S Dh"], Float[Array, "B H S Dh"]]:
+        return self.k[layer], self.v[layer]

@@ -1,0 +1,65 @@
+"""Shapes of a Whisper checkpoint, and the table of released sizes."""
+import dataclasses
+from typing import Any
+
+# Audio constants shared by every released checkpoint (openai/whisper `audio.py`).
+SAMPLE_RATE = 16_000  # Hz
+HOP = 160  # samples between mel frames: 10 ms
+CHUNK_S = 30  # seconds the encoder sees, always
+N_SAMPLES = SAMPLE_RATE * CHUNK_S  # 480,000 samples in a window
+N_MEL_FRAMES = N_SAMPLES // HOP  # 3,000 mel frames in a window
+SAMPLES_PER_FRAME = 2 * HOP  # the second convolution has stride 2: an encoder frame is 320 samples
+FRAMES_PER_S = SAMPLE_RATE // SAMPLES_PER_FRAME  # 50 encoder frames a second: 20 ms each
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Dimensions under the checkpoint's own names (openai/whisper `ModelDimensions`), plus dtypes.
+
+    Encoder and decoder have their own depth, width and heads: never one `n_layers`.
+    `dtype` is what activations are computed in, `param_dtype` what weights are stored in.
+    """
+
+    n_mels: int
+    n_audio_ctx: int
+    n_audio_state: int
+    n_audio_head: int
+    n_audio_layer: int
+    n_vocab: int
+    n_text_ctx: int
+    n_text_state: int
+    n_text_head: int
+    n_text_layer: int
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+
+    def replace(self, **changes: Any) -> "Config":
+        return dataclasses.replace(self, **changes)
+
+
+def _size(state: int, head: int, layers: tuple[int, int], n_vocab: int, n_mels: int = 80) -> Config:
+    return Config(n_mels, 1500, state, head, layers[0], n_vocab, 448, state, head, layers[1])
+
+
+_MULTILINGUAL, _ENGLISH, _V3 = 51_865, 51_864, 51_866
+
+SIZES: dict[str, Config] = {
+    "tiny": _size(384, 6, (4, 4), _MULTILINGUAL),
+    "tiny.en": _size(384, 6, (4, 4), _ENGLISH),
+    "base": _size(512, 8, (6, 6), _MULTILINGUAL),
+    "base.en": _size(512, 8, (6, 6), _ENGLISH),
+    "small": _size(768, 12, (12, 12), _MULTILINGUAL),
+    "small.en": _size(768, 12, (12, 12), _ENGLISH),
+    "medium": _size(1024, 16, (24, 24), _MULTILINGUAL),
+    "medium.en": _size(1024, 16, (24, 24), _ENGLISH),
+    "large-v1": _size(1280, 20, (32, 32), _MULTILINGUAL),
+    "large-v2": _size(1280, 20, (32, 32), _MULTILINGUAL),
+    "large-v3": _size(1280, 20, (32, 32), _V3, 128),
+    "large-v3-turbo": _size(1280, 20, (32, 4), _V3, 128),
+    "distil-small.en": _size(768, 12, (12, 4), _ENGLISH),
+    "distil-medium.en": _size(1024, 16, (24, 2), _ENGLISH),
+    "distil-large-v2": _size(1280, 20, (32, 2), _MULTILINGUAL),
+    "distil-large-v3": _size(1280, 20, (32, 2), _V3, 128),
+    "distil-large-v3.5": _size(1280, 20, (32, 2), _V3, 128),
+}
+SIZES["turbo"] = SIZES["large-v3-turbo"]

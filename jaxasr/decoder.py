@@ -1,0 +1,70 @@
+"""The text decoder: causal self-attention, cross-attention to the audio, tied unembedding."""
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxasr.blocks import Block, layer_norm, stack
+from jaxasr.cache import Cache, Memory
+from jaxasr.config import Config
+from jaxasr.stack import run_stack
+from jaxasr.taps import Edits, Readout, Tap
+
+
+class Decoder(nnx.Module):
+    def __init__(self, config: Config, rngs: nnx.Rngs):
+        state, normal = config.n_text_state, jax.nn.initializers.normal(0.02)
+        self.token_embedding = nnx.Param(normal(rngs(), (config.n_vocab, state), config.param_dtype))
+        self.positional_embedding = nnx.Param(normal(rngs(), (config.n_text_ctx, state), config.param_dtype))
+        self.blocks = stack(config, config.n_text_layer, state, config.n_text_head, True, rngs)
+        self.ln = layer_norm(config, state, rngs)
+        self.dtype = config.dtype
+
+    def memory(self, xa: Float[Array, "B S D"]) -> Memory:
+        return Memory(xa, *jax.vmap(lambda attn: attn.keys_values(xa))(self.blocks.cross_attn))
+
+    def embed(self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+        # An id or a position past its table gives NaN, never the last row in silence.
+        token = self.token_embedding[...].at[tokens].get(mode="fill", fill_value=jnp.nan)
+        position = self.positional_embedding[...].at[jnp.maximum(positions, 0)].get(mode="fill", fill_value=jnp.nan)
+        return token.astype(self.dtype) + position.astype(self.dtype)
+
+    def unembed(self, x: Float[Array, "... D"]) -> Float[Array, "... V"]:
+        """Logits of a residual stream that has been through `ln`; at least float32."""
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        return jnp.einsum("...d,vd->...v", x, self.token_embedding[...].astype(x.dtype), preferred_element_type=wide)
+
+    def residual(
+        self,
+        tokens: Int[Array, "B T"],
+        positions: Int[Array, "B T"],
+        memory: Memory,
+        edits: Edits,
+        readout: Readout,
+        cache: Cache | None = None,
+        unroll: int | bool = 1,
+    ) -> tuple[Float[Array, "B T D"], Cache | None, Tap, dict[str, Any]]:
+        """Embedding and layers. The tap holds what lies outside the layers; `head` goes on with it."""
+        tap = Tap("decoder.", edits, readout, jnp.int32(-1), positions)
+        x = tap("embed", self.embed(tokens, positions))
+        mask = causal_mask(positions, positions if cache is None else cache.positions)
+
+        def step(block: Block, cross: tuple[Array, Array], carry: tuple[Array, Cache | None], tap: Tap) -> tuple[Array, Cache | None]:
+            x, cache = carry
+            return block(x, tap, mask, cache, cross)
+
+        (x, cache), acts = run_stack(
+            self.blocks, (x, cache), step, stack="decoder", positions=positions, edits=edits, readout=readout, extra=(memory.k, memory.v), unroll=unroll
+        )
+        return x, cache, tap, acts
+
+    def head(self, x: Float[Array, "B T D"], tap: Tap) -> Float[Array, "B T V"]:
+        return tap("logits", self.unembed(tap("ln", self.ln(x))))
+
+
+def causal_mask(queries: Int[Array, "B T"], keys: Int[Array, "B S"]) -> Bool[Array, "B 1 T S"]:
+    """A query sees keys up to its own position. Negative positions are padding: seen by nobody but themselves."""
+    q, k = queries[:, None, :, None], keys[:, None, None, :]
+    return (k <= q) & ((k >= 0) | (k == q))

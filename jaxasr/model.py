@@ -1,0 +1,125 @@
+"""Whisper as a pytree: `encode` and `decode` are functions of it that take edits and give activations."""
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from jaxasr import compiled, sites
+from jaxasr.cache import Memory
+from jaxasr.config import Config
+from jaxasr.decoder import Decoder
+from jaxasr.encoder import Encoder
+from jaxasr.taps import Edits, Readout, check, is_traced
+
+
+class Whisper(nnx.Module):
+    """Encoder and decoder of any released size.
+
+    `encode` and `decode` are pure: usable under `jit`, `vmap`, `grad` and `scan`. Called outside of these they compile
+    themselves, once for each structure of edits and readout (see `jaxasr.compiled`).
+    """
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        self.encoder, self.decoder, self.config = Encoder(config, rngs), Decoder(config, rngs), config
+
+    def encode(
+        self, mel: Float[Array, "B M F"], edits: Edits | None = None, readout: Readout | None = None, *, unroll: int | bool = 1
+    ) -> tuple[Memory, dict[str, Any]]:
+        """Hears `mel` [B, M, 3000] float (see `log_mel`): the decoder's memory, and what `readout` keeps, `{site: [L, B, ...]}`.
+
+        Raises ValueError for a wrong shape, a NaN, and for edits or readouts of sites that the encoder does not have.
+        """
+        mel = self._check_mel(mel)
+        specs = functools.partial(sites.spec, self.config, batch=mel.shape[0], n_tokens=0)
+        taps = check("encoder", edits, readout, lambda site: specs(site=site))
+        return compiled.call(_encode, self, mel, taps=taps, unroll=unroll)
+
+    def decode(
+        self,
+        tokens: Int[Array, "B T"],
+        memory: Memory,
+        edits: Edits | None = None,
+        readout: Readout | None = None,
+        *,
+        positions: Int[Array, "B T"] | None = None,
+        unroll: int | bool = 1,
+    ) -> tuple[Float[Array, "B T V"], dict[str, Any]]:
+        """Teacher-forced pass: logits [B, T, V] (at least float32) after every token, and what `readout` keeps, `{site: [L, B, ...]}`.
+
+        `positions` are absolute; rows of different length are padded with negative ones, which nobody attends to.
+        Raises ValueError for ids outside the vocabulary, more than `n_text_ctx` tokens, a memory of another batch size,
+        and for edits or readouts of sites that the decoder does not have.
+        """
+        tokens = self._check_tokens(tokens, memory)
+        positions = self._positions(tokens, positions)
+        specs = functools.partial(sites.spec, self.config, batch=tokens.shape[0], n_tokens=tokens.shape[1])
+        taps = check("decoder", edits, readout, lambda site: specs(site=site))
+        return compiled.call(_decode, self, tokens, positions, memory, taps=taps, unroll=unroll)
+
+    def memory(self, xa: Float[Array, "B S D"]) -> Memory:
+        """The decoder's memory of any encoder-like output `xa`: the cross-attention keys and values of every layer."""
+        return compiled.call(_memory, self, xa, taps=None)
+
+    def _check_mel(self, mel: Any) -> Array:
+        c, shape = self.config, np.shape(mel)
+        if len(shape) != 3 or shape[1:] != (c.n_mels, 2 * c.n_audio_ctx):
+            raise ValueError(
+                f"mel: expected [batch, {c.n_mels} mels, {2 * c.n_audio_ctx} frames], got {list(shape)}. "
+                f"Use jaxasr.log_mel(audio, n_mels={c.n_mels}) and add a batch axis with mel[None]."
+            )
+        mel = jnp.asarray(mel)
+        if not jnp.issubdtype(mel.dtype, jnp.floating):
+            raise ValueError(f"mel: expected floating point, got {mel.dtype}. Use jaxasr.log_mel.")
+        if not is_traced(mel) and bool(jnp.isnan(mel).any()):
+            raise ValueError("mel: contains NaN. Check the audio it was made from.")
+        return mel.astype(c.dtype)
+
+    def _check_tokens(self, tokens: Any, memory: Memory) -> Array:
+        c, tokens = self.config, jnp.asarray(tokens)
+        if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer) or 0 in tokens.shape:
+            raise ValueError(f"tokens: expected a non-empty integer array [batch, time], got {tokens.dtype} {list(tokens.shape)}.")
+        if tokens.shape[1] > c.n_text_ctx:
+            raise ValueError(f"tokens: {tokens.shape[1]} tokens, but the decoder's context is {c.n_text_ctx}. Cut the tokens.")
+        if tokens.shape[0] != memory.xa.shape[0]:
+            raise ValueError(f"tokens: batch {tokens.shape[0]}, but memory has batch {memory.xa.shape[0]}. Use jax.vmap to share one memory between rows.")
+        if not is_traced(tokens) and (int(tokens.min()) < 0 or int(tokens.max()) >= c.n_vocab):
+            raise ValueError(f"tokens: ids must lie in [0, {c.n_vocab}), got {int(tokens.min())} to {int(tokens.max())}. Is this another model's tokenizer?")
+        return tokens.astype(jnp.int32)
+
+    def _positions(self, tokens: Array, positions: Any) -> Array:
+        if positions is None:
+            return jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
+        positions = jnp.asarray(positions, jnp.int32)
+        if positions.shape != tokens.shape:
+            raise ValueError(f"positions: expected the shape of tokens {list(tokens.shape)}, got {list(positions.shape)}.")
+        if not is_traced(positions) and int(positions.max()) >= self.config.n_text_ctx:
+            raise ValueError(f"positions: must be below the decoder's context {self.config.n_text_ctx}, got {int(positions.max())}.")
+        return positions
+
+
+def exactly(model: Whisper) -> Any:
+    """float32 means float32: accelerators would otherwise multiply in TF32 or bfloat16."""
+    return jax.default_matmul_precision("default" if model.config.dtype == "bfloat16" else "highest")
+
+
+def _encode(model: Whisper, mel: Array, taps: Any, *, unroll: int | bool) -> tuple[Memory, dict[str, Any]]:
+    with exactly(model):
+        xa, acts = model.encoder(mel, *taps, unroll=unroll)
+        return model.decoder.memory(xa), acts
+
+
+def _decode(model: Whisper, tokens: Array, positions: Array, memory: Memory, taps: Any, *, unroll: int | bool) -> tuple[Array, dict[str, Any]]:
+    with exactly(model):
+        x, _, tap, acts = model.decoder.residual(tokens, positions, memory, *taps, unroll=unroll)
+        logits = model.decoder.head(x, tap)
+        return logits, acts | taps[1](tap.acts)
+
+
+def _memory(model: Whisper, xa: Array, taps: None) -> Memory:
+    del taps
+    with exactly(model):
+        return model.decoder.memory(xa.astype(model.config.dtype))
