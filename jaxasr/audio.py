@@ -1,0 +1,186 @@
+"""From a file or samples to what the encoder sees: 16 kHz mono, a 30 s window, log-mel features; and its clock of 20 ms frames."""
+import functools
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import soundfile
+from jaxtyping import Array, Float, Float32, Num
+
+from jaxasr.config import FRAMES_PER_S, HOP, N_MEL_FRAMES, N_SAMPLES, SAMPLE_RATE, SAMPLES_PER_FRAME
+
+N_FFT = 400  # samples in a short-time window: 25 ms
+MEL_COUNTS = (80, 128)  # what released checkpoints were trained on: 128 from large-v3 on
+_BLOCK = 1 << 20  # sample frames read at a time, so that a long file never lies in memory at its own rate and channels
+
+
+def load_audio(path: str | os.PathLike) -> Float32[np.ndarray, "n_samples"]:
+    """Read a recording as 16 kHz mono: channels averaged, resampled with soxr's high quality.
+
+    The file is read and resampled block by block: three hours need 2 x 691 MB, twice the result, whatever their rate and channels.
+    Formats are libsndfile's (wav, flac, ogg, mp3, ...), else what librosa's fallback reads (m4a, webm with ffmpeg).
+
+    Raises:
+        FileNotFoundError: there is nothing at `path`.
+        ValueError: not audio, no samples, or samples that are NaN or infinite.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"path: expected an audio file, found nothing at {str(path)!r}.")
+    if not path.is_file() or path.stat().st_size == 0:
+        what = "a folder" if path.is_dir() else "an empty file"
+        raise ValueError(f"path: expected an audio file, got {what}: {str(path)!r}.")
+    try:
+        with soundfile.SoundFile(path) as file:
+            audio = _resampled(file)
+    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a headerless format such as .raw
+        audio = _fallback(path, error)
+    if audio.size == 0:
+        raise ValueError(f"path: expected a recording, but {str(path)!r} holds no samples.")
+    _check_finite(audio, f"path: {str(path)!r}")
+    return audio
+
+
+def _resampled(file: soundfile.SoundFile) -> np.ndarray:
+    blocks = (block.mean(axis=1) for block in file.blocks(_BLOCK, dtype="float32", always_2d=True))
+    if file.samplerate != SAMPLE_RATE:
+        blocks = _resample(blocks, file.samplerate)
+    return np.concatenate([np.zeros(0, np.float32), *blocks])
+
+
+def _resample(blocks: Iterator[np.ndarray], rate: int) -> Iterator[np.ndarray]:
+    import soxr  # librosa's own resampler
+
+    stream = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")
+    for block in blocks:
+        yield stream.resample_chunk(block)
+    yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
+
+
+def _fallback(path: Path, error: Exception) -> np.ndarray:
+    import librosa
+
+    try:
+        with warnings.catch_warnings():  # librosa warns that it left soundfile, which is why it is called here
+            warnings.simplefilter("ignore")
+            return librosa.load(path, sr=SAMPLE_RATE, mono=True)[0]
+    except Exception as second:  # audioread raises a different type for every backend it has
+        raise ValueError(
+            f"path: expected audio that soundfile or librosa reads, got {str(path)!r} ({error}; {type(second).__name__}: {second}). "
+            "Convert it to wav or flac, or install ffmpeg for other containers."
+        ) from error
+
+
+def _check_finite(audio: Any, what: str) -> None:
+    xp = jnp if isinstance(audio, jax.Array) else np
+    bad = int(audio.size - xp.isfinite(audio).sum())
+    if bad:
+        raise ValueError(f"{what}: expected finite samples, got {bad} of {audio.size} NaN or infinite. Repair or drop them first.")
+
+
+def n_frames(n_samples: int) -> int:
+    """True length of a recording in encoder frames of 20 ms: the last, partly filled frame counts; frames after it are padding.
+
+    Raises `ValueError` for a negative length.
+    """
+    if n_samples < 0:
+        raise ValueError(f"n_samples: expected a length of at least 0, got {n_samples}.")
+    return -(-n_samples // SAMPLES_PER_FRAME)
+
+
+def frame_to_seconds(frame: Any) -> Any:
+    """Start of encoder frame `frame` in seconds (a number or an array): frame i covers [i / 50, (i + 1) / 50)."""
+    return frame / FRAMES_PER_S
+
+
+def seconds_to_frame(seconds: Any) -> Any:
+    """The encoder frame that covers a time in seconds (a number or an array); the inverse of `frame_to_seconds` on frame starts."""
+    # 0.58 * 50 is 28.999999999999996: a start of a frame belongs to that frame.
+    frame = np.floor(np.round(np.asarray(seconds) * FRAMES_PER_S, 6)).astype(int)
+    return int(frame) if frame.ndim == 0 else frame
+
+
+def pad_or_trim(audio: Num[Array | np.ndarray, "*batch n"], length: int = N_SAMPLES) -> Num[Array | np.ndarray, "*batch length"]:
+    """Zeros appended, or the end cut off, so that the last axis is `length` (default 30 s of samples)."""
+    audio = audio[..., :length]
+    xp = jnp if isinstance(audio, jax.Array) else np
+    return xp.pad(audio, [(0, 0)] * (audio.ndim - 1) + [(0, length - audio.shape[-1])])
+
+
+@functools.cache
+def mel_filters(n_mels: int) -> Float32[np.ndarray, "M 201"]:
+    """Triangular filters on the Slaney mel scale, unit area, 0 to 8,000 Hz, of the 201 bins of a 400-point transform.
+
+    Raises `ValueError` when `n_mels` is not one a released checkpoint uses.
+    """
+    if n_mels not in MEL_COUNTS:
+        raise ValueError(f"n_mels: expected one of {MEL_COUNTS} (a model's `config.n_mels`), got {n_mels!r}.")
+    import librosa.filters  # a second of import, needed once
+
+    return librosa.filters.mel(sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=n_mels)
+
+
+def log_mel(audio: Num[Array | np.ndarray, "*n_samples"], n_mels: int) -> Float32[Array, "M 3000"]:
+    """Log-mel features of one recording of at most 30 s, zeros appended to 30 s; computed on the default device.
+
+    Works under `jax.jit` and `jax.vmap` (of padded recordings: `jax.vmap(lambda a: log_mel(a, 80))(batch)`).
+    Source: openai/whisper `log_mel_spectrogram`; equal to `transformers.WhisperFeatureExtractor` within 1e-4.
+
+    Args:
+        audio: float samples at 16 kHz in [-1, 1]. Longer than 30 s is an error: what to leave out is the caller's choice.
+        n_mels: 80, or 128 for large-v3 and later.
+
+    Raises:
+        ValueError: wrong rank, type, length or `n_mels`; NaN or infinite samples (when the values are known, so not under `jit`).
+    """
+    filters = mel_filters(n_mels)
+    _check_samples(audio)
+    if not isinstance(audio, jax.Array):
+        audio = np.asarray(audio, np.float32)
+    return _compiled()(pad_or_trim(audio).astype(jnp.float32), filters)
+
+
+def _check_samples(audio: Any) -> None:
+    shape, dtype = np.shape(audio), getattr(audio, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        got = dtype or type(audio).__name__
+        raise ValueError(f"audio: expected floating point samples in [-1, 1], got {got}. Divide 16-bit integers by 2**15.")
+    if len(shape) != 1:
+        raise ValueError(f"audio: expected one recording [n_samples], got shape {shape}. Average channels; use jax.vmap for a batch.")
+    if not 0 < shape[0] <= N_SAMPLES:
+        raise ValueError(
+            f"audio: expected 1 to {N_SAMPLES} samples (30 s), got {shape[0]}. "
+            "For a longer recording call `transcribe`, or choose 30 s with `jaxasr.audio.pad_or_trim`."
+        )
+    if not isinstance(audio, jax.core.Tracer):
+        _check_finite(audio, "audio")
+
+
+@functools.cache
+def _compiled() -> Callable:
+    return jax.jit(_log_mel)  # compiled once for each of 80 and 128: audio always comes padded
+
+
+def _log_mel(audio: Float[Array, "480000"], filters: Float[Array, "M 201"]) -> Float[Array, "M 3000"]:
+    window = np.hanning(N_FFT + 1)[:-1].astype(np.float32)  # periodic Hann
+    spectrum = jnp.fft.rfft(_short_frames(audio) * window)
+    power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
+    mel = jnp.matmul(filters, power.T, precision="highest")
+    log = jnp.log10(jnp.maximum(mel, 1e-10))
+    log = jnp.maximum(log, log.max() - 8.0)  # 80 dB below the loudest bin of the window
+    return (log + 4.0) / 4.0
+
+
+def _short_frames(audio: Float[Array, "480000"]) -> Float[Array, "3000 400"]:
+    # Frames are centred, with reflection at the edges; the reference drops the 3,001st.
+    n_blocks = math.ceil((N_SAMPLES + N_FFT) / HOP)
+    padded = jnp.pad(audio, N_FFT // 2, mode="reflect")
+    blocks = jnp.pad(padded, (0, n_blocks * HOP - padded.size)).reshape(n_blocks, HOP)
+    shifted = [blocks[i : i + N_MEL_FRAMES] for i in range(n_blocks - N_MEL_FRAMES)]
+    return jnp.concatenate(shifted, axis=1)[:, :N_FFT]

@@ -1,0 +1,194 @@
+import contextlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import soundfile
+import soxr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import WhisperFeatureExtractor
+
+from jaxasr import audio as A
+from jaxasr.config import N_SAMPLES, SAMPLE_RATE
+
+
+def tone(seconds: float, rate: int = SAMPLE_RATE, hz: float = 440.0, gain: float = 0.5) -> np.ndarray:
+    return (gain * np.sin(2 * np.pi * hz * np.arange(int(seconds * rate)) / rate)).astype(np.float32)
+
+
+def speechlike(n: int, seed: int = 0) -> np.ndarray:
+    """Noise with a falling spectrum under a slow envelope: quiet and loud bins in the same frame, as in speech."""
+    rng = np.random.default_rng(seed)
+    noise = np.cumsum(rng.normal(size=n)) * 0.01 + rng.normal(size=n) * 1e-3
+    noise -= np.convolve(noise, np.ones(801) / 801, mode="same")
+    return (noise * np.abs(np.sin(np.arange(n) / 3001)) / np.abs(noise).max()).astype(np.float32)
+
+
+SIGNALS = {
+    "speechlike 3 s": speechlike(48_000),
+    "speechlike 30 s": speechlike(N_SAMPLES, 1),
+    "tone": tone(7.3),
+    "low tone, full scale": tone(12.0, hz=100.0, gain=1.0),
+    "square": np.sign(tone(2.0)),
+    "quiet": 1e-4 * speechlike(16_000, 2),
+    "silence": np.zeros(1_000, np.float32),
+    "one sample": np.ones(1, np.float32),
+}
+
+
+@pytest.mark.parametrize("n_mels", A.MEL_COUNTS)
+@pytest.mark.parametrize("name", SIGNALS)
+def test_log_mel_equals_the_reference_extractor(name, n_mels):
+    reference = WhisperFeatureExtractor(feature_size=n_mels)(SIGNALS[name], sampling_rate=SAMPLE_RATE, return_tensors="np")
+    mel = A.log_mel(SIGNALS[name], n_mels)
+    assert mel.shape == (n_mels, 3000)
+    assert mel.dtype == jnp.float32
+    np.testing.assert_allclose(np.asarray(mel), reference["input_features"][0], atol=1e-4, rtol=0)
+
+
+def test_log_mel_same_under_jit_and_vmap_and_float64():
+    batch = np.stack([A.pad_or_trim(s) for s in list(SIGNALS.values())[:3]])
+    one = np.stack([A.log_mel(a, 80) for a in batch])
+    np.testing.assert_allclose(jax.vmap(lambda a: A.log_mel(a, 80))(jnp.asarray(batch)), one, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(A.log_mel, static_argnums=1)(jnp.asarray(batch[0]), 80), one[0], atol=1e-5)
+    np.testing.assert_array_equal(A.log_mel(batch[0].astype(np.float64), 80), one[0])
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        (np.array([0.0, np.nan], np.float32), "1 of 2 NaN"),
+        (jnp.array([jnp.inf, 0.0]), "NaN or infinite"),
+        (np.zeros(0, np.float32), "got 0"),
+        (np.zeros((2, 100), np.float32), r"shape \(2, 100\)"),
+        (np.zeros(100, np.int16), "int16"),
+        (np.zeros(N_SAMPLES + 1, np.float32), "pad_or_trim"),
+    ],
+)
+def test_log_mel_names_what_is_wrong_with_the_samples(bad, says):
+    with pytest.raises(ValueError, match=says):
+        A.log_mel(bad, 80)
+
+
+@pytest.mark.parametrize("n_mels", [0, 64, 81])
+def test_wrong_mel_count(n_mels):
+    with pytest.raises(ValueError, match=r"n_mels.*\(80, 128\)"):
+        A.log_mel(tone(1.0), n_mels)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10 * N_SAMPLES))
+def test_true_length_covers_every_sample_and_no_more(n):
+    frames = A.n_frames(n)
+    assert (frames - 1) * 320 < n <= frames * 320 or n == frames == 0
+
+
+@given(st.integers(0, 5 * 1500))
+def test_frames_and_seconds_are_inverse(frame):
+    assert A.seconds_to_frame(A.frame_to_seconds(frame)) == frame
+    assert A.seconds_to_frame(A.frame_to_seconds(frame) + 0.019) == frame
+
+
+def test_frame_maps_of_arrays_and_bad_length():
+    np.testing.assert_array_equal(A.seconds_to_frame(A.frame_to_seconds(np.arange(1500))), np.arange(1500))
+    assert A.n_frames(N_SAMPLES) == 1500
+    with pytest.raises(ValueError, match="n_samples"):
+        A.n_frames(-1)
+
+
+def test_a_click_lands_on_its_frame():
+    """The frame clock and the features agree: hop 160, two mel frames to an encoder frame."""
+    samples = np.zeros(N_SAMPLES, np.float32)
+    samples[320 * 700 + 160] = 1.0
+    loudest = int(np.asarray(A.log_mel(samples, 80)).sum(0).argmax())
+    assert loudest // 2 == 700 == A.seconds_to_frame((320 * 700 + 160) / SAMPLE_RATE)
+
+
+def test_pad_or_trim_both_ways_numpy_and_jax():
+    assert A.pad_or_trim(np.ones((2, 5)), 7).tolist() == [[1] * 5 + [0] * 2] * 2
+    assert A.pad_or_trim(jnp.ones(5), 3).tolist() == [1] * 3
+    assert A.pad_or_trim(tone(1.0)).shape == (N_SAMPLES,)
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 22_050, 44_100, 48_000])
+@pytest.mark.parametrize(
+    ("suffix", "subtype"), [("wav", "PCM_U8"), ("wav", "PCM_24"), ("wav", "FLOAT"), ("flac", "PCM_16"), ("ogg", "VORBIS")]
+)
+def test_load_audio_any_rate_and_format(tmp_path, rate, suffix, subtype):
+    path = tmp_path / f"tone.{suffix}"
+    soundfile.write(path, tone(1.5, rate), rate, subtype=subtype)
+    audio = A.load_audio(path)
+    assert audio.dtype == np.float32
+    assert abs(len(audio) - 1.5 * SAMPLE_RATE) <= 2
+    middle = slice(4_000, 20_000)
+    atol = {"PCM_U8": 0.01, "VORBIS": 0.05}.get(subtype, 2e-3)
+    np.testing.assert_allclose(audio[middle], tone(1.5)[middle], atol=atol)
+
+
+def test_channels_are_averaged(tmp_path):
+    channels = np.stack([tone(0.5, gain=g) for g in (0.1, 0.2, 0.3, 0.4, 0.5)], axis=1)
+    soundfile.write(tmp_path / "five.wav", channels, SAMPLE_RATE, subtype="FLOAT")
+    np.testing.assert_allclose(A.load_audio(tmp_path / "five.wav"), tone(0.5, gain=0.3), atol=1e-6)
+
+
+def test_block_by_block_equals_at_once(tmp_path, monkeypatch):
+    stereo = np.stack([speechlike(100_000), speechlike(100_000, 1)], axis=1)
+    soundfile.write(tmp_path / "a.wav", stereo, 44_100, subtype="FLOAT")
+    monkeypatch.setattr(A, "_BLOCK", 1_009)
+    once = soxr.resample(stereo.mean(axis=1), 44_100, SAMPLE_RATE, quality="HQ")
+    blocks = A.load_audio(tmp_path / "a.wav")
+    assert abs(len(once) - len(blocks)) <= 1
+    np.testing.assert_allclose(blocks[: len(once)], once[: len(blocks)], atol=1e-5)
+
+
+def test_three_hours_in_the_memory_of_the_result(tmp_path):
+    """5 channels at 48 kHz would be 10 GB as float32; 8 kHz bytes keep the test's own file small."""
+    import tracemalloc
+
+    n = 3 * 3600 * 8_000
+    with soundfile.SoundFile(tmp_path / "long.wav", "w", 8_000, 1, subtype="PCM_U8") as file:
+        block = tone(60.0, 8_000)
+        for _ in range(n // len(block)):
+            file.write(block)
+    tracemalloc.start()
+    audio = A.load_audio(tmp_path / "long.wav")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert abs(len(audio) - 3 * 3600 * SAMPLE_RATE) <= 2
+    assert peak < 2.2 * audio.nbytes
+
+
+def write(path, content: bytes):
+    path.write_bytes(content)
+    return path
+
+
+def test_load_audio_names_what_is_wrong(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nothing at .*missing\.wav"):
+        A.load_audio(tmp_path / "missing.wav")
+    with pytest.raises(ValueError, match="a folder"):
+        A.load_audio(tmp_path)
+    with pytest.raises(ValueError, match="an empty file"):
+        A.load_audio(write(tmp_path / "zero.wav", b""))
+    with pytest.raises(ValueError, match="Convert it to wav"):
+        A.load_audio(write(tmp_path / "text.wav", b"this is not audio" * 100))
+    with pytest.raises(ValueError, match="Convert it to wav"):
+        A.load_audio(write(tmp_path / "headerless.raw", bytes(1000)))
+    soundfile.write(tmp_path / "none.wav", np.zeros(0, np.float32), SAMPLE_RATE)
+    with pytest.raises(ValueError, match="no samples"):
+        A.load_audio(tmp_path / "none.wav")
+    soundfile.write(tmp_path / "nan.wav", np.array([0, np.nan, np.inf]), SAMPLE_RATE, subtype="FLOAT")
+    with pytest.raises(ValueError, match="2 of 3 NaN"):
+        A.load_audio(tmp_path / "nan.wav")
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg"])
+def test_cut_short_files_never_crash(tmp_path, suffix):
+    soundfile.write(tmp_path / f"whole.{suffix}", speechlike(16_000), SAMPLE_RATE)
+    whole = (tmp_path / f"whole.{suffix}").read_bytes()
+    for keep in np.linspace(1, len(whole) - 1, 13).astype(int):
+        cut = write(tmp_path / f"cut.{suffix}", whole[:keep])
+        with contextlib.suppress(ValueError):  # the error of a file that is not audio: any other type fails here
+            assert 0 < len(A.load_audio(cut)) <= 16_000
