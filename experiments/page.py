@@ -1,0 +1,179 @@
+"""One recording under both lenses, as one HTML file that opens from disk and loads nothing.
+
+Axis letters: L layers, T tokens, K candidates, M mel bins, F mel frames.
+"""
+import base64
+import dataclasses
+import hashlib
+import math
+from importlib import resources
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from experiments.embed import audio_uri, mel_uri
+from experiments.files import plain
+from jaxasr.config import SAMPLE_RATE
+
+SHADES = 10  # background steps of the table, from LOWEST to probability 1
+LOWEST = math.log(1e-3)  # natural log-probability of the palest cell
+_MIN_PX, _MAX_PX, _CHAR_PX, _PAD_PX = 34, 92, 7.4, 14
+
+
+@dataclasses.dataclass(frozen=True)
+class LogitTable:
+    """What every decoder layer would say at every generated token.
+
+    `times` holds start and end of each token in seconds, NaN where unknown; `rank` counts from 0;
+    `saturation` is the earliest layer from which the top candidate stays the final token.
+    """
+
+    tokens: tuple[str, ...]
+    times: Float[np.ndarray, "T 2"]
+    candidates: tuple[tuple[tuple[str, ...], ...], ...]  # [L][T][K]
+    logprobs: Float[np.ndarray, "L T K"]
+    rank: Int[np.ndarray, "L T"]
+    logprob: Float[np.ndarray, "L T"]
+    saturation: Int[np.ndarray, "T"]
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderRow:
+    """What the decoder writes when it listens to one encoder layer: its text, mean log-probability a token, and kind (`categories`)."""
+
+    text: str
+    logprob: float
+    category: str
+
+
+@dataclasses.dataclass(frozen=True)
+class LensPage:
+    """Everything the page shows: `audio` is 16 kHz mono, `mel` covers just its length."""
+
+    model: str
+    source: str
+    text: str
+    audio: Float[np.ndarray, "n"]
+    mel: Float[np.ndarray, "M F"]
+    logit: LogitTable
+    encoder: tuple[EncoderRow, ...]
+    provenance: dict[str, Any]
+
+    @property
+    def seconds(self) -> float:
+        return len(self.audio) / SAMPLE_RATE
+
+
+def render(page: LensPage) -> str:
+    """The HTML file. All text is escaped; a content security policy forbids every load and every script but the page's own."""
+    script = _template("lens.js")
+    columns = _columns(page.logit, page.seconds)
+    return _environment().get_template("lens.html").render(
+        page=page,
+        policy=_policy(script),
+        style=_template("lens.css"),
+        script=script,
+        audio=audio_uri(page.audio),
+        mel=mel_uri(page.mel),
+        columns=columns,
+        width=_width(columns),
+        seconds_ticks=range(math.floor(page.seconds) + 1),
+        rows=_rows(page.logit),
+        data=plain({**_cells(page.logit), "seconds": page.seconds}),
+        provenance=_flat(page.provenance),
+        shades=SHADES,
+        mean_saturation=float(np.mean(page.logit.saturation)) if len(page.logit.tokens) else math.nan,
+    )
+
+
+def summary(page: LensPage) -> dict[str, Any]:
+    """What the page shows without sound and picture, as plain values for JSON."""
+    return plain(
+        {
+            "model": page.model,
+            "source": page.source,
+            "seconds": page.seconds,
+            "text": page.text,
+            "logit_lens": dataclasses.asdict(page.logit),
+            "encoder_lens": [dataclasses.asdict(row) for row in page.encoder],
+            "provenance": page.provenance,
+        }
+    )
+
+
+def _columns(table: LogitTable, seconds: float) -> list[dict[str, Any]]:
+    """Per token: text, place of its column and of its time span, all in pixels from the left edge of the first column."""
+    widths = [_column_px(table, t) for t in range(len(table.tokens))]
+    total, left, columns = sum(widths), 0, []
+    for t, (width, (start, end)) in enumerate(zip(widths, np.asarray(table.times, float))):
+        known = math.isfinite(start) and math.isfinite(end)
+        span = (start / seconds * total, end / seconds * total) if known else None
+        token = table.tokens[t]
+        columns.append({"t": t, "token": token, "left": left, "width": width, "span": span, "word": token[:1].isspace()})
+        left += width
+    return columns
+
+
+def _column_px(table: LogitTable, t: int) -> int:
+    longest = max(len(text) for text in [table.tokens[t], *(layer[t][0] for layer in table.candidates)])
+    return round(min(max(longest * _CHAR_PX + _PAD_PX, _MIN_PX), _MAX_PX))
+
+
+def _width(columns: list[dict[str, Any]]) -> int:
+    return columns[-1]["left"] + columns[-1]["width"] if columns else 0
+
+
+def _rows(table: LogitTable) -> list[list[dict[str, Any]]]:
+    """Cells as the table shows them: top candidate, its shade, and whether the token saturates here."""
+    return [
+        [
+            {"text": tops[0], "shade": _shade(logprobs[0]), "saturated": layer == saturation, "final": rank == 0}
+            for tops, logprobs, saturation, rank in zip(*cells, table.saturation, table.rank[layer])
+        ]
+        for layer, cells in enumerate(zip(table.candidates, table.logprobs))
+    ]
+
+
+def _shade(logprob: float) -> int:
+    share = 1 - min(max(float(logprob), LOWEST), 0) / LOWEST
+    return min(int(share * SHADES), SHADES - 1)
+
+
+def _cells(table: LogitTable) -> dict[str, Any]:
+    """What the script needs for the card of a cell."""
+    percent = np.round(100 * np.exp(np.asarray(table.logprobs, float)), 2)
+    own = np.round(100 * np.exp(np.asarray(table.logprob, float)), 4)
+    times = np.round(np.asarray(table.times, float), 3)
+    return {"tokens": table.tokens, "times": times, "top": table.candidates, "percent": percent, "rank": table.rank, "own": own}
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested provenance as rows of (dotted key, text)."""
+    rows = []
+    for key, value in values.items():
+        rows += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", str(value))]
+    return rows
+
+
+def _policy(script: str) -> str:
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return f"default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+
+
+def _template(name: str) -> str:
+    return resources.files("experiments").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _environment():
+    import jinja2
+
+    settings = {"autoescape": True, "undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    environment = jinja2.Environment(loader=jinja2.FunctionLoader(_template), **settings)
+    environment.filters["shown"] = _shown
+    return environment
+
+
+def _shown(token: str) -> str:
+    """A token with what is invisible in it made visible."""
+    return token.replace(" ", "·").replace("\n", "↵").replace("\t", "⇥") or "∅"

@@ -1,0 +1,143 @@
+"use strict";
+(() => {
+  const $ = (id) => document.getElementById(id);
+  const data = JSON.parse($("data").textContent);
+  const [audio, play, clock, time, playhead, span, grid, card, scroll] =
+    ["audio", "play", "clock", "time", "playhead", "span", "grid", "card", "scroll"].map($);
+  const rows = [...grid.rows];
+  let stopAt = Infinity;
+  let current = null;
+
+  // Sound and time
+  const timed = (t) => data.times[t] && data.times[t][0] !== null;
+  const left = (s) => `${(100 * s) / data.seconds}%`;
+  const tokenAt = (s) => data.times.findIndex(([a, b]) => a !== null && a <= s && s < b);
+
+  function mark(t, name) {
+    document.querySelectorAll(`.${name}[data-t]`).forEach((e) => e.classList.remove(name));
+    if (t < 0 || t === undefined) return;
+    document.querySelectorAll(`[data-t="${t}"]`).forEach((e) => e.classList.add(name));
+  }
+
+  function showTime() {
+    const s = audio.currentTime;
+    playhead.style.left = left(s);
+    clock.textContent = `${s.toFixed(2)} s`;
+    time.setAttribute("aria-valuenow", s.toFixed(2));
+    mark(audio.paused ? -1 : tokenAt(s), "now");
+  }
+
+  function follow() {
+    const x = playhead.offsetLeft + time.offsetLeft - scroll.scrollLeft;
+    if (x < 60 || x > scroll.clientWidth - 40) scroll.scrollLeft += x - scroll.clientWidth / 4;
+  }
+
+  function frame() {
+    if (audio.currentTime >= stopAt) { audio.pause(); audio.currentTime = stopAt; }
+    showTime();
+    if (audio.paused) return;
+    if (stopAt === Infinity) follow();
+    requestAnimationFrame(frame);
+  }
+
+  function start(from, until = Infinity) {
+    stopAt = until;
+    audio.currentTime = from;
+    audio.play().catch(() => {});
+  }
+
+  const seek = (s) => { stopAt = Infinity; audio.currentTime = Math.min(Math.max(s, 0), data.seconds); showTime(); };
+  const hear = (t) => { if (timed(t)) start(data.times[t][0], Math.max(data.times[t][1], data.times[t][0] + 0.12)); };
+  const toggle = () => { if (!audio.paused) audio.pause(); else start(audio.currentTime >= data.seconds - 0.05 ? 0 : audio.currentTime); };
+
+  audio.addEventListener("play", () => { play.classList.add("on"); play.setAttribute("aria-label", "Pause"); frame(); });
+  audio.addEventListener("pause", () => { play.classList.remove("on"); play.setAttribute("aria-label", "Play recording"); showTime(); });
+  audio.addEventListener("seeked", showTime);
+  play.addEventListener("click", toggle);
+  time.addEventListener("click", (e) => seek(((e.clientX - time.getBoundingClientRect().left) / time.clientWidth) * data.seconds));
+  time.addEventListener("keydown", (e) => {
+    const step = { ArrowRight: 0.1, ArrowLeft: -0.1, PageDown: 1, PageUp: -1, Home: -Infinity, End: Infinity }[e.key];
+    if (step !== undefined) seek(audio.currentTime + step);
+    else if (e.key === " " || e.key === "Enter") toggle();
+    else return;
+    e.preventDefault();
+  });
+
+  // The card of a cell
+  const shown = (text) => text.replaceAll(" ", "·").replaceAll("\n", "↵").replaceAll("\t", "⇥") || "∅";
+  const percent = (p) => (p >= 0.01 ? `${p.toFixed(p < 1 ? 2 : 1)}\u00a0%` : "<0.01\u00a0%");
+  const element = (tag, text, className) => Object.assign(document.createElement(tag), { textContent: text, className: className || "" });
+
+  function candidate(text, p, isFinal) {
+    const item = element("li", "", isFinal ? "final" : "");
+    const bar = element("i", "");
+    bar.style.width = `${p}%`;
+    item.append(bar, element("span", shown(text)), element("span", percent(p)));
+    return item;
+  }
+
+  function fill(layer, t) {
+    const list = element("ol", "");
+    data.top[layer][t].forEach((text, k) => list.append(candidate(text, data.percent[layer][t][k], data.rank[layer][t] === k)));
+    const final = `Final token ${shown(data.tokens[t])}: rank ${(data.rank[layer][t] + 1).toLocaleString("en")} · ${percent(data.own[layer][t])}`;
+    const when = timed(t) ? ` · ${data.times[t][0].toFixed(2)}–${data.times[t][1].toFixed(2)} s` : "";
+    card.replaceChildren(element("h3", `Layer ${layer} · token ${t + 1}${when}`), list, element("p", final));
+  }
+
+  function place(cell) {
+    const box = cell.getBoundingClientRect();
+    card.hidden = false;
+    const below = box.bottom + 8 + card.offsetHeight < innerHeight;
+    card.style.top = `${below ? box.bottom + 8 : Math.max(box.top - card.offsetHeight - 8, 4)}px`;
+    card.style.left = `${Math.min(Math.max(box.left - 60, 8), innerWidth - card.offsetWidth - 8)}px`;
+  }
+
+  function look(cell) {
+    const t = Number(cell.dataset.t);
+    const layer = cell.parentNode.rowIndex - 1;
+    current = cell;
+    mark(t, "on");
+    span.classList.toggle("on", timed(t));
+    if (timed(t)) { span.style.left = left(data.times[t][0]); span.style.width = left(data.times[t][1] - data.times[t][0]); }
+    if (layer < 0) { card.hidden = true; return; }
+    fill(layer, t);
+    cell.setAttribute("aria-describedby", "card");
+    place(cell);
+  }
+
+  function leave() { card.hidden = true; span.classList.remove("on"); mark(-1, "on"); }
+
+  const cellOf = (e) => e.target.closest && e.target.closest("[data-t]");
+  grid.addEventListener("mouseover", (e) => { const cell = cellOf(e); if (cell) look(cell); });
+  grid.addEventListener("mouseleave", leave);
+  grid.addEventListener("focusin", (e) => { const cell = cellOf(e); if (cell) look(cell); });
+  grid.addEventListener("focusout", leave);
+  grid.addEventListener("click", (e) => { const cell = cellOf(e); if (cell) { rove(cell); hear(Number(cell.dataset.t)); } });
+
+  // One cell takes part in tabbing; arrow keys move which.
+  function rove(cell) {
+    grid.querySelectorAll('[tabindex="0"]').forEach((e) => { e.tabIndex = -1; });
+    cell.tabIndex = 0;
+    cell.focus();
+    cell.scrollIntoView({ block: "nearest", inline: "nearest" });
+  }
+
+  grid.addEventListener("keydown", (e) => {
+    const cell = cellOf(e);
+    if (!cell) return;
+    const [row, column] = [cell.parentNode.rowIndex, cell.cellIndex];
+    const width = rows[0].cells.length;
+    const to = { ArrowRight: [row, column + 1], ArrowLeft: [row, column - 1], ArrowDown: [row + 1, column], ArrowUp: [row - 1, column],
+      Home: [row, 1], End: [row, width - 1] }[e.key];
+    if (to) { if (to[0] >= 0 && to[0] < rows.length && to[1] >= 1 && to[1] < width) rove(rows[to[0]].cells[to[1]]); }
+    else if (e.key === "Enter" || e.key === " ") hear(Number(cell.dataset.t));
+    else if (e.key === "Escape") leave();
+    else return;
+    e.preventDefault();
+  });
+
+  addEventListener("resize", leave);
+  scroll.addEventListener("scroll", () => { if (!card.hidden) place(current); }, { passive: true });
+  showTime();
+  document.documentElement.dataset.ready = "yes";
+})();
