@@ -1,0 +1,131 @@
+"""A checkpoint of any format, under one vocabulary: OpenAI's tensor names, torch's layouts, read one tensor at a time."""
+import dataclasses
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from jaxasr.config import Config
+from jaxasr.weights import files
+from jaxasr.weights.errors import WeightsError, damaged
+
+# Far above every released model, far below what could exhaust a machine: the bounds within which a damaged file may err.
+_LIMITS = {"n_vocab": 1 << 20, "n_audio_ctx": 1 << 16, "n_text_ctx": 1 << 16, "n_audio_layer": 256, "n_text_layer": 256}
+_LIMIT = 1 << 14
+
+
+@dataclasses.dataclass(frozen=True)
+class Lazy:
+    """A tensor that is not read yet: `read()` gives a numpy array of `shape`."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[], np.ndarray]
+
+
+class Tensors(Mapping[str, np.ndarray]):
+    """`{name: array}`; every look-up reads the tensor from disk, and nothing is kept."""
+
+    def __init__(self, entries: Mapping[str, Lazy]):
+        self.entries = dict(entries)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        entry = self.entries[name]
+        array = entry.read()
+        assert array.shape == entry.shape, (name, array.shape, entry.shape)
+        return array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.entries[name].shape
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors as stored."""
+        sizes = {"bfloat16": 2}
+        return sum(math.prod(e.shape) * (sizes.get(e.dtype) or np.dtype(e.dtype).itemsize) for e in self.entries.values())
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint says about itself, and its tensors, read on demand.
+
+    `tensors` has OpenAI names (`encoder.blocks.0.attn.query.weight`) and torch layouts (linear [out, in], conv [out, in, width]).
+    `alignment_heads` are (layer, head) of the decoder's cross-attention. None means that the checkpoint does not say.
+    """
+
+    config: Config
+    tensors: Tensors
+    name: str
+    source: Path
+    format: str
+    weight_files: tuple[Path, ...]
+    tokenizer_file: Path | None = None
+    alignment_heads: tuple[tuple[int, int], ...] | None = None
+    suppress_ids: tuple[int, ...] | None = None
+    suppress_ids_begin: tuple[int, ...] | None = None
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the weights: of the file, or of the digests of its parts in order when there are several."""
+        digests = [files.sha256(path) for path in self.weight_files]
+        return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+    def replace(self, **changes: object) -> "Checkpoint":
+        return dataclasses.replace(self, **changes)
+
+
+def check_config(config: Config, path: Path | str) -> Config:
+    """Raises `WeightsError` unless every dimension is a plausible positive integer and the heads divide the width."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name.startswith("n_") and not (type(value) is int and 0 < value <= _LIMITS.get(field.name, _LIMIT)):
+            raise damaged(path, f"{field.name} between 1 and {_LIMITS.get(field.name, _LIMIT)}", repr(value)[:40])
+    for stack in ("audio", "text"):
+        state, head = getattr(config, f"n_{stack}_state"), getattr(config, f"n_{stack}_head")
+        if state % head:
+            raise damaged(path, f"n_{stack}_head that divides n_{stack}_state {state}", head)
+    if config.n_audio_state % 2:
+        raise damaged(path, "an even n_audio_state", config.n_audio_state)
+    return config
+
+
+def check_heads(heads: tuple[tuple[int, int], ...] | None, config: Config, path: Path) -> tuple[tuple[int, int], ...] | None:
+    """Raises `WeightsError` when an alignment head is outside the decoder."""
+    for layer, head in heads or ():
+        if layer >= config.n_text_layer or head >= config.n_text_head:
+            raise damaged(path, f"alignment heads within {config.n_text_layer} layers of {config.n_text_head} heads", [layer, head])
+    return heads
+
+
+def sinusoids(length: int, channels: int) -> np.ndarray:
+    """The encoder's positions [length, channels] float32, which some files leave out (openai/whisper `model.py:sinusoids`)."""
+    step = np.log(10_000) / (channels // 2 - 1) if channels > 2 else 0.0
+    scaled = np.arange(length)[:, None] * np.exp(-step * np.arange(channels // 2))[None]
+    return np.concatenate([np.sin(scaled), np.cos(scaled)], axis=1).astype(np.float32)
+
+
+def with_positions(entries: dict[str, Lazy], config: Config) -> dict[str, Lazy]:
+    """Adds the encoder's fixed positions when the file has none."""
+    shape = (config.n_audio_ctx, config.n_audio_state)
+    return {"encoder.positional_embedding": Lazy(shape, "float32", lambda: sinusoids(*shape)), **entries}
+
+
+def check_tied(entries: dict[str, Lazy], name: str, path: Path | str) -> None:
+    """Removes the output projection `name`, which must be the token embedding itself. Raises `WeightsError` when it differs."""
+    projection = entries.pop(name, None)
+    if projection is None:
+        return
+    embedding = entries.get("decoder.token_embedding.weight")
+    if embedding is None or embedding.shape != projection.shape or not np.array_equal(embedding.read(), projection.read()):
+        raise WeightsError(
+            f"{path}: expected the output projection {name!r} to equal the token embedding, found other values. "
+            "Untied output projections are not supported; every released Whisper ties them."
+        )

@@ -1,0 +1,136 @@
+"""Bytes of files: bounded reads, JSON, hashes.
+
+Reads copy into memory of their own (`readinto`), never map: a mapped page counts as resident as long as the map lives, and
+a file that shrinks under a map kills the process.
+"""
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxasr.weights.errors import WeightsError, damaged, reading
+
+_MAX_JSON = 1 << 26  # bytes: the largest released tokenizer has 4 MB
+
+
+class Span:
+    """The bytes of one file, or of several parts one after the other."""
+
+    def __init__(self, *parts: Path):
+        self.parts = parts
+        with reading(parts[0], "a readable file"):
+            self.sizes = [part.stat().st_size for part in parts]
+
+    def __len__(self) -> int:
+        return sum(self.sizes)
+
+    def __str__(self) -> str:
+        return " + ".join(str(part) for part in self.parts)
+
+    def read(self, offset: int, count: int) -> np.ndarray:
+        """`count` bytes from `offset` on, as uint8. Raises `WeightsError` past the end."""
+        if offset < 0 or count < 0 or offset + count > len(self):
+            raise damaged(self, f"{count} more bytes at {offset}", f"the end at {len(self)}")
+        out = np.empty(count, np.uint8)
+        filled = 0
+        for part, size in zip(self.parts, self.sizes):
+            take = min(size - offset, count - filled)
+            if take > 0:
+                _fill(part, offset, out[filled : filled + take])
+                filled += take
+            offset = max(offset - size, 0)
+        return out
+
+
+def _fill(part: Path, offset: int, out: np.ndarray) -> None:
+    with reading(part, "a readable file"), open(part, "rb", buffering=0) as file:
+        file.seek(offset)
+        view, done = memoryview(out), 0
+        while done < len(view):
+            n = file.readinto(view[done:])
+            if not n:
+                raise damaged(part, f"{len(view)} bytes at {offset}", done)
+            done += n
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`. Raises `WeightsError`."""
+    with reading(path, "a JSON object"):
+        if path.stat().st_size > _MAX_JSON:
+            raise damaged(path, f"at most {_MAX_JSON} bytes of JSON", path.stat().st_size)
+        found = json.loads(path.read_bytes())
+    if not isinstance(found, dict):
+        raise damaged(path, "a JSON object", type(found).__name__)
+    return found
+
+
+def int_list(found: dict[str, Any], key: str, path: Path) -> tuple[int, ...] | None:
+    """`found[key]` as integers; None when the file does not say. Negative ids mean "nothing" in Hugging Face files."""
+    value = found.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, Sequence) or not all(type(v) is int for v in value):
+        raise damaged(path, f"a list of integers under {key!r}", repr(value)[:80])
+    return tuple(v for v in value if v >= 0)
+
+
+def pair_list(found: dict[str, Any], key: str, path: Path) -> tuple[tuple[int, int], ...] | None:
+    """`found[key]` as (layer, head) pairs; None when the file does not say."""
+    value = found.get(key)
+    if value is None:
+        return None
+    good = isinstance(value, list) and all(isinstance(p, list) and len(p) == 2 and all(type(v) is int and v >= 0 for v in p) for p in value)
+    if not good:
+        raise damaged(path, f"a list of [layer, head] under {key!r}", repr(value)[:80])
+    return tuple((layer, head) for layer, head in value)
+
+
+def cache_dir() -> Path:
+    """Where derived facts about files are kept: `JAXASR_CACHE`, or `jaxasr` in the user's cache directory."""
+    if named := os.environ.get("JAXASR_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxasr"
+
+
+def sha256(path: Path, remember: bool = True) -> str:
+    """Hex digest of a file. Remembered on disk under its path, size and time of change, as hashing is as slow as loading."""
+    with reading(path, "a readable file"):
+        stat = path.stat()
+        key = hashlib.sha256(f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}".encode()).hexdigest()
+        note = cache_dir() / "sha256" / key
+        if remember and (known := _recall(note)):
+            return known
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if remember:
+        _remember(note, digest)
+    return digest
+
+
+def _recall(note: Path) -> str | None:
+    try:
+        text = note.read_text("ascii")
+    except (OSError, ValueError):
+        return None
+    return text if len(text) == 64 else None
+
+
+def _remember(note: Path, digest: str) -> None:
+    try:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        partial = note.with_suffix(f".{os.getpid()}")
+        partial.write_text(digest, "ascii")
+        partial.replace(note)
+    except OSError:
+        return  # a read-only home only costs time
+
+
+def check_sha256(path: Path, expected: str, remedy: str) -> None:
+    """Raises `WeightsError` when the file is not the one that was pinned."""
+    found = sha256(path)
+    if found != expected:
+        raise WeightsError(f"{path}: expected sha256 {expected}, found {found}. {remedy}")
