@@ -44,7 +44,7 @@ class Decoder(nnx.Module):
         edits: Edits,
         readout: Readout,
         cache: Cache | None = None,
-        unroll: int | bool = 1,
+        unroll: int = 1,
     ) -> tuple[Float[Array, "B T D"], Cache | None, Tap, dict[str, Any]]:
         """Embedding and layers. The tap holds what lies outside the layers; `head` goes on with it."""
         tap = Tap("decoder.", edits, readout, jnp.int32(-1), positions)

@@ -34,7 +34,7 @@ class Encoder(nnx.Module):
         self.ln_post = layer_norm(config, state, rngs)
 
     def __call__(
-        self, mel: Float[Array, "B M F"], edits: Edits, readout: Readout, unroll: int | bool = 1
+        self, mel: Float[Array, "B M F"], edits: Edits, readout: Readout, unroll: int = 1
     ) -> tuple[Float[Array, "B S D"], dict[str, Any]]:
         batch, frames = mel.shape[0], mel.shape[-1] // 2
         positions = _frames(batch, frames)

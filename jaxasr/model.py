@@ -27,7 +27,7 @@ class Whisper(nnx.Module):
         self.encoder, self.decoder, self.config = Encoder(config, rngs), Decoder(config, rngs), config
 
     def encode(
-        self, mel: Float[Array, "B M F"], edits: Edits | None = None, readout: Readout | None = None, *, unroll: int | bool = 1
+        self, mel: Float[Array, "B M F"], edits: Edits | None = None, readout: Readout | None = None, *, unroll: int = 1
     ) -> tuple[Memory, dict[str, Any]]:
         """Hears `mel` [B, M, 3000] float (see `log_mel`): the decoder's memory, and what `readout` keeps, `{site: [L, B, ...]}`.
 
@@ -46,7 +46,7 @@ class Whisper(nnx.Module):
         readout: Readout | None = None,
         *,
         positions: Int[Array, "B T"] | None = None,
-        unroll: int | bool = 1,
+        unroll: int = 1,
     ) -> tuple[Float[Array, "B T V"], dict[str, Any]]:
         """Teacher-forced pass: logits [B, T, V] (at least float32) after every token, and what `readout` keeps, `{site: [L, B, ...]}`.
 
@@ -106,13 +106,13 @@ def exactly(model: Whisper) -> Any:
     return jax.default_matmul_precision("default" if model.config.dtype == "bfloat16" else "highest")
 
 
-def _encode(model: Whisper, mel: Array, taps: Any, *, unroll: int | bool) -> tuple[Memory, dict[str, Any]]:
+def _encode(model: Whisper, mel: Array, taps: Any, *, unroll: int) -> tuple[Memory, dict[str, Any]]:
     with exactly(model):
         xa, acts = model.encoder(mel, *taps, unroll=unroll)
         return model.decoder.memory(xa), acts
 
 
-def _decode(model: Whisper, tokens: Array, positions: Array, memory: Memory, taps: Any, *, unroll: int | bool) -> tuple[Array, dict[str, Any]]:
+def _decode(model: Whisper, tokens: Array, positions: Array, memory: Memory, taps: Any, *, unroll: int) -> tuple[Array, dict[str, Any]]:
     with exactly(model):
         x, _, tap, acts = model.decoder.residual(tokens, positions, memory, *taps, unroll=unroll)
         logits = model.decoder.head(x, tap)

@@ -14,7 +14,7 @@ def n_layers(blocks: Any) -> int:
 
 
 def run_stack(
-    blocks: Block, carry: Any, step: Callable[[Block, Any, Any, Tap], Any], *, stack: str, positions: Any, edits: Edits, readout: Readout, extra: Any = (), unroll: int | bool = 1
+    blocks: Block, carry: Any, step: Callable[[Block, Any, Any, Tap], Any], *, stack: str, positions: Any, edits: Edits, readout: Readout, extra: Any = (), unroll: int = 1
 ) -> tuple[Any, dict[str, Any]]:
     """Carries `carry` through stacked `blocks`: `carry = step(block, extra of the layer, carry, tap)`, and stacks what `readout` keeps.
 

@@ -1,0 +1,175 @@
+"""Cached generation in one compiled loop; edits mean what they mean in a teacher-forced pass."""
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jaxasr import compiled, sites
+from jaxasr.cache import Cache, Memory
+from jaxasr.config import Config
+from jaxasr.model import Whisper, exactly
+from jaxasr.taps import NOTHING, Edits, Tap, check, is_traced
+
+Rules = Callable[[Float[Array, "B V"], Int[Array, "B T"], Int[Array, ""], int], Float[Array, "B V"]]
+
+
+@flax.struct.dataclass
+class Generation:
+    """What was generated after the prompt.
+
+    tokens: int32 [B, T] with T = max_new_tokens, filled up with end-of-text.
+    lengths: int32 [B], tokens before the end-of-text.
+    logprobs: float32 [B, T], natural-log probability of each token under the rules (temperature 1), the end-of-text included; 0 after it.
+    no_speech_prob: float32 [B], NaN when not asked for.
+    """
+
+    tokens: Int[Array, "B T"]
+    lengths: Int[Array, "B"]
+    logprobs: Float[Array, "B T"]
+    no_speech_prob: Float[Array, "B"]
+
+    @property
+    def avg_logprob(self) -> Float[Array, "B"]:
+        """Mean over tokens and the end-of-text, as openai/whisper has it."""
+        return self.logprobs.sum(-1) / (self.lengths + 1)
+
+
+@flax.struct.dataclass
+class Request:
+    """The numbers of one generation; none of them retraces."""
+
+    prompt: Int[Array, "B T0"]
+    positions: Int[Array, "B T0"]
+    memory: Memory
+    temperature: Float[Array, ""]
+    key: Array
+
+
+def end_of_text(config: Config) -> int | None:
+    """The id of <|endoftext|> in the released vocabularies; None for any other."""
+    return {51_864: 50_256, 51_865: 50_257, 51_866: 50_257}.get(config.n_vocab)
+
+
+def generate(
+    model: Whisper,
+    memory: Memory,
+    prompt: Int[Array, "B T0"],
+    *,
+    max_new_tokens: int,
+    edits: Edits | None = None,
+    rules: Rules | None = None,
+    temperature: float | Float[Array, ""] = 0.0,
+    key: Array | None = None,
+    positions: Int[Array, "B T0"] | None = None,
+    eot: int | None = None,
+    no_speech: tuple[int, int] | None = None,
+    unroll: int = 1,
+) -> Generation:
+    """Generates up to `max_new_tokens` after `prompt`, greedily, or sampled when `temperature` > 0.
+
+    Shapes: prompt int [B, T0]; rows of different length are padded on the left, with negative `positions` there.
+    `rules(logits, tokens, n_tokens, n_prompt)` changes the logits of the next token; `no_speech = (column, id)` asks for the
+    probability of token `id` after that column of the prompt. Edits act at their absolute position, in the prompt and after.
+    Usable under `jit` and `vmap` (a batch of edits shares one memory); compiled once for each structure otherwise.
+
+    Raises ValueError when prompt and new tokens exceed the decoder's context, for unknown ids, and for edits that cannot fire.
+    """
+    prompt, positions = _check(model, memory, prompt, positions, max_new_tokens)
+    eot = end_of_text(model.config) if eot is None else eot
+    if eot is None:
+        raise ValueError(f"eot: a vocabulary of {model.config.n_vocab} is not a released one; pass the id of its end-of-text token as eot=.")
+    specs = functools.partial(sites.spec, model.config, batch=prompt.shape[0], n_tokens=prompt.shape[1] + max_new_tokens)
+    taps = check("decoder", edits, None, lambda site: specs(site=site))[0], rules
+    request = Request(prompt, positions, memory, jnp.float32(temperature), jax.random.key(0) if key is None else key)
+    return compiled.call(_generate, model, request, taps=taps, n_new=max_new_tokens, eot=eot, no_speech=no_speech, unroll=unroll)
+
+
+def _check(model: Whisper, memory: Memory, prompt: Any, positions: Any, max_new_tokens: int) -> tuple[Array, Array]:
+    prompt = model._check_tokens(prompt, memory)
+    n_prompt, context = prompt.shape[1], model.config.n_text_ctx
+    if max_new_tokens < 1 or n_prompt + max_new_tokens > context:
+        raise ValueError(f"max_new_tokens: expected 1 to {context - n_prompt} after a prompt of {n_prompt} tokens (context {context}), got {max_new_tokens}.")
+    positions = model._positions(prompt, positions)
+    if not is_traced(positions) and np.any(np.diff(np.asarray(positions), axis=1) != 1):
+        raise ValueError("positions: each row must count up by one; pad on the left with negative positions.")
+    return prompt, positions
+
+
+def _generate(
+    model: Whisper, request: Request, taps: tuple[Edits, Rules | None], *, n_new: int, eot: int, no_speech: tuple[int, int] | None, unroll: int
+) -> Generation:
+    edits, rules = taps
+    batch, n_prompt = request.prompt.shape
+    tokens = jnp.pad(request.prompt, ((0, 0), (0, n_new)), constant_values=eot)
+
+    def pick(logits: Array, tokens: Array, n: Array) -> tuple[Array, Array]:
+        logits = logits if rules is None else rules(logits, tokens, n, n_prompt)
+        token = _choose(logits, request.temperature, jax.random.fold_in(request.key, n))
+        return token, jnp.take_along_axis(jax.nn.log_softmax(logits), token[:, None], -1)[:, 0]
+
+    def going(state: tuple) -> Array:
+        n, _, _, done, *_ = state
+        return (n < n_prompt + n_new) & ~done.all()
+
+    def step(state: tuple) -> tuple:
+        n, tokens, logprobs, done, cache, logits = state
+        token, logprob = pick(logits, tokens, n)
+        token, logprob = jnp.where(done, eot, token), jnp.where(done, 0.0, logprob)
+        tokens = jax.lax.dynamic_update_slice(tokens, token[:, None], (0, n))
+        logprobs = jax.lax.dynamic_update_slice(logprobs, logprob[:, None], (0, n - n_prompt))
+        positions = request.positions[:, -1:] + 1 + n - n_prompt
+        logits, cache, _ = advance(model, token[:, None], positions, request.memory, cache, n, edits, unroll=unroll)
+        return n + 1, tokens, logprobs, done | (token == eot), cache, logits
+
+    with exactly(model):
+        cache = empty_cache(model, batch, n_prompt + n_new)
+        logits, cache, quiet = advance(model, request.prompt, request.positions, request.memory, cache, jnp.int32(0), edits, no_speech, unroll=unroll)
+        state = jnp.int32(n_prompt), tokens, jnp.zeros((batch, n_new), logits.dtype), jnp.zeros(batch, bool), cache, logits
+        _, tokens, logprobs, *_ = jax.lax.while_loop(going, step, state)
+    tokens = tokens[:, n_prompt:]
+    return Generation(tokens, (jnp.cumsum(tokens == eot, -1) == 0).sum(-1), logprobs, quiet)
+
+
+def empty_cache(model: Whisper, batch: int, size: int) -> Cache:
+    c = model.config
+    return Cache.empty(c.n_text_layer, batch, c.n_text_head, size, c.n_text_state // c.n_text_head, c.dtype)
+
+
+def advance(
+    model: Whisper,
+    tokens: Int[Array, "B T"],
+    positions: Int[Array, "B T"],
+    memory: Memory,
+    cache: Cache,
+    start: Int[Array, ""],
+    edits: Edits,
+    no_speech: tuple[int, int] | None = None,
+    *,
+    unroll: int = 1,
+) -> tuple[Float[Array, "B V"], Cache, Float[Array, "B"]]:
+    """Feeds `tokens` into the slots from `start` on: logits after the last one, the cache, and the no-speech probability."""
+    x, cache, tap, _ = model.decoder.residual(tokens, positions, memory, edits, NOTHING, cache.at(start, positions), unroll)
+    logits = _logits(model, x, tap, tokens.shape[1] - 1)
+    if no_speech is None:
+        return logits, cache, jnp.full(tokens.shape[0], jnp.nan)
+    column, token = no_speech
+    return logits, cache, jax.nn.softmax(_logits(model, x, tap, column))[:, token]
+
+
+def _logits(model: Whisper, x: Array, tap: Tap, column: int) -> Float[Array, "B V"]:
+    """Only the wanted column is unembedded, at its own position."""
+    here = slice(column, column + 1)
+    return model.decoder.head(x[:, here], dataclasses.replace(tap, positions=tap.positions[:, here], acts={}))[:, 0]
+
+
+def _choose(logits: Float[Array, "B V"], temperature: Float[Array, ""], key: Array) -> Int[Array, "B"]:
+    def sample() -> Array:
+        return jax.random.categorical(key, logits / jnp.maximum(temperature, 1e-6)).astype(jnp.int32)
+
+    return jax.lax.cond(temperature > 0, sample, lambda: jnp.argmax(logits, -1).astype(jnp.int32))
