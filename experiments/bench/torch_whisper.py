@@ -1,0 +1,70 @@
+"""Whisper of `transformers` on torch, holding given weights: what this project is compared with."""
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+from jaxasr.config import Config
+
+# OpenAI's names to those of `transformers`; the first match of each part of a name, whole parts only.
+_PARTS = {
+    "blocks": "layers",
+    "attn": "self_attn",
+    "cross_attn": "encoder_attn",
+    "query": "q_proj",
+    "key": "k_proj",
+    "value": "v_proj",
+    "out": "out_proj",
+    "attn_ln": "self_attn_layer_norm",
+    "cross_attn_ln": "encoder_attn_layer_norm",
+    "mlp_ln": "final_layer_norm",
+    "ln_post": "layer_norm",
+    "ln": "layer_norm",
+    "token_embedding": "embed_tokens",
+    "positional_embedding": "embed_positions.weight",
+}
+
+
+def hf_name(name: str) -> str:
+    """The name in `transformers` of the parameter that an OpenAI checkpoint calls `name`."""
+    name = name.replace("mlp.0", "fc1").replace("mlp.2", "fc2")
+    return "model." + ".".join(_PARTS.get(part, part) for part in name.split("."))
+
+
+def hf_config(config: Config) -> WhisperConfig:
+    """Raises `ValueError` for widths that differ between the stacks, which `transformers` cannot express."""
+    if config.n_audio_state != config.n_text_state:
+        raise ValueError(f"config: transformers has one d_model, got {config.n_audio_state} and {config.n_text_state}.")
+    return WhisperConfig(
+        vocab_size=config.n_vocab,
+        num_mel_bins=config.n_mels,
+        d_model=config.n_text_state,
+        encoder_layers=config.n_audio_layer,
+        encoder_attention_heads=config.n_audio_head,
+        encoder_ffn_dim=4 * config.n_audio_state,
+        decoder_layers=config.n_text_layer,
+        decoder_attention_heads=config.n_text_head,
+        decoder_ffn_dim=4 * config.n_text_state,
+        max_source_positions=config.n_audio_ctx,
+        max_target_positions=config.n_text_ctx,
+        # No token is special here: a padding id would only matter to training, the others only to `generate`.
+        pad_token_id=0,
+        bos_token_id=0,
+        eos_token_id=0,
+        decoder_start_token_id=0,
+        suppress_tokens=None,
+        begin_suppress_tokens=None,
+    )
+
+
+def build(config: Config, state: Mapping[str, np.ndarray], attention: str = "eager") -> WhisperForConditionalGeneration:
+    """A float32 torch model with the weights of `state`, under OpenAI's names and in torch's layout.
+
+    `attention` is "eager" (which shows its patterns) or "sdpa" (which is fast). Raises when a tensor is missing, left over or misshapen.
+    """
+    model = WhisperForConditionalGeneration._from_config(hf_config(config), attn_implementation=attention)
+    tensors = {hf_name(name): torch.from_numpy(np.array(array, np.float32)) for name, array in state.items()}
+    tensors["proj_out.weight"] = tensors["model.decoder.embed_tokens.weight"]
+    model.load_state_dict(tensors, strict=True)
+    return model.eval().requires_grad_(False)

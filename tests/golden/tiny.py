@@ -1,0 +1,67 @@
+"""Tiny Whispers that can be made anywhere: weights are bits of a counter, so they need no file and no torch."""
+import math
+from pathlib import Path
+
+import numpy as np
+
+from jaxasr.config import Config
+from jaxasr.model import Whisper
+from jaxasr.weights import Checkpoint, assemble
+from jaxasr.weights.assemble import leaves, structure, tensor_shapes
+from jaxasr.weights.checkpoint import Lazy, Tensors
+
+# Stacks of different depth and heads, and as few equal axes as an even width allows (transformers wants it even).
+TINY = {
+    "80 mels": Config(80, 11, 30, 3, 3, 101, 13, 30, 5, 2),
+    "128 mels": Config(128, 7, 14, 7, 3, 103, 13, 14, 2, 2),
+}
+BATCH, N_TOKENS = 2, 5
+GOLDEN = Path(__file__).parent
+
+
+def golden_file(name: str) -> Path:
+    return GOLDEN / f"tiny_{name.replace(' ', '_')}.npz"
+
+
+def uniform(seed: int, *shape: int) -> np.ndarray:
+    """Float32 in [-1, 1), 24 random bits each; raw bits of the generator are the same in every version of numpy."""
+    raw = np.random.PCG64(seed).random_raw(math.prod(shape)) >> np.uint64(40)
+    return (raw.astype(np.float64) / 2**23 - 1).astype(np.float32).reshape(shape)
+
+
+def tiny_state(config: Config, seed: int = 0) -> dict[str, np.ndarray]:
+    """Every tensor of an OpenAI checkpoint, none of them special: norms, biases and positions are random, too."""
+    shapes = {name: shape for leaf, spec in leaves(structure(config)).items() for name, shape in tensor_shapes(leaf, spec.shape).items()}
+    return {name: _tensor(name, shape, 1000 * seed + i) for i, (name, shape) in enumerate(sorted(shapes.items()))}
+
+
+def _tensor(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    x = uniform(seed, *shape)
+    if "ln" in name.split(".")[-2] and name.endswith("weight"):
+        return 1 + x / 2
+    if len(shape) > 1 and "embedding" not in name:
+        return x * np.float32(2 / math.sqrt(math.prod(shape[1:])))  # wide enough for attention to have peaks
+    return x / 2
+
+
+def checkpoint(config: Config, state: dict[str, np.ndarray]) -> Checkpoint:
+    """An in-memory checkpoint."""
+    lazy = {name: Lazy(array.shape, str(array.dtype), lambda array=array: array) for name, array in state.items()}
+    return Checkpoint(config, Tensors(lazy), "tiny", Path("tiny"), "memory", ())
+
+
+def tiny_model(name: str = "80 mels", seed: int = 0, dtype: str = "float32", param_dtype: str | None = None) -> Whisper:
+    config = TINY[name]
+    return assemble(checkpoint(config, tiny_state(config, seed)), dtype, param_dtype or dtype)
+
+
+def tiny_inputs(config: Config, batch: int = BATCH, n_tokens: int = N_TOKENS) -> tuple[np.ndarray, np.ndarray]:
+    """Mel [B, M, F] in [-1, 1) and tokens [B, T]."""
+    tokens = (uniform(78, batch, n_tokens) + 1) / 2 * config.n_vocab
+    return uniform(77, batch, config.n_mels, 2 * config.n_audio_ctx), tokens.astype(np.int32)
+
+
+def left_padded(n_tokens: int = N_TOKENS) -> np.ndarray:
+    """Positions [2, T] of two rows, the second with two padded tokens before it."""
+    steps = np.arange(n_tokens, dtype=np.int32)
+    return np.stack([steps, steps - 2])
