@@ -140,22 +140,42 @@ def log_mel(audio: Num[Array | np.ndarray, "*n_samples"], n_mels: int) -> Float3
         ValueError: wrong rank, type, length or `n_mels`; NaN or infinite samples (when the values are known, so not under `jit`).
     """
     filters = mel_filters(n_mels)
-    _check_samples(audio)
+    check_samples(audio, N_SAMPLES)
     if not isinstance(audio, jax.Array):
         audio = np.asarray(audio, np.float32)
-    return _compiled()(pad_or_trim(audio).astype(jnp.float32), filters)
+    return _compiled(_log_mel)(pad_or_trim(audio).astype(jnp.float32), filters)
 
 
-def _check_samples(audio: Any) -> None:
+def long_log_mel(audio: Num[np.ndarray, "*n_samples"], n_mels: int) -> Float32[np.ndarray, "M F"]:
+    """Log-mel features of a recording of any length, F = n_samples // 160 frames of 10 ms; on the host, computed 30 s at a time.
+
+    80 dB are counted from the loudest bin of the whole recording, as openai/whisper `transcribe` does; `log_mel` counts within its window.
+    Raises as `log_mel` does, but for the length.
+    """
+    filters = mel_filters(n_mels)
+    check_samples(audio)
+    n_frames = len(audio) // HOP
+    n_windows = n_frames // N_MEL_FRAMES + 1  # the silence after the end counts: a hard end is a click, and may be the loudest
+    padded = pad_or_trim(np.asarray(audio, np.float32), n_windows * N_SAMPLES + N_FFT // 2)
+    padded = np.pad(padded, (N_FFT // 2, 0), mode="reflect")
+    windows = [padded[i * N_SAMPLES : (i + 1) * N_SAMPLES + N_FFT] for i in range(n_windows)]
+    log = np.concatenate([_compiled(_log10_mel)(window, filters) for window in windows], axis=1)
+    return _scaled(log, np)[:, :n_frames]
+
+
+def check_samples(audio: Any, longest: int | None = None) -> None:
+    """Raises `ValueError` unless `audio` is one recording of finite float samples, at least one, at most `longest`."""
     shape, dtype = np.shape(audio), getattr(audio, "dtype", None)
     if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
         got = dtype or type(audio).__name__
         raise ValueError(f"audio: expected floating point samples in [-1, 1], got {got}. Divide 16-bit integers by 2**15.")
     if len(shape) != 1:
         raise ValueError(f"audio: expected one recording [n_samples], got shape {shape}. Average channels; use jax.vmap for a batch.")
-    if not 0 < shape[0] <= N_SAMPLES:
+    if shape[0] == 0:
+        raise ValueError("audio: expected at least one sample, got 0.")
+    if longest is not None and shape[0] > longest:
         raise ValueError(
-            f"audio: expected 1 to {N_SAMPLES} samples (30 s), got {shape[0]}. "
+            f"audio: expected at most {longest} samples ({longest / SAMPLE_RATE:g} s), got {shape[0]}. "
             "For a longer recording call `transcribe`, or choose 30 s with `jaxasr.audio.pad_or_trim`."
         )
     if not isinstance(audio, jax.core.Tracer):
@@ -163,24 +183,29 @@ def _check_samples(audio: Any) -> None:
 
 
 @functools.cache
-def _compiled() -> Callable:
-    return jax.jit(_log_mel)  # compiled once for each of 80 and 128: audio always comes padded
+def _compiled(fn: Callable) -> Callable:
+    return jax.jit(fn)  # compiled once for each of 80 and 128 mels: audio always comes padded
 
 
 def _log_mel(audio: Float[Array, "480000"], filters: Float[Array, "M 201"]) -> Float[Array, "M 3000"]:
+    return _scaled(_log10_mel(jnp.pad(audio, N_FFT // 2, mode="reflect"), filters), jnp)
+
+
+def _log10_mel(padded: Float[Array, "480400"], filters: Float[Array, "M 201"]) -> Float[Array, "M 3000"]:
     window = np.hanning(N_FFT + 1)[:-1].astype(np.float32)  # periodic Hann
-    spectrum = jnp.fft.rfft(_short_frames(audio) * window)
+    spectrum = jnp.fft.rfft(_short_frames(padded) * window)
     power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
     mel = jnp.matmul(filters, power.T, precision="highest")
-    log = jnp.log10(jnp.maximum(mel, 1e-10))
-    log = jnp.maximum(log, log.max() - 8.0)  # 80 dB below the loudest bin of the window
-    return (log + 4.0) / 4.0
+    return jnp.log10(jnp.maximum(mel, 1e-10))
 
 
-def _short_frames(audio: Float[Array, "480000"]) -> Float[Array, "3000 400"]:
-    # Frames are centred, with reflection at the edges; the reference drops the 3,001st.
-    n_blocks = math.ceil((N_SAMPLES + N_FFT) / HOP)
-    padded = jnp.pad(audio, N_FFT // 2, mode="reflect")
+def _scaled(log: Any, xp: Any) -> Any:
+    return (xp.maximum(log, log.max() - 8.0) + 4.0) / 4.0  # 80 dB below the loudest bin
+
+
+def _short_frames(padded: Float[Array, "480400"]) -> Float[Array, "3000 400"]:
+    # Frame i begins at sample 160 i of the padded window, so it is centred there in the window; the reference drops the 3,001st.
+    n_blocks = math.ceil(padded.size / HOP)
     blocks = jnp.pad(padded, (0, n_blocks * HOP - padded.size)).reshape(n_blocks, HOP)
     shifted = [blocks[i : i + N_MEL_FRAMES] for i in range(n_blocks - N_MEL_FRAMES)]
     return jnp.concatenate(shifted, axis=1)[:, :N_FFT]

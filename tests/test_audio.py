@@ -56,12 +56,30 @@ def test_log_mel_same_under_jit_and_vmap_and_float64():
     np.testing.assert_array_equal(A.log_mel(batch[0].astype(np.float64), 80), one[0])
 
 
+@pytest.mark.parametrize("seconds", [0.5, 30, 71.3])
+def test_features_of_a_long_recording_equal_the_reference_extractor(seconds):
+    samples = speechlike(int(seconds * SAMPLE_RATE), 5)
+    samples[: SAMPLE_RATE // 4] *= 0.01  # the first window is not the loudest
+    extractor = WhisperFeatureExtractor()
+    padded = np.pad(samples, (0, 1600))  # past the end there is silence, not reflection
+    reference = extractor(padded, sampling_rate=SAMPLE_RATE, truncation=False, padding=False, return_tensors="np")["input_features"][0]
+    mel = A.long_log_mel(samples, 80)
+    assert mel.shape == (80, len(samples) // 160)
+    np.testing.assert_allclose(mel, reference[:, : mel.shape[1]], atol=1e-4, rtol=0)
+
+
+def test_features_of_nothing_and_of_no_samples():
+    assert A.long_log_mel(np.ones(159, np.float32), 80).shape == (80, 0)
+    with pytest.raises(ValueError, match="at least one sample"):
+        A.long_log_mel(np.zeros(0, np.float32), 80)
+
+
 @pytest.mark.parametrize(
     ("bad", "says"),
     [
         (np.array([0.0, np.nan], np.float32), "1 of 2 NaN"),
         (jnp.array([jnp.inf, 0.0]), "NaN or infinite"),
-        (np.zeros(0, np.float32), "got 0"),
+        (np.zeros(0, np.float32), "got 0."),
         (np.zeros((2, 100), np.float32), r"shape \(2, 100\)"),
         (np.zeros(100, np.int16), "int16"),
         (np.zeros(N_SAMPLES + 1, np.float32), "pad_or_trim"),
