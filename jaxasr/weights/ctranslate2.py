@@ -25,7 +25,13 @@ _VERSIONS = range(4, 7)  # binary format; before 4 the type was written as an it
 _RECONVERT = "Convert the model again with a current ct2-transformers-converter, or load the Hugging Face folder."
 
 # Settings of the graph that change its arithmetic: value in every released Whisper. The rest of the scalars only steer decoding.
-_SETTINGS = {"decoder/activation": 3, "decoder/pre_norm": 1, "decoder/alibi": 0, "decoder/scale_embeddings": 0, "decoder/start_from_zero_embedding": 0}
+_SETTINGS = {
+    "decoder/activation": 3,  # exact gelu
+    "decoder/pre_norm": 1,
+    "decoder/alibi": 0,
+    "decoder/scale_embeddings": 0,
+    "decoder/start_from_zero_embedding": 0,
+}
 
 _NORM = {"gamma": "weight", "beta": "bias"}
 _ATTENTION = {"self_attention": ("attn", "attn_ln"), "attention": ("cross_attn", "cross_attn_ln")}

@@ -1,0 +1,157 @@
+"""Reads a Hugging Face folder: `config.json` and `model.safetensors`, or its shards with an index."""
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import safe_open
+
+from jaxasr.config import Config
+from jaxasr.weights import files
+from jaxasr.weights.checkpoint import Checkpoint, Lazy, Tensors, check_config, check_heads, check_tied, with_positions
+from jaxasr.weights.errors import WeightsError, damaged, reading
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
+
+# Config field -> key of config.json
+FIELDS = {
+    "n_mels": "num_mel_bins",
+    "n_audio_ctx": "max_source_positions",
+    "n_audio_state": "d_model",
+    "n_audio_head": "encoder_attention_heads",
+    "n_audio_layer": "encoder_layers",
+    "n_vocab": "vocab_size",
+    "n_text_ctx": "max_target_positions",
+    "n_text_state": "d_model",
+    "n_text_head": "decoder_attention_heads",
+    "n_text_layer": "decoder_layers",
+}
+# What changes the arithmetic, and its only supported value.
+_SETTINGS = {"model_type": "whisper", "activation_function": "gelu", "scale_embedding": False}
+
+# transformers `modeling_whisper.py` -> openai/whisper `model.py`
+_STEMS = {
+    "encoder.embed_positions.weight": "encoder.positional_embedding",
+    "decoder.embed_positions.weight": "decoder.positional_embedding",
+    "decoder.embed_tokens.weight": "decoder.token_embedding.weight",
+}
+_STACK_NORMS = {"encoder.layer_norm": "encoder.ln_post", "decoder.layer_norm": "decoder.ln"}
+_PARTS = {
+    "self_attn_layer_norm": "attn_ln",
+    "encoder_attn_layer_norm": "cross_attn_ln",
+    "final_layer_norm": "mlp_ln",
+    "fc1": "mlp.0",
+    "fc2": "mlp.2",
+} | {
+    f"{theirs}.{projection}_proj": f"{ours}.{name}"
+    for theirs, ours in (("self_attn", "attn"), ("encoder_attn", "cross_attn"))
+    for projection, name in (("q", "query"), ("k", "key"), ("v", "value"), ("out", "out"))
+}
+_OPENAI_PARTS = {ours: theirs for theirs, ours in _PARTS.items()}
+
+
+def to_openai(name: str) -> str:
+    """OpenAI's name of a tensor; a name that is no Whisper's stays as it is."""
+    bare = name.removeprefix("model.")
+    if bare in _STEMS:
+        return _STEMS[bare]
+    stem, _, leaf = bare.rpartition(".")
+    if stem in _STACK_NORMS:
+        return f"{_STACK_NORMS[stem]}.{leaf}"
+    layer = re.fullmatch(r"(encoder|decoder)\.layers\.(0|[1-9]\d*)\.(.+)", stem)
+    if layer and layer[3] in _PARTS:
+        return f"{layer[1]}.blocks.{layer[2]}.{_PARTS[layer[3]]}.{leaf}"
+    return bare
+
+
+def from_openai(name: str) -> str:
+    """The inverse of `to_openai`, with the prefix `model.`."""
+    for theirs, ours in (_STEMS | _STACK_NORMS).items():
+        if name == ours or name.startswith(ours + "."):
+            return f"model.{theirs}{name[len(ours) :]}"
+    layer = re.fullmatch(r"(encoder|decoder)\.blocks\.(\d+)\.(.+)\.(weight|bias)", name)
+    return f"model.{layer[1]}.layers.{layer[2]}.{_OPENAI_PARTS[layer[3]]}.{layer[4]}" if layer else f"model.{name}"
+
+
+def _config(said: dict[str, Any], path: Path) -> Config:
+    for key, value in _SETTINGS.items():
+        if said.get(key, value) != value:
+            raise damaged(path, f"{key} = {value!r}", repr(said[key])[:80], "Give a Whisper checkpoint.")
+    missing = sorted({key for key in FIELDS.values() if key not in said})
+    if missing:
+        raise damaged(path, "a Whisper configuration", f"none of {', '.join(missing)}", "Give the checkpoint's own config.json.")
+    return check_config(Config(**{field: said[key] for field, key in FIELDS.items()}), path)
+
+
+def _entry(path: Path, name: str, shape: tuple[int, ...], kind: str) -> Lazy:
+    if kind not in _DTYPES:
+        raise damaged(path, f"{name} as one of {', '.join(_DTYPES)}", kind, "Convert the weights to floating point.")
+
+    def read() -> np.ndarray:
+        # Opened for one tensor at a time: pages of the file would else stay resident beside the model.
+        with reading(path, "a safetensors file"), safe_open(path, framework="numpy") as file:
+            return file.get_tensor(name)
+
+    return Lazy(shape, _DTYPES[kind], read)
+
+
+def _tensors(path: Path) -> dict[str, Lazy]:
+    with reading(path, "a safetensors file"), safe_open(path, framework="numpy") as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        return {name: _entry(path, name, tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()}
+
+
+def _shards(folder: Path) -> tuple[tuple[Path, ...], dict[str, Lazy]]:
+    """The files of the folder and all their tensors, under their own names."""
+    if (folder / WEIGHTS).is_file():
+        return (folder / WEIGHTS,), _tensors(folder / WEIGHTS)
+    index = folder / INDEX
+    placed = files.read_json(index).get("weight_map")
+    if not isinstance(placed, dict) or not placed or not all(isinstance(f, str) and Path(f).name == f for f in placed.values()):
+        raise damaged(index, "a weight_map of tensor names to files of this folder", repr(placed)[:80])
+    paths = tuple(folder / shard for shard in sorted(set(placed.values())))
+    absent = [path.name for path in paths if not path.is_file()]
+    if absent:
+        raise damaged(index, f"{len(paths)} files", f"none of {', '.join(absent)}", "Fetch the missing files.")
+    shards = {path.name: _tensors(path) for path in paths}
+    wrong = sorted({name for name, file in placed.items() if name not in shards[file]})
+    wrong += sorted({f"{name} ({file})" for file, held in shards.items() for name in held if placed.get(name) != file})
+    if wrong:
+        raise damaged(index, "every tensor in the file that the index names", f"otherwise for {', '.join(wrong)}")
+    return paths, {name: entry for shard in shards.values() for name, entry in shard.items()}
+
+
+def _renamed(held: dict[str, Lazy], path: Path) -> dict[str, Lazy]:
+    entries = {to_openai(name): entry for name, entry in held.items()}
+    if len(entries) != len(held):
+        raise damaged(path, "every tensor once", f"{len(held)} tensors with {len(entries)} names")
+    return entries
+
+
+def read(folder: Path, name: str) -> Checkpoint:
+    """The checkpoint in a Hugging Face folder. Raises `WeightsError`."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise WeightsError(f"{path}: expected the configuration of the weights beside it, found none. Fetch it from the same place.")
+    said = files.read_json(path)
+    config = _config(said, path)
+    weight_files, held = _shards(folder)
+    entries = _renamed(held, weight_files[0])
+    check_tied(entries, "proj_out.weight", weight_files[0])
+    generation = folder / "generation_config.json"
+    if generation.is_file():
+        said = said | files.read_json(generation)
+    tokenizer = folder / "tokenizer.json"
+    return Checkpoint(
+        config=config,
+        tensors=Tensors(with_positions(entries, config)),
+        name=name,
+        source=folder,
+        format="huggingface",
+        weight_files=weight_files,
+        tokenizer_file=tokenizer if tokenizer.is_file() else None,
+        alignment_heads=check_heads(files.pair_list(said, "alignment_heads", generation), config, generation),
+        suppress_ids=files.int_list(said, "suppress_tokens", generation),
+        suppress_ids_begin=files.int_list(said, "begin_suppress_tokens", generation),
+    )

@@ -1,0 +1,142 @@
+"""Writes a model as a Hugging Face folder, which `transformers` and `jaxasr.load` read."""
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors.numpy import save_file
+
+from jaxasr.config import Config
+from jaxasr.languages import LANGUAGES
+from jaxasr.model import Whisper
+from jaxasr.weights import huggingface
+from jaxasr.weights.assemble import from_torch, leaves, tensor_name
+from jaxasr.weights.checkpoint import Checkpoint
+from jaxasr.weights.errors import WeightsError
+
+_ENGLISH_VOCAB, _MULTILINGUAL_VOCAB = 51_864, 51_865
+
+
+def save(model_or_asr: Any, folder: str | os.PathLike[str], *, checkpoint: Checkpoint | None = None) -> Path:
+    """Writes weights, configuration and, when they are at hand, tokenizer files to `folder`, and gives its path.
+
+    `model_or_asr` is a `Whisper`, or what `jaxasr.load` gives; `checkpoint` is where the model came from (default: the `.checkpoint`
+    of `model_or_asr`, if it has one): alignment heads, suppressed tokens and tokenizer are taken from it.
+    Every weight is written in the type in which the model stores it. The folder appears under its name only when it is complete.
+    Raises `WeightsError` when `folder` exists and is not an empty folder.
+    """
+    model = getattr(model_or_asr, "model", model_or_asr)
+    checkpoint = checkpoint or getattr(model_or_asr, "checkpoint", None)
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise WeightsError(f"{folder}: expected a new or empty folder to save into, found files. Remove it or give another name.")
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    partial.mkdir(parents=True)
+    try:
+        _write(model, partial, checkpoint)
+        partial.replace(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return folder
+
+
+def _write(model: Whisper, folder: Path, checkpoint: Checkpoint | None) -> None:
+    config = model.config
+    tensors = {huggingface.from_openai(name): array for name, array in to_tensors(model).items()}
+    save_file(tensors, folder / huggingface.WEIGHTS, metadata={"format": "pt"})
+    _write_json(folder / "config.json", config_json(config))
+    _write_json(folder / "generation_config.json", generation_json(config, checkpoint))
+    _write_json(folder / "preprocessor_config.json", _preprocessor_json(config))
+    if checkpoint is not None and checkpoint.tokenizer_file is not None:
+        shutil.copyfile(checkpoint.tokenizer_file, folder / "tokenizer.json")
+        _write_json(folder / "tokenizer_config.json", {"tokenizer_class": "WhisperTokenizer", "model_max_length": config.n_text_ctx})
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
+
+
+def to_tensors(model: Whisper) -> dict[str, np.ndarray]:
+    """The model under OpenAI's names and torch's layouts, each weight in its own type: the inverse of `assemble`."""
+    tensors = {}
+    for leaf, array in leaves(model).items():
+        name, array = tensor_name(leaf), np.asarray(jax.device_get(array))
+        layers = array if "{}" in name else array[None]
+        tensors |= {name.format(i): np.ascontiguousarray(from_torch(leaf, layer)) for i, layer in enumerate(layers)}
+    return tensors
+
+
+def _special_ids(config: Config) -> dict[str, int]:
+    """Ids of control tokens by the size of the vocabulary (openai/whisper `tokenizer.py`); a toy's are its last token."""
+    if config.n_vocab < _ENGLISH_VOCAB:
+        return dict.fromkeys(("eot", "sot"), config.n_vocab - 1)
+    eot = 50_257 if config.n_vocab >= _MULTILINGUAL_VOCAB else 50_256
+    n_languages = max(config.n_vocab - _MULTILINGUAL_VOCAB, 0) + 99
+    after = eot + 2 + n_languages
+    names = ("translate", "transcribe", "startoflm", "startofprev", "no_speech", "no_timestamps")
+    return {"eot": eot, "sot": eot + 1, **{name: after + i for i, name in enumerate(names)}}
+
+
+def config_json(config: Config) -> dict[str, Any]:
+    """`config.json` of a `WhisperForConditionalGeneration` of these dimensions. Raises `WeightsError` where that class has no field."""
+    if config.n_audio_state != config.n_text_state:
+        raise WeightsError(
+            f"config: expected encoder and decoder of one width, found {config.n_audio_state} and {config.n_text_state}. "
+            "The Hugging Face format has one d_model."
+        )
+    ids = _special_ids(config)
+    return {
+        "architectures": ["WhisperForConditionalGeneration"],
+        "model_type": "whisper",
+        **{key: getattr(config, field) for field, key in huggingface.FIELDS.items()},
+        "num_hidden_layers": config.n_audio_layer,
+        "encoder_ffn_dim": 4 * config.n_audio_state,
+        "decoder_ffn_dim": 4 * config.n_text_state,
+        "activation_function": "gelu",
+        "scale_embedding": False,
+        "tie_word_embeddings": True,
+        "is_encoder_decoder": True,
+        "decoder_start_token_id": ids["sot"],
+        **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), ids["eot"]),
+        "dtype": config.param_dtype,
+    }
+
+
+def generation_json(config: Config, checkpoint: Checkpoint | None) -> dict[str, Any]:
+    """`generation_config.json`: the control tokens, and what the checkpoint knows of its heads and suppressed tokens."""
+    ids = _special_ids(config)
+    said: dict[str, Any] = {
+        "decoder_start_token_id": ids["sot"],
+        **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), ids["eot"]),
+        "max_length": config.n_text_ctx,
+        "is_multilingual": config.n_vocab >= _MULTILINGUAL_VOCAB,
+    }
+    if config.n_vocab >= _ENGLISH_VOCAB:
+        said |= {"no_timestamps_token_id": ids["no_timestamps"], "prev_sot_token_id": ids["startofprev"], "max_initial_timestamp_index": 50}
+    if said["is_multilingual"]:
+        n_languages = ids["translate"] - ids["sot"] - 1
+        said["lang_to_id"] = {f"<|{code}|>": ids["sot"] + 1 + i for i, code in enumerate(list(LANGUAGES)[:n_languages])}
+        said["task_to_id"] = {task: ids[task] for task in ("transcribe", "translate")}
+    known = ("alignment_heads", "suppress_ids", "suppress_ids_begin")
+    for key, field in zip(("alignment_heads", "suppress_tokens", "begin_suppress_tokens"), known):
+        if checkpoint is not None and getattr(checkpoint, field) is not None:
+            said[key] = [list(v) if isinstance(v, tuple) else v for v in getattr(checkpoint, field)]
+    return said
+
+
+def _preprocessor_json(config: Config) -> dict[str, Any]:
+    return {
+        "feature_extractor_type": "WhisperFeatureExtractor",
+        "processor_class": "WhisperProcessor",
+        "feature_size": config.n_mels,
+        "sampling_rate": 16_000,
+        "hop_length": 160,
+        "n_fft": 400,
+        "chunk_length": 30,
+        "padding_value": 0.0,
+        "return_attention_mask": False,
+    }
