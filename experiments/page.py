@@ -19,6 +19,7 @@ from jaxasr.config import SAMPLE_RATE
 SHADES = 10  # background steps of the table, from LOWEST to probability 1
 LOWEST = math.log(1e-3)  # natural log-probability of the palest cell
 _MIN_PX, _MAX_PX, _CHAR_PX, _PAD_PX = 34, 92, 7.4, 14
+_LONG = 8  # characters of a candidate that may widen its column
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +117,7 @@ def _columns(table: LogitTable, seconds: float) -> list[dict[str, Any]]:
 
 
 def _column_px(table: LogitTable, t: int) -> int:
-    longest = max(len(text) for text in [table.tokens[t], *(layer[t][0] for layer in table.candidates)])
+    longest = max(len(table.tokens[t]), *(min(len(layer[t][0]), _LONG) for layer in table.candidates), 0)
     return round(min(max(longest * _CHAR_PX + _PAD_PX, _MIN_PX), _MAX_PX))
 
 

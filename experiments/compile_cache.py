@@ -1,0 +1,37 @@
+"""Compiled programs on disk, so that a second process starts warm."""
+import os
+from pathlib import Path
+
+OFF = ("off", "none", "0")  # values of JAXASR_CACHE that keep nothing on disk
+
+
+def cache_dir() -> Path | None:
+    """`JAXASR_CACHE`, or `jaxasr` in the user's cache directory; None when switched off."""
+    named = os.environ.get("JAXASR_CACHE", "")
+    if named.lower() in OFF:
+        return None
+    return Path(named or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxasr")
+
+
+def enable() -> Path | None:
+    """Keeps every program this process compiles from now on, quick ones included; returns where, or None where nothing can be kept.
+
+    A folder that JAX was already told to use (`JAX_COMPILATION_CACHE_DIR`) stays.
+    """
+    import jax
+
+    folder = Path(jax.config.jax_compilation_cache_dir or cache_dir() / "xla") if cache_dir() else None
+    if folder is None or not _writable(folder):
+        return None
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    return folder
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)

@@ -1,0 +1,24 @@
+"""What every command does before it computes: choose the device, keep compiled programs, load the model."""
+from typing import Any
+
+from experiments import compile_cache
+
+
+def start(device: str | None = None) -> None:
+    """Puts JAX on `device` ("cpu", "gpu", "tpu"; None: the best there is) and its compiled programs on disk. Raises ValueError."""
+    import jax
+
+    if device:
+        jax.config.update("jax_platforms", {"gpu": "cuda"}.get(device, device))
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as problem:
+        raise ValueError(f"--device {device}: JAX cannot use it here. Install its plugin (as jax[cuda13]), or leave it out.") from problem
+    compile_cache.enable()
+
+
+def load(model: str, dtype: str = "float32") -> Any:
+    """The recogniser of `model` (see `jaxasr.load`), its weights and activations in `dtype`."""
+    import jaxasr
+
+    return jaxasr.load(model, dtype=dtype, param_dtype=dtype)

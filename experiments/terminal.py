@@ -1,0 +1,71 @@
+"""Both lenses as tables for a terminal."""
+import math
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from experiments.page import EncoderRow, LensPage, LogitTable
+
+WIDTH = 100  # columns where standard output is no terminal
+_CELL = 13  # columns of one layer
+
+
+def print_page(page: LensPage) -> None:
+    """The text, then one row a token (its candidates by layer), then one row an encoder layer."""
+    console = Console(highlight=False, width=None if Console().is_terminal else WIDTH)
+    console.print(Text(page.text or "(no speech)", style="bold"), end="\n\n")
+    console.print(logit_table(page.logit, console.width))
+    console.print()
+    console.print(encoder_table(page.encoder))
+
+
+def logit_table(table: LogitTable, width: int) -> Table:
+    """Tokens downwards, layers across: as many layers as fit, evenly chosen, always the last."""
+    layers = chosen_layers(len(table.candidates), (width - 34) // _CELL)
+    shown = _table("Logit lens: top token by decoder layer")
+    shown.add_column("s", justify="right", style="dim")
+    shown.add_column("token", max_width=_CELL, no_wrap=True)
+    for layer in layers:
+        shown.add_column(f"layer {layer}", max_width=_CELL, no_wrap=True)
+    shown.add_column("saturates", justify="right")
+    for t, token in enumerate(table.tokens):
+        start = table.times[t][0]
+        when = f"{start:.2f}" if math.isfinite(start) else ""
+        cells = [_cell(table, layer, t) for layer in layers]
+        shown.add_row(when, Text(visible(token), style="bold"), *cells, str(table.saturation[t]))
+    return shown
+
+
+def encoder_table(rows: tuple[EncoderRow, ...]) -> Table:
+    shown = _table("Encoder lens: what the decoder writes from each encoder layer")
+    shown.add_column("layer", justify="right")
+    shown.add_column("kind")
+    shown.add_column("log-prob", justify="right")
+    shown.add_column("text")
+    for layer, row in enumerate(rows):
+        text = row.text if len(row.text) <= 160 else f"{row.text[:150]} … ({len(row.text)} characters)"
+        shown.add_row(str(layer), row.category, f"{row.logprob:.2f}", Text(text))
+    return shown
+
+
+def chosen_layers(n_layers: int, room: int) -> list[int]:
+    """At most `room` (at least 2) of the layers, evenly spaced, the last among them."""
+    count = min(n_layers, max(room, 2))
+    return sorted({round(x) for x in np.linspace(0, n_layers - 1, count)})
+
+
+def visible(token: str) -> str:
+    """A token without its leading space; what else is invisible in it is shown."""
+    return token.removeprefix(" ").replace("\n", "↵").replace("\t", "⇥") or "␣"
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", title_style="", box=None, header_style="dim", pad_edge=False)
+
+
+def _cell(table: LogitTable, layer: int, t: int) -> Text:
+    p = math.exp(table.logprobs[layer, t, 0])
+    style = "green" if table.rank[layer, t] == 0 else ("" if p >= 0.1 else "dim")
+    return Text(visible(table.candidates[layer][t][0]), style=style)

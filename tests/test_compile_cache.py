@@ -1,0 +1,52 @@
+"""Where compiled programs are kept, and that a second process finds them."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments.compile_cache import cache_dir
+
+COMPILE = """
+import logging, sys, jax
+from experiments import compile_cache
+events = []
+jax.monitoring.register_event_listener(lambda name, **_: events.append(name))
+folder = compile_cache.enable()
+jax.jit(lambda x: x * 3 + 1)(1.0).block_until_ready()
+print(folder, sum("cache_hits" in name for name in events))
+"""
+
+
+def run(**environment: str) -> tuple[str, int]:
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("JAX", "XDG"))}
+    command = [sys.executable, "-c", COMPILE]
+    done = subprocess.run(command, env=inherited | environment, capture_output=True, text=True, timeout=120, check=True)
+    folder, hits = done.stdout.split()
+    return folder, int(hits)
+
+
+def test_the_second_process_compiles_nothing(tmp_path):
+    assert run(JAXASR_CACHE=str(tmp_path)) == (str(tmp_path / "xla"), 0)
+    assert list((tmp_path / "xla").iterdir())
+    assert run(JAXASR_CACHE=str(tmp_path))[1] > 0
+
+
+@pytest.mark.parametrize("off", ["off", "0", "OFF"])
+def test_switched_off(monkeypatch, off):
+    monkeypatch.setenv("JAXASR_CACHE", off)
+    assert cache_dir() is None
+
+
+def test_places(monkeypatch):
+    monkeypatch.delenv("JAXASR_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert cache_dir() == Path("/somewhere/jaxasr")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_dir() == Path.home() / ".cache" / "jaxasr"
+
+
+def test_a_folder_that_cannot_be_made_is_no_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert run(JAXASR_CACHE=str(tmp_path / "file" / "inside")) == ("None", 0)
