@@ -5,6 +5,7 @@ Axis letters: L layers, T tokens, K candidates, M mel bins, F mel frames.
 import base64
 import dataclasses
 import hashlib
+import itertools
 import math
 from importlib import resources
 from typing import Any
@@ -26,7 +27,7 @@ _LONG = 8  # characters of a candidate that may widen its column
 class LogitTable:
     """What every decoder layer would say at every generated token.
 
-    `times` holds start and end of each token in seconds, NaN where unknown; `rank` counts from 0;
+    `times` holds start and end of each token's word in seconds, NaN where unknown; `rank` counts from 0;
     `saturation` is the earliest layer from which the top candidate stays the final token.
     """
 
@@ -69,7 +70,7 @@ class LensPage:
 def render(page: LensPage) -> str:
     """The HTML file. All text is escaped; a content security policy forbids every load and every script but the page's own."""
     script = _template("lens.js")
-    columns = _columns(page.logit, page.seconds)
+    columns = _columns(page.logit.tokens, [_column_px(page.logit, t) for t in range(len(page.logit.tokens))])
     return _environment().get_template("lens.html").render(
         page=page,
         policy=_policy(script),
@@ -78,6 +79,7 @@ def render(page: LensPage) -> str:
         audio=audio_uri(page.audio),
         mel=mel_uri(page.mel),
         columns=columns,
+        links=_links(page.logit, columns, page.seconds),
         width=_width(columns),
         seconds_ticks=range(math.floor(page.seconds) + 1),
         rows=_rows(page.logit),
@@ -103,17 +105,22 @@ def summary(page: LensPage) -> dict[str, Any]:
     )
 
 
-def _columns(table: LogitTable, seconds: float) -> list[dict[str, Any]]:
-    """Per token: text, place of its column and of its time span, all in pixels from the left edge of the first column."""
-    widths = [_column_px(table, t) for t in range(len(table.tokens))]
-    total, left, columns = sum(widths), 0, []
-    for t, (width, (start, end)) in enumerate(zip(widths, np.asarray(table.times, float))):
-        known = math.isfinite(start) and math.isfinite(end)
-        span = (start / seconds * total, end / seconds * total) if known else None
-        token = table.tokens[t]
-        columns.append({"t": t, "token": token, "left": left, "width": width, "span": span, "word": token[:1].isspace()})
-        left += width
-    return columns
+def _columns(tokens: tuple[str, ...], widths: list[int]) -> list[dict[str, Any]]:
+    """Per token: its text and the place of its column, in pixels from the left edge of the first one."""
+    lefts = itertools.accumulate(widths, initial=0)
+    return [{"token": token, "left": left, "width": width} for token, left, width in zip(tokens, lefts, widths)]
+
+
+def _links(table: LogitTable, columns: list[dict[str, Any]], seconds: float) -> list[dict[str, Any]]:
+    """Per run of tokens said at one time (a word): those tokens, and from where on the spectrogram to which columns, in pixels."""
+    scale = _width(columns) / seconds
+    links = []
+    for (start, end), run in itertools.groupby(range(len(columns)), key=lambda t: tuple(table.times[t])):
+        if math.isfinite(start) and math.isfinite(end):
+            tokens = list(run)
+            right = columns[tokens[-1]]["left"] + columns[tokens[-1]]["width"]
+            links.append({"tokens": tokens, "span": (start * scale, end * scale), "columns": (columns[tokens[0]]["left"] + 1, right - 1)})
+    return links
 
 
 def _column_px(table: LogitTable, t: int) -> int:

@@ -49,8 +49,12 @@ def test_table_has_a_cell_for_every_layer_and_token(outline):
     assert saturated == sorted(layer * len(TOKENS) + t for t, layer in enumerate(fake_table().saturation))
 
 
-def test_only_timed_tokens_are_linked_to_the_spectrogram(outline):
-    assert [a["data-t"] for a, _ in outline.of("path") if "data-t" in a] == ["0", "1", "2", "3"]
+def test_words_are_linked_to_the_spectrogram_where_their_time_is_known(outline):
+    assert [a["data-from"] for a, _ in outline.of("path") if "data-from" in a] == ["0", "1", "2", "3"]
+    table = fake_table()
+    table.times[1:3] = table.times[1], table.times[1]
+    paths = Outline(render(fake_page(logit=table))).of("path")
+    assert [(a["data-from"], a["data-to"]) for a, _ in paths if "data-from" in a] == [("0", "0"), ("1", "2"), ("3", "3")]
 
 
 def test_encoder_rows_are_whole_and_long_ones_fold(outline):

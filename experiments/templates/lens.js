@@ -13,10 +13,13 @@
   const left = (s) => `${(100 * s) / data.seconds}%`;
   const tokenAt = (s) => data.times.findIndex(([a, b]) => a !== null && a <= s && s < b);
 
+  const links = [...document.querySelectorAll(".links path")];
+  const holds = (link, t) => Number(link.dataset.from) <= t && t <= Number(link.dataset.to);
+
   function mark(t, name) {
-    document.querySelectorAll(`.${name}[data-t]`).forEach((e) => e.classList.remove(name));
-    if (t < 0 || t === undefined) return;
-    document.querySelectorAll(`[data-t="${t}"]`).forEach((e) => e.classList.add(name));
+    links.forEach((link) => link.classList.toggle(name, holds(link, t)));
+    grid.querySelectorAll(`.${name}`).forEach((e) => e.classList.remove(name));
+    grid.querySelectorAll(`[data-t="${t}"]`).forEach((e) => e.classList.add(name));
   }
 
   function showTime() {
