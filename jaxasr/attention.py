@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxasr.cache import Cache
+from jaxasr.cache import Cache, Past
 from jaxasr.config import Config
 from jaxasr.taps import Tap
 
@@ -47,14 +47,15 @@ def tap_keys_values(tap: Tap, k: Heads, v: Heads, positions: Int[Array, "B S"]) 
     return _swap(tap("k", _swap(k), positions)), _swap(tap("v", _swap(v), positions))
 
 
-def self_attention(attn: Attention, x: Float[Array, "B T D"], mask: Mask | None, cache: Cache | None, tap: Tap) -> tuple[Float[Array, "B T D"], Cache | None]:
-    """Attention over `x` itself and, when there is a cache, over what came before it."""
+def self_attention(
+    attn: Attention, x: Float[Array, "B T D"], mask: Mask | None, past: Past | None, cache: Cache | None, tap: Tap
+) -> tuple[Float[Array, "B T D"], Past | None]:
+    """Attention over `x` itself and, when there is a cache, over this layer's past."""
     k, v = tap_keys_values(tap, *attn.keys_values(x), tap.positions)
-    keys = tap.positions
-    if cache is not None:
-        cache = cache.write(tap.layer, k, v)
-        k, v, keys = *cache.read(tap.layer), cache.positions
-    return attn(x, k, v, mask, keys, tap), cache
+    if past is None or cache is None:
+        return attn(x, k, v, mask, tap.positions, tap), None
+    past = past.append(cache.start, k, v)
+    return attn(x, past.k, past.v, mask, cache.positions, tap), past
 
 
 def cross_attention(attn: Attention, x: Float[Array, "B T D"], k: Heads, v: Heads, tap: Tap) -> Float[Array, "B T D"]:

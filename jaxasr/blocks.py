@@ -5,7 +5,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxasr.attention import Attention, Heads, Mask, cross_attention, linear, self_attention
-from jaxasr.cache import Cache
+from jaxasr.cache import Cache, Past
 from jaxasr.config import Config
 from jaxasr.taps import Tap
 
@@ -38,16 +38,22 @@ class Block(nnx.Module):
         self.mlp, self.mlp_ln = Mlp(config, n_state, rngs), layer_norm(config, n_state, rngs)
 
     def __call__(
-        self, x: Float[Array, "B T D"], tap: Tap, mask: Mask | None = None, cache: Cache | None = None, cross: tuple[Heads, Heads] | None = None
-    ) -> tuple[Float[Array, "B T D"], Cache | None]:
+        self,
+        x: Float[Array, "B T D"],
+        tap: Tap,
+        mask: Mask | None = None,
+        past: Past | None = None,
+        cache: Cache | None = None,
+        cross: tuple[Heads, Heads] | None = None,
+    ) -> tuple[Float[Array, "B T D"], Past | None]:
         x = tap("resid_pre", x)
-        attn_out, cache = self_attention(self.attn, self.attn_ln(x), mask, cache, tap.within("attn"))
+        attn_out, past = self_attention(self.attn, self.attn_ln(x), mask, past, cache, tap.within("attn"))
         x = tap("resid_mid", x + tap("attn_out", attn_out))
         if cross is not None:
             cross_attn_out = cross_attention(self.cross_attn, self.cross_attn_ln(x), *cross, tap.within("cross_attn"))
             x = tap("resid_mid_cross", x + tap("cross_attn_out", cross_attn_out))
         mlp_out = self.mlp(self.mlp_ln(x), tap.within("mlp"))
-        return tap("resid_post", x + tap("mlp_out", mlp_out)), cache
+        return tap("resid_post", x + tap("mlp_out", mlp_out)), past
 
 
 def stack(config: Config, n_layer: int, n_state: int, n_head: int, cross: bool, rngs: nnx.Rngs) -> Block:

@@ -17,26 +17,30 @@ class Memory:
 
 
 @flax.struct.dataclass
-class Cache:
-    """Self-attention keys and values of the tokens so far, stacked over layers, with room for those to come."""
+class Past:
+    """One layer's self-attention keys and values of the tokens so far, with room for those to come."""
 
-    k: Float[Array, "L B H S Dh"]
-    v: Float[Array, "L B H S Dh"]
+    k: Float[Array, "B H S Dh"]
+    v: Float[Array, "B H S Dh"]
+
+    def append(self, start: Int[Array, ""], k: Float[Array, "B H T Dh"], v: Float[Array, "B H T Dh"]) -> "Past":
+        where = (0, 0, start, 0)
+        return Past(jax.lax.dynamic_update_slice(self.k, k, where), jax.lax.dynamic_update_slice(self.v, v, where))
+
+
+@flax.struct.dataclass
+class Cache:
+    """Every layer's `Past` (stacked, or a tuple), and what all layers share: the absolute position in each slot."""
+
+    past: Past | tuple[Past, ...]
     positions: Int[Array, "B S"]
     start: Int[Array, ""]  # the slot of the first token of the pass under way
 
     @classmethod
     def empty(cls, n_layer: int, batch: int, n_head: int, size: int, d_head: int, dtype: str) -> "Cache":
         zeros = jnp.zeros((n_layer, batch, n_head, size, d_head), dtype)
-        return cls(zeros, zeros, jnp.full((batch, size), _NOT_YET, jnp.int32), jnp.int32(0))
+        return cls(Past(zeros, zeros), jnp.full((batch, size), _NOT_YET, jnp.int32), jnp.int32(0))
 
     def at(self, start: Int[Array, ""], positions: Int[Array, "B T"]) -> "Cache":
         """The cache as the tokens at `positions` enter it, in the slots from `start` on."""
         return self.replace(start=start, positions=jax.lax.dynamic_update_slice(self.positions, positions, (0, start)))
-
-    def write(self, layer: Int[Array, ""], k: Float[Array, "B H T Dh"], v: Float[Array, "B H T Dh"]) -> "Cache":
-        where = (layer, 0, 0, self.start, 0)
-        return self.replace(k=jax.lax.dynamic_update_slice(self.k, k[None], where), v=jax.lax.dynamic_update_slice(self.v, v[None], where))
-
-    def read(self, layer: Int[Array, ""]) -> tuple[Float[Array, "B H S Dh"], Float[Array, "B H S Dh"]]:
-        return self.k[layer], self.v[layer]

@@ -7,7 +7,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxasr.blocks import Block, layer_norm, stack
-from jaxasr.cache import Cache, Memory
+from jaxasr.cache import Cache, Memory, Past
 from jaxasr.config import Config
 from jaxasr.stack import run_stack
 from jaxasr.taps import Edits, Readout, Tap
@@ -44,24 +44,36 @@ class Decoder(nnx.Module):
         edits: Edits,
         readout: Readout,
         cache: Cache | None = None,
+        blocks: Any = None,
         unroll: int = 1,
     ) -> tuple[Float[Array, "B T D"], Cache | None, Tap, dict[str, Any]]:
-        """Embedding and layers. The tap holds what lies outside the layers; `head` goes on with it."""
+        """Embedding and layers. The tap holds what lies outside the layers; `head` goes on with it.
+
+        `blocks`, `memory` and `cache` may be unstacked, all three (`unstacked`).
+        """
         tap = Tap("decoder.", edits, readout, jnp.int32(-1), positions)
         x = tap("embed", self.embed(tokens, positions))
         mask = causal_mask(positions, positions if cache is None else cache.positions)
 
-        def step(block: Block, cross: tuple[Array, Array], carry: tuple[Array, Cache | None], tap: Tap) -> tuple[Array, Cache | None]:
-            x, cache = carry
-            return block(x, tap, mask, cache, cross)
+        def step(block: Block, extra: tuple, x: Array, tap: Tap) -> tuple[Array, Past | None]:
+            cross, past = extra
+            return block(x, tap, mask, past, cache, cross)
 
-        (x, cache), acts = run_stack(
-            self.blocks, (x, cache), step, stack="decoder", positions=positions, edits=edits, readout=readout, extra=(memory.k, memory.v), unroll=unroll
+        blocks = self.blocks if blocks is None else blocks
+        extra = _per_layer((memory.k, memory.v), None if cache is None else cache.past, blocks)
+        x, past, acts = run_stack(
+            blocks, x, step, stack="decoder", positions=positions, edits=edits, readout=readout, extra=extra, unroll=unroll
         )
-        return x, cache, tap, acts
+        return x, cache and cache.replace(past=past), tap, acts
 
     def head(self, x: Float[Array, "B T D"], tap: Tap) -> Float[Array, "B T V"]:
         return tap("logits", self.unembed(tap("ln", self.ln(x))))
+
+
+def _per_layer(cross: Any, past: Any, blocks: Any) -> Any:
+    if not isinstance(blocks, tuple):
+        return cross, past
+    return tuple(zip(zip(*cross, strict=True), past, strict=True))
 
 
 def causal_mask(queries: Int[Array, "B T"], keys: Int[Array, "B S"]) -> Bool[Array, "B 1 T S"]:

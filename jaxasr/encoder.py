@@ -40,7 +40,7 @@ class Encoder(nnx.Module):
         positions = _frames(batch, frames)
         tap = Tap("encoder.", edits, readout, jnp.int32(-1), positions)
         x = self.stem(mel, tap)
-        x, acts = run_stack(self.blocks, x, _step, stack="encoder", positions=positions, edits=edits, readout=readout, unroll=unroll)
+        x, _, acts = run_stack(self.blocks, x, _step, stack="encoder", positions=positions, edits=edits, readout=readout, unroll=unroll)
         x = tap("ln_post", self.ln_post(x))
         return x, acts | readout(tap.acts)
 
@@ -56,5 +56,5 @@ def _frames(batch: int, n: int) -> Array:
     return jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32), (batch, n))
 
 
-def _step(block: Callable, extra: Any, x: Array, tap: Tap) -> Array:
-    return block(x, tap)[0]
+def _step(block: Callable, extra: Any, x: Array, tap: Tap) -> tuple[Array, None]:
+    return block(x, tap)

@@ -14,6 +14,7 @@ from jaxasr import compiled, sites
 from jaxasr.cache import Cache, Memory
 from jaxasr.config import Config
 from jaxasr.model import Whisper, exactly
+from jaxasr.stack import unstack
 from jaxasr.taps import NOTHING, Edits, Tap, check, is_traced
 
 Rules = Callable[[Float[Array, "B V"], Int[Array, "B T"], Int[Array, ""], int], Float[Array, "B V"]]
@@ -69,13 +70,14 @@ def generate(
     positions: Int[Array, "B T0"] | None = None,
     eot: int | None = None,
     no_speech: tuple[int, int] | None = None,
-    unroll: int = 1,
+    unroll: bool | None = None,
 ) -> Generation:
     """Generates up to `max_new_tokens` after `prompt`, greedily, or sampled when `temperature` > 0.
 
     Shapes: prompt int [B, T0]; rows of different length are padded on the left, with negative `positions` there.
     `rules(logits, tokens, n_tokens, n_prompt)` changes the logits of the next token; `no_speech = (column, id)` asks for the
     probability of token `id` after that column of the prompt. Edits act at their absolute position, in the prompt and after.
+    `unroll` (default: up to 12 layers) loops over layers instead of scanning: slower to compile, but then no step copies a weight.
     Usable under `jit` and `vmap` (a batch of edits shares one memory); compiled once for each structure otherwise.
 
     Raises ValueError when prompt and new tokens exceed the decoder's context, for unknown ids, and for edits that cannot fire.
@@ -86,6 +88,7 @@ def generate(
         raise ValueError(f"eot: a vocabulary of {model.config.n_vocab} is not a released one; pass the id of its end-of-text token as eot=.")
     specs = functools.partial(sites.spec, model.config, batch=prompt.shape[0], n_tokens=prompt.shape[1] + max_new_tokens)
     taps = check("decoder", edits, None, lambda site: specs(site=site))[0], rules
+    unroll = model.config.n_text_layer <= 12 if unroll is None else unroll
     request = Request(prompt, positions, memory, jnp.float32(temperature), jax.random.key(0) if key is None else key)
     return compiled.call(_generate, model, request, taps=taps, n_new=max_new_tokens, eot=eot, no_speech=no_speech, unroll=unroll)
 
@@ -102,7 +105,7 @@ def _check(model: Whisper, memory: Memory, prompt: Any, positions: Any, max_new_
 
 
 def _generate(
-    model: Whisper, request: Request, taps: tuple[Edits, Rules | None], *, n_new: int, eot: int, no_speech: tuple[int, int] | None, unroll: int
+    model: Whisper, request: Request, taps: tuple[Edits, Rules | None], *, n_new: int, eot: int, no_speech: tuple[int, int] | None, unroll: bool
 ) -> Generation:
     edits, rules = taps
     batch, n_prompt = request.prompt.shape
@@ -124,48 +127,56 @@ def _generate(
         tokens = jax.lax.dynamic_update_slice(tokens, token[:, None], (0, n))
         logprobs = jax.lax.dynamic_update_slice(logprobs, logprob[:, None], (0, n - n_prompt))
         positions = request.positions[:, -1:] + 1 + n - n_prompt
-        logits, cache, _ = advance(model, token[:, None], positions, request.memory, cache, n, edits, unroll=unroll)
+        logits, cache, _ = decoder.advance(token[:, None], positions, cache, n)
         return n + 1, tokens, logprobs, done | (token == eot), cache, logits
 
     with exactly(model):
-        cache = empty_cache(model, batch, n_prompt + n_new)
-        logits, cache, quiet = advance(model, request.prompt, request.positions, request.memory, cache, jnp.int32(0), edits, no_speech, unroll=unroll)
+        decoder = Steps.of(model, request.memory, edits, unroll)
+        cache = decoder.empty_cache(batch, n_prompt + n_new)
+        logits, cache, quiet = decoder.advance(request.prompt, request.positions, cache, jnp.int32(0), no_speech)
         state = jnp.int32(n_prompt), tokens, jnp.zeros((batch, n_new), logits.dtype), jnp.zeros(batch, bool), cache, logits
         _, tokens, logprobs, *_ = jax.lax.while_loop(going, step, state)
     tokens = tokens[:, n_prompt:]
     return Generation(tokens, (jnp.cumsum(tokens == eot, -1) == 0).sum(-1), logprobs, quiet)
 
 
-def empty_cache(model: Whisper, batch: int, size: int) -> Cache:
-    c = model.config
-    return Cache.empty(c.n_text_layer, batch, c.n_text_head, size, c.n_text_state // c.n_text_head, c.dtype)
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """The decoder of one generation: what stays the same from step to step."""
 
+    model: Whisper
+    memory: Memory
+    edits: Edits
+    blocks: Any
 
-def advance(
-    model: Whisper,
-    tokens: Int[Array, "B T"],
-    positions: Int[Array, "B T"],
-    memory: Memory,
-    cache: Cache,
-    start: Int[Array, ""],
-    edits: Edits,
-    no_speech: tuple[int, int] | None = None,
-    *,
-    unroll: int = 1,
-) -> tuple[Float[Array, "B V"], Cache, Float[Array, "B"]]:
-    """Feeds `tokens` into the slots from `start` on: logits after the last one, the cache, and the no-speech probability."""
-    x, cache, tap, _ = model.decoder.residual(tokens, positions, memory, edits, NOTHING, cache.at(start, positions), unroll)
-    logits = _logits(model, x, tap, tokens.shape[1] - 1)
-    if no_speech is None:
-        return logits, cache, jnp.full(tokens.shape[0], jnp.nan)
-    column, token = no_speech
-    return logits, cache, jax.nn.softmax(_logits(model, x, tap, column))[:, token]
+    @classmethod
+    def of(cls, model: Whisper, memory: Memory, edits: Edits, unroll: bool) -> "Steps":
+        blocks = model.decoder.blocks
+        if not unroll:
+            return cls(model, memory, edits, blocks)
+        return cls(model, memory.replace(k=unstack(memory.k), v=unstack(memory.v)), edits, unstack(blocks))
 
+    def empty_cache(self, batch: int, size: int) -> Cache:
+        c = self.model.config
+        cache = Cache.empty(c.n_text_layer, batch, c.n_text_head, size, c.n_text_state // c.n_text_head, c.dtype)
+        return cache.replace(past=unstack(cache.past)) if isinstance(self.blocks, tuple) else cache
 
-def _logits(model: Whisper, x: Array, tap: Tap, column: int) -> Float[Array, "B V"]:
-    """Only the wanted column is unembedded, at its own position."""
-    here = slice(column, column + 1)
-    return model.decoder.head(x[:, here], dataclasses.replace(tap, positions=tap.positions[:, here], acts={}))[:, 0]
+    def advance(
+        self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"], cache: Cache, start: Int[Array, ""], no_speech: tuple[int, int] | None = None
+    ) -> tuple[Float[Array, "B V"], Cache, Float[Array, "B"]]:
+        """Feeds `tokens` into the slots from `start` on: logits after the last one, the cache, and the no-speech probability."""
+        cache = cache.at(start, positions)
+        x, cache, tap, _ = self.model.decoder.residual(tokens, positions, self.memory, self.edits, NOTHING, cache, self.blocks)
+        logits = self._logits(x, tap, tokens.shape[1] - 1)
+        if no_speech is None:
+            return logits, cache, jnp.full(tokens.shape[0], jnp.nan)
+        column, token = no_speech
+        return logits, cache, jax.nn.softmax(self._logits(x, tap, column))[:, token]
+
+    def _logits(self, x: Float[Array, "B T D"], tap: Tap, column: int) -> Float[Array, "B V"]:
+        """Only the wanted column is unembedded, at its own position."""
+        here = slice(column, column + 1)
+        return self.model.decoder.head(x[:, here], dataclasses.replace(tap, positions=tap.positions[:, here], acts={}))[:, 0]
 
 
 def _choose(logits: Float[Array, "B V"], temperature: Float[Array, ""], key: Array) -> Int[Array, "B"]:

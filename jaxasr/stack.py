@@ -1,30 +1,52 @@
 """The one loop over layers."""
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Int
 
-from jaxasr.blocks import Block
 from jaxasr.taps import Edits, Readout, Tap
+
+Step = Callable[[Any, Any, Any, Tap], tuple[Any, Any]]
 
 
 def n_layers(blocks: Any) -> int:
-    return jax.tree.leaves(blocks)[0].shape[0]
+    return len(blocks) if isinstance(blocks, tuple) else jax.tree.leaves(blocks)[0].shape[0]
+
+
+def unstack(stacked: Any) -> tuple[Any, ...]:
+    """A tuple with one pytree a layer. A loop over tokens that closes over it slices the weights once, not at every token."""
+    return tuple(jax.tree.map(lambda x: x[layer], stacked) for layer in range(n_layers(stacked)))
 
 
 def run_stack(
-    blocks: Block, carry: Any, step: Callable[[Block, Any, Any, Tap], Any], *, stack: str, positions: Any, edits: Edits, readout: Readout, extra: Any = (), unroll: int = 1
-) -> tuple[Any, dict[str, Any]]:
-    """Carries `carry` through stacked `blocks`: `carry = step(block, extra of the layer, carry, tap)`, and stacks what `readout` keeps.
+    blocks: Any, x: Any, step: Step, *, stack: str, positions: Int[Array, "B T"], edits: Edits, readout: Readout, extra: Any = (), unroll: int = 1
+) -> tuple[Any, Any, dict[str, Any]]:
+    """Carries `x` through the layers: `x, out = step(block, extra of the layer, x, tap)`.
 
-    `extra` is a pytree with a leading [layers] axis. The readout acts in the body: what it drops is never stacked.
+    Returns the last `x`, every `out`, and what `readout` keeps, both stacked. `blocks` and `extra` are pytrees with a
+    leading [layers] axis, scanned; or, both, tuples with one pytree a layer (`unstack`), looped over, and then every
+    `out` comes back as a tuple. The readout acts in the body: what it drops is never stacked.
     """
 
-    def body(carry: Any, layer: Any) -> tuple[Any, dict[str, Any]]:
+    def body(x: Any, layer: Any) -> tuple[Any, tuple[Any, dict[str, Any]]]:
         index, block, extra = layer
         tap = Tap(f"{stack}.", edits, readout, index, positions)
-        carry = step(block, extra, carry, tap)
-        return carry, readout(tap.acts)
+        x, out = step(block, extra, x, tap)
+        return x, (out, readout(tap.acts))
 
-    return jax.lax.scan(body, carry, (jnp.arange(n_layers(blocks), dtype=jnp.int32), blocks, extra), unroll=unroll)
+    index = jnp.arange(n_layers(blocks), dtype=jnp.int32)
+    if isinstance(blocks, tuple):
+        return _loop(body, x, list(zip(index, blocks, extra or [()] * len(blocks), strict=True)))
+    x, (outs, acts) = jax.lax.scan(body, x, (index, blocks, extra), unroll=unroll)
+    return x, outs, acts
+
+
+def _loop(body: Callable, x: Any, layers: Sequence[Any]) -> tuple[Any, Any, dict[str, Any]]:
+    results = []
+    for layer in layers:
+        x, result = body(x, layer)
+        results.append(result)
+    outs, acts = zip(*results, strict=True)
+    return x, outs, jax.tree.map(lambda *a: jnp.stack(a), *acts)
