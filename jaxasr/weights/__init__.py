@@ -4,6 +4,6 @@ from jaxasr.weights.assemble import assemble
 from jaxasr.weights.checkpoint import Checkpoint
 from jaxasr.weights.errors import WeightsError
 from jaxasr.weights.resolve import read_checkpoint
-from jaxasr.weights.save import save
+from jaxasr.weights.saving import save
 
 __all__ = ["ALIGNMENT_HEADS", "Checkpoint", "WeightsError", "assemble", "read_checkpoint", "save"]

@@ -34,4 +34,5 @@ def fetched(repository: str, remedy: str) -> Path:
         return Path(snapshot_download(repository, allow_patterns=_WANTED))
     except Exception as problem:  # anything from the network: DNS, proxy, 401 for a repository that does not exist
         reason = f"{type(problem).__name__}: {str(problem).strip().partition(chr(10))[0][:200]}"
-        raise WeightsError(f"{repository}: expected it in the Hugging Face cache or on the hub, found neither ({reason}). {remedy}") from problem
+        said = f"{repository}: expected it in the Hugging Face cache or on the hub, found neither ({reason}). {remedy}"
+        raise WeightsError(said) from problem

@@ -1,0 +1,95 @@
+"""`save` writes what `read_checkpoint` reads, whole or not at all."""
+import json
+
+import checkpoints
+import jax
+import numpy as np
+import pytest
+
+from jaxasr.config import SIZES, Config
+from jaxasr.weights import WeightsError, assemble, read_checkpoint, save, saving
+from jaxasr.weights.huggingface import from_openai, to_openai
+
+
+@pytest.fixture
+def read(tmp_path):
+    return read_checkpoint(checkpoints.write_ct2(tmp_path / "ct2", checkpoints.random_tensors()))
+
+
+@pytest.mark.parametrize("param_dtype", ["float32", "float16", "bfloat16"])
+def test_round_trip_is_bitwise_in_the_stored_type(read, param_dtype, tmp_path):
+    model = assemble(read, param_dtype=param_dtype)
+    again = read_checkpoint(save(model, tmp_path / "out"))
+    assert {entry.dtype for entry in again.tensors.entries.values()} == {param_dtype}
+    assert jax.tree.all(jax.tree.map(np.array_equal, model, assemble(again, param_dtype=param_dtype)))
+
+
+def test_knowledge_of_the_checkpoint_travels_along(read, tmp_path):
+    (read.source / "tokenizer.json").write_text('{"a": 1}')
+    read = read_checkpoint(read.source)
+    again = read_checkpoint(save(assemble(read), tmp_path / "out", checkpoint=read))
+    for field in ("config", "alignment_heads", "suppress_ids", "suppress_ids_begin"):
+        assert getattr(again, field) == getattr(read, field), field
+    assert again.tokenizer_file.read_text() == '{"a": 1}'
+
+
+def test_a_recogniser_brings_its_model_and_checkpoint(read, tmp_path):
+    class Recogniser:
+        model, checkpoint = assemble(read), read
+
+    assert read_checkpoint(save(Recogniser(), tmp_path / "out")).alignment_heads == read.alignment_heads
+
+
+def test_an_occupied_folder_is_left_alone(read, tmp_path):
+    (tmp_path / "out").mkdir()
+    save(assemble(read), tmp_path / "out")
+    before = (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns
+    with pytest.raises(WeightsError, match="new or empty folder"):
+        save(assemble(read), tmp_path / "out")
+    assert (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_failure_leaves_nothing_behind(read, tmp_path, monkeypatch):
+    def full_disk(*_: object, **__: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(saving, "save_file", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        save(assemble(read), tmp_path / "deep" / "out")
+    assert list((tmp_path / "deep").iterdir()) == []
+
+
+def test_widths_that_the_format_cannot_say():
+    with pytest.raises(WeightsError, match="one d_model"):
+        saving.config_json(Config(5, 7, 12, 3, 2, 17, 11, 14, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        # openai/whisper-{size}/generation_config.json on the hub
+        ("tiny.en", {"decoder_start_token_id": 50257, "eos_token_id": 50256, "no_timestamps_token_id": 50362, "prev_sot_token_id": 50360}),
+        ("tiny", {"decoder_start_token_id": 50258, "eos_token_id": 50257, "no_timestamps_token_id": 50363, "prev_sot_token_id": 50361}),
+        ("large-v3", {"decoder_start_token_id": 50258, "eos_token_id": 50257, "no_timestamps_token_id": 50364, "prev_sot_token_id": 50362}),
+    ],
+)
+def test_control_tokens(size, expected):
+    said = saving.generation_json(SIZES[size], None)
+    assert {key: said[key] for key in expected} == expected
+    assert said["is_multilingual"] == (size != "tiny.en")
+    if size == "large-v3":
+        assert (said["lang_to_id"]["<|en|>"], said["lang_to_id"]["<|yue|>"]) == (50259, 50358)
+        assert said["task_to_id"] == {"translate": 50359, "transcribe": 50360}
+
+
+def test_names_are_a_bijection():
+    names = checkpoints.shapes()
+    assert [to_openai(from_openai(name)) for name in names] == list(names)
+    assert {from_openai(name) for name in names} == {checkpoints._hf_name(name) for name in names}
+
+
+def test_files_are_readable_json(read, tmp_path):
+    out = save(assemble(read), tmp_path / "out")
+    for file in out.glob("*.json"):
+        assert json.loads(file.read_text())
+    assert not list(tmp_path.glob(".*"))

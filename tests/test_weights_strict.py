@@ -1,0 +1,204 @@
+"""What does not fit is named, all of it; what is damaged is an error, and never more than an error."""
+import json
+import os
+import pickle
+import tracemalloc
+import zipfile
+
+import checkpoints
+import numpy as np
+import pytest
+from checkpoints import TINY, WRITERS
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from jaxasr.weights import WeightsError, assemble, read_checkpoint
+from jaxasr.weights.resolve import read_path
+
+
+@pytest.mark.parametrize("form", ["huggingface", "sharded", "openai"])
+def test_error_lists_everything_that_does_not_fit(form, tmp_path):
+    tensors = checkpoints.random_tensors()
+    missing = ["encoder.conv1.bias", "decoder.blocks.2.cross_attn.key.weight"]
+    for name in missing:
+        del tensors[name]
+    tensors["decoder.blocks.1.mlp.0.weight"] = np.zeros((48, 11), np.float32)
+    tensors["encoder.ln_post.bias"] = np.zeros((13,), np.float32)
+    tensors["decoder.blocks.3.mlp.0.bias"] = np.zeros((48,), np.float32)
+    read = read_checkpoint(WRITERS[form](tmp_path / "m", tensors))
+    with pytest.raises(WeightsError) as caught:
+        assemble(read)
+    said = str(caught.value)
+    assert "missing (2)" in said
+    assert all(name in said for name in missing)
+    assert "left over (1): decoder.blocks.3.mlp.0.bias [48]" in said
+    assert "of another shape (2)" in said
+    assert "decoder.blocks.1.mlp.0.weight: expected [48, 12], found [48, 11]" in said
+    assert "encoder.ln_post.bias: expected [12], found [13]" in said
+    assert str(read.source) in said
+
+
+def test_nothing_is_read_before_the_check(tmp_path):
+    """A configuration that claims far more than the file holds costs no memory."""
+    folder = checkpoints.write_hf(tmp_path / "hf", checkpoints.random_tensors())
+    claimed = checkpoints.hf_config(TINY.replace(n_vocab=1 << 20, n_audio_state=1 << 14, n_audio_head=2, n_audio_layer=200))
+    (folder / "config.json").write_text(json.dumps(claimed))
+    tracemalloc.start()
+    with pytest.raises(WeightsError, match="of another shape"):
+        assemble(read_checkpoint(folder))
+    assert tracemalloc.get_traced_memory()[1] < 100e6
+    tracemalloc.stop()
+
+
+# --- a pickle that wants to run code ---
+
+
+class _Attack:
+    def __init__(self, command: str):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+def _attacks(command: str) -> dict[str, bytes]:
+    found = {f"protocol {p}": pickle.dumps({"dims": {}, "model_state_dict": _Attack(command)}, protocol=p) for p in range(6)}
+    text = checkpoints.p_str(command)
+    found |= {
+        "global": b"\x80\x02cos\nsystem\n" + checkpoints.p_tuple(text) + b"R.",
+        "eval": b"\x80\x02cbuiltins\neval\n" + checkpoints.p_tuple(text) + b"R.",
+        "stack global": b"\x80\x04\x8c\x05posix\x8c\x06system\x93" + checkpoints.p_tuple(text) + b"R.",
+        "inst": b"(S'" + command.encode() + b"'\nios\nsystem\n.",
+        "obj": b"(cos\nsystem\n" + text + b"o.",
+        "newobj": b"\x80\x02csubprocess\nPopen\n" + checkpoints.p_tuple(text) + b"\x81.",
+        "build": b"\x80\x02ctorch\nFloatStorage\n}" + checkpoints.p_str("__setstate__") + b"cos\nsystem\nsb.",
+        "dotted": b"\x80\x04\x8c\x0ctorch._utils\x8c\x0cos.system...\x93" + checkpoints.p_tuple(text) + b"R.",
+        "through torch": b"\x80\x02ctorch._utils\nos.system\n" + checkpoints.p_tuple(text) + b"R.",
+    }
+    return found
+
+
+@pytest.mark.parametrize("attack", _attacks(""))
+def test_a_pickle_never_runs_code(attack, tmp_path):
+    marker = tmp_path / "was-here"
+    pickled = _attacks(f"echo > {marker}")[attack]
+    checkpoints.write_pt_raw(tmp_path / "evil.pt", pickled, {})
+    with pytest.raises(WeightsError, match=r"evil\.pt: expected"):
+        read_checkpoint(tmp_path / "evil.pt")
+    assert not marker.exists()
+
+
+def test_a_bare_pickle_of_old_torch_is_refused_unread(tmp_path):
+    marker = tmp_path / "was-here"
+    (tmp_path / "old.pt").write_bytes(pickle.dumps(_Attack(f"echo > {marker}")))
+    with pytest.raises(WeightsError, match="zip"):
+        read_checkpoint(tmp_path / "old.pt")
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        b"\x80\x02}r\xff\xff\xff\xff.",  # memo index 2**32: a list of it would take 32 GB
+        b"\x80\x04\x8e" + b"\xff" * 7 + b"\x7f.",  # 2**63 bytes
+        b"\x80\x04\x96" + b"\x00" * 5 + b"\x10\x00\x00.",  # a bytearray of 2**44
+        b"\x80\x02" + b"\x86" * 3 + b".",
+        b"\x80\x02" + b"(" * 50_000 + b".",
+        b"\x80\x02]" + b"]" * 50_000 + b"a" * 50_000 + b".",  # lists in lists in lists
+        b"",
+        b".",
+        b"\x80\x02}",
+    ],
+)
+def test_a_pickle_that_would_exhaust_the_machine(pickled, tmp_path):
+    path = checkpoints.write_pt_raw(tmp_path / "m.pt", pickled, {})
+    tracemalloc.start()
+    with pytest.raises(WeightsError):
+        read_checkpoint(path)
+    assert tracemalloc.get_traced_memory()[1] < 50e6
+    tracemalloc.stop()
+
+
+def test_a_zip_bomb_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "m.pt", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("tiny/data.pkl", bytes(50_000_000))
+    with pytest.raises(WeightsError, match="without compression"):
+        read_checkpoint(tmp_path / "m.pt")
+
+
+# --- truncated and bit-flipped files ---
+
+_CONFIG = TINY.replace(n_audio_layer=1, n_text_layer=1)
+_DAMAGED = {
+    "huggingface": ("model.safetensors", checkpoints.write_hf),
+    "configuration": ("config.json", checkpoints.write_hf),
+    "generation": ("generation_config.json", checkpoints.write_hf),
+    "index": ("model.safetensors.index.json", lambda folder, tensors, config: checkpoints.write_hf(folder, tensors, config, shards=2)),
+    "ctranslate2": ("model.bin", checkpoints.write_ct2),
+    "openai": ("m.pt", lambda folder, tensors, config: checkpoints.write_pt(folder / "m.pt", tensors, config).parent),
+}
+
+
+@pytest.fixture(scope="module", params=_DAMAGED)
+def victim(request, tmp_path_factory):
+    """A folder, the file in it that will be damaged, and what that file holds."""
+    file, write = _DAMAGED[request.param]
+    folder = write(tmp_path_factory.mktemp("victim") / request.param, checkpoints.random_tensors(_CONFIG), _CONFIG)
+    assert _survives(folder)
+    return folder, folder / file, (folder / file).read_bytes()
+
+
+def _survives(folder) -> bool:
+    """Reads all there is. True when it could be read, False when it was refused; anything else is the test's failure."""
+    problem = None
+    tracemalloc.start()
+    try:
+        read = read_path(folder)
+        for name in read.tensors:
+            assert read.tensors[name].shape == read.tensors.shape(name)
+    except WeightsError as refused:
+        problem = str(refused)
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 30e6, f"{peak / 1e6:.0f} MB for a file of kilobytes"
+    assert problem is None or (str(folder) in problem and "expected" in problem)
+    return problem is None
+
+
+_FUZZ = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@_FUZZ
+@given(data=st.data())
+def test_a_truncated_file_is_refused(victim, data):
+    folder, file, whole = victim
+    file.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
+    assert not _survives(folder)
+
+
+@_FUZZ
+@given(data=st.data())
+def test_a_file_with_flipped_bits_never_does_harm(victim, data):
+    folder, file, whole = victim
+    damaged = bytearray(whole)
+    # Headers stand at either end: half of the flips go there, where data would otherwise get nearly all of them.
+    ends = st.one_of(st.integers(0, min(600, len(whole) - 1)), st.integers(max(len(whole) - 6000, 0), len(whole) - 1))
+    for at in data.draw(st.lists(st.one_of(ends, st.integers(0, len(whole) - 1)), min_size=1, max_size=4)):
+        damaged[at] ^= 1 << data.draw(st.integers(0, 7))
+    file.write_bytes(damaged)
+    _survives(folder)
+
+
+@_FUZZ
+@given(data=st.data())
+def test_a_damaged_pickle_in_a_whole_zip_never_does_harm(tmp_path_factory, data):
+    """Past the CRC: as an attacker, not an accident, would write it."""
+    tensors = checkpoints.random_tensors(_CONFIG)
+    state = {name: checkpoints.p_tensor(str(i), array) for i, (name, array) in enumerate(tensors.items())}
+    pickled = bytearray(checkpoints.p_checkpoint(state, _CONFIG))
+    for _ in range(data.draw(st.integers(1, 5))):
+        pickled[data.draw(st.integers(0, len(pickled) - 1))] = data.draw(st.integers(0, 255))
+    folder = tmp_path_factory.mktemp("pickle")
+    checkpoints.write_pt_raw(folder / "m.pt", bytes(pickled), {str(i): array.tobytes() for i, array in enumerate(tensors.values())})
+    _survives(folder)
