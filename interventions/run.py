@@ -1,0 +1,42 @@
+"""What goes through the model: a recording, heard or still to be heard, and the tokens said about it."""
+from typing import Any
+
+import flax.struct
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxasr.cache import Memory
+from jaxasr.model import Whisper
+from jaxasr.taps import Edits, Readout
+
+
+@flax.struct.dataclass
+class Run:
+    """One teacher-forced pass: `Run(mel=mel[None], tokens=tokens)` or `Run(memory=memory, tokens=tokens)`.
+
+    tokens: int [B, T], prompt and text; mel: float [B, M, 3000] from `log_mel`; memory: from `model.encode`.
+    positions: int [B, T], needed only when rows are padded (negative there).
+    Raises ValueError when neither or both of mel and memory are given.
+    """
+
+    tokens: Int[Array, "B T"]
+    mel: Float[Array, "B M F"] | None = None
+    memory: Memory | None = None
+    positions: Int[Array, "B T"] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.mel is None) == (self.memory is None):
+            raise ValueError("Run: expected mel= or memory=, and not both. mel comes from jaxasr.log_mel(...)[None], memory from model.encode(mel).")
+
+    def heard(self, model: Whisper) -> "Run":
+        """This run with its recording heard: `memory` in place of `mel`."""
+        return self if self.mel is None else self.replace(memory=model.encode(self.mel)[0], mel=None)
+
+    def decode(self, model: Whisper, edits: Edits | None = None, readout: Readout | None = None) -> tuple[Float[Array, "B T V"], dict[str, Any]]:
+        """Logits and activations of the decoder."""
+        run = self.heard(model)
+        return model.decode(run.tokens, run.memory, edits, readout, positions=run.positions)
+
+    @property
+    def batch(self) -> int:
+        return jnp.shape(self.tokens)[0]
