@@ -28,7 +28,7 @@ class LogitTable:
     """What every decoder layer would say at every generated token.
 
     `times` holds start and end of each token's word in seconds, NaN where unknown; `rank` counts from 0;
-    `saturation` is the earliest layer from which the top candidate stays the final token.
+    `saturation` is the earliest layer from which the top candidate stays the final token, L where even the last layer has another.
     """
 
     tokens: tuple[str, ...]

@@ -1,9 +1,10 @@
 """Progress on standard error; standard output carries only results."""
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 
 
 class Steps:
@@ -16,10 +17,24 @@ class Steps:
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         start = time.perf_counter()
-        with self.console.status(f"{name} …"):
+        with self.console.status(f"{escape(name)} …"):
             yield
+        self._done(name, start)
+
+    @contextmanager
+    def bar(self, name: str) -> Iterator[Callable[[float, float], None]]:
+        """The same with a bar: yields a function of what is done and what is to do in all."""
+        from rich.progress import Progress
+
+        start = time.perf_counter()
+        with Progress(console=self.console, transient=True, disable=not self.console.is_terminal) as shown:
+            task = shown.add_task(name, total=None)
+            yield lambda done, total: shown.update(task, completed=done, total=total)
+        self._done(name, start)
+
+    def _done(self, name: str, start: float) -> None:
         self.seconds[name] = time.perf_counter() - start
-        self.console.print(f"[dim]{self.seconds[name]:6.2f} s[/]  {name}")
+        self.console.print(f"[dim]{self.seconds[name]:6.2f} s[/]  ", escape(name), sep="")
 
     @property
     def total(self) -> float:

@@ -21,4 +21,10 @@ def load(model: str, dtype: str = "float32") -> Any:
     """The recogniser of `model` (see `jaxasr.load`), its weights and activations in `dtype`."""
     import jaxasr
 
-    return jaxasr.load(model, dtype=dtype, param_dtype=dtype)
+    return jaxasr.load(model, dtype=dtype)
+
+
+def weights(asr: Any) -> dict[str, Any]:
+    """Where a recogniser's weights come from, for provenance."""
+    checkpoint = asr.checkpoint
+    return {"name": checkpoint.name, "format": checkpoint.format, "sha256": checkpoint.sha256, "dtype": asr.config.dtype}

@@ -34,7 +34,7 @@ def logit_table(table: LogitTable, width: int) -> Table:
         start = table.times[t][0]
         when = f"{start:.2f}" if math.isfinite(start) else ""
         cells = [_cell(table, layer, t) for layer in layers]
-        shown.add_row(when, Text(visible(token), style="bold"), *cells, str(table.saturation[t]))
+        shown.add_row(when, Text(visible(token), style="bold"), *cells, _saturation(table, t))
     return shown
 
 
@@ -59,6 +59,10 @@ def chosen_layers(n_layers: int, room: int) -> list[int]:
 def visible(token: str) -> str:
     """A token without its leading space; what else is invisible in it is shown."""
     return token.removeprefix(" ").replace("\n", "↵").replace("\t", "⇥") or "␣"
+
+
+def _saturation(table: LogitTable, t: int) -> str:
+    return str(table.saturation[t]) if table.saturation[t] < len(table.candidates) else "–"
 
 
 def _table(title: str) -> Table:

@@ -20,7 +20,7 @@ from piper import PiperVoice, SynthesisConfig
 TEXT = ("The captain read the old letter aloud, and nobody knew whether to believe a word of it.", "By morning, the sea was quiet again.")
 SEED = 0  # of the noise inside the voice's graph
 RATE = 16_000  # Hz
-PAUSE_S = 0.35  # between sentences; half of it at both ends
+PAUSE_S = 0.5  # between sentences; half of it at both ends
 PEAK = 0.7
 
 

@@ -1,0 +1,31 @@
+"""The command line: `jaxasr COMMAND --help`.
+
+Each command is one file of `experiments.commands`; it imports JAX only when it runs, so that help is quick.
+"""
+import typer
+
+from experiments.commands import demo, info, lens, transcribe
+from experiments.commands.errors import friendly
+
+COMMANDS = {
+    "demo": demo.demo,
+    "info": info.info,
+    "transcribe": transcribe.transcribe,
+    "lens": lens.lens,
+}
+
+app = typer.Typer(
+    name="jaxasr",
+    help="Whisper, opened: transcribe a recording and see what every layer hears and would write.",
+    epilog="Compiled programs are kept in the user's cache folder; JAXASR_CACHE moves it, JAXASR_CACHE=off keeps nothing.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+for _name, _command in COMMANDS.items():
+    app.command(_name, epilog=f"Example:  {_command.example}", no_args_is_help=False)(friendly(_command))
+
+
+if __name__ == "__main__":
+    app()

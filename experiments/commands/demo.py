@@ -1,0 +1,25 @@
+"""`jaxasr demo`: a real recording, real weights, both lenses, from one command."""
+from pathlib import Path
+
+from experiments.commands.errors import example
+from experiments.commands.options import DEFAULT_MODEL, DeviceOption, Dtype, DtypeOption, JsonOption, ModelOption, OutOption
+
+
+@example("jaxasr demo --out my-demo")
+def demo(
+    model: ModelOption = DEFAULT_MODEL,
+    out: OutOption = None,
+    json: JsonOption = False,
+    dtype: DtypeOption = Dtype.float32,
+    device: DeviceOption = None,
+) -> None:
+    """Opens the recording that comes with jaxasr: its text and both lenses.
+
+    Writes a page that opens from disk, by default ./jaxasr-demo/index.html.
+    """
+    from importlib import resources
+
+    from experiments.commands.lens import look
+
+    with resources.as_file(resources.files("experiments").joinpath("assets", "demo.flac")) as audio:
+        look(audio, out=out or Path("jaxasr-demo"), model=model, json=json, dtype=dtype, device=device)

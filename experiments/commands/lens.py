@@ -1,0 +1,68 @@
+"""`jaxasr lens`: what every layer of the decoder would write, and what the decoder writes from every layer of the encoder."""
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from experiments.commands.errors import example
+from experiments.commands.options import DEFAULT_MODEL, Device, DeviceOption, Dtype, DtypeOption, JsonOption, LanguageOption, ModelOption
+
+
+@example("jaxasr lens speech.flac --out speech-lens")
+def lens(
+    audio: Annotated[Path, typer.Argument(help="A recording; its 30 s from --start on are looked at.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for index.html and lens.json.")],
+    model: ModelOption = DEFAULT_MODEL,
+    start: Annotated[float, typer.Option("--start", min=0, help="Seconds into the recording.")] = 0.0,
+    top_k: Annotated[int, typer.Option("--top-k", min=1, max=50, help="Tokens kept for each layer and position.")] = 5,
+    language: LanguageOption = None,
+    json: JsonOption = False,
+    dtype: DtypeOption = Dtype.float32,
+    device: DeviceOption = None,
+) -> None:
+    """Shows what each decoder layer would write, and what each encoder layer is heard as.
+
+    Writes index.html, which opens from disk, and lens.json into --out.
+    """
+    look(audio, out=out, model=model, start=start, top_k=top_k, language=language, json=json, dtype=dtype, device=device)
+
+
+def look(
+    audio: Path,
+    *,
+    out: Path,
+    model: str,
+    start: float = 0.0,
+    top_k: int = 5,
+    language: str | None = None,
+    json: bool = False,
+    dtype: Dtype = Dtype.float32,
+    device: Device | None = None,
+) -> None:
+    """Writes `index.html` and `lens.json` into `out`, and prints the text and both lenses (or, with `json`, the numbers)."""
+    from experiments import runtime
+    from experiments.files import plain, to_json, write_json, write_text
+    from experiments.progress import Steps
+
+    steps = Steps()
+    with steps("start JAX"):
+        runtime.start(device)
+        import jaxasr
+        from experiments import page, terminal
+        from experiments.lens import lens_page, window
+    with steps(f"read {audio.name}"):
+        heard = window(jaxasr.load_audio(audio), start)
+    with steps(f"load {model}"):
+        asr = runtime.load(model, dtype.value)
+    found = lens_page(asr, heard, audio.name, steps, model=model, language=language, top_k=top_k)
+    with steps("write the page"):
+        path = write_text(out / "index.html", page.render(found))
+        summary = page.summary(found) | {"seconds_taken": dict(steps.seconds)}
+        write_json(out / "lens.json", summary)
+    steps.console.print(f"[dim]{steps.total:6.2f} s[/]  in all")
+    if json:
+        print(to_json(plain(summary | {"page": str(path)})))
+    else:
+        terminal.print_page(found)
+        print(f"\n{path}")
+

