@@ -203,6 +203,22 @@ def test_configuration_of_another_model(changes, message, tmp_path):
         _read(folder)
 
 
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"suppress_tokens": [17]}, "a list of token ids below 17 under 'suppress_tokens'"),
+        ({"begin_suppress_tokens": 4}, "begin_suppress_tokens"),
+        ({"alignment_heads": [[3, 0]]}, "alignment heads within 3 layers of 2 heads, found .3, 0."),
+        ({"alignment_heads": [[0, 1, 2]]}, "a list of .layer, head."),
+    ],
+)
+def test_generation_settings_of_another_model(said, message, tmp_path):
+    folder = checkpoints.write_hf(tmp_path / "hf", checkpoints.random_tensors())
+    (folder / "generation_config.json").write_text(json.dumps(said))
+    with pytest.raises(WeightsError, match=message):
+        _read(folder)
+
+
 def test_index_that_leaves_the_folder_or_lies(tmp_path):
     folder = checkpoints.write_hf(tmp_path / "hf", checkpoints.random_tensors(), shards=2)
     index = folder / "model.safetensors.index.json"

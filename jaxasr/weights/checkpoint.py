@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 
 from jaxasr.config import Config
 from jaxasr.weights import files
@@ -105,8 +106,8 @@ def check_heads(heads: tuple[tuple[int, int], ...] | None, config: Config, path:
     return heads
 
 
-def sinusoids(length: int, channels: int) -> np.ndarray:
-    """The encoder's positions [length, channels] float32, which some files leave out (openai/whisper `model.py:sinusoids`)."""
+def sinusoids(length: int, channels: int) -> Float[np.ndarray, "length channels"]:
+    """The encoder's positions, float32, which some files leave out (openai/whisper `model.py:sinusoids`)."""
     step = np.log(10_000) / (channels // 2 - 1) if channels > 2 else 0.0
     scaled = np.arange(length)[:, None] * np.exp(-step * np.arange(channels // 2))[None]
     return np.concatenate([np.sin(scaled), np.cos(scaled)], axis=1).astype(np.float32)

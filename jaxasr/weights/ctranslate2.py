@@ -267,6 +267,6 @@ def read(parts: tuple[Path, ...], folder: Path, name: str) -> Checkpoint:
         weight_files=parts,
         tokenizer_file=tokenizer if tokenizer.is_file() else None,
         alignment_heads=check_heads(files.pair_list(said, "alignment_heads", path), config, path),
-        suppress_ids=files.int_list(said, "suppress_ids", path),
-        suppress_ids_begin=files.int_list(said, "suppress_ids_begin", path),
+        suppress_ids=files.token_ids(said, "suppress_ids", path, config.n_vocab),
+        suppress_ids_begin=files.token_ids(said, "suppress_ids_begin", path, config.n_vocab),
     )

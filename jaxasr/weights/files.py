@@ -6,7 +6,6 @@ a file that shrinks under a map kills the process.
 import hashlib
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +67,13 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def int_list(found: dict[str, Any], key: str, path: Path) -> tuple[int, ...] | None:
-    """`found[key]` as integers; None when the file does not say. Negative ids mean "nothing" in Hugging Face files."""
+def token_ids(found: dict[str, Any], key: str, path: Path, n_vocab: int) -> tuple[int, ...] | None:
+    """`found[key]` as token ids; None when the file does not say. Negative ids mean "nothing" in Hugging Face files."""
     value = found.get(key)
     if value is None:
         return None
-    if not isinstance(value, Sequence) or not all(type(v) is int for v in value):
-        raise damaged(path, f"a list of integers under {key!r}", repr(value)[:80])
+    if not isinstance(value, list) or not all(type(v) is int and v < n_vocab for v in value):
+        raise damaged(path, f"a list of token ids below {n_vocab} under {key!r}", repr(value)[:80])
     return tuple(v for v in value if v >= 0)
 
 

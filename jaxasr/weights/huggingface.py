@@ -152,6 +152,6 @@ def read(folder: Path, name: str) -> Checkpoint:
         weight_files=weight_files,
         tokenizer_file=tokenizer if tokenizer.is_file() else None,
         alignment_heads=check_heads(files.pair_list(said, "alignment_heads", generation), config, generation),
-        suppress_ids=files.int_list(said, "suppress_tokens", generation),
-        suppress_ids_begin=files.int_list(said, "begin_suppress_tokens", generation),
+        suppress_ids=files.token_ids(said, "suppress_tokens", generation, config.n_vocab),
+        suppress_ids_begin=files.token_ids(said, "begin_suppress_tokens", generation, config.n_vocab),
     )
