@@ -1,60 +1,15 @@
 """Cached generation in one compiled loop; edits mean what they mean in a teacher-forced pass."""
-import dataclasses
-import functools
-from collections.abc import Callable
-from typing import Any
-
-import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxasr import compiled, sites
-from jaxasr.cache import Cache, Memory
-from jaxasr.config import Config
+from jaxasr import compiled
+from jaxasr.beam import beam_search
+from jaxasr.cache import Memory
 from jaxasr.model import Whisper, exactly
-from jaxasr.stack import unstack
-from jaxasr.taps import NOTHING, Edits, Tap, check, is_traced
-
-Rules = Callable[[Float[Array, "B V"], Int[Array, "B T"], Int[Array, ""], int], Float[Array, "B V"]]
-
-
-@flax.struct.dataclass
-class Generation:
-    """What was generated after the prompt.
-
-    tokens: int32 [B, T] with T = max_new_tokens, filled up with end-of-text.
-    lengths: int32 [B], tokens before the end-of-text.
-    logprobs: float32 [B, T], natural-log probability of each token under the rules (temperature 1), the end-of-text included; 0 after it.
-    no_speech_prob: float32 [B], NaN when not asked for.
-    """
-
-    tokens: Int[Array, "B T"]
-    lengths: Int[Array, "B"]
-    logprobs: Float[Array, "B T"]
-    no_speech_prob: Float[Array, "B"]
-
-    @property
-    def avg_logprob(self) -> Float[Array, "B"]:
-        """Mean over tokens and the end-of-text, as openai/whisper has it."""
-        return self.logprobs.sum(-1) / (self.lengths + 1)
-
-
-@flax.struct.dataclass
-class Request:
-    """The numbers of one generation; none of them retraces."""
-
-    prompt: Int[Array, "B T0"]
-    positions: Int[Array, "B T0"]
-    memory: Memory
-    temperature: Float[Array, ""]
-    key: Array
-
-
-def end_of_text(config: Config) -> int | None:
-    """The id of <|endoftext|> in the released vocabularies; None for any other."""
-    return {51_864: 50_256, 51_865: 50_257, 51_866: 50_257}.get(config.n_vocab)
+from jaxasr.steps import Generation as Generation
+from jaxasr.steps import Request, Rules, Steps, Taps, prepare
+from jaxasr.taps import Edits, is_traced
 
 
 def generate(
@@ -67,45 +22,45 @@ def generate(
     rules: Rules | None = None,
     temperature: float | Float[Array, ""] = 0.0,
     key: Array | None = None,
+    beam_size: int | None = None,
     positions: Int[Array, "B T0"] | None = None,
     eot: int | None = None,
     no_speech: tuple[int, int] | None = None,
     unroll: bool | None = None,
 ) -> Generation:
-    """Generates up to `max_new_tokens` after `prompt`, greedily, or sampled when `temperature` > 0.
+    """Generates up to `max_new_tokens` after `prompt`: greedily, sampled when `temperature` > 0, or the best of `beam_size` beams.
 
     Shapes: prompt int [B, T0]; rows of different length are padded on the left, with negative `positions` there.
     `rules(logits, tokens, n_tokens, n_prompt)` changes the logits of the next token; `no_speech = (column, id)` asks for the
     probability of token `id` after that column of the prompt. Edits act at their absolute position, in the prompt and after.
     `unroll` (default: up to 12 layers) loops over layers instead of scanning: slower to compile, but then no step copies a weight.
     Usable under `jit` and `vmap` (a batch of edits shares one memory); compiled once for each structure otherwise.
+    Patience and length penalty of a beam search: see `jaxasr.beam.beam_search`.
 
-    Raises ValueError when prompt and new tokens exceed the decoder's context, for unknown ids, and for edits that cannot fire.
+    Raises ValueError when prompt and new tokens exceed the decoder's context, for unknown ids, for edits that cannot fire,
+    and for a beam search that is to sample.
     """
-    prompt, positions = _check(model, memory, prompt, positions, max_new_tokens)
-    eot = end_of_text(model.config) if eot is None else eot
-    if eot is None:
-        raise ValueError(f"eot: a vocabulary of {model.config.n_vocab} is not a released one; pass the id of its end-of-text token as eot=.")
-    specs = functools.partial(sites.spec, model.config, batch=prompt.shape[0], n_tokens=prompt.shape[1] + max_new_tokens)
-    taps = check("decoder", edits, None, lambda site: specs(site=site))[0], rules
-    unroll = model.config.n_text_layer <= 12 if unroll is None else unroll
-    request = Request(prompt, positions, memory, jnp.float32(temperature), jax.random.key(0) if key is None else key)
-    return compiled.call(_generate, model, request, taps=taps, n_new=max_new_tokens, eot=eot, no_speech=no_speech, unroll=unroll)
-
-
-def _check(model: Whisper, memory: Memory, prompt: Any, positions: Any, max_new_tokens: int) -> tuple[Array, Array]:
-    prompt = model._check_tokens(prompt, memory)
-    n_prompt, context = prompt.shape[1], model.config.n_text_ctx
-    if max_new_tokens < 1 or n_prompt + max_new_tokens > context:
-        raise ValueError(f"max_new_tokens: expected 1 to {context - n_prompt} after a prompt of {n_prompt} tokens (context {context}), got {max_new_tokens}.")
-    positions = model._positions(prompt, positions)
-    if not is_traced(positions) and np.any(np.diff(np.asarray(positions), axis=1) != 1):
-        raise ValueError("positions: each row must count up by one; pad on the left with negative positions.")
-    return prompt, positions
+    shared = {"max_new_tokens": max_new_tokens, "edits": edits, "rules": rules, "eot": eot, "no_speech": no_speech, "unroll": unroll}
+    if beam_size is not None:
+        if is_traced(temperature) or float(temperature) != 0:
+            raise ValueError(f"temperature: beam search does not sample; expected 0 with beam_size={beam_size}, got {temperature}.")
+        return beam_search(model, memory, prompt, beam_size=beam_size, positions=positions, **shared)
+    request, taps, options = prepare(model, memory, prompt, positions, **shared)
+    key = jax.random.key(0) if key is None else key
+    return compiled.call(_generate, model, request, jnp.float32(temperature), key, taps=taps, **options)
 
 
 def _generate(
-    model: Whisper, request: Request, taps: tuple[Edits, Rules | None], *, n_new: int, eot: int, no_speech: tuple[int, int] | None, unroll: bool
+    model: Whisper,
+    request: Request,
+    temperature: Float[Array, ""],
+    key: Array,
+    taps: Taps,
+    *,
+    n_new: int,
+    eot: int,
+    no_speech: tuple[int, int] | None,
+    unroll: bool,
 ) -> Generation:
     edits, rules = taps
     batch, n_prompt = request.prompt.shape
@@ -113,7 +68,7 @@ def _generate(
 
     def pick(logits: Array, tokens: Array, n: Array) -> tuple[Array, Array]:
         logits = logits if rules is None else rules(logits, tokens, n, n_prompt)
-        token = _choose(logits, request.temperature, jax.random.fold_in(request.key, n))
+        token = _choose(logits, temperature, jax.random.fold_in(key, n))
         return token, jnp.take_along_axis(jax.nn.log_softmax(logits), token[:, None], -1)[:, 0]
 
     def going(state: tuple) -> Array:
@@ -136,47 +91,7 @@ def _generate(
         logits, cache, quiet = decoder.advance(request.prompt, request.positions, cache, jnp.int32(0), no_speech)
         state = jnp.int32(n_prompt), tokens, jnp.zeros((batch, n_new), logits.dtype), jnp.zeros(batch, bool), cache, logits
         _, tokens, logprobs, *_ = jax.lax.while_loop(going, step, state)
-    tokens = tokens[:, n_prompt:]
-    return Generation(tokens, (jnp.cumsum(tokens == eot, -1) == 0).sum(-1), logprobs, quiet)
-
-
-@dataclasses.dataclass(frozen=True)
-class Steps:
-    """The decoder of one generation: what stays the same from step to step."""
-
-    model: Whisper
-    memory: Memory
-    edits: Edits
-    blocks: Any
-
-    @classmethod
-    def of(cls, model: Whisper, memory: Memory, edits: Edits, unroll: bool) -> "Steps":
-        blocks = model.decoder.blocks
-        if not unroll:
-            return cls(model, memory, edits, blocks)
-        return cls(model, memory.replace(k=unstack(memory.k), v=unstack(memory.v)), edits, unstack(blocks))
-
-    def empty_cache(self, batch: int, size: int) -> Cache:
-        c = self.model.config
-        cache = Cache.empty(c.n_text_layer, batch, c.n_text_head, size, c.n_text_state // c.n_text_head, c.dtype)
-        return cache.replace(past=unstack(cache.past)) if isinstance(self.blocks, tuple) else cache
-
-    def advance(
-        self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"], cache: Cache, start: Int[Array, ""], no_speech: tuple[int, int] | None = None
-    ) -> tuple[Float[Array, "B V"], Cache, Float[Array, "B"]]:
-        """Feeds `tokens` into the slots from `start` on: logits after the last one, the cache, and the no-speech probability."""
-        cache = cache.at(start, positions)
-        x, cache, tap, _ = self.model.decoder.residual(tokens, positions, self.memory, self.edits, NOTHING, cache, self.blocks)
-        logits = self._logits(x, tap, tokens.shape[1] - 1)
-        if no_speech is None:
-            return logits, cache, jnp.full(tokens.shape[0], jnp.nan)
-        column, token = no_speech
-        return logits, cache, jax.nn.softmax(self._logits(x, tap, column))[:, token]
-
-    def _logits(self, x: Float[Array, "B T D"], tap: Tap, column: int) -> Float[Array, "B V"]:
-        """Only the wanted column is unembedded, at its own position."""
-        here = slice(column, column + 1)
-        return self.model.decoder.head(x[:, here], dataclasses.replace(tap, positions=tap.positions[:, here], acts={}))[:, 0]
+    return Generation.of(tokens[:, n_prompt:], logprobs, quiet, eot)
 
 
 def _choose(logits: Float[Array, "B V"], temperature: Float[Array, ""], key: Array) -> Int[Array, "B"]:

@@ -1,0 +1,142 @@
+"""What every way of generating shares: the request, its checks, the decoder step by step, the result."""
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jaxasr import sites
+from jaxasr.cache import Cache, Memory
+from jaxasr.config import Config
+from jaxasr.model import Whisper
+from jaxasr.stack import unstack
+from jaxasr.taps import NOTHING, Edits, Tap, check, is_traced
+
+Rules = Callable[[Float[Array, "B V"], Int[Array, "B T"], Int[Array, ""], int], Float[Array, "B V"]]
+Taps = tuple[Edits, Rules | None]
+
+
+@flax.struct.dataclass
+class Generation:
+    """What was generated after the prompt.
+
+    tokens: int32 [B, T] with T = max_new_tokens, filled up with end-of-text.
+    lengths: int32 [B], tokens before the end-of-text.
+    logprobs: float32 [B, T], natural-log probability of each token under the rules (temperature 1), the end-of-text included; 0 after it.
+    no_speech_prob: float32 [B], NaN when not asked for.
+    """
+
+    tokens: Int[Array, "B T"]
+    lengths: Int[Array, "B"]
+    logprobs: Float[Array, "B T"]
+    no_speech_prob: Float[Array, "B"]
+
+    @classmethod
+    def of(cls, tokens: Int[Array, "B T"], logprobs: Float[Array, "B T"], no_speech_prob: Float[Array, "B"], eot: int) -> "Generation":
+        return cls(tokens, (jnp.cumsum(tokens == eot, -1) == 0).sum(-1), logprobs, no_speech_prob)
+
+    @property
+    def avg_logprob(self) -> Float[Array, "B"]:
+        """Mean over tokens and the end-of-text, as openai/whisper has it."""
+        return self.logprobs.sum(-1) / (self.lengths + 1)
+
+
+@flax.struct.dataclass
+class Request:
+    """What to go on from. Its numbers never retrace."""
+
+    prompt: Int[Array, "B T0"]
+    positions: Int[Array, "B T0"]
+    memory: Memory
+
+
+def prepare(
+    model: Whisper,
+    memory: Memory,
+    prompt: Any,
+    positions: Any,
+    *,
+    max_new_tokens: int,
+    edits: Edits | None,
+    rules: Rules | None,
+    eot: int | None,
+    no_speech: tuple[int, int] | None,
+    unroll: bool | None,
+) -> tuple[Request, Taps, dict[str, Any]]:
+    """The checked arguments of a generation: its arrays, its edits and rules, and what is static."""
+    prompt, positions = _check(model, memory, prompt, positions, max_new_tokens)
+    eot = end_of_text(model.config) if eot is None else eot
+    if eot is None:
+        raise ValueError(f"eot: a vocabulary of {model.config.n_vocab} is not a released one; pass the id of its end-of-text as eot=.")
+    specs = functools.partial(sites.spec, model.config, batch=prompt.shape[0], n_tokens=prompt.shape[1] + max_new_tokens)
+    taps = check("decoder", edits, None, lambda site: specs(site=site))[0], rules
+    unroll = model.config.n_text_layer <= 12 if unroll is None else unroll
+    return Request(prompt, positions, memory), taps, {"n_new": max_new_tokens, "eot": eot, "no_speech": no_speech, "unroll": unroll}
+
+
+def end_of_text(config: Config) -> int | None:
+    """The id of <|endoftext|> in the released vocabularies; None for any other."""
+    return {51_864: 50_256, 51_865: 50_257, 51_866: 50_257}.get(config.n_vocab)
+
+
+def _check(model: Whisper, memory: Memory, prompt: Any, positions: Any, max_new_tokens: int) -> tuple[Array, Array]:
+    prompt = model._check_tokens(prompt, memory)
+    n_prompt, context = prompt.shape[1], model.config.n_text_ctx
+    if max_new_tokens < 1 or n_prompt + max_new_tokens > context:
+        raise ValueError(
+            f"max_new_tokens: expected 1 to {context - n_prompt} after a prompt of {n_prompt} tokens (context {context}), "
+            f"got {max_new_tokens}."
+        )
+    positions = model._positions(prompt, positions)
+    if not is_traced(positions) and np.any(np.diff(np.asarray(positions), axis=1) != 1):
+        raise ValueError("positions: each row must count up by one; pad on the left with negative positions.")
+    return prompt, positions
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """The decoder of one generation: what stays the same from step to step."""
+
+    model: Whisper
+    memory: Memory
+    edits: Edits
+    blocks: Any
+
+    @classmethod
+    def of(cls, model: Whisper, memory: Memory, edits: Edits, unroll: bool) -> "Steps":
+        blocks = model.decoder.blocks
+        if not unroll:
+            return cls(model, memory, edits, blocks)
+        return cls(model, memory.replace(k=unstack(memory.k), v=unstack(memory.v)), edits, unstack(blocks))
+
+    def empty_cache(self, batch: int, size: int) -> Cache:
+        c = self.model.config
+        cache = Cache.empty(c.n_text_layer, batch, c.n_text_head, size, c.n_text_state // c.n_text_head, c.dtype)
+        return cache.replace(past=unstack(cache.past)) if isinstance(self.blocks, tuple) else cache
+
+    def advance(
+        self,
+        tokens: Int[Array, "B T"],
+        positions: Int[Array, "B T"],
+        cache: Cache,
+        start: Int[Array, ""],
+        no_speech: tuple[int, int] | None = None,
+    ) -> tuple[Float[Array, "B V"], Cache, Float[Array, "B"]]:
+        """Feeds `tokens` into the slots from `start` on: logits after the last one, the cache, and the no-speech probability."""
+        cache = cache.at(start, positions)
+        x, cache, tap, _ = self.model.decoder.residual(tokens, positions, self.memory, self.edits, NOTHING, cache, self.blocks)
+        logits = self._logits(x, tap, tokens.shape[1] - 1)
+        if no_speech is None:
+            return logits, cache, jnp.full(tokens.shape[0], jnp.nan)
+        column, token = no_speech
+        return logits, cache, jax.nn.softmax(self._logits(x, tap, column))[:, token]
+
+    def _logits(self, x: Float[Array, "B T D"], tap: Tap, column: int) -> Float[Array, "B V"]:
+        """Only the wanted column is unembedded, at its own position."""
+        here = slice(column, column + 1)
+        return self.model.decoder.head(x[:, here], dataclasses.replace(tap, positions=tap.positions[:, here], acts={}))[:, 0]
