@@ -1,5 +1,6 @@
 """Multi-head attention whose every intermediate can be read and edited."""
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from jaxasr.config import Config
 from jaxasr.taps import Tap
 
 Heads = Float[Array, "B H S Dh"]
+Queries = Float[Array, "B H T Dh"]
 Mask = Bool[Array, "B 1 T S"]
 
 
@@ -74,18 +76,18 @@ def _softmax(scores: Float[Array, "B H T S"], mask: Mask | None) -> Float[Array,
     return jax.nn.softmax(scores if mask is None else jnp.where(mask, scores, -jnp.inf), axis=-1)
 
 
-def _scores(q: Heads, k: Heads) -> Float[Array, "B H T S"]:
+def _scores(q: Queries, k: Heads) -> Float[Array, "B H T S"]:
     return jnp.einsum("bhtd,bhsd->bhts", q * q.shape[-1] ** -0.5, k)
 
 
-def _explicit(q: Heads, k: Heads, v: Heads, mask: Mask | None, tap: Tap) -> Heads:
+def _explicit(q: Queries, k: Heads, v: Heads, mask: Mask | None, tap: Callable[..., Array]) -> Queries:
     """The mask comes after the edit of the scores: no edit can make a token see its future."""
     scores = tap("scores", _scores(q, k))
     pattern = tap("pattern", _softmax(scores, mask).astype(q.dtype))
     return jnp.einsum("bhts,bhsd->bhtd", pattern, v)
 
 
-def _fused(q: Heads, k: Heads, v: Heads, mask: Mask | None, tap: Tap) -> Heads:
+def _fused(q: Queries, k: Heads, v: Heads, mask: Mask | None, tap: Callable[..., Array]) -> Queries:
     """The same without its intermediates. A CPU goes through long queries head by head: scores that stay in cache."""
     del tap
     if mask is not None or q.shape[2] < _LONG:
@@ -96,11 +98,11 @@ def _fused(q: Heads, k: Heads, v: Heads, mask: Mask | None, tap: Tap) -> Heads:
 _LONG = 256  # queries; below, all scores fit in cache anyway
 
 
-def _whole(q: Heads, k: Heads, v: Heads, mask: Mask | None) -> Heads:
+def _whole(q: Queries, k: Heads, v: Heads, mask: Mask | None) -> Queries:
     return jnp.einsum("bhts,bhsd->bhtd", _softmax(_scores(q, k), mask).astype(q.dtype), v)
 
 
-def _by_head(q: Heads, k: Heads, v: Heads) -> Heads:
+def _by_head(q: Queries, k: Heads, v: Heads) -> Queries:
     def head(qkv: tuple[Array, Array, Array]) -> Array:
         q, k, v = qkv
         scores = ((q * q.shape[-1] ** -0.5) @ k.T).astype(jnp.promote_types(q.dtype, jnp.float32))

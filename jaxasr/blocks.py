@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jaxasr.attention import Attention, Heads, Mask, cross_attention, linear, self_attention
+from jaxasr.attention import Attention, Mask, cross_attention, linear, self_attention
 from jaxasr.cache import Cache, Past
 from jaxasr.config import Config
 from jaxasr.taps import Tap
@@ -44,7 +44,7 @@ class Block(nnx.Module):
         mask: Mask | None = None,
         past: Past | None = None,
         cache: Cache | None = None,
-        cross: tuple[Heads, Heads] | None = None,
+        cross: tuple[Float[Array, "B H F Dh"], Float[Array, "B H F Dh"]] | None = None,
     ) -> tuple[Float[Array, "B T D"], Past | None]:
         x = tap("resid_pre", x)
         attn_out, past = self_attention(self.attn, self.attn_ln(x), mask, past, cache, tap.within("attn"))
