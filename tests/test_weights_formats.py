@@ -150,7 +150,7 @@ def _spoil(variables: dict, **changes: object) -> dict:
         ({"decoder/embeddings/weight": np.zeros((17, 12), np.int8)}, "decoder/embeddings/weight_scale"),
         ({"encoder/layer_0/self_attention/linear_0/bias": np.ones(36, np.float32)}, "key projection has no bias"),
         ({"encoder/conv1/weight": None}, "encoder/conv1/weight"),
-        ({"decoder/num_heads": np.int16(5)}, "divides n_text_state"),
+        ({"decoder/num_heads": np.int16(5)}, "n_text_head: expected a divisor of n_text_state 12, got 5"),
     ],
 )
 def test_ctranslate2_of_another_model(changes, message, tmp_path):
@@ -192,7 +192,7 @@ def test_output_projection_must_be_the_embedding(equal, tmp_path):
         ({"d_model": "12"}, "n_audio_state between 1 and"),
         ({"vocab_size": 1 << 40}, "n_vocab between 1 and"),
         ({"encoder_layers": -1}, "n_audio_layer"),
-        ({"encoder_attention_heads": 5}, "divides n_audio_state 12, found 5"),
+        ({"encoder_attention_heads": 5}, "n_audio_head: expected a divisor of n_audio_state 12, got 5"),
         ({"decoder_layers": True}, "n_text_layer"),
     ],
 )

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxasr.config import SIZES, Config
+from jaxasr.config import SIZES
 from jaxasr.weights import WeightsError, assemble, read_checkpoint, save, saving
 from jaxasr.weights.huggingface import from_openai, to_openai
 
@@ -57,11 +57,6 @@ def test_a_failure_leaves_nothing_behind(read, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         save(assemble(read), tmp_path / "deep" / "out")
     assert list((tmp_path / "deep").iterdir()) == []
-
-
-def test_widths_that_the_format_cannot_say():
-    with pytest.raises(WeightsError, match="one d_model"):
-        saving.config_json(Config(5, 7, 12, 3, 2, 17, 11, 14, 2, 3))
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,14 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from jaxasr.config import Config
 from jaxasr.weights import files
-from jaxasr.weights.errors import WeightsError, damaged
+from jaxasr.weights.errors import WeightsError, damaged, reading
 
 # Far above every released model, far below what could exhaust a machine: the bounds within which a damaged file may err.
 _LIMITS = {"n_vocab": 1 << 20, "n_audio_ctx": 1 << 16, "n_text_ctx": 1 << 16, "n_audio_layer": 256, "n_text_layer": 256}
@@ -83,19 +84,14 @@ class Checkpoint:
         return dataclasses.replace(self, **changes)
 
 
-def check_config(config: Config, path: Path | str) -> Config:
-    """Raises `WeightsError` unless every dimension is a plausible positive integer and the heads divide the width."""
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if field.name.startswith("n_") and not (type(value) is int and 0 < value <= _LIMITS.get(field.name, _LIMIT)):
-            raise damaged(path, f"{field.name} between 1 and {_LIMITS.get(field.name, _LIMIT)}", repr(value)[:40])
-    for stack in ("audio", "text"):
-        state, head = getattr(config, f"n_{stack}_state"), getattr(config, f"n_{stack}_head")
-        if state % head:
-            raise damaged(path, f"n_{stack}_head that divides n_{stack}_state {state}", head)
-    if config.n_audio_state % 2:
-        raise damaged(path, "an even n_audio_state", config.n_audio_state)
-    return config
+def make_config(dims: dict[str, Any], path: object) -> Config:
+    """The `Config` of dimensions read from `path`. Raises `WeightsError` unless they are plausible and fit together."""
+    for name, value in dims.items():
+        limit = _LIMITS.get(name, _LIMIT)
+        if not (type(value) is int and 0 < value <= limit):
+            raise damaged(path, f"{name} between 1 and {limit}", repr(value)[:40])
+    with reading(path, "the dimensions of a Whisper"):
+        return Config(**dims)
 
 
 def check_heads(heads: tuple[tuple[int, int], ...] | None, config: Config, path: Path) -> tuple[tuple[int, int], ...] | None:
@@ -116,10 +112,12 @@ def sinusoids(length: int, channels: int) -> Float[np.ndarray, "length channels"
 def with_positions(entries: dict[str, Lazy], config: Config) -> dict[str, Lazy]:
     """Adds the encoder's fixed positions when the file has none."""
     shape = (config.n_audio_ctx, config.n_audio_state)
+    if shape[1] % 2:
+        return entries  # there are none of odd width
     return {"encoder.positional_embedding": Lazy(shape, "float32", lambda: sinusoids(*shape)), **entries}
 
 
-def check_tied(entries: dict[str, Lazy], name: str, path: Path | str) -> None:
+def check_tied(entries: dict[str, Lazy], name: str, path: object) -> None:
     """Removes the output projection `name`, which must be the token embedding itself. Raises `WeightsError` when it differs."""
     projection = entries.pop(name, None)
     if projection is None:

@@ -14,9 +14,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from jaxasr.config import Config
 from jaxasr.weights import files
-from jaxasr.weights.checkpoint import Checkpoint, Lazy, Tensors, check_config, check_heads, check_tied, with_positions
+from jaxasr.weights.checkpoint import Checkpoint, Lazy, Tensors, check_heads, check_tied, make_config, with_positions
 from jaxasr.weights.errors import damaged
 from jaxasr.weights.files import Span
 
@@ -221,7 +220,7 @@ def _heads(variables: dict[str, Variable], stack: str, state: int) -> int:
     return max(state // 64, 1) if heads is None else heads  # every released Whisper has heads of 64
 
 
-def _config(variables: dict[str, Variable], span: Span) -> Config:
+def _dims(variables: dict[str, Variable], span: Span) -> dict[str, int]:
     def layers(stack: str) -> int:
         return len({n.split("/")[1] for n in variables if n.startswith(f"{stack}/layer_") and n.count("/") > 2})
 
@@ -232,18 +231,18 @@ def _config(variables: dict[str, Variable], span: Span) -> Config:
         return variable.shape[axis]
 
     audio, text = size("encoder/conv1/weight", 0), size("decoder/embeddings/weight", 1)
-    return Config(
-        n_mels=size("encoder/conv1/weight", 1),
-        n_audio_ctx=size("encoder/position_encodings/encodings", 0) if "encoder/position_encodings/encodings" in variables else 1500,
-        n_audio_state=audio,
-        n_audio_head=_heads(variables, "encoder", audio),
-        n_audio_layer=layers("encoder"),
-        n_vocab=size("decoder/embeddings/weight", 0),
-        n_text_ctx=size("decoder/position_encodings/encodings", 0),
-        n_text_state=text,
-        n_text_head=_heads(variables, "decoder", text),
-        n_text_layer=layers("decoder"),
-    )
+    return {
+        "n_mels": size("encoder/conv1/weight", 1),
+        "n_audio_ctx": size("encoder/position_encodings/encodings", 0) if "encoder/position_encodings/encodings" in variables else 1500,
+        "n_audio_state": audio,
+        "n_audio_head": _heads(variables, "encoder", audio),
+        "n_audio_layer": layers("encoder"),
+        "n_vocab": size("decoder/embeddings/weight", 0),
+        "n_text_ctx": size("decoder/position_encodings/encodings", 0),
+        "n_text_state": text,
+        "n_text_head": _heads(variables, "decoder", text),
+        "n_text_layer": layers("decoder"),
+    }
 
 
 def read(parts: tuple[Path, ...], folder: Path, name: str) -> Checkpoint:
@@ -253,7 +252,7 @@ def read(parts: tuple[Path, ...], folder: Path, name: str) -> Checkpoint:
     for setting, value in _SETTINGS.items():
         if (found := _setting(variables, setting)) not in (None, value):
             raise damaged(span, f"{setting} = {value}", found, _RECONVERT)
-    config = check_config(_config(variables, span), span)
+    config = make_config(_dims(variables, span), span)
     entries = _entries(variables, span)
     check_tied(entries, "decoder.projection.weight", span)
     path, tokenizer = folder / "config.json", folder / "tokenizer.json"

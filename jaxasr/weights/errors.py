@@ -1,7 +1,6 @@
 """What is said when a file of weights cannot be used."""
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 
 
 class WeightsError(ValueError):
@@ -11,12 +10,12 @@ class WeightsError(ValueError):
 FETCH_AGAIN = "Fetch or convert the file again."
 
 
-def damaged(path: Path | str, expected: str, found: object, remedy: str = FETCH_AGAIN) -> WeightsError:
+def damaged(path: object, expected: str, found: object, remedy: str = FETCH_AGAIN) -> WeightsError:
     return WeightsError(f"{path}: expected {expected}, found {found}. {remedy}")
 
 
 @contextlib.contextmanager
-def reading(path: Path | str, expected: str) -> Iterator[None]:
+def reading(path: object, expected: str) -> Iterator[None]:
     """Whatever goes wrong while reading `path` becomes a `WeightsError`.
 
     A damaged file can fail in the parser of any library (struct, zipfile, json, safetensors) with an exception of any type:

@@ -48,7 +48,7 @@ class Span:
 def _fill(part: Path, offset: int, out: np.ndarray) -> None:
     with reading(part, "a readable file"), open(part, "rb", buffering=0) as file:
         file.seek(offset)
-        view, done = memoryview(out), 0
+        view, done = memoryview(out.data), 0
         while done < len(view):
             n = file.readinto(view[done:])
             if not n:

@@ -8,7 +8,7 @@ from safetensors import safe_open
 
 from jaxasr.config import Config
 from jaxasr.weights import files
-from jaxasr.weights.checkpoint import Checkpoint, Lazy, Tensors, check_config, check_heads, check_tied, with_positions
+from jaxasr.weights.checkpoint import Checkpoint, Lazy, Tensors, check_heads, check_tied, make_config, with_positions
 from jaxasr.weights.errors import WeightsError, damaged, reading
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -81,7 +81,7 @@ def _config(said: dict[str, Any], path: Path) -> Config:
     missing = sorted({key for key in FIELDS.values() if key not in said})
     if missing:
         raise damaged(path, "a Whisper configuration", f"none of {', '.join(missing)}", "Give the checkpoint's own config.json.")
-    return check_config(Config(**{field: said[key] for field, key in FIELDS.items()}), path)
+    return make_config({field: said[key] for field, key in FIELDS.items()}, path)
 
 
 def _entry(path: Path, name: str, shape: tuple[int, ...], kind: str) -> Lazy:

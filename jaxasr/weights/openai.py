@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxasr.config import Config
 from jaxasr.weights import inert_pickle
-from jaxasr.weights.checkpoint import Checkpoint, Lazy, Tensors, check_config, check_tied, with_positions
+from jaxasr.weights.checkpoint import Checkpoint, Lazy, Tensors, check_tied, make_config, with_positions
 from jaxasr.weights.errors import damaged, reading
 from jaxasr.weights.inert_pickle import Call, Global, Persistent
 
@@ -109,7 +109,7 @@ def read(path: Path, name: str) -> Checkpoint:
     missing = [key for key in _DIMS if key not in dims]
     if missing:
         raise damaged(path, f"dims {', '.join(_DIMS)}", f"none of {', '.join(missing)}", _RESAVE)
-    config = check_config(Config(**{key: dims[key] for key in _DIMS}), path)
+    config = make_config({key: dims[key] for key in _DIMS}, path)
     with reading(path, "tensors"):
         entries = {str(key): _tensor(archive, str(key), value) for key, value in state.items()}
     check_tied(entries, "decoder.projection.weight", path)

@@ -52,10 +52,8 @@ def locate(name: str) -> list[Path] | None:
     """The files of packaged model `name`, unchecked; None when there is no such package or it is not installed."""
     if name not in PACKAGED:
         return None
-    folders = {module: _folder(module) for module, _, _ in PACKAGED[name].files}
-    if not all(folders.values()):
-        return None
-    return [folders[module] / path for module, path, _ in PACKAGED[name].files]
+    paths = [folder / path for module, path, _ in PACKAGED[name].files if (folder := _folder(module))]
+    return paths if len(paths) == len(PACKAGED[name].files) else None
 
 
 def _checked(name: str, path: Path, digest: str) -> Path:

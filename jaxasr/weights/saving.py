@@ -82,12 +82,7 @@ def _special_ids(config: Config) -> dict[str, int]:
 
 
 def config_json(config: Config) -> dict[str, Any]:
-    """`config.json` of a `WhisperForConditionalGeneration` of these dimensions. Raises `WeightsError` where that class has no field."""
-    if config.n_audio_state != config.n_text_state:
-        raise WeightsError(
-            f"config: expected encoder and decoder of one width, found {config.n_audio_state} and {config.n_text_state}. "
-            "The Hugging Face format has one d_model."
-        )
+    """`config.json` of a `WhisperForConditionalGeneration` of these dimensions."""
     ids = _special_ids(config)
     return {
         "architectures": ["WhisperForConditionalGeneration"],
