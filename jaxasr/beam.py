@@ -9,7 +9,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxasr import compiled
 from jaxasr.cache import Cache, Memory
@@ -80,7 +80,7 @@ class Texts:
 
     def __getitem__(self, index: Int[Array, "B M"]) -> "Texts":
         """M texts of each row, by number."""
-        return jax.tree.map(lambda x: jax.vmap(lambda row, i: row[i])(x, index), self)
+        return jax.tree.map(lambda x: _take(x, index), self)
 
 
 def _search(
@@ -205,10 +205,18 @@ def _better(
 
 
 def _reordered(cache: Cache, source: Int[Array, "B K"]) -> Cache:
-    def follow(x: Array) -> Array:
-        return jnp.take_along_axis(x, source.reshape(*[1] * (x.ndim - 5), *source.shape, 1, 1, 1), axis=_BEAMS)
+    """The cache as the new beams, each the continuation of one before, look back on it."""
 
+    def follow(x: Array) -> Array:
+        return _take(x, source)
+
+    follow = follow if isinstance(cache.past, tuple) else jax.vmap(follow)  # a leading axis of layers
     return cache.replace(past=jax.tree.map(follow, cache.past))
+
+
+def _take(x: Shaped[Array, "B N *rest"], index: Int[Array, "B M"]) -> Shaped[Array, "B M *rest"]:
+    # Several times faster on a CPU than `take_along_axis`: whole rows are copied.
+    return jax.vmap(lambda row, i: row[i])(x, index)
 
 
 def _advance(
