@@ -13,7 +13,7 @@ class Options:
         language: code or English name; None detects it from the first window (multilingual checkpoints).
         task: "transcribe" or "translate" (into English).
         timestamps: let the model write timestamps and cut the recording by them; without, windows are 30 s and go as a batch.
-        word_timestamps: find word times as well, see `jaxasr.align`.
+        word_timestamps: find word times as well, see `jaxasr.align`; they move no window, so the text stays the same.
         temperature: 0 is greedy; of several, a later one is tried when a window fails the two thresholds that follow.
         compression_ratio_threshold: a window above it repeats itself and fails; None: never.
         logprob_threshold: a window whose mean log-probability is below it fails; None: never.
@@ -23,7 +23,7 @@ class Options:
         suppress: ids never to write, see `jaxasr.rules.rules_for`.
         suppress_blank: likewise.
         max_initial_timestamp: likewise, seconds.
-        max_new_tokens: a window; fewer where a long prompt leaves less room.
+        max_new_tokens: a window; after previous text there is room for 221 (220 without timestamps).
         padding: what follows the end of the recording: "audio", zeros in the samples, each window scaled by itself as `log_mel` does;
             or "features", zeros in the features, scaled by the whole recording as openai/whisper and faster-whisper do.
         batch_size: windows at a time, where they go as a batch.

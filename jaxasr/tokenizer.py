@@ -15,7 +15,7 @@ SECONDS_PER_TIMESTAMP = 0.02
 _N_TIMESTAMPS = 1501  # <|0.00|> to <|30.00|>
 _SYMBOLS = (*'"#()*+/:;<=>@[\\]^_`{|}~「」『』', *"<< >> <<< >>> -- --- -( -[ (' (\" (( )) ((( ))) [[ ]] {{ }} ♪♪ ♪♪♪".split())  # noqa: SIM905
 _NOTES = "♩♪♫♬♭♮♯"  # several tokens each, of which the first begins no letter
-_MAX_PREVIOUS = 223  # half of the 448 positions, less <|startofprev|> (openai/whisper `decoding.py`)
+MAX_PREVIOUS = 223  # half of the 448 positions, less <|startofprev|> (openai/whisper `decoding.py`)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +159,7 @@ class Tokenizer:
         if previous is None or len(previous) == 0:
             return []
         ids = self.encode(" " + previous.strip()) if isinstance(previous, str) else self._checked(previous)
-        return [self.special.startofprev, *ids[-_MAX_PREVIOUS:]]
+        return [self.special.startofprev, *ids[-MAX_PREVIOUS:]]
 
     def sot_sequence(self, language: str | None = None, task: str = "transcribe") -> list[int]:
         """`<|startoftranscript|>`, and in multilingual checkpoints language and task. Raises as `prompt` does."""

@@ -3,6 +3,7 @@
 Source: openai/whisper `transcribe.py`.
 """
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
@@ -24,10 +25,9 @@ from jaxasr.rules import Rules, rules_for
 from jaxasr.segments import Written, segments_of
 from jaxasr.taps import Edits
 from jaxasr.text import compression_ratio
-from jaxasr.tokenizer import Tokenizer
+from jaxasr.tokenizer import MAX_PREVIOUS, Tokenizer
 from jaxasr.transcript import Segment, Transcript, Word
 
-_BUCKET = 32  # prompts are padded to a multiple of this, so that few programs are compiled
 _PER_SECOND = SAMPLE_RATE // HOP  # mel frames
 Progress = Callable[[float, float], None]
 
@@ -149,21 +149,23 @@ class _Writer:
         return done
 
     def _try(self, memory: Memory, previous: Sequence[Sequence[int]], temperature: float, key: Array) -> list[Written]:
-        prompts = [self.tokenizer.prompt(self.language, self.options.task, self.options.timestamps, ids) for ids in previous]
-        tokens, positions = _left_padded(prompts, self.tokenizer.special.eot, self.model.config.n_text_ctx)
-        n_last = len(self.tokenizer.prompt(self.language, self.options.task, self.options.timestamps))
+        prompt = functools.partial(self.tokenizer.prompt, self.language, self.options.task, self.options.timestamps)
+        n_last = len(prompt())
+        # One width for any previous text, so that one program is compiled and not one for every length.
+        width = n_last + (1 + MAX_PREVIOUS if any(previous) else 0)
+        tokens, positions = _left_padded([prompt(ids) for ids in previous], self.tokenizer.special.eot, width)
         generation = generate(
             self.model,
             memory,
             tokens,
-            max_new_tokens=min(self.options.max_new_tokens, self.model.config.n_text_ctx - tokens.shape[1]),
+            max_new_tokens=min(self.options.max_new_tokens, self.model.config.n_text_ctx - width),
             edits=self.decoder_edits,
             rules=self.rules,
             temperature=temperature,
             key=key,
             positions=positions,
             eot=self.tokenizer.special.eot,
-            no_speech=(tokens.shape[1] - n_last, self.tokenizer.special.no_speech),
+            no_speech=(width - n_last, self.tokenizer.special.no_speech),
         )
         return self._written(generation, temperature)
 
@@ -184,11 +186,8 @@ class _Writer:
         )
 
 
-def _left_padded(prompts: list[list[int]], filler: int, context: int) -> tuple[Array, Array]:
+def _left_padded(prompts: list[list[int]], filler: int, width: int) -> tuple[Array, Array]:
     """Ids and absolute positions [B, T]; padding has negative positions, so nobody attends to it."""
-    longest = max(map(len, prompts))
-    # A lone short prompt is not padded; others in steps, but not into the half of the context that is for new text.
-    width = longest if longest < 8 else max(longest, min(-(-longest // _BUCKET) * _BUCKET, context // 2))
     tokens = np.array([[filler] * (width - len(ids)) + ids for ids in prompts], np.int32)
     positions = np.array([np.arange(width) - (width - len(ids)) for ids in prompts], np.int32)
     return jnp.asarray(tokens), jnp.asarray(positions)
