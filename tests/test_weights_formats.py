@@ -203,10 +203,17 @@ def test_configuration_of_another_model(changes, message, tmp_path):
         _read(folder)
 
 
+def test_ids_that_the_vocabulary_does_not_have_are_left_out(tmp_path):
+    folder = checkpoints.write_hf(tmp_path / "hf", checkpoints.random_tensors())
+    (folder / "generation_config.json").write_text(json.dumps({"suppress_tokens": [-1, 0, 16, 17], "begin_suppress_tokens": [220]}))
+    read = _read(folder)
+    assert (read.suppress_ids, read.suppress_ids_begin) == ((0, 16), ())
+
+
 @pytest.mark.parametrize(
     ("said", "message"),
     [
-        ({"suppress_tokens": [17]}, "a list of token ids below 17 under 'suppress_tokens'"),
+        ({"suppress_tokens": ["17"]}, "a list of token ids under 'suppress_tokens'"),
         ({"begin_suppress_tokens": 4}, "begin_suppress_tokens"),
         ({"alignment_heads": [[3, 0]]}, "alignment heads within 3 layers of 2 heads, found .3, 0."),
         ({"alignment_heads": [[0, 1, 2]]}, "a list of .layer, head."),

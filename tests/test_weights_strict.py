@@ -41,8 +41,8 @@ def test_error_lists_everything_that_does_not_fit(form, tmp_path):
 def test_nothing_is_read_before_the_check(tmp_path):
     """A configuration that claims far more than the file holds costs no memory."""
     folder = checkpoints.write_hf(tmp_path / "hf", checkpoints.random_tensors())
-    claimed = checkpoints.hf_config(TINY.replace(n_vocab=1 << 20, n_audio_state=1 << 14, n_text_state=1 << 14, n_audio_head=2, n_audio_layer=200))
-    (folder / "config.json").write_text(json.dumps(claimed))
+    claimed = {"vocab_size": 1 << 20, "d_model": 1 << 14, "encoder_attention_heads": 2, "encoder_layers": 200}
+    (folder / "config.json").write_text(json.dumps(checkpoints.hf_config() | claimed))
     tracemalloc.start()
     with pytest.raises(WeightsError, match="of another shape"):
         assemble(read_checkpoint(folder))

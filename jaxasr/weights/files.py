@@ -68,13 +68,17 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def token_ids(found: dict[str, Any], key: str, path: Path, n_vocab: int) -> tuple[int, ...] | None:
-    """`found[key]` as token ids; None when the file does not say. Negative ids mean "nothing" in Hugging Face files."""
+    """`found[key]` as token ids; None when the file does not say.
+
+    Negative ids mean "nothing" in Hugging Face files, and transformers writes its defaults (220, 50256) for any vocabulary:
+    ids that the vocabulary does not have are left out.
+    """
     value = found.get(key)
     if value is None:
         return None
-    if not isinstance(value, list) or not all(type(v) is int and v < n_vocab for v in value):
-        raise damaged(path, f"a list of token ids below {n_vocab} under {key!r}", repr(value)[:80])
-    return tuple(v for v in value if v >= 0)
+    if not isinstance(value, list) or not all(type(v) is int for v in value):
+        raise damaged(path, f"a list of token ids under {key!r}", repr(value)[:80])
+    return tuple(v for v in value if 0 <= v < n_vocab)
 
 
 def pair_list(found: dict[str, Any], key: str, path: Path) -> tuple[tuple[int, int], ...] | None:
