@@ -52,7 +52,7 @@ def lens_page(
     with steps("encoder lens"):
         rows = encoder_rows(interventions.encoder_lens(asr, mel[None], prompt=prompt), text)
     known = provenance(model=weights(asr), data=source, config={"prompt": prompt, "top_k": top_k, "language": language})
-    return LensPage(model, source, text, audio, np.asarray(mel)[:, : -(-len(audio) // HOP)], table, rows, known)
+    return LensPage(model, source, text, language, audio, np.asarray(mel)[:, : -(-len(audio) // HOP)], table, rows, known)
 
 
 def _heard(asr: Any, memory: Memory) -> str:

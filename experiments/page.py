@@ -56,6 +56,7 @@ class LensPage:
     model: str
     source: str
     text: str
+    language: str  # code
     audio: Float[np.ndarray, "n"]
     mel: Float[np.ndarray, "M F"]
     logit: LogitTable
@@ -98,6 +99,7 @@ def summary(page: LensPage) -> dict[str, Any]:
             "source": page.source,
             "seconds": page.seconds,
             "text": page.text,
+            "language": page.language,
             "logit_lens": dataclasses.asdict(page.logit),
             "encoder_lens": [dataclasses.asdict(row) for row in page.encoder],
             "provenance": page.provenance,

