@@ -66,15 +66,16 @@ def _resample(blocks: Iterator[np.ndarray], rate: int) -> Iterator[np.ndarray]:
 def _fallback(path: Path, error: Exception) -> np.ndarray:
     import librosa
 
-    try:
-        with warnings.catch_warnings():  # librosa warns that it left soundfile, which is why it is called here
-            warnings.simplefilter("ignore")
+    with warnings.catch_warnings():  # librosa warns that it left soundfile, which is why it is called here, and leaves files open
+        warnings.simplefilter("ignore")
+        try:
             return librosa.load(path, sr=SAMPLE_RATE, mono=True)[0]
-    except Exception as second:  # audioread raises a different type for every backend it has
-        raise ValueError(
-            f"path: expected audio that soundfile or librosa reads, got {str(path)!r} ({error}; {type(second).__name__}: {second}). "
-            "Convert it to wav or flac, or install ffmpeg for other containers."
-        ) from error
+        except Exception as second:  # audioread raises a different type for every backend it has
+            reason = f"{type(second).__name__}: {second}"
+    raise ValueError(
+        f"path: expected audio that soundfile or librosa reads, got {str(path)!r} ({error}; {reason}). "
+        "Convert it to wav or flac, or install ffmpeg for other containers."
+    ) from error
 
 
 def _check_finite(audio: Any, what: str) -> None:

@@ -34,15 +34,15 @@ class Options:
     task: str = "transcribe"
     timestamps: bool = True
     word_timestamps: bool = False
-    temperature: float | Sequence[float] = 0.0
-    compression_ratio_threshold: float | None = 2.4
-    logprob_threshold: float | None = -1.0
-    no_speech_threshold: float | None = 0.6
+    temperature: int | float | Sequence[int | float] = 0.0
+    compression_ratio_threshold: int | float | None = 2.4
+    logprob_threshold: int | float | None = -1.0
+    no_speech_threshold: int | float | None = 0.6
     condition_on_previous_text: bool = False
     initial_prompt: str | Sequence[int] | None = None
     suppress: Sequence[int] | None = (-1,)
     suppress_blank: bool = True
-    max_initial_timestamp: float | None = 1.0
+    max_initial_timestamp: int | float | None = 1.0
     max_new_tokens: int = 224
     padding: str = "audio"
     batch_size: int = 8
@@ -58,7 +58,7 @@ class Options:
 
     @property
     def temperatures(self) -> tuple[float, ...]:
-        return tuple(self.temperature) if isinstance(self.temperature, Sequence) else (float(self.temperature),)
+        return tuple(map(float, self.temperature)) if isinstance(self.temperature, Sequence) else (float(self.temperature),)
 
     def failed(self, written: Written) -> bool:
         """Whether a higher temperature should be tried; a window of silence is fine as it is."""

@@ -102,7 +102,7 @@ def rules_for(
     timestamps: bool = False,
     suppress: Iterable[int] | None = (-1,),
     suppress_blank: bool = True,
-    max_initial_timestamp: float | None = 1.0,
+    max_initial_timestamp: int | float | None = 1.0,
 ) -> Rules:
     """The rules of openai/whisper's `DecodingOptions`, with its defaults.
 
@@ -146,7 +146,7 @@ def _mask(tokenizer: Tokenizer, ids: Iterable[int]) -> Bool[Array, "V"]:
     return jnp.asarray(mask)
 
 
-def _steps(seconds: float | None) -> int:
+def _steps(seconds: int | float | None) -> int:
     window = 30.0
     if seconds is not None and not 0 <= seconds <= window:
         raise ValueError(f"max_initial_timestamp: expected 0 to {window} seconds or None, got {seconds}.")

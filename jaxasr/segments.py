@@ -42,7 +42,7 @@ def segments_of(written: Written, tokenizer: Tokenizer, seek: int, n_frames: int
     return found, n_frames if ends_in_silence or heard <= 0 else heard
 
 
-def _segment(written: Written, tokenizer: Tokenizer, tokens: tuple[int, ...], seek: int, start: float, end: float) -> list[Segment]:
+def _segment(written: Written, tokenizer: Tokenizer, tokens: tuple[int, ...], seek: int, start: int, end: int | float) -> list[Segment]:
     """A segment, its times in timestamp steps; none when it is without text or length."""
     text = tokenizer.decode(tokens)
     if start == end or not text.strip():

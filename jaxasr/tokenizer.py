@@ -3,8 +3,9 @@ import dataclasses
 import functools
 import os
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import SupportsIndex
 
 import tokenizers
 
@@ -98,7 +99,7 @@ class Tokenizer:
         """Ids of plain text; no control tokens are added. Speech starts with a space: `encode(" Hello")`."""
         return self.inner.encode(text, add_special_tokens=False).ids
 
-    def decode(self, ids: Sequence[int], special: bool = False) -> str:
+    def decode(self, ids: Iterable[SupportsIndex], special: bool = False) -> str:
         """Text of `ids`; control tokens and timestamps are left out, or spelled (`<|1.20|>`) with `special=True`.
 
         Raises `ValueError` for an id outside the vocabulary.
@@ -112,11 +113,11 @@ class Tokenizer:
                 run = []
         return "".join([*text, self.inner.decode(run)])
 
-    def token_texts(self, ids: Sequence[int]) -> list[str]:
+    def token_texts(self, ids: Iterable[SupportsIndex]) -> list[str]:
         r"""Each token alone, for display; bytes that are part of a character show as `\xe3`."""
         return [self._spelled(i) if i >= self.special.eot else self._shown(i) for i in self._checked(ids)]
 
-    def _checked(self, ids: Sequence[int]) -> list[int]:
+    def _checked(self, ids: Iterable[SupportsIndex]) -> list[int]:
         ids = [int(i) for i in ids]
         bad = [i for i in ids if not 0 <= i < self.n_vocab]
         if bad:
@@ -131,7 +132,7 @@ class Tokenizer:
             return f"<|{self.seconds(id_):.2f}|>"
         return self.inner.id_to_token(id_)
 
-    def seconds(self, timestamp: int) -> float:
+    def seconds(self, timestamp: SupportsIndex) -> float:
         """Time in the window that a timestamp token stands for."""
         return (int(timestamp) - self.special.timestamp_begin) * SECONDS_PER_TIMESTAMP
 
@@ -140,7 +141,7 @@ class Tokenizer:
         language: str | None = None,
         task: str = "transcribe",
         timestamps: bool = False,
-        previous: str | Sequence[int] | None = None,
+        previous: str | Iterable[SupportsIndex] | None = None,
     ) -> list[int]:
         """The tokens before the text: `[<|startofprev|> previous] <|startoftranscript|> [language task] [<|notimestamps|>]`.
 
@@ -155,11 +156,15 @@ class Tokenizer:
         """
         return [*self._previous(previous), *self.sot_sequence(language, task), *([] if timestamps else [self.special.no_timestamps])]
 
-    def _previous(self, previous: str | Sequence[int] | None) -> list[int]:
-        if previous is None or len(previous) == 0:
-            return []
-        ids = self.encode(" " + previous.strip()) if isinstance(previous, str) else self._checked(previous)
-        return [self.special.startofprev, *ids[-MAX_PREVIOUS:]]
+    def _previous(self, previous: str | Iterable[SupportsIndex] | None) -> list[int]:
+        ids = self.encode_previous(previous)
+        return [self.special.startofprev, *ids[-MAX_PREVIOUS:]] if ids else []
+
+    def encode_previous(self, previous: str | Iterable[SupportsIndex] | None) -> list[int]:
+        """Ids of earlier text as the model saw it in training, with a space before it; ids stay as they are."""
+        if isinstance(previous, str):
+            return self.encode(" " + previous.strip()) if previous.strip() else []
+        return [] if previous is None else self._checked(previous)
 
     def sot_sequence(self, language: str | None = None, task: str = "transcribe") -> list[int]:
         """`<|startoftranscript|>`, and in multilingual checkpoints language and task. Raises as `prompt` does."""
@@ -191,7 +196,7 @@ class Tokenizer:
         ids = {tokens[0] for symbol, tokens in spelled if len(tokens) == 1 or symbol in _NOTES}
         return tuple(sorted(ids | {self.encode(" -")[0], self.encode(" '")[0]}))
 
-    def split_words(self, ids: Sequence[int], language: str | None = None) -> list[tuple[str, list[int]]]:
+    def split_words(self, ids: Iterable[SupportsIndex], language: str | None = None) -> list[tuple[str, list[int]]]:
         """Words with their token ids, in order; joined, the words are the text.
 
         Split at spaces and punctuation; at every whole character in languages that write none.
@@ -200,12 +205,13 @@ class Tokenizer:
         pieces = self._split_on_unicode(ids)
         return pieces if language_code(language or "en") in WITHOUT_SPACES else self._join_to_spaces(pieces)
 
-    def _split_on_unicode(self, ids: Sequence[int]) -> list[tuple[str, list[int]]]:
+    def _split_on_unicode(self, ids: Iterable[SupportsIndex]) -> list[tuple[str, list[int]]]:
+        ids = self._checked(ids)
         full, offset = self.decode(ids, special=True), 0
         pieces: list[tuple[str, list[int]]] = []
         current: list[int] = []
         for id_ in ids:
-            current = [*current, int(id_)]
+            current = [*current, id_]
             text = self.decode(current, special=True)
             unfinished = text.find("\ufffd")  # half a character, unless the whole text has the mark there too
             if unfinished < 0 or full[offset + unfinished : offset + unfinished + 1] == "\ufffd":

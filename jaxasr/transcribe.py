@@ -197,7 +197,7 @@ def _one_by_one(writer: _Writer, sound: _Sound) -> Iterator[tuple[int, list[Segm
     """Each window begins where the timestamps of the one before it say."""
     options, tokenizer = writer.options, writer.tokenizer
     seek, number = 0, 0
-    history = _initial(writer)
+    history = tokenizer.encode_previous(options.initial_prompt)
     while seek < sound.n_frames:
         true = sound.true_frames(seek)
         memory = writer.hear([sound.window(seek)])
@@ -217,12 +217,13 @@ def _one_by_one(writer: _Writer, sound: _Sound) -> Iterator[tuple[int, list[Segm
 def _all_at_once(writer: _Writer, sound: _Sound) -> Iterator[tuple[int, list[Segment]]]:
     """Windows of 30 s that know nothing of each other, `batch_size` at a time."""
     seeks = list(range(0, sound.n_frames, N_MEL_FRAMES))
+    prompt = writer.tokenizer.encode_previous(writer.options.initial_prompt)
     for first in range(0, len(seeks), writer.options.batch_size):
         batch = seeks[first : first + writer.options.batch_size]
         rows = batch + batch[-1:] * (_power_of_two(len(batch), writer.options.batch_size) - len(batch))  # few batch sizes, few programs
         true = [sound.true_frames(seek) for seek in rows]
         memory = writer.hear([sound.window(seek) for seek in rows])
-        written = writer.write(memory, [_initial(writer) if seek == 0 else [] for seek in rows], first)
+        written = writer.write(memory, [prompt if seek == 0 else [] for seek in rows], first)
         found = [
             [] if writer.options.is_silence(w) else segments_of(w, writer.tokenizer, seek, n)[0] for w, seek, n in zip(written, rows, true)
         ]
@@ -237,11 +238,6 @@ def _ids(segments: Sequence[Segment]) -> list[int]:
 
 def _power_of_two(n: int, most: int) -> int:
     return min(most, 1 << (n - 1).bit_length())
-
-
-def _initial(writer: _Writer) -> list[int]:
-    prompt = writer.options.initial_prompt or []
-    return writer.tokenizer.encode(" " + prompt.strip()) if isinstance(prompt, str) else list(prompt)
 
 
 def _with_words(segments: list[Segment], words: list[Word], tokenizer: Tokenizer) -> list[Segment]:
