@@ -39,3 +39,6 @@ class Steps:
     @property
     def total(self) -> float:
         return sum(self.seconds.values())
+
+    def say_total(self) -> None:
+        self.console.print(f"[dim]{self.total:6.2f} s[/]  in all")

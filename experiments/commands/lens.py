@@ -51,15 +51,19 @@ def look(
         from experiments import page, terminal
         from experiments.lens import lens_page, window
     with steps(f"read {audio.name}"):
-        heard = window(jaxasr.load_audio(audio), start)
+        whole = jaxasr.load_audio(audio)
+        heard = window(whole, start)
+        source = audio.name if len(heard) == len(whole) else f"{audio.name} from {start:g} s"
     with steps(f"load {model}"):
         asr = runtime.load(model, dtype.value)
-    found = lens_page(asr, heard, audio.name, steps, model=model, language=language, top_k=top_k)
+    found = lens_page(asr, heard, source, steps, model=model, language=language, top_k=top_k)
     with steps("write the page"):
         path = write_text(out / "index.html", page.render(found))
         summary = page.summary(found) | {"seconds_taken": dict(steps.seconds)}
         write_json(out / "lens.json", summary)
-    steps.console.print(f"[dim]{steps.total:6.2f} s[/]  in all")
+    steps.say_total()
+    if len(heard) < len(whole):
+        steps.console.print(f"Seen: {len(heard) / jaxasr.config.SAMPLE_RATE:g} s; --start looks elsewhere.")
     if json:
         print(to_json(plain(summary | {"page": str(path)})))
     else:

@@ -82,7 +82,7 @@
   function fill(layer, t) {
     const list = element("ol", "");
     data.top[layer][t].forEach((text, k) => list.append(candidate(text, data.percent[layer][t][k], data.rank[layer][t] === k)));
-    const final = `Final token ${shown(data.tokens[t])}: rank ${(data.rank[layer][t] + 1).toLocaleString("en")} · ${percent(data.own[layer][t])}`;
+    const final = `Final ${shown(data.tokens[t])}: rank ${(data.rank[layer][t] + 1).toLocaleString("en")} · ${percent(data.own[layer][t])}`;
     const when = timed(t) ? ` · ${data.times[t][0].toFixed(2)}–${data.times[t][1].toFixed(2)} s` : "";
     card.replaceChildren(element("h3", `Layer ${layer} · token ${t + 1}${when}`), list, element("p", final));
   }
