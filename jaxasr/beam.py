@@ -71,10 +71,10 @@ def beam_search(
 class Texts:
     """Prompt and what was written after it, N texts a row.
 
-    tokens: [B, N, T0 + T]. logprobs: [B, N, T], of each new token. total: [B, N], their sum; -inf for what cannot be.
+    tokens: [B, N, W = T0 + T]. logprobs: [B, N, T], of each new token. total: [B, N], their sum; -inf for what cannot be.
     """
 
-    tokens: Int[Array, "B N T"]
+    tokens: Int[Array, "B N W"]
     logprobs: Float[Array, "B N T"]
     total: Float[Array, "B N"]
 

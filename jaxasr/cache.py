@@ -12,16 +12,16 @@ class Memory:
     """What the decoder knows of the audio: the encoder output and, computed once, every layer's cross-attention keys and values."""
 
     xa: Float[Array, "B S D"]
-    k: Float[Array, "L B H S Dh"]
-    v: Float[Array, "L B H S Dh"]
+    k: Float[Array, "L B H S Dh"] | tuple[Float[Array, "B H S Dh"], ...]
+    v: Float[Array, "L B H S Dh"] | tuple[Float[Array, "B H S Dh"], ...]
 
 
 @flax.struct.dataclass
 class Past:
-    """One layer's self-attention keys and values of the tokens so far, with room for those to come."""
+    """One layer's self-attention keys and values of the tokens so far, with room for those to come; or all layers', stacked."""
 
-    k: Float[Array, "B H S Dh"]
-    v: Float[Array, "B H S Dh"]
+    k: Float[Array, "*L B H S Dh"]
+    v: Float[Array, "*L B H S Dh"]
 
     def append(self, start: Int[Array, ""], k: Float[Array, "B H T Dh"], v: Float[Array, "B H T Dh"]) -> "Past":
         where = (0, 0, start, 0)

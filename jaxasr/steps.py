@@ -23,7 +23,7 @@ Taps = tuple[Edits, Rules | None]
 
 @flax.struct.dataclass
 class Generation:
-    """What was generated after the prompt.
+    """What was generated after the prompt; under `vmap` with its axes in front.
 
     tokens: int32 [B, T] with T = max_new_tokens, filled up with end-of-text.
     lengths: int32 [B], tokens before the end-of-text.
@@ -31,17 +31,17 @@ class Generation:
     no_speech_prob: float32 [B], NaN when not asked for.
     """
 
-    tokens: Int[Array, "B T"]
-    lengths: Int[Array, "B"]
-    logprobs: Float[Array, "B T"]
-    no_speech_prob: Float[Array, "B"]
+    tokens: Int[Array, "*axes B T"]
+    lengths: Int[Array, "*axes B"]
+    logprobs: Float[Array, "*axes B T"]
+    no_speech_prob: Float[Array, "*axes B"]
 
     @classmethod
     def of(cls, tokens: Int[Array, "B T"], logprobs: Float[Array, "B T"], no_speech_prob: Float[Array, "B"], eot: int) -> "Generation":
         return cls(tokens, (jnp.cumsum(tokens == eot, -1) == 0).sum(-1), logprobs, no_speech_prob)
 
     @property
-    def avg_logprob(self) -> Float[Array, "B"]:
+    def avg_logprob(self) -> Float[Array, "*axes B"]:
         """Mean over tokens and the end-of-text, as openai/whisper has it."""
         return self.logprobs.sum(-1) / (self.lengths + 1)
 
