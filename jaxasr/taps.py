@@ -142,7 +142,7 @@ def _same_shape(y: Any, x: Array, site: str) -> Array:
     return y.astype(x.dtype)
 
 
-def check(stack: str, edits: Edits | None, readout: Readout | None, specs: Callable[[str], _sites.SiteSpec]) -> tuple[Edits, Readout]:
+def check(stack: str, edits: Any, readout: Any, specs: Callable[[str], _sites.SiteSpec]) -> tuple[Edits, Readout]:
     """The edits and readout of one pass through `stack`, or `ValueError` for what could never fire in it.
 
     An edit may have a method `check(spec)`; it is called with what the pass will show at its site.

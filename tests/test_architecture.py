@@ -1,0 +1,81 @@
+"""Who imports whom, how long files are, and what is documented."""
+import ast
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import interventions
+import jaxasr
+from jaxasr.sites import LAYERED, SITES
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("jaxasr", "interventions", "experiments")
+FILES = [file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))]
+# What experiments share. Any other file of the folder is an experiment, and knows no other one.
+SHARED = set("categories cli compile_cache data embed files lens page plots progress provenance registry report results runtime terminal".split())
+
+
+def imported(file: Path) -> set[str]:
+    """Modules that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            found |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def name(file: Path) -> str:
+    return str(file.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("file", FILES, ids=name)
+def test_imports_point_down(file):
+    package = file.relative_to(ROOT).parts[0]
+    above = PACKAGES[PACKAGES.index(package) + 1 :]
+    assert not {module for module in imported(file) if module.split(".")[0] in (*above, "tests")}
+
+
+def test_no_experiment_imports_another():
+    experiments = {f"experiments.{file.stem}": file for file in (ROOT / "experiments").glob("*.py") if file.stem not in SHARED | {"__init__"}}
+    for module, file in experiments.items():
+        assert not imported(file) & (experiments.keys() - {module}), file
+
+
+@pytest.mark.parametrize("file", FILES, ids=name)
+def test_files_are_short(file):
+    assert len(file.read_text().splitlines()) <= 330
+
+
+@pytest.mark.parametrize("module", [jaxasr, interventions], ids=lambda module: module.__name__)
+def test_every_public_name_is_documented(module):
+    public = {key: value for key, value in vars(module).items() if not key.startswith("_") and not inspect.ismodule(value)}
+    documented = {key for key, value in public.items() if not callable(value) or (value.__doc__ and not value.__doc__.startswith(f"{key}("))}
+    assert public.keys() == documented
+    assert len(public) > 3
+
+
+@pytest.mark.parametrize("file", FILES, ids=name)
+def test_every_module_says_what_it_is(file):
+    text = file.read_text()
+    assert not text.strip() or ast.get_docstring(ast.parse(text))
+
+
+def test_the_readme_s_table_of_sites_is_the_vocabulary():
+    rows = re.findall(r"^\| `((?:encoder|decoder)\.[a-z0-9_.]+)` \| `\[([A-Za-z, ]+)\]` \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert dict(rows) == {site: ", ".join((*(["L"] if site in LAYERED else []), *axes)) for site, axes in SITES.items()}
+    assert len(rows) == len(SITES)
+
+
+def test_the_command_line_and_its_help_need_no_model():
+    """Help is quick because JAX is imported by the commands when they run."""
+    heavy = {"jax", "jaxasr", "interventions", "flax", "transformers", "librosa"}
+    for file in [ROOT / "experiments/cli.py", *(ROOT / "experiments/commands").glob("*.py")]:
+        top = [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
+        names = {alias.name.split(".")[0] for node in top if isinstance(node, ast.Import) for alias in node.names}
+        names |= {str(node.module).split(".")[0] for node in top if isinstance(node, ast.ImportFrom)}
+        assert not names & heavy, file

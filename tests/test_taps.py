@@ -1,0 +1,208 @@
+"""Where edits go in and activations come out: what is refused, what changes nothing, and what an edit is told."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden.tiny import tiny_inputs
+from own_edits import Shift, identity
+
+import jaxasr
+from jaxasr.sites import SITES, sites_of
+
+ENCODER, DECODER = sites_of("encoder"), sites_of("decoder")
+
+
+@pytest.fixture(scope="module")
+def inputs(tiny_model):
+    mel, tokens = tiny_inputs(tiny_model.config, 2, 6)
+    return mel, tokens, tiny_model.encode(mel)[0]
+
+
+def same(ours, theirs) -> None:
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_unknown_sites_are_refused_with_what_exists(tiny_model, inputs):
+    mel, tokens, memory = inputs
+    with pytest.raises(ValueError, match=r"'decoder\.resid_pots'.*Did you mean 'decoder\.resid_post'.*decoder\.logits"):
+        tiny_model.decode(tokens, memory, {"decoder.resid_pots": identity})
+    with pytest.raises(ValueError, match=r"'resid_post'.*decoder\.resid_post"):
+        tiny_model.decode(tokens, memory, {"resid_post": identity})
+    with pytest.raises(ValueError, match=r"'encoder\.cross_attn\.z'.*There are: encoder\."):
+        tiny_model.encode(mel, {"encoder.cross_attn.z": identity})
+    with pytest.raises(ValueError, match=r"Unknown site 'decoder\.mlp'"):
+        jaxasr.select("decoder.mlp")
+    with pytest.raises(ValueError, match=r"Unknown site 'mlp'"):
+        jaxasr.reduce("mean", "mlp", jnp.mean)
+
+
+def test_an_edit_that_would_never_fire_is_refused(tiny_model, inputs):
+    mel, tokens, memory = inputs
+    with pytest.raises(ValueError, match="never fire"):
+        tiny_model.decode(tokens, memory, {"encoder.resid_post": identity})
+    with pytest.raises(ValueError, match="never fire"):
+        tiny_model.encode(mel, {"decoder.resid_post": identity})
+    with pytest.raises(ValueError, match="never fire"):
+        jaxasr.generate(tiny_model, memory, tokens, max_new_tokens=2, eot=100, edits={"encoder.resid_post": identity})
+    with pytest.raises(ValueError, match="readout of the decoder"):
+        tiny_model.decode(tokens, memory, readout=jaxasr.select("encoder.resid_post"))
+
+
+@pytest.mark.parametrize("site", ["decoder.resid_mid", "decoder.attn.pattern", "decoder.cross_attn.k", "decoder.logits"])
+def test_an_edit_must_give_back_its_input_s_shape(tiny_model, inputs, site):
+    _, tokens, memory = inputs
+    with pytest.raises(ValueError, match=rf"edit at '{site}' returned shape .*expected .*axes {' '.join(SITES[site])}"):
+        tiny_model.decode(tokens, memory, {site: lambda x, at: x[:1]})
+
+
+def test_what_is_no_edit_and_no_readout(tiny_model, inputs):
+    _, tokens, memory = inputs
+    with pytest.raises(TypeError, match=r"edits\['decoder\.ln'\]: expected a callable"):
+        tiny_model.decode(tokens, memory, {"decoder.ln": 1.0})
+    with pytest.raises(TypeError, match=r"readout: expected jaxasr\.select"):
+        tiny_model.decode(tokens, memory, readout=lambda acts: acts)
+
+
+def test_an_edit_may_check_what_the_pass_will_show(tiny_model, inputs):
+    _, tokens, memory = inputs
+    seen = []
+
+    class Careful:
+        def check(self, spec):
+            seen.append(spec)
+            raise ValueError("does not fit")
+
+        def __call__(self, x, at):
+            return x
+
+    with pytest.raises(ValueError, match="does not fit"):
+        tiny_model.decode(tokens, memory, {"decoder.cross_attn.pattern": Careful()})
+    assert seen[0].axes == ("B", "H", "T", "S")
+    assert seen[0].shape == (2, 5, 6, 11)
+    assert seen[0].n_layer == 2
+
+
+def test_empty_edits_and_an_empty_readout_change_nothing(tiny_model, inputs):
+    mel, tokens, memory = inputs
+    same(tiny_model.encode(mel, {}, jaxasr.select()), tiny_model.encode(mel))
+    same(tiny_model.decode(tokens, memory, {}, jaxasr.select()), tiny_model.decode(tokens, memory))
+    plain = jaxasr.generate(tiny_model, memory, tokens, max_new_tokens=7, eot=100)
+    same(jaxasr.generate(tiny_model, memory, tokens, max_new_tokens=7, eot=100, edits={}), plain)
+    assert tiny_model.encode(mel)[1] == {}
+
+
+@pytest.mark.parametrize("site", ENCODER)
+def test_identity_at_every_site_of_the_encoder(tiny_model, inputs, site):
+    mel, _, memory = inputs
+    same(tiny_model.encode(mel, {site: lambda x, at: x})[0], memory)
+
+
+@pytest.mark.parametrize("site", DECODER)
+def test_identity_at_every_site_of_the_decoder(tiny_model, inputs, site):
+    _, tokens, memory = inputs
+    same(tiny_model.decode(tokens, memory, {site: lambda x, at: x})[0], tiny_model.decode(tokens, memory)[0])
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_every_site_can_be_edited_and_shows_its_edited_value(tiny_model, inputs, site):
+    mel, tokens, memory = inputs
+    readout, edits = jaxasr.select(site), {site: lambda x, at: 0.5 * x + 0.25}
+    run = (lambda e: tiny_model.encode(mel, e, readout)) if site in ENCODER else (lambda e: tiny_model.decode(tokens, memory, e, readout))
+    (plain_out, plain), (out, edited) = run(None), run(edits)
+    first = (lambda x: x[0]) if site in jaxasr.sites.LAYERED else (lambda x: x)  # later layers follow from the edit of earlier ones
+    seen = np.isfinite(first(plain[site]))
+    np.testing.assert_allclose(first(edited[site])[seen], 0.5 * first(plain[site])[seen] + 0.25, rtol=2e-6, atol=1e-6)
+    assert not np.array_equal(jax.tree.leaves(out)[0], jax.tree.leaves(plain_out)[0])  # what comes after hears of it
+
+
+def told(value):
+    """An edit that overwrites the activation with what it was told."""
+    return lambda x, at: jnp.broadcast_to(value(x, at), x.shape).astype(x.dtype)
+
+
+def test_an_edit_is_told_its_layer(tiny_model, inputs):
+    mel, tokens, memory = inputs
+    edit = told(lambda x, at: at.layer)
+    acts = tiny_model.decode(tokens, memory, {"decoder.mlp_out": edit}, jaxasr.select("decoder.mlp_out"))[1]
+    np.testing.assert_array_equal(acts["decoder.mlp_out"][..., 0], np.broadcast_to(np.arange(2)[:, None, None], (2, 2, 6)))
+    acts = tiny_model.encode(mel, {"encoder.conv1": edit}, jaxasr.select("encoder.conv1"))[1]
+    assert (np.asarray(acts["encoder.conv1"]) == -1).all()
+
+
+def test_an_edit_is_told_its_positions(tiny_model, inputs):
+    mel, tokens, memory = inputs
+    positions = np.array([[0, 1, 2, 3, 4, 5], [-2, -1, 0, 1, 2, 3]])
+    edits = {
+        "decoder.resid_pre": told(lambda x, at: at.positions[:, :, None]),
+        "decoder.attn.k": told(lambda x, at: at.positions[:, :, None, None]),
+        "decoder.cross_attn.v": told(lambda x, at: at.positions[:, :, None, None]),
+    }
+    acts = tiny_model.decode(tokens, memory, edits, jaxasr.select(*edits), positions=positions)[1]
+    for layer in range(2):
+        np.testing.assert_array_equal(acts["decoder.resid_pre"][layer, :, :, 0], positions)
+        np.testing.assert_array_equal(acts["decoder.attn.k"][layer, :, :, 0, 0], positions)
+        np.testing.assert_array_equal(acts["decoder.cross_attn.v"][layer, :, :, 0, 0], np.tile(np.arange(11), (2, 1)))
+    edit = told(lambda x, at: at.positions[:, :, None])
+    for site, frames in {"encoder.conv1": 22, "encoder.conv2": 11}.items():
+        acts = tiny_model.encode(mel, {site: edit}, jaxasr.select(site))[1]
+        np.testing.assert_array_equal(acts[site][0, :, 0], np.arange(frames))
+
+
+def test_an_edit_of_scores_is_told_its_keys(tiny_model, inputs):
+    _, tokens, memory = inputs
+    edits = {f"decoder.{part}.scores": told(lambda x, at: 100 * at.positions[:, None, :, None] + at.keys[:, None, None, :]) for part in ("attn", "cross_attn")}
+    acts = tiny_model.decode(tokens, memory, edits, jaxasr.select(*edits))[1]
+    steps = np.arange(6)[:, None]
+    np.testing.assert_array_equal(acts["decoder.attn.scores"][1, 1, 2], 100 * steps + np.arange(6))
+    np.testing.assert_array_equal(acts["decoder.cross_attn.scores"][1, 1, 2], 100 * steps + np.arange(11))
+
+
+def test_no_edit_of_scores_makes_a_token_see_its_future(tiny_model, inputs):
+    _, tokens, memory = inputs
+    future = {"decoder.attn.scores": lambda x, at: x + 100.0 * (at.keys[:, None, None, :] > at.positions[:, None, :, None])}
+    pattern = tiny_model.decode(tokens, memory, future, jaxasr.select("decoder.attn.pattern"))[1]["decoder.attn.pattern"]
+    assert (np.triu(np.asarray(pattern), 1) == 0).all()
+
+
+def test_an_edit_keeps_the_dtype(tiny_model, inputs):
+    _, tokens, memory = inputs
+    logits, _ = tiny_model.decode(tokens, memory, {"decoder.resid_pre": lambda x, at: np.zeros(x.shape, np.float64)})
+    assert logits.dtype == np.float32
+
+
+def test_reduce_and_merge(tiny_model, inputs):
+    _, tokens, memory = inputs
+    entropy = jaxasr.reduce("entropy", "decoder.cross_attn.pattern", lambda p: -(p * jnp.log(p)).sum(-1))
+    both = jaxasr.merge(entropy, jaxasr.select("decoder.cross_attn.pattern", "decoder.ln"))
+    acts = tiny_model.decode(tokens, memory, readout=both)[1]
+    assert acts.keys() == {"entropy", "decoder.cross_attn.pattern", "decoder.ln"}
+    pattern = np.asarray(acts["decoder.cross_attn.pattern"])
+    np.testing.assert_allclose(acts["entropy"], -(pattern * np.log(pattern)).sum(-1), rtol=1e-5)
+    alone = tiny_model.decode(tokens, memory, readout=entropy)[1]
+    assert alone.keys() == {"entropy"}
+    np.testing.assert_array_equal(alone["entropy"], acts["entropy"])
+
+
+def temporary_bytes(tiny_model, inputs, readout) -> int:
+    _, tokens, memory = inputs
+    compiled = jax.jit(lambda model, memory: model.decode(tokens, memory, readout=readout)[0]).lower(tiny_model, memory).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+def test_captures_that_nobody_uses_are_dead(tiny_model, inputs):
+    nothing = temporary_bytes(tiny_model, inputs, None)
+    assert temporary_bytes(tiny_model, inputs, jaxasr.select(*DECODER)) == nothing > 0
+
+
+def test_edits_compose_with_vmap_and_grad(tiny_model, inputs):
+    _, tokens, memory = inputs
+
+    def logit(strength):
+        return tiny_model.decode(tokens, memory, {"decoder.resid_mid": Shift(strength, 1, 3)})[0][0, -1, 7]
+
+    doses = jnp.linspace(-1, 1, 5)
+    np.testing.assert_allclose(jax.vmap(logit)(doses), [logit(dose) for dose in doses], rtol=1e-5, atol=1e-6)
+    step = 1e-2
+    slope = (logit(jnp.float32(step)) - logit(jnp.float32(-step))) / (2 * step)
+    np.testing.assert_allclose(jax.grad(logit)(jnp.float32(0)), slope, rtol=2e-2, atol=1e-4)
