@@ -14,6 +14,7 @@ class Options:
         task: "transcribe" or "translate" (into English).
         timestamps: let the model write timestamps and cut the recording by them; without, windows are 30 s and go as a batch.
         word_timestamps: find word times as well, see `jaxasr.align`; they move no window, so the text stays the same.
+        beam_size: beams of the search where the temperature is 0; None: greedy.
         temperature: 0 is greedy; of several, a later one is tried when a window fails the two thresholds that follow.
         compression_ratio_threshold: a window above it repeats itself and fails; None: never.
         logprob_threshold: a window whose mean log-probability is below it fails; None: never.
@@ -34,6 +35,7 @@ class Options:
     task: str = "transcribe"
     timestamps: bool = True
     word_timestamps: bool = False
+    beam_size: int | None = None
     temperature: int | float | Sequence[int | float] = 0.0
     compression_ratio_threshold: int | float | None = 2.4
     logprob_threshold: int | float | None = -1.0
@@ -53,6 +55,8 @@ class Options:
             raise ValueError(f"padding: expected 'audio' or 'features', got {self.padding!r}.")
         if self.batch_size < 1 or self.max_new_tokens < 1:
             raise ValueError(f"batch_size, max_new_tokens: expected at least 1, got {self.batch_size} and {self.max_new_tokens}.")
+        if self.beam_size is not None and self.beam_size < 1:
+            raise ValueError(f"beam_size: expected at least 1, or None, got {self.beam_size}.")
         if not self.temperatures or min(self.temperatures) < 0:
             raise ValueError(f"temperature: expected one or more numbers of at least 0, got {self.temperature!r}.")
 

@@ -163,6 +163,7 @@ class _Writer:
             rules=self.rules,
             temperature=temperature,
             key=key,
+            beam_size=None if temperature > 0 else self.options.beam_size,
             positions=positions,
             eot=self.tokenizer.special.eot,
             no_speech=(width - n_last, self.tokenizer.special.no_speech),
