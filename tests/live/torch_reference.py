@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import WhisperForConditionalGeneration
 
-from jaxasr.sites import LAYERED, SITES, sites_of
+from jaxasr.sites import LAYERED, SITES
 
 Model = WhisperForConditionalGeneration
 # site: (module, which of its ends). The layer itself is "".
@@ -55,30 +55,32 @@ _OUTSIDE = {
 
 
 def reference(
-    model: Model, mel: np.ndarray, tokens: np.ndarray | None = None, only: Iterable[str] = SITES, positions: np.ndarray | None = None
+    model: Model,
+    mel: np.ndarray,
+    tokens: np.ndarray | None = None,
+    only: Iterable[str] = SITES,
+    positions: np.ndarray | None = None,
+    memory: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Runs `model` on `mel` [B, M, F] and `tokens` [B, T], and returns `{site: [L, B, ...]}` in the model's precision.
 
     Scores are minus infinity where the decoder's attention is masked. `only` limits the memory taken; without `tokens` there is
     no decoder. `positions` [B, T] are negative at padded tokens, which are masked.
+    With `memory`, the encoder output of an earlier run, the encoder does not run again.
     """
     only = [site for site in only if tokens is not None or site.startswith("encoder.")]
     needed = [site for site in SITES if site in {name for wanted in only for name in _sources(wanted)}]
     with torch.no_grad(), _recording(model, needed) as seen:
-        memory = model.model.encoder(torch.as_tensor(mel).to(model.dtype))
+        memory = model.model.encoder(torch.tensor(np.asarray(mel)).to(model.dtype))[0] if memory is None else torch.tensor(memory)
         if tokens is not None:
             hidden = model.model.decoder(
-                input_ids=torch.as_tensor(tokens).long(),
-                encoder_hidden_states=memory.last_hidden_state,
+                input_ids=torch.tensor(np.asarray(tokens)).long(),
+                encoder_hidden_states=memory,
                 use_cache=False,
                 **_padding(positions),
             )
             model.proj_out(hidden.last_hidden_state)
         return {site: _shaped(model, site, seen).numpy() for site in only}
-
-
-def encoder_sites(model: Model, mel: np.ndarray, only: Iterable[str] = tuple(sites_of("encoder"))) -> dict[str, np.ndarray]:
-    return reference(model, mel, None, only)
 
 
 def _padding(positions: np.ndarray | None) -> dict[str, torch.Tensor]:

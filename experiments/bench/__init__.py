@@ -1,0 +1,1 @@
+"""Measurements against other implementations: `python -m experiments.bench NAME --help`."""

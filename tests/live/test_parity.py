@@ -1,0 +1,151 @@
+"""Every site of tiny.en and base, with real weights on real recordings, against torch; float64 decides whose error the rest is."""
+# ruff: noqa: E402 (torch first: without it this file is skipped)
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from golden.make_golden import golden
+from golden.tiny import TINY, golden_file
+from torch_reference import reference, scaled_error
+
+import jaxasr
+from experiments import data
+from experiments.bench.torch_whisper import build
+from jaxasr.audio import load_audio, log_mel
+from jaxasr.sites import sites_of
+from jaxasr.tokenizer import Tokenizer
+from jaxasr.weights import Checkpoint, assemble, read_checkpoint
+
+TOLERANCE = 5e-5  # of max(1, max|reference|), in float32
+EXACT = 1e-11  # the same in float64: eight orders less would be 5e-13
+TEXT = (Path(__file__).parent / "text.txt").read_text()  # 500 tokens, nothing repeated
+MODELS = ["tiny.en", "base"]
+# At 1,500 x 1,500 per head these two are read alone; the rest of the encoder fits in one pass.
+LARGE = ("encoder.attn.scores", "encoder.attn.pattern")
+ENCODER_PASSES = [tuple(site for site in sites_of("encoder") if site not in LARGE), *((site,) for site in LARGE)]
+
+
+@functools.cache
+def recordings() -> list[np.ndarray]:
+    """30 s of speech without padding, and a clip that is mostly padding."""
+    clips = data.recordings(["libri_test_other", "timit"]) or [data.Recording(data.DEMO, "demo", "", "en", 0.0)]
+    speech = [load_audio(clip.path) for clip in clips[:12]]
+    long = np.concatenate(speech * 12)[: 30 * 16_000]
+    return [long, speech[-1][: 2 * 16_000]]
+
+
+@functools.cache
+def mels(n_mels: int = 80) -> np.ndarray:
+    return np.stack([np.asarray(log_mel(audio, n_mels)) for audio in recordings()])
+
+
+def random_tokens(n_vocab: int, n_tokens: int) -> np.ndarray:
+    """Two rows of unlike ids, control tokens and timestamps among them."""
+    return np.random.default_rng(n_tokens).integers(0, n_vocab, (2, n_tokens)).astype(np.int32)
+
+
+def text_tokens(checkpoint: Checkpoint, n_tokens: int) -> np.ndarray:
+    """Two rows of a prompt and English text, cut to length. Text, because ids at random drive base into patterns that amplify rounding."""
+    tokenizer = Tokenizer.from_file(checkpoint.tokenizer_file)
+    words = tokenizer.encode(" " + " ".join(TEXT.split()))
+    rows = [tokenizer.prompt() + words, tokenizer.prompt(timestamps=True) + words[17:]]
+    assert min(map(len, rows)) >= n_tokens
+    return np.array([row[:n_tokens] for row in rows], np.int32)
+
+
+class Pair(NamedTuple):
+    checkpoint: Checkpoint
+    ours: jaxasr.Whisper
+    torch: torch.nn.Module
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def pair(request: pytest.FixtureRequest) -> Pair:
+    checkpoint = read_checkpoint(request.param)
+    return Pair(checkpoint, assemble(checkpoint), build(checkpoint.config, checkpoint.tensors))
+
+
+def gaps(ours: Mapping[str, jax.Array], theirs: Mapping[str, np.ndarray]) -> dict[str, float]:
+    assert ours.keys() == theirs.keys()
+    errors = {site: scaled_error(ours[site], theirs[site]) for site in theirs}
+    print({site: f"{error:.1e}" for site, error in errors.items()})  # with pytest -s
+    return errors
+
+
+def compare(ours: Mapping[str, jax.Array], theirs: Mapping[str, np.ndarray], exact: Callable[[list[str]], dict[str, np.ndarray]]) -> None:
+    """Within the tolerance of torch. Where two float32 models part further, torch in float64 is the reference."""
+    apart = [site for site, error in gaps(ours, theirs).items() if error > TOLERANCE]
+    if apart:
+        print("beyond the tolerance of float32 torch; of float64 torch:")
+        truth = exact(apart)
+        nearer = gaps({site: ours[site] for site in apart}, truth)
+        gaps({site: theirs[site] for site in apart}, truth)  # torch's own float32, to see whose rounding it was
+        assert max(nearer.values()) < TOLERANCE, nearer
+
+
+def double(pair: Pair) -> torch.nn.Module:
+    return build(pair.checkpoint.config, pair.checkpoint.tensors).double()
+
+
+@pytest.mark.parametrize("sites", ENCODER_PASSES, ids=["most", "scores", "pattern"])
+def test_encoder(pair, sites):
+    _, acts = pair.ours.encode(mels(), readout=jaxasr.select(*sites))
+    compare(acts, reference(pair.torch, mels(), only=sites), lambda apart: reference(double(pair), mels(), only=apart))
+
+
+@pytest.fixture(scope="module")
+def memories(pair) -> tuple[jaxasr.Memory, np.ndarray]:
+    """Each model's own memory, so that the decoder carries the encoder's errors as in use; ours comes from the fast attention."""
+    memory = pair.ours.encode(mels())[0]
+    theirs = reference(pair.torch, mels(), only=["encoder.ln_post"])
+    compare({"encoder.ln_post": memory.xa}, theirs, lambda apart: reference(double(pair), mels(), only=apart))
+    return memory, theirs["encoder.ln_post"]
+
+
+@pytest.mark.parametrize("n_tokens", [2, 7, 61, 448])
+def test_decoder(pair, memories, n_tokens):
+    (memory, their_memory), sites = memories, sites_of("decoder")
+    ids = text_tokens(pair.checkpoint, n_tokens)
+    logits, acts = pair.ours.decode(ids, memory, readout=jaxasr.select(*sites))
+    fast, _ = pair.ours.decode(ids, memory)  # nobody looks at the attention
+    theirs = reference(pair.torch, mels(), ids, sites, memory=their_memory)
+    compare(acts, theirs, lambda apart: reference(double(pair), mels(), ids, apart))
+    assert scaled_error(logits, theirs["decoder.logits"]) < TOLERANCE
+    assert scaled_error(fast, theirs["decoder.logits"]) < TOLERANCE
+
+
+FLOAT64 = [(name, of, sites) for name in MODELS for of, sites in [("encoder", ENCODER_PASSES[0]), ("decoder", sites_of("decoder"))]]
+FLOAT64 += [("tiny.en", site, (site,)) for site in LARGE]
+
+
+@pytest.mark.parametrize(("name", "sites"), [(name, sites) for name, _, sites in FLOAT64], ids=[f"{name}-{of}" for name, of, _ in FLOAT64])
+def test_float64_arbitrates(name, sites):
+    """Both models in float64: what is left is rounding, so the float32 gaps are rounding, too, and no other formula. Ids at random."""
+    checkpoint = read_checkpoint(name)
+    mel, ids = mels()[1:], random_tokens(checkpoint.config.n_vocab, 61)[:1]
+    with jax.enable_x64(True):
+        model = assemble(checkpoint, "float64", "float64")
+        readout = jaxasr.select(*sites)
+        if sites[0].startswith("encoder."):
+            acts = model.encode(mel.astype(np.float64), readout=readout)[1]
+        else:
+            acts = model.decode(ids, model.encode(mel.astype(np.float64))[0], readout=readout)[1]
+    theirs = reference(build(checkpoint.config, checkpoint.tensors).double(), mel, ids, sites)
+    assert all(value.dtype == np.float64 for value in [*acts.values(), *theirs.values()])
+    assert max(gaps(acts, theirs).values()) < EXACT
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_the_golden_files_are_what_torch_gives(name):
+    with np.load(golden_file(name)) as committed:
+        made = golden(name)
+        assert made.keys() == set(committed)
+        for key, value in made.items():
+            np.testing.assert_allclose(committed[key], value.astype(np.float32), rtol=0, atol=1e-6)
