@@ -7,11 +7,12 @@ import typer
 from experiments.commands import demo, info, lens, transcribe
 from experiments.commands.errors import friendly
 
+# name: the function, and the example its help ends with
 COMMANDS = {
-    "demo": demo.demo,
-    "info": info.info,
-    "transcribe": transcribe.transcribe,
-    "lens": lens.lens,
+    "demo": (demo.demo, demo.EXAMPLE),
+    "info": (info.info, info.EXAMPLE),
+    "transcribe": (transcribe.transcribe, transcribe.EXAMPLE),
+    "lens": (lens.lens, lens.EXAMPLE),
 }
 
 app = typer.Typer(
@@ -23,8 +24,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for _name, _command in COMMANDS.items():
-    app.command(_name, epilog=f"Example:  {_command.example}", no_args_is_help=False)(friendly(_command))
+for _name, (_command, _example) in COMMANDS.items():
+    app.command(_name, epilog=f"Example:  {_example}")(friendly(_command))
 
 
 if __name__ == "__main__":

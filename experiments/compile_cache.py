@@ -20,8 +20,11 @@ def enable() -> Path | None:
     """
     import jax
 
-    folder = Path(jax.config.jax_compilation_cache_dir or cache_dir() / "xla") if cache_dir() else None
-    if folder is None or not _writable(folder):
+    ours = cache_dir()
+    if ours is None:
+        return None
+    folder = Path(jax.config.values["jax_compilation_cache_dir"] or ours / "xla")
+    if not _writable(folder):
         return None
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

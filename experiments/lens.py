@@ -2,8 +2,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 
 import interventions
 import jaxasr
@@ -62,18 +63,18 @@ def _heard(asr: Any, memory: Memory) -> str:
 def _write(asr: Any, memory: Memory, prompt: list[int]) -> list[int]:
     special = asr.tokenizer.special
     rules = rules_for(asr.tokenizer)
-    out = jaxasr.generate(asr.model, memory, np.asarray([prompt]), max_new_tokens=MAX_NEW_TOKENS, rules=rules, eot=special.eot)
+    out = jaxasr.generate(asr.model, memory, jnp.asarray([prompt]), max_new_tokens=MAX_NEW_TOKENS, rules=rules, eot=special.eot)
     return np.asarray(out.tokens)[0, : int(out.lengths[0])].tolist()
 
 
-def _reading(memory: Memory, prompt: list[int], ids: list[int], asr: Any) -> tuple[interventions.Run, Int[np.ndarray, "1 T"]]:
+def _reading(memory: Memory, prompt: list[int], ids: list[int], asr: Any) -> tuple[interventions.Run, Int[Array, "1 T"]]:
     """Prompt and text read again, and what comes next at every position; padded, so that texts of similar length share a program."""
     n, end = len(prompt) + len(ids), asr.tokenizer.special.eot
     width = min(-(-n // _BUCKET) * _BUCKET, asr.config.n_text_ctx)
-    tokens = np.asarray([*prompt, *ids, *[end] * (width - n)])
-    positions = np.where(np.arange(width) < n, np.arange(width), -1)
-    run = interventions.Run(memory=memory, tokens=tokens[None], positions=positions[None])
-    return run, np.append(tokens[1:], end)[None]
+    tokens = jnp.asarray([[*prompt, *ids, *[end] * (width - n)]])
+    positions = jnp.where(jnp.arange(width) < n, jnp.arange(width), -1)
+    run = interventions.Run(memory=memory, tokens=tokens, positions=positions[None])
+    return run, jnp.roll(tokens, -1, axis=1).at[:, -1].set(end)
 
 
 def token_times(asr: Any, memory: Memory, ids: Sequence[int], frames: int, language: str) -> Float[np.ndarray, "T 2"]:

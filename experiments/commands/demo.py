@@ -1,11 +1,11 @@
 """`jaxasr demo`: a real recording, real weights, both lenses, from one command."""
 from pathlib import Path
 
-from experiments.commands.errors import example
 from experiments.commands.options import DEFAULT_MODEL, DeviceOption, Dtype, DtypeOption, JsonOption, ModelOption, OutOption
 
+EXAMPLE = "jaxasr demo --out my-demo"
 
-@example("jaxasr demo --out my-demo")
+
 def demo(
     model: ModelOption = DEFAULT_MODEL,
     out: OutOption = None,

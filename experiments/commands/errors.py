@@ -25,19 +25,9 @@ def friendly(command: Callable[..., None]) -> Callable[..., None]:
 
     signature = inspect.signature(command)
     option = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug)
-    run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), option])
+    run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), option])  # pyright: ignore
     run.__annotations__ = command.__annotations__ | {"debug": Debug}
     return run
-
-
-def example(text: str) -> Callable[[Callable], Callable]:
-    """Gives a command the example its help ends with."""
-
-    def mark(command: Callable) -> Callable:
-        command.example = text
-        return command
-
-    return mark
 
 
 def say(problem: BaseException) -> None:

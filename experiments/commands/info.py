@@ -4,13 +4,13 @@ from typing import Annotated, Any
 
 import typer
 
-from experiments.commands.errors import example
 from experiments.commands.options import DEFAULT_MODEL, MODEL_HELP, Dtype, DtypeOption, JsonOption
+
+EXAMPLE = "jaxasr info large-v3 --batch 8 --tokens 100"
 
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
-@example("jaxasr info large-v3 --batch 8 --tokens 100")
 def info(
     model: Annotated[str, typer.Argument(help=MODEL_HELP)] = DEFAULT_MODEL,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Recordings in a pass.")] = 1,
@@ -123,9 +123,9 @@ def _facts(found: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _size(count: int) -> str:
+def _size(count: float) -> str:
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
-            return f"{count:.3g} {unit}" if unit != "B" else f"{count} B"
+            return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} TB"

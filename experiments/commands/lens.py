@@ -4,11 +4,11 @@ from typing import Annotated
 
 import typer
 
-from experiments.commands.errors import example
 from experiments.commands.options import DEFAULT_MODEL, Device, DeviceOption, Dtype, DtypeOption, JsonOption, LanguageOption, ModelOption
 
+EXAMPLE = "jaxasr lens speech.flac --out speech-lens"
 
-@example("jaxasr lens speech.flac --out speech-lens")
+
 def lens(
     audio: Annotated[Path, typer.Argument(help="A recording; its 30 s from --start on are looked at.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for index.html and lens.json.")],
@@ -50,6 +50,7 @@ def look(
         import jaxasr
         from experiments import page, terminal
         from experiments.lens import lens_page, window
+        from jaxasr.config import SAMPLE_RATE
     with steps(f"read {audio.name}"):
         whole = jaxasr.load_audio(audio)
         heard = window(whole, start)
@@ -63,7 +64,7 @@ def look(
         write_json(out / "lens.json", summary)
     steps.say_total()
     if len(heard) < len(whole):
-        steps.console.print(f"Seen: {len(heard) / jaxasr.config.SAMPLE_RATE:g} s; --start looks elsewhere.")
+        steps.console.print(f"Seen: {len(heard) / SAMPLE_RATE:g} s; --start looks elsewhere.")
     if json:
         print(to_json(plain(summary | {"page": str(path)})))
     else:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from experiments.commands.errors import FORESEEABLE, example, say
+from experiments.commands.errors import FORESEEABLE, say
 from experiments.commands.options import (
     DEFAULT_MODEL,
     DeviceOption,
@@ -17,22 +17,23 @@ from experiments.commands.options import (
     OutOption,
 )
 
+EXAMPLE = "jaxasr transcribe speech.flac interview.mp3 --model base --words"
+
 FALLBACK = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # openai/whisper `transcribe.py`
 
 
 class Task(enum.StrEnum):
     """Write what is said, or its translation into English."""
 
-    transcribe = "transcribe"
-    translate = "translate"
+    TRANSCRIBE = "transcribe"
+    TRANSLATE = "translate"
 
 
-@example("jaxasr transcribe speech.flac interview.mp3 --model base --words")
 def transcribe(
     audio: Annotated[list[Path], typer.Argument(help="Recordings of any length and format.")],
     model: ModelOption = DEFAULT_MODEL,
     language: LanguageOption = None,
-    task: Annotated[Task, typer.Option("--task", help="translate: into English, by multilingual models.")] = Task.transcribe,
+    task: Annotated[Task, typer.Option("--task", help="translate: into English, by multilingual models.")] = Task.TRANSCRIBE,
     timestamps: Annotated[bool, typer.Option("--timestamps", "-t", help="Print segments with their times.")] = False,
     words: Annotated[bool, typer.Option("--words", "-w", help="Find the time of every word, from cross-attention, and print it.")] = False,
     beam_size: Annotated[int, typer.Option("--beam-size", min=1, help="Beams of the search; 1 is greedy.")] = 1,
