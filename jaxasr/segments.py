@@ -48,5 +48,5 @@ def _segment(written: Written, tokenizer: Tokenizer, tokens: tuple[int, ...], se
     if start == end or not text.strip():
         return []
     numbers = (written.avg_logprob, written.no_speech_prob, written.compression_ratio, written.temperature)
-    at = [round((seek + step * _MEL_FRAMES_PER_TIMESTAMP) * _FRAME_S, 3) for step in (start, end)]
-    return [Segment(*at, text, tuple(tokens), round(seek * _FRAME_S, 3), *numbers)]
+    starts, ends = (round((seek + step * _MEL_FRAMES_PER_TIMESTAMP) * _FRAME_S, 3) for step in (start, end))
+    return [Segment(starts, ends, text, tuple(tokens), round(seek * _FRAME_S, 3), *numbers)]

@@ -14,7 +14,9 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("jaxasr", "interventions", "experiments")
 FILES = [file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))]
 # What experiments share. Any other file of the folder is an experiment, and knows no other one.
-SHARED = set("categories cli compile_cache data embed files lens page plots progress provenance registry report results runtime terminal".split())
+_DRAWN = {"categories", "embed", "lens", "page", "plots", "report", "terminal"}
+_RUN = {"cli", "compile_cache", "data", "files", "progress", "provenance", "registry", "results", "runtime"}
+SHARED = _DRAWN | _RUN
 
 
 def imported(file: Path) -> set[str]:
@@ -41,7 +43,8 @@ def test_imports_point_down(file):
 
 
 def test_no_experiment_imports_another():
-    experiments = {f"experiments.{file.stem}": file for file in (ROOT / "experiments").glob("*.py") if file.stem not in SHARED | {"__init__"}}
+    files = [file for file in (ROOT / "experiments").glob("*.py") if file.stem not in SHARED | {"__init__"}]
+    experiments = {f"experiments.{file.stem}": file for file in files}
     for module, file in experiments.items():
         assert not imported(file) & (experiments.keys() - {module}), file
 
@@ -54,7 +57,8 @@ def test_files_are_short(file):
 @pytest.mark.parametrize("module", [jaxasr, interventions], ids=lambda module: module.__name__)
 def test_every_public_name_is_documented(module):
     public = {key: value for key, value in vars(module).items() if not key.startswith("_") and not inspect.ismodule(value)}
-    documented = {key for key, value in public.items() if not callable(value) or (value.__doc__ and not value.__doc__.startswith(f"{key}("))}
+    described = {key: (value.__doc__ or "") if callable(value) else "a value" for key, value in public.items()}
+    documented = {key for key, text in described.items() if text and not text.startswith(f"{key}(")}  # as dataclasses do unasked
     assert public.keys() == documented
     assert len(public) > 3
 
@@ -66,7 +70,8 @@ def test_every_module_says_what_it_is(file):
 
 
 def test_the_readme_s_table_of_sites_is_the_vocabulary():
-    rows = re.findall(r"^\| `((?:encoder|decoder)\.[a-z0-9_.]+)` \| `\[([A-Za-z, ]+)\]` \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    table = r"^\| `((?:encoder|decoder)\.[a-z0-9_.]+)` \| `\[([A-Za-z, ]+)\]` \|"
+    rows = re.findall(table, (ROOT / "README.md").read_text(), re.MULTILINE)
     assert dict(rows) == {site: ", ".join((*(["L"] if site in LAYERED else []), *axes)) for site, axes in SITES.items()}
     assert len(rows) == len(SITES)
 

@@ -29,7 +29,7 @@ def test_edits_readouts_and_positions_reach_the_decoder(tiny_model, inputs):
     mel, tokens = inputs
     memory = tiny_model.encode(mel)[0]
     positions = np.array([[0, 1, 2, 3, 4], [-2, -1, 0, 1, 2]], np.int32)
-    edits, readout = {"decoder.resid_mid": Shift(1.0, 1, 2)}, jaxasr.select("decoder.resid_post")
+    edits, readout = {"decoder.mlp.post": Shift(1.0, 1, 2)}, jaxasr.select("decoder.resid_post")
     ours = Run(memory=memory, tokens=tokens, positions=positions).decode(tiny_model, edits, readout)
     theirs = tiny_model.decode(tokens, memory, edits, readout, positions=positions)
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)

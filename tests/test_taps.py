@@ -151,7 +151,8 @@ def test_an_edit_is_told_its_positions(tiny_model, inputs):
 
 def test_an_edit_of_scores_is_told_its_keys(tiny_model, inputs):
     _, tokens, memory = inputs
-    edits = {f"decoder.{part}.scores": told(lambda x, at: 100 * at.positions[:, None, :, None] + at.keys[:, None, None, :]) for part in ("attn", "cross_attn")}
+    edit = told(lambda x, at: 100 * at.positions[:, None, :, None] + at.keys[:, None, None, :])
+    edits = {"decoder.attn.scores": edit, "decoder.cross_attn.scores": edit}
     acts = tiny_model.decode(tokens, memory, edits, jaxasr.select(*edits))[1]
     steps = np.arange(6)[:, None]
     np.testing.assert_array_equal(acts["decoder.attn.scores"][1, 1, 2], 100 * steps + np.arange(6))
@@ -199,7 +200,7 @@ def test_edits_compose_with_vmap_and_grad(tiny_model, inputs):
     _, tokens, memory = inputs
 
     def logit(strength):
-        return tiny_model.decode(tokens, memory, {"decoder.resid_mid": Shift(strength, 1, 3)})[0][0, -1, 7]
+        return tiny_model.decode(tokens, memory, {"decoder.mlp.post": Shift(strength, 1, 3)})[0][0, -1, 7]
 
     doses = jnp.linspace(-1, 1, 5)
     np.testing.assert_allclose(jax.vmap(logit)(doses), [logit(dose) for dose in doses], rtol=1e-5, atol=1e-6)

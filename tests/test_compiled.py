@@ -1,0 +1,104 @@
+"""Once compiled, an edit's numbers, layers, heads and positions are data: nothing is traced again."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden.tiny import tiny_inputs
+from own_edits import Shift, SilenceHead
+
+import jaxasr
+from jaxasr import compiled, model
+
+
+@pytest.fixture(scope="module")
+def inputs(tiny_model):
+    mel, tokens = tiny_inputs(tiny_model.config, 2, 4)
+    return mel, tokens, tiny_model.encode(mel)[0]
+
+
+def index(i: int) -> jax.Array:
+    return jnp.int32(i)
+
+
+def edits_of(value: float, layer: int, head: int, position: int) -> dict:
+    return {
+        "decoder.cross_attn.z": SilenceHead(index(layer), index(head)),
+        "decoder.mlp.post": Shift(jnp.float32(value), index(layer), index(position)),
+    }
+
+
+MANY = [edits_of(value, layer, head, position) for value, layer, head, position in [(0.5, 0, 1, 2), (-2.0, 1, 4, 0), (3.0, 1, 0, 3)]]
+
+
+def test_decode_never_retraces(tiny_model, inputs):
+    _, tokens, memory = inputs
+    outs = [tiny_model.decode(tokens, memory, MANY[0])[0]]
+    n = compiled.n_compiled(model._decode)
+    outs += [tiny_model.decode(tokens, memory, edits)[0] for edits in MANY[1:]]
+    assert compiled.n_compiled(model._decode) == n
+    assert not np.allclose(outs[0], outs[1])
+    assert not np.allclose(outs[1], outs[2])
+
+
+def test_encode_never_retraces(tiny_model, inputs):
+    mel, *_ = inputs
+    first = tiny_model.encode(mel, {"encoder.attn.z": SilenceHead(index(0), index(0))})[0]
+    n = compiled.n_compiled(model._encode)
+    second = tiny_model.encode(mel, {"encoder.attn.z": SilenceHead(index(3), index(2))})[0]
+    assert compiled.n_compiled(model._encode) == n
+    assert not np.allclose(first.xa, second.xa)
+
+
+def test_generate_never_retraces(tiny_model, inputs):
+    _, tokens, memory = inputs
+    options = dict(max_new_tokens=5, eot=100)  # noqa: C408
+    outs = [jaxasr.generate(tiny_model, memory, tokens, edits=MANY[0], **options)]
+    n = compiled.n_compiled(generate_body())
+    outs += [jaxasr.generate(tiny_model, memory, tokens, edits=edits, **options) for edits in MANY[1:]]
+    outs += [jaxasr.generate(tiny_model, memory, tokens, edits=MANY[0], temperature=0.7, key=jax.random.key(3), **options)]
+    assert compiled.n_compiled(generate_body()) == n
+    assert not np.array_equal(outs[0].logprobs, outs[1].logprobs)
+
+
+def generate_body():
+    import sys
+
+    return sys.modules["jaxasr.generate"]._generate  # `jaxasr.generate` is the function
+
+
+def test_another_structure_is_another_program(tiny_model, inputs):
+    _, tokens, memory = inputs
+    tiny_model.decode(tokens, memory)
+    n = compiled.n_compiled(model._decode)
+    tiny_model.decode(tokens, memory, {"decoder.mlp.post": Shift(jnp.float32(1), index(0))})
+    assert compiled.n_compiled(model._decode) == n + 1
+
+
+def test_a_new_function_is_not_mistaken_for_an_old_one(tiny_model, inputs):
+    _, tokens, memory = inputs
+    halved, doubled = (tiny_model.decode(tokens, memory, {"decoder.ln": lambda x, at, c=c: c * x})[0] for c in (0.5, 2.0))
+    np.testing.assert_allclose(doubled, 4 * halved, rtol=1e-5, atol=1e-6)
+
+
+def test_split_and_join():
+    tree = {"a": Shift(jnp.arange(3.0), 1), "f": len, "n": (np.float32(2), 3, None)}
+    arrays, static = compiled.split(tree)
+    assert hash(static) == hash(compiled.split({"a": Shift(jnp.ones(3), 7), "f": len, "n": (np.float32(5), 4, None)})[1])
+    again = compiled.join(arrays, static)
+    assert again["f"] is len
+    assert again["n"] == tree["n"]
+    np.testing.assert_array_equal(again["a"].value, tree["a"].value)
+
+
+def test_under_jit_it_traces_with_its_caller(tiny_model, inputs):
+    _, tokens, memory = inputs
+    traces = []
+
+    @jax.jit
+    def logits(edits):
+        traces.append(1)
+        return tiny_model.decode(tokens, memory, edits)[0]
+
+    for edits in MANY:
+        np.testing.assert_allclose(logits(edits), tiny_model.decode(tokens, memory, edits)[0], rtol=1e-5, atol=1e-5)
+    assert len(traces) == 1
