@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from transformers import WhisperFeatureExtractor
 
 from jaxasr import audio as A

@@ -3,8 +3,7 @@ import itertools
 import json
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from jaxasr.languages import LANGUAGES, language_code
 from jaxasr.tokenizer import Tokenizer
