@@ -1,4 +1,20 @@
 """Lenses, edits, sweeps and probes: pure transforms of a jaxasr model."""
+from interventions.edits import (
+    Add as Add,
+    Chain as Chain,
+    Mix as Mix,
+    Noise as Noise,
+    Only as Only,
+    Patch as Patch,
+    Project as Project,
+    Row as Row,
+    Scale as Scale,
+    Zero as Zero,
+    chain as chain,
+    only as only,
+)
 from interventions.encoder_lens import EncoderLens as EncoderLens, encoder_lens as encoder_lens
 from interventions.logit_lens import LogitLens as LogitLens, logit_lens as logit_lens
+from interventions.metrics import kl as kl, logit_diff as logit_diff, logprob as logprob, rank as rank
 from interventions.run import Run as Run
+from interventions.sweeps import planned as planned, sweep as sweep

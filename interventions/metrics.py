@@ -2,8 +2,10 @@
 
 A metric is a frozen pytree with `position` (static; negative counts from the end of the tokens), `vocab`, int [n] or [B, n], the only
 tokens it needs (None: all of them), and `__call__(logits)`: [B, n or V] logits after that position -> float [B].
-Knowing what it needs, a sweep unembeds one position and two rows of 51,865.
+`row(b)` is the metric of one row alone. Knowing what it needs, a sweep unembeds one position and two rows of 51,865.
 """
+from typing import Any
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -17,12 +19,20 @@ class LogitDiff:
     vocab: Int[Array, "*B two"]
     position: int = flax.struct.field(pytree_node=False, default=-1)
 
+    def row(self, b: int) -> "LogitDiff":
+        return self if self.vocab.ndim == 1 else self.replace(vocab=self.vocab[b : b + 1])
+
     def __call__(self, logits: Float[Array, "B two"]) -> Float[Array, "B"]:
         return logits[:, 0] - logits[:, 1]
 
 
+class _OfAnswer:
+    def row(self, b: int) -> Any:
+        return self if self.answer.ndim == 0 else self.replace(answer=self.answer[b : b + 1])
+
+
 @flax.struct.dataclass
-class LogProb:
+class LogProb(_OfAnswer):
     """log p(answer), natural logarithm."""
 
     answer: Int[Array, "*B"]
@@ -34,7 +44,7 @@ class LogProb:
 
 
 @flax.struct.dataclass
-class Rank:
+class Rank(_OfAnswer):
     """How many tokens are likelier than the answer; 0 is the top. Has no gradient."""
 
     answer: Int[Array, "*B"]
@@ -52,6 +62,9 @@ class Kl:
     to: Float[Array, "B V"]
     position: int = flax.struct.field(pytree_node=False, default=-1)
     vocab = None
+
+    def row(self, b: int) -> "Kl":
+        return self.replace(to=self.to[b : b + 1])
 
     def __call__(self, logits: Float[Array, "B V"]) -> Float[Array, "B"]:
         p, q = jax.nn.log_softmax(self.to), jax.nn.log_softmax(logits)

@@ -1,0 +1,101 @@
+"""The cells of a sweep: which dimensions, how long, and the edit of each cell."""
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from interventions.edits import Only, only
+from jaxasr.config import FRAMES_PER_S
+from jaxasr.sites import SiteSpec
+from jaxasr.taps import Edit
+
+DIMS = ("layer", "head", "position", "time", "alpha")
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """`coords[dim]` are the indices swept: of layers, heads, positions; first frames of windows for "time"; strengths for "alpha"."""
+
+    site: str
+    coords: dict[str, np.ndarray]
+    window: int  # frames
+    n_frames: int
+
+    @classmethod
+    def of(
+        cls, spec: SiteSpec, over: Sequence[str], *, window_s: float, n_frames: int, alphas: Sequence[float], chosen: dict[str, Any]
+    ) -> "Grid":
+        """Raises ValueError for dimensions that the site does not have."""
+        for dim in over:
+            if dim not in _sizes(spec):
+                raise ValueError(f"over: {dim!r} is no dimension of a sweep at {spec.site!r}. There are: {', '.join(_sizes(spec))}.")
+        if not over or len(set(over)) < len(over):
+            raise ValueError(f"over: expected one or more different dimensions of {', '.join(_sizes(spec))}, got {tuple(over)}.")
+        window = round(window_s * FRAMES_PER_S)
+        if window < 1 or not 0 < n_frames <= 1500 * max(1, window):
+            raise ValueError(f"window_s: expected at least one frame of {1 / FRAMES_PER_S} s, got {window_s}.")
+        every = {dim: np.arange(n, dtype=np.int32) for dim, n in _sizes(spec).items()}
+        every |= {"time": np.arange(0, n_frames, window, dtype=np.int32), "alpha": np.asarray(alphas, np.float32)}
+        return cls(spec.site, {dim: _subset(every[dim], chosen.get(dim), dim) for dim in over}, window, n_frames)
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        return tuple(self.coords)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(len(values) for values in self.coords.values())
+
+    @property
+    def layers(self) -> list[int | None]:
+        """The groups that share a starting layer; None when the edit acts in all layers at once."""
+        return [int(layer) for layer in self.coords["layer"]] if "layer" in self.coords else [None]
+
+    def cells(self, layer: int | None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Flat indices into the grid and coordinates of the cells of one group."""
+        axes = [[layer] if dim == "layer" else values for dim, values in self.coords.items()]
+        rows = np.array(list(itertools.product(*axes)), dtype=np.float64).reshape(-1, len(self.dims))
+        cells = {dim: rows[:, i].astype(self.coords[dim].dtype) for i, dim in enumerate(self.dims)}
+        flat = np.arange(np.prod(self.shape, dtype=int)).reshape(self.shape)
+        if layer is not None:
+            flat = np.take(flat, [self.layers.index(layer)], axis=self.dims.index("layer"))
+        return flat.ravel(), cells
+
+    def labels(self) -> dict[str, Any]:
+        """Coordinates of the labelled result; time in seconds from the start of the window."""
+        named = {dim: values for dim, values in self.coords.items() if dim != "time"}
+        return named | ({"time": self.coords["time"] / FRAMES_PER_S} if "time" in self.coords else {})
+
+
+def placed(edit: Edit, cell: dict[str, Any], window: int, n_frames: int) -> Only:
+    """`edit` at the place of one cell, whose coordinates may be traced."""
+    import jax.numpy as jnp
+
+    frames = None
+    if "time" in cell:
+        frames = slice(cell["time"], jnp.minimum(cell["time"] + window, n_frames))
+    return only(edit, layers=cell.get("layer"), heads=cell.get("head"), positions=cell.get("position"), frames=frames)
+
+
+def _sizes(spec: SiteSpec) -> dict[str, int]:
+    """The dimensions that a sweep can have at a site."""
+    decoder, listens = spec.site.startswith("decoder."), ".cross_attn." in spec.site and "S" in spec.axes
+    sizes = {"layer": spec.n_layer} if spec.n_layer else {}
+    if "H" in spec.axes:
+        sizes["head"] = spec.size("H")
+    if decoder and not (listens and "T" not in spec.axes):
+        sizes["position"] = spec.size("T") if "T" in spec.axes else spec.size("S")
+    if not decoder or listens:
+        sizes["time"] = 0
+    return sizes | {"alpha": 0}
+
+
+def _subset(values: np.ndarray, chosen: Any, dim: str) -> np.ndarray:
+    if chosen is None:
+        return values
+    chosen = np.atleast_1d(np.asarray(chosen, values.dtype))
+    if bad := sorted(set(chosen.tolist()) - set(values.tolist())):
+        raise ValueError(f"{dim}: expected some of {values.tolist()}, got {bad}.")
+    return chosen
