@@ -30,7 +30,7 @@ _AXIS = {"layer": "L", "head": "H"}
 
 @flax.struct.dataclass
 class _Nudge:
-    """Adds `value`, which has the shape of what a readout gives: where the gradient is taken. `Add(zeros)`, without looking positions up."""
+    """`Add(zeros)` without looking positions up: adds `value`, of the shape that a readout gives, where the gradient is taken."""
 
     value: Array
 
@@ -73,7 +73,7 @@ class _Cells:
         effect = effect.sum([i for i, axis in enumerate(axes) if axis not in kept])
         left = [axis for axis in axes if axis in kept]
         effect = jnp.transpose(effect, [left.index(axis) for axis in kept])
-        if "time" not in self.dims or self.aware and self.site.endswith(".k"):
+        if "time" not in self.dims or (self.aware and self.site.endswith(".k")):
             return effect
         return _windows(effect, 1 + self.dims.index("time"), self.window, self.n_frames)
 
@@ -168,8 +168,9 @@ def _gradients(model: Whisper, target: Run, metric: Metric, read: list[str], nud
 
     def score(nudges: Acts) -> tuple[Array, tuple[Array, Acts]]:
         edits = {name: _Nudge(value) for name, value in nudges.items()}
-        known, acts = (memory, {}) if memory is not None else passes.hear(model, passes.recording(target), {n: edits[n] for n in heard}, reads[0])
-        value, more = passes.say(model, target, known, {n: edits[n] for n in said}, reads[1], metric)
+        of_encoder, of_decoder = ({name: edits[name] for name in names} for names in (heard, said))
+        known, acts = (memory, {}) if memory is not None else passes.hear(model, passes.recording(target), of_encoder, reads[0])
+        value, more = passes.say(model, target, known, of_decoder, reads[1], metric)
         return value.sum(), (value, acts | more)
 
     grads, (value, acts) = jax.grad(score, has_aux=True)(zeros)
