@@ -94,7 +94,7 @@ def path_patch(
 
     Returns:
         A DataArray [sender, receiver], after "example" when there are several, with the unpatched metric as coordinate
-        `baseline`. A receiver that does not come after its sender leaves it exactly there.
+        `baseline`. A receiver that does not come after its sender leaves it there.
 
     Raises ValueError for components that the model does not have, or that cannot send or receive; for runs that do not line up.
     """
