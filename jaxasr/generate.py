@@ -1,14 +1,17 @@
 """Cached generation in one compiled loop; edits mean what they mean in a teacher-forced pass."""
+from collections.abc import Hashable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxasr import compiled
 from jaxasr.beam import beam_search
 from jaxasr.cache import Memory
 from jaxasr.model import Whisper, exactly
-from jaxasr.steps import Generation as Generation
-from jaxasr.steps import Request, Rules, Steps, Taps, prepare
+from jaxasr.steps import Generation as Generation, Request, Rules, Steps, Taps, prepare
 from jaxasr.taps import Edits, is_traced
 
 
@@ -27,6 +30,8 @@ def generate(
     eot: int | None = None,
     no_speech: tuple[int, int] | None = None,
     unroll: bool | None = None,
+    follow: Int[Array, "B"] | None = None,
+    together: Hashable | None = None,
 ) -> Generation:
     """Generates up to `max_new_tokens` after `prompt`: greedily, sampled when `temperature` > 0, or the best of `beam_size` beams.
 
@@ -34,20 +39,40 @@ def generate(
     `rules(logits, tokens, n_tokens, n_prompt)` changes the logits of the next token; `no_speech = (column, id)` asks for the
     probability of token `id` after that column of the prompt. Edits act at their absolute position, in the prompt and after.
     `unroll` (default: up to 12 layers) loops over layers instead of scanning: slower to compile, but then no step copies a weight.
-    Usable under `jit` and `vmap` (a batch of edits shares one memory); compiled once for each structure otherwise.
+    Usable under `jit` and `vmap` (a batch of edits shares one memory); compiled once for each structure otherwise. Under a `vmap`
+    with an axis name, `together=` that name runs one loop until the last member ends; without, every step copies every cache.
+
+    `follow` int [B]: row b is fed the token that row `follow[b]` chose (itself: an ordinary row). Its `tokens` and `lengths` are
+    those of that row, its `logprobs` what it would have given these tokens itself. So a second recording accompanies the first,
+    token by token, and an edit that reads across rows patches from it while the text is still being written.
+
     Patience and length penalty of a beam search: see `jaxasr.beam.beam_search`.
 
     Raises ValueError when prompt and new tokens exceed the decoder's context, for unknown ids, for edits that cannot fire,
-    and for a beam search that is to sample.
+    for a beam search that is to sample or to follow, and for a row that follows one which follows another.
     """
     shared = {"max_new_tokens": max_new_tokens, "edits": edits, "rules": rules, "eot": eot, "no_speech": no_speech, "unroll": unroll}
     if beam_size is not None:
+        if follow is not None or together is not None:
+            raise ValueError("follow, together: not defined for a beam search; leave out beam_size.")
         if is_traced(temperature) or float(temperature) != 0:
             raise ValueError(f"temperature: beam search does not sample; expected 0 with beam_size={beam_size}, got {temperature}.")
         return beam_search(model, memory, prompt, beam_size=beam_size, positions=positions, **shared)
     request, taps, options = prepare(model, memory, prompt, positions, **shared)
     key = jax.random.key(0) if key is None else key
-    return compiled.call(_generate, model, request, jnp.float32(temperature), key, taps=taps, **options)
+    follow = None if follow is None else _leaders(follow, request.prompt.shape[0])
+    return compiled.call(_generate, model, request, jnp.float32(temperature), key, follow, taps=taps, together=together, **options)
+
+
+def _leaders(follow: Any, batch: int) -> Array:
+    if jnp.shape(follow) != (batch,):
+        raise ValueError(f"follow: expected one row for each of {batch} rows, got shape {list(jnp.shape(follow))}.")
+    follow = jnp.asarray(follow, jnp.int32)
+    if not is_traced(follow):
+        rows = np.asarray(follow)
+        if rows.min() < 0 or rows.max() >= batch or (rows[rows] != rows).any():
+            raise ValueError(f"follow: expected rows of 0 to {batch - 1} that follow themselves, got {rows.tolist()}.")
+    return follow
 
 
 def _generate(
@@ -55,12 +80,14 @@ def _generate(
     request: Request,
     temperature: Float[Array, ""],
     key: Array,
+    follow: Int[Array, "B"] | None,
     taps: Taps,
     *,
     n_new: int,
     eot: int,
     no_speech: tuple[int, int] | None,
     unroll: bool,
+    together: Hashable | None,
 ) -> Generation:
     edits, rules = taps
     batch, n_prompt = request.prompt.shape
@@ -69,11 +96,14 @@ def _generate(
     def pick(logits: Array, tokens: Array, n: Array) -> tuple[Array, Array]:
         logits = logits if rules is None else rules(logits, tokens, n, n_prompt)
         token = _choose(logits, temperature, jax.random.fold_in(key, n))
+        token = token if follow is None else token[follow]
         return token, jnp.take_along_axis(jax.nn.log_softmax(logits), token[:, None], -1)[:, 0]
 
     def going(state: tuple) -> Array:
         n, _, _, done, *_ = state
-        return (n < n_prompt + n_new) & ~done.all()
+        writing = (~done).any().astype(jnp.int32)
+        # The largest of a vmapped axis is no longer mapped over it, and neither is the loop.
+        return (n < n_prompt + n_new) & ((writing if together is None else jax.lax.pmax(writing, together)) > 0)
 
     def step(state: tuple) -> tuple:
         n, tokens, logprobs, done, cache, logits = state
