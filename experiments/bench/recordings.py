@@ -1,0 +1,76 @@
+"""What every contender is given: the same features, prompt, suppressed tokens and weights."""
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MAX_NEW_TOKENS = 224
+SETS = ("timit", "libri_test_other", "vctk", "arctic", "ljspeech", "classic", "ravdess")
+RANDOM = "random:"  # a size after it: its shapes with random weights
+
+
+class Preparer:
+    """A worker that writes all of it to a folder, then turns tokens back into text."""
+
+    def __init__(self, job: dict[str, Any]):
+        self.job, self.folder, self.tokenizer = job, Path(job["folder"]), None
+
+    def prepare(self) -> dict[str, Any]:
+        """The job of the contenders: files, prompt, ids; everything JSON."""
+        name, n = self.job["model"], self.job["clips"]
+        made = self._random(name.removeprefix(RANDOM)) if name.startswith(RANDOM) else self._real(name)
+        mels, seconds = _features(n, made["n_mels"])
+        np.save(self.folder / "mels.npy", mels)
+        return {**self.job, **made, "mels": str(self.folder / "mels.npy"), "seconds": seconds, "max_new_tokens": MAX_NEW_TOKENS}
+
+    def texts(self, tokens: list[list[int]]) -> list[str]:
+        return [self.tokenizer.decode(row) if self.tokenizer else " ".join(map(str, row)) for row in tokens]
+
+    def _real(self, name: str) -> dict[str, Any]:
+        import jaxasr
+        from experiments.bench import ct2
+        from jaxasr.rules import rules_for
+
+        asr = jaxasr.load(name)
+        self.tokenizer, rules = asr.tokenizer, rules_for(asr.tokenizer)
+        suppress, begin = (np.flatnonzero(mask).tolist() for mask in (rules.suppress, rules.suppress_begin))
+        packaged = asr.checkpoint.format == "ctranslate2"
+        return {
+            "n_mels": asr.config.n_mels,
+            "prompt": asr.tokenizer.prompt("en"),
+            "suppress": suppress,
+            "suppress_begin": begin,
+            "eot": asr.tokenizer.special.eot,
+            "sha256": asr.checkpoint.sha256,
+            "huggingface": str(jaxasr.save(asr, self.folder / "huggingface")),
+            "ctranslate2": str(ct2.folder(asr.checkpoint, self.folder / "ctranslate2")) if packaged else None,
+        }
+
+    def _random(self, size: str) -> dict[str, Any]:
+        """Random weights never end a text by themselves in a way worth timing: every row is written to its full length."""
+        from jaxasr.config import SIZES
+        from jaxasr.generate import end_of_text
+
+        config = SIZES[size]
+        eot = end_of_text(config)
+        return {
+            "n_mels": config.n_mels,
+            "prompt": [eot + 1],
+            "suppress": [eot],
+            "suppress_begin": [],
+            "eot": eot,
+            "huggingface": None,
+            "ctranslate2": None,
+        }
+
+
+def _features(n: int, n_mels: int) -> tuple[np.ndarray, list[float]]:
+    """Log-mel [n, M, 3000] of `n` recordings and their seconds; the demo recording again and again where there are no others."""
+    from experiments import data
+    from jaxasr.audio import load_audio, log_mel, pad_or_trim
+    from jaxasr.config import N_SAMPLES, SAMPLE_RATE
+
+    clips = data.spread(data.recordings(SETS, "en", labelled=True), n)
+    audios = [load_audio(path)[:N_SAMPLES] for path in ([clip.path for clip in clips] or [data.DEMO] * n)]
+    mels = np.stack([np.asarray(log_mel(pad_or_trim(audio), n_mels)) for audio in audios])
+    return mels, [len(audio) / SAMPLE_RATE for audio in audios]
