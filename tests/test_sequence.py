@@ -1,0 +1,133 @@
+"""Generation under many edits at once against one edit at a time, and what is said about the texts."""
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden.tiny import tiny_inputs
+from own_edits import SilenceHead
+
+import jaxasr
+from experiments import data
+from interventions import sequence
+from interventions.edits import Mix, Row, Scale, Zero, only
+from jaxasr import compiled
+
+N_NEW, EOT, HEADS = 7, 100, [(layer, head) for layer in range(2) for head in range(5)]
+
+
+def anything(logits, tokens, n_tokens, n_prompt):
+    """Rules that rule nothing out."""
+    return logits
+
+
+@pytest.fixture(scope="module")
+def inputs(tiny_model):
+    mel, prompt = tiny_inputs(tiny_model.config, 2, 3)
+    return tiny_model.encode(mel)[0], prompt
+
+
+def cells_of(model, inputs, cells, **options):
+    return sequence.generate_cells(model, *inputs, cells, **({"max_new_tokens": N_NEW, "eot": EOT} | options))
+
+
+def assert_cell(out, k, single):
+    np.testing.assert_array_equal(out.tokens[k], single.tokens)
+    np.testing.assert_array_equal(out.lengths[k], single.lengths)
+    np.testing.assert_allclose(out.logprobs[k], single.logprobs, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(out.no_speech_prob[k], single.no_speech_prob, rtol=1e-5)
+
+
+@pytest.mark.parametrize("batch", [3, 64])
+def test_a_cell_is_what_its_edit_generates_alone(tiny_model, inputs, batch):
+    memory, prompt = inputs
+    layers, heads = jnp.array(HEADS).T
+    cells = {"decoder.cross_attn.z": SilenceHead(layers, heads)}
+    out = cells_of(tiny_model, inputs, cells, batch=batch, no_speech=(1, 17))
+    assert out.tokens.shape == (10, 2, N_NEW)
+    for k, (layer, head) in enumerate(HEADS):
+        edits = {"decoder.cross_attn.z": SilenceHead(layer, head)}
+        assert_cell(out, k, jaxasr.generate(tiny_model, memory, prompt, max_new_tokens=N_NEW, eot=EOT, edits=edits, no_speech=(1, 17)))
+    assert len(np.unique(out.logprobs.round(4), axis=0)) == 10
+
+
+def test_chunks_cells_and_their_values_share_one_executable(tiny_model, inputs):
+    before = compiled.n_compiled(sequence._generate)
+    edits_of = sequence.Placed(Scale(0.5), "decoder.attn.z")
+    for n, factor in ((7, 0.5), (5, 2.0)):
+        cells = {"layer": np.arange(n, dtype=np.int32) % 2, "head": np.arange(n, dtype=np.int32) % 5}
+        cells_of(tiny_model, inputs, cells, edits_of=edits_of.replace(edit=Scale(factor)), batch=4)
+    assert compiled.n_compiled(sequence._generate) == before + 1
+
+
+def test_doses_and_rows_of_other_recordings(tiny_model, inputs):
+    memory, prompt = inputs
+    prompt, follow = np.repeat(prompt[:1], 2, 0), np.array([0, 0])
+    row = Row(jnp.array([1, 1]))
+    doses = jax.vmap(lambda alpha: {"decoder.cross_attn.z": Mix(alpha, row)})(jnp.array([0.0, 0.4, 1.0]))
+    out = cells_of(tiny_model, (memory, prompt), doses, follow=follow)
+    for k, alpha in enumerate((0.0, 0.4, 1.0)):
+        edits = {"decoder.cross_attn.z": Mix(jnp.float32(alpha), row)}
+        assert_cell(out, k, jaxasr.generate(tiny_model, memory, prompt, max_new_tokens=N_NEW, eot=EOT, edits=edits, follow=follow))
+
+
+def test_unequal_cells_are_refused(tiny_model, inputs):
+    with pytest.raises(ValueError, match=r"leading axis of cells.*\(3,\), \(2,\)"):
+        cells_of(tiny_model, inputs, {"decoder.cross_attn.z": SilenceHead(np.arange(3), np.arange(2))})
+    with pytest.raises(ValueError, match="leading axis of cells"):
+        cells_of(tiny_model, inputs, {"decoder.cross_attn.z": Zero()})
+
+
+@pytest.fixture(scope="module")
+def tiny(asr, tiny_model) -> jaxasr.Recogniser:
+    """A random model that borrows a tokenizer whose special ids it does not reach."""
+    special = dataclasses.replace(asr.tokenizer.special, sot=1, eot=100, no_speech=17)
+    tokenizer = dataclasses.replace(asr.tokenizer, special=special)
+    return dataclasses.replace(asr, model=tiny_model, tokenizer=tokenizer)
+
+
+def test_a_sweep_is_labelled_and_scored(tiny, inputs):
+    memory, prompt = inputs
+    prompt = np.array([[1, 5, 6]] * 2, np.int32)
+    coords = {"layer": np.arange(2), "head": np.arange(5)}
+    layers, heads = jnp.array(HEADS).T
+    cells = jax.vmap(lambda layer, head: {"decoder.cross_attn.z": only(Scale(-3.0), layers=layer, heads=head)})(layers, heads)
+    result = sequence.sequence_sweep(tiny, memory, prompt, cells, coords=coords, max_new_tokens=N_NEW, rules=anything)
+    assert result.text.dims == ("layer", "head", "example")
+    plain = jaxasr.generate(tiny.model, memory, prompt, max_new_tokens=N_NEW, eot=EOT)
+    edits = {"decoder.cross_attn.z": only(Scale(-3.0), layers=1, heads=3)}
+    single = jaxasr.generate(tiny.model, memory, prompt, max_new_tokens=N_NEW, eot=EOT, edits=edits)
+    for example in range(2):
+        cell = result.sel(layer=1, head=3).isel(example=example)
+        assert cell.text == tiny.tokenizer.decode(single.tokens[example, : single.lengths[example]]).strip()
+        assert cell.length == single.lengths[example]
+        np.testing.assert_allclose(cell.avg_logprob, single.avg_logprob[example], rtol=1e-5)
+        assert cell.baseline_text == tiny.tokenizer.decode(plain.tokens[example, : plain.lengths[example]]).strip()
+        np.testing.assert_allclose(cell.baseline_avg_logprob, plain.avg_logprob[example], rtol=1e-5)
+    assert (result.baseline_wer.fillna(0) == 0).all()
+    np.testing.assert_array_equal(result.d_cer, result.cer - result.baseline_cer)
+    with pytest.raises(ValueError, match="multiply to 10 cells, got 6"):
+        sequence.sequence_sweep(tiny, memory, prompt, cells, coords={"layer": [0, 1], "head": [0, 1, 2]}, max_new_tokens=2, rules=anything)
+
+
+def test_heads_of_a_real_recording(asr):
+    audio = jaxasr.load_audio(data.DEMO)
+    result = sequence.head_map(asr, audio, site="decoder.cross_attn_out", over=("layer",), max_new_tokens=40)
+    assert result.sizes == {"layer": 4, "example": 1}
+    assert "captain read the old letter" in str(result.baseline_text[0].item())
+    assert (result.d_wer.max() > 0.1).item()
+    assert not result.resolved.any()
+    alone = asr.transcribe(audio, timestamps=False, edits={"decoder.cross_attn_out": only(Zero(), layers=3)}, max_new_tokens=40)
+    assert result.text.sel(layer=3).item() == alone.text.strip()
+
+
+@pytest.mark.parametrize(("site", "over", "message"), [
+    ("encoder.attn.z", ("head",), "one of the decoder"),
+    ("decoder.resid_post", ("head",), r"expected some of \['layer'\]"),
+    ("decoder.attn.z", ("frame",), r"expected some of \['layer', 'head'\]"),
+    ("decoder.ln", ("layer",), r"expected some of \[\]"),
+])
+def test_what_has_no_heads(asr, site, over, message):
+    with pytest.raises(ValueError, match=message):
+        sequence.head_map(asr, np.zeros(16000, np.float32), site=site, over=over)
