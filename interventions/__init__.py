@@ -1,4 +1,7 @@
 """Lenses, edits, sweeps and probes: pure transforms of a jaxasr model."""
+from interventions.agreement import Agreement as Agreement, rank_agreement as rank_agreement
+from interventions.attribution import attribution as attribution
+from interventions.direct import direct_logits as direct_logits, total_logit as total_logit
 from interventions.edits import (
     Add as Add,
     Chain as Chain,
@@ -16,5 +19,6 @@ from interventions.edits import (
 from interventions.encoder_lens import EncoderLens as EncoderLens, encoder_lens as encoder_lens
 from interventions.logit_lens import LogitLens as LogitLens, logit_lens as logit_lens
 from interventions.metrics import kl as kl, logit_diff as logit_diff, logprob as logprob, rank as rank
+from interventions.paths import Node as Node, everything as everything, nodes as nodes, path_patch as path_patch
 from interventions.run import Run as Run
 from interventions.sweeps import planned as planned, sweep as sweep

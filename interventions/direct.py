@@ -52,7 +52,7 @@ def direct_logits(
         heads [attention, layer, head]: `z·W_O` of every head; over heads they sum to `attn_out` and `cross_attn_out`.
         frames [layer, head, time]: pattern·v·W_O of every frame (time: the window's start, seconds); over time they sum to the
         cross-attention's heads. A head's value bias is in its frames, as its pattern weighs them.
-        embed + positional + norm_bias + Σ parts is the logit: see `total`.
+        embed + positional + norm_bias + Σ parts is the logit: see `total_logit`.
 
     Raises ValueError for a position that the tokens do not have, a token outside the vocabulary, a window below a frame.
     """
@@ -67,7 +67,7 @@ def direct_logits(
     return _labelled(split, window)
 
 
-def total(split: xr.Dataset) -> xr.DataArray:
+def total_logit(split: xr.Dataset) -> xr.DataArray:
     """The sum of all parts, in float64: the logit again."""
     wide = split.astype(np.float64)
     return wide.embed + wide.positional + wide.norm_bias + wide.parts.sum(("part", "layer"))

@@ -5,7 +5,7 @@ from golden.tiny import tiny_inputs, uniform
 import jaxasr
 from experiments import data
 from interventions import Run
-from interventions.direct import PARTS, direct_logits, total
+from interventions.direct import PARTS, direct_logits, total_logit
 
 ANSWER, FOIL = 3, 8
 
@@ -23,7 +23,7 @@ def split(tiny_model, run):
 
 def summed_as_labelled(split, atol):
     heads = split.heads.astype(np.float64)
-    np.testing.assert_allclose(total(split), split.logit, atol=atol)
+    np.testing.assert_allclose(total_logit(split), split.logit, atol=atol)
     for name in ("attn", "cross_attn"):
         np.testing.assert_allclose(heads.sel(attention=name).sum("head"), split.parts.sel(part=f"{name}_out"), atol=atol)
     np.testing.assert_allclose(split.frames.astype(np.float64).sum("time"), heads.sel(attention="cross_attn"), atol=atol)
@@ -35,7 +35,7 @@ def test_parts_sum_to_the_logit(tiny_model, run, split):
     summed_as_labelled(split, 1e-5)
     one = direct_logits(tiny_model, run, np.array([ANSWER, FOIL]))
     last = np.asarray(run.decode(tiny_model)[0])[:, -1]
-    np.testing.assert_allclose(total(one), [last[0, ANSWER], last[1, FOIL]], atol=1e-5)
+    np.testing.assert_allclose(total_logit(one), [last[0, ANSWER], last[1, FOIL]], atol=1e-5)
 
 
 def test_labels(tiny_model, run, split):
@@ -99,7 +99,7 @@ def test_on_a_recording(asr):
     logits = np.asarray(run.decode(asr.model)[0])[0, -1]
     best, foil = np.argsort(-logits)[:2].tolist()
     one, difference = (direct_logits(asr.model, run, *tokens, window_s=0.5) for tokens in ((best,), (best, foil)))
-    np.testing.assert_allclose([total(one), total(difference)], [logits[best], logits[best] - logits[foil]], atol=1e-4)
+    np.testing.assert_allclose([total_logit(one), total_logit(difference)], [logits[best], logits[best] - logits[foil]], atol=1e-4)
     summed_as_labelled(one, 1e-4)
     summed_as_labelled(difference, 1e-4)
     assert one.sizes["time"] == 60
