@@ -98,12 +98,14 @@ def processor() -> str:
 
 def report(machine: dict[str, Any], **more: Any) -> dict[str, Any]:
     """The head of a file of measurements: machine and provenance in one."""
-    return provenance.provenance(**more) | {"versions": machine["versions"], "machine": {k: v for k, v in machine.items() if k != "versions"}}
+    machine = dict(machine)
+    return provenance.provenance(**more) | {"versions": machine.pop("versions"), "machine": machine}
 
 
 def title(machine: dict[str, Any]) -> str:
     names = ", ".join(f"{name} {machine['versions'][name]}" for name in ("jax", *OTHERS) if name in machine["versions"])
-    return f"{machine['devices'][0]}, {machine['processor']}, {machine['threads']} threads; {names}; commit {(provenance.commit() or '?')[:9]}"
+    commit = (provenance.commit() or "unknown")[:9]
+    return f"{machine['devices'][0]}, {machine['processor']}, {machine['threads']} threads; {names}; commit {commit}"
 
 
 def main(

@@ -49,7 +49,7 @@ def usable(job: dict[str, Any], backend: str) -> list[str]:
 
 
 def measure(job: dict[str, Any], names: list[str], batch: int, rounds: int, gemm: Worker) -> tuple[list[Measured], list[dict[str, float]]]:
-    """Rounds of all contenders in turn, so that a change of the machine's speed hits each; and its rate of matrix products in every round."""
+    """Rounds of all contenders in turn, so that a change of the machine's speed hits each; and its GEMM rate in each."""
     batches = _batches(len(job["seconds"]), batch)
     with contextlib.ExitStack() as stack:
         workers, measured = {}, []
@@ -87,7 +87,9 @@ def _round(one: Measured, worker: Worker, batches: list[list[int]]) -> None:
     one.tokens = [row for result in results for row in result["tokens"]]
 
 
-def summary(job: dict[str, Any], one: Measured, ours: Measured, texts: dict[str, list[str]], rates: list[dict[str, float]]) -> dict[str, Any]:
+def summary(
+    job: dict[str, Any], one: Measured, ours: Measured, texts: dict[str, list[str]], rates: list[dict[str, float]]
+) -> dict[str, Any]:
     """What the table shows. `ratio` is this contender's time over ours, above 1 where ours is faster."""
     batches = _batches(len(job["seconds"]), one.batch)
     heard = sum(job["seconds"][row] for rows in batches for row in rows)
@@ -138,12 +140,12 @@ def table(rows: list[dict[str, Any]]) -> Table:
 
 
 def main(
-    model: Annotated[list[str] | None, typer.Option(help="tiny.en, base, ... or random:large-v3; may be given again. Default: tiny.en.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="tiny.en, base, ... or random:large-v3; repeatable. Default: tiny.en.")] = None,
     batch: Annotated[list[int] | None, typer.Option(help="Recordings at a time; may be given again. Default: 1 and 8.")] = None,
     clips: Annotated[int, typer.Option(help="Recordings.")] = 8,
     rounds: Annotated[int, typer.Option(help="Times that each contender transcribes them all.")] = 5,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
-    data: Annotated[Path | None, typer.Option(help="A folder with manifest.jsonl; default: as the tests find it, else the demo recording.")] = None,
+    data: Annotated[Path | None, typer.Option(help="A folder with manifest.jsonl; default: $JAXASR_DATA, else the demo recording.")] = None,
     out: Annotated[Path | None, typer.Option(help="A file for the numbers, JSON.")] = None,
 ) -> None:
     """Greedy transcription without timestamps, at most 224 tokens, by every implementation installed here, in turn."""
