@@ -203,7 +203,7 @@ EDITS = [
 @pytest.mark.parametrize("edit", EDITS, ids=repr)
 def test_an_edit_is_a_pytree_of_its_numbers(edit):
     x = np.random.default_rng(0).standard_normal((B, T, 15)).astype(np.float32)
-    positions = np.arange(T, dtype=np.int32) * np.ones((B, 1), np.int32)
+    positions = jnp.tile(jnp.arange(T, dtype=jnp.int32), (B, 1))
 
     def edited(edit):
         return edit(jnp.asarray(x), jaxasr.At(jnp.int32(1), positions, None, "decoder.resid_mid"))
