@@ -4,13 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from golden.tiny import tiny_inputs, uniform
 
 import jaxasr
 from interventions import Run, softmax_aware
-from interventions.attribution import attribution
+from interventions.attribution import _attribute, _Cells, attribution
 from interventions.edits import Noise, Patch, Zero, only
 from interventions.metrics import logit_diff, logprob, rank
+from jaxasr import compiled
+from jaxasr.cache import Memory
 
 METRIC = logit_diff(3, 8)
 WINDOW = 3  # frames
@@ -161,6 +164,35 @@ def test_recomputing_the_encoder_s_attention_changes_nothing(tiny_model, near, a
     call = {"site": "encoder.resid_post", "over": ("layer", "time"), "metric": METRIC, "window_s": 0.06}
     found = attribution(tiny_model, target=shorter[0], source=shorter[1], **call)
     np.testing.assert_allclose(found, all_near["encoder.resid_post"].sel(example=0), atol=1e-6)
+
+
+def test_every_head_of_both_attentions_costs_at_most_five_forwards():
+    """Operations that the compiler counts at tiny.en's size, layers only; both programs loop over layers, so the loop cancels."""
+    config = jaxasr.config.SIZES["tiny.en"]
+    model = jax.eval_shape(lambda: jaxasr.Whisper(config, rngs=nnx.Rngs(0)))
+    kv = jax.ShapeDtypeStruct((4, 1, 6, 1500, 64), jnp.float32)
+    run = Run(memory=Memory(jax.ShapeDtypeStruct((1, 1500, 384), jnp.float32), kv, kv), tokens=jax.ShapeDtypeStruct((1, 11), jnp.int32))
+    sites = [f"decoder.{part}.{name}" for part in ("attn", "cross_attn") for name in "zq"]
+    cells = tuple(_Cells(site, ("layer", "head"), 25, 1500, site.endswith(".q")) for site in sites)
+
+    def flops(fn, *args):
+        return jax.jit(fn).lower(*args).compile().cost_analysis()["flops"]
+
+    def forward(model, run):
+        return model.decoder.residual(run.tokens, jnp.zeros(run.tokens.shape, jnp.int32), run.memory, {}, jaxasr.select())[0]
+
+    def estimate(model, target, source):
+        return _attribute(model, target, source, METRIC, cells=cells, source_kind=None)
+
+    assert flops(estimate, model, run, run) <= 5 * flops(forward, model, run)
+
+
+def test_other_numbers_compile_nothing(tiny_model, near, far):
+    call = functools.partial(attribution, tiny_model, site="decoder.cross_attn.z", over=("layer", "head"))
+    call(target=near[0], source=near[1], metric=METRIC)
+    before = compiled.n_compiled(_attribute)
+    call(target=far[1], source=far[0], metric=logit_diff(7, 9))
+    assert compiled.n_compiled(_attribute) == before
 
 
 def test_what_has_no_estimate_is_refused(tiny_model, near):
