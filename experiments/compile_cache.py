@@ -2,16 +2,6 @@
 import os
 from pathlib import Path
 
-OFF = ("off", "none", "0")  # values of JAXASR_CACHE that keep nothing on disk
-
-
-def cache_dir() -> Path | None:
-    """`JAXASR_CACHE`, or `jaxasr` in the user's cache directory; None when switched off."""
-    named = os.environ.get("JAXASR_CACHE", "")
-    if named.lower() in OFF:
-        return None
-    return Path(named or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxasr")
-
 
 def enable() -> Path | None:
     """Keeps every program this process compiles from now on, quick ones included; returns where, or None where nothing can be kept.
@@ -19,6 +9,8 @@ def enable() -> Path | None:
     A folder that JAX was already told to use (`JAX_COMPILATION_CACHE_DIR`) stays.
     """
     import jax
+
+    from jaxasr.weights.files import cache_dir
 
     ours = cache_dir()
     if ours is None:

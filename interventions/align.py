@@ -54,5 +54,5 @@ def _misfit(shape: tuple[int, ...], spec: SiteSpec) -> str:
     layers = f"[{spec.n_layer} layers, ...] or " if spec.n_layer else ""
     return (
         f"value: shape {list(shape)} cannot stand at {spec.site!r}; expected {layers}{list(spec.shape)} (axes {' '.join(spec.axes)}), "
-        "axes of size 1 allowed. A source of another length needs an alignment of your own, or partial=True when it covers the beginning only."
+        "axes of size 1 allowed. A source of another length needs an alignment of your own; partial=True if it covers the beginning only."
     )

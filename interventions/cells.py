@@ -66,14 +66,17 @@ class Resumed:
             return self._to_the_end(x, self.first)
         token = self._layer(self.first, self.trace.window(self.trace.pre[self.first], self.start, 1))
         x = jax.lax.dynamic_update_slice_in_dim(self.trace.window(self.trace.post[self.first], self.start, self.width), token, 0, 1)
-        return jax.lax.cond(self.first == last, lambda: self._scored(x, self.trace.post[last])[:, 0], lambda: self._to_the_end(x, self.first + 1))
+        here = lambda: self._scored(x, self.trace.post[last])[:, 0]  # noqa: E731
+        return jax.lax.cond(self.first == last, here, lambda: self._to_the_end(x, self.first + 1))
 
     def _to_the_end(self, x: Float[Array, "1 W D"], first: Int[Array, ""]) -> Float[Array, "1 D"]:
         last = self.model.config.n_text_layer - 1
         x = jax.lax.fori_loop(first, last, self._layer, x)
         return self._last(x, last)
 
-    def _layer(self, layer: Int[Array, ""] | int, x: Float[Array, "1 W D"], past: Past | None = None, start: Any = None) -> Float[Array, "1 W D"]:
+    def _layer(
+        self, layer: Int[Array, ""] | int, x: Float[Array, "1 W D"], past: Past | None = None, start: Any = None
+    ) -> Float[Array, "1 W D"]:
         start = self.start if start is None else start
         block, cross, stored = self._at(layer)
         positions = start + jnp.arange(x.shape[1], dtype=jnp.int32)[None]

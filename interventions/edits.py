@@ -17,8 +17,10 @@ from jaxasr.taps import At, Edit
 
 
 def _shown(value: Any) -> str:
-    small = getattr(value, "size", 1) <= 4 and not isinstance(value, jax.core.Tracer)
-    return str(value.tolist()) if small and hasattr(value, "tolist") else f"{value.dtype}{list(value.shape)}" if hasattr(value, "dtype") else repr(value)
+    if not hasattr(value, "dtype"):
+        return repr(value)
+    small = value.size <= 4 and not isinstance(value, jax.core.Tracer)
+    return str(value.tolist()) if small else f"{value.dtype}{list(value.shape)}"
 
 
 class _Edit:
@@ -269,7 +271,8 @@ def _time_axes(axes: tuple[str, ...], site: str) -> tuple[str | None, str | None
 def _size(spec: SiteSpec, axis: str | None, name: str) -> int:
     size = spec.n_layer if axis == "L" else spec.size(axis) if axis in spec.axes else 0
     if not size:
-        raise ValueError(f"{name}: {spec.site!r} has no such axis (it has {'L ' * bool(spec.n_layer)}{' '.join(spec.axes)}), so the edit would never fire.")
+        has = " ".join([*(["L"] if spec.n_layer else []), *spec.axes])
+        raise ValueError(f"{name}: {spec.site!r} has no such axis (it has {has}), so the edit would never fire.")
     return size
 
 

@@ -28,7 +28,9 @@ class LogitLens:
     saturation: Int[Array, "B T"]
 
 
-def logit_lens(model: Whisper, run: Run, top_k: int = 5, *, final: Int[Array, "B T"] | None = None, edits: Edits | None = None) -> LogitLens:
+def logit_lens(
+    model: Whisper, run: Run, top_k: int = 5, *, final: Int[Array, "B T"] | None = None, edits: Edits | None = None
+) -> LogitLens:
     """Reads every layer's residual stream through the decoder's final norm and unembedding.
 
     `final` [B, T] names the tokens whose rank is followed; the default is the model's own top-1 after each token. Give the

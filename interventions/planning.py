@@ -125,7 +125,7 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         mark, digest = folder / "sweep.sha256", fingerprint(plan)
         if mark.exists() and mark.read_text() != digest:
-            raise ValueError(f"store: {folder} holds the cells of another sweep (model, runs, site, grid or metric differ). Choose another folder.")
+            raise ValueError(f"store: {folder} holds another sweep (its model, runs, site, grid or metric differ). Choose another folder.")
         _write(mark, lambda path: path.write_text(digest))
         return cls(folder)
 

@@ -27,21 +27,23 @@ class Run:
 
     def __post_init__(self) -> None:
         if (self.mel is None) == (self.memory is None):
-            raise ValueError("Run: expected mel= or memory=, and not both. mel comes from jaxasr.log_mel(...)[None], memory from model.encode(mel).")
+            raise ValueError("Run: expected mel= (jaxasr.log_mel(...)[None]) or memory= (from model.encode(mel)), and not both.")
 
     def heard(self, model: Whisper) -> "Run":
         """This run with its recording heard: `memory` in place of `mel`."""
         return self if self.mel is None else self.replace(memory=model.encode(self.mel)[0], mel=None, sound=self.mel)
 
-    def decode(self, model: Whisper, edits: Edits | None = None, readout: Readout | None = None) -> tuple[Float[Array, "B T V"], dict[str, Any]]:
+    def decode(
+        self, model: Whisper, edits: Edits | None = None, readout: Readout | None = None
+    ) -> tuple[Float[Array, "B T V"], dict[str, Any]]:
         """Logits and activations of the decoder."""
         run = self.heard(model)
         return model.decode(run.tokens, run.memory, edits, readout, positions=run.positions)
 
     def row(self, b: int) -> "Run":
         """Example `b` alone, still with a batch axis. The run must have been heard."""
-        axis_of = {"xa": 0, "k": 1, "v": 1}
-        memory = self.memory.replace(**{name: jnp.asarray(getattr(self.memory, name)).take(jnp.array([b]), axis) for name, axis in axis_of.items()})
+        of = self.memory
+        memory = Memory(of.xa[b : b + 1], of.k[:, b : b + 1], of.v[:, b : b + 1])
         pick = lambda x: None if x is None else jnp.asarray(x)[b : b + 1]  # noqa: E731
         return self.replace(tokens=pick(self.tokens), memory=memory, positions=pick(self.positions), sound=pick(self.sound))
 

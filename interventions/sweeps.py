@@ -76,7 +76,9 @@ def sweep(
     return plan.labelled(values)
 
 
-def planned(model: Whisper, target: Run, source: Run | str | None = None, *, site: str, over: Sequence[str], metric: Metric, **options: Any) -> "Plan":
+def planned(
+    model: Whisper, target: Run, source: Run | str | None = None, *, site: str, over: Sequence[str], metric: Metric, **options: Any
+) -> "Plan":
     """What `sweep` with these arguments would do: print it to see cells, groups, bytes and floating-point operations beforehand."""
     budget, reuse = options.pop("budget", None), options.pop("reuse", True)
     edit, alphas = options.get("edit"), options.get("alphas", (1.0,))

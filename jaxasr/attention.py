@@ -35,7 +35,9 @@ class Attention(nnx.Module):
         """Keys and values of `x`, heads before time: the layout in which every later product reads them in order."""
         return _swap(self.split(self.key(x))), _swap(self.split(self.value(x)))
 
-    def __call__(self, x: Float[Array, "B T D"], k: Heads, v: Heads, mask: Mask | None, keys: Int[Array, "B S"], tap: Tap) -> Float[Array, "B T D"]:
+    def __call__(
+        self, x: Float[Array, "B T D"], k: Heads, v: Heads, mask: Mask | None, keys: Int[Array, "B S"], tap: Tap
+    ) -> Float[Array, "B T D"]:
         """Attends from `x` to `k` and `v` (already edited); `keys` are the absolute positions of the key axis."""
         q = _swap(tap("q", self.split(self.query(x))))
         attend = _explicit if tap.touches("scores", "pattern") else _fused
@@ -105,9 +107,16 @@ def _whole(q: Queries, k: Heads, v: Heads, mask: Mask | None) -> Queries:
 def _by_head(q: Queries, k: Heads, v: Heads) -> Queries:
     def head(qkv: tuple[Array, Array, Array]) -> Array:
         q, k, v = qkv
-        scores = ((q * q.shape[-1] ** -0.5) @ k.T).astype(jnp.promote_types(q.dtype, jnp.float32))
-        weights = jnp.exp(scores - scores.max(-1, keepdims=True))
-        return (weights.astype(v.dtype) @ v) / weights.sum(-1, keepdims=True).astype(v.dtype)
+        return jnp.concatenate([_rows(q[start : start + _CHUNK], k, v) for start in range(0, len(q), _CHUNK)])
 
     flat = (x.reshape(-1, *x.shape[2:]) for x in (q, k, v))
     return jax.lax.map(head, tuple(flat)).reshape(q.shape)
+
+
+_CHUNK = 250  # queries; chunks know nothing of each other, so that every core has one
+
+
+def _rows(q: Float[Array, "T Dh"], k: Float[Array, "S Dh"], v: Float[Array, "S Dh"]) -> Float[Array, "T Dh"]:
+    scores = ((q * q.shape[-1] ** -0.5) @ k.T).astype(jnp.promote_types(q.dtype, jnp.float32))
+    weights = jnp.exp(scores - scores.max(-1, keepdims=True))
+    return (weights.astype(v.dtype) @ v) / weights.sum(-1, keepdims=True).astype(v.dtype)

@@ -1,5 +1,5 @@
 """Cross-attention heads that follow the speech in time, as published for each checkpoint."""
-from jaxasr.config import Config
+from jaxasr.config import SIZES, Config
 
 Heads = tuple[tuple[int, int], ...]  # (layer, head)
 
@@ -26,6 +26,15 @@ ALIGNMENT_HEADS: dict[str, Heads] = {
     "large-v3-turbo": _heads("2.4 2.11 3.3 3.6 3.11 3.14"),
 }
 ALIGNMENT_HEADS["turbo"] = ALIGNMENT_HEADS["large-v3-turbo"]
+
+
+def published(name: str, config: Config) -> Heads | None:
+    """The heads of a model of this name, else of the only published size with these dimensions; None if there is none."""
+    dims = config.replace(dtype="float32", param_dtype="float32")
+    if SIZES.get(name) == dims and name in ALIGNMENT_HEADS:
+        return ALIGNMENT_HEADS[name]
+    same = {heads for size, heads in ALIGNMENT_HEADS.items() if SIZES[size] == dims}  # v1 and v2 share theirs: only the name tells
+    return same.pop() if len(same) == 1 else None
 
 
 def default_heads(config: Config) -> Heads:

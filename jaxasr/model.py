@@ -74,7 +74,7 @@ class Whisper(nnx.Module):
         mel = jnp.asarray(mel)
         if not jnp.issubdtype(mel.dtype, jnp.floating):
             raise ValueError(f"mel: expected floating point, got {mel.dtype}. Use jaxasr.log_mel.")
-        if not is_traced(mel) and bool(jnp.isnan(mel).any()):
+        if not is_traced(mel) and np.isnan(np.asarray(mel)).any():
             raise ValueError("mel: contains NaN. Check the audio it was made from.")
         return mel.astype(c.dtype)
 
@@ -85,9 +85,13 @@ class Whisper(nnx.Module):
         if tokens.shape[1] > c.n_text_ctx:
             raise ValueError(f"tokens: {tokens.shape[1]} tokens, but the decoder's context is {c.n_text_ctx}. Cut the tokens.")
         if tokens.shape[0] != memory.xa.shape[0]:
-            raise ValueError(f"tokens: batch {tokens.shape[0]}, but memory has batch {memory.xa.shape[0]}. Use jax.vmap to share one memory between rows.")
-        if not is_traced(tokens) and (int(tokens.min()) < 0 or int(tokens.max()) >= c.n_vocab):
-            raise ValueError(f"tokens: ids must lie in [0, {c.n_vocab}), got {int(tokens.min())} to {int(tokens.max())}. Is this another model's tokenizer?")
+            heard = memory.xa.shape[0]
+            raise ValueError(f"tokens: batch {tokens.shape[0]}, but memory has {heard}. Use jax.vmap to share one memory between rows.")
+        if not is_traced(tokens):
+            ids = np.asarray(tokens)  # numpy: under a trace even the minimum of a constant would be traced
+            if ids.min() < 0 or ids.max() >= c.n_vocab:
+                found = f"{ids.min()} to {ids.max()}"
+                raise ValueError(f"tokens: ids must lie in [0, {c.n_vocab}), got {found}. Is this another model's tokenizer?")
         return tokens.astype(jnp.int32)
 
     def _positions(self, tokens: Array, positions: Any) -> Array:
@@ -96,8 +100,8 @@ class Whisper(nnx.Module):
         positions = jnp.asarray(positions, jnp.int32)
         if positions.shape != tokens.shape:
             raise ValueError(f"positions: expected the shape of tokens {list(tokens.shape)}, got {list(positions.shape)}.")
-        if not is_traced(positions) and int(positions.max()) >= self.config.n_text_ctx:
-            raise ValueError(f"positions: must be below the decoder's context {self.config.n_text_ctx}, got {int(positions.max())}.")
+        if not is_traced(positions) and np.asarray(positions).max() >= self.config.n_text_ctx:
+            raise ValueError(f"positions: must be below the decoder's context {self.config.n_text_ctx}, got {np.asarray(positions).max()}.")
         return positions
 
 

@@ -69,7 +69,7 @@ def check_known(sites: Iterable[str], among: Iterable[str] = SITES, what: str = 
 
 @dataclasses.dataclass(frozen=True)
 class SiteSpec:
-    """What one pass of known size will show at a site: `shape` follows `axes`, without the layer axis; `n_layer` is 0 where there is none."""
+    """What one pass of known size will show at a site: `shape` follows `axes`, the layer axis apart; `n_layer` is 0 without one."""
 
     site: str
     axes: tuple[str, ...]

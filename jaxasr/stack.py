@@ -1,4 +1,5 @@
 """The one loop over layers."""
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,11 +18,20 @@ def n_layers(blocks: Any) -> int:
 
 def unstack(stacked: Any) -> tuple[Any, ...]:
     """A tuple with one pytree a layer. A loop over tokens that closes over it slices the weights once, not at every token."""
-    return tuple(jax.tree.map(lambda x: x[layer], stacked) for layer in range(n_layers(stacked)))
+    return tuple(jax.tree.map(operator.itemgetter(layer), stacked) for layer in range(n_layers(stacked)))
 
 
 def run_stack(
-    blocks: Any, x: Any, step: Step, *, stack: str, positions: Int[Array, "B T"], edits: Edits, readout: Readout, extra: Any = (), unroll: int = 1
+    blocks: Any,
+    x: Any,
+    step: Step,
+    *,
+    stack: str,
+    positions: Int[Array, "B T"],
+    edits: Edits,
+    readout: Readout,
+    extra: Any = (),
+    unroll: int = 1,
 ) -> tuple[Any, Any, dict[str, Any]]:
     """Carries `x` through the layers: `x, out = step(block, extra of the layer, x, tap)`.
 

@@ -137,7 +137,8 @@ def _same_shape(y: Any, x: Array, site: str) -> Array:
     y = jnp.asarray(y)
     if y.shape != x.shape:
         raise ValueError(
-            f"The edit at {site!r} returned shape {y.shape}; expected {x.shape}, axes {' '.join(_sites.SITES[site])}. An edit gives back an array of its input's shape."
+            f"The edit at {site!r} returned shape {y.shape}; expected {x.shape}, axes {' '.join(_sites.SITES[site])}. "
+            "An edit gives back an array of its input's shape."
         )
     return y.astype(x.dtype)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.compile_cache import cache_dir
+from jaxasr.weights.files import cache_dir
 
 COMPILE = """
 import logging, sys, jax

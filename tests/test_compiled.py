@@ -51,7 +51,7 @@ def test_encode_never_retraces(tiny_model, inputs):
 
 def test_generate_never_retraces(tiny_model, inputs):
     _, tokens, memory = inputs
-    options = dict(max_new_tokens=5, eot=100)  # noqa: C408
+    options = dict(max_new_tokens=5, eot=100)
     outs = [jaxasr.generate(tiny_model, memory, tokens, edits=MANY[0], **options)]
     n = compiled.n_compiled(generate_body())
     outs += [jaxasr.generate(tiny_model, memory, tokens, edits=edits, **options) for edits in MANY[1:]]

@@ -10,7 +10,8 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from jaxasr.config import SIZES
-from jaxasr.weights import ALIGNMENT_HEADS, WeightsError, files, hub, packaged, read_checkpoint
+from jaxasr.heads import ALIGNMENT_HEADS, published
+from jaxasr.weights import WeightsError, files, hub, packaged, read_checkpoint
 
 
 @pytest.fixture(autouse=True)
@@ -197,8 +198,6 @@ def test_published_alignment_heads_fit_their_models():
 
 
 def test_alignment_heads_of_a_checkpoint_that_names_none():
-    from jaxasr.weights.alignment import published
-
     assert published("my-finetune", SIZES["small.en"]) == ALIGNMENT_HEADS["small.en"]
     assert published("large-v2", SIZES["large-v2"]) == ALIGNMENT_HEADS["large-v2"]
     assert published("my-finetune", SIZES["large-v2"]) is None  # has the dimensions of large-v1, too

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from jaxasr.config import SIZES
-from jaxasr.weights import ALIGNMENT_HEADS, assemble, packaged, read_checkpoint, save
+from jaxasr.heads import ALIGNMENT_HEADS
+from jaxasr.weights import assemble, packaged, read_checkpoint, save
 from jaxasr.weights.checkpoint import sinusoids
 
 _ROOT = Path(__file__).parents[1]

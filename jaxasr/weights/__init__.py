@@ -1,9 +1,8 @@
 """Checkpoints of every usual format: found, read, checked, put into the model, and written back."""
-from jaxasr.weights.alignment import ALIGNMENT_HEADS
 from jaxasr.weights.assemble import assemble
 from jaxasr.weights.checkpoint import Checkpoint
 from jaxasr.weights.errors import WeightsError
 from jaxasr.weights.resolve import read_checkpoint
 from jaxasr.weights.saving import save
 
-__all__ = ["ALIGNMENT_HEADS", "Checkpoint", "WeightsError", "assemble", "read_checkpoint", "save"]
+__all__ = ["Checkpoint", "WeightsError", "assemble", "read_checkpoint", "save"]

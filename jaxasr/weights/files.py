@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxasr.weights.errors import WeightsError, damaged, reading
 
+OFF = ("off", "none", "0")  # values of JAXASR_CACHE that keep nothing on disk
 _MAX_JSON = 1 << 26  # bytes: the largest released tokenizer has 4 MB
 
 
@@ -92,11 +93,12 @@ def pair_list(found: dict[str, Any], key: str, path: Path) -> tuple[tuple[int, i
     return tuple((layer, head) for layer, head in value)
 
 
-def cache_dir() -> Path:
-    """Where derived facts about files are kept: `JAXASR_CACHE`, or `jaxasr` in the user's cache directory."""
-    if named := os.environ.get("JAXASR_CACHE"):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxasr"
+def cache_dir() -> Path | None:
+    """Where things are kept that can be made again: `JAXASR_CACHE`, or `jaxasr` in the user's cache directory; None when switched off."""
+    named = os.environ.get("JAXASR_CACHE", "")
+    if named.lower() in OFF:
+        return None
+    return Path(named or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxasr")
 
 
 def sha256(path: Path, remember: bool = True) -> str:
@@ -104,12 +106,13 @@ def sha256(path: Path, remember: bool = True) -> str:
     with reading(path, "a readable file"):
         stat = path.stat()
         key = hashlib.sha256(f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}".encode()).hexdigest()
-        note = cache_dir() / "sha256" / key
-        if remember and (known := _recall(note)):
+        kept = cache_dir()
+        note = kept / "sha256" / key if kept and remember else None
+        if note and (known := _recall(note)):
             return known
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if remember:
+    if note:
         _remember(note, digest)
     return digest
 

@@ -3,8 +3,9 @@ import os
 import re
 from pathlib import Path
 
+from jaxasr import heads
 from jaxasr.config import SIZES
-from jaxasr.weights import alignment, ctranslate2, hub, huggingface, openai, packaged
+from jaxasr.weights import ctranslate2, hub, huggingface, openai, packaged
 from jaxasr.weights.checkpoint import Checkpoint
 from jaxasr.weights.errors import WeightsError
 
@@ -31,7 +32,7 @@ def with_defaults(checkpoint: Checkpoint) -> Checkpoint:
     if checkpoint.tokenizer_file is None:
         checkpoint = checkpoint.replace(tokenizer_file=packaged.tokenizer_file(checkpoint.config.n_vocab))
     if checkpoint.alignment_heads is None:
-        checkpoint = checkpoint.replace(alignment_heads=alignment.published(checkpoint.name, checkpoint.config))
+        checkpoint = checkpoint.replace(alignment_heads=heads.published(checkpoint.name, checkpoint.config))
     return checkpoint
 
 
