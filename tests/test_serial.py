@@ -1,0 +1,87 @@
+"""Edits written and read again; nothing else is ever made or written."""
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from interventions import serial
+from interventions.attention_edits import force, knockout
+from interventions.edits import Add, Mix, Noise, Patch, Project, Row, Scale, Zero, chain, only
+from jaxasr import At
+
+EDITS = {
+    "decoder.resid_pre": Patch(jnp.arange(30.0).reshape(2, 15), partial=True),
+    "decoder.resid_mid": Mix(jnp.float32(1.5), Row(jnp.array([1, 0]))),
+    "decoder.resid_post": chain(Scale(0.5), Add(np.ones(15, np.float32), 2), Zero()),
+    "decoder.mlp.post": only(Noise(3, 0.25, replace=True), layers=[0, 1], positions=slice(2, 5), rows=0, when=jnp.array(True)),
+    "decoder.attn_out": Project.span(np.eye(15, dtype=np.float32)[:2], keep=True),
+    "decoder.mlp_out": Patch(jnp.ones(15, jnp.bfloat16) / 3),
+    "decoder.cross_attn.pattern": only(force(slice(3, 7)), heads=2),
+    "decoder.cross_attn.scores": knockout([1, 2]),
+}
+
+
+def test_edits_come_back_as_they_were(tmp_path):
+    serial.save_edits(EDITS, tmp_path / "new" / "edits")
+    loaded = serial.load_edits(tmp_path / "new" / "edits")
+    assert loaded.keys() == EDITS.keys()
+    assert jax.tree.structure(loaded) == jax.tree.structure(EDITS)
+    for ours, theirs in zip(jax.tree.leaves(loaded), jax.tree.leaves(EDITS), strict=True):
+        assert np.asarray(ours).dtype == np.asarray(theirs).dtype
+        np.testing.assert_array_equal(ours, theirs)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["edits"]
+
+
+def test_a_loaded_edit_does_the_same(tmp_path):
+    serial.save_edits(EDITS, tmp_path / "edits")
+    site = "decoder.resid_post"
+    x, at = jnp.ones((2, 3, 15)), At(jnp.int32(0), jnp.tile(jnp.arange(3), (2, 1)), None, site)
+    np.testing.assert_array_equal(serial.load_edits(tmp_path / "edits")[site](x, at), EDITS[site](x, at))
+
+
+@pytest.mark.parametrize("edit", [lambda x, at: x, only(Zero(), when=lambda at: at.layer == 0), chain(Zero(), object()), np.zeros])
+def test_code_is_refused_and_nothing_is_left_behind(tmp_path, edit):
+    with pytest.raises(ValueError, match=r"edits\['decoder\.ln'\].* cannot be saved; expected one of .*Patch.*file of yours"):
+        serial.save_edits({"decoder.ln": edit}, tmp_path / "edits")
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_overwritten(tmp_path):
+    serial.save_edits(EDITS, tmp_path / "edits")
+    with pytest.raises(FileExistsError, match="exists already"):
+        serial.save_edits({}, tmp_path / "edits")
+    with pytest.raises(ValueError, match=r"Unknown site 'decoder\.nose'"):
+        serial.save_edits({"decoder.nose": Zero()}, tmp_path / "other")
+
+
+@pytest.mark.parametrize("node", [
+    {"type": "system", "fields": {}},
+    {"type": "Scale", "fields": {"factor": {"value": 1}, "more": {"value": 1}}},
+    {"type": "Scale", "fields": {"factor": {"array": "b0", "dtype": "float32"}}},
+    {"type": "Scale", "fields": {"factor": {"value": "text"}}},
+    {"type": "Zero"},
+    ["Zero"],
+])
+def test_what_was_not_written_by_us_is_refused(tmp_path, node):
+    serial.save_edits({"decoder.ln": Scale(jnp.float32(2))}, tmp_path / "edits")
+    (tmp_path / "edits" / "edits.json").write_text(json.dumps({"version": 1, "edits": {"decoder.ln": node}}))
+    with pytest.raises(ValueError, match=r"edits\['decoder\.ln'\]"):
+        serial.load_edits(tmp_path / "edits")
+
+
+def test_pickled_arrays_are_refused(tmp_path):
+    serial.save_edits({"decoder.ln": Scale(jnp.float32(2))}, tmp_path / "edits")
+    np.savez(tmp_path / "edits" / "arrays.npz", a0=np.array([object()], dtype=object))
+    with pytest.raises(ValueError, match="allow_pickle"):
+        serial.load_edits(tmp_path / "edits")
+
+
+def test_missing_and_later_files_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"expected edits\.json"):
+        serial.load_edits(tmp_path)
+    serial.save_edits({}, tmp_path / "edits")
+    (tmp_path / "edits" / "edits.json").write_text('{"version": 2, "edits": {}}')
+    with pytest.raises(ValueError, match="version 1"):
+        serial.load_edits(tmp_path / "edits")
