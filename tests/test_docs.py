@@ -1,0 +1,55 @@
+"""Every Python block of the documents runs as it stands, page by page, on the real tiny.en."""
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(page for page in (ROOT / "docs").glob("*.md") if "```python" in page.read_text())
+
+
+def blocks(page: Path) -> str:
+    """The page with everything but its Python blanked out, so that a traceback has the page's line numbers."""
+    lines, inside = [], False
+    for line in page.read_text().splitlines():
+        fence = line.startswith("```")
+        inside = line == "```python" if fence else inside
+        lines.append(line if inside and not fence else "")
+    return "\n".join(lines)
+
+
+@pytest.fixture(scope="module")
+def names():
+    return {}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_python_runs(page, monkeypatch, names):
+    monkeypatch.chdir(ROOT)
+    names[page.stem] = {}
+    exec(compile(blocks(page), str(page), "exec"), names[page.stem])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(((?!http)[^)#]+)\)", page.read_text()):
+        assert (page.parent / link).exists(), link
+
+
+def test_the_edits_do_what_the_page_says(names):
+    if "edits" not in names:
+        pytest.fail("docs/edits.md did not run")
+    page = names["edits"]
+    plain = page["plain"]
+    assert plain.startswith("The captain read the old letter aloud")
+    assert page["no_layer"] != plain
+    assert "old book" in page["steered"]
+    assert page["curve"][0] > page["curve"][4]
+    assert page["untouched"] == plain
+    assert page["first_layer"] != plain
+    assert page["deaf"] != plain
+    assert page["staring"] != plain
+    np.testing.assert_array_less(0, np.abs(np.diff(page["clipped"])[0]))
+    assert page["heads"].baseline_text.item() == plain
+    assert set(page["kept"]) == {"decoder.resid_post", "decoder.mlp_out"}
