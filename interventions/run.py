@@ -2,6 +2,7 @@
 from typing import Any
 
 import flax.struct
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -42,8 +43,10 @@ class Run:
 
     def row(self, b: int) -> "Run":
         """Example `b` alone, still with a batch axis. The run must have been heard."""
-        of = self.memory
-        memory = Memory(of.xa[b : b + 1], of.k[:, b : b + 1], of.v[:, b : b + 1])
+        if self.memory is None:
+            raise ValueError("Run: call heard(model) before taking a row.")
+        k, v = jax.tree.map(lambda x: x[:, b : b + 1], (self.memory.k, self.memory.v))
+        memory = Memory(self.memory.xa[b : b + 1], k, v)
         pick = lambda x: None if x is None else jnp.asarray(x)[b : b + 1]  # noqa: E731
         return self.replace(tokens=pick(self.tokens), memory=memory, positions=pick(self.positions), sound=pick(self.sound))
 

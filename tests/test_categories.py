@@ -1,7 +1,6 @@
 """The six kinds of lens text, and the repetition rule behind one of them."""
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from experiments.categories import category, edit_distance, normalised, repeats
 

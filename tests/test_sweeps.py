@@ -189,6 +189,8 @@ def test_a_store_holds_one_sweep(tiny_model, runs, tmp_path):
 
 KILLED = """
     import sys, jax, interventions as iv, jaxasr
+    from experiments import compile_cache
+    compile_cache.enable()
     from flax import nnx
     c = jaxasr.Config(5, 11, 21, 3, 3, 101, 23, 21, 7, 4)
     model = jaxasr.Whisper(c, rngs=nnx.Rngs(0))
@@ -198,7 +200,7 @@ KILLED = """
     def progress(done, of):
         print(done, of, flush=True)
         if len(sys.argv) > 2 and done >= of // 2: sys.stdin.read()
-    options = dict(site="decoder.attn.z", over=("layer", "head"), metric=iv.logit_diff(3, 5))
+    options = dict(site="decoder.mlp_out", over=("layer",), metric=iv.logit_diff(3, 5))
     values = iv.sweep(model, *runs, **options, store=sys.argv[1], progress=progress)
     print(values.values.tobytes().hex())
 """

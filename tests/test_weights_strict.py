@@ -9,8 +9,7 @@ import checkpoints
 import numpy as np
 import pytest
 from checkpoints import TINY, WRITERS
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from jaxasr.weights import WeightsError, assemble, read_checkpoint
 from jaxasr.weights.resolve import read_path
