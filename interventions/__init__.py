@@ -1,5 +1,13 @@
 """Lenses, edits, sweeps and probes: pure transforms of a jaxasr model."""
 from interventions.agreement import Agreement as Agreement, rank_agreement as rank_agreement
+from interventions.attention_edits import (
+    Force as Force,
+    Knockout as Knockout,
+    force as force,
+    freeze as freeze,
+    knockout as knockout,
+    mean as mean,
+)
 from interventions.attribution import attribution as attribution
 from interventions.direct import direct_logits as direct_logits, total_logit as total_logit
 from interventions.edits import (
@@ -21,4 +29,6 @@ from interventions.logit_lens import LogitLens as LogitLens, logit_lens as logit
 from interventions.metrics import kl as kl, logit_diff as logit_diff, logprob as logprob, rank as rank
 from interventions.paths import Node as Node, everything as everything, nodes as nodes, path_patch as path_patch
 from interventions.run import Run as Run
+from interventions.sequence import head_map as head_map, sequence_sweep as sequence_sweep
+from interventions.serial import load_edits as load_edits, save_edits as save_edits
 from interventions.sweeps import planned as planned, sweep as sweep

@@ -11,6 +11,8 @@ import xarray as xr
 from jaxtyping import Array, Float
 
 from interventions import cells as _cells, planning
+from interventions.agreement import rank_agreement
+from interventions.attribution import attribution
 from interventions.cells import Resumed, Trace
 from interventions.edits import Mix, Noise, Patch, Zero
 from interventions.grid import Grid, placed
@@ -44,6 +46,7 @@ def sweep(
     budget: int | None = None,
     reuse: bool = True,
     store: Any = None,
+    verify: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> xr.DataArray:
     """The metric after patching `site` of `target` with `source`, at every cell of the grid `over`, one example at a time.
@@ -61,6 +64,7 @@ def sweep(
         budget: bytes that the cells computed together may take; None asks the device. reuse: False recomputes everything in
             every cell (for comparison; the results agree).
         store: a folder in which finished groups of cells are kept, so that an interrupted sweep goes on where it stopped.
+        verify: "top20" also runs `attribution` on the same cells and says, in `attrs["attribution"]`, how well it ranks them.
         progress: called with cells done and cells in all.
 
     Returns:
@@ -73,7 +77,20 @@ def sweep(
     plan = planned(model, target, source, site=site, over=over, metric=metric, edit=edit, window_s=window_s, n_frames=n_frames,
                    alphas=alphas, layers=layers, heads=heads, positions=positions, budget=budget, reuse=reuse)  # fmt: skip
     values = plan.run(planning.Store.open(store, plan), progress)
-    return plan.labelled(values)
+    swept = plan.labelled(values)
+    if verify is None:
+        return swept
+    if source is None or set(over) & {"alpha"} or any(chosen is not None for chosen in (layers, heads, positions)):
+        raise ValueError("verify: attribution estimates whole grids patched from a source, without strengths or chosen indices.")
+    options = {"window_s": window_s, "n_frames": n_frames}
+    estimate = attribution(model, target=target, source=source, site=site, over=tuple(over), metric=metric, **options)
+    return swept.assign_attrs(attribution=dataclasses.asdict(rank_agreement(swept, estimate, _top(verify))))
+
+
+def _top(verify: str) -> int:
+    if not verify.startswith("top") or not verify[3:].isdigit():
+        raise ValueError(f'verify: expected "top20" or another number, got {verify!r}.')
+    return int(verify[3:])
 
 
 def planned(

@@ -61,16 +61,16 @@ def errors(text: str, reference: str, language: str = "en") -> dict[str, float]:
 
     Both texts are normalised as Whisper's papers do. A reference without words has no rates (NaN), and every word is an insertion.
     """
-    said, meant = _words(text, language), _words(reference, language)
+    said, meant = words(text, language), words(reference, language)
     if not meant:
         return dict(zip(_ERRORS, (np.nan, np.nan, len(said.split()), 0, 0, 0)))
-    words = jiwer.process_words(meant, said)
-    n_words = words.hits + words.deletions + words.substitutions
-    return dict(zip(_ERRORS, (words.wer, jiwer.cer(meant, said), words.insertions, words.deletions, words.substitutions, n_words)))
+    found = jiwer.process_words(meant, said)
+    n_words = found.hits + found.deletions + found.substitutions
+    return dict(zip(_ERRORS, (found.wer, jiwer.cer(meant, said), found.insertions, found.deletions, found.substitutions, n_words)))
 
 
-def _words(text: str, language: str) -> str:
-    """The normaliser lets some lone punctuation stand; it is no word."""
+def words(text: str, language: str = "en") -> str:
+    """The normalised words of a text. The normaliser lets some lone punctuation stand; it is no word."""
     return " ".join(word for word in normalise(text, language).split() if any(map(str.isalnum, word)))
 
 

@@ -169,6 +169,15 @@ def test_bad_calls(tiny_model, runs, change, said):
         iv.sweep(tiny_model, *runs, **options)
 
 
+def test_first_order_is_held_against_the_exact_sweep(tiny_model, runs):
+    options = dict(site="decoder.mlp_out", over=("layer", "position"), metric=METRIC)
+    agreement = iv.sweep(tiny_model, *runs, **options, verify="top5").attrs["attribution"]
+    assert agreement["k"] == 5
+    assert agreement["spearman"] > 0.3
+    with pytest.raises(ValueError, match="top20"):
+        iv.sweep(tiny_model, *runs, **options, verify="some")
+
+
 def test_runs_must_line_up(tiny_model, runs):
     target, source = runs
     with pytest.raises(ValueError, match="line up"):
