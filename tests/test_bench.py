@@ -59,10 +59,8 @@ def test_the_last_batch_is_full():
 def test_a_ratio_is_taken_round_by_round():
     job = {"model": "tiny", "seconds": [10.0, 5.0]}
     rounds = [[1.0, 2.0, 4.0], [2.0, 8.0, 4.0]]
-    ours, theirs = (
-        transcribe.Measured(name, 1, 3.0, rounds=[{"encode_s": s / 2, "decode_s": s / 2, "total_s": s} for s in seconds], tokens=[[1], [2, 3]])
-        for name, seconds in zip(("ours", "theirs"), rounds)
-    )
+    timed = [[{"encode_s": s / 2, "decode_s": s / 2, "total_s": s} for s in seconds] for seconds in rounds]
+    ours, theirs = (transcribe.Measured(name, 1, 3.0, None, some, [[1], [2, 3]]) for name, some in zip(("ours", "theirs"), timed))
     row = transcribe.summary(job, theirs, ours, {"ours": ["a", "b"], "theirs": ["a", "c"]}, [{"jax": 1e9}, {"jax": 2e9}])
     assert row["ratios"] == [2.0, 4.0, 1.0]
     assert (row["ratio"], row["real_time_factor"], row["tokens_per_s"]) == (2.0, 4.0 / 15.0, 1.5)

@@ -157,7 +157,7 @@ def main(
         console.print(machine.title(described))
         for name in model or ["tiny.en"]:
             found[name] = _one_model({"model": name, "dtype": dtype, "clips": clips}, batch or [1, 8], rounds, gemm, described["backend"])
-            console.print(f"\n{name}, {dtype}: {clips} recordings, medians of {rounds} rounds, load {_load()}; × ours: above 1 ours is faster")
+            console.print(f"\n{name}, {dtype}: {clips} recordings, {rounds} rounds, load {_load()}; × ours: above 1 ours is faster")
             console.print(table(found[name]["results"]))
             if out:
                 out.write_text(json.dumps({**machine.report(described), "models": found}, indent=1))
