@@ -92,12 +92,12 @@ def _explicit(q: Queries, k: Heads, v: Heads, mask: Mask | None, tap: Callable[.
 def _fused(q: Queries, k: Heads, v: Heads, mask: Mask | None, tap: Callable[..., Array]) -> Queries:
     """The same without its intermediates. A CPU goes through long queries head by head: scores that stay in cache."""
     del tap
-    if mask is not None or q.shape[2] < _LONG:
+    if mask is not None or q.shape[2] < LONG:
         return _whole(q, k, v, mask)
     return jax.lax.platform_dependent(q, k, v, cpu=_by_head, default=functools.partial(_whole, mask=None))
 
 
-_LONG = 256  # queries; below, all scores fit in cache anyway
+LONG = 256  # queries; below, all scores fit in cache anyway
 
 
 def _whole(q: Queries, k: Heads, v: Heads, mask: Mask | None) -> Queries:

@@ -97,10 +97,10 @@ class Ours(Reader):
 
 
 def _all_sites() -> dict[str, list[str]]:
-    """All but the patterns and scores: those change how attention is computed before the compiler sees that nobody wants them."""
+    """All but those that, asked for, change how a layer is computed before the compiler sees that nobody wants them."""
     from jaxasr.sites import sites_of
 
-    formed = (".pattern", ".scores")
+    formed = (".pattern", ".scores", "mlp.pre", "mlp.post")
     return {stack: [site for site in sites_of(stack) if not site.endswith(formed)] for stack in ("encoder", "decoder")}
 
 
