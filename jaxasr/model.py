@@ -86,7 +86,7 @@ class Whisper(nnx.Module):
             raise ValueError(f"tokens: {tokens.shape[1]} tokens, but the decoder's context is {c.n_text_ctx}. Cut the tokens.")
         if tokens.shape[0] != memory.xa.shape[0]:
             heard = memory.xa.shape[0]
-            raise ValueError(f"tokens: batch {tokens.shape[0]}, but memory has {heard}. Use jax.vmap to share one memory between rows.")
+            raise ValueError(f"tokens: batch {len(tokens)}, but memory has batch {heard}. Use jax.vmap to share one memory between rows.")
         if not is_traced(tokens):
             ids = np.asarray(tokens)  # numpy: under a trace even the minimum of a constant would be traced
             if ids.min() < 0 or ids.max() >= c.n_vocab:
