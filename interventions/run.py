@@ -28,7 +28,7 @@ class Run:
 
     def __post_init__(self) -> None:
         if (self.mel is None) == (self.memory is None):
-            raise ValueError("Run: expected mel= (jaxasr.log_mel(...)[None]) or memory= (from model.encode(mel)), and not both.")
+            raise ValueError("Run: expected mel= or memory=, not both: jaxasr.log_mel(...)[None], or what model.encode(mel) returns.")
 
     def heard(self, model: Whisper) -> "Run":
         """This run with its recording heard: `memory` in place of `mel`."""
