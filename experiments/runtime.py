@@ -1,4 +1,5 @@
 """What every command does before it computes: choose the device, keep compiled programs, load the model."""
+import os
 from typing import Any
 
 from experiments import compile_cache
@@ -8,6 +9,7 @@ def start(device: str | None = None) -> None:
     """Puts JAX on `device` ("cpu", "gpu", "tpu"; None: the best there is) and its compiled programs on disk. Raises ValueError."""
     import jax
 
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # its text normaliser is used, without torch on purpose
     if device:
         jax.config.update("jax_platforms", {"gpu": "cuda"}.get(device, device))
     try:
