@@ -133,7 +133,7 @@ class Plan:
         values = np.full((self.target.batch, int(np.prod(self.grid.shape))), np.nan)
         done = 0
         for b in range(self.target.batch):
-            example = _Example.of(self, b)
+            example = _example(self, b)
             for layer in self.grid.layers:
                 flat, cells = self.grid.cells(layer)
                 values[b, flat] = store.get((b, layer), lambda e=example, la=layer, c=cells: e.group(la, c))
@@ -144,7 +144,7 @@ class Plan:
 
     def labelled(self, values: Float[np.ndarray, "B n"]) -> xr.DataArray:
         shape, dims, coords = self.grid.shape, self.grid.dims, self.grid.labels()
-        baseline = np.array([float(_Example.of(self, b).baseline) for b in range(self.target.batch)])
+        baseline = np.array([float(_baseline(self.model, self.target, b, self.metric, self.scored)) for b in range(self.target.batch)])
         of_source = {} if not isinstance(self.edit, Patch | Mix) or self.source is None or self.source is self.target else {
             "source": np.array([float(_baseline(self.model, self.source, b, self.metric, self.scored)) for b in range(self.target.batch)])
         }  # fmt: skip
@@ -184,10 +184,6 @@ class _Example:
     stored: Any  # Trace of the decoder, or the encoder's residuals before and after each layer
     mel: Array | None
 
-    @classmethod
-    def of(cls, plan: Plan, b: int) -> "_Example":
-        return _example(plan, b)
-
     def group(self, layer: int | None, cells: dict[str, np.ndarray]) -> Float[np.ndarray, "n"]:
         """The cells that start at one layer."""
         values = np.full(len(next(iter(cells.values()))), float(self.baseline))
@@ -205,7 +201,6 @@ class _Example:
                              own=p.own_position, resumes=p.resumes)  # fmt: skip
 
 
-@functools.lru_cache(maxsize=2)
 def _example(plan: Plan, b: int) -> _Example:
     row = plan.target.row(b)
     metric = plan.metric.row(b) if hasattr(plan.metric, "row") else plan.metric
