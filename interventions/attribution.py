@@ -15,7 +15,7 @@ import xarray as xr
 from jaxtyping import Array, Float
 
 from interventions import passes, softmax_aware
-from interventions.edits import Noise, _time_axes
+from interventions.edits import Noise, time_axes
 from interventions.grid import Grid
 from interventions.metrics import Metric, Rank
 from interventions.run import Run
@@ -54,7 +54,7 @@ class _Cells:
 
     @property
     def axis_of(self) -> dict[str, str]:
-        position, frames = _time_axes(sites.SITES[self.site], self.site)
+        position, frames = time_axes(sites.SITES[self.site], self.site)
         return {dim: (_AXIS | {"position": position, "time": frames})[dim] for dim in self.dims}
 
     @property
@@ -141,7 +141,7 @@ def _check(target: Run, source: Run | str, metric: Metric, over: Sequence[str]) 
 
 def _grid(spec: sites.SiteSpec, over: Sequence[str], window_s: float, n_frames: int, several: bool) -> Grid:
     if several:
-        position, frames = _time_axes(spec.axes, spec.site)
+        position, frames = time_axes(spec.axes, spec.site)
         has = {"layer": spec.n_layer, "head": "H" in spec.axes, "position": position and spec.site.startswith("decoder."), "time": frames}
         over = [dim for dim in over if has.get(dim, True)]
     return Grid.of(spec, over, window_s=window_s, n_frames=n_frames, alphas=(1.0,), chosen={})

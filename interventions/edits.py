@@ -202,7 +202,7 @@ class Only(_Edit):
 
     def mask(self, x: Array, at: At) -> Bool[Array, "..."]:
         """True where the edit applies; broadcasts to `x`."""
-        time, keys = _time_axes(at.axes, at.site)
+        time, keys = time_axes(at.axes, at.site)
         index = {"B": jnp.arange(x.shape[0])[:, None], "H": jnp.arange(x.shape[at.axes.index("H")])[None] if "H" in at.axes else None}
         mask = jnp.asarray(True)
         for where, axis, numbers in (
@@ -218,7 +218,7 @@ class Only(_Edit):
         return mask if self.when is None else mask & (self.when(at) if callable(self.when) else self.when)
 
     def check(self, spec: SiteSpec) -> None:
-        time, keys = _time_axes(spec.axes, spec.site)
+        time, keys = time_axes(spec.axes, spec.site)
         axis_of = {"layers": "L", "heads": "H", "positions": time, "frames": keys, "rows": "B"}
         for name, axis in axis_of.items():
             if (where := getattr(self, name)) is not None:
@@ -260,7 +260,7 @@ def _check(edit: Any, spec: SiteSpec) -> None:
         edit.check(spec)
 
 
-def _time_axes(axes: tuple[str, ...], site: str) -> tuple[str | None, str | None]:
+def time_axes(axes: tuple[str, ...], site: str) -> tuple[str | None, str | None]:
     """The axis that `positions` select, and the one that `frames` do."""
     time = "T" if "T" in axes else "S"
     listens = ".cross_attn." in site and "S" in axes
