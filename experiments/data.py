@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +68,12 @@ def _recording(where: Path, row: dict[str, Any]) -> Recording:
     return Recording(where.parent / row["path"], row["set"], row["transcript"], row["lang"], row["duration_s"], row)
 
 
-def spread(clips: list[Recording], n: int) -> list[Recording]:
+def spread(clips: list[Any], n: int, set_of: Callable[[Any], Any] = lambda clip: clip.set) -> list[Any]:
     """`n` of `clips`, evenly over the sets and over each set; all of them when there are fewer."""
-    by_set: dict[str, list[Recording]] = {}
+    by_set: dict[Any, list[Any]] = {}
     for clip in clips:
-        by_set.setdefault(clip.set, []).append(clip)
-    chosen: list[Recording] = []
+        by_set.setdefault(set_of(clip), []).append(clip)
+    chosen: list[Any] = []
     queues = [_evenly(group) for group in by_set.values()]
     while len(chosen) < min(n, len(clips)):
         for queue in [queue for queue in queues if queue]:
@@ -81,7 +81,7 @@ def spread(clips: list[Recording], n: int) -> list[Recording]:
     return chosen[:n]
 
 
-def _evenly(group: list[Recording]) -> list[Recording]:
+def _evenly(group: list) -> list:
     """In an order whose every beginning is spread over the group: bit-reversed."""
     width = max(len(group) - 1, 1).bit_length()
     return [group[i] for i in sorted(range(len(group)), key=lambda i: int(f"{i:0{width}b}"[::-1], 2))]

@@ -26,7 +26,12 @@ def mel_uri(mel: Float[np.ndarray, "M F"]) -> str:
     quiet = np.clip((mel.max() - mel) / SHOWN, 0, 1)
     buffer = io.BytesIO()
     Image.fromarray(np.round(255 * quiet[::-1]).astype(np.uint8)).save(buffer, format="PNG", optimize=True)
-    return _uri("image/png", buffer.getvalue())
+    return png_uri(buffer.getvalue())
+
+
+def png_uri(data: bytes) -> str:
+    """A PNG file, such as a figure."""
+    return _uri("image/png", data)
 
 
 def _uri(kind: str, data: bytes) -> str:

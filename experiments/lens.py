@@ -43,11 +43,11 @@ def lens_page(
         language = language or _heard(asr, memory)
     prompt = asr.tokenizer.prompt(language)
     with steps("generate"):
-        ids = _write(asr, memory, prompt)
+        ids = write(asr, memory, prompt)
     with steps("align"):
         times = token_times(asr, memory, ids, n_frames(len(audio)), language)
     with steps("logit lens"):
-        run, final = _reading(memory, prompt, ids, asr)
+        run, final = reading(memory, prompt, ids, asr)
         table = logit_table(asr.tokenizer, interventions.logit_lens(asr.model, run, top_k, final=final), ids, len(prompt) - 1, times)
     text = asr.tokenizer.decode(ids).strip()
     with steps("encoder lens"):
@@ -60,14 +60,15 @@ def _heard(asr: Any, memory: Memory) -> str:
     return next(iter(detect_language(asr.model, asr.tokenizer, memory)[0])) if asr.tokenizer.is_multilingual else "en"
 
 
-def _write(asr: Any, memory: Memory, prompt: list[int]) -> list[int]:
+def write(asr: Any, memory: Memory, prompt: list[int]) -> list[int]:
+    """The ids that the model writes about one recording: greedily, without timestamps, up to the end."""
     special = asr.tokenizer.special
     rules = rules_for(asr.tokenizer)
     out = jaxasr.generate(asr.model, memory, jnp.asarray([prompt]), max_new_tokens=MAX_NEW_TOKENS, rules=rules, eot=special.eot)
     return np.asarray(out.tokens)[0, : int(out.lengths[0])].tolist()
 
 
-def _reading(memory: Memory, prompt: list[int], ids: list[int], asr: Any) -> tuple[interventions.Run, Int[Array, "1 T"]]:
+def reading(memory: Memory, prompt: list[int], ids: list[int], asr: Any) -> tuple[interventions.Run, Int[Array, "1 T"]]:
     """Prompt and text read again, and what comes next at every position; padded, so that texts of similar length share a program."""
     n, end = len(prompt) + len(ids), asr.tokenizer.special.eot
     width = min(-(-n // _BUCKET) * _BUCKET, asr.config.n_text_ctx)

@@ -70,12 +70,12 @@ class LensPage:
 
 def render(page: LensPage) -> str:
     """The HTML file. All text is escaped; a content security policy forbids every load and every script but the page's own."""
-    script = _template("lens.js")
+    script = template("lens.js")
     columns = _columns(page.logit.tokens, [_column_px(page.logit, t) for t in range(len(page.logit.tokens))])
-    return _environment().get_template("lens.html").render(
+    return environment().get_template("lens.html").render(
         page=page,
         policy=_policy(script),
-        style=_template("lens.css"),
+        style=template("lens.css"),
         script=script,
         audio=audio_uri(page.audio),
         mel=mel_uri(page.mel),
@@ -85,7 +85,7 @@ def render(page: LensPage) -> str:
         seconds_ticks=range(math.floor(page.seconds) + 1),
         rows=_rows(page.logit),
         data=plain({**_cells(page.logit), "seconds": page.seconds}),
-        provenance=_flat(page.provenance),
+        provenance=flat(page.provenance),
         shades=SHADES,
         mean_saturation=float(np.mean(page.logit.saturation)) if len(page.logit.tokens) else math.nan,
     )
@@ -158,11 +158,11 @@ def _cells(table: LogitTable) -> dict[str, Any]:
     return {"tokens": table.tokens, "times": times, "top": table.candidates, "percent": percent, "rank": table.rank, "own": own}
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Nested provenance as rows of (dotted key, text)."""
     rows = []
     for key, value in values.items():
-        rows += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", str(value))]
+        rows += flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", str(value))]
     return rows
 
 
@@ -171,17 +171,19 @@ def _policy(script: str) -> str:
     return f"default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
 
 
-def _template(name: str) -> str:
+def template(name: str) -> str:
+    """The text of a file of `experiments/templates`."""
     return resources.files("experiments").joinpath("templates", name).read_text(encoding="utf-8")
 
 
-def _environment():
+def environment() -> Any:
+    """Jinja with these templates: everything is escaped, and what is not defined is an error."""
     import jinja2
 
     settings = {"autoescape": True, "undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
-    environment = jinja2.Environment(loader=jinja2.FunctionLoader(_template), **settings)
-    environment.filters["shown"] = _shown
-    return environment
+    made = jinja2.Environment(loader=jinja2.FunctionLoader(template), **settings)
+    made.filters["shown"] = _shown
+    return made
 
 
 def _shown(token: str) -> str:

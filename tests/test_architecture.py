@@ -16,7 +16,8 @@ FILES = [file for package in PACKAGES for file in sorted((ROOT / package).rglob(
 # What experiments share. Any other file of the folder is an experiment, and knows no other one.
 _DRAWN = {"categories", "embed", "lens", "page", "plots", "report", "terminal"}
 _RUN = {"cli", "compile_cache", "data", "files", "progress", "provenance", "registry", "results", "runtime"}
-SHARED = _DRAWN | _RUN
+_STUDIED = {"keep", "reproduce", "selection", "study"}
+SHARED = _DRAWN | _RUN | _STUDIED
 
 
 def imported(file: Path) -> set[str]:
@@ -43,8 +44,10 @@ def test_imports_point_down(file):
 
 
 def test_no_experiment_imports_another():
-    files = [file for file in (ROOT / "experiments").glob("*.py") if file.stem not in SHARED | {"__init__"}]
-    experiments = {f"experiments.{file.stem}": file for file in files}
+    files = [file for file in (ROOT / "experiments").glob("*.py") if file.stem not in SHARED]
+    files += (ROOT / "experiments/studies").glob("*.py")
+    files = [file for file in files if file.stem != "__init__"]
+    experiments = {".".join(file.relative_to(ROOT).with_suffix("").parts): file for file in files}
     for module, file in experiments.items():
         assert not imported(file) & (experiments.keys() - {module}), file
 

@@ -1,0 +1,69 @@
+"""Expensive items on disk, one file each: whatever interrupts a study, what was computed is there the next time."""
+import hashlib
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.files import replacing, to_json
+from experiments.progress import Steps
+
+Arrays = dict[str, np.ndarray]
+_SECONDS = "seconds_taken"
+
+
+class Keep:
+    """`keep(key, make)`: the arrays of `make()`, from disk if they were made before. Texts are kept as arrays of strings."""
+
+    def __init__(self, folder: Path, steps: Steps | None = None):
+        self.folder, self.steps = folder, steps or Steps(quiet=True)
+        self.seconds = 0.0  # that the items used so far took when they were made
+
+    def __call__(self, key: str, make: Callable[[], Mapping[str, Any]]) -> Arrays:
+        """Raises TypeError for values that are neither numbers nor texts."""
+        path = self.folder / f"{_slug(key)}.npz"
+        if not path.exists():
+            start = time.perf_counter()
+            arrays = {name: _plain(name, value) for name, value in make().items()}
+            with replacing(path) as temporary, temporary.open("wb") as file:
+                np.savez_compressed(file, **arrays, **{_SECONDS: np.float64(time.perf_counter() - start)})
+        with np.load(path, allow_pickle=False) as kept:
+            arrays = dict(kept)
+        self.seconds += float(arrays.pop(_SECONDS))
+        return arrays
+
+    def each(
+        self, name: str, items: Iterable[Any], make: Callable[[Any], Mapping[str, Any]], key: Callable[[Any], str] | None = None
+    ) -> list[Arrays]:
+        """The arrays of `make(item)` for every item, with progress under `name`. `key` tells items apart; recordings do so by their id."""
+        items, found = list(items), []
+        with self.steps.bar(name) as progress:
+            for done, item in enumerate(items):
+                progress(done, len(items))
+                found.append(self(f"{name} {(key or _name)(item)}", lambda item=item: make(item)))
+            progress(len(items), len(items))
+        return found
+
+
+def fingerprint(*values: Any) -> str:
+    """A short digest of plain values: the same for the same values, in any process."""
+    return hashlib.sha256(to_json(values).encode()).hexdigest()[:16]
+
+
+def _name(item: Any) -> str:
+    return str(getattr(item, "id", item))
+
+
+def _slug(key: str) -> str:
+    """A file name that people can read and that no two keys share."""
+    return f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', key)[:80]}-{fingerprint(key)[:8]}"
+
+
+def _plain(name: str, value: Any) -> np.ndarray:
+    array = np.asarray(value)
+    if array.dtype.kind not in "biufcU":
+        raise TypeError(f"{name}: expected numbers or texts, got {array.dtype}; a file of them must be readable without running code.")
+    return array

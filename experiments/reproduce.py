@@ -1,0 +1,126 @@
+"""Runs studies: settings, arrays, findings, figures and a page for each, and an index over all; what was computed is kept."""
+import io
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from experiments import data, registry, report
+from experiments.corpora import Corpus, open_corpus
+from experiments.files import plain, replacing, write_json, write_text
+from experiments.keep import Keep, fingerprint
+from experiments.progress import Steps
+from experiments.provenance import provenance
+from experiments.results import save_result
+from experiments.runtime import weights
+from experiments.study import Finding, Study
+
+PAPER_MODEL = "large-v3"
+
+
+def material(where: Path | str | None = None) -> tuple[Corpus, str]:
+    """The recordings at `where`, else those of the data folder, else the built-in ones; and the preset that goes with them."""
+    found = where or data.folder()
+    if found is not None:
+        return open_corpus(found), "here"
+    return builtin(), "builtin"
+
+
+def builtin() -> Corpus:
+    """The recordings that come with the package: short sentences, single words and near-homophones by one synthetic voice."""
+    with resources.as_file(resources.files("experiments").joinpath("assets", "speech")) as folder:
+        return open_corpus(folder)
+
+
+def reproduce(
+    name: str,
+    study: Study,
+    asr: Any,
+    corpus: Corpus,
+    out: Path,
+    *,
+    preset: str = "here",
+    quick: bool = False,
+    seed: int = 0,
+    steps: Steps | None = None,
+) -> dict[str, Any]:
+    """Runs one study into the folder `out`: `result.json`, `arrays.nc`, figures, `index.html`; returns what `result.json` holds.
+
+    Its expensive items are kept in `out/items`, apart for every model, corpus and settings: a second run uses them.
+    Raises ValueError for an unknown preset, and what the study raises.
+    """
+    steps, start = steps or Steps(quiet=True), time.perf_counter()
+    settings = study.configured(preset, quick=quick, seed=seed)
+    sources = {"model": weights(asr), "data": {"corpus": corpus.name, "recordings": len(corpus), "sha256": corpus.sha256(transcripts=True)}}
+    keep = Keep(out / "items" / fingerprint(name, study.version, sources, settings.sourced()), steps)
+    arrays = study.run(asr, corpus, settings, keep)
+    with steps(f"{name} analysis and figures"):
+        analysis = study.analyse(arrays, settings)
+        figures = {key: _png(figure) for key, figure in study.draw(arrays, settings).items()}
+    known = provenance(**sources, seed=seed)
+    fresh = time.perf_counter() - start
+    result = plain(
+        {
+            **{"id": name, "title": study.title, "section": study.section, "about": study.about},
+            **{"preset": preset, "quick": quick, "figures": list(figures)},
+            "findings": {key: _finding(found) for key, found in analysis.findings.items()},
+            "numbers": analysis.numbers,
+            "differs": _differs(study, sources, settings),
+            "settings": settings.sourced(),
+            "seconds": {"this_run": round(fresh, 2), "items_when_made": round(keep.seconds, 2)},
+            "provenance": known,
+        }
+    )
+    save_result(arrays, out / "arrays.nc", provenance=known)
+    for key, png in figures.items():
+        with replacing(out / f"{key}.png") as temporary:
+            temporary.write_bytes(png)
+    write_text(out / "index.html", report.render(result, figures))
+    write_json(out / "result.json", result)
+    return result
+
+
+def reproduce_all(
+    names: Iterable[str], out: Path, one: Callable[[str, Study, Path], dict[str, Any]], say: Callable[[str, BaseException], None]
+) -> dict[str, dict[str, Any] | None]:
+    """`one(name, study, folder)` for every name; one that fails is said, noted for the index, and the others get their turn."""
+    done: dict[str, dict[str, Any] | None] = {}
+    for name in names:
+        folder = out / name
+        try:
+            done[name] = one(name, registry.study(name), folder)
+            (folder / "error.txt").unlink(missing_ok=True)
+        except Exception as problem:
+            done[name] = None
+            write_text(folder / "error.txt", "".join(traceback.format_exception(problem)))
+            say(name, problem)
+        write_text(out / "index.html", report.index(out))
+    return done
+
+
+def _finding(found: Finding) -> dict[str, Any]:
+    import dataclasses
+
+    claim, evidence = dataclasses.asdict(found.claim), found.evidence
+    return {**claim, "ours": evidence and dataclasses.asdict(evidence), "verdict": found.verdict, "why": found.why}
+
+
+def _differs(study: Study, sources: dict[str, Any], settings: Any) -> list[str]:
+    """What is not as in the paper: model, recordings, every setting whose value was changed, and what the study says of its method."""
+    model, corpus = sources["model"]["name"], sources["data"]
+    changed = [(key, known) for key, known in settings.sourced().items() if "paper" in known]
+    return [
+        *([f"model {model}; paper: {PAPER_MODEL}"] if PAPER_MODEL not in str(model) else []),
+        f"recordings {corpus['corpus']} ({corpus['recordings']}); paper: {study.data}",
+        *(f"{key} {known['value']}; paper: {known['paper']}" for key, known in changed),
+        *study.differs,
+    ]
+
+
+def _png(figure: Any) -> bytes:
+    """Without the date and the version that would make equal pictures differ."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=144, metadata={"Software": None})
+    return buffer.getvalue()
