@@ -28,6 +28,19 @@ def noise(audio: Samples, snr_db: Number, seed: int = 0) -> Audio:
     return audio + _white(audio, seed) * np.float32(10 ** (-snr_db / 20))
 
 
+def add(audio: Samples, other: Other, snr_db: Number, seed: int = 0) -> Audio:
+    """`audio` plus a recording of noise, `snr_db` decibels below its RMS; the noise starts at a drawn place and is repeated when too short.
+
+    Raises ValueError when either is silent.
+    """
+    audio, other = _checked(audio), _checked(other)
+    start = np.random.default_rng(seed).integers(len(other))
+    drawn = np.resize(np.roll(other, -start), len(audio))
+    if not audio.any() or not drawn.any():
+        raise ValueError("audio, other: one of them is silent, so no signal-to-noise ratio is defined.")
+    return audio + (drawn * (_rms(audio) / _rms(drawn) * 10 ** (-snr_db / 20))).astype(np.float32)
+
+
 def white_noise_like(audio: Samples, seed: int = 0) -> Audio:
     """White Gaussian noise of the same length and RMS."""
     return _white(_checked(audio), seed)
@@ -79,8 +92,11 @@ def _checked(audio: Samples) -> Audio:
 def _white(audio: Audio, seed: int) -> Audio:
     """Scaled to exactly the RMS of `audio`: a short draw has an RMS of its own."""
     drawn = np.random.default_rng(seed).standard_normal(len(audio))
-    rms = np.sqrt(np.mean(np.square(audio, dtype=np.float64)))
-    return (drawn * rms / np.sqrt(np.mean(drawn**2))).astype(np.float32)
+    return (drawn * _rms(audio) / _rms(drawn)).astype(np.float32)
+
+
+def _rms(audio: Float[np.ndarray, "n_samples"]) -> float:
+    return float(np.sqrt(np.mean(np.square(audio, dtype=np.float64))))
 
 
 def _span(audio: Audio, start_s: Number, stop_s: Number) -> slice:

@@ -1,0 +1,29 @@
+"""Common Voice as it is unpacked: TSV files beside a folder `clips`. Source: https://github.com/common-voice/cv-dataset."""
+
+import csv
+from pathlib import Path
+
+from experiments.corpora.utterance import Utterance
+
+LOOKS_FOR = "Common Voice: a folder with clips/ and validated.tsv, or one of its .tsv files (train.tsv, test.tsv …)"
+_OWN = {"client_id", "path", "sentence"}
+
+
+def find(where: Path) -> Path | None:
+    """The table of clips."""
+    table = where / "validated.tsv" if where.is_dir() else where
+    return table if table.suffix == ".tsv" and table.is_file() and (table.parent / "clips").is_dir() else None
+
+
+def read(table: Path) -> list[Utterance]:
+    """Labels: every other column (age, gender, accents, locale …). Raises ValueError for a table of something else."""
+    with table.open(encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)  # sentences hold single quotation marks
+        if missing := _OWN - set(rows.fieldnames or ()):
+            raise ValueError(f"{table.name}: expected the columns {sorted(_OWN)} of clips, {sorted(missing)} missing.")
+        return [_utterance(table.parent / "clips", row) for row in rows]
+
+
+def _utterance(clips: Path, row: dict[str, str]) -> Utterance:
+    labels = {key: value for key, value in row.items() if key not in _OWN and key is not None}
+    return Utterance(row["path"], clips / row["path"], row["client_id"], row["sentence"], labels=labels)
