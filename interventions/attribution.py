@@ -19,12 +19,12 @@ from interventions.edits import Noise, time_axes
 from interventions.grid import Grid
 from interventions.metrics import Metric, Rank
 from interventions.run import Run
+from interventions.sources import check_source, resampled
 from jaxasr import compiled, sites
 from jaxasr.decoder import causal_mask
 from jaxasr.model import Whisper, exactly
 from jaxasr.taps import Acts, At, select
 
-SOURCES = ("zero", "mean", "noise")
 _AXIS = {"layer": "L", "head": "H"}
 
 
@@ -113,21 +113,21 @@ def attribution(
     """
     names = (site,) if isinstance(site, str) else tuple(site)
     _check(target, source, metric, over)
+    source = resampled(target, source) if isinstance(source, str) and source.startswith("resample") else source
     specs = {name: sites.spec(model.config, name, 1, jnp.shape(target.tokens)[1]) for name in names}
     n_frames = model.config.n_audio_ctx if n_frames is None else n_frames
     grids = {name: _grid(spec, over, window_s, n_frames, several=len(names) > 1) for name, spec in specs.items()}
     cells = tuple(_Cells(n, g.dims, g.window, n_frames, correction and n.endswith((".q", ".k"))) for n, g in grids.items())
     given = source if isinstance(source, Run) else None
     value, effects = compiled.call(_attribute, model, target, given, taps=metric, cells=cells, source_kind=None if given else source)
-    out = {name: _labelled(grids[name], np.asarray(effect), np.asarray(value), metric) for name, effect in zip(names, effects)}
+    out = {name: _labelled(grids[name], target, np.asarray(effect), np.asarray(value), metric) for name, effect in zip(names, effects)}
     return out[site] if isinstance(site, str) else out
 
 
 def _check(target: Run, source: Run | str, metric: Metric, over: Sequence[str]) -> None:
     if target.positions is not None:
         raise ValueError("target: attribution takes rows of equal length, got padded ones.")
-    if not isinstance(source, Run) and source not in SOURCES:
-        raise ValueError(f"source: expected a Run or one of {', '.join(map(repr, SOURCES))}, got {source!r}.")
+    check_source(source)
     if isinstance(source, Run) and jnp.shape(source.tokens) != jnp.shape(target.tokens):
         raise ValueError(
             f"source: tokens {list(jnp.shape(source.tokens))} do not line up with the target's {list(jnp.shape(target.tokens))}. "
@@ -225,11 +225,12 @@ def _effect(c: _Cells, acts: Acts, source: Array, grads: Acts) -> Float[Array, "
     return c.reduce(effect, ("L", "B", "S" if keys else "T", "H"))
 
 
-def _labelled(grid: Grid, effect: Float[np.ndarray, "B ..."], value: Float[np.ndarray, "B"], metric: Metric) -> xr.DataArray:
+def _labelled(grid: Grid, target: Run, effect: Float[np.ndarray, "B ..."], value: Float[np.ndarray, "B"], metric: Metric) -> xr.DataArray:
+    labels = grid.labels(target.tokens)
     attrs = {"site": grid.site, "metric": type(metric).__name__, "estimate": "first order"}
     if "time" in grid.dims:
         attrs["window_s"] = grid.window / 50
     if len(effect) == 1:
-        return xr.DataArray(effect[0], grid.labels() | {"baseline": value[0]}, grid.dims, grid.site, attrs)
-    coords = grid.labels() | {"example": np.arange(len(effect)), "baseline": ("example", value)}
+        return xr.DataArray(effect[0], labels | {"baseline": value[0]}, grid.dims, grid.site, attrs)
+    coords = labels | {"example": np.arange(len(effect)), "baseline": ("example", value)}
     return xr.DataArray(effect, coords, ("example", *grid.dims), grid.site, attrs)

@@ -123,6 +123,15 @@ def encoder_output(model: Whisper, pre: Float[Array, "1 S D"], edits: Edits, fir
     return model.decoder.memory(Tap("encoder.", edits, NOTHING, jnp.int32(-1), positions)("ln_post", model.encoder.ln_post(x)))
 
 
+def resumed_memory(
+    model: Whisper, site: str, stored: tuple[Float[Array, "L 1 S D"], Float[Array, "L 1 S D"]], edits: Edits, first: Int[Array, ""]
+) -> Memory:
+    """What is heard under an edit of `site` at layer `first`; `stored` are the residuals before and after every layer."""
+    if site == "encoder.resid_post":  # the next layer's beginning: this layer need not run at all
+        return encoder_output(model, edited(edits, site, stored[1][first], first), {}, first + 1)
+    return encoder_output(model, stored[0][first], edits, first)
+
+
 def edited(edits: Edits, site: str, x: Float[Array, "1 S D"], layer: Int[Array, ""]) -> Float[Array, "1 S D"]:
     """`x`, the residual at `site`, as the edit there leaves it."""
     at = At(layer, jnp.arange(x.shape[1], dtype=jnp.int32)[None], None, site)

@@ -4,12 +4,13 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+import flax.struct
 import numpy as np
 
 from interventions.edits import Only, only
 from jaxasr.config import FRAMES_PER_S
 from jaxasr.sites import SiteSpec
-from jaxasr.taps import Edit
+from jaxasr.taps import Edit, Edits
 
 DIMS = ("layer", "head", "position", "time", "alpha")
 
@@ -48,6 +49,10 @@ class Grid:
     def shape(self) -> tuple[int, ...]:
         return tuple(len(values) for values in self.coords.values())
 
+    def flat(self) -> dict[str, np.ndarray]:
+        """Coordinates of every cell, in the order of the flat grid."""
+        return dict(zip(self.dims, (axis.ravel() for axis in np.meshgrid(*self.coords.values(), indexing="ij"))))
+
     @property
     def layers(self) -> list[int | None]:
         """The groups that share a starting layer; None when the edit acts in all layers at once."""
@@ -63,13 +68,19 @@ class Grid:
             flat = np.take(flat, [self.layers.index(layer)], axis=self.dims.index("layer"))
         return flat.ravel(), cells
 
-    def labels(self) -> dict[str, Any]:
-        """Coordinates of the labelled result; time in seconds from the start of the window."""
-        named = {dim: values for dim, values in self.coords.items() if dim != "time"}
+    def labels(self, tokens: Any = None) -> dict[str, Any]:
+        """Coordinates of the labelled result: time in seconds from the start of the window; beside the positions the `token_id` there.
+
+        tokens: int [B, T]; where the rows differ, the ids have examples too.
+        """
+        named: dict[str, Any] = {dim: values for dim, values in self.coords.items() if dim != "time"}
+        if tokens is not None and "position" in named:
+            ids = np.asarray(tokens)[:, named["position"]]
+            named["token_id"] = ("position", ids[0]) if (ids == ids[0]).all() else (("example", "position"), ids)
         return named | ({"time": self.coords["time"] / FRAMES_PER_S} if "time" in self.coords else {})
 
 
-def placed(edit: Edit, cell: dict[str, Any], window: int, n_frames: int) -> Only:
+def placed(edit: Edit, cell: dict[str, Any], window: Any, n_frames: Any) -> Only:
     """`edit` at the place of one cell, whose coordinates may be traced."""
     import jax.numpy as jnp
 
@@ -77,6 +88,30 @@ def placed(edit: Edit, cell: dict[str, Any], window: int, n_frames: int) -> Only
     if "time" in cell:
         frames = slice(cell["time"], jnp.minimum(cell["time"] + window, n_frames))
     return only(edit, layers=cell.get("layer"), heads=cell.get("head"), positions=cell.get("position"), frames=frames)
+
+
+@flax.struct.dataclass
+class Placed:
+    """The edits of one cell of a grid: `edit` at the cell's layer, head, position and window of frames, at its strength alpha."""
+
+    edit: Edit
+    site: str = flax.struct.field(pytree_node=False)
+    window: int = 1
+    n_frames: int = 1500  # frames from here on are padding
+
+    def __call__(self, cell: dict[str, Any]) -> Edits:
+        edit, place = strength(self.edit, cell)
+        return {self.site: placed(edit, place, self.window, self.n_frames)}
+
+
+def strength(edit: Edit, cell: dict[str, Any]) -> tuple[Edit, dict[str, Any]]:
+    """`edit` with the cell's strength, where the grid has one, in its own field (`alpha`, else `scale`). Raises ValueError without one."""
+    if "alpha" not in cell:
+        return edit, cell
+    field = next((name for name in ("alpha", "scale") if hasattr(edit, name)), None)
+    if field is None:
+        raise ValueError(f"over: 'alpha' needs an edit with a strength, such as Mix, Add or Noise, got {edit!r}.")
+    return edit.replace(**{field: cell["alpha"]}), cell
 
 
 def _sizes(spec: SiteSpec) -> dict[str, int]:

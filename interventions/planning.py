@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxasr import sites
+from jaxasr.config import Config
 
 _CPU_BUDGET = 64 << 20  # bytes: what is computed together should stay within reach of the caches
 _SHARE = 0.4  # of an accelerator's free memory
@@ -43,7 +44,7 @@ def widths(plan: Any, layer: int | None, cells: dict[str, np.ndarray]) -> Iterat
 
 def chunk(plan: Any, width: int) -> int:
     """How many cells go together: as many as the budget holds."""
-    return max(1, min(_budget(plan) // cell_bytes(plan, width), 512))
+    return max(1, min(budget(plan.budget) // cell_bytes(plan, width), 512))
 
 
 def cell_bytes(plan: Any, width: int) -> int:
@@ -53,16 +54,21 @@ def cell_bytes(plan: Any, width: int) -> int:
     cache = 4 * (plan.scored + 1) * c.n_text_state
     if sites.stack_of(plan.grid.site) == "decoder":
         return size * (decoder + cache)
-    memory = (2 * c.n_text_layer + 12) * c.n_audio_ctx * c.n_audio_state
-    return size * (memory + c.n_audio_ctx * c.n_audio_ctx + decoder)
+    return hearing_bytes(c) + size * decoder
 
 
-def _budget(plan: Any) -> int:
-    if plan.budget is not None:
-        return plan.budget
+def hearing_bytes(c: Config) -> int:
+    """Peak bytes of the encoder and the memory it gives, of one cell."""
+    return 4 * ((2 * c.n_text_layer + 12) * c.n_audio_ctx * c.n_audio_state + c.n_audio_ctx**2)
+
+
+def budget(given: int | None, cpu: int = _CPU_BUDGET) -> int:
+    """Bytes for what is computed together: those `given`, else `cpu` on a CPU, else a share of the accelerator's free memory."""
+    if given is not None:
+        return given
     device = jax.devices()[0]
     if device.platform == "cpu":
-        return _CPU_BUDGET
+        return cpu
     stats = device.memory_stats() or {}
     return int(_SHARE * (stats.get("bytes_limit", 8 << 30) - stats.get("bytes_in_use", 0)))
 

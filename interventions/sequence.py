@@ -14,10 +14,13 @@ import xarray as xr
 from jaxtyping import Array, Float, Int
 
 from interventions import transcripts
-from interventions.edits import Zero, only
+from interventions.edits import Zero
+from interventions.grid import Grid, Placed
+from interventions.heard import generate_heard
 from jaxasr import compiled, sites
-from jaxasr.audio import log_mel
+from jaxasr.audio import log_mel, n_frames
 from jaxasr.cache import Memory
+from jaxasr.config import FRAMES_PER_S
 from jaxasr.generate import Generation, generate
 from jaxasr.model import Whisper
 from jaxasr.recogniser import Recogniser
@@ -28,20 +31,6 @@ from jaxasr.taps import Edit, Edits
 EditsOf = Callable[[Any], Edits]
 Ids = Int[Array, "B T0"] | Int[np.ndarray, "B T0"]
 Leaders = Int[Array, "B"] | Int[np.ndarray, "B"]
-
-
-@flax.struct.dataclass
-class Placed:
-    """The edits of one cell of a grid: `edit` at the cell's layer, head and position."""
-
-    edit: Edit
-    site: str = flax.struct.field(pytree_node=False)
-
-    def __call__(self, cell: Mapping[str, Int[Array, ""]]) -> Edits:
-        return {self.site: only(self.edit, **{_PLACES[dim]: index for dim, index in cell.items()})}
-
-
-_PLACES = {"layer": "layers", "head": "heads", "position": "positions"}
 
 
 def generate_cells(
@@ -107,7 +96,7 @@ def _generate(model: Whisper, memory: Memory, prompt: Array, follow: Any, cells:
 
 def sequence_sweep(
     asr: Recogniser,
-    memory: Memory,
+    memory: Memory | Float[Array, "B M F"] | Float[np.ndarray, "B M F"],
     prompt: Ids,
     cells: Any,
     *,
@@ -119,9 +108,11 @@ def sequence_sweep(
     rules: Rules | None = None,
     follow: Leaders | None = None,
     batch: int = 64,
+    budget: int | None = None,
 ) -> xr.Dataset:
     """What every cell's edit does to the whole text of every example.
 
+    `memory`: what was heard, when cells edit the decoder; the log-mel itself when they edit the encoder (`generate_heard`, `budget`).
     `cells`, `edits_of`, `batch`: see `generate_cells`. `coords` names the dimensions that the cells were unrolled from, in order
     (default: one, "cell"). `references` (default: the text without an edit) are what errors are counted against. `rules` default to
     those of transcription without timestamps. Rows that `follow` another are no examples.
@@ -136,8 +127,14 @@ def sequence_sweep(
     quiet = np.asarray(prompt)[0].tolist().index(special.sot), special.no_speech
     options = {"max_new_tokens": max_new_tokens, "rules": rules, "eot": special.eot, "follow": follow, "no_speech": quiet}
     examples = np.arange(len(prompt)) if follow is None else np.flatnonzero(np.asarray(follow) == np.arange(len(prompt)))
-    plain = jax.tree.map(lambda x: np.asarray(x)[None, examples], generate(asr.model, memory, prompt, **options))
-    out = generate_cells(asr.model, memory, prompt, cells, edits_of=edits_of, batch=batch, **options)
+    heard = memory if isinstance(memory, Memory) else asr.model.encode(memory)[0]
+    plain = jax.tree.map(lambda x: np.asarray(x)[None, examples], generate(asr.model, heard, prompt, **options))
+    if heard is memory:
+        out = generate_cells(asr.model, memory, prompt, cells, edits_of=edits_of, batch=batch, **options)
+    elif follow is None:
+        out = generate_heard(asr.model, memory, prompt, cells, edits_of=edits_of, budget=budget, **{**options, "follow": None})
+    else:
+        raise ValueError("follow: not defined for edits of the encoder, which read from a recording that is heard beforehand.")
     out = jax.tree.map(lambda x: x[:, examples], out)
     coords = {"cell": range(len(out.tokens))} if coords is None else coords
     if (n := np.prod([len(values) for values in coords.values()])) != len(out.tokens):
@@ -180,26 +177,37 @@ def head_map(
     site: str = "decoder.cross_attn.z",
     edit: Edit | None = None,
     over: Sequence[str] = ("layer", "head"),
+    window_s: float = 0.5,
+    seconds: float | None = None,
+    alphas: Sequence[float] = (1.0,),
     language: str | None = None,
     **options: Any,
 ) -> xr.Dataset:
     """Which heads (layers, ...) change the text of these recordings, and how: `edit` (default `Zero()`) at every place of a grid.
 
-    `audio`: samples at 16 kHz, one recording or several, of which the first 30 s are heard. `over`: "layer", "head", or either; any
-    decoder site that has them. `options`: those of `sequence_sweep`. Result: `sequence_sweep`'s, e.g. `.resolved` [layer, head, example].
+    `audio`: samples at 16 kHz, one recording or several, of which the first 30 s are heard. `site`: any of either stack. `over`: what a
+    sweep there can have of "layer", "head", "position", "time" (windows of `window_s` seconds, up to `seconds`, default the longest
+    recording), "alpha" (`alphas`, for edits with a strength). `options`: those of `sequence_sweep`. Values of a `Patch` or `Mix` may
+    have a row for each recording. Result: `sequence_sweep`'s, e.g. `.resolved` [layer, head, example].
 
-    Raises ValueError for an encoder's site, and for dimensions that a site does not have.
+    Raises ValueError for dimensions that a site does not have.
     """
     recordings = [audio] if isinstance(audio, np.ndarray | jax.Array) else list(audio)
-    spec = sites.spec(asr.config, site, batch=len(recordings), n_tokens=1)
-    if sites.stack_of(site) != "decoder":
-        raise ValueError(f"site: expected one of the decoder, got {site!r}. For one edit of the encoder: asr.transcribe(audio, edits=...).")
-    sizes = {"layer": spec.n_layer, "head": spec.size("H") if "H" in spec.axes else 0}
-    if not over or any(not sizes.get(dim) for dim in over):
-        raise ValueError(f"over: expected some of {[dim for dim, n in sizes.items() if n]} at {site!r}, got {tuple(over)}.")
-    coords = {dim: np.arange(sizes[dim], dtype=np.int32) for dim in over}
-    cells = dict(zip(coords, (axis.ravel() for axis in np.meshgrid(*coords.values(), indexing="ij"))))
-    memory, _ = asr.model.encode(np.stack([log_mel(samples, asr.config.n_mels) for samples in recordings]))
     prompt = np.tile(np.asarray(asr.tokenizer.prompt(language), np.int32), (len(recordings), 1))
-    placed = Placed(Zero() if edit is None else edit, site)
-    return sequence_sweep(asr, memory, prompt, cells, coords=coords, edits_of=placed, language=language or "en", **options)
+    new = options.setdefault("max_new_tokens", 224)
+    grid = _grid(asr, recordings, site, over, prompt.shape[1] + new, window_s=window_s, seconds=seconds, alphas=alphas)
+    mel = np.stack([log_mel(samples, asr.config.n_mels) for samples in recordings])
+    heard = asr.model.encode(mel)[0] if sites.stack_of(site) == "decoder" else mel
+    at = Placed(Zero() if edit is None else edit, site, grid.window, grid.n_frames)
+    swept = sequence_sweep(asr, heard, prompt, grid.flat(), coords=grid.labels(), edits_of=at, language=language or "en", **options)
+    return swept.assign_attrs({"site": site} | ({"window_s": grid.window / FRAMES_PER_S} if "time" in grid.coords else {}))
+
+
+def _grid(
+    asr: Recogniser, recordings: Sequence[np.ndarray], site: str, over: Sequence[str], n_tokens: int, *, seconds: float | None,
+    window_s: float, alphas: Sequence[float],
+) -> Grid:  # fmt: skip
+    spec = sites.spec(asr.config, site, batch=len(recordings), n_tokens=n_tokens)
+    longest = max(n_frames(len(samples)) for samples in recordings) if seconds is None else round(seconds * FRAMES_PER_S)
+    frames = min(longest, asr.config.n_audio_ctx)
+    return Grid.of(spec, over, window_s=window_s, n_frames=frames, alphas=alphas, chosen={})

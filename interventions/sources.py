@@ -1,5 +1,7 @@
 """Where a patch takes its values: another run, or something simpler, as the edit that every cell of a sweep places."""
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from interventions.edits import Mix, Noise, Patch, Zero
@@ -8,7 +10,7 @@ from jaxasr import sites
 from jaxasr.model import Whisper
 from jaxasr.taps import Edit, select
 
-SOURCES = ("zero", "mean", "noise")
+SOURCES = ("zero", "mean", "noise", "resample")
 
 
 def template_edit(
@@ -19,8 +21,9 @@ def template_edit(
         raise ValueError("source, edit: expected one of the two.")
     if edit is not None:
         return edit, None
-    if isinstance(source, str) and source not in SOURCES:
-        raise ValueError(f"source: expected a Run or one of {', '.join(map(repr, SOURCES))}, got {source!r}.")
+    check_source(source)
+    if isinstance(source, str) and source.startswith("resample"):
+        source = resampled(target, source)
     if isinstance(source, Run):
         source = source.heard(model)
         if jnp.shape(source.tokens) != jnp.shape(target.tokens):
@@ -37,6 +40,41 @@ def template_edit(
     if strengths:
         return (Mix(jnp.float32(1), jnp.zeros(())) if source == "zero" else Noise(0)), None
     return (Zero() if source == "zero" else Noise(0, replace=True)), None
+
+
+def check_source(source: Run | str) -> None:
+    """Raises ValueError for what is neither a run nor the name of a source."""
+    name = "resample" if isinstance(source, str) and source.startswith("resample:") and source[9:].isdigit() else source
+    if not isinstance(source, Run) and name not in SOURCES:
+        raise ValueError(f"source: expected a Run or one of {', '.join(map(repr, SOURCES))}, got {source!r}.")
+
+
+def resampled(target: Run, seed: int | str = 0, among: Run | None = None) -> Run:
+    """The source of a resample ablation (Chan et al. 2022, causal scrubbing): every example takes another recording's activations.
+
+    Example b is paired with one row of `among`, a data set of as many tokens, drawn with replacement; by default with another row of
+    `target` itself, such that each is drawn once and none is its own (a cycle through a random order). The other's recording *and*
+    its tokens make the activations. One draw serves all cells of a sweep. `seed`: a number, or "resample:SEED".
+
+    Raises ValueError for a single example without `among`, and for another number of tokens.
+    """
+    seed = int(str(seed).partition(":")[2] or 0) if isinstance(seed, str) else seed
+    rng = np.random.default_rng(seed)
+    if among is None:
+        if target.batch < 2:
+            raise ValueError("source: 'resample' draws another example of the batch, and there is one. Give more, or resampled(among=).")
+        order = rng.permutation(target.batch)
+        return _rows(target, np.roll(order, -1)[np.argsort(order)])
+    if jnp.shape(among.tokens)[1] != jnp.shape(target.tokens)[1]:
+        raise ValueError(f"among: expected {jnp.shape(target.tokens)[1]} tokens a row as in the target, got {jnp.shape(among.tokens)[1]}.")
+    return _rows(among, rng.integers(among.batch, size=target.batch))
+
+
+def _rows(run: Run, rows: np.ndarray) -> Run:
+    """Rows of a run, heard or not."""
+    pick = lambda x: None if x is None else jnp.asarray(x)[rows]  # noqa: E731
+    memory = run.memory and jax.tree.map(lambda x: x[rows] if x is run.memory.xa else x[:, rows], run.memory)
+    return run.replace(tokens=pick(run.tokens), mel=pick(run.mel), memory=memory, positions=pick(run.positions), sound=pick(run.sound))
 
 
 def activation(model: Whisper, run: Run, site: str) -> Array:

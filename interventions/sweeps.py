@@ -15,7 +15,7 @@ from interventions.agreement import rank_agreement
 from interventions.attribution import attribution
 from interventions.cells import Resumed, Trace
 from interventions.edits import Mix, Patch
-from interventions.grid import Grid, placed
+from interventions.grid import Grid, placed, strength
 from interventions.metrics import Metric, scored_position
 from interventions.run import Run
 from interventions.sources import template_edit
@@ -143,7 +143,7 @@ class Plan:
         return values
 
     def labelled(self, values: Float[np.ndarray, "B n"]) -> xr.DataArray:
-        shape, dims, coords = self.grid.shape, self.grid.dims, self.grid.labels()
+        shape, dims, coords = self.grid.shape, self.grid.dims, self.grid.labels(self.target.tokens)
         baseline = np.array([float(_baseline(self.model, self.target, b, self.metric, self.scored)) for b in range(self.target.batch)])
         of_source = {} if not isinstance(self.edit, Patch | Mix) or self.source is None or self.source is self.target else {
             "source": np.array([float(_baseline(self.model, self.source, b, self.metric, self.scored)) for b in range(self.target.batch)])
@@ -251,7 +251,7 @@ def _decoder_cells(
     site, window, n_frames = grid
 
     def cell(place: dict) -> Array:
-        edits = {site: placed(*_strength(edit, place), window, n_frames)}
+        edits = {site: placed(*strength(edit, place), window, n_frames)}
         if not resumes:
             return _cells.plain_score(model, tokens, memory, edits, scored, metric)
         start = place.get("position", jnp.int32(0))
@@ -270,24 +270,11 @@ def _encoder_cells(
     site, window, n_frames = grid
 
     def cell(place: dict) -> Array:
-        edits = {site: placed(*_strength(edit, place), window, n_frames)}
-        if not resumes:
-            heard = model.encode(mel, edits)[0]
-        elif site == "encoder.resid_post":  # the next layer's beginning: this layer need not run at all
-            heard = _cells.encoder_output(model, _cells.edited(edits, site, stored[1][first], first), {}, first + 1)
-        else:
-            heard = _cells.encoder_output(model, stored[0][first], edits, first)
+        edits = {site: placed(*strength(edit, place), window, n_frames)}
+        heard = _cells.resumed_memory(model, site, stored, edits, first) if resumes else model.encode(mel, edits)[0]
         return _cells.score(model, _cells.scored_residual(model, tokens, heard, {}, scored), metric)
 
     with exactly(model):
         return jax.vmap(cell)(cells)
-
-
-def _strength(edit: Edit, place: dict) -> tuple[Edit, dict]:
-    """The cell's strength, where the grid has one, in the edit's own field."""
-    if "alpha" not in place:
-        return edit, place
-    field = "alpha" if hasattr(edit, "alpha") else "scale"
-    return edit.replace(**{field: place["alpha"]}), place
 
 

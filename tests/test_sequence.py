@@ -123,10 +123,11 @@ def test_heads_of_a_real_recording(asr):
 
 
 @pytest.mark.parametrize(("site", "over", "message"), [
-    ("encoder.attn.z", ("head",), "one of the decoder"),
-    ("decoder.resid_post", ("head",), r"expected some of \['layer'\]"),
-    ("decoder.attn.z", ("frame",), r"expected some of \['layer', 'head'\]"),
-    ("decoder.ln", ("layer",), r"expected some of \[\]"),
+    ("encoder.resid_post", ("head",), "There are: layer, time, alpha"),
+    ("decoder.resid_post", ("head",), "There are: layer, position, alpha"),
+    ("decoder.attn.z", ("frame",), "There are: layer, head, position, alpha"),
+    ("decoder.ln", ("layer",), "There are: position, alpha"),
+    ("decoder.attn.z", ("alpha",), "needs an edit with a strength"),
 ])
 def test_what_has_no_heads(asr, site, over, message):
     with pytest.raises(ValueError, match=message):
