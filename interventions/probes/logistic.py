@@ -1,0 +1,272 @@
+"""Multinomial logistic regression for many fits that share their features: preconditioned conjugate gradients, all fits in step.
+
+The objective of one fit is scikit-learn's: cross-entropy summed over its training rows + λ/2 ‖W‖², features standardised by its
+own training rows, the bias free. Fits differ in rows (a mask), labels and λ, not in features, so every step is two large
+products with the one matrix of a layer. Axes: K classes, J fits (fold × seed), N rows, D features.
+
+With Σₖ Wₖ = 0, which holds at the optimum and is kept from the start, the last class is minus the sum of the others and is
+never stored. Two classes are scikit-learn's single-vector form: there ‖w‖² = 2 ‖W‖², hence twice the λ.
+"""
+from typing import NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+_SLOPE = 0.25  # a step is accepted once the slope along it has fallen to this share
+_ROUGH = 1e-3  # a gap at which the metric is taken anew
+_TRIALS = 12  # of step lengths
+
+
+class Problem(NamedTuple):
+    """What the fits of one layer share, and what tells them apart.
+
+    x: [N, D], centred and scaled roughly; `shift` and `scale` [J, D] make it exact: the features of fit j are (x - shift) / scale.
+    labels: [J, N] in 0 … K-1. rows: [J, N], 1 for a training row, else 0.
+    """
+
+    x: Float[Array, "N D"]
+    shift: Float[Array, "J D"]
+    scale: Float[Array, "J D"]
+    labels: Int[Array, "J N"]
+    rows: Float[Array, "J N"]
+
+
+@flax.struct.dataclass
+class Point:
+    """Weights [K-1, J, D] and bias [K-1, J], of the standardised features; a gradient and a direction look the same."""
+
+    w: Float[Array, "K1 J D"]
+    b: Float[Array, "K1 J"]
+
+    def __add__(self, other: "Point") -> "Point":
+        return Point(self.w + other.w, self.b + other.b)
+
+    def times(self, factor: Float[Array, "J"]) -> "Point":
+        return Point(self.w * factor[:, None], self.b * factor)
+
+    def dot(self, other: "Point") -> Float[Array, "J"]:
+        """The product of all K classes, of which the last is minus the sum of the others."""
+        w = (self.w * other.w).sum((0, 2)) + (self.w.sum(0) * other.w.sum(0)).sum(-1)
+        return w + (self.b * other.b).sum(0) + self.b.sum(0) * other.b.sum(0)
+
+
+class Solution(NamedTuple):
+    """Per fit: the optimum (all K classes), its objective, the certificate, and the steps it took.
+
+    gradient_norm: largest component of the gradient over the number of training rows: what scikit-learn compares with its `tol`.
+    gap: estimated (objective - optimum) / objective, from the gradient in the norm of the approximate Hessian.
+    """
+
+    weights: Float[Array, "J K D"]
+    bias: Float[Array, "J K"]
+    objective: Float[Array, "J"]
+    gradient_norm: Float[Array, "J"]
+    gap: Float[Array, "J"]
+    n_iter: Int[Array, "J"]
+
+
+class _Metric(NamedTuple):
+    """An approximate inverse Hessian, shared by all fits: weighted rows, exact in the bias."""
+
+    inverse: Float[Array, "D D"]
+    mean: Float[Array, "D"]
+    total: Float[Array, ""]
+
+
+class _Softmax(NamedTuple):
+    """Probabilities of all classes but the last, of the last, and the summed cross-entropy."""
+
+    p: Float[Array, "K1 J N"]
+    last: Float[Array, "J N"]
+    loss: Float[Array, "J"]
+
+
+class _State(NamedTuple):
+    at: Point
+    logits: Float[Array, "K1 J N"]
+    soft: _Softmax
+    gradient: Point
+    towards: Point  # the metric applied to the gradient
+    direction: Point
+    decrement: Float[Array, "J"]
+    loss: Float[Array, "J"]
+    n_iter: Int[Array, "J"]
+    going: Bool[Array, "J"]
+    n: Int[Array, ""]
+
+
+def solve_path(problem: Problem, penalties: Float[Array, "P"], n_classes: int, tol: float, max_iter: int) -> Solution:
+    """Solutions [P, J, ...] for `penalties` in the order given; each λ starts from the last one's optimum, so strong ones go first.
+
+    Each λ is solved roughly, then to `tol`: the metric, and with it the estimate of the gap, is that of a point near the optimum.
+    """
+
+    def one(at: Point, stage: tuple[Array, Array]) -> tuple[Point, Solution]:
+        return _solve(problem, at, *stage, max_iter)
+
+    fits, width = problem.shift.shape
+    start = Point(jnp.zeros((n_classes - 1, fits, width)), _log_odds(problem, n_classes))
+    strengths = jnp.repeat(penalties * (2 if n_classes == 2 else 1), 2)
+    tols = jnp.tile(jnp.stack([jnp.maximum(tol, _ROUGH), tol]), len(penalties))
+    found = jax.lax.scan(one, start, (strengths, tols))[1]
+    return jax.tree.map(lambda leaf: leaf[1::2], found)._replace(n_iter=found.n_iter[::2] + found.n_iter[1::2])
+
+
+def _log_odds(problem: Problem, n_classes: int) -> Float[Array, "K1 J"]:
+    """The optimum for W = 0."""
+    counts = (jax.nn.one_hot(problem.labels, n_classes, axis=0) * problem.rows).sum(-1)
+    logs = jnp.log(jnp.maximum(counts, 0.5))
+    return (logs - logs.mean(0))[:-1]
+
+
+def _solve(problem: Problem, start: Point, penalty: Array, tol: float, max_iter: int) -> tuple[Point, Solution]:
+    logits = _logits(problem, start)
+    soft = _softmax(problem, logits)
+    metric = _metric(problem, soft, penalty)
+    zero = jax.tree.map(jnp.zeros_like, start)
+    fits = problem.rows.shape[0]
+    counts = jnp.zeros(fits, jnp.int32)
+    state = _State(start, logits, soft, zero, zero, zero, jnp.ones(fits), jnp.zeros(fits), counts, jnp.ones(fits, bool), jnp.int32(-1))
+    state = _look(problem, metric, penalty, tol, state)
+
+    def more(state: _State) -> Array:
+        return state.going.any() & (state.n < max_iter)
+
+    def step(state: _State) -> _State:
+        return _look(problem, metric, penalty, tol, _move(problem, penalty, state))
+
+    state = jax.lax.while_loop(more, step, state)
+    return state.at, _solution(problem, penalty, state)
+
+
+def _logits(problem: Problem, point: Point) -> Float[Array, "K1 J N"]:
+    w = point.w / problem.scale
+    offset = point.b - (w * problem.shift).sum(-1)
+    return (w.reshape(-1, w.shape[-1]) @ problem.x.T).reshape(*w.shape[:2], -1) + offset[..., None]
+
+
+def _softmax(problem: Problem, logits: Float[Array, "K1 J N"]) -> _Softmax:
+    """The only exponentials of a step. The label's logit is taken off before anything is added: small losses keep their digits."""
+    last = -logits.sum(0)
+    top = jnp.maximum(logits.max(0), last)
+    # Without the barrier every use below would compute them again.
+    e, e_last = jax.lax.optimization_barrier((jnp.exp(logits - top), jnp.exp(last - top)))
+    total = e.sum(0) + e_last
+    loss = (problem.rows * (jnp.log(total) + (top - _own(problem, logits)))).sum(-1)
+    return _Softmax(*jax.lax.optimization_barrier((e / total, e_last / total)), loss)
+
+
+def _is_label(problem: Problem, n: int) -> Bool[Array, "K1 J N"]:
+    return problem.labels == jnp.arange(n)[:, None, None]
+
+
+def _own(problem: Problem, logits: Float[Array, "K1 J N"]) -> Float[Array, "J N"]:
+    """Each row's value of its own class."""
+    n = len(logits)
+    return jnp.where(_is_label(problem, n), logits, 0).sum(0) - jnp.where(problem.labels == n, logits.sum(0), 0)
+
+
+def _gradient(problem: Problem, soft: _Softmax, point: Point, penalty: Array) -> Point:
+    off = (soft.p - _is_label(problem, len(soft.p))) * problem.rows
+    b = off.sum(-1)
+    raw = (off.reshape(-1, off.shape[-1]) @ problem.x).reshape(point.w.shape)
+    return Point((raw - b[..., None] * problem.shift) / problem.scale + penalty * point.w, b)
+
+
+def _metric(problem: Problem, soft: _Softmax, penalty: Array) -> _Metric:
+    """The Hessian with each row's class-by-class block replaced by its mean eigenvalue, averaged over fits, inverted."""
+    spread = ((soft.p * (1 - soft.p)).sum(0) + soft.last * (1 - soft.last)) / len(soft.p)
+    weight = (spread * problem.rows).mean(0)
+    total = weight.sum()
+    mean = weight @ problem.x / total
+    centred = (problem.x - mean) * jnp.sqrt(weight)[:, None]
+    width = problem.x.shape[1]
+    factor = jnp.linalg.cholesky(centred.T @ centred + penalty * jnp.eye(width))
+    return _Metric(jax.scipy.linalg.cho_solve((factor, True), jnp.eye(width)), mean, total)
+
+
+def _apply(metric: _Metric, problem: Problem, g: Point) -> Point:
+    away = (metric.mean - problem.shift) / problem.scale
+    right = g.w - g.b[..., None] * away
+    w = (right.reshape(-1, right.shape[-1]) @ metric.inverse).reshape(right.shape)
+    return Point(w, g.b / metric.total - (away * w).sum(-1))
+
+
+def _look(problem: Problem, metric: _Metric, penalty: Array, tol: float, state: _State) -> _State:
+    """Gradient, the next direction (Polak-Ribière, restarted when it would not go down), and who is done."""
+    gradient = _gradient(problem, state.soft, state.at, penalty)
+    towards = _apply(metric, problem, gradient)
+    decrement = gradient.dot(towards)
+    beta = jnp.maximum(decrement - state.gradient.dot(towards), 0) / state.decrement
+    direction = state.direction.times(beta) + jax.tree.map(jnp.negative, towards)
+    downhill = direction.dot(gradient) < 0
+    direction = direction.times(downhill * 1.0) + towards.times(downhill - 1.0)
+    loss = state.soft.loss + penalty / 2 * _square(state.at)
+    going = state.going & (decrement > 2 * tol * loss)
+    return state._replace(
+        gradient=gradient, towards=towards, direction=direction, decrement=decrement, loss=loss, going=going, n=state.n + 1
+    )
+
+
+def _square(point: Point) -> Float[Array, "J"]:
+    return (point.w**2).sum((0, 2)) + (point.w.sum(0) ** 2).sum(-1)
+
+
+def _move(problem: Problem, penalty: Array, state: _State) -> _State:
+    """Along the direction to (nearly) the lowest point of the line; a fit that is done stays where it is."""
+    along = _logits(problem, state.direction)
+    length, soft = _search(problem, penalty, state, along)
+    return state._replace(
+        at=state.at + state.direction.times(length),
+        logits=state.logits + along * length[:, None],
+        soft=soft,
+        n_iter=state.n_iter + state.going,
+    )
+
+
+def _search(problem: Problem, penalty: Array, state: _State, along: Float[Array, "K1 J N"]) -> tuple[Float[Array, "J"], _Softmax]:
+    """A root of the slope by Newton's method, kept within a bracket: the objective is convex along the line."""
+    base = penalty * Point(state.at.w, 0 * state.at.b).dot(state.direction) - (_own(problem, along) * problem.rows).sum(-1)
+    curve = penalty * _square(state.direction)
+    last = -along.sum(0)
+
+    def slopes(soft: _Softmax, length: Array) -> tuple[Array, Array]:
+        mean = (soft.p * along).sum(0) + soft.last * last
+        square = (soft.p * along**2).sum(0) + soft.last * last**2
+        return (mean * problem.rows).sum(-1) + base + length * curve, ((square - mean**2) * problem.rows).sum(-1) + curve
+
+    def at(length: Array) -> tuple[_Softmax, Array, Array]:
+        soft = _softmax(problem, state.logits + along * length[:, None])
+        return soft, *slopes(soft, length)
+
+    first, second = slopes(state.soft, jnp.zeros_like(base))
+    enough = _SLOPE * jnp.abs(first)
+
+    def more(search: tuple) -> Array:
+        n, *_, slope, _ = search
+        return ((jnp.abs(slope) > enough) & state.going).any() & (n < _TRIALS)
+
+    def better(search: tuple) -> tuple:
+        n, length, low, high, _, slope, second = search
+        bad = state.going & (jnp.abs(slope) > enough)
+        low, high = jnp.where(bad & (slope < 0), length, low), jnp.where(bad & (slope > 0), length, high)
+        newton = length - slope / second
+        between = jnp.where(jnp.isfinite(high), (low + high) / 2, 2 * length)
+        length = jnp.where(bad, jnp.where((newton > low) & (newton < high), newton, between), length)
+        return n + 1, length, low, high, *at(length)
+
+    length = jnp.where(state.going, -first / second, 0)
+    found = jax.lax.while_loop(more, better, (0, length, jnp.zeros_like(length), jnp.full_like(length, jnp.inf), *at(length)))
+    return found[1], found[4]
+
+
+def _solution(problem: Problem, penalty: Array, state: _State) -> Solution:
+    w = jnp.concatenate([state.at.w, -state.at.w.sum(0)[None]])
+    b = jnp.concatenate([state.at.b, -state.at.b.sum(0)[None]])
+    g = state.gradient
+    largest = jnp.maximum(jnp.abs(g.w).max((0, 2)), jnp.abs(g.w.sum(0)).max(-1))
+    largest = jnp.maximum(largest, jnp.maximum(jnp.abs(g.b).max(0), jnp.abs(g.b.sum(0))))
+    gap = state.decrement / (2 * state.loss)
+    return Solution(w.swapaxes(0, 1), b.T, state.loss, largest / problem.rows.sum(-1), gap, state.n_iter)
