@@ -27,6 +27,8 @@ class Run:
     sound: Float[Array, "B M F"] | None = None  # the mel of a run that has been heard
 
     def __post_init__(self) -> None:
+        if isinstance(self.memory, Memory) and isinstance(self.memory.k, tuple):
+            raise ValueError("Run: memory must have its layers stacked; leave out apart=True in model.encode, or pass memory.stacked().")
         if (self.mel is None) == (self.memory is None):
             raise ValueError("Run: expected mel= or memory=, not both: jaxasr.log_mel(...)[None], or what model.encode(mel) returns.")
 

@@ -114,7 +114,7 @@ def _search(
         return n + 1, beams, best, score, n_ended, cache, logits
 
     with exactly(model):
-        decoder = Steps.of(model, request.memory, edits, unroll)
+        decoder = Steps.of(model, request, edits)
         cache = decoder.empty_cache(batch, n_prompt + n_new)
         logits, cache, quiet = decoder.advance(request.prompt, request.positions, cache, jnp.int32(0), no_speech)
         nothing = _nothing(request.prompt, n_new, eot, logits.dtype)

@@ -4,16 +4,27 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxasr.stack import unstack
+
 _NOT_YET = 2**30  # the position of an empty slot: later than every query, so the causal mask hides it
 
 
 @flax.struct.dataclass
 class Memory:
-    """What the decoder knows of the audio: the encoder output and, computed once, every layer's cross-attention keys and values."""
+    """What the decoder knows of the audio: the encoder output and, computed once, every layer's cross-attention keys and values.
+
+    These are stacked, for loops over layers, or `apart`, a tuple with one array a layer, for loops over tokens.
+    """
 
     xa: Float[Array, "B S D"]
     k: Float[Array, "L B H S Dh"] | tuple[Float[Array, "B H S Dh"], ...]
     v: Float[Array, "L B H S Dh"] | tuple[Float[Array, "B H S Dh"], ...]
+
+    def apart(self) -> "Memory":
+        return self if isinstance(self.k, tuple) else self.replace(k=unstack(self.k), v=unstack(self.v))
+
+    def stacked(self) -> "Memory":
+        return self.replace(k=jnp.stack(self.k), v=jnp.stack(self.v)) if isinstance(self.k, tuple) else self
 
 
 @flax.struct.dataclass

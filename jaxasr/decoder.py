@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxasr.blocks import Block, layer_norm, stack
 from jaxasr.cache import Cache, Memory, Past
 from jaxasr.config import Config
-from jaxasr.stack import run_stack
+from jaxasr.stack import run_stack, unstack
 from jaxasr.taps import Edits, Readout, Tap
 
 
@@ -22,8 +22,20 @@ class Decoder(nnx.Module):
         self.ln = layer_norm(config, state, rngs)
         self.dtype = config.dtype
 
-    def memory(self, xa: Float[Array, "B S D"]) -> Memory:
-        return Memory(xa, *jax.vmap(lambda attn: attn.keys_values(xa))(self.blocks.cross_attn))
+    def memory(self, xa: Float[Array, "B S D"], apart: bool = False) -> Memory:
+        attn = self.blocks.cross_attn
+        if not apart:
+            return Memory(xa, *jax.vmap(lambda layer: layer.keys_values(xa))(attn))
+        layers = unstack(attn)
+
+        def whole(xa: Array) -> list[tuple[Array, Array]]:
+            return [layer.keys_values(xa) for layer in layers]
+
+        def by_row(xa: Array) -> list[tuple[Array, Array]]:
+            return jax.lax.map(lambda row: jax.tree.map(lambda x: x[0], whole(row[None])), xa)
+
+        k, v = zip(*jax.lax.platform_dependent(xa, cpu=by_row, default=whole), strict=True)  # one row of frames stays in cache
+        return Memory(xa, k, v)
 
     def embed(self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         # An id or a position past its table gives NaN, never the last row in silence.
@@ -49,7 +61,7 @@ class Decoder(nnx.Module):
     ) -> tuple[Float[Array, "B T D"], Cache | None, Tap, dict[str, Any]]:
         """Embedding and layers. The tap holds what lies outside the layers; `head` goes on with it.
 
-        `blocks`, `memory` and `cache` may be unstacked, all three (`unstacked`).
+        `blocks` and `cache` may be unstacked, both, and then `memory` must be `apart`.
         """
         tap = Tap("decoder.", edits, readout, jnp.int32(-1), positions)
         x = tap("embed", self.embed(tokens, positions))
@@ -59,7 +71,7 @@ class Decoder(nnx.Module):
             cross, past = extra
             return block(x, tap, mask, past, cache, cross)
 
-        blocks = self.blocks if blocks is None else blocks
+        blocks, memory = (self.blocks, memory.stacked()) if blocks is None else (blocks, memory)
         extra = _per_layer((memory.k, memory.v), None if cache is None else cache.past, blocks)
         x, past, acts = run_stack(
             blocks, x, step, stack="decoder", positions=positions, edits=edits, readout=readout, extra=extra, unroll=unroll

@@ -116,7 +116,7 @@ def _generate(
         return n + 1, tokens, logprobs, done | (token == eot), cache, logits
 
     with exactly(model):
-        decoder = Steps.of(model, request.memory, edits, unroll)
+        decoder = Steps.of(model, request, edits)
         cache = decoder.empty_cache(batch, n_prompt + n_new)
         logits, cache, quiet = decoder.advance(request.prompt, request.positions, cache, jnp.int32(0), no_speech)
         state = jnp.int32(n_prompt), tokens, jnp.zeros((batch, n_new), logits.dtype), jnp.zeros(batch, bool), cache, logits

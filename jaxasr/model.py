@@ -27,16 +27,17 @@ class Whisper(nnx.Module):
         self.encoder, self.decoder, self.config = Encoder(config, rngs), Decoder(config, rngs), config
 
     def encode(
-        self, mel: Float[Array, "B M F"], edits: Edits | None = None, readout: Readout | None = None, *, unroll: int = 1
+        self, mel: Float[Array, "B M F"], edits: Edits | None = None, readout: Readout | None = None, *, unroll: int = 1, apart: bool = False
     ) -> tuple[Memory, dict[str, Any]]:
         """Hears `mel` [B, M, 3000] float (see `log_mel`): the decoder's memory, and what `readout` keeps, `{site: [L, B, ...]}`.
 
+        `apart=True` gives the memory as `generate` reads it, with one array a layer; whoever stacks or needs layers does so himself.
         Raises ValueError for a wrong shape, a NaN, and for edits or readouts of sites that the encoder does not have.
         """
         mel = self._check_mel(mel)
         specs = functools.partial(sites.spec, self.config, batch=mel.shape[0], n_tokens=0)
         taps = check("encoder", edits, readout, lambda site: specs(site=site))
-        return compiled.call(_encode, self, mel, taps=taps, unroll=unroll)
+        return compiled.call(_encode, self, mel, taps=taps, unroll=unroll, apart=apart)
 
     def decode(
         self,
@@ -110,10 +111,10 @@ def exactly(model: Whisper) -> Any:
     return jax.default_matmul_precision("default" if model.config.dtype == "bfloat16" else "highest")
 
 
-def _encode(model: Whisper, mel: Array, taps: Any, *, unroll: int) -> tuple[Memory, dict[str, Any]]:
+def _encode(model: Whisper, mel: Array, taps: Any, *, unroll: int, apart: bool) -> tuple[Memory, dict[str, Any]]:
     with exactly(model):
         xa, acts = model.encoder(mel, *taps, unroll=unroll)
-        return model.decoder.memory(xa), acts
+        return model.decoder.memory(xa, apart), acts
 
 
 def _decode(model: Whisper, tokens: Array, positions: Array, memory: Memory, taps: Any, *, unroll: int) -> tuple[Array, dict[str, Any]]:

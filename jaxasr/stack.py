@@ -1,5 +1,6 @@
 """The one loop over layers."""
 import operator
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from jaxasr.taps import Edits, Readout, Tap
+from jaxasr.taps import Edits, Readout, Tap, is_traced
 
 Step = Callable[[Any, Any, Any, Tap], tuple[Any, Any]]
 
@@ -19,6 +20,21 @@ def n_layers(blocks: Any) -> int:
 def unstack(stacked: Any) -> tuple[Any, ...]:
     """A tuple with one pytree a layer. A loop over tokens that closes over it slices the weights once, not at every token."""
     return tuple(jax.tree.map(operator.itemgetter(layer), stacked) for layer in range(n_layers(stacked)))
+
+
+_KEPT: weakref.WeakKeyDictionary[Any, tuple[list[Any], tuple[Any, ...]]] = weakref.WeakKeyDictionary()
+
+
+def unstack_once(owner: Any, stacked: Any) -> tuple[Any, ...]:
+    """`unstack`, kept as long as `owner` lives and `stacked` still holds the very same arrays."""
+    leaves = jax.tree.leaves(stacked)
+    if is_traced(leaves):
+        return unstack(stacked)
+    kept = _KEPT.get(owner)
+    if kept is None or any(mine is not theirs for mine, theirs in zip(kept[0], leaves, strict=True)):
+        with jax.ensure_compile_time_eval():
+            kept = _KEPT[owner] = leaves, unstack(stacked)
+    return kept[1]
 
 
 def run_stack(

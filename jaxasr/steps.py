@@ -14,7 +14,7 @@ from jaxasr import sites
 from jaxasr.cache import Cache, Memory
 from jaxasr.config import Config
 from jaxasr.model import Whisper
-from jaxasr.stack import unstack
+from jaxasr.stack import unstack, unstack_once
 from jaxasr.taps import NOTHING, Edits, Tap, check, is_traced
 
 Rules = Callable[[Float[Array, "B V"], Int[Array, "B T"], Int[Array, ""], int], Float[Array, "B V"]]
@@ -48,11 +48,12 @@ class Generation:
 
 @flax.struct.dataclass
 class Request:
-    """What to go on from. Its numbers never retrace."""
+    """What to go on from. Its numbers never retrace. `blocks` are the decoder's, apart; None where the layers are scanned."""
 
     prompt: Int[Array, "B T0"]
     positions: Int[Array, "B T0"]
     memory: Memory
+    blocks: tuple[Any, ...] | None
 
 
 def prepare(
@@ -75,8 +76,14 @@ def prepare(
         raise ValueError(f"eot: a vocabulary of {model.config.n_vocab} is not a released one; pass the id of its end-of-text as eot=.")
     specs = functools.partial(sites.spec, model.config, batch=prompt.shape[0], n_tokens=prompt.shape[1] + max_new_tokens)
     taps = check("decoder", edits, None, lambda site: specs(site=site))[0], rules
-    unroll = model.config.n_text_layer <= 12 if unroll is None else unroll
-    return Request(prompt, positions, memory), taps, {"n_new": max_new_tokens, "eot": eot, "no_speech": no_speech, "unroll": unroll}
+    unroll = unrolls(model.config) if unroll is None else unroll
+    blocks = unstack_once(model, model.decoder.blocks) if unroll else None
+    return Request(prompt, positions, memory, blocks), taps, {"n_new": max_new_tokens, "eot": eot, "no_speech": no_speech, "unroll": unroll}
+
+
+def unrolls(config: Config) -> bool:
+    """Whether a generation loops over the layers instead of scanning them (decision 7)."""
+    return config.n_text_layer <= 12
 
 
 def end_of_text(config: Config) -> int | None:
@@ -108,11 +115,10 @@ class Steps:
     blocks: Any
 
     @classmethod
-    def of(cls, model: Whisper, memory: Memory, edits: Edits, unroll: bool) -> "Steps":
-        blocks = model.decoder.blocks
-        if not unroll:
-            return cls(model, memory, edits, blocks)
-        return cls(model, memory.replace(k=unstack(memory.k), v=unstack(memory.v)), edits, unstack(blocks))
+    def of(cls, model: Whisper, request: Request, edits: Edits) -> "Steps":
+        if request.blocks is None:
+            return cls(model, request.memory.stacked(), edits, model.decoder.blocks)
+        return cls(model, request.memory.apart(), edits, request.blocks)
 
     def empty_cache(self, batch: int, size: int) -> Cache:
         c = self.model.config

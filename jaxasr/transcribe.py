@@ -23,6 +23,7 @@ from jaxasr.model import Whisper
 from jaxasr.options import Options as Options
 from jaxasr.rules import Rules, rules_for
 from jaxasr.segments import Written, segments_of
+from jaxasr.steps import unrolls
 from jaxasr.taps import Edits
 from jaxasr.text import compression_ratio
 from jaxasr.tokenizer import MAX_PREVIOUS, Tokenizer
@@ -136,7 +137,7 @@ class _Writer:
     heads: Heads
 
     def hear(self, mels: Sequence[Array]) -> Memory:
-        return self.model.encode(jnp.stack([jnp.asarray(mel) for mel in mels]), edits=self.encoder_edits)[0]
+        return self.model.encode(jnp.stack([jnp.asarray(mel) for mel in mels]), edits=self.encoder_edits, apart=unrolls(self.model.config))[0]
 
     def write(self, memory: Memory, previous: Sequence[Sequence[int]], number: int) -> list[Written]:
         """One text a window, the first of the temperatures that does not fail, else the last."""

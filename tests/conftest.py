@@ -1,7 +1,9 @@
 """What all tests share: annotations are checked while they run, compiled programs are kept."""
+import gc
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 from jaxtyping import install_import_hook
 
@@ -24,6 +26,14 @@ collect_ignore = ["live"]  # the comparison with torch: `pytest tests/live`, aft
 
 # As few equal axes as one width for both stacks allows: M=7, S=11, D=15, L=4|2, H=3|5, Dh=5|3, V=101, context 23.
 TINY = jaxasr.Config(7, 11, 15, 3, 4, 101, 23, 15, 5, 2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs_of_one_module():
+    """Lets a module's programs go when it ends: each is mapped into memory several times, and Linux allows 65,530 mappings."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from golden.tiny import tiny_inputs
 from own_edits import Shift, SilenceHead, identity
 
@@ -90,6 +91,29 @@ def test_scan_and_loop_agree(tiny_model, inputs):
         scan, loop = (generate(tiny_model, inputs, edits, unroll=unroll) for unroll in (False, True))
         np.testing.assert_array_equal(scan.tokens, loop.tokens)
         np.testing.assert_allclose(scan.logprobs, loop.logprobs, rtol=1e-5, atol=1e-5)
+
+
+def test_a_memory_apart_is_the_same_memory(tiny_model, inputs):
+    mel, _ = tiny_inputs(tiny_model.config, 3, N_PROMPT)
+    stacked, apart = (tiny_model.encode(mel, apart=apart)[0] for apart in (False, True))
+    assert isinstance(apart.k, tuple)
+    for one, other in zip(jax.tree.leaves(apart.stacked()), jax.tree.leaves(stacked), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    for unroll in (False, True):
+        texts = [generate(tiny_model, (memory, inputs[1]), unroll=unroll) for memory in (stacked, apart)]
+        np.testing.assert_array_equal(texts[0].tokens, texts[1].tokens)
+    logits = [tiny_model.decode(inputs[1], memory)[0] for memory in (stacked, apart)]
+    np.testing.assert_allclose(*logits, rtol=1e-4, atol=1e-5)
+
+
+def test_changed_weights_are_noticed(tiny_model, inputs):
+    model = nnx.clone(tiny_model)
+    before = generate(model, inputs)
+    weights = model.decoder.blocks.mlp.fc2.kernel
+    weights[...] = -weights[...]
+    after, scanned = generate(model, inputs), generate(model, inputs, unroll=False)
+    assert not np.array_equal(before.logprobs, after.logprobs)
+    np.testing.assert_allclose(after.logprobs, scanned.logprobs, rtol=1e-5, atol=1e-5)
 
 
 def test_left_padded_rows_are_as_if_alone(tiny_model, inputs):

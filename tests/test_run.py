@@ -37,6 +37,12 @@ def test_edits_readouts_and_positions_reach_the_decoder(tiny_model, inputs):
     assert not np.allclose(plain, ours[0])
 
 
+def test_layers_apart_are_refused(tiny_model, inputs):
+    mel, tokens = inputs
+    with pytest.raises(ValueError, match="stacked"):
+        Run(memory=tiny_model.encode(mel, apart=True)[0], tokens=tokens)
+
+
 def test_neither_or_both(tiny_model, inputs):
     mel, tokens = inputs
     with pytest.raises(ValueError, match=r"mel= or memory="):
