@@ -175,8 +175,8 @@ def draw(summaries: dict[str, tuple[Any, Any]], out: Path) -> None:
             shares = _head_map(axes[2 * i], stopped.sel(site=site), f"{name}, {kind}: loops stopped", 1.0)
             costs = _head_map(axes[2 * i + 1], cost.sel(site=site), f"{name}, {kind}: ΔWER, clean", 0.5)
         _trade(axes[4], stopped, cost, kind)
-    drawn.colorbar(shares, ax=list(rows[-1, [0, 2]]), location="bottom", label="share of loops stopped", shrink=0.4)
-    drawn.colorbar(costs, ax=list(rows[-1, [1, 3]]), location="bottom", label="ΔWER, clean speech", shrink=0.4, extend="both")
+    drawn.colorbar(shares, ax=list(rows[-1, :2]), location="bottom", label="share of loops stopped", shrink=0.5)
+    drawn.colorbar(costs, ax=list(rows[-1, 2:4]), location="bottom", label="ΔWER, clean speech", shrink=0.5, extend="both")
     maps.save(drawn, out / "heads.png")
 
 

@@ -97,7 +97,7 @@ def _maps(summary: xr.Dataset, variable: str, label: str, mel: Any, words: Seque
     for axes, panel in zip(rows[over_sound:], panels):
         image = draw_map(axes, summary.isel(panel), variable, across, down, limit, words if over_sound else ())
         axes.set_title("  ".join(f"{dim} {values[dim].values[k]}" for dim, k in panel.items()), fontsize=9, loc="left")
-    rows[-1].set_xlabel(_NAMES.get(across, across))
+    rows[-1].set_xlabel(_NAMES.get(str(across), across))
     drawn.colorbar(image, ax=list(rows[over_sound:]), label=label, shrink=0.9 if len(panels) < 3 else 0.4)
     if site := summary.attrs.get("site"):
         drawn.suptitle(site, fontsize=10)
@@ -131,8 +131,8 @@ def _edges(summary: xr.Dataset, across: str) -> np.ndarray:
     """Bounds of the columns: windows in seconds; everything else one column an index."""
     if across != "time":
         return np.arange(summary.sizes[across] + 1) - 0.5
-    starts = summary.time.values
-    return np.append(starts, starts[-1] + summary.attrs.get("window_s", float(np.diff(starts)[-1]) if len(starts) > 1 else 1.0))
+    starts = summary["time"].values
+    return np.append(starts, starts[-1] + summary.attrs["window_s"])
 
 
 def _ticks(axes: Any, summary: xr.Dataset, across: str) -> None:

@@ -67,7 +67,7 @@ def _save_zarr(dataset: xr.Dataset, path: Path) -> None:
     """Beside `path`, then renamed; what was there goes the moment before."""
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         unfinished = Path(folder) / "new"
-        dataset.to_zarr(unfinished, mode="w", consolidated=False)
+        dataset.to_zarr(unfinished, mode="w", consolidated=False, zarr_format=2)  # 3 has no specified text yet
         if path.exists():
             shutil.move(path, Path(folder) / "old")
         unfinished.rename(path)
