@@ -25,7 +25,7 @@ def save_result(result: xr.DataArray | xr.Dataset, path: str | Path, *, provenan
         raise ValueError(f"path: expected a name that ends in .zarr or .nc, got {path.name!r}.")
     path.parent.mkdir(parents=True, exist_ok=True)
     attrs = dict(result.attrs) | ({} if provenance is None else {"provenance": provenance})
-    dataset = _dataset(result).assign_attrs({name: _flat(value) for name, value in attrs.items()})
+    dataset = _with_attrs(_dataset(result, attrs), _flat)
     _save_netcdf(dataset, path) if path.suffix == ".nc" else _save_zarr(dataset, path)
     return path
 
@@ -38,7 +38,7 @@ def load_result(path: str | Path) -> xr.DataArray | xr.Dataset:
     how = {"engine": "scipy"} if path.suffix == ".nc" else {"engine": "zarr", "consolidated": False}
     with xr.open_dataset(path, **how) as opened:
         dataset = opened.load()
-    dataset.attrs = {name: _nested(value) for name, value in dataset.attrs.items()}
+    dataset = _with_attrs(dataset, _nested)
     if (named := dataset.attrs.pop(_ARRAY, None)) is None:
         return dataset
     array = dataset["values"].assign_attrs(dataset.attrs)
@@ -52,10 +52,20 @@ def kept(path: Path, compute: Callable[[], xr.Dataset]) -> xr.Dataset:
     return load_result(path)
 
 
-def _dataset(result: xr.DataArray | xr.Dataset) -> xr.Dataset:
+def _dataset(result: xr.DataArray | xr.Dataset, attrs: dict[str, Any]) -> xr.Dataset:
     if isinstance(result, xr.Dataset):
-        return result.copy()
-    return result.drop_attrs().to_dataset(name="values").assign_attrs({_ARRAY: str(result.name or "")})
+        return result.assign_attrs(attrs)
+    alone = result.copy()
+    alone.attrs = {}
+    return alone.to_dataset(name="values").assign_attrs(attrs | {_ARRAY: str(result.name or "")})
+
+
+def _with_attrs(dataset: xr.Dataset, change: Callable[[Any], Any]) -> xr.Dataset:
+    """A copy whose attributes, and those of all its variables, went through `change`."""
+    dataset = dataset.copy()
+    for labelled in (dataset, *dataset.variables.values()):
+        labelled.attrs = {name: change(value) for name, value in labelled.attrs.items()}
+    return dataset
 
 
 def _save_netcdf(dataset: xr.Dataset, path: Path) -> None:
