@@ -29,6 +29,7 @@ from interventions.logit_lens import LogitLens as LogitLens, logit_lens as logit
 from interventions.metrics import kl as kl, logit_diff as logit_diff, logprob as logprob, rank as rank
 from interventions.paths import Node as Node, everything as everything, nodes as nodes, path_patch as path_patch
 from interventions.probes import Bank as Bank, fit_probes as fit_probes
+from interventions.results import summarize as summarize
 from interventions.run import Run as Run
 from interventions.sequence import head_map as head_map, sequence_sweep as sequence_sweep
 from interventions.serial import load_edits as load_edits, save_edits as save_edits

@@ -57,7 +57,8 @@ def test_estimates_are_changes_already():
 
 def test_variables_of_texts():
     wer = swept().drop_vars(["baseline", "source"]).rename(None)
-    result = xr.Dataset({"wer": wer, "baseline_wer": swept().baseline.reset_coords(drop=True), "resolved": (wer > 3).astype(float), "text": wer.astype(str)})
+    baseline = swept().baseline.reset_coords(drop=True)
+    result = xr.Dataset({"wer": wer, "baseline_wer": baseline, "resolved": (wer > 3).astype(float), "text": wer.astype(str)})
     np.testing.assert_allclose(summarize(result, "wer").change, summarize(swept()).change)
     shares = summarize(result, "resolved", null="cells")
     assert shares.p_any.argmin(...) == {"layer": 2, "head": 3}
@@ -130,5 +131,5 @@ def test_time_lies_under_the_spectrogram_and_strengths_are_curves():
     curves = maps.plot(summarize(swept(dims=("layer", "alpha")))).axes[0]
     assert len(curves.collections) == LAYERS  # intervals
     assert curves.get_xlabel() == "strength α"
-    with pytest.raises(ValueError, match="variable: expected one of .*mean"):
+    with pytest.raises(ValueError, match=r"variable: expected one of .*mean"):
         maps.plot(summary, "value")
