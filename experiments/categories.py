@@ -5,9 +5,10 @@ The rule is ours; the six categories follow the encoder-lens experiment of arXiv
 from collections.abc import Sequence
 
 from interventions.transcripts import errors, is_loop, words
+from jaxasr.languages import WITHOUT_SPACES
 
 CATEGORIES = ("empty", "punctuation", "loop", "ungrounded", "partial", "correct")
-PARTIAL_WER = 0.5  # below this word error rate against the final text, a text counts as partly right
+PARTIAL_WER = 0.5  # below this error rate (see `error_rate`) against the final text, a text counts as partly right
 
 
 def category(text: str, reference: str, ids: Sequence[int] = (), language: str = "en") -> str:
@@ -21,7 +22,12 @@ def category(text: str, reference: str, ids: Sequence[int] = (), language: str =
         return "correct"
     if is_loop(ids or _numbered(said.split())):
         return "loop"
-    return "partial" if errors(text, reference, language)["wer"] < PARTIAL_WER else "ungrounded"
+    return "partial" if error_rate(text, reference, language) < PARTIAL_WER else "ungrounded"
+
+
+def error_rate(text: str, reference: str, language: str = "en") -> float:
+    """Word error rate; of characters where a language writes no spaces. NaN for a reference without words."""
+    return errors(text, reference, language)["cer" if language in WITHOUT_SPACES else "wer"]
 
 
 def _numbered(said: list[str]) -> list[int]:

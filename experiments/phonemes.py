@@ -28,8 +28,8 @@ def phonemes(texts: Sequence[str], language: str) -> list[Phonemes]:
         return [()] * len(texts)
     from phonemizer.separator import Separator
 
-    said = backend.phonemize(list(texts), separator=Separator(phone=" ", word=" ", syllable=""), strip=True)
-    return [tuple(one.split()) for one in said]
+    said = backend.phonemize(list(texts), separator=Separator(phone=" ", word="|", syllable=""), strip=True)
+    return [tuple(one.replace("|", " ").split()) for one in said]
 
 
 @functools.lru_cache(maxsize=1 << 16)

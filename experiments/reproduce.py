@@ -1,4 +1,5 @@
 """Runs studies: settings, arrays, findings, figures and a page for each, and an index over all; what was computed is kept."""
+import dataclasses
 import io
 import time
 import traceback
@@ -23,15 +24,18 @@ PAPER_MODEL = "large-v3"
 def material(where: Path | str | None = None) -> tuple[Corpus, str]:
     """The recordings at `where`, else those of the data folder, else the built-in ones; and the preset that goes with them."""
     found = where or data.folder()
-    if found is not None:
-        return open_corpus(found), "here"
-    return builtin(), "builtin"
+    return (builtin(), "builtin") if found is None else (_named(open_corpus(found), Path(found).name), "here")
 
 
 def builtin() -> Corpus:
     """The recordings that come with the package: short sentences, single words and near-homophones by one synthetic voice."""
     with resources.as_file(resources.files("experiments").joinpath("assets", "speech")) as folder:
-        return open_corpus(folder)
+        return _named(open_corpus(folder), "built-in")
+
+
+def _named(corpus: Corpus, name: str) -> Corpus:
+    """A manifest goes by the name of its folder."""
+    return dataclasses.replace(corpus, name=name) if corpus.layout == "manifest" else corpus
 
 
 def reproduce(
@@ -101,8 +105,6 @@ def reproduce_all(
 
 
 def _finding(found: Finding) -> dict[str, Any]:
-    import dataclasses
-
     claim, evidence = dataclasses.asdict(found.claim), found.evidence
     return {**claim, "ours": evidence and dataclasses.asdict(evidence), "verdict": found.verdict, "why": found.why}
 

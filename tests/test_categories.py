@@ -1,7 +1,7 @@
 """The six kinds of lens text."""
 import pytest
 
-from experiments.categories import category
+from experiments.categories import category, error_rate
 
 FINAL = "The captain read the old letter aloud."
 
@@ -30,3 +30,9 @@ def test_token_ids_decide_about_loops_when_given():
 
 def test_a_right_text_that_repeats_is_right():
     assert category("no " * 20, "No, " * 20) == "correct"
+
+
+def test_without_spaces_characters_are_counted():
+    assert category("测试完成后状态", "测试完成后，状态更改", language="zh") == "partial"
+    assert category("你好世界", "测试完成后，状态更改", language="zh") == "ungrounded"
+    assert error_rate("ab", "ab cd") == 0.5

@@ -53,3 +53,11 @@ def test_the_edits_do_what_the_page_says(names):
     np.testing.assert_array_less(0, np.abs(np.diff(page["clipped"])[0]))
     assert page["heads"].baseline_text.item() == plain
     assert set(page["kept"]) == {"decoder.resid_post", "decoder.mlp_out"}
+
+
+def test_the_new_experiment_is_short_and_runs(names):
+    page = names["new_experiment"]
+    assert page["result"]["findings"]["louder"]["verdict"] == "replicates"
+    assert {path.name for path in page["out"].iterdir()} == {"arrays.nc", "correlations.png", "index.html", "items", "result.json"}
+    first = (ROOT / "docs/new_experiment.md").read_text().split("```python")[1].split("```")[0]
+    assert len(first.strip().splitlines()) < 60

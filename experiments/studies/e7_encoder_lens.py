@@ -7,12 +7,11 @@ import xarray as xr
 
 import interventions
 import jaxasr
-from experiments.categories import CATEGORIES, category
+from experiments.categories import CATEGORIES, category, error_rate
 from experiments.corpora import Corpus, Utterance
 from experiments.keep import Arrays, Keep
 from experiments.selection import first_window, heard, language, spoken
 from experiments.study import Analysis, Claim, Settings, Study, band, choice, paper
-from interventions.transcripts import errors
 
 CLAIMS = {
     "loops_below_the_top": Claim(
@@ -80,10 +79,10 @@ def listen(asr: Any, clip: Utterance, config: Config) -> Arrays:
     final = texts[-1]
     return {
         "kind": [CATEGORIES.index(category(text, final, said, code)) for text, said in zip(texts, ids)],
-        "wer": [errors(text, final, code)["wer"] for text in texts],
+        "wer": [error_rate(text, final, code) for text in texts],
         "logprob": np.asarray(lens.logprobs)[:, 0].sum(1) / (lengths + 1),
         "said": np.array(texts),
-        "true_wer": errors(final, clip.transcript, code)["wer"] if clip.transcript else np.nan,
+        "true_wer": error_rate(final, clip.transcript, code) if clip.transcript else np.nan,
     }
 
 
