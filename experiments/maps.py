@@ -88,6 +88,7 @@ def _maps(summary: xr.Dataset, variable: str, label: str, mel: Any, words: Seque
     over_sound = across == "time" and mel is not None
     n_rows, n_columns = values.sizes[down] if down else 1, values.sizes[across]
     height, width = max(1.2, 0.26 * n_rows + 0.5), min(12.0, max(3.6, (0.42 if across != "time" else 0.3) * n_columns + 1.2))
+    width = max(width, 7.5) if over_sound else width  # room for the words
     drawn = figure(width + 0.9, height * len(panels) + (1.4 if over_sound else 0.5) + (0.5 if across == "position" else 0))
     ratios = [1.1, *[height] * len(panels)] if over_sound else [height] * len(panels)
     rows = drawn.subplots(len(ratios), 1, squeeze=False, sharex=over_sound, height_ratios=ratios)[:, 0]

@@ -91,7 +91,7 @@ def show(found: dict[str, Any], out: Path, json: bool) -> None:
     if json:
         print(to_json(found | {"page": str(out / "index.html")}))
         return
-    print(f"{found['metric']}: {found['scored']}")
+    print(found["scored"])
     for cell in found["cells"][:SHOWN]:
         interval = f"  [{cell['low']:+.3f}, {cell['high']:+.3f}]" if "low" in cell else ""
         print(f"  {cell['mean']:+9.3f}{interval}  {cell['place']}{'  ' + cell['text'][:60] if cell['text'] else ''}")
