@@ -92,7 +92,7 @@ def show(found: dict[str, Any], out: Path, json: bool) -> None:
         print(to_json(found | {"page": str(out / "index.html")}))
         return
     print(found["scored"])
-    for cell in found["cells"][:SHOWN]:
+    for cell in (cell for cell in found["cells"] if cell["mean"] is not None):
         interval = f"  [{cell['low']:+.3f}, {cell['high']:+.3f}]" if "low" in cell else ""
         print(f"  {cell['mean']:+9.3f}{interval}  {cell['place']}{'  ' + cell['text'][:60] if cell['text'] else ''}")
     print(f"\n{out / 'index.html'}")

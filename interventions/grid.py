@@ -73,11 +73,13 @@ class Grid:
 
         tokens: int [B, T]; where the rows differ, the ids have examples too.
         """
-        named: dict[str, Any] = {dim: values for dim, values in self.coords.items() if dim != "time"}
+        named: dict[str, Any] = dict(self.coords)
+        if "time" in named:
+            named["time"] = named["time"] / FRAMES_PER_S
         if tokens is not None and "position" in named:
             ids = np.asarray(tokens)[:, named["position"]]
             named["token_id"] = ("position", ids[0]) if (ids == ids[0]).all() else (("example", "position"), ids)
-        return named | ({"time": self.coords["time"] / FRAMES_PER_S} if "time" in self.coords else {})
+        return named
 
 
 def placed(edit: Edit, cell: dict[str, Any], window: Any, n_frames: Any) -> Only:
