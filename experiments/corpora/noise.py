@@ -37,7 +37,7 @@ def _maker(name: str) -> Maker:
     snr, _, where = rest.partition(":")
     if kind != "snr" or not where:
         if parse_source(name).of is None:
-            raise ValueError(f"--noise {name}: expected noise that is heard, such as snr:10, snr:10:FOLDER or bandstop:300-3000.")
+            raise ValueError(f"noise {name!r}: expected noise that is heard, such as snr:10, snr:10:FOLDER or bandstop:300-3000.")
         return lambda audio, seed: parse_source(name, seed).of(audio)
     files = _recordings(name, Path(where))
     return lambda audio, seed: add(audio, load_audio(files[seed % len(files)]), float(snr), seed)
@@ -46,7 +46,7 @@ def _maker(name: str) -> Maker:
 def _recordings(name: str, where: Path) -> list[Path]:
     files = [where] if where.is_file() else sorted(path for path in where.rglob("*") if path.suffix.lower() in _SOUND)
     if not files:
-        raise ValueError(f"--noise {name}: expected a recording or a folder of recordings, found none at {str(where)!r}.")
+        raise ValueError(f"noise {name!r}: expected a recording or a folder of recordings, found none at {str(where)!r}.")
     return files
 
 
@@ -55,4 +55,11 @@ def _noisy(one: Utterance, name: str, maker: Maker) -> Utterance:
         return maker(one.samples(), zlib.crc32(one.id.encode()))
 
     # What is read is cut already.
-    return dataclasses.replace(one, id=f"{one.id}|{name}", labels={**one.labels, "noise": name}, read=read, start_s=None, end_s=None)
+    labels = {**one.labels, "noise": _short(name)}
+    return dataclasses.replace(one, id=f"{one.id}|{name}", labels=labels, read=read, start_s=None, end_s=None)
+
+
+def _short(name: str) -> str:
+    """Without the folders that lead to a recording of noise."""
+    kind, snr, *where = name.split(":", 2)
+    return ":".join([kind, snr, *(Path(one).name for one in where)])

@@ -1,5 +1,5 @@
 """Activations of whole corpora on disk: `extract` writes them, `open` reads them back."""
 
-from experiments.store.extracting import extract as extract
+from experiments.store.extracting import covers as covers, extract as extract
 from experiments.store.layout import StoreError as StoreError
 from experiments.store.reading import Store as Store, open as open

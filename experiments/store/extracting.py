@@ -72,6 +72,21 @@ def extract(
     return open_store(out)
 
 
+def covers(path: Path, asr: Any, corpus: Corpus, sites: Sequence[str], pool: Sequence[str | int], text: str = "greedy") -> bool:
+    """Whether a finished store at `path` has all that an extraction with these settings would write; other settings of it may differ."""
+    names, frames = pools.parse(pool)
+    if not (Path(path) / "zarr.json").is_file():
+        return False
+    there = open_store(path).attrs
+    settings = there["settings"]
+    said = any(site.startswith("decoder.") for site in sites)
+    wants = set(sites) <= set(settings["sites"]) and set(names) <= set(settings["pools"]) and (settings["frames"] or not frames)
+    same = there["model"]["sha256"] == weights(asr)["sha256"] and there["model"]["dtype"] == weights(asr)["dtype"]
+    transcripts = settings["text"] == "transcript"
+    same = same and there["corpus"]["sha256"] == corpus.sha256(transcripts=transcripts) and (not said or settings["text"] == text)
+    return bool(there["complete"] and wants and same)
+
+
 def _check_one_of(name: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
         raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}.")

@@ -1,0 +1,159 @@
+"""`jaxasr probe`: what every layer knows of a label, with the controls that make it believable."""
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from experiments.commands.options import DEFAULT_MODEL, DeviceOption, Dtype, DtypeOption, JsonOption, ModelOption
+
+EXAMPLE = "jaxasr probe speech.jsonl --label gender --group speaker --site encoder.resid_post --out gender-probe"
+
+FRAME_LABELS = "phone, word, energy, f0"
+
+
+def probe(
+    manifest: Annotated[str, typer.Argument(help="A manifest (.jsonl, .csv), a folder of LibriSpeech, Common Voice or TIMIT, or hf:NAME.")],
+    label: Annotated[str, typer.Option("--label", help=f"What to tell: a column, speaker, noise, or of every frame {FRAME_LABELS}.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the figure, table.csv, result.json, the bank and the store.")],
+    model: ModelOption = DEFAULT_MODEL,
+    group: Annotated[str | None, typer.Option("--group", help="Column, such as speaker, that never is on both sides of a fold.")] = None,
+    site: Annotated[str, typer.Option("--site", help="Where to read, see `jaxasr info`.")] = "encoder.resid_post",
+    pool: Annotated[
+        str | None, typer.Option("--pool", help="speech, all, last, a position, or frames. Default: speech; of decoder sites last.")
+    ] = None,
+    where: Annotated[list[str] | None, typer.Option("--where", help="COLUMN=VALUE[,VALUE …]: only these rows; may be repeated.")] = None,
+    noise: Annotated[
+        list[str] | None, typer.Option("--noise", help="snr:10, snr:10:FOLDER …: every recording once more in noise, in column noise.")
+    ] = None,
+    target: Annotated[str, typer.Option("--target", help="class, or value for numbers (ridge regression, R²).")] = "class",
+    types: Annotated[str | None, typer.Option("--types", help="Column of the control task: a random label each (Hewitt & Liang).")] = None,
+    penalty: Annotated[list[float] | None, typer.Option("--penalty", help="Strength of λ/2 ‖W‖²; may be repeated. Default: 1.")] = None,
+    folds: Annotated[int, typer.Option("--folds", min=2, help="Of the cross-validation.")] = 5,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Ways to make the folds.")] = 1,
+    min_count: Annotated[int, typer.Option("--min-count", min=0, help="Classes with fewer rows are left out.")] = 0,
+    max_rows: Annotated[int, typer.Option("--max-rows", min=1, help="Frames that are drawn where there are more.")] = 6000,
+    text: Annotated[str, typer.Option("--text", help="What decoder sites are read over: greedy or transcript.")] = "greedy",
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Recordings in a pass.")] = 8,
+    store: Annotated[Path | None, typer.Option("--store", help="Folder of activations, kept and shared. Default: in --out.")] = None,
+    json: JsonOption = False,
+    dtype: DtypeOption = Dtype.float32,
+    device: DeviceOption = None,
+) -> None:
+    """Fits linear probes of every layer for a label, and shows accuracy by layer beside its controls.
+
+    An interrupted run goes on where it was. Recordings that cannot be read are listed and left out.
+    """
+    from experiments import runtime
+    from experiments.progress import Steps
+
+    steps = Steps()
+    with steps("start JAX"):
+        runtime.start(device)
+        from experiments.probe import FRAME_LABELS as framed, VALUES, Question
+    pool = pool or ("frames" if label in framed else "last" if site.startswith("decoder.") else "speech")
+    target = "value" if label in VALUES else target
+    question = Question(label, site, pool, group, types, target, tuple(penalty or (1.0,)), folds, tuple(range(seeds)), min_count, max_rows)
+    corpus = _corpus(manifest, where or [], noise or [])
+    with steps(f"load {model}"):
+        asr = runtime.load(model, dtype.value)
+    known = _extracted(asr, corpus, question, store or out / "activations", text, batch, steps)
+    found = run(asr, corpus, known, question, out, steps, {"noise": noise or [], "where": where or []})
+    steps.say_total()
+    _show(found, json)
+
+
+def _corpus(manifest: str, where: list[str], noise: list[str]) -> Any:
+    from experiments.corpora import open_corpus, with_noise
+
+    corpus = open_corpus(manifest)
+    wanted = dict(_condition(text) for text in where)
+    return with_noise(corpus.where(wanted) if wanted else corpus, noise)
+
+
+def _condition(text: str) -> tuple[str, list[str]]:
+    column, equals, values = text.partition("=")
+    if not equals:
+        raise ValueError(f"--where: expected COLUMN=VALUE or COLUMN=VALUE,VALUE, got {text!r}.")
+    return column, values.split(",")
+
+
+def _extracted(asr: Any, corpus: Any, question: Any, path: Path, text: str, batch: int, steps: Any) -> Any:
+    """The store of the activations: the one that is there when it has all of them, else made or finished now."""
+    from experiments import store
+
+    sites, pools = (question.site, question.floor), _pools(question)
+    if store.covers(path, asr, corpus, sites, pools, text):
+        return store.open(path)
+    with steps.bar(f"activations of {len(corpus)} recordings") as progress:
+        found = store.extract(asr, corpus, path, sites=sites, pool=pools, text=text, batch=batch, progress=progress)
+    speed = found.attrs["speed"]
+    steps.console.print(f"{speed['utterances']} recordings, {speed['utterances'] / max(speed['seconds'], 1e-3):.2f} a second")
+    return found
+
+
+def _pools(question: Any) -> tuple[str, ...]:
+    usual = ("speech", "all")
+    return usual if question.pool in usual else (*usual, question.pool)
+
+
+def run(asr: Any, corpus: Any, known: Any, question: Any, out: Path, steps: Any, more: dict[str, Any]) -> dict[str, Any]:
+    """Fits, writes everything into `out`, and gives what `result.json` holds."""
+    import dataclasses
+    import shutil
+
+    from experiments import probe as probing
+    from experiments.files import replacing, write_json, write_text
+    from experiments.provenance import provenance
+    from experiments.runtime import weights
+
+    for name, problem in known.problems.items():
+        steps.console.print(f"[yellow]left out[/] {name}: {problem}")
+    rows = probing.rows(known, corpus, question, asr)
+    with steps.bar(f"probes of {len(rows.X)} layers, {len(rows.y)} rows") as progress:
+        answer = probing.answer(rows, question, progress)
+    settings = dataclasses.asdict(question) | more
+    about = provenance(model=weights(asr), data={"corpus": corpus.name, "store": known.attrs["checksums"]}, config=settings)
+    result = {
+        "question": settings,
+        "rows": len(rows.y),
+        "classes": _counts(rows.y) if question.target == "class" else None,
+        "groups": None if rows.groups is None else len(set(rows.groups)),
+        "left_out": {"recordings": known.problems, "rows": rows.left_out},
+        "table": answer.table.to_dict("records"),
+        "provenance": about,
+    }
+    with steps("write"):
+        write_text(out / "table.csv", answer.table.to_csv(index=False, float_format="%.5f"))
+        with replacing(out / "accuracy.png") as path:
+            title = f"{question.label} at {question.site}, {question.pool}"
+            probing.figure({weights(asr)["name"]: answer.table}, title).savefig(path, dpi=120, format="png")
+        if (out / "bank" / "bank.json").is_file():
+            shutil.rmtree(out / "bank")
+        answer.bank.save(out / "bank", provenance=about)
+        write_json(out / "result.json", result)
+    return result
+
+
+def _counts(y: Any) -> dict[str, int]:
+    import numpy as np
+
+    return dict(zip(*(part.tolist() for part in np.unique(y, return_counts=True))))
+
+
+def _show(result: dict[str, Any], json: bool) -> None:
+    if json:
+        from experiments.files import to_json
+
+        print(to_json(result))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    classes = result["classes"]
+    what = ", ".join(f"{name} {n}" for name, n in classes.items()) if classes else "values"
+    print(f"{result['rows']} rows ({what}); left out: {result['left_out']['rows'] or 'none'}")
+    names = list(result["table"][0])
+    shown = Table(*names, box=None, header_style="dim", pad_edge=False)
+    for row in result["table"]:
+        shown.add_row(*(f"{row[name]:.3g}" if isinstance(row[name], float) else str(row[name]) for name in names))
+    Console(highlight=False).print(shown)
