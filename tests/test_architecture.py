@@ -15,7 +15,7 @@ PACKAGES = ("jaxasr", "interventions", "experiments")
 FILES = [file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))]
 # What experiments share. Any other file of the folder is an experiment, and knows no other one.
 _DRAWN = {"categories", "embed", "lens", "maps", "page", "plots", "report", "terminal"}
-_RUN = {"cli", "compile_cache", "data", "files", "progress", "provenance", "registry", "results", "runtime"}
+_RUN = {"cli", "compile_cache", "data", "files", "frame_labels", "progress", "provenance", "registry", "results", "runtime"}
 _STUDIED = {"keep", "reproduce", "selection", "study"}
 SHARED = _DRAWN | _RUN | _STUDIED
 
