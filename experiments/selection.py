@@ -20,14 +20,22 @@ def language(one: Utterance) -> str:
 
 
 def spoken(
-    corpus: Corpus, n: int, languages: Iterable[str] | None = None, *, labelled: bool = False, sets: Iterable[str] | None = None
+    corpus: Corpus,
+    n: int,
+    languages: Iterable[str] | None = None,
+    *,
+    labelled: bool = False,
+    sets: Iterable[str] | None = None,
+    at_least_s: float = 0.0,
 ) -> list[Utterance]:
     """At most `n` recordings of speech for each language, evenly over the corpus's sets; always the same ones.
 
     `languages`: all that are spoken by default. `labelled`: only those with a transcript. `sets`: only of these sets.
+    `at_least_s`: none that is known to be shorter.
     """
     known = [one for one in corpus.utterances if language(one) and (one.transcript or not labelled)]
     known = [one for one in known if sets is None or one.label("set") in set(sets)]
+    known = [one for one in known if float(one.label("duration_s") or at_least_s) >= at_least_s]
     wanted = dict.fromkeys(map(language, known)) if languages is None else languages
     return [one for code in wanted for one in spread([k for k in known if language(k) == code], n, lambda u: u.label("set"))]
 

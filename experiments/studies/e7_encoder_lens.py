@@ -52,12 +52,13 @@ class Config(Settings):
     languages: tuple[str, ...] | None = paper(("en", "es", "zh"), "section 4.6; the languages as read by one of nine readers")
     per_language: int = paper(133, "section 4.6: 400 random samples over the languages")
     max_new_tokens: int = choice(224, "half of the decoder's context, as openai/whisper")
+    at_least_s: float = choice(1.5, "seconds; shorter recordings hold a word or two, no text to look at")
     reference: str = choice("final text", "the lens shows when the model's own answer appears; no transcript is needed")
 
 
 def run(asr: Any, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
     """Kinds of text, word error rates and texts, [example, depth]; depth 0 is the stem, 1 the top."""
-    clips = spoken(corpus, config.per_language, heard(asr, config.languages))
+    clips = spoken(corpus, config.per_language, heard(asr, config.languages), at_least_s=config.at_least_s)
     kept = keep.each("E7 encoder lens", clips, lambda clip: listen(asr, clip, config))
     stack = {name: np.stack([item[name] for item in kept]) for name in ("kind", "wer", "said", "logprob")}
     depth = np.arange(asr.config.n_audio_layer + 1) / asr.config.n_audio_layer
@@ -177,9 +178,9 @@ STUDY = Study(
     analyse=analyse,
     draw=draw,
     presets={
-        "here": {"languages": None, "per_language": 40, "max_new_tokens": 128},
-        "builtin": {"languages": ("en",), "per_language": 16, "max_new_tokens": 128},
-        "quick": {"per_language": 10, "max_new_tokens": 96},
+        "here": {"languages": None, "per_language": 24, "max_new_tokens": 96},
+        "builtin": {"languages": ("en",), "per_language": 16, "max_new_tokens": 96},
+        "quick": {"per_language": 14, "max_new_tokens": 64},
     },
     differs=(
         "the rule that sorts texts into kinds is ours",

@@ -60,12 +60,13 @@ class Config(Settings):
     languages: tuple[str, ...] | None = choice(("en", "es", "fr", "de", "it", "pt"), "the paper uses six languages and does not name them")
     per_language: int = paper(100, "section 4.7: 6 languages of 100 utterances")
     top_k: int = paper(5, "Fig. 2b: the top five candidates")
+    at_least_s: float = choice(1.5, "seconds; shorter recordings hold a word or two, no text to look at")
     whole_words: bool = choice(True, "sound and meaning of tokens that begin a word; a fragment has neither")
 
 
 def run(asr: Any, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
     """Means over the tokens of every recording, [example, depth]; depth 1 is the last decoder layer."""
-    clips = spoken(corpus, config.per_language, heard(asr, config.languages))
+    clips = spoken(corpus, config.per_language, heard(asr, config.languages), at_least_s=config.at_least_s)
     kept = keep.each("E8 logit lens", clips, lambda clip: read(asr, clip, config))
     said = [(clip, item) for clip, item in zip(clips, kept) if item["saturation"].size]
     means = {name: np.stack([_mean(item[name]) for _, item in said]) for name in said[0][1]}
@@ -147,7 +148,7 @@ def _words(asr: Any, ids: np.ndarray, clip: Utterance, config: Config) -> np.nda
 def _cosine(asr: Any, top: np.ndarray, ids: np.ndarray) -> Any:
     table, known = asr.model.decoder.token_embedding[...], np.unique(np.concatenate([top.ravel(), ids]))
     rows = np.asarray(table[known] - table.mean(0), np.float32)  # what all tokens share says nothing
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     return lambda candidates, meant: rows[np.searchsorted(known, candidates)] @ rows[np.searchsorted(known, meant)]
 
 
@@ -249,7 +250,7 @@ STUDY = Study(
     presets={
         "here": {"languages": None, "per_language": 60},
         "builtin": {"languages": ("en",), "per_language": 16},
-        "quick": {"per_language": 10},
+        "quick": {"per_language": 14},
     },
     differs=(
         "similarity of meaning is the cosine in the model's own unembedding space, centred; the paper's embedding is not known",
