@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-HELPERS = {"__main__", "compiling", "contenders", "ct2", "flops", "greedy", "readers", "recordings", "torch_whisper", "worker"}
+HELPERS = {"__main__", "compiling", "contenders", "ct2", "flops", "greedy", "readers", "recordings", "reference", "torch_whisper", "worker"}
 
 
 def run() -> None:
