@@ -35,5 +35,8 @@ def write(path: Path, audio: np.ndarray) -> Path:
 
 def tones(lengths: list[float]) -> Corpus:
     """A corpus in memory, one tone an utterance."""
-    rows = [Utterance(f"u{i}", Path(f"u{i}.wav"), read=lambda i=i, s=s: tone(200 + 90 * i, s, i)) for i, s in enumerate(lengths)]
+    rows = [
+        Utterance(f"u{i}", Path(f"u{i}.wav"), start_s=0.0, end_s=seconds, read=lambda i=i, n=seconds: tone(200 + 90 * i, n, i))
+        for i, seconds in enumerate(lengths)
+    ]
     return Corpus("tones", "memory", tuple(rows))
