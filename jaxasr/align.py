@@ -95,7 +95,8 @@ def _read(
     # The queries and the keys that memory holds make the scores of any head: nothing as large as a pattern leaves the layer scan.
     site = _CROSS + ("pattern" if _BEYOND_QUERIES & set(edits) else "q")
     logits, acts = model.decode(jnp.asarray(tokens), memory, edits=edits, readout=select(site))
-    outputs = compiled.call(_of_heads, logits, jnp.asarray(tokens), acts[site], memory.stacked().k, taps=None, heads=heads, eot=eot, site=site)
+    k = memory.stacked().k
+    outputs = compiled.call(_of_heads, logits, jnp.asarray(tokens), acts[site], k, taps=None, heads=heads, eot=eot, site=site)
     scores, probabilities = jax.device_get(outputs)
     return scores, probabilities
 

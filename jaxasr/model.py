@@ -27,7 +27,13 @@ class Whisper(nnx.Module):
         self.encoder, self.decoder, self.config = Encoder(config, rngs), Decoder(config, rngs), config
 
     def encode(
-        self, mel: Float[Array, "B M F"], edits: Edits | None = None, readout: Readout | None = None, *, unroll: int = 1, apart: bool = False
+        self,
+        mel: Float[Array, "B M F"],
+        edits: Edits | None = None,
+        readout: Readout | None = None,
+        *,
+        unroll: int = 1,
+        apart: bool = False,
     ) -> tuple[Memory, dict[str, Any]]:
         """Hears `mel` [B, M, 3000] float (see `log_mel`): the decoder's memory, and what `readout` keeps, `{site: [L, B, ...]}`.
 

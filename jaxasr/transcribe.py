@@ -137,7 +137,8 @@ class _Writer:
     heads: Heads
 
     def hear(self, mels: Sequence[Array]) -> Memory:
-        return self.model.encode(jnp.stack([jnp.asarray(mel) for mel in mels]), edits=self.encoder_edits, apart=unrolls(self.model.config))[0]
+        mels, apart = jnp.stack([jnp.asarray(mel) for mel in mels]), unrolls(self.model.config)
+        return self.model.encode(mels, edits=self.encoder_edits, apart=apart)[0]
 
     def write(self, memory: Memory, previous: Sequence[Sequence[int]], number: int) -> list[Written]:
         """One text a window, the first of the temperatures that does not fail, else the last."""
