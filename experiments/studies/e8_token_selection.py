@@ -248,7 +248,7 @@ STUDY = Study(
     analyse=analyse,
     draw=draw,
     presets={
-        "here": {"languages": None, "per_language": 60},
+        "here": {"languages": None, "per_language": 30},
         "builtin": {"languages": ("en",), "per_language": 16},
         "quick": {"per_language": 14},
     },
