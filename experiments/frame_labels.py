@@ -1,7 +1,8 @@
 """One label for every encoder frame: phones, words, speaker, energy, pitch, noise.
 
 The clock: mel frames hop 160 samples at 16 kHz, the second convolution takes every other one, so encoder frame i covers
-[20 i, 20 (i + 1)) ms (`jaxasr.audio.frame_to_seconds`). A frame has the label that covers its middle.
+[20 i, 20 (i + 1)) ms (`jaxasr.audio.frame_to_seconds`). A frame has the label that covers its middle. (What it hears is wider, 65 ms,
+and centred at 20 i ms, where its own 20 ms begin.)
 """
 from collections.abc import Sequence
 

@@ -1,6 +1,6 @@
 """What every layer knows of a label: a corpus through a store into a bank of probes, with its controls, a table and a figure."""
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -146,25 +146,27 @@ def _typed(values: np.ndarray, target: str) -> np.ndarray:
 def answer(found: Rows, question: Question, progress: Any = None) -> Answer:
     """Fits the bank and its controls. Raises ValueError as `interventions.fit_probes`: one class, groups that cannot be split, NaN."""
     shared = {"penalties": question.penalties, "folds": question.folds, "seeds": question.seeds}
-    bank = interventions.fit_probes(found.X, found.y, found.groups, **shared, target=question.target, progress=progress)
+
+    def fit(X: np.ndarray, y: np.ndarray, progress: Any = None) -> Any:
+        return interventions.fit_probes(X, y, found.groups, **shared, target=question.target, progress=progress)
+
+    bank = fit(found.X, found.y, progress)
     if question.target == "value":
-        checks = _value_controls(found, shared)
+        shuffled = fit(found.X, np.random.default_rng(0).permutation(found.y)).r2
+        checks = xr.Dataset({"shuffled": shuffled, "baselines": _baselines(found, lambda X: fit(X, found.y).r2)})
         return Answer(bank, checks, _table(bank.r2, _over_folds(bank.r2), checks))
-    checks = controls.run(found.X, found.y, found.groups, **shared, types=found.types, baselines=found.baselines)
+    checks = controls.run(found.X, found.y, found.groups, **shared, types=found.types)
+    checks = checks.assign(baselines=_baselines(found, lambda X: fit(X, found.y).accuracy))
     table = _table(bank.accuracy, bank.summary(found.groups), checks)
     balanced = scores.balanced_accuracy(bank).mean("seed").to_series()
     table["balanced"] = balanced.reindex(pandas.MultiIndex.from_frame(table[["layer", "penalty"]])).values
     return Answer(bank, checks, table)
 
 
-def _value_controls(found: Rows, shared: dict[str, Any]) -> xr.Dataset:
-    def r2(X: np.ndarray, y: np.ndarray) -> xr.DataArray:
-        return interventions.fit_probes(X, y, found.groups, **shared, target="value").r2
-
-    shuffled = r2(found.X, np.random.default_rng(0).permutation(found.y))
-    fits = [r2(values[None], found.y).isel(layer=0, drop=True) for values in found.baselines.values()]
-    names = xr.DataArray(list(found.baselines), dims="baseline", name="baseline")
-    return xr.Dataset({"shuffled": shuffled, "baseline": xr.concat(fits, names)})
+def _baselines(found: Rows, score: Callable[[np.ndarray], xr.DataArray]) -> xr.DataArray:
+    """The score of every baseline alone, (baseline, penalty, fold, seed)."""
+    fits = [score(values[None]).isel(layer=0, drop=True) for values in found.baselines.values()]
+    return xr.concat(fits, xr.DataArray(list(found.baselines), dims="baseline", name="baseline"))
 
 
 def _over_folds(score: xr.DataArray) -> xr.Dataset:
@@ -179,8 +181,8 @@ def _table(score: xr.DataArray, interval: xr.Dataset, checks: xr.Dataset) -> pan
     for name in ("shuffled", "majority", "by_row", "control_task", "selectivity"):
         if name in checks:
             columns[name] = checks[name].mean(("fold", "seed"))
-    for name in checks.baseline.baseline.values if "baseline" in checks else ():
-        columns[str(name)] = checks.baseline.sel(baseline=name, drop=True).mean(("fold", "seed"))
+    for name in checks.baseline.values:
+        columns[str(name)] = checks.baselines.sel(baseline=name, drop=True).mean(("fold", "seed"))
     full = xr.Dataset({name: xr.DataArray(value).broadcast_like(score.mean(("fold", "seed"))) for name, value in columns.items()})
     return full.to_dataframe().reset_index()
 
