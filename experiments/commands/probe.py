@@ -53,21 +53,23 @@ def probe(
     pool = pool or ("frames" if label in framed else "last" if site.startswith("decoder.") else "speech")
     target = "value" if label in VALUES else target
     question = Question(label, site, pool, group, types, target, tuple(penalty or (1.0,)), folds, tuple(range(seeds)), min_count, max_rows)
-    corpus = _corpus(manifest, where or [], noise or [])
+    heard, asked = _corpora(manifest, where or [], noise or [])
     with steps(f"load {model}"):
         asr = runtime.load(model, dtype.value)
-    known = _extracted(asr, corpus, question, store or out / "activations", text, batch, steps)
-    found = run(asr, corpus, known, question, out, steps, {"noise": noise or [], "where": where or []})
+    known = _extracted(asr, heard, question, store or out / "activations", text, batch, steps)
+    found = run(asr, asked, known, question, out, steps, {"noise": noise or [], "where": where or []})
     steps.say_total()
     _show(found, json)
 
 
-def _corpus(manifest: str, where: list[str], noise: list[str]) -> Any:
+def _corpora(manifest: str, where: list[str], noise: list[str]) -> tuple[Any, Any]:
+    """What is heard, and what of it is asked about: a condition on the column `noise` leaves out rows, not recordings."""
     from experiments.corpora import open_corpus, with_noise
 
-    corpus = open_corpus(manifest)
     wanted = dict(_condition(text) for text in where)
-    return with_noise(corpus.where(wanted) if wanted else corpus, noise)
+    late = {column: wanted.pop(column) for column in ("noise",) if noise and column in wanted}
+    heard = with_noise(open_corpus(manifest).where(wanted), noise)
+    return heard, heard.where(late)
 
 
 def _condition(text: str) -> tuple[str, list[str]]:

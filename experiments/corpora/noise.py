@@ -36,9 +36,9 @@ def _maker(name: str) -> Maker:
     kind, _, rest = name.partition(":")
     snr, _, where = rest.partition(":")
     if kind != "snr" or not where:
-        if parse_source(name).of is None:
+        if not parse_source(name).of:
             raise ValueError(f"noise {name!r}: expected noise that is heard, such as snr:10, snr:10:FOLDER or bandstop:300-3000.")
-        return lambda audio, seed: parse_source(name, seed).of(audio)
+        return lambda audio, seed: parse_source(name, seed).of(audio)  # pyright: ignore[reportOptionalCall]
     files = _recordings(name, Path(where))
     return lambda audio, seed: add(audio, load_audio(files[seed % len(files)]), float(snr), seed)
 

@@ -1,4 +1,5 @@
 """Manifests for the probes of real recordings, from the data folder (`experiments.data`)."""
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -27,9 +28,12 @@ def prepare(folder: Path) -> dict[str, Path]:
 
 def _row(where: Path, row: Row, name: str) -> Row:
     kept = {**row, "path": str(where.parent / row["path"]), "id": Path(row["path"]).stem}
-    return {**kept, **_aligned().get(row["path"], {})} if name == "timit" else kept
+    if name != "timit":
+        return kept
+    return {**kept, "sentence": kept["id"].split("_")[1], **_aligned()[row["path"]]}
 
 
+@functools.cache
 def _aligned() -> dict[str, Row]:
     """Phones and words of TIMIT by path, in seconds."""
     found = {}
