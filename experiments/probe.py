@@ -87,7 +87,7 @@ def _utterances(store: Store, by_id: dict, ids: list[str], question: Question) -
     floor = store.activations(question.floor, question.pool, here[keep])[0]
     groups, types = (None if name is None else column(name)[keep].astype(str) for name in (question.group, question.types))
     y = _typed(column(question.label)[keep], question.target)
-    return Rows(X, y, groups, types, {"mel": store.mel()[here[keep]], "layer 0": floor}, left_out)
+    return Rows(X, y, groups, types, {"mel": store.mel()[here[keep]], "embed": floor}, left_out)
 
 
 def _frames(store: Store, by_id: dict, ids: list[str], question: Question, asr: Any) -> Rows:
@@ -103,7 +103,7 @@ def _frames(store: Store, by_id: dict, ids: list[str], question: Question, asr: 
 
     keep, left_out = _kept(labels.astype(object), None if question.group is None else column(question.group), question)
     groups, types = (None if name is None else column(name)[keep].astype(str) for name in (question.group, question.types))
-    baselines = {"mel": _mel_frames(by_id, ids, counts, asr)[keep], "layer 0": store.frames(question.floor, ids)[0][0, keep]}
+    baselines = {"mel": _mel_frames(by_id, ids, counts, asr)[keep], "embed": store.frames(question.floor, ids)[0][0, keep]}
     return Rows(X[:, keep], _typed(labels[keep], question.target), groups, types, baselines, left_out)
 
 
@@ -187,7 +187,7 @@ def _table(score: xr.DataArray, interval: xr.Dataset, checks: xr.Dataset) -> pan
     return full.to_dataframe().reset_index()
 
 
-_CONTROLS = {"majority": (GREY, ":"), "shuffled": (GREY, "--"), "mel": (TEAL, ":"), "layer 0": (TEAL, "--"), "control_task": (GREY, "-.")}
+_CONTROLS = {"majority": (GREY, ":"), "shuffled": (GREY, "--"), "mel": (TEAL, ":"), "embed": (TEAL, "--"), "control_task": (GREY, "-.")}
 
 
 def figure(tables: dict[str, pandas.DataFrame], title: str) -> Any:

@@ -71,7 +71,7 @@ def test_a_label_that_is_there(folder, tmp_path):
     assert (table.accuracy > 0.9).all()
     assert ((table.low <= table.accuracy) & (table.accuracy <= table.high)).all()
     assert (table.shuffled < 0.8).all()
-    assert {"majority", "mel", "layer 0", "balanced"} <= set(table.columns)
+    assert {"majority", "mel", "embed", "balanced"} <= set(table.columns)
     assert (out / "accuracy.png").read_bytes().startswith(b"\x89PNG")
     bank = probes.Bank.load(out / "bank")
     opened = store.open(out / "activations")
@@ -96,7 +96,7 @@ def test_rows_of_utterances(folder, activations):
     assert found.types.tolist() == [str(labels[name].label("coin")) for name in ids]
     rows = [opened.ids.index(name) for name in ids]
     np.testing.assert_array_equal(found.X, opened.activations("encoder.resid_post")[:, rows])
-    np.testing.assert_array_equal(found.baselines["layer 0"], opened.activations("encoder.embed")[0, rows])
+    np.testing.assert_array_equal(found.baselines["embed"], opened.activations("encoder.embed")[0, rows])
     np.testing.assert_array_equal(found.baselines["mel"], opened.mel()[rows])
 
 

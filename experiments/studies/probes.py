@@ -82,7 +82,7 @@ def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f}"
 
 
-_ALL = ("probe", "model", "rows", "classes", "best layer", "% [95 %]", "last layer", "shuffled", "majority", "mel", "layer 0", "the paper")
+_ALL = ("probe", "model", "rows", "classes", "best layer", "% [95 %]", "last layer", "shuffled", "majority", "mel", "embed", "the paper")
 
 
 def _overview(found: dict[str, Any]) -> str:
@@ -93,7 +93,7 @@ def _overview(found: dict[str, Any]) -> str:
 def _overview_row(line: Line, model: str, result: dict[str, Any]) -> list[str]:
     best, last = _best(result), result["table"][-1]
     score = f"**{_percent(best['accuracy'])}** [{_percent(best['low'])}, {_percent(best['high'])}]"
-    checks = [_percent(best[name]) for name in ("shuffled", "majority", "mel", "layer 0")]
+    checks = [_percent(best[name]) for name in ("shuffled", "majority", "mel", "embed")]
     layer = f"{best['layer']} of {len(result['table'])}"
     counts = [str(result["rows"]), str(len(result["classes"]))]
     return [f"[{line.title}](#{_anchor(line.title)})", model, *counts, layer, score, _percent(last["accuracy"]), *checks, line.paper]
@@ -107,7 +107,7 @@ def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(head)} |", "|" + "---|" * len(head), *(f"| {' | '.join(row)} |" for row in rows)]
 
 
-_COLUMNS = ("accuracy", "balanced", "shuffled", "majority", "control_task", "selectivity", "mel", "layer 0")
+_COLUMNS = ("accuracy", "balanced", "shuffled", "majority", "control_task", "selectivity", "mel", "embed")
 
 
 def _section(line: Line, here: dict[str, Any], out: Path) -> str:
@@ -145,7 +145,7 @@ Remade by `python -m experiments.studies.probes` (numbers: [probes.json](probes.
 * Percent of held-out rows; intervals are bootstraps of whole groups. **The best layer is picked on the test rows**, so it flatters a
   little; the last layer is not picked.
 * shuffled: labels permuted, same folds. majority: the commonest class. control_task: a random label for every speaker (Hewitt and Liang
-  2019), folds by row; selectivity is what the probe has beyond it in those folds. mel: mean log-mel features. layer 0: the encoder's
+  2019), folds by row; selectivity is what the probe has beyond it in those folds. mel: mean log-mel features. embed: the encoder's
   input, after its convolutions.
 * Small cells show that labels work, not a difference between groups of people.
 """
