@@ -35,3 +35,19 @@ def curve(axes: Any, x: Iterable[float], values: Float[np.ndarray, "example x"],
     if len(whole) > 1:
         interval = bootstrap(xr.DataArray(whole, dims=("example", "x")), n=500, method="percentile")
         axes.fill_between(x, interval.low, interval.high, color=colour, alpha=0.15, linewidth=0)
+
+
+def heat(
+    axes: Any, grid: Float[np.ndarray, "down across"], title: str, limit: float, *, down: Iterable[Any] = (), across: Iterable[Any] = ()
+) -> Any:
+    """A map from -limit (blue) to limit (red), 0 white, NaN grey; `down` and `across` name its rows and columns. Returns the mappable."""
+    grid = np.atleast_2d(grid)
+    axes.set_facecolor("#d8d5cc")
+    edges = (np.arange(n + 1) - 0.5 for n in reversed(grid.shape))
+    image = axes.pcolormesh(*edges, grid, cmap="RdBu_r", vmin=-limit, vmax=limit)
+    axes.invert_yaxis()
+    axes.set_title(title, fontsize=9)
+    for names, n, ticks in ((list(down), len(grid), axes.set_yticks), (list(across), grid.shape[1], axes.set_xticks)):
+        step = 1 if names and isinstance(names[0], str) else -(-n // 12)
+        ticks(range(0, n, step), (names or list(range(n)))[::step])
+    return image
