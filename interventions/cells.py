@@ -42,6 +42,17 @@ class Trace:
 
 
 @flax.struct.dataclass
+class Stored(Past):
+    """One layer's past of the target. Every cell begins at a slot of its own: as an update that would be a scatter, slot by slot."""
+
+    def append(self, start: Int[Array, ""], k: Float[Array, "1 H W Dh"], v: Float[Array, "1 H W Dh"]) -> Past:
+        column = jnp.arange(self.k.shape[2]) - start
+        inside = ((column >= 0) & (column < k.shape[2]))[:, None]
+        put = lambda new, old: jnp.where(inside, jnp.take(new, jnp.clip(column, 0, k.shape[2] - 1), 2), old)  # noqa: E731
+        return Past(put(k, self.k), put(v, self.v))
+
+
+@flax.struct.dataclass
 class Resumed:
     """The decoder of one cell, from layer `first` and position `start` on, `width` positions wide, scored at `scored`."""
 
@@ -104,7 +115,7 @@ class Resumed:
             lambda a: jax.lax.dynamic_index_in_dim(a, layer, keepdims=False),
             (self.model.decoder.blocks, self.memory.k, self.memory.v, self.trace.k, self.trace.v),
         )
-        return blocks, (k, v), Past(tk, tv)
+        return blocks, (k, v), Stored(tk, tv)
 
 
 def score(model: Whisper, x: Float[Array, "1 D"], metric: Metric) -> Float[Array, ""]:

@@ -95,14 +95,23 @@ def _filled(values: np.ndarray, size: int) -> np.ndarray:
 
 def describe(plan: Any) -> str:
     """Cells, groups, chunk, bytes and floating-point operations."""
-    rows = [(layer, width, len(chosen)) for layer in plan.grid.layers for width, chosen in widths(plan, layer, plan.grid.cells(layer)[1])]
-    n, full = int(np.prod(plan.grid.shape)), sum(_flops(plan, layer, width) * count for layer, width, count in rows)
+    rows, n = _groups(plan), int(np.prod(plan.grid.shape))
     widest = max(width for _, width, _ in rows)
     return (
         f"{plan.grid.site} over {' × '.join(f'{dim} {size}' for dim, size in zip(plan.grid.dims, plan.grid.shape))}: {n} cells of "
         f"{plan.target.batch} example(s); {n - sum(count for *_, count in rows)} need no computing; chunks of {chunk(plan, widest)}, "
-        f"{chunk(plan, widest) * cell_bytes(plan, widest) / 2**20:.0f} MiB; {full * plan.target.batch / 1e9:.1f} GFLOP"
+        f"{chunk(plan, widest) * cell_bytes(plan, widest) / 2**20:.0f} MiB; {flops(plan) / 1e9:.1f} GFLOP"
     )
+
+
+def flops(plan: Any) -> float:
+    """Floating-point operations of all cells that need computing; the passes they share and the norms are left out."""
+    return plan.target.batch * sum(_flops(plan, layer, width) * count for layer, width, count in _groups(plan))
+
+
+def _groups(plan: Any) -> list[tuple[int | None, int, int]]:
+    """Layer, width and number of cells of everything computed together."""
+    return [(layer, width, len(chosen)) for layer in plan.grid.layers for width, chosen in widths(plan, layer, plan.grid.cells(layer)[1])]
 
 
 def _flops(plan: Any, layer: int | None, width: int) -> float:

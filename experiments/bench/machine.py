@@ -2,6 +2,7 @@
 import importlib.metadata
 import importlib.util
 import json
+import os
 import platform
 import statistics
 import time
@@ -94,6 +95,11 @@ def processor() -> str:
     info = Path("/proc/cpuinfo")
     names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def load() -> str:
+    """What else the machine was doing, of which a reader should know."""
+    return f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
 
 
 def report(machine: dict[str, Any], **more: Any) -> dict[str, Any]:

@@ -157,15 +157,10 @@ def main(
         console.print(machine.title(described))
         for name in model or ["tiny.en"]:
             found[name] = _one_model({"model": name, "dtype": dtype, "clips": clips}, batch or [1, 8], rounds, gemm, described["backend"])
-            console.print(f"\n{name}, {dtype}: {clips} recordings, {rounds} rounds, load {_load()}; × ours: above 1 ours is faster")
+            console.print(f"\n{name}, {dtype}: {clips} recordings, {rounds} rounds, load {machine.load()}; × ours: above 1 ours is faster")
             console.print(table(found[name]["results"]))
             if out:
                 out.write_text(json.dumps({**machine.report(described), "models": found}, indent=1))
-
-
-def _load() -> str:
-    """What else the machine was doing, of which a reader should know."""
-    return f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
 
 
 def _one_model(job: dict[str, Any], batches: list[int], rounds: int, gemm: Worker, backend: str) -> dict[str, Any]:
@@ -180,4 +175,4 @@ def _one_model(job: dict[str, Any], batches: list[int], rounds: int, gemm: Worke
                 texts = {one.name: preparer.ask("texts", tokens=one.tokens) for one in measured}
                 results += [summary(job, one, measured[0], texts, rate) for one in measured]
                 rates += rate
-    return {"sha256": job.get("sha256"), "seconds": job["seconds"], "gemm_flops": rates, "load": _load(), "results": results}
+    return {"sha256": job.get("sha256"), "seconds": job["seconds"], "gemm_flops": rates, "load": machine.load(), "results": results}
