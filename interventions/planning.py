@@ -43,8 +43,10 @@ def widths(plan: Any, layer: int | None, cells: dict[str, np.ndarray]) -> Iterat
 
 
 def chunk(plan: Any, width: int) -> int:
-    """How many cells go together: as many as the budget holds."""
-    return max(1, min(budget(plan.budget) // cell_bytes(plan, width), 512))
+    """How many cells go together: as many as the budget holds, in equal parts of the largest group, so that few places are filled up."""
+    most = max(1, min(budget(plan.budget) // cell_bytes(plan, width), 512))
+    n = max(count for _, of_width, count in _groups(plan) if of_width == width)
+    return -(-n // -(-n // most)) if n else 1
 
 
 def cell_bytes(plan: Any, width: int) -> int:
@@ -78,7 +80,6 @@ def chunked(compute: Callable[[dict], Any], cells: dict[str, np.ndarray], size: 
     n = len(next(iter(cells.values())))
     if n == 0:
         return np.zeros(0)
-    size = min(size, 1 << (n - 1).bit_length())
     try:
         parts = [compute({k: _filled(v[i : i + size], size) for k, v in cells.items()}) for i in range(0, n, size)]
         return np.concatenate([np.asarray(part, np.float64) for part in parts])[:n]

@@ -6,7 +6,8 @@ from jaxtyping import Array
 
 from interventions.edits import Mix, Noise, Patch, Zero
 from interventions.run import Run
-from jaxasr import sites
+from jaxasr import compiled, sites
+from jaxasr.cache import Memory
 from jaxasr.model import Whisper
 from jaxasr.taps import Edit, select
 
@@ -80,7 +81,14 @@ def _rows(run: Run, rows: np.ndarray) -> Run:
 def activation(model: Whisper, run: Run, site: str) -> Array:
     """What `run` shows at `site`, with the layer axis if it has one. A run that was heard elsewhere cannot show the encoder."""
     if sites.stack_of(site) == "decoder":
-        return run.decode(model, readout=select(site))[1][site]
+        run = run.heard(model)
+        return compiled.call(_shown, model, run.tokens, run.memory, run.positions, taps=None, site=site)
     if run.sound is None:
         raise ValueError(f"Run: {site!r} needs the recording; give Run(mel=...) rather than Run(memory=...).")
     return model.encode(run.sound, readout=select(site))[1][site]
+
+
+def _shown(model: Whisper, tokens: Array, memory: Memory, positions: Array | None, taps: None, *, site: str) -> Array:
+    """One site of a teacher-forced pass; what only the logits need is not computed."""
+    del taps
+    return model.decode(tokens, memory, readout=select(site), positions=positions)[1][site]

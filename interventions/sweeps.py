@@ -144,10 +144,9 @@ class Plan:
 
     def labelled(self, values: Float[np.ndarray, "B n"]) -> xr.DataArray:
         shape, dims, coords = self.grid.shape, self.grid.dims, self.grid.labels(self.target.tokens)
-        baseline = np.array([float(_baseline(self.model, self.target, b, self.metric, self.scored)) for b in range(self.target.batch)])
-        of_source = {} if not isinstance(self.edit, Patch | Mix) or self.source is None or self.source is self.target else {
-            "source": np.array([float(_baseline(self.model, self.source, b, self.metric, self.scored)) for b in range(self.target.batch)])
-        }  # fmt: skip
+        baseline = self.baselines
+        other = isinstance(self.edit, Patch | Mix) and self.source is not None and self.source is not self.target
+        of_source = {"source": self._unpatched(self.source)} if other else {}
         attrs = {"site": self.grid.site, "metric": type(self.metric).__name__, "scored_position": self.scored}
         if "time" in dims:
             attrs["window_s"] = self.grid.window / 50
@@ -157,6 +156,14 @@ class Plan:
         per_example = {name: ("example", value) for name, value in {"baseline": baseline, **of_source}.items()}
         coords = coords | {"example": np.arange(len(values))} | per_example
         return xr.DataArray(values.reshape(-1, *shape), coords, ("example", *dims), self.grid.site, attrs)
+
+    @functools.cached_property
+    def baselines(self) -> Float[np.ndarray, "B"]:
+        """The metric of the unpatched target."""
+        return self._unpatched(self.target)
+
+    def _unpatched(self, run: Run) -> Float[np.ndarray, "B"]:
+        return np.array([float(_baseline(self.model, run, b, self.metric, self.scored)) for b in range(run.batch)])
 
     @property
     def own_position(self) -> bool:
@@ -180,13 +187,13 @@ class _Example:
     memory: Memory
     edit: Edit
     metric: Metric
-    baseline: Array
+    baseline: float
     stored: Any  # Trace of the decoder, or the encoder's residuals before and after each layer
     mel: Array | None
 
     def group(self, layer: int | None, cells: dict[str, np.ndarray]) -> Float[np.ndarray, "n"]:
         """The cells that start at one layer."""
-        values = np.full(len(next(iter(cells.values()))), float(self.baseline))
+        values = np.full(len(next(iter(cells.values()))), self.baseline)
         for width, chosen in planning.widths(self.plan, layer, cells):
             group = {dim: column[chosen] for dim, column in cells.items()}
             values[chosen] = planning.chunked(functools.partial(self._compute, layer, width), group, planning.chunk(self.plan, width))
@@ -211,8 +218,7 @@ def _example(plan: Plan, b: int) -> _Example:
     stored = None
     if plan.resumes:
         stored = _trace(plan, row) if sites.stack_of(plan.grid.site) == "decoder" else _hear(plan.model, row.sound)
-    baseline = _baseline(plan.model, plan.target, b, plan.metric, plan.scored)
-    return _Example(plan, row.tokens, row.memory, edit, metric, baseline, stored, row.sound)
+    return _Example(plan, row.tokens, row.memory, edit, metric, plan.baselines[b], stored, row.sound)
 
 
 def _baseline(model: Whisper, run: Run, b: int, metric: Metric, scored: int) -> Array:
@@ -227,11 +233,16 @@ def _unpatched(model: Whisper, tokens: Array, memory: Memory, metric: Metric, *,
 
 
 def _trace(plan: Plan, row: Run) -> Trace:
+    """The pass of the target that its cells resume from."""
+    return compiled.call(_traced, plan.model, row.tokens[:, : plan.scored + 1], row.memory, taps=None)
+
+
+def _traced(model: Whisper, tokens: Array, memory: Memory, taps: None) -> Trace:
     """Stored residuals, keys and values, with room for a window that starts at the scored position."""
+    del taps
     names = ("decoder.resid_pre", "decoder.resid_post", "decoder.attn.k", "decoder.attn.v")
-    n = plan.scored + 1
-    acts = plan.model.decode(row.tokens[:, :n], row.memory, readout=select(*names))[1]
-    pre, post, k, v = (jnp.pad(acts[name], ((0, 0), (0, 0), (0, n), *[(0, 0)] * (acts[name].ndim - 3))) for name in names)
+    acts = model.decode(tokens, memory, readout=select(*names))[1]
+    pre, post, k, v = (jnp.pad(acts[name], ((0, 0), (0, 0), (0, tokens.shape[1]), *[(0, 0)] * (acts[name].ndim - 3))) for name in names)
     return Trace(pre, post, jnp.swapaxes(k, 2, 3), jnp.swapaxes(v, 2, 3))
 
 
