@@ -28,7 +28,7 @@ def run(
     control_task, with `types` [N] (word, digit, speaker): each type gets one random label, the same in training and test rows
         (Hewitt & Liang 2019): what the probe can learn by heart. Folds are by row for it, since a type must be on both sides, and
         for `by_row`, the probe under the same folds; selectivity is by_row - control_task.
-    baseline, with `baselines` {name: [N, F]}, such as mel means or layer 0: (baseline, penalty, fold, seed).
+    baselines, of `baselines` {name: [N, F]}, such as mel means or layer 0: (baseline, penalty, fold, seed).
 
     Raises ValueError as `fit_probes`.
     """
@@ -42,7 +42,7 @@ def run(
     if baselines:
         fits = [fit_probes(_one_layer(values, name), y, groups, **shared).accuracy for name, values in baselines.items()]
         named = xr.DataArray(list(baselines), dims="baseline", name="baseline")
-        found["baseline"] = xr.concat([one.isel(layer=0, drop=True) for one in fits], named)
+        found["baselines"] = xr.concat([one.isel(layer=0, drop=True) for one in fits], named)
     return xr.Dataset(found)
 
 

@@ -14,13 +14,13 @@ class Directions:
     data: xr.Dataset
     target: str
 
-    def normals(self, layer: Any, penalty: Any = None, fold: Any = None, seed: Any = None, site: str | None = None) -> xr.DataArray:
+    def normals(self, layer: Any, **which: Any) -> xr.DataArray:
         """[class, feature]: how each class's logit grows with the raw activation, averaged over the folds and seeds not named.
 
-        Raises ValueError when a layer, penalty or site is not in the bank, or several are and none is named.
+        `which`: `penalty`, `fold`, `seed`, `site`. Raises ValueError when one of them or the layer is not in the bank, or the bank has
+        several layers, penalties or sites and none is named.
         """
-        chosen = {"layer": layer, "penalty": penalty, "fold": fold, "seed": seed, "site": site}
-        return self._averaged(self.data.weights / self.data.scale, chosen)
+        return self._averaged(self.data.weights / self.data.scale, layer, **which)
 
     def direction(self, layer: Any, positive: Any = None, negative: Any = None, **which: Any) -> np.ndarray:
         """Unit vector [D] in the space of raw activations along which the probe moves fastest from `negative` to `positive`.
@@ -52,12 +52,15 @@ class Directions:
 
     def affine(self, layer: Any, **which: Any) -> tuple[np.ndarray, np.ndarray]:
         """weights [K, D] and bias [K] for raw activations: logits = weights @ x + bias, averaged over the folds and seeds not named."""
-        d, chosen = self.data, {"layer": layer, **which}
+        d = self.data
         raw = d.weights / d.scale
-        return self._averaged(raw, chosen).values, self._averaged(d.bias - (raw * d["mean"]).sum("feature"), chosen).values
+        bias = d.bias - (raw * d["mean"]).sum("feature")
+        return self._averaged(raw, layer, **which).values, self._averaged(bias, layer, **which).values
 
-    def _averaged(self, array: xr.DataArray, chosen: dict[str, Any]) -> xr.DataArray:
-        for dim, label in chosen.items():
+    def _averaged(
+        self, array: xr.DataArray, layer: Any, penalty: Any = None, fold: Any = None, seed: Any = None, site: str | None = None
+    ) -> xr.DataArray:
+        for dim, label in {"layer": layer, "penalty": penalty, "fold": fold, "seed": seed, "site": site}.items():
             if dim not in array.dims:
                 continue
             known = self.data[dim].values
