@@ -78,7 +78,7 @@ def _parts(result: xr.DataArray | xr.Dataset, variable: str | None) -> dict[str,
 def _of_array(result: xr.DataArray) -> tuple[xr.DataArray, dict[str, xr.DataArray]]:
     known = {name: result.coords[name].reset_coords(drop=True) for name in ("baseline", "source") if name in result.coords}
     value = result.drop_vars(known)
-    return value, {"baseline": xr.zeros_like(value, dtype=float).isel({d: 0 for d in value.dims if d != "example"}, drop=True)} | known
+    return value, {"baseline": _nothing(value)} | known
 
 
 def _of_dataset(result: xr.Dataset, variable: str | None) -> tuple[xr.DataArray, dict[str, xr.DataArray]]:
@@ -86,8 +86,12 @@ def _of_dataset(result: xr.Dataset, variable: str | None) -> tuple[xr.DataArray,
         numbers = [name for name, values in result.items() if values.dtype.kind in "fiu" and not str(name).startswith("baseline_")]
         raise ValueError(f"variable: expected one of {', '.join(map(str, numbers))}, got {variable!r}.")
     value = result[variable].astype(float).assign_attrs({"metric": variable} | result.attrs)
-    nothing = xr.zeros_like(value.isel({dim: 0 for dim in value.dims if dim != "example"}, drop=True))
-    return value, {"baseline": result[f"baseline_{variable}"].astype(float) if f"baseline_{variable}" in result else nothing}
+    return value, {"baseline": result[f"baseline_{variable}"].astype(float) if f"baseline_{variable}" in result else _nothing(value)}
+
+
+def _nothing(value: xr.DataArray) -> xr.DataArray:
+    """A baseline of 0 for every example."""
+    return xr.zeros_like(value.isel({dim: 0 for dim in value.dims if dim != "example"}, drop=True), dtype=float).reset_coords(drop=True)
 
 
 def _with_examples(values: xr.DataArray) -> xr.DataArray:

@@ -73,7 +73,8 @@ def _flat(values: xr.DataArray, dim: str) -> tuple[np.ndarray, xr.DataArray]:
     moved = values.transpose(dim, ...).astype(np.float64)
     if moved.sizes[dim] < 2 or np.isnan(moved.values).any():
         raise ValueError(f"values: expected at least 2 examples along {dim!r} and no NaN; drop examples without a value first.")
-    return moved.values.reshape(moved.sizes[dim], -1), moved.isel({dim: 0}, drop=True)
+    of_examples = [name for name, labels in moved.coords.items() if dim in labels.dims]
+    return moved.values.reshape(moved.sizes[dim], -1), moved.drop_vars(of_examples).isel({dim: 0})
 
 
 def _resampled_means(x: np.ndarray, n: int, seed: int) -> np.ndarray:
