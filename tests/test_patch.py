@@ -40,7 +40,7 @@ def test_one_token(heads):
     assert found["provenance"]["model"]["sha256"].startswith("1a5afae0")
     kept = load_result(out / "result.zarr")
     assert kept.value.sizes == {"example": 1, "layer": 4, "head": 6}
-    assert float(kept.source) < float(kept.baseline)
+    assert kept.source.item() < kept.baseline.item()
     np.testing.assert_allclose(found["summary"]["mean"], (kept.value - kept.baseline)[0], atol=1e-6)
     assert json.loads((out / "result.json").read_text()).keys() == found.keys() - {"page", "stderr"}
 
