@@ -33,7 +33,7 @@ _NOISE = (
     "The same recordings again with ESC-10 noise added at this ratio; test speakers new. The paper's two classes are two LibriSpeech "
     "subsets, other voices in other sessions, of which one is not here."
 )
-_PHONE = "39 classes folded from 61, frames of 20 ms, 6,000 drawn; test speakers new."
+_PHONE = "39 classes folded from 61, frames of 20 ms, 3,000 drawn; test speakers new."
 _THREE = ("--seeds", "3")
 _TYPES = ("--types", "speaker")
 
@@ -68,5 +68,5 @@ LINES = (
         _NOISE,
     ),
     Line("noise3-libri", "Clean, at 10 dB or at 0 dB", "libri_test_other", "noise", "speaker", _THREE, True, _CLEAN, _NOISE),
-    Line("phone-timit", "Phone of a frame, TIMIT", "timit", "phone", "speaker", ("--min-count", "60"), note=_PHONE),
+    Line("phone-timit", "Phone of a frame, TIMIT", "timit", "phone", "speaker", ("--min-count", "40", "--max-rows", "3000"), note=_PHONE),
 )
