@@ -36,8 +36,7 @@ def nonspeech(corpus: Corpus, n: int) -> list[Utterance]:
 
 
 def _silent(one: Utterance) -> bool:
-    kind = str(one.label("speech_kind") or "")
-    return kind == "non-speech" or "fluent_nonspeech" in kind or bool(one.label("noise_class"))
+    return one.label("speech_kind") == "non-speech" or bool(one.label("noise_class"))
 
 
 def noises(n: int, seconds: float = 5.0) -> list[Utterance]:
