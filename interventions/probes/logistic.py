@@ -68,11 +68,11 @@ class Solution(NamedTuple):
 
 
 class _Metric(NamedTuple):
-    """An approximate inverse Hessian, shared by all fits: weighted rows, exact in the bias."""
+    """An approximate inverse Hessian: weighted rows, shared by all fits; each fit's own mean and weight make it exact in the bias."""
 
     inverse: Float[Array, "D D"]
-    mean: Float[Array, "D"]
-    total: Float[Array, ""]
+    mean: Float[Array, "J D"]
+    total: Float[Array, "J"]
 
 
 class _Softmax(NamedTuple):
@@ -176,15 +176,17 @@ def _gradient(problem: Problem, soft: _Softmax, point: Point, penalty: Array) ->
 
 
 def _metric(problem: Problem, soft: _Softmax, penalty: Array) -> _Metric:
-    """The Hessian with each row's class-by-class block replaced by its mean eigenvalue, averaged over fits, inverted."""
-    spread = ((soft.p * (1 - soft.p)).sum(0) + soft.last * (1 - soft.last)) / len(soft.p)
-    weight = (spread * problem.rows).mean(0)
-    total = weight.sum()
-    mean = weight @ problem.x / total
-    centred = (problem.x - mean) * jnp.sqrt(weight)[:, None]
+    """The Hessian with each row's class-by-class block replaced by its mean eigenvalue, averaged over fits, inverted.
+
+    Only the rows' spread is averaged. A fit's own mean may be far from the average one, in units of its own scale, when its test rows
+    are far away; with the average one the bias would hide from it most of what there is to descend.
+    """
+    weight = ((soft.p * (1 - soft.p)).sum(0) + soft.last * (1 - soft.last)) / len(soft.p) * problem.rows
+    total, shared = weight.sum(-1), weight.mean(0)
+    centred = (problem.x - shared @ problem.x / shared.sum()) * jnp.sqrt(shared)[:, None]
     width = problem.x.shape[1]
     factor = jnp.linalg.cholesky(centred.T @ centred + penalty * jnp.eye(width))
-    return _Metric(jax.scipy.linalg.cho_solve((factor, True), jnp.eye(width)), mean, total)
+    return _Metric(jax.scipy.linalg.cho_solve((factor, True), jnp.eye(width)), weight @ problem.x / total[:, None], total)
 
 
 def _apply(metric: _Metric, problem: Problem, g: Point) -> Point:
