@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from interventions.metrics import Metric, unembed_scored
 from jaxasr.attention import tap_keys_values
 from jaxasr.blocks import Block
-from jaxasr.cache import Cache, Memory, Past
+from jaxasr.cache import Cache, Masked, Memory, Past
 from jaxasr.decoder import causal_mask
 from jaxasr.model import Whisper
 from jaxasr.taps import NOTHING, At, Edits, Tap
@@ -39,17 +39,6 @@ class Trace:
 
     def window(self, x: Float[Array, "1 N D"], start: Int[Array, ""], width: int) -> Float[Array, "1 W D"]:
         return jax.lax.dynamic_slice_in_dim(x, start, width, 1)
-
-
-@flax.struct.dataclass
-class Stored(Past):
-    """One layer's past of the target. Every cell begins at a slot of its own: as an update that would be a scatter, slot by slot."""
-
-    def append(self, start: Int[Array, ""], k: Float[Array, "1 H W Dh"], v: Float[Array, "1 H W Dh"]) -> Past:
-        column = jnp.arange(self.k.shape[2]) - start
-        inside = ((column >= 0) & (column < k.shape[2]))[:, None]
-        put = lambda new, old: jnp.where(inside, jnp.take(new, jnp.clip(column, 0, k.shape[2] - 1), 2), old)  # noqa: E731
-        return Past(put(k, self.k), put(v, self.v))
 
 
 @flax.struct.dataclass
@@ -115,7 +104,7 @@ class Resumed:
             lambda a: jax.lax.dynamic_index_in_dim(a, layer, keepdims=False),
             (self.model.decoder.blocks, self.memory.k, self.memory.v, self.trace.k, self.trace.v),
         )
-        return blocks, (k, v), Stored(tk, tv)
+        return blocks, (k, v), Masked(tk, tv)
 
 
 def score(model: Whisper, x: Float[Array, "1 D"], metric: Metric) -> Float[Array, ""]:

@@ -40,6 +40,17 @@ class Past:
 
 
 @flax.struct.dataclass
+class Masked(Past):
+    """The same, written slot by slot under a mask: for `vmap`, which would turn the update above into a scatter or copy all of it."""
+
+    def append(self, start: Int[Array, ""], k: Float[Array, "B H T Dh"], v: Float[Array, "B H T Dh"]) -> "Masked":
+        column = jnp.arange(self.k.shape[2]) - start
+        inside, column = ((column >= 0) & (column < k.shape[2]))[:, None], jnp.clip(column, 0, k.shape[2] - 1)
+        put = lambda new, old: jnp.where(inside, jnp.take(new, column, 2), old)  # noqa: E731
+        return Masked(put(k, self.k), put(v, self.v))
+
+
+@flax.struct.dataclass
 class Cache:
     """Every layer's `Past` (stacked, or a tuple), and what all layers share: the absolute position in each slot."""
 
@@ -48,9 +59,9 @@ class Cache:
     start: Int[Array, ""]  # the slot of the first token of the pass under way
 
     @classmethod
-    def empty(cls, n_layer: int, batch: int, n_head: int, size: int, d_head: int, dtype: str) -> "Cache":
+    def empty(cls, n_layer: int, batch: int, n_head: int, size: int, d_head: int, dtype: str, past: type[Past] = Past) -> "Cache":
         zeros = jnp.zeros((n_layer, batch, n_head, size, d_head), dtype)
-        return cls(Past(zeros, zeros), jnp.full((batch, size), _NOT_YET, jnp.int32), jnp.int32(0))
+        return cls(past(zeros, zeros), jnp.full((batch, size), _NOT_YET, jnp.int32), jnp.int32(0))
 
     def at(self, start: Int[Array, ""], positions: Int[Array, "B T"]) -> "Cache":
         """The cache as the tokens at `positions` enter it, in the slots from `start` on."""

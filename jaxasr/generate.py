@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxasr import compiled
 from jaxasr.beam import beam_search
-from jaxasr.cache import Memory
+from jaxasr.cache import Masked, Memory, Past
 from jaxasr.model import Whisper, exactly
 from jaxasr.steps import Generation as Generation, Request, Rules, Steps, Taps, prepare
 from jaxasr.taps import Edits, is_traced
@@ -117,7 +117,7 @@ def _generate(
 
     with exactly(model):
         decoder = Steps.of(model, request, edits)
-        cache = decoder.empty_cache(batch, n_prompt + n_new)
+        cache = decoder.empty_cache(batch, n_prompt + n_new, Past if together is None else Masked)
         logits, cache, quiet = decoder.advance(request.prompt, request.positions, cache, jnp.int32(0), no_speech)
         state = jnp.int32(n_prompt), tokens, jnp.zeros((batch, n_new), logits.dtype), jnp.zeros(batch, bool), cache, logits
         _, tokens, logprobs, *_ = jax.lax.while_loop(going, step, state)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxasr import sites
-from jaxasr.cache import Cache, Memory
+from jaxasr.cache import Cache, Memory, Past
 from jaxasr.config import Config
 from jaxasr.model import Whisper
 from jaxasr.stack import unstack, unstack_once
@@ -120,9 +120,9 @@ class Steps:
             return cls(model, request.memory.stacked(), edits, model.decoder.blocks)
         return cls(model, request.memory.apart(), edits, request.blocks)
 
-    def empty_cache(self, batch: int, size: int) -> Cache:
+    def empty_cache(self, batch: int, size: int, past: type[Past] = Past) -> Cache:
         c = self.model.config
-        cache = Cache.empty(c.n_text_layer, batch, c.n_text_head, size, c.n_text_state // c.n_text_head, c.dtype)
+        cache = Cache.empty(c.n_text_layer, batch, c.n_text_head, size, c.n_text_state // c.n_text_head, c.dtype, past)
         return cache.replace(past=unstack(cache.past)) if isinstance(self.blocks, tuple) else cache
 
     def advance(
