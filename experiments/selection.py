@@ -1,5 +1,5 @@
 """Which recordings of a corpus a study listens to: what is spoken, in which language, evenly over the sets."""
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from jaxtyping import Float
@@ -38,6 +38,28 @@ def spoken(
     known = [one for one in known if float(one.label("duration_s") or at_least_s) >= at_least_s]
     wanted = dict.fromkeys(map(language, known)) if languages is None else languages
     return [one for code in wanted for one in spread([k for k in known if language(k) == code], n, lambda u: u.label("set"))]
+
+
+def balanced(clips: Iterable[Utterance], label: Callable[[Utterance], str], n: int) -> list[Utterance]:
+    """At most `n` of each value of `label`, in every set equally many of each: no set gives a value away. "" is not known."""
+    by_set: dict[Any, dict[str, list[Utterance]]] = {}
+    for one in clips:
+        if value := label(one):
+            by_set.setdefault(one.label("set"), {}).setdefault(value, []).append(one)
+    values = {value for kinds in by_set.values() for value in kinds}
+    rows = []
+    for kinds in by_set.values():
+        every = [spread(kinds.get(value, []), len(kinds.get(value, [])), lambda one: one.speaker) for value in sorted(values)]
+        rows += list(zip(*every))
+    return [one for row in spread(rows, n, lambda row: row[0].label("set")) for one in row]
+
+
+def not_speech(corpus: Corpus, without: Iterable[str] = ()) -> list[Utterance]:
+    """Recordings of anything but speech: those labelled so, or by a class of noise; none of the classes `without`, no room response."""
+    left_out = set(without)
+    classes = {one.id: str(one.label("noise_class") or "") for one in corpus.utterances}
+    known = [one for one in corpus.utterances if not language(one) and (classes[one.id] or one.label("speech_kind") == "non-speech")]
+    return [one for one in known if classes[one.id] not in left_out and one.label("speech_kind") in (None, "non-speech")]
 
 
 def heard(asr: Any, wanted: Iterable[str] | None) -> list[str] | None:
