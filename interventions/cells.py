@@ -120,7 +120,8 @@ def encoder_output(model: Whisper, pre: Float[Array, "1 S D"], edits: Edits, fir
         return block(x, Tap("encoder.", edits, NOTHING, i, positions))[0]
 
     x = jax.lax.fori_loop(first, model.config.n_audio_layer, layer, pre)
-    return model.decoder.memory(Tap("encoder.", edits, NOTHING, jnp.int32(-1), positions)("ln_post", model.encoder.ln_post(x)))
+    x = Tap("encoder.", edits, NOTHING, jnp.int32(-1), positions)("ln_post", model.encoder.ln_post(x))
+    return model.decoder.memory(x, apart=True).stacked()
 
 
 def resumed_memory(

@@ -149,7 +149,7 @@ class Torch:
         def hook(_: Any, args: tuple, out: Any) -> Any:
             x = (out[0] if isinstance(out, tuple) else out).clone()
             for row, (_layer, window) in enumerate(cells):
-                here = slice(window * FRAMES, (window + 1) * FRAMES)
+                here = slice(window * FRAMES, min((window + 1) * FRAMES, self.job["frames"]))
                 x[row, here] = self.frames_in[layer][0, here]
             return (x, *out[1:]) if isinstance(out, tuple) else x
 
