@@ -149,11 +149,11 @@ Remade by `python -m experiments.studies.probes` (numbers: [probes.json](probes.
   input, after its convolutions.
 * Small cells show that labels work, not a difference between groups of people.
 
-**What it shows.** Who speaks (gender, speaker, and what here goes with the speaker: a dialect region) is read best after the first layers and
-fades towards the last; noise and phones are read best in the middle. The paper has all of its attributes best in upper layers (22 to 27 of
-32). Much of gender and speaker is in the mean log-mel features already, and nearly all of it in the encoder's input: without such
-baselines a high accuracy says little about layers. Native language of unseen speakers cannot be told from this many recordings: the interval
-spans the majority.
+**What it shows.** Who speaks (gender, speaker, and what here goes with the speaker: a dialect region) is read best after the first layers
+and fades towards the last; noise and phones are read best in the middle. The paper has all of its attributes best in upper layers (22 to
+27 of 32). Much of gender and speaker is in the mean log-mel features already, and nearly all of it in the encoder's input: without such
+baselines a high accuracy says little about layers. Native language of unseen speakers cannot be told from this many recordings: the
+interval spans the majority.
 """
 
 
