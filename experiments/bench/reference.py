@@ -16,7 +16,7 @@ def fit_all(X: np.ndarray, y: np.ndarray, test: np.ndarray, penalties: Sequence[
 
     cells = [(layer, fold, seed) for layer in range(len(X)) for fold in range(test.shape[1]) for seed in range(len(test))]
     jobs = (delayed(_path)(X[layer][~test[seed, fold]], y[~test[seed, fold]], penalties, tol) for layer, fold, seed in cells)
-    fits = np.stack(list(Parallel(n_jobs=JOBS)(jobs)))
+    fits = np.stack([np.asarray(fit) for fit in Parallel(n_jobs=JOBS)(jobs)])
     return np.moveaxis(fits.reshape(len(X), test.shape[1], len(test), *fits.shape[1:]), 3, 1)
 
 
@@ -24,7 +24,8 @@ def _path(x: np.ndarray, y: np.ndarray, penalties: Sequence[float], tol: float) 
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
-    x, found = StandardScaler().fit_transform(x), {}
+    x = np.asarray(StandardScaler().fit_transform(x))
+    found: dict[float, np.ndarray] = {}
     model = LogisticRegression(tol=tol, max_iter=10_000, warm_start=True)
     for penalty in sorted(penalties, reverse=True):
         model.set_params(C=1 / penalty).fit(x, y)

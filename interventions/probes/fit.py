@@ -69,17 +69,17 @@ def fit_probes(
         raise ValueError(f"target: expected 'class' or 'value', got {target!r}.")
     if not len(seeds):
         raise ValueError("seeds: expected at least one.")
-    sites, penalties = inputs.sites(X, names), inputs.penalties(penalties)
+    sites, strengths = inputs.sites(X, names), inputs.penalties(penalties)
     n = sites.shape[1]
     targets, classes = inputs.labels(y, n, len(seeds)) if target == "class" else (inputs.values(y, n, len(seeds)), np.array([]))
     strata = targets if target == "class" else inputs.strata(targets, folds)
     train, test = _folds.masks(strata, groups, folds, seeds, classes)
     fits = _fits(targets, train, test)
-    order = np.argsort(-penalties)  # each starts from the optimum of the one before, so the strongest goes first
-    run = _Run(sites, fits, penalties[order], max(len(classes), 1), standardize, tol, max_iter, chunk)
+    order = np.argsort(-strengths)  # each starts from the optimum of the one before, so the strongest goes first
+    run = _Run(sites, fits, strengths[order], max(len(classes), 1), standardize, tol, max_iter, chunk)
     found, scales = run.all(progress or (lambda done, total: None))
     found = jax.tree.map(lambda leaf: leaf[:, np.argsort(order)], found)
-    return Bank.of(found, scales, sites, targets, test, classes, penalties, np.asarray(seeds))
+    return Bank.of(found, scales, sites, targets, test, classes, strengths, np.asarray(seeds))
 
 
 def _fits(targets: np.ndarray, train: np.ndarray, test: np.ndarray) -> Fits:

@@ -155,7 +155,8 @@ def _softmax(problem: Problem, logits: Float[Array, "K1 J N"]) -> _Softmax:
     e, e_last = jax.lax.optimization_barrier((jnp.exp(logits - top), jnp.exp(last - top)))
     total = e.sum(0) + e_last
     loss = (problem.rows * (jnp.log(total) + (top - _own(problem, logits)))).sum(-1)
-    return _Softmax(*jax.lax.optimization_barrier((e / total, e_last / total)), loss)
+    share, share_last = jax.lax.optimization_barrier((e / total, e_last / total))
+    return _Softmax(share, share_last, loss)
 
 
 def _is_label(problem: Problem, n: int) -> Bool[Array, "K1 J N"]:
