@@ -187,7 +187,7 @@ def draw(arrays: xr.Dataset, titles: Mapping[str, str]) -> dict[str, Any]:
     if not there:
         return {}
     columns = min(len(there), 4)
-    figure, axes = plots.panels(-(-len(there) // columns), columns, sharey=True)
+    figure, axes = plots.panels(-(-len(there) // columns), columns, sharey=True, sharex=True)
     for one, (name, title) in zip(axes, there.items()):
         panel(one, answers(arrays, name), title)
     for spare in axes[len(there) :]:
@@ -208,4 +208,4 @@ def panel(axes: Any, one: xr.Dataset, title: str) -> None:
         axes.axhline(accuracy(one, str(floor)).mean(), color=colour, linestyle="--", linewidth=1, label=str(floor))
     n_rows, n_groups = one.sizes["example"], len(set(one.group.values))
     axes.set_title(f"{title}\n{n_rows} rows, {n_groups} groups", fontsize=9)
-    axes.set_xlabel("depth (share of layers; 0: embedding)")
+    axes.set_xlabel("depth (0: embedding)")

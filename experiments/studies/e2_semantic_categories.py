@@ -143,7 +143,7 @@ def draw(arrays: xr.Dataset, config: Config) -> dict[str, Any]:
         means = [accuracy(one, str(layer)).mean() for layer in real]
         right.plot(one.depth.sel(layer=real), means, "o-", markersize=3, color=colour, label=name)
     right.axhline(0.5, color=plots.GREY, linestyle=":", linewidth=1)
-    right.set(title="single pairs", xlabel="depth (share of layers; 0: embedding)")
+    right.set(title="single pairs", xlabel="depth (0: embedding)")
     right.legend(frameon=False, fontsize=7)
     return {"pairs_by_layer": figure}
 
