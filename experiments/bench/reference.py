@@ -29,7 +29,7 @@ def _path(x: np.ndarray, y: np.ndarray, penalties: Sequence[float], tol: float) 
     model = LogisticRegression(tol=tol, max_iter=10_000, warm_start=True)
     for penalty in sorted(penalties, reverse=True):
         model.set_params(C=1 / penalty).fit(x, y)
-        found[penalty] = np.concatenate([model.coef_, model.intercept_[:, None]], 1)
+        found[penalty] = np.concatenate([model.coef_, np.asarray(model.intercept_)[:, None]], 1)
     return np.stack([found[penalty] for penalty in penalties])
 
 
