@@ -89,9 +89,10 @@ def _mels(asr: Any, audio: Sequence[Sound]) -> np.ndarray:
 
 def written(asr: Any, memory: Any, question: Question) -> list[list[int]]:
     """The ids that the model writes, greedily and without timestamps, for every row."""
-    prompt = np.tile(asr.tokenizer.prompt(question.language), (memory.xa.shape[0], 1))
-    rules, end = rules_for(asr.tokenizer), asr.tokenizer.special.eot
-    out = jaxasr.generate(asr.model, memory, prompt, max_new_tokens=question.new_tokens, rules=rules, eot=end)
+    start, special = asr.tokenizer.prompt(question.language), asr.tokenizer.special
+    asked = {"rules": rules_for(asr.tokenizer), "eot": special.eot, "no_speech": (start.index(special.sot), special.no_speech)}
+    prompt = np.tile(np.asarray(start, np.int32), (memory.xa.shape[0], 1))
+    out = jaxasr.generate(asr.model, memory, prompt, max_new_tokens=question.new_tokens, **asked)  # as a sweep of texts: one program
     return [np.asarray(row)[: int(n)].tolist() for row, n in zip(out.tokens, out.lengths)]
 
 
@@ -111,7 +112,7 @@ def _next_token(asr: Any, audio: Sequence[Sound], others: Sequence[Sound] | None
     shown = asr.tokenizer.token_texts([answer, foil])
     scored = {"logit_diff": f"logit({shown[0]!r}) - logit({shown[1]!r})", "kl": "KL from the unpatched distribution"}
     said = asr.tokenizer.decode(whole[0, :at].tolist()).strip()
-    what = f"{scored.get(question.metric, f'{question.metric}({shown[0]!r})')} after {said!r}"
+    what = f"{scored.get(question.metric, f'{question.metric}({shown[0]!r})')} {f'after {said!r}' if said else 'as the first word'}"
 
     def run(store: Path, progress: Any) -> xr.DataArray:
         return iv.sweep(asr.model, target, source, **options, store=store, progress=progress)

@@ -28,7 +28,7 @@ def heads(tmp_path_factory):
     """The folder and the JSON of a sweep over the heads that listen, silence in their place."""
     out = tmp_path_factory.mktemp("patch") / "heads"
     options = ("--source", "silence", "--site", "decoder.cross_attn.z", "--over", "layer,head", "--metric", "logit_diff:letter,book")
-    return out, patched(out, *options)
+    return out, patched(out, *options, "--tokens", "30")
 
 
 def test_one_token(heads):
