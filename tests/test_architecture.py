@@ -16,7 +16,7 @@ FILES = [file for package in PACKAGES for file in sorted((ROOT / package).rglob(
 # What experiments share. Any other file of the folder is an experiment, and knows no other one.
 _DRAWN = {"categories", "embed", "lens", "maps", "page", "plots", "report", "terminal"}
 _RUN = {"cli", "compile_cache", "data", "files", "frame_labels", "progress", "provenance", "registry", "results", "runtime"}
-_STUDIED = {"ablated", "keep", "material", "phonemes", "reproduce", "selection", "study", "synthesis"}
+_STUDIED = {"ablated", "keep", "material", "phonemes", "probed", "readings", "reproduce", "selection", "spoken_words", "study", "synthesis"}
 SHARED = _DRAWN | _RUN | _STUDIED
 
 
