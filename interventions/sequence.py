@@ -122,6 +122,10 @@ def sequence_sweep(
     against the baseline; `resolved`: the baseline loops, the cell does not, and is not empty.
     Raises ValueError for coordinates that do not multiply to the number of cells, and as `generate_cells`.
     """
+    n_cells = _number(compiled.split(cells)[0])
+    coords = {"cell": range(n_cells)} if coords is None else coords
+    if (n := np.prod([len(values) for values in coords.values()])) != n_cells:
+        raise ValueError(f"coords: expected dimensions that multiply to {n_cells} cells, got {n:g}.")
     rules = rules_for(asr.tokenizer) if rules is None else rules
     special = asr.tokenizer.special
     quiet = np.asarray(prompt)[0].tolist().index(special.sot), special.no_speech
@@ -136,9 +140,6 @@ def sequence_sweep(
     else:
         raise ValueError("follow: not defined for edits of the encoder, which read from a recording that is heard beforehand.")
     out = jax.tree.map(lambda x: x[:, examples], out)
-    coords = {"cell": range(len(out.tokens))} if coords is None else coords
-    if (n := np.prod([len(values) for values in coords.values()])) != len(out.tokens):
-        raise ValueError(f"coords: expected dimensions that multiply to {len(out.tokens)} cells, got {n:g}.")
     references = _texts(asr, plain)[0] if references is None else references
     score = functools.partial(_scored, asr, references=references, language=language)
     return _labelled(score(out), score(plain), coords)

@@ -22,6 +22,9 @@ def anything(logits, tokens, n_tokens, n_prompt):
     return logits
 
 
+ASKED = {"rules": anything, "no_speech": (1, 17)}  # as a sweep asks whose prompts have their start at 1
+
+
 @pytest.fixture(scope="module")
 def inputs(tiny_model):
     mel, prompt = tiny_inputs(tiny_model.config, 2, 3)
@@ -44,11 +47,11 @@ def test_a_cell_is_what_its_edit_generates_alone(tiny_model, inputs, batch):
     memory, prompt = inputs
     layers, heads = jnp.array(HEADS).T
     cells = {"decoder.cross_attn.z": SilenceHead(layers, heads)}
-    out = cells_of(tiny_model, inputs, cells, batch=batch, no_speech=(1, 17))
+    out = cells_of(tiny_model, inputs, cells, batch=batch, **ASKED)
     assert out.tokens.shape == (10, 2, N_NEW)
     for k, (layer, head) in enumerate(HEADS):
         edits = {"decoder.cross_attn.z": SilenceHead(layer, head)}
-        assert_cell(out, k, jaxasr.generate(tiny_model, memory, prompt, max_new_tokens=N_NEW, eot=EOT, edits=edits, no_speech=(1, 17)))
+        assert_cell(out, k, jaxasr.generate(tiny_model, memory, prompt, max_new_tokens=N_NEW, eot=EOT, edits=edits, **ASKED))
     assert len(np.unique(out.logprobs.round(4), axis=0)) == 10
 
 
@@ -89,15 +92,15 @@ def tiny(asr, tiny_model) -> jaxasr.Recogniser:
 
 def test_a_sweep_is_labelled_and_scored(tiny, inputs):
     memory, prompt = inputs
-    prompt = np.array([[1, 5, 6]] * 2, np.int32)
+    prompt = np.array([[5, 1, 6]] * 2, np.int32)
     coords = {"layer": np.arange(2), "head": np.arange(5)}
     layers, heads = jnp.array(HEADS).T
-    cells = jax.vmap(lambda layer, head: {"decoder.cross_attn.z": only(Scale(-3.0), layers=layer, heads=head)})(layers, heads)
+    cells = {"decoder.cross_attn.z": SilenceHead(layers, heads)}
     result = sequence.sequence_sweep(tiny, memory, prompt, cells, coords=coords, max_new_tokens=N_NEW, rules=anything)
     assert result.text.dims == ("layer", "head", "example")
-    plain = jaxasr.generate(tiny.model, memory, prompt, max_new_tokens=N_NEW, eot=EOT)
-    edits = {"decoder.cross_attn.z": only(Scale(-3.0), layers=1, heads=3)}
-    single = jaxasr.generate(tiny.model, memory, prompt, max_new_tokens=N_NEW, eot=EOT, edits=edits)
+    options = {"max_new_tokens": N_NEW, "eot": EOT, **ASKED}
+    plain = jaxasr.generate(tiny.model, memory, prompt, **options)
+    single = jaxasr.generate(tiny.model, memory, prompt, edits={"decoder.cross_attn.z": SilenceHead(1, 3)}, **options)
     for example in range(2):
         cell = result.sel(layer=1, head=3).isel(example=example)
         assert cell.text == tiny.tokenizer.decode(single.tokens[example, : single.lengths[example]]).strip()
@@ -108,7 +111,7 @@ def test_a_sweep_is_labelled_and_scored(tiny, inputs):
     assert (result.baseline_wer.fillna(0) == 0).all()
     np.testing.assert_array_equal(result.d_cer, result.cer - result.baseline_cer)
     with pytest.raises(ValueError, match="multiply to 10 cells, got 6"):
-        sequence.sequence_sweep(tiny, memory, prompt, cells, coords={"layer": [0, 1], "head": [0, 1, 2]}, max_new_tokens=2, rules=anything)
+        sequence.sequence_sweep(tiny, memory, prompt, cells, coords={"layer": [0, 1], "head": [0, 1, 2]}, rules=anything)
 
 
 def test_heads_of_a_real_recording(asr):
