@@ -1,10 +1,11 @@
-"""One cell of a sweep, computing only what its edit can change. Everything here is traced; `sweeps` compiles it.
+"""Cells of a sweep, computing only what their edits can change. Everything here is traced; `sweeps` compiles it.
 
 A decoder edit at layer l, position t cannot change any residual before layer l, nor any position before t; and only one
-position is scored. So a cell starts from the stored residual of layer l at t, attends to stored keys and values of what came
-before, and in the last layer asks only the scored position. An encoder edit starts from the stored residual of its layer.
+position is scored. So cells start from the stored residual of layer l at t, attend to stored keys and values of what came
+before, and in the last layer ask only the scored position. An encoder edit starts from the stored residual of its layer.
 """
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -13,19 +14,20 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from interventions.metrics import Metric, unembed_scored
-from jaxasr.attention import tap_keys_values
+from interventions.rows import Rows
+from jaxasr.attention import cross_attention
 from jaxasr.blocks import Block
-from jaxasr.cache import Cache, Masked, Memory, Past
+from jaxasr.cache import Cache, Memory, Past
 from jaxasr.decoder import causal_mask
 from jaxasr.model import Whisper
-from jaxasr.taps import NOTHING, At, Edits, Tap
+from jaxasr.taps import NOTHING, Acts, At, Edits, Tap
 
 
 @flax.struct.dataclass
 class Trace:
-    """What the unedited target left behind, for one example. Slots after the scored position are never seen.
+    """What the unedited target left behind, for one example.
 
-    pre, post: [L, 1, T + W, D], residuals before and after each layer; k, v: [L, 1, H, T + W, Dh].
+    pre, post: [L, 1, N, D], residuals before and after each layer; k, v: [L, 1, H, N, Dh].
     """
 
     pre: Float[Array, "L 1 N D"]
@@ -33,81 +35,109 @@ class Trace:
     k: Float[Array, "L 1 H N Dh"]
     v: Float[Array, "L 1 H N Dh"]
 
-    @property
-    def slots(self) -> Int[Array, "1 N"]:
-        return jnp.arange(self.k.shape[3], dtype=jnp.int32)[None]
+    SITES = ("decoder.resid_pre", "decoder.resid_post", "decoder.attn.k", "decoder.attn.v")
 
-    def window(self, x: Float[Array, "1 N D"], start: Int[Array, ""], width: int) -> Float[Array, "1 W D"]:
-        return jax.lax.dynamic_slice_in_dim(x, start, width, 1)
+    @classmethod
+    def of(cls, acts: Acts) -> "Trace":
+        pre, post, k, v = (acts[site] for site in cls.SITES)
+        return cls(pre, post, jnp.swapaxes(k, 2, 3), jnp.swapaxes(v, 2, 3))
+
+
+class Whole(Past):
+    """Stored keys and values that hold the tokens under way already."""
+
+    def append(self, start: Any, k: Array, v: Array) -> Past:
+        del start, k, v
+        return self
+
+
+class Beside(Past):
+    """Stored keys and values, and behind them those of the rows under way."""
+
+    def append(self, start: Any, k: Float[Array, "B H R Dh"], v: Float[Array, "B H R Dh"]) -> Past:
+        del start
+        stored = lambda x, like: jnp.broadcast_to(x, (len(like), *x.shape[1:]))  # noqa: E731
+        return Past(*(jnp.concatenate([stored(old, new), new], 2) for old, new in ((self.k, k), (self.v, v))))
 
 
 @flax.struct.dataclass
 class Resumed:
-    """The decoder of one cell, from layer `first` and position `start` on, `width` positions wide, scored at `scored`."""
+    """The decoder of K cells a column, from layer `first` on.
+
+    blocks, heard: the decoder's layers and their keys and values of the audio, apart; None where the stacked ones are sliced.
+    own: the edit changes, in its own layer, nothing but its own position: then that layer is run on one token a column, and the
+    others take up its stored outputs. above: 0 when the edited layer is the last, 1 for the one before it, 2 for any other.
+    """
 
     model: Whisper
+    blocks: tuple[Block, ...] | None
+    heard: tuple[tuple[Array, Array], ...] | None
     memory: Memory
     trace: Trace
-    edits: Edits
+    rows: Rows
     first: Int[Array, ""]
-    start: Int[Array, ""]
-    width: int = flax.struct.field(pytree_node=False)
-    scored: int = flax.struct.field(pytree_node=False)
+    own: bool = flax.struct.field(pytree_node=False)
+    above: int = flax.struct.field(pytree_node=False)
 
-    def residual(self, own_position: bool) -> Float[Array, "1 D"]:
-        """The edited residual after the last layer at the scored position.
+    def residuals(self, edits_of: Callable[[Any], Edits], cells: Any) -> Float[Array, "K P D"]:
+        """The residuals after the last layer at the scored position: of `cells` (a leading axis of K), in every column."""
+        x = self._edited(edits_of, cells)
+        if not self.above:
+            return x if self.own else x[:, self.rows.ends]
+        if self.own:
+            stored = self.trace.post[self.first][:, self.rows.position]
+            x = jnp.repeat(stored, len(x), 0).at[:, self.rows.begins].set(x, mode="drop")
+        x = self._between(x) if self.above > 1 else x
+        return self._layer(self.model.config.n_text_layer - 1, x, self.rows.ends)
 
-        `own_position` says that the edit changes, in its own layer, nothing but its own position: then that layer is run on
-        one token, and the others take up the stored outputs of that layer.
-        """
+    def _edited(self, edits_of: Callable[[Any], Edits], cells: Any) -> Float[Array, "K R D"]:
+        """What the edited layer makes of all rows, or of the first of every column. What no edit touches is computed once for all K."""
+        rows, slots = self.rows, jnp.arange(self.trace.k.shape[3], dtype=jnp.int32)[None]
+        block, k, v, *stored = self._at(self.first, apart=False)
+        positions = jnp.asarray(rows.start if self.own else rows.position)[None]
+        past, keys = (Whole(*stored), slots) if self.own else (Beside(*stored), jnp.asarray(rows.keys)[None])
+        mask = causal_mask(positions, slots) if self.own else jnp.asarray(rows.mask)[None, None]
+        x = self.trace.pre[self.first][:, positions[0]]
+
+        def one(cell: Any) -> Float[Array, "R D"]:
+            tap = Tap("decoder.", edits_of(cell), NOTHING, self.first, positions)
+            return block(x, tap, mask, past, Cache(None, keys, jnp.int32(0)), (k, v))[0][0]
+
+        return jax.vmap(one)(cells)
+
+    def _between(self, x: Float[Array, "K R D"]) -> Float[Array, "K R D"]:
+        """The layers above the edited one, without the last."""
         last = self.model.config.n_text_layer - 1
-        if not own_position:
-            x = self.trace.window(self.trace.pre[self.first], self.start, self.width)
-            return self._to_the_end(x, self.first)
-        token = self._layer(self.first, self.trace.window(self.trace.pre[self.first], self.start, 1))
-        x = jax.lax.dynamic_update_slice_in_dim(self.trace.window(self.trace.post[self.first], self.start, self.width), token, 0, 1)
-        here = lambda: self._scored(x, self.trace.post[last])[:, 0]  # noqa: E731
-        return jax.lax.cond(self.first == last, here, lambda: self._to_the_end(x, self.first + 1))
+        if self.blocks is None:
+            return jax.lax.fori_loop(self.first + 1, last, self._layer, x)
+        for layer in range(1, last):  # each with weights of its own: a slice of stacked ones is a copy on every call
+            x = jax.lax.cond(layer > self.first, lambda x, layer=layer: self._layer(layer, x), lambda x: x, x)
+        return x
 
-    def _to_the_end(self, x: Float[Array, "1 W D"], first: Int[Array, ""]) -> Float[Array, "1 D"]:
-        last = self.model.config.n_text_layer - 1
-        x = jax.lax.fori_loop(first, last, self._layer, x)
-        return self._last(x, last)
+    def _layer(self, layer: Int[Array, ""] | int, x: Float[Array, "K R D"], wanted: Any = None) -> Float[Array, "K P D"]:
+        """A layer without edits: keys and values of all rows, everything else of those that are `wanted`. All of them hear the same."""
+        block, k, v, *stored = self._at(layer, apart=self.blocks is not None)
+        tap = Tap("decoder.", {}, NOTHING, jnp.int32(-1), jnp.zeros((1, 1), jnp.int32))
+        normed, mask = block.attn_ln(x), jnp.asarray(self.rows.mask)
+        past = Beside(*stored).append(None, *block.attn.keys_values(normed))
+        if wanted is not None:
+            x, normed, mask = x[:, wanted], normed[:, wanted], mask[wanted]
+        mask, keys = jnp.broadcast_to(mask, (len(x), 1, *mask.shape)), jnp.broadcast_to(self.rows.keys, (len(x), mask.shape[1]))
+        x = x + block.attn(normed, past.k, past.v, mask, keys, tap.within("attn"))
+        flat = x.reshape(1, -1, x.shape[-1])
+        flat = flat + cross_attention(block.cross_attn, block.cross_attn_ln(flat), k, v, tap.within("cross_attn"))
+        return (flat + block.mlp(block.mlp_ln(flat), tap.within("mlp"))).reshape(x.shape)
 
-    def _layer(
-        self, layer: Int[Array, ""] | int, x: Float[Array, "1 W D"], past: Past | None = None, start: Any = None
-    ) -> Float[Array, "1 W D"]:
-        start = self.start if start is None else start
-        block, cross, stored = self._at(layer)
-        positions = start + jnp.arange(x.shape[1], dtype=jnp.int32)[None]
-        cache = Cache(None, self.trace.slots, start)
-        tap = Tap("decoder.", self.edits, NOTHING, jnp.int32(layer), positions)
-        return block(x, tap, causal_mask(positions, cache.positions), past or stored, cache, cross)[0]
-
-    def _last(self, x: Float[Array, "1 W D"], layer: int) -> Float[Array, "1 D"]:
-        """The last layer: keys and values of every changed position, everything else of the scored one alone."""
-        block, _, stored = self._at(layer)
-        positions = self.start + jnp.arange(x.shape[1], dtype=jnp.int32)[None]
-        tap = Tap("decoder.", self.edits, NOTHING, jnp.int32(layer), positions)
-        k, v = block.attn.keys_values(block.attn_ln(tap("resid_pre", x)))
-        past = stored.append(self.start, *tap_keys_values(tap.within("attn"), k, v, positions))
-        return self._layer(layer, self._scored(x, self.trace.pre[layer]), past, jnp.int32(self.scored))[:, 0]
-
-    def _scored(self, x: Float[Array, "1 W D"], stored: Float[Array, "1 N D"]) -> Float[Array, "1 1 D"]:
-        """The scored position of `x`, or what is stored for it where it lies outside of the window."""
-        column = self.scored - self.start
-        inside = (column >= 0) & (column < self.width)
-        return jnp.where(inside, self.trace.window(x, jnp.clip(column, 0, self.width - 1), 1), stored[:, self.scored, None])
-
-    def _at(self, layer: Any) -> tuple[Block, tuple[Array, Array], Past]:
-        blocks, k, v, tk, tv = jax.tree.map(
-            lambda a: jax.lax.dynamic_index_in_dim(a, layer, keepdims=False),
-            (self.model.decoder.blocks, self.memory.k, self.memory.v, self.trace.k, self.trace.v),
-        )
-        return blocks, (k, v), Masked(tk, tv)
+    def _at(self, layer: Int[Array, ""] | int, apart: bool) -> tuple[Block, Array, Array, Array, Array]:
+        """A layer's block, keys and values of the audio, stored keys and values."""
+        of = lambda a: jax.lax.dynamic_index_in_dim(a, layer, keepdims=False)  # noqa: E731
+        if apart:
+            return self.blocks[layer], *self.heard[layer], of(self.trace.k), of(self.trace.v)
+        return jax.tree.map(of, (self.model.decoder.blocks, self.memory.k, self.memory.v, self.trace.k, self.trace.v))
 
 
 def score(model: Whisper, x: Float[Array, "1 D"], metric: Metric) -> Float[Array, ""]:
+    """The metric of the last layer's residual at the scored position."""
     return metric(unembed_scored(model.decoder.token_embedding[...], model.decoder.ln(x), metric))[0]
 
 

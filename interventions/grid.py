@@ -68,6 +68,16 @@ class Grid:
             flat = np.take(flat, [self.layers.index(layer)], axis=self.dims.index("layer"))
         return flat.ravel(), cells
 
+    def columns(self, layer: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The cells of one layer by position: flat indices [positions, K], and the K coordinates that cells of every position have."""
+        dims = [dim for dim in self.dims if dim not in ("layer", "position")]
+        flat = np.arange(np.prod(self.shape, dtype=int)).reshape(self.shape).take(self.layers.index(layer), self.dims.index("layer"))
+        if "position" in self.coords:
+            flat = np.moveaxis(flat, [dim for dim in self.dims if dim != "layer"].index("position"), 0)
+        n = len(self.coords.get("position", [0]))
+        cells = np.meshgrid(*(self.coords[dim] for dim in dims), indexing="ij")
+        return flat.reshape(n, -1), {dim: column.ravel() for dim, column in zip(dims, cells)} or {"one": np.zeros(1, np.int32)}
+
     def labels(self, tokens: Any = None) -> dict[str, Any]:
         """Coordinates of the labelled result: time in seconds from the start of the window; beside the positions the `token_id` there.
 
@@ -82,14 +92,14 @@ class Grid:
         return named
 
 
-def placed(edit: Edit, cell: dict[str, Any], window: Any, n_frames: Any) -> Only:
-    """`edit` at the place of one cell, whose coordinates may be traced."""
+def placed(edit: Edit, cell: dict[str, Any], window: Any, n_frames: Any, when: Any = None) -> Only:
+    """`edit` at the place of one cell, whose coordinates may be traced, and `when`."""
     import jax.numpy as jnp
 
     frames = None
     if "time" in cell:
         frames = slice(cell["time"], jnp.minimum(cell["time"] + window, n_frames))
-    return only(edit, layers=cell.get("layer"), heads=cell.get("head"), positions=cell.get("position"), frames=frames)
+    return only(edit, layers=cell.get("layer"), heads=cell.get("head"), positions=cell.get("position"), frames=frames, when=when)
 
 
 @flax.struct.dataclass

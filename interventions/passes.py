@@ -53,11 +53,14 @@ def recording(run: Run) -> Float[Array, "B M F"]:
 
 
 def say(
-    model: Whisper, run: Run, memory: Memory, edits: Edits, readout: Readout, metric: Metric
+    model: Whisper, run: Run, memory: Memory, edits: Edits, readout: Readout, metric: Metric, blocks: tuple[Any, ...] | None = None
 ) -> tuple[Float[Array, "B"], Acts]:
-    """The metric after a teacher-forced pass, with no more unembedded than it needs, and what `readout` keeps."""
+    """The metric after a teacher-forced pass, with no more unembedded than it needs, and what `readout` keeps.
+
+    `blocks`: the decoder's, apart, with a memory that is apart.
+    """
     column = scored_position(metric, jnp.shape(run.tokens)[1])
-    x, _, tap, acts = model.decoder.residual(run.tokens, positions_of(run), memory, edits, readout)
+    x, _, tap, acts = model.decoder.residual(run.tokens, positions_of(run), memory, edits, readout, blocks=blocks)
     x = tap("ln", model.decoder.ln(x))
     if tap.touches("logits"):
         logits = _picked(tap("logits", model.decoder.unembed(x))[:, column], metric)

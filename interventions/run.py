@@ -47,6 +47,8 @@ class Run:
         """Example `b` alone, still with a batch axis. The run must have been heard."""
         if self.memory is None:
             raise ValueError("Run: call heard(model) before taking a row.")
+        if self.batch == 1:  # without a copy
+            return self.replace(tokens=jnp.asarray(self.tokens))
         k, v = jax.tree.map(lambda x: x[:, b : b + 1], (self.memory.k, self.memory.v))
         memory = Memory(self.memory.xa[b : b + 1], k, v)
         pick = lambda x: None if x is None else jnp.asarray(x)[b : b + 1]  # noqa: E731

@@ -1,4 +1,7 @@
 """Where a patch takes its values: another run, or something simpler, as the edit that every cell of a sweep places."""
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,14 +18,16 @@ SOURCES = ("zero", "mean", "noise", "resample")
 
 
 def template_edit(
-    model: Whisper, target: Run, source: Run | str | None, edit: Edit | None, site: str, strengths: bool
-) -> tuple[Edit, Run | None]:
-    """The edit that every cell places, and the source as a run, if it is one."""
+    model: Whisper, target: Run, source: Run | str | None, edit: Edit | None, site: str, strengths: bool,
+    show: Callable[[Run], Array] | None = None,
+) -> tuple[Edit, Run | None]:  # fmt: skip
+    """The edit that every cell places, and the source as a run, if it is one. `show`: what a heard run holds at `site`."""
     if (source is None) == (edit is None):
         raise ValueError("source, edit: expected one of the two.")
     if edit is not None:
         return edit, None
     check_source(source)
+    show = show or functools.partial(activation, model, site=site)
     if isinstance(source, str) and source.startswith("resample"):
         source = resampled(target, source)
     if isinstance(source, Run):
@@ -32,10 +37,10 @@ def template_edit(
                 f"source: tokens {list(jnp.shape(source.tokens))} do not line up with the target's {list(jnp.shape(target.tokens))}. "
                 "Feed both runs the same tokens, or cut and pad them to a stated alignment."
             )
-        value = activation(model, source, site)
+        value = show(source)
         return (Mix(jnp.float32(1), value) if strengths else Patch(value)), source
     if source == "mean":
-        value = activation(model, target, site)
+        value = show(target)
         value = value.mean(sites.SITES[site].index("T" if "T" in sites.SITES[site] else "S") + (site in sites.LAYERED), keepdims=True)
         return (Mix(jnp.float32(1), value) if strengths else Patch(value)), target
     if strengths:

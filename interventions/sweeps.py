@@ -8,24 +8,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from interventions import cells as _cells, planning
+from interventions import cells as _cells, passes, planning
 from interventions.agreement import rank_agreement
 from interventions.attribution import attribution
 from interventions.cells import Resumed, Trace
 from interventions.edits import Mix, Patch
 from interventions.grid import Grid, placed, strength
 from interventions.metrics import Metric, scored_position
+from interventions.rows import Rows
 from interventions.run import Run
 from interventions.sources import template_edit
 from jaxasr import compiled, sites
 from jaxasr.cache import Memory
 from jaxasr.model import Whisper, exactly
-from jaxasr.taps import Edit, select
+from jaxasr.stack import unstack_once
+from jaxasr.steps import unrolls
+from jaxasr.taps import Acts, Edit, Edits, select
 
 # Sites whose edit at one position changes, in that layer, no other position.
 _SHARED = ("resid_pre", "attn.k", "attn.v")
+
+Said = tuple[Float[Array, "B"], Acts, Memory]
 
 
 def sweep(
@@ -76,8 +81,7 @@ def sweep(
     """
     plan = planned(model, target, source, site=site, over=over, metric=metric, edit=edit, window_s=window_s, n_frames=n_frames,
                    alphas=alphas, layers=layers, heads=heads, positions=positions, budget=budget, reuse=reuse)  # fmt: skip
-    values = plan.run(planning.Store.open(store, plan), progress)
-    swept = plan.labelled(values)
+    swept = plan.labelled(*plan.run(planning.Store.open(store, plan), progress))
     if verify is None:
         return swept
     if source is None or set(over) & {"alpha"} or any(chosen is not None for chosen in (layers, heads, positions)):
@@ -107,11 +111,39 @@ def planned(
     n_frames = model.config.n_audio_ctx if options.get("n_frames") is None else options["n_frames"]
     chosen = {"layer": options.get("layers"), "head": options.get("heads"), "position": options.get("positions")}
     grid = Grid.of(spec, over, window_s=options.get("window_s", 0.5), n_frames=n_frames, alphas=alphas, chosen=chosen)
-    template, source_run = template_edit(model, target, source, edit, site, "alpha" in grid.coords)
+    by_rows = reuse and "layer" in grid.coords and sites.stack_of(site) == "decoder"
+    shared = Passes(model, metric, tuple(dict.fromkeys((*Trace.SITES, site))) if by_rows else ())
+    show = (lambda run: shared.of(run)[1][site]) if by_rows else None
+    template, source_run = template_edit(model, target, source, edit, site, "alpha" in grid.coords, show)
     if hasattr(template, "check"):
         template.check(dataclasses.replace(spec, shape=(target.batch, *spec.shape[1:])) if source_run is not None else spec)
-    scored = scored_position(metric, n_tokens)
-    return Plan(model, target, source_run, grid, template, metric, scored, reuse, budget)
+    return Plan(model, target, source_run, grid, template, metric, scored_position(metric, n_tokens), reuse, budget, by_rows, shared)
+
+
+class Passes:
+    """The passes without an edit that cells share. Those of whole runs, which sources are, are made once a run."""
+
+    def __init__(self, model: Whisper, metric: Metric, keep: tuple[str, ...]):
+        self.blocks = unstack_once(model, model.decoder.blocks) if unrolls(model.config) else None
+        self.frozen, self.metric, self.readout = compiled.Frozen.of((model, self.blocks)), metric, select(*keep)
+        self._known: list[tuple[Run, Said]] = []
+
+    def of(self, run: Run, metric: Metric | None = None) -> Said:
+        """The metric of every row, what the run shows, and its memory as cells read it. `metric`: of a run that is one row."""
+        if metric is not None:
+            return compiled.call(_said, self.frozen, run, taps=(metric, self.readout))
+        found = next((said for known, said in self._known if known is run), None)
+        if found is None:
+            found = self.of(run, self.metric)
+            self._known.append((run, found))
+        return found
+
+
+def _said(frozen: compiled.Frozen, run: Run, taps: tuple) -> Said:
+    (model, blocks), (metric, readout) = frozen.whole, taps
+    memory = run.memory if blocks is None else run.memory.apart()  # one copy for the pass and for the cells
+    with exactly(model):
+        return *passes.say(model, run, memory, {}, readout, metric, blocks), memory
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -127,26 +159,30 @@ class Plan:
     scored: int
     reuse: bool
     budget: int | None
+    by_rows: bool  # whether cells are rows of the decoder that share everything but what they change
+    passes: Passes
 
-    def run(self, store: Any, progress: Callable[[int, int], None] | None = None) -> Float[np.ndarray, "B n"]:
-        """Metric of every cell, examples first, cells flat."""
+    def run(
+        self, store: Any, progress: Callable[[int, int], None] | None = None
+    ) -> tuple[Float[np.ndarray, "B n"], Float[np.ndarray, "B"]]:
+        """Metric of every cell, examples first, cells flat; and without an edit."""
         values = np.full((self.target.batch, int(np.prod(self.grid.shape))), np.nan)
-        done = 0
+        baseline, done = np.full(self.target.batch, np.nan), 0
         for b in range(self.target.batch):
-            example = _example(self, b)
+            example = _Example.of(self, b)
+            baseline[b] = example.baseline
             for layer in self.grid.layers:
-                flat, cells = self.grid.cells(layer)
-                values[b, flat] = store.get((b, layer), lambda e=example, la=layer, c=cells: e.group(la, c))
+                flat, compute = example.group(layer)
+                values[b, flat] = store.get((b, layer), compute)
                 done += len(flat)
                 if progress:
                     progress(done, values.size)
-        return values
+        return values, baseline
 
-    def labelled(self, values: Float[np.ndarray, "B n"]) -> xr.DataArray:
+    def labelled(self, values: Float[np.ndarray, "B n"], baseline: Float[np.ndarray, "B"]) -> xr.DataArray:
         shape, dims, coords = self.grid.shape, self.grid.dims, self.grid.labels(self.target.tokens)
-        baseline = self.baselines
         other = isinstance(self.edit, Patch | Mix) and self.source is not None and self.source is not self.target
-        of_source = {"source": self._unpatched(self.source)} if other else {}
+        of_source = {"source": np.asarray(self.passes.of(self.source)[0], float)} if other else {}
         attrs = {"site": self.grid.site, "metric": type(self.metric).__name__, "scored_position": self.scored}
         if "time" in dims:
             attrs["window_s"] = self.grid.window / 50
@@ -157,22 +193,14 @@ class Plan:
         coords = coords | {"example": np.arange(len(values))} | per_example
         return xr.DataArray(values.reshape(-1, *shape), coords, ("example", *dims), self.grid.site, attrs)
 
-    @functools.cached_property
-    def baselines(self) -> Float[np.ndarray, "B"]:
-        """The metric of the unpatched target."""
-        return self._unpatched(self.target)
-
-    def _unpatched(self, run: Run) -> Float[np.ndarray, "B"]:
-        return np.array([float(_baseline(self.model, run, b, self.metric, self.scored)) for b in range(run.batch)])
-
     @property
     def own_position(self) -> bool:
         return "position" in self.grid.coords and not self.grid.site.endswith(_SHARED)
 
     @property
     def resumes(self) -> bool:
-        """Whether cells can start from a stored residual: sites within layers can."""
-        return self.reuse and self.grid.site in sites.LAYERED
+        """Whether cells can start from a stored residual: those that edit one layer can."""
+        return self.reuse and "layer" in self.grid.coords
 
     def __str__(self) -> str:
         return planning.describe(self)
@@ -183,67 +211,53 @@ class _Example:
     """One row of the target with everything that its cells share."""
 
     plan: Plan
-    tokens: Array
-    memory: Memory
+    row: Run
+    heard: Memory  # apart, where generation loops over layers too
     edit: Edit
     metric: Metric
     baseline: float
     stored: Any  # Trace of the decoder, or the encoder's residuals before and after each layer
-    mel: Array | None
 
-    def group(self, layer: int | None, cells: dict[str, np.ndarray]) -> Float[np.ndarray, "n"]:
-        """The cells that start at one layer."""
-        values = np.full(len(next(iter(cells.values()))), self.baseline)
-        for width, chosen in planning.widths(self.plan, layer, cells):
-            group = {dim: column[chosen] for dim, column in cells.items()}
-            values[chosen] = planning.chunked(functools.partial(self._compute, layer, width), group, planning.chunk(self.plan, width))
-        return values
+    @classmethod
+    def of(cls, plan: Plan, b: int) -> "_Example":
+        row = plan.target.row(b)
+        metric = plan.metric.row(b) if hasattr(plan.metric, "row") else plan.metric
+        edit = plan.edit
+        if plan.source is not None and isinstance(edit, Patch | Mix):
+            axis = int(plan.grid.site in sites.LAYERED)
+            edit = edit.replace(value=jnp.take(edit.value, jnp.array([b]), axis))
+        baseline, acts, heard = plan.passes.of(row, metric)
+        stored = Trace.of(acts) if plan.by_rows else _hear(plan.model, row.sound) if plan.resumes else None
+        return cls(plan, row, heard, edit, metric, float(baseline[0]), stored)
 
-    def _compute(self, layer: int | None, width: int, cells: dict[str, np.ndarray]) -> Array:
+    def group(self, layer: int | None) -> tuple[Int[np.ndarray, "n"], Callable[[], Float[np.ndarray, "n"]]]:
+        """The cells that start at one layer: where they stand in the flat grid, and what computes them."""
+        if self.plan.by_rows:
+            flat, cells = self.plan.grid.columns(layer)
+            return flat.ravel(), functools.partial(self._columns, layer, flat.shape, cells)
+        flat, cells = self.plan.grid.cells(layer)
+        return flat, lambda: planning.chunked(functools.partial(self._one_by_one, layer), cells, planning.chunk(self.plan))
+
+    def _columns(self, layer: int, shape: tuple[int, ...], cells: dict[str, np.ndarray]) -> Float[np.ndarray, "n"]:
+        values = np.full(shape, self.baseline)
+        for part in planning.parts(self.plan, layer):
+            found = planning.chunked(functools.partial(self._part, layer, part), cells, part.together)
+            values[part.columns] = found[:, : len(part.columns)].T
+        return values.ravel()
+
+    def _part(self, layer: int, part: planning.Part, cells: dict[str, np.ndarray]) -> Array:
         p = self.plan
-        dynamic = (p.model, jnp.int32(layer or 0), cells, self.tokens, self.memory, self.stored, self.mel)
+        heard = None if p.passes.blocks is None else tuple(zip(self.heard.k, self.heard.v))
+        dynamic = (p.passes.frozen, heard, jnp.int32(layer), cells, part.rows, self.row.memory, self.stored)
+        grid = (p.grid.site, p.grid.window, p.grid.n_frames, "position" in p.grid.coords)
+        return compiled.call(_decoder_cells, *dynamic, taps=(self.edit, self.metric), grid=grid, own=p.own_position, above=part.above)
+
+    def _one_by_one(self, layer: int | None, cells: dict[str, np.ndarray]) -> Array:
+        p = self.plan
+        dynamic = (p.model, jnp.int32(layer or 0), cells, self.row.tokens, self.row.memory, self.stored, self.row.sound)
         grid = (p.grid.site, p.grid.window, p.grid.n_frames)
-        fn = _decoder_cells if sites.stack_of(p.grid.site) == "decoder" else _encoder_cells
-        return compiled.call(fn, *dynamic, taps=(self.edit, self.metric), grid=grid, width=width, scored=p.scored,
-                             own=p.own_position, resumes=p.resumes)  # fmt: skip
-
-
-def _example(plan: Plan, b: int) -> _Example:
-    row = plan.target.row(b)
-    metric = plan.metric.row(b) if hasattr(plan.metric, "row") else plan.metric
-    edit = plan.edit
-    if plan.source is not None and isinstance(edit, Patch | Mix):
-        axis = int(plan.grid.site in sites.LAYERED)
-        edit = edit.replace(value=jnp.take(edit.value, jnp.array([b]), axis))
-    stored = None
-    if plan.resumes:
-        stored = _trace(plan, row) if sites.stack_of(plan.grid.site) == "decoder" else _hear(plan.model, row.sound)
-    return _Example(plan, row.tokens, row.memory, edit, metric, plan.baselines[b], stored, row.sound)
-
-
-def _baseline(model: Whisper, run: Run, b: int, metric: Metric, scored: int) -> Array:
-    row = run.row(b)
-    metric = metric.row(b) if hasattr(metric, "row") else metric
-    return compiled.call(_unpatched, model, row.tokens, row.memory, taps=metric, scored=scored)
-
-
-def _unpatched(model: Whisper, tokens: Array, memory: Memory, metric: Metric, *, scored: int) -> Array:
-    with exactly(model):
-        return _cells.score(model, _cells.scored_residual(model, tokens, memory, {}, scored), metric)
-
-
-def _trace(plan: Plan, row: Run) -> Trace:
-    """The pass of the target that its cells resume from."""
-    return compiled.call(_traced, plan.model, row.tokens[:, : plan.scored + 1], row.memory, taps=None)
-
-
-def _traced(model: Whisper, tokens: Array, memory: Memory, taps: None) -> Trace:
-    """Stored residuals, keys and values, with room for a window that starts at the scored position."""
-    del taps
-    names = ("decoder.resid_pre", "decoder.resid_post", "decoder.attn.k", "decoder.attn.v")
-    acts = model.decode(tokens, memory, readout=select(*names))[1]
-    pre, post, k, v = (jnp.pad(acts[name], ((0, 0), (0, 0), (0, tokens.shape[1]), *[(0, 0)] * (acts[name].ndim - 3))) for name in names)
-    return Trace(pre, post, jnp.swapaxes(k, 2, 3), jnp.swapaxes(v, 2, 3))
+        fn = _plain_cells if sites.stack_of(p.grid.site) == "decoder" else _encoder_cells
+        return compiled.call(fn, *dynamic, taps=(self.edit, self.metric), grid=grid, scored=p.scored)
 
 
 def _hear(model: Whisper, mel: Array | None) -> tuple[Array, Array]:
@@ -255,19 +269,35 @@ def _hear(model: Whisper, mel: Array | None) -> tuple[Array, Array]:
 
 
 def _decoder_cells(
-    model: Whisper, first: Array, cells: dict, tokens: Array, memory: Memory, trace: Trace | None, mel: None, taps: tuple,
-    *, grid: tuple, width: int, scored: int, own: bool, resumes: bool,
+    frozen: compiled.Frozen, heard: tuple | None, first: Array, cells: dict, rows: Rows, memory: Memory, trace: Trace, taps: tuple,
+    *, grid: tuple, own: bool, above: int,
+) -> Float[Array, "K P"]:  # fmt: skip
+    (model, blocks), (edit, metric) = frozen.whole, taps
+    site, window, n_frames, placed_in_time = grid
+    # Where every row is at its own place, so is the edit; else it acts on the rows at which a column starts.
+    shape = [-1 if axis in "TS" else 1 for axis in sites.SITES[site]]
+    when = jnp.reshape(rows.starting, shape) if placed_in_time and not own else None
+
+    def edits_of(cell: dict) -> Edits:
+        return {site: placed(*strength(edit, cell), window, n_frames, when)}
+
+    with exactly(model):
+        x = Resumed(model, blocks, heard, memory, trace, rows, first, own, above).residuals(edits_of, cells)
+        scored = jax.vmap(lambda row: _cells.score(model, row[None], metric))(x.reshape(-1, x.shape[-1]))
+        return scored.reshape(x.shape[:-1])
+
+
+def _plain_cells(
+    model: Whisper, first: Array, cells: dict, tokens: Array, memory: Memory, stored: None, mel: None, taps: tuple,
+    *, grid: tuple, scored: int,
 ) -> Float[Array, "K"]:  # fmt: skip
+    del first, stored, mel
     edit, metric = taps
     site, window, n_frames = grid
 
     def cell(place: dict) -> Array:
         edits = {site: placed(*strength(edit, place), window, n_frames)}
-        if not resumes:
-            return _cells.plain_score(model, tokens, memory, edits, scored, metric)
-        start = place.get("position", jnp.int32(0))
-        resumed = Resumed(model, memory, trace, edits, first, start, width, scored)
-        return _cells.score(model, resumed.residual(own), metric)
+        return _cells.plain_score(model, tokens, memory, edits, scored, metric)
 
     with exactly(model):
         return jax.vmap(cell)(cells)
@@ -275,14 +305,14 @@ def _decoder_cells(
 
 def _encoder_cells(
     model: Whisper, first: Array, cells: dict, tokens: Array, memory: Memory, stored: tuple | None, mel: Array, taps: tuple,
-    *, grid: tuple, width: int, scored: int, own: bool, resumes: bool,
+    *, grid: tuple, scored: int,
 ) -> Float[Array, "K"]:  # fmt: skip
     edit, metric = taps
     site, window, n_frames = grid
 
     def cell(place: dict) -> Array:
         edits = {site: placed(*strength(edit, place), window, n_frames)}
-        heard = _cells.resumed_memory(model, site, stored, edits, first) if resumes else model.encode(mel, edits)[0]
+        heard = model.encode(mel, edits)[0] if stored is None else _cells.resumed_memory(model, site, stored, edits, first)
         return _cells.score(model, _cells.scored_residual(model, tokens, heard, {}, scored), metric)
 
     with exactly(model):

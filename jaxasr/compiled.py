@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Hashable
 from typing import Any
 
+import flax.struct
 import jax
 import numpy as np
 
@@ -32,6 +33,22 @@ class _Array:
 
 
 _ARRAY = _Array()
+
+
+@flax.struct.dataclass
+class Frozen:
+    """A pytree taken apart once for many calls: a module takes longer to flatten than a small program to run."""
+
+    leaves: list[Any]
+    structure: Any = flax.struct.field(pytree_node=False)
+
+    @classmethod
+    def of(cls, tree: Any) -> "Frozen":
+        return cls(*jax.tree.flatten(tree))
+
+    @property
+    def whole(self) -> Any:
+        return jax.tree.unflatten(self.structure, self.leaves)
 
 
 @functools.cache

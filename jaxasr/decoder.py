@@ -61,7 +61,7 @@ class Decoder(nnx.Module):
     ) -> tuple[Float[Array, "B T D"], Cache | None, Tap, dict[str, Any]]:
         """Embedding and layers. The tap holds what lies outside the layers; `head` goes on with it.
 
-        `blocks` and `cache` may be unstacked, both, and then `memory` must be `apart`.
+        `blocks` may be unstacked, and then `memory` must be `apart` and the cache, if any, unstacked too.
         """
         tap = Tap("decoder.", edits, readout, jnp.int32(-1), positions)
         x = tap("embed", self.embed(tokens, positions))
@@ -85,7 +85,7 @@ class Decoder(nnx.Module):
 def _per_layer(cross: Any, past: Any, blocks: Any) -> Any:
     if not isinstance(blocks, tuple):
         return cross, past
-    return tuple(zip(zip(*cross, strict=True), past, strict=True))
+    return tuple(zip(zip(*cross, strict=True), past or [None] * len(blocks), strict=True))
 
 
 def causal_mask(queries: Int[Array, "B T"], keys: Int[Array, "B S"]) -> Bool[Array, "B 1 T S"]:

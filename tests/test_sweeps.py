@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import interventions as iv
 import jaxasr
@@ -81,6 +82,38 @@ def test_what_is_left_out_changes_nothing(tiny_model, runs, site):
     options = dict(site=site, over=dims_of(tiny_model, site), metric=METRIC, window_s=WINDOW / 50, n_frames=11)
     fast, slow = (iv.sweep(tiny_model, *runs, reuse=reuse, **options) for reuse in (True, False))
     np.testing.assert_allclose(fast, slow, atol=1e-5 * max(1.0, float(np.abs(slow).max())), rtol=0)
+
+
+@pytest.fixture(scope="module")
+def deep():
+    """A decoder with layers between the edited one and the last, and two runs of it."""
+    c = jaxasr.Config(5, 11, 21, 3, 1, 101, 23, 21, 7, 4)
+    mels = jax.random.normal(jax.random.key(1), (2, 2, 5, 22))
+    tokens = jax.random.randint(jax.random.key(2), (2, 7), 0, 101)
+    return jaxasr.Whisper(c, rngs=nnx.Rngs(0)), [iv.Run(mel=mel, tokens=tokens) for mel in mels]
+
+
+@pytest.mark.parametrize("site", ["decoder.cross_attn.z", "decoder.resid_pre"])
+@pytest.mark.parametrize("budget", [None, 14_000])
+@pytest.mark.parametrize("loops", [True, False])
+def test_rows_of_any_packing_are_the_whole_pass(deep, site, budget, loops, monkeypatch):
+    """Sites that change their own position only and others; all columns in one part and in several; layers apart and sliced."""
+    monkeypatch.setattr(sweeps, "unrolls", lambda config: loops)
+    model, runs = deep
+    options = dict(site=site, over=("layer", "position"), metric=METRIC)
+    plan = iv.planned(model, *runs, **options, budget=budget)
+    assert (len(planning.parts(plan, 0)) > 1) == (budget is not None)
+    fast, slow = iv.sweep(model, *runs, **options, budget=budget), iv.sweep(model, *runs, **options, reuse=False)
+    np.testing.assert_allclose(fast, slow, atol=1e-5 * max(1.0, float(np.abs(slow).max())), rtol=0)
+    assert np.unique(np.round(slow.sel(position=slice(0, 5)), 5)).size > 30  # cells differ
+
+
+@pytest.mark.parametrize(("site", "over"), [("encoder.resid_post", ("time",)), ("decoder.attn.z", ("head", "position"))])
+def test_a_layer_left_out_is_all_layers_at_once(tiny_model, runs, site, over):
+    options = dict(site=site, over=over, metric=METRIC, window_s=WINDOW / 50, n_frames=11)
+    swept = iv.sweep(tiny_model, *runs, **options)
+    cell = dict.fromkeys(over, 1)
+    np.testing.assert_allclose(swept.isel(cell), one_by_one(tiny_model, *runs, site, cell, 11), atol=1e-5)
 
 
 def test_all_cells_at_once_are_the_source(tiny_model, runs):
