@@ -9,6 +9,7 @@ from own_edits import Shift, SilenceHead, identity
 
 import jaxasr
 from experiments import data
+from jaxasr.generate import first_largest
 
 N_PROMPT, N_NEW, EOT = 4, 11, 100
 
@@ -228,3 +229,8 @@ def test_a_real_recording(asr):
         np.testing.assert_allclose(np.asarray(out.logprobs)[real], logprobs.max(-1)[real], atol=2e-4)
         texts.append(asr.tokenizer.decode(np.asarray(out.tokens[0, : int(out.lengths[0])])))
     assert "captain read the old letter" in texts[0]
+
+
+def test_the_first_of_the_largest_is_chosen():
+    x = np.array([[1, 3, 3, 2], [-np.inf, -np.inf, -2, -2], [0, np.nan, 5, np.nan], [-np.inf] * 4], np.float32)
+    np.testing.assert_array_equal(first_largest(jnp.asarray(x)), np.argmax(x, -1))
