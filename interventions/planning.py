@@ -1,10 +1,11 @@
 """How a sweep is cut up: parts, chunks, what it will cost, and what it keeps on disk."""
 import dataclasses
+import functools
 import hashlib
 import os
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from jaxtyping import Float
 from interventions.rows import Rows, packed
 from jaxasr import sites
 from jaxasr.config import Config
+
+Finish = Callable[[], np.ndarray]
 
 _CPU_BUDGET = 64 << 20  # bytes: what is computed together should stay within reach of the caches
 _MOST_ROWS = 512  # that look at each other: the mask of more costs more than larger products gain
@@ -106,19 +109,42 @@ def budget(given: int | None, cpu: int = _CPU_BUDGET) -> int:
     return int(_SHARE * (stats.get("bytes_limit", 8 << 30) - stats.get("bytes_in_use", 0)))
 
 
-def chunked(compute: Callable[[dict], Any], cells: dict[str, np.ndarray], size: int) -> Float[np.ndarray, "n *rest"]:
-    """`compute` over chunks of one size (the last filled up), so one executable serves all. Out of memory, chunks are halved."""
+def chunked(compute: Callable[[dict], Any], cells: dict[str, np.ndarray], size: int) -> Finish:
+    """Begins `compute` over chunks of one size (the last filled up), so one executable serves all; returns what waits for the values.
+
+    Out of memory, chunks are halved.
+    """
     n = len(next(iter(cells.values())))
-    if n == 0:
-        return np.zeros(0)
+
+    def smaller(error: jax.errors.JaxRuntimeError) -> Finish:
+        if "RESOURCE_EXHAUSTED" not in str(error) or size == 1:
+            raise error
+        warnings.warn(f"sweep: out of memory with {size} cells at a time; going on with {size // 2}.", stacklevel=3)
+        return chunked(compute, cells, size // 2)
+
+    def finish() -> Float[np.ndarray, "n *rest"]:
+        try:
+            return np.concatenate([np.asarray(part, np.float64) for part in parts])[:n]
+        except jax.errors.JaxRuntimeError as error:
+            return smaller(error)()
+
     try:
         parts = [compute({k: _filled(v[i : i + size], size) for k, v in cells.items()}) for i in range(0, n, size)]
-        return np.concatenate([np.asarray(part, np.float64) for part in parts])[:n]
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error) or size == 1:
-            raise
-        warnings.warn(f"sweep: out of memory with {size} cells at a time; going on with {size // 2}.", stacklevel=2)
-        return chunked(compute, cells, size // 2)
+        return smaller(error)
+    return finish
+
+
+def one_ahead(begin: Iterable[Callable[[], Finish]]) -> Iterator[np.ndarray]:
+    """The values of each job, which begins before those of the job before it are waited for: the device never waits for the host."""
+    waiting: Finish | None = None
+    for start in begin:
+        begun = start()
+        if waiting is not None:
+            yield waiting()
+        waiting = begun
+    if waiting is not None:
+        yield waiting()
 
 
 def _filled(values: np.ndarray, size: int) -> np.ndarray:
@@ -203,14 +229,21 @@ class Store:
         _write(mark, lambda path: path.write_text(digest))
         return cls(folder)
 
-    def get(self, key: tuple, compute: Callable[[], np.ndarray]) -> np.ndarray:
+    def begin(self, key: tuple, begin: Callable[[], Finish]) -> Finish:
+        """Begins to compute a group, unless it is there."""
         if self.folder is None:
-            return compute()
+            return begin()
         path = self.folder / f"example-{key[0]}-layer-{key[1]}.npy"
-        if not path.exists():
-            values = compute()
+        if path.exists():
+            return functools.partial(np.load, path, allow_pickle=False)
+        finish = begin()
+
+        def kept() -> np.ndarray:
+            values = finish()
             _write(path, lambda temporary: _save(temporary, values))
-        return np.load(path, allow_pickle=False)
+            return values
+
+        return kept
 
 
 def _save(path: Path, values: np.ndarray) -> None:

@@ -4,33 +4,27 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float
 
-from interventions import cells as _cells, passes, planning
+from interventions import planning
 from interventions.agreement import rank_agreement
 from interventions.attribution import attribution
-from interventions.cells import Resumed, Trace
+from interventions.cells import Trace
 from interventions.edits import Mix, Patch
-from interventions.grid import Grid, placed, strength
+from interventions.example import Example, Passes
+from interventions.grid import Grid
 from interventions.metrics import Metric, scored_position
-from interventions.rows import Rows
 from interventions.run import Run
 from interventions.sources import template_edit
-from jaxasr import compiled, sites
-from jaxasr.cache import Memory
-from jaxasr.model import Whisper, exactly
-from jaxasr.stack import unstack_once
-from jaxasr.steps import unrolls
-from jaxasr.taps import Acts, Edit, Edits, select
+from jaxasr import sites
+from jaxasr.model import Whisper
+from jaxasr.taps import Edit
 
-# Sites whose edit at one position changes, in that layer, no other position.
+# Sites whose edit at one position changes what other positions read, in that very layer.
 _SHARED = ("resid_pre", "attn.k", "attn.v")
-
-Said = tuple[Float[Array, "B"], Acts, Memory]
 
 
 def sweep(
@@ -120,32 +114,6 @@ def planned(
     return Plan(model, target, source_run, grid, template, metric, scored_position(metric, n_tokens), reuse, budget, by_rows, shared)
 
 
-class Passes:
-    """The passes without an edit that cells share. Those of whole runs, which sources are, are made once a run."""
-
-    def __init__(self, model: Whisper, metric: Metric, keep: tuple[str, ...]):
-        self.blocks = unstack_once(model, model.decoder.blocks) if unrolls(model.config) else None
-        self.frozen, self.metric, self.readout = compiled.Frozen.of((model, self.blocks)), metric, select(*keep)
-        self._known: list[tuple[Run, Said]] = []
-
-    def of(self, run: Run, metric: Metric | None = None) -> Said:
-        """The metric of every row, what the run shows, and its memory as cells read it. `metric`: of a run that is one row."""
-        if metric is not None:
-            return compiled.call(_said, self.frozen, run, taps=(metric, self.readout))
-        found = next((said for known, said in self._known if known is run), None)
-        if found is None:
-            found = self.of(run, self.metric)
-            self._known.append((run, found))
-        return found
-
-
-def _said(frozen: compiled.Frozen, run: Run, taps: tuple) -> Said:
-    (model, blocks), (metric, readout) = frozen.whole, taps
-    memory = run.memory if blocks is None else run.memory.apart()  # one copy for the pass and for the cells
-    with exactly(model):
-        return *passes.say(model, run, memory, {}, readout, metric, blocks), memory
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Plan:
     """One sweep, ready to run. `str(plan)` says what it will cost."""
@@ -169,14 +137,15 @@ class Plan:
         values = np.full((self.target.batch, int(np.prod(self.grid.shape))), np.nan)
         baseline, done = np.full(self.target.batch, np.nan), 0
         for b in range(self.target.batch):
-            example = _Example.of(self, b)
-            baseline[b] = example.baseline
-            for layer in self.grid.layers:
-                flat, compute = example.group(layer)
-                values[b, flat] = store.get((b, layer), compute)
+            example = Example.of(self, b)
+            groups = [(example.group(layer), (b, layer)) for layer in self.grid.layers]
+            begin = (functools.partial(store.begin, key, begin) for (_, begin), key in groups)
+            for ((flat, _), _), found in zip(groups, planning.one_ahead(begin)):
+                values[b, flat] = found
                 done += len(flat)
                 if progress:
                     progress(done, values.size)
+            baseline[b] = example.baseline
         return values, baseline
 
     def labelled(self, values: Float[np.ndarray, "B n"], baseline: Float[np.ndarray, "B"]) -> xr.DataArray:
@@ -204,120 +173,3 @@ class Plan:
 
     def __str__(self) -> str:
         return planning.describe(self)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Example:
-    """One row of the target with everything that its cells share."""
-
-    plan: Plan
-    row: Run
-    heard: Memory  # apart, where generation loops over layers too
-    edit: Edit
-    metric: Metric
-    baseline: float
-    stored: Any  # Trace of the decoder, or the encoder's residuals before and after each layer
-
-    @classmethod
-    def of(cls, plan: Plan, b: int) -> "_Example":
-        row = plan.target.row(b)
-        metric = plan.metric.row(b) if hasattr(plan.metric, "row") else plan.metric
-        edit = plan.edit
-        if plan.source is not None and isinstance(edit, Patch | Mix):
-            axis = int(plan.grid.site in sites.LAYERED)
-            edit = edit.replace(value=jnp.take(edit.value, jnp.array([b]), axis))
-        baseline, acts, heard = plan.passes.of(row, metric)
-        stored = Trace.of(acts) if plan.by_rows else _hear(plan.model, row.sound) if plan.resumes else None
-        return cls(plan, row, heard, edit, metric, float(baseline[0]), stored)
-
-    def group(self, layer: int | None) -> tuple[Int[np.ndarray, "n"], Callable[[], Float[np.ndarray, "n"]]]:
-        """The cells that start at one layer: where they stand in the flat grid, and what computes them."""
-        if self.plan.by_rows:
-            flat, cells = self.plan.grid.columns(layer)
-            return flat.ravel(), functools.partial(self._columns, layer, flat.shape, cells)
-        flat, cells = self.plan.grid.cells(layer)
-        return flat, lambda: planning.chunked(functools.partial(self._one_by_one, layer), cells, planning.chunk(self.plan))
-
-    def _columns(self, layer: int, shape: tuple[int, ...], cells: dict[str, np.ndarray]) -> Float[np.ndarray, "n"]:
-        values = np.full(shape, self.baseline)
-        for part in planning.parts(self.plan, layer):
-            found = planning.chunked(functools.partial(self._part, layer, part), cells, part.together)
-            values[part.columns] = found[:, : len(part.columns)].T
-        return values.ravel()
-
-    def _part(self, layer: int, part: planning.Part, cells: dict[str, np.ndarray]) -> Array:
-        p = self.plan
-        heard = None if p.passes.blocks is None else tuple(zip(self.heard.k, self.heard.v))
-        dynamic = (p.passes.frozen, heard, jnp.int32(layer), cells, part.rows, self.row.memory, self.stored)
-        grid = (p.grid.site, p.grid.window, p.grid.n_frames, "position" in p.grid.coords)
-        return compiled.call(_decoder_cells, *dynamic, taps=(self.edit, self.metric), grid=grid, own=p.own_position, above=part.above)
-
-    def _one_by_one(self, layer: int | None, cells: dict[str, np.ndarray]) -> Array:
-        p = self.plan
-        dynamic = (p.model, jnp.int32(layer or 0), cells, self.row.tokens, self.row.memory, self.stored, self.row.sound)
-        grid = (p.grid.site, p.grid.window, p.grid.n_frames)
-        fn = _plain_cells if sites.stack_of(p.grid.site) == "decoder" else _encoder_cells
-        return compiled.call(fn, *dynamic, taps=(self.edit, self.metric), grid=grid, scored=p.scored)
-
-
-def _hear(model: Whisper, mel: Array | None) -> tuple[Array, Array]:
-    if mel is None:
-        raise ValueError("target: a sweep of the encoder needs the recording; give Run(mel=...) rather than Run(memory=...).")
-    names = ("encoder.resid_pre", "encoder.resid_post")
-    acts = model.encode(mel, readout=select(*names))[1]
-    return acts[names[0]], acts[names[1]]
-
-
-def _decoder_cells(
-    frozen: compiled.Frozen, heard: tuple | None, first: Array, cells: dict, rows: Rows, memory: Memory, trace: Trace, taps: tuple,
-    *, grid: tuple, own: bool, above: int,
-) -> Float[Array, "K P"]:  # fmt: skip
-    (model, blocks), (edit, metric) = frozen.whole, taps
-    site, window, n_frames, placed_in_time = grid
-    # Where every row is at its own place, so is the edit; else it acts on the rows at which a column starts.
-    shape = [-1 if axis in "TS" else 1 for axis in sites.SITES[site]]
-    when = jnp.reshape(rows.starting, shape) if placed_in_time and not own else None
-
-    def edits_of(cell: dict) -> Edits:
-        return {site: placed(*strength(edit, cell), window, n_frames, when)}
-
-    with exactly(model):
-        x = Resumed(model, blocks, heard, memory, trace, rows, first, own, above).residuals(edits_of, cells)
-        scored = jax.vmap(lambda row: _cells.score(model, row[None], metric))(x.reshape(-1, x.shape[-1]))
-        return scored.reshape(x.shape[:-1])
-
-
-def _plain_cells(
-    model: Whisper, first: Array, cells: dict, tokens: Array, memory: Memory, stored: None, mel: None, taps: tuple,
-    *, grid: tuple, scored: int,
-) -> Float[Array, "K"]:  # fmt: skip
-    del first, stored, mel
-    edit, metric = taps
-    site, window, n_frames = grid
-
-    def cell(place: dict) -> Array:
-        edits = {site: placed(*strength(edit, place), window, n_frames)}
-        return _cells.plain_score(model, tokens, memory, edits, scored, metric)
-
-    with exactly(model):
-        return jax.vmap(cell)(cells)
-
-
-def _encoder_cells(
-    model: Whisper, first: Array, cells: dict, tokens: Array, memory: Memory, stored: tuple | None, mel: Array, taps: tuple,
-    *, grid: tuple, scored: int,
-) -> Float[Array, "K"]:  # fmt: skip
-    edit, metric = taps
-    site, window, n_frames = grid
-
-    def cell(place: dict) -> Array:
-        edits = {site: placed(*strength(edit, place), window, n_frames)}
-        heard = model.encode(mel, edits)[0] if stored is None else _cells.resumed_memory(model, site, stored, edits, first)
-        return _cells.score(model, _cells.scored_residual(model, tokens, heard, {}, scored), metric)
-
-    with exactly(model):
-        if len(jax.tree.leaves(cells)[0]) == 1:  # a lone cell runs as a plain pass
-            return cell(jax.tree.map(lambda column: column[0], cells))[None]
-        return jax.vmap(cell)(cells)
-
-

@@ -13,7 +13,7 @@ from flax import nnx
 
 import interventions as iv
 import jaxasr
-from interventions import planning, sources, sweeps
+from interventions import example, planning, sources
 from interventions.grid import DIMS, _sizes
 from jaxasr import compiled, sites
 
@@ -98,7 +98,7 @@ def deep():
 @pytest.mark.parametrize("loops", [True, False])
 def test_rows_of_any_packing_are_the_whole_pass(deep, site, budget, loops, monkeypatch):
     """Sites that change their own position only and others; all columns in one part and in several; layers apart and sliced."""
-    monkeypatch.setattr(sweeps, "unrolls", lambda config: loops)
+    monkeypatch.setattr(example, "unrolls", lambda config: loops)
     model, runs = deep
     options = dict(site=site, over=("layer", "position"), metric=METRIC)
     plan = iv.planned(model, *runs, **options, budget=budget)
@@ -154,13 +154,13 @@ def test_metrics_are_those_of_the_logits(tiny_model, runs, metric):
 
 def test_three_programs_and_none_after(tiny_model, runs):
     options = dict(site="decoder.attn.z", over=("layer", "head", "position"), metric=METRIC)
-    before = compiled.n_compiled(sweeps._decoder_cells)
+    before = compiled.n_compiled(example._decoder_cells)
     iv.sweep(tiny_model, *runs, **options)
-    first = compiled.n_compiled(sweeps._decoder_cells)
+    first = compiled.n_compiled(example._decoder_cells)
     assert first - before <= 3
     target, source = (run.replace(mel=run.mel * 1.1, tokens=(run.tokens + 1) % 101) for run in runs)
     iv.sweep(tiny_model, target, source, **(options | {"metric": iv.logit_diff(7, 8, position=SCORED)}))
-    assert compiled.n_compiled(sweeps._decoder_cells) == first
+    assert compiled.n_compiled(example._decoder_cells) == first
 
 
 def test_the_plan_says_what_it_will_cost(tiny_model, runs):
@@ -179,7 +179,7 @@ def test_out_of_memory_halves_the_chunk_and_says_so():
         return cells["layer"] * 2
 
     with pytest.warns(UserWarning, match="going on with"):
-        values = planning.chunked(compute, {"layer": np.arange(5)}, 8)
+        values = planning.chunked(compute, {"layer": np.arange(5)}, 8)()
     np.testing.assert_array_equal(values, np.arange(5) * 2)
     assert set(sizes) == {8, 4, 2}
 
