@@ -114,7 +114,7 @@ class Whisper(nnx.Module):
 
 def _on_host_or_device(x: Any) -> Any:
     """`x` where it is: what is not yet on a device stays in numpy, where no check and no cast has to be compiled."""
-    return x if isinstance(x, jax.Array) else np.asarray(x)
+    return x if isinstance(x, jax.Array) else (jnp if is_traced(x) else np).asarray(x)
 
 
 def exactly(model: Whisper) -> Any:
