@@ -66,9 +66,10 @@ def test_edits_that_say_nothing_do_nothing_at_every_site(tiny_model, inputs, own
 
 
 @pytest.mark.parametrize("site", ["decoder.resid_mid", "decoder.attn.k", "encoder.attn.z", "decoder.cross_attn.z", "decoder.ln"])
-def test_a_self_patch_is_bitwise_the_pass_itself(tiny_model, inputs, own, site):
-    plain = run(tiny_model, inputs, None, stack_of(site))[0]
-    np.testing.assert_array_equal(run(tiny_model, inputs, {site: Patch(own[site])}, stack_of(site))[0], plain)
+def test_a_self_patch_is_bitwise_the_pass_itself(tiny_model, inputs, site):
+    stack = stack_of(site)
+    plain, acts = run(tiny_model, inputs, None, stack, _everything(stack, explicit=False))
+    np.testing.assert_array_equal(run(tiny_model, inputs, {site: Patch(acts[site])}, stack)[0], plain)
 
 
 SITES_TO_TRY = ["decoder.resid_mid", "decoder.cross_attn.z", "decoder.cross_attn.v", "decoder.attn.scores", "encoder.attn.k"]
