@@ -56,7 +56,9 @@ def place(indices: Any, name: str) -> Place | None:
         return _between(indices.start, indices.stop, name)
     if isinstance(indices, range) and indices.step == 1:
         return _between(indices.start, indices.stop, name)
-    values = jnp.atleast_1d(jnp.asarray(list(indices) if isinstance(indices, Sequence | range | set) else indices))
+    values = list(indices) if isinstance(indices, Sequence | range | set) else indices
+    numbers = jnp if is_traced(values) else np  # on the host nothing need be compiled
+    values = numbers.atleast_1d(numbers.asarray(values))
     if values.size == 0 or not jnp.issubdtype(values.dtype, jnp.integer):
         raise ValueError(f"{name}: expected integers, at least one, got {indices!r}. With none the edit would never fire.")
     return Among(values.astype(jnp.int32))
@@ -65,7 +67,7 @@ def place(indices: Any, name: str) -> Place | None:
 def _between(start: Any, stop: Any, name: str) -> Between:
     if not is_traced(start, stop) and stop <= start:
         raise ValueError(f"{name}: the range [{start}, {stop}) is empty; the edit would never fire.")
-    return Between(jnp.asarray(start, jnp.int32), jnp.asarray(stop, jnp.int32))
+    return Between(*((jnp if is_traced(x) else np).asarray(x, jnp.int32) for x in (start, stop)))
 
 
 def check_within(where: Place, size: int, name: str, site: str) -> None:

@@ -78,15 +78,15 @@ class Whisper(nnx.Module):
                 f"mel: expected [batch, {c.n_mels} mels, {2 * c.n_audio_ctx} frames], got {list(shape)}. "
                 f"Use jaxasr.log_mel(audio, n_mels={c.n_mels}) and add a batch axis with mel[None]."
             )
-        mel = jnp.asarray(mel)
+        mel = _on_host_or_device(mel)
         if not jnp.issubdtype(mel.dtype, jnp.floating):
             raise ValueError(f"mel: expected floating point, got {mel.dtype}. Use jaxasr.log_mel.")
         if not is_traced(mel) and np.isnan(np.asarray(mel)).any():
             raise ValueError("mel: contains NaN. Check the audio it was made from.")
-        return mel.astype(c.dtype)
+        return mel.astype(jnp.dtype(c.dtype))
 
     def _check_tokens(self, tokens: Any, memory: Memory) -> Array:
-        c, tokens = self.config, jnp.asarray(tokens)
+        c, tokens = self.config, _on_host_or_device(tokens)
         if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer) or 0 in tokens.shape:
             raise ValueError(f"tokens: expected a non-empty integer array [batch, time], got {tokens.dtype} {list(tokens.shape)}.")
         if tokens.shape[1] > c.n_text_ctx:
@@ -103,13 +103,18 @@ class Whisper(nnx.Module):
 
     def _positions(self, tokens: Array, positions: Any) -> Array:
         if positions is None:
-            return jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
-        positions = jnp.asarray(positions, jnp.int32)
+            return np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
+        positions = _on_host_or_device(positions).astype(jnp.int32)
         if positions.shape != tokens.shape:
             raise ValueError(f"positions: expected the shape of tokens {list(tokens.shape)}, got {list(positions.shape)}.")
         if not is_traced(positions) and np.asarray(positions).max() >= self.config.n_text_ctx:
             raise ValueError(f"positions: must be below the decoder's context {self.config.n_text_ctx}, got {np.asarray(positions).max()}.")
         return positions
+
+
+def _on_host_or_device(x: Any) -> Any:
+    """`x` where it is: what is not yet on a device stays in numpy, where no check and no cast has to be compiled."""
+    return x if isinstance(x, jax.Array) else (jnp if is_traced(x) else np).asarray(x)
 
 
 def exactly(model: Whisper) -> Any:

@@ -28,6 +28,12 @@ collect_ignore = ["live"]  # the comparison with torch: `pytest tests/live`, aft
 TINY = jaxasr.Config(7, 11, 15, 3, 4, 101, 23, 15, 5, 2)
 
 
+def pytest_collection_finish() -> None:
+    """Half a million objects of imported libraries stay anyway: from now on the garbage collector need not look at them."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _programs_of_one_module():
     """Lets a module's programs go when it ends: each is mapped into memory several times, and Linux allows 65,530 mappings."""

@@ -39,6 +39,17 @@ class SilenceHead:
         return jnp.where((at.layer == self.layer) & (jnp.arange(x.shape[2]) == self.head)[:, None], 0, x)
 
 
+@flax.struct.dataclass
+class Bend:
+    """`scale * x + shift`, everywhere; with 1 and 0 it is `x`, bit by bit."""
+
+    scale: Array | float
+    shift: Array | float
+
+    def __call__(self, x: Array, at: jaxasr.At) -> Array:
+        return self.scale * x + self.shift
+
+
 def identity(x: Array, at: jaxasr.At) -> Array:
     """Changes nothing, so nothing may change."""
     del at

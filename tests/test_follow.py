@@ -30,10 +30,11 @@ def test_a_row_that_follows_is_fed_what_its_leader_writes(tiny_model, inputs):
 
 def lock_step(model, inputs, edits, follow, n_new=N_NEW):
     """The same in words: the whole text is heard again for every token, and row b gets the token of row follow[b]."""
-    memory, tokens = inputs
-    for _ in range(n_new):
-        logits = np.asarray(model.decode(tokens, memory, edits)[0])[:, -1]
-        tokens = np.concatenate([tokens, logits.argmax(-1)[follow, None].astype(np.int32)], 1)
+    memory, prompt = inputs
+    tokens = np.pad(prompt, ((0, 0), (0, n_new)))  # one shape, one program: what is still to come is seen by nobody
+    for n in range(prompt.shape[1], tokens.shape[1]):
+        logits = np.asarray(model.decode(tokens, memory, edits)[0])[:, n - 1]
+        tokens[:, n] = logits.argmax(-1)[follow]
     return tokens[:, -n_new:]
 
 

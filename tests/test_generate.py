@@ -35,6 +35,20 @@ EDITS = {
 }
 
 
+# What generation does with the memory and with attention depends on which sites are edited; among these it does the same.
+ALIKE = ("stream", "heads", "one position of the prompt", "one position after it", "both ends")
+
+
+def nowhere(edits: dict) -> dict:
+    """The same edits at a layer that is not there: they do nothing, in the program of those that do."""
+    return {site: edit.replace(layer=99) for site, edit in edits.items()}
+
+
+def among(name: str) -> dict:
+    """The edits of a case and, doing nothing, those of its like: so all these share a program."""
+    return {site: edit for other in ALIKE for site, edit in nowhere(EDITS[other]).items() if name in ALIKE} | EDITS[name]
+
+
 @pytest.fixture(scope="module")
 def inputs(tiny_model):
     mel, prompt = tiny_inputs(tiny_model.config, 3, N_PROMPT)
@@ -70,7 +84,7 @@ def assert_as_forced(model, inputs, out, edits=None, positions=None):
 @pytest.mark.parametrize("unroll", [True, False])
 @pytest.mark.parametrize("name", EDITS)
 def test_cached_generation_is_teacher_forcing(tiny_model, inputs, name, unroll):
-    edits = EDITS[name]
+    edits = among(name)
     out = generate(tiny_model, inputs, edits, unroll=unroll)
     assert_as_forced(tiny_model, inputs, out, edits)
     plain = generate(tiny_model, inputs, unroll=unroll)
@@ -80,7 +94,7 @@ def test_cached_generation_is_teacher_forcing(tiny_model, inputs, name, unroll):
 
 
 def test_an_edit_at_one_position_leaves_what_came_before(tiny_model, inputs):
-    plain, edited = generate(tiny_model, inputs), generate(tiny_model, inputs, EDITS["one position after it"])
+    plain, edited = generate(tiny_model, inputs), generate(tiny_model, inputs, among("one position after it"))
     before = 7 - N_PROMPT + 1  # the logits of position 7 choose the token at position 8
     np.testing.assert_array_equal(edited.tokens[:, :before], plain.tokens[:, :before])
     np.testing.assert_array_equal(edited.logprobs[:, :before], plain.logprobs[:, :before])
@@ -121,7 +135,8 @@ def test_left_padded_rows_are_as_if_alone(tiny_model, inputs):
     memory, prompt = inputs
     pads = [0, 1, 3]
     positions = np.arange(N_PROMPT, dtype=np.int32) - np.array(pads, np.int32)[:, None]
-    for edits in (None, EDITS["one position after it"] | EDITS["keys and values"]):
+    both = EDITS["one position after it"] | EDITS["keys and values"]
+    for edits in (nowhere(both), both):
         ragged = generate(tiny_model, inputs, edits, positions=positions, unroll=False)
         for row, pad in enumerate(pads):
             here = slice(row, row + 1)

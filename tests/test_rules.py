@@ -19,7 +19,7 @@ EOT, NO_TIMESTAMPS, BEGIN, V, T = 11, 12, 13, 23, 13
 
 def small(timestamps: bool, max_initial: int, suppress: set[int], blank: bool) -> Rules:
     def mask(ids):
-        return jnp.isin(jnp.arange(V), jnp.asarray(sorted(ids), jnp.int32))
+        return jnp.asarray(np.isin(np.arange(V), sorted(ids)))
 
     never = suppress | ({NO_TIMESTAMPS} if timestamps else set())
     return Rules(mask(never), mask({1, EOT} if blank else set()), jnp.asarray(max_initial, jnp.int32), timestamps, EOT, BEGIN)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden.tiny import tiny_inputs
-from own_edits import Shift, identity
+from own_edits import Bend, Shift, identity
 
 import jaxasr
 from jaxasr.sites import SITES, sites_of
@@ -104,15 +104,28 @@ def test_identity_at_every_site_of_the_decoder(tiny_model, inputs, site):
     same(tiny_model.decode(tokens, memory, {site: lambda x, at: x})[0], tiny_model.decode(tokens, memory)[0])
 
 
+ATTENTION = tuple(site for site in SITES if site.endswith(("scores", "pattern")))
+
+
 @pytest.mark.parametrize("site", SITES)
 def test_every_site_can_be_edited_and_shows_its_edited_value(tiny_model, inputs, site):
+    """One edit bends, those of all other sites leave what they get: their numbers are data, so sites share a program.
+
+    Where attention itself is edited, it is not the fused one; all other sites are tried with that.
+    """
     mel, tokens, memory = inputs
-    readout, edits = jaxasr.select(site), {site: lambda x, at: 0.5 * x + 0.25}
-    run = (lambda e: tiny_model.encode(mel, e, readout)) if site in ENCODER else (lambda e: tiny_model.decode(tokens, memory, e, readout))
-    (plain_out, plain), (out, edited) = run(None), run(edits)
-    first = (lambda x: x[0]) if site in jaxasr.sites.LAYERED else (lambda x: x)  # later layers follow from the edit of earlier ones
-    seen = np.isfinite(first(plain[site]))
-    np.testing.assert_allclose(first(edited[site])[seen], 0.5 * first(plain[site])[seen] + 0.25, rtol=2e-6, atol=1e-6)
+    here = [name for name in (ENCODER if site in ENCODER else DECODER) if site in ATTENTION or name not in ATTENTION]
+
+    def run(scale, shift):
+        edits = {name: Bend(scale, shift) if name == site else Bend(1.0, 0.0) for name in here}
+        readout = jaxasr.select(*here)
+        return tiny_model.encode(mel, edits, readout) if site in ENCODER else tiny_model.decode(tokens, memory, edits, readout)
+
+    (plain_out, plain), (out, edited) = run(1.0, 0.0), run(0.5, 0.25)
+    where = 0 if site in jaxasr.sites.LAYERED else ...  # later layers follow from the edit of earlier ones
+    before, after = (np.asarray(acts[site])[where] for acts in (plain, edited))
+    seen = np.isfinite(before)
+    np.testing.assert_allclose(after[seen], 0.5 * before[seen] + 0.25, rtol=2e-6, atol=1e-6)
     assert not np.array_equal(jax.tree.leaves(out)[0], jax.tree.leaves(plain_out)[0])  # what comes after hears of it
 
 

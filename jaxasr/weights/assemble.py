@@ -4,7 +4,6 @@ import re
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -81,7 +80,7 @@ def _filled(checkpoint: Checkpoint, leaf: str, shape: tuple[int, ...], dtype: An
     names = list(tensor_shapes(leaf, shape))
     for into, name in zip(out if "{}" in tensor_name(leaf) else out[None], names):
         into[...] = from_torch(leaf, checkpoint.tensors[name])
-    return jnp.asarray(out)
+    return jax.device_put(out)  # `jnp.asarray` would compile a copy for every shape
 
 
 def assemble(checkpoint: Checkpoint, dtype: str = "float32", param_dtype: str = "float32") -> Whisper:
