@@ -3,7 +3,6 @@ import dataclasses
 import warnings
 
 import numpy as np
-import scipy.stats
 import xarray as xr
 
 
@@ -27,6 +26,8 @@ def rank_agreement(exact: xr.DataArray, estimate: xr.DataArray, k: int = 20) -> 
 
     Raises ValueError when the labels differ, or `k` is not positive.
     """
+    import scipy.stats  # most of a second, and most who import this package rank nothing
+
     if k < 1:
         raise ValueError(f"k: expected at least 1, got {k}.")
     if set(exact.dims) != set(estimate.dims) or exact.size != estimate.size:

@@ -4,7 +4,6 @@
 other dimension is a cell. All of it is seeded, and vectorised over cells.
 """
 import numpy as np
-import scipy.stats
 import xarray as xr
 
 _EXACT = 14  # examples up to which all 2^n sign patterns are tried
@@ -63,6 +62,8 @@ def any_of_alike(values: xr.DataArray, *, dim: str = "example", n: int = 10_000,
 
 def fdr(p: xr.DataArray) -> xr.DataArray:
     """p-values adjusted over the whole grid (Benjamini & Hochberg 1995): cells at or below q hold at most a share q of false ones."""
+    import scipy.stats
+
     return p.copy(data=scipy.stats.false_discovery_control(p.values.ravel()).reshape(p.shape))
 
 
@@ -84,6 +85,8 @@ def _resampled_means(x: np.ndarray, n: int, seed: int) -> np.ndarray:
 
 
 def _bias_corrected(x: np.ndarray, means: np.ndarray, tails: np.ndarray) -> np.ndarray:
+    import scipy.stats  # most of a second: only who asks for such an interval waits for it
+
     below = ((means < x.mean(0)).mean(0) + (means <= x.mean(0)).mean(0)) / 2
     bias = scipy.stats.norm.ppf(np.clip(below, 1 / (len(means) + 1), 1 - 1 / (len(means) + 1)))
     away = x - x.mean(0)  # what leaving an example out takes from the mean, but for a factor that cancels

@@ -113,7 +113,7 @@ def _by_head(q: Queries, k: Heads, v: Heads) -> Queries:
     return jax.lax.map(head, tuple(flat)).reshape(q.shape)
 
 
-_CHUNK = 250  # queries; chunks know nothing of each other, so that every core has one
+_CHUNK = 375  # queries; chunks know nothing of each other, so that every core has one. Smaller ones pack keys and values anew too often
 
 
 def _rows(q: Float[Array, "T Dh"], k: Float[Array, "S Dh"], v: Float[Array, "S Dh"]) -> Float[Array, "T Dh"]:

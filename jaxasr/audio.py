@@ -118,13 +118,23 @@ def pad_or_trim(audio: Num[Array | np.ndarray, "*batch n"], length: int = N_SAMP
 def mel_filters(n_mels: int) -> Float32[np.ndarray, "M 201"]:
     """Triangular filters on the Slaney mel scale, unit area, 0 to 8,000 Hz, of the 201 bins of a 400-point transform.
 
+    To the bit what `librosa.filters.mel` gives, whose import takes a second, all of scipy's signal processing with it.
+
     Raises `ValueError` when `n_mels` is not one a released checkpoint uses.
     """
     if n_mels not in MEL_COUNTS:
         raise ValueError(f"n_mels: expected one of {MEL_COUNTS} (a model's `config.n_mels`), got {n_mels!r}.")
-    import librosa.filters  # a second of import, needed once
+    edges, bins = _mel_edges(n_mels + 2)[:, None], np.fft.rfftfreq(N_FFT, 1 / SAMPLE_RATE)
+    width, above = np.diff(edges, axis=0), bins - edges
+    triangles = np.maximum(0, np.minimum(above[:-2] / width[:-1], -above[2:] / width[1:]))
+    return (triangles.astype(np.float32) * (2 / (edges[2:] - edges[:-2]))).astype(np.float32)
 
-    return librosa.filters.mel(sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=n_mels)
+
+def _mel_edges(n: int) -> np.ndarray:
+    """`n` frequencies in Hz, equally far apart on Slaney's scale: 3 mel in 200 Hz up to 1,000 Hz, then 27 in a factor of 6.4."""
+    knee, step = 15.0, np.log(6.4) / 27
+    mels = np.linspace(0, knee + np.log(SAMPLE_RATE / 2 / 1000) / step, n)
+    return np.where(mels < knee, mels * 200 / 3, 1000 * np.exp(step * (mels - knee)))
 
 
 def log_mel(audio: Num[Array | np.ndarray, "*n_samples"], n_mels: int) -> Float32[Array, "M 3000"]:

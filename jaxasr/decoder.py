@@ -22,14 +22,14 @@ class Decoder(nnx.Module):
         self.ln = layer_norm(config, state, rngs)
         self.dtype = config.dtype
 
-    def memory(self, xa: Float[Array, "B S D"], apart: bool = False) -> Memory:
-        attn = self.blocks.cross_attn
+    def memory(self, xa: Float[Array, "B S D"], apart: bool = False, blocks: tuple[Block, ...] | None = None) -> Memory:
+        """What the audio is to the decoder; `apart` with one array a layer, and then `blocks` may be unstacked."""
         if not apart:
-            return Memory(xa, *jax.vmap(lambda layer: layer.keys_values(xa))(attn))
-        layers = unstack(attn)
+            return Memory(xa, *jax.vmap(lambda layer: layer.keys_values(xa))(self.blocks.cross_attn))
+        layers = unstack(self.blocks) if blocks is None else blocks
 
         def whole(xa: Array) -> list[tuple[Array, Array]]:
-            return [layer.keys_values(xa) for layer in layers]
+            return [layer.cross_attn.keys_values(xa) for layer in layers]
 
         def by_row(xa: Array) -> list[tuple[Array, Array]]:
             return jax.lax.map(lambda row: jax.tree.map(lambda x: x[0], whole(row[None])), xa)

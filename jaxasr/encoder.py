@@ -34,13 +34,15 @@ class Encoder(nnx.Module):
         self.ln_post = layer_norm(config, state, rngs)
 
     def __call__(
-        self, mel: Float[Array, "B M F"], edits: Edits, readout: Readout, unroll: int = 1
+        self, mel: Float[Array, "B M F"], edits: Edits, readout: Readout, unroll: int = 1, blocks: Any = None
     ) -> tuple[Float[Array, "B S D"], dict[str, Any]]:
+        """Encoder output and what `readout` keeps. `blocks` may be unstacked: then no layer copies its weights."""
         batch, frames = mel.shape[0], mel.shape[-1] // 2
         positions = _frames(batch, frames)
         tap = Tap("encoder.", edits, readout, jnp.int32(-1), positions)
         x = self.stem(mel, tap)
-        x, _, acts = run_stack(self.blocks, x, _step, stack="encoder", positions=positions, edits=edits, readout=readout, unroll=unroll)
+        blocks = self.blocks if blocks is None else blocks
+        x, _, acts = run_stack(blocks, x, _step, stack="encoder", positions=positions, edits=edits, readout=readout, unroll=unroll)
         x = tap("ln_post", self.ln_post(x))
         return x, acts | readout(tap.acts)
 

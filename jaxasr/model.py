@@ -13,6 +13,7 @@ from jaxasr.cache import Memory
 from jaxasr.config import Config
 from jaxasr.decoder import Decoder
 from jaxasr.encoder import Encoder
+from jaxasr.stack import UNROLLED, n_layers, unstack_once
 from jaxasr.taps import Edits, Readout, check, is_traced
 
 
@@ -43,7 +44,8 @@ class Whisper(nnx.Module):
         mel = self._check_mel(mel)
         specs = functools.partial(sites.spec, self.config, batch=mel.shape[0], n_tokens=0)
         taps = check("encoder", edits, readout, lambda site: specs(site=site))
-        return compiled.call(_encode, self, mel, taps=taps, unroll=unroll, apart=apart)
+        blocks = (_apart(self.encoder), _apart(self.decoder)) if apart else (None, None)
+        return compiled.call(_encode, self, mel, blocks, taps=taps, unroll=unroll, apart=apart)
 
     def decode(
         self,
@@ -122,10 +124,18 @@ def exactly(model: Whisper) -> Any:
     return jax.default_matmul_precision("default" if model.config.dtype == "bfloat16" else "highest")
 
 
-def _encode(model: Whisper, mel: Array, taps: Any, *, unroll: int, apart: bool) -> tuple[Memory, dict[str, Any]]:
+def _apart(stack: Encoder | Decoder) -> tuple[Any, ...] | None:
+    """The layers as `generate` keeps them, too: their weights are copied once, not at every pass."""
+    return unstack_once(stack, stack.blocks) if n_layers(stack.blocks) <= UNROLLED else None
+
+
+def _encode(
+    model: Whisper, mel: Array, blocks: tuple[Any, Any], taps: Any, *, unroll: int, apart: bool
+) -> tuple[Memory, dict[str, Any]]:
+    of_encoder, of_decoder = blocks
     with exactly(model):
-        xa, acts = model.encoder(mel, *taps, unroll=unroll)
-        return model.decoder.memory(xa, apart), acts
+        xa, acts = model.encoder(mel, *taps, unroll=unroll, blocks=of_encoder)
+        return model.decoder.memory(xa, apart, of_decoder), acts
 
 
 def _decode(model: Whisper, tokens: Array, positions: Array, memory: Memory, taps: Any, *, unroll: int) -> tuple[Array, dict[str, Any]]:

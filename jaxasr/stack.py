@@ -13,6 +13,9 @@ from jaxasr.taps import Edits, Readout, Tap, is_traced
 Step = Callable[[Any, Any, Any, Tap], tuple[Any, Any]]
 
 
+UNROLLED = 12  # layers up to which a loop that copies no weight is worth its compile time and a second copy of all (decision 7)
+
+
 def n_layers(blocks: Any) -> int:
     return len(blocks) if isinstance(blocks, tuple) else jax.tree.leaves(blocks)[0].shape[0]
 

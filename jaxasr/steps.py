@@ -14,7 +14,7 @@ from jaxasr import sites
 from jaxasr.cache import Cache, Memory, Past
 from jaxasr.config import Config
 from jaxasr.model import Whisper
-from jaxasr.stack import unstack, unstack_once
+from jaxasr.stack import UNROLLED, unstack, unstack_once
 from jaxasr.taps import NOTHING, Edits, Tap, check, is_traced
 
 Rules = Callable[[Float[Array, "B V"], Int[Array, "B T"], Int[Array, ""], int], Float[Array, "B V"]]
@@ -77,13 +77,13 @@ def prepare(
     specs = functools.partial(sites.spec, model.config, batch=prompt.shape[0], n_tokens=prompt.shape[1] + max_new_tokens)
     taps = check("decoder", edits, None, lambda site: specs(site=site))[0], rules
     unroll = unrolls(model.config) if unroll is None else unroll
-    blocks = unstack_once(model, model.decoder.blocks) if unroll else None
+    blocks = unstack_once(model.decoder, model.decoder.blocks) if unroll else None
     return Request(prompt, positions, memory, blocks), taps, {"n_new": max_new_tokens, "eot": eot, "no_speech": no_speech, "unroll": unroll}
 
 
 def unrolls(config: Config) -> bool:
     """Whether a generation loops over the layers instead of scanning them (decision 7)."""
-    return config.n_text_layer <= 12
+    return config.n_text_layer <= UNROLLED
 
 
 def end_of_text(config: Config) -> int | None:

@@ -1,7 +1,11 @@
 """Numbers about a transcription, and the normalisation under which word errors are counted."""
 import functools
+import importlib.util
 import zlib
 from collections.abc import Callable
+from importlib.machinery import PathFinder
+from pathlib import Path
+from types import ModuleType
 
 
 def compression_ratio(text: str) -> float:
@@ -17,9 +21,17 @@ def avg_logprob(sum_logprob: float, n_tokens: int) -> float:
 
 @functools.cache
 def _normalizer(english: bool) -> Callable[[str], str]:
-    from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
+    module = _normalizers()
+    return module.EnglishTextNormalizer({}) if english else module.BasicTextNormalizer()
 
-    return EnglishTextNormalizer({}) if english else BasicTextNormalizer()
+
+def _normalizers() -> ModuleType:
+    """The file of `transformers` alone: it needs none of the rest, and the package takes most of a second to import."""
+    folder = Path(importlib.util.find_spec("transformers").origin).parent / "models" / "whisper"
+    spec = PathFinder.find_spec("english_normalizer", [str(folder)])
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def normalise(text: str, language: str = "en") -> str:

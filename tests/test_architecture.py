@@ -2,6 +2,8 @@
 import ast
 import inspect
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -87,3 +89,11 @@ def test_the_command_line_and_its_help_need_no_model():
         names = {alias.name.split(".")[0] for node in top if isinstance(node, ast.Import) for alias in node.names}
         names |= {str(node.module).split(".")[0] for node in top if isinstance(node, ast.ImportFrom)}
         assert not names & heavy, file
+
+
+def test_what_the_demo_does_imports_nothing_slow():
+    """Each of these takes half a second or more, of the ten that a warm start may take."""
+    done = "import sys, experiments.lens; from jaxasr import audio, text; audio.mel_filters(80); text.normalise('One.')"
+    slow = ["scipy.stats", "scipy.signal", "sklearn", "transformers", "librosa", "torch", "matplotlib"]
+    left = subprocess.run([sys.executable, "-c", f"{done}; print(*sys.modules)"], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert not set(slow) & set(left.stdout.split())

@@ -2,6 +2,7 @@ import contextlib
 
 import jax
 import jax.numpy as jnp
+import librosa
 import numpy as np
 import pytest
 import soundfile
@@ -209,3 +210,9 @@ def test_cut_short_files_never_crash(tmp_path, suffix):
         cut = write(tmp_path / f"cut.{suffix}", whole[:keep])
         with contextlib.suppress(ValueError):  # the error of a file that is not audio: any other type fails here
             assert 0 < len(A.load_audio(cut)) <= 16_000
+
+
+@pytest.mark.parametrize("n_mels", A.MEL_COUNTS)
+def test_mel_filters_are_librosa_s(n_mels):
+    theirs = librosa.filters.mel(sr=SAMPLE_RATE, n_fft=A.N_FFT, n_mels=n_mels)
+    np.testing.assert_array_equal(A.mel_filters(n_mels), theirs, strict=True)

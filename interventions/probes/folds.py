@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 Splits = Sequence[tuple[Any, Any]]
 
@@ -47,6 +46,8 @@ def _groups(groups: Any, n: int, folds: int) -> np.ndarray:
 
 
 def _one(strata: np.ndarray, groups: np.ndarray | None, folds: int, seed: int, names: Sequence[Any]) -> np.ndarray:
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
     values, counts = np.unique(strata, return_counts=True)
     if counts.min() < folds:
         name, fewest = _name(values[counts.argmin()], names), counts.min()

@@ -3,7 +3,6 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from sklearn.metrics import roc_auc_score
 
 from interventions.probes.bank import Bank
 
@@ -30,6 +29,8 @@ def auroc(bank: Bank, X: Any) -> xr.DataArray:
 
     Pooled over folds. X: the activations that the bank was fitted on.
     """
+    from sklearn.metrics import roc_auc_score
+
     return _each(bank, X, lambda p, y: roc_auc_score(y, p[:, 1] if p.shape[1] == 2 else p, multi_class="ovr"))
 
 
