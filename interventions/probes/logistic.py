@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-_SLOPE = 0.25  # a step is accepted once the slope along it has fallen to this share
+_SLOPE = 0.05  # a step is accepted once the slope along it has fallen to this share
 _ROUGH = 1e-3  # a gap at which the metric is taken anew
 _TRIALS = 12  # of step lengths
 _UNROLLED = 64  # classes at most
@@ -45,6 +45,9 @@ class Point:
 
     def __add__(self, other: "Point") -> "Point":
         return Point(self.w + other.w, self.b + other.b)
+
+    def __sub__(self, other: "Point") -> "Point":
+        return Point(self.w - other.w, self.b - other.b)
 
     def times(self, factor: Float[Array, "J"]) -> "Point":
         return Point(self.w * factor[:, None], self.b * factor)
@@ -120,26 +123,37 @@ class _State(NamedTuple):
         return self.decrement / (2 * self.loss)
 
 
+class _Before(NamedTuple):
+    """What a stage starts from: the point, the optimum of the λ before the last one, the curvature."""
+
+    at: Point
+    optimum: Point
+    spread: _Spread
+
+
 def solve_path(problem: Problem, penalties: Float[Array, "P"], n_classes: int, tol: float, max_iter: int) -> Solution:
     """Solutions [P, J, ...] for `penalties` in the order given; each λ starts from the last one's optimum, so strong ones go first.
 
+    The first step goes on from the optimum before the last through the last one: along log λ the optima lie nearly on a line.
     The metric is taken anew when all fits of a λ are close to it, so that the estimate of the gap is that of a point near the optimum.
     The next λ starts with the same rows' spread.
     """
 
-    def one(before: tuple[Point, _Spread], stage: tuple[Array, Array, Array]) -> tuple[tuple[Point, _Spread], Solution]:
-        at, spread = before
+    def one(before: _Before, stage: tuple[Array, Array, Array]) -> tuple[_Before, Solution]:
         penalty, until, is_close = stage
-        state = _descended(problem, _metric(spread, penalty), penalty, tol, until, max_iter, at)
-        spread = jax.lax.cond(is_close, lambda: spread, lambda: _spread(problem, state.soft))
-        return (state.at, spread), _solution(problem, state)
+        ahead = before.at - before.optimum
+        ahead = ahead.times(jnp.where(is_close, 0.0, jnp.ones(fits)))
+        state = _descended(problem, _metric(before.spread, penalty), penalty, tol, until, max_iter, before.at, ahead)
+        optimum = jax.tree.map(lambda last, now: jnp.where(is_close, last, now), before.optimum, before.at)
+        spread = jax.lax.cond(is_close, lambda: before.spread, lambda: _spread(problem, state.soft))
+        return _Before(state.at, optimum, spread), _solution(problem, state)
 
     fits, width = problem.shift.shape
     start = Point(jnp.zeros((n_classes - 1, fits, width)), _log_odds(problem, n_classes))
     strengths = jnp.repeat(penalties * (2 if n_classes == 2 else 1), 2)
     until = jnp.tile(jnp.stack([jnp.maximum(tol, _ROUGH), tol]), len(penalties))
     is_close = jnp.tile(jnp.array([False, True]), len(penalties))
-    before = start, _spread(problem, _softmax(problem, _logits(problem, start)))
+    before = _Before(start, start, _spread(problem, _softmax(problem, _logits(problem, start))))
     found = jax.lax.scan(one, before, (strengths, until, is_close))[1]
     return jax.tree.map(lambda leaf: leaf[1::2], found)._replace(n_iter=found.n_iter[::2] + found.n_iter[1::2])
 
@@ -152,14 +166,15 @@ def _log_odds(problem: Problem, n_classes: int) -> Float[Array, "K1 J"]:
 
 
 def _descended(
-    problem: Problem, metric: _Metric, penalty: Array, tol: float, until: Array, max_iter: int, start: Point
+    problem: Problem, metric: _Metric, penalty: Array, tol: float, until: Array, max_iter: int, start: Point, ahead: Point
 ) -> _State:
-    """From `start` until no gap is above `until`; a fit rests as soon as its own is below `tol`."""
+    """From `start`, first along `ahead`, until no gap is above `until`; a fit rests as soon as its own is below `tol`."""
     logits = _logits(problem, start)
     zero, fits = jax.tree.map(jnp.zeros_like, start), problem.rows.shape[0]
     counts, going = jnp.zeros(fits, jnp.int32), jnp.ones(fits, bool)
     soft = _softmax(problem, logits)
-    state = _State(start, logits, soft, zero, zero, jnp.ones(fits), jnp.zeros(fits), counts, going, jnp.int32(-1))
+    state = _State(start, logits, soft, zero, ahead, jnp.ones(fits), jnp.zeros(fits), counts, going, jnp.int32(-1))
+    state = _move(problem, penalty, state)._replace(direction=zero)
 
     def more(state: _State) -> Array:
         return (state.gap() > until).any() & (state.n < max_iter)
@@ -255,7 +270,7 @@ def _move(problem: Problem, penalty: Array, state: _State) -> _State:
         at=state.at + state.direction.times(length),
         logits=state.logits + along * length[:, None],
         soft=soft,
-        n_iter=state.n_iter + state.going,
+        n_iter=state.n_iter + (length != 0),
     )
 
 
@@ -275,22 +290,23 @@ def _search(problem: Problem, penalty: Array, state: _State, along: Float[Array,
         return soft, *slopes(soft, length)
 
     first, second = slopes(state.soft, jnp.zeros_like(base))
+    moves = state.going & (first < 0)
     enough = _SLOPE * jnp.abs(first)
 
     def more(search: tuple) -> Array:
         n, *_, slope, _ = search
-        return ((jnp.abs(slope) > enough) & state.going).any() & (n < _TRIALS)
+        return ((jnp.abs(slope) > enough) & moves).any() & (n < _TRIALS)
 
     def better(search: tuple) -> tuple:
         n, length, low, high, _, slope, second = search
-        bad = state.going & (jnp.abs(slope) > enough)
+        bad = moves & (jnp.abs(slope) > enough)
         low, high = jnp.where(bad & (slope < 0), length, low), jnp.where(bad & (slope > 0), length, high)
         newton = length - slope / second
         between = jnp.where(jnp.isfinite(high), (low + high) / 2, 2 * length)
         length = jnp.where(bad, jnp.where((newton > low) & (newton < high), newton, between), length)
         return n + 1, length, low, high, *at(length)
 
-    length = jnp.where(state.going, -first / second, 0)
+    length = jnp.where(moves, -first / second, 0)
     found = jax.lax.while_loop(more, better, (0, length, jnp.zeros_like(length), jnp.full_like(length, jnp.inf), *at(length)))
     return found[1], found[4]
 
