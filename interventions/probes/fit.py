@@ -178,7 +178,8 @@ def _on_cpu() -> bool:
 
 def _at_once() -> int:
     """Chunks in hand: on a CPU they run side by side, elsewhere one is made ready while another runs."""
-    return min(_MOST_AT_ONCE, os.cpu_count() or 1) if _on_cpu() else 2
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(_MOST_AT_ONCE, cores) if _on_cpu() else 2
 
 
 def _evenly(n: int, most: int) -> int:
