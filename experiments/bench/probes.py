@@ -17,7 +17,7 @@ from rich.table import Table
 from experiments import files, provenance
 from experiments.bench import activations, machine, reference
 from experiments.bench.activations import Activations
-from experiments.bench.worker import Worker, peak_rss, reset_peak_rss, threads
+from experiments.bench.worker import Worker, peak_rss, reset_peak_rss
 
 PENALTIES, FOLDS, CLASSES = (0.1, 1.0, 10.0, 100.0), 5, 4
 FULL, QUICK = (8, 1200, 384, 3), (2, 200, 48, 1)  # layers, rows, features, seeds
@@ -140,21 +140,28 @@ def main(
     if data:
         os.environ["JAXASR_DATA"] = str(data)
     console, shape = Console(width=160), QUICK if quick else FULL
-    found: dict[str, Any] = {"threads": threads(), "penalties": PENALTIES, "folds": FOLDS, "against_sklearn": {}, "scaling": []}
     with Worker("experiments.bench.machine:Machine", {}) as gemm:
-        described, found["gemm_flops"] = gemm.ask("describe"), gemm.ask("gemm")
+        described, peak = gemm.ask("describe"), gemm.ask("gemm")
     console.print(machine.title(described))
+    found: dict[str, dict[str, Any]] = {}
     for name, case in _cases(synthetic, real and not quick, shape, model, recordings, store):
-        found["against_sklearn"][name] = compared(case, shape[3], USUAL if quick else THEIRS, rounds)
-        console.print(table({name: found["against_sklearn"][name]}))
-    for point in () if not scaling else (QUICK,) if quick else SCALING:
-        found["scaling"].append(_scaled(point))
-        console.print(scaling_table(found["scaling"][-1:]))
+        found[name] = {"load": machine.load(), **compared(case, shape[3], USUAL if quick else THEIRS, rounds)}
+        console.print(table({name: found[name]}))
+    points = () if not scaling else (QUICK,) if quick else SCALING
+    for point in points:
+        found.setdefault("scaling", {"points": []})["points"].append(_scaled(point))
+        console.print(scaling_table(found["scaling"]["points"][-1:]))
     if out:
-        config = {"quick": quick, "model": model, "recordings": recordings, "rounds": rounds}
-        found |= machine.report(described, config=config, seed=0)
-        files.write_text(out, json.dumps(files.plain(found), indent=1) + "\n")
+        config = {"quick": quick, "recordings": recordings, "rounds": rounds, "penalties": PENALTIES, "folds": FOLDS}
+        about = {"gemm_flops": peak, **machine.report(described, config=config, seed=0)}
+        _keep(out, {name: {**numbers, **about} for name, numbers in found.items()})
         console.print(f"{out}, commit {provenance.commit()}")
+
+
+def _keep(out: Path, found: dict[str, dict[str, Any]]) -> None:
+    """Each part takes minutes and says itself when and on what it was measured: those that are there already stay."""
+    there = json.loads(out.read_text()) if out.is_file() else {}
+    files.write_text(out, json.dumps(files.plain(there | found), indent=1) + "\n")
 
 
 def _cases(
