@@ -91,8 +91,7 @@ def _utterances(store: Store, by_id: dict, ids: list[str], question: Question) -
 
 
 def _frames(store: Store, by_id: dict, ids: list[str], question: Question, asr: Any) -> Rows:
-    X, offsets = store.frames(question.site, ids)
-    counts = np.diff(offsets)
+    counts = store.frame_counts(question.site, ids)
     labels = np.concatenate([frame_labels(by_id[name], question.label, n) for name, n in zip(ids, counts)])
     utterance = np.repeat(np.arange(len(ids)), counts)
 
@@ -103,8 +102,9 @@ def _frames(store: Store, by_id: dict, ids: list[str], question: Question, asr: 
 
     keep, left_out = _kept(labels.astype(object), None if question.group is None else column(question.group), question)
     groups, types = (None if name is None else column(name)[keep].astype(str) for name in (question.group, question.types))
-    baselines = {"mel": _mel_frames(by_id, ids, counts, asr)[keep], "embed": store.frames(question.floor, ids)[0][0, keep]}
-    return Rows(X[:, keep], _typed(labels[keep], question.target), groups, types, baselines, left_out)
+    X, floor = (store.frames(site, ids, keep)[0] for site in (question.site, question.floor))
+    baselines = {"mel": _mel_frames(by_id, ids, counts, asr)[keep], "embed": floor[0]}
+    return Rows(X, _typed(labels[keep], question.target), groups, types, baselines, left_out)
 
 
 def _mel_frames(by_id: dict, ids: list[str], counts: np.ndarray, asr: Any) -> np.ndarray:

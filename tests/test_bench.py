@@ -3,11 +3,13 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+import xarray as xr
 from flax import nnx
 
 import jaxasr
-from experiments.bench import flops, transcribe
+from experiments.bench import flops, reference, transcribe
 from experiments.bench.worker import Worker, peak_rss
 from jaxasr.config import SIZES
 
@@ -67,3 +69,22 @@ def test_a_ratio_is_taken_round_by_round():
     assert (row["ratio"], row["real_time_factor"], row["tokens_per_s"]) == (2.0, 4.0 / 15.0, 1.5)
     assert (row["texts_differ"], row["n_texts"]) == (1, 2)
     assert row["encoder_share_of_gemm"] == flops.encoder_flops("tiny", 2, False) / 2.0 / 2e9
+
+
+def test_fits_are_judged_by_their_objectives():
+    """Two fits of one layer and fold: ours is scikit-learn's optimum, another's weights are half as large."""
+    rng = np.random.default_rng(0)
+    y, test = np.arange(40) % 2, np.arange(40)[None, None] >= 32
+    X = (rng.normal(size=(1, 40, 3)) + y[:, None]).astype(np.float32)
+    best = reference.fit_all(X.astype(np.float64), y, test, (1.0,), 1e-10)
+    weights, bias = reference._all_classes(best[0, 0, 0, 0])
+    dims = ("layer", "penalty", "fold", "seed")
+    data = xr.Dataset({
+        "weights": ((*dims, "class", "feature"), weights[None, None, None, None]), "bias": ((*dims, "class"), bias[None, None, None, None]),
+        "test": (("fold", "seed", "row"), test), "objective": (dims, np.zeros((1, 1, 1, 1))),
+    }, {"penalty": [1.0]})  # fmt: skip
+    bank = type("Bank", (), {"data": data, "objective": data.objective})
+    found = reference.judge(X, y, bank, {"the same": best, "half": best / 2})
+    assert found["ours"]["excess_max"] == found["the same"]["excess_max"] == found["the same"]["accuracy_gap"] == 0
+    assert found["half"]["excess_max"] == found["half"]["excess_median"] > 0.01
+    assert found["the same"]["predictions_equal"] == 1

@@ -62,6 +62,15 @@ def test_pools_and_frames_are_those_of_the_plain_pass(small, made):
         np.testing.assert_allclose(made.mel()[where[one.id]], heard, rtol=1e-4, atol=1e-5)
 
 
+def test_some_frames_are_those_of_all(made):
+    every, offsets = made.frames(SITE, ["u1", "u3", "u2"])
+    np.testing.assert_array_equal(made.frame_counts(SITE, ["u1", "u3", "u2"]), np.diff(offsets))
+    rows = np.array([0, 50, 51, 150, 160])  # the first and last of u1, the first and last of u3, one of u2
+    np.testing.assert_array_equal(made.frames(SITE, ["u1", "u3", "u2"], rows)[0], every[:, rows])
+    assert made.frames(SITE, ["u1", "u3", "u2"], np.array([60, 70]))[0].shape == (every.shape[0], 2, every.shape[2])
+    assert made.frames(SITE, ["u1"], rows[:0])[0].shape[1] == 0
+
+
 def test_xarray_opens_it_with_names(made):
     dataset = xarray.open_zarr(made.path, consolidated=False, chunks=None)
     assert dataset[SITE].dims == ("pool", "encoder_layer", "utterance", "feature")

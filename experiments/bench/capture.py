@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from experiments.bench import machine
+from experiments.bench import machine, recordings
 from experiments.bench.readers import CASES
 from experiments.bench.worker import Worker
 
@@ -69,7 +69,7 @@ def main(
     console = Console(width=None if Console().is_terminal else 120)
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
         job = _job(model, batch, n_tokens, scratch)
-        described = _describe()
+        described = machine.described()
         readers = [READERS[library] for library in machine.libraries()]
         workers = {name: stack.enter_context(Worker(f"experiments.bench.readers:{kind}", job)) for name, kind in readers}
         found, late, temporary = measure(workers, rounds)
@@ -88,13 +88,7 @@ def main(
 
 def _job(model: str, batch: int, n_tokens: int, scratch: str) -> dict[str, Any]:
     wanted = {"model": model, "clips": batch, "folder": scratch}
-    with Worker("experiments.bench.recordings:Preparer", wanted, JAX_PLATFORMS="cpu") as preparer:
-        job = preparer.ask("prepare")
+    job = recordings.prepared(wanted)
     # The clock does not care what is read aloud: the prompt, then one ordinary word again and again.
     tokens = (job["prompt"] + [262] * n_tokens)[:n_tokens]
     return {**job, "batch": batch, "tokens": [tokens] * batch}
-
-
-def _describe() -> dict[str, Any]:
-    with Worker("experiments.bench.machine:Machine", {}) as worker:
-        return worker.ask("describe")

@@ -4,9 +4,17 @@ from typing import Any
 
 import numpy as np
 
+from experiments.bench.worker import Worker
+
 MAX_NEW_TOKENS = 224
 SETS = ("timit", "libri_test_other", "vctk", "arctic", "ljspeech", "classic", "ravdess")
 RANDOM = "random:"  # a size after it: its shapes with random weights
+
+
+def prepared(job: dict[str, Any]) -> dict[str, Any]:
+    """What `Preparer` makes of a job (model, clips, folder), without holding the accelerator."""
+    with Worker("experiments.bench.recordings:Preparer", job, JAX_PLATFORMS="cpu") as preparer:
+        return preparer.ask("prepare")
 
 
 class Preparer:

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from experiments.bench import machine
+from experiments.bench import machine, recordings
 from experiments.bench.worker import Worker, threads
 
 SETS = ("libri_train100", "timit", "libri_test_other", "ravdess")
@@ -149,9 +149,9 @@ def main(
         os.environ["JAXASR_DATA"] = str(data)
     console = Console(width=None if Console().is_terminal else 120)
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
-        with Worker("experiments.bench.recordings:Preparer", {"model": model, "clips": 1, "folder": scratch}, JAX_PLATFORMS="cpu") as first:
-            job = {**first.ask("prepare"), "batch": batch, "files": _files(clips), "folder": scratch}
-        described = _describe()
+        prepared = recordings.prepared({"model": model, "clips": 1, "folder": scratch})
+        job = {**prepared, "batch": batch, "files": _files(clips)}
+        described = machine.described()
         kinds = {"jaxasr": "Ours"} | ({"torch": "Torch"} if "torch" in machine.libraries() else {})
         workers = {name: stack.enter_context(Worker(f"experiments.bench.store:{kind}", job)) for name, kind in kinds.items()}
         for worker in workers.values():
@@ -177,11 +177,6 @@ def _files(n: int) -> list[str]:
     if len(found) < n:
         raise ValueError(f"--clips {n}: there are {len(found)} recordings here. Set JAXASR_DATA, or ask for fewer.")
     return found
-
-
-def _describe() -> dict[str, Any]:
-    with Worker("experiments.bench.machine:Machine", {}) as worker:
-        return worker.ask("describe")
 
 
 def _difference(ours: str, theirs: Path) -> float | None:

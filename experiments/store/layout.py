@@ -32,7 +32,7 @@ Group = Any  # zarr.Group; its arrays are typed as anything one could index
 FORMAT = 1
 TO_DO, DONE, LEFT_OUT = 0, 1, 2
 DTYPES = ("float32", "float16", "bfloat16", "float64")
-_CHUNK_BYTES = 4 << 20
+_CHUNK_BYTES = 1 << 20  # every batch that ends in a chunk writes all of it again
 _CUT_SHORT = re.compile(r"zarr\.[0-9a-f]{32}\.partial")  # of a store that never came to be
 _WRITERS = ("jaxasr", "jax", "jaxlib", "zarr")
 

@@ -88,15 +88,33 @@ class Store:
             here = slice(start, start + size)
             yield ids[here], jax.device_put(self.activations(site, pool, here))
 
-    def frames(self, site: str, ids: Sequence[str] | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Every true frame: [L, N, D] of all utterances (or of `ids`) one after the other, and offsets [n + 1] of each in N."""
-        array, stack = self._array(f"{site}.{pools.FRAMES}"), stack_of(site)
+    def frame_counts(self, site: str, ids: Sequence[str] | None = None) -> np.ndarray:
+        """True frames [n] of all utterances, or of `ids`."""
+        return self._spans(site, ids)[1]
+
+    def frames(self, site: str, ids: Sequence[str] | None = None, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """True frames: [L, N, D] of all utterances (or of `ids`) one after the other, and offsets [n + 1] of each in N.
+
+        rows: only these of the N, ascending. One utterance at a time is read, so what is not asked for takes no memory.
+        """
+        array = self._array(f"{site}.{pools.FRAMES}")
+        start, count = self._spans(site, ids)
+        offsets = np.concatenate([[0], np.cumsum(count)])
+        parts = [array[..., :0, :]]
+        for first, a, n in zip(offsets, start, count):
+            here = slice(None) if rows is None else rows[slice(*np.searchsorted(rows, (first, first + n)))] - first
+            if rows is None or len(here):
+                parts.append(array[..., a : a + n, :][..., here, :])
+        return self._wide(array, np.concatenate(parts, axis=-2)), offsets
+
+    def _spans(self, site: str, ids: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray]:
+        """Where the frames of each utterance start, and how many there are."""
+        self._array(f"{site}.{pools.FRAMES}")
         where = {name: i for i, name in enumerate(self.group["utterance"][:].tolist())}
         chosen = np.array([where[name] for name in (self.ids if ids is None else ids)], int)
         per = 2 if site == "encoder.conv1" else 1
-        start, count = (per * self.group[f"{stack}_frame_{name}"][:][chosen] for name in ("start", "count"))
-        parts = [array[..., a : a + n, :] for a, n in zip(start, count)] or [array[..., :0, :]]
-        return self._wide(array, np.concatenate(parts, axis=-2)), np.concatenate([[0], np.cumsum(count)])
+        start, count = (per * self.group[f"{stack_of(site)}_frame_{name}"][:][chosen] for name in ("start", "count"))
+        return start, count
 
     def _array(self, name: str) -> Any:
         if name not in self.group:

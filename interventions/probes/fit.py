@@ -1,4 +1,6 @@
 """`fit_probes`: all layers, penalties, folds and seeds of a linear probe in one compiled program."""
+import collections
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -6,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+from threadpoolctl import threadpool_limits
 
 from interventions.planning import budget
 from interventions.probes import folds as _folds, inputs, logistic, ridge
@@ -15,6 +18,7 @@ from jaxasr import compiled
 
 _BYTES = 1 << 30  # of a CPU's memory, beside X; of an accelerator's, a share of what is free
 _TOLERANCE = 1e-6
+_MOST_AT_ONCE = 8
 
 
 class Fits(NamedTuple):
@@ -77,7 +81,9 @@ def fit_probes(
     fits = _fits(targets, train, test)
     order = np.argsort(-strengths)  # each starts from the optimum of the one before, so the strongest goes first
     run = _Run(sites, fits, strengths[order], max(len(classes), 1), standardize, tol, max_iter, chunk)
-    found, scales = run.all(progress or (lambda done, total: None))
+    # Factorisations are small, and layers run side by side: threads of BLAS would only wait for each other.
+    with threadpool_limits(1):
+        found, scales = run.all(progress or (lambda done, total: None))
     found = jax.tree.map(lambda leaf: leaf[:, np.argsort(order)], found)
     return Bank.of(found, scales, sites, targets, test, classes, strengths, np.asarray(seeds))
 
@@ -103,22 +109,28 @@ class _Run(NamedTuple):
     def all(self, progress: Callable[[float, float], None]) -> tuple[Found, tuple[np.ndarray, np.ndarray]]:
         """Everything [S·L, P, J, ...], and mean and scale [S·L, J, D]."""
         items, (size, block) = self.sites.items(), self.sizes()
+        running: collections.deque[list[Found]] = collections.deque()
         parts, scales = [], []
         for start in range(0, len(items), size):
             some = [self.prepare(*item) for item in items[start : start + size]]
-            parts.append(self._chunk(some + some[-1:] * (size - len(some)), block, len(some)))
             scales += [item[1] for item in some]
-            progress(min(start + size, len(items)), len(items))
-        found = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+            if len(running) == _at_once():
+                parts.append(self._fetched(running.popleft()))
+                progress(len(parts) * size, len(items))
+            running.append(self._begun(some + some[-1:] * (size - len(some)), block))
+        parts += map(self._fetched, running)
+        progress(len(items), len(items))
+        found = jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(items)], *parts)
         return found, tuple(np.stack(leaf) for leaf in zip(*scales))
 
     def sizes(self) -> tuple[int, int]:
-        """Layers and fits that go together: equal parts, as many as the budget holds."""
+        """Layers and fits that go together: equal parts, as many as the budget holds; on a CPU single layers, none waiting for another."""
         n_items, fits = len(self.sites.items()), len(self.fits.train)
         fixed, each = self.bytes()
-        room = budget(None, _BYTES)
+        room = budget(None, _BYTES) // _at_once()
         block = _evenly(fits, int(max(1, (room - fixed) // each)))
-        return _evenly(n_items, self.chunk or int(max(1, room // (fixed + each * block)))), block
+        most = 1 if _on_cpu() else int(max(1, room // (fixed + each * block)))
+        return _evenly(n_items, self.chunk or most), block
 
     def bytes(self) -> tuple[int, int]:
         """Peak bytes of a layer, and of one fit in it: the arrays alive at once in the solver's step."""
@@ -140,20 +152,34 @@ class _Run(NamedTuple):
         solved = tuple(a.astype(np.float32) for a in (x, shift, scale))
         return solved, ((middle + shift * spread).astype(np.float32), (scale * spread).astype(np.float32))
 
-    def _chunk(self, some: list, block: int, keep: int) -> Found:
+    def _begun(self, some: list, block: int) -> list[Found]:
+        """A chunk of layers, one part for each block of fits; what it gives is still being computed."""
         x, shift, scale = (np.stack([item[0][i] for item in some]) for i in range(3))
         parts = []
         for fits in _blocks(len(self.fits.train), block):
             problem = Problem(x, shift[:, fits], scale[:, fits], *self._rows(fits))
             values = np.float32(self.penalties), np.float32(self.tol), np.int32(self.max_iter)
-            found = compiled.call(_solve, problem, self.fits.test[fits], *values, taps=None, n_classes=self.n_classes)
-            parts.append(jax.tree.map(lambda leaf: np.asarray(leaf)[:keep], found))
+            how = {"n_classes": self.n_classes, "together": not _on_cpu()}
+            parts.append(compiled.call(_solve, problem, self.fits.test[fits], *values, taps=None, **how))
+        return parts
+
+    def _fetched(self, parts: list[Found]) -> Found:
         n = len(self.fits.train)
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=2)[:, :, :n], *parts)
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=2)[:, :, :n], *jax.device_get(parts))
 
     def _rows(self, fits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         kind = np.int32 if self.n_classes > 1 else np.float32
         return self.fits.targets[fits].astype(kind), self.fits.train[fits].astype(np.float32)
+
+
+def _on_cpu() -> bool:
+    return jax.default_backend() == "cpu"
+
+
+def _at_once() -> int:
+    """Chunks in hand: on a CPU they run side by side, elsewhere one is made ready while another runs."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(_MOST_AT_ONCE, cores) if _on_cpu() else 2
 
 
 def _evenly(n: int, most: int) -> int:
@@ -174,9 +200,17 @@ def _positive(spread: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def _solve(
-    problem: Problem, test: Array, penalties: Float[Array, "P"], tol: Array, max_iter: Array, taps: None, *, n_classes: int
+    problem: Problem,
+    test: Array,
+    penalties: Float[Array, "P"],
+    tol: Array,
+    max_iter: Array,
+    taps: None,
+    *,
+    n_classes: int,
+    together: bool,
 ) -> Found:
-    """All fits of a chunk of layers: [C, P, J, ...]."""
+    """All fits of a chunk of layers, [C, P, J, ...]: `together` in step, or one layer after the other, each for as long as it takes."""
 
     def layer(x: Array, shift: Array, scale: Array) -> Found:
         here = problem._replace(x=x, shift=shift, scale=scale)
@@ -185,7 +219,8 @@ def _solve(
         return _judged_classes(here, test, logistic.solve_path(here, penalties, n_classes, tol, max_iter))
 
     with jax.default_matmul_precision("highest"):
-        return jax.vmap(layer)(problem.x, problem.shift, problem.scale)
+        layers = problem.x, problem.shift, problem.scale
+        return jax.vmap(layer)(*layers) if together else jax.lax.map(lambda one: layer(*one), layers)
 
 
 def _outputs(problem: Problem, weights: Float[Array, "J K D"], bias: Float[Array, "J K"]) -> Float[Array, "K J N"]:

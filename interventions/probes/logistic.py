@@ -7,6 +7,8 @@ products with the one matrix of a layer. Axes: K classes, J fits (fold × seed),
 With Σₖ Wₖ = 0, which holds at the optimum and is kept from the start, the last class is minus the sum of the others and is
 never stored. Two classes are scikit-learn's single-vector form: there ‖w‖² = 2 ‖W‖², hence twice the λ.
 """
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.struct
@@ -14,9 +16,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-_SLOPE = 0.25  # a step is accepted once the slope along it has fallen to this share
+_SLOPE = 0.05  # a step is accepted once the slope along it has fallen to this share
 _ROUGH = 1e-3  # a gap at which the metric is taken anew
 _TRIALS = 12  # of step lengths
+_UNROLLED = 64  # classes at most
 
 
 class Problem(NamedTuple):
@@ -43,13 +46,27 @@ class Point:
     def __add__(self, other: "Point") -> "Point":
         return Point(self.w + other.w, self.b + other.b)
 
+    def __sub__(self, other: "Point") -> "Point":
+        return Point(self.w - other.w, self.b - other.b)
+
     def times(self, factor: Float[Array, "J"]) -> "Point":
         return Point(self.w * factor[:, None], self.b * factor)
 
     def dot(self, other: "Point") -> Float[Array, "J"]:
         """The product of all K classes, of which the last is minus the sum of the others."""
-        w = (self.w * other.w).sum((0, 2)) + (self.w.sum(0) * other.w.sum(0)).sum(-1)
-        return w + (self.b * other.b).sum(0) + self.b.sum(0) * other.b.sum(0)
+        w = (_sum(self.w * other.w) + _sum(self.w) * _sum(other.w)).sum(-1)
+        return w + _sum(self.b * other.b) + _sum(self.b) * _sum(other.b)
+
+
+def _over_classes(combine: Callable[[Array, Array], Array], x: Float[Array, "K1 ..."]) -> Float[Array, "..."]:
+    """Written out: what XLA makes of a reduction over a short first axis is ten times as slow as the sums are."""
+    if len(x) > _UNROLLED:
+        return combine.reduce(x, axis=0)
+    return functools.reduce(combine, [x[k] for k in range(len(x))])
+
+
+_sum = functools.partial(_over_classes, jnp.add)
+_max = functools.partial(_over_classes, jnp.maximum)
 
 
 class Solution(NamedTuple):
@@ -67,12 +84,19 @@ class Solution(NamedTuple):
     n_iter: Int[Array, "J"]
 
 
-class _Metric(NamedTuple):
-    """An approximate inverse Hessian: weighted rows, shared by all fits; each fit's own mean and weight make it exact in the bias."""
+class _Spread(NamedTuple):
+    """The curvature of the loss, approximately: of weighted rows, averaged over fits; the mean and weight of the rows of each fit."""
 
-    inverse: Float[Array, "D D"]
+    gram: Float[Array, "D D"]
     mean: Float[Array, "J D"]
     total: Float[Array, "J"]
+
+
+class _Metric(NamedTuple):
+    """An approximate inverse Hessian: the spread and a penalty, exact in the bias of each fit."""
+
+    inverse: Float[Array, "D D"]
+    spread: _Spread
 
 
 class _Softmax(NamedTuple):
@@ -88,7 +112,6 @@ class _State(NamedTuple):
     logits: Float[Array, "K1 J N"]
     soft: _Softmax
     gradient: Point
-    towards: Point  # the metric applied to the gradient
     direction: Point
     decrement: Float[Array, "J"]
     loss: Float[Array, "J"]
@@ -96,21 +119,42 @@ class _State(NamedTuple):
     going: Bool[Array, "J"]
     n: Int[Array, ""]
 
+    def gap(self) -> Float[Array, "J"]:
+        return self.decrement / (2 * self.loss)
+
+
+class _Before(NamedTuple):
+    """What a stage starts from: the point, the optimum of the λ before the last one, the curvature."""
+
+    at: Point
+    optimum: Point
+    spread: _Spread
+
 
 def solve_path(problem: Problem, penalties: Float[Array, "P"], n_classes: int, tol: float, max_iter: int) -> Solution:
     """Solutions [P, J, ...] for `penalties` in the order given; each λ starts from the last one's optimum, so strong ones go first.
 
-    Each λ is solved roughly, then to `tol`: the metric, and with it the estimate of the gap, is that of a point near the optimum.
+    The first step goes on from the optimum before the last through the last one: along log λ the optima lie nearly on a line.
+    The metric is taken anew when all fits of a λ are close to it, so that the estimate of the gap is that of a point near the optimum.
+    The next λ starts with the same rows' spread.
     """
 
-    def one(at: Point, stage: tuple[Array, Array]) -> tuple[Point, Solution]:
-        return _solve(problem, at, *stage, max_iter)
+    def one(before: _Before, stage: tuple[Array, Array, Array]) -> tuple[_Before, Solution]:
+        penalty, until, is_close = stage
+        ahead = before.at - before.optimum
+        ahead = ahead.times(jnp.where(is_close, 0.0, jnp.ones(fits)))
+        state = _descended(problem, _metric(before.spread, penalty), penalty, tol, until, max_iter, before.at, ahead)
+        optimum = jax.tree.map(lambda last, now: jnp.where(is_close, last, now), before.optimum, before.at)
+        spread = jax.lax.cond(is_close, lambda: before.spread, lambda: _spread(problem, state.soft))
+        return _Before(state.at, optimum, spread), _solution(problem, state)
 
     fits, width = problem.shift.shape
     start = Point(jnp.zeros((n_classes - 1, fits, width)), _log_odds(problem, n_classes))
     strengths = jnp.repeat(penalties * (2 if n_classes == 2 else 1), 2)
-    tols = jnp.tile(jnp.stack([jnp.maximum(tol, _ROUGH), tol]), len(penalties))
-    found = jax.lax.scan(one, start, (strengths, tols))[1]
+    until = jnp.tile(jnp.stack([jnp.maximum(tol, _ROUGH), tol]), len(penalties))
+    is_close = jnp.tile(jnp.array([False, True]), len(penalties))
+    before = _Before(start, start, _spread(problem, _softmax(problem, _logits(problem, start))))
+    found = jax.lax.scan(one, before, (strengths, until, is_close))[1]
     return jax.tree.map(lambda leaf: leaf[1::2], found)._replace(n_iter=found.n_iter[::2] + found.n_iter[1::2])
 
 
@@ -121,24 +165,24 @@ def _log_odds(problem: Problem, n_classes: int) -> Float[Array, "K1 J"]:
     return (logs - logs.mean(0))[:-1]
 
 
-def _solve(problem: Problem, start: Point, penalty: Array, tol: float, max_iter: int) -> tuple[Point, Solution]:
+def _descended(
+    problem: Problem, metric: _Metric, penalty: Array, tol: float, until: Array, max_iter: int, start: Point, ahead: Point
+) -> _State:
+    """From `start`, first along `ahead`, until no gap is above `until`; a fit rests as soon as its own is below `tol`."""
     logits = _logits(problem, start)
+    zero, fits = jax.tree.map(jnp.zeros_like, start), problem.rows.shape[0]
+    counts, going = jnp.zeros(fits, jnp.int32), jnp.ones(fits, bool)
     soft = _softmax(problem, logits)
-    metric = _metric(problem, soft, penalty)
-    zero = jax.tree.map(jnp.zeros_like, start)
-    fits = problem.rows.shape[0]
-    counts = jnp.zeros(fits, jnp.int32)
-    state = _State(start, logits, soft, zero, zero, zero, jnp.ones(fits), jnp.zeros(fits), counts, jnp.ones(fits, bool), jnp.int32(-1))
-    state = _look(problem, metric, penalty, tol, state)
+    state = _State(start, logits, soft, zero, ahead, jnp.ones(fits), jnp.zeros(fits), counts, going, jnp.int32(-1))
+    state = _move(problem, penalty, state)._replace(direction=zero)
 
     def more(state: _State) -> Array:
-        return state.going.any() & (state.n < max_iter)
+        return (state.gap() > until).any() & (state.n < max_iter)
 
     def step(state: _State) -> _State:
         return _look(problem, metric, penalty, tol, _move(problem, penalty, state))
 
-    state = jax.lax.while_loop(more, step, state)
-    return state.at, _solution(problem, penalty, state)
+    return jax.lax.while_loop(more, step, _look(problem, metric, penalty, tol, state))
 
 
 def _logits(problem: Problem, point: Point) -> Float[Array, "K1 J N"]:
@@ -149,11 +193,11 @@ def _logits(problem: Problem, point: Point) -> Float[Array, "K1 J N"]:
 
 def _softmax(problem: Problem, logits: Float[Array, "K1 J N"]) -> _Softmax:
     """The only exponentials of a step. The label's logit is taken off before anything is added: small losses keep their digits."""
-    last = -logits.sum(0)
-    top = jnp.maximum(logits.max(0), last)
+    last = -_sum(logits)
+    top = jnp.maximum(_max(logits), last)
     # Without the barrier every use below would compute them again.
     e, e_last = jax.lax.optimization_barrier((jnp.exp(logits - top), jnp.exp(last - top)))
-    total = e.sum(0) + e_last
+    total = _sum(e) + e_last
     loss = (problem.rows * (jnp.log(total) + (top - _own(problem, logits)))).sum(-1)
     share, share_last = jax.lax.optimization_barrier((e / total, e_last / total))
     return _Softmax(share, share_last, loss)
@@ -166,7 +210,7 @@ def _is_label(problem: Problem, n: int) -> Bool[Array, "K1 J N"]:
 def _own(problem: Problem, logits: Float[Array, "K1 J N"]) -> Float[Array, "J N"]:
     """Each row's value of its own class."""
     n = len(logits)
-    return jnp.where(_is_label(problem, n), logits, 0).sum(0) - jnp.where(problem.labels == n, logits.sum(0), 0)
+    return _sum(jnp.where(_is_label(problem, n), logits, 0)) - jnp.where(problem.labels == n, _sum(logits), 0)
 
 
 def _gradient(problem: Problem, soft: _Softmax, point: Point, penalty: Array) -> Point:
@@ -176,25 +220,28 @@ def _gradient(problem: Problem, soft: _Softmax, point: Point, penalty: Array) ->
     return Point((raw - b[..., None] * problem.shift) / problem.scale + penalty * point.w, b)
 
 
-def _metric(problem: Problem, soft: _Softmax, penalty: Array) -> _Metric:
-    """The Hessian with each row's class-by-class block replaced by its mean eigenvalue, averaged over fits, inverted.
+def _spread(problem: Problem, soft: _Softmax) -> _Spread:
+    """The Hessian of the loss with each row's class-by-class block replaced by its mean eigenvalue, averaged over fits.
 
     Only the rows' spread is averaged. A fit's own mean may be far from the average one, in units of its own scale, when its test rows
     are far away; with the average one the bias would hide from it most of what there is to descend.
     """
-    weight = ((soft.p * (1 - soft.p)).sum(0) + soft.last * (1 - soft.last)) / len(soft.p) * problem.rows
+    weight = (_sum(soft.p * (1 - soft.p)) + soft.last * (1 - soft.last)) / len(soft.p) * problem.rows
     total, shared = weight.sum(-1), weight.mean(0)
     centred = (problem.x - shared @ problem.x / shared.sum()) * jnp.sqrt(shared)[:, None]
-    width = problem.x.shape[1]
-    factor = jnp.linalg.cholesky(centred.T @ centred + penalty * jnp.eye(width))
-    return _Metric(jax.scipy.linalg.cho_solve((factor, True), jnp.eye(width)), weight @ problem.x / total[:, None], total)
+    return _Spread(centred.T @ centred, weight @ problem.x / total[:, None], total)
+
+
+def _metric(spread: _Spread, penalty: Array) -> _Metric:
+    one = jnp.eye(len(spread.gram))
+    return _Metric(jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(spread.gram + penalty * one), True), one), spread)
 
 
 def _apply(metric: _Metric, problem: Problem, g: Point) -> Point:
-    away = (metric.mean - problem.shift) / problem.scale
+    away = (metric.spread.mean - problem.shift) / problem.scale
     right = g.w - g.b[..., None] * away
     w = (right.reshape(-1, right.shape[-1]) @ metric.inverse).reshape(right.shape)
-    return Point(w, g.b / metric.total - (away * w).sum(-1))
+    return Point(w, g.b / metric.spread.total - (away * w).sum(-1))
 
 
 def _look(problem: Problem, metric: _Metric, penalty: Array, tol: float, state: _State) -> _State:
@@ -207,14 +254,12 @@ def _look(problem: Problem, metric: _Metric, penalty: Array, tol: float, state: 
     downhill = direction.dot(gradient) < 0
     direction = direction.times(downhill * 1.0) + towards.times(downhill - 1.0)
     loss = state.soft.loss + penalty / 2 * _square(state.at)
-    going = state.going & (decrement > 2 * tol * loss)
-    return state._replace(
-        gradient=gradient, towards=towards, direction=direction, decrement=decrement, loss=loss, going=going, n=state.n + 1
-    )
+    going = decrement > 2 * tol * loss
+    return state._replace(gradient=gradient, direction=direction, decrement=decrement, loss=loss, going=going, n=state.n + 1)
 
 
 def _square(point: Point) -> Float[Array, "J"]:
-    return (point.w**2).sum((0, 2)) + (point.w.sum(0) ** 2).sum(-1)
+    return (_sum(point.w**2) + _sum(point.w) ** 2).sum(-1)
 
 
 def _move(problem: Problem, penalty: Array, state: _State) -> _State:
@@ -225,7 +270,7 @@ def _move(problem: Problem, penalty: Array, state: _State) -> _State:
         at=state.at + state.direction.times(length),
         logits=state.logits + along * length[:, None],
         soft=soft,
-        n_iter=state.n_iter + state.going,
+        n_iter=state.n_iter + (length != 0),
     )
 
 
@@ -233,11 +278,11 @@ def _search(problem: Problem, penalty: Array, state: _State, along: Float[Array,
     """A root of the slope by Newton's method, kept within a bracket: the objective is convex along the line."""
     base = penalty * Point(state.at.w, 0 * state.at.b).dot(state.direction) - (_own(problem, along) * problem.rows).sum(-1)
     curve = penalty * _square(state.direction)
-    last = -along.sum(0)
+    last = -_sum(along)
 
     def slopes(soft: _Softmax, length: Array) -> tuple[Array, Array]:
-        mean = (soft.p * along).sum(0) + soft.last * last
-        square = (soft.p * along**2).sum(0) + soft.last * last**2
+        mean = _sum(soft.p * along) + soft.last * last
+        square = _sum(soft.p * along**2) + soft.last * last**2
         return (mean * problem.rows).sum(-1) + base + length * curve, ((square - mean**2) * problem.rows).sum(-1) + curve
 
     def at(length: Array) -> tuple[_Softmax, Array, Array]:
@@ -245,31 +290,31 @@ def _search(problem: Problem, penalty: Array, state: _State, along: Float[Array,
         return soft, *slopes(soft, length)
 
     first, second = slopes(state.soft, jnp.zeros_like(base))
+    moves = state.going & (first < 0)
     enough = _SLOPE * jnp.abs(first)
 
     def more(search: tuple) -> Array:
         n, *_, slope, _ = search
-        return ((jnp.abs(slope) > enough) & state.going).any() & (n < _TRIALS)
+        return ((jnp.abs(slope) > enough) & moves).any() & (n < _TRIALS)
 
     def better(search: tuple) -> tuple:
         n, length, low, high, _, slope, second = search
-        bad = state.going & (jnp.abs(slope) > enough)
+        bad = moves & (jnp.abs(slope) > enough)
         low, high = jnp.where(bad & (slope < 0), length, low), jnp.where(bad & (slope > 0), length, high)
         newton = length - slope / second
         between = jnp.where(jnp.isfinite(high), (low + high) / 2, 2 * length)
         length = jnp.where(bad, jnp.where((newton > low) & (newton < high), newton, between), length)
         return n + 1, length, low, high, *at(length)
 
-    length = jnp.where(state.going, -first / second, 0)
+    length = jnp.where(moves, -first / second, 0)
     found = jax.lax.while_loop(more, better, (0, length, jnp.zeros_like(length), jnp.full_like(length, jnp.inf), *at(length)))
     return found[1], found[4]
 
 
-def _solution(problem: Problem, penalty: Array, state: _State) -> Solution:
+def _solution(problem: Problem, state: _State) -> Solution:
     w = jnp.concatenate([state.at.w, -state.at.w.sum(0)[None]])
     b = jnp.concatenate([state.at.b, -state.at.b.sum(0)[None]])
     g = state.gradient
     largest = jnp.maximum(jnp.abs(g.w).max((0, 2)), jnp.abs(g.w.sum(0)).max(-1))
     largest = jnp.maximum(largest, jnp.maximum(jnp.abs(g.b).max(0), jnp.abs(g.b.sum(0))))
-    gap = state.decrement / (2 * state.loss)
-    return Solution(w.swapaxes(0, 1), b.T, state.loss, largest / problem.rows.sum(-1), gap, state.n_iter)
+    return Solution(w.swapaxes(0, 1), b.T, state.loss, largest / problem.rows.sum(-1), state.gap(), state.n_iter)
