@@ -8,8 +8,10 @@ from numpy import ndarray
 from experiments.corpora import Corpus, Utterance
 from experiments.data import spread
 from experiments.lens import window
+from jaxasr.config import N_SAMPLES, SAMPLE_RATE
 from jaxasr.languages import language_code
 
+WINDOW_S = N_SAMPLES / SAMPLE_RATE  # what the encoder hears at once
 _LANGUAGE = ("lang", "locale", "language")  # labels of the manifests, of Common Voice, of others
 
 

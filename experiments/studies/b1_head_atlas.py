@@ -59,7 +59,7 @@ def run(asr: Any, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
     sorts = {
         "nonspeech": nonspeech(corpus, config.n_nonspeech),
         "loop": loops(asr, corpus, config.n_loops, config.tries, keep, config.max_new_tokens),
-        "clean": clean(corpus, asr, config.n_clean),
+        "clean": clean(corpus, asr, config.n_clean, config.max_new_tokens),
     }
     rows = {}
     for sort, clips in sorts.items():

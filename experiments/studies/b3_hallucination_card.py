@@ -66,7 +66,8 @@ class Config(Settings):
 
 def run(asr: Any, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
     """The numbers of every condition [example, condition] on the held-out halves, `of` "nonspeech" or "clean"."""
-    drawn = {"nonspeech": nonspeech(corpus, config.n_nonspeech), "clean": clean(corpus, asr, config.n_clean)}
+    speech = clean(corpus, asr, config.n_clean, config.max_new_tokens)
+    drawn = {"nonspeech": nonspeech(corpus, config.n_nonspeech), "clean": speech}
     drawn = {of: [clips[i] for i in np.random.default_rng(config.seed).permutation(len(clips))] for of, clips in drawn.items()}
     made = {name: made_of(asr, {of: clips[::2] for of, clips in drawn.items()}, config, keep, name) for name in EDITS}
     clips = [(of, clip) for of, group in drawn.items() for clip in group[1::2]]

@@ -11,13 +11,12 @@ from experiments.data import spread
 from experiments.keep import Arrays, Keep
 from experiments.probed import Probing, Unasked, accuracy, judged, layers_between, ranking
 from experiments.readings import written
-from experiments.selection import first_window, heard, language, not_speech, spoken
+from experiments.selection import WINDOW_S, first_window, heard, language, not_speech, spoken
 from experiments.study import Analysis, Claim, Evidence, Study, choice, paper
 from interventions.transcripts import is_loop, words
-from jaxasr.config import N_SAMPLES, SAMPLE_RATE
+from jaxasr.config import SAMPLE_RATE
 
 WIDE = (0.33, 0.91)  # the paper's layers 10 to 28 of 32
-WINDOW_S = N_SAMPLES / SAMPLE_RATE
 CLAIMS = {
     "separates": Claim(
         "The state at the end of the text tells speech from sounds that were transcribed as speech",

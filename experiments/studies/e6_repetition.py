@@ -76,7 +76,7 @@ def run(asr: Any, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
     """The numbers of `experiments.ablated.written` [example, kind, cell], of loops and of clean speech."""
     sites = COMPONENTS + (HEADS if config.heads else ())
     looping = loops(asr, corpus, config.n_loops, config.tries, keep, config.max_new_tokens)
-    clips = [*looping, *clean(corpus, asr, config.n_clean)]
+    clips = [*looping, *clean(corpus, asr, config.n_clean, config.max_new_tokens)]
 
     def item(job: tuple[Utterance, str]) -> Any:
         return written(asr, job[0], sites, job[1], config.max_new_tokens, config.seed)
