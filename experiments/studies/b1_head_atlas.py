@@ -151,7 +151,7 @@ def draw(arrays: xr.Dataset, config: Config) -> dict[str, Any]:
         for column, (name, title) in enumerate(titles.items()):
             values = np.full(here.sum(), np.nan) if mean[name] is None else mean[name][here]
             grid = values.reshape(arrays.layer.values[here].max() + 1, -1)
-            image = plots.heat(axes[4 * row + column], grid, f"{_short(site)} attention, {title}", 1.0)
+            image = plots.heat(axes[4 * row + column], grid, f"{_short(site)}-attention\n{title}", 1.0)
             axes[4 * row + column].set(xlabel="head", ylabel="layer")
     for row, name in enumerate(("silenced", "unlooped")):
         _trade(axes[4 * row + 3], arrays, mean, name, titles[name])
@@ -161,7 +161,8 @@ def draw(arrays: xr.Dataset, config: Config) -> dict[str, Any]:
 
 def _trade(axes: Any, arrays: xr.Dataset, mean: dict[str, Any], name: str, title: str) -> None:
     """A point a head: what it stops against what it costs."""
-    axes.set(xlabel="ΔWER, clean speech", title=title)
+    axes.set(xlabel="ΔWER, clean speech", ylabel="share", title=f"every head\n{title}")
+    axes.locator_params(axis="x", nbins=4)
     axes.title.set_fontsize(9)
     if mean["cost"] is None or mean[name] is None:
         return

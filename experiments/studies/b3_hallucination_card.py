@@ -207,6 +207,7 @@ def draw(arrays: xr.Dataset, config: Config) -> dict[str, Any]:
         one.set_xticks(range(len(CONDITIONS)), CONDITIONS)
         one.set_title(f"{title} (n {values.sizes['example']})", fontsize=9)
         one.set_ylim(0, None if one is axes[2] else 1.05)
+    axes[0].set_ylabel("share of recordings; mean rate")
     return {"card": figure}
 
 

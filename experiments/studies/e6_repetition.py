@@ -181,13 +181,16 @@ def draw(arrays: xr.Dataset, config: Config) -> dict[str, Any]:
     for kind in arrays.kind.values:
         for name, values in rows.items():
             grid = np.stack([_grid(values.sel(kind=kind), site)[:, 0] for site in COMPONENTS], 1)
-            image = plots.heat(next(places), grid, f"{name}, {kind}", 1.0, across=["cross", "self", "MLP"])
+            image = plots.heat(next(places), grid, f"{name}\nwhole parts, {kind}", 1.0, across=["cross", "self", "MLP"])
             for site in shown:
-                plots.heat(next(places), _grid(values.sel(kind=kind), site), f"{site.split('.')[1]} heads, {kind}", 1.0)
+                plots.heat(next(places), _grid(values.sel(kind=kind), site), f"{name}\n{_HEADS_OF[site]} heads, {kind}", 1.0)
     if rows:
         axes[0].set_ylabel("layer")
         figure.colorbar(image, ax=axes, shrink=0.7, label="share of loops; change of the word error rate")
     return {"repetition": figure}
+
+
+_HEADS_OF = dict(zip(HEADS, ("cross-attention", "self-attention")))
 
 
 def _grid(values: xr.DataArray, site: str) -> np.ndarray:
