@@ -186,7 +186,7 @@ STUDY = Study(
     analyse=analyse,
     draw=draw,
     presets={
-        "here": {"n_nonspeech": 16, "n_loops": 12, "tries": 30, "n_clean": 10, "max_new_tokens": 40},
+        "here": {"n_nonspeech": 12, "n_loops": 10, "tries": 30, "n_clean": 8, "max_new_tokens": 40},
         "builtin": {"n_nonspeech": 12, "n_loops": 12, "tries": 20, "n_clean": 8, "max_new_tokens": 48},
         "quick": {"n_nonspeech": 4, "n_loops": 2, "tries": 4, "n_clean": 2, "max_new_tokens": 32},
     },

@@ -222,7 +222,7 @@ STUDY = Study(
     analyse=analyse,
     draw=draw,
     presets={
-        "here": {"n_nonspeech": 32, "n_clean": 20, "max_new_tokens": 40},
+        "here": {"n_nonspeech": 24, "n_clean": 20, "max_new_tokens": 40},
         "builtin": {"n_nonspeech": 24, "n_clean": 16, "max_new_tokens": 48},
         "quick": {"n_nonspeech": 8, "n_clean": 4, "max_new_tokens": 32},
     },

@@ -202,7 +202,7 @@ STUDY = Study(
     analyse=analyse,
     draw=draw,
     presets={
-        "here": {"recordings": 300},
+        "here": {"recordings": 260},
         "builtin": {"recordings": 40, "least_words": 1},
         "quick": {"recordings": 150},
     },

@@ -193,7 +193,7 @@ STUDY = Study(
     analyse=analyse,
     draw=draw,
     presets={
-        "here": {"per_class": 80, "backwards": False, "white": 12},
+        "here": {"per_class": 70, "seconds": (), "backwards": False, "white": 12},
         "builtin": {"per_class": 30, "white": 60},
         "quick": {"per_class": 50, "seconds": (), "white": 20},
     },

@@ -210,7 +210,7 @@ STUDY = Study(
     analyse=analyse,
     draw=draw,
     presets={
-        "here": {"n_loops": 12, "tries": 30, "n_clean": 10, "max_new_tokens": 40},
+        "here": {"n_loops": 10, "tries": 30, "n_clean": 8, "max_new_tokens": 40},
         "builtin": {"n_loops": 12, "tries": 40, "n_clean": 8, "max_new_tokens": 56},
         "quick": {"tries": 16, "n_clean": 2, "heads": False, "max_new_tokens": 48},
     },
