@@ -217,10 +217,11 @@ def draw(arrays: xr.Dataset, titles: Mapping[str, str]) -> dict[str, Any]:
     there = {name: title for name, title in titles.items() if name in questions(arrays)}
     if not there:
         return {}
-    columns = min(len(there), 4)
-    figure, axes = plots.panels(-(-len(there) // columns), columns, sharey=True, sharex=True)
+    rows = -(-len(there) // 4)
+    figure, axes = plots.panels(rows, -(-len(there) // rows), sharey=True, sharex=True)
     for one, (name, title) in zip(axes, there.items()):
         panel(one, answers(arrays, name), title)
+        one.tick_params(labelbottom=True)  # there may be nothing below it
     for spare in axes[len(there) :]:
         spare.set_visible(False)
     axes[0].set_ylabel("balanced accuracy")

@@ -71,6 +71,13 @@ def heard(asr: Any, wanted: Iterable[str] | None) -> list[str] | None:
     return ["en"]
 
 
+def sides(clips: Iterable[Utterance]) -> dict[str, str]:
+    """By id, what may not be on both sides of a fold: the speaker; the recording where he is not known, or is the same in all."""
+    clips = list(clips)
+    named = len({one.speaker for one in clips}) > 1
+    return {one.id: (named and one.speaker) or one.id for one in clips}
+
+
 def first_window(one: Utterance) -> Float[ndarray, "n"]:
     """The samples of a recording, its first 30 s."""
     return window(one.samples())

@@ -74,6 +74,6 @@ def test_parts_of_a_recording_share_their_group():
 def test_speech_is_as_long_and_loud_as_a_noise():
     talk = Utterance("talk", Path("talk"), "joe", labels={"lang": "en"}, read=lambda: np.sin(np.arange(64_000, dtype=np.float32)))
     other = sounds(Corpus("x", "manifest", (rain(),)), CONFIG)[0]
-    found = _as_loud(talk, 2.5, other)
+    found = _as_loud(talk, 2.5, other, "joe")
     assert (found.group, len(found.samples())) == ("joe", 40_000)
     assert np.sqrt(np.mean(found.samples() ** 2)) == pytest.approx(np.sqrt(np.mean(other.samples() ** 2)), rel=1e-4)

@@ -62,6 +62,8 @@ def run(asr: Any, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
     """Answers to "errors" and "insertions", [example, layer], and the numbers at hand, [example, number]."""
     clips = [one for one in spoken(corpus, len(corpus), heard(asr, None), labelled=True) if _length(one) >= config.least_words]
     clips = spread(clips, config.recordings, lambda one: one.label("set"))
+    if len({clip.speaker for clip in clips}) == 1:  # recordings are kept apart instead
+        clips = [dataclasses.replace(clip, speaker="") for clip in clips]
 
     def read(clip: Utterance) -> Arrays:
         return written(asr, first_window(clip), language(clip), config.max_new_tokens)
