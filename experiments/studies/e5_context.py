@@ -232,7 +232,7 @@ STUDY = Study(
     presets={
         "here": {"sentences": 32, "voices": 2, "n_errors": 10, "n_clean": 4, "alphas": (0.5, 1.0)},
         "builtin": {"sentences": 32, "voices": 2, "n_errors": 10, "n_clean": 4},
-        "quick": {"sentences": 8, "voices": 1, "n_errors": 2, "n_clean": 1, "alphas": (0.5, 1.0)},
+        "quick": {"sentences": 8, "voices": 1, "n_errors": 2, "n_clean": 1, "alphas": (1.0,)},
     },
     differs=(
         "a corpus without such sentences is replaced by ours, spoken by espeak-ng, each with the odd and with the fitting word",
