@@ -73,7 +73,7 @@ def reproduce(
             "findings": {key: _finding(found) for key, found in analysis.findings.items()},
             "numbers": analysis.numbers,
             "differs": _differs(study, sources, settings),
-            "settings": settings.sourced(),
+            "settings": settings.explained(),
             "seconds": {key: round(seconds, 2) for key, seconds in taken.items()},
             "provenance": known,
         }

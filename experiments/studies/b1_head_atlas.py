@@ -169,7 +169,7 @@ def _trade(axes: Any, arrays: xr.Dataset, mean: dict[str, Any], name: str, title
     for site, colour in zip(HEADS, (plots.ACCENT, plots.BLUE)):
         here = arrays.site.values == site
         axes.plot(mean["cost"][here], mean[name][here], "o", markersize=4, color=colour, label=_short(site))
-    for cell in np.argsort(-mean[name])[:3]:
+    for cell in [cell for cell in np.argsort(-mean[name])[:3] if mean[name][cell] > 0.1]:  # fewer are none in particular
         text = f"{_short(arrays.site.values[cell])} {arrays.layer.values[cell]}.{arrays['head'].values[cell]}"
         axes.annotate(text, (mean["cost"][cell], mean[name][cell]), textcoords="offset points", xytext=(4, 3), fontsize=7)
     axes.legend(frameon=False, fontsize=7)
