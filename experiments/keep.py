@@ -12,7 +12,7 @@ from experiments.files import replacing, to_json
 from experiments.progress import Steps
 
 Arrays = dict[str, np.ndarray]
-_SECONDS = "seconds_taken"
+_SECONDS, _CPU = "seconds_taken", "cpu_seconds_taken"
 
 
 class Keep:
@@ -21,18 +21,22 @@ class Keep:
     def __init__(self, folder: Path, steps: Steps | None = None):
         self.folder, self.steps = folder, steps or Steps(quiet=True)
         self.seconds = 0.0  # that the items used so far took when they were made
+        self.earlier_cpu_s = 0.0  # of a core, for those of them that an earlier run made
 
     def __call__(self, key: str, make: Callable[[], Mapping[str, Any]]) -> Arrays:
         """Raises TypeError for values that are neither numbers nor texts."""
         path = self.folder / f"{_slug(key)}.npz"
-        if not path.exists():
-            start = time.perf_counter()
+        made_before = path.exists()
+        if not made_before:
+            start, cpu = time.perf_counter(), time.process_time()
             arrays = {name: _plain(name, value) for name, value in make().items()}
             with replacing(path) as temporary, temporary.open("wb") as file:
-                np.savez_compressed(file, **arrays, **{_SECONDS: np.float64(time.perf_counter() - start)})
+                taken = {_SECONDS: np.float64(time.perf_counter() - start), _CPU: np.float64(time.process_time() - cpu)}
+                np.savez_compressed(file, **arrays, **taken)
         with np.load(path, allow_pickle=False) as kept:
             arrays = dict(kept)
         self.seconds += float(arrays.pop(_SECONDS))
+        self.earlier_cpu_s += made_before * float(arrays.pop(_CPU))
         return arrays
 
     def each(

@@ -13,8 +13,8 @@ from experiments import data
 from experiments.corpora import Corpus, Utterance
 from experiments.data import spread
 from experiments.keep import Arrays, Keep
-from experiments.selection import first_window, heard, language, spoken
-from interventions.transcripts import repetition
+from experiments.selection import WINDOW_S, first_window, heard, language, spoken
+from interventions.transcripts import repetition, words
 from jaxasr.config import SAMPLE_RATE
 from jaxasr.rules import rules_for
 
@@ -23,10 +23,27 @@ _KEEPS_WORDS = {"load", "mix", "mixnoise", "speed", "lowpass", "highpass", "clip
 _PLAIN = (None, "read", "TTS")  # kinds of speech that are neither acted, nor spelled, nor digits
 
 
-def clean(corpus: Corpus, asr: Any, n: int, at_least_s: float = 2.0) -> list[Utterance]:
-    """`n` recordings of plain English speech with transcripts, evenly over the sets; no sentence with a word that does not fit."""
+def clean(corpus: Corpus, asr: Any, n: int, max_new_tokens: int = 224, at_least_s: float = 2.0) -> list[Utterance]:
+    """`n` recordings of plain English sentences with transcripts that can be written within `max_new_tokens`, evenly over the sets."""
     known = spoken(corpus, len(corpus), heard(asr, ["en"]), labelled=True, at_least_s=at_least_s)
-    return spread([one for one in known if one.label("speech_kind") in _PLAIN and not one.label("target")], n, lambda one: one.label("set"))
+    return spread([one for one in known if _is_clean(one) and _fits(one, asr, max_new_tokens)], n, lambda one: one.label("set"))
+
+
+def _is_clean(one: Utterance) -> bool:
+    """No sentence with a word that does not fit, none in noise: of such twins only the name of the set says what they are."""
+    noisy = str(one.label("set")).endswith("noisy")
+    return one.label("speech_kind") in _PLAIN and not one.label("target") and not noisy and _is_sentence(one.transcript)
+
+
+def _is_sentence(transcript: str) -> bool:
+    """At least three words, of which most are no numbers: a row of numbers is written in many ways, and all but one count as errors."""
+    said = words(transcript).split()
+    return len(said) >= 3 and 2 * sum(any(map(str.isdigit, word)) for word in said) < len(said)
+
+
+def _fits(one: Utterance, asr: Any, max_new_tokens: int) -> bool:
+    """A window holds the recording, the tokens its text, with room for a fourth more and the end."""
+    return float(one.label("duration_s") or 0) <= WINDOW_S and 1.25 * len(asr.tokenizer.encode(one.transcript)) + 1 <= max_new_tokens
 
 
 def nonspeech(corpus: Corpus, n: int) -> list[Utterance]:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Shaped
 
 import interventions
 from experiments import plots
-from experiments.study import Claim, Evidence, Finding, Settings, band, choice
+from experiments.study import Claim, Evidence, Finding, Settings, band, choice, mean_of
 from interventions.separation import auroc
 
 Text = Shaped[np.ndarray, "N"]
@@ -36,18 +36,19 @@ def ask(
     config: Probing,
     floors: Mapping[str, Float[np.ndarray, "N F"]] | None = None,
     examples: Sequence[str] | None = None,
+    blocks: Text | None = None,
 ) -> xr.Dataset:
     """Probes of every layer, the embedding below them first, and of `floors`: other features of the same rows.
 
     Per example and layer: `right`, the share of splits in which it was told right by a fold that had not seen its group; `p`, the mean
-    probability of the last class; `shuffled`, as `right` when the labels were permuted over rows. `layer` names layers and floors,
-    `depth` is 0 to 1, NaN for a floor. Raises Unasked for one class, and for a class with fewer than two groups.
+    probability of the last class; `shuffled`, as `right` when the labels were permuted over rows, or within `blocks` of them. `layer`
+    names layers and floors, `depth` is 0 to 1, NaN for a floor. Raises Unasked for one class, and for a class with fewer than two groups.
     """
     labels, groups, floors = np.asarray(labels, str), np.asarray(groups, str), floors or {}
     folds = _folds(question, labels, groups, config)
     X = _together(floors, layers)
     shared = {"penalties": (config.penalty,), "folds": folds, "seeds": [config.seed + n for n in range(config.splits)]}
-    permuted = np.stack([np.random.default_rng(seed).permutation(labels) for seed in shared["seeds"]])
+    permuted = np.stack([_permuted(labels, blocks, seed) for seed in shared["seeds"]])
     try:
         bank, chance = interventions.fit_probes(X, labels, groups, **shared), interventions.fit_probes(X, permuted, groups, **shared)
     except ValueError as error:
@@ -65,6 +66,14 @@ def ask(
             "group": ("example", groups),
         },
     )
+
+
+def _permuted(labels: Text, blocks: Text | None, seed: int) -> Text:
+    rng, found = np.random.default_rng(seed), labels.copy()
+    for block in np.unique(blocks) if blocks is not None else [None]:
+        rows = np.flatnonzero(blocks == block) if blocks is not None else np.arange(len(labels))
+        found[rows] = rng.permutation(labels[rows])
+    return found
 
 
 def _folds(question: str, labels: Text, groups: Text, config: Probing) -> int:
@@ -122,7 +131,24 @@ def judged(
     if one is None:
         return claim.judge(None, why_not(arrays, question))
     found = of(one)
-    return claim.judge(found) if isinstance(found, Evidence) else claim.over(found, config.seed)
+    return claim.judge(found) if isinstance(found, Evidence) else over(claim, found, config)
+
+
+def over(claim: Claim, values: Float[np.ndarray, "G"], config: Probing) -> Finding:
+    """The verdict on the mean of one number a group, as sure of it as answers of folds can be (`apart`)."""
+    found = mean_of(apart(values), null=claim.null, seed=config.seed)
+    return claim.judge(dataclasses.replace(found, low=max(found.low, -1.0), high=min(found.high, 1.0)))
+
+
+def apart(values: Float[np.ndarray, "G ..."]) -> Float[np.ndarray, "G ..."]:
+    """`values` √2 times as far from their mean: what its error is, when they are answers of folds.
+
+    Where nothing is to be learned, a row is told right by its likeness to the rows of its class in other folds, and these are told
+    right by the same likeness: every pair of rows counts twice, and the mean has twice the variance that rows seem to give it. No
+    estimate is free of bias (Bengio and Grandvalet 2004); where there is something to be learned this one errs on the safe side.
+    """
+    centre = np.mean(values, 0)
+    return centre + np.sqrt(2) * (values - centre)
 
 
 def why_not(arrays: xr.Dataset, question: str) -> str:
@@ -158,12 +184,17 @@ def by_group(values: Float[np.ndarray, "N"], groups: Text) -> Float[np.ndarray, 
 
 
 def ranking(one: xr.Dataset, layers: list[str], seed: int, against: np.ndarray | None = None) -> Evidence:
-    """Area under the ROC curve of the last class's probability, meaned over `layers`; or what it has over the scores `against`."""
-    return ranked(one, one.p.sel(layer=layers).mean("layer").values, seed, against)
+    """Area under the ROC curve of the last class's probability, meaned over `layers`; or what it has over the scores `against`.
+
+    Its interval is widened, for the reason of `apart`.
+    """
+    found = ranked(one, one.p.sel(layer=layers).mean("layer").values, seed, against)
+    low, high = (found.value + np.sqrt(2) * (end - found.value) for end in (found.low, found.high))
+    return dataclasses.replace(found, low=float(max(low, -1.0)), high=float(min(high, 1.0)))
 
 
 def ranked(one: xr.Dataset, scores: Float[np.ndarray, "N"], seed: int, against: np.ndarray | None = None) -> Evidence:
-    """As `ranking`, of other scores; the last class by name should have the larger ones."""
+    """As `ranking`, of scores that are not fitted; the last class by name should have the larger ones."""
     return Evidence(*auroc(scores, one.label.values == max(one.label.values), one.group.values, against=against, seed=seed))
 
 
@@ -186,10 +217,11 @@ def draw(arrays: xr.Dataset, titles: Mapping[str, str]) -> dict[str, Any]:
     there = {name: title for name, title in titles.items() if name in questions(arrays)}
     if not there:
         return {}
-    columns = min(len(there), 4)
-    figure, axes = plots.panels(-(-len(there) // columns), columns, sharey=True, sharex=True)
+    rows = -(-len(there) // 4)
+    figure, axes = plots.panels(rows, -(-len(there) // rows), sharey=True, sharex=True)
     for one, (name, title) in zip(axes, there.items()):
         panel(one, answers(arrays, name), title)
+        one.tick_params(labelbottom=True)  # there may be nothing below it
     for spare in axes[len(there) :]:
         spare.set_visible(False)
     axes[0].set_ylabel("balanced accuracy")
@@ -203,7 +235,7 @@ def panel(axes: Any, one: xr.Dataset, title: str) -> None:
     layered, floors = one.layer.values[np.isfinite(depth)], one.layer.values[np.isnan(depth)]
     x = depth[np.isfinite(depth)]
     for of, label, colour, style in (("right", "probe", plots.BLUE, "-"), ("shuffled", "shuffled labels", plots.GREY, ":")):
-        plots.curve(axes, x, np.stack([accuracy(one, str(layer), of) for layer in layered], 1), label, colour, linestyle=style)
+        plots.curve(axes, x, apart(np.stack([accuracy(one, str(layer), of) for layer in layered], 1)), label, colour, linestyle=style)
     for floor, colour in zip(floors, (plots.TEAL, plots.ACCENT, *plots.COLOURS[3:])):
         axes.axhline(accuracy(one, str(floor)).mean(), color=colour, linestyle="--", linewidth=1, label=str(floor))
     n_rows, n_groups = one.sizes["example"], len(set(one.group.values))

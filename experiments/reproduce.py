@@ -55,7 +55,7 @@ def reproduce(
     Its expensive items are kept in `out/items`, apart for every model, corpus and settings: a second run uses them.
     Raises ValueError for an unknown preset, and what the study raises.
     """
-    steps, start = steps or Steps(quiet=True), time.perf_counter()
+    steps, start, cpu = steps or Steps(quiet=True), time.perf_counter(), -time.process_time()
     settings = study.configured(preset, quick=quick, seed=seed)
     sources = {"model": weights(asr), "data": {"corpus": corpus.name, "recordings": len(corpus), "sha256": corpus.sha256(transcripts=True)}}
     keep = Keep(out / "items" / fingerprint(name, study.version, sources, settings.sourced()), steps)
@@ -64,7 +64,8 @@ def reproduce(
         analysis = study.analyse(arrays, settings)
         figures = {key: _png(figure) for key, figure in study.draw(arrays, settings).items()}
     known = provenance(**sources, seed=seed)
-    fresh = time.perf_counter() - start
+    cpu += time.process_time() + keep.earlier_cpu_s
+    taken = {"this_run": time.perf_counter() - start, "items_when_made": keep.seconds, "cpu": cpu}
     result = plain(
         {
             **{"id": name, "title": study.title, "section": study.section, "about": study.about},
@@ -72,8 +73,8 @@ def reproduce(
             "findings": {key: _finding(found) for key, found in analysis.findings.items()},
             "numbers": analysis.numbers,
             "differs": _differs(study, sources, settings),
-            "settings": settings.sourced(),
-            "seconds": {"this_run": round(fresh, 2), "items_when_made": round(keep.seconds, 2)},
+            "settings": settings.explained(),
+            "seconds": {key: round(seconds, 2) for key, seconds in taken.items()},
             "provenance": known,
         }
     )

@@ -8,8 +8,10 @@ from numpy import ndarray
 from experiments.corpora import Corpus, Utterance
 from experiments.data import spread
 from experiments.lens import window
+from jaxasr.config import N_SAMPLES, SAMPLE_RATE
 from jaxasr.languages import language_code
 
+WINDOW_S = N_SAMPLES / SAMPLE_RATE  # what the encoder hears at once
 _LANGUAGE = ("lang", "locale", "language")  # labels of the manifests, of Common Voice, of others
 
 
@@ -67,6 +69,13 @@ def heard(asr: Any, wanted: Iterable[str] | None) -> list[str] | None:
     if asr.tokenizer.is_multilingual:
         return None if wanted is None else list(wanted)
     return ["en"]
+
+
+def sides(clips: Iterable[Utterance]) -> dict[str, str]:
+    """By id, what may not be on both sides of a fold: the speaker; the recording where he is not known, or is the same in all."""
+    clips = list(clips)
+    named = len({one.speaker for one in clips}) > 1
+    return {one.id: (named and one.speaker) or one.id for one in clips}
 
 
 def first_window(one: Utterance) -> Float[ndarray, "n"]:

@@ -33,6 +33,12 @@ class Settings:
         """Every field with `value`, `source` and `why`; where the paper's value was changed, also `paper`."""
         return {field.name: self._sourced(field) for field in dataclasses.fields(self)}
 
+    def explained(self) -> dict[str, dict[str, Any]]:
+        """The same for readers: where our choice was made smaller by a preset, also `full`, what the reason is for."""
+        full = {field.name: field.default for field in dataclasses.fields(self)} | {"seed": self.seed}
+        smaller = {name for name, one in self.sourced().items() if "paper" not in one and one["value"] != full[name]}
+        return {name: one | ({"full": full[name]} if name in smaller else {}) for name, one in self.sourced().items()}
+
     def _sourced(self, field: dataclasses.Field) -> dict[str, Any]:
         value, known = getattr(self, field.name), dict(field.metadata)
         if known["source"] == "paper" and value != field.default:

@@ -30,11 +30,12 @@ def planted(n: int = N) -> xr.Dataset:
 
 
 def nothing(seed: int) -> xr.Dataset:
-    """Words exactly as often under all conditions, and every edit costs."""
+    """Words as often under all conditions, every edit costs, and the filter rejects one text in three of either kind."""
     rng = np.random.default_rng(seed)
-    wer = rng.uniform(0, 0.3, (N, len(CONDITIONS))) + 0.1 * (np.arange(len(CONDITIONS)) > 0)
-    said = rng.permuted(np.arange(N)[:, None] % 2 * np.ones(len(CONDITIONS)), axis=0)
-    return arrays(said, wer)
+    shape = N, len(CONDITIONS)
+    data = arrays(rng.random(shape) < 0.5, rng.uniform(0, 0.3, shape) + 0.1 * (np.arange(len(CONDITIONS)) > 0))
+    data.avg_logprob[:] = np.where(rng.random(data.avg_logprob.shape) < 1 / 3, -2, 0)
+    return data
 
 
 def verdicts(data: xr.Dataset) -> dict[str, str]:
@@ -50,9 +51,10 @@ def test_what_was_planted_is_found():
     assert STUDY.draw(planted(), Config())
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_nothing_is_found_in_nothing(seed):
-    assert verdicts(nothing(seed)) == dict.fromkeys(CLAIMS, DOES_NOT)
+def test_nothing_is_found_in_nothing_but_by_chance():
+    """An interval of 95 % is wrong above once in forty: more than two of twenty would be a mistake of the test (p 0.01)."""
+    found = [verdicts(nothing(seed)) for seed in range(20)]
+    assert max(sum(one[name] == REPLICATES for one in found) for name in CLAIMS) <= 2
 
 
 def test_silence_at_the_price_of_speech_is_told():

@@ -7,7 +7,7 @@ import xarray as xr
 
 from experiments import probed
 from experiments.corpora import Corpus, Utterance
-from experiments.selection import balanced, not_speech
+from experiments.selection import balanced, not_speech, sides
 from experiments.studies.e1_encoder_probes import CLAIMS, STUDY, Config, _accented, _gender
 from experiments.study import DOES_NOT, REPLICATES, UNTESTABLE
 
@@ -75,3 +75,9 @@ def test_what_is_no_speech():
     rows = [("rain", "non-speech", ""), ("cry", "non-speech", ""), ("hall", "rir", ""), (None, "read", "en"), ("dog", None, "")]
     clips = tuple(clip(f"{n}", "", noise_class=kind, speech_kind=speech, lang=code) for n, (kind, speech, code) in enumerate(rows))
     assert [one.id for one in not_speech(Corpus("x", "manifest", clips), ("cry",))] == ["0", "4"]
+
+
+def test_a_voice_alone_is_on_both_sides():
+    clips = [clip("0", "joe"), clip("1", "joe")]
+    assert sides(clips) == {"0": "0", "1": "1"}
+    assert sides([*clips, clip("2", "ann"), clip("3", "")]) == {"0": "joe", "1": "joe", "2": "ann", "3": "3"}

@@ -1,4 +1,5 @@
-"""E3 finds a state that knows of errors and beats what is at hand, nothing where it knows nothing; pairs are matched in length and set."""
+"""E3 finds a state that knows of errors and beats what is at hand, nothing where it knows nothing; pairs stay together."""
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -61,10 +62,24 @@ def test_a_better_number_at_hand_is_not_beaten():
 
 def test_pairs_are_of_one_set_and_similar_length_worst_first():
     clips = [clip(0, 5), clip(1, 10), clip(2, 10, "two"), clip(3, 6), clip(4, 11), clip(5, 30)]
+    clips = [dataclasses.replace(one, speaker="") for one in clips]
     marks = dict(zip([one.id for one in clips], [0.2, 0.5, 0.9, 0, 0, 0]))
     pairs = matched(clips, marks, CONFIG)
     assert [(bad.id, right.id) for bad, right in pairs] == [("one 1", "one 4"), ("one 0", "one 3")]
     assert len(matched(clips, marks, Config(per_class=1))) == 1
+
+
+def test_nobody_and_no_pair_is_on_both_sides_of_a_fold():
+    speakers = dict(enumerate("aaab" "cdde"))
+    clips = [clip(n, speaker=speaker) for n, speaker in speakers.items()]
+    marks = dict(zip([one.id for one in clips], [0.9, 0, 0.8, 0, 0.7, 0.6, 0, 0]))
+    pairs = [tuple(one.id for one in pair) for pair in matched(clips, marks, CONFIG)]
+    assert pairs == [("one 0", "one 1"), ("one 4", "one 3"), ("one 5", "one 6")]  # of a; of c and b, who are in no other pair; of d
+
+
+def test_labels_shuffled_within_pairs_are_told_at_chance():
+    curves = STUDY.analyse(arrays(0.0), CONFIG).numbers["errors"]["shuffled"]
+    assert abs(np.mean(curves) - 0.5) < 0.03
 
 
 def test_errors_and_insertions_of_a_text():

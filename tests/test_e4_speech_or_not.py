@@ -9,7 +9,7 @@ import xarray as xr
 from experiments import probed
 from experiments.corpora import Corpus, Utterance
 from experiments.studies.e4_speech_or_not import CLAIMS, STUDY, Config, Sound, _as_loud, asked, is_fluent, sounds
-from experiments.study import DOES_NOT, REPLICATES, UNTESTABLE
+from experiments.study import REPLICATES, UNTESTABLE
 
 CONFIG = Config(folds=4, splits=1, white=2)
 
@@ -37,9 +37,11 @@ def test_what_was_planted_is_found():
 
 
 def test_nothing_is_found_in_nothing_but_by_chance():
-    found = [verdicts(arrays(0.0, seed)) for seed in range(3)]
-    assert sum(one[name] == REPLICATES for one in found for name in CLAIMS) <= 1  # of fifteen, each wrong once in forty
-    assert all(one["almost_always"] == DOES_NOT for one in found)
+    """An interval of 95 % is wrong above once in forty: more than two of twenty would be a mistake of the test (p 0.01)."""
+    found = [verdicts(arrays(0.0, seed)) for seed in range(20)]
+    wrong = {name: sum(one[name] == REPLICATES for one in found) for name in CLAIMS}
+    assert max(wrong.values()) <= 2
+    assert wrong["almost_always"] == 0
 
 
 def test_too_few_sounds_are_no_question():
@@ -72,6 +74,6 @@ def test_parts_of_a_recording_share_their_group():
 def test_speech_is_as_long_and_loud_as_a_noise():
     talk = Utterance("talk", Path("talk"), "joe", labels={"lang": "en"}, read=lambda: np.sin(np.arange(64_000, dtype=np.float32)))
     other = sounds(Corpus("x", "manifest", (rain(),)), CONFIG)[0]
-    found = _as_loud(talk, 2.5, other)
+    found = _as_loud(talk, 2.5, other, "joe")
     assert (found.group, len(found.samples())) == ("joe", 40_000)
     assert np.sqrt(np.mean(found.samples() ** 2)) == pytest.approx(np.sqrt(np.mean(other.samples() ** 2)), rel=1e-4)

@@ -67,6 +67,8 @@ def test_settings_say_where_they_come_from():
     assert known["n"] == {"value": 8, "paper": 400, "source": "our choice", "why": "what is at hand; paper: section 4"}
     assert known["noise"] == {"value": 0.1, "source": "our choice", "why": "any small number"}
     assert fake().configured("paper").sourced()["n"] == {"value": 400, "source": "paper", "why": "section 4"}
+    assert dataclasses.replace(settings, noise=0.2).explained()["noise"] == {**known["noise"], "value": 0.2, "full": 0.1}
+    assert settings.explained() == known
     assert fake().configured("here", quick=True).n == 6
     with pytest.raises(ValueError, match="preset: expected one of here, paper, got 'mine'"):
         fake().configured("mine")

@@ -59,7 +59,7 @@ def run(asr: Any, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
     sorts = {
         "nonspeech": nonspeech(corpus, config.n_nonspeech),
         "loop": loops(asr, corpus, config.n_loops, config.tries, keep, config.max_new_tokens),
-        "clean": clean(corpus, asr, config.n_clean),
+        "clean": clean(corpus, asr, config.n_clean, config.max_new_tokens),
     }
     rows = {}
     for sort, clips in sorts.items():
@@ -151,7 +151,7 @@ def draw(arrays: xr.Dataset, config: Config) -> dict[str, Any]:
         for column, (name, title) in enumerate(titles.items()):
             values = np.full(here.sum(), np.nan) if mean[name] is None else mean[name][here]
             grid = values.reshape(arrays.layer.values[here].max() + 1, -1)
-            image = plots.heat(axes[4 * row + column], grid, f"{_short(site)} attention, {title}", 1.0)
+            image = plots.heat(axes[4 * row + column], grid, f"{_short(site)}-attention\n{title}", 1.0)
             axes[4 * row + column].set(xlabel="head", ylabel="layer")
     for row, name in enumerate(("silenced", "unlooped")):
         _trade(axes[4 * row + 3], arrays, mean, name, titles[name])
@@ -161,14 +161,15 @@ def draw(arrays: xr.Dataset, config: Config) -> dict[str, Any]:
 
 def _trade(axes: Any, arrays: xr.Dataset, mean: dict[str, Any], name: str, title: str) -> None:
     """A point a head: what it stops against what it costs."""
-    axes.set(xlabel="ΔWER, clean speech", title=title)
+    axes.set(xlabel="ΔWER, clean speech", ylabel="share", title=f"every head\n{title}")
+    axes.locator_params(axis="x", nbins=4)
     axes.title.set_fontsize(9)
     if mean["cost"] is None or mean[name] is None:
         return
     for site, colour in zip(HEADS, (plots.ACCENT, plots.BLUE)):
         here = arrays.site.values == site
         axes.plot(mean["cost"][here], mean[name][here], "o", markersize=4, color=colour, label=_short(site))
-    for cell in np.argsort(-mean[name])[:3]:
+    for cell in [cell for cell in np.argsort(-mean[name])[:3] if mean[name][cell] > 0.1]:  # fewer are none in particular
         text = f"{_short(arrays.site.values[cell])} {arrays.layer.values[cell]}.{arrays['head'].values[cell]}"
         axes.annotate(text, (mean["cost"][cell], mean[name][cell]), textcoords="offset points", xytext=(4, 3), fontsize=7)
     axes.legend(frameon=False, fontsize=7)
@@ -185,7 +186,7 @@ STUDY = Study(
     analyse=analyse,
     draw=draw,
     presets={
-        "here": {"n_nonspeech": 16, "n_loops": 12, "tries": 30, "n_clean": 10, "max_new_tokens": 56},
+        "here": {"n_nonspeech": 12, "n_loops": 10, "tries": 30, "n_clean": 8, "max_new_tokens": 40},
         "builtin": {"n_nonspeech": 12, "n_loops": 12, "tries": 20, "n_clean": 8, "max_new_tokens": 48},
         "quick": {"n_nonspeech": 4, "n_loops": 2, "tries": 4, "n_clean": 2, "max_new_tokens": 32},
     },

@@ -1,5 +1,6 @@
 """B2: how well attribution patching, one forward and one backward pass, ranks what exact patching finds, by site."""
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ SITES = {  # by type: what is swept there
     "encoder.resid_post": ("encoder stream and MLP", ("layer", "time")),
     "encoder.mlp_out": ("encoder stream and MLP", ("layer", "time")),
 }
+QUICK = ("decoder.cross_attn.z", "decoder.cross_attn.q", "decoder.resid_post", "encoder.resid_post")  # one of each type
 TYPES = tuple(dict.fromkeys(kind for kind, _ in SITES.values()))
 _TEST = "per recording, rank correlation of estimate and exact change over all cells, mean over the sites of the type; at least 0.8"
 CLAIMS = {
@@ -50,6 +52,7 @@ class Config(Settings):
     tokens: int = choice(8, "of the text, so that all recordings share a program")
     window_s: float = choice(0.5, "of encoder time, about a word")
     seconds: float = choice(3.0, "of encoder time that is swept")
+    sites: tuple[str, ...] = choice(tuple(SITES), "of every type several; each takes a program of its own")
     k: int = choice(20, "cells whose overlap is the precision; 10 where there are fewer than 100")
     metric: str = choice("logit(clean run's next token) - logit(noisy run's)", "what the noise changed")
 
@@ -58,11 +61,11 @@ def run(asr: Any, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
     """`spearman`, `pearson`, `precision` [example, site], and the number of `cells`."""
     clips = clean(corpus, asr, config.n, at_least_s=config.seconds)
     kept = [one for one in keep.each("B2 attribution", clips, lambda clip: compared(asr, clip, config)) if one["spearman"].size]
-    shape = (len(kept), len(SITES))
+    shape, types = (len(kept), len(config.sites)), [SITES[site][0] for site in config.sites]
     stack = {name: np.array([one[name] for one in kept], float).reshape(shape) for name in ("spearman", "pearson", "precision", "cells")}
     return xr.Dataset(
         {name: (("example", "site"), values) for name, values in stack.items()},
-        {"example": np.arange(len(kept)), "site": list(SITES), "type": ("site", [kind for kind, _ in SITES.values()])},
+        {"example": np.arange(len(kept)), "site": list(config.sites), "type": ("site", types)},
     )
 
 
@@ -81,20 +84,20 @@ def compared(asr: Any, clip: Utterance, config: Config) -> Arrays:
         foil = int(np.asarray(asr.model.decode(tokens, heard[0])[0])[0, -1].argsort()[-2])
     target, source = (interventions.Run(mel=mel, tokens=tokens).heard(asr.model) for mel in mels)
     options = {"metric": interventions.logit_diff(answer, foil), "window_s": config.window_s, "n_frames": round(config.seconds * 50)}
-    estimates = _estimates(asr, target, source, options)
-    rows = [_agreement(asr, target, source, site, estimates[site], config.k, options) for site in SITES]
+    estimates = _estimates(asr, target, source, config.sites, options)
+    rows = [_agreement(asr, target, source, site, estimates[site], config.k, options) for site in config.sites]
     return {name: np.array([getattr(row, attribute) for row in rows]) for name, attribute in _NAMES.items()}
 
 
 _NAMES = {"spearman": "spearman", "pearson": "pearson", "precision": "precision", "cells": "n"}
 
 
-def _estimates(asr: Any, target: Any, source: Any, options: dict[str, Any]) -> dict[str, xr.DataArray]:
+def _estimates(asr: Any, target: Any, source: Any, sites: Sequence[str], options: dict[str, Any]) -> dict[str, xr.DataArray]:
     """Of all sites: those that are swept over time or position share their passes."""
-    alone = [site for site, (_, over) in SITES.items() if over == ("layer", "head")]
-    shared = [site for site in SITES if site not in alone]
+    alone = [site for site in sites if SITES[site][1] == ("layer", "head")]
+    shared = [site for site in sites if site not in alone]
     groups = ((shared, ("layer", "head", "position", "time")), (alone, ("layer", "head")))
-    found = [interventions.attribution(asr.model, target=target, source=source, site=of, over=over, **options) for of, over in groups]
+    found = [interventions.attribution(asr.model, target=target, source=source, site=of, over=over, **options) for of, over in groups if of]
     return {site: one for group in found for site, one in group.items()}
 
 
@@ -143,6 +146,6 @@ STUDY = Study(
     run=run,
     analyse=analyse,
     draw=draw,
-    presets={"here": {"n": 8, "seconds": 2.5}, "builtin": {"n": 8, "seconds": 2.5}, "quick": {"n": 2, "window_s": 1.25}},
+    presets={"here": {"n": 8, "seconds": 2.5}, "builtin": {"n": 8, "seconds": 2.5}, "quick": {"n": 2, "window_s": 1.25, "sites": QUICK}},
     differs=("docs/attribution.md has more sites on four recordings; this is the claim put to a test",),
 )

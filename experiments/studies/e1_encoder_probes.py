@@ -188,7 +188,7 @@ STUDY = Study(
     analyse=analyse,
     draw=draw,
     presets={
-        "here": {"per_gender": 80, "accents": None, "per_accent": 60, "per_condition": 80, "noisy": 30},
+        "here": {"per_gender": 60, "accents": None, "per_accent": 40, "per_condition": 80, "noisy": 30, "snr_db": (20, 10, 0)},
         "builtin": {"per_gender": 40, "accents": None, "per_accent": 40, "per_condition": 40, "noisy": 16},
         "quick": {"per_gender": 25, "noisy": 14, "snr_db": (10, 0)},
     },

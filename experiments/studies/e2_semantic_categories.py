@@ -104,7 +104,7 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
         return Analysis({name: claim.judge(None, why) for name, claim in CLAIMS.items()})
     top, middle = (accuracy(arrays, layers_between(arrays, *where)) for where in (TOP, MIDDLE))
     values = {"top": top, "rises": top - middle, "beyond_sound": top - accuracy(arrays, "mel")}
-    findings = {name: CLAIMS[name].over(one, config.seed) for name, one in values.items()}
+    findings = {name: probed.over(CLAIMS[name], one, config) for name, one in values.items()}
     findings["beyond_phonemes"] = _beyond_phonemes(arrays, top, config)
     return Analysis(findings, _numbers(arrays))
 
@@ -112,7 +112,7 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
 def _beyond_phonemes(arrays: xr.Dataset, top: np.ndarray, config: Config) -> Finding:
     if "phonemes" not in arrays.layer.values:
         return CLAIMS["beyond_phonemes"].judge(None, phonemes.MISSING)
-    return CLAIMS["beyond_phonemes"].over(top - accuracy(arrays, "phonemes"), config.seed)
+    return probed.over(CLAIMS["beyond_phonemes"], top - accuracy(arrays, "phonemes"), config)
 
 
 def _numbers(arrays: xr.Dataset) -> dict[str, Any]:

@@ -11,13 +11,12 @@ from experiments.data import spread
 from experiments.keep import Arrays, Keep
 from experiments.probed import Probing, Unasked, accuracy, judged, layers_between, ranking
 from experiments.readings import written
-from experiments.selection import first_window, heard, language, not_speech, spoken
+from experiments.selection import WINDOW_S, first_window, heard, language, not_speech, sides, spoken
 from experiments.study import Analysis, Claim, Evidence, Study, choice, paper
 from interventions.transcripts import is_loop, words
-from jaxasr.config import N_SAMPLES, SAMPLE_RATE
+from jaxasr.config import SAMPLE_RATE
 
 WIDE = (0.33, 0.91)  # the paper's layers 10 to 28 of 32
-WINDOW_S = N_SAMPLES / SAMPLE_RATE
 CLAIMS = {
     "separates": Claim(
         "The state at the end of the text tells speech from sounds that were transcribed as speech",
@@ -140,15 +139,16 @@ def speech(asr: Any, corpus: Corpus, noises: list[tuple[Sound, Arrays]], seed: i
     lengths = np.sort([float(kept["seconds"]) for _, kept in noises])[: len(chosen)]
     by_length = sorted(chosen, key=lambda one: float(one.label("duration_s") or 0))
     pairs = zip(by_length, lengths, np.random.default_rng(seed).permutation(len(noises)))
-    return [_as_loud(one, seconds, noises[other][0]) for one, seconds, other in pairs]
+    side = sides(chosen)
+    return [_as_loud(one, seconds, noises[other][0], side[one.id]) for one, seconds, other in pairs]
 
 
-def _as_loud(one: Utterance, seconds: float, other: Sound) -> Sound:
+def _as_loud(one: Utterance, seconds: float, other: Sound, side: str) -> Sound:
     def samples() -> np.ndarray:
         audio = _beginning(one, seconds)
         return (audio * (_rms(other.samples()) / max(_rms(audio), 1e-6))).astype(np.float32)
 
-    return Sound(f"{one.id} {seconds:.2f} s as {other.id}", one.speaker or one.id, samples, language(one))
+    return Sound(f"{one.id} {seconds:.2f} s as {other.id}", side, samples, language(one))
 
 
 def _rms(audio: np.ndarray) -> float:
@@ -194,7 +194,7 @@ STUDY = Study(
     analyse=analyse,
     draw=draw,
     presets={
-        "here": {"per_class": 120, "backwards": False, "white": 24},
+        "here": {"per_class": 70, "seconds": (), "backwards": False, "white": 12},
         "builtin": {"per_class": 30, "white": 60},
         "quick": {"per_class": 50, "seconds": (), "white": 20},
     },

@@ -28,6 +28,7 @@ ENCODER = ("encoder.attn_out", "encoder.mlp_out")
 DECODER = ("decoder.cross_attn_out", "decoder.attn_out", "decoder.mlp_out")
 SITES = (*ENCODER, *DECODER)
 KINDS = ("noise", "astray")
+_MOVES = ("to white noise", "as far, anywhere")  # what the figure calls them
 OTHER, ODD, FITS, UNTRIED = 0, 1, 2, -1  # what was written: something else, with the odd word, with the one that fits
 _TEST = "per contextual error, whether any {} of {} makes it right, less the same for as many moves of the same length in random directions"
 CLAIMS = {
@@ -203,8 +204,8 @@ def draw(arrays: xr.Dataset, config: Config) -> dict[str, Any]:
     tried = arrays.after.isel(kind=0, cell=0).values != UNTRIED
     wrong, right = np.flatnonzero(tried & ~arrays.congruent.values), np.flatnonzero(tried & arrays.congruent.values)
     after = arrays.after
-    rows = [(f"{kind}: made right", (after.sel(kind=kind) == ODD).isel(example=wrong), 1.0) for kind in KINDS]
-    rows += [("noise: clean broken", (after.sel(kind="noise") != FITS).isel(example=right), 1.0)]
+    rows = [(f"{name}: made right", (after.sel(kind=kind) == ODD).isel(example=wrong), 1.0) for kind, name in zip(KINDS, _MOVES)]
+    rows += [(f"{_MOVES[0]}: clean broken", (after.sel(kind="noise") != FITS).isel(example=right), 1.0)]
     figure, axes = plots.panels(len(rows), len(SITES), width=2.3, height=2.0)
     for number, (title, values, limit) in enumerate(rows):
         mean = values.mean("example").values if values.sizes["example"] else np.full(arrays.sizes["cell"], np.nan)
@@ -229,9 +230,9 @@ STUDY = Study(
     analyse=analyse,
     draw=draw,
     presets={
-        "here": {"sentences": 32, "voices": 2, "n_errors": 10, "n_clean": 4},
+        "here": {"sentences": 32, "voices": 2, "n_errors": 10, "n_clean": 4, "alphas": (0.5, 1.0)},
         "builtin": {"sentences": 32, "voices": 2, "n_errors": 10, "n_clean": 4},
-        "quick": {"sentences": 8, "voices": 1, "n_errors": 2, "n_clean": 1, "alphas": (0.5, 1.0)},
+        "quick": {"sentences": 8, "voices": 1, "n_errors": 2, "n_clean": 1, "alphas": (1.0,)},
     },
     differs=(
         "a corpus without such sentences is replaced by ours, spoken by espeak-ng, each with the odd and with the fitting word",
