@@ -26,10 +26,10 @@ class Decoder(nnx.Module):
         """What the audio is to the decoder; `apart` with one array a layer, and then `blocks` may be unstacked."""
         if not apart:
             return Memory(xa, *jax.vmap(lambda layer: layer.keys_values(xa))(self.blocks.cross_attn))
-        layers = unstack(self.blocks) if blocks is None else blocks
+        attns = unstack(self.blocks.cross_attn) if blocks is None else [block.cross_attn for block in blocks]
 
         def whole(xa: Array) -> list[tuple[Array, Array]]:
-            return [layer.cross_attn.keys_values(xa) for layer in layers]
+            return [attn.keys_values(xa) for attn in attns]
 
         def by_row(xa: Array) -> list[tuple[Array, Array]]:
             return jax.lax.map(lambda row: jax.tree.map(lambda x: x[0], whole(row[None])), xa)
