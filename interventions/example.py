@@ -16,6 +16,7 @@ from interventions.grid import placed, strength
 from interventions.metrics import Metric
 from interventions.rows import Rows
 from interventions.run import Run
+from interventions.sources import heard_at
 from jaxasr import compiled, sites
 from jaxasr.cache import Memory
 from jaxasr.model import Whisper, exactly
@@ -118,9 +119,8 @@ class Example:
 def _hear(model: Whisper, mel: Array | None) -> tuple[Array, Array]:
     if mel is None:
         raise ValueError("target: a sweep of the encoder needs the recording; give Run(mel=...) rather than Run(memory=...).")
-    names = ("encoder.resid_pre", "encoder.resid_post")
-    acts = model.encode(mel, readout=select(*names))[1]
-    return acts[names[0]], acts[names[1]]
+    acts = heard_at(model, mel, "encoder.resid_pre", "encoder.resid_post")
+    return acts["encoder.resid_pre"], acts["encoder.resid_post"]
 
 
 def _decoder_cells(

@@ -11,8 +11,8 @@ from interventions.edits import Mix, Noise, Patch, Zero
 from interventions.run import Run
 from jaxasr import compiled, sites
 from jaxasr.cache import Memory
-from jaxasr.model import Whisper
-from jaxasr.taps import Edit, select
+from jaxasr.model import Whisper, exactly
+from jaxasr.taps import Acts, Edit, Readout, select
 
 SOURCES = ("zero", "mean", "noise", "resample")
 
@@ -90,7 +90,17 @@ def activation(model: Whisper, run: Run, site: str) -> Array:
         return compiled.call(_shown, model, run.tokens, run.memory, run.positions, taps=None, site=site)
     if run.sound is None:
         raise ValueError(f"Run: {site!r} needs the recording; give Run(mel=...) rather than Run(memory=...).")
-    return model.encode(run.sound, readout=select(site))[1][site]
+    return heard_at(model, run.sound, site)[site]
+
+
+def heard_at(model: Whisper, mel: Array, *names: str) -> Acts:
+    """What the encoder shows at `names`, without the memory that the decoder would need."""
+    return compiled.call(_heard, model, mel, taps=select(*names))
+
+
+def _heard(model: Whisper, mel: Array, taps: Readout) -> Acts:
+    with exactly(model):
+        return model.encoder(mel.astype(model.config.dtype), {}, taps)[1]
 
 
 def _shown(model: Whisper, tokens: Array, memory: Memory, positions: Array | None, taps: None, *, site: str) -> Array:

@@ -27,7 +27,7 @@ class Preparer:
         """The job of the contenders: files, prompt, ids; everything JSON."""
         name, n = self.job["model"], self.job["clips"]
         made = self._random(name.removeprefix(RANDOM)) if name.startswith(RANDOM) else self._real(name)
-        mels, seconds = _features(n, made["n_mels"])
+        mels, seconds = _features(n, made["n_mels"], self.job.get("at_least_s", 0.0))
         np.save(self.folder / "mels.npy", mels)
         return {**self.job, **made, "mels": str(self.folder / "mels.npy"), "seconds": seconds, "max_new_tokens": MAX_NEW_TOKENS}
 
@@ -72,13 +72,17 @@ class Preparer:
         }
 
 
-def _features(n: int, n_mels: int) -> tuple[np.ndarray, list[float]]:
-    """Log-mel [n, M, 3000] of `n` recordings and their seconds; the demo recording again and again where there are no others."""
+def _features(n: int, n_mels: int, at_least_s: float) -> tuple[np.ndarray, list[float]]:
+    """Log-mel [n, M, 3000] of `n` recordings, none shorter than `at_least_s`, and their seconds.
+
+    Where there are no recordings, the demo's again and again.
+    """
     from experiments import data
     from jaxasr.audio import load_audio, log_mel, pad_or_trim
     from jaxasr.config import N_SAMPLES, SAMPLE_RATE
 
-    clips = data.spread(data.recordings(SETS, "en", labelled=True), n)
+    known = data.recordings(SETS, "en", labelled=True)
+    clips = data.spread([clip for clip in known if clip.duration_s >= at_least_s], n)
     audios = [load_audio(path)[:N_SAMPLES] for path in ([clip.path for clip in clips] or [data.DEMO] * n)]
     mels = np.stack([np.asarray(log_mel(pad_or_trim(audio), n_mels)) for audio in audios])
     return mels, [len(audio) / SAMPLE_RATE for audio in audios]

@@ -106,6 +106,7 @@ def main(
     n_tokens: Annotated[list[int] | None, typer.Option("--tokens", help="Tokens of the target; repeatable. Default: 11.")] = None,
     rounds: Annotated[int, typer.Option(help="Times that every way is measured.")] = 3,
     kinds: Annotated[str, typer.Option(help="decoder, encoder, or both with a comma.")] = "decoder,encoder",
+    at_least: Annotated[float, typer.Option(help="Seconds that the recordings last at least: longer ones have more windows.")] = 0.0,
     alone: Annotated[bool, typer.Option(help="Only this library: for curves over sizes and tokens.")] = False,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
     data: Annotated[Path | None, typer.Option(help="A folder with manifest.jsonl; default: as for `transcribe`.")] = None,
@@ -119,7 +120,7 @@ def main(
         described = gemm.ask("describe")
         console.print(machine.title(described))
         for name, tokens in itertools.product(model or ["tiny.en"], n_tokens or [11]):
-            for kind, numbers in _one_model(name, tokens, kinds.split(","), rounds, gemm, dtype, alone):
+            for kind, numbers in _one_model(name, tokens, kinds.split(","), rounds, gemm, dtype, alone, at_least):
                 console.print(f"\n{name}, {tokens} tokens, {kind}: {numbers['plan']}; {numbers['gflops']:.0f} GFLOP/s of a peak of "
                               f"{numbers['peak_gflops']:.0f}; load {machine.load()}; × ours: above 1 ours is faster")  # fmt: skip
                 console.print(table(numbers["results"]))
@@ -129,10 +130,10 @@ def main(
 
 
 def _one_model(
-    name: str, n_tokens: int, kinds: list[str], rounds: int, gemm: Worker, dtype: str, alone: bool
+    name: str, n_tokens: int, kinds: list[str], rounds: int, gemm: Worker, dtype: str, alone: bool, at_least: float
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
-        job = _job(name, n_tokens, dtype, scratch)
+        job = _job(name, n_tokens, dtype, scratch, at_least)
         ours = stack.enter_context(Worker("experiments.bench.sweepers:Ours", job))
         torch = not alone and importlib.util.find_spec("torch") is not None
         other = stack.enter_context(Worker("experiments.bench.sweepers:Torch", job)) if torch else None
@@ -147,9 +148,10 @@ def _one_model(
                            "results": rows, "load": machine.load()}  # fmt: skip
 
 
-def _job(name: str, n_tokens: int, dtype: str, scratch: str) -> dict[str, Any]:
+def _job(name: str, n_tokens: int, dtype: str, scratch: str, at_least: float) -> dict[str, Any]:
     """Two recordings; the tokens are the model's own text of the first, again and again where it is short."""
     wanted = {"model": name, "clips": 2, "folder": scratch, "dtype": dtype, "cache": str(Path(scratch) / "cache")}
+    wanted["at_least_s"] = at_least
     with Worker("experiments.bench.recordings:Preparer", wanted, JAX_PLATFORMS="cpu") as preparer:
         job = preparer.ask("prepare")
     with Worker("experiments.bench.contenders:Ours", job, JAX_PLATFORMS="cpu") as reader:
