@@ -85,7 +85,7 @@ _HEAD = """# The studies, run on recordings
 
 Made from the `result.json` of each folder by `python -m experiments.published`; what to think of the verdicts stands in
 [caveats.md](caveats.md). yes: the whole 95 % interval lies on the claim's side of the null, and p, where there is one, is at most 0.05;
-no: it does not at this scale; —: not testable here. {links}.
+no: it does not at this scale; —: not testable here; empty: not run. {links}.
 """
 
 
