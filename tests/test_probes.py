@@ -83,6 +83,12 @@ def test_activations_like_those_of_a_model():
     assert bank.n_iter.max() < 100
 
 
+def test_few_fits_of_many_features_are_scikit_learn_s():
+    """Where the metric is kept as a factor, not as an inverse."""
+    x, y = planted(2, 60, 40, 2)
+    assert agrees(interventions.fit_probes(x, y, folds=2), x, y) >= 0.995
+
+
 def test_what_is_planted_is_found(bank):
     mean = bank.summary()["mean"].sel(penalty=1.0)
     assert mean[0] < 0.5 < 0.95 < mean[1]

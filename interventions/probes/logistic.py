@@ -20,6 +20,7 @@ _SLOPE = 0.05  # a step is accepted once the slope along it has fallen to this s
 _ROUGH = 1e-3  # a gap at which the metric is taken anew
 _TRIALS = 12  # of step lengths
 _UNROLLED = 64  # classes at most
+_SOLUTIONS = 16
 
 
 class Problem(NamedTuple):
@@ -93,10 +94,23 @@ class _Spread(NamedTuple):
 
 
 class _Metric(NamedTuple):
-    """An approximate inverse Hessian: the spread and a penalty, exact in the bias of each fit."""
+    """An approximate inverse Hessian: the spread and a penalty, exact in the bias of each fit.
 
-    inverse: Float[Array, "D D"]
+    `matrix` is the inverse, or where so few vectors are multiplied with it that it would not pay, the Cholesky factor.
+    """
+
+    matrix: Float[Array, "D D"]
     spread: _Spread
+
+    def times(self, right: Float[Array, "n D"]) -> Float[Array, "n D"]:
+        if _inverts(right):
+            return right @ self.matrix
+        return jax.scipy.linalg.cho_solve((self.matrix, True), right.T).T
+
+
+def _inverts(right: Float[Array, "n D"]) -> bool:
+    """An inverse costs as much as D / n solutions of a stage, which takes about ten."""
+    return right.shape[1] <= _SOLUTIONS * right.shape[0]
 
 
 class _Softmax(NamedTuple):
@@ -143,7 +157,7 @@ def solve_path(problem: Problem, penalties: Float[Array, "P"], n_classes: int, t
         penalty, until, is_close = stage
         ahead = before.at - before.optimum
         ahead = ahead.times(jnp.where(is_close, 0.0, jnp.ones(fits)))
-        state = _descended(problem, _metric(before.spread, penalty), penalty, tol, until, max_iter, before.at, ahead)
+        state = _descended(problem, _metric(before.spread, penalty, before.at), penalty, tol, until, max_iter, before.at, ahead)
         optimum = jax.tree.map(lambda last, now: jnp.where(is_close, last, now), before.optimum, before.at)
         spread = jax.lax.cond(is_close, lambda: before.spread, lambda: _spread(problem, state.soft))
         return _Before(state.at, optimum, spread), _solution(problem, state)
@@ -232,15 +246,17 @@ def _spread(problem: Problem, soft: _Softmax) -> _Spread:
     return _Spread(centred.T @ centred, weight @ problem.x / total[:, None], total)
 
 
-def _metric(spread: _Spread, penalty: Array) -> _Metric:
+def _metric(spread: _Spread, penalty: Array, like: Point) -> _Metric:
     one = jnp.eye(len(spread.gram))
-    return _Metric(jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(spread.gram + penalty * one), True), one), spread)
+    factor = jnp.linalg.cholesky(spread.gram + penalty * one)
+    inverts = _inverts(like.w.reshape(-1, like.w.shape[-1]))
+    return _Metric(jax.scipy.linalg.cho_solve((factor, True), one) if inverts else factor, spread)
 
 
 def _apply(metric: _Metric, problem: Problem, g: Point) -> Point:
     away = (metric.spread.mean - problem.shift) / problem.scale
     right = g.w - g.b[..., None] * away
-    w = (right.reshape(-1, right.shape[-1]) @ metric.inverse).reshape(right.shape)
+    w = metric.times(right.reshape(-1, right.shape[-1])).reshape(right.shape)
     return Point(w, g.b / metric.spread.total - (away * w).sum(-1))
 
 
