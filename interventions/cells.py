@@ -95,7 +95,7 @@ class Resumed:
         rows, slots = self.rows, jnp.arange(self.trace.k.shape[3], dtype=jnp.int32)[None]
         block, k, v, *stored = self._at(self.first, apart=False)
         positions = jnp.asarray(rows.start if self.own else rows.position)[None]
-        past, keys = (Whole(*stored), slots) if self.own else (Beside(*stored), jnp.asarray(rows.keys)[None])
+        past, keys = (Whole(*stored), slots) if self.own else (self._beside(*stored), jnp.asarray(rows.keys)[None])
         mask = causal_mask(positions, slots) if self.own else jnp.asarray(rows.mask)[None, None]
         x = self.trace.pre[self.first][:, positions[0]]
 
@@ -119,7 +119,7 @@ class Resumed:
         block, k, v, *stored = self._at(layer, apart=self.blocks is not None)
         tap = Tap("decoder.", {}, NOTHING, jnp.int32(-1), jnp.zeros((1, 1), jnp.int32))
         normed, mask = block.attn_ln(x), jnp.asarray(self.rows.mask)
-        past = Beside(*stored).append(None, *block.attn.keys_values(normed))
+        past = self._beside(*stored).append(None, *block.attn.keys_values(normed))
         if wanted is not None:
             x, normed, mask = x[:, wanted], normed[:, wanted], mask[wanted]
         mask, keys = jnp.broadcast_to(mask, (len(x), 1, *mask.shape)), jnp.broadcast_to(self.rows.keys, (len(x), mask.shape[1]))
@@ -127,6 +127,10 @@ class Resumed:
         flat = x.reshape(1, -1, x.shape[-1])
         flat = flat + cross_attention(block.cross_attn, block.cross_attn_ln(flat), k, v, tap.within("cross_attn"))
         return (flat + block.mlp(block.mlp_ln(flat), tap.within("mlp"))).reshape(x.shape)
+
+    def _beside(self, k: Float[Array, "1 H N Dh"], v: Float[Array, "1 H N Dh"]) -> Beside:
+        """Those stored slots that the rows may see. Where there are none, none is shown: an edit of a pattern knows of no mask."""
+        return Beside(k[:, :, : self.rows.n_slots], v[:, :, : self.rows.n_slots])
 
     def _at(self, layer: Int[Array, ""] | int, apart: bool) -> tuple[Block, Array, Array, Array, Array]:
         """A layer's block, keys and values of the audio, stored keys and values."""

@@ -56,7 +56,8 @@ def parts(plan: Any, layer: int) -> list[Part]:
     n_columns, n_rows = max(map(len, split), default=1), max(sizes, default=1)
     together = equal(n_cells, room // n_rows)
     above = 0 if layer == last else 1 if readers == 1 else 2
-    made = (Rows.of([columns[i] for i in part], jnp.shape(plan.target.tokens)[1], n_columns, n_rows) for part in split)
+    n_slots = jnp.shape(plan.target.tokens)[1] if "position" in plan.grid.coords else 0  # without columns, rows are all there is
+    made = (Rows.of([columns[i] for i in part], n_slots, n_columns, n_rows) for part in split)
     return [Part([chosen[i] for i in part], rows, size, together, above) for part, rows, size in zip(split, made, sizes)]
 
 

@@ -29,6 +29,10 @@ class Rows:
     mask: Bools
     keys: Ints
 
+    @property
+    def n_slots(self) -> int:
+        return self.keys.shape[0] - self.position.shape[0]
+
     @classmethod
     def of(cls, columns: Sequence[np.ndarray], n_slots: int, n_columns: int, n_rows: int) -> "Rows":
         """Rows for `columns`, each the positions that are computed, the scored one last; filled up to fixed numbers."""

@@ -77,9 +77,19 @@ def test_every_cell_is_a_patch_of_its_own(tiny_model, runs, site):
     assert float(np.abs(swept - swept.baseline).max()) > 1e-3  # the patches do something
 
 
-@pytest.mark.parametrize("site", ["decoder.cross_attn.z", "decoder.attn.v", "encoder.resid_post"])
-def test_what_is_left_out_changes_nothing(tiny_model, runs, site):
-    options = dict(site=site, over=dims_of(tiny_model, site), metric=METRIC, window_s=WINDOW / 50, n_frames=11)
+@pytest.mark.parametrize(
+    ("site", "over"),
+    [
+        ("decoder.cross_attn.z", None),
+        ("decoder.attn.v", None),
+        ("decoder.attn.pattern", None),
+        ("decoder.attn.pattern", ("layer", "head")),
+        ("decoder.attn.scores", ("layer",)),
+        ("encoder.resid_post", None),
+    ],
+)
+def test_what_is_left_out_changes_nothing(tiny_model, runs, site, over):
+    options = dict(site=site, over=over or dims_of(tiny_model, site), metric=METRIC, window_s=WINDOW / 50, n_frames=11)
     fast, slow = (iv.sweep(tiny_model, *runs, reuse=reuse, **options) for reuse in (True, False))
     np.testing.assert_allclose(fast, slow, atol=1e-5 * max(1.0, float(np.abs(slow).max())), rtol=0)
 
