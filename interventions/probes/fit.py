@@ -13,7 +13,8 @@ from threadpoolctl import threadpool_limits
 from interventions.planning import budget
 from interventions.probes import folds as _folds, inputs, logistic, ridge
 from interventions.probes.bank import Bank
-from interventions.probes.logistic import Problem, Solution
+from interventions.probes.logistic import Solution
+from interventions.probes.objective import Problem
 from jaxasr import compiled
 
 _BYTES = 1 << 30  # of a CPU's memory, beside X; of an accelerator's, a share of what is free

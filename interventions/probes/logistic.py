@@ -7,67 +7,18 @@ products with the one matrix of a layer. Axes: K classes, J fits (fold × seed),
 With Σₖ Wₖ = 0, which holds at the optimum and is kept from the start, the last class is minus the sum of the others and is
 never stored. Two classes are scikit-learn's single-vector form: there ‖w‖² = 2 ‖W‖², hence twice the λ.
 """
-import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from interventions.probes.objective import Point, Problem, Softmax, gradient_of, logits_of, own_class, softmax, sum_classes
+
 _SLOPE = 0.05  # a step is accepted once the slope along it has fallen to this share
 _ROUGH = 1e-3  # a gap at which the metric is taken anew
 _TRIALS = 12  # of step lengths
-_UNROLLED = 64  # classes at most
 _SOLUTIONS = 16
-
-
-class Problem(NamedTuple):
-    """What the fits of one layer share, and what tells them apart.
-
-    x: [N, D], centred and scaled roughly; `shift` and `scale` [J, D] make it exact: the features of fit j are (x - shift) / scale.
-    labels: [J, N] in 0 … K-1. rows: [J, N], 1 for a training row, else 0.
-    """
-
-    x: Float[Array, "N D"]
-    shift: Float[Array, "J D"]
-    scale: Float[Array, "J D"]
-    labels: Int[Array, "J N"]
-    rows: Float[Array, "J N"]
-
-
-@flax.struct.dataclass
-class Point:
-    """Weights [K-1, J, D] and bias [K-1, J], of the standardised features; a gradient and a direction look the same."""
-
-    w: Float[Array, "K1 J D"]
-    b: Float[Array, "K1 J"]
-
-    def __add__(self, other: "Point") -> "Point":
-        return Point(self.w + other.w, self.b + other.b)
-
-    def __sub__(self, other: "Point") -> "Point":
-        return Point(self.w - other.w, self.b - other.b)
-
-    def times(self, factor: Float[Array, "J"]) -> "Point":
-        return Point(self.w * factor[:, None], self.b * factor)
-
-    def dot(self, other: "Point") -> Float[Array, "J"]:
-        """The product of all K classes, of which the last is minus the sum of the others."""
-        w = (_sum(self.w * other.w) + _sum(self.w) * _sum(other.w)).sum(-1)
-        return w + _sum(self.b * other.b) + _sum(self.b) * _sum(other.b)
-
-
-def _over_classes(combine: Callable[[Array, Array], Array], x: Float[Array, "K1 ..."]) -> Float[Array, "..."]:
-    """Written out: what XLA makes of a reduction over a short first axis is ten times as slow as the sums are."""
-    if len(x) > _UNROLLED:
-        return combine.reduce(x, axis=0)
-    return functools.reduce(combine, [x[k] for k in range(len(x))])
-
-
-_sum = functools.partial(_over_classes, jnp.add)
-_max = functools.partial(_over_classes, jnp.maximum)
 
 
 class Solution(NamedTuple):
@@ -113,18 +64,10 @@ def _inverts(right: Float[Array, "n D"]) -> bool:
     return right.shape[1] <= _SOLUTIONS * right.shape[0]
 
 
-class _Softmax(NamedTuple):
-    """Probabilities of all classes but the last, of the last, and the summed cross-entropy."""
-
-    p: Float[Array, "K1 J N"]
-    last: Float[Array, "J N"]
-    loss: Float[Array, "J"]
-
-
 class _State(NamedTuple):
     at: Point
     logits: Float[Array, "K1 J N"]
-    soft: _Softmax
+    soft: Softmax
     gradient: Point
     direction: Point
     decrement: Float[Array, "J"]
@@ -167,7 +110,7 @@ def solve_path(problem: Problem, penalties: Float[Array, "P"], n_classes: int, t
     strengths = jnp.repeat(penalties * (2 if n_classes == 2 else 1), 2)
     until = jnp.tile(jnp.stack([jnp.maximum(tol, _ROUGH), tol]), len(penalties))
     is_close = jnp.tile(jnp.array([False, True]), len(penalties))
-    before = _Before(start, start, _spread(problem, _softmax(problem, _logits(problem, start))))
+    before = _Before(start, start, _spread(problem, softmax(problem, logits_of(problem, start))))
     found = jax.lax.scan(one, before, (strengths, until, is_close))[1]
     return jax.tree.map(lambda leaf: leaf[1::2], found)._replace(n_iter=found.n_iter[::2] + found.n_iter[1::2])
 
@@ -183,10 +126,10 @@ def _descended(
     problem: Problem, metric: _Metric, penalty: Array, tol: float, until: Array, max_iter: int, start: Point, ahead: Point
 ) -> _State:
     """From `start`, first along `ahead`, until no gap is above `until`; a fit rests as soon as its own is below `tol`."""
-    logits = _logits(problem, start)
+    logits = logits_of(problem, start)
     zero, fits = jax.tree.map(jnp.zeros_like, start), problem.rows.shape[0]
     counts, going = jnp.zeros(fits, jnp.int32), jnp.ones(fits, bool)
-    soft = _softmax(problem, logits)
+    soft = softmax(problem, logits)
     state = _State(start, logits, soft, zero, ahead, jnp.ones(fits), jnp.zeros(fits), counts, going, jnp.int32(-1))
     state = _move(problem, penalty, state)._replace(direction=zero)
 
@@ -199,48 +142,13 @@ def _descended(
     return jax.lax.while_loop(more, step, _look(problem, metric, penalty, tol, state))
 
 
-def _logits(problem: Problem, point: Point) -> Float[Array, "K1 J N"]:
-    w = point.w / problem.scale
-    offset = point.b - (w * problem.shift).sum(-1)
-    return (w.reshape(-1, w.shape[-1]) @ problem.x.T).reshape(*w.shape[:2], -1) + offset[..., None]
-
-
-def _softmax(problem: Problem, logits: Float[Array, "K1 J N"]) -> _Softmax:
-    """The only exponentials of a step. The label's logit is taken off before anything is added: small losses keep their digits."""
-    last = -_sum(logits)
-    top = jnp.maximum(_max(logits), last)
-    # Without the barrier every use below would compute them again.
-    e, e_last = jax.lax.optimization_barrier((jnp.exp(logits - top), jnp.exp(last - top)))
-    total = _sum(e) + e_last
-    loss = (problem.rows * (jnp.log(total) + (top - _own(problem, logits)))).sum(-1)
-    share, share_last = jax.lax.optimization_barrier((e / total, e_last / total))
-    return _Softmax(share, share_last, loss)
-
-
-def _is_label(problem: Problem, n: int) -> Bool[Array, "K1 J N"]:
-    return problem.labels == jnp.arange(n)[:, None, None]
-
-
-def _own(problem: Problem, logits: Float[Array, "K1 J N"]) -> Float[Array, "J N"]:
-    """Each row's value of its own class."""
-    n = len(logits)
-    return _sum(jnp.where(_is_label(problem, n), logits, 0)) - jnp.where(problem.labels == n, _sum(logits), 0)
-
-
-def _gradient(problem: Problem, soft: _Softmax, point: Point, penalty: Array) -> Point:
-    off = (soft.p - _is_label(problem, len(soft.p))) * problem.rows
-    b = off.sum(-1)
-    raw = (off.reshape(-1, off.shape[-1]) @ problem.x).reshape(point.w.shape)
-    return Point((raw - b[..., None] * problem.shift) / problem.scale + penalty * point.w, b)
-
-
-def _spread(problem: Problem, soft: _Softmax) -> _Spread:
+def _spread(problem: Problem, soft: Softmax) -> _Spread:
     """The Hessian of the loss with each row's class-by-class block replaced by its mean eigenvalue, averaged over fits.
 
     Only the rows' spread is averaged. A fit's own mean may be far from the average one, in units of its own scale, when its test rows
     are far away; with the average one the bias would hide from it most of what there is to descend.
     """
-    weight = (_sum(soft.p * (1 - soft.p)) + soft.last * (1 - soft.last)) / len(soft.p) * problem.rows
+    weight = (sum_classes(soft.p * (1 - soft.p)) + soft.last * (1 - soft.last)) / len(soft.p) * problem.rows
     total, shared = weight.sum(-1), weight.mean(0)
     centred = (problem.x - shared @ problem.x / shared.sum()) * jnp.sqrt(shared)[:, None]
     return _Spread(centred.T @ centred, weight @ problem.x / total[:, None], total)
@@ -262,7 +170,7 @@ def _apply(metric: _Metric, problem: Problem, g: Point) -> Point:
 
 def _look(problem: Problem, metric: _Metric, penalty: Array, tol: float, state: _State) -> _State:
     """Gradient, the next direction (Polak-Ribière, restarted when it would not go down), and who is done."""
-    gradient = _gradient(problem, state.soft, state.at, penalty)
+    gradient = gradient_of(problem, state.soft, state.at, penalty)
     towards = _apply(metric, problem, gradient)
     decrement = gradient.dot(towards)
     beta = jnp.maximum(decrement - state.gradient.dot(towards), 0) / state.decrement
@@ -275,12 +183,12 @@ def _look(problem: Problem, metric: _Metric, penalty: Array, tol: float, state: 
 
 
 def _square(point: Point) -> Float[Array, "J"]:
-    return (_sum(point.w**2) + _sum(point.w) ** 2).sum(-1)
+    return (sum_classes(point.w**2) + sum_classes(point.w) ** 2).sum(-1)
 
 
 def _move(problem: Problem, penalty: Array, state: _State) -> _State:
     """Along the direction to (nearly) the lowest point of the line; a fit that is done stays where it is."""
-    along = _logits(problem, state.direction)
+    along = logits_of(problem, state.direction)
     length, soft = _search(problem, penalty, state, along)
     return state._replace(
         at=state.at + state.direction.times(length),
@@ -290,19 +198,19 @@ def _move(problem: Problem, penalty: Array, state: _State) -> _State:
     )
 
 
-def _search(problem: Problem, penalty: Array, state: _State, along: Float[Array, "K1 J N"]) -> tuple[Float[Array, "J"], _Softmax]:
+def _search(problem: Problem, penalty: Array, state: _State, along: Float[Array, "K1 J N"]) -> tuple[Float[Array, "J"], Softmax]:
     """A root of the slope by Newton's method, kept within a bracket: the objective is convex along the line."""
-    base = penalty * Point(state.at.w, 0 * state.at.b).dot(state.direction) - (_own(problem, along) * problem.rows).sum(-1)
+    base = penalty * Point(state.at.w, 0 * state.at.b).dot(state.direction) - (own_class(problem, along) * problem.rows).sum(-1)
     curve = penalty * _square(state.direction)
-    last = -_sum(along)
+    last = -sum_classes(along)
 
-    def slopes(soft: _Softmax, length: Array) -> tuple[Array, Array]:
-        mean = _sum(soft.p * along) + soft.last * last
-        square = _sum(soft.p * along**2) + soft.last * last**2
+    def slopes(soft: Softmax, length: Array) -> tuple[Array, Array]:
+        mean = sum_classes(soft.p * along) + soft.last * last
+        square = sum_classes(soft.p * along**2) + soft.last * last**2
         return (mean * problem.rows).sum(-1) + base + length * curve, ((square - mean**2) * problem.rows).sum(-1) + curve
 
-    def at(length: Array) -> tuple[_Softmax, Array, Array]:
-        soft = _softmax(problem, state.logits + along * length[:, None])
+    def at(length: Array) -> tuple[Softmax, Array, Array]:
+        soft = softmax(problem, state.logits + along * length[:, None])
         return soft, *slopes(soft, length)
 
     first, second = slopes(state.soft, jnp.zeros_like(base))

@@ -3,7 +3,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from interventions.probes.logistic import Problem, Solution
+from interventions.probes.logistic import Solution
+from interventions.probes.objective import Problem
 
 
 def solve_path(problem: Problem, penalties: Float[Array, "P"]) -> Solution:
