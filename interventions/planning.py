@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from interventions.rows import Rows, packed
 from jaxasr import sites
@@ -117,13 +116,13 @@ def chunked(compute: Callable[[dict], Any], cells: dict[str, np.ndarray], size: 
     """
     n = len(next(iter(cells.values())))
 
-    def smaller(error: jax.errors.JaxRuntimeError) -> Finish:
+    def smaller(error: Exception) -> Finish:
         if "RESOURCE_EXHAUSTED" not in str(error) or size == 1:
             raise error
         warnings.warn(f"sweep: out of memory with {size} cells at a time; going on with {size // 2}.", stacklevel=3)
         return chunked(compute, cells, size // 2)
 
-    def finish() -> Float[np.ndarray, "n *rest"]:
+    def finish() -> np.ndarray:
         try:
             return np.concatenate([np.asarray(part, np.float64) for part in parts])[:n]
         except jax.errors.JaxRuntimeError as error:

@@ -9,7 +9,8 @@ import flax.struct
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-Ints, Bools = Int[np.ndarray, "..."] | Int[Array, "..."], Bool[np.ndarray, "..."] | Bool[Array, "..."]
+Ints = Int[np.ndarray, "..."] | Int[Array, "..."]
+Bools = Bool[np.ndarray, "..."] | Bool[Array, "..."]
 
 
 @flax.struct.dataclass
