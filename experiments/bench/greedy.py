@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from transformers import DynamicCache, EncoderDecoderCache, WhisperForConditionalGeneration
 
+from experiments.bench.torch_whisper import cached
+
 
 @dataclasses.dataclass(frozen=True)
 class Greedy:
@@ -32,7 +34,7 @@ def greedy(
     never, not_first = torch.tensor(sorted(suppress)), torch.tensor(sorted(suppress_begin))
     tokens, margins, ids = [], [], torch.tensor([list(prompt)])
     while len(tokens) < max_new_tokens:
-        out = model.model.decoder(input_ids=ids, encoder_hidden_states=memory, past_key_values=cache, use_cache=True)
+        out = model.model.decoder(input_ids=ids, encoder_hidden_states=memory, use_cache=True, **cached(model.model.decoder, cache))
         logits = model.proj_out(out.last_hidden_state[0, -1])
         logits[never] = -torch.inf
         if not tokens:

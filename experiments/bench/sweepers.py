@@ -104,13 +104,16 @@ class Torch:
         return self._difference(last)
 
     def _forward(self, way: str, n: int) -> Any:
+        from experiments.bench.torch_whisper import cached
+
         tokens = self.tokens.expand(n, -1)
         if way == "whole":
             return self.model(input_features=self.mels[:1].expand(n, -1, -1), decoder_input_ids=tokens, use_cache=False)[0]
         heard = self.outputs[0].expand(n, -1, -1)
         if way == "reused":
             return self.model(encoder_outputs=(heard,), decoder_input_ids=tokens, use_cache=False)[0]
-        return self.model.decoder(tokens, encoder_hidden_states=heard, past_key_values=self._kept(n), use_cache=True)[0]
+        kept = cached(self.model.decoder, self._kept(n))
+        return self.model.decoder(tokens, encoder_hidden_states=heard, use_cache=True, **kept)[0]
 
     def _kept(self, n: int) -> Any:
         from transformers import DynamicCache, EncoderDecoderCache

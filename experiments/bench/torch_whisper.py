@@ -1,5 +1,7 @@
 """Whisper of `transformers` on torch, holding given weights: what this project is compared with."""
+import inspect
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,3 +70,8 @@ def build(config: Config, state: Mapping[str, np.ndarray], attention: str = "eag
     tensors["proj_out.weight"] = tensors["model.decoder.embed_tokens.weight"]
     model.load_state_dict(tensors, strict=True)
     return model.eval().requires_grad_(False)
+
+
+def cached(decoder: torch.nn.Module, cache: Any) -> dict[str, Any]:
+    """The keyword under which `decoder` takes its cache: transformers renamed it in 5.24."""
+    return {"cache" if "cache" in inspect.signature(decoder.forward).parameters else "past_key_values": cache}
