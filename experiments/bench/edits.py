@@ -12,7 +12,7 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from experiments.bench import machine
+from experiments.bench import machine, recordings
 from experiments.bench.worker import Worker
 
 
@@ -74,8 +74,7 @@ def main(
     if data:
         os.environ["JAXASR_DATA"] = str(data)
     console, found = Console(width=None if Console().is_terminal else 120), []
-    with Worker("experiments.bench.machine:Machine", {}) as worker:
-        described = worker.ask("describe")
+    described = machine.described()
     console.print(machine.title(described))
     for name in model or ["tiny.en"]:
         found.append(_one_model(name, n, new, rounds))
@@ -91,8 +90,7 @@ def main(
 def _one_model(name: str, n: int, new: int, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
         wanted = {"model": name, "clips": 1, "folder": scratch}
-        with Worker("experiments.bench.recordings:Preparer", wanted, JAX_PLATFORMS="cpu") as preparer:
-            job = {**preparer.ask("prepare"), "n": n, "new": new}
+        job = {**recordings.prepared(wanted), "n": n, "new": new}
         ours = stack.enter_context(Worker("experiments.bench.edits:Ours", job))
         same = ours.ask("alone")
         timed = [(ours.ask("one"), ours.ask("many")) for _ in range(rounds + 1)][1:]

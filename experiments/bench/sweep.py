@@ -19,7 +19,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from experiments.bench import machine
+from experiments.bench import machine, recordings
 from experiments.bench.sweepers import FRAMES
 from experiments.bench.worker import Worker
 
@@ -152,8 +152,7 @@ def _job(name: str, n_tokens: int, dtype: str, scratch: str, at_least: float) ->
     """Two recordings; the tokens are the model's own text of the first, again and again where it is short."""
     wanted = {"model": name, "clips": 2, "folder": scratch, "dtype": dtype, "cache": str(Path(scratch) / "cache")}
     wanted["at_least_s"] = at_least
-    with Worker("experiments.bench.recordings:Preparer", wanted, JAX_PLATFORMS="cpu") as preparer:
-        job = preparer.ask("prepare")
+    job = recordings.prepared(wanted)
     with Worker("experiments.bench.contenders:Ours", job, JAX_PLATFORMS="cpu") as reader:
         text = reader.ask("transcribe", rows=[0])["tokens"][0]
     tokens = (job["prompt"] + list(itertools.islice(itertools.cycle(text), n_tokens)))[: n_tokens + 1]
