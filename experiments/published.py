@@ -104,7 +104,15 @@ def _section(name: str, by_model: dict[str, dict[str, Any]]) -> str:
         for model, result in by_model.items()
         for figure in result["figures"]
     )
-    return f"## {name}\n\n**{first['title']}.** {first['about']}\n\n{_table(head, rows)}\n{ran}\n\n{pictures}\n"
+    laid_out = {model: result["numbers"]["table"] for model, result in by_model.items() if "table" in result["numbers"]}
+    tables = "".join(f"\n{_measured(model, table)}" for model, table in laid_out.items())
+    return f"## {name}\n\n**{first['title']}.** {first['about']}\n\n{_table(head, rows)}\n{ran}\n{tables}\n{pictures}\n"
+
+
+def _measured(model: str, rows: dict[str, dict[str, float]]) -> str:
+    """The numbers that a study lays out as rows of the same columns."""
+    columns = [name.replace("_", " ") for name in next(iter(rows.values()))]
+    return _table([model, *columns], ([key, *(f"{x:g}" for x in row.values())] for key, row in rows.items()))
 
 
 def _ran(model: str, result: dict[str, Any]) -> str:

@@ -45,7 +45,6 @@ class _Cells:
     site: str
     dims: tuple[str, ...]
     window: int
-    n_frames: int
     aware: bool
 
     @property
@@ -67,20 +66,22 @@ class _Cells:
         stem = self.site.rsplit(".", 1)[0]
         return (f"{stem}.q", f"{stem}.k", f"{stem}.v") if self.aware else (self.site,)
 
-    def reduce(self, effect: Float[Array, "..."], axes: tuple[str, ...]) -> Float[Array, "B ..."]:
-        """Sums `effect` over everything but examples and `dims`, and over the frames of each window."""
+    def reduce(self, effect: Float[Array, "..."], axes: tuple[str, ...], n_frames: Array) -> Float[Array, "B ..."]:
+        """Sums `effect` over everything but examples and `dims`, and over the true frames of each window."""
         kept = ["B", *self.axis_of.values()]
         effect = effect.sum([i for i, axis in enumerate(axes) if axis not in kept])
         left = [axis for axis in axes if axis in kept]
         effect = jnp.transpose(effect, [left.index(axis) for axis in kept])
         if "time" not in self.dims or (self.aware and self.site.endswith(".k")):
             return effect
-        return _windows(effect, 1 + self.dims.index("time"), self.window, self.n_frames)
+        return _windows(effect, 1 + self.dims.index("time"), self.window, n_frames)
 
 
-def _windows(x: Float[Array, "..."], axis: int, window: int, n_frames: int) -> Float[Array, "..."]:
-    x = jnp.moveaxis(jax.lax.slice_in_dim(x, 0, n_frames, axis=axis), axis, -1)
-    x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -n_frames % window)])
+def _windows(x: Float[Array, "..."], axis: int, window: int, n_frames: Array) -> Float[Array, "..."]:
+    """Those of all 30 s, so that recordings of every length share an executable."""
+    x = jnp.moveaxis(x, axis, -1)
+    x = jnp.where(jnp.arange(x.shape[-1]) < n_frames, x, 0)
+    x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -x.shape[-1] % window)])
     return jnp.moveaxis(x.reshape(*x.shape[:-1], -1, window).sum(-1), -1, axis)
 
 
@@ -117,9 +118,9 @@ def attribution(
     specs = {name: sites.spec(model.config, name, 1, jnp.shape(target.tokens)[1]) for name in names}
     n_frames = model.config.n_audio_ctx if n_frames is None else n_frames
     grids = {name: _grid(spec, over, window_s, n_frames, several=len(names) > 1) for name, spec in specs.items()}
-    cells = tuple(_Cells(n, g.dims, g.window, n_frames, correction and n.endswith((".q", ".k"))) for n, g in grids.items())
-    given = source if isinstance(source, Run) else None
-    value, effects = compiled.call(_attribute, model, target, given, taps=metric, cells=cells, source_kind=None if given else source)
+    cells = tuple(_Cells(n, g.dims, g.window, correction and n.endswith((".q", ".k"))) for n, g in grids.items())
+    given, kind = (source, None) if isinstance(source, Run) else (None, source)
+    value, effects = compiled.call(_attribute, model, target, given, np.int32(n_frames), taps=metric, cells=cells, source_kind=kind)
     out = {name: _labelled(grids[name], target, np.asarray(effect), np.asarray(value), metric) for name, effect in zip(names, effects)}
     return out[site] if isinstance(site, str) else out
 
@@ -148,14 +149,14 @@ def _grid(spec: sites.SiteSpec, over: Sequence[str], window_s: float, n_frames: 
 
 
 def _attribute(
-    model: Whisper, target: Run, source: Run | None, metric: Metric, *, cells: tuple[_Cells, ...], source_kind: str | None
+    model: Whisper, target: Run, source: Run | None, n_frames: Array, metric: Metric, *, cells: tuple[_Cells, ...], source_kind: str | None
 ) -> tuple[Array, list[Array]]:
     read = sorted({name for c in cells for name in c.read})
     nudged = sorted({c.z if c.aware else c.site for c in cells})
     with exactly(model):
         value, acts, grads = _gradients(model, target, metric, read, nudged)
         others = passes.activations(model, source, sorted({c.site for c in cells})) if source else _made_up(source_kind, cells, acts)
-        return value, [_effect(c, acts, others[c.site], grads) for c in cells]
+        return value, [_effect(c, acts, others[c.site], grads, n_frames) for c in cells]
 
 
 def _gradients(model: Whisper, target: Run, metric: Metric, read: list[str], nudged: list[str]) -> tuple[Array, Acts, Acts]:
@@ -201,9 +202,9 @@ def _noise(c: _Cells, x: Array) -> Array:
     return drawn if layered else drawn[0]
 
 
-def _effect(c: _Cells, acts: Acts, source: Array, grads: Acts) -> Float[Array, "B ..."]:
+def _effect(c: _Cells, acts: Acts, source: Array, grads: Acts, n_frames: Array) -> Float[Array, "B ..."]:
     if not c.aware:
-        return c.reduce(grads[c.site] * (source - acts[c.site]), c.axes)
+        return c.reduce(grads[c.site] * (source - acts[c.site]), c.axes, n_frames)
     q, k, v = (acts[name] for name in c.read)
     keys = c.site.endswith(".k")
     positions = jnp.broadcast_to(jnp.arange(q.shape[2], dtype=jnp.int32), q.shape[1:3])
@@ -215,18 +216,18 @@ def _effect(c: _Cells, acts: Acts, source: Array, grads: Acts) -> Float[Array, "
             return softmax_aware.query_effect(q, source, k, v, g, mask)
         if "position" in c.dims or "time" in c.dims:
             group = c.window if "time" in c.dims else 1
-            source = source if "position" in c.dims else source.at[:, c.n_frames :].set(k[:, c.n_frames :])
+            true = jnp.arange(k.shape[1])[:, None, None] < n_frames
+            source = source if "position" in c.dims else jnp.where(true, source, k)
             return softmax_aware.key_effect(q, k, source, v, g, mask, group)
         return softmax_aware.all_keys_effect(q, k, source, v, g, mask)
 
     effect = jax.lax.map(layer, (q, k, v, source, grads[c.z]))
-    if keys and "time" in c.dims:
-        effect = effect[:, :, : -(-c.n_frames // c.window)]
-    return c.reduce(effect, ("L", "B", "S" if keys else "T", "H"))
+    return c.reduce(effect, ("L", "B", "S" if keys else "T", "H"), n_frames)
 
 
 def _labelled(grid: Grid, target: Run, effect: Float[np.ndarray, "B ..."], value: Float[np.ndarray, "B"], metric: Metric) -> xr.DataArray:
     labels = grid.labels(target.tokens)
+    effect = effect[(slice(None), *map(slice, grid.shape))]  # of all 30 s, the windows that the grid has
     attrs = {"site": grid.site, "metric": type(metric).__name__, "estimate": "first order"}
     if "time" in grid.dims:
         attrs["window_s"] = grid.window / 50

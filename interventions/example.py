@@ -25,6 +25,7 @@ from jaxasr.steps import unrolls
 from jaxasr.taps import Acts, Edit, Edits, select
 
 Said = tuple[Float[Array, "B"], Acts, Memory]
+Frames = tuple[Any, Any]  # in a window, and that are true
 
 
 class Passes:
@@ -104,16 +105,15 @@ class Example:
     def _part(self, layer: int, part: planning.Part, cells: dict[str, np.ndarray]) -> Array:
         p = self.plan
         heard = None if p.passes.blocks is None else tuple(zip(self.heard.k, self.heard.v))
-        dynamic = (p.passes.frozen, heard, jnp.int32(layer), cells, part.rows, self.row.memory, self.stored)
-        grid = (p.grid.site, p.grid.window, p.grid.n_frames, "position" in p.grid.coords)
-        return compiled.call(_decoder_cells, *dynamic, taps=(self.edit, self.metric), grid=grid, own=p.own_position, above=part.above)
+        dynamic = (p.passes.frozen, heard, jnp.int32(layer), cells, p.grid.frames, part.rows, self.row.memory, self.stored)
+        options = {"site": p.grid.site, "in_columns": "position" in p.grid.coords, "own": p.own_position, "above": part.above}
+        return compiled.call(_decoder_cells, *dynamic, taps=(self.edit, self.metric), **options)
 
     def _one_by_one(self, layer: int | None, cells: dict[str, np.ndarray]) -> Array:
         p = self.plan
-        dynamic = (p.model, jnp.int32(layer or 0), cells, self.row.tokens, self.row.memory, self.stored, self.row.sound)
-        grid = (p.grid.site, p.grid.window, p.grid.n_frames)
+        dynamic = (p.model, jnp.int32(layer or 0), cells, p.grid.frames, self.row.tokens, self.row.memory, self.stored, self.row.sound)
         fn = _plain_cells if sites.stack_of(p.grid.site) == "decoder" else _encoder_cells
-        return compiled.call(fn, *dynamic, taps=(self.edit, self.metric), grid=grid, scored=p.scored)
+        return compiled.call(fn, *dynamic, taps=(self.edit, self.metric), site=p.grid.site, scored=p.scored)
 
 
 def _hear(model: Whisper, mel: Array | None) -> tuple[Array, Array]:
@@ -124,17 +124,16 @@ def _hear(model: Whisper, mel: Array | None) -> tuple[Array, Array]:
 
 
 def _decoder_cells(
-    frozen: compiled.Frozen, heard: tuple | None, first: Array, cells: dict, rows: Rows, memory: Memory, trace: Trace, taps: tuple,
-    *, grid: tuple, own: bool, above: int,
+    frozen: compiled.Frozen, heard: tuple | None, first: Array, cells: dict, frames: Frames, rows: Rows, memory: Memory, trace: Trace,
+    taps: tuple, *, site: str, in_columns: bool, own: bool, above: int,
 ) -> Float[Array, "K P"]:  # fmt: skip
     (model, blocks), (edit, metric) = frozen.whole, taps
-    site, window, n_frames, placed_in_time = grid
     # Where every row is at its own place, so is the edit; else it acts on the rows at which a column starts.
     shape = [-1 if axis in "TS" else 1 for axis in sites.SITES[site]]
-    when = jnp.reshape(rows.starting, shape) if placed_in_time and not own else None
+    when = jnp.reshape(rows.starting, shape) if in_columns and not own else None
 
     def edits_of(cell: dict) -> Edits:
-        return {site: placed(*strength(edit, cell), window, n_frames, when)}
+        return {site: placed(*strength(edit, cell), *frames, when)}
 
     with exactly(model):
         x = Resumed(model, blocks, heard, memory, trace, rows, first, own, above).residuals(edits_of, cells)
@@ -143,15 +142,14 @@ def _decoder_cells(
 
 
 def _plain_cells(
-    model: Whisper, first: Array, cells: dict, tokens: Array, memory: Memory, stored: None, mel: None, taps: tuple,
-    *, grid: tuple, scored: int,
+    model: Whisper, first: Array, cells: dict, frames: Frames, tokens: Array, memory: Memory, stored: None, mel: None, taps: tuple,
+    *, site: str, scored: int,
 ) -> Float[Array, "K"]:  # fmt: skip
     del first, stored, mel
     edit, metric = taps
-    site, window, n_frames = grid
 
     def cell(place: dict) -> Array:
-        edits = {site: placed(*strength(edit, place), window, n_frames)}
+        edits = {site: placed(*strength(edit, place), *frames)}
         return _cells.plain_score(model, tokens, memory, edits, scored, metric)
 
     with exactly(model):
@@ -159,14 +157,13 @@ def _plain_cells(
 
 
 def _encoder_cells(
-    model: Whisper, first: Array, cells: dict, tokens: Array, memory: Memory, stored: tuple | None, mel: Array, taps: tuple,
-    *, grid: tuple, scored: int,
+    model: Whisper, first: Array, cells: dict, frames: Frames, tokens: Array, memory: Memory, stored: tuple | None, mel: Array, taps: tuple,
+    *, site: str, scored: int,
 ) -> Float[Array, "K"]:  # fmt: skip
     edit, metric = taps
-    site, window, n_frames = grid
 
     def cell(place: dict) -> Array:
-        edits = {site: placed(*strength(edit, place), window, n_frames)}
+        edits = {site: placed(*strength(edit, place), *frames)}
         heard = model.encode(mel, edits)[0] if stored is None else _cells.resumed_memory(model, site, stored, edits, first)
         return _cells.score(model, _cells.scored_residual(model, tokens, heard, {}, scored), metric)
 

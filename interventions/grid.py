@@ -1,6 +1,7 @@
 """The cells of a sweep: which dimensions, how long, and the edit of each cell."""
 import dataclasses
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from jaxasr.sites import SiteSpec
 from jaxasr.taps import Edit, Edits
 
 DIMS = ("layer", "head", "position", "time", "alpha")
+_WINDOWS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +51,21 @@ class Grid:
     def shape(self) -> tuple[int, ...]:
         return tuple(len(values) for values in self.coords.values())
 
+    @property
+    def frames(self) -> tuple[np.int32, np.int32]:
+        """In a window, and that are true: for a compiled function, numbers that never retrace."""
+        return np.int32(self.window), np.int32(self.n_frames)
+
     def flat(self) -> dict[str, np.ndarray]:
         """Coordinates of every cell, in the order of the flat grid."""
         return dict(zip(self.dims, (axis.ravel() for axis in np.meshgrid(*self.coords.values(), indexing="ij"))))
+
+    def alike(self, *without: str) -> int:
+        """How many cells there are over all dims but `without`, to choose a size of chunks by. Windows of time count as 8, however many
+        there are, so that recordings of every length share executables; at most seven windows of filling up is the price.
+        """
+        counted = [_WINDOWS if dim == "time" else len(values) for dim, values in self.coords.items() if dim not in without]
+        return math.prod(counted)
 
     @property
     def layers(self) -> list[int | None]:

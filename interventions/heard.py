@@ -24,18 +24,19 @@ _TOGETHER = 1 << 30  # bytes of memories that a CPU decodes together: reading th
 
 
 def generate_heard(
-    model: Whisper, mel: Float[Array, "B M F"], prompt: Any, cells: Any, *, edits_of: Any = None, budget: int | None = None, **options: Any
-) -> Generation:
+    model: Whisper, mel: Float[Array, "B M F"], prompt: Any, cells: Any, *, edits_of: Any = None, budget: int | None = None,
+    batch: int | None = None, **options: Any,
+) -> Generation:  # fmt: skip
     """Greedy generation from what the encoder gives under the edits of every cell: a `Generation` [K, B, ...], on the host.
 
     `cells`, `edits_of` as in `sequence.generate_cells`, with edits of the encoder. They act on one example at a time; the values of a
     `Patch` or `Mix` in a `Placed` may have a row for each. `budget`: bytes of the cells that go together (None asks the device).
-    `options`: those of `jaxasr.generate`.
+    `batch`: how many do, where they fit (default all), the last filled up. `options`: those of `jaxasr.generate`.
     """
     rows = []
     for b in range(len(mel)):
         example = _Example(model, jnp.asarray(mel)[b : b + 1], _of_example(edits_of, b, len(mel)), cells)
-        rows.append(_generated(example, jnp.asarray(prompt, jnp.int32)[b : b + 1], budget, options))
+        rows.append(_generated(example, jnp.asarray(prompt, jnp.int32)[b : b + 1], budget, batch, options))
     return jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *rows)
 
 
@@ -99,11 +100,13 @@ def _hear(
         return jax.vmap(one)(cells)
 
 
-def _generated(example: _Example, prompt: Array, budget: int | None, options: dict[str, Any]) -> Generation:
+def _generated(example: _Example, prompt: Array, budget: int | None, batch: int | None, options: dict[str, Any]) -> Generation:
     c = example.model.config
-    jobs = example.jobs(max(1, planning.budget(budget) // planning.hearing_bytes(c)))
-    width, room = max(map(len, jobs)), memory_bytes(c, prompt.shape[1] + options["max_new_tokens"])
-    together = min(len(jobs), max(1, planning.budget(budget, _TOGETHER) // room // width))
+    most = max(1, planning.budget(budget) // planning.hearing_bytes(c))
+    jobs = example.jobs(min(most, batch or most))
+    width = min(most, batch) if batch else max(map(len, jobs))
+    room = memory_bytes(c, prompt.shape[1] + options["max_new_tokens"])
+    together = min(batch // width if batch else len(jobs), max(1, planning.budget(budget, _TOGETHER) // room // width))
     parts = []
     for i in range(0, len(jobs), together):
         chunk = [jobs[min(j, len(jobs) - 1)] for j in range(i, i + together)]  # filled up, so one executable serves all

@@ -48,7 +48,7 @@ def parts(plan: Any, layer: int) -> list[Part]:
     readers = last - layer + (not plan.own_position)  # layers whose attention reads what the edit changed
     chosen, columns = _columns(plan, readers)
     room = max(1, budget(plan.budget) // row_bytes(plan))
-    n_cells = int(np.prod([len(values) for dim, values in plan.grid.coords.items() if dim not in ("layer", "position")]))
+    n_cells = plan.grid.alike("layer", "position")
     longest = max(map(len, columns), default=1)
     split = list(packed(columns, max(longest, min(room // n_cells, _MOST_ROWS))))
     sizes = [sum(len(columns[i]) for i in part) for part in split]
@@ -77,8 +77,7 @@ def equal(n: int, most: int) -> int:
 
 def chunk(plan: Any) -> int:
     """How many cells of those that are computed one by one go together."""
-    n = int(np.prod([len(values) for dim, values in plan.grid.coords.items() if dim != "layer"]))
-    return equal(n, min(budget(plan.budget) // cell_bytes(plan), 512))
+    return equal(plan.grid.alike("layer"), min(budget(plan.budget) // cell_bytes(plan), 512))
 
 
 def row_bytes(plan: Any) -> int:

@@ -29,6 +29,7 @@ from jaxasr.steps import Rules
 from jaxasr.taps import Edit, Edits
 
 EditsOf = Callable[[Any], Edits]
+_TOGETHER = 64  # cells
 Ids = Int[Array, "B T0"] | Int[np.ndarray, "B T0"]
 Leaders = Int[Array, "B"] | Int[np.ndarray, "B"]
 
@@ -45,13 +46,13 @@ def generate_cells(
     eot: int | None = None,
     no_speech: tuple[int, int] | None = None,
     follow: Leaders | None = None,
-    batch: int = 64,
+    batch: int | None = None,
 ) -> Generation:
     """Greedy generation under the edits of every cell: a `Generation` with a leading [K] axis, on the host.
 
     `cells` is a pytree whose every array has a leading [K] axis: edits themselves, `{site: edit}`, or whatever `edits_of(cell)`
-    makes edits of for one cell (a pytree or a module-level function; its own arrays are shared by all cells). `batch` cells run
-    in one loop, the last chunk filled up, so that there is one executable. The rest as in `jaxasr.generate`.
+    makes edits of for one cell (a pytree or a module-level function; its own arrays are shared by all cells). `batch` cells (default 64,
+    or all if there are fewer) run in one loop, the last chunk filled up, so that there is one executable. The rest as in `jaxasr.generate`.
 
     Raises ValueError for cells of unequal number and for what `generate` refuses.
     """
@@ -59,8 +60,9 @@ def generate_cells(
     n_cells = _number(arrays)
     taps, options = (_Cells(static), edits_of, rules), {"max_new_tokens": max_new_tokens, "eot": eot, "no_speech": no_speech}
     shared, chunks = (model, memory, jnp.asarray(prompt, jnp.int32), follow), []
+    batch = min(_TOGETHER, n_cells) if batch is None else batch
     for start in range(0, n_cells, batch):
-        index = np.minimum(np.arange(start, start + min(batch, n_cells)), n_cells - 1)
+        index = np.minimum(np.arange(start, start + batch), n_cells - 1)
         chunk = [jnp.asarray(array)[index] for array in arrays]
         chunks.append(jax.device_get(compiled.call(_generate, *shared, chunk, taps=taps, **options)))
     return jax.tree.map(lambda *parts: np.concatenate(parts)[:n_cells], *chunks)
@@ -107,7 +109,7 @@ def sequence_sweep(
     max_new_tokens: int = 224,
     rules: Rules | None = None,
     follow: Leaders | None = None,
-    batch: int = 64,
+    batch: int | None = None,
     budget: int | None = None,
 ) -> xr.Dataset:
     """What every cell's edit does to the whole text of every example.
@@ -136,7 +138,8 @@ def sequence_sweep(
     if heard is memory:
         out = generate_cells(asr.model, memory, prompt, cells, edits_of=edits_of, batch=batch, **options)
     elif follow is None:
-        out = generate_heard(asr.model, memory, prompt, cells, edits_of=edits_of, budget=budget, **{**options, "follow": None})
+        options["follow"] = None
+        out = generate_heard(asr.model, memory, prompt, cells, edits_of=edits_of, budget=budget, batch=batch, **options)
     else:
         raise ValueError("follow: not defined for edits of the encoder, which read from a recording that is heard beforehand.")
     out = jax.tree.map(lambda x: x[:, examples], out)
@@ -199,7 +202,9 @@ def head_map(
     grid = _grid(asr, recordings, site, over, prompt.shape[1] + new, window_s=window_s, seconds=seconds, alphas=alphas)
     mel = np.stack([log_mel(samples, asr.config.n_mels) for samples in recordings])
     heard = asr.model.encode(mel)[0] if sites.stack_of(site) == "decoder" else mel
-    at = Placed(Zero() if edit is None else edit, site, grid.window, grid.n_frames)
+    at = Placed(Zero() if edit is None else edit, site, *grid.frames)
+    if "time" in grid.coords:  # as many cells at a time for recordings of every length
+        options.setdefault("batch", min(_TOGETHER, grid.alike("layer")))
     swept = sequence_sweep(asr, heard, prompt, grid.flat(), coords=grid.labels(), edits_of=at, language=language or "en", **options)
     return swept.assign_attrs({"site": site} | ({"window_s": grid.window / FRAMES_PER_S} if "time" in grid.coords else {}))
 

@@ -177,7 +177,7 @@ def test_every_head_of_both_attentions_costs_at_most_five_forwards():
     kv = jax.ShapeDtypeStruct((4, 1, 6, 1500, 64), jnp.float32)
     run = Run(memory=Memory(jax.ShapeDtypeStruct((1, 1500, 384), jnp.float32), kv, kv), tokens=jax.ShapeDtypeStruct((1, 11), jnp.int32))
     sites = [f"decoder.{part}.{name}" for part in ("attn", "cross_attn") for name in "zq"]
-    cells = tuple(_Cells(site, ("layer", "head"), 25, 1500, site.endswith(".q")) for site in sites)
+    cells = tuple(_Cells(site, ("layer", "head"), 25, site.endswith(".q")) for site in sites)
 
     def flops(fn, *args):
         return jax.jit(fn).lower(*args).compile().cost_analysis()["flops"]
@@ -186,7 +186,7 @@ def test_every_head_of_both_attentions_costs_at_most_five_forwards():
         return model.decoder.residual(run.tokens, jnp.zeros(run.tokens.shape, jnp.int32), run.memory, {}, jaxasr.select())[0]
 
     def estimate(model, target, source):
-        return _attribute(model, target, source, METRIC, cells=cells, source_kind=None)
+        return _attribute(model, target, source, 1500, METRIC, cells=cells, source_kind=None)
 
     assert flops(estimate, model, run, run) <= 5 * flops(forward, model, run)
 
@@ -196,6 +196,16 @@ def test_other_numbers_compile_nothing(tiny_model, near, far):
     call(target=near[0], source=near[1], metric=METRIC)
     before = compiled.n_compiled(_attribute)
     call(target=far[1], source=far[0], metric=logit_diff(7, 9))
+    assert compiled.n_compiled(_attribute) == before
+
+
+@pytest.mark.parametrize("site", ["encoder.attn.z", "decoder.cross_attn.k"])
+def test_recordings_of_other_lengths_compile_nothing(tiny_model, near, site):
+    call = functools.partial(attribution, tiny_model, target=near[0], source=near[1], site=site, metric=METRIC, window_s=4 / 50)
+    long = call(over=("layer", "time"), n_frames=11)
+    before = compiled.n_compiled(_attribute)
+    np.testing.assert_allclose(call(over=("layer", "time"), n_frames=8), long[..., :2], atol=1e-6)
+    assert call(over=("layer", "time"), n_frames=3).sizes["time"] == 1
     assert compiled.n_compiled(_attribute) == before
 
 

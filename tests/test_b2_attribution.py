@@ -3,14 +3,14 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from experiments.studies.b2_attribution import CLAIMS, SITES, STUDY, TYPES, Config
+from experiments.studies.b2_attribution import _NAMES, CLAIMS, SITES, STUDY, TYPES, Config
 from experiments.study import DOES_NOT, REPLICATES, UNTESTABLE
 
 
 def arrays(agreement: dict[str, float], n: int = 10, seed: int = 0) -> xr.Dataset:
     rng, kinds = np.random.default_rng(seed), [kind for kind, _ in SITES.values()]
     rho = np.array([agreement[kind] for kind in kinds]) + 0.02 * rng.normal(size=(n, len(SITES)))
-    names = dict.fromkeys(("spearman", "pearson", "precision"), rho) | {"cells": np.full(rho.shape, 40.0)}
+    names = dict.fromkeys(_NAMES, rho) | {"cells": np.full(rho.shape, 40.0)}
     coords = {"example": np.arange(n), "site": list(SITES), "type": ("site", kinds)}
     return xr.Dataset({name: (("example", "site"), values) for name, values in names.items()}, coords)
 
@@ -22,7 +22,7 @@ def verdicts(data: xr.Dataset) -> dict[str, str]:
 def test_what_was_planted_is_found():
     planted = arrays(dict(zip(TYPES, (0.95, 0.97, 0.9, 0.88))))
     assert verdicts(planted) == dict.fromkeys(CLAIMS, REPLICATES)
-    assert STUDY.analyse(planted, Config()).numbers["sites"]["encoder.mlp_out"]["spearman"] == pytest.approx(0.88, abs=0.02)
+    assert STUDY.analyse(planted, Config()).numbers["table"]["encoder.mlp_out"]["spearman"] == pytest.approx(0.88, abs=0.02)
     assert STUDY.draw(planted, Config())
 
 

@@ -53,14 +53,15 @@ def test_windows_of_another_recording_each_with_its_own_row(tiny_model, inputs):
     other = tiny_model.encode(mel[::-1] * 2, readout=jaxasr.select("encoder.resid_post"))[1]["encoder.resid_post"]
     cells = grid(layer=np.arange(4, dtype=np.int32), time=np.array([0, 4, 8], np.int32))
     at = Placed(Patch(other), "encoder.resid_post", 4, 10)
-    out = heard.generate_heard(tiny_model, mel, prompt, cells, edits_of=at, **OPTIONS)
+    out = heard.generate_heard(tiny_model, mel, prompt, cells, edits_of=at, batch=8, **OPTIONS)
     for k in (1, 8, 11):
         start = int(cells["time"][k])
         edits = {"encoder.resid_post": only(Patch(other), layers=int(cells["layer"][k]), frames=slice(start, min(start + 4, 10)))}
         assert_cell(out, k, alone(tiny_model, mel, prompt, edits))
     programs = compiled.n_compiled(heard._hear), compiled.n_compiled(heard._say)
-    other_length = Placed(Patch(other * 0.5), "encoder.resid_post", 4, 9)
-    heard.generate_heard(tiny_model, mel, prompt, cells, edits_of=other_length, **OPTIONS)
+    shorter = grid(layer=np.arange(4, dtype=np.int32), time=np.array([0, 4], np.int32))
+    same = heard.generate_heard(tiny_model, mel, prompt, shorter, edits_of=at.replace(n_frames=9), batch=8, **OPTIONS)
+    np.testing.assert_array_equal(same.tokens.reshape(4, 2, 2, -1), out.tokens.reshape(4, 3, 2, -1)[:, :2])
     assert programs == (compiled.n_compiled(heard._hear), compiled.n_compiled(heard._say))
 
 

@@ -19,6 +19,7 @@ def result(folder: Path, **changes: object) -> Path:
     }
     known = {"model": {"name": "base"}, "commit": "0123456789", "command": "jaxasr reproduce E1", "seed": 0}
     made = {"id": "E1", "title": "T", "about": "A", "quick": False, "figures": ["map"], "findings": findings, "provenance": known}
+    made["numbers"] = {"n": 3, "table": {"decoder.attn.z": {"top_k": 0.5}}}
     made |= {"seconds": {"this_run": 9.0, "items_when_made": 8.0, "cpu": 7.0}, "settings": {"n": {"value": 3}}} | changes
     (folder / "E1").mkdir(parents=True)
     (folder / "E1" / "map.png").write_bytes(b"png")
@@ -37,6 +38,7 @@ def test_what_is_taken_is_in_both_tables(tmp_path):
     assert "yes: 0.75 [0.62, 0.88], n 20, p < 0.001" in page
     assert "— no words" in page
     assert "![E1, base: map](e1_base/map.png)" in page
+    assert "| base | top k |\n|---|---|\n| decoder.attn.z | 0.5 |" in page
     assert "`jaxasr reproduce E1`, seed 0, commit 01234567, 7 s of a CPU core; n 3" in page
     assert (tmp_path / "docs" / "e1_base" / "map.png").read_bytes() == b"png"
 

@@ -1,5 +1,6 @@
 """Generation under many edits at once against one edit at a time, and what is said about the texts."""
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -123,6 +124,16 @@ def test_heads_of_a_real_recording(asr):
     assert not result.resolved.any()
     alone = asr.transcribe(audio, timestamps=False, edits={"decoder.cross_attn_out": only(Zero(), layers=3)}, max_new_tokens=40)
     assert result.text.sel(layer=3).item() == alone.text.strip()
+
+
+def test_recordings_of_other_lengths_compile_nothing(asr):
+    call = functools.partial(sequence.head_map, asr, site="decoder.cross_attn.pattern", over=("time",), window_s=0.5, max_new_tokens=3)
+    audio = jaxasr.load_audio(data.DEMO)
+    long = call(audio[:40_000])
+    before = compiled.n_compiled(sequence._generate)
+    assert long.sizes["time"] == 5
+    assert call(audio[:20_000]).sizes["time"] == 3
+    assert compiled.n_compiled(sequence._generate) == before
 
 
 @pytest.mark.parametrize(("site", "over", "message"), [

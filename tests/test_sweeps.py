@@ -174,6 +174,26 @@ def test_three_programs_and_none_after(tiny_model, runs):
     assert compiled.n_compiled(example._decoder_cells) == first
 
 
+@pytest.mark.parametrize(("site", "over", "program"), [
+    ("encoder.resid_post", ("layer", "time"), example._encoder_cells),
+    ("encoder.attn.z", ("head", "time"), example._encoder_cells),
+    ("decoder.cross_attn.pattern", ("layer", "head", "time"), example._decoder_cells),
+    ("decoder.cross_attn.v", ("time",), example._plain_cells),
+])
+def test_recordings_of_other_lengths_compile_nothing(tiny_model, runs, site, over, program):
+    def swept(n_frames):
+        return iv.sweep(tiny_model, *runs, site=site, over=over, metric=METRIC, window_s=WINDOW / 50, n_frames=n_frames)
+
+    long, before = swept(11), compiled.n_compiled(program)
+    for n_frames in (8, 3):
+        short = swept(n_frames)
+        n = -(-n_frames // WINDOW)
+        assert short.sizes["time"] == n
+        whole = n if n_frames % WINDOW == 0 else n - 1  # the last window of a shorter recording may be cut
+        np.testing.assert_allclose(short[..., :whole], long[..., :whole], atol=1e-5)
+    assert compiled.n_compiled(program) == before
+
+
 def test_the_plan_says_what_it_will_cost(tiny_model, runs):
     said = str(iv.planned(tiny_model, *runs, site="decoder.cross_attn.z", over=("layer", "head", "position"), metric=METRIC))
     assert "layer 2 × head 5 × position 7: 70 cells of 2 example(s); 35 need no computing" in said

@@ -22,6 +22,8 @@ SITES = {  # by type: what is swept there
     "encoder.attn.z": ("heads", ("layer", "head")),
     "decoder.cross_attn.q": ("queries and keys", ("layer", "head", "position")),
     "decoder.cross_attn.k": ("queries and keys", ("layer", "head", "time")),
+    "decoder.attn.q": ("queries and keys", ("layer", "head", "position")),
+    "decoder.attn.k": ("queries and keys", ("layer", "head", "position")),
     "decoder.resid_post": ("decoder stream and MLP", ("layer", "position")),
     "decoder.mlp_out": ("decoder stream and MLP", ("layer", "position")),
     "encoder.resid_post": ("encoder stream and MLP", ("layer", "time")),
@@ -58,11 +60,11 @@ class Config(Settings):
 
 
 def run(asr: Any, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
-    """`spearman`, `pearson`, `precision` [example, site], and the number of `cells`."""
+    """`spearman`, `pearson`, `precision` [example, site], both rankings also `uncorrected` for softmax, and the number of `cells`."""
     clips = clean(corpus, asr, config.n, at_least_s=config.seconds)
     kept = [one for one in keep.each("B2 attribution", clips, lambda clip: compared(asr, clip, config)) if one["spearman"].size]
     shape, types = (len(kept), len(config.sites)), [SITES[site][0] for site in config.sites]
-    stack = {name: np.array([one[name] for one in kept], float).reshape(shape) for name in ("spearman", "pearson", "precision", "cells")}
+    stack = {name: np.array([one[name] for one in kept], float).reshape(shape) for name in _NAMES}
     return xr.Dataset(
         {name: (("example", "site"), values) for name, values in stack.items()},
         {"example": np.arange(len(kept)), "site": list(config.sites), "type": ("site", types)},
@@ -84,12 +86,16 @@ def compared(asr: Any, clip: Utterance, config: Config) -> Arrays:
         foil = int(np.asarray(asr.model.decode(tokens, heard[0])[0])[0, -1].argsort()[-2])
     target, source = (interventions.Run(mel=mel, tokens=tokens).heard(asr.model) for mel in mels)
     options = {"metric": interventions.logit_diff(answer, foil), "window_s": config.window_s, "n_frames": round(config.seconds * 50)}
-    estimates = _estimates(asr, target, source, config.sites, options)
-    rows = [_agreement(asr, target, source, site, estimates[site], config.k, options) for site in config.sites]
-    return {name: np.array([getattr(row, attribute) for row in rows]) for name, attribute in _NAMES.items()}
+    estimates, plain = (_estimates(asr, target, source, config.sites, options | {"correction": on}) for on in (True, False))
+    rows = [_agreements(asr, target, source, site, (estimates[site], plain[site]), config.k, options) for site in config.sites]
+    return {name: np.array([getattr(row[which], field) for row in rows]) for name, (which, field) in _NAMES.items()}
 
 
-_NAMES = {"spearman": "spearman", "pearson": "pearson", "precision": "precision", "cells": "n"}
+_NAMES = {name: (0, name) for name in ("spearman", "pearson", "precision")} | {
+    "cells": (0, "n"),
+    "uncorrected": (1, "spearman"),
+    "uncorrected_precision": (1, "precision"),
+}
 
 
 def _estimates(asr: Any, target: Any, source: Any, sites: Sequence[str], options: dict[str, Any]) -> dict[str, xr.DataArray]:
@@ -101,9 +107,11 @@ def _estimates(asr: Any, target: Any, source: Any, sites: Sequence[str], options
     return {site: one for group in found for site, one in group.items()}
 
 
-def _agreement(asr: Any, target: Any, source: Any, site: str, estimate: xr.DataArray, k: int, options: dict[str, Any]) -> Any:
+def _agreements(
+    asr: Any, target: Any, source: Any, site: str, estimates: Sequence[xr.DataArray], k: int, options: dict[str, Any]
+) -> list[Any]:
     exact = interventions.sweep(asr.model, target, source, site=site, over=SITES[site][1], **options)
-    return interventions.rank_agreement(exact, estimate, k if exact.size >= 100 else k // 2)
+    return [interventions.rank_agreement(exact, estimate, k if exact.size >= 100 else k // 2) for estimate in estimates]
 
 
 def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
@@ -112,9 +120,8 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
     small, large = (np.mean([by[kind] for kind in kinds], 0) for kinds in (TYPES[:2], TYPES[2:]))
     findings = {kind: CLAIMS[kind].over(values, config.seed) for kind, values in by.items()}
     findings["small_before_large"] = CLAIMS["small_before_large"].over(small - large, config.seed)
-    names = [str(name) for name in _NAMES]
-    table = {site: {name: float(arrays[name].sel(site=site).mean().round(3)) for name in names} for site in arrays.site.values}
-    return Analysis(findings, {"recordings": arrays.sizes["example"], "sites": table})
+    table = {site: {name: float(arrays[name].sel(site=site).mean().round(3)) for name in _NAMES} for site in arrays.site.values}
+    return Analysis(findings, {"recordings": arrays.sizes["example"], "table": table})
 
 
 def draw(arrays: xr.Dataset, config: Config) -> dict[str, Any]:
@@ -147,5 +154,4 @@ STUDY = Study(
     analyse=analyse,
     draw=draw,
     presets={"here": {"n": 8, "seconds": 2.5}, "builtin": {"n": 8, "seconds": 2.5}, "quick": {"n": 2, "window_s": 1.25, "sites": QUICK}},
-    differs=("docs/attribution.md has more sites on four recordings; this is the claim put to a test",),
 )
