@@ -84,9 +84,14 @@ def test_activations_like_those_of_a_model():
 
 
 def test_few_fits_of_many_features_are_scikit_learn_s():
-    """Where the metric is kept as a factor, not as an inverse."""
     x, y = planted(2, 60, 40, 2)
     assert agrees(interventions.fit_probes(x, y, folds=2), x, y) >= 0.995
+
+
+def test_what_has_not_converged_is_said(bank):
+    with pytest.warns(UserWarning, match=r"fit_probes: \d+ of 60 fits have not come within tol=1e-06"):
+        early = interventions.fit_probes(X, Y, max_iter=1, **SAME)
+    assert early.gap.max() > bank.gap.max()
 
 
 def test_what_is_planted_is_found(bank):

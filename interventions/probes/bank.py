@@ -74,7 +74,7 @@ class Bank(Directions):
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{dim} {size}" for dim, size in self.data.sizes.items())
-        return f"Bank({self.target}: {sizes}; largest gap {float(self.data.gap.max()):.1e})"
+        return f"Bank({self.target}: {sizes}; largest gap {float(self.data.gap.max(skipna=False)):.1e})"
 
     def sel(self, **labels: Any) -> "Bank":
         """Fewer probes: by label, as xarray's `sel`; dims stay."""

@@ -1,6 +1,7 @@
 """`fit_probes`: all layers, penalties, folds and seeds of a linear probe in one compiled program."""
 import collections
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -64,7 +65,8 @@ def fit_probes(
     penalties: λ of summed cross-entropy + λ/2 ‖W‖² (scikit-learn's C = 1/λ), or of ½‖residual‖² + λ/2 ‖w‖² (its alpha).
     folds: their number, stratified by class (by quantile, for values), or pairs of train and test indices. seeds: of the shuffling.
     standardize: by mean and standard deviation of the fold's training rows.
-    tol: a fit has converged when (objective - optimum) / objective is estimated below it; see `Bank.gap` and `Bank.gradient_norm`.
+    tol: a fit has converged when (objective - optimum) / objective is estimated below it; see `Bank.gap` and `Bank.gradient_norm`. What
+        has not after `max_iter` steps is warned of.
     chunk: layers at a time; default: what 1 GiB holds on a CPU. progress: called with what is done and what is to do.
 
     Raises ValueError for one class only, classes with fewer rows than folds, groups that cannot be split, what is not finite,
@@ -86,7 +88,19 @@ def fit_probes(
     with threadpool_limits(1):
         found, scales = run.all(progress or (lambda done, total: None))
     found = jax.tree.map(lambda leaf: leaf[:, np.argsort(order)], found)
-    return Bank.of(found, scales, sites, targets, test, classes, strengths, np.asarray(seeds))
+    bank = Bank.of(found, scales, sites, targets, test, classes, strengths, np.asarray(seeds))
+    _warn(bank.gap.values, tol, max_iter)
+    return bank
+
+
+def _warn(gap: np.ndarray, tol: float, max_iter: int) -> None:
+    open_ = ~(gap <= tol)  # NaN as well
+    if open_.any():
+        warnings.warn(
+            f"fit_probes: {open_.sum()} of {gap.size} fits have not come within tol={tol:g} of their optimum (Bank.gap says how far) "
+            f"in max_iter={max_iter} steps. Allow more, or leave out the weakest penalties.",
+            stacklevel=3,
+        )
 
 
 def _fits(targets: np.ndarray, train: np.ndarray, test: np.ndarray) -> Fits:

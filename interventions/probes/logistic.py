@@ -7,6 +7,7 @@ products with the one matrix of a layer. Axes: K classes, J fits (fold × seed),
 With Σₖ Wₖ = 0, which holds at the optimum and is kept from the start, the last class is minus the sum of the others and is
 never stored. Two classes are scikit-learn's single-vector form: there ‖w‖² = 2 ‖W‖², hence twice the λ.
 """
+import functools
 from typing import NamedTuple
 
 import jax
@@ -18,7 +19,7 @@ from interventions.probes.objective import Point, Problem, Softmax, gradient_of,
 _SLOPE = 0.05  # a step is accepted once the slope along it has fallen to this share
 _ROUGH = 1e-3  # a gap at which the metric is taken anew
 _TRIALS = 12  # of step lengths
-_SOLUTIONS = 16
+_LEAF = 96  # features
 
 
 class Solution(NamedTuple):
@@ -45,23 +46,10 @@ class _Spread(NamedTuple):
 
 
 class _Metric(NamedTuple):
-    """An approximate inverse Hessian: the spread and a penalty, exact in the bias of each fit.
+    """An approximate inverse Hessian: the inverse of the spread and a penalty, exact in the bias of each fit."""
 
-    `matrix` is the inverse, or where so few vectors are multiplied with it that it would not pay, the Cholesky factor.
-    """
-
-    matrix: Float[Array, "D D"]
+    inverse: Float[Array, "D D"]
     spread: _Spread
-
-    def times(self, right: Float[Array, "n D"]) -> Float[Array, "n D"]:
-        if _inverts(right):
-            return right @ self.matrix
-        return jax.scipy.linalg.cho_solve((self.matrix, True), right.T).T
-
-
-def _inverts(right: Float[Array, "n D"]) -> bool:
-    """An inverse costs as much as D / n solutions of a stage, which takes about ten."""
-    return right.shape[1] <= _SOLUTIONS * right.shape[0]
 
 
 class _State(NamedTuple):
@@ -81,10 +69,11 @@ class _State(NamedTuple):
 
 
 class _Before(NamedTuple):
-    """What a stage starts from: the point, the optimum of the λ before the last one, the curvature."""
+    """What a stage starts from: where the last one ended, the optimum of the λ before and its logits, the curvature."""
 
-    at: Point
+    state: _State
     optimum: Point
+    logits: Float[Array, "K1 J N"]
     spread: _Spread
 
 
@@ -98,21 +87,34 @@ def solve_path(problem: Problem, penalties: Float[Array, "P"], n_classes: int, t
 
     def one(before: _Before, stage: tuple[Array, Array, Array]) -> tuple[_Before, Solution]:
         penalty, until, is_close = stage
-        ahead = before.at - before.optimum
-        ahead = ahead.times(jnp.where(is_close, 0.0, jnp.ones(fits)))
-        state = _descended(problem, _metric(before.spread, penalty, before.at), penalty, tol, until, max_iter, before.at, ahead)
-        optimum = jax.tree.map(lambda last, now: jnp.where(is_close, last, now), before.optimum, before.at)
+        start = before.state
+        keep = functools.partial(jax.tree.map, lambda last, now: jnp.where(is_close, last, now))
+        state = jax.lax.cond(is_close, lambda: start, lambda: _ahead(problem, penalty, before))
+        state = _descended(problem, _metric(before.spread, penalty), penalty, tol, until, max_iter, state)
         spread = jax.lax.cond(is_close, lambda: before.spread, lambda: _spread(problem, state.soft))
-        return _Before(state.at, optimum, spread), _solution(problem, state)
+        after = _Before(state, keep(before.optimum, start.at), keep(before.logits, start.logits), spread)
+        return after, _solution(problem, state)
 
-    fits, width = problem.shift.shape
-    start = Point(jnp.zeros((n_classes - 1, fits, width)), _log_odds(problem, n_classes))
+    start = _at_rest(problem, Point(jnp.zeros((n_classes - 1, *problem.shift.shape)), _log_odds(problem, n_classes)))
     strengths = jnp.repeat(penalties * (2 if n_classes == 2 else 1), 2)
     until = jnp.tile(jnp.stack([jnp.maximum(tol, _ROUGH), tol]), len(penalties))
     is_close = jnp.tile(jnp.array([False, True]), len(penalties))
-    before = _Before(start, start, _spread(problem, softmax(problem, logits_of(problem, start))))
+    before = _Before(start, start.at, start.logits, _spread(problem, start.soft))
     found = jax.lax.scan(one, before, (strengths, until, is_close))[1]
-    return jax.tree.map(lambda leaf: leaf[1::2], found)._replace(n_iter=found.n_iter[::2] + found.n_iter[1::2])
+    return jax.tree.map(lambda leaf: leaf[1::2], found)._replace(n_iter=found.n_iter[1::2])
+
+
+def _at_rest(problem: Problem, start: Point) -> _State:
+    logits, zero, fits = logits_of(problem, start), jax.tree.map(jnp.zeros_like, start), len(problem.rows)
+    counts, going = jnp.zeros(fits, jnp.int32), jnp.ones(fits, bool)
+    soft = softmax(problem, logits)
+    return _State(start, logits, soft, zero, zero, jnp.ones(fits), jnp.zeros(fits), counts, going, jnp.int32(0))
+
+
+def _ahead(problem: Problem, penalty: Array, before: _Before) -> _State:
+    """From the last optimum on along the line from the one before; its logits anew, so that errors do not add up from λ to λ."""
+    state = _at_rest(problem, before.state.at)._replace(direction=before.state.at - before.optimum)
+    return _move(problem, penalty, state, state.logits - before.logits)
 
 
 def _log_odds(problem: Problem, n_classes: int) -> Float[Array, "K1 J"]:
@@ -123,21 +125,17 @@ def _log_odds(problem: Problem, n_classes: int) -> Float[Array, "K1 J"]:
 
 
 def _descended(
-    problem: Problem, metric: _Metric, penalty: Array, tol: float, until: Array, max_iter: int, start: Point, ahead: Point
+    problem: Problem, metric: _Metric, penalty: Array, tol: float, until: Array, max_iter: int, state: _State
 ) -> _State:
-    """From `start`, first along `ahead`, until no gap is above `until`; a fit rests as soon as its own is below `tol`."""
-    logits = logits_of(problem, start)
-    zero, fits = jax.tree.map(jnp.zeros_like, start), problem.rows.shape[0]
-    counts, going = jnp.zeros(fits, jnp.int32), jnp.ones(fits, bool)
-    soft = softmax(problem, logits)
-    state = _State(start, logits, soft, zero, ahead, jnp.ones(fits), jnp.zeros(fits), counts, going, jnp.int32(-1))
-    state = _move(problem, penalty, state)._replace(direction=zero)
+    """On from `state` until no gap is above `until`; a fit rests as soon as its own is below `tol`."""
+    # No direction to go on in: the last one was another metric's.
+    state = state._replace(direction=state.direction.times(jnp.zeros_like(state.loss)), decrement=jnp.ones_like(state.loss))
 
     def more(state: _State) -> Array:
-        return (state.gap() > until).any() & (state.n < max_iter)
+        return ~(state.gap() <= until).all() & (state.n <= max_iter)  # NaN is not the end
 
     def step(state: _State) -> _State:
-        return _look(problem, metric, penalty, tol, _move(problem, penalty, state))
+        return _look(problem, metric, penalty, tol, _move(problem, penalty, state, logits_of(problem, state.direction)))
 
     return jax.lax.while_loop(more, step, _look(problem, metric, penalty, tol, state))
 
@@ -154,17 +152,32 @@ def _spread(problem: Problem, soft: Softmax) -> _Spread:
     return _Spread(centred.T @ centred, weight @ problem.x / total[:, None], total)
 
 
-def _metric(spread: _Spread, penalty: Array, like: Point) -> _Metric:
-    one = jnp.eye(len(spread.gram))
-    factor = jnp.linalg.cholesky(spread.gram + penalty * one)
-    inverts = _inverts(like.w.reshape(-1, like.w.shape[-1]))
-    return _Metric(jax.scipy.linalg.cho_solve((factor, True), one) if inverts else factor, spread)
+def _metric(spread: _Spread, penalty: Array) -> _Metric:
+    return _Metric(_inverse(spread.gram + penalty * jnp.eye(len(spread.gram)))[1], spread)
+
+
+def _inverse(a: Float[Array, "D D"]) -> tuple[Float[Array, "D D"], Float[Array, "D D"]]:
+    """Of a = LLᵀ the inverses of L and of a, by halves: nearly all of it is products, which take half the time of LAPACK's solutions.
+
+    By way of L, whose condition is the root of that of `a`: without it, rounding leaves halves that are not positive definite.
+    """
+    half = len(a) // 2
+    if len(a) <= _LEAF:
+        root = jax.scipy.linalg.solve_triangular(jnp.linalg.cholesky(a), jnp.eye(len(a)), lower=True)
+        return root, root.T @ root
+    root, inverse = _inverse(a[:half, :half])
+    across = root @ a[:half, half:]
+    second, its_inverse = _inverse(a[half:, half:] - across.T @ across)
+    below = -second @ (across.T @ root)
+    beside = below.T @ second
+    roots = jnp.block([[root, jnp.zeros_like(beside)], [below, second]])
+    return roots, jnp.block([[inverse + below.T @ below, beside], [beside.T, its_inverse]])
 
 
 def _apply(metric: _Metric, problem: Problem, g: Point) -> Point:
     away = (metric.spread.mean - problem.shift) / problem.scale
     right = g.w - g.b[..., None] * away
-    w = metric.times(right.reshape(-1, right.shape[-1])).reshape(right.shape)
+    w = (right.reshape(-1, right.shape[-1]) @ metric.inverse).reshape(right.shape)
     return Point(w, g.b / metric.spread.total - (away * w).sum(-1))
 
 
@@ -186,9 +199,8 @@ def _square(point: Point) -> Float[Array, "J"]:
     return (sum_classes(point.w**2) + sum_classes(point.w) ** 2).sum(-1)
 
 
-def _move(problem: Problem, penalty: Array, state: _State) -> _State:
-    """Along the direction to (nearly) the lowest point of the line; a fit that is done stays where it is."""
-    along = logits_of(problem, state.direction)
+def _move(problem: Problem, penalty: Array, state: _State, along: Float[Array, "K1 J N"]) -> _State:
+    """Along the direction, whose logits are `along`, to (nearly) the lowest point of the line; a fit that is done stays where it is."""
     length, soft = _search(problem, penalty, state, along)
     return state._replace(
         at=state.at + state.direction.times(length),
