@@ -230,7 +230,7 @@ STUDY = Study(
     analyse=analyse,
     draw=draw,
     presets={
-        "here": {"sentences": 32, "voices": 2, "n_errors": 10, "n_clean": 4, "alphas": (0.5, 1.0)},
+        "here": {"sentences": 48, "voices": 3, "n_errors": 10, "n_clean": 4, "alphas": (0.5, 1.0)},
         "builtin": {"sentences": 32, "voices": 2, "n_errors": 10, "n_clean": 4},
         "quick": {"sentences": 8, "voices": 1, "n_errors": 2, "n_clean": 1, "alphas": (1.0,)},
     },
