@@ -9,6 +9,8 @@ import jaxasr
 from interventions.edits import Add, Mix, Noise, Patch, Project, Row, Scale, Zero, chain, only
 from jaxasr.sites import sites_of, stack_of
 
+pytestmark = pytest.mark.optimised
+
 B, T, S, H = 2, 6, 11, {"encoder": 3, "decoder": 5}
 
 

@@ -11,6 +11,8 @@ import jaxasr
 from experiments import data
 from jaxasr.generate import first_largest
 
+pytestmark = pytest.mark.optimised
+
 N_PROMPT, N_NEW, EOT = 4, 11, 100
 
 WAVE = np.sin(np.arange(15, dtype=np.float32))  # a constant would be lost in the next norm
