@@ -113,7 +113,8 @@ class Bank(Directions):
     def summary(self, groups: Any = None, level: float = 0.95) -> xr.Dataset:
         """`mean`, `low` and `high` of accuracy (values: -squared error) over out-of-fold rows, (..., layer, penalty), averaged over seeds.
 
-        The interval is a bootstrap of rows, of whole `groups` where given: rows of one speaker are not independent.
+        The interval is a bootstrap of rows, of whole `groups` where given: rows of one speaker are not independent. It takes answers of
+        different folds for independent; they share training rows, and where little is to be learned it is up to √2 too narrow.
         """
         d = self.data
         right = (d.out_of_fold == d.y) * 1.0 if self.target == "class" else -((d.out_of_fold - d.y) ** 2)
