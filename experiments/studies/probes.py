@@ -142,9 +142,9 @@ Remade by `python -m experiments.studies.probes` (numbers: [probes.json](probes.
 * The residual stream after each layer (`encoder.resid_post`, layers from 0), mean over true speech frames; single frames for phones.
 * Multinomial logistic regression, features standardised in the fold, λ = {PENALTY:g} for all, chosen beforehand; 5 folds and 3 ways to make
   them where no option says otherwise. Pooling, λ, folds: our choice; the paper does not state its own.
-* Percent of held-out rows; intervals are bootstraps of whole groups, as if answers of different folds were independent: they share rows, and
-  honest intervals are up to √2 wider (as in E1 to E4). **The best layer is picked on the test rows**, so it flatters a
-  little; the last layer is not picked.
+* Percent of held-out rows; intervals are bootstraps of whole groups, as if answers of different folds were independent: they share rows,
+  and honest intervals are up to √2 wider (as in E1 to E4). **The best layer is picked on the test rows**, so it flatters a little; the
+  last layer is not picked.
 * shuffled: labels permuted, same folds. majority: the commonest class. control_task: a random label for every speaker (Hewitt and Liang
   2019), folds by row; selectivity is what the probe has beyond it in those folds. mel: mean log-mel features. embed: the encoder's
   input, after its convolutions.
