@@ -84,7 +84,8 @@ def test_texts_are_sorted_word_by_word():
 
 
 def test_every_pair_differs_in_one_word():
-    assert len(pairs()) > 40
+    assert 4 * len(pairs()) >= 700  # in four voices as many as the paper has
+    assert len({one.sentence for one in pairs()}) == len(pairs())
     for one in pairs():
         assert one.sentence.count("{}") == 1
         assert one.expected != one.target

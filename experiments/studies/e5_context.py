@@ -235,7 +235,7 @@ STUDY = Study(
         "quick": {"sentences": 8, "voices": 1, "n_errors": 2, "n_clean": 1, "alphas": (1.0,)},
     },
     differs=(
-        "a corpus without such sentences is replaced by ours, spoken by espeak-ng, each with the odd and with the fitting word",
+        "a corpus without such sentences is replaced by ours (177), spoken by espeak-ng, with the odd and with the fitting word",
         "the null of as many random moves of the same length, the breakage of clean sentences and the share of every patch are ours",
         "no listener has checked that the synthetic voice says the odd word",
         "whole sub-modules are patched, no single heads",
