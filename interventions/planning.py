@@ -152,7 +152,7 @@ def _filled(values: np.ndarray, size: int) -> np.ndarray:
 
 def describe(plan: Any) -> str:
     """Cells, groups, chunk, bytes and floating-point operations."""
-    n, groups = int(np.prod(plan.grid.shape)), _groups(plan)
+    n, groups = int(np.prod(plan.grid.shape)), [part for _, part in _groups(plan)]
     if plan.by_rows:
         n_cells = n // len(plan.grid.layers) // len(plan.grid.coords.get("position", [0]))
         done = sum(len(part.columns) * n_cells for part in groups)
@@ -168,14 +168,15 @@ def describe(plan: Any) -> str:
     )
 
 
-def _groups(plan: Any) -> list[Part]:
-    return [part for layer in plan.grid.layers for part in parts(plan, layer)] if plan.by_rows else []
+def _groups(plan: Any) -> list[tuple[int, Part]]:
+    """The parts of every layer, and the layer."""
+    return [(layer, part) for layer in plan.grid.layers for part in parts(plan, layer)] if plan.by_rows else []
 
 
 def flops(plan: Any) -> float:
     """Floating-point operations of all cells that need computing; the passes they share and the norms are left out."""
     if plan.by_rows:
-        one = sum(_part_flops(plan, layer, part) for layer in plan.grid.layers for part in parts(plan, layer))
+        one = sum(_part_flops(plan, layer, part) for layer, part in _groups(plan))
     else:
         one = sum(_cell_flops(plan, layer) for layer in plan.grid.layers) * np.prod(plan.grid.shape) / len(plan.grid.layers)
     return float(plan.target.batch * one)
