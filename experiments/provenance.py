@@ -2,6 +2,7 @@
 import datetime
 import functools
 import importlib.metadata
+import os
 import platform
 import subprocess
 import sys
@@ -56,10 +57,10 @@ def device() -> str | None:
 
 @functools.cache
 def commit() -> str | None:
-    """The commit of this checkout, `+` at its end when files differ from it; None outside a checkout."""
+    """The commit of this checkout, `+` at its end when files differ from it; outside a checkout what $JAXASR_COMMIT says, else None."""
     folder = Path(__file__).resolve().parent.parent
     if not (folder / ".git").exists():
-        return None
+        return os.environ.get("JAXASR_COMMIT")
     head, changed = _git(folder, "rev-parse", "HEAD"), _git(folder, "status", "--porcelain", "--untracked-files=no")
     return None if head is None else head + ("+" if changed else "")
 

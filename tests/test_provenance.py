@@ -1,6 +1,8 @@
 """Results say where they come from."""
 import re
 
+import pytest
+
 from experiments import provenance as module
 from experiments.provenance import provenance
 
@@ -17,10 +19,13 @@ def test_commit_is_a_hash_or_unknown():
     assert module.commit() is None or re.fullmatch(r"[0-9a-f]{40}\+?", module.commit())
 
 
-def test_no_commit_outside_a_checkout(monkeypatch, tmp_path):
+@pytest.mark.parametrize("named", [None, "0" * 40])
+def test_outside_a_checkout_the_environment_names_the_commit(named, monkeypatch, tmp_path):
     monkeypatch.setattr(module, "__file__", str(tmp_path / "a" / "b.py"))
+    if named:
+        monkeypatch.setenv("JAXASR_COMMIT", named)
     module.commit.cache_clear()
-    assert module.commit() is None
+    assert module.commit() == named
     module.commit.cache_clear()
 
 

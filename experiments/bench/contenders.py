@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.bench import models
 from experiments.bench.worker import peak_rss, threads
 
 
@@ -45,7 +46,7 @@ class Ours(Contender):
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
         self.compiling = listen()
-        self.model = _random_model(self.job) if self.job["huggingface"] is None else _real_model(self.job)
+        self.model = models.ours(self.job)
         self.rules = _rules(self.job, self.model.config.n_vocab)
 
     def transcribe(self, rows: list[int]) -> dict[str, Any]:
@@ -73,24 +74,6 @@ class Ours(Contender):
         return super().numbers() | device | {"compile_s": self.compiling.seconds, "programs": self.compiling.programs}
 
 
-def _real_model(job: dict[str, Any]) -> Any:
-    import jaxasr
-
-    return jaxasr.load(job["model"], dtype=job["dtype"]).model
-
-
-def _random_model(job: dict[str, Any]) -> Any:
-    import jax
-    from flax import nnx
-
-    from experiments.bench.recordings import RANDOM
-    from jaxasr.config import SIZES
-    from jaxasr.model import Whisper
-
-    config = SIZES[job["model"].removeprefix(RANDOM)].replace(dtype=job["dtype"], param_dtype=job["dtype"])
-    return jax.jit(lambda: Whisper(config, rngs=nnx.Rngs(0)))()
-
-
 def _rules(job: dict[str, Any], n_vocab: int) -> Any:
     import jax.numpy as jnp
 
@@ -105,34 +88,29 @@ class Torch(Contender):
 
     def load(self) -> None:
         import torch
-        import transformers
-        from transformers import WhisperForConditionalGeneration
 
-        transformers.logging.set_verbosity_error()
-        transformers.logging.disable_progress_bar()
-        torch.set_num_threads(threads())
-        self.torch, self.device = torch, "cuda" if torch.cuda.is_available() else "cpu"
-        dtype = getattr(torch, self.job["dtype"])
-        model = WhisperForConditionalGeneration.from_pretrained(self.job["huggingface"], attn_implementation="sdpa", dtype=dtype)
-        self.model = model.to(self.device).eval().requires_grad_(False)
+        self.torch, self.model = torch, models.of_torch(self.job)
         self.model.generation_config.suppress_tokens = self.job["suppress"]
-        self.model.generation_config.begin_suppress_tokens = self.job["suppress_begin"]
+        self.model.generation_config.begin_suppress_tokens = self.job["suppress_begin"] or None
         self.model.model.encoder.register_forward_hook(lambda *_: self._heard())
 
     def _heard(self) -> None:
-        if self.device == "cuda":
-            self.torch.cuda.synchronize()
+        models.wait_for_torch()
         self.heard = time.perf_counter()
 
     def transcribe(self, rows: list[int]) -> dict[str, Any]:
         language = {"language": "en", "task": "transcribe"} if self.model.generation_config.is_multilingual else {}
         start = time.perf_counter()
         with self.torch.inference_mode():
-            mels = self.torch.from_numpy(self.mels[rows]).to(self.device, self.model.dtype)
+            mels = self.torch.from_numpy(self.mels[rows]).to(models.device(), self.model.dtype)
             out = self.model.generate(mels, do_sample=False, num_beams=1, max_new_tokens=self.job["max_new_tokens"], **language)
             tokens = out.cpu().numpy()
         end = time.perf_counter()
         return {"tokens": self._until_end(tokens), "encode_s": self.heard - start, "decode_s": end - self.heard}
+
+    def numbers(self) -> dict[str, float]:
+        device = {"peak_device": self.torch.cuda.max_memory_allocated()} if self.torch.cuda.is_available() else {}
+        return super().numbers() | device
 
 
 class FasterWhisper(Contender):

@@ -1,7 +1,8 @@
 """The same readings by this library and by torch with forward hooks, each a worker.
 
-`run(case)` encodes and teacher-forces once and gives seconds, the bytes by which memory grew at its peak, and the mean magnitude of
-what was read, by which the two can be seen to have read the same. A reading ends in host memory for neither: both keep arrays.
+`run(case)` encodes and teacher-forces once and gives seconds, the bytes by which memory grew at its peak (None on an accelerator, which
+forgets no peak), and the mean magnitude of what was read, by which the two can be seen to have read the same. A reading ends in host
+memory for neither: both keep arrays.
 """
 import time
 from collections.abc import Callable
@@ -9,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.bench.worker import peak_rss, reset_peak_rss, threads
+from experiments.bench import models
+from experiments.bench.worker import peak_rss, reset_peak_rss
 
 CASES = {
     "nothing": "no capture",
@@ -34,12 +36,16 @@ class Reader:
         """Arrays read in one pass through both stacks."""
         raise NotImplementedError
 
-    def run(self, case: str) -> dict[str, float]:
+    def on_host(self) -> bool:
+        """Whether activations lie in the memory of this process."""
+        raise NotImplementedError
+
+    def run(self, case: str) -> dict[str, float | None]:
         before, start = reset_peak_rss(), time.perf_counter()
         arrays = self.read(case)
         seconds = time.perf_counter() - start
-        grown = peak_rss() - before
-        size = [float(abs(np.asarray(array)).mean()) for array in arrays]
+        grown = peak_rss() - before if self.on_host() else None
+        size = [float(abs(models.to_numpy(array)).mean()) for array in arrays]
         return {"seconds": seconds, "peak_growth": grown, "magnitude": float(np.mean(size)) if size else 0.0}
 
 
@@ -57,7 +63,7 @@ class Ours(Reader):
         from experiments.bench.compiling import listen
 
         self.compiling = listen()
-        self.model = jaxasr.load(self.job["model"]).model
+        self.model = models.ours(self.job)
         self.mels, self.tokens = jnp.asarray(self.mels), jnp.asarray(self.tokens)
         self.readouts = {
             "encoder": jaxasr.select("encoder.resid_post"),
@@ -75,6 +81,11 @@ class Ours(Reader):
         jax.block_until_ready((logits, heard, said))
         # Every layer comes out of the scan; one layer of the patterns is kept.
         return [value[LAYER] if case == "pattern" else value for value in (heard | said).values()]
+
+    def on_host(self) -> bool:
+        import jax
+
+        return jax.default_backend() == "cpu"
 
     def programs(self) -> int:
         return self.compiling.programs
@@ -107,23 +118,22 @@ def _all_sites() -> dict[str, list[str]]:
 class Torch(Reader):
     def load(self) -> None:
         import torch
-        import transformers
-        from transformers import WhisperForConditionalGeneration
 
-        transformers.logging.set_verbosity_error()
-        transformers.logging.disable_progress_bar()
-        torch.set_num_threads(threads())
-        self.torch, folder = torch, self.job["huggingface"]
-        load = WhisperForConditionalGeneration.from_pretrained
-        self.fused = load(folder, attn_implementation="sdpa").eval()
-        self.eager = load(folder, attn_implementation="eager").eval()  # fused attention has no pattern to show
-        self.mels, self.tokens = torch.from_numpy(self.mels), torch.from_numpy(self.tokens).long()
+        self.torch = torch
+        self.fused = models.of_torch(self.job)
+        self.eager = models.of_torch(self.job, "eager")  # fused attention has no pattern to show
+        self.mels = torch.from_numpy(self.mels).to(models.device(), self.fused.dtype)
+        self.tokens = torch.from_numpy(self.tokens).long().to(models.device())
+
+    def on_host(self) -> bool:
+        return models.device() == "cpu"
 
     def read(self, case: str) -> list[Any]:
         model, seen = self.eager if case in ("pattern", "reduced") else self.fused, []
         handles = self._hooks(case, model.model, seen.append)
         with self.torch.inference_mode():
             model(input_features=self.mels, decoder_input_ids=self.tokens, use_cache=False)
+        models.wait_for_torch()
         for handle in handles:
             handle.remove()
         return seen

@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
+from experiments.bench.models import RANDOM
 from experiments.bench.worker import Worker
 
 MAX_NEW_TOKENS = 224
 SETS = ("timit", "libri_test_other", "vctk", "arctic", "ljspeech", "classic", "ravdess")
-RANDOM = "random:"  # a size after it: its shapes with random weights
 
 
 def prepared(job: dict[str, Any]) -> dict[str, Any]:
@@ -45,6 +45,7 @@ class Preparer:
         packaged = asr.checkpoint.format == "ctranslate2"
         return {
             "n_mels": asr.config.n_mels,
+            "weights": name,
             "prompt": asr.tokenizer.prompt("en"),
             "suppress": suppress,
             "suppress_begin": begin,
@@ -55,19 +56,26 @@ class Preparer:
         }
 
     def _random(self, size: str) -> dict[str, Any]:
-        """Random weights never end a text by themselves in a way worth timing: every row is written to its full length."""
-        from jaxasr.config import SIZES
-        from jaxasr.generate import end_of_text
+        """A checkpoint of random weights. They never end a text in a way worth timing: every row is written to its full length."""
+        import jax
+        from flax import nnx
 
-        config = SIZES[size]
-        eot = end_of_text(config)
+        import jaxasr
+        from jaxasr.weights.saving import generation_json
+
+        dtype = self.job.get("dtype", "float32")
+        config = jaxasr.SIZES[size].replace(dtype=dtype, param_dtype=dtype)
+        folder = str(jaxasr.save(jax.jit(lambda: jaxasr.Whisper(config, rngs=nnx.Rngs(0)))(), self.folder / "huggingface"))
+        ids = generation_json(config, None)
+        spoken = [ids["lang_to_id"]["<|en|>"], ids["task_to_id"]["transcribe"]] if ids["is_multilingual"] else []
         return {
             "n_mels": config.n_mels,
-            "prompt": [eot + 1],
-            "suppress": [eot],
+            "weights": folder,
+            "prompt": [ids["decoder_start_token_id"], *spoken, ids["no_timestamps_token_id"]],
+            "suppress": [ids["eos_token_id"]],
             "suppress_begin": [],
-            "eot": eot,
-            "huggingface": None,
+            "eot": ids["eos_token_id"],
+            "huggingface": folder,
             "ctranslate2": None,
         }
 

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.bench import machine, recordings
+from experiments.bench.models import RANDOM
 from experiments.bench.sweepers import FRAMES
 from experiments.bench.worker import Worker
 
@@ -153,8 +154,15 @@ def _job(name: str, n_tokens: int, dtype: str, scratch: str, at_least: float) ->
     wanted = {"model": name, "clips": 2, "folder": scratch, "dtype": dtype, "cache": str(Path(scratch) / "cache")}
     wanted["at_least_s"] = at_least
     job = recordings.prepared(wanted)
-    with Worker("experiments.bench.contenders:Ours", job, JAX_PLATFORMS="cpu") as reader:
-        text = reader.ask("transcribe", rows=[0])["tokens"][0]
+    text = _text(job)
     tokens = (job["prompt"] + list(itertools.islice(itertools.cycle(text), n_tokens)))[: n_tokens + 1]
     frames = min(1500, int(np.ceil(job["seconds"][0] * 50)))
     return {**job, "tokens": tokens[:-1], "answer": tokens[-1], "foil": text[0] if text[0] != tokens[-1] else text[1], "frames": frames}
+
+
+def _text(job: dict[str, Any]) -> list[int]:
+    """What the model writes of the first recording; random weights have nothing to say: any tokens."""
+    if job["model"].startswith(RANDOM):
+        return np.random.default_rng(0).integers(0, job["eot"], 64).tolist()
+    with Worker("experiments.bench.contenders:Ours", job, JAX_PLATFORMS="cpu") as reader:
+        return reader.ask("transcribe", rows=[0])["tokens"][0]

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.bench.worker import peak_rss, threads
+from experiments.bench import models
+from experiments.bench.worker import peak_rss
 
 FRAMES = 50  # encoder frames a window: one second
 
@@ -19,11 +20,10 @@ class Ours:
     """`interventions.sweep`; everything that a call does is timed."""
 
     def __init__(self, job: dict[str, Any]):
-        import jaxasr
         from experiments.bench.compiling import listen
         from interventions import Run, logit_diff
 
-        self.compiling, self.model = listen(), jaxasr.load(job["model"], dtype=job["dtype"]).model
+        self.compiling, self.model = listen(), models.ours(job)
         mels, tokens = np.load(job["mels"]), np.array([job["tokens"]], np.int32)
         self.target, self.source = (Run(mel=mels[row : row + 1], tokens=tokens).heard(self.model) for row in (0, 1))
         self.metric, self.frames = logit_diff(job["answer"], job["foil"]), job["frames"]
@@ -55,18 +55,11 @@ class Torch:
 
     def __init__(self, job: dict[str, Any]):
         import torch
-        import transformers
-        from transformers import WhisperForConditionalGeneration
 
-        transformers.logging.set_verbosity_error()
-        transformers.logging.disable_progress_bar()
-        torch.set_num_threads(threads())
-        self.torch, self.job, self.device = torch, job, "cuda" if torch.cuda.is_available() else "cpu"
-        load = WhisperForConditionalGeneration.from_pretrained
-        self.whole = load(job["huggingface"], attn_implementation="sdpa", dtype=getattr(torch, job["dtype"])).to(self.device).eval()
-        self.model, self.config = self.whole.requires_grad_(False).model, self.whole.config
-        self.mels = torch.from_numpy(np.load(job["mels"])).to(self.device, self.whole.dtype)
-        self.tokens = torch.tensor([job["tokens"]], device=self.device)
+        self.torch, self.job, self.whole = torch, job, models.of_torch(job)
+        self.model, self.config = self.whole.model, self.whole.config
+        self.mels = torch.from_numpy(np.load(job["mels"])).to(models.device(), self.whole.dtype)
+        self.tokens = torch.tensor([job["tokens"]], device=models.device())
         with torch.inference_mode():
             self._read()
 
@@ -87,8 +80,7 @@ class Torch:
         with self.torch.inference_mode():
             groups = list(_groups(cells, batch))
             values = [value for group in groups for value in self._group(kind, way, group)]
-            if self.device == "cuda":
-                self.torch.cuda.synchronize()
+            models.wait_for_torch()
         return {"seconds": time.perf_counter() - start, "values": values}
 
     def peak(self) -> int:

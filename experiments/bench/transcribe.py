@@ -15,7 +15,7 @@ from rich.table import Table
 
 from experiments.bench import machine
 from experiments.bench.flops import encoder_flops
-from experiments.bench.recordings import RANDOM
+from experiments.bench.models import RANDOM
 from experiments.bench.worker import Worker
 
 CONTENDERS = {"jaxasr": "Ours", "transformers": "Torch", "faster-whisper": "FasterWhisper"}
@@ -40,9 +40,7 @@ class Measured:
 
 def usable(job: dict[str, Any], backend: str) -> list[str]:
     """The contenders that can run here, the first of them ours; the others need their library and weights in their format."""
-    names = ["jaxasr"]
-    if importlib.util.find_spec("torch") and job["huggingface"]:
-        names.append("transformers")
+    names = ["jaxasr", "transformers"] if importlib.util.find_spec("torch") else ["jaxasr"]
     if importlib.util.find_spec("faster_whisper") and job["ctranslate2"] and backend == "cpu" and job["dtype"] == "float32":
         names.append("faster-whisper")
     return names
