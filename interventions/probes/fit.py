@@ -97,8 +97,9 @@ def _warn(gap: np.ndarray, tol: float, max_iter: int) -> None:
     open_ = ~(gap <= tol)  # NaN as well
     if open_.any():
         warnings.warn(
-            f"fit_probes: {open_.sum()} of {gap.size} fits have not come within tol={tol:g} of their optimum (Bank.gap says how far) "
-            f"in max_iter={max_iter} steps. Allow more, or leave out the weakest penalties.",
+            f"fit_probes: {open_.sum()} of {gap.size} fits have not come within tol={tol:g} of their optimum: Bank.gap says how far. "
+            f"Allow more than max_iter={max_iter} steps or a larger tol (much below 1e-6 float32 sees no way down), "
+            "or leave out the weakest penalties.",
             stacklevel=3,
         )
 

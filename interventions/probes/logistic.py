@@ -63,6 +63,7 @@ class _State(NamedTuple):
     n_iter: Int[Array, "J"]
     going: Bool[Array, "J"]
     n: Int[Array, ""]
+    idle: Int[Array, ""]  # steps since a fit last moved
 
     def gap(self) -> Float[Array, "J"]:
         return self.decrement / (2 * self.loss)
@@ -108,7 +109,7 @@ def _at_rest(problem: Problem, start: Point) -> _State:
     logits, zero, fits = logits_of(problem, start), jax.tree.map(jnp.zeros_like, start), len(problem.rows)
     counts, going = jnp.zeros(fits, jnp.int32), jnp.ones(fits, bool)
     soft = softmax(problem, logits)
-    return _State(start, logits, soft, zero, zero, jnp.ones(fits), jnp.zeros(fits), counts, going, jnp.int32(0))
+    return _State(start, logits, soft, zero, zero, jnp.ones(fits), jnp.zeros(fits), counts, going, jnp.int32(0), jnp.int32(0))
 
 
 def _ahead(problem: Problem, penalty: Array, before: _Before) -> _State:
@@ -127,12 +128,16 @@ def _log_odds(problem: Problem, n_classes: int) -> Float[Array, "K1 J"]:
 def _descended(
     problem: Problem, metric: _Metric, penalty: Array, tol: float, until: Array, max_iter: int, state: _State
 ) -> _State:
-    """On from `state` until no gap is above `until`; a fit rests as soon as its own is below `tol`."""
+    """On from `state` until no gap is above `until`; a fit rests as soon as its own is below `tol`.
+
+    Where float32 sees no way down, neither along the direction nor, one step later, straight down, there will never be one.
+    """
     # No direction to go on in: the last one was another metric's.
-    state = state._replace(direction=state.direction.times(jnp.zeros_like(state.loss)), decrement=jnp.ones_like(state.loss))
+    nowhere = state.direction.times(jnp.zeros_like(state.loss))
+    state = state._replace(direction=nowhere, decrement=jnp.ones_like(state.loss), idle=jnp.int32(0))
 
     def more(state: _State) -> Array:
-        return ~(state.gap() <= until).all() & (state.n <= max_iter)  # NaN is not the end
+        return ~(state.gap() <= until).all() & (state.n <= max_iter) & (state.idle < 2)  # NaN is not the end
 
     def step(state: _State) -> _State:
         return _look(problem, metric, penalty, tol, _move(problem, penalty, state, logits_of(problem, state.direction)))
@@ -207,6 +212,7 @@ def _move(problem: Problem, penalty: Array, state: _State, along: Float[Array, "
         logits=state.logits + along * length[:, None],
         soft=soft,
         n_iter=state.n_iter + (length != 0),
+        idle=jnp.where((length != 0).any(), 0, state.idle + 1),
     )
 
 
