@@ -139,7 +139,7 @@ def draw(arrays: xr.Dataset, config: Config) -> dict[str, Any]:
         one.grid(axis="x", color="0.9")
     axes[0].set_yticks(places, arrays.site.values)
     axes[0].invert_yaxis()
-    axes[0].legend(frameon=False, fontsize=7.5, loc="lower left")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=7.5)
     return {"agreement": figure}
 
 
