@@ -18,14 +18,14 @@ Mask = Bool[Array, "B 1 T S"]
 
 
 def linear(config: Config, n_in: int, n_out: int, rngs: nnx.Rngs, use_bias: bool = True) -> nnx.Linear:
-    # Shorter chains round little, and so does what an MLP's second product adds to base: these stay as XLA sums them (decision 14).
+    # Fewer terms round little, and so does what an MLP's second product adds to base: these stay as XLA sums them (decision 14).
     product = _product if 512 <= n_in <= n_out else jax.lax.dot_general
     settings = dict(use_bias=use_bias, dtype=config.dtype, param_dtype=config.param_dtype, rngs=rngs)
     return nnx.Linear(n_in, n_out, dot_general=product, **settings)
 
 
 def _product(x: Float[Array, "... K"], weight: Float[Array, "K N"], dimensions: Any, **options: Any) -> Float[Array, "... N"]:
-    """`jax.lax.dot_general`, but where rows are many in float32, a CPU adds up 256 terms in one chain instead of 512."""
+    """`jax.lax.dot_general`; but where rows are many, in float32, a CPU adds up 256 terms in one chain instead of 512."""
     plain = functools.partial(jax.lax.dot_general, dimension_numbers=dimensions, **options)
     if x.ndim < 2 or x.shape[-2] < LONG or x.dtype != jnp.float32:
         return plain(x, weight)
@@ -138,4 +138,5 @@ _CHUNK = 375  # queries; chunks know nothing of each other, so that every core h
 def _rows(q: Float[Array, "T Dh"], k: Float[Array, "S Dh"], v: Float[Array, "S Dh"]) -> Float[Array, "T Dh"]:
     scores = ((q * q.shape[-1] ** -0.5) @ k.T).astype(jnp.promote_types(q.dtype, jnp.float32))
     weights = jnp.exp(scores - scores.max(-1, keepdims=True))
-    return (weights.astype(v.dtype) @ v) / weights.sum(-1, keepdims=True).astype(v.dtype)
+    parts = [weights[:, at : at + _CHUNK].astype(v.dtype) @ v[at : at + _CHUNK] for at in range(0, len(v), _CHUNK)]
+    return sum(parts) / weights.sum(-1, keepdims=True).astype(v.dtype)  # keys in chunks, too: shorter sums round less (decision 14)

@@ -25,7 +25,7 @@ from jaxasr.weights import Checkpoint, assemble, read_checkpoint
 
 TOLERANCE = 5e-5  # of max(1, max|reference|), in float32
 EXACT = 1e-11  # the same in float64: eight orders less would be 5e-13
-ROUNDING = 4  # our matrix products round 1.2 to 1.4 times as coarsely as torch's, and a layer passes on what it gets
+ROUNDING = 2  # where both are far from float64, for chance: any change of order moves the largest of a million errors by as much
 TEXT = (Path(__file__).parent / "text.txt").read_text()  # 500 tokens, nothing repeated
 MODELS = ["tiny.en", "base"]
 # At 1,500 x 1,500 per head these two are read alone; the rest of the encoder fits in one pass.
@@ -33,10 +33,13 @@ LARGE = ("encoder.attn.scores", "encoder.attn.pattern")
 ENCODER_PASSES = [tuple(site for site in sites_of("encoder") if site not in LARGE), *((site,) for site in LARGE)]
 
 
+REAL = data.recordings(["libri_test_other", "timit"])
+
+
 @functools.cache
 def recordings() -> list[np.ndarray]:
     """30 s of speech without padding, and a clip that is mostly padding."""
-    clips = data.recordings(["libri_test_other", "timit"]) or [data.Recording(data.DEMO, "demo", "", "en", 0.0)]
+    clips = REAL or [data.Recording(data.DEMO, "demo", "", "en", 0.0)]
     speech = [load_audio(clip.path) for clip in clips[:12]]
     long = np.concatenate(speech * 12)[: 30 * 16_000]
     return [long, speech[-1][: 2 * 16_000]]
@@ -84,13 +87,14 @@ def gaps(ours: Mapping[str, jax.Array], theirs: Mapping[str, np.ndarray]) -> dic
 def compare(
     name: str, ours: Mapping[str, jax.Array], theirs: Mapping[str, np.ndarray], exact: Callable[[list[str]], dict[str, np.ndarray]]
 ) -> None:
-    """Within the tolerance of torch: always for tiny.en.
+    """Within the tolerance of torch: for tiny.en at every site of real recordings.
 
-    The weights of base amplify rounding so far that float32 torch itself can be further than the tolerance from float64
-    torch. Where the two part, float64 arbitrates: ours may be no more than `ROUNDING` times as far from it as torch is.
+    The weights of base, and the synthetic recording that stands in for real ones, amplify rounding so far that float32 torch
+    itself is further than the tolerance from float64 torch. Where the two part, float64 arbitrates: ours may be no further from
+    it than the tolerance, or than `ROUNDING` times what torch is.
     """
     apart = [site for site, error in gaps(ours, theirs).items() if error > TOLERANCE]
-    assert not apart or name == "base", apart
+    assert not apart or name == "base" or not REAL, apart
     if apart:
         print("beyond the tolerance of float32 torch; of float64 torch, ours and torch's own float32:")
         truth = exact(apart)
