@@ -167,6 +167,10 @@ def test_projection(tiny_model, inputs):
     np.testing.assert_allclose(after[0] @ vectors.T, 0, atol=1e-5)
     _, twice = seen(tiny_model, inputs, "decoder.resid_mid", chain(out, out))
     np.testing.assert_allclose(twice, after, atol=1e-6 * np.abs(before).max())  # rounding of what is taken away
+    with jax.enable_x64(True):
+        exact = Project.span(vectors.astype(np.float64))
+        once = exact(jnp.asarray(before[0], jnp.float64), None)
+        np.testing.assert_allclose(exact(once, None), once, atol=1e-12)
     _, kept = seen(tiny_model, inputs, "decoder.resid_mid", onto)
     np.testing.assert_allclose(kept[0] + after[0], before[0], atol=1e-5)
     with pytest.raises(ValueError, match="independent"):

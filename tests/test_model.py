@@ -147,7 +147,7 @@ def test_nobody_sees_padded_tokens(model, memory):
         assert np.isfinite(logits).all()
 
 
-# Shapes of every released size
+# What nobody asks for costs nothing
 
 
 def temporary_bytes(fn, *args) -> int:

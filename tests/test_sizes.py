@@ -41,6 +41,3 @@ PUBLISHED = [("tiny.en", 37.8), ("base", 72.6), ("small", 241.7), ("large-v3", 1
 def test_parameter_counts_are_the_published_ones(size, millions):
     count = sum(leaf.size for leaf in jax.tree.leaves(structure(jaxasr.SIZES[size])))
     assert count / 1e6 == pytest.approx(millions, abs=0.1)
-
-
-# What nobody asks for costs nothing
