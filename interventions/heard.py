@@ -67,21 +67,8 @@ class _Example:
 
     def hear(self, index: np.ndarray) -> Memory:
         first, chosen = jnp.int32(self.layers[index[0]]), [jnp.asarray(array)[index] for array in self.arrays]
-        taps = _Structure(self.structure), self.edits_of
+        taps = self.structure, self.edits_of
         return compiled.call(_hear, self.model, first, self.mel, self.stored, chosen, taps=taps, site=self.site)
-
-
-class _Structure:
-    """Of a cell's pytree; hashable, so part of what is compiled."""
-
-    def __init__(self, static: Any):
-        self.static = static
-
-    def __hash__(self) -> int:
-        return hash(self.static)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Structure) and self.static == other.static
 
 
 def _hear(
@@ -90,7 +77,7 @@ def _hear(
     structure, edits_of = taps
 
     def one(arrays: list[Array]) -> Memory:
-        cell = compiled.join(arrays, structure.static)
+        cell = structure.join(arrays)
         edits = cell if edits_of is None else edits_of(cell)
         if site is None:
             return model.encode(mel, edits)[0]

@@ -6,7 +6,6 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,9 +55,9 @@ def generate_cells(
 
     Raises ValueError for cells of unequal number and for what `generate` refuses.
     """
-    arrays, static = compiled.split(cells)
+    arrays, structure = compiled.split(cells)
     n_cells = _number(arrays)
-    taps, options = (_Cells(static), edits_of, rules), {"max_new_tokens": max_new_tokens, "eot": eot, "no_speech": no_speech}
+    taps, options = (structure, edits_of, rules), {"max_new_tokens": max_new_tokens, "eot": eot, "no_speech": no_speech}
     shared, chunks = (model, memory, jnp.asarray(prompt, jnp.int32), follow), []
     batch = min(_TOGETHER, n_cells) if batch is None else batch
     for start in range(0, n_cells, batch):
@@ -66,16 +65,6 @@ def generate_cells(
         chunk = [jnp.asarray(array)[index] for array in arrays]
         chunks.append(jax.device_get(compiled.call(_generate, *shared, chunk, taps=taps, **options)))
     return jax.tree.map(lambda *parts: np.concatenate(parts)[:n_cells], *chunks)
-
-
-@flax.struct.dataclass
-class _Cells:
-    """The structure of a cell; `at` puts one cell's arrays into it."""
-
-    static: Any = flax.struct.field(pytree_node=False)
-
-    def at(self, arrays: list[Array]) -> Any:
-        return compiled.join(arrays, self.static)
 
 
 def _number(arrays: Sequence[Any]) -> int:
@@ -89,7 +78,7 @@ def _generate(model: Whisper, memory: Memory, prompt: Array, follow: Any, cells:
     structure, edits_of, rules = taps
 
     def one(arrays: list[Array]) -> Generation:
-        cell = structure.at(arrays)
+        cell = structure.join(arrays)
         edits = cell if edits_of is None else edits_of(cell)
         return generate(model, memory, prompt, edits=edits, rules=rules, follow=follow, together="cells", **options)
 

@@ -1,6 +1,7 @@
-"""Compiles a function once for each *structure* of its edits and readout; their numbers never retrace.
+"""Compiles a function once for each *structure* of its arguments; their numbers never retrace.
 
-This is the only place of the library where `jax.jit` caches something for the caller.
+This is the only place of the library where `jax.jit` caches something for the caller. Which program a call gets is decided
+by `program_keys`, not by JAX's comparison of structures.
 """
 import functools
 from collections.abc import Callable, Hashable
@@ -10,61 +11,90 @@ import flax.struct
 import jax
 import numpy as np
 
+from jaxasr.program_keys import Key
+
 
 def _is_array(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array | np.ndarray | np.generic | float | int | complex)
 
 
-def split(tree: Any) -> tuple[list[Any], Hashable]:
-    """Arrays of a pytree apart from the rest: its structure and the functions among its leaves, which must hash."""
-    leaves, treedef = jax.tree.flatten(tree)
-    arrays = [leaf for leaf in leaves if _is_array(leaf)]
-    return arrays, (treedef, tuple(_ARRAY if _is_array(leaf) else leaf for leaf in leaves))
+class Structure:
+    """All of a pytree but its arrays: the structure, and the functions among its leaves.
 
+    Two structures are equal only if a program of one serves the other.
+    """
 
-def join(arrays: list[Any], static: Any) -> Any:
-    treedef, leaves = static
-    rest = iter(arrays)
-    return jax.tree.unflatten(treedef, [next(rest) if leaf is _ARRAY else leaf for leaf in leaves])
+    def __init__(self, treedef: jax.tree_util.PyTreeDef, leaves: tuple[Any, ...]):
+        self.treedef, self.leaves = treedef, leaves
+        self._key = Key((treedef, leaves))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Structure) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def join(self, arrays: list[Any]) -> Any:
+        """Returns the pytree with these arrays, in the order in which `split` gave them."""
+        rest = iter(arrays)
+        return jax.tree.unflatten(self.treedef, [next(rest) if leaf is _Array else leaf for leaf in self.leaves])
 
 
 class _Array:
-    pass
+    """Takes the place of an array among leaves."""
 
 
-_ARRAY = _Array()
+def split(tree: Any) -> tuple[list[Any], Structure]:
+    """Splits a pytree into its arrays and the rest."""
+    leaves, treedef = jax.tree.flatten(tree)
+    arrays = [leaf for leaf in leaves if _is_array(leaf)]
+    return arrays, Structure(treedef, tuple(_Array if _is_array(leaf) else leaf for leaf in leaves))
 
 
 @flax.struct.dataclass
 class Frozen:
-    """A pytree taken apart once for many calls: a module takes longer to flatten than a small program to run."""
+    """A pytree split once for many calls: flattening a module takes longer than running a small program."""
 
-    leaves: list[Any]
-    structure: Any = flax.struct.field(pytree_node=False)
+    arrays: list[Any]
+    structure: Structure = flax.struct.field(pytree_node=False)
 
     @classmethod
     def of(cls, tree: Any) -> "Frozen":
-        return cls(*jax.tree.flatten(tree))
+        return cls(*split(tree))
 
     @property
     def whole(self) -> Any:
-        return jax.tree.unflatten(self.structure, self.leaves)
+        return self.structure.join(self.arrays)
 
 
 @functools.cache
 def _jitted(fn: Callable) -> Callable:
-    def call(dynamic: Any, arrays: list[Any], static: Any, options: tuple) -> Any:
-        return fn(*dynamic, join(arrays, static), **dict(options))
+    def call(arrays: list[Any], structure: Structure, options: "_Options") -> Any:
+        dynamic, taps = structure.join(arrays)
+        return fn(*dynamic, taps, **options.values)
 
-    return jax.jit(call, static_argnums=(2, 3))
+    return jax.jit(call, static_argnums=(1, 2))
+
+
+class _Options(Key):
+    """Keyword arguments that a program is compiled for."""
+
+    __slots__ = ("values",)
+
+    def __init__(self, values: dict[str, Any]):
+        super().__init__(sorted(values.items()))
+        self.values = values
 
 
 def call(fn: Callable, *dynamic: Any, taps: Any, **options: Hashable) -> Any:
-    """`fn(*dynamic, taps, **options)`, compiled: `dynamic` are pytrees of arrays, `taps` any pytree of edits and readouts."""
-    arrays, static = split(taps)
-    return _jitted(fn)(dynamic, arrays, static, tuple(sorted(options.items())))
+    """Calls `fn(*dynamic, taps, **options)`, compiled.
+
+    `dynamic` and `taps` (edits and readouts) are pytrees of arrays; what is no array in them, and `options`, is static.
+    """
+    arrays, structure = split((dynamic, taps))
+    return _jitted(fn)(arrays, structure, _Options(options))
 
 
 def n_compiled(fn: Callable) -> int:
-    """How many executables `fn` has had: the number that must not grow while values change."""
+    """Returns how many programs `fn` has been compiled to: the number that must not grow while values change."""
     return _jitted(fn)._cache_size()

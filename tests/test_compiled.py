@@ -82,9 +82,11 @@ def test_a_new_function_is_not_mistaken_for_an_old_one(tiny_model, inputs):
 
 def test_split_and_join():
     tree = {"a": Shift(jnp.arange(3.0), 1), "f": len, "n": (np.float32(2), 3, None)}
-    arrays, static = compiled.split(tree)
-    assert hash(static) == hash(compiled.split({"a": Shift(jnp.ones(3), 7), "f": len, "n": (np.float32(5), 4, None)})[1])
-    again = compiled.join(arrays, static)
+    arrays, structure = compiled.split(tree)
+    other = compiled.split({"a": Shift(jnp.ones(3), 7), "f": len, "n": (np.float32(5), 4, None)})[1]
+    assert structure == other
+    assert hash(structure) == hash(other)
+    again = structure.join(arrays)
     assert again["f"] is len
     assert again["n"] == tree["n"]
     np.testing.assert_array_equal(again["a"].value, tree["a"].value)

@@ -1,0 +1,183 @@
+"""Exact keys of compiled programs: two keys are equal only if the programs compute the same from equal arrays.
+
+`==` does not decide that. `1 == True == 1.0`; with some versions of JAX the structures of two dataclasses with as many
+fields are equal; and a function stays equal to itself while a global that it reads changes.
+"""
+import enum
+import functools
+import hashlib
+import sys
+import sysconfig
+import types
+from collections.abc import Hashable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.tree_util import PyTreeDef
+
+_ROOT = Path(__file__).parents[1]
+_LIBRARIES = tuple({
+    *(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+    *(str(_ROOT / package) for package in ("jaxasr", "interventions", "experiments")),
+})  # fmt: skip
+
+
+class Key:
+    """Holds the key of a value, hashed once.
+
+    The key differs wherever the value could make a program differ. Read by content: numbers and strings with their types,
+    containers, NumPy arrays, dataclasses, the attributes of an object, and the structure of pytrees, in which types of
+    nodes count by identity. A function counts by identity and by what it reads: its defaults, its closure, and the globals
+    of its module, by content if they are numbers, strings, containers, arrays, dataclasses or functions of that module, else
+    by identity. The code of installed libraries is taken as constant.
+
+    Raises:
+        TypeError: for an object that can neither be hashed nor read.
+    """
+
+    __slots__ = ("_hash", "parts")
+
+    def __init__(self, value: Any):
+        self.parts = _Reader().read(value)
+        self._hash = hash(self.parts)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Key) and self._hash == other._hash and self.parts == other.parts
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
+class _Same:
+    """Compares by identity, and keeps its object alive so that no other can take its place."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
+class _Reader:
+    def __init__(self) -> None:
+        self.open: list[int] = []  # the objects that are being read, each within the one before
+
+    def read(self, value: Any, shallow: bool = False) -> Hashable:
+        """Returns the key of `value`; `shallow`: of an object that is no container, dataclass or function, its identity."""
+        kind = type(value)
+        if kind is str or value is None:
+            return value
+        if kind is bool or kind is int:
+            return kind, value
+        if kind is tuple:  # most of the structure of a model
+            return kind, tuple([item if type(item) is str else self.read(item, shallow) for item in value])
+        if isinstance(value, float | complex):
+            return kind, repr(value)  # -0.0 differs from 0.0, NaN equals NaN
+        if isinstance(value, jax.Array | types.ModuleType | enum.Enum | jax.core.Tracer):
+            return _Same(value)
+        if id(value) in self.open:
+            return "cycle", self.open.index(id(value))
+        self.open.append(id(value))
+        try:
+            return self._parts(value, kind, shallow)
+        finally:
+            self.open.pop()
+
+    def _parts(self, value: Any, kind: type, shallow: bool) -> Hashable:
+        def read(part: Any) -> Hashable:
+            return self.read(part, shallow)
+
+        match value:
+            case type():
+                return _Same(value), () if _is_of_library(value) else tuple(self._methods(value))
+            case dict():
+                return kind, tuple([(read(name), read(item)) for name, item in value.items()])
+            case PyTreeDef():
+                return self._structure(value)
+            case tuple() | list():
+                return kind, tuple(map(read, value))
+            case set() | frozenset():
+                return kind, frozenset(map(read, value))
+            case bytes():
+                return kind, value
+            case np.ndarray() | np.generic() if value.dtype != object:
+                return kind, value.dtype, value.shape, hashlib.sha256(value.tobytes()).digest()
+            case functools.partial():
+                return kind, read(value.func), read(value.args), read(value.keywords)
+            case types.MethodType():
+                return kind, read(value.__func__), read(value.__self__)
+            case types.FunctionType():
+                return _Same(value), tuple(self._read_by(value))
+        if hasattr(kind, "__dataclass_fields__"):
+            return self.read(kind), self._attributes(value)
+        if shallow:
+            return _Same(value)
+        return self._object(value, kind)
+
+    def _structure(self, tree: PyTreeDef) -> Hashable:
+        if (node := tree.node_data()) is None:
+            return None
+        kind, static = node
+        return self.read(kind), self.read(static), tuple(map(self._structure, tree.children()))
+
+    def _object(self, value: Any, kind: type) -> Hashable:
+        if kind.__hash__ is not None and kind.__eq__ is not object.__eq__:
+            return self.read(kind), value  # its class defines which of its objects are equal
+        if kind.__hash__ is None and not hasattr(value, "__dict__"):
+            raise TypeError(f"A static value must be hashable, or a pytree whose leaves are arrays; got {kind.__name__}.")
+        return self.read(kind), _Same(value), self._attributes(value)
+
+    def _attributes(self, value: Any) -> Hashable:
+        return self._named(getattr(value, "__dict__", {}).items())
+
+    def _named(self, items: Iterable[tuple[str, Any]]) -> Hashable:
+        return tuple((name, self.read(item, shallow=True)) for name, item in items)
+
+    def _methods(self, kind: type) -> Iterator[Hashable]:
+        for base in kind.__mro__:
+            for name, method in vars(base).items():
+                if isinstance(method, types.FunctionType) and not _in_library(method.__code__.co_filename):
+                    yield name, self.read(method, shallow=True)
+
+    def _read_by(self, function: types.FunctionType) -> Iterator[Hashable]:
+        if _in_library(function.__code__.co_filename):
+            return
+        yield self._named([("", function.__defaults__), *(function.__kwdefaults__ or {}).items()])
+        yield self._named(zip(function.__code__.co_freevars, map(_content, function.__closure__ or ())))
+        for name in _names(function.__code__):
+            if name in function.__globals__:
+                value = function.__globals__[name]
+                elsewhere = isinstance(value, types.FunctionType | type) and value.__module__ != function.__module__
+                yield name, _Same(value) if elsewhere else self.read(value, shallow=True)
+
+
+@functools.cache
+def _in_library(file: str) -> bool:
+    return file.startswith(_LIBRARIES)
+
+
+@functools.cache
+def _is_of_library(kind: type) -> bool:
+    module = sys.modules.get(kind.__module__)
+    return kind.__module__ == "builtins" or _in_library(getattr(module, "__file__", None) or "")
+
+
+def _content(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not assigned yet
+        return None
+
+
+@functools.cache
+def _names(code: types.CodeType) -> tuple[str, ...]:
+    """Returns the names that code, and the functions within it, may look up in their module."""
+    within = (const for const in code.co_consts if isinstance(const, types.CodeType))
+    return tuple(dict.fromkeys([*code.co_names, *(name for inner in within for name in _names(inner))]))

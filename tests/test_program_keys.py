@@ -1,0 +1,157 @@
+"""No two edits, metrics, readouts or rules share a program unless they compute the same."""
+import functools
+import types
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from attacks import program_pairs
+
+import interventions as iv
+from interventions import Run
+from jaxasr import compiled
+from jaxasr.program_keys import Key
+
+TOGETHER = program_pairs.calls()
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["forward", "backward"])
+def test_every_kind_computes_its_values_after_every_other_kind(order):
+    compiled._jitted.cache_clear()
+    for name in list(TOGETHER)[::order]:
+        expected = program_pairs.result(name, TOGETHER, run=False).split()
+        found = program_pairs.result(name, TOGETHER).split()
+        np.testing.assert_allclose(np.array(found, float), np.array(expected, float), rtol=1e-4, atol=2e-4, err_msg=name)
+
+
+def test_decode_runs_the_second_of_two_classes_with_equal_fields(tiny_model):
+    tokens, memory = np.array([[1, 2, 3]]), tiny_model.encode(np.zeros((1, 7, 22), np.float32))[0]
+    for edit, by_hand in ((program_pairs.Times(2.0), lambda x, at: x * 2), (program_pairs.Plus(2.0), lambda x, at: x + 2)):
+        found, expected = (tiny_model.decode(tokens, memory, {"decoder.mlp_out": e})[0] for e in (edit, by_hand))
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_sweep_computes_the_second_of_two_metrics(tiny_model):
+    run = Run(memory=tiny_model.encode(np.zeros((1, 7, 22), np.float32))[0], tokens=np.array([[1, 2, 3]]))
+    options = {"source": "zero", "site": "decoder.resid_post", "over": ("layer", "position")}
+    logprobs = iv.sweep(tiny_model, run, metric=iv.logprob(13), **options)
+    ranks = iv.sweep(tiny_model, run, metric=iv.rank(13), **options)
+    assert (logprobs.values < 0).all()
+    assert (ranks.values >= 0).all()
+    assert (ranks.values == ranks.values.round()).all()
+    for layer, position in np.ndindex(ranks.shape):
+        edits = {"decoder.resid_post": iv.only(iv.Zero(), layers=layer, positions=position)}
+        logits = np.asarray(tiny_model.decode(run.tokens, run.memory, edits)[0])[0, -1]
+        assert ranks.values[layer, position] == (logits > logits[13]).sum()
+
+
+SAME = np.arange(3.0)
+
+
+def own(s):
+    return lambda x: x * s
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (1, True), (1, 1.0), (0.0, -0.0), (0, False), ("a", b"a"), ((1, 2), [1, 2]), ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
+        (np.float32(1), np.float64(1)), (np.arange(3), np.arange(3.0)), (SAME, SAME + 1), (np.int32(1), 1),
+        (own(1), own(1)), (functools.partial(own, 1), functools.partial(own, True)), (program_pairs.Typed(1), program_pairs.Typed(True)),
+        (jax.tree.structure(program_pairs.Times(1.0)), jax.tree.structure(program_pairs.Plus(1.0))),
+        (program_pairs.Plain(1), program_pairs.Plain(1)),
+    ],
+)  # fmt: skip
+def test_keys_differ(one, other):
+    assert Key(one) != Key(other)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: (1, "a", None, 2.5, float("nan"), {"x": [1, {2}]}), lambda: np.arange(5),
+        lambda: jax.tree.structure(iv.chain(iv.Zero(), iv.Scale(2.0))), lambda: own, lambda: functools.partial(own, 3), lambda: iv.Zero, lambda: jnp.float32, lambda: np.dtype("int8"),
+    ],
+)  # fmt: skip
+def test_keys_of_equal_values_are_equal(make):
+    assert Key(make()) == Key(make())
+    assert hash(Key(make())) == hash(Key(make()))
+
+
+FACTOR = 2.0
+FACTORS = {"all": [2.0]}
+
+
+def _helper(x):
+    return x * FACTOR
+
+
+def test_a_changed_global_is_another_program(monkeypatch):
+    def scaled(x, edit):
+        return edit(x)
+
+    for edit in (lambda x: x * FACTOR, lambda x: _helper(x), lambda x: x * FACTORS["all"][0]):
+        assert compiled.call(scaled, 3.0, taps=edit) == 6
+        n = compiled.n_compiled(scaled)
+        assert compiled.call(scaled, 4.0, taps=edit) == 8
+        assert compiled.n_compiled(scaled) == n
+        monkeypatch.setitem(globals(), "FACTOR", 5.0)
+        monkeypatch.setitem(FACTORS, "all", [5.0])
+        assert compiled.call(scaled, 3.0, taps=edit) == 15
+        monkeypatch.undo()
+
+
+def test_a_changed_closure_attribute_default_or_method_is_another_program():
+    factor = 2.0
+
+    def closed(x):
+        return x * factor
+
+    class Own:
+        k = 2.0
+
+        def __call__(self, x):
+            return x * self.k
+
+    def default(x, k=2.0):
+        return x * k
+
+    def apply(x, edit):
+        return edit(x)
+
+    @flax.struct.dataclass
+    class Field:
+        k: float = flax.struct.field(pytree_node=False, default=2.0)
+
+        def __call__(self, x):
+            return x * self.k
+
+    instance = Own()
+    assert [compiled.call(apply, 3.0, taps=edit) for edit in (closed, instance, default, Field())] == [6, 6, 6, 6]
+    factor, instance.k, default.__defaults__ = 5.0, 5.0, (5.0,)
+    Field.__call__ = lambda self, x: x * self.k * 2.5
+    assert [compiled.call(apply, 3.0, taps=edit) for edit in (closed, instance, default, Field())] == [15, 15, 15, 15]
+
+
+def test_what_refers_to_itself_has_a_key():
+    def even(n):
+        return n == 0 or odd(n - 1)
+
+    def odd(n):
+        return n != 0 and even(n - 1)
+
+    loop: list = [even]
+    loop.append(loop)
+    assert Key(loop) == Key(loop)
+    assert Key(types.SimpleNamespace(a=loop)) != Key(loop)
+
+
+def test_what_has_no_key_is_refused():
+    class Slots:
+        __slots__ = ("a",)
+        __hash__ = None
+
+    with pytest.raises(TypeError, match="must be hashable, or a pytree whose leaves are arrays; got Slots"):
+        compiled.call(lambda x, taps: x, 1.0, taps=Slots())
