@@ -72,7 +72,8 @@ def test_keys_differ(one, other):
     "make",
     [
         lambda: (1, "a", None, 2.5, float("nan"), {"x": [1, {2}]}), lambda: np.arange(5),
-        lambda: jax.tree.structure(iv.chain(iv.Zero(), iv.Scale(2.0))), lambda: own, lambda: functools.partial(own, 3), lambda: iv.Zero, lambda: jnp.float32, lambda: np.dtype("int8"),
+        lambda: jax.tree.structure(iv.chain(iv.Zero(), iv.Scale(2.0))), lambda: own,
+        lambda: functools.partial(own, 3), lambda: iv.Zero, lambda: jnp.float32, lambda: np.dtype("int8"),
     ],
 )  # fmt: skip
 def test_keys_of_equal_values_are_equal(make):
