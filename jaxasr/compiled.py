@@ -10,12 +10,16 @@ from typing import Any
 import flax.struct
 import jax
 import numpy as np
+from flax import nnx
 
 from jaxasr.program_keys import Key
 
 
+_ARRAYS = (jax.Array, np.ndarray, np.generic, float, int, complex)
+
+
 def _is_array(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array | np.ndarray | np.generic | float | int | complex)
+    return isinstance(leaf, _ARRAYS)
 
 
 class Structure:
@@ -24,9 +28,8 @@ class Structure:
     Two structures are equal only if a program of one serves the other.
     """
 
-    def __init__(self, treedef: jax.tree_util.PyTreeDef, leaves: tuple[Any, ...]):
-        self.treedef, self.leaves = treedef, leaves
-        self._key = Key((treedef, leaves))
+    def __init__(self, treedef: jax.tree_util.PyTreeDef, leaves: tuple[Any, ...], key: Hashable):
+        self.treedef, self.leaves, self._key = treedef, leaves, key
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Structure) and self._key == other._key
@@ -47,8 +50,11 @@ class _Array:
 def split(tree: Any) -> tuple[list[Any], Structure]:
     """Splits a pytree into its arrays and the rest."""
     leaves, treedef = jax.tree.flatten(tree)
-    arrays = [leaf for leaf in leaves if _is_array(leaf)]
-    return arrays, Structure(treedef, tuple(_Array if _is_array(leaf) else leaf for leaf in leaves))
+    others = tuple([_Array if _is_array(leaf) else leaf for leaf in leaves])
+    arrays = [leaf for leaf, other in zip(leaves, others, strict=True) if other is _Array]
+    # Reading all of a module takes longer than a small program. The hash differs between types of nodes even where `==` does not.
+    key = (hash(treedef), treedef, others) if isinstance(tree, nnx.Module) else Key((treedef, others))
+    return arrays, Structure(treedef, others, key)
 
 
 @flax.struct.dataclass
@@ -69,9 +75,9 @@ class Frozen:
 
 @functools.cache
 def _jitted(fn: Callable) -> Callable:
-    def call(arrays: list[Any], structure: Structure, options: "_Options") -> Any:
-        dynamic, taps = structure.join(arrays)
-        return fn(*dynamic, taps, **options.values)
+    def call(arrays: tuple[list[Any], ...], structures: tuple[Structure, ...], options: "_Options") -> Any:
+        arguments = [structure.join(part) for structure, part in zip(structures, arrays, strict=True)]
+        return fn(*arguments, **options.values)
 
     return jax.jit(call, static_argnums=(1, 2))
 
@@ -91,8 +97,8 @@ def call(fn: Callable, *dynamic: Any, taps: Any, **options: Hashable) -> Any:
 
     `dynamic` and `taps` (edits and readouts) are pytrees of arrays; what is no array in them, and `options`, is static.
     """
-    arrays, structure = split((dynamic, taps))
-    return _jitted(fn)(arrays, structure, _Options(options))
+    arrays, structures = zip(*map(split, (*dynamic, taps)), strict=True)
+    return _jitted(fn)(arrays, structures, _Options(options))
 
 
 def n_compiled(fn: Callable) -> int:
