@@ -14,7 +14,6 @@ from flax import nnx
 
 from jaxasr.program_keys import Key
 
-
 _ARRAYS = (jax.Array, np.ndarray, np.generic, float, int, complex)
 
 

@@ -98,13 +98,13 @@ class _Reader:
             case type():
                 return _Same(value), () if _is_of_library(value) else tuple(self._methods(value))
             case dict():
-                return kind, tuple([(read(name), read(item)) for name, item in value.items()])
+                return kind, tuple([(read(name), read(item)) for name, item in value.items()]), self._attributes(value)
             case PyTreeDef():
                 return self._structure(value)
             case tuple() | list():
-                return kind, tuple(map(read, value))
+                return kind, tuple(map(read, value)), self._attributes(value)
             case set() | frozenset():
-                return kind, frozenset(map(read, value))
+                return kind, frozenset(map(read, value)), self._attributes(value)
             case bytes():
                 return kind, value
             case np.ndarray() | np.generic() if value.dtype != object:
@@ -135,7 +135,8 @@ class _Reader:
         return self.read(kind), _Same(value), self._attributes(value)
 
     def _attributes(self, value: Any) -> Hashable:
-        return self._named(getattr(value, "__dict__", {}).items())
+        fields = [name for name in getattr(type(value), "__dataclass_fields__", ()) if hasattr(value, name)]  # in slots, too
+        return self._named({**{name: getattr(value, name) for name in fields}, **getattr(value, "__dict__", {})}.items())
 
     def _named(self, items: Iterable[tuple[str, Any]]) -> Hashable:
         return tuple((name, self.read(item, shallow=True)) for name, item in items)

@@ -1,4 +1,5 @@
 """No two edits, metrics, readouts or rules share a program unless they compute the same."""
+import dataclasses
 import functools
 import types
 
@@ -54,6 +55,17 @@ def own(s):
     return lambda x: x * s
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Slots:
+    k: float
+
+
+class Named(list):
+    def __init__(self, name):
+        super().__init__([1])
+        self.name = name
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [
@@ -61,7 +73,7 @@ def own(s):
         (np.float32(1), np.float64(1)), (np.arange(3), np.arange(3.0)), (SAME, SAME + 1), (np.int32(1), 1),
         (own(1), own(1)), (functools.partial(own, 1), functools.partial(own, True)), (program_pairs.Typed(1), program_pairs.Typed(True)),
         (jax.tree.structure(program_pairs.Times(1.0)), jax.tree.structure(program_pairs.Plus(1.0))),
-        (program_pairs.Plain(1), program_pairs.Plain(1)),
+        (program_pairs.Plain(1), program_pairs.Plain(1)), (Slots(1), Slots(2)), (Slots(1), Slots(1.0)), (Named("a"), Named("b")),
     ],
 )  # fmt: skip
 def test_keys_differ(one, other):
@@ -73,6 +85,7 @@ def test_keys_differ(one, other):
     [
         lambda: (1, "a", None, 2.5, float("nan"), {"x": [1, {2}]}), lambda: np.arange(5),
         lambda: jax.tree.structure(iv.chain(iv.Zero(), iv.Scale(2.0))), lambda: own,
+        lambda: Slots(1), lambda: Named("a"),
         lambda: functools.partial(own, 3), lambda: iv.Zero, lambda: jnp.float32, lambda: np.dtype("int8"),
     ],
 )  # fmt: skip
@@ -150,9 +163,9 @@ def test_what_refers_to_itself_has_a_key():
 
 
 def test_what_has_no_key_is_refused():
-    class Slots:
+    class Unhashable:
         __slots__ = ("a",)
         __hash__ = None
 
-    with pytest.raises(TypeError, match="must be hashable, or a pytree whose leaves are arrays; got Slots"):
-        compiled.call(lambda x, taps: x, 1.0, taps=Slots())
+    with pytest.raises(TypeError, match="must be hashable, or a pytree whose leaves are arrays; got Unhashable"):
+        compiled.call(lambda x, taps: x, 1.0, taps=Unhashable())
