@@ -27,7 +27,7 @@ class Structure:
     Two structures are equal only if a program of one serves the other.
     """
 
-    def __init__(self, treedef: jax.tree_util.PyTreeDef, leaves: tuple[Any, ...], key: Hashable):
+    def __init__(self, treedef: Any, leaves: tuple[Any, ...], key: Hashable):
         self.treedef, self.leaves, self._key = treedef, leaves, key
 
     def __eq__(self, other: object) -> bool:

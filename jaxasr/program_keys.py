@@ -121,7 +121,7 @@ class _Reader:
             return _Same(value)
         return self._object(value, kind)
 
-    def _structure(self, tree: PyTreeDef) -> Hashable:
+    def _structure(self, tree: Any) -> Hashable:
         if (node := tree.node_data()) is None:
             return None
         kind, static = node
