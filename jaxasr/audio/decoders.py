@@ -69,6 +69,10 @@ def libsndfile(path: Path, *, to_the_end: bool = True) -> Blocks:
     with _File(path) as file:
         with _soundfile_errors(), _Sequential(file) as sound:
             check_format(sound.samplerate, sound.channels)
+            if sound.format == "VOC":
+                raise DecodingError("reads headers within VOC files as samples")
+            if sound.format == "OGG":
+                sound.seek(0)  # else libsndfile 1.2.2 decodes some Opus files wrong from the start
             # A block that fails is lost as a whole.
             size = (_BLOCK if to_the_end else _BLOCK >> 10) // sound.channels
             decoded = 0
@@ -102,13 +106,13 @@ def pyav(path: Path) -> Blocks:
     """Decodes the first audio stream of any container of FFmpeg with PyAV; skips damaged packets.
 
     Raises:
-        DecodingError: PyAV is not installed, or decodes no samples.
+        DecodingError: PyAV cannot be imported, or decodes no samples.
         ImplausibleError: see `check_format`.
     """
     try:
         import av
-    except ImportError:
-        raise DecodingError("not installed") from None
+    except ImportError as error:
+        raise DecodingError(f"not installed ({error})") from error
     decoded, problem = 0, "no samples"
     try:
         with _File(path) as file, _container(file) as container:
@@ -138,6 +142,10 @@ def _container(file: BinaryIO) -> Any:
 
 
 def _mono(frame: Any) -> np.ndarray:
+    if frame.format.name.startswith("s64"):  # the one type that PyAV does not give as an array
+        import av
+
+        (frame,) = av.AudioResampler(format="dblp").resample(frame)
     samples, channels = frame.to_ndarray(), frame.layout.nb_channels
     samples = samples if frame.format.is_planar else samples.reshape(-1, channels).T
     if samples.dtype == np.uint8:

@@ -7,6 +7,7 @@ import operator
 import os
 import shutil
 import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,22 +18,13 @@ from jaxasr.audio import decoders
 from jaxasr.audio.features import check_values
 from jaxasr.config import SAMPLE_RATE
 
-# libsndfile first, where it decodes a file to its end: then samples do not depend on what is installed.
-_DECODERS = (
-    ("libsndfile", decoders.libsndfile),
-    ("PyAV", decoders.pyav),
-    ("ffmpeg", decoders.ffmpeg),
-    ("libsndfile", functools.partial(decoders.libsndfile, to_the_end=False)),
-)
-
-
 def load_audio(path: str | os.PathLike) -> Float32[np.ndarray, "n_samples"]:
     """Reads a recording as 16 kHz mono: averages the channels, resamples with soxr's high quality.
 
     libsndfile decodes wav, flac, ogg, mp3, aiff and others. What it does not decode to the end goes
-    to PyAV (`pip install "jaxasr[media]"`) or to the program ffmpeg, which read any container of
-    FFmpeg: m4a, webm, mp4, amr, wma, and files that follow one another in one. Lengths in headers do
-    not count: a truncated, streamed or unfinished file gives the samples that are there.
+    to PyAV (`pip install "jaxasr[media]"`), or without it to the program ffmpeg. Both read any
+    container of FFmpeg: m4a, webm, mp4, amr, wma, and files that follow one another in one. Lengths
+    in headers do not count: a truncated, streamed or unfinished file gives the samples it has.
 
     Decodes block by block: three hours need 2 x 691 MB, twice the result, whatever their rate and
     number of channels.
@@ -52,7 +44,7 @@ def load_audio(path: str | os.PathLike) -> Float32[np.ndarray, "n_samples"]:
     name = str(path) if str(path).isprintable() else repr(str(path))
     _check_regular(path, name)
     reasons = {}
-    for decoder, decode in _DECODERS:
+    for decoder, decode in _decoders():
         try:
             audio = _resampled(decode(path))
         except decoders.DecodingError as error:
@@ -88,10 +80,25 @@ def _resampled(blocks: decoders.Blocks) -> np.ndarray:
     return np.concatenate(parts)
 
 
+def _decoders() -> Iterator[tuple[str, Callable[[Path], decoders.Blocks]]]:
+    """Yields names and decoders in their order.
+
+    libsndfile is first where it decodes a file to its end: so samples do not depend on what is
+    installed. Not both of the others: where PyAV knows no format, an older ffmpeg may guess one.
+    """
+    yield "libsndfile", decoders.libsndfile
+    yield ("PyAV", decoders.pyav) if _has_pyav() else ("ffmpeg", decoders.ffmpeg)
+    yield "libsndfile", functools.partial(decoders.libsndfile, to_the_end=False)
+
+
+def _has_pyav() -> bool:
+    return importlib.util.find_spec("av") is not None
+
+
 def _undecodable(name: str, reasons: dict[str, str]) -> str:
     tried = "; ".join(f"{decoder}: {reason}" for decoder, reason in reasons.items())
-    if importlib.util.find_spec("av") or shutil.which("ffmpeg"):
-        remedy = "Check that the file is complete and that it is audio."
+    if _has_pyav() or shutil.which("ffmpeg"):
+        remedy = "Check that it is audio, whole and not encrypted, or convert it to wav."
     else:
-        remedy = 'Install PyAV (pip install "jaxasr[media]") to read every format of FFmpeg, or convert the file to wav.'
+        remedy = 'To read every format of FFmpeg: pip install "jaxasr[media]".'
     return f"{name}: expected a recording, but no decoder reads it ({tried}). {remedy}"
