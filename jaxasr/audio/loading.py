@@ -18,6 +18,7 @@ from jaxasr.audio import decoders
 from jaxasr.audio.features import check_values
 from jaxasr.config import SAMPLE_RATE
 
+
 def load_audio(path: str | os.PathLike) -> Float32[np.ndarray, "n_samples"]:
     """Reads a recording as 16 kHz mono: averages the channels, resamples with soxr's high quality.
 
@@ -46,7 +47,8 @@ def load_audio(path: str | os.PathLike) -> Float32[np.ndarray, "n_samples"]:
     reasons = {}
     for decoder, decode in _decoders():
         try:
-            audio = _resampled(decode(path))
+            with np.errstate(invalid="ignore", over="ignore"):  # the check below tells more
+                audio = _resampled(decode(path))
         except decoders.DecodingError as error:
             reasons[decoder] = str(error)
         except decoders.ImplausibleError as error:
