@@ -1,4 +1,5 @@
-"""Audio: files as 16 kHz mono samples, log-mel features, and the clock of encoder frames of 20 ms."""
+"""Audio: files as 16 kHz mono samples, log-mel features, the clock of encoder frames of 20 ms."""
+
 from jaxasr.audio.decoders import header_seconds as header_seconds
 from jaxasr.audio.features import (
     MEL_COUNTS as MEL_COUNTS,

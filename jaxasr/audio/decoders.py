@@ -1,6 +1,6 @@
 """Decoders of audio files: libsndfile, PyAV (FFmpeg's libraries), the ffmpeg program.
 
-Each decodes from start to end until nothing comes; lengths that a header claims are compared, never used.
+Each decodes from the start until nothing comes: lengths in headers are compared, never used.
 """
 
 import contextlib
@@ -85,7 +85,9 @@ def libsndfile(path: Path, *, to_the_end: bool = True) -> Blocks:
                     raise
         left = path.stat().st_size - file.tell()
         if not decoded:
-            raise DecodingError(f"no samples before the last {left} bytes" if left else "no samples")
+            raise DecodingError(
+                f"no samples before the last {left} bytes" if left else "no samples"
+            )
         if to_the_end and decoded != sound.frames and sound.frames < _UNKNOWN:
             raise DecodingError(f"decoded {decoded} of {sound.frames} samples")
         if sound.format in _COMPRESSED and left > _TAGS:
@@ -110,7 +112,7 @@ def pyav(path: Path) -> Blocks:
         ImplausibleError: see `check_format`.
     """
     try:
-        import av
+        from av.error import FFmpegError
     except ImportError as error:
         raise DecodingError(f"not installed ({error})") from error
     decoded, problem = 0, "no samples"
@@ -121,14 +123,14 @@ def pyav(path: Path) -> Blocks:
             for packet in container.demux(container.streams.audio[0]):
                 try:
                     frames = packet.decode()
-                except av.FFmpegError as error:
+                except FFmpegError as error:
                     problem = error.strerror
                     continue
                 for frame in frames:
                     check_format(frame.sample_rate, frame.layout.nb_channels)
                     decoded += frame.samples
                     yield frame.sample_rate, _mono(frame)
-    except av.FFmpegError as error:
+    except FFmpegError as error:
         problem = error.strerror
     if not decoded:  # otherwise a truncated file ends where it cannot be read further
         raise DecodingError(problem)
@@ -210,7 +212,7 @@ def check_format(rate: int, channels: int) -> None:
 
 
 def header_seconds(path: str | os.PathLike) -> float:
-    """Returns the length in seconds that the header of a recording claims, 0.0 where it claims none.
+    """Returns the length in seconds that the header of a recording claims, 0.0 if it claims none.
 
     A header may be wrong: use the value to plan work, not to know a length.
     """
@@ -222,10 +224,11 @@ def header_seconds(path: str | os.PathLike) -> float:
         pass
     try:
         import av
+        from av.error import FFmpegError
     except ImportError:
         return 0.0
     try:
         with _File(path) as file, _container(file) as container:
             return (container.duration or 0) / av.time_base
-    except (av.FFmpegError, OSError, ValueError):
+    except (FFmpegError, OSError, ValueError):
         return 0.0

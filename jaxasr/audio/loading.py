@@ -38,8 +38,8 @@ def load_audio(path: str | os.PathLike) -> Float32[np.ndarray, "n_samples"]:
 
     Raises:
         FileNotFoundError: there is no file at `path`.
-        ValueError: not a regular file; no decoder reads it; a sample rate outside of 1 kHz to 1 MHz;
-            more than 256 channels; samples that are NaN, infinite or above 10,000.
+        ValueError: not a regular file; no decoder reads it; a rate outside of 1 kHz to 1 MHz; more
+            than 256 channels; samples that are NaN, infinite or above 10,000.
     """
     path = Path(path)
     name = str(path) if str(path).isprintable() else repr(str(path))
@@ -66,14 +66,21 @@ def _check_regular(path: Path, name: str) -> None:
         raise FileNotFoundError(f"{name}: no such file.") from None
     if stat.S_ISREG(status.st_mode) and status.st_size:
         return
-    kinds = {stat.S_IFREG: "an empty file", stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+    kinds = {
+        stat.S_IFREG: "an empty file",
+        stat.S_IFDIR: "a directory",
+        stat.S_IFIFO: "a FIFO",
+        stat.S_IFSOCK: "a socket",
+    }
     got = kinds.get(stat.S_IFMT(status.st_mode), "a device")
     raise ValueError(f"{name}: expected an audio file, got {got}.")
 
 
 def _resampled(blocks: decoders.Blocks) -> np.ndarray:
     parts = [np.zeros(0, np.float32)]
-    for rate, run in itertools.groupby(blocks, key=operator.itemgetter(0)):  # joined files may differ
+    for rate, run in itertools.groupby(
+        blocks, key=operator.itemgetter(0)
+    ):  # joined files may differ
         stream = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")
         for _, block in run:
             parts.append(block if rate == SAMPLE_RATE else stream.resample_chunk(block))

@@ -1,4 +1,4 @@
-"""Runs functions in a worker process under limits of time and memory, and reports how each call ended."""
+"""Runs functions in a worker process under limits of time and memory."""
 
 import contextlib
 import dataclasses
@@ -18,7 +18,8 @@ class Outcome:
     """How a call ended.
 
     Attributes:
-        kind: "returned", "raised", "crashed" (the process died), "hung" (over time) or "memory" (over memory).
+        kind: "returned", "raised", "crashed" (the process died), "hung" (over time)
+            or "memory" (over memory).
         value: what the function returned, the exception as "Type: message", or the exit code.
         seconds: wall time of the call.
         extra_bytes: peak resident memory above that at the start of the call.
@@ -31,7 +32,7 @@ class Outcome:
 
 
 class Worker:
-    """A process that runs one function after another. It is killed over a limit, and a new one is started.
+    """A process that runs one function after another, and is replaced when it exceeds a limit.
 
     Args:
         environment: variables set for the process, as `{"MALLOC_PERTURB_": "165"}`.
@@ -39,8 +40,18 @@ class Worker:
         extra_bytes: limit of resident memory above that at the start of a call.
     """
 
-    def __init__(self, environment: Mapping[str, str] = {}, *, seconds: float = 10, extra_bytes: int = 1 << 30) -> None:
-        self._environment, self._seconds, self._extra_bytes = dict(environment), seconds, extra_bytes
+    def __init__(
+        self,
+        environment: Mapping[str, str] = {},
+        *,
+        seconds: float = 10,
+        extra_bytes: int = 1 << 30,
+    ) -> None:
+        self._environment, self._seconds, self._extra_bytes = (
+            dict(environment),
+            seconds,
+            extra_bytes,
+        )
         self._process = self._pipe = None
 
     def __enter__(self) -> "Worker":
@@ -50,13 +61,15 @@ class Worker:
         self._stop()
 
     def run(self, function: Callable, *args: Any) -> Outcome:
-        """Calls `function(*args)` in the process: both must be picklable, and so must what it returns."""
+        """Calls `function(*args)` in the process; these and what it returns must be picklable."""
         if self._process is None:
             self._start()
         self._pipe.send((function, args))
         if not self._pipe.poll(_STARTUP_S):
             self._stop()
-            raise TimeoutError(f"{function.__name__}: the worker process did not start in {_STARTUP_S} s.")
+            raise TimeoutError(
+                f"{function.__name__}: the worker process did not start in {_STARTUP_S} s."
+            )
         start = time.perf_counter()
         try:
             before = self._pipe.recv()

@@ -1,6 +1,8 @@
-"""Reads damaged recordings: `python -m tests.attacks.recordings --n 1000 --seed 0` prints one line a kind.
+"""Reads damaged recordings and prints one line a kind.
 
-Each file is read twice, in processes whose memory allocator fills fresh memory with different bytes.
+    python -m tests.attacks.recordings --n 1000 --seed 0
+
+Each file is read twice, in processes that fill fresh memory with different bytes.
 """
 
 import argparse
@@ -63,11 +65,20 @@ def _cut_out(rng: np.random.Generator, file: bytearray, _: bytes) -> bytearray:
     return file[:start] + file[start + int(rng.integers(1, 5_000)) :]
 
 
-MUTATIONS: tuple[Mutation, ...] = (_flip_bits, _edit_header, _edit_header, _truncate, _concatenate, _append_garbage, _zero, _cut_out)
+MUTATIONS: tuple[Mutation, ...] = (
+    _flip_bits,
+    _edit_header,
+    _edit_header,
+    _truncate,
+    _concatenate,
+    _append_garbage,
+    _zero,
+    _cut_out,
+)
 
 
 def mutated(sound: dict[str, bytes], number: int, seed: int) -> tuple[str, bytes]:
-    """Returns the kind and content of a mutated recording; the same for the same `number` and `seed`."""
+    """Returns the kind and content of a mutated recording, which `number` and `seed` decide."""
     rng = np.random.default_rng([seed, number])
     kind = list(sound)[number % len(sound)]
     file = bytearray(sound[kind])
@@ -79,7 +90,7 @@ def mutated(sound: dict[str, bytes], number: int, seed: int) -> tuple[str, bytes
 
 
 def read(path: Path) -> tuple[int, str, bool]:
-    """Returns the number of samples, their hash, and whether all features of the first 30 s are finite."""
+    """Returns the number of samples, their hash, and whether they and their features are finite."""
     import jaxasr
     from jaxasr.audio import pad_or_trim
 
@@ -94,7 +105,9 @@ def verdict(outcomes: list[Outcome], path: Path) -> str:
     for outcome in outcomes:
         if outcome.kind in ("crashed", "hung", "memory"):
             return outcome.kind
-        if outcome.kind == "raised" and not outcome.value.startswith(f"ValueError: {path}: expected"):
+        if outcome.kind == "raised" and not outcome.value.startswith(
+            f"ValueError: {path}: expected"
+        ):
             return "other error"
         if outcome.kind == "returned" and not outcome.value[2]:
             return "silent NaN"
@@ -103,9 +116,17 @@ def verdict(outcomes: list[Outcome], path: Path) -> str:
     return "read" if outcomes[0].kind == "returned" else "refused"
 
 
-def attack(files: Iterator[tuple[str, bytes]], folder: Path) -> Iterator[tuple[str, Path, str, list[Outcome]]]:
-    """Reads each file in both processes; yields kind, path, verdict and outcomes. Keeps files with a fault."""
-    with Worker({"MALLOC_PERTURB_": _FILLS[0]}) as first, Worker({"MALLOC_PERTURB_": _FILLS[1]}) as second:
+def attack(
+    files: Iterator[tuple[str, bytes]], folder: Path
+) -> Iterator[tuple[str, Path, str, list[Outcome]]]:
+    """Reads each file in both processes; yields its kind, path, verdict and outcomes.
+
+    Only files with a fault stay in `folder`.
+    """
+    with (
+        Worker({"MALLOC_PERTURB_": _FILLS[0]}) as first,
+        Worker({"MALLOC_PERTURB_": _FILLS[1]}) as second,
+    ):
         for number, (kind, content) in enumerate(files):
             path = folder / f"{number:05}-{kind.replace(' ', '-')}"
             path.write_bytes(content)
@@ -120,19 +141,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--n", type=int, default=1000, help="number of mutated recordings")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", type=Path, help="folder for the files with a fault (default: a new one)")
+    parser.add_argument(
+        "--keep", type=Path, help="folder for the files with a fault (default: a new one)"
+    )
     options = parser.parse_args()
     folder = options.keep or Path(tempfile.mkdtemp(prefix="recordings-"))
     folder.mkdir(parents=True, exist_ok=True)
     sound = kinds()
     counts = {kind: collections.Counter() for kind in sound}
     slowest, largest = 0.0, 0
-    for kind, path, found, outcomes in attack((mutated(sound, i, options.seed) for i in range(options.n)), folder):
+    for kind, path, found, outcomes in attack(
+        (mutated(sound, i, options.seed) for i in range(options.n)), folder
+    ):
         counts[kind][found] += 1
         slowest = max(slowest, *(outcome.seconds for outcome in outcomes))
         largest = max(largest, *(outcome.extra_bytes for outcome in outcomes))
         if found in FAULTS:
-            print(f"{found}: {path} {[(outcome.kind, outcome.value) for outcome in outcomes]}", flush=True)
+            print(
+                f"{found}: {path} {[(outcome.kind, outcome.value) for outcome in outcomes]}",
+                flush=True,
+            )
     columns = ("read", "refused", *FAULTS)
     print(f"{'kind':15} {'tried':>6}", *(f"{column:>11}" for column in columns))
     for kind, count in {**counts, "all": sum(counts.values(), collections.Counter())}.items():

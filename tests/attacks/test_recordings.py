@@ -22,7 +22,11 @@ def damaged(sound: dict[str, bytes]) -> Iterator[tuple[str, bytes]]:
 
 def test_damaged_recordings_are_read_or_refused_the_same_in_any_memory(sound, tmp_path):
     found = list(attack(damaged(sound), tmp_path))
-    faults = [(path, outcomes) for _, path, verdict, outcomes in found if verdict not in ("read", "refused")]
+    faults = [
+        (path, outcomes)
+        for _, path, verdict, outcomes in found
+        if verdict not in ("read", "refused")
+    ]
     assert not faults
     # Of these the first half says nothing: the index comes at the end, or all is one block.
     refused = {kind for kind, _, verdict, _ in found[: len(sound)] if verdict == "refused"}

@@ -39,7 +39,9 @@ class Stream(io.RawIOBase):
         return len(data)
 
 
-def with_pyav(samples: np.ndarray, rate: int, format: str, codec: str, *, streamed: bool = False) -> bytes:
+def with_pyav(
+    samples: np.ndarray, rate: int, format: str, codec: str, *, streamed: bool = False
+) -> bytes:
     """Returns the file that FFmpeg writes with `codec`; `streamed`: as it writes it to a pipe."""
     file = Stream() if streamed else io.BytesIO()
     with av.open(file, "w", format=format) as container:
@@ -49,7 +51,9 @@ def with_pyav(samples: np.ndarray, rate: int, format: str, codec: str, *, stream
             stream.options = {"strict": "experimental"}
         frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1), format="flt", layout=layout)
         frame.sample_rate = rate
-        resampler = av.AudioResampler(stream.format, layout, rate, frame_size=stream.frame_size or None)
+        resampler = av.AudioResampler(
+            stream.format, layout, rate, frame_size=stream.frame_size or None
+        )
         for part in (*resampler.resample(frame), *resampler.resample(None), None):
             container.mux(stream.encode(part))
     return bytes(file.written) if streamed else file.getvalue()
