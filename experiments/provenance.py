@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("jaxasr", "jax", "jaxlib", "flax", "numpy", "tokenizers", "transformers", "soundfile", "librosa")
+PACKAGES = ("jaxasr", "jax", "jaxlib", "flax", "numpy", "tokenizers", "transformers", "soundfile", "soxr", "av", "librosa")
 
 
 def provenance(*, model: dict[str, Any] | None = None, data: Any = None, config: Any = None, seed: int | None = None) -> dict[str, Any]:

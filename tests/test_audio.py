@@ -1,12 +1,8 @@
-import contextlib
-
 import jax
 import jax.numpy as jnp
 import librosa
 import numpy as np
 import pytest
-import soundfile
-import soxr
 from hypothesis import given, settings, strategies as st
 from transformers import WhisperFeatureExtractor
 
@@ -79,6 +75,9 @@ def test_features_of_nothing_and_of_no_samples():
     [
         (np.array([0.0, np.nan], np.float32), "1 of 2 NaN"),
         (jnp.array([jnp.inf, 0.0]), "NaN or infinite"),
+        (np.array([0.0, -1e29], np.float32), r"audio: expected samples in \[-1, 1\], got one of magnitude 1e\+29"),
+        (jnp.array([0.0, 32_767.0]), r"magnitude 3.28e\+04\. Divide integers"),
+        (np.array([1e300]), "1e[+]300"),
         (np.zeros(0, np.float32), "got 0."),
         (np.zeros((2, 100), np.float32), r"shape \(2, 100\)"),
         (np.zeros(100, np.int16), "int16"),
@@ -88,6 +87,12 @@ def test_features_of_nothing_and_of_no_samples():
 def test_log_mel_names_what_is_wrong_with_the_samples(bad, says):
     with pytest.raises(ValueError, match=says):
         A.log_mel(bad, 80)
+
+
+@pytest.mark.parametrize("gain", [1e4, -1e4])
+def test_features_of_the_loudest_samples_are_finite(gain):
+    loud = (gain * np.sign(tone(30.0))).astype(np.float32)
+    assert np.isfinite(A.log_mel(loud, 80)).all()
 
 
 @pytest.mark.parametrize("n_mels", [0, 64, 81])
@@ -128,88 +133,6 @@ def test_pad_or_trim_both_ways_numpy_and_jax():
     assert A.pad_or_trim(np.ones((2, 5)), 7).tolist() == [[1] * 5 + [0] * 2] * 2
     assert A.pad_or_trim(jnp.ones(5), 3).tolist() == [1] * 3
     assert A.pad_or_trim(tone(1.0)).shape == (N_SAMPLES,)
-
-
-@pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 22_050, 44_100, 48_000])
-@pytest.mark.parametrize(
-    ("suffix", "subtype"), [("wav", "PCM_U8"), ("wav", "PCM_24"), ("wav", "FLOAT"), ("flac", "PCM_16"), ("ogg", "VORBIS")]
-)
-def test_load_audio_any_rate_and_format(tmp_path, rate, suffix, subtype):
-    path = tmp_path / f"tone.{suffix}"
-    soundfile.write(path, tone(1.5, rate), rate, subtype=subtype)
-    audio = A.load_audio(path)
-    assert audio.dtype == np.float32
-    assert abs(len(audio) - 1.5 * SAMPLE_RATE) <= 2
-    middle = slice(4_000, 20_000)
-    atol = {"PCM_U8": 0.01, "VORBIS": 0.05}.get(subtype, 2e-3)
-    np.testing.assert_allclose(audio[middle], tone(1.5)[middle], atol=atol)
-
-
-def test_channels_are_averaged(tmp_path):
-    channels = np.stack([tone(0.5, gain=g) for g in (0.1, 0.2, 0.3, 0.4, 0.5)], axis=1)
-    soundfile.write(tmp_path / "five.wav", channels, SAMPLE_RATE, subtype="FLOAT")
-    np.testing.assert_allclose(A.load_audio(tmp_path / "five.wav"), tone(0.5, gain=0.3), atol=1e-6)
-
-
-def test_block_by_block_equals_at_once(tmp_path, monkeypatch):
-    stereo = np.stack([speechlike(100_000), speechlike(100_000, 1)], axis=1)
-    soundfile.write(tmp_path / "a.wav", stereo, 44_100, subtype="FLOAT")
-    monkeypatch.setattr(A, "_BLOCK", 1_009)
-    once = soxr.resample(stereo.mean(axis=1), 44_100, SAMPLE_RATE, quality="HQ")
-    blocks = A.load_audio(tmp_path / "a.wav")
-    assert abs(len(once) - len(blocks)) <= 1
-    np.testing.assert_allclose(blocks[: len(once)], once[: len(blocks)], atol=1e-5)
-
-
-def test_three_hours_in_the_memory_of_the_result(tmp_path):
-    """5 channels at 48 kHz would be 10 GB as float32; 8 kHz bytes keep the test's own file small."""
-    import tracemalloc
-
-    n = 3 * 3600 * 8_000
-    with soundfile.SoundFile(tmp_path / "long.wav", "w", 8_000, 1, subtype="PCM_U8") as file:
-        block = tone(60.0, 8_000)
-        for _ in range(n // len(block)):
-            file.write(block)
-    tracemalloc.start()
-    audio = A.load_audio(tmp_path / "long.wav")
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert abs(len(audio) - 3 * 3600 * SAMPLE_RATE) <= 2
-    assert peak < 2.2 * audio.nbytes
-
-
-def write(path, content: bytes):
-    path.write_bytes(content)
-    return path
-
-
-def test_load_audio_names_what_is_wrong(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"nothing at .*missing\.wav"):
-        A.load_audio(tmp_path / "missing.wav")
-    with pytest.raises(ValueError, match="a folder"):
-        A.load_audio(tmp_path)
-    with pytest.raises(ValueError, match="an empty file"):
-        A.load_audio(write(tmp_path / "zero.wav", b""))
-    with pytest.raises(ValueError, match="Convert it to wav"):
-        A.load_audio(write(tmp_path / "text.wav", b"this is not audio" * 100))
-    with pytest.raises(ValueError, match="Convert it to wav"):
-        A.load_audio(write(tmp_path / "headerless.raw", bytes(1000)))
-    soundfile.write(tmp_path / "none.wav", np.zeros(0, np.float32), SAMPLE_RATE)
-    with pytest.raises(ValueError, match="no samples"):
-        A.load_audio(tmp_path / "none.wav")
-    soundfile.write(tmp_path / "nan.wav", np.array([0, np.nan, np.inf]), SAMPLE_RATE, subtype="FLOAT")
-    with pytest.raises(ValueError, match="2 of 3 NaN"):
-        A.load_audio(tmp_path / "nan.wav")
-
-
-@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg"])
-def test_cut_short_files_never_crash(tmp_path, suffix):
-    soundfile.write(tmp_path / f"whole.{suffix}", speechlike(16_000), SAMPLE_RATE)
-    whole = (tmp_path / f"whole.{suffix}").read_bytes()
-    for keep in np.linspace(1, len(whole) - 1, 13).astype(int):
-        cut = write(tmp_path / f"cut.{suffix}", whole[:keep])
-        with contextlib.suppress(ValueError):  # the error of a file that is not audio: any other type fails here
-            assert 0 < len(A.load_audio(cut)) <= 16_000
 
 
 @pytest.mark.parametrize("n_mels", A.MEL_COUNTS)

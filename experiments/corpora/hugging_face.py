@@ -52,7 +52,7 @@ def _named(feature: Any, value: Any) -> Any:
 def _samples(sound: Mapping[str, Any]) -> np.ndarray:
     if not sound["bytes"]:
         return load_audio(sound["path"])
-    with tempfile.NamedTemporaryFile(suffix=Path(sound["path"] or "").suffix) as file:
-        file.write(sound["bytes"])
-        file.flush()
-        return load_audio(file.name)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / Path(sound["path"] or "recording").name  # errors name it
+        file.write_bytes(sound["bytes"])
+        return load_audio(file)

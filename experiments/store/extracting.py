@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import soundfile
 
 from experiments.corpora import Corpus, Utterance
 from experiments.provenance import provenance
@@ -18,6 +17,7 @@ from experiments.store import layout, pools
 from experiments.store.passes import Job, Passes
 from experiments.store.reading import Store, open as open_store
 from experiments.store.writing import Writer
+from jaxasr.audio import header_seconds
 from jaxasr.config import N_SAMPLES, SAMPLE_RATE
 
 Progress = Callable[[float, float], None]
@@ -125,10 +125,7 @@ def _order(passes: Passes, utterances: Sequence[Utterance]) -> list[int]:
 def _seconds(one: Utterance) -> float:
     if one.start_s is not None and one.end_s is not None:
         return one.end_s - one.start_s
-    try:
-        return soundfile.info(one.path).duration
-    except (soundfile.LibsndfileError, OSError, TypeError):
-        return 0.0
+    return header_seconds(one.path)
 
 
 def _fill(writer: Writer, passes: Passes, corpus: Corpus, batch: int, progress: Progress) -> None:

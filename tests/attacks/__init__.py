@@ -1,0 +1,1 @@
+"""Attacks on readers of files: quick in pytest, long by `python -m tests.attacks.NAME`."""

@@ -1,88 +1,19 @@
-"""From a file or samples to what the encoder sees: 16 kHz mono, a 30 s window, log-mel features; and its clock of 20 ms frames."""
+"""Log-mel features of samples, as the encoder takes them, and the clock of encoder frames of 20 ms."""
 import functools
 import math
-import os
-import warnings
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import soundfile
 from jaxtyping import Array, Float, Float32, Num
 
 from jaxasr.config import FRAMES_PER_S, HOP, N_MEL_FRAMES, N_SAMPLES, SAMPLE_RATE, SAMPLES_PER_FRAME
 
 N_FFT = 400  # samples in a short-time window: 25 ms
 MEL_COUNTS = (80, 128)  # what released checkpoints were trained on: 128 from large-v3 on
-_BLOCK = 1 << 20  # sample frames read at a time, so that a long file never lies in memory at its own rate and channels
-
-
-def load_audio(path: str | os.PathLike) -> Float32[np.ndarray, "n_samples"]:
-    """Read a recording as 16 kHz mono: channels averaged, resampled with soxr's high quality.
-
-    The file is read and resampled block by block: three hours need 2 x 691 MB, twice the result, whatever their rate and channels.
-    Formats are libsndfile's (wav, flac, ogg, mp3, ...), else what librosa's fallback reads (m4a, webm with ffmpeg).
-
-    Raises:
-        FileNotFoundError: there is nothing at `path`.
-        ValueError: not audio, no samples, or samples that are NaN or infinite.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"path: expected an audio file, found nothing at {str(path)!r}.")
-    if not path.is_file() or path.stat().st_size == 0:
-        what = "a folder" if path.is_dir() else "an empty file"
-        raise ValueError(f"path: expected an audio file, got {what}: {str(path)!r}.")
-    try:
-        with soundfile.SoundFile(path) as file:
-            audio = _resampled(file)
-    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a headerless format such as .raw
-        audio = _fallback(path, error)
-    if audio.size == 0:
-        raise ValueError(f"path: expected a recording, but {str(path)!r} holds no samples.")
-    _check_finite(audio, f"path: {str(path)!r}")
-    return audio
-
-
-def _resampled(file: soundfile.SoundFile) -> np.ndarray:
-    blocks = (block.mean(axis=1) for block in file.blocks(_BLOCK, dtype="float32", always_2d=True))
-    if file.samplerate != SAMPLE_RATE:
-        blocks = _resample(blocks, file.samplerate)
-    return np.concatenate([np.zeros(0, np.float32), *blocks])
-
-
-def _resample(blocks: Iterator[np.ndarray], rate: int) -> Iterator[np.ndarray]:
-    import soxr  # librosa's own resampler
-
-    stream = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")
-    for block in blocks:
-        yield stream.resample_chunk(block)
-    yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
-
-
-def _fallback(path: Path, error: Exception) -> np.ndarray:
-    import librosa
-
-    with warnings.catch_warnings():  # librosa warns that it left soundfile, which is why it is called here, and leaves files open
-        warnings.simplefilter("ignore")
-        try:
-            return librosa.load(path, sr=SAMPLE_RATE, mono=True)[0]
-        except Exception as second:  # audioread raises a different type for every backend it has
-            reason = f"{type(second).__name__}: {second}"
-    raise ValueError(
-        f"path: expected audio that soundfile or librosa reads, got {str(path)!r} ({error}; {reason}). "
-        "Convert it to wav or flac, or install ffmpeg for other containers."
-    ) from error
-
-
-def _check_finite(audio: Any, what: str) -> None:
-    xp = jnp if isinstance(audio, jax.Array) else np
-    bad = int(audio.size - xp.isfinite(audio).sum())
-    if bad:
-        raise ValueError(f"{what}: expected finite samples, got {bad} of {audio.size} NaN or infinite. Repair or drop them first.")
+LOUDEST = 1e4  # far above any recording in [-1, 1], and far below what overflows float32 when it is squared and summed
 
 
 def n_frames(n_samples: int) -> int:
@@ -148,7 +79,8 @@ def log_mel(audio: Num[Array | np.ndarray, "*n_samples"], n_mels: int) -> Float3
         n_mels: 80, or 128 for large-v3 and later.
 
     Raises:
-        ValueError: wrong rank, type, length or `n_mels`; NaN or infinite samples (when the values are known, so not under `jit`).
+        ValueError: wrong rank, type, length or `n_mels`; samples that are NaN, infinite or above 10,000
+            (when the values are known, so not under `jit`).
     """
     filters = mel_filters(n_mels)
     check_samples(audio, N_SAMPLES)
@@ -175,7 +107,12 @@ def long_log_mel(audio: Num[np.ndarray, "*n_samples"], n_mels: int) -> Float32[n
 
 
 def check_samples(audio: Any, longest: int | None = None) -> None:
-    """Raises `ValueError` unless `audio` is one recording of finite float samples, at least one, at most `longest`."""
+    """Raises `ValueError` unless `audio` is one recording of float samples that are finite and at most 10,000.
+
+    Args:
+        audio: one sample at least, and at most `longest`.
+        longest: number of samples. None: no limit.
+    """
     shape, dtype = np.shape(audio), getattr(audio, "dtype", None)
     if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
         got = dtype or type(audio).__name__
@@ -190,7 +127,25 @@ def check_samples(audio: Any, longest: int | None = None) -> None:
             "For a longer recording call `transcribe`, or choose 30 s with `jaxasr.audio.pad_or_trim`."
         )
     if not isinstance(audio, jax.core.Tracer):
-        _check_finite(audio, "audio")
+        check_values(audio, "audio")
+
+
+def check_values(audio: Num[Array | np.ndarray, "n_samples"], what: str) -> None:
+    """Raises `ValueError`, which begins with `what`, for NaN or infinite samples and for absurd ones, above 10,000."""
+    loudest = max(float(audio.max()), -float(audio.min()))  # NaN where a sample is NaN; takes no memory, as abs() would
+    if loudest <= LOUDEST:
+        return
+    xp = jnp if isinstance(audio, jax.Array) else np
+    bad = int(audio.size - xp.isfinite(audio).sum())
+    if bad:
+        raise ValueError(
+            f"{what}: expected finite samples, got {bad} of {audio.size} NaN or infinite. "
+            "Repair or drop them first."
+        )
+    raise ValueError(
+        f"{what}: expected samples in [-1, 1], got one of magnitude {loudest:.3g}. "
+        "Divide integers by their largest value (16 bits: 2**15); a damaged file may hold any value."
+    )
 
 
 @functools.cache

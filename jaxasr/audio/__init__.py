@@ -1,0 +1,16 @@
+"""Audio: files as 16 kHz mono samples, log-mel features, the clock of encoder frames of 20 ms."""
+
+from jaxasr.audio.decoders import header_seconds as header_seconds
+from jaxasr.audio.features import (
+    MEL_COUNTS as MEL_COUNTS,
+    N_FFT as N_FFT,
+    check_samples as check_samples,
+    frame_to_seconds as frame_to_seconds,
+    log_mel as log_mel,
+    long_log_mel as long_log_mel,
+    mel_filters as mel_filters,
+    n_frames as n_frames,
+    pad_or_trim as pad_or_trim,
+    seconds_to_frame as seconds_to_frame,
+)
+from jaxasr.audio.loading import load_audio as load_audio

@@ -1,0 +1,113 @@
+"""Reading recordings: any file as 16 kHz mono samples."""
+
+import functools
+import importlib.util
+import itertools
+import operator
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import soxr
+from jaxtyping import Float32
+
+from jaxasr.audio import decoders
+from jaxasr.audio.features import check_values
+from jaxasr.config import SAMPLE_RATE
+
+
+def load_audio(path: str | os.PathLike) -> Float32[np.ndarray, "n_samples"]:
+    """Reads a recording as 16 kHz mono: averages the channels, resamples with soxr's high quality.
+
+    libsndfile decodes wav, flac, ogg, mp3, aiff and others. What it does not decode to the end goes
+    to PyAV (`pip install "jaxasr[media]"`), or without it to the program ffmpeg. Both read any
+    container of FFmpeg: m4a, webm, mp4, amr, wma, and files that follow one another in one. Lengths
+    in headers do not count: a truncated, streamed or unfinished file gives the samples it has.
+
+    Decodes block by block: three hours need 2 x 691 MB, twice the result, whatever their rate and
+    number of channels.
+
+    Args:
+        path: a regular file. Of a video, the first audio stream is read.
+
+    Returns:
+        Samples, in [-1, 1] as recordings have them.
+
+    Raises:
+        FileNotFoundError: there is no file at `path`.
+        ValueError: not a regular file; no decoder reads it; a rate outside of 1 kHz to 1 MHz; more
+            than 256 channels; samples that are NaN, infinite or above 10,000.
+    """
+    path = Path(path)
+    name = str(path) if str(path).isprintable() else repr(str(path))
+    _check_regular(path, name)
+    reasons = {}
+    for decoder, decode in _decoders():
+        try:
+            with np.errstate(invalid="ignore", over="ignore"):  # the check below tells more
+                audio = _resampled(decode(path))
+        except decoders.DecodingError as error:
+            reasons[decoder] = str(error)
+        except decoders.ImplausibleError as error:
+            raise ValueError(f"{name}: {error}. The header may be damaged.") from error
+        else:
+            check_values(audio, name)
+            return audio
+    raise ValueError(_undecodable(name, reasons))
+
+
+def _check_regular(path: Path, name: str) -> None:
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f"{name}: no such file.") from None
+    if stat.S_ISREG(status.st_mode) and status.st_size:
+        return
+    kinds = {
+        stat.S_IFREG: "an empty file",
+        stat.S_IFDIR: "a directory",
+        stat.S_IFIFO: "a FIFO",
+        stat.S_IFSOCK: "a socket",
+    }
+    got = kinds.get(stat.S_IFMT(status.st_mode), "a device")
+    raise ValueError(f"{name}: expected an audio file, got {got}.")
+
+
+def _resampled(blocks: decoders.Blocks) -> np.ndarray:
+    parts = [np.zeros(0, np.float32)]
+    for rate, run in itertools.groupby(
+        blocks, key=operator.itemgetter(0)
+    ):  # joined files may differ
+        stream = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")
+        for _, block in run:
+            parts.append(block if rate == SAMPLE_RATE else stream.resample_chunk(block))
+        if rate != SAMPLE_RATE:
+            parts.append(stream.resample_chunk(np.zeros(0, np.float32), last=True))
+    return np.concatenate(parts)
+
+
+def _decoders() -> Iterator[tuple[str, Callable[[Path], decoders.Blocks]]]:
+    """Yields names and decoders in their order.
+
+    libsndfile is first where it decodes a file to its end: so samples do not depend on what is
+    installed. Not both of the others: where PyAV knows no format, an older ffmpeg may guess one.
+    """
+    yield "libsndfile", decoders.libsndfile
+    yield ("PyAV", decoders.pyav) if _has_pyav() else ("ffmpeg", decoders.ffmpeg)
+    yield "libsndfile", functools.partial(decoders.libsndfile, to_the_end=False)
+
+
+def _has_pyav() -> bool:
+    return importlib.util.find_spec("av") is not None
+
+
+def _undecodable(name: str, reasons: dict[str, str]) -> str:
+    tried = "; ".join(f"{decoder}: {reason}" for decoder, reason in reasons.items())
+    if _has_pyav() or shutil.which("ffmpeg"):
+        remedy = "Check that it is audio, whole and not encrypted, or convert it to wav."
+    else:
+        remedy = 'To read every format of FFmpeg: pip install "jaxasr[media]".'
+    return f"{name}: expected a recording, but no decoder reads it ({tried}). {remedy}"

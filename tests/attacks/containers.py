@@ -1,0 +1,187 @@
+"""Compares `load_audio` with PyAV and prints one line a file.
+
+    python -m tests.attacks.containers [FILE_OR_FOLDER ...]
+
+Without arguments it reads every container that PyAV and the program ffmpeg write, with its usual
+codec. A file passes when the lengths are within one encoder frame of 20 ms and the correlation of
+the samples is at least 0.999.
+"""
+
+import argparse
+import contextlib
+import io
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+import scipy.signal
+import soundfile
+
+import jaxasr
+from jaxasr.config import SAMPLE_RATE, SAMPLES_PER_FRAME
+
+from .written import RATE, speechlike, with_pyav
+
+LEAST_CORRELATION = 0.999
+_SEVERAL_FILES = ("dash", "hls", "segment")
+
+
+def with_pyav_alone(path: Path) -> np.ndarray:
+    """Returns 16 kHz mono samples by PyAV and scipy's resampling.
+
+    Raises `av.FFmpegError` where PyAV reads none.
+    """
+    parts, rate = [], SAMPLE_RATE
+    # Without protocols: playlists, which name other files, are not read.
+    options = {"protocol_whitelist": ""}
+    with (
+        open(path, "rb") as file,
+        av.open(file, options=options, metadata_errors="ignore") as container,
+    ):
+        resampler = av.AudioResampler(format="fltp")
+        if not container.streams.audio:
+            raise av.InvalidDataError(0, "no audio stream")
+        with contextlib.suppress(av.FFmpegError):  # a truncated file may end with an error
+            for packet in container.demux(container.streams.audio[0]):
+                with contextlib.suppress(av.FFmpegError):
+                    for frame in packet.decode():
+                        rate = frame.sample_rate
+                        parts += [
+                            part.to_ndarray().mean(axis=0) for part in resampler.resample(frame)
+                        ]
+    if not parts:
+        raise av.InvalidDataError(0, "no samples")
+    samples = np.concatenate(parts).astype(np.float64)
+    common = np.gcd(rate, SAMPLE_RATE)
+    return scipy.signal.resample_poly(samples, SAMPLE_RATE // common, rate // common)
+
+
+def compared(path: Path) -> tuple[int, float]:
+    """Returns by how many samples `load_audio` exceeds PyAV, and their correlation."""
+    ours, theirs = jaxasr.load_audio(path), with_pyav_alone(path)
+    common = min(len(ours), len(theirs))
+    a, b = ours[:common].astype(np.float64), theirs[:common]
+    a, b = a - a.mean(), b - b.mean()
+    scale = np.sqrt((a @ a) * (b @ b))
+    return len(ours) - len(theirs), float(a @ b / scale) if scale else float(np.array_equal(a, b))
+
+
+def passes(difference: int, correlation: float) -> bool:
+    """Whether the lengths are within one encoder frame and the samples agree."""
+    return abs(difference) <= SAMPLES_PER_FRAME and correlation >= LEAST_CORRELATION
+
+
+def _suffix(format: str) -> str:
+    """Returns what names of such files end in: FFmpeg knows some formats only by it."""
+    extensions = av.ContainerFormat(format).extensions if format in av.formats_available else ()
+    return "".join(f".{extension}" for extension in sorted(extensions)[:1])
+
+
+def written_by_pyav() -> Iterator[tuple[str, bytes]]:
+    """Yields a name and a file for each container that PyAV writes with its usual codec."""
+    two, narrow = speechlike(2, RATE, 2), speechlike(2, 8_000)
+    for format in sorted(av.formats_available.difference(_SEVERAL_FILES)):
+        try:
+            codec = av.open(io.BytesIO(), "w", format=format).default_audio_codec
+        except (av.FFmpegError, ValueError):  # read only
+            continue
+        for samples, rate in ((two, RATE), (narrow, 8_000)):
+            try:
+                yield f"{format}-{codec}{_suffix(format)}", with_pyav(samples, rate, format, codec)
+            except (av.FFmpegError, ValueError, TypeError):
+                continue  # the encoder takes another rate, or there is none
+            break
+
+
+def written_by_ffmpeg(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """Yields a name and a file for each container that ffmpeg writes with its usual codec."""
+    source = folder / "source.wav"
+    soundfile.write(source, speechlike(2, RATE, 2), RATE)
+    listed = subprocess.run(
+        ["ffmpeg", "-v", "error", "-muxers"], capture_output=True, text=True, check=True
+    ).stdout
+    formats = [words[1] for line in listed.splitlines() if (words := line.split())[:1] == ["E"]]
+    for format in sorted(set(formats).difference(_SEVERAL_FILES)):
+        for rate in ("48000", "16000", "8000"):
+            target = folder / f"target-{format}-{rate}"
+            mono = [] if rate == "48000" else ["-ac", "1"]
+            command = [
+                "ffmpeg",
+                "-v",
+                "quiet",
+                "-nostdin",
+                "-i",
+                source,
+                "-ar",
+                rate,
+                *mono,
+                "-strict",
+                "-2",
+            ]
+            done = subprocess.run(
+                [*command, "-f", format, target], cwd=folder, stdout=subprocess.DEVNULL, timeout=60
+            )
+            if done.returncode == 0 and target.is_file():
+                yield f"ffmpeg-{format}{_suffix(format)}", target.read_bytes()
+                break
+
+
+def files(arguments: list[Path], folder: Path) -> Iterator[Path]:
+    """Yields the files of the arguments, or those written here."""
+    for path in arguments:
+        yield from (
+            sorted(found for found in path.rglob("*") if found.is_file())
+            if path.is_dir()
+            else [path]
+        )
+    if not arguments:
+        written = (
+            [written_by_pyav(), written_by_ffmpeg(folder)]
+            if shutil.which("ffmpeg")
+            else [written_by_pyav()]
+        )
+        for name, content in (pair for some in written for pair in some):
+            path = folder / name
+            path.write_bytes(content)
+            yield path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("paths", nargs="*", type=Path)
+    options = parser.parse_args()
+    passed, failed, unread, least = 0, 0, 0, 1.0
+    with tempfile.TemporaryDirectory() as folder:
+        for path in files(options.paths, Path(folder)):
+            try:
+                theirs = len(with_pyav_alone(path))
+            except (av.FFmpegError, OSError, ValueError) as error:
+                unread += 1
+                try:
+                    ours = f"{len(jaxasr.load_audio(path)) / SAMPLE_RATE:.3f} s"
+                except ValueError:
+                    ours = "refused"
+                print(f"{path.name:40} PyAV reads none ({type(error).__name__}); here: {ours}")
+                continue
+            try:
+                difference, correlation = compared(path)
+            except ValueError as error:
+                failed += 1
+                print(f"{path.name:40} FAILED {error}")
+                continue
+            good = passes(difference, correlation)
+            passed, failed, least = passed + good, failed + (not good), min(least, correlation)
+            found = f"{theirs / SAMPLE_RATE:8.3f} s {difference:+5} samples, correlation {correlation:.6f}"
+            print(f"{path.name:40} {found}{'' if good else ' FAILED'}")
+    print(
+        f"{passed} as PyAV reads them, {failed} not, {unread} that PyAV does not read; "
+        f"least correlation {least:.6f}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Recordings as libsndfile and FFmpeg write them, made in memory."""
+
+import io
+
+import av
+import numpy as np
+import soundfile
+
+RATE = 48_000
+
+
+def speechlike(seconds: float, rate: int, channels: int = 1, seed: int = 0) -> np.ndarray:
+    """Returns noise of a falling spectrum under a slow envelope, float32 [samples, channels]."""
+    n = int(seconds * rate)
+    noise = np.cumsum(np.random.default_rng(seed).normal(size=(n, channels)), axis=0)
+    noise -= np.linspace(noise[0], noise[-1], n)
+    envelope = np.abs(np.sin(np.arange(n) / rate * 5))[:, None]
+    return (0.5 * noise * envelope / np.abs(noise).max()).astype(np.float32)
+
+
+def with_soundfile(samples: np.ndarray, rate: int, format: str, subtype: str) -> bytes:
+    """Returns the file that libsndfile writes."""
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format=format, subtype=subtype)
+    return file.getvalue()
+
+
+class Stream(io.RawIOBase):
+    """Cannot seek, as a pipe: the lengths in a header stay unknown."""
+
+    def __init__(self) -> None:
+        self.written = bytearray()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: bytes) -> int:
+        self.written += data
+        return len(data)
+
+
+def with_pyav(
+    samples: np.ndarray, rate: int, format: str, codec: str, *, streamed: bool = False
+) -> bytes:
+    """Returns the file that FFmpeg writes with `codec`; `streamed`: as it writes it to a pipe."""
+    file = Stream() if streamed else io.BytesIO()
+    with av.open(file, "w", format=format) as container:
+        layout = "mono" if samples.shape[1] == 1 else "stereo"
+        stream = container.add_stream(codec, rate=rate, layout=layout)
+        if codec == "vorbis":
+            stream.options = {"strict": "experimental"}
+        frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1), format="flt", layout=layout)
+        frame.sample_rate = rate
+        resampler = av.AudioResampler(
+            stream.format, layout, rate, frame_size=stream.frame_size or None
+        )
+        for part in (*resampler.resample(frame), *resampler.resample(None), None):
+            container.mux(stream.encode(part))
+    return bytes(file.written) if streamed else file.getvalue()
+
+
+def kinds() -> dict[str, bytes]:
+    """Returns a sound recording of 1 s of each kind."""
+    one, two = (speechlike(1, RATE, channels) for channels in (1, 2))
+    narrow = speechlike(1, 8_000)
+    return {
+        "wav pcm": with_soundfile(two, RATE, "WAV", "PCM_16"),
+        "wav float": with_soundfile(one, RATE, "WAV", "FLOAT"),
+        "wav extensible": with_soundfile(two, RATE, "WAVEX", "PCM_24"),
+        "wav adpcm": with_soundfile(one, RATE, "WAV", "MS_ADPCM"),
+        "wav streamed": with_pyav(two, RATE, "wav", "pcm_s16le", streamed=True),
+        "rf64": with_soundfile(one, RATE, "RF64", "PCM_16"),
+        "w64": with_soundfile(one, RATE, "W64", "PCM_16"),
+        "flac": with_soundfile(two, RATE, "FLAC", "PCM_16"),
+        "flac streamed": with_pyav(two, RATE, "flac", "flac", streamed=True),
+        "ogg vorbis": with_soundfile(two, RATE, "OGG", "VORBIS"),
+        "ogg opus": with_soundfile(two, RATE, "OGG", "OPUS"),
+        "mp3": with_pyav(two, RATE, "mp3", "libmp3lame"),
+        "mp3 streamed": with_pyav(one, RATE, "mp3", "libmp3lame", streamed=True),
+        "aiff": with_soundfile(two, RATE, "AIFF", "PCM_16"),
+        "aiff float": with_soundfile(one, RATE, "AIFF", "FLOAT"),
+        "au": with_soundfile(one, RATE, "AU", "PCM_16"),
+        "caf": with_soundfile(one, RATE, "CAF", "PCM_16"),
+        "caf alac": with_soundfile(two, RATE, "CAF", "ALAC_16"),
+        "m4a": with_pyav(two, RATE, "ipod", "aac"),
+        "mov": with_pyav(two, RATE, "mov", "pcm_s24le"),
+        "aac": with_pyav(two, RATE, "adts", "aac"),
+        "webm": with_pyav(two, RATE, "webm", "libopus"),
+        "mpegts": with_pyav(two, RATE, "mpegts", "aac"),
+        "ac3": with_pyav(two, RATE, "ac3", "ac3"),
+        "amr": with_pyav(narrow, 8_000, "amr", "libopencore_amrnb"),
+        "wavpack": with_pyav(two, RATE, "wv", "wavpack"),
+    }
