@@ -48,7 +48,7 @@ class Generation:
         if not is_traced(self.logprobs) and np.isnan(np.asarray(self.logprobs)).any():
             raise ValueError(
                 "logits: expected finite numbers, got NaN or infinity while generating. Check the edits, or load the model "
-                "with dtype='float32' if it was float16; jaxasr.Whisper.decode shows the logits under the same edits."
+                "with dtype='float32' if it was float16. `model.decode` under the same edits returns the logits themselves."
             )
         return self
 

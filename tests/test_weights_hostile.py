@@ -60,8 +60,8 @@ def _memory(model):
 def test_generate_raises_where_logits_are_not_finite(model, options, factor):
     edits = {"decoder.resid_post": lambda x, at: x * factor}
     given = {"max_new_tokens": 4, "eot": 16, **options}
-    prompt = np.array([[1], [2]])
-    with pytest.raises(ValueError, match=r"logits: expected finite numbers, got NaN or infinity .* decode"):
+    prompt = jnp.array([[1], [2]])
+    with pytest.raises(ValueError, match=r"logits: expected finite numbers, got NaN or infinity"):
         jaxasr.generate(model, _memory(model), prompt, edits=edits, **given)
     assert np.isfinite(jaxasr.generate(model, _memory(model), prompt, **given).logprobs).all()
 
@@ -95,7 +95,7 @@ def test_only_regular_files_are_opened(name, tmp_path):
     for make in (lambda path: path.symlink_to("/dev/zero"), os.mkfifo):
         make(tmp_path / name)
         for path in (tmp_path / name, tmp_path):
-            with pytest.raises(WeightsError, match="regular file|expected model.safetensors"):
+            with pytest.raises(WeightsError, match=r"regular file|expected model\.safetensors"):
                 read_checkpoint(path)
         (tmp_path / name).unlink()
 
@@ -139,10 +139,11 @@ def test_tuples_that_share_their_parts_cost_nothing(where, tmp_path):
     dims = {key: checkpoints.p_int(getattr(TINY, key)) for key in TINY.__dataclass_fields__ if key.startswith("n_")}
     dims |= {"n_mels": _BOMB} if where == "dims" else {}
     parts = {"size": checkpoints.p_tuple(*[checkpoints.p_int(2)] * 2), "stride": checkpoints.p_tuple(*map(checkpoints.p_int, (2, 1)))}
-    parts |= {"offset": checkpoints.p_int(0), "key": checkpoints.p_str("0"), "count": checkpoints.p_int(4), "name": b"ctorch\nFloatStorage\n"}
+    parts |= {"offset": checkpoints.p_int(0), "key": checkpoints.p_str("0"), "count": checkpoints.p_int(4)}
+    parts |= {"name": b"ctorch\nFloatStorage\n"}
     parts = {name: _BOMB if name == where else part for name, part in parts.items()}
-    storage = checkpoints.p_tuple(checkpoints.p_str("storage"), parts["name"], parts["key"], checkpoints.p_str("cpu"), parts["count"]) + b"Q"
-    args = storage, parts["offset"], parts["size"], parts["stride"], b"\x89"
+    id_ = checkpoints.p_str("storage"), parts["name"], parts["key"], checkpoints.p_str("cpu"), parts["count"]
+    args = checkpoints.p_tuple(*id_) + b"Q", parts["offset"], parts["size"], parts["stride"], b"\x89"
     tensor = b"ctorch._utils\n_rebuild_tensor_v2\n" + checkpoints.p_tuple(*args) + b"R"
     if where == "call":
         tensor = b"ctorch._utils\n_rebuild_parameter\n" + checkpoints.p_tuple(_BOMB) + b"R"
