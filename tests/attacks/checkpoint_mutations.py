@@ -29,17 +29,11 @@ SMALL = Config(80, 9, 12, 3, 1, 256 + len(_CONTROL) + _TIMES, 11, 12, 2, 2)
 CANARY = "code-was-run"  # what hostile pickles write, in the current directory
 
 
-def _alphabet() -> list[str]:
-    from jaxasr.tokenizer import _byte_of_char
-
-    return sorted(_byte_of_char(), key=_byte_of_char().get)
-
-
 def _tokenizer_files() -> tuple[Files, Files]:
     """A byte-level BPE with Whisper's control tokens: as tokenizer.json, and as the files of older folders."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-    vocab = {char: i for i, char in enumerate(_alphabet())}
+    vocab = {char: i for i, char in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     inner = Tokenizer(models.BPE(vocab, []))
     inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     inner.add_special_tokens([AddedToken(f"<|{name}|>", special=True) for name in _CONTROL])
