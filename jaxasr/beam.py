@@ -120,7 +120,8 @@ def _search(
         logits, cache, quiet = decoder.advance(request.prompt, request.positions, cache, jnp.int32(0), no_speech)
         nothing = _nothing(request.prompt, n_new, eot, logits.dtype)
         beams, cache, logits = _spread(nothing, cache, logits, n_beams)
-        state = jnp.int32(n_prompt), beams, nothing, jnp.full(batch, -jnp.inf), jnp.zeros(batch, jnp.int32), cache, logits
+        none = nothing.replace(logprobs=jnp.full_like(nothing.logprobs, jnp.nan))  # until a text is found: NaN finds none
+        state = jnp.int32(n_prompt), beams, none, jnp.full(batch, -jnp.inf), jnp.zeros(batch, jnp.int32), cache, logits
         _, _, best, *_ = jax.lax.while_loop(going, step, state)
     return Generation.of(best.tokens[:, 0, n_prompt:], best.logprobs[:, 0], quiet, eot)
 

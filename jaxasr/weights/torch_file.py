@@ -18,6 +18,7 @@ from jaxasr.weights.inert_pickle import Call, Global, Persistent
 
 _DTYPES = {"FloatStorage": np.float32, "HalfStorage": np.float16, "BFloat16Storage": ml_dtypes.bfloat16, "DoubleStorage": np.float64}
 _MAX_PICKLE = 1 << 22  # bytes: the largest released one has 0.3 MB
+_MAX_DIRECTORY = 1 << 22  # bytes of names in the zip: the largest released one has 0.2 MB
 _MAX_SHARED = 4  # times the size of the file that its tensors may read: more only if many share one storage
 _CLONE = "Save a copy of each: {name: tensor.clone() for name, tensor in state.items()}."
 _RESAVE = "Load it with torch.load(path, weights_only=True) and save its tensors again with torch.save or safetensors."
@@ -53,6 +54,10 @@ def _check_format(path: Path) -> None:
     with open(path, "rb") as file:
         if file.read(16).startswith(b"\x80"):
             raise damaged(path, "the zip format that torch.save writes since 1.6", "the format before it", _RESAVE)
+        end = zipfile._EndRecData(file)  # pyright: ignore[reportAttributeAccessIssue]
+    # Opening a zip makes an object of every entry, many times as large as the entry.
+    if end and end[zipfile._ECD_SIZE] > _MAX_DIRECTORY:  # pyright: ignore[reportAttributeAccessIssue]
+        raise damaged(path, f"at most {_MAX_DIRECTORY} bytes of a zip directory", end[zipfile._ECD_SIZE])  # pyright: ignore
 
 
 def _size(value: Any, path: Path, what: str) -> int:
