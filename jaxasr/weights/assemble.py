@@ -1,4 +1,5 @@
 """Puts the tensors of a checkpoint into the model, one parameter at a time, after checking every name and shape."""
+import functools
 import math
 import re
 from typing import Any
@@ -40,6 +41,13 @@ def leaf_name(path: tuple[Any, ...]) -> str:
 def structure(config: Config) -> Whisper:
     """The model of this configuration with shapes in place of arrays."""
     return jax.eval_shape(lambda: Whisper(config, rngs=nnx.Rngs(0)))
+
+
+@functools.lru_cache(maxsize=16)
+def _layout(config: Config) -> tuple[list[tuple[str, jax.ShapeDtypeStruct]], Any]:
+    """Returns the name and shape of every leaf, and the tree; tracing the constructor takes 0.1 s, so it is kept."""
+    paths, treedef = jax.tree_util.tree_flatten_with_path(structure(config))
+    return [(leaf_name(path), leaf) for path, leaf in paths], treedef
 
 
 def leaves(model: Whisper) -> dict[str, Any]:
@@ -117,9 +125,7 @@ def assemble(checkpoint: Checkpoint, dtype: str = "float32", param_dtype: str = 
     Raises `WeightsError` listing everything that is missing, left over or of another shape, before it reads anything;
     and listing every tensor that is not finite, as stored or in `param_dtype`.
     """
-    abstract = structure(checkpoint.config.replace(dtype=dtype, param_dtype=param_dtype))
-    paths, treedef = jax.tree_util.tree_flatten_with_path(abstract)
-    wanted = [(leaf_name(path), leaf) for path, leaf in paths]
+    wanted, treedef = _layout(checkpoint.config.replace(dtype=dtype, param_dtype=param_dtype))
     check(checkpoint, {name: shape for leaf, spec in wanted for name, shape in tensor_shapes(leaf, spec.shape).items()})
     arrays: dict[str, jax.Array] = {}
     spoilt = _Spoilt(param_dtype)
