@@ -11,10 +11,10 @@ import tokenizers
 
 from jaxasr.languages import LANGUAGES, WITHOUT_SPACES, language_code
 from jaxasr.weights import tokenizer_files
+from jaxasr.weights.tokenizer_files import N_TIMESTAMPS as N_TIMESTAMPS
 
 TASKS = ("transcribe", "translate")
 SECONDS_PER_TIMESTAMP = 0.02
-N_TIMESTAMPS = 1501  # <|0.00|> to <|30.00|>
 _SYMBOLS = (*'"#()*+/:;<=>@[\\]^_`{|}~「」『』', *"<< >> <<< >>> -- --- -( -[ (' (\" (( )) ((( ))) [[ ]] {{ }} ♪♪ ♪♪♪".split())  # noqa: SIM905
 _NOTES = "♩♪♫♬♭♮♯"  # several tokens each, of which the first begins no letter
 MAX_PREVIOUS = 223  # half of the 448 positions, less <|startofprev|> (openai/whisper `decoding.py`)
@@ -90,7 +90,7 @@ class Tokenizer:
         file = tokenizer_files.find(path) if path.is_dir() else path
         if file is None or not file.exists():
             raise FileNotFoundError(f"path: expected a tokenizer.json, or vocab.json with merges.txt, found nothing at {str(path)!r}.")
-        inner = tokenizer_files.read(file)
+        inner = tokenizer_files.read(file, n_vocab)
         inner.encode_special_tokens = True  # text that spells a control token stays text
         special = _special(inner)
         least = special.timestamp_begin + N_TIMESTAMPS

@@ -52,7 +52,7 @@ def _write_vocabulary(folder: Path, vocab: dict[str, int], said: dict) -> None:
 # --- tokenizers ---
 
 
-@pytest.mark.parametrize("where", ["tokenizer_config.json", "added_tokens.json", "vocab.json"])
+@pytest.mark.parametrize("where", ["tokenizer_config.json", "added_tokens.json", "vocab.json", "nowhere"])
 def test_a_tokenizer_of_vocabulary_and_merges_is_the_model_s_own(folder, where):
     """` the` and ` cat` are exchanged; the control tokens stand where transformers looks for them."""
     said = _tokenizer()
@@ -68,7 +68,9 @@ def test_a_tokenizer_of_vocabulary_and_merges_is_the_model_s_own(folder, where):
         (folder / "special_tokens_map.json").write_text(json.dumps({"additional_special_tokens": [t["content"] for t in added]}))
     found = jaxasr.load(folder).tokenizer
     assert (found.encode(" the"), found.encode(" cat")) == ([cat], [the])
-    assert (found.special, found.n_vocab) == (WHOLE.special, WHOLE.n_vocab)
+    special = [dataclasses.replace(one.special, languages=[one.special.languages["en"]]) for one in (found, WHOLE)]
+    assert special[0] == special[1]
+    assert found.n_vocab == WHOLE.n_vocab
     text = " A dog: über-stürmisch, 你好! 1,234"
     assert found.encode(text) == WHOLE.encode(text)
     assert found.decode(found.encode(text)) == text
@@ -88,7 +90,7 @@ def test_a_tokenizer_of_vocabulary_and_merges_is_saved(folder, tmp_path):
     [
         ({"vocab.json": '{"a": 0}'}, r"merges.txt: expected the merges .* Give the model's own tokenizer"),
         ({"vocab.json": "[", "merges.txt": ""}, r"vocab.json: expected the vocabulary and merges"),
-        ({"vocab.json": '{"a": 0}', "merges.txt": ""}, "control tokens"),
+        ({"vocab.json": '{"a": 0}', "merges.txt": ""}, "expected 50256 words before the control tokens of 51864 tokens, found 1"),
         ({"vocab.json": '{"a": 0}', "merges.txt": "", "added_tokens.json": '{"b": 7}'}, r"expected 'b' as the next token, 1, found 7"),
         ({"tokenizer.json": "{}"}, r"tokenizer.json: expected a tokenizer.json of the tokenizers library"),
         ({"tokenizer.json": '{"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}'}, "byte-level BPE"),

@@ -56,15 +56,15 @@ def _write(model: Whisper, folder: Path, checkpoint: Checkpoint | None) -> None:
     _write_json(folder / "generation_config.json", generation_json(config, checkpoint))
     _write_json(folder / "preprocessor_config.json", _preprocessor_json(config))
     if checkpoint is not None and checkpoint.tokenizer_file is not None:
-        _write_tokenizer(checkpoint.tokenizer_file, folder / "tokenizer.json")
+        _write_tokenizer(checkpoint.tokenizer_file, folder / "tokenizer.json", config.n_vocab)
         _write_json(folder / "tokenizer_config.json", {"tokenizer_class": "WhisperTokenizer", "model_max_length": config.n_text_ctx})
 
 
-def _write_tokenizer(source: Path, path: Path) -> None:
+def _write_tokenizer(source: Path, path: Path, n_vocab: int) -> None:
     if source.name == path.name:
         shutil.copyfile(source, path)
     else:
-        path.write_text(tokenizer_files.read(source).to_str(), "utf-8")
+        path.write_text(tokenizer_files.read(source, n_vocab).to_str(), "utf-8")
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

@@ -12,12 +12,16 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
+from jaxasr.languages import LANGUAGES
 from jaxasr.weights import files
 from jaxasr.weights.errors import WeightsError, damaged, reading
 
 TOKENIZER = "tokenizer.json"
 _VOCAB, _MERGES = "vocab.json", "merges.txt"
 _LISTS = ("vocabulary.json", "vocabulary.txt")
+N_TIMESTAMPS = 1501  # <|0.00|> to <|30.00|>, after the control tokens
+_RELEASED = {51_864: 99, 51_865: 99, 51_866: 100}  # tokens -> languages
+_AFTER_LANGUAGES = ("translate", "transcribe", "startoflm", "startofprev", "nospeech", "notimestamps")
 _MAX_BYTES = 1 << 25  # the largest released tokenizer has 4 MB
 _REMEDY = "Give the model's own tokenizer: a tokenizer.json, or vocab.json with merges.txt."
 
@@ -27,10 +31,11 @@ def find(folder: Path) -> Path | None:
     return next((folder / name for name in (TOKENIZER, _VOCAB) if (folder / name).is_file()), None)
 
 
-def read(path: Path) -> tokenizers.Tokenizer:
+def read(path: Path, n_vocab: int | None = None) -> tokenizers.Tokenizer:
     """Returns the tokenizer of a `tokenizer.json`, or of a `vocab.json` and the files beside it.
 
-    Tokens that `tokenizer_config.json` or `added_tokens.json` add are part of it.
+    Tokens that `tokenizer_config.json` or `added_tokens.json` add are part of it. Where no file has
+    the control tokens, they are those of a released model with `n_vocab` tokens, if there is one.
 
     Raises:
         WeightsError: the files are damaged, do not belong together, or are no byte-level BPE.
@@ -43,6 +48,8 @@ def read(path: Path) -> tokenizers.Tokenizer:
         kind = f"{type(inner.model).__name__} and {type(inner.decoder).__name__}"
         raise damaged(path, "a byte-level BPE, as every Whisper has", kind, _REMEDY)
     _add(inner, path.parent)
+    if n_vocab in _RELEASED and inner.token_to_id("<|startoftranscript|>") is None:
+        _add_control(inner, path, n_vocab)
     return inner
 
 
@@ -73,6 +80,16 @@ def _add(inner: tokenizers.Tokenizer, folder: Path) -> None:
         if (given := inner.token_to_id(token.content)) != id_:
             remedy = "Save the tokenizer again with transformers, which writes a tokenizer.json."
             raise damaged(path, f"{token.content!r} as the next token, {given}", id_, remedy)
+
+
+def _add_control(inner: tokenizers.Tokenizer, path: Path, n_vocab: int) -> None:
+    languages = list(LANGUAGES)[: _RELEASED[n_vocab]]
+    names = ["endoftext", "startoftranscript", *languages, *_AFTER_LANGUAGES]
+    inner.add_special_tokens([f"<|{name}|>" for name in names])
+    first = n_vocab - N_TIMESTAMPS - len(names)
+    found = [inner.token_to_id(f"<|{name}|>") for name in names]
+    if found != list(range(first, first + len(names))):
+        raise damaged(path, f"{first} words before the control tokens of {n_vocab} tokens", found[0], _REMEDY)
 
 
 def _added(folder: Path) -> Iterator[tuple[int, AddedToken, Path]]:
