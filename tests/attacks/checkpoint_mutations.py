@@ -2,6 +2,7 @@
 
 A checkpoint is `{file name: bytes}`. A mutation takes one with a random generator and returns another.
 """
+import copy
 import io
 import json
 import struct
@@ -24,8 +25,7 @@ Files = dict[str, bytes]
 Mutation = Callable[[Files, np.random.Generator], Files]
 
 _CONTROL = ("endoftext", "startoftranscript", "en", "translate", "transcribe", "startoflm", "startofprev", "nospeech", "notimestamps")
-_TIMES = 1501
-SMALL = Config(80, 9, 12, 3, 1, 256 + len(_CONTROL) + _TIMES, 11, 12, 2, 2)
+SMALL = Config(80, 9, 12, 3, 1, 256 + len(_CONTROL) + 1501, 11, 12, 2, 2)
 CANARY = "code-was-run"  # what hostile pickles write, in the current directory
 
 
@@ -108,7 +108,7 @@ _ODD += ["", "..", "/dev/zero", "a" * 5000, "\x00", "\ud800", [], {}, [[]], {"a"
 
 
 def _odd(rng: np.random.Generator) -> Any:
-    return _ODD[rng.integers(len(_ODD))]
+    return copy.deepcopy(_ODD[rng.integers(len(_ODD))])
 
 
 def _places(value: Any, path: tuple = ()) -> list[tuple]:
@@ -220,7 +220,7 @@ def _safetensors(raw: bytes, rng: np.random.Generator) -> bytes:
 
 
 def _ctranslate2(raw: bytes, rng: np.random.Generator) -> bytes:
-    """Headers stand before every variable: changes of 32-bit sizes, types, ranks and names."""
+    """Changes sizes, types, ranks and names, which stand before every variable."""
     places = [i for i in range(len(raw) - 40) if raw[i : i + 8] in (b"encoder/", b"decoder/")]
     at = int(rng.choice(places))
     end = raw.index(b"\0", at)
