@@ -1,4 +1,4 @@
-"""A few hundred of the mutated checkpoints; `python -m tests.attacks.checkpoints` tries ten thousand."""
+"""Two hundred of the mutated checkpoints; `python -m tests.attacks.checkpoints` tries ten thousand."""
 import collections
 
 import pytest
@@ -22,9 +22,9 @@ def test_the_originals_load(originals, tmp_path):
 def test_mutated_checkpoints_do_no_harm(originals, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     loaded = collections.Counter()
-    for number in range(240):
+    for number in range(192):
         kind, files = attack.case(number, 1, originals)
-        outcome = attack.attempt(attack.written(files, tmp_path / str(number)))
+        outcome = attack.attempt(attack.written(files, tmp_path / str(number)), compiling=False)
         assert not outcome.faults, (number, kind, outcome.detail)
         loaded[outcome.loaded] += 1
     assert not (tmp_path / mutations.CANARY).exists()
