@@ -37,8 +37,9 @@ def lens_page(
     asr: Any, audio: Float[np.ndarray, "n"], source: str, steps: Steps, *, model: str, language: str | None = None, top_k: int = 5
 ) -> LensPage:
     """Text and both lenses of `audio` (16 kHz mono, at most 30 s), each step timed in `steps`. Greedy, without timestamps."""
+    audio = audio[: asr.config.n_samples]  # some models take shorter windows
     with steps("encode"):
-        mel = jaxasr.log_mel(audio, asr.config.n_mels)
+        mel = jaxasr.log_mel(audio, asr.config.n_mels, asr.config.n_mel_frames)
         memory, _ = asr.model.encode(mel[None])
         language = language or _heard(asr, memory)
     prompt = asr.tokenizer.prompt(language)

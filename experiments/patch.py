@@ -84,7 +84,8 @@ def prepare(asr: Any, audio: Sequence[Sound], question: Question) -> Prepared:
 
 
 def _mels(asr: Any, audio: Sequence[Sound]) -> np.ndarray:
-    return np.stack([jaxasr.log_mel(sound, asr.config.n_mels) for sound in audio])
+    config = asr.config
+    return np.stack([jaxasr.log_mel(sound[: config.n_samples], config.n_mels, config.n_mel_frames) for sound in audio])
 
 
 def written(asr: Any, memory: Any, question: Question) -> list[list[int]]:

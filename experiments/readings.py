@@ -17,7 +17,7 @@ from jaxasr.text import compression_ratio
 def heard(asr: Any, audio: Float[np.ndarray, "n"]) -> Arrays:
     """Means over the frames of the recording: `mel` [M], and `layers` [L + 1, D], the encoder's stem and what leaves each layer."""
     n, sites = n_frames(len(audio)), ("encoder.embed", "encoder.resid_post")
-    mel = jaxasr.log_mel(audio, asr.config.n_mels)
+    mel = jaxasr.log_mel(audio, asr.config.n_mels, asr.config.n_mel_frames)
     spans = pools.spans(("speech",), [0], [n], [n], None)
     _, acts = asr.model.encode(mel[None], readout=pools.readout(spans, sites))
     return {"mel": np.asarray(mel)[:, : 2 * n].mean(1), "layers": _stacked(acts, *sites)[0]}
@@ -31,7 +31,7 @@ def written(asr: Any, audio: Float[np.ndarray, "n"], language: str = "en", max_n
     natural logarithm), `no_speech` (probability), `ratio` (of compression), `tokens` (their number).
     """
     special, prompt = asr.tokenizer.special, asr.tokenizer.prompt(language)
-    mel = jaxasr.log_mel(audio, asr.config.n_mels)
+    mel = jaxasr.log_mel(audio, asr.config.n_mels, asr.config.n_mel_frames)
     memory, _ = asr.model.encode(mel[None])
     quiet = (prompt.index(special.sot), special.no_speech)
     asked = {"max_new_tokens": max_new_tokens, "rules": rules_for(asr.tokenizer), "eot": special.eot, "no_speech": quiet}

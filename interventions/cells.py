@@ -142,7 +142,7 @@ class Resumed:
 
 def score(model: Whisper, x: Float[Array, "1 D"], metric: Metric) -> Float[Array, ""]:
     """The metric of the last layer's residual at the scored position."""
-    return metric(unembed_scored(model.decoder.token_embedding[...], model.decoder.ln(x), metric))[0]
+    return metric(unembed_scored(model.decoder.unembedding, model.decoder.ln(x), metric))[0]
 
 
 def encoder_output(model: Whisper, pre: Float[Array, "1 S D"], edits: Edits, first: Int[Array, ""]) -> Memory:

@@ -107,7 +107,7 @@ def _direct(model: Whisper, run: Run, tokens: list[Array], taps: None, *, column
 
 
 def _unembedding(decoder: Any, tokens: list[Int[Array, "B"]]) -> Float[Array, "B D"]:
-    rows = [decoder.token_embedding[...][token].astype(jnp.promote_types(decoder.dtype, jnp.float32)) for token in tokens]
+    rows = [decoder.unembedding[token].astype(jnp.promote_types(decoder.dtype, jnp.float32)) for token in tokens]
     return rows[0] if len(rows) == 1 else rows[0] - rows[1]
 
 

@@ -65,7 +65,7 @@ def say(
     if tap.touches("logits"):
         logits = _picked(tap("logits", model.decoder.unembed(x))[:, column], metric)
     else:
-        logits = unembed_scored(model.decoder.token_embedding[...], x[:, column], metric)
+        logits = unembed_scored(model.decoder.unembedding, x[:, column], metric)
     return metric(logits), acts | readout(tap.acts)
 
 

@@ -282,7 +282,7 @@ def _said(model: Whisper, target: Run, memory: Memory, edits: Edits, metric: Met
     x, _, tap, _ = model.decoder.residual(tokens, positions, memory, edits, NOTHING)
     column = scored_position(metric, tokens.shape[1])
     x = tap("ln", model.decoder.ln(x))[: len(x) // 2, column]
-    return metric(unembed_scored(model.decoder.token_embedding[...], x, metric))
+    return metric(unembed_scored(model.decoder.unembedding, x, metric))
 
 
 def _labelled(

@@ -111,7 +111,8 @@ def sequence_sweep(
     Returns variables over (*coords, "example"): `text`, `length` in tokens, `avg_logprob`, `no_speech_prob`, those of
     `transcripts.repetition` and `transcripts.errors`, and each again without edits as `baseline_...` over "example"; `d_wer` and `d_cer`
     against the baseline; `resolved`: the baseline loops, the cell does not, and is not empty.
-    Raises ValueError for coordinates that do not multiply to the number of cells, and as `generate_cells`.
+    Raises ValueError for coordinates that do not multiply to the number of cells, for logits that are not finite under the
+    edit of a cell, and as `generate_cells`.
     """
     n_cells = _number(compiled.split(cells)[0])
     coords = {"cell": range(n_cells)} if coords is None else coords
@@ -131,7 +132,7 @@ def sequence_sweep(
         out = generate_heard(asr.model, memory, prompt, cells, edits_of=edits_of, budget=budget, batch=batch, **options)
     else:
         raise ValueError("follow: not defined for edits of the encoder, which read from a recording that is heard beforehand.")
-    out = jax.tree.map(lambda x: x[:, examples], out)
+    out = jax.tree.map(lambda x: x[:, examples], out).check_finite()
     references = _texts(asr, plain)[0] if references is None else references
     score = functools.partial(_scored, asr, references=references, language=language)
     return _labelled(score(out), score(plain), coords)
@@ -189,7 +190,7 @@ def head_map(
     prompt = np.tile(np.asarray(asr.tokenizer.prompt(language), np.int32), (len(recordings), 1))
     new = options.setdefault("max_new_tokens", 224)
     grid = _grid(asr, recordings, site, over, prompt.shape[1] + new, window_s=window_s, seconds=seconds, alphas=alphas)
-    mel = np.stack([log_mel(samples, asr.config.n_mels) for samples in recordings])
+    mel = np.stack([log_mel(samples, asr.config.n_mels, asr.config.n_mel_frames) for samples in recordings])
     heard = asr.model.encode(mel)[0] if sites.stack_of(site) == "decoder" else mel
     at = Placed(Zero() if edit is None else edit, site, *grid.frames)
     if "time" in grid.coords:  # as many cells at a time for recordings of every length

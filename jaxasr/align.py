@@ -54,7 +54,8 @@ def align(
         edits: of the decoder, in force while the texts are read.
 
     Raises:
-        ValueError: as many texts and lengths as windows are needed; a text too long for the context; a length outside the window.
+        ValueError: as many texts and lengths as windows are needed; a text too long for the context; a length outside the window;
+            attention that is NaN.
     """
     heads = check_heads(model.config, heads)
     texts = [[int(i) for i in ids if i < tokenizer.special.eot] for ids in texts]
@@ -98,6 +99,8 @@ def _read(
     k = memory.stacked().k
     outputs = compiled.call(_of_heads, logits, jnp.asarray(tokens), acts[site], k, taps=None, heads=heads, eot=eot, site=site)
     scores, probabilities = jax.device_get(outputs)
+    if np.isnan(scores).any():
+        raise ValueError("align: expected finite attention scores, got NaN. Check the edits and the memory.")
     return scores, probabilities
 
 

@@ -43,7 +43,7 @@ def beam_search(
     memory; edits see one beam at a time, with the shapes of a greedy pass. Rows do not influence each other. What has no
     probability, under the rules, is no candidate, even where fewer than `beam_size` are left.
 
-    Raises ValueError as `generate`, and for a beam size or a patience that leaves nothing to find.
+    Raises ValueError as `generate` does, and for a beam size or a patience that leaves nothing to find.
     """
     most = round(beam_size * patience)
     if not 0 < beam_size < model.config.n_vocab or most < 1:
@@ -64,7 +64,8 @@ def beam_search(
         unroll=unroll,
     )
     penalty = None if length_penalty is None else jnp.float32(length_penalty)
-    return compiled.call(_search, model, request, jnp.int32(most), penalty, taps=taps, n_beams=beam_size, **options)
+    found = compiled.call(_search, model, request, jnp.int32(most), penalty, taps=taps, n_beams=beam_size, **options)
+    return found.check_finite()
 
 
 @flax.struct.dataclass
@@ -119,7 +120,8 @@ def _search(
         logits, cache, quiet = decoder.advance(request.prompt, request.positions, cache, jnp.int32(0), no_speech)
         nothing = _nothing(request.prompt, n_new, eot, logits.dtype)
         beams, cache, logits = _spread(nothing, cache, logits, n_beams)
-        state = jnp.int32(n_prompt), beams, nothing, jnp.full(batch, -jnp.inf), jnp.zeros(batch, jnp.int32), cache, logits
+        none = nothing.replace(logprobs=jnp.full_like(nothing.logprobs, jnp.nan))  # until a text is found: NaN finds none
+        state = jnp.int32(n_prompt), beams, none, jnp.full(batch, -jnp.inf), jnp.zeros(batch, jnp.int32), cache, logits
         _, _, best, *_ = jax.lax.while_loop(going, step, state)
     return Generation.of(best.tokens[:, 0, n_prompt:], best.logprobs[:, 0], quiet, eot)
 

@@ -17,6 +17,7 @@ class Config:
     """Dimensions under the checkpoint's own names (openai/whisper `ModelDimensions`), plus dtypes.
 
     Encoder and decoder have their own depth, width and heads: never one `n_layers`.
+    `tied` says whether the token embedding is the unembedding, too, as in every released model.
     `dtype` is what activations are computed in, `param_dtype` what weights are stored in.
     """
 
@@ -32,6 +33,7 @@ class Config:
     n_text_layer: int
     dtype: str = "float32"
     param_dtype: str = "float32"
+    tied: bool = True
 
     def __post_init__(self) -> None:
         if self.n_audio_state != self.n_text_state:
@@ -39,6 +41,16 @@ class Config:
         for stack, state, head in (("audio", self.n_audio_state, self.n_audio_head), ("text", self.n_text_state, self.n_text_head)):
             if head < 1 or state % head:
                 raise ValueError(f"n_{stack}_head: expected a divisor of n_{stack}_state {state}, got {head}.")
+
+    @property
+    def n_mel_frames(self) -> int:
+        """Mel frames of 10 ms in the window that the encoder takes: 3,000 in released models."""
+        return 2 * self.n_audio_ctx
+
+    @property
+    def n_samples(self) -> int:
+        """Samples in the window that the encoder takes: 480,000, 30 s, in released models."""
+        return HOP * self.n_mel_frames
 
     def replace(self, **changes: Any) -> "Config":
         return dataclasses.replace(self, **changes)

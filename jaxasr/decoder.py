@@ -1,4 +1,4 @@
-"""The text decoder: causal self-attention, cross-attention to the audio, tied unembedding."""
+"""The text decoder: causal self-attention, cross-attention to the audio, unembedding."""
 from typing import Any
 
 import jax
@@ -18,6 +18,8 @@ class Decoder(nnx.Module):
         state, normal = config.n_text_state, jax.nn.initializers.normal(0.02)
         self.token_embedding = nnx.Param(normal(rngs(), (config.n_vocab, state), config.param_dtype))
         self.positional_embedding = nnx.Param(normal(rngs(), (config.n_text_ctx, state), config.param_dtype))
+        shape = config.n_vocab, state
+        self.projection = None if config.tied else nnx.Param(normal(rngs(), shape, config.param_dtype))
         self.blocks = stack(config, config.n_text_layer, state, config.n_text_head, True, rngs)
         self.ln = layer_norm(config, state, rngs)
         self.dtype = config.dtype
@@ -43,10 +45,15 @@ class Decoder(nnx.Module):
         position = self.positional_embedding[...].at[jnp.maximum(positions, 0)].get(mode="fill", fill_value=jnp.nan)
         return token.astype(self.dtype) + position.astype(self.dtype)
 
+    @property
+    def unembedding(self) -> Float[Array, "V D"]:
+        """The directions that give the logits: the token embedding, where the two are tied."""
+        return (self.token_embedding if self.projection is None else self.projection)[...]
+
     def unembed(self, x: Float[Array, "... D"]) -> Float[Array, "... V"]:
         """Logits of a residual stream that has been through `ln`; at least float32."""
         wide = jnp.promote_types(x.dtype, jnp.float32)
-        return jnp.einsum("...d,vd->...v", x, self.token_embedding[...].astype(x.dtype), preferred_element_type=wide)
+        return jnp.einsum("...d,vd->...v", x, self.unembedding.astype(x.dtype), preferred_element_type=wide)
 
     def residual(
         self,

@@ -49,7 +49,8 @@ def generate(
     Patience and length penalty of a beam search: see `jaxasr.beam.beam_search`.
 
     Raises ValueError when prompt and new tokens exceed the decoder's context, for unknown ids, for edits that cannot fire,
-    for a beam search that is to sample or to follow, and for a row that follows one which follows another.
+    for a beam search that is to sample or to follow, for a row that follows one which follows another; and, outside of `jit`
+    and `vmap`, where the logits were not finite, under an edit or in float16.
     """
     shared = {"max_new_tokens": max_new_tokens, "edits": edits, "rules": rules, "eot": eot, "no_speech": no_speech, "unroll": unroll}
     if beam_size is not None:
@@ -61,7 +62,8 @@ def generate(
     request, taps, options = prepare(model, memory, prompt, positions, **shared)
     key = jax.random.key(0) if key is None else key
     follow = None if follow is None else _leaders(follow, request.prompt.shape[0])
-    return compiled.call(_generate, model, request, jnp.float32(temperature), key, follow, taps=taps, together=together, **options)
+    found = compiled.call(_generate, model, request, jnp.float32(temperature), key, follow, taps=taps, together=together, **options)
+    return found.check_finite()
 
 
 def _leaders(follow: Any, batch: int) -> Array:

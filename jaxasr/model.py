@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxasr import compiled, sites
 from jaxasr.cache import Memory
-from jaxasr.config import Config
+from jaxasr.config import N_MEL_FRAMES, Config
 from jaxasr.decoder import Decoder
 from jaxasr.encoder import Encoder
 from jaxasr.stack import UNROLLED, n_layers, unstack_once
@@ -36,7 +36,9 @@ class Whisper(nnx.Module):
         unroll: int = 1,
         apart: bool = False,
     ) -> tuple[Memory, dict[str, Any]]:
-        """Hears `mel` [B, M, 3000] float (see `log_mel`): the decoder's memory, and what `readout` keeps, `{site: [L, B, ...]}`.
+        """Returns the decoder's memory of `mel` [B, M, F] (see `log_mel`), and what `readout` keeps, `{site: [L, B, ...]}`.
+
+        F is 3,000 frames in released models, `config.n_mel_frames` in any.
 
         `apart=True` gives the memory as `generate` reads it, with one array a layer; whoever stacks or needs layers does so himself.
         Raises ValueError for a wrong shape, a NaN, and for edits or readouts of sites that the encoder does not have.
@@ -75,10 +77,11 @@ class Whisper(nnx.Module):
 
     def _check_mel(self, mel: Any) -> Array:
         c, shape = self.config, np.shape(mel)
-        if len(shape) != 3 or shape[1:] != (c.n_mels, 2 * c.n_audio_ctx):
+        if len(shape) != 3 or shape[1:] != (c.n_mels, c.n_mel_frames):
+            window = "" if c.n_mel_frames == N_MEL_FRAMES else f", n_frames={c.n_mel_frames}"
             raise ValueError(
-                f"mel: expected [batch, {c.n_mels} mels, {2 * c.n_audio_ctx} frames], got {list(shape)}. "
-                f"Use jaxasr.log_mel(audio, n_mels={c.n_mels}) and add a batch axis with mel[None]."
+                f"mel: expected [batch, {c.n_mels} mels, {c.n_mel_frames} frames], got {list(shape)}. "
+                f"Use jaxasr.log_mel(audio, n_mels={c.n_mels}{window}) and add a batch axis with mel[None]."
             )
         mel = _on_host_or_device(mel)
         if not jnp.issubdtype(mel.dtype, jnp.floating):

@@ -67,10 +67,10 @@ def load(name: str | os.PathLike, *, dtype: str = "float32", param_dtype: str | 
     Raises WeightsError (a ValueError) for a damaged, incomplete or unknown checkpoint, with the remedy.
     """
     checkpoint = read_checkpoint(name)
-    model = assemble(checkpoint, dtype, param_dtype or dtype)
     if checkpoint.tokenizer_file is None:
         raise WeightsError(
-            f"{checkpoint.source}: the weights are fine, but no tokenizer.json lies beside them. "
-            "Copy the one of the same model there, or use jaxasr.weights.assemble(jaxasr.weights.read_checkpoint(path)) for the bare model."
+            f"{checkpoint.source}: the weights are fine, but neither tokenizer.json nor vocab.json with merges.txt lies beside them. "
+            "Copy those of the same model there, or use jaxasr.weights.assemble(jaxasr.weights.read_checkpoint(path)) for the bare model."
         )
-    return Recogniser(model, Tokenizer.from_file(checkpoint.tokenizer_file), checkpoint)
+    tokenizer = Tokenizer.from_file(checkpoint.tokenizer_file, checkpoint.config.n_vocab)
+    return Recogniser(assemble(checkpoint, dtype, param_dtype or dtype), tokenizer, checkpoint)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxasr.tokenizer import SECONDS_PER_TIMESTAMP, Tokenizer
+from jaxasr.tokenizer import N_TIMESTAMPS, SECONDS_PER_TIMESTAMP, Tokenizer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -20,7 +20,7 @@ class Rules:
         max_initial: the first timestamp is at most this many steps of 20 ms.
         timestamps: whether the grammar of timestamps applies (static).
         eot: id of the end; smaller ids are text (static).
-        timestamp_begin: id of <|0.00|>; larger ids are later times (static).
+        timestamp_begin: id of <|0.00|>; 1,501 ids from there on are times, later ones are text again (static).
     """
 
     suppress: Bool[Array, "V"]
@@ -63,6 +63,9 @@ class Rules:
     def _ids(self) -> Int[Array, "V"]:
         return jnp.arange(self.suppress.shape[-1])
 
+    def _is_time(self, ids: Int[Array, "*shape"]) -> Bool[Array, "*shape"]:
+        return (ids >= self.timestamp_begin) & (ids < self.timestamp_begin + N_TIMESTAMPS)
+
     def _bad_start(self) -> Bool[Array, "V"]:
         step = self._ids() - self.timestamp_begin
         return (step < 0) | (step > self.max_initial)
@@ -70,20 +73,21 @@ class Rules:
     def _grammar(self, tokens: Int[Array, "B T"], length: Int[Array, ""] | int, prompt_len: Int[Array, ""] | int) -> Bool[Array, "B V"]:
         """Timestamps come in pairs (a lone one only before the end) and never go back; a segment has a length above zero."""
         at = jnp.arange(tokens.shape[1])
-        stamped = (tokens >= self.timestamp_begin) & (at >= prompt_len) & (at < length)
+        stamped = self._is_time(tokens) & (at >= prompt_len) & (at < length)
         last = (stamped & (at == length - 1)).any(1, keepdims=True)
         before = (stamped & (at == length - 2)).any(1, keepdims=True) | (length - prompt_len < 2)
         opens = last & ~before  # the last timestamp ended a segment: the same time may begin the next
         latest = jnp.where(stamped, at, -1).argmax(1)[:, None]
         floor = jnp.take_along_axis(tokens, latest, axis=1) + jnp.where(opens, 0, 1)
         ids = self._ids()
-        is_time = ids >= self.timestamp_begin
+        is_time = self._is_time(ids)
+        is_text = (ids < self.eot) | ((ids > self.timestamp_begin) & ~is_time)
         too_early = stamped.any(1, keepdims=True) & is_time & (ids < floor)
-        return (last & before & is_time) | (opens & (ids < self.eot)) | too_early
+        return (last & before & is_time) | (opens & is_text) | too_early
 
     def _prefer_timestamp(self, logits: Float[Array, "B V"]) -> Float[Array, "B V"]:
         """Where all times together are likelier than any one text token, only a time may follow."""
-        text = self._ids() < self.timestamp_begin
+        text = ~self._is_time(self._ids())
         times = jax.nn.logsumexp(jnp.where(text, -jnp.inf, logits), axis=-1, keepdims=True)
         best = jnp.where(text, logits, -jnp.inf).max(-1, keepdims=True)
         return jnp.where(text & (times > best), -jnp.inf, logits)

@@ -28,10 +28,10 @@ def segments_of(written: Written, tokenizer: Tokenizer, seek: int, n_frames: int
     """
     begin = tokenizer.special.timestamp_begin
     tokens = written.tokens
-    is_time = [id_ >= begin for id_ in tokens]
+    is_time = [tokenizer.is_time(id_) for id_ in tokens]
     cuts = [i for i in range(1, len(tokens)) if is_time[i - 1] and is_time[i]]
     if not cuts:
-        times = [id_ - begin for id_ in tokens if id_ >= begin]
+        times = [id_ - begin for id_, time in zip(tokens, is_time) if time]
         last = times[-1] if times else 0
         return _segment(written, tokenizer, tokens, seek, 0, last or n_frames / _MEL_FRAMES_PER_TIMESTAMP), n_frames
     ends_in_silence = is_time[-2:] == [False, True]

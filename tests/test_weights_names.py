@@ -155,8 +155,8 @@ def test_a_name_that_means_nothing(name):
 def test_a_folder_without_a_checkpoint(tmp_path):
     with pytest.raises(WeightsError, match="found nothing"):
         read_checkpoint(tmp_path)
-    (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(WeightsError, match=r"expected model.safetensors .*found pytorch_model.bin"):
+    (tmp_path / "optimizer.bin").write_bytes(b"")
+    with pytest.raises(WeightsError, match=r"expected model.safetensors .*found optimizer.bin"):
         read_checkpoint(tmp_path)
 
 

@@ -68,7 +68,9 @@ def _mel_edges(n: int) -> np.ndarray:
     return np.where(mels < knee, mels * 200 / 3, 1000 * np.exp(step * (mels - knee)))
 
 
-def log_mel(audio: Num[Array | np.ndarray, "*n_samples"], n_mels: int) -> Float32[Array, "M 3000"]:
+def log_mel(
+    audio: Num[Array | np.ndarray, "*n_samples"], n_mels: int, n_frames: int = N_MEL_FRAMES
+) -> Float32[Array, "M F"]:
     """Log-mel features of one recording of at most 30 s, zeros appended to 30 s; computed on the default device.
 
     Works under `jax.jit` and `jax.vmap` (of padded recordings: `jax.vmap(lambda a: log_mel(a, 80))(batch)`).
@@ -77,16 +79,17 @@ def log_mel(audio: Num[Array | np.ndarray, "*n_samples"], n_mels: int) -> Float3
     Args:
         audio: float samples at 16 kHz in [-1, 1]. Longer than 30 s is an error: what to leave out is the caller's choice.
         n_mels: 80, or 128 for large-v3 and later.
+        n_frames: mel frames of 10 ms in the model's window, `config.n_mel_frames`: 3,000, for 30 s, in released models.
 
     Raises:
         ValueError: wrong rank, type, length or `n_mels`; samples that are NaN, infinite or above 10,000
             (when the values are known, so not under `jit`).
     """
     filters = mel_filters(n_mels)
-    check_samples(audio, N_SAMPLES)
+    check_samples(audio, n_frames * HOP)
     if not isinstance(audio, jax.Array):
         audio = np.asarray(audio, np.float32)
-    return _compiled(_log_mel)(pad_or_trim(audio).astype(jnp.float32), filters)
+    return _compiled(_log_mel)(pad_or_trim(audio, n_frames * HOP).astype(jnp.float32), filters)
 
 
 def long_log_mel(audio: Num[np.ndarray, "*n_samples"], n_mels: int) -> Float32[np.ndarray, "M F"]:
@@ -124,7 +127,7 @@ def check_samples(audio: Any, longest: int | None = None) -> None:
     if longest is not None and shape[0] > longest:
         raise ValueError(
             f"audio: expected at most {longest} samples ({longest / SAMPLE_RATE:g} s), got {shape[0]}. "
-            "For a longer recording call `transcribe`, or choose 30 s with `jaxasr.audio.pad_or_trim`."
+            "For a longer recording call `transcribe`, or cut it with `jaxasr.audio.pad_or_trim`."
         )
     if not isinstance(audio, jax.core.Tracer):
         check_values(audio, "audio")
@@ -150,14 +153,14 @@ def check_values(audio: Num[Array | np.ndarray, "n_samples"], what: str) -> None
 
 @functools.cache
 def _compiled(fn: Callable) -> Callable:
-    return jax.jit(fn)  # compiled once for each of 80 and 128 mels: audio always comes padded
+    return jax.jit(fn)  # compiled once for each window and number of mels: audio always comes padded
 
 
-def _log_mel(audio: Float[Array, "480000"], filters: Float[Array, "M 201"]) -> Float[Array, "M 3000"]:
+def _log_mel(audio: Float[Array, "n_samples"], filters: Float[Array, "M 201"]) -> Float[Array, "M F"]:
     return _scaled(_log10_mel(jnp.pad(audio, N_FFT // 2, mode="reflect"), filters), jnp)
 
 
-def _log10_mel(padded: Float[Array, "480400"], filters: Float[Array, "M 201"]) -> Float[Array, "M 3000"]:
+def _log10_mel(padded: Float[Array, "n_padded"], filters: Float[Array, "M 201"]) -> Float[Array, "M F"]:
     window = np.hanning(N_FFT + 1)[:-1].astype(np.float32)  # periodic Hann
     spectrum = jnp.fft.rfft(_short_frames(padded) * window)
     power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
@@ -169,9 +172,9 @@ def _scaled(log: Any, xp: Any) -> Any:
     return (xp.maximum(log, log.max() - 8.0) + 4.0) / 4.0  # 80 dB below the loudest bin
 
 
-def _short_frames(padded: Float[Array, "480400"]) -> Float[Array, "3000 400"]:
-    # Frame i begins at sample 160 i of the padded window, so it is centred there in the window; the reference drops the 3,001st.
-    n_blocks = math.ceil(padded.size / HOP)
+def _short_frames(padded: Float[Array, "n_padded"]) -> Float[Array, "F 400"]:
+    # Frame i begins at sample 160 i of the padded window, so it is centred there in the window; the reference drops the last one.
+    n_blocks, n_frames = math.ceil(padded.size / HOP), (padded.size - N_FFT) // HOP
     blocks = jnp.pad(padded, (0, n_blocks * HOP - padded.size)).reshape(n_blocks, HOP)
-    shifted = [blocks[i : i + N_MEL_FRAMES] for i in range(n_blocks - N_MEL_FRAMES)]
+    shifted = [blocks[i : i + n_frames] for i in range(n_blocks - n_frames)]
     return jnp.concatenate(shifted, axis=1)[:, :N_FFT]

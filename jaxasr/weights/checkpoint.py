@@ -2,6 +2,7 @@
 import dataclasses
 import hashlib
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from jaxasr.config import Config
+from jaxasr.config import HOP, SAMPLE_RATE, Config
+from jaxasr.heads import Heads
 from jaxasr.weights import files
-from jaxasr.weights.errors import WeightsError, damaged, reading
+from jaxasr.weights.errors import damaged, reading, shown
 
 # Far above every released model, far below what could exhaust a machine: the bounds within which a damaged file may err.
-_LIMITS = {"n_vocab": 1 << 20, "n_audio_ctx": 1 << 16, "n_text_ctx": 1 << 16, "n_audio_layer": 256, "n_text_layer": 256}
+_LIMITS = {"n_vocab": 1 << 20, "n_audio_ctx": 1 << 13, "n_text_ctx": 1 << 16, "n_audio_layer": 256, "n_text_layer": 256}
 _LIMIT = 1 << 14
+EMBEDDING, PROJECTION = "decoder.token_embedding.weight", "decoder.projection.weight"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,17 +92,40 @@ def make_config(dims: dict[str, Any], path: object) -> Config:
     for name, value in dims.items():
         limit = _LIMITS.get(name, _LIMIT)
         if not (type(value) is int and 0 < value <= limit):
-            raise damaged(path, f"{name} between 1 and {limit}", repr(value)[:40])
+            raise damaged(path, f"{name} between 1 and {limit}", shown(value))
     with reading(path, "the dimensions of a Whisper"):
         return Config(**dims)
 
 
-def check_heads(heads: tuple[tuple[int, int], ...] | None, config: Config, path: Path) -> tuple[tuple[int, int], ...] | None:
-    """Raises `WeightsError` when an alignment head is outside the decoder."""
-    for layer, head in heads or ():
-        if layer >= config.n_text_layer or head >= config.n_text_head:
-            raise damaged(path, f"alignment heads within {config.n_text_layer} layers of {config.n_text_head} heads", [layer, head])
-    return heads
+def check_features(folder: Path, config: Config) -> None:
+    """Raises `WeightsError` when a folder's feature extractor differs from Whisper's, which all recordings go through."""
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        path = folder / name
+        said = files.read_json(path) if path.is_file() else {}
+        said = said.get("feature_extractor", said)
+        expected = {"feature_size": config.n_mels, "sampling_rate": SAMPLE_RATE, "hop_length": HOP, "n_fft": 400}
+        for key, value in expected.items():
+            if type(said) is dict and said.get(key, value) != value:
+                raise damaged(path, f"{key} = {value}, Whisper's own features", shown(said[key]), "Other features are not supported.")
+
+
+def known_heads(heads: Heads | None, config: Config, path: Path) -> Heads | None:
+    """Returns the alignment heads that the decoder has; None where it has none of them.
+
+    Distilled models often carry those of their teacher, which has more layers: a warning names them.
+    """
+    n_layer, n_head = config.n_text_layer, config.n_text_head
+    absent = [list(head) for head in heads or () if head[0] >= n_layer or head[1] >= n_head]
+    if not absent:
+        return heads
+    kept = tuple(head for head in heads or () if list(head) not in absent)
+    used = f"the other {len(kept)} give" if kept else "the default heads of this size give"
+    warnings.warn(
+        f"{path}: alignment heads {absent} do not exist in {n_layer} layers of {n_head} heads; {used} "
+        "the word times. Remove them from the file if they belong to another model.",
+        stacklevel=2,
+    )
+    return kept or None
 
 
 def sinusoids(length: int, channels: int) -> Float[np.ndarray, "length channels"]:
@@ -117,14 +143,17 @@ def with_positions(entries: dict[str, Lazy], config: Config) -> dict[str, Lazy]:
     return {"encoder.positional_embedding": Lazy(shape, "float32", lambda: sinusoids(*shape)), **entries}
 
 
-def check_tied(entries: dict[str, Lazy], name: str, path: object) -> None:
-    """Removes the output projection `name`, which must be the token embedding itself. Raises `WeightsError` when it differs."""
+def tie(entries: dict[str, Lazy], name: str) -> bool:
+    """Returns whether the output projection `name` is the token embedding.
+
+    Renames it to `decoder.projection.weight` where it is not, and leaves it out where it is. An
+    embedding that the file leaves out is the projection. Reads both to compare them.
+    """
     projection = entries.pop(name, None)
-    if projection is None:
-        return
-    embedding = entries.get("decoder.token_embedding.weight")
-    if embedding is None or embedding.shape != projection.shape or not np.array_equal(embedding.read(), projection.read()):
-        raise WeightsError(
-            f"{path}: expected the output projection {name!r} to equal the token embedding, found other values. "
-            "Untied output projections are not supported; every released Whisper ties them."
-        )
+    embedding = entries.setdefault(EMBEDDING, projection) if projection else None
+    if projection is None or embedding is projection:
+        return True
+    if embedding.shape == projection.shape and np.array_equal(embedding.read(), projection.read()):
+        return True
+    entries[PROJECTION] = projection
+    return False

@@ -14,13 +14,15 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from jaxasr.weights import files
-from jaxasr.weights.checkpoint import Checkpoint, Lazy, Tensors, check_heads, check_tied, make_config, with_positions
-from jaxasr.weights.errors import damaged
+from jaxasr.weights import files, tokenizer_files
+from jaxasr.weights.checkpoint import PROJECTION, Checkpoint, Lazy, Tensors, check_features, known_heads, make_config, tie, with_positions
+from jaxasr.weights.errors import damaged, reading
 from jaxasr.weights.files import Span
 
 _DTYPES = (np.float32, np.int8, np.int16, np.int32, np.float16, ml_dtypes.bfloat16)
 _VERSIONS = range(4, 7)  # binary format; before 4 the type was written as an item size
+_CHUNK = 1 << 12  # bytes read ahead
+_MAX_VARIABLES = 1 << 15  # above a model of 256 layers in each stack
 _RECONVERT = "Convert the model again with a current ct2-transformers-converter, or load the Hugging Face folder."
 
 # Settings of the graph that change its arithmetic: value in every released Whisper. The rest of the scalars only steer decoding.
@@ -46,7 +48,7 @@ _WHOLE = {
     "encoder/position_encodings/encodings": "encoder.positional_embedding",
     "decoder/position_encodings/encodings": "decoder.positional_embedding",
     "decoder/embeddings/weight": "decoder.token_embedding.weight",
-    "decoder/projection/weight": "decoder.projection.weight",
+    "decoder/projection/weight": PROJECTION,
 } | {f"encoder/conv{i}/{leaf}": f"encoder.conv{i}.{leaf}" for i in (1, 2) for leaf in ("weight", "bias")}
 
 
@@ -71,21 +73,25 @@ class Variable:
 
 
 class _Reader:
-    """A cursor over the headers of `model.bin`."""
+    """A cursor over the headers of `model.bin`, which reads a few of them at a time."""
 
     def __init__(self, span: Span):
         self.span, self.at = span, 0
+        self.start, self.chunk = 0, b""
+
+    def take(self, size: int) -> bytes:
+        if not self.start <= self.at <= self.at + size <= self.start + len(self.chunk):
+            count = max(size, min(_CHUNK, len(self.span) - self.at))
+            self.start, self.chunk = self.at, self.span.read(self.at, count).tobytes()
+        self.at += size
+        return self.chunk[self.at - size - self.start : self.at - self.start]
 
     def number(self, code: str) -> int:
-        size = struct.calcsize("<" + code)
-        (value,) = struct.unpack("<" + code, self.span.read(self.at, size).tobytes())
-        self.at += size
-        return value
+        return struct.unpack("<" + code, self.take(struct.calcsize("<" + code)))[0]
 
     def text(self) -> str:
         size = self.number("H")
-        raw = self.span.read(self.at, size).tobytes()
-        self.at += size
+        raw = self.take(size)
         if not raw.endswith(b"\0") or not raw[:-1].isascii() or not raw[:-1].decode("ascii").isprintable():
             raise damaged(self.span, f"a name at byte {self.at - size}", repr(raw[:40]))
         return raw[:-1].decode("ascii")
@@ -112,11 +118,15 @@ def read_variables(span: Span) -> dict[str, Variable]:
     spec, revision = reader.text(), reader.number("I")
     if spec != "WhisperSpec" or not 1 <= revision <= 3:
         raise damaged(span, "WhisperSpec of revision 1 to 3", f"{spec} of revision {revision}", "Give a Whisper model.")
-    found = [reader.variable() for _ in range(reader.number("I"))]
+    if (count := reader.number("I")) > _MAX_VARIABLES:
+        raise damaged(span, f"at most {_MAX_VARIABLES} variables", count)
+    found = [reader.variable() for _ in range(count)]
     variables = {variable.name: variable for variable in found}
     if len(variables) != len(found):
         raise damaged(span, "every variable once", f"{len(found)} variables with {len(variables)} names")
-    aliases = [(reader.text(), reader.text()) for _ in range(reader.number("I"))]
+    if (count := reader.number("I")) > _MAX_VARIABLES:
+        raise damaged(span, f"at most {_MAX_VARIABLES} aliases", count)
+    aliases = [(reader.text(), reader.text()) for _ in range(count)]
     if reader.at != len(span):
         raise damaged(span, f"the end at byte {reader.at}", len(span))
     return variables | {alias: _aliased(variables, name, span) for alias, name in aliases}
@@ -212,7 +222,10 @@ def _scale_of(variables: dict[str, Variable], variable: Variable) -> Variable | 
 
 def _setting(variables: dict[str, Variable], name: str) -> int | None:
     variable = variables.get(name)
-    return int(variable.read()) if variable is not None and not variable.shape else None
+    if variable is None or variable.shape:
+        return None
+    with reading(variable.span, f"{name}: an integer"):
+        return int(variable.read())
 
 
 def _heads(variables: dict[str, Variable], stack: str, state: int) -> int:
@@ -254,8 +267,9 @@ def read(parts: tuple[Path, ...], folder: Path, name: str) -> Checkpoint:
             raise damaged(span, f"{setting} = {value}", found, _RECONVERT)
     config = make_config(_dims(variables, span), span)
     entries = _entries(variables, span)
-    check_tied(entries, "decoder.projection.weight", span)
-    path, tokenizer = folder / "config.json", folder / "tokenizer.json"
+    config = config.replace(tied=tie(entries, PROJECTION))
+    check_features(folder, config)
+    path = folder / "config.json"
     said = files.read_json(path) if path.is_file() else {}
     return Checkpoint(
         config=config,
@@ -264,8 +278,8 @@ def read(parts: tuple[Path, ...], folder: Path, name: str) -> Checkpoint:
         source=folder,
         format="ctranslate2",
         weight_files=parts,
-        tokenizer_file=tokenizer if tokenizer.is_file() else None,
-        alignment_heads=check_heads(files.pair_list(said, "alignment_heads", path), config, path),
+        tokenizer_file=tokenizer_files.find(folder),
+        alignment_heads=known_heads(files.pair_list(said, "alignment_heads", path), config, path),
         suppress_ids=files.token_ids(said, "suppress_ids", path, config.n_vocab),
         suppress_ids_begin=files.token_ids(said, "suppress_ids_begin", path, config.n_vocab),
     )

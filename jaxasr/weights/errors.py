@@ -1,5 +1,6 @@
 """What is said when a file of weights cannot be used."""
 import contextlib
+import reprlib
 from collections.abc import Iterator
 
 
@@ -12,6 +13,15 @@ FETCH_AGAIN = "Fetch or convert the file again."
 
 def damaged(path: object, expected: str, found: object, remedy: str = FETCH_AGAIN) -> WeightsError:
     return WeightsError(f"{path}: expected {expected}, found {found}. {remedy}")
+
+
+def shown(value: object) -> str:
+    """Returns a short repr of a value read from a file.
+
+    The cost is bounded: containers that share parts can describe a value whose full repr
+    does not fit into memory.
+    """
+    return reprlib.repr(value)[:80]
 
 
 @contextlib.contextmanager

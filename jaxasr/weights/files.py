@@ -6,15 +6,32 @@ a file that shrinks under a map kills the process.
 import hashlib
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxasr.weights.errors import WeightsError, damaged, reading
+from jaxasr.weights.errors import WeightsError, damaged, reading, shown
 
 OFF = ("off", "none", "0")  # values of JAXASR_CACHE that keep nothing on disk
-_MAX_JSON = 1 << 26  # bytes: the largest released tokenizer has 4 MB
+_MAX_JSON = 1 << 24  # bytes: the largest index, vocabulary or tokenizer configuration has 2 MB
+_LFS = b"version https://git-lfs.github.com/spec/"
+
+
+def check_file(path: Path) -> None:
+    """Raises `WeightsError` unless `path` is a regular file, links followed, that holds its content.
+
+    A device such as /dev/zero has no end, and opening a named pipe waits for a writer.
+    """
+    with reading(path, "a readable file"):
+        mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a device, pipe or socket"
+        raise damaged(path, "a regular file", kind, "Give the file that holds the weights.")
+    with reading(path, "a readable file"), open(path, "rb") as file:
+        if file.read(len(_LFS)) == _LFS:
+            raise damaged(path, "the file itself", "a Git LFS pointer to it", "Run `git lfs pull` where it was cloned.")
 
 
 class Span:
@@ -22,6 +39,8 @@ class Span:
 
     def __init__(self, *parts: Path):
         self.parts = parts
+        for part in parts:
+            check_file(part)
         with reading(parts[0], "a readable file"):
             self.sizes = [part.stat().st_size for part in parts]
 
@@ -59,6 +78,7 @@ def _fill(part: Path, offset: int, out: np.ndarray) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in `path`. Raises `WeightsError`."""
+    check_file(path)
     with reading(path, "a JSON object"):
         if path.stat().st_size > _MAX_JSON:
             raise damaged(path, f"at most {_MAX_JSON} bytes of JSON", path.stat().st_size)
@@ -78,7 +98,7 @@ def token_ids(found: dict[str, Any], key: str, path: Path, n_vocab: int) -> tupl
     if value is None:
         return None
     if not isinstance(value, list) or not all(type(v) is int for v in value):
-        raise damaged(path, f"a list of token ids under {key!r}", repr(value)[:80])
+        raise damaged(path, f"a list of token ids under {key!r}", shown(value))
     return tuple(v for v in value if 0 <= v < n_vocab)
 
 
@@ -89,7 +109,7 @@ def pair_list(found: dict[str, Any], key: str, path: Path) -> tuple[tuple[int, i
         return None
     good = isinstance(value, list) and all(isinstance(p, list) and len(p) == 2 and all(type(v) is int and v >= 0 for v in p) for p in value)
     if not good:
-        raise damaged(path, f"a list of [layer, head] under {key!r}", repr(value)[:80])
+        raise damaged(path, f"a list of [layer, head] under {key!r}", shown(value))
     return tuple((layer, head) for layer, head in value)
 
 
@@ -103,9 +123,10 @@ def cache_dir() -> Path | None:
 
 def sha256(path: Path, remember: bool = True) -> str:
     """Hex digest of a file. Remembered on disk under its path, size and time of change, as hashing is as slow as loading."""
+    check_file(path)
     with reading(path, "a readable file"):
-        stat = path.stat()
-        key = hashlib.sha256(f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}".encode()).hexdigest()
+        at = path.stat()
+        key = hashlib.sha256(f"{path.resolve()}|{at.st_size}|{at.st_mtime_ns}|{at.st_ino}".encode()).hexdigest()
         kept = cache_dir()
         note = kept / "sha256" / key if kept and remember else None
         if note and (known := _recall(note)):

@@ -20,19 +20,26 @@ class Global:
         return f"{self.module}.{self.name}"
 
 
-@dataclasses.dataclass(frozen=True)
+# The reprs leave out arguments, which may share parts so often that nothing could hold them.
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class Call:
     """What the file would have called, and with what: never called."""
 
     function: Global
     args: tuple[Any, ...]
 
+    def __repr__(self) -> str:
+        return f"<call of {self.function}>"
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class Persistent:
     """A reference to something outside the pickle."""
 
     key: Any
+
+    def __repr__(self) -> str:
+        return "<persistent id>"
 
 
 _ORDERED_DICT = Global("collections", "OrderedDict")
@@ -53,7 +60,10 @@ class _Machine:
         self.memo: dict[int, Any] = {}
 
     def since_mark(self) -> list[Any]:
-        at = len(self.stack) - 1 - self.stack[::-1].index(_MARK)
+        # Searching costs no more than removing what was passed: linear over the whole file.
+        at = next((i for i in range(len(self.stack) - 1, -1, -1) if self.stack[i] is _MARK), None)
+        if at is None:
+            raise ValueError("no mark on the stack")
         items = self.stack[at + 1 :]
         del self.stack[at:]
         return items
@@ -136,9 +146,11 @@ class _Machine:
 
 
 def _allowed(module: Any, name: Any) -> Global:
+    if type(module) is not str or type(name) is not str:  # before hashing: nested tuples may take for ever
+        raise ValueError("a reference whose name is no text")
     found = Global(module, name)
-    if type(module) is not str or type(name) is not str or found not in _ALLOWED:
-        raise ValueError(f"a reference to {str(module)[:60]}.{str(name)[:60]}, which no checkpoint of tensors needs")
+    if found not in _ALLOWED:
+        raise ValueError(f"a reference to {module[:60]}.{name[:60]}, which no checkpoint of tensors needs")
     return found
 
 

@@ -7,12 +7,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from jaxasr.config import Config
+from jaxasr.config import SAMPLE_RATE, Config
 from jaxasr.languages import LANGUAGES
 from jaxasr.model import Whisper
-from jaxasr.weights import huggingface
+from jaxasr.weights import huggingface, tokenizer_files
 from jaxasr.weights.assemble import from_torch, leaves, tensor_name
 from jaxasr.weights.checkpoint import Checkpoint
 from jaxasr.weights.errors import WeightsError
@@ -26,7 +27,7 @@ def save(model_or_asr: Any, folder: str | os.PathLike[str], *, checkpoint: Check
     `model_or_asr` is a `Whisper`, or what `jaxasr.load` gives; `checkpoint` is where the model came from (default: the `.checkpoint`
     of `model_or_asr`, if it has one): alignment heads, suppressed tokens and tokenizer are taken from it.
     Every weight is written in the type in which the model stores it. The folder appears under its name only when it is complete.
-    Raises `WeightsError` when `folder` exists and is not an empty folder.
+    Raises `WeightsError` when `folder` exists and is not an empty folder, `OSError` when it cannot be written.
     """
     model = getattr(model_or_asr, "model", model_or_asr)
     checkpoint = checkpoint or getattr(model_or_asr, "checkpoint", None)
@@ -38,8 +39,11 @@ def save(model_or_asr: Any, folder: str | os.PathLike[str], *, checkpoint: Check
     try:
         _write(model, partial, checkpoint)
         partial.replace(folder)
-    except BaseException:
+    except BaseException as problem:
         shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(problem, SafetensorError):  # a full disk, among others
+            remedy = "Free space, or save elsewhere; nothing was left there."
+            raise OSError(f"{folder}: expected to write the weights there, got {problem}. {remedy}") from problem
         raise
     return folder
 
@@ -52,8 +56,15 @@ def _write(model: Whisper, folder: Path, checkpoint: Checkpoint | None) -> None:
     _write_json(folder / "generation_config.json", generation_json(config, checkpoint))
     _write_json(folder / "preprocessor_config.json", _preprocessor_json(config))
     if checkpoint is not None and checkpoint.tokenizer_file is not None:
-        shutil.copyfile(checkpoint.tokenizer_file, folder / "tokenizer.json")
+        _write_tokenizer(checkpoint.tokenizer_file, folder / "tokenizer.json", config.n_vocab)
         _write_json(folder / "tokenizer_config.json", {"tokenizer_class": "WhisperTokenizer", "model_max_length": config.n_text_ctx})
+
+
+def _write_tokenizer(source: Path, path: Path, n_vocab: int) -> None:
+    if source.name == path.name:
+        shutil.copyfile(source, path)
+    else:
+        path.write_text(tokenizer_files.read(source, n_vocab).to_str(), "utf-8")
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
@@ -93,7 +104,7 @@ def config_json(config: Config) -> dict[str, Any]:
         "decoder_ffn_dim": 4 * config.n_text_state,
         "activation_function": "gelu",
         "scale_embedding": False,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": config.tied,
         "is_encoder_decoder": True,
         "decoder_start_token_id": ids["sot"],
         **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), ids["eot"]),
@@ -131,7 +142,7 @@ def _preprocessor_json(config: Config) -> dict[str, Any]:
         "sampling_rate": 16_000,
         "hop_length": 160,
         "n_fft": 400,
-        "chunk_length": 30,
+        "chunk_length": -(-config.n_samples // SAMPLE_RATE),
         "padding_value": 0.0,
         "return_attention_mask": False,
     }

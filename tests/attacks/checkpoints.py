@@ -1,0 +1,185 @@
+"""Loads damaged and hostile checkpoints, and generates a token with those that load.
+
+    python -m tests.attacks.checkpoints --n 10000 --seed 0
+
+prints a line for every kind of mutation. A second process loads one case after the other; it is ended when it does not
+come back. A case hangs if loading it takes more than 10 seconds of a processor; compiling a program for dimensions that
+are new is not counted. `--case 17` runs one case in this process.
+"""
+import argparse
+import collections
+import contextlib
+import dataclasses
+import multiprocessing
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from attacks import checkpoint_mutations as mutations
+
+LONGEST_S, LARGEST_MB = 10.0, 1000.0
+PATIENCE_S = 120.0  # for a worker to come back, on a busy machine: imports, loading, compiling
+COLUMNS = ("tried", "loaded", "refused", "crash", "hang", "memory", "code", "nan")
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of one case: `faults` are names of columns, none of them when all is well."""
+
+    loaded: bool
+    faults: tuple[str, ...] = ()
+    detail: str = ""
+
+
+def case(number: int, seed: int, originals: dict[str, mutations.Files]) -> tuple[str, mutations.Files]:
+    """The kind of a case, and its files."""
+    kinds = [(form, kind) for form in originals for kind in mutations.MUTATIONS]
+    form, kind = kinds[number % len(kinds)]
+    files = mutations.MUTATIONS[kind](dict(originals[form]), np.random.default_rng([seed, number]))
+    return f"{form}: {kind}", files
+
+
+def _resident_mb(field: str) -> float:
+    return int(re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
+
+
+def attempt(folder: Path, compiling: bool = True) -> Outcome:
+    """Loads the checkpoint in `folder`, generates one token with it, and measures memory and time.
+
+    Without `compiling`, no token is generated where that would compile a program for new dimensions.
+    """
+    import jaxasr
+
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the highest use of memory so far
+    before, began, loaded = _resident_mb("VmRSS"), time.process_time(), False
+    faults, detail, took = [], "", 0.0
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            asr = jaxasr.load(folder)
+            loaded, took = True, time.process_time() - began
+            if (compiling or asr.config == mutations.SMALL) and not _finite(asr):
+                faults.append("nan")
+    except (ValueError, OSError) as refused:
+        detail = str(refused)[:300]
+    except BaseException:  # a panic in Rust is none of Exception
+        faults.append("crash")
+        detail = traceback.format_exc()[-1500:]
+    size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+    if _resident_mb("VmHWM") - before - size > LARGEST_MB:
+        faults.append("memory")
+    if (took if loaded else time.process_time() - began) > LONGEST_S:
+        faults.append("hang")
+    return Outcome(loaded, tuple(faults), detail)
+
+
+def _finite(asr) -> bool:
+    """Whether a token, if one is generated, has a finite probability."""
+    import jaxasr
+
+    config = asr.config
+    mel = np.random.default_rng(0).normal(size=(1, config.n_mels, config.n_mel_frames)).astype(np.float32)
+    memory, _ = asr.model.encode(mel)
+    made = jaxasr.generate(asr.model, memory, np.array([[asr.tokenizer.special.sot]]), max_new_tokens=1, eot=asr.tokenizer.special.eot)
+    asr.tokenizer.decode(made.tokens[0])
+    return bool(np.isfinite(made.logprobs).all())
+
+
+def _worker(pipe: Connection, scratch: Path) -> None:
+    from experiments import compile_cache
+
+    compile_cache.enable()
+    os.chdir(scratch)
+    while True:
+        pipe.send(attempt(Path(pipe.recv())))
+
+
+class Worker:
+    """A process that loads one checkpoint after the other."""
+
+    def __init__(self, scratch: Path) -> None:
+        self.pipe, theirs = multiprocessing.get_context("spawn").Pipe()
+        self.process = multiprocessing.get_context("spawn").Process(target=_worker, args=(theirs, scratch), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def __call__(self, folder: Path) -> Outcome:
+        self.pipe.send(str(folder))
+        if not self.pipe.poll(PATIENCE_S):
+            self.end()
+            return Outcome(False, ("hang",))
+        try:
+            return self.pipe.recv()
+        except EOFError:
+            self.end()
+            return Outcome(False, ("crash",), f"the process ended with {self.process.exitcode}")
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.join()
+
+
+def written(files: mutations.Files, folder: Path) -> Path:
+    folder.mkdir()
+    for name, raw in files.items():
+        (folder / name).write_bytes(raw)
+    return folder
+
+
+def run(n: int, seed: int) -> bool:
+    """Runs `n` cases, prints a line for every kind, and returns whether no case has a fault."""
+    originals, counts = mutations.originals(), collections.defaultdict(collections.Counter)
+    scratch = Path(tempfile.mkdtemp(prefix="attack-"))
+    worker, canary = Worker(scratch), scratch / mutations.CANARY
+    for number in range(n):
+        kind, files = case(number, seed, originals)
+        folder = written(files, scratch / str(number))
+        outcome = worker(folder)
+        shutil.rmtree(folder)
+        if not worker.process.is_alive():
+            worker = Worker(scratch)
+        if canary.exists():
+            canary.unlink()
+            outcome = dataclasses.replace(outcome, faults=(*outcome.faults, "code"))
+        counts[kind].update(("tried", "loaded" if outcome.loaded else "refused", *outcome.faults))
+        if outcome.faults:
+            print(f"case {number}, {kind}: {', '.join(outcome.faults)}\n{outcome.detail}", flush=True)
+    worker.end()
+    shutil.rmtree(scratch)
+    _print(counts)
+    return not any(row[column] for row in counts.values() for column in COLUMNS[3:])
+
+
+def _print(counts: dict[str, collections.Counter]) -> None:
+    print(f"{'kind':28}" + "".join(f"{column:>9}" for column in COLUMNS))
+    total = sum(counts.values(), collections.Counter())
+    for kind, row in [*sorted(counts.items()), ("all", total)]:
+        print(f"{kind:28}" + "".join(f"{row[column]:9}" for column in COLUMNS))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--n", type=int, default=10_000, help="number of cases")
+    parser.add_argument("--seed", type=int, default=0, help="of the mutations")
+    parser.add_argument("--case", type=int, help="run this case alone, in this process")
+    asked = parser.parse_args()
+    if asked.case is None:
+        sys.exit(0 if run(asked.n, asked.seed) else 1)
+    kind, files = case(asked.case, asked.seed, mutations.originals())
+    with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):
+        print(kind, attempt(written(files, Path(scratch) / "case")))
+
+
+if __name__ == "__main__":
+    main()
