@@ -24,7 +24,8 @@ class Bank(Directions):
     accuracy: share of test rows; r2 instead, for values. log_loss: mean over test rows, nats (for values: mean squared error).
     weights [..., class, feature] and bias [..., class]: of features standardised by `mean` and `scale` (without penalty).
     objective: summed cross-entropy + λ/2 ‖W‖² (½ ‖residual‖² + λ/2 ‖w‖²). gradient_norm: its largest gradient component over the
-    number of training rows, what scikit-learn compares with `tol`. gap: estimated (objective - optimum) / objective. n_iter: steps.
+    number of training rows, what scikit-learn compares with `tol`. gap: estimated (objective - optimum) / objective; for a fit that was
+    finished in float64 within a percent, else up to a few times too small. n_iter: steps.
     test [seed, fold, row]: who was tested. out_of_fold (site, layer, penalty, seed, row): each row's prediction by the fold that
     did not see it, a class number; -1 (values: NaN) for rows in no test set. y [seed, row]: targets, class numbers.
     """
