@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from interventions import statistics
+from interventions.categories import categories
 from interventions.probes.directions import Directions
 
 _VERSION = 1
@@ -121,7 +122,7 @@ class Bank(Directions):
         right = (d.out_of_fold == d.y) * 1.0 if self.target == "class" else -((d.out_of_fold - d.y) ** 2)
         right = right.mean("seed").isel(row=np.flatnonzero(d.test.any(("fold", "seed")).values))
         if groups is not None:
-            right = _by_group(right, np.asarray(groups)[d.test.any(("fold", "seed")).values])
+            right = _by_group(right, categories(groups, d.sizes["row"], "groups")[d.test.any(("fold", "seed")).values])
         return statistics.bootstrap(right, dim="row", level=level)
 
     def save(self, folder: str | os.PathLike, **about: Any) -> None:
