@@ -3,8 +3,8 @@
 A metric is a frozen pytree with `position` (static; negative counts from the end of the tokens), `vocab`, int [n] or [B, n], the only
 tokens it needs (None: all of them), and `__call__(logits)`: [B, n or V] logits after that position -> float [B].
 `row(b)` is the metric of one row alone. Knowing what it needs, a sweep unembeds one position and two rows of 51,865.
-`check(n_vocab, batch)`, where there is one, raises ValueError before anything is computed. Of tokens outside of the vocabulary
-that no check can see, as they are traced, the metric is NaN.
+`check(n_vocab, batch)`, where there is one, raises ValueError before anything is computed. A traced token cannot be checked: the
+metric of one outside of the vocabulary is NaN.
 """
 from typing import Any
 
@@ -115,7 +115,7 @@ def rank(answer: int | Int[Array, "B"], position: int = -1) -> Rank:
 
 
 def _ids(tokens: Any, name: str) -> Int[Array, "*B"]:
-    """`tokens` as an array. Raises ValueError for what are no token ids in any vocabulary; which one it is, is not known yet."""
+    """Returns `tokens` as an array; raises ValueError unless they are integers. The vocabulary is known only to `check_metric`."""
     check_integers(tokens, name)
     return jnp.asarray(tokens)
 

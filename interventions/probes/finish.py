@@ -1,9 +1,11 @@
 """Finishes fits in float64 on the host where the rounding of float32 hides the way to the optimum.
 
-How far float32 gets depends on the order in which a processor adds: a fit may end a few times `tol` above its optimum on one
-machine and below it on another. Newton's method takes such a fit on from there. A bank keeps weights in float32, so each
-step ends with that rounding and the gap is that of the weights kept. Few fits need this: it costs nothing where none does.
+How far float32 gets depends on the order in which a processor adds: a fit may end a few times
+`tol` above its optimum on one machine and below it on another. Newton's method continues such a
+fit. A bank keeps weights in float32, so each step rounds them to float32, and the gap is that of
+the rounded weights. Where every fit is within `tol`, nothing is computed.
 """
+
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -22,7 +24,11 @@ _LENGTHS = 0.5 ** np.arange(10)  # of a step, tried until one does not raise the
 
 
 class _Loss(NamedTuple):
-    """A summed loss of outputs [n, K]: its derivative, each row's mean curvature, and the curvature times a change of the outputs."""
+    """A summed loss of outputs [n, K].
+
+    slope: its derivative. weight: the mean curvature of each row. curve: multiplies a change of
+    the outputs by the curvature.
+    """
 
     value: float
     slope: Float[np.ndarray, "n K"]
@@ -31,7 +37,7 @@ class _Loss(NamedTuple):
 
 
 class _Point(NamedTuple):
-    """Weights and bias [K, D + 1], the objective and its gradient there, the Newton step, and the estimated relative gap."""
+    """Weights and bias, with the objective, its gradient, the Newton step and the relative gap."""
 
     at: Float[np.ndarray, "K D1"]
     value: float
@@ -41,10 +47,11 @@ class _Point(NamedTuple):
 
 
 class _Fit(NamedTuple):
-    """One fit: its training rows [n, D + 1] with a last column of ones, the penalty of each weight, its loss, and a metric.
+    """One fit.
 
-    metric: a factor of the Hessian at the start with each row's block of classes replaced by its mean eigenvalue; with it,
-    conjugate gradients take few steps.
+    x: its training rows, with a last column of ones. ridge: the penalty of each weight.
+    metric: a Cholesky factor of the Hessian at the start, in which each row's block of classes is
+    replaced by its mean eigenvalue. It preconditions the conjugate gradients.
     """
 
     x: Float[np.ndarray, "n D1"]
@@ -53,17 +60,30 @@ class _Fit(NamedTuple):
     metric: Any
 
     @classmethod
-    def of(cls, x: np.ndarray, ridge: np.ndarray, loss: Callable[[np.ndarray], _Loss], start: np.ndarray) -> "_Fit":
+    def of(
+        cls,
+        x: np.ndarray,
+        ridge: np.ndarray,
+        loss: Callable[[np.ndarray], _Loss],
+        start: np.ndarray,
+    ) -> "_Fit":
         spread = (x * loss(x @ start.T).weight[:, None]).T @ x
-        least = len(spread) * np.finfo(float).eps * spread.diagonal().max()  # below, rounding could make it indefinite
-        return cls(x, ridge, loss, scipy.linalg.cho_factor(spread + np.diag(np.maximum(ridge, least))))
+        least = (
+            len(spread) * np.finfo(float).eps * spread.diagonal().max()
+        )  # below, rounding could make it indefinite
+        return cls(
+            x, ridge, loss, scipy.linalg.cho_factor(spread + np.diag(np.maximum(ridge, least)))
+        )
 
     def value(self, at: Float[np.ndarray, "K D1"]) -> float:
         return self.loss(self.x @ at.T).value + (self.ridge * at**2).sum() / 2
 
     def point(self, at: Float[np.ndarray, "K D1"]) -> _Point:
         here = self.loss(self.x @ at.T)
-        value, gradient = here.value + (self.ridge * at**2).sum() / 2, here.slope.T @ self.x + self.ridge * at
+        value, gradient = (
+            here.value + (self.ridge * at**2).sum() / 2,
+            here.slope.T @ self.x + self.ridge * at,
+        )
 
         def hessian(v: np.ndarray) -> np.ndarray:
             v = v.reshape(at.shape)
@@ -72,13 +92,26 @@ class _Fit(NamedTuple):
         def precondition(v: np.ndarray) -> np.ndarray:
             return scipy.linalg.cho_solve(self.metric, v.reshape(at.shape).T).T.ravel()
 
-        operators = [LinearOperator((at.size, at.size), matvec=of, dtype=np.float64) for of in (hessian, precondition)]
-        step = cg(operators[0], -gradient.ravel(), rtol=_ACCURACY, M=operators[1])[0].reshape(at.shape)
-        return _Point(at, value, gradient, step, -(gradient * step).sum() / 2 / max(value, np.finfo(float).tiny))
+        operators = [
+            LinearOperator((at.size, at.size), matvec=of, dtype=np.float64)
+            for of in (hessian, precondition)
+        ]
+        step = cg(operators[0], -gradient.ravel(), rtol=_ACCURACY, M=operators[1])[0].reshape(
+            at.shape
+        )
+        return _Point(
+            at,
+            value,
+            gradient,
+            step,
+            -(gradient * step).sum() / 2 / max(value, np.finfo(float).tiny),
+        )
 
 
-def finish(found: Any, problem: Problem, test: np.ndarray, penalties: np.ndarray, tol: float, max_iter: int) -> None:
-    """Takes the fits of one layer whose gap is above `tol` to their optimum, as far as `max_iter` steps allow.
+def finish(
+    found: Any, problem: Problem, test: np.ndarray, penalties: np.ndarray, tol: float, max_iter: int
+) -> None:
+    """Continues the fits of one layer whose gap is above `tol`, up to `max_iter` steps in all.
 
     Args:
         found: `fit.Found` of one layer, arrays [P, J, ...]; changed in place.
@@ -88,11 +121,17 @@ def finish(found: Any, problem: Problem, test: np.ndarray, penalties: np.ndarray
     is_class = problem.labels.dtype.kind == "i"
     for p, j in np.argwhere(~(found.solution.gap <= tol)):
         x = (problem.x.astype(np.float64) - problem.shift[j]) / problem.scale[j]
-        x, rows, target = np.append(x, np.ones((len(x), 1)), 1), problem.rows[j] > 0, problem.labels[j]
+        x, rows, target = (
+            np.append(x, np.ones((len(x), 1)), 1),
+            problem.rows[j] > 0,
+            problem.labels[j],
+        )
         solved = type(found.solution)(*(leaf[p, j] for leaf in found.solution))
         start = np.append(solved.weights, solved.bias[:, None], 1).astype(np.float64)
         start = start if np.isfinite(start).all() else np.zeros_like(start)
-        strength = penalties[p] * (2 if is_class and len(start) == 2 else 1)  # as in `logistic.solve_path`
+        strength = penalties[p] * (
+            2 if is_class and len(start) == 2 else 1
+        )  # as in `logistic.solve_path`
         ridge = np.append(np.full(x.shape[1] - 1, strength), 0.0)
         loss = _cross_entropy if is_class else _squared_error
         fit = _Fit.of(x[rows], ridge, functools.partial(loss, target=target[rows]), start)
@@ -102,7 +141,10 @@ def finish(found: Any, problem: Problem, test: np.ndarray, penalties: np.ndarray
 
 
 def _descended(fit: _Fit, start: np.ndarray, tol: float, steps: int) -> tuple[_Point, int]:
-    """The last point of Newton's method, and how many steps it took; it ends where a step no longer halves the gap."""
+    """Returns the last point of Newton's method and the number of steps.
+
+    It ends at `tol`, or where a step no longer halves the gap.
+    """
     point = fit.point(start)
     for n in range(steps):
         if point.gap <= tol or (after := _stepped(fit, point)) is None or not after.gap < point.gap:
@@ -114,7 +156,10 @@ def _descended(fit: _Fit, start: np.ndarray, tol: float, steps: int) -> tuple[_P
 
 
 def _stepped(fit: _Fit, point: _Point) -> _Point | None:
-    """The point after the longest step of 1, ½, ¼ … that does not raise the objective; None where none does so."""
+    """Returns the point after the longest step of 1, ½, ¼ … that does not raise the objective.
+
+    None if every one of them does.
+    """
     for length in _LENGTHS:
         at = (point.at + length * point.step).astype(np.float32).astype(np.float64)
         if fit.value(at) <= point.value * (1 + _ROUNDING):
@@ -127,7 +172,12 @@ def _cross_entropy(outputs: np.ndarray, target: np.ndarray) -> _Loss:
     p, n_classes = np.exp(logs), outputs.shape[1]
     is_label = target[:, None] == np.arange(n_classes)
     weight = (p * (1 - p)).sum(1) / (n_classes - 1)
-    return _Loss(-logs[is_label].sum(), p - is_label, weight, lambda s: p * (s - (p * s).sum(1, keepdims=True)))
+    return _Loss(
+        -logs[is_label].sum(),
+        p - is_label,
+        weight,
+        lambda s: p * (s - (p * s).sum(1, keepdims=True)),
+    )
 
 
 def _squared_error(outputs: np.ndarray, target: np.ndarray) -> _Loss:
@@ -143,11 +193,21 @@ def _write(found: Any, where: tuple[int, int], point: _Point, n_iter: int, n_row
         leaf[where] = value
 
 
-def _score(found: Any, where: tuple[int, int], outputs: np.ndarray, target: np.ndarray, test: np.ndarray, loss: Callable) -> None:
+def _score(
+    found: Any,
+    where: tuple[int, int],
+    outputs: np.ndarray,
+    target: np.ndarray,
+    test: np.ndarray,
+    loss: Callable,
+) -> None:
     tested, y = outputs[test], target[test]
     if loss is _cross_entropy:
         guess = outputs.argmax(1)
-        found.score[where], found.log_loss[where] = (guess[test] == y).mean(), loss(tested, y).value / len(y)
+        found.score[where], found.log_loss[where] = (
+            (guess[test] == y).mean(),
+            loss(tested, y).value / len(y),
+        )
     else:
         guess = outputs[:, 0]
         error = ((guess[test] - y) ** 2).mean()
