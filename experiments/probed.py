@@ -10,6 +10,7 @@ from jaxtyping import Float, Shaped
 import interventions
 from experiments import plots
 from experiments.study import Claim, Evidence, Finding, Settings, band, choice, mean_of
+from interventions.categories import categories
 from interventions.separation import auroc
 
 Text = Shaped[np.ndarray, "N"]
@@ -44,7 +45,8 @@ def ask(
     probability of the last class; `shuffled`, as `right` when the labels were permuted over rows, or within `blocks` of them. `layer`
     names layers and floors, `depth` is 0 to 1, NaN for a floor. Raises Unasked for one class, and for a class with fewer than two groups.
     """
-    labels, groups, floors = np.asarray(labels, str), np.asarray(groups, str), floors or {}
+    labels, groups = (categories(x, len(labels), name).astype(str) for x, name in ((labels, "labels"), (groups, "groups")))
+    floors = floors or {}
     folds = _folds(question, labels, groups, config)
     X = _together(floors, layers)
     shared = {"penalties": (config.penalty,), "folds": folds, "seeds": [config.seed + n for n in range(config.splits)]}

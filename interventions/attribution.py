@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from interventions import passes, softmax_aware
 from interventions.edits import Noise, time_axes
 from interventions.grid import Grid
-from interventions.metrics import Metric, Rank
+from interventions.metrics import Metric, Rank, check_metric
 from interventions.run import Run
 from interventions.sources import check_source, resampled
 from jaxasr import compiled, sites
@@ -110,10 +110,12 @@ def attribution(
         Cost: a forward of the source, a forward and a backward of the target; the encoder's only where a site of it is asked for.
 
     Raises:
-        ValueError: unknown site or dimension; runs of different length or batch; a metric without a gradient (`rank`).
+        ValueError: unknown site or dimension; runs of different length or batch; a metric without a gradient (`rank`), or of tokens
+            outside of the vocabulary.
     """
     names = (site,) if isinstance(site, str) else tuple(site)
     _check(target, source, metric, over)
+    check_metric(metric, model.config.n_vocab, target.batch)
     source = resampled(target, source) if isinstance(source, str) and source.startswith("resample") else source
     specs = {name: sites.spec(model.config, name, 1, jnp.shape(target.tokens)[1]) for name in names}
     n_frames = model.config.n_audio_ctx if n_frames is None else n_frames

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from interventions.metrics import Metric, unembed_scored
+from interventions.metrics import Metric, needed, unembed_scored
 from interventions.rows import Rows
 from jaxasr.attention import cross_attention
 from jaxasr.blocks import Block
@@ -183,7 +183,7 @@ def plain_score(model: Whisper, tokens: Int[Array, "1 T"], memory: Memory, edits
     x, tap = _residual(model, tokens, memory, edits, scored)
     here = dataclasses.replace(tap, positions=tap.positions[:, scored:], acts={})
     logits = model.decoder.head(x[:, None], here)[:, 0]
-    return metric(logits if metric.vocab is None else jnp.take(logits, jnp.ravel(metric.vocab), axis=1))[0]
+    return metric(needed(logits, metric))[0]
 
 
 def _residual(model: Whisper, tokens: Int[Array, "1 T"], memory: Memory, edits: Edits, scored: int) -> tuple[Float[Array, "1 D"], Tap]:

@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array, Float, Int
 
-from interventions.metrics import LogitDiff, scored_position
+from interventions.metrics import LogitDiff, check_tokens, scored_position
 from interventions.passes import positions_of
 from interventions.run import Run
 from jaxasr import compiled
@@ -56,9 +56,10 @@ def direct_logits(
 
     Raises ValueError for a position that the tokens do not have, a token outside the vocabulary, a window below a frame.
     """
-    tokens = [jnp.broadcast_to(jnp.asarray(token), (run.batch,)) for token in (answer, foil) if token is not None]
-    if not all(0 <= int(t.min()) <= int(t.max()) < model.config.n_vocab for t in tokens):
-        raise ValueError(f"answer, foil: token ids must lie in [0, {model.config.n_vocab}), got {[t.tolist() for t in tokens]}.")
+    given = {name: token for name, token in (("answer", answer), ("foil", foil)) if token is not None}
+    for name, token in given.items():
+        check_tokens(token, model.config.n_vocab, run.batch, name)
+    tokens = [jnp.broadcast_to(jnp.asarray(token), (run.batch,)) for token in given.values()]
     window = 1 if window_s is None else round(window_s * FRAMES_PER_S)
     if window < 1:
         raise ValueError(f"window_s: expected at least one frame of {1 / FRAMES_PER_S} s, got {window_s}.")

@@ -8,6 +8,7 @@ from interventions.run import Run
 from jaxasr import compiled
 from jaxasr.model import Whisper, exactly
 from jaxasr.taps import Edits, select
+from jaxasr.token_ids import check_ids
 
 
 @flax.struct.dataclass
@@ -37,11 +38,13 @@ def logit_lens(
     generated tokens when suppression rules were in force. The sites read are `decoder.resid_post`, which the final norm has
     not touched: no layer is normed twice.
 
-    Raises ValueError for a `top_k` outside the vocabulary or a `final` of another shape than `run.tokens`.
+    Raises ValueError for a `top_k` or a `final` outside the vocabulary, or a `final` of another shape than `run.tokens`.
     Source: nostalgebraist 2020; saturation as in "Beyond Transcription" (arXiv 2508.15882), section 4.7 and Fig. 2a.
     """
     if not 1 <= top_k <= model.config.n_vocab:
         raise ValueError(f"top_k: expected 1 to {model.config.n_vocab}, got {top_k}.")
+    if final is not None:
+        check_ids(final, model.config.n_vocab, "final")
     logits, acts = run.decode(model, edits, select("decoder.resid_post"))
     final = jnp.argmax(logits, -1) if final is None else jnp.asarray(final)
     if final.shape != jnp.shape(run.tokens):

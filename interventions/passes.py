@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from interventions.metrics import Metric, scored_position, unembed_scored
+from interventions.metrics import Metric, needed, scored_position, unembed_scored
 from interventions.run import Run
 from jaxasr.cache import Memory
 from jaxasr.model import Whisper
@@ -63,16 +63,10 @@ def say(
     x, _, tap, acts = model.decoder.residual(run.tokens, positions_of(run), memory, edits, readout, blocks=blocks)
     x = tap("ln", model.decoder.ln(x))
     if tap.touches("logits"):
-        logits = _picked(tap("logits", model.decoder.unembed(x))[:, column], metric)
+        logits = needed(tap("logits", model.decoder.unembed(x))[:, column], metric)
     else:
         logits = unembed_scored(model.decoder.unembedding, x[:, column], metric)
     return metric(logits), acts | readout(tap.acts)
-
-
-def _picked(logits: Float[Array, "B V"], metric: Metric) -> Float[Array, "B n"]:
-    if metric.vocab is None:
-        return logits
-    return jnp.take_along_axis(logits, jnp.broadcast_to(metric.vocab, (logits.shape[0], metric.vocab.shape[-1])), 1)
 
 
 def by_stack(sites: Sequence[str]) -> tuple[list[str], list[str]]:

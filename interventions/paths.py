@@ -19,7 +19,7 @@ import xarray as xr
 from jaxtyping import Array, Bool, Float, Int
 
 from interventions import passes
-from interventions.metrics import Metric, scored_position, unembed_scored
+from interventions.metrics import Metric, check_metric, scored_position, unembed_scored
 from interventions.run import Run
 from jaxasr import compiled, sites
 from jaxasr.cache import Memory
@@ -96,9 +96,11 @@ def path_patch(
         A DataArray [sender, receiver], after "example" when there are several, with the unpatched metric as coordinate
         `baseline`. A receiver that does not come after its sender leaves it there.
 
-    Raises ValueError for components that the model does not have, or that cannot send or receive; for runs that do not line up.
+    Raises ValueError for components that the model does not have, or that cannot send or receive; for runs that do not line up,
+    and for tokens of the metric outside of the vocabulary.
     """
     _check(model.config, target, source, senders, receivers)
+    check_metric(metric, model.config.n_vocab, target.batch)
     groups = [tuple(r) if not isinstance(r, Node) else (r,) for r in receivers]
     values = np.zeros((target.batch, len(senders), len(groups)))
     baseline = np.asarray(compiled.call(_unpatched, model, target, taps=metric))
@@ -144,8 +146,7 @@ def _check(config: Config, target: Run, source: Run, senders: Sequence[Node], re
         raise ValueError("senders, receivers: expected at least one of each.")
     sites.check_known((node.site for node in senders), SENDERS, "sender")
     sites.check_known((node.site for node in flat), RECEIVERS, "receiver")
-    for node in (*senders, *flat):
-        spec = sites.spec(config, node.site, 1, 1)
+    for node, spec in ((node, sites.spec(config, node.site, 1, 1)) for node in (*senders, *flat)):
         heads = spec.size("H") if "H" in spec.axes else 0
         if not (node.layer is None or 0 <= node.layer < spec.n_layer) or not (node.head is None or 0 <= node.head < heads):
             raise ValueError(f"{node}: expected a layer below {spec.n_layer} and a head below {heads} at {node.site!r}.")
@@ -286,12 +287,9 @@ def _said(model: Whisper, target: Run, memory: Memory, edits: Edits, metric: Met
 
 
 def _labelled(
-    values: Float[np.ndarray, "B n R"],
-    baseline: Float[np.ndarray, "B"],
-    senders: Sequence[Node],
-    receivers: list[tuple[Node, ...]],
+    values: Float[np.ndarray, "B n R"], baseline: Float[np.ndarray, "B"], senders: Sequence[Node], receivers: list[tuple[Node, ...]],
     metric: Metric,
-) -> xr.DataArray:
+) -> xr.DataArray:  # fmt: skip
     together = [str(r[0]) if len(r) == 1 else f"{r[0]} and {len(r) - 1} more" for r in receivers]
     names = {"sender": [str(s) for s in senders], "receiver": together}
     attrs = {"metric": type(metric).__name__}

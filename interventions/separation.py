@@ -4,6 +4,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
+from interventions.categories import categories
+
 
 class Interval(NamedTuple):
     """A value with its 95 % percentile interval over `n` groups."""
@@ -26,13 +28,15 @@ def auroc(
     """The chance that a positive row has a larger score than a negative one, ties counted half; with `against`, what it has over those.
 
     The interval resamples whole `groups`. Resamples without a row of either class are left out.
-    Raises ValueError when there is no row of one class, and for NaN.
+    Raises ValueError when there is no row of one class, for NaN, for another number of rows, and for rows without a group.
     """
+    if not scores.shape == positive.shape == (len(scores) if against is None else len(against),):
+        raise ValueError(f"scores, positive, against: expected as many of each, got shapes {scores.shape} and {positive.shape}.")
     known = [scores] if against is None else [scores, against]
     if not positive.any() or positive.all() or np.isnan(known).any():
         raise ValueError("scores, positive: expected rows of both classes, and no NaN.")
     wins = _wins(scores, positive) - (0 if against is None else _wins(against, positive))
-    numbers = np.unique(groups, return_inverse=True)[1]
+    numbers = np.unique(categories(groups, len(scores), "groups"), return_inverse=True)[1]
     n_groups = int(numbers.max()) + 1
     drawn = np.random.default_rng(seed).multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=n)
     weights = np.concatenate([np.ones((1, n_groups)), drawn])[:, numbers]

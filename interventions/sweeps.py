@@ -16,7 +16,7 @@ from interventions.cells import Trace
 from interventions.edits import Mix, Patch
 from interventions.example import Example, Passes
 from interventions.grid import Grid
-from interventions.metrics import Metric, scored_position
+from interventions.metrics import Metric, check_metric, scored_position
 from interventions.run import Run
 from interventions.sources import template_edit
 from jaxasr import sites
@@ -71,7 +71,8 @@ def sweep(
         coordinate `baseline`, and with a Run as source its own metric `source`.
 
     Raises:
-        ValueError: unknown site, dimension or index; runs of different length; a source and an edit.
+        ValueError: unknown site, dimension or index; runs of different length; a source and an edit; tokens of the metric outside
+            of the vocabulary.
     """
     plan = planned(model, target, source, site=site, over=over, metric=metric, edit=edit, window_s=window_s, n_frames=n_frames,
                    alphas=alphas, layers=layers, heads=heads, positions=positions, budget=budget, reuse=reuse)  # fmt: skip
@@ -99,6 +100,7 @@ def planned(
     edit, alphas = options.get("edit"), options.get("alphas", (1.0,))
     if target.positions is not None:
         raise ValueError("target: a sweep takes rows of equal length, got padded ones. Sweep rows of each length by themselves.")
+    check_metric(metric, model.config.n_vocab, target.batch)
     target = target.heard(model)
     n_tokens = jnp.shape(target.tokens)[1]
     spec = sites.spec(model.config, site, 1, n_tokens)

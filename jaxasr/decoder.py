@@ -40,8 +40,8 @@ class Decoder(nnx.Module):
         return Memory(xa, k, v)
 
     def embed(self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-        # An id or a position past its table gives NaN, never the last row in silence.
-        token = self.token_embedding[...].at[tokens].get(mode="fill", fill_value=jnp.nan)
+        # An id below 0, or an id or a position past its table, gives NaN, never the last row in silence.
+        token = self.token_embedding[...].at[tokens].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
         position = self.positional_embedding[...].at[jnp.maximum(positions, 0)].get(mode="fill", fill_value=jnp.nan)
         return token.astype(self.dtype) + position.astype(self.dtype)
 

@@ -15,6 +15,7 @@ from jaxasr.decoder import Decoder
 from jaxasr.encoder import Encoder
 from jaxasr.stack import UNROLLED, n_layers, unstack_once
 from jaxasr.taps import Edits, Readout, check, is_traced
+from jaxasr.token_ids import check_ids
 
 
 class Whisper(nnx.Module):
@@ -99,11 +100,7 @@ class Whisper(nnx.Module):
         if tokens.shape[0] != memory.xa.shape[0]:
             heard = memory.xa.shape[0]
             raise ValueError(f"tokens: batch {len(tokens)}, but memory has batch {heard}. Use jax.vmap to share one memory between rows.")
-        if not is_traced(tokens):
-            ids = np.asarray(tokens)  # numpy: under a trace even the minimum of a constant would be traced
-            if ids.min() < 0 or ids.max() >= c.n_vocab:
-                found = f"{ids.min()} to {ids.max()}"
-                raise ValueError(f"tokens: ids must lie in [0, {c.n_vocab}), got {found}. Is this another model's tokenizer?")
+        check_ids(tokens, c.n_vocab, "tokens")
         return tokens.astype(jnp.int32)
 
     def _positions(self, tokens: Array, positions: Any) -> Array:

@@ -16,6 +16,7 @@ from jaxasr.config import Config
 from jaxasr.model import Whisper
 from jaxasr.stack import UNROLLED, unstack, unstack_once
 from jaxasr.taps import NOTHING, Edits, Tap, check, is_traced
+from jaxasr.token_ids import check_ids
 
 Rules = Callable[[Float[Array, "B V"], Int[Array, "B T"], Int[Array, ""], int], Float[Array, "B V"]]
 Taps = tuple[Edits, Rules | None]
@@ -86,6 +87,9 @@ def prepare(
     eot = end_of_text(model.config) if eot is None else eot
     if eot is None:
         raise ValueError(f"eot: a vocabulary of {model.config.n_vocab} is not a released one; pass the id of its end-of-text as eot=.")
+    check_ids(eot, model.config.n_vocab, "eot")
+    if no_speech is not None:
+        _check_no_speech(no_speech, prompt.shape[1], model.config.n_vocab)
     specs = functools.partial(sites.spec, model.config, batch=prompt.shape[0], n_tokens=prompt.shape[1] + max_new_tokens)
     taps = check("decoder", edits, None, lambda site: specs(site=site))[0], rules
     unroll = unrolls(model.config) if unroll is None else unroll
@@ -101,6 +105,13 @@ def unrolls(config: Config) -> bool:
 def end_of_text(config: Config) -> int | None:
     """The id of <|endoftext|> in the released vocabularies; None for any other."""
     return {51_864: 50_256, 51_865: 50_257, 51_866: 50_257}.get(config.n_vocab)
+
+
+def _check_no_speech(no_speech: tuple[int, int], n_prompt: int, n_vocab: int) -> None:
+    column, token = no_speech
+    if not 0 <= column < n_prompt:
+        raise ValueError(f"no_speech: expected a column from 0 to {n_prompt - 1} of the prompt, got {column}.")
+    check_ids(token, n_vocab, "no_speech")
 
 
 def _check(model: Whisper, memory: Memory, prompt: Any, positions: Any, max_new_tokens: int) -> tuple[Array, Array]:

@@ -83,7 +83,7 @@ def test_frames_follow_the_pattern(tiny_model):
 
 
 def test_what_does_not_exist_is_refused(tiny_model, run):
-    with pytest.raises(ValueError, match="answer, foil: token ids must lie in"):
+    with pytest.raises(ValueError, match="answer: expected token ids from 0 to 100, got 101"):
         direct_logits(tiny_model, run, 101)
     with pytest.raises(ValueError, match="position: expected -5 to 4"):
         direct_logits(tiny_model, run, 1, position=5)

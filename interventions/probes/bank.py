@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from interventions import statistics
+from interventions.categories import categories
 from interventions.probes.directions import Directions
 
 _VERSION = 1
@@ -24,7 +25,8 @@ class Bank(Directions):
     accuracy: share of test rows; r2 instead, for values. log_loss: mean over test rows, nats (for values: mean squared error).
     weights [..., class, feature] and bias [..., class]: of features standardised by `mean` and `scale` (without penalty).
     objective: summed cross-entropy + λ/2 ‖W‖² (½ ‖residual‖² + λ/2 ‖w‖²). gradient_norm: its largest gradient component over the
-    number of training rows, what scikit-learn compares with `tol`. gap: estimated (objective - optimum) / objective. n_iter: steps.
+    number of training rows, what scikit-learn compares with `tol`. gap: estimated (objective - optimum) / objective; for a fit that was
+    finished in float64 within a percent, else up to a few times too small. n_iter: steps.
     test [seed, fold, row]: who was tested. out_of_fold (site, layer, penalty, seed, row): each row's prediction by the fold that
     did not see it, a class number; -1 (values: NaN) for rows in no test set. y [seed, row]: targets, class numbers.
     """
@@ -120,7 +122,7 @@ class Bank(Directions):
         right = (d.out_of_fold == d.y) * 1.0 if self.target == "class" else -((d.out_of_fold - d.y) ** 2)
         right = right.mean("seed").isel(row=np.flatnonzero(d.test.any(("fold", "seed")).values))
         if groups is not None:
-            right = _by_group(right, np.asarray(groups)[d.test.any(("fold", "seed")).values])
+            right = _by_group(right, categories(groups, d.sizes["row"], "groups")[d.test.any(("fold", "seed")).values])
         return statistics.bootstrap(right, dim="row", level=level)
 
     def save(self, folder: str | os.PathLike, **about: Any) -> None:

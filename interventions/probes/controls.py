@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from interventions.categories import categories
 from interventions.probes import folds as _folds, inputs
 from interventions.probes.fit import fit_probes
 
@@ -38,7 +39,7 @@ def run(
     probe = fit_probes(X, y, groups, **shared)
     found = {"probe": probe.accuracy, "shuffled": _shuffled(X, numbers, groups, shared), "majority": _majority(probe)}
     if types is not None:
-        found |= _control_task(X, y, numbers, np.asarray(types), classes, shared)
+        found |= _control_task(X, y, numbers, categories(types, n, "types"), classes, shared)
     if baselines:
         fits = [fit_probes(_one_layer(values, name), y, groups, **shared).accuracy for name, values in baselines.items()]
         named = xr.DataArray(list(baselines), dims="baseline", name="baseline")
@@ -61,8 +62,6 @@ def _majority(probe: Any) -> xr.DataArray:
 def _control_task(
     X: Any, y: Any, numbers: np.ndarray, types: np.ndarray, classes: np.ndarray, shared: dict[str, Any]
 ) -> dict[str, xr.DataArray]:
-    if types.shape != numbers.shape[1:]:
-        raise ValueError(f"types: expected one for each of {numbers.shape[1]} rows, got shape {list(types.shape)}.")
     kinds, of_row = np.unique(types, return_inverse=True)
     if len(kinds) < len(classes):
         raise ValueError(f"types: expected at least as many as the {len(classes)} classes, got {len(kinds)}.")

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from threadpoolctl import threadpool_limits
 
 from interventions.planning import budget
-from interventions.probes import folds as _folds, inputs, logistic, ridge
+from interventions.probes import finish, folds as _folds, inputs, logistic, ridge
 from interventions.probes.bank import Bank
 from interventions.probes.logistic import Solution
 from interventions.probes.objective import Problem
@@ -65,8 +65,8 @@ def fit_probes(
     penalties: λ of summed cross-entropy + λ/2 ‖W‖² (scikit-learn's C = 1/λ), or of ½‖residual‖² + λ/2 ‖w‖² (its alpha).
     folds: their number, stratified by class (by quantile, for values), or pairs of train and test indices. seeds: of the shuffling.
     standardize: by mean and standard deviation of the fold's training rows.
-    tol: a fit has converged when (objective - optimum) / objective is estimated below it; see `Bank.gap` and `Bank.gradient_norm`. What
-        has not after `max_iter` steps is warned of.
+    tol: a fit has converged when (objective - optimum) / objective is estimated below it; see `Bank.gap` and `Bank.gradient_norm`. A fit
+        that float32 does not take there is finished in float64. A warning counts the fits that `max_iter` steps leave above `tol`.
     chunk: layers at a time; default: what 1 GiB holds on a CPU. progress: called with what is done and what is to do.
 
     Raises ValueError for one class only, classes with fewer rows than folds, groups that cannot be split, what is not finite,
@@ -98,7 +98,7 @@ def _warn(gap: np.ndarray, tol: float, max_iter: int) -> None:
     if open_.any():
         warnings.warn(
             f"fit_probes: {open_.sum()} of {gap.size} fits have not come within tol={tol:g} of their optimum: Bank.gap says how far. "
-            f"Allow more than max_iter={max_iter} steps or a larger tol (much below 1e-6 float32 sees no way down), "
+            f"Allow more than max_iter={max_iter} steps or a larger tol (weights in float32 hold no less than about 1e-12), "
             "or leave out the weakest penalties.",
             stacklevel=3,
         )
@@ -137,6 +137,7 @@ class _Run(NamedTuple):
         parts += map(self._fetched, running)
         progress(len(items), len(items))
         found = jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(items)], *parts)
+        self.finish(found)
         return found, tuple(np.stack(leaf) for leaf in zip(*scales))
 
     def sizes(self) -> tuple[int, int]:
@@ -182,6 +183,14 @@ class _Run(NamedTuple):
     def _fetched(self, parts: list[Found]) -> Found:
         n = len(self.fits.train)
         return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=2)[:, :, :n], *jax.device_get(parts))
+
+    def finish(self, found: Found) -> None:
+        """Finishes in float64 what the device left above `tol`, layer by layer, in place."""
+        for i in np.flatnonzero(~(found.solution.gap <= self.tol).all((1, 2))):
+            every = np.arange(len(self.fits.train))
+            problem = Problem(*self.prepare(*self.sites.items()[i])[0], *self._rows(every))
+            layer = jax.tree.map(lambda leaf, i=i: leaf[i], found)
+            finish.finish(layer, problem, self.fits.test, self.penalties, self.tol, self.max_iter)
 
     def _rows(self, fits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         kind = np.int32 if self.n_classes > 1 else np.float32
@@ -232,7 +241,7 @@ def _solve(
         here = problem._replace(x=x, shift=shift, scale=scale)
         if n_classes == 1:
             return _judged_values(here, test, ridge.solve_path(here, penalties))
-        return _judged_classes(here, test, logistic.solve_path(here, penalties, n_classes, tol, max_iter))
+        return _judged_classes(here, test, penalties, logistic.solve_path(here, penalties, n_classes, tol, max_iter))
 
     with jax.default_matmul_precision("highest"):
         layers = problem.x, problem.shift, problem.scale
@@ -245,15 +254,26 @@ def _outputs(problem: Problem, weights: Float[Array, "J K D"], bias: Float[Array
     return out + (bias.T - (w * problem.shift).sum(-1))[..., None]
 
 
-def _judged_classes(problem: Problem, test: Array, found: Solution) -> Found:
-    def one(weights: Array, bias: Array) -> tuple[Array, Array, Array]:
-        logits = _outputs(problem, weights, bias)
-        own = jnp.take_along_axis(logits, problem.labels[None], 0)[0]
-        surprise = jax.nn.logsumexp(logits, axis=0) - own
-        guess = logits.argmax(0)
-        return guess, _mean(guess == problem.labels, test), _mean(surprise, test)
+def _judged_classes(problem: Problem, test: Array, penalties: Float[Array, "P"], found: Solution) -> Found:
+    """Scores of every fit, and its objective from the weights alone: the logits that the solver carried along have drifted."""
+    doubled = 2 if found.weights.shape[2] == 2 else 1  # as in `logistic.solve_path`
 
-    return Found(found, *jax.lax.map(lambda both: one(*both), (found.weights, found.bias)))
+    def one(penalty: Array, weights: Array, bias: Array) -> tuple[Array, Array, Array, Array]:
+        logits = _outputs(problem, weights, bias)
+        loss = _surprise(logits, problem.labels)
+        objective = (loss * problem.rows).sum(-1) + doubled * penalty / 2 * (weights**2).sum((1, 2))
+        guess = logits.argmax(0)
+        return objective, guess, _mean(guess == problem.labels, test), _mean(loss, test)
+
+    objective, *scores = jax.lax.map(lambda fit: one(*fit), (penalties, found.weights, found.bias))
+    return Found(found._replace(objective=objective), *scores)
+
+
+def _surprise(logits: Float[Array, "K J N"], labels: Array) -> Float[Array, "J N"]:
+    """-log p(label). The label's own share is left out of the sum, next to which float32 would lose the others'."""
+    is_label = labels == jnp.arange(len(logits))[:, None, None]
+    above = logits - jnp.where(is_label, logits, 0).sum(0)
+    return jnp.logaddexp(0.0, jax.nn.logsumexp(jnp.where(is_label, -jnp.inf, above), axis=0))
 
 
 def _judged_values(problem: Problem, test: Array, found: Solution) -> Found:

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from interventions.categories import categories
+
 Splits = Sequence[tuple[Any, Any]]
 
 
@@ -19,6 +21,8 @@ def masks(
     n = strata.shape[1]
     if not isinstance(folds, int | np.integer):
         pairs = [[_mask(indices, n, i) for indices in pair] for i, pair in enumerate(folds)]
+        if groups is not None:
+            _check_apart(categories(groups, n, "groups"), pairs)
         both = np.broadcast_to(np.array(pairs)[None], (len(seeds), len(pairs), 2, n))
         return both[:, :, 0], both[:, :, 1]
     if not 2 <= folds <= n:
@@ -28,18 +32,26 @@ def masks(
     return ~test, test
 
 
+def _check_apart(groups: np.ndarray, pairs: list[list[np.ndarray]]) -> None:
+    for fold, (train, test) in enumerate(pairs):
+        if (both := np.intersect1d(groups[train], groups[test])).size:
+            raise ValueError(f"folds[{fold}]: {both.size} groups in both training and test rows, such as {both[0]!r}; split by group.")
+
+
 def _mask(indices: Any, n: int, fold: int) -> np.ndarray:
-    mask = np.zeros(n, bool)
-    mask[np.asarray(indices)] = True
-    if not mask.any():
+    """The rows of one side of a fold, given by number or as a mask."""
+    rows = np.asarray(indices)
+    if rows.dtype == bool and rows.shape == (n,):
+        rows = np.flatnonzero(rows)
+    if not rows.size:
         raise ValueError(f"folds[{fold}]: expected rows to train and rows to test on, got none.")
-    return mask
+    if rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= n:
+        raise ValueError(f"folds[{fold}]: expected row numbers from 0 to {n - 1}, or a mask of {n} rows, got {rows}.")
+    return np.bincount(rows, minlength=n) > 0
 
 
 def _groups(groups: Any, n: int, folds: int) -> np.ndarray:
-    groups = np.asarray(groups)
-    if groups.shape != (n,):
-        raise ValueError(f"groups: expected one for each of {n} rows, got shape {list(groups.shape)}.")
+    groups = categories(groups, n, "groups")
     if (n_groups := len(np.unique(groups))) < folds:
         raise ValueError(f"groups: {n_groups} groups cannot be split into {folds} folds; pass folds={n_groups} or fewer, at least 2.")
     return groups

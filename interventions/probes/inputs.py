@@ -4,6 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from interventions.categories import categories
+
 
 class Sites(NamedTuple):
     """Activations [L, N, D] of every site, read a layer at a time; what they are called, and whether `site` is a dimension."""
@@ -23,7 +25,10 @@ class Sites(NamedTuple):
 
     def read(self, site: int, layer: int) -> np.ndarray:
         """float64 [N, D]. Raises ValueError for what is not finite."""
-        x = np.asarray(self.arrays[site][layer]).astype(np.float64)
+        x = np.asarray(self.arrays[site][layer])
+        if x.dtype.kind in "OSUcmM":
+            raise ValueError(f"X: expected real numbers, got {x.dtype} at site {self.names[site]!r}.")
+        x = x.astype(np.float64)
         if not np.isfinite(x).all():
             rows = np.flatnonzero(~np.isfinite(x).all(1))
             where = f"site {self.names[site]!r}, " if self.labelled else ""
@@ -46,15 +51,15 @@ def sites(X: Any, names: Sequence[str] | None) -> Sites:
         raise ValueError(f"X: expected the same shape for all sites of one bank, got {dict(zip(names, shapes))}; fit one bank for each.")
     if len(names) != len(arrays) or 0 in shapes[0]:
         raise ValueError(f"X, names: expected a name for each site and no empty axis, got {len(names)} names, shape {shapes[0]}.")
+    if repeated := [name for i, name in enumerate(names) if name in names[:i]]:
+        raise ValueError(f"names: expected a different name for each site, got {repeated[0]!r} more than once.")
     layers = getattr(arrays[0], "coords", {}).get("layer")
     return Sites(arrays, names, np.arange(shapes[0][0]) if layers is None else np.asarray(layers), labelled)
 
 
 def labels(y: Any, n: int, n_seeds: int) -> tuple[np.ndarray, np.ndarray]:
     """Class numbers int32 [seeds, N] and the classes, sorted. Raises ValueError for one class only and for a wrong length."""
-    y = np.asarray(y)
-    y = y.astype(str) if y.dtype.kind == "O" else y
-    _check_shape(y, n, n_seeds)
+    y = _targets(y, n, n_seeds)
     if y.dtype.kind == "f":
         if not np.isfinite(y).all() or (y != np.round(y)).any():
             raise ValueError("y: expected classes, whole numbers or words, got fractions or NaN; for a quantity pass target='value'.")
@@ -67,8 +72,7 @@ def labels(y: Any, n: int, n_seeds: int) -> tuple[np.ndarray, np.ndarray]:
 
 def values(y: Any, n: int, n_seeds: int) -> np.ndarray:
     """Targets float64 [seeds, N]. Raises ValueError for what is not finite, a constant, and a wrong length."""
-    y = np.asarray(y)
-    _check_shape(y, n, n_seeds)
+    y = _targets(y, n, n_seeds)
     if y.dtype.kind not in "fiub" or not np.isfinite(y.astype(np.float64)).all():
         raise ValueError("y: expected finite numbers for target='value'; leave out rows without a value.")
     if np.ptp(y) == 0:
@@ -76,11 +80,8 @@ def values(y: Any, n: int, n_seeds: int) -> np.ndarray:
     return np.broadcast_to(y.astype(np.float64), (n_seeds, n))
 
 
-def _check_shape(y: np.ndarray, n: int, n_seeds: int) -> None:
-    if y.shape not in ((n,), (n_seeds, n)):
-        raise ValueError(
-            f"y: expected one target for each of {n} rows of X (or [{n_seeds} seeds, {n}]), got shape {list(y.shape)}. X is [L, N, D]."
-        )
+def _targets(y: Any, n: int, n_seeds: int) -> np.ndarray:
+    return categories(y, n, "y", [(n,), (n_seeds, n)])
 
 
 def strata(y: np.ndarray, folds: Any) -> np.ndarray:

@@ -130,7 +130,8 @@ def _descended(
 ) -> _State:
     """On from `state` until no gap is above `until`; a fit rests as soon as its own is below `tol`.
 
-    Where float32 sees no way down, neither along the direction nor, one step later, straight down, there will never be one.
+    Where float32 sees no way down, neither along the direction nor, one step later, straight down, there will never be one:
+    `finish` goes on in float64.
     """
     # No direction to go on in: the last one was another metric's.
     nowhere = state.direction.times(jnp.zeros_like(state.loss))

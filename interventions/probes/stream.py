@@ -9,6 +9,7 @@ import optax
 import xarray as xr
 from jaxtyping import Array, Float
 
+from interventions.categories import categories
 from interventions.probes import inputs
 from interventions.probes.bank import Bank
 from jaxasr import compiled
@@ -35,8 +36,10 @@ def moments(batches: Batches) -> Moments:
         total = n + x.shape[1]
         square = square + ((x - x.mean(1, keepdims=True)) ** 2).sum(1) + away**2 * n * x.shape[1] / total
         mean, n = mean + away * x.shape[1] / total, total
-        for label, count in zip(*np.unique(np.asarray(y), return_counts=True)):
+        for label, count in zip(*np.unique(_labels(X, y), return_counts=True)):
             counts[label.item()] = counts.get(label.item(), 0) + int(count)
+    if len({isinstance(label, str) for label in counts}) > 1:
+        raise ValueError(f"batches: expected classes of one kind, words or numbers, in all batches, got {list(counts)}.")
     if len(counts) < 2:
         raise ValueError(f"batches: expected rows of at least 2 classes, got {list(counts)}.")
     scale = np.sqrt(square / n)
@@ -65,12 +68,16 @@ def fit_stream(
     strength = jnp.asarray(penalties * (2 if len(classes) == 2 else 1), jnp.float32)
     for step, (X, y) in enumerate(batch for _ in range(epochs) for batch in batches()):
         x = jnp.asarray((np.asarray(X) - seen.mean[:, None]) / seen.scale[:, None], jnp.float32)
-        numbers = jnp.asarray(np.searchsorted(classes, np.asarray(y)), jnp.int32)
+        numbers = jnp.asarray(np.searchsorted(classes, _labels(X, y)), jnp.int32)
         state = compiled.call(_step, state, x, numbers, strength / n, taps=None, optimiser=optimiser)
         if step >= n_steps // 2:
             taken += 1
             average = optax.incremental_update(state[0], average, 1 / taken)
     return _bank(average, seen, classes, penalties, np.asarray(seeds))
+
+
+def _labels(X: Any, y: Any) -> np.ndarray:
+    return categories(y, np.shape(X)[1], "batches: y")
 
 
 def _start(seeds: Sequence[int], shape: tuple[int, ...]) -> Float[Array, "seed L P K D"]:
