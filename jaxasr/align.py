@@ -2,6 +2,7 @@
 
 Source: openai/whisper `timing.py`, without its rules of thumb that shorten words after pauses.
 """
+import functools
 import itertools
 from collections.abc import Sequence
 
@@ -39,6 +40,7 @@ def align(
     language: str | None = None,
     task: str = "transcribe",
     edits: Edits | None = None,
+    late_start: bool = False,
 ) -> list[list[Word]]:
     """When each word of `texts` was said: for every row of `memory` its words, with times in seconds from the start of the window.
 
@@ -52,6 +54,8 @@ def align(
         language: as in the prompt that the texts were written after.
         task: likewise.
         edits: of the decoder, in force while the texts are read.
+        late_start: whether the first word may begin later than the window, after silence for example. If not, it begins
+            at the first frame, as in openai/whisper and faster-whisper.
 
     Raises:
         ValueError: as many texts and lengths as windows are needed; a text too long for the context; a length outside the window.
@@ -61,9 +65,9 @@ def align(
     if not any(texts):
         return [[] for _ in texts]
     scores, probabilities = _read(model, texts, start, tokenizer.special.eot, memory, edits or {}, heads)
+    find = functools.partial(_words, tokenizer, language=language, n_start=len(start), late_start=late_start)
     return [
-        _words(tokenizer, ids, scores[:, row, : len(start) + len(ids) + 1, : n_frames[row]], probabilities[row], len(start), language)
-        for row, ids in enumerate(texts)
+        find(ids, scores[:, row, : len(start) + len(ids) + 1, : n_frames[row]], probabilities[row]) for row, ids in enumerate(texts)
     ]
 
 
@@ -98,7 +102,7 @@ def path_scores(
 
 
 def _path_score(scores: Float[np.ndarray, "1 T S"], n_start: int) -> float:
-    matrix = _of_text(scores, n_start)
+    matrix = alignment_matrix(scores)[n_start - 1 : -1]  # from <|notimestamps|>, which predicts the first token, to the last token
     return float(matrix[dtw(-matrix)].mean())
 
 
@@ -163,14 +167,19 @@ def _words(
     ids: list[int],
     scores: Float[np.ndarray, "N T S"],
     probabilities: Float[np.ndarray, "T"],
+    *,
     n_start: int,
     language: str | None,
+    late_start: bool,
 ) -> list[Word]:
     words = tokenizer.split_words(ids, language)
     if not words:
         return []
-    rows, columns = dtw(-_of_text(scores, n_start))  # each row's first frame on the path is its time
-    times = frame_to_seconds(columns[np.flatnonzero(np.diff(rows, prepend=-1))])
+    # From <|notimestamps|>, which predicts the first token, to the last token.
+    matrix = alignment_matrix(scores)
+    before = matrix[: n_start - 1].max(0, keepdims=True)[: int(late_start)]  # the rest of the prompt attends to what precedes the text
+    rows, columns = dtw(-np.concatenate([before, matrix[n_start - 1 : -1]]))
+    times = frame_to_seconds(columns[np.flatnonzero(np.diff(rows, prepend=-1))][len(before) :])  # each row's first frame on the path
     bounds = list(itertools.accumulate((len(tokens) for _, tokens in words), initial=0))
     chances = probabilities[n_start - 1 :]
     timed = [
@@ -178,11 +187,6 @@ def _words(
         for (text, tokens), (i, j) in zip(words, itertools.pairwise(bounds))
     ]
     return merge_punctuation(timed)
-
-
-def _of_text(scores: Float[np.ndarray, "N T S"], n_start: int) -> Float[np.ndarray, "T S"]:
-    """Rows of the alignment matrix from <|notimestamps|>, which predicts the first token of the text, to the last token."""
-    return alignment_matrix(scores)[n_start - 1 : -1]
 
 
 def alignment_matrix(scores: Float[np.ndarray, "N T S"]) -> Float[np.ndarray, "T S"]:

@@ -230,7 +230,9 @@ def align_windows(
     for done, window in enumerate(windows, start=1):
         memory, _ = model.encode(log_mel(window.audio, model.config.n_mels)[None])
         frames = [n_frames(len(window.audio))]
-        [found] = align(model, tokenizer, memory, [window.tokens], frames, heads=heads, language=window.language)
+        [found] = align(
+            model, tokenizer, memory, [window.tokens], frames, heads=heads, language=window.language, late_start=True
+        )
         words += [word.shifted(window.start) for word in found]
         if progress:
             progress(done, len(windows))
