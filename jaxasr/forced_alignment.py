@@ -129,7 +129,10 @@ def _spelled(text: str) -> str:
 
 
 def _words(tokenizer: Tokenizer, ids: Sequence[int], language: str) -> list[tuple[str, list[int]]]:
-    """Words as they are compared, with their ids; punctuation goes with the word before it, or the first one."""
+    """Words as they are compared, with their ids; punctuation goes with the word before it, or the first one.
+
+    Characters where the language writes no spaces; the first character of a token has its id.
+    """
     words: list[tuple[str, list[int]]] = []
     for text, tokens in tokenizer.split_words([i for i in ids if i < tokenizer.special.eot], language):
         spelled = _spelled(text)
@@ -137,6 +140,8 @@ def _words(tokenizer: Tokenizer, ids: Sequence[int], language: str) -> list[tupl
             words[-1] = (words[-1][0] + spelled, words[-1][1] + tokens)
         else:
             words.append((spelled, tokens))
+    if language in WITHOUT_SPACES:
+        words = [(char, [] if i else tokens) for spelled, tokens in words for i, char in enumerate(spelled)]
     return [word for word in words if word[0]]
 
 

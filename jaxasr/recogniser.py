@@ -1,6 +1,7 @@
 """A model with what belongs to it: tokenizer, alignment heads, where it came from."""
 import dataclasses
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,6 +57,12 @@ class Recogniser:
         known = [field.name for field in dataclasses.fields(Options)]
         if unknown := set(options) - set(known):
             raise ValueError(f"transcribe: unknown option {sorted(unknown)}. There are: {', '.join(known)}.")
+        if options.get("word_timestamps") and not self.checkpoint.alignment_heads:
+            warnings.warn(
+                f"{self.checkpoint.name} names no alignment heads: word times are read from all heads of the upper half of the decoder. "
+                "Choose heads once with asr.with_alignment_heads(asr.choose_heads(files)), and keep them with jaxasr.save.",
+                stacklevel=2,
+            )
         return transcribe(
             self.model, self.tokenizer, _samples(audio), Options(**options), edits=edits, heads=self.alignment_heads, progress=progress
         )
