@@ -60,9 +60,10 @@ class Ours:
     """Official, chosen and all heads, and the upper half of the decoder, which is what peers use where no heads are published."""
 
     def __init__(self, job: dict[str, Any]):
-        import jaxasr
+        from experiments import runtime
 
-        self.job, self.asr = job, jaxasr.load(job["model"])
+        runtime.start()
+        self.job, self.asr = job, runtime.load(job["model"])
 
     def align(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         from jaxasr.heads import all_heads, default_heads
