@@ -1,7 +1,9 @@
 """Word times of a given text against hand-set ones: `python -m experiments.bench alignment --model tiny.en --model base`.
 
-Every aligner reads the same TIMIT recordings, the same transcripts and the same weights.
+Every aligner reads the same TIMIT recordings, the same transcripts and the same weights. Results of other models and
+aligners that --out holds already are kept, so that the aligners may be run one at a time.
 """
+import importlib.metadata
 import json
 import os
 import tempfile
@@ -98,27 +100,24 @@ def clips(n: int | None) -> list[dict[str, Any]]:
     ]
 
 
-def measure(model: str, rows: list[dict[str, Any]], choose_on: int, names: Sequence[str]) -> dict[str, Any]:
-    """The results of every aligner in `names`, and the heads of ours."""
+def measure(model: str, rows: list[dict[str, Any]], choose_on: int, aligner: str) -> dict[str, dict[str, Any]]:
+    """The results of an aligner; ours has several, by its heads."""
     others = [str(one.path) for one in data.spread(data.recordings(("libri_train100",)), choose_on)] or [str(data.DEMO)]
     with tempfile.TemporaryDirectory() as scratch:
         job = {"model": model, "folder": scratch, "choose_on": others}
-        found = {}
-        for name in names:
-            found |= aligners.run(name, job, [{"path": row["path"], "text": row["text"]} for row in rows])
-    results = [
-        {"aligner": name, "heads": one["heads"], **summary([errors(times, row["words"]) for times, row in zip(one["times"], rows)])}
+        found = aligners.run(aligner, job, [{"path": row["path"], "text": row["text"]} for row in rows])
+    return {
+        name: {"heads": one["heads"], **summary([errors(times, row["words"]) for times, row in zip(one["times"], rows)])}
         for name, one in found.items()
-    ]
-    return {"chosen_on": len(others), "results": results}
+    }
 
 
-def table(model: str, found: dict[str, Any]) -> Table:
+def table(model: str, found: dict[str, dict[str, Any]]) -> Table:
     shown = Table("aligner", "heads", "words", "start", "end", "both", "90 %", "bias", "≤ 50 ms", title=model, box=None, pad_edge=False)
-    for row in found["results"]:
+    for name, row in found.items():
         both, heads = row["both"], row["heads"]
         shown.add_row(
-            row["aligner"],
+            name,
             " ".join(f"{layer}.{head}" for layer, head in heads) if len(heads) < 20 else str(len(heads)),
             str(row["n_words"]),
             *(f"{row[part]['median_ms']:.0f}" for part in ("start", "end", "both")),
@@ -140,10 +139,21 @@ def main(
     """Errors of word bounds on TIMIT, in ms: medians of starts, ends and both, 90th percentile and bias of both."""
     if data_:
         os.environ["JAXASR_DATA"] = str(data_)
-    rows, console, found = clips(clips_), Console(width=None if Console().is_terminal else 140), {}
-    described = machine.described()
+    if unknown := set(only or ()) - aligners.ALIGNERS.keys():
+        raise typer.BadParameter(f"--only {min(unknown)}: expected one of {', '.join(aligners.ALIGNERS)}.")
+    rows, console = clips(clips_), Console(width=None if Console().is_terminal else 140)
+    head = machine.report(machine.described(), config={"clips": len(rows), "choose_on": choose_on})
+    head["versions"] |= {name: importlib.metadata.version(name) for name in aligners.installed()}
+    kept = json.loads(out.read_text())["alignment"] if out and out.exists() else {}
     for name in model or ["tiny.en", "base"]:
-        found[name] = measure(name, rows, choose_on, only or aligners.installed())
-        console.print(table(name, found[name]))
-        if out:
-            out.write_text(json.dumps({**machine.report(described, config={"clips": len(rows)}), "alignment": found}, indent=1))
+        for aligner in only or aligners.installed():
+            found = measure(name, rows, choose_on, aligner)
+            kept[name] = {**kept.get(name, {}), **{key: {**one, **run(head)} for key, one in found.items()}}
+            if out:
+                out.write_text(json.dumps({**head, "alignment": kept}, indent=1))
+        console.print(table(name, kept[name]))
+
+
+def run(head: dict[str, Any]) -> dict[str, Any]:
+    """What made a result, as it may lie beside results of other runs."""
+    return {"made": {key: head.get(key) for key in ("command", "time", "commit")}}
