@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 import jaxasr
 from experiments import cli, data
 from experiments.bench import alignment
+from experiments.commands.align import read_text
 from jaxasr import forced_alignment
 from jaxasr.align import path_scores
 from jaxasr.audio import n_frames
@@ -238,6 +239,11 @@ def test_the_command_s_json_has_a_segment_for_each_line_and_the_heads():
     assert ["".join(w["text"] for w in one["words"]).strip() for one in found["segments"]] == lines(TEXT).splitlines()
     assert found["heads"] == [[3, 2], [1, 5]]
     assert found["provenance"]["model"]["name"] == "tiny.en"
+
+
+def test_the_text_file_sends_no_control_characters_to_the_terminal(tmp_path):
+    (tmp_path / "text.txt").write_text("The captain\x1b[2J read\x07\n", encoding="utf-8")
+    assert read_text(tmp_path / "text.txt").split() == ["The", "captain", "[2J", "read"]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """`jaxasr align`: word times of a given text."""
 import sys
+import unicodedata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -73,10 +74,13 @@ def _provenance(asr: Any, audio: Path, settings: dict[str, Any]) -> dict[str, An
 def read_text(path: Path) -> str:
     """The text in a file, or on standard input for `-`. Raises ValueError or OSError naming the file."""
     name = "standard input" if str(path) == "-" else str(path)
-    if name != "standard input" and not path.is_file():
+    if name == "standard input":
+        found = sys.stdin.buffer.read(_MOST_BYTES + 1)
+    elif path.is_file():
+        with path.open("rb") as file:
+            found = file.read(_MOST_BYTES + 1)
+    else:
         raise FileNotFoundError(f"--text {path}: no such file. For words themselves: echo 'the words' | jaxasr align AUDIO --text -")
-    with sys.stdin.buffer if name == "standard input" else path.open("rb") as file:
-        found = file.read(_MOST_BYTES + 1)
     if len(found) > _MOST_BYTES:
         raise ValueError(f"--text {name}: expected at most {_MOST_BYTES / 1e6:g} MB of text, got more. Check that it is the right file.")
     try:
@@ -84,6 +88,7 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as problem:
         byte = f"byte {found[problem.start]:#x} at {problem.start}"
         raise ValueError(f"--text {name}: expected UTF-8, got {byte}. Convert the file.") from None
+    text = "".join(char if unicodedata.category(char) != "Cc" or char.isspace() else " " for char in text)  # no escapes to a terminal
     if not any(char.isalnum() for char in text):
         raise ValueError(f"--text {name}: expected words, got {text.strip()[:40]!r}.")
     return text
