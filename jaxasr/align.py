@@ -2,6 +2,7 @@
 
 Source: openai/whisper `timing.py`, without its rules of thumb that shorten words after pauses.
 """
+import functools
 import itertools
 from collections.abc import Sequence
 
@@ -39,6 +40,7 @@ def align(
     language: str | None = None,
     task: str = "transcribe",
     edits: Edits | None = None,
+    late_start: bool = False,
 ) -> list[list[Word]]:
     """When each word of `texts` was said: for every row of `memory` its words, with times in seconds from the start of the window.
 
@@ -52,26 +54,69 @@ def align(
         language: as in the prompt that the texts were written after.
         task: likewise.
         edits: of the decoder, in force while the texts are read.
+        late_start: whether the first word may begin later than the window, after silence for example. If not, it begins
+            at the first frame, as in openai/whisper and faster-whisper.
 
     Raises:
         ValueError: as many texts and lengths as windows are needed; a text too long for the context; a length outside the window;
             attention that is NaN.
     """
-    heads = check_heads(model.config, heads)
-    texts = [[int(i) for i in ids if i < tokenizer.special.eot] for ids in texts]
-    start = [*tokenizer.sot_sequence(language, task), tokenizer.special.no_timestamps]
-    _check(model, memory, texts, n_frames, len(start))
+    texts, start = _read_as(tokenizer, texts, language, task)
+    _check(model, heads, memory, texts, n_frames, len(start))
     if not any(texts):
         return [[] for _ in texts]
-    tokens = _padded([start + ids + [tokenizer.special.eot] for ids in texts], tokenizer.special.eot, model.config.n_text_ctx)
-    scores, probabilities = _read(model, tokens, memory, edits or {}, heads, tokenizer.special.eot)
+    scores, probabilities = _read(model, texts, start, tokenizer.special.eot, memory, edits or {}, heads)
+    find = functools.partial(_words, tokenizer, language=language, n_start=len(start), late_start=late_start)
     return [
-        _words(tokenizer, ids, scores[:, row, : len(start) + len(ids) + 1, : n_frames[row]], probabilities[row], len(start), language)
-        for row, ids in enumerate(texts)
+        find(ids, scores[:, row, : len(start) + len(ids) + 1, : n_frames[row]], probabilities[row]) for row, ids in enumerate(texts)
     ]
 
 
-def _check(model: Whisper, memory: Memory, texts: list[list[int]], n_frames: Sequence[int], n_start: int) -> None:
+def path_scores(
+    model: Whisper,
+    tokenizer: Tokenizer,
+    memory: Memory,
+    texts: Sequence[Sequence[int]],
+    n_frames: Sequence[int],
+    *,
+    heads: Heads,
+    language: str | None = None,
+) -> Float[np.ndarray, "B N"]:
+    """Returns how well each head alone follows the speech in each window; needs no reference times.
+
+    The score of a head is the mean of its alignment matrix along the path that dynamic time warping finds through it.
+    The matrix is standardised over tokens and the path moves forward only, so the score is high for a head that is
+    concentrated on few frames, on different frames for different tokens, and in the order of the tokens.
+    Takes the arguments of `align`; no text may be empty.
+    """
+    texts, start = _read_as(tokenizer, texts, language)
+    _check(model, heads, memory, texts, n_frames, len(start))
+    if not all(texts):
+        raise ValueError("texts: expected at least one text token in each window, got an empty text. Leave its window out.")
+    scores, _ = _read(model, texts, start, tokenizer.special.eot, memory, {}, heads)
+    return np.array(
+        [
+            [_path_score(scores[[head], row, : len(start) + len(ids) + 1, : n_frames[row]], len(start)) for head in range(len(heads))]
+            for row, ids in enumerate(texts)
+        ]
+    )
+
+
+def _path_score(scores: Float[np.ndarray, "1 T S"], n_start: int) -> float:
+    matrix = alignment_matrix(scores)[n_start - 1 : -1]  # from <|notimestamps|>, which predicts the first token, to the last token
+    return float(matrix[dtw(-matrix)].mean())
+
+
+def _read_as(
+    tokenizer: Tokenizer, texts: Sequence[Sequence[int]], language: str | None, task: str = "transcribe"
+) -> tuple[list[list[int]], list[int]]:
+    """Texts without control tokens and timestamps, and the prompt before each of them."""
+    start = [*tokenizer.sot_sequence(language, task), tokenizer.special.no_timestamps]
+    return [[int(i) for i in ids if i < tokenizer.special.eot] for ids in texts], start
+
+
+def _check(model: Whisper, heads: Heads, memory: Memory, texts: list[list[int]], n_frames: Sequence[int], n_start: int) -> None:
+    check_heads(model.config, heads)
     batch, context = memory.xa.shape[0], model.config.n_text_ctx
     if not len(texts) == len(n_frames) == batch:
         raise ValueError(f"texts, n_frames: expected {batch} of each, one a window of memory, got {len(texts)} and {len(n_frames)}.")
@@ -90,9 +135,10 @@ def _padded(rows: list[list[int]], filler: int, context: int) -> Int[np.ndarray,
 
 
 def _read(
-    model: Whisper, tokens: Int[np.ndarray, "B T"], memory: Memory, edits: Edits, heads: Heads, eot: int
+    model: Whisper, texts: list[list[int]], start: list[int], eot: int, memory: Memory, edits: Edits, heads: Heads
 ) -> tuple[Float[np.ndarray, "N B T S"], Float[np.ndarray, "B T"]]:
     """Attention scores of the N heads, and the probability of every token after those before it."""
+    tokens = _padded([start + ids + [eot] for ids in texts], eot, model.config.n_text_ctx)
     # The queries and the keys that memory holds make the scores of any head: nothing as large as a pattern leaves the layer scan.
     site = _CROSS + ("pattern" if _BEYOND_QUERIES & set(edits) else "q")
     logits, acts = model.decode(jnp.asarray(tokens), memory, edits=edits, readout=select(site))
@@ -124,15 +170,19 @@ def _words(
     ids: list[int],
     scores: Float[np.ndarray, "N T S"],
     probabilities: Float[np.ndarray, "T"],
+    *,
     n_start: int,
     language: str | None,
+    late_start: bool,
 ) -> list[Word]:
     words = tokenizer.split_words(ids, language)
     if not words:
         return []
-    # From <|notimestamps|>, which comes before the first word, to the last token; each row's first frame on the path is its time.
-    rows, columns = dtw(-alignment_matrix(scores)[n_start - 1 : -1])
-    times = frame_to_seconds(columns[np.flatnonzero(np.diff(rows, prepend=-1))])
+    # From <|notimestamps|>, which predicts the first token, to the last token.
+    matrix = alignment_matrix(scores)
+    before = matrix[: n_start - 1].max(0, keepdims=True)[: int(late_start)]  # the rest of the prompt attends to what precedes the text
+    rows, columns = dtw(-np.concatenate([before, matrix[n_start - 1 : -1]]))
+    times = frame_to_seconds(columns[np.flatnonzero(np.diff(rows, prepend=-1))][len(before) :])  # each row's first frame on the path
     bounds = list(itertools.accumulate((len(tokens) for _, tokens in words), initial=0))
     chances = probabilities[n_start - 1 :]
     timed = [

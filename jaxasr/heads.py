@@ -42,6 +42,11 @@ def default_heads(config: Config) -> Heads:
     return tuple((layer, head) for layer in range(config.n_text_layer // 2, config.n_text_layer) for head in range(config.n_text_head))
 
 
+def all_heads(config: Config) -> Heads:
+    """Returns every cross-attention head of the decoder, layer by layer."""
+    return tuple((layer, head) for layer in range(config.n_text_layer) for head in range(config.n_text_head))
+
+
 def check_heads(config: Config, heads: Heads) -> Heads:
     """`heads` as they are. Raises `ValueError` when there are none, or one lies outside the decoder."""
     bad = [pair for pair in heads if not (0 <= pair[0] < config.n_text_layer and 0 <= pair[1] < config.n_text_head)]

@@ -1,21 +1,27 @@
 """A model with what belongs to it: tokenizer, alignment heads, where it came from."""
 import dataclasses
 import os
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from jaxasr.audio import load_audio
+from jaxasr.choose_heads import choose_heads, speech_windows
 from jaxasr.config import Config
-from jaxasr.heads import Heads, default_heads
+from jaxasr.forced_alignment import align_windows, place
+from jaxasr.heads import Heads, check_heads, default_heads
 from jaxasr.model import Whisper
 from jaxasr.options import Options
 from jaxasr.taps import Edits
 from jaxasr.tokenizer import Tokenizer
 from jaxasr.transcribe import Progress, transcribe
-from jaxasr.transcript import Transcript
+from jaxasr.transcript import Transcript, Word
 from jaxasr.weights import Checkpoint, WeightsError, assemble, read_checkpoint
+
+Audio = Float[np.ndarray, "n_samples"] | str | os.PathLike
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,7 +43,7 @@ class Recogniser:
 
     def transcribe(
         self,
-        audio: Float[np.ndarray, "n_samples"] | str | os.PathLike,
+        audio: Audio,
         *,
         edits: Edits | None = None,
         progress: Progress | None = None,
@@ -51,10 +57,70 @@ class Recogniser:
         known = [field.name for field in dataclasses.fields(Options)]
         if unknown := set(options) - set(known):
             raise ValueError(f"transcribe: unknown option {sorted(unknown)}. There are: {', '.join(known)}.")
-        samples = load_audio(audio) if isinstance(audio, str | os.PathLike) else audio
+        if options.get("word_timestamps") and not self.checkpoint.alignment_heads:
+            warnings.warn(
+                f"{self.checkpoint.name} names no alignment heads: word times are read from all heads of the upper half of the decoder. "
+                "Choose heads once with asr.with_alignment_heads(asr.choose_heads(files)), and keep them with jaxasr.save.",
+                stacklevel=2,
+            )
         return transcribe(
-            self.model, self.tokenizer, samples, Options(**options), edits=edits, heads=self.alignment_heads, progress=progress
+            self.model, self.tokenizer, _samples(audio), Options(**options), edits=edits, heads=self.alignment_heads, progress=progress
         )
+
+    def align(self, audio: Audio, text: str, *, language: str | None = None, heads: Heads | None = None) -> tuple[Word, ...]:
+        """Returns when each word of a given text is spoken in a recording of any length.
+
+        Args:
+            audio: 16 kHz samples (`load_audio`), or a file.
+            text: what is spoken. Words that are not spoken get times too, with a low probability.
+            language: of the text, a code or an English name; None detects it (multilingual checkpoints).
+            heads: (layer, head) of the cross-attention to read; None: those of the checkpoint, or, where it names none,
+                those that `choose_heads` finds for this recording and text.
+
+        Returns:
+            Words in order, with `start` and `end` in seconds and `probability`, the mean over the word's tokens of the
+            probability that the model gives them.
+
+        Raises:
+            ValueError: no words in the text; more text than fits the recording; an unknown language; bad audio.
+
+        Example:
+            `words = asr.align("speech.flac", "The captain read the old letter aloud.")`
+        """
+        windows = place(self.model, self.tokenizer, _samples(audio), text, language=language)
+        heads = heads or self.checkpoint.alignment_heads
+        heads = heads or choose_heads(self.model, self.tokenizer, windows)
+        return tuple(align_windows(self.model, self.tokenizer, windows, heads=heads))
+
+    def choose_heads(self, audios: Sequence[Audio], *, language: str | None = None, n: int | None = None) -> Heads:
+        """Returns cross-attention heads that follow the speech, for a checkpoint that names none; needs no labels.
+
+        Transcribes the recordings and scores every head by how well it alone follows the speech while the decoder reads
+        the transcript; see `jaxasr.choose_heads`. Ten recordings or more give a stable choice.
+
+        Args:
+            audios: recordings of speech of any length: 16 kHz samples, or files.
+            language: a code or an English name; None detects it (multilingual checkpoints).
+            n: how many heads; None: as many as a layer of the decoder has.
+
+        Raises:
+            ValueError: no recording with speech; `n` out of range.
+
+        Example:
+            `jaxasr.save(asr.with_alignment_heads(asr.choose_heads(files)), "folder")` keeps the choice with the weights.
+        """
+        samples = [_samples(audio) for audio in audios]
+        windows = [window for one in samples for window in speech_windows(self.model, self.tokenizer, one, language=language)]
+        return choose_heads(self.model, self.tokenizer, windows, n=n)
+
+    def with_alignment_heads(self, heads: Heads) -> "Recogniser":
+        """Returns the same recogniser with these alignment heads, which `jaxasr.save` writes to `generation_config.json`."""
+        heads = tuple((int(layer), int(head)) for layer, head in check_heads(self.config, heads))
+        return dataclasses.replace(self, checkpoint=self.checkpoint.replace(alignment_heads=heads))
+
+
+def _samples(audio: Audio) -> Float[np.ndarray, "n_samples"]:
+    return load_audio(audio) if isinstance(audio, str | os.PathLike) else audio
 
 
 def load(name: str | os.PathLike, *, dtype: str = "float32", param_dtype: str | None = None) -> Recogniser:
