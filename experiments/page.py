@@ -50,6 +50,40 @@ class EncoderRow:
 
 
 @dataclasses.dataclass(frozen=True)
+class Signs:
+    """What shows that a text may be no transcript of speech.
+
+    Attributes:
+        loop: the text that repeats back to back, "" where none does (`interventions.transcripts.longest_loop`).
+        times: how often it stands there.
+        compression_ratio: of the text; above 2.4 Whisper takes it for a repetition.
+        no_speech_prob: probability of <|nospeech|>.
+        avg_logprob: mean log-probability of the text's tokens and its end (natural logarithm).
+        silent: by the last two, Whisper takes the window for silence, and `transcribe` leaves it out.
+        ended: whether the end of the text was generated; if not, it was cut off.
+    """
+
+    loop: str
+    times: int
+    compression_ratio: float
+    no_speech_prob: float
+    avg_logprob: float
+    silent: bool
+    ended: bool
+
+    def lines(self) -> list[str]:
+        """The signs that apply, as sentences."""
+        silence = f"no-speech probability {self.no_speech_prob:.2f}, mean log-probability {self.avg_logprob:.2f}"
+        found = {
+            f"Loop: “{self.loop}” {self.times} times in a row.": self.times > 0,
+            "Cut off: the text reached the largest number of tokens without an end.": not self.ended,
+            f"No speech: {silence}. By Whisper’s thresholds this is silence; jaxasr transcribe leaves it out.": self.silent,
+            f"Compression ratio {self.compression_ratio:.1f}: above 2.4 Whisper takes a text for a repetition.": self.compression_ratio > 2.4,
+        }
+        return [line for line, applies in found.items() if applies]
+
+
+@dataclasses.dataclass(frozen=True)
 class LensPage:
     """Everything the page shows: `audio` is 16 kHz mono, `mel` covers just its length."""
 
@@ -61,6 +95,7 @@ class LensPage:
     mel: Float[np.ndarray, "M F"]
     logit: LogitTable
     encoder: tuple[EncoderRow, ...]
+    signs: Signs
     provenance: dict[str, Any]
 
     @property
@@ -102,6 +137,7 @@ def summary(page: LensPage) -> dict[str, Any]:
             "language": page.language,
             "logit_lens": dataclasses.asdict(page.logit),
             "encoder_lens": [dataclasses.asdict(row) for row in page.encoder],
+            "signs": dataclasses.asdict(page.signs),
             "provenance": page.provenance,
         }
     )

@@ -17,7 +17,10 @@ _PLAIN = {"box": None, "header_style": "dim", "pad_edge": False}
 def print_page(page: LensPage) -> None:
     """The text, then one row a token (its candidates by layer), then one row an encoder layer."""
     console = Console(highlight=False, width=None if Console().is_terminal else WIDTH)
-    console.print(Text(page.text or "(no speech)", style="bold"), end="\n\n")
+    console.print(Text(page.text or "(no text)", style="bold"))
+    for line in page.signs.lines():
+        console.print(Text(line, style="yellow"))
+    console.print()
     console.print("Logit lens: top token by decoder layer")
     console.print(logit_table(page.logit, console.width))
     if (more := len(page.logit.tokens) - ROWS) > 0:

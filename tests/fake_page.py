@@ -1,7 +1,7 @@
 """A lens page from made-up arrays, for tests that need no model."""
 import numpy as np
 
-from experiments.page import EncoderRow, LensPage, LogitTable
+from experiments.page import EncoderRow, LensPage, LogitTable, Signs
 
 TOKENS = (" a", " <script>alert(1)</script>", "\n", " b&", "")
 ENCODER = (EncoderRow("", -3.0, "empty"), EncoderRow("oh no " * 99, -1.0, "loop"), EncoderRow("</script><img src=x>", -0.1, "correct"))
@@ -31,6 +31,7 @@ def fake_page(**changes) -> LensPage:
         "mel": rng.normal(size=(80, 130)).astype(np.float32),
         "logit": fake_table(),
         "encoder": ENCODER,
+        "signs": Signs(loop="<b>oh</b> no", times=12, compression_ratio=9.5, no_speech_prob=0.9, avg_logprob=-1.2, silent=True, ended=False),
         "provenance": {"command": "jaxasr lens '<i>.flac'", "versions": {"jax": "1"}},
     }
     return LensPage(**(fields | changes))
