@@ -27,8 +27,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+_RESUMED = ("patch", "probe", "reproduce")  # keep what is done in --out
+
 for _name, (_command, _example) in COMMANDS.items():
-    app.command(_name, epilog=f"Example:  {_example}")(friendly(_command))
+    app.command(_name, epilog=f"Example:  {_example}")(friendly(_command, resumes=_name in _RESUMED))
 
 
 if __name__ == "__main__":

@@ -74,11 +74,12 @@ class Signs:
     def lines(self) -> list[str]:
         """The signs that apply, as sentences."""
         silence = f"no-speech probability {self.no_speech_prob:.2f}, mean log-probability {self.avg_logprob:.2f}"
+        repetition = f"Compression ratio {self.compression_ratio:.1f}: above 2.4 Whisper takes a text for a repetition."
         found = {
             f"Loop: “{self.loop}” {self.times} times in a row.": self.times > 0,
             "Cut off: the text reached the largest number of tokens without an end.": not self.ended,
             f"No speech: {silence}. By Whisper’s thresholds this is silence; jaxasr transcribe leaves it out.": self.silent,
-            f"Compression ratio {self.compression_ratio:.1f}: above 2.4 Whisper takes a text for a repetition.": self.compression_ratio > 2.4,
+            repetition: self.compression_ratio > 2.4,
         }
         return [line for line, applies in found.items() if applies]
 

@@ -31,7 +31,7 @@ def fake_page(**changes) -> LensPage:
         "mel": rng.normal(size=(80, 130)).astype(np.float32),
         "logit": fake_table(),
         "encoder": ENCODER,
-        "signs": Signs(loop="<b>oh</b> no", times=12, compression_ratio=9.5, no_speech_prob=0.9, avg_logprob=-1.2, silent=True, ended=False),
+        "signs": Signs("<b>oh</b> no", 12, compression_ratio=9.5, no_speech_prob=0.9, avg_logprob=-1.2, silent=True, ended=False),
         "provenance": {"command": "jaxasr lens '<i>.flac'", "versions": {"jax": "1"}},
     }
     return LensPage(**(fields | changes))

@@ -43,8 +43,8 @@ def test_an_example_without_a_value_is_left_out_and_one_alone_has_no_interval():
     assert (found.n_examples, found.left_out) == (N - 1, 1)
     assert found["mean"].notnull().all()
     alone = summarize(swept().isel(example=0))
-    assert "low" not in alone
-    assert "p_any" not in alone
+    assert all(alone[name].isnull().all() and alone[name].dims == ("layer", "head") for name in ("low", "high", "p", "q", "p_any"))
+    assert "p" not in summarize(swept().isel(example=0), null="cells")
     assert alone.change.sizes == {"example": 1, "layer": LAYERS, "head": HEADS}
 
 
