@@ -60,25 +60,12 @@ def logit_lens(
     logits, acts = run.decode(model, edits, select("decoder.resid_post"))
     tokens = jnp.asarray(run.tokens)
     if final is None:
-        final = jnp.argmax(_allowed(rules, logits, tokens, prompt_len or 0), -1)
+        final = jnp.argmax(logits if rules is None else rules.along(logits, tokens, prompt_len or 0), -1)
     final = jnp.asarray(final)
     if final.shape != tokens.shape:
         raise ValueError(f"final: expected the shape of run.tokens {list(tokens.shape)}, got {list(final.shape)}.")
     shared = acts["decoder.resid_post"], final, tokens, np.int32(prompt_len or 0)
     return compiled.call(_read, model, *shared, taps=rules, top_k=top_k)
-
-
-def _allowed(
-    rules: Rules | None, logits: Float[Array, "B T V"], tokens: Int[Array, "B T"], prompt_len: Int[Array, ""] | int
-) -> Float[Array, "B T V"]:
-    """Logits with -inf wherever `rules` forbid a token after the tokens up to that position."""
-    if rules is None:
-        return logits
-
-    def after(logits: Float[Array, "B V"], t: Int[Array, ""]) -> Float[Array, "B V"]:
-        return rules(logits, tokens, t + 1, prompt_len)
-
-    return jax.vmap(after, in_axes=(1, 0), out_axes=1)(logits, jnp.arange(tokens.shape[1]))
 
 
 def _read(
@@ -93,7 +80,7 @@ def _read(
 ) -> LogitLens:
     def layer(x: Float[Array, "B T D"]) -> tuple[Array, ...]:
         logits = model.decoder.unembed(model.decoder.ln(x))
-        logprobs = jax.nn.log_softmax(_allowed(taps, logits, tokens, prompt_len))
+        logprobs = jax.nn.log_softmax(logits if taps is None else taps.along(logits, tokens, prompt_len))
         top, ids = jax.lax.top_k(logprobs, top_k)
         of_final = jnp.take_along_axis(logprobs, final[..., None], -1)
         return ids, top, of_final[..., 0], (logprobs > of_final).sum(-1)
