@@ -4,7 +4,7 @@ Each command is one file of `experiments.commands`; it imports JAX only when it 
 """
 import typer
 
-from experiments.commands import demo, info, lens, patch, probe, reproduce, transcribe
+from experiments.commands import demo, info, lens, patch, probe, reproduce, scan, transcribe
 from experiments.commands.errors import friendly
 
 # name: the function, and the example its help ends with
@@ -12,6 +12,7 @@ COMMANDS = {
     "demo": (demo.demo, demo.EXAMPLE),
     "info": (info.info, info.EXAMPLE),
     "transcribe": (transcribe.transcribe, transcribe.EXAMPLE),
+    "scan": (scan.scan, scan.EXAMPLE),
     "lens": (lens.lens, lens.EXAMPLE),
     "patch": (patch.patch, patch.EXAMPLE),
     "probe": (probe.probe, probe.EXAMPLE),

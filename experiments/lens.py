@@ -19,11 +19,13 @@ from jaxasr.align import align
 from jaxasr.audio import n_frames
 from jaxasr.cache import Memory
 from jaxasr.config import HOP, N_SAMPLES, SAMPLE_RATE
+from jaxasr.languages import language_code
 from jaxasr.options import Options
 from jaxasr.rules import Rules, rules_for
 from jaxasr.text import compression_ratio
 from jaxasr.tokenizer import Tokenizer
 from jaxasr.transcribe import detect_language
+from jaxasr.transcript import Word
 
 MAX_NEW_TOKENS = 224
 _BUCKET = 32  # tokens
@@ -53,31 +55,7 @@ def lens_page(
     The text is generated greedily, without timestamps. `page_rules` hold for it, for every decoder layer and for every encoder layer,
     so the last row of either lens is the text.
     """
-    with steps("encode"):
-        mel = jaxasr.log_mel(audio, asr.config.n_mels)
-        memory, _ = asr.model.encode(mel[None])
-        language = language or _heard(asr, memory)
-    prompt, rules = asr.tokenizer.prompt(language), page_rules(asr.tokenizer)
-    with steps("generate"):
-        generated = generate(asr, memory, prompt, rules, max_new_tokens)
-        ids, text = generated.ids, asr.tokenizer.decode(generated.ids).strip()
-    with steps("align"):
-        times = token_times(asr, memory, ids, n_frames(len(audio)), language)
-    with steps("logit lens"):
-        run, final = reading(memory, prompt, ids, asr)
-        found = interventions.logit_lens(asr.model, run, top_k, final=final, rules=rules, prompt_len=len(prompt))
-        table = logit_table(asr.tokenizer, found, ids, len(prompt) - 1, times)
-    with steps("encoder lens"):
-        lens = interventions.encoder_lens(asr, mel[None], prompt=prompt, rules=rules, max_new_tokens=max_new_tokens)
-        rows = encoder_rows(lens, text)
-    known = provenance(model=weights(asr), data=source, config={"prompt": prompt, "top_k": top_k, "language": language})
-    shown, signs = np.asarray(mel)[:, : -(-len(audio) // HOP)], signs_of(generated, text, asr.tokenizer)
-    return LensPage(model, source, text, language, audio, shown, table, rows, signs, known)
-
-
-def page_rules(tokenizer: Tokenizer) -> Rules:
-    """The rules of `transcribe`, but an empty text is allowed: an encoder layer that holds no words can show so."""
-    return rules_for(tokenizer, suppress_blank=False)
+    return page_of(asr, transcribed(asr, audio, steps, language, max_new_tokens), source, steps, model=model, top_k=top_k)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +66,73 @@ class Generated:
     avg_logprob: float
     no_speech_prob: float
     ended: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Transcribed:
+    """A recording of at most 30 s with its text, as a lens page shows it. `run` holds prompt and text, `final` the token after each."""
+
+    audio: Float[np.ndarray, "n"]
+    mel: Float[Array, "M F"]
+    language: str  # code
+    prompt: list[int]
+    rules: Rules
+    max_new_tokens: int
+    generated: Generated
+    text: str
+    words: tuple[Word, ...]
+    run: interventions.Run
+    final: Int[Array, "1 T"]
+
+
+def transcribed(
+    asr: Any, audio: Float[np.ndarray, "n"], steps: Steps, language: str | None = None, max_new_tokens: int = MAX_NEW_TOKENS
+) -> Transcribed:
+    """Encodes `audio` (16 kHz mono), generates its text under `page_rules`, and finds the times of its words."""
+    with steps("encode"):
+        mel = jaxasr.log_mel(audio, asr.config.n_mels)
+        memory, _ = asr.model.encode(mel[None])
+        language = language_code(language) if language else _heard(asr, memory)
+    prompt, rules = asr.tokenizer.prompt(language), page_rules(asr.tokenizer)
+    with steps("generate"):
+        generated = generate(asr, memory, prompt, rules, max_new_tokens)
+        text = asr.tokenizer.decode(generated.ids).strip()
+    with steps("align"):
+        frames = [n_frames(len(audio))]
+        heads = asr.alignment_heads
+        [words] = align(asr.model, asr.tokenizer, memory, [generated.ids], frames, heads=heads, language=language)
+    run, final = reading(memory, prompt, generated.ids, asr)
+    return Transcribed(audio, mel, language, prompt, rules, max_new_tokens, generated, text, tuple(words), run, final)
+
+
+def page_of(asr: Any, known: Transcribed, source: str, steps: Steps, *, model: str, top_k: int = 5) -> LensPage:
+    """Both lenses of a recording, each step timed in `steps`."""
+    shared = {"prompt": known.prompt, "rules": known.rules, "max_new_tokens": known.max_new_tokens}
+    n_prompt, ids = len(known.prompt), known.generated.ids
+    with steps("logit lens"):
+        found = interventions.logit_lens(asr.model, known.run, top_k, final=known.final, rules=known.rules, prompt_len=n_prompt)
+        table = logit_table(asr.tokenizer, found, ids, n_prompt - 1, token_times(known.words))
+    with steps("encoder lens"):
+        rows = encoder_rows(interventions.encoder_lens(asr, known.mel[None], **shared), known.text)
+    made = provenance(model=weights(asr), data=source, config={"prompt": known.prompt, "top_k": top_k, "language": known.language})
+    return LensPage(
+        model,
+        source,
+        known.text,
+        known.language,
+        known.audio,
+        mel=np.asarray(known.mel)[:, : -(-len(known.audio) // HOP)],
+        logit=table,
+        encoder=rows,
+        words=known.words,
+        signs=signs_of(known.generated, known.text, asr.tokenizer),
+        provenance=made,
+    )
+
+
+def page_rules(tokenizer: Tokenizer) -> Rules:
+    """The rules of `transcribe`, but an empty text is allowed: an encoder layer that holds no words can show so."""
+    return rules_for(tokenizer, suppress_blank=False)
 
 
 def generate(
@@ -133,9 +178,8 @@ def reading(memory: Memory, prompt: list[int], ids: list[int], asr: Any) -> tupl
     return run, jnp.roll(tokens, -1, axis=1).at[:, -1].set(end)
 
 
-def token_times(asr: Any, memory: Memory, ids: Sequence[int], frames: int, language: str) -> Float[np.ndarray, "T 2"]:
+def token_times(words: Sequence[Word]) -> Float[np.ndarray, "T 2"]:
     """Start and end in seconds of the word that each token belongs to."""
-    [words] = align(asr.model, asr.tokenizer, memory, [ids], [frames], heads=asr.alignment_heads, language=language)
     times = [(word.start, word.end) for word in words for _ in word.tokens]
     return np.asarray(times, float).reshape(-1, 2)
 

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from experiments.embed import audio_uri, mel_uri
 from experiments.files import plain
 from jaxasr.config import SAMPLE_RATE
+from jaxasr.transcript import Word
 
 SHADES = 10  # background steps of the table, from LOWEST to probability 1
 LOWEST = math.log(1e-3)  # natural log-probability of the palest cell
@@ -96,6 +97,7 @@ class LensPage:
     mel: Float[np.ndarray, "M F"]
     logit: LogitTable
     encoder: tuple[EncoderRow, ...]
+    words: tuple[Word, ...]
     signs: Signs
     provenance: dict[str, Any]
 
@@ -104,11 +106,15 @@ class LensPage:
         return len(self.audio) / SAMPLE_RATE
 
 
-def render(page: LensPage) -> str:
-    """The HTML file. All text is escaped; a content security policy forbids every load and every script but the page's own."""
+def render(page: LensPage, name: str = "lens.html", **more: Any) -> str:
+    """The HTML file, from the template `name`, which may show `more`.
+
+    All text is escaped; a content security policy forbids every load and every script but the page's own.
+    """
     script = template("lens.js")
     columns = _columns(page.logit.tokens, [_column_px(page.logit, t) for t in range(len(page.logit.tokens))])
-    return environment().get_template("lens.html").render(
+    return environment().get_template(name).render(
+        **more,
         page=page,
         policy=_policy(script),
         style=template("lens.css"),
@@ -138,6 +144,7 @@ def summary(page: LensPage) -> dict[str, Any]:
             "language": page.language,
             "logit_lens": dataclasses.asdict(page.logit),
             "encoder_lens": [dataclasses.asdict(row) for row in page.encoder],
+            "words": [dataclasses.asdict(word) for word in page.words],
             "signs": dataclasses.asdict(page.signs),
             "provenance": page.provenance,
         }

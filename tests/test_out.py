@@ -219,7 +219,7 @@ def test_the_table_of_probes_is_whole_in_a_log(capsys):
     from experiments.commands.probe import _show
 
     names = ["layer", "penalty", "accuracy", "low", "high", "folds_sd", "shuffled", "majority", "mel", "embed", "balanced"]
-    row = {name: 0.123456 for name in names}
+    row = dict.fromkeys(names, 0.123456)
     _show({"classes": {"a": 1}, "rows": 1, "left_out": {"rows": {}}, "table": [row]}, json=False)
     shown = capsys.readouterr().out
     assert all(name in shown for name in names)
