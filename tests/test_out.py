@@ -114,6 +114,12 @@ def test_a_file_as_out_is_refused_at_once(sounds, no_model, monkeypatch, command
     assert (sounds / "note.txt").read_text() == "mine"
 
 
+def test_a_folder_that_cannot_be_written_to_is_refused_at_once(sounds, no_model, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: path != sounds.absolute())
+    done = run("lens", sounds / "a/x.wav", "--out", sounds / "new" / "below", code=2)
+    assert f"{sounds} cannot be written to" in done.stderr
+
+
 def test_a_folder_is_free_for_the_same_command_and_input_alone(sounds):
     def checked(recording: str, overwrite: bool = False, **options):
         known = output.made("patch", [sounds / recording], "tiny.en", **options)
@@ -225,3 +231,17 @@ def test_the_table_of_probes_is_whole_in_a_log(capsys):
     assert all(name in shown for name in names)
     assert "…" not in shown
     assert np.isclose(float(shown.split()[-1]), 0.123)
+
+
+def test_transcribe_says_why_there_is_no_text(capsys):
+    from experiments.commands.transcribe import _explain
+
+    numbers = {"no_speech_prob": 0.876, "avg_logprob": -1.234}
+    silences = [{"start": 0, "end": 3.7, "left_out": True}, {"start": 30, "end": 31, "left_out": False}]
+    _explain(Path("x.wav"), {"silences": [silence | numbers for silence in silences]})
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.splitlines() == [
+        "x.wav: 0.00 to 3.70 s: left out as silence (no-speech probability 0.88, mean log-probability -1.23).",
+        "x.wav: 30.00 to 31.00 s: the model generated no text (no-speech probability 0.88, mean log-probability -1.23).",
+    ]

@@ -1,12 +1,13 @@
 """A first look at a recording: one text, its words, what it depends on; numbers, page and errors."""
 import json
 import re
+import subprocess
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_cli import DEMO, TEXT
-from test_page import Outline
+from test_page import CHROMIUM, Outline
 from typer.testing import CliRunner
 
 import interventions as iv
@@ -54,6 +55,15 @@ def test_the_page_has_words_with_their_confidence_and_every_head(scanned, asr):
     assert len(page.of("table")) == 2
     assert np.shape(found["heads"]["change"]) == (4, 6)
     assert found["confidence"]["lowest"] <= found["confidence"]["mean"]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_the_page_opens_without_a_console_message(scanned, tmp_path):
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0", f"--user-data-dir={tmp_path}/profile"]
+    command = [CHROMIUM, *options, "--virtual-time-budget=2000", "--dump-dom", (scanned[1] / "index.html").as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert not [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    assert 'data-ready="yes"' in done.stdout
 
 
 def test_heads_are_in_order_and_their_words_are_the_worst(scanned):

@@ -3,6 +3,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,11 +39,14 @@ def checked(folder: Path, files: Mapping[str, dict[str, Any]], overwrite: bool) 
     """The folder, if nothing else is in the way there.
 
     Files that the same command wrote with the same input are written again. Raises ValueError, saying what is there, where the folder
-    or one above it is a file, and, unless `overwrite`, where another command or another input wrote one of the files.
+    or one above it is a file or cannot be written to, and, unless `overwrite`, where another command or another input wrote one of the files.
     """
     for path in (folder, *folder.parents):
         if path.exists() and not path.is_dir():
             raise ValueError(f"--out {folder}: expected a folder, but {path} is a file. Choose another name.")
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not os.access(nearest, os.W_OK):
+        raise ValueError(f"--out {folder}: {nearest} cannot be written to. Choose another folder.")
     if not overwrite:
         known = _recorded(folder)
         for name, made in files.items():
