@@ -125,7 +125,7 @@ def page_of(asr: Any, known: Transcribed, source: str, steps: Steps, *, model: s
         logit=table,
         encoder=rows,
         words=known.words,
-        signs=signs_of(known.generated, known.text, asr.tokenizer),
+        signs=signs_of(known, asr.tokenizer),
         provenance=made,
     )
 
@@ -147,13 +147,15 @@ def generate(
     return Generated(np.asarray(out.tokens)[0, :n].tolist(), float(out.avg_logprob[0]), quiet, n < max_new_tokens)
 
 
-def signs_of(generated: Generated, text: str, tokenizer: Tokenizer) -> Signs:
+def signs_of(known: Transcribed, tokenizer: Tokenizer) -> Signs:
     """What shows that a text may be no transcript of speech: see `Signs`."""
-    loop, known = longest_loop(generated.ids), Options()
+    generated, usual = known.generated, Options()
+    loop = longest_loop(generated.ids)
     unit = tokenizer.decode(repeated(generated.ids, loop)).strip() if loop.k else ""
-    silent = generated.no_speech_prob > known.no_speech_threshold and generated.avg_logprob <= known.logprob_threshold
+    silent = generated.no_speech_prob > usual.no_speech_threshold and generated.avg_logprob <= usual.logprob_threshold
     numbers = {"no_speech_prob": generated.no_speech_prob, "avg_logprob": generated.avg_logprob}
-    return Signs(unit, loop.k, compression_ratio(text), **numbers, silent=silent, ended=generated.ended)
+    numbers |= {"compression_ratio": compression_ratio(known.text), "peak": float(np.abs(known.audio).max())}
+    return Signs(unit, loop.k, **numbers, silent=silent, ended=generated.ended)
 
 
 def _heard(asr: Any, memory: Memory) -> str:

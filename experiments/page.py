@@ -21,6 +21,7 @@ from jaxasr.transcript import Word
 SHADES = 10  # background steps of the table, from LOWEST to probability 1
 LOWEST = math.log(1e-3)  # natural log-probability of the palest cell
 _MIN_PX, _MAX_PX, _CHAR_PX, _PAD_PX = 34, 92, 7.4, 14
+_INAUDIBLE = 1e-3  # of full scale: -60 dB
 _LONG = 8  # characters of a candidate that may widen its column
 
 
@@ -62,6 +63,7 @@ class Signs:
         avg_logprob: mean log-probability of the text's tokens and its end (natural logarithm).
         silent: by the last two, Whisper takes the window for silence, and `transcribe` leaves it out.
         ended: whether the end of the text was generated; if not, it was cut off.
+        peak: the largest sample, as a share of full scale. Of digital silence Whisper generates a word or two, such as "you".
     """
 
     loop: str
@@ -71,6 +73,7 @@ class Signs:
     avg_logprob: float
     silent: bool
     ended: bool
+    peak: float
 
     def lines(self) -> list[str]:
         """The signs that apply, as sentences."""
@@ -80,6 +83,7 @@ class Signs:
             f"Loop: “{self.loop}” {self.times} times in a row.": self.times > 0,
             "Cut off: the text reached the largest number of tokens without an end.": not self.ended,
             f"No speech: {silence}. By Whisper’s thresholds this is silence; jaxasr transcribe leaves it out.": self.silent,
+            f"Nothing to hear: the largest sample is {self.peak:.1g} of full scale.": self.peak < _INAUDIBLE,
             repetition: self.compression_ratio > 2.4,
         }
         return [line for line, applies in found.items() if applies]

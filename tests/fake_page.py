@@ -33,7 +33,7 @@ def fake_page(**changes) -> LensPage:
         "logit": fake_table(),
         "encoder": ENCODER,
         "words": (Word(" a", 0.0, 0.4, 0.9, (1,)), Word(" <script>", 0.4, 0.8, 0.2, (2, 3))),
-        "signs": Signs("<b>oh</b> no", 12, compression_ratio=9.5, no_speech_prob=0.9, avg_logprob=-1.2, silent=True, ended=False),
+        "signs": Signs("<b>oh</b> no", 12, compression_ratio=9.5, no_speech_prob=0.9, avg_logprob=-1.2, silent=True, ended=False, peak=0.5),
         "provenance": {"command": "jaxasr lens '<i>.flac'", "versions": {"jax": "1"}},
     }
     return LensPage(**(fields | changes))

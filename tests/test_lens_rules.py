@@ -70,6 +70,6 @@ def test_rules_need_the_length_of_the_prompt(tiny_model, asr):
 
 
 def test_signs_are_sentences(looping):
-    quiet = dataclasses.replace(looping.signs, loop="", times=0, compression_ratio=1.0, silent=False, ended=True)
+    quiet = dataclasses.replace(looping.signs, loop="", times=0, compression_ratio=1.0, silent=False, ended=True, peak=0.1)
     assert quiet.lines() == []
     assert len(looping.signs.lines()) >= 2

@@ -38,8 +38,10 @@ class Output:
 def checked(folder: Path, files: Mapping[str, dict[str, Any]], overwrite: bool) -> Output:
     """The folder, if nothing else is in the way there.
 
-    Files that the same command wrote with the same input are written again. Raises ValueError, saying what is there, where the folder
-    or one above it is a file or cannot be written to, and, unless `overwrite`, where another command or another input wrote one of the files.
+    Files that the same command wrote with the same input are written again.
+
+    Raises ValueError, saying what is there, where the folder or one above it is a file or cannot be written to, and, unless
+    `overwrite`, where another command or another input wrote one of the files.
     """
     for path in (folder, *folder.parents):
         if path.exists() and not path.is_dir():
