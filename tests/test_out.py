@@ -53,6 +53,12 @@ def test_what_is_no_file_is_refused_before_jax_starts(sounds, no_model, monkeypa
 
 
 @pytest.mark.parametrize("command", [("transcribe",), ("lens", "--out", "o"), ("patch", "--out", "o", *PATCH), ("scan", "--out", "o")])
+def test_a_pipe_is_refused_and_not_waited_for(sounds, no_model, command):
+    os.mkfifo(sounds / "pipe")
+    assert "pipe: expected a file, got a pipe" in run(command[0], sounds / "pipe", *command[1:], code=2).stderr
+
+
+@pytest.mark.parametrize("command", [("transcribe",), ("lens", "--out", "o"), ("patch", "--out", "o", *PATCH), ("scan", "--out", "o")])
 def test_what_is_no_sound_is_refused_before_the_model_loads(sounds, no_model, command):
     assert "text.wav" in run(command[0], sounds / "text.wav", *command[1:], code=2).stderr
 

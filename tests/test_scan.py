@@ -97,7 +97,7 @@ def test_text_logprobs_are_those_of_one_edit_at_a_time(tiny_model, with_rules):
 
 def test_silence_has_a_page_too(asr):
     """An empty text: no words, no heads that matter, and no error."""
-    known = transcribed(asr, np.zeros(16_000, np.float32), Steps(quiet=True), max_new_tokens=8)
+    known = transcribed(asr, np.zeros(16_000, np.float32), Steps(quiet=True))
     page = page_of(asr, known, "silence.wav", Steps(quiet=True), model="tiny.en")
     heads = head_effects(asr, known)
     assert heads.change.shape == (4, 6)

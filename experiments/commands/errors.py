@@ -47,5 +47,7 @@ def check_recordings(paths: Sequence[Path]) -> None:
             raise FileNotFoundError(f"{path}: no such file.")
         if path.is_dir():
             raise ValueError(f"{path}: expected a recording, got a folder.")
-        if path.is_file() and not path.stat().st_size:
+        if not path.is_file():
+            raise ValueError(f"{path}: expected a file, got a pipe or a device. Write its content into a file first.")
+        if not path.stat().st_size:
             raise ValueError(f"{path}: expected a recording, got an empty file.")

@@ -72,7 +72,8 @@ def _output(targets: list[Path], out: Path, fields: dict, model: str, dtype: Dty
 
     source = Path(fields["source"])
     heard = [*targets, source] if source.is_file() else targets
-    known = made("patch", heard, model, dtype=dtype.value, **fields)
+    named = source.name if source.is_file() else fields["source"]
+    known = made("patch", heard, model, dtype=dtype.value, **fields | {"source": named})
     return checked(out, dict.fromkeys((*_FILES, _CELLS), known), overwrite)
 
 

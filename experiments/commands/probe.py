@@ -49,7 +49,8 @@ def probe(
     from experiments.commands.output import checked, made
     from experiments.progress import Steps
 
-    asked = {"manifest": manifest, "label": label, "group": group, "site": site, "pool": pool, "where": where, "noise": noise}
+    where_it_is = str(Path(manifest).resolve()) if Path(manifest).exists() else manifest
+    asked = {"manifest": where_it_is, "label": label, "group": group, "site": site, "pool": pool, "where": where, "noise": noise}
     asked |= {"target": target, "types": types, "penalty": penalty, "folds": folds, "seeds": seeds, "min_count": min_count}
     asked |= {"max_rows": max_rows, "text": text, "dtype": dtype.value}
     output = checked(out, dict.fromkeys(_FILES, made("probe", [], model, **asked)), overwrite)
