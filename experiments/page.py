@@ -83,7 +83,7 @@ class Signs:
             f"Loop: “{self.loop}” {self.times} times in a row.": self.times > 0,
             "Cut off: the text reached the largest number of tokens without an end.": not self.ended,
             f"No speech: {silence}. By Whisper’s thresholds this is silence; jaxasr transcribe leaves it out.": self.silent,
-            f"Nothing to hear: the largest sample is {self.peak:.1g} of full scale.": self.peak < _INAUDIBLE,
+            f"Silent recording: the largest sample is {self.peak:.1g} of full scale.": self.peak < _INAUDIBLE,
             repetition: self.compression_ratio > 2.4,
         }
         return [line for line, applies in found.items() if applies]

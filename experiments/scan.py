@@ -53,19 +53,19 @@ def segments(words: Sequence[Word]) -> list[Segment]:
 
 @dataclasses.dataclass(frozen=True)
 class Heads:
-    """What the text loses without each cross-attention head: `change` [L, H] in nats, `tokens` [L, H, T] the same of every token."""
+    """Change of the text's log-probability without each cross-attention head: `change` [L, H] in nats, `tokens` [L, H, T] by token."""
 
     change: Float[np.ndarray, "L H"]
     tokens: Float[np.ndarray, "L H T"]
 
     def order(self) -> list[tuple[int, int]]:
-        """(layer, head), the one whose removal costs most first."""
+        """Returns (layer, head) of every head, in the order of what its removal costs."""
         flat = np.argsort(self.change.ravel(), kind="stable")
         return [tuple(map(int, np.unravel_index(i, self.change.shape))) for i in flat]
 
 
 def head_effects(asr: Any, known: Transcribed) -> Heads:
-    """How the log-probability of the text changes when one cross-attention head at a time is set to zero."""
+    """Computes how the log-probability of the text changes when one cross-attention head at a time is set to zero."""
     n_layer, n_head = asr.config.n_text_layer, asr.config.n_text_head
     layers, heads = (axis.ravel().astype(np.int32) for axis in np.mgrid[:n_layer, :n_head])
     cells = {"layer": np.append(layers, np.int32(n_layer)), "head": np.append(heads, np.int32(0))}  # no layer has the last number
@@ -77,7 +77,7 @@ def head_effects(asr: Any, known: Transcribed) -> Heads:
 
 
 def render(page: LensPage, heads: Heads) -> str:
-    """The page of a scan: a lens page with the words, and the heads that the text depends on."""
+    """Renders the page of a scan: a lens page with the words, and the heads that the text depends on."""
     largest = float(max(-heads.change.min(initial=0.0), 1e-9))
     cells = [[{"text": _signed(value), "shade": _shade(-value / largest)} for value in row] for row in heads.change]
     more = {"segments": segments(page.words), "unsure": _UNSURE, "method": METHOD, "cells": cells, "heads": _listed(page, heads)}
@@ -110,7 +110,7 @@ def _of_words(words: Sequence[Word], tokens: Float[np.ndarray, "T"]) -> Float[np
 
 
 def summary(page: LensPage, heads: Heads) -> dict[str, Any]:
-    """The numbers of the page, as plain values for JSON."""
+    """Returns the numbers of the page as plain values for JSON."""
     parts = [dataclasses.asdict(part) | {"text": part.text} for part in segments(page.words)]
     probabilities = [word.probability for word in page.words]
     return pages.summary(page) | plain(

@@ -95,10 +95,10 @@ def text_logprobs(
     rules: Rules | None = None,
     prompt_len: int = 0,
 ) -> Float[np.ndarray, "K B T"]:
-    """The log-probability of the token that follows each position of `run`, under the edits of every cell of the decoder.
+    """Computes the log-probability of the token that follows each position of `run`, under the edits of every cell.
 
-    Teacher-forced: the text stays the same, and its probability changes. `cells`, `edits_of`: see `generate_cells`. `rules`
-    and `prompt_len`: those that the text was generated with. The last position has no token after it, and is NaN.
+    Cells edit the decoder in a teacher-forced pass: the text stays the same, and its probability changes. `cells` and `edits_of` are those
+    of `generate_cells`, `rules` and `prompt_len` those that the text was generated with. The last position has no token after it: NaN.
 
     Raises ValueError for cells of unequal number and for edits that the decoder does not have.
     """

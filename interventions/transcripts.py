@@ -39,7 +39,7 @@ def longest_repeat(ids: Ids) -> Repeat:
 
 
 def longest_loop(ids: Ids) -> Repeat:
-    """The longest repetition that is a loop: an n-gram k times back to back with (k >= 4 and n·k >= 20) or (k >= 3 and n >= 6)."""
+    """Finds the longest repetition that is a loop: an n-gram k times back to back with (k >= 4 and n·k >= 20) or (k >= 3 and n >= 6)."""
     loops = [r for r in repeats(ids) if (r.k >= 4 and r.span >= 20) or (r.k >= 3 and r.n >= 6)]
     return max(loops, key=lambda repeat: (repeat.span, -repeat.n), default=Repeat())
 
@@ -50,7 +50,7 @@ def is_loop(ids: Ids) -> bool:
 
 
 def repeated(ids: Ids, repeat: Repeat) -> list[int]:
-    """The n-gram of `repeat`, one of the repetitions of `ids`, at its first place."""
+    """Returns the n-gram that `repeat`, one of the repetitions of `ids`, repeats."""
     ids, n = [int(id_) for id_ in ids], repeat.n
     starts = range(len(ids) - repeat.span + 1)
     return next(ids[i : i + n] for i in starts if ids[i : i + repeat.span] == ids[i : i + n] * repeat.k)

@@ -61,7 +61,7 @@ class Rules:
         return self._prefer_timestamp(logits) if self.timestamps else logits
 
     def along(self, logits: Float[Array, "B T V"], tokens: Int[Array, "B T"], prompt_len: Int[Array, ""] | int) -> Float[Array, "B T V"]:
-        """Logits of a teacher-forced pass with -inf wherever a token may not follow the tokens up to that position."""
+        """Returns the logits of a teacher-forced pass with -inf wherever a token may not follow the tokens up to that position."""
 
         def after(logits: Float[Array, "B V"], t: Int[Array, ""]) -> Float[Array, "B V"]:
             return self(logits, tokens, t + 1, prompt_len)

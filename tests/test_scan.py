@@ -103,7 +103,7 @@ def test_silence_has_a_page_too(asr):
     assert heads.change.shape == (4, 6)
     assert np.isfinite(heads.change).all()
     assert page.encoder[-1].text == page.text
-    assert "Nothing to hear: the largest sample is 0 of full scale." in page.signs.lines()
+    assert "Silent recording: the largest sample is 0 of full scale." in page.signs.lines()
     assert summary(page, heads)["text"] == page.text
     assert "Cross-attention heads" in render(page, heads)
 

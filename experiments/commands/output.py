@@ -13,7 +13,7 @@ RECORD = "command.json"  # {file: what wrote it}
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """A folder that is free for `files`: {name: what writes it, plain values}. Made by `checked`."""
+    """A folder in which `files` may be written: {name: what writes it, plain values}. `checked` makes it."""
 
     folder: Path
     files: Mapping[str, dict[str, Any]]
@@ -36,7 +36,7 @@ class Output:
 
 
 def checked(folder: Path, files: Mapping[str, dict[str, Any]], overwrite: bool) -> Output:
-    """The folder, if nothing else is in the way there.
+    """Returns the folder of --out if nothing else is in the way there.
 
     Files that the same command wrote with the same input are written again.
 
@@ -58,7 +58,7 @@ def checked(folder: Path, files: Mapping[str, dict[str, Any]], overwrite: bool) 
 
 
 def made(command: str, recordings: Iterable[Path], model: str, **options: Any) -> dict[str, Any]:
-    """What writes a file: a command, its recordings by name and content, its model and its options; as JSON gives it back."""
+    """Describes what writes a file: the command, its recordings by name and content, its model and its options, as plain values."""
     from experiments.files import plain
 
     model = str(Path(model).resolve()) if Path(model).exists() else model
@@ -79,7 +79,7 @@ def _recorded(folder: Path) -> dict[str, Any]:
 
 
 def _held(name: str, held: Any, made: dict[str, Any]) -> str:
-    """What a file is of, and what of that differs from what would be written now."""
+    """Describes what a file holds, and how that differs from what would be written now."""
     if not isinstance(held, dict):
         return f"holds {name}, which is of another command or an earlier version"
     of = f" of {', '.join(_names(held))}" if held.get("recordings") else ""

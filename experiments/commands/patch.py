@@ -67,13 +67,13 @@ def patch(
 
 
 def _output(targets: list[Path], out: Path, fields: dict, model: str, dtype: Dtype, overwrite: bool) -> Any:
-    """The folder, if nothing else is in the way there."""
+    """Checks the folder of --out. Raises ValueError where something else is in the way."""
     from experiments.commands.output import checked, made
 
     source = Path(fields["source"])
-    heard = [*targets, source] if source.is_file() else targets
+    recordings = [*targets, source] if source.is_file() else targets
     named = source.name if source.is_file() else fields["source"]
-    known = made("patch", heard, model, dtype=dtype.value, **fields | {"source": named})
+    known = made("patch", recordings, model, dtype=dtype.value, **fields | {"source": named})
     return checked(out, dict.fromkeys((*_FILES, _CELLS), known), overwrite)
 
 

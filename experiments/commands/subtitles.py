@@ -15,12 +15,15 @@ class Format(enum.StrEnum):
 
 
 def render(result: dict[str, Any], kind: Format, words: bool = False) -> str:
-    """The content of a file, with a final newline.
+    """Renders a transcript as the content of a file.
 
     Args:
-        result: a `Transcript.to_dict()`, possibly with more keys.
-        kind: txt, one segment a line; srt and vtt, one cue a segment; tsv, times in milliseconds under a header; json, all of `result`.
-        words: in txt and tsv one row a word, with its probability, under a header; in srt and vtt cues from the first to the last word.
+        result: what `Transcript.to_dict()` returns, possibly with more keys.
+        kind: txt has one segment a line; srt and vtt one cue a segment; tsv times in milliseconds under a header; json all of `result`.
+        words: writes one row a word, with its probability, under a header (txt, tsv); begins and ends cues with their words (srt, vtt).
+
+    Returns:
+        The text, each line with a newline.
     """
     if kind is Format.json:
         from experiments.files import to_json
@@ -30,7 +33,7 @@ def render(result: dict[str, Any], kind: Format, words: bool = False) -> str:
 
 
 def word_table(result: dict[str, Any]) -> Iterator[str]:
-    """Words with start and end in seconds, aligned in columns under a header."""
+    """Yields the lines of a table of words: start and end in seconds, probability, word, under a header."""
     yield f"{'start':>9} {'end':>8} {'prob':>5}  word"
     for w in _words(result):
         yield f"{w['start']:9.2f} {w['end']:8.2f} {w['probability']:5.2f}  {_line(w['text'])}"
@@ -77,7 +80,7 @@ def _words(result: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _line(text: str) -> str:
-    """One line without tabs: line breaks, and characters that end a line elsewhere, would end a cue or a row."""
+    """Returns a text on one line, without tabs. A line break would end a cue or a row."""
     return " ".join(text.split())
 
 
@@ -86,7 +89,7 @@ def _ms(seconds: float) -> int:
 
 
 def clock(seconds: float, point: str, *, hours: bool = False) -> str:
-    """`02:03.456`, or with hours `01:02:03.456`; `hours`: also where there are none."""
+    """Returns seconds as `02:03.456`, from an hour on as `01:02:03.456`; with `hours` always so. `point` separates the milliseconds."""
     minutes, ms = divmod(_ms(seconds), 60_000)
     whole, minutes = divmod(minutes, 60)
     lead = f"{whole:02d}:" if hours or whole else ""

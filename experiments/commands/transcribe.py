@@ -93,7 +93,9 @@ def _check_formats(formats: Sequence[Format], n_recordings: int, json: bool, out
 
 
 def places_in(out: Path, recordings: Sequence[Path]) -> dict[Path, Path]:
-    """The folder for the files of each recording: `out`, or, where two have the same name, one below it as they lie below a common one.
+    """Chooses the folder for the files of each recording.
+
+    It is `out`; where two recordings have the same name, their folders are kept below `out`, from the first that differs on.
 
     Raises ValueError for a recording that is given twice.
     """
@@ -118,7 +120,7 @@ def _output(path: Path, folder: Path, kinds: Sequence[Format], model: str, setti
 def _results(
     audio: Sequence[Path], model: str, dtype: str, device: Any, settings: dict[str, Any]
 ) -> Iterator[tuple[Path, dict[str, Any] | None]]:
-    """Each recording with its transcript, None where it could not be read: the others get their turn.
+    """Yields each recording with its transcript, or None where it could not be read: the others get their turn.
 
     The model is loaded once the first recording was read.
     """
@@ -171,7 +173,7 @@ def transcribe_file(asr: Any, path: Path, samples: Any, steps: Any, settings: di
 
 
 def _shown(formats: Sequence[Format], json: bool, words: bool, timestamps: bool) -> Any:
-    """What is printed of a transcript: a function to text."""
+    """Returns the function that renders a transcript for standard output."""
     if json or formats:
         kind = Format.json if json else formats[0]
         return lambda result: render(result, kind, words)
