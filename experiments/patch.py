@@ -21,7 +21,6 @@ from jaxasr import sites
 from jaxasr.align import align
 from jaxasr.audio import n_frames
 from jaxasr.config import FRAMES_PER_S, SIZES
-from jaxasr.languages import language_code
 from jaxasr.rules import rules_for
 
 ACTIVATIONS = ("zero", "mean", "resample")  # sources that are no sound
@@ -58,8 +57,6 @@ class Question:
             raise ValueError(f"--metric: expected, {when} --sequence, one of {', '.join(known)}, got {self.metric!r}.")
         spec = sites.spec(SIZES["tiny.en"], self.site, 1, 1)  # which dimensions a site has is the same for every model
         Grid.of(spec, self.dims, window_s=self.window_s, n_frames=1, alphas=self.alphas or (1.0,), chosen={})
-        if self.language is not None:
-            language_code(self.language)
 
     @property
     def dims(self) -> tuple[str, ...]:

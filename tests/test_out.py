@@ -81,6 +81,14 @@ def test_options_of_patch_are_checked_before_the_model_loads(sounds, no_model, c
     assert not (sounds / "out").exists()
 
 
+@pytest.mark.parametrize("command", [("transcribe",), ("lens", "--out", "o"), ("patch", "--out", "o", *PATCH), ("scan", "--out", "o")])
+def test_languages_are_checked_before_the_model_loads(sounds, no_model, command):
+    done = run(command[0], sounds / "a/x.wav", *command[1:], "--language", "German", code=2)
+    assert "--language German: tiny.en is English-only. Use a multilingual model" in done.stderr
+    done = run(command[0], sounds / "a/x.wav", *command[1:], "--language", "Klingon", "--model", "tiny", code=2)
+    assert "language: expected a code or an English name, got 'Klingon'" in done.stderr
+
+
 @pytest.mark.parametrize(("change", "message"), [
     (["--label", "sex"], "--label: no column 'sex' with a value in any row of people.csv. There are: speaker, recording, gender."),
     (["--group", "singer"], "--group: no column 'singer' with a value in any row of people.csv. There are: speaker, recording, gender."),

@@ -68,9 +68,7 @@ def look(
         from experiments import page, terminal
         from experiments.lens import lens_page, window
         from jaxasr.config import SAMPLE_RATE
-        from jaxasr.languages import language_code
-    if language is not None:
-        language_code(language)
+    runtime.check_language(model, language)
     with steps(f"read {audio.name}"):
         whole = jaxasr.load_audio(audio)
         heard = window(whole, start)

@@ -107,6 +107,7 @@ def _run(targets: list[Path], output: Any, fields: dict, *, model: str, json: bo
         from experiments import patch as experiment, patch_page
         from jaxasr.config import HOP, N_SAMPLES
     question = experiment.Question(**fields)
+    runtime.check_language(model, question.language)
     with steps("read the recordings"):
         audio = [jaxasr.load_audio(path)[:N_SAMPLES] for path in targets]
         others = experiment.sources(audio, question)

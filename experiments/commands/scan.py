@@ -48,9 +48,7 @@ def scan(
         from experiments import scan as scanning
         from experiments.lens import page_of, transcribed, window
         from jaxasr.config import SAMPLE_RATE
-        from jaxasr.languages import language_code
-    if language is not None:
-        language_code(language)
+    runtime.check_language(model, language)
     with steps(f"read {audio.name}"):
         whole = jaxasr.load_audio(audio)
         samples = window(whole, start)

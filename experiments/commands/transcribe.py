@@ -141,9 +141,7 @@ def _results(
     with steps("start JAX"):
         runtime.start(device)
         import jaxasr
-        from jaxasr.languages import language_code
-    if settings["language"] is not None:
-        language_code(settings["language"])
+    runtime.check_language(model, settings["language"], settings["task"])
     asr = None
     for path in readable:
         try:
