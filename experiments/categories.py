@@ -2,6 +2,7 @@
 
 The rule is ours; the six categories follow the encoder-lens experiment of arXiv 2508.15882, section 4.6.
 """
+import re
 from collections.abc import Sequence
 
 from interventions.transcripts import errors, is_loop, words
@@ -13,16 +14,21 @@ PARTIAL_WER = 0.5  # below this error rate (see `error_rate`) against the final 
 
 def category(text: str, reference: str, ids: Sequence[int] = (), language: str = "en") -> str:
     """One of `CATEGORIES` for `text` (token ids `ids`), compared with the model's own final text `reference`."""
-    said = words(text, language)
+    said = _words(text, language)
     if not text.strip():
         return "empty"
     if not said:
         return "punctuation"
-    if said == words(reference, language):
+    if said == _words(reference, language):
         return "correct"
     if is_loop(ids or _numbered(said.split())):
         return "loop"
     return "partial" if error_rate(text, reference, language) < PARTIAL_WER else "ungrounded"
+
+
+def _words(text: str, language: str) -> str:
+    """Normalised words; of a text that the normaliser removes, such as "(baby crying)" or "Hmm.", the words as they stand."""
+    return words(text, language) or " ".join(re.findall(r"\w+", text.lower()))
 
 
 def error_rate(text: str, reference: str, language: str = "en") -> float:

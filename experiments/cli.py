@@ -4,7 +4,7 @@ Each command is one file of `experiments.commands`; it imports JAX only when it 
 """
 import typer
 
-from experiments.commands import align, demo, info, lens, patch, probe, reproduce, transcribe
+from experiments.commands import align, demo, info, lens, patch, probe, reproduce, scan, transcribe
 from experiments.commands.errors import friendly
 
 # name: the function, and the example its help ends with
@@ -13,6 +13,7 @@ COMMANDS = {
     "info": (info.info, info.EXAMPLE),
     "transcribe": (transcribe.transcribe, transcribe.EXAMPLE),
     "align": (align.align, align.EXAMPLE),
+    "scan": (scan.scan, scan.EXAMPLE),
     "lens": (lens.lens, lens.EXAMPLE),
     "patch": (patch.patch, patch.EXAMPLE),
     "probe": (probe.probe, probe.EXAMPLE),
@@ -28,8 +29,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+_RESUMED = ("patch", "probe", "reproduce")  # keep what is done in --out
+
 for _name, (_command, _example) in COMMANDS.items():
-    app.command(_name, epilog=f"Example:  {_example}")(friendly(_command))
+    app.command(_name, epilog=f"Example:  {_example}")(friendly(_command, resumes=_name in _RESUMED))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,15 @@
 """Pictures of a grid of cells, as a paper would print them: maps, maps over the spectrogram, dose curves. Work without a display."""
 import itertools
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from jaxtyping import Float
+
+from interventions.results import summarize
 
 COLOURS = "RdBu_r"  # diverging, white at 0
 _ACROSS = ("time", "position", "head", "layer")  # which dimension runs along x, the first there is
@@ -14,16 +18,22 @@ _SURPRISING = 0.05
 Word = tuple[str, float, float]  # text, start and end in seconds
 
 
+FORMATS = ("png", "svg", "pdf")
+
+
 def plot(
-    summary: xr.Dataset,
-    variable: str = "mean",
+    result: xr.Dataset | xr.DataArray,
+    variable: str | None = None,
     *,
     mel: Float[np.ndarray, "M F"] | None = None,
     words: Sequence[Word] = (),
     limit: float | None = None,
     label: str | None = None,
 ) -> Any:
-    """The figure of what `interventions.results.summarize` gave.
+    """Draws the cells of a sweep, as `interventions.sweep`, `sequence_sweep` or `summarize` gives them.
+
+    What is not summarised yet is summarised first, a Dataset of texts with its `variable` ("wer", "resolved", ...). Of a summary
+    `variable` names what is drawn, by default the "mean" change.
 
     Strengths become curves with their interval. Otherwise maps, one for each index of what is more than two dimensions: layers down, then
     heads, tokens (their text, if known) or seconds across; over the spectrogram `mel` (100 frames a second) with the bounds of
@@ -32,6 +42,7 @@ def plot(
 
     Returns a matplotlib Figure. Raises ValueError for a variable that has no cells.
     """
+    summary, variable = _summarised(result, variable)
     if variable not in summary or "example" in summary[variable].dims or not summary[variable].dims:
         cells = [name for name, values in summary.items() if values.dims and "example" not in values.dims]
         raise ValueError(f"variable: expected one of {', '.join(map(str, cells))}, got {variable!r}.")
@@ -39,6 +50,15 @@ def plot(
     if "alpha" in summary[variable].dims:
         return _curves(summary, variable, label)
     return _maps(summary, variable, label, mel, words, limit)
+
+
+def _summarised(result: xr.Dataset | xr.DataArray, variable: str | None) -> tuple[xr.Dataset, str]:
+    """A summary, and which of its variables is drawn."""
+    if isinstance(result, xr.DataArray):
+        return summarize(result), variable or "mean"
+    if "mean" in result.data_vars:
+        return result, variable or "mean"
+    return summarize(result, variable), "mean"
 
 
 def _label(summary: xr.Dataset, variable: str) -> str:
@@ -154,13 +174,20 @@ def _spectrogram(axes: Any, mel: Float[np.ndarray, "M F"], words: Sequence[Word]
         axes.text((start + end) / 2, len(mel) * 1.04, text.strip(), ha="center", fontsize=6.5, rotation=45 if len(words) > 12 else 0)
 
 
-def save(drawn: Any, path: Any) -> Any:
-    """The figure as png or svg, whole under its name; text of an svg stays text, and its bytes do not change from run to run."""
+def save(drawn: Any, path: str | os.PathLike) -> Path:
+    """Saves the figure as png, svg or pdf, whole under its name, and returns the path.
+
+    Text of an svg stays text; the bytes of a png or svg do not change from run to run.
+    Raises ValueError for another suffix.
+    """
     import matplotlib
 
     from experiments.files import replacing
 
-    kind = path.suffix[1:]
+    path = Path(path)
+    kind = path.suffix[1:].lower()
+    if kind not in FORMATS:
+        raise ValueError(f"path: expected a name that ends in .{', .'.join(FORMATS)}, got {path.name!r}.")
     with replacing(path) as temporary, matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "jaxasr"}):
         drawn.savefig(temporary, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
     return path

@@ -16,10 +16,12 @@ from jaxtyping import Float, Int
 from experiments.embed import audio_uri, mel_uri
 from experiments.files import plain
 from jaxasr.config import SAMPLE_RATE
+from jaxasr.transcript import Word
 
 SHADES = 10  # background steps of the table, from LOWEST to probability 1
 LOWEST = math.log(1e-3)  # natural log-probability of the palest cell
 _MIN_PX, _MAX_PX, _CHAR_PX, _PAD_PX = 34, 92, 7.4, 14
+_INAUDIBLE = 1e-3  # of full scale: -60 dB
 _LONG = 8  # characters of a candidate that may widen its column
 
 
@@ -50,6 +52,44 @@ class EncoderRow:
 
 
 @dataclasses.dataclass(frozen=True)
+class Signs:
+    """What shows that a text may be no transcript of speech.
+
+    Attributes:
+        loop: the text that repeats back to back, "" where none does (`interventions.transcripts.longest_loop`).
+        times: how often it stands there.
+        compression_ratio: of the text; above 2.4 Whisper takes it for a repetition.
+        no_speech_prob: probability of <|nospeech|>.
+        avg_logprob: mean log-probability of the text's tokens and its end (natural logarithm).
+        silent: by the last two, Whisper takes the window for silence, and `transcribe` leaves it out.
+        ended: whether the end of the text was generated; if not, it was cut off.
+        peak: the largest sample, as a share of full scale. Of digital silence Whisper generates a word or two, such as "you".
+    """
+
+    loop: str
+    times: int
+    compression_ratio: float
+    no_speech_prob: float
+    avg_logprob: float
+    silent: bool
+    ended: bool
+    peak: float
+
+    def lines(self) -> list[str]:
+        """The signs that apply, as sentences."""
+        silence = f"no-speech probability {self.no_speech_prob:.2f}, mean log-probability {self.avg_logprob:.2f}"
+        repetition = f"Compression ratio {self.compression_ratio:.1f}: above 2.4 Whisper takes a text for a repetition."
+        found = {
+            f"Loop: “{self.loop}” {self.times} times in a row.": self.times > 0,
+            "Cut off: the text reached the largest number of tokens without an end.": not self.ended,
+            f"No speech: {silence}. By Whisper’s thresholds this is silence; jaxasr transcribe leaves it out.": self.silent,
+            f"Silent recording: the largest sample is {self.peak:.1g} of full scale.": self.peak < _INAUDIBLE,
+            repetition: self.compression_ratio > 2.4,
+        }
+        return [line for line, applies in found.items() if applies]
+
+
+@dataclasses.dataclass(frozen=True)
 class LensPage:
     """Everything the page shows: `audio` is 16 kHz mono, `mel` covers just its length."""
 
@@ -61,6 +101,8 @@ class LensPage:
     mel: Float[np.ndarray, "M F"]
     logit: LogitTable
     encoder: tuple[EncoderRow, ...]
+    words: tuple[Word, ...]
+    signs: Signs
     provenance: dict[str, Any]
 
     @property
@@ -68,11 +110,15 @@ class LensPage:
         return len(self.audio) / SAMPLE_RATE
 
 
-def render(page: LensPage) -> str:
-    """The HTML file. All text is escaped; a content security policy forbids every load and every script but the page's own."""
+def render(page: LensPage, name: str = "lens.html", **more: Any) -> str:
+    """The HTML file, from the template `name`, which may show `more`.
+
+    All text is escaped; a content security policy forbids every load and every script but the page's own.
+    """
     script = template("lens.js")
     columns = _columns(page.logit.tokens, [_column_px(page.logit, t) for t in range(len(page.logit.tokens))])
-    return environment().get_template("lens.html").render(
+    return environment().get_template(name).render(
+        **more,
         page=page,
         policy=_policy(script),
         style=template("lens.css"),
@@ -102,6 +148,8 @@ def summary(page: LensPage) -> dict[str, Any]:
             "language": page.language,
             "logit_lens": dataclasses.asdict(page.logit),
             "encoder_lens": [dataclasses.asdict(row) for row in page.encoder],
+            "words": [dataclasses.asdict(word) for word in page.words],
+            "signs": dataclasses.asdict(page.signs),
             "provenance": page.provenance,
         }
     )

@@ -20,7 +20,7 @@ from interventions.sources import activation, resampled
 from jaxasr import sites
 from jaxasr.align import align
 from jaxasr.audio import n_frames
-from jaxasr.config import FRAMES_PER_S
+from jaxasr.config import FRAMES_PER_S, SIZES
 from jaxasr.rules import rules_for
 
 ACTIVATIONS = ("zero", "mean", "resample")  # sources that are no sound
@@ -55,6 +55,8 @@ class Question:
         if self.metric not in known:
             when = "with" if self.sequence else "without"
             raise ValueError(f"--metric: expected, {when} --sequence, one of {', '.join(known)}, got {self.metric!r}.")
+        spec = sites.spec(SIZES["tiny.en"], self.site, 1, 1)  # which dimensions a site has is the same for every model
+        Grid.of(spec, self.dims, window_s=self.window_s, n_frames=1, alphas=self.alphas or (1.0,), chosen={})
 
     @property
     def dims(self) -> tuple[str, ...]:
@@ -76,10 +78,19 @@ class Prepared:
     sound: Sound | None  # of a source that is a recording
 
 
-def prepare(asr: Any, audio: Sequence[Sound], question: Question) -> Prepared:
-    """Hears the recordings (16 kHz) and their source. Raises ValueError for whatever the question cannot ask of them."""
-    source = None if question.source.partition(":")[0] in ACTIVATIONS else corrupt.parse_source(question.source, question.seed).of
-    others = None if source is None else [source(sound) for sound in audio]
+def sources(audio: Sequence[Sound], question: Question) -> list[Sound] | None:
+    """The source of every recording where it is a recording, else None. Raises ValueError for an unknown source; needs no model."""
+    name, _, seed = question.source.partition(":")
+    if name == "resample" and (not seed or seed.isdigit()):
+        if len(audio) < 2:
+            raise ValueError("--source: resample draws another TARGET, and there is one. Give two or more recordings.")
+        return None
+    made = None if question.source in ACTIVATIONS else corrupt.parse_source(question.source, question.seed).of
+    return None if made is None else [made(sound) for sound in audio]
+
+
+def prepare(asr: Any, audio: Sequence[Sound], others: list[Sound] | None, question: Question) -> Prepared:
+    """Encodes the recordings (16 kHz) and their `sources`. Raises ValueError for whatever the question cannot ask of them."""
     return (_sequence if question.sequence else _next_token)(asr, audio, others, question)
 
 

@@ -93,6 +93,8 @@ def show(found: dict[str, Any], out: Path, json: bool) -> None:
         return
     print(found["scored"])
     for cell in (cell for cell in found["cells"] if cell["mean"] is not None):
-        interval = f"  [{cell['low']:+.3f}, {cell['high']:+.3f}]" if "low" in cell else ""
+        interval = f"  [{cell['low']:+.3f}, {cell['high']:+.3f}]" if found["n_examples"] > 1 else ""
         print(f"  {cell['mean']:+9.3f}{interval}  {cell['place']}{'  ' + cell['text'][:60] if cell['text'] else ''}")
+    if more := np.size(found["summary"]["mean"]) - len(found["cells"]):
+        print(f"  {more} more cells in {out / 'result.json'}")
     print(f"\n{out / 'index.html'}")

@@ -11,8 +11,8 @@ import interventions
 from experiments.corpora import Corpus
 from experiments.frame_labels import TIERS, frame_labels
 from experiments.plots import ACCENT, BLUE, GREY, TEAL, panels
-from experiments.store import Store
-from interventions.probes import controls, scores
+from experiments.store import Store, pools
+from interventions.probes import controls, folds, inputs, scores
 from interventions.statistics import bootstrap
 from jaxasr.audio import log_mel
 
@@ -67,6 +67,38 @@ class Answer:
     table: pandas.DataFrame
 
 
+def check(corpus: Corpus, question: Question) -> None:
+    """Raises ValueError for a question that the corpus cannot answer, as far as its labels tell: before anything is computed."""
+    pools.check_sites([question.site])
+    pools.parse(question.pool)
+    if question.target not in ("class", "value"):
+        raise ValueError(f"--target: expected class or value, got {question.target!r}.")
+    _check_columns(corpus, question)
+    if not any(one.read is not None or one.path.exists() for one in corpus.utterances):
+        raise ValueError(f"{corpus.name}: none of its {len(corpus)} recordings is there; the first is {str(corpus.utterances[0].path)!r}.")
+    if question.frames:
+        return
+    labels, groups = (_column(corpus.utterances, name) for name in (question.label, question.group))
+    keep, _ = _kept(labels, groups, question)
+    y = _typed(labels[keep], question.target)
+    if question.target == "class":
+        numbers, classes = inputs.labels(y, len(y), len(question.seeds))
+        grouped = None if groups is None else groups[keep].astype(str)
+        folds.masks(numbers, grouped, question.folds, question.seeds, classes)
+
+
+def _check_columns(corpus: Corpus, question: Question) -> None:
+    known = [*corpus.label_names(), *(name for name, tier in TIERS.items() if any(tier in one.tiers for one in corpus.utterances))]
+    for option, name in (("--label", question.label), ("--group", question.group), ("--types", question.types)):
+        if name is not None and name not in (*known, *VALUES):
+            there = ", ".join(known)
+            raise ValueError(f"{option}: no column {name!r} with a value in any row of {corpus.name}. There are: {there}.")
+
+
+def _column(utterances: Sequence[Any], name: str | None) -> Any:
+    return None if name is None else np.array([one.label(name) for one in utterances], dtype=object)
+
+
 def rows(store: Store, corpus: Corpus, question: Question, asr: Any = None) -> Rows:
     """The rows of a question. Raises ValueError when the corpus has no such label.
 
@@ -119,6 +151,8 @@ def _kept(labels: np.ndarray, groups: np.ndarray | None, question: Question) -> 
     if not known.any():
         raise ValueError(f"label: expected values of {question.label!r}, no row of the store has one.")
     grouped = np.ones(len(labels), bool) if groups is None else np.array([not _missing(value) for value in groups], bool)
+    if not (known & grouped).any():
+        raise ValueError(f"group: expected values of {question.group!r}, no row that has {question.label!r} has one.")
     left_out = {f"no {question.label}": int((~known).sum()), f"no {question.group}": int((known & ~grouped).sum())}
     keep = np.flatnonzero(known & grouped)
     if question.target == "class" and question.min_count:

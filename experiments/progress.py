@@ -1,10 +1,19 @@
 """Progress on standard error; standard output carries only results."""
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.markup import escape
+
+_ANY_WIDTH = 100_000
+EVERY_S = 5.0  # between lines of progress where there is no terminal
+
+
+def console() -> Console:
+    """Standard output. Where it is no terminal, as in a log file, nothing is shortened or wrapped to fit a width."""
+    return Console(highlight=False, width=None if Console().is_terminal else _ANY_WIDTH)
 
 
 class Steps:
@@ -23,14 +32,28 @@ class Steps:
 
     @contextmanager
     def bar(self, name: str) -> Iterator[Callable[[float, float], None]]:
-        """The same with a bar: yields a function of what is done and what is to do in all."""
-        from rich.progress import Progress
-
+        """The same with a bar, without a terminal a line every few seconds: yields a function of what is done and what is to do in all."""
         start = time.perf_counter()
-        with Progress(console=self.console, transient=True, disable=not self.console.is_terminal) as shown:
-            task = shown.add_task(name, total=None)
-            yield lambda done, total: shown.update(task, completed=done, total=total)
+        if self.console.is_terminal:
+            from rich.progress import Progress
+
+            with Progress(console=self.console, transient=True) as shown:
+                task = shown.add_task(name, total=None)
+                yield lambda done, total: shown.update(task, completed=done, total=total)
+        else:
+            yield self._lines(name)
         self._done(name, start)
+
+    def _lines(self, name: str) -> Callable[[float, float], None]:
+        last = -math.inf
+
+        def show(done: float, total: float) -> None:
+            nonlocal last
+            if done < total and time.monotonic() - last >= EVERY_S:
+                last = time.monotonic()
+                self.console.print(f"          {done:g} of {total:g}  ", escape(name), sep="", soft_wrap=True)
+
+        return show
 
     def _done(self, name: str, start: float) -> None:
         self.seconds[name] = time.perf_counter() - start

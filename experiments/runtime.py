@@ -19,6 +19,19 @@ def start(device: str | None = None) -> None:
     compile_cache.enable()
 
 
+def check_language(model: str, language: str | None, task: str = "transcribe") -> None:
+    """Raises ValueError for an unknown language, and for what a released English-only model cannot do; before it is loaded."""
+    from jaxasr.config import SIZES
+    from jaxasr.languages import language_code
+
+    code = "en" if language is None else language_code(language)
+    if model in SIZES and model.endswith(".en"):
+        if code != "en":
+            raise ValueError(f"--language {language}: {model} is English-only. Use a multilingual model (a name without .en).")
+        if task != "transcribe":
+            raise ValueError(f"--task {task}: {model} is English-only. Use a multilingual model (a name without .en).")
+
+
 def load(model: str, dtype: str = "float32") -> Any:
     """The recogniser of `model` (see `jaxasr.load`), its weights and activations in `dtype`."""
     import jaxasr

@@ -2,32 +2,35 @@
 import math
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from experiments.page import EncoderRow, LensPage, LogitTable
+from experiments.progress import console as standard_output
 
-WIDTH = 100  # columns where standard output is no terminal
-ROWS = 40  # tokens shown
+ROWS = 40  # tokens shown in a terminal
 _CELL = 13  # columns of one layer
 _PLAIN = {"box": None, "header_style": "dim", "pad_edge": False}
 
 
 def print_page(page: LensPage) -> None:
-    """The text, then one row a token (its candidates by layer), then one row an encoder layer."""
-    console = Console(highlight=False, width=None if Console().is_terminal else WIDTH)
-    console.print(Text(page.text or "(no speech)", style="bold"), end="\n\n")
+    """The text, then one row a token (its candidates by layer), then one row an encoder layer; shortened in a terminal only."""
+    console = standard_output()
+    rows = ROWS if console.is_terminal else len(page.logit.tokens)
+    console.print(Text(page.text or "(no text)", style="bold"))
+    for line in page.signs.lines():
+        console.print(Text(line, style="yellow"))
+    console.print()
     console.print("Logit lens: top token by decoder layer")
-    console.print(logit_table(page.logit, console.width))
-    if (more := len(page.logit.tokens) - ROWS) > 0:
+    console.print(logit_table(page.logit, console.width, rows))
+    if (more := len(page.logit.tokens) - rows) > 0:
         console.print(f"      … {more} more tokens on the page", style="dim")
     console.print("\nEncoder lens: what the decoder writes from each encoder layer")
-    console.print(encoder_table(page.encoder))
+    console.print(encoder_table(page.encoder, shorten=console.is_terminal))
 
 
-def logit_table(table: LogitTable, width: int) -> Table:
-    """The first `ROWS` tokens downwards, layers across: as many layers as fit, evenly chosen, always the last."""
+def logit_table(table: LogitTable, width: int, rows: int = ROWS) -> Table:
+    """The first `rows` tokens downwards, layers across: as many layers as fit, evenly chosen, always the last."""
     layers = chosen_layers(len(table.candidates), (width - 34) // _CELL)
     shown = Table(**_PLAIN)
     shown.add_column("s", justify="right", style="dim")
@@ -35,7 +38,7 @@ def logit_table(table: LogitTable, width: int) -> Table:
     for layer in layers:
         shown.add_column(f"layer {layer}", max_width=_CELL, no_wrap=True)
     shown.add_column("saturates", justify="right")
-    for t, token in enumerate(table.tokens[:ROWS]):
+    for t, token in enumerate(table.tokens[:rows]):
         start = table.times[t][0]
         when = f"{start:.2f}" if math.isfinite(start) else ""
         cells = [_cell(table, layer, t) for layer in layers]
@@ -43,14 +46,14 @@ def logit_table(table: LogitTable, width: int) -> Table:
     return shown
 
 
-def encoder_table(rows: tuple[EncoderRow, ...]) -> Table:
+def encoder_table(rows: tuple[EncoderRow, ...], shorten: bool = True) -> Table:
     shown = Table(**_PLAIN)
     shown.add_column("layer", justify="right")
     shown.add_column("kind")
     shown.add_column("log-prob", justify="right")
     shown.add_column("text", overflow="fold")
     for layer, row in enumerate(rows):
-        text = row.text if len(row.text) <= 160 else f"{row.text[:150]} … ({len(row.text)} characters)"
+        text = row.text if len(row.text) <= 160 or not shorten else f"{row.text[:150]} … ({len(row.text)} characters)"
         shown.add_row(str(layer), row.category, f"{row.logprob:.2f}", Text(text))
     return shown
 

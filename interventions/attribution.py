@@ -87,9 +87,9 @@ def _windows(x: Float[Array, "..."], axis: int, window: int, n_frames: Array) ->
 
 def attribution(
     model: Whisper,
-    *,
     target: Run,
     source: Run | str,
+    *,
     site: str | Sequence[str],
     over: Sequence[str],
     metric: Metric,

@@ -2,11 +2,13 @@
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from interventions.run import Run
 from jaxasr import compiled
 from jaxasr.model import Whisper, exactly
+from jaxasr.rules import Rules
 from jaxasr.taps import Edits, select
 from jaxasr.token_ids import check_ids
 
@@ -30,33 +32,58 @@ class LogitLens:
 
 
 def logit_lens(
-    model: Whisper, run: Run, top_k: int = 5, *, final: Int[Array, "B T"] | None = None, edits: Edits | None = None
+    model: Whisper,
+    run: Run,
+    top_k: int = 5,
+    *,
+    final: Int[Array, "B T"] | None = None,
+    edits: Edits | None = None,
+    rules: Rules | None = None,
+    prompt_len: int | None = None,
 ) -> LogitLens:
     """Reads every layer's residual stream through the decoder's final norm and unembedding.
 
-    `final` [B, T] names the tokens whose rank is followed; the default is the model's own top-1 after each token. Give the
-    generated tokens when suppression rules were in force. The sites read are `decoder.resid_post`, which the final norm has
-    not touched: no layer is normed twice.
+    `final` [B, T] names the tokens whose rank is followed; the default is the model's own top-1 after each token. The sites read
+    are `decoder.resid_post`, which the final norm has not touched: no layer is normed twice.
 
-    Raises ValueError for a `top_k` or a `final` outside the vocabulary, or a `final` of another shape than `run.tokens`.
+    `rules` are those of `jaxasr.generate`: with them every layer chooses among the tokens that may follow the ones before, so the
+    last layer's top-1 is the token that `generate` writes. They need `prompt_len`, the number of tokens in the prompt; for tokens
+    that were generated under rules, give these rules and the generated tokens as `final`.
+
+    Raises ValueError for a `top_k` or a `final` outside the vocabulary, a `final` of another shape than `run.tokens`, and for
+    `rules` without `prompt_len`.
     Source: nostalgebraist 2020; saturation as in "Beyond Transcription" (arXiv 2508.15882), section 4.7 and Fig. 2a.
     """
     if not 1 <= top_k <= model.config.n_vocab:
         raise ValueError(f"top_k: expected 1 to {model.config.n_vocab}, got {top_k}.")
+    if rules is not None and prompt_len is None:
+        raise ValueError("prompt_len: expected the number of tokens in the prompt, which rules depend on, got None.")
     if final is not None:
         check_ids(final, model.config.n_vocab, "final")
     logits, acts = run.decode(model, edits, select("decoder.resid_post"))
-    final = jnp.argmax(logits, -1) if final is None else jnp.asarray(final)
-    if final.shape != jnp.shape(run.tokens):
-        raise ValueError(f"final: expected the shape of run.tokens {list(jnp.shape(run.tokens))}, got {list(final.shape)}.")
-    return compiled.call(_read, model, acts["decoder.resid_post"], final, taps=None, top_k=top_k)
+    tokens = jnp.asarray(run.tokens)
+    if final is None:
+        final = jnp.argmax(logits if rules is None else rules.along(logits, tokens, prompt_len or 0), -1)
+    final = jnp.asarray(final)
+    if final.shape != tokens.shape:
+        raise ValueError(f"final: expected the shape of run.tokens {list(tokens.shape)}, got {list(final.shape)}.")
+    shared = acts["decoder.resid_post"], final, tokens, np.int32(prompt_len or 0)
+    return compiled.call(_read, model, *shared, taps=rules, top_k=top_k)
 
 
-def _read(model: Whisper, resid: Float[Array, "L B T D"], final: Int[Array, "B T"], taps: None, *, top_k: int) -> LogitLens:
-    del taps
-
+def _read(
+    model: Whisper,
+    resid: Float[Array, "L B T D"],
+    final: Int[Array, "B T"],
+    tokens: Int[Array, "B T"],
+    prompt_len: Int[Array, ""],
+    taps: Rules | None,
+    *,
+    top_k: int,
+) -> LogitLens:
     def layer(x: Float[Array, "B T D"]) -> tuple[Array, ...]:
-        logprobs = jax.nn.log_softmax(model.decoder.unembed(model.decoder.ln(x)))
+        logits = model.decoder.unembed(model.decoder.ln(x))
+        logprobs = jax.nn.log_softmax(logits if taps is None else taps.along(logits, tokens, prompt_len))
         top, ids = jax.lax.top_k(logprobs, top_k)
         of_final = jnp.take_along_axis(logprobs, final[..., None], -1)
         return ids, top, of_final[..., 0], (logprobs > of_final).sum(-1)

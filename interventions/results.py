@@ -32,8 +32,8 @@ def summarize(
         `recovery` = (patched - target) / (source - target), so 0 is the unpatched target and 1 the source, NaN where these two
         agree. Over examples: `baseline` and, if known, `source`. Over cells: the `mean` change and its bootstrap interval (BCa) `low`,
         `high`; `p` (sign flips), `q` (p adjusted over the grid, Benjamini & Hochberg 1995), `p_any` (against the best of all cells);
-        `mean_recovery`, the mean change over the mean distance from target to source. Fewer than two examples have no interval
-        and no p. Examples without a value in some cell are left out of all that is over cells: `attrs["left_out"]`.
+        `mean_recovery`, the mean change over the mean distance from target to source. With fewer than two examples intervals
+        and p-values are NaN. Examples without a value in some cell are left out of all that is over cells: `attrs["left_out"]`.
 
     Raises:
         ValueError: a Dataset without a variable of it; an unknown null.
@@ -43,7 +43,7 @@ def summarize(
     parts = _parts(result, variable)
     whole = parts["change"].notnull().all([dim for dim in parts["change"].dims if dim != "example"])
     counted = parts["change"].isel(example=np.flatnonzero(whole.values))
-    found = parts | {"mean": counted.mean("example")} | (_claims(counted, level, n, seed, null) if counted.sizes["example"] > 1 else {})
+    found = parts | {"mean": counted.mean("example")} | _claims(counted, level, n, seed, null)
     if "source" in parts:
         distance = (parts["source"] - parts["baseline"]).isel(example=np.flatnonzero(whole.values)).mean("example")
         found["mean_recovery"] = (found["mean"] / distance).where(distance != 0)
@@ -53,6 +53,9 @@ def summarize(
 
 
 def _claims(change: xr.DataArray, level: float, n: int, seed: int, null: str) -> dict[str, xr.DataArray]:
+    if change.sizes["example"] < 2:
+        unknown = xr.full_like(change.mean("example"), np.nan)
+        return dict.fromkeys(("low", "high", "p_any", *(("p", "q") if null == "signs" else ())), unknown)
     interval = statistics.bootstrap(change, level=level, n=n, seed=seed)
     found = {"low": interval.low, "high": interval.high, "p_any": _NULLS[null](change, n=n, seed=seed)}
     if null == "signs":

@@ -16,6 +16,7 @@ from interventions import transcripts
 from interventions.edits import Zero
 from interventions.grid import Grid, Placed
 from interventions.heard import generate_heard
+from interventions.run import Run
 from jaxasr import compiled, sites
 from jaxasr.audio import log_mel, n_frames
 from jaxasr.cache import Memory
@@ -83,6 +84,41 @@ def _generate(model: Whisper, memory: Memory, prompt: Array, follow: Any, cells:
         return generate(model, memory, prompt, edits=edits, rules=rules, follow=follow, together="cells", **options)
 
     return jax.vmap(one, axis_name="cells")(cells)
+
+
+def text_logprobs(
+    model: Whisper,
+    run: Run,
+    cells: Any,
+    *,
+    edits_of: EditsOf,
+    rules: Rules | None = None,
+    prompt_len: int = 0,
+) -> Float[np.ndarray, "K B T"]:
+    """Computes the log-probability of the token that follows each position of `run`, under the edits of every cell.
+
+    Cells edit the decoder in a teacher-forced pass: the text stays the same, and its probability changes. `cells` and `edits_of` are those
+    of `generate_cells`, `rules` and `prompt_len` those that the text was generated with. The last position has no token after it: NaN.
+
+    Raises ValueError for cells of unequal number and for edits that the decoder does not have.
+    """
+    arrays, structure = compiled.split(cells)
+    _number(arrays)
+    taps, run = (structure, edits_of, rules), run.heard(model)
+    found = compiled.call(_score, model, run, [jnp.asarray(array) for array in arrays], np.int32(prompt_len), taps=taps)
+    return np.asarray(found)
+
+
+def _score(model: Whisper, run: Run, cells: list[Array], prompt_len: Array, taps: Any) -> Float[Array, "K B T"]:
+    structure, edits_of, rules = taps
+    after = jnp.roll(run.tokens, -1, axis=1)[..., None]
+
+    def one(arrays: list[Array]) -> Float[Array, "B T"]:
+        logits, _ = run.decode(model, edits_of(structure.join(arrays)))
+        logits = logits if rules is None else rules.along(logits, run.tokens, prompt_len)
+        return jnp.take_along_axis(jax.nn.log_softmax(logits), after, -1)[..., 0]
+
+    return jax.lax.map(one, cells).at[:, :, -1].set(jnp.nan)  # a cell at a time: the logits of all are large
 
 
 def sequence_sweep(

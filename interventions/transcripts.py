@@ -38,9 +38,22 @@ def longest_repeat(ids: Ids) -> Repeat:
     return max(repeats(ids), key=lambda repeat: (repeat.span, -repeat.n), default=Repeat())
 
 
+def longest_loop(ids: Ids) -> Repeat:
+    """Finds the longest repetition that is a loop: an n-gram k times back to back with (k >= 4 and n·k >= 20) or (k >= 3 and n >= 6)."""
+    loops = [r for r in repeats(ids) if (r.k >= 4 and r.span >= 20) or (r.k >= 3 and r.n >= 6)]
+    return max(loops, key=lambda repeat: (repeat.span, -repeat.n), default=Repeat())
+
+
 def is_loop(ids: Ids) -> bool:
-    """Whether token ids repeat themselves: an n-gram k times back to back with (k >= 4 and n·k >= 20) or (k >= 3 and n >= 6)."""
-    return any((r.k >= 4 and r.span >= 20) or (r.k >= 3 and r.n >= 6) for r in repeats(ids))
+    """Whether token ids repeat themselves (see `longest_loop`)."""
+    return longest_loop(ids).k > 0
+
+
+def repeated(ids: Ids, repeat: Repeat) -> list[int]:
+    """Returns the n-gram that `repeat`, one of the repetitions of `ids`, repeats."""
+    ids, n = [int(id_) for id_ in ids], repeat.n
+    starts = range(len(ids) - repeat.span + 1)
+    return next(ids[i : i + n] for i in starts if ids[i : i + repeat.span] == ids[i : i + n] * repeat.k)
 
 
 def is_repetitive(ids: Ids, text: str) -> bool:

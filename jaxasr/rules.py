@@ -60,6 +60,14 @@ class Rules:
         logits = jnp.where(banned, -jnp.inf, logits)
         return self._prefer_timestamp(logits) if self.timestamps else logits
 
+    def along(self, logits: Float[Array, "B T V"], tokens: Int[Array, "B T"], prompt_len: Int[Array, ""] | int) -> Float[Array, "B T V"]:
+        """Returns the logits of a teacher-forced pass with -inf wherever a token may not follow the tokens up to that position."""
+
+        def after(logits: Float[Array, "B V"], t: Int[Array, ""]) -> Float[Array, "B V"]:
+            return self(logits, tokens, t + 1, prompt_len)
+
+        return jax.vmap(after, in_axes=(1, 0), out_axes=1)(logits, jnp.arange(tokens.shape[1]))
+
     def _ids(self) -> Int[Array, "V"]:
         return jnp.arange(self.suppress.shape[-1])
 

@@ -27,7 +27,7 @@ from jaxasr.steps import unrolls
 from jaxasr.taps import Edits
 from jaxasr.text import compression_ratio
 from jaxasr.tokenizer import MAX_PREVIOUS, Tokenizer
-from jaxasr.transcript import Segment, Transcript, Word
+from jaxasr.transcript import Segment, Silence, Transcript, Word
 
 _PER_SECOND = SAMPLE_RATE // HOP  # mel frames
 Progress = Callable[[float, float], None]
@@ -72,13 +72,14 @@ def transcribe(
     )
     writer = _Writer(model, tokenizer, options, rules, language, of["encoder"], of["decoder"], heads or default_heads(model.config))
     walk = _one_by_one if options.timestamps or options.condition_on_previous_text else _all_at_once
-    segments = []
-    for seek, found in walk(writer, sound):
+    segments, silences = [], []
+    for seek, found, silence in walk(writer, sound):
         segments += found
+        silences += [silence] if silence else []
         if progress:
             progress(min(seek, sound.n_frames) / _PER_SECOND, sound.n_frames / _PER_SECOND)
     text = "".join(segment.text for segment in segments).strip()
-    return Transcript(text, tuple(segments), language, prob, len(audio) / SAMPLE_RATE)
+    return Transcript(text, tuple(segments), language, prob, len(audio) / SAMPLE_RATE, tuple(silences))
 
 
 def detect_language(model: Whisper, tokenizer: Tokenizer, memory: Memory, edits: Edits | None = None) -> list[dict[str, float]]:
@@ -203,7 +204,16 @@ def _left_padded(prompts: list[list[int]], filler: int, width: int) -> tuple[Arr
     return jnp.asarray(tokens), jnp.asarray(positions)
 
 
-def _one_by_one(writer: _Writer, sound: _Sound) -> Iterator[tuple[int, list[Segment]]]:
+_Window = tuple[int, list[Segment], Silence | None]  # the mel frame after it, its segments, and what explains that there are none
+
+
+def _silence(writer: _Writer, written: Written, seek: int, frames: int) -> Silence:
+    start, end = (round(frame / _PER_SECOND, 3) for frame in (seek, seek + frames))
+    text = writer.tokenizer.decode(written.tokens).strip()
+    return Silence(start, end, writer.options.is_silence(written), text, written.avg_logprob, written.no_speech_prob)
+
+
+def _one_by_one(writer: _Writer, sound: _Sound) -> Iterator[_Window]:
     """Each window begins where the timestamps of the one before it say."""
     options, tokenizer = writer.options, writer.tokenizer
     seek, number = 0, 0
@@ -218,13 +228,14 @@ def _one_by_one(writer: _Writer, sound: _Sound) -> Iterator[tuple[int, list[Segm
             # Words of a high temperature would lead the next window astray.
             keep = options.condition_on_previous_text and written.temperature <= 0.5
             history = [*history, *_ids(found)] if keep else []
+        silence = None if found else _silence(writer, written, seek, true)
         if found:
             found = _with_words(found, writer.words(memory, [_ids(found)], [true])[0], tokenizer)
         seek, number = seek + step, number + 1
-        yield seek, found
+        yield seek, found, silence
 
 
-def _all_at_once(writer: _Writer, sound: _Sound) -> Iterator[tuple[int, list[Segment]]]:
+def _all_at_once(writer: _Writer, sound: _Sound) -> Iterator[_Window]:
     """Windows of 30 s that know nothing of each other, `batch_size` at a time."""
     seeks = list(range(0, sound.n_frames, sound.width))
     prompt = writer.tokenizer.encode_previous(writer.options.initial_prompt)
@@ -238,8 +249,9 @@ def _all_at_once(writer: _Writer, sound: _Sound) -> Iterator[tuple[int, list[Seg
             [] if writer.options.is_silence(w) else segments_of(w, writer.tokenizer, seek, n)[0] for w, seek, n in zip(written, rows, true)
         ]
         words = writer.words(memory, [_ids(segments) for segments in found], true)
-        for seek, segments, timed in zip(batch, found, words):
-            yield seek + sound.width, _with_words(segments, timed, writer.tokenizer)
+        for seek, segments, timed, w, n in zip(batch, found, words, written, true):
+            silence = None if segments else _silence(writer, w, seek, n)
+            yield seek + sound.width, _with_words(segments, timed, writer.tokenizer), silence
 
 
 def _ids(segments: Sequence[Segment]) -> list[int]:

@@ -55,14 +55,40 @@ class Segment:
 
 
 @dataclasses.dataclass(frozen=True)
+class Silence:
+    """A window that gave no segment.
+
+    Attributes:
+        start: seconds from the beginning of the recording.
+        end: seconds.
+        left_out: True where the window counts as silence by its no-speech probability and its mean log-probability
+            (`Options.no_speech_threshold`, `Options.logprob_threshold`); False where the model generated no text.
+        text: what was generated, and is left out.
+        avg_logprob: as in `Segment`.
+        no_speech_prob: as in `Segment`.
+    """
+
+    start: float
+    end: float
+    left_out: bool
+    text: str
+    avg_logprob: float
+    no_speech_prob: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Transcript:
-    """A recording in words. `language` is a code; `language_prob` is None where it was given and not detected; `duration` in seconds."""
+    """A recording in words. `language` is a code; `language_prob` is None where it was given and not detected; `duration` in seconds.
+
+    `silences` are the windows without a segment, with the reason.
+    """
 
     text: str
     segments: tuple[Segment, ...]
     language: str
     language_prob: float | None
     duration: float
+    silences: tuple[Silence, ...] = ()
 
     @property
     def tokens(self) -> tuple[int, ...]:

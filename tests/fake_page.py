@@ -1,7 +1,8 @@
 """A lens page from made-up arrays, for tests that need no model."""
 import numpy as np
 
-from experiments.page import EncoderRow, LensPage, LogitTable
+from experiments.page import EncoderRow, LensPage, LogitTable, Signs
+from jaxasr.transcript import Word
 
 TOKENS = (" a", " <script>alert(1)</script>", "\n", " b&", "")
 ENCODER = (EncoderRow("", -3.0, "empty"), EncoderRow("oh no " * 99, -1.0, "loop"), EncoderRow("</script><img src=x>", -0.1, "correct"))
@@ -31,6 +32,8 @@ def fake_page(**changes) -> LensPage:
         "mel": rng.normal(size=(80, 130)).astype(np.float32),
         "logit": fake_table(),
         "encoder": ENCODER,
+        "words": (Word(" a", 0.0, 0.4, 0.9, (1,)), Word(" <script>", 0.4, 0.8, 0.2, (2, 3))),
+        "signs": Signs("<b>oh</b> no", 12, compression_ratio=9.5, no_speech_prob=0.9, avg_logprob=-1.2, silent=True, ended=False, peak=0.5),
         "provenance": {"command": "jaxasr lens '<i>.flac'", "versions": {"jax": "1"}},
     }
     return LensPage(**(fields | changes))

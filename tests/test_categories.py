@@ -15,6 +15,10 @@ FINAL = "The captain read the old letter aloud."
         ("the captain, read the old letter aloud", "correct"),
         ("The captain read the letter.", "partial"),
         ("Yes, I need to go to the bathroom.", "ungrounded"),
+        ("(baby crying)", "ungrounded"),
+        ("[Music]", "ungrounded"),
+        ("Hmm.", "ungrounded"),
+        ("(crying) " * 20, "loop"),
         ("no " * 20, "loop"),
         ("I'm going to go to now. " * 3, "loop"),
     ],
@@ -30,6 +34,11 @@ def test_token_ids_decide_about_loops_when_given():
 
 def test_a_right_text_that_repeats_is_right():
     assert category("no " * 20, "No, " * 20) == "correct"
+
+
+def test_a_text_that_the_normaliser_removes_still_has_words():
+    assert category("(baby crying)", "(Baby crying)") == "correct"
+    assert category("(baby crying)", "(mumbling)") == "ungrounded"
 
 
 def test_without_spaces_characters_are_counted():

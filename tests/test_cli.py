@@ -111,7 +111,7 @@ def demo(tmp_path_factory):
 @needs_weights
 def test_demo_writes_text_both_lenses_and_where_they_come_from(demo):
     found, out, _ = demo
-    assert sorted(path.name for path in out.iterdir()) == ["index.html", "lens.json"]
+    assert sorted(path.name for path in out.iterdir()) == ["command.json", "index.html", "lens.json"]
     assert found["text"] == TEXT
     assert "".join(found["logit_lens"]["tokens"]).strip() == TEXT
     assert [row["category"] for row in found["encoder_lens"]][-1] == "correct"
@@ -150,7 +150,10 @@ def test_transcribe_goes_on_after_a_bad_file(tmp_path):
     assert done.exit_code == 2
     assert "none.wav" in done.stderr
     assert done.stdout.splitlines()[0] == f"{DEMO}:"
-    assert [line.split()[-1] for line in done.stdout.splitlines()[1:]] == (tmp_path / "demo.flac.txt").read_text().split()
+    assert done.stdout.splitlines()[1].split() == ["start", "end", "prob", "word"]
+    shown = done.stdout.splitlines()[2:]
+    assert shown == (tmp_path / "demo.flac.txt").read_text().splitlines()[1:]
+    assert [line.split()[-1] for line in shown] == json.loads((tmp_path / "demo.flac.json").read_text())["text"].split()
     found = json.loads((tmp_path / "demo.flac.json").read_text())
     assert {"text", "segments", "language", "provenance", "audio"} <= set(found)
 

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from experiments.commands.transcribe import _clock
+from experiments.commands.subtitles import clock
 from experiments.lens import window
 from experiments.progress import Steps
 
@@ -20,9 +20,9 @@ def test_window_past_the_end():
         window(np.zeros(16_000, np.float32), 1.0)
 
 
-@pytest.mark.parametrize(("seconds", "clock"), [(0, "00:00.00"), (59.999, "01:00.00"), (61.234, "01:01.23"), (3_725.5, "1:02:05.50")])
-def test_clock(seconds, clock):
-    assert _clock(seconds) == clock
+@pytest.mark.parametrize(("seconds", "shown"), [(0, "00:00.000"), (59.9996, "01:00.000"), (61.234, "01:01.234"), (3_725.5, "01:02:05.500")])
+def test_clock(seconds, shown):
+    assert clock(seconds, ".") == shown
 
 
 def test_steps_are_timed_and_said_on_standard_error(capsys):

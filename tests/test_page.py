@@ -103,7 +103,7 @@ def test_audio_and_spectrogram_survive_the_round_trip(outline):
 def test_no_speech_makes_a_page_too():
     empty = fake_table(tokens=())
     text = render(fake_page(logit=empty, text="", encoder=()))
-    assert "(no speech)" in text
+    assert "(no text)" in text
     assert 'lang="de"' in text
     assert not Outline(text).of("td")
 

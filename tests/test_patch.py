@@ -34,7 +34,7 @@ def heads(tmp_path_factory):
 def test_one_token(heads):
     out, found = heads
     names = {path.name for path in out.iterdir()}
-    assert names == {"index.html", "figure.png", "figure.svg", "result.json", "result.zarr", "cells"}
+    assert names == {"index.html", "figure.png", "figure.svg", "result.json", "result.zarr", "cells", "command.json"}
     assert found["scored"] == "logit(' letter') - logit(' book') after 'The captain read the old'"
     assert "24 cells of 1 example(s)" in found["stderr"]
     assert found["provenance"]["model"]["sha256"].startswith("1a5afae0")

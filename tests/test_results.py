@@ -43,8 +43,8 @@ def test_an_example_without_a_value_is_left_out_and_one_alone_has_no_interval():
     assert (found.n_examples, found.left_out) == (N - 1, 1)
     assert found["mean"].notnull().all()
     alone = summarize(swept().isel(example=0))
-    assert "low" not in alone
-    assert "p_any" not in alone
+    assert all(alone[name].isnull().all() and alone[name].dims == ("layer", "head") for name in ("low", "high", "p", "q", "p_any"))
+    assert "p" not in summarize(swept().isel(example=0), null="cells")
     assert alone.change.sizes == {"example": 1, "layer": LAYERS, "head": HEADS}
 
 
@@ -117,8 +117,27 @@ def test_maps_show_layers_heads_and_tokens(tmp_path):
     np.testing.assert_array_equal(mark.get_xydata(), [[3, 2]])
     ids = summarize(swept(dims=("layer", "position"))).assign_coords(token=("position", np.array(list("abcdefg"))))
     assert labels_of(maps.plot(ids).axes[0].xaxis) == list("abcdefg")
-    for suffix in ("png", "svg"):
+    for suffix in ("png", "svg", "pdf"):
         assert maps.save(drawn, tmp_path / f"map.{suffix}").stat().st_size > 2000
+    assert maps.save(drawn, f"{tmp_path}/text.png") == tmp_path / "text.png"
+    with pytest.raises(ValueError, match=r"expected a name that ends in \.png, \.svg, \.pdf, got 'map'"):
+        maps.save(drawn, tmp_path / "map")
+
+
+def test_maps_take_what_a_sweep_gives():
+    def drawn_cells(drawn):
+        return drawn.axes[0].collections[0].get_array()
+
+    many, one = swept(), swept().isel(example=0).drop_vars("example")
+    np.testing.assert_array_equal(drawn_cells(maps.plot(many)), drawn_cells(maps.plot(summarize(many))))
+    np.testing.assert_allclose(drawn_cells(maps.plot(one)), one - one.baseline)
+    assert not maps.plot(one).axes[0].lines[0].get_xydata().size  # nothing is significant of one recording
+    curves = maps.plot(swept(dims=("layer", "alpha")).isel(example=0).drop_vars("example"))
+    assert len(curves.axes[0].lines) == LAYERS + 1
+    texts = xr.Dataset({"wer": many, "baseline_wer": many.baseline}).drop_vars("source", errors="ignore")
+    assert drawn_cells(maps.plot(texts, "wer")).shape == (LAYERS, HEADS)
+    with pytest.raises(ValueError, match="variable: expected one of"):
+        maps.plot(texts)
 
 
 def test_time_lies_under_the_spectrogram_and_strengths_are_curves():

@@ -5,6 +5,7 @@ import pytest
 from fake_page import TOKENS, fake_page, fake_table
 from rich.console import Console
 
+from experiments import terminal
 from experiments.terminal import ROWS, chosen_layers, encoder_table, logit_table, print_page, visible
 
 
@@ -25,12 +26,29 @@ def test_one_row_a_token_and_text_stays_text():
     assert "[red]x[/]" in text
 
 
-def test_long_texts_are_cut_and_it_is_said(capsys):
-    print_page(fake_page(logit=fake_table(tokens=tuple(f" w{i}" for i in range(ROWS + 3)))))
-    shown = capsys.readouterr().out
-    assert f"w{ROWS - 1} " in shown
-    assert f"w{ROWS} " not in shown
-    assert "3 more tokens on the page" in shown
+LONG = fake_table(tokens=tuple(f" w{i}" for i in range(ROWS + 3)))
+
+
+def test_a_terminal_shows_the_first_tokens_and_how_many_more_there_are(monkeypatch):
+    console = Console(width=100, record=True, file=io.StringIO(), force_terminal=True)
+    monkeypatch.setattr(terminal, "standard_output", lambda: console)
+    print_page(fake_page(logit=LONG))
+    text = console.export_text()
+    assert f"w{ROWS - 1} " in text
+    assert f"w{ROWS} " not in text
+    assert "3 more tokens on the page" in text
+    assert "(594 characters)" in text
+
+
+def test_where_there_is_no_terminal_nothing_is_shortened(capsys):
+    deep = fake_table(tokens=tuple(f" w{i}" for i in range(ROWS + 3)), layers=32)
+    print_page(fake_page(logit=deep, text="word " * 100))
+    text = capsys.readouterr().out
+    assert f"w{ROWS + 2} " in text
+    assert "more tokens" not in text
+    assert all(f"layer {layer}" in text for layer in range(32))
+    assert max(len(line.rstrip()) for line in text.splitlines()) > 590
+    assert "word " * 99 in text
 
 
 def test_long_encoder_texts_are_cut():

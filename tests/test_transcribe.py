@@ -260,3 +260,22 @@ def test_english_only_models_detect_no_language():
     model, tokenizer = nonsense()
     with pytest.raises(ValueError, match="English-only"):
         detect_language(model, tokenizer, jax.eval_shape(lambda: model.encode(jnp.zeros((1, 80, 3000)))[0]))
+
+
+@pytest.mark.parametrize("timestamps", [True, False])
+def test_windows_without_text_are_listed_with_the_reason(timestamps):
+    loud = {"no_speech_threshold": 0.0, "logprob_threshold": 0.0, "timestamps": timestamps}
+    found = babble(noise(65), **loud)
+    assert found.text == ""
+    assert [(silence.start, silence.end, silence.left_out) for silence in found.silences] == [(0, 30, True), (30, 60, True), (60, 65, True)]
+    assert all(silence.text and 0 < silence.no_speech_prob < 1 and silence.avg_logprob < 0 for silence in found.silences)
+    assert found.to_dict()["silences"][2]["end"] == 65
+    assert babble(noise(20), timestamps=False).silences == ()
+
+
+def test_a_window_in_which_nothing_is_generated_is_no_silence():
+    """Everything but the end is suppressed."""
+    tokenizer = nonsense()[1]
+    everything = [id_ for id_ in range(tokenizer.n_vocab) if id_ != tokenizer.special.eot]
+    found = babble(noise(4), timestamps=False, suppress=everything, suppress_blank=False)
+    assert [(silence.end, silence.left_out, silence.text) for silence in found.silences] == [(4, False, "")]

@@ -1,7 +1,16 @@
 """`jaxasr demo`: a real recording, real weights, both lenses, from one command."""
 from pathlib import Path
 
-from experiments.commands.options import DEFAULT_MODEL, DeviceOption, Dtype, DtypeOption, JsonOption, ModelOption, OutOption
+from experiments.commands.options import (
+    DEFAULT_MODEL,
+    DeviceOption,
+    Dtype,
+    DtypeOption,
+    JsonOption,
+    ModelOption,
+    OutOption,
+    OverwriteOption,
+)
 
 EXAMPLE = "jaxasr demo --out my-demo"
 
@@ -9,6 +18,7 @@ EXAMPLE = "jaxasr demo --out my-demo"
 def demo(
     model: ModelOption = DEFAULT_MODEL,
     out: OutOption = None,
+    overwrite: OverwriteOption = False,
     json: JsonOption = False,
     dtype: DtypeOption = Dtype.float32,
     device: DeviceOption = None,
@@ -22,4 +32,5 @@ def demo(
     from experiments.commands.lens import look
 
     with resources.as_file(resources.files("experiments").joinpath("assets", "demo.flac")) as audio:
-        look(audio, out=out or Path("jaxasr-demo"), model=model, json=json, dtype=dtype, device=device)
+        folder = out or Path("jaxasr-demo")
+        look(audio, out=folder, model=model, overwrite=overwrite, json=json, dtype=dtype, device=device)

@@ -93,19 +93,21 @@ def _sites(config: Any, batch: int, n_tokens: int) -> list[dict[str, Any]]:
 
 
 def _print(found: dict[str, Any]) -> None:
-    from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"[bold]{found['model']}[/]")
+    from experiments.progress import console
+
+    shown = console()
+    shown.print(f"[bold]{escape(found['model'])}[/]")
     for key, value in _facts(found).items():
-        console.print(f"  {key:<11} {value}")
+        shown.print(f"  {key:<11} {escape(value)}", soft_wrap=True)
     table = Table("site", "axes", "shape", box=None, header_style="dim", pad_edge=False)
     table.add_column("bytes", justify="right")
     for row in found["sites"]:
         table.add_row(row["site"], " ".join(row["axes"]), " × ".join(map(str, row["shape"])), _size(row["bytes"]))
-    console.print()
-    Console(highlight=False).print(table)
+    shown.print()
+    shown.print(table)
 
 
 def _facts(found: dict[str, Any]) -> dict[str, str]:

@@ -4,7 +4,18 @@ from typing import Annotated
 
 import typer
 
-from experiments.commands.options import DEFAULT_MODEL, Device, DeviceOption, Dtype, DtypeOption, JsonOption, LanguageOption, ModelOption
+from experiments.commands.errors import check_recordings
+from experiments.commands.options import (
+    DEFAULT_MODEL,
+    Device,
+    DeviceOption,
+    Dtype,
+    DtypeOption,
+    JsonOption,
+    LanguageOption,
+    ModelOption,
+    OverwriteOption,
+)
 
 EXAMPLE = "jaxasr lens speech.flac --out speech-lens"
 
@@ -16,6 +27,7 @@ def lens(
     start: Annotated[float, typer.Option("--start", min=0, help="Seconds into the recording.")] = 0.0,
     top_k: Annotated[int, typer.Option("--top-k", min=1, max=50, help="Tokens kept for each layer and position.")] = 5,
     language: LanguageOption = None,
+    overwrite: OverwriteOption = False,
     json: JsonOption = False,
     dtype: DtypeOption = Dtype.float32,
     device: DeviceOption = None,
@@ -24,7 +36,8 @@ def lens(
 
     Writes index.html, which opens from disk, and lens.json into --out.
     """
-    look(audio, out=out, model=model, start=start, top_k=top_k, language=language, json=json, dtype=dtype, device=device)
+    options = {"start": start, "top_k": top_k, "language": language}
+    look(audio, out=out, model=model, **options, overwrite=overwrite, json=json, dtype=dtype, device=device)
 
 
 def look(
@@ -35,22 +48,27 @@ def look(
     start: float = 0.0,
     top_k: int = 5,
     language: str | None = None,
+    overwrite: bool = False,
     json: bool = False,
     dtype: Dtype = Dtype.float32,
     device: Device | None = None,
 ) -> None:
     """Writes `index.html` and `lens.json` into `out`, and prints the text and both lenses (or, with `json`, the numbers)."""
     from experiments import runtime
+    from experiments.commands.output import checked, made
     from experiments.files import plain, to_json, write_json, write_text
     from experiments.progress import Steps
 
-    steps = Steps()
+    check_recordings([audio])
+    known = made("lens", [audio], model, start=start, top_k=top_k, language=language, dtype=dtype.value)
+    output, steps = checked(out, {"index.html": known, "lens.json": known}, overwrite), Steps()
     with steps("start JAX"):
         runtime.start(device)
         import jaxasr
         from experiments import page, terminal
         from experiments.lens import lens_page, window
         from jaxasr.config import SAMPLE_RATE
+    runtime.check_language(model, language)
     with steps(f"read {audio.name}"):
         whole = jaxasr.load_audio(audio)
         heard = window(whole, start)
@@ -59,7 +77,7 @@ def look(
         asr = runtime.load(model, dtype.value)
     found = lens_page(asr, heard, source, steps, model=model, language=language, top_k=top_k)
     with steps("write the page"):
-        path = write_text(out / "index.html", page.render(found))
+        path = write_text(output.begin() / "index.html", page.render(found))
         summary = page.summary(found) | {"seconds_taken": dict(steps.seconds)}
         write_json(out / "lens.json", summary)
     steps.say_total()

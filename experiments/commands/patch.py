@@ -1,13 +1,26 @@
 """`jaxasr patch`: put activations of something else into a recording's pass, at every cell of a grid, and see what changes."""
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from experiments.commands.options import DEFAULT_MODEL, Device, DeviceOption, Dtype, DtypeOption, JsonOption, LanguageOption, ModelOption
+from experiments.commands.errors import check_recordings
+from experiments.commands.options import (
+    DEFAULT_MODEL,
+    Device,
+    DeviceOption,
+    Dtype,
+    DtypeOption,
+    JsonOption,
+    LanguageOption,
+    ModelOption,
+    OverwriteOption,
+)
 
 EXAMPLE = "jaxasr patch speech.flac --source snr:0 --site decoder.cross_attn.z --over layer,head --out heads"
 
+_FILES = ("index.html", "figure.png", "figure.svg", "result.json", "result.zarr")
+_CELLS = "cells"  # what is done of a sweep
 _SOURCE = (
     "A file, or what is made of the target: noise (white, as loud), silence, snr:DB, bandstop:LOW-HIGH (Hz), mask:START-STOP (s); "
     "or no sound: zero, mean (over positions), resample[:SEED] (another TARGET)."
@@ -35,6 +48,7 @@ def patch(
     seed: Annotated[int, typer.Option("--seed", help="Of noise.")] = 0,
     model: ModelOption = DEFAULT_MODEL,
     language: LanguageOption = None,
+    overwrite: OverwriteOption = False,
     json: JsonOption = False,
     dtype: DtypeOption = Dtype.float32,
     device: DeviceOption = None,
@@ -47,7 +61,20 @@ def patch(
     answer, foil = _of_metric(tokens_of, answer, foil)
     fields = {"site": site, "over": _dims(over), "source": source, "metric": name, "sequence": sequence, "text": text, "answer": answer}
     fields |= {"foil": foil, "alphas": _numbers(alpha), "window_s": window, "language": language, "seed": seed, "new_tokens": tokens}
-    _run(targets, out, fields, model=model, json=json, dtype=dtype, device=device)
+    check_recordings(targets)
+    output = _output(targets, out, fields, model, dtype, overwrite)
+    _run(targets, output, fields, model=model, json=json, dtype=dtype, device=device)
+
+
+def _output(targets: list[Path], out: Path, fields: dict, model: str, dtype: Dtype, overwrite: bool) -> Any:
+    """Checks the folder of --out. Raises ValueError where something else is in the way."""
+    from experiments.commands.output import checked, made
+
+    source = Path(fields["source"])
+    recordings = [*targets, source] if source.is_file() else targets
+    named = source.name if source.is_file() else fields["source"]
+    known = made("patch", recordings, model, dtype=dtype.value, **fields | {"source": named})
+    return checked(out, dict.fromkeys((*_FILES, _CELLS), known), overwrite)
 
 
 def _of_metric(text: str, answer: str, foil: str) -> tuple[str, str]:
@@ -68,7 +95,7 @@ def _numbers(text: str) -> tuple[float, ...]:
         raise ValueError(f"--alpha: expected numbers with commas between them, as 0,0.5,1, got {text!r}.") from None
 
 
-def _run(targets: list[Path], out: Path, fields: dict, *, model: str, json: bool, dtype: Dtype, device: Device | None) -> None:
+def _run(targets: list[Path], output: Any, fields: dict, *, model: str, json: bool, dtype: Dtype, device: Device | None) -> None:
     from experiments import runtime
     from experiments.progress import Steps
     from experiments.provenance import provenance
@@ -80,15 +107,18 @@ def _run(targets: list[Path], out: Path, fields: dict, *, model: str, json: bool
         from experiments import patch as experiment, patch_page
         from jaxasr.config import HOP, N_SAMPLES
     question = experiment.Question(**fields)
+    runtime.check_language(model, question.language)
     with steps("read the recordings"):
         audio = [jaxasr.load_audio(path)[:N_SAMPLES] for path in targets]
+        others = experiment.sources(audio, question)
     with steps(f"load {model}"):
         asr = runtime.load(model, dtype.value)
     with steps("hear and plan"):
-        prepared = experiment.prepare(asr, audio, question)
+        prepared = experiment.prepare(asr, audio, others, question)
     steps.console.print(prepared.plan, prepared.scored, sep="\n", markup=False, soft_wrap=True)
+    out = output.begin(afresh=_CELLS)
     with steps.bar("sweep") as progress:
-        result = prepared.run(out / "cells", progress)
+        result = prepared.run(out / _CELLS, progress)
     with steps("write"):
         known = provenance(model=runtime.weights(asr), data=[str(path) for path in targets], config=fields, seed=question.seed)
         facts = {"site": question.site, "model": model, "targets": [path.name for path in targets], "source_name": question.source}

@@ -4,11 +4,12 @@ from typing import Annotated, Any
 
 import typer
 
-from experiments.commands.options import DEFAULT_MODEL, DeviceOption, Dtype, DtypeOption, JsonOption, ModelOption
+from experiments.commands.options import DEFAULT_MODEL, DeviceOption, Dtype, DtypeOption, JsonOption, ModelOption, OverwriteOption
 
 EXAMPLE = "jaxasr probe speech.jsonl --label gender --group speaker --site encoder.resid_post --out gender-probe"
 
 FRAME_LABELS = "phone, word, energy, f0"
+_FILES = ("table.csv", "accuracy.png", "result.json", "bank")
 
 
 def probe(
@@ -35,6 +36,7 @@ def probe(
     text: Annotated[str, typer.Option("--text", help="What decoder sites are read over: greedy or transcript.")] = "greedy",
     batch: Annotated[int, typer.Option("--batch", min=1, help="Recordings in a pass.")] = 8,
     store: Annotated[Path | None, typer.Option("--store", help="Folder of activations, kept and shared. Default: in --out.")] = None,
+    overwrite: OverwriteOption = False,
     json: JsonOption = False,
     dtype: DtypeOption = Dtype.float32,
     device: DeviceOption = None,
@@ -44,20 +46,30 @@ def probe(
     An interrupted run goes on where it was. Recordings that cannot be read are listed and left out.
     """
     from experiments import runtime
+    from experiments.commands.output import checked, made
     from experiments.progress import Steps
 
+    where_it_is = str(Path(manifest).resolve()) if Path(manifest).exists() else manifest
+    asked = {"manifest": where_it_is, "label": label, "group": group, "site": site, "pool": pool, "where": where, "noise": noise}
+    asked |= {"target": target, "types": types, "penalty": penalty, "folds": folds, "seeds": seeds, "min_count": min_count}
+    asked |= {"max_rows": max_rows, "text": text, "dtype": dtype.value}
+    output = checked(out, dict.fromkeys(_FILES, made("probe", [], model, **asked)), overwrite)
+    if text not in ("greedy", "transcript"):
+        raise ValueError(f"--text: expected greedy or transcript, got {text!r}.")
     steps = Steps()
     with steps("start JAX"):
         runtime.start(device)
-        from experiments.probe import FRAME_LABELS as framed, VALUES, Question
+        from experiments.probe import FRAME_LABELS as framed, VALUES, Question, check
     pool = pool or ("frames" if label in framed else "last" if site.startswith("decoder.") else "speech")
     target = "value" if label in VALUES else target
     question = Question(label, site, pool, group, types, target, tuple(penalty or (1.0,)), folds, tuple(range(seeds)), min_count, max_rows)
-    heard, asked = _corpora(manifest, where or [], noise or [])
+    corpus, rows = _corpora(manifest, where or [], noise or [])
+    check(rows, question)
     with steps(f"load {model}"):
         asr = runtime.load(model, dtype.value)
-    known = _extracted(asr, heard, question, store or out / "activations", text, batch, steps)
-    found = run(asr, asked, known, question, out, steps, {"noise": noise or [], "where": where or []})
+    output.begin()
+    known = _extracted(asr, corpus, question, store or out / "activations", text, batch, steps)
+    found = run(asr, rows, known, question, out, steps, {"noise": noise or [], "where": where or []})
     steps.say_total()
     _show(found, json)
 
@@ -148,8 +160,9 @@ def _show(result: dict[str, Any], json: bool) -> None:
 
         print(to_json(result))
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from experiments.progress import console
 
     classes = result["classes"]
     what = ", ".join(f"{name} {n}" for name, n in classes.items()) if classes else "values"
@@ -158,4 +171,4 @@ def _show(result: dict[str, Any], json: bool) -> None:
     shown = Table(*names, box=None, header_style="dim", pad_edge=False)
     for row in result["table"]:
         shown.add_row(*(f"{row[name]:.3g}" if isinstance(row[name], float) else str(row[name]) for name in names))
-    Console(highlight=False).print(shown)
+    console().print(shown)

@@ -6,9 +6,10 @@ from typing import Annotated, Any
 import typer
 
 from experiments.commands.errors import say
-from experiments.commands.options import DEFAULT_MODEL, DeviceOption, Dtype, DtypeOption, JsonOption, ModelOption
+from experiments.commands.options import DEFAULT_MODEL, DeviceOption, Dtype, DtypeOption, JsonOption, ModelOption, OverwriteOption
 
 _DATA_HELP = "Recordings: a folder with a manifest, or a corpus as it was published. Default: $JAXASR_DATA, or built-in ones."
+_FILES = ("index.html", "result.json", "arrays.nc", "error.txt")
 EXAMPLE = "jaxasr reproduce E7 E8 --quick --out studies"
 
 
@@ -28,6 +29,7 @@ def reproduce(
     preset: Annotated[Preset | None, typer.Option("--preset", help="Whose settings. Default: what fits the recordings.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="The same on fewer recordings, within two minutes.")] = False,
     seed: Annotated[int, typer.Option("--seed", help="Of samples, noise and resampling.")] = 0,
+    overwrite: OverwriteOption = False,
     json: JsonOption = False,
     dtype: DtypeOption = Dtype.float32,
     device: DeviceOption = None,
@@ -37,6 +39,7 @@ def reproduce(
     Whatever interrupts it, the same command goes on where it was. One that fails is reported, and the others get their turn.
     """
     from experiments import registry, runtime
+    from experiments.commands.output import checked, made
     from experiments.progress import Steps
 
     names, steps = registry.chosen(experiments), Steps()
@@ -44,11 +47,15 @@ def reproduce(
         runtime.start(device)
         from experiments import reproduce as studies
     corpus, fits = studies.material(data)
+    heard = {"data": corpus.name, "sha256": corpus.sha256(transcripts=True)[:16]}
+    known = made("reproduce", [], model, **heard, preset=preset or fits, quick=quick, seed=seed, dtype=dtype.value)
+    outputs = {name: checked(out / name, dict.fromkeys(_FILES, known), overwrite) for name in names}
     with steps(f"load {model}"):
         asr = runtime.load(model, dtype.value)
     settings = {"preset": (preset or fits), "quick": quick, "seed": seed, "steps": steps}
 
     def one(name: str, study: Any, folder: Path) -> dict[str, Any]:
+        outputs[name].begin()
         steps.console.print(f"{name}  {study.title}")
         return studies.reproduce(name, study, asr, corpus, folder, **settings)
 

@@ -1,11 +1,13 @@
 """`jaxasr transcribe`: recordings to text."""
 import enum
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from experiments.commands.errors import FORESEEABLE, say
+from experiments.commands.errors import FORESEEABLE, check_recordings, say
 from experiments.commands.options import (
     DEFAULT_MODEL,
     DeviceOption,
@@ -15,11 +17,14 @@ from experiments.commands.options import (
     LanguageOption,
     ModelOption,
     OutOption,
+    OverwriteOption,
 )
+from experiments.commands.subtitles import Format, clock, render, word_table
 
-EXAMPLE = "jaxasr transcribe speech.flac interview.mp3 --model base --words"
+EXAMPLE = "jaxasr transcribe speech.flac interview.mp3 --model base --format srt --out texts"
 
 FALLBACK = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # openai/whisper `transcribe.py`
+_FORMAT_HELP = "As openai-whisper writes it: printed, or with --out a file each; may be repeated. Default with --out: txt and json."
 
 
 class Task(enum.StrEnum):
@@ -35,89 +40,165 @@ def transcribe(
     language: LanguageOption = None,
     task: Annotated[Task, typer.Option("--task", help="translate: into English, by multilingual models.")] = Task.TRANSCRIBE,
     timestamps: Annotated[bool, typer.Option("--timestamps", "-t", help="Print segments with their times.")] = False,
-    words: Annotated[bool, typer.Option("--words", "-w", help="Find the time of every word, from cross-attention, and print it.")] = False,
+    words: Annotated[bool, typer.Option("--words", "-w", help="Find the time and the probability of every word, and print them.")] = False,
     beam_size: Annotated[int, typer.Option("--beam-size", min=1, help="Beams of the search; 1 is greedy.")] = 1,
     temperature_fallback: Annotated[
         bool, typer.Option("--temperature-fallback", help="Write again, more freely, what repeats itself or is improbable.")
     ] = False,
+    formats: Annotated[list[Format] | None, typer.Option("--format", "-f", help=_FORMAT_HELP)] = None,
     json: JsonOption = False,
     out: OutOption = None,
+    overwrite: OverwriteOption = False,
     dtype: DtypeOption = Dtype.float32,
     device: DeviceOption = None,
 ) -> None:
     """Prints the text of recordings.
 
-    With --json one object a line and recording; with --out also a .txt and a .json file for each.
+    With --json one object a line and recording; with --out also a file in each --format. Why a window has no text is printed on
+    standard error.
     """
-    from experiments import runtime
-    from experiments.progress import Steps
-
-    steps = Steps()
-    with steps(f"load {model}"):
-        runtime.start(device)
-        asr = runtime.load(model, dtype.value)
-    settings = {"language": language, "task": task.value, "word_timestamps": words}
+    formats = list(dict.fromkeys(formats or []))
+    _check_formats(formats, len(audio), json, out)
+    settings: dict[str, Any] = {"language": language, "task": task.value, "word_timestamps": words}
     settings["temperature"] = FALLBACK if temperature_fallback else 0.0
     if beam_size > 1:
         settings["beam_size"] = beam_size
-    show = _json if json else _words if words else _segments if timestamps else _text
+    places = places_in(out, audio) if out else {}
+    kinds = formats or [Format.txt, Format.json]
+    outputs = {path: _output(path, place, kinds, model, {**settings, "dtype": dtype.value}, overwrite) for path, place in places.items()}
+    show = _shown(formats, json, words, timestamps) if not (out and formats) else None
     failed = False
-    for path in audio:
-        try:
-            result = transcribe_file(asr, path, steps, settings)
-        except FORESEEABLE as problem:  # the other recordings get their turn
-            say(problem)
+    for path, result in _results(audio, model, dtype.value, device, settings):
+        if result is None:
             failed = True
             continue
-        if len(audio) > 1 and not json:
-            print(f"{path}:")
-        print(show(result))
-        if out:
-            _write(out, path, result)
+        if show:
+            _print(path if len(audio) > 1 and not json and not formats else None, show(result))
+        _explain(path, result)
+        if path in outputs:
+            folder = outputs[path].begin()
+            for kind in kinds:
+                _write(folder / f"{path.name}.{kind}", render(result, kind, words))
     if failed:
         raise typer.Exit(2)
 
 
-def transcribe_file(asr: Any, path: Path, steps: Any, settings: dict[str, Any]) -> dict[str, Any]:
+def _check_formats(formats: Sequence[Format], n_recordings: int, json: bool, out: Path | None) -> None:
+    if json and formats and list(formats) != [Format.json] and not out:
+        raise ValueError(f"--json, --format {formats[0]}: expected one of the two, or --out for files.")
+    if len(formats) > 1 and not out:
+        raise ValueError(f"--format: {len(formats)} formats need --out, a folder for a file in each.")
+    if not out and n_recordings > 1 and set(formats) & {Format.srt, Format.vtt, Format.tsv}:
+        raise ValueError(f"--format {formats[0]}: {n_recordings} recordings need --out, a folder for a file of each.")
+
+
+def places_in(out: Path, recordings: Sequence[Path]) -> dict[Path, Path]:
+    """Chooses the folder for the files of each recording.
+
+    It is `out`; where two recordings have the same name, their folders are kept below `out`, from the first that differs on.
+
+    Raises ValueError for a recording that is given twice.
+    """
+    absolute = {path: Path(os.path.abspath(path)) for path in recordings}
+    names = {path.name.casefold() for path in recordings}  # some file systems do not distinguish A from a
+    if len(set(absolute.values())) < len(recordings):
+        twice = next(path for i, path in enumerate(recordings) if absolute[path] in [absolute[one] for one in recordings[:i]])
+        raise ValueError(f"{twice}: given twice, and --out has room for one text of it.")
+    if len(names) == len(recordings):
+        return dict.fromkeys(recordings, out)
+    common = Path(os.path.commonpath([path.parent for path in absolute.values()]))
+    return {path: out / where.parent.relative_to(common) for path, where in absolute.items()}
+
+
+def _output(path: Path, folder: Path, kinds: Sequence[Format], model: str, settings: dict[str, Any], overwrite: bool) -> Any:
+    from experiments.commands.output import checked, made
+
+    known = made("transcribe", [path] if path.is_file() else [], model, **settings)
+    return checked(folder, {f"{path.name}.{kind}": known for kind in kinds}, overwrite)
+
+
+def _results(
+    audio: Sequence[Path], model: str, dtype: str, device: Any, settings: dict[str, Any]
+) -> Iterator[tuple[Path, dict[str, Any] | None]]:
+    """Yields each recording with its transcript, or None where it could not be read: the others get their turn.
+
+    The model is loaded once the first recording was read.
+    """
+    from experiments.progress import Steps
+
+    readable, steps = [], Steps()
+    for path in audio:
+        try:
+            check_recordings([path])
+            readable.append(path)
+        except FORESEEABLE as problem:
+            say(problem)
+            yield path, None
+    if not readable:
+        return
+    from experiments import runtime
+
+    with steps("start JAX"):
+        runtime.start(device)
+        import jaxasr
+    runtime.check_language(model, settings["language"], settings["task"])
+    asr = None
+    for path in readable:
+        try:
+            samples = jaxasr.load_audio(path)
+        except FORESEEABLE as problem:
+            say(problem)
+            yield path, None
+            continue
+        if asr is None:
+            with steps(f"load {model}"):
+                asr = runtime.load(model, dtype)
+        try:
+            yield path, transcribe_file(asr, path, samples, steps, settings)
+        except FORESEEABLE as problem:
+            say(problem)
+            yield path, None
+
+
+def transcribe_file(asr: Any, path: Path, samples: Any, steps: Any, settings: dict[str, Any]) -> dict[str, Any]:
     """A transcript as plain values, with its recording and where it comes from; progress is shown in `steps`."""
-    import jaxasr
     from experiments.provenance import provenance
     from experiments.runtime import weights
 
-    audio = jaxasr.load_audio(path)
     with steps.bar(f"transcribe {path.name}") as progress:
-        transcript = asr.transcribe(audio, progress=progress, **settings)
+        transcript = asr.transcribe(samples, progress=progress, **settings)
     return {"audio": str(path), **transcript.to_dict(), "provenance": provenance(model=weights(asr), data=str(path), config=settings)}
 
 
-def _text(result: dict[str, Any]) -> str:
-    return result["text"]
+def _shown(formats: Sequence[Format], json: bool, words: bool, timestamps: bool) -> Any:
+    """Returns the function that renders a transcript for standard output."""
+    if json or formats:
+        kind = Format.json if json else formats[0]
+        return lambda result: render(result, kind, words)
+    if words:
+        return lambda result: "\n".join(word_table(result)) + "\n"
+    return _segments if timestamps else lambda result: result["text"] + "\n"
 
 
 def _segments(result: dict[str, Any]) -> str:
-    return "\n".join(f"[{_clock(s['start'])} → {_clock(s['end'])}] {s['text'].strip()}" for s in result["segments"])
+    return "".join(f"[{clock(s['start'], '.')} → {clock(s['end'], '.')}] {s['text'].strip()}\n" for s in result["segments"])
 
 
-def _words(result: dict[str, Any]) -> str:
-    words = [word for segment in result["segments"] for word in segment["words"]]
-    return "\n".join(f"{w['start']:9.2f} {w['end']:8.2f} {w['probability']:5.2f}  {w['text'].strip()}" for w in words)
+def _print(path: Path | None, text: str) -> None:
+    if path:
+        print(f"{path}:")
+    print(text, end="", flush=True)
 
 
-def _json(result: dict[str, Any]) -> str:
-    from experiments.files import to_json
-
-    return to_json(result)
-
-
-def _write(out: Path, path: Path, result: dict[str, Any]) -> None:
-    from experiments.files import write_json, write_text
-
-    write_text(out / f"{path.name}.txt", result["text"] + "\n")
-    write_json(out / f"{path.name}.json", result)
+def _explain(path: Path, result: dict[str, Any]) -> None:
+    """Prints, on standard error, why windows have no text."""
+    for silence in result["silences"]:
+        numbers = f"no-speech probability {silence['no_speech_prob']:.2f}, mean log-probability {silence['avg_logprob']:.2f}"
+        why = f"left out as silence ({numbers})" if silence["left_out"] else f"the model generated no text ({numbers})"
+        typer.echo(f"{path}: {silence['start']:.2f} to {silence['end']:.2f} s: {why}.", err=True)
 
 
-def _clock(seconds: float) -> str:
-    """`1:02:03.45`, the hours only where there are some."""
-    hours, rest = divmod(round(seconds * 100), 360_000)
-    minutes, hundredths = divmod(rest, 6_000)
-    return f"{f'{hours}:' if hours else ''}{minutes:02d}:{hundredths / 100:05.2f}"
+def _write(path: Path, text: str) -> None:
+    from experiments.files import write_text
+
+    write_text(path, text)

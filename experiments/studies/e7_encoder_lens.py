@@ -187,4 +187,5 @@ STUDY = Study(
         "layers are compared by relative depth: the paper's layer n of 32 is depth n/32",
         "recordings are spread over the sets of the corpus, not drawn at random",
     ),
+    version=2,  # texts in brackets count by their words
 )

@@ -1,0 +1,261 @@
+"""What is decided before the model loads: inputs, options, and what --out holds already."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from small_speech import tone
+from typer.testing import CliRunner
+
+from experiments import cli, runtime
+from experiments.commands import output
+from experiments.commands.transcribe import places_in
+from experiments.progress import Steps
+
+PATCH = ("--source", "zero", "--site", "decoder.cross_attn.z", "--over", "layer,head")
+
+
+def run(*arguments: object, code: int):
+    done = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+    assert done.exit_code == code, (done.output, done.exception)
+    return done
+
+
+@pytest.fixture
+def no_model(monkeypatch):
+    """Fails the test when a model is loaded."""
+    monkeypatch.setattr(runtime, "load", lambda *_: pytest.fail("the model was loaded"))
+
+
+@pytest.fixture
+def sounds(tmp_path):
+    """Recordings a/x.wav and b/x.wav, which differ, an empty file, and one that is no sound."""
+    for name, hz in (("a/x.wav", 300), ("b/x.wav", 500)):
+        (tmp_path / name).parent.mkdir()
+        soundfile.write(tmp_path / name, tone(hz, 0.3, 0), 16_000)
+    (tmp_path / "empty.wav").touch()
+    (tmp_path / "text.wav").write_text("no sound " * 100)
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", [("transcribe",), ("lens", "--out", "o"), ("patch", "--out", "o", *PATCH), ("scan", "--out", "o")])
+@pytest.mark.parametrize(("name", "message"), [("none.wav", "none.wav: no such file"), (".", "a folder"), ("empty.wav", "an empty file")])
+def test_what_is_no_file_is_refused_before_jax_starts(sounds, no_model, monkeypatch, command, name, message):
+    monkeypatch.setattr(runtime, "start", lambda *_: pytest.fail("JAX was started"))
+    done = run(command[0], sounds / name, *command[1:], code=2)
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize("command", [("transcribe",), ("lens", "--out", "o"), ("patch", "--out", "o", *PATCH), ("scan", "--out", "o")])
+def test_a_pipe_is_refused_and_not_waited_for(sounds, no_model, command):
+    os.mkfifo(sounds / "pipe")
+    assert "pipe: expected a file, got a pipe" in run(command[0], sounds / "pipe", *command[1:], code=2).stderr
+
+
+@pytest.mark.parametrize("command", [("transcribe",), ("lens", "--out", "o"), ("patch", "--out", "o", *PATCH), ("scan", "--out", "o")])
+def test_what_is_no_sound_is_refused_before_the_model_loads(sounds, no_model, command):
+    assert "text.wav" in run(command[0], sounds / "text.wav", *command[1:], code=2).stderr
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (["--site", "decoder.cross.z"], "Did you mean 'decoder.cross_attn.z'"),
+    (["--over", "frame"], "'frame' is no dimension of a sweep"),
+    (["--over", "layer,time"], "'time' is no dimension of a sweep at 'decoder.cross_attn.z'"),
+    (["--metric", "wer"], "--metric: expected, without --sequence, one of logit_diff"),
+    (["--source", "nois"], "source: expected noise, zero"),
+    (["--source", "resample"], "--source: resample draws another TARGET"),
+    (["--window", "0.001"], "window_s: expected at least one frame"),
+    (["--language", "Klingon"], "language: expected a code or an English name"),
+])  # fmt: skip
+def test_options_of_patch_are_checked_before_the_model_loads(sounds, no_model, change, message):
+    options = dict(zip(PATCH[::2], PATCH[1::2])) | dict([change])
+    arguments = [part for pair in options.items() for part in pair]
+    done = run("patch", sounds / "a/x.wav", "--out", sounds / "out", *arguments, code=2)
+    assert message in done.stderr
+    assert not (sounds / "out").exists()
+
+
+@pytest.mark.parametrize("command", [("transcribe",), ("lens", "--out", "o"), ("patch", "--out", "o", *PATCH), ("scan", "--out", "o")])
+def test_languages_are_checked_before_the_model_loads(sounds, no_model, command):
+    done = run(command[0], sounds / "a/x.wav", *command[1:], "--language", "German", code=2)
+    assert "--language German: tiny.en is English-only. Use a multilingual model" in done.stderr
+    done = run(command[0], sounds / "a/x.wav", *command[1:], "--language", "Klingon", "--model", "tiny", code=2)
+    assert "language: expected a code or an English name, got 'Klingon'" in done.stderr
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (["--label", "sex"], "--label: no column 'sex' with a value in any row of people.csv. There are: speaker, recording, gender."),
+    (["--group", "singer"], "--group: no column 'singer' with a value in any row of people.csv. There are: speaker, recording, gender."),
+    (["--types", "kind"], "--types: no column 'kind'"),
+    (["--label", "phone"], "--label: no column 'phone'"),
+    (["--site", "encoder.resid"], "Unknown site 'encoder.resid'"),
+    (["--pool", "middle"], "pool: expected 'speech'"),
+    (["--target", "number"], "--target: expected class or value"),
+    (["--target", "value"], "expected numbers for --target value"),
+    (["--text", "spoken"], "--text: expected greedy or transcript"),
+    (["--where", "accent=US"], "Labels are: speaker, recording, gender"),
+    (["--group", "speaker", "--folds", "3"], "2 groups cannot be split into 3 folds"),
+])  # fmt: skip
+def test_questions_that_the_columns_cannot_answer(sounds, no_model, change, message):
+    rows = [f"{name}/x.wav,s{name},{gender}" for name, gender in (("a", "F"), ("b", "M")) for _ in range(1)]
+    spans = [f"{row},{start},{start + 0.1}" for row in rows for start in (0.0, 0.1, 0.2)]
+    (sounds / "people.csv").write_text("path,speaker,gender,start,end\n" + "\n".join(spans) + "\n")
+    options = {"--label": "gender", "--folds": "2"} | dict(zip(change[::2], change[1::2]))
+    done = run("probe", sounds / "people.csv", "--out", sounds / "p", *[part for pair in options.items() for part in pair], code=2)
+    assert message in " ".join(done.stderr.split())
+    assert not (sounds / "p").exists()
+
+
+def test_a_manifest_without_its_recordings(sounds, no_model):
+    (sounds / "m.csv").write_text("path,gender\ngone.wav,F\nlost.wav,M\n")
+    done = run("probe", sounds / "m.csv", "--label", "gender", "--out", sounds / "p", code=2)
+    assert "none of its 2 recordings is there" in done.stderr
+
+
+@pytest.mark.parametrize("command", [("lens",), ("patch", *PATCH), ("scan",), ("transcribe",)])
+def test_a_file_as_out_is_refused_at_once(sounds, no_model, monkeypatch, command):
+    monkeypatch.setattr(runtime, "start", lambda *_: pytest.fail("JAX was started"))
+    (sounds / "note.txt").write_text("mine")
+    for out in (sounds / "note.txt", sounds / "note.txt" / "below"):
+        done = run(command[0], sounds / "a/x.wav", *command[1:], "--out", out, code=2)
+        assert "note.txt is a file" in done.stderr
+    assert (sounds / "note.txt").read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_at_once(sounds, no_model, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: path != sounds.absolute())
+    done = run("lens", sounds / "a/x.wav", "--out", sounds / "new" / "below", code=2)
+    assert f"{sounds} cannot be written to" in done.stderr
+
+
+def test_a_folder_is_free_for_the_same_command_and_input_alone(sounds):
+    def checked(recording: str, overwrite: bool = False, **options):
+        known = output.made("patch", [sounds / recording], "tiny.en", **options)
+        return output.checked(sounds / "heads", dict.fromkeys(("index.html", "cells"), known), overwrite)
+
+    checked("a/x.wav", site="z").begin()
+    checked("b/x.wav", site="z")  # only the record is there: nothing would be lost
+    (sounds / "heads" / "index.html").write_text("one")
+    checked("a/x.wav", site="z")
+    with pytest.raises(ValueError, match=r"heads: holds index.html of x.wav with other content.* Use --overwrite, or another folder\."):
+        checked("b/x.wav", site="z")
+    (sounds / "a/x.wav").rename(sounds / "a/y.wav")
+    with pytest.raises(ValueError, match=r"holds index.html of x.wav, not of y.wav"):
+        checked("a/y.wav", site="z")
+    (sounds / "a/y.wav").rename(sounds / "a/x.wav")
+    with pytest.raises(ValueError, match="made with site 'z', not 'q'"):
+        checked("a/x.wav", site="q")
+    (sounds / "heads" / "cells").mkdir()
+    assert checked("b/x.wav", overwrite=True, site="z").begin(afresh="cells") == sounds / "heads"
+    assert not (sounds / "heads" / "cells").exists()
+    checked("b/x.wav", site="z")
+    (sounds / "heads" / output.RECORD).write_text("damaged")
+    with pytest.raises(ValueError, match="which is of another command or an earlier version"):
+        checked("b/x.wav", site="z")
+
+
+@pytest.mark.parametrize("command", [("lens",), ("patch", *PATCH), ("scan",)])
+def test_a_folder_of_another_recording_is_refused_before_jax_starts(sounds, no_model, monkeypatch, command):
+    monkeypatch.setattr(runtime, "start", lambda *_: pytest.fail("JAX was started"))
+    (sounds / "out").mkdir()
+    (sounds / "out" / "index.html").write_text("mine")
+    start = time.perf_counter()
+    done = run(command[0], sounds / "a/x.wav", *command[1:], "--out", sounds / "out", code=2)
+    assert time.perf_counter() - start < 1
+    assert "holds index.html" in done.stderr
+    assert "Use --overwrite, or another folder" in done.stderr
+    assert (sounds / "out" / "index.html").read_text() == "mine"
+
+
+def test_transcripts_of_equal_names_keep_their_folders(sounds, monkeypatch, asr):
+    monkeypatch.setattr(runtime, "load", lambda *_: asr)
+    out = sounds / "o"
+    run("transcribe", sounds / "a/x.wav", sounds / "b/x.wav", "--out", out, code=0)
+    texts = sorted(str(path.relative_to(out)) for path in out.rglob("x*"))
+    assert texts == ["a/x.wav.json", "a/x.wav.txt", "b/x.wav.json", "b/x.wav.txt"]
+    assert json.loads((out / "b/x.wav.json").read_text())["audio"].endswith("b/x.wav")
+    run("transcribe", sounds / "a/x.wav", "--out", out / "a", code=0)  # the same again
+    monkeypatch.setattr(runtime, "load", lambda *_: pytest.fail("the model was loaded"))
+    done = run("transcribe", sounds / "b/x.wav", "--out", out / "a", code=2)
+    assert "holds x.wav.txt of x.wav with other content" in done.stderr
+
+
+@pytest.mark.parametrize(("names", "places"), [
+    (["a/x.wav", "a/x.mp3"], ["o", "o"]),  # the suffix is part of the file's name
+    (["a/x.wav", "b/x.wav", "b/y.wav"], ["o/a", "o/b", "o/b"]),
+    (["a/x.wav", "x.wav"], ["o/a", "o"]),
+    (["a/x.wav", "b/X.WAV"], ["o/a", "o/b"]),
+])  # fmt: skip
+def test_no_two_recordings_share_a_place(names, places):
+    assert [str(place) for place in places_in(Path("o"), [Path(name) for name in names]).values()] == places
+
+
+def test_a_recording_given_twice():
+    with pytest.raises(ValueError, match=r"b/\.\./a/x\.wav: given twice"):
+        places_in(Path("o"), [Path("a/x.wav"), Path("b/../a/x.wav")])
+
+
+def test_an_interruption_is_one_line(tmp_path):
+    """SIGINT during a study: exit status 130, one line that says that the same command goes on."""
+    code = (
+        "import time, experiments.runtime as r\n"
+        "def start(device):\n    print('started', flush=True); time.sleep(60)\n"
+        "r.start = start\nfrom experiments.cli import app; app()"
+    )
+    command = [sys.executable, "-c", code, "reproduce", "E7", "--out", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout
+    assert process.stdout.readline() == "started\n"
+    os.kill(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert stderr.splitlines()[-1] == "jaxasr: stopped; the same command goes on where it was."
+
+
+def test_progress_without_a_terminal_is_lines(capsys, monkeypatch):
+    monkeypatch.setattr("experiments.progress.EVERY_S", 0.0)
+    with Steps().bar("E7 [x]") as progress:
+        for done in range(3):
+            progress(done, 2)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split() for line in lines[:2]] == [["0", "of", "2", "E7", "[x]"], ["1", "of", "2", "E7", "[x]"]]
+    assert len(lines) == 3
+
+
+def test_progress_lines_keep_their_distance(capsys):
+    with Steps().bar("many") as progress:
+        for done in range(1000):
+            progress(done, 1000)
+    assert len(capsys.readouterr().err.splitlines()) == 2
+
+
+def test_the_table_of_probes_is_whole_in_a_log(capsys):
+    from experiments.commands.probe import _show
+
+    names = ["layer", "penalty", "accuracy", "low", "high", "folds_sd", "shuffled", "majority", "mel", "embed", "balanced"]
+    row = dict.fromkeys(names, 0.123456)
+    _show({"classes": {"a": 1}, "rows": 1, "left_out": {"rows": {}}, "table": [row]}, json=False)
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in names)
+    assert "…" not in shown
+    assert np.isclose(float(shown.split()[-1]), 0.123)
+
+
+def test_transcribe_says_why_there_is_no_text(capsys):
+    from experiments.commands.transcribe import _explain
+
+    numbers = {"no_speech_prob": 0.876, "avg_logprob": -1.234}
+    silences = [{"start": 0, "end": 3.7, "left_out": True}, {"start": 30, "end": 31, "left_out": False}]
+    _explain(Path("x.wav"), {"silences": [silence | numbers for silence in silences]})
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.splitlines() == [
+        "x.wav: 0.00 to 3.70 s: left out as silence (no-speech probability 0.88, mean log-probability -1.23).",
+        "x.wav: 30.00 to 31.00 s: the model generated no text (no-speech probability 0.88, mean log-probability -1.23).",
+    ]
