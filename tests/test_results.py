@@ -95,8 +95,8 @@ def test_files_give_back_what_was_saved(tmp_path, name):
 
 
 def test_kept_results_are_computed_once(tmp_path):
-    first = kept(tmp_path / "part.zarr", lambda: summarize(swept()))
-    xr.testing.assert_identical(kept(tmp_path / "part.zarr", lambda: pytest.fail("computed again")), first)
+    first = kept(tmp_path / "part.zarr", "a", lambda: summarize(swept()))
+    xr.testing.assert_identical(kept(tmp_path / "part.zarr", "a", lambda: pytest.fail("computed again")), first)
     with pytest.raises(ValueError, match=r"ends in \.zarr or \.nc"):
         save_result(swept(), tmp_path / "a.npz")
     with pytest.raises(FileNotFoundError, match="no result"):
