@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.markup import escape
 
+from experiments.files import printable
+
 
 class Steps:
     """Named steps of one command, each timed: a spinner while it runs where there is a terminal, one line after it."""
@@ -17,7 +19,7 @@ class Steps:
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         start = time.perf_counter()
-        with self.console.status(f"{escape(name)} …"):
+        with self.console.status(f"{escape(printable(name))} …"):
             yield
         self._done(name, start)
 
@@ -28,13 +30,17 @@ class Steps:
 
         start = time.perf_counter()
         with Progress(console=self.console, transient=True, disable=not self.console.is_terminal) as shown:
-            task = shown.add_task(name, total=None)
+            task = shown.add_task(escape(printable(name)), total=None)
             yield lambda done, total: shown.update(task, completed=done, total=total)
         self._done(name, start)
 
     def _done(self, name: str, start: float) -> None:
         self.seconds[name] = time.perf_counter() - start
-        self.console.print(f"[dim]{self.seconds[name]:6.2f} s[/]  ", escape(name), sep="")
+        self.console.print(f"[dim]{self.seconds[name]:6.2f} s[/]  ", escape(printable(name)), sep="")
+
+    def note(self, text: str) -> None:
+        """Prints lines of text that may come from data: nothing in it is markup or acts on the terminal."""
+        self.console.print(printable(text, lines=True), markup=False, emoji=False, soft_wrap=True)
 
     @property
     def total(self) -> float:

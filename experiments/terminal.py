@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from experiments.files import printable
 from experiments.page import EncoderRow, LensPage, LogitTable
 
 WIDTH = 100  # columns where standard output is no terminal
@@ -17,7 +18,7 @@ _PLAIN = {"box": None, "header_style": "dim", "pad_edge": False}
 def print_page(page: LensPage) -> None:
     """The text, then one row a token (its candidates by layer), then one row an encoder layer."""
     console = Console(highlight=False, width=None if Console().is_terminal else WIDTH)
-    console.print(Text(page.text or "(no speech)", style="bold"), end="\n\n")
+    console.print(Text(printable(page.text, lines=True) or "(no speech)", style="bold"), end="\n\n")
     console.print("Logit lens: top token by decoder layer")
     console.print(logit_table(page.logit, console.width))
     if (more := len(page.logit.tokens) - ROWS) > 0:
@@ -51,7 +52,7 @@ def encoder_table(rows: tuple[EncoderRow, ...]) -> Table:
     shown.add_column("text", overflow="fold")
     for layer, row in enumerate(rows):
         text = row.text if len(row.text) <= 160 else f"{row.text[:150]} … ({len(row.text)} characters)"
-        shown.add_row(str(layer), row.category, f"{row.logprob:.2f}", Text(text))
+        shown.add_row(str(layer), row.category, f"{row.logprob:.2f}", Text(printable(text, lines=True)))
     return shown
 
 
@@ -63,7 +64,7 @@ def chosen_layers(n_layers: int, room: int) -> list[int]:
 
 def visible(token: str) -> str:
     """A token without its leading space; what else is invisible in it is shown."""
-    return token.removeprefix(" ").replace("\n", "↵").replace("\t", "⇥") or "␣"
+    return printable(token.removeprefix(" ").replace("\n", "↵").replace("\t", "⇥")) or "␣"
 
 
 def _saturation(table: LogitTable, t: int) -> str:

@@ -1,12 +1,14 @@
 """Edits written and read again; nothing else is ever made or written."""
+import io
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from interventions import serial
+from interventions import inert, serial
 from interventions.attention_edits import force, knockout
 from interventions.edits import Add, Mix, Noise, Patch, Project, Row, Scale, Zero, chain, only
 from jaxasr import At
@@ -21,6 +23,17 @@ EDITS = {
     "decoder.cross_attn.pattern": only(force(slice(3, 7)), heads=2),
     "decoder.cross_attn.scores": knockout([1, 2]),
 }
+
+
+def written(folder: Path, text: str | None = None, arrays: bytes | None = None) -> Path:
+    """A folder of edits whose files somebody has changed, checksums included."""
+    serial.save_edits({"decoder.ln": Scale(jnp.float32(2))}, folder)
+    if text is not None:
+        (folder / "edits.json").write_text(text)
+    if arrays is not None:
+        (folder / "arrays.npz").write_bytes(arrays)
+    inert.seal(folder)
+    return folder
 
 
 def test_edits_come_back_as_they_were(tmp_path):
@@ -65,23 +78,19 @@ def test_nothing_is_overwritten(tmp_path):
     ["Zero"],
 ])
 def test_what_was_not_written_by_us_is_refused(tmp_path, node):
-    serial.save_edits({"decoder.ln": Scale(jnp.float32(2))}, tmp_path / "edits")
-    (tmp_path / "edits" / "edits.json").write_text(json.dumps({"version": 1, "edits": {"decoder.ln": node}}))
-    with pytest.raises(ValueError, match=r"edits\['decoder\.ln'\]"):
-        serial.load_edits(tmp_path / "edits")
+    with pytest.raises(ValueError, match=r"edits\.json: .*edits\['decoder\.ln'\]"):
+        serial.load_edits(written(tmp_path / "edits", json.dumps({"version": 1, "edits": {"decoder.ln": node}})))
 
 
 def test_pickled_arrays_are_refused(tmp_path):
-    serial.save_edits({"decoder.ln": Scale(jnp.float32(2))}, tmp_path / "edits")
-    np.savez(tmp_path / "edits" / "arrays.npz", a0=np.array([object()], dtype=object))
-    with pytest.raises(ValueError, match="allow_pickle"):
-        serial.load_edits(tmp_path / "edits")
+    file = io.BytesIO()
+    np.savez(file, a0=np.array([object()], dtype=object))
+    with pytest.raises(ValueError, match=r"arrays\.npz: .*neither numbers nor texts"):
+        serial.load_edits(written(tmp_path / "edits", arrays=file.getvalue()))
 
 
 def test_missing_and_later_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"expected edits\.json"):
         serial.load_edits(tmp_path)
-    serial.save_edits({}, tmp_path / "edits")
-    (tmp_path / "edits" / "edits.json").write_text('{"version": 2, "edits": {}}')
     with pytest.raises(ValueError, match="version 1"):
-        serial.load_edits(tmp_path / "edits")
+        serial.load_edits(written(tmp_path / "edits", '{"version": 2, "edits": {}}'))

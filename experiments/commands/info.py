@@ -96,10 +96,12 @@ def _print(found: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from experiments.files import printable
+
     console = Console(highlight=False, soft_wrap=True)
-    console.print(f"[bold]{found['model']}[/]")
+    console.print(printable(found["model"]), style="bold", markup=False)
     for key, value in _facts(found).items():
-        console.print(f"  {key:<11} {value}")
+        console.print(f"  {key:<11} {printable(value)}", markup=False)
     table = Table("site", "axes", "shape", box=None, header_style="dim", pad_edge=False)
     table.add_column("bytes", justify="right")
     for row in found["sites"]:

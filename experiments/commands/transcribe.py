@@ -50,6 +50,7 @@ def transcribe(
     With --json one object a line and recording; with --out also a .txt and a .json file for each.
     """
     from experiments import runtime
+    from experiments.files import printable
     from experiments.progress import Steps
 
     steps = Steps()
@@ -70,8 +71,8 @@ def transcribe(
             failed = True
             continue
         if len(audio) > 1 and not json:
-            print(f"{path}:")
-        print(show(result))
+            print(f"{printable(path)}:")
+        print(printable(show(result), lines=True))
         if out:
             _write(out, path, result)
     if failed:
