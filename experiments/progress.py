@@ -38,9 +38,10 @@ class Steps:
         self.seconds[name] = time.perf_counter() - start
         self.console.print(f"[dim]{self.seconds[name]:6.2f} s[/]  ", escape(printable(name)), sep="")
 
-    def note(self, text: str) -> None:
-        """Prints lines of text that may come from data: nothing in it is markup or acts on the terminal."""
-        self.console.print(printable(text, lines=True), markup=False, emoji=False, soft_wrap=True)
+    def note(self, *lines: str) -> None:
+        """Prints lines that may hold texts from data: nothing in them is markup or acts on the terminal."""
+        for line in lines:
+            self.console.print(printable(line), markup=False, emoji=False, soft_wrap=True)
 
     @property
     def total(self) -> float:

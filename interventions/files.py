@@ -62,7 +62,7 @@ def only_writer(folder: str | os.PathLike) -> Iterator[None]:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    lock = folder / _LOCK
+    lock = _lock_of(folder)
     held = _claim(lock)
     if held is None:
         raise BlockingIOError(f"{str(folder)!r}: another process is writing into this folder. Wait until it ends, or choose another.")
@@ -71,6 +71,12 @@ def only_writer(folder: str | os.PathLike) -> Iterator[None]:
             yield
         finally:
             lock.unlink(missing_ok=True)
+
+
+def _lock_of(folder: Path) -> Path:
+    """Beside the folder, as some formats do not like what is not theirs in it; inside where that cannot be written."""
+    whole = folder.resolve()
+    return whole.parent / f".{whole.name}{_LOCK}" if os.access(whole.parent, os.W_OK) else whole / _LOCK
 
 
 def is_bookkeeping(path: Path) -> bool:

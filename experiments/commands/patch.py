@@ -86,7 +86,7 @@ def _run(targets: list[Path], out: Path, fields: dict, *, model: str, json: bool
         asr = runtime.load(model, dtype.value)
     with steps("hear and plan"):
         prepared = experiment.prepare(asr, audio, question)
-    steps.note(f"{prepared.plan}\n{prepared.scored}")
+    steps.note(prepared.plan, prepared.scored)
     with steps.bar("sweep") as progress:
         result = prepared.run(out / "cells", progress)
     with steps("write"):

@@ -85,7 +85,10 @@ def _extracted(asr: Any, corpus: Any, question: Any, path: Path, text: str, batc
 
     sites, pools = (question.site, question.floor), _pools(question)
     if store.covers(path, asr, corpus, sites, pools, text):
-        return store.open(path)
+        found = store.open(path)
+        with steps("check the activations that are there"):
+            found.verify_checksums()
+        return found
     with steps.bar(f"activations of {len(corpus)} recordings") as progress:
         found = store.extract(asr, corpus, path, sites=sites, pool=pools, text=text, batch=batch, progress=progress)
     speed = found.attrs["speed"]
@@ -103,12 +106,12 @@ def run(asr: Any, corpus: Any, known: Any, question: Any, out: Path, steps: Any,
     import dataclasses
 
     from experiments import probe as probing
-    from experiments.files import only_writer, printable, staging, write_json, write_text
+    from experiments.files import only_writer, staging, write_json, write_text
     from experiments.provenance import provenance
     from experiments.runtime import weights
 
     for name, problem in known.problems.items():
-        steps.note(f"left out {printable(name)}: {printable(problem)}")
+        steps.note(f"left out {name}: {problem}")
     rows = probing.rows(known, corpus, question, asr)
     with steps.bar(f"probes of {len(rows.X)} layers, {len(rows.y)} rows") as progress:
         answer = probing.answer(rows, question, progress)
@@ -125,8 +128,8 @@ def run(asr: Any, corpus: Any, known: Any, question: Any, out: Path, steps: Any,
     }
     with steps("write"), only_writer(out), staging(out) as new:
         write_text(new / "table.csv", answer.table.to_csv(index=False, float_format="%.5f"))
-        title = printable(f"{question.label} at {question.site}, {question.pool}")
-        probing.figure({printable(weights(asr)["name"]): answer.table}, title).savefig(new / "accuracy.png", dpi=120)
+        title = f"{question.label} at {question.site}, {question.pool}"
+        probing.figure({weights(asr)["name"]: answer.table}, title).savefig(new / "accuracy.png", dpi=120)
         answer.bank.save(new / "bank", provenance=about)
         write_json(new / "result.json", result)
     return result
