@@ -29,7 +29,7 @@ def check_result(folder: Path) -> None:
             read_json(file)
         elif file.name == ".zarray":
             _check_array(file)
-        elif file.is_dir() and not (file / ".zarray").is_file() or file.parent == folder and file.is_file():
+        elif (file.is_dir() and not (file / ".zarray").is_file()) or (file.parent == folder and file.is_file()):
             raise ValueError(f"{file}: expected only what save_result writes in {str(folder)!r}.")
 
 
@@ -53,7 +53,7 @@ def _check_array(file: Path) -> None:
 
 
 def _is_blosc(compressor: Any) -> bool:
-    return compressor is None or isinstance(compressor, dict) and compressor.get("id") == "blosc"
+    return compressor is None or (isinstance(compressor, dict) and compressor.get("id") == "blosc")
 
 
 def _sizes(file: Path, found: dict[str, Any], name: str) -> list[int]:

@@ -221,7 +221,7 @@ def _is_installed(value: Any) -> bool:
 def _known_module(name: str) -> bool:
     """Whether a module is of Python, of an installed package, or of this one: not the user's own code."""
     top = name.partition(".")[0]
-    if top in _OURS or top in sys.stdlib_module_names and top != "__main__":
+    if top in _OURS or (top in sys.stdlib_module_names and top != "__main__"):
         return True
     file = getattr(sys.modules.get(name) or sys.modules.get(top), "__file__", None)
     return file is not None and _is_installed_file(file)

@@ -25,7 +25,7 @@ def _is_array(value: Any) -> bool:
 
 
 def _is_scalar(value: Any) -> bool:
-    return np.ndim(value) == 0 and (_is_array(value) or isinstance(value, int | float) and not isinstance(value, bool))
+    return np.ndim(value) == 0 and (_is_array(value) or (isinstance(value, int | float) and not isinstance(value, bool)))
 
 
 def _is_whole(value: Any) -> bool:
