@@ -6,6 +6,7 @@ which something is half-written are met as often as the others.
 """
 import argparse
 import multiprocessing
+import multiprocessing.sharedctypes
 import os
 import random
 import shutil
@@ -42,7 +43,7 @@ def _child(job: str, folder: Path, log: Path, kill_at: int | None, counted: obje
     with log.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    os.environ["JAXASR_CACHE"] = str(log.parent / "cache")
+    os.environ.setdefault("JAXASR_CACHE", str(log.parent / "cache"))
     from experiments import compile_cache
 
     compile_cache.enable()
@@ -130,7 +131,8 @@ def main() -> None:
             found = list(trials(job, n, Path(scratch), options.seed))
             wrong = [text for _, text in found if text]
             killed, seconds = sum(killed for killed, _ in found), time.monotonic() - start
-            print(f"{job:<10} {n:3} trials, {killed:3} killed before the end, {len(wrong)} differ, {seconds:.0f} s", *wrong, sep="\n    ", flush=True)
+            said = f"{job:<10} {n:3} trials, {killed:3} killed before the end, {len(wrong)} differ, {seconds:.0f} s"
+            print(said, *wrong, sep="\n    ", flush=True)
             failed = failed or bool(wrong)
     sys.exit(failed)
 
