@@ -153,7 +153,8 @@ def _spectrogram(axes: Any, mel: Float[np.ndarray, "M F"], words: Sequence[Word]
     axes.set(yticks=[], ylabel="mel")
     for text, start, end in words:
         axes.axvline(start, color="0.35", linewidth=0.5)
-        axes.text((start + end) / 2, len(mel) * 1.04, drawable(text.strip()), ha="center", fontsize=6.5, rotation=45 if len(words) > 12 else 0)
+        slanted = 45 if len(words) > 12 else 0
+        axes.text((start + end) / 2, len(mel) * 1.04, drawable(text.strip()), ha="center", fontsize=6.5, rotation=slanted)
 
 
 def save(drawn: Any, path: Any) -> Any:

@@ -169,6 +169,10 @@ def _store(array: np.ndarray, arrays: dict[str, np.ndarray]) -> dict[str, str]:
     return {"array": name, "dtype": str(array.dtype)}
 
 
+def _is_of(array: np.ndarray, dtype: str) -> bool:
+    return str(array.dtype) == dtype and array.dtype.kind != "U"
+
+
 def _restore(node: Any, arrays: Mapping[str, np.ndarray], where: str) -> Any:
     match node:
         case {"type": str(name), "fields": dict(fields)} if name in _CLASSES:
@@ -185,6 +189,6 @@ def _restore(node: Any, arrays: Mapping[str, np.ndarray], where: str) -> Any:
             return value
         case {"array": str(name), "dtype": "bfloat16"} if name in arrays and arrays[name].dtype == np.uint16:
             return jnp.asarray(arrays[name].view(jnp.bfloat16))
-        case {"array": str(name), "dtype": str(dtype)} if name in arrays and str(arrays[name].dtype) == dtype:
+        case {"array": str(name), "dtype": str(dtype)} if name in arrays and _is_of(arrays[name], dtype):
             return jnp.asarray(arrays[name])
     raise ValueError(f"{where}: expected an edit as save_edits writes it ({', '.join(_CLASSES)}), got {str(node)[:80]}.")

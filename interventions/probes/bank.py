@@ -173,10 +173,11 @@ class Bank(Directions):
         if self.target not in ("class", "value"):
             raise ValueError(f"target: expected 'class' or 'value', got {self.target!r}")
         score = "accuracy" if self.target == "class" else "r2"
-        dims = {"weights": {"class", "feature"}, "bias": {"class"}, "mean": {"feature"}, "scale": {"feature"}, score: set(), "test": {"row"}}
-        for name, own in dims.items():
-            if name not in self.data or not own | {"layer", "fold"} - ({"layer"} if name == "test" else set()) <= set(self.data[name].dims):
-                raise ValueError(f"{name}: expected an array over {', '.join(sorted(own | {'layer', 'fold'}))}")
+        own = {"weights": ["class", "feature"], "bias": ["class"], "mean": ["feature"], "scale": ["feature"], score: []}
+        needed = {name: {"layer", "fold", *dims} for name, dims in own.items()} | {"test": {"fold", "row"}}
+        for name, dims in needed.items():
+            if name not in self.data or not dims <= set(self.data[name].dims):
+                raise ValueError(f"{name}: expected an array over {', '.join(sorted(dims))}")
             if self.data[name].dtype.kind not in "biuf":
                 raise ValueError(f"{name}: expected numbers, got {self.data[name].dtype}")
 
