@@ -128,18 +128,19 @@ def _check_part(group: Group, part: str, there: Any, wanted: Any, more: str = ""
 
 def read(group: Group, name: str, *where: Any) -> np.ndarray:
     """Values of a variable, all of them or those at `where`. Raises StoreError naming it where a chunk is damaged."""
-    with _damage_named(group, name):
+    with damage_named(group, name):
         return group[name][where or ...]
 
 
 def put(group: Group, name: str, where: Any, values: np.ndarray) -> None:
     """Writes values of a variable at `where`. Raises StoreError naming it where the chunk that they belong to is damaged."""
-    with _damage_named(group, name):
+    with damage_named(group, name):
         group[name][where] = values
 
 
 @contextlib.contextmanager
-def _damage_named(group: Group, name: str) -> Iterator[None]:
+def damage_named(group: Group, name: str) -> Iterator[None]:
+    """Turns what zarr raises for a damaged variable into a StoreError that names store and variable."""
     try:
         yield
     except (*_UNREADABLE, RuntimeError) as error:

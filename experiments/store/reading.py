@@ -24,7 +24,8 @@ def open(path: str | os.PathLike) -> "Store":
         raise FileNotFoundError(f"path: expected an activation store, found none at {str(path)!r}. Write one with `extract`.")
     if group.attrs["format"] != layout.FORMAT:
         raise layout.StoreError(f"path: {str(path)!r} has format {group.attrs['format']}, this version reads {layout.FORMAT}.")
-    return Store(path, xarray.open_zarr(path, consolidated=False, chunks=None), group)
+    with layout.damage_named(group, "dataset"):  # the coordinates are read now
+        return Store(path, xarray.open_zarr(path, consolidated=False, chunks=None), group)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

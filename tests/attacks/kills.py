@@ -14,14 +14,18 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tests.attacks.jobs import JOBS, contents
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where the tests' own modules are
+
+from attacks.jobs import JOBS, contents  # noqa: E402
 
 _CHANGES = ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "tempfile.mkdtemp", "shutil.rmtree")
-_PRELOAD = ["jax", "flax.nnx", "jaxasr", "interventions", "experiments.cli", "experiments.store", "experiments.reproduce", "pandas"]
-_PRELOAD += ["experiments.patch", "experiments.patch_page", "experiments.probe", "matplotlib.figure", "matplotlib.backends.backend_agg"]
+_PRELOAD = (
+    *("jax", "flax.nnx", "jaxasr", "interventions", "experiments.cli", "experiments.store", "experiments.reproduce", "pandas"),
+    *("experiments.patch", "experiments.patch_page", "experiments.probe", "matplotlib.figure", "matplotlib.backends.backend_agg"),
+)
 _FAILED = 3
 
 
@@ -43,7 +47,6 @@ def _child(job: str, folder: Path, log: Path, kill_at: int | None, counted: obje
     with log.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    os.environ.setdefault("JAXASR_CACHE", str(log.parent / "cache"))
     from experiments import compile_cache
 
     compile_cache.enable()
@@ -79,11 +82,14 @@ def run(job: str, folder: Path, log: Path, *, after: float | None = None, kill_a
     return int(process.exitcode), took, counted.value
 
 
-def trials(job: str, n: int, scratch: Path, seed: int = 0) -> Iterator[tuple[bool, str]]:
-    """For each of `n` kills: whether it came before the end, and what was wrong after the job was taken up again, or ""."""
+def trials(job: str, n: int, scratch: Path, seed: int = 0, timed: bool = True) -> Iterator[tuple[bool, str]]:
+    """For each of `n` kills: whether it came before the end, and what was wrong after the job was taken up again, or "".
+
+    timed: whether every other kill comes after a random time, not at a change of a file.
+    """
     where, log, draw = scratch / job, scratch / f"{job}.log", random.Random(seed)
     (where / "whole").mkdir(parents=True)
-    for _ in range(2):  # the second finds compiled programs, as the trials do
+    for _ in range(1 + timed):  # the second finds compiled programs, as the trials do
         shutil.rmtree(where / "whole")
         (where / "whole").mkdir()
         code, seconds, changes = run(job, where / "whole", log)
@@ -93,7 +99,7 @@ def trials(job: str, n: int, scratch: Path, seed: int = 0) -> Iterator[tuple[boo
     for trial in range(n):
         folder = where / f"trial-{trial}"
         folder.mkdir()
-        how = {"after": draw.uniform(0, seconds)} if trial % 2 else {"kill_at": draw.randint(1, changes)}
+        how = {"after": draw.uniform(0, seconds)} if timed and trial % 2 else {"kill_at": draw.randint(1, changes)}
         killed = run(job, folder, log, **how)[0] == -signal.SIGKILL
         code = run(job, folder, log)[0]
         yield killed, _wrong(code, expected, folder, log, how)
@@ -111,9 +117,9 @@ def _wrong(code: int, expected: dict[str, object], folder: Path, log: Path, how:
     return ""
 
 
-def preload() -> None:
-    """Lets every process start with the libraries in memory. No device may be in use yet."""
-    multiprocessing.get_context("forkserver").set_forkserver_preload(_PRELOAD)
+def preload(modules: Sequence[str] = _PRELOAD) -> None:
+    """Lets every process start with the libraries in memory."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload(list(modules))
 
 
 def main() -> None:
