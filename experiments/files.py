@@ -26,6 +26,15 @@ def _escape(character: str) -> str:
     return {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(character) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")
 
 
+def utf8(value: Any) -> Any:
+    """`value`, a text or plain values with texts, with escapes for what UTF-8 does not have: the bytes of some file names."""
+    if isinstance(value, dict):
+        return {utf8(key): utf8(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [utf8(item) for item in value]
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
 def write_text(path: Path, text: str) -> Path:
     """Writes UTF-8; a character that it does not have, such as a byte of a file name, is written as an escape."""
     with replacing(path) as temporary:

@@ -8,7 +8,7 @@ from typing import Any
 
 import xarray as xr
 
-from experiments.files import plain, replacing, to_json
+from experiments.files import plain, replacing, to_json, utf8
 from experiments.inert_zarr import check_result
 from interventions import parts
 from interventions.inert import named
@@ -145,7 +145,7 @@ def _with_attrs(dataset: xr.Dataset, change: Callable[[Any], Any]) -> xr.Dataset
 def _flat(value: Any) -> Any:
     """Plain values as they are; what both formats cannot hold as JSON."""
     if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()  # a byte of a file name that is no UTF-8 has no other form
+        return utf8(value)
     if isinstance(value, int | float) and not isinstance(value, bool):
         return value
     return "json:" + to_json(plain(value))

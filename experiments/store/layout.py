@@ -26,6 +26,7 @@ import zarr
 import zarr.storage
 from zarr.codecs import Crc32cCodec
 
+from experiments.files import utf8
 from experiments.inert_zarr import check_store
 from experiments.store import pools
 from experiments.store.passes import Job
@@ -100,7 +101,7 @@ def finish(group: Group, known: Mapping[str, Any]) -> None:
     """Marks the store as complete, with `known` among its attributes and the checksums of everything in it."""
     root = folder(group)
     metadata = {name: hashlib.sha256((root / name / "zarr.json").read_bytes()).hexdigest() for name in sorted(group.array_keys())}
-    group.attrs.update({"complete": True, **known, "checksums": checksums(group), "metadata": metadata})
+    group.attrs.update({"complete": True, **utf8(known), "checksums": checksums(group), "metadata": metadata})
     # Of the attributes as they are read back. A process killed here leaves a complete store without this one checksum.
     group.attrs["sha256"] = _digest(dict(group.attrs))
 
@@ -109,7 +110,7 @@ def check_same(group: Group, wanted: Mapping[str, Any]) -> None:
     """Raises StoreError naming what is there and what is wanted where a store is another one, or is half-written by other versions."""
     there = dict(group.attrs)
     for part in ("format", "model", "corpus", "settings"):
-        _check_part(group, part, there.get(part), wanted[part])
+        _check_part(group, part, there.get(part), utf8(wanted[part]))
     if not there.get("complete"):
         _check_part(group, "versions", there.get("versions"), versions(), " It is half-written: finish it with the versions that began it.")
 
@@ -161,7 +162,7 @@ def check_layout(group: Group, job: Job, config: Config, dtype: str, batch: int)
 
 def create(where: Any, wanted: Mapping[str, Any], job: Job, config: Config, names: Sequence[str], dtype: str, batch: int) -> Group:
     """An empty store at the path `where` (or in zarr's memory) for the utterances `names`, in this order."""
-    attributes = {**wanted, "versions": versions(), "complete": False}
+    attributes = utf8({**wanted, "versions": versions(), "complete": False})
     overwrite = isinstance(where, Path) and (where / "zarr.json").exists()
     group = zarr.create_group(where, zarr_format=3, attributes=attributes, overwrite=overwrite)
     n = len(names)

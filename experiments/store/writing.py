@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import ml_dtypes
 import numpy as np
 
+from experiments.files import utf8
 from experiments.store import layout, pools
 from experiments.store.passes import Job
 from jaxasr.sites import LAYERED, stack_of
@@ -29,7 +30,7 @@ class Writer:
 
     def write(self, span: range, acts: dict[str, np.ndarray], lengths: dict[str, list[int]], problems: Sequence[str]) -> None:
         n, here = len(span), slice(span.start, span.stop)
-        problems = [problem or self._not_finite(acts, row) for row, problem in enumerate(problems)]
+        problems = [utf8(problem) or self._not_finite(acts, row) for row, problem in enumerate(problems)]
         good = np.array([not problem for problem in problems])
         for site in self.job.sites:
             if self.job.pools:
