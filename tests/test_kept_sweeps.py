@@ -63,7 +63,7 @@ def test_a_group_of_another_size_is_never_spread_over_the_cells(tiny_model, targ
 
 
 def test_two_sweeps_into_one_folder(tiny_model, target, tmp_path):
-    with only_writer(tmp_path / "kept"), pytest.raises(BlockingIOError, match="kept'.*another process"):
+    with only_writer(tmp_path / "kept"), pytest.raises(BlockingIOError, match=r"kept'.*another process"):
         swept(tiny_model, target, tmp_path / "kept")
 
 

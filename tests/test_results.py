@@ -233,7 +233,8 @@ def test_what_is_no_result_is_named(tmp_path):
 
 
 def test_names_that_are_no_utf_8_and_texts_with_formulas_can_be_saved_and_drawn(tmp_path):
-    summary = summarize(swept(dims=("layer", "position"))).assign_coords(token=("position", np.array(["$", "$_$", "\udc80", "\x1b[1m", *"abc"])))
+    texts = np.array(["$", "$_$", "\udc80", "\x1b[1m", *"abc"])
+    summary = summarize(swept(dims=("layer", "position"))).assign_coords(token=("position", texts))
     assert maps.save(maps.plot(summary), tmp_path / "map.png").stat().st_size > 2000
     for name in ("a.zarr", "a.nc"):
         save_result(swept(), tmp_path / name, provenance={"data": ["\udc80.wav"], "command": "x \udc80"})

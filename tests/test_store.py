@@ -287,7 +287,8 @@ def test_a_damaged_store_is_not_gone_on_with(small, tmp_path, monkeypatch):
         stopped.setattr("experiments.store.writing.Writer.finish", lambda *_: None)
         store.extract(small, corpus, tmp_path / "half", **how)
     changes = {"zarr.json": (b'"complete"', b'"cumplete"'), "status/zarr.json": (b'"uint8"', b'"int32"')}
-    changes |= {f"{SITE}/zarr.json": (b'"encoder_layer"', b'"encoder_laxer"'), "utterance/c/0": (b"u1", b"u9"), "status/c/0": (b"\x01", b"\x02")}
+    changes |= {f"{SITE}/zarr.json": (b'"encoder_layer"', b'"encoder_laxer"'), "utterance/c/0": (b"u1", b"u9")}
+    changes |= {"status/c/0": (b"\x01", b"\x02")}
     for name, (old, new) in changes.items():
         whole = (tmp_path / "half" / name).read_bytes()
         assert old in whole
@@ -299,7 +300,7 @@ def test_a_damaged_store_is_not_gone_on_with(small, tmp_path, monkeypatch):
 
 
 def test_one_process_at_a_time_writes_a_store(small, tmp_path):
-    with only_writer(tmp_path / "store"), pytest.raises(BlockingIOError, match="store'.*another process is writing"):
+    with only_writer(tmp_path / "store"), pytest.raises(BlockingIOError, match=r"store'.*another process is writing"):
         store.extract(small, tones([0.2]), tmp_path / "store", batch=1)
     use(store.extract(small, tones([0.2]), tmp_path / "store", batch=1).path)
     assert [file.name for file in tmp_path.iterdir()] == ["store"]

@@ -28,8 +28,8 @@ class Span:
 class Utterance:
     """A recording, or the part of one from `start_s` to `end_s` (seconds; None: its own start and end).
 
-    `id` is unique in its corpus; a byte of it that is no UTF-8 becomes an escape. `tiers` are time-aligned labels, by name ("phones", "words"). `read` gives the samples of what
-    is not a plain file. "" and None mean: not known.
+    `id` is unique in its corpus; a byte of it that is no UTF-8 becomes an escape. `tiers` are time-aligned labels, by name ("phones",
+    "words"). `read` gives the samples of what is not a plain file. "" and None mean: not known.
     """
 
     id: str

@@ -17,10 +17,10 @@ N_RECORDINGS = 12
 def sweep(folder: Path) -> None:
     """Every head of two examples; `done` holds the values."""
     import jax
+    from golden.tiny import checkpoint, tiny_state
 
     import interventions as iv
     import jaxasr
-    from golden.tiny import checkpoint, tiny_state
 
     config = jaxasr.Config(5, 11, 21, 3, 3, 101, 23, 21, 7, 4)
     model = jaxasr.weights.assemble(checkpoint(config, tiny_state(config)))
@@ -34,8 +34,9 @@ def sweep(folder: Path) -> None:
 
 def store(folder: Path) -> None:
     """Pooled activations and frames of twelve tones."""
-    from experiments import store as activations
     from small_speech import small_recogniser, tones
+
+    from experiments import store as activations
 
     corpus = tones([0.2 + 0.1 * i for i in range(N_RECORDINGS)])
     activations.extract(small_recogniser(), corpus, folder / "store", pool=("speech", "frames"), batch=2)
@@ -112,7 +113,8 @@ def _corpus(folder: Path) -> Path:
         rows = []
         for i in range(N_RECORDINGS):
             write(where / f"{i}.flac", tone(300 + i if i % 2 else 2000 + 10 * i, 0.3, i))
-            rows.append({"path": f"{i}.flac", "speaker": f"s{i}", "pitch": "low" if i % 2 else "high", "transcript": "one two", "lang": "en"})
+            labels = {"pitch": "low" if i % 2 else "high", "lang": "en"}
+            rows.append({"path": f"{i}.flac", "speaker": f"s{i}", "transcript": "one two", **labels})
         (where / "manifest.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return where
 
@@ -126,10 +128,11 @@ def _run(*arguments: str) -> None:
 
 def recogniser() -> object:
     """A random model with the vocabulary and the tokenizer of tiny.en."""
+    from golden.tiny import checkpoint, tiny_state
+
     import jaxasr
     from jaxasr.tokenizer import Tokenizer
     from jaxasr.weights.packaged import tokenizer_file
-    from golden.tiny import checkpoint, tiny_state
 
     config = jaxasr.Config(80, 1500, 12, 2, 3, 51864, 448, 12, 2, 3)
     held = dataclasses.replace(checkpoint(config, tiny_state(config)), weight_files=(Path(__file__),))

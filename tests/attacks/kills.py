@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # where the tests' own modules are
 
-from attacks.jobs import JOBS, contents  # noqa: E402
+from attacks.jobs import JOBS, contents
 
 _CHANGES = ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "tempfile.mkdtemp", "shutil.rmtree")
 _PRELOAD = (
