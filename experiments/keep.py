@@ -14,6 +14,7 @@ import numpy as np
 from experiments.files import to_json
 from experiments.progress import Steps
 from interventions import parts
+from interventions.files import clear_up
 
 Arrays = dict[str, np.ndarray]
 _SECONDS, _CPU = "seconds_taken", "cpu_seconds_taken"
@@ -24,6 +25,7 @@ class Keep:
 
     def __init__(self, folder: Path, steps: Steps | None = None):
         self.folder, self.steps = folder, steps or Steps(quiet=True)
+        clear_up(folder)
         self.seconds = 0.0  # that the items used so far took when they were made
         self.earlier_cpu_s = 0.0  # of a core, for those of them that an earlier run made
 

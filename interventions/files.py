@@ -20,15 +20,14 @@ _LOCK = ".lock"
 def staging(folder: str | os.PathLike) -> Iterator[Path]:
     """Yields an empty folder whose entries replace their namesakes in `folder` when the block ends without an error.
 
-    After an error `folder` is as it was. The next `staging` of the same folder clears up after a process that was killed: it removes
-    what was half-written, and moves into place what was complete.
+    After an error `folder` is as it was. The next `staging` of the same folder clears up after a process that was killed, see `clear_up`.
 
     Raises:
         OSError: `folder` cannot be made or written; the disk is full.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _recover(folder)
+    clear_up(folder)
     place, lock = _new(folder)
     with lock:
         try:
@@ -55,6 +54,8 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 def only_writer(folder: str | os.PathLike) -> Iterator[None]:
     """Makes `folder` if it is not there, and keeps other processes that ask for the same out of it while the block runs.
 
+    Clears up first, see `clear_up`.
+
     The lock ends with the process that holds it, so that a killed one blocks nobody.
 
     Raises:
@@ -68,6 +69,7 @@ def only_writer(folder: str | os.PathLike) -> Iterator[None]:
         raise BlockingIOError(f"{str(folder)!r}: another process is writing into this folder. Wait until it ends, or choose another.")
     with held:
         try:
+            clear_up(folder)
             yield
         finally:
             lock.unlink(missing_ok=True)
@@ -120,8 +122,13 @@ def _new(folder: Path) -> tuple[Path, BinaryIO]:
             raise
 
 
-def _recover(folder: Path) -> None:
-    """Clears up after writers into `folder` that are dead: nobody holds the lock of what they left."""
+def clear_up(folder: Path) -> None:
+    """Clears up after processes that were killed while they wrote into `folder`, where it is there.
+
+    Removes what they had half-written, and moves into place what was complete. What a living process writes has a lock and stays.
+    """
+    if not folder.is_dir():
+        return
     with os.scandir(folder) as entries:
         left = [folder / entry.name for entry in entries if entry.name.startswith((_WRITING, _COMPLETE)) and entry.is_dir()]
     for place in left:
@@ -139,7 +146,7 @@ def _recover(folder: Path) -> None:
 def _move(place: Path, folder: Path) -> None:
     """Moves what is complete in the staging folder `place` into `folder`. A second time it goes on where the first ended."""
     (place / "old").mkdir(exist_ok=True)
-    for entry in sorted((place / "new").iterdir()):
+    for entry in sorted((place / "new").glob("*")):  # no folder: the first was killed when all had been moved
         target = folder / entry.name
         if target.exists() and (target.is_dir() or entry.is_dir()):  # neither replaces a folder, nor a folder a file
             target.rename(place / "old" / entry.name)

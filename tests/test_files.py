@@ -67,6 +67,13 @@ if when == "between":  # everything is written, one of two entries is in its pla
         replace(self, target)
         os.kill(os.getpid(), signal.SIGKILL)
     Path.replace = once
+if when == "removing":  # everything is in its place, and the staging folder is being removed
+    import shutil
+    rmtree = shutil.rmtree
+    def half(place, **_):
+        rmtree(place / "new")
+        os.kill(os.getpid(), signal.SIGKILL)
+    shutil.rmtree = half
 with files.staging(folder) as new:
     (new / "a").write_text("new")
     (new / "b").mkdir()
@@ -76,7 +83,7 @@ with files.staging(folder) as new:
 """
 
 
-@pytest.mark.parametrize(("when", "left"), [("writing", "old"), ("between", "new")])
+@pytest.mark.parametrize(("when", "left"), [("writing", "old"), ("between", "new"), ("removing", "new")])
 def test_the_next_write_clears_up_after_a_killed_one(tmp_path, when, left):
     (tmp_path / "a").write_text("old")
     (tmp_path / "b").mkdir()
