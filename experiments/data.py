@@ -4,11 +4,13 @@
 """
 import dataclasses
 import functools
-import json
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+from experiments.corpora.manifest import json_lines
+from interventions.inert import named
 
 _REPOSITORY = Path(__file__).resolve().parents[1]
 DEMO = Path(__file__).parent / "assets" / "demo.flac"  # the project's own recording, always there
@@ -42,7 +44,7 @@ def rows(name: str) -> list[dict[str, Any]]:
     where = folder()
     if where is None:
         return []
-    return [json.loads(line) for line in (where / f"{name}.jsonl").read_text().splitlines()]
+    return [row for _, row in json_lines(where / f"{name}.jsonl")]
 
 
 def recordings(sets: Iterable[str] | None = None, language: str | None = None, labelled: bool = False) -> list[Recording]:
@@ -61,7 +63,8 @@ def recordings(sets: Iterable[str] | None = None, language: str | None = None, l
 def _all(where: Path | None) -> tuple[Recording, ...]:
     if where is None:
         return ()
-    return tuple(_recording(where, row) for row in rows("manifest"))
+    with named(where / "manifest.jsonl"):
+        return tuple(_recording(where, row) for row in rows("manifest"))
 
 
 def _recording(where: Path, row: dict[str, Any]) -> Recording:

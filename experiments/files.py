@@ -1,33 +1,44 @@
-"""Writing results: a file appears whole under its name, or not at all."""
+"""Writing results: text and strict JSON. See `interventions.files` for how a file appears whole under its name, or not at all."""
 import json
-import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from interventions.files import only_writer as only_writer, replacing as replacing, staging as staging
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, renamed to it when the block ends well and removed when it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+# Control characters, overrides of the direction of text, line separators, and halves of surrogate pairs (bytes of a file name that
+# are no UTF-8).
+_HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
+
+
+def printable(text: Any, lines: bool = False) -> str:
+    """`text` with characters that would act on a terminal, or that UTF-8 cannot hold, as escapes such as `\\x1b`.
+
+    lines: keeps line ends and tabs as they are.
+    """
+    return _HIDDEN.sub(lambda found: found[0] if lines and found[0] in "\n\t" else _escape(found[0]), str(text))
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    return {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(character) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")
+
+
+def utf8(value: Any) -> Any:
+    """`value`, a text or plain values with texts, with escapes for what UTF-8 does not have: the bytes of some file names."""
+    if isinstance(value, dict):
+        return {utf8(key): utf8(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [utf8(item) for item in value]
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 def write_text(path: Path, text: str) -> Path:
+    """Writes UTF-8; a character that it does not have, such as a byte of a file name, is written as an escape."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     return path
 
 
@@ -36,8 +47,9 @@ def write_json(path: Path, value: Any) -> Path:
 
 
 def to_json(value: Any) -> str:
-    """Strict JSON: arrays become lists; what is not finite becomes null."""
-    return json.dumps(plain(value), ensure_ascii=False, allow_nan=False)
+    """Strict JSON, safe to print: arrays become lists; what is not finite becomes null; hidden characters are escaped."""
+    text = json.dumps(plain(value), ensure_ascii=False, allow_nan=False)
+    return _HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def plain(value: Any) -> Any:
@@ -51,9 +63,3 @@ def plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return plain(value.tolist())
     return value if isinstance(value, str | int | bool | None) else str(value)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -1,4 +1,7 @@
-"""Expensive items on disk, one file each: whatever interrupts a study, what was computed is there the next time."""
+"""Expensive items on disk, one file each: whatever interrupts a study, what was computed is there the next time.
+
+A file that is damaged, or that was made for another key, is computed again; one line in the log says so.
+"""
 import hashlib
 import re
 import time
@@ -8,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments.files import replacing, to_json
+from experiments.files import to_json
 from experiments.progress import Steps
+from interventions import parts
+from interventions.files import clear_up
 
 Arrays = dict[str, np.ndarray]
 _SECONDS, _CPU = "seconds_taken", "cpu_seconds_taken"
@@ -20,24 +25,28 @@ class Keep:
 
     def __init__(self, folder: Path, steps: Steps | None = None):
         self.folder, self.steps = folder, steps or Steps(quiet=True)
+        clear_up(folder)
         self.seconds = 0.0  # that the items used so far took when they were made
         self.earlier_cpu_s = 0.0  # of a core, for those of them that an earlier run made
 
     def __call__(self, key: str, make: Callable[[], Mapping[str, Any]]) -> Arrays:
         """Raises TypeError for values that are neither numbers nor texts."""
-        path = self.folder / f"{_slug(key)}.npz"
-        made_before = path.exists()
-        if not made_before:
+        path = self.folder / f"{_slug(key)}{parts.SUFFIX}"
+        arrays = parts.load(path, self._name(key))
+        made_before = arrays is not None
+        if arrays is None:
             start, cpu = time.perf_counter(), time.process_time()
-            arrays = {name: _plain(name, value) for name, value in make().items()}
-            with replacing(path) as temporary, temporary.open("wb") as file:
-                taken = {_SECONDS: np.float64(time.perf_counter() - start), _CPU: np.float64(time.process_time() - cpu)}
-                np.savez_compressed(file, **arrays, **taken)
-        with np.load(path, allow_pickle=False) as kept:
-            arrays = dict(kept)
+            made = {name: _plain(name, value) for name, value in make().items()}
+            taken = {_SECONDS: np.float64(time.perf_counter() - start), _CPU: np.float64(time.process_time() - cpu)}
+            arrays = {**made, **taken}
+            parts.save(path, self._name(key), arrays)
         self.seconds += float(arrays.pop(_SECONDS))
         self.earlier_cpu_s += made_before * float(arrays.pop(_CPU))
         return arrays
+
+    def _name(self, key: str) -> str:
+        """The key within the folder, whose name stands for everything else that the item depends on."""
+        return f"{self.folder.name} {key}"
 
     def each(
         self, name: str, items: Iterable[Any], make: Callable[[Any], Mapping[str, Any]], key: Callable[[Any], str] | None = None
@@ -67,7 +76,7 @@ def _slug(key: str) -> str:
 
 
 def _plain(name: str, value: Any) -> np.ndarray:
-    array = np.asarray(value)
+    array = np.array(value)
     if array.dtype.kind not in "biufcU":
         raise TypeError(f"{name}: expected numbers or texts, got {array.dtype}; a file of them must be readable without running code.")
     return array

@@ -3,7 +3,6 @@
 `python -m experiments.loop_heads --out docs/results/loops`. Data: the robust loops of `recipes.jsonl` whose audio does not itself
 repeat, and clean clips with reference transcripts. Heads are ablated one at a time while the text is written (greedily, no timestamps).
 """
-import hashlib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -98,8 +97,9 @@ def measure(asr: Any, edits: dict[str, Any], loops: list, speech: list, new_toke
     done: dict[tuple[str, str], list[Any]] = {}
     for i, (name, site, clips) in enumerate(jobs):
         progress(i, len(jobs))
-        path = parts and parts / f"{name}-{_digest(site, clips, new_tokens)}.zarr"
-        done.setdefault((name, site), []).append(_kept(path, lambda s=site, c=clips: _sweep(asr, edits[s], s, c, new_tokens)))
+        key = _digest(asr, edits[site], site, clips, new_tokens)
+        path = parts and parts / f"{name}-{key[:16]}.zarr"
+        done.setdefault((name, site), []).append(_kept(path, key, lambda s=site, c=clips: _sweep(asr, edits[s], s, c, new_tokens)))
     whole = {key: xr.concat(found, "example", data_vars="minimal") for key, found in done.items()}
     return tuple(_of_sites([whole[name, site] for site in SITES]) for name in ("loops", "clean"))
 
@@ -115,14 +115,17 @@ def _groups(items: list) -> list[list]:
     return [items[i : i + TOGETHER] for i in range(0, len(items), TOGETHER)]
 
 
-def _digest(*what: Any) -> str:
-    return hashlib.sha256(repr(what).encode()).hexdigest()[:16]
+def _digest(asr: Any, edit: Any, site: str, clips: list[tuple[Path, str | None]], new_tokens: int) -> str:
+    from interventions.fingerprints import fingerprint
+
+    named = [(str(path), text) for path, text in clips]
+    return fingerprint(model=(asr.checkpoint.sha256, asr.config), edit=edit, site=site, clips=named, new_tokens=new_tokens)
 
 
-def _kept(path: Path | None, compute: Any) -> Any:
+def _kept(path: Path | None, key: str, compute: Any) -> Any:
     from experiments.results import kept
 
-    return compute() if path is None else kept(path, compute)
+    return compute() if path is None else kept(path, key, compute)
 
 
 def _sweep(asr: Any, edit: Any, site: str, clips: list[tuple[Path, str | None]], new_tokens: int) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
+from experiments.plots import drawable
 from interventions.results import summarize
 
 COLOURS = "RdBu_r"  # diverging, white at 0
@@ -159,7 +160,7 @@ def _edges(summary: xr.Dataset, across: str) -> np.ndarray:
 def _ticks(axes: Any, summary: xr.Dataset, across: str) -> None:
     n = summary.sizes[across]
     if across == "position" and "token" in summary.coords and summary.token.dims == ("position",):
-        texts = [str(text).replace(" ", "·") for text in summary.token.values]
+        texts = [drawable(text).replace(" ", "·") for text in summary.token.values]
         axes.set_xticks(range(n), texts, rotation=60, ha="right", fontsize=7)
         return
     step = max(1, n // 16)
@@ -171,7 +172,8 @@ def _spectrogram(axes: Any, mel: Float[np.ndarray, "M F"], words: Sequence[Word]
     axes.set(yticks=[], ylabel="mel")
     for text, start, end in words:
         axes.axvline(start, color="0.35", linewidth=0.5)
-        axes.text((start + end) / 2, len(mel) * 1.04, text.strip(), ha="center", fontsize=6.5, rotation=45 if len(words) > 12 else 0)
+        slanted = 45 if len(words) > 12 else 0
+        axes.text((start + end) / 2, len(mel) * 1.04, drawable(text.strip()), ha="center", fontsize=6.5, rotation=slanted)
 
 
 def save(drawn: Any, path: str | os.PathLike) -> Path:

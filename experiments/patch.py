@@ -1,6 +1,5 @@
 """One patching experiment on recordings of one's own: what to patch with, what is scored, the sweep, and what it says."""
 import dataclasses
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,11 @@ from jaxtyping import Float
 
 import interventions as iv
 import jaxasr
+from experiments.files import only_writer
 from experiments.results import kept
 from interventions import corrupt
 from interventions.attention_edits import mean
+from interventions.fingerprints import fingerprint
 from interventions.grid import Grid, Placed
 from interventions.sources import activation, resampled
 from jaxasr import sites
@@ -205,12 +206,15 @@ def _sequence(asr: Any, audio: Sequence[Sound], others: Sequence[Sound] | None, 
         return iv.sequence_sweep(asr, known, start, some.flat(), coords=some.labels(), **options)
 
     def run(store: Path, progress: Any) -> xr.Dataset:
-        mark = hashlib.sha256(repr((question, asr.checkpoint.sha256)).encode() + mel.tobytes() + rows.tobytes()).hexdigest()[:12]
+        model = (asr.checkpoint.sha256, asr.config)
+        digest = fingerprint(question=question, model=model, mel=mel, rows=rows, follow=follow, edit=edit)
         groups = [[int(layer)] for layer in grid.coords.get("layer", ())] or [[]]
         swept = []
-        for i, layers in enumerate(groups):
-            swept.append(kept(store / f"texts-{mark}-{i}.zarr", lambda layers=layers: part(layers)))
-            progress(i + 1, len(groups))
+        with only_writer(store):
+            for i, layers in enumerate(groups):
+                path = store / f"texts-{digest[:12]}-{i}.zarr"
+                swept.append(kept(path, f"{digest} {layers}", lambda layers=layers: part(layers)))
+                progress(i + 1, len(groups))
         attrs = {"site": question.site} | ({"window_s": grid.window / FRAMES_PER_S} if "time" in grid.coords else {})
         return _joined(swept).assign_attrs(attrs)
 

@@ -9,7 +9,7 @@ import xarray as xr
 
 from experiments import maps
 from experiments.embed import audio_uri, png_uri
-from experiments.files import plain, to_json, write_json, write_text
+from experiments.files import only_writer, plain, printable, staging, to_json, write_json, write_text
 from experiments.page import environment, flat, template
 from experiments.results import save_result
 from interventions.results import summarize
@@ -28,15 +28,16 @@ def write(
     """
     summary = summarize(result, metric, tokenizer=tokenizer) if isinstance(result, xr.Dataset) else summarize(result, tokenizer=tokenizer)
     texts = result[["text", "baseline_text"]] if isinstance(result, xr.Dataset) else xr.Dataset()
-    save_result(summary.merge(texts, combine_attrs="override"), out / "result.zarr", provenance=provenance)
     drawn = maps.plot(summary, mel=mel if "time" in summary.dims else None, words=words, label=f"change of {metric}")
-    png, _ = (maps.save(drawn, out / f"figure.{kind}") for kind in ("png", "svg"))
     found = facts | {"metric": metric, "cells": largest(summary, texts), "provenance": provenance}
     found["n_examples"] = summary.attrs["n_examples"]
     found |= {name: summary[name].values for name in ("baseline", "source") if name in summary}
     found = plain(found | {"summary": _values(summary)})
-    write_json(out / "result.json", found)
-    write_text(out / "index.html", render(found, png.read_bytes(), sounds))
+    with only_writer(out), staging(out) as new:
+        save_result(summary.merge(texts, combine_attrs="override"), new / "result.zarr", provenance=provenance)
+        png, _ = (maps.save(drawn, new / f"figure.{kind}") for kind in ("png", "svg"))
+        write_json(new / "result.json", found)
+        write_text(new / "index.html", render(found, png.read_bytes(), sounds))
     return found
 
 
@@ -91,10 +92,11 @@ def show(found: dict[str, Any], out: Path, json: bool) -> None:
     if json:
         print(to_json(found | {"page": str(out / "index.html")}))
         return
-    print(found["scored"])
+    print(printable(found["scored"]))
     for cell in (cell for cell in found["cells"] if cell["mean"] is not None):
         interval = f"  [{cell['low']:+.3f}, {cell['high']:+.3f}]" if found["n_examples"] > 1 else ""
-        print(f"  {cell['mean']:+9.3f}{interval}  {cell['place']}{'  ' + cell['text'][:60] if cell['text'] else ''}")
+        text = f"  {cell['text'][:60]}" if cell["text"] else ""
+        print(printable(f"  {cell['mean']:+9.3f}{interval}  {cell['place']}{text}"))
     if more := np.size(found["summary"]["mean"]) - len(found["cells"]):
-        print(f"  {more} more cells in {out / 'result.json'}")
-    print(f"\n{out / 'index.html'}")
+        print(f"  {more} more cells in {printable(out / 'result.json')}")
+    print(f"\n{printable(out / 'index.html')}")

@@ -5,10 +5,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from experiments.files import printable
 from interventions.statistics import bootstrap
 
 INK, ACCENT, BLUE, TEAL, GREY = "#1d1f24", "#d9792b", "#265591", "#3d9bb8", "#9a9890"
 COLOURS = (BLUE, ACCENT, TEAL, "#7a4f9a", "#5d8a3a", "#b0486a", "#8a6d3b", "#4a4e57", "#c2a83e", "#6fa8a0")
+
+
+def drawable(text: Any) -> str:
+    """A text from data as matplotlib can draw it: no formula in it, and its hidden characters as escapes."""
+    return printable(text).replace("$", r"\$")
 
 
 def panels(rows: int, columns: int, *, width: float = 3.6, height: float = 3.0, **shared: Any) -> tuple[Any, list[Any]]:

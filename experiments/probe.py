@@ -10,7 +10,7 @@ import xarray as xr
 import interventions
 from experiments.corpora import Corpus
 from experiments.frame_labels import TIERS, frame_labels
-from experiments.plots import ACCENT, BLUE, GREY, TEAL, panels
+from experiments.plots import ACCENT, BLUE, GREY, TEAL, drawable, panels
 from experiments.store import Store, pools
 from interventions.probes import controls, folds, inputs, scores
 from interventions.statistics import bootstrap
@@ -237,8 +237,8 @@ def figure(tables: dict[str, pandas.DataFrame], title: str) -> Any:
                 one.plot(here.layer, here[control], color=colour, linestyle=line, linewidth=1.2, label=control.replace("_", " "))
         best = here.loc[here[score].idxmax()]
         one.plot([best.layer], [best[score]], marker="o", markersize=6, markerfacecolor="none", color=ACCENT)
-        one.set(title=name, xlabel="layer", xticks=list(here.layer))
+        one.set(title=drawable(name), xlabel="layer", xticks=list(here.layer))
     axes[0].set_ylabel("R²" if score == "r2" else "accuracy")
     axes[-1].legend(fontsize=7, frameon=False)
-    drawn.suptitle(title, fontsize=10)
+    drawn.suptitle(drawable(title), fontsize=10)
     return drawn

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.markup import escape
 
+from experiments.files import printable
+
 _ANY_WIDTH = 100_000
 EVERY_S = 5.0  # between lines of progress where there is no terminal
 
@@ -26,7 +28,7 @@ class Steps:
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         start = time.perf_counter()
-        with self.console.status(f"{escape(name)} …"):
+        with self.console.status(f"{escape(printable(name))} …"):
             yield
         self._done(name, start)
 
@@ -38,7 +40,7 @@ class Steps:
             from rich.progress import Progress
 
             with Progress(console=self.console, transient=True) as shown:
-                task = shown.add_task(name, total=None)
+                task = shown.add_task(escape(printable(name)), total=None)
                 yield lambda done, total: shown.update(task, completed=done, total=total)
         else:
             yield self._lines(name)
@@ -51,13 +53,18 @@ class Steps:
             nonlocal last
             if done < total and time.monotonic() - last >= EVERY_S:
                 last = time.monotonic()
-                self.console.print(f"          {done:g} of {total:g}  ", escape(name), sep="", soft_wrap=True)
+                self.console.print(f"          {done:g} of {total:g}  ", escape(printable(name)), sep="", soft_wrap=True)
 
         return show
 
     def _done(self, name: str, start: float) -> None:
         self.seconds[name] = time.perf_counter() - start
-        self.console.print(f"[dim]{self.seconds[name]:6.2f} s[/]  ", escape(name), sep="")
+        self.console.print(f"[dim]{self.seconds[name]:6.2f} s[/]  ", escape(printable(name)), sep="")
+
+    def note(self, *lines: str) -> None:
+        """Prints lines that may hold texts from data: nothing in them is markup or acts on the terminal."""
+        for line in lines:
+            self.console.print(printable(line), markup=False, emoji=False, soft_wrap=True)
 
     @property
     def total(self) -> float:

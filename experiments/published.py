@@ -2,7 +2,6 @@
 
 Takes the results of `jaxasr reproduce` from those folders into docs/results, and writes both tables anew from what is there.
 """
-import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from experiments import registry
-from experiments.files import write_text
+from experiments.files import staging, write_text
 from experiments.report import shown
+from interventions.inert import named, read_json
 
 BEGIN, END = "<!-- studies: made by `python -m experiments.published` -->", "<!-- studies: end -->"
 MODELS = ("tiny.en", "base")
@@ -35,16 +35,22 @@ def main(
 
 def take(file: Path, docs: Path) -> None:
     """Copies one result and its figures. Raises ValueError for what nobody could make again: a quick run, or uncommitted code."""
-    result = json.loads(file.read_text(encoding="utf-8"))
+    with named(file):
+        return _take(file, read_json(file), docs)
+
+
+def _take(file: Path, result: dict[str, Any], docs: Path) -> None:
     commit = str(result["provenance"].get("commit", "+"))
     if result["quick"] or commit.endswith("+"):
         raise ValueError(f"{file}: expected a full run of committed code, got quick={result['quick']}, commit {commit!r}.")
     into = docs / f"{result['id'].lower()}_{result['provenance']['model']['name']}"
-    into.mkdir(parents=True, exist_ok=True)
+    names = {"result.json", *(f"{name}.png" for name in result["figures"])}
+    with staging(into) as new:
+        for name in names:
+            shutil.copyfile(file.parent / name, new / name)
     for old in into.glob("*.png"):
-        old.unlink()
-    for name in ("result.json", *(f"{name}.png" for name in result["figures"])):
-        shutil.copyfile(file.parent / name, into / name)
+        if old.name not in names:
+            old.unlink()
 
 
 def published(docs: Path) -> Results:
@@ -54,7 +60,7 @@ def published(docs: Path) -> Results:
         for name in found:
             file = docs / f"{name.lower()}_{model}" / "result.json"
             if file.is_file():
-                found[name][model] = json.loads(file.read_text(encoding="utf-8"))
+                found[name][model] = read_json(file)
     return {name: by_model for name, by_model in found.items() if by_model}
 
 

@@ -1,11 +1,11 @@
 """A study as a page, and the index over all studies of a folder. Both open from disk, load nothing and run no script."""
-import json
 from pathlib import Path
 from typing import Any
 
 from experiments.embed import png_uri
 from experiments.page import environment, flat, template
 from experiments.registry import names
+from interventions.inert import read_json
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _BADGES = {"replicates": "yes", "does not replicate at this scale": "no", "not testable here": "open"}
@@ -33,9 +33,14 @@ def index(folder: Path) -> str:
 def _row(folder: Path) -> dict[str, Any] | None:
     error, result = folder / "error.txt", folder / "result.json"
     if error.exists():
-        last = error.read_text(encoding="utf-8").strip().splitlines()[-1]
-        return {"name": folder.name, "error": last, "result": None}
-    return {"name": folder.name, "error": "", "result": json.loads(result.read_text(encoding="utf-8"))} if result.exists() else None
+        lines = error.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return {"name": folder.name, "error": (lines or ["unknown"])[-1], "result": None}
+    if not result.exists():
+        return None
+    try:
+        return {"name": folder.name, "error": "", "result": read_json(result)}
+    except ValueError as problem:
+        return {"name": folder.name, "error": str(problem), "result": None}
 
 
 def shown(ours: dict[str, Any] | None) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from experiments import data, registry, report
 from experiments.corpora import Corpus, open_corpus
-from experiments.files import plain, replacing, write_json, write_text
+from experiments.files import only_writer, plain, staging, write_json, write_text
 from experiments.keep import Keep, fingerprint
 from experiments.progress import Steps
 from experiments.provenance import provenance
@@ -53,17 +53,23 @@ def reproduce(
     """Runs one study into the folder `out`: `result.json`, `arrays.nc`, figures, `index.html`; returns what `result.json` holds.
 
     Its expensive items are kept in `out/items`, apart for every model, corpus and settings: a second run uses them.
-    Raises ValueError for an unknown preset, and what the study raises.
+    Raises ValueError for an unknown preset, BlockingIOError while another process runs into `out`, and what the study raises.
     """
+    with only_writer(out):
+        return _reproduced(name, study, asr, corpus, out, study.configured(preset, quick=quick, seed=seed), preset, quick, steps)
+
+
+def _reproduced(
+    name: str, study: Study, asr: Any, corpus: Corpus, out: Path, settings: Any, preset: str, quick: bool, steps: Steps | None
+) -> dict[str, Any]:
     steps, start, cpu = steps or Steps(quiet=True), time.perf_counter(), -time.process_time()
-    settings = study.configured(preset, quick=quick, seed=seed)
     sources = {"model": weights(asr), "data": {"corpus": corpus.name, "recordings": len(corpus), "sha256": corpus.sha256(transcripts=True)}}
     keep = Keep(out / "items" / fingerprint(name, study.version, sources, settings.sourced()), steps)
     arrays = study.run(asr, corpus, settings, keep)
     with steps(f"{name} analysis and figures"):
         analysis = study.analyse(arrays, settings)
         figures = {key: _png(figure) for key, figure in study.draw(arrays, settings).items()}
-    known = provenance(**sources, seed=seed)
+    known = provenance(**sources, seed=settings.seed)
     cpu += time.process_time() + keep.earlier_cpu_s
     taken = {"this_run": time.perf_counter() - start, "items_when_made": keep.seconds, "cpu": cpu}
     result = plain(
@@ -78,12 +84,12 @@ def reproduce(
             "provenance": known,
         }
     )
-    save_result(arrays, out / "arrays.nc", provenance=known)
-    for key, png in figures.items():
-        with replacing(out / f"{key}.png") as temporary:
-            temporary.write_bytes(png)
-    write_text(out / "index.html", report.render(result, figures))
-    write_json(out / "result.json", result)
+    with staging(out) as new:
+        save_result(arrays, new / "arrays.nc", provenance=known)
+        for key, png in figures.items():
+            (new / f"{key}.png").write_bytes(png)
+        write_text(new / "index.html", report.render(result, figures))
+        write_json(new / "result.json", result)
     return result
 
 

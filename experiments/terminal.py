@@ -5,6 +5,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from experiments.files import printable
 from experiments.page import EncoderRow, LensPage, LogitTable
 from experiments.progress import console as standard_output
 
@@ -17,9 +18,9 @@ def print_page(page: LensPage) -> None:
     """The text, then one row a token (its candidates by layer), then one row an encoder layer; shortened in a terminal only."""
     console = standard_output()
     rows = ROWS if console.is_terminal else len(page.logit.tokens)
-    console.print(Text(page.text or "(no text)", style="bold"))
+    console.print(Text(printable(page.text, lines=True) or "(no text)", style="bold"))
     for line in page.signs.lines():
-        console.print(Text(line, style="yellow"))
+        console.print(Text(printable(line), style="yellow"))
     console.print()
     console.print("Logit lens: top token by decoder layer")
     console.print(logit_table(page.logit, console.width, rows))
@@ -66,7 +67,7 @@ def chosen_layers(n_layers: int, room: int) -> list[int]:
 
 def visible(token: str) -> str:
     """A token without its leading space; what else is invisible in it is shown."""
-    return token.removeprefix(" ").replace("\n", "↵").replace("\t", "⇥") or "␣"
+    return printable(token.removeprefix(" ").replace("\n", "↵").replace("\t", "⇥")) or "␣"
 
 
 def _saturation(table: LogitTable, t: int) -> str:

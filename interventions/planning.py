@@ -1,12 +1,7 @@
-"""How a sweep is cut up: parts, chunks, what it will cost, and what it keeps on disk."""
+"""How a sweep is cut up: parts, chunks, and what it will cost."""
 import dataclasses
-import functools
-import hashlib
-import os
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -208,61 +203,3 @@ def _cell_flops(plan: Any, layer: int | None) -> float:
     frame = 24 * c.n_audio_state**2 + 4 * c.n_audio_ctx * c.n_audio_state
     layers = c.n_audio_layer - first - (plan.grid.site == "encoder.resid_post" and plan.resumes)
     return c.n_audio_ctx * (layers * frame + 4 * c.n_text_layer * c.n_text_state**2) + decoder
-
-
-class Store:
-    """Finished groups on disk, each written under a temporary name and then renamed; or nothing, without a folder."""
-
-    def __init__(self, folder: Path | None):
-        self.folder = folder
-
-    @classmethod
-    def open(cls, folder: Any, plan: Any) -> "Store":
-        """Raises ValueError when the folder holds the groups of another sweep."""
-        if folder is None:
-            return cls(None)
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        mark, digest = folder / "sweep.sha256", fingerprint(plan)
-        if mark.exists() and mark.read_text() != digest:
-            raise ValueError(f"store: {folder} holds another sweep (its model, runs, site, grid or metric differ). Choose another folder.")
-        _write(mark, lambda path: path.write_text(digest))
-        return cls(folder)
-
-    def begin(self, key: tuple, begin: Callable[[], Finish]) -> Finish:
-        """Begins to compute a group, unless it is there."""
-        if self.folder is None:
-            return begin()
-        path = self.folder / f"example-{key[0]}-layer-{key[1]}.npy"
-        if path.exists():
-            return functools.partial(np.load, path, allow_pickle=False)
-        finish = begin()
-
-        def kept() -> np.ndarray:
-            values = finish()
-            _write(path, lambda temporary: _save(temporary, values))
-            return values
-
-        return kept
-
-
-def _save(path: Path, values: np.ndarray) -> None:
-    with path.open("wb") as file:
-        np.save(file, values, allow_pickle=False)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _write(path: Path, write: Callable[[Path], Any]) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
-    os.close(handle)
-    write(Path(name))
-    Path(name).replace(path)
-
-
-def fingerprint(plan: Any) -> str:
-    """Digest of everything that the result depends on."""
-    digest = hashlib.sha256(f"{plan.grid} {plan.scored} {plan.reuse} {jax.tree.structure((plan.edit, plan.metric))}".encode())
-    for leaf in jax.tree.leaves((plan.model, plan.target, plan.edit, plan.metric)):
-        digest.update(np.asarray(leaf).tobytes() if hasattr(leaf, "dtype") else repr(leaf).encode())
-    return digest.hexdigest()

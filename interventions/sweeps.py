@@ -16,6 +16,7 @@ from interventions.cells import Trace
 from interventions.edits import Mix, Patch
 from interventions.example import Example, Passes
 from interventions.grid import Grid
+from interventions.groups import Groups, kept_in
 from interventions.metrics import Metric, check_metric, scored_position
 from interventions.run import Run
 from interventions.sources import template_edit
@@ -62,7 +63,8 @@ def sweep(
         layers, heads, positions: the indices to sweep, default all.
         budget: bytes that the cells computed together may take; None asks the device. reuse: False recomputes everything in
             every cell (for comparison; the results agree).
-        store: a folder in which finished groups of cells are kept, so that an interrupted sweep goes on where it stopped.
+        store: a folder in which finished groups of cells are kept, so that an interrupted sweep goes on where it stopped. It belongs
+            to one sweep, the code of its edit and metric included, and to one process at a time. A damaged group is computed again.
         verify: "top20" also runs `attribution` on the same cells and says, in `attrs["attribution"]`, how well it ranks them.
         progress: called with cells done and cells in all.
 
@@ -72,11 +74,14 @@ def sweep(
 
     Raises:
         ValueError: unknown site, dimension or index; runs of different length; a source and an edit; tokens of the metric outside
-            of the vocabulary.
+            of the vocabulary; a store of another sweep; with `store`, an edit or metric that refers to what is not the same in
+            another process, such as a random generator.
+        BlockingIOError: another process is writing into `store`.
     """
     plan = planned(model, target, source, site=site, over=over, metric=metric, edit=edit, window_s=window_s, n_frames=n_frames,
                    alphas=alphas, layers=layers, heads=heads, positions=positions, budget=budget, reuse=reuse)  # fmt: skip
-    swept = plan.labelled(*plan.run(planning.Store.open(store, plan), progress))
+    with kept_in(store, plan) as groups:
+        swept = plan.labelled(*plan.run(groups, progress))
     if verify is None:
         return swept
     if source is None or set(over) & {"alpha"} or any(chosen is not None for chosen in (layers, heads, positions)):
@@ -133,7 +138,7 @@ class Plan:
     passes: Passes
 
     def run(
-        self, store: Any, progress: Callable[[int, int], None] | None = None
+        self, kept: Groups, progress: Callable[[int, int], None] | None = None
     ) -> tuple[Float[np.ndarray, "B n"], Float[np.ndarray, "B"]]:
         """Metric of every cell, examples first, cells flat; and without an edit."""
         values = np.full((self.target.batch, int(np.prod(self.grid.shape))), np.nan)
@@ -141,7 +146,7 @@ class Plan:
         for b in range(self.target.batch):
             example = Example.of(self, b)
             groups = [(example.group(layer), (b, layer)) for layer in self.grid.layers]
-            begin = (functools.partial(store.begin, key, begin) for (_, begin), key in groups)
+            begin = (functools.partial(kept.begin, key, len(flat), begin) for (flat, begin), key in groups)
             for ((flat, _), _), found in zip(groups, planning.one_ahead(begin)):
                 values[b, flat] = found
                 done += len(flat)

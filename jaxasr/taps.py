@@ -134,12 +134,16 @@ class Tap:
 
 
 def _same_shape(y: Any, x: Array, site: str) -> Array:
-    y = jnp.asarray(y)
+    """What an edit returned, in the dtype of its input. Raises ValueError naming the site for what is no real array of its shape."""
+    expected = f"expected real numbers of shape {x.shape}, axes {' '.join(_sites.SITES[site])}. An edit returns an array like its input."
+    try:
+        y = jnp.asarray(y)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"The edit at {site!r} returned {type(y).__name__}; {expected}") from error
     if y.shape != x.shape:
-        raise ValueError(
-            f"The edit at {site!r} returned shape {y.shape}; expected {x.shape}, axes {' '.join(_sites.SITES[site])}. "
-            "An edit gives back an array of its input's shape."
-        )
+        raise ValueError(f"The edit at {site!r} returned shape {y.shape}; {expected}")
+    if jnp.issubdtype(y.dtype, jnp.complexfloating):
+        raise ValueError(f"The edit at {site!r} returned {y.dtype}; {expected}")
     return y.astype(x.dtype)
 
 

@@ -47,6 +47,32 @@ def test_places(monkeypatch):
     assert cache_dir() == Path.home() / ".cache" / "jaxasr"
 
 
+_NO_HOME = "import os; os.setgid(54321); os.setuid(54321); from jaxasr.weights.files import cache_dir; print(cache_dir())"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_a_user_without_a_home_keeps_nothing():
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("JAX", "XDG", "HOME"))}
+    inherited["PYTHONPATH"] = os.pathsep.join(sys.path)
+    code = f"import jaxasr; {_NO_HOME}"  # imported as root, who can read everything
+    done = subprocess.run([sys.executable, "-c", code], env=inherited, capture_output=True, text=True, timeout=120)
+    assert (done.stdout.strip(), done.returncode) == ("None", 0), done.stderr
+
+
+@pytest.mark.parametrize("inside", ["", "xla"])
+def test_a_cache_that_others_can_write_is_not_used(tmp_path, monkeypatch, inside):
+    monkeypatch.setenv("JAXASR_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache" / "xla").mkdir(parents=True)
+    assert cache_dir() == tmp_path / "cache"
+    (tmp_path / "cache" / inside).chmod(0o777)
+    with pytest.warns(UserWarning, match=r"cache.*: not used as a cache, because anybody can write into it\. Name another"):
+        assert cache_dir() is None
+    (tmp_path / "cache" / inside).chmod(0o755)
+    monkeypatch.setattr(os, "geteuid", lambda: (tmp_path / "cache").stat().st_uid + 1)
+    with pytest.warns(UserWarning, match="another user owns it"):
+        assert cache_dir() is None
+
+
 def test_a_folder_that_cannot_be_made_is_no_error(tmp_path):
     (tmp_path / "file").write_text("")
     assert run(JAXASR_CACHE=str(tmp_path / "file" / "inside")) == ("None", 0)

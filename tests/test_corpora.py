@@ -179,3 +179,43 @@ def test_noise_is_added_at_its_ratio(tmp_path):
             with_noise(_corpus(), [bad])
     with pytest.raises(ValueError, match="silent"):
         add(clean, np.zeros(10, np.float32), 5)
+
+
+
+@pytest.mark.parametrize(("name", "data", "message"), [
+    ("m.jsonl", b'\xef\xbb\xbf{"path": "a.wav"}\n{"path": "b.wav", "start": "x"}', "line 2: expected `start` in seconds"),
+    ("m.jsonl", b'{"path": "a.wav"}\n\n{"path": "b.wav", "start": true}', "line 3: expected `start` in seconds"),
+    ("m.jsonl", b'{"path": "a.wav", "end": NaN}', "line 1: expected `end` in seconds"),
+    ("m.jsonl", b'{"path": "a.wav"}\n\xff\xfe', "line 2: expected UTF-8"),
+    ("m.jsonl", b'{"path": 3}', "line 1: expected text as `path`"),
+    ("m.jsonl", b'{"path": "a.wav", "words": 3}', "line 1: expected a list of .start, end, label. as `words`"),
+    ("m.jsonl", b'{"path": "a.wav", "words": [[0, "x", "y"]]}', "line 1: expected a list of"),
+    ("m.jsonl", b'{"path": "a.wav"}\n' + b'{"a":' * 100_000, "line 2: expected a JSON object, .*RecursionError"),
+    ("m.jsonl", b'{"path": "a.wav"}\n' + b" " * (17 << 20), "line 2: expected a line of at most"),
+    ("m.csv", b"path,label\na.wav,1\nb.wav,2,3\n", "line 3: expected 2 fields"),
+    ("m.csv", b"path,label\na.wav," + b"x" * 200_000, "line 2: expected a row of a CSV file .field larger"),
+    ("m.csv", b"path,label\n\xff.wav,1\n", "line 2: expected UTF-8"),
+])  # fmt: skip
+def test_a_manifest_that_is_none_names_file_and_line(tmp_path, name, data, message):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ValueError, match=rf"{name}, {message}"):
+        open_corpus(tmp_path / name)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_manifest(tmp_path):
+    (tmp_path / "m.csv").write_bytes(b"\xef\xbb\xbfpath,label\na.wav,x\n")
+    (tmp_path / "m.jsonl").write_bytes(b'\xef\xbb\xbf{"path": "a.wav"}\n')
+    for name in ("m.csv", "m.jsonl"):
+        assert [one.id for one in open_corpus(tmp_path / name).utterances] == ["a.wav"]
+
+
+def test_tables_of_other_layouts_name_file_and_line(tmp_path):
+    (tmp_path / "cv" / "clips").mkdir(parents=True)
+    (tmp_path / "cv" / "validated.tsv").write_bytes(b"client_id\tpath\tsentence\nc\n")
+    with pytest.raises(ValueError, match=r"validated\.tsv, line 2: expected a value for path"):
+        open_corpus(tmp_path / "cv")
+    chapter = tmp_path / "ls" / "test-clean" / "1" / "2"
+    chapter.mkdir(parents=True)
+    (chapter / "1-2.trans.txt").write_text("1-2-0000 GOOD\nnonsense\n")
+    with pytest.raises(ValueError, match=r"1-2\.trans\.txt, line 2: expected SPEAKER-CHAPTER-NUMBER"):
+        open_corpus(tmp_path / "ls")

@@ -1,4 +1,7 @@
 """What a grid says, against planted values; and that files give back what was saved."""
+import json
+import re
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -95,8 +98,8 @@ def test_files_give_back_what_was_saved(tmp_path, name):
 
 
 def test_kept_results_are_computed_once(tmp_path):
-    first = kept(tmp_path / "part.zarr", lambda: summarize(swept()))
-    xr.testing.assert_identical(kept(tmp_path / "part.zarr", lambda: pytest.fail("computed again")), first)
+    first = kept(tmp_path / "part.zarr", "a", lambda: summarize(swept()))
+    xr.testing.assert_identical(kept(tmp_path / "part.zarr", "a", lambda: pytest.fail("computed again")), first)
     with pytest.raises(ValueError, match=r"ends in \.zarr or \.nc"):
         save_result(swept(), tmp_path / "a.npz")
     with pytest.raises(FileNotFoundError, match="no result"):
@@ -163,3 +166,95 @@ def test_labels_keep_the_order_of_the_grid():
     assert list(grid.labels()) == ["time", "layer"]
     np.testing.assert_allclose(grid.labels()["time"], [0, 0.04, 0.08])
     assert [grid.flat()[dim].tolist()[:5] for dim in grid.dims] == [[0, 0, 0, 0, 2], [0, 1, 2, 3, 0]]
+
+
+def damaged(path, seed):
+    """Flips one random bit in one random file of a result; returns what was there."""
+    rng = np.random.default_rng(seed)
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    sizes = np.cumsum([file.stat().st_size for file in files])
+    at = int(rng.integers(sizes[-1]))
+    place = int(np.searchsorted(sizes, at, side="right"))
+    file, whole = files[place], files[place].read_bytes()
+    changed = bytearray(whole)
+    changed[at - (int(sizes[place - 1]) if place else 0)] ^= 1 << int(rng.integers(8))
+    file.write_bytes(bytes(changed))
+    return file, whole
+
+
+@pytest.mark.parametrize("name", ["a.zarr", "a.nc"])
+def test_a_flipped_bit_anywhere_is_noticed(tmp_path, name):
+    path = save_result(summarize(swept()), tmp_path / name, provenance={"seed": 1})
+    for seed in range(60):
+        file, whole = damaged(path, seed)
+        with pytest.raises(ValueError, match=re.escape(str(path))):
+            load_result(path)
+        file.write_bytes(whole)
+    load_result(path)
+
+
+def test_a_kept_result_that_is_damaged_or_of_something_else_is_computed_again(tmp_path, caplog):
+    path, computed = tmp_path / "part.zarr", []
+
+    def compute():
+        computed.append(1)
+        return summarize(swept())
+
+    first = kept(path, "a", compute)
+    damaged(path, 3)
+    xr.testing.assert_identical(kept(path, "a", compute), first)
+    xr.testing.assert_identical(kept(path, "b", compute), first)
+    assert len(computed) == 3
+    assert [record.getMessage().endswith("It is not used, but computed again.") for record in caplog.records] == [True, True]
+    assert "part.zarr: misplaced" in caplog.records[1].getMessage()
+
+
+PICKLED = b"cos\nmkdir\n(S'%s'\ntR."
+
+
+@pytest.mark.parametrize("how", [
+    {"dtype": "|O", "filters": [{"id": "vlen-utf8"}, {"id": "pickle"}], "compressor": None},
+    {"compressor": {"id": "pickle"}},
+    {"compressor": {"id": "zlib", "level": 1}},
+    {"filters": [{"id": "delta", "dtype": "<f8"}]},
+    {"dtype": [["a", "<f8"]]},
+    {"dtype": "|V8"},
+    {"dtype": "<M8[ns]"},
+    {"shape": [2**40], "chunks": [2**31]},
+    {"shape": [-1]},
+    {"chunks": [0]},
+    {"shape": "3"},
+    {"zarr_format": 3},
+])  # fmt: skip
+def test_only_codecs_and_formats_that_we_write_are_ever_decoded(tmp_path, how):
+    path = save_result(xr.Dataset({"values": ("a", np.arange(3.0))}), tmp_path / "a.zarr")
+    file = path / "values" / ".zarray"
+    file.write_text(json.dumps(json.loads(file.read_text()) | how))
+    (path / "values" / "0").write_bytes(PICKLED % str(tmp_path / "run").encode())
+    (path / ".zattrs").write_text("{}")
+    with pytest.raises(ValueError, match=r"a\.zarr/values"):
+        load_result(path)
+    with pytest.raises(ValueError, match="computed"):
+        kept(path, "key", lambda: (_ for _ in ()).throw(ValueError("computed")))
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_no_result_is_named(tmp_path):
+    (tmp_path / "a.nc").write_bytes(b"CDF\x01" + b"\xff" * 200)
+    (tmp_path / "b.nc").mkdir()
+    (tmp_path / "c.zarr").write_text("x")
+    (tmp_path / "d.zarr").mkdir()
+    deep = save_result(xr.Dataset({"x": 1.0}), tmp_path / "e.zarr")
+    (deep / "x" / ".zattrs").write_text('{"a":' * 100_000)
+    for name in ("a.nc", "b.nc", "c.zarr", "d.zarr", "e.zarr"):
+        with pytest.raises(ValueError, match=re.escape(str(tmp_path / name))):
+            load_result(tmp_path / name)
+
+
+def test_names_that_are_no_utf_8_and_texts_with_formulas_can_be_saved_and_drawn(tmp_path):
+    texts = np.array(["$", "$_$", "\udc80", "\x1b[1m", *"abc"])
+    summary = summarize(swept(dims=("layer", "position"))).assign_coords(token=("position", texts))
+    assert maps.save(maps.plot(summary), tmp_path / "map.png").stat().st_size > 2000
+    for name in ("a.zarr", "a.nc"):
+        save_result(swept(), tmp_path / name, provenance={"data": ["\udc80.wav"], "command": "x \udc80"})
+        assert load_result(tmp_path / name).attrs["provenance"]["data"] == ["\udc80.wav"]

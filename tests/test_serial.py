@@ -1,12 +1,14 @@
 """Edits written and read again; nothing else is ever made or written."""
+import io
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from interventions import serial
+from interventions import inert, serial
 from interventions.attention_edits import force, knockout
 from interventions.edits import Add, Mix, Noise, Patch, Project, Row, Scale, Zero, chain, only
 from jaxasr import At
@@ -21,6 +23,17 @@ EDITS = {
     "decoder.cross_attn.pattern": only(force(slice(3, 7)), heads=2),
     "decoder.cross_attn.scores": knockout([1, 2]),
 }
+
+
+def written(folder: Path, text: str | None = None, arrays: bytes | None = None) -> Path:
+    """A folder of edits whose files somebody has changed, checksums included."""
+    serial.save_edits({"decoder.ln": Scale(jnp.float32(2))}, folder)
+    if text is not None:
+        (folder / "edits.json").write_text(text)
+    if arrays is not None:
+        (folder / "arrays.npz").write_bytes(arrays)
+    inert.seal(folder)
+    return folder
 
 
 def test_edits_come_back_as_they_were(tmp_path):
@@ -65,23 +78,83 @@ def test_nothing_is_overwritten(tmp_path):
     ["Zero"],
 ])
 def test_what_was_not_written_by_us_is_refused(tmp_path, node):
-    serial.save_edits({"decoder.ln": Scale(jnp.float32(2))}, tmp_path / "edits")
-    (tmp_path / "edits" / "edits.json").write_text(json.dumps({"version": 1, "edits": {"decoder.ln": node}}))
-    with pytest.raises(ValueError, match=r"edits\['decoder\.ln'\]"):
-        serial.load_edits(tmp_path / "edits")
+    with pytest.raises(ValueError, match=r"edits\.json: .*edits\['decoder\.ln'\]"):
+        serial.load_edits(written(tmp_path / "edits", json.dumps({"version": 1, "edits": {"decoder.ln": node}})))
 
 
 def test_pickled_arrays_are_refused(tmp_path):
-    serial.save_edits({"decoder.ln": Scale(jnp.float32(2))}, tmp_path / "edits")
-    np.savez(tmp_path / "edits" / "arrays.npz", a0=np.array([object()], dtype=object))
-    with pytest.raises(ValueError, match="allow_pickle"):
-        serial.load_edits(tmp_path / "edits")
+    file = io.BytesIO()
+    np.savez(file, a0=np.array([object()], dtype=object))
+    with pytest.raises(ValueError, match=r"arrays\.npz: .*neither numbers nor texts"):
+        serial.load_edits(written(tmp_path / "edits", arrays=file.getvalue()))
 
 
 def test_missing_and_later_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"expected edits\.json"):
         serial.load_edits(tmp_path)
-    serial.save_edits({}, tmp_path / "edits")
-    (tmp_path / "edits" / "edits.json").write_text('{"version": 2, "edits": {}}')
     with pytest.raises(ValueError, match="version 1"):
-        serial.load_edits(tmp_path / "edits")
+        serial.load_edits(written(tmp_path / "edits", '{"version": 2, "edits": {}}'))
+
+
+def test_damage_is_noticed(tmp_path):
+    serial.save_edits(EDITS, tmp_path / "edits")
+    files = sorted((tmp_path / "edits").iterdir())
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        file = files[rng.integers(len(files))]
+        whole = bytearray(file.read_bytes())
+        whole[rng.integers(len(whole))] ^= 1 << int(rng.integers(8))
+        before, _ = file.read_bytes(), file.write_bytes(bytes(whole))
+        with pytest.raises(ValueError, match=str(tmp_path / "edits")):
+            serial.load_edits(tmp_path / "edits")
+        file.write_bytes(before)
+
+
+SCALE = {"type": "Scale", "fields": {"factor": {"value": 2.0}}}
+
+
+@pytest.mark.parametrize("node", [
+    {"value": 3},
+    {"value": None},
+    {"array": "a0", "dtype": "float32"},
+    {"tuple": [SCALE]},
+    {"type": "Patch", "fields": {"value": {"value": True}, "partial": {"value": False}}},
+    {"type": "Patch", "fields": {"value": {"value": 3.0}, "partial": {"value": False}}},
+    {"type": "Patch", "fields": {"value": SCALE, "partial": {"value": False}}},
+    {"type": "Patch", "fields": {"value": {"array": "a0", "dtype": "float32"}, "partial": {"value": 1}}},
+    {"type": "Patch", "fields": {"value": {"array": "a0", "dtype": "bfloat16"}, "partial": {"value": False}}},
+    {"type": "Patch", "fields": {"value": {"array": "texts", "dtype": "<U3"}, "partial": {"value": False}}},
+    {"type": "Patch", "fields": {"value": {"array": "nan", "dtype": "float32"}, "partial": {"value": False}}},
+    {"type": "Scale", "fields": {"factor": {"value": True}}},
+    {"type": "Scale", "fields": {"factor": {"value": None}}},
+    {"type": "Noise", "fields": {"seed": {"value": 0.5}, "scale": {"value": 1}, "replace": {"value": False}}},
+    {"type": "Chain", "fields": {"edits": {"tuple": []}}},
+    {"type": "Chain", "fields": {"edits": {"tuple": [{"value": 1}]}}},
+    {"type": "Knockout", "fields": {"keys": {"value": 1}}},
+    {"type": "Among", "fields": {"values": {"array": "a0", "dtype": "float32"}}},
+    {"type": "Among", "fields": {"values": {"array": "whole", "dtype": "int32"}}},
+])  # fmt: skip
+def test_every_field_holds_what_its_class_takes(tmp_path, node):
+    file = io.BytesIO()
+    numbers = {"a0": np.ones(2, np.float32), "nan": np.full(2, np.nan, np.float32), "whole": np.arange(3, dtype=np.int32)}
+    np.savez(file, texts=np.array(["abc"]), **numbers)
+    text = json.dumps({"version": 1, "edits": {"decoder.ln": node}})
+    with pytest.raises(ValueError, match=r"edits\.json: .*edits\['decoder\.ln'\]"):
+        serial.load_edits(written(tmp_path / "edits", text, file.getvalue()))
+
+
+@pytest.mark.parametrize("text", [
+    "", "[1]", "{", '{"version": 1, "edits": {"decoder.ln": {"type": "Scale", "fields": {"factor": {"value": NaN}}}}}',
+    '{"version": 1, "edits": [' * 50_000, '{"version": 1, "edits": {"decoder.nose": {}}}',
+    '{"version": 1, "edits": {"decoder.ln": ' + '{"tuple": [' * 4000 + "]}" * 4000 + "}}",
+])  # fmt: skip
+def test_json_that_is_none_of_ours_is_a_value_error(tmp_path, text):
+    with pytest.raises(ValueError, match=r"edits\.json: "):
+        serial.load_edits(written(tmp_path / "edits", text))
+
+
+@pytest.mark.parametrize("edit", [Patch(3.0), Patch(jnp.full(15, jnp.nan)), Scale(float("nan")), Row(jnp.array([0]))])
+def test_what_could_not_be_loaded_is_not_saved(tmp_path, edit):
+    with pytest.raises(ValueError, match=r"edits\['decoder\.ln'\]"):
+        serial.save_edits({"decoder.ln": edit}, tmp_path / "edits")
+    assert not list(tmp_path.iterdir())

@@ -255,9 +255,9 @@ def test_runs_must_line_up(tiny_model, runs):
 def test_a_store_holds_one_sweep(tiny_model, runs, tmp_path):
     options = dict(site="decoder.attn.z", over=("layer", "head"), metric=METRIC, store=tmp_path)
     first = iv.sweep(tiny_model, *runs, **options)
-    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.npy")}
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.part")}
     np.testing.assert_array_equal(first, iv.sweep(tiny_model, *runs, **options))
-    assert kept == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.npy")}
+    assert kept == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.part")}
     with pytest.raises(ValueError, match="another sweep"):
         iv.sweep(tiny_model, *runs, **(options | {"metric": iv.logprob(3, SCORED)}))
 
@@ -290,7 +290,7 @@ def test_killed_and_taken_up_again(tmp_path):
             if done >= of // 2:
                 break
         os.kill(half.pid, signal.SIGKILL)
-    assert len(list((tmp_path / "half").glob("*.npy"))) == 4
+    assert len(list((tmp_path / "half").glob("example*.part"))) == 4
     again = subprocess.run([*command, str(tmp_path / "half")], capture_output=True, text=True, check=True, timeout=300).stdout.split()[-1]
     assert again == whole
 

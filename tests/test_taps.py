@@ -56,6 +56,20 @@ def test_an_edit_must_give_back_its_input_s_shape(tiny_model, inputs, site):
         tiny_model.decode(tokens, memory, {site: lambda x, at: x[:1]})
 
 
+@pytest.mark.parametrize(("returned", "named"), [
+    (lambda x: None, "NoneType"),
+    (lambda x: "text", "str"),
+    (lambda x: (x, x), "shape"),
+    (lambda x: x + 1j, "complex64"),
+    (lambda x: x[..., :1], "shape"),
+])  # fmt: skip
+def test_an_edit_must_return_real_numbers(tiny_model, inputs, returned, named):
+    _, tokens, memory = inputs
+    site = "decoder.resid_mid"
+    with pytest.raises(ValueError, match=rf"edit at '{site}' returned {named}.*expected real numbers"):
+        tiny_model.decode(tokens, memory, {site: lambda x, at: returned(x)})
+
+
 def test_what_is_no_edit_and_no_readout(tiny_model, inputs):
     _, tokens, memory = inputs
     with pytest.raises(TypeError, match=r"edits\['decoder\.ln'\]: expected a callable"):

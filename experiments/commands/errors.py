@@ -37,7 +37,11 @@ def friendly(command: Callable[..., None], resumes: bool = False) -> Callable[..
 
 def say(problem: BaseException) -> None:
     """An error as one line on standard error."""
-    typer.secho(f"jaxasr: {' '.join(str(problem).split()) or type(problem).__name__}", fg="red", err=True)
+    from experiments.files import printable
+
+    text = " ".join(str(problem).split()) or type(problem).__name__
+    typer.secho(f"jaxasr: {printable(text)}", fg="red", err=True)
+
 
 
 def check_recordings(paths: Sequence[Path]) -> None:

@@ -93,15 +93,15 @@ def _sites(config: Any, batch: int, n_tokens: int) -> list[dict[str, Any]]:
 
 
 def _print(found: dict[str, Any]) -> None:
-    from rich.markup import escape
     from rich.table import Table
 
+    from experiments.files import printable
     from experiments.progress import console
 
     shown = console()
-    shown.print(f"[bold]{escape(found['model'])}[/]")
+    shown.print(printable(found["model"]), style="bold", markup=False)
     for key, value in _facts(found).items():
-        shown.print(f"  {key:<11} {escape(value)}", soft_wrap=True)
+        shown.print(f"  {key:<11} {printable(value)}", markup=False, soft_wrap=True)
     table = Table("site", "axes", "shape", box=None, header_style="dim", pad_edge=False)
     table.add_column("bytes", justify="right")
     for row in found["sites"]:

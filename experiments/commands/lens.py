@@ -56,7 +56,7 @@ def look(
     """Writes `index.html` and `lens.json` into `out`, and prints the text and both lenses (or, with `json`, the numbers)."""
     from experiments import runtime
     from experiments.commands.output import checked, made
-    from experiments.files import plain, to_json, write_json, write_text
+    from experiments.files import only_writer, plain, printable, staging, to_json, write_json, write_text
     from experiments.progress import Steps
 
     check_recordings([audio])
@@ -76,16 +76,17 @@ def look(
     with steps(f"load {model}"):
         asr = runtime.load(model, dtype.value)
     found = lens_page(asr, heard, source, steps, model=model, language=language, top_k=top_k)
-    with steps("write the page"):
-        path = write_text(output.begin() / "index.html", page.render(found))
+    path = out / "index.html"
+    with steps("write the page"), only_writer(out), staging(output.begin()) as new:
+        write_text(new / path.name, page.render(found))
         summary = page.summary(found) | {"seconds_taken": dict(steps.seconds)}
-        write_json(out / "lens.json", summary)
+        write_json(new / "lens.json", summary)
     steps.say_total()
     if len(heard) < len(whole):
-        steps.console.print(f"Seen: {len(heard) / SAMPLE_RATE:g} s; --start looks elsewhere.")
+        steps.note(f"Seen: {len(heard) / SAMPLE_RATE:g} s; --start looks elsewhere.")
     if json:
         print(to_json(plain(summary | {"page": str(path)})))
     else:
         terminal.print_page(found)
-        print(f"\n{path}")
+        print(f"\n{printable(path)}")
 

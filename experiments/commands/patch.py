@@ -115,7 +115,7 @@ def _run(targets: list[Path], output: Any, fields: dict, *, model: str, json: bo
         asr = runtime.load(model, dtype.value)
     with steps("hear and plan"):
         prepared = experiment.prepare(asr, audio, others, question)
-    steps.console.print(prepared.plan, prepared.scored, sep="\n", markup=False, soft_wrap=True)
+    steps.note(prepared.plan, prepared.scored)
     out = output.begin(afresh=_CELLS)
     with steps.bar("sweep") as progress:
         result = prepared.run(out / _CELLS, progress)

@@ -97,11 +97,14 @@ def _extracted(asr: Any, corpus: Any, question: Any, path: Path, text: str, batc
 
     sites, pools = (question.site, question.floor), _pools(question)
     if store.covers(path, asr, corpus, sites, pools, text):
-        return store.open(path)
+        found = store.open(path)
+        with steps("check the activations that are there"):
+            found.verify_checksums()
+        return found
     with steps.bar(f"activations of {len(corpus)} recordings") as progress:
         found = store.extract(asr, corpus, path, sites=sites, pool=pools, text=text, batch=batch, progress=progress)
     speed = found.attrs["speed"]
-    steps.console.print(f"{speed['utterances']} recordings, {speed['utterances'] / max(speed['seconds'], 1e-3):.2f} a second")
+    steps.note(f"{speed['utterances']} recordings, {speed['utterances'] / max(speed['seconds'], 1e-3):.2f} a second")
     return found
 
 
@@ -113,15 +116,14 @@ def _pools(question: Any) -> tuple[str, ...]:
 def run(asr: Any, corpus: Any, known: Any, question: Any, out: Path, steps: Any, more: dict[str, Any]) -> dict[str, Any]:
     """Fits, writes everything into `out`, and gives what `result.json` holds."""
     import dataclasses
-    import shutil
 
     from experiments import probe as probing
-    from experiments.files import replacing, write_json, write_text
+    from experiments.files import only_writer, staging, write_json, write_text
     from experiments.provenance import provenance
     from experiments.runtime import weights
 
     for name, problem in known.problems.items():
-        steps.console.print(f"[yellow]left out[/] {name}: {problem}")
+        steps.note(f"left out {name}: {problem}")
     rows = probing.rows(known, corpus, question, asr)
     with steps.bar(f"probes of {len(rows.X)} layers, {len(rows.y)} rows") as progress:
         answer = probing.answer(rows, question, progress)
@@ -136,15 +138,12 @@ def run(asr: Any, corpus: Any, known: Any, question: Any, out: Path, steps: Any,
         "table": answer.table.to_dict("records"),
         "provenance": about,
     }
-    with steps("write"):
-        write_text(out / "table.csv", answer.table.to_csv(index=False, float_format="%.5f"))
-        with replacing(out / "accuracy.png") as path:
-            title = f"{question.label} at {question.site}, {question.pool}"
-            probing.figure({weights(asr)["name"]: answer.table}, title).savefig(path, dpi=120, format="png")
-        if (out / "bank" / "bank.json").is_file():
-            shutil.rmtree(out / "bank")
-        answer.bank.save(out / "bank", provenance=about)
-        write_json(out / "result.json", result)
+    with steps("write"), only_writer(out), staging(out) as new:
+        write_text(new / "table.csv", answer.table.to_csv(index=False, float_format="%.5f"))
+        title = f"{question.label} at {question.site}, {question.pool}"
+        probing.figure({weights(asr)["name"]: answer.table}, title).savefig(new / "accuracy.png", dpi=120)
+        answer.bank.save(new / "bank", provenance=about)
+        write_json(new / "result.json", result)
     return result
 
 
@@ -155,9 +154,9 @@ def _counts(y: Any) -> dict[str, int]:
 
 
 def _show(result: dict[str, Any], json: bool) -> None:
-    if json:
-        from experiments.files import to_json
+    from experiments.files import printable, to_json
 
+    if json:
         print(to_json(result))
         return
     from rich.table import Table
@@ -166,7 +165,7 @@ def _show(result: dict[str, Any], json: bool) -> None:
 
     classes = result["classes"]
     what = ", ".join(f"{name} {n}" for name, n in classes.items()) if classes else "values"
-    print(f"{result['rows']} rows ({what}); left out: {result['left_out']['rows'] or 'none'}")
+    print(printable(f"{result['rows']} rows ({what}); left out: {result['left_out']['rows'] or 'none'}"))
     names = list(result["table"][0])
     shown = Table(*names, box=None, header_style="dim", pad_edge=False)
     for row in result["table"]:

@@ -56,7 +56,7 @@ def reproduce(
 
     def one(name: str, study: Any, folder: Path) -> dict[str, Any]:
         outputs[name].begin()
-        steps.console.print(f"{name}  {study.title}")
+        steps.note(f"{name}  {study.title}")
         return studies.reproduce(name, study, asr, corpus, folder, **settings)
 
     done = studies.reproduce_all(names, out, one, lambda name, problem: say(RuntimeError(f"{name}: {type(problem).__name__}: {problem}")))
@@ -67,7 +67,7 @@ def reproduce(
 
 
 def _print(done: dict[str, dict[str, Any] | None], out: Path, json: bool) -> None:
-    from experiments.files import to_json
+    from experiments.files import printable, to_json
     from experiments.report import shown
 
     if json:
@@ -75,5 +75,5 @@ def _print(done: dict[str, dict[str, Any] | None], out: Path, json: bool) -> Non
         return
     for name, result in done.items():
         for finding in result["findings"].values() if result else ():
-            print(f"{name}  {finding['verdict']:<32}  {finding['says']}: {shown(finding['ours'])}")
-    print(f"\n{out / 'index.html'}")
+            print(printable(f"{name}  {finding['verdict']:<32}  {finding['says']}: {shown(finding['ours'])}"))
+    print(f"\n{printable(out / 'index.html')}")

@@ -185,17 +185,21 @@ def _segments(result: dict[str, Any]) -> str:
 
 
 def _print(path: Path | None, text: str) -> None:
+    from experiments.files import printable
+
     if path:
-        print(f"{path}:")
-    print(text, end="", flush=True)
+        print(f"{printable(path)}:")
+    print(printable(text, lines=True), end="", flush=True)
 
 
 def _explain(path: Path, result: dict[str, Any]) -> None:
     """Prints, on standard error, why windows have no text."""
+    from experiments.files import printable
+
     for silence in result["silences"]:
         numbers = f"no-speech probability {silence['no_speech_prob']:.2f}, mean log-probability {silence['avg_logprob']:.2f}"
         why = f"left out as silence ({numbers})" if silence["left_out"] else f"the model generated no text ({numbers})"
-        typer.echo(f"{path}: {silence['start']:.2f} to {silence['end']:.2f} s: {why}.", err=True)
+        typer.echo(f"{printable(path)}: {silence['start']:.2f} to {silence['end']:.2f} s: {why}.", err=True)
 
 
 def _write(path: Path, text: str) -> None:

@@ -17,13 +17,19 @@ def find(where: Path) -> Path | None:
 
 def read(table: Path) -> list[Utterance]:
     """Labels: every other column (age, gender, accents, locale …). Raises ValueError for a table of something else."""
-    with table.open(encoding="utf-8", newline="") as file:
+    with table.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)  # sentences hold single quotation marks
-        if missing := _OWN - set(rows.fieldnames or ()):
-            raise ValueError(f"{table.name}: expected the columns {sorted(_OWN)} of clips, {sorted(missing)} missing.")
-        return [_utterance(table.parent / "clips", row) for row in rows]
+        try:
+            if missing := _OWN - set(rows.fieldnames or ()):
+                raise ValueError(f"{table.name}: expected the columns {sorted(_OWN)} of clips, {sorted(missing)} missing.")
+            return [_utterance(table, rows.line_num, row) for row in rows]
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise ValueError(f"{table.name}, line {rows.line_num + 1}: expected a row of a table in UTF-8 ({error}).") from None
 
 
-def _utterance(clips: Path, row: dict[str, str]) -> Utterance:
+def _utterance(table: Path, line: int, row: dict[str, str]) -> Utterance:
+    if missing := [name for name in sorted(_OWN) if row[name] is None]:
+        raise ValueError(f"{table.name}, line {line}: expected a value for {', '.join(missing)}, the row is too short.")
+    clips = table.parent / "clips"
     labels = {key: value for key, value in row.items() if key not in _OWN and key is not None}
     return Utterance(row["path"], clips / row["path"], row["client_id"], row["sentence"], labels=labels)

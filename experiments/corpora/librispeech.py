@@ -5,6 +5,7 @@ Source: https://www.openslr.org/12, README.TXT.
 
 from pathlib import Path
 
+from experiments.corpora.manifest import text_lines
 from experiments.corpora.utterance import Utterance
 
 LOOKS_FOR = "LibriSpeech: a folder with <subset>/<speaker>/<chapter>/*.trans.txt, or one of its subsets"
@@ -24,14 +25,16 @@ def read(where: Path) -> list[Utterance]:
     return [
         utterance
         for file in _transcripts(where)
-        for line in file.read_text(encoding="utf-8").splitlines()
+        for number, line in text_lines(file)
         if line.strip()
-        for utterance in [_utterance(file, line, genders)]
+        for utterance in [_utterance(file, number, line, genders)]
     ]
 
 
-def _utterance(file: Path, line: str, genders: dict[str, str]) -> Utterance:
+def _utterance(file: Path, number: int, line: str, genders: dict[str, str]) -> Utterance:
     name, _, transcript = line.strip().partition(" ")
+    if name.count("-") != 2:
+        raise ValueError(f"{file}, line {number}: expected SPEAKER-CHAPTER-NUMBER and a transcript, got {line[:60]!r}.")
     speaker, chapter, _ = name.split("-")
     subset = file.parents[2].resolve().name
     condition = next((kind for kind in ("clean", "other") if kind in subset.split("-")), "")
@@ -43,7 +46,7 @@ def _genders(where: Path) -> dict[str, str]:
     """Of SPEAKERS.TXT, `14 | F | train-clean-360 | 25.03 | name`, a line a speaker; none without the file."""
     for folder in (where, where.resolve().parent):
         if (folder / "SPEAKERS.TXT").is_file():
-            lines = (folder / "SPEAKERS.TXT").read_text(encoding="utf-8").splitlines()
-            rows = [[cell.strip() for cell in line.split("|")] for line in lines if line.strip() and not line.startswith(";")]
-            return {row[0]: row[1] for row in rows}
+            lines = text_lines(folder / "SPEAKERS.TXT")
+            rows = [[cell.strip() for cell in line.split("|")] for _, line in lines if line.strip() and not line.startswith(";")]
+            return {row[0]: row[1] for row in rows if len(row) > 1}
     return {}

@@ -6,6 +6,7 @@ Source: LDC93S1, README.DOC; times of its alignments are samples at 16 kHz.
 import re
 from pathlib import Path
 
+from experiments.corpora.manifest import text_lines
 from experiments.corpora.utterance import Span, Utterance
 from jaxasr.config import SAMPLE_RATE
 
@@ -58,9 +59,16 @@ def _utterance(phones: Path) -> Utterance:
 
 def _sentence(file: Path | None) -> str:
     """`0 46797 She had …`: the words alone."""
-    return " ".join(file.read_text().split()[2:]) if file else ""
+    return " ".join("".join(line for _, line in text_lines(file)).split()[2:]) if file else ""
 
 
 def _spans(file: Path) -> tuple[Span, ...]:
-    rows = [line.split(maxsplit=2) for line in file.read_text().splitlines() if line.strip()]
-    return tuple(Span(int(first) / SAMPLE_RATE, int(last) / SAMPLE_RATE, label) for first, last, label in rows)
+    return tuple(_span(file, number, line) for number, line in text_lines(file) if line.strip())
+
+
+def _span(file: Path, number: int, line: str) -> Span:
+    try:
+        first, last, label = line.strip().split(maxsplit=2)
+        return Span(int(first) / SAMPLE_RATE, int(last) / SAMPLE_RATE, label)
+    except ValueError:
+        raise ValueError(f"{file}, line {number}: expected a first sample, a last sample and a label, got {line[:60]!r}.") from None

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from experiments.files import utf8
 from jaxasr.audio import load_audio
 from jaxasr.config import SAMPLE_RATE
 
@@ -27,8 +28,8 @@ class Span:
 class Utterance:
     """A recording, or the part of one from `start_s` to `end_s` (seconds; None: its own start and end).
 
-    `id` is unique in its corpus. `tiers` are time-aligned labels, by name ("phones", "words"). `read` gives the samples of what
-    is not a plain file. "" and None mean: not known.
+    `id` is unique in its corpus; a byte of it that is no UTF-8 becomes an escape. `tiers` are time-aligned labels, by name ("phones",
+    "words"). `read` gives the samples of what is not a plain file. "" and None mean: not known.
     """
 
     id: str
@@ -40,6 +41,9 @@ class Utterance:
     labels: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
     tiers: Mapping[str, tuple[Span, ...]] = dataclasses.field(default_factory=dict, repr=False, compare=False)
     read: Callable[[], np.ndarray] | None = dataclasses.field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "id", utf8(self.id))
 
     def samples(self) -> Float[np.ndarray, "n"]:
         """16 kHz mono. Raises what `load_audio` raises, and ValueError for a span outside of the recording."""

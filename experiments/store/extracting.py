@@ -17,6 +17,7 @@ from experiments.store import layout, pools
 from experiments.store.passes import Job, Passes
 from experiments.store.reading import Store, open as open_store
 from experiments.store.writing import Writer
+from interventions.files import only_writer
 from jaxasr.audio import header_seconds
 from jaxasr.config import N_SAMPLES, SAMPLE_RATE
 
@@ -59,6 +60,7 @@ def extract(
     Raises:
         StoreError: `out` holds another model's, corpus's or setting's store, or one half-written by other versions.
         ValueError: an unknown site, pool, dtype or text; values that `dtype` cannot hold; a corpus of which nothing can be read.
+        BlockingIOError: another process is writing into `out`.
     """
     names, frames = pools.parse(pool)
     pools.check_sites(sites)
@@ -66,9 +68,10 @@ def extract(
     _check_one_of("text", text, ("greedy", "transcript"))
     said = any(site.startswith("decoder.") for site in sites)
     job = Job(tuple(dict.fromkeys(sites)), names, frames, text if said else None, language, max_new_tokens)
-    group = _begun(asr, corpus, Path(out), job, dtype, batch)
-    if not group.attrs["complete"]:
-        _fill(Writer(group, job, dtype), Passes(asr, job), corpus, batch, progress or (lambda done, total: None))
+    with only_writer(out):
+        group = _begun(asr, corpus, Path(out), job, dtype, batch)
+        if not group.attrs["complete"]:
+            _fill(Writer(group, job, dtype), Passes(asr, job), corpus, batch, progress or (lambda done, total: None))
     return open_store(out)
 
 
@@ -103,6 +106,8 @@ def _begun(asr: Any, corpus: Corpus, out: Path, job: Job, dtype: str, batch: int
     group = layout.existing(out)
     if group is not None and "status" in group:
         layout.check_same(group, wanted)
+        if not group.attrs["complete"]:
+            layout.check_layout(group, job, asr.config, dtype, batch)
         layout.sweep_up(out)
         return group
     order = _order(Passes(asr, job), corpus.utterances)

@@ -8,22 +8,29 @@ A zarr group (format 3) that `xarray.open_zarr` opens:
     utterance, pool            names; status: 0 to do, 1 done, 2 left out; problem: why; n_frames: true length in encoder frames
     encoder_frame_start …      the same for the decoder, whose frames are tokens
 
-Chunks carry a CRC-32C of their own, checked whenever they are read; a finished store also the SHA-256 of every variable.
+Chunks carry a CRC-32C of their own, checked whenever they are read. A finished store also has the SHA-256 of every variable, of its
+metadata (checked when it is opened), and of the store's own attributes.
 """
 
+import contextlib
 import hashlib
 import importlib.metadata
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import zarr
+import zarr.storage
 from zarr.codecs import Crc32cCodec
 
+from experiments.files import utf8
+from experiments.inert_zarr import check_store
 from experiments.store import pools
 from experiments.store.passes import Job
+from interventions.files import is_bookkeeping
 from jaxasr import sites as _sites
 from jaxasr.config import Config
 from jaxasr.sites import stack_of
@@ -34,6 +41,8 @@ TO_DO, DONE, LEFT_OUT = 0, 1, 2
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 _CHUNK_BYTES = 1 << 20  # every batch that ends in a chunk writes all of it again
 _CUT_SHORT = re.compile(r"zarr\.[0-9a-f]{32}\.partial")  # of a store that never came to be
+_UNREADABLE = (ValueError, KeyError, TypeError, FileNotFoundError, AttributeError)
+REMEDY = "Remove the store and extract it again."
 _WRITERS = ("jaxasr", "jax", "jaxlib", "zarr")
 
 
@@ -56,21 +65,52 @@ def versions() -> dict[str, str]:
 
 def existing(path: Path, mode: Literal["r", "r+"] = "r+") -> Group | None:
     """The group at `path`. Raises StoreError for a folder with anything else in it."""
-    if not path.exists() or (path.is_dir() and all(_CUT_SHORT.fullmatch(file.name) for file in path.iterdir())):
+    if not path.exists() or (path.is_dir() and all(_CUT_SHORT.fullmatch(file.name) or is_bookkeeping(file) for file in path.iterdir())):
         return None
     if not (path / "zarr.json").is_file():
         raise StoreError(f"out: expected an activation store or a new folder, {str(path)!r} holds something else.")
-    group = zarr.open_group(path, mode=mode)
-    if "format" not in group.attrs:
+    try:
+        check_store(path)
+        group = zarr.open_group(path, mode=mode, zarr_format=3)
+        attributes = dict(group.attrs)
+        _check_metadata(path, attributes)
+    except _UNREADABLE as error:
+        raise StoreError(f"out: the store at {str(path)!r} is damaged ({error}). {REMEDY}") from error
+    if "format" not in attributes:
         raise StoreError(f"out: {str(path)!r} is a zarr group, but not an activation store. Choose another folder.")
+    if missing := [name for name in ("model", "corpus", "settings", "versions", "complete") if name not in attributes]:
+        raise StoreError(f"out: the store at {str(path)!r} is damaged: it has no {', '.join(missing)}. {REMEDY}")
     return group
+
+
+def _check_metadata(path: Path, attributes: Mapping[str, Any]) -> None:
+    """Raises ValueError where the attributes or the metadata of a variable are not those of the finished store."""
+    if "sha256" in attributes and attributes["sha256"] != _digest(attributes):
+        raise ValueError("its attributes are not what was written")
+    for name, known in attributes.get("metadata", {}).items():
+        if hashlib.sha256((path / name / "zarr.json").read_bytes()).hexdigest() != known:
+            raise ValueError(f"the metadata of {name!r} are not what was written")
+
+
+def _digest(attributes: Mapping[str, Any]) -> str:
+    text = json.dumps({key: value for key, value in attributes.items() if key != "sha256"}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def finish(group: Group, known: Mapping[str, Any]) -> None:
+    """Marks the store as complete, with `known` among its attributes and the checksums of everything in it."""
+    root = folder(group)
+    metadata = {name: hashlib.sha256((root / name / "zarr.json").read_bytes()).hexdigest() for name in sorted(group.array_keys())}
+    group.attrs.update({"complete": True, **utf8(known), "checksums": checksums(group), "metadata": metadata})
+    # Of the attributes as they are read back. A process killed here leaves a complete store without this one checksum.
+    group.attrs["sha256"] = _digest(dict(group.attrs))
 
 
 def check_same(group: Group, wanted: Mapping[str, Any]) -> None:
     """Raises StoreError naming what is there and what is wanted where a store is another one, or is half-written by other versions."""
     there = dict(group.attrs)
     for part in ("format", "model", "corpus", "settings"):
-        _check_part(group, part, there.get(part), wanted[part])
+        _check_part(group, part, there.get(part), utf8(wanted[part]))
     if not there.get("complete"):
         _check_part(group, "versions", there.get("versions"), versions(), " It is half-written: finish it with the versions that began it.")
 
@@ -87,10 +127,44 @@ def _check_part(group: Group, part: str, there: Any, wanted: Any, more: str = ""
     )
 
 
-def create(path: Path, wanted: Mapping[str, Any], job: Job, config: Config, names: Sequence[str], dtype: str, batch: int) -> Group:
-    """An empty store for the utterances `names`, in this order."""
-    path.mkdir(parents=True, exist_ok=True)
-    group = zarr.create_group(path, zarr_format=3, overwrite=True, attributes={**wanted, "versions": versions(), "complete": False})
+def read(group: Group, name: str, *where: Any) -> np.ndarray:
+    """Values of a variable, all of them or those at `where`. Raises StoreError naming it where a chunk is damaged."""
+    with damage_named(group, name):
+        return group[name][where or ...]
+
+
+def put(group: Group, name: str, where: Any, values: np.ndarray) -> None:
+    """Writes values of a variable at `where`. Raises StoreError naming it where the chunk that they belong to is damaged."""
+    with damage_named(group, name):
+        group[name][where] = values
+
+
+@contextlib.contextmanager
+def damage_named(group: Group, name: str) -> Iterator[None]:
+    """Turns what zarr raises for a damaged variable into a StoreError that names store and variable."""
+    try:
+        yield
+    except (*_UNREADABLE, RuntimeError) as error:
+        raise StoreError(f"{str(folder(group))!r}: {name!r} is damaged ({error}). {REMEDY}") from error
+
+
+def check_layout(group: Group, job: Job, config: Config, dtype: str, batch: int) -> None:
+    """Raises StoreError where the metadata of a half-written store are not those that were written when it was begun."""
+    names = read(group, "utterance").tolist()
+    fresh = create(zarr.storage.MemoryStore(), {}, job, config, names, dtype, batch)
+    for name in sorted({*fresh.array_keys(), *group.array_keys()}):
+        there, wanted = ({} if name not in one else one[name].metadata.to_dict() for one in (group, fresh))
+        if name.endswith(f".{pools.FRAMES}"):  # grows with every batch
+            there, wanted = ({key: value for key, value in one.items() if key != "shape"} for one in (there, wanted))
+        if repr(there) != repr(wanted):
+            raise StoreError(f"{str(folder(group))!r}: the metadata of {name!r} are not what was written. {REMEDY}")
+
+
+def create(where: Any, wanted: Mapping[str, Any], job: Job, config: Config, names: Sequence[str], dtype: str, batch: int) -> Group:
+    """An empty store at the path `where` (or in zarr's memory) for the utterances `names`, in this order."""
+    attributes = utf8({**wanted, "versions": versions(), "complete": False})
+    overwrite = isinstance(where, Path) and (where / "zarr.json").exists()
+    group = zarr.create_group(where, zarr_format=3, attributes=attributes, overwrite=overwrite)
     n = len(names)
     for site in job.sites:
         _create_site(group, site, job, config, n, dtype, batch)
@@ -131,9 +205,8 @@ def _create_site(group: Group, site: str, job: Job, config: Config, n: int, dtyp
 
 def _array(group: Group, name: str, shape: Any, chunks: Any, dtype: Any, dims: Any, attributes: dict | None = None) -> Any:
     # Activations hardly compress: what is spent on it is better spent on checking them.
-    codecs = () if dtype is str else (Crc32cCodec(),)
     fill = "" if dtype is str else 0
-    how = {"dimension_names": dims, "compressors": codecs, "fill_value": fill, "attributes": attributes or {}}
+    how = {"dimension_names": dims, "compressors": (Crc32cCodec(),), "fill_value": fill, "attributes": attributes or {}}
     return group.create_array(name, shape=shape, chunks=chunks, dtype=dtype, **how)
 
 

@@ -24,7 +24,8 @@ def open(path: str | os.PathLike) -> "Store":
         raise FileNotFoundError(f"path: expected an activation store, found none at {str(path)!r}. Write one with `extract`.")
     if group.attrs["format"] != layout.FORMAT:
         raise layout.StoreError(f"path: {str(path)!r} has format {group.attrs['format']}, this version reads {layout.FORMAT}.")
-    return Store(path, xarray.open_zarr(path, consolidated=False, chunks=None), group)
+    with layout.damage_named(group, "dataset"):  # the coordinates are read now
+        return Store(path, xarray.open_zarr(path, consolidated=False, chunks=None), group)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,17 +51,17 @@ class Store:
     @property
     def done(self) -> np.ndarray:
         """Indices of the utterances that are there, in the store's order."""
-        return np.flatnonzero(self.group["status"][:] == layout.DONE)
+        return np.flatnonzero(self._read("status") == layout.DONE)
 
     @property
     def ids(self) -> list[str]:
         """Of the utterances that are there."""
-        return self.group["utterance"][:][self.done].tolist()
+        return self._read("utterance")[self.done].tolist()
 
     @property
     def problems(self) -> dict[str, str]:
         """Utterances that were left out, and why."""
-        names, problems = self.group["utterance"][:].tolist(), self.group["problem"][:].tolist()
+        names, problems = self._read("utterance").tolist(), self._read("problem").tolist()
         return {name: problem for name, problem in zip(names, problems) if problem}
 
     def activations(self, site: str, pool: str = "speech", rows: np.ndarray | slice | None = None) -> np.ndarray:
@@ -75,11 +76,11 @@ class Store:
         if not len(wanted):
             return self._wide(array, array[names.index(pool)][..., :0, :])
         first, last = int(wanted.min()), int(wanted.max()) + 1
-        return self._wide(array, array[names.index(pool), ..., first:last, :][..., wanted - first, :])
+        return self._wide(array, self._read(site, names.index(pool), ..., slice(first, last), slice(None))[..., wanted - first, :])
 
     def mel(self) -> Float[np.ndarray, "N M"]:
         """Mean log-mel features over speech of the utterances that are there."""
-        return self.group["mel"][:][self.done]
+        return self._read("mel")[self.done]
 
     def shards(self, site: str, pool: str = "speech", size: int = 1024) -> Iterator[tuple[list[str], Float[Array, "L n D"]]]:
         """Ids and activations on the device, `size` utterances at a time: for fits of more than memory holds."""
@@ -104,22 +105,25 @@ class Store:
         for first, a, n in zip(offsets, start, count):
             here = slice(None) if rows is None else rows[slice(*np.searchsorted(rows, (first, first + n)))] - first
             if rows is None or len(here):
-                parts.append(array[..., a : a + n, :][..., here, :])
+                parts.append(self._read(f"{site}.{pools.FRAMES}", ..., slice(a, a + n), slice(None))[..., here, :])
         return self._wide(array, np.concatenate(parts, axis=-2)), offsets
 
     def _spans(self, site: str, ids: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray]:
         """Where the frames of each utterance start, and how many there are."""
         self._array(f"{site}.{pools.FRAMES}")
-        where = {name: i for i, name in enumerate(self.group["utterance"][:].tolist())}
+        where = {name: i for i, name in enumerate(self._read("utterance").tolist())}
         chosen = np.array([where[name] for name in (self.ids if ids is None else ids)], int)
         per = 2 if site == "encoder.conv1" else 1
-        start, count = (per * self.group[f"{stack_of(site)}_frame_{name}"][:][chosen] for name in ("start", "count"))
+        start, count = (per * self._read(f"{stack_of(site)}_frame_{name}")[chosen] for name in ("start", "count"))
         return start, count
 
     def _array(self, name: str) -> Any:
         if name not in self.group:
             raise ValueError(f"site: the store at {str(self.path)!r} has {', '.join(sorted(self.group.array_keys()))}, got {name!r}.")
         return self.group[name]
+
+    def _read(self, name: str, *where: Any) -> np.ndarray:
+        return layout.read(self.group, name, *where)
 
     @staticmethod
     def _wide(array: Any, x: np.ndarray) -> np.ndarray:
@@ -132,12 +136,12 @@ class Store:
     def verify(self) -> None:
         """Reads everything. Raises StoreError naming the variable that is not what was written."""
         for name in self.group.array_keys():
-            try:
-                self.group[name][...]
-            except ValueError as error:
-                damage = f"{str(self.path)!r}: {name!r} is damaged ({error}). Remove the store and extract it again."
-                raise layout.StoreError(damage) from error
+            self._read(name)
+        self.verify_checksums()
+
+    def verify_checksums(self) -> None:
+        """Reads all files of a finished store without decoding them. Raises StoreError naming what is not what was written."""
         now = layout.checksums(self.group)
         changed = [name for name, value in self.attrs.get("checksums", {}).items() if now.get(name) != value]
         if changed:
-            raise layout.StoreError(f"{str(self.path)!r}: {', '.join(changed)} differ from what was written. Extract it again.")
+            raise layout.StoreError(f"{str(self.path)!r}: {', '.join(changed)} differ from what was written. {layout.REMEDY}")

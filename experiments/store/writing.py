@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import ml_dtypes
 import numpy as np
 
+from experiments.files import utf8
 from experiments.store import layout, pools
 from experiments.store.passes import Job
 from jaxasr.sites import LAYERED, stack_of
@@ -15,34 +16,34 @@ class Writer:
 
     def __init__(self, group: layout.Group, job: Job, dtype: str):
         self.group, self.job, self.dtype = group, job, dtype
-        self.names: list[str] = group["utterance"][:].tolist()
-        self.status: np.ndarray = group["status"][:]
+        self.names: list[str] = layout.read(group, "utterance").tolist()
+        self.status: np.ndarray = layout.read(group, "status")
         self.stacks = sorted({stack_of(site) for site in job.sites}) if job.frames else []
         self.ends = {stack: self._end(stack) for stack in self.stacks}
 
     def _end(self, stack: str) -> int:
         """Rows of frames that finished batches have."""
-        return int(self.group[f"{stack}_frame_count"][:][self.status != layout.TO_DO].sum())
+        return int(layout.read(self.group, f"{stack}_frame_count")[self.status != layout.TO_DO].sum())
 
     def is_done(self, span: range) -> bool:
         return bool((self.status[span.start : span.stop] != layout.TO_DO).all())
 
     def write(self, span: range, acts: dict[str, np.ndarray], lengths: dict[str, list[int]], problems: Sequence[str]) -> None:
         n, here = len(span), slice(span.start, span.stop)
-        problems = [problem or self._not_finite(acts, row) for row, problem in enumerate(problems)]
+        problems = [utf8(problem) or self._not_finite(acts, row) for row, problem in enumerate(problems)]
         good = np.array([not problem for problem in problems])
         for site in self.job.sites:
             if self.job.pools:
                 pooled = np.moveaxis(acts[site], -2, 0)[..., :n, :]  # [P, L, B, D]
-                self.group[site][..., here, :] = self._stored(site, pooled, good)
+                layout.put(self.group, site, (..., here, slice(None)), self._stored(site, pooled, good))
         for stack in self.stacks:
             self._write_frames(stack, span, acts, np.where(good, lengths[stack][:n], 0))
-        self.group["mel"][here] = np.where(good[:, None], acts["mel"][:n], 0)
-        self.group["n_frames"][here] = np.where(good, lengths["encoder"][:n], 0)
+        layout.put(self.group, "mel", here, np.where(good[:, None], acts["mel"][:n], 0))
+        layout.put(self.group, "n_frames", here, np.where(good, lengths["encoder"][:n], 0))
         if not good.all():
-            self.group["problem"][here] = np.array(problems, dtype=object)
+            layout.put(self.group, "problem", here, np.array(problems, dtype=object))
         self.status[here] = np.where(good, layout.DONE, layout.LEFT_OUT)
-        self.group["status"][here] = self.status[here]
+        layout.put(self.group, "status", here, self.status[here])
 
     def _write_frames(self, stack: str, span: range, acts: dict[str, np.ndarray], counts: np.ndarray) -> None:
         start = self.ends[stack]
@@ -52,11 +53,13 @@ class Writer:
                 per = 2 if site == "encoder.conv1" else 1
                 x = acts[f"{site}/{pools.FRAMES}"]
                 rows = np.concatenate([x[..., row, : per * count, :] for row, count in enumerate(counts)], axis=-2)
-                array = self.group[f"{site}.{pools.FRAMES}"]
+                name = f"{site}.{pools.FRAMES}"
+                array = self.group[name]
                 array.resize((*array.shape[:-2], per * stop, array.shape[-1]))
-                array[..., per * start : per * stop, :] = self._cast(site, rows)
-        self.group[f"{stack}_frame_start"][span.start : span.stop] = start + np.cumsum(counts) - counts
-        self.group[f"{stack}_frame_count"][span.start : span.stop] = counts
+                layout.put(self.group, name, (..., slice(per * start, per * stop), slice(None)), self._cast(site, rows))
+        here = slice(span.start, span.stop)
+        layout.put(self.group, f"{stack}_frame_start", here, start + np.cumsum(counts) - counts)
+        layout.put(self.group, f"{stack}_frame_count", here, counts)
         self.ends[stack] = stop
 
     def _not_finite(self, acts: dict[str, np.ndarray], row: int) -> str:
@@ -80,7 +83,7 @@ class Writer:
 
     def finish(self, speed: dict[str, float]) -> None:
         """Marks the store as complete; `speed` is of this run. Raises ValueError when nothing could be read."""
-        problems = {name: problem for name, problem in zip(self.names, self.group["problem"][:].tolist()) if problem}
+        problems = {name: problem for name, problem in zip(self.names, layout.read(self.group, "problem").tolist()) if problem}
         if len(problems) == len(self.names):
             raise ValueError(f"corpus: expected a recording that can be read, all {len(problems)} failed. {next(iter(problems.items()))}")
-        self.group.attrs.update({"complete": True, "left_out": problems, "speed": speed, "checksums": layout.checksums(self.group)})
+        layout.finish(self.group, {"left_out": problems, "speed": speed})

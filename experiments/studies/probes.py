@@ -2,7 +2,6 @@
 
 Each is one `jaxasr probe`, printed with its options; what is there already is not done again.
 """
-import json
 import os
 import shlex
 from collections.abc import Iterable, Sequence
@@ -16,6 +15,7 @@ from experiments import data
 from experiments.files import replacing, write_json, write_text
 from experiments.studies.probe_data import prepare
 from experiments.studies.probe_lines import LINES, PENALTY, Line
+from interventions.inert import read_json
 
 
 def command(line: Line, model: str, out: Path, manifest: Path, noises: str) -> list[str]:
@@ -56,7 +56,7 @@ def write_page(out: Path, docs: Path) -> None:
     found: dict[str, dict[str, Any]] = {}
     for line in LINES:
         files = {name: out / "probes" / f"{name}-{line.name}" / "result.json" for name in ("tiny.en", "base")}
-        here = {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
+        here = {name: read_json(file) for name, file in files.items() if file.is_file()}
         if here:
             found[line.name] = here
             _draw(line, here, docs / "probes" / f"{line.name}.png")

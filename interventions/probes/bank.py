@@ -2,7 +2,6 @@
 import dataclasses
 import json
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ import xarray as xr
 
 from interventions import statistics
 from interventions.categories import categories
+from interventions.files import replacing
+from interventions.inert import check_sealed, named, read_json, read_npz, seal
 from interventions.probes.directions import Directions
 
 _VERSION = 1
@@ -126,9 +127,14 @@ class Bank(Directions):
         return statistics.bootstrap(right, dim="row", level=level)
 
     def save(self, folder: str | os.PathLike, **about: Any) -> None:
-        """Writes a new `folder`, complete or not at all; `about`, such as provenance, is kept as JSON.
+        """Writes a new `folder`, complete or not at all, with SHA256SUMS of its files.
 
-        Raises FileExistsError when it is there already.
+        Args:
+            folder: where nothing is yet.
+            about: such as provenance; kept as JSON.
+
+        Raises:
+            FileExistsError: `folder` is there already.
         """
         folder = Path(folder)
         if folder.exists():
@@ -136,27 +142,46 @@ class Bank(Directions):
         arrays = {str(name): array.values for name, array in {**self.data.data_vars, **self.data.coords}.items()}
         dims = {str(name): list(array.dims) for name, array in {**self.data.data_vars, **self.data.coords}.items()}
         described = {"version": _VERSION, "target": self.target, "dims": dims, "coords": list(map(str, self.data.coords)), "about": about}
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-            unfinished = Path(temporary) / folder.name
-            unfinished.mkdir()
-            (unfinished / _JSON).write_text(json.dumps(described, indent=1) + "\n")
-            np.savez(unfinished / _ARRAYS, **arrays)
-            unfinished.rename(folder)
+        with replacing(folder) as new:
+            new.mkdir()
+            (new / _JSON).write_text(json.dumps(described, indent=1) + "\n")
+            np.savez(new / _ARRAYS, **arrays)
+            seal(new)
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> "Bank":
-        """What `save` wrote; nothing is unpickled. Raises ValueError for anything else, and for another version."""
+        """What `save` wrote; nothing is unpickled.
+
+        Raises:
+            ValueError: `folder` is damaged, or holds anything else or a bank of another version; the message names the file.
+        """
         folder = Path(folder)
         if not (folder / _JSON).is_file() or not (folder / _ARRAYS).is_file():
             raise ValueError(f"folder: expected {_JSON} and {_ARRAYS} of Bank.save in {str(folder)!r}.")
-        about = json.loads((folder / _JSON).read_text())
-        if not isinstance(about, dict) or about.get("version") != _VERSION:
+        check_sealed(folder)
+        about = read_json(folder / _JSON)
+        if about.get("version") != _VERSION:
             raise ValueError(f"{folder / _JSON}: expected a bank of version {_VERSION}; fit it again.")
-        with np.load(folder / _ARRAYS, allow_pickle=False) as arrays:
+        arrays = read_npz(folder / _ARRAYS)
+        with named(folder / _JSON):
             every = {name: (tuple(dims), arrays[name]) for name, dims in about["dims"].items()}
-        coords = {name: every.pop(name) for name in about["coords"]}
-        return cls(xr.Dataset(every, coords, attrs=about["about"]), about["target"])
+            coords = {name: every.pop(name) for name in about["coords"]}
+            found = cls(xr.Dataset(every, coords, attrs=dict(about["about"])), about["target"])
+            found._check()
+        return found
+
+    def _check(self) -> None:
+        """Raises ValueError where something that a bank of its target has is missing, or an array has another number format."""
+        if self.target not in ("class", "value"):
+            raise ValueError(f"target: expected 'class' or 'value', got {self.target!r}")
+        score = "accuracy" if self.target == "class" else "r2"
+        own = {"weights": ["class", "feature"], "bias": ["class"], "mean": ["feature"], "scale": ["feature"], score: []}
+        needed = {name: {"layer", "fold", *dims} for name, dims in own.items()} | {"test": {"fold", "row"}}
+        for name, dims in needed.items():
+            if name not in self.data or not dims <= set(self.data[name].dims):
+                raise ValueError(f"{name}: expected an array over {', '.join(sorted(dims))}")
+            if self.data[name].dtype.kind not in "biuf":
+                raise ValueError(f"{name}: expected numbers, got {self.data[name].dtype}")
 
     def _activations(self, X: Any) -> xr.DataArray:
         d = self.data

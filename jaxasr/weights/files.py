@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import stat
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -114,11 +115,32 @@ def pair_list(found: dict[str, Any], key: str, path: Path) -> tuple[tuple[int, i
 
 
 def cache_dir() -> Path | None:
-    """Where things are kept that can be made again: `JAXASR_CACHE`, or `jaxasr` in the user's cache directory; None when switched off."""
+    """Where things are kept that can be made again: `JAXASR_CACHE`, or `jaxasr` in the user's cache directory.
+
+    None when it is switched off, when there is no home, and, with a warning, when others can write there: compiled programs in it are
+    run, and remembered hashes believed.
+    """
     named = os.environ.get("JAXASR_CACHE", "")
     if named.lower() in OFF:
         return None
-    return Path(named or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxasr")
+    try:
+        folder = Path(named or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxasr")
+    except RuntimeError:  # a user without a home, as in many containers
+        return None
+    return folder if all(map(is_own, (folder, folder / "xla"))) else None
+
+
+def is_own(folder: Path) -> bool:
+    """Whether nobody but this user can write into `folder`, or it is not there yet; warns when somebody can."""
+    try:
+        stat = folder.stat()
+    except OSError:
+        return True
+    if not hasattr(os, "geteuid") or (stat.st_uid == os.geteuid() and not stat.st_mode & 0o002):
+        return True
+    who = "anybody can write into it" if stat.st_uid == os.geteuid() else "another user owns it"
+    warnings.warn(f"{folder}: not used as a cache, because {who}. Name another folder in JAXASR_CACHE.", stacklevel=3)
+    return False
 
 
 def sha256(path: Path, remember: bool = True) -> str:
