@@ -1,16 +1,16 @@
 """The null of a patch: as far from the activation as the patch goes, but in a direction that means nothing."""
 from typing import Any
 
-import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from interventions.edits import Noise, Reference, _Edit, check_reference, reference
+from jaxasr import pytrees
 from jaxasr.sites import SiteSpec
 from jaxasr.taps import At
 
 
-@flax.struct.dataclass(repr=False)
+@pytrees.dataclass(repr=False)
 class Astray(_Edit):
     """x ← x + α·‖value - x‖·u, where `Mix` goes x + α·(value - x); u is a random unit vector of each step.
 

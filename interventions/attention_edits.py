@@ -1,16 +1,16 @@
 """Edits of attention itself: where a head looks. See `edits` for what an edit is."""
-import flax.struct
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from interventions.edits import Patch, _Edit
 from interventions.places import Place, check_within, place
+from jaxasr import pytrees
 from jaxasr.sites import SITES, SiteSpec
 from jaxasr.taps import At, is_traced
 
 
-@flax.struct.dataclass(repr=False)
+@pytrees.dataclass(repr=False)
 class Force(_Edit):
     """pattern ← uniform over `keys`; made by `force`. Of a decoder's self-attention only keys that are not in the future count,
     and a query that sees none of them keeps its pattern."""
@@ -27,7 +27,7 @@ class Force(_Edit):
         check_within(self.keys, spec.size("S"), "keys", spec.site)
 
 
-@flax.struct.dataclass(repr=False)
+@pytrees.dataclass(repr=False)
 class Knockout(_Edit):
     """scores ← -∞ at `keys`; made by `knockout`. The softmax that follows shares their weight among the others.
 

@@ -7,7 +7,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +19,7 @@ from interventions.grid import Grid
 from interventions.metrics import Metric, Rank, check_metric
 from interventions.run import Run
 from interventions.sources import check_source, resampled
-from jaxasr import compiled, sites
+from jaxasr import compiled, pytrees, sites
 from jaxasr.decoder import causal_mask
 from jaxasr.model import Whisper, exactly
 from jaxasr.taps import Acts, At, select
@@ -28,7 +27,7 @@ from jaxasr.taps import Acts, At, select
 _AXIS = {"layer": "L", "head": "H"}
 
 
-@flax.struct.dataclass
+@pytrees.dataclass
 class _Nudge:
     """`Add(zeros)` without looking positions up: adds `value`, of the shape that a readout gives, where the gradient is taken."""
 

@@ -8,13 +8,13 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from interventions.metrics import Metric, needed, unembed_scored
 from interventions.rows import Rows
+from jaxasr import pytrees
 from jaxasr.attention import cross_attention
 from jaxasr.blocks import Block
 from jaxasr.cache import Cache, Memory, Past
@@ -23,7 +23,7 @@ from jaxasr.model import Whisper
 from jaxasr.taps import NOTHING, Acts, At, Edits, Tap
 
 
-@flax.struct.dataclass
+@pytrees.dataclass
 class Trace:
     """What the unedited target left behind, for one example.
 
@@ -60,7 +60,7 @@ class Beside(Past):
         return Past(*(jnp.concatenate([stored(old, new), new], 2) for old, new in ((self.k, k), (self.v, v))))
 
 
-@flax.struct.dataclass
+@pytrees.dataclass
 class Resumed:
     """The decoder of K cells a column, from layer `first` on.
 
@@ -76,8 +76,8 @@ class Resumed:
     trace: Trace
     rows: Rows
     first: Int[Array, ""]
-    own: bool = flax.struct.field(pytree_node=False)
-    above: int = flax.struct.field(pytree_node=False)
+    own: bool = pytrees.field(pytree_node=False)
+    above: int = pytrees.field(pytree_node=False)
 
     def residuals(self, edits_of: Callable[[Any], Edits], cells: Any) -> Float[Array, "K P D"]:
         """The residuals after the last layer at the scored position: of `cells` (a leading axis of K), in every column."""

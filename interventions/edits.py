@@ -1,17 +1,17 @@
 """Edits: frozen callable pytrees `(x, at) -> x`. What kind is structure; masks, indices, strengths and vectors are leaves.
 
 So `vmap` over an edit is a sweep, `vmap` over its strength a dose curve, `grad` with respect to `Add(zeros)` attribution.
-A function of your own, or your own `flax.struct.dataclass`, works wherever these do.
+A function of your own, or your own `jaxasr.pytrees.dataclass`, works wherever these do.
 """
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from interventions.align import aligned, check_fits
 from interventions.places import Place, check_within, place
+from jaxasr import pytrees
 from jaxasr.sites import SiteSpec
 from jaxasr.taps import At, Edit
 
@@ -28,7 +28,7 @@ class _Edit:
         return f"{type(self).__name__}({', '.join(f'{k}={_shown(v)}' for k, v in vars(self).items() if v is not None)})"
 
 
-@flax.struct.dataclass(repr=False)
+@pytrees.dataclass(repr=False)
 class Row(_Edit):
     """A reference that is another row of the same batch: row b reads from `rows[b]`. For lock-step dual decoding."""
 
@@ -38,7 +38,7 @@ class Row(_Edit):
 Reference = Float[Array, "..."] | Row
 
 
-@flax.struct.dataclass(repr=False)
+@pytrees.dataclass(repr=False)
 class Patch(_Edit):
     """Replaces the activation: x ← value.
 
@@ -48,7 +48,7 @@ class Patch(_Edit):
     """
 
     value: Reference
-    partial: bool = flax.struct.field(pytree_node=False, default=False)
+    partial: bool = pytrees.field(pytree_node=False, default=False)
 
     def __call__(self, x: Array, at: At) -> Array:
         return reference(self.value, x, at)
@@ -57,13 +57,13 @@ class Patch(_Edit):
         check_reference(self.value, spec, self.partial)
 
 
-@flax.struct.dataclass(repr=False)
+@pytrees.dataclass(repr=False)
 class Mix(_Edit):
     """x ← (1-α)·x + α·value, the paper's patch; α may exceed 1. `value` as in `Patch`."""
 
     alpha: Float[Array, ""]
     value: Reference
-    partial: bool = flax.struct.field(pytree_node=False, default=False)
+    partial: bool = pytrees.field(pytree_node=False, default=False)
 
     def __call__(self, x: Array, at: At) -> Array:
         return (1 - self.alpha) * x + self.alpha * reference(self.value, x, at)
@@ -72,7 +72,7 @@ class Mix(_Edit):
         check_reference(self.value, spec, self.partial)
 
 
-@flax.struct.dataclass(repr=False)
+@pytrees.dataclass(repr=False)
 class Add(_Edit):
     """x ← x + scale·value: steering, or, with zeros, the place where a gradient is taken. `value` as in `Patch`."""
 
@@ -87,7 +87,7 @@ class Add(_Edit):
         check_fits(self.value, spec, partial=False)
 
 
-@flax.struct.dataclass(repr=False)
+@pytrees.dataclass(repr=False)
 class Scale(_Edit):
     """x ← factor·x."""
 
@@ -97,7 +97,7 @@ class Scale(_Edit):
         return x * self.factor
 
 
-@flax.struct.dataclass(repr=False)
+@pytrees.dataclass(repr=False)
 class Zero(_Edit):
     """x ← 0: ablation."""
 
@@ -105,7 +105,7 @@ class Zero(_Edit):
         return jnp.zeros_like(x)
 
 
-@flax.struct.dataclass(repr=False)
+@pytrees.dataclass(repr=False)
 class Noise(_Edit):
     """x ← x + scale·rms(x)·n with n standard normal: `scale` 1 gives a signal-to-noise ratio of 0 dB at every step.
 
@@ -115,7 +115,7 @@ class Noise(_Edit):
 
     seed: Int[Array, ""] | int
     scale: Float[Array, ""] | float = 1.0
-    replace: bool = flax.struct.field(pytree_node=False, default=False)
+    replace: bool = pytrees.field(pytree_node=False, default=False)
 
     def __call__(self, x: Array, at: At) -> Array:
         key = jax.random.fold_in(jax.random.key(self.seed), at.layer)
@@ -133,7 +133,7 @@ class Noise(_Edit):
             raise ValueError(f"Noise: not defined at {spec.site!r}. Use it at q, k, v or z, or Patch a pattern of your own.")
 
 
-@flax.struct.dataclass(repr=False)
+@pytrees.dataclass(repr=False)
 class Project(_Edit):
     """Out of a subspace, x ← x - BBᵀx, or onto it (`keep=True`), x ← BBᵀx, with B from `Project.span(vectors)`.
 
@@ -141,7 +141,7 @@ class Project(_Edit):
     """
 
     basis: Float[Array, "*L k D"]
-    keep: bool = flax.struct.field(pytree_node=False, default=False)
+    keep: bool = pytrees.field(pytree_node=False, default=False)
 
     @classmethod
     def span(cls, vectors: Float[Array, "*L k D"], keep: bool = False) -> "Project":
@@ -162,7 +162,7 @@ class Project(_Edit):
             raise ValueError(f"basis: expected vectors of length {spec.shape[-1]} at {spec.site!r}, got {self.basis.shape[-1]}.")
 
 
-@flax.struct.dataclass(repr=False)
+@pytrees.dataclass(repr=False)
 class Chain(_Edit):
     """Several edits of one site, the first first."""
 
@@ -185,7 +185,7 @@ def chain(*edits: Edit) -> Chain:
     return Chain(edits)
 
 
-@flax.struct.dataclass(repr=False)
+@pytrees.dataclass(repr=False)
 class Only(_Edit):
     """`edit` where all the given places hold, the untouched activation elsewhere. Made by `only`."""
 

@@ -1,12 +1,11 @@
 """The encoder lens: let the unmodified decoder listen to every layer of the encoder (DecoderLens, Langedijk et al. 2310.03686)."""
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxasr import compiled
+from jaxasr import compiled, pytrees
 from jaxasr.generate import Generation, generate
 from jaxasr.model import Whisper
 from jaxasr.recogniser import Recogniser
@@ -14,7 +13,7 @@ from jaxasr.rules import Rules, rules_for
 from jaxasr.taps import Edits, merge, select
 
 
-@flax.struct.dataclass
+@pytrees.dataclass
 class EncoderLens:
     """What is written from every encoder layer.
 
@@ -25,8 +24,8 @@ class EncoderLens:
     tokens: Int[Array, "L B N"]
     lengths: Int[Array, "L B"]
     logprobs: Float[Array, "L B N"]
-    text: list[list[str]] = flax.struct.field(pytree_node=False)
-    layers: tuple[int, ...] = flax.struct.field(pytree_node=False)
+    text: list[list[str]] = pytrees.field(pytree_node=False)
+    layers: tuple[int, ...] = pytrees.field(pytree_node=False)
 
 
 def encoder_lens(

@@ -2,19 +2,18 @@
 from collections.abc import Sequence
 from typing import Any
 
-import flax.struct
 import numpy as np
 
 from interventions.edits import only
 from interventions.grid import strength
-from jaxasr import sites as _sites
+from jaxasr import pytrees, sites as _sites
 from jaxasr.config import Config
 from jaxasr.taps import Edit, Edits
 
 Cells = dict[str, np.ndarray]
 
 
-@flax.struct.dataclass
+@pytrees.dataclass
 class Everywhere:
     """The edits of one cell of `places`: `edit` at the cell's site, layer and head (and strength `alpha`), nothing at the other sites.
 
@@ -22,7 +21,7 @@ class Everywhere:
     """
 
     edit: Edit
-    sites: tuple[str, ...] = flax.struct.field(pytree_node=False)
+    sites: tuple[str, ...] = pytrees.field(pytree_node=False)
 
     def __call__(self, cell: dict[str, Any]) -> Edits:
         edit, cell = strength(self.edit, cell)

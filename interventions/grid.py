@@ -5,10 +5,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import flax.struct
 import numpy as np
 
 from interventions.edits import Only, only
+from jaxasr import pytrees
 from jaxasr.config import FRAMES_PER_S
 from jaxasr.sites import SiteSpec
 from jaxasr.taps import Edit, Edits
@@ -116,12 +116,12 @@ def placed(edit: Edit, cell: dict[str, Any], window: Any, n_frames: Any, when: A
     return only(edit, layers=cell.get("layer"), heads=cell.get("head"), positions=cell.get("position"), frames=frames, when=when)
 
 
-@flax.struct.dataclass
+@pytrees.dataclass
 class Placed:
     """The edits of one cell of a grid: `edit` at the cell's layer, head, position and window of frames, at its strength alpha."""
 
     edit: Edit
-    site: str = flax.struct.field(pytree_node=False)
+    site: str = pytrees.field(pytree_node=False)
     window: int = 1
     n_frames: int = 1500  # frames from here on are padding
 

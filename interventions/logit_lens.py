@@ -1,19 +1,18 @@
 """The logit lens: what the decoder would say if it stopped at each layer (nostalgebraist 2020)."""
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from interventions.run import Run
-from jaxasr import compiled
+from jaxasr import compiled, pytrees
 from jaxasr.model import Whisper, exactly
 from jaxasr.rules import Rules
 from jaxasr.taps import Edits, select
 from jaxasr.token_ids import check_ids
 
 
-@flax.struct.dataclass
+@pytrees.dataclass
 class LogitLens:
     """What every decoder layer would predict after every token.
 

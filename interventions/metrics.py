@@ -8,20 +8,20 @@ metric of one outside of the vocabulary is NaN.
 """
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxasr import pytrees
 from jaxasr.token_ids import check_ids, check_integers
 
 
-@flax.struct.dataclass
+@pytrees.dataclass
 class LogitDiff:
     """logit(answer) - logit(foil)."""
 
     vocab: Int[Array, "*B two"]
-    position: int = flax.struct.field(pytree_node=False, default=-1)
+    position: int = pytrees.field(pytree_node=False, default=-1)
 
     def check(self, n_vocab: int, batch: int) -> None:
         for i, name in enumerate(("answer", "foil")):
@@ -42,24 +42,24 @@ class _OfAnswer:
         return self if self.answer.ndim == 0 else self.replace(answer=self.answer[b : b + 1])
 
 
-@flax.struct.dataclass
+@pytrees.dataclass
 class LogProb(_OfAnswer):
     """log p(answer), natural logarithm."""
 
     answer: Int[Array, "*B"]
-    position: int = flax.struct.field(pytree_node=False, default=-1)
+    position: int = pytrees.field(pytree_node=False, default=-1)
     vocab = None
 
     def __call__(self, logits: Float[Array, "B V"]) -> Float[Array, "B"]:
         return _pick(jax.nn.log_softmax(logits), self.answer)
 
 
-@flax.struct.dataclass
+@pytrees.dataclass
 class Rank(_OfAnswer):
     """How many tokens are likelier than the answer; 0 is the top. Has no gradient."""
 
     answer: Int[Array, "*B"]
-    position: int = flax.struct.field(pytree_node=False, default=-1)
+    position: int = pytrees.field(pytree_node=False, default=-1)
     vocab = None
 
     def __call__(self, logits: Float[Array, "B V"]) -> Float[Array, "B"]:
@@ -67,12 +67,12 @@ class Rank(_OfAnswer):
         return jnp.where(jnp.isnan(answer), answer, (logits > answer[:, None]).sum(-1).astype(logits.dtype))
 
 
-@flax.struct.dataclass
+@pytrees.dataclass
 class Kl:
     """KL(p ‖ q) in nats, from the distribution p with logits `to` [B, V] to the patched one."""
 
     to: Float[Array, "B V"]
-    position: int = flax.struct.field(pytree_node=False, default=-1)
+    position: int = pytrees.field(pytree_node=False, default=-1)
     vocab = None
 
     def check(self, n_vocab: int, batch: int) -> None:

@@ -11,7 +11,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 from interventions import passes
 from interventions.metrics import Metric, check_metric, scored_position, unembed_scored
 from interventions.run import Run
-from jaxasr import compiled, sites
+from jaxasr import compiled, pytrees, sites
 from jaxasr.cache import Memory
 from jaxasr.config import Config
 from jaxasr.model import Whisper, exactly
@@ -154,21 +153,21 @@ def _check(config: Config, target: Run, source: Run, senders: Sequence[Node], re
         raise ValueError(f"senders: {lacking[0]} sends from no layer; name one.")
 
 
-@flax.struct.dataclass
+@pytrees.dataclass
 class _Shadow:
     """Keeps the second half of the batch at the first half plus `delta`, in the stream behind stage `after`."""
 
     delta: Float[Array, "B T D"]
     after: Int[Array, ""]
-    stages: int = flax.struct.field(pytree_node=False)  # a layer
-    stage: int = flax.struct.field(pytree_node=False)
+    stages: int = pytrees.field(pytree_node=False)  # a layer
+    stage: int = pytrees.field(pytree_node=False)
 
     def __call__(self, x: Array, at: At) -> Array:
         run = x[: len(x) // 2]
         return jnp.concatenate([run, run + jnp.where(self.after < self.stages * at.layer + self.stage, self.delta, 0).astype(x.dtype)])
 
 
-@flax.struct.dataclass
+@pytrees.dataclass
 class _Receive:
     """Lets the run read from its shadow where `mask` [L, H], [L] or [] holds."""
 
@@ -243,7 +242,7 @@ def _sent(model: Whisper, site: str, difference: Array, sender: Int[Array, "two"
     return delta, jnp.int32(-1) if name == "embed" else (1 + max(writers.values())) * layer + writers[name]
 
 
-@flax.struct.dataclass
+@pytrees.dataclass
 class _Heard:
     """The target's memory and, when the sender is in the encoder, what it takes to hear again with a shadow.
 

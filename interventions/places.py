@@ -2,15 +2,15 @@
 from collections.abc import Sequence
 from typing import Any
 
-import flax.struct
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
+from jaxasr import pytrees
 from jaxasr.taps import is_traced
 
 
-@flax.struct.dataclass
+@pytrees.dataclass
 class Among:
     """The indices in `values`, int [n]."""
 
@@ -26,7 +26,7 @@ class Among:
         return "traced" if is_traced(self.values) else str(np.asarray(self.values).tolist())
 
 
-@flax.struct.dataclass
+@pytrees.dataclass
 class Between:
     """The half-open range [start, stop)."""
 

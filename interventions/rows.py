@@ -5,15 +5,16 @@ them. A row sees the rows of its own column up to itself and, of everything else
 """
 from collections.abc import Iterator, Sequence
 
-import flax.struct
 import numpy as np
 from jaxtyping import Array, Bool, Int
+
+from jaxasr import pytrees
 
 Ints = Int[np.ndarray, "..."] | Int[Array, "..."]
 Bools = Bool[np.ndarray, "..."] | Bool[Array, "..."]
 
 
-@flax.struct.dataclass
+@pytrees.dataclass
 class Rows:
     """P columns of together R rows over N stored slots.
 

@@ -1,17 +1,17 @@
 """What goes through the model: a recording, heard or still to be heard, and the tokens said about it."""
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxasr import pytrees
 from jaxasr.cache import Memory
 from jaxasr.model import Whisper
 from jaxasr.taps import Edits, Readout
 
 
-@flax.struct.dataclass
+@pytrees.dataclass
 class Run:
     """One teacher-forced pass: `Run(mel=mel[None], tokens=tokens)` or `Run(memory=memory, tokens=tokens)`.
 

@@ -6,12 +6,11 @@ the number are kept, for that is all the ranking asks.
 import functools
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from jaxasr import compiled
+from jaxasr import compiled, pytrees
 from jaxasr.cache import Cache, Memory
 from jaxasr.model import Whisper, exactly
 from jaxasr.steps import Generation, Request, Rules, Steps, Taps, prepare
@@ -68,7 +67,7 @@ def beam_search(
     return found.check_finite()
 
 
-@flax.struct.dataclass
+@pytrees.dataclass
 class Texts:
     """Prompt and what was written after it, N texts a row.
 

@@ -1,15 +1,15 @@
 """The decoder's two memories: what it has heard and what it has said."""
-import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxasr import pytrees
 from jaxasr.stack import unstack
 
 _NOT_YET = 2**30  # the position of an empty slot: later than every query, so the causal mask hides it
 
 
-@flax.struct.dataclass
+@pytrees.dataclass
 class Memory:
     """What the decoder knows of the audio: the encoder output and, computed once, every layer's cross-attention keys and values.
 
@@ -27,7 +27,7 @@ class Memory:
         return self.replace(k=jnp.stack(self.k), v=jnp.stack(self.v)) if isinstance(self.k, tuple) else self
 
 
-@flax.struct.dataclass
+@pytrees.dataclass
 class Past:
     """One layer's self-attention keys and values of the tokens so far, with room for those to come; or all layers', stacked."""
 
@@ -39,7 +39,7 @@ class Past:
         return Past(jax.lax.dynamic_update_slice(self.k, k, where), jax.lax.dynamic_update_slice(self.v, v, where))
 
 
-@flax.struct.dataclass
+@pytrees.dataclass
 class Masked(Past):
     """The same, written slot by slot under a mask: for `vmap`, which would turn the update above into a scatter or copy all of it."""
 
@@ -50,7 +50,7 @@ class Masked(Past):
         return Masked(put(k, self.k), put(v, self.v))
 
 
-@flax.struct.dataclass
+@pytrees.dataclass
 class Cache:
     """Every layer's `Past` (stacked, or a tuple), and what all layers share: the absolute position in each slot."""
 

@@ -7,11 +7,11 @@ import functools
 from collections.abc import Callable, Hashable
 from typing import Any
 
-import flax.struct
 import jax
 import numpy as np
 from flax import nnx
 
+from jaxasr import pytrees
 from jaxasr.program_keys import Key
 
 _ARRAYS = (jax.Array, np.ndarray, np.generic, float, int, complex)
@@ -56,12 +56,12 @@ def split(tree: Any) -> tuple[list[Any], Structure]:
     return arrays, Structure(treedef, others, key)
 
 
-@flax.struct.dataclass
+@pytrees.dataclass
 class Frozen:
     """A pytree split once for many calls: flattening a module takes longer than running a small program."""
 
     arrays: list[Any]
-    structure: Structure = flax.struct.field(pytree_node=False)
+    structure: Structure = pytrees.field(pytree_node=False)
 
     @classmethod
     def of(cls, tree: Any) -> "Frozen":

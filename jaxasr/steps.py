@@ -4,13 +4,12 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxasr import sites
+from jaxasr import pytrees, sites
 from jaxasr.cache import Cache, Memory, Past
 from jaxasr.config import Config
 from jaxasr.model import Whisper
@@ -22,7 +21,7 @@ Rules = Callable[[Float[Array, "B V"], Int[Array, "B T"], Int[Array, ""], int], 
 Taps = tuple[Edits, Rules | None]
 
 
-@flax.struct.dataclass
+@pytrees.dataclass
 class Generation:
     """What was generated after the prompt; under `vmap` with its axes in front.
 
@@ -59,7 +58,7 @@ class Generation:
         return self.logprobs.sum(-1) / (self.lengths + 1)
 
 
-@flax.struct.dataclass
+@pytrees.dataclass
 class Request:
     """What to go on from. Its numbers never retrace. `blocks` are the decoder's, apart; None where the layers are scanned."""
 

@@ -3,19 +3,18 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from jaxasr import sites as _sites
+from jaxasr import pytrees, sites as _sites
 
 Acts = dict[str, Array]
 Edit = Callable[[Array, "At"], Array]
 Edits = Mapping[str, Edit]
 
 
-@flax.struct.dataclass
+@pytrees.dataclass
 class At:
     """Tells an edit where it is.
 
@@ -29,14 +28,14 @@ class At:
     layer: Int[Array, ""]
     positions: Int[Array, "B T"]
     keys: Int[Array, "B S"] | None = None
-    site: str = flax.struct.field(pytree_node=False, default="")
+    site: str = pytrees.field(pytree_node=False, default="")
 
     @property
     def axes(self) -> tuple[str, ...]:
         return _sites.SITES[self.site]
 
 
-@flax.struct.dataclass
+@pytrees.dataclass
 class Readout:
     """Decides inside the layer scan what is kept: `fn(acts)` of `{site: array}` gives a flat dict of arrays.
 
@@ -46,25 +45,25 @@ class Readout:
     """
 
     fn: Callable[[Acts], dict[str, Any]]
-    sites: tuple[str, ...] = flax.struct.field(pytree_node=False)
+    sites: tuple[str, ...] = pytrees.field(pytree_node=False)
 
     def __call__(self, acts: Acts) -> dict[str, Any]:
         return self.fn(acts)
 
 
-@flax.struct.dataclass
+@pytrees.dataclass
 class _Keep:
-    sites: tuple[str, ...] = flax.struct.field(pytree_node=False)
+    sites: tuple[str, ...] = pytrees.field(pytree_node=False)
 
     def __call__(self, acts: Acts) -> Acts:
         return {site: acts[site] for site in self.sites if site in acts}
 
 
-@flax.struct.dataclass
+@pytrees.dataclass
 class _Reduce:
     reduce: Callable[[Array], Any]
-    name: str = flax.struct.field(pytree_node=False)
-    site: str = flax.struct.field(pytree_node=False)
+    name: str = pytrees.field(pytree_node=False)
+    site: str = pytrees.field(pytree_node=False)
 
     def __call__(self, acts: Acts) -> dict[str, Any]:
         return {self.name: self.reduce(acts[self.site])} if self.site in acts else {}
@@ -86,7 +85,7 @@ def reduce(name: str, site: str, fn: Callable[[Array], Any]) -> Readout:
     return Readout(_Reduce(fn, name, site), (site,))
 
 
-@flax.struct.dataclass
+@pytrees.dataclass
 class _Merge:
     readouts: tuple[Readout, ...]
 

@@ -3,7 +3,6 @@ import functools
 import math
 
 import ctranslate2
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 from own_edits import Shift, SilenceHead
 
 import jaxasr
-from jaxasr import beam, compiled
+from jaxasr import beam, compiled, pytrees
 from jaxasr.beam import beam_search
 from jaxasr.rules import Rules, rules_for
 
@@ -20,7 +19,7 @@ EOT, NO_TIMESTAMPS, BEGIN = 60, 61, 62  # as if the 101 ids of the tiny model we
 N_PROMPT, N_NEW, CONTEXT = 3, 11, 23
 
 
-@flax.struct.dataclass
+@pytrees.dataclass
 class Sharper:
     """Makes a random model sure of itself, and `by` readier to end; then come rules."""
 

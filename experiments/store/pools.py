@@ -5,12 +5,11 @@ Axis letters: B batch, T time, P pools, D features (heads and their widths flatt
 
 from collections.abc import Sequence
 
-import flax.struct
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxasr import sites as _sites
+from jaxasr import pytrees, sites as _sites
 from jaxasr.config import Config
 from jaxasr.taps import Acts, Readout
 
@@ -71,7 +70,7 @@ def _span(pool: str, first: int, end: int, length: int, whole: int) -> tuple[int
     return place, place + 1
 
 
-@flax.struct.dataclass
+@pytrees.dataclass
 class Pooled:
     """A readout's function: `{site: [B, P, D]}`, and `{site/frames: [B, width, D]}` of the first `width` steps when that is not 0.
 
@@ -79,8 +78,8 @@ class Pooled:
     """
 
     spans: Int[Array, "B P 2"]
-    sites: tuple[str, ...] = flax.struct.field(pytree_node=False)
-    width: int = flax.struct.field(pytree_node=False, default=0)
+    sites: tuple[str, ...] = pytrees.field(pytree_node=False)
+    width: int = pytrees.field(pytree_node=False, default=0)
 
     def __call__(self, acts: Acts) -> Acts:
         found = {}

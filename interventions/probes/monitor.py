@@ -1,21 +1,20 @@
 """Probes at run time: what a probe says at every step of a generation, and edits that wait for it to say so."""
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 import jaxasr
 from interventions.probes.bank import Bank
-from jaxasr import sites
+from jaxasr import pytrees, sites
 from jaxasr.cache import Memory
 from jaxasr.model import Whisper
 from jaxasr.sites import SiteSpec
 from jaxasr.taps import At, Edit, Edits, Readout
 
 
-@flax.struct.dataclass
+@pytrees.dataclass
 class Probe:
     """One probe on raw activations: logits = weights @ x + bias. A pytree: another probe never retraces."""
 
@@ -69,7 +68,7 @@ def generate(
     return out, jnp.where(over[..., None], jnp.nan, said[:, n_prompt - 1 :])
 
 
-@flax.struct.dataclass
+@pytrees.dataclass
 class When:
     """`edit` at the steps where the probe gives class `column` at least `threshold`; inside the compiled generation.
 
@@ -78,7 +77,7 @@ class When:
 
     probe: Probe
     edit: Edit
-    column: int = flax.struct.field(pytree_node=False)
+    column: int = pytrees.field(pytree_node=False)
     threshold: Float[Array, ""] | float = 0.5
 
     def __call__(self, x: Array, at: At) -> Array:

@@ -6,10 +6,11 @@ import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+from jaxasr import pytrees
 
 _UNROLLED = 64  # classes at most
 
@@ -28,7 +29,7 @@ class Problem(NamedTuple):
     rows: Float[Array, "J N"]
 
 
-@flax.struct.dataclass
+@pytrees.dataclass
 class Point:
     """Weights [K-1, J, D] and bias [K-1, J], of the standardised features; a gradient and a direction look the same."""
 
