@@ -163,4 +163,7 @@ def test_the_program_ffmpeg_gives_what_pyav_gives(tmp_path, speech, monkeypatch)
     path = write(tmp_path / "a.m4a", with_pyav(speech, RATE, "ipod", "aac"))
     by_pyav = load_audio(path)
     monkeypatch.setitem(sys.modules, "av", None)
-    np.testing.assert_allclose(load_audio(path), by_pyav, atol=1e-5)
+    by_program = load_audio(path)
+    # Versions of FFmpeg differ in whether they drop the padding at the end: less than a frame.
+    assert abs(len(by_program) - len(by_pyav)) <= 320
+    np.testing.assert_allclose(by_program[:30_000], by_pyav[:30_000], atol=1e-5)
