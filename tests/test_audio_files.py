@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import soxr
 from attacks.containers import compared, passes
-from attacks.written import RATE, speechlike, with_pyav
+from attacks.written import RATE, amr, speechlike, with_mp3, with_pyav
 
 from jaxasr.audio import decoders, header_seconds, load_audio
 from jaxasr.config import SAMPLE_RATE
@@ -89,8 +89,6 @@ def test_three_hours_in_the_memory_of_the_result(tmp_path):
         ("mpegts", "aac", RATE, 2),
         ("webm", "libopus", RATE, 2),
         ("ogg", "libopus", RATE, 2),
-        ("mp3", "libmp3lame", 44_100, 2),
-        ("amr", "libopencore_amrnb", 8_000, 1),
         ("ac3", "ac3", RATE, 2),
         ("caf", "alac", RATE, 2),
         ("mov", "pcm_s24le", RATE, 2),
@@ -111,6 +109,13 @@ def test_containers_are_read_as_pyav_reads_them(tmp_path, format, codec, rate, c
     assert len(load_audio(path)) >= 1.9 * SAMPLE_RATE
     difference, correlation = compared(path)
     assert passes(difference, correlation)
+
+
+@pytest.mark.parametrize("kind", ["amr", "mp3"])
+def test_kinds_that_pyav_may_not_write(tmp_path, speech, kind):
+    path = write(tmp_path / f"a.{kind}", amr(100) if kind == "amr" else with_mp3(speech, RATE))
+    assert len(load_audio(path)) >= 1.9 * SAMPLE_RATE
+    assert passes(*compared(path))
 
 
 def test_a_video_gives_its_sound(tmp_path, speech):
@@ -158,4 +163,7 @@ def test_the_program_ffmpeg_gives_what_pyav_gives(tmp_path, speech, monkeypatch)
     path = write(tmp_path / "a.m4a", with_pyav(speech, RATE, "ipod", "aac"))
     by_pyav = load_audio(path)
     monkeypatch.setitem(sys.modules, "av", None)
-    np.testing.assert_allclose(load_audio(path), by_pyav, atol=1e-5)
+    by_program = load_audio(path)
+    # Versions of FFmpeg differ in whether they drop the padding at the end: less than a frame.
+    assert abs(len(by_program) - len(by_pyav)) <= 320
+    np.testing.assert_allclose(by_program[:30_000], by_pyav[:30_000], atol=1e-5)

@@ -140,7 +140,9 @@ def _container(file: BinaryIO) -> Any:
     """Opens without any protocol: a playlist cannot name other files or addresses."""
     import av
 
-    return av.open(file, options={"protocol_whitelist": ""}, metadata_errors="ignore")
+    # Before PyAV 19 a tag that is not UTF-8 is an error unless it is ignored.
+    tags = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
+    return av.open(file, options={"protocol_whitelist": ""}, **tags)
 
 
 def _mono(frame: Any) -> np.ndarray:

@@ -40,7 +40,7 @@ def with_pyav_alone(path: Path) -> np.ndarray:
     options = {"protocol_whitelist": ""}
     with (
         open(path, "rb") as file,
-        av.open(file, options=options, metadata_errors="ignore") as container,
+        av.open(file, options=options) as container,
     ):
         resampler = av.AudioResampler(format="fltp")
         if not container.streams.audio:

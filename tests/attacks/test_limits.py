@@ -10,7 +10,7 @@ from attacks.limits import Worker
 
 @pytest.fixture(scope="module")
 def worker():
-    with Worker({"MARK": "7"}, seconds=1, extra_bytes=100 << 20) as worker:
+    with Worker({"MARK": "7"}, seconds=3, extra_bytes=100 << 20) as worker:
         yield worker
 
 

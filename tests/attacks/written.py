@@ -59,10 +59,21 @@ def with_pyav(
     return bytes(file.written) if streamed else file.getvalue()
 
 
+def with_mp3(samples: np.ndarray, rate: int, *, streamed: bool = False) -> bytes:
+    """Returns an mp3 file; `streamed`: without the numbers of frames and bytes at its start."""
+    content = with_soundfile(samples, rate, "MP3", "MPEG_LAYER_III")
+    return content.replace(b"Xing", bytes(4)).replace(b"Info", bytes(4)) if streamed else content
+
+
+def amr(frames: int) -> bytes:
+    """Returns a narrow-band AMR file of noise, of so many frames of 20 ms."""
+    rng = np.random.default_rng(0)
+    return b"#!AMR\n" + b"".join(b"\x3c" + rng.bytes(31) for _ in range(frames))
+
+
 def kinds() -> dict[str, bytes]:
     """Returns a sound recording of 1 s of each kind."""
     one, two = (speechlike(1, RATE, channels) for channels in (1, 2))
-    narrow = speechlike(1, 8_000)
     return {
         "wav pcm": with_soundfile(two, RATE, "WAV", "PCM_16"),
         "wav float": with_soundfile(one, RATE, "WAV", "FLOAT"),
@@ -75,8 +86,8 @@ def kinds() -> dict[str, bytes]:
         "flac streamed": with_pyav(two, RATE, "flac", "flac", streamed=True),
         "ogg vorbis": with_soundfile(two, RATE, "OGG", "VORBIS"),
         "ogg opus": with_soundfile(two, RATE, "OGG", "OPUS"),
-        "mp3": with_pyav(two, RATE, "mp3", "libmp3lame"),
-        "mp3 streamed": with_pyav(one, RATE, "mp3", "libmp3lame", streamed=True),
+        "mp3": with_mp3(two, RATE),
+        "mp3 streamed": with_mp3(one, RATE, streamed=True),
         "aiff": with_soundfile(two, RATE, "AIFF", "PCM_16"),
         "aiff float": with_soundfile(one, RATE, "AIFF", "FLOAT"),
         "au": with_soundfile(one, RATE, "AU", "PCM_16"),
@@ -88,6 +99,6 @@ def kinds() -> dict[str, bytes]:
         "webm": with_pyav(two, RATE, "webm", "libopus"),
         "mpegts": with_pyav(two, RATE, "mpegts", "aac"),
         "ac3": with_pyav(two, RATE, "ac3", "ac3"),
-        "amr": with_pyav(narrow, 8_000, "amr", "libopencore_amrnb"),
+        "amr": amr(50),
         "wavpack": with_pyav(two, RATE, "wv", "wavpack"),
     }
