@@ -80,10 +80,8 @@ class _Fit(NamedTuple):
 
     def point(self, at: Float[np.ndarray, "K D1"]) -> _Point:
         here = self.loss(self.x @ at.T)
-        value, gradient = (
-            here.value + (self.ridge * at**2).sum() / 2,
-            here.slope.T @ self.x + self.ridge * at,
-        )
+        value = here.value + (self.ridge * at**2).sum() / 2
+        gradient = here.slope.T @ self.x + self.ridge * at
 
         def hessian(v: np.ndarray) -> np.ndarray:
             v = v.reshape(at.shape)
@@ -92,20 +90,14 @@ class _Fit(NamedTuple):
         def precondition(v: np.ndarray) -> np.ndarray:
             return scipy.linalg.cho_solve(self.metric, v.reshape(at.shape).T).T.ravel()
 
-        operators = [
-            LinearOperator((at.size, at.size), matvec=of, dtype=np.float64)
-            for of in (hessian, precondition)
-        ]
-        step = cg(operators[0], -gradient.ravel(), rtol=_ACCURACY, M=operators[1])[0].reshape(
-            at.shape
-        )
-        return _Point(
-            at,
-            value,
-            gradient,
-            step,
-            -(gradient * step).sum() / 2 / max(value, np.finfo(float).tiny),
-        )
+        def operator(product: Callable[[np.ndarray], np.ndarray]) -> LinearOperator:
+            size = (at.size, at.size)
+            return LinearOperator(size, matvec=product, dtype=np.float64)  # pyright: ignore
+
+        step, _ = cg(operator(hessian), -gradient.ravel(), rtol=_ACCURACY, M=operator(precondition))
+        step = step.reshape(at.shape)
+        gap = -(gradient * step).sum() / 2 / max(value, np.finfo(float).tiny)
+        return _Point(at, value, gradient, step, gap)
 
 
 def finish(
@@ -121,18 +113,13 @@ def finish(
     is_class = problem.labels.dtype.kind == "i"
     for p, j in np.argwhere(~(found.solution.gap <= tol)):
         x = (problem.x.astype(np.float64) - problem.shift[j]) / problem.scale[j]
-        x, rows, target = (
-            np.append(x, np.ones((len(x), 1)), 1),
-            problem.rows[j] > 0,
-            problem.labels[j],
-        )
+        x, target = np.append(x, np.ones((len(x), 1)), 1), problem.labels[j]
+        rows = problem.rows[j] > 0
         solved = type(found.solution)(*(leaf[p, j] for leaf in found.solution))
-        start = np.append(solved.weights, solved.bias[:, None], 1).astype(np.float64)
+        start = np.column_stack([solved.weights, solved.bias]).astype(np.float64)
         start = start if np.isfinite(start).all() else np.zeros_like(start)
-        strength = penalties[p] * (
-            2 if is_class and len(start) == 2 else 1
-        )  # as in `logistic.solve_path`
-        ridge = np.append(np.full(x.shape[1] - 1, strength), 0.0)
+        doubled = 2 if is_class and len(start) == 2 else 1  # as in `logistic.solve_path`
+        ridge = np.append(np.full(x.shape[1] - 1, doubled * penalties[p]), 0.0)
         loss = _cross_entropy if is_class else _squared_error
         fit = _Fit.of(x[rows], ridge, functools.partial(loss, target=target[rows]), start)
         point, n_steps = _descended(fit, start, tol, max(0, max_iter - int(solved.n_iter)))

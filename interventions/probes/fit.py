@@ -187,8 +187,8 @@ class _Run(NamedTuple):
     def finish(self, found: Found) -> None:
         """Finishes in float64 what the device left above `tol`, layer by layer, in place."""
         for i in np.flatnonzero(~(found.solution.gap <= self.tol).all((1, 2))):
-            every = np.arange(len(self.fits.train))
-            problem = Problem(*self.prepare(*self.sites.items()[i])[0], *self._rows(every))
+            x, shift, scale = self.prepare(*self.sites.items()[i])[0]
+            problem = Problem(x, shift, scale, *self._rows(np.arange(len(self.fits.train))))
             layer = jax.tree.map(lambda leaf, i=i: leaf[i], found)
             finish.finish(layer, problem, self.fits.test, self.penalties, self.tol, self.max_iter)
 
