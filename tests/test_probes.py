@@ -9,6 +9,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 import interventions
+from interventions.inert import seal
 from interventions.probes import Bank, mdl, scores, stream
 from interventions.probes.fit import _solve
 from jaxasr import compiled
@@ -200,6 +201,9 @@ def test_saved_and_loaded(bank, tmp_path):
     with pytest.raises(FileExistsError, match="exists already"):
         bank.save(tmp_path / "bank")
     (tmp_path / "bank" / "bank.json").write_text(json.dumps({"version": 99}))
+    with pytest.raises(ValueError, match="damaged"):
+        Bank.load(tmp_path / "bank")
+    seal(tmp_path / "bank")
     with pytest.raises(ValueError, match="expected a bank of version 1"):
         Bank.load(tmp_path / "bank")
     with pytest.raises(ValueError, match=r"expected bank\.json and arrays\.npz"):
