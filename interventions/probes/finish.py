@@ -113,7 +113,7 @@ def finish(
     is_class = problem.labels.dtype.kind == "i"
     for p, j in np.argwhere(~(found.solution.gap <= tol)):
         x = (problem.x.astype(np.float64) - problem.shift[j]) / problem.scale[j]
-        x, target = np.append(x, np.ones((len(x), 1)), 1), problem.labels[j]
+        x, target = np.column_stack([x, np.ones(len(x))]), problem.labels[j]
         rows = problem.rows[j] > 0
         solved = type(found.solution)(*(leaf[p, j] for leaf in found.solution))
         start = np.column_stack([solved.weights, solved.bias]).astype(np.float64)
