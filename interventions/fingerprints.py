@@ -19,7 +19,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
