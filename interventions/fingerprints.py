@@ -169,7 +169,7 @@ def _inside(where: str, key: Any) -> str:
 
 
 def _array(value: Any, where: str) -> str:
-    if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+    if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
         return _hash("key", str(value.dtype), _array(jax.random.key_data(value), where))
     array = np.asarray(value)
     if array.dtype.hasobject:
