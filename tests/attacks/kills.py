@@ -6,7 +6,6 @@ which something is half-written are met as often as the others.
 """
 import argparse
 import multiprocessing
-import multiprocessing.sharedctypes
 import os
 import random
 import shutil
@@ -16,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # where the tests' own modules are
 
@@ -32,7 +32,7 @@ _FAILED = 3
 class Changes:
     """Counts the changes of files that this process makes in one folder, and kills the process at one of them."""
 
-    def __init__(self, folder: Path, kill_at: int | None, counted: "multiprocessing.sharedctypes.Synchronized"):
+    def __init__(self, folder: Path, kill_at: int | None, counted: Any):
         self.folder, self.kill_at, self.counted = os.fspath(folder), kill_at, counted
 
     def __call__(self, event: str, arguments: tuple) -> None:
@@ -69,7 +69,7 @@ def run(job: str, folder: Path, log: Path, *, after: float | None = None, kill_a
         The exit code (-9 when it was killed), the seconds it took, and the changes it made.
     """
     context = multiprocessing.get_context("forkserver")
-    counted, began = context.Value("l", 0), context.Value("d", 0.0)
+    counted, began = context.Value("l", 0, lock=False), context.Value("d", 0.0, lock=False)
     process = context.Process(target=_child, args=(job, folder, log, kill_at, counted, began))
     process.start()
     while not began.value and process.is_alive():
