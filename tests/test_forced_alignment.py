@@ -226,10 +226,17 @@ def test_the_command_prints_a_table(tmp_path):
     (tmp_path / "text.txt").write_text("\ufeff" + lines(TEXT), encoding="utf-8")
     done = run(cli.app, ["align", str(data.DEMO), "--text", str(tmp_path / "text.txt")])
     assert done.exit_code == 0, done.output
-    rows = [line.split("\t") for line in done.stdout.splitlines()]
-    assert rows[0] == ["start", "end", "probability", "word"]
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert rows[0] == ["start", "end", "prob", "word"]
     assert [row[3] for row in rows[1:]] == TEXT.split()
     assert float(rows[2][0]) == pytest.approx(aligned()[1].start)
+
+
+def test_the_command_writes_a_cue_for_each_line():
+    done = run(cli.app, ["align", str(data.DEMO), "--text", "-", "--format", "srt"], input=lines(TEXT))
+    cues = [cue.splitlines() for cue in done.stdout.strip().split("\n\n")]
+    assert [cue[2] for cue in cues] == lines(TEXT).splitlines()
+    assert [cue[0] for cue in cues] == [str(i + 1) for i in range(len(cues))]
 
 
 def test_the_command_s_json_has_a_segment_for_each_line_and_the_heads():

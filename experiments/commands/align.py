@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from experiments.commands.errors import check_recordings
 from experiments.commands.options import (
     DEFAULT_MODEL,
     DeviceOption,
@@ -15,11 +16,13 @@ from experiments.commands.options import (
     LanguageOption,
     ModelOption,
 )
+from experiments.commands.subtitles import Format, render
 
 EXAMPLE = "jaxasr align speech.flac --text speech.txt"
 
 _MOST_BYTES = 10_000_000  # more is not the text of a recording
 _TEXT_HELP = "File with the words that are spoken, UTF-8; - reads standard input. Each line becomes one segment."
+_FORMAT_HELP = "txt: a table of words; tsv: the same for programs, in milliseconds; srt and vtt: a cue a line of the text; json: all of it."
 _HEADS_HELP = (
     "Cross-attention heads to read: official, those of the checkpoint; chosen, those that follow this recording best; all; "
     "or a list as 3.2,4.7 (layer.head, from 0). Default: official, or chosen where the checkpoint names none."
@@ -32,19 +35,21 @@ def align(
     model: ModelOption = DEFAULT_MODEL,
     language: LanguageOption = None,
     heads: Annotated[str, typer.Option("--heads", help=_HEADS_HELP)] = "",
+    kind: Annotated[Format, typer.Option("--format", "-f", help=_FORMAT_HELP)] = Format.txt,
     json: JsonOption = False,
     dtype: DtypeOption = Dtype.float32,
     device: DeviceOption = None,
 ) -> None:
-    """Prints when each word of a given text is spoken: start and end in seconds, and a probability, in columns separated by tabs.
+    """Prints when each word of a given text is spoken: start and end in seconds, and a probability.
 
     The probability is the mean that the model gives the tokens of the word after the words before it. Words that are not
     spoken get times too; their probability is low.
     """
     from experiments import runtime
-    from experiments.files import to_json
+    from experiments.files import printable
     from experiments.progress import Steps
 
+    check_recordings([audio])
     words = read_text(text)
     _check_heads_option(heads)
     steps = Steps()
@@ -55,13 +60,9 @@ def align(
     with steps(f"load {model}"):
         asr = runtime.load(model, dtype.value)
     result = align_text(asr, samples, words, steps, language=language, heads=heads)
-    if json:
-        settings = {"language": language, "heads": result["heads"]}
-        print(to_json({"audio": str(audio), **result, "provenance": _provenance(asr, audio, settings)}))
-        return
-    print("start\tend\tprobability\tword")
-    for word in (word for segment in result["segments"] for word in segment["words"]):
-        print(f"{word['start']:.2f}\t{word['end']:.2f}\t{word['probability']:.4f}\t{word['text'].strip()}")
+    settings = {"language": language, "heads": result["heads"]}
+    known = {"audio": str(audio), **result, "provenance": _provenance(asr, audio, settings)}
+    print(printable(render(known, Format.json if json else kind, words=True), lines=True), end="")
 
 
 def _provenance(asr: Any, audio: Path, settings: dict[str, Any]) -> dict[str, Any]:
