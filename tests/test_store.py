@@ -175,7 +175,7 @@ def test_what_cannot_be_read_is_listed_and_changes_no_other_row(small, made, tmp
     found = store.extract(small, corpus, tmp_path / "store", sites=(SITE,), pool=("speech", 3), batch=2)
     assert found.ids == ["u0", "u1", "u2"]
     assert set(found.problems) == {"gone", "broken", "long", "short"} == set(found.attrs["left_out"])
-    assert "found nothing" in found.problems["gone"]
+    assert "no such file" in found.problems["gone"]
     assert "longer than 30 s: 31.0 s" in found.problems["long"]
     assert found.problems["short"] == "position 3 lies outside of its 3 frames"
     rows = [made.ids.index(name) for name in found.ids]
@@ -249,6 +249,17 @@ def test_decoder_sites_are_read_over_the_text(asr, tmp_path):
         np.testing.assert_allclose(found.activations(site, "all")[:, 0], x.mean(1), atol=1e-4 * scale)
     assert SMALL.n_text_layer != own.activations(site, "last").shape[0]
     assert zarr.open_group(own.path)[site].metadata.dimension_names[1] == "decoder_layer"
+
+
+def test_a_store_is_complete_with_all_its_checksums_or_not_at_all(small, tmp_path, monkeypatch):
+    seen = []
+    write = zarr.core.attributes.Attributes.put
+    monkeypatch.setattr(zarr.core.attributes.Attributes, "put", lambda self, new: seen.append(dict(self)) or write(self, new))
+    monkeypatch.setattr(zarr.core.attributes.Attributes, "__setitem__", lambda *_: pytest.fail("a key by itself"))
+    found = store.extract(small, tones([0.2]), tmp_path / "store", batch=1)
+    assert [attributes["complete"] for attributes in seen] == [False]
+    assert {"checksums", "metadata", "sha256", "left_out", "speed"} <= found.attrs.keys()
+    use(found.path)
 
 
 def copied(made, tmp_path):

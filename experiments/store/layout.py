@@ -101,9 +101,10 @@ def finish(group: Group, known: Mapping[str, Any]) -> None:
     """Marks the store as complete, with `known` among its attributes and the checksums of everything in it."""
     root = folder(group)
     metadata = {name: hashlib.sha256((root / name / "zarr.json").read_bytes()).hexdigest() for name in sorted(group.array_keys())}
-    group.attrs.update({"complete": True, **utf8(known), "checksums": checksums(group), "metadata": metadata})
-    # Of the attributes as they are read back. A process killed here leaves a complete store without this one checksum.
-    group.attrs["sha256"] = _digest(dict(group.attrs))
+    attributes = {**group.attrs, **utf8(known), "complete": True, "checksums": checksums(group), "metadata": metadata}
+    attributes = json.loads(json.dumps(attributes))  # as they are read back
+    # Written at once: `attrs.update` would write the file again for every key.
+    group.attrs.put({**attributes, "sha256": _digest(attributes)})
 
 
 def check_same(group: Group, wanted: Mapping[str, Any]) -> None:

@@ -92,7 +92,7 @@ def _read(file: Path) -> object:
     if file.suffix == ".nc":
         from experiments.results import load_result
 
-        return {str(name): values.values.tobytes() for name, values in load_result(file).variables.items()}
+        return {str(name): repr(values.values.tolist()) for name, values in load_result(file).variables.items()}  # texts are objects
     return file.read_bytes()
 
 
