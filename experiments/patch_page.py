@@ -1,6 +1,6 @@
 """What a patching experiment found, as files: labelled arrays, numbers, a figure and a page; and as a few lines for a terminal."""
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,12 @@ SHOWN = 12  # cells in the table
 
 
 def write(
-    result: xr.DataArray | xr.Dataset, out: Path, *, metric: str, tokenizer: Any, facts: dict[str, Any], sounds: dict[str, np.ndarray],
-    mel: np.ndarray, words: Sequence[maps.Word], provenance: dict[str, Any],
+    result: xr.DataArray | xr.Dataset, out: Path, record: Callable[[Path], None], *, metric: str, tokenizer: Any, facts: dict[str, Any],
+    sounds: dict[str, np.ndarray], mel: np.ndarray, words: Sequence[maps.Word], provenance: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """Writes result.zarr, figure.png, figure.svg, result.json and index.html into `out`; returns what result.json holds.
 
+    record: writes what made the files into the folder that will replace them.
     facts: rows of the page's table; sounds: recordings that it plays, by name, 16 kHz; mel: of the first, for maps over time.
     """
     summary = summarize(result, metric, tokenizer=tokenizer) if isinstance(result, xr.Dataset) else summarize(result, tokenizer=tokenizer)
@@ -38,6 +39,7 @@ def write(
         png, _ = (maps.save(drawn, new / f"figure.{kind}") for kind in ("png", "svg"))
         write_json(new / "result.json", found)
         write_text(new / "index.html", render(found, png.read_bytes(), sounds))
+        record(new)
     return found
 
 

@@ -49,19 +49,22 @@ def reproduce(
     quick: bool = False,
     seed: int = 0,
     steps: Steps | None = None,
+    record: Callable[[Path], None] = lambda new: None,
 ) -> dict[str, Any]:
     """Runs one study into the folder `out`: `result.json`, `arrays.nc`, figures, `index.html`; returns what `result.json` holds.
 
+    `record` writes what made the files into the folder that will replace them.
     Its expensive items are kept in `out/items`, apart for every model, corpus and settings: a second run uses them.
     Raises ValueError for an unknown preset, BlockingIOError while another process runs into `out`, and what the study raises.
     """
     with only_writer(out):
-        return _reproduced(name, study, asr, corpus, out, study.configured(preset, quick=quick, seed=seed), preset, quick, steps)
+        return _reproduced(name, study, asr, corpus, out, study.configured(preset, quick=quick, seed=seed), preset, quick, steps, record)
 
 
 def _reproduced(
-    name: str, study: Study, asr: Any, corpus: Corpus, out: Path, settings: Any, preset: str, quick: bool, steps: Steps | None
-) -> dict[str, Any]:
+    name: str, study: Study, asr: Any, corpus: Corpus, out: Path, settings: Any, preset: str, quick: bool, steps: Steps | None,
+    record: Callable[[Path], None],
+) -> dict[str, Any]:  # fmt: skip
     steps, start, cpu = steps or Steps(quiet=True), time.perf_counter(), -time.process_time()
     sources = {"model": weights(asr), "data": {"corpus": corpus.name, "recordings": len(corpus), "sha256": corpus.sha256(transcripts=True)}}
     keep = Keep(out / "items" / fingerprint(name, study.version, sources, settings.sourced()), steps)
@@ -90,6 +93,7 @@ def _reproduced(
             (new / f"{key}.png").write_bytes(png)
         write_text(new / "index.html", report.render(result, figures))
         write_json(new / "result.json", result)
+        record(new)
     return result
 
 

@@ -21,8 +21,9 @@ def anything(logits, tokens, n_tokens, n_prompt):
 
 @pytest.fixture(scope="module")
 def tiny(asr, tiny_model) -> jaxasr.Recogniser:
-    """A random model that borrows a tokenizer; its ids are the first 101."""
-    return dataclasses.replace(asr, model=tiny_model)
+    """A random model that borrows a tokenizer; its ids are the first 101, of which the last ends a text."""
+    special = dataclasses.replace(asr.tokenizer.special, eot=tiny_model.config.n_vocab - 1)
+    return dataclasses.replace(asr, model=tiny_model, tokenizer=dataclasses.replace(asr.tokenizer, special=special))
 
 
 @pytest.fixture(scope="module")

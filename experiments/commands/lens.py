@@ -56,7 +56,7 @@ def look(
     """Writes `index.html` and `lens.json` into `out`, and prints the text and both lenses (or, with `json`, the numbers)."""
     from experiments import runtime
     from experiments.commands.output import checked, made
-    from experiments.files import only_writer, plain, printable, staging, to_json, write_json, write_text
+    from experiments.files import plain, printable, to_json, write_json, write_text
     from experiments.progress import Steps
 
     check_recordings([audio])
@@ -77,7 +77,7 @@ def look(
         asr = runtime.load(model, dtype.value)
     found = lens_page(asr, heard, source, steps, model=model, language=language, top_k=top_k)
     path = out / "index.html"
-    with steps("write the page"), only_writer(out), staging(output.begin()) as new:
+    with steps("write the page"), output.writing() as new:
         write_text(new / path.name, page.render(found))
         summary = page.summary(found) | {"seconds_taken": dict(steps.seconds)}
         write_json(new / "lens.json", summary)

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +19,36 @@ class Output:
     files: Mapping[str, dict[str, Any]]
     overwrite: bool = False
 
-    def begin(self, afresh: str | None = None) -> Path:
-        """Makes the folder and records what writes the files; returns the folder. Called just before the first file is written.
+    def begin(self, partial: str) -> Path:
+        """Makes the folder, for a command that keeps what is done so far in the folder `partial` below it; returns the folder.
 
-        afresh: the folder of what is done so far, which is removed if --overwrite was given.
+        With --overwrite, `partial` is removed first if something else wrote it; what this command left there is taken up again.
         """
         import shutil
 
         from experiments.files import write_json
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        if afresh and self.overwrite and (self.folder / afresh).exists():
-            shutil.rmtree(self.folder / afresh)
-        write_json(self.folder / RECORD, {**_recorded(self.folder), **self.files})
+        known = _recorded(self.folder)
+        if self.overwrite and known.get(partial) != self.files[partial] and (self.folder / partial).exists():
+            shutil.rmtree(self.folder / partial)
+        write_json(self.folder / RECORD, {**known, partial: self.files[partial]})
         return self.folder
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[Path]:
+        """Yields an empty folder. When the block ends without an error, its files replace those of the folder, with the record."""
+        from experiments.files import only_writer, staging
+
+        with only_writer(self.folder), staging(self.folder) as new:
+            yield new
+            self.record(new)
+
+    def record(self, new: Path) -> None:
+        """Writes the record into a folder whose files will replace those of this one."""
+        from experiments.files import write_json
+
+        write_json(new / RECORD, {**_recorded(self.folder), **self.files})
 
 
 def checked(folder: Path, files: Mapping[str, dict[str, Any]], overwrite: bool) -> Output:

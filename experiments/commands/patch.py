@@ -116,7 +116,7 @@ def _run(targets: list[Path], output: Any, fields: dict, *, model: str, json: bo
     with steps("hear and plan"):
         prepared = experiment.prepare(asr, audio, others, question)
     steps.note(prepared.plan, prepared.scored)
-    out = output.begin(afresh=_CELLS)
+    out = output.begin(_CELLS)
     with steps.bar("sweep") as progress:
         result = prepared.run(out / _CELLS, progress)
     with steps("write"):
@@ -127,6 +127,6 @@ def _run(targets: list[Path], output: Any, fields: dict, *, model: str, json: bo
         mel = jaxasr.log_mel(audio[0], asr.config.n_mels)[:, : -(-len(audio[0]) // HOP)]
         words = experiment.words(asr, audio[0], question) if "time" in question.dims else []
         shown = {"facts": facts, "sounds": sounds, "mel": mel, "words": words, "provenance": known}
-        found = patch_page.write(result, out, metric=question.metric, tokenizer=asr.tokenizer, **shown)
+        found = patch_page.write(result, out, output.record, metric=question.metric, tokenizer=asr.tokenizer, **shown)
     steps.say_total()
     patch_page.show(found, out, json)

@@ -67,9 +67,8 @@ def probe(
     check(rows, question)
     with steps(f"load {model}"):
         asr = runtime.load(model, dtype.value)
-    output.begin()
     known = _extracted(asr, corpus, question, store or out / "activations", text, batch, steps)
-    found = run(asr, rows, known, question, out, steps, {"noise": noise or [], "where": where or []})
+    found = run(asr, rows, known, question, output, steps, {"noise": noise or [], "where": where or []})
     steps.say_total()
     _show(found, json)
 
@@ -113,12 +112,12 @@ def _pools(question: Any) -> tuple[str, ...]:
     return usual if question.pool in usual else (*usual, question.pool)
 
 
-def run(asr: Any, corpus: Any, known: Any, question: Any, out: Path, steps: Any, more: dict[str, Any]) -> dict[str, Any]:
-    """Fits, writes everything into `out`, and gives what `result.json` holds."""
+def run(asr: Any, corpus: Any, known: Any, question: Any, output: Any, steps: Any, more: dict[str, Any]) -> dict[str, Any]:
+    """Fits, writes everything into the folder of `output`, and gives what `result.json` holds."""
     import dataclasses
 
     from experiments import probe as probing
-    from experiments.files import only_writer, staging, write_json, write_text
+    from experiments.files import write_json, write_text
     from experiments.provenance import provenance
     from experiments.runtime import weights
 
@@ -138,7 +137,7 @@ def run(asr: Any, corpus: Any, known: Any, question: Any, out: Path, steps: Any,
         "table": answer.table.to_dict("records"),
         "provenance": about,
     }
-    with steps("write"), only_writer(out), staging(out) as new:
+    with steps("write"), output.writing() as new:
         write_text(new / "table.csv", answer.table.to_csv(index=False, float_format="%.5f"))
         title = f"{question.label} at {question.site}, {question.pool}"
         probing.figure({weights(asr)["name"]: answer.table}, title).savefig(new / "accuracy.png", dpi=120)

@@ -9,7 +9,7 @@ from experiments.commands.errors import say
 from experiments.commands.options import DEFAULT_MODEL, DeviceOption, Dtype, DtypeOption, JsonOption, ModelOption, OverwriteOption
 
 _DATA_HELP = "Recordings: a folder with a manifest, or a corpus as it was published. Default: $JAXASR_DATA, or built-in ones."
-_FILES = ("index.html", "result.json", "arrays.nc", "error.txt")
+_FILES = ("index.html", "result.json", "arrays.nc")
 EXAMPLE = "jaxasr reproduce E7 E8 --quick --out studies"
 
 
@@ -55,9 +55,8 @@ def reproduce(
     settings = {"preset": (preset or fits), "quick": quick, "seed": seed, "steps": steps}
 
     def one(name: str, study: Any, folder: Path) -> dict[str, Any]:
-        outputs[name].begin()
         steps.note(f"{name}  {study.title}")
-        return studies.reproduce(name, study, asr, corpus, folder, **settings)
+        return studies.reproduce(name, study, asr, corpus, folder, record=outputs[name].record, **settings)
 
     done = studies.reproduce_all(names, out, one, lambda name, problem: say(RuntimeError(f"{name}: {type(problem).__name__}: {problem}")))
     steps.say_total()

@@ -59,13 +59,14 @@ def scan(
     page = page_of(asr, heard, source, steps, model=model)
     with steps("heads"):
         heads = scanning.head_effects(asr, heard)
-    with steps("write the page"):
-        path = write_text(output.begin() / "index.html", scanning.render(page, heads))
+    path = out / "index.html"
+    with steps("write the page"), output.writing() as new:
+        write_text(new / path.name, scanning.render(page, heads))
         summary = scanning.summary(page, heads) | {"seconds_taken": dict(steps.seconds)}
-        write_json(out / "scan.json", summary)
+        write_json(new / "scan.json", summary)
     steps.say_total()
     if len(samples) < len(whole):
-        steps.console.print(f"Scanned: {len(samples) / SAMPLE_RATE:g} s of {len(whole) / SAMPLE_RATE:g} s; --start scans elsewhere.")
+        steps.note(f"Scanned: {len(samples) / SAMPLE_RATE:g} s of {len(whole) / SAMPLE_RATE:g} s; --start scans elsewhere.")
     if json:
         print(to_json(plain(summary | {"page": str(path)})))
     else:

@@ -76,9 +76,9 @@ def transcribe(
             _print(path if len(audio) > 1 and not json and not formats else None, show(result))
         _explain(path, result)
         if path in outputs:
-            folder = outputs[path].begin()
-            for kind in kinds:
-                _write(folder / f"{path.name}.{kind}", render(result, kind, words))
+            with outputs[path].writing() as folder:
+                for kind in kinds:
+                    _write(folder / f"{path.name}.{kind}", render(result, kind, words))
     if failed:
         raise typer.Exit(2)
 
