@@ -210,17 +210,18 @@ def test_a_recording_given_twice():
 
 def test_an_interruption_is_one_line(tmp_path):
     """SIGINT during a study: exit status 130, one line that says that the same command goes on."""
-    code = (
+    code = (  # a background job of a shell inherits that SIGINT is ignored
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import time, experiments.runtime as r\n"
         "def start(device):\n    print('started', flush=True); time.sleep(60)\n"
         "r.start = start\nfrom experiments.cli import app; app()"
     )
     command = [sys.executable, "-c", code, "reproduce", "E7", "--out", str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout
-    assert process.stdout.readline() == "started\n"
-    os.kill(process.pid, signal.SIGINT)
-    _, stderr = process.communicate(timeout=20)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "started\n"
+        os.kill(process.pid, signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert stderr.splitlines()[-1] == "jaxasr: stopped; the same command goes on where it was."
 
