@@ -3,6 +3,7 @@ import json
 import os
 import pickle
 import tracemalloc
+import warnings
 import zipfile
 
 import checkpoints
@@ -152,7 +153,9 @@ def _survives(folder) -> bool:
     problem = None
     tracemalloc.start()
     try:
-        read = read_path(folder)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # a flipped bit may name a head that is left out with a warning
+            read = read_path(folder)
         for name in read.tensors:
             assert read.tensors[name].shape == read.tensors.shape(name)
     except WeightsError as refused:
