@@ -37,7 +37,10 @@ def dataclass(cls: _Class | None = None, **options: Any) -> _Class | Callable[[_
 
 
 def _registered(cls: Any, **options: Any) -> Any:
-    cls = dataclasses.dataclass(frozen=True, **options)(cls)
+    if cls.__dict__.get("_is_pytree_dataclass"):
+        return cls
+    cls = dataclasses.dataclass(**{**options, "frozen": True})(cls)
+    cls._is_pytree_dataclass = True
     fields = dataclasses.fields(cls)
     static = tuple(f.name for f in fields if not f.metadata.get("pytree_node", True))
     children = tuple(f.name for f in fields if f.metadata.get("pytree_node", True))
@@ -51,6 +54,8 @@ def _registered(cls: Any, **options: Any) -> Any:
         return tuple(zip(keys, parts, strict=True)), rest
 
     def unflatten(rest: tuple[Any, ...], parts: Any) -> Any:
+        if hasattr(cls, "__post_init__"):
+            return cls(**dict(zip((*static, *children), (*rest, *parts), strict=True)))
         value = object.__new__(cls)  # not by the constructor: JAX also puts other things than arrays into a pytree
         for name, part in zip((*static, *children), (*rest, *parts), strict=True):
             object.__setattr__(value, name, part)

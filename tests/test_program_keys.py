@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from attacks import program_pairs
+from flax import nnx
+from flax.core import FrozenDict
 
 import interventions as iv
 from interventions import Run
@@ -74,6 +76,7 @@ class Named(list):
         (own(1), own(1)), (functools.partial(own, 1), functools.partial(own, True)), (program_pairs.Typed(1), program_pairs.Typed(True)),
         (jax.tree.structure(program_pairs.Times(1.0)), jax.tree.structure(program_pairs.Plus(1.0))),
         (program_pairs.Plain(1), program_pairs.Plain(1)), (Slots(1), Slots(2)), (Slots(1), Slots(1.0)), (Named("a"), Named("b")),
+        (FrozenDict(a=1), FrozenDict(a=True)),
     ],
 )  # fmt: skip
 def test_keys_differ(one, other):
@@ -149,6 +152,52 @@ def test_a_changed_closure_attribute_default_or_method_is_another_program():
     assert [compiled.call(apply, 3.0, taps=edit) for edit in (closed, instance, default, Field())] == [15, 15, 15, 15]
 
 
+class Settings:
+    strength = 2.0
+
+    @property
+    def twice(self):
+        return 2 * FACTOR
+
+
+def test_a_changed_class_attribute_property_module_or_object_in_a_closure_is_another_program(monkeypatch):
+    class Probe(nnx.Module):
+        def __init__(self):
+            self.k = nnx.Param(jnp.float32(2))
+
+        def __call__(self, x):
+            return x * self.k[...]
+
+    class Slotted:
+        __slots__ = ("k",)
+
+    def attribute(x):
+        return x * attribute.k
+
+    def apply(x, edit):
+        return edit(x)
+
+    probe, settings, slotted, space = Probe(), Settings(), Slotted(), types.SimpleNamespace(k=2.0)
+    attribute.k = slotted.k = 2.0
+    edits = [
+        lambda x: probe(x), probe.__call__, lambda x: x * Settings.strength, lambda x: x * settings.twice / 2,
+        lambda x: x * slotted.k, lambda x: x * space.k, attribute,
+    ]  # fmt: skip
+    assert [float(compiled.call(apply, 3.0, taps=edit)) for edit in edits] == [6] * len(edits)
+    probe.k[...] = jnp.float32(5)
+    monkeypatch.setattr(Settings, "strength", 5.0)
+    monkeypatch.setitem(globals(), "FACTOR", 5.0)
+    attribute.k = slotted.k = space.k = 5.0
+    assert [float(compiled.call(apply, 3.0, taps=edit)) for edit in edits] == [15] * len(edits)
+
+
+def test_functions_that_all_call_each_other_are_read_once():
+    code = "".join(f"def f{i}(x):\n    return {' + '.join(f'f{j}(x)' for j in range(30) if j != i)}\n" for i in range(30))
+    names: dict = {"__name__": "mutual"}
+    exec(code, names)
+    assert Key(names["f0"]) == Key(names["f0"])
+
+
 def test_what_refers_to_itself_has_a_key():
     def even(n):
         return n == 0 or odd(n - 1)
@@ -164,7 +213,7 @@ def test_what_refers_to_itself_has_a_key():
 
 def test_what_has_no_key_is_refused():
     class Unhashable:
-        __slots__ = ("a",)
+        __slots__ = ()
         __hash__ = None
 
     with pytest.raises(TypeError, match="must be hashable, or a pytree whose leaves are arrays; got Unhashable"):
