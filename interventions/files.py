@@ -2,6 +2,7 @@
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,10 +52,10 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 
 
 @contextmanager
-def only_writer(folder: str | os.PathLike) -> Iterator[None]:
+def only_writer(folder: str | os.PathLike, wait_s: float = 0.0) -> Iterator[None]:
     """Makes `folder` if it is not there, and keeps other processes that ask for the same out of it while the block runs.
 
-    Clears up first, see `clear_up`.
+    Waits up to `wait_s` seconds for another process that is writing there. Clears up first, see `clear_up`.
 
     The lock ends with the process that holds it, so that a killed one blocks nobody.
 
@@ -63,8 +64,9 @@ def only_writer(folder: str | os.PathLike) -> Iterator[None]:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    lock = _lock_of(folder)
-    held = _claim(lock)
+    lock, end = _lock_of(folder), time.monotonic() + wait_s
+    while (held := _claim(lock)) is None and time.monotonic() < end:
+        time.sleep(0.05)
     if held is None:
         raise BlockingIOError(f"{str(folder)!r}: another process is writing into this folder. Wait until it ends, or choose another.")
     with held:

@@ -23,6 +23,7 @@ import numpy as np
 from flax import nnx
 
 _OURS = ("jaxasr", "interventions", "experiments")
+_ROOT = Path(__file__).resolve().parents[1]
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...), type(NotImplemented))
 # Of a class: what Python, dataclasses and flax make from the rest of it, and caches.
 _MADE = {
@@ -105,14 +106,17 @@ class _Digest:
                 return "property", self.of(value.func, where)
             case types.MemberDescriptorType() | types.GetSetDescriptorType():
                 return "slot", value.__name__
+            case nnx.Variable():
+                return "variable", self.of(type(value), where), self.of(value[...], where)
             case nnx.Module():
-                plain = {name: item for name, item in vars(value).items() if isinstance(item, (*_PLAIN, types.FunctionType, tuple))}
-                return "module", self.of(type(value), where), self.of(plain, where), self.of(jax.tree.leaves(value), where)
+                named = {name: item for name, item in vars(value).items() if not name.startswith("_pytree__")}
+                return "module", self.of(type(value), where), self.of(named, where)
         return self._object(value, where)
 
     def _object(self, value: Any, where: str) -> Iterable[str]:
         if dataclasses.is_dataclass(value):
             fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+            fields |= {} if _is_ours(type(value)) else getattr(value, "__dict__", {})
             return "object", self.of(type(value), where), self.of(fields, where)
         if callable(wrapped := getattr(value, "__wrapped__", None)):  # jax.jit and its kind
             return "wrapped", type(value).__name__, self.of(wrapped, where)
@@ -135,14 +139,15 @@ class _Digest:
             return *name, _source(cls.__module__)
         if _is_installed(cls):
             return name
-        own = {key: item for key, item in vars(cls).items() if key not in _MADE and not key.startswith("_pytree__")}
+        own = {key: item for key, item in vars(cls).items() if not _is_made(key, item)}
         parts = (part for key in sorted(own) for part in (key, self.of(own[key], f"{where}: {cls.__qualname__}.{key}")))
         return *name, *(self.of(base, where) for base in cls.__bases__), *parts
 
     def _function(self, fn: types.FunctionType, where: str) -> Iterable[str]:
         here = f"{where}: {fn.__qualname__}"
         name = "function", fn.__module__ or "", fn.__qualname__
-        if (_is_ours(fn) or _is_installed(fn)) and "<locals>" not in fn.__qualname__:
+        known = (_is_ours(fn) or _is_installed(fn)) and _is_known_file(fn.__code__.co_filename)  # a wrapper takes names from what it wraps
+        if known and "<locals>" not in fn.__qualname__:
             return *name, _source(fn.__module__) if _is_ours(fn) else ""
         held = dict(zip(fn.__code__.co_freevars, (_content(cell) for cell in fn.__closure__ or ())))
         own = {key: item for key, item in vars(fn).items() if key not in _MADE_OF_FUNCTIONS}
@@ -175,6 +180,14 @@ def _array(value: Any, where: str) -> str:
     if array.dtype.hasobject:
         raise ValueError(f"{where}: expected an array of numbers or texts, got one of objects, which has no stable description.")
     return _hash("array", str(array.dtype), str(array.shape), hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest())
+
+
+def _is_made(key: str, item: Any) -> bool:
+    """Whether Python, dataclasses or flax made a member of a class, as opposed to one that is written there."""
+    if key.startswith("_pytree__"):
+        return True
+    file = item.__code__.co_filename if isinstance(item, types.FunctionType) else "<string>"
+    return key in _MADE and (file == "<string>" or _is_installed_file(file))
 
 
 def _content(cell: Any) -> Any:
@@ -231,6 +244,12 @@ def _known_module(name: str) -> bool:
 def _is_installed_file(file: str) -> bool:
     installed = {Path(sysconfig.get_path(key)).resolve() for key in ("purelib", "platlib", "stdlib", "platstdlib")}
     return any(folder in Path(file).resolve().parents for folder in installed)
+
+
+@functools.cache
+def _is_known_file(file: str) -> bool:
+    """Whether code is of an installed package or of this one."""
+    return _is_installed_file(file) or any(_ROOT / name in Path(file).resolve().parents for name in _OURS)
 
 
 @functools.cache

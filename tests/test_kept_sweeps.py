@@ -1,4 +1,5 @@
 """What a sweep keeps: whose it is, that its code counts, and that damage never becomes a number."""
+import functools
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import interventions as iv
 from interventions import parts
@@ -158,3 +160,33 @@ def test_recursion_and_cycles_end():
     loop.append(loop)
     assert fingerprint(value=again) != fingerprint(value=doubled)
     assert fingerprint(value=loop) == fingerprint(value=loop)
+
+
+class Double:
+    def __init__(self, a):
+        self.a = a * 2
+
+
+class Triple:
+    def __init__(self, a):
+        self.a = a * 3
+
+
+class Inner(nnx.Module):
+    def __init__(self, function):
+        self.function = function
+
+
+class Outer(nnx.Module):
+    def __init__(self, inner):
+        self.inner, self.k = inner, nnx.Param(jnp.ones(2))
+
+
+def test_written_constructors_parts_of_modules_and_wrapped_code_count():
+    Triple.__qualname__ = Double.__qualname__
+    assert fingerprint(a=lambda: Double(1)) == fingerprint(a=lambda: Double(1))
+    assert fingerprint(a=Double) != fingerprint(a=Triple)
+    assert fingerprint(a=Outer(Inner(jax.nn.relu))) != fingerprint(a=Outer(Inner(jnp.tanh)))
+    assert fingerprint(a=Outer(Inner(jax.nn.relu))) == fingerprint(a=Outer(Inner(jax.nn.relu)))
+    wrapped = [functools.wraps(jax.nn.softplus)(f) for f in (lambda x: x * 2, lambda x: x * 3)]
+    assert fingerprint(a=wrapped[0]) != fingerprint(a=wrapped[1])

@@ -45,3 +45,20 @@ def test_a_jit_of_the_users_never_takes_one_type_for_another():
     assert jax.tree.structure(kinds[0](1.0)) != jax.tree.structure(kinds[1](1.0))
     call = jax.jit(lambda edit, x: edit(x))
     assert [float(call(make(1.0), 2.0)) for make in kinds] == list(range(150))
+
+
+@pytrees.dataclass
+class Weighted:
+    value: float
+
+    def __post_init__(self):
+        object.__setattr__(self, "weight", 3.0)
+
+    def __call__(self, x):
+        return x * self.value * self.weight
+
+
+def test_a_constructor_that_sets_more_runs_again_and_a_decorated_class_stays():
+    assert jax.jit(lambda edit, x: edit(x))(Weighted(2.0), 2.0) == 12
+    assert pytrees.dataclass(Shift) is Shift
+    assert pytrees.dataclass(frozen=True)(type("Own", (), {"__annotations__": {"s": float}}))(1.0).s == 1

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 RECORD = "command.json"  # {file: what wrote it}
+_WAIT_S = 60.0  # for another process that writes into the folder: files are written in moments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Output:
         """Yields an empty folder. When the block ends without an error, its files replace those of the folder, with the record."""
         from experiments.files import only_writer, staging
 
-        with only_writer(self.folder), staging(self.folder) as new:
+        with only_writer(self.folder, wait_s=_WAIT_S), staging(self.folder) as new:
             yield new
             self.record(new)
 

@@ -76,9 +76,13 @@ def transcribe(
             _print(path if len(audio) > 1 and not json and not formats else None, show(result))
         _explain(path, result)
         if path in outputs:
-            with outputs[path].writing() as folder:
-                for kind in kinds:
-                    _write(folder / f"{path.name}.{kind}", render(result, kind, words))
+            try:
+                with outputs[path].writing() as folder:
+                    for kind in kinds:
+                        _write(folder / f"{path.name}.{kind}", render(result, kind, words))
+            except FORESEEABLE as problem:  # the other recordings get their turn
+                say(problem)
+                failed = True
     if failed:
         raise typer.Exit(2)
 
