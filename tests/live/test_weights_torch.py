@@ -97,9 +97,10 @@ def test_a_state_dict_of_a_live_module(tmp_path):
     """`module.state_dict()` is an OrderedDict with `_metadata`, which torch pickles as a state to build."""
     holder = torch.nn.Linear(3, 2)
     torch.save({"dims": {}, "model_state_dict": holder.state_dict()}, tmp_path / "linear.pt")
-    from jaxasr.weights.openai import _Archive, _parsed
+    from jaxasr.weights import torch_file
+    from jaxasr.weights.openai import _parsed
 
-    _, state = _parsed(_Archive(tmp_path / "linear.pt"))
+    _, state = _parsed(torch_file.load(tmp_path / "linear.pt")[1], tmp_path / "linear.pt")
     assert list(state) == ["weight", "bias"]
 
 
