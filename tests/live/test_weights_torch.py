@@ -96,12 +96,13 @@ def test_we_read_what_torch_saved(half, tmp_path):
 def test_a_state_dict_of_a_live_module(tmp_path):
     """`module.state_dict()` is an OrderedDict with `_metadata`, which torch pickles as a state to build."""
     holder = torch.nn.Linear(3, 2)
-    torch.save({"dims": {}, "model_state_dict": holder.state_dict()}, tmp_path / "linear.pt")
+    torch.save({"model_state_dict": holder.state_dict()}, tmp_path / "linear.pt")
     from jaxasr.weights import torch_file
-    from jaxasr.weights.openai import _parsed
 
-    _, state = _parsed(torch_file.load(tmp_path / "linear.pt")[1], tmp_path / "linear.pt")
+    archive, found = torch_file.load(tmp_path / "linear.pt")
+    state = torch_file.tensors(archive, found["model_state_dict"])
     assert list(state) == ["weight", "bias"]
+    np.testing.assert_array_equal(state["bias"].read(), holder.bias.detach().numpy())
 
 
 def test_transformers_generates_from_the_real_weights_we_saved(tmp_path):
