@@ -14,14 +14,14 @@ PARTIAL_WER = 0.5  # below this error rate (see `error_rate`) against the final 
 
 def category(text: str, reference: str, ids: Sequence[int] = (), language: str = "en") -> str:
     """One of `CATEGORIES` for `text` (token ids `ids`), compared with the model's own final text `reference`."""
-    said = _words(text, language)
+    words = _words(text, language)
     if not text.strip():
         return "empty"
-    if not said:
+    if not words:
         return "punctuation"
-    if said == _words(reference, language):
+    if words == _words(reference, language):
         return "correct"
-    if is_loop(ids or _numbered(said.split())):
+    if is_loop(ids or _numbered(words.split())):
         return "loop"
     return "partial" if error_rate(text, reference, language) < PARTIAL_WER else "ungrounded"
 
@@ -36,6 +36,6 @@ def error_rate(text: str, reference: str, language: str = "en") -> float:
     return errors(text, reference, language)["cer" if language in WITHOUT_SPACES else "wer"]
 
 
-def _numbered(said: list[str]) -> list[int]:
+def _numbered(words: list[str]) -> list[int]:
     """Words as ids, equal for equal words."""
-    return [said.index(word) for word in said]
+    return [words.index(word) for word in words]

@@ -47,8 +47,8 @@ def reproduce(
         runtime.start(device)
         from experiments import reproduce as studies
     corpus, fits = studies.material(data)
-    heard = {"data": corpus.name, "sha256": corpus.sha256(transcripts=True)[:16]}
-    known = made("reproduce", [], model, **heard, preset=preset or fits, quick=quick, seed=seed, dtype=dtype.value)
+    recordings = {"data": corpus.name, "sha256": corpus.sha256(transcripts=True)[:16]}
+    known = made("reproduce", [], model, **recordings, preset=preset or fits, quick=quick, seed=seed, dtype=dtype.value)
     outputs = {name: checked(out / name, dict.fromkeys(_FILES, known), overwrite) for name in names}
     with steps(f"load {model}"):
         asr = runtime.load(model, dtype.value)

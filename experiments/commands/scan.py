@@ -55,10 +55,10 @@ def scan(
         source = audio.name if len(samples) == len(whole) else f"{audio.name} from {start:g} s"
     with steps(f"load {model}"):
         asr = runtime.load(model, dtype.value)
-    heard = transcribed(asr, samples, steps, language)
-    page = page_of(asr, heard, source, steps, model=model)
+    transcription = transcribed(asr, samples, steps, language)
+    page = page_of(asr, transcription, source, steps, model=model)
     with steps("heads"):
-        heads = scanning.head_effects(asr, heard)
+        heads = scanning.head_effects(asr, transcription)
     path = out / "index.html"
     with steps("write the page"), output.writing() as new:
         write_text(new / path.name, scanning.render(page, heads))
