@@ -1,6 +1,7 @@
 """A recording under both lenses: hears it, writes its text, and looks at every layer of decoder and encoder."""
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -37,6 +38,18 @@ def window(audio: Float[np.ndarray, "n"], start: float = 0.0) -> Float[np.ndarra
     if first >= len(audio):
         raise ValueError(f"--start: expected less than the recording's {len(audio) / SAMPLE_RATE:.2f} s, got {start:g} s.")
     return audio[first : first + N_SAMPLES]
+
+
+def read_window(path: Path, start: float = 0.0) -> tuple[Float[np.ndarray, "m"], str, float]:
+    """Reads at most 30 s of a recording, from `start` (seconds) on.
+
+    Returns:
+        The samples at 16 kHz, a name that says where they start, and the length of the whole recording in seconds.
+    """
+    whole = jaxasr.load_audio(path)
+    samples = window(whole, start)
+    source = path.name if len(samples) == len(whole) else f"{path.name} from {start:g} s"
+    return samples, source, len(whole) / SAMPLE_RATE
 
 
 def lens_page(

@@ -64,26 +64,23 @@ def look(
     output, steps = checked(out, {"index.html": known, "lens.json": known}, overwrite), Steps()
     with steps("start JAX"):
         runtime.start(device)
-        import jaxasr
         from experiments import page, terminal
-        from experiments.lens import lens_page, window
+        from experiments.lens import lens_page, read_window
         from jaxasr.config import SAMPLE_RATE
     runtime.check_language(model, language)
     with steps(f"read {audio.name}"):
-        whole = jaxasr.load_audio(audio)
-        heard = window(whole, start)
-        source = audio.name if len(heard) == len(whole) else f"{audio.name} from {start:g} s"
+        samples, source, seconds = read_window(audio, start)
     with steps(f"load {model}"):
         asr = runtime.load(model, dtype.value)
-    found = lens_page(asr, heard, source, steps, model=model, language=language, top_k=top_k)
+    found = lens_page(asr, samples, source, steps, model=model, language=language, top_k=top_k)
     path = out / "index.html"
     with steps("write the page"), output.writing() as new:
         write_text(new / path.name, page.render(found))
         summary = page.summary(found) | {"seconds_taken": dict(steps.seconds)}
         write_json(new / "lens.json", summary)
     steps.say_total()
-    if len(heard) < len(whole):
-        steps.note(f"Seen: {len(heard) / SAMPLE_RATE:g} s; --start looks elsewhere.")
+    if len(samples) / SAMPLE_RATE < seconds:
+        steps.note(f"Read {len(samples) / SAMPLE_RATE:g} s of {seconds:g} s; --start chooses another place.")
     if json:
         print(to_json(plain(summary | {"page": str(path)})))
     else:

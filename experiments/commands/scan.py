@@ -44,15 +44,12 @@ def scan(
     output, steps = checked(out, {"index.html": known, "scan.json": known}, overwrite), Steps()
     with steps("start JAX"):
         runtime.start(device)
-        import jaxasr
         from experiments import scan as scanning
-        from experiments.lens import page_of, transcribed, window
+        from experiments.lens import page_of, read_window, transcribed
         from jaxasr.config import SAMPLE_RATE
     runtime.check_language(model, language)
     with steps(f"read {audio.name}"):
-        whole = jaxasr.load_audio(audio)
-        samples = window(whole, start)
-        source = audio.name if len(samples) == len(whole) else f"{audio.name} from {start:g} s"
+        samples, source, seconds = read_window(audio, start)
     with steps(f"load {model}"):
         asr = runtime.load(model, dtype.value)
     transcription = transcribed(asr, samples, steps, language)
@@ -65,8 +62,8 @@ def scan(
         summary = scanning.summary(page, heads) | {"seconds_taken": dict(steps.seconds)}
         write_json(new / "scan.json", summary)
     steps.say_total()
-    if len(samples) < len(whole):
-        steps.note(f"Scanned: {len(samples) / SAMPLE_RATE:g} s of {len(whole) / SAMPLE_RATE:g} s; --start scans elsewhere.")
+    if len(samples) / SAMPLE_RATE < seconds:
+        steps.note(f"Read {len(samples) / SAMPLE_RATE:g} s of {seconds:g} s; --start chooses another place.")
     if json:
         print(to_json(plain(summary | {"page": str(path)})))
     else:
