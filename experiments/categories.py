@@ -2,6 +2,7 @@
 
 The rule is ours; the six categories follow the encoder-lens experiment of arXiv 2508.15882, section 4.6.
 """
+
 import re
 from collections.abc import Sequence
 

@@ -2,6 +2,7 @@
 
 Each command is one file of `experiments.commands`; it imports JAX only when it runs, so that help is quick.
 """
+
 import typer
 
 from experiments.commands import align, demo, info, lens, patch, probe, reproduce, scan, transcribe
@@ -32,7 +33,9 @@ app = typer.Typer(
 _RESUMED = ("patch", "probe", "reproduce")  # keep what is done in --out
 
 for _name, (_command, _example) in COMMANDS.items():
-    app.command(_name, epilog=f"Example:  {_example}")(friendly(_command, resumes=_name in _RESUMED))
+    app.command(_name, epilog=f"Example:  {_example}")(
+        friendly(_command, resumes=_name in _RESUMED)
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 """Compiled programs on disk, so that a second process starts warm."""
+
 import os
 from pathlib import Path
 

@@ -2,6 +2,7 @@
 
 `$JAXASR_DATA` names the folder with `manifest.jsonl`; the default is `../shared/data/dev` beside the repository.
 """
+
 import dataclasses
 import functools
 import os
@@ -35,7 +36,9 @@ def folder() -> Path | None:
     if (path / "manifest.jsonl").is_file():
         return path
     if named:
-        raise FileNotFoundError(f"JAXASR_DATA: expected a folder with manifest.jsonl, got {named!r}.")
+        raise FileNotFoundError(
+            f"JAXASR_DATA: expected a folder with manifest.jsonl, got {named!r}."
+        )
     return None
 
 
@@ -47,7 +50,9 @@ def rows(name: str) -> list[dict[str, Any]]:
     return [row for _, row in json_lines(where / f"{name}.jsonl")]
 
 
-def recordings(sets: Iterable[str] | None = None, language: str | None = None, labelled: bool = False) -> list[Recording]:
+def recordings(
+    sets: Iterable[str] | None = None, language: str | None = None, labelled: bool = False
+) -> list[Recording]:
     """Clips in the manifest's order: of these `sets`, in this `language`, with a transcript when `labelled`."""
     wanted = None if sets is None else set(sets)
     return [
@@ -68,10 +73,19 @@ def _all(where: Path | None) -> tuple[Recording, ...]:
 
 
 def _recording(where: Path, row: dict[str, Any]) -> Recording:
-    return Recording(where.parent / row["path"], row["set"], row["transcript"], row["lang"], row["duration_s"], row)
+    return Recording(
+        where.parent / row["path"],
+        row["set"],
+        row["transcript"],
+        row["lang"],
+        row["duration_s"],
+        row,
+    )
 
 
-def spread(clips: list[Any], n: int, set_of: Callable[[Any], Any] = lambda clip: clip.set) -> list[Any]:
+def spread(
+    clips: list[Any], n: int, set_of: Callable[[Any], Any] = lambda clip: clip.set
+) -> list[Any]:
     """`n` of `clips`, evenly over the sets and over each set; all of them when there are fewer."""
     by_set: dict[Any, list[Any]] = {}
     for clip in clips:
@@ -87,4 +101,6 @@ def spread(clips: list[Any], n: int, set_of: Callable[[Any], Any] = lambda clip:
 def _evenly(group: list) -> list:
     """In an order whose every beginning is spread over the group: bit-reversed."""
     width = max(len(group) - 1, 1).bit_length()
-    return [group[i] for i in sorted(range(len(group)), key=lambda i: int(f"{i:0{width}b}"[::-1], 2))]
+    return [
+        group[i] for i in sorted(range(len(group)), key=lambda i: int(f"{i:0{width}b}"[::-1], 2))
+    ]

@@ -1,4 +1,5 @@
 """Sound and pictures as data URIs, for pages that open from disk without a network."""
+
 import base64
 import io
 
@@ -25,7 +26,9 @@ def mel_uri(mel: Float[np.ndarray, "M F"]) -> str:
 
     quiet = np.clip((mel.max() - mel) / SHOWN, 0, 1)
     buffer = io.BytesIO()
-    Image.fromarray(np.round(255 * quiet[::-1]).astype(np.uint8)).save(buffer, format="PNG", optimize=True)
+    Image.fromarray(np.round(255 * quiet[::-1]).astype(np.uint8)).save(
+        buffer, format="PNG", optimize=True
+    )
     return png_uri(buffer.getvalue())
 
 

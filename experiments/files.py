@@ -1,4 +1,5 @@
 """Writing results: text and strict JSON. See `interventions.files` for how a file appears whole under its name, or not at all."""
+
 import json
 import re
 from pathlib import Path
@@ -6,11 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from interventions.files import only_writer as only_writer, replacing as replacing, staging as staging
+from interventions.files import (
+    only_writer as only_writer,
+    replacing as replacing,
+    staging as staging,
+)
 
 # Control characters, overrides of the direction of text, line separators, and halves of surrogate pairs (bytes of a file name that
 # are no UTF-8).
-_HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
+_HIDDEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]"
+)
 
 
 def printable(text: Any, lines: bool = False) -> str:
@@ -18,12 +25,16 @@ def printable(text: Any, lines: bool = False) -> str:
 
     lines: keeps line ends and tabs as they are.
     """
-    return _HIDDEN.sub(lambda found: found[0] if lines and found[0] in "\n\t" else _escape(found[0]), str(text))
+    return _HIDDEN.sub(
+        lambda found: found[0] if lines and found[0] in "\n\t" else _escape(found[0]), str(text)
+    )
 
 
 def _escape(character: str) -> str:
     code = ord(character)
-    return {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(character) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")
+    return {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(character) or (
+        f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+    )
 
 
 def utf8(value: Any) -> Any:

@@ -4,6 +4,7 @@ The clock: mel frames hop 160 samples at 16 kHz, the second convolution takes ev
 [20 i, 20 (i + 1)) ms (`jaxasr.audio.frame_to_seconds`). A frame has the label that covers its middle. (What it hears is wider, 65 ms,
 and centred at 20 i ms, where its own 20 ms begin.)
 """
+
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,7 +32,9 @@ def frame_labels(utterance: Utterance, kind: str, frames: int | None = None) -> 
         tier = utterance.tiers.get(TIERS[kind])
         if not tier:
             have = ", ".join(utterance.tiers) or "none"
-            raise ValueError(f"label {kind!r}: expected {utterance.id!r} to have aligned {TIERS[kind]}; it has: {have}.")
+            raise ValueError(
+                f"label {kind!r}: expected {utterance.id!r} to have aligned {TIERS[kind]}; it has: {have}."
+            )
         return span_labels(tier, n_frames(len(utterance.samples())) if frames is None else frames)
     value = utterance.label(kind)
     n = n_frames(len(utterance.samples())) if frames is None else frames
@@ -60,7 +63,14 @@ def pitch(audio: Float[np.ndarray, "n"]) -> Float[np.ndarray, "T"]:
     import librosa
 
     low, high = _PITCH_HZ
-    f0, voiced, _ = librosa.pyin(np.asarray(audio, np.float32), fmin=low, fmax=high, sr=SAMPLE_RATE, frame_length=1024, hop_length=HOP)
+    f0, voiced, _ = librosa.pyin(
+        np.asarray(audio, np.float32),
+        fmin=low,
+        fmax=high,
+        sr=SAMPLE_RATE,
+        frame_length=1024,
+        hop_length=HOP,
+    )
     # Its frame j is centred at sample 160 j; the middle of encoder frame i is sample 320 i + 160.
     centres = 2 * np.arange(n_frames(len(audio))) + 1
     centres = np.minimum(centres, len(f0) - 1)

@@ -2,6 +2,7 @@
 
 A codec is code that runs on the bytes of a file, and some run whatever the file says (`pickle`); texts as objects need one.
 """
+
 import math
 import re
 import struct
@@ -10,7 +11,9 @@ from typing import Any
 
 from interventions.inert import KINDS, read_json
 
-_SMALL = 64 << 20  # bytes that a variable may take whatever its files hold: chunks of one value are not written
+_SMALL = (
+    64 << 20
+)  # bytes that a variable may take whatever its files hold: chunks of one value are not written
 _MAX_RATIO = 1032
 _PLAIN = {"name": "bytes", "configuration": {"endian": "little"}}, {"name": "bytes"}
 _CODECS = (*_PLAIN, {"name": "crc32c"}, {"name": "crc32c", "configuration": {}})
@@ -23,13 +26,19 @@ def check_result(folder: Path) -> None:
     if not (folder / ".zgroup").is_file():
         raise ValueError(f"{folder}: expected a result of save_result, found no .zgroup in it.")
     for file in folder.rglob("*"):
-        if file.name in ("zarr.json", ".zmetadata") or (file.name == ".zgroup" and file.parent != folder):
-            raise ValueError(f"{file}: expected one zarr group of format 2, as save_result writes it.")
+        if file.name in ("zarr.json", ".zmetadata") or (
+            file.name == ".zgroup" and file.parent != folder
+        ):
+            raise ValueError(
+                f"{file}: expected one zarr group of format 2, as save_result writes it."
+            )
         if file.name in (".zattrs", ".zgroup"):
             read_json(file)
         elif file.name == ".zarray":
             _check_array(file)
-        elif (file.is_dir() and not (file / ".zarray").is_file()) or (file.parent == folder and file.is_file()):
+        elif (file.is_dir() and not (file / ".zarray").is_file()) or (
+            file.parent == folder and file.is_file()
+        ):
             raise ValueError(f"{file}: expected only what save_result writes in {str(folder)!r}.")
 
 
@@ -37,12 +46,18 @@ def _check_array(file: Path) -> None:
     found = read_json(file)
     compressor, dtype = found.get("compressor"), found.get("dtype")
     if found.get("zarr_format") != 2 or found.get("filters") or not _is_blosc(compressor):
-        raise ValueError(f"{file}: expected no filters and no codec but blosc, got {_short(found.get('filters'))}, {_short(compressor)}.")
+        raise ValueError(
+            f"{file}: expected no filters and no codec but blosc, got {_short(found.get('filters'))}, {_short(compressor)}."
+        )
     if not isinstance(dtype, str) or not re.fullmatch(rf"[<>|][{KINDS}][0-9]{{1,9}}", dtype):
-        raise ValueError(f"{file}: expected numbers or texts of fixed length, got dtype {_short(dtype)}.")
+        raise ValueError(
+            f"{file}: expected numbers or texts of fixed length, got dtype {_short(dtype)}."
+        )
     shape, chunks = (_sizes(file, found, name) for name in ("shape", "chunks"))
     item = int(dtype[2:]) * (4 if dtype[1] == "U" else 1)
-    stored = [part for part in file.parent.iterdir() if re.fullmatch(r"[0-9]+(\.[0-9]+)*", part.name)]
+    stored = [
+        part for part in file.parent.iterdir() if re.fullmatch(r"[0-9]+(\.[0-9]+)*", part.name)
+    ]
     held = _MAX_RATIO * sum(part.stat().st_size for part in stored)
     declared = max(math.prod(shape), math.prod(chunks)) * item
     if declared > max(_SMALL, held):
@@ -58,7 +73,9 @@ def _is_blosc(compressor: Any) -> bool:
 
 def _sizes(file: Path, found: dict[str, Any], name: str) -> list[int]:
     value = found.get(name)
-    if not isinstance(value, list) or not all(type(size) is int and size >= (name == "chunks") for size in value):
+    if not isinstance(value, list) or not all(
+        type(size) is int and size >= (name == "chunks") for size in value
+    ):
         raise ValueError(f"{file}: expected a list of sizes as {name!r}, got {_short(value)}.")
     return value
 
@@ -75,13 +92,23 @@ def check_store(folder: Path) -> None:
     """Raises ValueError naming a `zarr.json` of an activation store in zarr's format 3 that `extract` would not have written."""
     for file in [folder / "zarr.json", *sorted(folder.glob("*/zarr.json"))]:
         found = read_json(file)
-        if found.get("zarr_format") != 3 or found.get("node_type") != ("group" if file.parent == folder else "array"):
-            raise ValueError(f"{file}: expected the metadata of zarr format 3 for an activation store.")
+        if found.get("zarr_format") != 3 or found.get("node_type") != (
+            "group" if file.parent == folder else "array"
+        ):
+            raise ValueError(
+                f"{file}: expected the metadata of zarr format 3 for an activation store."
+            )
         if file.parent != folder:
             kind, codecs = found.get("data_type"), found.get("codecs")
             allowed = _TEXT_CODECS if kind == "string" else _CODECS if kind in _NUMBERS else ()
-            if not isinstance(codecs, list) or not all(codec in allowed for codec in codecs) or found.get("storage_transformers"):
-                raise ValueError(f"{file}: expected the number formats and codecs of extract, got {_short(kind)}, {_short(codecs)}.")
+            if (
+                not isinstance(codecs, list)
+                or not all(codec in allowed for codec in codecs)
+                or found.get("storage_transformers")
+            ):
+                raise ValueError(
+                    f"{file}: expected the number formats and codecs of extract, got {_short(kind)}, {_short(codecs)}."
+                )
 
 
 def _short(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 A file that is damaged, or that was made for another key, is computed again; one line in the log says so.
 """
+
 import hashlib
 import re
 import time
@@ -37,7 +38,10 @@ class Keep:
         if arrays is None:
             start, cpu = time.perf_counter(), time.process_time()
             made = {name: _plain(name, value) for name, value in make().items()}
-            taken = {_SECONDS: np.float64(time.perf_counter() - start), _CPU: np.float64(time.process_time() - cpu)}
+            taken = {
+                _SECONDS: np.float64(time.perf_counter() - start),
+                _CPU: np.float64(time.process_time() - cpu),
+            }
             arrays = {**made, **taken}
             parts.save(path, self._name(key), arrays)
         self.seconds += float(arrays.pop(_SECONDS))
@@ -49,7 +53,11 @@ class Keep:
         return f"{self.folder.name} {key}"
 
     def each(
-        self, name: str, items: Iterable[Any], make: Callable[[Any], Mapping[str, Any]], key: Callable[[Any], str] | None = None
+        self,
+        name: str,
+        items: Iterable[Any],
+        make: Callable[[Any], Mapping[str, Any]],
+        key: Callable[[Any], str] | None = None,
     ) -> list[Arrays]:
         """The arrays of `make(item)` for every item, with progress under `name`. `key` tells items apart; recordings do so by their id."""
         items, found = list(items), []
@@ -78,5 +86,7 @@ def _slug(key: str) -> str:
 def _plain(name: str, value: Any) -> np.ndarray:
     array = np.array(value)
     if array.dtype.kind not in "biufcU":
-        raise TypeError(f"{name}: expected numbers or texts, got {array.dtype}; a file of them must be readable without running code.")
+        raise TypeError(
+            f"{name}: expected numbers or texts, got {array.dtype}; a file of them must be readable without running code."
+        )
     return array

@@ -1,4 +1,5 @@
 """A recording under both lenses: hears it, writes its text, and looks at every layer of decoder and encoder."""
+
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,7 +37,9 @@ def window(audio: Float[np.ndarray, "n"], start: float = 0.0) -> Float[np.ndarra
     """The at most 30 s from `start` (seconds) on. Raises ValueError when nothing is left there."""
     first = round(start * SAMPLE_RATE)
     if first >= len(audio):
-        raise ValueError(f"--start: expected less than the recording's {len(audio) / SAMPLE_RATE:.2f} s, got {start:g} s.")
+        raise ValueError(
+            f"--start: expected less than the recording's {len(audio) / SAMPLE_RATE:.2f} s, got {start:g} s."
+        )
     return audio[first : first + N_SAMPLES]
 
 
@@ -68,7 +71,14 @@ def lens_page(
     The text is generated greedily, without timestamps. `page_rules` hold for it, for every decoder layer and for every encoder layer,
     so the last row of either lens is the text.
     """
-    return page_of(asr, transcribed(asr, audio, steps, language, max_new_tokens), source, steps, model=model, top_k=top_k)
+    return page_of(
+        asr,
+        transcribed(asr, audio, steps, language, max_new_tokens),
+        source,
+        steps,
+        model=model,
+        top_k=top_k,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +109,11 @@ class Transcribed:
 
 
 def transcribed(
-    asr: Any, audio: Float[np.ndarray, "n"], steps: Steps, language: str | None = None, max_new_tokens: int = MAX_NEW_TOKENS
+    asr: Any,
+    audio: Float[np.ndarray, "n"],
+    steps: Steps,
+    language: str | None = None,
+    max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> Transcribed:
     """Encodes `audio` (16 kHz mono), generates its text under `page_rules`, and finds the times of its words."""
     audio = audio[: asr.config.n_samples]  # some models take shorter windows
@@ -114,21 +128,49 @@ def transcribed(
     with steps("align"):
         frames = [n_frames(len(audio))]
         heads = asr.alignment_heads
-        [words] = align(asr.model, asr.tokenizer, memory, [generated.ids], frames, heads=heads, language=language)
+        [words] = align(
+            asr.model,
+            asr.tokenizer,
+            memory,
+            [generated.ids],
+            frames,
+            heads=heads,
+            language=language,
+        )
     run, final = reading(memory, prompt, generated.ids, asr)
-    return Transcribed(audio, mel, language, prompt, rules, max_new_tokens, generated, text, tuple(words), run, final)
+    return Transcribed(
+        audio,
+        mel,
+        language,
+        prompt,
+        rules,
+        max_new_tokens,
+        generated,
+        text,
+        tuple(words),
+        run,
+        final,
+    )
 
 
-def page_of(asr: Any, known: Transcribed, source: str, steps: Steps, *, model: str, top_k: int = 5) -> LensPage:
+def page_of(
+    asr: Any, known: Transcribed, source: str, steps: Steps, *, model: str, top_k: int = 5
+) -> LensPage:
     """Both lenses of a recording, each step timed in `steps`."""
     shared = {"prompt": known.prompt, "rules": known.rules, "max_new_tokens": known.max_new_tokens}
     n_prompt, ids = len(known.prompt), known.generated.ids
     with steps("logit lens"):
-        found = interventions.logit_lens(asr.model, known.run, top_k, final=known.final, rules=known.rules, prompt_len=n_prompt)
+        found = interventions.logit_lens(
+            asr.model, known.run, top_k, final=known.final, rules=known.rules, prompt_len=n_prompt
+        )
         table = logit_table(asr.tokenizer, found, ids, n_prompt - 1, token_times(known.words))
     with steps("encoder lens"):
         rows = encoder_rows(interventions.encoder_lens(asr, known.mel[None], **shared), known.text)
-    made = provenance(model=weights(asr), data=source, config={"prompt": known.prompt, "top_k": top_k, "language": known.language})
+    made = provenance(
+        model=weights(asr),
+        data=source,
+        config={"prompt": known.prompt, "top_k": top_k, "language": known.language},
+    )
     return LensPage(
         model,
         source,
@@ -154,11 +196,19 @@ def generate(
 ) -> Generated:
     """Generates the text of one recording, greedily, up to its end or `max_new_tokens`."""
     special = asr.tokenizer.special
-    options = {"rules": rules, "eot": special.eot, "no_speech": (prompt.index(special.sot), special.no_speech)}
-    out = jaxasr.generate(asr.model, memory, jnp.asarray([prompt]), max_new_tokens=max_new_tokens, **options)
+    options = {
+        "rules": rules,
+        "eot": special.eot,
+        "no_speech": (prompt.index(special.sot), special.no_speech),
+    }
+    out = jaxasr.generate(
+        asr.model, memory, jnp.asarray([prompt]), max_new_tokens=max_new_tokens, **options
+    )
     n = int(out.lengths[0])
     quiet = float(out.no_speech_prob[0])
-    return Generated(np.asarray(out.tokens)[0, :n].tolist(), float(out.avg_logprob[0]), quiet, n < max_new_tokens)
+    return Generated(
+        np.asarray(out.tokens)[0, :n].tolist(), float(out.avg_logprob[0]), quiet, n < max_new_tokens
+    )
 
 
 def signs_of(known: Transcribed, tokenizer: Tokenizer) -> Signs:
@@ -166,25 +216,44 @@ def signs_of(known: Transcribed, tokenizer: Tokenizer) -> Signs:
     generated, usual = known.generated, Options()
     loop = longest_loop(generated.ids)
     unit = tokenizer.decode(repeated(generated.ids, loop)).strip() if loop.k else ""
-    silent = generated.no_speech_prob > usual.no_speech_threshold and generated.avg_logprob <= usual.logprob_threshold
+    silent = (
+        generated.no_speech_prob > usual.no_speech_threshold
+        and generated.avg_logprob <= usual.logprob_threshold
+    )
     numbers = {"no_speech_prob": generated.no_speech_prob, "avg_logprob": generated.avg_logprob}
-    numbers |= {"compression_ratio": compression_ratio(known.text), "peak": float(np.abs(known.audio).max())}
+    numbers |= {
+        "compression_ratio": compression_ratio(known.text),
+        "peak": float(np.abs(known.audio).max()),
+    }
     return Signs(unit, loop.k, **numbers, silent=silent, ended=generated.ended)
 
 
 def _heard(asr: Any, memory: Memory) -> str:
-    return next(iter(detect_language(asr.model, asr.tokenizer, memory)[0])) if asr.tokenizer.is_multilingual else "en"
+    return (
+        next(iter(detect_language(asr.model, asr.tokenizer, memory)[0]))
+        if asr.tokenizer.is_multilingual
+        else "en"
+    )
 
 
 def write(asr: Any, memory: Memory, prompt: list[int]) -> list[int]:
     """The ids that the model writes about one recording: greedily, without timestamps, up to the end."""
     special = asr.tokenizer.special
     rules = rules_for(asr.tokenizer)
-    out = jaxasr.generate(asr.model, memory, jnp.asarray([prompt]), max_new_tokens=MAX_NEW_TOKENS, rules=rules, eot=special.eot)
+    out = jaxasr.generate(
+        asr.model,
+        memory,
+        jnp.asarray([prompt]),
+        max_new_tokens=MAX_NEW_TOKENS,
+        rules=rules,
+        eot=special.eot,
+    )
     return np.asarray(out.tokens)[0, : int(out.lengths[0])].tolist()
 
 
-def reading(memory: Memory, prompt: list[int], ids: list[int], asr: Any) -> tuple[interventions.Run, Int[Array, "1 T"]]:
+def reading(
+    memory: Memory, prompt: list[int], ids: list[int], asr: Any
+) -> tuple[interventions.Run, Int[Array, "1 T"]]:
     """Prompt and text read again, and what comes next at every position; padded, so that texts of similar length share a program."""
     n, end = len(prompt) + len(ids), asr.tokenizer.special.eot
     width = min(-(-n // _BUCKET) * _BUCKET, asr.config.n_text_ctx)
@@ -200,7 +269,9 @@ def token_times(words: Sequence[Word]) -> Float[np.ndarray, "T 2"]:
     return np.asarray(times, float).reshape(-1, 2)
 
 
-def logit_table(tokenizer: Tokenizer, lens: Any, ids: Sequence[int], first: int, times: Float[np.ndarray, "T 2"]) -> LogitTable:
+def logit_table(
+    tokenizer: Tokenizer, lens: Any, ids: Sequence[int], first: int, times: Float[np.ndarray, "T 2"]
+) -> LogitTable:
     """The lens of one recording from position `first` on, where the first of `ids` is predicted."""
     here = slice(first, first + len(ids))
     top = np.asarray(lens.ids)[:, 0, here]
@@ -215,17 +286,25 @@ def logit_table(tokenizer: Tokenizer, lens: Any, ids: Sequence[int], first: int,
     )
 
 
-def _texts(tokenizer: Tokenizer, ids: Int[np.ndarray, "L T K"]) -> tuple[tuple[tuple[str, ...], ...], ...]:
-    return tuple(tuple(tuple(tokenizer.token_texts(candidates)) for candidates in layer) for layer in ids)
+def _texts(
+    tokenizer: Tokenizer, ids: Int[np.ndarray, "L T K"]
+) -> tuple[tuple[tuple[str, ...], ...], ...]:
+    return tuple(
+        tuple(tuple(tokenizer.token_texts(candidates)) for candidates in layer) for layer in ids
+    )
 
 
 def encoder_rows(lens: Any, final: str) -> tuple[EncoderRow, ...]:
     """One row a layer of the first recording, compared with the `final` text."""
     rows = []
-    for tokens, logprobs, lengths, texts in zip(lens.tokens, lens.logprobs, lens.lengths, lens.text):
+    for tokens, logprobs, lengths, texts in zip(
+        lens.tokens, lens.logprobs, lens.lengths, lens.text
+    ):
         n = int(lengths[0])
         mean = float(np.asarray(logprobs)[0].sum() / (n + 1))  # over the tokens and the end
         text, ids = texts[0].strip(), np.asarray(tokens)[0, :n].tolist()
-        kind = "loop" if is_loop(ids) else category(text, final, ids)  # the final text may be a loop itself: that is not correct
+        kind = (
+            "loop" if is_loop(ids) else category(text, final, ids)
+        )  # the final text may be a loop itself: that is not correct
         rows.append(EncoderRow(text, mean, kind))
     return tuple(rows)

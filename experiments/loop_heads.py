@@ -3,6 +3,7 @@
 `python -m experiments.loop_heads --out docs/results/loops`. Data: the robust loops of `recipes.jsonl` whose audio does not itself
 repeat, and clean clips with reference transcripts. Heads are ablated one at a time while the text is written (greedily, no timestamps).
 """
+
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +19,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def main(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for result.json and the figure.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for result.json and the figure.")
+    ],
     model: str = "tiny.en",
     new_tokens: Annotated[int, typer.Option(help="A loop shows within this many tokens.")] = 96,
     clean: Annotated[int, typer.Option(help="Clean clips whose word error rate is counted.")] = 20,
@@ -38,14 +41,26 @@ def main(
         runtime.start()
         asr = runtime.load(model)
     loops, speech, others = clips(clean)
-    found: dict[str, Any] = {"loops": [c["id"] for c in loops], "clean": [str(Path(*c.path.parts[-2:])) for c in speech], "ablations": {}}
+    found: dict[str, Any] = {
+        "loops": [c["id"] for c in loops],
+        "clean": [str(Path(*c.path.parts[-2:])) for c in speech],
+        "ablations": {},
+    }
     summaries = {}
     for kind in KINDS:
         edits = ablations(asr, kind, others)
-        with steps.bar(f"{kind} ablation: {len(loops)} loops, {len(speech)} clean clips") as progress:
-            looped, spoken = measure(asr, edits, loops, speech, new_tokens, kept and kept / "loop_heads" / kind, progress)
+        with steps.bar(
+            f"{kind} ablation: {len(loops)} loops, {len(speech)} clean clips"
+        ) as progress:
+            looped, spoken = measure(
+                asr, edits, loops, speech, new_tokens, kept and kept / "loop_heads" / kind, progress
+            )
         found["ablations"][kind], summaries[kind] = summary(looped, spoken)
-    config = {"new_tokens": new_tokens, "sites": SITES, "mean_over": [str(Path(*c.path.parts[-2:])) for c in others]}
+    config = {
+        "new_tokens": new_tokens,
+        "sites": SITES,
+        "mean_over": [str(Path(*c.path.parts[-2:])) for c in others],
+    }
     found |= {"provenance": provenance(model=runtime.weights(asr), config=config, seed=0)}
     write_json(out / "result.json", found)
     draw(summaries, out)
@@ -60,7 +75,9 @@ def clips(n_clean: int) -> tuple[list[dict[str, Any]], list[Any], list[Any]]:
     loops = [row for row in rows if row["robust"] and not row["audio_periodic"]]
     known = data.recordings(CLEAN, labelled=True)
     if not loops or not known:
-        raise FileNotFoundError("recipes.jsonl: found no recordings; set JAXASR_DATA to the folder of manifest.jsonl.")
+        raise FileNotFoundError(
+            "recipes.jsonl: found no recordings; set JAXASR_DATA to the folder of manifest.jsonl."
+        )
     chosen = data.spread(known, 2 * n_clean)
     return loops, chosen[:n_clean], chosen[n_clean:]
 
@@ -76,30 +93,52 @@ def ablations(asr: Any, kind: str, others: list[Any]) -> dict[str, Any]:
 
     if kind == "zero":
         return dict.fromkeys(SITES, interventions.Zero())
-    mels = np.stack([jaxasr.log_mel(jaxasr.load_audio(clip.path), asr.config.n_mels) for clip in others])
+    mels = np.stack(
+        [jaxasr.log_mel(jaxasr.load_audio(clip.path), asr.config.n_mels) for clip in others]
+    )
     memory, prompt = asr.model.encode(mels)[0], np.tile(asr.tokenizer.prompt("en"), (len(mels), 1))
-    said = jaxasr.generate(asr.model, memory, prompt, max_new_tokens=48, rules=rules_for(asr.tokenizer))
+    said = jaxasr.generate(
+        asr.model, memory, prompt, max_new_tokens=48, rules=rules_for(asr.tokenizer)
+    )
     tokens = np.concatenate([prompt, np.asarray(said.tokens)], 1)
     valid = np.arange(tokens.shape[1]) < prompt.shape[1] + np.asarray(said.lengths)[:, None]
     acts = asr.model.decode(tokens, memory, readout=jaxasr.select(*SITES))[1]
     return {site: mean(acts[site], site, valid) for site in SITES}
 
 
-def measure(asr: Any, edits: dict[str, Any], loops: list, speech: list, new_tokens: int, parts: Path | None, progress: Any) -> Any:
+def measure(
+    asr: Any,
+    edits: dict[str, Any],
+    loops: list,
+    speech: list,
+    new_tokens: int,
+    parts: Path | None,
+    progress: Any,
+) -> Any:
     """A Dataset of `sequence_sweep` with a further dimension of sites, of the loops; and one of clean speech."""
     import xarray as xr
 
     from experiments import data
 
     where = data.folder().parent
-    jobs = [("loops", site, [(where / c["path"], None) for c in part]) for site in SITES for part in _groups(loops)]
-    jobs += [("clean", site, [(c.path, c.transcript) for c in part]) for site in SITES for part in _groups(speech)]
+    jobs = [
+        ("loops", site, [(where / c["path"], None) for c in part])
+        for site in SITES
+        for part in _groups(loops)
+    ]
+    jobs += [
+        ("clean", site, [(c.path, c.transcript) for c in part])
+        for site in SITES
+        for part in _groups(speech)
+    ]
     done: dict[tuple[str, str], list[Any]] = {}
     for i, (name, site, clips) in enumerate(jobs):
         progress(i, len(jobs))
         key = _digest(asr, edits[site], site, clips, new_tokens)
         path = parts and parts / f"{name}-{key[:16]}.zarr"
-        done.setdefault((name, site), []).append(_kept(path, key, lambda s=site, c=clips: _sweep(asr, edits[s], s, c, new_tokens)))
+        done.setdefault((name, site), []).append(
+            _kept(path, key, lambda s=site, c=clips: _sweep(asr, edits[s], s, c, new_tokens))
+        )
     whole = {key: xr.concat(found, "example", data_vars="minimal") for key, found in done.items()}
     return tuple(_of_sites([whole[name, site] for site in SITES]) for name in ("loops", "clean"))
 
@@ -108,18 +147,28 @@ def _of_sites(found: list[Any]) -> Any:
     import xarray as xr
 
     cells = [name for name, values in found[0].items() if "layer" in values.dims]
-    return xr.concat(found, "site", data_vars=cells, compat="override", coords="minimal").assign_coords(site=list(SITES))
+    return xr.concat(
+        found, "site", data_vars=cells, compat="override", coords="minimal"
+    ).assign_coords(site=list(SITES))
 
 
 def _groups(items: list) -> list[list]:
     return [items[i : i + TOGETHER] for i in range(0, len(items), TOGETHER)]
 
 
-def _digest(asr: Any, edit: Any, site: str, clips: list[tuple[Path, str | None]], new_tokens: int) -> str:
+def _digest(
+    asr: Any, edit: Any, site: str, clips: list[tuple[Path, str | None]], new_tokens: int
+) -> str:
     from interventions.fingerprints import fingerprint
 
     named = [(str(path), text) for path, text in clips]
-    return fingerprint(model=(asr.checkpoint.sha256, asr.config), edit=edit, site=site, clips=named, new_tokens=new_tokens)
+    return fingerprint(
+        model=(asr.checkpoint.sha256, asr.config),
+        edit=edit,
+        site=site,
+        clips=named,
+        new_tokens=new_tokens,
+    )
 
 
 def _kept(path: Path | None, key: str, compute: Any) -> Any:
@@ -128,7 +177,9 @@ def _kept(path: Path | None, key: str, compute: Any) -> Any:
     return compute() if path is None else kept(path, key, compute)
 
 
-def _sweep(asr: Any, edit: Any, site: str, clips: list[tuple[Path, str | None]], new_tokens: int) -> Any:
+def _sweep(
+    asr: Any, edit: Any, site: str, clips: list[tuple[Path, str | None]], new_tokens: int
+) -> Any:
     """Every head of `site`; the last group is filled up so that it shares the others' program."""
     import interventions
     import jaxasr
@@ -136,8 +187,18 @@ def _sweep(asr: Any, edit: Any, site: str, clips: list[tuple[Path, str | None]],
     full = [*clips, *[clips[-1]] * (TOGETHER - len(clips))]
     audio, texts = [jaxasr.load_audio(path) for path, _ in full], [text for _, text in full]
     references = None if None in texts else texts
-    swept = interventions.head_map(asr, audio, site=site, edit=edit, max_new_tokens=new_tokens, references=references, language="en")
-    numbers = [name for name, values in swept.items() if values.dtype.kind in "fi"]  # no transcripts: not all may be passed on
+    swept = interventions.head_map(
+        asr,
+        audio,
+        site=site,
+        edit=edit,
+        max_new_tokens=new_tokens,
+        references=references,
+        language="en",
+    )
+    numbers = [
+        name for name, values in swept.items() if values.dtype.kind in "fi"
+    ]  # no transcripts: not all may be passed on
     return swept[numbers].isel(example=slice(len(clips)))
 
 
@@ -175,11 +236,24 @@ def draw(summaries: dict[str, tuple[Any, Any]], out: Path) -> None:
     for axes, (kind, (stopped, cost)) in zip(rows, summaries.items()):
         for i, site in enumerate(SITES):
             name = site.removeprefix("decoder.").removesuffix(".z")
-            shares = _head_map(axes[2 * i], stopped.sel(site=site), f"{name}, {kind}: loops stopped", 1.0)
-            costs = _head_map(axes[2 * i + 1], cost.sel(site=site), f"{name}, {kind}: ΔWER, clean", 0.5)
+            shares = _head_map(
+                axes[2 * i], stopped.sel(site=site), f"{name}, {kind}: loops stopped", 1.0
+            )
+            costs = _head_map(
+                axes[2 * i + 1], cost.sel(site=site), f"{name}, {kind}: ΔWER, clean", 0.5
+            )
         _trade(axes[4], stopped, cost, kind)
-    drawn.colorbar(shares, ax=list(rows[-1, :2]), location="bottom", label="share of loops stopped", shrink=0.5)
-    drawn.colorbar(costs, ax=list(rows[-1, 2:4]), location="bottom", label="ΔWER, clean speech", shrink=0.5, extend="both")
+    drawn.colorbar(
+        shares, ax=list(rows[-1, :2]), location="bottom", label="share of loops stopped", shrink=0.5
+    )
+    drawn.colorbar(
+        costs,
+        ax=list(rows[-1, 2:4]),
+        location="bottom",
+        label="ΔWER, clean speech",
+        shrink=0.5,
+        extend="both",
+    )
     maps.save(drawn, out / "heads.png")
 
 
@@ -195,16 +269,43 @@ def _head_map(axes: Any, summary: Any, title: str, limit: float) -> Any:
 def _trade(axes: Any, stopped: Any, cost: Any, kind: str) -> None:
     """Loops stopped against cost, with both intervals; heads that stop more than half are named."""
     for site, colour in zip(SITES, ("#b3470c", "#265591")):
-        x, y = cost.sel(site=site).stack(cell=("layer", "head")), stopped.sel(site=site).stack(cell=("layer", "head"))
+        x, y = (
+            cost.sel(site=site).stack(cell=("layer", "head")),
+            stopped.sel(site=site).stack(cell=("layer", "head")),
+        )
         spread = [[x["mean"] - x.low, x.high - x["mean"]], [y["mean"] - y.low, y.high - y["mean"]]]
-        style = {"fmt": "o", "markersize": 3.5, "color": colour, "ecolor": colour + "50", "elinewidth": 0.8}
-        axes.errorbar(x["mean"], y["mean"], xerr=_positive(spread[0]), yerr=_positive(spread[1]), label=site, **style)
+        style = {
+            "fmt": "o",
+            "markersize": 3.5,
+            "color": colour,
+            "ecolor": colour + "50",
+            "elinewidth": 0.8,
+        }
+        axes.errorbar(
+            x["mean"],
+            y["mean"],
+            xerr=_positive(spread[0]),
+            yerr=_positive(spread[1]),
+            label=site,
+            **style,
+        )
         for cell, across, up in zip(y.cell.values, x["mean"].values, y["mean"].values):
             if up > 0.5:
-                axes.annotate(f"{cell[0]}.{cell[1]}", (across, up), textcoords="offset points", xytext=(4, 4), fontsize=7.5)
+                axes.annotate(
+                    f"{cell[0]}.{cell[1]}",
+                    (across, up),
+                    textcoords="offset points",
+                    xytext=(4, 4),
+                    fontsize=7.5,
+                )
     axes.set_xscale("symlog", linthresh=0.05)
     axes.set_xticks([0, 0.05, 0.2, 1], ["0", "0.05", "0.2", "1"], minor=False)
-    axes.set(xlabel="ΔWER, clean speech", ylabel="share of loops stopped", ylim=(-0.03, 1.03), xlim=(-0.02, 3))
+    axes.set(
+        xlabel="ΔWER, clean speech",
+        ylabel="share of loops stopped",
+        ylim=(-0.03, 1.03),
+        xlim=(-0.02, 3),
+    )
     axes.set_title(f"{kind} ablation of one head", fontsize=8.5)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=7, loc="lower right")

@@ -1,4 +1,5 @@
 """Pictures of a grid of cells, as a paper would print them: maps, maps over the spectrogram, dose curves. Work without a display."""
+
 import itertools
 import os
 from collections.abc import Sequence
@@ -14,7 +15,13 @@ from interventions.results import summarize
 
 COLOURS = "RdBu_r"  # diverging, white at 0
 _ACROSS = ("time", "position", "head", "layer")  # which dimension runs along x, the first there is
-_NAMES = {"time": "time (s)", "position": "token", "head": "head", "layer": "layer", "alpha": "strength α"}
+_NAMES = {
+    "time": "time (s)",
+    "position": "token",
+    "head": "head",
+    "layer": "layer",
+    "alpha": "strength α",
+}
 _SURPRISING = 0.05
 Word = tuple[str, float, float]  # text, start and end in seconds
 
@@ -45,8 +52,12 @@ def plot(
     """
     summary, variable = _summarised(result, variable)
     if variable not in summary or "example" in summary[variable].dims or not summary[variable].dims:
-        cells = [name for name, values in summary.items() if values.dims and "example" not in values.dims]
-        raise ValueError(f"variable: expected one of {', '.join(map(str, cells))}, got {variable!r}.")
+        cells = [
+            name for name, values in summary.items() if values.dims and "example" not in values.dims
+        ]
+        raise ValueError(
+            f"variable: expected one of {', '.join(map(str, cells))}, got {variable!r}."
+        )
     label = label or _label(summary, variable)
     if "alpha" in summary[variable].dims:
         return _curves(summary, variable, label)
@@ -64,7 +75,9 @@ def _summarised(result: xr.Dataset | xr.DataArray, variable: str | None) -> tupl
 
 def _label(summary: xr.Dataset, variable: str) -> str:
     metric = summary.attrs.get("metric", "metric")
-    return {"mean": f"change of {metric}", "mean_recovery": f"recovery of {metric}"}.get(variable, variable)
+    return {"mean": f"change of {metric}", "mean_recovery": f"recovery of {metric}"}.get(
+        variable, variable
+    )
 
 
 def figure(width: float, height: float) -> Any:
@@ -89,9 +102,23 @@ def _curves(summary: xr.Dataset, variable: str, label: str) -> Any:
         at = dict(zip(rest, cell))
         colour = matplotlib.colormaps["viridis"](i / max(len(cells) - 1, 1) * 0.9)
         name = ", ".join(f"{dim} {values[dim].values[k]}" for dim, k in at.items())
-        axes.plot(values.alpha, values.isel(at), color=colour, label=name if len(cells) <= 12 else None, marker="o", markersize=3)
+        axes.plot(
+            values.alpha,
+            values.isel(at),
+            color=colour,
+            label=name if len(cells) <= 12 else None,
+            marker="o",
+            markersize=3,
+        )
         if variable == "mean" and "low" in summary:
-            axes.fill_between(values.alpha, summary.low.isel(at), summary.high.isel(at), color=colour, alpha=0.15, linewidth=0)
+            axes.fill_between(
+                values.alpha,
+                summary.low.isel(at),
+                summary.high.isel(at),
+                color=colour,
+                alpha=0.15,
+                linewidth=0,
+            )
     axes.axhline(0, color="0.6", linewidth=0.8, zorder=0)
     axes.set(xlabel=_NAMES["alpha"], ylabel=label, title=summary.attrs.get("site", ""))
     axes.spines[["top", "right"]].set_visible(False)
@@ -100,49 +127,95 @@ def _curves(summary: xr.Dataset, variable: str, label: str) -> Any:
     return drawn
 
 
-def _maps(summary: xr.Dataset, variable: str, label: str, mel: Any, words: Sequence[Word], limit: float | None) -> Any:
+def _maps(
+    summary: xr.Dataset,
+    variable: str,
+    label: str,
+    mel: Any,
+    words: Sequence[Word],
+    limit: float | None,
+) -> Any:
     values = summary[variable]
     across = next(dim for dim in (*_ACROSS, *values.dims) if dim in values.dims)
-    down = next((dim for dim in ("layer", "head", *values.dims) if dim in values.dims and dim != across), None)
+    down = next(
+        (dim for dim in ("layer", "head", *values.dims) if dim in values.dims and dim != across),
+        None,
+    )
     others = [dim for dim in values.dims if dim not in (across, down)]
-    panels = [dict(zip(others, cell)) for cell in itertools.product(*(range(values.sizes[dim]) for dim in others))]
+    panels = [
+        dict(zip(others, cell))
+        for cell in itertools.product(*(range(values.sizes[dim]) for dim in others))
+    ]
     over_sound = across == "time" and mel is not None
     n_rows, n_columns = values.sizes[down] if down else 1, values.sizes[across]
-    height, width = max(1.2, 0.26 * n_rows + 0.5), min(12.0, max(3.6, (0.42 if across != "time" else 0.3) * n_columns + 1.2))
+    height, width = (
+        max(1.2, 0.26 * n_rows + 0.5),
+        min(12.0, max(3.6, (0.42 if across != "time" else 0.3) * n_columns + 1.2)),
+    )
     width = max(width, 7.5) if over_sound else width  # room for the words
-    drawn = figure(width + 0.9, height * len(panels) + (1.4 if over_sound else 0.5) + (0.5 if across == "position" else 0))
+    drawn = figure(
+        width + 0.9,
+        height * len(panels) + (1.4 if over_sound else 0.5) + (0.5 if across == "position" else 0),
+    )
     ratios = [1.1, *[height] * len(panels)] if over_sound else [height] * len(panels)
-    rows = drawn.subplots(len(ratios), 1, squeeze=False, sharex=over_sound, height_ratios=ratios)[:, 0]
+    rows = drawn.subplots(len(ratios), 1, squeeze=False, sharex=over_sound, height_ratios=ratios)[
+        :, 0
+    ]
     if over_sound:
         _spectrogram(rows[0], mel, words)
     limit = limit or float(np.nanmax(np.abs(values.values), initial=0)) or 1.0
     for axes, panel in zip(rows[over_sound:], panels):
-        image = draw_map(axes, summary.isel(panel), variable, across, down, limit, words if over_sound else ())
-        axes.set_title("  ".join(f"{dim} {values[dim].values[k]}" for dim, k in panel.items()), fontsize=9, loc="left")
+        image = draw_map(
+            axes, summary.isel(panel), variable, across, down, limit, words if over_sound else ()
+        )
+        axes.set_title(
+            "  ".join(f"{dim} {values[dim].values[k]}" for dim, k in panel.items()),
+            fontsize=9,
+            loc="left",
+        )
     rows[-1].set_xlabel(_NAMES.get(str(across), across))
-    drawn.colorbar(image, ax=list(rows[over_sound:]), label=label, shrink=0.9 if len(panels) < 3 else 0.4)
+    drawn.colorbar(
+        image, ax=list(rows[over_sound:]), label=label, shrink=0.9 if len(panels) < 3 else 0.4
+    )
     if site := summary.attrs.get("site"):
         drawn.suptitle(site, fontsize=10)
     return drawn
 
 
 def draw_map(
-    axes: Any, summary: xr.Dataset, variable: str, across: str, down: str | None, limit: float, words: Sequence[Word] = ()
+    axes: Any,
+    summary: xr.Dataset,
+    variable: str,
+    across: str,
+    down: str | None,
+    limit: float,
+    words: Sequence[Word] = (),
 ) -> Any:
     """One map on `axes`, dimension `down` by dimension `across`, coloured from -limit to limit; returns the mappable."""
     values = summary[variable].transpose(*([down] if down else []), across)
     grid = np.atleast_2d(values.values)
     edges = _edges(summary, across)
-    image = axes.pcolormesh(edges, np.arange(len(grid) + 1) - 0.5, grid, cmap=COLOURS, vmin=-limit, vmax=limit)
+    image = axes.pcolormesh(
+        edges, np.arange(len(grid) + 1) - 0.5, grid, cmap=COLOURS, vmin=-limit, vmax=limit
+    )
     axes.invert_yaxis()
     axes.set_yticks(range(len(grid)), values[down].values if down else [""])
     axes.set_ylabel(down or "")
     if across != "time":
         _ticks(axes, summary, across)
     if "p_any" in summary:
-        marked = np.argwhere(np.atleast_2d(summary.p_any.transpose(*values.dims).values) < _SURPRISING)
+        marked = np.argwhere(
+            np.atleast_2d(summary.p_any.transpose(*values.dims).values) < _SURPRISING
+        )
         centres = (edges[1:] + edges[:-1]) / 2
-        axes.plot(centres[marked[:, 1]], marked[:, 0], "o", color="black", markersize=2.5, linestyle="none")
+        axes.plot(
+            centres[marked[:, 1]],
+            marked[:, 0],
+            "o",
+            color="black",
+            markersize=2.5,
+            linestyle="none",
+        )
     for _, start, _ in words:
         axes.axvline(start, color="0.35", linewidth=0.5)
     axes.set_xlim(edges[0], edges[-1])
@@ -168,12 +241,26 @@ def _ticks(axes: Any, summary: xr.Dataset, across: str) -> None:
 
 
 def _spectrogram(axes: Any, mel: Float[np.ndarray, "M F"], words: Sequence[Word]) -> None:
-    axes.imshow(mel, origin="lower", aspect="auto", cmap="Greys", extent=(0, mel.shape[1] / 100, 0, len(mel)), vmin=mel.max() - 1.5)
+    axes.imshow(
+        mel,
+        origin="lower",
+        aspect="auto",
+        cmap="Greys",
+        extent=(0, mel.shape[1] / 100, 0, len(mel)),
+        vmin=mel.max() - 1.5,
+    )
     axes.set(yticks=[], ylabel="mel")
     for text, start, end in words:
         axes.axvline(start, color="0.35", linewidth=0.5)
         slanted = 45 if len(words) > 12 else 0
-        axes.text((start + end) / 2, len(mel) * 1.04, drawable(text.strip()), ha="center", fontsize=6.5, rotation=slanted)
+        axes.text(
+            (start + end) / 2,
+            len(mel) * 1.04,
+            drawable(text.strip()),
+            ha="center",
+            fontsize=6.5,
+            rotation=slanted,
+        )
 
 
 def save(drawn: Any, path: str | os.PathLike) -> Path:
@@ -189,7 +276,14 @@ def save(drawn: Any, path: str | os.PathLike) -> Path:
     path = Path(path)
     kind = path.suffix[1:].lower()
     if kind not in FORMATS:
-        raise ValueError(f"path: expected a name that ends in .{', .'.join(FORMATS)}, got {path.name!r}.")
-    with replacing(path) as temporary, matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "jaxasr"}):
-        drawn.savefig(temporary, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
+        raise ValueError(
+            f"path: expected a name that ends in .{', .'.join(FORMATS)}, got {path.name!r}."
+        )
+    with (
+        replacing(path) as temporary,
+        matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "jaxasr"}),
+    ):
+        drawn.savefig(
+            temporary, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None
+        )
     return path

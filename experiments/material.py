@@ -1,4 +1,5 @@
 """Recordings that studies of hallucination listen to: those that make a model loop, clean speech, and what is no speech."""
+
 import dataclasses
 import functools
 from collections.abc import Iterable
@@ -23,16 +24,27 @@ _KEEPS_WORDS = {"load", "mix", "mixnoise", "speed", "lowpass", "highpass", "clip
 _PLAIN = (None, "read", "TTS")  # kinds of speech that are neither acted, nor spelled, nor digits
 
 
-def clean(corpus: Corpus, asr: Any, n: int, max_new_tokens: int = 224, at_least_s: float = 2.0) -> list[Utterance]:
+def clean(
+    corpus: Corpus, asr: Any, n: int, max_new_tokens: int = 224, at_least_s: float = 2.0
+) -> list[Utterance]:
     """`n` recordings of plain English sentences with transcripts that can be written within `max_new_tokens`, evenly over the sets."""
     known = spoken(corpus, len(corpus), heard(asr, ["en"]), labelled=True, at_least_s=at_least_s)
-    return spread([one for one in known if _is_clean(one) and _fits(one, asr, max_new_tokens)], n, lambda one: one.label("set"))
+    return spread(
+        [one for one in known if _is_clean(one) and _fits(one, asr, max_new_tokens)],
+        n,
+        lambda one: one.label("set"),
+    )
 
 
 def _is_clean(one: Utterance) -> bool:
     """No sentence with a word that does not fit, none in noise: of such twins only the name of the set says what they are."""
     noisy = str(one.label("set")).endswith("noisy")
-    return one.label("speech_kind") in _PLAIN and not one.label("target") and not noisy and _is_sentence(one.transcript)
+    return (
+        one.label("speech_kind") in _PLAIN
+        and not one.label("target")
+        and not noisy
+        and _is_sentence(one.transcript)
+    )
 
 
 def _is_sentence(transcript: str) -> bool:
@@ -43,7 +55,10 @@ def _is_sentence(transcript: str) -> bool:
 
 def _fits(one: Utterance, asr: Any, max_new_tokens: int) -> bool:
     """A window holds the recording, the tokens its text, with room for a fourth more and the end."""
-    return float(one.label("duration_s") or 0) <= WINDOW_S and 1.25 * len(asr.tokenizer.encode(one.transcript)) + 1 <= max_new_tokens
+    return (
+        float(one.label("duration_s") or 0) <= WINDOW_S
+        and 1.25 * len(asr.tokenizer.encode(one.transcript)) + 1 <= max_new_tokens
+    )
 
 
 def nonspeech(corpus: Corpus, n: int) -> list[Utterance]:
@@ -58,13 +73,24 @@ def _silent(one: Utterance) -> bool:
 
 def noises(n: int, seconds: float = 5.0) -> list[Utterance]:
     """Stationary noise, each a seed: power falls with the 0th, 1st and 2nd power of the frequency in turn, loud and soft."""
-    names = [(place, ("white", "pink", "brown")[place % 3], (0.1, 0.01)[place // 3 % 2]) for place in range(n)]
-    return [_noise(f"{colour}-{level}-{seed}", seed, colour, level, seconds) for seed, colour, level in names]
+    names = [
+        (place, ("white", "pink", "brown")[place % 3], (0.1, 0.01)[place // 3 % 2])
+        for place in range(n)
+    ]
+    return [
+        _noise(f"{colour}-{level}-{seed}", seed, colour, level, seconds)
+        for seed, colour, level in names
+    ]
 
 
 def _noise(name: str, seed: int, colour: str, level: float, seconds: float) -> Utterance:
     labels = {"set": "noise", "noise_class": colour, "duration_s": seconds}
-    return Utterance(name, Path(name), labels=labels, read=functools.partial(coloured, seed, colour, level, seconds))
+    return Utterance(
+        name,
+        Path(name),
+        labels=labels,
+        read=functools.partial(coloured, seed, colour, level, seconds),
+    )
 
 
 def coloured(seed: int, colour: str, level: float, seconds: float) -> Float[np.ndarray, "n"]:
@@ -76,7 +102,9 @@ def coloured(seed: int, colour: str, level: float, seconds: float) -> Float[np.n
     return (drawn * level / np.sqrt((drawn**2).mean())).astype(np.float32)
 
 
-def loops(asr: Any, corpus: Corpus, n: int, tries: int, keep: Keep, max_new_tokens: int) -> list[Utterance]:
+def loops(
+    asr: Any, corpus: Corpus, n: int, tries: int, keep: Keep, max_new_tokens: int
+) -> list[Utterance]:
     """The first `n` recordings that make the model repeat itself, of at most `tries`. Where the words are known although it is a
     made-up trigger, they are its transcript. Left out: recordings that are known to repeat themselves, so that repeating is right."""
     found: list[Utterance] = []
@@ -84,7 +112,9 @@ def loops(asr: Any, corpus: Corpus, n: int, tries: int, keep: Keep, max_new_toke
     with keep.steps.bar("search for loops") as progress:
         for place, one in enumerate(candidates):
             progress(place, len(candidates))
-            if keep(f"mined {one.id}", lambda one=one: heard_as(asr, one, max_new_tokens))["repetitive"]:
+            if keep(f"mined {one.id}", lambda one=one: heard_as(asr, one, max_new_tokens))[
+                "repetitive"
+            ]:
                 found.append(one)
             if len(found) == n:
                 break
@@ -95,26 +125,47 @@ def loops(asr: Any, corpus: Corpus, n: int, tries: int, keep: Keep, max_new_toke
 def heard_as(asr: Any, one: Utterance, max_new_tokens: int) -> Arrays:
     """The numbers of `transcripts.repetition` of what the model writes, greedily and without timestamps."""
     memory, _ = asr.model.encode(jaxasr.log_mel(first_window(one), asr.config.n_mels)[None])
-    prompt, end = np.asarray([asr.tokenizer.prompt(language(one) or "en")]), asr.tokenizer.special.eot
-    out = jaxasr.generate(asr.model, memory, prompt, max_new_tokens=max_new_tokens, rules=rules_for(asr.tokenizer), eot=end)
+    prompt, end = (
+        np.asarray([asr.tokenizer.prompt(language(one) or "en")]),
+        asr.tokenizer.special.eot,
+    )
+    out = jaxasr.generate(
+        asr.model,
+        memory,
+        prompt,
+        max_new_tokens=max_new_tokens,
+        rules=rules_for(asr.tokenizer),
+        eot=end,
+    )
     ids = np.asarray(out.tokens)[0, : int(out.lengths[0])]
-    return {name: np.asarray(value) for name, value in repetition(ids, asr.tokenizer.decode(ids)).items()}
+    return {
+        name: np.asarray(value)
+        for name, value in repetition(ids, asr.tokenizer.decode(ids)).items()
+    }
 
 
 def _candidates(corpus: Corpus) -> list[Utterance]:
     """What is meant to loop, those with words and those without in turn; then everything else."""
     made = {str(row["path"]): row for row in _recipes(corpus)}
     words = {one.id: one.transcript for one in corpus.utterances}
-    known = [_with_words(one, made.get(one.id), words) for one in corpus.utterances if not made.get(one.id, {}).get("audio_periodic")]
+    known = [
+        _with_words(one, made.get(one.id), words)
+        for one in corpus.utterances
+        if not made.get(one.id, {}).get("audio_periodic")
+    ]
     meant = [one for one in known if made.get(one.id, {}).get("group") == "loop"]
     others = [one for one in known if one.id not in made]
-    return spread(meant, len(meant), lambda one: bool(one.transcript)) + spread(others, len(others), lambda one: one.label("set"))
+    return spread(meant, len(meant), lambda one: bool(one.transcript)) + spread(
+        others, len(others), lambda one: one.label("set")
+    )
 
 
 def _recipes(corpus: Corpus) -> Iterable[dict[str, Any]]:
     """How the triggers of the data folder were made, if that is the corpus."""
     where = data.folder()
-    ours = where is not None and any(one.path.is_relative_to(where) for one in corpus.utterances[:1])
+    ours = where is not None and any(
+        one.path.is_relative_to(where) for one in corpus.utterances[:1]
+    )
     return [row for row in data.rows("recipes") if row.get("path")] if ours else []
 
 
@@ -122,6 +173,9 @@ def _with_words(one: Utterance, recipe: dict[str, Any] | None, words: dict[str, 
     if recipe is None or one.transcript:
         return one
     ops = recipe["ops"]
-    whole = all(op["op"] in _KEEPS_WORDS and not (op["op"] == "load" and (op.get("start") or op.get("end"))) for op in ops)
+    whole = all(
+        op["op"] in _KEEPS_WORDS and not (op["op"] == "load" and (op.get("start") or op.get("end")))
+        for op in ops
+    )
     known = words.get(ops[0].get("path", ""), "") if whole and ops[0]["op"] == "load" else ""
     return dataclasses.replace(one, transcript=known)

@@ -2,6 +2,7 @@
 
 Axis letters: L layers, T tokens, K candidates, M mel bins, F mel frames.
 """
+
 import base64
 import dataclasses
 import hashlib
@@ -83,7 +84,8 @@ class Signs:
             f"Loop: “{self.loop}” {self.times} times in a row.": self.times > 0,
             "Cut off: the text reached the largest number of tokens without an end.": not self.ended,
             f"No speech: {silence}. By Whisper’s thresholds this is silence; jaxasr transcribe leaves it out.": self.silent,
-            f"Silent recording: the largest sample is {self.peak:.1g} of full scale.": self.peak < _INAUDIBLE,
+            f"Silent recording: the largest sample is {self.peak:.1g} of full scale.": self.peak
+            < _INAUDIBLE,
             repetition: self.compression_ratio > 2.4,
         }
         return [line for line, applies in found.items() if applies]
@@ -116,24 +118,32 @@ def render(page: LensPage, name: str = "lens.html", **more: Any) -> str:
     All text is escaped; a content security policy forbids every load and every script but the page's own.
     """
     script = template("lens.js")
-    columns = _columns(page.logit.tokens, [_column_px(page.logit, t) for t in range(len(page.logit.tokens))])
-    return environment().get_template(name).render(
-        **more,
-        page=page,
-        policy=_policy(script),
-        style=template("lens.css"),
-        script=script,
-        audio=audio_uri(page.audio),
-        mel=mel_uri(page.mel),
-        columns=columns,
-        links=_links(page.logit, columns, page.seconds),
-        width=_width(columns),
-        seconds_ticks=range(math.floor(page.seconds) + 1),
-        rows=_rows(page.logit),
-        data=plain({**_cells(page.logit), "seconds": page.seconds}),
-        provenance=flat(page.provenance),
-        shades=SHADES,
-        mean_saturation=float(np.mean(page.logit.saturation)) if len(page.logit.tokens) else math.nan,
+    columns = _columns(
+        page.logit.tokens, [_column_px(page.logit, t) for t in range(len(page.logit.tokens))]
+    )
+    return (
+        environment()
+        .get_template(name)
+        .render(
+            **more,
+            page=page,
+            policy=_policy(script),
+            style=template("lens.css"),
+            script=script,
+            audio=audio_uri(page.audio),
+            mel=mel_uri(page.mel),
+            columns=columns,
+            links=_links(page.logit, columns, page.seconds),
+            width=_width(columns),
+            seconds_ticks=range(math.floor(page.seconds) + 1),
+            rows=_rows(page.logit),
+            data=plain({**_cells(page.logit), "seconds": page.seconds}),
+            provenance=flat(page.provenance),
+            shades=SHADES,
+            mean_saturation=float(np.mean(page.logit.saturation))
+            if len(page.logit.tokens)
+            else math.nan,
+        )
     )
 
 
@@ -158,23 +168,38 @@ def summary(page: LensPage) -> dict[str, Any]:
 def _columns(tokens: tuple[str, ...], widths: list[int]) -> list[dict[str, Any]]:
     """Per token: its text and the place of its column, in pixels from the left edge of the first one."""
     lefts = itertools.accumulate(widths, initial=0)
-    return [{"token": token, "left": left, "width": width} for token, left, width in zip(tokens, lefts, widths)]
+    return [
+        {"token": token, "left": left, "width": width}
+        for token, left, width in zip(tokens, lefts, widths)
+    ]
 
 
-def _links(table: LogitTable, columns: list[dict[str, Any]], seconds: float) -> list[dict[str, Any]]:
+def _links(
+    table: LogitTable, columns: list[dict[str, Any]], seconds: float
+) -> list[dict[str, Any]]:
     """Per run of tokens said at one time (a word): those tokens, and from where on the spectrogram to which columns, in pixels."""
     scale = _width(columns) / seconds
     links = []
-    for (start, end), run in itertools.groupby(range(len(columns)), key=lambda t: tuple(table.times[t])):
+    for (start, end), run in itertools.groupby(
+        range(len(columns)), key=lambda t: tuple(table.times[t])
+    ):
         if math.isfinite(start) and math.isfinite(end):
             tokens = list(run)
             right = columns[tokens[-1]]["left"] + columns[tokens[-1]]["width"]
-            links.append({"tokens": tokens, "span": (start * scale, end * scale), "columns": (columns[tokens[0]]["left"] + 1, right - 1)})
+            links.append(
+                {
+                    "tokens": tokens,
+                    "span": (start * scale, end * scale),
+                    "columns": (columns[tokens[0]]["left"] + 1, right - 1),
+                }
+            )
     return links
 
 
 def _column_px(table: LogitTable, t: int) -> int:
-    longest = max(len(table.tokens[t]), *(min(len(layer[t][0]), _LONG) for layer in table.candidates), 0)
+    longest = max(
+        len(table.tokens[t]), *(min(len(layer[t][0]), _LONG) for layer in table.candidates), 0
+    )
     return round(min(max(longest * _CHAR_PX + _PAD_PX, _MIN_PX), _MAX_PX))
 
 
@@ -186,7 +211,12 @@ def _rows(table: LogitTable) -> list[list[dict[str, Any]]]:
     """Cells as the table shows them: top candidate, its shade, and whether the token saturates here."""
     return [
         [
-            {"text": tops[0], "shade": _shade(logprobs[0]), "saturated": layer == saturation, "final": rank == 0}
+            {
+                "text": tops[0],
+                "shade": _shade(logprobs[0]),
+                "saturated": layer == saturation,
+                "final": rank == 0,
+            }
             for tops, logprobs, saturation, rank in zip(*cells, table.saturation, table.rank[layer])
         ]
         for layer, cells in enumerate(zip(table.candidates, table.logprobs))
@@ -203,14 +233,25 @@ def _cells(table: LogitTable) -> dict[str, Any]:
     percent = np.round(100 * np.exp(np.asarray(table.logprobs, float)), 2)
     own = np.round(100 * np.exp(np.asarray(table.logprob, float)), 4)
     times = np.round(np.asarray(table.times, float), 3)
-    return {"tokens": table.tokens, "times": times, "top": table.candidates, "percent": percent, "rank": table.rank, "own": own}
+    return {
+        "tokens": table.tokens,
+        "times": times,
+        "top": table.candidates,
+        "percent": percent,
+        "rank": table.rank,
+        "own": own,
+    }
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Nested provenance as rows of (dotted key, text)."""
     rows = []
     for key, value in values.items():
-        rows += flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", str(value))]
+        rows += (
+            flat(value, f"{prefix}{key}.")
+            if isinstance(value, dict)
+            else [(f"{prefix}{key}", str(value))]
+        )
     return rows
 
 
@@ -228,7 +269,12 @@ def environment() -> Any:
     """Jinja with these templates: everything is escaped, and what is not defined is an error."""
     import jinja2
 
-    settings = {"autoescape": True, "undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    settings = {
+        "autoescape": True,
+        "undefined": jinja2.StrictUndefined,
+        "trim_blocks": True,
+        "lstrip_blocks": True,
+    }
     made = jinja2.Environment(loader=jinja2.FunctionLoader(template), **settings)
     made.filters["shown"] = _shown
     return made

@@ -1,4 +1,5 @@
 """What a patching experiment found, as files: labelled arrays, numbers, a figure and a page; and as a few lines for a terminal."""
+
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,7 +10,15 @@ import xarray as xr
 
 from experiments import maps
 from experiments.embed import audio_uri, png_uri
-from experiments.files import only_writer, plain, printable, staging, to_json, write_json, write_text
+from experiments.files import (
+    only_writer,
+    plain,
+    printable,
+    staging,
+    to_json,
+    write_json,
+    write_text,
+)
 from experiments.page import environment, flat, template
 from experiments.results import save_result
 from interventions.results import summarize
@@ -27,15 +36,28 @@ def write(
     record: writes what made the files into the folder that will replace them.
     facts: rows of the page's table; sounds: recordings that it plays, by name, 16 kHz; mel: of the first, for maps over time.
     """
-    summary = summarize(result, metric, tokenizer=tokenizer) if isinstance(result, xr.Dataset) else summarize(result, tokenizer=tokenizer)
+    summary = (
+        summarize(result, metric, tokenizer=tokenizer)
+        if isinstance(result, xr.Dataset)
+        else summarize(result, tokenizer=tokenizer)
+    )
     texts = result[["text", "baseline_text"]] if isinstance(result, xr.Dataset) else xr.Dataset()
-    drawn = maps.plot(summary, mel=mel if "time" in summary.dims else None, words=words, label=f"change of {metric}")
+    drawn = maps.plot(
+        summary,
+        mel=mel if "time" in summary.dims else None,
+        words=words,
+        label=f"change of {metric}",
+    )
     found = facts | {"metric": metric, "cells": largest(summary, texts), "provenance": provenance}
     found["n_examples"] = summary.attrs["n_examples"]
     found |= {name: summary[name].values for name in ("baseline", "source") if name in summary}
     found = plain(found | {"summary": _values(summary)})
     with only_writer(out), staging(out) as new:
-        save_result(summary.merge(texts, combine_attrs="override"), new / "result.zarr", provenance=provenance)
+        save_result(
+            summary.merge(texts, combine_attrs="override"),
+            new / "result.zarr",
+            provenance=provenance,
+        )
         png, _ = (maps.save(drawn, new / f"figure.{kind}") for kind in ("png", "svg"))
         write_json(new / "result.json", found)
         write_text(new / "index.html", render(found, png.read_bytes(), sounds))
@@ -50,7 +72,11 @@ def largest(summary: xr.Dataset, texts: xr.Dataset, n: int = SHOWN) -> list[dict
     rows = []
     for flat_index in order:
         at = dict(zip(change.dims, map(int, np.unravel_index(flat_index, change.shape))))
-        numbers = {name: float(summary[name].isel(at)) for name in ("mean", "low", "high", "p_any", "mean_recovery") if name in summary}
+        numbers = {
+            name: float(summary[name].isel(at))
+            for name in ("mean", "low", "high", "p_any", "mean_recovery")
+            if name in summary
+        }
         text = str(texts["text"].isel(at).values.ravel()[0]) if texts else ""
         rows.append({"place": _place(summary, at), **numbers, "text": text})
     return rows
@@ -63,7 +89,9 @@ def _place(summary: xr.Dataset, at: dict[str, int]) -> str:
         value = summary[dim].values[i]
         if dim == "time":
             parts.append(f"{value:g} to {value + summary.attrs['window_s']:g} s")
-        elif dim == "position" and "token" in summary.coords and summary.token.dims == ("position",):
+        elif (
+            dim == "position" and "token" in summary.coords and summary.token.dims == ("position",)
+        ):
             parts.append(f"position {value} ({str(summary.token.values[i])!r})")
         else:
             parts.append(f"{'α' if dim == 'alpha' else dim} {value:g}")
@@ -73,19 +101,27 @@ def _place(summary: xr.Dataset, at: dict[str, int]) -> str:
 def _values(summary: xr.Dataset) -> dict[str, Any]:
     dims = list(summary["mean"].dims)
     named = itertools.chain(dims, ("token",) if "token" in summary.coords else ())
-    return {"dims": dims, "coords": {name: summary[name].values for name in named}, "mean": summary["mean"].values}
+    return {
+        "dims": dims,
+        "coords": {name: summary[name].values for name in named},
+        "mean": summary["mean"].values,
+    }
 
 
 def render(found: dict[str, Any], png: bytes, sounds: dict[str, np.ndarray]) -> str:
     """The page: it opens from disk, loads nothing and runs no script. All text is escaped."""
-    return environment().get_template("patch.html").render(
-        found=found,
-        figure=png_uri(png),
-        sounds={name: audio_uri(sound) for name, sound in sounds.items()},
-        policy=POLICY,
-        style=template("lens.css") + template("study.css"),
-        provenance=flat(found["provenance"]),
-        has_text=any(cell["text"] for cell in found["cells"]),
+    return (
+        environment()
+        .get_template("patch.html")
+        .render(
+            found=found,
+            figure=png_uri(png),
+            sounds={name: audio_uri(sound) for name, sound in sounds.items()},
+            policy=POLICY,
+            style=template("lens.css") + template("study.css"),
+            provenance=flat(found["provenance"]),
+            has_text=any(cell["text"] for cell in found["cells"]),
+        )
     )
 
 

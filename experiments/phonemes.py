@@ -1,4 +1,5 @@
 """Phonemes of words, by espeak-ng: the extra `phonemes` (phonemizer and espeakng-loader, under the GPL), used where it is installed."""
+
 import functools
 import importlib.util
 from collections.abc import Sequence
@@ -7,7 +8,11 @@ from typing import Any
 import jiwer
 
 MISSING = "espeak-ng is not installed: pip install jaxasr[phonemes]"
-_VOICES = {"en": "en-us", "fr": "fr-fr", "zh": "cmn"}  # espeak-ng's names where they are not the code
+_VOICES = {
+    "en": "en-us",
+    "fr": "fr-fr",
+    "zh": "cmn",
+}  # espeak-ng's names where they are not the code
 _UNREAD = frozenset({"ja"})  # espeak-ng spells Chinese characters out in English here
 
 Phonemes = tuple[str, ...]
@@ -28,7 +33,9 @@ def phonemes(texts: Sequence[str], language: str) -> list[Phonemes]:
         return [()] * len(texts)
     from phonemizer.separator import Separator
 
-    said = backend.phonemize(list(texts), separator=Separator(phone=" ", word="|", syllable=""), strip=True)
+    said = backend.phonemize(
+        list(texts), separator=Separator(phone=" ", word="|", syllable=""), strip=True
+    )
     return [tuple(one.replace("|", " ").split()) for one in said]
 
 

@@ -1,4 +1,5 @@
 """Questions put to every layer by probes, row by row: what a fold that had not seen the row said of it, and what that is worth."""
+
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -20,8 +21,13 @@ Text = Shaped[np.ndarray, "N"]
 class Probing(Settings):
     """Settings of every study that fits probes."""
 
-    penalty: float = choice(10.0, "λ/2 ‖W‖² of standardised features; set beforehand, nothing is tuned on what is tested")
-    folds: int = choice(5, "instead of one split 70/30: every row is tested once, and nobody is on both sides")
+    penalty: float = choice(
+        10.0,
+        "λ/2 ‖W‖² of standardised features; set beforehand, nothing is tuned on what is tested",
+    )
+    folds: int = choice(
+        5, "instead of one split 70/30: every row is tested once, and nobody is on both sides"
+    )
     splits: int = choice(3, "ways to make the folds; the answers are averaged")
 
 
@@ -45,14 +51,24 @@ def ask(
     probability of the last class; `shuffled`, as `right` when the labels were permuted over rows, or within `blocks` of them. `layer`
     names layers and floors, `depth` is 0 to 1, NaN for a floor. Raises Unasked for one class, and for a class with fewer than two groups.
     """
-    labels, groups = (categories(x, len(labels), name).astype(str) for x, name in ((labels, "labels"), (groups, "groups")))
+    labels, groups = (
+        categories(x, len(labels), name).astype(str)
+        for x, name in ((labels, "labels"), (groups, "groups"))
+    )
     floors = floors or {}
     folds = _folds(question, labels, groups, config)
     X = _together(floors, layers)
-    shared = {"penalties": (config.penalty,), "folds": folds, "seeds": [config.seed + n for n in range(config.splits)]}
+    shared = {
+        "penalties": (config.penalty,),
+        "folds": folds,
+        "seeds": [config.seed + n for n in range(config.splits)],
+    }
     permuted = np.stack([_permuted(labels, blocks, seed) for seed in shared["seeds"]])
     try:
-        bank, chance = interventions.fit_probes(X, labels, groups, **shared), interventions.fit_probes(X, permuted, groups, **shared)
+        bank, chance = (
+            interventions.fit_probes(X, labels, groups, **shared),
+            interventions.fit_probes(X, permuted, groups, **shared),
+        )
     except ValueError as error:
         raise Unasked(f"{question}: {error}") from error
     found = {"right": _right(bank), "shuffled": _right(chance), "p": _chances(bank, X)}
@@ -60,7 +76,10 @@ def ask(
     return xr.Dataset(
         {name: (("example", "layer"), values) for name, values in found.items()},
         {
-            "example": [f"{question} {name}" for name in (examples if examples is not None else range(len(labels)))],
+            "example": [
+                f"{question} {name}"
+                for name in (examples if examples is not None else range(len(labels)))
+            ],
             "layer": [*floors, "embedding", *(str(i) for i in range(n))],
             "depth": ("layer", [*[np.nan] * len(floors), 0.0, *((i + 1) / n for i in range(n))]),
             "question": ("example", [question] * len(labels)),
@@ -95,7 +114,9 @@ def _together(floors: Mapping[str, np.ndarray], layers: np.ndarray) -> np.ndarra
 
 
 def _right(bank: Any) -> np.ndarray:
-    return (bank.out_of_fold == bank.y).isel(penalty=0).mean("seed").transpose("row", "layer").values
+    return (
+        (bank.out_of_fold == bank.y).isel(penalty=0).mean("seed").transpose("row", "layer").values
+    )
 
 
 def _chances(bank: Any, X: np.ndarray) -> np.ndarray:
@@ -111,22 +132,36 @@ def put_together(asked: Mapping[str, Callable[[], xr.Dataset]]) -> xr.Dataset:
             found.append(question())
         except Unasked as reason:
             why[name] = str(reason)
-    together = xr.concat(found, "example", coords="minimal", compat="override", join="override") if found else xr.Dataset()
+    together = (
+        xr.concat(found, "example", coords="minimal", compat="override", join="override")
+        if found
+        else xr.Dataset()
+    )
     return together.assign_attrs(unasked=why)
 
 
 def questions(arrays: xr.Dataset) -> list[str]:
     """Those that were asked."""
-    return list(dict.fromkeys(map(str, arrays.question.values))) if "question" in arrays.coords else []
+    return (
+        list(dict.fromkeys(map(str, arrays.question.values))) if "question" in arrays.coords else []
+    )
 
 
 def answers(arrays: xr.Dataset, question: str) -> xr.Dataset | None:
     """The rows of one question; None where it could not be asked."""
-    return arrays.isel(example=np.flatnonzero(arrays.question.values == question)) if question in questions(arrays) else None
+    return (
+        arrays.isel(example=np.flatnonzero(arrays.question.values == question))
+        if question in questions(arrays)
+        else None
+    )
 
 
 def judged(
-    claim: Claim, arrays: xr.Dataset, question: str, of: Callable[[xr.Dataset], np.ndarray | Evidence], config: Probing
+    claim: Claim,
+    arrays: xr.Dataset,
+    question: str,
+    of: Callable[[xr.Dataset], np.ndarray | Evidence],
+    config: Probing,
 ) -> Finding:
     """The verdict on `of` the rows of a question: one number a group, or evidence; not testable where it could not be asked."""
     one = answers(arrays, question)
@@ -139,7 +174,9 @@ def judged(
 def over(claim: Claim, values: Float[np.ndarray, "G"], config: Probing) -> Finding:
     """The verdict on the mean of one number a group, as sure of it as answers of folds can be (`apart`)."""
     found = mean_of(apart(values), null=claim.null, seed=config.seed)
-    return claim.judge(dataclasses.replace(found, low=max(found.low, -1.0), high=min(found.high, 1.0)))
+    return claim.judge(
+        dataclasses.replace(found, low=max(found.low, -1.0), high=min(found.high, 1.0))
+    )
 
 
 def apart(values: Float[np.ndarray, "G ..."]) -> Float[np.ndarray, "G ..."]:
@@ -163,13 +200,18 @@ def layers_between(one: xr.Dataset, low: float, high: float) -> list[str]:
     return [str(name) for name in real[band(one.depth.values[one.depth.values > 0], low, high)]]
 
 
-def accuracy(one: xr.Dataset, layers: str | Iterable[str], of: str = "right") -> Float[np.ndarray, "G"]:
+def accuracy(
+    one: xr.Dataset, layers: str | Iterable[str], of: str = "right"
+) -> Float[np.ndarray, "G"]:
     """One number a group whose mean is the balanced accuracy, the mean over classes of the share that was told right.
 
     So that whole groups can be resampled: the ratio of sums, made linear.
     """
     wanted = [layers] if isinstance(layers, str) else list(layers)
-    return by_group(one[of].sel(layer=wanted).mean("layer").values * _weights(one.label.values), one.group.values)
+    return by_group(
+        one[of].sel(layer=wanted).mean("layer").values * _weights(one.label.values),
+        one.group.values,
+    )
 
 
 def _weights(labels: Text) -> np.ndarray:
@@ -185,7 +227,9 @@ def by_group(values: Float[np.ndarray, "N"], groups: Text) -> Float[np.ndarray, 
     return values.mean() + away * len(counts) / len(values)
 
 
-def ranking(one: xr.Dataset, layers: list[str], seed: int, against: np.ndarray | None = None) -> Evidence:
+def ranking(
+    one: xr.Dataset, layers: list[str], seed: int, against: np.ndarray | None = None
+) -> Evidence:
     """Area under the ROC curve of the last class's probability, meaned over `layers`; or what it has over the scores `against`.
 
     Its interval is widened, for the reason of `apart`.
@@ -195,9 +239,19 @@ def ranking(one: xr.Dataset, layers: list[str], seed: int, against: np.ndarray |
     return dataclasses.replace(found, low=float(max(low, -1.0)), high=float(min(high, 1.0)))
 
 
-def ranked(one: xr.Dataset, scores: Float[np.ndarray, "N"], seed: int, against: np.ndarray | None = None) -> Evidence:
+def ranked(
+    one: xr.Dataset, scores: Float[np.ndarray, "N"], seed: int, against: np.ndarray | None = None
+) -> Evidence:
     """As `ranking`, of scores that are not fitted; the last class by name should have the larger ones."""
-    return Evidence(*auroc(scores, one.label.values == max(one.label.values), one.group.values, against=against, seed=seed))
+    return Evidence(
+        *auroc(
+            scores,
+            one.label.values == max(one.label.values),
+            one.group.values,
+            against=against,
+            seed=seed,
+        )
+    )
 
 
 def numbers(arrays: xr.Dataset) -> dict[str, Any]:
@@ -205,9 +259,18 @@ def numbers(arrays: xr.Dataset) -> dict[str, Any]:
     found: dict[str, Any] = {"layers": arrays.layer.values.tolist()} if questions(arrays) else {}
     for name in questions(arrays):
         one = answers(arrays, name)
-        curves = {kind: [round(float(accuracy(one, layer, of).mean()), 4) for layer in arrays.layer.values] for kind, of in _CURVES.items()}
+        curves = {
+            kind: [
+                round(float(accuracy(one, layer, of).mean()), 4) for layer in arrays.layer.values
+            ]
+            for kind, of in _CURVES.items()
+        }
         kinds, counts = np.unique(one.label.values, return_counts=True)
-        found[name] = {"rows": dict(zip(map(str, kinds), counts.tolist())), "groups": len(set(one.group.values)), **curves}
+        found[name] = {
+            "rows": dict(zip(map(str, kinds), counts.tolist())),
+            "groups": len(set(one.group.values)),
+            **curves,
+        }
     return found | ({"unasked": arrays.attrs["unasked"]} if arrays.attrs.get("unasked") else {})
 
 
@@ -227,7 +290,9 @@ def draw(arrays: xr.Dataset, titles: Mapping[str, str]) -> dict[str, Any]:
     for spare in axes[len(there) :]:
         spare.set_visible(False)
     axes[0].set_ylabel("balanced accuracy")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8
+    )
     return {"accuracy_by_layer": figure}
 
 
@@ -236,10 +301,26 @@ def panel(axes: Any, one: xr.Dataset, title: str) -> None:
     depth = one.depth.values
     layered, floors = one.layer.values[np.isfinite(depth)], one.layer.values[np.isnan(depth)]
     x = depth[np.isfinite(depth)]
-    for of, label, colour, style in (("right", "probe", plots.BLUE, "-"), ("shuffled", "shuffled labels", plots.GREY, ":")):
-        plots.curve(axes, x, apart(np.stack([accuracy(one, str(layer), of) for layer in layered], 1)), label, colour, linestyle=style)
+    for of, label, colour, style in (
+        ("right", "probe", plots.BLUE, "-"),
+        ("shuffled", "shuffled labels", plots.GREY, ":"),
+    ):
+        plots.curve(
+            axes,
+            x,
+            apart(np.stack([accuracy(one, str(layer), of) for layer in layered], 1)),
+            label,
+            colour,
+            linestyle=style,
+        )
     for floor, colour in zip(floors, (plots.TEAL, plots.ACCENT, *plots.COLOURS[3:])):
-        axes.axhline(accuracy(one, str(floor)).mean(), color=colour, linestyle="--", linewidth=1, label=str(floor))
+        axes.axhline(
+            accuracy(one, str(floor)).mean(),
+            color=colour,
+            linestyle="--",
+            linewidth=1,
+            label=str(floor),
+        )
     n_rows, n_groups = one.sizes["example"], len(set(one.group.values))
     axes.set_title(f"{title}\n{n_rows} rows, {n_groups} groups", fontsize=9)
     axes.set_xlabel("depth (0: embedding)")

@@ -1,4 +1,5 @@
 """Progress on standard error; standard output carries only results."""
+
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -53,13 +54,20 @@ class Steps:
             nonlocal last
             if done < total and time.monotonic() - last >= EVERY_S:
                 last = time.monotonic()
-                self.console.print(f"          {done:g} of {total:g}  ", escape(printable(name)), sep="", soft_wrap=True)
+                self.console.print(
+                    f"          {done:g} of {total:g}  ",
+                    escape(printable(name)),
+                    sep="",
+                    soft_wrap=True,
+                )
 
         return show
 
     def _done(self, name: str, start: float) -> None:
         self.seconds[name] = time.perf_counter() - start
-        self.console.print(f"[dim]{self.seconds[name]:6.2f} s[/]  ", escape(printable(name)), sep="")
+        self.console.print(
+            f"[dim]{self.seconds[name]:6.2f} s[/]  ", escape(printable(name)), sep=""
+        )
 
     def note(self, *lines: str) -> None:
         """Prints lines that may hold texts from data: nothing in them is markup or acts on the terminal."""

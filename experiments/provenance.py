@@ -1,4 +1,5 @@
 """Where a result comes from: everything needed to make it again."""
+
 import datetime
 import functools
 import importlib.metadata
@@ -9,10 +10,28 @@ import sys
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("jaxasr", "jax", "jaxlib", "flax", "numpy", "tokenizers", "transformers", "soundfile", "soxr", "av", "librosa")
+PACKAGES = (
+    "jaxasr",
+    "jax",
+    "jaxlib",
+    "flax",
+    "numpy",
+    "tokenizers",
+    "transformers",
+    "soundfile",
+    "soxr",
+    "av",
+    "librosa",
+)
 
 
-def provenance(*, model: dict[str, Any] | None = None, data: Any = None, config: Any = None, seed: int | None = None) -> dict[str, Any]:
+def provenance(
+    *,
+    model: dict[str, Any] | None = None,
+    data: Any = None,
+    config: Any = None,
+    seed: int | None = None,
+) -> dict[str, Any]:
     """Model (name, hash), data, config, seed, and what ran it: command, time, versions, device, commit; without the unknown."""
     known = {
         "model": model,
@@ -23,7 +42,11 @@ def provenance(*, model: dict[str, Any] | None = None, data: Any = None, config:
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": commit(),
         "versions": versions(),
-        "platform": {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}", "device": device()},
+        "platform": {
+            "python": platform.python_version(),
+            "system": f"{platform.system()} {platform.machine()}",
+            "device": device(),
+        },
     }
     return {key: value for key, value in known.items() if value is not None}
 
@@ -61,13 +84,22 @@ def commit() -> str | None:
     folder = Path(__file__).resolve().parent.parent
     if not (folder / ".git").exists():
         return os.environ.get("JAXASR_COMMIT")
-    head, changed = _git(folder, "rev-parse", "HEAD"), _git(folder, "status", "--porcelain", "--untracked-files=no")
+    head, changed = (
+        _git(folder, "rev-parse", "HEAD"),
+        _git(folder, "status", "--porcelain", "--untracked-files=no"),
+    )
     return None if head is None else head + ("+" if changed else "")
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=5, check=True)
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()

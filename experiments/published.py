@@ -2,6 +2,7 @@
 
 Takes the results of `jaxasr reproduce` from those folders into docs/results, and writes both tables anew from what is there.
 """
+
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,17 +17,28 @@ from interventions.inert import named, read_json
 
 BEGIN, END = "<!-- studies: made by `python -m experiments.published` -->", "<!-- studies: end -->"
 MODELS = ("tiny.en", "base")
-_VERDICTS = {"replicates": "yes", "does not replicate at this scale": "no", "not testable here": "—"}
+_VERDICTS = {
+    "replicates": "yes",
+    "does not replicate at this scale": "no",
+    "not testable here": "—",
+}
 Results = dict[str, dict[str, dict[str, Any]]]  # by study, by model
 
 
 def main(
-    folders: Annotated[list[Path] | None, typer.Argument(help="Folders of `jaxasr reproduce`; default: none, tables only.")] = None,
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Folders of `jaxasr reproduce`; default: none, tables only."),
+    ] = None,
     docs: Annotated[Path, typer.Option(help="Where results are published.")] = Path("docs/results"),
-    readme: Annotated[Path, typer.Option(help="The page with the short table.")] = Path("README.md"),
+    readme: Annotated[Path, typer.Option(help="The page with the short table.")] = Path(
+        "README.md"
+    ),
 ) -> None:
     """Publishes what is in `folders`, then writes `docs`/README.md and the table of `readme`."""
-    for result in [path for folder in folders or [] for path in sorted(folder.glob("*/result.json"))]:
+    for result in [
+        path for folder in folders or [] for path in sorted(folder.glob("*/result.json"))
+    ]:
         take(result, docs)
     found = published(docs)
     write_text(docs / "README.md", page(found))
@@ -42,7 +54,9 @@ def take(file: Path, docs: Path) -> None:
 def _take(file: Path, result: dict[str, Any], docs: Path) -> None:
     commit = str(result["provenance"].get("commit", "+"))
     if result["quick"] or commit.endswith("+"):
-        raise ValueError(f"{file}: expected a full run of committed code, got quick={result['quick']}, commit {commit!r}.")
+        raise ValueError(
+            f"{file}: expected a full run of committed code, got quick={result['quick']}, commit {commit!r}."
+        )
     into = docs / f"{result['id'].lower()}_{result['provenance']['model']['name']}"
     names = {"result.json", *(f"{name}.png" for name in result["figures"])}
     with staging(into) as new:
@@ -67,11 +81,17 @@ def published(docs: Path) -> Results:
 def short(found: Results) -> str:
     """A row for each claim, a column for each model: verdict, number, interval."""
     rows = [
-        [name, _cell(claim["says"] + _numbers(claim["paper"])), *(_ours(by_model.get(model), key, brief=True) for model in MODELS)]
+        [
+            name,
+            _cell(claim["says"] + _numbers(claim["paper"])),
+            *(_ours(by_model.get(model), key, brief=True) for model in MODELS),
+        ]
         for name, by_model in found.items()
         for key, claim in _claims(by_model).items()
     ]
-    return _table(["", "claim (the paper's numbers, large-v3)", *(f"ours, {model}" for model in MODELS)], rows)
+    return _table(
+        ["", "claim (the paper's numbers, large-v3)", *(f"ours, {model}" for model in MODELS)], rows
+    )
 
 
 def replaced(text: str, table: str) -> str:
@@ -84,7 +104,9 @@ def replaced(text: str, table: str) -> str:
 def page(found: Results) -> str:
     """Each study with its tests, numbers, figures, and how it was run."""
     links = ", ".join(f"[{name}](#{name.lower()})" for name in found)
-    return "\n".join([_HEAD.format(links=links), *(_section(name, by_model) for name, by_model in found.items())])
+    return "\n".join(
+        [_HEAD.format(links=links), *(_section(name, by_model) for name, by_model in found.items())]
+    )
 
 
 _HEAD = """# The studies, run on recordings
@@ -100,17 +122,28 @@ def _section(name: str, by_model: dict[str, dict[str, Any]]) -> str:
     claims = _claims(by_model)
     head = ["claim", "paper", "test", "null", *MODELS]
     rows = [
-        [_cell(one["says"]), _cell(one["paper"]), _cell(one["test"]), f"{one['side']} {one['null']:g}"]
+        [
+            _cell(one["says"]),
+            _cell(one["paper"]),
+            _cell(one["test"]),
+            f"{one['side']} {one['null']:g}",
+        ]
         + [_ours(by_model.get(model), key) for model in MODELS]
         for key, one in claims.items()
     ]
-    ran = "\n".join(f"* {line}" for model, result in by_model.items() for line in [_ran(model, result)])
+    ran = "\n".join(
+        f"* {line}" for model, result in by_model.items() for line in [_ran(model, result)]
+    )
     pictures = "\n\n".join(
         f"![{name}, {model}: {figure.replace('_', ' ')}]({name.lower()}_{model}/{figure}.png)"
         for model, result in by_model.items()
         for figure in result["figures"]
     )
-    laid_out = {model: result["numbers"]["table"] for model, result in by_model.items() if "table" in result["numbers"]}
+    laid_out = {
+        model: result["numbers"]["table"]
+        for model, result in by_model.items()
+        if "table" in result["numbers"]
+    }
     tables = "".join(f"\n{_measured(model, table)}" for model, table in laid_out.items())
     return f"## {name}\n\n**{first['title']}.** {first['about']}\n\n{_table(head, rows)}\n{ran}\n{tables}\n{pictures}\n"
 
@@ -118,16 +151,28 @@ def _section(name: str, by_model: dict[str, dict[str, Any]]) -> str:
 def _measured(model: str, rows: dict[str, dict[str, float]]) -> str:
     """The numbers that a study lays out as rows of the same columns."""
     columns = [name.replace("_", " ") for name in next(iter(rows.values()))]
-    return _table([model, *columns], ([key, *(f"{x:g}" for x in row.values())] for key, row in rows.items()))
+    return _table(
+        [model, *columns], ([key, *(f"{x:g}" for x in row.values())] for key, row in rows.items())
+    )
 
 
 def _ran(model: str, result: dict[str, Any]) -> str:
     known = result["provenance"]
-    settings = ", ".join(f"{key} {one['value']}" for key, one in result["settings"].items() if isinstance(one["value"], int))
+    settings = ", ".join(
+        f"{key} {one['value']}"
+        for key, one in result["settings"].items()
+        if isinstance(one["value"], int)
+    )
     seconds = result["seconds"]
-    took = f"{seconds['cpu']:.0f} s of a CPU core" if "cpu" in seconds else f"{seconds['items_when_made']:.0f} s"
+    took = (
+        f"{seconds['cpu']:.0f} s of a CPU core"
+        if "cpu" in seconds
+        else f"{seconds['items_when_made']:.0f} s"
+    )
     link = f"{result['id'].lower()}_{model}/result.json"
-    how = f"{model}: `{known['command']}`, seed {known['seed']}, commit {known['commit'][:8]}, {took}"
+    how = (
+        f"{model}: `{known['command']}`, seed {known['seed']}, commit {known['commit'][:8]}, {took}"
+    )
     return f"{how}; {settings} ([sources and versions]({link}))"
 
 
@@ -155,7 +200,14 @@ def _cell(text: str) -> str:
 
 
 def _table(head: list[str], rows: Iterable[list[str]]) -> str:
-    return "\n".join([f"| {' | '.join(head)} |", "|" + "---|" * len(head), *(f"| {' | '.join(row)} |" for row in rows), ""])
+    return "\n".join(
+        [
+            f"| {' | '.join(head)} |",
+            "|" + "---|" * len(head),
+            *(f"| {' | '.join(row)} |" for row in rows),
+            "",
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 """What a probe is given of one recording: means of the encoder's layers, states of the decoder where it begins and ends to write."""
+
 from typing import Any
 
 import jax.numpy as jnp
@@ -23,7 +24,12 @@ def heard(asr: Any, audio: Float[np.ndarray, "n"]) -> Arrays:
     return {"mel": np.asarray(mel)[:, : 2 * n].mean(1), "layers": _stacked(acts, *sites)[0]}
 
 
-def written(asr: Any, audio: Float[np.ndarray, "n"], language: str = "en", max_new_tokens: int = MAX_NEW_TOKENS) -> Arrays:
+def written(
+    asr: Any,
+    audio: Float[np.ndarray, "n"],
+    language: str = "en",
+    max_new_tokens: int = MAX_NEW_TOKENS,
+) -> Arrays:
     """What the model writes, greedily and without timestamps, and its state then.
 
     `text`; `first`, `last` [L + 1, D]: the decoder's embedding and what leaves each layer, where the first token is chosen and where
@@ -34,7 +40,12 @@ def written(asr: Any, audio: Float[np.ndarray, "n"], language: str = "en", max_n
     mel = jaxasr.log_mel(audio, asr.config.n_mels, asr.config.n_mel_frames)
     memory, _ = asr.model.encode(mel[None])
     quiet = (prompt.index(special.sot), special.no_speech)
-    asked = {"max_new_tokens": max_new_tokens, "rules": rules_for(asr.tokenizer), "eot": special.eot, "no_speech": quiet}
+    asked = {
+        "max_new_tokens": max_new_tokens,
+        "rules": rules_for(asr.tokenizer),
+        "eot": special.eot,
+        "no_speech": quiet,
+    }
     out = jaxasr.generate(asr.model, memory, jnp.asarray([prompt]), **asked)
     ids = np.asarray(out.tokens)[0, : int(out.lengths[0])].tolist()
     text = asr.tokenizer.decode(ids).strip()
@@ -53,7 +64,9 @@ def _states(asr: Any, memory: Any, prompt: list[int], ids: list[int]) -> Arrays:
     run, _ = reading(memory, prompt, [*ids, asr.tokenizer.special.eot], asr)
     n, sites = len(prompt) + len(ids) + 1, ("decoder.embed", "decoder.resid_post")
     spans = pools.spans((str(len(prompt) - 1), "last"), [len(prompt)], [n - 1], [n], None)
-    _, acts = asr.model.decode(run.tokens, memory, readout=pools.readout(spans, sites), positions=run.positions)
+    _, acts = asr.model.decode(
+        run.tokens, memory, readout=pools.readout(spans, sites), positions=run.positions
+    )
     first, last = _stacked(acts, *sites)
     return {"first": first, "last": last}
 

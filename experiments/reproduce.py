@@ -1,4 +1,5 @@
 """Runs studies: settings, arrays, findings, figures and a page for each, and an index over all; what was computed is kept."""
+
 import dataclasses
 import io
 import time
@@ -24,7 +25,11 @@ PAPER_MODEL = "large-v3"
 def material(where: Path | str | None = None) -> tuple[Corpus, str]:
     """The recordings at `where`, else those of the data folder, else the built-in ones; and the preset that goes with them."""
     found = where or data.folder()
-    return (builtin(), "builtin") if found is None else (_named(open_corpus(found), Path(found).name), "here")
+    return (
+        (builtin(), "builtin")
+        if found is None
+        else (_named(open_corpus(found), Path(found).name), "here")
+    )
 
 
 def builtin() -> Corpus:
@@ -58,7 +63,18 @@ def reproduce(
     Raises ValueError for an unknown preset, BlockingIOError while another process runs into `out`, and what the study raises.
     """
     with only_writer(out):
-        return _reproduced(name, study, asr, corpus, out, study.configured(preset, quick=quick, seed=seed), preset, quick, steps, record)
+        return _reproduced(
+            name,
+            study,
+            asr,
+            corpus,
+            out,
+            study.configured(preset, quick=quick, seed=seed),
+            preset,
+            quick,
+            steps,
+            record,
+        )
 
 
 def _reproduced(
@@ -66,8 +82,17 @@ def _reproduced(
     record: Callable[[Path], None],
 ) -> dict[str, Any]:  # fmt: skip
     steps, start, cpu = steps or Steps(quiet=True), time.perf_counter(), -time.process_time()
-    sources = {"model": weights(asr), "data": {"corpus": corpus.name, "recordings": len(corpus), "sha256": corpus.sha256(transcripts=True)}}
-    keep = Keep(out / "items" / fingerprint(name, study.version, sources, settings.sourced()), steps)
+    sources = {
+        "model": weights(asr),
+        "data": {
+            "corpus": corpus.name,
+            "recordings": len(corpus),
+            "sha256": corpus.sha256(transcripts=True),
+        },
+    }
+    keep = Keep(
+        out / "items" / fingerprint(name, study.version, sources, settings.sourced()), steps
+    )
     arrays = study.run(asr, corpus, settings, keep)
     with steps(f"{name} analysis and figures"):
         analysis = study.analyse(arrays, settings)
@@ -98,7 +123,10 @@ def _reproduced(
 
 
 def reproduce_all(
-    names: Iterable[str], out: Path, one: Callable[[str, Study, Path], dict[str, Any]], say: Callable[[str, BaseException], None]
+    names: Iterable[str],
+    out: Path,
+    one: Callable[[str, Study, Path], dict[str, Any]],
+    say: Callable[[str, BaseException], None],
 ) -> dict[str, dict[str, Any] | None]:
     """`one(name, study, folder)` for every name; one that fails is said, noted for the index, and the others get their turn."""
     done: dict[str, dict[str, Any] | None] = {}
@@ -117,7 +145,12 @@ def reproduce_all(
 
 def _finding(found: Finding) -> dict[str, Any]:
     claim, evidence = dataclasses.asdict(found.claim), found.evidence
-    return {**claim, "ours": evidence and dataclasses.asdict(evidence), "verdict": found.verdict, "why": found.why}
+    return {
+        **claim,
+        "ours": evidence and dataclasses.asdict(evidence),
+        "verdict": found.verdict,
+        "why": found.why,
+    }
 
 
 def _differs(study: Study, sources: dict[str, Any], settings: Any) -> list[str]:

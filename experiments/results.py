@@ -1,4 +1,5 @@
 """Labelled results on disk: a zarr folder, or a netCDF file where the name ends in `.nc`; whole under their name, or not at all."""
+
 import hashlib
 import json
 import re
@@ -15,11 +16,16 @@ from interventions.inert import named
 
 _ARRAY = "_only_variable"  # marks a file that held a DataArray
 _KEY = "_kept_for"  # what a kept result was computed for
-_CHECKSUM, _SHA = "jaxasr_checksum", b"jaxasr-sha256:"  # an attribute, and what its value begins with
+_CHECKSUM, _SHA = (
+    "jaxasr_checksum",
+    b"jaxasr-sha256:",
+)  # an attribute, and what its value begins with
 _BLANK = _SHA + b"0" * 64
 
 
-def save_result(result: xr.DataArray | xr.Dataset, path: str | Path, *, provenance: dict[str, Any] | None = None) -> Path:
+def save_result(
+    result: xr.DataArray | xr.Dataset, path: str | Path, *, provenance: dict[str, Any] | None = None
+) -> Path:
     """Writes `result`, labels and attributes included, replacing what is at `path`; nested attributes are kept as JSON.
 
     The attribute `jaxasr_checksum` in the file is a SHA-256 of all else, which `load_result` checks.
@@ -41,7 +47,9 @@ def save_result(result: xr.DataArray | xr.Dataset, path: str | Path, *, provenan
         if path.suffix == ".nc":
             dataset.to_netcdf(new, engine="scipy")
         else:
-            dataset.to_zarr(new, mode="w", consolidated=False, zarr_format=2)  # 3 has no specified text yet
+            dataset.to_zarr(
+                new, mode="w", consolidated=False, zarr_format=2
+            )  # 3 has no specified text yet
         _sign(new)
     return path
 
@@ -107,7 +115,9 @@ def _check_signed(path: Path) -> None:
     found = re.search(re.escape(_SHA) + rb"([0-9a-f]{64})", data)
     blank = data[: found.start()] + _BLANK + data[found.end() :] if found else b""
     if not found or _CHECKSUM.encode() not in data or _digest(path, blank).encode() != found[1]:
-        raise ValueError(f"{path}: damaged: its checksum is not that of its contents. Make it again, or restore it from a copy.")
+        raise ValueError(
+            f"{path}: damaged: its checksum is not that of its contents. Make it again, or restore it from a copy."
+        )
 
 
 def _attributes(path: Path) -> Path:

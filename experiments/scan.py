@@ -1,4 +1,5 @@
 """A first look at one recording: its text with times and confidence, both lenses, and the heads that its text depends on."""
+
 import dataclasses
 import itertools
 import re
@@ -45,10 +46,17 @@ class Segment:
 def segments(words: Sequence[Word]) -> list[Segment]:
     """Cuts words after the end of a sentence and before a pause of at least half a second."""
     pairs = enumerate(itertools.pairwise(words), start=1)
-    cuts = [i for i, (one, after) in pairs if _SENTENCE.search(one.text) or after.start - one.end >= _PAUSE_S]
+    cuts = [
+        i
+        for i, (one, after) in pairs
+        if _SENTENCE.search(one.text) or after.start - one.end >= _PAUSE_S
+    ]
     bounds = [0, *cuts, len(words)] if words else []
     parts = [tuple(words[a:b]) for a, b in itertools.pairwise(bounds)]
-    return [Segment(p[0].start, p[-1].end, float(np.mean([word.probability for word in p])), p) for p in parts]
+    return [
+        Segment(p[0].start, p[-1].end, float(np.mean([word.probability for word in p])), p)
+        for p in parts
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,9 +76,16 @@ def head_effects(asr: Any, known: Transcribed) -> Heads:
     """Computes how the log-probability of the text changes when one cross-attention head at a time is set to zero."""
     n_layer, n_head = asr.config.n_text_layer, asr.config.n_text_head
     layers, heads = (axis.ravel().astype(np.int32) for axis in np.mgrid[:n_layer, :n_head])
-    cells = {"layer": np.append(layers, np.int32(n_layer)), "head": np.append(heads, np.int32(0))}  # no layer has the last number
+    cells = {
+        "layer": np.append(layers, np.int32(n_layer)),
+        "head": np.append(heads, np.int32(0)),
+    }  # no layer has the last number
     first, n = len(known.prompt) - 1, len(known.generated.ids)
-    options = {"edits_of": Placed(Zero(), SITE), "rules": known.rules, "prompt_len": len(known.prompt)}
+    options = {
+        "edits_of": Placed(Zero(), SITE),
+        "rules": known.rules,
+        "prompt_len": len(known.prompt),
+    }
     found = text_logprobs(asr.model, known.run, cells, **options)[:, 0, first : first + n]
     change = (found[:-1] - found[-1]).reshape(n_layer, n_head, n)
     return Heads(change.sum(-1), change)
@@ -79,8 +94,17 @@ def head_effects(asr: Any, known: Transcribed) -> Heads:
 def render(page: LensPage, heads: Heads) -> str:
     """Renders the page of a scan: a lens page with the words, and the heads that the text depends on."""
     largest = float(max(-heads.change.min(initial=0.0), 1e-9))
-    cells = [[{"text": _signed(value), "shade": _shade(-value / largest)} for value in row] for row in heads.change]
-    more = {"segments": segments(page.words), "unsure": _UNSURE, "method": METHOD, "cells": cells, "heads": _listed(page, heads)}
+    cells = [
+        [{"text": _signed(value), "shade": _shade(-value / largest)} for value in row]
+        for row in heads.change
+    ]
+    more = {
+        "segments": segments(page.words),
+        "unsure": _UNSURE,
+        "method": METHOD,
+        "cells": cells,
+        "heads": _listed(page, heads),
+    }
     return pages.render(page, "scan.html", **more)
 
 
@@ -98,8 +122,22 @@ def _listed(page: LensPage, heads: Heads, n: int = SHOWN) -> list[dict[str, Any]
     for layer, head in heads.order()[:n]:
         lost = _of_words(page.words, heads.tokens[layer, head])
         worst = [i for i in np.argsort(lost, kind="stable")[:3] if lost[i] < 0]
-        words = [{"word": page.words[i].text.strip(), "start": page.words[i].start, "change": float(lost[i])} for i in worst]
-        rows.append({"layer": layer, "head": head, "change": float(heads.change[layer, head]), "words": words})
+        words = [
+            {
+                "word": page.words[i].text.strip(),
+                "start": page.words[i].start,
+                "change": float(lost[i]),
+            }
+            for i in worst
+        ]
+        rows.append(
+            {
+                "layer": layer,
+                "head": head,
+                "change": float(heads.change[layer, head]),
+                "words": words,
+            }
+        )
     return rows
 
 
@@ -115,8 +153,18 @@ def summary(page: LensPage, heads: Heads) -> dict[str, Any]:
     probabilities = [word.probability for word in page.words]
     return pages.summary(page) | plain(
         {
-            "segments": [{key: part[key] for key in ("start", "end", "probability", "text")} for part in parts],
-            "confidence": {"mean": np.mean(probabilities), "lowest": min(probabilities)} if probabilities else None,
-            "heads": {"site": SITE, "method": METHOD, "change": heads.change, "largest": _listed(page, heads)},
+            "segments": [
+                {key: part[key] for key in ("start", "end", "probability", "text")}
+                for part in parts
+            ],
+            "confidence": {"mean": np.mean(probabilities), "lowest": min(probabilities)}
+            if probabilities
+            else None,
+            "heads": {
+                "site": SITE,
+                "method": METHOD,
+                "change": heads.change,
+                "largest": _listed(page, heads),
+            },
         }
     )

@@ -1,4 +1,5 @@
 """Which recordings of a corpus a study listens to: what is spoken, in which language, evenly over the sets."""
+
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -39,10 +40,16 @@ def spoken(
     known = [one for one in known if sets is None or one.label("set") in set(sets)]
     known = [one for one in known if float(one.label("duration_s") or at_least_s) >= at_least_s]
     wanted = dict.fromkeys(map(language, known)) if languages is None else languages
-    return [one for code in wanted for one in spread([k for k in known if language(k) == code], n, lambda u: u.label("set"))]
+    return [
+        one
+        for code in wanted
+        for one in spread([k for k in known if language(k) == code], n, lambda u: u.label("set"))
+    ]
 
 
-def balanced(clips: Iterable[Utterance], label: Callable[[Utterance], str], n: int) -> list[Utterance]:
+def balanced(
+    clips: Iterable[Utterance], label: Callable[[Utterance], str], n: int
+) -> list[Utterance]:
     """At most `n` of each value of `label`, in every set equally many of each: no set gives a value away. "" is not known."""
     by_set: dict[Any, dict[str, list[Utterance]]] = {}
     for one in clips:
@@ -51,7 +58,10 @@ def balanced(clips: Iterable[Utterance], label: Callable[[Utterance], str], n: i
     values = {value for kinds in by_set.values() for value in kinds}
     rows = []
     for kinds in by_set.values():
-        every = [spread(kinds.get(value, []), len(kinds.get(value, [])), lambda one: one.speaker) for value in sorted(values)]
+        every = [
+            spread(kinds.get(value, []), len(kinds.get(value, [])), lambda one: one.speaker)
+            for value in sorted(values)
+        ]
         rows += list(zip(*every))
     return [one for row in spread(rows, n, lambda row: row[0].label("set")) for one in row]
 
@@ -60,8 +70,16 @@ def not_speech(corpus: Corpus, without: Iterable[str] = ()) -> list[Utterance]:
     """Recordings of anything but speech: those labelled so, or by a class of noise; none of the classes `without`, no room response."""
     left_out = set(without)
     classes = {one.id: str(one.label("noise_class") or "") for one in corpus.utterances}
-    known = [one for one in corpus.utterances if not language(one) and (classes[one.id] or one.label("speech_kind") == "non-speech")]
-    return [one for one in known if classes[one.id] not in left_out and one.label("speech_kind") in (None, "non-speech")]
+    known = [
+        one
+        for one in corpus.utterances
+        if not language(one) and (classes[one.id] or one.label("speech_kind") == "non-speech")
+    ]
+    return [
+        one
+        for one in known
+        if classes[one.id] not in left_out and one.label("speech_kind") in (None, "non-speech")
+    ]
 
 
 def heard(asr: Any, wanted: Iterable[str] | None) -> list[str] | None:

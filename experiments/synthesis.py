@@ -1,4 +1,5 @@
 """Sentences in which one word is not the one that fits but one that sounds like it, spoken by espeak-ng (the extra `phonemes`)."""
+
 import ctypes
 import dataclasses
 import functools
@@ -17,7 +18,9 @@ VOICES = ("en-us", "en-gb-x-rp+f2", "en-us+m7", "en-gb-scotland", "en-us+f4", "e
 WORDS_PER_MINUTE = 160
 _FEW = 20
 _RATE, _SYNCHRONOUS, _UTF8, _SPEED = 22050, 2, 1, 1
-_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+_Callback = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +35,9 @@ class Pair:
 @functools.cache
 def pairs() -> tuple[Pair, ...]:
     """The sentences that come with the package."""
-    text = resources.files("experiments").joinpath("assets", "pairs.tsv").read_text(encoding="utf-8")
+    text = (
+        resources.files("experiments").joinpath("assets", "pairs.tsv").read_text(encoding="utf-8")
+    )
     return tuple(Pair(*line.split("\t")) for line in text.splitlines() if line)
 
 
@@ -42,14 +47,28 @@ def spoken_pairs(corpus: Corpus, sentences: int, voices: int) -> list[Utterance]
     own = [one for one in corpus.utterances if one.label("target") and one.label("expected")]
     if len(own) >= _FEW or not installed():
         return own
-    return own + [_utterance(pair, voice, fits) for pair in pairs()[:sentences] for voice in VOICES[:voices] for fits in (False, True)]
+    return own + [
+        _utterance(pair, voice, fits)
+        for pair in pairs()[:sentences]
+        for voice in VOICES[:voices]
+        for fits in (False, True)
+    ]
 
 
 def _utterance(pair: Pair, voice: str, fits: bool) -> Utterance:
     text = pair.sentence.format(pair.expected if fits else pair.target)
-    labels = {"target": pair.target, "expected": pair.expected, "congruent": fits, "voice": voice, "lang": "en", "set": "pairs"}
+    labels = {
+        "target": pair.target,
+        "expected": pair.expected,
+        "congruent": fits,
+        "voice": voice,
+        "lang": "en",
+        "set": "pairs",
+    }
     name = f"{voice}: {text}"
-    return Utterance(name, Path(name), voice, text, labels=labels, read=functools.partial(say, text, voice))
+    return Utterance(
+        name, Path(name), voice, text, labels=labels, read=functools.partial(say, text, voice)
+    )
 
 
 @functools.lru_cache(maxsize=64)

@@ -1,4 +1,5 @@
 """Both lenses as tables for a terminal."""
+
 import math
 
 import numpy as np
@@ -54,7 +55,11 @@ def encoder_table(rows: tuple[EncoderRow, ...], shorten: bool = True) -> Table:
     shown.add_column("log-prob", justify="right")
     shown.add_column("text", overflow="fold")
     for layer, row in enumerate(rows):
-        text = row.text if len(row.text) <= 160 or not shorten else f"{row.text[:150]} … ({len(row.text)} characters)"
+        text = (
+            row.text
+            if len(row.text) <= 160 or not shorten
+            else f"{row.text[:150]} … ({len(row.text)} characters)"
+        )
         shown.add_row(str(layer), row.category, f"{row.logprob:.2f}", Text(text))
     return shown
 

@@ -1,4 +1,5 @@
 """Lenses, edits, sweeps and probes: pure transforms of a jaxasr model."""
+
 from interventions.agreement import Agreement as Agreement, rank_agreement as rank_agreement
 from interventions.attention_edits import (
     Force as Force,
@@ -26,8 +27,18 @@ from interventions.edits import (
 )
 from interventions.encoder_lens import EncoderLens as EncoderLens, encoder_lens as encoder_lens
 from interventions.logit_lens import LogitLens as LogitLens, logit_lens as logit_lens
-from interventions.metrics import kl as kl, logit_diff as logit_diff, logprob as logprob, rank as rank
-from interventions.paths import Node as Node, everything as everything, nodes as nodes, path_patch as path_patch
+from interventions.metrics import (
+    kl as kl,
+    logit_diff as logit_diff,
+    logprob as logprob,
+    rank as rank,
+)
+from interventions.paths import (
+    Node as Node,
+    everything as everything,
+    nodes as nodes,
+    path_patch as path_patch,
+)
 from interventions.probes import Bank as Bank, fit_probes as fit_probes
 from interventions.results import summarize as summarize
 from interventions.run import Run as Run

@@ -1,4 +1,5 @@
 """How well an estimate of a sweep ranks its cells."""
+
 import dataclasses
 import warnings
 
@@ -31,13 +32,20 @@ def rank_agreement(exact: xr.DataArray, estimate: xr.DataArray, k: int = 20) -> 
     if k < 1:
         raise ValueError(f"k: expected at least 1, got {k}.")
     if set(exact.dims) != set(estimate.dims) or exact.size != estimate.size:
-        raise ValueError(f"estimate: expected the cells of exact {dict(exact.sizes)}, got {dict(estimate.sizes)}.")
+        raise ValueError(
+            f"estimate: expected the cells of exact {dict(exact.sizes)}, got {dict(estimate.sizes)}."
+        )
     change = exact - exact.coords["baseline"] if "baseline" in exact.coords else exact
-    change, estimate = xr.align(change.drop_vars(["baseline", "source"], errors="ignore"), estimate, join="exact")
+    change, estimate = xr.align(
+        change.drop_vars(["baseline", "source"], errors="ignore"), estimate, join="exact"
+    )
     x, y = change.values.ravel(), estimate.transpose(*change.dims).values.ravel()
     k = min(k, x.size)
     top = [set(np.argsort(-np.abs(v), kind="stable")[:k].tolist()) for v in (x, y)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", scipy.stats.ConstantInputWarning)
-        spearman, pearson = scipy.stats.spearmanr(x, y).statistic, scipy.stats.pearsonr(x, y).statistic
+        spearman, pearson = (
+            scipy.stats.spearmanr(x, y).statistic,
+            scipy.stats.pearsonr(x, y).statistic,
+        )
     return Agreement(float(spearman), float(pearson), len(top[0] & top[1]) / k, k, x.size)

@@ -1,4 +1,5 @@
 """A stored activation brought to where an edit is: its layer, its positions, its keys."""
+
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
@@ -31,7 +32,11 @@ def _take(value: Array, positions: Array, axis: int) -> tuple[Array, Bool[Array,
     shape = [positions.shape[0], *[1] * (value.ndim - 1)]
     shape[axis] = positions.shape[1]
     n, index = value.shape[axis], positions.reshape(shape)
-    rows = value if value.shape[0] == positions.shape[0] else jnp.broadcast_to(value, (positions.shape[0], *value.shape[1:]))
+    rows = (
+        value
+        if value.shape[0] == positions.shape[0]
+        else jnp.broadcast_to(value, (positions.shape[0], *value.shape[1:]))
+    )
     taken = jnp.take_along_axis(rows, jnp.clip(index, 0, n - 1), axis)
     return taken, (index >= 0) & (index < n)
 

@@ -1,4 +1,5 @@
 """The null of a patch: as far from the activation as the patch goes, but in a direction that means nothing."""
+
 from typing import Any
 
 import jax.numpy as jnp

@@ -1,4 +1,5 @@
 """Edits of attention itself: where a head looks. See `edits` for what an edit is."""
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
@@ -45,7 +46,9 @@ class Knockout(_Edit):
         _check_site(spec, "scores", "Knockout")
         check_within(self.keys, spec.size("S"), "keys", spec.site)
         if not is_traced(self.keys) and np.asarray(self.keys(jnp.arange(spec.size("S")))).all():
-            raise ValueError(f"keys: all {spec.size('S')} keys at {spec.site!r} would be knocked out; leave at least one to look at.")
+            raise ValueError(
+                f"keys: all {spec.size('S')} keys at {spec.site!r} would be knocked out; leave at least one to look at."
+            )
 
 
 def force(keys: int | list[int] | range | slice | Array | np.ndarray) -> Force:
@@ -63,7 +66,9 @@ def freeze(pattern: Float[Array, "*L B H T S"], partial: bool = False) -> Patch:
     return Patch(pattern, partial)
 
 
-def mean(activation: Float[Array, "..."], site: str, valid: Bool[Array, "B T"] | None = None) -> Patch:
+def mean(
+    activation: Float[Array, "..."], site: str, valid: Bool[Array, "B T"] | None = None
+) -> Patch:
     """Mean ablation at `site`: its activation ← the mean over rows and time of `activation`, [L, B, ...] as a readout gave it.
 
     `valid` marks the steps that count: without it, the padding of short recordings does. It is over queries, at `k` and `v` over keys.
@@ -72,7 +77,9 @@ def mean(activation: Float[Array, "..."], site: str, valid: Bool[Array, "B T"] |
     axes = SITES[site]
     batch = activation.ndim - len(axes)
     if batch not in (0, 1):
-        raise ValueError(f"activation: expected [L, {', '.join(axes)}] or without L at {site!r}, got shape {list(activation.shape)}.")
+        raise ValueError(
+            f"activation: expected [L, {', '.join(axes)}] or without L at {site!r}, got shape {list(activation.shape)}."
+        )
     time = axes.index("T" if "T" in axes else "S")
     over = (batch, batch + time)
     if valid is None:
@@ -94,10 +101,16 @@ def _place(keys: object) -> Place:
 def _visible(at: At) -> Bool[Array, "B 1 T S"]:
     """Keys that a query may see; a slot of the cache that is still empty has a position later than every query."""
     queries, keys = at.positions[:, None, :, None], at.keys[:, None, None, :]
-    return (keys <= queries) & (keys >= 0) if at.site.startswith("decoder.attn.") else (keys >= 0) | (queries < 0)
+    return (
+        (keys <= queries) & (keys >= 0)
+        if at.site.startswith("decoder.attn.")
+        else (keys >= 0) | (queries < 0)
+    )
 
 
 def _check_site(spec: SiteSpec, wanted: str, name: str) -> None:
     if not spec.site.endswith(f".{wanted}"):
         there = ", ".join(site for site in SITES if site.endswith(wanted))
-        raise ValueError(f"{name}: expected a site of `{wanted}`, got {spec.site!r}. There are: {there}.")
+        raise ValueError(
+            f"{name}: expected a site of `{wanted}`, got {spec.site!r}. There are: {there}."
+        )

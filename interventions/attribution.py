@@ -3,6 +3,7 @@
 metric(patched) - metric(unpatched) ≈ Σ over the cell of ∂metric/∂x · (source - x), with the gradient taken in the target with
 respect to zeros added at the site (Nanda 2023; Kramár et al. 2024, arXiv 2403.00745, AtP). At q and k, see `softmax_aware`.
 """
+
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -65,7 +66,9 @@ class _Cells:
         stem = self.site.rsplit(".", 1)[0]
         return (f"{stem}.q", f"{stem}.k", f"{stem}.v") if self.aware else (self.site,)
 
-    def reduce(self, effect: Float[Array, "..."], axes: tuple[str, ...], n_frames: Array) -> Float[Array, "B ..."]:
+    def reduce(
+        self, effect: Float[Array, "..."], axes: tuple[str, ...], n_frames: Array
+    ) -> Float[Array, "B ..."]:
         """Sums `effect` over everything but examples and `dims`, and over the true frames of each window."""
         kept = ["B", *self.axis_of.values()]
         effect = effect.sum([i for i, axis in enumerate(axes) if axis not in kept])
@@ -76,7 +79,9 @@ class _Cells:
         return _windows(effect, 1 + self.dims.index("time"), self.window, n_frames)
 
 
-def _windows(x: Float[Array, "..."], axis: int, window: int, n_frames: Array) -> Float[Array, "..."]:
+def _windows(
+    x: Float[Array, "..."], axis: int, window: int, n_frames: Array
+) -> Float[Array, "..."]:
     """Those of all 30 s, so that recordings of every length share an executable."""
     x = jnp.moveaxis(x, axis, -1)
     x = jnp.where(jnp.arange(x.shape[-1]) < n_frames, x, 0)
@@ -115,14 +120,36 @@ def attribution(
     names = (site,) if isinstance(site, str) else tuple(site)
     _check(target, source, metric, over)
     check_metric(metric, model.config.n_vocab, target.batch)
-    source = resampled(target, source) if isinstance(source, str) and source.startswith("resample") else source
+    source = (
+        resampled(target, source)
+        if isinstance(source, str) and source.startswith("resample")
+        else source
+    )
     specs = {name: sites.spec(model.config, name, 1, jnp.shape(target.tokens)[1]) for name in names}
     n_frames = model.config.n_audio_ctx if n_frames is None else n_frames
-    grids = {name: _grid(spec, over, window_s, n_frames, several=len(names) > 1) for name, spec in specs.items()}
-    cells = tuple(_Cells(n, g.dims, g.window, correction and n.endswith((".q", ".k"))) for n, g in grids.items())
+    grids = {
+        name: _grid(spec, over, window_s, n_frames, several=len(names) > 1)
+        for name, spec in specs.items()
+    }
+    cells = tuple(
+        _Cells(n, g.dims, g.window, correction and n.endswith((".q", ".k")))
+        for n, g in grids.items()
+    )
     given, kind = (source, None) if isinstance(source, Run) else (None, source)
-    value, effects = compiled.call(_attribute, model, target, given, np.int32(n_frames), taps=metric, cells=cells, source_kind=kind)
-    out = {name: _labelled(grids[name], target, np.asarray(effect), np.asarray(value), metric) for name, effect in zip(names, effects)}
+    value, effects = compiled.call(
+        _attribute,
+        model,
+        target,
+        given,
+        np.int32(n_frames),
+        taps=metric,
+        cells=cells,
+        source_kind=kind,
+    )
+    out = {
+        name: _labelled(grids[name], target, np.asarray(effect), np.asarray(value), metric)
+        for name, effect in zip(names, effects)
+    }
     return out[site] if isinstance(site, str) else out
 
 
@@ -138,40 +165,70 @@ def _check(target: Run, source: Run | str, metric: Metric, over: Sequence[str]) 
     if isinstance(metric, Rank):
         raise ValueError("metric: a rank has no gradient. Use logprob or logit_diff.")
     if "alpha" in over:
-        raise ValueError("over: a first-order estimate is proportional to 'alpha'; leave it out and multiply.")
+        raise ValueError(
+            "over: a first-order estimate is proportional to 'alpha'; leave it out and multiply."
+        )
 
 
-def _grid(spec: sites.SiteSpec, over: Sequence[str], window_s: float, n_frames: int, several: bool) -> Grid:
+def _grid(
+    spec: sites.SiteSpec, over: Sequence[str], window_s: float, n_frames: int, several: bool
+) -> Grid:
     if several:
         position, frames = time_axes(spec.axes, spec.site)
-        has = {"layer": spec.n_layer, "head": "H" in spec.axes, "position": position and spec.site.startswith("decoder."), "time": frames}
+        has = {
+            "layer": spec.n_layer,
+            "head": "H" in spec.axes,
+            "position": position and spec.site.startswith("decoder."),
+            "time": frames,
+        }
         over = [dim for dim in over if has.get(dim, True)]
     return Grid.of(spec, over, window_s=window_s, n_frames=n_frames, alphas=(1.0,), chosen={})
 
 
 def _attribute(
-    model: Whisper, target: Run, source: Run | None, n_frames: Array, metric: Metric, *, cells: tuple[_Cells, ...], source_kind: str | None
+    model: Whisper,
+    target: Run,
+    source: Run | None,
+    n_frames: Array,
+    metric: Metric,
+    *,
+    cells: tuple[_Cells, ...],
+    source_kind: str | None,
 ) -> tuple[Array, list[Array]]:
     read = sorted({name for c in cells for name in c.read})
     nudged = sorted({c.z if c.aware else c.site for c in cells})
     with exactly(model):
         value, acts, grads = _gradients(model, target, metric, read, nudged)
-        others = passes.activations(model, source, sorted({c.site for c in cells})) if source else _made_up(source_kind, cells, acts)
+        others = (
+            passes.activations(model, source, sorted({c.site for c in cells}))
+            if source
+            else _made_up(source_kind, cells, acts)
+        )
         return value, [_effect(c, acts, others[c.site], grads, n_frames) for c in cells]
 
 
-def _gradients(model: Whisper, target: Run, metric: Metric, read: list[str], nudged: list[str]) -> tuple[Array, Acts, Acts]:
+def _gradients(
+    model: Whisper, target: Run, metric: Metric, read: list[str], nudged: list[str]
+) -> tuple[Array, Acts, Acts]:
     """The metric, the activations at `read`, and the metric's gradients at `nudged`, from one forward and one backward."""
     shapes = jax.eval_shape(lambda: passes.activations(model, target, nudged))
     zeros = {name: jnp.zeros(x.shape, x.dtype) for name, x in shapes.items()}
     heard, said = passes.by_stack(nudged)
     reads = [select(*names) for names in passes.by_stack(read)]
-    memory = None if heard else target.memory or passes.hear(model, passes.recording(target), {}, reads[0])[0]
+    memory = (
+        None
+        if heard
+        else target.memory or passes.hear(model, passes.recording(target), {}, reads[0])[0]
+    )
 
     def score(nudges: Acts) -> tuple[Array, tuple[Array, Acts]]:
         edits = {name: _Nudge(value) for name, value in nudges.items()}
         of_encoder, of_decoder = ({name: edits[name] for name in names} for names in (heard, said))
-        known, acts = (memory, {}) if memory is not None else passes.hear(model, passes.recording(target), of_encoder, reads[0])
+        known, acts = (
+            (memory, {})
+            if memory is not None
+            else passes.hear(model, passes.recording(target), of_encoder, reads[0])
+        )
         value, more = passes.say(model, target, known, of_decoder, reads[1], metric)
         return value.sum(), (value, acts | more)
 
@@ -181,7 +238,10 @@ def _gradients(model: Whisper, target: Run, metric: Metric, read: list[str], nud
 
 def _made_up(kind: str | None, cells: tuple[_Cells, ...], acts: Acts) -> Acts:
     """What a sweep patches in for "zero", "mean" and "noise"."""
-    return {c.site: {"zero": _zero, "mean": _mean, "noise": _noise}[kind](c, acts[c.site]) for c in cells}
+    return {
+        c.site: {"zero": _zero, "mean": _mean, "noise": _noise}[kind](c, acts[c.site])
+        for c in cells
+    }
 
 
 def _zero(c: _Cells, x: Array) -> Array:
@@ -189,7 +249,9 @@ def _zero(c: _Cells, x: Array) -> Array:
 
 
 def _mean(c: _Cells, x: Array) -> Array:
-    return jnp.broadcast_to(x.mean(c.axes.index("T" if "T" in c.axes else "S"), keepdims=True), x.shape)
+    return jnp.broadcast_to(
+        x.mean(c.axes.index("T" if "T" in c.axes else "S"), keepdims=True), x.shape
+    )
 
 
 def _noise(c: _Cells, x: Array) -> Array:
@@ -203,7 +265,9 @@ def _noise(c: _Cells, x: Array) -> Array:
     return drawn if layered else drawn[0]
 
 
-def _effect(c: _Cells, acts: Acts, source: Array, grads: Acts, n_frames: Array) -> Float[Array, "B ..."]:
+def _effect(
+    c: _Cells, acts: Acts, source: Array, grads: Acts, n_frames: Array
+) -> Float[Array, "B ..."]:
     if not c.aware:
         return c.reduce(grads[c.site] * (source - acts[c.site]), c.axes, n_frames)
     q, k, v = (acts[name] for name in c.read)
@@ -226,9 +290,17 @@ def _effect(c: _Cells, acts: Acts, source: Array, grads: Acts, n_frames: Array) 
     return c.reduce(effect, ("L", "B", "S" if keys else "T", "H"), n_frames)
 
 
-def _labelled(grid: Grid, target: Run, effect: Float[np.ndarray, "B ..."], value: Float[np.ndarray, "B"], metric: Metric) -> xr.DataArray:
+def _labelled(
+    grid: Grid,
+    target: Run,
+    effect: Float[np.ndarray, "B ..."],
+    value: Float[np.ndarray, "B"],
+    metric: Metric,
+) -> xr.DataArray:
     labels = grid.labels(target.tokens)
-    effect = effect[(slice(None), *map(slice, grid.shape))]  # of all 30 s, the windows that the grid has
+    effect = effect[
+        (slice(None), *map(slice, grid.shape))
+    ]  # of all 30 s, the windows that the grid has
     attrs = {"site": grid.site, "metric": type(metric).__name__, "estimate": "first order"}
     if "time" in grid.dims:
         attrs["window_s"] = grid.window / 50

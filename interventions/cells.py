@@ -4,6 +4,7 @@ A decoder edit at layer l, position t cannot change any residual before layer l,
 position is scored. So cells start from the stored residual of layer l at t, attend to stored keys and values of what came
 before, and in the last layer ask only the scored position. An encoder edit starts from the stored residual of its layer.
 """
+
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -57,7 +58,12 @@ class Beside(Past):
     def append(self, start: Any, k: Float[Array, "B H R Dh"], v: Float[Array, "B H R Dh"]) -> Past:
         del start
         stored = lambda x, like: jnp.broadcast_to(x, (len(like), *x.shape[1:]))  # noqa: E731
-        return Past(*(jnp.concatenate([stored(old, new), new], 2) for old, new in ((self.k, k), (self.v, v))))
+        return Past(
+            *(
+                jnp.concatenate([stored(old, new), new], 2)
+                for old, new in ((self.k, k), (self.v, v))
+            )
+        )
 
 
 @pytrees.dataclass
@@ -95,7 +101,11 @@ class Resumed:
         rows, slots = self.rows, jnp.arange(self.trace.k.shape[3], dtype=jnp.int32)[None]
         block, k, v, *stored = self._at(self.first, apart=False)
         positions = jnp.asarray(rows.start if self.own else rows.position)[None]
-        past, keys = (Whole(*stored), slots) if self.own else (self._beside(*stored), jnp.asarray(rows.keys)[None])
+        past, keys = (
+            (Whole(*stored), slots)
+            if self.own
+            else (self._beside(*stored), jnp.asarray(rows.keys)[None])
+        )
         mask = causal_mask(positions, slots) if self.own else jnp.asarray(rows.mask)[None, None]
         x = self.trace.pre[self.first][:, positions[0]]
 
@@ -110,11 +120,17 @@ class Resumed:
         last = self.model.config.n_text_layer - 1
         if self.blocks is None:
             return jax.lax.fori_loop(self.first + 1, last, self._layer, x)
-        for layer in range(1, last):  # each with weights of its own: a slice of stacked ones is a copy on every call
-            x = jax.lax.cond(layer > self.first, lambda x, layer=layer: self._layer(layer, x), lambda x: x, x)
+        for layer in range(
+            1, last
+        ):  # each with weights of its own: a slice of stacked ones is a copy on every call
+            x = jax.lax.cond(
+                layer > self.first, lambda x, layer=layer: self._layer(layer, x), lambda x: x, x
+            )
         return x
 
-    def _layer(self, layer: Int[Array, ""] | int, x: Float[Array, "K R D"], wanted: Any = None) -> Float[Array, "K P D"]:
+    def _layer(
+        self, layer: Int[Array, ""] | int, x: Float[Array, "K R D"], wanted: Any = None
+    ) -> Float[Array, "K P D"]:
         """A layer without edits: keys and values of all rows, everything else of those that are `wanted`. All of them hear the same."""
         block, k, v, *stored = self._at(layer, apart=self.blocks is not None)
         tap = Tap("decoder.", {}, NOTHING, jnp.int32(-1), jnp.zeros((1, 1), jnp.int32))
@@ -122,22 +138,32 @@ class Resumed:
         past = self._beside(*stored).append(None, *block.attn.keys_values(normed))
         if wanted is not None:
             x, normed, mask = x[:, wanted], normed[:, wanted], mask[wanted]
-        mask, keys = jnp.broadcast_to(mask, (len(x), 1, *mask.shape)), jnp.broadcast_to(self.rows.keys, (len(x), mask.shape[1]))
+        mask, keys = (
+            jnp.broadcast_to(mask, (len(x), 1, *mask.shape)),
+            jnp.broadcast_to(self.rows.keys, (len(x), mask.shape[1])),
+        )
         x = x + block.attn(normed, past.k, past.v, mask, keys, tap.within("attn"))
         flat = x.reshape(1, -1, x.shape[-1])
-        flat = flat + cross_attention(block.cross_attn, block.cross_attn_ln(flat), k, v, tap.within("cross_attn"))
+        flat = flat + cross_attention(
+            block.cross_attn, block.cross_attn_ln(flat), k, v, tap.within("cross_attn")
+        )
         return (flat + block.mlp(block.mlp_ln(flat), tap.within("mlp"))).reshape(x.shape)
 
     def _beside(self, k: Float[Array, "1 H N Dh"], v: Float[Array, "1 H N Dh"]) -> Beside:
         """Those stored slots that the rows may see. Where there are none, none is shown: an edit of a pattern knows of no mask."""
         return Beside(k[:, :, : self.rows.n_slots], v[:, :, : self.rows.n_slots])
 
-    def _at(self, layer: Int[Array, ""] | int, apart: bool) -> tuple[Block, Array, Array, Array, Array]:
+    def _at(
+        self, layer: Int[Array, ""] | int, apart: bool
+    ) -> tuple[Block, Array, Array, Array, Array]:
         """A layer's block, keys and values of the audio, stored keys and values."""
         of = lambda a: jax.lax.dynamic_index_in_dim(a, layer, keepdims=False)  # noqa: E731
         if apart:
             return self.blocks[layer], *self.heard[layer], of(self.trace.k), of(self.trace.v)
-        return jax.tree.map(of, (self.model.decoder.blocks, self.memory.k, self.memory.v, self.trace.k, self.trace.v))
+        return jax.tree.map(
+            of,
+            (self.model.decoder.blocks, self.memory.k, self.memory.v, self.trace.k, self.trace.v),
+        )
 
 
 def score(model: Whisper, x: Float[Array, "1 D"], metric: Metric) -> Float[Array, ""]:
@@ -145,21 +171,31 @@ def score(model: Whisper, x: Float[Array, "1 D"], metric: Metric) -> Float[Array
     return metric(unembed_scored(model.decoder.unembedding, model.decoder.ln(x), metric))[0]
 
 
-def encoder_output(model: Whisper, pre: Float[Array, "1 S D"], edits: Edits, first: Int[Array, ""]) -> Memory:
+def encoder_output(
+    model: Whisper, pre: Float[Array, "1 S D"], edits: Edits, first: Int[Array, ""]
+) -> Memory:
     """The memory that follows from the encoder's residual `pre` before layer `first`; `first` may be the number of layers."""
     positions = jnp.arange(pre.shape[1], dtype=jnp.int32)[None]
 
     def layer(i: Int[Array, ""], x: Float[Array, "1 S D"]) -> Float[Array, "1 S D"]:
-        block = jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, i, keepdims=False), model.encoder.blocks)
+        block = jax.tree.map(
+            lambda a: jax.lax.dynamic_index_in_dim(a, i, keepdims=False), model.encoder.blocks
+        )
         return block(x, Tap("encoder.", edits, NOTHING, i, positions))[0]
 
     x = jax.lax.fori_loop(first, model.config.n_audio_layer, layer, pre)
-    x = Tap("encoder.", edits, NOTHING, jnp.int32(-1), positions)("ln_post", model.encoder.ln_post(x))
+    x = Tap("encoder.", edits, NOTHING, jnp.int32(-1), positions)(
+        "ln_post", model.encoder.ln_post(x)
+    )
     return model.decoder.memory(x, apart=True).stacked()
 
 
 def resumed_memory(
-    model: Whisper, site: str, stored: tuple[Float[Array, "L 1 S D"], Float[Array, "L 1 S D"]], edits: Edits, first: Int[Array, ""]
+    model: Whisper,
+    site: str,
+    stored: tuple[Float[Array, "L 1 S D"], Float[Array, "L 1 S D"]],
+    edits: Edits,
+    first: Int[Array, ""],
 ) -> Memory:
     """What is heard under an edit of `site` at layer `first`; `stored` are the residuals before and after every layer."""
     if site == "encoder.resid_post":  # the next layer's beginning: this layer need not run at all
@@ -167,18 +203,29 @@ def resumed_memory(
     return encoder_output(model, stored[0][first], edits, first)
 
 
-def edited(edits: Edits, site: str, x: Float[Array, "1 S D"], layer: Int[Array, ""]) -> Float[Array, "1 S D"]:
+def edited(
+    edits: Edits, site: str, x: Float[Array, "1 S D"], layer: Int[Array, ""]
+) -> Float[Array, "1 S D"]:
     """`x`, the residual at `site`, as the edit there leaves it."""
     at = At(layer, jnp.arange(x.shape[1], dtype=jnp.int32)[None], None, site)
     return edits[site](x, at).astype(x.dtype)
 
 
-def scored_residual(model: Whisper, tokens: Int[Array, "1 T"], memory: Memory, edits: Edits, scored: int) -> Float[Array, "1 D"]:
+def scored_residual(
+    model: Whisper, tokens: Int[Array, "1 T"], memory: Memory, edits: Edits, scored: int
+) -> Float[Array, "1 D"]:
     """A whole pass of the decoder with nothing reused, up to the scored position."""
     return _residual(model, tokens, memory, edits, scored)[0]
 
 
-def plain_score(model: Whisper, tokens: Int[Array, "1 T"], memory: Memory, edits: Edits, scored: int, metric: Metric) -> Float[Array, ""]:
+def plain_score(
+    model: Whisper,
+    tokens: Int[Array, "1 T"],
+    memory: Memory,
+    edits: Edits,
+    scored: int,
+    metric: Metric,
+) -> Float[Array, ""]:
     """The same with every logit: for edits of the decoder's end, which `score` does not pass."""
     x, tap = _residual(model, tokens, memory, edits, scored)
     here = dataclasses.replace(tap, positions=tap.positions[:, scored:], acts={})
@@ -186,7 +233,9 @@ def plain_score(model: Whisper, tokens: Int[Array, "1 T"], memory: Memory, edits
     return metric(needed(logits, metric))[0]
 
 
-def _residual(model: Whisper, tokens: Int[Array, "1 T"], memory: Memory, edits: Edits, scored: int) -> tuple[Float[Array, "1 D"], Tap]:
+def _residual(
+    model: Whisper, tokens: Int[Array, "1 T"], memory: Memory, edits: Edits, scored: int
+) -> tuple[Float[Array, "1 D"], Tap]:
     tokens = tokens[:, : scored + 1]
     positions = jnp.arange(scored + 1, dtype=jnp.int32)[None]
     x, _, tap, _ = model.decoder.residual(tokens, positions, memory, edits, NOTHING)

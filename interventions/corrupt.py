@@ -1,4 +1,5 @@
 """Corrupted recordings to patch from: pure functions audio -> audio, float32 at 16 kHz, seeded, of unchanged length."""
+
 import dataclasses
 import math
 import os
@@ -22,7 +23,9 @@ def noise(audio: Samples, snr_db: Number, seed: int = 0) -> Audio:
     """`audio` plus white Gaussian noise, `snr_db` decibels below its RMS over the whole recording. Raises ValueError for silent audio."""
     audio = _checked(audio)
     if not math.isfinite(snr_db):
-        raise ValueError(f"snr_db: expected a finite number of decibels, got {snr_db}. Use white_noise_like for noise alone.")
+        raise ValueError(
+            f"snr_db: expected a finite number of decibels, got {snr_db}. Use white_noise_like for noise alone."
+        )
     if not audio.any():
         raise ValueError("audio: is silent, so no signal-to-noise ratio is defined for it.")
     return audio + _white(audio, seed) * np.float32(10 ** (-snr_db / 20))
@@ -37,7 +40,9 @@ def add(audio: Samples, other: Other, snr_db: Number, seed: int = 0) -> Audio:
     start = np.random.default_rng(seed).integers(len(other))
     drawn = np.resize(np.roll(other, -start), len(audio))
     if not audio.any() or not drawn.any():
-        raise ValueError("audio, other: one of them is silent, so no signal-to-noise ratio is defined.")
+        raise ValueError(
+            "audio, other: one of them is silent, so no signal-to-noise ratio is defined."
+        )
     return audio + (drawn * (_rms(audio) / _rms(drawn) * 10 ** (-snr_db / 20))).astype(np.float32)
 
 
@@ -58,11 +63,21 @@ def band_stop(audio: Samples, low_hz: Number, high_hz: Number) -> Audio:
     """
     audio, top = _checked(audio), SAMPLE_RATE / 2
     if not 0 <= low_hz < high_hz <= top or (low_hz, high_hz) == (0, top):
-        raise ValueError(f"low_hz, high_hz: expected 0 <= low < high <= {top:g}, not the whole of it, got {low_hz} and {high_hz}.")
-    kind, edge = ("highpass", high_hz) if low_hz == 0 else ("lowpass", low_hz) if high_hz == top else ("bandstop", (low_hz, high_hz))
+        raise ValueError(
+            f"low_hz, high_hz: expected 0 <= low < high <= {top:g}, not the whole of it, got {low_hz} and {high_hz}."
+        )
+    kind, edge = (
+        ("highpass", high_hz)
+        if low_hz == 0
+        else ("lowpass", low_hz)
+        if high_hz == top
+        else ("bandstop", (low_hz, high_hz))
+    )
     sections = scipy.signal.butter(8, edge, kind, fs=SAMPLE_RATE, output="sos")
     padding = min(6 * len(sections) + 3, len(audio) - 1)
-    return scipy.signal.sosfiltfilt(sections, audio.astype(np.float64), padlen=padding).astype(np.float32)
+    return scipy.signal.sosfiltfilt(sections, audio.astype(np.float64), padlen=padding).astype(
+        np.float32
+    )
 
 
 def time_mask(audio: Samples, start_s: Number, stop_s: Number) -> Audio:
@@ -83,7 +98,9 @@ def splice(audio: Samples, other: Other, start_s: Number, stop_s: Number) -> Aud
 def _checked(audio: Samples) -> Audio:
     audio = np.asarray(audio)
     if audio.ndim != 1 or not audio.size or not np.issubdtype(audio.dtype, np.floating):
-        raise ValueError(f"audio: expected float samples [n] at 16 kHz, got {audio.dtype}{list(audio.shape)}. Use jaxasr.load_audio.")
+        raise ValueError(
+            f"audio: expected float samples [n] at 16 kHz, got {audio.dtype}{list(audio.shape)}. Use jaxasr.load_audio."
+        )
     if not np.isfinite(audio).all():
         raise ValueError("audio: contains NaN or infinity.")
     return audio.astype(np.float32)

@@ -3,6 +3,7 @@
 The final norm is linear once its scale is held at the value it has in this run: logit = Σ_c (c - mean c)·rstd·γ·u + β·u, with u the
 unembedding of the answer (less that of the foil) and c every vector written to the residual stream. So the parts sum to the logit.
 """
+
 from collections.abc import Mapping
 from typing import Any
 
@@ -56,15 +57,21 @@ def direct_logits(
 
     Raises ValueError for a position that the tokens do not have, a token outside the vocabulary, a window below a frame.
     """
-    given = {name: token for name, token in (("answer", answer), ("foil", foil)) if token is not None}
+    given = {
+        name: token for name, token in (("answer", answer), ("foil", foil)) if token is not None
+    }
     for name, token in given.items():
         check_tokens(token, model.config.n_vocab, run.batch, name)
     tokens = [jnp.broadcast_to(jnp.asarray(token), (run.batch,)) for token in given.values()]
     window = 1 if window_s is None else round(window_s * FRAMES_PER_S)
     if window < 1:
-        raise ValueError(f"window_s: expected at least one frame of {1 / FRAMES_PER_S} s, got {window_s}.")
+        raise ValueError(
+            f"window_s: expected at least one frame of {1 / FRAMES_PER_S} s, got {window_s}."
+        )
     column = scored_position(LogitDiff(jnp.zeros(2, jnp.int32), position), jnp.shape(run.tokens)[1])
-    split = compiled.call(_direct, model, run.heard(model), tokens, taps=None, column=column, window=window)
+    split = compiled.call(
+        _direct, model, run.heard(model), tokens, taps=None, column=column, window=window
+    )
     return _labelled(split, window)
 
 
@@ -74,7 +81,9 @@ def total_logit(split: xr.Dataset) -> xr.DataArray:
     return wide.embed + wide.positional + wide.norm_bias + wide.parts.sum(("part", "layer"))
 
 
-def _direct(model: Whisper, run: Run, tokens: list[Array], taps: None, *, column: int, window: int) -> dict[str, Array]:
+def _direct(
+    model: Whisper, run: Run, tokens: list[Array], taps: None, *, column: int, window: int
+) -> dict[str, Array]:
     del taps
     seen = merge(
         select("decoder.attn.z", "decoder.cross_attn.z", "decoder.mlp_out"),
@@ -87,13 +96,27 @@ def _direct(model: Whisper, run: Run, tokens: list[Array], taps: None, *, column
         logit, toward, norm_bias = _final(decoder, x[:, column], u)
         token, place = (
             table[...][index].astype(toward.dtype)
-            for table, index in ((decoder.token_embedding, run.tokens[:, column]), (decoder.positional_embedding, positions[:, column]))
+            for table, index in (
+                (decoder.token_embedding, run.tokens[:, column]),
+                (decoder.positional_embedding, positions[:, column]),
+            )
         )
         blocks = decoder.blocks
-        heads = [_by_head(getattr(blocks, name), acts[f"decoder.{name}.z"][:, :, column], toward) for name in ("attn", "cross_attn")]
+        heads = [
+            _by_head(getattr(blocks, name), acts[f"decoder.{name}.z"][:, :, column], toward)
+            for name in ("attn", "cross_attn")
+        ]
         frames = _by_frame(blocks.cross_attn, acts["pattern"], run.memory.v, toward)
-        biases = [layer.bias[...].astype(toward.dtype) @ toward.T for layer in (blocks.attn.out, blocks.cross_attn.out, blocks.mlp.fc2)]
-        mlp = jnp.einsum("lbd,bd->lb", acts["decoder.mlp_out"][:, :, column].astype(toward.dtype), toward) - biases[2]
+        biases = [
+            layer.bias[...].astype(toward.dtype) @ toward.T
+            for layer in (blocks.attn.out, blocks.cross_attn.out, blocks.mlp.fc2)
+        ]
+        mlp = (
+            jnp.einsum(
+                "lbd,bd->lb", acts["decoder.mlp_out"][:, :, column].astype(toward.dtype), toward
+            )
+            - biases[2]
+        )
     parts = [heads[0].sum(-1), biases[0], heads[1].sum(-1), biases[1], mlp, biases[2]]
     pad = -frames.shape[-1] % window
     return {
@@ -103,16 +126,27 @@ def _direct(model: Whisper, run: Run, tokens: list[Array], taps: None, *, column
         "norm_bias": norm_bias,
         "parts": jnp.moveaxis(jnp.stack(parts), 2, 0),
         "heads": jnp.moveaxis(jnp.stack(heads), 2, 0),
-        "frames": jnp.moveaxis(jnp.pad(frames, [(0, 0)] * 3 + [(0, pad)]).reshape(*frames.shape[:3], -1, window).sum(-1), 1, 0),
+        "frames": jnp.moveaxis(
+            jnp.pad(frames, [(0, 0)] * 3 + [(0, pad)])
+            .reshape(*frames.shape[:3], -1, window)
+            .sum(-1),
+            1,
+            0,
+        ),
     }
 
 
 def _unembedding(decoder: Any, tokens: list[Int[Array, "B"]]) -> Float[Array, "B D"]:
-    rows = [decoder.unembedding[token].astype(jnp.promote_types(decoder.dtype, jnp.float32)) for token in tokens]
+    rows = [
+        decoder.unembedding[token].astype(jnp.promote_types(decoder.dtype, jnp.float32))
+        for token in tokens
+    ]
     return rows[0] if len(rows) == 1 else rows[0] - rows[1]
 
 
-def _final(decoder: Any, x: Float[Array, "B D"], u: Float[Array, "B D"]) -> tuple[Array, Float[Array, "B D"], Array]:
+def _final(
+    decoder: Any, x: Float[Array, "B D"], u: Float[Array, "B D"]
+) -> tuple[Array, Float[Array, "B D"], Array]:
     """The logit; the direction in the residual stream that it reads, norm folded in; what the norm's bias adds."""
     logit = (decoder.ln(x).astype(u.dtype) * u).sum(-1)
     x = x.astype(u.dtype)
@@ -124,17 +158,26 @@ def _final(decoder: Any, x: Float[Array, "B D"], u: Float[Array, "B D"]) -> tupl
 def _read_by(attn: Any, toward: Float[Array, "B D"]) -> Float[Array, "L B H Dh"]:
     """W_O·direction of every head."""
     kernel = attn.out.kernel[...].astype(toward.dtype)
-    return jnp.einsum("lhed,bd->lbhe", kernel.reshape(kernel.shape[0], attn.n_head, -1, kernel.shape[-1]), toward)
+    return jnp.einsum(
+        "lhed,bd->lbhe", kernel.reshape(kernel.shape[0], attn.n_head, -1, kernel.shape[-1]), toward
+    )
 
 
-def _by_head(attn: Any, z: Float[Array, "L B H Dh"], toward: Float[Array, "B D"]) -> Float[Array, "L B H"]:
+def _by_head(
+    attn: Any, z: Float[Array, "L B H Dh"], toward: Float[Array, "B D"]
+) -> Float[Array, "L B H"]:
     return (z.astype(toward.dtype) * _read_by(attn, toward)).sum(-1)
 
 
 def _by_frame(
-    attn: Any, pattern: Float[Array, "L B H S"], v: Float[Array, "L B H S Dh"], toward: Float[Array, "B D"]
+    attn: Any,
+    pattern: Float[Array, "L B H S"],
+    v: Float[Array, "L B H S Dh"],
+    toward: Float[Array, "B D"],
 ) -> Float[Array, "L B H S"]:
-    return pattern.astype(toward.dtype) * jnp.einsum("lbhse,lbhe->lbhs", v.astype(toward.dtype), _read_by(attn, toward))
+    return pattern.astype(toward.dtype) * jnp.einsum(
+        "lbhse,lbhe->lbhs", v.astype(toward.dtype), _read_by(attn, toward)
+    )
 
 
 def _labelled(split: Mapping[str, Array], window: int) -> xr.Dataset:
@@ -148,5 +191,8 @@ def _labelled(split: Mapping[str, Array], window: int) -> xr.Dataset:
         "head": np.arange(n_head),
         "time": np.arange(n_windows) * window / FRAMES_PER_S,
     } | ({"example": np.arange(len(values["logit"]))} if several else {})
-    variables = {name: (("example", *_DIMS[name]), value) if several else (_DIMS[name], value[0]) for name, value in values.items()}
+    variables = {
+        name: (("example", *_DIMS[name]), value) if several else (_DIMS[name], value[0])
+        for name, value in values.items()
+    }
     return xr.Dataset(variables, coords, {"window_s": window / FRAMES_PER_S})

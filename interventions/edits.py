@@ -3,6 +3,7 @@
 So `vmap` over an edit is a sweep, `vmap` over its strength a dose curve, `grad` with respect to `Add(zeros)` attribution.
 A function of your own, or your own `jaxasr.pytrees.dataclass`, works wherever these do.
 """
+
 from typing import Any
 
 import jax
@@ -122,7 +123,9 @@ class Noise(_Edit):
         rows = jnp.broadcast_to(jnp.arange(x.shape[0])[:, None], at.positions.shape)
 
         def step(row: Array, position: Array, here: Array) -> Array:
-            drawn = jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, row), position), here.shape, here.dtype)
+            drawn = jax.random.normal(
+                jax.random.fold_in(jax.random.fold_in(key, row), position), here.shape, here.dtype
+            )
             return drawn * jnp.sqrt(jnp.mean(here**2))
 
         noise = self.scale * jax.vmap(jax.vmap(step))(rows, at.positions, x)
@@ -130,7 +133,9 @@ class Noise(_Edit):
 
     def check(self, spec: SiteSpec) -> None:
         if "T" in spec.axes and "S" in spec.axes:
-            raise ValueError(f"Noise: not defined at {spec.site!r}. Use it at q, k, v or z, or Patch a pattern of your own.")
+            raise ValueError(
+                f"Noise: not defined at {spec.site!r}. Use it at q, k, v or z, or Patch a pattern of your own."
+            )
 
 
 @pytrees.dataclass(repr=False)
@@ -149,7 +154,9 @@ class Project(_Edit):
         q, r = jnp.linalg.qr(jnp.swapaxes(jnp.atleast_2d(vectors), -1, -2))
         small = jnp.abs(jnp.diagonal(r, axis1=-2, axis2=-1)).min()
         if not isinstance(small, jax.core.Tracer) and small < 1e-6:
-            raise ValueError("vectors: expected linearly independent ones; they span less than their number.")
+            raise ValueError(
+                "vectors: expected linearly independent ones; they span less than their number."
+            )
         return cls(jnp.swapaxes(q, -1, -2), keep)
 
     def __call__(self, x: Array, at: At) -> Array:
@@ -159,7 +166,9 @@ class Project(_Edit):
 
     def check(self, spec: SiteSpec) -> None:
         if self.basis.shape[-1] != spec.shape[-1]:
-            raise ValueError(f"basis: expected vectors of length {spec.shape[-1]} at {spec.site!r}, got {self.basis.shape[-1]}.")
+            raise ValueError(
+                f"basis: expected vectors of length {spec.shape[-1]} at {spec.site!r}, got {self.basis.shape[-1]}."
+            )
 
 
 @pytrees.dataclass(repr=False)
@@ -203,7 +212,10 @@ class Only(_Edit):
     def mask(self, x: Array, at: At) -> Bool[Array, "..."]:
         """True where the edit applies; broadcasts to `x`."""
         time, keys = time_axes(at.axes, at.site)
-        index = {"B": jnp.arange(x.shape[0])[:, None], "H": jnp.arange(x.shape[at.axes.index("H")])[None] if "H" in at.axes else None}
+        index = {
+            "B": jnp.arange(x.shape[0])[:, None],
+            "H": jnp.arange(x.shape[at.axes.index("H")])[None] if "H" in at.axes else None,
+        }
         mask = jnp.asarray(True)
         for where, axis, numbers in (
             (self.heads, "H", index["H"]),
@@ -215,7 +227,11 @@ class Only(_Edit):
                 mask = mask & _along(where(numbers), axis, at.axes)
         if self.layers is not None:
             mask = mask & self.layers(at.layer)
-        return mask if self.when is None else mask & (self.when(at) if callable(self.when) else self.when)
+        return (
+            mask
+            if self.when is None
+            else mask & (self.when(at) if callable(self.when) else self.when)
+        )
 
     def check(self, spec: SiteSpec) -> None:
         time, keys = time_axes(spec.axes, spec.site)
@@ -227,7 +243,14 @@ class Only(_Edit):
 
 
 def only(
-    edit: Edit, *, layers: Any = None, heads: Any = None, positions: Any = None, frames: Any = None, rows: Any = None, when: Any = None
+    edit: Edit,
+    *,
+    layers: Any = None,
+    heads: Any = None,
+    positions: Any = None,
+    frames: Any = None,
+    rows: Any = None,
+    when: Any = None,
 ) -> Only:
     """Restricts `edit`. Each place is an index, several, a `range`, a `slice`, or an array (also traced: a cell of a sweep).
 
@@ -252,7 +275,9 @@ def check_reference(value: Reference, spec: SiteSpec, partial: bool) -> None:
     if not isinstance(value, Row):
         check_fits(value, spec, partial)
     elif value.rows.shape != (spec.size("B"),):
-        raise ValueError(f"Row: expected one source row for each of {spec.size('B')} rows, got shape {list(value.rows.shape)}.")
+        raise ValueError(
+            f"Row: expected one source row for each of {spec.size('B')} rows, got shape {list(value.rows.shape)}."
+        )
 
 
 def _check(edit: Any, spec: SiteSpec) -> None:
@@ -264,7 +289,15 @@ def time_axes(axes: tuple[str, ...], site: str) -> tuple[str | None, str | None]
     """The axis that `positions` select, and the one that `frames` do."""
     time = "T" if "T" in axes else "S"
     listens = ".cross_attn." in site and "S" in axes
-    frames = "S" if listens else "T" if site.startswith("encoder.") and "S" not in axes else "S" if site.startswith("encoder.") else None
+    frames = (
+        "S"
+        if listens
+        else "T"
+        if site.startswith("encoder.") and "S" not in axes
+        else "S"
+        if site.startswith("encoder.")
+        else None
+    )
     return (None if listens and "T" not in axes else time), frames
 
 
@@ -272,7 +305,9 @@ def _size(spec: SiteSpec, axis: str | None, name: str) -> int:
     size = spec.n_layer if axis == "L" else spec.size(axis) if axis in spec.axes else 0
     if not size:
         has = " ".join([*(["L"] if spec.n_layer else []), *spec.axes])
-        raise ValueError(f"{name}: {spec.site!r} has no such axis (it has {has}), so the edit would never fire.")
+        raise ValueError(
+            f"{name}: {spec.site!r} has no such axis (it has {has}), so the edit would never fire."
+        )
     return size
 
 

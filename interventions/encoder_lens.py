@@ -1,4 +1,5 @@
 """The encoder lens: let the unmodified decoder listen to every layer of the encoder (DecoderLens, Langedijk et al. 2310.03686)."""
+
 from typing import Any
 
 import jax
@@ -56,14 +57,25 @@ def encoder_lens(
     if stem:
         resid = jnp.concatenate([acts["encoder.embed"][None], resid])
     tokens = jnp.broadcast_to(jnp.asarray(prompt, jnp.int32), (resid.shape[1], len(prompt)))
-    options = dict(max_new_tokens=max_new_tokens, at_once=min(at_once, len(resid)), eot=asr.tokenizer.special.eot)
+    options = dict(
+        max_new_tokens=max_new_tokens,
+        at_once=min(at_once, len(resid)),
+        eot=asr.tokenizer.special.eot,
+    )
     out = compiled.call(_generate, asr.model, resid, tokens, taps=rules, **options)
     layers = tuple(range(-1 if stem else 0, asr.config.n_audio_layer))
     return EncoderLens(out.tokens, out.lengths, out.logprobs, texts(asr, out), layers)
 
 
 def _generate(
-    model: Whisper, resid: Float[Array, "L B S D"], prompt: Int[Array, "B T0"], rules: Any, *, max_new_tokens: int, at_once: int, eot: int
+    model: Whisper,
+    resid: Float[Array, "L B S D"],
+    prompt: Int[Array, "B T0"],
+    rules: Any,
+    *,
+    max_new_tokens: int,
+    at_once: int,
+    eot: int,
 ) -> Generation:
     def layer(x: Float[Array, "B S D"]) -> Generation:
         memory = model.memory(model.encoder.ln_post(x))
@@ -75,4 +87,7 @@ def _generate(
 def texts(asr: Recogniser, out: Generation) -> list[list[str]]:
     """The text of every row of a generation with two leading axes."""
     tokens, lengths = jax.device_get((out.tokens, out.lengths))
-    return [[asr.tokenizer.decode(row[:n]).strip() for row, n in zip(rows, ns)] for rows, ns in zip(tokens, lengths)]
+    return [
+        [asr.tokenizer.decode(row[:n]).strip() for row, n in zip(rows, ns)]
+        for rows, ns in zip(tokens, lengths)
+    ]

@@ -1,4 +1,5 @@
 """One edit at every place of several sites: the cells that one loop can generate under, whatever site each of them edits."""
+
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +26,9 @@ class Everywhere:
 
     def __call__(self, cell: dict[str, Any]) -> Edits:
         edit, cell = strength(self.edit, cell)
-        return {site: self._placed(edit, number, site, cell) for number, site in enumerate(self.sites)}
+        return {
+            site: self._placed(edit, number, site, cell) for number, site in enumerate(self.sites)
+        }
 
     def _placed(self, edit: Edit, number: int, site: str, cell: dict[str, Any]) -> Edit:
         heads = cell["head"] if "H" in _sites.SITES[site] else None

@@ -1,4 +1,5 @@
 """One example of a sweep: the passes that its cells share, its cells by layer, and what is compiled for them."""
+
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -33,7 +34,11 @@ class Passes:
 
     def __init__(self, model: Whisper, metric: Metric, keep: tuple[str, ...]):
         self.blocks = unstack_once(model, model.decoder.blocks) if unrolls(model.config) else None
-        self.frozen, self.metric, self.readout = compiled.Frozen.of((model, self.blocks)), metric, select(*keep)
+        self.frozen, self.metric, self.readout = (
+            compiled.Frozen.of((model, self.blocks)),
+            metric,
+            select(*keep),
+        )
         self._known: list[tuple[Run, Said]] = []
 
     def of(self, run: Run, metric: Metric | None = None) -> Said:
@@ -49,7 +54,9 @@ class Passes:
 
 def _said(frozen: compiled.Frozen, run: Run, taps: tuple) -> Said:
     (model, blocks), (metric, readout) = frozen.whole, taps
-    memory = run.memory if blocks is None else run.memory.apart()  # one copy for the pass and for the cells
+    memory = (
+        run.memory if blocks is None else run.memory.apart()
+    )  # one copy for the pass and for the cells
     with exactly(model):
         return *passes.say(model, run, memory, {}, readout, metric, blocks), memory
 
@@ -75,24 +82,39 @@ class Example:
             axis = int(plan.grid.site in sites.LAYERED)
             edit = edit.replace(value=jnp.take(edit.value, jnp.array([b]), axis))
         said, acts, heard = plan.passes.of(row, metric)
-        stored = Trace.of(acts) if plan.by_rows else _hear(plan.model, row.sound) if plan.resumes else None
+        stored = (
+            Trace.of(acts)
+            if plan.by_rows
+            else _hear(plan.model, row.sound)
+            if plan.resumes
+            else None
+        )
         return cls(plan, row, heard, edit, metric, said, stored)
 
     @property
     def baseline(self) -> float:
         return float(self.said[0])
 
-    def group(self, layer: int | None) -> tuple[Int[np.ndarray, "n"], Callable[[], planning.Finish]]:
+    def group(
+        self, layer: int | None
+    ) -> tuple[Int[np.ndarray, "n"], Callable[[], planning.Finish]]:
         """The cells that start at one layer: where they stand in the flat grid, and what begins to compute them."""
         if self.plan.by_rows:
             flat, cells = self.plan.grid.columns(layer)
             return flat.ravel(), functools.partial(self._columns, layer, flat.shape, cells)
         flat, cells = self.plan.grid.cells(layer)
-        return flat, lambda: planning.chunked(functools.partial(self._one_by_one, layer), cells, planning.chunk(self.plan))
+        return flat, lambda: planning.chunked(
+            functools.partial(self._one_by_one, layer), cells, planning.chunk(self.plan)
+        )
 
-    def _columns(self, layer: int, shape: tuple[int, ...], cells: dict[str, np.ndarray]) -> planning.Finish:
+    def _columns(
+        self, layer: int, shape: tuple[int, ...], cells: dict[str, np.ndarray]
+    ) -> planning.Finish:
         parts = planning.parts(self.plan, layer)
-        begun = [planning.chunked(functools.partial(self._part, layer, part), cells, part.together) for part in parts]
+        begun = [
+            planning.chunked(functools.partial(self._part, layer, part), cells, part.together)
+            for part in parts
+        ]
 
         def finish() -> Float[np.ndarray, "n"]:
             values = np.full(shape, self.baseline)
@@ -105,20 +127,47 @@ class Example:
     def _part(self, layer: int, part: planning.Part, cells: dict[str, np.ndarray]) -> Array:
         p = self.plan
         heard = None if p.passes.blocks is None else tuple(zip(self.heard.k, self.heard.v))
-        dynamic = (p.passes.frozen, heard, jnp.int32(layer), cells, p.grid.frames, part.rows, self.row.memory, self.stored)
-        options = {"site": p.grid.site, "in_columns": "position" in p.grid.coords, "own": p.own_position, "above": part.above}
+        dynamic = (
+            p.passes.frozen,
+            heard,
+            jnp.int32(layer),
+            cells,
+            p.grid.frames,
+            part.rows,
+            self.row.memory,
+            self.stored,
+        )
+        options = {
+            "site": p.grid.site,
+            "in_columns": "position" in p.grid.coords,
+            "own": p.own_position,
+            "above": part.above,
+        }
         return compiled.call(_decoder_cells, *dynamic, taps=(self.edit, self.metric), **options)
 
     def _one_by_one(self, layer: int | None, cells: dict[str, np.ndarray]) -> Array:
         p = self.plan
-        dynamic = (p.model, jnp.int32(layer or 0), cells, p.grid.frames, self.row.tokens, self.row.memory, self.stored, self.row.sound)
+        dynamic = (
+            p.model,
+            jnp.int32(layer or 0),
+            cells,
+            p.grid.frames,
+            self.row.tokens,
+            self.row.memory,
+            self.stored,
+            self.row.sound,
+        )
         fn = _plain_cells if sites.stack_of(p.grid.site) == "decoder" else _encoder_cells
-        return compiled.call(fn, *dynamic, taps=(self.edit, self.metric), site=p.grid.site, scored=p.scored)
+        return compiled.call(
+            fn, *dynamic, taps=(self.edit, self.metric), site=p.grid.site, scored=p.scored
+        )
 
 
 def _hear(model: Whisper, mel: Array | None) -> tuple[Array, Array]:
     if mel is None:
-        raise ValueError("target: a sweep of the encoder needs the recording; give Run(mel=...) rather than Run(memory=...).")
+        raise ValueError(
+            "target: a sweep of the encoder needs the recording; give Run(mel=...) rather than Run(memory=...)."
+        )
     acts = heard_at(model, mel, "encoder.resid_pre", "encoder.resid_post")
     return acts["encoder.resid_pre"], acts["encoder.resid_post"]
 
@@ -136,8 +185,12 @@ def _decoder_cells(
         return {site: placed(*strength(edit, cell), *frames, when)}
 
     with exactly(model):
-        x = Resumed(model, blocks, heard, memory, trace, rows, first, own, above).residuals(edits_of, cells)
-        scored = jax.vmap(lambda row: _cells.score(model, row[None], metric))(x.reshape(-1, x.shape[-1]))
+        x = Resumed(model, blocks, heard, memory, trace, rows, first, own, above).residuals(
+            edits_of, cells
+        )
+        scored = jax.vmap(lambda row: _cells.score(model, row[None], metric))(
+            x.reshape(-1, x.shape[-1])
+        )
         return scored.reshape(x.shape[:-1])
 
 
@@ -164,12 +217,14 @@ def _encoder_cells(
 
     def cell(place: dict) -> Array:
         edits = {site: placed(*strength(edit, place), *frames)}
-        heard = model.encode(mel, edits)[0] if stored is None else _cells.resumed_memory(model, site, stored, edits, first)
+        heard = (
+            model.encode(mel, edits)[0]
+            if stored is None
+            else _cells.resumed_memory(model, site, stored, edits, first)
+        )
         return _cells.score(model, _cells.scored_residual(model, tokens, heard, {}, scored), metric)
 
     with exactly(model):
         if len(jax.tree.leaves(cells)[0]) == 1:  # a lone cell runs as a plain pass
             return cell(jax.tree.map(lambda column: column[0], cells))[None]
         return jax.vmap(cell)(cells)
-
-

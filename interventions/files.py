@@ -1,4 +1,5 @@
 """Files and folders that appear complete or not at all, and folders with one writer at a time."""
+
 import os
 import shutil
 import tempfile
@@ -13,7 +14,10 @@ try:
 except ImportError:  # Windows has no flock: writers are not kept from each other there
     fcntl = None
 
-_WRITING, _COMPLETE = ".writing-", ".complete-"  # what a staging folder is called before and after everything is written
+_WRITING, _COMPLETE = (
+    ".writing-",
+    ".complete-",
+)  # what a staging folder is called before and after everything is written
 _LOCK = ".lock"
 
 
@@ -35,7 +39,11 @@ def staging(folder: str | os.PathLike) -> Iterator[Path]:
             yield place / "new"
         except BaseException as problem:
             shutil.rmtree(place, ignore_errors=True)
-            if isinstance(problem, OSError) and problem.errno is not None and problem.filename is None:
+            if (
+                isinstance(problem, OSError)
+                and problem.errno is not None
+                and problem.filename is None
+            ):
                 problem.filename = str(folder)  # a full disk does not name what was written
             raise
         place = place.rename(folder / place.name.replace(_WRITING, _COMPLETE, 1))
@@ -68,7 +76,9 @@ def only_writer(folder: str | os.PathLike, wait_s: float = 0.0) -> Iterator[None
     while (held := _claim(lock)) is None and time.monotonic() < end:
         time.sleep(0.05)
     if held is None:
-        raise BlockingIOError(f"{str(folder)!r}: another process is writing into this folder. Wait until it ends, or choose another.")
+        raise BlockingIOError(
+            f"{str(folder)!r}: another process is writing into this folder. Wait until it ends, or choose another."
+        )
     with held:
         try:
             clear_up(folder)
@@ -80,7 +90,11 @@ def only_writer(folder: str | os.PathLike, wait_s: float = 0.0) -> Iterator[None
 def _lock_of(folder: Path) -> Path:
     """Beside the folder, as some formats do not like what is not theirs in it; inside where that cannot be written."""
     whole = folder.resolve()
-    return whole.parent / f".{whole.name}{_LOCK}" if os.access(whole.parent, os.W_OK) else whole / _LOCK
+    return (
+        whole.parent / f".{whole.name}{_LOCK}"
+        if os.access(whole.parent, os.W_OK)
+        else whole / _LOCK
+    )
 
 
 def is_bookkeeping(path: Path) -> bool:
@@ -132,7 +146,11 @@ def clear_up(folder: Path) -> None:
     if not folder.is_dir():
         return
     with os.scandir(folder) as entries:
-        left = [folder / entry.name for entry in entries if entry.name.startswith((_WRITING, _COMPLETE)) and entry.is_dir()]
+        left = [
+            folder / entry.name
+            for entry in entries
+            if entry.name.startswith((_WRITING, _COMPLETE)) and entry.is_dir()
+        ]
     for place in left:
         try:
             lock = _claim(place / _LOCK)
@@ -148,8 +166,12 @@ def clear_up(folder: Path) -> None:
 def _move(place: Path, folder: Path) -> None:
     """Moves what is complete in the staging folder `place` into `folder`. A second time it goes on where the first ended."""
     (place / "old").mkdir(exist_ok=True)
-    for entry in sorted((place / "new").glob("*")):  # no folder: the first was killed when all had been moved
+    for entry in sorted(
+        (place / "new").glob("*")
+    ):  # no folder: the first was killed when all had been moved
         target = folder / entry.name
-        if target.exists() and (target.is_dir() or entry.is_dir()):  # neither replaces a folder, nor a folder a file
+        if target.exists() and (
+            target.is_dir() or entry.is_dir()
+        ):  # neither replaces a folder, nor a folder a file
             target.rename(place / "old" / entry.name)
         entry.replace(target)

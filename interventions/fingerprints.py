@@ -4,6 +4,7 @@ Values are told apart by type as well: 1, True and 1.0 differ, and so do two cla
 bytecode, constants, defaults, what a closure holds, and the functions and values of its module that it names. Of installed packages the
 name counts, of this one also the text of the module.
 """
+
 import dataclasses
 import dis
 import enum
@@ -27,14 +28,55 @@ _ROOT = Path(__file__).resolve().parents[1]
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...), type(NotImplemented))
 # Of a class: what Python, dataclasses and flax make from the rest of it, and caches.
 _MADE = {
-    *("__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__annotate__", "__annotate_func__"),
-    *("__annotations_cache__", "__firstlineno__", "__static_attributes__", "__type_params__", "__orig_bases__", "__parameters__"),
-    *("__dataclass_params__", "__dataclass_fields__", "__match_args__", "__slots__", "__abstractmethods__", "_abc_impl", "__hash__"),
-    *("__init__", "__eq__", "__repr__", "__setattr__", "__delattr__", "__replace__", "_flax_dataclass", "replace", "__getstate__"),
+    *(
+        "__module__",
+        "__qualname__",
+        "__doc__",
+        "__dict__",
+        "__weakref__",
+        "__annotations__",
+        "__annotate__",
+        "__annotate_func__",
+    ),
+    *(
+        "__annotations_cache__",
+        "__firstlineno__",
+        "__static_attributes__",
+        "__type_params__",
+        "__orig_bases__",
+        "__parameters__",
+    ),
+    *(
+        "__dataclass_params__",
+        "__dataclass_fields__",
+        "__match_args__",
+        "__slots__",
+        "__abstractmethods__",
+        "_abc_impl",
+        "__hash__",
+    ),
+    *(
+        "__init__",
+        "__eq__",
+        "__repr__",
+        "__setattr__",
+        "__delattr__",
+        "__replace__",
+        "_flax_dataclass",
+        "replace",
+        "__getstate__",
+    ),
     *("__setstate__", "__classdictcell__", "__conditional_annotations__"),
 }
 _MADE_OF_FUNCTIONS = {"__signature__", "__type_params__", "__annotations__"}
-_CODE = ("co_code", "co_exceptiontable", "co_flags", "co_argcount", "co_posonlyargcount", "co_kwonlyargcount")
+_CODE = (
+    "co_code",
+    "co_exceptiontable",
+    "co_flags",
+    "co_argcount",
+    "co_posonlyargcount",
+    "co_kwonlyargcount",
+)
 _NAMES = ("co_names", "co_varnames", "co_freevars", "co_cellvars")
 
 
@@ -53,7 +95,9 @@ class _Digest:
 
     def __init__(self) -> None:
         self.above: list[int] = []  # the ids of what is being described
-        self.known: dict[int, tuple[str, Any]] = {}  # the value is held, so that nothing else can have its id
+        self.known: dict[
+            int, tuple[str, Any]
+        ] = {}  # the value is held, so that nothing else can have its id
 
     def of(self, value: Any, where: str) -> str:
         """A digest of `value`, which errors call `where`."""
@@ -74,16 +118,38 @@ class _Digest:
     def _parts(self, value: Any, where: str) -> Iterable[str]:
         match value:
             case enum.Enum():
-                return "enum", type(value).__module__, type(value).__qualname__, value.name, self.of(value.value, where)
+                return (
+                    "enum",
+                    type(value).__module__,
+                    type(value).__qualname__,
+                    value.name,
+                    self.of(value.value, where),
+                )
             case tuple() | list():
-                return type(value).__name__, self.of(type(value), where), *(self.of(v, f"{where}[{i}]") for i, v in enumerate(value))
+                return (
+                    type(value).__name__,
+                    self.of(type(value), where),
+                    *(self.of(v, f"{where}[{i}]") for i, v in enumerate(value)),
+                )
             case set() | frozenset():
-                return type(value).__name__, *sorted(_Digest().of(item, f"{where} item") for item in value)
+                return type(value).__name__, *sorted(
+                    _Digest().of(item, f"{where} item") for item in value
+                )
             case Mapping():
-                items = sorted((_Digest().of(key, where), key, item) for key, item in value.items()) if value else []
-                return "mapping", self.of(type(value), where), *(p for d, k, v in items for p in (d, self.of(v, _inside(where, k))))
+                items = (
+                    sorted((_Digest().of(key, where), key, item) for key, item in value.items())
+                    if value
+                    else []
+                )
+                return (
+                    "mapping",
+                    self.of(type(value), where),
+                    *(p for d, k, v in items for p in (d, self.of(v, _inside(where, k)))),
+                )
             case slice() | range():
-                return type(value).__name__, *(self.of(getattr(value, name), where) for name in ("start", "stop", "step"))
+                return type(value).__name__, *(
+                    self.of(getattr(value, name), where) for name in ("start", "stop", "step")
+                )
             case np.dtype():
                 return "dtype", str(value)
             case type():
@@ -91,9 +157,16 @@ class _Digest:
             case types.ModuleType():
                 return "module", value.__name__
             case functools.partial():
-                return "partial", *(self.of(getattr(value, name), f"{where}.{name}") for name in ("func", "args", "keywords"))
+                return "partial", *(
+                    self.of(getattr(value, name), f"{where}.{name}")
+                    for name in ("func", "args", "keywords")
+                )
             case types.MethodType():
-                return "method", self.of(value.__func__, where), self.of(value.__self__, f"{where}.__self__")
+                return (
+                    "method",
+                    self.of(value.__func__, where),
+                    self.of(value.__self__, f"{where}.__self__"),
+                )
             case types.FunctionType():
                 return self._function(value, where)
             case types.CodeType():
@@ -101,7 +174,9 @@ class _Digest:
             case staticmethod() | classmethod():
                 return type(value).__name__, self.of(value.__func__, where)
             case property():
-                return "property", *(self.of(part, where) for part in (value.fget, value.fset, value.fdel))
+                return "property", *(
+                    self.of(part, where) for part in (value.fget, value.fset, value.fdel)
+                )
             case functools.cached_property():
                 return "property", self.of(value.func, where)
             case types.MemberDescriptorType() | types.GetSetDescriptorType():
@@ -109,7 +184,11 @@ class _Digest:
             case nnx.Variable():
                 return "variable", self.of(type(value), where), self.of(value[...], where)
             case nnx.Module():
-                named = {name: item for name, item in vars(value).items() if not name.startswith("_pytree__")}
+                named = {
+                    name: item
+                    for name, item in vars(value).items()
+                    if not name.startswith("_pytree__")
+                }
                 return "module", self.of(type(value), where), self.of(named, where)
         return self._object(value, where)
 
@@ -140,19 +219,27 @@ class _Digest:
         if _is_installed(cls):
             return name
         own = {key: item for key, item in vars(cls).items() if not _is_made(key, item)}
-        parts = (part for key in sorted(own) for part in (key, self.of(own[key], f"{where}: {cls.__qualname__}.{key}")))
+        parts = (
+            part
+            for key in sorted(own)
+            for part in (key, self.of(own[key], f"{where}: {cls.__qualname__}.{key}"))
+        )
         return *name, *(self.of(base, where) for base in cls.__bases__), *parts
 
     def _function(self, fn: types.FunctionType, where: str) -> Iterable[str]:
         here = f"{where}: {fn.__qualname__}"
         name = "function", fn.__module__ or "", fn.__qualname__
-        known = (_is_ours(fn) or _is_installed(fn)) and _is_known_file(fn.__code__.co_filename)  # a wrapper takes names from what it wraps
+        known = (_is_ours(fn) or _is_installed(fn)) and _is_known_file(
+            fn.__code__.co_filename
+        )  # a wrapper takes names from what it wraps
         if known and "<locals>" not in fn.__qualname__:
             return *name, _source(fn.__module__) if _is_ours(fn) else ""
         held = dict(zip(fn.__code__.co_freevars, (_content(cell) for cell in fn.__closure__ or ())))
         own = {key: item for key, item in vars(fn).items() if key not in _MADE_OF_FUNCTIONS}
         parts = [held, fn.__defaults__, fn.__kwdefaults__, own]
-        if not _is_installed_file(fn.__code__.co_filename):  # a decorator of a package is known by its name
+        if not _is_installed_file(
+            fn.__code__.co_filename
+        ):  # a decorator of a package is known by its name
             parts += [fn.__code__, _globals(fn)]
         return *name, *(self.of(part, here) for part in parts)
 
@@ -178,8 +265,15 @@ def _array(value: Any, where: str) -> str:
         return _hash("key", str(value.dtype), _array(jax.random.key_data(value), where))
     array = np.asarray(value)
     if array.dtype.hasobject:
-        raise ValueError(f"{where}: expected an array of numbers or texts, got one of objects, which has no stable description.")
-    return _hash("array", str(array.dtype), str(array.shape), hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest())
+        raise ValueError(
+            f"{where}: expected an array of numbers or texts, got one of objects, which has no stable description."
+        )
+    return _hash(
+        "array",
+        str(array.dtype),
+        str(array.shape),
+        hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest(),
+    )
 
 
 def _is_made(key: str, item: Any) -> bool:
@@ -203,18 +297,29 @@ def _globals(fn: types.FunctionType) -> dict[str, Any]:
     for name in _read(fn.__code__) & fn.__globals__.keys():
         found[name] = value = fn.__globals__[name]
         if isinstance(value, types.ModuleType) and not _known_module(value.__name__):
-            found |= {f"{name}.{inner}": vars(value)[inner] for inner in _named(fn.__code__) & vars(value).keys()}
+            found |= {
+                f"{name}.{inner}": vars(value)[inner]
+                for inner in _named(fn.__code__) & vars(value).keys()
+            }
     return found
 
 
 def _read(code: types.CodeType) -> set[str]:
     """The global names that code reads, that of functions inside it included."""
-    own = {step.argval for step in dis.get_instructions(code) if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
-    return own.union(*(_read(const) for const in code.co_consts if isinstance(const, types.CodeType)))
+    own = {
+        step.argval
+        for step in dis.get_instructions(code)
+        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")
+    }
+    return own.union(
+        *(_read(const) for const in code.co_consts if isinstance(const, types.CodeType))
+    )
 
 
 def _named(code: types.CodeType) -> set[str]:
-    return set(code.co_names).union(*(_named(const) for const in code.co_consts if isinstance(const, types.CodeType)))
+    return set(code.co_names).union(
+        *(_named(const) for const in code.co_consts if isinstance(const, types.CodeType))
+    )
 
 
 def _is_found_by_name(value: Any) -> bool:
@@ -242,14 +347,19 @@ def _known_module(name: str) -> bool:
 
 @functools.cache
 def _is_installed_file(file: str) -> bool:
-    installed = {Path(sysconfig.get_path(key)).resolve() for key in ("purelib", "platlib", "stdlib", "platstdlib")}
+    installed = {
+        Path(sysconfig.get_path(key)).resolve()
+        for key in ("purelib", "platlib", "stdlib", "platstdlib")
+    }
     return any(folder in Path(file).resolve().parents for folder in installed)
 
 
 @functools.cache
 def _is_known_file(file: str) -> bool:
     """Whether code is of an installed package or of this one."""
-    return _is_installed_file(file) or any(_ROOT / name in Path(file).resolve().parents for name in _OURS)
+    return _is_installed_file(file) or any(
+        _ROOT / name in Path(file).resolve().parents for name in _OURS
+    )
 
 
 @functools.cache

@@ -1,4 +1,5 @@
 """The cells of a sweep: which dimensions, how long, and the edit of each cell."""
+
 import dataclasses
 import itertools
 import math
@@ -28,20 +29,41 @@ class Grid:
 
     @classmethod
     def of(
-        cls, spec: SiteSpec, over: Sequence[str], *, window_s: float, n_frames: int, alphas: Sequence[float], chosen: dict[str, Any]
+        cls,
+        spec: SiteSpec,
+        over: Sequence[str],
+        *,
+        window_s: float,
+        n_frames: int,
+        alphas: Sequence[float],
+        chosen: dict[str, Any],
     ) -> "Grid":
         """Raises ValueError for dimensions that the site does not have."""
         for dim in over:
             if dim not in _sizes(spec):
-                raise ValueError(f"over: {dim!r} is no dimension of a sweep at {spec.site!r}. There are: {', '.join(_sizes(spec))}.")
+                raise ValueError(
+                    f"over: {dim!r} is no dimension of a sweep at {spec.site!r}. There are: {', '.join(_sizes(spec))}."
+                )
         if not over or len(set(over)) < len(over):
-            raise ValueError(f"over: expected one or more different dimensions of {', '.join(_sizes(spec))}, got {tuple(over)}.")
+            raise ValueError(
+                f"over: expected one or more different dimensions of {', '.join(_sizes(spec))}, got {tuple(over)}."
+            )
         window = round(window_s * FRAMES_PER_S)
         if window < 1 or not 0 < n_frames <= 1500 * max(1, window):
-            raise ValueError(f"window_s: expected at least one frame of {1 / FRAMES_PER_S} s, got {window_s}.")
+            raise ValueError(
+                f"window_s: expected at least one frame of {1 / FRAMES_PER_S} s, got {window_s}."
+            )
         every = {dim: np.arange(n, dtype=np.int32) for dim, n in _sizes(spec).items()}
-        every |= {"time": np.arange(0, n_frames, window, dtype=np.int32), "alpha": np.asarray(alphas, np.float32)}
-        return cls(spec.site, {dim: _subset(every[dim], chosen.get(dim), dim) for dim in over}, window, n_frames)
+        every |= {
+            "time": np.arange(0, n_frames, window, dtype=np.int32),
+            "alpha": np.asarray(alphas, np.float32),
+        }
+        return cls(
+            spec.site,
+            {dim: _subset(every[dim], chosen.get(dim), dim) for dim in over},
+            window,
+            n_frames,
+        )
 
     @property
     def dims(self) -> tuple[str, ...]:
@@ -58,13 +80,22 @@ class Grid:
 
     def flat(self) -> dict[str, np.ndarray]:
         """Coordinates of every cell, in the order of the flat grid."""
-        return dict(zip(self.dims, (axis.ravel() for axis in np.meshgrid(*self.coords.values(), indexing="ij"))))
+        return dict(
+            zip(
+                self.dims,
+                (axis.ravel() for axis in np.meshgrid(*self.coords.values(), indexing="ij")),
+            )
+        )
 
     def alike(self, *without: str) -> int:
         """How many cells there are over all dims but `without`, to choose a size of chunks by. Windows of time count as 8, however many
         there are, so that recordings of every length share executables; at most seven windows of filling up is the price.
         """
-        counted = [_WINDOWS if dim == "time" else len(values) for dim, values in self.coords.items() if dim not in without]
+        counted = [
+            _WINDOWS if dim == "time" else len(values)
+            for dim, values in self.coords.items()
+            if dim not in without
+        ]
         return math.prod(counted)
 
     @property
@@ -75,7 +106,9 @@ class Grid:
     def cells(self, layer: int | None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Flat indices into the grid and coordinates of the cells of one group."""
         axes = [[layer] if dim == "layer" else values for dim, values in self.coords.items()]
-        rows = np.array(list(itertools.product(*axes)), dtype=np.float64).reshape(-1, len(self.dims))
+        rows = np.array(list(itertools.product(*axes)), dtype=np.float64).reshape(
+            -1, len(self.dims)
+        )
         cells = {dim: rows[:, i].astype(self.coords[dim].dtype) for i, dim in enumerate(self.dims)}
         flat = np.arange(np.prod(self.shape, dtype=int)).reshape(self.shape)
         if layer is not None:
@@ -85,12 +118,20 @@ class Grid:
     def columns(self, layer: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """The cells of one layer by position: flat indices [positions, K], and the K coordinates that cells of every position have."""
         dims = [dim for dim in self.dims if dim not in ("layer", "position")]
-        flat = np.arange(np.prod(self.shape, dtype=int)).reshape(self.shape).take(self.layers.index(layer), self.dims.index("layer"))
+        flat = (
+            np.arange(np.prod(self.shape, dtype=int))
+            .reshape(self.shape)
+            .take(self.layers.index(layer), self.dims.index("layer"))
+        )
         if "position" in self.coords:
-            flat = np.moveaxis(flat, [dim for dim in self.dims if dim != "layer"].index("position"), 0)
+            flat = np.moveaxis(
+                flat, [dim for dim in self.dims if dim != "layer"].index("position"), 0
+            )
         n = len(self.coords.get("position", [0]))
         cells = np.meshgrid(*(self.coords[dim] for dim in dims), indexing="ij")
-        return flat.reshape(n, -1), {dim: column.ravel() for dim, column in zip(dims, cells)} or {"one": np.zeros(1, np.int32)}
+        return flat.reshape(n, -1), {dim: column.ravel() for dim, column in zip(dims, cells)} or {
+            "one": np.zeros(1, np.int32)
+        }
 
     def labels(self, tokens: Any = None) -> dict[str, Any]:
         """Coordinates of the labelled result: time in seconds from the start of the window; beside the positions the `token_id` there.
@@ -102,7 +143,9 @@ class Grid:
             named["time"] = named["time"] / FRAMES_PER_S
         if tokens is not None and "position" in named:
             ids = np.asarray(tokens)[:, named["position"]]
-            named["token_id"] = ("position", ids[0]) if (ids == ids[0]).all() else (("example", "position"), ids)
+            named["token_id"] = (
+                ("position", ids[0]) if (ids == ids[0]).all() else (("example", "position"), ids)
+            )
         return named
 
 
@@ -113,7 +156,14 @@ def placed(edit: Edit, cell: dict[str, Any], window: Any, n_frames: Any, when: A
     frames = None
     if "time" in cell:
         frames = slice(cell["time"], jnp.minimum(cell["time"] + window, n_frames))
-    return only(edit, layers=cell.get("layer"), heads=cell.get("head"), positions=cell.get("position"), frames=frames, when=when)
+    return only(
+        edit,
+        layers=cell.get("layer"),
+        heads=cell.get("head"),
+        positions=cell.get("position"),
+        frames=frames,
+        when=when,
+    )
 
 
 @pytrees.dataclass
@@ -136,13 +186,18 @@ def strength(edit: Edit, cell: dict[str, Any]) -> tuple[Edit, dict[str, Any]]:
         return edit, cell
     field = next((name for name in ("alpha", "scale") if hasattr(edit, name)), None)
     if field is None:
-        raise ValueError(f"over: 'alpha' needs an edit with a strength, such as Mix, Add or Noise, got {edit!r}.")
+        raise ValueError(
+            f"over: 'alpha' needs an edit with a strength, such as Mix, Add or Noise, got {edit!r}."
+        )
     return edit.replace(**{field: cell["alpha"]}), cell
 
 
 def _sizes(spec: SiteSpec) -> dict[str, int]:
     """The dimensions that a sweep can have at a site."""
-    decoder, listens = spec.site.startswith("decoder."), ".cross_attn." in spec.site and "S" in spec.axes
+    decoder, listens = (
+        spec.site.startswith("decoder."),
+        ".cross_attn." in spec.site and "S" in spec.axes,
+    )
     sizes = {"layer": spec.n_layer} if spec.n_layer else {}
     if "H" in spec.axes:
         sizes["head"] = spec.size("H")

@@ -1,4 +1,5 @@
 """Finished groups of a sweep's cells on disk, so that an interrupted sweep goes on where it stopped."""
+
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,7 +67,14 @@ def kept_in(folder: Any, plan: Any) -> Iterator[Groups]:
 
 def _digest(plan: Any) -> str:
     """Of everything that the values depend on."""
-    grid = {"site": plan.grid.site, "coords": plan.grid.coords, "order": list(plan.grid.coords), "frames": plan.grid.frames}
+    grid = {
+        "site": plan.grid.site,
+        "coords": plan.grid.coords,
+        "order": list(plan.grid.coords),
+        "frames": plan.grid.frames,
+    }
     how = {"scored": plan.scored, "reuse": plan.reuse}
     model = {"config": plan.model.config, "weights": jax.tree.leaves(plan.model)}
-    return fingerprint(model=model, target=plan.target, grid=grid, how=how, metric=plan.metric, edit=plan.edit)
+    return fingerprint(
+        model=model, target=plan.target, grid=grid, how=how, metric=plan.metric, edit=plan.edit
+    )

@@ -2,6 +2,7 @@
 
 A cell that edits one layer starts from the stored residual of that layer, as in a sweep (`cells`).
 """
+
 import functools
 from typing import Any
 
@@ -20,7 +21,9 @@ from jaxasr.generate import Generation, generate
 from jaxasr.model import Whisper, exactly
 from jaxasr.taps import select
 
-_TOGETHER = 1 << 30  # bytes of memories that a CPU decodes together: reading the weights once for many pays for leaving the cache
+_TOGETHER = (
+    1 << 30
+)  # bytes of memories that a CPU decodes together: reading the weights once for many pays for leaving the cache
 
 
 def generate_heard(
@@ -35,8 +38,12 @@ def generate_heard(
     """
     rows = []
     for b in range(len(mel)):
-        example = _Example(model, jnp.asarray(mel)[b : b + 1], _of_example(edits_of, b, len(mel)), cells)
-        rows.append(_generated(example, jnp.asarray(prompt, jnp.int32)[b : b + 1], budget, batch, options))
+        example = _Example(
+            model, jnp.asarray(mel)[b : b + 1], _of_example(edits_of, b, len(mel)), cells
+        )
+        rows.append(
+            _generated(example, jnp.asarray(prompt, jnp.int32)[b : b + 1], budget, batch, options)
+        )
     return jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *rows)
 
 
@@ -48,7 +55,9 @@ class _Example:
         self.arrays, self.structure = compiled.split(cells)
         self.n = len(self.arrays[0])
         site = getattr(edits_of, "site", None)
-        self.site = site if site in sites.LAYERED and isinstance(cells, dict) and "layer" in cells else None
+        self.site = (
+            site if site in sites.LAYERED and isinstance(cells, dict) and "layer" in cells else None
+        )
         self.layers = np.asarray(cells["layer"]) if self.site else np.zeros(self.n, int)
 
     @functools.cached_property
@@ -66,13 +75,25 @@ class _Example:
         return [group[i : i + size] for group in groups for i in range(0, len(group), size)]
 
     def hear(self, index: np.ndarray) -> Memory:
-        first, chosen = jnp.int32(self.layers[index[0]]), [jnp.asarray(array)[index] for array in self.arrays]
+        first, chosen = (
+            jnp.int32(self.layers[index[0]]),
+            [jnp.asarray(array)[index] for array in self.arrays],
+        )
         taps = self.structure, self.edits_of
-        return compiled.call(_hear, self.model, first, self.mel, self.stored, chosen, taps=taps, site=self.site)
+        return compiled.call(
+            _hear, self.model, first, self.mel, self.stored, chosen, taps=taps, site=self.site
+        )
 
 
 def _hear(
-    model: Whisper, first: Array, mel: Array, stored: tuple[Array, Array] | None, cells: list[Array], taps: Any, *, site: str | None
+    model: Whisper,
+    first: Array,
+    mel: Array,
+    stored: tuple[Array, Array] | None,
+    cells: list[Array],
+    taps: Any,
+    *,
+    site: str | None,
 ) -> Memory:
     structure, edits_of = taps
 
@@ -87,46 +108,74 @@ def _hear(
         return jax.vmap(one)(cells)
 
 
-def _generated(example: _Example, prompt: Array, budget: int | None, batch: int | None, options: dict[str, Any]) -> Generation:
+def _generated(
+    example: _Example, prompt: Array, budget: int | None, batch: int | None, options: dict[str, Any]
+) -> Generation:
     c = example.model.config
     most = max(1, planning.budget(budget) // planning.hearing_bytes(c))
     jobs = example.jobs(min(most, batch or most))
     width = min(most, batch) if batch else max(map(len, jobs))
     room = memory_bytes(c, prompt.shape[1] + options["max_new_tokens"])
-    together = min(batch // width if batch else len(jobs), max(1, planning.budget(budget, _TOGETHER) // room // width))
+    together = min(
+        batch // width if batch else len(jobs),
+        max(1, planning.budget(budget, _TOGETHER) // room // width),
+    )
     parts = []
     for i in range(0, len(jobs), together):
-        chunk = [jobs[min(j, len(jobs) - 1)] for j in range(i, i + together)]  # filled up, so one executable serves all
+        chunk = [
+            jobs[min(j, len(jobs) - 1)] for j in range(i, i + together)
+        ]  # filled up, so one executable serves all
         out = _together(example, chunk, width, prompt, options)
         parts += [out(j, len(job)) for j, job in enumerate(chunk[: len(jobs) - i])]
     order = np.argsort(np.concatenate(jobs))
     return jax.tree.map(lambda *x: np.concatenate(x)[order], *parts)
 
 
-def _together(example: _Example, jobs: list[np.ndarray], width: int, prompt: Array, options: dict[str, Any]) -> Any:
+def _together(
+    example: _Example, jobs: list[np.ndarray], width: int, prompt: Array, options: dict[str, Any]
+) -> Any:
     """What the cells of `jobs`, each filled up to `width`, say: a function of the job and its number of cells."""
     memories = [example.hear(np.resize(job, width)) for job in jobs]
     memory = jax.tree.map(lambda *x: jnp.concatenate(x), *memories)
     static = {name: value for name, value in options.items() if name != "rules"}
-    out = jax.device_get(compiled.call(_say, example.model, memory, prompt, taps=options.get("rules"), **static))
+    out = jax.device_get(
+        compiled.call(_say, example.model, memory, prompt, taps=options.get("rules"), **static)
+    )
     return lambda j, n: jax.tree.map(lambda x: x[j * width : j * width + n], out)
 
 
 def _say(model: Whisper, memory: Memory, prompt: Array, rules: Any, **options: Any) -> Generation:
-    one = functools.partial(generate, model, prompt=prompt, rules=rules, together="cells", **options)
+    one = functools.partial(
+        generate, model, prompt=prompt, rules=rules, together="cells", **options
+    )
     return jax.vmap(lambda heard: one(heard), axis_name="cells")(memory)
 
 
 def memory_bytes(c: Config, n_tokens: int) -> int:
     """What decoding keeps of one cell: memory, own keys and values, and one step's logits thrice."""
-    return 4 * ((2 * c.n_text_layer + 1) * c.n_audio_ctx * c.n_text_state + 2 * c.n_text_layer * n_tokens * c.n_text_state + 3 * c.n_vocab)
+    return 4 * (
+        (2 * c.n_text_layer + 1) * c.n_audio_ctx * c.n_text_state
+        + 2 * c.n_text_layer * n_tokens * c.n_text_state
+        + 3 * c.n_vocab
+    )
 
 
 def _of_example(edits_of: Any, b: int, batch: int) -> Any:
     """`edits_of` with the values of row `b`, where it has a row for every example."""
     edit = getattr(edits_of, "edit", None)
-    if not isinstance(edits_of, Placed) or not isinstance(edit, Patch | Mix) or not hasattr(edit.value, "ndim"):
+    if (
+        not isinstance(edits_of, Placed)
+        or not isinstance(edit, Patch | Mix)
+        or not hasattr(edit.value, "ndim")
+    ):
         return edits_of
     axis = int(edits_of.site in sites.LAYERED)
-    rows = edit.value.ndim == len(sites.SITES[edits_of.site]) + axis and edit.value.shape[axis] == batch
-    return edits_of.replace(edit=edit.replace(value=jnp.take(edit.value, jnp.array([b]), axis))) if rows else edits_of
+    rows = (
+        edit.value.ndim == len(sites.SITES[edits_of.site]) + axis
+        and edit.value.shape[axis] == batch
+    )
+    return (
+        edits_of.replace(edit=edit.replace(value=jnp.take(edit.value, jnp.array([b]), axis)))
+        if rows
+        else edits_of
+    )

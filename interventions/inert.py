@@ -1,4 +1,5 @@
 """Reads files of data without running what is in them or taking more memory than they hold; folders with checksums."""
+
 import contextlib
 import hashlib
 import json
@@ -30,11 +31,15 @@ def read_json(path: Path, *, finite: bool = False) -> dict[str, Any]:
     """
     _check_regular(path)
     if path.stat().st_size > _MAX_JSON:
-        raise ValueError(f"{path}: expected at most {_MAX_JSON} bytes of JSON, got {path.stat().st_size}.")
+        raise ValueError(
+            f"{path}: expected at most {_MAX_JSON} bytes of JSON, got {path.stat().st_size}."
+        )
     try:
         found = json.loads(path.read_bytes(), parse_constant=_refuse if finite else None)
     except RecursionError:
-        raise ValueError(f"{path}: expected a JSON object, got one that is nested too deeply.") from None
+        raise ValueError(
+            f"{path}: expected a JSON object, got one that is nested too deeply."
+        ) from None
     except ValueError as error:
         raise ValueError(f"{path}: expected a JSON object ({error}).") from None
     if not isinstance(found, dict):
@@ -66,9 +71,13 @@ def arrays_of(file: BinaryIO, name: Any) -> dict[str, np.ndarray]:
             size = file.seek(0, 2)
             if sum(member.file_size for member in members) > _MAX_RATIO * size:
                 raise ValueError(f"more is declared than {size} bytes can hold")
-            return {member.filename.removesuffix(".npy"): _array(archive, member) for member in members}
+            return {
+                member.filename.removesuffix(".npy"): _array(archive, member) for member in members
+            }
     except Exception as error:  # what NumPy and zipfile raise for damage has no common class
-        raise ValueError(f"{name}: expected an undamaged .npz of numbers and texts ({error or type(error).__name__}).") from error
+        raise ValueError(
+            f"{name}: expected an undamaged .npz of numbers and texts ({error or type(error).__name__})."
+        ) from error
 
 
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
@@ -76,13 +85,19 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
         version = np.lib.format.read_magic(stream)
         if version not in ((1, 0), (2, 0)):
             raise ValueError(f"{member.filename}: .npy of version {version}")
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        read = (
+            np.lib.format.read_array_header_1_0
+            if version == (1, 0)
+            else np.lib.format.read_array_header_2_0
+        )
         shape, fortran, dtype = read(stream)
         if dtype.kind not in KINDS:
             raise ValueError(f"{member.filename}: {dtype} are neither numbers nor texts")
         n_bytes = math.prod(shape) * dtype.itemsize
         if min(shape, default=0) < 0 or n_bytes != member.file_size - stream.tell():
-            raise ValueError(f"{member.filename}: {member.file_size} bytes are not {dtype}{list(shape)}")
+            raise ValueError(
+                f"{member.filename}: {member.file_size} bytes are not {dtype}{list(shape)}"
+            )
         data = stream.read(n_bytes)
         if len(data) != n_bytes or stream.read(1):
             raise ValueError(f"{member.filename}: cut short")
@@ -94,8 +109,21 @@ def named(where: Any) -> Iterator[None]:
     """Turns whatever goes wrong with data that was read from `where` into a ValueError that names it."""
     try:
         yield
-    except (KeyError, AttributeError, TypeError, IndexError, OverflowError, RecursionError, MemoryError, ValueError) as error:
-        why = "nested too deeply" if isinstance(error, RecursionError) else f"{type(error).__name__}: {error}"
+    except (
+        KeyError,
+        AttributeError,
+        TypeError,
+        IndexError,
+        OverflowError,
+        RecursionError,
+        MemoryError,
+        ValueError,
+    ) as error:
+        why = (
+            "nested too deeply"
+            if isinstance(error, RecursionError)
+            else f"{type(error).__name__}: {error}"
+        )
         raise ValueError(f"{where}: expected what this package wrote ({why}).") from error
 
 
@@ -123,9 +151,13 @@ def check_sealed(folder: Path) -> None:
         known[found[2]] = found[1]
     files = _files(folder)
     if different := sorted(set(files) ^ set(known)):
-        raise ValueError(f"{folder}: the files are not those of {SUMS}: {', '.join(different[:3])}. {_REMEDY}")
+        raise ValueError(
+            f"{folder}: the files are not those of {SUMS}: {', '.join(different[:3])}. {_REMEDY}"
+        )
     if bad := next((name for name in files if _sha256(folder / name) != known[name]), None):
-        raise ValueError(f"{folder / bad}: damaged: its checksum is not the one in {SUMS}. {_REMEDY}")
+        raise ValueError(
+            f"{folder / bad}: damaged: its checksum is not the one in {SUMS}. {_REMEDY}"
+        )
 
 
 _REMEDY = "Make it again, or restore it from a copy."

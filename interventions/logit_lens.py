@@ -1,4 +1,5 @@
 """The logit lens: what the decoder would say if it stopped at each layer (nostalgebraist 2020)."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,16 +57,22 @@ def logit_lens(
     if not 1 <= top_k <= model.config.n_vocab:
         raise ValueError(f"top_k: expected 1 to {model.config.n_vocab}, got {top_k}.")
     if rules is not None and prompt_len is None:
-        raise ValueError("prompt_len: expected the number of tokens in the prompt, which rules depend on, got None.")
+        raise ValueError(
+            "prompt_len: expected the number of tokens in the prompt, which rules depend on, got None."
+        )
     if final is not None:
         check_ids(final, model.config.n_vocab, "final")
     logits, acts = run.decode(model, edits, select("decoder.resid_post"))
     tokens = jnp.asarray(run.tokens)
     if final is None:
-        final = jnp.argmax(logits if rules is None else rules.along(logits, tokens, prompt_len or 0), -1)
+        final = jnp.argmax(
+            logits if rules is None else rules.along(logits, tokens, prompt_len or 0), -1
+        )
     final = jnp.asarray(final)
     if final.shape != tokens.shape:
-        raise ValueError(f"final: expected the shape of run.tokens {list(tokens.shape)}, got {list(final.shape)}.")
+        raise ValueError(
+            f"final: expected the shape of run.tokens {list(tokens.shape)}, got {list(final.shape)}."
+        )
     shared = acts["decoder.resid_post"], final, tokens, np.int32(prompt_len or 0)
     return compiled.call(_read, model, *shared, taps=rules, top_k=top_k)
 
@@ -82,13 +89,17 @@ def _read(
 ) -> LogitLens:
     def layer(x: Float[Array, "B T D"]) -> tuple[Array, ...]:
         logits = model.decoder.unembed(model.decoder.ln(x))
-        logprobs = jax.nn.log_softmax(logits if taps is None else taps.along(logits, tokens, prompt_len))
+        logprobs = jax.nn.log_softmax(
+            logits if taps is None else taps.along(logits, tokens, prompt_len)
+        )
         top, ids = jax.lax.top_k(logprobs, top_k)
         of_final = jnp.take_along_axis(logprobs, final[..., None], -1)
         return ids, top, of_final[..., 0], (logprobs > of_final).sum(-1)
 
     with exactly(model):
-        ids, top, logprob, rank = jax.lax.map(layer, resid)  # a layer at a time: logits of all layers are large
+        ids, top, logprob, rank = jax.lax.map(
+            layer, resid
+        )  # a layer at a time: logits of all layers are large
     return LogitLens(ids, top, final, logprob, rank, saturation_layer(rank == 0))
 
 

@@ -6,6 +6,7 @@ tokens it needs (None: all of them), and `__call__(logits)`: [B, n or V] logits 
 `check(n_vocab, batch)`, where there is one, raises ValueError before anything is computed. A traced token cannot be checked: the
 metric of one outside of the vocabulary is NaN.
 """
+
 from typing import Any
 
 import jax
@@ -64,7 +65,9 @@ class Rank(_OfAnswer):
 
     def __call__(self, logits: Float[Array, "B V"]) -> Float[Array, "B"]:
         answer = _pick(logits, self.answer)
-        return jnp.where(jnp.isnan(answer), answer, (logits > answer[:, None]).sum(-1).astype(logits.dtype))
+        return jnp.where(
+            jnp.isnan(answer), answer, (logits > answer[:, None]).sum(-1).astype(logits.dtype)
+        )
 
 
 @pytrees.dataclass
@@ -77,7 +80,9 @@ class Kl:
 
     def check(self, n_vocab: int, batch: int) -> None:
         if jnp.shape(self.to) not in ((batch, n_vocab), (1, n_vocab)):
-            raise ValueError(f"to: expected logits [{batch}, {n_vocab}], of every row and token, got shape {list(jnp.shape(self.to))}.")
+            raise ValueError(
+                f"to: expected logits [{batch}, {n_vocab}], of every row and token, got shape {list(jnp.shape(self.to))}."
+            )
 
     def row(self, b: int) -> "Kl":
         return self if len(self.to) == 1 else self.replace(to=self.to[b : b + 1])
@@ -96,12 +101,18 @@ def _pick(values: Float[Array, "B V"], tokens: Int[Array, "*B"]) -> Float[Array,
 
 def _columns(values: Float[Array, "B V"], tokens: Int[Array, "B n"]) -> Float[Array, "B n"]:
     """The values of each row at `tokens`; NaN outside of the vocabulary, also below 0."""
-    return jnp.take_along_axis(values, jnp.where(tokens < 0, values.shape[1], tokens), 1, mode="fill", fill_value=jnp.nan)
+    return jnp.take_along_axis(
+        values, jnp.where(tokens < 0, values.shape[1], tokens), 1, mode="fill", fill_value=jnp.nan
+    )
 
 
-def logit_diff(answer: int | Int[Array, "B"], foil: int | Int[Array, "B"], position: int = -1) -> LogitDiff:
+def logit_diff(
+    answer: int | Int[Array, "B"], foil: int | Int[Array, "B"], position: int = -1
+) -> LogitDiff:
     """logit(answer) - logit(foil) after `position`; one token for all rows, or one a row."""
-    return LogitDiff(jnp.stack(jnp.broadcast_arrays(_ids(answer, "answer"), _ids(foil, "foil")), -1), position)
+    return LogitDiff(
+        jnp.stack(jnp.broadcast_arrays(_ids(answer, "answer"), _ids(foil, "foil")), -1), position
+    )
 
 
 def logprob(answer: int | Int[Array, "B"], position: int = -1) -> LogProb:
@@ -137,18 +148,24 @@ def check_tokens(tokens: Any, n_vocab: int, batch: int, name: str) -> None:
     """Raises ValueError unless `tokens` are one id of the vocabulary, or one for each of `batch` rows."""
     check_ids(tokens, n_vocab, name)
     if jnp.shape(tokens) not in ((), (batch,)):
-        raise ValueError(f"{name}: expected one token, or one for each of {batch} rows, got shape {list(jnp.shape(tokens))}.")
+        raise ValueError(
+            f"{name}: expected one token, or one for each of {batch} rows, got shape {list(jnp.shape(tokens))}."
+        )
 
 
 def scored_position(metric: Metric, n_tokens: int) -> int:
     """The column that `metric` reads. Raises ValueError when the tokens do not have it."""
     column = metric.position + n_tokens if metric.position < 0 else metric.position
     if not 0 <= column < n_tokens:
-        raise ValueError(f"position: expected {-n_tokens} to {n_tokens - 1} for {n_tokens} tokens, got {metric.position}.")
+        raise ValueError(
+            f"position: expected {-n_tokens} to {n_tokens - 1} for {n_tokens} tokens, got {metric.position}."
+        )
     return column
 
 
-def unembed_scored(unembedding: Float[Array, "V D"], x: Float[Array, "B D"], metric: Metric) -> Float[Array, "B n"]:
+def unembed_scored(
+    unembedding: Float[Array, "V D"], x: Float[Array, "B D"], metric: Metric
+) -> Float[Array, "B n"]:
     """Logits [B, n or V] of normed residuals, for no more tokens than `metric` needs."""
     wide = jnp.promote_types(x.dtype, jnp.float32)
     if metric.vocab is None:
@@ -162,4 +179,6 @@ def needed(logits: Float[Array, "B V"], metric: Metric) -> Float[Array, "B n"]:
     """The logits that `metric` needs, of all."""
     if metric.vocab is None:
         return logits
-    return _columns(logits, jnp.broadcast_to(metric.vocab, (logits.shape[0], metric.vocab.shape[-1])))
+    return _columns(
+        logits, jnp.broadcast_to(metric.vocab, (logits.shape[0], metric.vocab.shape[-1]))
+    )

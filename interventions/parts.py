@@ -2,6 +2,7 @@
 
 A file is a line `jaxasr part 1`, the SHA-256 of all that follows it, the key as JSON, and an .npz of arrays.
 """
+
 import hashlib
 import io
 import json

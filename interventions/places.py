@@ -1,4 +1,5 @@
 """Where an edit applies: sets of layers, heads, positions and frames, as pytrees of indices."""
+
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,7 +41,9 @@ class Between:
         return self.start, self.stop
 
     def __repr__(self) -> str:
-        return "traced" if is_traced(self.start, self.stop) else f"{int(self.start)}:{int(self.stop)}"
+        return (
+            "traced" if is_traced(self.start, self.stop) else f"{int(self.start)}:{int(self.stop)}"
+        )
 
 
 Place = Among | Between
@@ -52,7 +55,9 @@ def place(indices: Any, name: str) -> Place | None:
         return indices
     if isinstance(indices, slice):
         if indices.start is None or indices.stop is None or indices.step not in (None, 1):
-            raise ValueError(f"{name}: expected a slice with start and stop and without step, got {indices}.")
+            raise ValueError(
+                f"{name}: expected a slice with start and stop and without step, got {indices}."
+            )
         return _between(indices.start, indices.stop, name)
     if isinstance(indices, range) and indices.step == 1:
         return _between(indices.start, indices.stop, name)
@@ -60,13 +65,17 @@ def place(indices: Any, name: str) -> Place | None:
     numbers = jnp if is_traced(values) else np  # on the host nothing need be compiled
     values = numbers.atleast_1d(numbers.asarray(values))
     if values.size == 0 or not jnp.issubdtype(values.dtype, jnp.integer):
-        raise ValueError(f"{name}: expected integers, at least one, got {indices!r}. With none the edit would never fire.")
+        raise ValueError(
+            f"{name}: expected integers, at least one, got {indices!r}. With none the edit would never fire."
+        )
     return Among(values.astype(jnp.int32))
 
 
 def _between(start: Any, stop: Any, name: str) -> Between:
     if not is_traced(start, stop) and stop <= start:
-        raise ValueError(f"{name}: the range [{start}, {stop}) is empty; the edit would never fire.")
+        raise ValueError(
+            f"{name}: the range [{start}, {stop}) is empty; the edit would never fire."
+        )
     return Between(*((jnp if is_traced(x) else np).asarray(x, jnp.int32) for x in (start, stop)))
 
 
@@ -74,4 +83,6 @@ def check_within(where: Place, size: int, name: str, site: str) -> None:
     """Raises ValueError when a concrete place reaches outside [0, size)."""
     low, high = where.bounds()
     if not is_traced(low, high) and (int(np.min(low)) < 0 or int(np.max(high)) > size):
-        raise ValueError(f"{name}: {where!r} at {site!r} lies outside of 0 to {size - 1}, so the edit would not fire there.")
+        raise ValueError(
+            f"{name}: {where!r} at {site!r} lies outside of 0 to {size - 1}, so the edit would not fire there."
+        )

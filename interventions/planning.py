@@ -1,4 +1,5 @@
 """How a sweep is cut up: parts, chunks, and what it will cost."""
+
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -40,7 +41,9 @@ def parts(plan: Any, layer: int) -> list[Part]:
     all positions from the changed to the scored one. So at most three executables.
     """
     last = plan.model.config.n_text_layer - 1
-    readers = last - layer + (not plan.own_position)  # layers whose attention reads what the edit changed
+    readers = (
+        last - layer + (not plan.own_position)
+    )  # layers whose attention reads what the edit changed
     chosen, columns = _columns(plan, readers)
     room = max(1, budget(plan.budget) // row_bytes(plan))
     n_cells = plan.grid.alike("layer", "position")
@@ -50,9 +53,14 @@ def parts(plan: Any, layer: int) -> list[Part]:
     n_columns, n_rows = max(map(len, split), default=1), max(sizes, default=1)
     together = equal(n_cells, room // n_rows)
     above = 0 if layer == last else 1 if readers == 1 else 2
-    n_slots = jnp.shape(plan.target.tokens)[1] if "position" in plan.grid.coords else 0  # without columns, rows are all there is
+    n_slots = (
+        jnp.shape(plan.target.tokens)[1] if "position" in plan.grid.coords else 0
+    )  # without columns, rows are all there is
     made = (Rows.of([columns[i] for i in part], n_slots, n_columns, n_rows) for part in split)
-    return [Part([chosen[i] for i in part], rows, size, together, above) for part, rows, size in zip(split, made, sizes)]
+    return [
+        Part([chosen[i] for i in part], rows, size, together, above)
+        for part, rows, size in zip(split, made, sizes)
+    ]
 
 
 def _columns(plan: Any, readers: int) -> tuple[list[int], list[np.ndarray]]:
@@ -84,7 +92,11 @@ def row_bytes(plan: Any) -> int:
 def cell_bytes(plan: Any) -> int:
     """Peak bytes of one cell that is computed by itself, its largest layer's intermediates counted once."""
     decoder = (plan.scored + 1) * row_bytes(plan)
-    return decoder if sites.stack_of(plan.grid.site) == "decoder" else hearing_bytes(plan.model.config) + decoder
+    return (
+        decoder
+        if sites.stack_of(plan.grid.site) == "decoder"
+        else hearing_bytes(plan.model.config) + decoder
+    )
 
 
 def hearing_bytes(c: Config) -> int:
@@ -113,7 +125,10 @@ def chunked(compute: Callable[[dict], Any], cells: dict[str, np.ndarray], size: 
     def smaller(error: Exception) -> Finish:
         if "RESOURCE_EXHAUSTED" not in str(error) or size == 1:
             raise error
-        warnings.warn(f"sweep: out of memory with {size} cells at a time; going on with {size // 2}.", stacklevel=3)
+        warnings.warn(
+            f"sweep: out of memory with {size} cells at a time; going on with {size // 2}.",
+            stacklevel=3,
+        )
         return chunked(compute, cells, size // 2)
 
     def finish() -> np.ndarray:
@@ -123,7 +138,10 @@ def chunked(compute: Callable[[dict], Any], cells: dict[str, np.ndarray], size: 
             return smaller(error)()
 
     try:
-        parts = [compute({k: _filled(v[i : i + size], size) for k, v in cells.items()}) for i in range(0, n, size)]
+        parts = [
+            compute({k: _filled(v[i : i + size], size) for k, v in cells.items()})
+            for i in range(0, n, size)
+        ]
     except jax.errors.JaxRuntimeError as error:
         return smaller(error)
     return finish
@@ -165,7 +183,11 @@ def describe(plan: Any) -> str:
 
 def _groups(plan: Any) -> list[tuple[int, Part]]:
     """The parts of every layer, and the layer."""
-    return [(layer, part) for layer in plan.grid.layers for part in parts(plan, layer)] if plan.by_rows else []
+    return (
+        [(layer, part) for layer in plan.grid.layers for part in parts(plan, layer)]
+        if plan.by_rows
+        else []
+    )
 
 
 def flops(plan: Any) -> float:
@@ -173,7 +195,11 @@ def flops(plan: Any) -> float:
     if plan.by_rows:
         one = sum(_part_flops(plan, layer, part) for layer, part in _groups(plan))
     else:
-        one = sum(_cell_flops(plan, layer) for layer in plan.grid.layers) * np.prod(plan.grid.shape) / len(plan.grid.layers)
+        one = (
+            sum(_cell_flops(plan, layer) for layer in plan.grid.layers)
+            * np.prod(plan.grid.shape)
+            / len(plan.grid.layers)
+        )
     return float(plan.target.batch * one)
 
 
@@ -184,9 +210,21 @@ def _token_flops(c: Config) -> int:
 
 def _part_flops(plan: Any, layer: int, part: Part) -> float:
     """What no cell changes is computed once a column; of the edited layer a cell computes what follows the edit."""
-    c, token, square = plan.model.config, _token_flops(plan.model.config), plan.model.config.n_text_state**2
+    c, token, square = (
+        plan.model.config,
+        _token_flops(plan.model.config),
+        plan.model.config.n_text_state**2,
+    )
     name = plan.grid.site.removeprefix("decoder.")
-    after = 8 * square if name.startswith("mlp") else 18 * square if "cross" in name else 0 if name == "resid_post" else token
+    after = (
+        8 * square
+        if name.startswith("mlp")
+        else 18 * square
+        if "cross" in name
+        else 0
+        if name == "resid_post"
+        else token
+    )
     n_columns, n_cells = len(part.columns), int(np.prod(plan.grid.shape)) // len(plan.grid.layers)
     n_cells //= len(plan.grid.coords.get("position", [0]))
     edited = n_columns if plan.own_position else part.n_rows

@@ -1,4 +1,5 @@
 """What a grid of numbers says: changes, recovery, intervals and p-values of every cell, in one labelled Dataset."""
+
 import numpy as np
 import xarray as xr
 
@@ -45,19 +46,37 @@ def summarize(
     counted = parts["change"].isel(example=np.flatnonzero(whole.values))
     found = parts | {"mean": counted.mean("example")} | _claims(counted, level, n, seed, null)
     if "source" in parts:
-        distance = (parts["source"] - parts["baseline"]).isel(example=np.flatnonzero(whole.values)).mean("example")
+        distance = (
+            (parts["source"] - parts["baseline"])
+            .isel(example=np.flatnonzero(whole.values))
+            .mean("example")
+        )
         found["mean_recovery"] = (found["mean"] / distance).where(distance != 0)
-    attrs = {"level": level, "seed": seed, "null": null, "n_examples": counted.sizes["example"], "left_out": int((~whole).sum())}
+    attrs = {
+        "level": level,
+        "seed": seed,
+        "null": null,
+        "n_examples": counted.sizes["example"],
+        "left_out": int((~whole).sum()),
+    }
     summary = xr.Dataset(found, attrs=dict(parts["value"].attrs) | attrs)
     return _timed(summary if tokenizer is None else with_text(summary, tokenizer))
 
 
-def _claims(change: xr.DataArray, level: float, n: int, seed: int, null: str) -> dict[str, xr.DataArray]:
+def _claims(
+    change: xr.DataArray, level: float, n: int, seed: int, null: str
+) -> dict[str, xr.DataArray]:
     if change.sizes["example"] < 2:
         unknown = xr.full_like(change.mean("example"), np.nan)
-        return dict.fromkeys(("low", "high", "p_any", *(("p", "q") if null == "signs" else ())), unknown)
+        return dict.fromkeys(
+            ("low", "high", "p_any", *(("p", "q") if null == "signs" else ())), unknown
+        )
     interval = statistics.bootstrap(change, level=level, n=n, seed=seed)
-    found = {"low": interval.low, "high": interval.high, "p_any": _NULLS[null](change, n=n, seed=seed)}
+    found = {
+        "low": interval.low,
+        "high": interval.high,
+        "p_any": _NULLS[null](change, n=n, seed=seed),
+    }
     if null == "signs":
         found["p"] = statistics.sign_flip(change, n=n, seed=seed)
         found["q"] = statistics.fdr(found["p"])
@@ -66,7 +85,9 @@ def _claims(change: xr.DataArray, level: float, n: int, seed: int, null: str) ->
 
 def _parts(result: xr.DataArray | xr.Dataset, variable: str | None) -> dict[str, xr.DataArray]:
     """Value, change, baseline, and recovery and source where there is a source; all with examples, and these in front."""
-    value, known = _of_dataset(result, variable) if isinstance(result, xr.Dataset) else _of_array(result)
+    value, known = (
+        _of_dataset(result, variable) if isinstance(result, xr.Dataset) else _of_array(result)
+    )
     known = {name: _with_examples(part) for name, part in known.items()}
     value = _with_examples(value).transpose("example", ...)
     if value.attrs.get("estimate") == "first order":
@@ -79,22 +100,44 @@ def _parts(result: xr.DataArray | xr.Dataset, variable: str | None) -> dict[str,
 
 
 def _of_array(result: xr.DataArray) -> tuple[xr.DataArray, dict[str, xr.DataArray]]:
-    known = {name: result.coords[name].reset_coords(drop=True) for name in ("baseline", "source") if name in result.coords}
+    known = {
+        name: result.coords[name].reset_coords(drop=True)
+        for name in ("baseline", "source")
+        if name in result.coords
+    }
     value = result.drop_vars(known)
     return value, {"baseline": _nothing(value)} | known
 
 
-def _of_dataset(result: xr.Dataset, variable: str | None) -> tuple[xr.DataArray, dict[str, xr.DataArray]]:
-    if variable not in result or "example" not in result[variable].dims or result[variable].dtype.kind not in "fiu":
-        numbers = [name for name, values in result.items() if values.dtype.kind in "fiu" and not str(name).startswith("baseline_")]
-        raise ValueError(f"variable: expected one of {', '.join(map(str, numbers))}, got {variable!r}.")
+def _of_dataset(
+    result: xr.Dataset, variable: str | None
+) -> tuple[xr.DataArray, dict[str, xr.DataArray]]:
+    if (
+        variable not in result
+        or "example" not in result[variable].dims
+        or result[variable].dtype.kind not in "fiu"
+    ):
+        numbers = [
+            name
+            for name, values in result.items()
+            if values.dtype.kind in "fiu" and not str(name).startswith("baseline_")
+        ]
+        raise ValueError(
+            f"variable: expected one of {', '.join(map(str, numbers))}, got {variable!r}."
+        )
     value = result[variable].astype(float).assign_attrs({"metric": variable} | result.attrs)
-    return value, {"baseline": result[f"baseline_{variable}"].astype(float) if f"baseline_{variable}" in result else _nothing(value)}
+    return value, {
+        "baseline": result[f"baseline_{variable}"].astype(float)
+        if f"baseline_{variable}" in result
+        else _nothing(value)
+    }
 
 
 def _nothing(value: xr.DataArray) -> xr.DataArray:
     """A baseline of 0 for every example."""
-    return xr.zeros_like(value.isel({dim: 0 for dim in value.dims if dim != "example"}, drop=True), dtype=float).reset_coords(drop=True)
+    return xr.zeros_like(
+        value.isel({dim: 0 for dim in value.dims if dim != "example"}, drop=True), dtype=float
+    ).reset_coords(drop=True)
 
 
 def _with_examples(values: xr.DataArray) -> xr.DataArray:
@@ -106,7 +149,9 @@ def with_text(result: xr.Dataset, tokenizer: Tokenizer) -> xr.Dataset:
     if "token_id" not in result.coords:
         return result
     ids = result.coords["token_id"]
-    texts = np.array([*tokenizer.token_texts(ids.values.ravel().tolist())], dtype=str).reshape(ids.shape)
+    texts = np.array([*tokenizer.token_texts(ids.values.ravel().tolist())], dtype=str).reshape(
+        ids.shape
+    )
     return result.assign_coords(token=(ids.dims, texts))
 
 
@@ -114,4 +159,6 @@ def _timed(result: xr.Dataset) -> xr.Dataset:
     """With the end of every window, in seconds as its beginning `time`."""
     if "time" not in result.coords or "window_s" not in result.attrs:
         return result
-    return result.assign_coords(time_end=("time", result.coords["time"].values + result.attrs["window_s"]))
+    return result.assign_coords(
+        time_end=("time", result.coords["time"].values + result.attrs["window_s"])
+    )

@@ -3,6 +3,7 @@
 Cells that start at one position are a column; all columns of a part lie side by side as rows of one product, without padding between
 them. A row sees the rows of its own column up to itself and, of everything else before it, what the unedited target left behind.
 """
+
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -43,13 +44,17 @@ class Rows:
         fill = n_rows - sizes.sum()
         position = np.pad(np.concatenate(columns), (0, fill)).astype(np.int32)
         column = np.pad(np.repeat(np.arange(len(columns)), sizes), (0, fill), constant_values=-1)
-        begins = np.pad(ends - sizes + 1, (0, n_columns - len(columns)), constant_values=n_rows).astype(np.int32)
+        begins = np.pad(
+            ends - sizes + 1, (0, n_columns - len(columns)), constant_values=n_rows
+        ).astype(np.int32)
         slots, real = np.arange(n_slots, dtype=np.int32), (column >= 0)[:, None]
         own = np.array([np.isin(slots, one) for one in columns])[column]
         past = (slots <= position[:, None]) & ~own & real
         beside = (column[:, None] == column) & (position <= position[:, None]) & real
         return cls(
-            start=np.pad([one[0] for one in columns], (0, n_columns - len(columns))).astype(np.int32),
+            start=np.pad([one[0] for one in columns], (0, n_columns - len(columns))).astype(
+                np.int32
+            ),
             begins=begins,
             ends=np.pad(ends, (0, n_columns - len(columns))).astype(np.int32),
             position=position,

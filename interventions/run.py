@@ -1,4 +1,5 @@
 """What goes through the model: a recording, heard or still to be heard, and the tokens said about it."""
+
 from typing import Any
 
 import jax
@@ -28,13 +29,21 @@ class Run:
 
     def __post_init__(self) -> None:
         if isinstance(self.memory, Memory) and isinstance(self.memory.k, tuple):
-            raise ValueError("Run: memory must have its layers stacked; leave out apart=True in model.encode, or pass memory.stacked().")
+            raise ValueError(
+                "Run: memory must have its layers stacked; leave out apart=True in model.encode, or pass memory.stacked()."
+            )
         if (self.mel is None) == (self.memory is None):
-            raise ValueError("Run: expected mel= or memory=, not both: jaxasr.log_mel(...)[None], or what model.encode(mel) returns.")
+            raise ValueError(
+                "Run: expected mel= or memory=, not both: jaxasr.log_mel(...)[None], or what model.encode(mel) returns."
+            )
 
     def heard(self, model: Whisper) -> "Run":
         """This run with its recording heard: `memory` in place of `mel`."""
-        return self if self.mel is None else self.replace(memory=model.encode(self.mel)[0], mel=None, sound=self.mel)
+        return (
+            self
+            if self.mel is None
+            else self.replace(memory=model.encode(self.mel)[0], mel=None, sound=self.mel)
+        )
 
     def decode(
         self, model: Whisper, edits: Edits | None = None, readout: Readout | None = None
@@ -52,7 +61,12 @@ class Run:
         k, v = jax.tree.map(lambda x: x[:, b : b + 1], (self.memory.k, self.memory.v))
         memory = Memory(self.memory.xa[b : b + 1], k, v)
         pick = lambda x: None if x is None else jnp.asarray(x)[b : b + 1]  # noqa: E731
-        return self.replace(tokens=pick(self.tokens), memory=memory, positions=pick(self.positions), sound=pick(self.sound))
+        return self.replace(
+            tokens=pick(self.tokens),
+            memory=memory,
+            positions=pick(self.positions),
+            sound=pick(self.sound),
+        )
 
     @property
     def batch(self) -> int:

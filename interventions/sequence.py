@@ -2,6 +2,7 @@
 
 Cells are a batch axis of one loop; they share the memory, so that cross-attention keys and values are read once for all of them.
 """
+
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -58,30 +59,54 @@ def generate_cells(
     """
     arrays, structure = compiled.split(cells)
     n_cells = _number(arrays)
-    taps, options = (structure, edits_of, rules), {"max_new_tokens": max_new_tokens, "eot": eot, "no_speech": no_speech}
+    taps, options = (
+        (structure, edits_of, rules),
+        {"max_new_tokens": max_new_tokens, "eot": eot, "no_speech": no_speech},
+    )
     shared, chunks = (model, memory, jnp.asarray(prompt, jnp.int32), follow), []
     batch = min(_TOGETHER, n_cells) if batch is None else batch
     for start in range(0, n_cells, batch):
         index = np.minimum(np.arange(start, start + batch), n_cells - 1)
         chunk = [jnp.asarray(array)[index] for array in arrays]
-        chunks.append(jax.device_get(compiled.call(_generate, *shared, chunk, taps=taps, **options)))
+        chunks.append(
+            jax.device_get(compiled.call(_generate, *shared, chunk, taps=taps, **options))
+        )
     return jax.tree.map(lambda *parts: np.concatenate(parts)[:n_cells], *chunks)
 
 
 def _number(arrays: Sequence[Any]) -> int:
     numbers = {np.shape(array)[:1] for array in arrays}
     if len(numbers) != 1 or () in numbers or (0,) in numbers:
-        raise ValueError(f"cells: expected arrays with the same leading axis of cells, got shapes {[np.shape(array) for array in arrays]}.")
+        raise ValueError(
+            f"cells: expected arrays with the same leading axis of cells, got shapes {[np.shape(array) for array in arrays]}."
+        )
     return numbers.pop()[0]
 
 
-def _generate(model: Whisper, memory: Memory, prompt: Array, follow: Any, cells: list[Array], taps: Any, **options: Any) -> Generation:
+def _generate(
+    model: Whisper,
+    memory: Memory,
+    prompt: Array,
+    follow: Any,
+    cells: list[Array],
+    taps: Any,
+    **options: Any,
+) -> Generation:
     structure, edits_of, rules = taps
 
     def one(arrays: list[Array]) -> Generation:
         cell = structure.join(arrays)
         edits = cell if edits_of is None else edits_of(cell)
-        return generate(model, memory, prompt, edits=edits, rules=rules, follow=follow, together="cells", **options)
+        return generate(
+            model,
+            memory,
+            prompt,
+            edits=edits,
+            rules=rules,
+            follow=follow,
+            together="cells",
+            **options,
+        )
 
     return jax.vmap(one, axis_name="cells")(cells)
 
@@ -105,11 +130,20 @@ def text_logprobs(
     arrays, structure = compiled.split(cells)
     _number(arrays)
     taps, run = (structure, edits_of, rules), run.heard(model)
-    found = compiled.call(_score, model, run, [jnp.asarray(array) for array in arrays], np.int32(prompt_len), taps=taps)
+    found = compiled.call(
+        _score,
+        model,
+        run,
+        [jnp.asarray(array) for array in arrays],
+        np.int32(prompt_len),
+        taps=taps,
+    )
     return np.asarray(found)
 
 
-def _score(model: Whisper, run: Run, cells: list[Array], prompt_len: Array, taps: Any) -> Float[Array, "K B T"]:
+def _score(
+    model: Whisper, run: Run, cells: list[Array], prompt_len: Array, taps: Any
+) -> Float[Array, "K B T"]:
     structure, edits_of, rules = taps
     after = jnp.roll(run.tokens, -1, axis=1)[..., None]
 
@@ -118,7 +152,9 @@ def _score(model: Whisper, run: Run, cells: list[Array], prompt_len: Array, taps
         logits = logits if rules is None else rules.along(logits, run.tokens, prompt_len)
         return jnp.take_along_axis(jax.nn.log_softmax(logits), after, -1)[..., 0]
 
-    return jax.lax.map(one, cells).at[:, :, -1].set(jnp.nan)  # a cell at a time: the logits of all are large
+    return (
+        jax.lax.map(one, cells).at[:, :, -1].set(jnp.nan)
+    )  # a cell at a time: the logits of all are large
 
 
 def sequence_sweep(
@@ -153,21 +189,48 @@ def sequence_sweep(
     n_cells = _number(compiled.split(cells)[0])
     coords = {"cell": range(n_cells)} if coords is None else coords
     if (n := np.prod([len(values) for values in coords.values()])) != n_cells:
-        raise ValueError(f"coords: expected dimensions that multiply to {n_cells} cells, got {n:g}.")
+        raise ValueError(
+            f"coords: expected dimensions that multiply to {n_cells} cells, got {n:g}."
+        )
     rules = rules_for(asr.tokenizer) if rules is None else rules
     special = asr.tokenizer.special
     quiet = np.asarray(prompt)[0].tolist().index(special.sot), special.no_speech
-    options = {"max_new_tokens": max_new_tokens, "rules": rules, "eot": special.eot, "follow": follow, "no_speech": quiet}
-    examples = np.arange(len(prompt)) if follow is None else np.flatnonzero(np.asarray(follow) == np.arange(len(prompt)))
+    options = {
+        "max_new_tokens": max_new_tokens,
+        "rules": rules,
+        "eot": special.eot,
+        "follow": follow,
+        "no_speech": quiet,
+    }
+    examples = (
+        np.arange(len(prompt))
+        if follow is None
+        else np.flatnonzero(np.asarray(follow) == np.arange(len(prompt)))
+    )
     heard = memory if isinstance(memory, Memory) else asr.model.encode(memory)[0]
-    plain = jax.tree.map(lambda x: np.asarray(x)[None, examples], generate(asr.model, heard, prompt, **options))
+    plain = jax.tree.map(
+        lambda x: np.asarray(x)[None, examples], generate(asr.model, heard, prompt, **options)
+    )
     if heard is memory:
-        out = generate_cells(asr.model, memory, prompt, cells, edits_of=edits_of, batch=batch, **options)
+        out = generate_cells(
+            asr.model, memory, prompt, cells, edits_of=edits_of, batch=batch, **options
+        )
     elif follow is None:
         options["follow"] = None
-        out = generate_heard(asr.model, memory, prompt, cells, edits_of=edits_of, budget=budget, batch=batch, **options)
+        out = generate_heard(
+            asr.model,
+            memory,
+            prompt,
+            cells,
+            edits_of=edits_of,
+            budget=budget,
+            batch=batch,
+            **options,
+        )
     else:
-        raise ValueError("follow: not defined for edits of the encoder, which read from a recording that is heard beforehand.")
+        raise ValueError(
+            "follow: not defined for edits of the encoder, which read from a recording that is heard beforehand."
+        )
     out = jax.tree.map(lambda x: x[:, examples], out).check_finite()
     references = _texts(asr, plain)[0] if references is None else references
     score = functools.partial(_scored, asr, references=references, language=language)
@@ -175,10 +238,15 @@ def sequence_sweep(
 
 
 def _texts(asr: Recogniser, out: Generation) -> list[list[str]]:
-    return [[asr.tokenizer.decode(row[:n]).strip() for row, n in zip(*cell)] for cell in zip(out.tokens, out.lengths)]
+    return [
+        [asr.tokenizer.decode(row[:n]).strip() for row, n in zip(*cell)]
+        for cell in zip(out.tokens, out.lengths)
+    ]
 
 
-def _scored(asr: Recogniser, out: Generation, references: Sequence[str], language: str) -> dict[str, np.ndarray]:
+def _scored(
+    asr: Recogniser, out: Generation, references: Sequence[str], language: str
+) -> dict[str, np.ndarray]:
     """Every number [K, B] of a generation with a leading axis of cells."""
     texts = _texts(asr, out)
     rows = [
@@ -186,18 +254,31 @@ def _scored(asr: Recogniser, out: Generation, references: Sequence[str], languag
         for cell in zip(out.tokens, out.lengths, texts)
         for ids, n, text, reference in zip(*cell, references)
     ]
-    numbers = {name: np.array([row[name] for row in rows], float).reshape(out.lengths.shape) for name in rows[0]}
-    own = {"length": out.lengths, "avg_logprob": np.asarray(out.avg_logprob), "no_speech_prob": out.no_speech_prob}
+    numbers = {
+        name: np.array([row[name] for row in rows], float).reshape(out.lengths.shape)
+        for name in rows[0]
+    }
+    own = {
+        "length": out.lengths,
+        "avg_logprob": np.asarray(out.avg_logprob),
+        "no_speech_prob": out.no_speech_prob,
+    }
     return {"text": np.array(texts), **own, **numbers}
 
 
-def _labelled(cells: dict[str, np.ndarray], plain: dict[str, np.ndarray], coords: Mapping[str, Sequence[Any]]) -> xr.Dataset:
+def _labelled(
+    cells: dict[str, np.ndarray], plain: dict[str, np.ndarray], coords: Mapping[str, Sequence[Any]]
+) -> xr.Dataset:
     shape, dims = [len(values) for values in coords.values()], (*coords, "example")
     cells = cells | {f"d_{rate}": cells[rate] - plain[rate] for rate in ("wer", "cer")}
-    cells["resolved"] = ((plain["loop"] == 1) & (cells["loop"] == 0) & (cells["length"] > 0)).astype(float)
+    cells["resolved"] = (
+        (plain["loop"] == 1) & (cells["loop"] == 0) & (cells["length"] > 0)
+    ).astype(float)
     variables = {name: (dims, values.reshape(*shape, -1)) for name, values in cells.items()}
     baseline = {f"baseline_{name}": ("example", values[0]) for name, values in plain.items()}
-    return xr.Dataset(variables | baseline, {dim: np.asarray(values) for dim, values in coords.items()})
+    return xr.Dataset(
+        variables | baseline, {dim: np.asarray(values) for dim, values in coords.items()}
+    )
 
 
 def head_map(
@@ -225,14 +306,36 @@ def head_map(
     recordings = [audio] if isinstance(audio, np.ndarray | jax.Array) else list(audio)
     prompt = np.tile(np.asarray(asr.tokenizer.prompt(language), np.int32), (len(recordings), 1))
     new = options.setdefault("max_new_tokens", 224)
-    grid = _grid(asr, recordings, site, over, prompt.shape[1] + new, window_s=window_s, seconds=seconds, alphas=alphas)
-    mel = np.stack([log_mel(samples, asr.config.n_mels, asr.config.n_mel_frames) for samples in recordings])
+    grid = _grid(
+        asr,
+        recordings,
+        site,
+        over,
+        prompt.shape[1] + new,
+        window_s=window_s,
+        seconds=seconds,
+        alphas=alphas,
+    )
+    mel = np.stack(
+        [log_mel(samples, asr.config.n_mels, asr.config.n_mel_frames) for samples in recordings]
+    )
     heard = asr.model.encode(mel)[0] if sites.stack_of(site) == "decoder" else mel
     at = Placed(Zero() if edit is None else edit, site, *grid.frames)
     if "time" in grid.coords:  # as many cells at a time for recordings of every length
         options.setdefault("batch", min(_TOGETHER, grid.alike("layer")))
-    swept = sequence_sweep(asr, heard, prompt, grid.flat(), coords=grid.labels(), edits_of=at, language=language or "en", **options)
-    return swept.assign_attrs({"site": site} | ({"window_s": grid.window / FRAMES_PER_S} if "time" in grid.coords else {}))
+    swept = sequence_sweep(
+        asr,
+        heard,
+        prompt,
+        grid.flat(),
+        coords=grid.labels(),
+        edits_of=at,
+        language=language or "en",
+        **options,
+    )
+    return swept.assign_attrs(
+        {"site": site} | ({"window_s": grid.window / FRAMES_PER_S} if "time" in grid.coords else {})
+    )
 
 
 def _grid(
@@ -240,6 +343,10 @@ def _grid(
     window_s: float, alphas: Sequence[float],
 ) -> Grid:  # fmt: skip
     spec = sites.spec(asr.config, site, batch=len(recordings), n_tokens=n_tokens)
-    longest = max(n_frames(len(samples)) for samples in recordings) if seconds is None else round(seconds * FRAMES_PER_S)
+    longest = (
+        max(n_frames(len(samples)) for samples in recordings)
+        if seconds is None
+        else round(seconds * FRAMES_PER_S)
+    )
     frames = min(longest, asr.config.n_audio_ctx)
     return Grid.of(spec, over, window_s=window_s, n_frames=frames, alphas=alphas, chosen={})

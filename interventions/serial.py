@@ -1,4 +1,5 @@
 """Edits kept in files: what they are as JSON, their arrays as npz. Only classes named here are ever made, and nothing is unpickled."""
+
 import dataclasses
 import json
 import math
@@ -25,7 +26,9 @@ def _is_array(value: Any) -> bool:
 
 
 def _is_scalar(value: Any) -> bool:
-    return np.ndim(value) == 0 and (_is_array(value) or (isinstance(value, int | float) and not isinstance(value, bool)))
+    return np.ndim(value) == 0 and (
+        _is_array(value) or (isinstance(value, int | float) and not isinstance(value, bool))
+    )
 
 
 def _is_whole(value: Any) -> bool:
@@ -60,9 +63,15 @@ _FLAG: Kind = "true or false", _is_flag
 _PLACE: Kind = "a place", _is_place
 _PLACES: Kind = "a place or nothing", lambda value: value is None or _is_place(value)
 _WHOLE: Kind = "a whole number", _is_whole
-_WHEN: Kind = "an array, true, false or nothing", lambda value: value is None or _is_array(value) or _is_flag(value)
+_WHEN: Kind = (
+    "an array, true, false or nothing",
+    lambda value: value is None or _is_array(value) or _is_flag(value),
+)
 _EDIT: Kind = "an edit", _is_edit
-_EDITS: Kind = "several edits", lambda value: isinstance(value, tuple) and bool(value) and all(map(_is_edit, value))
+_EDITS: Kind = (
+    "several edits",
+    lambda value: isinstance(value, tuple) and bool(value) and all(map(_is_edit, value)),
+)
 
 # What each class holds: field by field what is written, and what is taken when it is read.
 _FIELDS: dict[type, dict[str, Kind]] = {
@@ -75,7 +84,11 @@ _FIELDS: dict[type, dict[str, Kind]] = {
     edits.Noise: {"seed": _WHOLE, "scale": _SCALAR, "replace": _FLAG},
     edits.Project: {"basis": _ARRAY, "keep": _FLAG},
     edits.Chain: {"edits": _EDITS},
-    edits.Only: {"edit": _EDIT, **dict.fromkeys(("layers", "heads", "positions", "frames", "rows"), _PLACES), "when": _WHEN},
+    edits.Only: {
+        "edit": _EDIT,
+        **dict.fromkeys(("layers", "heads", "positions", "frames", "rows"), _PLACES),
+        "when": _WHEN,
+    },
     attention_edits.Force: {"keys": _PLACE},
     attention_edits.Knockout: {"keys": _PLACE},
     places.Among: {"values": ("an array of whole numbers", _is_indices)},
@@ -94,14 +107,18 @@ def save_edits(edits: Mapping[str, Any], folder: str | os.PathLike) -> None:
     folder = Path(folder)
     sites.check_known(edits)
     if folder.exists():
-        raise FileExistsError(f"folder: {str(folder)!r} exists already; choose another, or remove it.")
+        raise FileExistsError(
+            f"folder: {str(folder)!r} exists already; choose another, or remove it."
+        )
     arrays: dict[str, np.ndarray] = {}
     described = {site: _describe(edit, f"edits[{site!r}]", arrays) for site, edit in edits.items()}
     for site, edit in edits.items():
         _check("edit", edit, _EDIT, f"edits[{site!r}]")
     with replacing(folder) as new:
         new.mkdir()
-        (new / _JSON).write_text(json.dumps({"version": _VERSION, "edits": described}, indent=1, allow_nan=False) + "\n")
+        (new / _JSON).write_text(
+            json.dumps({"version": _VERSION, "edits": described}, indent=1, allow_nan=False) + "\n"
+        )
         np.savez(new / _ARRAYS, **arrays)
         seal(new)
 
@@ -114,7 +131,9 @@ def load_edits(folder: str | os.PathLike) -> dict[str, Any]:
     """
     folder = Path(folder)
     if not (folder / _JSON).is_file() or not (folder / _ARRAYS).is_file():
-        raise ValueError(f"folder: expected {_JSON} and {_ARRAYS} of save_edits in {str(folder)!r}.")
+        raise ValueError(
+            f"folder: expected {_JSON} and {_ARRAYS} of save_edits in {str(folder)!r}."
+        )
     check_sealed(folder)
     described = read_json(folder / _JSON, finite=True)
     if described.get("version") != _VERSION or not isinstance(described.get("edits"), dict):
@@ -122,7 +141,10 @@ def load_edits(folder: str | os.PathLike) -> dict[str, Any]:
     arrays = read_npz(folder / _ARRAYS)
     with named(folder / _JSON):
         sites.check_known(described["edits"])
-        found = {site: _restore(node, arrays, f"edits[{site!r}]") for site, node in described["edits"].items()}
+        found = {
+            site: _restore(node, arrays, f"edits[{site!r}]")
+            for site, node in described["edits"].items()
+        }
         for site, edit in found.items():
             _check("edit", edit, _EDIT, f"edits[{site!r}]")
     return found
@@ -133,7 +155,11 @@ def _check(name: str, value: Any, kind: Kind, where: str) -> None:
     expected, fits = kind
     if not fits(value):
         raise ValueError(f"{where}: expected {expected} as {name!r}, got {type(value).__name__}.")
-    if _is_array(value) and np.asarray(value).dtype.kind not in "biufc" and value.dtype != jnp.bfloat16:
+    if (
+        _is_array(value)
+        and np.asarray(value).dtype.kind not in "biufc"
+        and value.dtype != jnp.bfloat16
+    ):
         raise ValueError(f"{where}: expected numbers as {name!r}, got {value.dtype}.")
     if (_is_array(value) or isinstance(value, float)) and bool(jnp.isnan(jnp.asarray(value)).any()):
         raise ValueError(f"{where}: expected numbers as {name!r}, got NaN.")
@@ -141,7 +167,9 @@ def _check(name: str, value: Any, kind: Kind, where: str) -> None:
 
 def _describe(value: Any, where: str, arrays: dict[str, np.ndarray]) -> Any:
     if type(value) in _CLASSES.values():
-        fields = {f.name: _described(value, f.name, where, arrays) for f in dataclasses.fields(value)}
+        fields = {
+            f.name: _described(value, f.name, where, arrays) for f in dataclasses.fields(value)
+        }
         return {"type": type(value).__name__, "fields": fields}
     if isinstance(value, tuple):
         return {"tuple": [_describe(item, f"{where}[{i}]", arrays) for i, item in enumerate(value)]}
@@ -178,17 +206,29 @@ def _restore(node: Any, arrays: Mapping[str, np.ndarray], where: str) -> Any:
         case {"type": str(name), "fields": dict(fields)} if name in _CLASSES:
             kinds = _FIELDS[_CLASSES[name]]
             if set(fields) != set(kinds):
-                raise ValueError(f"{where}: expected the fields of {name}, got {', '.join(map(str, fields))}.")
-            found = {key: _restore(value, arrays, f"{where}.{key}") for key, value in fields.items()}
+                raise ValueError(
+                    f"{where}: expected the fields of {name}, got {', '.join(map(str, fields))}."
+                )
+            found = {
+                key: _restore(value, arrays, f"{where}.{key}") for key, value in fields.items()
+            }
             for key, value in found.items():
                 _check(key, value, kinds[key], f"{where}.{key}")
             return _CLASSES[name](**found)
         case {"tuple": list(items)}:
             return tuple(_restore(item, arrays, f"{where}[{i}]") for i, item in enumerate(items))
-        case {"value": None | bool() | int() | float() as value} if value is None or math.isfinite(value):
+        case {"value": None | bool() | int() | float() as value} if value is None or math.isfinite(
+            value
+        ):
             return value
-        case {"array": str(name), "dtype": "bfloat16"} if name in arrays and arrays[name].dtype == np.uint16:
+        case {"array": str(name), "dtype": "bfloat16"} if (
+            name in arrays and arrays[name].dtype == np.uint16
+        ):
             return jnp.asarray(arrays[name].view(jnp.bfloat16))
-        case {"array": str(name), "dtype": str(dtype)} if name in arrays and _is_of(arrays[name], dtype):
+        case {"array": str(name), "dtype": str(dtype)} if name in arrays and _is_of(
+            arrays[name], dtype
+        ):
             return jnp.asarray(arrays[name])
-    raise ValueError(f"{where}: expected an edit as save_edits writes it ({', '.join(_CLASSES)}), got {str(node)[:80]}.")
+    raise ValueError(
+        f"{where}: expected an edit as save_edits writes it ({', '.join(_CLASSES)}), got {str(node)[:80]}."
+    )

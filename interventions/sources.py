@@ -1,4 +1,5 @@
 """Where a patch takes its values: another run, or something simpler, as the edit that every cell of a sweep places."""
+
 import functools
 from collections.abc import Callable
 
@@ -41,7 +42,11 @@ def template_edit(
         return (Mix(jnp.float32(1), value) if strengths else Patch(value)), source
     if source == "mean":
         value = show(target)
-        value = value.mean(sites.SITES[site].index("T" if "T" in sites.SITES[site] else "S") + (site in sites.LAYERED), keepdims=True)
+        value = value.mean(
+            sites.SITES[site].index("T" if "T" in sites.SITES[site] else "S")
+            + (site in sites.LAYERED),
+            keepdims=True,
+        )
         return (Mix(jnp.float32(1), value) if strengths else Patch(value)), target
     if strengths:
         return (Mix(jnp.float32(1), jnp.zeros(())) if source == "zero" else Noise(0)), None
@@ -50,9 +55,15 @@ def template_edit(
 
 def check_source(source: Run | str) -> None:
     """Raises ValueError for what is neither a run nor the name of a source."""
-    name = "resample" if isinstance(source, str) and source.startswith("resample:") and source[9:].isdigit() else source
+    name = (
+        "resample"
+        if isinstance(source, str) and source.startswith("resample:") and source[9:].isdigit()
+        else source
+    )
     if not isinstance(source, Run) and name not in SOURCES:
-        raise ValueError(f"source: expected a Run or one of {', '.join(map(repr, SOURCES))}, got {source!r}.")
+        raise ValueError(
+            f"source: expected a Run or one of {', '.join(map(repr, SOURCES))}, got {source!r}."
+        )
 
 
 def resampled(target: Run, seed: int | str = 0, among: Run | None = None) -> Run:
@@ -68,28 +79,44 @@ def resampled(target: Run, seed: int | str = 0, among: Run | None = None) -> Run
     rng = np.random.default_rng(seed)
     if among is None:
         if target.batch < 2:
-            raise ValueError("source: 'resample' draws another example of the batch, and there is one. Give more, or resampled(among=).")
+            raise ValueError(
+                "source: 'resample' draws another example of the batch, and there is one. Give more, or resampled(among=)."
+            )
         order = rng.permutation(target.batch)
         return _rows(target, np.roll(order, -1)[np.argsort(order)])
     if jnp.shape(among.tokens)[1] != jnp.shape(target.tokens)[1]:
-        raise ValueError(f"among: expected {jnp.shape(target.tokens)[1]} tokens a row as in the target, got {jnp.shape(among.tokens)[1]}.")
+        raise ValueError(
+            f"among: expected {jnp.shape(target.tokens)[1]} tokens a row as in the target, got {jnp.shape(among.tokens)[1]}."
+        )
     return _rows(among, rng.integers(among.batch, size=target.batch))
 
 
 def _rows(run: Run, rows: np.ndarray) -> Run:
     """Rows of a run, heard or not."""
     pick = lambda x: None if x is None else jnp.asarray(x)[rows]  # noqa: E731
-    memory = run.memory and jax.tree.map(lambda x: x[rows] if x is run.memory.xa else x[:, rows], run.memory)
-    return run.replace(tokens=pick(run.tokens), mel=pick(run.mel), memory=memory, positions=pick(run.positions), sound=pick(run.sound))
+    memory = run.memory and jax.tree.map(
+        lambda x: x[rows] if x is run.memory.xa else x[:, rows], run.memory
+    )
+    return run.replace(
+        tokens=pick(run.tokens),
+        mel=pick(run.mel),
+        memory=memory,
+        positions=pick(run.positions),
+        sound=pick(run.sound),
+    )
 
 
 def activation(model: Whisper, run: Run, site: str) -> Array:
     """What `run` shows at `site`, with the layer axis if it has one. A run that was heard elsewhere cannot show the encoder."""
     if sites.stack_of(site) == "decoder":
         run = run.heard(model)
-        return compiled.call(_shown, model, run.tokens, run.memory, run.positions, taps=None, site=site)
+        return compiled.call(
+            _shown, model, run.tokens, run.memory, run.positions, taps=None, site=site
+        )
     if run.sound is None:
-        raise ValueError(f"Run: {site!r} needs the recording; give Run(mel=...) rather than Run(memory=...).")
+        raise ValueError(
+            f"Run: {site!r} needs the recording; give Run(mel=...) rather than Run(memory=...)."
+        )
     return heard_at(model, run.sound, site)[site]
 
 
@@ -103,7 +130,9 @@ def _heard(model: Whisper, mel: Array, taps: Readout) -> Acts:
         return model.encoder(mel.astype(model.config.dtype), {}, taps)[1]
 
 
-def _shown(model: Whisper, tokens: Array, memory: Memory, positions: Array | None, taps: None, *, site: str) -> Array:
+def _shown(
+    model: Whisper, tokens: Array, memory: Memory, positions: Array | None, taps: None, *, site: str
+) -> Array:
     """One site of a teacher-forced pass; what only the logits need is not computed."""
     del taps
     return model.decode(tokens, memory, readout=select(site), positions=positions)[1][site]

@@ -3,6 +3,7 @@
 `values` are labelled, with a dimension of examples (differences to a baseline, where it is a question of no effect); every
 other dimension is a cell. All of it is seeded, and vectorised over cells.
 """
+
 import numpy as np
 import xarray as xr
 
@@ -10,7 +11,13 @@ _EXACT = 14  # examples up to which all 2^n sign patterns are tried
 
 
 def bootstrap(
-    values: xr.DataArray, *, dim: str = "example", level: float = 0.95, n: int = 2000, seed: int = 0, method: str = "bca"
+    values: xr.DataArray,
+    *,
+    dim: str = "example",
+    level: float = 0.95,
+    n: int = 2000,
+    seed: int = 0,
+    method: str = "bca",
 ) -> xr.Dataset:
     """`mean`, `low` and `high` of every cell: the mean over `dim` and its bootstrap interval, "bca" (Efron 1987) or "percentile".
 
@@ -19,14 +26,23 @@ def bootstrap(
     """
     x, rest = _flat(values, dim)
     if not 0 < level < 1 or method not in ("bca", "percentile"):
-        raise ValueError(f"level, method: expected 0 < level < 1 and 'bca' or 'percentile', got {level} and {method!r}.")
+        raise ValueError(
+            f"level, method: expected 0 < level < 1 and 'bca' or 'percentile', got {level} and {method!r}."
+        )
     means = _resampled_means(x, n, seed)
     tails = np.array([(1 - level) / 2, (1 + level) / 2])[:, None] * np.ones(x.shape[1])
     low, high = _quantiles(means, _bias_corrected(x, means, tails) if method == "bca" else tails)
-    return xr.Dataset({name: rest.copy(data=v.reshape(rest.shape)) for name, v in (("mean", x.mean(0)), ("low", low), ("high", high))})
+    return xr.Dataset(
+        {
+            name: rest.copy(data=v.reshape(rest.shape))
+            for name, v in (("mean", x.mean(0)), ("low", low), ("high", high))
+        }
+    )
 
 
-def sign_flip(values: xr.DataArray, *, dim: str = "example", n: int = 10_000, seed: int = 0) -> xr.DataArray:
+def sign_flip(
+    values: xr.DataArray, *, dim: str = "example", n: int = 10_000, seed: int = 0
+) -> xr.DataArray:
     """Two-sided p-value of every cell under the null that its values are as likely to have the other sign.
 
     Up to 14 examples all sign patterns are tried, and p is exact; beyond, `n` random ones, and p is at least 1 / (n + 1).
@@ -36,7 +52,9 @@ def sign_flip(values: xr.DataArray, *, dim: str = "example", n: int = 10_000, se
     return rest.copy(data=_p_value(observed, null).reshape(rest.shape))
 
 
-def any_of_many(values: xr.DataArray, *, dim: str = "example", n: int = 10_000, seed: int = 0) -> xr.DataArray:
+def any_of_many(
+    values: xr.DataArray, *, dim: str = "example", n: int = 10_000, seed: int = 0
+) -> xr.DataArray:
     """p-value of every cell against the largest effect anywhere in the grid (Westfall & Young 1993, single step).
 
     The same signs are flipped in all cells, so their dependence is kept. A cell below 0.05 would be surprising as the best of
@@ -47,7 +65,9 @@ def any_of_many(values: xr.DataArray, *, dim: str = "example", n: int = 10_000, 
     return rest.copy(data=_p_value(observed, null.max(1, keepdims=True)).reshape(rest.shape))
 
 
-def any_of_alike(values: xr.DataArray, *, dim: str = "example", n: int = 10_000, seed: int = 0) -> xr.DataArray:
+def any_of_alike(
+    values: xr.DataArray, *, dim: str = "example", n: int = 10_000, seed: int = 0
+) -> xr.DataArray:
     """p-value of every cell against the largest mean of the grid, were cells exchangeable: each example's own values, shuffled.
 
     For effects that any edit has on a fragile example, such as a loop that every second ablation breaks: a cell below 0.05 has
@@ -55,7 +75,9 @@ def any_of_alike(values: xr.DataArray, *, dim: str = "example", n: int = 10_000,
     """
     x, rest = _flat(values, dim)
     rng = np.random.default_rng(seed)
-    best = np.array([x.mean(0).max(), *(rng.permuted(x, axis=1).mean(0).max() for _ in range(n))])  # what was observed is one of them
+    best = np.array(
+        [x.mean(0).max(), *(rng.permuted(x, axis=1).mean(0).max() for _ in range(n))]
+    )  # what was observed is one of them
     p = (best[:, None] >= x.mean(0) - 1e-12).mean(0)
     return rest.copy(data=p.reshape(rest.shape))
 
@@ -73,7 +95,9 @@ def _flat(values: xr.DataArray, dim: str) -> tuple[np.ndarray, xr.DataArray]:
         raise ValueError(f"dim: expected one of {', '.join(map(str, values.dims))}, got {dim!r}.")
     moved = values.transpose(dim, ...).astype(np.float64)
     if moved.sizes[dim] < 2 or np.isnan(moved.values).any():
-        raise ValueError(f"values: expected at least 2 examples along {dim!r} and no NaN; drop examples without a value first.")
+        raise ValueError(
+            f"values: expected at least 2 examples along {dim!r} and no NaN; drop examples without a value first."
+        )
     of_examples = [name for name, labels in moved.coords.items() if dim in labels.dims]
     return moved.values.reshape(moved.sizes[dim], -1), moved.drop_vars(of_examples).isel({dim: 0})
 
@@ -89,9 +113,13 @@ def _bias_corrected(x: np.ndarray, means: np.ndarray, tails: np.ndarray) -> np.n
 
     below = ((means < x.mean(0)).mean(0) + (means <= x.mean(0)).mean(0)) / 2
     bias = scipy.stats.norm.ppf(np.clip(below, 1 / (len(means) + 1), 1 - 1 / (len(means) + 1)))
-    away = x - x.mean(0)  # what leaving an example out takes from the mean, but for a factor that cancels
+    away = x - x.mean(
+        0
+    )  # what leaving an example out takes from the mean, but for a factor that cancels
     spread = (away**2).sum(0) ** 1.5
-    acceleration = np.divide((away**3).sum(0), 6 * spread, out=np.zeros_like(spread), where=spread > 0)
+    acceleration = np.divide(
+        (away**3).sum(0), 6 * spread, out=np.zeros_like(spread), where=spread > 0
+    )
     z = bias + scipy.stats.norm.ppf(tails)
     return scipy.stats.norm.cdf(bias + z / (1 - acceleration * z))
 
@@ -119,7 +147,9 @@ def _signs(n_examples: int, n: int, seed: int) -> np.ndarray:
         bits = np.arange(2**n_examples)[:, None] >> np.arange(n_examples)
         return 1.0 - 2.0 * (bits & 1)
     drawn = np.random.default_rng(seed).choice([-1.0, 1.0], size=(n, n_examples))
-    return np.concatenate([np.ones((1, n_examples)), drawn])  # what was observed is one of the patterns
+    return np.concatenate(
+        [np.ones((1, n_examples)), drawn]
+    )  # what was observed is one of the patterns
 
 
 def _p_value(observed: np.ndarray, null: np.ndarray) -> np.ndarray:

@@ -1,4 +1,5 @@
 """Exact patching sweeps that compute only what each cell can change (see `cells`)."""
+
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
@@ -84,11 +85,21 @@ def sweep(
         swept = plan.labelled(*plan.run(groups, progress))
     if verify is None:
         return swept
-    if source is None or set(over) & {"alpha"} or any(chosen is not None for chosen in (layers, heads, positions)):
-        raise ValueError("verify: attribution estimates whole grids patched from a source, without strengths or chosen indices.")
+    if (
+        source is None
+        or set(over) & {"alpha"}
+        or any(chosen is not None for chosen in (layers, heads, positions))
+    ):
+        raise ValueError(
+            "verify: attribution estimates whole grids patched from a source, without strengths or chosen indices."
+        )
     options = {"window_s": window_s, "n_frames": n_frames}
-    estimate = attribution(model, target=target, source=source, site=site, over=tuple(over), metric=metric, **options)
-    return swept.assign_attrs(attribution=dataclasses.asdict(rank_agreement(swept, estimate, _top(verify))))
+    estimate = attribution(
+        model, target=target, source=source, site=site, over=tuple(over), metric=metric, **options
+    )
+    return swept.assign_attrs(
+        attribution=dataclasses.asdict(rank_agreement(swept, estimate, _top(verify)))
+    )
 
 
 def _top(verify: str) -> int:
@@ -98,27 +109,65 @@ def _top(verify: str) -> int:
 
 
 def planned(
-    model: Whisper, target: Run, source: Run | str | None = None, *, site: str, over: Sequence[str], metric: Metric, **options: Any
+    model: Whisper,
+    target: Run,
+    source: Run | str | None = None,
+    *,
+    site: str,
+    over: Sequence[str],
+    metric: Metric,
+    **options: Any,
 ) -> "Plan":
     """What `sweep` with these arguments would do: print it to see cells, groups, bytes and floating-point operations beforehand."""
     budget, reuse = options.pop("budget", None), options.pop("reuse", True)
     edit, alphas = options.get("edit"), options.get("alphas", (1.0,))
     if target.positions is not None:
-        raise ValueError("target: a sweep takes rows of equal length, got padded ones. Sweep rows of each length by themselves.")
+        raise ValueError(
+            "target: a sweep takes rows of equal length, got padded ones. Sweep rows of each length by themselves."
+        )
     check_metric(metric, model.config.n_vocab, target.batch)
     target = target.heard(model)
     n_tokens = jnp.shape(target.tokens)[1]
     spec = sites.spec(model.config, site, 1, n_tokens)
     n_frames = model.config.n_audio_ctx if options.get("n_frames") is None else options["n_frames"]
-    chosen = {"layer": options.get("layers"), "head": options.get("heads"), "position": options.get("positions")}
-    grid = Grid.of(spec, over, window_s=options.get("window_s", 0.5), n_frames=n_frames, alphas=alphas, chosen=chosen)
+    chosen = {
+        "layer": options.get("layers"),
+        "head": options.get("heads"),
+        "position": options.get("positions"),
+    }
+    grid = Grid.of(
+        spec,
+        over,
+        window_s=options.get("window_s", 0.5),
+        n_frames=n_frames,
+        alphas=alphas,
+        chosen=chosen,
+    )
     by_rows = reuse and "layer" in grid.coords and sites.stack_of(site) == "decoder"
     shared = Passes(model, metric, tuple(dict.fromkeys((*Trace.SITES, site))) if by_rows else ())
     show = (lambda run: shared.of(run)[1][site]) if by_rows else None
-    template, source_run = template_edit(model, target, source, edit, site, "alpha" in grid.coords, show)
+    template, source_run = template_edit(
+        model, target, source, edit, site, "alpha" in grid.coords, show
+    )
     if hasattr(template, "check"):
-        template.check(dataclasses.replace(spec, shape=(target.batch, *spec.shape[1:])) if source_run is not None else spec)
-    return Plan(model, target, source_run, grid, template, metric, scored_position(metric, n_tokens), reuse, budget, by_rows, shared)
+        template.check(
+            dataclasses.replace(spec, shape=(target.batch, *spec.shape[1:]))
+            if source_run is not None
+            else spec
+        )
+    return Plan(
+        model,
+        target,
+        source_run,
+        grid,
+        template,
+        metric,
+        scored_position(metric, n_tokens),
+        reuse,
+        budget,
+        by_rows,
+        shared,
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -134,7 +183,9 @@ class Plan:
     scored: int
     reuse: bool
     budget: int | None
-    by_rows: bool  # whether cells are rows of the decoder that share everything but what they change
+    by_rows: (
+        bool  # whether cells are rows of the decoder that share everything but what they change
+    )
     passes: Passes
 
     def run(
@@ -146,7 +197,10 @@ class Plan:
         for b in range(self.target.batch):
             example = Example.of(self, b)
             groups = [(example.group(layer), (b, layer)) for layer in self.grid.layers]
-            begin = (functools.partial(kept.begin, key, len(flat), begin) for (flat, begin), key in groups)
+            begin = (
+                functools.partial(kept.begin, key, len(flat), begin)
+                for (flat, begin), key in groups
+            )
             for ((flat, _), _), found in zip(groups, planning.one_ahead(begin)):
                 values[b, flat] = found
                 done += len(flat)
@@ -155,19 +209,37 @@ class Plan:
             baseline[b] = example.baseline
         return values, baseline
 
-    def labelled(self, values: Float[np.ndarray, "B n"], baseline: Float[np.ndarray, "B"]) -> xr.DataArray:
+    def labelled(
+        self, values: Float[np.ndarray, "B n"], baseline: Float[np.ndarray, "B"]
+    ) -> xr.DataArray:
         shape, dims, coords = self.grid.shape, self.grid.dims, self.grid.labels(self.target.tokens)
-        other = isinstance(self.edit, Patch | Mix) and self.source is not None and self.source is not self.target
+        other = (
+            isinstance(self.edit, Patch | Mix)
+            and self.source is not None
+            and self.source is not self.target
+        )
         of_source = {"source": np.asarray(self.passes.of(self.source)[0], float)} if other else {}
-        attrs = {"site": self.grid.site, "metric": type(self.metric).__name__, "scored_position": self.scored}
+        attrs = {
+            "site": self.grid.site,
+            "metric": type(self.metric).__name__,
+            "scored_position": self.scored,
+        }
         if "time" in dims:
             attrs["window_s"] = self.grid.window / 50
         if self.target.batch == 1:
-            scalars = {name: value[0] for name, value in {"baseline": baseline, **of_source}.items()}
-            return xr.DataArray(values[0].reshape(shape), coords | scalars, dims, self.grid.site, attrs)
-        per_example = {name: ("example", value) for name, value in {"baseline": baseline, **of_source}.items()}
+            scalars = {
+                name: value[0] for name, value in {"baseline": baseline, **of_source}.items()
+            }
+            return xr.DataArray(
+                values[0].reshape(shape), coords | scalars, dims, self.grid.site, attrs
+            )
+        per_example = {
+            name: ("example", value) for name, value in {"baseline": baseline, **of_source}.items()
+        }
         coords = coords | {"example": np.arange(len(values))} | per_example
-        return xr.DataArray(values.reshape(-1, *shape), coords, ("example", *dims), self.grid.site, attrs)
+        return xr.DataArray(
+            values.reshape(-1, *shape), coords, ("example", *dims), self.grid.site, attrs
+        )
 
     @property
     def own_position(self) -> bool:

@@ -1,4 +1,5 @@
 """Numbers about what was written: repetition, word and character errors, length. Host-side, one text at a time."""
+
 import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import SupportsIndex
@@ -53,7 +54,9 @@ def repeated(ids: Ids, repeat: Repeat) -> list[int]:
     """Returns the n-gram that `repeat`, one of the repetitions of `ids`, repeats."""
     ids, n = [int(id_) for id_ in ids], repeat.n
     starts = range(len(ids) - repeat.span + 1)
-    return next(ids[i : i + n] for i in starts if ids[i : i + repeat.span] == ids[i : i + n] * repeat.k)
+    return next(
+        ids[i : i + n] for i in starts if ids[i : i + repeat.span] == ids[i : i + n] * repeat.k
+    )
 
 
 def is_repetitive(ids: Ids, text: str) -> bool:
@@ -65,7 +68,12 @@ def is_repetitive(ids: Ids, text: str) -> bool:
 def repetition(ids: Ids, text: str) -> dict[str, float]:
     """`repeat_n`, `repeat_k`, `repeat_span` of the longest repetition, `compression_ratio`, and the two detectors as 0 or 1."""
     longest = longest_repeat(ids)
-    numbers = {"repeat_n": longest.n, "repeat_k": longest.k, "repeat_span": longest.span, "compression_ratio": compression_ratio(text)}
+    numbers = {
+        "repeat_n": longest.n,
+        "repeat_k": longest.k,
+        "repeat_span": longest.span,
+        "compression_ratio": compression_ratio(text),
+    }
     return {**numbers, "loop": float(is_loop(ids)), "repetitive": float(is_repetitive(ids, text))}
 
 
@@ -79,12 +87,26 @@ def errors(text: str, reference: str, language: str = "en") -> dict[str, float]:
         return dict(zip(_ERRORS, (np.nan, np.nan, len(said.split()), 0, 0, 0)))
     found = jiwer.process_words(meant, said)
     n_words = found.hits + found.deletions + found.substitutions
-    return dict(zip(_ERRORS, (found.wer, jiwer.cer(meant, said), found.insertions, found.deletions, found.substitutions, n_words)))
+    return dict(
+        zip(
+            _ERRORS,
+            (
+                found.wer,
+                jiwer.cer(meant, said),
+                found.insertions,
+                found.deletions,
+                found.substitutions,
+                n_words,
+            ),
+        )
+    )
 
 
 def words(text: str, language: str = "en") -> str:
     """The normalised words of a text. The normaliser lets some lone punctuation stand; it is no word."""
-    return " ".join(word for word in normalise(text, language).split() if any(map(str.isalnum, word)))
+    return " ".join(
+        word for word in normalise(text, language).split() if any(map(str.isalnum, word))
+    )
 
 
 _ERRORS = ("wer", "cer", "insertions", "deletions", "substitutions", "reference_words")

@@ -2,6 +2,7 @@
 
 Source: openai/whisper `timing.py`, without its rules of thumb that shorten words after pauses.
 """
+
 import functools
 import itertools
 from collections.abc import Sequence
@@ -65,10 +66,15 @@ def align(
     _check(model, heads, memory, texts, n_frames, len(start))
     if not any(texts):
         return [[] for _ in texts]
-    scores, probabilities = _read(model, texts, start, tokenizer.special.eot, memory, edits or {}, heads)
-    find = functools.partial(_words, tokenizer, language=language, n_start=len(start), late_start=late_start)
+    scores, probabilities = _read(
+        model, texts, start, tokenizer.special.eot, memory, edits or {}, heads
+    )
+    find = functools.partial(
+        _words, tokenizer, language=language, n_start=len(start), late_start=late_start
+    )
     return [
-        find(ids, scores[:, row, : len(start) + len(ids) + 1, : n_frames[row]], probabilities[row]) for row, ids in enumerate(texts)
+        find(ids, scores[:, row, : len(start) + len(ids) + 1, : n_frames[row]], probabilities[row])
+        for row, ids in enumerate(texts)
     ]
 
 
@@ -92,40 +98,65 @@ def path_scores(
     texts, start = _read_as(tokenizer, texts, language)
     _check(model, heads, memory, texts, n_frames, len(start))
     if not all(texts):
-        raise ValueError("texts: expected at least one text token in each window, got an empty text. Leave its window out.")
+        raise ValueError(
+            "texts: expected at least one text token in each window, got an empty text. Leave its window out."
+        )
     scores, _ = _read(model, texts, start, tokenizer.special.eot, memory, {}, heads)
     return np.array(
         [
-            [_path_score(scores[[head], row, : len(start) + len(ids) + 1, : n_frames[row]], len(start)) for head in range(len(heads))]
+            [
+                _path_score(
+                    scores[[head], row, : len(start) + len(ids) + 1, : n_frames[row]], len(start)
+                )
+                for head in range(len(heads))
+            ]
             for row, ids in enumerate(texts)
         ]
     )
 
 
 def _path_score(scores: Float[np.ndarray, "1 T S"], n_start: int) -> float:
-    matrix = alignment_matrix(scores)[n_start - 1 : -1]  # from <|notimestamps|>, which predicts the first token, to the last token
+    matrix = alignment_matrix(scores)[
+        n_start - 1 : -1
+    ]  # from <|notimestamps|>, which predicts the first token, to the last token
     return float(matrix[dtw(-matrix)].mean())
 
 
 def _read_as(
-    tokenizer: Tokenizer, texts: Sequence[Sequence[int]], language: str | None, task: str = "transcribe"
+    tokenizer: Tokenizer,
+    texts: Sequence[Sequence[int]],
+    language: str | None,
+    task: str = "transcribe",
 ) -> tuple[list[list[int]], list[int]]:
     """Texts without control tokens and timestamps, and the prompt before each of them."""
     start = [*tokenizer.sot_sequence(language, task), tokenizer.special.no_timestamps]
     return [[int(i) for i in ids if i < tokenizer.special.eot] for ids in texts], start
 
 
-def _check(model: Whisper, heads: Heads, memory: Memory, texts: list[list[int]], n_frames: Sequence[int], n_start: int) -> None:
+def _check(
+    model: Whisper,
+    heads: Heads,
+    memory: Memory,
+    texts: list[list[int]],
+    n_frames: Sequence[int],
+    n_start: int,
+) -> None:
     check_heads(model.config, heads)
     batch, context = memory.xa.shape[0], model.config.n_text_ctx
     if not len(texts) == len(n_frames) == batch:
-        raise ValueError(f"texts, n_frames: expected {batch} of each, one a window of memory, got {len(texts)} and {len(n_frames)}.")
+        raise ValueError(
+            f"texts, n_frames: expected {batch} of each, one a window of memory, got {len(texts)} and {len(n_frames)}."
+        )
     bad = [n for n in n_frames if not 0 < n <= model.config.n_audio_ctx]
     if bad:
-        raise ValueError(f"n_frames: expected 1 to {model.config.n_audio_ctx} encoder frames, got {bad[0]}.")
+        raise ValueError(
+            f"n_frames: expected 1 to {model.config.n_audio_ctx} encoder frames, got {bad[0]}."
+        )
     room, longest = context - n_start - 1, max(map(len, texts))
     if longest > room:
-        raise ValueError(f"texts: expected at most {room} tokens, so that they fit the context, got {longest}. Split the text.")
+        raise ValueError(
+            f"texts: expected at most {room} tokens, so that they fit the context, got {longest}. Split the text."
+        )
 
 
 def _padded(rows: list[list[int]], filler: int, context: int) -> Int[np.ndarray, "B T"]:
@@ -135,7 +166,13 @@ def _padded(rows: list[list[int]], filler: int, context: int) -> Int[np.ndarray,
 
 
 def _read(
-    model: Whisper, texts: list[list[int]], start: list[int], eot: int, memory: Memory, edits: Edits, heads: Heads
+    model: Whisper,
+    texts: list[list[int]],
+    start: list[int],
+    eot: int,
+    memory: Memory,
+    edits: Edits,
+    heads: Heads,
 ) -> tuple[Float[np.ndarray, "N B T S"], Float[np.ndarray, "B T"]]:
     """Attention scores of the N heads, and the probability of every token after those before it."""
     tokens = _padded([start + ids + [eot] for ids in texts], eot, model.config.n_text_ctx)
@@ -143,15 +180,35 @@ def _read(
     site = _CROSS + ("pattern" if _BEYOND_QUERIES & set(edits) else "q")
     logits, acts = model.decode(jnp.asarray(tokens), memory, edits=edits, readout=select(site))
     k = memory.stacked().k
-    outputs = compiled.call(_of_heads, logits, jnp.asarray(tokens), acts[site], k, taps=None, heads=heads, eot=eot, site=site)
+    outputs = compiled.call(
+        _of_heads,
+        logits,
+        jnp.asarray(tokens),
+        acts[site],
+        k,
+        taps=None,
+        heads=heads,
+        eot=eot,
+        site=site,
+    )
     scores, probabilities = jax.device_get(outputs)
     if np.isnan(scores).any():
-        raise ValueError("align: expected finite attention scores, got NaN. Check the edits and the memory.")
+        raise ValueError(
+            "align: expected finite attention scores, got NaN. Check the edits and the memory."
+        )
     return scores, probabilities
 
 
 def _of_heads(
-    logits: Float[Array, "B T V"], tokens: Int[Array, "B T"], acts: Array, k: Array, taps: None, *, heads: Heads, eot: int, site: str
+    logits: Float[Array, "B T V"],
+    tokens: Int[Array, "B T"],
+    acts: Array,
+    k: Array,
+    taps: None,
+    *,
+    heads: Heads,
+    eot: int,
+    site: str,
 ) -> tuple[Array, Array]:
     del taps
     layer, head = np.array(heads).T
@@ -160,7 +217,9 @@ def _of_heads(
     else:
         q, keys = acts[layer, :, :, head].astype(jnp.float32), k[layer, :, head].astype(jnp.float32)
         scores = jnp.einsum("nbtd,nbsd->nbts", q * q.shape[-1] ** -0.5, keys, precision="highest")
-    chances = jax.nn.softmax(logits[:, :-1, :eot], axis=-1)  # among text tokens, as the reference has it
+    chances = jax.nn.softmax(
+        logits[:, :-1, :eot], axis=-1
+    )  # among text tokens, as the reference has it
     following = jnp.minimum(tokens[:, 1:], eot - 1)[..., None]
     return scores, jnp.take_along_axis(chances, following, axis=-1)[..., 0]
 
@@ -180,9 +239,13 @@ def _words(
         return []
     # From <|notimestamps|>, which predicts the first token, to the last token.
     matrix = alignment_matrix(scores)
-    before = matrix[: n_start - 1].max(0, keepdims=True)[: int(late_start)]  # the rest of the prompt attends to what precedes the text
+    before = matrix[: n_start - 1].max(0, keepdims=True)[
+        : int(late_start)
+    ]  # the rest of the prompt attends to what precedes the text
     rows, columns = dtw(-np.concatenate([before, matrix[n_start - 1 : -1]]))
-    times = frame_to_seconds(columns[np.flatnonzero(np.diff(rows, prepend=-1))][len(before) :])  # each row's first frame on the path
+    times = frame_to_seconds(
+        columns[np.flatnonzero(np.diff(rows, prepend=-1))][len(before) :]
+    )  # each row's first frame on the path
     bounds = list(itertools.accumulate((len(tokens) for _, tokens in words), initial=0))
     chances = probabilities[n_start - 1 :]
     timed = [
@@ -198,7 +261,9 @@ def alignment_matrix(scores: Float[np.ndarray, "N T S"]) -> Float[np.ndarray, "T
 
     weights = np.exp(scores - scores.max(-1, keepdims=True), dtype=np.float64)
     weights /= weights.sum(-1, keepdims=True)
-    weights = (weights - weights.mean(1, keepdims=True)) / np.maximum(weights.std(1, keepdims=True), 1e-30)
+    weights = (weights - weights.mean(1, keepdims=True)) / np.maximum(
+        weights.std(1, keepdims=True), 1e-30
+    )
     if scores.shape[-1] > _MEDIAN_WIDTH // 2:
         weights = median_filter(weights, size=(1, 1, _MEDIAN_WIDTH), mode="mirror")
     return weights.mean(0)
@@ -246,4 +311,10 @@ def merge_punctuation(words: Sequence[Word]) -> list[Word]:
 
 
 def _joined(timed: Word, left: Word, right: Word) -> Word:
-    return Word(left.text + right.text, timed.start, timed.end, timed.probability, left.tokens + right.tokens)
+    return Word(
+        left.text + right.text,
+        timed.start,
+        timed.end,
+        timed.probability,
+        left.tokens + right.tokens,
+    )

@@ -3,6 +3,7 @@
 Source: openai/whisper `decoding.py`, BeamSearchDecoder and MaximumLikelihoodRanker. Of what has ended only the best and
 the number are kept, for that is all the ranking asks.
 """
+
 import functools
 from typing import Any
 
@@ -63,7 +64,9 @@ def beam_search(
         unroll=unroll,
     )
     penalty = None if length_penalty is None else jnp.float32(length_penalty)
-    found = compiled.call(_search, model, request, jnp.int32(most), penalty, taps=taps, n_beams=beam_size, **options)
+    found = compiled.call(
+        _search, model, request, jnp.int32(most), penalty, taps=taps, n_beams=beam_size, **options
+    )
     return found.check_finite()
 
 
@@ -105,22 +108,40 @@ def _search(
 
     def step(state: tuple) -> tuple:
         n, beams, best, score, n_ended, cache, logits = state
-        found, source = _candidates(beams, _logprobs(rules, logits, beams.tokens, n, n_prompt), n, n_prompt)
+        found, source = _candidates(
+            beams, _logprobs(rules, logits, beams.tokens, n, n_prompt), n, n_prompt
+        )
         ended = found.tokens[:, :, n] == eot
-        keep, final, n_ended = _sort_out(ended, found.total > -jnp.inf, n_ended, most, n_beams, n + 1 == n_prompt + n_new)
+        keep, final, n_ended = _sort_out(
+            ended, found.total > -jnp.inf, n_ended, most, n_beams, n + 1 == n_prompt + n_new
+        )
         best, score = _better(best, score, found, final, n - n_prompt + ~ended, penalty)
         beams, cache = found[keep], _reordered(cache, jnp.take_along_axis(source, keep, 1))
-        logits, cache = _advance(decoder, beams.tokens[:, :, n], request.positions[:, -1:] + 1 + n - n_prompt, cache, n)
+        logits, cache = _advance(
+            decoder, beams.tokens[:, :, n], request.positions[:, -1:] + 1 + n - n_prompt, cache, n
+        )
         return n + 1, beams, best, score, n_ended, cache, logits
 
     with exactly(model):
         decoder = Steps.of(model, request, edits)
         cache = decoder.empty_cache(batch, n_prompt + n_new)
-        logits, cache, quiet = decoder.advance(request.prompt, request.positions, cache, jnp.int32(0), no_speech)
+        logits, cache, quiet = decoder.advance(
+            request.prompt, request.positions, cache, jnp.int32(0), no_speech
+        )
         nothing = _nothing(request.prompt, n_new, eot, logits.dtype)
         beams, cache, logits = _spread(nothing, cache, logits, n_beams)
-        none = nothing.replace(logprobs=jnp.full_like(nothing.logprobs, jnp.nan))  # until a text is found: NaN finds none
-        state = jnp.int32(n_prompt), beams, none, jnp.full(batch, -jnp.inf), jnp.zeros(batch, jnp.int32), cache, logits
+        none = nothing.replace(
+            logprobs=jnp.full_like(nothing.logprobs, jnp.nan)
+        )  # until a text is found: NaN finds none
+        state = (
+            jnp.int32(n_prompt),
+            beams,
+            none,
+            jnp.full(batch, -jnp.inf),
+            jnp.zeros(batch, jnp.int32),
+            cache,
+            logits,
+        )
         _, _, best, *_ = jax.lax.while_loop(going, step, state)
     return Generation.of(best.tokens[:, 0, n_prompt:], best.logprobs[:, 0], quiet, eot)
 
@@ -128,25 +149,43 @@ def _search(
 def _nothing(prompt: Int[Array, "B T0"], n_new: int, eot: int, dtype: Any) -> Texts:
     """One empty text a row."""
     tokens = jnp.pad(prompt, ((0, 0), (0, n_new)), constant_values=eot)[:, None]
-    return Texts(tokens, jnp.zeros((len(prompt), 1, n_new), dtype), jnp.zeros((len(prompt), 1), dtype))
+    return Texts(
+        tokens, jnp.zeros((len(prompt), 1, n_new), dtype), jnp.zeros((len(prompt), 1), dtype)
+    )
 
 
-def _spread(texts: Texts, cache: Cache, logits: Float[Array, "B V"], n_beams: int) -> tuple[Texts, Cache, Float[Array, "B K V"]]:
+def _spread(
+    texts: Texts, cache: Cache, logits: Float[Array, "B V"], n_beams: int
+) -> tuple[Texts, Cache, Float[Array, "B K V"]]:
     """All beams begin alike; all but the first with no probability, so that nothing is found twice."""
     texts = jax.tree.map(lambda x: jnp.repeat(x, n_beams, 1), texts)
-    past = jax.tree.map(lambda x: jnp.repeat(jnp.expand_dims(x, _BEAMS), n_beams, _BEAMS), cache.past)
-    return texts.replace(total=texts.total.at[:, 1:].set(-jnp.inf)), cache.replace(past=past), jnp.repeat(logits[:, None], n_beams, 1)
+    past = jax.tree.map(
+        lambda x: jnp.repeat(jnp.expand_dims(x, _BEAMS), n_beams, _BEAMS), cache.past
+    )
+    return (
+        texts.replace(total=texts.total.at[:, 1:].set(-jnp.inf)),
+        cache.replace(past=past),
+        jnp.repeat(logits[:, None], n_beams, 1),
+    )
 
 
 def _logprobs(
-    rules: Rules | None, logits: Float[Array, "B K V"], tokens: Int[Array, "B K T"], n: Int[Array, ""], n_prompt: int
+    rules: Rules | None,
+    logits: Float[Array, "B K V"],
+    tokens: Int[Array, "B K T"],
+    n: Int[Array, ""],
+    n_prompt: int,
 ) -> Float[Array, "B K V"]:
     if rules is not None:
-        logits = jax.vmap(lambda logits, tokens: rules(logits, tokens, n, n_prompt), in_axes=1, out_axes=1)(logits, tokens)
+        logits = jax.vmap(
+            lambda logits, tokens: rules(logits, tokens, n, n_prompt), in_axes=1, out_axes=1
+        )(logits, tokens)
     return jax.nn.log_softmax(logits)
 
 
-def _candidates(beams: Texts, logprobs: Float[Array, "B K V"], n: Int[Array, ""], n_prompt: int) -> tuple[Texts, Int[Array, "B N"]]:
+def _candidates(
+    beams: Texts, logprobs: Float[Array, "B K V"], n: Int[Array, ""], n_prompt: int
+) -> tuple[Texts, Int[Array, "B N"]]:
     """The N = 2 K likeliest ways to go on, likeliest first, and the beam each comes from.
 
     A beam ends in one way only: K of them do not end, at least.
@@ -157,7 +196,10 @@ def _candidates(beams: Texts, logprobs: Float[Array, "B K V"], n: Int[Array, ""]
     totals = jnp.where(possible, beams.total[..., None] + logprobs, -jnp.inf)
     logprobs, tokens, totals = (x.reshape(len(x), -1) for x in (logprobs, tokens, totals))
     totals, best = jax.lax.top_k(totals, 2 * n_beams)
-    source, take = best // (n_beams + 1), functools.partial(jnp.take_along_axis, indices=best, axis=1)
+    source, take = (
+        best // (n_beams + 1),
+        functools.partial(jnp.take_along_axis, indices=best, axis=1),
+    )
     texts = beams[source]
     tokens = texts.tokens.at[:, :, n].set(take(tokens))
     return Texts(tokens, texts.logprobs.at[:, :, n - n_prompt].set(take(logprobs)), totals), source
@@ -211,7 +253,9 @@ def _reordered(cache: Cache, source: Int[Array, "B K"]) -> Cache:
     def follow(x: Array) -> Array:
         return _take(x, source)
 
-    follow = follow if isinstance(cache.past, tuple) else jax.vmap(follow)  # a leading axis of layers
+    follow = (
+        follow if isinstance(cache.past, tuple) else jax.vmap(follow)
+    )  # a leading axis of layers
     return cache.replace(past=jax.tree.map(follow, cache.past))
 
 
@@ -221,7 +265,11 @@ def _take(x: Shaped[Array, "B N *rest"], index: Int[Array, "B M"]) -> Shaped[Arr
 
 
 def _advance(
-    decoder: Steps, tokens: Int[Array, "B K"], positions: Int[Array, "B 1"], cache: Cache, n: Int[Array, ""]
+    decoder: Steps,
+    tokens: Int[Array, "B K"],
+    positions: Int[Array, "B 1"],
+    cache: Cache,
+    n: Int[Array, ""],
 ) -> tuple[Float[Array, "B K V"], Cache]:
     """One token for each beam; the memory, closed over, is shared."""
 

@@ -3,6 +3,7 @@
 Each cross-attention head is scored by how well it alone follows the speech (`jaxasr.align.path_scores`) while the decoder
 reads a text of the recordings: the given one, or what the model transcribes itself.
 """
+
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,7 +22,9 @@ from jaxasr.transcribe import transcribe
 _FEWEST_TOKENS = 3  # fewer have no order to follow
 
 
-def choose_heads(model: Whisper, tokenizer: Tokenizer, windows: Sequence[Window], *, n: int | None = None) -> Heads:
+def choose_heads(
+    model: Whisper, tokenizer: Tokenizer, windows: Sequence[Window], *, n: int | None = None
+) -> Heads:
     """Returns the `n` cross-attention heads that follow the speech best, in the order of layers and heads.
 
     Args:
@@ -41,13 +44,19 @@ def choose_heads(model: Whisper, tokenizer: Tokenizer, windows: Sequence[Window]
     if not 1 <= n <= len(heads):
         raise ValueError(f"n: expected 1 to {len(heads)} heads, got {n}.")
     if not windows:
-        raise ValueError("windows: expected at least one window with a text of three tokens or more, got none. Use recordings of speech.")
+        raise ValueError(
+            "windows: expected at least one window with a text of three tokens or more, got none. Use recordings of speech."
+        )
     scores = np.mean([score_heads(model, tokenizer, window) for window in windows], axis=0)
     return tuple(sorted(heads[i] for i in np.argsort(-scores.ravel(), kind="stable")[:n]))
 
 
 def speech_windows(
-    model: Whisper, tokenizer: Tokenizer, audio: Num[np.ndarray, "n_samples"], *, language: str | None = None
+    model: Whisper,
+    tokenizer: Tokenizer,
+    audio: Num[np.ndarray, "n_samples"],
+    *,
+    language: str | None = None,
 ) -> list[Window]:
     """Returns the windows of 30 s of a recording with what the model transcribes there, to choose heads by.
 
@@ -57,7 +66,10 @@ def speech_windows(
     found, windows = transcribe(model, tokenizer, audio, options), []
     for segment in found.segments:
         tokens = tuple(id_ for id_ in segment.tokens if id_ < tokenizer.special.eot)
-        if len(tokens) >= _FEWEST_TOKENS and segment.compression_ratio <= options.compression_ratio_threshold:
+        if (
+            len(tokens) >= _FEWEST_TOKENS
+            and segment.compression_ratio <= options.compression_ratio_threshold
+        ):
             first = round(segment.seek * SAMPLE_RATE)
             samples = np.asarray(audio, np.float32)[first : first + N_SAMPLES]
             windows.append(Window(segment.seek, samples, tokens, found.language))
@@ -68,5 +80,13 @@ def score_heads(model: Whisper, tokenizer: Tokenizer, window: Window) -> Float[n
     """Returns the score of every cross-attention head in one window, by layer and head; see `jaxasr.align.path_scores`."""
     memory, _ = model.encode(log_mel(window.audio, model.config.n_mels)[None])
     frames = [n_frames(len(window.audio))]
-    scores = path_scores(model, tokenizer, memory, [window.tokens], frames, heads=all_heads(model.config), language=window.language)
+    scores = path_scores(
+        model,
+        tokenizer,
+        memory,
+        [window.tokens],
+        frames,
+        heads=all_heads(model.config),
+        language=window.language,
+    )
     return scores.reshape(model.config.n_text_layer, model.config.n_text_head)

@@ -3,6 +3,7 @@
 This is the only place of the library where `jax.jit` caches something for the caller. Which program a call gets is decided
 by `program_keys`, not by JAX's comparison of structures.
 """
+
 import functools
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -39,7 +40,9 @@ class Structure:
     def join(self, arrays: list[Any]) -> Any:
         """Returns the pytree with these arrays, in the order in which `split` gave them."""
         rest = iter(arrays)
-        return jax.tree.unflatten(self.treedef, [next(rest) if leaf is _Array else leaf for leaf in self.leaves])
+        return jax.tree.unflatten(
+            self.treedef, [next(rest) if leaf is _Array else leaf for leaf in self.leaves]
+        )
 
 
 class _Array:
@@ -52,7 +55,9 @@ def split(tree: Any) -> tuple[list[Any], Structure]:
     others = tuple([_Array if _is_array(leaf) else leaf for leaf in leaves])
     arrays = [leaf for leaf, other in zip(leaves, others, strict=True) if other is _Array]
     # Reading all of a module takes longer than a small program. The hash differs between types of nodes even where `==` does not.
-    key = (hash(treedef), treedef, others) if isinstance(tree, nnx.Module) else Key((treedef, others))
+    key = (
+        (hash(treedef), treedef, others) if isinstance(tree, nnx.Module) else Key((treedef, others))
+    )
     return arrays, Structure(treedef, others, key)
 
 
@@ -74,8 +79,12 @@ class Frozen:
 
 @functools.cache
 def _jitted(fn: Callable) -> Callable:
-    def call(arrays: tuple[list[Any], ...], structures: tuple[Structure, ...], options: "_Options") -> Any:
-        arguments = [structure.join(part) for structure, part in zip(structures, arrays, strict=True)]
+    def call(
+        arrays: tuple[list[Any], ...], structures: tuple[Structure, ...], options: "_Options"
+    ) -> Any:
+        arguments = [
+            structure.join(part) for structure, part in zip(structures, arrays, strict=True)
+        ]
         return fn(*arguments, **options.values)
 
     return jax.jit(call, static_argnums=(1, 2))

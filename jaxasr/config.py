@@ -1,4 +1,5 @@
 """Shapes of a Whisper checkpoint, and the table of released sizes."""
+
 import dataclasses
 from typing import Any
 
@@ -37,10 +38,17 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.n_audio_state != self.n_text_state:
-            raise ValueError(f"n_text_state: the decoder listens in the encoder's width {self.n_audio_state}, got {self.n_text_state}.")
-        for stack, state, head in (("audio", self.n_audio_state, self.n_audio_head), ("text", self.n_text_state, self.n_text_head)):
+            raise ValueError(
+                f"n_text_state: the decoder listens in the encoder's width {self.n_audio_state}, got {self.n_text_state}."
+            )
+        for stack, state, head in (
+            ("audio", self.n_audio_state, self.n_audio_head),
+            ("text", self.n_text_state, self.n_text_head),
+        ):
             if head < 1 or state % head:
-                raise ValueError(f"n_{stack}_head: expected a divisor of n_{stack}_state {state}, got {head}.")
+                raise ValueError(
+                    f"n_{stack}_head: expected a divisor of n_{stack}_state {state}, got {head}."
+                )
 
     @property
     def n_mel_frames(self) -> int:

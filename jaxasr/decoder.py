@@ -1,4 +1,5 @@
 """The text decoder: causal self-attention, cross-attention to the audio, unembedding."""
+
 from typing import Any
 
 import jax
@@ -16,19 +17,36 @@ from jaxasr.taps import Edits, Readout, Tap
 class Decoder(nnx.Module):
     def __init__(self, config: Config, rngs: nnx.Rngs):
         state, normal = config.n_text_state, jax.nn.initializers.normal(0.02)
-        self.token_embedding = nnx.Param(normal(rngs(), (config.n_vocab, state), config.param_dtype))
-        self.positional_embedding = nnx.Param(normal(rngs(), (config.n_text_ctx, state), config.param_dtype))
+        self.token_embedding = nnx.Param(
+            normal(rngs(), (config.n_vocab, state), config.param_dtype)
+        )
+        self.positional_embedding = nnx.Param(
+            normal(rngs(), (config.n_text_ctx, state), config.param_dtype)
+        )
         shape = config.n_vocab, state
-        self.projection = None if config.tied else nnx.Param(normal(rngs(), shape, config.param_dtype))
+        self.projection = (
+            None if config.tied else nnx.Param(normal(rngs(), shape, config.param_dtype))
+        )
         self.blocks = stack(config, config.n_text_layer, state, config.n_text_head, True, rngs)
         self.ln = layer_norm(config, state, rngs)
         self.dtype = config.dtype
 
-    def memory(self, xa: Float[Array, "B S D"], apart: bool = False, blocks: tuple[Block, ...] | None = None) -> Memory:
+    def memory(
+        self,
+        xa: Float[Array, "B S D"],
+        apart: bool = False,
+        blocks: tuple[Block, ...] | None = None,
+    ) -> Memory:
         """What the audio is to the decoder; `apart` with one array a layer, and then `blocks` may be unstacked."""
         if not apart:
-            return Memory(xa, *jax.vmap(lambda layer: layer.keys_values(xa))(self.blocks.cross_attn))
-        attns = unstack(self.blocks.cross_attn) if blocks is None else [block.cross_attn for block in blocks]
+            return Memory(
+                xa, *jax.vmap(lambda layer: layer.keys_values(xa))(self.blocks.cross_attn)
+            )
+        attns = (
+            unstack(self.blocks.cross_attn)
+            if blocks is None
+            else [block.cross_attn for block in blocks]
+        )
 
         def whole(xa: Array) -> list[tuple[Array, Array]]:
             return [attn.keys_values(xa) for attn in attns]
@@ -36,13 +54,25 @@ class Decoder(nnx.Module):
         def by_row(xa: Array) -> list[tuple[Array, Array]]:
             return jax.lax.map(lambda row: jax.tree.map(lambda x: x[0], whole(row[None])), xa)
 
-        k, v = zip(*jax.lax.platform_dependent(xa, cpu=by_row, default=whole), strict=True)  # one row of frames stays in cache
+        k, v = zip(
+            *jax.lax.platform_dependent(xa, cpu=by_row, default=whole), strict=True
+        )  # one row of frames stays in cache
         return Memory(xa, k, v)
 
-    def embed(self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+    def embed(
+        self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"]
+    ) -> Float[Array, "B T D"]:
         # An id below 0, or an id or a position past its table, gives NaN, never the last row in silence.
-        token = self.token_embedding[...].at[tokens].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
-        position = self.positional_embedding[...].at[jnp.maximum(positions, 0)].get(mode="fill", fill_value=jnp.nan)
+        token = (
+            self.token_embedding[...]
+            .at[tokens]
+            .get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+        )
+        position = (
+            self.positional_embedding[...]
+            .at[jnp.maximum(positions, 0)]
+            .get(mode="fill", fill_value=jnp.nan)
+        )
         return token.astype(self.dtype) + position.astype(self.dtype)
 
     @property
@@ -53,7 +83,9 @@ class Decoder(nnx.Module):
     def unembed(self, x: Float[Array, "... D"]) -> Float[Array, "... V"]:
         """Logits of a residual stream that has been through `ln`; at least float32."""
         wide = jnp.promote_types(x.dtype, jnp.float32)
-        return jnp.einsum("...d,vd->...v", x, self.unembedding.astype(x.dtype), preferred_element_type=wide)
+        return jnp.einsum(
+            "...d,vd->...v", x, self.unembedding.astype(x.dtype), preferred_element_type=wide
+        )
 
     def residual(
         self,
@@ -81,7 +113,15 @@ class Decoder(nnx.Module):
         blocks, memory = (self.blocks, memory.stacked()) if blocks is None else (blocks, memory)
         extra = _per_layer((memory.k, memory.v), None if cache is None else cache.past, blocks)
         x, past, acts = run_stack(
-            blocks, x, step, stack="decoder", positions=positions, edits=edits, readout=readout, extra=extra, unroll=unroll
+            blocks,
+            x,
+            step,
+            stack="decoder",
+            positions=positions,
+            edits=edits,
+            readout=readout,
+            extra=extra,
+            unroll=unroll,
         )
         return x, cache and cache.replace(past=past), tap, acts
 

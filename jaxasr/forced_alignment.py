@@ -5,6 +5,7 @@ A recording of up to 30 s is one window. For a longer one the model transcribes 
 matched to the transcribed ones by edit distance, and each segment of the transcript passes its times on to the words
 matched to it.
 """
+
 import dataclasses
 import itertools
 import math
@@ -82,22 +83,35 @@ def place(
     check_samples(audio)
     audio = np.asarray(audio, np.float32)
     if not _spelled(text):
-        raise ValueError(f"text: expected words, got {text[:40]!r}. Give the words that are spoken in the recording.")
+        raise ValueError(
+            f"text: expected words, got {text[:40]!r}. Give the words that are spoken in the recording."
+        )
     if len(audio) <= N_SAMPLES:
         language = _language(model, tokenizer, audio, language)
         ids = _encode(tokenizer, text, language)
         _check_fits(model, ids, 0.0, len(audio) / SAMPLE_RATE)
         return [Window(0.0, audio, tuple(ids), language)]
     _check_fits(model, _encode(tokenizer, text, language or "en"), 0.0, len(audio) / SAMPLE_RATE)
-    found = transcribe(model, tokenizer, audio, Options(language=language, temperature=_TEMPERATURES), progress=progress)
+    found = transcribe(
+        model,
+        tokenizer,
+        audio,
+        Options(language=language, temperature=_TEMPERATURES),
+        progress=progress,
+    )
     given = _words(tokenizer, _encode(tokenizer, text, found.language), found.language)
     written = [_words(tokenizer, segment.tokens, found.language) for segment in found.segments]
     spans = _spans(found.segments, [len(words) for words in written], len(audio) / SAMPLE_RATE)
-    cuts = _cuts([word for word, _ in given], [word for words in written for word, _ in words], spans)
+    cuts = _cuts(
+        [word for word, _ in given], [word for words in written for word, _ in words], spans
+    )
     parts = _joined(spans, [given[a:b] for a, b in itertools.pairwise(cuts)])
     for start, end, ids in parts:
         _check_fits(model, ids, start, end)
-    return [Window(start, _cut(audio, start, end), tuple(ids), found.language) for start, end, ids in parts]
+    return [
+        Window(start, _cut(audio, start, end), tuple(ids), found.language)
+        for start, end, ids in parts
+    ]
 
 
 def _language(model: Whisper, tokenizer: Tokenizer, audio: np.ndarray, language: str | None) -> str:
@@ -134,14 +148,20 @@ def _words(tokenizer: Tokenizer, ids: Sequence[int], language: str) -> list[tupl
     Characters where the language writes no spaces; the first character of a token has its id.
     """
     words: list[tuple[str, list[int]]] = []
-    for text, tokens in tokenizer.split_words([i for i in ids if i < tokenizer.special.eot], language):
+    for text, tokens in tokenizer.split_words(
+        [i for i in ids if i < tokenizer.special.eot], language
+    ):
         spelled = _spelled(text)
         if words and not (spelled and words[-1][0]):
             words[-1] = (words[-1][0] + spelled, words[-1][1] + tokens)
         else:
             words.append((spelled, tokens))
     if language in WITHOUT_SPACES:
-        words = [(char, [] if i else tokens) for spelled, tokens in words for i, char in enumerate(spelled)]
+        words = [
+            (char, [] if i else tokens)
+            for spelled, tokens in words
+            for i, char in enumerate(spelled)
+        ]
     return [word for word in words if word[0]]
 
 
@@ -155,7 +175,11 @@ def _spans(segments: Sequence[Segment], n_words: Sequence[int], duration: float)
         before = end
     bounds = [0.0, *(bound for span in spans for bound in (span.start, span.end)), duration]
     gaps = [_Span(a, b, 0) for a, b in zip(bounds[::2], bounds[1::2]) if b - a > _GAP_S]
-    return [piece for span in sorted(gaps + spans, key=lambda span: span.start) for piece in _pieces(span)]
+    return [
+        piece
+        for span in sorted(gaps + spans, key=lambda span: span.start)
+        for piece in _pieces(span)
+    ]
 
 
 def _margin(before: float, after: float) -> float:
@@ -165,8 +189,14 @@ def _margin(before: float, after: float) -> float:
 def _pieces(span: _Span) -> list[_Span]:
     """The span in equal pieces of at most 30 s."""
     n = math.ceil((span.end - span.start) / _WINDOW_S)
-    bounds, words = np.linspace(span.start, span.end, n + 1).tolist(), np.linspace(0, span.n_words, n + 1).astype(int).tolist()
-    return [_Span(a, b, m - k) for (a, b), (k, m) in zip(itertools.pairwise(bounds), itertools.pairwise(words))]
+    bounds, words = (
+        np.linspace(span.start, span.end, n + 1).tolist(),
+        np.linspace(0, span.n_words, n + 1).astype(int).tolist(),
+    )
+    return [
+        _Span(a, b, m - k)
+        for (a, b), (k, m) in zip(itertools.pairwise(bounds), itertools.pairwise(words))
+    ]
 
 
 def _cuts(given: Sequence[str], written: Sequence[str], spans: Sequence[_Span]) -> list[int]:
@@ -198,7 +228,9 @@ def _matched(given: Sequence[str], written: Sequence[str]) -> tuple[list[int], l
     return lower, upper
 
 
-def _joined(spans: Sequence[_Span], words: Sequence[Sequence[tuple[str, list[int]]]]) -> list[tuple[float, float, list[int]]]:
+def _joined(
+    spans: Sequence[_Span], words: Sequence[Sequence[tuple[str, list[int]]]]
+) -> list[tuple[float, float, list[int]]]:
     """Start, end and ids of the windows: neighbouring spans share one of up to 30 s; spans without words have none."""
     joined: list[tuple[float, float, list[int]]] = []
     for span, own in zip(spans, words):
@@ -210,7 +242,9 @@ def _joined(spans: Sequence[_Span], words: Sequence[Sequence[tuple[str, list[int
     return joined
 
 
-def _cut(audio: Float32[np.ndarray, "n_samples"], start: float, end: float) -> Float32[np.ndarray, "n_cut"]:
+def _cut(
+    audio: Float32[np.ndarray, "n_samples"], start: float, end: float
+) -> Float32[np.ndarray, "n_cut"]:
     return audio[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)][:N_SAMPLES]
 
 
@@ -236,7 +270,14 @@ def align_windows(
         memory, _ = model.encode(log_mel(window.audio, model.config.n_mels)[None])
         frames = [n_frames(len(window.audio))]
         [found] = align(
-            model, tokenizer, memory, [window.tokens], frames, heads=heads, language=window.language, late_start=True
+            model,
+            tokenizer,
+            memory,
+            [window.tokens],
+            frames,
+            heads=heads,
+            language=window.language,
+            late_start=True,
         )
         words += [word.shifted(window.start) for word in found]
         if progress:

@@ -1,4 +1,5 @@
 """Cached generation in one compiled loop; edits mean what they mean in a teacher-forced pass."""
+
 from collections.abc import Hashable
 from typing import Any
 
@@ -52,28 +53,55 @@ def generate(
     for a beam search that is to sample or to follow, for a row that follows one which follows another; and, outside of `jit`
     and `vmap`, where the logits were not finite, under an edit or in float16.
     """
-    shared = {"max_new_tokens": max_new_tokens, "edits": edits, "rules": rules, "eot": eot, "no_speech": no_speech, "unroll": unroll}
+    shared = {
+        "max_new_tokens": max_new_tokens,
+        "edits": edits,
+        "rules": rules,
+        "eot": eot,
+        "no_speech": no_speech,
+        "unroll": unroll,
+    }
     if beam_size is not None:
         if follow is not None or together is not None:
-            raise ValueError("follow, together: not defined for a beam search; leave out beam_size.")
+            raise ValueError(
+                "follow, together: not defined for a beam search; leave out beam_size."
+            )
         if is_traced(temperature) or float(temperature) != 0:
-            raise ValueError(f"temperature: beam search does not sample; expected 0 with beam_size={beam_size}, got {temperature}.")
-        return beam_search(model, memory, prompt, beam_size=beam_size, positions=positions, **shared)
+            raise ValueError(
+                f"temperature: beam search does not sample; expected 0 with beam_size={beam_size}, got {temperature}."
+            )
+        return beam_search(
+            model, memory, prompt, beam_size=beam_size, positions=positions, **shared
+        )
     request, taps, options = prepare(model, memory, prompt, positions, **shared)
     key = jax.random.key(0) if key is None else key
     follow = None if follow is None else _leaders(follow, request.prompt.shape[0])
-    found = compiled.call(_generate, model, request, jnp.float32(temperature), key, follow, taps=taps, together=together, **options)
+    found = compiled.call(
+        _generate,
+        model,
+        request,
+        jnp.float32(temperature),
+        key,
+        follow,
+        taps=taps,
+        together=together,
+        **options,
+    )
     return found.check_finite()
 
 
 def _leaders(follow: Any, batch: int) -> Array:
     if jnp.shape(follow) != (batch,):
-        raise ValueError(f"follow: expected one row for each of {batch} rows, got shape {list(jnp.shape(follow))}.")
+        raise ValueError(
+            f"follow: expected one row for each of {batch} rows, got shape {list(jnp.shape(follow))}."
+        )
     follow = jnp.asarray(follow, jnp.int32)
     if not is_traced(follow):
         rows = np.asarray(follow)
         if rows.min() < 0 or rows.max() >= batch or (rows[rows] != rows).any():
-            raise ValueError(f"follow: expected rows of 0 to {batch - 1} that follow themselves, got {rows.tolist()}.")
+            raise ValueError(
+                f"follow: expected rows of 0 to {batch - 1} that follow themselves, got {rows.tolist()}."
+            )
     return follow
 
 
@@ -105,7 +133,9 @@ def _generate(
         n, _, _, done, *_ = state
         writing = (~done).any().astype(jnp.int32)
         # The largest of a vmapped axis is no longer mapped over it, and neither is the loop.
-        return (n < n_prompt + n_new) & ((writing if together is None else jax.lax.pmax(writing, together)) > 0)
+        return (n < n_prompt + n_new) & (
+            (writing if together is None else jax.lax.pmax(writing, together)) > 0
+        )
 
     def step(state: tuple) -> tuple:
         n, tokens, logprobs, done, cache, logits = state
@@ -120,15 +150,28 @@ def _generate(
     with exactly(model):
         decoder = Steps.of(model, request, edits)
         cache = decoder.empty_cache(batch, n_prompt + n_new, Past if together is None else Masked)
-        logits, cache, quiet = decoder.advance(request.prompt, request.positions, cache, jnp.int32(0), no_speech)
-        state = jnp.int32(n_prompt), tokens, jnp.zeros((batch, n_new), logits.dtype), jnp.zeros(batch, bool), cache, logits
+        logits, cache, quiet = decoder.advance(
+            request.prompt, request.positions, cache, jnp.int32(0), no_speech
+        )
+        state = (
+            jnp.int32(n_prompt),
+            tokens,
+            jnp.zeros((batch, n_new), logits.dtype),
+            jnp.zeros(batch, bool),
+            cache,
+            logits,
+        )
         _, tokens, logprobs, *_ = jax.lax.while_loop(going, step, state)
     return Generation.of(tokens[:, n_prompt:], logprobs, quiet, eot)
 
 
-def _choose(logits: Float[Array, "B V"], temperature: Float[Array, ""], key: Array) -> Int[Array, "B"]:
+def _choose(
+    logits: Float[Array, "B V"], temperature: Float[Array, ""], key: Array
+) -> Int[Array, "B"]:
     def sample() -> Array:
-        return jax.random.categorical(key, logits / jnp.maximum(temperature, 1e-6)).astype(jnp.int32)
+        return jax.random.categorical(key, logits / jnp.maximum(temperature, 1e-6)).astype(
+            jnp.int32
+        )
 
     return jax.lax.cond(temperature > 0, sample, lambda: first_largest(logits))
 

@@ -1,4 +1,5 @@
 """The languages of multilingual checkpoints: codes, English names, and which write no spaces."""
+
 from typing import Any
 
 # openai/whisper `tokenizer.LANGUAGES`, in the order of the ids; the last one came with large-v3.
@@ -35,5 +36,7 @@ def language_code(language: Any) -> str:
     name = str(language).lower()
     code = _CODES.get(name, name)
     if code not in LANGUAGES:
-        raise ValueError(f"language: expected a code or an English name, got {language!r}. Codes: {', '.join(LANGUAGES)}.")
+        raise ValueError(
+            f"language: expected a code or an English name, got {language!r}. Codes: {', '.join(LANGUAGES)}."
+        )
     return code

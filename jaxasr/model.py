@@ -1,4 +1,5 @@
 """Whisper as a pytree: `encode` and `decode` are functions of it that take edits and give activations."""
+
 import functools
 from typing import Any
 
@@ -26,7 +27,11 @@ class Whisper(nnx.Module):
     """
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
-        self.encoder, self.decoder, self.config = Encoder(config, rngs), Decoder(config, rngs), config
+        self.encoder, self.decoder, self.config = (
+            Encoder(config, rngs),
+            Decoder(config, rngs),
+            config,
+        )
 
     def encode(
         self,
@@ -68,7 +73,9 @@ class Whisper(nnx.Module):
         """
         tokens = self._check_tokens(tokens, memory)
         positions = self._positions(tokens, positions)
-        specs = functools.partial(sites.spec, self.config, batch=tokens.shape[0], n_tokens=tokens.shape[1])
+        specs = functools.partial(
+            sites.spec, self.config, batch=tokens.shape[0], n_tokens=tokens.shape[1]
+        )
         taps = check("decoder", edits, readout, lambda site: specs(site=site))
         return compiled.call(_decode, self, tokens, positions, memory, taps=taps, unroll=unroll)
 
@@ -94,12 +101,18 @@ class Whisper(nnx.Module):
     def _check_tokens(self, tokens: Any, memory: Memory) -> Array:
         c, tokens = self.config, _on_host_or_device(tokens)
         if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer) or 0 in tokens.shape:
-            raise ValueError(f"tokens: expected a non-empty integer array [batch, time], got {tokens.dtype} {list(tokens.shape)}.")
+            raise ValueError(
+                f"tokens: expected a non-empty integer array [batch, time], got {tokens.dtype} {list(tokens.shape)}."
+            )
         if tokens.shape[1] > c.n_text_ctx:
-            raise ValueError(f"tokens: {tokens.shape[1]} tokens, but the decoder's context is {c.n_text_ctx}. Cut the tokens.")
+            raise ValueError(
+                f"tokens: {tokens.shape[1]} tokens, but the decoder's context is {c.n_text_ctx}. Cut the tokens."
+            )
         if tokens.shape[0] != memory.xa.shape[0]:
             heard = memory.xa.shape[0]
-            raise ValueError(f"tokens: batch {len(tokens)}, but memory has batch {heard}. Use jax.vmap to share one memory between rows.")
+            raise ValueError(
+                f"tokens: batch {len(tokens)}, but memory has batch {heard}. Use jax.vmap to share one memory between rows."
+            )
         check_ids(tokens, c.n_vocab, "tokens")
         return tokens.astype(jnp.int32)
 
@@ -108,9 +121,13 @@ class Whisper(nnx.Module):
             return np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
         positions = _on_host_or_device(positions).astype(jnp.int32)
         if positions.shape != tokens.shape:
-            raise ValueError(f"positions: expected the shape of tokens {list(tokens.shape)}, got {list(positions.shape)}.")
+            raise ValueError(
+                f"positions: expected the shape of tokens {list(tokens.shape)}, got {list(positions.shape)}."
+            )
         if not is_traced(positions) and np.asarray(positions).max() >= self.config.n_text_ctx:
-            raise ValueError(f"positions: must be below the decoder's context {self.config.n_text_ctx}, got {np.asarray(positions).max()}.")
+            raise ValueError(
+                f"positions: must be below the decoder's context {self.config.n_text_ctx}, got {np.asarray(positions).max()}."
+            )
         return positions
 
 
@@ -121,7 +138,9 @@ def _on_host_or_device(x: Any) -> Any:
 
 def exactly(model: Whisper) -> Any:
     """float32 means float32: accelerators would otherwise multiply in TF32 or bfloat16."""
-    return jax.default_matmul_precision("default" if model.config.dtype == "bfloat16" else "highest")
+    return jax.default_matmul_precision(
+        "default" if model.config.dtype == "bfloat16" else "highest"
+    )
 
 
 def _apart(stack: Encoder | Decoder) -> tuple[Any, ...] | None:
@@ -138,7 +157,9 @@ def _encode(
         return model.decoder.memory(xa, apart, of_decoder), acts
 
 
-def _decode(model: Whisper, tokens: Array, positions: Array, memory: Memory, taps: Any, *, unroll: int) -> tuple[Array, dict[str, Any]]:
+def _decode(
+    model: Whisper, tokens: Array, positions: Array, memory: Memory, taps: Any, *, unroll: int
+) -> tuple[Array, dict[str, Any]]:
     with exactly(model):
         x, _, tap, acts = model.decoder.residual(tokens, positions, memory, *taps, unroll=unroll)
         logits = model.decoder.head(x, tap)

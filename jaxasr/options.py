@@ -1,4 +1,5 @@
 """How a recording is transcribed."""
+
 import dataclasses
 from collections.abc import Sequence
 
@@ -54,23 +55,43 @@ class Options:
         if self.padding not in ("audio", "features"):
             raise ValueError(f"padding: expected 'audio' or 'features', got {self.padding!r}.")
         if self.batch_size < 1 or self.max_new_tokens < 1:
-            raise ValueError(f"batch_size, max_new_tokens: expected at least 1, got {self.batch_size} and {self.max_new_tokens}.")
+            raise ValueError(
+                f"batch_size, max_new_tokens: expected at least 1, got {self.batch_size} and {self.max_new_tokens}."
+            )
         if self.beam_size is not None and self.beam_size < 1:
             raise ValueError(f"beam_size: expected at least 1, or None, got {self.beam_size}.")
         if not self.temperatures or min(self.temperatures) < 0:
-            raise ValueError(f"temperature: expected one or more numbers of at least 0, got {self.temperature!r}.")
+            raise ValueError(
+                f"temperature: expected one or more numbers of at least 0, got {self.temperature!r}."
+            )
 
     @property
     def temperatures(self) -> tuple[float, ...]:
-        return tuple(map(float, self.temperature)) if isinstance(self.temperature, Sequence) else (float(self.temperature),)
+        return (
+            tuple(map(float, self.temperature))
+            if isinstance(self.temperature, Sequence)
+            else (float(self.temperature),)
+        )
 
     def failed(self, written: Written) -> bool:
         """Whether a higher temperature should be tried; a window of silence is fine as it is."""
-        unlikely = self.logprob_threshold is not None and written.avg_logprob < self.logprob_threshold
-        repeats = self.compression_ratio_threshold is not None and written.compression_ratio > self.compression_ratio_threshold
-        silent = self.no_speech_threshold is not None and written.no_speech_prob > self.no_speech_threshold
+        unlikely = (
+            self.logprob_threshold is not None and written.avg_logprob < self.logprob_threshold
+        )
+        repeats = (
+            self.compression_ratio_threshold is not None
+            and written.compression_ratio > self.compression_ratio_threshold
+        )
+        silent = (
+            self.no_speech_threshold is not None
+            and written.no_speech_prob > self.no_speech_threshold
+        )
         return (unlikely or repeats) and not (unlikely and silent)
 
     def is_silence(self, written: Written) -> bool:
         likely = self.logprob_threshold is not None and written.avg_logprob > self.logprob_threshold
-        return self.no_speech_threshold is not None and written.no_speech_prob > self.no_speech_threshold and not likely
+        return (
+            self.no_speech_threshold is not None
+            and written.no_speech_prob > self.no_speech_threshold
+            and not likely
+        )

@@ -3,6 +3,7 @@
 `==` does not decide that. `1 == True == 1.0`; with some versions of JAX the structures of two dataclasses with as many
 fields are equal; and a function stays equal to itself while a global that it reads changes.
 """
+
 import collections
 import enum
 import functools
@@ -73,7 +74,9 @@ class _Same:
 class _Reader:
     def __init__(self) -> None:
         self.open: list[int] = []  # the objects that are being read, each within the one before
-        self.met: set[int] = set()  # functions, classes and objects whose content is in the key already
+        self.met: set[int] = (
+            set()
+        )  # functions, classes and objects whose content is in the key already
 
     def read(self, value: Any, shallow: bool = False) -> Hashable:
         """Returns the key of `value`; `shallow`: of an object that is no container, dataclass or function, its identity."""
@@ -83,7 +86,9 @@ class _Reader:
         if kind is bool or kind is int:
             return kind, value
         if kind is tuple:  # most of the structure of a model
-            return kind, tuple([item if type(item) is str else self.read(item, shallow) for item in value])
+            return kind, tuple(
+                [item if type(item) is str else self.read(item, shallow) for item in value]
+            )
         if isinstance(value, float | complex):
             return kind, repr(value)  # -0.0 differs from 0.0, NaN equals NaN
         if isinstance(value, jax.Array | types.ModuleType | enum.Enum | jax.core.Tracer):
@@ -108,7 +113,11 @@ class _Reader:
             case type():
                 return _Same(value), () if _is_of_library(value) else tuple(self._methods(value))
             case Mapping():
-                return kind, tuple([(read(name), read(item)) for name, item in value.items()]), self._attributes(value)
+                return (
+                    kind,
+                    tuple([(read(name), read(item)) for name, item in value.items()]),
+                    self._attributes(value),
+                )
             case PyTreeDef():
                 return self._structure(value)
             case tuple() | list() | collections.deque():
@@ -142,8 +151,12 @@ class _Reader:
 
     def _object(self, value: Any, kind: type) -> Hashable:
         if kind.__hash__ is None and not hasattr(value, "__dict__") and not _slots(kind):
-            raise TypeError(f"A static value must be hashable, or a pytree whose leaves are arrays; got {kind.__name__}.")
-        if kind.__hash__ is not None and kind.__eq__ is not object.__eq__:  # its class defines which of its objects are equal
+            raise TypeError(
+                f"A static value must be hashable, or a pytree whose leaves are arrays; got {kind.__name__}."
+            )
+        if (
+            kind.__hash__ is not None and kind.__eq__ is not object.__eq__
+        ):  # its class defines which of its objects are equal
             return self.read(kind), value, () if _is_of_library(kind) else self._attributes(value)
         if id(value) in self.met:
             return _Same(value)
@@ -151,8 +164,17 @@ class _Reader:
         return self.read(kind), _Same(value), self._attributes(value)
 
     def _attributes(self, value: Any) -> Hashable:
-        names = [name for name in (*getattr(type(value), "__dataclass_fields__", ()), *_slots(type(value))) if hasattr(value, name)]
-        return self._named({**{name: getattr(value, name) for name in names}, **getattr(value, "__dict__", {})}.items())
+        names = [
+            name
+            for name in (*getattr(type(value), "__dataclass_fields__", ()), *_slots(type(value)))
+            if hasattr(value, name)
+        ]
+        return self._named(
+            {
+                **{name: getattr(value, name) for name in names},
+                **getattr(value, "__dict__", {}),
+            }.items()
+        )
 
     def _named(self, items: Iterable[tuple[str, Any]]) -> Hashable:
         return tuple((name, self.read(item, shallow=True)) for name, item in items)
@@ -170,12 +192,23 @@ class _Reader:
     def _read_by(self, function: types.FunctionType) -> Iterator[Hashable]:
         if _in_library(function.__code__.co_filename):
             return
-        yield self._named([("", function.__defaults__), *(function.__kwdefaults__ or {}).items(), *vars(function).items()])
-        yield self._named(zip(function.__code__.co_freevars, map(_content, function.__closure__ or ())))
+        yield self._named(
+            [
+                ("", function.__defaults__),
+                *(function.__kwdefaults__ or {}).items(),
+                *vars(function).items(),
+            ]
+        )
+        yield self._named(
+            zip(function.__code__.co_freevars, map(_content, function.__closure__ or ()))
+        )
         for name in _names(function.__code__):
             if name in function.__globals__:
                 value = function.__globals__[name]
-                elsewhere = isinstance(value, types.FunctionType | type) and value.__module__ != function.__module__
+                elsewhere = (
+                    isinstance(value, types.FunctionType | type)
+                    and value.__module__ != function.__module__
+                )
                 yield name, _Same(value) if elsewhere else self.read(value, shallow=True)
 
 
@@ -186,7 +219,12 @@ def _in_library(file: str) -> bool:
 
 @functools.cache
 def _slots(kind: type) -> tuple[str, ...]:
-    return tuple(name for base in kind.__mro__ for name in _listed(vars(base).get("__slots__", ())) if not name.startswith("__"))
+    return tuple(
+        name
+        for base in kind.__mro__
+        for name in _listed(vars(base).get("__slots__", ()))
+        if not name.startswith("__")
+    )
 
 
 def _listed(slots: Any) -> tuple[str, ...]:
@@ -210,4 +248,6 @@ def _content(cell: types.CellType) -> Any:
 def _names(code: types.CodeType) -> tuple[str, ...]:
     """Returns the names that code, and the functions within it, may look up in their module."""
     within = (const for const in code.co_consts if isinstance(const, types.CodeType))
-    return tuple(dict.fromkeys([*code.co_names, *(name for inner in within for name in _names(inner))]))
+    return tuple(
+        dict.fromkeys([*code.co_names, *(name for inner in within for name in _names(inner))])
+    )

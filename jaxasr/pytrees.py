@@ -1,4 +1,5 @@
 """Frozen dataclasses that are pytrees."""
+
 import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeVar, dataclass_transform
@@ -47,7 +48,9 @@ def _registered(cls: Any, **options: Any) -> Any:
     keys = tuple(jax.tree_util.GetAttrKey(name) for name in children)
 
     def flatten(value: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        return tuple([getattr(value, name) for name in children]), tuple([getattr(value, name) for name in static])
+        return tuple([getattr(value, name) for name in children]), tuple(
+            [getattr(value, name) for name in static]
+        )
 
     def flatten_with_keys(value: Any) -> tuple[tuple[tuple[Any, Any], ...], tuple[Any, ...]]:
         parts, rest = flatten(value)
@@ -56,7 +59,9 @@ def _registered(cls: Any, **options: Any) -> Any:
     def unflatten(rest: tuple[Any, ...], parts: Any) -> Any:
         if hasattr(cls, "__post_init__"):
             return cls(**dict(zip((*static, *children), (*rest, *parts), strict=True)))
-        value = object.__new__(cls)  # not by the constructor: JAX also puts other things than arrays into a pytree
+        value = object.__new__(
+            cls
+        )  # not by the constructor: JAX also puts other things than arrays into a pytree
         for name, part in zip((*static, *children), (*rest, *parts), strict=True):
             object.__setattr__(value, name, part)
         return value

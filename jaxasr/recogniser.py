@@ -1,4 +1,5 @@
 """A model with what belongs to it: tokenizer, alignment heads, where it came from."""
+
 import dataclasses
 import os
 import warnings
@@ -56,7 +57,9 @@ class Recogniser:
         """
         known = [field.name for field in dataclasses.fields(Options)]
         if unknown := set(options) - set(known):
-            raise ValueError(f"transcribe: unknown option {sorted(unknown)}. There are: {', '.join(known)}.")
+            raise ValueError(
+                f"transcribe: unknown option {sorted(unknown)}. There are: {', '.join(known)}."
+            )
         if options.get("word_timestamps") and not self.checkpoint.alignment_heads:
             warnings.warn(
                 f"{self.checkpoint.name} names no alignment heads: word times are read from all heads of the upper half of the decoder. "
@@ -64,10 +67,18 @@ class Recogniser:
                 stacklevel=2,
             )
         return transcribe(
-            self.model, self.tokenizer, _samples(audio), Options(**options), edits=edits, heads=self.alignment_heads, progress=progress
+            self.model,
+            self.tokenizer,
+            _samples(audio),
+            Options(**options),
+            edits=edits,
+            heads=self.alignment_heads,
+            progress=progress,
         )
 
-    def align(self, audio: Audio, text: str, *, language: str | None = None, heads: Heads | None = None) -> tuple[Word, ...]:
+    def align(
+        self, audio: Audio, text: str, *, language: str | None = None, heads: Heads | None = None
+    ) -> tuple[Word, ...]:
         """Returns when each word of a given text is spoken in a recording of any length.
 
         Args:
@@ -92,7 +103,9 @@ class Recogniser:
         heads = heads or choose_heads(self.model, self.tokenizer, windows)
         return tuple(align_windows(self.model, self.tokenizer, windows, heads=heads))
 
-    def choose_heads(self, audios: Sequence[Audio], *, language: str | None = None, n: int | None = None) -> Heads:
+    def choose_heads(
+        self, audios: Sequence[Audio], *, language: str | None = None, n: int | None = None
+    ) -> Heads:
         """Returns cross-attention heads that follow the speech, for a checkpoint that names none; needs no labels.
 
         Transcribes the recordings and scores every head by how well it alone follows the speech while the decoder reads
@@ -110,7 +123,11 @@ class Recogniser:
             `jaxasr.save(asr.with_alignment_heads(asr.choose_heads(files)), "folder")` keeps the choice with the weights.
         """
         samples = [_samples(audio) for audio in audios]
-        windows = [window for one in samples for window in speech_windows(self.model, self.tokenizer, one, language=language)]
+        windows = [
+            window
+            for one in samples
+            for window in speech_windows(self.model, self.tokenizer, one, language=language)
+        ]
         return choose_heads(self.model, self.tokenizer, windows, n=n)
 
     def with_alignment_heads(self, heads: Heads) -> "Recogniser":
@@ -123,7 +140,9 @@ def _samples(audio: Audio) -> Float[np.ndarray, "n_samples"]:
     return load_audio(audio) if isinstance(audio, str | os.PathLike) else audio
 
 
-def load(name: str | os.PathLike, *, dtype: str = "float32", param_dtype: str | None = None) -> Recogniser:
+def load(
+    name: str | os.PathLike, *, dtype: str = "float32", param_dtype: str | None = None
+) -> Recogniser:
     """Loads a recogniser: `jaxasr.load("tiny.en")`.
 
     `name` is, in this order: a path (Hugging Face folder, CTranslate2 folder, OpenAI `.pt`); a size that an installed

@@ -1,4 +1,5 @@
 """Which token may come next: suppressed ids, no blank beginning, and the grammar of timestamps, as in openai/whisper `decoding.py`."""
+
 import dataclasses
 from collections.abc import Iterable
 
@@ -56,11 +57,18 @@ class Rules:
         first = length == prompt_len
         banned = self.suppress | (self.suppress_begin & first)
         if self.timestamps:
-            banned = banned | self._grammar(tokens, length, prompt_len) | (self._bad_start() & first)
+            banned = (
+                banned | self._grammar(tokens, length, prompt_len) | (self._bad_start() & first)
+            )
         logits = jnp.where(banned, -jnp.inf, logits)
         return self._prefer_timestamp(logits) if self.timestamps else logits
 
-    def along(self, logits: Float[Array, "B T V"], tokens: Int[Array, "B T"], prompt_len: Int[Array, ""] | int) -> Float[Array, "B T V"]:
+    def along(
+        self,
+        logits: Float[Array, "B T V"],
+        tokens: Int[Array, "B T"],
+        prompt_len: Int[Array, ""] | int,
+    ) -> Float[Array, "B T V"]:
         """Returns the logits of a teacher-forced pass with -inf wherever a token may not follow the tokens up to that position."""
 
         def after(logits: Float[Array, "B V"], t: Int[Array, ""]) -> Float[Array, "B V"]:
@@ -78,13 +86,20 @@ class Rules:
         step = self._ids() - self.timestamp_begin
         return (step < 0) | (step > self.max_initial)
 
-    def _grammar(self, tokens: Int[Array, "B T"], length: Int[Array, ""] | int, prompt_len: Int[Array, ""] | int) -> Bool[Array, "B V"]:
+    def _grammar(
+        self,
+        tokens: Int[Array, "B T"],
+        length: Int[Array, ""] | int,
+        prompt_len: Int[Array, ""] | int,
+    ) -> Bool[Array, "B V"]:
         """Timestamps come in pairs (a lone one only before the end) and never go back; a segment has a length above zero."""
         at = jnp.arange(tokens.shape[1])
         stamped = self._is_time(tokens) & (at >= prompt_len) & (at < length)
         last = (stamped & (at == length - 1)).any(1, keepdims=True)
         before = (stamped & (at == length - 2)).any(1, keepdims=True) | (length - prompt_len < 2)
-        opens = last & ~before  # the last timestamp ended a segment: the same time may begin the next
+        opens = (
+            last & ~before
+        )  # the last timestamp ended a segment: the same time may begin the next
         latest = jnp.where(stamped, at, -1).argmax(1)[:, None]
         floor = jnp.take_along_axis(tokens, latest, axis=1) + jnp.where(opens, 0, 1)
         ids = self._ids()
@@ -153,7 +168,9 @@ def _mask(tokenizer: Tokenizer, ids: Iterable[int]) -> Bool[Array, "V"]:
     mask = np.zeros(tokenizer.n_vocab, bool)
     ids = np.asarray(sorted(ids), int)
     if ids.size and not (ids[0] >= 0 and ids[-1] < tokenizer.n_vocab):
-        raise ValueError(f"suppress: expected token ids from 0 to {tokenizer.n_vocab - 1} (or -1), got {ids[[0, -1]].tolist()} among them.")
+        raise ValueError(
+            f"suppress: expected token ids from 0 to {tokenizer.n_vocab - 1} (or -1), got {ids[[0, -1]].tolist()} among them."
+        )
     mask[ids] = True
     return jnp.asarray(mask)
 
@@ -161,5 +178,7 @@ def _mask(tokenizer: Tokenizer, ids: Iterable[int]) -> Bool[Array, "V"]:
 def _steps(seconds: int | float | None) -> int:
     window = 30.0
     if seconds is not None and not 0 <= seconds <= window:
-        raise ValueError(f"max_initial_timestamp: expected 0 to {window} seconds or None, got {seconds}.")
+        raise ValueError(
+            f"max_initial_timestamp: expected 0 to {window} seconds or None, got {seconds}."
+        )
     return round((window if seconds is None else seconds) / SECONDS_PER_TIMESTAMP)

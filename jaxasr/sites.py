@@ -3,6 +3,7 @@
 A site is named `<stack>.<site>`; the layer is an axis of what is read there, not part of the name.
 Axis letters: L layers, B batch, T query time, S key time, H heads, D model, E 4·D, C channels, Dh head, V vocabulary.
 """
+
 import dataclasses
 import difflib
 from collections.abc import Iterable
@@ -25,7 +26,13 @@ def _attention(name: str) -> dict[str, str]:
 
 
 # In the order of the forward pass. Sites of a layer; then those without a layer axis.
-_ENCODER_LAYER = {"resid_pre": "B T D", **_attention("attn"), "resid_mid": "B T D", **_MLP, "resid_post": "B T D"}
+_ENCODER_LAYER = {
+    "resid_pre": "B T D",
+    **_attention("attn"),
+    "resid_mid": "B T D",
+    **_MLP,
+    "resid_post": "B T D",
+}
 _DECODER_LAYER = {
     "resid_pre": "B T D",
     **_attention("attn"),
@@ -35,7 +42,9 @@ _DECODER_LAYER = {
     **_MLP,
     "resid_post": "B T D",
 }
-LAYERED: dict[str, str] = {f"encoder.{s}": a for s, a in _ENCODER_LAYER.items()} | {f"decoder.{s}": a for s, a in _DECODER_LAYER.items()}
+LAYERED: dict[str, str] = {f"encoder.{s}": a for s, a in _ENCODER_LAYER.items()} | {
+    f"decoder.{s}": a for s, a in _DECODER_LAYER.items()
+}
 UNLAYERED: dict[str, str] = {
     "encoder.conv1": "B T D",
     "encoder.conv2": "B T D",
@@ -45,7 +54,9 @@ UNLAYERED: dict[str, str] = {
     "decoder.ln": "B T D",
     "decoder.logits": "B T V",
 }
-SITES: dict[str, tuple[str, ...]] = {site: tuple(axes.split()) for site, axes in (LAYERED | UNLAYERED).items()}
+SITES: dict[str, tuple[str, ...]] = {
+    site: tuple(axes.split()) for site, axes in (LAYERED | UNLAYERED).items()
+}
 
 
 def stack_of(site: str) -> str:
@@ -80,15 +91,30 @@ class SiteSpec:
         return self.shape[self.axes.index(axis)]
 
 
-def spec(config: Config, site: str, batch: int, n_tokens: int, n_keys: int | None = None) -> SiteSpec:
+def spec(
+    config: Config, site: str, batch: int, n_tokens: int, n_keys: int | None = None
+) -> SiteSpec:
     """The shape of `site` for `batch` rows and `n_tokens` decoder tokens (`n_keys` of them visible, default all)."""
     check_known([site])
     encoder = stack_of(site) == "encoder"
     state = config.n_audio_state if encoder else config.n_text_state
     head = config.n_audio_head if encoder else config.n_text_head
-    time = {"encoder.conv1": 2 * config.n_audio_ctx}.get(site, config.n_audio_ctx) if encoder else n_tokens
+    time = (
+        {"encoder.conv1": 2 * config.n_audio_ctx}.get(site, config.n_audio_ctx)
+        if encoder
+        else n_tokens
+    )
     keys = config.n_audio_ctx if encoder or ".cross_attn." in site else (n_keys or n_tokens)
-    sizes = {"B": batch, "T": time, "S": keys, "H": head, "Dh": state // head, "D": state, "E": 4 * state, "V": config.n_vocab}
+    sizes = {
+        "B": batch,
+        "T": time,
+        "S": keys,
+        "H": head,
+        "Dh": state // head,
+        "D": state,
+        "E": 4 * state,
+        "V": config.n_vocab,
+    }
     layers = (config.n_audio_layer if encoder else config.n_text_layer) if site in LAYERED else 0
     axes = SITES[site]
     return SiteSpec(site, axes, tuple(sizes[a] for a in axes), layers)

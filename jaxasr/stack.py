@@ -1,4 +1,5 @@
 """The one loop over layers."""
+
 import operator
 import weakref
 from collections.abc import Callable, Sequence
@@ -22,10 +23,14 @@ def n_layers(blocks: Any) -> int:
 
 def unstack(stacked: Any) -> tuple[Any, ...]:
     """A tuple with one pytree a layer. A loop over tokens that closes over it slices the weights once, not at every token."""
-    return tuple(jax.tree.map(operator.itemgetter(layer), stacked) for layer in range(n_layers(stacked)))
+    return tuple(
+        jax.tree.map(operator.itemgetter(layer), stacked) for layer in range(n_layers(stacked))
+    )
 
 
-_KEPT: weakref.WeakKeyDictionary[Any, tuple[list[Any], tuple[Any, ...]]] = weakref.WeakKeyDictionary()
+_KEPT: weakref.WeakKeyDictionary[Any, tuple[list[Any], tuple[Any, ...]]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def unstack_once(owner: Any, stacked: Any) -> tuple[Any, ...]:
@@ -34,7 +39,9 @@ def unstack_once(owner: Any, stacked: Any) -> tuple[Any, ...]:
     if is_traced(leaves):
         return unstack(stacked)
     kept = _KEPT.get(owner)
-    if kept is None or any(mine is not theirs for mine, theirs in zip(kept[0], leaves, strict=True)):
+    if kept is None or any(
+        mine is not theirs for mine, theirs in zip(kept[0], leaves, strict=True)
+    ):
         with jax.ensure_compile_time_eval():
             kept = _KEPT[owner] = leaves, unstack(stacked)
     return kept[1]

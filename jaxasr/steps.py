@@ -1,4 +1,5 @@
 """What every way of generating shares: the request, its checks, the decoder step by step, the result."""
+
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -37,7 +38,13 @@ class Generation:
     no_speech_prob: Float[Array, "*axes B"]
 
     @classmethod
-    def of(cls, tokens: Int[Array, "B T"], logprobs: Float[Array, "B T"], no_speech_prob: Float[Array, "B"], eot: int) -> "Generation":
+    def of(
+        cls,
+        tokens: Int[Array, "B T"],
+        logprobs: Float[Array, "B T"],
+        no_speech_prob: Float[Array, "B"],
+        eot: int,
+    ) -> "Generation":
         return cls(tokens, (jnp.cumsum(tokens == eot, -1) == 0).sum(-1), logprobs, no_speech_prob)
 
     def check_finite(self) -> "Generation":
@@ -85,15 +92,23 @@ def prepare(
     prompt, positions = _check(model, memory, prompt, positions, max_new_tokens)
     eot = end_of_text(model.config) if eot is None else eot
     if eot is None:
-        raise ValueError(f"eot: a vocabulary of {model.config.n_vocab} is not a released one; pass the id of its end-of-text as eot=.")
+        raise ValueError(
+            f"eot: a vocabulary of {model.config.n_vocab} is not a released one; pass the id of its end-of-text as eot=."
+        )
     check_ids(eot, model.config.n_vocab, "eot")
     if no_speech is not None:
         _check_no_speech(no_speech, prompt.shape[1], model.config.n_vocab)
-    specs = functools.partial(sites.spec, model.config, batch=prompt.shape[0], n_tokens=prompt.shape[1] + max_new_tokens)
+    specs = functools.partial(
+        sites.spec, model.config, batch=prompt.shape[0], n_tokens=prompt.shape[1] + max_new_tokens
+    )
     taps = check("decoder", edits, None, lambda site: specs(site=site))[0], rules
     unroll = unrolls(model.config) if unroll is None else unroll
     blocks = unstack_once(model.decoder, model.decoder.blocks) if unroll else None
-    return Request(prompt, positions, memory, blocks), taps, {"n_new": max_new_tokens, "eot": eot, "no_speech": no_speech, "unroll": unroll}
+    return (
+        Request(prompt, positions, memory, blocks),
+        taps,
+        {"n_new": max_new_tokens, "eot": eot, "no_speech": no_speech, "unroll": unroll},
+    )
 
 
 def unrolls(config: Config) -> bool:
@@ -109,11 +124,15 @@ def end_of_text(config: Config) -> int | None:
 def _check_no_speech(no_speech: tuple[int, int], n_prompt: int, n_vocab: int) -> None:
     column, token = no_speech
     if not 0 <= column < n_prompt:
-        raise ValueError(f"no_speech: expected a column from 0 to {n_prompt - 1} of the prompt, got {column}.")
+        raise ValueError(
+            f"no_speech: expected a column from 0 to {n_prompt - 1} of the prompt, got {column}."
+        )
     check_ids(token, n_vocab, "no_speech")
 
 
-def _check(model: Whisper, memory: Memory, prompt: Any, positions: Any, max_new_tokens: int) -> tuple[Array, Array]:
+def _check(
+    model: Whisper, memory: Memory, prompt: Any, positions: Any, max_new_tokens: int
+) -> tuple[Array, Array]:
     prompt = model._check_tokens(prompt, memory)
     n_prompt, context = prompt.shape[1], model.config.n_text_ctx
     if max_new_tokens < 1 or n_prompt + max_new_tokens > context:
@@ -123,7 +142,9 @@ def _check(model: Whisper, memory: Memory, prompt: Any, positions: Any, max_new_
         )
     positions = model._positions(prompt, positions)
     if not is_traced(positions) and np.any(np.diff(np.asarray(positions), axis=1) != 1):
-        raise ValueError("positions: each row must count up by one; pad on the left with negative positions.")
+        raise ValueError(
+            "positions: each row must count up by one; pad on the left with negative positions."
+        )
     return prompt, positions
 
 
@@ -144,7 +165,15 @@ class Steps:
 
     def empty_cache(self, batch: int, size: int, past: type[Past] = Past) -> Cache:
         c = self.model.config
-        cache = Cache.empty(c.n_text_layer, batch, c.n_text_head, size, c.n_text_state // c.n_text_head, c.dtype, past)
+        cache = Cache.empty(
+            c.n_text_layer,
+            batch,
+            c.n_text_head,
+            size,
+            c.n_text_state // c.n_text_head,
+            c.dtype,
+            past,
+        )
         return cache.replace(past=unstack(cache.past)) if isinstance(self.blocks, tuple) else cache
 
     def advance(
@@ -157,7 +186,9 @@ class Steps:
     ) -> tuple[Float[Array, "B V"], Cache, Float[Array, "B"]]:
         """Feeds `tokens` into the slots from `start` on: logits after the last one, the cache, and the no-speech probability."""
         cache = cache.at(start, positions)
-        x, cache, tap, _ = self.model.decoder.residual(tokens, positions, self.memory, self.edits, NOTHING, cache, self.blocks)
+        x, cache, tap, _ = self.model.decoder.residual(
+            tokens, positions, self.memory, self.edits, NOTHING, cache, self.blocks
+        )
         logits = self._logits(x, tap, tokens.shape[1] - 1)
         if no_speech is None:
             return logits, cache, jnp.full(tokens.shape[0], jnp.nan)
@@ -167,4 +198,6 @@ class Steps:
     def _logits(self, x: Float[Array, "B T D"], tap: Tap, column: int) -> Float[Array, "B V"]:
         """Only the wanted column is unembedded, at its own position."""
         here = slice(column, column + 1)
-        return self.model.decoder.head(x[:, here], dataclasses.replace(tap, positions=tap.positions[:, here], acts={}))[:, 0]
+        return self.model.decoder.head(
+            x[:, here], dataclasses.replace(tap, positions=tap.positions[:, here], acts={})
+        )[:, 0]

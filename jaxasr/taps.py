@@ -1,4 +1,5 @@
 """Where edits go in and activations come out."""
+
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -118,7 +119,9 @@ class Tap:
     def within(self, name: str) -> "Tap":
         return dataclasses.replace(self, prefix=f"{self.prefix}{name}.")
 
-    def __call__(self, site: str, x: Array, positions: Array | None = None, keys: Array | None = None) -> Array:
+    def __call__(
+        self, site: str, x: Array, positions: Array | None = None, keys: Array | None = None
+    ) -> Array:
         site = self.prefix + site
         if site in self.edits:
             at = At(self.layer, self.positions if positions is None else positions, keys, site)
@@ -146,20 +149,26 @@ def _same_shape(y: Any, x: Array, site: str) -> Array:
     return y.astype(x.dtype)
 
 
-def check(stack: str, edits: Any, readout: Any, specs: Callable[[str], _sites.SiteSpec]) -> tuple[Edits, Readout]:
+def check(
+    stack: str, edits: Any, readout: Any, specs: Callable[[str], _sites.SiteSpec]
+) -> tuple[Edits, Readout]:
     """The edits and readout of one pass through `stack`, or `ValueError` for what could never fire in it.
 
     An edit may have a method `check(spec)`; it is called with what the pass will show at its site.
     """
     edits, readout = dict(edits or {}), NOTHING if readout is None else readout
     if not isinstance(readout, Readout):
-        raise TypeError(f"readout: expected jaxasr.select(...), jaxasr.reduce(...) or a jaxasr.Readout, got {type(readout).__name__}.")
+        raise TypeError(
+            f"readout: expected jaxasr.select(...), jaxasr.reduce(...) or a jaxasr.Readout, got {type(readout).__name__}."
+        )
     here = _sites.sites_of(stack)
     _sites.check_known(edits, here, f"site for an edit of the {stack}, where it would never fire:")
     _sites.check_known(readout.sites, here, f"site for a readout of the {stack}:")
     for site, edit in edits.items():
         if not callable(edit):
-            raise TypeError(f"edits[{site!r}]: expected a callable (x, at) -> x, got {type(edit).__name__}.")
+            raise TypeError(
+                f"edits[{site!r}]: expected a callable (x, at) -> x, got {type(edit).__name__}."
+            )
         if hasattr(edit, "check"):
             edit.check(specs(site))
     return edits, readout

@@ -1,4 +1,5 @@
 """Numbers about a transcription, and the normalisation under which word errors are counted."""
+
 import functools
 import importlib.util
 import zlib

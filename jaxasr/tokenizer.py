@@ -1,4 +1,5 @@
 """Text to token ids and back, the special tokens of a checkpoint, and the prompts that tell it what to do."""
+
 import dataclasses
 import functools
 import os
@@ -15,7 +16,31 @@ from jaxasr.weights.tokenizer_files import N_TIMESTAMPS as N_TIMESTAMPS
 
 TASKS = ("transcribe", "translate")
 SECONDS_PER_TIMESTAMP = 0.02
-_SYMBOLS = (*'"#()*+/:;<=>@[\\]^_`{|}~「」『』', *"<< >> <<< >>> -- --- -( -[ (' (\" (( )) ((( ))) [[ ]] {{ }} ♪♪ ♪♪♪".split())  # noqa: SIM905
+_SYMBOLS = (
+    *'"#()*+/:;<=>@[\\]^_`{|}~「」『』',
+    *[
+        "<<",
+        ">>",
+        "<<<",
+        ">>>",
+        "--",
+        "---",
+        "-(",
+        "-[",
+        "('",
+        '("',
+        "((",
+        "))",
+        "(((",
+        ")))",
+        "[[",
+        "]]",
+        "{{",
+        "}}",
+        "♪♪",
+        "♪♪♪",
+    ],
+)
 _NOTES = "♩♪♫♬♭♮♯"  # several tokens each, of which the first begins no letter
 MAX_PREVIOUS = 223  # half of the 448 positions, less <|startofprev|> (openai/whisper `decoding.py`)
 
@@ -49,12 +74,19 @@ _NAMES = {
 
 
 def _special(tokenizer: tokenizers.Tokenizer) -> Special:
-    found = {field: next((i for name in names if (i := tokenizer.token_to_id(name)) is not None), None) for field, names in _NAMES.items()}
+    found = {
+        field: next((i for name in names if (i := tokenizer.token_to_id(name)) is not None), None)
+        for field, names in _NAMES.items()
+    }
     missing = [_NAMES[field][0] for field, id_ in found.items() if id_ is None]
     if missing:
         names = ", ".join(missing)
-        raise ValueError(f"tokenizer: expected Whisper's control tokens, {names} missing. Use the checkpoint's own tokenizer.json.")
-    languages = {code: id_ for code in LANGUAGES if (id_ := tokenizer.token_to_id(f"<|{code}|>")) is not None}
+        raise ValueError(
+            f"tokenizer: expected Whisper's control tokens, {names} missing. Use the checkpoint's own tokenizer.json."
+        )
+    languages = {
+        code: id_ for code in LANGUAGES if (id_ := tokenizer.token_to_id(f"<|{code}|>")) is not None
+    }
     return Special(**found, timestamp_begin=found["no_timestamps"] + 1, languages=languages)
 
 
@@ -63,7 +95,9 @@ def _byte_of_char() -> dict[str, int]:
     """GPT-2's printable stand-ins for bytes, backwards."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     hidden = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(hidden)}
+    return {chr(byte): byte for byte in printable} | {
+        chr(256 + i): byte for i, byte in enumerate(hidden)
+    }
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -89,7 +123,9 @@ class Tokenizer:
         path = Path(path)
         file = tokenizer_files.find(path) if path.is_dir() else path
         if file is None or not file.exists():
-            raise FileNotFoundError(f"path: expected a tokenizer.json, or vocab.json with merges.txt, found nothing at {str(path)!r}.")
+            raise FileNotFoundError(
+                f"path: expected a tokenizer.json, or vocab.json with merges.txt, found nothing at {str(path)!r}."
+            )
         inner = tokenizer_files.read(file, n_vocab)
         inner.encode_special_tokens = True  # text that spells a control token stays text
         special = _special(inner)
@@ -103,7 +139,9 @@ class Tokenizer:
 
     @property
     def is_multilingual(self) -> bool:
-        return self.special.eot != 50_256  # the .en checkpoints use GPT-2's vocabulary, whose end is 50,256
+        return (
+            self.special.eot != 50_256
+        )  # the .en checkpoints use GPT-2's vocabulary, whose end is 50,256
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text; no control tokens are added. Speech starts with a space: `encode(" Hello")`."""
@@ -133,17 +171,23 @@ class Tokenizer:
 
     def token_texts(self, ids: Iterable[SupportsIndex]) -> list[str]:
         r"""Each token alone, for display; bytes that are part of a character show as `\xe3`."""
-        return [self._shown(i) if i < self.special.eot else self._spelled(i) for i in self._checked(ids)]
+        return [
+            self._shown(i) if i < self.special.eot else self._spelled(i) for i in self._checked(ids)
+        ]
 
     def _checked(self, ids: Iterable[SupportsIndex]) -> list[int]:
         ids = [int(i) for i in ids]
         bad = [i for i in ids if not 0 <= i < self.n_vocab]
         if bad:
-            raise ValueError(f"ids: expected token ids from 0 to {self.n_vocab - 1}, got {bad[:5]}.")
+            raise ValueError(
+                f"ids: expected token ids from 0 to {self.n_vocab - 1}, got {bad[:5]}."
+            )
         return ids
 
     def _shown(self, id_: int) -> str:
-        return bytes(_byte_of_char()[char] for char in self.inner.id_to_token(id_)).decode("utf-8", "backslashreplace")
+        return bytes(_byte_of_char()[char] for char in self.inner.id_to_token(id_)).decode(
+            "utf-8", "backslashreplace"
+        )
 
     def _spelled(self, id_: int) -> str:
         if self.is_time(id_):
@@ -172,7 +216,11 @@ class Tokenizer:
         Raises:
             ValueError: an unknown language or task, or one this checkpoint does not have.
         """
-        return [*self._previous(previous), *self.sot_sequence(language, task), *([] if timestamps else [self.special.no_timestamps])]
+        return [
+            *self._previous(previous),
+            *self.sot_sequence(language, task),
+            *([] if timestamps else [self.special.no_timestamps]),
+        ]
 
     def _previous(self, previous: str | Iterable[SupportsIndex] | None) -> list[int]:
         ids = self.encode_previous(previous)
@@ -192,16 +240,22 @@ class Tokenizer:
         if self.is_multilingual:
             return [self.special.sot, language_id, getattr(self.special, task)]
         if task != "transcribe":
-            raise ValueError("task: this checkpoint is English-only and cannot translate. Use a multilingual one (a name without .en).")
+            raise ValueError(
+                "task: this checkpoint is English-only and cannot translate. Use a multilingual one (a name without .en)."
+            )
         return [self.special.sot]
 
     def language_id(self, language: str) -> int:
         """Id of a language's token. Raises `ValueError` for one that is unknown, or that this checkpoint does not have."""
         code = language_code(language)
         if not self.is_multilingual and code != "en":
-            raise ValueError(f"language: this checkpoint is English-only, got {language!r}. Use a multilingual one (a name without .en).")
+            raise ValueError(
+                f"language: this checkpoint is English-only, got {language!r}. Use a multilingual one (a name without .en)."
+            )
         if code not in self.special.languages:
-            raise ValueError(f"language: this checkpoint has no {LANGUAGES[code]} ({code}); large-v3 and later have it.")
+            raise ValueError(
+                f"language: this checkpoint has no {LANGUAGES[code]} ({code}); large-v3 and later have it."
+            )
         return self.special.languages[code]
 
     @functools.cached_property
@@ -210,18 +264,28 @@ class Tokenizer:
 
         Source: openai/whisper `Tokenizer.non_speech_tokens`.
         """
-        spelled = [(symbol, self.encode(lead + symbol)) for symbol in [*_SYMBOLS, *_NOTES] for lead in ("", " ")]
+        spelled = [
+            (symbol, self.encode(lead + symbol))
+            for symbol in [*_SYMBOLS, *_NOTES]
+            for lead in ("", " ")
+        ]
         ids = {tokens[0] for symbol, tokens in spelled if len(tokens) == 1 or symbol in _NOTES}
         return tuple(sorted(ids | {self.encode(" -")[0], self.encode(" '")[0]}))
 
-    def split_words(self, ids: Iterable[SupportsIndex], language: str | None = None) -> list[tuple[str, list[int]]]:
+    def split_words(
+        self, ids: Iterable[SupportsIndex], language: str | None = None
+    ) -> list[tuple[str, list[int]]]:
         """Words with their token ids, in order; joined, the words are the text.
 
         Split at spaces and punctuation; at every whole character in languages that write none.
         Source: openai/whisper `Tokenizer.split_to_word_tokens`.
         """
         pieces = self._split_on_unicode(ids)
-        return pieces if language_code(language or "en") in WITHOUT_SPACES else self._join_to_spaces(pieces)
+        return (
+            pieces
+            if language_code(language or "en") in WITHOUT_SPACES
+            else self._join_to_spaces(pieces)
+        )
 
     def _split_on_unicode(self, ids: Iterable[SupportsIndex]) -> list[tuple[str, list[int]]]:
         ids = self._checked(ids)
@@ -231,7 +295,9 @@ class Tokenizer:
         for id_ in ids:
             current = [*current, id_]
             text = self.decode(current, special=True)
-            unfinished = text.find("\ufffd")  # half a character, unless the whole text has the mark there too
+            unfinished = text.find(
+                "\ufffd"
+            )  # half a character, unless the whole text has the mark there too
             if unfinished < 0 or full[offset + unfinished : offset + unfinished + 1] == "\ufffd":
                 pieces.append((text, current))
                 current, offset = [], offset + len(text)
@@ -240,7 +306,11 @@ class Tokenizer:
     def _join_to_spaces(self, pieces: list[tuple[str, list[int]]]) -> list[tuple[str, list[int]]]:
         words: list[tuple[str, list[int]]] = []
         for text, ids in pieces:
-            starts = ids[0] >= self.special.eot or text.startswith(" ") or text.strip() in string.punctuation
+            starts = (
+                ids[0] >= self.special.eot
+                or text.startswith(" ")
+                or text.strip() in string.punctuation
+            )
             if starts or not words:
                 words.append((text, ids))
             else:

@@ -2,6 +2,7 @@
 
 Source: openai/whisper `transcribe.py`.
 """
+
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -60,7 +61,10 @@ def transcribe(
     options = options or Options()
     check_samples(audio)
     sites.check_known(edits or {})
-    of = {stack: {site: e for site, e in (edits or {}).items() if sites.stack_of(site) == stack} for stack in ("encoder", "decoder")}
+    of = {
+        stack: {site: e for site, e in (edits or {}).items() if sites.stack_of(site) == stack}
+        for stack in ("encoder", "decoder")
+    }
     sound = _Sound.of(np.asarray(audio, np.float32), model.config, options.padding)
     language, prob = _language(model, tokenizer, sound, options, of)
     rules = rules_for(
@@ -70,7 +74,16 @@ def transcribe(
         suppress_blank=options.suppress_blank,
         max_initial_timestamp=options.max_initial_timestamp,
     )
-    writer = _Writer(model, tokenizer, options, rules, language, of["encoder"], of["decoder"], heads or default_heads(model.config))
+    writer = _Writer(
+        model,
+        tokenizer,
+        options,
+        rules,
+        language,
+        of["encoder"],
+        of["decoder"],
+        heads or default_heads(model.config),
+    )
     walk = _one_by_one if options.timestamps or options.condition_on_previous_text else _all_at_once
     segments, silences = [], []
     for seek, found, silence in walk(writer, sound):
@@ -79,16 +92,22 @@ def transcribe(
         if progress:
             progress(min(seek, sound.n_frames) / _PER_SECOND, sound.n_frames / _PER_SECOND)
     text = "".join(segment.text for segment in segments).strip()
-    return Transcript(text, tuple(segments), language, prob, len(audio) / SAMPLE_RATE, tuple(silences))
+    return Transcript(
+        text, tuple(segments), language, prob, len(audio) / SAMPLE_RATE, tuple(silences)
+    )
 
 
-def detect_language(model: Whisper, tokenizer: Tokenizer, memory: Memory, edits: Edits | None = None) -> list[dict[str, float]]:
+def detect_language(
+    model: Whisper, tokenizer: Tokenizer, memory: Memory, edits: Edits | None = None
+) -> list[dict[str, float]]:
     """For every window of `memory` the probability of each language the checkpoint knows, likeliest first.
 
     Raises `ValueError` for an English-only checkpoint. Source: openai/whisper `decoding.detect_language`.
     """
     if not tokenizer.is_multilingual:
-        raise ValueError("tokenizer: an English-only checkpoint cannot tell languages apart. Use a multilingual one (a name without .en).")
+        raise ValueError(
+            "tokenizer: an English-only checkpoint cannot tell languages apart. Use a multilingual one (a name without .en)."
+        )
     codes, ids = zip(*tokenizer.special.languages.items())
     start = jnp.full((memory.xa.shape[0], 1), tokenizer.special.sot, jnp.int32)
     logits, _ = model.decode(start, memory, edits=edits)
@@ -96,10 +115,14 @@ def detect_language(model: Whisper, tokenizer: Tokenizer, memory: Memory, edits:
     return [{codes[i]: float(row[i]) for i in np.argsort(-row)} for row in probs]
 
 
-def _language(model: Whisper, tokenizer: Tokenizer, sound: "_Sound", options: Options, of: dict[str, Edits]) -> tuple[str, float | None]:
+def _language(
+    model: Whisper, tokenizer: Tokenizer, sound: "_Sound", options: Options, of: dict[str, Edits]
+) -> tuple[str, float | None]:
     if options.language is not None or not tokenizer.is_multilingual:
         language = options.language or "en"
-        tokenizer.sot_sequence(language, options.task)  # raises for what this checkpoint does not have
+        tokenizer.sot_sequence(
+            language, options.task
+        )  # raises for what this checkpoint does not have
         return language_code(language), None
     memory, _ = model.encode(jnp.asarray(sound.window(0))[None], edits=of["encoder"])
     return next(iter(detect_language(model, tokenizer, memory, of["decoder"])[0].items()))
@@ -121,7 +144,9 @@ class _Sound:
         n_mels, width = config.n_mels, config.n_mel_frames
         if padding == "audio":
             return cls(
-                len(audio) // HOP, width, lambda seek: log_mel(audio[seek * HOP : (seek + width) * HOP], n_mels, width)
+                len(audio) // HOP,
+                width,
+                lambda seek: log_mel(audio[seek * HOP : (seek + width) * HOP], n_mels, width),
             )
         mel = long_log_mel(audio, n_mels)
         return cls(mel.shape[1], width, lambda seek: pad_or_trim(mel[:, seek:], width))
@@ -148,22 +173,38 @@ class _Writer:
         mels, apart = jnp.stack([jnp.asarray(mel) for mel in mels]), unrolls(self.model.config)
         return self.model.encode(mels, edits=self.encoder_edits, apart=apart)[0]
 
-    def write(self, memory: Memory, previous: Sequence[Sequence[int]], number: int) -> list[Written]:
+    def write(
+        self, memory: Memory, previous: Sequence[Sequence[int]], number: int
+    ) -> list[Written]:
         """One text a window, the first of the temperatures that does not fail, else the last."""
         done: list[Written] = []
         for i, temperature in enumerate(self.options.temperatures):
-            tries = self._try(memory, previous, temperature, jax.random.fold_in(jax.random.key(self.options.seed), number * 64 + i))
-            done = [new if not done or self.options.failed(done[row]) else done[row] for row, new in enumerate(tries)]
+            tries = self._try(
+                memory,
+                previous,
+                temperature,
+                jax.random.fold_in(jax.random.key(self.options.seed), number * 64 + i),
+            )
+            done = [
+                new if not done or self.options.failed(done[row]) else done[row]
+                for row, new in enumerate(tries)
+            ]
             if not any(map(self.options.failed, done)):
                 break
         return done
 
-    def _try(self, memory: Memory, previous: Sequence[Sequence[int]], temperature: float, key: Array) -> list[Written]:
-        prompt = functools.partial(self.tokenizer.prompt, self.language, self.options.task, self.options.timestamps)
+    def _try(
+        self, memory: Memory, previous: Sequence[Sequence[int]], temperature: float, key: Array
+    ) -> list[Written]:
+        prompt = functools.partial(
+            self.tokenizer.prompt, self.language, self.options.task, self.options.timestamps
+        )
         n_last = len(prompt())
         # One width for any previous text, so that one program is compiled and not one for every length.
         width = n_last + (1 + MAX_PREVIOUS if any(previous) else 0)
-        tokens, positions = _left_padded([prompt(ids) for ids in previous], self.tokenizer.special.eot, width)
+        tokens, positions = _left_padded(
+            [prompt(ids) for ids in previous], self.tokenizer.special.eot, width
+        )
         generation = generate(
             self.model,
             memory,
@@ -182,18 +223,33 @@ class _Writer:
 
     def _written(self, generation: Generation, temperature: float) -> list[Written]:
         average = generation.avg_logprob
-        tokens, lengths, average, quiet = jax.device_get((generation.tokens, generation.lengths, average, generation.no_speech_prob))
+        tokens, lengths, average, quiet = jax.device_get(
+            (generation.tokens, generation.lengths, average, generation.no_speech_prob)
+        )
         rows = [row[:n].tolist() for row, n in zip(tokens, lengths)]
         ratios = [compression_ratio(self.tokenizer.decode(row).strip()) for row in rows]
-        return [Written(tuple(row), float(a), float(q), r, temperature) for row, a, q, r in zip(rows, average, quiet, ratios)]
+        return [
+            Written(tuple(row), float(a), float(q), r, temperature)
+            for row, a, q, r in zip(rows, average, quiet, ratios)
+        ]
 
-    def words(self, memory: Memory, texts: Sequence[Sequence[int]], true_frames: Sequence[int]) -> list[list[Word]]:
+    def words(
+        self, memory: Memory, texts: Sequence[Sequence[int]], true_frames: Sequence[int]
+    ) -> list[list[Word]]:
         if not self.options.word_timestamps:
             return [[] for _ in texts]
         frames = [max(1, n // 2) for n in true_frames]
         edits = self.decoder_edits
         return align(
-            self.model, self.tokenizer, memory, texts, frames, heads=self.heads, language=self.language, task=self.options.task, edits=edits
+            self.model,
+            self.tokenizer,
+            memory,
+            texts,
+            frames,
+            heads=self.heads,
+            language=self.language,
+            task=self.options.task,
+            edits=edits,
         )
 
 
@@ -204,13 +260,22 @@ def _left_padded(prompts: list[list[int]], filler: int, width: int) -> tuple[Arr
     return jnp.asarray(tokens), jnp.asarray(positions)
 
 
-_Window = tuple[int, list[Segment], Silence | None]  # the mel frame after it, its segments, and what explains that there are none
+_Window = tuple[
+    int, list[Segment], Silence | None
+]  # the mel frame after it, its segments, and what explains that there are none
 
 
 def _silence(writer: _Writer, written: Written, seek: int, frames: int) -> Silence:
     start, end = (round(frame / _PER_SECOND, 3) for frame in (seek, seek + frames))
     text = writer.tokenizer.decode(written.tokens).strip()
-    return Silence(start, end, writer.options.is_silence(written), text, written.avg_logprob, written.no_speech_prob)
+    return Silence(
+        start,
+        end,
+        writer.options.is_silence(written),
+        text,
+        written.avg_logprob,
+        written.no_speech_prob,
+    )
 
 
 def _one_by_one(writer: _Writer, sound: _Sound) -> Iterator[_Window]:
@@ -241,12 +306,15 @@ def _all_at_once(writer: _Writer, sound: _Sound) -> Iterator[_Window]:
     prompt = writer.tokenizer.encode_previous(writer.options.initial_prompt)
     for first in range(0, len(seeks), writer.options.batch_size):
         batch = seeks[first : first + writer.options.batch_size]
-        rows = batch + batch[-1:] * (_power_of_two(len(batch), writer.options.batch_size) - len(batch))  # few batch sizes, few programs
+        rows = batch + batch[-1:] * (
+            _power_of_two(len(batch), writer.options.batch_size) - len(batch)
+        )  # few batch sizes, few programs
         true = [sound.true_frames(seek) for seek in rows]
         memory = writer.hear([sound.window(seek) for seek in rows])
         written = writer.write(memory, [prompt if seek == 0 else [] for seek in rows], first)
         found = [
-            [] if writer.options.is_silence(w) else segments_of(w, writer.tokenizer, seek, n)[0] for w, seek, n in zip(written, rows, true)
+            [] if writer.options.is_silence(w) else segments_of(w, writer.tokenizer, seek, n)[0]
+            for w, seek, n in zip(written, rows, true)
         ]
         words = writer.words(memory, [_ids(segments) for segments in found], true)
         for seek, segments, timed, w, n in zip(batch, found, words, written, true):

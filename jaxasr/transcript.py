@@ -1,4 +1,5 @@
 """What a transcription is: text, its segments in time, and its words when they were asked for."""
+
 import dataclasses
 from typing import Any
 
@@ -22,7 +23,9 @@ class Word:
     tokens: tuple[int, ...]
 
     def shifted(self, seconds: float) -> "Word":
-        return dataclasses.replace(self, start=round(self.start + seconds, 2), end=round(self.end + seconds, 2))
+        return dataclasses.replace(
+            self, start=round(self.start + seconds, 2), end=round(self.end + seconds, 2)
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,5 @@
 """Writes tiny random checkpoints in every format, by hand: independent of the readers under test, and without torch."""
+
 import dataclasses
 import importlib.resources
 import json
@@ -38,20 +39,29 @@ def shapes(config: Config = TINY) -> dict[str, tuple[int, ...]]:
         "decoder.ln.weight": (d,),
         "decoder.ln.bias": (d,),
     }
-    stacks = (("encoder", config.n_audio_layer, ("attn",)), ("decoder", config.n_text_layer, ("attn", "cross_attn")))
+    stacks = (
+        ("encoder", config.n_audio_layer, ("attn",)),
+        ("decoder", config.n_text_layer, ("attn", "cross_attn")),
+    )
     for stack, layers, attentions in stacks:
         for layer in range(layers):
             block = f"{stack}.blocks.{layer}"
             for attention in attentions:
                 found |= {f"{block}.{attention}.{p}.weight": (d, d) for p in _ATTENTION}
                 found |= {f"{block}.{attention}.{p}.bias": (d,) for p in _ATTENTION if p != "key"}
-            found |= {f"{block}.{ln}_ln.{leaf}": (d,) for ln in (*attentions, "mlp") for leaf in ("weight", "bias")}
+            found |= {
+                f"{block}.{ln}_ln.{leaf}": (d,)
+                for ln in (*attentions, "mlp")
+                for leaf in ("weight", "bias")
+            }
             found |= {f"{block}.mlp.0.weight": (4 * d, d), f"{block}.mlp.0.bias": (4 * d,)}
             found |= {f"{block}.mlp.2.weight": (d, 4 * d), f"{block}.mlp.2.bias": (d,)}
     return found
 
 
-def random_tensors(config: Config = TINY, dtype: type = np.float32, seed: int = 0) -> dict[str, np.ndarray]:
+def random_tensors(
+    config: Config = TINY, dtype: type = np.float32, seed: int = 0
+) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     return {name: rng.normal(size=shape).astype(dtype) for name, shape in shapes(config).items()}
 
@@ -95,11 +105,21 @@ def hf_config(config: Config = TINY) -> dict[str, object]:
     }
 
 
-def write_hf(folder: Path, tensors: dict[str, np.ndarray], config: Config = TINY, shards: int = 1, pickled: bool = False) -> Path:
+def write_hf(
+    folder: Path,
+    tensors: dict[str, np.ndarray],
+    config: Config = TINY,
+    shards: int = 1,
+    pickled: bool = False,
+) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     renamed = {_hf_name(name): np.ascontiguousarray(array) for name, array in tensors.items()}
     (folder / "config.json").write_text(json.dumps(hf_config(config)))
-    generation = {"alignment_heads": [[config.n_text_layer - 1, 0], [0, 1]], "suppress_tokens": [-1, 3], "begin_suppress_tokens": [4]}
+    generation = {
+        "alignment_heads": [[config.n_text_layer - 1, 0], [0, 1]],
+        "suppress_tokens": [-1, 3],
+        "begin_suppress_tokens": [4],
+    }
     (folder / "generation_config.json").write_text(json.dumps(generation))
     stem, suffix = ("pytorch_model", "bin") if pickled else ("model", "safetensors")
     write = write_state if pickled else save_safetensors
@@ -111,7 +131,9 @@ def write_hf(folder: Path, tensors: dict[str, np.ndarray], config: Config = TINY
         file = f"{stem}-{i + 1:05}-of-{shards:05}.{suffix}"
         write(folder / file, {name: renamed[name] for name in names[i::shards]})
         placed |= dict.fromkeys(names[i::shards], file)
-    (folder / f"{stem}.{suffix}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": placed}))
+    (folder / f"{stem}.{suffix}.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": placed})
+    )
     return folder
 
 
@@ -131,17 +153,28 @@ def _text(text: str) -> bytes:
 
 def _variable(name: str, array: np.ndarray) -> bytes:
     head = struct.pack(f"<B{array.ndim}I", array.ndim, *array.shape)
-    return _text(name) + head + struct.pack("<BI", _TYPES[array.dtype.name], array.nbytes) + array.tobytes()
+    return (
+        _text(name)
+        + head
+        + struct.pack("<BI", _TYPES[array.dtype.name], array.nbytes)
+        + array.tobytes()
+    )
 
 
 def ct2_variables(tensors: dict[str, np.ndarray], config: Config = TINY) -> dict[str, np.ndarray]:
     def fused(block: str, names: tuple[str, ...]) -> dict[str, np.ndarray]:
         weight = np.concatenate([tensors[f"{block}.{n}.weight"] for n in names])
         zeros = np.zeros(config.n_audio_state, weight.dtype)
-        return {"weight": weight, "bias": np.concatenate([tensors.get(f"{block}.{n}.bias", zeros) for n in names])}
+        return {
+            "weight": weight,
+            "bias": np.concatenate([tensors.get(f"{block}.{n}.bias", zeros) for n in names]),
+        }
 
     def norm(block: str) -> dict[str, np.ndarray]:
-        return {"layer_norm/gamma": tensors[f"{block}.weight"], "layer_norm/beta": tensors[f"{block}.bias"]}
+        return {
+            "layer_norm/gamma": tensors[f"{block}.weight"],
+            "layer_norm/beta": tensors[f"{block}.bias"],
+        }
 
     found: dict[str, np.ndarray] = {}
 
@@ -160,13 +193,33 @@ def ct2_variables(tensors: dict[str, np.ndarray], config: Config = TINY) -> dict
                     put(f"{to}/attention/linear_{j}", fused(f"{block}.cross_attn", names))
             put(f"{to}/ffn", norm(f"{block}.mlp_ln"))
             for j in (0, 1):
-                put(f"{to}/ffn/linear_{j}", {leaf: tensors[f"{block}.mlp.{2 * j}.{leaf}"] for leaf in ("weight", "bias")})
+                put(
+                    f"{to}/ffn/linear_{j}",
+                    {leaf: tensors[f"{block}.mlp.{2 * j}.{leaf}"] for leaf in ("weight", "bias")},
+                )
         put(stack, norm(f"{stack}.ln_post" if stack == "encoder" else "decoder.ln"))
-        put(stack, {"num_heads": np.int16(config.n_audio_head if stack == "encoder" else config.n_text_head)})
+        put(
+            stack,
+            {
+                "num_heads": np.int16(
+                    config.n_audio_head if stack == "encoder" else config.n_text_head
+                )
+            },
+        )
         put(stack, {"position_encodings/encodings": tensors[f"{stack}.positional_embedding"]})
     for conv in ("conv1", "conv2"):
-        put(f"encoder/{conv}", {leaf: tensors[f"encoder.{conv}.{leaf}"] for leaf in ("weight", "bias")})
-    put("decoder", {"embeddings/weight": tensors["decoder.token_embedding.weight"], "pre_norm": np.int8(1), "activation": np.int8(3)})
+        put(
+            f"encoder/{conv}",
+            {leaf: tensors[f"encoder.{conv}.{leaf}"] for leaf in ("weight", "bias")},
+        )
+    put(
+        "decoder",
+        {
+            "embeddings/weight": tensors["decoder.token_embedding.weight"],
+            "pre_norm": np.int8(1),
+            "activation": np.int8(3),
+        },
+    )
     return found
 
 
@@ -181,9 +234,17 @@ def write_ct2_variables(
     folder.mkdir(parents=True, exist_ok=True)
     body = b"".join(_variable(name, np.asarray(array)) for name, array in sorted(variables.items()))
     head = struct.pack("<I", version) + _text(spec) + struct.pack("<II", 3, len(variables))
-    tied = struct.pack("<I", 1) + _text("decoder/projection/weight") + _text("decoder/embeddings/weight")
+    tied = (
+        struct.pack("<I", 1)
+        + _text("decoder/projection/weight")
+        + _text("decoder/embeddings/weight")
+    )
     (folder / "model.bin").write_bytes(head + body + (tied if alias else struct.pack("<I", 0)))
-    said = {"alignment_heads": [[config.n_text_layer - 1, 0], [0, 1]], "suppress_ids": [3], "suppress_ids_begin": [4]}
+    said = {
+        "alignment_heads": [[config.n_text_layer - 1, 0], [0, 1]],
+        "suppress_ids": [3],
+        "suppress_ids_begin": [4],
+    }
     (folder / "config.json").write_text(json.dumps(said))
     return folder
 
@@ -194,7 +255,12 @@ def write_ct2(folder: Path, tensors: dict[str, np.ndarray], config: Config = TIN
 
 # --- OpenAI .pt ---
 
-_STORAGES = {"float32": "FloatStorage", "float16": "HalfStorage", "bfloat16": "BFloat16Storage", "float64": "DoubleStorage"}
+_STORAGES = {
+    "float32": "FloatStorage",
+    "float16": "HalfStorage",
+    "bfloat16": "BFloat16Storage",
+    "float64": "DoubleStorage",
+}
 
 
 def p_str(text: str) -> bytes:
@@ -213,13 +279,26 @@ def p_dict(items: dict[str, bytes]) -> bytes:
     return b"}(" + b"".join(p_str(key) + value for key, value in items.items()) + b"u"
 
 
-def p_tensor(key: str, array: np.ndarray, stride: tuple | None = None, offset: int = 0, shape: tuple | None = None) -> bytes:
+def p_tensor(
+    key: str,
+    array: np.ndarray,
+    stride: tuple | None = None,
+    offset: int = 0,
+    shape: tuple | None = None,
+) -> bytes:
     shape = array.shape if shape is None else shape
     stride = tuple(s // array.itemsize for s in array.strides) if stride is None else stride
     kind = f"ctorch\n{_STORAGES[array.dtype.name]}\n".encode()
     storage = p_tuple(p_str("storage"), kind, p_str(key), p_str("cpu"), p_int(array.size)) + b"Q"
     hooks = b"ccollections\nOrderedDict\n)R"
-    args = (storage, p_int(offset), p_tuple(*map(p_int, shape)), p_tuple(*map(p_int, stride)), b"\x89", hooks)
+    args = (
+        storage,
+        p_int(offset),
+        p_tuple(*map(p_int, shape)),
+        p_tuple(*map(p_int, stride)),
+        b"\x89",
+        hooks,
+    )
     return b"ctorch._utils\n_rebuild_tensor_v2\n" + p_tuple(*args) + b"R"
 
 
@@ -239,13 +318,21 @@ def write_pt_raw(path: Path, pickled: bytes, storages: dict[str, bytes]) -> Path
 def write_pt(path: Path, tensors: dict[str, np.ndarray], config: Config = TINY) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {name: p_tensor(str(i), array) for i, (name, array) in enumerate(tensors.items())}
-    return write_pt_raw(path, p_checkpoint(state, config), {str(i): array.tobytes() for i, array in enumerate(tensors.values())})
+    return write_pt_raw(
+        path,
+        p_checkpoint(state, config),
+        {str(i): array.tobytes() for i, array in enumerate(tensors.values())},
+    )
 
 
 def write_state(path: Path, tensors: dict[str, np.ndarray]) -> Path:
     """A state dict alone, as `pytorch_model.bin` has it."""
     state = {name: p_tensor(str(i), array) for i, (name, array) in enumerate(tensors.items())}
-    return write_pt_raw(path, b"\x80\x02" + p_dict(state) + b".", {str(i): array.tobytes() for i, array in enumerate(tensors.values())})
+    return write_pt_raw(
+        path,
+        b"\x80\x02" + p_dict(state) + b".",
+        {str(i): array.tobytes() for i, array in enumerate(tensors.values())},
+    )
 
 
 WRITERS = {

@@ -1,4 +1,5 @@
 """What all tests share: annotations are checked while they run, compiled programs are kept."""
+
 import gc
 import importlib.metadata
 import os
@@ -9,7 +10,9 @@ from pathlib import Path
 # `optimised`, which compare programs to the bit, are compiled as for users. With XLA_FLAGS set, also to nothing, everything is.
 if "XLA_FLAGS" not in os.environ:
     os.environ["XLA_FLAGS"] = "--xla_cpu_parallel_codegen_split_count=1"
-    if importlib.metadata.version("jaxlib").startswith("0.10."):  # later ones no longer know the flag, and end at a flag they do not know
+    if importlib.metadata.version("jaxlib").startswith(
+        "0.10."
+    ):  # later ones no longer know the flag, and end at a flag they do not know
         os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
@@ -34,7 +37,9 @@ compile_cache.enable()
 
 QUICK = os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS") == "1"
 
-collect_ignore = ["live"]  # the comparison with torch: `pytest tests/live`, after `pip install torch`
+collect_ignore = [
+    "live"
+]  # the comparison with torch: `pytest tests/live`, after `pip install torch`
 
 # As few equal axes as one width for both stacks allows: M=7, S=11, D=15, L=4|2, H=3|5, Dh=5|3, V=101, context 23.
 TINY = jaxasr.Config(7, 11, 15, 3, 4, 101, 23, 15, 5, 2)
@@ -49,7 +54,10 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(scope="module", autouse=True)
 def _programs_of_one_module(request):
     """Lets a module's programs go when it ends: each is mapped into memory several times, and Linux allows 65,530 mappings."""
-    jax.config.update("jax_disable_most_optimizations", QUICK and request.node.get_closest_marker("optimised") is None)
+    jax.config.update(
+        "jax_disable_most_optimizations",
+        QUICK and request.node.get_closest_marker("optimised") is None,
+    )
     yield
     jax.clear_caches()
     gc.collect()

@@ -1,4 +1,5 @@
 """Edits as a user would write them: what the library must take without knowing them."""
+
 import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -8,10 +9,15 @@ import jaxasr
 
 def over_time(mask: Array, at: jaxasr.At) -> Array:
     """A mask [B, T] that broadcasts to the activation at `at.site`, over its heads, keys and features."""
-    return jnp.expand_dims(mask, [i for i, axis in enumerate(at.axes) if i > 0 and axis != at.axes[_TIME[at.axes]]])
+    return jnp.expand_dims(
+        mask, [i for i, axis in enumerate(at.axes) if i > 0 and axis != at.axes[_TIME[at.axes]]]
+    )
 
 
-_TIME = {axes: axes.index("S") if axes[1] == "S" else axes.index("T") for axes in jaxasr.sites.SITES.values()}
+_TIME = {
+    axes: axes.index("S") if axes[1] == "S" else axes.index("T")
+    for axes in jaxasr.sites.SITES.values()
+}
 
 
 @flax.struct.dataclass
@@ -24,7 +30,11 @@ class Shift:
 
     def __call__(self, x: Array, at: jaxasr.At) -> Array:
         here = (at.layer == self.layer) | (jnp.asarray(self.layer) < 0)
-        there = jnp.ones_like(at.positions, bool) if self.position is None else at.positions == self.position
+        there = (
+            jnp.ones_like(at.positions, bool)
+            if self.position is None
+            else at.positions == self.position
+        )
         return x + jnp.where(over_time(here & there, at), self.value, 0)
 
 
@@ -36,7 +46,9 @@ class SilenceHead:
     head: Array | int
 
     def __call__(self, x: Array, at: jaxasr.At) -> Array:
-        return jnp.where((at.layer == self.layer) & (jnp.arange(x.shape[2]) == self.head)[:, None], 0, x)
+        return jnp.where(
+            (at.layer == self.layer) & (jnp.arange(x.shape[2]) == self.head)[:, None], 0, x
+        )
 
 
 @flax.struct.dataclass

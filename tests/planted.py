@@ -1,4 +1,5 @@
 """Made-up layers for studies that fit probes: what is planted in them grows with depth, and is the speaker's own."""
+
 import numpy as np
 import xarray as xr
 
@@ -9,10 +10,15 @@ DEPTHS = 4  # layers, beside the embedding
 WIDTH = 8
 
 
-def layers(labels: np.ndarray, groups: np.ndarray, effect: float, seed: int = 0, first: float = 0.0) -> np.ndarray:
+def layers(
+    labels: np.ndarray, groups: np.ndarray, effect: float, seed: int = 0, first: float = 0.0
+) -> np.ndarray:
     """[L + 1, N, D]: noise of every row and of every group, and `effect` along one direction for each class, from `first` of it on."""
     rng = np.random.default_rng(seed)
-    kinds, people = np.unique(labels, return_inverse=True)[1], np.unique(groups, return_inverse=True)[1]
+    kinds, people = (
+        np.unique(labels, return_inverse=True)[1],
+        np.unique(groups, return_inverse=True)[1],
+    )
     own = rng.normal(size=(people.max() + 1, WIDTH))[people]
     found = rng.normal(size=(DEPTHS + 1, len(labels), WIDTH)) + own
     for layer in range(DEPTHS + 1):
@@ -28,9 +34,19 @@ def rows(kinds: list[str], n_groups: int, each: int) -> tuple[np.ndarray, np.nda
 
 
 def asked(
-    question: str, labels: np.ndarray, groups: np.ndarray, effect: float, config: Probing, *, seed: int = 0, **floors: int
+    question: str,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    effect: float,
+    config: Probing,
+    *,
+    seed: int = 0,
+    **floors: int,
 ) -> xr.Dataset:
     """`probed.ask` of planted layers; `floors` name features of so many columns that know nothing."""
     rng = np.random.default_rng(seed + 1)
-    empty = {name.replace("_", " "): rng.normal(size=(len(labels), width)) for name, width in floors.items()}
+    empty = {
+        name.replace("_", " "): rng.normal(size=(len(labels), width))
+        for name, width in floors.items()
+    }
     return probed.ask(question, layers(labels, groups, effect, seed), labels, groups, config, empty)

@@ -1,4 +1,5 @@
 """A random Whisper with the real clock (80 mels, 1,500 frames), small enough to hear a recording in milliseconds; and tones to hear."""
+
 import dataclasses
 from pathlib import Path
 
@@ -16,7 +17,9 @@ SMALL = Config(80, 1500, 10, 5, 3, 101, 23, 10, 2, 2)
 def small_recogniser(seed: int = 1) -> Recogniser:
     """Without a tokenizer: for sites of the encoder. Another seed is another model, with another hash."""
     stands_for_weights = Path(__file__).parent / ("conftest.py" if seed == 1 else "small_speech.py")
-    held = dataclasses.replace(checkpoint(SMALL, tiny_state(SMALL, seed)), weight_files=(stands_for_weights,))
+    held = dataclasses.replace(
+        checkpoint(SMALL, tiny_state(SMALL, seed)), weight_files=(stands_for_weights,)
+    )
     return Recogniser(assemble(held), None, held)
 
 
@@ -36,7 +39,13 @@ def write(path: Path, audio: np.ndarray) -> Path:
 def tones(lengths: list[float]) -> Corpus:
     """A corpus in memory, one tone an utterance."""
     rows = [
-        Utterance(f"u{i}", Path(f"u{i}.wav"), start_s=0.0, end_s=seconds, read=lambda i=i, n=seconds: tone(200 + 90 * i, n, i))
+        Utterance(
+            f"u{i}",
+            Path(f"u{i}.wav"),
+            start_s=0.0,
+            end_s=seconds,
+            read=lambda i=i, n=seconds: tone(200 + 90 * i, n, i),
+        )
         for i, seconds in enumerate(lengths)
     ]
     return Corpus("tones", "memory", tuple(rows))

@@ -8,7 +8,9 @@ CHANGE = np.array([[0.0, 1, -5, 2], [3, -4, 0.5, 6]])
 
 
 def cells(values, **coords):
-    return xr.DataArray(values, {"layer": [0, 1], "head": [0, 1, 2, 3], **coords}, ("layer", "head"))
+    return xr.DataArray(
+        values, {"layer": [0, 1], "head": [0, 1, 2, 3], **coords}, ("layer", "head")
+    )
 
 
 def test_a_perfect_estimate():

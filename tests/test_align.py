@@ -34,7 +34,9 @@ def plain_dtw(cost):
     for j in range(1, m + 1):
         for i in range(1, n + 1):
             c0, c1, c2 = total[i - 1, j - 1], total[i - 1, j], total[i, j - 1]
-            c, trace[i, j] = (c0, 0) if c0 < c1 and c0 < c2 else (c1, 1) if c1 < c0 and c1 < c2 else (c2, 2)
+            c, trace[i, j] = (
+                (c0, 0) if c0 < c1 and c0 < c2 else (c1, 1) if c1 < c0 and c1 < c2 else (c2, 2)
+            )
             total[i, j] = cost[i - 1, j - 1] + c
     trace[0, :], trace[:, 0] = 2, 1
     path, i, j = [], n, m
@@ -58,7 +60,9 @@ def test_matrix_equals_the_plain_statement():
     weights /= weights.sum(-1, keepdims=True)
     weights = (weights - weights.mean(1, keepdims=True)) / weights.std(1, keepdims=True)
     padded = np.pad(weights, ((0, 0), (0, 0), (3, 3)), mode="reflect")
-    expected = np.median(np.lib.stride_tricks.sliding_window_view(padded, 7, axis=-1), axis=-1).mean(0)
+    expected = np.median(
+        np.lib.stride_tricks.sliding_window_view(padded, 7, axis=-1), axis=-1
+    ).mean(0)
     np.testing.assert_allclose(alignment_matrix(scores), expected, atol=1e-6)
     assert np.isfinite(alignment_matrix(scores[..., :1])).all()
 
@@ -83,9 +87,18 @@ def test_punctuation_joins_its_word_and_keeps_the_word_s_times(texts, merged):
 def test_words_of_the_demo_are_in_order_and_cover_the_text():
     asr = load("tiny.en")
     audio, tokens = demo()
-    words = align(asr.model, asr.tokenizer, heard(asr, audio), [tokens], [n_frames(len(audio))], heads=asr.alignment_heads)[0]
+    words = align(
+        asr.model,
+        asr.tokenizer,
+        heard(asr, audio),
+        [tokens],
+        [n_frames(len(audio))],
+        heads=asr.alignment_heads,
+    )[0]
     assert "".join(w.text for w in words) == asr.tokenizer.decode(tokens)
-    assert [i for w in words for i in w.tokens] == [i for i in tokens if i < asr.tokenizer.special.eot]
+    assert [i for w in words for i in w.tokens] == [
+        i for i in tokens if i < asr.tokenizer.special.eot
+    ]
     times = np.array([(w.start, w.end) for w in words])
     assert (np.diff(times.ravel()[::2]) >= 0).all()
     assert (times[:, 0] <= times[:, 1]).all()
@@ -104,8 +117,12 @@ def test_padded_rows_of_a_batch_equal_each_alone():
     assert together[2] == []
     for i in range(2):
         alone = find(heard(asr, audios[i]), [texts[i]], [frames[i]])[0]
-        assert [(w.text, w.start, w.end) for w in together[i]] == [(w.text, w.start, w.end) for w in alone]
-        np.testing.assert_allclose([w.probability for w in together[i]], [w.probability for w in alone], atol=1e-5)
+        assert [(w.text, w.start, w.end) for w in together[i]] == [
+            (w.text, w.start, w.end) for w in alone
+        ]
+        np.testing.assert_allclose(
+            [w.probability for w in together[i]], [w.probability for w in alone], atol=1e-5
+        )
 
 
 def test_the_pattern_and_the_queries_tell_the_same_times():
@@ -113,11 +130,19 @@ def test_the_pattern_and_the_queries_tell_the_same_times():
     asr = load("tiny.en")
     audio, tokens = demo()
     find = functools.partial(
-        align, asr.model, asr.tokenizer, heard(asr, audio), [tokens], [n_frames(len(audio))], heads=asr.alignment_heads
+        align,
+        asr.model,
+        asr.tokenizer,
+        heard(asr, audio),
+        [tokens],
+        [n_frames(len(audio))],
+        heads=asr.alignment_heads,
     )
     plain, same = find()[0], find(edits={"decoder.cross_attn.pattern": lambda x, at: x})[0]
     assert [(w.text, w.start, w.end) for w in plain] == [(w.text, w.start, w.end) for w in same]
-    blind = find(edits={"decoder.cross_attn.pattern": lambda x, at: jnp.full_like(x, 1 / x.shape[-1])})[0]
+    blind = find(
+        edits={"decoder.cross_attn.pattern": lambda x, at: jnp.full_like(x, 1 / x.shape[-1])}
+    )[0]
     assert [w.start for w in blind] != [w.start for w in plain]
     deaf = find(edits={"decoder.cross_attn.q": lambda x, at: 0 * x})[0]
     assert [w.start for w in deaf] != [w.start for w in plain]
@@ -125,8 +150,15 @@ def test_the_pattern_and_the_queries_tell_the_same_times():
 
 def clips():
     folder = data.folder()
-    names = ["classic/jfk.flac", "classic/libri_3436-172162-0000.flac", "ljspeech/LJ001-0001.flac", "odd/wt_words.flac"]
-    return [data.DEMO] + ([folder / name for name in names if (folder / name).is_file()] if folder else [])
+    names = [
+        "classic/jfk.flac",
+        "classic/libri_3436-172162-0000.flac",
+        "ljspeech/LJ001-0001.flac",
+        "odd/wt_words.flac",
+    ]
+    return [data.DEMO] + (
+        [folder / name for name in names if (folder / name).is_file()] if folder else []
+    )
 
 
 @pytest.mark.parametrize("path", clips(), ids=lambda p: p.stem)
@@ -135,15 +167,26 @@ def test_times_equal_ctranslate2(path):
     asr = load("tiny.en")
     audio = jaxasr.load_audio(path)[: 30 * 16_000]
     frames = n_frames(len(audio))
-    tokens = [i for s in asr.transcribe(audio, timestamps=False, no_speech_threshold=None).segments for i in s.tokens]
+    tokens = [
+        i
+        for s in asr.transcribe(audio, timestamps=False, no_speech_threshold=None).segments
+        for i in s.tokens
+    ]
     features = np.array(jaxasr.log_mel(audio, 80))[None]
-    oracle = ctranslate2.models.Whisper(str(asr.checkpoint.source), compute_type="float32", intra_threads=2)
+    oracle = ctranslate2.models.Whisper(
+        str(asr.checkpoint.source), compute_type="float32", intra_threads=2
+    )
     theirs = oracle.align(
-        oracle.encode(ctranslate2.StorageView.from_array(features)), asr.tokenizer.sot_sequence(), [tokens], 2 * frames
+        oracle.encode(ctranslate2.StorageView.from_array(features)),
+        asr.tokenizer.sot_sequence(),
+        [tokens],
+        2 * frames,
     )[0]
     rows, columns = np.array(theirs.alignments).T
     starts = columns[np.diff(rows, prepend=-1) > 0] / 50
-    words = align(asr.model, asr.tokenizer, heard(asr, audio), [tokens], [frames], heads=asr.alignment_heads)[0]
+    words = align(
+        asr.model, asr.tokenizer, heard(asr, audio), [tokens], [frames], heads=asr.alignment_heads
+    )[0]
     bounds = np.cumsum([0] + [len(ids) for _, ids in asr.tokenizer.split_words(tokens)])
     allowed = {round(float(s), 2) for s in starts[bounds]}
     assert len(words) > 3
@@ -155,7 +198,9 @@ def test_published_heads_lie_in_their_models_and_equal_the_packages():
     for name, heads in ALIGNMENT_HEADS.items():
         assert check_heads(jaxasr.SIZES[name], heads) == heads
     assert load("tiny.en").alignment_heads == ALIGNMENT_HEADS["tiny.en"]
-    assert default_heads(jaxasr.SIZES["tiny"]) == tuple((layer, head) for layer in (2, 3) for head in range(6))
+    assert default_heads(jaxasr.SIZES["tiny"]) == tuple(
+        (layer, head) for layer in (2, 3) for head in range(6)
+    )
 
 
 @pytest.mark.parametrize(

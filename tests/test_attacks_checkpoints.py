@@ -1,4 +1,5 @@
 """Two hundred of the mutated checkpoints; `python -m tests.attacks.checkpoints` tries ten thousand."""
+
 import collections
 
 import pytest

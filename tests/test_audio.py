@@ -10,8 +10,12 @@ from jaxasr import audio as A
 from jaxasr.config import N_SAMPLES, SAMPLE_RATE
 
 
-def tone(seconds: float, rate: int = SAMPLE_RATE, hz: float = 440.0, gain: float = 0.5) -> np.ndarray:
-    return (gain * np.sin(2 * np.pi * hz * np.arange(int(seconds * rate)) / rate)).astype(np.float32)
+def tone(
+    seconds: float, rate: int = SAMPLE_RATE, hz: float = 440.0, gain: float = 0.5
+) -> np.ndarray:
+    return (gain * np.sin(2 * np.pi * hz * np.arange(int(seconds * rate)) / rate)).astype(
+        np.float32
+    )
 
 
 def speechlike(n: int, seed: int = 0) -> np.ndarray:
@@ -37,7 +41,9 @@ SIGNALS = {
 @pytest.mark.parametrize("n_mels", A.MEL_COUNTS)
 @pytest.mark.parametrize("name", SIGNALS)
 def test_log_mel_equals_the_reference_extractor(name, n_mels):
-    reference = WhisperFeatureExtractor(feature_size=n_mels)(SIGNALS[name], sampling_rate=SAMPLE_RATE, return_tensors="np")
+    reference = WhisperFeatureExtractor(feature_size=n_mels)(
+        SIGNALS[name], sampling_rate=SAMPLE_RATE, return_tensors="np"
+    )
     mel = A.log_mel(SIGNALS[name], n_mels)
     assert mel.shape == (n_mels, 3000)
     assert mel.dtype == jnp.float32
@@ -47,8 +53,12 @@ def test_log_mel_equals_the_reference_extractor(name, n_mels):
 def test_log_mel_same_under_jit_and_vmap_and_float64():
     batch = np.stack([A.pad_or_trim(s) for s in list(SIGNALS.values())[:3]])
     one = np.stack([A.log_mel(a, 80) for a in batch])
-    np.testing.assert_allclose(jax.vmap(lambda a: A.log_mel(a, 80))(jnp.asarray(batch)), one, atol=1e-5)
-    np.testing.assert_allclose(jax.jit(A.log_mel, static_argnums=1)(jnp.asarray(batch[0]), 80), one[0], atol=1e-5)
+    np.testing.assert_allclose(
+        jax.vmap(lambda a: A.log_mel(a, 80))(jnp.asarray(batch)), one, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        jax.jit(A.log_mel, static_argnums=1)(jnp.asarray(batch[0]), 80), one[0], atol=1e-5
+    )
     np.testing.assert_array_equal(A.log_mel(batch[0].astype(np.float64), 80), one[0])
 
 
@@ -58,7 +68,9 @@ def test_features_of_a_long_recording_equal_the_reference_extractor(seconds):
     samples[: SAMPLE_RATE // 4] *= 0.01  # the first window is not the loudest
     extractor = WhisperFeatureExtractor()
     padded = np.pad(samples, (0, 1600))  # past the end there is silence, not reflection
-    reference = extractor(padded, sampling_rate=SAMPLE_RATE, truncation=False, padding=False, return_tensors="np")["input_features"][0]
+    reference = extractor(
+        padded, sampling_rate=SAMPLE_RATE, truncation=False, padding=False, return_tensors="np"
+    )["input_features"][0]
     mel = A.long_log_mel(samples, 80)
     assert mel.shape == (80, len(samples) // 160)
     np.testing.assert_allclose(mel, reference[:, : mel.shape[1]], atol=1e-4, rtol=0)
@@ -75,7 +87,10 @@ def test_features_of_nothing_and_of_no_samples():
     [
         (np.array([0.0, np.nan], np.float32), "1 of 2 NaN"),
         (jnp.array([jnp.inf, 0.0]), "NaN or infinite"),
-        (np.array([0.0, -1e29], np.float32), r"audio: expected samples in \[-1, 1\], got one of magnitude 1e\+29"),
+        (
+            np.array([0.0, -1e29], np.float32),
+            r"audio: expected samples in \[-1, 1\], got one of magnitude 1e\+29",
+        ),
         (jnp.array([0.0, 32_767.0]), r"magnitude 3.28e\+04\. Divide integers"),
         (np.array([1e300]), "1e[+]300"),
         (np.zeros(0, np.float32), "got 0."),
@@ -115,7 +130,9 @@ def test_frames_and_seconds_are_inverse(frame):
 
 
 def test_frame_maps_of_arrays_and_bad_length():
-    np.testing.assert_array_equal(A.seconds_to_frame(A.frame_to_seconds(np.arange(1500))), np.arange(1500))
+    np.testing.assert_array_equal(
+        A.seconds_to_frame(A.frame_to_seconds(np.arange(1500))), np.arange(1500)
+    )
     assert A.n_frames(N_SAMPLES) == 1500
     with pytest.raises(ValueError, match="n_samples"):
         A.n_frames(-1)

@@ -56,8 +56,7 @@ def test_an_unfinished_header_does_not_hide_the_samples(tmp_path, speech, of_dat
 
 
 @pytest.mark.parametrize(
-    ("format", "codec"),
-    [("flac", "flac"), ("wav", "pcm_s16le"), ("caf", "pcm_s16be")],
+    ("format", "codec"), [("flac", "flac"), ("wav", "pcm_s16le"), ("caf", "pcm_s16be")]
 )
 def test_streams_of_unknown_length_are_read_to_the_end(tmp_path, speech, format, codec):
     files = [
@@ -101,8 +100,7 @@ def test_truncated_files_give_what_pyav_decodes(tmp_path, speech, kind):
 
 
 @pytest.mark.parametrize(
-    ("format", "codec"),
-    [("mp3", ""), ("ogg", "libopus"), ("flac", "flac"), ("adts", "aac")],
+    ("format", "codec"), [("mp3", ""), ("ogg", "libopus"), ("flac", "flac"), ("adts", "aac")]
 )
 def test_files_that_follow_one_another_are_read_all(tmp_path, speech, format, codec):
     one = with_pyav(speech, RATE, format, codec) if codec else with_mp3(speech, RATE)
@@ -124,9 +122,13 @@ def test_the_rate_may_change_within_a_file(tmp_path):
     first, second = (
         with_mp3(speechlike(1, rate, 2), rate, streamed=True) for rate in (44_100, 16_000)
     )
-    alone = sum(len(load_audio(write(tmp_path / "one.mp3", content))) for content in (first, second))
+    alone = sum(
+        len(load_audio(write(tmp_path / "one.mp3", content))) for content in (first, second)
+    )
     audio = load_audio(write(tmp_path / "two.mp3", first + second))
-    assert abs(len(audio) - alone) <= SAMPLE_RATE * 1152 / 44_100 + 1  # a frame at the seam belongs to either
+    assert (
+        abs(len(audio) - alone) <= SAMPLE_RATE * 1152 / 44_100 + 1
+    )  # a frame at the seam belongs to either
 
 
 def test_a_shortened_mp3_is_read_without_pyav(tmp_path, speech, bare):

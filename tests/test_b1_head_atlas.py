@@ -1,4 +1,5 @@
 """B1 finds heads that were planted, and nothing where all heads are alike."""
+
 import numpy as np
 import xarray as xr
 
@@ -27,7 +28,11 @@ def arrays(silent: np.ndarray, stops: np.ndarray, cost: np.ndarray) -> xr.Datase
             "example": np.arange(3 * N),
             "of": ("example", np.repeat(["nonspeech", "loop", "clean"], N)),
             "kind": ["zero"],
-            **{"site": ("cell", [HEADS[i] for i in CELLS["site"]]), "layer": ("cell", CELLS["layer"]), "head": ("cell", CELLS["head"])},
+            **{
+                "site": ("cell", [HEADS[i] for i in CELLS["site"]]),
+                "layer": ("cell", CELLS["layer"]),
+                "head": ("cell", CELLS["head"]),
+            },
         },
     )
 
@@ -68,5 +73,9 @@ def test_without_loops_the_rest_is_judged():
     few = planted()
     few = few.isel(example=np.flatnonzero(few.of.values != "loop"))
     found = verdicts(few)
-    assert {name for name, verdict in found.items() if verdict == UNTESTABLE} == {"unloops", "unloops_cheaply", "same_heads"}
+    assert {name for name, verdict in found.items() if verdict == UNTESTABLE} == {
+        "unloops",
+        "unloops_cheaply",
+        "same_heads",
+    }
     assert STUDY.draw(few, Config())

@@ -1,4 +1,5 @@
 """B2 finds agreement where it was planted, and none where estimate and sweep have nothing to do with each other."""
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -12,7 +13,9 @@ def arrays(agreement: dict[str, float], n: int = 10, seed: int = 0) -> xr.Datase
     rho = np.array([agreement[kind] for kind in kinds]) + 0.02 * rng.normal(size=(n, len(SITES)))
     names = dict.fromkeys(_NAMES, rho) | {"cells": np.full(rho.shape, 40.0)}
     coords = {"example": np.arange(n), "site": list(SITES), "type": ("site", kinds)}
-    return xr.Dataset({name: (("example", "site"), values) for name, values in names.items()}, coords)
+    return xr.Dataset(
+        {name: (("example", "site"), values) for name, values in names.items()}, coords
+    )
 
 
 def verdicts(data: xr.Dataset) -> dict[str, str]:
@@ -22,7 +25,9 @@ def verdicts(data: xr.Dataset) -> dict[str, str]:
 def test_what_was_planted_is_found():
     planted = arrays(dict(zip(TYPES, (0.95, 0.97, 0.9, 0.88))))
     assert verdicts(planted) == dict.fromkeys(CLAIMS, REPLICATES)
-    assert STUDY.analyse(planted, Config()).numbers["table"]["encoder.mlp_out"]["spearman"] == pytest.approx(0.88, abs=0.02)
+    assert STUDY.analyse(planted, Config()).numbers["table"]["encoder.mlp_out"][
+        "spearman"
+    ] == pytest.approx(0.88, abs=0.02)
     assert STUDY.draw(planted, Config())
 
 

@@ -1,11 +1,20 @@
 """B3 finds edits that silence without a cost, and nothing in edits that do nothing or break speech."""
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
 
 from experiments.ablated import NUMBERS
-from experiments.studies.b3_hallucination_card import CLAIMS, CONDITIONS, EDITS, STUDY, Config, Kept, filtered
+from experiments.studies.b3_hallucination_card import (
+    CLAIMS,
+    CONDITIONS,
+    EDITS,
+    STUDY,
+    Config,
+    Kept,
+    filtered,
+)
 from experiments.study import DOES_NOT, REPLICATES, UNTESTABLE
 from jaxasr.taps import At
 
@@ -18,8 +27,14 @@ def arrays(said: np.ndarray, wer: np.ndarray, n: int = N, unsure: float = 0.0) -
     values = {name: np.zeros(shape) for name in NUMBERS}
     values["insertions"][:n], values["wer"][n:] = 4 * said, wer
     values["no_speech_prob"][:], values["avg_logprob"][: round(unsure * n)] = 0.9, -2
-    coords = {"example": np.arange(2 * n), "condition": list(CONDITIONS), "of": ("example", ["nonspeech"] * n + ["clean"] * n)}
-    return xr.Dataset({name: (("example", "condition"), value) for name, value in values.items()}, coords)
+    coords = {
+        "example": np.arange(2 * n),
+        "condition": list(CONDITIONS),
+        "of": ("example", ["nonspeech"] * n + ["clean"] * n),
+    }
+    return xr.Dataset(
+        {name: (("example", "condition"), value) for name, value in values.items()}, coords
+    )
 
 
 def planted(n: int = N) -> xr.Dataset:
@@ -33,7 +48,9 @@ def nothing(seed: int) -> xr.Dataset:
     """Words as often under all conditions, every edit costs, and the filter rejects one text in three of either kind."""
     rng = np.random.default_rng(seed)
     shape = N, len(CONDITIONS)
-    data = arrays(rng.random(shape) < 0.5, rng.uniform(0, 0.3, shape) + 0.1 * (np.arange(len(CONDITIONS)) > 0))
+    data = arrays(
+        rng.random(shape) < 0.5, rng.uniform(0, 0.3, shape) + 0.1 * (np.arange(len(CONDITIONS)) > 0)
+    )
     data.avg_logprob[:] = np.where(rng.random(data.avg_logprob.shape) < 1 / 3, -2, 0)
     return data
 
@@ -78,6 +95,9 @@ def test_the_filter_is_whisper_s():
 
 def test_a_mask_is_of_layer_and_head():
     factor = jnp.ones((2, 3)).at[1, 2].set(0)
-    x, at = jnp.ones((1, 5, 3, 7)), lambda layer: At(jnp.int32(layer), jnp.arange(5)[None], None, "decoder.attn.z")
+    x, at = (
+        jnp.ones((1, 5, 3, 7)),
+        lambda layer: At(jnp.int32(layer), jnp.arange(5)[None], None, "decoder.attn.z"),
+    )
     np.testing.assert_array_equal(Kept(factor)(x, at(0)), x)
     np.testing.assert_array_equal(Kept(factor)(x, at(1)).sum((0, 1, 3)), [35, 35, 0])

@@ -1,4 +1,5 @@
 """A bank of probes on disk: any damage is noticed, and nothing but a bank is read."""
+
 import json
 import re
 
@@ -14,7 +15,9 @@ from interventions.probes import Bank
 def bank():
     rng = np.random.default_rng(0)
     y = np.arange(40) % 2
-    return interventions.fit_probes((rng.normal(size=(2, 40, 6)) + 3 * y[:, None]).astype(np.float32), y, folds=2)
+    return interventions.fit_probes(
+        (rng.normal(size=(2, 40, 6)) + 3 * y[:, None]).astype(np.float32), y, folds=2
+    )
 
 
 def changed(folder, **described):
@@ -55,7 +58,11 @@ def test_arrays_of_no_bank_are_a_value_error(bank, tmp_path):
     bank.save(tmp_path / "bank")
     with np.load(tmp_path / "bank" / "arrays.npz") as there:
         arrays = dict(there)
-    for change in ({"weights": arrays["weights"].astype(str)}, {"weights": arrays["weights"][0]}, {"test": np.array([object()])}):
+    for change in (
+        {"weights": arrays["weights"].astype(str)},
+        {"weights": arrays["weights"][0]},
+        {"test": np.array([object()])},
+    ):
         np.savez(tmp_path / "bank" / "arrays.npz", **(arrays | change))
         with pytest.raises(ValueError, match=r"bank/(bank\.json|arrays\.npz): expected"):
             Bank.load(changed(tmp_path / "bank"))

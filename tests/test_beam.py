@@ -1,4 +1,5 @@
 """Beam search against a plain statement of openai/whisper's, and against CTranslate2's."""
+
 import functools
 import math
 
@@ -15,7 +16,11 @@ from jaxasr import beam, compiled, pytrees
 from jaxasr.beam import beam_search
 from jaxasr.rules import Rules, rules_for
 
-EOT, NO_TIMESTAMPS, BEGIN = 60, 61, 62  # as if the 101 ids of the tiny model were text, an end and times
+EOT, NO_TIMESTAMPS, BEGIN = (
+    60,
+    61,
+    62,
+)  # as if the 101 ids of the tiny model were text, an end and times
 N_PROMPT, N_NEW, CONTEXT = 3, 11, 23
 
 
@@ -36,7 +41,14 @@ def timestamps(max_initial=9, suppress=()):
     def mask(ids):
         return jnp.asarray(np.isin(np.arange(101), sorted(ids)))
 
-    return Rules(mask({NO_TIMESTAMPS, *suppress}), mask({1, EOT}), jnp.asarray(max_initial, jnp.int32), True, EOT, BEGIN)
+    return Rules(
+        mask({NO_TIMESTAMPS, *suppress}),
+        mask({1, EOT}),
+        jnp.asarray(max_initial, jnp.int32),
+        True,
+        EOT,
+        BEGIN,
+    )
 
 
 def heard(model, seed, batch=1):
@@ -51,14 +63,18 @@ def teacher(model):
 
     @jax.jit
     def logprobs(memory, tokens, n, rules, edits):
-        logits = jax.vmap(lambda row: model.decode(row[None], memory, edits=edits)[0][0, n - 1])(tokens)
+        logits = jax.vmap(lambda row: model.decode(row[None], memory, edits=edits)[0][0, n - 1])(
+            tokens
+        )
         return jax.nn.log_softmax(rules(logits, tokens, n, N_PROMPT))
 
     def of(memory, rules, beam_size, edits, prefixes):
         tokens = np.zeros((beam_size, CONTEXT), np.int32)
         for row, prefix in zip(tokens, prefixes):
             row[: len(prefix)] = prefix
-        return np.asarray(logprobs(memory, jnp.asarray(tokens), jnp.int32(len(prefixes[0])), rules, edits))[: len(prefixes)]
+        return np.asarray(
+            logprobs(memory, jnp.asarray(tokens), jnp.int32(len(prefixes[0])), rules, edits)
+        )[: len(prefixes)]
 
     return of
 
@@ -119,22 +135,36 @@ def same(generation, expected, row=0):
     scale=st.floats(0.3, 4),
     by=st.floats(-3, 12),
 )
-def test_it_finds_what_the_plain_statement_finds(tiny_model, seed, program, patience, penalty, scale, by):
+def test_it_finds_what_the_plain_statement_finds(
+    tiny_model, seed, program, patience, penalty, scale, by
+):
     beam_size, stamps, penalised = program
     penalty = penalty if penalised else None
     memory, prompt = heard(tiny_model, seed)
     rules = Sharper(scale, by, timestamps(seed % 10, {seed % 50}) if stamps else None)
-    found = search(tiny_model, memory, prompt, beam_size=beam_size, rules=rules, patience=patience, length_penalty=penalty)
+    found = search(
+        tiny_model,
+        memory,
+        prompt,
+        beam_size=beam_size,
+        rules=rules,
+        patience=patience,
+        length_penalty=penalty,
+    )
     logprobs = functools.partial(teacher(tiny_model), memory, rules, beam_size, {})
     same(found, plain(logprobs, prompt[0].tolist(), beam_size, patience, penalty))
 
 
 @pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize("rules", [Sharper(2.0, 3.0), Sharper(1.0, 2.0, timestamps())], ids=["text", "timestamps"])
+@pytest.mark.parametrize(
+    "rules", [Sharper(2.0, 3.0), Sharper(1.0, 2.0, timestamps())], ids=["text", "timestamps"]
+)
 def test_one_beam_is_greedy(tiny_model, seed, rules):
     memory, prompt = heard(tiny_model, seed, batch=3)
     options = {"max_new_tokens": N_NEW, "eot": EOT, "rules": rules, "no_speech": (1, 9)}
-    one, greedy = (jaxasr.generate(tiny_model, memory, prompt, beam_size=k, **options) for k in (1, None))
+    one, greedy = (
+        jaxasr.generate(tiny_model, memory, prompt, beam_size=k, **options) for k in (1, None)
+    )
     np.testing.assert_array_equal(one.tokens, greedy.tokens)
     np.testing.assert_array_equal(one.lengths, greedy.lengths)
     np.testing.assert_allclose(one.logprobs, greedy.logprobs, rtol=0, atol=2e-5)
@@ -146,7 +176,12 @@ def test_more_beams_find_what_is_likelier(tiny_model):
     gains = []
     for seed in range(12):
         memory, prompt = heard(tiny_model, seed)
-        one, five = (search(tiny_model, memory, prompt, beam_size=k, rules=Sharper(2.0, 1.0), length_penalty=0.0) for k in (1, 5))
+        one, five = (
+            search(
+                tiny_model, memory, prompt, beam_size=k, rules=Sharper(2.0, 1.0), length_penalty=0.0
+            )
+            for k in (1, 5)
+        )
         gains.append(float(five.logprobs.sum() - one.logprobs.sum()))
     assert np.mean(gains) > 1e-3
 
@@ -158,7 +193,9 @@ def test_rows_of_a_batch_do_not_influence_each_other(tiny_model, patience):
     together = search(tiny_model, memory, prompt, **options)
     assert len(set(together.lengths.tolist())) > 1
     for row in range(3):
-        of_row = jaxasr.Memory(memory.xa[row : row + 1], memory.k[:, row : row + 1], memory.v[:, row : row + 1])
+        of_row = jaxasr.Memory(
+            memory.xa[row : row + 1], memory.k[:, row : row + 1], memory.v[:, row : row + 1]
+        )
         alone = search(tiny_model, of_row, prompt[row : row + 1], **options)
         assert written(together, row) == written(alone)
         np.testing.assert_allclose(together.logprobs[row], alone.logprobs[0], rtol=0, atol=2e-5)
@@ -169,7 +206,9 @@ def test_a_padded_prompt_is_the_prompt(tiny_model):
     options = {"beam_size": 5, "rules": Sharper(2.0, 3.0)}
     padded = jnp.pad(prompt, ((0, 0), (2, 0)), constant_values=EOT)
     bare = search(tiny_model, memory, prompt, **options)
-    more = search(tiny_model, memory, padded, positions=jnp.arange(5, dtype=jnp.int32)[None] - 2, **options)
+    more = search(
+        tiny_model, memory, padded, positions=jnp.arange(5, dtype=jnp.int32)[None] - 2, **options
+    )
     assert written(bare) == written(more)
     np.testing.assert_allclose(bare.logprobs, more.logprobs, rtol=0, atol=2e-5)
 
@@ -186,7 +225,10 @@ EDITS = {
         "decoder.attn.v": Shift(2.0, 0, 1),
         "decoder.attn.z": SilenceHead(1, 1),
     },
-    "cross-attention, explicit": {"decoder.cross_attn.scores": Shift(1.5, -1, N_PROMPT + 1), "decoder.cross_attn.v": Shift(0.3)},
+    "cross-attention, explicit": {
+        "decoder.cross_attn.scores": Shift(1.5, -1, N_PROMPT + 1),
+        "decoder.cross_attn.v": Shift(0.3),
+    },
 }
 
 
@@ -197,14 +239,28 @@ def test_edits_mean_what_they_mean_in_a_teacher_forced_pass(tiny_model, name):
     for seed in range(6):
         memory, prompt = heard(tiny_model, seed)
         found = search(tiny_model, memory, prompt, beam_size=5, rules=rules, edits=edits)
-        same(found, plain(functools.partial(logprobs, memory, rules, 5, edits), prompt[0].tolist(), 5))
-        changed += abs(float(found.logprobs.sum() - search(tiny_model, memory, prompt, beam_size=5, rules=rules).logprobs.sum())) > 1e-3
+        same(
+            found,
+            plain(functools.partial(logprobs, memory, rules, 5, edits), prompt[0].tolist(), 5),
+        )
+        changed += (
+            abs(
+                float(
+                    found.logprobs.sum()
+                    - search(tiny_model, memory, prompt, beam_size=5, rules=rules).logprobs.sum()
+                )
+            )
+            > 1e-3
+        )
     assert changed
 
 
 def test_layers_may_be_scanned_or_looped_over(tiny_model):
     memory, prompt = heard(tiny_model, 3, batch=3)
-    scanned, looped = (search(tiny_model, memory, prompt, beam_size=5, rules=Sharper(2.0, 3.0), unroll=unroll) for unroll in (False, True))
+    scanned, looped = (
+        search(tiny_model, memory, prompt, beam_size=5, rules=Sharper(2.0, 3.0), unroll=unroll)
+        for unroll in (False, True)
+    )
     np.testing.assert_array_equal(scanned.tokens, looped.tokens)
     np.testing.assert_allclose(scanned.logprobs, looped.logprobs, rtol=0, atol=2e-5)
 
@@ -215,7 +271,16 @@ def test_new_values_do_not_retrace(tiny_model):
     for i in range(3):
         memory, prompt = heard(tiny_model, i)
         edits = {"decoder.resid_post": Shift(float(i), i, i + 2)}
-        search(tiny_model, memory, prompt, beam_size=3, edits=edits, rules=Sharper(1.0 + i, i), patience=1.0 + i, length_penalty=0.5 * i)
+        search(
+            tiny_model,
+            memory,
+            prompt,
+            beam_size=3,
+            edits=edits,
+            rules=Sharper(1.0 + i, i),
+            patience=1.0 + i,
+            length_penalty=0.5 * i,
+        )
         counts.append(compiled.n_compiled(beam._search))
     assert counts[0] == counts[2]
 
@@ -225,7 +290,14 @@ def test_a_batch_of_edits_shares_one_memory(tiny_model):
     values = jnp.array([0.0, 2.0, -2.0])
 
     def run(value, prompt):
-        return search(tiny_model, memory, prompt, beam_size=3, rules=Sharper(2.0, 2.0), edits={"decoder.resid_post": Shift(value, 1)})
+        return search(
+            tiny_model,
+            memory,
+            prompt,
+            beam_size=3,
+            rules=Sharper(2.0, 2.0),
+            edits={"decoder.resid_post": Shift(value, 1)},
+        )
 
     many = jax.jit(jax.vmap(run, in_axes=(0, None)))(values, prompt)
     for i, value in enumerate(values):
@@ -235,7 +307,9 @@ def test_a_batch_of_edits_shares_one_memory(tiny_model):
 def _shapes(jaxpr):
     for eqn in jaxpr.eqns:
         yield from (getattr(v.aval, "shape", ()) for v in eqn.outvars)
-        for param in jax.tree.leaves(eqn.params, is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")):
+        for param in jax.tree.leaves(
+            eqn.params, is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")
+        ):
             inner = getattr(param, "jaxpr", param)
             if hasattr(inner, "eqns"):
                 yield from _shapes(inner)
@@ -243,10 +317,14 @@ def _shapes(jaxpr):
 
 def test_no_beam_has_a_memory_of_its_own(tiny_model):
     memory, prompt = heard(tiny_model, 2, batch=2)
-    made = jax.make_jaxpr(lambda memory, prompt: search(tiny_model, memory, prompt, beam_size=13))(memory, prompt)
+    made = jax.make_jaxpr(lambda memory, prompt: search(tiny_model, memory, prompt, beam_size=13))(
+        memory, prompt
+    )
     shapes = set(_shapes(made.jaxpr))
     assert any(13 in shape and 11 in shape for shape in shapes)  # scores: 13 beams, 11 frames
-    assert not any({13, 11} <= set(shape) and shape[-1] == 3 for shape in shapes)  # keys or values: head width 3
+    assert not any(
+        {13, 11} <= set(shape) and shape[-1] == 3 for shape in shapes
+    )  # keys or values: head width 3
 
 
 def test_an_impossible_text_is_no_candidate(tiny_model):
@@ -267,7 +345,9 @@ def test_what_is_refused(tiny_model):
         with pytest.raises(ValueError, match="beam_size, patience: expected 1 to 100"):
             search(tiny_model, memory, prompt, **options)
     with pytest.raises(ValueError, match=r"temperature: beam search does not sample.*got 0\.3"):
-        jaxasr.generate(tiny_model, memory, prompt, max_new_tokens=3, eot=EOT, beam_size=2, temperature=0.3)
+        jaxasr.generate(
+            tiny_model, memory, prompt, max_new_tokens=3, eot=EOT, beam_size=2, temperature=0.3
+        )
     with pytest.raises(ValueError, match="max_new_tokens"):
         beam_search(tiny_model, memory, prompt, beam_size=2, max_new_tokens=21, eot=EOT)
 
@@ -278,12 +358,18 @@ CLIPS = ("classic/jfk", "libri_test_other", "vctk", "ravdess", "ljspeech")
 @pytest.mark.parametrize("clip", CLIPS)
 def test_tiny_en_writes_what_ctranslate2_writes(asr, data_dir, clip):
     """Its scores are divided by the same length, and it stops after as many ends; it is a beam search of its own all the same."""
-    path = sorted(data_dir.glob(f"{clip}*.flac") if "/" in clip else (data_dir / clip).glob("*.flac"))[0]
+    path = sorted(
+        data_dir.glob(f"{clip}*.flac") if "/" in clip else (data_dir / clip).glob("*.flac")
+    )[0]
     mel = jaxasr.log_mel(jaxasr.load_audio(path), 80)
     ids = asr.tokenizer.prompt("en", "transcribe", False)
-    oracle = ctranslate2.models.Whisper(str(asr.checkpoint.source), compute_type="float32", intra_threads=2)
+    oracle = ctranslate2.models.Whisper(
+        str(asr.checkpoint.source), compute_type="float32", intra_threads=2
+    )
     features = ctranslate2.StorageView.from_array(np.array(mel)[None])
     result = oracle.generate(features, [ids], beam_size=5, max_length=len(ids) + 64)[0]
     memory, rules = asr.model.encode(mel[None])[0], rules_for(asr.tokenizer)
-    found = jaxasr.generate(asr.model, memory, jnp.array([ids]), max_new_tokens=64, rules=rules, beam_size=5)
+    found = jaxasr.generate(
+        asr.model, memory, jnp.array([ids]), max_new_tokens=64, rules=rules, beam_size=5
+    )
     assert np.asarray(found.tokens[0, : int(found.lengths[0])]).tolist() == result.sequences_ids[0]

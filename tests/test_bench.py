@@ -1,4 +1,5 @@
 """The measurements' own arithmetic, and the pipe to their processes."""
+
 from pathlib import Path
 
 import jax
@@ -27,7 +28,9 @@ class Echo:
 
 
 def test_a_worker_answers_and_says_when_it_has_failed(capfd):
-    with Worker("tests.test_bench:Echo", {"word": "é"}, PYTHONPATH=str(Path(__file__).parents[1])) as worker:
+    with Worker(
+        "tests.test_bench:Echo", {"word": "é"}, PYTHONPATH=str(Path(__file__).parents[1])
+    ) as worker:
         assert worker.ask("say", what={"a": 1.5}) == ["é", {"a": 1.5}]
         with pytest.raises(RuntimeError, match=r"Echo\.fail: its process ended with code 1"):
             worker.ask("fail")
@@ -46,7 +49,9 @@ def test_flops_of_the_encoder_are_those_the_compiler_counts(with_memory):
     def encode(model, mel):
         insides = jaxasr.select("encoder.attn.pattern", "encoder.mlp.post")
         memory, acts = model.encode(mel, readout=insides, unroll=4)
-        memory, acts = model.encode(mel, readout=jaxasr.select("encoder.attn.pattern", "encoder.mlp.post"), unroll=4)
+        memory, acts = model.encode(
+            mel, readout=jaxasr.select("encoder.attn.pattern", "encoder.mlp.post"), unroll=4
+        )
         return (memory if with_memory else memory.xa), acts
 
     counted = jax.jit(encode).lower(model, mel).cost_analysis()["flops"]
@@ -62,9 +67,17 @@ def test_the_last_batch_is_full():
 def test_a_ratio_is_taken_round_by_round():
     job = {"model": "tiny", "seconds": [10.0, 5.0]}
     rounds = [[1.0, 2.0, 4.0], [2.0, 8.0, 4.0]]
-    timed = [[{"encode_s": s / 2, "decode_s": s / 2, "total_s": s} for s in seconds] for seconds in rounds]
-    ours, theirs = (transcribe.Measured(name, 1, 3.0, None, some, [[1], [2, 3]]) for name, some in zip(("ours", "theirs"), timed))
-    row = transcribe.summary(job, theirs, ours, {"ours": ["a", "b"], "theirs": ["a", "c"]}, [{"jax": 1e9}, {"jax": 2e9}])
+    timed = [
+        [{"encode_s": s / 2, "decode_s": s / 2, "total_s": s} for s in seconds]
+        for seconds in rounds
+    ]
+    ours, theirs = (
+        transcribe.Measured(name, 1, 3.0, None, some, [[1], [2, 3]])
+        for name, some in zip(("ours", "theirs"), timed)
+    )
+    row = transcribe.summary(
+        job, theirs, ours, {"ours": ["a", "b"], "theirs": ["a", "c"]}, [{"jax": 1e9}, {"jax": 2e9}]
+    )
     assert row["ratios"] == [2.0, 4.0, 1.0]
     assert (row["ratio"], row["real_time_factor"], row["tokens_per_s"]) == (2.0, 4.0 / 15.0, 1.5)
     assert (row["texts_differ"], row["n_texts"]) == (1, 2)
@@ -85,6 +98,11 @@ def test_fits_are_judged_by_their_objectives():
     }, {"penalty": [1.0]})  # fmt: skip
     bank = type("Bank", (), {"data": data, "objective": data.objective})
     found = reference.judge(X, y, bank, {"the same": best, "half": best / 2})
-    assert found["ours"]["excess_max"] == found["the same"]["excess_max"] == found["the same"]["accuracy_gap"] == 0
+    assert (
+        found["ours"]["excess_max"]
+        == found["the same"]["excess_max"]
+        == found["the same"]["accuracy_gap"]
+        == 0
+    )
     assert found["half"]["excess_max"] == found["half"]["excess_median"] > 0.01
     assert found["the same"]["predictions_equal"] == 1

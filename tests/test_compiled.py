@@ -1,4 +1,5 @@
 """Once compiled, an edit's numbers, layers, heads and positions are data: nothing is traced again."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +28,10 @@ def edits_of(value: float, layer: int, head: int, position: int) -> dict:
     }
 
 
-MANY = [edits_of(value, layer, head, position) for value, layer, head, position in [(0.5, 0, 1, 2), (-2.0, 1, 4, 0), (3.0, 1, 0, 3)]]
+MANY = [
+    edits_of(value, layer, head, position)
+    for value, layer, head, position in [(0.5, 0, 1, 2), (-2.0, 1, 4, 0), (3.0, 1, 0, 3)]
+]
 
 
 def test_decode_never_retraces(tiny_model, inputs):
@@ -54,8 +58,20 @@ def test_generate_never_retraces(tiny_model, inputs):
     options = dict(max_new_tokens=5, eot=100)
     outs = [jaxasr.generate(tiny_model, memory, tokens, edits=MANY[0], **options)]
     n = compiled.n_compiled(generate_body())
-    outs += [jaxasr.generate(tiny_model, memory, tokens, edits=edits, **options) for edits in MANY[1:]]
-    outs += [jaxasr.generate(tiny_model, memory, tokens, edits=MANY[0], temperature=0.7, key=jax.random.key(3), **options)]
+    outs += [
+        jaxasr.generate(tiny_model, memory, tokens, edits=edits, **options) for edits in MANY[1:]
+    ]
+    outs += [
+        jaxasr.generate(
+            tiny_model,
+            memory,
+            tokens,
+            edits=MANY[0],
+            temperature=0.7,
+            key=jax.random.key(3),
+            **options,
+        )
+    ]
     assert compiled.n_compiled(generate_body()) == n
     assert not np.array_equal(outs[0].logprobs, outs[1].logprobs)
 
@@ -76,7 +92,10 @@ def test_another_structure_is_another_program(tiny_model, inputs):
 
 def test_a_new_function_is_not_mistaken_for_an_old_one(tiny_model, inputs):
     _, tokens, memory = inputs
-    halved, doubled = (tiny_model.decode(tokens, memory, {"decoder.ln": lambda x, at, c=c: c * x})[0] for c in (0.5, 2.0))
+    halved, doubled = (
+        tiny_model.decode(tokens, memory, {"decoder.ln": lambda x, at, c=c: c * x})[0]
+        for c in (0.5, 2.0)
+    )
     np.testing.assert_allclose(doubled, 4 * halved, rtol=1e-5, atol=1e-6)
 
 
@@ -102,5 +121,7 @@ def test_under_jit_it_traces_with_its_caller(tiny_model, inputs):
         return tiny_model.decode(tokens, memory, edits)[0]
 
     for edits in MANY:
-        np.testing.assert_allclose(logits(edits), tiny_model.decode(tokens, memory, edits)[0], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(
+            logits(edits), tiny_model.decode(tokens, memory, edits)[0], rtol=1e-5, atol=1e-5
+        )
     assert len(traces) == 1

@@ -1,4 +1,5 @@
 """Corpora read in their own layouts: what is found, what it is labelled, and what is said when nothing fits."""
+
 import json
 import sys
 import types
@@ -14,14 +15,26 @@ from interventions.corrupt import add
 def test_a_manifest_of_json_lines(tmp_path):
     write(tmp_path / "a.wav", tone(300, 1.0))
     rows = [
-        {"path": "a.wav", "speaker": "s1", "gender": "F", "age": 31, "transcript": "hello", "phones": [[0.0, 0.5, "hh"], [0.5, 0.9, "ah"]]},
+        {
+            "path": "a.wav",
+            "speaker": "s1",
+            "gender": "F",
+            "age": 31,
+            "transcript": "hello",
+            "phones": [[0.0, 0.5, "hh"], [0.5, 0.9, "ah"]],
+        },
         {"path": "a.wav", "speaker": "s2", "gender": "", "start": 0.25, "end": 0.75},
     ]
     (tmp_path / "manifest.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n")
     corpus = open_corpus(tmp_path)
     first, part = corpus.utterances
     assert (corpus.layout, len(corpus)) == ("manifest", 2)
-    assert (first.speaker, first.transcript, first.label("age"), first.label("speaker")) == ("s1", "hello", 31, "s1")
+    assert (first.speaker, first.transcript, first.label("age"), first.label("speaker")) == (
+        "s1",
+        "hello",
+        31,
+        "s1",
+    )
     assert first.tiers["phones"] == (Span(0.0, 0.5, "hh"), Span(0.5, 0.9, "ah"))
     assert (part.id, len(part.samples())) == ("a.wav#0.25-0.75", 8_000)
     np.testing.assert_array_equal(part.samples(), first.samples()[4_000:12_000])
@@ -32,11 +45,15 @@ def test_a_manifest_of_json_lines(tmp_path):
 
 def test_a_manifest_as_csv_and_paths_of_the_folder_above(tmp_path):
     write(tmp_path / "dev" / "x" / "a.wav", tone(300, 0.2))
-    (tmp_path / "dev" / "manifest.csv").write_text("path,speaker,accent\ndev/x/a.wav,s1,Welsh\ndev/x/gone.wav,s2,\n")
+    (tmp_path / "dev" / "manifest.csv").write_text(
+        "path,speaker,accent\ndev/x/a.wav,s1,Welsh\ndev/x/gone.wav,s2,\n"
+    )
     corpus = open_corpus(tmp_path / "dev")
     assert corpus.utterances[0].path == tmp_path / "dev" / "x" / "a.wav"
     assert corpus.labels("accent") == ["Welsh", None]
-    with pytest.raises(FileNotFoundError, match=r"gone\.wav"):  # found out when it is read, not before
+    with pytest.raises(
+        FileNotFoundError, match=r"gone\.wav"
+    ):  # found out when it is read, not before
         corpus.utterances[1].samples()
 
 
@@ -58,12 +75,25 @@ def test_a_broken_manifest_names_the_line(tmp_path, line, message):
 def test_librispeech(tmp_path):
     folder = tmp_path / "test-other" / "367" / "130732"
     write(folder / "367-130732-0000.flac", tone(300, 0.3))
-    (folder / "367-130732.trans.txt").write_text("367-130732-0000 LOBSTERS AND LOBSTERS\n367-130732-0001 WHEN IS A LOBSTER\n")
-    (tmp_path / "SPEAKERS.TXT").write_text("; a comment | x\n367   | M | test-other | 8.01 | a reader\n")
+    (folder / "367-130732.trans.txt").write_text(
+        "367-130732-0000 LOBSTERS AND LOBSTERS\n367-130732-0001 WHEN IS A LOBSTER\n"
+    )
+    (tmp_path / "SPEAKERS.TXT").write_text(
+        "; a comment | x\n367   | M | test-other | 8.01 | a reader\n"
+    )
     for where in (tmp_path, tmp_path / "test-other"):
         first, second = open_corpus(where).utterances
-        assert (first.id, first.speaker, first.transcript) == ("test-other/367-130732-0000", "367", "LOBSTERS AND LOBSTERS")
-        assert [first.label(name) for name in ("gender", "condition", "subset", "chapter")] == ["M", "other", "test-other", "130732"]
+        assert (first.id, first.speaker, first.transcript) == (
+            "test-other/367-130732-0000",
+            "367",
+            "LOBSTERS AND LOBSTERS",
+        )
+        assert [first.label(name) for name in ("gender", "condition", "subset", "chapter")] == [
+            "M",
+            "other",
+            "test-other",
+            "130732",
+        ]
         assert len(first.samples()) == 4_800
         assert not second.path.exists()  # the row is kept, so that who reads it can report it
 
@@ -71,10 +101,16 @@ def test_librispeech(tmp_path):
 def test_common_voice(tmp_path):
     write(tmp_path / "clips" / "cv_1.wav", tone(300, 0.2))
     head = "client_id\tpath\tsentence\tgender\taccents\n"
-    (tmp_path / "validated.tsv").write_text(head + 'abc\tcv_1.wav\tHe said "no.\tfemale\tWales English\n')
+    (tmp_path / "validated.tsv").write_text(
+        head + 'abc\tcv_1.wav\tHe said "no.\tfemale\tWales English\n'
+    )
     (tmp_path / "test.tsv").write_text(head + "abc\tcv_2.wav\tYes.\t\t\n")
     [row] = open_corpus(tmp_path).utterances
-    assert (row.speaker, row.transcript, row.label("accents")) == ("abc", 'He said "no.', "Wales English")
+    assert (row.speaker, row.transcript, row.label("accents")) == (
+        "abc",
+        'He said "no.',
+        "Wales English",
+    )
     assert len(row.samples()) == 3_200
     assert open_corpus(tmp_path / "test.tsv").utterances[0].label("gender") is None
     (tmp_path / "reported.tsv").write_text("sentence_id\tsentence\n1\tYes.\n")
@@ -125,7 +161,9 @@ def test_hugging_face(monkeypatch, tmp_path):
     sound = {"bytes": write(tmp_path / "a.wav", tone(300, 0.2)).read_bytes(), "path": "a.wav"}
     rows = Rows([{"audio": sound, "sentence": "Hi.", "client_id": "c", "sex": 1}])
     asked = []
-    fake = types.SimpleNamespace(Audio=Audio, load_dataset=lambda *names, split: asked.append((names, split)) or rows)
+    fake = types.SimpleNamespace(
+        Audio=Audio, load_dataset=lambda *names, split: asked.append((names, split)) or rows
+    )
     monkeypatch.setitem(sys.modules, "datasets", fake)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: fake)
     [row] = open_corpus("hf:org/name:en@test").utterances
@@ -137,7 +175,10 @@ def test_hugging_face(monkeypatch, tmp_path):
 def test_what_fits_no_layout(tmp_path):
     with pytest.raises(FileNotFoundError, match="found nothing at"):
         open_corpus(tmp_path / "gone")
-    with pytest.raises(ValueError, match=r"no layout that is known.*manifest\.jsonl.*TIMIT.*LibriSpeech.*Common Voice.*hf:"):
+    with pytest.raises(
+        ValueError,
+        match=r"no layout that is known.*manifest\.jsonl.*TIMIT.*LibriSpeech.*Common Voice.*hf:",
+    ):
         open_corpus(tmp_path)
     (tmp_path / "manifest.jsonl").write_text("")
     with pytest.raises(ValueError, match="at least one utterance"):
@@ -145,7 +186,17 @@ def test_what_fits_no_layout(tmp_path):
 
 
 def _corpus(n: int = 3) -> Corpus:
-    made = [Utterance(f"u{i}", None, labels={"kind": i % 2}, read=lambda i=i: tone(300, 0.5, i), start_s=0.1, end_s=0.4) for i in range(n)]
+    made = [
+        Utterance(
+            f"u{i}",
+            None,
+            labels={"kind": i % 2},
+            read=lambda i=i: tone(300, 0.5, i),
+            start_s=0.1,
+            end_s=0.4,
+        )
+        for i in range(n)
+    ]
     return Corpus("made", "memory", tuple(made))
 
 
@@ -158,19 +209,26 @@ def test_choosing_rows_and_twins():
         corpus.labels("gender")
     with pytest.raises(ValueError, match="'u0' twice"):
         Corpus("made", "memory", corpus.utterances[:1] * 2)
-    with pytest.raises(ValueError, match=r"span within the recording, got 0\.1 to 0\.9 s of 0\.500 s"):
+    with pytest.raises(
+        ValueError, match=r"span within the recording, got 0\.1 to 0\.9 s of 0\.500 s"
+    ):
         Utterance("u", None, read=lambda: tone(300, 0.5), start_s=0.1, end_s=0.9).samples()
 
 
 def test_noise_is_added_at_its_ratio(tmp_path):
     write(tmp_path / "noise" / "a.wav", tone(3000, 0.1))
     corpus = with_noise(_corpus(), ["snr:10", f"snr:0:{tmp_path / 'noise'}"])
-    assert [one.label("noise") for one in corpus.utterances] == ["clean"] * 3 + ["snr:10", "snr:0:noise"] * 3
+    assert [one.label("noise") for one in corpus.utterances] == ["clean"] * 3 + [
+        "snr:10",
+        "snr:0:noise",
+    ] * 3
     clean = corpus.utterances[0].samples()
     for one, decibels in ((corpus.utterances[3], 10), (corpus.utterances[4], 0)):
         noise = one.samples() - clean
         assert len(noise) == len(clean) == 4_800
-        assert 10 * np.log10(np.mean(clean**2) / np.mean(noise**2)) == pytest.approx(decibels, abs=1e-3)
+        assert 10 * np.log10(np.mean(clean**2) / np.mean(noise**2)) == pytest.approx(
+            decibels, abs=1e-3
+        )
         np.testing.assert_array_equal(one.samples(), one.samples())  # drawn once and for all
     spectrum = np.abs(np.fft.rfft(corpus.utterances[4].samples() - clean))
     assert np.argmax(spectrum) * 16_000 / 4_800 == pytest.approx(3000, abs=10)
@@ -179,7 +237,6 @@ def test_noise_is_added_at_its_ratio(tmp_path):
             with_noise(_corpus(), [bad])
     with pytest.raises(ValueError, match="silent"):
         add(clean, np.zeros(10, np.float32), 5)
-
 
 
 @pytest.mark.parametrize(("name", "data", "message"), [
@@ -217,5 +274,7 @@ def test_tables_of_other_layouts_name_file_and_line(tmp_path):
     chapter = tmp_path / "ls" / "test-clean" / "1" / "2"
     chapter.mkdir(parents=True)
     (chapter / "1-2.trans.txt").write_text("1-2-0000 GOOD\nnonsense\n")
-    with pytest.raises(ValueError, match=r"1-2\.trans\.txt, line 2: expected SPEAKER-CHAPTER-NUMBER"):
+    with pytest.raises(
+        ValueError, match=r"1-2\.trans\.txt, line 2: expected SPEAKER-CHAPTER-NUMBER"
+    ):
         open_corpus(tmp_path / "ls")

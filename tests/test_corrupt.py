@@ -11,7 +11,9 @@ RATE = 16_000
 @pytest.fixture(scope="module")
 def audio():
     time = np.arange(RATE) / RATE
-    return (0.1 * np.sin(2 * np.pi * 440 * time) + 0.1 * np.sin(2 * np.pi * 1000 * time)).astype(np.float32)
+    return (0.1 * np.sin(2 * np.pi * 440 * time) + 0.1 * np.sin(2 * np.pi * 1000 * time)).astype(
+        np.float32
+    )
 
 
 def rms(x):
@@ -30,7 +32,14 @@ def test_noise_has_the_ratio_asked_for(audio, snr_db):
 
 def test_noise_follows_its_seed(audio):
     np.testing.assert_array_equal(corrupt.noise(audio, 5, 1), corrupt.noise(audio, 5, 1))
-    assert abs(np.corrcoef(corrupt.white_noise_like(audio, 1), corrupt.white_noise_like(audio, 2))[0, 1]) < 0.05
+    assert (
+        abs(
+            np.corrcoef(corrupt.white_noise_like(audio, 1), corrupt.white_noise_like(audio, 2))[
+                0, 1
+            ]
+        )
+        < 0.05
+    )
 
 
 def test_white_noise_is_white_and_as_loud(audio):
@@ -63,7 +72,12 @@ def test_mask_and_splice_change_their_span_only(audio):
 
 def test_nothing_is_changed_in_place_and_float32_comes_back(audio):
     before = audio.copy()
-    made = [corrupt.noise(audio, 0), corrupt.silence(audio), corrupt.band_stop(audio, 300, 3000), corrupt.time_mask(audio, 0, 1)]
+    made = [
+        corrupt.noise(audio, 0),
+        corrupt.silence(audio),
+        corrupt.band_stop(audio, 300, 3000),
+        corrupt.time_mask(audio, 0, 1),
+    ]
     assert all(x.dtype == np.float32 and x.shape == audio.shape for x in made)
     np.testing.assert_array_equal(audio, before)
     np.testing.assert_array_equal(corrupt.noise(jnp.asarray(audio), 5), corrupt.noise(audio, 5))
@@ -102,10 +116,25 @@ def test_sources_of_a_command_line(audio, tmp_path):
         assert source.name == text
         np.testing.assert_array_equal(source.of(audio), samples)
     assert corrupt.parse_source("zero").of is None
-    np.testing.assert_allclose(corrupt.parse_source(tmp_path / "other-1.wav").of(audio), 0.5 * audio[:8000], atol=1e-4)
+    np.testing.assert_allclose(
+        corrupt.parse_source(tmp_path / "other-1.wav").of(audio), 0.5 * audio[:8000], atol=1e-4
+    )
 
 
-@pytest.mark.parametrize("text", ["", "nois", "snr", "snr:", "snr:x", "bandstop:300", "mask:1-2-3", "zero:1", "/no/such/file.wav"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "nois",
+        "snr",
+        "snr:",
+        "snr:x",
+        "bandstop:300",
+        "mask:1-2-3",
+        "zero:1",
+        "/no/such/file.wav",
+    ],
+)
 def test_an_unknown_source_is_refused_with_what_there_is(text):
     with pytest.raises(ValueError, match="bandstop:LOW-HIGH"):
         corrupt.parse_source(text)

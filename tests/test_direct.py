@@ -25,8 +25,12 @@ def summed_as_labelled(split, atol):
     heads = split.heads.astype(np.float64)
     np.testing.assert_allclose(total_logit(split), split.logit, atol=atol)
     for name in ("attn", "cross_attn"):
-        np.testing.assert_allclose(heads.sel(attention=name).sum("head"), split.parts.sel(part=f"{name}_out"), atol=atol)
-    np.testing.assert_allclose(split.frames.astype(np.float64).sum("time"), heads.sel(attention="cross_attn"), atol=atol)
+        np.testing.assert_allclose(
+            heads.sel(attention=name).sum("head"), split.parts.sel(part=f"{name}_out"), atol=atol
+        )
+    np.testing.assert_allclose(
+        split.frames.astype(np.float64).sum("time"), heads.sel(attention="cross_attn"), atol=atol
+    )
 
 
 def test_parts_sum_to_the_logit(tiny_model, run, split):
@@ -39,7 +43,14 @@ def test_parts_sum_to_the_logit(tiny_model, run, split):
 
 
 def test_labels(tiny_model, run, split):
-    assert dict(split.sizes) == {"example": 2, "part": 6, "layer": 2, "attention": 2, "head": 5, "time": 4}
+    assert dict(split.sizes) == {
+        "example": 2,
+        "part": 6,
+        "layer": 2,
+        "attention": 2,
+        "head": 5,
+        "time": 4,
+    }
     assert split.parts.part.values.tolist() == list(PARTS)
     np.testing.assert_allclose(split.time, [0, 0.06, 0.12, 0.18])
     single = direct_logits(tiny_model, run.row(0), ANSWER, FOIL, position=3)
@@ -56,30 +67,47 @@ def test_a_head_s_part_is_what_its_ablation_takes_from_the_frozen_norm(tiny_mode
     decoder = tiny_model.decoder
     x = np.asarray(acts[sites[1]], np.float64)[-1, 1, 3]
     z = np.asarray(acts[sites[0]], np.float64)[1, 1, 3, 4]
-    written = z @ np.asarray(decoder.blocks.cross_attn.out.kernel[...], np.float64)[1].reshape(5, 3, 15)[4]
+    written = (
+        z
+        @ np.asarray(decoder.blocks.cross_attn.out.kernel[...], np.float64)[1].reshape(5, 3, 15)[4]
+    )
 
     def frozen(x, at):
         centred = (x - x.mean()) / np.sqrt(at.var() + 1e-5)
-        logits = np.asarray(decoder.token_embedding[...]) @ (centred * np.asarray(decoder.ln.scale[...]) + np.asarray(decoder.ln.bias[...]))
+        logits = np.asarray(decoder.token_embedding[...]) @ (
+            centred * np.asarray(decoder.ln.scale[...]) + np.asarray(decoder.ln.bias[...])
+        )
         return logits[ANSWER] - logits[FOIL]
 
     taken = frozen(x, x) - frozen(x - written, x)
-    np.testing.assert_allclose(split.heads.sel(example=1, attention="cross_attn", layer=1, head=4), taken, atol=1e-5)
+    np.testing.assert_allclose(
+        split.heads.sel(example=1, attention="cross_attn", layer=1, head=4), taken, atol=1e-5
+    )
 
 
 def test_frames_follow_the_pattern(tiny_model):
     """A frame that no head looks at writes nothing."""
     mel, tokens = tiny_inputs(tiny_model.config, 1, 5)
     run = Run(mel=mel, tokens=tokens).heard(tiny_model)
-    acts = run.decode(tiny_model, readout=jaxasr.select("decoder.cross_attn.pattern", "decoder.cross_attn.v"))[1]
+    acts = run.decode(
+        tiny_model, readout=jaxasr.select("decoder.cross_attn.pattern", "decoder.cross_attn.v")
+    )[1]
     value = np.asarray(acts["decoder.cross_attn.v"], np.float64)[0, 0, 6, 2]
-    kernel = np.asarray(tiny_model.decoder.blocks.cross_attn.out.kernel[...], np.float64)[0].reshape(5, 3, 15)[2]
+    kernel = np.asarray(tiny_model.decoder.blocks.cross_attn.out.kernel[...], np.float64)[
+        0
+    ].reshape(5, 3, 15)[2]
     frames = direct_logits(tiny_model, run, ANSWER, FOIL).frames.sel(layer=0, head=2).values
     weight = np.asarray(acts["decoder.cross_attn.pattern"])[0, 0, 2, -1, 6]
-    x = np.asarray(run.decode(tiny_model, readout=jaxasr.select("decoder.resid_post"))[1]["decoder.resid_post"])[-1, 0, -1]
-    u = np.asarray(tiny_model.decoder.token_embedding[...])[[ANSWER, FOIL]] * np.asarray(tiny_model.decoder.ln.scale[...])
+    x = np.asarray(
+        run.decode(tiny_model, readout=jaxasr.select("decoder.resid_post"))[1]["decoder.resid_post"]
+    )[-1, 0, -1]
+    u = np.asarray(tiny_model.decoder.token_embedding[...])[[ANSWER, FOIL]] * np.asarray(
+        tiny_model.decoder.ln.scale[...]
+    )
     written = weight * value @ kernel
-    np.testing.assert_allclose(frames[6], (u[0] - u[1]) @ (written - written.mean()) / np.sqrt(x.var() + 1e-5), atol=1e-5)
+    np.testing.assert_allclose(
+        frames[6], (u[0] - u[1]) @ (written - written.mean()) / np.sqrt(x.var() + 1e-5), atol=1e-5
+    )
 
 
 def test_what_does_not_exist_is_refused(tiny_model, run):
@@ -98,8 +126,14 @@ def test_on_a_recording(asr):
     run = Run(memory=memory, tokens=tokens)
     logits = np.asarray(run.decode(asr.model)[0])[0, -1]
     best, foil = np.argsort(-logits)[:2].tolist()
-    one, difference = (direct_logits(asr.model, run, *tokens, window_s=0.5) for tokens in ((best,), (best, foil)))
-    np.testing.assert_allclose([total_logit(one), total_logit(difference)], [logits[best], logits[best] - logits[foil]], atol=1e-4)
+    one, difference = (
+        direct_logits(asr.model, run, *tokens, window_s=0.5) for tokens in ((best,), (best, foil))
+    )
+    np.testing.assert_allclose(
+        [total_logit(one), total_logit(difference)],
+        [logits[best], logits[best] - logits[foil]],
+        atol=1e-4,
+    )
     summed_as_labelled(one, 1e-4)
     summed_as_labelled(difference, 1e-4)
     assert one.sizes["time"] == 60

@@ -1,4 +1,5 @@
 """Every Python block of the documents runs as it stands, page by page, on the real tiny.en."""
+
 import re
 from pathlib import Path
 
@@ -58,6 +59,12 @@ def test_the_edits_do_what_the_page_says(names):
 def test_the_new_experiment_is_short_and_runs(names):
     page = names["new_experiment"]
     assert page["result"]["findings"]["louder"]["ours"]["n"] == 6
-    assert {path.name for path in page["out"].iterdir()} == {"arrays.nc", "correlations.png", "index.html", "items", "result.json"}
+    assert {path.name for path in page["out"].iterdir()} == {
+        "arrays.nc",
+        "correlations.png",
+        "index.html",
+        "items",
+        "result.json",
+    }
     first = (ROOT / "docs/new_experiment.md").read_text().split("```python")[1].split("```")[0]
     assert len(first.strip().splitlines()) < 60

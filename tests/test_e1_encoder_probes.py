@@ -1,4 +1,5 @@
 """E1 finds what was planted in upper layers, nothing where there is nothing, and says what recordings do not allow."""
+
 from pathlib import Path
 
 import planted
@@ -20,7 +21,9 @@ def arrays(effect: float, seed: int = 0) -> xr.Dataset:
     given = {"gender": two, "accent": four, "noise 10 dB": two}
     return probed.put_together(
         {
-            name: lambda name=name, rows=rows: planted.asked(name, *rows, effect, CONFIG, seed=seed + len(name), mel=3)
+            name: lambda name=name, rows=rows: planted.asked(
+                name, *rows, effect, CONFIG, seed=seed + len(name), mel=3
+            )
             for name, rows in given.items()
         }
     )
@@ -46,7 +49,9 @@ def clip(name: str, speaker: str, **labels: object) -> Utterance:
 
 
 def test_one_voice_allows_no_question_of_speakers():
-    alone = Corpus("alone", "manifest", tuple(clip(f"{n}", "joe", gender="M", lang="en") for n in range(4)))
+    alone = Corpus(
+        "alone", "manifest", tuple(clip(f"{n}", "joe", gender="M", lang="en") for n in range(4))
+    )
     config = Config(accents=None, snr_db=())
     found = STUDY.run(None, alone, config, keep=None)
     assert set(found.attrs["unasked"]) == {"gender", "accent", "condition"}
@@ -58,13 +63,22 @@ def test_one_voice_allows_no_question_of_speakers():
 def test_no_set_gives_the_answer_away():
     clips = [clip(f"a{n}", f"s{n}", set="a", gender="female" if n < 3 else "M") for n in range(9)]
     clips += [clip(f"b{n}", f"s{n}", set="b", gender="M") for n in range(9)]
-    assert [(one.label("set"), _gender(one)) for one in balanced(clips, _gender, 2)] == [("a", "F"), ("a", "M")] * 2
+    assert [(one.label("set"), _gender(one)) for one in balanced(clips, _gender, 2)] == [
+        ("a", "F"),
+        ("a", "M"),
+    ] * 2
     assert len(balanced(clips, _gender, 99)) == 6
 
 
 def test_accents_are_those_with_speakers_enough():
-    clips = [clip(f"{accent}{n}", f"{accent}{n % 4}", set="one", accent=accent) for accent in ("x", "y") for n in range(8)]
-    clips += [clip(f"z{n}", "z", set="one", accent="z") for n in range(8)] + [clip("w", "w", set="two", accent="w")]
+    clips = [
+        clip(f"{accent}{n}", f"{accent}{n % 4}", set="one", accent=accent)
+        for accent in ("x", "y")
+        for n in range(8)
+    ]
+    clips += [clip(f"z{n}", "z", set="one", accent="z") for n in range(8)] + [
+        clip("w", "w", set="two", accent="w")
+    ]
     chosen, _, label = _accented(clips, Config(accents=None, per_accent=5))
     assert sorted(map(label, chosen)) == ["x"] * 5 + ["y"] * 5
     named, _, label = _accented(clips, Config(accents=("X", "Z"), per_accent=100))
@@ -72,12 +86,26 @@ def test_accents_are_those_with_speakers_enough():
 
 
 def test_what_is_no_speech():
-    rows = [("rain", "non-speech", ""), ("cry", "non-speech", ""), ("hall", "rir", ""), (None, "read", "en"), ("dog", None, "")]
-    clips = tuple(clip(f"{n}", "", noise_class=kind, speech_kind=speech, lang=code) for n, (kind, speech, code) in enumerate(rows))
+    rows = [
+        ("rain", "non-speech", ""),
+        ("cry", "non-speech", ""),
+        ("hall", "rir", ""),
+        (None, "read", "en"),
+        ("dog", None, ""),
+    ]
+    clips = tuple(
+        clip(f"{n}", "", noise_class=kind, speech_kind=speech, lang=code)
+        for n, (kind, speech, code) in enumerate(rows)
+    )
     assert [one.id for one in not_speech(Corpus("x", "manifest", clips), ("cry",))] == ["0", "4"]
 
 
 def test_a_voice_alone_is_on_both_sides():
     clips = [clip("0", "joe"), clip("1", "joe")]
     assert sides(clips) == {"0": "0", "1": "1"}
-    assert sides([*clips, clip("2", "ann"), clip("3", "")]) == {"0": "joe", "1": "joe", "2": "ann", "3": "3"}
+    assert sides([*clips, clip("2", "ann"), clip("3", "")]) == {
+        "0": "joe",
+        "1": "joe",
+        "2": "ann",
+        "3": "3",
+    }

@@ -1,4 +1,5 @@
 """E2 finds categories where words of one are alike in upper layers, nothing where they are not, and keeps voices of a word together."""
+
 import numpy as np
 import planted
 import pytest
@@ -13,11 +14,20 @@ CONFIG = Config(categories=None, folds=4, splits=1)
 N = 72  # words of three categories, two voices each
 
 
-def arrays(effect: float, seed: int = 0, kinds: tuple[str, ...] = ("animals", "countries", "tools")) -> xr.Dataset:
+def arrays(
+    effect: float, seed: int = 0, kinds: tuple[str, ...] = ("animals", "countries", "tools")
+) -> xr.Dataset:
     labels, words = planted.rows(list(kinds), N, 2)
     rng = np.random.default_rng(seed)
     floors = {"mel": rng.normal(size=(2 * N, 3)), "phonemes": rng.normal(size=(2 * N, 5))}
-    return pairwise(planted.layers(labels, words, effect, seed), labels, words, floors, CONFIG, [str(n) for n in range(2 * N)])
+    return pairwise(
+        planted.layers(labels, words, effect, seed),
+        labels,
+        words,
+        floors,
+        CONFIG,
+        [str(n) for n in range(2 * N)],
+    )
 
 
 def verdicts(data: xr.Dataset) -> dict[str, str]:
@@ -28,7 +38,11 @@ def test_what_was_planted_is_found():
     found = arrays(6.0)
     assert verdicts(found) == dict.fromkeys(CLAIMS, REPLICATES)
     assert set(STUDY.draw(found, CONFIG)) == {"pairs_by_layer"}
-    assert STUDY.analyse(found, CONFIG).numbers["pairs"].keys() == {"animals or countries", "animals or tools", "countries or tools"}
+    assert STUDY.analyse(found, CONFIG).numbers["pairs"].keys() == {
+        "animals or countries",
+        "animals or tools",
+        "countries or tools",
+    }
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -46,7 +60,9 @@ def test_words_of_the_corpus_come_first():
     own = Utterance("x", "x.wav", "joe", "hammer", labels={"category": "tools"})
     assert spoken_words(Corpus("mine", "manifest", (own,))) == ([own], "mine")
     others, source = spoken_words(Corpus("mine", "manifest", (Utterance("x", "x.wav"),)))
-    assert (len(others), source.split(";")[0]) == ((120 * len(VOICES), "synthetic voice") if installed() else (24, "built-in"))
+    assert (len(others), source.split(";")[0]) == (
+        (120 * len(VOICES), "synthetic voice") if installed() else (24, "built-in")
+    )
     assert len({one.id for one in others}) == len(others)
 
 
@@ -56,6 +72,15 @@ def test_no_word_is_in_two_categories():
 
 
 def test_as_many_words_as_wanted_in_every_voice():
-    clips = [Utterance(f"{w} {v}", "x", v, w, labels={"category": kind}) for kind, w in (("a", "x"), ("a", "y"), ("b", "z")) for v in "12"]
-    assert [one.id for one in _chosen(clips, Config(categories=None, per_category=1))] == ["x 1", "x 2", "z 1", "z 2"]
+    clips = [
+        Utterance(f"{w} {v}", "x", v, w, labels={"category": kind})
+        for kind, w in (("a", "x"), ("a", "y"), ("b", "z"))
+        for v in "12"
+    ]
+    assert [one.id for one in _chosen(clips, Config(categories=None, per_category=1))] == [
+        "x 1",
+        "x 2",
+        "z 1",
+        "z 2",
+    ]
     assert [one.id for one in _chosen(clips, Config(categories=("b",)))] == ["z 1", "z 2"]

@@ -1,4 +1,5 @@
 """E3 finds a state that knows of errors and beats what is at hand, nothing where it knows nothing; pairs stay together."""
+
 import dataclasses
 from pathlib import Path
 
@@ -9,7 +10,15 @@ import xarray as xr
 
 from experiments import probed
 from experiments.corpora import Utterance
-from experiments.studies.e3_transcription_quality import AT_HAND, CLAIMS, STUDY, Config, _marks, asked, matched
+from experiments.studies.e3_transcription_quality import (
+    AT_HAND,
+    CLAIMS,
+    STUDY,
+    Config,
+    _marks,
+    asked,
+    matched,
+)
 from experiments.study import DOES_NOT, REPLICATES, UNTESTABLE
 
 CONFIG = Config(folds=4, splits=1)
@@ -17,14 +26,23 @@ CONFIG = Config(folds=4, splits=1)
 
 def clip(n: int, words: int = 5, name: str = "one", speaker: str = "") -> Utterance:
     labels = {"set": name, "lang": "en"}
-    return Utterance(f"{name} {n}", Path("x"), speaker or f"speaker {n // 4}", " ".join(["word"] * words), labels=labels)
+    return Utterance(
+        f"{name} {n}",
+        Path("x"),
+        speaker or f"speaker {n // 4}",
+        " ".join(["word"] * words),
+        labels=labels,
+    )
 
 
 def arrays(effect: float, seed: int = 0, at_hand: float = 0.0) -> xr.Dataset:
     """The state knows `effect` of errors from the third layer on; the numbers at hand know `at_hand`."""
     clips = [clip(n) for n in range(128)]
     marks = {one.id: float(n % 2) for n, one in enumerate(clips)}
-    labels, groups = np.array(["right", "bad"])[[n % 2 for n in range(128)]], np.array([one.speaker for one in clips])
+    labels, groups = (
+        np.array(["right", "bad"])[[n % 2 for n in range(128)]],
+        np.array([one.speaker for one in clips]),
+    )
     states = planted.layers(labels, groups, effect, seed)
     rng = np.random.default_rng(seed)
     kept = {
@@ -34,7 +52,9 @@ def arrays(effect: float, seed: int = 0, at_hand: float = 0.0) -> xr.Dataset:
         for n, one in enumerate(clips)
     }
     kinds = ("errors", "insertions")
-    return probed.put_together({kind: lambda kind=kind: asked(kind, clips, kept, marks, CONFIG) for kind in kinds})
+    return probed.put_together(
+        {kind: lambda kind=kind: asked(kind, clips, kept, marks, CONFIG) for kind in kinds}
+    )
 
 
 def verdicts(data: xr.Dataset) -> dict[str, str]:
@@ -55,7 +75,11 @@ def test_nothing_is_found_in_nothing(seed):
 def test_a_better_number_at_hand_is_not_beaten():
     found = arrays(2.0, at_hand=8.0)
     said = verdicts(found)
-    assert (said["predicts"], said["beats_logprob"], said["beats_at_hand"]) == (REPLICATES, DOES_NOT, DOES_NOT)
+    assert (said["predicts"], said["beats_logprob"], said["beats_at_hand"]) == (
+        REPLICATES,
+        DOES_NOT,
+        DOES_NOT,
+    )
     assert STUDY.analyse(found, CONFIG).numbers["auroc"]["errors"]["improbability"][0] > 0.99
     assert found.at_hand.sizes["number"] == len(AT_HAND)
 
@@ -70,11 +94,15 @@ def test_pairs_are_of_one_set_and_similar_length_worst_first():
 
 
 def test_nobody_and_no_pair_is_on_both_sides_of_a_fold():
-    speakers = dict(enumerate("aaab" "cdde"))
+    speakers = dict(enumerate("aaabcdde"))
     clips = [clip(n, speaker=speaker) for n, speaker in speakers.items()]
     marks = dict(zip([one.id for one in clips], [0.9, 0, 0.8, 0, 0.7, 0.6, 0, 0]))
     pairs = [tuple(one.id for one in pair) for pair in matched(clips, marks, CONFIG)]
-    assert pairs == [("one 0", "one 1"), ("one 4", "one 3"), ("one 5", "one 6")]  # of a; of c and b, who are in no other pair; of d
+    assert pairs == [
+        ("one 0", "one 1"),
+        ("one 4", "one 3"),
+        ("one 5", "one 6"),
+    ]  # of a; of c and b, who are in no other pair; of d
 
 
 def test_labels_shuffled_within_pairs_are_told_at_chance():
@@ -89,6 +117,8 @@ def test_errors_and_insertions_of_a_text():
 
 
 def test_too_few_errors_are_no_question():
-    analysis = STUDY.analyse(probed.put_together({"errors": lambda: asked("errors", [], {}, {}, CONFIG)}), CONFIG)
+    analysis = STUDY.analyse(
+        probed.put_together({"errors": lambda: asked("errors", [], {}, {}, CONFIG)}), CONFIG
+    )
     assert {one.verdict for one in analysis.findings.values()} == {UNTESTABLE}
     assert "0 pairs" in analysis.findings["predicts"].why

@@ -1,4 +1,5 @@
 """E4 finds a decoder that knows speech, nothing where it does not; only words count, and noise keeps to its side."""
+
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,16 @@ import xarray as xr
 
 from experiments import probed
 from experiments.corpora import Corpus, Utterance
-from experiments.studies.e4_speech_or_not import CLAIMS, STUDY, Config, Sound, _as_loud, asked, is_fluent, sounds
+from experiments.studies.e4_speech_or_not import (
+    CLAIMS,
+    STUDY,
+    Config,
+    Sound,
+    _as_loud,
+    asked,
+    is_fluent,
+    sounds,
+)
 from experiments.study import REPLICATES, UNTESTABLE
 
 CONFIG = Config(folds=4, splits=1, white=2)
@@ -23,7 +33,9 @@ def arrays(effect: float, seed: int = 0, n: int = 64) -> xr.Dataset:
         kept = {"last": states[:, i], "first": states[:, i], "mel": rng.normal(size=3)}
         kept |= {name: np.float64(rng.normal()) for name in ("no_speech", "logprob", "tokens")}
         rows[label].append((Sound(f"{i}", group, None), kept))
-    return probed.put_together({place: lambda place=place: asked(place, rows, CONFIG) for place in ("last", "first")})
+    return probed.put_together(
+        {place: lambda place=place: asked(place, rows, CONFIG) for place in ("last", "first")}
+    )
 
 
 def verdicts(data: xr.Dataset) -> dict[str, str]:
@@ -49,7 +61,14 @@ def test_too_few_sounds_are_no_question():
 
 
 @pytest.mark.parametrize(
-    ("text", "counts"), [("I'm going to go.", True), ("", False), (". . .", False), ("you", True), ("no, " * 30, False)]
+    ("text", "counts"),
+    [
+        ("I'm going to go.", True),
+        ("", False),
+        (". . .", False),
+        ("you", True),
+        ("no, " * 30, False),
+    ],
 )
 def test_only_words_count_and_no_loop(text, counts):
     assert is_fluent(text, CONFIG) is counts
@@ -57,13 +76,20 @@ def test_only_words_count_and_no_loop(text, counts):
 
 def rain() -> Utterance:
     audio = np.arange(80_000, dtype=np.float32) / 80_000
-    labels = {"noise_class": "rain", "speech_kind": "non-speech", "duration_s": 5.0, "freesound_id": "7"}
+    labels = {
+        "noise_class": "rain",
+        "speech_kind": "non-speech",
+        "duration_s": 5.0,
+        "freesound_id": "7",
+    }
     return Utterance("rain", Path("rain"), labels=labels, read=lambda: audio)
 
 
 def test_parts_of_a_recording_share_their_group():
     found = sounds(Corpus("x", "manifest", (rain(),)), CONFIG)
-    assert [(one.id, one.group) for one in found[:4]] == [(f"rain {s} s{way}", "7") for s in (30, 3) for way in ("", " backwards")]
+    assert [(one.id, one.group) for one in found[:4]] == [
+        (f"rain {s} s{way}", "7") for s in (30, 3) for way in ("", " backwards")
+    ]
     whole, backwards, part, _ = (one.samples() for one in found[:4])
     np.testing.assert_array_equal(whole[::-1], backwards)
     np.testing.assert_array_equal(part, whole[:48_000])
@@ -72,8 +98,16 @@ def test_parts_of_a_recording_share_their_group():
 
 
 def test_speech_is_as_long_and_loud_as_a_noise():
-    talk = Utterance("talk", Path("talk"), "joe", labels={"lang": "en"}, read=lambda: np.sin(np.arange(64_000, dtype=np.float32)))
+    talk = Utterance(
+        "talk",
+        Path("talk"),
+        "joe",
+        labels={"lang": "en"},
+        read=lambda: np.sin(np.arange(64_000, dtype=np.float32)),
+    )
     other = sounds(Corpus("x", "manifest", (rain(),)), CONFIG)[0]
     found = _as_loud(talk, 2.5, other, "joe")
     assert (found.group, len(found.samples())) == ("joe", 40_000)
-    assert np.sqrt(np.mean(found.samples() ** 2)) == pytest.approx(np.sqrt(np.mean(other.samples() ** 2)), rel=1e-4)
+    assert np.sqrt(np.mean(found.samples() ** 2)) == pytest.approx(
+        np.sqrt(np.mean(other.samples() ** 2)), rel=1e-4
+    )

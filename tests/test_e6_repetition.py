@@ -1,4 +1,5 @@
 """E6 finds the cross-attention where it was planted, and nothing where every place resolves loops alike."""
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -30,13 +31,19 @@ def arrays(stops: np.ndarray, cost: np.ndarray, words: float = 0.5) -> xr.Datase
             "example": np.arange(n + m),
             "of": ("example", ["loop"] * n + ["clean"] * m),
             "kind": list(KINDS),
-            **{"site": ("cell", [SITES[i] for i in CELLS["site"]]), "layer": ("cell", CELLS["layer"]), "head": ("cell", CELLS["head"])},
+            **{
+                "site": ("cell", [SITES[i] for i in CELLS["site"]]),
+                "layer": ("cell", CELLS["layer"]),
+                "head": ("cell", CELLS["head"]),
+            },
         },
     )
 
 
 def here(site: str, layer: int, head: int = -1) -> np.ndarray:
-    return (CELLS["site"] == SITES.index(site)) & (CELLS["layer"] == layer) & (CELLS["head"] == head)
+    return (
+        (CELLS["site"] == SITES.index(site)) & (CELLS["layer"] == layer) & (CELLS["head"] == head)
+    )
 
 
 def planted(n: int = 24) -> xr.Dataset:
@@ -50,7 +57,10 @@ def planted(n: int = 24) -> xr.Dataset:
 def nothing(seed: int, rate: float = 0.3) -> xr.Dataset:
     """Every cell resolves a loop as often, and breaks clean speech."""
     rng = np.random.default_rng(seed)
-    return arrays(rng.random((24, 2, len(CELLS["site"]))) < rate, rng.uniform(0, 0.4, (12, 2, len(CELLS["site"]))))
+    return arrays(
+        rng.random((24, 2, len(CELLS["site"]))) < rate,
+        rng.uniform(0, 0.4, (12, 2, len(CELLS["site"]))),
+    )
 
 
 def verdicts(data: xr.Dataset) -> dict[str, str]:
@@ -70,8 +80,12 @@ def test_nothing_is_found_in_nothing(seed):
 
 
 def test_fragile_loops_alone_are_no_finding():
-    found = verdicts(nothing(0, rate=0.7))  # every place resolves most loops: a large share, but no place in particular
-    assert {found[name] for name in ("cross_attention", "any_layer", "one_layer", "one_head")} == {DOES_NOT}
+    found = verdicts(
+        nothing(0, rate=0.7)
+    )  # every place resolves most loops: a large share, but no place in particular
+    assert {found[name] for name in ("cross_attention", "any_layer", "one_layer", "one_head")} == {
+        DOES_NOT
+    }
 
 
 def test_a_loop_is_resolved_only_when_something_better_is_written():
@@ -88,7 +102,9 @@ def test_without_loops_there_is_a_reason_and_a_map_of_costs():
     assert {one.verdict for one in found.values()} == {UNTESTABLE}
     assert "none of the recordings" in found["one_head"].why
     [figure] = STUDY.draw(silent, Config()).values()
-    assert len([axes for axes in figure.axes if axes.get_title()]) == 6  # two interventions of three maps
+    assert (
+        len([axes for axes in figure.axes if axes.get_title()]) == 6
+    )  # two interventions of three maps
 
 
 def test_without_heads_only_layers_are_judged():

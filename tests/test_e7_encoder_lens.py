@@ -1,4 +1,5 @@
 """E7 finds loops below the top where they were planted, and nothing where kinds are drawn alike in all layers."""
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -20,14 +21,22 @@ def arrays(kind: np.ndarray, wer: np.ndarray, said: str = "as it was") -> xr.Dat
             "said": (("example", "depth"), np.full(kind.shape, said)),
             "true_wer": ("example", np.zeros(n)),
         },
-        {"example": np.arange(n), "depth": DEPTH, "language": ("example", np.where(np.arange(n) % 2, "en", "es"))},
+        {
+            "example": np.arange(n),
+            "depth": DEPTH,
+            "language": ("example", np.where(np.arange(n) % 2, "en", "es")),
+        },
     )
 
 
 def planted(n: int = 40) -> xr.Dataset:
     """Nothing in the lower two thirds, ungrounded text above, loops in four of five below the top, the text at the top."""
     kind = np.full((n, 9), KIND["empty"])
-    kind[:, 6], kind[:, 7], kind[:, 8] = KIND["ungrounded"], np.where(np.arange(n) % 5, KIND["loop"], KIND["partial"]), KIND["correct"]
+    kind[:, 6], kind[:, 7], kind[:, 8] = (
+        KIND["ungrounded"],
+        np.where(np.arange(n) % 5, KIND["loop"], KIND["partial"]),
+        KIND["correct"],
+    )
     wer = np.ones((n, 9))
     wer[:, 7:] = [0.9, 0]
     return arrays(kind, wer)
@@ -56,8 +65,12 @@ def test_nothing_is_found_in_nothing(seed):
 
 
 def test_recordings_whose_own_text_loops_or_is_empty_do_not_count():
-    assert set(verdicts(arrays(planted().kind.values, planted().wer.values, "no " * 30)).values()) == {UNTESTABLE}
-    assert set(verdicts(arrays(planted().kind.values, planted().wer.values, "...")).values()) == {UNTESTABLE}
+    assert set(
+        verdicts(arrays(planted().kind.values, planted().wer.values, "no " * 30)).values()
+    ) == {UNTESTABLE}
+    assert set(verdicts(arrays(planted().kind.values, planted().wer.values, "...")).values()) == {
+        UNTESTABLE
+    }
 
 
 def test_a_panel_for_all_and_for_each_language():

@@ -1,4 +1,5 @@
 """E8 finds a late choice and look-ahead where they were planted, and nothing where all layers are alike."""
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -11,7 +12,16 @@ from experiments.study import DOES_NOT, REPLICATES, UNTESTABLE
 DEPTH = (np.arange(6) + 1) / 6
 LATE = (DEPTH > 0.8).astype(float)
 TOP = (DEPTH == 1).astype(float)
-NAMES = ("prob", "hit_null", *(f"{one}{kind}{null}" for one in ("sound", "meaning") for kind in ("", "_others") for null in ("", "_null")))
+NAMES = (
+    "prob",
+    "hit_null",
+    *(
+        f"{one}{kind}{null}"
+        for one in ("sound", "meaning")
+        for kind in ("", "_others")
+        for null in ("", "_null")
+    ),
+)
 
 
 def arrays(n: int = 30, effect: float = 1.0, seed: int = 0) -> xr.Dataset:
@@ -44,12 +54,18 @@ def verdicts(data: xr.Dataset) -> dict[str, str]:
 
 
 def test_what_was_planted_is_found():
-    assert verdicts(arrays()) == {**dict.fromkeys(CLAIMS, REPLICATES), "earlier_than_qwen": UNTESTABLE}
+    assert verdicts(arrays()) == {
+        **dict.fromkeys(CLAIMS, REPLICATES),
+        "earlier_than_qwen": UNTESTABLE,
+    }
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_nothing_is_found_in_nothing(seed):
-    assert verdicts(arrays(effect=0, seed=seed)) == {**dict.fromkeys(CLAIMS, DOES_NOT), "earlier_than_qwen": UNTESTABLE}
+    assert verdicts(arrays(effect=0, seed=seed)) == {
+        **dict.fromkeys(CLAIMS, DOES_NOT),
+        "earlier_than_qwen": UNTESTABLE,
+    }
 
 
 def test_without_espeak_only_sound_is_left_out():
@@ -66,19 +82,31 @@ def test_without_espeak_only_sound_is_left_out():
 
 def test_look_ahead_of_planted_candidates():
     ids = np.array([10, 11, 12, 12, 14, 15, 16])
-    top = np.stack([np.stack([ids, np.full(7, 99)], 1), np.stack([np.full(7, 15), np.append(ids[1:], 98)], 1)])  # [L=2, T=7, K=2]
+    top = np.stack(
+        [np.stack([ids, np.full(7, 99)], 1), np.stack([np.full(7, 15), np.append(ids[1:], 98)], 1)]
+    )  # [L=2, T=7, K=2]
     hit, null = ahead(top, ids)
-    np.testing.assert_array_equal(hit[0], [[1] * 7, [0, 0, 1, 0, 0, 1, 0]])  # at 2 the next token is the token itself
+    np.testing.assert_array_equal(
+        hit[0], [[1] * 7, [0, 0, 1, 0, 0, 1, 0]]
+    )  # at 2 the next token is the token itself
     np.testing.assert_array_equal(hit[1, 1], [1, 1, np.nan, 1, 1, 1, np.nan])
     np.testing.assert_array_equal(np.isnan(hit[2]).sum(1), [2, 2])
     assert null[0].tolist() == [0] * 7  # the token itself is never counted as one further away
-    assert null[1, 0] == 1 / 3  # 15, one of the places 4, 5, 6; 12 at place 3 also stands at place 2
+    assert (
+        null[1, 0] == 1 / 3
+    )  # 15, one of the places 4, 5, 6; 12 at place 3 also stands at place 2
 
 
 def test_likeness_is_to_the_final_token_and_its_null_to_one_far_away():
     ids = np.array([0, 1, 2, 3])
     top = np.array([[[0, 5], [1, 5], [9, 5], [3, 5]]])  # [L=1, T=4, K=2]
-    found = _alike("x", top, ids, lambda candidates, meant: 10.0 * meant + (candidates == meant), np.array([True, True, True, False]))
+    found = _alike(
+        "x",
+        top,
+        ids,
+        lambda candidates, meant: 10.0 * meant + (candidates == meant),
+        np.array([True, True, True, False]),
+    )
     np.testing.assert_allclose(found["x"], [[0.5, 10.5, 20, np.nan]])
     np.testing.assert_allclose(found["x_others"], [[0, 10, 20, np.nan]])
     np.testing.assert_allclose(found["x_others_null"], [[20, 30, 0, np.nan]])

@@ -1,4 +1,5 @@
 """The encoder lens against encoders cut off at each layer, against a plain loop, and on a real recording."""
+
 import dataclasses
 
 import jax
@@ -23,7 +24,9 @@ def anything(logits, tokens, n_tokens, n_prompt):
 def tiny(asr, tiny_model) -> jaxasr.Recogniser:
     """A random model that borrows a tokenizer; its ids are the first 101, of which the last ends a text."""
     special = dataclasses.replace(asr.tokenizer.special, eot=tiny_model.config.n_vocab - 1)
-    return dataclasses.replace(asr, model=tiny_model, tokenizer=dataclasses.replace(asr.tokenizer, special=special))
+    return dataclasses.replace(
+        asr, model=tiny_model, tokenizer=dataclasses.replace(asr.tokenizer, special=special)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +35,16 @@ def mel(tiny_model) -> np.ndarray:
 
 
 def look(tiny, mel, **options):
-    return encoder_lens(tiny, mel, prompt=[3, 1, 4], max_new_tokens=N_NEW, rules=anything, **options)
+    return encoder_lens(
+        tiny, mel, prompt=[3, 1, 4], max_new_tokens=N_NEW, rules=anything, **options
+    )
 
 
 def generated(tiny, memory):
     prompt = np.array([[3, 1, 4]] * 2, np.int32)
-    return jaxasr.generate(tiny.model, memory, prompt, max_new_tokens=N_NEW, eot=tiny.tokenizer.special.eot)
+    return jaxasr.generate(
+        tiny.model, memory, prompt, max_new_tokens=N_NEW, eot=tiny.tokenizer.special.eot
+    )
 
 
 def assert_row(lens, row, out):
@@ -59,8 +66,13 @@ def test_a_layer_is_what_an_encoder_cut_off_there_is_heard_as(tiny, mel):
 def test_against_the_final_norm_in_numpy(tiny, mel):
     edits = {"encoder.mlp.post": Shift(0.5, 1, 4)}
     lens, ln = look(tiny, mel, edits=edits), tiny.model.encoder.ln_post
-    x = np.asarray(tiny.model.encode(mel, edits, jaxasr.select("encoder.resid_post"))[1]["encoder.resid_post"], np.float64)
-    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * np.asarray(ln.scale[...]) + np.asarray(ln.bias[...])
+    x = np.asarray(
+        tiny.model.encode(mel, edits, jaxasr.select("encoder.resid_post"))[1]["encoder.resid_post"],
+        np.float64,
+    )
+    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * np.asarray(
+        ln.scale[...]
+    ) + np.asarray(ln.bias[...])
     for layer in range(4):
         assert_row(lens, layer, generated(tiny, tiny.model.memory(x[layer].astype(np.float32))))
     assert not np.array_equal(lens.logprobs, look(tiny, mel).logprobs)
@@ -101,7 +113,12 @@ def test_a_real_recording(asr):
     plain = jaxasr.generate(asr.model, asr.model.encode(mel)[0], prompt, max_new_tokens=32)
     np.testing.assert_array_equal(lens.tokens[-1], plain.tokens)
     np.testing.assert_allclose(lens.logprobs[-1], plain.logprobs, atol=1e-4)
-    assert lens.text[-1][0] == asr.tokenizer.decode(np.asarray(plain.tokens[0, : int(plain.lengths[0])])).strip()
+    assert (
+        lens.text[-1][0]
+        == asr.tokenizer.decode(np.asarray(plain.tokens[0, : int(plain.lengths[0])])).strip()
+    )
     assert "captain" in lens.text[-1][0]
     assert "captain" not in lens.text[0][0]
-    assert len({float(x) for x in lens.logprobs[:, 0, 0]}) == 4  # every layer is heard as something else
+    assert (
+        len({float(x) for x in lens.logprobs[:, 0, 0]}) == 4
+    )  # every layer is heard as something else

@@ -1,4 +1,5 @@
 """Files and folders appear whole or not at all; JSON is strict; texts cannot act on a terminal."""
+
 import errno
 import json
 import os
@@ -13,11 +14,23 @@ import numpy as np
 import pytest
 
 import interventions
-from experiments.files import only_writer, printable, replacing, staging, to_json, write_json, write_text
+from experiments.files import (
+    only_writer,
+    printable,
+    replacing,
+    staging,
+    to_json,
+    write_json,
+    write_text,
+)
 
 
 def tree(folder: Path) -> dict[str, str]:
-    return {str(file.relative_to(folder)): file.read_text() for file in sorted(folder.rglob("*")) if file.is_file()}
+    return {
+        str(file.relative_to(folder)): file.read_text()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
 
 
 def fail_after(path: Path) -> None:
@@ -83,7 +96,9 @@ with files.staging(folder) as new:
 """
 
 
-@pytest.mark.parametrize(("when", "left"), [("writing", "old"), ("between", "new"), ("removing", "new")])
+@pytest.mark.parametrize(
+    ("when", "left"), [("writing", "old"), ("between", "new"), ("removing", "new")]
+)
 def test_the_next_write_clears_up_after_a_killed_one(tmp_path, when, left):
     (tmp_path / "a").write_text("old")
     (tmp_path / "b").mkdir()
@@ -107,7 +122,10 @@ def test_a_live_writer_is_left_alone(tmp_path):
 
 def test_one_writer_at_a_time(tmp_path):
     with only_writer(tmp_path / "out"):
-        with pytest.raises(BlockingIOError, match=r"out'.*another process is writing"), only_writer(tmp_path / "out"):
+        with (
+            pytest.raises(BlockingIOError, match=r"out'.*another process is writing"),
+            only_writer(tmp_path / "out"),
+        ):
             pass
         with only_writer(tmp_path / "other"):
             pass
@@ -116,15 +134,25 @@ def test_one_writer_at_a_time(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
-_HOLDS = _DIES.split("folder, when")[0] + """
+_HOLDS = (
+    _DIES.split("folder, when")[0]
+    + """
 with files.only_writer(Path(sys.argv[1])):
     print(flush=True)
     sys.stdin.read()
 """
+)
 
 
 def test_the_lock_of_a_killed_process_blocks_nobody(tmp_path):
-    command = [sys.executable, "-c", _HOLDS, str(tmp_path / "out"), "", str(Path(interventions.__file__).parent)]
+    command = [
+        sys.executable,
+        "-c",
+        _HOLDS,
+        str(tmp_path / "out"),
+        "",
+        str(Path(interventions.__file__).parent),
+    ]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         holder.stdout.readline()
         with pytest.raises(BlockingIOError), only_writer(tmp_path / "out"):
@@ -164,15 +192,27 @@ def test_a_read_only_folder_is_named(tmp_path):
 
 
 def test_json_of_arrays_and_of_what_is_not_finite():
-    value = {"a": np.float32(0.5), "b": np.array([[1.0, np.nan]]), 3: (True, None, np.int64(4), np.bool_(True)), "p": float("-inf")}
-    assert json.loads(to_json(value)) == {"a": 0.5, "b": [[1.0, None]], "3": [True, None, 4, True], "p": None}
+    value = {
+        "a": np.float32(0.5),
+        "b": np.array([[1.0, np.nan]]),
+        3: (True, None, np.int64(4), np.bool_(True)),
+        "p": float("-inf"),
+    }
+    assert json.loads(to_json(value)) == {
+        "a": 0.5,
+        "b": [[1.0, None]],
+        "3": [True, None, 4, True],
+        "p": None,
+    }
 
 
 HOSTILE = "a\x1b[31m\x1b]0;title\x07 \u202egnp\u2066 \x9b2J \udc80\ud800 b\r\n"
 
 
 def test_hidden_characters_are_shown(tmp_path):
-    assert printable(HOSTILE) == r"a\x1b[31m\x1b]0;title\x07 \u202egnp\u2066 \x9b2J \udc80\ud800 b\r\n"
+    assert (
+        printable(HOSTILE) == r"a\x1b[31m\x1b]0;title\x07 \u202egnp\u2066 \x9b2J \udc80\ud800 b\r\n"
+    )
     assert printable("one\ntwo\tü 好 \u200d", lines=True) == "one\ntwo\tü 好 \u200d"
     text = to_json({HOSTILE: [HOSTILE]})
     assert text.isprintable()

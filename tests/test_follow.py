@@ -1,4 +1,5 @@
 """Rows that follow another: a second recording accompanies the first, token by token."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,18 +21,27 @@ def test_a_row_that_follows_is_fed_what_its_leader_writes(tiny_model, inputs):
     memory, prompt = inputs
     prompt = np.repeat(prompt[:1], 3, 0)
     follow = np.array([0, 0, 2])
-    plain, led = generate(tiny_model, (memory, prompt)), generate(tiny_model, (memory, prompt), follow=follow)
+    plain, led = (
+        generate(tiny_model, (memory, prompt)),
+        generate(tiny_model, (memory, prompt), follow=follow),
+    )
     assert not np.array_equal(plain.tokens[0], plain.tokens[1])
     np.testing.assert_array_equal(led.tokens, np.asarray(plain.tokens)[follow])
     np.testing.assert_array_equal(led.lengths, np.asarray(plain.lengths)[follow])
-    logprobs = np.take_along_axis(forced(tiny_model, (memory, prompt), led), np.asarray(led.tokens)[..., None], -1)[..., 0]
-    np.testing.assert_allclose(np.asarray(led.logprobs)[written(led)], logprobs[written(led)], rtol=1e-5, atol=1e-5)
+    logprobs = np.take_along_axis(
+        forced(tiny_model, (memory, prompt), led), np.asarray(led.tokens)[..., None], -1
+    )[..., 0]
+    np.testing.assert_allclose(
+        np.asarray(led.logprobs)[written(led)], logprobs[written(led)], rtol=1e-5, atol=1e-5
+    )
 
 
 def lock_step(model, inputs, edits, follow, n_new=N_NEW):
     """The same in words: the whole text is heard again for every token, and row b gets the token of row follow[b]."""
     memory, prompt = inputs
-    tokens = np.pad(prompt, ((0, 0), (0, n_new)))  # one shape, one program: what is still to come is seen by nobody
+    tokens = np.pad(
+        prompt, ((0, 0), (0, n_new))
+    )  # one shape, one program: what is still to come is seen by nobody
     for n in range(prompt.shape[1], tokens.shape[1]):
         logits = np.asarray(model.decode(tokens, memory, edits)[0])[:, n - 1]
         tokens[:, n] = logits.argmax(-1)[follow]
@@ -59,7 +69,10 @@ def test_all_of_the_other_recording_s_cross_attention_is_the_other_recording(tin
     memory, prompt = inputs
     prompt = np.repeat(prompt[:1], 3, 0)
     edits = {"decoder.cross_attn.z": Mix(jnp.float32(1), Row(jnp.array([1, 1, 2])))}
-    out, plain = generate(tiny_model, (memory, prompt), edits, follow=np.array([0, 0, 2])), generate(tiny_model, (memory, prompt))
+    out, plain = (
+        generate(tiny_model, (memory, prompt), edits, follow=np.array([0, 0, 2])),
+        generate(tiny_model, (memory, prompt)),
+    )
     assert not np.array_equal(plain.tokens[0], plain.tokens[1])
     np.testing.assert_array_equal(out.tokens[0], plain.tokens[1])
     np.testing.assert_array_equal(out.tokens[2], plain.tokens[2])
@@ -76,7 +89,13 @@ def test_members_of_a_batch_may_end_together(tiny_model, inputs):
     doses, options = jnp.array([0.0, 0.5, -3.0]), {"eot": int(plain[1, 3])}
 
     def one(dose, together=None):
-        return generate(tiny_model, inputs, {"decoder.resid_mid": Shift(dose, 1, 6)}, together=together, **options)
+        return generate(
+            tiny_model,
+            inputs,
+            {"decoder.resid_mid": Shift(dose, 1, 6)},
+            together=together,
+            **options,
+        )
 
     apart = jax.vmap(one)(doses)
     jointly = jax.vmap(lambda dose: one(dose, "cells"), axis_name="cells")(doses)

@@ -1,4 +1,5 @@
 """Word times of a given text, in recordings of any length, and alignment heads chosen without reference times."""
+
 import dataclasses
 import functools
 import json
@@ -47,7 +48,9 @@ def test_times_are_those_of_a_transcription_with_the_same_text():
     asr = load("tiny.en")
     same = asr.transcribe(demo(), timestamps=False, word_timestamps=True)
     words = asr.align(demo(), same.text)
-    assert [(word.text, word.tokens) for word in words] == [(word.text, word.tokens) for word in same.words]
+    assert [(word.text, word.tokens) for word in words] == [
+        (word.text, word.tokens) for word in same.words
+    ]
     assert max(abs(a.start - b.start) for a, b in zip(words[1:], same.words[1:])) <= 0.04
     assert all(0 <= word.start <= word.end <= len(demo()) / RATE for word in words)
     assert all(0.3 < word.probability <= 1 for word in words)
@@ -66,10 +69,14 @@ def test_the_first_word_begins_after_the_silence_before_it():
 
 def test_a_long_recording_is_aligned_in_windows():
     parts, gaps = [demo()] * 3, [0, 3, 25]
-    audio = np.concatenate([piece for gap, part in zip(gaps, parts) for piece in (silence(gap), part)])
+    audio = np.concatenate(
+        [piece for gap, part in zip(gaps, parts) for piece in (silence(gap), part)]
+    )
     shown = []
     asr, text = load("tiny.en"), " ".join([TEXT] * 3)
-    windows = place(asr.model, asr.tokenizer, audio, text, progress=lambda *done: shown.append(done))
+    windows = place(
+        asr.model, asr.tokenizer, audio, text, progress=lambda *done: shown.append(done)
+    )
     assert len(windows) == 2
     assert shown[-1] == pytest.approx((len(audio) / RATE,) * 2, abs=0.01)
     words = align_windows(asr.model, asr.tokenizer, windows, heads=asr.alignment_heads)
@@ -92,7 +99,10 @@ def test_words_that_are_not_spoken_get_times_and_low_probabilities():
         ({"text": ""}, "text: expected words, got ''"),
         ({"text": " … !? "}, "text: expected words"),
         ({"text": "word " * 600}, "at most 443 tokens for the 7.5 s .* got 600"),
-        ({"audio": np.concatenate([silence(31)]), "text": "word " * 900}, "at most 886 tokens for the 31.0 s"),
+        (
+            {"audio": np.concatenate([silence(31)]), "text": "word " * 900},
+            "at most 886 tokens for the 31.0 s",
+        ),
         ({"language": "de"}, "language.*English-only"),
         ({"heads": ((7, 0),)}, r"heads.*4 layers.*\(7, 0\)"),
         ({"audio": np.zeros(0, np.float32)}, "at least one sample"),
@@ -110,8 +120,18 @@ def segment(start, end):
 def test_spans_cover_segments_and_the_gaps_that_may_hold_words():
     found = _spans([segment(0.5, 4.0), segment(4.4, 9.0), segment(49.0, 70.0)], [3, 4, 5], 66.0)
     bounds = [(round(s.start, 2), round(s.end, 2), s.n_words) for s in found]
-    assert bounds == [(0.25, 4.2, 3), (4.2, 10.0, 4), (10.0, 29.0, 0), (29.0, 48.0, 0), (48.0, 66.0, 5)]
-    assert [(s.start, s.end, s.n_words) for s in _spans([], [], 90.0)] == [(0.0, 30.0, 0), (30.0, 60.0, 0), (60.0, 90.0, 0)]
+    assert bounds == [
+        (0.25, 4.2, 3),
+        (4.2, 10.0, 4),
+        (10.0, 29.0, 0),
+        (29.0, 48.0, 0),
+        (48.0, 66.0, 5),
+    ]
+    assert [(s.start, s.end, s.n_words) for s in _spans([], [], 90.0)] == [
+        (0.0, 30.0, 0),
+        (30.0, 60.0, 0),
+        (60.0, 90.0, 0),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -120,14 +140,24 @@ def test_spans_cover_segments_and_the_gaps_that_may_hold_words():
         ("a b c d e", "a b c d e", [2, 3], [0, 2, 5]),
         ("a b x d e", "a b c d e", [2, 3], [0, 2, 5]),  # another word at the same place
         ("a b d e", "a b c d e", [3, 2], [0, 2, 4]),  # a word that is not in the text
-        ("a b c d e f", "a b e f", [2, 0, 2], [0, 2, 4, 6]),  # words that the model left out, in a gap
+        (
+            "a b c d e f",
+            "a b e f",
+            [2, 0, 2],
+            [0, 2, 4, 6],
+        ),  # words that the model left out, in a gap
         ("a b c d e f", "a f", [1, 0, 0, 1], [0, 1, 3, 5, 6]),  # in equal gaps, equal shares
         ("a b c d", "", [0, 0], [0, 2, 4]),
         ("a b", "x y z a b", [3, 2], [0, 0, 2]),
     ],
 )
-def test_given_words_go_to_the_spans_of_the_transcribed_words_they_match(given, written, spans, cuts):
-    assert _cuts(given.split(), written.split(), [_Span(i, i + 1.0, n) for i, n in enumerate(spans)]) == cuts
+def test_given_words_go_to_the_spans_of_the_transcribed_words_they_match(
+    given, written, spans, cuts
+):
+    assert (
+        _cuts(given.split(), written.split(), [_Span(i, i + 1.0, n) for i, n in enumerate(spans)])
+        == cuts
+    )
 
 
 def test_neighbouring_spans_share_a_window_of_up_to_30_s():
@@ -151,7 +181,12 @@ def test_chosen_heads_follow_the_speech_better_than_others():
     assert len(set(chosen()) & set(ALIGNMENT_HEADS["tiny.en"])) >= 3
     memory = asr.model.encode(jaxasr.log_mel(demo(), 80)[None])[0]
     scores = path_scores(
-        asr.model, asr.tokenizer, memory, [asr.tokenizer.encode(" " + TEXT)], [n_frames(len(demo()))], heads=all_heads(asr.config)
+        asr.model,
+        asr.tokenizer,
+        memory,
+        [asr.tokenizer.encode(" " + TEXT)],
+        [n_frames(len(demo()))],
+        heads=all_heads(asr.config),
     )[0]
     ranked = [all_heads(asr.config)[i] for i in np.argsort(-scores)]
     assert set(ranked[:6]) == set(chosen())
@@ -174,7 +209,11 @@ def test_chosen_heads_are_kept_with_the_weights():
 
 @pytest.mark.parametrize(
     ("audios", "n", "says"),
-    [([silence(3)], None, "at least one window"), ([], None, "at least one window"), ([], 25, "1 to 24 heads, got 25")],
+    [
+        ([silence(3)], None, "at least one window"),
+        ([], None, "at least one window"),
+        ([], 25, "1 to 24 heads, got 25"),
+    ],
 )
 def test_choosing_needs_speech(audios, n, says):
     with pytest.raises(ValueError, match=says):
@@ -187,8 +226,13 @@ def test_chosen_heads_come_within_20_ms_of_the_published_ones():
     asr, clips = load("tiny.en"), alignment.clips(3)
 
     def median(heads):
-        times = [[(w.text, w.start, w.end) for w in asr.align(clip["path"], clip["text"], heads=heads)] for clip in clips]
-        return alignment.summary([alignment.errors(one, clip["words"]) for one, clip in zip(times, clips)])["both"]["median_ms"]
+        times = [
+            [(w.text, w.start, w.end) for w in asr.align(clip["path"], clip["text"], heads=heads)]
+            for clip in clips
+        ]
+        return alignment.summary(
+            [alignment.errors(one, clip["words"]) for one, clip in zip(times, clips)]
+        )["both"]["median_ms"]
 
     assert median(chosen()) <= median(asr.alignment_heads) + 20
 
@@ -233,17 +277,25 @@ def test_the_command_prints_a_table(tmp_path):
 
 
 def test_the_command_writes_a_cue_for_each_line():
-    done = run(cli.app, ["align", str(data.DEMO), "--text", "-", "--format", "srt"], input=lines(TEXT))
+    done = run(
+        cli.app, ["align", str(data.DEMO), "--text", "-", "--format", "srt"], input=lines(TEXT)
+    )
     cues = [cue.splitlines() for cue in done.stdout.strip().split("\n\n")]
     assert [cue[2] for cue in cues] == lines(TEXT).splitlines()
     assert [cue[0] for cue in cues] == [str(i + 1) for i in range(len(cues))]
 
 
 def test_the_command_s_json_has_a_segment_for_each_line_and_the_heads():
-    done = run(cli.app, ["align", str(data.DEMO), "--text", "-", "--json", "--heads", "3.2 1.5"], input=lines(TEXT))
+    done = run(
+        cli.app,
+        ["align", str(data.DEMO), "--text", "-", "--json", "--heads", "3.2 1.5"],
+        input=lines(TEXT),
+    )
     found = json.loads(done.stdout)
     assert [one["text"] for one in found["segments"]] == lines(TEXT).splitlines()
-    assert ["".join(w["text"] for w in one["words"]).strip() for one in found["segments"]] == lines(TEXT).splitlines()
+    assert ["".join(w["text"] for w in one["words"]).strip() for one in found["segments"]] == lines(
+        TEXT
+    ).splitlines()
     assert found["heads"] == [[3, 2], [1, 5]]
     assert found["provenance"]["model"]["name"] == "tiny.en"
 
@@ -259,9 +311,17 @@ def test_the_text_file_sends_no_control_characters_to_the_terminal(tmp_path):
         (["--text", "missing.txt"], "", "--text missing.txt: no such file"),
         (["--text", "-"], " \n", "--text standard input: expected words"),
         (["--text", "-"], b"caf\xe9", "expected UTF-8, got byte 0xe9 at 3"),
-        (["--text", "-", "--heads", "best"], "words", "--heads best: expected official, chosen, all or a list"),
+        (
+            ["--text", "-", "--heads", "best"],
+            "words",
+            "--heads best: expected official, chosen, all or a list",
+        ),
         (["--text", "-", "--heads", "1.x"], "words", "--heads 1.x: expected"),
-        (["--text", "-", "--heads", "9.0"], "words", r"heads: expected (layer, head) pairs within 4 layers"),
+        (
+            ["--text", "-", "--heads", "9.0"],
+            "words",
+            r"heads: expected (layer, head) pairs within 4 layers",
+        ),
     ],
 )
 def test_the_command_says_what_is_wrong(arguments, given, says):

@@ -1,4 +1,5 @@
 """Labels of encoder frames, and that the clock is the encoder's own."""
+
 import numpy as np
 import pytest
 from small_speech import SMALL, small_recogniser, tone
@@ -15,7 +16,11 @@ def reached():
     embed = jaxasr.select("encoder.embed")
 
     def of(audio: np.ndarray) -> np.ndarray:
-        return np.asarray(model.encode(jaxasr.log_mel(audio, SMALL.n_mels)[None], readout=embed)[1]["encoder.embed"][0])
+        return np.asarray(
+            model.encode(jaxasr.log_mel(audio, SMALL.n_mels)[None], readout=embed)[1][
+                "encoder.embed"
+            ][0]
+        )
 
     def reach(sample: int) -> list[int]:
         clicked = carrier.copy()
@@ -34,7 +39,12 @@ def test_the_clock_is_the_encoder_s(reached, frame):
 
 
 def test_spans_take_the_frames_whose_middle_they_cover():
-    spans = [Span(0.0, 0.1, "sil"), Span(0.1, 0.131, "ah"), Span(0.131, 0.15, "t"), Span(0.17, 0.2, "s")]
+    spans = [
+        Span(0.0, 0.1, "sil"),
+        Span(0.1, 0.131, "ah"),
+        Span(0.131, 0.15, "t"),
+        Span(0.17, 0.2, "s"),
+    ]
     #             0 … 4 are sil; 5 has its middle at 110 ms, 6 at 130; 7 at 150 is past "t", which never covers a middle; 8 at 170
     assert span_labels(spans, 11).tolist() == ["sil"] * 5 + ["ah", "ah", "", "s", "s", ""]
 
@@ -55,7 +65,9 @@ def test_energy_in_decibels_of_full_scale():
 def test_pitch_of_a_voice_that_steps():
     def voice(hz: float) -> np.ndarray:
         time = np.arange(8_000) / 16_000
-        return sum(np.sin(2 * np.pi * k * hz * time) / k for k in range(1, 8)).astype(np.float32) / 4
+        return (
+            sum(np.sin(2 * np.pi * k * hz * time) / k for k in range(1, 8)).astype(np.float32) / 4
+        )
 
     audio = np.concatenate([voice(110), voice(220), np.zeros(4_000, np.float32)])
     f0 = pitch(audio)
@@ -67,7 +79,9 @@ def test_pitch_of_a_voice_that_steps():
 
 def test_labels_of_an_utterance():
     spans = {"phones": (Span(0.0, 0.04, "s"), Span(0.04, 0.1, "iy"))}
-    one = Utterance("u", None, "s7", labels={"noise": "clean"}, tiers=spans, read=lambda: tone(300, 0.095))
+    one = Utterance(
+        "u", None, "s7", labels={"noise": "clean"}, tiers=spans, read=lambda: tone(300, 0.095)
+    )
     assert frame_labels(one, "phone").tolist() == ["s", "s", "iy", "iy", "iy"]
     assert frame_labels(one, "phone", 3).tolist() == ["s", "s", "iy"]
     assert frame_labels(one, "speaker").tolist() == ["s7"] * 5

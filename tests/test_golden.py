@@ -1,4 +1,5 @@
 """Every site of tiny random models against golden activations from torch in float64 (`tests/golden/make_golden.py`)."""
+
 import jax
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ FLOAT32, ROUNDED_TO_FLOAT32 = 2e-6, 6e-8
 def both_stacks(model: jaxasr.Whisper, unroll: int | bool = 1) -> dict[str, np.ndarray]:
     mel, tokens = tiny_inputs(model.config)
     memory, encoder = model.encode(mel, readout=jaxasr.select(*sites_of("encoder")), unroll=unroll)
-    logits, decoder = model.decode(tokens, memory, readout=jaxasr.select(*sites_of("decoder")), unroll=unroll)
+    logits, decoder = model.decode(
+        tokens, memory, readout=jaxasr.select(*sites_of("decoder")), unroll=unroll
+    )
     np.testing.assert_array_equal(logits, decoder["decoder.logits"])
     np.testing.assert_array_equal(memory.xa, encoder["encoder.ln_post"])
     return {site: np.asarray(value) for site, value in (encoder | decoder).items()}
@@ -46,7 +49,9 @@ def test_golden_has_every_site_in_its_documented_shape(name, golden):
     config = TINY[name]
     for site in SITES:
         expected = spec(config, site, BATCH, N_TOKENS)
-        assert golden[site].shape == ((expected.n_layer,) if expected.n_layer else ()) + expected.shape, site
+        assert (
+            golden[site].shape == ((expected.n_layer,) if expected.n_layer else ()) + expected.shape
+        ), site
 
 
 @pytest.mark.parametrize("unroll", [1, True])
@@ -69,13 +74,24 @@ def test_left_padded_rows(name, golden):
     mel, tokens = tiny_inputs(model.config)
     keys = [key for key in golden if key.startswith("padded/")]
     assert len(keys) == 3
-    _, acts = model.decode(tokens, model.encode(mel)[0], readout=jaxasr.select(*(key[7:] for key in keys)), positions=positions)
+    _, acts = model.decode(
+        tokens,
+        model.encode(mel)[0],
+        readout=jaxasr.select(*(key[7:] for key in keys)),
+        positions=positions,
+    )
     for key in keys:
-        ours, reference = np.asarray(acts[key[7:]])[..., positions >= 0, :], golden[key][..., positions >= 0, :]
+        ours, reference = (
+            np.asarray(acts[key[7:]])[..., positions >= 0, :],
+            golden[key][..., positions >= 0, :],
+        )
         assert scaled_error(ours, reference) < FLOAT32, key
 
 
 def test_the_golden_files_would_tell_a_swapped_axis_or_row(golden):
     for site, value in golden.items():
         for axis, size in enumerate(value.shape):
-            assert size == 1 or not np.allclose(np.roll(value, 1, axis), value, atol=1e-2), (site, axis)
+            assert size == 1 or not np.allclose(np.roll(value, 1, axis), value, atol=1e-2), (
+                site,
+                axis,
+            )

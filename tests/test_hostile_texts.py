@@ -1,4 +1,5 @@
 """Texts from recordings, manifests and models are shown as they are; they never act, and never end a command."""
+
 import errno
 import json
 import os
@@ -27,8 +28,17 @@ def folder(tmp_path_factory):
     where, rows = tmp_path_factory.mktemp("corpus"), []
     for i in range(12):
         name = f"{i}{NAME if i < 2 else ''}[b].wav"
-        write(where / "clip.wav", tone(300 + i if i % 2 else 2000 + 10 * i, 0.2, i)).rename(where / name)
-        rows.append({"path": name, "pitch": f"low{ALL}" if i % 2 else f"high{ALL}", "id": f"{i}{ALL}", "speaker": f"{i}{ALL}"})
+        write(where / "clip.wav", tone(300 + i if i % 2 else 2000 + 10 * i, 0.2, i)).rename(
+            where / name
+        )
+        rows.append(
+            {
+                "path": name,
+                "pitch": f"low{ALL}" if i % 2 else f"high{ALL}",
+                "id": f"{i}{ALL}",
+                "speaker": f"{i}{ALL}",
+            }
+        )
     rows += [{"path": "gone[/x].wav"}, {"path": "gone", "id": ALL}]
     (where / "manifest.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return where
@@ -40,7 +50,10 @@ def _small(monkeypatch):
 
 
 def probed(folder, out, *more):
-    return CliRunner().invoke(cli.app, ["probe", str(folder), "--label", "pitch", "--out", str(out), "--folds", "2", *more])
+    return CliRunner().invoke(
+        cli.app,
+        ["probe", str(folder), "--label", "pitch", "--out", str(out), "--folds", "2", *more],
+    )
 
 
 def test_probe_of_hostile_ids_and_labels(folder, tmp_path):
@@ -54,7 +67,9 @@ def test_probe_of_hostile_ids_and_labels(folder, tmp_path):
 
 
 def files(out):
-    return {str(file.relative_to(out)): file.read_bytes() for file in out.rglob("*") if file.is_file()}
+    return {
+        str(file.relative_to(out)): file.read_bytes() for file in out.rglob("*") if file.is_file()
+    }
 
 
 def test_earlier_results_stay_until_the_new_ones_are_complete(folder, tmp_path, monkeypatch):
@@ -91,12 +106,21 @@ def test_every_way_to_a_terminal(text, capsys):
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_pages_hold_texts_and_nothing_that_runs(text, tmp_path):
     usual = Outline(page.render(fake_page()))
-    path = write_text(tmp_path / "index.html", page.render(fake_page(text=text, logit=fake_table(tokens=(text, *TOKENS[1:])))))
+    path = write_text(
+        tmp_path / "index.html",
+        page.render(fake_page(text=text, logit=fake_table(tokens=(text, *TOKENS[1:])))),
+    )
     outline = Outline(path.read_text("utf-8"))
     assert [tag for tag, _, _ in outline.elements] == [tag for tag, _, _ in usual.elements]
-    assert not [attributes for _, attributes, _ in outline.elements if any(name.startswith("on") for name in attributes)]
+    assert not [
+        attributes
+        for _, attributes, _ in outline.elements
+        if any(name.startswith("on") for name in attributes)
+    ]
     assert "49" not in [shown for _, shown in outline.of("h1")]
-    assert json.loads(write_json(tmp_path / "a.json", {text: text}).read_text("utf-8")) == {text: text}
+    assert json.loads(write_json(tmp_path / "a.json", {text: text}).read_text("utf-8")) == {
+        text: text
+    }
 
 
 def test_a_damaged_result_of_another_study_is_listed_as_one(tmp_path):

@@ -1,4 +1,5 @@
 """What a sweep keeps: whose it is, that its code counts, and that damage never becomes a number."""
+
 import functools
 import os
 import shutil
@@ -23,11 +24,18 @@ from interventions.fingerprints import fingerprint
 def target(tiny_model):
     c = tiny_model.config
     mel = jax.random.normal(jax.random.key(1), (2, c.n_mels, 2 * c.n_audio_ctx))
-    return iv.Run(mel=mel, tokens=jax.random.randint(jax.random.key(2), (2, 5), 0, c.n_vocab)).heard(tiny_model)
+    return iv.Run(
+        mel=mel, tokens=jax.random.randint(jax.random.key(2), (2, 5), 0, c.n_vocab)
+    ).heard(tiny_model)
 
 
 def swept(model, target, folder, edit=None, source="zero", metric=None):
-    options = {"site": "decoder.mlp_out", "over": ("layer",), "metric": metric or iv.logit_diff(3, 5), "store": folder}
+    options = {
+        "site": "decoder.mlp_out",
+        "over": ("layer",),
+        "metric": metric or iv.logit_diff(3, 5),
+        "store": folder,
+    }
     return iv.sweep(model, target, None if edit else source, edit=edit, **options)
 
 
@@ -37,7 +45,9 @@ def test_a_damaged_or_exchanged_group_is_computed_again(tiny_model, target, tmp_
     whole = [file.read_bytes() for file in files]
     assert len(files) == 2 * tiny_model.config.n_text_layer
     changes = {
-        "a flipped bit": lambda file: file.write_bytes(bytes([*file.read_bytes()[:-30], 1, *file.read_bytes()[-29:]])),
+        "a flipped bit": lambda file: file.write_bytes(
+            bytes([*file.read_bytes()[:-30], 1, *file.read_bytes()[-29:]])
+        ),
         "another layer's": lambda file: shutil.copy(files[1], file),
         "cut": lambda file: file.write_bytes(file.read_bytes()[:100]),
         "empty": lambda file: file.write_bytes(b""),
@@ -48,7 +58,9 @@ def test_a_damaged_or_exchanged_group_is_computed_again(tiny_model, target, tmp_
         caplog.clear()
         change(files[0])
         np.testing.assert_array_equal(swept(tiny_model, target, tmp_path / "kept"), first)
-        assert [record.getMessage().startswith(f"{files[0]}: ") for record in caplog.records] == [True]
+        assert [record.getMessage().startswith(f"{files[0]}: ") for record in caplog.records] == [
+            True
+        ]
         assert "\n" not in caplog.text.strip()
     assert [file.read_bytes() for file in files] == whole
 
@@ -65,7 +77,10 @@ def test_a_group_of_another_size_is_never_spread_over_the_cells(tiny_model, targ
 
 
 def test_two_sweeps_into_one_folder(tiny_model, target, tmp_path):
-    with only_writer(tmp_path / "kept"), pytest.raises(BlockingIOError, match=r"kept'.*another process"):
+    with (
+        only_writer(tmp_path / "kept"),
+        pytest.raises(BlockingIOError, match=r"kept'.*another process"),
+    ):
         swept(tiny_model, target, tmp_path / "kept")
 
 
@@ -117,7 +132,10 @@ def test_a_changed_edit_is_another_sweep(tiny_model, target, tmp_path, monkeypat
 
 def test_what_is_not_the_same_in_another_process_is_refused(tiny_model, target, tmp_path):
     rng = np.random.default_rng(0)
-    with pytest.raises(ValueError, match=r"edit: .*rng: a numpy\.random.*Generator has no description .*leave out store="):
+    with pytest.raises(
+        ValueError,
+        match=r"edit: .*rng: a numpy\.random.*Generator has no description .*leave out store=",
+    ):
         swept(tiny_model, target, tmp_path / "kept", lambda x, at: x + rng.normal())
     assert not (tmp_path / "kept").exists()
 
@@ -148,7 +166,14 @@ def test_fingerprints_are_the_same_in_every_process():
     code = "import test_kept_sweeps as t; print(*[t.fingerprint(value=value) for value in t.several()])"
     paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": paths}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=240, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=240,
+        env=environment,
+    )
     assert done.stdout.split() == [fingerprint(value=value) for value in several()]
 
 

@@ -1,4 +1,5 @@
 """A sweep and a store that are killed at changes of files go on to the bit. The long version: `python -m tests.attacks.kills`."""
+
 import pytest
 from attacks import kills
 

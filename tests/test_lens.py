@@ -1,4 +1,5 @@
 """From arrays of the lenses to what the page shows."""
+
 import numpy as np
 import pytest
 
@@ -20,7 +21,10 @@ def test_window_past_the_end():
         window(np.zeros(16_000, np.float32), 1.0)
 
 
-@pytest.mark.parametrize(("seconds", "shown"), [(0, "00:00.000"), (59.9996, "01:00.000"), (61.234, "01:01.234"), (3_725.5, "01:02:05.500")])
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0, "00:00.000"), (59.9996, "01:00.000"), (61.234, "01:01.234"), (3_725.5, "01:02:05.500")],
+)
 def test_clock(seconds, shown):
     assert clock(seconds, ".") == shown
 

@@ -1,4 +1,5 @@
 """One set of rules on a lens page: text, last decoder row and last encoder row agree, also where the model writes a loop."""
+
 import dataclasses
 
 import jax.numpy as jnp
@@ -20,7 +21,9 @@ TRIGGERS = ("d0674_speech_noise",)  # without rules the model writes "(baby cryi
 @pytest.fixture(scope="module", params=TRIGGERS)
 def looping(request, asr, data_dir):
     audio = jaxasr.load_audio(data_dir / "triggers" / f"{request.param}.flac")
-    return lens_page(asr, audio, request.param, Steps(quiet=True), model="tiny.en", max_new_tokens=64)
+    return lens_page(
+        asr, audio, request.param, Steps(quiet=True), model="tiny.en", max_new_tokens=64
+    )
 
 
 def test_a_looping_page_has_one_text(looping):
@@ -36,7 +39,10 @@ def test_a_looping_page_shows_that_it_loops(looping, capsys):
     assert looping.signs.times >= 4
     assert looping.encoder[-1].category == "loop"
     page = Outline(render(looping))
-    assert any(text.startswith(f"Loop: “{looping.signs.loop}” {looping.signs.times} times") for _, text in page.of("li"))
+    assert any(
+        text.startswith(f"Loop: “{looping.signs.loop}” {looping.signs.times} times")
+        for _, text in page.of("li")
+    )
     print_page(looping)
     shown = capsys.readouterr().out
     assert f"Loop: “{looping.signs.loop}”" in " ".join(shown.split())
@@ -47,12 +53,18 @@ def test_the_rules_hold_for_every_layer(tiny_model):
     """With the rules every layer's candidates may follow, and the last layer's first is what is generated."""
     rng = np.random.default_rng(0)
     config = tiny_model.config
-    memory, _ = tiny_model.encode(rng.normal(size=(2, config.n_mels, 2 * config.n_audio_ctx)).astype(np.float32))
+    memory, _ = tiny_model.encode(
+        rng.normal(size=(2, config.n_mels, 2 * config.n_audio_ctx)).astype(np.float32)
+    )
     suppress = jnp.zeros(config.n_vocab, bool).at[jnp.arange(0, config.n_vocab, 2)].set(True)
     begin = jnp.zeros(config.n_vocab, bool).at[jnp.arange(1, config.n_vocab, 4)].set(True)
-    rules = jaxasr.rules.Rules(suppress, begin, jnp.int32(0), False, config.n_vocab - 1, config.n_vocab)
+    rules = jaxasr.rules.Rules(
+        suppress, begin, jnp.int32(0), False, config.n_vocab - 1, config.n_vocab
+    )
     prompt = jnp.asarray([[3, 5], [7, 9]])
-    out = jaxasr.generate(tiny_model, memory, prompt, max_new_tokens=6, rules=rules, eot=config.n_vocab - 1)
+    out = jaxasr.generate(
+        tiny_model, memory, prompt, max_new_tokens=6, rules=rules, eot=config.n_vocab - 1
+    )
     run = interventions.Run(memory=memory, tokens=jnp.concatenate([prompt, out.tokens], 1))
     lens = interventions.logit_lens(tiny_model, run, 3, rules=rules, prompt_len=2)
     np.testing.assert_array_equal(np.asarray(lens.final)[:, 1:-1], out.tokens)
@@ -70,6 +82,8 @@ def test_rules_need_the_length_of_the_prompt(tiny_model, asr):
 
 
 def test_signs_are_sentences(looping):
-    quiet = dataclasses.replace(looping.signs, loop="", times=0, compression_ratio=1.0, silent=False, ended=True, peak=0.1)
+    quiet = dataclasses.replace(
+        looping.signs, loop="", times=0, compression_ratio=1.0, silent=False, ended=True, peak=0.1
+    )
     assert quiet.lines() == []
     assert len(looping.signs.lines()) >= 2

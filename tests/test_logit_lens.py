@@ -1,4 +1,5 @@
 """The logit lens against a restatement, against a model cut off at each layer, and on a real recording."""
+
 import jax
 import numpy as np
 import pytest
@@ -40,20 +41,31 @@ def first_lasting(hit: np.ndarray) -> int:
     return next((layer for layer in range(len(hit)) if all(hit[layer:])), len(hit))
 
 
-@pytest.mark.parametrize("edits", [None, {"decoder.mlp.post": Shift(1.0, 0, 3)}], ids=["plain", "edited"])
+@pytest.mark.parametrize(
+    "edits", [None, {"decoder.mlp.post": Shift(1.0, 0, 3)}], ids=["plain", "edited"]
+)
 def test_every_layer_against_the_restatement(tiny_model, run, edits):
-    lens, expected = logit_lens(tiny_model, run, top_k=9, edits=edits), restated(tiny_model, run, edits)
+    lens, expected = (
+        logit_lens(tiny_model, run, top_k=9, edits=edits),
+        restated(tiny_model, run, edits),
+    )
     logits = np.asarray(run.decode(tiny_model, edits)[0])
     np.testing.assert_array_equal(lens.final, logits.argmax(-1))
     order = np.argsort(-expected, -1, kind="stable")
     np.testing.assert_array_equal(lens.ids, order[..., :9])
-    np.testing.assert_allclose(lens.logprobs, np.take_along_axis(expected, order[..., :9], -1), atol=1e-5)
+    np.testing.assert_allclose(
+        lens.logprobs, np.take_along_axis(expected, order[..., :9], -1), atol=1e-5
+    )
     final = np.broadcast_to(np.asarray(lens.final)[None, ..., None], (*expected.shape[:-1], 1))
-    np.testing.assert_allclose(lens.logprob, np.take_along_axis(expected, final, -1)[..., 0], atol=1e-5)
+    np.testing.assert_allclose(
+        lens.logprob, np.take_along_axis(expected, final, -1)[..., 0], atol=1e-5
+    )
     np.testing.assert_array_equal(lens.rank, (order == final).argmax(-1))
     top = order[..., 0]
     for row, step in np.ndindex(top.shape[1:]):
-        assert lens.saturation[row, step] == first_lasting(top[:, row, step] == lens.final[row, step])
+        assert lens.saturation[row, step] == first_lasting(
+            top[:, row, step] == lens.final[row, step]
+        )
 
 
 def test_a_layer_is_what_a_model_cut_off_there_says(tiny_model, run):
@@ -71,7 +83,9 @@ def test_the_followed_tokens_may_be_named(tiny_model, run):
     named = (np.asarray(run.tokens) + 5) % 101
     lens, expected = logit_lens(tiny_model, run, final=named), restated(tiny_model, run)
     np.testing.assert_array_equal(lens.final, named)
-    of_named = np.take_along_axis(expected, np.broadcast_to(named[None, ..., None], (*expected.shape[:-1], 1)), -1)
+    of_named = np.take_along_axis(
+        expected, np.broadcast_to(named[None, ..., None], (*expected.shape[:-1], 1)), -1
+    )
     np.testing.assert_allclose(lens.logprob, of_named[..., 0], atol=1e-5)
     np.testing.assert_array_equal(lens.rank, (expected > of_named).sum(-1))
 
@@ -79,7 +93,9 @@ def test_the_followed_tokens_may_be_named(tiny_model, run):
 def test_it_compiles_once(tiny_model, run):
     import sys
 
-    body = sys.modules["interventions.logit_lens"]._read  # `interventions.logit_lens` is the function
+    body = sys.modules[
+        "interventions.logit_lens"
+    ]._read  # `interventions.logit_lens` is the function
     logit_lens(tiny_model, run, edits={"decoder.mlp.post": Shift(1.0, 0, 3)})
     n = compiled.n_compiled(body)
     logit_lens(tiny_model, run, edits={"decoder.mlp.post": Shift(-2.0, 1, 4)})
@@ -100,7 +116,9 @@ def test_what_is_refused(tiny_model, run):
 @given(st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=1, max_size=9))
 def test_saturation_layer_is_its_definition(rows):
     hit = np.array(rows)
-    np.testing.assert_array_equal(saturation_layer(hit), [first_lasting(column) for column in hit.T])
+    np.testing.assert_array_equal(
+        saturation_layer(hit), [first_lasting(column) for column in hit.T]
+    )
 
 
 def test_a_real_recording(asr):
@@ -112,8 +130,12 @@ def test_a_real_recording(asr):
     np.testing.assert_array_equal(lens.ids[-1, ..., 0], lens.final)
     assert (np.asarray(lens.rank)[-1] == 0).all()
     assert (np.asarray(lens.saturation) < 4).all()
-    np.testing.assert_array_equal(lens.final[0, len(prompt) - 1 : -1], text)  # it is what the model itself would write
+    np.testing.assert_array_equal(
+        lens.final[0, len(prompt) - 1 : -1], text
+    )  # it is what the model itself would write
     expected = restated(asr.model, run)
     np.testing.assert_allclose(lens.logprobs, -np.sort(-expected, -1)[..., :3], atol=1e-4)
     hit = expected.argmax(-1) == np.asarray(lens.final)
-    np.testing.assert_array_equal(lens.saturation[0], [first_lasting(hit[:, 0, step]) for step in range(hit.shape[2])])
+    np.testing.assert_array_equal(
+        lens.saturation[0], [first_lasting(hit[:, 0, step]) for step in range(hit.shape[2])]
+    )

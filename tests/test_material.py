@@ -1,4 +1,5 @@
 """Clean speech is made of sentences that can be written, and counted, in one way."""
+
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,7 +9,9 @@ from experiments import material
 from experiments.corpora import Corpus, Utterance, open_corpus
 from interventions.transcripts import errors
 
-ASR = SimpleNamespace(tokenizer=SimpleNamespace(is_multilingual=False, encode=str.split))  # a word is a token
+ASR = SimpleNamespace(
+    tokenizer=SimpleNamespace(is_multilingual=False, encode=str.split)
+)  # a word is a token
 SENTENCE = "the ship sailed on at seven"
 
 
@@ -42,7 +45,9 @@ def test_what_is_not_clean(transcript, labels):
 
 
 def test_a_text_that_needs_room_needs_it():
-    whole = clip("whole", " ".join([SENTENCE] * 7))  # 42 tokens, of which a fourth more and the end make 54
+    whole = clip(
+        "whole", " ".join([SENTENCE] * 7)
+    )  # 42 tokens, of which a fourth more and the end make 54
     assert ids(whole, max_new_tokens=53) == []
     assert ids(whole, max_new_tokens=54) == ["whole"]
 
@@ -55,6 +60,8 @@ def test_sets_take_turns():
 def test_clean_speech_of_the_data_folder_is_read_right(asr, data_dir):
     """Word error rates of these sets are 2.5 to 12.8 %."""
     clips = material.clean(open_corpus(data_dir), asr, 12, 56)
-    assert {"fsdd", "alnum_l1", "pico_intent", "vctk_noisy"}.isdisjoint(one.label("set") for one in clips)
+    assert {"fsdd", "alnum_l1", "pico_intent", "vctk_noisy"}.isdisjoint(
+        one.label("set") for one in clips
+    )
     rates = [errors(asr.transcribe(clip.samples()).text, clip.transcript)["wer"] for clip in clips]
     assert sum(rates) / len(rates) < 0.13

@@ -1,4 +1,5 @@
 """CTranslate2, another implementation in another language, on the same real weights: no torch needed."""
+
 import ctranslate2
 import jax
 import jax.numpy as jnp
@@ -38,7 +39,10 @@ def view(mels: np.ndarray) -> ctranslate2.StorageView:
 
 def test_encoder_output(pair, mels):
     asr, other = pair
-    ours, theirs = np.asarray(asr.model.encode(mels[:2])[0].xa), np.array(other.encode(view(mels[:2])))
+    ours, theirs = (
+        np.asarray(asr.model.encode(mels[:2])[0].xa),
+        np.array(other.encode(view(mels[:2]))),
+    )
     assert np.abs(ours - theirs).max() < TOLERANCE * np.abs(theirs).max()
 
 
@@ -47,10 +51,21 @@ def test_greedy_tokens(pair, mels):
     prompt = asr.tokenizer.prompt("en")
     memory, _ = asr.model.encode(mels)
     out = jaxasr.generate(
-        asr.model, memory, jnp.tile(jnp.array(prompt, jnp.int32), (len(mels), 1)), max_new_tokens=N_NEW, rules=rules_for(asr.tokenizer)
+        asr.model,
+        memory,
+        jnp.tile(jnp.array(prompt, jnp.int32), (len(mels), 1)),
+        max_new_tokens=N_NEW,
+        rules=rules_for(asr.tokenizer),
     )
     length = N_NEW + len(prompt)
-    theirs = other.generate(view(mels), [prompt] * len(mels), beam_size=1, max_length=length, return_scores=True, length_penalty=0)
+    theirs = other.generate(
+        view(mels),
+        [prompt] * len(mels),
+        beam_size=1,
+        max_length=length,
+        return_scores=True,
+        length_penalty=0,
+    )
     for row, result in enumerate(theirs):
         n = int(out.lengths[row])
         assert np.asarray(out.tokens[row, :n]).tolist() == result.sequences_ids[0]
@@ -65,6 +80,8 @@ def test_probability_of_each_token_when_the_text_is_given(pair, mels):
     result = other.align(view(mels[:1]), start, [text], 1500)[0]
     ids = jnp.array([[*start, special.no_timestamps, *text]], jnp.int32)
     logits, _ = asr.model.decode(ids, asr.model.encode(mels[:1])[0])
-    probs = np.asarray(jax.nn.softmax(logits[0, len(start) : -1, : special.eot], axis=-1))  # over text tokens alone, as OpenAI's alignment
+    probs = np.asarray(
+        jax.nn.softmax(logits[0, len(start) : -1, : special.eot], axis=-1)
+    )  # over text tokens alone, as OpenAI's alignment
     ours = probs[np.arange(len(text)), text]
     np.testing.assert_allclose(ours, result.text_token_probs, atol=1e-4, rtol=TOLERANCE)

@@ -1,4 +1,5 @@
 """What is decided before the model loads: inputs, options, and what --out holds already."""
+
 import json
 import os
 import signal
@@ -43,21 +44,53 @@ def sounds(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("command", [("transcribe",), ("lens", "--out", "o"), ("patch", "--out", "o", *PATCH), ("scan", "--out", "o")])
-@pytest.mark.parametrize(("name", "message"), [("none.wav", "none.wav: no such file"), (".", "a folder"), ("empty.wav", "an empty file")])
-def test_what_is_no_file_is_refused_before_jax_starts(sounds, no_model, monkeypatch, command, name, message):
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("transcribe",),
+        ("lens", "--out", "o"),
+        ("patch", "--out", "o", *PATCH),
+        ("scan", "--out", "o"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("none.wav", "none.wav: no such file"), (".", "a folder"), ("empty.wav", "an empty file")],
+)
+def test_what_is_no_file_is_refused_before_jax_starts(
+    sounds, no_model, monkeypatch, command, name, message
+):
     monkeypatch.setattr(runtime, "start", lambda *_: pytest.fail("JAX was started"))
     done = run(command[0], sounds / name, *command[1:], code=2)
     assert message in done.stderr
 
 
-@pytest.mark.parametrize("command", [("transcribe",), ("lens", "--out", "o"), ("patch", "--out", "o", *PATCH), ("scan", "--out", "o")])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("transcribe",),
+        ("lens", "--out", "o"),
+        ("patch", "--out", "o", *PATCH),
+        ("scan", "--out", "o"),
+    ],
+)
 def test_a_pipe_is_refused_and_not_waited_for(sounds, no_model, command):
     os.mkfifo(sounds / "pipe")
-    assert "pipe: expected a file, got a pipe" in run(command[0], sounds / "pipe", *command[1:], code=2).stderr
+    assert (
+        "pipe: expected a file, got a pipe"
+        in run(command[0], sounds / "pipe", *command[1:], code=2).stderr
+    )
 
 
-@pytest.mark.parametrize("command", [("transcribe",), ("lens", "--out", "o"), ("patch", "--out", "o", *PATCH), ("scan", "--out", "o")])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("transcribe",),
+        ("lens", "--out", "o"),
+        ("patch", "--out", "o", *PATCH),
+        ("scan", "--out", "o"),
+    ],
+)
 def test_what_is_no_sound_is_refused_before_the_model_loads(sounds, no_model, command):
     assert "text.wav" in run(command[0], sounds / "text.wav", *command[1:], code=2).stderr
 
@@ -80,11 +113,28 @@ def test_options_of_patch_are_checked_before_the_model_loads(sounds, no_model, c
     assert not (sounds / "out").exists()
 
 
-@pytest.mark.parametrize("command", [("transcribe",), ("lens", "--out", "o"), ("patch", "--out", "o", *PATCH), ("scan", "--out", "o")])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("transcribe",),
+        ("lens", "--out", "o"),
+        ("patch", "--out", "o", *PATCH),
+        ("scan", "--out", "o"),
+    ],
+)
 def test_languages_are_checked_before_the_model_loads(sounds, no_model, command):
     done = run(command[0], sounds / "a/x.wav", *command[1:], "--language", "German", code=2)
     assert "--language German: tiny.en is English-only. Use a multilingual model" in done.stderr
-    done = run(command[0], sounds / "a/x.wav", *command[1:], "--language", "Klingon", "--model", "tiny", code=2)
+    done = run(
+        command[0],
+        sounds / "a/x.wav",
+        *command[1:],
+        "--language",
+        "Klingon",
+        "--model",
+        "tiny",
+        code=2,
+    )
     assert "language: expected a code or an English name, got 'Klingon'" in done.stderr
 
 
@@ -102,11 +152,22 @@ def test_languages_are_checked_before_the_model_loads(sounds, no_model, command)
     (["--group", "speaker", "--folds", "3"], "2 groups cannot be split into 3 folds"),
 ])  # fmt: skip
 def test_questions_that_the_columns_cannot_answer(sounds, no_model, change, message):
-    rows = [f"{name}/x.wav,s{name},{gender}" for name, gender in (("a", "F"), ("b", "M")) for _ in range(1)]
+    rows = [
+        f"{name}/x.wav,s{name},{gender}"
+        for name, gender in (("a", "F"), ("b", "M"))
+        for _ in range(1)
+    ]
     spans = [f"{row},{start},{start + 0.1}" for row in rows for start in (0.0, 0.1, 0.2)]
     (sounds / "people.csv").write_text("path,speaker,gender,start,end\n" + "\n".join(spans) + "\n")
     options = {"--label": "gender", "--folds": "2"} | dict(zip(change[::2], change[1::2]))
-    done = run("probe", sounds / "people.csv", "--out", sounds / "p", *[part for pair in options.items() for part in pair], code=2)
+    done = run(
+        "probe",
+        sounds / "people.csv",
+        "--out",
+        sounds / "p",
+        *[part for pair in options.items() for part in pair],
+        code=2,
+    )
     assert message in " ".join(done.stderr.split())
     assert not (sounds / "p").exists()
 
@@ -136,7 +197,9 @@ def test_a_folder_that_cannot_be_written_to_is_refused_at_once(sounds, no_model,
 def test_a_folder_is_free_for_the_same_command_and_input_alone(sounds):
     def checked(recording: str, overwrite: bool = False, **options):
         known = output.made("patch", [sounds / recording], "tiny.en", **options)
-        return output.checked(sounds / "heads", dict.fromkeys(("index.html", "cells"), known), overwrite)
+        return output.checked(
+            sounds / "heads", dict.fromkeys(("index.html", "cells"), known), overwrite
+        )
 
     with checked("a/x.wav", site="z").writing():
         pass
@@ -144,7 +207,10 @@ def test_a_folder_is_free_for_the_same_command_and_input_alone(sounds):
     with checked("a/x.wav", site="z").writing() as new:
         (new / "index.html").write_text("one")
     checked("a/x.wav", site="z")
-    with pytest.raises(ValueError, match=r"heads: holds index.html of x.wav with other content.* Use --overwrite, or another folder\."):
+    with pytest.raises(
+        ValueError,
+        match=r"heads: holds index.html of x.wav with other content.* Use --overwrite, or another folder\.",
+    ):
         checked("b/x.wav", site="z")
     (sounds / "a/x.wav").rename(sounds / "a/y.wav")
     with pytest.raises(ValueError, match=r"holds index.html of x.wav, not of y.wav"):
@@ -155,7 +221,9 @@ def test_a_folder_is_free_for_the_same_command_and_input_alone(sounds):
     (sounds / "heads" / "cells").mkdir()
     assert checked("b/x.wav", overwrite=True, site="z").begin("cells") == sounds / "heads"
     assert not (sounds / "heads" / "cells").exists()
-    (sounds / "heads" / "cells").mkdir()  # killed there, the same command goes on with the cells that it has
+    (
+        sounds / "heads" / "cells"
+    ).mkdir()  # killed there, the same command goes on with the cells that it has
     checked("b/x.wav", overwrite=True, site="z").begin("cells")
     assert (sounds / "heads" / "cells").exists()
     with pytest.raises(RuntimeError), checked("b/x.wav", overwrite=True, site="z").writing():
@@ -170,7 +238,9 @@ def test_a_folder_is_free_for_the_same_command_and_input_alone(sounds):
 
 
 @pytest.mark.parametrize("command", [("lens",), ("patch", *PATCH), ("scan",)])
-def test_a_folder_of_another_recording_is_refused_before_jax_starts(sounds, no_model, monkeypatch, command):
+def test_a_folder_of_another_recording_is_refused_before_jax_starts(
+    sounds, no_model, monkeypatch, command
+):
     monkeypatch.setattr(runtime, "start", lambda *_: pytest.fail("JAX was started"))
     (sounds / "out").mkdir()
     (sounds / "out" / "index.html").write_text("mine")
@@ -200,7 +270,9 @@ def test_transcripts_of_equal_names_keep_their_folders(sounds, monkeypatch, asr)
     (["a/x.wav", "b/X.WAV"], ["o/a", "o/b"]),
 ])  # fmt: skip
 def test_no_two_recordings_share_a_place(names, places):
-    assert [str(place) for place in places_in(Path("o"), [Path(name) for name in names]).values()] == places
+    assert [
+        str(place) for place in places_in(Path("o"), [Path(name) for name in names]).values()
+    ] == places
 
 
 def test_a_recording_given_twice():
@@ -217,7 +289,9 @@ def test_an_interruption_is_one_line(tmp_path):
         "r.start = start\nfrom experiments.cli import app; app()"
     )
     command = [sys.executable, "-c", code, "reproduce", "E7", "--out", str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout
         assert process.stdout.readline() == "started\n"
         os.kill(process.pid, signal.SIGINT)
@@ -232,7 +306,10 @@ def test_progress_without_a_terminal_is_lines(capsys, monkeypatch):
         for done in range(3):
             progress(done, 2)
     lines = capsys.readouterr().err.splitlines()
-    assert [line.split() for line in lines[:2]] == [["0", "of", "2", "E7", "[x]"], ["1", "of", "2", "E7", "[x]"]]
+    assert [line.split() for line in lines[:2]] == [
+        ["0", "of", "2", "E7", "[x]"],
+        ["1", "of", "2", "E7", "[x]"],
+    ]
     assert len(lines) == 3
 
 
@@ -246,7 +323,19 @@ def test_progress_lines_keep_their_distance(capsys):
 def test_the_table_of_probes_is_whole_in_a_log(capsys):
     from experiments.commands.probe import _show
 
-    names = ["layer", "penalty", "accuracy", "low", "high", "folds_sd", "shuffled", "majority", "mel", "embed", "balanced"]
+    names = [
+        "layer",
+        "penalty",
+        "accuracy",
+        "low",
+        "high",
+        "folds_sd",
+        "shuffled",
+        "majority",
+        "mel",
+        "embed",
+        "balanced",
+    ]
     row = dict.fromkeys(names, 0.123456)
     _show({"classes": {"a": 1}, "rows": 1, "left_out": {"rows": {}}, "table": [row]}, json=False)
     shown = capsys.readouterr().out
@@ -259,7 +348,10 @@ def test_transcribe_says_why_there_is_no_text(capsys):
     from experiments.commands.transcribe import _explain
 
     numbers = {"no_speech_prob": 0.876, "avg_logprob": -1.234}
-    silences = [{"start": 0, "end": 3.7, "left_out": True}, {"start": 30, "end": 31, "left_out": False}]
+    silences = [
+        {"start": 0, "end": 3.7, "left_out": True},
+        {"start": 30, "end": 31, "left_out": False},
+    ]
     _explain(Path("x.wav"), {"silences": [silence | numbers for silence in silences]})
     shown = capsys.readouterr()
     assert shown.out == ""

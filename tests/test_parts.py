@@ -1,4 +1,5 @@
 """Kept parts: whatever bit is flipped, and whatever part is put in another's place, is noticed and computed again."""
+
 import shutil
 
 import numpy as np
@@ -22,7 +23,10 @@ def test_what_was_saved_comes_back_and_every_flipped_bit_is_noticed(tmp_path, ca
     parts.save(path, "key", ARRAYS)
     found = parts.load(path, "key")
     assert found.keys() == ARRAYS.keys()
-    assert all(np.array_equal(found[name], ARRAYS[name]) and found[name].dtype == ARRAYS[name].dtype for name in ARRAYS)
+    assert all(
+        np.array_equal(found[name], ARRAYS[name]) and found[name].dtype == ARRAYS[name].dtype
+        for name in ARRAYS
+    )
     whole = path.read_bytes()
     for bit in np.random.default_rng(0).integers(8 * len(whole), size=300):
         path.write_bytes(flipped(whole, bit))
@@ -31,13 +35,18 @@ def test_what_was_saved_comes_back_and_every_flipped_bit_is_noticed(tmp_path, ca
         path.write_bytes(whole[:length])
         assert parts.load(path, "key") is None
     lines = {record.getMessage() for record in caplog.records}
-    assert lines == {f"{path}: damaged: its checksum is not that of its contents. It is not used, but computed again."}
+    assert lines == {
+        f"{path}: damaged: its checksum is not that of its contents. It is not used, but computed again."
+    }
 
 
 def test_a_part_of_something_else_is_not_used(tmp_path, caplog):
     parts.save(tmp_path / "a.part", "key", ARRAYS)
     assert parts.load(tmp_path / "a.part", "other") is None
-    assert "a.part: misplaced: it is the part of something else. It is not used, but computed again." in caplog.text
+    assert (
+        "a.part: misplaced: it is the part of something else. It is not used, but computed again."
+        in caplog.text
+    )
     assert parts.load(tmp_path / "b.part", "key") is None
 
 
@@ -53,7 +62,10 @@ def test_kept_items_of_a_study_are_computed_again_when_damaged_or_exchanged(tmp_
     shutil.copy(two, one)
     two.write_bytes(flipped(two.read_bytes(), 900))
     again = Keep(tmp_path / "items")
-    assert (again("first", item("first"))["x"], again("second", item("second"))["x"]) == (first["x"], second["x"])
+    assert (again("first", item("first"))["x"], again("second", item("second"))["x"]) == (
+        first["x"],
+        second["x"],
+    )
     assert made == ["first", "second"] * 2
     assert [record.getMessage().count("\n") for record in caplog.records] == [0, 0]
     Keep(tmp_path / "items")("first", lambda: pytest.fail("computed again"))

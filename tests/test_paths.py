@@ -31,32 +31,54 @@ def acts(model, run, *sites):
 
 def patched(model, target, source, node):
     """The sender itself patched, with public edits alone."""
-    edits = {node.site: only(Patch(acts(model, source, node.site)[node.site]), layers=node.layer, heads=node.head)}
+    edits = {
+        node.site: only(
+            Patch(acts(model, source, node.site)[node.site]), layers=node.layer, heads=node.head
+        )
+    }
     if node.site.startswith("decoder"):
         return scored(target.decode(model, edits)[0])
     return scored(model.decode(target.tokens, model.encode(target.mel, edits)[0])[0])
 
 
-DECODER = [Node("decoder.attn.z", 0, 1), Node("decoder.cross_attn.z", 1, 4), Node("decoder.mlp_out", 0)]
+DECODER = [
+    Node("decoder.attn.z", 0, 1),
+    Node("decoder.cross_attn.z", 1, 4),
+    Node("decoder.mlp_out", 0),
+]
 ENCODER = [Node("encoder.attn.z", 1, 2), Node("encoder.mlp_out", 2)]
 
 
 def test_all_paths_together_are_the_whole_patch(tiny_model, runs):
     target, source = runs
     senders = [*DECODER, Node("decoder.embed"), *ENCODER]
-    found = path_patch(tiny_model, target, source, senders=senders, receivers=[everything(tiny_model.config)], metric=METRIC)
+    found = path_patch(
+        tiny_model,
+        target,
+        source,
+        senders=senders,
+        receivers=[everything(tiny_model.config)],
+        metric=METRIC,
+    )
     assert found.dims == ("example", "sender", "receiver")
     for node in senders:
         whole = patched(tiny_model, target, source, node)
         assert np.abs(whole - found.baseline).max() > 1e-3  # there is something to explain
-        np.testing.assert_allclose(found.sel(sender=str(node)).squeeze("receiver"), whole, atol=5e-6)
+        np.testing.assert_allclose(
+            found.sel(sender=str(node)).squeeze("receiver"), whole, atol=5e-6
+        )
 
 
 def sent(model, target, source, node):
     """Δz·W_O of one head, the vector that the path carries; in numpy."""
     stack, name = node.site.split(".", 1)
-    z = [np.asarray(acts(model, run, node.site)[node.site])[node.layer, :, :, node.head] for run in (source, target)]
-    kernel = np.asarray(getattr(getattr(model, stack).blocks, name[:-2]).out.kernel[...])[node.layer]
+    z = [
+        np.asarray(acts(model, run, node.site)[node.site])[node.layer, :, :, node.head]
+        for run in (source, target)
+    ]
+    kernel = np.asarray(getattr(getattr(model, stack).blocks, name[:-2]).out.kernel[...])[
+        node.layer
+    ]
     return (z[0] - z[1]) @ kernel.reshape(-1, z[0].shape[-1], kernel.shape[-1])[node.head]
 
 
@@ -84,14 +106,18 @@ def by_hand(model, target, stream, node, delta):
     else:
         attn = getattr(block, part)
         value = attn.split(getattr(attn, {"q": "query", "k": "key", "v": "value"}[name])(normed))
-    return scored(target.decode(model, {node.site: only(Patch(value), layers=node.layer, heads=node.head)})[0])
+    return scored(
+        target.decode(model, {node.site: only(Patch(value), layers=node.layer, heads=node.head)})[0]
+    )
 
 
 def test_single_paths_are_readings_patched_by_hand(tiny_model, runs):
     target, source = runs
     sender = Node("decoder.cross_attn.z", 0, 4)
     receivers = [node for node, _ in READERS] + [Node("decoder.logits")]
-    found = path_patch(tiny_model, target, source, senders=[sender], receivers=receivers, metric=METRIC).squeeze("sender")
+    found = path_patch(
+        tiny_model, target, source, senders=[sender], receivers=receivers, metric=METRIC
+    ).squeeze("sender")
     delta = sent(tiny_model, target, source, sender)
     for node, stream in READERS:
         hand = by_hand(tiny_model, target, stream, node, delta)
@@ -104,10 +130,18 @@ def test_single_paths_are_readings_patched_by_hand(tiny_model, runs):
 
 def test_from_an_encoder_head_to_one_cross_attention_head(tiny_model, runs):
     target, source = runs
-    sender, keys, values = Node("encoder.attn.z", 1, 2), Node("decoder.cross_attn.k", 1, 3), Node("decoder.cross_attn.v", 0, 1)
-    found = path_patch(tiny_model, target, source, senders=[sender], receivers=[keys, values], metric=METRIC).squeeze("sender")
+    sender, keys, values = (
+        Node("encoder.attn.z", 1, 2),
+        Node("decoder.cross_attn.k", 1, 3),
+        Node("decoder.cross_attn.v", 0, 1),
+    )
+    found = path_patch(
+        tiny_model, target, source, senders=[sender], receivers=[keys, values], metric=METRIC
+    ).squeeze("sender")
     last = acts(tiny_model, target, "encoder.resid_post")["encoder.resid_post"][-1]
-    memory = tiny_model.memory(tiny_model.encoder.ln_post(last + sent(tiny_model, target, source, sender)))
+    memory = tiny_model.memory(
+        tiny_model.encoder.ln_post(last + sent(tiny_model, target, source, sender))
+    )
     for node, heads in ((keys, memory.k), (values, memory.v)):
         edit = only(Patch(np.swapaxes(heads, 2, 3)), layers=node.layer, heads=node.head)
         hand = scored(target.decode(tiny_model, {node.site: edit})[0])
@@ -117,35 +151,74 @@ def test_from_an_encoder_head_to_one_cross_attention_head(tiny_model, runs):
 
 def test_no_path_leads_back(tiny_model, runs):
     target, source = runs
-    receivers = [Node("decoder.cross_attn.q", 1, 0), Node("decoder.attn.v", 0), Node("decoder.mlp.pre", 0), Node("encoder.mlp.pre", 1)]
-    found = path_patch(tiny_model, target, source, senders=[Node("decoder.cross_attn.z", 1, 2)], receivers=receivers, metric=METRIC)
-    np.testing.assert_allclose(found, np.broadcast_to(found.baseline.values[:, None, None], found.shape), atol=1e-6)
-    np.testing.assert_array_equal(found, np.broadcast_to(found[..., :1], found.shape))  # bit by bit the same pass
+    receivers = [
+        Node("decoder.cross_attn.q", 1, 0),
+        Node("decoder.attn.v", 0),
+        Node("decoder.mlp.pre", 0),
+        Node("encoder.mlp.pre", 1),
+    ]
+    found = path_patch(
+        tiny_model,
+        target,
+        source,
+        senders=[Node("decoder.cross_attn.z", 1, 2)],
+        receivers=receivers,
+        metric=METRIC,
+    )
+    np.testing.assert_allclose(
+        found, np.broadcast_to(found.baseline.values[:, None, None], found.shape), atol=1e-6
+    )
+    np.testing.assert_array_equal(
+        found, np.broadcast_to(found[..., :1], found.shape)
+    )  # bit by bit the same pass
 
 
 def test_the_target_s_own_paths_change_nothing(tiny_model, runs):
     target, _ = runs
-    found = path_patch(tiny_model, target, target, senders=DECODER, receivers=[everything(tiny_model.config)], metric=METRIC)
-    np.testing.assert_allclose(found, np.broadcast_to(found.baseline.values[:, None, None], found.shape), atol=1e-6)
+    found = path_patch(
+        tiny_model,
+        target,
+        target,
+        senders=DECODER,
+        receivers=[everything(tiny_model.config)],
+        metric=METRIC,
+    )
+    np.testing.assert_allclose(
+        found, np.broadcast_to(found.baseline.values[:, None, None], found.shape), atol=1e-6
+    )
 
 
 def test_positions_restrict_what_is_sent(tiny_model, runs):
     target, source = runs
     node, to = Node("decoder.cross_attn.z", 1, 2), [everything(tiny_model.config)]
-    found = path_patch(tiny_model, target, source, senders=[node], receivers=to, metric=METRIC, positions=[3])
-    edits = {node.site: only(Patch(acts(tiny_model, source, node.site)[node.site]), layers=1, heads=2, positions=3)}
-    np.testing.assert_allclose(found.squeeze(), scored(target.decode(tiny_model, edits)[0]), atol=5e-6)
+    found = path_patch(
+        tiny_model, target, source, senders=[node], receivers=to, metric=METRIC, positions=[3]
+    )
+    edits = {
+        node.site: only(
+            Patch(acts(tiny_model, source, node.site)[node.site]), layers=1, heads=2, positions=3
+        )
+    }
+    np.testing.assert_allclose(
+        found.squeeze(), scored(target.decode(tiny_model, edits)[0]), atol=5e-6
+    )
 
 
 def test_nodes_and_what_is_refused(tiny_model, runs):
     config, (target, source) = tiny_model.config, runs
-    assert len(nodes(config, "decoder.cross_attn.z", "encoder.mlp_out", "decoder.logits")) == 10 + 4 + 1
+    assert (
+        len(nodes(config, "decoder.cross_attn.z", "encoder.mlp_out", "decoder.logits"))
+        == 10 + 4 + 1
+    )
     assert str(Node("decoder.attn.q", 1, 3)) == "decoder.attn.q 1.3"
     good = {"senders": DECODER, "receivers": [Node("decoder.logits")], "metric": METRIC}
     for change, message in (
         ({"senders": [Node("decoder.attn.q", 0, 0)]}, "Unknown sender"),
         ({"receivers": [Node("decoder.mlp_out", 0)]}, "Unknown receiver"),
-        ({"senders": [Node("decoder.attn.z", 2, 0)]}, "expected a layer below 2 and a head below 5"),
+        (
+            {"senders": [Node("decoder.attn.z", 2, 0)]},
+            "expected a layer below 2 and a head below 5",
+        ),
         ({"senders": [Node("decoder.mlp_out", 1, 0)]}, "a head below 0"),
         ({"senders": [Node("decoder.mlp_out")]}, "sends from no layer"),
         ({"receivers": []}, "at least one of each"),

@@ -1,4 +1,5 @@
 """`jaxasr probe`: a planted label is found and a planted nothing is not; what it writes; what it refuses."""
+
 import json
 import shutil
 
@@ -37,7 +38,15 @@ def folder(tmp_path_factory):
         write(where / f"{i}.wav", np.concatenate([tone(hz, 0.2, i), tone(3300 - hz, 0.2, i)]))
         halves = [[0.0, 0.2, "low" if i % 2 else "high"], [0.2, 0.4, "high" if i % 2 else "low"]]
         labels = {"pitch": "low" if i % 2 else "high", "coin": int(coins[i]), "same": "x", "hz": hz}
-        rows.append({"path": f"{i}.wav", "speaker": f"s{i % 6}", "only": f"p{i % 2}", **labels, "phones": halves})
+        rows.append(
+            {
+                "path": f"{i}.wav",
+                "speaker": f"s{i % 6}",
+                "only": f"p{i % 2}",
+                **labels,
+                "phones": halves,
+            }
+        )
     rows.append({"path": "gone.wav", "speaker": "s0", "pitch": "low"})
     rows[3]["pitch"] = ""
     (where / "manifest.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -48,7 +57,9 @@ def folder(tmp_path_factory):
 def activations(folder, small, tmp_path_factory):
     path = tmp_path_factory.mktemp("shared") / "store"
     sites = ("encoder.resid_post", "encoder.embed")
-    return store.extract(small, open_corpus(folder), path, sites=sites, pool=("speech", "all", "frames")).path
+    return store.extract(
+        small, open_corpus(folder), path, sites=sites, pool=("speech", "all", "frames")
+    ).path
 
 
 def run(*arguments: object, code: int = 0):
@@ -96,17 +107,23 @@ def test_rows_of_utterances(folder, activations):
     assert found.types.tolist() == [str(labels[name].label("coin")) for name in ids]
     rows = [opened.ids.index(name) for name in ids]
     np.testing.assert_array_equal(found.X, opened.activations("encoder.resid_post")[:, rows])
-    np.testing.assert_array_equal(found.baselines["embed"], opened.activations("encoder.embed")[0, rows])
+    np.testing.assert_array_equal(
+        found.baselines["embed"], opened.activations("encoder.embed")[0, rows]
+    )
     np.testing.assert_array_equal(found.baselines["mel"], opened.mel()[rows])
 
 
 def test_rows_of_frames(folder, activations, small):
     opened, corpus = store.open(activations), open_corpus(folder)
-    found = probing.rows(opened, corpus, question("phone", pool="frames", group="speaker", max_rows=200), small)
+    found = probing.rows(
+        opened, corpus, question("phone", pool="frames", group="speaker", max_rows=200), small
+    )
     assert found.X.shape == (3, 200, 10)
     assert found.left_out == {"drawn lots": N * 20 - 200}
     everything = probing.rows(opened, corpus, question("phone", pool="frames"), small)
-    first, second = ("low", "high") if int(opened.ids[0].removesuffix(".wav")) % 2 else ("high", "low")
+    first, second = (
+        ("low", "high") if int(opened.ids[0].removesuffix(".wav")) % 2 else ("high", "low")
+    )
     assert everything.y[:20].tolist() == [first] * 10 + [second] * 10
     X, _ = opened.frames("encoder.resid_post")
     np.testing.assert_array_equal(everything.X, X)
@@ -124,7 +141,19 @@ def test_rare_classes_are_left_out_and_named(folder, activations):
 
 
 def test_a_number_is_fitted_by_ridge_regression(folder, activations, tmp_path):
-    run(folder, "--label", "hz", "--target", "value", "--store", activations, "--out", tmp_path, "--folds", 3)
+    run(
+        folder,
+        "--label",
+        "hz",
+        "--target",
+        "value",
+        "--store",
+        activations,
+        "--out",
+        tmp_path,
+        "--folds",
+        3,
+    )
     table = pandas.read_csv(tmp_path / "table.csv")
     assert table.layer.tolist() == [0, 1, 2]
     assert table.r2.max() > 0.5 > table.shuffled.max()
@@ -162,6 +191,15 @@ def test_activations_that_are_nan_are_refused(folder, activations, tmp_path):
 
 
 def test_a_figure_has_a_panel_for_each_model():
-    table = pandas.DataFrame({"layer": [0, 1], "penalty": 1.0, "accuracy": [0.6, 0.9], "low": [0.5, 0.8], "high": [0.7, 1.0], "mel": 0.55})
+    table = pandas.DataFrame(
+        {
+            "layer": [0, 1],
+            "penalty": 1.0,
+            "accuracy": [0.6, 0.9],
+            "low": [0.5, 0.8],
+            "high": [0.7, 1.0],
+            "mel": 0.55,
+        }
+    )
     drawn = probing.figure({"tiny.en": table, "base": table}, "gender")
     assert [axes.get_title() for axes in drawn.axes] == ["tiny.en", "base"]

@@ -1,11 +1,21 @@
 """Probes row by row: planted layers are found, held-out groups stay out, numbers agree with scikit-learn's."""
+
 import numpy as np
 import planted
 import pytest
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from experiments import probed
-from experiments.probed import Probing, Unasked, accuracy, answers, ask, by_group, layers_between, put_together
+from experiments.probed import (
+    Probing,
+    Unasked,
+    accuracy,
+    answers,
+    ask,
+    by_group,
+    layers_between,
+    put_together,
+)
 from interventions.separation import auroc
 
 CONFIG = Probing(folds=4, splits=2)
@@ -30,7 +40,10 @@ def test_what_was_planted_is_found_where_it_was(arrays):
     assert curve[-1] > 0.95
     assert max(curve[:3]) < 0.7
     assert accuracy(one, "3", "shuffled").mean() < 0.65
-    assert abs(np.mean([accuracy(answers(arrays, "nothing"), str(n)).mean() for n in range(4)]) - 0.5) < 0.12
+    assert (
+        abs(np.mean([accuracy(answers(arrays, "nothing"), str(n)).mean() for n in range(4)]) - 0.5)
+        < 0.12
+    )
 
 
 def test_what_cannot_be_asked_says_why(arrays):
@@ -39,7 +52,11 @@ def test_what_cannot_be_asked_says_why(arrays):
     with pytest.raises(Unasked, match="too few"):
         ask("alone", np.zeros((2, 4, 3)), np.array(list("aabb")), np.array(list("1112")), CONFIG)
     empty = put_together({})
-    assert (probed.questions(empty), probed.numbers(empty), probed.draw(empty, {"x": "x"})) == ([], {}, {})
+    assert (probed.questions(empty), probed.numbers(empty), probed.draw(empty, {"x": "x"})) == (
+        [],
+        {},
+        {},
+    )
 
 
 def test_layers_are_found_by_depth(arrays):
@@ -51,8 +68,12 @@ def test_accuracy_is_balanced_whatever_the_groups(arrays):
     one = answers(arrays, "known").isel(example=slice(0, 50))
     one = one.assign(right=(one.right > 0.5) * 1.0)
     for layer in ("0", "3"):
-        said = np.where(one.right.sel(layer=layer) == 1, one.label, np.where(one.label == "a", "b", "a"))
-        assert accuracy(one, layer).mean() == pytest.approx(balanced_accuracy_score(one.label, said))
+        said = np.where(
+            one.right.sel(layer=layer) == 1, one.label, np.where(one.label == "a", "b", "a")
+        )
+        assert accuracy(one, layer).mean() == pytest.approx(
+            balanced_accuracy_score(one.label, said)
+        )
     values, groups = np.arange(6.0), np.array(list("aaabbc"))
     assert by_group(values, groups).mean() == pytest.approx(values.mean())
 

@@ -1,4 +1,5 @@
 """Probe banks against scikit-learn, on planted answers, and at their edges."""
+
 import json
 import warnings
 
@@ -14,20 +15,29 @@ from interventions.probes import Bank, mdl, scores, stream
 from interventions.probes.fit import _solve
 from jaxasr import compiled
 
-pytestmark = pytest.mark.optimised  # sums in one chain, as quick programs form them, do not reach the tolerance in float32
+pytestmark = (
+    pytest.mark.optimised
+)  # sums in one chain, as quick programs form them, do not reach the tolerance in float32
 
 L, N, D, K = 2, 97, 7, 3
 PENALTIES, SEEDS = (1.0, 0.01, 30.0), (0, 5)
 RIDGE = {"penalties": (2.0, 50.0), "folds": 3}
-SAME = {"penalties": PENALTIES, "seeds": SEEDS}  # one program serves all fits of X and Y that are asked for like this
+SAME = {
+    "penalties": PENALTIES,
+    "seeds": SEEDS,
+}  # one program serves all fits of X and Y that are asked for like this
 
 
 def planted(layers: int, n: int, width: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Layer 0 is noise; the later the layer, the further apart the classes. Features differ in scale and offset."""
     rng = np.random.default_rng(0)
     y = np.arange(n) % classes
-    centres = rng.normal(size=(classes, width))[y] * (3 * np.arange(layers) / (layers - 1))[:, None, None]
-    return ((rng.normal(size=(layers, n, width)) + centres) * np.linspace(0.1, 5, width) + 3).astype(np.float32), y
+    centres = (
+        rng.normal(size=(classes, width))[y] * (3 * np.arange(layers) / (layers - 1))[:, None, None]
+    )
+    return (
+        (rng.normal(size=(layers, n, width)) + centres) * np.linspace(0.1, 5, width) + 3
+    ).astype(np.float32), y
 
 
 X, Y = planted(L, N, D, K)
@@ -39,11 +49,20 @@ def bank():
 
 
 def reference(x, y, test, penalty, standardize=True):
-    scaler = StandardScaler(with_mean=standardize, with_std=standardize).fit(x[~test].astype(np.float64))
+    scaler = StandardScaler(with_mean=standardize, with_std=standardize).fit(
+        x[~test].astype(np.float64)
+    )
     x = scaler.transform(x.astype(np.float64))
-    with warnings.catch_warnings(), threadpool_limits(1):  # on matrices so small, threads of BLAS wait for each other
-        warnings.simplefilter("ignore")  # that the line search gave out, at the last digits of so strict a tolerance
-        model = LogisticRegression(C=1 / penalty, tol=1e-9, max_iter=10_000, solver="newton-cg").fit(x[~test], y[~test])
+    with (
+        warnings.catch_warnings(),
+        threadpool_limits(1),
+    ):  # on matrices so small, threads of BLAS wait for each other
+        warnings.simplefilter(
+            "ignore"
+        )  # that the line search gave out, at the last digits of so strict a tolerance
+        model = LogisticRegression(
+            C=1 / penalty, tol=1e-9, max_iter=10_000, solver="newton-cg"
+        ).fit(x[~test], y[~test])
     surprise = -model.predict_log_proba(x[~test])[np.arange((~test).sum()), y[~test]].sum()
     return surprise + penalty / 2 * (model.coef_**2).sum(), model.predict(x[test]), model
 
@@ -54,7 +73,9 @@ def agrees(bank, x, y, standardize=True):
     for layer, penalty, fold, seed in np.ndindex(*bank.objective.shape):
         where = dict(fold=fold, seed=seed)
         test = bank.test.isel(where).values
-        objective, guesses, _ = reference(x[layer], y, test, float(bank.data.penalty[penalty]), standardize)
+        objective, guesses, _ = reference(
+            x[layer], y, test, float(bank.data.penalty[penalty]), standardize
+        )
         ours = bank.data.isel(layer=layer, penalty=penalty, **where)
         assert ours.objective.item() == pytest.approx(objective, rel=1e-4)
         said = predicted.isel(layer=layer, penalty=penalty, **where).values[test]
@@ -82,7 +103,11 @@ def test_activations_like_those_of_a_model():
     """More features than scikit-learn needs few steps for: correlated over five orders of magnitude, classes separable."""
     rng = np.random.default_rng(1)
     y = rng.integers(0, 4, 300)
-    x = (rng.normal(size=(1, 300, 101)) + rng.normal(size=(4, 101))[y] / 3) / (1 + np.arange(101)) ** 2.5 @ rng.normal(size=(101, 101))
+    x = (
+        (rng.normal(size=(1, 300, 101)) + rng.normal(size=(4, 101))[y] / 3)
+        / (1 + np.arange(101)) ** 2.5
+        @ rng.normal(size=(101, 101))
+    )
     bank = interventions.fit_probes(x.astype(np.float32), y, penalties=(0.1, 10.0), folds=3)
     assert agrees(bank, x.astype(np.float32), y) >= 0.99
     assert bank.n_iter.max() < 100
@@ -95,9 +120,14 @@ def test_few_fits_of_many_features_are_scikit_learn_s():
 
 def test_no_fit_depends_on_the_order_of_sums():
     """Columns in another order are the same problem, added up as another processor would: float32 alone leaves some above `tol`."""
-    orders = [np.random.default_rng(0).permuted(np.tile(np.arange(D), (20, 1)), axis=1)[i] for i in range(20)]
+    orders = [
+        np.random.default_rng(0).permuted(np.tile(np.arange(D), (20, 1)), axis=1)[i]
+        for i in range(20)
+    ]
     x = np.stack([X[1][:, order] for order in orders])
-    bank = interventions.fit_probes(x, np.arange(N) % 3, standardize=False, **SAME)  # with a warning it would fail
+    bank = interventions.fit_probes(
+        x, np.arange(N) % 3, standardize=False, **SAME
+    )  # with a warning it would fail
     assert bank.gap.max() <= 1e-6
     objective = bank.objective.values
     # An estimated gap is up to 3.5 times too small. A row's loss changes with its logits by |p - label| of their rounding.
@@ -113,7 +143,11 @@ def test_a_smaller_tolerance_is_reached_in_float64(bank, target):
     assert fine.gap.max() <= 1e-11
     assert fine.n_iter.max() < 200
     usual = bank if target == "class" else interventions.fit_probes(X, y, target=target, **options)
-    same = fine.out_of_fold.values == usual.out_of_fold.values if target == "class" else np.isclose(fine.out_of_fold, usual.out_of_fold)
+    same = (
+        fine.out_of_fold.values == usual.out_of_fold.values
+        if target == "class"
+        else np.isclose(fine.out_of_fold, usual.out_of_fold)
+    )
     assert same.mean() > 0.995
     np.testing.assert_allclose(fine.log_loss, usual.log_loss, rtol=1e-2)
     np.testing.assert_allclose(fine.objective, usual.objective, rtol=1e-5)
@@ -127,7 +161,9 @@ def test_a_fit_ends_where_float32_holds_no_better_weights():
 
 
 def test_what_has_not_converged_is_said(bank):
-    with pytest.warns(UserWarning, match=r"fit_probes: \d+ of 60 fits have not come within tol=1e-06"):
+    with pytest.warns(
+        UserWarning, match=r"fit_probes: \d+ of 60 fits have not come within tol=1e-06"
+    ):
         early = interventions.fit_probes(X, Y, max_iter=1, **SAME)
     assert early.gap.max() > bank.gap.max()
 
@@ -147,16 +183,24 @@ def test_test_rows_do_not_enter_a_fit(bank):
     changed[:, test] = changed[:, test] * 7 - 40
     again = interventions.fit_probes(changed, Y, **SAME)
     for name, tol in (("mean", 1e-5), ("scale", 1e-5), ("objective", 1e-4)):
-        np.testing.assert_allclose(again.data[name].sel(fold=2, seed=0), bank.data[name].sel(fold=2, seed=0), rtol=tol)
+        np.testing.assert_allclose(
+            again.data[name].sel(fold=2, seed=0), bank.data[name].sel(fold=2, seed=0), rtol=tol
+        )
     weights = bank.weights.sel(fold=2, seed=0)
-    np.testing.assert_allclose(again.weights.sel(fold=2, seed=0), weights, atol=2e-2 * float(np.abs(weights).max()))
+    np.testing.assert_allclose(
+        again.weights.sel(fold=2, seed=0), weights, atol=2e-2 * float(np.abs(weights).max())
+    )
 
 
 def test_groups_never_straddle():
     groups = np.arange(N) // 4
     bank = interventions.fit_probes(X, Y, groups, **SAME)
     for seed in SEEDS:
-        assert bank.test.sel(seed=seed).sum("fold").min() == bank.test.sel(seed=seed).sum("fold").max() == 1
+        assert (
+            bank.test.sel(seed=seed).sum("fold").min()
+            == bank.test.sel(seed=seed).sum("fold").max()
+            == 1
+        )
         for fold in range(5):
             test = bank.test.sel(seed=seed, fold=fold).values
             assert not set(groups[test]) & set(groups[~test])
@@ -168,7 +212,9 @@ def test_sites_chunks_and_values_never_change_a_result(bank, monkeypatch):
     assert two.accuracy.dims == ("site", "layer", "penalty", "fold", "seed")
     np.testing.assert_allclose(two.objective.sel(site="b").values[::-1], bank.objective, rtol=1e-5)
     before = compiled.n_compiled(_solve)
-    interventions.fit_probes(X + 1, Y[::-1].copy(), penalties=(2.0, 3.0, 4.0), seeds=(7, 8), tol=1e-3)
+    interventions.fit_probes(
+        X + 1, Y[::-1].copy(), penalties=(2.0, 3.0, 4.0), seeds=(7, 8), tol=1e-3
+    )
     assert compiled.n_compiled(_solve) == before
     monkeypatch.setattr("interventions.probes.fit._BYTES", 60_000)
     small = interventions.fit_probes(X, Y, **SAME)
@@ -185,8 +231,12 @@ def test_ridge_is_scikit_learn_s():
         scaler = StandardScaler().fit(X[layer][~test].astype(np.float64))
         x = scaler.transform(X[layer].astype(np.float64))
         model = Ridge(alpha=float(bank.data.penalty[penalty])).fit(x[~test], y[~test])
-        np.testing.assert_allclose(bank.weights[layer, penalty, fold, 0, 0], model.coef_, rtol=1e-3, atol=1e-4)
-        assert bank.r2[layer, penalty, fold, 0].item() == pytest.approx(model.score(x[test], y[test]), abs=1e-4)
+        np.testing.assert_allclose(
+            bank.weights[layer, penalty, fold, 0, 0], model.coef_, rtol=1e-3, atol=1e-4
+        )
+        assert bank.r2[layer, penalty, fold, 0].item() == pytest.approx(
+            model.score(x[test], y[test]), abs=1e-4
+        )
     assert bank.r2.sel(layer=1, penalty=2.0).min() > 0.9
     with pytest.raises(AttributeError, match="target 'value' has no 'accuracy'; it has r2"):
         _ = bank.accuracy
@@ -233,8 +283,14 @@ def test_codelength_is_short_where_there_is_something_to_read():
 
 def test_a_stream_comes_to_the_same_weights():
     y = np.array(["ant", "bee", "cat"])[Y]
-    streamed = stream.fit_stream(lambda: ((X[:, i : i + 33], y[i : i + 33]) for i in range(0, N, 33)), epochs=150, learning_rate=0.05)
-    whole = interventions.fit_probes(X, y, folds=[(np.arange(N), np.arange(N))] * 5, **SAME).sel(penalty=1.0, fold=0, seed=0)
+    streamed = stream.fit_stream(
+        lambda: ((X[:, i : i + 33], y[i : i + 33]) for i in range(0, N, 33)),
+        epochs=150,
+        learning_rate=0.05,
+    )
+    whole = interventions.fit_probes(X, y, folds=[(np.arange(N), np.arange(N))] * 5, **SAME).sel(
+        penalty=1.0, fold=0, seed=0
+    )
     assert streamed.weights.dims == whole.weights.dims
     np.testing.assert_allclose(streamed.data["mean"], whole.data["mean"], rtol=1e-4)
     assert (streamed.predict(X).values == whole.predict(X).values).mean() > 0.98

@@ -1,4 +1,5 @@
 """Controls, refusals, and what a probe is good for once it is fitted: edits and monitors."""
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -23,7 +24,9 @@ def words():
 
 def test_controls(words):
     X, y, types = words
-    found = controls.run(X, y, folds=4, types=types, baselines={"noise": X[0], "layer 1": X[1]}, seeds=(0, 1))
+    found = controls.run(
+        X, y, folds=4, types=types, baselines={"noise": X[0], "layer 1": X[1]}, seeds=(0, 1)
+    )
     mean = found.mean(("fold", "seed", "penalty"))
     assert mean.probe[1] > 0.9
     assert mean.shuffled.max() < 0.5
@@ -31,12 +34,17 @@ def test_controls(words):
     assert mean.control_task[1] > 0.75  # what it learns by heart, however random
     assert mean.selectivity[1] < 0.2 < 0.4 < mean.probe[1] - mean.shuffled[1]
     assert mean.baselines.sel(baseline="noise") < 0.6 < mean.baselines.sel(baseline="layer 1")
-    np.testing.assert_allclose(found.baselines.sel(baseline="layer 1"), found.probe.sel(layer=1), atol=0.05)
+    np.testing.assert_allclose(
+        found.baselines.sel(baseline="layer 1"), found.probe.sel(layer=1), atol=0.05
+    )
 
 
 def test_types_held_out_cannot_be_learnt_by_heart(words):
     X, y, types = words
-    assert interventions.fit_probes(X, y, types, folds=4, seeds=(0, 1)).accuracy.sel(layer=1).mean() < 0.6
+    assert (
+        interventions.fit_probes(X, y, types, folds=4, seeds=(0, 1)).accuracy.sel(layer=1).mean()
+        < 0.6
+    )
 
 
 X, Y = np.random.default_rng(1).normal(size=(2, 24, 5)).astype(np.float32), np.arange(24) % 2
@@ -50,9 +58,15 @@ X, Y = np.random.default_rng(1).normal(size=(2, 24, 5)).astype(np.float32), np.a
         ({"y": Y + 0.5}, "for a quantity pass target='value'"),
         ({"y": np.array(["rare", *["often"] * 23])}, "class 'rare' has 1 rows, 5 folds need 5"),
         ({"groups": np.arange(24) % 3}, "3 groups cannot be split into 5 folds; pass folds=3"),
-        ({"groups": Y * 4 + np.arange(24) // 6 * (Y == 0), "folds": 2}, "would be in none of the training rows"),
+        (
+            {"groups": Y * 4 + np.arange(24) // 6 * (Y == 0), "folds": 2},
+            "would be in none of the training rows",
+        ),
         ({"groups": np.arange(23)}, "groups: expected one for each of 24 rows"),
-        ({"X": np.where(np.arange(24)[:, None] == 7, np.nan, X)}, "NaN or infinity in layer 0, 1 rows, the first 7"),
+        (
+            {"X": np.where(np.arange(24)[:, None] == 7, np.nan, X)},
+            "NaN or infinity in layer 0, 1 rows, the first 7",
+        ),
         ({"X": X[0]}, r"X: expected \[layers, rows, features\]"),
         ({"X": {"a": X, "b": X[:1]}}, "the same shape for all sites"),
         ({"penalties": (1.0, -1.0)}, "penalties: expected different positive numbers"),
@@ -93,7 +107,10 @@ def test_adding_a_direction_moves_the_probe(tiny_model, heard, bank):
     assert np.linalg.norm(direction) == pytest.approx(1, abs=1e-5)
     np.testing.assert_allclose(direction, fitted.direction(1, "even"), atol=1e-5)
     edits = {SITE: fitted.as_add(1, "even", "odd", strength=2.5)}
-    said = [tiny_model.decode(tokens, memory, e, monitor.readout(probe, SITE))[1]["probe"][1] for e in (None, edits)]
+    said = [
+        tiny_model.decode(tokens, memory, e, monitor.readout(probe, SITE))[1]["probe"][1]
+        for e in (None, edits)
+    ]
     log_odds = [jnp.log(p[..., 0] / p[..., 1]) for p in said]
     slope = (probe.weights[0] - probe.weights[1]) @ direction
     np.testing.assert_allclose(log_odds[1] - log_odds[0], jnp.full((2, 9), 2.5 * slope), rtol=1e-2)
@@ -106,7 +123,9 @@ def test_adding_a_direction_moves_the_probe(tiny_model, heard, bank):
 def test_projecting_leaves_nothing_for_the_probe(tiny_model, heard, bank):
     memory, tokens = heard
     probe = monitor.Probe.of(bank[0], layer=0)
-    _, acts = tiny_model.decode(tokens, memory, {SITE: bank[0].as_project(0)}, monitor.readout(probe, SITE))
+    _, acts = tiny_model.decode(
+        tokens, memory, {SITE: bank[0].as_project(0)}, monitor.readout(probe, SITE)
+    )
     said = acts["probe"][0]
     np.testing.assert_allclose(said, jnp.broadcast_to(said[0, 0], said.shape), atol=1e-5)
 
@@ -115,7 +134,9 @@ def test_a_monitor_reads_every_step(tiny_model, heard, bank):
     memory, tokens = heard
     probe = monitor.Probe.of(bank[0], layer=1)
     options = dict(max_new_tokens=5, eot=100, edits={SITE: bank[0].as_add(0, "odd", strength=3.0)})
-    out, said = monitor.generate(tiny_model, memory, tokens[:, :3], probe, site=SITE, layer=1, **options)
+    out, said = monitor.generate(
+        tiny_model, memory, tokens[:, :3], probe, site=SITE, layer=1, **options
+    )
     assert said.shape == (2, 5, 2)
     whole = jnp.concatenate([tokens[:, :3], out.tokens], 1)
     _, acts = tiny_model.decode(whole, memory, options["edits"], jaxasr.select(SITE))
@@ -123,7 +144,9 @@ def test_a_monitor_reads_every_step(tiny_model, heard, bank):
     there = np.arange(5) <= np.asarray(out.lengths)[:, None]
     np.testing.assert_allclose(np.asarray(said)[there], np.asarray(expected)[there], atol=1e-5)
     with pytest.raises(ValueError, match="site for a monitor of the decoder"):
-        monitor.generate(tiny_model, memory, tokens, probe, site="encoder.resid_post", max_new_tokens=2)
+        monitor.generate(
+            tiny_model, memory, tokens, probe, site="encoder.resid_post", max_new_tokens=2
+        )
 
 
 def test_an_edit_that_waits_for_the_probe(tiny_model, heard, bank):
@@ -135,10 +158,15 @@ def test_an_edit_that_waits_for_the_probe(tiny_model, heard, bank):
         when = monitor.When(probe, zero, column=0, threshold=threshold)
         return tiny_model.decode(tokens, memory, {SITE: only(when, layers=1)})[0]
 
-    plain, always = (tiny_model.decode(tokens, memory, e)[0] for e in (None, {SITE: only(zero, layers=1)}))
+    plain, always = (
+        tiny_model.decode(tokens, memory, e)[0] for e in (None, {SITE: only(zero, layers=1)})
+    )
     np.testing.assert_array_equal(logits(1.1), plain)
     np.testing.assert_array_equal(logits(0.0), always)
-    sure = tiny_model.decode(tokens, memory, None, monitor.readout(probe, SITE))[1]["probe"][1][..., 0] >= 0.5
+    sure = (
+        tiny_model.decode(tokens, memory, None, monitor.readout(probe, SITE))[1]["probe"][1][..., 0]
+        >= 0.5
+    )
     np.testing.assert_allclose(logits(0.5), jnp.where(sure[..., None], always, plain), atol=1e-5)
     wide = monitor.When(monitor.Probe(jnp.ones((2, 4)), jnp.zeros(2)), zero, 0)
     with pytest.raises(ValueError, match="expected a probe of 15 features"):

@@ -1,4 +1,5 @@
 """No two edits, metrics, readouts or rules share a program unless they compute the same."""
+
 import dataclasses
 import functools
 import types
@@ -26,18 +27,27 @@ def test_every_kind_computes_its_values_after_every_other_kind(order):
     for name in list(TOGETHER)[::order]:
         expected = program_pairs.result(name, TOGETHER, run=False).split()
         found = program_pairs.result(name, TOGETHER).split()
-        np.testing.assert_allclose(np.array(found, float), np.array(expected, float), rtol=1e-4, atol=2e-4, err_msg=name)
+        np.testing.assert_allclose(
+            np.array(found, float), np.array(expected, float), rtol=1e-4, atol=2e-4, err_msg=name
+        )
 
 
 def test_decode_runs_the_second_of_two_classes_with_equal_fields(tiny_model):
     tokens, memory = np.array([[1, 2, 3]]), tiny_model.encode(np.zeros((1, 7, 22), np.float32))[0]
-    for edit, by_hand in ((program_pairs.Times(2.0), lambda x, at: x * 2), (program_pairs.Plus(2.0), lambda x, at: x + 2)):
-        found, expected = (tiny_model.decode(tokens, memory, {"decoder.mlp_out": e})[0] for e in (edit, by_hand))
+    for edit, by_hand in (
+        (program_pairs.Times(2.0), lambda x, at: x * 2),
+        (program_pairs.Plus(2.0), lambda x, at: x + 2),
+    ):
+        found, expected = (
+            tiny_model.decode(tokens, memory, {"decoder.mlp_out": e})[0] for e in (edit, by_hand)
+        )
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_sweep_computes_the_second_of_two_metrics(tiny_model):
-    run = Run(memory=tiny_model.encode(np.zeros((1, 7, 22), np.float32))[0], tokens=np.array([[1, 2, 3]]))
+    run = Run(
+        memory=tiny_model.encode(np.zeros((1, 7, 22), np.float32))[0], tokens=np.array([[1, 2, 3]])
+    )
     options = {"source": "zero", "site": "decoder.resid_post", "over": ("layer", "position")}
     logprobs = iv.sweep(tiny_model, run, metric=iv.logprob(13), **options)
     ranks = iv.sweep(tiny_model, run, metric=iv.rank(13), **options)
@@ -146,10 +156,14 @@ def test_a_changed_closure_attribute_default_or_method_is_another_program():
             return x * self.k
 
     instance = Own()
-    assert [compiled.call(apply, 3.0, taps=edit) for edit in (closed, instance, default, Field())] == [6, 6, 6, 6]
+    assert [
+        compiled.call(apply, 3.0, taps=edit) for edit in (closed, instance, default, Field())
+    ] == [6, 6, 6, 6]
     factor, instance.k, default.__defaults__ = 5.0, 5.0, (5.0,)
     Field.__call__ = lambda self, x: x * self.k * 2.5
-    assert [compiled.call(apply, 3.0, taps=edit) for edit in (closed, instance, default, Field())] == [15, 15, 15, 15]
+    assert [
+        compiled.call(apply, 3.0, taps=edit) for edit in (closed, instance, default, Field())
+    ] == [15, 15, 15, 15]
 
 
 class Settings:
@@ -160,7 +174,9 @@ class Settings:
         return 2 * FACTOR
 
 
-def test_a_changed_class_attribute_property_module_or_object_in_a_closure_is_another_program(monkeypatch):
+def test_a_changed_class_attribute_property_module_or_object_in_a_closure_is_another_program(
+    monkeypatch,
+):
     class Probe(nnx.Module):
         def __init__(self):
             self.k = nnx.Param(jnp.float32(2))
@@ -192,7 +208,10 @@ def test_a_changed_class_attribute_property_module_or_object_in_a_closure_is_ano
 
 
 def test_functions_that_all_call_each_other_are_read_once():
-    code = "".join(f"def f{i}(x):\n    return {' + '.join(f'f{j}(x)' for j in range(30) if j != i)}\n" for i in range(30))
+    code = "".join(
+        f"def f{i}(x):\n    return {' + '.join(f'f{j}(x)' for j in range(30) if j != i)}\n"
+        for i in range(30)
+    )
     names: dict = {"__name__": "mutual"}
     exec(code, names)
     assert Key(names["f0"]) == Key(names["f0"])
@@ -216,5 +235,7 @@ def test_what_has_no_key_is_refused():
         __slots__ = ()
         __hash__ = None
 
-    with pytest.raises(TypeError, match="must be hashable, or a pytree whose leaves are arrays; got Unhashable"):
+    with pytest.raises(
+        TypeError, match="must be hashable, or a pytree whose leaves are arrays; got Unhashable"
+    ):
         compiled.call(lambda x, taps: x, 1.0, taps=Unhashable())

@@ -1,4 +1,5 @@
 """Results say where they come from."""
+
 import re
 
 import pytest

@@ -1,4 +1,5 @@
 """Results are published as they are; README and docs/results/README.md say what the results say."""
+
 import json
 from pathlib import Path
 
@@ -11,16 +12,46 @@ ROOT = Path(__file__).parents[1]
 
 def result(folder: Path, **changes: object) -> Path:
     """A made-up result of E1 on base, with a claim that holds and one that cannot be tested."""
-    claim = {"says": "a | b", "paper": "94.6 % at layer 25", "test": "a mean", "null": 0.5, "side": "above", "need": 10}
+    claim = {
+        "says": "a | b",
+        "paper": "94.6 % at layer 25",
+        "test": "a mean",
+        "null": 0.5,
+        "side": "above",
+        "need": 10,
+    }
     ours = {"value": 0.75, "low": 0.625, "high": 0.875, "n": 20, "p": 0.0001}
     findings = {
         "holds": {**claim, "ours": ours, "verdict": "replicates", "why": ""},
-        "open": {**claim, "says": "c", "paper": "not asked", "ours": None, "verdict": "not testable here", "why": "no words"},
+        "open": {
+            **claim,
+            "says": "c",
+            "paper": "not asked",
+            "ours": None,
+            "verdict": "not testable here",
+            "why": "no words",
+        },
     }
-    known = {"model": {"name": "base"}, "commit": "0123456789", "command": "jaxasr reproduce E1", "seed": 0}
-    made = {"id": "E1", "title": "T", "about": "A", "quick": False, "figures": ["map"], "findings": findings, "provenance": known}
+    known = {
+        "model": {"name": "base"},
+        "commit": "0123456789",
+        "command": "jaxasr reproduce E1",
+        "seed": 0,
+    }
+    made = {
+        "id": "E1",
+        "title": "T",
+        "about": "A",
+        "quick": False,
+        "figures": ["map"],
+        "findings": findings,
+        "provenance": known,
+    }
     made["numbers"] = {"n": 3, "table": {"decoder.attn.z": {"top_k": 0.5}}}
-    made |= {"seconds": {"this_run": 9.0, "items_when_made": 8.0, "cpu": 7.0}, "settings": {"n": {"value": 3}}} | changes
+    made |= {
+        "seconds": {"this_run": 9.0, "items_when_made": 8.0, "cpu": 7.0},
+        "settings": {"n": {"value": 3}},
+    } | changes
     (folder / "E1").mkdir(parents=True)
     (folder / "E1" / "map.png").write_bytes(b"png")
     (folder / "E1" / "result.json").write_text(json.dumps(made))
@@ -51,8 +82,13 @@ def test_what_cannot_be_made_again_is_refused(tmp_path, changes):
 
 def test_the_table_stands_between_its_marks():
     page = f"above\n{published.BEGIN}\nold\n{published.END}\nbelow\n"
-    assert published.replaced(page, "new\n") == f"above\n{published.BEGIN}\n\nnew\n\n{published.END}\nbelow\n"
-    assert published.replaced(published.replaced(page, "new\n"), "new\n") == published.replaced(page, "new\n")
+    assert (
+        published.replaced(page, "new\n")
+        == f"above\n{published.BEGIN}\n\nnew\n\n{published.END}\nbelow\n"
+    )
+    assert published.replaced(published.replaced(page, "new\n"), "new\n") == published.replaced(
+        page, "new\n"
+    )
     with pytest.raises(ValueError, match="expected the lines"):
         published.replaced("nothing", "new")
 
@@ -61,8 +97,16 @@ def test_the_pages_say_what_the_results_say():
     found = published.published(ROOT / "docs" / "results")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert published.replaced(readme, published.short(found)) == readme
-    assert published.page(found) == (ROOT / "docs" / "results" / "README.md").read_text(encoding="utf-8")
+    assert published.page(found) == (ROOT / "docs" / "results" / "README.md").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_published_figures_are_small():
-    assert max((file.stat().st_size for file in (ROOT / "docs" / "results").glob("*_*/*.png")), default=0) < 250_000
+    assert (
+        max(
+            (file.stat().st_size for file in (ROOT / "docs" / "results").glob("*_*/*.png")),
+            default=0,
+        )
+        < 250_000
+    )

@@ -1,4 +1,5 @@
 """Frozen dataclasses that are pytrees, and that JAX never takes for one another."""
+
 import dataclasses
 
 import flax.struct
@@ -10,7 +11,11 @@ from jaxasr import pytrees
 
 
 def kind(i, decorate=pytrees.dataclass):
-    return decorate(type(f"Kind{i}", (), {"__annotations__": {"s": float}, "__call__": lambda self, x: x * 0 + i}))
+    return decorate(
+        type(
+            f"Kind{i}", (), {"__annotations__": {"s": float}, "__call__": lambda self, x: x * 0 + i}
+        )
+    )
 
 
 @pytrees.dataclass
@@ -28,7 +33,9 @@ class Theirs:
 def test_it_is_what_flax_makes():
     ours, other = Shift(jnp.ones(2), 4), Theirs(jnp.ones(2), 4)
     assert jax.tree.leaves(ours)[0].shape == (2,)
-    assert [str(path) for path, _ in jax.tree.leaves_with_path(ours)] == [str(path) for path, _ in jax.tree.leaves_with_path(other)]
+    assert [str(path) for path, _ in jax.tree.leaves_with_path(ours)] == [
+        str(path) for path, _ in jax.tree.leaves_with_path(other)
+    ]
     assert ours.replace(by=5).by == 5
     assert jax.tree.map(lambda x: x + 1, ours).by == 4
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -61,4 +68,7 @@ class Weighted:
 def test_a_constructor_that_sets_more_runs_again_and_a_decorated_class_stays():
     assert jax.jit(lambda edit, x: edit(x))(Weighted(2.0), 2.0) == 12
     assert pytrees.dataclass(Shift) is Shift
-    assert pytrees.dataclass(frozen=True)(type("Own", (), {"__annotations__": {"s": float}}))(1.0).s == 1
+    assert (
+        pytrees.dataclass(frozen=True)(type("Own", (), {"__annotations__": {"s": float}}))(1.0).s
+        == 1
+    )

@@ -1,4 +1,5 @@
 """The README's first lines, and its Python, which runs as it stands on the real tiny.en."""
+
 import re
 from pathlib import Path
 
@@ -10,7 +11,9 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
 def test_the_two_lines_come_first():
-    assert README.startswith('```\npip install -e ".[demo]" && jaxasr demo\npip install -e ".[test]" && pytest\n```\n')
+    assert README.startswith(
+        '```\npip install -e ".[demo]" && jaxasr demo\npip install -e ".[test]" && pytest\n```\n'
+    )
 
 
 def test_no_placeholders():
@@ -27,7 +30,9 @@ def test_python_runs(monkeypatch):
     assert not (names["said"].logprobs == names["edited"].logprobs).all()
     assert names["audible"][-1][0].startswith("The captain")
     assert names["heads"].shape == (4, 6, 5)
-    assert names["heads"].source > names["heads"].baseline  # noise hides the word, the clean recording says it
+    assert (
+        names["heads"].source > names["heads"].baseline
+    )  # noise hides the word, the clean recording says it
 
 
 def test_there_is_python():

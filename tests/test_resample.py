@@ -1,4 +1,5 @@
 """Resample ablation: another recording's activations, drawn once for all cells."""
+
 import jax
 import numpy as np
 import pytest
@@ -26,7 +27,9 @@ def test_everybody_is_drawn_once_and_nobody_gets_his_own(target):
     assert all(draw[b] != b for draw in draws for b in range(5))
     assert len({tuple(draw) for draw in draws}) > 5
     assert draws[3] == rows(resampled(target, "resample:3"), target)
-    assert rows(resampled(target), target) == rows(resampled(target, "resample"), target) == draws[0]
+    assert (
+        rows(resampled(target), target) == rows(resampled(target, "resample"), target) == draws[0]
+    )
 
 
 def test_a_data_set_lends_its_rows_with_their_tokens(target):
@@ -39,7 +42,11 @@ def test_a_data_set_lends_its_rows_with_their_tokens(target):
 
 
 def test_a_sweep_takes_the_other_recording(tiny_model, target):
-    options = {"site": "decoder.cross_attn.z", "over": ("layer", "head", "position"), "metric": METRIC}
+    options = {
+        "site": "decoder.cross_attn.z",
+        "over": ("layer", "head", "position"),
+        "metric": METRIC,
+    }
     two = target.replace(mel=target.mel[:2], tokens=target.tokens[:2])
     swept = iv.sweep(tiny_model, two, "resample", **options)
     swapped = two.replace(mel=two.mel[::-1], tokens=two.tokens[::-1])
@@ -48,9 +55,13 @@ def test_a_sweep_takes_the_other_recording(tiny_model, target):
     np.testing.assert_array_equal(swept.token_id, two.tokens)  # the rows say different things
     estimate = iv.attribution(tiny_model, target=two, source="resample", **options)
     np.testing.assert_array_equal(estimate.token_id, two.tokens)
-    np.testing.assert_allclose(estimate, iv.attribution(tiny_model, target=two, source=swapped, **options), atol=1e-6)
+    np.testing.assert_allclose(
+        estimate, iv.attribution(tiny_model, target=two, source=swapped, **options), atol=1e-6
+    )
     summary = iv.summarize(swept)
-    np.testing.assert_allclose(summary.recovery, summary.change / (swept.source - swept.baseline), rtol=1e-6)
+    np.testing.assert_allclose(
+        summary.recovery, summary.change / (swept.source - swept.baseline), rtol=1e-6
+    )
 
 
 def test_one_alone_has_nobody_to_draw(tiny_model, target):
@@ -58,4 +69,6 @@ def test_one_alone_has_nobody_to_draw(tiny_model, target):
     with pytest.raises(ValueError, match="there is one"):
         iv.sweep(tiny_model, one, "resample", site="decoder.attn.z", over=("layer",), metric=METRIC)
     with pytest.raises(ValueError, match="expected a Run or one of"):
-        iv.sweep(tiny_model, one, "resample:x", site="decoder.attn.z", over=("layer",), metric=METRIC)
+        iv.sweep(
+            tiny_model, one, "resample:x", site="decoder.attn.z", over=("layer",), metric=METRIC
+        )

@@ -1,4 +1,5 @@
 """Rows of a part see what their own column computes and, of the rest before them, what was stored."""
+
 import numpy as np
 
 from interventions.rows import Rows, packed

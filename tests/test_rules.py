@@ -22,7 +22,14 @@ def small(timestamps: bool, max_initial: int, suppress: set[int], blank: bool) -
         return jnp.asarray(np.isin(np.arange(V), sorted(ids)))
 
     never = suppress | ({NO_TIMESTAMPS} if timestamps else set())
-    return Rules(mask(never), mask({1, EOT} if blank else set()), jnp.asarray(max_initial, jnp.int32), timestamps, EOT, BEGIN)
+    return Rules(
+        mask(never),
+        mask({1, EOT} if blank else set()),
+        jnp.asarray(max_initial, jnp.int32),
+        timestamps,
+        EOT,
+        BEGIN,
+    )
 
 
 def reference(logits, tokens, sample_begin, timestamps, max_initial, suppress, blank):
@@ -70,16 +77,26 @@ apply = jax.jit(lambda rules, *state: rules(*state))
     suppress=st.sets(st.integers(0, EOT - 2), max_size=4),
     blank=st.booleans(),
 )
-def test_rules_equal_the_plain_statement(seed, written, prompt_len, stamp_rate, timestamps, max_initial, suppress, blank):
+def test_rules_equal_the_plain_statement(
+    seed, written, prompt_len, stamp_rate, timestamps, max_initial, suppress, blank
+):
     rng = np.random.default_rng(seed)
     length = prompt_len + written
     kind = rng.random((7, T)) < stamp_rate
-    tokens = np.where(kind, rng.integers(BEGIN, V, (7, T)), rng.integers(0, EOT, (7, T))).astype(np.int32)  # beyond `length`: anything
+    tokens = np.where(kind, rng.integers(BEGIN, V, (7, T)), rng.integers(0, EOT, (7, T))).astype(
+        np.int32
+    )  # beyond `length`: anything
     logits = (rng.normal(size=(7, V)) * 3).astype(np.float32)
     options = (timestamps, max_initial, suppress, blank)
     with np.errstate(invalid="ignore"):
         expected = reference(logits, tokens[:, :length], prompt_len, *options)
-    got = apply(small(*options), jnp.asarray(logits), jnp.asarray(tokens), jnp.int32(length), jnp.int32(prompt_len))
+    got = apply(
+        small(*options),
+        jnp.asarray(logits),
+        jnp.asarray(tokens),
+        jnp.int32(length),
+        jnp.int32(prompt_len),
+    )
     np.testing.assert_array_equal(np.asarray(got), expected)
 
 
@@ -125,7 +142,15 @@ def test_rules_of_a_real_vocabulary(tok):
     rules = rules_for(tok)
     never = set(np.flatnonzero(rules.suppress).tolist())
     s = tok.special
-    assert never == {*tok.non_speech, s.transcribe, s.translate, s.sot, s.startofprev, s.startoflm, s.no_speech}
+    assert never == {
+        *tok.non_speech,
+        s.transcribe,
+        s.translate,
+        s.sot,
+        s.startofprev,
+        s.startoflm,
+        s.no_speech,
+    }
     assert set(np.flatnonzero(rules.suppress_begin).tolist()) == {220, s.eot}
     assert rules.suppress.shape == (tok.n_vocab,)
     with_times = rules_for(tok, timestamps=True)
@@ -137,8 +162,12 @@ def test_rules_of_a_real_vocabulary(tok):
 
 def test_first_token_of_a_real_vocabulary():
     tokens = jnp.asarray([BASE.prompt(timestamps=True) + [0] * 4])
-    logits = rules_for(BASE, timestamps=True, max_initial_timestamp=0.5)(jnp.zeros((1, BASE.n_vocab)), tokens, 3, 3)
-    assert BASE.token_texts(np.flatnonzero(np.isfinite(logits[0]))) == [f"<|{i / 50:.2f}|>" for i in range(26)]
+    logits = rules_for(BASE, timestamps=True, max_initial_timestamp=0.5)(
+        jnp.zeros((1, BASE.n_vocab)), tokens, 3, 3
+    )
+    assert BASE.token_texts(np.flatnonzero(np.isfinite(logits[0]))) == [
+        f"<|{i / 50:.2f}|>" for i in range(26)
+    ]
 
 
 def test_errors_name_what_is_wrong():

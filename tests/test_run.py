@@ -54,4 +54,6 @@ def test_neither_or_both(tiny_model, inputs):
 def test_a_run_is_a_pytree(tiny_model, inputs):
     mel, tokens = inputs
     logits = jax.jit(lambda run: run.decode(tiny_model)[0])(Run(mel=mel, tokens=tokens))
-    np.testing.assert_allclose(logits, Run(mel=mel, tokens=tokens).decode(tiny_model)[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        logits, Run(mel=mel, tokens=tokens).decode(tiny_model)[0], rtol=1e-5, atol=1e-5
+    )

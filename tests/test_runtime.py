@@ -1,4 +1,5 @@
 """What every command does before it computes."""
+
 import jax
 import pytest
 

@@ -41,7 +41,10 @@ def test_segments_of_a_window(tokens, expected, step):
 
 
 def test_times_count_from_the_beginning_of_the_recording():
-    assert cut(t(0.5), HI, t(1), t(1), YOU, t(2), seek=1234, n_frames=700) == ([(12.84, 13.34, " Hi"), (13.34, 14.34, " you")], 700)
+    assert cut(t(0.5), HI, t(1), t(1), YOU, t(2), seek=1234, n_frames=700) == (
+        [(12.84, 13.34, " Hi"), (13.34, 14.34, " you")],
+        700,
+    )
     assert cut(HI, seek=1000, n_frames=700) == ([(10, 17, " Hi")], 700)
 
 
@@ -53,4 +56,9 @@ def test_a_segment_knows_its_window():
     written = Written((t(0), HI, t(1)), -0.25, 0.75, 1.5, 0.4)
     (segment,), _ = segments_of(written, TOK, 500, 3000)
     assert (segment.seek, segment.tokens) == (5.0, written.tokens)
-    assert (segment.avg_logprob, segment.no_speech_prob, segment.compression_ratio, segment.temperature) == (-0.25, 0.75, 1.5, 0.4)
+    assert (
+        segment.avg_logprob,
+        segment.no_speech_prob,
+        segment.compression_ratio,
+        segment.temperature,
+    ) == (-0.25, 0.75, 1.5, 0.4)

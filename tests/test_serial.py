@@ -1,4 +1,5 @@
 """Edits written and read again; nothing else is ever made or written."""
+
 import io
 import json
 from pathlib import Path
@@ -17,7 +18,13 @@ EDITS = {
     "decoder.resid_pre": Patch(jnp.arange(30.0).reshape(2, 15), partial=True),
     "decoder.resid_mid": Mix(jnp.float32(1.5), Row(jnp.array([1, 0]))),
     "decoder.resid_post": chain(Scale(0.5), Add(np.ones(15, np.float32), 2), Zero()),
-    "decoder.mlp.post": only(Noise(3, 0.25, replace=True), layers=[0, 1], positions=slice(2, 5), rows=0, when=jnp.array(True)),
+    "decoder.mlp.post": only(
+        Noise(3, 0.25, replace=True),
+        layers=[0, 1],
+        positions=slice(2, 5),
+        rows=0,
+        when=jnp.array(True),
+    ),
     "decoder.attn_out": Project.span(np.eye(15, dtype=np.float32)[:2], keep=True),
     "decoder.mlp_out": Patch(jnp.ones(15, jnp.bfloat16) / 3),
     "decoder.cross_attn.pattern": only(force(slice(3, 7)), heads=2),
@@ -51,12 +58,25 @@ def test_a_loaded_edit_does_the_same(tmp_path):
     serial.save_edits(EDITS, tmp_path / "edits")
     site = "decoder.resid_post"
     x, at = jnp.ones((2, 3, 15)), At(jnp.int32(0), jnp.tile(jnp.arange(3), (2, 1)), None, site)
-    np.testing.assert_array_equal(serial.load_edits(tmp_path / "edits")[site](x, at), EDITS[site](x, at))
+    np.testing.assert_array_equal(
+        serial.load_edits(tmp_path / "edits")[site](x, at), EDITS[site](x, at)
+    )
 
 
-@pytest.mark.parametrize("edit", [lambda x, at: x, only(Zero(), when=lambda at: at.layer == 0), chain(Zero(), object()), np.zeros])
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda x, at: x,
+        only(Zero(), when=lambda at: at.layer == 0),
+        chain(Zero(), object()),
+        np.zeros,
+    ],
+)
 def test_code_is_refused_and_nothing_is_left_behind(tmp_path, edit):
-    with pytest.raises(ValueError, match=r"edits\['decoder\.ln'\].* cannot be saved; expected one of .*Patch.*file of yours"):
+    with pytest.raises(
+        ValueError,
+        match=r"edits\['decoder\.ln'\].* cannot be saved; expected one of .*Patch.*file of yours",
+    ):
         serial.save_edits({"decoder.ln": edit}, tmp_path / "edits")
     assert not list(tmp_path.iterdir())
 
@@ -69,17 +89,22 @@ def test_nothing_is_overwritten(tmp_path):
         serial.save_edits({"decoder.nose": Zero()}, tmp_path / "other")
 
 
-@pytest.mark.parametrize("node", [
-    {"type": "system", "fields": {}},
-    {"type": "Scale", "fields": {"factor": {"value": 1}, "more": {"value": 1}}},
-    {"type": "Scale", "fields": {"factor": {"array": "b0", "dtype": "float32"}}},
-    {"type": "Scale", "fields": {"factor": {"value": "text"}}},
-    {"type": "Zero"},
-    ["Zero"],
-])
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"type": "system", "fields": {}},
+        {"type": "Scale", "fields": {"factor": {"value": 1}, "more": {"value": 1}}},
+        {"type": "Scale", "fields": {"factor": {"array": "b0", "dtype": "float32"}}},
+        {"type": "Scale", "fields": {"factor": {"value": "text"}}},
+        {"type": "Zero"},
+        ["Zero"],
+    ],
+)
 def test_what_was_not_written_by_us_is_refused(tmp_path, node):
     with pytest.raises(ValueError, match=r"edits\.json: .*edits\['decoder\.ln'\]"):
-        serial.load_edits(written(tmp_path / "edits", json.dumps({"version": 1, "edits": {"decoder.ln": node}})))
+        serial.load_edits(
+            written(tmp_path / "edits", json.dumps({"version": 1, "edits": {"decoder.ln": node}}))
+        )
 
 
 def test_pickled_arrays_are_refused(tmp_path):
@@ -136,7 +161,11 @@ SCALE = {"type": "Scale", "fields": {"factor": {"value": 2.0}}}
 ])  # fmt: skip
 def test_every_field_holds_what_its_class_takes(tmp_path, node):
     file = io.BytesIO()
-    numbers = {"a0": np.ones(2, np.float32), "nan": np.full(2, np.nan, np.float32), "whole": np.arange(3, dtype=np.int32)}
+    numbers = {
+        "a0": np.ones(2, np.float32),
+        "nan": np.full(2, np.nan, np.float32),
+        "whole": np.arange(3, dtype=np.int32),
+    }
     np.savez(file, texts=np.array(["abc"]), **numbers)
     text = json.dumps({"version": 1, "edits": {"decoder.ln": node}})
     with pytest.raises(ValueError, match=r"edits\.json: .*edits\['decoder\.ln'\]"):
@@ -153,7 +182,9 @@ def test_json_that_is_none_of_ours_is_a_value_error(tmp_path, text):
         serial.load_edits(written(tmp_path / "edits", text))
 
 
-@pytest.mark.parametrize("edit", [Patch(3.0), Patch(jnp.full(15, jnp.nan)), Scale(float("nan")), Row(jnp.array([0]))])
+@pytest.mark.parametrize(
+    "edit", [Patch(3.0), Patch(jnp.full(15, jnp.nan)), Scale(float("nan")), Row(jnp.array([0]))]
+)
 def test_what_could_not_be_loaded_is_not_saved(tmp_path, edit):
     with pytest.raises(ValueError, match=r"edits\['decoder\.ln'\]"):
         serial.save_edits({"decoder.ln": edit}, tmp_path / "edits")

@@ -1,4 +1,5 @@
 """Every released size: the shapes of its sites and its number of parameters."""
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -34,7 +35,13 @@ def test_every_released_size_has_every_site_in_its_documented_shape(size):
 
 
 # openai/whisper's README rounds them, and counts the larger buffers: 39, 74, 244, 1550 and 809.
-PUBLISHED = [("tiny.en", 37.8), ("base", 72.6), ("small", 241.7), ("large-v3", 1543.5), ("turbo", 808.9)]
+PUBLISHED = [
+    ("tiny.en", 37.8),
+    ("base", 72.6),
+    ("small", 241.7),
+    ("large-v3", 1543.5),
+    ("turbo", 808.9),
+]
 
 
 @pytest.mark.parametrize(("size", "millions"), PUBLISHED)

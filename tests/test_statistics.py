@@ -11,12 +11,20 @@ def grid(n=40, effect=1.0, seed=0, layers=4, heads=6):
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((layers, n, heads)) * np.linspace(0.1, 3, heads)
     x[2, :, 3] += effect * np.linspace(0.1, 3, heads)[3]
-    return xr.DataArray(x, dims=("layer", "example", "head"), coords={"layer": np.arange(layers), "head": np.arange(heads)})
+    return xr.DataArray(
+        x,
+        dims=("layer", "example", "head"),
+        coords={"layer": np.arange(layers), "head": np.arange(heads)},
+    )
 
 
 def test_a_planted_effect_is_found_and_keeps_its_labels():
     x = grid()
-    for p in (statistics.sign_flip(x), statistics.any_of_many(x), statistics.fdr(statistics.sign_flip(x))):
+    for p in (
+        statistics.sign_flip(x),
+        statistics.any_of_many(x),
+        statistics.fdr(statistics.sign_flip(x)),
+    ):
         assert p.dims == ("layer", "head")
         assert p.sel(layer=2, head=3) < 0.05
         assert (p.values < 0.05).sum() <= 3
@@ -33,7 +41,9 @@ def test_under_the_null_p_values_are_uniform_and_the_best_of_many_is_not_surpris
         best.append(float(statistics.any_of_many(x, n=400, seed=seed).min()))
     assert scipy.stats.kstest(np.ravel(ps)[::5], "uniform").pvalue > 0.01
     assert np.mean(np.array(best) <= 0.05) < 0.15
-    assert np.mean(np.min(ps, axis=(1, 2)) <= 0.05) > 0.4  # without correction, the best of 24 cells nearly always surprises
+    assert (
+        np.mean(np.min(ps, axis=(1, 2)) <= 0.05) > 0.4
+    )  # without correction, the best of 24 cells nearly always surprises
 
 
 def test_few_examples_are_permuted_exactly():
@@ -41,7 +51,12 @@ def test_few_examples_are_permuted_exactly():
     assert float(statistics.sign_flip(x)) == 2 / 16
     ours = statistics.sign_flip(grid(n=9))
     theirs = scipy.stats.permutation_test(
-        (grid(n=9).transpose("example", ...).values,), np.mean, permutation_type="samples", vectorized=True, n_resamples=np.inf, axis=0
+        (grid(n=9).transpose("example", ...).values,),
+        np.mean,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=np.inf,
+        axis=0,
     )
     np.testing.assert_allclose(ours, theirs.pvalue, atol=1e-12)
 
@@ -52,7 +67,12 @@ def test_intervals_agree_with_scipy(method):
     x = x.copy(data=np.exp(x.values / 2))  # skewed, so that the two methods differ
     ours = statistics.bootstrap(x, method=method, n=20_000)
     theirs = scipy.stats.bootstrap(
-        (x.transpose("example", ...).values,), np.mean, axis=0, method=method, n_resamples=20_000, rng=np.random.default_rng(1)
+        (x.transpose("example", ...).values,),
+        np.mean,
+        axis=0,
+        method=method,
+        n_resamples=20_000,
+        rng=np.random.default_rng(1),
     ).confidence_interval
     width = theirs.high - theirs.low
     np.testing.assert_allclose((ours.low - theirs.low) / width, 0, atol=0.04)
@@ -63,7 +83,9 @@ def test_intervals_agree_with_scipy(method):
 def test_intervals_cover():
     inside = [
         (interval.low <= 0) & (interval.high >= 0)
-        for interval in (statistics.bootstrap(grid(n=40, effect=0, seed=s), n=400, level=0.9) for s in range(30))
+        for interval in (
+            statistics.bootstrap(grid(n=40, effect=0, seed=s), n=400, level=0.9) for s in range(30)
+        )
     ]
     assert np.mean(inside) == pytest.approx(0.9, abs=0.04)
 
@@ -81,7 +103,9 @@ def test_seeds_decide():
     x = grid()
     xr.testing.assert_identical(statistics.bootstrap(x, seed=3), statistics.bootstrap(x, seed=3))
     assert not statistics.bootstrap(x, seed=3).equals(statistics.bootstrap(x, seed=4))
-    xr.testing.assert_identical(statistics.any_of_many(x, seed=3), statistics.any_of_many(x, seed=3))
+    xr.testing.assert_identical(
+        statistics.any_of_many(x, seed=3), statistics.any_of_many(x, seed=3)
+    )
 
 
 def test_what_makes_no_sense_is_refused():

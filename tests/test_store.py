@@ -1,4 +1,5 @@
 """The activation store: what it holds, that a kill changes no bit of it, and what it refuses."""
+
 import os
 import signal
 import subprocess
@@ -23,7 +24,11 @@ from jaxasr.rules import rules_for
 
 SITE, LENGTHS = "encoder.resid_post", [0.5, 1.01, 0.3, 2.0, 0.7]
 FRAMES = [25, 51, 15, 100, 35]
-EVERY = {"sites": (SITE, "encoder.mlp.post", "encoder.ln_post"), "pool": ("speech", "all", "last", 3, "frames"), "batch": 2}
+EVERY = {
+    "sites": (SITE, "encoder.mlp.post", "encoder.ln_post"),
+    "pool": ("speech", "all", "last", 3, "frames"),
+    "batch": 2,
+}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +44,11 @@ def made(small, tmp_path_factory):
 
 def files(path: Path) -> dict[str, bytes]:
     """All that a store holds, but for what says when and how it was made."""
-    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file() and file.parent != path}
+    return {
+        str(file.relative_to(path)): file.read_bytes()
+        for file in path.rglob("*")
+        if file.is_file() and file.parent != path
+    }
 
 
 def test_pools_and_frames_are_those_of_the_plain_pass(small, made):
@@ -53,9 +62,16 @@ def test_pools_and_frames_are_those_of_the_plain_pass(small, made):
         for site in EVERY["sites"]:
             x = np.asarray(acts[site]).reshape(-1, 1500, rows[site].shape[-1])
             true = x[:, : FRAMES[i]]
-            expected = {"speech": true.mean(1), "all": x.mean(1), "last": true[:, -1], "3": true[:, 3]}
+            expected = {
+                "speech": true.mean(1),
+                "all": x.mean(1),
+                "last": true[:, -1],
+                "3": true[:, 3],
+            }
             for pool, value in expected.items():
-                np.testing.assert_allclose(made.activations(site, pool)[:, where[one.id]], value, rtol=1e-4, atol=2e-5)
+                np.testing.assert_allclose(
+                    made.activations(site, pool)[:, where[one.id]], value, rtol=1e-4, atol=2e-5
+                )
             a, b = offsets[where[one.id]], offsets[where[one.id] + 1]
             np.testing.assert_allclose(rows[site][:, a:b], true, rtol=1e-4, atol=2e-5)
         heard = np.asarray(mel)[:, : 2 * FRAMES[i]].mean(1)
@@ -65,9 +81,15 @@ def test_pools_and_frames_are_those_of_the_plain_pass(small, made):
 def test_some_frames_are_those_of_all(made):
     every, offsets = made.frames(SITE, ["u1", "u3", "u2"])
     np.testing.assert_array_equal(made.frame_counts(SITE, ["u1", "u3", "u2"]), np.diff(offsets))
-    rows = np.array([0, 50, 51, 150, 160])  # the first and last of u1, the first and last of u3, one of u2
+    rows = np.array(
+        [0, 50, 51, 150, 160]
+    )  # the first and last of u1, the first and last of u3, one of u2
     np.testing.assert_array_equal(made.frames(SITE, ["u1", "u3", "u2"], rows)[0], every[:, rows])
-    assert made.frames(SITE, ["u1", "u3", "u2"], np.array([60, 70]))[0].shape == (every.shape[0], 2, every.shape[2])
+    assert made.frames(SITE, ["u1", "u3", "u2"], np.array([60, 70]))[0].shape == (
+        every.shape[0],
+        2,
+        every.shape[2],
+    )
     assert made.frames(SITE, ["u1"], rows[:0])[0].shape[1] == 0
 
 
@@ -77,7 +99,9 @@ def test_xarray_opens_it_with_names(made):
     assert dataset[SITE].sel(pool="last", utterance="u3").shape == (3, 10)
     assert dataset["encoder.mlp.post"].dims[-1] == "feature_40"
     assert dataset["encoder.ln_post.frames"].dims == ("encoder_frame", "feature")
-    assert dict(zip(dataset.utterance.values, dataset.n_frames.values)) == dict(zip(["u0", "u1", "u2", "u3", "u4"], FRAMES))
+    assert dict(zip(dataset.utterance.values, dataset.n_frames.values)) == dict(
+        zip(["u0", "u1", "u2", "u3", "u4"], FRAMES)
+    )
     assert made.attrs["provenance"]["versions"]["jax"] == jax.__version__
 
 
@@ -109,8 +133,13 @@ def test_killed_and_resumed_is_bitwise_what_it_would_have_been(small, tmp_path):
     lengths, path = [0.2 + 0.1 * i for i in range(12)], tmp_path / "killed"
     how = {"pool": ("speech", "frames"), "batch": 2}
     whole = store.extract(small, tones(lengths), tmp_path / "whole", **how)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    process = subprocess.Popen([sys.executable, "-c", _KILLED.format(lengths=lengths), str(path)], env=environment)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-c", _KILLED.format(lengths=lengths), str(path)], env=environment
+    )
     try:
         there = path / "status" / "c" / "0"  # written with the first batch
         deadline = time.monotonic() + 120
@@ -124,9 +153,13 @@ def test_killed_and_resumed_is_bitwise_what_it_would_have_been(small, tmp_path):
     assert 0 < done < len(lengths)
     assert not half.complete
     (path / SITE / "c" / "0" / "0").mkdir(parents=True, exist_ok=True)
-    (path / SITE / "c" / "0" / "0" / "0.0123456789abcdef.partial").write_bytes(b"a write that was cut short")
+    (path / SITE / "c" / "0" / "0" / "0.0123456789abcdef.partial").write_bytes(
+        b"a write that was cut short"
+    )
     seen = []
-    resumed = store.extract(small, tones(lengths), path, **how, progress=lambda done, total: seen.append(done))
+    resumed = store.extract(
+        small, tones(lengths), path, **how, progress=lambda done, total: seen.append(done)
+    )
     assert seen[0] == done  # nothing that was there is computed again
     assert resumed.complete
     assert files(path) == files(whole.path)
@@ -135,11 +168,17 @@ def test_killed_and_resumed_is_bitwise_what_it_would_have_been(small, tmp_path):
 
 
 def test_a_store_is_of_one_model_one_corpus_and_one_setting(small, made):
-    with pytest.raises(StoreError, match=r"another model: it has \{'sha256': '\w+'\}, this run has \{'sha256': '\w+'\}"):
+    with pytest.raises(
+        StoreError,
+        match=r"another model: it has \{'sha256': '\w+'\}, this run has \{'sha256': '\w+'\}",
+    ):
         store.extract(small_recogniser(2), tones(LENGTHS), made.path, **EVERY)
     with pytest.raises(StoreError, match=r"another corpus: .*'n': 5.*this run has .*'n': 4"):
         store.extract(small, tones(LENGTHS[:4]), made.path, **EVERY)
-    with pytest.raises(StoreError, match=r"another settings: it has \{'dtype': 'float32'\}, this run has \{'dtype': 'float16'\}"):
+    with pytest.raises(
+        StoreError,
+        match=r"another settings: it has \{'dtype': 'float32'\}, this run has \{'dtype': 'float16'\}",
+    ):
         store.extract(small, tones(LENGTHS), made.path, **EVERY, dtype="float16")
     assert store.covers(made.path, small, tones(LENGTHS), [SITE], ["all"])
     assert not store.covers(made.path, small, tones(LENGTHS), ["encoder.resid_mid"], ["all"])
@@ -152,7 +191,9 @@ def test_half_written_by_another_version(small, made, tmp_path, monkeypatch):
         stopped.setattr("experiments.store.writing.Writer.finish", lambda *_: None)
         store.extract(small, tones(LENGTHS[:2]), tmp_path / "half", batch=2)
     monkeypatch.undo()
-    with pytest.raises(StoreError, match=r"another versions: .*'jaxasr': '0\.0\.9'.*this run has .*half-written"):
+    with pytest.raises(
+        StoreError, match=r"another versions: .*'jaxasr': '0\.0\.9'.*this run has .*half-written"
+    ):
         store.extract(small, tones(LENGTHS[:2]), tmp_path / "half", batch=2)
     (tmp_path / "else").mkdir()
     (tmp_path / "else" / "notes.txt").write_text("mine")
@@ -169,14 +210,20 @@ def test_what_cannot_be_read_is_listed_and_changes_no_other_row(small, made, tmp
     long = Utterance("long", Path("long"), read=lambda: tone(300, 31.0))
     nan = Utterance("short", Path("short"), read=lambda: tone(300, 0.05))
     corpus = Corpus("mixed", "memory", (good[0], bad[0], bad[1], good[1], long, nan, good[2]))
-    found = store.extract(small, corpus, tmp_path / "store", sites=(SITE,), pool=("speech", 3), batch=2)
+    found = store.extract(
+        small, corpus, tmp_path / "store", sites=(SITE,), pool=("speech", 3), batch=2
+    )
     assert found.ids == ["u0", "u1", "u2"]
-    assert set(found.problems) == {"gone", "broken", "long", "short"} == set(found.attrs["left_out"])
+    assert (
+        set(found.problems) == {"gone", "broken", "long", "short"} == set(found.attrs["left_out"])
+    )
     assert "no such file" in found.problems["gone"]
     assert "longer than 30 s: 31.0 s" in found.problems["long"]
     assert found.problems["short"] == "position 3 lies outside of its 3 frames"
     rows = [made.ids.index(name) for name in found.ids]
-    np.testing.assert_allclose(found.activations(SITE), made.activations(SITE)[:, rows], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        found.activations(SITE), made.activations(SITE)[:, rows], rtol=1e-5, atol=1e-6
+    )
     with pytest.raises(ValueError, match="all 2 failed"):
         store.extract(small, Corpus("bad", "memory", tuple(bad)), tmp_path / "none", batch=2)
 
@@ -197,7 +244,11 @@ def test_number_formats(small, made, tmp_path, dtype):
     kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype
     rows = [made.ids.index(name) for name in found.ids]
     exact = made.activations(SITE)[:, rows]
-    np.testing.assert_allclose(found.activations(SITE), exact.astype(kind).astype(np.float64), rtol=1e-2 if dtype == "bfloat16" else 1e-3)
+    np.testing.assert_allclose(
+        found.activations(SITE),
+        exact.astype(kind).astype(np.float64),
+        rtol=1e-2 if dtype == "bfloat16" else 1e-3,
+    )
     assert found.group[SITE].dtype.itemsize == {"float64": 8}.get(dtype, 2)
 
 
@@ -205,7 +256,9 @@ def test_back_on_to_the_device_in_shards(made):
     shards = list(made.shards(SITE, "speech", 2))
     assert [ids for ids, _ in shards] == [["u2", "u0"], ["u4", "u1"], ["u3"]]
     assert all(isinstance(x, jax.Array) for _, x in shards)
-    np.testing.assert_array_equal(np.concatenate([x for _, x in shards], axis=1), made.activations(SITE))
+    np.testing.assert_array_equal(
+        np.concatenate([x for _, x in shards], axis=1), made.activations(SITE)
+    )
     with pytest.raises(ValueError, match="has speech, all, last, 3, got 'first'"):
         made.activations(SITE, "first")
     with pytest.raises(ValueError, match=r"got 'encoder\.attn_out'"):
@@ -228,21 +281,60 @@ def test_what_is_asked_wrongly(small, tmp_path, how, message):
 
 def test_decoder_sites_are_read_over_the_text(asr, tmp_path):
     """The last position is the end of text after the model's own words: against a plain teacher-forced pass."""
-    demo = jaxasr.load_audio(Path(__file__).parents[1] / "experiments" / "assets" / "demo.flac")[: 4 * 16_000]
-    corpus = Corpus("demo", "memory", (Utterance("d", Path("d"), read=lambda: demo, transcript="The captain read."),))
+    demo = jaxasr.load_audio(Path(__file__).parents[1] / "experiments" / "assets" / "demo.flac")[
+        : 4 * 16_000
+    ]
+    corpus = Corpus(
+        "demo",
+        "memory",
+        (Utterance("d", Path("d"), read=lambda: demo, transcript="The captain read."),),
+    )
     site, eot = "decoder.resid_post", asr.tokenizer.special.eot
-    own = store.extract(asr, corpus, tmp_path / "own", sites=[site], pool=("last", "speech", "all"), batch=1, max_new_tokens=12)
-    given = store.extract(asr, corpus, tmp_path / "given", sites=[site], pool=("last", "speech", "all"), batch=1, text="transcript")
+    own = store.extract(
+        asr,
+        corpus,
+        tmp_path / "own",
+        sites=[site],
+        pool=("last", "speech", "all"),
+        batch=1,
+        max_new_tokens=12,
+    )
+    given = store.extract(
+        asr,
+        corpus,
+        tmp_path / "given",
+        sites=[site],
+        pool=("last", "speech", "all"),
+        batch=1,
+        text="transcript",
+    )
     memory, _ = asr.model.encode(jaxasr.log_mel(demo, 80)[None])
     prompt = asr.tokenizer.prompt()
-    out = jaxasr.generate(asr.model, memory, jnp.array([prompt]), max_new_tokens=12, rules=rules_for(asr.tokenizer), eot=eot)
+    out = jaxasr.generate(
+        asr.model,
+        memory,
+        jnp.array([prompt]),
+        max_new_tokens=12,
+        rules=rules_for(asr.tokenizer),
+        eot=eot,
+    )
     written = np.asarray(out.tokens)[0, : int(out.lengths[0])].tolist()
     for found, ids in ((own, written), (given, asr.tokenizer.encode(" The captain read."))):
-        _, acts = asr.model.decode(jnp.array([[*prompt, *ids, eot]]), memory, readout=jaxasr.select(site))
+        _, acts = asr.model.decode(
+            jnp.array([[*prompt, *ids, eot]]), memory, readout=jaxasr.select(site)
+        )
         x = np.asarray(acts[site])[:, 0]
         scale = np.abs(x).max()
-        np.testing.assert_allclose(found.activations(site, "last")[:, 0], x[:, -1], atol=1e-4 * scale)
-        np.testing.assert_allclose(found.activations(site, "speech")[:, 0], x[:, len(prompt) : -1].mean(1), atol=1e-4 * scale)
-        np.testing.assert_allclose(found.activations(site, "all")[:, 0], x.mean(1), atol=1e-4 * scale)
+        np.testing.assert_allclose(
+            found.activations(site, "last")[:, 0], x[:, -1], atol=1e-4 * scale
+        )
+        np.testing.assert_allclose(
+            found.activations(site, "speech")[:, 0],
+            x[:, len(prompt) : -1].mean(1),
+            atol=1e-4 * scale,
+        )
+        np.testing.assert_allclose(
+            found.activations(site, "all")[:, 0], x.mean(1), atol=1e-4 * scale
+        )
     assert SMALL.n_text_layer != own.activations(site, "last").shape[0]
     assert zarr.open_group(own.path)[site].metadata.dimension_names[1] == "decoder_layer"

@@ -1,4 +1,5 @@
 """Activation stores that are damaged, half-written or written by two processes: noticed, never used."""
+
 import json
 import shutil
 
@@ -22,15 +23,27 @@ def small():
 @pytest.fixture(scope="module")
 def made(small, tmp_path_factory):
     """A store of sites of every kind and of frames, left alone by the tests."""
-    how = {"sites": (SITE, "encoder.mlp.post", "encoder.ln_post"), "pool": ("speech", "all", "last", 3, "frames"), "batch": 2}
-    return store.extract(small, tones([0.5, 1.01, 0.3, 2.0, 0.7]), tmp_path_factory.mktemp("made") / "store", **how)
+    how = {
+        "sites": (SITE, "encoder.mlp.post", "encoder.ln_post"),
+        "pool": ("speech", "all", "last", 3, "frames"),
+        "batch": 2,
+    }
+    return store.extract(
+        small, tones([0.5, 1.01, 0.3, 2.0, 0.7]), tmp_path_factory.mktemp("made") / "store", **how
+    )
 
 
 def test_a_store_is_complete_with_all_its_checksums_or_not_at_all(small, tmp_path, monkeypatch):
     seen = []
     write = zarr.core.attributes.Attributes.put
-    monkeypatch.setattr(zarr.core.attributes.Attributes, "put", lambda self, new: seen.append(dict(self)) or write(self, new))
-    monkeypatch.setattr(zarr.core.attributes.Attributes, "__setitem__", lambda *_: pytest.fail("a key by itself"))
+    monkeypatch.setattr(
+        zarr.core.attributes.Attributes,
+        "put",
+        lambda self, new: seen.append(dict(self)) or write(self, new),
+    )
+    monkeypatch.setattr(
+        zarr.core.attributes.Attributes, "__setitem__", lambda *_: pytest.fail("a key by itself")
+    )
     found = store.extract(small, tones([0.2]), tmp_path / "store", batch=1)
     assert [attributes["complete"] for attributes in seen] == [False]
     assert {"checksums", "metadata", "sha256", "left_out", "speed"} <= found.attrs.keys()
@@ -72,8 +85,14 @@ def test_a_damaged_store_is_not_gone_on_with(small, tmp_path, monkeypatch):
     with monkeypatch.context() as stopped:
         stopped.setattr("experiments.store.writing.Writer.finish", lambda *_: None)
         store.extract(small, corpus, tmp_path / "half", **how)
-    changes = {"zarr.json": (b'"complete"', b'"cumplete"'), "status/zarr.json": (b'"uint8"', b'"int32"')}
-    changes |= {f"{SITE}/zarr.json": (b'"encoder_layer"', b'"encoder_laxer"'), "utterance/c/0": (b"u1", b"u9")}
+    changes = {
+        "zarr.json": (b'"complete"', b'"cumplete"'),
+        "status/zarr.json": (b'"uint8"', b'"int32"'),
+    }
+    changes |= {
+        f"{SITE}/zarr.json": (b'"encoder_layer"', b'"encoder_laxer"'),
+        "utterance/c/0": (b"u1", b"u9"),
+    }
     changes |= {"status/c/0": (b"\x01", b"\x02")}
     for name, (old, new) in changes.items():
         whole = (tmp_path / "half" / name).read_bytes()
@@ -86,7 +105,10 @@ def test_a_damaged_store_is_not_gone_on_with(small, tmp_path, monkeypatch):
 
 
 def test_one_process_at_a_time_writes_a_store(small, tmp_path):
-    with only_writer(tmp_path / "store"), pytest.raises(BlockingIOError, match=r"store'.*another process is writing"):
+    with (
+        only_writer(tmp_path / "store"),
+        pytest.raises(BlockingIOError, match=r"store'.*another process is writing"),
+    ):
         store.extract(small, tones([0.2]), tmp_path / "store", batch=1)
     use(store.extract(small, tones([0.2]), tmp_path / "store", batch=1).path)
     assert [file.name for file in tmp_path.iterdir()] == ["store"]

@@ -1,4 +1,5 @@
 """The frame of a study: sources of settings, verdicts from intervals, items that survive an interruption, pages that stay text."""
+
 import dataclasses
 import json
 from pathlib import Path
@@ -12,7 +13,19 @@ from typer.testing import CliRunner
 
 from experiments import cli, registry, report, reproduce as studies, study
 from experiments.keep import Keep, fingerprint
-from experiments.study import DOES_NOT, REPLICATES, UNTESTABLE, Analysis, Claim, Evidence, Settings, Study, band, choice, paper
+from experiments.study import (
+    DOES_NOT,
+    REPLICATES,
+    UNTESTABLE,
+    Analysis,
+    Claim,
+    Evidence,
+    Settings,
+    Study,
+    band,
+    choice,
+    paper,
+)
 
 NASTY = "<script>alert(1)</script> & <b>"
 CLAIM = Claim(f"Numbers are large {NASTY}", "a lot", "mean number", need=3)
@@ -39,7 +52,12 @@ def fake(stop_at: int | None = None, calls: list | None = None) -> Study:
 
     def run(asr, corpus, config, keep):
         items = keep.each("items", range(config.n), make)
-        return xr.Dataset({"x": ("example", [one["x"].mean() for one in items]), "said": ("example", [str(one["said"]) for one in items])})
+        return xr.Dataset(
+            {
+                "x": ("example", [one["x"].mean() for one in items]),
+                "said": ("example", [str(one["said"]) for one in items]),
+            }
+        )
 
     def draw(arrays, config):
         figure = Figure()
@@ -47,9 +65,21 @@ def fake(stop_at: int | None = None, calls: list | None = None) -> Study:
         return {"numbers": figure}
 
     def analyse(arrays, config):
-        return Analysis({"large": CLAIM.over(arrays.x.values, config.seed)}, {"first": arrays.said.values[0]})
+        return Analysis(
+            {"large": CLAIM.over(arrays.x.values, config.seed)}, {"first": arrays.said.values[0]}
+        )
 
-    return Study(f"Fake {NASTY}", "section 0", "Nothing", "none", Config, run, analyse, draw, {"here": {"n": 8}, "quick": {"n": 6}})
+    return Study(
+        f"Fake {NASTY}",
+        "section 0",
+        "Nothing",
+        "none",
+        Config,
+        run,
+        analyse,
+        draw,
+        {"here": {"n": 8}, "quick": {"n": 6}},
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -64,10 +94,23 @@ def go(out: Path, one: Study, **options) -> dict:
 def test_settings_say_where_they_come_from():
     settings = fake().configured("here", seed=5)
     known = settings.sourced()
-    assert known["n"] == {"value": 8, "paper": 400, "source": "our choice", "why": "what is at hand; paper: section 4"}
+    assert known["n"] == {
+        "value": 8,
+        "paper": 400,
+        "source": "our choice",
+        "why": "what is at hand; paper: section 4",
+    }
     assert known["noise"] == {"value": 0.1, "source": "our choice", "why": "any small number"}
-    assert fake().configured("paper").sourced()["n"] == {"value": 400, "source": "paper", "why": "section 4"}
-    assert dataclasses.replace(settings, noise=0.2).explained()["noise"] == {**known["noise"], "value": 0.2, "full": 0.1}
+    assert fake().configured("paper").sourced()["n"] == {
+        "value": 400,
+        "source": "paper",
+        "why": "section 4",
+    }
+    assert dataclasses.replace(settings, noise=0.2).explained()["noise"] == {
+        **known["noise"],
+        "value": 0.2,
+        "full": 0.1,
+    }
     assert settings.explained() == known
     assert fake().configured("here", quick=True).n == 6
     with pytest.raises(ValueError, match="preset: expected one of here, paper, got 'mine'"):
@@ -104,7 +147,9 @@ def test_examples_without_a_value_are_left_out():
 
 def test_bands_of_relative_depth():
     assert band(np.arange(33) / 32, 27 / 32, 30 / 32).tolist() == [27, 28, 29, 30]
-    assert band(np.arange(5) / 4, 27 / 32, 30 / 32).tolist() == [3]  # the nearest, and never the top
+    assert band(np.arange(5) / 4, 27 / 32, 30 / 32).tolist() == [
+        3
+    ]  # the nearest, and never the top
     assert band(np.array([0.25, 0.5, 0.75, 1]), 0.9, 1).tolist() == [3]
 
 
@@ -119,8 +164,15 @@ def test_an_interruption_loses_nothing(tmp_path):
     whole = go(tmp_path / "whole", fake())
     assert third == []
     assert resumed["findings"] == again["findings"] == whole["findings"]
-    assert (tmp_path / "numbers.png").read_bytes() == (tmp_path / "whole" / "numbers.png").read_bytes()
-    xr.testing.assert_identical(*(xr.load_dataset(path / "arrays.nc").drop_attrs() for path in (tmp_path, tmp_path / "whole")))
+    assert (tmp_path / "numbers.png").read_bytes() == (
+        tmp_path / "whole" / "numbers.png"
+    ).read_bytes()
+    xr.testing.assert_identical(
+        *(
+            xr.load_dataset(path / "arrays.nc").drop_attrs()
+            for path in (tmp_path, tmp_path / "whole")
+        )
+    )
 
 
 def test_other_settings_do_not_use_what_was_kept(tmp_path):
@@ -154,7 +206,12 @@ def test_result_and_page(tmp_path):
     assert not page.of("script")
     assert not page.of("b", **{"class": ""})
     assert [text for _, text in page.of("h1")] == [f"Fake {NASTY}"]
-    assert NASTY in dict(zip([text for _, text in page.of("dt")], [text for _, text in page.of("dd")]))["first"]
+    assert (
+        NASTY
+        in dict(zip([text for _, text in page.of("dt")], [text for _, text in page.of("dd")]))[
+            "first"
+        ]
+    )
     assert [text for a, text in page.of("span") if "badge" in a.get("class", "")] == [REPLICATES]
     assert all(a["src"].startswith("data:image/png") for a, _ in page.of("img"))
 
@@ -164,12 +221,17 @@ def test_one_that_fails_is_reported_and_the_rest_go_on(tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "study", {"E1": broken, "E2": fake()}.get)
     said = []
     one = lambda name, study, folder: go(folder, study)  # noqa: E731
-    done = studies.reproduce_all(["E1", "E2"], tmp_path, one, lambda name, problem: said.append((name, problem)))
+    done = studies.reproduce_all(
+        ["E1", "E2"], tmp_path, one, lambda name, problem: said.append((name, problem))
+    )
     assert done["E1"] is None
     assert done["E2"]["findings"]["large"]["verdict"] == REPLICATES
     assert [(name, type(problem)) for name, problem in said] == [("E1", ZeroDivisionError)]
     index = Outline((tmp_path / "index.html").read_text())
-    assert [a["class"] for a, _ in index.of("span") if "badge" in a.get("class", "")] == ["badge b-no", "badge b-yes"]
+    assert [a["class"] for a, _ in index.of("span") if "badge" in a.get("class", "")] == [
+        "badge b-no",
+        "badge b-yes",
+    ]
     assert "ZeroDivisionError" in (tmp_path / "index.html").read_text()
     assert [a["href"] for a, _ in index.of("a")] == ["E2/index.html"]
     monkeypatch.setattr(registry, "study", lambda name: fake())
@@ -179,7 +241,9 @@ def test_one_that_fails_is_reported_and_the_rest_go_on(tmp_path, monkeypatch):
 
 def test_the_registry_is_the_folder():
     known = registry.names()
-    assert [name for name in known if name[0] == "E"] == sorted(name for name in known if name[0] == "E")
+    assert [name for name in known if name[0] == "E"] == sorted(
+        name for name in known if name[0] == "E"
+    )
     assert {"E7", "E8"} <= known.keys()
     assert registry.chosen(["e8", "E7"]) == ["E7", "E8"]
     assert registry.chosen(["all"]) == list(known)
@@ -197,4 +261,8 @@ def test_the_built_in_recordings_are_all_there():
     found = studies.builtin()
     assert all(one.path.is_file() and one.transcript for one in found.utterances)
     assert {one.label("set") for one in found.utterances} >= {"sentences", "words", "pairs"}
-    assert all(one.label("target") in one.transcript for one in found.utterances if one.label("set") == "pairs")
+    assert all(
+        one.label("target") in one.transcript
+        for one in found.utterances
+        if one.label("set") == "pairs"
+    )

@@ -1,4 +1,5 @@
 """Transcripts in the formats of openai-whisper: its layout line by line, and that players' parsers read them back."""
+
 import json
 import re
 
@@ -23,7 +24,9 @@ ONE_LINE = "a -> b & <i>c d 2 00:00:01,000 -> 00:00:02,000 e"
 
 
 def seconds(text: str) -> float:
-    *hours, minutes, rest = re.fullmatch(r"(?:(\d{2,}):)?([0-5]\d):([0-5]\d[.,]\d{3})", text).groups()
+    *hours, minutes, rest = re.fullmatch(
+        r"(?:(\d{2,}):)?([0-5]\d):([0-5]\d[.,]\d{3})", text
+    ).groups()
     return 3600 * int(hours[0] or 0) + 60 * int(minutes) + float(rest.replace(",", "."))
 
 
@@ -49,25 +52,37 @@ def vtt_cues(text: str) -> list[tuple[float, float, str]]:
         said = "\n".join(lines)
         assert "-->" not in said
         assert not re.search(r"<|&(?!amp;|lt;)", said)
-        found.append((*map(seconds, times.split(" --> ")), said.replace("&lt;", "<").replace("&amp;", "&")))
+        found.append(
+            (*map(seconds, times.split(" --> ")), said.replace("&lt;", "<").replace("&amp;", "&"))
+        )
     return found
 
 
 def test_srt_in_the_layout_of_openai_whisper():
     text = render(RESULT, Format.srt)
-    assert text.startswith("1\n00:00:00,000 --> 00:00:05,000\nHello there.\n\n2\n00:59:59,999 --> 01:02:05,500\n")
+    assert text.startswith(
+        "1\n00:00:00,000 --> 00:00:05,000\nHello there.\n\n2\n00:59:59,999 --> 01:02:05,500\n"
+    )
     assert srt_cues(text) == [(0, 5, "Hello there."), (3599.999, 3725.5, ONE_LINE)]
 
 
 def test_vtt_in_the_layout_of_openai_whisper():
     text = render(RESULT, Format.vtt)
-    assert text.startswith("WEBVTT\n\n00:00.000 --> 00:05.000\nHello there.\n\n59:59.999 --> 01:02:05.500\n")
+    assert text.startswith(
+        "WEBVTT\n\n00:00.000 --> 00:05.000\nHello there.\n\n59:59.999 --> 01:02:05.500\n"
+    )
     assert vtt_cues(text) == [(0, 5, "Hello there."), (3599.999, 3725.5, ONE_LINE)]
 
 
 def test_cues_of_words_begin_and_end_with_them():
-    assert [cue[:2] for cue in srt_cues(render(RESULT, Format.srt, words=True))] == [(0.1, 0.91), (3600, 3601)]
-    assert [cue[:2] for cue in vtt_cues(render(RESULT, Format.vtt, words=True))] == [(0.1, 0.91), (3600, 3601)]
+    assert [cue[:2] for cue in srt_cues(render(RESULT, Format.srt, words=True))] == [
+        (0.1, 0.91),
+        (3600, 3601),
+    ]
+    assert [cue[:2] for cue in vtt_cues(render(RESULT, Format.vtt, words=True))] == [
+        (0.1, 0.91),
+        (3600, 3601),
+    ]
 
 
 def test_tsv_is_in_milliseconds_under_a_header():

@@ -1,4 +1,5 @@
 """Where edits go in and activations come out: what is refused, what changes nothing, and what an edit is told."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,7 +26,10 @@ def same(ours, theirs) -> None:
 
 def test_unknown_sites_are_refused_with_what_exists(tiny_model, inputs):
     mel, tokens, memory = inputs
-    with pytest.raises(ValueError, match=r"'decoder\.resid_pots'.*Did you mean 'decoder\.resid_post'.*decoder\.logits"):
+    with pytest.raises(
+        ValueError,
+        match=r"'decoder\.resid_pots'.*Did you mean 'decoder\.resid_post'.*decoder\.logits",
+    ):
         tiny_model.decode(tokens, memory, {"decoder.resid_pots": identity})
     with pytest.raises(ValueError, match=r"'resid_post'.*decoder\.resid_post"):
         tiny_model.decode(tokens, memory, {"resid_post": identity})
@@ -44,15 +48,27 @@ def test_an_edit_that_would_never_fire_is_refused(tiny_model, inputs):
     with pytest.raises(ValueError, match="never fire"):
         tiny_model.encode(mel, {"decoder.resid_post": identity})
     with pytest.raises(ValueError, match="never fire"):
-        jaxasr.generate(tiny_model, memory, tokens, max_new_tokens=2, eot=100, edits={"encoder.resid_post": identity})
+        jaxasr.generate(
+            tiny_model,
+            memory,
+            tokens,
+            max_new_tokens=2,
+            eot=100,
+            edits={"encoder.resid_post": identity},
+        )
     with pytest.raises(ValueError, match="readout of the decoder"):
         tiny_model.decode(tokens, memory, readout=jaxasr.select("encoder.resid_post"))
 
 
-@pytest.mark.parametrize("site", ["decoder.resid_mid", "decoder.attn.pattern", "decoder.cross_attn.k", "decoder.logits"])
+@pytest.mark.parametrize(
+    "site", ["decoder.resid_mid", "decoder.attn.pattern", "decoder.cross_attn.k", "decoder.logits"]
+)
 def test_an_edit_must_give_back_its_input_s_shape(tiny_model, inputs, site):
     _, tokens, memory = inputs
-    with pytest.raises(ValueError, match=rf"edit at '{site}' returned shape .*expected .*axes {' '.join(SITES[site])}"):
+    with pytest.raises(
+        ValueError,
+        match=rf"edit at '{site}' returned shape .*expected .*axes {' '.join(SITES[site])}",
+    ):
         tiny_model.decode(tokens, memory, {site: lambda x, at: x[:1]})
 
 
@@ -66,7 +82,9 @@ def test_an_edit_must_give_back_its_input_s_shape(tiny_model, inputs, site):
 def test_an_edit_must_return_real_numbers(tiny_model, inputs, returned, named):
     _, tokens, memory = inputs
     site = "decoder.resid_mid"
-    with pytest.raises(ValueError, match=rf"edit at '{site}' returned {named}.*expected real numbers"):
+    with pytest.raises(
+        ValueError, match=rf"edit at '{site}' returned {named}.*expected real numbers"
+    ):
         tiny_model.decode(tokens, memory, {site: lambda x, at: returned(x)})
 
 
@@ -115,7 +133,10 @@ def test_identity_at_every_site_of_the_encoder(tiny_model, inputs, site):
 @pytest.mark.parametrize("site", DECODER)
 def test_identity_at_every_site_of_the_decoder(tiny_model, inputs, site):
     _, tokens, memory = inputs
-    same(tiny_model.decode(tokens, memory, {site: lambda x, at: x})[0], tiny_model.decode(tokens, memory)[0])
+    same(
+        tiny_model.decode(tokens, memory, {site: lambda x, at: x})[0],
+        tiny_model.decode(tokens, memory)[0],
+    )
 
 
 ATTENTION = tuple(site for site in SITES if site.endswith(("scores", "pattern")))
@@ -128,19 +149,31 @@ def test_every_site_can_be_edited_and_shows_its_edited_value(tiny_model, inputs,
     Where attention itself is edited, it is not the fused one; all other sites are tried with that.
     """
     mel, tokens, memory = inputs
-    here = [name for name in (ENCODER if site in ENCODER else DECODER) if site in ATTENTION or name not in ATTENTION]
+    here = [
+        name
+        for name in (ENCODER if site in ENCODER else DECODER)
+        if site in ATTENTION or name not in ATTENTION
+    ]
 
     def run(scale, shift):
         edits = {name: Bend(scale, shift) if name == site else Bend(1.0, 0.0) for name in here}
         readout = jaxasr.select(*here)
-        return tiny_model.encode(mel, edits, readout) if site in ENCODER else tiny_model.decode(tokens, memory, edits, readout)
+        return (
+            tiny_model.encode(mel, edits, readout)
+            if site in ENCODER
+            else tiny_model.decode(tokens, memory, edits, readout)
+        )
 
     (plain_out, plain), (out, edited) = run(1.0, 0.0), run(0.5, 0.25)
-    where = 0 if site in jaxasr.sites.LAYERED else ...  # later layers follow from the edit of earlier ones
+    where = (
+        0 if site in jaxasr.sites.LAYERED else ...
+    )  # later layers follow from the edit of earlier ones
     before, after = (np.asarray(acts[site])[where] for acts in (plain, edited))
     seen = np.isfinite(before)
     np.testing.assert_allclose(after[seen], 0.5 * before[seen] + 0.25, rtol=2e-6, atol=1e-6)
-    assert not np.array_equal(jax.tree.leaves(out)[0], jax.tree.leaves(plain_out)[0])  # what comes after hears of it
+    assert not np.array_equal(
+        jax.tree.leaves(out)[0], jax.tree.leaves(plain_out)[0]
+    )  # what comes after hears of it
 
 
 def told(value):
@@ -151,8 +184,12 @@ def told(value):
 def test_an_edit_is_told_its_layer(tiny_model, inputs):
     mel, tokens, memory = inputs
     edit = told(lambda x, at: at.layer)
-    acts = tiny_model.decode(tokens, memory, {"decoder.mlp_out": edit}, jaxasr.select("decoder.mlp_out"))[1]
-    np.testing.assert_array_equal(acts["decoder.mlp_out"][..., 0], np.broadcast_to(np.arange(2)[:, None, None], (2, 2, 6)))
+    acts = tiny_model.decode(
+        tokens, memory, {"decoder.mlp_out": edit}, jaxasr.select("decoder.mlp_out")
+    )[1]
+    np.testing.assert_array_equal(
+        acts["decoder.mlp_out"][..., 0], np.broadcast_to(np.arange(2)[:, None, None], (2, 2, 6))
+    )
     acts = tiny_model.encode(mel, {"encoder.conv1": edit}, jaxasr.select("encoder.conv1"))[1]
     assert (np.asarray(acts["encoder.conv1"]) == -1).all()
 
@@ -169,7 +206,9 @@ def test_an_edit_is_told_its_positions(tiny_model, inputs):
     for layer in range(2):
         np.testing.assert_array_equal(acts["decoder.resid_pre"][layer, :, :, 0], positions)
         np.testing.assert_array_equal(acts["decoder.attn.k"][layer, :, :, 0, 0], positions)
-        np.testing.assert_array_equal(acts["decoder.cross_attn.v"][layer, :, :, 0, 0], np.tile(np.arange(11), (2, 1)))
+        np.testing.assert_array_equal(
+            acts["decoder.cross_attn.v"][layer, :, :, 0, 0], np.tile(np.arange(11), (2, 1))
+        )
     edit = told(lambda x, at: at.positions[:, :, None])
     for site, frames in {"encoder.conv1": 22, "encoder.conv2": 11}.items():
         acts = tiny_model.encode(mel, {site: edit}, jaxasr.select(site))[1]
@@ -183,25 +222,37 @@ def test_an_edit_of_scores_is_told_its_keys(tiny_model, inputs):
     acts = tiny_model.decode(tokens, memory, edits, jaxasr.select(*edits))[1]
     steps = np.arange(6)[:, None]
     np.testing.assert_array_equal(acts["decoder.attn.scores"][1, 1, 2], 100 * steps + np.arange(6))
-    np.testing.assert_array_equal(acts["decoder.cross_attn.scores"][1, 1, 2], 100 * steps + np.arange(11))
+    np.testing.assert_array_equal(
+        acts["decoder.cross_attn.scores"][1, 1, 2], 100 * steps + np.arange(11)
+    )
 
 
 def test_no_edit_of_scores_makes_a_token_see_its_future(tiny_model, inputs):
     _, tokens, memory = inputs
-    future = {"decoder.attn.scores": lambda x, at: x + 100.0 * (at.keys[:, None, None, :] > at.positions[:, None, :, None])}
-    pattern = tiny_model.decode(tokens, memory, future, jaxasr.select("decoder.attn.pattern"))[1]["decoder.attn.pattern"]
+    future = {
+        "decoder.attn.scores": lambda x, at: (
+            x + 100.0 * (at.keys[:, None, None, :] > at.positions[:, None, :, None])
+        )
+    }
+    pattern = tiny_model.decode(tokens, memory, future, jaxasr.select("decoder.attn.pattern"))[1][
+        "decoder.attn.pattern"
+    ]
     assert (np.triu(np.asarray(pattern), 1) == 0).all()
 
 
 def test_an_edit_keeps_the_dtype(tiny_model, inputs):
     _, tokens, memory = inputs
-    logits, _ = tiny_model.decode(tokens, memory, {"decoder.resid_pre": lambda x, at: np.zeros(x.shape, np.float64)})
+    logits, _ = tiny_model.decode(
+        tokens, memory, {"decoder.resid_pre": lambda x, at: np.zeros(x.shape, np.float64)}
+    )
     assert logits.dtype == np.float32
 
 
 def test_reduce_and_merge(tiny_model, inputs):
     _, tokens, memory = inputs
-    entropy = jaxasr.reduce("entropy", "decoder.cross_attn.pattern", lambda p: -(p * jnp.log(p)).sum(-1))
+    entropy = jaxasr.reduce(
+        "entropy", "decoder.cross_attn.pattern", lambda p: -(p * jnp.log(p)).sum(-1)
+    )
     both = jaxasr.merge(entropy, jaxasr.select("decoder.cross_attn.pattern", "decoder.ln"))
     acts = tiny_model.decode(tokens, memory, readout=both)[1]
     assert acts.keys() == {"entropy", "decoder.cross_attn.pattern", "decoder.ln"}
@@ -214,7 +265,11 @@ def test_reduce_and_merge(tiny_model, inputs):
 
 def temporary_bytes(tiny_model, inputs, readout) -> int:
     _, tokens, memory = inputs
-    compiled = jax.jit(lambda model, memory: model.decode(tokens, memory, readout=readout)[0]).lower(tiny_model, memory).compile()
+    compiled = (
+        jax.jit(lambda model, memory: model.decode(tokens, memory, readout=readout)[0])
+        .lower(tiny_model, memory)
+        .compile()
+    )
     return compiled.memory_analysis().temp_size_in_bytes
 
 
@@ -227,10 +282,14 @@ def test_edits_compose_with_vmap_and_grad(tiny_model, inputs):
     _, tokens, memory = inputs
 
     def logit(strength):
-        return tiny_model.decode(tokens, memory, {"decoder.mlp.post": Shift(strength, 1, 3)})[0][0, -1, 7]
+        return tiny_model.decode(tokens, memory, {"decoder.mlp.post": Shift(strength, 1, 3)})[0][
+            0, -1, 7
+        ]
 
     doses = jnp.linspace(-1, 1, 5)
-    np.testing.assert_allclose(jax.vmap(logit)(doses), [logit(dose) for dose in doses], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        jax.vmap(logit)(doses), [logit(dose) for dose in doses], rtol=1e-5, atol=1e-6
+    )
     step = 1e-2
     slope = (logit(jnp.float32(step)) - logit(jnp.float32(-step))) / (2 * step)
     np.testing.assert_allclose(jax.grad(logit)(jnp.float32(0)), slope, rtol=2e-2, atol=1e-4)

@@ -1,4 +1,5 @@
 """Tables for a terminal: what fits, and that text is not markup."""
+
 import io
 
 import pytest
@@ -6,7 +7,14 @@ from fake_page import TOKENS, fake_page, fake_table
 from rich.console import Console
 
 from experiments import terminal
-from experiments.terminal import ROWS, chosen_layers, encoder_table, logit_table, print_page, visible
+from experiments.terminal import (
+    ROWS,
+    chosen_layers,
+    encoder_table,
+    logit_table,
+    print_page,
+    visible,
+)
 
 
 def shown(table, width: int = 100) -> str:
@@ -15,7 +23,10 @@ def shown(table, width: int = 100) -> str:
     return console.export_text()
 
 
-@pytest.mark.parametrize(("n", "room", "layers"), [(4, 9, [0, 1, 2, 3]), (32, 4, [0, 10, 21, 31]), (32, 0, [0, 31]), (1, 5, [0])])
+@pytest.mark.parametrize(
+    ("n", "room", "layers"),
+    [(4, 9, [0, 1, 2, 3]), (32, 4, [0, 10, 21, 31]), (32, 0, [0, 31]), (1, 5, [0])],
+)
 def test_layers_that_fit(n, room, layers):
     assert chosen_layers(n, room) == layers
 

@@ -7,7 +7,10 @@ from jaxasr.text import avg_logprob, compression_ratio, normalise
 
 def test_repetition_raises_the_compression_ratio():
     assert compression_ratio("") == 0
-    assert compression_ratio("And so, my fellow Americans: ask not what your country can do for you.") < 1.5
+    assert (
+        compression_ratio("And so, my fellow Americans: ask not what your country can do for you.")
+        < 1.5
+    )
     assert compression_ratio(" yes, no" * 60) > 10
     assert compression_ratio("é") == 2 / 10
 

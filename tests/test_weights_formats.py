@@ -1,4 +1,5 @@
 """Every format of checkpoint gives the same tensors and the same model."""
+
 import dataclasses
 import json
 from pathlib import Path
@@ -48,19 +49,34 @@ def test_assembled_layout(tmp_path):
     found = leaves(assemble(_read(checkpoints.write_hf(tmp_path / "hf", tensors))))
     for layer in range(TINY.n_text_layer):
         block = f"decoder.blocks.{layer}"
-        np.testing.assert_array_equal(found["decoder.blocks.cross_attn.value.kernel"][layer], tensors[f"{block}.cross_attn.value.weight"].T)
-        np.testing.assert_array_equal(found["decoder.blocks.mlp.fc1.bias"][layer], tensors[f"{block}.mlp.0.bias"])
-        np.testing.assert_array_equal(found["decoder.blocks.mlp_ln.scale"][layer], tensors[f"{block}.mlp_ln.weight"])
+        np.testing.assert_array_equal(
+            found["decoder.blocks.cross_attn.value.kernel"][layer],
+            tensors[f"{block}.cross_attn.value.weight"].T,
+        )
+        np.testing.assert_array_equal(
+            found["decoder.blocks.mlp.fc1.bias"][layer], tensors[f"{block}.mlp.0.bias"]
+        )
+        np.testing.assert_array_equal(
+            found["decoder.blocks.mlp_ln.scale"][layer], tensors[f"{block}.mlp_ln.weight"]
+        )
     conv = np.asarray(found["encoder.conv1.kernel"])
     for out, into, width in ((11, 4, 2), (0, 3, 1)):
         assert conv[width, into, out] == tensors["encoder.conv1.weight"][out, into, width]
-    np.testing.assert_array_equal(found["decoder.token_embedding"], tensors["decoder.token_embedding.weight"])
-    np.testing.assert_array_equal(found["encoder.positional_embedding"], tensors["encoder.positional_embedding"])
+    np.testing.assert_array_equal(
+        found["decoder.token_embedding"], tensors["decoder.token_embedding.weight"]
+    )
+    np.testing.assert_array_equal(
+        found["encoder.positional_embedding"], tensors["encoder.positional_embedding"]
+    )
 
 
 @pytest.mark.parametrize("param_dtype", ["float32", "bfloat16"])
 def test_param_dtype(param_dtype, tmp_path):
-    model = assemble(_read(checkpoints.write_ct2(tmp_path / "m", checkpoints.random_tensors())), "bfloat16", param_dtype)
+    model = assemble(
+        _read(checkpoints.write_ct2(tmp_path / "m", checkpoints.random_tensors())),
+        "bfloat16",
+        param_dtype,
+    )
     assert (model.config.dtype, model.config.param_dtype) == ("bfloat16", param_dtype)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(model)} == {param_dtype}
 
@@ -79,7 +95,11 @@ def test_what_a_folder_says_of_itself(form, tmp_path):
 
 def test_files_inside_a_folder_mean_the_folder(tmp_path):
     tensors = checkpoints.random_tensors()
-    for form, file in (("huggingface", "model.safetensors"), ("sharded", "model.safetensors.index.json"), ("ctranslate2", "model.bin")):
+    for form, file in (
+        ("huggingface", "model.safetensors"),
+        ("sharded", "model.safetensors.index.json"),
+        ("ctranslate2", "model.bin"),
+    ):
         assert set(_read(WRITERS[form](tmp_path / form, tensors) / file).tensors) == set(tensors)
     checkpoints.write_pt(tmp_path / "folder" / "only.pt", tensors)
     assert _read(tmp_path / "folder").format == "openai"
@@ -107,7 +127,9 @@ def test_sinusoids_by_hand():
     for t in range(4):
         for i in range(3):
             angle = t / 10_000 ** (i / 2)
-            np.testing.assert_allclose(found[t, [i, 3 + i]], [np.sin(angle), np.cos(angle)], rtol=1e-6)
+            np.testing.assert_allclose(
+                found[t, [i, 3 + i]], [np.sin(angle), np.cos(angle)], rtol=1e-6
+            )
 
 
 # --- CTranslate2 ---
@@ -134,7 +156,11 @@ def test_ctranslate2_int16_has_one_scale(tmp_path):
     scale = np.float32(1000)
     variables |= {name: np.round(variables[name] * scale).astype(np.int16), name + "_scale": scale}
     read = _read(checkpoints.write_ct2_variables(tmp_path / "int16", variables))
-    np.testing.assert_allclose(read.tensors["decoder.blocks.1.attn.value.weight"], tensors["decoder.blocks.1.attn.value.weight"], atol=6e-4)
+    np.testing.assert_allclose(
+        read.tensors["decoder.blocks.1.attn.value.weight"],
+        tensors["decoder.blocks.1.attn.value.weight"],
+        atol=6e-4,
+    )
 
 
 def _spoil(variables: dict, **changes: object) -> dict:
@@ -147,10 +173,19 @@ def _spoil(variables: dict, **changes: object) -> dict:
         ({"decoder/pre_norm": np.int8(0)}, "decoder/pre_norm = 1, found 0"),
         ({"decoder/alibi": np.int8(1)}, "decoder/alibi = 0, found 1"),
         ({"decoder/surprise/weight": np.zeros((2, 2), np.float32)}, "decoder/surprise/weight"),
-        ({"decoder/embeddings/weight": np.zeros((17, 12), np.int8)}, "decoder/embeddings/weight_scale"),
-        ({"encoder/layer_0/self_attention/linear_0/bias": np.ones(36, np.float32)}, "key projection has no bias"),
+        (
+            {"decoder/embeddings/weight": np.zeros((17, 12), np.int8)},
+            "decoder/embeddings/weight_scale",
+        ),
+        (
+            {"encoder/layer_0/self_attention/linear_0/bias": np.ones(36, np.float32)},
+            "key projection has no bias",
+        ),
         ({"encoder/conv1/weight": None}, "encoder/conv1/weight"),
-        ({"decoder/num_heads": np.int16(5)}, "n_text_head: expected a divisor of n_text_state 12, got 5"),
+        (
+            {"decoder/num_heads": np.int16(5)},
+            "n_text_head: expected a divisor of n_text_state 12, got 5",
+        ),
     ],
 )
 def test_ctranslate2_of_another_model(changes, message, tmp_path):
@@ -174,7 +209,10 @@ def test_an_output_projection_that_is_the_embedding_is_tied(tmp_path):
 
     folder = checkpoints.write_hf(tmp_path / "hf", checkpoints.random_tensors())
     held = load_file(folder / "model.safetensors")
-    save_file(held | {"proj_out.weight": held["model.decoder.embed_tokens.weight"]}, folder / "model.safetensors")
+    save_file(
+        held | {"proj_out.weight": held["model.decoder.embed_tokens.weight"]},
+        folder / "model.safetensors",
+    )
     assert assemble(_read(folder)).config == TINY
 
 
@@ -187,7 +225,10 @@ def test_an_output_projection_that_is_the_embedding_is_tied(tmp_path):
         ({"d_model": "12"}, "n_audio_state between 1 and"),
         ({"vocab_size": 1 << 40}, "n_vocab between 1 and"),
         ({"encoder_layers": -1}, "n_audio_layer"),
-        ({"encoder_attention_heads": 5}, "n_audio_head: expected a divisor of n_audio_state 12, got 5"),
+        (
+            {"encoder_attention_heads": 5},
+            "n_audio_head: expected a divisor of n_audio_state 12, got 5",
+        ),
         ({"decoder_layers": True}, "n_text_layer"),
     ],
 )
@@ -200,7 +241,9 @@ def test_configuration_of_another_model(changes, message, tmp_path):
 
 def test_ids_that_the_vocabulary_does_not_have_are_left_out(tmp_path):
     folder = checkpoints.write_hf(tmp_path / "hf", checkpoints.random_tensors())
-    (folder / "generation_config.json").write_text(json.dumps({"suppress_tokens": [-1, 0, 16, 17], "begin_suppress_tokens": [220]}))
+    (folder / "generation_config.json").write_text(
+        json.dumps({"suppress_tokens": [-1, 0, 16, 17], "begin_suppress_tokens": [220]})
+    )
     read = _read(folder)
     assert (read.suppress_ids, read.suppress_ids_begin) == ((0, 16), ())
 
@@ -227,7 +270,10 @@ def test_index_that_leaves_the_folder_or_lies(tmp_path):
     first = next(iter(placed))
     for changed, message in (
         ({first: "../elsewhere.safetensors"}, "files of this folder"),
-        ({first: "model-00002-of-00002.safetensors"}, "otherwise for .*model.encoder.positional|otherwise for .*embed_positions"),
+        (
+            {first: "model-00002-of-00002.safetensors"},
+            "otherwise for .*model.encoder.positional|otherwise for .*embed_positions",
+        ),
         ({"model.extra": "model-00001-of-00002.safetensors"}, "otherwise for model.extra"),
         ({first: "model-00003-of-00002.safetensors"}, "none of model-00003-of-00002.safetensors"),
     ):
@@ -245,7 +291,9 @@ def test_a_file_of_torch_itself():
 
     read = openai.read(GOLDEN / "torch_checkpoint.pt", "golden")
     expected = np.load(GOLDEN / "torch_checkpoint.npz")
-    assert read.config == dataclasses.replace(read.config, n_mels=5, n_audio_state=6, n_text_head=2, n_vocab=11)
+    assert read.config == dataclasses.replace(
+        read.config, n_mels=5, n_audio_state=6, n_text_head=2, n_vocab=11
+    )
     assert set(read.tensors) == {*expected.files, "encoder.positional_embedding"}
     for name in expected.files:
         np.testing.assert_array_equal(read.tensors[name].astype(np.float64), expected[name])
@@ -266,10 +314,16 @@ def test_a_file_of_torch_itself():
 )
 def test_openai_tensor_outside_its_storage(wrong, tmp_path):
     tensors = checkpoints.random_tensors()
-    state = {name: checkpoints.p_tensor(str(i), array) for i, (name, array) in enumerate(tensors.items())}
+    state = {
+        name: checkpoints.p_tensor(str(i), array) for i, (name, array) in enumerate(tensors.items())
+    }
     at = list(tensors).index("decoder.token_embedding.weight")
-    state["decoder.token_embedding.weight"] = checkpoints.p_tensor(str(at), tensors["decoder.token_embedding.weight"], **wrong)
+    state["decoder.token_embedding.weight"] = checkpoints.p_tensor(
+        str(at), tensors["decoder.token_embedding.weight"], **wrong
+    )
     storages = {str(i): array.tobytes() for i, array in enumerate(tensors.values())}
     path = checkpoints.write_pt_raw(tmp_path / "m.pt", checkpoints.p_checkpoint(state), storages)
-    with pytest.raises(WeightsError, match=r"decoder.token_embedding.weight: a (tensor within|size)"):
+    with pytest.raises(
+        WeightsError, match=r"decoder.token_embedding.weight: a (tensor within|size)"
+    ):
         _read(path)

@@ -1,4 +1,5 @@
 """Weights that are not finite are named; files that would hang, fill the memory or run code are refused."""
+
 import json
 import os
 import pickle
@@ -23,7 +24,11 @@ BAD = ("decoder.blocks.1.mlp.0.weight", "encoder.conv1.bias")
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return assemble(read_checkpoint(checkpoints.write_hf(tmp_path_factory.mktemp("m") / "hf", checkpoints.random_tensors())))
+    return assemble(
+        read_checkpoint(
+            checkpoints.write_hf(tmp_path_factory.mktemp("m") / "hf", checkpoints.random_tensors())
+        )
+    )
 
 
 # --- not finite ---
@@ -47,15 +52,23 @@ def test_weights_that_overflow_in_float16_are_named(tmp_path):
     read = read_checkpoint(checkpoints.write_hf(tmp_path / "m", tensors))
     assemble(read)
     assemble(read, param_dtype="bfloat16")
-    with pytest.raises(WeightsError, match=rf"fit into float16, found larger ones in 1 tensors: {BAD[0]}. .*bfloat16"):
+    with pytest.raises(
+        WeightsError,
+        match=rf"fit into float16, found larger ones in 1 tensors: {BAD[0]}. .*bfloat16",
+    ):
         assemble(read, "float16", "float16")
 
 
 def _memory(model):
-    return model.encode(np.random.default_rng(0).normal(size=(2, TINY.n_mels, TINY.n_mel_frames)).astype(np.float32))[0]
+    return model.encode(
+        np.random.default_rng(0).normal(size=(2, TINY.n_mels, TINY.n_mel_frames)).astype(np.float32)
+    )[0]
 
 
-@pytest.mark.parametrize(("options", "factor"), [({}, jnp.inf), ({"beam_size": 2}, jnp.nan), ({"temperature": 1.0}, jnp.inf)])
+@pytest.mark.parametrize(
+    ("options", "factor"),
+    [({}, jnp.inf), ({"beam_size": 2}, jnp.nan), ({"temperature": 1.0}, jnp.inf)],
+)
 def test_generate_raises_where_logits_are_not_finite(model, options, factor):
     edits = {"decoder.resid_post": lambda x, at: x * factor}
     given = {"max_new_tokens": 4, "eot": 16, **options}
@@ -70,7 +83,9 @@ def test_generate_under_jit_and_vmap_returns_what_is_not_finite(model):
 
     def run(factor):
         edits = {"decoder.resid_post": lambda x, at: x * factor}
-        return jaxasr.generate(model, memory, jnp.array([[1], [2]]), max_new_tokens=3, eot=16, edits=edits).logprobs
+        return jaxasr.generate(
+            model, memory, jnp.array([[1], [2]]), max_new_tokens=3, eot=16, edits=edits
+        ).logprobs
 
     found = jax.vmap(run)(jnp.array([1.0, jnp.nan]))
     assert np.isfinite(found[0]).all()
@@ -81,7 +96,12 @@ def test_generate_under_jit_and_vmap_returns_what_is_not_finite(model):
 def test_transcribe_raises_where_logits_are_not_finite(asr):
     audio = np.random.default_rng(0).normal(size=16_000).astype(np.float32)
     with pytest.raises(ValueError, match="logits: expected finite numbers"):
-        asr.transcribe(audio, edits={"decoder.resid_post": lambda x, at: x * jnp.inf}, max_new_tokens=5, word_timestamps=True)
+        asr.transcribe(
+            audio,
+            edits={"decoder.resid_post": lambda x, at: x * jnp.inf},
+            max_new_tokens=5,
+            word_timestamps=True,
+        )
 
 
 # --- files that are none ---
@@ -108,7 +128,9 @@ def test_a_configuration_that_is_a_pipe(tmp_path):
 
 def test_a_git_lfs_pointer_names_the_remedy(tmp_path):
     folder = checkpoints.write_hf(tmp_path / "m", checkpoints.random_tensors())
-    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    (folder / "model.safetensors").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    )
     with pytest.raises(WeightsError, match="git lfs pull"):
         read_checkpoint(folder)
 
@@ -128,26 +150,61 @@ def _within(seconds, path, match):
     assert time.process_time() - began < seconds
 
 
-_BOMB = b")q\x00" + b"".join(b"h" + bytes([i]) + b"\x86q" + bytes([i + 1]) for i in range(60))  # 2**60 parts when written out
+_BOMB = b")q\x00" + b"".join(
+    b"h" + bytes([i]) + b"\x86q" + bytes([i + 1]) for i in range(60)
+)  # 2**60 parts when written out
 
 
-@pytest.mark.parametrize("where", ["dims", "size", "stride", "offset", "key", "count", "name", "call"])
+@pytest.mark.parametrize(
+    "where", ["dims", "size", "stride", "offset", "key", "count", "name", "call"]
+)
 def test_tuples_that_share_their_parts_cost_nothing(where, tmp_path):
     array = np.zeros((2, 2), np.float32)
-    dims = {key: checkpoints.p_int(getattr(TINY, key)) for key in TINY.__dataclass_fields__ if key.startswith("n_")}
+    dims = {
+        key: checkpoints.p_int(getattr(TINY, key))
+        for key in TINY.__dataclass_fields__
+        if key.startswith("n_")
+    }
     dims |= {"n_mels": _BOMB} if where == "dims" else {}
-    parts = {"size": checkpoints.p_tuple(*[checkpoints.p_int(2)] * 2), "stride": checkpoints.p_tuple(*map(checkpoints.p_int, (2, 1)))}
-    parts |= {"offset": checkpoints.p_int(0), "key": checkpoints.p_str("0"), "count": checkpoints.p_int(4)}
+    parts = {
+        "size": checkpoints.p_tuple(*[checkpoints.p_int(2)] * 2),
+        "stride": checkpoints.p_tuple(*map(checkpoints.p_int, (2, 1))),
+    }
+    parts |= {
+        "offset": checkpoints.p_int(0),
+        "key": checkpoints.p_str("0"),
+        "count": checkpoints.p_int(4),
+    }
     parts |= {"name": b"ctorch\nFloatStorage\n"}
     parts = {name: _BOMB if name == where else part for name, part in parts.items()}
-    id_ = checkpoints.p_str("storage"), parts["name"], parts["key"], checkpoints.p_str("cpu"), parts["count"]
-    args = checkpoints.p_tuple(*id_) + b"Q", parts["offset"], parts["size"], parts["stride"], b"\x89"
+    id_ = (
+        checkpoints.p_str("storage"),
+        parts["name"],
+        parts["key"],
+        checkpoints.p_str("cpu"),
+        parts["count"],
+    )
+    args = (
+        checkpoints.p_tuple(*id_) + b"Q",
+        parts["offset"],
+        parts["size"],
+        parts["stride"],
+        b"\x89",
+    )
     tensor = b"ctorch._utils\n_rebuild_tensor_v2\n" + checkpoints.p_tuple(*args) + b"R"
     if where == "call":
         tensor = b"ctorch._utils\n_rebuild_parameter\n" + checkpoints.p_tuple(_BOMB) + b"R"
     state = checkpoints.p_dict({"encoder.conv1.bias": tensor})
-    pickled = b"\x80\x02" + checkpoints.p_dict({"dims": checkpoints.p_dict(dims), "model_state_dict": state}) + b"."
-    _within(2, checkpoints.write_pt_raw(tmp_path / "m.pt", pickled, {"0": array.tobytes()}), r"m\.pt: expected")
+    pickled = (
+        b"\x80\x02"
+        + checkpoints.p_dict({"dims": checkpoints.p_dict(dims), "model_state_dict": state})
+        + b"."
+    )
+    _within(
+        2,
+        checkpoints.write_pt_raw(tmp_path / "m.pt", pickled, {"0": array.tobytes()}),
+        r"m\.pt: expected",
+    )
 
 
 @pytest.mark.parametrize("reference", [_BOMB + _BOMB + b"\x93", b"\x8c\x05torch" + _BOMB + b"\x93"])
@@ -158,17 +215,34 @@ def test_a_reference_is_compared_only_if_it_is_text(reference):
 
 def test_marks_are_found_in_linear_time(tmp_path):
     many = 50_000  # copying the stack at every mark took ten seconds
-    for pickled in (b"(" * many + b"t" * many, b"(" + b"N" * many + b"(t" * many, b"N" * many + b"(1" * many):
-        _within(5, checkpoints.write_pt_raw(tmp_path / "m.pt", b"\x80\x02" + pickled + b".", {}), "expected")
+    for pickled in (
+        b"(" * many + b"t" * many,
+        b"(" + b"N" * many + b"(t" * many,
+        b"N" * many + b"(1" * many,
+    ):
+        _within(
+            5,
+            checkpoints.write_pt_raw(tmp_path / "m.pt", b"\x80\x02" + pickled + b".", {}),
+            "expected",
+        )
 
 
 def test_a_large_pickle_is_refused_unread(tmp_path):
     pickled = b"\x80\x02" + b"N0" * (1 << 22) + b"."
-    _within(2, checkpoints.write_pt_raw(tmp_path / "m.pt", pickled, {}), r"at most \d+ bytes of data.pkl")
+    _within(
+        2,
+        checkpoints.write_pt_raw(tmp_path / "m.pt", pickled, {}),
+        r"at most \d+ bytes of data.pkl",
+    )
 
 
 def test_a_zip_of_very_many_members_is_refused_unread(tmp_path):
-    entry = struct.pack("<4s4B4HL2L5H2L", b"PK\1\2", 20, 3, 20, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0) + b"a"
+    entry = (
+        struct.pack(
+            "<4s4B4HL2L5H2L", b"PK\1\2", 20, 3, 20, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0
+        )
+        + b"a"
+    )
     directory = entry * 200_000
     end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, len(directory), 4, 0)
     (tmp_path / "m.pt").write_bytes(b"PK\3\4" + directory + end)
@@ -178,8 +252,13 @@ def test_a_zip_of_very_many_members_is_refused_unread(tmp_path):
 def test_tensors_that_all_read_one_storage_are_refused(tmp_path):
     """Every one of them would read all of it: time grows with their product."""
     array = np.zeros(TINY.n_vocab * 100, np.float32)
-    state = {name: checkpoints.p_tensor("0", array, shape=shape, stride=(1,) * len(shape)) for name, shape in checkpoints.shapes().items()}
-    path = checkpoints.write_pt_raw(tmp_path / "m.pt", checkpoints.p_checkpoint(state), {"0": array.tobytes()})
+    state = {
+        name: checkpoints.p_tensor("0", array, shape=shape, stride=(1,) * len(shape))
+        for name, shape in checkpoints.shapes().items()
+    }
+    path = checkpoints.write_pt_raw(
+        tmp_path / "m.pt", checkpoints.p_checkpoint(state), {"0": array.tobytes()}
+    )
     _within(2, path, r"storages of their own.*clone")
 
 
@@ -191,7 +270,9 @@ def test_nested_json_is_refused(text, tmp_path):
         (folder / name).write_text(text)
         (folder / "tokenizer.json").unlink(missing_ok=True)
         if name == "tokenizer_config.json":
-            (folder / "tokenizer.json").write_bytes((checkpoints.tokenizer_folder() / "tokenizer.json").read_bytes())
+            (folder / "tokenizer.json").write_bytes(
+                (checkpoints.tokenizer_folder() / "tokenizer.json").read_bytes()
+            )
         with pytest.raises(WeightsError, match=f"{name}: expected a JSON object"):
             jaxasr.load(folder)
         (folder / name).write_bytes(whole)
@@ -203,8 +284,12 @@ def test_a_header_that_fills_the_memory_is_refused(tmp_path):
     header = json.dumps(empty).encode()
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
     _within(2, folder, "header has at most")
-    variables = struct.pack("<I", 6) + checkpoints._text("WhisperSpec") + struct.pack("<II", 3, 1_000_000)
-    (tmp_path / "model.bin").write_bytes(variables + b"\x01\x00\x00\x00\x04\x00\x00\x00\x00" * 1_000_000)
+    variables = (
+        struct.pack("<I", 6) + checkpoints._text("WhisperSpec") + struct.pack("<II", 3, 1_000_000)
+    )
+    (tmp_path / "model.bin").write_bytes(
+        variables + b"\x01\x00\x00\x00\x04\x00\x00\x00\x00" * 1_000_000
+    )
     _within(2, tmp_path / "model.bin", "at most 32768 variables")
 
 
@@ -218,7 +303,9 @@ def test_a_pickled_state_dict_never_runs_code(tmp_path):
 
     folder = checkpoints.write_hf(tmp_path / "m", checkpoints.random_tensors(), pickled=True)
     for protocol in range(6):
-        checkpoints.write_pt_raw(folder / "pytorch_model.bin", pickle.dumps({"proj_out.weight": Attack()}, protocol), {})
+        checkpoints.write_pt_raw(
+            folder / "pytorch_model.bin", pickle.dumps({"proj_out.weight": Attack()}, protocol), {}
+        )
         with pytest.raises(WeightsError, match=r"pytorch_model\.bin: expected"):
             read_checkpoint(folder)
         (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Attack(), protocol))
@@ -229,7 +316,10 @@ def test_a_pickled_state_dict_never_runs_code(tmp_path):
 
 def test_the_format_before_zip_names_the_remedy(tmp_path):
     (tmp_path / "m.pt").write_bytes(pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2))
-    with pytest.raises(WeightsError, match=r"since 1.6, found the format before it.*torch.load\(path, weights_only=True\)"):
+    with pytest.raises(
+        WeightsError,
+        match=r"since 1.6, found the format before it.*torch.load\(path, weights_only=True\)",
+    ):
         read_checkpoint(tmp_path / "m.pt")
 
 
@@ -237,7 +327,9 @@ def test_a_compressed_member_is_refused(tmp_path):
     path = checkpoints.write_pt(tmp_path / "m.pt", checkpoints.random_tensors())
     with zipfile.ZipFile(path) as file, zipfile.ZipFile(tmp_path / "z.pt", "w") as out:
         for info in file.infolist():
-            compressed = zipfile.ZIP_DEFLATED if info.filename == "tiny/data/3" else zipfile.ZIP_STORED
+            compressed = (
+                zipfile.ZIP_DEFLATED if info.filename == "tiny/data/3" else zipfile.ZIP_STORED
+            )
             out.writestr(info.filename, file.read(info), compressed)
     with pytest.raises(WeightsError, match="tiny/data/3 stored without compression"):
         read_checkpoint(tmp_path / "z.pt")
@@ -249,9 +341,13 @@ def test_a_compressed_member_is_refused(tmp_path):
 @pytest.mark.parametrize("limit", [1000, 20_000])
 def test_a_full_disk_is_an_os_error_and_leaves_nothing(model, limit, tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))  # Python ignores SIGXFSZ: writes fail
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (limit, before[1])
+    )  # Python ignores SIGXFSZ: writes fail
     try:
-        with pytest.raises(OSError, match=r"out: expected to write the weights.*File too large.*Free space"):
+        with pytest.raises(
+            OSError, match=r"out: expected to write the weights.*File too large.*Free space"
+        ):
             save(model, tmp_path / "out")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

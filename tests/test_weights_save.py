@@ -1,4 +1,5 @@
 """`save` writes what `read_checkpoint` reads, whole or not at all."""
+
 import json
 
 import checkpoints
@@ -21,7 +22,9 @@ def test_round_trip_is_bitwise_in_the_stored_type(read, param_dtype, tmp_path):
     model = assemble(read, param_dtype=param_dtype)
     again = read_checkpoint(save(model, tmp_path / "out"))
     assert {entry.dtype for entry in again.tensors.entries.values()} == {param_dtype}
-    assert jax.tree.all(jax.tree.map(np.array_equal, model, assemble(again, param_dtype=param_dtype)))
+    assert jax.tree.all(
+        jax.tree.map(np.array_equal, model, assemble(again, param_dtype=param_dtype))
+    )
 
 
 def test_knowledge_of_the_checkpoint_travels_along(read, tmp_path):
@@ -37,7 +40,10 @@ def test_a_recogniser_brings_its_model_and_checkpoint(read, tmp_path):
     class Recogniser:
         model, checkpoint = assemble(read), read
 
-    assert read_checkpoint(save(Recogniser(), tmp_path / "out")).alignment_heads == read.alignment_heads
+    assert (
+        read_checkpoint(save(Recogniser(), tmp_path / "out")).alignment_heads
+        == read.alignment_heads
+    )
 
 
 def test_an_occupied_folder_is_left_alone(read, tmp_path):
@@ -63,9 +69,33 @@ def test_a_failure_leaves_nothing_behind(read, tmp_path, monkeypatch):
     ("size", "expected"),
     [
         # openai/whisper-{size}/generation_config.json on the hub
-        ("tiny.en", {"decoder_start_token_id": 50257, "eos_token_id": 50256, "no_timestamps_token_id": 50362, "prev_sot_token_id": 50360}),
-        ("tiny", {"decoder_start_token_id": 50258, "eos_token_id": 50257, "no_timestamps_token_id": 50363, "prev_sot_token_id": 50361}),
-        ("large-v3", {"decoder_start_token_id": 50258, "eos_token_id": 50257, "no_timestamps_token_id": 50364, "prev_sot_token_id": 50362}),
+        (
+            "tiny.en",
+            {
+                "decoder_start_token_id": 50257,
+                "eos_token_id": 50256,
+                "no_timestamps_token_id": 50362,
+                "prev_sot_token_id": 50360,
+            },
+        ),
+        (
+            "tiny",
+            {
+                "decoder_start_token_id": 50258,
+                "eos_token_id": 50257,
+                "no_timestamps_token_id": 50363,
+                "prev_sot_token_id": 50361,
+            },
+        ),
+        (
+            "large-v3",
+            {
+                "decoder_start_token_id": 50258,
+                "eos_token_id": 50257,
+                "no_timestamps_token_id": 50364,
+                "prev_sot_token_id": 50362,
+            },
+        ),
     ],
 )
 def test_control_tokens(size, expected):

@@ -1,4 +1,5 @@
 """What does not fit is named, all of it; what is damaged is an error, and never more than an error."""
+
 import json
 import os
 import pickle
@@ -41,7 +42,12 @@ def test_error_lists_everything_that_does_not_fit(form, tmp_path):
 def test_nothing_is_read_before_the_check(tmp_path):
     """A configuration that claims far more than the file holds costs no memory."""
     folder = checkpoints.write_hf(tmp_path / "hf", checkpoints.random_tensors())
-    claimed = {"vocab_size": 1 << 20, "d_model": 1 << 14, "encoder_attention_heads": 2, "encoder_layers": 200}
+    claimed = {
+        "vocab_size": 1 << 20,
+        "d_model": 1 << 14,
+        "encoder_attention_heads": 2,
+        "encoder_layers": 200,
+    }
     (folder / "config.json").write_text(json.dumps(checkpoints.hf_config() | claimed))
     tracemalloc.start()
     with pytest.raises(WeightsError, match="of another shape"):
@@ -62,17 +68,28 @@ class _Attack:
 
 
 def _attacks(command: str) -> dict[str, bytes]:
-    found = {f"protocol {p}": pickle.dumps({"dims": {}, "model_state_dict": _Attack(command)}, protocol=p) for p in range(6)}
+    found = {
+        f"protocol {p}": pickle.dumps(
+            {"dims": {}, "model_state_dict": _Attack(command)}, protocol=p
+        )
+        for p in range(6)
+    }
     text = checkpoints.p_str(command)
     found |= {
         "global": b"\x80\x02cos\nsystem\n" + checkpoints.p_tuple(text) + b"R.",
         "eval": b"\x80\x02cbuiltins\neval\n" + checkpoints.p_tuple(text) + b"R.",
-        "stack global": b"\x80\x04\x8c\x05posix\x8c\x06system\x93" + checkpoints.p_tuple(text) + b"R.",
+        "stack global": b"\x80\x04\x8c\x05posix\x8c\x06system\x93"
+        + checkpoints.p_tuple(text)
+        + b"R.",
         "inst": b"(S'" + command.encode() + b"'\nios\nsystem\n.",
         "obj": b"(cos\nsystem\n" + text + b"o.",
         "newobj": b"\x80\x02csubprocess\nPopen\n" + checkpoints.p_tuple(text) + b"\x81.",
-        "build": b"\x80\x02ctorch\nFloatStorage\n}" + checkpoints.p_str("__setstate__") + b"cos\nsystem\nsb.",
-        "dotted": b"\x80\x04\x8c\x0ctorch._utils\x8c\x0cos.system...\x93" + checkpoints.p_tuple(text) + b"R.",
+        "build": b"\x80\x02ctorch\nFloatStorage\n}"
+        + checkpoints.p_str("__setstate__")
+        + b"cos\nsystem\nsb.",
+        "dotted": b"\x80\x04\x8c\x0ctorch._utils\x8c\x0cos.system...\x93"
+        + checkpoints.p_tuple(text)
+        + b"R.",
         "through torch": b"\x80\x02ctorch._utils\nos.system\n" + checkpoints.p_tuple(text) + b"R.",
     }
     return found
@@ -133,9 +150,17 @@ _DAMAGED = {
     "huggingface": ("model.safetensors", checkpoints.write_hf),
     "configuration": ("config.json", checkpoints.write_hf),
     "generation": ("generation_config.json", checkpoints.write_hf),
-    "index": ("model.safetensors.index.json", lambda folder, tensors, config: checkpoints.write_hf(folder, tensors, config, shards=2)),
+    "index": (
+        "model.safetensors.index.json",
+        lambda folder, tensors, config: checkpoints.write_hf(folder, tensors, config, shards=2),
+    ),
     "ctranslate2": ("model.bin", checkpoints.write_ct2),
-    "openai": ("m.pt", lambda folder, tensors, config: checkpoints.write_pt(folder / "m.pt", tensors, config).parent),
+    "openai": (
+        "m.pt",
+        lambda folder, tensors, config: (
+            checkpoints.write_pt(folder / "m.pt", tensors, config).parent
+        ),
+    ),
 }
 
 
@@ -143,7 +168,11 @@ _DAMAGED = {
 def victim(request, tmp_path_factory):
     """A folder, the file in it that will be damaged, and what that file holds."""
     file, write = _DAMAGED[request.param]
-    folder = write(tmp_path_factory.mktemp("victim") / request.param, checkpoints.random_tensors(_CONFIG), _CONFIG)
+    folder = write(
+        tmp_path_factory.mktemp("victim") / request.param,
+        checkpoints.random_tensors(_CONFIG),
+        _CONFIG,
+    )
     assert _survives(folder)
     return folder, folder / file, (folder / file).read_bytes()
 
@@ -154,7 +183,9 @@ def _survives(folder) -> bool:
     tracemalloc.start()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # a flipped bit may name a head that is left out with a warning
+            warnings.simplefilter(
+                "ignore", UserWarning
+            )  # a flipped bit may name a head that is left out with a warning
             read = read_path(folder)
         for name in read.tensors:
             assert read.tensors[name].shape == read.tensors.shape(name)
@@ -168,7 +199,9 @@ def _survives(folder) -> bool:
     return problem is None
 
 
-_FUZZ = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+_FUZZ = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @_FUZZ
@@ -185,8 +218,13 @@ def test_a_file_with_flipped_bits_never_does_harm(victim, data):
     folder, file, whole = victim
     damaged = bytearray(whole)
     # Headers stand at either end: half of the flips go there, where data would otherwise get nearly all of them.
-    ends = st.one_of(st.integers(0, min(600, len(whole) - 1)), st.integers(max(len(whole) - 6000, 0), len(whole) - 1))
-    for at in data.draw(st.lists(st.one_of(ends, st.integers(0, len(whole) - 1)), min_size=1, max_size=4)):
+    ends = st.one_of(
+        st.integers(0, min(600, len(whole) - 1)),
+        st.integers(max(len(whole) - 6000, 0), len(whole) - 1),
+    )
+    for at in data.draw(
+        st.lists(st.one_of(ends, st.integers(0, len(whole) - 1)), min_size=1, max_size=4)
+    ):
         damaged[at] ^= 1 << data.draw(st.integers(0, 7))
     file.write_bytes(damaged)
     _survives(folder)
@@ -197,10 +235,16 @@ def test_a_file_with_flipped_bits_never_does_harm(victim, data):
 def test_a_damaged_pickle_in_a_whole_zip_never_does_harm(tmp_path_factory, data):
     """Past the CRC: as an attacker, not an accident, would write it."""
     tensors = checkpoints.random_tensors(_CONFIG)
-    state = {name: checkpoints.p_tensor(str(i), array) for i, (name, array) in enumerate(tensors.items())}
+    state = {
+        name: checkpoints.p_tensor(str(i), array) for i, (name, array) in enumerate(tensors.items())
+    }
     pickled = bytearray(checkpoints.p_checkpoint(state, _CONFIG))
     for _ in range(data.draw(st.integers(1, 5))):
         pickled[data.draw(st.integers(0, len(pickled) - 1))] = data.draw(st.integers(0, 255))
     folder = tmp_path_factory.mktemp("pickle")
-    checkpoints.write_pt_raw(folder / "m.pt", bytes(pickled), {str(i): array.tobytes() for i, array in enumerate(tensors.values())})
+    checkpoints.write_pt_raw(
+        folder / "m.pt",
+        bytes(pickled),
+        {str(i): array.tobytes() for i, array in enumerate(tensors.values())},
+    )
     _survives(folder)

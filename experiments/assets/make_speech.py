@@ -3,6 +3,7 @@
 Three sets: `sentences`; `words`, one word each, of four categories; `pairs`, sentences whose last but one word is not the one that
 fits but one that sounds like it. The texts are ours; the recordings are given under CC0. Made with the versions named in `make_demo.py`.
 """
+
 import json
 from pathlib import Path
 
@@ -45,8 +46,15 @@ PAIRS = (  # what is said, the word that fits, the word in its place
 def rows() -> list[dict]:
     """What is to be said, as rows of the manifest."""
     plain = [{"set": "sentences", "transcript": text} for text in SENTENCES]
-    words = [{"set": "words", "transcript": word, "category": kind} for kind, members in WORDS.items() for word in members]
-    pairs = [{"set": "pairs", "transcript": text, "expected": fits, "target": said} for text, fits, said in PAIRS]
+    words = [
+        {"set": "words", "transcript": word, "category": kind}
+        for kind, members in WORDS.items()
+        for word in members
+    ]
+    pairs = [
+        {"set": "pairs", "transcript": text, "expected": fits, "target": said}
+        for text, fits, said in PAIRS
+    ]
     shared = {"lang": "en", "speaker": "joe", "gender": "M", "speech_kind": "TTS", "licence": "CC0"}
     numbered = [(n, row) for group in (plain, words, pairs) for n, row in enumerate(group)]
     return [{"path": f"speech/{row['set']}-{n:02d}.flac", **row, **shared} for n, row in numbered]

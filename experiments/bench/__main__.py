@@ -1,4 +1,5 @@
 """`python -m experiments.bench NAME`: every file of this folder with a `main` is a measurement."""
+
 import importlib
 import sys
 from pathlib import Path

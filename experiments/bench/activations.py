@@ -1,4 +1,5 @@
 """Real activations for the measurement of probes: recordings of the data folder, clean and in noise, through a model into a store."""
+
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,10 @@ import numpy as np
 from experiments.bench.worker import Worker
 
 SETS = ("libri_train100", "timit", "libri_test_other", "ravdess", "alnum_l1", "vctk")
-SITES = ("encoder.resid_mid", "encoder.resid_post")  # of tiny.en together the eight layers of the comparison
+SITES = (
+    "encoder.resid_mid",
+    "encoder.resid_post",
+)  # of tiny.en together the eight layers of the comparison
 NOISES = ("snr:20", "snr:10", "snr:0")  # with clean ones four classes
 
 
@@ -26,7 +30,9 @@ class Extractor:
         from experiments import store
 
         path = Path(self.job["folder"]) / f"{Path(self.job['model']).name}-{self.job['recordings']}"
-        store.extract(self.asr, _corpus(self.job["recordings"]), path, sites=SITES, pool=("speech",))
+        store.extract(
+            self.asr, _corpus(self.job["recordings"]), path, sites=SITES, pool=("speech",)
+        )
         return str(path)
 
 
@@ -37,9 +43,14 @@ def _corpus(n: int) -> Any:
 
     clips = data.spread(data.recordings(SETS), n)
     if len(clips) < n:
-        raise ValueError(f"data: expected {n} recordings of {', '.join(SETS)}, found {len(clips)}. Set JAXASR_DATA or pass --data.")
+        raise ValueError(
+            f"data: expected {n} recordings of {', '.join(SETS)}, found {len(clips)}. Set JAXASR_DATA or pass --data."
+        )
     spoken = tuple(Utterance(f"{clip.set}/{clip.path.stem}", clip.path) for clip in clips)
-    return with_noise(Corpus("bench", "memory", spoken), [f"{noise}:{data.folder() / 'noise_esc10'}" for noise in NOISES])
+    return with_noise(
+        Corpus("bench", "memory", spoken),
+        [f"{noise}:{data.folder() / 'noise_esc10'}" for noise in NOISES],
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,4 +76,6 @@ def read(path: Path) -> Activations:
     X = np.concatenate([found.activations(site) for site in SITES])
     names = [name.split("|") for name in found.ids]
     levels = [noise[0].split(":")[1] if noise else "clean" for _, *noise in names]
-    return Activations(X, np.unique(levels, return_inverse=True)[1], np.array([name for name, *_ in names]))
+    return Activations(
+        X, np.unique(levels, return_inverse=True)[1], np.array([name for name, *_ in names])
+    )

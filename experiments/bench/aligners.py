@@ -2,6 +2,7 @@
 
 Each `align(rows)` returns {name: {"heads": [[layer, head], ...], "times": a list of (word, start, end) for each row}}.
 """
+
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,9 @@ def installed() -> list[str]:
 
 def run(name: str, job: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
     """What the aligner's worker finds."""
-    with Worker(f"experiments.bench.aligners:{ALIGNERS[name][0]}", {**job, "aligner": name}) as worker:
+    with Worker(
+        f"experiments.bench.aligners:{ALIGNERS[name][0]}", {**job, "aligner": name}
+    ) as worker:
         return worker.ask("align", rows=rows)
 
 
@@ -48,7 +51,9 @@ class Aligner:
 
         times = []
         for row in rows:
-            found = self.words(load_audio(row["path"]), self.asr.tokenizer.encode(" " + row["text"]))
+            found = self.words(
+                load_audio(row["path"]), self.asr.tokenizer.encode(" " + row["text"])
+            )
             times.append([(word, float(start), float(end)) for word, start, end in found])
         return {self.job["aligner"]: {"heads": self.official, "times": times}}
 
@@ -74,15 +79,23 @@ class Ours:
             "all": all_heads(self.asr.config),
             "upper half": default_heads(self.asr.config),
         }
-        found: dict[str, Any] = {name: {"heads": [list(pair) for pair in heads], "times": []} for name, heads in sets.items()}
+        found: dict[str, Any] = {
+            name: {"heads": [list(pair) for pair in heads], "times": []}
+            for name, heads in sets.items()
+        }
         for first in range(0, len(rows), BATCH):
             for name, times in self._batch(rows[first : first + BATCH], sets).items():
                 found[name]["times"] += times
         heads = sets["official"]
-        found["official, one recording"] = {"heads": [list(pair) for pair in heads], "times": self._as_one(rows, heads)}
+        found["official, one recording"] = {
+            "heads": [list(pair) for pair in heads],
+            "times": self._as_one(rows, heads),
+        }
         return {f"jaxasr, {name}": one for name, one in found.items()}
 
-    def _as_one(self, rows: list[dict[str, Any]], heads: Any) -> list[list[tuple[str, float, float]]]:
+    def _as_one(
+        self, rows: list[dict[str, Any]], heads: Any
+    ) -> list[list[tuple[str, float, float]]]:
         """The recordings one after the other, aligned as one long recording; times in each from its own beginning.
 
         Of recordings with the same text the first only, none for the others: no recording repeats a sentence ten times.
@@ -91,7 +104,11 @@ class Ours:
         from jaxasr.config import SAMPLE_RATE
 
         audios = {row["text"]: load_audio(row["path"]) for row in reversed(rows)}
-        words = iter(self.asr.align(np.concatenate(list(audios.values())), " ".join(audios), language="en", heads=heads))
+        words = iter(
+            self.asr.align(
+                np.concatenate(list(audios.values())), " ".join(audios), language="en", heads=heads
+            )
+        )
         found, offset = {}, 0.0
         for text, audio in audios.items():
             own, rest = [], len("".join(text.split()))
@@ -102,7 +119,9 @@ class Ours:
             offset += len(audio) / SAMPLE_RATE
         return [found.pop(row["text"], []) for row in rows]
 
-    def _batch(self, rows: list[dict[str, Any]], sets: dict[str, Any]) -> dict[str, list[list[tuple[str, float, float]]]]:
+    def _batch(
+        self, rows: list[dict[str, Any]], sets: dict[str, Any]
+    ) -> dict[str, list[list[tuple[str, float, float]]]]:
         """One encoding for all sets of heads; the last batch is filled up, so that one program is compiled."""
         import jax.numpy as jnp
 
@@ -111,14 +130,29 @@ class Ours:
 
         full = rows + rows[:1] * (BATCH - len(rows))
         audios = [load_audio(row["path"]) for row in full]
-        memory, _ = self.asr.model.encode(jnp.stack([log_mel(audio, self.asr.config.n_mels) for audio in audios]))
-        texts, frames = [self.asr.tokenizer.encode(" " + row["text"]) for row in full], [n_frames(len(audio)) for audio in audios]
+        memory, _ = self.asr.model.encode(
+            jnp.stack([log_mel(audio, self.asr.config.n_mels) for audio in audios])
+        )
+        texts, frames = (
+            [self.asr.tokenizer.encode(" " + row["text"]) for row in full],
+            [n_frames(len(audio)) for audio in audios],
+        )
         times = {}
         for name, heads in sets.items():
             found = align(
-                self.asr.model, self.asr.tokenizer, memory, texts, frames, heads=heads, language="en", late_start=True
+                self.asr.model,
+                self.asr.tokenizer,
+                memory,
+                texts,
+                frames,
+                heads=heads,
+                language="en",
+                late_start=True,
             )
-            times[name] = [[(word.text, word.start, word.end) for word in words] for words in found[: len(rows)]]
+            times[name] = [
+                [(word.text, word.start, word.end) for word in words]
+                for words in found[: len(rows)]
+            ]
         return times
 
 
@@ -132,8 +166,15 @@ class FasterWhisper(Aligner):
         from experiments.bench import ct2
 
         folder = str(ct2.folder(self.asr.checkpoint, Path(self.job["folder"]) / "ctranslate2"))
-        self.model = faster_whisper.WhisperModel(folder, device="cpu", compute_type="float32", cpu_threads=threads())
-        self.tokenizer = Tokenizer(self.model.hf_tokenizer, self.asr.tokenizer.is_multilingual, task="transcribe", language="en")
+        self.model = faster_whisper.WhisperModel(
+            folder, device="cpu", compute_type="float32", cpu_threads=threads()
+        )
+        self.tokenizer = Tokenizer(
+            self.model.hf_tokenizer,
+            self.asr.tokenizer.is_multilingual,
+            task="transcribe",
+            language="en",
+        )
 
     def words(self, audio: np.ndarray, ids: list[int]) -> list[tuple[str, float, float]]:
         from faster_whisper.audio import pad_or_trim
@@ -155,12 +196,24 @@ class OpenAIWhisper(Aligner):
 
         torch.set_num_threads(threads())
         config, weights = self.asr.config, self.asr.checkpoint.tensors
-        dims = whisper.model.ModelDimensions(**{name: getattr(config, name) for name in whisper.model.ModelDimensions.__annotations__})
+        dims = whisper.model.ModelDimensions(
+            **{
+                name: getattr(config, name)
+                for name in whisper.model.ModelDimensions.__annotations__
+            }
+        )
         self.model = whisper.model.Whisper(dims)
-        self.model.load_state_dict({name: torch.from_numpy(np.array(weights[name], np.float32)) for name in weights})
+        self.model.load_state_dict(
+            {name: torch.from_numpy(np.array(weights[name], np.float32)) for name in weights}
+        )
         self.model.set_alignment_heads(whisper._ALIGNMENT_HEADS[self.job["model"]])
         self.model.eval()
-        self.tokenizer = get_tokenizer(self.model.is_multilingual, num_languages=self.model.num_languages, language="en", task="transcribe")
+        self.tokenizer = get_tokenizer(
+            self.model.is_multilingual,
+            num_languages=self.model.num_languages,
+            language="en",
+            task="transcribe",
+        )
 
     def words(self, audio: np.ndarray, ids: list[int]) -> list[tuple[str, float, float]]:
         import whisper
@@ -177,7 +230,23 @@ class WhisperTimestamped(OpenAIWhisper):
     def words(self, audio: np.ndarray, ids: list[int]) -> list[tuple[str, float, float]]:
         import whisper_timestamped
 
-        segment = {"start": 0.0, "end": len(audio) / 16_000, "seek": 0, "tokens": list(ids), "text": self.asr.tokenizer.decode(ids)}
-        self.model.transcribe = lambda *_, **__: {"language": "en", "text": segment["text"], "segments": [dict(segment)]}
-        found = whisper_timestamped.transcribe(self.model, audio, language="en", naive_approach=True, verbose=None)
-        return [(word["text"], word["start"], word["end"]) for one in found["segments"] for word in one["words"]]
+        segment = {
+            "start": 0.0,
+            "end": len(audio) / 16_000,
+            "seek": 0,
+            "tokens": list(ids),
+            "text": self.asr.tokenizer.decode(ids),
+        }
+        self.model.transcribe = lambda *_, **__: {
+            "language": "en",
+            "text": segment["text"],
+            "segments": [dict(segment)],
+        }
+        found = whisper_timestamped.transcribe(
+            self.model, audio, language="en", naive_approach=True, verbose=None
+        )
+        return [
+            (word["text"], word["start"], word["end"])
+            for one in found["segments"]
+            for word in one["words"]
+        ]

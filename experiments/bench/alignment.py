@@ -3,6 +3,7 @@
 Every aligner reads the same TIMIT recordings, the same transcripts and the same weights. Results of other models and
 aligners that --out holds already are kept, so that the aligners may be run one at a time.
 """
+
 import importlib.metadata
 import json
 import os
@@ -21,7 +22,14 @@ from experiments.bench import aligners, machine
 from jaxasr.config import SAMPLE_RATE
 
 # A word bound, by what lies before a start and after an end.
-PLACES = ("first start", "start after a pause", "end at a word", "start at a word", "end before a pause", "last end")
+PLACES = (
+    "first start",
+    "start after a pause",
+    "end at a word",
+    "start at a word",
+    "end before a pause",
+    "last end",
+)
 _PAUSE_S = 0.02
 Times = Sequence[tuple[str, float, float]]  # words with start and end in seconds
 
@@ -86,7 +94,9 @@ def _numbers(values: Sequence[float]) -> dict[str, float]:
 def clips(n: int | None) -> list[dict[str, Any]]:
     """TIMIT recordings with transcript and hand-set word bounds: path, text, words."""
     aligned = {row["path"]: row["words"] for row in data.rows("timit_align")}
-    known = [one for one in data.recordings(("timit",), labelled=True) if one.labels["path"] in aligned]
+    known = [
+        one for one in data.recordings(("timit",), labelled=True) if one.labels["path"] in aligned
+    ]
     if not known:
         raise typer.BadParameter("expected a data folder with timit_align.jsonl, see --data.")
     chosen = known if n is None else data.spread(known, n, lambda one: one.labels["speaker"])
@@ -94,31 +104,58 @@ def clips(n: int | None) -> list[dict[str, Any]]:
         {
             "path": str(one.path),
             "text": one.transcript,
-            "words": [(word, start / SAMPLE_RATE, end / SAMPLE_RATE) for start, end, word in aligned[one.labels["path"]]],
+            "words": [
+                (word, start / SAMPLE_RATE, end / SAMPLE_RATE)
+                for start, end, word in aligned[one.labels["path"]]
+            ],
         }
         for one in chosen
     ]
 
 
-def measure(model: str, rows: list[dict[str, Any]], choose_on: int, aligner: str) -> dict[str, dict[str, Any]]:
+def measure(
+    model: str, rows: list[dict[str, Any]], choose_on: int, aligner: str
+) -> dict[str, dict[str, Any]]:
     """The results of an aligner; ours has several, by its heads."""
-    others = [str(one.path) for one in data.spread(data.recordings(("libri_train100",)), choose_on)] or [str(data.DEMO)]
+    others = [
+        str(one.path) for one in data.spread(data.recordings(("libri_train100",)), choose_on)
+    ] or [str(data.DEMO)]
     with tempfile.TemporaryDirectory() as scratch:
         job = {"model": model, "folder": scratch, "choose_on": others}
-        found = aligners.run(aligner, job, [{"path": row["path"], "text": row["text"]} for row in rows])
+        found = aligners.run(
+            aligner, job, [{"path": row["path"], "text": row["text"]} for row in rows]
+        )
     return {
-        name: {"heads": one["heads"], **summary([errors(times, row["words"]) for times, row in zip(one["times"], rows)])}
+        name: {
+            "heads": one["heads"],
+            **summary([errors(times, row["words"]) for times, row in zip(one["times"], rows)]),
+        }
         for name, one in found.items()
     }
 
 
 def table(model: str, found: dict[str, dict[str, Any]]) -> Table:
-    shown = Table("aligner", "heads", "words", "start", "end", "both", "90 %", "bias", "≤ 50 ms", title=model, box=None, pad_edge=False)
+    shown = Table(
+        "aligner",
+        "heads",
+        "words",
+        "start",
+        "end",
+        "both",
+        "90 %",
+        "bias",
+        "≤ 50 ms",
+        title=model,
+        box=None,
+        pad_edge=False,
+    )
     for name, row in found.items():
         both, heads = row["both"], row["heads"]
         shown.add_row(
             name,
-            " ".join(f"{layer}.{head}" for layer, head in heads) if len(heads) < 20 else str(len(heads)),
+            " ".join(f"{layer}.{head}" for layer, head in heads)
+            if len(heads) < 20
+            else str(len(heads)),
             str(row["n_words"]),
             *(f"{row[part]['median_ms']:.0f}" for part in ("start", "end", "both")),
             f"{both['p90_ms']:.0f}",
@@ -129,18 +166,34 @@ def table(model: str, found: dict[str, dict[str, Any]]) -> Table:
 
 
 def main(
-    model: Annotated[list[str] | None, typer.Option(help="tiny.en or base; repeatable. Default: both.")] = None,
-    clips_: Annotated[int | None, typer.Option("--clips", help="TIMIT recordings. Default: all.")] = None,
-    choose_on: Annotated[int, typer.Option(help="LibriSpeech recordings, other speakers, to choose heads on.")] = 24,
-    only: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(aligners.ALIGNERS)}; repeatable. Default: all installed.")] = None,
-    data_: Annotated[Path | None, typer.Option("--data", help="A folder with manifest.jsonl and timit_align.jsonl.")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="tiny.en or base; repeatable. Default: both.")
+    ] = None,
+    clips_: Annotated[
+        int | None, typer.Option("--clips", help="TIMIT recordings. Default: all.")
+    ] = None,
+    choose_on: Annotated[
+        int, typer.Option(help="LibriSpeech recordings, other speakers, to choose heads on.")
+    ] = 24,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"Of {', '.join(aligners.ALIGNERS)}; repeatable. Default: all installed."
+        ),
+    ] = None,
+    data_: Annotated[
+        Path | None,
+        typer.Option("--data", help="A folder with manifest.jsonl and timit_align.jsonl."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="A file for the numbers, JSON.")] = None,
 ) -> None:
     """Errors of word bounds on TIMIT, in ms: medians of starts, ends and both, 90th percentile and bias of both."""
     if data_:
         os.environ["JAXASR_DATA"] = str(data_)
     if unknown := set(only or ()) - aligners.ALIGNERS.keys():
-        raise typer.BadParameter(f"--only {min(unknown)}: expected one of {', '.join(aligners.ALIGNERS)}.")
+        raise typer.BadParameter(
+            f"--only {min(unknown)}: expected one of {', '.join(aligners.ALIGNERS)}."
+        )
     rows, console = clips(clips_), Console(width=None if Console().is_terminal else 140)
     head = machine.report(machine.described(), config={"clips": len(rows), "choose_on": choose_on})
     head["versions"] |= {name: importlib.metadata.version(name) for name in aligners.installed()}
@@ -148,7 +201,10 @@ def main(
     for name in model or ["tiny.en", "base"]:
         for aligner in only or aligners.installed():
             found = measure(name, rows, choose_on, aligner)
-            kept[name] = {**kept.get(name, {}), **{key: {**one, **run(head)} for key, one in found.items()}}
+            kept[name] = {
+                **kept.get(name, {}),
+                **{key: {**one, **run(head)} for key, one in found.items()},
+            }
             if out:
                 out.write_text(json.dumps({**head, "alignment": kept}, indent=1))
         console.print(table(name, kept[name]))

@@ -1,4 +1,5 @@
 """How long JAX compiles, and how often, told by JAX itself."""
+
 import dataclasses
 
 

@@ -2,6 +2,7 @@
 
 Each `transcribe(rows)` gives `tokens` (without the end) and `encode_s`, `decode_s`. What a contender does not need is not imported.
 """
+
 import time
 from typing import Any
 
@@ -57,21 +58,40 @@ class Ours(Contender):
         from jaxasr.steps import unrolls
 
         start = time.perf_counter()
-        memory, _ = jax.block_until_ready(self.model.encode(jnp.asarray(self.mels[rows]), apart=unrolls(self.model.config)))
+        memory, _ = jax.block_until_ready(
+            self.model.encode(jnp.asarray(self.mels[rows]), apart=unrolls(self.model.config))
+        )
         heard = time.perf_counter()
         prompt = jnp.tile(jnp.array(self.job["prompt"], jnp.int32), (len(rows), 1))
         out = jaxasr.generate(
-            self.model, memory, prompt, max_new_tokens=self.job["max_new_tokens"], rules=self.rules, eot=self.job["eot"]
+            self.model,
+            memory,
+            prompt,
+            max_new_tokens=self.job["max_new_tokens"],
+            rules=self.rules,
+            eot=self.job["eot"],
         )
         tokens = np.asarray(out.tokens)
-        return {"tokens": self._until_end(tokens), "encode_s": heard - start, "decode_s": time.perf_counter() - heard}
+        return {
+            "tokens": self._until_end(tokens),
+            "encode_s": heard - start,
+            "decode_s": time.perf_counter() - heard,
+        }
 
     def numbers(self) -> dict[str, float]:
         import jax
 
         on_device = jax.devices()[0].memory_stats() or {}
-        device = {"peak_device": on_device["peak_bytes_in_use"]} if "peak_bytes_in_use" in on_device else {}
-        return super().numbers() | device | {"compile_s": self.compiling.seconds, "programs": self.compiling.programs}
+        device = (
+            {"peak_device": on_device["peak_bytes_in_use"]}
+            if "peak_bytes_in_use" in on_device
+            else {}
+        )
+        return (
+            super().numbers()
+            | device
+            | {"compile_s": self.compiling.seconds, "programs": self.compiling.programs}
+        )
 
 
 def _rules(job: dict[str, Any], n_vocab: int) -> Any:
@@ -79,8 +99,13 @@ def _rules(job: dict[str, Any], n_vocab: int) -> Any:
 
     from jaxasr.rules import Rules
 
-    suppress, begin = (jnp.zeros(n_vocab, bool).at[jnp.array(job[key], int)].set(True) for key in ("suppress", "suppress_begin"))
-    return Rules(suppress, begin, jnp.int32(0), timestamps=False, eot=job["eot"], timestamp_begin=n_vocab)
+    suppress, begin = (
+        jnp.zeros(n_vocab, bool).at[jnp.array(job[key], int)].set(True)
+        for key in ("suppress", "suppress_begin")
+    )
+    return Rules(
+        suppress, begin, jnp.int32(0), timestamps=False, eot=job["eot"], timestamp_begin=n_vocab
+    )
 
 
 class Torch(Contender):
@@ -99,17 +124,35 @@ class Torch(Contender):
         self.heard = time.perf_counter()
 
     def transcribe(self, rows: list[int]) -> dict[str, Any]:
-        language = {"language": "en", "task": "transcribe"} if self.model.generation_config.is_multilingual else {}
+        language = (
+            {"language": "en", "task": "transcribe"}
+            if self.model.generation_config.is_multilingual
+            else {}
+        )
         start = time.perf_counter()
         with self.torch.inference_mode():
             mels = self.torch.from_numpy(self.mels[rows]).to(models.device(), self.model.dtype)
-            out = self.model.generate(mels, do_sample=False, num_beams=1, max_new_tokens=self.job["max_new_tokens"], **language)
+            out = self.model.generate(
+                mels,
+                do_sample=False,
+                num_beams=1,
+                max_new_tokens=self.job["max_new_tokens"],
+                **language,
+            )
             tokens = out.cpu().numpy()
         end = time.perf_counter()
-        return {"tokens": self._until_end(tokens), "encode_s": self.heard - start, "decode_s": end - self.heard}
+        return {
+            "tokens": self._until_end(tokens),
+            "encode_s": self.heard - start,
+            "decode_s": end - self.heard,
+        }
 
     def numbers(self) -> dict[str, float]:
-        device = {"peak_device": self.torch.cuda.max_memory_allocated()} if self.torch.cuda.is_available() else {}
+        device = (
+            {"peak_device": self.torch.cuda.max_memory_allocated()}
+            if self.torch.cuda.is_available()
+            else {}
+        )
         return super().numbers() | device
 
 
@@ -119,7 +162,12 @@ class FasterWhisper(Contender):
     def load(self) -> None:
         from faster_whisper import WhisperModel
 
-        self.model = WhisperModel(self.job["ctranslate2"], device="cpu", compute_type=self.job["dtype"], cpu_threads=threads()).model
+        self.model = WhisperModel(
+            self.job["ctranslate2"],
+            device="cpu",
+            compute_type=self.job["dtype"],
+            cpu_threads=threads(),
+        ).model
 
     def transcribe(self, rows: list[int]) -> dict[str, Any]:
         from ctranslate2 import StorageView
@@ -137,4 +185,8 @@ class FasterWhisper(Contender):
             suppress_blank=True,
         )
         tokens = [result.sequences_ids[0] for result in results]
-        return {"tokens": self._until_end(tokens), "encode_s": middle - start, "decode_s": time.perf_counter() - middle}
+        return {
+            "tokens": self._until_end(tokens),
+            "encode_s": middle - start,
+            "decode_s": time.perf_counter() - middle,
+        }

@@ -1,4 +1,5 @@
 """CTranslate2 and faster-whisper on the packaged weights."""
+
 from pathlib import Path
 
 from jaxasr.weights import Checkpoint

@@ -1,4 +1,5 @@
 """Many edits of one recording, generated in one call, against one generation: `python -m experiments.bench edits`."""
+
 import contextlib
 import json
 import os
@@ -29,9 +30,17 @@ class Ours:
         self.model, (layers, heads) = asr.model, (asr.config.n_text_layer, asr.config.n_text_head)
         self.memory, _ = self.model.encode(np.load(job["mels"])[:1])
         self.apart, self.prompt = self.memory.apart(), np.array([job["prompt"]], np.int32)
-        self.options = {"max_new_tokens": job["new"], "rules": rules_for(asr.tokenizer), "eot": job["eot"]}
+        self.options = {
+            "max_new_tokens": job["new"],
+            "rules": rules_for(asr.tokenizer),
+            "eot": job["eot"],
+        }
         place = np.arange(job["n"], dtype=np.int32)
-        self.cells = {"layer": place % layers, "head": place // layers % heads, "position": len(job["prompt"]) + place // (layers * heads)}
+        self.cells = {
+            "layer": place % layers,
+            "head": place // layers % heads,
+            "position": len(job["prompt"]) + place // (layers * heads),
+        }
         self.edits_of = Placed(Zero(), "decoder.cross_attn.z")
 
     def one(self) -> float:
@@ -50,24 +59,50 @@ class Ours:
 
     def alone(self) -> dict[str, Any]:
         """Rows of the call that differ from the same edit generated alone, steps of the longest, and texts that an edit changed."""
-        together, plain = self._under(self.cells), self._under({name: values[:1] + 10**6 for name, values in self.cells.items()})
-        singly = [self._under({name: values[i : i + 1] for name, values in self.cells.items()}) for i in range(len(together.tokens))]
-        differ = sum(not np.array_equal(one.tokens[0], row) for one, row in zip(singly, together.tokens))
+        together, plain = (
+            self._under(self.cells),
+            self._under({name: values[:1] + 10**6 for name, values in self.cells.items()}),
+        )
+        singly = [
+            self._under({name: values[i : i + 1] for name, values in self.cells.items()})
+            for i in range(len(together.tokens))
+        ]
+        differ = sum(
+            not np.array_equal(one.tokens[0], row) for one, row in zip(singly, together.tokens)
+        )
         changed = sum(not np.array_equal(plain.tokens[0], row) for row in together.tokens)
-        return {"differ": int(differ), "longest": int(together.lengths.max()), "changed": int(changed), "plain": int(plain.lengths.max())}
+        return {
+            "differ": int(differ),
+            "longest": int(together.lengths.max()),
+            "changed": int(changed),
+            "plain": int(plain.lengths.max()),
+        }
 
     def _under(self, cells: dict[str, np.ndarray]) -> Any:
         from interventions.sequence import generate_cells
 
-        return generate_cells(self.model, self.memory, self.prompt, cells, edits_of=self.edits_of, batch=len(cells["head"]), **self.options)
+        return generate_cells(
+            self.model,
+            self.memory,
+            self.prompt,
+            cells,
+            edits_of=self.edits_of,
+            batch=len(cells["head"]),
+            **self.options,
+        )
 
 
 def main(
-    model: Annotated[list[str] | None, typer.Option(help="tiny.en, base, ...; repeatable. Default: tiny.en.")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="tiny.en, base, ...; repeatable. Default: tiny.en.")
+    ] = None,
     n: Annotated[int, typer.Option(help="Edits.")] = 64,
     new: Annotated[int, typer.Option(help="Tokens at most.")] = 56,
     rounds: Annotated[int, typer.Option(help="Times that both are measured, in turn.")] = 5,
-    data: Annotated[Path | None, typer.Option(help="A folder with manifest.jsonl; default: as for `transcribe`.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="A folder with manifest.jsonl; default: as for `transcribe`."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="A file for the numbers, JSON.")] = None,
 ) -> None:
     """The same recording, weights and rules; compiling is not counted."""

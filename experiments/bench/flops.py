@@ -1,4 +1,5 @@
 """Multiplications and additions of the matrix products in Whisper's encoder."""
+
 from jaxasr.config import N_MEL_FRAMES, SIZES
 
 

@@ -1,4 +1,5 @@
 """Greedy decoding written out on the torch model: the tokens this project's `generate` must give, and how sure torch was of each."""
+
 import dataclasses
 from collections.abc import Iterable, Sequence
 
@@ -29,12 +30,19 @@ def greedy(
     max_new_tokens: int = 224,
 ) -> Greedy:
     """The likeliest tokens after `prompt` for `mel` [M, 3000], ids of `suppress` never, those of `suppress_begin` not first."""
-    memory = model.model.encoder(torch.tensor(np.asarray(mel))[None].to(model.dtype)).last_hidden_state
+    memory = model.model.encoder(
+        torch.tensor(np.asarray(mel))[None].to(model.dtype)
+    ).last_hidden_state
     cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
     never, not_first = torch.tensor(sorted(suppress)), torch.tensor(sorted(suppress_begin))
     tokens, margins, ids = [], [], torch.tensor([list(prompt)])
     while len(tokens) < max_new_tokens:
-        out = model.model.decoder(input_ids=ids, encoder_hidden_states=memory, use_cache=True, **cached(model.model.decoder, cache))
+        out = model.model.decoder(
+            input_ids=ids,
+            encoder_hidden_states=memory,
+            use_cache=True,
+            **cached(model.model.decoder, cache),
+        )
         logits = model.proj_out(out.last_hidden_state[0, -1])
         logits[never] = -torch.inf
         if not tokens:

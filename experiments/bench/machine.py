@@ -1,4 +1,5 @@
 """What this machine can do at most, and what it is: `python -m experiments.bench machine`."""
+
 import importlib.metadata
 import importlib.util
 import json
@@ -40,7 +41,11 @@ class Machine:
     def describe(self) -> dict[str, Any]:
         import jax
 
-        versions = {name: importlib.metadata.version(name) for name in OTHERS if importlib.util.find_spec(name.replace("-", "_"))}
+        versions = {
+            name: importlib.metadata.version(name)
+            for name in OTHERS
+            if importlib.util.find_spec(name.replace("-", "_"))
+        }
         devices = [device.device_kind for device in jax.devices()]
         return {
             "devices": devices,
@@ -99,7 +104,15 @@ def libraries() -> list[str]:
 def processor() -> str:
     """The processor's name where the system tells it."""
     info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    names = (
+        [
+            line.split(":")[1].strip()
+            for line in info.read_text().splitlines()
+            if line.startswith("model name")
+        ]
+        if info.exists()
+        else []
+    )
     return names[0] if names else platform.processor() or platform.machine()
 
 
@@ -115,14 +128,21 @@ def report(machine: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 
 def title(machine: dict[str, Any]) -> str:
-    names = ", ".join(f"{name} {machine['versions'][name]}" for name in ("jax", *OTHERS) if name in machine["versions"])
+    names = ", ".join(
+        f"{name} {machine['versions'][name]}"
+        for name in ("jax", *OTHERS)
+        if name in machine["versions"]
+    )
     commit = (provenance.commit() or "unknown")[:9]
     return f"{machine['devices'][0]}, {machine['processor']}, {machine['threads']} threads; {names}; commit {commit}"
 
 
 def main(
     rounds: Annotated[int, typer.Option(help="Times that each product is measured.")] = 5,
-    size: Annotated[int | None, typer.Option(help="Rows of the square matrices; default 1536, on accelerators 8192.")] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(help="Rows of the square matrices; default 1536, on accelerators 8192."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="A file for the numbers, JSON.")] = None,
 ) -> None:
     """Prints the rate of large matrix products, the bound for everything else, with device and versions."""
@@ -130,11 +150,16 @@ def main(
         machine = worker.ask("describe")
         dtypes = ["float32"] if machine["backend"] == "cpu" else ["float32", "bfloat16"]
         cases = [(library, dtype) for library in libraries() for dtype in dtypes]
-        rates = [[worker.ask("gemm", library=library, dtype=dtype) for library, dtype in cases] for _ in range(rounds)]
+        rates = [
+            [worker.ask("gemm", library=library, dtype=dtype) for library, dtype in cases]
+            for _ in range(rounds)
+        ]
     table = Table("library", "dtype", "best GFLOP/s", "median", title=title(machine))
     found = {f"{library} {dtype}": column for (library, dtype), column in zip(cases, zip(*rates))}
     for (library, dtype), column in zip(cases, found.values()):
-        table.add_row(library, dtype, f"{max(column) / 1e9:.0f}", f"{statistics.median(column) / 1e9:.0f}")
+        table.add_row(
+            library, dtype, f"{max(column) / 1e9:.0f}", f"{statistics.median(column) / 1e9:.0f}"
+        )
     Console().print(table)
     if out:
         out.write_text(json.dumps({**report(machine), "gemm_flops": found}, indent=1))

@@ -1,4 +1,5 @@
 """The same weights for every library, each imported only where it is used."""
+
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,16 @@ def of_torch(job: dict[str, Any], attention: str = "sdpa") -> Any:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(threads())
-    load, dtype = transformers.WhisperForConditionalGeneration.from_pretrained, getattr(torch, job.get("dtype", "float32"))
-    return load(job["huggingface"], attn_implementation=attention, dtype=dtype).to(device()).eval().requires_grad_(False)
+    load, dtype = (
+        transformers.WhisperForConditionalGeneration.from_pretrained,
+        getattr(torch, job.get("dtype", "float32")),
+    )
+    return (
+        load(job["huggingface"], attn_implementation=attention, dtype=dtype)
+        .to(device())
+        .eval()
+        .requires_grad_(False)
+    )
 
 
 def wait_for_torch() -> None:

@@ -1,4 +1,5 @@
 """Greedy tokens against torch, and word error rate against faster-whisper: `python -m experiments.bench parity --n 100`."""
+
 import dataclasses
 import json
 import tempfile
@@ -38,10 +39,14 @@ class Compared:
 
     @property
     def verdict(self) -> str:
-        return "same" if self.step < 0 else "excused" if self.margin < EXCUSED_BELOW else "DIFFERENT"
+        return (
+            "same" if self.step < 0 else "excused" if self.margin < EXCUSED_BELOW else "DIFFERENT"
+        )
 
 
-def compare_tokens(asr: jaxasr.Recogniser, clips: list[data.Recording], batch: int = 8) -> Iterator[Compared]:
+def compare_tokens(
+    asr: jaxasr.Recogniser, clips: list[data.Recording], batch: int = 8
+) -> Iterator[Compared]:
     """Each side by its own features, caches and suppression: ours in batches, torch one recording at a time."""
     from transformers import WhisperFeatureExtractor
 
@@ -50,8 +55,15 @@ def compare_tokens(asr: jaxasr.Recogniser, clips: list[data.Recording], batch: i
 
     checkpoint, tokenizer = asr.checkpoint, asr.tokenizer
     model = build(checkpoint.config, checkpoint.tensors, attention="sdpa")
-    features, prompt = WhisperFeatureExtractor(feature_size=asr.config.n_mels), tokenizer.prompt("en")
-    rules = {"suppress": checkpoint.suppress_ids, "suppress_begin": checkpoint.suppress_ids_begin, "eot": tokenizer.special.eot}
+    features, prompt = (
+        WhisperFeatureExtractor(feature_size=asr.config.n_mels),
+        tokenizer.prompt("en"),
+    )
+    rules = {
+        "suppress": checkpoint.suppress_ids,
+        "suppress_begin": checkpoint.suppress_ids_begin,
+        "eot": tokenizer.special.eot,
+    }
     for start in range(0, len(clips), batch):
         some = clips[start : start + batch]
         audios = [load_audio(clip.path)[:N_SAMPLES] for clip in some]
@@ -60,16 +72,34 @@ def compare_tokens(asr: jaxasr.Recogniser, clips: list[data.Recording], batch: i
             theirs = greedy(model, mel, prompt, max_new_tokens=MAX_NEW_TOKENS, **rules)
             step = _first_difference(ours, theirs.tokens)
             margin = theirs.margins[step] if step >= 0 else min(theirs.margins)
-            yield Compared(str(clip.path), len(theirs.tokens), step, margin, tokenizer.decode(ours), tokenizer.decode(theirs.tokens))
+            yield Compared(
+                str(clip.path),
+                len(theirs.tokens),
+                step,
+                margin,
+                tokenizer.decode(ours),
+                tokenizer.decode(theirs.tokens),
+            )
 
 
-def _ours(asr: jaxasr.Recogniser, audios: list[np.ndarray], prompt: list[int], batch: int) -> list[list[int]]:
+def _ours(
+    asr: jaxasr.Recogniser, audios: list[np.ndarray], prompt: list[int], batch: int
+) -> list[list[int]]:
     """One program for every batch: the last is filled up."""
-    mels = jnp.stack([log_mel(pad_or_trim(audio), asr.config.n_mels) for audio in [*audios, *audios[:1] * (batch - len(audios))]])
+    mels = jnp.stack(
+        [
+            log_mel(pad_or_trim(audio), asr.config.n_mels)
+            for audio in [*audios, *audios[:1] * (batch - len(audios))]
+        ]
+    )
     memory, _ = asr.model.encode(mels)
     ids = jnp.tile(jnp.array(prompt, jnp.int32), (batch, 1))
-    out = jaxasr.generate(asr.model, memory, ids, max_new_tokens=MAX_NEW_TOKENS, rules=rules_for(asr.tokenizer))
-    return [row[:n].tolist() for row, n in zip(np.asarray(out.tokens), np.asarray(out.lengths))][: len(audios)]
+    out = jaxasr.generate(
+        asr.model, memory, ids, max_new_tokens=MAX_NEW_TOKENS, rules=rules_for(asr.tokenizer)
+    )
+    return [row[:n].tolist() for row, n in zip(np.asarray(out.tokens), np.asarray(out.lengths))][
+        : len(audios)
+    ]
 
 
 def _first_difference(a: list[int], b: list[int]) -> int:
@@ -83,11 +113,19 @@ def word_errors(asr: jaxasr.Recogniser, clips: list[data.Recording]) -> dict[str
     import faster_whisper
 
     with tempfile.TemporaryDirectory() as scratch:
-        theirs = faster_whisper.WhisperModel(str(ct2.folder(asr.checkpoint, Path(scratch))), device="cpu", compute_type="float32")
+        theirs = faster_whisper.WhisperModel(
+            str(ct2.folder(asr.checkpoint, Path(scratch))), device="cpu", compute_type="float32"
+        )
     texts: dict[str, list[tuple[str, str, str]]] = {}
     for clip in clips:
         audio = load_audio(clip.path)
-        ours = asr.transcribe(audio, language="en", timestamps=False, padding="features", max_new_tokens=MAX_NEW_TOKENS).text
+        ours = asr.transcribe(
+            audio,
+            language="en",
+            timestamps=False,
+            padding="features",
+            max_new_tokens=MAX_NEW_TOKENS,
+        ).text
         segments, _ = theirs.transcribe(
             audio,
             language="en",
@@ -97,7 +135,9 @@ def word_errors(asr: jaxasr.Recogniser, clips: list[data.Recording]) -> dict[str
             condition_on_previous_text=False,
             max_new_tokens=MAX_NEW_TOKENS,
         )
-        texts.setdefault(clip.set, []).append((clip.transcript, ours, "".join(segment.text for segment in segments).strip()))
+        texts.setdefault(clip.set, []).append(
+            (clip.transcript, ours, "".join(segment.text for segment in segments).strip())
+        )
     sets = texts | {"all": [row for rows in texts.values() for row in rows]}
     return {name: _rates(rows) for name, rows in sets.items() if rows}
 
@@ -109,12 +149,18 @@ def _rates(rows: list[tuple[str, str, str]]) -> dict[str, float]:
     normal = EnglishTextNormalizer({})
     truth, ours, theirs = ([normal(text) for text in column] for column in zip(*rows))
     rates = {"ours": 100 * jiwer.wer(truth, ours), "faster_whisper": 100 * jiwer.wer(truth, theirs)}
-    return {"clips": len(rows), **rates, "texts_differ": sum(mine != other for _, mine, other in rows)}
+    return {
+        "clips": len(rows),
+        **rates,
+        "texts_differ": sum(mine != other for _, mine, other in rows),
+    }
 
 
 def main(
     n: Annotated[int, typer.Option(help="Recordings whose tokens are compared with torch.")] = 100,
-    n_wer: Annotated[int, typer.Option(help="Labelled recordings for the word error rate; 0: none.")] = 100,
+    n_wer: Annotated[
+        int, typer.Option(help="Labelled recordings for the word error rate; 0: none.")
+    ] = 100,
     model: Annotated[str, typer.Option(help="A model as `jaxasr.load` takes it.")] = "tiny.en",
     out: Annotated[Path | None, typer.Option(help="A file for the numbers, JSON.")] = None,
 ) -> None:
@@ -122,27 +168,46 @@ def main(
     console = Console()
     usable = [clip for clip in data.recordings() if clip.set not in WITHOUT_SPEECH]
     if not usable:
-        raise typer.BadParameter("expected recordings, found none: set JAXASR_DATA to a folder with manifest.jsonl.")
+        raise typer.BadParameter(
+            "expected recordings, found none: set JAXASR_DATA to a folder with manifest.jsonl."
+        )
     asr = jaxasr.load(model)
     compared = []
     for row in compare_tokens(asr, data.spread(usable, n)):
         compared.append(row)
         if row.step >= 0:
-            console.print(f"{row.verdict}: {Path(row.path).name} at step {row.step}, torch's margin {row.margin:.1e}")
+            console.print(
+                f"{row.verdict}: {Path(row.path).name} at step {row.step}, torch's margin {row.margin:.1e}"
+            )
             console.print(f"  ours  {row.ours}\n  torch {row.torch}")
     console.print(_token_table(model, compared))
-    rates = word_errors(asr, data.spread(data.recordings(LABELLED, "en", labelled=True), n_wer)) if n_wer else {}
+    rates = (
+        word_errors(asr, data.spread(data.recordings(LABELLED, "en", labelled=True), n_wer))
+        if n_wer
+        else {}
+    )
     console.print(_rate_table(model, rates))
     if out:
-        rows = [dataclasses.asdict(row) | {"verdict": row.verdict, "path": Path(row.path).name} for row in compared]
-        out.write_text(json.dumps({"model": model, "tokens": rows, "wer": rates}, indent=1, ensure_ascii=False))
+        rows = [
+            dataclasses.asdict(row) | {"verdict": row.verdict, "path": Path(row.path).name}
+            for row in compared
+        ]
+        out.write_text(
+            json.dumps({"model": model, "tokens": rows, "wer": rates}, indent=1, ensure_ascii=False)
+        )
     apart = abs(rates["all"]["ours"] - rates["all"]["faster_whisper"]) if rates else 0.0
     if apart > 0.1 or any(row.verdict == "DIFFERENT" for row in compared):
         raise typer.Exit(1)
 
 
 def _token_table(model: str, compared: list[Compared]) -> Table:
-    table = Table("verdict", "recordings", "tokens", "smallest margin", title=f"{model}: greedy tokens against torch, float32")
+    table = Table(
+        "verdict",
+        "recordings",
+        "tokens",
+        "smallest margin",
+        title=f"{model}: greedy tokens against torch, float32",
+    )
     for verdict in ("same", "excused", "DIFFERENT"):
         rows = [row for row in compared if row.verdict == verdict]
         smallest = f"{min(row.margin for row in rows):.1e}" if rows else ""
@@ -154,5 +219,11 @@ def _rate_table(model: str, rates: dict[str, dict[str, float]]) -> Table:
     title = f"{model}: word error rate, greedy, no timestamps"
     table = Table("set", "clips", "jaxasr %", "faster-whisper %", "texts that differ", title=title)
     for name, row in rates.items():
-        table.add_row(name, str(row["clips"]), f"{row['ours']:.2f}", f"{row['faster_whisper']:.2f}", str(row["texts_differ"]))
+        table.add_row(
+            name,
+            str(row["clips"]),
+            f"{row['ours']:.2f}",
+            f"{row['faster_whisper']:.2f}",
+            str(row["texts_differ"]),
+        )
     return table

@@ -1,4 +1,5 @@
 """Probe banks against scikit-learn on the same folds: `python -m experiments.bench probes`."""
+
 import json
 import os
 import statistics
@@ -42,7 +43,13 @@ class Ours:
 
     def __init__(self, job: dict[str, Any]):
         *shape, self.n_seeds = job["shape"]
-        self.X = zarr.create_array(store=Path(job["folder"]) / "x", shape=shape, chunks=(1, *shape[1:]), dtype="float32", compressors=())
+        self.X = zarr.create_array(
+            store=Path(job["folder"]) / "x",
+            shape=shape,
+            chunks=(1, *shape[1:]),
+            dtype="float32",
+            compressors=(),
+        )
         for layer in range(shape[0]):
             self.X[layer], self.y = synthetic_layer(layer, *shape[1:])
 
@@ -70,7 +77,9 @@ class Ours:
 def _bank(X: Any, y: np.ndarray, n_seeds: int, groups: np.ndarray | None = None) -> Any:
     import interventions
 
-    return interventions.fit_probes(X, y, groups, penalties=PENALTIES, folds=FOLDS, seeds=range(n_seeds))
+    return interventions.fit_probes(
+        X, y, groups, penalties=PENALTIES, folds=FOLDS, seeds=range(n_seeds)
+    )
 
 
 def timed(call: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
@@ -79,7 +88,9 @@ def timed(call: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
     return time.perf_counter() - start, value
 
 
-def compared(of: Activations, n_seeds: int, theirs: Sequence[tuple[str, float]], rounds: int) -> dict[str, Any]:
+def compared(
+    of: Activations, n_seeds: int, theirs: Sequence[tuple[str, float]], rounds: int
+) -> dict[str, Any]:
     """All on every fit: times, objectives recomputed in float64, predictions and accuracy of the test rows."""
     ours = of.X, of.y, n_seeds, of.groups
     first, bank = timed(_bank, *ours)
@@ -88,12 +99,22 @@ def compared(of: Activations, n_seeds: int, theirs: Sequence[tuple[str, float]],
     for dtype, tol in theirs:
         ours_s += [timed(_bank, *ours)[0] for _ in range(rounds)]  # before and after each of theirs
         name = f"{dtype}, {tol:g}"
-        theirs_s[name], found[name] = timed(reference.fit_all, of.X.astype(dtype), of.y, test, PENALTIES, tol)
+        theirs_s[name], found[name] = timed(
+            reference.fit_all, of.X.astype(dtype), of.y, test, PENALTIES, tol
+        )
     ours_s += [timed(_bank, *ours)[0] for _ in range(rounds)]
     seconds, n_fits = statistics.median(ours_s), bank.objective.size
     judged = reference.judge(of.X, of.y, bank, found)
-    mine = {"seconds": ours_s, "fits_per_s": n_fits / seconds, "first_s": first, "iterations": float(bank.n_iter.mean())}
-    rows = {name: {"seconds": s, "fits_per_s": n_fits / s, "ratio": s / seconds, **judged[name]} for name, s in theirs_s.items()}
+    mine = {
+        "seconds": ours_s,
+        "fits_per_s": n_fits / seconds,
+        "first_s": first,
+        "iterations": float(bank.n_iter.mean()),
+    }
+    rows = {
+        name: {"seconds": s, "fits_per_s": n_fits / s, "ratio": s / seconds, **judged[name]}
+        for name, s in theirs_s.items()
+    }
     return {
         "shape": [*of.X.shape, n_seeds],
         "fits": n_fits,
@@ -105,35 +126,98 @@ def compared(of: Activations, n_seeds: int, theirs: Sequence[tuple[str, float]],
 
 
 def table(found: dict[str, dict[str, Any]]) -> Table:
-    shown = Table("", "", "fits/s", "ours is × faster", "worst fit above the optimum", "median fit", "agree", "accuracy gap", box=None)
+    shown = Table(
+        "",
+        "",
+        "fits/s",
+        "ours is × faster",
+        "worst fit above the optimum",
+        "median fit",
+        "agree",
+        "accuracy gap",
+        box=None,
+    )
     for case, r in found.items():
-        for name, row in {"ours": r["ours"], **{f"scikit-learn, {name}": row for name, row in r["sklearn"].items()}}.items():
+        for name, row in {
+            "ours": r["ours"],
+            **{f"scikit-learn, {name}": row for name, row in r["sklearn"].items()},
+        }.items():
             gaps = f"{row['excess_max']:.1e}", f"{row['excess_median']:.1e}"
-            shares = f"{100 * row['predictions_equal']:.2f} %", f"{100 * row['accuracy_gap']:.2f} pt"
-            shown.add_row(case, name, f"{row['fits_per_s']:.1f}", f"{row['ratio']:.1f}" if "ratio" in row else "", *gaps, *shares)
+            shares = (
+                f"{100 * row['predictions_equal']:.2f} %",
+                f"{100 * row['accuracy_gap']:.2f} pt",
+            )
+            shown.add_row(
+                case,
+                name,
+                f"{row['fits_per_s']:.1f}",
+                f"{row['ratio']:.1f}" if "ratio" in row else "",
+                *gaps,
+                *shares,
+            )
     return shown
 
 
 def scaling_table(rows: list[dict[str, Any]]) -> Table:
-    shown = Table("L × N × D × seeds", "fits", "compile s", "s", "fits/s", "X GB", "a layer", "the bank", "beyond", "peak", "gap", box=None)
+    shown = Table(
+        "L × N × D × seeds",
+        "fits",
+        "compile s",
+        "s",
+        "fits/s",
+        "X GB",
+        "a layer",
+        "the bank",
+        "beyond",
+        "peak",
+        "gap",
+        box=None,
+    )
     for r in rows:
         shape = " × ".join(map(str, r["shape"]))
-        memory = [f"{r[name] / 1e9:.3f}" for name in ("x_bytes", "layer_bytes", "bank_bytes", "peak_bytes", "peak_rss")]
+        memory = [
+            f"{r[name] / 1e9:.3f}"
+            for name in ("x_bytes", "layer_bytes", "bank_bytes", "peak_bytes", "peak_rss")
+        ]
         seconds = f"{r['first_s']:.1f}", f"{r['seconds']:.1f}"
-        shown.add_row(shape, str(r["fits"]), *seconds, f"{r['fits_per_s']:.1f}", *memory, f"{r['largest_gap']:.0e}")
+        shown.add_row(
+            shape,
+            str(r["fits"]),
+            *seconds,
+            f"{r['fits_per_s']:.1f}",
+            *memory,
+            f"{r['largest_gap']:.0e}",
+        )
     return shown
 
 
 def main(
     quick: Annotated[bool, typer.Option(help="Small shapes, seconds.")] = False,
-    real: Annotated[bool, typer.Option(help="Activations of real recordings as well, where there is a data folder.")] = True,
+    real: Annotated[
+        bool,
+        typer.Option(help="Activations of real recordings as well, where there is a data folder."),
+    ] = True,
     synthetic: Annotated[bool, typer.Option(help="Activations with a known spectrum.")] = True,
-    scaling: Annotated[bool, typer.Option(help="Up to 33 x 5,000 x 1,280, in processes of their own.")] = True,
-    model: Annotated[str, typer.Option(help="Whose activations, as `jaxasr.load` takes it.")] = "tiny.en",
-    recordings: Annotated[int, typer.Option(help="Recordings; each is heard clean and in noise at three ratios.")] = 300,
-    store: Annotated[Path, typer.Option(help="Folder where their activations are kept.")] = Path("out/bench-probes"),
-    data: Annotated[Path | None, typer.Option(help="A folder with manifest.jsonl; default: as for `transcribe`.")] = None,
-    rounds: Annotated[int, typer.Option(help="Times that ours is measured before and after each of scikit-learn's.")] = 2,
+    scaling: Annotated[
+        bool, typer.Option(help="Up to 33 x 5,000 x 1,280, in processes of their own.")
+    ] = True,
+    model: Annotated[
+        str, typer.Option(help="Whose activations, as `jaxasr.load` takes it.")
+    ] = "tiny.en",
+    recordings: Annotated[
+        int, typer.Option(help="Recordings; each is heard clean and in noise at three ratios.")
+    ] = 300,
+    store: Annotated[Path, typer.Option(help="Folder where their activations are kept.")] = Path(
+        "out/bench-probes"
+    ),
+    data: Annotated[
+        Path | None,
+        typer.Option(help="A folder with manifest.jsonl; default: as for `transcribe`."),
+    ] = None,
+    rounds: Annotated[
+        int,
+        typer.Option(help="Times that ours is measured before and after each of scikit-learn's."),
+    ] = 2,
     out: Annotated[Path | None, typer.Option(help="A file for the numbers, JSON.")] = None,
 ) -> None:
     """Fits per second of both, how far the objectives are above the optimum, and how ours scales."""
@@ -145,14 +229,23 @@ def main(
     console.print(machine.title(described))
     found: dict[str, dict[str, Any]] = {}
     for name, case in _cases(synthetic, real and not quick, shape, model, recordings, store):
-        found[name] = {"load": machine.load(), **compared(case, shape[3], USUAL if quick else THEIRS, rounds)}
+        found[name] = {
+            "load": machine.load(),
+            **compared(case, shape[3], USUAL if quick else THEIRS, rounds),
+        }
         console.print(table({name: found[name]}))
     points = () if not scaling else (QUICK,) if quick else SCALING
     for point in points:
         found.setdefault("scaling", {"points": []})["points"].append(_scaled(point))
         console.print(scaling_table(found["scaling"]["points"][-1:]))
     if out:
-        config = {"quick": quick, "recordings": recordings, "rounds": rounds, "penalties": PENALTIES, "folds": FOLDS}
+        config = {
+            "quick": quick,
+            "recordings": recordings,
+            "rounds": rounds,
+            "penalties": PENALTIES,
+            "folds": FOLDS,
+        }
         about = {"gemm_flops": peak, **machine.report(described, config=config, seed=0)}
         _keep(out, {name: {**numbers, **about} for name, numbers in found.items()})
         console.print(f"{out}, commit {provenance.commit()}")
@@ -175,5 +268,8 @@ def _cases(
 
 
 def _scaled(point: tuple[int, ...]) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as folder, Worker("experiments.bench.probes:Ours", {"shape": point, "folder": folder}) as worker:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Worker("experiments.bench.probes:Ours", {"shape": point, "folder": folder}) as worker,
+    ):
         return worker.ask("fit")

@@ -4,6 +4,7 @@
 forgets no peak), and the mean magnitude of what was read, by which the two can be seen to have read the same. A reading ends in host
 memory for neither: both keep arrays.
 """
+
 import time
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +26,10 @@ LAYER = 1
 
 class Reader:
     def __init__(self, job: dict[str, Any]):
-        self.mels, self.tokens = np.load(job["mels"])[: job["batch"]], np.array(job["tokens"], np.int32)
+        self.mels, self.tokens = (
+            np.load(job["mels"])[: job["batch"]],
+            np.array(job["tokens"], np.int32),
+        )
         self.job = job
         self.load()
 
@@ -46,7 +50,11 @@ class Reader:
         seconds = time.perf_counter() - start
         grown = peak_rss() - before if self.on_host() else None
         size = [float(abs(models.to_numpy(array)).mean()) for array in arrays]
-        return {"seconds": seconds, "peak_growth": grown, "magnitude": float(np.mean(size)) if size else 0.0}
+        return {
+            "seconds": seconds,
+            "peak_growth": grown,
+            "magnitude": float(np.mean(size)) if size else 0.0,
+        }
 
 
 def entropy(pattern: Any) -> Any:
@@ -77,7 +85,9 @@ class Ours(Reader):
 
         readout = self.readouts.get(case)
         memory, heard = self.model.encode(self.mels, readout=None if case == "decoder" else readout)
-        logits, said = self.model.decode(self.tokens, memory, readout=readout if case == "decoder" else None)
+        logits, said = self.model.decode(
+            self.tokens, memory, readout=readout if case == "decoder" else None
+        )
         jax.block_until_ready((logits, heard, said))
         # Every layer comes out of the scan; one layer of the patterns is kept.
         return [value[LAYER] if case == "pattern" else value for value in (heard | said).values()]
@@ -101,10 +111,19 @@ class Ours(Reader):
 
         readouts = {stack: jaxasr.select(*names) for stack, names in (sites or {}).items()}
         memory = jax.eval_shape(lambda: self.model.encode(self.mels)[0])
-        encode = jax.jit(lambda model, mels: model.encode(mels, readout=readouts.get("encoder"))[0]).lower(self.model, self.mels)
-        decode = jax.jit(lambda model, tokens, memory: model.decode(tokens, memory, readout=readouts.get("decoder"))[0])
+        encode = jax.jit(
+            lambda model, mels: model.encode(mels, readout=readouts.get("encoder"))[0]
+        ).lower(self.model, self.mels)
+        decode = jax.jit(
+            lambda model, tokens, memory: model.decode(
+                tokens, memory, readout=readouts.get("decoder")
+            )[0]
+        )
         lowered = {"encoder": encode, "decoder": decode.lower(self.model, self.tokens, memory)}
-        return {stack: int(low.compile().memory_analysis().temp_size_in_bytes) for stack, low in lowered.items()}
+        return {
+            stack: int(low.compile().memory_analysis().temp_size_in_bytes)
+            for stack, low in lowered.items()
+        }
 
 
 def _all_sites() -> dict[str, list[str]]:
@@ -112,7 +131,10 @@ def _all_sites() -> dict[str, list[str]]:
     from jaxasr.sites import sites_of
 
     formed = (".pattern", ".scores", "mlp.pre", "mlp.post")
-    return {stack: [site for site in sites_of(stack) if not site.endswith(formed)] for stack in ("encoder", "decoder")}
+    return {
+        stack: [site for site in sites_of(stack) if not site.endswith(formed)]
+        for stack in ("encoder", "decoder")
+    }
 
 
 class Torch(Reader):
@@ -147,10 +169,21 @@ class Torch(Reader):
 
         encoder, decoder = model.encoder.layers, model.decoder.layers
         if case == "decoder":
-            z = [layer.encoder_attn.out_proj.register_forward_pre_hook(lambda module, args: keep(args[0])) for layer in decoder]
+            z = [
+                layer.encoder_attn.out_proj.register_forward_pre_hook(
+                    lambda module, args: keep(args[0])
+                )
+                for layer in decoder
+            ]
             return [*z, *(layer.register_forward_hook(output) for layer in decoder)]
         if case == "pattern":
-            return [encoder[LAYER].self_attn.register_forward_hook(lambda module, args, out: keep(out[1]))]
+            return [
+                encoder[LAYER].self_attn.register_forward_hook(
+                    lambda module, args, out: keep(out[1])
+                )
+            ]
         if case == "reduced":
             return [layer.self_attn.register_forward_hook(entropy) for layer in encoder]
-        return [layer.register_forward_hook(output) for layer in encoder] if case == "encoder" else []
+        return (
+            [layer.register_forward_hook(output) for layer in encoder] if case == "encoder" else []
+        )

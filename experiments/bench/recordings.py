@@ -1,4 +1,5 @@
 """What every contender is given: the same features, prompt, suppressed tokens and weights."""
+
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,24 @@ class Preparer:
     def prepare(self) -> dict[str, Any]:
         """The job of the contenders: files, prompt, ids; everything JSON."""
         name, n = self.job["model"], self.job["clips"]
-        made = self._random(name.removeprefix(RANDOM)) if name.startswith(RANDOM) else self._real(name)
+        made = (
+            self._random(name.removeprefix(RANDOM)) if name.startswith(RANDOM) else self._real(name)
+        )
         mels, seconds = _features(n, made["n_mels"], self.job.get("at_least_s", 0.0))
         np.save(self.folder / "mels.npy", mels)
-        return {**self.job, **made, "mels": str(self.folder / "mels.npy"), "seconds": seconds, "max_new_tokens": MAX_NEW_TOKENS}
+        return {
+            **self.job,
+            **made,
+            "mels": str(self.folder / "mels.npy"),
+            "seconds": seconds,
+            "max_new_tokens": MAX_NEW_TOKENS,
+        }
 
     def texts(self, tokens: list[list[int]]) -> list[str]:
-        return [self.tokenizer.decode(row) if self.tokenizer else " ".join(map(str, row)) for row in tokens]
+        return [
+            self.tokenizer.decode(row) if self.tokenizer else " ".join(map(str, row))
+            for row in tokens
+        ]
 
     def _real(self, name: str) -> dict[str, Any]:
         import jaxasr
@@ -41,7 +53,9 @@ class Preparer:
 
         asr = jaxasr.load(name)
         self.tokenizer, rules = asr.tokenizer, rules_for(asr.tokenizer)
-        suppress, begin = (np.flatnonzero(mask).tolist() for mask in (rules.suppress, rules.suppress_begin))
+        suppress, begin = (
+            np.flatnonzero(mask).tolist() for mask in (rules.suppress, rules.suppress_begin)
+        )
         packaged = asr.checkpoint.format == "ctranslate2"
         return {
             "n_mels": asr.config.n_mels,
@@ -52,7 +66,9 @@ class Preparer:
             "eot": asr.tokenizer.special.eot,
             "sha256": asr.checkpoint.sha256,
             "huggingface": str(jaxasr.save(asr, self.folder / "huggingface")),
-            "ctranslate2": str(ct2.folder(asr.checkpoint, self.folder / "ctranslate2")) if packaged else None,
+            "ctranslate2": str(ct2.folder(asr.checkpoint, self.folder / "ctranslate2"))
+            if packaged
+            else None,
         }
 
     def _random(self, size: str) -> dict[str, Any]:
@@ -65,9 +81,18 @@ class Preparer:
 
         dtype = self.job.get("dtype", "float32")
         config = jaxasr.SIZES[size].replace(dtype=dtype, param_dtype=dtype)
-        folder = str(jaxasr.save(jax.jit(lambda: jaxasr.Whisper(config, rngs=nnx.Rngs(0)))(), self.folder / "huggingface"))
+        folder = str(
+            jaxasr.save(
+                jax.jit(lambda: jaxasr.Whisper(config, rngs=nnx.Rngs(0)))(),
+                self.folder / "huggingface",
+            )
+        )
         ids = generation_json(config, None)
-        spoken = [ids["lang_to_id"]["<|en|>"], ids["task_to_id"]["transcribe"]] if ids["is_multilingual"] else []
+        spoken = (
+            [ids["lang_to_id"]["<|en|>"], ids["task_to_id"]["transcribe"]]
+            if ids["is_multilingual"]
+            else []
+        )
         return {
             "n_mels": config.n_mels,
             "weights": folder,
@@ -91,6 +116,8 @@ def _features(n: int, n_mels: int, at_least_s: float) -> tuple[np.ndarray, list[
 
     known = data.recordings(SETS, "en", labelled=True)
     clips = data.spread([clip for clip in known if clip.duration_s >= at_least_s], n)
-    audios = [load_audio(path)[:N_SAMPLES] for path in ([clip.path for clip in clips] or [data.DEMO] * n)]
+    audios = [
+        load_audio(path)[:N_SAMPLES] for path in ([clip.path for clip in clips] or [data.DEMO] * n)
+    ]
     mels = np.stack([np.asarray(log_mel(pad_or_trim(audio), n_mels)) for audio in audios])
     return mels, [len(audio) / SAMPLE_RATE for audio in audios]

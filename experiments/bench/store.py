@@ -1,4 +1,5 @@
 """Activations of a corpus on disk, against torch with forward hooks: `python -m experiments.bench store`."""
+
 import contextlib
 import json
 import os
@@ -34,7 +35,9 @@ class Ours:
 
         out = Path(self.job["folder"]) / f"store-{number}"
         start = time.perf_counter()
-        store.extract(self.asr, _corpus(self.job["files"]), out, pool=("speech",), batch=self.job["batch"])
+        store.extract(
+            self.asr, _corpus(self.job["files"]), out, pool=("speech",), batch=self.job["batch"]
+        )
         return time.perf_counter() - start
 
     def values(self, number: int) -> str:
@@ -49,7 +52,9 @@ class Ours:
     def disk(self, megabytes: int) -> dict[str, float]:
         """MB/s of a store of this size, all checked; and of one plain file on the same disk."""
         folder = Path(self.job["folder"])
-        return _store_speed(self.asr, folder / "large", megabytes) | _raw_speed(folder / "raw", megabytes)
+        return _store_speed(self.asr, folder / "large", megabytes) | _raw_speed(
+            folder / "raw", megabytes
+        )
 
 
 def _corpus(files: list[str]) -> Any:
@@ -65,11 +70,26 @@ def _store_speed(asr: Any, path: Path, megabytes: int) -> dict[str, float]:
 
     site, batch = "encoder.resid_post", 64
     config = asr.config
-    n = max(1, megabytes * 10**6 // (4 * config.n_audio_layer * config.n_audio_state) // batch) * batch
+    n = (
+        max(1, megabytes * 10**6 // (4 * config.n_audio_layer * config.n_audio_state) // batch)
+        * batch
+    )
     settings = {"sites": [site], "pools": ["speech"], "text": None}
     wanted = layout.identity({}, {}, settings)
-    group = layout.create(path, wanted, Job((site,), ("speech",), False, None, "en", 1), config, list(map(str, range(n))), "float32", batch)
-    x = np.random.default_rng(0).normal(size=(config.n_audio_layer, batch, config.n_audio_state)).astype(np.float32)
+    group = layout.create(
+        path,
+        wanted,
+        Job((site,), ("speech",), False, None, "en", 1),
+        config,
+        list(map(str, range(n))),
+        "float32",
+        batch,
+    )
+    x = (
+        np.random.default_rng(0)
+        .normal(size=(config.n_audio_layer, batch, config.n_audio_state))
+        .astype(np.float32)
+    )
     start = time.perf_counter()
     for first in range(0, n, batch):
         group[site][0, :, first : first + batch] = x
@@ -77,7 +97,10 @@ def _store_speed(asr: Any, path: Path, megabytes: int) -> dict[str, float]:
     group["status"][:] = layout.DONE
     start = time.perf_counter()
     size = store.open(path).activations(site).nbytes
-    return {"store_write": size / wrote / 1e6, "store_read": size / (time.perf_counter() - start) / 1e6}
+    return {
+        "store_write": size / wrote / 1e6,
+        "store_read": size / (time.perf_counter() - start) / 1e6,
+    }
 
 
 def _raw_speed(path: Path, megabytes: int) -> dict[str, float]:
@@ -104,7 +127,9 @@ class Torch:
         transformers.logging.disable_progress_bar()
         torch.set_num_threads(threads())
         self.torch, self.job, self.kept = torch, job, []
-        whole = WhisperForConditionalGeneration.from_pretrained(job["huggingface"], attn_implementation="sdpa")
+        whole = WhisperForConditionalGeneration.from_pretrained(
+            job["huggingface"], attn_implementation="sdpa"
+        )
         self.encoder = whole.model.encoder.eval().requires_grad_(False)
         self.features = WhisperFeatureExtractor(feature_size=job["n_mels"])
         for layer in self.encoder.layers:
@@ -131,7 +156,9 @@ class Torch:
         self.mask = (self.torch.arange(1500)[None] < frames[:, None]).float()[..., None]
         self.kept = []
         with self.torch.inference_mode():
-            self.encoder(self.features(audios, sampling_rate=16_000, return_tensors="pt").input_features)
+            self.encoder(
+                self.features(audios, sampling_rate=16_000, return_tensors="pt").input_features
+            )
             return self.torch.stack(self.kept).numpy()
 
 
@@ -140,8 +167,13 @@ def main(
     clips: Annotated[int, typer.Option(help="Recordings; full batches are best.")] = 32,
     batch: Annotated[int, typer.Option(help="Recordings at a time.")] = 8,
     rounds: Annotated[int, typer.Option(help="Times that each goes over them all, in turn.")] = 3,
-    megabytes: Annotated[int, typer.Option(help="Size of the store that the disk is measured with.")] = 256,
-    data: Annotated[Path | None, typer.Option(help="A folder with manifest.jsonl; default: as for `transcribe`.")] = None,
+    megabytes: Annotated[
+        int, typer.Option(help="Size of the store that the disk is measured with.")
+    ] = 256,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="A folder with manifest.jsonl; default: as for `transcribe`."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="A file for the numbers, JSON.")] = None,
 ) -> None:
     """Pools all encoder layers over speech, sound files to disk, here and in torch, in turn. Fails when their values differ."""
@@ -153,7 +185,10 @@ def main(
         job = {**prepared, "batch": batch, "files": _files(clips)}
         described = machine.described()
         kinds = {"jaxasr": "Ours"} | ({"torch": "Torch"} if "torch" in machine.libraries() else {})
-        workers = {name: stack.enter_context(Worker(f"experiments.bench.store:{kind}", job)) for name, kind in kinds.items()}
+        workers = {
+            name: stack.enter_context(Worker(f"experiments.bench.store:{kind}", job))
+            for name, kind in kinds.items()
+        }
         for worker in workers.values():
             worker.ask("run", number=0)  # compiles
         seconds: dict[str, list[float]] = {name: [] for name in workers}
@@ -162,7 +197,14 @@ def main(
                 seconds[name].append(worker.ask("run", number=number))
         worst = _difference(workers["jaxasr"].ask("values", number=1), Path(scratch) / "torch.npy")
         disk = workers["jaxasr"].ask("disk", megabytes=megabytes)
-    found = {"model": model, "clips": clips, "batch": batch, "seconds": seconds, "largest_difference": worst, "disk_mb_per_s": disk}
+    found = {
+        "model": model,
+        "clips": clips,
+        "batch": batch,
+        "seconds": seconds,
+        "largest_difference": worst,
+        "disk_mb_per_s": disk,
+    }
     _print(console, found, machine.title(described))
     if out:
         out.write_text(json.dumps({**machine.report(described), **found}, indent=1) + "\n")
@@ -175,7 +217,9 @@ def _files(n: int) -> list[str]:
 
     found = [str(clip.path) for clip in data.spread(data.recordings(SETS), n)]
     if len(found) < n:
-        raise ValueError(f"--clips {n}: there are {len(found)} recordings here. Set JAXASR_DATA, or ask for fewer.")
+        raise ValueError(
+            f"--clips {n}: there are {len(found)} recordings here. Set JAXASR_DATA, or ask for fewer."
+        )
     return found
 
 
@@ -189,12 +233,20 @@ def _difference(ours: str, theirs: Path) -> float | None:
 
 
 def _print(console: Console, found: dict[str, Any], title: Any) -> None:
-    console.print(title, f"\n\n{found['model']}, {found['clips']} recordings, batch {found['batch']}")
+    console.print(
+        title, f"\n\n{found['model']}, {found['clips']} recordings, batch {found['batch']}"
+    )
     ours = found["seconds"]["jaxasr"]
     table = Table("", "recordings/s", "× ours", box=None, pad_edge=False, header_style="dim")
     for name, seconds in found["seconds"].items():
         ratio = statistics.median(s / o for s, o in zip(seconds, ours))
         table.add_row(name, f"{found['clips'] / statistics.median(seconds):.2f}", f"{ratio:.2f}")
     console.print(table)
-    console.print("MB/s: " + ", ".join(f"{name.replace('_', ' ')} {value:.0f}" for name, value in found["disk_mb_per_s"].items()))
+    console.print(
+        "MB/s: "
+        + ", ".join(
+            f"{name.replace('_', ' ')} {value:.0f}"
+            for name, value in found["disk_mb_per_s"].items()
+        )
+    )
     console.print(f"Largest difference, relative: {found['largest_difference']}")

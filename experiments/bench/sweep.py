@@ -3,6 +3,7 @@
 All ways compute the same cells from the same weights and recordings in one run, in turn; the slow ones a spread of them, whose
 values are compared with ours, and their rate is that of the cells they did.
 """
+
 import contextlib
 import importlib.util
 import itertools
@@ -41,7 +42,12 @@ ENCODER = [("hook loop, whole model", "whole", 8, 1), ("batched hooks, 4 rows", 
 
 def cells_of(kind: str, model: dict[str, int], n_tokens: int, frames: int) -> list[list[int]]:
     if kind == "encoder":
-        return [list(cell) for cell in itertools.product(range(model["encoder_layers"]), range(-(-frames // FRAMES)))]
+        return [
+            list(cell)
+            for cell in itertools.product(
+                range(model["encoder_layers"]), range(-(-frames // FRAMES))
+            )
+        ]
     sizes = model["decoder_layers"], model["decoder_attention_heads"], n_tokens
     return [list(cell) for cell in itertools.product(*map(range, sizes))]
 
@@ -54,18 +60,28 @@ def spread(cells: list[list[int]], n: int | None, batch: int) -> list[list[int]]
     return [cells[i] for start in starts for i in range(start, start + batch)]
 
 
-def measure(ask: Callable[..., dict[str, Any]], other: Worker | None, kind: str, cells: list, rounds: int) -> list[dict[str, Any]]:
+def measure(
+    ask: Callable[..., dict[str, Any]], other: Worker | None, kind: str, cells: list, rounds: int
+) -> list[dict[str, Any]]:
     """One row a way. The first pass of each is not timed; ours is the median of three calls a round."""
-    ways = [way for way in (DECODER if kind == "decoder" else ENCODER) if _usable(way[1])] if other else []
+    ways = (
+        [way for way in (DECODER if kind == "decoder" else ENCODER) if _usable(way[1])]
+        if other
+        else []
+    )
     first = ask(kind=kind)
     ask(kind=kind, reuse=False)
     programs = ask(kind=kind)["programs"]
     exact = dict(zip(map(tuple, cells), np.ravel(first["values"])))
-    rows = [_row("jaxasr", 1, len(cells)), _row("jaxasr, nothing resumed", 1, len(cells))] + [_row(name, b, 0) for name, _, _, b in ways]
+    rows = [_row("jaxasr", 1, len(cells)), _row("jaxasr, nothing resumed", 1, len(cells))] + [
+        _row(name, b, 0) for name, _, _, b in ways
+    ]
     for way in ways:
         other.ask("run", kind=kind, way=way[1], cells=spread(cells, way[3], way[3]), batch=way[3])
     for _ in range(rounds):
-        rows[0]["rates"].append(len(cells) / statistics.median(ask(kind=kind)["seconds"] for _ in range(3)))
+        rows[0]["rates"].append(
+            len(cells) / statistics.median(ask(kind=kind)["seconds"] for _ in range(3))
+        )
         again = ask(kind=kind, reuse=False)
         rows[1]["rates"].append(len(cells) / again["seconds"])
         rows[1]["error"] = _error(exact, cells, np.ravel(again["values"]))
@@ -75,7 +91,9 @@ def measure(ask: Callable[..., dict[str, Any]], other: Worker | None, kind: str,
             row["rates"].append(len(chosen) / found["seconds"])
             row["cells"], row["error"] = len(chosen), _error(exact, chosen, found["values"])
     for row in rows:
-        row["ratio"] = statistics.median(mine / theirs for mine, theirs in zip(rows[0]["rates"], row["rates"]))
+        row["ratio"] = statistics.median(
+            mine / theirs for mine, theirs in zip(rows[0]["rates"], row["rates"])
+        )
     rows[0]["late_programs"] = ask(kind=kind)["programs"] - programs
     return rows
 
@@ -95,22 +113,50 @@ def _error(exact: dict, cells: list, values: Any) -> float:
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
-    shown = Table("", "cells/s", "× ours", "cells a round", "error", box=None, pad_edge=False, header_style="dim")
+    shown = Table(
+        "",
+        "cells/s",
+        "× ours",
+        "cells a round",
+        "error",
+        box=None,
+        pad_edge=False,
+        header_style="dim",
+    )
     for row in rows:
         rate = f"{statistics.median(row['rates']):.1f}"
-        shown.add_row(row["way"], rate, f"{row['ratio']:.1f}", str(row["cells"]), f"{row['error']:.1e}")
+        shown.add_row(
+            row["way"], rate, f"{row['ratio']:.1f}", str(row["cells"]), f"{row['error']:.1e}"
+        )
     return shown
 
 
 def main(
-    model: Annotated[list[str] | None, typer.Option(help="tiny.en, base, ...; repeatable. Default: tiny.en.")] = None,
-    n_tokens: Annotated[list[int] | None, typer.Option("--tokens", help="Tokens of the target; repeatable. Default: 11.")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="tiny.en, base, ...; repeatable. Default: tiny.en.")
+    ] = None,
+    n_tokens: Annotated[
+        list[int] | None,
+        typer.Option("--tokens", help="Tokens of the target; repeatable. Default: 11."),
+    ] = None,
     rounds: Annotated[int, typer.Option(help="Times that every way is measured.")] = 3,
-    kinds: Annotated[str, typer.Option(help="decoder, encoder, or both with a comma.")] = "decoder,encoder",
-    at_least: Annotated[float, typer.Option(help="Seconds that the recordings last at least: longer ones have more windows.")] = 0.0,
-    alone: Annotated[bool, typer.Option(help="Only this library: for curves over sizes and tokens.")] = False,
+    kinds: Annotated[
+        str, typer.Option(help="decoder, encoder, or both with a comma.")
+    ] = "decoder,encoder",
+    at_least: Annotated[
+        float,
+        typer.Option(
+            help="Seconds that the recordings last at least: longer ones have more windows."
+        ),
+    ] = 0.0,
+    alone: Annotated[
+        bool, typer.Option(help="Only this library: for curves over sizes and tokens.")
+    ] = False,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
-    data: Annotated[Path | None, typer.Option(help="A folder with manifest.jsonl; default: as for `transcribe`.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="A folder with manifest.jsonl; default: as for `transcribe`."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="A file for the numbers, JSON.")] = None,
 ) -> None:
     """Patches every (layer, head, position) of decoder.cross_attn.z and every (layer, second) of encoder.resid_post."""
@@ -121,28 +167,46 @@ def main(
         described = gemm.ask("describe")
         console.print(machine.title(described))
         for name, tokens in itertools.product(model or ["tiny.en"], n_tokens or [11]):
-            for kind, numbers in _one_model(name, tokens, kinds.split(","), rounds, gemm, dtype, alone, at_least):
+            for kind, numbers in _one_model(
+                name, tokens, kinds.split(","), rounds, gemm, dtype, alone, at_least
+            ):
                 console.print(f"\n{name}, {tokens} tokens, {kind}: {numbers['plan']}; {numbers['gflops']:.0f} GFLOP/s of a peak of "
                               f"{numbers['peak_gflops']:.0f}; load {machine.load()}; × ours: above 1 ours is faster")  # fmt: skip
                 console.print(table(numbers["results"]))
                 found.append({"model": name, "n_tokens": tokens, "kind": kind, **numbers})
                 if out:
-                    out.write_text(json.dumps({**machine.report(described), "sweeps": found}, indent=1))
+                    out.write_text(
+                        json.dumps({**machine.report(described), "sweeps": found}, indent=1)
+                    )
 
 
 def _one_model(
-    name: str, n_tokens: int, kinds: list[str], rounds: int, gemm: Worker, dtype: str, alone: bool, at_least: float
+    name: str,
+    n_tokens: int,
+    kinds: list[str],
+    rounds: int,
+    gemm: Worker,
+    dtype: str,
+    alone: bool,
+    at_least: float,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
         job = _job(name, n_tokens, dtype, scratch, at_least)
         ours = stack.enter_context(Worker("experiments.bench.sweepers:Ours", job))
         torch = not alone and importlib.util.find_spec("torch") is not None
-        other = stack.enter_context(Worker("experiments.bench.sweepers:Torch", job)) if torch else None
+        other = (
+            stack.enter_context(Worker("experiments.bench.sweepers:Torch", job)) if torch else None
+        )
         shape = json.loads((Path(job["huggingface"]) / "config.json").read_text())
         for kind in kinds:
-            plan, cells = ours.ask("plan", kind=kind), cells_of(kind, shape, n_tokens, job["frames"])
+            plan, cells = (
+                ours.ask("plan", kind=kind),
+                cells_of(kind, shape, n_tokens, job["frames"]),
+            )
             rows = measure(lambda **of: ours.ask("run", **of), other, kind, cells, rounds)
-            peak = max(gemm.ask("gemm", library=library, dtype=dtype) for library in machine.libraries())
+            peak = max(
+                gemm.ask("gemm", library=library, dtype=dtype) for library in machine.libraries()
+            )
             seconds = len(cells) / statistics.median(rows[0]["rates"])
             yield kind, {"plan": plan["text"], "flops": plan["flops"], "gflops": plan["flops"] / seconds / 1e9, "peak_gflops": peak / 1e9,
                            "peak_rss": {"jaxasr": ours.ask("peak")} | ({"torch": other.ask("peak")} if other else {}),
@@ -151,13 +215,27 @@ def _one_model(
 
 def _job(name: str, n_tokens: int, dtype: str, scratch: str, at_least: float) -> dict[str, Any]:
     """Two recordings; the tokens are the model's own text of the first, again and again where it is short."""
-    wanted = {"model": name, "clips": 2, "folder": scratch, "dtype": dtype, "cache": str(Path(scratch) / "cache")}
+    wanted = {
+        "model": name,
+        "clips": 2,
+        "folder": scratch,
+        "dtype": dtype,
+        "cache": str(Path(scratch) / "cache"),
+    }
     wanted["at_least_s"] = at_least
     job = recordings.prepared(wanted)
     text = _text(job)
-    tokens = (job["prompt"] + list(itertools.islice(itertools.cycle(text), n_tokens)))[: n_tokens + 1]
+    tokens = (job["prompt"] + list(itertools.islice(itertools.cycle(text), n_tokens)))[
+        : n_tokens + 1
+    ]
     frames = min(1500, int(np.ceil(job["seconds"][0] * 50)))
-    return {**job, "tokens": tokens[:-1], "answer": tokens[-1], "foil": text[0] if text[0] != tokens[-1] else text[1], "frames": frames}
+    return {
+        **job,
+        "tokens": tokens[:-1],
+        "answer": tokens[-1],
+        "foil": text[0] if text[0] != tokens[-1] else text[1],
+        "frames": frames,
+    }
 
 
 def _text(job: dict[str, Any]) -> list[int]:

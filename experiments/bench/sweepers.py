@@ -4,6 +4,7 @@ A cell patches one place of the target (recording 0) with what the source (recor
 difference after the last token. `run(kind, cells)` gives the values and the seconds; a cell is (layer, head, position) of
 `decoder.cross_attn.z`, or (layer, window) of `encoder.resid_post`.
 """
+
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -25,15 +26,28 @@ class Ours:
 
         self.compiling, self.model = listen(), models.ours(job)
         mels, tokens = np.load(job["mels"]), np.array([job["tokens"]], np.int32)
-        self.target, self.source = (Run(mel=mels[row : row + 1], tokens=tokens).heard(self.model) for row in (0, 1))
+        self.target, self.source = (
+            Run(mel=mels[row : row + 1], tokens=tokens).heard(self.model) for row in (0, 1)
+        )
         self.metric, self.frames = logit_diff(job["answer"], job["foil"]), job["frames"]
 
     def run(self, kind: str, reuse: bool = True) -> dict[str, Any]:
         from interventions import sweep
 
         start = time.perf_counter()
-        values = sweep(self.model, self.target, self.source, reuse=reuse, metric=self.metric, **self._grid(kind))
-        return {"seconds": time.perf_counter() - start, "values": values.values.tolist(), "programs": self.compiling.programs}
+        values = sweep(
+            self.model,
+            self.target,
+            self.source,
+            reuse=reuse,
+            metric=self.metric,
+            **self._grid(kind),
+        )
+        return {
+            "seconds": time.perf_counter() - start,
+            "values": values.values.tolist(),
+            "programs": self.compiling.programs,
+        }
 
     def plan(self, kind: str) -> dict[str, Any]:
         from interventions import planned, planning
@@ -47,7 +61,12 @@ class Ours:
     def _grid(self, kind: str) -> dict[str, Any]:
         if kind == "decoder":
             return {"site": "decoder.cross_attn.z", "over": ("layer", "head", "position")}
-        return {"site": "encoder.resid_post", "over": ("layer", "time"), "window_s": FRAMES / 50, "n_frames": self.frames}
+        return {
+            "site": "encoder.resid_post",
+            "over": ("layer", "time"),
+            "window_s": FRAMES / 50,
+            "n_frames": self.frames,
+        }
 
 
 class Torch:
@@ -66,13 +85,20 @@ class Torch:
     def _read(self) -> None:
         """What every cell may share: the encoder output, the target's cross-attention keys and values, the source's activations."""
         self.heads_in, self.frames_in = [], []
-        handles = [layer.encoder_attn.out_proj.register_forward_pre_hook(self._keep_heads) for layer in self.model.decoder.layers]
-        handles += [layer.register_forward_hook(self._keep_frames) for layer in self.model.encoder.layers]
+        handles = [
+            layer.encoder_attn.out_proj.register_forward_pre_hook(self._keep_heads)
+            for layer in self.model.decoder.layers
+        ]
+        handles += [
+            layer.register_forward_hook(self._keep_frames) for layer in self.model.encoder.layers
+        ]
         self.model(input_features=self.mels[1:], decoder_input_ids=self.tokens, use_cache=False)
         for handle in handles:
             handle.remove()
         self.outputs = self.model.encoder(self.mels[:1])
-        self.crossed = self.model.decoder(self.tokens, encoder_hidden_states=self.outputs[0], use_cache=True).past_key_values
+        self.crossed = self.model.decoder(
+            self.tokens, encoder_hidden_states=self.outputs[0], use_cache=True
+        ).past_key_values
 
     def run(self, kind: str, way: str, cells: list[list[int]], batch: int = 1) -> dict[str, Any]:
         """`way`: "whole", "reused" (the encoder output), "kept" (also cross-attention keys and values), "nnsight", "nnsight whole"."""
@@ -90,7 +116,11 @@ class Torch:
         if way.startswith("nnsight"):
             return self._nnsight(way, cells[0])
         layer = cells[0][0]
-        handle = self._patch_frames(layer, cells) if kind == "encoder" else self._patch_heads(layer, cells)
+        handle = (
+            self._patch_frames(layer, cells)
+            if kind == "encoder"
+            else self._patch_heads(layer, cells)
+        )
         last = self._forward(way, len(cells))[:, -1]
         handle.remove()
         return self._difference(last)
@@ -100,10 +130,16 @@ class Torch:
 
         tokens = self.tokens.expand(n, -1)
         if way == "whole":
-            return self.model(input_features=self.mels[:1].expand(n, -1, -1), decoder_input_ids=tokens, use_cache=False)[0]
+            return self.model(
+                input_features=self.mels[:1].expand(n, -1, -1),
+                decoder_input_ids=tokens,
+                use_cache=False,
+            )[0]
         heard = self.outputs[0].expand(n, -1, -1)
         if way == "reused":
-            return self.model(encoder_outputs=(heard,), decoder_input_ids=tokens, use_cache=False)[0]
+            return self.model(encoder_outputs=(heard,), decoder_input_ids=tokens, use_cache=False)[
+                0
+            ]
         kept = cached(self.model.decoder, self._kept(n))
         return self.model.decoder(tokens, encoder_hidden_states=heard, use_cache=True, **kept)[0]
 
@@ -111,7 +147,9 @@ class Torch:
         from transformers import DynamicCache, EncoderDecoderCache
 
         layers = self.crossed.cross_attention_cache.layers
-        pairs = [tuple(x.expand(n, -1, -1, -1) for x in (layer.keys, layer.values)) for layer in layers]
+        pairs = [
+            tuple(x.expand(n, -1, -1, -1) for x in (layer.keys, layer.values)) for layer in layers
+        ]
         return EncoderDecoderCache(DynamicCache(), DynamicCache(pairs))
 
     def _difference(self, last: Any) -> list[float]:
@@ -135,7 +173,9 @@ class Torch:
         def hook(_: Any, args: tuple) -> tuple:
             z = args[0].clone()
             for row, (_layer, head, position) in enumerate(cells):
-                z[row, position, self._part(head)] = self.heads_in[layer][0, position, self._part(head)]
+                z[row, position, self._part(head)] = self.heads_in[layer][
+                    0, position, self._part(head)
+                ]
             return (z,)
 
         return self._out(layer).register_forward_pre_hook(hook)
@@ -157,7 +197,11 @@ class Torch:
             self.opened = NNsight(self.model)
         layer, head, position = cell
         part, value = self._part(head), self.heads_in[layer][0, position, self._part(head)]
-        heard = {"input_features": self.mels[:1]} if way == "nnsight whole" else {"encoder_outputs": (self.outputs[0],)}
+        heard = (
+            {"input_features": self.mels[:1]}
+            if way == "nnsight whole"
+            else {"encoder_outputs": (self.outputs[0],)}
+        )
         with self.opened.trace(**heard, decoder_input_ids=self.tokens, use_cache=False):
             z = self.opened.decoder.layers[layer].encoder_attn.out_proj.input.clone()
             z[0, position, part] = value

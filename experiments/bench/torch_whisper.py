@@ -1,4 +1,5 @@
 """Whisper of `transformers` on torch, holding given weights: what this project is compared with."""
+
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -37,7 +38,9 @@ def hf_name(name: str) -> str:
 def hf_config(config: Config) -> WhisperConfig:
     """Raises `ValueError` for widths that differ between the stacks, which `transformers` cannot express."""
     if config.n_audio_state != config.n_text_state:
-        raise ValueError(f"config: transformers has one d_model, got {config.n_audio_state} and {config.n_text_state}.")
+        raise ValueError(
+            f"config: transformers has one d_model, got {config.n_audio_state} and {config.n_text_state}."
+        )
     return WhisperConfig(
         vocab_size=config.n_vocab,
         num_mel_bins=config.n_mels,
@@ -60,13 +63,20 @@ def hf_config(config: Config) -> WhisperConfig:
     )
 
 
-def build(config: Config, state: Mapping[str, np.ndarray], attention: str = "eager") -> WhisperForConditionalGeneration:
+def build(
+    config: Config, state: Mapping[str, np.ndarray], attention: str = "eager"
+) -> WhisperForConditionalGeneration:
     """A float32 torch model with the weights of `state`, under OpenAI's names and in torch's layout.
 
     `attention` is "eager" (which shows its patterns) or "sdpa" (which is fast). Raises when a tensor is missing, left over or misshapen.
     """
-    model = WhisperForConditionalGeneration._from_config(hf_config(config), attn_implementation=attention)
-    tensors = {hf_name(name): torch.from_numpy(np.array(array, np.float32)) for name, array in state.items()}
+    model = WhisperForConditionalGeneration._from_config(
+        hf_config(config), attn_implementation=attention
+    )
+    tensors = {
+        hf_name(name): torch.from_numpy(np.array(array, np.float32))
+        for name, array in state.items()
+    }
     tensors["proj_out.weight"] = tensors["model.decoder.embed_tokens.weight"]
     model.load_state_dict(tensors, strict=True)
     return model.eval().requires_grad_(False)
@@ -74,4 +84,8 @@ def build(config: Config, state: Mapping[str, np.ndarray], attention: str = "eag
 
 def cached(decoder: torch.nn.Module, cache: Any) -> dict[str, Any]:
     """The keyword under which `decoder` takes its cache: transformers renamed it in 5.24."""
-    return {"cache" if "cache" in inspect.signature(decoder.forward).parameters else "past_key_values": cache}
+    return {
+        "cache"
+        if "cache" in inspect.signature(decoder.forward).parameters
+        else "past_key_values": cache
+    }

@@ -1,4 +1,5 @@
 """Transcription against `transformers` on torch and faster-whisper: `python -m experiments.bench transcribe --model tiny.en`."""
+
 import contextlib
 import dataclasses
 import importlib.util
@@ -41,12 +42,19 @@ class Measured:
 def usable(job: dict[str, Any], backend: str) -> list[str]:
     """The contenders that can run here, the first of them ours; the others need their library and weights in their format."""
     names = ["jaxasr", "transformers"] if importlib.util.find_spec("torch") else ["jaxasr"]
-    if importlib.util.find_spec("faster_whisper") and job["ctranslate2"] and backend == "cpu" and job["dtype"] == "float32":
+    if (
+        importlib.util.find_spec("faster_whisper")
+        and job["ctranslate2"]
+        and backend == "cpu"
+        and job["dtype"] == "float32"
+    ):
         names.append("faster-whisper")
     return names
 
 
-def measure(job: dict[str, Any], names: list[str], batch: int, rounds: int, gemm: Worker) -> tuple[list[Measured], list[dict[str, float]]]:
+def measure(
+    job: dict[str, Any], names: list[str], batch: int, rounds: int, gemm: Worker
+) -> tuple[list[Measured], list[dict[str, float]]]:
     """Rounds of all contenders in turn, so that a change of the machine's speed hits each; and its GEMM rate in each."""
     batches = _batches(len(job["seconds"]), batch)
     with contextlib.ExitStack() as stack:
@@ -58,7 +66,12 @@ def measure(job: dict[str, Any], names: list[str], batch: int, rounds: int, gemm
         for _ in range(rounds):
             for one in measured:
                 _round(one, workers[one.name], batches)
-            rates.append({library: gemm.ask("gemm", library=library, dtype=job["dtype"]) for library in machine.libraries()})
+            rates.append(
+                {
+                    library: gemm.ask("gemm", library=library, dtype=job["dtype"])
+                    for library in machine.libraries()
+                }
+            )
         for one in measured:
             one.numbers = workers[one.name].ask("numbers")
     with contextlib.ExitStack() as stack:
@@ -71,7 +84,9 @@ def _batches(n: int, batch: int) -> list[list[int]]:
     return [[row % n for row in range(start, start + batch)] for start in range(0, n, batch)]
 
 
-def _started(name: str, job: dict[str, Any], rows: list[int], stack: contextlib.ExitStack) -> tuple[Worker, float]:
+def _started(
+    name: str, job: dict[str, Any], rows: list[int], stack: contextlib.ExitStack
+) -> tuple[Worker, float]:
     """A contender that has transcribed once, and the seconds from its process's start to that first result."""
     worker = stack.enter_context(Worker(f"experiments.bench.contenders:{CONTENDERS[name]}", job))
     worker.ask("transcribe", rows=rows)
@@ -86,7 +101,11 @@ def _round(one: Measured, worker: Worker, batches: list[list[int]]) -> None:
 
 
 def summary(
-    job: dict[str, Any], one: Measured, ours: Measured, texts: dict[str, list[str]], rates: list[dict[str, float]]
+    job: dict[str, Any],
+    one: Measured,
+    ours: Measured,
+    texts: dict[str, list[str]],
+    rates: list[dict[str, float]],
 ) -> dict[str, Any]:
     """What the table shows. `ratio` is this contender's time over ours, above 1 where ours is faster."""
     batches = _batches(len(job["seconds"]), one.batch)
@@ -116,7 +135,22 @@ def summary(
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
-    columns = ["batch", "", "RTF", "s/window", "encode", "decode", "tok/s", "× ours", "GEMM", "first s", "again", "compile", "GB", "differ"]
+    columns = [
+        "batch",
+        "",
+        "RTF",
+        "s/window",
+        "encode",
+        "decode",
+        "tok/s",
+        "× ours",
+        "GEMM",
+        "first s",
+        "again",
+        "compile",
+        "GB",
+        "differ",
+    ]
     shown = Table(*columns, box=None, pad_edge=False, header_style="dim")
     for r in rows:
         again = f"{r['first_result_warm_s']:.1f}" if r["first_result_warm_s"] else ""
@@ -138,12 +172,25 @@ def table(rows: list[dict[str, Any]]) -> Table:
 
 
 def main(
-    model: Annotated[list[str] | None, typer.Option(help="tiny.en, base, ... or random:large-v3; repeatable. Default: tiny.en.")] = None,
-    batch: Annotated[list[int] | None, typer.Option(help="Recordings at a time; may be given again. Default: 1 and 8.")] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="tiny.en, base, ... or random:large-v3; repeatable. Default: tiny.en."),
+    ] = None,
+    batch: Annotated[
+        list[int] | None,
+        typer.Option(help="Recordings at a time; may be given again. Default: 1 and 8."),
+    ] = None,
     clips: Annotated[int, typer.Option(help="Recordings.")] = 8,
-    rounds: Annotated[int, typer.Option(help="Times that each contender transcribes them all.")] = 5,
+    rounds: Annotated[
+        int, typer.Option(help="Times that each contender transcribes them all.")
+    ] = 5,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
-    data: Annotated[Path | None, typer.Option(help="A folder with manifest.jsonl; default: $JAXASR_DATA, else the demo recording.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder with manifest.jsonl; default: $JAXASR_DATA, else the demo recording."
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="A file for the numbers, JSON.")] = None,
 ) -> None:
     """Greedy transcription without timestamps, at most 224 tokens, by every implementation installed here, in turn."""
@@ -154,14 +201,24 @@ def main(
         described = gemm.ask("describe")
         console.print(machine.title(described))
         for name in model or ["tiny.en"]:
-            found[name] = _one_model({"model": name, "dtype": dtype, "clips": clips}, batch or [1, 8], rounds, gemm, described["backend"])
-            console.print(f"\n{name}, {dtype}: {clips} recordings, {rounds} rounds, load {machine.load()}; × ours: above 1 ours is faster")
+            found[name] = _one_model(
+                {"model": name, "dtype": dtype, "clips": clips},
+                batch or [1, 8],
+                rounds,
+                gemm,
+                described["backend"],
+            )
+            console.print(
+                f"\n{name}, {dtype}: {clips} recordings, {rounds} rounds, load {machine.load()}; × ours: above 1 ours is faster"
+            )
             console.print(table(found[name]["results"]))
             if out:
                 out.write_text(json.dumps({**machine.report(described), "models": found}, indent=1))
 
 
-def _one_model(job: dict[str, Any], batches: list[int], rounds: int, gemm: Worker, backend: str) -> dict[str, Any]:
+def _one_model(
+    job: dict[str, Any], batches: list[int], rounds: int, gemm: Worker, backend: str
+) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         job = {**job, "folder": scratch, "cache": str(Path(scratch) / "cache")}
         # The preparer must not hold the accelerator.
@@ -173,4 +230,10 @@ def _one_model(job: dict[str, Any], batches: list[int], rounds: int, gemm: Worke
                 texts = {one.name: preparer.ask("texts", tokens=one.tokens) for one in measured}
                 results += [summary(job, one, measured[0], texts, rate) for one in measured]
                 rates += rate
-    return {"sha256": job.get("sha256"), "seconds": job["seconds"], "gemm_flops": rates, "load": machine.load(), "results": results}
+    return {
+        "sha256": job.get("sha256"),
+        "seconds": job["seconds"],
+        "gemm_flops": rates,
+        "load": machine.load(),
+        "results": results,
+    }

@@ -2,6 +2,7 @@
 
 `Worker("package.module:Class", job)` starts one; `worker.ask("method", ...)` calls a method of its instance, over a pipe.
 """
+
 import ctypes
 import importlib
 import json
@@ -25,7 +26,12 @@ class Worker:
             stdout=subprocess.PIPE,
             text=True,
             # Several processes share the accelerator: none may take all of its memory at once.
-            env={**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TOKENIZERS_PARALLELISM": "false", **environment},
+            env={
+                **os.environ,
+                "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+                "TOKENIZERS_PARALLELISM": "false",
+                **environment,
+            },
         )
         self._send(dict(job))
 
@@ -34,7 +40,9 @@ class Worker:
         self._send({"method": method, "arguments": arguments})
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self.target}.{method}: its process ended with code {self.process.wait()}; see its message above.")
+            raise RuntimeError(
+                f"{self.target}.{method}: its process ended with code {self.process.wait()}; see its message above."
+            )
         return json.loads(line)
 
     def since_start(self) -> float:
@@ -61,10 +69,16 @@ def peak_rss() -> int:
     """Bytes of memory this process has held at most; of the kernel's two records the one that a parent process does not enter."""
     status = Path("/proc/self/status")
     if status.exists():
-        return 1024 * next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return 1024 * next(
+            int(line.split()[1])
+            for line in status.read_text().splitlines()
+            if line.startswith("VmHWM")
+        )
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
 
 
 def reset_peak_rss() -> int:

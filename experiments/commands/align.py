@@ -1,4 +1,5 @@
 """`jaxasr align`: word times of a given text."""
+
 import sys
 import unicodedata
 from pathlib import Path
@@ -81,15 +82,21 @@ def read_text(path: Path) -> str:
         with path.open("rb") as file:
             found = file.read(_MOST_BYTES + 1)
     else:
-        raise FileNotFoundError(f"--text {path}: no such file. For words themselves: echo 'the words' | jaxasr align AUDIO --text -")
+        raise FileNotFoundError(
+            f"--text {path}: no such file. For words themselves: echo 'the words' | jaxasr align AUDIO --text -"
+        )
     if len(found) > _MOST_BYTES:
-        raise ValueError(f"--text {name}: expected at most {_MOST_BYTES / 1e6:g} MB of text, got more. Check that it is the right file.")
+        raise ValueError(
+            f"--text {name}: expected at most {_MOST_BYTES / 1e6:g} MB of text, got more. Check that it is the right file."
+        )
     try:
         text = found.decode("utf-8-sig")
     except UnicodeDecodeError as problem:
         byte = f"byte {found[problem.start]:#x} at {problem.start}"
         raise ValueError(f"--text {name}: expected UTF-8, got {byte}. Convert the file.") from None
-    text = "".join(char if unicodedata.category(char) != "Cc" or char.isspace() else " " for char in text)  # no escapes to a terminal
+    text = "".join(
+        char if unicodedata.category(char) != "Cc" or char.isspace() else " " for char in text
+    )  # no escapes to a terminal
     if not any(char.isalnum() for char in text):
         raise ValueError(f"--text {name}: expected words, got {text.strip()[:40]!r}.")
     return text
@@ -103,13 +110,19 @@ def _check_heads_option(heads: str) -> None:
 
 def _listed(heads: str) -> tuple[tuple[int, int], ...]:
     try:
-        layers, columns = zip(*(pair.split(".") for pair in heads.replace(",", " ").split()), strict=True)
+        layers, columns = zip(
+            *(pair.split(".") for pair in heads.replace(",", " ").split()), strict=True
+        )
         return tuple((int(layer), int(head)) for layer, head in zip(layers, columns, strict=True))
     except ValueError:
-        raise ValueError(f"--heads {heads}: expected official, chosen, all or a list as 3.2,4.7 (layer.head).") from None
+        raise ValueError(
+            f"--heads {heads}: expected official, chosen, all or a list as 3.2,4.7 (layer.head)."
+        ) from None
 
 
-def align_text(asr: Any, samples: Any, text: str, steps: Any, *, language: str | None = None, heads: str = "") -> dict[str, Any]:
+def align_text(
+    asr: Any, samples: Any, text: str, steps: Any, *, language: str | None = None, heads: str = ""
+) -> dict[str, Any]:
     """The aligned words as plain values, one segment for each line of `text`; progress is shown in `steps`."""
     from jaxasr.choose_heads import choose_heads
     from jaxasr.forced_alignment import align_windows, place
@@ -118,16 +131,27 @@ def align_text(asr: Any, samples: Any, text: str, steps: Any, *, language: str |
     official = asr.checkpoint.alignment_heads
     heads = heads or ("official" if official else "chosen")
     if heads == "official" and not official:
-        raise ValueError(f"--heads official: {asr.checkpoint.name} names no alignment heads. Use --heads chosen.")
-    listed = {"official": official, "all": all_heads(asr.config)}.get(heads) if heads in ("official", "all", "chosen") else _listed(heads)
+        raise ValueError(
+            f"--heads official: {asr.checkpoint.name} names no alignment heads. Use --heads chosen."
+        )
+    listed = (
+        {"official": official, "all": all_heads(asr.config)}.get(heads)
+        if heads in ("official", "all", "chosen")
+        else _listed(heads)
+    )
     if listed:
         check_heads(asr.config, listed)
     with steps.bar("place the text") as progress:
-        windows = place(asr.model, asr.tokenizer, samples, text, language=language, progress=progress)
+        windows = place(
+            asr.model, asr.tokenizer, samples, text, language=language, progress=progress
+        )
     if listed is None:
         with steps("choose heads"):
             listed = choose_heads(asr.model, asr.tokenizer, windows)
-        typer.echo(f"heads chosen on this recording: {','.join(f'{layer}.{head}' for layer, head in listed)}", err=True)
+        typer.echo(
+            f"heads chosen on this recording: {','.join(f'{layer}.{head}' for layer, head in listed)}",
+            err=True,
+        )
     with steps.bar("align") as progress:
         words = align_windows(asr.model, asr.tokenizer, windows, heads=listed, progress=progress)
     return {
@@ -150,9 +174,16 @@ def _segments(words: Any, text: str) -> list[dict[str, Any]]:
     starts = itertools.accumulate((_n_visible(word.text) for word in words), initial=0)
     members: list[list[dict[str, Any]]] = [[] for _ in lines]
     for word, start in zip(words, starts):
-        members[min(bisect.bisect_right(ends, start), len(lines) - 1)].append(dataclasses.asdict(word))
+        members[min(bisect.bisect_right(ends, start), len(lines) - 1)].append(
+            dataclasses.asdict(word)
+        )
     return [
-        {"start": own[0]["start"], "end": own[-1]["end"], "text": " ".join(line.split()), "words": own}
+        {
+            "start": own[0]["start"],
+            "end": own[-1]["end"],
+            "text": " ".join(line.split()),
+            "words": own,
+        }
         for line, own in zip(lines, members)
         if own
     ]

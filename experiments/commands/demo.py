@@ -1,4 +1,5 @@
 """`jaxasr demo`: a real recording, real weights, both lenses, from one command."""
+
 from pathlib import Path
 
 from experiments.commands.options import (
@@ -33,4 +34,12 @@ def demo(
 
     with resources.as_file(resources.files("experiments").joinpath("assets", "demo.flac")) as audio:
         folder = out or Path("jaxasr-demo")
-        look(audio, out=folder, model=model, overwrite=overwrite, json=json, dtype=dtype, device=device)
+        look(
+            audio,
+            out=folder,
+            model=model,
+            overwrite=overwrite,
+            json=json,
+            dtype=dtype,
+            device=device,
+        )

@@ -1,4 +1,5 @@
 """Foreseeable errors are one line and exit status 2; `--debug` shows where they come from. Ctrl-C is one line and exit status 130."""
+
 import functools
 import inspect
 from collections.abc import Callable, Sequence
@@ -25,11 +26,17 @@ def friendly(command: Callable[..., None], resumes: bool = False) -> Callable[..
             say(problem)
             raise typer.Exit(2) from problem
         except KeyboardInterrupt as stop:
-            say(RuntimeError("stopped; the same command goes on where it was." if resumes else "stopped."))
+            say(
+                RuntimeError(
+                    "stopped; the same command goes on where it was." if resumes else "stopped."
+                )
+            )
             raise typer.Exit(INTERRUPTED) from stop
 
     signature = inspect.signature(command)
-    option = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug)
+    option = inspect.Parameter(
+        "debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug
+    )
     run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), option])  # pyright: ignore
     run.__annotations__ = command.__annotations__ | {"debug": Debug}
     return run
@@ -43,7 +50,6 @@ def say(problem: BaseException) -> None:
     typer.secho(f"jaxasr: {printable(text)}", fg="red", err=True)
 
 
-
 def check_recordings(paths: Sequence[Path]) -> None:
     """Raises FileNotFoundError or ValueError for the first path that is no file or an empty one; reads nothing, imports nothing."""
     for path in paths:
@@ -52,6 +58,8 @@ def check_recordings(paths: Sequence[Path]) -> None:
         if path.is_dir():
             raise ValueError(f"{path}: expected a recording, got a folder.")
         if not path.is_file():
-            raise ValueError(f"{path}: expected a file, got a pipe or a device. Write its content into a file first.")
+            raise ValueError(
+                f"{path}: expected a file, got a pipe or a device. Write its content into a file first."
+            )
         if not path.stat().st_size:
             raise ValueError(f"{path}: expected a recording, got an empty file.")

@@ -1,4 +1,5 @@
 """`jaxasr info`: what a model is, and what can be read in it."""
+
 import math
 from typing import Annotated, Any
 
@@ -38,7 +39,9 @@ def describe(model: str, batch: int, n_tokens: int, dtype: str = "float32") -> d
     config, weights = _find(model)
     config = config.replace(dtype=dtype, param_dtype=dtype)
     if n_tokens > config.n_text_ctx:
-        raise ValueError(f"--tokens: expected at most {config.n_text_ctx}, the decoder's context, got {n_tokens}.")
+        raise ValueError(
+            f"--tokens: expected at most {config.n_text_ctx}, the decoder's context, got {n_tokens}."
+        )
     n_parameters = _n_parameters(config)
     return {
         "model": model,
@@ -58,7 +61,12 @@ def _find(model: str) -> tuple[Any, dict[str, Any] | None]:
     if model in SIZES and not _is_here(model):
         return SIZES[model], None
     checkpoint = read_checkpoint(model)
-    source = {"format": checkpoint.format, "path": str(checkpoint.source), "sha256": checkpoint.sha256, "bytes": checkpoint.tensors.nbytes}
+    source = {
+        "format": checkpoint.format,
+        "path": str(checkpoint.source),
+        "sha256": checkpoint.sha256,
+        "bytes": checkpoint.tensors.nbytes,
+    }
     return checkpoint.config, source
 
 
@@ -67,7 +75,9 @@ def _is_here(model: str) -> bool:
 
     from jaxasr.weights import hub, packaged
 
-    return Path(model).exists() or bool(packaged.locate(model) or hub.cached(hub.REPOSITORIES[model]))
+    return Path(model).exists() or bool(
+        packaged.locate(model) or hub.cached(hub.REPOSITORIES[model])
+    )
 
 
 def _n_parameters(config: Any) -> int:
@@ -88,7 +98,14 @@ def _sites(config: Any, batch: int, n_tokens: int) -> list[dict[str, Any]]:
         layers = (spec.n_layer,) if spec.n_layer else ()
         shape = (*layers, *spec.shape)
         axes = ("L", *spec.axes) if layers else spec.axes
-        rows.append({"site": site, "axes": list(axes), "shape": list(shape), "bytes": math.prod(shape) * ITEM_BYTES[config.dtype]})
+        rows.append(
+            {
+                "site": site,
+                "axes": list(axes),
+                "shape": list(shape),
+                "bytes": math.prod(shape) * ITEM_BYTES[config.dtype],
+            }
+        )
     return rows
 
 
@@ -105,7 +122,12 @@ def _print(found: dict[str, Any]) -> None:
     table = Table("site", "axes", "shape", box=None, header_style="dim", pad_edge=False)
     table.add_column("bytes", justify="right")
     for row in found["sites"]:
-        table.add_row(row["site"], " ".join(row["axes"]), " × ".join(map(str, row["shape"])), _size(row["bytes"]))
+        table.add_row(
+            row["site"],
+            " ".join(row["axes"]),
+            " × ".join(map(str, row["shape"])),
+            _size(row["bytes"]),
+        )
     shown.print()
     shown.print(table)
 
@@ -120,7 +142,9 @@ def _facts(found: dict[str, Any]) -> dict[str, str]:
         "encoder": f"{stack('audio')} frames, {c['n_mels']} mels",
         "decoder": f"{stack('text')} tokens, vocabulary {c['n_vocab']:,}",
         "parameters": f"{found['n_parameters']:,} ({_size(found['parameter_bytes'])} as {c['param_dtype']})",
-        "weights": f"{weights['path']} ({weights['format']}, {_size(weights['bytes'])})" if weights else "not on this machine",
+        "weights": f"{weights['path']} ({weights['format']}, {_size(weights['bytes'])})"
+        if weights
+        else "not on this machine",
         "sha256": weights.get("sha256", "unknown"),
     }
 

@@ -1,4 +1,5 @@
 """`jaxasr lens`: what every layer of the decoder would write, and what the decoder writes from every layer of the encoder."""
+
 from pathlib import Path
 from typing import Annotated
 
@@ -21,11 +22,17 @@ EXAMPLE = "jaxasr lens speech.flac --out speech-lens"
 
 
 def lens(
-    audio: Annotated[Path, typer.Argument(help="A recording; its 30 s from --start on are looked at.")],
+    audio: Annotated[
+        Path, typer.Argument(help="A recording; its 30 s from --start on are looked at.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for index.html and lens.json.")],
     model: ModelOption = DEFAULT_MODEL,
-    start: Annotated[float, typer.Option("--start", min=0, help="Seconds into the recording.")] = 0.0,
-    top_k: Annotated[int, typer.Option("--top-k", min=1, max=50, help="Tokens kept for each layer and position.")] = 5,
+    start: Annotated[
+        float, typer.Option("--start", min=0, help="Seconds into the recording.")
+    ] = 0.0,
+    top_k: Annotated[
+        int, typer.Option("--top-k", min=1, max=50, help="Tokens kept for each layer and position.")
+    ] = 5,
     language: LanguageOption = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
@@ -37,7 +44,16 @@ def lens(
     Writes index.html, which opens from disk, and lens.json into --out.
     """
     options = {"start": start, "top_k": top_k, "language": language}
-    look(audio, out=out, model=model, **options, overwrite=overwrite, json=json, dtype=dtype, device=device)
+    look(
+        audio,
+        out=out,
+        model=model,
+        **options,
+        overwrite=overwrite,
+        json=json,
+        dtype=dtype,
+        device=device,
+    )
 
 
 def look(
@@ -60,7 +76,9 @@ def look(
     from experiments.progress import Steps
 
     check_recordings([audio])
-    known = made("lens", [audio], model, start=start, top_k=top_k, language=language, dtype=dtype.value)
+    known = made(
+        "lens", [audio], model, start=start, top_k=top_k, language=language, dtype=dtype.value
+    )
     output, steps = checked(out, {"index.html": known, "lens.json": known}, overwrite), Steps()
     with steps("start JAX"):
         runtime.start(device)
@@ -80,10 +98,11 @@ def look(
         write_json(new / "lens.json", summary)
     steps.say_total()
     if len(samples) / SAMPLE_RATE < seconds:
-        steps.note(f"Read {len(samples) / SAMPLE_RATE:g} s of {seconds:g} s; --start chooses another place.")
+        steps.note(
+            f"Read {len(samples) / SAMPLE_RATE:g} s of {seconds:g} s; --start chooses another place."
+        )
     if json:
         print(to_json(plain(summary | {"page": str(path)})))
     else:
         terminal.print_page(found)
         print(f"\n{printable(path)}")
-

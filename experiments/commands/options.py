@@ -1,4 +1,5 @@
 """Options that several commands share."""
+
 import enum
 from pathlib import Path
 from typing import Annotated
@@ -25,9 +26,21 @@ MODEL_HELP = "A released name (tiny.en, base, large-v3 …), a Hugging Face id, 
 DEFAULT_MODEL = "tiny.en"
 
 ModelOption = Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP)]
-DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="Number format of weights and activations.")]
-DeviceOption = Annotated[Device | None, typer.Option("--device", help="Default: the best there is.")]
+DtypeOption = Annotated[
+    Dtype, typer.Option("--dtype", help="Number format of weights and activations.")
+]
+DeviceOption = Annotated[
+    Device | None, typer.Option("--device", help="Default: the best there is.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Write over what another command or another input wrote into --out.")]
+OverwriteOption = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite", help="Write over what another command or another input wrote into --out."
+    ),
+]
 OutOption = Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the files.")]
-LanguageOption = Annotated[str | None, typer.Option("--language", "-l", help="Such as en or German. Default: what the model hears.")]
+LanguageOption = Annotated[
+    str | None,
+    typer.Option("--language", "-l", help="Such as en or German. Default: what the model hears."),
+]

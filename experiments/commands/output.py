@@ -1,4 +1,5 @@
 """The folder of --out: what wrote each of its files is recorded, and nothing else is written over them unasked."""
+
 import contextlib
 import dataclasses
 import hashlib
@@ -31,7 +32,11 @@ class Output:
 
         self.folder.mkdir(parents=True, exist_ok=True)
         known = _recorded(self.folder)
-        if self.overwrite and known.get(partial) != self.files[partial] and (self.folder / partial).exists():
+        if (
+            self.overwrite
+            and known.get(partial) != self.files[partial]
+            and (self.folder / partial).exists()
+        ):
             shutil.rmtree(self.folder / partial)
         write_json(self.folder / RECORD, {**known, partial: self.files[partial]})
         return self.folder
@@ -62,7 +67,9 @@ def checked(folder: Path, files: Mapping[str, dict[str, Any]], overwrite: bool) 
     """
     for path in (folder, *folder.parents):
         if path.exists() and not path.is_dir():
-            raise ValueError(f"--out {folder}: expected a folder, but {path} is a file. Choose another name.")
+            raise ValueError(
+                f"--out {folder}: expected a folder, but {path} is a file. Choose another name."
+            )
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not os.access(nearest, os.W_OK):
         raise ValueError(f"--out {folder}: {nearest} cannot be written to. Choose another folder.")
@@ -70,7 +77,9 @@ def checked(folder: Path, files: Mapping[str, dict[str, Any]], overwrite: bool) 
         known = _recorded(folder)
         for name, made in files.items():
             if (folder / name).exists() and known.get(name) != made:
-                raise ValueError(f"--out {folder}: {_held(name, known.get(name), made)}. Use --overwrite, or another folder.")
+                raise ValueError(
+                    f"--out {folder}: {_held(name, known.get(name), made)}. Use --overwrite, or another folder."
+                )
     return Output(folder, files, overwrite)
 
 

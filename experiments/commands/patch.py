@@ -1,4 +1,5 @@
 """`jaxasr patch`: put activations of something else into a recording's pass, at every cell of a grid, and see what changes."""
+
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,19 +33,52 @@ _METRIC = (
 
 
 def patch(
-    targets: Annotated[list[Path], typer.Argument(help="Recordings to patch, of which the first 30 s are heard.", metavar="TARGET...")],
+    targets: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Recordings to patch, of which the first 30 s are heard.", metavar="TARGET..."
+        ),
+    ],
     source: Annotated[str, typer.Option("--source", "-s", help=_SOURCE)],
     site: Annotated[str, typer.Option("--site", help="Where; jaxasr info lists the sites.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for index.html, figure, result.json and result.zarr.")],
-    over: Annotated[str, typer.Option("--over", help="The grid, of: layer, head, position, time, alpha.")] = "layer",
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", help="Folder for index.html, figure, result.json and result.zarr."
+        ),
+    ],
+    over: Annotated[
+        str, typer.Option("--over", help="The grid, of: layer, head, position, time, alpha.")
+    ] = "layer",
     metric: Annotated[str | None, typer.Option("--metric", help=_METRIC)] = None,
-    text: Annotated[str, typer.Option("--text", help="What is said before the scored token; with --sequence the reference.")] = "",
-    answer: Annotated[str, typer.Option("--answer", help="The scored token; default the one that the source changes most.")] = "",
-    foil: Annotated[str, typer.Option("--foil", help="What logit_diff compares with; default what the source says.")] = "",
-    alpha: Annotated[str, typer.Option("--alpha", help="Strengths, as 0,0.5,1: own·(1-α) + source·α.")] = "",
+    text: Annotated[
+        str,
+        typer.Option(
+            "--text", help="What is said before the scored token; with --sequence the reference."
+        ),
+    ] = "",
+    answer: Annotated[
+        str,
+        typer.Option(
+            "--answer", help="The scored token; default the one that the source changes most."
+        ),
+    ] = "",
+    foil: Annotated[
+        str,
+        typer.Option("--foil", help="What logit_diff compares with; default what the source says."),
+    ] = "",
+    alpha: Annotated[
+        str, typer.Option("--alpha", help="Strengths, as 0,0.5,1: own·(1-α) + source·α.")
+    ] = "",
     window: Annotated[float, typer.Option("--window", help="Seconds of a window of time.")] = 0.5,
-    sequence: Annotated[bool, typer.Option("--sequence", help="Write the whole text under every patch, not one token.")] = False,
-    tokens: Annotated[int, typer.Option("--tokens", min=1, max=440, help="With --sequence, at most so many tokens.")] = 224,
+    sequence: Annotated[
+        bool,
+        typer.Option("--sequence", help="Write the whole text under every patch, not one token."),
+    ] = False,
+    tokens: Annotated[
+        int,
+        typer.Option("--tokens", min=1, max=440, help="With --sequence, at most so many tokens."),
+    ] = 224,
     seed: Annotated[int, typer.Option("--seed", help="Of noise.")] = 0,
     model: ModelOption = DEFAULT_MODEL,
     language: LanguageOption = None,
@@ -59,14 +93,31 @@ def patch(
     """
     name, _, tokens_of = (metric or ("wer" if sequence else "logit_diff")).partition(":")
     answer, foil = _of_metric(tokens_of, answer, foil)
-    fields = {"site": site, "over": _dims(over), "source": source, "metric": name, "sequence": sequence, "text": text, "answer": answer}
-    fields |= {"foil": foil, "alphas": _numbers(alpha), "window_s": window, "language": language, "seed": seed, "new_tokens": tokens}
+    fields = {
+        "site": site,
+        "over": _dims(over),
+        "source": source,
+        "metric": name,
+        "sequence": sequence,
+        "text": text,
+        "answer": answer,
+    }
+    fields |= {
+        "foil": foil,
+        "alphas": _numbers(alpha),
+        "window_s": window,
+        "language": language,
+        "seed": seed,
+        "new_tokens": tokens,
+    }
     check_recordings(targets)
     output = _output(targets, out, fields, model, dtype, overwrite)
     _run(targets, output, fields, model=model, json=json, dtype=dtype, device=device)
 
 
-def _output(targets: list[Path], out: Path, fields: dict, model: str, dtype: Dtype, overwrite: bool) -> Any:
+def _output(
+    targets: list[Path], out: Path, fields: dict, model: str, dtype: Dtype, overwrite: bool
+) -> Any:
     """Checks the folder of --out. Raises ValueError where something else is in the way."""
     from experiments.commands.output import checked, made
 
@@ -92,10 +143,21 @@ def _numbers(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(",")) if text else ()
     except ValueError:
-        raise ValueError(f"--alpha: expected numbers with commas between them, as 0,0.5,1, got {text!r}.") from None
+        raise ValueError(
+            f"--alpha: expected numbers with commas between them, as 0,0.5,1, got {text!r}."
+        ) from None
 
 
-def _run(targets: list[Path], output: Any, fields: dict, *, model: str, json: bool, dtype: Dtype, device: Device | None) -> None:
+def _run(
+    targets: list[Path],
+    output: Any,
+    fields: dict,
+    *,
+    model: str,
+    json: bool,
+    dtype: Dtype,
+    device: Device | None,
+) -> None:
     from experiments import runtime
     from experiments.progress import Steps
     from experiments.provenance import provenance
@@ -120,13 +182,27 @@ def _run(targets: list[Path], output: Any, fields: dict, *, model: str, json: bo
     with steps.bar("sweep") as progress:
         result = prepared.run(out / _CELLS, progress)
     with steps("write"):
-        known = provenance(model=runtime.weights(asr), data=[str(path) for path in targets], config=fields, seed=question.seed)
-        facts = {"site": question.site, "model": model, "targets": [path.name for path in targets], "source_name": question.source}
+        known = provenance(
+            model=runtime.weights(asr),
+            data=[str(path) for path in targets],
+            config=fields,
+            seed=question.seed,
+        )
+        facts = {
+            "site": question.site,
+            "model": model,
+            "targets": [path.name for path in targets],
+            "source_name": question.source,
+        }
         facts |= {"plan": prepared.plan, "scored": prepared.scored, "texts": prepared.texts}
-        sounds = {"target": audio[0]} | ({} if prepared.sound is None else {"source": prepared.sound[:N_SAMPLES]})
+        sounds = {"target": audio[0]} | (
+            {} if prepared.sound is None else {"source": prepared.sound[:N_SAMPLES]}
+        )
         mel = jaxasr.log_mel(audio[0], asr.config.n_mels)[:, : -(-len(audio[0]) // HOP)]
         words = experiment.words(asr, audio[0], question) if "time" in question.dims else []
         shown = {"facts": facts, "sounds": sounds, "mel": mel, "words": words, "provenance": known}
-        found = patch_page.write(result, out, output.record, metric=question.metric, tokenizer=asr.tokenizer, **shown)
+        found = patch_page.write(
+            result, out, output.record, metric=question.metric, tokenizer=asr.tokenizer, **shown
+        )
     steps.say_total()
     patch_page.show(found, out, json)

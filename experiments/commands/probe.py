@@ -1,10 +1,19 @@
 """`jaxasr probe`: what every layer knows of a label, with the controls that make it believable."""
+
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from experiments.commands.options import DEFAULT_MODEL, DeviceOption, Dtype, DtypeOption, JsonOption, ModelOption, OverwriteOption
+from experiments.commands.options import (
+    DEFAULT_MODEL,
+    DeviceOption,
+    Dtype,
+    DtypeOption,
+    JsonOption,
+    ModelOption,
+    OverwriteOption,
+)
 
 EXAMPLE = "jaxasr probe speech.jsonl --label gender --group speaker --site encoder.resid_post --out gender-probe"
 
@@ -13,29 +22,84 @@ _FILES = ("table.csv", "accuracy.png", "result.json", "bank")
 
 
 def probe(
-    manifest: Annotated[str, typer.Argument(help="A manifest (.jsonl, .csv), a folder of LibriSpeech, Common Voice or TIMIT, or hf:NAME.")],
-    label: Annotated[str, typer.Option("--label", help=f"What to tell: a column, speaker, noise, or of every frame {FRAME_LABELS}.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the figure, table.csv, result.json, the bank and the store.")],
+    manifest: Annotated[
+        str,
+        typer.Argument(
+            help="A manifest (.jsonl, .csv), a folder of LibriSpeech, Common Voice or TIMIT, or hf:NAME."
+        ),
+    ],
+    label: Annotated[
+        str,
+        typer.Option(
+            "--label",
+            help=f"What to tell: a column, speaker, noise, or of every frame {FRAME_LABELS}.",
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Folder for the figure, table.csv, result.json, the bank and the store.",
+        ),
+    ],
     model: ModelOption = DEFAULT_MODEL,
-    group: Annotated[str | None, typer.Option("--group", help="Column, such as speaker, that never is on both sides of a fold.")] = None,
-    site: Annotated[str, typer.Option("--site", help="Where to read, see `jaxasr info`.")] = "encoder.resid_post",
+    group: Annotated[
+        str | None,
+        typer.Option(
+            "--group", help="Column, such as speaker, that never is on both sides of a fold."
+        ),
+    ] = None,
+    site: Annotated[
+        str, typer.Option("--site", help="Where to read, see `jaxasr info`.")
+    ] = "encoder.resid_post",
     pool: Annotated[
-        str | None, typer.Option("--pool", help="speech, all, last, a position, or frames. Default: speech; of decoder sites last.")
+        str | None,
+        typer.Option(
+            "--pool",
+            help="speech, all, last, a position, or frames. Default: speech; of decoder sites last.",
+        ),
     ] = None,
-    where: Annotated[list[str] | None, typer.Option("--where", help="COLUMN=VALUE[,VALUE …]: only these rows; may be repeated.")] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option("--where", help="COLUMN=VALUE[,VALUE …]: only these rows; may be repeated."),
+    ] = None,
     noise: Annotated[
-        list[str] | None, typer.Option("--noise", help="snr:10, snr:10:FOLDER …: every recording once more in noise, in column noise.")
+        list[str] | None,
+        typer.Option(
+            "--noise",
+            help="snr:10, snr:10:FOLDER …: every recording once more in noise, in column noise.",
+        ),
     ] = None,
-    target: Annotated[str, typer.Option("--target", help="class, or value for numbers (ridge regression, R²).")] = "class",
-    types: Annotated[str | None, typer.Option("--types", help="Column of the control task: a random label each (Hewitt & Liang).")] = None,
-    penalty: Annotated[list[float] | None, typer.Option("--penalty", help="Strength of λ/2 ‖W‖²; may be repeated. Default: 1.")] = None,
+    target: Annotated[
+        str, typer.Option("--target", help="class, or value for numbers (ridge regression, R²).")
+    ] = "class",
+    types: Annotated[
+        str | None,
+        typer.Option(
+            "--types", help="Column of the control task: a random label each (Hewitt & Liang)."
+        ),
+    ] = None,
+    penalty: Annotated[
+        list[float] | None,
+        typer.Option("--penalty", help="Strength of λ/2 ‖W‖²; may be repeated. Default: 1."),
+    ] = None,
     folds: Annotated[int, typer.Option("--folds", min=2, help="Of the cross-validation.")] = 5,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Ways to make the folds.")] = 1,
-    min_count: Annotated[int, typer.Option("--min-count", min=0, help="Classes with fewer rows are left out.")] = 0,
-    max_rows: Annotated[int, typer.Option("--max-rows", min=1, help="Frames that are drawn where there are more.")] = 6000,
-    text: Annotated[str, typer.Option("--text", help="What decoder sites are read over: greedy or transcript.")] = "greedy",
+    min_count: Annotated[
+        int, typer.Option("--min-count", min=0, help="Classes with fewer rows are left out.")
+    ] = 0,
+    max_rows: Annotated[
+        int, typer.Option("--max-rows", min=1, help="Frames that are drawn where there are more.")
+    ] = 6000,
+    text: Annotated[
+        str, typer.Option("--text", help="What decoder sites are read over: greedy or transcript.")
+    ] = "greedy",
     batch: Annotated[int, typer.Option("--batch", min=1, help="Recordings in a pass.")] = 8,
-    store: Annotated[Path | None, typer.Option("--store", help="Folder of activations, kept and shared. Default: in --out.")] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option("--store", help="Folder of activations, kept and shared. Default: in --out."),
+    ] = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
     dtype: DtypeOption = Dtype.float32,
@@ -50,8 +114,23 @@ def probe(
     from experiments.progress import Steps
 
     where_it_is = str(Path(manifest).resolve()) if Path(manifest).exists() else manifest
-    asked = {"manifest": where_it_is, "label": label, "group": group, "site": site, "pool": pool, "where": where, "noise": noise}
-    asked |= {"target": target, "types": types, "penalty": penalty, "folds": folds, "seeds": seeds, "min_count": min_count}
+    asked = {
+        "manifest": where_it_is,
+        "label": label,
+        "group": group,
+        "site": site,
+        "pool": pool,
+        "where": where,
+        "noise": noise,
+    }
+    asked |= {
+        "target": target,
+        "types": types,
+        "penalty": penalty,
+        "folds": folds,
+        "seeds": seeds,
+        "min_count": min_count,
+    }
     asked |= {"max_rows": max_rows, "text": text, "dtype": dtype.value}
     output = checked(out, dict.fromkeys(_FILES, made("probe", [], model, **asked)), overwrite)
     if text not in ("greedy", "transcript"):
@@ -60,15 +139,31 @@ def probe(
     with steps("start JAX"):
         runtime.start(device)
         from experiments.probe import FRAME_LABELS as framed, VALUES, Question, check
-    pool = pool or ("frames" if label in framed else "last" if site.startswith("decoder.") else "speech")
+    pool = pool or (
+        "frames" if label in framed else "last" if site.startswith("decoder.") else "speech"
+    )
     target = "value" if label in VALUES else target
-    question = Question(label, site, pool, group, types, target, tuple(penalty or (1.0,)), folds, tuple(range(seeds)), min_count, max_rows)
+    question = Question(
+        label,
+        site,
+        pool,
+        group,
+        types,
+        target,
+        tuple(penalty or (1.0,)),
+        folds,
+        tuple(range(seeds)),
+        min_count,
+        max_rows,
+    )
     corpus, rows = _corpora(manifest, where or [], noise or [])
     check(rows, question)
     with steps(f"load {model}"):
         asr = runtime.load(model, dtype.value)
     known = _extracted(asr, corpus, question, store or out / "activations", text, batch, steps)
-    found = run(asr, rows, known, question, output, steps, {"noise": noise or [], "where": where or []})
+    found = run(
+        asr, rows, known, question, output, steps, {"noise": noise or [], "where": where or []}
+    )
     steps.say_total()
     _show(found, json)
 
@@ -90,7 +185,9 @@ def _condition(text: str) -> tuple[str, list[str]]:
     return column, values.split(",")
 
 
-def _extracted(asr: Any, corpus: Any, question: Any, path: Path, text: str, batch: int, steps: Any) -> Any:
+def _extracted(
+    asr: Any, corpus: Any, question: Any, path: Path, text: str, batch: int, steps: Any
+) -> Any:
     """The store of the activations: the one that is there when it has all of them, else made or finished now."""
     from experiments import store
 
@@ -101,9 +198,13 @@ def _extracted(asr: Any, corpus: Any, question: Any, path: Path, text: str, batc
             found.verify_checksums()
         return found
     with steps.bar(f"activations of {len(corpus)} recordings") as progress:
-        found = store.extract(asr, corpus, path, sites=sites, pool=pools, text=text, batch=batch, progress=progress)
+        found = store.extract(
+            asr, corpus, path, sites=sites, pool=pools, text=text, batch=batch, progress=progress
+        )
     speed = found.attrs["speed"]
-    steps.note(f"{speed['utterances']} recordings, {speed['utterances'] / max(speed['seconds'], 1e-3):.2f} a second")
+    steps.note(
+        f"{speed['utterances']} recordings, {speed['utterances'] / max(speed['seconds'], 1e-3):.2f} a second"
+    )
     return found
 
 
@@ -112,7 +213,9 @@ def _pools(question: Any) -> tuple[str, ...]:
     return usual if question.pool in usual else (*usual, question.pool)
 
 
-def run(asr: Any, corpus: Any, known: Any, question: Any, output: Any, steps: Any, more: dict[str, Any]) -> dict[str, Any]:
+def run(
+    asr: Any, corpus: Any, known: Any, question: Any, output: Any, steps: Any, more: dict[str, Any]
+) -> dict[str, Any]:
     """Fits, writes everything into the folder of `output`, and gives what `result.json` holds."""
     import dataclasses
 
@@ -127,7 +230,11 @@ def run(asr: Any, corpus: Any, known: Any, question: Any, output: Any, steps: An
     with steps.bar(f"probes of {len(rows.X)} layers, {len(rows.y)} rows") as progress:
         answer = probing.answer(rows, question, progress)
     settings = dataclasses.asdict(question) | more
-    about = provenance(model=weights(asr), data={"corpus": corpus.name, "store": known.attrs["checksums"]}, config=settings)
+    about = provenance(
+        model=weights(asr),
+        data={"corpus": corpus.name, "store": known.attrs["checksums"]},
+        config=settings,
+    )
     result = {
         "question": settings,
         "rows": len(rows.y),
@@ -140,7 +247,9 @@ def run(asr: Any, corpus: Any, known: Any, question: Any, output: Any, steps: An
     with steps("write"), output.writing() as new:
         write_text(new / "table.csv", answer.table.to_csv(index=False, float_format="%.5f"))
         title = f"{question.label} at {question.site}, {question.pool}"
-        probing.figure({weights(asr)["name"]: answer.table}, title).savefig(new / "accuracy.png", dpi=120)
+        probing.figure({weights(asr)["name"]: answer.table}, title).savefig(
+            new / "accuracy.png", dpi=120
+        )
         answer.bank.save(new / "bank", provenance=about)
         write_json(new / "result.json", result)
     return result
@@ -164,9 +273,18 @@ def _show(result: dict[str, Any], json: bool) -> None:
 
     classes = result["classes"]
     what = ", ".join(f"{name} {n}" for name, n in classes.items()) if classes else "values"
-    print(printable(f"{result['rows']} rows ({what}); left out: {result['left_out']['rows'] or 'none'}"))
+    print(
+        printable(
+            f"{result['rows']} rows ({what}); left out: {result['left_out']['rows'] or 'none'}"
+        )
+    )
     names = list(result["table"][0])
     shown = Table(*names, box=None, header_style="dim", pad_edge=False)
     for row in result["table"]:
-        shown.add_row(*(f"{row[name]:.3g}" if isinstance(row[name], float) else str(row[name]) for name in names))
+        shown.add_row(
+            *(
+                f"{row[name]:.3g}" if isinstance(row[name], float) else str(row[name])
+                for name in names
+            )
+        )
     console().print(shown)

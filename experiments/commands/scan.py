@@ -1,4 +1,5 @@
 """`jaxasr scan`: one page with everything that a first look at a recording wants."""
+
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,10 +21,14 @@ EXAMPLE = "jaxasr scan speech.flac --out speech-scan"
 
 
 def scan(
-    audio: Annotated[Path, typer.Argument(help="A recording; its 30 s from --start on are scanned.")],
+    audio: Annotated[
+        Path, typer.Argument(help="A recording; its 30 s from --start on are scanned.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for index.html and scan.json.")],
     model: ModelOption = DEFAULT_MODEL,
-    start: Annotated[float, typer.Option("--start", min=0, help="Seconds into the recording.")] = 0.0,
+    start: Annotated[
+        float, typer.Option("--start", min=0, help="Seconds into the recording.")
+    ] = 0.0,
     language: LanguageOption = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
@@ -63,7 +68,9 @@ def scan(
         write_json(new / "scan.json", summary)
     steps.say_total()
     if len(samples) / SAMPLE_RATE < seconds:
-        steps.note(f"Read {len(samples) / SAMPLE_RATE:g} s of {seconds:g} s; --start chooses another place.")
+        steps.note(
+            f"Read {len(samples) / SAMPLE_RATE:g} s of {seconds:g} s; --start chooses another place."
+        )
     if json:
         print(to_json(plain(summary | {"page": str(path)})))
     else:
@@ -77,9 +84,20 @@ def _print(page: Any, summary: dict[str, Any], path: Path) -> None:
 
     shown = console()
     for part in summary["segments"]:
-        shown.print(Text(f"{part['start']:7.2f} {part['end']:7.2f}  {part['probability']:.2f}  {part['text']}"))
+        shown.print(
+            Text(
+                f"{part['start']:7.2f} {part['end']:7.2f}  {part['probability']:.2f}  {part['text']}"
+            )
+        )
     for line in page.signs.lines() or ["No sign of a loop or of silence."]:
         shown.print(Text(line, style="yellow"))
-    largest = ", ".join(f"{head['layer']}.{head['head']} ({head['change']:+.1f})" for head in summary["heads"]["largest"])
-    shown.print(Text(f"Cross-attention heads, by the change of the text's log-probability without them: {largest}"))
+    largest = ", ".join(
+        f"{head['layer']}.{head['head']} ({head['change']:+.1f})"
+        for head in summary["heads"]["largest"]
+    )
+    shown.print(
+        Text(
+            f"Cross-attention heads, by the change of the text's log-probability without them: {largest}"
+        )
+    )
     shown.print(f"\n{path}", soft_wrap=True, markup=False)

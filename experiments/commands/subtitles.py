@@ -1,4 +1,5 @@
 """Transcripts as files of other programs: the formats of openai/whisper (`utils.py`), and words with their times and probabilities."""
+
 import enum
 from collections.abc import Iterator
 from typing import Any
@@ -46,7 +47,9 @@ def _txt(result: dict[str, Any], words: bool) -> Iterator[str]:
 def _tsv(result: dict[str, Any], words: bool) -> Iterator[str]:
     if not words:
         yield "start\tend\ttext"
-        yield from (f"{_ms(s['start'])}\t{_ms(s['end'])}\t{_line(s['text'])}" for s in result["segments"])
+        yield from (
+            f"{_ms(s['start'])}\t{_ms(s['end'])}\t{_line(s['text'])}" for s in result["segments"]
+        )
         return
     yield "start\tend\tprobability\tword"
     for w in _words(result):
@@ -61,7 +64,9 @@ def _srt(result: dict[str, Any], words: bool) -> Iterator[str]:
 def _vtt(result: dict[str, Any], words: bool) -> Iterator[str]:
     yield "WEBVTT\n"
     for start, end, text in _cues(result, words):
-        text = text.replace("&", "&amp;").replace("<", "&lt;")  # otherwise the start of an entity or of a tag
+        text = text.replace("&", "&amp;").replace(
+            "<", "&lt;"
+        )  # otherwise the start of an entity or of a tag
         yield f"{clock(start, '.')} --> {clock(end, '.')}\n{text}\n"
 
 
@@ -70,7 +75,11 @@ _LINES = {Format.txt: _txt, Format.tsv: _tsv, Format.srt: _srt, Format.vtt: _vtt
 
 def _cues(result: dict[str, Any], words: bool) -> Iterator[tuple[float, float, str]]:
     for s in result["segments"]:
-        start, end = (s["words"][0]["start"], s["words"][-1]["end"]) if words and s["words"] else (s["start"], s["end"])
+        start, end = (
+            (s["words"][0]["start"], s["words"][-1]["end"])
+            if words and s["words"]
+            else (s["start"], s["end"])
+        )
         yield start, end, _line(s["text"]).replace("-->", "->")
 
 

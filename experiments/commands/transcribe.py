@@ -1,4 +1,5 @@
 """`jaxasr transcribe`: recordings to text."""
+
 import enum
 import os
 from collections.abc import Iterator, Sequence
@@ -38,14 +39,31 @@ def transcribe(
     audio: Annotated[list[Path], typer.Argument(help="Recordings of any length and format.")],
     model: ModelOption = DEFAULT_MODEL,
     language: LanguageOption = None,
-    task: Annotated[Task, typer.Option("--task", help="translate: into English, by multilingual models.")] = Task.TRANSCRIBE,
-    timestamps: Annotated[bool, typer.Option("--timestamps", "-t", help="Print segments with their times.")] = False,
-    words: Annotated[bool, typer.Option("--words", "-w", help="Find the time and the probability of every word, and print them.")] = False,
-    beam_size: Annotated[int, typer.Option("--beam-size", min=1, help="Beams of the search; 1 is greedy.")] = 1,
-    temperature_fallback: Annotated[
-        bool, typer.Option("--temperature-fallback", help="Write again, more freely, what repeats itself or is improbable.")
+    task: Annotated[
+        Task, typer.Option("--task", help="translate: into English, by multilingual models.")
+    ] = Task.TRANSCRIBE,
+    timestamps: Annotated[
+        bool, typer.Option("--timestamps", "-t", help="Print segments with their times.")
     ] = False,
-    formats: Annotated[list[Format] | None, typer.Option("--format", "-f", help=_FORMAT_HELP)] = None,
+    words: Annotated[
+        bool,
+        typer.Option(
+            "--words", "-w", help="Find the time and the probability of every word, and print them."
+        ),
+    ] = False,
+    beam_size: Annotated[
+        int, typer.Option("--beam-size", min=1, help="Beams of the search; 1 is greedy.")
+    ] = 1,
+    temperature_fallback: Annotated[
+        bool,
+        typer.Option(
+            "--temperature-fallback",
+            help="Write again, more freely, what repeats itself or is improbable.",
+        ),
+    ] = False,
+    formats: Annotated[
+        list[Format] | None, typer.Option("--format", "-f", help=_FORMAT_HELP)
+    ] = None,
     json: JsonOption = False,
     out: OutOption = None,
     overwrite: OverwriteOption = False,
@@ -65,7 +83,10 @@ def transcribe(
         settings["beam_size"] = beam_size
     places = places_in(out, audio) if out else {}
     kinds = formats or [Format.txt, Format.json]
-    outputs = {path: _output(path, place, kinds, model, {**settings, "dtype": dtype.value}, overwrite) for path, place in places.items()}
+    outputs = {
+        path: _output(path, place, kinds, model, {**settings, "dtype": dtype.value}, overwrite)
+        for path, place in places.items()
+    }
     show = _shown(formats, json, words, timestamps) if not (out and formats) else None
     failed = False
     for path, result in _results(audio, model, dtype.value, device, settings):
@@ -87,13 +108,21 @@ def transcribe(
         raise typer.Exit(2)
 
 
-def _check_formats(formats: Sequence[Format], n_recordings: int, json: bool, out: Path | None) -> None:
+def _check_formats(
+    formats: Sequence[Format], n_recordings: int, json: bool, out: Path | None
+) -> None:
     if json and formats and list(formats) != [Format.json] and not out:
-        raise ValueError(f"--json, --format {formats[0]}: expected one of the two, or --out for files.")
+        raise ValueError(
+            f"--json, --format {formats[0]}: expected one of the two, or --out for files."
+        )
     if len(formats) > 1 and not out:
-        raise ValueError(f"--format: {len(formats)} formats need --out, a folder for a file in each.")
+        raise ValueError(
+            f"--format: {len(formats)} formats need --out, a folder for a file in each."
+        )
     if not out and n_recordings > 1 and set(formats) & {Format.srt, Format.vtt, Format.tsv}:
-        raise ValueError(f"--format {formats[0]}: {n_recordings} recordings need --out, a folder for a file of each.")
+        raise ValueError(
+            f"--format {formats[0]}: {n_recordings} recordings need --out, a folder for a file of each."
+        )
 
 
 def places_in(out: Path, recordings: Sequence[Path]) -> dict[Path, Path]:
@@ -104,9 +133,15 @@ def places_in(out: Path, recordings: Sequence[Path]) -> dict[Path, Path]:
     Raises ValueError for a recording that is given twice.
     """
     absolute = {path: Path(os.path.abspath(path)) for path in recordings}
-    names = {path.name.casefold() for path in recordings}  # some file systems do not distinguish A from a
+    names = {
+        path.name.casefold() for path in recordings
+    }  # some file systems do not distinguish A from a
     if len(set(absolute.values())) < len(recordings):
-        twice = next(path for i, path in enumerate(recordings) if absolute[path] in [absolute[one] for one in recordings[:i]])
+        twice = next(
+            path
+            for i, path in enumerate(recordings)
+            if absolute[path] in [absolute[one] for one in recordings[:i]]
+        )
         raise ValueError(f"{twice}: given twice, and --out has room for one text of it.")
     if len(names) == len(recordings):
         return dict.fromkeys(recordings, out)
@@ -114,7 +149,14 @@ def places_in(out: Path, recordings: Sequence[Path]) -> dict[Path, Path]:
     return {path: out / where.parent.relative_to(common) for path, where in absolute.items()}
 
 
-def _output(path: Path, folder: Path, kinds: Sequence[Format], model: str, settings: dict[str, Any], overwrite: bool) -> Any:
+def _output(
+    path: Path,
+    folder: Path,
+    kinds: Sequence[Format],
+    model: str,
+    settings: dict[str, Any],
+    overwrite: bool,
+) -> Any:
     from experiments.commands.output import checked, made
 
     known = made("transcribe", [path] if path.is_file() else [], model, **settings)
@@ -164,14 +206,20 @@ def _results(
             yield path, None
 
 
-def transcribe_file(asr: Any, path: Path, samples: Any, steps: Any, settings: dict[str, Any]) -> dict[str, Any]:
+def transcribe_file(
+    asr: Any, path: Path, samples: Any, steps: Any, settings: dict[str, Any]
+) -> dict[str, Any]:
     """A transcript as plain values, with its recording and where it comes from; progress is shown in `steps`."""
     from experiments.provenance import provenance
     from experiments.runtime import weights
 
     with steps.bar(f"transcribe {path.name}") as progress:
         transcript = asr.transcribe(samples, progress=progress, **settings)
-    return {"audio": str(path), **transcript.to_dict(), "provenance": provenance(model=weights(asr), data=str(path), config=settings)}
+    return {
+        "audio": str(path),
+        **transcript.to_dict(),
+        "provenance": provenance(model=weights(asr), data=str(path), config=settings),
+    }
 
 
 def _shown(formats: Sequence[Format], json: bool, words: bool, timestamps: bool) -> Any:
@@ -185,7 +233,10 @@ def _shown(formats: Sequence[Format], json: bool, words: bool, timestamps: bool)
 
 
 def _segments(result: dict[str, Any]) -> str:
-    return "".join(f"[{clock(s['start'], '.')} → {clock(s['end'], '.')}] {s['text'].strip()}\n" for s in result["segments"])
+    return "".join(
+        f"[{clock(s['start'], '.')} → {clock(s['end'], '.')}] {s['text'].strip()}\n"
+        for s in result["segments"]
+    )
 
 
 def _print(path: Path | None, text: str) -> None:
@@ -202,8 +253,14 @@ def _explain(path: Path, result: dict[str, Any]) -> None:
 
     for silence in result["silences"]:
         numbers = f"no-speech probability {silence['no_speech_prob']:.2f}, mean log-probability {silence['avg_logprob']:.2f}"
-        why = f"left out as silence ({numbers})" if silence["left_out"] else f"the model generated no text ({numbers})"
-        typer.echo(f"{printable(path)}: {silence['start']:.2f} to {silence['end']:.2f} s: {why}.", err=True)
+        why = (
+            f"left out as silence ({numbers})"
+            if silence["left_out"]
+            else f"the model generated no text ({numbers})"
+        )
+        typer.echo(
+            f"{printable(path)}: {silence['start']:.2f} to {silence['end']:.2f} s: {why}.", err=True
+        )
 
 
 def _write(path: Path, text: str) -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 from experiments.corpora.manifest import text_lines
 from experiments.corpora.utterance import Utterance
 
-LOOKS_FOR = "LibriSpeech: a folder with <subset>/<speaker>/<chapter>/*.trans.txt, or one of its subsets"
+LOOKS_FOR = (
+    "LibriSpeech: a folder with <subset>/<speaker>/<chapter>/*.trans.txt, or one of its subsets"
+)
 
 
 def find(where: Path) -> Path | None:
@@ -34,12 +36,21 @@ def read(where: Path) -> list[Utterance]:
 def _utterance(file: Path, number: int, line: str, genders: dict[str, str]) -> Utterance:
     name, _, transcript = line.strip().partition(" ")
     if name.count("-") != 2:
-        raise ValueError(f"{file}, line {number}: expected SPEAKER-CHAPTER-NUMBER and a transcript, got {line[:60]!r}.")
+        raise ValueError(
+            f"{file}, line {number}: expected SPEAKER-CHAPTER-NUMBER and a transcript, got {line[:60]!r}."
+        )
     speaker, chapter, _ = name.split("-")
     subset = file.parents[2].resolve().name
     condition = next((kind for kind in ("clean", "other") if kind in subset.split("-")), "")
-    labels = {"gender": genders.get(speaker, ""), "subset": subset, "condition": condition, "chapter": chapter}
-    return Utterance(f"{subset}/{name}", file.parent / f"{name}.flac", speaker, transcript, labels=labels)
+    labels = {
+        "gender": genders.get(speaker, ""),
+        "subset": subset,
+        "condition": condition,
+        "chapter": chapter,
+    }
+    return Utterance(
+        f"{subset}/{name}", file.parent / f"{name}.flac", speaker, transcript, labels=labels
+    )
 
 
 def _genders(where: Path) -> dict[str, str]:
@@ -47,6 +58,10 @@ def _genders(where: Path) -> dict[str, str]:
     for folder in (where, where.resolve().parent):
         if (folder / "SPEAKERS.TXT").is_file():
             lines = text_lines(folder / "SPEAKERS.TXT")
-            rows = [[cell.strip() for cell in line.split("|")] for _, line in lines if line.strip() and not line.startswith(";")]
+            rows = [
+                [cell.strip() for cell in line.split("|")]
+                for _, line in lines
+                if line.strip() and not line.startswith(";")
+            ]
             return {row[0]: row[1] for row in rows if len(row) > 1}
     return {}

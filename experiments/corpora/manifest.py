@@ -20,7 +20,10 @@ def find(where: Path) -> Path | None:
     """The manifest that `where` is or holds."""
     if where.is_file():
         return where if where.suffix in (".jsonl", ".csv") else None
-    return next((where / name for name in ("manifest.jsonl", "manifest.csv") if (where / name).is_file()), None)
+    return next(
+        (where / name for name in ("manifest.jsonl", "manifest.csv") if (where / name).is_file()),
+        None,
+    )
 
 
 def read(manifest: Path) -> list[Utterance]:
@@ -45,10 +48,14 @@ def _csv_rows(manifest: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     try:
         for row in reader:
             if None in row:
-                raise ValueError(f"{manifest.name}, line {reader.line_num}: expected {len(row) - 1} fields as in line 1, got more.")
+                raise ValueError(
+                    f"{manifest.name}, line {reader.line_num}: expected {len(row) - 1} fields as in line 1, got more."
+                )
             yield reader.line_num, row
     except csv.Error as error:
-        raise ValueError(f"{manifest.name}, line {reader.line_num + 1}: expected a row of a CSV file ({error}).") from None
+        raise ValueError(
+            f"{manifest.name}, line {reader.line_num + 1}: expected a row of a CSV file ({error})."
+        ) from None
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -65,11 +72,15 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
         while line := file.readline(_LONGEST + 1):
             number += 1
             if len(line) > _LONGEST:
-                raise ValueError(f"{path.name}, line {number}: expected a line of at most {_LONGEST} bytes.")
+                raise ValueError(
+                    f"{path.name}, line {number}: expected a line of at most {_LONGEST} bytes."
+                )
             try:
                 yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
-                raise ValueError(f"{path.name}, line {number}: expected UTF-8 ({error.reason} at byte {error.start}).") from None
+                raise ValueError(
+                    f"{path.name}, line {number}: expected UTF-8 ({error.reason} at byte {error.start})."
+                ) from None
 
 
 def _parsed(manifest: Path, number: int, line: str) -> dict[str, Any]:
@@ -77,9 +88,13 @@ def _parsed(manifest: Path, number: int, line: str) -> dict[str, Any]:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
         why = getattr(error, "msg", type(error).__name__)
-        raise ValueError(f"{manifest.name}, line {number}: expected a JSON object, got {line[:60]!r} ({why}).") from None
+        raise ValueError(
+            f"{manifest.name}, line {number}: expected a JSON object, got {line[:60]!r} ({why})."
+        ) from None
     if not isinstance(row, dict):
-        raise ValueError(f"{manifest.name}, line {number}: expected a JSON object, got {type(row).__name__}.")
+        raise ValueError(
+            f"{manifest.name}, line {number}: expected a JSON object, got {type(row).__name__}."
+        )
     return row
 
 
@@ -99,11 +114,19 @@ def _exists(path: Path) -> bool:
 
 def _utterance(manifest: Path, root: Path, line: int, row: Mapping[str, Any]) -> Utterance:
     if not row.get("path"):
-        raise ValueError(f"{manifest.name}, line {line}: expected a column `path`, got the columns {', '.join(map(str, row))}.")
+        raise ValueError(
+            f"{manifest.name}, line {line}: expected a column `path`, got the columns {', '.join(map(str, row))}."
+        )
     if not isinstance(row["path"], str):
-        raise ValueError(f"{manifest.name}, line {line}: expected text as `path`, got {str(row['path'])[:60]!r}.")
+        raise ValueError(
+            f"{manifest.name}, line {line}: expected text as `path`, got {str(row['path'])[:60]!r}."
+        )
     start, end = (_seconds(manifest, line, row, name) for name in ("start", "end"))
-    part = "" if start is None and end is None else f"#{start or 0:g}-{'' if end is None else f'{end:g}'}"
+    part = (
+        ""
+        if start is None and end is None
+        else f"#{start or 0:g}-{'' if end is None else f'{end:g}'}"
+    )
     return Utterance(
         id=str(row.get("id") or f"{row['path']}{part}"),
         path=root / str(row["path"]),
@@ -121,7 +144,9 @@ def _spans(manifest: Path, line: int, tier: str, spans: Any) -> tuple[Span, ...]
         return tuple(Span(float(start), float(end), str(label)) for start, end, label in spans)
     except (TypeError, ValueError):
         expected = f"a list of [start, end, label] as `{tier}`"
-        raise ValueError(f"{manifest.name}, line {line}: expected {expected}, got {str(spans)[:60]!r}.") from None
+        raise ValueError(
+            f"{manifest.name}, line {line}: expected {expected}, got {str(spans)[:60]!r}."
+        ) from None
 
 
 def _seconds(manifest: Path, line: int, row: Mapping[str, Any], name: str) -> float | None:
@@ -133,5 +158,7 @@ def _seconds(manifest: Path, line: int, row: Mapping[str, Any], name: str) -> fl
     except (TypeError, ValueError):
         seconds = math.nan
     if not math.isfinite(seconds):
-        raise ValueError(f"{manifest.name}, line {line}: expected `{name}` in seconds, got {str(value)[:60]!r}.")
+        raise ValueError(
+            f"{manifest.name}, line {line}: expected `{name}` in seconds, got {str(value)[:60]!r}."
+        )
     return seconds

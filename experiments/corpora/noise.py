@@ -25,7 +25,9 @@ def with_noise(corpus: Corpus, noises: Sequence[str]) -> Corpus:
         return corpus
     makers = {name: _maker(name) for name in noises}
     noisy = [_noisy(one, name, makers[name]) for one in corpus.utterances for name in makers]
-    clean = [dataclasses.replace(one, labels={**one.labels, "noise": CLEAN}) for one in corpus.utterances]
+    clean = [
+        dataclasses.replace(one, labels={**one.labels, "noise": CLEAN}) for one in corpus.utterances
+    ]
     return dataclasses.replace(corpus, utterances=(*clean, *noisy))
 
 
@@ -37,16 +39,24 @@ def _maker(name: str) -> Maker:
     snr, _, where = rest.partition(":")
     if kind != "snr" or not where:
         if not parse_source(name).of:
-            raise ValueError(f"noise {name!r}: expected noise that is heard, such as snr:10, snr:10:FOLDER or bandstop:300-3000.")
+            raise ValueError(
+                f"noise {name!r}: expected noise that is heard, such as snr:10, snr:10:FOLDER or bandstop:300-3000."
+            )
         return lambda audio, seed: parse_source(name, seed).of(audio)  # pyright: ignore[reportOptionalCall]
     files = _recordings(name, Path(where))
     return lambda audio, seed: add(audio, load_audio(files[seed % len(files)]), float(snr), seed)
 
 
 def _recordings(name: str, where: Path) -> list[Path]:
-    files = [where] if where.is_file() else sorted(path for path in where.rglob("*") if path.suffix.lower() in _SOUND)
+    files = (
+        [where]
+        if where.is_file()
+        else sorted(path for path in where.rglob("*") if path.suffix.lower() in _SOUND)
+    )
     if not files:
-        raise ValueError(f"noise {name!r}: expected a recording or a folder of recordings, found none at {str(where)!r}.")
+        raise ValueError(
+            f"noise {name!r}: expected a recording or a folder of recordings, found none at {str(where)!r}."
+        )
     return files
 
 
@@ -56,7 +66,9 @@ def _noisy(one: Utterance, name: str, maker: Maker) -> Utterance:
 
     # What is read is cut already.
     labels = {**one.labels, "noise": _short(name)}
-    return dataclasses.replace(one, id=f"{one.id}|{name}", labels=labels, read=read, start_s=None, end_s=None)
+    return dataclasses.replace(
+        one, id=f"{one.id}|{name}", labels=labels, read=read, start_s=None, end_s=None
+    )
 
 
 def _short(name: str) -> str:

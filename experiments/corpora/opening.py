@@ -7,7 +7,12 @@ from experiments.corpora import common_voice, hugging_face, librispeech, manifes
 from experiments.corpora.utterance import Corpus
 
 # In this order: a manifest says what is meant, whatever lies around it.
-_LAYOUTS = {"manifest": manifest, "timit": timit, "librispeech": librispeech, "common_voice": common_voice}
+_LAYOUTS = {
+    "manifest": manifest,
+    "timit": timit,
+    "librispeech": librispeech,
+    "common_voice": common_voice,
+}
 
 
 def open_corpus(where: str | os.PathLike) -> Corpus:
@@ -29,4 +34,8 @@ def open_corpus(where: str | os.PathLike) -> Corpus:
 
 
 def _expected() -> str:
-    return "Expected one of: " + "; ".join(module.LOOKS_FOR for module in (*_LAYOUTS.values(), hugging_face)) + "."
+    return (
+        "Expected one of: "
+        + "; ".join(module.LOOKS_FOR for module in (*_LAYOUTS.values(), hugging_face))
+        + "."
+    )

@@ -11,7 +11,16 @@ from experiments.corpora.utterance import Span, Utterance
 from jaxasr.config import SAMPLE_RATE
 
 LOOKS_FOR = "TIMIT: a folder with [TRAIN|TEST/]DR<n>/<speaker>/*.PHN"
-_DIALECTS = ("New England", "Northern", "North Midland", "South Midland", "Southern", "New York City", "Western", "Army Brat")
+_DIALECTS = (
+    "New England",
+    "Northern",
+    "North Midland",
+    "South Midland",
+    "Southern",
+    "New York City",
+    "Western",
+    "Army Brat",
+)
 _TIERS = {"phones": ".phn", "words": ".wrd"}
 
 
@@ -21,7 +30,12 @@ def find(where: Path) -> Path | None:
 
 def _alignments(where: Path) -> list[Path]:
     """Of every utterance the file of its phones."""
-    found = [path for depth in range(1, 5) for path in where.glob("*/" * depth + "*") if path.suffix.lower() == ".phn"]
+    found = [
+        path
+        for depth in range(1, 5)
+        for path in where.glob("*/" * depth + "*")
+        if path.suffix.lower() == ".phn"
+    ]
     return sorted(path for path in found if _region(path))
 
 
@@ -42,8 +56,14 @@ def _utterance(phones: Path) -> Utterance:
     split = split if split in ("train", "test") else ""
     # Some copies keep the original beside a RIFF one, SA1.WAV.wav.
     names = [f"{stem}.wav.wav", f"{stem}.wav", f"{stem}.flac"]
-    audio = next((files[name.lower()] for name in names if name.lower() in files), phones.with_suffix(".WAV"))
-    tiers = {tier: _spans(files[name]) for tier, ending in _TIERS.items() if (name := f"{stem}{ending}".lower()) in files}
+    audio = next(
+        (files[name.lower()] for name in names if name.lower() in files), phones.with_suffix(".WAV")
+    )
+    tiers = {
+        tier: _spans(files[name])
+        for tier, ending in _TIERS.items()
+        if (name := f"{stem}{ending}".lower()) in files
+    }
     text = files.get(f"{stem}.txt".lower())
     labels = {
         "gender": speaker[0].upper(),
@@ -71,4 +91,6 @@ def _span(file: Path, number: int, line: str) -> Span:
         first, last, label = line.strip().split(maxsplit=2)
         return Span(int(first) / SAMPLE_RATE, int(last) / SAMPLE_RATE, label)
     except ValueError:
-        raise ValueError(f"{file}, line {number}: expected a first sample, a last sample and a label, got {line[:60]!r}.") from None
+        raise ValueError(
+            f"{file}, line {number}: expected a first sample, a last sample and a label, got {line[:60]!r}."
+        ) from None

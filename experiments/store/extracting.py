@@ -67,15 +67,30 @@ def extract(
     _check_one_of("dtype", dtype, layout.DTYPES)
     _check_one_of("text", text, ("greedy", "transcript"))
     said = any(site.startswith("decoder.") for site in sites)
-    job = Job(tuple(dict.fromkeys(sites)), names, frames, text if said else None, language, max_new_tokens)
+    job = Job(
+        tuple(dict.fromkeys(sites)), names, frames, text if said else None, language, max_new_tokens
+    )
     with only_writer(out):
         group = _begun(asr, corpus, Path(out), job, dtype, batch)
         if not group.attrs["complete"]:
-            _fill(Writer(group, job, dtype), Passes(asr, job), corpus, batch, progress or (lambda done, total: None))
+            _fill(
+                Writer(group, job, dtype),
+                Passes(asr, job),
+                corpus,
+                batch,
+                progress or (lambda done, total: None),
+            )
     return open_store(out)
 
 
-def covers(path: Path, asr: Any, corpus: Corpus, sites: Sequence[str], pool: Sequence[str | int], text: str = "greedy") -> bool:
+def covers(
+    path: Path,
+    asr: Any,
+    corpus: Corpus,
+    sites: Sequence[str],
+    pool: Sequence[str | int],
+    text: str = "greedy",
+) -> bool:
     """Whether a finished store at `path` has all that an extraction with these settings would write; other settings of it may differ."""
     names, frames = pools.parse(pool)
     if not (Path(path) / "zarr.json").is_file():
@@ -83,10 +98,21 @@ def covers(path: Path, asr: Any, corpus: Corpus, sites: Sequence[str], pool: Seq
     there = open_store(path).attrs
     settings = there["settings"]
     said = any(site.startswith("decoder.") for site in sites)
-    wants = set(sites) <= set(settings["sites"]) and set(names) <= set(settings["pools"]) and (settings["frames"] or not frames)
-    same = there["model"]["sha256"] == weights(asr)["sha256"] and there["model"]["dtype"] == weights(asr)["dtype"]
+    wants = (
+        set(sites) <= set(settings["sites"])
+        and set(names) <= set(settings["pools"])
+        and (settings["frames"] or not frames)
+    )
+    same = (
+        there["model"]["sha256"] == weights(asr)["sha256"]
+        and there["model"]["dtype"] == weights(asr)["dtype"]
+    )
     transcripts = settings["text"] == "transcript"
-    same = same and there["corpus"]["sha256"] == corpus.sha256(transcripts=transcripts) and (not said or settings["text"] == text)
+    same = (
+        same
+        and there["corpus"]["sha256"] == corpus.sha256(transcripts=transcripts)
+        and (not said or settings["text"] == text)
+    )
     return bool(there["complete"] and wants and same)
 
 
@@ -97,11 +123,25 @@ def _check_one_of(name: str, value: str, known: Sequence[str]) -> None:
 
 def _begun(asr: Any, corpus: Corpus, out: Path, job: Job, dtype: str, batch: int) -> layout.Group:
     """The store, new or as an interruption left it."""
-    settings = {**dataclasses.asdict(job), "sites": list(job.sites), "pools": list(job.pools), "dtype": dtype, "batch": batch}
+    settings = {
+        **dataclasses.asdict(job),
+        "sites": list(job.sites),
+        "pools": list(job.pools),
+        "dtype": dtype,
+        "batch": batch,
+    }
     if job.text is None:  # nothing is written, however it would be
-        settings = {key: value for key, value in settings.items() if key not in ("language", "max_new_tokens")}
+        settings = {
+            key: value
+            for key, value in settings.items()
+            if key not in ("language", "max_new_tokens")
+        }
     model = weights(asr) | {"backend": jax.default_backend()}
-    of = {"name": corpus.name, "n": len(corpus), "sha256": corpus.sha256(transcripts=job.text == "transcript")}
+    of = {
+        "name": corpus.name,
+        "n": len(corpus),
+        "sha256": corpus.sha256(transcripts=job.text == "transcript"),
+    }
     wanted = layout.identity(model, of, settings)
     group = layout.existing(out)
     if group is not None and "status" in group:
@@ -112,7 +152,15 @@ def _begun(asr: Any, corpus: Corpus, out: Path, job: Job, dtype: str, batch: int
         return group
     order = _order(Passes(asr, job), corpus.utterances)
     known = {"provenance": provenance(model=weights(asr), data=corpus.name, config=settings)}
-    return layout.create(out, {**wanted, **known}, job, asr.config, [corpus.utterances[i].id for i in order], dtype, batch)
+    return layout.create(
+        out,
+        {**wanted, **known},
+        job,
+        asr.config,
+        [corpus.utterances[i].id for i in order],
+        dtype,
+        batch,
+    )
 
 
 def _order(passes: Passes, utterances: Sequence[Utterance]) -> list[int]:
@@ -155,7 +203,9 @@ def _fill(writer: Writer, passes: Passes, corpus: Corpus, batch: int, progress: 
 Sounds = list[tuple[np.ndarray | None, str]]
 
 
-def _ahead(todo: Sequence[range], read: Callable[[range], Sounds]) -> Iterator[tuple[range, Sounds]]:
+def _ahead(
+    todo: Sequence[range], read: Callable[[range], Sounds]
+) -> Iterator[tuple[range, Sounds]]:
     """The sounds of each batch, read while the batch before it is computed."""
     with ThreadPoolExecutor(1) as reader:
         coming = None
@@ -173,17 +223,26 @@ def _sound(one: Utterance, passes: Passes) -> tuple[np.ndarray | None, str]:
         return None, f"{type(error).__name__}: {error}"
     if len(audio) > N_SAMPLES:
         limit = f"{N_SAMPLES / SAMPLE_RATE:g} s"
-        return None, f"longer than {limit}: {len(audio) / SAMPLE_RATE:.1f} s. Give `start` and `end` in a manifest."
+        return (
+            None,
+            f"longer than {limit}: {len(audio) / SAMPLE_RATE:.1f} s. Give `start` and `end` in a manifest.",
+        )
     if passes.job.text == "transcript" and not one.transcript:
         return None, "no transcript, and text='transcript' was asked for"
     return audio, ""
 
 
-def _activations(passes: Passes, transcripts: list[str], sounds: Sounds, batch: int) -> tuple[Any, Any, list[str]]:
+def _activations(
+    passes: Passes, transcripts: list[str], sounds: Sounds, batch: int
+) -> tuple[Any, Any, list[str]]:
     """Of a batch. Another row sounds in place of one that cannot be used, and in those that fill up the last batch."""
-    usable = next(((audio, text) for (audio, _), text in zip(sounds, transcripts) if audio is not None), None)
+    usable = next(
+        ((audio, text) for (audio, _), text in zip(sounds, transcripts) if audio is not None), None
+    )
     filler = usable or (np.zeros(1, np.float32), "")
-    rows = [filler if audio is None else (audio, text) for (audio, _), text in zip(sounds, transcripts)]
+    rows = [
+        filler if audio is None else (audio, text) for (audio, _), text in zip(sounds, transcripts)
+    ]
     rows += [filler] * (batch - len(rows))
     acts, lengths = passes.run(*zip(*rows))
     problems = [problem or passes.missing(lengths, row) for row, (_, problem) in enumerate(sounds)]

@@ -54,9 +54,16 @@ def folder(group: Group) -> Path:
     return Path(group.store_path.store.root)
 
 
-def identity(model: Mapping[str, Any], corpus: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+def identity(
+    model: Mapping[str, Any], corpus: Mapping[str, Any], settings: Mapping[str, Any]
+) -> dict[str, Any]:
     """What must be the same for two runs to write into one store."""
-    return {"format": FORMAT, "model": dict(model), "corpus": dict(corpus), "settings": dict(settings)}
+    return {
+        "format": FORMAT,
+        "model": dict(model),
+        "corpus": dict(corpus),
+        "settings": dict(settings),
+    }
 
 
 def versions() -> dict[str, str]:
@@ -65,21 +72,36 @@ def versions() -> dict[str, str]:
 
 def existing(path: Path, mode: Literal["r", "r+"] = "r+") -> Group | None:
     """The group at `path`. Raises StoreError for a folder with anything else in it."""
-    if not path.exists() or (path.is_dir() and all(_CUT_SHORT.fullmatch(file.name) or is_bookkeeping(file) for file in path.iterdir())):
+    if not path.exists() or (
+        path.is_dir()
+        and all(_CUT_SHORT.fullmatch(file.name) or is_bookkeeping(file) for file in path.iterdir())
+    ):
         return None
     if not (path / "zarr.json").is_file():
-        raise StoreError(f"out: expected an activation store or a new folder, {str(path)!r} holds something else.")
+        raise StoreError(
+            f"out: expected an activation store or a new folder, {str(path)!r} holds something else."
+        )
     try:
         check_store(path)
         group = zarr.open_group(path, mode=mode, zarr_format=3)
         attributes = dict(group.attrs)
         _check_metadata(path, attributes)
     except _UNREADABLE as error:
-        raise StoreError(f"out: the store at {str(path)!r} is damaged ({error}). {REMEDY}") from error
+        raise StoreError(
+            f"out: the store at {str(path)!r} is damaged ({error}). {REMEDY}"
+        ) from error
     if "format" not in attributes:
-        raise StoreError(f"out: {str(path)!r} is a zarr group, but not an activation store. Choose another folder.")
-    if missing := [name for name in ("model", "corpus", "settings", "versions", "complete") if name not in attributes]:
-        raise StoreError(f"out: the store at {str(path)!r} is damaged: it has no {', '.join(missing)}. {REMEDY}")
+        raise StoreError(
+            f"out: {str(path)!r} is a zarr group, but not an activation store. Choose another folder."
+        )
+    if missing := [
+        name
+        for name in ("model", "corpus", "settings", "versions", "complete")
+        if name not in attributes
+    ]:
+        raise StoreError(
+            f"out: the store at {str(path)!r} is damaged: it has no {', '.join(missing)}. {REMEDY}"
+        )
     return group
 
 
@@ -93,15 +115,26 @@ def _check_metadata(path: Path, attributes: Mapping[str, Any]) -> None:
 
 
 def _digest(attributes: Mapping[str, Any]) -> str:
-    text = json.dumps({key: value for key, value in attributes.items() if key != "sha256"}, sort_keys=True)
+    text = json.dumps(
+        {key: value for key, value in attributes.items() if key != "sha256"}, sort_keys=True
+    )
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def finish(group: Group, known: Mapping[str, Any]) -> None:
     """Marks the store as complete, with `known` among its attributes and the checksums of everything in it."""
     root = folder(group)
-    metadata = {name: hashlib.sha256((root / name / "zarr.json").read_bytes()).hexdigest() for name in sorted(group.array_keys())}
-    attributes = {**group.attrs, **utf8(known), "complete": True, "checksums": checksums(group), "metadata": metadata}
+    metadata = {
+        name: hashlib.sha256((root / name / "zarr.json").read_bytes()).hexdigest()
+        for name in sorted(group.array_keys())
+    }
+    attributes = {
+        **group.attrs,
+        **utf8(known),
+        "complete": True,
+        "checksums": checksums(group),
+        "metadata": metadata,
+    }
     attributes = json.loads(json.dumps(attributes))  # as they are read back
     # Written at once: `attrs.update` would write the file again for every key.
     group.attrs.put({**attributes, "sha256": _digest(attributes)})
@@ -113,7 +146,13 @@ def check_same(group: Group, wanted: Mapping[str, Any]) -> None:
     for part in ("format", "model", "corpus", "settings"):
         _check_part(group, part, there.get(part), utf8(wanted[part]))
     if not there.get("complete"):
-        _check_part(group, "versions", there.get("versions"), versions(), " It is half-written: finish it with the versions that began it.")
+        _check_part(
+            group,
+            "versions",
+            there.get("versions"),
+            versions(),
+            " It is half-written: finish it with the versions that began it.",
+        )
 
 
 def _check_part(group: Group, part: str, there: Any, wanted: Any, more: str = "") -> None:
@@ -146,7 +185,9 @@ def damage_named(group: Group, name: str) -> Iterator[None]:
     try:
         yield
     except (*_UNREADABLE, RuntimeError) as error:
-        raise StoreError(f"{str(folder(group))!r}: {name!r} is damaged ({error}). {REMEDY}") from error
+        raise StoreError(
+            f"{str(folder(group))!r}: {name!r} is damaged ({error}). {REMEDY}"
+        ) from error
 
 
 def check_layout(group: Group, job: Job, config: Config, dtype: str, batch: int) -> None:
@@ -154,14 +195,29 @@ def check_layout(group: Group, job: Job, config: Config, dtype: str, batch: int)
     names = read(group, "utterance").tolist()
     fresh = create(zarr.storage.MemoryStore(), {}, job, config, names, dtype, batch)
     for name in sorted({*fresh.array_keys(), *group.array_keys()}):
-        there, wanted = ({} if name not in one else one[name].metadata.to_dict() for one in (group, fresh))
+        there, wanted = (
+            {} if name not in one else one[name].metadata.to_dict() for one in (group, fresh)
+        )
         if name.endswith(f".{pools.FRAMES}"):  # grows with every batch
-            there, wanted = ({key: value for key, value in one.items() if key != "shape"} for one in (there, wanted))
+            there, wanted = (
+                {key: value for key, value in one.items() if key != "shape"}
+                for one in (there, wanted)
+            )
         if repr(there) != repr(wanted):
-            raise StoreError(f"{str(folder(group))!r}: the metadata of {name!r} are not what was written. {REMEDY}")
+            raise StoreError(
+                f"{str(folder(group))!r}: the metadata of {name!r} are not what was written. {REMEDY}"
+            )
 
 
-def create(where: Any, wanted: Mapping[str, Any], job: Job, config: Config, names: Sequence[str], dtype: str, batch: int) -> Group:
+def create(
+    where: Any,
+    wanted: Mapping[str, Any],
+    job: Job,
+    config: Config,
+    names: Sequence[str],
+    dtype: str,
+    batch: int,
+) -> Group:
     """An empty store at the path `where` (or in zarr's memory) for the utterances `names`, in this order."""
     attributes = utf8({**wanted, "versions": versions(), "complete": False})
     overwrite = isinstance(where, Path) and (where / "zarr.json").exists()
@@ -169,7 +225,14 @@ def create(where: Any, wanted: Mapping[str, Any], job: Job, config: Config, name
     n = len(names)
     for site in job.sites:
         _create_site(group, site, job, config, n, dtype, batch)
-    _array(group, "mel", (n, config.n_mels), (max(batch, 1024), config.n_mels), "float32", ("utterance", "mel"))
+    _array(
+        group,
+        "mel",
+        (n, config.n_mels),
+        (max(batch, 1024), config.n_mels),
+        "float32",
+        ("utterance", "mel"),
+    )
     for stack in {stack_of(site) for site in job.sites} if job.frames else ():
         for name in (f"{stack}_frame_start", f"{stack}_frame_count"):
             _array(group, name, (n,), (65_536,), "int64", ("utterance",))
@@ -177,24 +240,39 @@ def create(where: Any, wanted: Mapping[str, Any], job: Job, config: Config, name
         _array(group, name, (n,), (65_536,), kind, ("utterance",))
     for name, values in (("utterance", names), ("pool", job.pools)):
         if values:
-            _array(group, name, (len(values),), (len(values),), str, (name,))[:] = np.array(values, dtype=object)
+            _array(group, name, (len(values),), (len(values),), str, (name,))[:] = np.array(
+                values, dtype=object
+            )
     # The last to be created: a store that has it has everything.
     _array(group, "status", (n,), (65_536,), "uint8", ("utterance",))
     return group
 
 
-def _create_site(group: Group, site: str, job: Job, config: Config, n: int, dtype: str, batch: int) -> None:
+def _create_site(
+    group: Group, site: str, job: Job, config: Config, n: int, dtype: str, batch: int
+) -> None:
     spec = _sites.spec(config, site, 1, 1)
     width = pools.n_features(config, site)
     layers = ((f"{stack_of(site)}_layer", spec.n_layer),) if spec.n_layer else ()
     feature = ("feature" if width == config.n_audio_state else f"feature_{width}", width)
     names, sizes = zip(*layers, ("utterance", n), feature)
-    row = int(np.prod([size for name, size in zip(names, sizes) if name != "utterance"])) * np.dtype(stored(dtype)).itemsize
+    row = (
+        int(np.prod([size for name, size in zip(names, sizes) if name != "utterance"]))
+        * np.dtype(stored(dtype)).itemsize
+    )
     rows = max(1, _CHUNK_BYTES // row // batch) * batch
     chunks = tuple(rows if name == "utterance" else size for name, size in zip(names, sizes))
     attributes = {"dtype": dtype, "axes": list(spec.axes), "shape": [spec.n_layer, *spec.shape[2:]]}
     if job.pools:
-        _array(group, site, (len(job.pools), *sizes), (1, *chunks), stored(dtype), ("pool", *names), attributes)
+        _array(
+            group,
+            site,
+            (len(job.pools), *sizes),
+            (1, *chunks),
+            stored(dtype),
+            ("pool", *names),
+            attributes,
+        )
     if job.frames:
         rows = max(64, _CHUNK_BYTES // row)
         frame = f"{stack_of(site)}_{'mel_' if site == 'encoder.conv1' else ''}frame"
@@ -204,10 +282,23 @@ def _create_site(group: Group, site: str, job: Job, config: Config, n: int, dtyp
         _array(group, f"{site}.{pools.FRAMES}", shape, chunks, stored(dtype), dims, attributes)
 
 
-def _array(group: Group, name: str, shape: Any, chunks: Any, dtype: Any, dims: Any, attributes: dict | None = None) -> Any:
+def _array(
+    group: Group,
+    name: str,
+    shape: Any,
+    chunks: Any,
+    dtype: Any,
+    dims: Any,
+    attributes: dict | None = None,
+) -> Any:
     # Activations hardly compress: what is spent on it is better spent on checking them.
     fill = "" if dtype is str else 0
-    how = {"dimension_names": dims, "compressors": (Crc32cCodec(),), "fill_value": fill, "attributes": attributes or {}}
+    how = {
+        "dimension_names": dims,
+        "compressors": (Crc32cCodec(),),
+        "fill_value": fill,
+        "attributes": attributes or {},
+    }
     return group.create_array(name, shape=shape, chunks=chunks, dtype=dtype, **how)
 
 

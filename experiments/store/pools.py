@@ -27,9 +27,15 @@ def parse(pool: str | int | Sequence[Pool]) -> tuple[tuple[str, ...], bool]:
     """
     named = [pool] if isinstance(pool, str | int) else list(pool)
     names = [str(name) for name in named]
-    bad = [name for name in names if name not in (*MEANS, "last", FRAMES) and not name.removeprefix("-").isdigit()]
+    bad = [
+        name
+        for name in names
+        if name not in (*MEANS, "last", FRAMES) and not name.removeprefix("-").isdigit()
+    ]
     if bad or not names or len(set(names)) < len(names):
-        raise ValueError(f"pool: expected 'speech', 'all', 'last', 'frames' or positions, each once, got {pool!r}.")
+        raise ValueError(
+            f"pool: expected 'speech', 'all', 'last', 'frames' or positions, each once, got {pool!r}."
+        )
     return tuple(name for name in names if name != FRAMES), FRAMES in names
 
 
@@ -50,13 +56,20 @@ def has(pool: str, length: int) -> bool:
 
 
 def spans(
-    pools: Sequence[str], first: Sequence[int], end: Sequence[int], length: Sequence[int], whole: int | None
+    pools: Sequence[str],
+    first: Sequence[int],
+    end: Sequence[int],
+    length: Sequence[int],
+    whole: int | None,
 ) -> Int[np.ndarray, "B P 2"]:
     """The stretch [from, to) of time that each pool is the mean of, for every row.
 
     first, end: where speech (text) begins and ends; length: what is there in all; whole: what "all" counts, None: `length`.
     """
-    rows = [[_span(pool, a, b, n, n if whole is None else whole) for pool in pools] for a, b, n in zip(first, end, length)]
+    rows = [
+        [_span(pool, a, b, n, n if whole is None else whole) for pool in pools]
+        for a, b, n in zip(first, end, length)
+    ]
     return np.array(rows, np.int32).reshape(len(rows), len(pools), 2)
 
 

@@ -21,9 +21,13 @@ def open(path: str | os.PathLike) -> "Store":
     path = Path(path)
     group = layout.existing(path, "r") if path.exists() else None
     if group is None or "status" not in group:
-        raise FileNotFoundError(f"path: expected an activation store, found none at {str(path)!r}. Write one with `extract`.")
+        raise FileNotFoundError(
+            f"path: expected an activation store, found none at {str(path)!r}. Write one with `extract`."
+        )
     if group.attrs["format"] != layout.FORMAT:
-        raise layout.StoreError(f"path: {str(path)!r} has format {group.attrs['format']}, this version reads {layout.FORMAT}.")
+        raise layout.StoreError(
+            f"path: {str(path)!r} has format {group.attrs['format']}, this version reads {layout.FORMAT}."
+        )
     with layout.damage_named(group, "dataset"):  # the coordinates are read now
         return Store(path, xarray.open_zarr(path, consolidated=False, chunks=None), group)
 
@@ -64,25 +68,36 @@ class Store:
         names, problems = self._read("utterance").tolist(), self._read("problem").tolist()
         return {name: problem for name, problem in zip(names, problems) if problem}
 
-    def activations(self, site: str, pool: str = "speech", rows: np.ndarray | slice | None = None) -> np.ndarray:
+    def activations(
+        self, site: str, pool: str = "speech", rows: np.ndarray | slice | None = None
+    ) -> np.ndarray:
         """[L, N, D] of the utterances that are there, in the order of `ids`, or only `rows` of them; L is 1 where a site has no layers.
 
         Raises ValueError listing what the store has for a site or pool that it lacks.
         """
         array, names = self._array(site), self.group.attrs["settings"]["pools"]
         if pool not in names:
-            raise ValueError(f"pool: the store at {str(self.path)!r} has {', '.join(names)}, got {pool!r}.")
+            raise ValueError(
+                f"pool: the store at {str(self.path)!r} has {', '.join(names)}, got {pool!r}."
+            )
         wanted = self.done if rows is None else self.done[rows]
         if not len(wanted):
             return self._wide(array, array[names.index(pool)][..., :0, :])
         first, last = int(wanted.min()), int(wanted.max()) + 1
-        return self._wide(array, self._read(site, names.index(pool), ..., slice(first, last), slice(None))[..., wanted - first, :])
+        return self._wide(
+            array,
+            self._read(site, names.index(pool), ..., slice(first, last), slice(None))[
+                ..., wanted - first, :
+            ],
+        )
 
     def mel(self) -> Float[np.ndarray, "N M"]:
         """Mean log-mel features over speech of the utterances that are there."""
         return self._read("mel")[self.done]
 
-    def shards(self, site: str, pool: str = "speech", size: int = 1024) -> Iterator[tuple[list[str], Float[Array, "L n D"]]]:
+    def shards(
+        self, site: str, pool: str = "speech", size: int = 1024
+    ) -> Iterator[tuple[list[str], Float[Array, "L n D"]]]:
         """Ids and activations on the device, `size` utterances at a time: for fits of more than memory holds."""
         ids = self.ids
         for start in range(0, len(ids), size):
@@ -93,7 +108,9 @@ class Store:
         """True frames [n] of all utterances, or of `ids`."""
         return self._spans(site, ids)[1]
 
-    def frames(self, site: str, ids: Sequence[str] | None = None, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def frames(
+        self, site: str, ids: Sequence[str] | None = None, rows: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """True frames: [L, N, D] of all utterances (or of `ids`) one after the other, and offsets [n + 1] of each in N.
 
         rows: only these of the N, ascending. One utterance at a time is read, so what is not asked for takes no memory.
@@ -103,9 +120,17 @@ class Store:
         offsets = np.concatenate([[0], np.cumsum(count)])
         parts = [array[..., :0, :]]
         for first, a, n in zip(offsets, start, count):
-            here = slice(None) if rows is None else rows[slice(*np.searchsorted(rows, (first, first + n)))] - first
+            here = (
+                slice(None)
+                if rows is None
+                else rows[slice(*np.searchsorted(rows, (first, first + n)))] - first
+            )
             if rows is None or len(here):
-                parts.append(self._read(f"{site}.{pools.FRAMES}", ..., slice(a, a + n), slice(None))[..., here, :])
+                parts.append(
+                    self._read(f"{site}.{pools.FRAMES}", ..., slice(a, a + n), slice(None))[
+                        ..., here, :
+                    ]
+                )
         return self._wide(array, np.concatenate(parts, axis=-2)), offsets
 
     def _spans(self, site: str, ids: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray]:
@@ -114,12 +139,17 @@ class Store:
         where = {name: i for i, name in enumerate(self._read("utterance").tolist())}
         chosen = np.array([where[name] for name in (self.ids if ids is None else ids)], int)
         per = 2 if site == "encoder.conv1" else 1
-        start, count = (per * self._read(f"{stack_of(site)}_frame_{name}")[chosen] for name in ("start", "count"))
+        start, count = (
+            per * self._read(f"{stack_of(site)}_frame_{name}")[chosen]
+            for name in ("start", "count")
+        )
         return start, count
 
     def _array(self, name: str) -> Any:
         if name not in self.group:
-            raise ValueError(f"site: the store at {str(self.path)!r} has {', '.join(sorted(self.group.array_keys()))}, got {name!r}.")
+            raise ValueError(
+                f"site: the store at {str(self.path)!r} has {', '.join(sorted(self.group.array_keys()))}, got {name!r}."
+            )
         return self.group[name]
 
     def _read(self, name: str, *where: Any) -> np.ndarray:
@@ -142,6 +172,12 @@ class Store:
     def verify_checksums(self) -> None:
         """Reads all files of a finished store without decoding them. Raises StoreError naming what is not what was written."""
         now = layout.checksums(self.group)
-        changed = [name for name, value in self.attrs.get("checksums", {}).items() if now.get(name) != value]
+        changed = [
+            name
+            for name, value in self.attrs.get("checksums", {}).items()
+            if now.get(name) != value
+        ]
         if changed:
-            raise layout.StoreError(f"{str(self.path)!r}: {', '.join(changed)} differ from what was written. {layout.REMEDY}")
+            raise layout.StoreError(
+                f"{str(self.path)!r}: {', '.join(changed)} differ from what was written. {layout.REMEDY}"
+            )

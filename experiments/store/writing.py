@@ -23,19 +23,31 @@ class Writer:
 
     def _end(self, stack: str) -> int:
         """Rows of frames that finished batches have."""
-        return int(layout.read(self.group, f"{stack}_frame_count")[self.status != layout.TO_DO].sum())
+        return int(
+            layout.read(self.group, f"{stack}_frame_count")[self.status != layout.TO_DO].sum()
+        )
 
     def is_done(self, span: range) -> bool:
         return bool((self.status[span.start : span.stop] != layout.TO_DO).all())
 
-    def write(self, span: range, acts: dict[str, np.ndarray], lengths: dict[str, list[int]], problems: Sequence[str]) -> None:
+    def write(
+        self,
+        span: range,
+        acts: dict[str, np.ndarray],
+        lengths: dict[str, list[int]],
+        problems: Sequence[str],
+    ) -> None:
         n, here = len(span), slice(span.start, span.stop)
-        problems = [utf8(problem) or self._not_finite(acts, row) for row, problem in enumerate(problems)]
+        problems = [
+            utf8(problem) or self._not_finite(acts, row) for row, problem in enumerate(problems)
+        ]
         good = np.array([not problem for problem in problems])
         for site in self.job.sites:
             if self.job.pools:
                 pooled = np.moveaxis(acts[site], -2, 0)[..., :n, :]  # [P, L, B, D]
-                layout.put(self.group, site, (..., here, slice(None)), self._stored(site, pooled, good))
+                layout.put(
+                    self.group, site, (..., here, slice(None)), self._stored(site, pooled, good)
+                )
         for stack in self.stacks:
             self._write_frames(stack, span, acts, np.where(good, lengths[stack][:n], 0))
         layout.put(self.group, "mel", here, np.where(good[:, None], acts["mel"][:n], 0))
@@ -45,18 +57,27 @@ class Writer:
         self.status[here] = np.where(good, layout.DONE, layout.LEFT_OUT)
         layout.put(self.group, "status", here, self.status[here])
 
-    def _write_frames(self, stack: str, span: range, acts: dict[str, np.ndarray], counts: np.ndarray) -> None:
+    def _write_frames(
+        self, stack: str, span: range, acts: dict[str, np.ndarray], counts: np.ndarray
+    ) -> None:
         start = self.ends[stack]
         stop = start + int(counts.sum())
         for site in self.job.sites:
             if stack_of(site) == stack:
                 per = 2 if site == "encoder.conv1" else 1
                 x = acts[f"{site}/{pools.FRAMES}"]
-                rows = np.concatenate([x[..., row, : per * count, :] for row, count in enumerate(counts)], axis=-2)
+                rows = np.concatenate(
+                    [x[..., row, : per * count, :] for row, count in enumerate(counts)], axis=-2
+                )
                 name = f"{site}.{pools.FRAMES}"
                 array = self.group[name]
                 array.resize((*array.shape[:-2], per * stop, array.shape[-1]))
-                layout.put(self.group, name, (..., slice(per * start, per * stop), slice(None)), self._cast(site, rows))
+                layout.put(
+                    self.group,
+                    name,
+                    (..., slice(per * start, per * stop), slice(None)),
+                    self._cast(site, rows),
+                )
         here = slice(span.start, span.stop)
         layout.put(self.group, f"{stack}_frame_start", here, start + np.cumsum(counts) - counts)
         layout.put(self.group, f"{stack}_frame_count", here, counts)
@@ -78,12 +99,20 @@ class Writer:
         with np.errstate(over="ignore"):
             cast = x.astype(self.dtype)
         if not np.isfinite(cast).all():
-            raise ValueError(f"dtype: {self.dtype} cannot hold {np.abs(x).max():.3g}, found at {site}. Use float32 or bfloat16.")
+            raise ValueError(
+                f"dtype: {self.dtype} cannot hold {np.abs(x).max():.3g}, found at {site}. Use float32 or bfloat16."
+            )
         return cast
 
     def finish(self, speed: dict[str, float]) -> None:
         """Marks the store as complete; `speed` is of this run. Raises ValueError when nothing could be read."""
-        problems = {name: problem for name, problem in zip(self.names, layout.read(self.group, "problem").tolist()) if problem}
+        problems = {
+            name: problem
+            for name, problem in zip(self.names, layout.read(self.group, "problem").tolist())
+            if problem
+        }
         if len(problems) == len(self.names):
-            raise ValueError(f"corpus: expected a recording that can be read, all {len(problems)} failed. {next(iter(problems.items()))}")
+            raise ValueError(
+                f"corpus: expected a recording that can be read, all {len(problems)} failed. {next(iter(problems.items()))}"
+            )
         layout.finish(self.group, {"left_out": problems, "speed": speed})

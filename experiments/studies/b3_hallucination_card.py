@@ -1,4 +1,5 @@
 """B3: what three edits do to hallucination and to word errors, on the same recordings with the same decoding: a card."""
+
 import dataclasses
 from typing import Any
 
@@ -23,9 +24,17 @@ from interventions.statistics import bootstrap
 from jaxasr.taps import Edits, select
 
 STREAM = "decoder.resid_post"
-EDITS = {"mask": "heads set to zero", "steer": "mean-difference steering", "project": "projection out of a subspace"}
+EDITS = {
+    "mask": "heads set to zero",
+    "steer": "mean-difference steering",
+    "project": "projection out of a subspace",
+}
 CONDITIONS = ("none", *EDITS)
-QUIET, UNSURE, REPEATED = 0.6, -1.0, 2.4  # openai/whisper: no-speech probability, mean log-probability, compression ratio
+QUIET, UNSURE, REPEATED = (
+    0.6,
+    -1.0,
+    2.4,
+)  # openai/whisper: no-speech probability, mean log-probability, compression ratio
 CLAIMS = {
     "filter": Claim(
         "Whisper's own filter keeps text away where nobody speaks, rather than where somebody does",
@@ -59,45 +68,80 @@ class Config(Settings):
     n_nonspeech: int = choice(400, "recordings without speech, half of them for making the edits")
     n_clean: int = choice(200, "clean recordings, half of them for making the edits")
     n_heads: int = choice(3, "as many as Calm-Whisper tunes")
-    rank: int = choice(4, "directions in which hallucinating states differ most from those of clean speech")
-    depth: float = choice(0.5, "relative depth of the decoder's stream that is steered and projected, the middle")
-    strength: float = choice(1.0, "times the difference of means: a step as long as the classes are apart")
+    rank: int = choice(
+        4, "directions in which hallucinating states differ most from those of clean speech"
+    )
+    depth: float = choice(
+        0.5, "relative depth of the decoder's stream that is steered and projected, the middle"
+    )
+    strength: float = choice(
+        1.0, "times the difference of means: a step as long as the classes are apart"
+    )
     max_new_tokens: int = choice(224, "half of the decoder's context, as openai/whisper")
-    decoding: str = choice("greedy, no timestamps, no fallback, language given", "the same for all; a fallback hides the failure")
+    decoding: str = choice(
+        "greedy, no timestamps, no fallback, language given",
+        "the same for all; a fallback hides the failure",
+    )
 
 
 def run(asr: Any, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
     """The numbers of every condition [example, condition] on the held-out halves, `of` "nonspeech" or "clean"."""
     speech = clean(corpus, asr, config.n_clean, config.max_new_tokens)
     drawn = {"nonspeech": nonspeech(corpus, config.n_nonspeech), "clean": speech}
-    drawn = {of: [clips[i] for i in np.random.default_rng(config.seed).permutation(len(clips))] for of, clips in drawn.items()}
-    made = {name: made_of(asr, {of: clips[::2] for of, clips in drawn.items()}, config, keep, name) for name in EDITS}
+    drawn = {
+        of: [clips[i] for i in np.random.default_rng(config.seed).permutation(len(clips))]
+        for of, clips in drawn.items()
+    }
+    made = {
+        name: made_of(asr, {of: clips[::2] for of, clips in drawn.items()}, config, keep, name)
+        for name in EDITS
+    }
     clips = [(of, clip) for of, group in drawn.items() for clip in group[1::2]]
     parts = {}
     for name, edits in made.items():
-        parts[name] = keep.each(f"B3 {name}", [clip for _, clip in clips], lambda clip, e=edits: under(asr, clip, e, config))
+        parts[name] = keep.each(
+            f"B3 {name}",
+            [clip for _, clip in clips],
+            lambda clip, e=edits: under(asr, clip, e, config),
+        )
     plain = [{part: one[f"baseline_{part}"] for part in NUMBERS} for one in parts["mask"]]
     rows = [plain, *parts.values()]
-    values = {part: np.array([[float(one[part]) for one in column] for column in rows]).T for part in NUMBERS}
+    values = {
+        part: np.array([[float(one[part]) for one in column] for column in rows]).T
+        for part in NUMBERS
+    }
     return xr.Dataset(
         {name: (("example", "condition"), value) for name, value in values.items()},
-        {"example": [clip.id for _, clip in clips], "condition": list(CONDITIONS), "of": ("example", [of for of, _ in clips])},
+        {
+            "example": [clip.id for _, clip in clips],
+            "condition": list(CONDITIONS),
+            "of": ("example", [of for of, _ in clips]),
+        },
     )
 
 
-def made_of(asr: Any, fit: dict[str, list[Utterance]], config: Config, keep: Keep, name: str) -> Edits:
+def made_of(
+    asr: Any, fit: dict[str, list[Utterance]], config: Config, keep: Keep, name: str
+) -> Edits:
     """The edits of a condition, from the half that is not judged."""
     if name == "mask":
         return _mask(asr, fit, config, keep)
     layer = min(round(config.depth * asr.config.n_text_layer), asr.config.n_text_layer - 1)
     state = lambda clip: states(asr, clip, layer, config)  # noqa: E731
-    found = {of: [one["states"] for one in keep.each(f"B3 states, {of}", clips, state)] for of, clips in fit.items()}
+    found = {
+        of: [one["states"] for one in keep.each(f"B3 states, {of}", clips, state)]
+        for of, clips in fit.items()
+    }
     grounded, lost = (np.concatenate(found[of]) for of in ("clean", "nonspeech"))
     if not len(lost):
         lost = grounded  # nothing was written where nobody speaks: there is no difference to steer along
     away = lost - grounded.mean(0)
     if name == "steer":
-        return {STREAM: only(Add(jnp.asarray(-away.mean(0), jnp.float32), config.strength), layers=layer)}
+        return {
+            STREAM: only(
+                Add(jnp.asarray(-away.mean(0), jnp.float32), config.strength), layers=layer
+            )
+        }
     directions = np.linalg.svd(away, full_matrices=False)[2][: config.rank]
     return {STREAM: only(Project(jnp.asarray(directions, jnp.float32)), layers=layer)}
 
@@ -106,9 +150,24 @@ def _mask(asr: Any, fit: dict[str, list[Utterance]], config: Config, keep: Keep)
     """The heads whose ablation silences most recordings without speech, less what it costs on clean speech."""
     one = lambda clip: written(asr, clip, HEADS, "zero", config.max_new_tokens, config.seed)  # noqa: E731
     found = {of: keep.each(f"B3 heads, {of}", clips, one) for of, clips in fit.items()}
-    silenced = np.mean([(item["baseline_insertions"] > 0) - (item["insertions"] > 0).astype(float) for item in found["nonspeech"]], 0)
-    cost = np.mean([np.minimum(item["wer"], 1) - np.minimum(item["baseline_wer"], 1) for item in found["clean"]], 0)
-    cells, chosen = places(asr.config, HEADS), np.argsort(-(silenced - cost), kind="stable")[: config.n_heads]
+    silenced = np.mean(
+        [
+            (item["baseline_insertions"] > 0) - (item["insertions"] > 0).astype(float)
+            for item in found["nonspeech"]
+        ],
+        0,
+    )
+    cost = np.mean(
+        [
+            np.minimum(item["wer"], 1) - np.minimum(item["baseline_wer"], 1)
+            for item in found["clean"]
+        ],
+        0,
+    )
+    cells, chosen = (
+        places(asr.config, HEADS),
+        np.argsort(-(silenced - cost), kind="stable")[: config.n_heads],
+    )
     sizes = (asr.config.n_text_layer, asr.config.n_text_head)
     keeps = np.ones((len(HEADS), *sizes), np.float32)
     for cell in chosen:
@@ -134,15 +193,24 @@ def states(asr: Any, clip: Utterance, layer: int, config: Config) -> Arrays:
     if not any(map(str.isalnum, asr.tokenizer.decode(ids))):
         return {"states": np.zeros((0, asr.config.n_text_state), np.float32)}
     reading, _ = lens.reading(memory, prompt, ids, asr)
-    stream = np.asarray(reading.decode(asr.model, readout=select(STREAM))[1][STREAM])[layer, 0, len(prompt) : len(prompt) + len(ids)]
+    stream = np.asarray(reading.decode(asr.model, readout=select(STREAM))[1][STREAM])[
+        layer, 0, len(prompt) : len(prompt) + len(ids)
+    ]
     return {"states": stream.mean(0, keepdims=True)}
 
 
 def under(asr: Any, clip: Utterance, edits: Edits, config: Config) -> Arrays:
     """`NUMBERS` of the text under `edits`, and `baseline_...` without."""
     code = language(clip) or "en"
-    prompt, cells = np.asarray([asr.tokenizer.prompt(code)], np.int32), jax.tree.map(lambda x: jnp.asarray(x)[None], edits)
-    options = {"references": [clip.transcript], "language": code, "max_new_tokens": config.max_new_tokens}
+    prompt, cells = (
+        np.asarray([asr.tokenizer.prompt(code)], np.int32),
+        jax.tree.map(lambda x: jnp.asarray(x)[None], edits),
+    )
+    options = {
+        "references": [clip.transcript],
+        "language": code,
+        "max_new_tokens": config.max_new_tokens,
+    }
     swept = sequence_sweep(asr, _hear(asr, clip), prompt, cells, **options)
     one = {name: swept[name].values.item() for name in NUMBERS}
     return one | {f"baseline_{name}": swept[f"baseline_{name}"].values.item() for name in NUMBERS}
@@ -154,12 +222,16 @@ def _hear(asr: Any, clip: Utterance) -> Any:
 
 def filtered(arrays: xr.Dataset) -> xr.DataArray:
     """Whether openai/whisper would have kept no text: probably no speech and unsure of it, or too repetitive."""
-    return ((arrays.no_speech_prob > QUIET) & (arrays.avg_logprob < UNSURE)) | (arrays.compression_ratio > REPEATED)
+    return ((arrays.no_speech_prob > QUIET) & (arrays.avg_logprob < UNSURE)) | (
+        arrays.compression_ratio > REPEATED
+    )
 
 
 def card(arrays: xr.Dataset) -> dict[str, xr.DataArray]:
     """[example, condition]: `raw` and `kept` (whether words are written, before and after the filter), `wer` at most 1."""
-    quiet, speech = (arrays.isel(example=np.flatnonzero(arrays.of.values == of)) for of in ("nonspeech", "clean"))
+    quiet, speech = (
+        arrays.isel(example=np.flatnonzero(arrays.of.values == of)) for of in ("nonspeech", "clean")
+    )
     raw = (quiet.insertions > 0).astype(float)
     return {"raw": raw, "kept": raw * ~filtered(quiet), "wer": np.minimum(speech.wer, 1)}
 
@@ -174,17 +246,36 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
         more = found["wer"].sel(condition=name).values - plain["wer"]
         findings |= {f"{name}_fewer": CLAIMS[f"{name}_fewer"].over(less, config.seed)}
         findings |= {f"{name}_cheap": CLAIMS[f"{name}_cheap"].over(more, config.seed)}
-    table = {str(name): {part: _shown(values.sel(condition=name), config.seed) for part, values in found.items()} for name in CONDITIONS}
-    return Analysis(findings, {"held_out": {name: values.sizes["example"] for name, values in found.items()}, "card": table})
+    table = {
+        str(name): {
+            part: _shown(values.sel(condition=name), config.seed) for part, values in found.items()
+        }
+        for name in CONDITIONS
+    }
+    return Analysis(
+        findings,
+        {
+            "held_out": {name: values.sizes["example"] for name, values in found.items()},
+            "card": table,
+        },
+    )
 
 
 def _filters(plain: xr.Dataset, seed: int) -> Finding:
     """Of the texts that are there: a filter that rejects all alike is none."""
-    there = plain.isel(example=np.flatnonzero((plain.of.values == "clean") | (plain.insertions.values > 0)))
+    there = plain.isel(
+        example=np.flatnonzero((plain.of.values == "clean") | (plain.insertions.values > 0))
+    )
     quiet = there.of.values == "nonspeech"
     if quiet.all() or not quiet.any():
-        return CLAIMS["filter"].judge(None, "no text where nobody speaks, or none where somebody does")
-    return CLAIMS["filter"].judge(Evidence(*auroc(filtered(there).values.astype(float), quiet, there.example.values, seed=seed)))
+        return CLAIMS["filter"].judge(
+            None, "no text where nobody speaks, or none where somebody does"
+        )
+    return CLAIMS["filter"].judge(
+        Evidence(
+            *auroc(filtered(there).values.astype(float), quiet, there.example.values, seed=seed)
+        )
+    )
 
 
 def _shown(values: xr.DataArray, seed: int) -> list[float]:
@@ -198,12 +289,25 @@ def _shown(values: xr.DataArray, seed: int) -> list[float]:
 def draw(arrays: xr.Dataset, config: Config) -> dict[str, Any]:
     """Bars of the three rates for every condition, with their intervals."""
     figure, axes = plots.panels(1, 3, width=3.4, height=3.0)
-    titles = ("words without speech, raw", "words without speech, filtered", "word error rate, clean speech")
+    titles = (
+        "words without speech, raw",
+        "words without speech, filtered",
+        "word error rate, clean speech",
+    )
     for one, (values, title) in zip(axes, zip(card(arrays).values(), titles)):
-        shown = [_shown(values.sel(condition=name), config.seed) or [np.nan] * 3 for name in CONDITIONS]
+        shown = [
+            _shown(values.sel(condition=name), config.seed) or [np.nan] * 3 for name in CONDITIONS
+        ]
         mean, low, high = np.array(shown).T
         spread = np.maximum([mean - low, high - mean], 0)
-        one.bar(range(len(CONDITIONS)), mean, 0.7, yerr=spread, color=[plots.GREY, plots.BLUE, plots.TEAL, plots.ACCENT], ecolor=plots.INK)
+        one.bar(
+            range(len(CONDITIONS)),
+            mean,
+            0.7,
+            yerr=spread,
+            color=[plots.GREY, plots.BLUE, plots.TEAL, plots.ACCENT],
+            ecolor=plots.INK,
+        )
         one.set_xticks(range(len(CONDITIONS)), CONDITIONS)
         one.set_title(f"{title} (n {values.sizes['example']})", fontsize=9)
         one.set_ylim(0, None if one is axes[2] else 1.05)

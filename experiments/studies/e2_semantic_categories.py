@@ -1,4 +1,5 @@
 """E2: whether the encoder sorts single words by meaning: probes between pairs of semantic categories, split by word."""
+
 import dataclasses
 import itertools
 from typing import Any
@@ -22,27 +23,43 @@ NAMED = ("countries", "tools", "academic", "animals", "weather", "clothing", "fr
 TOP, MIDDLE = (0.9, 1), (0.56, 0.69)  # the paper's last layers, and its layers 18 to 21 of 32
 _TOP = "mean over pairs of the accuracy for words that the probe has not heard, at depth 0.9 to 1"
 CLAIMS = {
-    "top": Claim("The top layers tell semantic categories apart", "85.6 % over pairs in the final layer, up to 96.7 %", _TOP, null=0.5),
+    "top": Claim(
+        "The top layers tell semantic categories apart",
+        "85.6 % over pairs in the final layer, up to 96.7 %",
+        _TOP,
+        null=0.5,
+    ),
     "rises": Claim(
         "They do so better than layers two thirds of the way",
         "Fig. 1: a signal at layers 18 to 21, most pairs above 80 % from 28 on",
         f"{_TOP}, less that at depth 0.56 to 0.69",
     ),
-    "beyond_sound": Claim("It is not the mean spectrum", "not asked", f"{_TOP}, less that of a probe of the mean log-mel spectrum"),
+    "beyond_sound": Claim(
+        "It is not the mean spectrum",
+        "not asked",
+        f"{_TOP}, less that of a probe of the mean log-mel spectrum",
+    ),
     "beyond_phonemes": Claim(
         "It is not the phonemes that words of a category share, nor their length",
         "not asked",
         f"{_TOP}, less that of a probe of the counts of phonemes, their number and the duration",
     ),
 }
-FIGURE_1 = (("countries", "tools"), ("academic", "animals"), ("countries", "weather"), ("clothing", "countries"))
+FIGURE_1 = (
+    ("countries", "tools"),
+    ("academic", "animals"),
+    ("countries", "weather"),
+    ("clothing", "countries"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(Probing):
     """Settings of E2."""
 
-    categories: tuple[str, ...] | None = paper(NAMED, "those that readers name; the full list is not known")
+    categories: tuple[str, ...] | None = paper(
+        NAMED, "those that readers name; the full list is not known"
+    )
     per_category: int = choice(60, "words; 96.7 % fits a test set of 30 or 60")
     folds: int = choice(5, "a word is on one side, in every voice")
 
@@ -52,9 +69,23 @@ def run(asr: Any, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
     clips, source = spoken_words(corpus)
     clips = _chosen(clips, config)
     kept = keep.each("E2 words", clips, lambda clip: _heard(asr, first_window(clip)))
-    floors = {"mel": np.stack([one["mel"] for one in kept]), **_phonological(clips, kept), "token embedding": _embedded(asr, clips)}
-    words, kinds = (np.array(values) for values in zip(*((one.transcript, str(one.label("category"))) for one in clips)))
-    found = pairwise(np.stack([one["layers"] for one in kept], 1), kinds, words, floors, config, [one.id for one in clips])
+    floors = {
+        "mel": np.stack([one["mel"] for one in kept]),
+        **_phonological(clips, kept),
+        "token embedding": _embedded(asr, clips),
+    }
+    words, kinds = (
+        np.array(values)
+        for values in zip(*((one.transcript, str(one.label("category"))) for one in clips))
+    )
+    found = pairwise(
+        np.stack([one["layers"] for one in kept], 1),
+        kinds,
+        words,
+        floors,
+        config,
+        [one.id for one in clips],
+    )
     return found.assign_attrs(source=source)
 
 
@@ -65,12 +96,19 @@ def _heard(asr: Any, audio: Float[np.ndarray, "n"]) -> Arrays:
 def _chosen(clips: list[Utterance], config: Config) -> list[Utterance]:
     kinds = list(dict.fromkeys(str(one.label("category")) for one in clips))
     wanted = [kind for kind in kinds if config.categories is None or kind in config.categories]
-    words = {kind: sorted({one.transcript for one in clips if one.label("category") == kind}) for kind in wanted}
-    known = {(kind, word) for kind in wanted for word in spread(words[kind], config.per_category, len)}
+    words = {
+        kind: sorted({one.transcript for one in clips if one.label("category") == kind})
+        for kind in wanted
+    }
+    known = {
+        (kind, word) for kind in wanted for word in spread(words[kind], config.per_category, len)
+    }
     return [one for one in clips if (one.label("category"), one.transcript) in known]
 
 
-def _phonological(clips: list[Utterance], kept: list[Arrays]) -> dict[str, Float[np.ndarray, "N F"]]:
+def _phonological(
+    clips: list[Utterance], kept: list[Arrays]
+) -> dict[str, Float[np.ndarray, "N F"]]:
     """How often each phoneme is said, how many, and for how long; nothing without espeak-ng."""
     if not phonemes.installed():
         return {}
@@ -86,13 +124,28 @@ def _embedded(asr: Any, clips: list[Utterance]) -> Float[np.ndarray, "N D"]:
     return np.stack([table[asr.tokenizer.encode(f" {one.transcript}")].mean(0) for one in clips])
 
 
-def pairwise(layers: Any, kinds: Any, words: Any, floors: dict[str, np.ndarray], config: Config, examples: list[str]) -> xr.Dataset:
+def pairwise(
+    layers: Any,
+    kinds: Any,
+    words: Any,
+    floors: dict[str, np.ndarray],
+    config: Config,
+    examples: list[str],
+) -> xr.Dataset:
     """A question for each pair of categories; a word is a group."""
     asked = {}
     for pair in itertools.combinations(sorted(set(kinds)), 2):
         rows = np.flatnonzero(np.isin(kinds, pair))
         some = {name: values[rows] for name, values in floors.items()}
-        given = (" or ".join(pair), layers[:, rows], kinds[rows], words[rows], config, some, [examples[i] for i in rows])
+        given = (
+            " or ".join(pair),
+            layers[:, rows],
+            kinds[rows],
+            words[rows],
+            config,
+            some,
+            [examples[i] for i in rows],
+        )
         asked[given[0]] = lambda given=given: probed.ask(*given)
     return probed.put_together(asked)
 
@@ -117,11 +170,25 @@ def _beyond_phonemes(arrays: xr.Dataset, top: np.ndarray, config: Config) -> Fin
 
 def _numbers(arrays: xr.Dataset) -> dict[str, Any]:
     """Means over pairs by layer, and every pair in the top layers."""
-    means = {kind: [round(float(accuracy(arrays, layer, of).mean()), 4) for layer in arrays.layer.values] for kind, of in _KINDS.items()}
+    means = {
+        kind: [round(float(accuracy(arrays, layer, of).mean()), 4) for layer in arrays.layer.values]
+        for kind, of in _KINDS.items()
+    }
     pairs = {name: probed.answers(arrays, name) for name in probed.questions(arrays)}
-    best = {name: round(float(accuracy(one, layers_between(one, *TOP)).mean()), 4) for name, one in pairs.items()}
-    known = {"source": arrays.attrs.get("source", ""), "words": len(set(arrays.group.values)), "layers": arrays.layer.values.tolist()}
-    return known | means | {"pairs": best, "pairs_above_0.8": float(np.mean([one > 0.8 for one in best.values()]))}
+    best = {
+        name: round(float(accuracy(one, layers_between(one, *TOP)).mean()), 4)
+        for name, one in pairs.items()
+    }
+    known = {
+        "source": arrays.attrs.get("source", ""),
+        "words": len(set(arrays.group.values)),
+        "layers": arrays.layer.values.tolist(),
+    }
+    return (
+        known
+        | means
+        | {"pairs": best, "pairs_above_0.8": float(np.mean([one > 0.8 for one in best.values()]))}
+    )
 
 
 _KINDS = {"accuracy": "right", "shuffled": "shuffled"}

@@ -1,4 +1,5 @@
 """E4: whether the decoder tells speech from sounds that it transcribes as if they were speech."""
+
 import dataclasses
 from typing import Any
 
@@ -54,10 +55,14 @@ class Config(Probing):
     """Settings of E4."""
 
     per_class: int = paper(400, "400 of speech, 400 of something else")
-    seconds: tuple[float, ...] = choice((3.0,), "of every sound its beginning, too: more of each kind, of the same recordings")
+    seconds: tuple[float, ...] = choice(
+        (3.0,), "of every sound its beginning, too: more of each kind, of the same recordings"
+    )
     backwards: bool = choice(True, "and all of them heard backwards")
     white: int = choice(40, "recordings of white noise, of many lengths and levels")
-    without: tuple[str, ...] = choice(("baby cry", "person sneeze", "dude miaowing", "cafe babble"), "human voices")
+    without: tuple[str, ...] = choice(
+        ("baby cry", "person sneeze", "dude miaowing", "cafe babble"), "human voices"
+    )
     least_words: int = choice(1, "of a text that counts as transcribed; a loop does not count")
     max_new_tokens: int = choice(96, "a longer text is a loop")
 
@@ -76,28 +81,55 @@ def run(asr: Any, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
     """Answers to "last" and "first" (position), [example, layer], and the no-speech probability of every example."""
 
     def read(one: Sound) -> Arrays:
-        return written(asr, one.samples(), one.language, config.max_new_tokens) | {"seconds": len(one.samples()) / SAMPLE_RATE}
+        return written(asr, one.samples(), one.language, config.max_new_tokens) | {
+            "seconds": len(one.samples()) / SAMPLE_RATE
+        }
 
     noises = sounds(corpus, config)
-    fluent = [(one, kept) for one, kept in zip(noises, keep.each("E4 not speech", noises, read)) if is_fluent(str(kept["text"]), config)]
+    fluent = [
+        (one, kept)
+        for one, kept in zip(noises, keep.each("E4 not speech", noises, read))
+        if is_fluent(str(kept["text"]), config)
+    ]
     fluent = spread(fluent, config.per_class, lambda row: row[0].group)
     talk = speech(asr, corpus, fluent, config.seed)
-    said = [(one, kept) for one, kept in zip(talk, keep.each("E4 speech", talk, read)) if is_fluent(str(kept["text"]), config)]
+    said = [
+        (one, kept)
+        for one, kept in zip(talk, keep.each("E4 speech", talk, read))
+        if is_fluent(str(kept["text"]), config)
+    ]
     rows = {"not speech": fluent[: len(said)], "speech": said}
-    found = probed.put_together({place: lambda place=place: asked(place, rows, config) for place in ("last", "first")})
-    return found.assign_attrs(heard=len(noises), fluent=len(fluent), recordings=len({one.group for one, _ in fluent}))
+    found = probed.put_together(
+        {place: lambda place=place: asked(place, rows, config) for place in ("last", "first")}
+    )
+    return found.assign_attrs(
+        heard=len(noises), fluent=len(fluent), recordings=len({one.group for one, _ in fluent})
+    )
 
 
 def asked(place: str, rows: dict[str, list[tuple[Sound, Arrays]]], config: Config) -> xr.Dataset:
     """The question at one position. Raises Unasked when too little was transcribed as words."""
     if min(map(len, rows.values())) < 2 * config.folds:
-        raise Unasked(f"{place}: {len(rows['not speech'])} sounds that are not speech were transcribed as words")
+        raise Unasked(
+            f"{place}: {len(rows['not speech'])} sounds that are not speech were transcribed as words"
+        )
     every = [(kind, *row) for kind, several in rows.items() for row in several]
-    labels, groups = np.array([kind for kind, *_ in every]), np.array([one.group for _, one, _ in every])
+    labels, groups = (
+        np.array([kind for kind, *_ in every]),
+        np.array([one.group for _, one, _ in every]),
+    )
     layers = np.stack([kept[place] for *_, kept in every], 1)
-    at_hand = {name: np.array([float(kept[name]) for *_, kept in every]) for name in ("no_speech", "logprob", "tokens")}
-    floors = {"mel": np.stack([kept["mel"] for *_, kept in every]), "no-speech, log-probability": np.stack([*at_hand.values()][:2], 1)}
-    found = probed.ask(place, layers, labels, groups, config, floors, [one.id for _, one, _ in every])
+    at_hand = {
+        name: np.array([float(kept[name]) for *_, kept in every])
+        for name in ("no_speech", "logprob", "tokens")
+    }
+    floors = {
+        "mel": np.stack([kept["mel"] for *_, kept in every]),
+        "no-speech, log-probability": np.stack([*at_hand.values()][:2], 1),
+    }
+    found = probed.ask(
+        place, layers, labels, groups, config, floors, [one.id for _, one, _ in every]
+    )
     return found.assign({name: ("example", values) for name, values in at_hand.items()})
 
 
@@ -116,7 +148,15 @@ def sounds(corpus: Corpus, config: Config) -> list[Sound]:
             for step in (1, -1) if config.backwards else (1,):
                 name = f"{one.id} {seconds:g} s{' backwards' if step < 0 else ''}"
                 source = str(one.label("freesound_id") or one.id)
-                found.append(Sound(name, source, lambda one=one, seconds=seconds, step=step: _beginning(one, seconds)[::step].copy()))
+                found.append(
+                    Sound(
+                        name,
+                        source,
+                        lambda one=one, seconds=seconds, step=step: _beginning(one, seconds)[
+                            ::step
+                        ].copy(),
+                    )
+                )
     return found + [_white(n) for n in range(config.white)]
 
 
@@ -129,7 +169,11 @@ def _white(n: int) -> Sound:
     rng = np.random.default_rng(n)
     seconds, level = rng.uniform(2, 10), 10 ** rng.uniform(-3, -0.7)
     samples = int(seconds * SAMPLE_RATE)
-    return Sound(f"white {n}", f"white {n}", lambda: (level * np.random.default_rng(n).normal(size=samples)).astype(np.float32))
+    return Sound(
+        f"white {n}",
+        f"white {n}",
+        lambda: (level * np.random.default_rng(n).normal(size=samples)).astype(np.float32),
+    )
 
 
 def speech(asr: Any, corpus: Corpus, noises: list[tuple[Sound, Arrays]], seed: int) -> list[Sound]:
@@ -164,8 +208,15 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
         "beats_no_speech": ("last", lambda one: _beats(one, config)),
         "beyond_sound": ("last", lambda one: _inside(one) - accuracy(one, "mel")),
     }
-    findings = {name: judged(CLAIMS[name], arrays, question, of, config) for name, (question, of) in tests.items()}
-    known = {name: int(arrays.attrs[name]) for name in ("heard", "fluent", "recordings") if name in arrays.attrs}
+    findings = {
+        name: judged(CLAIMS[name], arrays, question, of, config)
+        for name, (question, of) in tests.items()
+    }
+    known = {
+        name: int(arrays.attrs[name])
+        for name in ("heard", "fluent", "recordings")
+        if name in arrays.attrs
+    }
     return Analysis(findings, probed.numbers(arrays) | {"not_speech": known})
 
 
@@ -180,7 +231,10 @@ def _beats(one: xr.Dataset, config: Config) -> Evidence:
 
 def draw(arrays: xr.Dataset, config: Config) -> dict[str, Any]:
     """Accuracy by layer at both positions."""
-    return probed.draw(arrays, {"last": "where the end of the text is read", "first": "where the first token is chosen"})
+    return probed.draw(
+        arrays,
+        {"last": "where the end of the text is read", "first": "where the first token is chosen"},
+    )
 
 
 STUDY = Study(

@@ -1,4 +1,5 @@
 """E6: which layers and heads of the decoder resolve repetition loops when they are patched or ablated, and what that costs."""
+
 import dataclasses
 from typing import Any
 
@@ -63,13 +64,23 @@ class Config(Settings):
     """Settings of E6."""
 
     n_loops: int = paper(102, "section 4.5: repetition-prone utterances")
-    tries: int = choice(50_000, "recordings searched for loops; the paper does not say how its were found")
+    tries: int = choice(
+        50_000, "recordings searched for loops; the paper does not say how its were found"
+    )
     n_clean: int = choice(500, "clean utterances for the cost, which the paper did not measure")
     kinds: tuple[str, ...] = paper(KINDS, "section 4.5: white-noise patch and ablation")
     heads: bool = paper(True, "section 4.5: every head after every layer")
-    max_new_tokens: int = choice(448 - 8, "nearly the whole context; what the detector needs, 8 tokens 4 times, fits into 40")
-    detector: str = choice("n-gram of up to 8 tokens 4 times, or compression ratio > 2.4", "no rule was found in the paper")
-    noise: str = choice("length and level of the recording, one seed, lock-step", "not found in the paper; same tokens, so positions agree")
+    max_new_tokens: int = choice(
+        448 - 8, "nearly the whole context; what the detector needs, 8 tokens 4 times, fits into 40"
+    )
+    detector: str = choice(
+        "n-gram of up to 8 tokens 4 times, or compression ratio > 2.4",
+        "no rule was found in the paper",
+    )
+    noise: str = choice(
+        "length and level of the recording, one seed, lock-step",
+        "not found in the paper; same tokens, so positions agree",
+    )
 
 
 def run(asr: Any, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
@@ -99,26 +110,44 @@ def resolved(arrays: xr.Dataset) -> xr.DataArray:
 def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
     """The tests of `CLAIMS`."""
     of = arrays.of.values
-    looping, speech = (arrays.isel(example=np.flatnonzero(of == name)) for name in ("loop", "clean"))
+    looping, speech = (
+        arrays.isel(example=np.flatnonzero(of == name)) for name in ("loop", "clean")
+    )
     if not looping.sizes["example"]:
         why = "none of the recordings that were tried makes this model loop"
-        return Analysis({name: claim.judge(None, why) for name, claim in CLAIMS.items()}, {"clean": _cost(speech)})
+        return Analysis(
+            {name: claim.judge(None, why) for name, claim in CLAIMS.items()},
+            {"clean": _cost(speech)},
+        )
     done = resolved(looping)
-    by = {site: done.isel(cell=np.flatnonzero(arrays.site.values == site)) for site in (*COMPONENTS, *HEADS)}
-    shares = {site: one.mean(("kind", "cell")).values for site, one in by.items() if one.sizes["cell"]}
+    by = {
+        site: done.isel(cell=np.flatnonzero(arrays.site.values == site))
+        for site in (*COMPONENTS, *HEADS)
+    }
+    shares = {
+        site: one.mean(("kind", "cell")).values for site, one in by.items() if one.sizes["cell"]
+    }
     anyhow = {site: by[site].max(("kind", "cell")).values for site in COMPONENTS}
     findings = {
-        "cross_attention": CLAIMS["cross_attention"].over(shares[CROSS] - (shares[SELF] + shares[MLP]) / 2, config.seed),
-        "any_layer": CLAIMS["any_layer"].over(anyhow[CROSS] - (anyhow[SELF] + anyhow[MLP]) / 2, config.seed),
+        "cross_attention": CLAIMS["cross_attention"].over(
+            shares[CROSS] - (shares[SELF] + shares[MLP]) / 2, config.seed
+        ),
+        "any_layer": CLAIMS["any_layer"].over(
+            anyhow[CROSS] - (anyhow[SELF] + anyhow[MLP]) / 2, config.seed
+        ),
     }
     for name, sites, among in (("layer", (CROSS,), COMPONENTS), ("head", HEADS, HEADS)):
         findings |= _best(name, done, speech, sites, among, config.seed)
     return Analysis(findings, _numbers(looping, done, by, speech))
 
 
-def _best(name: str, done: xr.DataArray, speech: xr.Dataset, sites: tuple, among: tuple, seed: int) -> dict[str, Finding]:
+def _best(
+    name: str, done: xr.DataArray, speech: xr.Dataset, sites: tuple, among: tuple, seed: int
+) -> dict[str, Finding]:
     """The verdicts on the best cell of `sites`, held against the best of all cells of `among`, and on what it costs."""
-    patched = (done.sel(kind="noise") if "noise" in done.kind else done.isel(kind=0)).transpose("example", "cell")
+    patched = (done.sel(kind="noise") if "noise" in done.kind else done.isel(kind=0)).transpose(
+        "example", "cell"
+    )
     family = np.flatnonzero(np.isin(done.site.values, among))
     if not len(family) or patched.sizes["example"] < 2:
         few = "" if len(family) else "heads were left out"
@@ -128,10 +157,15 @@ def _best(name: str, done: xr.DataArray, speech: xr.Dataset, sites: tuple, among
     best = max(chosen, key=lambda place: float(patched[:, family[place]].mean()))
     share = bootstrap(patched.isel(cell=family[best]), seed=seed)
     n = patched.sizes["example"]
-    evidence = Evidence(float(share["mean"]), float(share["low"]), float(share["high"]), n, float(p[best]))
+    evidence = Evidence(
+        float(share["mean"]), float(share["low"]), float(share["high"]), n, float(p[best])
+    )
     cost = _change(speech).isel(cell=family[best])
     cost = (cost.sel(kind="noise") if "noise" in cost.kind else cost.isel(kind=0)).values
-    return {f"one_{name}": CLAIMS[f"one_{name}"].judge(evidence), f"cheap_{name}": CLAIMS[f"cheap_{name}"].over(cost, seed)}
+    return {
+        f"one_{name}": CLAIMS[f"one_{name}"].judge(evidence),
+        f"cheap_{name}": CLAIMS[f"cheap_{name}"].over(cost, seed),
+    }
 
 
 def _change(speech: xr.Dataset) -> xr.DataArray:
@@ -143,27 +177,48 @@ def _cost(speech: xr.Dataset) -> dict[str, Any]:
     if not speech.sizes["example"]:
         return {"n": 0}
     change = _change(speech).mean("example")
-    return {"n": speech.sizes["example"], "wer": float(speech.baseline_wer.mean()), "change": _by_cell(change)}
+    return {
+        "n": speech.sizes["example"],
+        "wer": float(speech.baseline_wer.mean()),
+        "change": _by_cell(change),
+    }
 
 
 def _by_cell(values: xr.DataArray) -> dict[str, Any]:
     names = [f"{site.removeprefix('decoder.')} {layer}" + (f".{head}" if head >= 0 else "") for site, layer, head in
              zip(values.site.values, values.layer.values, values["head"].values)]  # fmt: skip
-    return {str(kind): dict(zip(names, values.sel(kind=kind).values.round(3))) for kind in values.kind.values}
+    return {
+        str(kind): dict(zip(names, values.sel(kind=kind).values.round(3)))
+        for kind in values.kind.values
+    }
 
 
-def _numbers(looping: xr.Dataset, done: xr.DataArray, by: dict[str, xr.DataArray], speech: xr.Dataset) -> dict[str, Any]:
+def _numbers(
+    looping: xr.Dataset, done: xr.DataArray, by: dict[str, xr.DataArray], speech: xr.Dataset
+) -> dict[str, Any]:
     known = looping.baseline_cer.notnull().values
     layers = {site: by[site].mean("kind") for site in COMPONENTS}
-    union = {site: float(by[site].max(("kind", "cell")).mean()) for site in by if by[site].sizes["cell"]}
+    union = {
+        site: float(by[site].max(("kind", "cell")).mean()) for site in by if by[site].sizes["cell"]
+    }
     return {
         "loops": len(known),
         "loops_with_known_words": int(known.sum()),
         "resolved_by_any_of_a_site": union,
         "resolved_by_any": float(done.max(("kind", "cell")).mean()),
-        "mean_over_cells": {site: round(float(one.mean()), 3) for site, one in by.items() if one.sizes["cell"]},
-        "where_words_are_known": {site: round(float(one[known].mean()), 3) for site, one in layers.items()} if known.any() else {},
-        "where_they_are_not": {site: round(float(one[~known].mean()), 3) for site, one in layers.items()} if (~known).any() else {},
+        "mean_over_cells": {
+            site: round(float(one.mean()), 3) for site, one in by.items() if one.sizes["cell"]
+        },
+        "where_words_are_known": {
+            site: round(float(one[known].mean()), 3) for site, one in layers.items()
+        }
+        if known.any()
+        else {},
+        "where_they_are_not": {
+            site: round(float(one[~known].mean()), 3) for site, one in layers.items()
+        }
+        if (~known).any()
+        else {},
         "share_resolved": _by_cell(done.mean("example")),
         "clean": _cost(speech),
     }
@@ -174,19 +229,36 @@ def draw(arrays: xr.Dataset, config: Config) -> dict[str, Any]:
     of, done = arrays.of.values, resolved(arrays)
     rows = {"loops resolved": done.isel(example=np.flatnonzero(of == "loop"))}
     rows["ΔWER, clean"] = _change(arrays).isel(example=np.flatnonzero(of == "clean"))
-    rows = {name: values.mean("example") for name, values in rows.items() if values.sizes["example"]}
+    rows = {
+        name: values.mean("example") for name, values in rows.items() if values.sizes["example"]
+    }
     shown = [site for site in HEADS if site in arrays.site.values]
-    figure, axes = plots.panels(len(arrays.kind), len(rows) * (1 + len(shown)), width=2.7, height=2.3)
+    figure, axes = plots.panels(
+        len(arrays.kind), len(rows) * (1 + len(shown)), width=2.7, height=2.3
+    )
     places = iter(axes)
     for kind in arrays.kind.values:
         for name, values in rows.items():
             grid = np.stack([_grid(values.sel(kind=kind), site)[:, 0] for site in COMPONENTS], 1)
-            image = plots.heat(next(places), grid, f"{name}\nwhole parts, {kind}", 1.0, across=["cross", "self", "MLP"])
+            image = plots.heat(
+                next(places),
+                grid,
+                f"{name}\nwhole parts, {kind}",
+                1.0,
+                across=["cross", "self", "MLP"],
+            )
             for site in shown:
-                plots.heat(next(places), _grid(values.sel(kind=kind), site), f"{name}\n{_HEADS_OF[site]} heads, {kind}", 1.0)
+                plots.heat(
+                    next(places),
+                    _grid(values.sel(kind=kind), site),
+                    f"{name}\n{_HEADS_OF[site]} heads, {kind}",
+                    1.0,
+                )
     if rows:
         axes[0].set_ylabel("layer")
-        figure.colorbar(image, ax=axes, shrink=0.7, label="share of loops; change of the word error rate")
+        figure.colorbar(
+            image, ax=axes, shrink=0.7, label="share of loops; change of the word error rate"
+        )
     return {"repetition": figure}
 
 

@@ -1,4 +1,5 @@
 """Manifests for the probes of real recordings, from the data folder (`experiments.data`)."""
+
 import functools
 import json
 from collections.abc import Callable
@@ -21,8 +22,14 @@ def prepare(folder: Path) -> dict[str, Path]:
         raise FileNotFoundError("no recordings: set JAXASR_DATA to a folder with manifest.jsonl.")
     written = {}
     for name, (of, keep) in _SETS.items():
-        rows = [_row(where, row, name) for row in data.rows("manifest") if row["set"] == of and keep(row)]
-        written[name] = write_text(folder / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        rows = [
+            _row(where, row, name)
+            for row in data.rows("manifest")
+            if row["set"] == of and keep(row)
+        ]
+        written[name] = write_text(
+            folder / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows)
+        )
     return written
 
 
@@ -38,8 +45,13 @@ def _aligned() -> dict[str, Row]:
     """Phones and words of TIMIT by path, in seconds."""
     found = {}
     for row in data.rows("timit_align"):
-        spans = {tier: [[a / SAMPLE_RATE, b / SAMPLE_RATE, label] for a, b, label in row[tier]] for tier in _SPANS}
-        found[row["path"]] = spans | {"phones": [[a, b, folded(phone)] for a, b, phone in spans["phones"]]}
+        spans = {
+            tier: [[a / SAMPLE_RATE, b / SAMPLE_RATE, label] for a, b, label in row[tier]]
+            for tier in _SPANS
+        }
+        found[row["path"]] = spans | {
+            "phones": [[a, b, folded(phone)] for a, b, phone in spans["phones"]]
+        }
     return found
 
 

@@ -1,4 +1,5 @@
 """Which probes of real recordings there are, what the paper has for each, and what differs."""
+
 import dataclasses
 
 PENALTY = 100.0  # λ, chosen beforehand for all: there are more features than recordings
@@ -23,8 +24,12 @@ _GENDER = "94.6 % at layer 25 of 32 (large-v3; LibriSpeech, 2,000 train, 500 tes
 _CLEAN = "90.0 % at layer 27 of 32 (large-v3; LibriSpeech clean against other)"
 _ACCENT = "97.0 % at layer 22 of 32 (large-v3; four accents, 2,400 train, 337 test)"
 _LIBRI = "One clip a speaker, so test speakers are always new. Smaller models; 176 clips instead of 2,500."
-_TIMIT = "11 speakers, test speakers new; every speaker says the same two sentences, and eight others."
-_RAVDESS = "16 actors, two sentences, three emotions: words cannot give gender away. Test speakers new."
+_TIMIT = (
+    "11 speakers, test speakers new; every speaker says the same two sentences, and eight others."
+)
+_RAVDESS = (
+    "16 actors, two sentences, three emotions: words cannot give gender away. Test speakers new."
+)
 _REGION = "Eleven speakers, one to three a region, so a region is nearly a speaker: folds share no sentence, but they do share speakers."
 _ALNUM = "Four languages with 8 to 20 clips, two a speaker; test speakers new."
 _FSDD = "Four male speakers, one of each accent: here an accent is a speaker. Test digits new."
@@ -38,10 +43,44 @@ _THREE = ("--seeds", "3")
 _TYPES = ("--types", "speaker")
 
 LINES = (
-    Line("gender-libri", "Gender, LibriSpeech", "libri_train100", "gender", "speaker", paper=_GENDER, note=_LIBRI),
-    Line("gender-timit", "Gender, TIMIT", "timit", "gender", "speaker", (*_THREE, "--folds", "4", *_TYPES), paper=_GENDER, note=_TIMIT),
-    Line("gender-ravdess", "Gender, fixed sentences", "ravdess", "gender", "speaker", (*_THREE, *_TYPES), paper=_GENDER, note=_RAVDESS),
-    Line("dialect-timit", "Dialect region, TIMIT", "timit", "accent", "sentence", paper=_ACCENT, note=_REGION),
+    Line(
+        "gender-libri",
+        "Gender, LibriSpeech",
+        "libri_train100",
+        "gender",
+        "speaker",
+        paper=_GENDER,
+        note=_LIBRI,
+    ),
+    Line(
+        "gender-timit",
+        "Gender, TIMIT",
+        "timit",
+        "gender",
+        "speaker",
+        (*_THREE, "--folds", "4", *_TYPES),
+        paper=_GENDER,
+        note=_TIMIT,
+    ),
+    Line(
+        "gender-ravdess",
+        "Gender, fixed sentences",
+        "ravdess",
+        "gender",
+        "speaker",
+        (*_THREE, *_TYPES),
+        paper=_GENDER,
+        note=_RAVDESS,
+    ),
+    Line(
+        "dialect-timit",
+        "Dialect region, TIMIT",
+        "timit",
+        "accent",
+        "sentence",
+        paper=_ACCENT,
+        note=_REGION,
+    ),
     Line(
         "accent-alnum",
         "Native language, addresses and digits read in English",
@@ -52,9 +91,23 @@ LINES = (
         paper=_ACCENT,
         note=_ALNUM,
     ),
-    Line("speaker-fsdd", "Speaker (and accent), spoken digits", "fsdd", "speaker", "digit", note=_FSDD),
     Line(
-        "speaker-libri", "Speaker, LibriSpeech", "libri_test_other", "speaker", None, (*_THREE, "--where", "noise=clean"), True, note=_SEVEN
+        "speaker-fsdd",
+        "Speaker (and accent), spoken digits",
+        "fsdd",
+        "speaker",
+        "digit",
+        note=_FSDD,
+    ),
+    Line(
+        "speaker-libri",
+        "Speaker, LibriSpeech",
+        "libri_test_other",
+        "speaker",
+        None,
+        (*_THREE, "--where", "noise=clean"),
+        True,
+        note=_SEVEN,
     ),
     Line(
         "noise-libri",
@@ -67,6 +120,24 @@ LINES = (
         _CLEAN,
         _NOISE,
     ),
-    Line("noise3-libri", "Clean, at 10 dB or at 0 dB", "libri_test_other", "noise", "speaker", _THREE, True, _CLEAN, _NOISE),
-    Line("phone-timit", "Phone of a frame, TIMIT", "timit", "phone", "speaker", ("--min-count", "40", "--max-rows", "3000"), note=_PHONE),
+    Line(
+        "noise3-libri",
+        "Clean, at 10 dB or at 0 dB",
+        "libri_test_other",
+        "noise",
+        "speaker",
+        _THREE,
+        True,
+        _CLEAN,
+        _NOISE,
+    ),
+    Line(
+        "phone-timit",
+        "Phone of a frame, TIMIT",
+        "timit",
+        "phone",
+        "speaker",
+        ("--min-count", "40", "--max-rows", "3000"),
+        note=_PHONE,
+    ),
 )

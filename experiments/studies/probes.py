@@ -2,6 +2,7 @@
 
 Each is one `jaxasr probe`, printed with its options; what is there already is not done again.
 """
+
 import os
 import shlex
 from collections.abc import Iterable, Sequence
@@ -21,8 +22,22 @@ from interventions.inert import read_json
 def command(line: Line, model: str, out: Path, manifest: Path, noises: str) -> list[str]:
     """The arguments of `jaxasr`."""
     store = f"{model}-{line.of}{'-noise' if line.noise else ''}"
-    said = ["probe", str(manifest), "--label", line.label, "--model", model, "--penalty", f"{PENALTY:g}"]
-    said += ["--store", str(out / "stores" / store), "--out", str(out / "probes" / f"{model}-{line.name}")]
+    said = [
+        "probe",
+        str(manifest),
+        "--label",
+        line.label,
+        "--model",
+        model,
+        "--penalty",
+        f"{PENALTY:g}",
+    ]
+    said += [
+        "--store",
+        str(out / "stores" / store),
+        "--out",
+        str(out / "probes" / f"{model}-{line.name}"),
+    ]
     said += ["--group", line.group] if line.group else []
     for snr in ("10", "0") if line.noise else ():
         said += ["--noise", f"snr:{snr}:{noises}"]
@@ -30,10 +45,18 @@ def command(line: Line, model: str, out: Path, manifest: Path, noises: str) -> l
 
 
 def main(
-    model: Annotated[list[str] | None, typer.Option(help="Default: tiny.en and base; may be repeated.")] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Names of probes; default: all of them.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for manifests, activations and probes.")] = Path("out/probes"),
-    docs: Annotated[Path, typer.Option(help="Folder for the page and its figures.")] = Path("docs/results"),
+    model: Annotated[
+        list[str] | None, typer.Option(help="Default: tiny.en and base; may be repeated.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Names of probes; default: all of them.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for manifests, activations and probes.")] = Path(
+        "out/probes"
+    ),
+    docs: Annotated[Path, typer.Option(help="Folder for the page and its figures.")] = Path(
+        "docs/results"
+    ),
 ) -> None:
     """Writes manifests, runs every probe that is not there yet, then the page with whatever there is."""
     from experiments.cli import app
@@ -55,7 +78,10 @@ def write_page(out: Path, docs: Path) -> None:
     """`probes.md`, `probes.json` and a figure a probe, of the results in `out`."""
     found: dict[str, dict[str, Any]] = {}
     for line in LINES:
-        files = {name: out / "probes" / f"{name}-{line.name}" / "result.json" for name in ("tiny.en", "base")}
+        files = {
+            name: out / "probes" / f"{name}-{line.name}" / "result.json"
+            for name in ("tiny.en", "base")
+        }
         here = {name: read_json(file) for name, file in files.items() if file.is_file()}
         if here:
             found[line.name] = here
@@ -63,7 +89,13 @@ def write_page(out: Path, docs: Path) -> None:
     sections = [_section(line, found[line.name], out) for line in LINES if line.name in found]
     write_text(docs / "probes.md", "\n".join([_HEAD, _overview(found), *sections]))
     kept = ("rows", "classes", "groups", "table", "provenance")
-    write_json(docs / "probes.json", {name: {m: {k: r[k] for k in kept} for m, r in here.items()} for name, here in found.items()})
+    write_json(
+        docs / "probes.json",
+        {
+            name: {m: {k: r[k] for k in kept} for m, r in here.items()}
+            for name, here in found.items()
+        },
+    )
 
 
 def _draw(line: Line, here: dict[str, Any], path: Path) -> None:
@@ -82,11 +114,28 @@ def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f}"
 
 
-_ALL = ("probe", "model", "rows", "classes", "best layer", "% [95 %]", "last layer", "shuffled", "majority", "mel", "embed", "the paper")
+_ALL = (
+    "probe",
+    "model",
+    "rows",
+    "classes",
+    "best layer",
+    "% [95 %]",
+    "last layer",
+    "shuffled",
+    "majority",
+    "mel",
+    "embed",
+    "the paper",
+)
 
 
 def _overview(found: dict[str, Any]) -> str:
-    rows = [_overview_row(line, model, result) for line in LINES for model, result in found.get(line.name, {}).items()]
+    rows = [
+        _overview_row(line, model, result)
+        for line in LINES
+        for model, result in found.get(line.name, {}).items()
+    ]
     return "\n".join(["## All of them", "", *_markdown(_ALL, rows), ""])
 
 
@@ -96,24 +145,57 @@ def _overview_row(line: Line, model: str, result: dict[str, Any]) -> list[str]:
     checks = [_percent(best[name]) for name in ("shuffled", "majority", "mel", "embed")]
     layer = f"{best['layer']} of {len(result['table'])}"
     counts = [str(result["rows"]), str(len(result["classes"]))]
-    return [f"[{line.title}](#{_anchor(line.title)})", model, *counts, layer, score, _percent(last["accuracy"]), *checks, line.paper]
+    return [
+        f"[{line.title}](#{_anchor(line.title)})",
+        model,
+        *counts,
+        layer,
+        score,
+        _percent(last["accuracy"]),
+        *checks,
+        line.paper,
+    ]
 
 
 def _anchor(title: str) -> str:
-    return "".join(letter for letter in title.lower().replace(" ", "-") if letter.isalnum() or letter == "-")
+    return "".join(
+        letter for letter in title.lower().replace(" ", "-") if letter.isalnum() or letter == "-"
+    )
 
 
 def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(head)} |", "|" + "---|" * len(head), *(f"| {' | '.join(row)} |" for row in rows)]
+    return [
+        f"| {' | '.join(head)} |",
+        "|" + "---|" * len(head),
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]
 
 
-_COLUMNS = ("accuracy", "balanced", "shuffled", "majority", "control_task", "selectivity", "mel", "embed")
+_COLUMNS = (
+    "accuracy",
+    "balanced",
+    "shuffled",
+    "majority",
+    "control_task",
+    "selectivity",
+    "mel",
+    "embed",
+)
 
 
 def _section(line: Line, here: dict[str, Any], out: Path) -> str:
-    said = command(line, "MODEL", out, out / "manifests" / f"{line.of}.jsonl", "$JAXASR_DATA/noise_esc10")
+    said = command(
+        line, "MODEL", out, out / "manifests" / f"{line.of}.jsonl", "$JAXASR_DATA/noise_esc10"
+    )
     paper = "" if line.paper == "—" else f" The paper: {line.paper}."
-    parts = [f"## {line.title}", "", f"{line.note}{paper}", "", f"![{line.title}](probes/{line.name}.png)", ""]
+    parts = [
+        f"## {line.title}",
+        "",
+        f"{line.note}{paper}",
+        "",
+        f"![{line.title}](probes/{line.name}.png)",
+        "",
+    ]
     parts += ["```", f"jaxasr {' '.join(said)}", "```", ""]
     for model, result in here.items():
         parts += _model_table(line, model, result)
@@ -123,10 +205,18 @@ def _section(line: Line, here: dict[str, Any], out: Path) -> str:
 def _model_table(line: Line, model: str, result: dict[str, Any]) -> list[str]:
     names = [name for name in _COLUMNS if name in result["table"][0]]
     counts = result["classes"]
-    classes = ", ".join(f"{name} {n}" for name, n in counts.items()) if len(counts) < 12 else str(len(counts))
+    classes = (
+        ", ".join(f"{name} {n}" for name, n in counts.items())
+        if len(counts) < 12
+        else str(len(counts))
+    )
     groups = f", {result['groups']} groups ({line.group})" if result["groups"] else ""
     rows = [
-        [str(row["layer"]), *(_percent(row[name]) for name in names), f"{_percent(row['low'])} to {_percent(row['high'])}"]
+        [
+            str(row["layer"]),
+            *(_percent(row[name]) for name in names),
+            f"{_percent(row['low'])} to {_percent(row['high'])}",
+        ]
         for row in result["table"]
     ]
     table = _markdown(["layer", *names, "95 % interval"], rows)

@@ -1,4 +1,11 @@
 """Probe banks: linear probes of every layer, penalty, fold and seed in one compiled fit, with the controls that make them believable."""
-from interventions.probes import controls as controls, mdl as mdl, monitor as monitor, scores as scores, stream as stream
+
+from interventions.probes import (
+    controls as controls,
+    mdl as mdl,
+    monitor as monitor,
+    scores as scores,
+    stream as stream,
+)
 from interventions.probes.bank import Bank as Bank
 from interventions.probes.fit import fit_probes as fit_probes

@@ -1,4 +1,5 @@
 """A bank of fitted probes: labelled arrays, what they predict, how well, and files of them."""
+
 import dataclasses
 import json
 import os
@@ -36,14 +37,26 @@ class Bank(Directions):
     target: str
 
     @classmethod
-    def of(cls, found: Any, scales: Any, sites: Any, targets: Any, test: Any, classes: Any, penalties: Any, seeds: Any) -> "Bank":
+    def of(
+        cls,
+        found: Any,
+        scales: Any,
+        sites: Any,
+        targets: Any,
+        test: Any,
+        classes: Any,
+        penalties: Any,
+        seeds: Any,
+    ) -> "Bank":
         """What the solver found, [sites · layers, penalties, seeds · folds, ...], under its labels."""
         n_seeds, n_folds, _ = test.shape
         lead = (len(sites.names), sites.shape[0])
         dims = ("site", "layer", "penalty", "seed", "fold")
 
         def spread(leaf: np.ndarray, *own: str) -> tuple[tuple[str, ...], np.ndarray]:
-            return (*dims, *own), leaf.reshape(*lead, len(penalties), n_seeds, n_folds, *leaf.shape[3:])
+            return (*dims, *own), leaf.reshape(
+                *lead, len(penalties), n_seeds, n_folds, *leaf.shape[3:]
+            )
 
         solved, is_class = found.solution, len(classes) > 0
         variables = {
@@ -51,24 +64,46 @@ class Bank(Directions):
             "log_loss": spread(found.log_loss),
             "weights": spread(solved.weights, "class", "feature"),
             "bias": spread(solved.bias, "class"),
-            **{name: spread(getattr(solved, name)) for name in ("objective", "gradient_norm", "gap", "n_iter")},
+            **{
+                name: spread(getattr(solved, name))
+                for name in ("objective", "gradient_norm", "gap", "n_iter")
+            },
             "test": (("seed", "fold", "row"), test),
             "y": (("seed", "row"), targets),
         }
         for name, leaf in zip(("mean", "scale"), scales):
-            variables[name] = ("site", "layer", "seed", "fold", "feature"), leaf.reshape(*lead, n_seeds, n_folds, -1)
+            variables[name] = (
+                ("site", "layer", "seed", "fold", "feature"),
+                leaf.reshape(*lead, n_seeds, n_folds, -1),
+            )
         guesses = spread(found.predictions)[1]
-        variables["out_of_fold"] = ("site", "layer", "penalty", "seed", "row"), _out_of_fold(guesses, test, is_class)
-        coords = {"site": sites.names, "layer": sites.layers, "penalty": penalties, "seed": seeds, "fold": np.arange(n_folds)}
+        variables["out_of_fold"] = (
+            ("site", "layer", "penalty", "seed", "row"),
+            _out_of_fold(guesses, test, is_class),
+        )
+        coords = {
+            "site": sites.names,
+            "layer": sites.layers,
+            "penalty": penalties,
+            "seed": seeds,
+            "fold": np.arange(n_folds),
+        }
         data = xr.Dataset(variables, {**coords, "class": classes if is_class else ["value"]})
-        data = data.transpose(*("site", "layer", "penalty", "fold", "seed"), ..., "row", "class", "feature")
-        return cls(data if sites.labelled else data.isel(site=0, drop=True), "class" if is_class else "value")
+        data = data.transpose(
+            *("site", "layer", "penalty", "fold", "seed"), ..., "row", "class", "feature"
+        )
+        return cls(
+            data if sites.labelled else data.isel(site=0, drop=True),
+            "class" if is_class else "value",
+        )
 
     def __getattr__(self, name: str) -> xr.DataArray:
         data = self.__dict__.get("data")
         if data is None or name.startswith("_") or name not in data:
             known = [] if data is None else list(data.data_vars)
-            raise AttributeError(f"a bank of target {self.__dict__.get('target')!r} has no {name!r}; it has {', '.join(map(str, known))}.")
+            raise AttributeError(
+                f"a bank of target {self.__dict__.get('target')!r} has no {name!r}; it has {', '.join(map(str, known))}."
+            )
         return data[name]
 
     @property
@@ -81,7 +116,9 @@ class Bank(Directions):
 
     def sel(self, **labels: Any) -> "Bank":
         """Fewer probes: by label, as xarray's `sel`; dims stay."""
-        return dataclasses.replace(self, data=self.data.sel({dim: np.atleast_1d(label) for dim, label in labels.items()}))
+        return dataclasses.replace(
+            self, data=self.data.sel({dim: np.atleast_1d(label) for dim, label in labels.items()})
+        )
 
     def decision(self, X: Any) -> xr.DataArray:
         """Logits (values: predictions) of new activations [L, N, D] or {site: ...}, as many layers as the bank has: (..., row, class)."""
@@ -110,7 +147,9 @@ class Bank(Directions):
         share = test / test.sum("fold").clip(min=1)
         total: Any = 0
         for fold in self.data.fold.values:  # one at a time: all of them would be as large as X
-            total = total + self.sel(fold=fold).predict_proba(X).isel(fold=0, drop=True) * share.sel(fold=fold, drop=True)
+            total = total + self.sel(fold=fold).predict_proba(X).isel(
+                fold=0, drop=True
+            ) * share.sel(fold=fold, drop=True)
         return self._ordered(total).where(test.any("fold"))
 
     def summary(self, groups: Any = None, level: float = 0.95) -> xr.Dataset:
@@ -120,10 +159,17 @@ class Bank(Directions):
         different folds for independent; they share training rows, and where little is to be learned it is up to √2 too narrow.
         """
         d = self.data
-        right = (d.out_of_fold == d.y) * 1.0 if self.target == "class" else -((d.out_of_fold - d.y) ** 2)
+        right = (
+            (d.out_of_fold == d.y) * 1.0
+            if self.target == "class"
+            else -((d.out_of_fold - d.y) ** 2)
+        )
         right = right.mean("seed").isel(row=np.flatnonzero(d.test.any(("fold", "seed")).values))
         if groups is not None:
-            right = _by_group(right, categories(groups, d.sizes["row"], "groups")[d.test.any(("fold", "seed")).values])
+            right = _by_group(
+                right,
+                categories(groups, d.sizes["row"], "groups")[d.test.any(("fold", "seed")).values],
+            )
         return statistics.bootstrap(right, dim="row", level=level)
 
     def save(self, folder: str | os.PathLike, **about: Any) -> None:
@@ -138,10 +184,24 @@ class Bank(Directions):
         """
         folder = Path(folder)
         if folder.exists():
-            raise FileExistsError(f"folder: {str(folder)!r} exists already; choose another, or remove it.")
-        arrays = {str(name): array.values for name, array in {**self.data.data_vars, **self.data.coords}.items()}
-        dims = {str(name): list(array.dims) for name, array in {**self.data.data_vars, **self.data.coords}.items()}
-        described = {"version": _VERSION, "target": self.target, "dims": dims, "coords": list(map(str, self.data.coords)), "about": about}
+            raise FileExistsError(
+                f"folder: {str(folder)!r} exists already; choose another, or remove it."
+            )
+        arrays = {
+            str(name): array.values
+            for name, array in {**self.data.data_vars, **self.data.coords}.items()
+        }
+        dims = {
+            str(name): list(array.dims)
+            for name, array in {**self.data.data_vars, **self.data.coords}.items()
+        }
+        described = {
+            "version": _VERSION,
+            "target": self.target,
+            "dims": dims,
+            "coords": list(map(str, self.data.coords)),
+            "about": about,
+        }
         with replacing(folder) as new:
             new.mkdir()
             (new / _JSON).write_text(json.dumps(described, indent=1) + "\n")
@@ -157,11 +217,15 @@ class Bank(Directions):
         """
         folder = Path(folder)
         if not (folder / _JSON).is_file() or not (folder / _ARRAYS).is_file():
-            raise ValueError(f"folder: expected {_JSON} and {_ARRAYS} of Bank.save in {str(folder)!r}.")
+            raise ValueError(
+                f"folder: expected {_JSON} and {_ARRAYS} of Bank.save in {str(folder)!r}."
+            )
         check_sealed(folder)
         about = read_json(folder / _JSON)
         if about.get("version") != _VERSION:
-            raise ValueError(f"{folder / _JSON}: expected a bank of version {_VERSION}; fit it again.")
+            raise ValueError(
+                f"{folder / _JSON}: expected a bank of version {_VERSION}; fit it again."
+            )
         arrays = read_npz(folder / _ARRAYS)
         with named(folder / _JSON):
             every = {name: (tuple(dims), arrays[name]) for name, dims in about["dims"].items()}
@@ -175,8 +239,16 @@ class Bank(Directions):
         if self.target not in ("class", "value"):
             raise ValueError(f"target: expected 'class' or 'value', got {self.target!r}")
         score = "accuracy" if self.target == "class" else "r2"
-        own = {"weights": ["class", "feature"], "bias": ["class"], "mean": ["feature"], "scale": ["feature"], score: []}
-        needed = {name: {"layer", "fold", *dims} for name, dims in own.items()} | {"test": {"fold", "row"}}
+        own = {
+            "weights": ["class", "feature"],
+            "bias": ["class"],
+            "mean": ["feature"],
+            "scale": ["feature"],
+            score: [],
+        }
+        needed = {name: {"layer", "fold", *dims} for name, dims in own.items()} | {
+            "test": {"fold", "row"}
+        }
         for name, dims in needed.items():
             if name not in self.data or not dims <= set(self.data[name].dims):
                 raise ValueError(f"{name}: expected an array over {', '.join(sorted(dims))}")
@@ -186,30 +258,45 @@ class Bank(Directions):
     def _activations(self, X: Any) -> xr.DataArray:
         d = self.data
         if "site" in d.dims:
-            X = np.stack([np.asarray(X[name]) for name in d.site.values]) if hasattr(X, "keys") else np.asarray(X)
+            X = (
+                np.stack([np.asarray(X[name]) for name in d.site.values])
+                if hasattr(X, "keys")
+                else np.asarray(X)
+            )
         dims = [dim for dim in ("site", "layer") if dim in d.dims]
         x, expected = np.asarray(X, np.float32), tuple(d.sizes[dim] for dim in dims)
         if x.ndim != len(dims) + 2 or x.shape[:-2] != expected or x.shape[-1] != d.sizes["feature"]:
             shape = [*expected, "N", d.sizes["feature"]]
-            raise ValueError(f"X: expected [{', '.join(dims)}, rows, features] = {shape}, got {list(x.shape)}.")
+            raise ValueError(
+                f"X: expected [{', '.join(dims)}, rows, features] = {shape}, got {list(x.shape)}."
+            )
         return xr.DataArray(x, {dim: d[dim] for dim in dims}, (*dims, "row", "feature"))
 
     def _ordered(self, array: xr.DataArray) -> xr.DataArray:
-        first = [dim for dim in ("site", "layer", "penalty", "fold", "seed", "row", "class") if dim in array.dims]
+        first = [
+            dim
+            for dim in ("site", "layer", "penalty", "fold", "seed", "row", "class")
+            if dim in array.dims
+        ]
         return array.transpose(*first)
 
 
 def _out_of_fold(guesses: np.ndarray, test: np.ndarray, is_class: bool) -> np.ndarray:
     """[site, layer, penalty, seed, row] of guesses [..., seed, fold, row]: the first fold that tests a row speaks for it."""
     fold = test.argmax(1)[None, None, None, :, None]
-    picked = np.take_along_axis(guesses, np.broadcast_to(fold, (*guesses.shape[:3], *fold.shape[3:])), 4)[..., 0, :]
+    picked = np.take_along_axis(
+        guesses, np.broadcast_to(fold, (*guesses.shape[:3], *fold.shape[3:])), 4
+    )[..., 0, :]
     return np.where(test.any(1), picked, -1 if is_class else np.nan)
 
 
 def _by_group(right: xr.DataArray, groups: np.ndarray) -> xr.DataArray:
     """One value for each group, whose mean is the mean over rows: the ratio of sums, made linear."""
     mean = right.mean("row")
-    numbers, counts = np.unique(groups, return_inverse=True)[1], np.unique(groups, return_counts=True)[1]
+    numbers, counts = (
+        np.unique(groups, return_inverse=True)[1],
+        np.unique(groups, return_counts=True)[1],
+    )
     member = xr.DataArray(np.eye(len(counts))[numbers], dims=("row", "group"))
     sums: Callable = lambda values: xr.dot(values, member, dim="row")  # noqa: E731
     away = (sums(right) - mean * xr.DataArray(counts, dims="group")) * len(counts) / len(groups)

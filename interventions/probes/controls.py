@@ -1,4 +1,5 @@
 """What a probe's accuracy must be held against before it means anything."""
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,18 +38,30 @@ def run(
     n = inputs.sites(X, options.get("names")).shape[1]
     numbers, classes = inputs.labels(y, n, len(seeds))
     probe = fit_probes(X, y, groups, **shared)
-    found = {"probe": probe.accuracy, "shuffled": _shuffled(X, numbers, groups, shared), "majority": _majority(probe)}
+    found = {
+        "probe": probe.accuracy,
+        "shuffled": _shuffled(X, numbers, groups, shared),
+        "majority": _majority(probe),
+    }
     if types is not None:
         found |= _control_task(X, y, numbers, categories(types, n, "types"), classes, shared)
     if baselines:
-        fits = [fit_probes(_one_layer(values, name), y, groups, **shared).accuracy for name, values in baselines.items()]
+        fits = [
+            fit_probes(_one_layer(values, name), y, groups, **shared).accuracy
+            for name, values in baselines.items()
+        ]
         named = xr.DataArray(list(baselines), dims="baseline", name="baseline")
         found["baselines"] = xr.concat([one.isel(layer=0, drop=True) for one in fits], named)
     return xr.Dataset(found)
 
 
 def _shuffled(X: Any, numbers: np.ndarray, groups: Any, shared: dict[str, Any]) -> xr.DataArray:
-    permuted = np.stack([row[np.random.default_rng(seed).permutation(len(row))] for row, seed in zip(numbers, shared["seeds"])])
+    permuted = np.stack(
+        [
+            row[np.random.default_rng(seed).permutation(len(row))]
+            for row, seed in zip(numbers, shared["seeds"])
+        ]
+    )
     return fit_probes(X, permuted, groups, **shared).accuracy
 
 
@@ -60,11 +73,18 @@ def _majority(probe: Any) -> xr.DataArray:
 
 
 def _control_task(
-    X: Any, y: Any, numbers: np.ndarray, types: np.ndarray, classes: np.ndarray, shared: dict[str, Any]
+    X: Any,
+    y: Any,
+    numbers: np.ndarray,
+    types: np.ndarray,
+    classes: np.ndarray,
+    shared: dict[str, Any],
 ) -> dict[str, xr.DataArray]:
     kinds, of_row = np.unique(types, return_inverse=True)
     if len(kinds) < len(classes):
-        raise ValueError(f"types: expected at least as many as the {len(classes)} classes, got {len(kinds)}.")
+        raise ValueError(
+            f"types: expected at least as many as the {len(classes)} classes, got {len(kinds)}."
+        )
     share = np.bincount(numbers[0], minlength=len(classes))
     random = np.stack([_random_labels(len(kinds), share, seed)[of_row] for seed in shared["seeds"]])
     by_row, control = fit_probes(X, y, **shared).accuracy, fit_probes(X, random, **shared).accuracy
@@ -74,12 +94,16 @@ def _control_task(
 def _random_labels(n: int, share: np.ndarray, seed: int) -> np.ndarray:
     """[n] class numbers, as frequent as in the task; every class at least once."""
     rng = np.random.default_rng(seed)
-    drawn = np.concatenate([np.arange(len(share)), rng.choice(len(share), size=n - len(share), p=share / share.sum())])
+    drawn = np.concatenate(
+        [np.arange(len(share)), rng.choice(len(share), size=n - len(share), p=share / share.sum())]
+    )
     return rng.permutation(drawn)
 
 
 def _one_layer(values: Any, name: str) -> np.ndarray:
     values = np.asarray(values)
     if values.ndim != 2:
-        raise ValueError(f"baselines[{name!r}]: expected [rows, features], got shape {list(values.shape)}.")
+        raise ValueError(
+            f"baselines[{name!r}]: expected [rows, features], got shape {list(values.shape)}."
+        )
     return values[None]

@@ -1,4 +1,5 @@
 """From a probe to an edit: what it looks for, added or taken away."""
+
 from typing import Any
 
 import jax.numpy as jnp
@@ -22,7 +23,9 @@ class Directions:
         """
         return self._averaged(self.data.weights / self.data.scale, layer, **which)
 
-    def direction(self, layer: Any, positive: Any = None, negative: Any = None, **which: Any) -> np.ndarray:
+    def direction(
+        self, layer: Any, positive: Any = None, negative: Any = None, **which: Any
+    ) -> np.ndarray:
         """Unit vector [D] in the space of raw activations along which the probe moves fastest from `negative` to `positive`.
 
         Without `negative`: from the mean of all other classes. A bank of values needs neither: upwards. `which`: as in `normals`.
@@ -32,13 +35,26 @@ class Directions:
             return _unit(normals.values[0])
         towards = normals.sel({"class": self._known(positive, "positive")})
         others = normals.drop_sel({"class": positive}).mean("class") if negative is None else None
-        away = others if negative is None else normals.sel({"class": self._known(negative, "negative")})
+        away = (
+            others
+            if negative is None
+            else normals.sel({"class": self._known(negative, "negative")})
+        )
         return _unit((towards - away).values)
 
-    def as_add(self, layer: Any, positive: Any = None, negative: Any = None, strength: float = 1.0, **which: Any) -> Add | Only:
+    def as_add(
+        self,
+        layer: Any,
+        positive: Any = None,
+        negative: Any = None,
+        strength: float = 1.0,
+        **which: Any,
+    ) -> Add | Only:
         """x ← x + strength·direction at this layer: `edits = {site: bank.as_add(...)}`; at a site without layers pass place=None."""
         place = which.pop("place", layer)
-        edit = Add(jnp.asarray(self.direction(layer, positive, negative, **which)), jnp.float32(strength))
+        edit = Add(
+            jnp.asarray(self.direction(layer, positive, negative, **which)), jnp.float32(strength)
+        )
         return edit if place is None else only(edit, layers=int(place))
 
     def as_project(self, layer: Any, keep: bool = False, **which: Any) -> Project | Only:
@@ -55,17 +71,33 @@ class Directions:
         d = self.data
         raw = d.weights / d.scale
         bias = d.bias - (raw * d["mean"]).sum("feature")
-        return self._averaged(raw, layer, **which).values, self._averaged(bias, layer, **which).values
+        return self._averaged(raw, layer, **which).values, self._averaged(
+            bias, layer, **which
+        ).values
 
     def _averaged(
-        self, array: xr.DataArray, layer: Any, penalty: Any = None, fold: Any = None, seed: Any = None, site: str | None = None
+        self,
+        array: xr.DataArray,
+        layer: Any,
+        penalty: Any = None,
+        fold: Any = None,
+        seed: Any = None,
+        site: str | None = None,
     ) -> xr.DataArray:
-        for dim, label in {"layer": layer, "penalty": penalty, "fold": fold, "seed": seed, "site": site}.items():
+        for dim, label in {
+            "layer": layer,
+            "penalty": penalty,
+            "fold": fold,
+            "seed": seed,
+            "site": site,
+        }.items():
             if dim not in array.dims:
                 continue
             known = self.data[dim].values
             if label is None and dim in ("layer", "penalty", "site") and len(known) > 1:
-                raise ValueError(f"{dim}: expected one of {known.tolist()}, since the bank has several.")
+                raise ValueError(
+                    f"{dim}: expected one of {known.tolist()}, since the bank has several."
+                )
             if label is not None and label not in known:
                 raise ValueError(f"{dim}: expected one of {known.tolist()}, got {label!r}.")
             array = array.mean(dim) if label is None else array.sel({dim: label})
@@ -73,7 +105,9 @@ class Directions:
 
     def _known(self, label: Any, name: str) -> Any:
         if label not in self.data["class"].values:
-            raise ValueError(f"{name}: expected one of {self.data['class'].values.tolist()}, got {label!r}.")
+            raise ValueError(
+                f"{name}: expected one of {self.data['class'].values.tolist()}, got {label!r}."
+            )
         return label
 
 

@@ -1,4 +1,5 @@
 """`fit_probes`: all layers, penalties, folds and seeds of a linear probe in one compiled program."""
+
 import collections
 import os
 import warnings
@@ -78,12 +79,20 @@ def fit_probes(
         raise ValueError("seeds: expected at least one.")
     sites, strengths = inputs.sites(X, names), inputs.penalties(penalties)
     n = sites.shape[1]
-    targets, classes = inputs.labels(y, n, len(seeds)) if target == "class" else (inputs.values(y, n, len(seeds)), np.array([]))
+    targets, classes = (
+        inputs.labels(y, n, len(seeds))
+        if target == "class"
+        else (inputs.values(y, n, len(seeds)), np.array([]))
+    )
     strata = targets if target == "class" else inputs.strata(targets, folds)
     train, test = _folds.masks(strata, groups, folds, seeds, classes)
     fits = _fits(targets, train, test)
-    order = np.argsort(-strengths)  # each starts from the optimum of the one before, so the strongest goes first
-    run = _Run(sites, fits, strengths[order], max(len(classes), 1), standardize, tol, max_iter, chunk)
+    order = np.argsort(
+        -strengths
+    )  # each starts from the optimum of the one before, so the strongest goes first
+    run = _Run(
+        sites, fits, strengths[order], max(len(classes), 1), standardize, tol, max_iter, chunk
+    )
     # Factorisations are small, and layers run side by side: threads of BLAS would only wait for each other.
     with threadpool_limits(1):
         found, scales = run.all(progress or (lambda done, total: None))
@@ -122,7 +131,9 @@ class _Run(NamedTuple):
     max_iter: int
     chunk: int | None
 
-    def all(self, progress: Callable[[float, float], None]) -> tuple[Found, tuple[np.ndarray, np.ndarray]]:
+    def all(
+        self, progress: Callable[[float, float], None]
+    ) -> tuple[Found, tuple[np.ndarray, np.ndarray]]:
         """Everything [S·L, P, J, ...], and mean and scale [S·L, J, D]."""
         items, (size, block) = self.sites.items(), self.sizes()
         running: collections.deque[list[Found]] = collections.deque()
@@ -155,19 +166,33 @@ class _Run(NamedTuple):
         k = self.n_classes
         if k == 1:
             return 4 * (n * d + d * d), 4 * (n * d + 3 * d * d * (1 + len(self.penalties)))
-        return 4 * (2 * n * d + 4 * d * d), 4 * (8 * k * n + 10 * k * d + len(self.penalties) * (k * d + n))
+        return 4 * (2 * n * d + 4 * d * d), 4 * (
+            8 * k * n + 10 * k * d + len(self.penalties) * (k * d + n)
+        )
 
-    def prepare(self, site: int, layer: int) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, np.ndarray]]:
+    def prepare(
+        self, site: int, layer: int
+    ) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, np.ndarray]]:
         """float32 x, shift and scale of the solver, and mean and scale in the units of X."""
         x = self.sites.read(site, layer)
-        middle, spread = x.mean(0), _positive(x.std(0), x) if self.standardize else np.ones(x.shape[1])
+        middle, spread = (
+            x.mean(0),
+            _positive(x.std(0), x) if self.standardize else np.ones(x.shape[1]),
+        )
         x = (x - middle) / spread
         rows = self.fits.train / self.fits.train.sum(1, keepdims=True)
         shift = rows @ x
         # Without standardisation features are still centred while solving: the bias is free, so the objective is the same.
-        scale = _positive(np.sqrt(np.maximum(rows @ x**2 - shift**2, 0)), x) if self.standardize else np.ones_like(shift)
+        scale = (
+            _positive(np.sqrt(np.maximum(rows @ x**2 - shift**2, 0)), x)
+            if self.standardize
+            else np.ones_like(shift)
+        )
         solved = tuple(a.astype(np.float32) for a in (x, shift, scale))
-        return solved, ((middle + shift * spread).astype(np.float32), (scale * spread).astype(np.float32))
+        return solved, (
+            (middle + shift * spread).astype(np.float32),
+            (scale * spread).astype(np.float32),
+        )
 
     def _begun(self, some: list, block: int) -> list[Found]:
         """A chunk of layers, one part for each block of fits; what it gives is still being computed."""
@@ -177,12 +202,16 @@ class _Run(NamedTuple):
             problem = Problem(x, shift[:, fits], scale[:, fits], *self._rows(fits))
             values = np.float32(self.penalties), np.float32(self.tol), np.int32(self.max_iter)
             how = {"n_classes": self.n_classes, "together": not _on_cpu()}
-            parts.append(compiled.call(_solve, problem, self.fits.test[fits], *values, taps=None, **how))
+            parts.append(
+                compiled.call(_solve, problem, self.fits.test[fits], *values, taps=None, **how)
+            )
         return parts
 
     def _fetched(self, parts: list[Found]) -> Found:
         n = len(self.fits.train)
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=2)[:, :, :n], *jax.device_get(parts))
+        return jax.tree.map(
+            lambda *leaves: np.concatenate(leaves, axis=2)[:, :, :n], *jax.device_get(parts)
+        )
 
     def finish(self, found: Found) -> None:
         """Finishes in float64 what the device left above `tol`, layer by layer, in place."""
@@ -203,7 +232,9 @@ def _on_cpu() -> bool:
 
 def _at_once() -> int:
     """Chunks in hand: on a CPU they run side by side, elsewhere one is made ready while another runs."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     return min(_MOST_AT_ONCE, cores) if _on_cpu() else 2
 
 
@@ -241,20 +272,28 @@ def _solve(
         here = problem._replace(x=x, shift=shift, scale=scale)
         if n_classes == 1:
             return _judged_values(here, test, ridge.solve_path(here, penalties))
-        return _judged_classes(here, test, penalties, logistic.solve_path(here, penalties, n_classes, tol, max_iter))
+        return _judged_classes(
+            here, test, penalties, logistic.solve_path(here, penalties, n_classes, tol, max_iter)
+        )
 
     with jax.default_matmul_precision("highest"):
         layers = problem.x, problem.shift, problem.scale
-        return jax.vmap(layer)(*layers) if together else jax.lax.map(lambda one: layer(*one), layers)
+        return (
+            jax.vmap(layer)(*layers) if together else jax.lax.map(lambda one: layer(*one), layers)
+        )
 
 
-def _outputs(problem: Problem, weights: Float[Array, "J K D"], bias: Float[Array, "J K"]) -> Float[Array, "K J N"]:
+def _outputs(
+    problem: Problem, weights: Float[Array, "J K D"], bias: Float[Array, "J K"]
+) -> Float[Array, "K J N"]:
     w = weights.swapaxes(0, 1) / problem.scale
     out = (w.reshape(-1, w.shape[-1]) @ problem.x.T).reshape(*w.shape[:2], -1)
     return out + (bias.T - (w * problem.shift).sum(-1))[..., None]
 
 
-def _judged_classes(problem: Problem, test: Array, penalties: Float[Array, "P"], found: Solution) -> Found:
+def _judged_classes(
+    problem: Problem, test: Array, penalties: Float[Array, "P"], found: Solution
+) -> Found:
     """Scores of every fit, and its objective from the weights alone: the logits that the solver carried along have drifted."""
     doubled = 2 if found.weights.shape[2] == 2 else 1  # as in `logistic.solve_path`
 

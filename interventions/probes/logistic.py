@@ -7,6 +7,7 @@ products with the one matrix of a layer. Axes: K classes, J fits (fold × seed),
 With Σₖ Wₖ = 0, which holds at the optimum and is kept from the start, the last class is minus the sum of the others and is
 never stored. Two classes are scikit-learn's single-vector form: there ‖w‖² = 2 ‖W‖², hence twice the λ.
 """
+
 import functools
 from typing import NamedTuple
 
@@ -14,7 +15,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from interventions.probes.objective import Point, Problem, Softmax, gradient_of, logits_of, own_class, softmax, sum_classes
+from interventions.probes.objective import (
+    Point,
+    Problem,
+    Softmax,
+    gradient_of,
+    logits_of,
+    own_class,
+    softmax,
+    sum_classes,
+)
 
 _SLOPE = 0.05  # a step is accepted once the slope along it has fallen to this share
 _ROUGH = 1e-3  # a gap at which the metric is taken anew
@@ -78,7 +88,9 @@ class _Before(NamedTuple):
     spread: _Spread
 
 
-def solve_path(problem: Problem, penalties: Float[Array, "P"], n_classes: int, tol: float, max_iter: int) -> Solution:
+def solve_path(
+    problem: Problem, penalties: Float[Array, "P"], n_classes: int, tol: float, max_iter: int
+) -> Solution:
     """Solutions [P, J, ...] for `penalties` in the order given; each λ starts from the last one's optimum, so strong ones go first.
 
     The first step goes on from the optimum before the last through the last one: along log λ the optima lie nearly on a line.
@@ -91,12 +103,19 @@ def solve_path(problem: Problem, penalties: Float[Array, "P"], n_classes: int, t
         start = before.state
         keep = functools.partial(jax.tree.map, lambda last, now: jnp.where(is_close, last, now))
         state = jax.lax.cond(is_close, lambda: start, lambda: _ahead(problem, penalty, before))
-        state = _descended(problem, _metric(before.spread, penalty), penalty, tol, until, max_iter, state)
+        state = _descended(
+            problem, _metric(before.spread, penalty), penalty, tol, until, max_iter, state
+        )
         spread = jax.lax.cond(is_close, lambda: before.spread, lambda: _spread(problem, state.soft))
-        after = _Before(state, keep(before.optimum, start.at), keep(before.logits, start.logits), spread)
+        after = _Before(
+            state, keep(before.optimum, start.at), keep(before.logits, start.logits), spread
+        )
         return after, _solution(problem, state)
 
-    start = _at_rest(problem, Point(jnp.zeros((n_classes - 1, *problem.shift.shape)), _log_odds(problem, n_classes)))
+    start = _at_rest(
+        problem,
+        Point(jnp.zeros((n_classes - 1, *problem.shift.shape)), _log_odds(problem, n_classes)),
+    )
     strengths = jnp.repeat(penalties * (2 if n_classes == 2 else 1), 2)
     until = jnp.tile(jnp.stack([jnp.maximum(tol, _ROUGH), tol]), len(penalties))
     is_close = jnp.tile(jnp.array([False, True]), len(penalties))
@@ -106,10 +125,26 @@ def solve_path(problem: Problem, penalties: Float[Array, "P"], n_classes: int, t
 
 
 def _at_rest(problem: Problem, start: Point) -> _State:
-    logits, zero, fits = logits_of(problem, start), jax.tree.map(jnp.zeros_like, start), len(problem.rows)
+    logits, zero, fits = (
+        logits_of(problem, start),
+        jax.tree.map(jnp.zeros_like, start),
+        len(problem.rows),
+    )
     counts, going = jnp.zeros(fits, jnp.int32), jnp.ones(fits, bool)
     soft = softmax(problem, logits)
-    return _State(start, logits, soft, zero, zero, jnp.ones(fits), jnp.zeros(fits), counts, going, jnp.int32(0), jnp.int32(0))
+    return _State(
+        start,
+        logits,
+        soft,
+        zero,
+        zero,
+        jnp.ones(fits),
+        jnp.zeros(fits),
+        counts,
+        going,
+        jnp.int32(0),
+        jnp.int32(0),
+    )
 
 
 def _ahead(problem: Problem, penalty: Array, before: _Before) -> _State:
@@ -126,7 +161,13 @@ def _log_odds(problem: Problem, n_classes: int) -> Float[Array, "K1 J"]:
 
 
 def _descended(
-    problem: Problem, metric: _Metric, penalty: Array, tol: float, until: Array, max_iter: int, state: _State
+    problem: Problem,
+    metric: _Metric,
+    penalty: Array,
+    tol: float,
+    until: Array,
+    max_iter: int,
+    state: _State,
 ) -> _State:
     """On from `state` until no gap is above `until`; a fit rests as soon as its own is below `tol`.
 
@@ -135,13 +176,23 @@ def _descended(
     """
     # No direction to go on in: the last one was another metric's.
     nowhere = state.direction.times(jnp.zeros_like(state.loss))
-    state = state._replace(direction=nowhere, decrement=jnp.ones_like(state.loss), idle=jnp.int32(0))
+    state = state._replace(
+        direction=nowhere, decrement=jnp.ones_like(state.loss), idle=jnp.int32(0)
+    )
 
     def more(state: _State) -> Array:
-        return ~(state.gap() <= until).all() & (state.n <= max_iter) & (state.idle < 2)  # NaN is not the end
+        return (
+            ~(state.gap() <= until).all() & (state.n <= max_iter) & (state.idle < 2)
+        )  # NaN is not the end
 
     def step(state: _State) -> _State:
-        return _look(problem, metric, penalty, tol, _move(problem, penalty, state, logits_of(problem, state.direction)))
+        return _look(
+            problem,
+            metric,
+            penalty,
+            tol,
+            _move(problem, penalty, state, logits_of(problem, state.direction)),
+        )
 
     return jax.lax.while_loop(more, step, _look(problem, metric, penalty, tol, state))
 
@@ -152,7 +203,11 @@ def _spread(problem: Problem, soft: Softmax) -> _Spread:
     Only the rows' spread is averaged. A fit's own mean may be far from the average one, in units of its own scale, when its test rows
     are far away; with the average one the bias would hide from it most of what there is to descend.
     """
-    weight = (sum_classes(soft.p * (1 - soft.p)) + soft.last * (1 - soft.last)) / len(soft.p) * problem.rows
+    weight = (
+        (sum_classes(soft.p * (1 - soft.p)) + soft.last * (1 - soft.last))
+        / len(soft.p)
+        * problem.rows
+    )
     total, shared = weight.sum(-1), weight.mean(0)
     centred = (problem.x - shared @ problem.x / shared.sum()) * jnp.sqrt(shared)[:, None]
     return _Spread(centred.T @ centred, weight @ problem.x / total[:, None], total)
@@ -169,7 +224,9 @@ def _inverse(a: Float[Array, "D D"]) -> tuple[Float[Array, "D D"], Float[Array, 
     """
     half = len(a) // 2
     if len(a) <= _LEAF:
-        root = jax.scipy.linalg.solve_triangular(jnp.linalg.cholesky(a), jnp.eye(len(a)), lower=True)
+        root = jax.scipy.linalg.solve_triangular(
+            jnp.linalg.cholesky(a), jnp.eye(len(a)), lower=True
+        )
         return root, root.T @ root
     root, inverse = _inverse(a[:half, :half])
     across = root @ a[:half, half:]
@@ -198,7 +255,14 @@ def _look(problem: Problem, metric: _Metric, penalty: Array, tol: float, state: 
     direction = direction.times(downhill * 1.0) + towards.times(downhill - 1.0)
     loss = state.soft.loss + penalty / 2 * _square(state.at)
     going = decrement > 2 * tol * loss
-    return state._replace(gradient=gradient, direction=direction, decrement=decrement, loss=loss, going=going, n=state.n + 1)
+    return state._replace(
+        gradient=gradient,
+        direction=direction,
+        decrement=decrement,
+        loss=loss,
+        going=going,
+        n=state.n + 1,
+    )
 
 
 def _square(point: Point) -> Float[Array, "J"]:
@@ -217,16 +281,22 @@ def _move(problem: Problem, penalty: Array, state: _State, along: Float[Array, "
     )
 
 
-def _search(problem: Problem, penalty: Array, state: _State, along: Float[Array, "K1 J N"]) -> tuple[Float[Array, "J"], Softmax]:
+def _search(
+    problem: Problem, penalty: Array, state: _State, along: Float[Array, "K1 J N"]
+) -> tuple[Float[Array, "J"], Softmax]:
     """A root of the slope by Newton's method, kept within a bracket: the objective is convex along the line."""
-    base = penalty * Point(state.at.w, 0 * state.at.b).dot(state.direction) - (own_class(problem, along) * problem.rows).sum(-1)
+    base = penalty * Point(state.at.w, 0 * state.at.b).dot(state.direction) - (
+        own_class(problem, along) * problem.rows
+    ).sum(-1)
     curve = penalty * _square(state.direction)
     last = -sum_classes(along)
 
     def slopes(soft: Softmax, length: Array) -> tuple[Array, Array]:
         mean = sum_classes(soft.p * along) + soft.last * last
         square = sum_classes(soft.p * along**2) + soft.last * last**2
-        return (mean * problem.rows).sum(-1) + base + length * curve, ((square - mean**2) * problem.rows).sum(-1) + curve
+        return (mean * problem.rows).sum(-1) + base + length * curve, (
+            (square - mean**2) * problem.rows
+        ).sum(-1) + curve
 
     def at(length: Array) -> tuple[Softmax, Array, Array]:
         soft = softmax(problem, state.logits + along * length[:, None])
@@ -243,14 +313,23 @@ def _search(problem: Problem, penalty: Array, state: _State, along: Float[Array,
     def better(search: tuple) -> tuple:
         n, length, low, high, _, slope, second = search
         bad = moves & (jnp.abs(slope) > enough)
-        low, high = jnp.where(bad & (slope < 0), length, low), jnp.where(bad & (slope > 0), length, high)
+        low, high = (
+            jnp.where(bad & (slope < 0), length, low),
+            jnp.where(bad & (slope > 0), length, high),
+        )
         newton = length - slope / second
         between = jnp.where(jnp.isfinite(high), (low + high) / 2, 2 * length)
-        length = jnp.where(bad, jnp.where((newton > low) & (newton < high), newton, between), length)
+        length = jnp.where(
+            bad, jnp.where((newton > low) & (newton < high), newton, between), length
+        )
         return n + 1, length, low, high, *at(length)
 
     length = jnp.where(moves, -first / second, 0)
-    found = jax.lax.while_loop(more, better, (0, length, jnp.zeros_like(length), jnp.full_like(length, jnp.inf), *at(length)))
+    found = jax.lax.while_loop(
+        more,
+        better,
+        (0, length, jnp.zeros_like(length), jnp.full_like(length, jnp.inf), *at(length)),
+    )
     return found[1], found[4]
 
 
@@ -260,4 +339,6 @@ def _solution(problem: Problem, state: _State) -> Solution:
     g = state.gradient
     largest = jnp.maximum(jnp.abs(g.w).max((0, 2)), jnp.abs(g.w.sum(0)).max(-1))
     largest = jnp.maximum(largest, jnp.maximum(jnp.abs(g.b).max(0), jnp.abs(g.b.sum(0))))
-    return Solution(w.swapaxes(0, 1), b.T, state.loss, largest / problem.rows.sum(-1), state.gap(), state.n_iter)
+    return Solution(
+        w.swapaxes(0, 1), b.T, state.loss, largest / problem.rows.sum(-1), state.gap(), state.n_iter
+    )

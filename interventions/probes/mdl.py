@@ -1,4 +1,5 @@
 """Minimum description length of labels given activations: how easy a property is to read, not only whether it can be read."""
+
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +10,19 @@ import xarray as xr
 from interventions.probes import inputs
 from interventions.probes.fit import fit_probes
 
-FRACTIONS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)  # of Voita & Titov 2020
+FRACTIONS = (
+    0.001,
+    0.002,
+    0.004,
+    0.008,
+    0.016,
+    0.032,
+    0.0625,
+    0.125,
+    0.25,
+    0.5,
+    1.0,
+)  # of Voita & Titov 2020
 
 
 def codelength(
@@ -29,20 +42,39 @@ def codelength(
     """
     n = inputs.sites(X, options.get("names")).shape[1]
     numbers, classes = inputs.labels(y, n, len(seeds))
-    codes = [_one(X, numbers[i], len(classes), seed, tuple(penalties), fractions, options) for i, seed in enumerate(seeds)]
+    codes = [
+        _one(X, numbers[i], len(classes), seed, tuple(penalties), fractions, options)
+        for i, seed in enumerate(seeds)
+    ]
     bits = xr.concat(codes, xr.DataArray(list(seeds), dims="seed", name="seed"))
     uniform = n * np.log2(len(classes))
     dims = [dim for dim in ("site", "layer", "penalty", "seed") if dim in bits.dims]
-    return xr.Dataset({"bits": bits.transpose(*dims), "uniform": uniform, "compression": (uniform / bits).transpose(*dims)})
+    return xr.Dataset(
+        {
+            "bits": bits.transpose(*dims),
+            "uniform": uniform,
+            "compression": (uniform / bits).transpose(*dims),
+        }
+    )
 
 
-def _one(X: Any, y: np.ndarray, n_classes: int, seed: int, penalties: tuple, fractions: Sequence[float], options: dict) -> xr.DataArray:
+def _one(
+    X: Any,
+    y: np.ndarray,
+    n_classes: int,
+    seed: int,
+    penalties: tuple,
+    fractions: Sequence[float],
+    options: dict,
+) -> xr.DataArray:
     order = np.random.default_rng(seed).permutation(len(y))
     ends = _ends(y[order], n_classes, fractions)
     folds = [(order[:start], order[start:end]) for start, end in itertools.pairwise(ends)]
     bank = fit_probes(X, y, None, penalties, folds, (seed,), **options)
     sizes = xr.DataArray(np.diff(ends), dims="fold")
-    return ends[0] * np.log2(n_classes) + (bank.log_loss.isel(seed=0, drop=True) * sizes).sum("fold") / np.log(2)
+    return ends[0] * np.log2(n_classes) + (bank.log_loss.isel(seed=0, drop=True) * sizes).sum(
+        "fold"
+    ) / np.log(2)
 
 
 def _ends(y: np.ndarray, n_classes: int, fractions: Sequence[float]) -> list[int]:
@@ -50,5 +82,7 @@ def _ends(y: np.ndarray, n_classes: int, fractions: Sequence[float]) -> list[int
     first = max(int(np.argmax(y == k)) for k in range(n_classes)) + 1
     ends = sorted({round(f * len(y)) for f in fractions if round(f * len(y)) >= first} | {len(y)})
     if len(ends) < 2:
-        raise ValueError(f"fractions: expected a block after the first one that has every class ({first} of {len(y)} rows).")
+        raise ValueError(
+            f"fractions: expected a block after the first one that has every class ({first} of {len(y)} rows)."
+        )
     return ends

@@ -1,4 +1,5 @@
 """Probes at run time: what a probe says at every step of a generation, and edits that wait for it to say so."""
+
 from typing import Any
 
 import jax
@@ -86,6 +87,8 @@ class When:
 
     def check(self, spec: SiteSpec) -> None:
         if spec.shape[-1] != self.probe.weights.shape[-1]:
-            raise ValueError(f"When: expected a probe of {spec.shape[-1]} features at {spec.site!r}, got {self.probe.weights.shape[-1]}.")
+            raise ValueError(
+                f"When: expected a probe of {spec.shape[-1]} features at {spec.site!r}, got {self.probe.weights.shape[-1]}."
+            )
         if hasattr(self.edit, "check"):
             self.edit.check(spec)

@@ -2,6 +2,7 @@
 
 Axes and the class that is never stored: see `logistic`.
 """
+
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -51,7 +52,9 @@ class Point:
         return w + sum_classes(self.b * other.b) + sum_classes(self.b) * sum_classes(other.b)
 
 
-def _over_classes(combine: Callable[[Array, Array], Array], x: Float[Array, "K1 ..."]) -> Float[Array, "..."]:
+def _over_classes(
+    combine: Callable[[Array, Array], Array], x: Float[Array, "K1 ..."]
+) -> Float[Array, "..."]:
     """Written out: what XLA makes of a reduction over a short first axis is ten times as slow as the sums are."""
     if len(x) > _UNROLLED:
         return combine.reduce(x, axis=0)
@@ -95,7 +98,9 @@ def _is_label(problem: Problem, n: int) -> Bool[Array, "K1 J N"]:
 def own_class(problem: Problem, logits: Float[Array, "K1 J N"]) -> Float[Array, "J N"]:
     """Each row's value of its own class."""
     n = len(logits)
-    return sum_classes(jnp.where(_is_label(problem, n), logits, 0)) - jnp.where(problem.labels == n, sum_classes(logits), 0)
+    return sum_classes(jnp.where(_is_label(problem, n), logits, 0)) - jnp.where(
+        problem.labels == n, sum_classes(logits), 0
+    )
 
 
 def gradient_of(problem: Problem, soft: Softmax, point: Point, penalty: Array) -> Point:

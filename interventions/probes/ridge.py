@@ -1,4 +1,5 @@
 """Ridge regression for many fits: ½‖y - Xw - b‖² + λ/2 ‖w‖² over the training rows, as scikit-learn's `Ridge(alpha=λ)`."""
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -17,7 +18,9 @@ def solve_path(problem: Problem, penalties: Float[Array, "P"]) -> Solution:
         gram = x.T @ x
         return jax.vmap(lambda penalty: _one(x, away, mean, gram, penalty, rows.sum()))(penalties)
 
-    found = jax.lax.map(lambda fit_of: fit(*fit_of), (problem.shift, problem.scale, problem.labels, problem.rows))
+    found = jax.lax.map(
+        lambda fit_of: fit(*fit_of), (problem.shift, problem.scale, problem.labels, problem.rows)
+    )
     return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), found)
 
 

@@ -1,4 +1,5 @@
 """Beyond accuracy: what is taken for what, how well it is ranked, and whether a probability means what it says."""
+
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,9 @@ def confusion(bank: Bank) -> xr.DataArray:
     tested = d.test.any("fold")
     true = ((d.y == numbers) & tested).rename({"class": "true"}).astype(np.int64)
     guessed = ((d.out_of_fold == numbers) & tested).rename({"class": "predicted"}).astype(np.int64)
-    counts = xr.dot(true, guessed, dim="row").assign_coords(true=bank.classes, predicted=bank.classes)
+    counts = xr.dot(true, guessed, dim="row").assign_coords(
+        true=bank.classes, predicted=bank.classes
+    )
     return counts.transpose(..., "seed", "true", "predicted")
 
 
@@ -31,7 +34,9 @@ def auroc(bank: Bank, X: Any) -> xr.DataArray:
     """
     from sklearn.metrics import roc_auc_score
 
-    return _each(bank, X, lambda p, y: roc_auc_score(y, p[:, 1] if p.shape[1] == 2 else p, multi_class="ovr"))
+    return _each(
+        bank, X, lambda p, y: roc_auc_score(y, p[:, 1] if p.shape[1] == 2 else p, multi_class="ovr")
+    )
 
 
 def calibration(bank: Bank, X: Any, bins: int = 10) -> xr.Dataset:
@@ -39,7 +44,9 @@ def calibration(bank: Bank, X: Any, bins: int = 10) -> xr.Dataset:
 
     ece is the expected calibration error (Guo et al. 2017), weighted by count. Empty bins are NaN.
     """
-    counts, sure, right = (_each(bank, X, lambda p, y, i=i: _binned(p, y, bins)[i], bins) for i in range(3))
+    counts, sure, right = (
+        _each(bank, X, lambda p, y, i=i: _binned(p, y, bins)[i], bins) for i in range(3)
+    )
     confidence, accuracy = sure / counts.where(counts > 0), right / counts.where(counts > 0)
     ece = (np.abs(confidence - accuracy) * counts).sum("bin") / counts.sum("bin")
     return xr.Dataset({"confidence": confidence, "accuracy": accuracy, "count": counts, "ece": ece})
@@ -48,7 +55,10 @@ def calibration(bank: Bank, X: Any, bins: int = 10) -> xr.Dataset:
 def _binned(p: np.ndarray, y: np.ndarray, bins: int) -> list[np.ndarray]:
     top = p.max(1)
     which = np.minimum((top * bins).astype(int), bins - 1)
-    return [np.bincount(which, weights, minlength=bins) for weights in (np.ones_like(top), top, (p.argmax(1) == y) * 1.0)]
+    return [
+        np.bincount(which, weights, minlength=bins)
+        for weights in (np.ones_like(top), top, (p.argmax(1) == y) * 1.0)
+    ]
 
 
 def _each(bank: Bank, X: Any, score: Any, size: int | None = None) -> xr.DataArray:
@@ -61,4 +71,6 @@ def _each(bank: Bank, X: Any, score: Any, size: int | None = None) -> xr.DataArr
     own = [] if size is None else ["bin"]
     inside = [["row", "class"], ["row"], ["row"]]
     given = bank.out_of_fold_proba(X), bank.data.y, tested
-    return xr.apply_ufunc(one, *given, input_core_dims=inside, output_core_dims=[own], vectorize=True)
+    return xr.apply_ufunc(
+        one, *given, input_core_dims=inside, output_core_dims=[own], vectorize=True
+    )

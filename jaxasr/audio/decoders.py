@@ -141,7 +141,9 @@ def _container(file: BinaryIO) -> Any:
     import av
 
     # Before PyAV 19 a tag that is not UTF-8 is an error unless it is ignored.
-    tags: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
+    tags: dict[str, Any] = (
+        {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
+    )
     return av.open(file, options={"protocol_whitelist": ""}, **tags)
 
 

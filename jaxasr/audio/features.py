@@ -1,4 +1,5 @@
 """Log-mel features of samples, as the encoder takes them, and the clock of encoder frames of 20 ms."""
+
 import functools
 import math
 from collections.abc import Callable
@@ -38,7 +39,9 @@ def seconds_to_frame(seconds: Any) -> Any:
     return int(frame) if frame.ndim == 0 else frame
 
 
-def pad_or_trim(audio: Num[Array | np.ndarray, "*batch n"], length: int = N_SAMPLES) -> Num[Array | np.ndarray, "*batch length"]:
+def pad_or_trim(
+    audio: Num[Array | np.ndarray, "*batch n"], length: int = N_SAMPLES
+) -> Num[Array | np.ndarray, "*batch length"]:
     """Zeros appended, or the end cut off, so that the last axis is `length` (default 30 s of samples)."""
     audio = audio[..., :length]
     xp = jnp if isinstance(audio, jax.Array) else np
@@ -54,7 +57,9 @@ def mel_filters(n_mels: int) -> Float32[np.ndarray, "M 201"]:
     Raises `ValueError` when `n_mels` is not one a released checkpoint uses.
     """
     if n_mels not in MEL_COUNTS:
-        raise ValueError(f"n_mels: expected one of {MEL_COUNTS} (a model's `config.n_mels`), got {n_mels!r}.")
+        raise ValueError(
+            f"n_mels: expected one of {MEL_COUNTS} (a model's `config.n_mels`), got {n_mels!r}."
+        )
     edges, bins = _mel_edges(n_mels + 2)[:, None], np.fft.rfftfreq(N_FFT, 1 / SAMPLE_RATE)
     width, above = np.diff(edges, axis=0), bins - edges
     triangles = np.maximum(0, np.minimum(above[:-2] / width[:-1], -above[2:] / width[1:]))
@@ -101,7 +106,9 @@ def long_log_mel(audio: Num[np.ndarray, "*n_samples"], n_mels: int) -> Float32[n
     filters = mel_filters(n_mels)
     check_samples(audio)
     n_frames = len(audio) // HOP
-    n_windows = n_frames // N_MEL_FRAMES + 1  # the silence after the end counts: a hard end is a click, and may be the loudest
+    n_windows = (
+        n_frames // N_MEL_FRAMES + 1
+    )  # the silence after the end counts: a hard end is a click, and may be the loudest
     padded = pad_or_trim(np.asarray(audio, np.float32), n_windows * N_SAMPLES + N_FFT // 2)
     padded = np.pad(padded, (N_FFT // 2, 0), mode="reflect")
     windows = [padded[i * N_SAMPLES : (i + 1) * N_SAMPLES + N_FFT] for i in range(n_windows)]
@@ -119,9 +126,13 @@ def check_samples(audio: Any, longest: int | None = None) -> None:
     shape, dtype = np.shape(audio), getattr(audio, "dtype", None)
     if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
         got = dtype or type(audio).__name__
-        raise ValueError(f"audio: expected floating point samples in [-1, 1], got {got}. Divide 16-bit integers by 2**15.")
+        raise ValueError(
+            f"audio: expected floating point samples in [-1, 1], got {got}. Divide 16-bit integers by 2**15."
+        )
     if len(shape) != 1:
-        raise ValueError(f"audio: expected one recording [n_samples], got shape {shape}. Average channels; use jax.vmap for a batch.")
+        raise ValueError(
+            f"audio: expected one recording [n_samples], got shape {shape}. Average channels; use jax.vmap for a batch."
+        )
     if shape[0] == 0:
         raise ValueError("audio: expected at least one sample, got 0.")
     if longest is not None and shape[0] > longest:
@@ -135,7 +146,9 @@ def check_samples(audio: Any, longest: int | None = None) -> None:
 
 def check_values(audio: Num[Array | np.ndarray, "n_samples"], what: str) -> None:
     """Raises `ValueError`, which begins with `what`, for NaN or infinite samples and for absurd ones, above 10,000."""
-    loudest = max(float(audio.max()), -float(audio.min()))  # NaN where a sample is NaN; takes no memory, as abs() would
+    loudest = max(
+        float(audio.max()), -float(audio.min())
+    )  # NaN where a sample is NaN; takes no memory, as abs() would
     if loudest <= LOUDEST:
         return
     xp = jnp if isinstance(audio, jax.Array) else np
@@ -153,14 +166,20 @@ def check_values(audio: Num[Array | np.ndarray, "n_samples"], what: str) -> None
 
 @functools.cache
 def _compiled(fn: Callable) -> Callable:
-    return jax.jit(fn)  # compiled once for each window and number of mels: audio always comes padded
+    return jax.jit(
+        fn
+    )  # compiled once for each window and number of mels: audio always comes padded
 
 
-def _log_mel(audio: Float[Array, "n_samples"], filters: Float[Array, "M 201"]) -> Float[Array, "M F"]:
+def _log_mel(
+    audio: Float[Array, "n_samples"], filters: Float[Array, "M 201"]
+) -> Float[Array, "M F"]:
     return _scaled(_log10_mel(jnp.pad(audio, N_FFT // 2, mode="reflect"), filters), jnp)
 
 
-def _log10_mel(padded: Float[Array, "n_padded"], filters: Float[Array, "M 201"]) -> Float[Array, "M F"]:
+def _log10_mel(
+    padded: Float[Array, "n_padded"], filters: Float[Array, "M 201"]
+) -> Float[Array, "M F"]:
     window = np.hanning(N_FFT + 1)[:-1].astype(np.float32)  # periodic Hann
     spectrum = jnp.fft.rfft(_short_frames(padded) * window)
     power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)

@@ -1,4 +1,5 @@
 """Checkpoints of every usual format: found, read, checked, put into the model, and written back."""
+
 from jaxasr.weights.assemble import assemble
 from jaxasr.weights.checkpoint import Checkpoint
 from jaxasr.weights.errors import WeightsError

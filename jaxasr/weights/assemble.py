@@ -1,4 +1,5 @@
 """Puts the tensors of a checkpoint into the model, one parameter at a time, after checking every name and shape."""
+
 import functools
 import math
 import re
@@ -15,7 +16,12 @@ from jaxasr.weights.errors import WeightsError
 
 # The model's parameter -> the checkpoint's tensor. Linear kernels are [in, out] here and [out, in] there, convolutions
 # [width, in, out] here and [out, in, width] there: reversing the axes is right for both, and its own inverse.
-_RENAMED = (("mlp.fc1.", "mlp.0."), ("mlp.fc2.", "mlp.2."), (".kernel", ".weight"), (".scale", ".weight"))
+_RENAMED = (
+    ("mlp.fc1.", "mlp.0."),
+    ("mlp.fc2.", "mlp.2."),
+    (".kernel", ".weight"),
+    (".scale", ".weight"),
+)
 
 
 def tensor_name(leaf: str) -> str:
@@ -23,7 +29,11 @@ def tensor_name(leaf: str) -> str:
     if leaf in ("decoder.token_embedding", "decoder.projection"):
         return f"{leaf}.weight"
     for ours, theirs in _RENAMED:
-        leaf = leaf.replace(ours, theirs) if ours.endswith(".") else re.sub(re.escape(ours) + "$", theirs, leaf)
+        leaf = (
+            leaf.replace(ours, theirs)
+            if ours.endswith(".")
+            else re.sub(re.escape(ours) + "$", theirs, leaf)
+        )
     return leaf.replace(".blocks.", ".blocks.{}.")
 
 
@@ -35,7 +45,9 @@ def from_torch(leaf: str, tensor: Any) -> Any:
 def leaf_name(path: tuple[Any, ...]) -> str:
     """`decoder.blocks.attn.query.kernel` from a path of `jax.tree_util`."""
     parts = [str(getattr(key, "name", getattr(key, "key", ""))) for key in path]
-    return ".".join(parts[:-1] if parts[-1] == "value" else parts)  # the last is the Variable's own, not the value projection
+    return ".".join(
+        parts[:-1] if parts[-1] == "value" else parts
+    )  # the last is the Variable's own, not the value projection
 
 
 def structure(config: Config) -> Whisper:
@@ -60,7 +72,10 @@ def tensor_shapes(leaf: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...
     name = tensor_name(leaf)
     layers = shape[0] if "{}" in name else 1
     own = shape[1:] if "{}" in name else shape
-    return {name.format(layer): own[::-1] if leaf.endswith(".kernel") else own for layer in range(layers)}
+    return {
+        name.format(layer): own[::-1] if leaf.endswith(".kernel") else own
+        for layer in range(layers)
+    }
 
 
 def check(checkpoint: Checkpoint, expected: dict[str, tuple[int, ...]]) -> None:
@@ -75,7 +90,11 @@ def check(checkpoint: Checkpoint, expected: dict[str, tuple[int, ...]]) -> None:
     ]
     problems = {"missing": missing, "left over": left_over, "of another shape": wrong}
     if any(problems.values()):
-        said = "".join(f"\n  {what} ({len(names)}): " + "; ".join(names) for what, names in problems.items() if names)
+        said = "".join(
+            f"\n  {what} ({len(names)}): " + "; ".join(names)
+            for what, names in problems.items()
+            if names
+        )
         raise WeightsError(
             f"{checkpoint.source}: expected the {len(expected)} tensors of a Whisper of its own dimensions, found others.{said}\n"
             "Check that config and weights belong together, and that the file is whole."
@@ -109,7 +128,9 @@ class _Spoilt:
             )
 
 
-def _filled(checkpoint: Checkpoint, leaf: str, shape: tuple[int, ...], dtype: Any, spoilt: _Spoilt) -> jax.Array:
+def _filled(
+    checkpoint: Checkpoint, leaf: str, shape: tuple[int, ...], dtype: Any, spoilt: _Spoilt
+) -> jax.Array:
     """One parameter: its layers read one after the other into place."""
     out = np.empty(shape, dtype)
     names = list(tensor_shapes(leaf, shape))
@@ -118,7 +139,9 @@ def _filled(checkpoint: Checkpoint, leaf: str, shape: tuple[int, ...], dtype: An
     return jax.device_put(out)  # `jnp.asarray` would compile a copy for every shape
 
 
-def assemble(checkpoint: Checkpoint, dtype: str = "float32", param_dtype: str = "float32") -> Whisper:
+def assemble(
+    checkpoint: Checkpoint, dtype: str = "float32", param_dtype: str = "float32"
+) -> Whisper:
     """The model of `checkpoint`, computing in `dtype` with weights stored in `param_dtype`.
 
     Reads one parameter at a time, the largest first: at its peak it needs little more than the model itself.
@@ -126,7 +149,14 @@ def assemble(checkpoint: Checkpoint, dtype: str = "float32", param_dtype: str = 
     and listing every tensor that is not finite, as stored or in `param_dtype`.
     """
     wanted, treedef = _layout(checkpoint.config.replace(dtype=dtype, param_dtype=param_dtype))
-    check(checkpoint, {name: shape for leaf, spec in wanted for name, shape in tensor_shapes(leaf, spec.shape).items()})
+    check(
+        checkpoint,
+        {
+            name: shape
+            for leaf, spec in wanted
+            for name, shape in tensor_shapes(leaf, spec.shape).items()
+        },
+    )
     arrays: dict[str, jax.Array] = {}
     spoilt = _Spoilt(param_dtype)
     for leaf, spec in sorted(wanted, key=lambda pair: -math.prod(pair[1].shape)):

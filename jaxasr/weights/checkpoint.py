@@ -1,4 +1,5 @@
 """A checkpoint of any format, under one vocabulary: OpenAI's tensor names, torch's layouts, read one tensor at a time."""
+
 import dataclasses
 import hashlib
 import math
@@ -16,7 +17,13 @@ from jaxasr.weights import files
 from jaxasr.weights.errors import damaged, reading, shown
 
 # Far above every released model, far below what could exhaust a machine: the bounds within which a damaged file may err.
-_LIMITS = {"n_vocab": 1 << 20, "n_audio_ctx": 1 << 13, "n_text_ctx": 1 << 16, "n_audio_layer": 256, "n_text_layer": 256}
+_LIMITS = {
+    "n_vocab": 1 << 20,
+    "n_audio_ctx": 1 << 13,
+    "n_text_ctx": 1 << 16,
+    "n_audio_layer": 256,
+    "n_text_layer": 256,
+}
 _LIMIT = 1 << 14
 EMBEDDING, PROJECTION = "decoder.token_embedding.weight", "decoder.projection.weight"
 
@@ -55,7 +62,10 @@ class Tensors(Mapping[str, np.ndarray]):
     def nbytes(self) -> int:
         """Bytes of all tensors as stored."""
         sizes = {"bfloat16": 2}
-        return sum(math.prod(e.shape) * (sizes.get(e.dtype) or np.dtype(e.dtype).itemsize) for e in self.entries.values())
+        return sum(
+            math.prod(e.shape) * (sizes.get(e.dtype) or np.dtype(e.dtype).itemsize)
+            for e in self.entries.values()
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +91,11 @@ class Checkpoint:
     def sha256(self) -> str:
         """Digest of the weights: of the file, or of the digests of its parts in order when there are several."""
         digests = [files.sha256(path) for path in self.weight_files]
-        return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+        return (
+            digests[0]
+            if len(digests) == 1
+            else hashlib.sha256("".join(digests).encode()).hexdigest()
+        )
 
     def replace(self, **changes: object) -> "Checkpoint":
         return dataclasses.replace(self, **changes)
@@ -103,10 +117,20 @@ def check_features(folder: Path, config: Config) -> None:
         path = folder / name
         said = files.read_json(path) if path.is_file() else {}
         said = said.get("feature_extractor", said)
-        expected = {"feature_size": config.n_mels, "sampling_rate": SAMPLE_RATE, "hop_length": HOP, "n_fft": 400}
+        expected = {
+            "feature_size": config.n_mels,
+            "sampling_rate": SAMPLE_RATE,
+            "hop_length": HOP,
+            "n_fft": 400,
+        }
         for key, value in expected.items():
             if type(said) is dict and said.get(key, value) != value:
-                raise damaged(path, f"{key} = {value}, Whisper's own features", shown(said[key]), "Other features are not supported.")
+                raise damaged(
+                    path,
+                    f"{key} = {value}, Whisper's own features",
+                    shown(said[key]),
+                    "Other features are not supported.",
+                )
 
 
 def known_heads(heads: Heads | None, config: Config, path: Path) -> Heads | None:
@@ -140,7 +164,10 @@ def with_positions(entries: dict[str, Lazy], config: Config) -> dict[str, Lazy]:
     shape = (config.n_audio_ctx, config.n_audio_state)
     if shape[1] % 2:
         return entries  # there are none of odd width
-    return {"encoder.positional_embedding": Lazy(shape, "float32", lambda: sinusoids(*shape)), **entries}
+    return {
+        "encoder.positional_embedding": Lazy(shape, "float32", lambda: sinusoids(*shape)),
+        **entries,
+    }
 
 
 def tie(entries: dict[str, Lazy], name: str) -> bool:

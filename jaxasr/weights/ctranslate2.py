@@ -4,6 +4,7 @@
 rank u8, dimensions u32 each, type u8, bytes u32, data; then count u32 and pairs of names (alias, variable).
 Strings are a u16 length and as many bytes, the last of them NUL.
 """
+
 import dataclasses
 import math
 import re
@@ -15,7 +16,17 @@ import ml_dtypes
 import numpy as np
 
 from jaxasr.weights import files, tokenizer_files
-from jaxasr.weights.checkpoint import PROJECTION, Checkpoint, Lazy, Tensors, check_features, known_heads, make_config, tie, with_positions
+from jaxasr.weights.checkpoint import (
+    PROJECTION,
+    Checkpoint,
+    Lazy,
+    Tensors,
+    check_features,
+    known_heads,
+    make_config,
+    tie,
+    with_positions,
+)
 from jaxasr.weights.errors import damaged, reading
 from jaxasr.weights.files import Span
 
@@ -49,7 +60,11 @@ _WHOLE = {
     "decoder/position_encodings/encodings": "decoder.positional_embedding",
     "decoder/embeddings/weight": "decoder.token_embedding.weight",
     "decoder/projection/weight": PROJECTION,
-} | {f"encoder/conv{i}/{leaf}": f"encoder.conv{i}.{leaf}" for i in (1, 2) for leaf in ("weight", "bias")}
+} | {
+    f"encoder/conv{i}/{leaf}": f"encoder.conv{i}.{leaf}"
+    for i in (1, 2)
+    for leaf in ("weight", "bias")
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +84,11 @@ class Variable:
     def rows(self, start: int, stop: int) -> np.ndarray:
         """Rows `start` to `stop` of the first axis, and only these."""
         row = self.nbytes // self.shape[0]
-        return self.span.read(self.offset + start * row, (stop - start) * row).view(self.dtype).reshape(stop - start, *self.shape[1:])
+        return (
+            self.span.read(self.offset + start * row, (stop - start) * row)
+            .view(self.dtype)
+            .reshape(stop - start, *self.shape[1:])
+        )
 
 
 class _Reader:
@@ -92,7 +111,11 @@ class _Reader:
     def text(self) -> str:
         size = self.number("H")
         raw = self.take(size)
-        if not raw.endswith(b"\0") or not raw[:-1].isascii() or not raw[:-1].decode("ascii").isprintable():
+        if (
+            not raw.endswith(b"\0")
+            or not raw[:-1].isascii()
+            or not raw[:-1].decode("ascii").isprintable()
+        ):
             raise damaged(self.span, f"a name at byte {self.at - size}", repr(raw[:40]))
         return raw[:-1].decode("ascii")
 
@@ -104,7 +127,11 @@ class _Reader:
             raise damaged(self.span, f"{name}: a type id below {len(_DTYPES)}", kind)
         dtype = np.dtype(_DTYPES[kind])
         if nbytes != math.prod(shape) * dtype.itemsize or self.at + nbytes > len(self.span):
-            raise damaged(self.span, f"{name}: {list(shape)} {dtype} within {len(self.span)} bytes", f"{nbytes} bytes at {self.at}")
+            raise damaged(
+                self.span,
+                f"{name}: {list(shape)} {dtype} within {len(self.span)} bytes",
+                f"{nbytes} bytes at {self.at}",
+            )
         self.at += nbytes
         return Variable(name, shape, dtype, self.at - nbytes, nbytes, self.span)
 
@@ -114,16 +141,28 @@ def read_variables(span: Span) -> dict[str, Variable]:
     reader = _Reader(span)
     version = reader.number("I")
     if version not in _VERSIONS:
-        raise damaged(span, f"CTranslate2 binary version {_VERSIONS[0]} to {_VERSIONS[-1]}", version, _RECONVERT)
+        raise damaged(
+            span,
+            f"CTranslate2 binary version {_VERSIONS[0]} to {_VERSIONS[-1]}",
+            version,
+            _RECONVERT,
+        )
     spec, revision = reader.text(), reader.number("I")
     if spec != "WhisperSpec" or not 1 <= revision <= 3:
-        raise damaged(span, "WhisperSpec of revision 1 to 3", f"{spec} of revision {revision}", "Give a Whisper model.")
+        raise damaged(
+            span,
+            "WhisperSpec of revision 1 to 3",
+            f"{spec} of revision {revision}",
+            "Give a Whisper model.",
+        )
     if (count := reader.number("I")) > _MAX_VARIABLES:
         raise damaged(span, f"at most {_MAX_VARIABLES} variables", count)
     found = [reader.variable() for _ in range(count)]
     variables = {variable.name: variable for variable in found}
     if len(variables) != len(found):
-        raise damaged(span, "every variable once", f"{len(found)} variables with {len(variables)} names")
+        raise damaged(
+            span, "every variable once", f"{len(found)} variables with {len(variables)} names"
+        )
     if (count := reader.number("I")) > _MAX_VARIABLES:
         raise damaged(span, f"at most {_MAX_VARIABLES} aliases", count)
     aliases = [(reader.text(), reader.text()) for _ in range(count)]
@@ -140,7 +179,11 @@ def _aliased(variables: dict[str, Variable], name: str, span: Span) -> Variable:
 
 def _dequantized(span: Span, name: str, values: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """CTranslate2 stores round(w * scale), with a scale for every row (int8) or for the tensor (int16)."""
-    scale = scale.astype(np.float32).reshape(-1, *[1] * (values.ndim - 1)) if scale.size > 1 else np.float32(scale.reshape(()))
+    scale = (
+        scale.astype(np.float32).reshape(-1, *[1] * (values.ndim - 1))
+        if scale.size > 1
+        else np.float32(scale.reshape(()))
+    )
     if not np.all(np.isfinite(scale)) or not np.all(scale):
         raise damaged(span, f"{name}_scale: finite and non-zero", "other values")
     return values.astype(np.float32) / scale
@@ -157,19 +200,32 @@ def _piece(variable: Variable, scale: Variable | None, index: int, of: int) -> L
         if scale is None:
             return values
         scales = scale.read()
-        return _dequantized(variable.span, variable.name, values, scales if scales.size == 1 else scales[index * n : (index + 1) * n])
+        return _dequantized(
+            variable.span,
+            variable.name,
+            values,
+            scales if scales.size == 1 else scales[index * n : (index + 1) * n],
+        )
 
     return Lazy((n, *variable.shape[1:]), "float32" if scale else variable.dtype.name, read)
 
 
 def _zero_bias(variable: Variable, piece: Lazy) -> None:
     if np.any(piece.read()):
-        raise damaged(variable.span, f"{variable.name}: zeros where the key projection has no bias", "other values", _RECONVERT)
+        raise damaged(
+            variable.span,
+            f"{variable.name}: zeros where the key projection has no bias",
+            "other values",
+            _RECONVERT,
+        )
 
 
 def _split(name: str) -> list[str | None] | None:
     """The names that a variable of a layer holds, one under the other; None in place of a key's bias, or for an unknown name."""
-    match = re.fullmatch(r"(encoder|decoder)/layer_(0|[1-9]\d{0,2})/(self_attention|attention|ffn)/(layer_norm|linear_(\d))/(\w+)", name)
+    match = re.fullmatch(
+        r"(encoder|decoder)/layer_(0|[1-9]\d{0,2})/(self_attention|attention|ffn)/(layer_norm|linear_(\d))/(\w+)",
+        name,
+    )
     if not match:
         norm = re.fullmatch(r"(encoder|decoder)/layer_norm/(gamma|beta)", name)
         final = {"encoder": "encoder.ln_post", "decoder": "decoder.ln"}
@@ -184,14 +240,19 @@ def _split(name: str) -> list[str | None] | None:
     if module == "ffn":
         return [f"{block}.mlp.{2 * int(index)}.{leaf}"] if index in "01" else None
     fused = _FUSED.get((module, int(index)))
-    return fused and [None if (p, leaf) == ("key", "bias") else f"{block}.{_ATTENTION[module][0]}.{p}.{leaf}" for p in fused]
+    return fused and [
+        None if (p, leaf) == ("key", "bias") else f"{block}.{_ATTENTION[module][0]}.{p}.{leaf}"
+        for p in fused
+    ]
 
 
 def _entries(variables: dict[str, Variable], span: Span) -> dict[str, Lazy]:
     entries: dict[str, Lazy] = {}
     unknown = []
     for name, variable in variables.items():
-        if not variable.shape or (name.endswith("_scale") and name.removesuffix("_scale") in variables):
+        if not variable.shape or (
+            name.endswith("_scale") and name.removesuffix("_scale") in variables
+        ):
             continue  # a setting, or a scale which is read with its weight
         names = [_WHOLE[name]] if name in _WHOLE else _split(name)
         if names is None:
@@ -213,10 +274,24 @@ def _scale_of(variables: dict[str, Variable], variable: Variable) -> Variable | 
     scale = variables.get(variable.name + "_scale")
     quantized = np.issubdtype(variable.dtype, np.integer)
     if quantized and scale is None:
-        raise damaged(variable.span, f"{variable.name}_scale beside {variable.dtype} weights", "none", _RECONVERT)
-    if scale is not None and (not quantized or scale.dtype != np.float32 or math.prod(scale.shape) not in (1, variable.shape[0])):
+        raise damaged(
+            variable.span,
+            f"{variable.name}_scale beside {variable.dtype} weights",
+            "none",
+            _RECONVERT,
+        )
+    if scale is not None and (
+        not quantized
+        or scale.dtype != np.float32
+        or math.prod(scale.shape) not in (1, variable.shape[0])
+    ):
         expected = f"{scale.name}: one float32 for each of {variable.shape[0]} rows of integers"
-        raise damaged(variable.span, expected, f"{list(scale.shape)} {scale.dtype} for {variable.dtype}", _RECONVERT)
+        raise damaged(
+            variable.span,
+            expected,
+            f"{list(scale.shape)} {scale.dtype} for {variable.dtype}",
+            _RECONVERT,
+        )
     return scale
 
 
@@ -235,18 +310,28 @@ def _heads(variables: dict[str, Variable], stack: str, state: int) -> int:
 
 def _dims(variables: dict[str, Variable], span: Span) -> dict[str, int]:
     def layers(stack: str) -> int:
-        return len({n.split("/")[1] for n in variables if n.startswith(f"{stack}/layer_") and n.count("/") > 2})
+        return len(
+            {
+                n.split("/")[1]
+                for n in variables
+                if n.startswith(f"{stack}/layer_") and n.count("/") > 2
+            }
+        )
 
     def size(name: str, axis: int) -> int:
         variable = variables.get(name)
         if variable is None or axis >= len(variable.shape):
-            raise damaged(span, f"the variable {name} with {axis + 1} axes or more", "none", _RECONVERT)
+            raise damaged(
+                span, f"the variable {name} with {axis + 1} axes or more", "none", _RECONVERT
+            )
         return variable.shape[axis]
 
     audio, text = size("encoder/conv1/weight", 0), size("decoder/embeddings/weight", 1)
     return {
         "n_mels": size("encoder/conv1/weight", 1),
-        "n_audio_ctx": size("encoder/position_encodings/encodings", 0) if "encoder/position_encodings/encodings" in variables else 1500,
+        "n_audio_ctx": size("encoder/position_encodings/encodings", 0)
+        if "encoder/position_encodings/encodings" in variables
+        else 1500,
         "n_audio_state": audio,
         "n_audio_head": _heads(variables, "encoder", audio),
         "n_audio_layer": layers("encoder"),

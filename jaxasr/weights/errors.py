@@ -1,4 +1,5 @@
 """What is said when a file of weights cannot be used."""
+
 import contextlib
 import reprlib
 from collections.abc import Iterator
@@ -36,4 +37,6 @@ def reading(path: object, expected: str) -> Iterator[None]:
     except WeightsError:
         raise
     except Exception as problem:
-        raise damaged(path, expected, f"{type(problem).__name__}: {problem}".rstrip(": ").rstrip(".")) from problem
+        raise damaged(
+            path, expected, f"{type(problem).__name__}: {problem}".rstrip(": ").rstrip(".")
+        ) from problem

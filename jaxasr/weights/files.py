@@ -3,6 +3,7 @@
 Reads copy into memory of their own (`readinto`), never map: a mapped page counts as resident as long as the map lives, and
 a file that shrinks under a map kills the process.
 """
+
 import hashlib
 import json
 import os
@@ -32,7 +33,12 @@ def check_file(path: Path) -> None:
         raise damaged(path, "a regular file", kind, "Give the file that holds the weights.")
     with reading(path, "a readable file"), open(path, "rb") as file:
         if file.read(len(_LFS)) == _LFS:
-            raise damaged(path, "the file itself", "a Git LFS pointer to it", "Run `git lfs pull` where it was cloned.")
+            raise damaged(
+                path,
+                "the file itself",
+                "a Git LFS pointer to it",
+                "Run `git lfs pull` where it was cloned.",
+            )
 
 
 class Span:
@@ -108,7 +114,10 @@ def pair_list(found: dict[str, Any], key: str, path: Path) -> tuple[tuple[int, i
     value = found.get(key)
     if value is None:
         return None
-    good = isinstance(value, list) and all(isinstance(p, list) and len(p) == 2 and all(type(v) is int and v >= 0 for v in p) for p in value)
+    good = isinstance(value, list) and all(
+        isinstance(p, list) and len(p) == 2 and all(type(v) is int and v >= 0 for v in p)
+        for p in value
+    )
     if not good:
         raise damaged(path, f"a list of [layer, head] under {key!r}", shown(value))
     return tuple((layer, head) for layer, head in value)
@@ -124,7 +133,9 @@ def cache_dir() -> Path | None:
     if named.lower() in OFF:
         return None
     try:
-        folder = Path(named or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxasr")
+        folder = Path(
+            named or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxasr"
+        )
     except RuntimeError:  # a user without a home, as in many containers
         return None
     return folder if all(map(is_own, (folder, folder / "xla"))) else None
@@ -139,7 +150,10 @@ def is_own(folder: Path) -> bool:
     if not hasattr(os, "geteuid") or (stat.st_uid == os.geteuid() and not stat.st_mode & 0o002):
         return True
     who = "anybody can write into it" if stat.st_uid == os.geteuid() else "another user owns it"
-    warnings.warn(f"{folder}: not used as a cache, because {who}. Name another folder in JAXASR_CACHE.", stacklevel=3)
+    warnings.warn(
+        f"{folder}: not used as a cache, because {who}. Name another folder in JAXASR_CACHE.",
+        stacklevel=3,
+    )
     return False
 
 
@@ -148,7 +162,9 @@ def sha256(path: Path, remember: bool = True) -> str:
     check_file(path)
     with reading(path, "a readable file"):
         at = path.stat()
-        key = hashlib.sha256(f"{path.resolve()}|{at.st_size}|{at.st_mtime_ns}|{at.st_ino}".encode()).hexdigest()
+        key = hashlib.sha256(
+            f"{path.resolve()}|{at.st_size}|{at.st_mtime_ns}|{at.st_ino}".encode()
+        ).hexdigest()
         kept = cache_dir()
         note = kept / "sha256" / key if kept and remember else None
         if note and (known := _recall(note)):

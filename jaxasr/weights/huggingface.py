@@ -1,4 +1,5 @@
 """Reads a Hugging Face folder: `config.json` and `model.safetensors` or `pytorch_model.bin`, or shards with an index."""
+
 import re
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,17 @@ from safetensors import safe_open
 
 from jaxasr.config import Config
 from jaxasr.weights import files, tokenizer_files, torch_file
-from jaxasr.weights.checkpoint import PROJECTION, Checkpoint, Lazy, Tensors, check_features, known_heads, make_config, tie, with_positions
+from jaxasr.weights.checkpoint import (
+    PROJECTION,
+    Checkpoint,
+    Lazy,
+    Tensors,
+    check_features,
+    known_heads,
+    make_config,
+    tie,
+    with_positions,
+)
 from jaxasr.weights.errors import WeightsError, damaged, reading, shown
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -77,22 +88,38 @@ def from_openai(name: str) -> str:
         if name == ours or name.startswith(ours + "."):
             return f"model.{theirs}{name[len(ours) :]}"
     layer = re.fullmatch(r"(encoder|decoder)\.blocks\.(\d+)\.(.+)\.(weight|bias)", name)
-    return f"model.{layer[1]}.layers.{layer[2]}.{_OPENAI_PARTS[layer[3]]}.{layer[4]}" if layer else f"model.{name}"
+    return (
+        f"model.{layer[1]}.layers.{layer[2]}.{_OPENAI_PARTS[layer[3]]}.{layer[4]}"
+        if layer
+        else f"model.{name}"
+    )
 
 
 def _config(said: dict[str, Any], path: Path) -> Config:
     for key, value in _SETTINGS.items():
         if said.get(key, value) != value:
-            raise damaged(path, f"{key} = {value!r}", shown(said[key]), "Give a Whisper checkpoint.")
+            raise damaged(
+                path, f"{key} = {value!r}", shown(said[key]), "Give a Whisper checkpoint."
+            )
     missing = sorted({key for key in FIELDS.values() if key not in said})
     if missing:
-        raise damaged(path, "a Whisper configuration", f"none of {', '.join(missing)}", "Give the checkpoint's own config.json.")
+        raise damaged(
+            path,
+            "a Whisper configuration",
+            f"none of {', '.join(missing)}",
+            "Give the checkpoint's own config.json.",
+        )
     return make_config({field: said[key] for field, key in FIELDS.items()}, path)
 
 
 def _entry(path: Path, name: str, shape: tuple[int, ...], kind: str) -> Lazy:
     if kind not in _DTYPES:
-        raise damaged(path, f"{name} as one of {', '.join(_DTYPES)}", kind, "Convert the weights to floating point.")
+        raise damaged(
+            path,
+            f"{name} as one of {', '.join(_DTYPES)}",
+            kind,
+            "Convert the weights to floating point.",
+        )
 
     def read() -> np.ndarray:
         # Opened for one tensor at a time: pages of the file would else stay resident beside the model.
@@ -107,16 +134,23 @@ def _tensors(path: Path) -> dict[str, Lazy]:
         return _pickled(path)
     header = int.from_bytes(files.Span(path).read(0, 8).tobytes(), "little")
     if header > _MAX_HEADER:
-        raise damaged(path, f"a safetensors file whose header has at most {_MAX_HEADER} bytes", header)
+        raise damaged(
+            path, f"a safetensors file whose header has at most {_MAX_HEADER} bytes", header
+        )
     with reading(path, "a safetensors file"), safe_open(path, framework="numpy") as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        return {name: _entry(path, name, tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()}
+        return {
+            name: _entry(path, name, tuple(s.get_shape()), s.get_dtype())
+            for name, s in slices.items()
+        }
 
 
 def _pickled(path: Path) -> dict[str, Lazy]:
     archive, state = torch_file.load(path)
     if type(state) is not dict:
-        raise damaged(path, "a state dict of tensors", type(state).__name__, "Save it with save_pretrained.")
+        raise damaged(
+            path, "a state dict of tensors", type(state).__name__, "Save it with save_pretrained."
+        )
     return torch_file.tensors(archive, state)
 
 
@@ -127,23 +161,42 @@ def _weights(folder: Path, named: Path | None) -> tuple[tuple[Path, ...], dict[s
     """
     if named is not None and not re.search(r"-\d{5}-of-\d{5}|\.json$", named.name):
         return (named,), _tensors(named)
-    first = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), folder / WEIGHTS)
+    first = next(
+        (folder / name for name in WEIGHT_FILES if (folder / name).is_file()), folder / WEIGHTS
+    )
     return _shards(first) if first.suffix == ".json" else ((first,), _tensors(first))
 
 
 def _shards(index: Path) -> tuple[tuple[Path, ...], dict[str, Lazy]]:
     placed = files.read_json(index).get("weight_map")
-    if not isinstance(placed, dict) or not placed or not all(isinstance(f, str) and Path(f).name == f for f in placed.values()):
+    if (
+        not isinstance(placed, dict)
+        or not placed
+        or not all(isinstance(f, str) and Path(f).name == f for f in placed.values())
+    ):
         raise damaged(index, "a weight_map of tensor names to files of this folder", shown(placed))
     paths = tuple(index.parent / shard for shard in sorted(set(placed.values())))
     absent = [path.name for path in paths if not path.is_file()]
     if absent:
-        raise damaged(index, f"{len(paths)} files", f"none of {', '.join(absent)}", "Fetch the missing files.")
+        raise damaged(
+            index, f"{len(paths)} files", f"none of {', '.join(absent)}", "Fetch the missing files."
+        )
     shards = {path.name: _tensors(path) for path in paths}
     wrong = sorted({name for name, file in placed.items() if name not in shards[file]})
-    wrong += sorted({f"{name} ({file})" for file, held in shards.items() for name in held if placed.get(name) != file})
+    wrong += sorted(
+        {
+            f"{name} ({file})"
+            for file, held in shards.items()
+            for name in held
+            if placed.get(name) != file
+        }
+    )
     if wrong:
-        raise damaged(index, "every tensor in the file that the index names", f"otherwise for {', '.join(wrong)}")
+        raise damaged(
+            index,
+            "every tensor in the file that the index names",
+            f"otherwise for {', '.join(wrong)}",
+        )
     return paths, {name: entry for shard in shards.values() for name, entry in shard.items()}
 
 
@@ -158,12 +211,16 @@ def read(folder: Path, name: str, named: Path | None = None) -> Checkpoint:
     """The checkpoint in a Hugging Face folder; `named` is one of its weight files, if one was given. Raises `WeightsError`."""
     path = folder / "config.json"
     if not path.is_file():
-        raise WeightsError(f"{path}: expected the configuration of the weights beside it, found none. Fetch it from the same place.")
+        raise WeightsError(
+            f"{path}: expected the configuration of the weights beside it, found none. Fetch it from the same place."
+        )
     said = files.read_json(path)
     config = _config(said, path)
     weight_files, held = _weights(folder, named)
     entries = _renamed(held, weight_files[0])
-    wanted = said.get("tie_word_embeddings") is False and _OUTPUT not in entries  # and so it is named as missing
+    wanted = (
+        said.get("tie_word_embeddings") is False and _OUTPUT not in entries
+    )  # and so it is named as missing
     config = config.replace(tied=tie(entries, _OUTPUT) and not wanted)
     check_features(folder, config)
     generation = folder / "generation_config.json"
@@ -177,7 +234,11 @@ def read(folder: Path, name: str, named: Path | None = None) -> Checkpoint:
         format="huggingface",
         weight_files=weight_files,
         tokenizer_file=tokenizer_files.find(folder),
-        alignment_heads=known_heads(files.pair_list(said, "alignment_heads", generation), config, generation),
+        alignment_heads=known_heads(
+            files.pair_list(said, "alignment_heads", generation), config, generation
+        ),
         suppress_ids=files.token_ids(said, "suppress_tokens", generation, config.n_vocab),
-        suppress_ids_begin=files.token_ids(said, "begin_suppress_tokens", generation, config.n_vocab),
+        suppress_ids_begin=files.token_ids(
+            said, "begin_suppress_tokens", generation, config.n_vocab
+        ),
     )

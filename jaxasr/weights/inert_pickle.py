@@ -4,6 +4,7 @@
 An unpickler with an allow-list would still run its own machinery on the bytes of a stranger (a damaged memo index alone can
 make it allocate tens of gigabytes).
 """
+
 import dataclasses
 import pickletools
 from typing import Any
@@ -44,7 +45,11 @@ class Persistent:
 
 _ORDERED_DICT = Global("collections", "OrderedDict")
 _STORAGES = ("FloatStorage", "HalfStorage", "BFloat16Storage", "DoubleStorage")
-_ALLOWED = {_ORDERED_DICT, Global("torch._utils", "_rebuild_tensor_v2"), Global("torch._utils", "_rebuild_parameter")}
+_ALLOWED = {
+    _ORDERED_DICT,
+    Global("torch._utils", "_rebuild_tensor_v2"),
+    Global("torch._utils", "_rebuild_parameter"),
+}
 _ALLOWED |= {Global("torch", name) for name in _STORAGES}
 
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
@@ -77,7 +82,11 @@ class _Machine:
 
     def set_items(self, items: list[Any]) -> None:
         target, keys = self.stack[-1], items[::2]
-        if type(target) is not dict or len(items) % 2 or not all(type(key) in (str, int) for key in keys):
+        if (
+            type(target) is not dict
+            or len(items) % 2
+            or not all(type(key) in (str, int) for key in keys)
+        ):
             raise ValueError("items that are no dictionary's")
         target.update(zip(keys, items[1::2]))
 
@@ -95,7 +104,9 @@ class _Machine:
         return Call(function, args)
 
     def build(self) -> None:
-        (state,) = self.pop(1)  # attributes of the dictionary (torch's `_metadata`), which nobody needs
+        (state,) = self.pop(
+            1
+        )  # attributes of the dictionary (torch's `_metadata`), which nobody needs
         if type(state) is not dict or type(self.stack[-1]) is not dict:
             raise ValueError("a state for something that has none")
 
@@ -146,11 +157,15 @@ class _Machine:
 
 
 def _allowed(module: Any, name: Any) -> Global:
-    if type(module) is not str or type(name) is not str:  # before hashing: nested tuples may take for ever
+    if (
+        type(module) is not str or type(name) is not str
+    ):  # before hashing: nested tuples may take for ever
         raise ValueError("a reference whose name is no text")
     found = Global(module, name)
     if found not in _ALLOWED:
-        raise ValueError(f"a reference to {module[:60]}.{name[:60]}, which no checkpoint of tensors needs")
+        raise ValueError(
+            f"a reference to {module[:60]}.{name[:60]}, which no checkpoint of tensors needs"
+        )
     return found
 
 

@@ -1,4 +1,5 @@
 """Reads OpenAI's `.pt` files: dimensions and a state dict, as `torch.save` writes them."""
+
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,13 @@ _RESAVE = "Save it again with torch.save({'dims': ..., 'model_state_dict': ...},
 
 
 def _parsed(found: Any, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    dims, state = (found.get(key) if type(found) is dict else None for key in ("dims", "model_state_dict"))
+    dims, state = (
+        found.get(key) if type(found) is dict else None for key in ("dims", "model_state_dict")
+    )
     if type(dims) is not dict or type(state) is not dict:
-        raise damaged(path, "a dictionary of 'dims' and 'model_state_dict'", type(found).__name__, _RESAVE)
+        raise damaged(
+            path, "a dictionary of 'dims' and 'model_state_dict'", type(found).__name__, _RESAVE
+        )
     missing = [key for key in _DIMS if key not in dims]
     if missing:
         raise damaged(path, f"dims {', '.join(_DIMS)}", f"none of {', '.join(missing)}", _RESAVE)

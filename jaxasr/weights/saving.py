@@ -1,4 +1,5 @@
 """Writes a model as a Hugging Face folder, which `transformers` and `jaxasr.load` read."""
+
 import json
 import os
 import shutil
@@ -21,7 +22,9 @@ from jaxasr.weights.errors import WeightsError
 _ENGLISH_VOCAB, _MULTILINGUAL_VOCAB = 51_864, 51_865
 
 
-def save(model_or_asr: Any, folder: str | os.PathLike[str], *, checkpoint: Checkpoint | None = None) -> Path:
+def save(
+    model_or_asr: Any, folder: str | os.PathLike[str], *, checkpoint: Checkpoint | None = None
+) -> Path:
     """Writes weights, configuration and, when they are at hand, tokenizer files to `folder`, and gives its path.
 
     `model_or_asr` is a `Whisper`, or what `jaxasr.load` gives; `checkpoint` is where the model came from (default: the `.checkpoint`
@@ -33,7 +36,9 @@ def save(model_or_asr: Any, folder: str | os.PathLike[str], *, checkpoint: Check
     checkpoint = checkpoint or getattr(model_or_asr, "checkpoint", None)
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise WeightsError(f"{folder}: expected a new or empty folder to save into, found files. Remove it or give another name.")
+        raise WeightsError(
+            f"{folder}: expected a new or empty folder to save into, found files. Remove it or give another name."
+        )
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
     try:
@@ -43,7 +48,9 @@ def save(model_or_asr: Any, folder: str | os.PathLike[str], *, checkpoint: Check
         shutil.rmtree(partial, ignore_errors=True)
         if isinstance(problem, SafetensorError):  # a full disk, among others
             remedy = "Free space, or save elsewhere; nothing was left there."
-            raise OSError(f"{folder}: expected to write the weights there, got {problem}. {remedy}") from problem
+            raise OSError(
+                f"{folder}: expected to write the weights there, got {problem}. {remedy}"
+            ) from problem
         raise
     return folder
 
@@ -57,7 +64,10 @@ def _write(model: Whisper, folder: Path, checkpoint: Checkpoint | None) -> None:
     _write_json(folder / "preprocessor_config.json", _preprocessor_json(config))
     if checkpoint is not None and checkpoint.tokenizer_file is not None:
         _write_tokenizer(checkpoint.tokenizer_file, folder / "tokenizer.json", config.n_vocab)
-        _write_json(folder / "tokenizer_config.json", {"tokenizer_class": "WhisperTokenizer", "model_max_length": config.n_text_ctx})
+        _write_json(
+            folder / "tokenizer_config.json",
+            {"tokenizer_class": "WhisperTokenizer", "model_max_length": config.n_text_ctx},
+        )
 
 
 def _write_tokenizer(source: Path, path: Path, n_vocab: int) -> None:
@@ -77,7 +87,10 @@ def to_tensors(model: Whisper) -> dict[str, np.ndarray]:
     for leaf, array in leaves(model).items():
         name, array = tensor_name(leaf), np.asarray(jax.device_get(array))
         layers = array if "{}" in name else array[None]
-        tensors |= {name.format(i): np.ascontiguousarray(from_torch(leaf, layer)) for i, layer in enumerate(layers)}
+        tensors |= {
+            name.format(i): np.ascontiguousarray(from_torch(leaf, layer))
+            for i, layer in enumerate(layers)
+        }
     return tensors
 
 
@@ -122,10 +135,17 @@ def generation_json(config: Config, checkpoint: Checkpoint | None) -> dict[str, 
         "is_multilingual": config.n_vocab >= _MULTILINGUAL_VOCAB,
     }
     if config.n_vocab >= _ENGLISH_VOCAB:
-        said |= {"no_timestamps_token_id": ids["no_timestamps"], "prev_sot_token_id": ids["startofprev"], "max_initial_timestamp_index": 50}
+        said |= {
+            "no_timestamps_token_id": ids["no_timestamps"],
+            "prev_sot_token_id": ids["startofprev"],
+            "max_initial_timestamp_index": 50,
+        }
     if said["is_multilingual"]:
         n_languages = ids["translate"] - ids["sot"] - 1
-        said["lang_to_id"] = {f"<|{code}|>": ids["sot"] + 1 + i for i, code in enumerate(list(LANGUAGES)[:n_languages])}
+        said["lang_to_id"] = {
+            f"<|{code}|>": ids["sot"] + 1 + i
+            for i, code in enumerate(list(LANGUAGES)[:n_languages])
+        }
         said["task_to_id"] = {task: ids[task] for task in ("transcribe", "translate")}
     known = ("alignment_heads", "suppress_ids", "suppress_ids_begin")
     for key, field in zip(("alignment_heads", "suppress_tokens", "begin_suppress_tokens"), known):

@@ -4,6 +4,7 @@
 tokens in `tokenizer_config.json` or `added_tokens.json`. CTranslate2 folders may have a list of
 tokens, `vocabulary.json` or `vocabulary.txt`, which tells less: it can only be compared.
 """
+
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,14 @@ _VOCAB, _MERGES = "vocab.json", "merges.txt"
 _LISTS = ("vocabulary.json", "vocabulary.txt")
 N_TIMESTAMPS = 1501  # <|0.00|> to <|30.00|>, after the control tokens
 _RELEASED = {51_864: 99, 51_865: 99, 51_866: 100}  # tokens -> languages
-_AFTER_LANGUAGES = ("translate", "transcribe", "startoflm", "startofprev", "nospeech", "notimestamps")
+_AFTER_LANGUAGES = (
+    "translate",
+    "transcribe",
+    "startoflm",
+    "startofprev",
+    "nospeech",
+    "notimestamps",
+)
 _MAX_BYTES = 1 << 25  # the largest released tokenizer has 4 MB
 _REMEDY = "Give the model's own tokenizer: a tokenizer.json, or vocab.json with merges.txt."
 
@@ -42,7 +50,9 @@ def read(path: Path, n_vocab: int | None = None) -> tokenizers.Tokenizer:
     """
     files.check_file(path)
     if path.stat().st_size > _MAX_BYTES:
-        raise damaged(path, f"at most {_MAX_BYTES} bytes of a tokenizer", path.stat().st_size, _REMEDY)
+        raise damaged(
+            path, f"at most {_MAX_BYTES} bytes of a tokenizer", path.stat().st_size, _REMEDY
+        )
     inner = _from_vocabulary(path) if path.name == _VOCAB else _from_json(path)
     if not isinstance(inner.model, models.BPE) or not isinstance(inner.decoder, decoders.ByteLevel):
         kind = f"{type(inner.model).__name__} and {type(inner.decoder).__name__}"
@@ -89,7 +99,9 @@ def _add_control(inner: tokenizers.Tokenizer, path: Path, n_vocab: int) -> None:
     first = n_vocab - N_TIMESTAMPS - len(names)
     found = [inner.token_to_id(f"<|{name}|>") for name in names]
     if found != list(range(first, first + len(names))):
-        raise damaged(path, f"{first} words before the control tokens of {n_vocab} tokens", found[0], _REMEDY)
+        raise damaged(
+            path, f"{first} words before the control tokens of {n_vocab} tokens", found[0], _REMEDY
+        )
 
 
 def _added(folder: Path) -> Iterator[tuple[int, AddedToken, Path]]:
@@ -103,7 +115,9 @@ def _added(folder: Path) -> Iterator[tuple[int, AddedToken, Path]]:
     special = _special(folder) if path.is_file() else set()
     for content, id_ in (files.read_json(path) if path.is_file() else {}).items():
         with reading(path, "tokens with their ids"):
-            token = AddedToken(content, special=content in special, normalized=content not in special)
+            token = AddedToken(
+                content, special=content in special, normalized=content not in special
+            )
             yield int(id_), token, path
 
 
@@ -112,7 +126,9 @@ def _special(folder: Path) -> set[str]:
     path = folder / "special_tokens_map.json"
     named = files.read_json(path) if path.is_file() else {}
     with reading(path, "names of special tokens"):
-        values = [v for value in named.values() for v in (value if isinstance(value, list) else [value])]
+        values = [
+            v for value in named.values() for v in (value if isinstance(value, list) else [value])
+        ]
         return {value["content"] if isinstance(value, dict) else value for value in values}
 
 
@@ -127,7 +143,11 @@ def check_list(path: Path, inner: tokenizers.Tokenizer) -> None:
     with reading(path, "a list of tokens"):
         text = path.read_text("utf-8")
         tokens: list[Any] = json.loads(text) if path.suffix == ".json" else text.split("\n")
-        wrong = next((i for i, token in enumerate(tokens) if inner.id_to_token(i) not in (token, None)), None)
+        wrong = next(
+            (i for i, token in enumerate(tokens) if inner.id_to_token(i) not in (token, None)), None
+        )
     if wrong is not None:
         found = f"{tokens[wrong]!r} instead of {inner.id_to_token(wrong)!r} as token {wrong}"
-        raise WeightsError(f"{path}: expected the tokens of OpenAI's tokenizer of this size, found {found}. {_REMEDY}")
+        raise WeightsError(
+            f"{path}: expected the tokens of OpenAI's tokenizer of this size, found {found}. {_REMEDY}"
+        )

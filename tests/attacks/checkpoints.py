@@ -6,6 +6,7 @@ prints a line for every kind of mutation. A second process loads one case after 
 come back. A case hangs if loading it takes more than 10 seconds of a processor; compiling a program for dimensions that
 are new is not counted. `--case 17` runs one case in this process.
 """
+
 import argparse
 import collections
 import contextlib
@@ -42,7 +43,9 @@ class Outcome:
     detail: str = ""
 
 
-def case(number: int, seed: int, originals: dict[str, mutations.Files]) -> tuple[str, mutations.Files]:
+def case(
+    number: int, seed: int, originals: dict[str, mutations.Files]
+) -> tuple[str, mutations.Files]:
     """The kind of a case, and its files."""
     kinds = [(form, kind) for form in originals for kind in mutations.MUTATIONS]
     form, kind = kinds[number % len(kinds)]
@@ -89,9 +92,19 @@ def _finite(asr) -> bool:
     import jaxasr
 
     config = asr.config
-    mel = np.random.default_rng(0).normal(size=(1, config.n_mels, config.n_mel_frames)).astype(np.float32)
+    mel = (
+        np.random.default_rng(0)
+        .normal(size=(1, config.n_mels, config.n_mel_frames))
+        .astype(np.float32)
+    )
     memory, _ = asr.model.encode(mel)
-    made = jaxasr.generate(asr.model, memory, np.array([[asr.tokenizer.special.sot]]), max_new_tokens=1, eot=asr.tokenizer.special.eot)
+    made = jaxasr.generate(
+        asr.model,
+        memory,
+        np.array([[asr.tokenizer.special.sot]]),
+        max_new_tokens=1,
+        eot=asr.tokenizer.special.eot,
+    )
     asr.tokenizer.decode(made.tokens[0])
     return bool(np.isfinite(made.logprobs).all())
 
@@ -110,7 +123,9 @@ class Worker:
 
     def __init__(self, scratch: Path) -> None:
         self.pipe, theirs = multiprocessing.get_context("spawn").Pipe()
-        self.process = multiprocessing.get_context("spawn").Process(target=_worker, args=(theirs, scratch), daemon=True)
+        self.process = multiprocessing.get_context("spawn").Process(
+            target=_worker, args=(theirs, scratch), daemon=True
+        )
         self.process.start()
         theirs.close()
 
@@ -154,7 +169,9 @@ def run(n: int, seed: int) -> bool:
             outcome = dataclasses.replace(outcome, faults=(*outcome.faults, "code"))
         counts[kind].update(("tried", "loaded" if outcome.loaded else "refused", *outcome.faults))
         if outcome.faults:
-            print(f"case {number}, {kind}: {', '.join(outcome.faults)}\n{outcome.detail}", flush=True)
+            print(
+                f"case {number}, {kind}: {', '.join(outcome.faults)}\n{outcome.detail}", flush=True
+            )
     worker.end()
     shutil.rmtree(scratch)
     _print(counts)

@@ -38,10 +38,7 @@ def with_pyav_alone(path: Path) -> np.ndarray:
     parts, rate = [], SAMPLE_RATE
     # Without protocols: playlists, which name other files, are not read.
     options = {"protocol_whitelist": ""}
-    with (
-        open(path, "rb") as file,
-        av.open(file, options=options) as container,
-    ):
+    with open(path, "rb") as file, av.open(file, options=options) as container:
         resampler = av.AudioResampler(format="fltp")
         if not container.streams.audio:
             raise av.InvalidDataError(0, "no audio stream")

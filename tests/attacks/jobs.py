@@ -2,6 +2,7 @@
 
 A job is called with the folder that it writes into, and may be called again in the same folder.
 """
+
 import dataclasses
 import json
 import sys
@@ -39,7 +40,9 @@ def store(folder: Path) -> None:
     from experiments import store as activations
 
     corpus = tones([0.2 + 0.1 * i for i in range(N_RECORDINGS)])
-    activations.extract(small_recogniser(), corpus, folder / "store", pool=("speech", "frames"), batch=2)
+    activations.extract(
+        small_recogniser(), corpus, folder / "store", pool=("speech", "frames"), batch=2
+    )
 
 
 def patch(folder: Path) -> None:
@@ -56,7 +59,18 @@ def texts(folder: Path) -> None:
 
 def probe(folder: Path) -> None:
     """`jaxasr probe` of a pitch."""
-    _run("probe", str(_corpus(folder)), "--label", "pitch", "--out", str(folder / "out"), "--folds", "3", "--batch", "2")
+    _run(
+        "probe",
+        str(_corpus(folder)),
+        "--label",
+        "pitch",
+        "--out",
+        str(folder / "out"),
+        "--folds",
+        "3",
+        "--batch",
+        "2",
+    )
 
 
 def reproduce(folder: Path) -> None:
@@ -67,32 +81,60 @@ def reproduce(folder: Path) -> None:
     quick = {**study.presets["quick"], "per_language": 3, "max_new_tokens": 4}
     small = dataclasses.replace(study, presets={**study.presets, "quick": quick})
     registry.study = lambda name: small
-    _run("reproduce", "E7", "--quick", "--data", str(_corpus(folder)), "--preset", "here", "--out", str(folder / "out"))
+    _run(
+        "reproduce",
+        "E7",
+        "--quick",
+        "--data",
+        str(_corpus(folder)),
+        "--preset",
+        "here",
+        "--out",
+        str(folder / "out"),
+    )
 
 
-JOBS: dict[str, Callable[[Path], None]] = {job.__name__: job for job in (sweep, store, patch, texts, probe, reproduce)}
+JOBS: dict[str, Callable[[Path], None]] = {
+    job.__name__: job for job in (sweep, store, patch, texts, probe, reproduce)
+}
 
 
 def contents(folder: Path) -> dict[str, object]:
     """What a job has left in `folder`, but for what says when and by what it was made."""
-    return {str(file.relative_to(folder)): _read(file) for file in sorted(folder.rglob("*")) if file.is_file() and not _dated(file)}
+    return {
+        str(file.relative_to(folder)): _read(file)
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and not _dated(file)
+    }
 
 
 def _dated(file: Path) -> bool:
-    return file.name in ("index.html", "zarr.json", "lens.json", ".zattrs", "SHA256SUMS", "bank.json") or file.suffix in (".flac", ".part")
+    return file.name in (
+        "index.html",
+        "zarr.json",
+        "lens.json",
+        ".zattrs",
+        "SHA256SUMS",
+        "bank.json",
+    ) or file.suffix in (".flac", ".part")
 
 
 def _read(file: Path) -> object:
     if file.name == "result.json":
         dated = ("provenance", "seconds", "seconds_taken")
-        return {key: value for key, value in json.loads(file.read_text()).items() if key not in dated}
+        return {
+            key: value for key, value in json.loads(file.read_text()).items() if key not in dated
+        }
     if file.suffix == ".npz":
         with np.load(file) as arrays:
             return {name: arrays[name].tobytes() for name in arrays}
     if file.suffix == ".nc":
         from experiments.results import load_result
 
-        return {str(name): repr(values.values.tolist()) for name, values in load_result(file).variables.items()}  # texts are objects
+        return {
+            str(name): repr(values.values.tolist())
+            for name, values in load_result(file).variables.items()
+        }  # texts are objects
     return file.read_bytes()
 
 
@@ -114,7 +156,9 @@ def _corpus(folder: Path) -> Path:
         for i in range(N_RECORDINGS):
             write(where / f"{i}.flac", tone(300 + i if i % 2 else 2000 + 10 * i, 0.3, i))
             labels = {"pitch": "low" if i % 2 else "high", "lang": "en"}
-            rows.append({"path": f"{i}.flac", "speaker": f"s{i}", "transcript": "one two", **labels})
+            rows.append(
+                {"path": f"{i}.flac", "speaker": f"s{i}", "transcript": "one two", **labels}
+            )
         (where / "manifest.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return where
 
@@ -135,8 +179,12 @@ def recogniser() -> object:
     from jaxasr.weights.packaged import tokenizer_file
 
     config = jaxasr.Config(80, 1500, 12, 2, 3, 51864, 448, 12, 2, 3)
-    held = dataclasses.replace(checkpoint(config, tiny_state(config)), weight_files=(Path(__file__),))
-    return jaxasr.Recogniser(jaxasr.weights.assemble(held), Tokenizer.from_file(tokenizer_file(51864)), held)
+    held = dataclasses.replace(
+        checkpoint(config, tiny_state(config)), weight_files=(Path(__file__),)
+    )
+    return jaxasr.Recogniser(
+        jaxasr.weights.assemble(held), Tokenizer.from_file(tokenizer_file(51864)), held
+    )
 
 
 if __name__ == "__main__":

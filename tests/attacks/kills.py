@@ -4,6 +4,7 @@
 the kills come after a random time, half at a random change of a file (a rename, a new file, a removed one), so that the moments in
 which something is half-written are met as often as the others.
 """
+
 import argparse
 import multiprocessing
 import os
@@ -21,10 +22,33 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # where the tests' own modul
 
 from attacks.jobs import JOBS, contents
 
-_CHANGES = ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "tempfile.mkdtemp", "shutil.rmtree")
+_CHANGES = (
+    "os.rename",
+    "os.mkdir",
+    "os.remove",
+    "os.rmdir",
+    "os.truncate",
+    "tempfile.mkdtemp",
+    "shutil.rmtree",
+)
 _PRELOAD = (
-    *("jax", "flax.nnx", "jaxasr", "interventions", "experiments.cli", "experiments.store", "experiments.reproduce", "pandas"),
-    *("experiments.patch", "experiments.patch_page", "experiments.probe", "matplotlib.figure", "matplotlib.backends.backend_agg"),
+    *(
+        "jax",
+        "flax.nnx",
+        "jaxasr",
+        "interventions",
+        "experiments.cli",
+        "experiments.store",
+        "experiments.reproduce",
+        "pandas",
+    ),
+    *(
+        "experiments.patch",
+        "experiments.patch_page",
+        "experiments.probe",
+        "matplotlib.figure",
+        "matplotlib.backends.backend_agg",
+    ),
 )
 _FAILED = 3
 
@@ -36,14 +60,20 @@ class Changes:
         self.folder, self.kill_at, self.counted = os.fspath(folder), kill_at, counted
 
     def __call__(self, event: str, arguments: tuple) -> None:
-        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        writes = (
+            event == "open"
+            and isinstance(arguments[2], int)
+            and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        )
         if (event in _CHANGES or writes) and any(self.folder in str(one) for one in arguments[:2]):
             self.counted.value += 1
             if self.counted.value == self.kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _child(job: str, folder: Path, log: Path, kill_at: int | None, counted: object, began: object) -> None:
+def _child(
+    job: str, folder: Path, log: Path, kill_at: int | None, counted: object, began: object
+) -> None:
     with log.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -62,7 +92,9 @@ def _child(job: str, folder: Path, log: Path, kill_at: int | None, counted: obje
     os._exit(0)
 
 
-def run(job: str, folder: Path, log: Path, *, after: float | None = None, kill_at: int | None = None) -> tuple[int, float, int]:
+def run(
+    job: str, folder: Path, log: Path, *, after: float | None = None, kill_at: int | None = None
+) -> tuple[int, float, int]:
     """Runs a job in a process of its own, killed `after` seconds or at its `kill_at`th change of a file.
 
     Returns:
@@ -82,7 +114,9 @@ def run(job: str, folder: Path, log: Path, *, after: float | None = None, kill_a
     return int(process.exitcode), took, counted.value
 
 
-def trials(job: str, n: int, scratch: Path, seed: int = 0, timed: bool = True) -> Iterator[tuple[bool, str]]:
+def trials(
+    job: str, n: int, scratch: Path, seed: int = 0, timed: bool = True
+) -> Iterator[tuple[bool, str]]:
     """For each of `n` kills: whether it came before the end, and what was wrong after the job was taken up again, or "".
 
     timed: whether every other kill comes after a random time, not at a change of a file.
@@ -99,20 +133,32 @@ def trials(job: str, n: int, scratch: Path, seed: int = 0, timed: bool = True) -
     for trial in range(n):
         folder = where / f"trial-{trial}"
         folder.mkdir()
-        how = {"after": draw.uniform(0, seconds)} if timed and trial % 2 else {"kill_at": draw.randint(1, changes)}
+        how = (
+            {"after": draw.uniform(0, seconds)}
+            if timed and trial % 2
+            else {"kill_at": draw.randint(1, changes)}
+        )
         killed = run(job, folder, log, **how)[0] == -signal.SIGKILL
         code = run(job, folder, log)[0]
         yield killed, _wrong(code, expected, folder, log, how)
         shutil.rmtree(folder)
 
 
-def _wrong(code: int, expected: dict[str, object], folder: Path, log: Path, how: dict[str, float]) -> str:
+def _wrong(
+    code: int, expected: dict[str, object], folder: Path, log: Path, how: dict[str, float]
+) -> str:
     if code != 0:
         return f"{how}: did not go on: {log.read_text().strip().splitlines()[-1][:300]}"
     found = contents(folder)
-    if hidden := [str(file.relative_to(folder)) for file in folder.rglob(".*") if file.name not in (".zattrs", ".zarray", ".zgroup")]:
+    if hidden := [
+        str(file.relative_to(folder))
+        for file in folder.rglob(".*")
+        if file.name not in (".zattrs", ".zarray", ".zgroup")
+    ]:
         return f"{how}: left behind: {', '.join(hidden[:3])}"
-    if different := [name for name in sorted({*found, *expected}) if found.get(name) != expected.get(name)]:
+    if different := [
+        name for name in sorted({*found, *expected}) if found.get(name) != expected.get(name)
+    ]:
         return f"{how}: differ: {', '.join(different[:3])}"
     return ""
 
@@ -123,7 +169,9 @@ def preload(modules: Sequence[str] = _PRELOAD) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Kills long computations and compares what they resume to.")
+    parser = argparse.ArgumentParser(
+        description="Kills long computations and compares what they resume to."
+    )
     parser.add_argument("--n", type=int, default=100, help="kills, over all kinds")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="*", default=list(JOBS), choices=list(JOBS))

@@ -4,6 +4,7 @@ Every kind is called after every other kind in one process, in both orders, thro
 is a process that calls one kind only: `python -m tests.attacks.program_pairs`. The quick test compares with calls that are
 not compiled at all.
 """
+
 import functools
 import os
 import subprocess
@@ -37,7 +38,12 @@ def _made(name: str, fields: dict[str, Any], call: Callable, static: tuple[str, 
 Times = _made("Times", {"s": 0}, lambda self, x, at: x * self.s)
 Plus = _made("Plus", {"s": 0}, lambda self, x, at: x + self.s)
 Power = _made("Power", {"s": 0}, lambda self, x, at: jnp.abs(x) ** self.s)
-Static = _made("Static", {"s": 0}, lambda self, x, at: x + jnp.asarray([[self.s]]).dtype.itemsize * np.signbit(self.s), ("s",))
+Static = _made(
+    "Static",
+    {"s": 0},
+    lambda self, x, at: x + jnp.asarray([[self.s]]).dtype.itemsize * np.signbit(self.s),
+    ("s",),
+)
 Typed = _made("Typed", {"s": 0}, lambda self, x, at: x + len(type(self.s).__name__), ("s",))
 
 
@@ -140,9 +146,16 @@ def rules() -> dict[str, Any]:
         for begin in (6, 7)
     }
     fields = {"suppress": 0, "begin": 0, "at": 0}
-    First = _made("First", fields, lambda self, logits, *_: jnp.where(self.suppress, 0, logits) + self.at)
-    Second = _made("Second", fields, lambda self, logits, *_: jnp.where(self.begin, 0, logits) * self.at)
-    return kinds | {"First": First(suppress, none, jnp.int32(4)), "Second": Second(suppress, none, jnp.int32(4))}
+    First = _made(
+        "First", fields, lambda self, logits, *_: jnp.where(self.suppress, 0, logits) + self.at
+    )
+    Second = _made(
+        "Second", fields, lambda self, logits, *_: jnp.where(self.begin, 0, logits) * self.at
+    )
+    return kinds | {
+        "First": First(suppress, none, jnp.int32(4)),
+        "Second": Second(suppress, none, jnp.int32(4)),
+    }
 
 
 def _edit_all(x: Any, at: Any, edit: Any) -> Any:
@@ -167,26 +180,51 @@ def calls() -> dict[str, tuple[Callable, tuple, Any]]:
     logits = jnp.asarray(np.random.default_rng(1).normal(size=(B, V)), jnp.float32)
     tokens = jnp.array([[1, 2, 0, 0], [3, 7, 0, 0]], jnp.int32)
     positions = jnp.broadcast_to(jnp.arange(T), (B, T))
-    at = jaxasr.At(jnp.int32(1), positions, jnp.broadcast_to(jnp.arange(S), (B, S)), "decoder.cross_attn.pattern")
+    at = jaxasr.At(
+        jnp.int32(1),
+        positions,
+        jnp.broadcast_to(jnp.arange(S), (B, S)),
+        "decoder.cross_attn.pattern",
+    )
     mel = jaxasr.At(jnp.int32(1), positions, None, "decoder.cross_attn.z")
     z = jnp.moveaxis(x, 1, 2)
     found = {f"edit {name}": (_edit_all, (x, at), edit) for name, edit in edits().items()}
-    noise = {"Noise": iv.Noise(3), "Noise, replace": iv.Noise(3, replace=True), "Times at z": Times(2.0), "Plus at z": Plus(2.0)}
+    noise = {
+        "Noise": iv.Noise(3),
+        "Noise, replace": iv.Noise(3, replace=True),
+        "Times at z": Times(2.0),
+        "Plus at z": Plus(2.0),
+    }
     found |= {f"edit {name}": (_edit_all, (z, mel), edit) for name, edit in noise.items()}
     cell = {"layer": jnp.int32(1), "head": jnp.int32(2)}
     frames = (jnp.int32(1), jnp.int32(S))
-    for name, edit in {"Zero": iv.Zero(), "Scale": iv.Scale(2.0), "Plus": Plus(2.0), "Times": Times(2.0)}.items():
-        found[f"edit Placed {name}"] = (_edit_all, (z, mel), Placed(edit, "decoder.cross_attn.z", *frames)(cell)["decoder.cross_attn.z"])
+    for name, edit in {
+        "Zero": iv.Zero(),
+        "Scale": iv.Scale(2.0),
+        "Plus": Plus(2.0),
+        "Times": Times(2.0),
+    }.items():
+        found[f"edit Placed {name}"] = (
+            _edit_all,
+            (z, mel),
+            Placed(edit, "decoder.cross_attn.z", *frames)(cell)["decoder.cross_attn.z"],
+        )
     found |= {f"metric {name}": (_score, (logits,), metric) for name, metric in metrics().items()}
     found |= {f"readout {name}": (_read, (x,), readout) for name, readout in readouts().items()}
-    return found | {f"rule {name}": (_rule, (logits, tokens), rule) for name, rule in rules().items()}
+    return found | {
+        f"rule {name}": (_rule, (logits, tokens), rule) for name, rule in rules().items()
+    }
 
 
 def result(name: str, together: dict, run: bool = True) -> str:
     """Returns the values of one kind as text, compiled or not."""
     function, arrays, taps = together[name]
     out = compiled.call(function, *arrays, taps=taps) if run else function(*arrays, taps)
-    return " ".join(f"{value:.4f}" for leaf in jax.tree.leaves(out) for value in np.asarray(leaf, np.float64).ravel())
+    return " ".join(
+        f"{value:.4f}"
+        for leaf in jax.tree.leaves(out)
+        for value in np.asarray(leaf, np.float64).ravel()
+    )
 
 
 def main() -> int:
@@ -196,12 +234,19 @@ def main() -> int:
         return 0
     wrong = []
     command = [sys.executable, "-m", "tests.attacks.program_pairs"]
-    fresh = {name: subprocess.run([*command, name], check=True, capture_output=True, text=True).stdout.strip() for name in together}
+    fresh = {
+        name: subprocess.run(
+            [*command, name], check=True, capture_output=True, text=True
+        ).stdout.strip()
+        for name in together
+    }
     for order in (list(together), list(together)[::-1]):
         compiled._jitted.cache_clear()
         wrong += [name for name in order if result(name, together) != fresh[name]]
     pairs = sum(a[0] is b[0] for a in together.values() for b in together.values()) - len(together)
-    print(f"jax {jax.__version__}: {len(together)} kinds, {pairs} ordered pairs, {len(wrong)} wrong {wrong}")
+    print(
+        f"jax {jax.__version__}: {len(together)} kinds, {pairs} ordered pairs, {len(wrong)} wrong {wrong}"
+    )
     return bool(wrong)
 
 

@@ -1,13 +1,23 @@
 """Texts that try to act where they are shown: on a terminal, as markup, as HTML, as a formula, as the name of a file."""
 
-ESCAPES = "\x1b[2J\x1b]0;title\x07\x9b31m"  # clears the screen, names the window, colours what follows
+ESCAPES = (
+    "\x1b[2J\x1b]0;title\x07\x9b31m"  # clears the screen, names the window, colours what follows
+)
 MARKUP = "[/red][link=https://example.org]x[/] :boom:"
 REVERSED = "\u202egpj.exe\u2066\u200f"
 PAGE = "</title></script><script>alert(1)</script><img src=x onerror=alert(1)>'\"&{{7*7}}{% raw %}"
 FORMULA = "$_$ $\\frac{$"
 NAME = "\udc80\udcff"  # bytes of a file name that are no UTF-8
 LINES = "one\r\ntwo\x00\u2028three"
-HOSTILE = {"escapes": ESCAPES, "markup": MARKUP, "reversed": REVERSED, "page": PAGE, "formula": FORMULA, "name": NAME, "lines": LINES}
+HOSTILE = {
+    "escapes": ESCAPES,
+    "markup": MARKUP,
+    "reversed": REVERSED,
+    "page": PAGE,
+    "formula": FORMULA,
+    "name": NAME,
+    "lines": LINES,
+}
 
 
 def acts(shown: str) -> list[str]:

@@ -1,7 +1,8 @@
 """Writes the golden activations of the tiny models: every site, from torch in float64, rounded to float32 once.
 
-    PYTHONPATH=.:tests:tests/live python tests/golden/make_golden.py      # needs torch; tests/test_golden.py does not
+PYTHONPATH=.:tests:tests/live python tests/golden/make_golden.py      # needs torch; tests/test_golden.py does not
 """
+
 import numpy as np
 from golden.tiny import TINY, golden_file, left_padded, tiny_inputs, tiny_state
 from torch_reference import reference
@@ -22,5 +23,8 @@ def golden(name: str) -> dict[str, np.ndarray]:
 
 if __name__ == "__main__":
     for name in TINY:
-        np.savez_compressed(golden_file(name), **{key: value.astype(np.float32) for key, value in golden(name).items()})
+        np.savez_compressed(
+            golden_file(name),
+            **{key: value.astype(np.float32) for key, value in golden(name).items()},
+        )
         print(golden_file(name).name, golden_file(name).stat().st_size, "bytes")

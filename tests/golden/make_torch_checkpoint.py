@@ -2,6 +2,7 @@
 
 Run with torch==2.13.0: python tests/golden/make_torch_checkpoint.py
 """
+
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,10 @@ def main() -> None:
         "scalar": torch.tensor(3.5),
     }
     torch.save({"dims": DIMS, "model_state_dict": state}, HERE / "torch_checkpoint.pt")
-    np.savez(HERE / "torch_checkpoint.npz", **{name: tensor.detach().double().numpy() for name, tensor in state.items()})
+    np.savez(
+        HERE / "torch_checkpoint.npz",
+        **{name: tensor.detach().double().numpy() for name, tensor in state.items()},
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 """Tiny Whispers that can be made anywhere: weights are bits of a counter, so they need no file and no torch."""
+
 import math
 from pathlib import Path
 
@@ -31,8 +32,15 @@ def uniform(seed: int, *shape: int) -> np.ndarray:
 
 def tiny_state(config: Config, seed: int = 0) -> dict[str, np.ndarray]:
     """Every tensor of an OpenAI checkpoint, none of them special: norms, biases and positions are random, too."""
-    shapes = {name: shape for leaf, spec in leaves(structure(config)).items() for name, shape in tensor_shapes(leaf, spec.shape).items()}
-    return {name: _tensor(name, shape, 1000 * seed + i) for i, (name, shape) in enumerate(sorted(shapes.items()))}
+    shapes = {
+        name: shape
+        for leaf, spec in leaves(structure(config)).items()
+        for name, shape in tensor_shapes(leaf, spec.shape).items()
+    }
+    return {
+        name: _tensor(name, shape, 1000 * seed + i)
+        for i, (name, shape) in enumerate(sorted(shapes.items()))
+    }
 
 
 def _tensor(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
@@ -40,22 +48,31 @@ def _tensor(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
     if "ln" in name.split(".")[-2] and name.endswith("weight"):
         return 1 + x / 2
     if len(shape) > 1 and "embedding" not in name:
-        return x * np.float32(2 / math.sqrt(math.prod(shape[1:])))  # wide enough for attention to have peaks
+        return x * np.float32(
+            2 / math.sqrt(math.prod(shape[1:]))
+        )  # wide enough for attention to have peaks
     return x / 2
 
 
 def checkpoint(config: Config, state: dict[str, np.ndarray]) -> Checkpoint:
     """An in-memory checkpoint."""
-    lazy = {name: Lazy(array.shape, str(array.dtype), lambda array=array: array) for name, array in state.items()}
+    lazy = {
+        name: Lazy(array.shape, str(array.dtype), lambda array=array: array)
+        for name, array in state.items()
+    }
     return Checkpoint(config, Tensors(lazy), "tiny", Path("tiny"), "memory", ())
 
 
-def tiny_model(name: str = "80 mels", seed: int = 0, dtype: str = "float32", param_dtype: str | None = None) -> Whisper:
+def tiny_model(
+    name: str = "80 mels", seed: int = 0, dtype: str = "float32", param_dtype: str | None = None
+) -> Whisper:
     config = TINY[name]
     return assemble(checkpoint(config, tiny_state(config, seed)), dtype, param_dtype or dtype)
 
 
-def tiny_inputs(config: Config, batch: int = BATCH, n_tokens: int = N_TOKENS) -> tuple[np.ndarray, np.ndarray]:
+def tiny_inputs(
+    config: Config, batch: int = BATCH, n_tokens: int = N_TOKENS
+) -> tuple[np.ndarray, np.ndarray]:
     """Mel [B, M, F] in [-1, 1) and tokens [B, T]."""
     tokens = (uniform(78, batch, n_tokens) + 1) / 2 * config.n_vocab
     return uniform(77, batch, config.n_mels, 2 * config.n_audio_ctx), tokens.astype(np.int32)

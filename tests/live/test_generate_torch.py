@@ -1,4 +1,5 @@
 """Greedy tokens of the cached, compiled generation against a loop written out on the torch model."""
+
 import pytest
 
 pytest.importorskip("torch")
@@ -11,7 +12,13 @@ N = 12
 
 def test_greedy_tokens_are_those_of_torch(asr):
     clips = [clip for clip in data.recordings() if clip.set not in WITHOUT_SPEECH]
-    compared = list(compare_tokens(asr, data.spread(clips, N) or [data.Recording(data.DEMO, "demo", "", "en", 0.0)], batch=4))
+    compared = list(
+        compare_tokens(
+            asr,
+            data.spread(clips, N) or [data.Recording(data.DEMO, "demo", "", "en", 0.0)],
+            batch=4,
+        )
+    )
     assert len(compared) == (N if clips else 1)
     assert not [row for row in compared if row.verdict == "DIFFERENT"]
     assert sum(row.n_tokens for row in compared) >= 5 * len(compared)

@@ -1,4 +1,5 @@
 """Every site of tiny.en and base, with real weights on real recordings, against torch; float64 decides whose error the rest is."""
+
 # ruff: noqa: E402 (torch first: without it this file is skipped)
 import functools
 from collections.abc import Callable, Mapping
@@ -25,12 +26,17 @@ from jaxasr.weights import Checkpoint, assemble, read_checkpoint
 
 TOLERANCE = 5e-5  # of max(1, max|reference|), in float32
 EXACT = 1e-11  # the same in float64: eight orders less would be 5e-13
-ROUNDING = 3  # for chance: any change of order moves the largest of a million errors by a factor of two
+ROUNDING = (
+    3  # for chance: any change of order moves the largest of a million errors by a factor of two
+)
 TEXT = (Path(__file__).parent / "text.txt").read_text()  # 500 tokens, nothing repeated
 MODELS = ["tiny.en", "base"]
 # At 1,500 x 1,500 per head these two are read alone; the rest of the encoder fits in one pass.
 LARGE = ("encoder.attn.scores", "encoder.attn.pattern")
-ENCODER_PASSES = [tuple(site for site in sites_of("encoder") if site not in LARGE), *((site,) for site in LARGE)]
+ENCODER_PASSES = [
+    tuple(site for site in sites_of("encoder") if site not in LARGE),
+    *((site,) for site in LARGE),
+]
 
 
 REAL = data.recordings(["libri_test_other", "timit"])
@@ -74,7 +80,12 @@ class Pair(NamedTuple):
 @pytest.fixture(scope="module", params=MODELS)
 def pair(request: pytest.FixtureRequest) -> Pair:
     checkpoint = read_checkpoint(request.param)
-    return Pair(checkpoint, assemble(checkpoint), build(checkpoint.config, checkpoint.tensors), request.param)
+    return Pair(
+        checkpoint,
+        assemble(checkpoint),
+        build(checkpoint.config, checkpoint.tensors),
+        request.param,
+    )
 
 
 def gaps(ours: Mapping[str, jax.Array], theirs: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -85,7 +96,10 @@ def gaps(ours: Mapping[str, jax.Array], theirs: Mapping[str, np.ndarray]) -> dic
 
 
 def compare(
-    name: str, ours: Mapping[str, jax.Array], theirs: Mapping[str, np.ndarray], exact: Callable[[list[str]], dict[str, np.ndarray]]
+    name: str,
+    ours: Mapping[str, jax.Array],
+    theirs: Mapping[str, np.ndarray],
+    exact: Callable[[list[str]], dict[str, np.ndarray]],
 ) -> None:
     """Within the tolerance of torch: for tiny.en at every site of real recordings.
 
@@ -96,10 +110,17 @@ def compare(
     apart = [site for site, error in gaps(ours, theirs).items() if error > TOLERANCE]
     assert not apart or name == "base" or not REAL, apart
     if apart:
-        print("beyond the tolerance of float32 torch; of float64 torch, ours and torch's own float32:")
+        print(
+            "beyond the tolerance of float32 torch; of float64 torch, ours and torch's own float32:"
+        )
         truth = exact(apart)
-        of_ours, of_torch = (gaps({site: acts[site] for site in apart}, truth) for acts in (ours, theirs))
-        assert all(of_ours[site] <= max(TOLERANCE, ROUNDING * of_torch[site]) for site in apart), (of_ours, of_torch)
+        of_ours, of_torch = (
+            gaps({site: acts[site] for site in apart}, truth) for acts in (ours, theirs)
+        )
+        assert all(of_ours[site] <= max(TOLERANCE, ROUNDING * of_torch[site]) for site in apart), (
+            of_ours,
+            of_torch,
+        )
 
 
 def double(pair: Pair) -> torch.nn.Module:
@@ -109,7 +130,12 @@ def double(pair: Pair) -> torch.nn.Module:
 @pytest.mark.parametrize("sites", ENCODER_PASSES, ids=["most", "scores", "pattern"])
 def test_encoder(pair, sites):
     _, acts = pair.ours.encode(mels(), readout=jaxasr.select(*sites))
-    compare(pair.name, acts, reference(pair.torch, mels(), only=sites), lambda apart: reference(double(pair), mels(), only=apart))
+    compare(
+        pair.name,
+        acts,
+        reference(pair.torch, mels(), only=sites),
+        lambda apart: reference(double(pair), mels(), only=apart),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +143,12 @@ def memories(pair) -> tuple[jaxasr.Memory, np.ndarray]:
     """Each model's own memory, so that the decoder carries the encoder's errors as in use; ours comes from the fast attention."""
     memory = pair.ours.encode(mels())[0]
     theirs = reference(pair.torch, mels(), only=["encoder.ln_post"])
-    compare(pair.name, {"encoder.ln_post": memory.xa}, theirs, lambda apart: reference(double(pair), mels(), only=apart))
+    compare(
+        pair.name,
+        {"encoder.ln_post": memory.xa},
+        theirs,
+        lambda apart: reference(double(pair), mels(), only=apart),
+    )
     return memory, theirs["encoder.ln_post"]
 
 
@@ -133,11 +164,19 @@ def test_decoder(pair, memories, n_tokens):
     assert scaled_error(fast, theirs["decoder.logits"]) < TOLERANCE
 
 
-FLOAT64 = [(name, of, sites) for name in MODELS for of, sites in [("encoder", ENCODER_PASSES[0]), ("decoder", sites_of("decoder"))]]
+FLOAT64 = [
+    (name, of, sites)
+    for name in MODELS
+    for of, sites in [("encoder", ENCODER_PASSES[0]), ("decoder", sites_of("decoder"))]
+]
 FLOAT64 += [("tiny.en", site, (site,)) for site in LARGE]
 
 
-@pytest.mark.parametrize(("name", "sites"), [(name, sites) for name, _, sites in FLOAT64], ids=[f"{name}-{of}" for name, of, _ in FLOAT64])
+@pytest.mark.parametrize(
+    ("name", "sites"),
+    [(name, sites) for name, _, sites in FLOAT64],
+    ids=[f"{name}-{of}" for name, of, _ in FLOAT64],
+)
 def test_float64_arbitrates(name, sites):
     """Both models in float64: what is left is rounding, so the float32 gaps are rounding, too, and no other formula. Ids at random."""
     checkpoint = read_checkpoint(name)

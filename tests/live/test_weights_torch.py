@@ -1,4 +1,5 @@
 """What torch and transformers write, we read; what we write, they read: with the same logits."""
+
 import dataclasses
 
 import checkpoints
@@ -22,14 +23,22 @@ TOKENS = RNG.integers(0, TINY.n_vocab, (2, 7))
 
 def _torch_model() -> WhisperForConditionalGeneration:
     torch.manual_seed(0)
-    said = checkpoints.hf_config(TINY) | {"encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "init_std": 0.5}
-    ids = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"), 100)
+    said = checkpoints.hf_config(TINY) | {
+        "encoder_ffn_dim": 48,
+        "decoder_ffn_dim": 48,
+        "init_std": 0.5,
+    }
+    ids = dict.fromkeys(
+        ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"), 100
+    )
     return WhisperForConditionalGeneration(WhisperConfig(**said, **ids)).eval()
 
 
 def _torch_logits(model: WhisperForConditionalGeneration) -> np.ndarray:
     with torch.no_grad():
-        return model(input_features=torch.tensor(MEL), decoder_input_ids=torch.tensor(TOKENS)).logits.numpy()
+        return model(
+            input_features=torch.tensor(MEL), decoder_input_ids=torch.tensor(TOKENS)
+        ).logits.numpy()
 
 
 def _logits(model: Whisper) -> np.ndarray:
@@ -50,7 +59,9 @@ def test_we_read_what_transformers_saved(reference, shards, tmp_path):
     assert (len(list((tmp_path / "hf").glob("*.safetensors"))) > 1) == (shards > 1)
     read = read_checkpoint(tmp_path / "hf")
     assert read.config == TINY
-    np.testing.assert_allclose(_logits(assemble(read)), expected, atol=5e-5 * max(1, np.abs(expected).max()), rtol=0)
+    np.testing.assert_allclose(
+        _logits(assemble(read)), expected, atol=5e-5 * max(1, np.abs(expected).max()), rtol=0
+    )
 
 
 def test_transformers_reads_what_we_saved_bit_for_bit(reference, tmp_path):
@@ -70,7 +81,9 @@ def test_transformers_reads_what_we_saved_bit_for_bit(reference, tmp_path):
 def test_half_precision_survives_both_ways(reference, dtype, tmp_path):
     _torch_model().to(getattr(torch, dtype)).save_pretrained(tmp_path / "theirs")
     model = assemble(read_checkpoint(tmp_path / "theirs"), param_dtype=dtype)
-    again = WhisperForConditionalGeneration.from_pretrained(save(model, tmp_path / "ours"), dtype="auto")
+    again = WhisperForConditionalGeneration.from_pretrained(
+        save(model, tmp_path / "ours"), dtype="auto"
+    )
     for name, tensor in _torch_model().to(getattr(torch, dtype)).state_dict().items():
         assert again.state_dict()[name].dtype == tensor.dtype
         assert torch.equal(tensor, again.state_dict()[name]), name
@@ -113,7 +126,9 @@ def test_transformers_generates_from_the_real_weights_we_saved(tmp_path):
     folder = save(assemble(read), tmp_path / "tiny.en", checkpoint=read)
     model = WhisperForConditionalGeneration.from_pretrained(folder).eval()
     processor = AutoProcessor.from_pretrained(folder)
-    features = processor(np.zeros(16_000, np.float32), sampling_rate=16_000, return_tensors="pt").input_features
+    features = processor(
+        np.zeros(16_000, np.float32), sampling_rate=16_000, return_tensors="pt"
+    ).input_features
     assert features.shape == (1, 80, 3000)
     ids = model.generate(features, max_new_tokens=5)
     assert isinstance(processor.batch_decode(ids, skip_special_tokens=True)[0], str)

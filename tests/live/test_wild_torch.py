@@ -1,4 +1,5 @@
 """Folders as fine-tuned models come, made of tiny.en: the text that transformers writes with them is ours."""
+
 # ruff: noqa: E402 (torch first: without it this file is skipped)
 import json
 import shutil
@@ -17,7 +18,9 @@ from transformers import WhisperForConditionalGeneration, WhisperProcessor
 import jaxasr
 from experiments import data
 
-CLIPS = [clip.path for clip in data.spread(data.recordings(["libri_test_other", "vctk"]), 2)] or [data.DEMO]
+CLIPS = [clip.path for clip in data.spread(data.recordings(["libri_test_other", "vctk"]), 2)] or [
+    data.DEMO
+]
 RNG = np.random.default_rng(0)
 
 
@@ -26,7 +29,10 @@ def base(tmp_path_factory) -> Path:
     """tiny.en as transformers saves it, tokenizer.json and all."""
     folder = tmp_path_factory.mktemp("wild") / "base"
     jaxasr.save(jaxasr.load("tiny.en"), folder)
-    model, processor = WhisperForConditionalGeneration.from_pretrained(folder), WhisperProcessor.from_pretrained(folder)
+    model, processor = (
+        WhisperForConditionalGeneration.from_pretrained(folder),
+        WhisperProcessor.from_pretrained(folder),
+    )
     times = [AddedToken(f"<|{i * 0.02:.2f}|>", special=True) for i in range(1501)]
     processor.tokenizer.add_tokens(times)  # as OpenAI's own repositories have it
     shutil.rmtree(folder)
@@ -67,14 +73,18 @@ def pickled_shards(folder: Path) -> None:
         file, names = f"pytorch_model-0000{i}-of-00002.bin", list(state)[i - 1 :: 2]
         torch.save({name: state[name].clone() for name in names}, folder / file)
         placed |= dict.fromkeys(names, file)
-    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": placed}))
+    (folder / "pytorch_model.bin.index.json").write_text(
+        json.dumps({"metadata": {"total_size": 1}, "weight_map": placed})
+    )
 
 
 def untied(folder: Path) -> None:
     model = _model(folder)
     model.config.tie_word_embeddings = False
     weight = model.proj_out.weight.detach()
-    model.proj_out.weight = torch.nn.Parameter(weight + 0.005 * torch.tensor(RNG.normal(size=weight.shape), dtype=torch.float32))
+    model.proj_out.weight = torch.nn.Parameter(
+        weight + 0.005 * torch.tensor(RNG.normal(size=weight.shape), dtype=torch.float32)
+    )
     model.save_pretrained(folder)
 
 
@@ -86,9 +96,13 @@ def older_tokenizer(folder: Path) -> None:
     (folder / "vocab.json").write_text(json.dumps(vocab))
     merges = [m if isinstance(m, str) else " ".join(m) for m in said["model"]["merges"]]
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]))
-    (folder / "added_tokens.json").write_text(json.dumps({token["content"]: token["id"] for token in said["added_tokens"]}))
+    (folder / "added_tokens.json").write_text(
+        json.dumps({token["content"]: token["id"] for token in said["added_tokens"]})
+    )
     names = [token["content"] for token in said["added_tokens"]]
-    (folder / "special_tokens_map.json").write_text(json.dumps({"additional_special_tokens": names}))
+    (folder / "special_tokens_map.json").write_text(
+        json.dumps({"additional_special_tokens": names})
+    )
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).unlink()
 
@@ -114,7 +128,9 @@ def added_token(folder: Path) -> None:
     """A word of its own that outweighs ` the`, and rows up to a multiple of eight."""
     model, processor = _model(folder), WhisperProcessor.from_pretrained(folder)
     processor.tokenizer.add_tokens([" Grünkohl"])
-    model.resize_token_embeddings(len(processor.tokenizer), pad_to_multiple_of=8, mean_resizing=False)
+    model.resize_token_embeddings(
+        len(processor.tokenizer), pad_to_multiple_of=8, mean_resizing=False
+    )
     weight = model.model.decoder.embed_tokens.weight
     with torch.no_grad():
         weight[51_864] = 1.05 * weight[262]
@@ -123,7 +139,17 @@ def added_token(folder: Path) -> None:
     processor.save_pretrained(folder)
 
 
-VARIANTS = [half, pickled, pickled_shards, untied, older_tokenizer, foreign_heads, short_window, no_generation_config, added_token]
+VARIANTS = [
+    half,
+    pickled,
+    pickled_shards,
+    untied,
+    older_tokenizer,
+    foreign_heads,
+    short_window,
+    no_generation_config,
+    added_token,
+]
 
 
 def _theirs(folder: Path, audio: np.ndarray) -> str:
@@ -139,11 +165,19 @@ def _ours(folder: Path, audio: np.ndarray) -> str:
         warnings.filterwarnings("ignore", message=".*alignment heads")
         asr = jaxasr.load(folder)
     suppress = None if asr.checkpoint.suppress_ids is None else asr.checkpoint.suppress_ids
-    found = asr.transcribe(audio, timestamps=False, suppress=suppress, suppress_blank=suppress is not None, max_new_tokens=100)
+    found = asr.transcribe(
+        audio,
+        timestamps=False,
+        suppress=suppress,
+        suppress_blank=suppress is not None,
+        max_new_tokens=100,
+    )
     return found.text
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.filterwarnings(
+    "ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning"
+)
 @pytest.mark.parametrize("change", VARIANTS, ids=lambda change: change.__name__)
 def test_the_text_is_that_of_transformers(base, change: Callable[[Path], None], tmp_path):
     folder = Path(shutil.copytree(base, tmp_path / "wild"))

@@ -3,6 +3,7 @@
 Most sites are what enters or leaves one of its modules; the attention scores alone, which it never shows, are computed again from
 the queries and keys it used, in its order of operations (queries scaled before the product).
 """
+
 import contextlib
 import functools
 from collections.abc import Callable, Iterable, Iterator
@@ -69,9 +70,15 @@ def reference(
     With `memory`, the encoder output of an earlier run, the encoder does not run again.
     """
     only = [site for site in only if tokens is not None or site.startswith("encoder.")]
-    needed = [site for site in SITES if site in {name for wanted in only for name in _sources(wanted)}]
+    needed = [
+        site for site in SITES if site in {name for wanted in only for name in _sources(wanted)}
+    ]
     with torch.no_grad(), _recording(model, needed) as seen:
-        memory = model.model.encoder(torch.tensor(np.asarray(mel)).to(model.dtype))[0] if memory is None else torch.tensor(memory)
+        memory = (
+            model.model.encoder(torch.tensor(np.asarray(mel)).to(model.dtype))[0]
+            if memory is None
+            else torch.tensor(memory)
+        )
         if tokens is not None:
             hidden = model.model.decoder(
                 input_ids=torch.tensor(np.asarray(tokens)).long(),
@@ -103,7 +110,9 @@ def _places(model: Model, site: str) -> tuple[list[torch.nn.Module], str]:
         return [model.get_submodule(path)], end
     stack, name = site.split(".", 1)
     path, end = _LAYER[stack][name]
-    return [layer.get_submodule(path) for layer in model.get_submodule(f"model.{stack}.layers")], end
+    return [
+        layer.get_submodule(path) for layer in model.get_submodule(f"model.{stack}.layers")
+    ], end
 
 
 @contextlib.contextmanager
@@ -113,11 +122,15 @@ def _recording(model: Model, sites: list[str]) -> Iterator[dict[str, list[torch.
         for site in sites:
             modules, end = _places(model, site)
             for module in modules:
-                handle = module.register_forward_hook(functools.partial(_ENDS[end], seen[site]), with_kwargs=True)
+                handle = module.register_forward_hook(
+                    functools.partial(_ENDS[end], seen[site]), with_kwargs=True
+                )
                 hooks.callback(handle.remove)
         yield seen
         for site in sites:
-            assert len(seen[site]) == len(_places(model, site)[0]), f"{site}: hooks fired {len(seen[site])} times"
+            assert len(seen[site]) == len(_places(model, site)[0]), (
+                f"{site}: hooks fired {len(seen[site])} times"
+            )
 
 
 def _enter(to: list, module: torch.nn.Module, args: tuple, kwargs: dict, out: object) -> None:
@@ -138,12 +151,19 @@ _ENDS: dict[str, Callable] = {"in": _enter, "out": _leave, "pattern": _attend}
 
 def _shaped(model: Model, site: str, seen: dict[str, list[torch.Tensor]]) -> torch.Tensor:
     if site.endswith(".scores"):
-        return _scores(*(_shaped(model, source, seen) for source in _sources(site)), causal=site == "decoder.attn.scores")
+        return _scores(
+            *(_shaped(model, source, seen) for source in _sources(site)),
+            causal=site == "decoder.attn.scores",
+        )
     value = torch.stack(seen[site]) if site in LAYERED else seen[site][0]
     if site in ("encoder.conv1", "encoder.conv2"):
         return value.transpose(-1, -2)
     if SITES[site][-2:] == ("H", "Dh"):
-        heads = model.config.encoder_attention_heads if site.startswith("encoder") else model.config.decoder_attention_heads
+        heads = (
+            model.config.encoder_attention_heads
+            if site.startswith("encoder")
+            else model.config.decoder_attention_heads
+        )
         return value.unflatten(-1, (heads, -1))
     return value
 
