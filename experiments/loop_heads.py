@@ -31,9 +31,9 @@ def main(
     What is done is kept in the cache folder, so that an interrupted run goes on.
     """
     from experiments import runtime
-    from experiments.files import write_json
     from experiments.progress import Steps
-    from experiments.provenance import provenance
+    from interventions.storage.provenance import provenance
+    from interventions.storage.text_files import write_json
     from jaxasr.weights.files import cache_dir
 
     kept, steps = cache_dir(), Steps()
@@ -69,16 +69,18 @@ def main(
 
 def clips(n_clean: int) -> tuple[list[dict[str, Any]], list[Any], list[Any]]:
     """Recipes that loop, clean clips to be judged by, and as many other ones to take means over. Raises FileNotFoundError."""
-    from experiments import data
+    from experiments.data import real_speech
 
-    rows = [row for row in data.rows("recipes") if row["group"] == "loop" and row.get("path")]
+    rows = [
+        row for row in real_speech.rows("recipes") if row["group"] == "loop" and row.get("path")
+    ]
     loops = [row for row in rows if row["robust"] and not row["audio_periodic"]]
-    known = data.recordings(CLEAN, labelled=True)
+    known = real_speech.recordings(CLEAN, labelled=True)
     if not loops or not known:
         raise FileNotFoundError(
             "recipes.jsonl: found no recordings; set JAXASR_DATA to the folder of manifest.jsonl."
         )
-    chosen = data.spread(known, 2 * n_clean)
+    chosen = real_speech.spread(known, 2 * n_clean)
     return loops, chosen[:n_clean], chosen[n_clean:]
 
 
@@ -88,7 +90,7 @@ def ablations(asr: Any, kind: str, others: list[Any]) -> dict[str, Any]:
 
     import interventions
     import jaxasr
-    from interventions.attention_edits import mean
+    from interventions.edits.attention import mean
     from jaxasr.rules import rules_for
 
     if kind == "zero":
@@ -118,9 +120,9 @@ def measure(
     """A Dataset of `sequence_sweep` with a further dimension of sites, of the loops; and one of clean speech."""
     import xarray as xr
 
-    from experiments import data
+    from experiments.data import real_speech
 
-    where = data.folder().parent
+    where = real_speech.folder().parent
     jobs = [
         ("loops", site, [(where / c["path"], None) for c in part])
         for site in SITES
@@ -159,7 +161,7 @@ def _groups(items: list) -> list[list]:
 def _digest(
     asr: Any, edit: Any, site: str, clips: list[tuple[Path, str | None]], new_tokens: int
 ) -> str:
-    from interventions.fingerprints import fingerprint
+    from interventions.storage.fingerprints import fingerprint
 
     named = [(str(path), text) for path, text in clips]
     return fingerprint(
@@ -172,7 +174,7 @@ def _digest(
 
 
 def _kept(path: Path | None, key: str, compute: Any) -> Any:
-    from experiments.results import kept
+    from interventions.storage.results import kept
 
     return compute() if path is None else kept(path, key, compute)
 
@@ -204,7 +206,7 @@ def _sweep(
 
 def summary(looped: Any, spoken: Any) -> tuple[dict[str, Any], tuple[Any, Any]]:
     """Per-example values and what they say, as plain values; and the two summaries."""
-    from interventions.results import summarize
+    from interventions.stats.summary import summarize
 
     loops = looped.isel(example=(looped.baseline_loop == 1).values)
     stopped, cost = summarize(loops, "resolved", null="cells"), summarize(spoken, "wer")
@@ -229,7 +231,7 @@ def _rounded(value: Any) -> Any:
 
 def draw(summaries: dict[str, tuple[Any, Any]], out: Path) -> None:
     """For each ablation the map of loops stopped and of the cost, by site; then each head's one against the other."""
-    from experiments import maps
+    from interventions.figures import maps
 
     drawn = maps.figure(12.6, 5.0)
     rows = drawn.subplots(len(summaries), 5, squeeze=False, width_ratios=[1, 1, 1, 1, 1.35])
@@ -258,7 +260,7 @@ def draw(summaries: dict[str, tuple[Any, Any]], out: Path) -> None:
 
 
 def _head_map(axes: Any, summary: Any, title: str, limit: float) -> Any:
-    from experiments import maps
+    from interventions.figures import maps
 
     image = maps.draw_map(axes, summary, "mean", "head", "layer", limit)
     axes.set_title(title, fontsize=8.5)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.markup import escape
 
-from experiments.files import printable
+from interventions.storage.text_files import printable
 
 _ANY_WIDTH = 100_000
 EVERY_S = 5.0  # between lines of progress where there is no terminal

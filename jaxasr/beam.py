@@ -13,8 +13,8 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxasr import compiled, pytrees
 from jaxasr.cache import Cache, Memory
+from jaxasr.decoding import Generation, Request, Rules, Steps, Taps, prepare
 from jaxasr.model import Whisper, exactly
-from jaxasr.steps import Generation, Request, Rules, Steps, Taps, prepare
 from jaxasr.taps import Edits
 
 _BEAMS = -4  # their axis in a layer's keys and values, [..., B, K, H, S, Dh]

@@ -11,8 +11,8 @@ from jaxtyping import Array, Float, Int
 from jaxasr import compiled
 from jaxasr.beam import beam_search
 from jaxasr.cache import Masked, Memory, Past
+from jaxasr.decoding import Generation as Generation, Request, Rules, Steps, Taps, prepare
 from jaxasr.model import Whisper, exactly
-from jaxasr.steps import Generation as Generation, Request, Rules, Steps, Taps, prepare
 from jaxasr.taps import Edits, is_traced
 
 

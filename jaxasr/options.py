@@ -14,7 +14,7 @@ class Options:
         language: code or English name; None detects it from the first window (multilingual checkpoints).
         task: "transcribe" or "translate" (into English).
         timestamps: let the model write timestamps and cut the recording by them; without, windows are 30 s and go as a batch.
-        word_timestamps: find word times as well, see `jaxasr.align`; they move no window, so the text stays the same.
+        word_timestamps: find word times as well, see `jaxasr.alignment.words`; they move no window, so the text stays the same.
         beam_size: beams of the search where the temperature is 0; None: greedy.
         temperature: 0 is greedy; of several, a later one is tried when a window fails the two thresholds that follow.
         compression_ratio_threshold: a window above it repeats itself and fails; None: never.

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from jaxasr.alignment.choose_heads import choose_heads, speech_windows
+from jaxasr.alignment.forced import align_windows, place
+from jaxasr.alignment.released_heads import Heads, check_heads, default_heads
 from jaxasr.audio import load_audio
-from jaxasr.choose_heads import choose_heads, speech_windows
 from jaxasr.config import Config
-from jaxasr.forced_alignment import align_windows, place
-from jaxasr.heads import Heads, check_heads, default_heads
 from jaxasr.model import Whisper
 from jaxasr.options import Options
 from jaxasr.taps import Edits
@@ -109,7 +109,7 @@ class Recogniser:
         """Returns cross-attention heads that follow the speech, for a checkpoint that names none; needs no labels.
 
         Transcribes the recordings and scores every head by how well it alone follows the speech while the decoder reads
-        the transcript; see `jaxasr.choose_heads`. Ten recordings or more give a stable choice.
+        the transcript; see `jaxasr.alignment.choose_heads`. Ten recordings or more give a stable choice.
 
         Args:
             audios: recordings of speech of any length: 16 kHz samples, or files.

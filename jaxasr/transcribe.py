@@ -13,18 +13,18 @@ import numpy as np
 from jaxtyping import Array, Float, Num
 
 from jaxasr import sites
-from jaxasr.align import align
+from jaxasr.alignment.released_heads import Heads, default_heads
+from jaxasr.alignment.words import align
 from jaxasr.audio import check_samples, log_mel, long_log_mel, pad_or_trim
 from jaxasr.cache import Memory
 from jaxasr.config import HOP, SAMPLE_RATE, Config
+from jaxasr.decoding import unrolls
 from jaxasr.generate import Generation, generate
-from jaxasr.heads import Heads, default_heads
 from jaxasr.languages import language_code
 from jaxasr.model import Whisper
 from jaxasr.options import Options as Options
 from jaxasr.rules import Rules, rules_for
 from jaxasr.segments import Written, segments_of
-from jaxasr.steps import unrolls
 from jaxasr.taps import Edits
 from jaxasr.text import compression_ratio
 from jaxasr.tokenizer import MAX_PREVIOUS, Tokenizer

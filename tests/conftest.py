@@ -30,7 +30,8 @@ install_import_hook([f"jaxasr.{module}" for module in _CHECKED], "beartype.beart
 from golden.tiny import checkpoint, tiny_state  # noqa: E402
 
 import jaxasr  # noqa: E402
-from experiments import compile_cache, data  # noqa: E402
+from experiments import compile_cache  # noqa: E402
+from experiments.data import real_speech  # noqa: E402
 from jaxasr.weights import assemble  # noqa: E402
 
 compile_cache.enable()
@@ -82,7 +83,7 @@ def asr() -> jaxasr.Recogniser:
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The folder of real recordings."""
-    where = data.folder()
+    where = real_speech.folder()
     if where is None:
         pytest.skip("no recordings: JAXASR_DATA is not set and there is no ../shared/data/dev")
     return where

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from experiments.page import EncoderRow, LensPage, LogitTable, Signs
+from experiments.pages.lens_page import EncoderRow, LensPage, LogitTable, Signs
 from jaxasr.transcript import Word
 
 TOKENS = (" a", " <script>alert(1)</script>", "\n", " b&", "")

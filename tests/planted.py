@@ -3,8 +3,8 @@
 import numpy as np
 import xarray as xr
 
-from experiments import probed
-from experiments.probed import Probing
+from experiments.studies import probing
+from experiments.studies.probing import Probing
 
 DEPTHS = 4  # layers, beside the embedding
 WIDTH = 8
@@ -49,4 +49,6 @@ def asked(
         name.replace("_", " "): rng.normal(size=(len(labels), width))
         for name, width in floors.items()
     }
-    return probed.ask(question, layers(labels, groups, effect, seed), labels, groups, config, empty)
+    return probing.ask(
+        question, layers(labels, groups, effect, seed), labels, groups, config, empty
+    )

@@ -7,7 +7,7 @@ import numpy as np
 import soundfile
 from golden.tiny import checkpoint, tiny_state
 
-from experiments.corpora import Corpus, Utterance
+from experiments.data.corpora import Corpus, Utterance
 from jaxasr import Config, Recogniser
 from jaxasr.weights import assemble
 

@@ -38,10 +38,10 @@ class Extractor:
 
 def _corpus(n: int) -> Any:
     """`n` recordings, spread over sets and speakers, each as it is and with a recording of noise at three ratios."""
-    from experiments import data
-    from experiments.corpora import Corpus, Utterance, with_noise
+    from experiments.data import real_speech
+    from experiments.data.corpora import Corpus, Utterance, with_noise
 
-    clips = data.spread(data.recordings(SETS), n)
+    clips = real_speech.spread(real_speech.recordings(SETS), n)
     if len(clips) < n:
         raise ValueError(
             f"data: expected {n} recordings of {', '.join(SETS)}, found {len(clips)}. Set JAXASR_DATA or pass --data."
@@ -49,7 +49,7 @@ def _corpus(n: int) -> Any:
     spoken = tuple(Utterance(f"{clip.set}/{clip.path.stem}", clip.path) for clip in clips)
     return with_noise(
         Corpus("bench", "memory", spoken),
-        [f"{noise}:{data.folder() / 'noise_esc10'}" for noise in NOISES],
+        [f"{noise}:{real_speech.folder() / 'noise_esc10'}" for noise in NOISES],
     )
 
 

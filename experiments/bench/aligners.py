@@ -71,7 +71,7 @@ class Ours:
         self.job, self.asr = job, runtime.load(job["model"])
 
     def align(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        from jaxasr.heads import all_heads, default_heads
+        from jaxasr.alignment.released_heads import all_heads, default_heads
 
         sets = {
             "official": self.asr.checkpoint.alignment_heads,
@@ -125,7 +125,7 @@ class Ours:
         """One encoding for all sets of heads; the last batch is filled up, so that one program is compiled."""
         import jax.numpy as jnp
 
-        from jaxasr.align import align
+        from jaxasr.alignment.words import align
         from jaxasr.audio import load_audio, log_mel, n_frames
 
         full = rows + rows[:1] * (BATCH - len(rows))

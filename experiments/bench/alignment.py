@@ -17,8 +17,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from experiments import data
 from experiments.bench import aligners, machine
+from experiments.data import real_speech
 from jaxasr.config import SAMPLE_RATE
 
 # A word bound, by what lies before a start and after an end.
@@ -93,13 +93,15 @@ def _numbers(values: Sequence[float]) -> dict[str, float]:
 
 def clips(n: int | None) -> list[dict[str, Any]]:
     """TIMIT recordings with transcript and hand-set word bounds: path, text, words."""
-    aligned = {row["path"]: row["words"] for row in data.rows("timit_align")}
+    aligned = {row["path"]: row["words"] for row in real_speech.rows("timit_align")}
     known = [
-        one for one in data.recordings(("timit",), labelled=True) if one.labels["path"] in aligned
+        one
+        for one in real_speech.recordings(("timit",), labelled=True)
+        if one.labels["path"] in aligned
     ]
     if not known:
         raise typer.BadParameter("expected a data folder with timit_align.jsonl, see --data.")
-    chosen = known if n is None else data.spread(known, n, lambda one: one.labels["speaker"])
+    chosen = known if n is None else real_speech.spread(known, n, lambda one: one.labels["speaker"])
     return [
         {
             "path": str(one.path),
@@ -118,8 +120,9 @@ def measure(
 ) -> dict[str, dict[str, Any]]:
     """The results of an aligner; ours has several, by its heads."""
     others = [
-        str(one.path) for one in data.spread(data.recordings(("libri_train100",)), choose_on)
-    ] or [str(data.DEMO)]
+        str(one.path)
+        for one in real_speech.spread(real_speech.recordings(("libri_train100",)), choose_on)
+    ] or [str(real_speech.DEMO)]
     with tempfile.TemporaryDirectory() as scratch:
         job = {"model": model, "folder": scratch, "choose_on": others}
         found = aligners.run(

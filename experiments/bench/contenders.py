@@ -55,7 +55,7 @@ class Ours(Contender):
         import jax.numpy as jnp
 
         import jaxasr
-        from jaxasr.steps import unrolls
+        from jaxasr.decoding import unrolls
 
         start = time.perf_counter()
         memory, _ = jax.block_until_ready(

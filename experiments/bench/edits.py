@@ -23,7 +23,7 @@ class Ours:
     def __init__(self, job: dict[str, Any]):
         import jaxasr
         from interventions import Zero
-        from interventions.grid import Placed
+        from interventions.patching.grid import Placed
         from jaxasr.rules import rules_for
 
         asr = jaxasr.load(job["model"])
@@ -79,7 +79,7 @@ class Ours:
         }
 
     def _under(self, cells: dict[str, np.ndarray]) -> Any:
-        from interventions.sequence import generate_cells
+        from interventions.generation.sweeps import generate_cells
 
         return generate_cells(
             self.model,

@@ -15,8 +15,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from experiments import provenance
 from experiments.bench.worker import Worker, threads
+from interventions.storage import provenance
 
 OTHERS = ("torch", "ctranslate2", "faster-whisper")  # beside the packages that provenance names
 

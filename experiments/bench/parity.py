@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 import jaxasr
-from experiments import data
 from experiments.bench import ct2
+from experiments.data import real_speech
 from jaxasr.audio import load_audio, log_mel, pad_or_trim
 from jaxasr.config import N_SAMPLES
 from jaxasr.rules import rules_for
@@ -45,7 +45,7 @@ class Compared:
 
 
 def compare_tokens(
-    asr: jaxasr.Recogniser, clips: list[data.Recording], batch: int = 8
+    asr: jaxasr.Recogniser, clips: list[real_speech.Recording], batch: int = 8
 ) -> Iterator[Compared]:
     """Each side by its own features, caches and suppression: ours in batches, torch one recording at a time."""
     from transformers import WhisperFeatureExtractor
@@ -108,7 +108,9 @@ def _first_difference(a: list[int], b: list[int]) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
 
 
-def word_errors(asr: jaxasr.Recogniser, clips: list[data.Recording]) -> dict[str, dict[str, float]]:
+def word_errors(
+    asr: jaxasr.Recogniser, clips: list[real_speech.Recording]
+) -> dict[str, dict[str, float]]:
     """Word error rate in % by set, of `transcribe` and of faster-whisper in float32 with the same settings, and how many texts differ."""
     import faster_whisper
 
@@ -166,14 +168,14 @@ def main(
 ) -> None:
     """Fails when tokens differ where torch's margin does not excuse it, or the word error rates differ by more than 0.1 point."""
     console = Console()
-    usable = [clip for clip in data.recordings() if clip.set not in WITHOUT_SPEECH]
+    usable = [clip for clip in real_speech.recordings() if clip.set not in WITHOUT_SPEECH]
     if not usable:
         raise typer.BadParameter(
             "expected recordings, found none: set JAXASR_DATA to a folder with manifest.jsonl."
         )
     asr = jaxasr.load(model)
     compared = []
-    for row in compare_tokens(asr, data.spread(usable, n)):
+    for row in compare_tokens(asr, real_speech.spread(usable, n)):
         compared.append(row)
         if row.step >= 0:
             console.print(
@@ -182,7 +184,9 @@ def main(
             console.print(f"  ours  {row.ours}\n  torch {row.torch}")
     console.print(_token_table(model, compared))
     rates = (
-        word_errors(asr, data.spread(data.recordings(LABELLED, "en", labelled=True), n_wer))
+        word_errors(
+            asr, real_speech.spread(real_speech.recordings(LABELLED, "en", labelled=True), n_wer)
+        )
         if n_wer
         else {}
     )

@@ -15,10 +15,10 @@ import zarr
 from rich.console import Console
 from rich.table import Table
 
-from experiments import files, provenance
 from experiments.bench import activations, machine, reference
 from experiments.bench.activations import Activations
 from experiments.bench.worker import Worker, peak_rss, reset_peak_rss
+from interventions.storage import provenance, text_files
 
 PENALTIES, FOLDS, CLASSES = (0.1, 1.0, 10.0, 100.0), 5, 4
 FULL, QUICK = (8, 1200, 384, 3), (2, 200, 48, 1)  # layers, rows, features, seeds
@@ -254,7 +254,7 @@ def main(
 def _keep(out: Path, found: dict[str, dict[str, Any]]) -> None:
     """Each part takes minutes and says itself when and on what it was measured: those that are there already stay."""
     there = json.loads(out.read_text()) if out.is_file() else {}
-    files.write_text(out, json.dumps(files.plain(there | found), indent=1) + "\n")
+    text_files.write_text(out, json.dumps(text_files.plain(there | found), indent=1) + "\n")
 
 
 def _cases(

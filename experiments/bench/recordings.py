@@ -110,14 +110,15 @@ def _features(n: int, n_mels: int, at_least_s: float) -> tuple[np.ndarray, list[
 
     Where there are no recordings, the demo's again and again.
     """
-    from experiments import data
+    from experiments.data import real_speech
     from jaxasr.audio import load_audio, log_mel, pad_or_trim
     from jaxasr.config import N_SAMPLES, SAMPLE_RATE
 
-    known = data.recordings(SETS, "en", labelled=True)
-    clips = data.spread([clip for clip in known if clip.duration_s >= at_least_s], n)
+    known = real_speech.recordings(SETS, "en", labelled=True)
+    clips = real_speech.spread([clip for clip in known if clip.duration_s >= at_least_s], n)
     audios = [
-        load_audio(path)[:N_SAMPLES] for path in ([clip.path for clip in clips] or [data.DEMO] * n)
+        load_audio(path)[:N_SAMPLES]
+        for path in ([clip.path for clip in clips] or [real_speech.DEMO] * n)
     ]
     mels = np.stack([np.asarray(log_mel(pad_or_trim(audio), n_mels)) for audio in audios])
     return mels, [len(audio) / SAMPLE_RATE for audio in audios]

@@ -58,7 +58,7 @@ class Ours:
 
 
 def _corpus(files: list[str]) -> Any:
-    from experiments.corpora import Corpus, Utterance
+    from experiments.data.corpora import Corpus, Utterance
 
     return Corpus("bench", "memory", tuple(Utterance(file, Path(file)) for file in files))
 
@@ -213,7 +213,7 @@ def main(
 
 
 def _files(n: int) -> list[str]:
-    from experiments import data
+    from experiments.data import real_speech as data
 
     found = [str(clip.path) for clip in data.spread(data.recordings(SETS), n)]
     if len(found) < n:

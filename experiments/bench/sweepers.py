@@ -50,7 +50,8 @@ class Ours:
         }
 
     def plan(self, kind: str) -> dict[str, Any]:
-        from interventions import planned, planning
+        from interventions import planned
+        from interventions.patching import planning
 
         plan = planned(self.model, self.target, self.source, metric=self.metric, **self._grid(kind))
         return {"text": str(plan), "flops": planning.flops(plan)}

@@ -47,8 +47,8 @@ def align(
     spoken get times too; their probability is low.
     """
     from experiments import runtime
-    from experiments.files import printable
     from experiments.progress import Steps
+    from interventions.storage.text_files import printable
 
     check_recordings([audio])
     words = read_text(text)
@@ -67,8 +67,8 @@ def align(
 
 
 def _provenance(asr: Any, audio: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    from experiments.provenance import provenance
     from experiments.runtime import weights
+    from interventions.storage.provenance import provenance
 
     return provenance(model=weights(asr), data=str(audio), config=settings)
 
@@ -124,9 +124,9 @@ def align_text(
     asr: Any, samples: Any, text: str, steps: Any, *, language: str | None = None, heads: str = ""
 ) -> dict[str, Any]:
     """The aligned words as plain values, one segment for each line of `text`; progress is shown in `steps`."""
-    from jaxasr.choose_heads import choose_heads
-    from jaxasr.forced_alignment import align_windows, place
-    from jaxasr.heads import all_heads, check_heads
+    from jaxasr.alignment.choose_heads import choose_heads
+    from jaxasr.alignment.forced import align_windows, place
+    from jaxasr.alignment.released_heads import all_heads, check_heads
 
     official = asr.checkpoint.alignment_heads
     heads = heads or ("official" if official else "chosen")

@@ -44,7 +44,7 @@ def friendly(command: Callable[..., None], resumes: bool = False) -> Callable[..
 
 def say(problem: BaseException) -> None:
     """An error as one line on standard error."""
-    from experiments.files import printable
+    from interventions.storage.text_files import printable
 
     text = " ".join(str(problem).split()) or type(problem).__name__
     typer.secho(f"jaxasr: {printable(text)}", fg="red", err=True)

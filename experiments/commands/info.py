@@ -23,7 +23,7 @@ def info(
 
     Of a released model whose weights are not on this machine, all but source and hash is known.
     """
-    from experiments.files import to_json
+    from interventions.storage.text_files import to_json
 
     found = describe(model, batch, tokens, dtype.value)
     if json:
@@ -112,8 +112,8 @@ def _sites(config: Any, batch: int, n_tokens: int) -> list[dict[str, Any]]:
 def _print(found: dict[str, Any]) -> None:
     from rich.table import Table
 
-    from experiments.files import printable
     from experiments.progress import console
+    from interventions.storage.text_files import printable
 
     shown = console()
     shown.print(printable(found["model"]), style="bold", markup=False)

@@ -72,8 +72,8 @@ def look(
     """Writes `index.html` and `lens.json` into `out`, and prints the text and both lenses (or, with `json`, the numbers)."""
     from experiments import runtime
     from experiments.commands.output import checked, made
-    from experiments.files import plain, printable, to_json, write_json, write_text
     from experiments.progress import Steps
+    from interventions.storage.text_files import plain, printable, to_json, write_json, write_text
 
     check_recordings([audio])
     known = made(
@@ -82,8 +82,8 @@ def look(
     output, steps = checked(out, {"index.html": known, "lens.json": known}, overwrite), Steps()
     with steps("start JAX"):
         runtime.start(device)
-        from experiments import page, terminal
-        from experiments.lens import lens_page, read_window
+        from experiments.analyses.lens import lens_page, read_window
+        from experiments.pages import lens_page as page, terminal
         from jaxasr.config import SAMPLE_RATE
     runtime.check_language(model, language)
     with steps(f"read {audio.name}"):

@@ -28,7 +28,7 @@ class Output:
         """
         import shutil
 
-        from experiments.files import write_json
+        from interventions.storage.text_files import write_json
 
         self.folder.mkdir(parents=True, exist_ok=True)
         known = _recorded(self.folder)
@@ -44,7 +44,7 @@ class Output:
     @contextlib.contextmanager
     def writing(self) -> Iterator[Path]:
         """Yields an empty folder. When the block ends without an error, its files replace those of the folder, with the record."""
-        from experiments.files import only_writer, staging
+        from interventions.storage.text_files import only_writer, staging
 
         with only_writer(self.folder, wait_s=_WAIT_S), staging(self.folder) as new:
             yield new
@@ -52,7 +52,7 @@ class Output:
 
     def record(self, new: Path) -> None:
         """Writes the record into a folder whose files will replace those of this one."""
-        from experiments.files import write_json
+        from interventions.storage.text_files import write_json
 
         write_json(new / RECORD, {**_recorded(self.folder), **self.files})
 
@@ -85,7 +85,7 @@ def checked(folder: Path, files: Mapping[str, dict[str, Any]], overwrite: bool) 
 
 def made(command: str, recordings: Iterable[Path], model: str, **options: Any) -> dict[str, Any]:
     """Describes what writes a file: the command, its recordings by name and content, its model and its options, as plain values."""
-    from experiments.files import plain
+    from interventions.storage.text_files import plain
 
     model = str(Path(model).resolve()) if Path(model).exists() else model
     known = [[path.name, _digest(path)] for path in recordings]

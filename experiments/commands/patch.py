@@ -160,13 +160,14 @@ def _run(
 ) -> None:
     from experiments import runtime
     from experiments.progress import Steps
-    from experiments.provenance import provenance
+    from interventions.storage.provenance import provenance
 
     steps = Steps()
     with steps("start JAX"):
         runtime.start(device)
         import jaxasr
-        from experiments import patch as experiment, patch_page
+        from experiments.analyses import patch as experiment
+        from experiments.pages import patch_page
         from jaxasr.config import HOP, N_SAMPLES
     question = experiment.Question(**fields)
     runtime.check_language(model, question.language)

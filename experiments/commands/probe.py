@@ -138,7 +138,7 @@ def probe(
     steps = Steps()
     with steps("start JAX"):
         runtime.start(device)
-        from experiments.probe import FRAME_LABELS as framed, VALUES, Question, check
+        from experiments.analyses.probe import FRAME_LABELS as framed, VALUES, Question, check
     pool = pool or (
         "frames" if label in framed else "last" if site.startswith("decoder.") else "speech"
     )
@@ -170,7 +170,7 @@ def probe(
 
 def _corpora(manifest: str, where: list[str], noise: list[str]) -> tuple[Any, Any]:
     """What is heard, and what of it is asked about: a condition on the column `noise` leaves out rows, not recordings."""
-    from experiments.corpora import open_corpus, with_noise
+    from experiments.data.corpora import open_corpus, with_noise
 
     wanted = dict(_condition(text) for text in where)
     late = {column: wanted.pop(column) for column in ("noise",) if noise and column in wanted}
@@ -219,10 +219,10 @@ def run(
     """Fits, writes everything into the folder of `output`, and gives what `result.json` holds."""
     import dataclasses
 
-    from experiments import probe as probing
-    from experiments.files import write_json, write_text
-    from experiments.provenance import provenance
+    from experiments.analyses import probe as probing
     from experiments.runtime import weights
+    from interventions.storage.provenance import provenance
+    from interventions.storage.text_files import write_json, write_text
 
     for name, problem in known.problems.items():
         steps.note(f"left out {name}: {problem}")
@@ -262,7 +262,7 @@ def _counts(y: Any) -> dict[str, int]:
 
 
 def _show(result: dict[str, Any], json: bool) -> None:
-    from experiments.files import printable, to_json
+    from interventions.storage.text_files import printable, to_json
 
     if json:
         print(to_json(result))

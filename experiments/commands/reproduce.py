@@ -57,14 +57,15 @@ def reproduce(
 
     Whatever interrupts it, the same command goes on where it was. One that fails is reported, and the others get their turn.
     """
-    from experiments import registry, runtime
+    from experiments import runtime
     from experiments.commands.output import checked, made
     from experiments.progress import Steps
+    from experiments.studies import registry
 
     names, steps = registry.chosen(experiments), Steps()
     with steps("start JAX"):
         runtime.start(device)
-        from experiments import reproduce as studies
+        from experiments.studies import reproduce as studies
     corpus, fits = studies.material(data)
     recordings = {"data": corpus.name, "sha256": corpus.sha256(transcripts=True)[:16]}
     known = made(
@@ -101,8 +102,8 @@ def reproduce(
 
 
 def _print(done: dict[str, dict[str, Any] | None], out: Path, json: bool) -> None:
-    from experiments.files import printable, to_json
-    from experiments.report import shown
+    from experiments.pages.study_page import shown
+    from interventions.storage.text_files import printable, to_json
 
     if json:
         print(to_json(done))

@@ -41,16 +41,16 @@ def scan(
     """
     from experiments import runtime
     from experiments.commands.output import checked, made
-    from experiments.files import plain, to_json, write_json, write_text
     from experiments.progress import Steps
+    from interventions.storage.text_files import plain, to_json, write_json, write_text
 
     check_recordings([audio])
     known = made("scan", [audio], model, start=start, language=language, dtype=dtype.value)
     output, steps = checked(out, {"index.html": known, "scan.json": known}, overwrite), Steps()
     with steps("start JAX"):
         runtime.start(device)
-        from experiments import scan as scanning
-        from experiments.lens import page_of, read_window, transcribed
+        from experiments.analyses import scan as scanning
+        from experiments.analyses.lens import page_of, read_window, transcribed
         from jaxasr.config import SAMPLE_RATE
     runtime.check_language(model, language)
     with steps(f"read {audio.name}"):

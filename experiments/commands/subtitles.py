@@ -27,7 +27,7 @@ def render(result: dict[str, Any], kind: Format, words: bool = False) -> str:
         The text, each line with a newline.
     """
     if kind is Format.json:
-        from experiments.files import to_json
+        from interventions.storage.text_files import to_json
 
         return to_json(result) + "\n"
     return "".join(f"{line}\n" for line in _LINES[kind](result, words))

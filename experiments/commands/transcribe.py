@@ -210,8 +210,8 @@ def transcribe_file(
     asr: Any, path: Path, samples: Any, steps: Any, settings: dict[str, Any]
 ) -> dict[str, Any]:
     """A transcript as plain values, with its recording and where it comes from; progress is shown in `steps`."""
-    from experiments.provenance import provenance
     from experiments.runtime import weights
+    from interventions.storage.provenance import provenance
 
     with steps.bar(f"transcribe {path.name}") as progress:
         transcript = asr.transcribe(samples, progress=progress, **settings)
@@ -240,7 +240,7 @@ def _segments(result: dict[str, Any]) -> str:
 
 
 def _print(path: Path | None, text: str) -> None:
-    from experiments.files import printable
+    from interventions.storage.text_files import printable
 
     if path:
         print(f"{printable(path)}:")
@@ -249,7 +249,7 @@ def _print(path: Path | None, text: str) -> None:
 
 def _explain(path: Path, result: dict[str, Any]) -> None:
     """Prints, on standard error, why windows have no text."""
-    from experiments.files import printable
+    from interventions.storage.text_files import printable
 
     for silence in result["silences"]:
         numbers = f"no-speech probability {silence['no_speech_prob']:.2f}, mean log-probability {silence['avg_logprob']:.2f}"
@@ -264,6 +264,6 @@ def _explain(path: Path, result: dict[str, Any]) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    from experiments.files import write_text
+    from interventions.storage.text_files import write_text
 
     write_text(path, text)

@@ -10,14 +10,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.corpora import Corpus, Utterance
-from experiments.provenance import provenance
+from experiments.data.corpora import Corpus, Utterance
 from experiments.runtime import weights
 from experiments.store import layout, pools
 from experiments.store.passes import Job, Passes
 from experiments.store.reading import Store, open as open_store
 from experiments.store.writing import Writer
-from interventions.files import only_writer
+from interventions.storage.atomic import only_writer
+from interventions.storage.provenance import provenance
 from jaxasr.audio import header_seconds
 from jaxasr.config import N_SAMPLES, SAMPLE_RATE
 
@@ -46,7 +46,7 @@ def extract(
 
     Args:
         asr: a recogniser (`jaxasr.load`).
-        corpus: see `experiments.corpora.open_corpus`.
+        corpus: see `experiments.data.corpora.open_corpus`.
         out: a new folder, or one where the same extraction was begun.
         sites: of either stack, those with one time axis.
         pool: "speech", "all", "last", positions, "frames", or several: see `experiments.store.pools.parse`.

@@ -26,11 +26,11 @@ import zarr
 import zarr.storage
 from zarr.codecs import Crc32cCodec
 
-from experiments.files import utf8
-from experiments.inert_zarr import check_store
 from experiments.store import pools
 from experiments.store.passes import Job
-from interventions.files import is_bookkeeping
+from interventions.storage.atomic import is_bookkeeping
+from interventions.storage.inert_zarr import check_store
+from interventions.storage.text_files import utf8
 from jaxasr import sites as _sites
 from jaxasr.config import Config
 from jaxasr.sites import stack_of

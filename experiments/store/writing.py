@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import ml_dtypes
 import numpy as np
 
-from experiments.files import utf8
 from experiments.store import layout, pools
 from experiments.store.passes import Job
+from interventions.storage.text_files import utf8
 from jaxasr.sites import LAYERED, stack_of
 
 

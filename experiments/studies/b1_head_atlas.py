@@ -7,14 +7,14 @@ import numpy as np
 import scipy.stats
 import xarray as xr
 
-from experiments import plots
-from experiments.ablated import HEADS, stacked, written
-from experiments.corpora import Corpus
-from experiments.keep import Keep
-from experiments.material import clean, loops, nonspeech
-from experiments.study import Analysis, Claim, Evidence, Finding, Settings, Study, choice
-from interventions.everywhere import places
-from interventions.statistics import any_of_alike, bootstrap
+from experiments.data.corpora import Corpus
+from experiments.data.recordings import clean, loops, nonspeech
+from experiments.studies.ablation import HEADS, stacked, written
+from experiments.studies.item_cache import Keep
+from experiments.studies.study import Analysis, Claim, Evidence, Finding, Settings, Study, choice
+from interventions.edits.at_sites import places
+from interventions.figures import plots
+from interventions.stats.intervals import any_of_alike, bootstrap
 
 _BEST = "share of {} for the head with the largest; p against the best of all heads, each recording's outcomes shuffled among them"
 _COST = (
@@ -73,7 +73,7 @@ class Config(Settings):
 
 
 def run(asr: Any, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
-    """The numbers of `experiments.ablated.written` [example, kind, cell] for the three sorts of recordings, `of`."""
+    """The numbers of `experiments.studies.ablation.written` [example, kind, cell] for the three sorts of recordings, `of`."""
     sorts = {
         "nonspeech": nonspeech(corpus, config.n_nonspeech),
         "loop": loops(asr, corpus, config.n_loops, config.tries, keep, config.max_new_tokens),

@@ -9,13 +9,14 @@ import xarray as xr
 
 import interventions
 import jaxasr
-from experiments import lens, plots
-from experiments.corpora import Corpus, Utterance
-from experiments.keep import Arrays, Keep
-from experiments.material import clean
-from experiments.selection import first_window, language
-from experiments.study import Analysis, Claim, Settings, Study, choice
-from interventions.corrupt import noise
+from experiments.analyses import lens
+from experiments.data.corpora import Corpus, Utterance
+from experiments.data.recordings import clean
+from experiments.data.selection import first_window, language
+from experiments.studies.item_cache import Arrays, Keep
+from experiments.studies.study import Analysis, Claim, Settings, Study, choice
+from interventions.corruptions import noise
+from interventions.figures import plots
 
 SITES = {  # by type: what is swept there
     "decoder.cross_attn.z": ("heads", ("layer", "head", "position")),

@@ -9,18 +9,19 @@ import numpy as np
 import xarray as xr
 
 import jaxasr
-from experiments import lens, plots
-from experiments.ablated import HEADS, NUMBERS, written
-from experiments.corpora import Corpus, Utterance
-from experiments.keep import Arrays, Keep
-from experiments.material import clean, nonspeech
-from experiments.selection import first_window, language
-from experiments.study import Analysis, Claim, Evidence, Finding, Settings, Study, choice
-from interventions.edits import Add, Project, Scale, only
-from interventions.everywhere import places
-from interventions.separation import auroc
-from interventions.sequence import sequence_sweep
-from interventions.statistics import bootstrap
+from experiments.analyses import lens
+from experiments.data.corpora import Corpus, Utterance
+from experiments.data.recordings import clean, nonspeech
+from experiments.data.selection import first_window, language
+from experiments.studies.ablation import HEADS, NUMBERS, written
+from experiments.studies.item_cache import Arrays, Keep
+from experiments.studies.study import Analysis, Claim, Evidence, Finding, Settings, Study, choice
+from interventions.edits.at_sites import places
+from interventions.edits.values import Add, Project, Scale, only
+from interventions.figures import plots
+from interventions.generation.sweeps import sequence_sweep
+from interventions.stats.intervals import bootstrap
+from interventions.stats.roc import auroc
 from jaxasr.taps import Edits, select
 
 STREAM = "decoder.resid_post"

@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from experiments import probed
-from experiments.corpora import Corpus, Utterance
-from experiments.data import spread
-from experiments.keep import Arrays, Keep
-from experiments.probed import Probing, Unasked, accuracy, judged, layers_between
-from experiments.readings import heard
-from experiments.selection import balanced, first_window, language, not_speech
-from experiments.study import Analysis, Claim, Study, choice, paper
-from interventions.corrupt import add, noise
+from experiments.data.corpora import Corpus, Utterance
+from experiments.data.real_speech import spread
+from experiments.data.selection import balanced, first_window, language, not_speech
+from experiments.studies import probing
+from experiments.studies.features import heard
+from experiments.studies.item_cache import Arrays, Keep
+from experiments.studies.probing import Probing, Unasked, accuracy, judged, layers_between
+from experiments.studies.study import Analysis, Claim, Study, choice, paper
+from interventions.corruptions import add, noise
 
 UPPER, SHALLOW = (0.69, 0.91), (0, 0.35)  # the paper's best layers are 22 to 27 of 32
 SNR = 10  # dB, of the claims; the others are drawn
@@ -89,10 +89,10 @@ class Config(Probing):
 
 
 def run(asr: Any, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
-    """Answers to all questions, [example, layer]; see `experiments.probed.ask`."""
+    """Answers to all questions, [example, layer]; see `experiments.studies.probing.ask`."""
     listen = functools.partial(_listen, asr, keep)
     speech = [one for one in corpus.utterances if language(one) or one.speaker]
-    return probed.put_together(
+    return probing.put_together(
         {
             "gender": lambda: by_label(
                 listen, balanced(speech, _gender, config.per_gender), "gender", _gender, config
@@ -144,7 +144,7 @@ def _asked(
     layers, mel = (
         np.stack([one[name] for one in kept], axis) for name, axis in (("layers", 1), ("mel", 0))
     )
-    return probed.ask(
+    return probing.ask(
         question,
         layers,
         np.array(labels),
@@ -272,7 +272,7 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
             findings[name] = judged(claim, arrays, asked[what], tests[test], config)
     no_text = "Qwen2-Audio cannot be loaded, and Whisper cannot be asked"
     findings["knows_more_than_it_says"] = CLAIMS["knows_more_than_it_says"].judge(None, no_text)
-    return Analysis(findings, probed.numbers(arrays))
+    return Analysis(findings, probing.numbers(arrays))
 
 
 def _upper(one: xr.Dataset) -> np.ndarray:
@@ -290,7 +290,7 @@ def _beyond(one: xr.Dataset) -> np.ndarray:
 def draw(arrays: xr.Dataset, config: Config) -> dict[str, Any]:
     """Accuracy by layer for every question."""
     plain = {"gender": "gender", "accent": "accent", "condition": "LibriSpeech clean or other"}
-    return probed.draw(
+    return probing.draw(
         arrays, plain | {f"noise {snr} dB": f"added noise, {snr} dB" for snr in config.snr_db}
     )
 

@@ -8,15 +8,17 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
-from experiments import phonemes, plots, probed
-from experiments.corpora import Corpus, Utterance
-from experiments.data import spread
-from experiments.keep import Arrays, Keep
-from experiments.probed import Probing, accuracy, layers_between
-from experiments.readings import heard
-from experiments.selection import first_window
-from experiments.spoken_words import spoken_words
-from experiments.study import Analysis, Claim, Finding, Study, choice, paper
+from experiments.data import phonemes
+from experiments.data.corpora import Corpus, Utterance
+from experiments.data.real_speech import spread
+from experiments.data.selection import first_window
+from experiments.data.spoken_words import spoken_words
+from experiments.studies import probing
+from experiments.studies.features import heard
+from experiments.studies.item_cache import Arrays, Keep
+from experiments.studies.probing import Probing, accuracy, layers_between
+from experiments.studies.study import Analysis, Claim, Finding, Study, choice, paper
+from interventions.figures import plots
 from jaxasr.audio import n_frames
 
 NAMED = ("countries", "tools", "academic", "animals", "weather", "clothing", "fruits")
@@ -146,18 +148,18 @@ def pairwise(
             some,
             [examples[i] for i in rows],
         )
-        asked[given[0]] = lambda given=given: probed.ask(*given)
-    return probed.put_together(asked)
+        asked[given[0]] = lambda given=given: probing.ask(*given)
+    return probing.put_together(asked)
 
 
 def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
     """The tests of `CLAIMS`, one number a word."""
-    if not probed.questions(arrays):
+    if not probing.questions(arrays):
         why = "; ".join(arrays.attrs["unasked"].values()) or "words of one category only"
         return Analysis({name: claim.judge(None, why) for name, claim in CLAIMS.items()})
     top, middle = (accuracy(arrays, layers_between(arrays, *where)) for where in (TOP, MIDDLE))
     values = {"top": top, "rises": top - middle, "beyond_sound": top - accuracy(arrays, "mel")}
-    findings = {name: probed.over(CLAIMS[name], one, config) for name, one in values.items()}
+    findings = {name: probing.over(CLAIMS[name], one, config) for name, one in values.items()}
     findings["beyond_phonemes"] = _beyond_phonemes(arrays, top, config)
     return Analysis(findings, _numbers(arrays))
 
@@ -165,7 +167,7 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
 def _beyond_phonemes(arrays: xr.Dataset, top: np.ndarray, config: Config) -> Finding:
     if "phonemes" not in arrays.layer.values:
         return CLAIMS["beyond_phonemes"].judge(None, phonemes.MISSING)
-    return probed.over(CLAIMS["beyond_phonemes"], top - accuracy(arrays, "phonemes"), config)
+    return probing.over(CLAIMS["beyond_phonemes"], top - accuracy(arrays, "phonemes"), config)
 
 
 def _numbers(arrays: xr.Dataset) -> dict[str, Any]:
@@ -174,7 +176,7 @@ def _numbers(arrays: xr.Dataset) -> dict[str, Any]:
         kind: [round(float(accuracy(arrays, layer, of).mean()), 4) for layer in arrays.layer.values]
         for kind, of in _KINDS.items()
     }
-    pairs = {name: probed.answers(arrays, name) for name in probed.questions(arrays)}
+    pairs = {name: probing.answers(arrays, name) for name in probing.questions(arrays)}
     best = {
         name: round(float(accuracy(one, layers_between(one, *TOP)).mean()), 4)
         for name, one in pairs.items()
@@ -196,16 +198,16 @@ _KINDS = {"accuracy": "right", "shuffled": "shuffled"}
 
 def draw(arrays: xr.Dataset, config: Config) -> dict[str, Any]:
     """Accuracy by layer: the mean over pairs with its controls, and the pairs of the paper's Fig. 1."""
-    names = probed.questions(arrays)
+    names = probing.questions(arrays)
     if not names:
         return {}
     figure, (left, right) = plots.panels(1, 2, width=4.8, height=3.6, sharey=True)
-    probed.panel(left, arrays, f"mean over {len(names)} pairs")
+    probing.panel(left, arrays, f"mean over {len(names)} pairs")
     left.legend(frameon=False, fontsize=7)
     left.set_ylabel("accuracy")
     shown = [" or ".join(sorted(pair)) for pair in FIGURE_1]
     for name, colour in zip([one for one in shown if one in names] or names[:5], plots.COLOURS):
-        one = probed.answers(arrays, name)
+        one = probing.answers(arrays, name)
         real = one.layer.values[np.isfinite(one.depth.values)]
         means = [accuracy(one, str(layer)).mean() for layer in real]
         right.plot(one.depth.sel(layer=real), means, "o-", markersize=3, color=colour, label=name)

@@ -6,16 +6,17 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from experiments import plots, probed
-from experiments.categories import error_rate
-from experiments.corpora import Corpus, Utterance
-from experiments.data import spread
-from experiments.keep import Arrays, Keep
-from experiments.probed import Probing, Unasked, accuracy, judged, layers_between, ranking
-from experiments.readings import written
-from experiments.selection import first_window, heard, language, spoken
-from experiments.study import Analysis, Claim, Evidence, Study, choice, paper
-from interventions.transcripts import errors, words
+from experiments.data.corpora import Corpus, Utterance
+from experiments.data.real_speech import spread
+from experiments.data.selection import first_window, heard, language, spoken
+from experiments.studies import probing
+from experiments.studies.features import written
+from experiments.studies.item_cache import Arrays, Keep
+from experiments.studies.probing import Probing, Unasked, accuracy, judged, layers_between, ranking
+from experiments.studies.study import Analysis, Claim, Evidence, Study, choice, paper
+from experiments.studies.text_kinds import error_rate
+from interventions.figures import plots
+from interventions.generation.transcripts import errors, words
 
 HIGH, SHALLOW = (
     (0.66, 0.78),
@@ -95,7 +96,7 @@ def run(asr: Any, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
 
     kept = dict(zip([clip.id for clip in clips], keep.each("E3 transcripts", clips, read)))
     marks = {clip.id: _marks(str(kept[clip.id]["text"]), clip) for clip in clips}
-    return probed.put_together(
+    return probing.put_together(
         {
             kind: lambda kind=kind: asked(
                 kind, clips, kept, {name: mark[kind] for name, mark in marks.items()}, config
@@ -138,7 +139,7 @@ def asked(
     at_hand = np.array([numbers_at_hand(kept[one.id]) for one in rows])
     layers = np.stack([kept[one.id]["last"] for one in rows], 1)
     floors = {"numbers at hand": at_hand, "mel": np.stack([kept[one.id]["mel"] for one in rows])}
-    found = probed.ask(
+    found = probing.ask(
         kind, layers, labels, groups, config, floors, [one.id for one in rows], blocks
     )
     return found.assign(at_hand=(("example", "number"), at_hand)).assign_coords(
@@ -229,7 +230,7 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
         name: judged(CLAIMS[name], arrays, question, of, config)
         for name, (question, of) in tests.items()
     }
-    return Analysis(findings, probed.numbers(arrays) | {"auroc": _aurocs(arrays, config)})
+    return Analysis(findings, probing.numbers(arrays) | {"auroc": _aurocs(arrays, config)})
 
 
 def _of(one: xr.Dataset, number: str) -> np.ndarray:
@@ -243,10 +244,10 @@ def _ranks(one: xr.Dataset, config: Config, against: np.ndarray | None = None) -
 def _aurocs(arrays: xr.Dataset, config: Config) -> dict[str, Any]:
     """Of every layer and of every number at hand, with their intervals: the chance that the right one of two is ranked above the bad."""
     found = {}
-    for question in probed.questions(arrays):
-        one = probed.answers(arrays, question)
+    for question in probing.questions(arrays):
+        one = probing.answers(arrays, question)
         by = {str(layer): ranking(one, [layer], config.seed) for layer in one.layer.values}
-        by |= {name: probed.ranked(one, -_of(one, name), config.seed) for name in AT_HAND}
+        by |= {name: probing.ranked(one, -_of(one, name), config.seed) for name in AT_HAND}
         found[question] = {
             name: [round(x, 3) for x in (area.value, area.low, area.high)]
             for name, area in by.items()
@@ -257,7 +258,7 @@ def _aurocs(arrays: xr.Dataset, config: Config) -> dict[str, Any]:
 def draw(arrays: xr.Dataset, config: Config) -> dict[str, Any]:
     """Accuracy by layer, and areas under the ROC curve of probes and of the numbers at hand."""
     titles = {"errors": "errors against none", "insertions": "insertions against none"}
-    figures = probed.draw(arrays, titles)
+    figures = probing.draw(arrays, titles)
     return figures | ({"auroc": _drawn(_aurocs(arrays, config), titles)} if figures else {})
 
 

@@ -6,15 +6,23 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from experiments import probed
-from experiments.corpora import Corpus, Utterance
-from experiments.data import spread
-from experiments.keep import Arrays, Keep
-from experiments.probed import Probing, Unasked, accuracy, judged, layers_between, ranking
-from experiments.readings import written
-from experiments.selection import WINDOW_S, first_window, heard, language, not_speech, sides, spoken
-from experiments.study import Analysis, Claim, Evidence, Study, choice, paper
-from interventions.transcripts import is_loop, words
+from experiments.data.corpora import Corpus, Utterance
+from experiments.data.real_speech import spread
+from experiments.data.selection import (
+    WINDOW_S,
+    first_window,
+    heard,
+    language,
+    not_speech,
+    sides,
+    spoken,
+)
+from experiments.studies import probing
+from experiments.studies.features import written
+from experiments.studies.item_cache import Arrays, Keep
+from experiments.studies.probing import Probing, Unasked, accuracy, judged, layers_between, ranking
+from experiments.studies.study import Analysis, Claim, Evidence, Study, choice, paper
+from interventions.generation.transcripts import is_loop, words
 from jaxasr.config import SAMPLE_RATE
 
 WIDE = (0.33, 0.91)  # the paper's layers 10 to 28 of 32
@@ -99,7 +107,7 @@ def run(asr: Any, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
         if is_fluent(str(kept["text"]), config)
     ]
     rows = {"not speech": fluent[: len(said)], "speech": said}
-    found = probed.put_together(
+    found = probing.put_together(
         {place: lambda place=place: asked(place, rows, config) for place in ("last", "first")}
     )
     return found.assign_attrs(
@@ -127,7 +135,7 @@ def asked(place: str, rows: dict[str, list[tuple[Sound, Arrays]]], config: Confi
         "mel": np.stack([kept["mel"] for *_, kept in every]),
         "no-speech, log-probability": np.stack([*at_hand.values()][:2], 1),
     }
-    found = probed.ask(
+    found = probing.ask(
         place, layers, labels, groups, config, floors, [one.id for _, one, _ in every]
     )
     return found.assign({name: ("example", values) for name, values in at_hand.items()})
@@ -217,7 +225,7 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
         for name in ("heard", "fluent", "recordings")
         if name in arrays.attrs
     }
-    return Analysis(findings, probed.numbers(arrays) | {"not_speech": known})
+    return Analysis(findings, probing.numbers(arrays) | {"not_speech": known})
 
 
 def _inside(one: xr.Dataset) -> np.ndarray:
@@ -231,7 +239,7 @@ def _beats(one: xr.Dataset, config: Config) -> Evidence:
 
 def draw(arrays: xr.Dataset, config: Config) -> dict[str, Any]:
     """Accuracy by layer at both positions."""
-    return probed.draw(
+    return probing.draw(
         arrays,
         {"last": "where the end of the text is read", "first": "where the first token is chosen"},
     )

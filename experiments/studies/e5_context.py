@@ -8,21 +8,31 @@ import numpy as np
 import xarray as xr
 
 import jaxasr
-from experiments import lens, plots
-from experiments.corpora import Corpus, Utterance
-from experiments.keep import Arrays, Keep
-from experiments.phonemes import MISSING, installed
-from experiments.selection import first_window
-from experiments.study import Analysis, Claim, Evidence, Finding, Settings, Study, choice, paper
-from experiments.synthesis import spoken_pairs
-from interventions.astray import Astray
-from interventions.corrupt import white_noise_like
-from interventions.edits import Mix, Row
-from interventions.everywhere import Cells, Everywhere, places
-from interventions.grid import Placed
-from interventions.sequence import sequence_sweep
-from interventions.statistics import any_of_alike, bootstrap
-from interventions.transcripts import words
+from experiments.analyses import lens
+from experiments.data.corpora import Corpus, Utterance
+from experiments.data.phonemes import MISSING, installed
+from experiments.data.selection import first_window
+from experiments.data.synthesis import spoken_pairs
+from experiments.studies.item_cache import Arrays, Keep
+from experiments.studies.study import (
+    Analysis,
+    Claim,
+    Evidence,
+    Finding,
+    Settings,
+    Study,
+    choice,
+    paper,
+)
+from interventions.corruptions import white_noise_like
+from interventions.edits.at_sites import Cells, Everywhere, places
+from interventions.edits.random_direction import Astray
+from interventions.edits.values import Mix, Row
+from interventions.figures import plots
+from interventions.generation.sweeps import sequence_sweep
+from interventions.generation.transcripts import words
+from interventions.patching.grid import Placed
+from interventions.stats.intervals import any_of_alike, bootstrap
 from jaxasr.taps import select
 
 ENCODER = ("encoder.attn_out", "encoder.mlp_out")

@@ -6,14 +6,23 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from experiments import plots
-from experiments.ablated import COMPONENTS, HEADS, KINDS, stacked, written
-from experiments.corpora import Corpus, Utterance
-from experiments.keep import Keep
-from experiments.material import clean, loops
-from experiments.study import Analysis, Claim, Evidence, Finding, Settings, Study, choice, paper
-from interventions.everywhere import places
-from interventions.statistics import any_of_alike, bootstrap
+from experiments.data.corpora import Corpus, Utterance
+from experiments.data.recordings import clean, loops
+from experiments.studies.ablation import COMPONENTS, HEADS, KINDS, stacked, written
+from experiments.studies.item_cache import Keep
+from experiments.studies.study import (
+    Analysis,
+    Claim,
+    Evidence,
+    Finding,
+    Settings,
+    Study,
+    choice,
+    paper,
+)
+from interventions.edits.at_sites import places
+from interventions.figures import plots
+from interventions.stats.intervals import any_of_alike, bootstrap
 
 CROSS, SELF, MLP = COMPONENTS
 CLAIMS = {
@@ -84,7 +93,7 @@ class Config(Settings):
 
 
 def run(asr: Any, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
-    """The numbers of `experiments.ablated.written` [example, kind, cell], of loops and of clean speech."""
+    """The numbers of `experiments.studies.ablation.written` [example, kind, cell], of loops and of clean speech."""
     sites = COMPONENTS + (HEADS if config.heads else ())
     looping = loops(asr, corpus, config.n_loops, config.tries, keep, config.max_new_tokens)
     clips = [*looping, *clean(corpus, asr, config.n_clean, config.max_new_tokens)]

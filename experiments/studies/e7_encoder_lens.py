@@ -8,11 +8,11 @@ import xarray as xr
 
 import interventions
 import jaxasr
-from experiments.categories import CATEGORIES, category, error_rate
-from experiments.corpora import Corpus, Utterance
-from experiments.keep import Arrays, Keep
-from experiments.selection import first_window, heard, language, spoken
-from experiments.study import Analysis, Claim, Settings, Study, band, choice, paper
+from experiments.data.corpora import Corpus, Utterance
+from experiments.data.selection import first_window, heard, language, spoken
+from experiments.studies.item_cache import Arrays, Keep
+from experiments.studies.study import Analysis, Claim, Settings, Study, band, choice, paper
+from experiments.studies.text_kinds import CATEGORIES, category, error_rate
 
 CLAIMS = {
     "loops_below_the_top": Claim(
@@ -126,7 +126,7 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
 
 def _grounded(arrays: xr.Dataset) -> np.ndarray:
     """Whether the final text is one: it has words, and is no loop of its own accord."""
-    from interventions.transcripts import is_loop, words
+    from interventions.generation.transcripts import is_loop, words
 
     said = [
         words(str(text), str(code)).split()

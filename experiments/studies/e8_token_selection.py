@@ -9,12 +9,13 @@ from jaxtyping import Float, Int
 
 import interventions
 import jaxasr
-from experiments import lens, plots
-from experiments.corpora import Corpus, Utterance
-from experiments.keep import Arrays, Keep
-from experiments.phonemes import MISSING, installed, phoneme_error_rate, phonemes
-from experiments.selection import first_window, heard, language, spoken
-from experiments.study import Analysis, Claim, Settings, Study, band, choice, paper
+from experiments.analyses import lens
+from experiments.data.corpora import Corpus, Utterance
+from experiments.data.phonemes import MISSING, installed, phoneme_error_rate, phonemes
+from experiments.data.selection import first_window, heard, language, spoken
+from experiments.studies.item_cache import Arrays, Keep
+from experiments.studies.study import Analysis, Claim, Settings, Study, band, choice, paper
+from interventions.figures import plots
 from jaxasr.languages import WITHOUT_SPACES
 
 OFFSETS = (0, 1, 2)  # the token itself, the next one, the one after

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from interventions import statistics
-from interventions.categories import categories
-from interventions.files import replacing
-from interventions.inert import check_sealed, named, read_json, read_npz, seal
 from interventions.probes.directions import Directions
+from interventions.stats import intervals
+from interventions.stats.categories import categories
+from interventions.storage.atomic import replacing
+from interventions.storage.inert import check_sealed, named, read_json, read_npz, seal
 
 _VERSION = 1
 _JSON, _ARRAYS = "bank.json", "arrays.npz"
@@ -170,7 +170,7 @@ class Bank(Directions):
                 right,
                 categories(groups, d.sizes["row"], "groups")[d.test.any(("fold", "seed")).values],
             )
-        return statistics.bootstrap(right, dim="row", level=level)
+        return intervals.bootstrap(right, dim="row", level=level)
 
     def save(self, folder: str | os.PathLike, **about: Any) -> None:
         """Writes a new `folder`, complete or not at all, with SHA256SUMS of its files.

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from interventions.categories import categories
 from interventions.probes import folds as _folds, inputs
 from interventions.probes.fit import fit_probes
+from interventions.stats.categories import categories
 
 
 def run(

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from interventions.edits import Add, Only, Project, only
+from interventions.edits.values import Add, Only, Project, only
 
 
 class Directions:

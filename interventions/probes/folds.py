@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from interventions.categories import categories
+from interventions.stats.categories import categories
 
 Splits = Sequence[tuple[Any, Any]]
 

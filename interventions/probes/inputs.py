@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from interventions.categories import categories
+from interventions.stats.categories import categories
 
 
 class Sites(NamedTuple):

@@ -10,9 +10,9 @@ import optax
 import xarray as xr
 from jaxtyping import Array, Float
 
-from interventions.categories import categories
 from interventions.probes import inputs
 from interventions.probes.bank import Bank
+from interventions.stats.categories import categories
 from jaxasr import compiled
 
 Batches = Callable[[], Iterable[tuple[Any, Any]]]

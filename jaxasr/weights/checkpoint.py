@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from jaxasr.alignment.released_heads import Heads
 from jaxasr.config import HOP, SAMPLE_RATE, Config
-from jaxasr.heads import Heads
 from jaxasr.weights import files
 from jaxasr.weights.errors import damaged, reading, shown
 

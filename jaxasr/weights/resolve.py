@@ -5,7 +5,7 @@ import re
 import warnings
 from pathlib import Path
 
-from jaxasr import heads
+from jaxasr.alignment import released_heads
 from jaxasr.config import SIZES
 from jaxasr.weights import ctranslate2, files, hub, huggingface, openai, packaged, tokenizer_files
 from jaxasr.weights.checkpoint import Checkpoint
@@ -47,7 +47,7 @@ def with_defaults(checkpoint: Checkpoint) -> Checkpoint:
         checkpoint = checkpoint.replace(tokenizer_file=_packaged_tokenizer(checkpoint))
     if checkpoint.alignment_heads is None:
         checkpoint = checkpoint.replace(
-            alignment_heads=heads.published(checkpoint.name, checkpoint.config)
+            alignment_heads=released_heads.published(checkpoint.name, checkpoint.config)
         )
     return checkpoint
 

@@ -75,7 +75,7 @@ def probe(folder: Path) -> None:
 
 def reproduce(folder: Path) -> None:
     """`jaxasr reproduce E7 --quick`, on six recordings."""
-    from experiments import registry
+    from experiments.studies import registry
 
     study = registry.study("E7")
     quick = {**study.presets["quick"], "per_language": 3, "max_new_tokens": 4}
@@ -129,7 +129,7 @@ def _read(file: Path) -> object:
         with np.load(file) as arrays:
             return {name: arrays[name].tobytes() for name in arrays}
     if file.suffix == ".nc":
-        from experiments.results import load_result
+        from interventions.storage.results import load_result
 
         return {
             str(name): repr(values.values.tolist())

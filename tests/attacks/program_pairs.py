@@ -19,8 +19,8 @@ import numpy as np
 
 import interventions as iv
 import jaxasr
-from interventions.edits import Row
-from interventions.grid import Placed
+from interventions.edits.values import Row
+from interventions.patching.grid import Placed
 from jaxasr import compiled
 from jaxasr.rules import Rules
 

@@ -1,6 +1,6 @@
 """Writes the golden activations of the tiny models: every site, from torch in float64, rounded to float32 once.
 
-PYTHONPATH=.:tests:tests/live python tests/golden/make_golden.py      # needs torch; tests/test_golden.py does not
+PYTHONPATH=.:tests:tests/live python tests/golden/make_golden.py      # needs torch; tests/test_jaxasr/test_golden.py does not
 """
 
 import numpy as np

@@ -4,18 +4,19 @@ import pytest
 
 pytest.importorskip("torch")
 
-from experiments import data
 from experiments.bench.parity import WITHOUT_SPEECH, compare_tokens
+from experiments.data import real_speech
 
 N = 12
 
 
 def test_greedy_tokens_are_those_of_torch(asr):
-    clips = [clip for clip in data.recordings() if clip.set not in WITHOUT_SPEECH]
+    clips = [clip for clip in real_speech.recordings() if clip.set not in WITHOUT_SPEECH]
     compared = list(
         compare_tokens(
             asr,
-            data.spread(clips, N) or [data.Recording(data.DEMO, "demo", "", "en", 0.0)],
+            real_speech.spread(clips, N)
+            or [real_speech.Recording(real_speech.DEMO, "demo", "", "en", 0.0)],
             batch=4,
         )
     )

@@ -17,8 +17,8 @@ from golden.tiny import TINY, golden_file
 from torch_reference import reference, scaled_error
 
 import jaxasr
-from experiments import data
 from experiments.bench.torch_whisper import build
+from experiments.data import real_speech
 from jaxasr.audio import load_audio, log_mel
 from jaxasr.sites import sites_of
 from jaxasr.tokenizer import Tokenizer
@@ -39,13 +39,13 @@ ENCODER_PASSES = [
 ]
 
 
-REAL = data.recordings(["libri_test_other", "timit"])
+REAL = real_speech.recordings(["libri_test_other", "timit"])
 
 
 @functools.cache
 def recordings() -> list[np.ndarray]:
     """30 s of speech without padding, and a clip that is mostly padding."""
-    clips = REAL or [data.Recording(data.DEMO, "demo", "", "en", 0.0)]
+    clips = REAL or [real_speech.Recording(real_speech.DEMO, "demo", "", "en", 0.0)]
     speech = [load_audio(clip.path) for clip in clips[:12]]
     long = np.concatenate(speech * 12)[: 30 * 16_000]
     return [long, speech[-1][: 2 * 16_000]]

@@ -1,7 +1,7 @@
 """Every cell of a sweep equals a hook loop over the torch model with the same weights, at every kind of site that a hook can patch.
 
 Scores and patterns are no module's output there, and the stream in mid-layer is what a norm reads while the residual goes past it;
-`tests/test_sweeps.py` holds such sites against plain passes of this model.
+`tests/test_interventions/test_sweeps.py` holds such sites against plain passes of this model.
 """
 
 # ruff: noqa: E402 (torch first: without it this file is skipped)

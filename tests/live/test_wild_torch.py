@@ -16,11 +16,12 @@ from tokenizers import AddedToken
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 import jaxasr
-from experiments import data
+from experiments.data import real_speech
 
-CLIPS = [clip.path for clip in data.spread(data.recordings(["libri_test_other", "vctk"]), 2)] or [
-    data.DEMO
-]
+CLIPS = [
+    clip.path
+    for clip in real_speech.spread(real_speech.recordings(["libri_test_other", "vctk"]), 2)
+] or [real_speech.DEMO]
 RNG = np.random.default_rng(0)
 
 

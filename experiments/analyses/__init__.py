@@ -1,0 +1,1 @@
+"""Analyses behind the commands, callable from Python: lenses, scan, patch and probe."""

@@ -1,0 +1,1 @@
+"""Recordings: corpora, selections, built-in and synthetic speech, labels."""

@@ -1,0 +1,9 @@
+"""Recordings with labels, read where they lie: manifests, LibriSpeech, Common Voice, TIMIT, Hugging Face datasets."""
+
+from experiments.data.corpora.noise import with_noise as with_noise
+from experiments.data.corpora.opening import open_corpus as open_corpus
+from experiments.data.corpora.utterance import (
+    Corpus as Corpus,
+    Span as Span,
+    Utterance as Utterance,
+)

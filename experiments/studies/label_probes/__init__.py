@@ -1,0 +1,1 @@
+"""Probes of labels of real recordings, one `jaxasr probe` each."""

@@ -1,0 +1,234 @@
+"""Edits kept in files: what they are as JSON, their arrays as npz. Only classes named here are ever made, and nothing is unpickled."""
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from interventions.edits import attention, places, values as edits
+from interventions.storage.atomic import replacing
+from interventions.storage.inert import check_sealed, named, read_json, read_npz, seal
+from jaxasr import sites
+
+_VERSION = 1
+_JSON, _ARRAYS = "edits.json", "arrays.npz"
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, jax.Array | np.ndarray | np.generic)
+
+
+def _is_scalar(value: Any) -> bool:
+    return np.ndim(value) == 0 and (
+        _is_array(value) or (isinstance(value, int | float) and not isinstance(value, bool))
+    )
+
+
+def _is_whole(value: Any) -> bool:
+    return _is_scalar(value) and np.asarray(value).dtype.kind in "iu"
+
+
+def _is_indices(value: Any) -> bool:
+    return _is_array(value) and np.asarray(value).dtype.kind in "iu"
+
+
+def _is_row(value: Any) -> bool:
+    return isinstance(value, edits.Row)
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_place(value: Any) -> bool:
+    return isinstance(value, places.Among | places.Between)
+
+
+def _is_edit(value: Any) -> bool:
+    return type(value) in _CLASSES.values() and not _is_row(value) and not _is_place(value)
+
+
+Kind = tuple[str, Callable[[Any], bool]]
+_ARRAY: Kind = "an array", _is_array
+_REFERENCE: Kind = "an array or a Row", lambda value: _is_array(value) or _is_row(value)
+_SCALAR: Kind = "a number", _is_scalar
+_FLAG: Kind = "true or false", _is_flag
+_PLACE: Kind = "a place", _is_place
+_PLACES: Kind = "a place or nothing", lambda value: value is None or _is_place(value)
+_WHOLE: Kind = "a whole number", _is_whole
+_WHEN: Kind = (
+    "an array, true, false or nothing",
+    lambda value: value is None or _is_array(value) or _is_flag(value),
+)
+_EDIT: Kind = "an edit", _is_edit
+_EDITS: Kind = (
+    "several edits",
+    lambda value: isinstance(value, tuple) and bool(value) and all(map(_is_edit, value)),
+)
+
+# What each class holds: field by field what is written, and what is taken when it is read.
+_FIELDS: dict[type, dict[str, Kind]] = {
+    edits.Row: {"rows": ("an array of whole numbers", _is_indices)},
+    edits.Patch: {"value": _REFERENCE, "partial": _FLAG},
+    edits.Mix: {"alpha": _SCALAR, "value": _REFERENCE, "partial": _FLAG},
+    edits.Add: {"value": _ARRAY, "scale": _SCALAR},
+    edits.Scale: {"factor": _SCALAR},
+    edits.Zero: {},
+    edits.Noise: {"seed": _WHOLE, "scale": _SCALAR, "replace": _FLAG},
+    edits.Project: {"basis": _ARRAY, "keep": _FLAG},
+    edits.Chain: {"edits": _EDITS},
+    edits.Only: {
+        "edit": _EDIT,
+        **dict.fromkeys(("layers", "heads", "positions", "frames", "rows"), _PLACES),
+        "when": _WHEN,
+    },
+    attention.Force: {"keys": _PLACE},
+    attention.Knockout: {"keys": _PLACE},
+    places.Among: {"values": ("an array of whole numbers", _is_indices)},
+    places.Between: {"start": _WHOLE, "stop": _WHOLE},
+}
+_CLASSES = {cls.__name__: cls for cls in _FIELDS}
+
+
+def save_edits(edits: Mapping[str, Any], folder: str | os.PathLike) -> None:
+    """Writes `{site: edit}` into a new `folder`, complete or not at all, with SHA256SUMS of its files.
+
+    Raises:
+        ValueError: an unknown site; what is not one of this package's edits, such as a function; NaN. The message says where it is.
+        FileExistsError: `folder` is there already.
+    """
+    folder = Path(folder)
+    sites.check_known(edits)
+    if folder.exists():
+        raise FileExistsError(
+            f"folder: {str(folder)!r} exists already; choose another, or remove it."
+        )
+    arrays: dict[str, np.ndarray] = {}
+    described = {site: _describe(edit, f"edits[{site!r}]", arrays) for site, edit in edits.items()}
+    for site, edit in edits.items():
+        _check("edit", edit, _EDIT, f"edits[{site!r}]")
+    with replacing(folder) as new:
+        new.mkdir()
+        (new / _JSON).write_text(
+            json.dumps({"version": _VERSION, "edits": described}, indent=1, allow_nan=False) + "\n"
+        )
+        np.savez(new / _ARRAYS, **arrays)
+        seal(new)
+
+
+def load_edits(folder: str | os.PathLike) -> dict[str, Any]:
+    """The edits that `save_edits` wrote.
+
+    Raises:
+        ValueError: `folder` is damaged, or holds what `save_edits` would not have written; the message names the file.
+    """
+    folder = Path(folder)
+    if not (folder / _JSON).is_file() or not (folder / _ARRAYS).is_file():
+        raise ValueError(
+            f"folder: expected {_JSON} and {_ARRAYS} of save_edits in {str(folder)!r}."
+        )
+    check_sealed(folder)
+    described = read_json(folder / _JSON, finite=True)
+    if described.get("version") != _VERSION or not isinstance(described.get("edits"), dict):
+        raise ValueError(f"{folder / _JSON}: expected edits of version {_VERSION}.")
+    arrays = read_npz(folder / _ARRAYS)
+    with named(folder / _JSON):
+        sites.check_known(described["edits"])
+        found = {
+            site: _restore(node, arrays, f"edits[{site!r}]")
+            for site, node in described["edits"].items()
+        }
+        for site, edit in found.items():
+            _check("edit", edit, _EDIT, f"edits[{site!r}]")
+    return found
+
+
+def _check(name: str, value: Any, kind: Kind, where: str) -> None:
+    """Raises ValueError for a value that is not of its kind, and for NaN."""
+    expected, fits = kind
+    if not fits(value):
+        raise ValueError(f"{where}: expected {expected} as {name!r}, got {type(value).__name__}.")
+    if (
+        _is_array(value)
+        and np.asarray(value).dtype.kind not in "biufc"
+        and value.dtype != jnp.bfloat16
+    ):
+        raise ValueError(f"{where}: expected numbers as {name!r}, got {value.dtype}.")
+    if (_is_array(value) or isinstance(value, float)) and bool(jnp.isnan(jnp.asarray(value)).any()):
+        raise ValueError(f"{where}: expected numbers as {name!r}, got NaN.")
+
+
+def _describe(value: Any, where: str, arrays: dict[str, np.ndarray]) -> Any:
+    if type(value) in _CLASSES.values():
+        fields = {
+            f.name: _described(value, f.name, where, arrays) for f in dataclasses.fields(value)
+        }
+        return {"type": type(value).__name__, "fields": fields}
+    if isinstance(value, tuple):
+        return {"tuple": [_describe(item, f"{where}[{i}]", arrays) for i, item in enumerate(value)]}
+    if value is None or isinstance(value, bool | int | float):
+        return {"value": value}
+    if _is_array(value):
+        return _store(np.asarray(value), arrays)
+    raise ValueError(
+        f"{where}: {type(value).__name__} cannot be saved; expected one of {', '.join(_CLASSES)}, an array, a number or None. "
+        "A function or a class of your own is code: keep that in a file of yours."
+    )
+
+
+def _described(value: Any, field: str, where: str, arrays: dict[str, np.ndarray]) -> Any:
+    item = getattr(value, field)
+    described = _describe(item, f"{where}.{field}", arrays)
+    _check(field, item, _FIELDS[type(value)][field], f"{where}.{field}")
+    return described
+
+
+def _store(array: np.ndarray, arrays: dict[str, np.ndarray]) -> dict[str, str]:
+    name = f"a{len(arrays)}"
+    # npz knows no bfloat16: its bits are kept, and its name.
+    arrays[name] = array.view(np.uint16) if array.dtype == jnp.bfloat16 else array
+    return {"array": name, "dtype": str(array.dtype)}
+
+
+def _is_of(array: np.ndarray, dtype: str) -> bool:
+    return str(array.dtype) == dtype and array.dtype.kind != "U"
+
+
+def _restore(node: Any, arrays: Mapping[str, np.ndarray], where: str) -> Any:
+    match node:
+        case {"type": str(name), "fields": dict(fields)} if name in _CLASSES:
+            kinds = _FIELDS[_CLASSES[name]]
+            if set(fields) != set(kinds):
+                raise ValueError(
+                    f"{where}: expected the fields of {name}, got {', '.join(map(str, fields))}."
+                )
+            found = {
+                key: _restore(value, arrays, f"{where}.{key}") for key, value in fields.items()
+            }
+            for key, value in found.items():
+                _check(key, value, kinds[key], f"{where}.{key}")
+            return _CLASSES[name](**found)
+        case {"tuple": list(items)}:
+            return tuple(_restore(item, arrays, f"{where}[{i}]") for i, item in enumerate(items))
+        case {"value": None | bool() | int() | float() as value} if value is None or math.isfinite(
+            value
+        ):
+            return value
+        case {"array": str(name), "dtype": "bfloat16"} if (
+            name in arrays and arrays[name].dtype == np.uint16
+        ):
+            return jnp.asarray(arrays[name].view(jnp.bfloat16))
+        case {"array": str(name), "dtype": str(dtype)} if name in arrays and _is_of(
+            arrays[name], dtype
+        ):
+            return jnp.asarray(arrays[name])
+    raise ValueError(
+        f"{where}: expected an edit as save_edits writes it ({', '.join(_CLASSES)}), got {str(node)[:80]}."
+    )

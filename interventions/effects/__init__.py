@@ -1,0 +1,1 @@
+"""Estimates and exact values of single effects: attribution patching, direct logits, paths."""

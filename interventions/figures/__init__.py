@@ -1,0 +1,1 @@
+"""Figures of sweeps and probes, drawn with matplotlib without a display."""

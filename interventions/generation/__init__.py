@@ -1,0 +1,1 @@
+"""Sweeps whose metric reads generated text instead of one teacher-forced pass."""

@@ -1,0 +1,1 @@
+"""Lenses: what each layer of the decoder predicts, and what the decoder generates from each encoder layer."""

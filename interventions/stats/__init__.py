@@ -1,0 +1,1 @@
+"""Statistics of results: intervals, permutation tests, summaries and agreement of rankings."""

@@ -1,0 +1,1 @@
+"""Files: atomic writes, checked parts, labelled results, fingerprints and provenance."""

@@ -1,0 +1,131 @@
+"""Texts from recordings, manifests and models are shown as they are; they never act, and never end a command."""
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_page import TOKENS, fake_page, fake_table
+from html_outline import Outline
+from small_speech import small_recogniser, tone, write
+from typer.testing import CliRunner
+
+from attacks.texts import HOSTILE, NAME, acts
+from experiments import cli, runtime
+from experiments.commands import errors, transcribe
+from experiments.pages import lens_page, study_page, terminal
+from experiments.progress import Steps
+from interventions.probes import Bank
+from interventions.storage.text_files import write_json, write_text
+
+ALL = "".join(HOSTILE.values())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Recordings with hostile names, labels and ids; two of them are not there."""
+    where, rows = tmp_path_factory.mktemp("corpus"), []
+    for i in range(12):
+        name = f"{i}{NAME if i < 2 else ''}[b].wav"
+        write(where / "clip.wav", tone(300 + i if i % 2 else 2000 + 10 * i, 0.2, i)).rename(
+            where / name
+        )
+        rows.append(
+            {
+                "path": name,
+                "pitch": f"low{ALL}" if i % 2 else f"high{ALL}",
+                "id": f"{i}{ALL}",
+                "speaker": f"{i}{ALL}",
+            }
+        )
+    rows += [{"path": "gone[/x].wav"}, {"path": "gone", "id": ALL}]
+    (where / "manifest.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return where
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch):
+    monkeypatch.setattr(runtime, "load", lambda *_: small_recogniser())
+
+
+def probed(folder, out, *more):
+    return CliRunner().invoke(
+        cli.app,
+        ["probe", str(folder), "--label", "pitch", "--out", str(out), "--folds", "2", *more],
+    )
+
+
+def test_probe_of_hostile_ids_and_labels(folder, tmp_path):
+    done = probed(folder, tmp_path / "out")
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert acts(done.output) == []
+    assert "left out gone[/x].wav: " in done.stderr
+    found = json.loads((tmp_path / "out" / "result.json").read_text("utf-8"))
+    assert found["classes"].keys() == {f"high{ALL}", f"low{ALL}"}
+    assert acts(probed(folder, tmp_path / "out", "--json").output) == []
+
+
+def files(out):
+    return {
+        str(file.relative_to(out)): file.read_bytes() for file in out.rglob("*") if file.is_file()
+    }
+
+
+def test_earlier_results_stay_until_the_new_ones_are_complete(folder, tmp_path, monkeypatch):
+    probed(folder, tmp_path / "out")
+    before = files(tmp_path / "out")
+    assert "bank/arrays.npz" in before
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for name, what in ((np, "savez"), (Bank, "save")):
+        with monkeypatch.context() as patched:
+            patched.setattr(name, what, full)
+            done = probed(folder, tmp_path / "out", "--penalty", "3", "--overwrite")
+        assert (done.exit_code, "No space left on device" in done.stderr) == (2, True)
+        assert files(tmp_path / "out") == before
+    assert probed(folder, tmp_path / "out", "--penalty", "3", "--overwrite").exit_code == 0
+    assert files(tmp_path / "out") != before
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_every_way_to_a_terminal(text, capsys):
+    steps = Steps()
+    with steps(text), steps.bar(text) as progress:
+        progress(1, 2)
+    steps.note(f"{text}: {text}")
+    errors.say(ValueError(text))
+    terminal.print_page(fake_page(text=text, logit=fake_table(tokens=(text, *TOKENS[1:]))))
+    transcribe._print(Path(text.replace("/", "")), text)
+    shown = capsys.readouterr()
+    assert acts(shown.out + shown.err) == []
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_pages_hold_texts_and_nothing_that_runs(text, tmp_path):
+    usual = Outline(lens_page.render(fake_page()))
+    path = write_text(
+        tmp_path / "index.html",
+        lens_page.render(fake_page(text=text, logit=fake_table(tokens=(text, *TOKENS[1:])))),
+    )
+    outline = Outline(path.read_text("utf-8"))
+    assert [tag for tag, _, _ in outline.elements] == [tag for tag, _, _ in usual.elements]
+    assert not [
+        attributes
+        for _, attributes, _ in outline.elements
+        if any(name.startswith("on") for name in attributes)
+    ]
+    assert "49" not in [shown for _, shown in outline.of("h1")]
+    assert json.loads(write_json(tmp_path / "a.json", {text: text}).read_text("utf-8")) == {
+        text: text
+    }
+
+
+def test_a_damaged_result_of_another_study_is_listed_as_one(tmp_path):
+    (tmp_path / "E7").mkdir()
+    for data in (b"", b"[1]", b"\xff", b'{"a":' * 100_000):
+        (tmp_path / "E7" / "result.json").write_bytes(data)
+        assert "expected a JSON object" in study_page.index(tmp_path)

@@ -1,0 +1,49 @@
+"""From arrays of the lenses to what the page shows."""
+
+import numpy as np
+import pytest
+
+from experiments.analyses.lens import window
+from experiments.commands.subtitles import clock
+from experiments.progress import Steps
+
+
+@pytest.mark.parametrize(("start", "length"), [(0.0, 480_000), (1.5, 480_000), (39.0, 16_000)])
+def test_window_is_at_most_thirty_seconds(start, length):
+    audio = np.arange(40 * 16_000, dtype=np.float32)
+    found = window(audio, start)
+    assert len(found) == length
+    assert found[0] == round(start * 16_000)
+
+
+def test_window_past_the_end():
+    with pytest.raises(ValueError, match=r"expected less than the recording's 1\.00 s, got 1 s"):
+        window(np.zeros(16_000, np.float32), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0, "00:00.000"), (59.9996, "01:00.000"), (61.234, "01:01.234"), (3_725.5, "01:02:05.500")],
+)
+def test_clock(seconds, shown):
+    assert clock(seconds, ".") == shown
+
+
+def test_steps_are_timed_and_said_on_standard_error(capsys):
+    steps = Steps()
+    with steps("one [red]"):
+        pass
+    with steps.bar("two") as progress:
+        progress(1, 2)
+    assert list(steps.seconds) == ["one [red]", "two"]
+    assert steps.total >= 0
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "one [red]" in shown.err
+
+
+def test_a_failed_step_is_not_counted():
+    steps = Steps(quiet=True)
+    with pytest.raises(KeyError), steps("bad"):
+        raise KeyError
+    assert not steps.seconds

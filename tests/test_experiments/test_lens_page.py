@@ -1,0 +1,156 @@
+"""The lens page: what is in it, that text stays text, that nothing is loaded, that a browser has nothing to complain about."""
+
+import base64
+import io
+import json
+import re
+import subprocess
+
+import numpy as np
+import pytest
+from fake_page import CANDIDATES, LAYERS, SECONDS, TOKENS, fake_page, fake_table
+from html_outline import CHROMIUM, Outline
+
+from experiments.pages import lens_page as pages
+from experiments.pages.lens_page import render, summary
+
+
+@pytest.fixture(scope="module")
+def outline() -> Outline:
+    return Outline(render(fake_page()))
+
+
+def test_table_has_a_cell_for_every_layer_and_token(outline):
+    cells = outline.of("td")
+    assert len(cells) == LAYERS * len(TOKENS)
+    assert [text for _, text in cells[-len(TOKENS) :]] == [
+        "·a",
+        "·<script>alert(1)</script>",
+        "↵",
+        "·b&",
+        "∅",
+    ]
+    saturated = [i for i, (a, _) in enumerate(cells) if "sat" in a["class"].split()]
+    assert saturated == sorted(
+        layer * len(TOKENS) + t for t, layer in enumerate(fake_table().saturation)
+    )
+
+
+def test_words_are_linked_to_the_spectrogram_where_their_time_is_known(outline):
+    assert [a["data-from"] for a, _ in outline.of("path") if "data-from" in a] == [
+        "0",
+        "1",
+        "2",
+        "3",
+    ]
+    table = fake_table()
+    table.times[1:3] = table.times[1], table.times[1]
+    paths = Outline(render(fake_page(logit=table))).of("path")
+    assert [(a["data-from"], a["data-to"]) for a, _ in paths if "data-from" in a] == [
+        ("0", "0"),
+        ("1", "2"),
+        ("3", "3"),
+    ]
+
+
+def test_encoder_rows_are_whole_and_long_ones_fold(outline):
+    assert [text for a, text in outline.of("span") if a.get("class", "").startswith("kind")] == [
+        "empty",
+        "loop",
+        "correct",
+    ]
+    assert len(outline.of("details")) == 2  # the loop and the provenance
+
+
+def test_data_of_the_cards(outline):
+    [(_, text)] = outline.of("script", id="data")
+    data = json.loads(text)
+    assert np.shape(data["percent"]) == (LAYERS, len(TOKENS), CANDIDATES)
+    assert data["times"][-1] == [None, None]
+    assert data["tokens"] == list(TOKENS)
+
+
+def test_text_is_never_markup(outline):
+    assert len(outline.of("script")) == 2
+    assert all("class" in a for a, _ in outline.of("b"))
+    assert len(outline.of("img")) == 1
+    assert [text for _, text in outline.of("h1")] == ["a <script>alert(1)</script> \"b\" & 'c'"]
+
+
+def test_nothing_is_loaded(outline):
+    sources = [
+        a[key]
+        for _, a, _ in outline.elements
+        for key in ("src", "href", "srcset", "action", "poster")
+        if key in a
+    ]
+    assert sources
+    assert all(source.startswith("data:") for source in sources)
+    assert not outline.of("link")
+    assert not re.search(r"https?://|url\(|@import|fetch\(|XMLHttpRequest", render(fake_page()))
+    [(policy, _)] = [
+        (a, t) for a, t in outline.of("meta") if a.get("http-equiv") == "Content-Security-Policy"
+    ]
+    assert policy["content"].startswith("default-src 'none'")
+
+
+def test_audio_and_spectrogram_survive_the_round_trip(outline):
+    import soundfile
+    from PIL import Image
+
+    page = fake_page()
+    [(a, _)] = outline.of("audio")
+    audio, rate = soundfile.read(io.BytesIO(base64.b64decode(a["src"].split(",")[1])))
+    assert rate == 16_000
+    np.testing.assert_allclose(audio, page.audio, atol=1 / 32_000)
+    [(a, _)] = outline.of("img")
+    assert (
+        Image.open(io.BytesIO(base64.b64decode(a["src"].split(",")[1]))).size
+        == page.mel.shape[::-1]
+    )
+
+
+def test_no_speech_makes_a_page_too():
+    empty = fake_table(tokens=())
+    text = render(fake_page(logit=empty, text="", encoder=()))
+    assert "(no text)" in text
+    assert 'lang="de"' in text
+    assert not Outline(text).of("td")
+
+
+@pytest.mark.parametrize(
+    ("logprob", "shade"),
+    [(0.0, 9), (-np.inf, 0), (np.log(1e-3), 0), (np.log(1e-3) / 2, 5), (1e-7, 9)],
+)
+def test_shade_is_even_in_log_probability(logprob, shade):
+    assert pages._shade(logprob) == shade
+
+
+def test_summary_is_strict_json():
+    value = json.loads(json.dumps(summary(fake_page()), allow_nan=False))
+    assert value["seconds"] == SECONDS
+    assert value["logit_lens"]["times"][-1] == [None, None]
+    assert value["encoder_lens"][1]["category"] == "loop"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_opens_in_a_browser_without_a_console_message(tmp_path):
+    (tmp_path / "page.html").write_text(render(fake_page()), encoding="utf-8")
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--enable-logging=stderr",
+        "--v=0",
+        f"--user-data-dir={tmp_path}/profile",
+    ]
+    command = [
+        CHROMIUM,
+        *options,
+        "--virtual-time-budget=2000",
+        "--dump-dom",
+        (tmp_path / "page.html").as_uri(),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert not [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    assert 'data-ready="yes"' in done.stdout  # the script ran to its end

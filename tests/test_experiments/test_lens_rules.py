@@ -1,0 +1,89 @@
+"""One set of rules on a lens page: text, last decoder row and last encoder row agree, also where the model writes a loop."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from html_outline import Outline
+
+import interventions
+import jaxasr
+from experiments.analyses.lens import lens_page
+from experiments.pages.lens_page import render, summary
+from experiments.pages.terminal import print_page
+from experiments.progress import Steps
+from jaxasr.rules import rules_for
+
+TRIGGERS = ("d0674_speech_noise",)  # without rules the model writes "(baby crying)"
+
+
+@pytest.fixture(scope="module", params=TRIGGERS)
+def looping(request, asr, data_dir):
+    audio = jaxasr.load_audio(data_dir / "triggers" / f"{request.param}.flac")
+    return lens_page(
+        asr, audio, request.param, Steps(quiet=True), model="tiny.en", max_new_tokens=64
+    )
+
+
+def test_a_looping_page_has_one_text(looping):
+    assert looping.encoder[-1].text == looping.text
+    last = looping.logit.candidates[-1]
+    assert tuple(tops[0] for tops in last) == looping.logit.tokens
+    assert (looping.logit.rank[-1] == 0).all()
+    assert "".join(looping.logit.tokens).strip() == looping.text
+    assert (looping.logit.saturation < len(looping.logit.candidates)).all()
+
+
+def test_a_looping_page_shows_that_it_loops(looping, capsys):
+    assert looping.signs.times >= 4
+    assert looping.encoder[-1].category == "loop"
+    page = Outline(render(looping))
+    assert any(
+        text.startswith(f"Loop: “{looping.signs.loop}” {looping.signs.times} times")
+        for _, text in page.of("li")
+    )
+    print_page(looping)
+    shown = capsys.readouterr().out
+    assert f"Loop: “{looping.signs.loop}”" in " ".join(shown.split())
+    assert summary(looping)["signs"]["times"] == looping.signs.times
+
+
+def test_the_rules_hold_for_every_layer(tiny_model):
+    """With the rules every layer's candidates may follow, and the last layer's first is what is generated."""
+    rng = np.random.default_rng(0)
+    config = tiny_model.config
+    memory, _ = tiny_model.encode(
+        rng.normal(size=(2, config.n_mels, 2 * config.n_audio_ctx)).astype(np.float32)
+    )
+    suppress = jnp.zeros(config.n_vocab, bool).at[jnp.arange(0, config.n_vocab, 2)].set(True)
+    begin = jnp.zeros(config.n_vocab, bool).at[jnp.arange(1, config.n_vocab, 4)].set(True)
+    rules = jaxasr.rules.Rules(
+        suppress, begin, jnp.int32(0), False, config.n_vocab - 1, config.n_vocab
+    )
+    prompt = jnp.asarray([[3, 5], [7, 9]])
+    out = jaxasr.generate(
+        tiny_model, memory, prompt, max_new_tokens=6, rules=rules, eot=config.n_vocab - 1
+    )
+    run = interventions.Run(memory=memory, tokens=jnp.concatenate([prompt, out.tokens], 1))
+    lens = interventions.logit_lens(tiny_model, run, 3, rules=rules, prompt_len=2)
+    np.testing.assert_array_equal(np.asarray(lens.final)[:, 1:-1], out.tokens)
+    np.testing.assert_array_equal(np.asarray(lens.ids)[-1, :, 1:-1, 0], out.tokens)
+    assert (np.asarray(lens.ids) % 2 == 1).all()
+    assert not np.isin(np.asarray(lens.ids)[:, :, 1], np.arange(1, config.n_vocab, 4)).any()
+    free = interventions.logit_lens(tiny_model, run, 3)
+    assert (np.asarray(free.ids) % 2 == 0).any()
+
+
+def test_rules_need_the_length_of_the_prompt(tiny_model, asr):
+    run = interventions.Run(mel=jnp.zeros((1, 7, 22)), tokens=jnp.zeros((1, 3), jnp.int32))
+    with pytest.raises(ValueError, match="prompt_len: expected the number of tokens in the prompt"):
+        interventions.logit_lens(tiny_model, run, rules=rules_for(asr.tokenizer))
+
+
+def test_signs_are_sentences(looping):
+    quiet = dataclasses.replace(
+        looping.signs, loop="", times=0, compression_ratio=1.0, silent=False, ended=True, peak=0.1
+    )
+    assert quiet.lines() == []
+    assert len(looping.signs.lines()) >= 2

@@ -1,0 +1,164 @@
+"""A first look at a recording: one text, its words, what it depends on; numbers, page and errors."""
+
+import json
+import re
+import subprocess
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from html_outline import CHROMIUM, Outline
+from test_cli import DEMO, TEXT
+from typer.testing import CliRunner
+
+import interventions as iv
+from experiments import cli, runtime
+from experiments.analyses.lens import page_of, transcribed
+from experiments.analyses.scan import head_effects, render, segments, summary
+from experiments.progress import Steps
+from interventions.edits.values import Zero
+from interventions.generation.sweeps import text_logprobs
+from interventions.patching.grid import Placed
+from jaxasr.rules import Rules
+from jaxasr.transcript import Word
+
+
+@pytest.fixture(scope="module")
+def scanned(asr, tmp_path_factory):
+    """What `jaxasr scan --json` prints, and its folder."""
+    out = tmp_path_factory.mktemp("scan") / "out"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(runtime, "load", lambda *_: asr)
+        done = CliRunner().invoke(
+            cli.app, ["scan", str(DEMO), "--out", str(out), "--json"], catch_exceptions=False
+        )
+    assert done.exit_code == 0, done.stderr
+    return json.loads(done.stdout), out
+
+
+def test_one_text_in_every_part(scanned):
+    found, out = scanned
+    assert found["text"] == TEXT
+    assert " ".join(part["text"] for part in found["segments"]) == TEXT
+    assert "".join(word["text"] for word in found["words"]).strip() == TEXT
+    assert "".join(tops[0] for tops in found["logit_lens"]["candidates"][-1]).strip() == TEXT
+    assert found["encoder_lens"][-1]["text"] == TEXT
+    assert found["signs"]["times"] == 0
+    assert sorted(path.name for path in out.iterdir()) == [
+        "command.json",
+        "index.html",
+        "scan.json",
+    ]
+    assert json.loads((out / "scan.json").read_text()).keys() == found.keys() - {"page"}
+
+
+def test_the_page_has_words_with_their_confidence_and_every_head(scanned, asr):
+    found, out = scanned
+    page = Outline((out / "index.html").read_text())
+    words = [
+        (a["title"], text) for a, text in page.of("span") if ", probability " in a.get("title", "")
+    ]
+    assert " ".join(text for _, text in words) == TEXT
+    shown = [float(re.search(r"probability ([\d.]+)", title)[1]) for title, _ in words]
+    np.testing.assert_allclose(shown, [word["probability"] for word in found["words"]], atol=0.006)
+    assert len(page.of("table")) == 2
+    assert np.shape(found["heads"]["change"]) == (4, 6)
+    assert found["confidence"]["lowest"] <= found["confidence"]["mean"]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_the_page_opens_without_a_console_message(scanned, tmp_path):
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--enable-logging=stderr",
+        "--v=0",
+        f"--user-data-dir={tmp_path}/profile",
+    ]
+    command = [
+        CHROMIUM,
+        *options,
+        "--virtual-time-budget=2000",
+        "--dump-dom",
+        (scanned[1] / "index.html").as_uri(),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert not [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    assert 'data-ready="yes"' in done.stdout
+
+
+def test_heads_are_in_order_and_their_words_are_the_worst(scanned):
+    heads = scanned[0]["heads"]
+    changes = [row["change"] for row in heads["largest"]]
+    assert changes == sorted(changes)
+    assert changes[0] == np.min(heads["change"])
+    assert (heads["largest"][0]["layer"], heads["largest"][0]["head"]) == (1, 2)
+    assert all(word["change"] < 0 for word in heads["largest"][0]["words"])
+
+
+@pytest.mark.parametrize(("with_rules"), [False, True])
+def test_text_logprobs_are_those_of_one_edit_at_a_time(tiny_model, with_rules):
+    rng, config = np.random.default_rng(0), tiny_model.config
+    memory, _ = tiny_model.encode(
+        rng.normal(size=(2, config.n_mels, 2 * config.n_audio_ctx)).astype(np.float32)
+    )
+    tokens = jnp.asarray(rng.integers(1, config.n_vocab // 2, (2, 6)) * 2 - 1, jnp.int32)
+    even = jnp.arange(config.n_vocab) % 2 == 0
+    rules = (
+        Rules(even, jnp.zeros_like(even), jnp.int32(0), False, config.n_vocab - 1, config.n_vocab)
+        if with_rules
+        else None
+    )
+    site, run = "decoder.cross_attn.z", iv.Run(memory=memory, tokens=tokens)
+    cells = {
+        "layer": np.array([0, 1, config.n_text_layer], np.int32),
+        "head": np.array([1, 2, 0], np.int32),
+    }
+    found = text_logprobs(
+        tiny_model, run, cells, edits_of=Placed(Zero(), site), rules=rules, prompt_len=2
+    )
+    assert found.shape == (3, 2, 6)
+    assert np.isnan(found[:, :, -1]).all()
+    for k, edits in enumerate(
+        [
+            {site: iv.only(Zero(), layers=0, heads=1)},
+            {site: iv.only(Zero(), layers=1, heads=2)},
+            None,
+        ]
+    ):
+        logits = np.asarray(run.decode(tiny_model, edits)[0], np.float64)
+        logits[:, :, ::2] = -np.inf if with_rules else logits[:, :, ::2]
+        logprobs = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
+        wanted = np.take_along_axis(logprobs[:, :-1], np.asarray(tokens)[:, 1:, None], -1)[..., 0]
+        np.testing.assert_allclose(found[k, :, :-1], wanted, atol=1e-4)
+
+
+def test_silence_has_a_page_too(asr):
+    """An empty text: no words, no heads that matter, and no error."""
+    known = transcribed(asr, np.zeros(16_000, np.float32), Steps(quiet=True))
+    page = page_of(asr, known, "silence.wav", Steps(quiet=True), model="tiny.en")
+    heads = head_effects(asr, known)
+    assert heads.change.shape == (4, 6)
+    assert np.isfinite(heads.change).all()
+    assert page.encoder[-1].text == page.text
+    assert "Silent recording: the largest sample is 0 of full scale." in page.signs.lines()
+    assert summary(page, heads)["text"] == page.text
+    assert "Cross-attention heads" in render(page, heads)
+
+
+def test_segments_end_with_a_sentence_or_before_a_pause():
+    def word(text: str, start: float, end: float) -> Word:
+        return Word(text, start, end, 0.5, (1,))
+
+    words = [
+        word(" One", 0, 0.2),
+        word(" two.", 0.2, 0.5),
+        word(' "Three."', 0.6, 0.9),
+        word(" four", 0.9, 1),
+        word(" five", 1.5, 2),
+    ]
+    parts = segments(words)
+    assert [part.text for part in parts] == ["One two.", '"Three."', "four", "five"]
+    assert (parts[0].start, parts[0].end) == (0, 0.5)
+    assert segments([]) == []

@@ -1,0 +1,128 @@
+"""Activation stores that are damaged, half-written or written by two processes: noticed, never used."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import zarr
+from small_speech import small_recogniser, tones
+
+from experiments import store
+from experiments.store import StoreError
+from interventions.storage.atomic import only_writer
+
+SITE = "encoder.resid_post"
+
+
+@pytest.fixture(scope="module")
+def small():
+    return small_recogniser()
+
+
+@pytest.fixture(scope="module")
+def made(small, tmp_path_factory):
+    """A store of sites of every kind and of frames, left alone by the tests."""
+    how = {
+        "sites": (SITE, "encoder.mlp.post", "encoder.ln_post"),
+        "pool": ("speech", "all", "last", 3, "frames"),
+        "batch": 2,
+    }
+    return store.extract(
+        small, tones([0.5, 1.01, 0.3, 2.0, 0.7]), tmp_path_factory.mktemp("made") / "store", **how
+    )
+
+
+def test_a_store_is_complete_with_all_its_checksums_or_not_at_all(small, tmp_path, monkeypatch):
+    seen = []
+    write = zarr.core.attributes.Attributes.put
+    monkeypatch.setattr(
+        zarr.core.attributes.Attributes,
+        "put",
+        lambda self, new: seen.append(dict(self)) or write(self, new),
+    )
+    monkeypatch.setattr(
+        zarr.core.attributes.Attributes, "__setitem__", lambda *_: pytest.fail("a key by itself")
+    )
+    found = store.extract(small, tones([0.2]), tmp_path / "store", batch=1)
+    assert [attributes["complete"] for attributes in seen] == [False]
+    assert {"checksums", "metadata", "sha256", "left_out", "speed"} <= found.attrs.keys()
+    use(found.path)
+
+
+def copied(made, tmp_path):
+    shutil.copytree(made.path, tmp_path / "store")
+    return tmp_path / "store"
+
+
+def use(path):
+    """Opens a store, reads everything in it and checks it, as `jaxasr probe` does."""
+    found = store.open(path)
+    assert found.complete
+    found.verify()
+
+
+def test_a_flipped_bit_anywhere_is_noticed(made, tmp_path):
+    path = copied(made, tmp_path)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    use(path)
+    rng = np.random.default_rng(0)
+    for file in [*files, *(files[i] for i in rng.integers(len(files), size=20))]:
+        whole = file.read_bytes()
+        at, bit = rng.integers(len(whole)), int(rng.integers(8))
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1 :])
+        with pytest.raises(StoreError, match=str(path)):
+            use(path)
+        file.write_bytes(whole)
+    chunks = [path / SITE / "c" / str(pool) / "0" / "0" / "0" for pool in (0, 1)]
+    shutil.copy(chunks[0], chunks[1])
+    with pytest.raises(StoreError, match=f"{SITE} differ from what was written"):
+        use(path)
+
+
+def test_a_damaged_store_is_not_gone_on_with(small, tmp_path, monkeypatch):
+    how, corpus = {"pool": ("speech", "frames"), "batch": 2}, tones([0.2, 0.3, 0.4])
+    with monkeypatch.context() as stopped:
+        stopped.setattr("experiments.store.writing.Writer.finish", lambda *_: None)
+        store.extract(small, corpus, tmp_path / "half", **how)
+    changes = {
+        "zarr.json": (b'"complete"', b'"cumplete"'),
+        "status/zarr.json": (b'"uint8"', b'"int32"'),
+    }
+    changes |= {
+        f"{SITE}/zarr.json": (b'"encoder_layer"', b'"encoder_laxer"'),
+        "utterance/c/0": (b"u1", b"u9"),
+    }
+    changes |= {"status/c/0": (b"\x01", b"\x02")}
+    for name, (old, new) in changes.items():
+        whole = (tmp_path / "half" / name).read_bytes()
+        assert old in whole
+        (tmp_path / "half" / name).write_bytes(whole.replace(old, new, 1))
+        with pytest.raises(StoreError, match=r"half'.*(damaged|not what was written)"):
+            store.extract(small, corpus, tmp_path / "half", **how)
+        (tmp_path / "half" / name).write_bytes(whole)
+    use(store.extract(small, corpus, tmp_path / "half", **how).path)
+
+
+def test_one_process_at_a_time_writes_a_store(small, tmp_path):
+    with (
+        only_writer(tmp_path / "store"),
+        pytest.raises(BlockingIOError, match=r"store'.*another process is writing"),
+    ):
+        store.extract(small, tones([0.2]), tmp_path / "store", batch=1)
+    use(store.extract(small, tones([0.2]), tmp_path / "store", batch=1).path)
+    assert [file.name for file in tmp_path.iterdir()] == ["store"]
+
+
+@pytest.mark.parametrize("change", [
+    {"codecs": [{"name": "vlen-utf8"}, {"name": "numcodecs.pickle"}]},
+    {"codecs": [{"name": "bytes"}, {"name": "zstd", "configuration": {"level": 0}}]},
+    {"data_type": "variable_length_bytes"},
+    {"storage_transformers": [{"name": "x"}]},
+    {"zarr_format": 2},
+])  # fmt: skip
+def test_a_store_of_other_codecs_is_not_opened(made, tmp_path, change):
+    file = copied(made, tmp_path) / SITE / "zarr.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(StoreError, match=r"resid_post/zarr\.json: expected the"):
+        store.open(tmp_path / "store")

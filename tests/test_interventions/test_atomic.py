@@ -1,0 +1,221 @@
+"""Files and folders appear whole or not at all; JSON is strict; texts cannot act on a terminal."""
+
+import errno
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import interventions
+from interventions.storage.text_files import (
+    only_writer,
+    printable,
+    replacing,
+    staging,
+    to_json,
+    write_json,
+    write_text,
+)
+
+
+def tree(folder: Path) -> dict[str, str]:
+    return {
+        str(file.relative_to(folder)): file.read_text()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+
+
+def fail_after(path: Path) -> None:
+    """Writes half a file, then fails."""
+    path.write_text("half")
+    raise TypeError
+
+
+def test_failure_leaves_the_old_file_and_no_other(tmp_path):
+    path = write_text(tmp_path / "new" / "a.txt", "old")
+    with pytest.raises(TypeError), replacing(path) as new:
+        fail_after(new)
+    assert tree(path.parent) == {"a.txt": "old"}
+    assert [file.name for file in path.parent.iterdir()] == ["a.txt"]
+
+
+def test_file_can_be_read_by_others(tmp_path):
+    assert write_text(tmp_path / "a", "x").stat().st_mode & 0o444 == 0o444
+
+
+def test_all_entries_are_swapped_in_together_and_over_folders(tmp_path):
+    (tmp_path / "bank").mkdir()
+    (tmp_path / "bank" / "old").write_text("old")
+    (tmp_path / "a").write_text("old")
+    with pytest.raises(TypeError), staging(tmp_path) as new:
+        fail_after(new / "a")
+    assert tree(tmp_path) == {"a": "old", "bank/old": "old"}
+    with staging(tmp_path) as new:
+        (new / "a").write_text("new")
+        (new / "bank").mkdir()
+        (new / "bank" / "new").write_text("new")
+        assert tree(tmp_path)["a"] == "old"
+    assert tree(tmp_path) == {"a": "new", "bank/new": "new"}
+    assert not list(tmp_path.glob(".*"))
+
+
+_DIES = """
+import os, signal, sys
+sys.modules["interventions"] = type(sys)("interventions")  # of the package one module is wanted, which needs no other
+sys.modules["interventions"].__path__ = [sys.argv[3]]
+from pathlib import Path
+from interventions import files
+folder, when = Path(sys.argv[1]), sys.argv[2]
+if when == "between":  # everything is written, one of two entries is in its place
+    replace = Path.replace
+    def once(self, target):
+        replace(self, target)
+        os.kill(os.getpid(), signal.SIGKILL)
+    Path.replace = once
+if when == "removing":  # everything is in its place, and the staging folder is being removed
+    import shutil
+    rmtree = shutil.rmtree
+    def half(place, **_):
+        rmtree(place / "new")
+        os.kill(os.getpid(), signal.SIGKILL)
+    shutil.rmtree = half
+with files.staging(folder) as new:
+    (new / "a").write_text("new")
+    (new / "b").mkdir()
+    (new / "b" / "c").write_text("new")
+    if when == "writing":
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize(
+    ("when", "left"), [("writing", "old"), ("between", "new"), ("removing", "new")]
+)
+def test_the_next_write_clears_up_after_a_killed_one(tmp_path, when, left):
+    (tmp_path / "a").write_text("old")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "c").write_text("old")
+    package = str(Path(interventions.__file__).parent)
+    done = subprocess.run([sys.executable, "-c", _DIES, str(tmp_path), when, package], timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    assert list(tmp_path.glob(".*"))
+    write_text(tmp_path / "other", "x")
+    assert tree(tmp_path) == {"a": left, "b/c": left, "other": "x"}
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_live_writer_is_left_alone(tmp_path):
+    with staging(tmp_path) as first:
+        (first / "a").write_text("first")
+        write_text(tmp_path / "a", "second")
+        assert (first / "a").read_text() == "first"
+    assert tree(tmp_path) == {"a": "first"}
+
+
+def test_one_writer_at_a_time(tmp_path):
+    with only_writer(tmp_path / "out"):
+        with (
+            pytest.raises(BlockingIOError, match=r"out'.*another process is writing"),
+            only_writer(tmp_path / "out"),
+        ):
+            pass
+        with only_writer(tmp_path / "other"):
+            pass
+    with only_writer(tmp_path / "out"):
+        pass
+    assert not list(tmp_path.glob(".*"))
+
+
+_HOLDS = (
+    _DIES.split("folder, when")[0]
+    + """
+with files.only_writer(Path(sys.argv[1])):
+    print(flush=True)
+    sys.stdin.read()
+"""
+)
+
+
+def test_the_lock_of_a_killed_process_blocks_nobody(tmp_path):
+    command = [
+        sys.executable,
+        "-c",
+        _HOLDS,
+        str(tmp_path / "out"),
+        "",
+        str(Path(interventions.__file__).parent),
+    ]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        holder.stdout.readline()
+        with pytest.raises(BlockingIOError), only_writer(tmp_path / "out"):
+            pass
+        holder.kill()
+    with only_writer(tmp_path / "out"):
+        pass
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.fixture
+def _no_room():
+    """No file may grow above 1,000 bytes: what a full disk does, with another number."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.usefixtures("_no_room")
+def test_a_full_disk_leaves_the_old_file_and_names_the_folder(tmp_path):
+    path = write_text(tmp_path / "a", "old")
+    with pytest.raises(OSError, match=re.escape(str(tmp_path))) as problem:
+        write_text(path, "x" * 100_000)
+    assert problem.value.errno == errno.EFBIG
+    assert tree(tmp_path) == {"a": "old"}
+    assert [file.name for file in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder_is_named(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(PermissionError, match=str(tmp_path)):
+        write_text(tmp_path / "a", "x")
+
+
+def test_json_of_arrays_and_of_what_is_not_finite():
+    value = {
+        "a": np.float32(0.5),
+        "b": np.array([[1.0, np.nan]]),
+        3: (True, None, np.int64(4), np.bool_(True)),
+        "p": float("-inf"),
+    }
+    assert json.loads(to_json(value)) == {
+        "a": 0.5,
+        "b": [[1.0, None]],
+        "3": [True, None, 4, True],
+        "p": None,
+    }
+
+
+HOSTILE = "a\x1b[31m\x1b]0;title\x07 \u202egnp\u2066 \x9b2J \udc80\ud800 b\r\n"
+
+
+def test_hidden_characters_are_shown(tmp_path):
+    assert (
+        printable(HOSTILE) == r"a\x1b[31m\x1b]0;title\x07 \u202egnp\u2066 \x9b2J \udc80\ud800 b\r\n"
+    )
+    assert printable("one\ntwo\tü 好 \u200d", lines=True) == "one\ntwo\tü 好 \u200d"
+    text = to_json({HOSTILE: [HOSTILE]})
+    assert text.isprintable()
+    assert json.loads(text) == {HOSTILE: [HOSTILE]}
+    assert json.loads(write_json(tmp_path / "a.json", HOSTILE).read_text("utf-8")) == HOSTILE
+    assert write_text(tmp_path / "a.txt", "\udc80").read_text("utf-8") == r"\udc80"

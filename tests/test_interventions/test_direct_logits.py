@@ -1,0 +1,145 @@
+import numpy as np
+import pytest
+from golden.tiny import tiny_inputs, uniform
+
+import jaxasr
+from experiments.data import real_speech
+from interventions import Run
+from interventions.effects.direct_logits import PARTS, direct_logits, total_logit
+
+ANSWER, FOIL = 3, 8
+
+
+@pytest.fixture(scope="module")
+def run(tiny_model):
+    mel, tokens = tiny_inputs(tiny_model.config, 2, 5)
+    return Run(mel=mel, tokens=tokens).heard(tiny_model)
+
+
+@pytest.fixture(scope="module")
+def split(tiny_model, run):
+    return direct_logits(tiny_model, run, ANSWER, FOIL, position=3, window_s=0.06)
+
+
+def summed_as_labelled(split, atol):
+    heads = split.heads.astype(np.float64)
+    np.testing.assert_allclose(total_logit(split), split.logit, atol=atol)
+    for name in ("attn", "cross_attn"):
+        np.testing.assert_allclose(
+            heads.sel(attention=name).sum("head"), split.parts.sel(part=f"{name}_out"), atol=atol
+        )
+    np.testing.assert_allclose(
+        split.frames.astype(np.float64).sum("time"), heads.sel(attention="cross_attn"), atol=atol
+    )
+
+
+def test_parts_sum_to_the_logit(tiny_model, run, split):
+    logits = np.asarray(run.decode(tiny_model)[0])[:, 3]
+    np.testing.assert_allclose(split.logit, logits[:, ANSWER] - logits[:, FOIL], atol=1e-5)
+    summed_as_labelled(split, 1e-5)
+    one = direct_logits(tiny_model, run, np.array([ANSWER, FOIL]))
+    last = np.asarray(run.decode(tiny_model)[0])[:, -1]
+    np.testing.assert_allclose(total_logit(one), [last[0, ANSWER], last[1, FOIL]], atol=1e-5)
+
+
+def test_labels(tiny_model, run, split):
+    assert dict(split.sizes) == {
+        "example": 2,
+        "part": 6,
+        "layer": 2,
+        "attention": 2,
+        "head": 5,
+        "time": 4,
+    }
+    assert split.parts.part.values.tolist() == list(PARTS)
+    np.testing.assert_allclose(split.time, [0, 0.06, 0.12, 0.18])
+    single = direct_logits(tiny_model, run.row(0), ANSWER, FOIL, position=3)
+    assert "example" not in single.dims
+    assert single.sizes["time"] == 11
+    frames = np.pad(single.frames, [(0, 0), (0, 0), (0, 1)]).reshape(2, 5, 4, 3).sum(-1)
+    np.testing.assert_allclose(frames, split.frames.isel(example=0), atol=1e-6)
+
+
+def test_a_head_s_part_is_what_its_ablation_takes_from_the_frozen_norm(tiny_model, run, split):
+    """Independent of the module: the head's vector through the final norm with its scale held, in float64."""
+    sites = ("decoder.cross_attn.z", "decoder.resid_post")
+    acts = run.decode(tiny_model, readout=jaxasr.select(*sites))[1]
+    decoder = tiny_model.decoder
+    x = np.asarray(acts[sites[1]], np.float64)[-1, 1, 3]
+    z = np.asarray(acts[sites[0]], np.float64)[1, 1, 3, 4]
+    written = (
+        z
+        @ np.asarray(decoder.blocks.cross_attn.out.kernel[...], np.float64)[1].reshape(5, 3, 15)[4]
+    )
+
+    def frozen(x, at):
+        centred = (x - x.mean()) / np.sqrt(at.var() + 1e-5)
+        logits = np.asarray(decoder.token_embedding[...]) @ (
+            centred * np.asarray(decoder.ln.scale[...]) + np.asarray(decoder.ln.bias[...])
+        )
+        return logits[ANSWER] - logits[FOIL]
+
+    taken = frozen(x, x) - frozen(x - written, x)
+    np.testing.assert_allclose(
+        split.heads.sel(example=1, attention="cross_attn", layer=1, head=4), taken, atol=1e-5
+    )
+
+
+def test_frames_follow_the_pattern(tiny_model):
+    """A frame that no head looks at writes nothing."""
+    mel, tokens = tiny_inputs(tiny_model.config, 1, 5)
+    run = Run(mel=mel, tokens=tokens).heard(tiny_model)
+    acts = run.decode(
+        tiny_model, readout=jaxasr.select("decoder.cross_attn.pattern", "decoder.cross_attn.v")
+    )[1]
+    value = np.asarray(acts["decoder.cross_attn.v"], np.float64)[0, 0, 6, 2]
+    kernel = np.asarray(tiny_model.decoder.blocks.cross_attn.out.kernel[...], np.float64)[
+        0
+    ].reshape(5, 3, 15)[2]
+    frames = direct_logits(tiny_model, run, ANSWER, FOIL).frames.sel(layer=0, head=2).values
+    weight = np.asarray(acts["decoder.cross_attn.pattern"])[0, 0, 2, -1, 6]
+    x = np.asarray(
+        run.decode(tiny_model, readout=jaxasr.select("decoder.resid_post"))[1]["decoder.resid_post"]
+    )[-1, 0, -1]
+    u = np.asarray(tiny_model.decoder.token_embedding[...])[[ANSWER, FOIL]] * np.asarray(
+        tiny_model.decoder.ln.scale[...]
+    )
+    written = weight * value @ kernel
+    np.testing.assert_allclose(
+        frames[6], (u[0] - u[1]) @ (written - written.mean()) / np.sqrt(x.var() + 1e-5), atol=1e-5
+    )
+
+
+def test_what_does_not_exist_is_refused(tiny_model, run):
+    with pytest.raises(ValueError, match="answer: expected token ids from 0 to 100, got 101"):
+        direct_logits(tiny_model, run, 101)
+    with pytest.raises(ValueError, match="position: expected -5 to 4"):
+        direct_logits(tiny_model, run, 1, position=5)
+    with pytest.raises(ValueError, match="window_s: expected at least one frame"):
+        direct_logits(tiny_model, run, 1, window_s=0.001)
+
+
+def test_on_a_recording(asr):
+    mel = jaxasr.log_mel(jaxasr.load_audio(real_speech.DEMO), asr.config.n_mels)[None]
+    memory, _ = asr.model.encode(mel)
+    tokens = np.array([[50257, 50362, 843, 523]], np.int32)
+    run = Run(memory=memory, tokens=tokens)
+    logits = np.asarray(run.decode(asr.model)[0])[0, -1]
+    best, foil = np.argsort(-logits)[:2].tolist()
+    one, difference = (
+        direct_logits(asr.model, run, *tokens, window_s=0.5) for tokens in ((best,), (best, foil))
+    )
+    np.testing.assert_allclose(
+        [total_logit(one), total_logit(difference)],
+        [logits[best], logits[best] - logits[foil]],
+        atol=1e-4,
+    )
+    summed_as_labelled(one, 1e-4)
+    summed_as_labelled(difference, 1e-4)
+    assert one.sizes["time"] == 60
+
+
+def test_noise_is_split_as_exactly(tiny_model):
+    mel, tokens = tiny_inputs(tiny_model.config, 2, 5)
+    run = Run(mel=10 * uniform(4, *mel.shape), tokens=tokens)
+    summed_as_labelled(direct_logits(tiny_model, run, ANSWER), 1e-5)

@@ -1,0 +1,138 @@
+"""Kept parts: whatever bit is flipped, and whatever part is put in another's place, is noticed and computed again."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from experiments.studies.item_cache import Keep
+from interventions.storage import inert, parts
+
+
+def flipped(data: bytes, bit: int) -> bytes:
+    changed = bytearray(data)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+ARRAYS = {"values": np.arange(6.0).reshape(2, 3), "text": np.array(["one", "zwei"])}
+
+
+def test_what_was_saved_comes_back_and_every_flipped_bit_is_noticed(tmp_path, caplog):
+    path = tmp_path / "new" / "a.part"
+    parts.save(path, "key", ARRAYS)
+    found = parts.load(path, "key")
+    assert found.keys() == ARRAYS.keys()
+    assert all(
+        np.array_equal(found[name], ARRAYS[name]) and found[name].dtype == ARRAYS[name].dtype
+        for name in ARRAYS
+    )
+    whole = path.read_bytes()
+    for bit in np.random.default_rng(0).integers(8 * len(whole), size=300):
+        path.write_bytes(flipped(whole, bit))
+        assert parts.load(path, "key") is None
+    for length in range(0, len(whole), 31):
+        path.write_bytes(whole[:length])
+        assert parts.load(path, "key") is None
+    lines = {record.getMessage() for record in caplog.records}
+    assert lines == {
+        f"{path}: damaged: its checksum is not that of its contents. It is not used, but computed again."
+    }
+
+
+def test_a_part_of_something_else_is_not_used(tmp_path, caplog):
+    parts.save(tmp_path / "a.part", "key", ARRAYS)
+    assert parts.load(tmp_path / "a.part", "other") is None
+    assert (
+        "a.part: misplaced: it is the part of something else. It is not used, but computed again."
+        in caplog.text
+    )
+    assert parts.load(tmp_path / "b.part", "key") is None
+
+
+def test_kept_items_of_a_study_are_computed_again_when_damaged_or_exchanged(tmp_path, caplog):
+    made = []
+
+    def item(name):
+        return lambda: made.append(name) or {"x": np.array([len(name)])}
+
+    keep = Keep(tmp_path / "items")
+    first, second = keep("first", item("first")), keep("second", item("second"))
+    one, two = sorted((tmp_path / "items").glob("*.part"))
+    shutil.copy(two, one)
+    two.write_bytes(flipped(two.read_bytes(), 900))
+    again = Keep(tmp_path / "items")
+    assert (again("first", item("first"))["x"], again("second", item("second"))["x"]) == (
+        first["x"],
+        second["x"],
+    )
+    assert made == ["first", "second"] * 2
+    assert [record.getMessage().count("\n") for record in caplog.records] == [0, 0]
+    Keep(tmp_path / "items")("first", lambda: pytest.fail("computed again"))
+
+
+def npz(path, name="a.npy", data=b"", **arrays):
+    """An .npz whose member `name` holds any bytes."""
+    import zipfile
+
+    np.savez(path, **arrays)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(name, data)
+    return path
+
+
+def header(text: str) -> bytes:
+    return b"\x93NUMPY\x01\x00" + (len(text) + 1).to_bytes(2, "little") + text.encode() + b"\n"
+
+
+@pytest.mark.parametrize("data", [
+    header("{'descr': '<f8', 'fortran_order': False, 'shape': (549755813888,), }"),  # 4 TiB
+    header("{'descr': '<f8', 'fortran_order': False, 'shape': (-1, 2), }"),
+    header("{'descr': '|O', 'fortran_order': False, 'shape': (1,), }") + b"\x80\x04N.",
+    header("{'descr': [('a', '<f8')], 'fortran_order': False, 'shape': (1,), }") + bytes(8),
+    header("__import__('os').abort()"),
+    header("{'descr': '<f8'}"),
+    header("(" * 5000),
+    b"",
+    b"\x93NUMPY\x09\x09",
+])  # fmt: skip
+def test_an_npz_declares_what_it_holds(tmp_path, data):
+    with pytest.raises(ValueError, match=r"a\.npz: expected an undamaged \.npz"):
+        inert.read_npz(npz(tmp_path / "a.npz", data=data, b=np.ones(3)))
+
+
+def test_what_is_no_npz_and_no_json(tmp_path):
+    np.savez(tmp_path / "good.npz", a=np.ones(50))
+    whole = (tmp_path / "good.npz").read_bytes()
+    for data in (b"", b"garbage", whole[:100], whole[:-10]):
+        (tmp_path / "bad.npz").write_bytes(data)
+        with pytest.raises(ValueError, match=r"bad\.npz: "):
+            inert.read_npz(tmp_path / "bad.npz")
+    for text in (b"", b"[1]", b"{", b'{"a":' * 100_000, b"\xff{}", b'{"a": ' + b"9" * 5000 + b"}"):
+        (tmp_path / "bad.json").write_bytes(text)
+        with pytest.raises(ValueError, match=r"bad\.json: expected a JSON object"):
+            inert.read_json(tmp_path / "bad.json")
+    (tmp_path / "bad.json").write_text('{"a": NaN}')
+    with pytest.raises(ValueError, match="NaN is no number"):
+        inert.read_json(tmp_path / "bad.json", finite=True)
+    with pytest.raises(ValueError, match="regular file"):
+        inert.read_json(tmp_path)
+
+
+def test_a_sealed_folder_notices_every_change(tmp_path):
+    (tmp_path / "a").write_text("one")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "c").write_text("two")
+    inert.check_sealed(tmp_path)
+    inert.seal(tmp_path)
+    inert.check_sealed(tmp_path)
+    for name in ("a", "b/c", inert.SUMS):
+        whole = (tmp_path / name).read_bytes()
+        for bit in np.random.default_rng(0).integers(8 * len(whole), size=40):
+            (tmp_path / name).write_bytes(flipped(whole, bit))
+            with pytest.raises(ValueError, match=r"damaged|not those of"):
+                inert.check_sealed(tmp_path)
+        (tmp_path / name).write_bytes(whole)
+    (tmp_path / "more").write_text("x")
+    with pytest.raises(ValueError, match="not those of SHA256SUMS: more"):
+        inert.check_sealed(tmp_path)

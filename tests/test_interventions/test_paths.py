@@ -1,0 +1,229 @@
+import jax
+import numpy as np
+import pytest
+from golden.tiny import tiny_inputs, uniform
+
+import jaxasr
+from interventions import Run
+from interventions.edits.values import Patch, only
+from interventions.effects.paths import Node, everything, nodes, path_patch
+from interventions.metrics import logit_diff
+
+METRIC = logit_diff(3, 8, position=3)
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_model):
+    """Different audio and different text: every component has something to send."""
+    mel, tokens = tiny_inputs(tiny_model.config, 2, 5)
+    return Run(mel=mel, tokens=tokens), Run(mel=uniform(5, *mel.shape), tokens=(tokens + 17) % 101)
+
+
+def scored(logits):
+    return np.asarray(METRIC(np.asarray(logits)[:, 3][:, [3, 8]]))
+
+
+def acts(model, run, *sites):
+    heard, said = ([s for s in sites if s.startswith(stack)] for stack in ("encoder", "decoder"))
+    seen = model.encode(run.mel, readout=jaxasr.select(*heard))[1]
+    return seen | run.decode(model, readout=jaxasr.select(*said))[1]
+
+
+def patched(model, target, source, node):
+    """The sender itself patched, with public edits alone."""
+    edits = {
+        node.site: only(
+            Patch(acts(model, source, node.site)[node.site]), layers=node.layer, heads=node.head
+        )
+    }
+    if node.site.startswith("decoder"):
+        return scored(target.decode(model, edits)[0])
+    return scored(model.decode(target.tokens, model.encode(target.mel, edits)[0])[0])
+
+
+DECODER = [
+    Node("decoder.attn.z", 0, 1),
+    Node("decoder.cross_attn.z", 1, 4),
+    Node("decoder.mlp_out", 0),
+]
+ENCODER = [Node("encoder.attn.z", 1, 2), Node("encoder.mlp_out", 2)]
+
+
+def test_all_paths_together_are_the_whole_patch(tiny_model, runs):
+    target, source = runs
+    senders = [*DECODER, Node("decoder.embed"), *ENCODER]
+    found = path_patch(
+        tiny_model,
+        target,
+        source,
+        senders=senders,
+        receivers=[everything(tiny_model.config)],
+        metric=METRIC,
+    )
+    assert found.dims == ("example", "sender", "receiver")
+    for node in senders:
+        whole = patched(tiny_model, target, source, node)
+        assert np.abs(whole - found.baseline).max() > 1e-3  # there is something to explain
+        np.testing.assert_allclose(
+            found.sel(sender=str(node)).squeeze("receiver"), whole, atol=5e-6
+        )
+
+
+def sent(model, target, source, node):
+    """Δz·W_O of one head, the vector that the path carries; in numpy."""
+    stack, name = node.site.split(".", 1)
+    z = [
+        np.asarray(acts(model, run, node.site)[node.site])[node.layer, :, :, node.head]
+        for run in (source, target)
+    ]
+    kernel = np.asarray(getattr(getattr(model, stack).blocks, name[:-2]).out.kernel[...])[
+        node.layer
+    ]
+    return (z[0] - z[1]) @ kernel.reshape(-1, z[0].shape[-1], kernel.shape[-1])[node.head]
+
+
+def layer_of(part, layer):
+    return jax.tree.map(lambda x: x[layer], part)
+
+
+READERS = [
+    (Node("decoder.attn.q", 1, 3), "decoder.resid_pre"),
+    (Node("decoder.attn.k", 1, 0), "decoder.resid_pre"),
+    (Node("decoder.attn.v", 1, 2), "decoder.resid_pre"),
+    (Node("decoder.cross_attn.q", 1, 4), "decoder.resid_mid"),
+    (Node("decoder.mlp.pre", 1), "decoder.resid_mid_cross"),
+]
+
+
+def by_hand(model, target, stream, node, delta):
+    """The receiver's reading of the altered stream, recomputed with its own norm and projection, and patched in."""
+    x = acts(model, target, stream)[stream][node.layer] + delta
+    block = layer_of(model.decoder.blocks, node.layer)
+    part, name = node.site.removeprefix("decoder.").split(".")
+    normed = getattr(block, f"{part}_ln")(x)
+    if part == "mlp":
+        value = block.mlp.fc1(normed)
+    else:
+        attn = getattr(block, part)
+        value = attn.split(getattr(attn, {"q": "query", "k": "key", "v": "value"}[name])(normed))
+    return scored(
+        target.decode(model, {node.site: only(Patch(value), layers=node.layer, heads=node.head)})[0]
+    )
+
+
+def test_single_paths_are_readings_patched_by_hand(tiny_model, runs):
+    target, source = runs
+    sender = Node("decoder.cross_attn.z", 0, 4)
+    receivers = [node for node, _ in READERS] + [Node("decoder.logits")]
+    found = path_patch(
+        tiny_model, target, source, senders=[sender], receivers=receivers, metric=METRIC
+    ).squeeze("sender")
+    delta = sent(tiny_model, target, source, sender)
+    for node, stream in READERS:
+        hand = by_hand(tiny_model, target, stream, node, delta)
+        assert np.abs(hand - found.baseline).max() > 1e-5
+        np.testing.assert_allclose(found.sel(receiver=str(node)), hand, atol=5e-6)
+    x = acts(tiny_model, target, "decoder.resid_post")["decoder.resid_post"][-1] + delta
+    straight = scored(tiny_model.decoder.unembed(tiny_model.decoder.ln(x)))
+    np.testing.assert_allclose(found.sel(receiver="decoder.logits"), straight, atol=5e-6)
+
+
+def test_from_an_encoder_head_to_one_cross_attention_head(tiny_model, runs):
+    target, source = runs
+    sender, keys, values = (
+        Node("encoder.attn.z", 1, 2),
+        Node("decoder.cross_attn.k", 1, 3),
+        Node("decoder.cross_attn.v", 0, 1),
+    )
+    found = path_patch(
+        tiny_model, target, source, senders=[sender], receivers=[keys, values], metric=METRIC
+    ).squeeze("sender")
+    last = acts(tiny_model, target, "encoder.resid_post")["encoder.resid_post"][-1]
+    memory = tiny_model.memory(
+        tiny_model.encoder.ln_post(last + sent(tiny_model, target, source, sender))
+    )
+    for node, heads in ((keys, memory.k), (values, memory.v)):
+        edit = only(Patch(np.swapaxes(heads, 2, 3)), layers=node.layer, heads=node.head)
+        hand = scored(target.decode(tiny_model, {node.site: edit})[0])
+        assert np.abs(hand - found.baseline).max() > 1e-5
+        np.testing.assert_allclose(found.sel(receiver=str(node)), hand, atol=5e-6)
+
+
+def test_no_path_leads_back(tiny_model, runs):
+    target, source = runs
+    receivers = [
+        Node("decoder.cross_attn.q", 1, 0),
+        Node("decoder.attn.v", 0),
+        Node("decoder.mlp.pre", 0),
+        Node("encoder.mlp.pre", 1),
+    ]
+    found = path_patch(
+        tiny_model,
+        target,
+        source,
+        senders=[Node("decoder.cross_attn.z", 1, 2)],
+        receivers=receivers,
+        metric=METRIC,
+    )
+    np.testing.assert_allclose(
+        found, np.broadcast_to(found.baseline.values[:, None, None], found.shape), atol=1e-6
+    )
+    np.testing.assert_array_equal(
+        found, np.broadcast_to(found[..., :1], found.shape)
+    )  # bit by bit the same pass
+
+
+def test_the_target_s_own_paths_change_nothing(tiny_model, runs):
+    target, _ = runs
+    found = path_patch(
+        tiny_model,
+        target,
+        target,
+        senders=DECODER,
+        receivers=[everything(tiny_model.config)],
+        metric=METRIC,
+    )
+    np.testing.assert_allclose(
+        found, np.broadcast_to(found.baseline.values[:, None, None], found.shape), atol=1e-6
+    )
+
+
+def test_positions_restrict_what_is_sent(tiny_model, runs):
+    target, source = runs
+    node, to = Node("decoder.cross_attn.z", 1, 2), [everything(tiny_model.config)]
+    found = path_patch(
+        tiny_model, target, source, senders=[node], receivers=to, metric=METRIC, positions=[3]
+    )
+    edits = {
+        node.site: only(
+            Patch(acts(tiny_model, source, node.site)[node.site]), layers=1, heads=2, positions=3
+        )
+    }
+    np.testing.assert_allclose(
+        found.squeeze(), scored(target.decode(tiny_model, edits)[0]), atol=5e-6
+    )
+
+
+def test_nodes_and_what_is_refused(tiny_model, runs):
+    config, (target, source) = tiny_model.config, runs
+    assert (
+        len(nodes(config, "decoder.cross_attn.z", "encoder.mlp_out", "decoder.logits"))
+        == 10 + 4 + 1
+    )
+    assert str(Node("decoder.attn.q", 1, 3)) == "decoder.attn.q 1.3"
+    good = {"senders": DECODER, "receivers": [Node("decoder.logits")], "metric": METRIC}
+    for change, message in (
+        ({"senders": [Node("decoder.attn.q", 0, 0)]}, "Unknown sender"),
+        ({"receivers": [Node("decoder.mlp_out", 0)]}, "Unknown receiver"),
+        (
+            {"senders": [Node("decoder.attn.z", 2, 0)]},
+            "expected a layer below 2 and a head below 5",
+        ),
+        ({"senders": [Node("decoder.mlp_out", 1, 0)]}, "a head below 0"),
+        ({"senders": [Node("decoder.mlp_out")]}, "sends from no layer"),
+        ({"receivers": []}, "at least one of each"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            path_patch(tiny_model, target, source, **(good | change))
+    with pytest.raises(ValueError, match="do not line up"):
+        path_patch(tiny_model, target, source.replace(tokens=source.tokens[:, :3]), **good)

@@ -1,0 +1,298 @@
+"""Probe banks against scikit-learn, on planted answers, and at their edges."""
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
+
+import interventions
+from interventions.probes import Bank, mdl, scores, stream
+from interventions.probes.fit import _solve
+from interventions.storage.inert import seal
+from jaxasr import compiled
+
+pytestmark = (
+    pytest.mark.optimised
+)  # sums in one chain, as quick programs form them, do not reach the tolerance in float32
+
+L, N, D, K = 2, 97, 7, 3
+PENALTIES, SEEDS = (1.0, 0.01, 30.0), (0, 5)
+RIDGE = {"penalties": (2.0, 50.0), "folds": 3}
+SAME = {
+    "penalties": PENALTIES,
+    "seeds": SEEDS,
+}  # one program serves all fits of X and Y that are asked for like this
+
+
+def planted(layers: int, n: int, width: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Layer 0 is noise; the later the layer, the further apart the classes. Features differ in scale and offset."""
+    rng = np.random.default_rng(0)
+    y = np.arange(n) % classes
+    centres = (
+        rng.normal(size=(classes, width))[y] * (3 * np.arange(layers) / (layers - 1))[:, None, None]
+    )
+    return (
+        (rng.normal(size=(layers, n, width)) + centres) * np.linspace(0.1, 5, width) + 3
+    ).astype(np.float32), y
+
+
+X, Y = planted(L, N, D, K)
+
+
+@pytest.fixture(scope="module")
+def bank():
+    return interventions.fit_probes(X, np.array(["ant", "bee", "cat"])[Y], **SAME)
+
+
+def reference(x, y, test, penalty, standardize=True):
+    scaler = StandardScaler(with_mean=standardize, with_std=standardize).fit(
+        x[~test].astype(np.float64)
+    )
+    x = scaler.transform(x.astype(np.float64))
+    with (
+        warnings.catch_warnings(),
+        threadpool_limits(1),
+    ):  # on matrices so small, threads of BLAS wait for each other
+        warnings.simplefilter(
+            "ignore"
+        )  # that the line search gave out, at the last digits of so strict a tolerance
+        model = LogisticRegression(
+            C=1 / penalty, tol=1e-9, max_iter=10_000, solver="newton-cg"
+        ).fit(x[~test], y[~test])
+    surprise = -model.predict_log_proba(x[~test])[np.arange((~test).sum()), y[~test]].sum()
+    return surprise + penalty / 2 * (model.coef_**2).sum(), model.predict(x[test]), model
+
+
+def agrees(bank, x, y, standardize=True):
+    """Objective within 1e-4 of scikit-learn's on every fit; the share of test rows with its prediction."""
+    predicted, same = bank.predict(x), []
+    for layer, penalty, fold, seed in np.ndindex(*bank.objective.shape):
+        where = dict(fold=fold, seed=seed)
+        test = bank.test.isel(where).values
+        objective, guesses, _ = reference(
+            x[layer], y, test, float(bank.data.penalty[penalty]), standardize
+        )
+        ours = bank.data.isel(layer=layer, penalty=penalty, **where)
+        assert ours.objective.item() == pytest.approx(objective, rel=1e-4)
+        said = predicted.isel(layer=layer, penalty=penalty, **where).values[test]
+        same.append(said == bank.classes[guesses])
+        assert ours.accuracy.item() == pytest.approx((said == bank.classes[y[test]]).mean())
+    return np.concatenate(same).mean()
+
+
+def test_every_fit_is_scikit_learn_s(bank):
+    assert bank.accuracy.dims == ("layer", "penalty", "fold", "seed")
+    assert bank.accuracy.shape == (L, 3, 5, 2)
+    assert agrees(bank, X, Y) >= 0.995
+    assert bank.gap.max() < 1e-6
+    assert bank.gradient_norm.max() < 1e-3
+
+
+@pytest.mark.parametrize(("classes", "standardize"), [(2, True), (3, False)])
+def test_two_classes_and_raw_features_are_scikit_learn_s(classes, standardize):
+    x, y = X, np.arange(N) % classes
+    bank = interventions.fit_probes(x, y, standardize=standardize, **SAME).sel(seed=5)
+    assert agrees(bank, x, y, standardize) >= 0.995
+
+
+def test_activations_like_those_of_a_model():
+    """More features than scikit-learn needs few steps for: correlated over five orders of magnitude, classes separable."""
+    rng = np.random.default_rng(1)
+    y = rng.integers(0, 4, 300)
+    x = (
+        (rng.normal(size=(1, 300, 101)) + rng.normal(size=(4, 101))[y] / 3)
+        / (1 + np.arange(101)) ** 2.5
+        @ rng.normal(size=(101, 101))
+    )
+    bank = interventions.fit_probes(x.astype(np.float32), y, penalties=(0.1, 10.0), folds=3)
+    assert agrees(bank, x.astype(np.float32), y) >= 0.99
+    assert bank.n_iter.max() < 100
+
+
+def test_few_fits_of_many_features_are_scikit_learn_s():
+    x, y = planted(2, 60, 40, 2)
+    assert agrees(interventions.fit_probes(x, y, folds=2), x, y) >= 0.995
+
+
+def test_no_fit_depends_on_the_order_of_sums():
+    """Columns in another order are the same problem, added up as another processor would: float32 alone leaves some above `tol`."""
+    orders = [
+        np.random.default_rng(0).permuted(np.tile(np.arange(D), (20, 1)), axis=1)[i]
+        for i in range(20)
+    ]
+    x = np.stack([X[1][:, order] for order in orders])
+    bank = interventions.fit_probes(
+        x, np.arange(N) % 3, standardize=False, **SAME
+    )  # with a warning it would fail
+    assert bank.gap.max() <= 1e-6
+    objective = bank.objective.values
+    # An estimated gap is up to 3.5 times too small. A row's loss changes with its logits by |p - label| of their rounding.
+    rounding = np.finfo(np.float32).eps * np.abs(bank.decision(x)).max().item()
+    assert (np.ptp(objective, axis=0) / objective.min(0)).max() < 3.5e-6 + 2 * rounding
+
+
+@pytest.mark.parametrize("target", ["class", "value"])
+def test_a_smaller_tolerance_is_reached_in_float64(bank, target):
+    y = Y if target == "class" else X[1] @ np.arange(D) + np.random.default_rng(2).normal(size=N)
+    options = SAME if target == "class" else RIDGE
+    fine = interventions.fit_probes(X, y, target=target, tol=1e-11, **options)
+    assert fine.gap.max() <= 1e-11
+    assert fine.n_iter.max() < 200
+    usual = bank if target == "class" else interventions.fit_probes(X, y, target=target, **options)
+    same = (
+        fine.out_of_fold.values == usual.out_of_fold.values
+        if target == "class"
+        else np.isclose(fine.out_of_fold, usual.out_of_fold)
+    )
+    assert same.mean() > 0.995
+    np.testing.assert_allclose(fine.log_loss, usual.log_loss, rtol=1e-2)
+    np.testing.assert_allclose(fine.objective, usual.objective, rtol=1e-5)
+
+
+def test_a_fit_ends_where_float32_holds_no_better_weights():
+    with pytest.warns(UserWarning, match=r"weights in float32 hold no less"):
+        bank = interventions.fit_probes(X, Y, tol=1e-30, max_iter=10**9, **SAME)
+    assert bank.gap.max() < 1e-11
+    assert bank.n_iter.max() < 200
+
+
+def test_what_has_not_converged_is_said(bank):
+    with pytest.warns(
+        UserWarning, match=r"fit_probes: \d+ of 60 fits have not come within tol=1e-06"
+    ):
+        early = interventions.fit_probes(X, Y, max_iter=1, **SAME)
+    assert early.gap.max() > bank.gap.max()
+
+
+def test_what_is_planted_is_found(bank):
+    mean = bank.summary()["mean"].sel(penalty=1.0)
+    assert mean[0] < 0.5 < 0.95 < mean[1]
+    summary = bank.summary(groups=np.arange(N) // 5)
+    assert (summary.low <= summary["mean"]).all()
+    assert (summary.high - summary.low).min() >= 0
+    np.testing.assert_allclose(summary["mean"], bank.summary()["mean"])
+
+
+def test_test_rows_do_not_enter_a_fit(bank):
+    changed = X.copy()
+    test = bank.test.sel(fold=2, seed=0).values
+    changed[:, test] = changed[:, test] * 7 - 40
+    again = interventions.fit_probes(changed, Y, **SAME)
+    for name, tol in (("mean", 1e-5), ("scale", 1e-5), ("objective", 1e-4)):
+        np.testing.assert_allclose(
+            again.data[name].sel(fold=2, seed=0), bank.data[name].sel(fold=2, seed=0), rtol=tol
+        )
+    weights = bank.weights.sel(fold=2, seed=0)
+    np.testing.assert_allclose(
+        again.weights.sel(fold=2, seed=0), weights, atol=2e-2 * float(np.abs(weights).max())
+    )
+
+
+def test_groups_never_straddle():
+    groups = np.arange(N) // 4
+    bank = interventions.fit_probes(X, Y, groups, **SAME)
+    for seed in SEEDS:
+        assert (
+            bank.test.sel(seed=seed).sum("fold").min()
+            == bank.test.sel(seed=seed).sum("fold").max()
+            == 1
+        )
+        for fold in range(5):
+            test = bank.test.sel(seed=seed, fold=fold).values
+            assert not set(groups[test]) & set(groups[~test])
+    assert not bank.test.sel(seed=0).equals(bank.test.sel(seed=5).drop_vars("seed"))
+
+
+def test_sites_chunks_and_values_never_change_a_result(bank, monkeypatch):
+    two = interventions.fit_probes({"a": X, "b": X[::-1]}, Y, chunk=3, **SAME)
+    assert two.accuracy.dims == ("site", "layer", "penalty", "fold", "seed")
+    np.testing.assert_allclose(two.objective.sel(site="b").values[::-1], bank.objective, rtol=1e-5)
+    before = compiled.n_compiled(_solve)
+    interventions.fit_probes(
+        X + 1, Y[::-1].copy(), penalties=(2.0, 3.0, 4.0), seeds=(7, 8), tol=1e-3
+    )
+    assert compiled.n_compiled(_solve) == before
+    monkeypatch.setattr("interventions.probes.fit._BYTES", 60_000)
+    small = interventions.fit_probes(X, Y, **SAME)
+    np.testing.assert_allclose(small.objective, bank.objective, rtol=1e-5)
+    np.testing.assert_array_equal(small.test, bank.test)
+
+
+def test_ridge_is_scikit_learn_s():
+    rng = np.random.default_rng(2)
+    y = X[1] @ rng.normal(size=D) + rng.normal(size=N)
+    bank = interventions.fit_probes(X, y, **RIDGE, target="value")
+    for layer, penalty, fold in np.ndindex(2, 2, 3):
+        test = bank.test.isel(fold=fold, seed=0).values
+        scaler = StandardScaler().fit(X[layer][~test].astype(np.float64))
+        x = scaler.transform(X[layer].astype(np.float64))
+        model = Ridge(alpha=float(bank.data.penalty[penalty])).fit(x[~test], y[~test])
+        np.testing.assert_allclose(
+            bank.weights[layer, penalty, fold, 0, 0], model.coef_, rtol=1e-3, atol=1e-4
+        )
+        assert bank.r2[layer, penalty, fold, 0].item() == pytest.approx(
+            model.score(x[test], y[test]), abs=1e-4
+        )
+    assert bank.r2.sel(layer=1, penalty=2.0).min() > 0.9
+    with pytest.raises(AttributeError, match="target 'value' has no 'accuracy'; it has r2"):
+        _ = bank.accuracy
+
+
+def test_saved_and_loaded(bank, tmp_path):
+    bank.save(tmp_path / "bank", model="tiny", seed=3)
+    again = Bank.load(tmp_path / "bank")
+    assert again.data.drop_attrs().equals(bank.data)
+    assert again.data.attrs == {"model": "tiny", "seed": 3}
+    np.testing.assert_array_equal(again.predict(X), bank.predict(X))
+    with pytest.raises(FileExistsError, match="exists already"):
+        bank.save(tmp_path / "bank")
+    (tmp_path / "bank" / "bank.json").write_text(json.dumps({"version": 99}))
+    with pytest.raises(ValueError, match="damaged"):
+        Bank.load(tmp_path / "bank")
+    seal(tmp_path / "bank")
+    with pytest.raises(ValueError, match="expected a bank of version 1"):
+        Bank.load(tmp_path / "bank")
+    with pytest.raises(ValueError, match=r"expected bank\.json and arrays\.npz"):
+        Bank.load(tmp_path / "nothing")
+    assert [path.name for path in tmp_path.iterdir()] == ["bank"]
+
+
+def test_scores(bank):
+    counts = scores.confusion(bank).sel(penalty=1.0, seed=0)
+    np.testing.assert_array_equal(counts.sum("predicted").sel(layer=0), np.bincount(Y))
+    right = np.trace(counts.sel(layer=1).values) / N
+    assert right == pytest.approx(bank.summary()["mean"].sel(layer=1, penalty=1.0).item(), abs=0.05)
+    auc = scores.auroc(bank, X).sel(penalty=1.0).mean("seed")
+    assert auc[0] < 0.7 < 0.99 < auc[1]
+    sure = scores.calibration(bank, X, bins=5)
+    assert (sure["count"].sum("bin") == N).all()
+    assert sure.ece.sel(penalty=30.0, layer=1).max() < 0.25
+    assert scores.balanced_accuracy(bank).sel(layer=1, penalty=1.0).min() > 0.9
+
+
+def test_codelength_is_short_where_there_is_something_to_read():
+    code = mdl.codelength(X, Y, penalties=(1.0,), seeds=(0, 1), fractions=(0.2, 0.5, 1.0))
+    assert code.uniform == pytest.approx(N * np.log2(K))
+    assert code.compression.sel(layer=0).max() < 1.1
+    assert code.compression.sel(layer=1).min() > 2
+
+
+def test_a_stream_comes_to_the_same_weights():
+    y = np.array(["ant", "bee", "cat"])[Y]
+    streamed = stream.fit_stream(
+        lambda: ((X[:, i : i + 33], y[i : i + 33]) for i in range(0, N, 33)),
+        epochs=150,
+        learning_rate=0.05,
+    )
+    whole = interventions.fit_probes(X, y, folds=[(np.arange(N), np.arange(N))] * 5, **SAME).sel(
+        penalty=1.0, fold=0, seed=0
+    )
+    assert streamed.weights.dims == whole.weights.dims
+    np.testing.assert_allclose(streamed.data["mean"], whole.data["mean"], rtol=1e-4)
+    assert (streamed.predict(X).values == whole.predict(X).values).mean() > 0.98
+    a, b = streamed.weights.values.ravel(), whole.weights.values.ravel()
+    assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) > 0.99

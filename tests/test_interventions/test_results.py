@@ -1,0 +1,321 @@
+"""What a grid says, against planted values; and that files give back what was saved."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from interventions.figures import maps
+from interventions.stats import intervals
+from interventions.stats.summary import summarize
+from interventions.storage.results import kept, load_result, save_result
+
+LAYERS, HEADS, N = 3, 5, 11
+
+
+def swept(n=N, dims=("layer", "head"), **attrs):
+    """Baseline about 1, source 4 above it; the patch at layer 2, head 3 goes three quarters of the way, the others nowhere on average."""
+    rng = np.random.default_rng(0)
+    baseline, sizes = (
+        1 + rng.normal(size=n),
+        {"layer": LAYERS, "head": HEADS, "position": 7, "time": 4, "alpha": 3},
+    )
+    change = rng.normal(size=(n, *(sizes[dim] for dim in dims))) * 0.2
+    change[(slice(None), 2)] += (
+        np.eye(sizes[dims[1]])[3 if sizes[dims[1]] > 3 else 1] * 3 if len(dims) == 2 else 0
+    )
+    values = baseline.reshape(n, *[1] * len(dims)) + change
+    coords = {
+        "example": np.arange(n),
+        "baseline": ("example", baseline),
+        "source": ("example", baseline + 4),
+    }
+    coords |= {
+        dim: np.arange(sizes[dim]) * (0.5 if dim in ("time", "alpha") else 1) for dim in dims
+    }
+    return xr.DataArray(
+        values,
+        coords,
+        ("example", *dims),
+        "decoder.attn.z",
+        {"site": "decoder.attn.z", "metric": "LogitDiff"} | attrs,
+    )
+
+
+def test_a_planted_cell_is_found():
+    found = summarize(swept())
+    cell = found.sel(layer=2, head=3)
+    assert cell.low < 3 < cell.high
+    assert float(cell.mean_recovery) == pytest.approx(0.75, abs=0.05)
+    np.testing.assert_allclose(found.recovery, found.change / 4)
+    np.testing.assert_allclose(found.value - found.baseline, found.change)
+    np.testing.assert_allclose(found["mean"], found.change.mean("example"))
+    assert (
+        (found.p_any < 0.05).values.nonzero()[0].tolist(),
+        (found.p_any < 0.05).values.nonzero()[1].tolist(),
+    ) == ([2], [3])
+    assert (found.q >= found.p).all()
+    assert (found.n_examples, found.left_out) == (N, 0)
+
+
+def test_an_example_without_a_value_is_left_out_and_one_alone_has_no_interval():
+    values = swept()
+    values[4, 0, 0] = np.nan
+    found = summarize(values)
+    assert (found.n_examples, found.left_out) == (N - 1, 1)
+    assert found["mean"].notnull().all()
+    alone = summarize(swept().isel(example=0))
+    assert all(
+        alone[name].isnull().all() and alone[name].dims == ("layer", "head")
+        for name in ("low", "high", "p", "q", "p_any")
+    )
+    assert "p" not in summarize(swept().isel(example=0), null="cells")
+    assert alone.change.sizes == {"example": 1, "layer": LAYERS, "head": HEADS}
+
+
+def test_estimates_are_changes_already():
+    values = swept()
+    estimate = (
+        (values - values.baseline)
+        .assign_attrs(estimate="first order", metric="LogitDiff")
+        .assign_coords(baseline=values.baseline)
+    )
+    np.testing.assert_allclose(summarize(estimate).change, summarize(values).change, atol=1e-12)
+    np.testing.assert_allclose(summarize(estimate).value, summarize(values).value, atol=1e-12)
+
+
+def test_variables_of_texts():
+    wer = swept().drop_vars(["baseline", "source"]).rename(None)
+    baseline = swept().baseline.reset_coords(drop=True)
+    result = xr.Dataset(
+        {
+            "wer": wer,
+            "baseline_wer": baseline,
+            "resolved": (wer > 3).astype(float),
+            "text": wer.astype(str),
+        }
+    )
+    np.testing.assert_allclose(summarize(result, "wer").change, summarize(swept()).change)
+    shares = summarize(result, "resolved", null="cells")
+    assert shares.p_any.argmin(...) == {"layer": 2, "head": 3}
+    assert "p" not in shares
+    with pytest.raises(ValueError, match="expected one of wer, resolved, got 'text'"):
+        summarize(result, "text")
+    with pytest.raises(ValueError, match="null: expected one of signs, cells"):
+        summarize(swept(), null="none")
+
+
+def test_the_best_of_alike_cells_does_not_surprise():
+    """Every cell breaks a third of the loops: fragile examples, no special cell."""
+    surprised = 0
+    for seed in range(40):
+        fragile = np.random.default_rng(seed).random((12, 20)) < np.linspace(0, 0.9, 12)[:, None]
+        values = xr.DataArray(fragile.astype(float), dims=("example", "cell"))
+        assert (
+            intervals.any_of_many(values, n=200).min() < 0.2
+        )  # of course they break: that is not the question
+        surprised += float(intervals.any_of_alike(values, n=200).min()) <= 0.05
+    assert surprised <= 5
+
+
+@pytest.mark.parametrize("name", ["a.zarr", "a.nc"])
+def test_files_give_back_what_was_saved(tmp_path, name):
+    tokens = np.array([" the", "ü", "<|x|>"])
+    array = swept(dims=("layer", "time"), window_s=0.5).assign_attrs(
+        config={"heads": [1, None], "on": True}
+    )
+    dataset = summarize(array).assign_coords(token=("layer", tokens))
+    for value in (array, dataset):
+        for _ in range(2):  # also over what is there
+            save_result(value, tmp_path / name)
+        xr.testing.assert_identical(load_result(tmp_path / name), value)
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+    save_result(dataset, tmp_path / name, provenance={"seed": 3, "versions": {"jax": "1"}})
+    assert load_result(tmp_path / name).attrs["provenance"] == {"seed": 3, "versions": {"jax": "1"}}
+
+
+def test_kept_results_are_computed_once(tmp_path):
+    first = kept(tmp_path / "part.zarr", "a", lambda: summarize(swept()))
+    xr.testing.assert_identical(
+        kept(tmp_path / "part.zarr", "a", lambda: pytest.fail("computed again")), first
+    )
+    with pytest.raises(ValueError, match=r"ends in \.zarr or \.nc"):
+        save_result(swept(), tmp_path / "a.npz")
+    with pytest.raises(FileNotFoundError, match="no result"):
+        load_result(tmp_path / "b.zarr")
+
+
+def labels_of(axis):
+    return [label.get_text() for label in axis.get_ticklabels()]
+
+
+def test_maps_show_layers_heads_and_tokens(tmp_path):
+    drawn = maps.plot(summarize(swept()))
+    image = drawn.axes[0].collections[0]
+    assert image.get_array().shape == (LAYERS, HEADS)
+    assert image.get_clim()[0] == -image.get_clim()[1]
+    assert drawn.axes[-1].get_ylabel() == "change of LogitDiff"
+    [mark] = drawn.axes[0].lines
+    np.testing.assert_array_equal(mark.get_xydata(), [[3, 2]])
+    ids = summarize(swept(dims=("layer", "position"))).assign_coords(
+        token=("position", np.array(list("abcdefg")))
+    )
+    assert labels_of(maps.plot(ids).axes[0].xaxis) == list("abcdefg")
+    for suffix in ("png", "svg", "pdf"):
+        assert maps.save(drawn, tmp_path / f"map.{suffix}").stat().st_size > 2000
+    assert maps.save(drawn, f"{tmp_path}/text.png") == tmp_path / "text.png"
+    with pytest.raises(
+        ValueError, match=r"expected a name that ends in \.png, \.svg, \.pdf, got 'map'"
+    ):
+        maps.save(drawn, tmp_path / "map")
+
+
+def test_maps_take_what_a_sweep_gives():
+    def drawn_cells(drawn):
+        return drawn.axes[0].collections[0].get_array()
+
+    many, one = swept(), swept().isel(example=0).drop_vars("example")
+    np.testing.assert_array_equal(
+        drawn_cells(maps.plot(many)), drawn_cells(maps.plot(summarize(many)))
+    )
+    np.testing.assert_allclose(drawn_cells(maps.plot(one)), one - one.baseline)
+    assert (
+        not maps.plot(one).axes[0].lines[0].get_xydata().size
+    )  # nothing is significant of one recording
+    curves = maps.plot(swept(dims=("layer", "alpha")).isel(example=0).drop_vars("example"))
+    assert len(curves.axes[0].lines) == LAYERS + 1
+    texts = xr.Dataset({"wer": many, "baseline_wer": many.baseline}).drop_vars(
+        "source", errors="ignore"
+    )
+    assert drawn_cells(maps.plot(texts, "wer")).shape == (LAYERS, HEADS)
+    with pytest.raises(ValueError, match="variable: expected one of"):
+        maps.plot(texts)
+
+
+def test_time_lies_under_the_spectrogram_and_strengths_are_curves():
+    summary = summarize(swept(dims=("layer", "time"), window_s=0.5))
+    mel = np.random.default_rng(0).normal(size=(8, 200)).astype(np.float32)
+    sound, cells, _ = maps.plot(
+        summary, mel=mel, words=[(" one", 0.2, 0.9), (" two", 1.0, 1.8)]
+    ).axes
+    assert [text.get_text() for text in sound.texts] == ["one", "two"]
+    assert cells.get_xlim() == sound.get_xlim() == (0, 2)
+    np.testing.assert_array_equal(summary.time_end, [0.5, 1, 1.5, 2])
+    curves = maps.plot(summarize(swept(dims=("layer", "alpha")))).axes[0]
+    assert len(curves.collections) == LAYERS  # intervals
+    assert curves.get_xlabel() == "strength α"
+    with pytest.raises(ValueError, match=r"variable: expected one of .*mean"):
+        maps.plot(summary, "value")
+
+
+def test_labels_keep_the_order_of_the_grid():
+    from interventions.patching.grid import Grid
+    from jaxasr import Config, sites
+
+    spec = sites.spec(Config(7, 11, 15, 3, 4, 101, 23, 15, 5, 2), "encoder.resid_post", 1, 3)
+    grid = Grid.of(spec, ("time", "layer"), window_s=0.04, n_frames=5, alphas=(1.0,), chosen={})
+    assert list(grid.labels()) == ["time", "layer"]
+    np.testing.assert_allclose(grid.labels()["time"], [0, 0.04, 0.08])
+    assert [grid.flat()[dim].tolist()[:5] for dim in grid.dims] == [
+        [0, 0, 0, 0, 2],
+        [0, 1, 2, 3, 0],
+    ]
+
+
+def damaged(path, seed):
+    """Flips one random bit in one random file of a result; returns what was there."""
+    rng = np.random.default_rng(seed)
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    sizes = np.cumsum([file.stat().st_size for file in files])
+    at = int(rng.integers(sizes[-1]))
+    place = int(np.searchsorted(sizes, at, side="right"))
+    file, whole = files[place], files[place].read_bytes()
+    changed = bytearray(whole)
+    changed[at - (int(sizes[place - 1]) if place else 0)] ^= 1 << int(rng.integers(8))
+    file.write_bytes(bytes(changed))
+    return file, whole
+
+
+@pytest.mark.parametrize("name", ["a.zarr", "a.nc"])
+def test_a_flipped_bit_anywhere_is_noticed(tmp_path, name):
+    path = save_result(summarize(swept()), tmp_path / name, provenance={"seed": 1})
+    for seed in range(60):
+        file, whole = damaged(path, seed)
+        with pytest.raises(ValueError, match=re.escape(str(path))):
+            load_result(path)
+        file.write_bytes(whole)
+    load_result(path)
+
+
+def test_a_kept_result_that_is_damaged_or_of_something_else_is_computed_again(tmp_path, caplog):
+    path, computed = tmp_path / "part.zarr", []
+
+    def compute():
+        computed.append(1)
+        return summarize(swept())
+
+    first = kept(path, "a", compute)
+    damaged(path, 3)
+    xr.testing.assert_identical(kept(path, "a", compute), first)
+    xr.testing.assert_identical(kept(path, "b", compute), first)
+    assert len(computed) == 3
+    assert [
+        record.getMessage().endswith("It is not used, but computed again.")
+        for record in caplog.records
+    ] == [True, True]
+    assert "part.zarr: misplaced" in caplog.records[1].getMessage()
+
+
+PICKLED = b"cos\nmkdir\n(S'%s'\ntR."
+
+
+@pytest.mark.parametrize("how", [
+    {"dtype": "|O", "filters": [{"id": "vlen-utf8"}, {"id": "pickle"}], "compressor": None},
+    {"compressor": {"id": "pickle"}},
+    {"compressor": {"id": "zlib", "level": 1}},
+    {"filters": [{"id": "delta", "dtype": "<f8"}]},
+    {"dtype": [["a", "<f8"]]},
+    {"dtype": "|V8"},
+    {"dtype": "<M8[ns]"},
+    {"shape": [2**40], "chunks": [2**31]},
+    {"shape": [-1]},
+    {"chunks": [0]},
+    {"shape": "3"},
+    {"zarr_format": 3},
+])  # fmt: skip
+def test_only_codecs_and_formats_that_we_write_are_ever_decoded(tmp_path, how):
+    path = save_result(xr.Dataset({"values": ("a", np.arange(3.0))}), tmp_path / "a.zarr")
+    file = path / "values" / ".zarray"
+    file.write_text(json.dumps(json.loads(file.read_text()) | how))
+    (path / "values" / "0").write_bytes(PICKLED % str(tmp_path / "run").encode())
+    (path / ".zattrs").write_text("{}")
+    with pytest.raises(ValueError, match=r"a\.zarr/values"):
+        load_result(path)
+    with pytest.raises(ValueError, match="computed"):
+        kept(path, "key", lambda: (_ for _ in ()).throw(ValueError("computed")))
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_no_result_is_named(tmp_path):
+    (tmp_path / "a.nc").write_bytes(b"CDF\x01" + b"\xff" * 200)
+    (tmp_path / "b.nc").mkdir()
+    (tmp_path / "c.zarr").write_text("x")
+    (tmp_path / "d.zarr").mkdir()
+    deep = save_result(xr.Dataset({"x": 1.0}), tmp_path / "e.zarr")
+    (deep / "x" / ".zattrs").write_text('{"a":' * 100_000)
+    for name in ("a.nc", "b.nc", "c.zarr", "d.zarr", "e.zarr"):
+        with pytest.raises(ValueError, match=re.escape(str(tmp_path / name))):
+            load_result(tmp_path / name)
+
+
+def test_names_that_are_no_utf_8_and_texts_with_formulas_can_be_saved_and_drawn(tmp_path):
+    texts = np.array(["$", "$_$", "\udc80", "\x1b[1m", *"abc"])
+    summary = summarize(swept(dims=("layer", "position"))).assign_coords(token=("position", texts))
+    assert maps.save(maps.plot(summary), tmp_path / "map.png").stat().st_size > 2000
+    for name in ("a.zarr", "a.nc"):
+        save_result(
+            swept(), tmp_path / name, provenance={"data": ["\udc80.wav"], "command": "x \udc80"}
+        )
+        assert load_result(tmp_path / name).attrs["provenance"]["data"] == ["\udc80.wav"]

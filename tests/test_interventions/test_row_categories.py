@@ -1,0 +1,127 @@
+"""A row without a class, group or type is refused wherever one is given, and so are mixed kinds."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import interventions
+from interventions.probes import controls, stream
+from interventions.stats.categories import categories
+from interventions.stats.roc import auroc
+
+N = 24
+X, Y = np.random.default_rng(1).normal(size=(2, N, 5)).astype(np.float32), np.arange(N) % 2
+SPEAKERS = [f"speaker {i // 4}" for i in range(N)]
+
+
+def without(values, gap, every=4):
+    return [gap if i % every == 2 else value for i, value in enumerate(values)]
+
+
+GAPS = [None, float("nan"), np.nan, pd.NA, pd.NaT]
+WAYS = {
+    "list": list,
+    "object": lambda x: np.array(x, dtype=object),
+    "column": lambda x: pd.Series(x, dtype=object),
+    "tuple": tuple,
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("gap", GAPS, ids=str)
+def test_rows_without_one_are_counted(gap, way):
+    found = WAYS[way](without(SPEAKERS, gap))
+    for name in ("groups", "y"):
+        with pytest.raises(
+            ValueError, match=f"{name}: 6 of 24 rows have none, the first is row 2. Leave out"
+        ):
+            interventions.fit_probes(X, **{"y": Y, name: found})
+    with pytest.raises(ValueError, match="types: 6 of 24 rows have none"):
+        categories(found, N, "types")
+
+
+def test_all_missing_and_missing_numbers():
+    for groups in (
+        [None] * N,
+        np.full(N, np.nan),
+        pd.array([1, None] * 12, dtype="Int64"),
+        pd.Categorical(without(SPEAKERS, None)),
+    ):
+        with pytest.raises(ValueError, match=r"groups: \d+ of 24 rows have none"):
+            interventions.fit_probes(X, Y, groups)
+    with pytest.raises(ValueError, match="y: 6 of 24 rows have none"):
+        interventions.fit_probes(X, without(range(N), None), target="value")
+    with pytest.raises(ValueError, match="y: 6 of 24 rows have none"):
+        interventions.fit_probes(X, [Y.tolist(), without(Y.tolist(), None)], seeds=(0, 1))
+
+
+@pytest.mark.parametrize(
+    "mixed",
+    [without(range(N), "2"), without(SPEAKERS, 7), np.array(without(SPEAKERS, 7.5), dtype=object)],
+)
+def test_words_among_numbers_are_refused(mixed):
+    for name in ("groups", "y"):
+        with pytest.raises(
+            ValueError,
+            match=f"{name}: expected all of one kind, words or numbers, got numbers and str",
+        ):
+            interventions.fit_probes(X, **{"y": Y, name: mixed})
+
+
+def test_what_is_whole_is_taken_as_it_is():
+    words = SPEAKERS, pd.Series(SPEAKERS), pd.Categorical(SPEAKERS)
+    for given, kind in (*((one, "U") for one in words), (range(N), "i"), (Y, "i"), (Y / 2, "f")):
+        found = categories(given, N, "groups")
+        assert found.dtype.kind == kind
+        assert found.tolist() == list(given)
+
+
+def test_every_place_that_takes_groups(monkeypatch):
+    gaps = without(SPEAKERS, None)
+    bank = interventions.fit_probes(X, Y, SPEAKERS, folds=2)
+    for call in (lambda: bank.summary(gaps), lambda: auroc(X[0, :, 0], Y > 0, gaps)):
+        with pytest.raises(ValueError, match="groups: 6 of 24 rows have none"):
+            call()
+    with pytest.raises(
+        ValueError, match=r"groups: expected one for each of 24 rows, got shape \[23\]"
+    ):
+        bank.summary(SPEAKERS[:-1])
+    with pytest.raises(ValueError, match="expected as many of each"):
+        auroc(X[0, :, 0], Y[:-1] > 0, SPEAKERS)
+    monkeypatch.setattr(controls, "fit_probes", lambda *_, **__: bank)
+    with pytest.raises(ValueError, match="types: 6 of 24 rows have none"):
+        controls.run(X, Y, types=gaps)
+    with pytest.raises(ValueError, match="batches: y: 6 of 24 rows have none"):
+        stream.moments(lambda: [(X, gaps)])
+    with pytest.raises(ValueError, match="batches: expected classes of one kind"):
+        stream.moments(lambda: [(X, SPEAKERS), (X, Y)])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"groups": [SPEAKERS]}, r"groups: expected one for each of 24 rows, got shape \[1, 24\]"),
+        ({"groups": "speaker"}, r"groups: expected one for each of 24 rows, got shape \[7\]"),
+        ({"groups": 3}, r"groups: expected one for each of 24 rows, got shape \[\]"),
+        ({"X": X.astype(str)}, "X: expected real numbers, got <U"),
+        ({"X": X + 1j}, "X: expected real numbers, got complex64"),
+        (
+            {"X": X[None].repeat(2, 0), "names": ["a", "a"]},
+            "names: expected a different name for each site, got 'a' more than once",
+        ),
+        ({"folds": [([0, 1, 2], [24])]}, r"folds\[0\]: expected row numbers from 0 to 23"),
+        ({"folds": [([0, 1, 2], [-1])]}, r"folds\[0\]: expected row numbers from 0 to 23"),
+        ({"folds": [([0.5, 1], [3])]}, r"folds\[0\]: expected row numbers from 0 to 23"),
+        (
+            {"folds": [(range(12), [])]},
+            r"folds\[0\]: expected rows to train and rows to test on, got none",
+        ),
+        (
+            {"folds": [(range(11), range(11, 24))], "groups": SPEAKERS},
+            r"folds\[0\]: 1 groups in both training and test rows",
+        ),
+    ],
+)
+def test_what_else_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        interventions.fit_probes(**{"X": X, "y": Y, **change})

