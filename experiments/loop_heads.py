@@ -31,12 +31,12 @@ def main(
     What is done is kept in the cache folder, so that an interrupted run goes on.
     """
     from experiments import runtime
-    from experiments.progress import Steps
+    from experiments.progress import Progress
     from interventions.storage.provenance import provenance
     from interventions.storage.text_files import write_json
     from jaxasr.weights.files import cache_dir
 
-    kept, steps = cache_dir(), Steps()
+    kept, steps = cache_dir(), Progress()
     with steps("load the model"):
         runtime.start()
         asr = runtime.load(model)
@@ -90,7 +90,7 @@ def ablations(asr: Any, kind: str, others: list[Any]) -> dict[str, Any]:
 
     import interventions
     import jaxasr
-    from interventions.edits.attention import mean
+    from interventions.edits.attention import mean_ablation
     from jaxasr.rules import rules_for
 
     if kind == "zero":
@@ -105,7 +105,7 @@ def ablations(asr: Any, kind: str, others: list[Any]) -> dict[str, Any]:
     tokens = np.concatenate([prompt, np.asarray(said.tokens)], 1)
     valid = np.arange(tokens.shape[1]) < prompt.shape[1] + np.asarray(said.lengths)[:, None]
     acts = asr.model.decode(tokens, memory, readout=jaxasr.select(*SITES))[1]
-    return {site: mean(acts[site], site, valid) for site in SITES}
+    return {site: mean_ablation(acts[site], site, valid) for site in SITES}
 
 
 def measure(
@@ -189,7 +189,7 @@ def _sweep(
     full = [*clips, *[clips[-1]] * (TOGETHER - len(clips))]
     audio, texts = [jaxasr.load_audio(path) for path, _ in full], [text for _, text in full]
     references = None if None in texts else texts
-    swept = interventions.head_map(
+    swept = interventions.generation_sweep(
         asr,
         audio,
         site=site,

@@ -19,7 +19,7 @@ def console() -> Console:
     return Console(highlight=False, width=None if Console().is_terminal else _ANY_WIDTH)
 
 
-class Steps:
+class Progress:
     """Named steps of one command, each timed: a spinner while it runs where there is a terminal, one line after it."""
 
     def __init__(self, quiet: bool = False):

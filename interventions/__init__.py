@@ -1,40 +1,52 @@
-"""Lenses, edits, sweeps and probes: pure transforms of a jaxasr model."""
+"""Lenses, edits, sweeps and probes: pure transforms of a jaxasr model.
 
-from interventions.edits.attention import (
-    Force as Force,
-    Knockout as Knockout,
-    force as force,
-    freeze as freeze,
-    knockout as knockout,
-    mean as mean,
+Sub-namespaces hold the rest: `edits`, `metrics`, `paths`, `stats`, `corruptions`, `probes`,
+`generation`, `figures` and `storage`.
+"""
+
+from interventions import (
+    corruptions as corruptions,
+    edits as edits,
+    figures as figures,
+    generation as generation,
+    metrics as metrics,
+    probes as probes,
+    stats as stats,
+    storage as storage,
 )
-from interventions.edits.serialization import load_edits as load_edits, save_edits as save_edits
-from interventions.edits.values import (
+from interventions.edits import (
     Add as Add,
+    AttendOnlyTo as AttendOnlyTo,
     Chain as Chain,
+    FromRow as FromRow,
+    Knockout as Knockout,
     Mix as Mix,
     Noise as Noise,
-    Only as Only,
     Patch as Patch,
     Project as Project,
-    Row as Row,
+    Restrict as Restrict,
     Scale as Scale,
     Zero as Zero,
+    attend_only_to as attend_only_to,
     chain as chain,
+    freeze_pattern as freeze_pattern,
+    knockout as knockout,
+    load_edits as load_edits,
+    mean_ablation as mean_ablation,
     only as only,
+    save_edits as save_edits,
 )
+from interventions.effects import paths as paths
 from interventions.effects.direct_logits import (
-    direct_logits as direct_logits,
+    direct_logit_attribution as direct_logit_attribution,
     total_logit as total_logit,
 )
 from interventions.effects.first_order import attribution as attribution
-from interventions.effects.paths import (
-    Node as Node,
-    everything as everything,
-    nodes as nodes,
-    path_patch as path_patch,
+from interventions.effects.paths import Node as Node, path_patch as path_patch
+from interventions.generation.sweeps import (
+    generation_sweep as generation_sweep,
+    sequence_sweep as sequence_sweep,
 )
-from interventions.generation.sweeps import head_map as head_map, sequence_sweep as sequence_sweep
 from interventions.lenses.encoder import EncoderLens as EncoderLens, encoder_lens as encoder_lens
 from interventions.lenses.logit import LogitLens as LogitLens, logit_lens as logit_lens
 from interventions.metrics import (
@@ -43,7 +55,7 @@ from interventions.metrics import (
     logprob as logprob,
     rank as rank,
 )
-from interventions.patching.sweep import planned as planned, sweep as sweep
+from interventions.patching.sweep import plan_sweep as plan_sweep, sweep as sweep
 from interventions.probes import Bank as Bank, fit_probes as fit_probes
 from interventions.run import Run as Run
 from interventions.stats.agreement import Agreement as Agreement, rank_agreement as rank_agreement

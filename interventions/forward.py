@@ -30,7 +30,7 @@ def positions_of(run: Run) -> Int[Array, "B T"]:
     )
 
 
-def hear(
+def encode(
     model: Whisper, mel: Float[Array, "B M F"], edits: Edits, readout: Readout
 ) -> tuple[Memory, Acts]:
     """`model.encode`, fit to be differentiated: large attention weights are not kept for the backward pass."""
@@ -75,7 +75,7 @@ def recording(run: Run) -> Float[Array, "B M F"]:
     return mel
 
 
-def say(
+def decode_and_score(
     model: Whisper,
     run: Run,
     memory: Memory,
@@ -112,7 +112,7 @@ def activations(model: Whisper, run: Run, sites: Sequence[str]) -> Acts:
     heard, said = by_stack(sites)
     memory, acts = run.memory, {}
     if heard or (said and memory is None):
-        new, acts = hear(model, recording(run), {}, select(*heard))
+        new, acts = encode(model, recording(run), {}, select(*heard))
         memory = new if memory is None else memory
     if not said:
         return acts

@@ -37,7 +37,7 @@ class Run:
                 "Run: expected mel= or memory=, not both: jaxasr.log_mel(...)[None], or what model.encode(mel) returns."
             )
 
-    def heard(self, model: Whisper) -> "Run":
+    def encode(self, model: Whisper) -> "Run":
         """This run with its recording heard: `memory` in place of `mel`."""
         return (
             self
@@ -49,7 +49,7 @@ class Run:
         self, model: Whisper, edits: Edits | None = None, readout: Readout | None = None
     ) -> tuple[Float[Array, "B T V"], dict[str, Any]]:
         """Logits and activations of the decoder."""
-        run = self.heard(model)
+        run = self.encode(model)
         return model.decode(run.tokens, run.memory, edits, readout, positions=run.positions)
 
     def row(self, b: int) -> "Run":

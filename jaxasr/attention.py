@@ -34,7 +34,7 @@ def _product(
 ) -> Float[Array, "... N"]:
     """`jax.lax.dot_general`; but where rows are many, in float32, a CPU adds up 256 terms in one chain instead of 512."""
     plain = functools.partial(jax.lax.dot_general, dimension_numbers=dimensions, **options)
-    if x.ndim < 2 or x.shape[-2] < LONG or x.dtype != jnp.float32:
+    if x.ndim < 2 or x.shape[-2] < MIN_LONG_QUERIES or x.dtype != jnp.float32:
         return plain(x, weight)
     return jax.lax.platform_dependent(x, weight, cpu=_in_blocks, default=plain)
 
@@ -142,14 +142,14 @@ def _explicit(
 def _fused(q: Queries, k: Heads, v: Heads, mask: Mask | None, tap: Callable[..., Array]) -> Queries:
     """The same without its intermediates. A CPU goes through long queries head by head: scores that stay in cache."""
     del tap
-    if mask is not None or q.shape[2] < LONG:
+    if mask is not None or q.shape[2] < MIN_LONG_QUERIES:
         return _whole(q, k, v, mask)
     return jax.lax.platform_dependent(
         q, k, v, cpu=_by_head, default=functools.partial(_whole, mask=None)
     )
 
 
-LONG = 256  # queries; below, all scores fit in cache anyway
+MIN_LONG_QUERIES = 256  # queries; below, all scores fit in cache anyway
 
 
 def _whole(q: Queries, k: Heads, v: Heads, mask: Mask | None) -> Queries:

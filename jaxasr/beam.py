@@ -13,8 +13,8 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxasr import compiled, pytrees
 from jaxasr.cache import Cache, Memory
-from jaxasr.decoding import Generation, Request, Rules, Steps, Taps, prepare
-from jaxasr.model import Whisper, exactly
+from jaxasr.decoding import DecodingSession, Generation, Request, Rules, Taps, prepare
+from jaxasr.model import Whisper, full_precision
 from jaxasr.taps import Edits
 
 _BEAMS = -4  # their axis in a layer's keys and values, [..., B, K, H, S, Dh]
@@ -122,8 +122,8 @@ def _search(
         )
         return n + 1, beams, best, score, n_ended, cache, logits
 
-    with exactly(model):
-        decoder = Steps.of(model, request, edits)
+    with full_precision(model):
+        decoder = DecodingSession.of(model, request, edits)
         cache = decoder.empty_cache(batch, n_prompt + n_new)
         logits, cache, quiet = decoder.advance(
             request.prompt, request.positions, cache, jnp.int32(0), no_speech
@@ -250,13 +250,13 @@ def _better(
 def _reordered(cache: Cache, source: Int[Array, "B K"]) -> Cache:
     """The cache as the new beams, each the continuation of one before, look back on it."""
 
-    def follow(x: Array) -> Array:
+    def reorder(x: Array) -> Array:
         return _take(x, source)
 
-    follow = (
-        follow if isinstance(cache.past, tuple) else jax.vmap(follow)
+    reorder = (
+        reorder if isinstance(cache.past, tuple) else jax.vmap(reorder)
     )  # a leading axis of layers
-    return cache.replace(past=jax.tree.map(follow, cache.past))
+    return cache.replace(past=jax.tree.map(reorder, cache.past))
 
 
 def _take(x: Shaped[Array, "B N *rest"], index: Int[Array, "B M"]) -> Shaped[Array, "B M *rest"]:
@@ -265,7 +265,7 @@ def _take(x: Shaped[Array, "B N *rest"], index: Int[Array, "B M"]) -> Shaped[Arr
 
 
 def _advance(
-    decoder: Steps,
+    decoder: DecodingSession,
     tokens: Int[Array, "B K"],
     positions: Int[Array, "B 1"],
     cache: Cache,

@@ -7,7 +7,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jaxasr.attention import LONG, Attention, Mask, cross_attention, linear, self_attention
+from jaxasr.attention import (
+    MIN_LONG_QUERIES,
+    Attention,
+    Mask,
+    cross_attention,
+    linear,
+    self_attention,
+)
 from jaxasr.cache import Cache, Past
 from jaxasr.config import Config
 from jaxasr.taps import Tap
@@ -38,7 +45,7 @@ class Mlp(nnx.Module):
 
     def __call__(self, x: Float[Array, "B T D"], tap: Tap) -> Float[Array, "B T D"]:
         """A CPU goes through long rows one by one where nobody looks inside: the wide activations of one stay in cache."""
-        if x.shape[0] > 1 and x.shape[1] >= LONG and not tap.touches("pre", "post"):
+        if x.shape[0] > 1 and x.shape[1] >= MIN_LONG_QUERIES and not tap.touches("pre", "post"):
             return jax.lax.platform_dependent(
                 x, cpu=functools.partial(jax.lax.map, self._plain), default=self._plain
             )

@@ -16,14 +16,14 @@ _NOT_YET = (
 class Memory:
     """What the decoder knows of the audio: the encoder output and, computed once, every layer's cross-attention keys and values.
 
-    These are stacked, for loops over layers, or `apart`, a tuple with one array a layer, for loops over tokens.
+    These are stacked, for loops over layers, or `unstacked`, a tuple with one array a layer, for loops over tokens.
     """
 
     xa: Float[Array, "B S D"]
     k: Float[Array, "L B H S Dh"] | tuple[Float[Array, "B H S Dh"], ...]
     v: Float[Array, "L B H S Dh"] | tuple[Float[Array, "B H S Dh"], ...]
 
-    def apart(self) -> "Memory":
+    def unstacked(self) -> "Memory":
         return (
             self
             if isinstance(self.k, tuple)

@@ -34,11 +34,11 @@ class Decoder(nnx.Module):
     def memory(
         self,
         xa: Float[Array, "B S D"],
-        apart: bool = False,
+        unstacked: bool = False,
         blocks: tuple[Block, ...] | None = None,
     ) -> Memory:
-        """What the audio is to the decoder; `apart` with one array a layer, and then `blocks` may be unstacked."""
-        if not apart:
+        """What the audio is to the decoder; `unstacked` with one array a layer, and then `blocks` may be unstacked."""
+        if not unstacked:
             return Memory(
                 xa, *jax.vmap(lambda layer: layer.keys_values(xa))(self.blocks.cross_attn)
             )
@@ -100,7 +100,7 @@ class Decoder(nnx.Module):
     ) -> tuple[Float[Array, "B T D"], Cache | None, Tap, dict[str, Any]]:
         """Embedding and layers. The tap holds what lies outside the layers; `head` goes on with it.
 
-        `blocks` may be unstacked, and then `memory` must be `apart` and the cache, if any, unstacked too.
+        `blocks` may be unstacked, and then `memory` must be `unstacked` and the cache, if any, unstacked too.
         """
         tap = Tap("decoder.", edits, readout, jnp.int32(-1), positions)
         x = tap("embed", self.embed(tokens, positions))

@@ -14,7 +14,7 @@ from jaxasr import pytrees, sites
 from jaxasr.cache import Cache, Memory, Past
 from jaxasr.config import Config
 from jaxasr.model import Whisper
-from jaxasr.stack import UNROLLED, unstack, unstack_once
+from jaxasr.stack import MAX_UNROLLED_LAYERS, unstack, unstack_once
 from jaxasr.taps import NOTHING, Edits, Tap, check, is_traced
 from jaxasr.token_ids import check_ids
 
@@ -113,7 +113,7 @@ def prepare(
 
 def unrolls(config: Config) -> bool:
     """Whether a generation loops over the layers instead of scanning them (decision 7)."""
-    return config.n_text_layer <= UNROLLED
+    return config.n_text_layer <= MAX_UNROLLED_LAYERS
 
 
 def end_of_text(config: Config) -> int | None:
@@ -149,7 +149,7 @@ def _check(
 
 
 @dataclasses.dataclass(frozen=True)
-class Steps:
+class DecodingSession:
     """The decoder of one generation: what stays the same from step to step."""
 
     model: Whisper
@@ -158,10 +158,10 @@ class Steps:
     blocks: Any
 
     @classmethod
-    def of(cls, model: Whisper, request: Request, edits: Edits) -> "Steps":
+    def of(cls, model: Whisper, request: Request, edits: Edits) -> "DecodingSession":
         if request.blocks is None:
             return cls(model, request.memory.stacked(), edits, model.decoder.blocks)
-        return cls(model, request.memory.apart(), edits, request.blocks)
+        return cls(model, request.memory.unstacked(), edits, request.blocks)
 
     def empty_cache(self, batch: int, size: int, past: type[Past] = Past) -> Cache:
         c = self.model.config

@@ -11,8 +11,8 @@ from jaxtyping import Array, Float, Int
 from jaxasr import compiled
 from jaxasr.beam import beam_search
 from jaxasr.cache import Masked, Memory, Past
-from jaxasr.decoding import Generation as Generation, Request, Rules, Steps, Taps, prepare
-from jaxasr.model import Whisper, exactly
+from jaxasr.decoding import DecodingSession, Generation as Generation, Request, Rules, Taps, prepare
+from jaxasr.model import Whisper, full_precision
 from jaxasr.taps import Edits, is_traced
 
 
@@ -31,8 +31,8 @@ def generate(
     eot: int | None = None,
     no_speech: tuple[int, int] | None = None,
     unroll: bool | None = None,
-    follow: Int[Array, "B"] | None = None,
-    together: Hashable | None = None,
+    leader: Int[Array, "B"] | None = None,
+    axis_name: Hashable | None = None,
 ) -> Generation:
     """Generates up to `max_new_tokens` after `prompt`: greedily, sampled when `temperature` > 0, or the best of `beam_size` beams.
 
@@ -41,9 +41,9 @@ def generate(
     probability of token `id` after that column of the prompt. Edits act at their absolute position, in the prompt and after.
     `unroll` (default: up to 12 layers) loops over layers instead of scanning: slower to compile, but then no step copies a weight.
     Usable under `jit` and `vmap` (a batch of edits shares one memory); compiled once for each structure otherwise. Under a `vmap`
-    with an axis name, `together=` that name runs one loop until the last member ends; without, every step copies every cache.
+    with an axis name, `axis_name=` that name runs one loop until the last member ends; without, every step copies every cache.
 
-    `follow` int [B]: row b is fed the token that row `follow[b]` chose (itself: an ordinary row). Its `tokens` and `lengths` are
+    `leader` int [B]: row b is fed the token that row `leader[b]` chose (itself: an ordinary row). Its `tokens` and `lengths` are
     those of that row, its `logprobs` what it would have given these tokens itself. So a second recording accompanies the first,
     token by token, and an edit that reads across rows patches from it while the text is still being written.
 
@@ -62,7 +62,7 @@ def generate(
         "unroll": unroll,
     }
     if beam_size is not None:
-        if follow is not None or together is not None:
+        if leader is not None or axis_name is not None:
             raise ValueError(
                 "follow, together: not defined for a beam search; leave out beam_size."
             )
@@ -75,34 +75,34 @@ def generate(
         )
     request, taps, options = prepare(model, memory, prompt, positions, **shared)
     key = jax.random.key(0) if key is None else key
-    follow = None if follow is None else _leaders(follow, request.prompt.shape[0])
+    leader = None if leader is None else _leaders(leader, request.prompt.shape[0])
     found = compiled.call(
         _generate,
         model,
         request,
         jnp.float32(temperature),
         key,
-        follow,
+        leader,
         taps=taps,
-        together=together,
+        axis_name=axis_name,
         **options,
     )
     return found.check_finite()
 
 
-def _leaders(follow: Any, batch: int) -> Array:
-    if jnp.shape(follow) != (batch,):
+def _leaders(leader: Any, batch: int) -> Array:
+    if jnp.shape(leader) != (batch,):
         raise ValueError(
-            f"follow: expected one row for each of {batch} rows, got shape {list(jnp.shape(follow))}."
+            f"leader: expected one row for each of {batch} rows, got shape {list(jnp.shape(leader))}."
         )
-    follow = jnp.asarray(follow, jnp.int32)
-    if not is_traced(follow):
-        rows = np.asarray(follow)
+    leader = jnp.asarray(leader, jnp.int32)
+    if not is_traced(leader):
+        rows = np.asarray(leader)
         if rows.min() < 0 or rows.max() >= batch or (rows[rows] != rows).any():
             raise ValueError(
-                f"follow: expected rows of 0 to {batch - 1} that follow themselves, got {rows.tolist()}."
+                f"leader: expected rows of 0 to {batch - 1} that follow themselves, got {rows.tolist()}."
             )
-    return follow
+    return leader
 
 
 def _generate(
@@ -110,14 +110,14 @@ def _generate(
     request: Request,
     temperature: Float[Array, ""],
     key: Array,
-    follow: Int[Array, "B"] | None,
+    leader: Int[Array, "B"] | None,
     taps: Taps,
     *,
     n_new: int,
     eot: int,
     no_speech: tuple[int, int] | None,
     unroll: bool,
-    together: Hashable | None,
+    axis_name: Hashable | None,
 ) -> Generation:
     edits, rules = taps
     batch, n_prompt = request.prompt.shape
@@ -126,7 +126,7 @@ def _generate(
     def pick(logits: Array, tokens: Array, n: Array) -> tuple[Array, Array]:
         logits = logits if rules is None else rules(logits, tokens, n, n_prompt)
         token = _choose(logits, temperature, jax.random.fold_in(key, n))
-        token = token if follow is None else token[follow]
+        token = token if leader is None else token[leader]
         return token, jnp.take_along_axis(jax.nn.log_softmax(logits), token[:, None], -1)[:, 0]
 
     def going(state: tuple) -> Array:
@@ -134,7 +134,7 @@ def _generate(
         writing = (~done).any().astype(jnp.int32)
         # The largest of a vmapped axis is no longer mapped over it, and neither is the loop.
         return (n < n_prompt + n_new) & (
-            (writing if together is None else jax.lax.pmax(writing, together)) > 0
+            (writing if axis_name is None else jax.lax.pmax(writing, axis_name)) > 0
         )
 
     def step(state: tuple) -> tuple:
@@ -147,9 +147,9 @@ def _generate(
         logits, cache, _ = decoder.advance(token[:, None], positions, cache, n)
         return n + 1, tokens, logprobs, done | (token == eot), cache, logits
 
-    with exactly(model):
-        decoder = Steps.of(model, request, edits)
-        cache = decoder.empty_cache(batch, n_prompt + n_new, Past if together is None else Masked)
+    with full_precision(model):
+        decoder = DecodingSession.of(model, request, edits)
+        cache = decoder.empty_cache(batch, n_prompt + n_new, Past if axis_name is None else Masked)
         logits, cache, quiet = decoder.advance(
             request.prompt, request.positions, cache, jnp.int32(0), no_speech
         )

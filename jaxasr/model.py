@@ -14,7 +14,7 @@ from jaxasr.cache import Memory
 from jaxasr.config import N_MEL_FRAMES, Config
 from jaxasr.decoder import Decoder
 from jaxasr.encoder import Encoder
-from jaxasr.stack import UNROLLED, n_layers, unstack_once
+from jaxasr.stack import MAX_UNROLLED_LAYERS, n_layers, unstack_once
 from jaxasr.taps import Edits, Readout, check, is_traced
 from jaxasr.token_ids import check_ids
 
@@ -40,20 +40,22 @@ class Whisper(nnx.Module):
         readout: Readout | None = None,
         *,
         unroll: int = 1,
-        apart: bool = False,
+        unstacked: bool = False,
     ) -> tuple[Memory, dict[str, Any]]:
         """Returns the decoder's memory of `mel` [B, M, F] (see `log_mel`), and what `readout` keeps, `{site: [L, B, ...]}`.
 
         F is 3,000 frames in released models, `config.n_mel_frames` in any.
 
-        `apart=True` gives the memory as `generate` reads it, with one array a layer; whoever stacks or needs layers does so himself.
+        `unstacked=True` gives the memory as `generate` reads it, with one array a layer; whoever stacks or needs layers does so himself.
         Raises ValueError for a wrong shape, a NaN, and for edits or readouts of sites that the encoder does not have.
         """
         mel = self._check_mel(mel)
         specs = functools.partial(sites.spec, self.config, batch=mel.shape[0], n_tokens=0)
         taps = check("encoder", edits, readout, lambda site: specs(site=site))
-        blocks = (_apart(self.encoder), _apart(self.decoder)) if apart else (None, None)
-        return compiled.call(_encode, self, mel, blocks, taps=taps, unroll=unroll, apart=apart)
+        blocks = (_apart(self.encoder), _apart(self.decoder)) if unstacked else (None, None)
+        return compiled.call(
+            _encode, self, mel, blocks, taps=taps, unroll=unroll, unstacked=unstacked
+        )
 
     def decode(
         self,
@@ -136,7 +138,7 @@ def _on_host_or_device(x: Any) -> Any:
     return x if isinstance(x, jax.Array) else (jnp if is_traced(x) else np).asarray(x)
 
 
-def exactly(model: Whisper) -> Any:
+def full_precision(model: Whisper) -> Any:
     """float32 means float32: accelerators would otherwise multiply in TF32 or bfloat16."""
     return jax.default_matmul_precision(
         "default" if model.config.dtype == "bfloat16" else "highest"
@@ -145,22 +147,24 @@ def exactly(model: Whisper) -> Any:
 
 def _apart(stack: Encoder | Decoder) -> tuple[Any, ...] | None:
     """The layers as `generate` keeps them, too: their weights are copied once, not at every pass."""
-    return unstack_once(stack, stack.blocks) if n_layers(stack.blocks) <= UNROLLED else None
+    return (
+        unstack_once(stack, stack.blocks) if n_layers(stack.blocks) <= MAX_UNROLLED_LAYERS else None
+    )
 
 
 def _encode(
-    model: Whisper, mel: Array, blocks: tuple[Any, Any], taps: Any, *, unroll: int, apart: bool
+    model: Whisper, mel: Array, blocks: tuple[Any, Any], taps: Any, *, unroll: int, unstacked: bool
 ) -> tuple[Memory, dict[str, Any]]:
     of_encoder, of_decoder = blocks
-    with exactly(model):
+    with full_precision(model):
         xa, acts = model.encoder(mel, *taps, unroll=unroll, blocks=of_encoder)
-        return model.decoder.memory(xa, apart, of_decoder), acts
+        return model.decoder.memory(xa, unstacked, of_decoder), acts
 
 
 def _decode(
     model: Whisper, tokens: Array, positions: Array, memory: Memory, taps: Any, *, unroll: int
 ) -> tuple[Array, dict[str, Any]]:
-    with exactly(model):
+    with full_precision(model):
         x, _, tap, acts = model.decoder.residual(tokens, positions, memory, *taps, unroll=unroll)
         logits = model.decoder.head(x, tap)
         return logits, acts | taps[1](tap.acts)
@@ -168,5 +172,5 @@ def _decode(
 
 def _memory(model: Whisper, xa: Array, taps: None) -> Memory:
     del taps
-    with exactly(model):
+    with full_precision(model):
         return model.decoder.memory(xa.astype(model.config.dtype))

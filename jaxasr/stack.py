@@ -14,7 +14,7 @@ from jaxasr.taps import Edits, Readout, Tap, is_traced
 Step = Callable[[Any, Any, Any, Tap], tuple[Any, Any]]
 
 
-UNROLLED = 12  # layers up to which a loop that copies no weight is worth its compile time and a second copy of all (decision 7)
+MAX_UNROLLED_LAYERS = 12  # layers up to which a loop that copies no weight is worth its compile time and a second copy of all (decision 7)
 
 
 def n_layers(blocks: Any) -> int:

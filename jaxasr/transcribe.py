@@ -169,9 +169,9 @@ class _Writer:
     decoder_edits: Edits
     heads: Heads
 
-    def hear(self, mels: Sequence[Array]) -> Memory:
-        mels, apart = jnp.stack([jnp.asarray(mel) for mel in mels]), unrolls(self.model.config)
-        return self.model.encode(mels, edits=self.encoder_edits, apart=apart)[0]
+    def encode(self, mels: Sequence[Array]) -> Memory:
+        mels, unstacked = jnp.stack([jnp.asarray(mel) for mel in mels]), unrolls(self.model.config)
+        return self.model.encode(mels, edits=self.encoder_edits, unstacked=unstacked)[0]
 
     def write(
         self, memory: Memory, previous: Sequence[Sequence[int]], number: int
@@ -285,7 +285,7 @@ def _one_by_one(writer: _Writer, sound: _Sound) -> Iterator[_Window]:
     history = tokenizer.encode_previous(options.initial_prompt)
     while seek < sound.n_frames:
         true = sound.true_frames(seek)
-        memory = writer.hear([sound.window(seek)])
+        memory = writer.encode([sound.window(seek)])
         written = writer.write(memory, [history], number)[0]
         found, step = [], true
         if not options.is_silence(written):
@@ -310,7 +310,7 @@ def _all_at_once(writer: _Writer, sound: _Sound) -> Iterator[_Window]:
             _power_of_two(len(batch), writer.options.batch_size) - len(batch)
         )  # few batch sizes, few programs
         true = [sound.true_frames(seek) for seek in rows]
-        memory = writer.hear([sound.window(seek) for seek in rows])
+        memory = writer.encode([sound.window(seek) for seek in rows])
         written = writer.write(memory, [prompt if seek == 0 else [] for seek in rows], first)
         found = [
             [] if writer.options.is_silence(w) else segments_of(w, writer.tokenizer, seek, n)[0]

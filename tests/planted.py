@@ -41,13 +41,13 @@ def asked(
     config: Probing,
     *,
     seed: int = 0,
-    **floors: int,
+    **baselines: int,
 ) -> xr.Dataset:
-    """`probed.ask` of planted layers; `floors` name features of so many columns that know nothing."""
+    """`probed.ask` of planted layers; `baselines` name features of so many columns that know nothing."""
     rng = np.random.default_rng(seed + 1)
     empty = {
         name.replace("_", " "): rng.normal(size=(len(labels), width))
-        for name, width in floors.items()
+        for name, width in baselines.items()
     }
     return probing.ask(
         question, layers(labels, groups, effect, seed), labels, groups, config, empty

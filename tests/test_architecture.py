@@ -18,7 +18,17 @@ PACKAGES = ("jaxasr", "interventions", "experiments")
 FILES = [file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))]
 # Rooms of a package from the bottom up: a file imports only from its own room and from those before it.
 ROOMS = {
-    "interventions": ("storage", "stats", "edits", "figures", "effects", "lenses", "patching", "generation", "probes"),
+    "interventions": (
+        "storage",
+        "stats",
+        "edits",
+        "figures",
+        "effects",
+        "lenses",
+        "patching",
+        "generation",
+        "probes",
+    )
 }
 
 

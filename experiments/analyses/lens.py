@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 import interventions
 import jaxasr
 from experiments.pages.lens_page import EncoderRow, LensPage, LogitTable, Signs
-from experiments.progress import Steps
+from experiments.progress import Progress
 from experiments.runtime import weights
 from experiments.studies.text_kinds import category
 from interventions.generation.transcripts import is_loop, longest_loop, repeated
@@ -59,7 +59,7 @@ def lens_page(
     asr: Any,
     audio: Float[np.ndarray, "n"],
     source: str,
-    steps: Steps,
+    steps: Progress,
     *,
     model: str,
     language: str | None = None,
@@ -111,7 +111,7 @@ class Transcribed:
 def transcribed(
     asr: Any,
     audio: Float[np.ndarray, "n"],
-    steps: Steps,
+    steps: Progress,
     language: str | None = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> Transcribed:
@@ -154,7 +154,7 @@ def transcribed(
 
 
 def page_of(
-    asr: Any, known: Transcribed, source: str, steps: Steps, *, model: str, top_k: int = 5
+    asr: Any, known: Transcribed, source: str, steps: Progress, *, model: str, top_k: int = 5
 ) -> LensPage:
     """Both lenses of a recording, each step timed in `steps`."""
     shared = {"prompt": known.prompt, "rules": known.rules, "max_new_tokens": known.max_new_tokens}

@@ -13,8 +13,8 @@ from jaxtyping import Float
 import interventions as iv
 import jaxasr
 from interventions import corruptions
-from interventions.edits.attention import mean
-from interventions.patching.grid import Grid, Placed
+from interventions.edits.attention import mean_ablation
+from interventions.patching.grid import AtCell, Grid
 from interventions.patching.sources import activation, resampled
 from interventions.storage.fingerprints import fingerprint
 from interventions.storage.results import kept
@@ -153,7 +153,7 @@ def written(asr: Any, memory: Any, question: Question) -> list[list[int]]:
 def _next_token(
     asr: Any, audio: Sequence[Sound], others: Sequence[Sound] | None, question: Question
 ) -> Prepared:
-    target = iv.Run(mel=_mels(asr, audio), tokens=np.zeros((len(audio), 1), np.int32)).heard(
+    target = iv.Run(mel=_mels(asr, audio), tokens=np.zeros((len(audio), 1), np.int32)).encode(
         asr.model
     )
     ids = _said(asr, target.memory, question)
@@ -163,7 +163,7 @@ def _next_token(
     source = (
         question.source
         if others is None
-        else iv.Run(mel=_mels(asr, others), tokens=whole).heard(asr.model)
+        else iv.Run(mel=_mels(asr, others), tokens=whole).encode(asr.model)
     )
     at, answer, foil = _scored(asr, target, source, ids, len(prompt), question)
     target, source = (
@@ -179,7 +179,7 @@ def _next_token(
         "n_frames": longest,
         **question.options,
     }
-    plan = str(iv.planned(asr.model, target, source, **options))
+    plan = str(iv.plan_sweep(asr.model, target, source, **options))
     shown = asr.tokenizer.token_texts([answer, foil])
     scored = {
         "logit_diff": f"logit({shown[0]!r}) - logit({shown[1]!r})",
@@ -265,7 +265,7 @@ def _sequence(
     heard = asr.model.encode(mel)[0]
     ids = written(asr, heard, question)
     texts = [asr.tokenizer.decode(row).strip() for row in ids]
-    edit, rows, follow = _edit(asr, mel, heard, prompt, ids, others, question)
+    edit, rows, leader = _edit(asr, mel, heard, prompt, ids, others, question)
     spec = sites.spec(asr.config, question.site, len(audio), prompt.shape[1] + question.new_tokens)
     longest = min(max(n_frames(len(sound)) for sound in audio), asr.config.n_audio_ctx)
     cut = {"window_s": question.window_s, "n_frames": longest, "alphas": question.alphas or (1.0,)}
@@ -273,12 +273,12 @@ def _sequence(
     listens = sites.stack_of(question.site) == "encoder"
     known = rows if listens else asr.model.encode(rows)[0]
     references = None if not question.text else [question.text] * len(audio)
-    at = Placed(edit, question.site, grid.window, grid.n_frames)
+    at = AtCell(edit, question.site, grid.window, grid.n_frames)
     options = {
         "edits_of": at,
         "references": references,
         "max_new_tokens": question.new_tokens,
-        "follow": follow,
+        "leader": leader,
     }
 
     def part(layers: list[int]) -> xr.Dataset:
@@ -289,7 +289,7 @@ def _sequence(
     def run(store: Path, progress: Any) -> xr.Dataset:
         model = (asr.checkpoint.sha256, asr.config)
         digest = fingerprint(
-            question=question, model=model, mel=mel, rows=rows, follow=follow, edit=edit
+            question=question, model=model, mel=mel, rows=rows, leader=leader, edit=edit
         )
         groups = [[int(layer)] for layer in grid.coords.get("layer", ())] or [[]]
         swept = []
@@ -361,7 +361,7 @@ def _edit(
         )
     leaders = np.concatenate([np.arange(n), np.arange(n)])  # a source writes what its target writes
     return (
-        _patch(iv.Row(jnp.asarray(np.tile(np.arange(n, 2 * n), 2))), question),
+        _patch(iv.FromRow(jnp.asarray(np.tile(np.arange(n, 2 * n), 2))), question),
         np.concatenate([mel, reads]),
         leaders,
     )
@@ -376,7 +376,7 @@ def _mean(
     question: Question,
 ) -> Any:
     if sites.stack_of(question.site) == "encoder":
-        return mean(
+        return mean_ablation(
             asr.model.encode(mel, readout=jaxasr.select(question.site))[1][question.site],
             question.site,
         ).value
@@ -389,7 +389,7 @@ def _mean(
         np.arange(run.tokens.shape[1])
         < prompt.shape[1] + np.array([len(row) for row in ids])[:, None]
     )
-    return mean(activation(asr.model, run, question.site), question.site, valid).value
+    return mean_ablation(activation(asr.model, run, question.site), question.site, valid).value
 
 
 def _patch(value: Any, question: Question) -> Any:

@@ -14,7 +14,7 @@ from experiments.pages import lens_page as pages
 from experiments.pages.lens_page import LensPage
 from interventions.edits.values import Zero
 from interventions.generation.sweeps import text_logprobs
-from interventions.patching.grid import Placed
+from interventions.patching.grid import AtCell
 from interventions.storage.text_files import plain
 from jaxasr.transcript import Word
 
@@ -82,7 +82,7 @@ def head_effects(asr: Any, known: Transcribed) -> Heads:
     }  # no layer has the last number
     first, n = len(known.prompt) - 1, len(known.generated.ids)
     options = {
-        "edits_of": Placed(Zero(), SITE),
+        "edits_of": AtCell(Zero(), SITE),
         "rules": known.rules,
         "prompt_len": len(known.prompt),
     }

@@ -59,7 +59,7 @@ class Ours(Contender):
 
         start = time.perf_counter()
         memory, _ = jax.block_until_ready(
-            self.model.encode(jnp.asarray(self.mels[rows]), apart=unrolls(self.model.config))
+            self.model.encode(jnp.asarray(self.mels[rows]), unstacked=unrolls(self.model.config))
         )
         heard = time.perf_counter()
         prompt = jnp.tile(jnp.array(self.job["prompt"], jnp.int32), (len(rows), 1))

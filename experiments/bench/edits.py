@@ -23,13 +23,13 @@ class Ours:
     def __init__(self, job: dict[str, Any]):
         import jaxasr
         from interventions import Zero
-        from interventions.patching.grid import Placed
+        from interventions.patching.grid import AtCell
         from jaxasr.rules import rules_for
 
         asr = jaxasr.load(job["model"])
         self.model, (layers, heads) = asr.model, (asr.config.n_text_layer, asr.config.n_text_head)
         self.memory, _ = self.model.encode(np.load(job["mels"])[:1])
-        self.apart, self.prompt = self.memory.apart(), np.array([job["prompt"]], np.int32)
+        self.unstacked, self.prompt = self.memory.unstacked(), np.array([job["prompt"]], np.int32)
         self.options = {
             "max_new_tokens": job["new"],
             "rules": rules_for(asr.tokenizer),
@@ -41,7 +41,7 @@ class Ours:
             "head": place // layers % heads,
             "position": len(job["prompt"]) + place // (layers * heads),
         }
-        self.edits_of = Placed(Zero(), "decoder.cross_attn.z")
+        self.edits_of = AtCell(Zero(), "decoder.cross_attn.z")
 
     def one(self) -> float:
         import jax
@@ -49,7 +49,9 @@ class Ours:
         import jaxasr
 
         start = time.perf_counter()
-        jax.block_until_ready(jaxasr.generate(self.model, self.apart, self.prompt, **self.options))
+        jax.block_until_ready(
+            jaxasr.generate(self.model, self.unstacked, self.prompt, **self.options)
+        )
         return time.perf_counter() - start
 
     def many(self) -> float:

@@ -199,8 +199,8 @@ def main(
         out.write_text(
             json.dumps({"model": model, "tokens": rows, "wer": rates}, indent=1, ensure_ascii=False)
         )
-    apart = abs(rates["all"]["ours"] - rates["all"]["faster_whisper"]) if rates else 0.0
-    if apart > 0.1 or any(row.verdict == "DIFFERENT" for row in compared):
+    gap = abs(rates["all"]["ours"] - rates["all"]["faster_whisper"]) if rates else 0.0
+    if gap > 0.1 or any(row.verdict == "DIFFERENT" for row in compared):
         raise typer.Exit(1)
 
 

@@ -27,7 +27,7 @@ class Ours:
         self.compiling, self.model = listen(), models.ours(job)
         mels, tokens = np.load(job["mels"]), np.array([job["tokens"]], np.int32)
         self.target, self.source = (
-            Run(mel=mels[row : row + 1], tokens=tokens).heard(self.model) for row in (0, 1)
+            Run(mel=mels[row : row + 1], tokens=tokens).encode(self.model) for row in (0, 1)
         )
         self.metric, self.frames = logit_diff(job["answer"], job["foil"]), job["frames"]
 
@@ -50,10 +50,12 @@ class Ours:
         }
 
     def plan(self, kind: str) -> dict[str, Any]:
-        from interventions import planned
+        from interventions import plan_sweep
         from interventions.patching import planning
 
-        plan = planned(self.model, self.target, self.source, metric=self.metric, **self._grid(kind))
+        plan = plan_sweep(
+            self.model, self.target, self.source, metric=self.metric, **self._grid(kind)
+        )
         return {"text": str(plan), "flops": planning.flops(plan)}
 
     def peak(self) -> int:

@@ -47,13 +47,13 @@ def align(
     spoken get times too; their probability is low.
     """
     from experiments import runtime
-    from experiments.progress import Steps
+    from experiments.progress import Progress
     from interventions.storage.text_files import printable
 
     check_recordings([audio])
     words = read_text(text)
     _check_heads_option(heads)
-    steps = Steps()
+    steps = Progress()
     with steps("start JAX"):
         runtime.start(device)
         import jaxasr

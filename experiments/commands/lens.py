@@ -72,14 +72,14 @@ def look(
     """Writes `index.html` and `lens.json` into `out`, and prints the text and both lenses (or, with `json`, the numbers)."""
     from experiments import runtime
     from experiments.commands.output import checked, made
-    from experiments.progress import Steps
+    from experiments.progress import Progress
     from interventions.storage.text_files import plain, printable, to_json, write_json, write_text
 
     check_recordings([audio])
     known = made(
         "lens", [audio], model, start=start, top_k=top_k, language=language, dtype=dtype.value
     )
-    output, steps = checked(out, {"index.html": known, "lens.json": known}, overwrite), Steps()
+    output, steps = checked(out, {"index.html": known, "lens.json": known}, overwrite), Progress()
     with steps("start JAX"):
         runtime.start(device)
         from experiments.analyses.lens import lens_page, read_window

@@ -159,10 +159,10 @@ def _run(
     device: Device | None,
 ) -> None:
     from experiments import runtime
-    from experiments.progress import Steps
+    from experiments.progress import Progress
     from interventions.storage.provenance import provenance
 
-    steps = Steps()
+    steps = Progress()
     with steps("start JAX"):
         runtime.start(device)
         import jaxasr

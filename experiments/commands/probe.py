@@ -111,7 +111,7 @@ def probe(
     """
     from experiments import runtime
     from experiments.commands.output import checked, made
-    from experiments.progress import Steps
+    from experiments.progress import Progress
 
     where_it_is = str(Path(manifest).resolve()) if Path(manifest).exists() else manifest
     asked = {
@@ -135,7 +135,7 @@ def probe(
     output = checked(out, dict.fromkeys(_FILES, made("probe", [], model, **asked)), overwrite)
     if text not in ("greedy", "transcript"):
         raise ValueError(f"--text: expected greedy or transcript, got {text!r}.")
-    steps = Steps()
+    steps = Progress()
     with steps("start JAX"):
         runtime.start(device)
         from experiments.analyses.probe import FRAME_LABELS as framed, VALUES, Question, check

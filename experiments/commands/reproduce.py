@@ -59,10 +59,10 @@ def reproduce(
     """
     from experiments import runtime
     from experiments.commands.output import checked, made
-    from experiments.progress import Steps
+    from experiments.progress import Progress
     from experiments.studies import registry
 
-    names, steps = registry.chosen(experiments), Steps()
+    names, steps = registry.chosen(experiments), Progress()
     with steps("start JAX"):
         runtime.start(device)
         from experiments.studies import reproduce as studies

@@ -41,12 +41,12 @@ def scan(
     """
     from experiments import runtime
     from experiments.commands.output import checked, made
-    from experiments.progress import Steps
+    from experiments.progress import Progress
     from interventions.storage.text_files import plain, to_json, write_json, write_text
 
     check_recordings([audio])
     known = made("scan", [audio], model, start=start, language=language, dtype=dtype.value)
-    output, steps = checked(out, {"index.html": known, "scan.json": known}, overwrite), Steps()
+    output, steps = checked(out, {"index.html": known, "scan.json": known}, overwrite), Progress()
     with steps("start JAX"):
         runtime.start(device)
         from experiments.analyses import scan as scanning

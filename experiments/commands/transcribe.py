@@ -170,9 +170,9 @@ def _results(
 
     The model is loaded once the first recording was read.
     """
-    from experiments.progress import Steps
+    from experiments.progress import Progress
 
-    readable, steps = [], Steps()
+    readable, steps = [], Progress()
     for path in audio:
         try:
             check_recordings([path])

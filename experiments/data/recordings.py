@@ -13,7 +13,7 @@ import jaxasr
 from experiments.data import real_speech
 from experiments.data.corpora import Corpus, Utterance
 from experiments.data.real_speech import spread
-from experiments.data.selection import WINDOW_S, first_window, heard, language, spoken
+from experiments.data.selection import WINDOW_S, first_window, language, spoken, supported_languages
 from experiments.studies.item_cache import Arrays, Keep
 from interventions.generation.transcripts import repetition, words
 from jaxasr.config import SAMPLE_RATE
@@ -28,7 +28,9 @@ def clean(
     corpus: Corpus, asr: Any, n: int, max_new_tokens: int = 224, at_least_s: float = 2.0
 ) -> list[Utterance]:
     """`n` recordings of plain English sentences with transcripts that can be written within `max_new_tokens`, evenly over the sets."""
-    known = spoken(corpus, len(corpus), heard(asr, ["en"]), labelled=True, at_least_s=at_least_s)
+    known = spoken(
+        corpus, len(corpus), supported_languages(asr, ["en"]), labelled=True, at_least_s=at_least_s
+    )
     return spread(
         [one for one in known if _is_clean(one) and _fits(one, asr, max_new_tokens)],
         n,

@@ -82,14 +82,14 @@ def not_speech(corpus: Corpus, without: Iterable[str] = ()) -> list[Utterance]:
     ]
 
 
-def heard(asr: Any, wanted: Iterable[str] | None) -> list[str] | None:
+def supported_languages(asr: Any, wanted: Iterable[str] | None) -> list[str] | None:
     """Those of the `wanted` languages (None: all) that a model can be asked about: of an English-only one, English."""
     if asr.tokenizer.is_multilingual:
         return None if wanted is None else list(wanted)
     return ["en"]
 
 
-def sides(clips: Iterable[Utterance]) -> dict[str, str]:
+def cross_validation_groups(clips: Iterable[Utterance]) -> dict[str, str]:
     """By id, what may not be on both sides of a fold: the speaker; the recording where he is not known, or is the same in all."""
     clips = list(clips)
     named = len({one.speaker for one in clips}) > 1

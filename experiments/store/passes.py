@@ -16,7 +16,7 @@ from jaxasr import compiled
 from jaxasr.audio import log_mel, n_frames, pad_or_trim
 from jaxasr.cache import Memory
 from jaxasr.config import FRAMES_PER_S
-from jaxasr.model import Whisper, exactly
+from jaxasr.model import Whisper, full_precision
 from jaxasr.rules import Rules, rules_for
 from jaxasr.sites import stack_of
 from jaxasr.taps import Readout
@@ -153,7 +153,7 @@ def _hear(
 ) -> tuple[Memory | None, dict[str, Array]]:
     """Features and encoder in one program; what only the decoder would need is left out."""
     mel = jax.vmap(lambda audio: log_mel(audio, model.config.n_mels))(sound)
-    with exactly(model):
+    with full_precision(model):
         xa, acts = model.encoder(mel.astype(model.config.dtype), {}, readout)
         acts["mel"] = pools.means(jnp.swapaxes(mel, 1, 2), 2 * speech)[:, 0]
         return (model.decoder.memory(xa) if memory else None), acts
@@ -166,7 +166,7 @@ def _say(
     memory: Memory,
     readout: Readout,
 ) -> dict[str, Array]:
-    with exactly(model):
+    with full_precision(model):
         x, _, tap, acts = model.decoder.residual(tokens, positions, memory, {}, readout)
         model.decoder.head(x, tap)  # the logits are computed only when a readout keeps them
         return acts | readout(tap.acts)

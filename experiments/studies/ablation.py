@@ -11,9 +11,9 @@ from experiments.data.corpora import Utterance
 from experiments.data.selection import first_window, language
 from experiments.studies.item_cache import Arrays
 from interventions.corruptions import white_noise_like
-from interventions.edits.at_sites import Cells, Everywhere, places
-from interventions.edits.values import Patch, Row, Zero
+from interventions.edits.values import FromRow, Patch, Zero
 from interventions.generation.sweeps import sequence_sweep
+from interventions.patching.at_sites import AtSites, Cells, places
 
 COMPONENTS = ("decoder.cross_attn_out", "decoder.attn_out", "decoder.mlp_out")
 HEADS = ("decoder.cross_attn.z", "decoder.attn.z")
@@ -34,7 +34,7 @@ NUMBERS = (
 def written(
     asr: Any, clip: Utterance, sites: Sequence[str], kind: str, max_new_tokens: int, seed: int = 0
 ) -> Arrays:
-    """`NUMBERS` of the text under every cell of `interventions.edits.at_sites.places` [cell], and `baseline_...` without an edit.
+    """`NUMBERS` of the text under every cell of `interventions.patching.at_sites.places` [cell], and `baseline_...` without an edit.
 
     kind: "zero", or "noise": what the place holds for white noise of the same length and level, read in lock-step, token by token.
     Errors are against the transcript; without one they are NaN. Greedy, without timestamps.
@@ -45,17 +45,17 @@ def written(
         np.stack([jaxasr.log_mel(one, asr.config.n_mels) for one in sounds])
     )
     prompt = np.tile(np.asarray(asr.tokenizer.prompt(code), np.int32), (len(sounds), 1))
-    edit, follow = (
-        (Patch(Row(np.ones(2, np.int32))), np.zeros(2, np.int32))
+    edit, leader = (
+        (Patch(FromRow(np.ones(2, np.int32))), np.zeros(2, np.int32))
         if kind == "noise"
         else (Zero(), None)
     )
-    at, cells = Everywhere(edit, tuple(sites)), places(asr.config, sites)
+    at, cells = AtSites(edit, tuple(sites)), places(asr.config, sites)
     options = {
         "references": [clip.transcript],
         "language": code,
         "max_new_tokens": max_new_tokens,
-        "follow": follow,
+        "leader": leader,
     }
     swept = sequence_sweep(asr, memory, prompt, cells, edits_of=at, **options)
     return {

@@ -12,8 +12,8 @@ from experiments.data.recordings import clean, loops, nonspeech
 from experiments.studies.ablation import HEADS, stacked, written
 from experiments.studies.item_cache import Keep
 from experiments.studies.study import Analysis, Claim, Evidence, Finding, Settings, Study, choice
-from interventions.edits.at_sites import places
 from interventions.figures import plots
+from interventions.patching.at_sites import places
 from interventions.stats.intervals import any_of_alike, bootstrap
 
 _BEST = "share of {} for the head with the largest; p against the best of all heads, each recording's outcomes shuffled among them"

@@ -113,7 +113,7 @@ def compared(asr: Any, clip: Utterance, config: Config) -> Arrays:
     )
     if answer == foil:  # the runner-up of the noisy run stands in
         foil = int(np.asarray(asr.model.decode(tokens, heard[0])[0])[0, -1].argsort()[-2])
-    target, source = (interventions.Run(mel=mel, tokens=tokens).heard(asr.model) for mel in mels)
+    target, source = (interventions.Run(mel=mel, tokens=tokens).encode(asr.model) for mel in mels)
     options = {
         "metric": interventions.logit_diff(answer, foil),
         "window_s": config.window_s,

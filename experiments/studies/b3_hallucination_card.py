@@ -16,10 +16,10 @@ from experiments.data.selection import first_window, language
 from experiments.studies.ablation import HEADS, NUMBERS, written
 from experiments.studies.item_cache import Arrays, Keep
 from experiments.studies.study import Analysis, Claim, Evidence, Finding, Settings, Study, choice
-from interventions.edits.at_sites import places
 from interventions.edits.values import Add, Project, Scale, only
 from interventions.figures import plots
 from interventions.generation.sweeps import sequence_sweep
+from interventions.patching.at_sites import places
 from interventions.stats.intervals import bootstrap
 from interventions.stats.roc import auroc
 from jaxasr.taps import Edits, select

@@ -11,9 +11,9 @@ from experiments.data.corpora import Corpus, Utterance
 from experiments.data.real_speech import spread
 from experiments.data.selection import balanced, first_window, language, not_speech
 from experiments.studies import probing
-from experiments.studies.features import heard
+from experiments.studies.features import encoder_features
 from experiments.studies.item_cache import Arrays, Keep
-from experiments.studies.probing import Probing, Unasked, accuracy, judged, layers_between
+from experiments.studies.probing import Probing, Untestable, accuracy, layers_between, verdict
 from experiments.studies.study import Analysis, Claim, Study, choice, paper
 from interventions.corruptions import add, noise
 
@@ -92,7 +92,7 @@ def run(asr: Any, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
     """Answers to all questions, [example, layer]; see `experiments.studies.probing.ask`."""
     listen = functools.partial(_listen, asr, keep)
     speech = [one for one in corpus.utterances if language(one) or one.speaker]
-    return probing.put_together(
+    return probing.concatenate(
         {
             "gender": lambda: by_label(
                 listen, balanced(speech, _gender, config.per_gender), "gender", _gender, config
@@ -114,7 +114,7 @@ def run(asr: Any, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
 
 
 def _listen(asr: Any, keep: Keep, clips: list[Utterance]) -> list[Arrays]:
-    return keep.each("E1 encoder", clips, lambda clip: heard(asr, first_window(clip)))
+    return keep.each("E1 encoder", clips, lambda clip: encoder_features(asr, first_window(clip)))
 
 
 def by_label(
@@ -122,7 +122,7 @@ def by_label(
 ) -> xr.Dataset:
     """One row a recording; a speaker, where known, is on one side."""
     if len({label(one) for one in clips}) < 2:
-        raise Unasked(f"{question}: no set of recordings has speech of two kinds")
+        raise Untestable(f"{question}: no set of recordings has speech of two kinds")
     return _asked(
         question,
         listen(clips),
@@ -269,7 +269,7 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
     for name, claim in CLAIMS.items():
         what, _, test = name.partition("_")
         if test in tests:
-            findings[name] = judged(claim, arrays, asked[what], tests[test], config)
+            findings[name] = verdict(claim, arrays, asked[what], tests[test], config)
     no_text = "Qwen2-Audio cannot be loaded, and Whisper cannot be asked"
     findings["knows_more_than_it_says"] = CLAIMS["knows_more_than_it_says"].judge(None, no_text)
     return Analysis(findings, probing.numbers(arrays))

@@ -14,7 +14,7 @@ from experiments.data.real_speech import spread
 from experiments.data.selection import first_window
 from experiments.data.spoken_words import spoken_words
 from experiments.studies import probing
-from experiments.studies.features import heard
+from experiments.studies.features import encoder_features
 from experiments.studies.item_cache import Arrays, Keep
 from experiments.studies.probing import Probing, accuracy, layers_between
 from experiments.studies.study import Analysis, Claim, Finding, Study, choice, paper
@@ -70,8 +70,8 @@ def run(asr: Any, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
     """Answers to every pair of categories, [example, layer]."""
     clips, source = spoken_words(corpus)
     clips = _chosen(clips, config)
-    kept = keep.each("E2 words", clips, lambda clip: _heard(asr, first_window(clip)))
-    floors = {
+    kept = keep.each("E2 words", clips, lambda clip: _word_features(asr, first_window(clip)))
+    baselines = {
         "mel": np.stack([one["mel"] for one in kept]),
         **_phonological(clips, kept),
         "token embedding": _embedded(asr, clips),
@@ -84,15 +84,15 @@ def run(asr: Any, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
         np.stack([one["layers"] for one in kept], 1),
         kinds,
         words,
-        floors,
+        baselines,
         config,
         [one.id for one in clips],
     )
     return found.assign_attrs(source=source)
 
 
-def _heard(asr: Any, audio: Float[np.ndarray, "n"]) -> Arrays:
-    return heard(asr, audio) | {"frames": n_frames(len(audio))}
+def _word_features(asr: Any, audio: Float[np.ndarray, "n"]) -> Arrays:
+    return encoder_features(asr, audio) | {"frames": n_frames(len(audio))}
 
 
 def _chosen(clips: list[Utterance], config: Config) -> list[Utterance]:
@@ -130,7 +130,7 @@ def pairwise(
     layers: Any,
     kinds: Any,
     words: Any,
-    floors: dict[str, np.ndarray],
+    baselines: dict[str, np.ndarray],
     config: Config,
     examples: list[str],
 ) -> xr.Dataset:
@@ -138,7 +138,7 @@ def pairwise(
     asked = {}
     for pair in itertools.combinations(sorted(set(kinds)), 2):
         rows = np.flatnonzero(np.isin(kinds, pair))
-        some = {name: values[rows] for name, values in floors.items()}
+        some = {name: values[rows] for name, values in baselines.items()}
         given = (
             " or ".join(pair),
             layers[:, rows],
@@ -149,7 +149,7 @@ def pairwise(
             [examples[i] for i in rows],
         )
         asked[given[0]] = lambda given=given: probing.ask(*given)
-    return probing.put_together(asked)
+    return probing.concatenate(asked)
 
 
 def analyse(arrays: xr.Dataset, config: Config) -> Analysis:

@@ -8,11 +8,18 @@ import xarray as xr
 
 from experiments.data.corpora import Corpus, Utterance
 from experiments.data.real_speech import spread
-from experiments.data.selection import first_window, heard, language, spoken
+from experiments.data.selection import first_window, language, spoken, supported_languages
 from experiments.studies import probing
 from experiments.studies.features import written
 from experiments.studies.item_cache import Arrays, Keep
-from experiments.studies.probing import Probing, Unasked, accuracy, judged, layers_between, ranking
+from experiments.studies.probing import (
+    Probing,
+    Untestable,
+    accuracy,
+    layers_between,
+    ranking,
+    verdict,
+)
 from experiments.studies.study import Analysis, Claim, Evidence, Study, choice, paper
 from experiments.studies.text_kinds import error_rate
 from interventions.figures import plots
@@ -84,7 +91,7 @@ def run(asr: Any, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
     """Answers to "errors" and "insertions", [example, layer], and the numbers at hand, [example, number]."""
     clips = [
         one
-        for one in spoken(corpus, len(corpus), heard(asr, None), labelled=True)
+        for one in spoken(corpus, len(corpus), supported_languages(asr, None), labelled=True)
         if _length(one) >= config.least_words
     ]
     clips = spread(clips, config.recordings, lambda one: one.label("set"))
@@ -96,7 +103,7 @@ def run(asr: Any, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
 
     kept = dict(zip([clip.id for clip in clips], keep.each("E3 transcripts", clips, read)))
     marks = {clip.id: _marks(str(kept[clip.id]["text"]), clip) for clip in clips}
-    return probing.put_together(
+    return probing.concatenate(
         {
             kind: lambda kind=kind: asked(
                 kind, clips, kept, {name: mark[kind] for name, mark in marks.items()}, config
@@ -129,7 +136,7 @@ def asked(
     """One question over matched recordings. Raises Unasked when there are too few."""
     pairs = matched(clips, marks, config)
     if len(pairs) < 2 * config.folds:
-        raise Unasked(
+        raise Untestable(
             f"{kind}: {len(pairs)} pairs of a bad and a faultless transcript of similar length"
         )
     rows = [one for pair in pairs for one in pair]
@@ -138,9 +145,9 @@ def asked(
     groups, blocks = np.repeat(both, 2), np.repeat(range(len(pairs)), 2)
     at_hand = np.array([numbers_at_hand(kept[one.id]) for one in rows])
     layers = np.stack([kept[one.id]["last"] for one in rows], 1)
-    floors = {"numbers at hand": at_hand, "mel": np.stack([kept[one.id]["mel"] for one in rows])}
+    baselines = {"numbers at hand": at_hand, "mel": np.stack([kept[one.id]["mel"] for one in rows])}
     found = probing.ask(
-        kind, layers, labels, groups, config, floors, [one.id for one in rows], blocks
+        kind, layers, labels, groups, config, baselines, [one.id for one in rows], blocks
     )
     return found.assign(at_hand=(("example", "number"), at_hand)).assign_coords(
         number=list(AT_HAND)
@@ -193,11 +200,11 @@ def _pair(
     bad: Utterance, others: list[Utterance], taken: set[str], config: Config
 ) -> list[tuple[Utterance, Utterance]]:
     """`bad` with the one of `others` that is nearest in length, if one is near enough."""
-    apart = {
+    distances = {
         one.id: abs(np.log(_length(one) / _length(bad))) for one in others if one.id not in taken
     }
-    near = [one for one in others if apart.get(one.id, np.inf) <= np.log(config.longer)]
-    return [(bad, min(near, key=lambda one: apart[one.id]))] if near else []
+    near = [one for one in others if distances.get(one.id, np.inf) <= np.log(config.longer)]
+    return [(bad, min(near, key=lambda one: distances[one.id]))] if near else []
 
 
 def _speaker(one: Utterance) -> str:
@@ -227,7 +234,7 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
         ),
     }
     findings = {
-        name: judged(CLAIMS[name], arrays, question, of, config)
+        name: verdict(CLAIMS[name], arrays, question, of, config)
         for name, (question, of) in tests.items()
     }
     return Analysis(findings, probing.numbers(arrays) | {"auroc": _aurocs(arrays, config)})

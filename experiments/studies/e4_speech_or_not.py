@@ -10,17 +10,24 @@ from experiments.data.corpora import Corpus, Utterance
 from experiments.data.real_speech import spread
 from experiments.data.selection import (
     WINDOW_S,
+    cross_validation_groups,
     first_window,
-    heard,
     language,
     not_speech,
-    sides,
     spoken,
+    supported_languages,
 )
 from experiments.studies import probing
 from experiments.studies.features import written
 from experiments.studies.item_cache import Arrays, Keep
-from experiments.studies.probing import Probing, Unasked, accuracy, judged, layers_between, ranking
+from experiments.studies.probing import (
+    Probing,
+    Untestable,
+    accuracy,
+    layers_between,
+    ranking,
+    verdict,
+)
 from experiments.studies.study import Analysis, Claim, Evidence, Study, choice, paper
 from interventions.generation.transcripts import is_loop, words
 from jaxasr.config import SAMPLE_RATE
@@ -107,7 +114,7 @@ def run(asr: Any, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
         if is_fluent(str(kept["text"]), config)
     ]
     rows = {"not speech": fluent[: len(said)], "speech": said}
-    found = probing.put_together(
+    found = probing.concatenate(
         {place: lambda place=place: asked(place, rows, config) for place in ("last", "first")}
     )
     return found.assign_attrs(
@@ -118,7 +125,7 @@ def run(asr: Any, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
 def asked(place: str, rows: dict[str, list[tuple[Sound, Arrays]]], config: Config) -> xr.Dataset:
     """The question at one position. Raises Unasked when too little was transcribed as words."""
     if min(map(len, rows.values())) < 2 * config.folds:
-        raise Unasked(
+        raise Untestable(
             f"{place}: {len(rows['not speech'])} sounds that are not speech were transcribed as words"
         )
     every = [(kind, *row) for kind, several in rows.items() for row in several]
@@ -131,12 +138,12 @@ def asked(place: str, rows: dict[str, list[tuple[Sound, Arrays]]], config: Confi
         name: np.array([float(kept[name]) for *_, kept in every])
         for name in ("no_speech", "logprob", "tokens")
     }
-    floors = {
+    baselines = {
         "mel": np.stack([kept["mel"] for *_, kept in every]),
         "no-speech, log-probability": np.stack([*at_hand.values()][:2], 1),
     }
     found = probing.ask(
-        place, layers, labels, groups, config, floors, [one.id for _, one, _ in every]
+        place, layers, labels, groups, config, baselines, [one.id for _, one, _ in every]
     )
     return found.assign({name: ("example", values) for name, values in at_hand.items()})
 
@@ -186,12 +193,12 @@ def _white(n: int) -> Sound:
 
 def speech(asr: Any, corpus: Corpus, noises: list[tuple[Sound, Arrays]], seed: int) -> list[Sound]:
     """For every sound a recording of speech, cut to its length where it is longer, as loud as it."""
-    talk = spoken(corpus, len(corpus), heard(asr, ["en"]), at_least_s=1.5)
+    talk = spoken(corpus, len(corpus), supported_languages(asr, ["en"]), at_least_s=1.5)
     chosen = spread(talk, len(noises), lambda one: one.label("set"))
     lengths = np.sort([float(kept["seconds"]) for _, kept in noises])[: len(chosen)]
     by_length = sorted(chosen, key=lambda one: float(one.label("duration_s") or 0))
     pairs = zip(by_length, lengths, np.random.default_rng(seed).permutation(len(noises)))
-    side = sides(chosen)
+    side = cross_validation_groups(chosen)
     return [_as_loud(one, seconds, noises[other][0], side[one.id]) for one, seconds, other in pairs]
 
 
@@ -217,7 +224,7 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
         "beyond_sound": ("last", lambda one: _inside(one) - accuracy(one, "mel")),
     }
     findings = {
-        name: judged(CLAIMS[name], arrays, question, of, config)
+        name: verdict(CLAIMS[name], arrays, question, of, config)
         for name, (question, of) in tests.items()
     }
     known = {

@@ -25,13 +25,13 @@ from experiments.studies.study import (
     paper,
 )
 from interventions.corruptions import white_noise_like
-from interventions.edits.at_sites import Cells, Everywhere, places
-from interventions.edits.random_direction import Astray
-from interventions.edits.values import Mix, Row
+from interventions.edits.random_direction import RandomDirection
+from interventions.edits.values import FromRow, Mix
 from interventions.figures import plots
 from interventions.generation.sweeps import sequence_sweep
 from interventions.generation.transcripts import words
-from interventions.patching.grid import Placed
+from interventions.patching.at_sites import AtSites, Cells, places
+from interventions.patching.grid import AtCell
 from interventions.stats.intervals import any_of_alike, bootstrap
 from jaxasr.taps import select
 
@@ -172,7 +172,7 @@ def patched(asr: Any, clip: Utterance, kind: str, config: Config) -> Arrays:
     edit = (
         (lambda value: Mix(1.0, value))
         if kind == "noise"
-        else (lambda value: Astray(1.0, value, config.seed))
+        else (lambda value: RandomDirection(1.0, value, config.seed))
     )
     reference = asr.model.encode(mels[1], readout=select(*ENCODER))[1]
     found = []
@@ -183,10 +183,10 @@ def patched(asr: Any, clip: Utterance, kind: str, config: Config) -> Arrays:
             if name in ("layer", "alpha")
         }
         found.append(
-            _outcomes(asr, clip, mels[0], cells, Placed(edit(reference[site]), site), config)
+            _outcomes(asr, clip, mels[0], cells, AtCell(edit(reference[site]), site), config)
         )
     both = asr.model.encode(np.concatenate(mels))[0]
-    at = Everywhere(edit(Row(np.ones(2, np.int32))), DECODER)
+    at = AtSites(edit(FromRow(np.ones(2, np.int32))), DECODER)
     found.append(_outcomes(asr, clip, both, places(asr.config, DECODER, config.alphas), at, config))
     return {"outcome": np.concatenate(found)}
 
@@ -196,12 +196,12 @@ def _outcomes(
 ) -> np.ndarray:
     """[cell]; of two recordings the second accompanies the first."""
     rows = memory.xa.shape[0] if hasattr(memory, "xa") else len(memory)
-    prompt, follow = (
+    prompt, leader = (
         np.tile(np.asarray(asr.tokenizer.prompt("en"), np.int32), (rows, 1)),
         np.zeros(2, np.int32) if rows == 2 else None,
     )
     swept = sequence_sweep(
-        asr, memory, prompt, cells, edits_of=at, follow=follow, max_new_tokens=config.max_new_tokens
+        asr, memory, prompt, cells, edits_of=at, leader=leader, max_new_tokens=config.max_new_tokens
     )
     odd, fits = sentences(clip)
     return np.array([outcome(str(text), odd, fits) for text in swept.text.isel(example=0).values])

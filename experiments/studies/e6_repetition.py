@@ -20,8 +20,8 @@ from experiments.studies.study import (
     choice,
     paper,
 )
-from interventions.edits.at_sites import places
 from interventions.figures import plots
+from interventions.patching.at_sites import places
 from interventions.stats.intervals import any_of_alike, bootstrap
 
 CROSS, SELF, MLP = COMPONENTS

@@ -9,7 +9,7 @@ import xarray as xr
 import interventions
 import jaxasr
 from experiments.data.corpora import Corpus, Utterance
-from experiments.data.selection import first_window, heard, language, spoken
+from experiments.data.selection import first_window, language, spoken, supported_languages
 from experiments.studies.item_cache import Arrays, Keep
 from experiments.studies.study import Analysis, Claim, Settings, Study, band, choice, paper
 from experiments.studies.text_kinds import CATEGORIES, category, error_rate
@@ -63,7 +63,10 @@ class Config(Settings):
 def run(asr: Any, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
     """Kinds of text, word error rates and texts, [example, depth]; depth 0 is the stem, 1 the top."""
     clips = spoken(
-        corpus, config.per_language, heard(asr, config.languages), at_least_s=config.at_least_s
+        corpus,
+        config.per_language,
+        supported_languages(asr, config.languages),
+        at_least_s=config.at_least_s,
     )
     kept = keep.each("E7 encoder lens", clips, lambda clip: listen(asr, clip, config))
     stack = {

@@ -12,7 +12,7 @@ import jaxasr
 from experiments.analyses import lens
 from experiments.data.corpora import Corpus, Utterance
 from experiments.data.phonemes import MISSING, installed, phoneme_error_rate, phonemes
-from experiments.data.selection import first_window, heard, language, spoken
+from experiments.data.selection import first_window, language, spoken, supported_languages
 from experiments.studies.item_cache import Arrays, Keep
 from experiments.studies.study import Analysis, Claim, Settings, Study, band, choice, paper
 from interventions.figures import plots
@@ -75,7 +75,10 @@ class Config(Settings):
 def run(asr: Any, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
     """Means over the tokens of every recording, [example, depth]; depth 1 is the last decoder layer."""
     clips = spoken(
-        corpus, config.per_language, heard(asr, config.languages), at_least_s=config.at_least_s
+        corpus,
+        config.per_language,
+        supported_languages(asr, config.languages),
+        at_least_s=config.at_least_s,
     )
     kept = keep.each("E8 logit lens", clips, lambda clip: read(asr, clip, config))
     said = [(clip, item) for clip, item in zip(clips, kept) if item["saturation"].size]

@@ -15,7 +15,7 @@ from jaxasr.rules import rules_for
 from jaxasr.text import compression_ratio
 
 
-def heard(asr: Any, audio: Float[np.ndarray, "n"]) -> Arrays:
+def encoder_features(asr: Any, audio: Float[np.ndarray, "n"]) -> Arrays:
     """Means over the frames of the recording: `mel` [M], and `layers` [L + 1, D], the encoder's stem and what leaves each layer."""
     n, sites = n_frames(len(audio)), ("encoder.embed", "encoder.resid_post")
     mel = jaxasr.log_mel(audio, asr.config.n_mels, asr.config.n_mel_frames)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.progress import Steps
+from experiments.progress import Progress
 from interventions.storage import parts
 from interventions.storage.atomic import clear_up
 from interventions.storage.text_files import to_json
@@ -24,8 +24,8 @@ _SECONDS, _CPU = "seconds_taken", "cpu_seconds_taken"
 class Keep:
     """`keep(key, make)`: the arrays of `make()`, from disk if they were made before. Texts are kept as arrays of strings."""
 
-    def __init__(self, folder: Path, steps: Steps | None = None):
-        self.folder, self.steps = folder, steps or Steps(quiet=True)
+    def __init__(self, folder: Path, steps: Progress | None = None):
+        self.folder, self.steps = folder, steps or Progress(quiet=True)
         clear_up(folder)
         self.seconds = 0.0  # that the items used so far took when they were made
         self.earlier_cpu_s = 0.0  # of a core, for those of them that an earlier run made

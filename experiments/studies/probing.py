@@ -31,7 +31,7 @@ class Probing(Settings):
     splits: int = choice(3, "ways to make the folds; the answers are averaged")
 
 
-class Unasked(ValueError):
+class Untestable(ValueError):
     """A question that the recordings at hand do not allow; its text says why."""
 
 
@@ -41,11 +41,11 @@ def ask(
     labels: Text,
     groups: Text,
     config: Probing,
-    floors: Mapping[str, Float[np.ndarray, "N F"]] | None = None,
+    baselines: Mapping[str, Float[np.ndarray, "N F"]] | None = None,
     examples: Sequence[str] | None = None,
     blocks: Text | None = None,
 ) -> xr.Dataset:
-    """Probes of every layer, the embedding below them first, and of `floors`: other features of the same rows.
+    """Probes of every layer, the embedding below them first, and of `baselines`: other features of the same rows.
 
     Per example and layer: `right`, the share of splits in which it was told right by a fold that had not seen its group; `p`, the mean
     probability of the last class; `shuffled`, as `right` when the labels were permuted over rows, or within `blocks` of them. `layer`
@@ -55,9 +55,9 @@ def ask(
         categories(x, len(labels), name).astype(str)
         for x, name in ((labels, "labels"), (groups, "groups"))
     )
-    floors = floors or {}
+    baselines = baselines or {}
     folds = _folds(question, labels, groups, config)
-    X = _together(floors, layers)
+    X = _together(baselines, layers)
     shared = {
         "penalties": (config.penalty,),
         "folds": folds,
@@ -70,7 +70,7 @@ def ask(
             interventions.fit_probes(X, permuted, groups, **shared),
         )
     except ValueError as error:
-        raise Unasked(f"{question}: {error}") from error
+        raise Untestable(f"{question}: {error}") from error
     found = {"right": _right(bank), "shuffled": _right(chance), "p": _chances(bank, X)}
     n = len(layers) - 1
     return xr.Dataset(
@@ -80,8 +80,8 @@ def ask(
                 f"{question} {name}"
                 for name in (examples if examples is not None else range(len(labels)))
             ],
-            "layer": [*floors, "embedding", *(str(i) for i in range(n))],
-            "depth": ("layer", [*[np.nan] * len(floors), 0.0, *((i + 1) / n for i in range(n))]),
+            "layer": [*baselines, "embedding", *(str(i) for i in range(n))],
+            "depth": ("layer", [*[np.nan] * len(baselines), 0.0, *((i + 1) / n for i in range(n))]),
             "question": ("example", [question] * len(labels)),
             "label": ("example", labels),
             "group": ("example", groups),
@@ -100,15 +100,17 @@ def _permuted(labels: Text, blocks: Text | None, seed: int) -> Text:
 def _folds(question: str, labels: Text, groups: Text, config: Probing) -> int:
     kinds = {str(kind): len(set(groups[labels == kind])) for kind in dict.fromkeys(labels)}
     if len(kinds) < 2:
-        raise Unasked(f"{question}: recordings of one kind only ({', '.join(kinds) or 'none'})")
+        raise Untestable(f"{question}: recordings of one kind only ({', '.join(kinds) or 'none'})")
     if min(kinds.values()) < 2:
-        raise Unasked(f"{question}: too few speakers (or recordings, or words) of a kind: {kinds}")
+        raise Untestable(
+            f"{question}: too few speakers (or recordings, or words) of a kind: {kinds}"
+        )
     return min(config.folds, *kinds.values())
 
 
-def _together(floors: Mapping[str, np.ndarray], layers: np.ndarray) -> np.ndarray:
+def _together(baselines: Mapping[str, np.ndarray], layers: np.ndarray) -> np.ndarray:
     """One array, so that one program fits all: narrower features are filled up with zeros, which no probe can use."""
-    every = [np.asarray(one, np.float32) for one in (*floors.values(), *layers)]
+    every = [np.asarray(one, np.float32) for one in (*baselines.values(), *layers)]
     width = max(one.shape[1] for one in every)
     return np.stack([np.pad(one, ((0, 0), (0, width - one.shape[1]))) for one in every])
 
@@ -124,13 +126,13 @@ def _chances(bank: Any, X: np.ndarray) -> np.ndarray:
     return last.transpose("row", "layer").values
 
 
-def put_together(asked: Mapping[str, Callable[[], xr.Dataset]]) -> xr.Dataset:
+def concatenate(asked: Mapping[str, Callable[[], xr.Dataset]]) -> xr.Dataset:
     """The answers to all questions that can be asked, one below the other; why the others cannot, in `attrs["unasked"]`."""
     found, why = [], {}
     for name, question in asked.items():
         try:
             found.append(question())
-        except Unasked as reason:
+        except Untestable as reason:
             why[name] = str(reason)
     together = (
         xr.concat(found, "example", coords="minimal", compat="override", join="override")
@@ -156,7 +158,7 @@ def answers(arrays: xr.Dataset, question: str) -> xr.Dataset | None:
     )
 
 
-def judged(
+def verdict(
     claim: Claim,
     arrays: xr.Dataset,
     question: str,
@@ -172,14 +174,14 @@ def judged(
 
 
 def over(claim: Claim, values: Float[np.ndarray, "G"], config: Probing) -> Finding:
-    """The verdict on the mean of one number a group, as sure of it as answers of folds can be (`apart`)."""
-    found = mean_of(apart(values), null=claim.null, seed=config.seed)
+    """The verdict on the mean of one number a group, as sure of it as answers of folds can be (`inflate_variance`)."""
+    found = mean_of(inflate_variance(values), null=claim.null, seed=config.seed)
     return claim.judge(
         dataclasses.replace(found, low=max(found.low, -1.0), high=min(found.high, 1.0))
     )
 
 
-def apart(values: Float[np.ndarray, "G ..."]) -> Float[np.ndarray, "G ..."]:
+def inflate_variance(values: Float[np.ndarray, "G ..."]) -> Float[np.ndarray, "G ..."]:
     """`values` √2 times as far from their mean: what its error is, when they are answers of folds.
 
     Where nothing is to be learned, a row is told right by its likeness to the rows of its class in other folds, and these are told
@@ -232,7 +234,7 @@ def ranking(
 ) -> Evidence:
     """Area under the ROC curve of the last class's probability, meaned over `layers`; or what it has over the scores `against`.
 
-    Its interval is widened, for the reason of `apart`.
+    Its interval is widened, for the reason of `inflate_variance`.
     """
     found = ranked(one, one.p.sel(layer=layers).mean("layer").values, seed, against)
     low, high = (found.value + np.sqrt(2) * (end - found.value) for end in (found.low, found.high))
@@ -299,7 +301,7 @@ def draw(arrays: xr.Dataset, titles: Mapping[str, str]) -> dict[str, Any]:
 def panel(axes: Any, one: xr.Dataset, title: str) -> None:
     """Balanced accuracy by depth, labels shuffled as control, floors as lines."""
     depth = one.depth.values
-    layered, floors = one.layer.values[np.isfinite(depth)], one.layer.values[np.isnan(depth)]
+    layered, baselines = one.layer.values[np.isfinite(depth)], one.layer.values[np.isnan(depth)]
     x = depth[np.isfinite(depth)]
     for of, label, colour, style in (
         ("right", "probe", plots.BLUE, "-"),
@@ -308,12 +310,12 @@ def panel(axes: Any, one: xr.Dataset, title: str) -> None:
         plots.curve(
             axes,
             x,
-            apart(np.stack([accuracy(one, str(layer), of) for layer in layered], 1)),
+            inflate_variance(np.stack([accuracy(one, str(layer), of) for layer in layered], 1)),
             label,
             colour,
             linestyle=style,
         )
-    for floor, colour in zip(floors, (plots.TEAL, plots.ACCENT, *plots.COLOURS[3:])):
+    for floor, colour in zip(baselines, (plots.TEAL, plots.ACCENT, *plots.COLOURS[3:])):
         axes.axhline(
             accuracy(one, str(floor)).mean(),
             color=colour,

@@ -12,7 +12,7 @@ from typing import Any
 from experiments.data import real_speech
 from experiments.data.corpora import Corpus, open_corpus
 from experiments.pages import study_page
-from experiments.progress import Steps
+from experiments.progress import Progress
 from experiments.runtime import weights
 from experiments.studies import registry
 from experiments.studies.item_cache import Keep, fingerprint
@@ -55,7 +55,7 @@ def reproduce(
     preset: str = "here",
     quick: bool = False,
     seed: int = 0,
-    steps: Steps | None = None,
+    steps: Progress | None = None,
     record: Callable[[Path], None] = lambda new: None,
 ) -> dict[str, Any]:
     """Runs one study into the folder `out`: `result.json`, `arrays.nc`, figures, `index.html`; returns what `result.json` holds.
@@ -80,10 +80,10 @@ def reproduce(
 
 
 def _reproduced(
-    name: str, study: Study, asr: Any, corpus: Corpus, out: Path, settings: Any, preset: str, quick: bool, steps: Steps | None,
+    name: str, study: Study, asr: Any, corpus: Corpus, out: Path, settings: Any, preset: str, quick: bool, steps: Progress | None,
     record: Callable[[Path], None],
 ) -> dict[str, Any]:  # fmt: skip
-    steps, start, cpu = steps or Steps(quiet=True), time.perf_counter(), -time.process_time()
+    steps, start, cpu = steps or Progress(quiet=True), time.perf_counter(), -time.process_time()
     sources = {
         "model": weights(asr),
         "data": {

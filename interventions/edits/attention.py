@@ -12,8 +12,8 @@ from jaxasr.taps import At, is_traced
 
 
 @pytrees.dataclass(repr=False)
-class Force(_Edit):
-    """pattern ← uniform over `keys`; made by `force`. Of a decoder's self-attention only keys that are not in the future count,
+class AttendOnlyTo(_Edit):
+    """pattern ← uniform over `keys`; made by `attend_only_to`. Of a decoder's self-attention only keys that are not in the future count,
     and a query that sees none of them keeps its pattern."""
 
     keys: Place
@@ -24,7 +24,7 @@ class Force(_Edit):
         return jnp.where(number > 0, chosen / jnp.maximum(number, 1), x).astype(x.dtype)
 
     def check(self, spec: SiteSpec) -> None:
-        _check_site(spec, "pattern", "Force")
+        _check_site(spec, "pattern", "AttendOnlyTo")
         check_within(self.keys, spec.size("S"), "keys", spec.site)
 
 
@@ -51,9 +51,9 @@ class Knockout(_Edit):
             )
 
 
-def force(keys: int | list[int] | range | slice | Array | np.ndarray) -> Force:
+def attend_only_to(keys: int | list[int] | range | slice | Array | np.ndarray) -> AttendOnlyTo:
     """At `pattern`: every query looks at `keys` alone, at all of them alike; frames of 20 ms, or positions of a self-attention."""
-    return Force(_place(keys))
+    return AttendOnlyTo(_place(keys))
 
 
 def knockout(keys: int | list[int] | range | slice | Array | np.ndarray) -> Knockout:
@@ -61,12 +61,12 @@ def knockout(keys: int | list[int] | range | slice | Array | np.ndarray) -> Knoc
     return Knockout(_place(keys))
 
 
-def freeze(pattern: Float[Array, "*L B H T S"], partial: bool = False) -> Patch:
+def freeze_pattern(pattern: Float[Array, "*L B H T S"], partial: bool = False) -> Patch:
     """At `pattern`: as it was in another pass, whatever the queries and keys are now. `partial` as in `Patch`."""
     return Patch(pattern, partial)
 
 
-def mean(
+def mean_ablation(
     activation: Float[Array, "..."], site: str, valid: Bool[Array, "B T"] | None = None
 ) -> Patch:
     """Mean ablation at `site`: its activation ← the mean over rows and time of `activation`, [L, B, ...] as a readout gave it.

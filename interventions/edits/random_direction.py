@@ -12,7 +12,7 @@ from jaxasr.taps import At
 
 
 @pytrees.dataclass(repr=False)
-class Astray(_Edit):
+class RandomDirection(_Edit):
     """x ← x + α·‖value - x‖·u, where `Mix` goes x + α·(value - x); u is a random unit vector of each step.
 
     The draw is that of `Noise`: it depends on the seed, layer, row and absolute position alone.

@@ -40,7 +40,7 @@ def _is_indices(value: Any) -> bool:
 
 
 def _is_row(value: Any) -> bool:
-    return isinstance(value, edits.Row)
+    return isinstance(value, edits.FromRow)
 
 
 def _is_flag(value: Any) -> bool:
@@ -75,7 +75,7 @@ _EDITS: Kind = (
 
 # What each class holds: field by field what is written, and what is taken when it is read.
 _FIELDS: dict[type, dict[str, Kind]] = {
-    edits.Row: {"rows": ("an array of whole numbers", _is_indices)},
+    edits.FromRow: {"rows": ("an array of whole numbers", _is_indices)},
     edits.Patch: {"value": _REFERENCE, "partial": _FLAG},
     edits.Mix: {"alpha": _SCALAR, "value": _REFERENCE, "partial": _FLAG},
     edits.Add: {"value": _ARRAY, "scale": _SCALAR},
@@ -84,12 +84,12 @@ _FIELDS: dict[type, dict[str, Kind]] = {
     edits.Noise: {"seed": _WHOLE, "scale": _SCALAR, "replace": _FLAG},
     edits.Project: {"basis": _ARRAY, "keep": _FLAG},
     edits.Chain: {"edits": _EDITS},
-    edits.Only: {
+    edits.Restrict: {
         "edit": _EDIT,
         **dict.fromkeys(("layers", "heads", "positions", "frames", "rows"), _PLACES),
         "when": _WHEN,
     },
-    attention.Force: {"keys": _PLACE},
+    attention.AttendOnlyTo: {"keys": _PLACE},
     attention.Knockout: {"keys": _PLACE},
     places.Among: {"values": ("an array of whole numbers", _is_indices)},
     places.Between: {"start": _WHOLE, "stop": _WHOLE},

@@ -30,13 +30,13 @@ class _Edit:
 
 
 @pytrees.dataclass(repr=False)
-class Row(_Edit):
+class FromRow(_Edit):
     """A reference that is another row of the same batch: row b reads from `rows[b]`. For lock-step dual decoding."""
 
     rows: Int[Array, "B"]
 
 
-Reference = Float[Array, "..."] | Row
+Reference = Float[Array, "..."] | FromRow
 
 
 @pytrees.dataclass(repr=False)
@@ -195,7 +195,7 @@ def chain(*edits: Edit) -> Chain:
 
 
 @pytrees.dataclass(repr=False)
-class Only(_Edit):
+class Restrict(_Edit):
     """`edit` where all the given places hold, the untouched activation elsewhere. Made by `only`."""
 
     edit: Edit
@@ -251,7 +251,7 @@ def only(
     frames: Any = None,
     rows: Any = None,
     when: Any = None,
-) -> Only:
+) -> Restrict:
     """Restricts `edit`. Each place is an index, several, a `range`, a `slice`, or an array (also traced: a cell of a sweep).
 
     positions: absolute decoder positions, prompt included (encoder: frames, mel frames at `encoder.conv1`).
@@ -260,23 +260,23 @@ def only(
     An index that the pass does not have raises ValueError as long as it is concrete.
     """
     places = dict(layers=layers, heads=heads, positions=positions, frames=frames, rows=rows)
-    return Only(edit, **{name: place(value, name) for name, value in places.items()}, when=when)
+    return Restrict(edit, **{name: place(value, name) for name, value in places.items()}, when=when)
 
 
 def reference(value: Reference, x: Array, at: At) -> Array:
     """`value` at this layer and these positions; `x` itself where it has none."""
-    if isinstance(value, Row):
+    if isinstance(value, FromRow):
         return x[value.rows]
     here, there = aligned(value, x, at)
     return jnp.where(there, here, x)
 
 
 def check_reference(value: Reference, spec: SiteSpec, partial: bool) -> None:
-    if not isinstance(value, Row):
+    if not isinstance(value, FromRow):
         check_fits(value, spec, partial)
     elif value.rows.shape != (spec.size("B"),):
         raise ValueError(
-            f"Row: expected one source row for each of {spec.size('B')} rows, got shape {list(value.rows.shape)}."
+            f"FromRow: expected one source row for each of {spec.size('B')} rows, got shape {list(value.rows.shape)}."
         )
 
 

@@ -18,7 +18,7 @@ from interventions.metrics import LogitDiff, check_tokens, scored_position
 from interventions.run import Run
 from jaxasr import compiled
 from jaxasr.config import FRAMES_PER_S
-from jaxasr.model import Whisper, exactly
+from jaxasr.model import Whisper, full_precision
 from jaxasr.taps import merge, reduce, select
 
 PARTS = ("attn_out", "attn_bias", "cross_attn_out", "cross_attn_bias", "mlp_out", "mlp_bias")
@@ -33,7 +33,7 @@ _DIMS = {
 }
 
 
-def direct_logits(
+def direct_logit_attribution(
     model: Whisper,
     run: Run,
     answer: int | Int[Array, "B"],
@@ -70,7 +70,7 @@ def direct_logits(
         )
     column = scored_position(LogitDiff(jnp.zeros(2, jnp.int32), position), jnp.shape(run.tokens)[1])
     split = compiled.call(
-        _direct, model, run.heard(model), tokens, taps=None, column=column, window=window
+        _direct, model, run.encode(model), tokens, taps=None, column=column, window=window
     )
     return _labelled(split, window)
 
@@ -90,7 +90,7 @@ def _direct(
         reduce("pattern", "decoder.cross_attn.pattern", lambda pattern: pattern[:, :, column]),
     )
     decoder, positions = model.decoder, positions_of(run)
-    with exactly(model):
+    with full_precision(model):
         x, _, _, acts = decoder.residual(run.tokens, positions, run.memory, {}, seen)
         u = _unembedding(decoder, tokens)
         logit, toward, norm_bias = _final(decoder, x[:, column], u)

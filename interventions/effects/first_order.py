@@ -23,7 +23,7 @@ from interventions.patching.sources import check_source, resampled
 from interventions.run import Run
 from jaxasr import compiled, pytrees, sites
 from jaxasr.decoder import causal_mask
-from jaxasr.model import Whisper, exactly
+from jaxasr.model import Whisper, full_precision
 from jaxasr.taps import Acts, At, select
 
 _AXIS = {"layer": "L", "head": "H"}
@@ -198,7 +198,7 @@ def _attribute(
 ) -> tuple[Array, list[Array]]:
     read = sorted({name for c in cells for name in c.read})
     nudged = sorted({c.z if c.aware else c.site for c in cells})
-    with exactly(model):
+    with full_precision(model):
         value, acts, grads = _gradients(model, target, metric, read, nudged)
         others = (
             forward.activations(model, source, sorted({c.site for c in cells}))
@@ -219,7 +219,7 @@ def _gradients(
     memory = (
         None
         if heard
-        else target.memory or forward.hear(model, forward.recording(target), {}, reads[0])[0]
+        else target.memory or forward.encode(model, forward.recording(target), {}, reads[0])[0]
     )
 
     def score(nudges: Acts) -> tuple[Array, tuple[Array, Acts]]:
@@ -228,9 +228,9 @@ def _gradients(
         known, acts = (
             (memory, {})
             if memory is not None
-            else forward.hear(model, forward.recording(target), of_encoder, reads[0])
+            else forward.encode(model, forward.recording(target), of_encoder, reads[0])
         )
-        value, more = forward.say(model, target, known, of_decoder, reads[1], metric)
+        value, more = forward.decode_and_score(model, target, known, of_decoder, reads[1], metric)
         return value.sum(), (value, acts | more)
 
     grads, (value, acts) = jax.grad(score, has_aux=True)(zeros)

@@ -24,7 +24,7 @@ from interventions.run import Run
 from jaxasr import compiled, pytrees, sites
 from jaxasr.cache import Memory
 from jaxasr.config import Config
-from jaxasr.model import Whisper, exactly
+from jaxasr.model import Whisper, full_precision
 from jaxasr.taps import NOTHING, At, Edits
 
 # What a component is within its layer: senders by what they write, readers of the stream by where they stand.
@@ -89,7 +89,7 @@ def nodes(config: Config, *names: str) -> list[Node]:
     return found
 
 
-def everything(config: Config) -> tuple[Node, ...]:
+def all_receivers(config: Config) -> tuple[Node, ...]:
     """All receivers there are, as one: the path through them is the whole effect of a sender."""
     return tuple(nodes(config, *RECEIVERS))
 
@@ -254,12 +254,14 @@ def _edits(stack: str, delta: Array, after: Array, masks: dict[str, Array]) -> E
 
 
 def _unpatched(model: Whisper, target: Run, metric: Metric) -> Float[Array, "B"]:
-    with exactly(model):
-        return forward.say(model, target, _memory(model, target), {}, NOTHING, metric)[0]
+    with full_precision(model):
+        return forward.decode_and_score(model, target, _memory(model, target), {}, NOTHING, metric)[
+            0
+        ]
 
 
 def _memory(model: Whisper, run: Run) -> Memory:
-    return forward.hear(model, run.mel, {}, NOTHING)[0] if run.memory is None else run.memory
+    return forward.encode(model, run.mel, {}, NOTHING)[0] if run.memory is None else run.memory
 
 
 def _paths(
@@ -275,7 +277,7 @@ def _paths(
 ) -> Float[Array, "n R B"]:
     """The metric of every sender of `site` with every receiver of `masks` [R, ...]."""
     stack, n_receivers = sites.stack_of(site), len(next(iter(masks.values())))
-    with exactly(model):
+    with full_precision(model):
         difference = (
             forward.activations(model, source, [site])[site]
             - forward.activations(model, target, [site])[site]
@@ -363,7 +365,9 @@ class _Heard:
 
     def memory(self, model: Whisper, delta: Array, after: Array, masks: dict[str, Array]) -> Memory:
         if self.mel is not None:
-            return forward.hear(model, self.mel, _edits("encoder", delta, after, masks), NOTHING)[0]
+            return forward.encode(model, self.mel, _edits("encoder", delta, after, masks), NOTHING)[
+                0
+            ]
         shadow = model.decoder.memory(model.encoder.ln_post(self.last + delta))
         m = self.target
         return Memory(

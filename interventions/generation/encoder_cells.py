@@ -12,13 +12,14 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from interventions.edits.values import Mix, Patch
+from interventions.memory import budget as memory_budget
 from interventions.patching import planning, resumed as _cells
-from interventions.patching.grid import Placed
+from interventions.patching.grid import AtCell
 from jaxasr import compiled, sites
 from jaxasr.cache import Memory
 from jaxasr.config import Config
 from jaxasr.generate import Generation, generate
-from jaxasr.model import Whisper, exactly
+from jaxasr.model import Whisper, full_precision
 from jaxasr.taps import select
 
 _TOGETHER = (
@@ -26,14 +27,14 @@ _TOGETHER = (
 )  # bytes of memories that a CPU decodes together: reading the weights once for many pays for leaving the cache
 
 
-def generate_heard(
+def generate_encoder_cells(
     model: Whisper, mel: Float[Array, "B M F"], prompt: Any, cells: Any, *, edits_of: Any = None, budget: int | None = None,
     batch: int | None = None, **options: Any,
 ) -> Generation:  # fmt: skip
     """Greedy generation from what the encoder gives under the edits of every cell: a `Generation` [K, B, ...], on the host.
 
     `cells`, `edits_of` as in `sequence.generate_cells`, with edits of the encoder. They act on one example at a time; the values of a
-    `Patch` or `Mix` in a `Placed` may have a row for each. `budget`: bytes of the cells that go together (None asks the device).
+    `Patch` or `Mix` in a `AtCell` may have a row for each. `budget`: bytes of the cells that go together (None asks the device).
     `batch`: how many do, where they fit (default all), the last filled up. `options`: those of `jaxasr.generate`.
     """
     rows = []
@@ -74,18 +75,25 @@ class _Example:
         groups = [np.flatnonzero(self.layers == layer) for layer in np.unique(self.layers)]
         return [group[i : i + size] for group in groups for i in range(0, len(group), size)]
 
-    def hear(self, index: np.ndarray) -> Memory:
+    def encode(self, index: np.ndarray) -> Memory:
         first, chosen = (
             jnp.int32(self.layers[index[0]]),
             [jnp.asarray(array)[index] for array in self.arrays],
         )
         taps = self.structure, self.edits_of
         return compiled.call(
-            _hear, self.model, first, self.mel, self.stored, chosen, taps=taps, site=self.site
+            _encode_cells,
+            self.model,
+            first,
+            self.mel,
+            self.stored,
+            chosen,
+            taps=taps,
+            site=self.site,
         )
 
 
-def _hear(
+def _encode_cells(
     model: Whisper,
     first: Array,
     mel: Array,
@@ -104,7 +112,7 @@ def _hear(
             return model.encode(mel, edits)[0]
         return _cells.resumed_memory(model, site, stored, edits, first)
 
-    with exactly(model):
+    with full_precision(model):
         return jax.vmap(one)(cells)
 
 
@@ -112,13 +120,13 @@ def _generated(
     example: _Example, prompt: Array, budget: int | None, batch: int | None, options: dict[str, Any]
 ) -> Generation:
     c = example.model.config
-    most = max(1, planning.budget(budget) // planning.hearing_bytes(c))
+    most = max(1, memory_budget(budget) // planning.hearing_bytes(c))
     jobs = example.jobs(min(most, batch or most))
     width = min(most, batch) if batch else max(map(len, jobs))
     room = memory_bytes(c, prompt.shape[1] + options["max_new_tokens"])
     together = min(
         batch // width if batch else len(jobs),
-        max(1, planning.budget(budget, _TOGETHER) // room // width),
+        max(1, memory_budget(budget, _TOGETHER) // room // width),
     )
     parts = []
     for i in range(0, len(jobs), together):
@@ -135,18 +143,22 @@ def _together(
     example: _Example, jobs: list[np.ndarray], width: int, prompt: Array, options: dict[str, Any]
 ) -> Any:
     """What the cells of `jobs`, each filled up to `width`, say: a function of the job and its number of cells."""
-    memories = [example.hear(np.resize(job, width)) for job in jobs]
+    memories = [example.encode(np.resize(job, width)) for job in jobs]
     memory = jax.tree.map(lambda *x: jnp.concatenate(x), *memories)
     static = {name: value for name, value in options.items() if name != "rules"}
     out = jax.device_get(
-        compiled.call(_say, example.model, memory, prompt, taps=options.get("rules"), **static)
+        compiled.call(
+            _generate_row, example.model, memory, prompt, taps=options.get("rules"), **static
+        )
     )
     return lambda j, n: jax.tree.map(lambda x: x[j * width : j * width + n], out)
 
 
-def _say(model: Whisper, memory: Memory, prompt: Array, rules: Any, **options: Any) -> Generation:
+def _generate_row(
+    model: Whisper, memory: Memory, prompt: Array, rules: Any, **options: Any
+) -> Generation:
     one = functools.partial(
-        generate, model, prompt=prompt, rules=rules, together="cells", **options
+        generate, model, prompt=prompt, rules=rules, axis_name="cells", **options
     )
     return jax.vmap(lambda heard: one(heard), axis_name="cells")(memory)
 
@@ -164,7 +176,7 @@ def _of_example(edits_of: Any, b: int, batch: int) -> Any:
     """`edits_of` with the values of row `b`, where it has a row for every example."""
     edit = getattr(edits_of, "edit", None)
     if (
-        not isinstance(edits_of, Placed)
+        not isinstance(edits_of, AtCell)
         or not isinstance(edit, Patch | Mix)
         or not hasattr(edit.value, "ndim")
     ):

@@ -15,8 +15,8 @@ from jaxtyping import Array, Float, Int
 
 from interventions.edits.values import Zero
 from interventions.generation import transcripts
-from interventions.generation.encoder_cells import generate_heard
-from interventions.patching.grid import Grid, Placed
+from interventions.generation.encoder_cells import generate_encoder_cells
+from interventions.patching.grid import AtCell, Grid
 from interventions.run import Run
 from jaxasr import compiled, sites
 from jaxasr.audio import log_mel, n_frames
@@ -46,7 +46,7 @@ def generate_cells(
     rules: Rules | None = None,
     eot: int | None = None,
     no_speech: tuple[int, int] | None = None,
-    follow: Leaders | None = None,
+    leader: Leaders | None = None,
     batch: int | None = None,
 ) -> Generation:
     """Greedy generation under the edits of every cell: a `Generation` with a leading [K] axis, on the host.
@@ -63,7 +63,7 @@ def generate_cells(
         (structure, edits_of, rules),
         {"max_new_tokens": max_new_tokens, "eot": eot, "no_speech": no_speech},
     )
-    shared, chunks = (model, memory, jnp.asarray(prompt, jnp.int32), follow), []
+    shared, chunks = (model, memory, jnp.asarray(prompt, jnp.int32), leader), []
     batch = min(_TOGETHER, n_cells) if batch is None else batch
     for start in range(0, n_cells, batch):
         index = np.minimum(np.arange(start, start + batch), n_cells - 1)
@@ -87,7 +87,7 @@ def _generate(
     model: Whisper,
     memory: Memory,
     prompt: Array,
-    follow: Any,
+    leader: Any,
     cells: list[Array],
     taps: Any,
     **options: Any,
@@ -103,8 +103,8 @@ def _generate(
             prompt,
             edits=edits,
             rules=rules,
-            follow=follow,
-            together="cells",
+            leader=leader,
+            axis_name="cells",
             **options,
         )
 
@@ -129,7 +129,7 @@ def text_logprobs(
     """
     arrays, structure = compiled.split(cells)
     _number(arrays)
-    taps, run = (structure, edits_of, rules), run.heard(model)
+    taps, run = (structure, edits_of, rules), run.encode(model)
     found = compiled.call(
         _score,
         model,
@@ -169,16 +169,17 @@ def sequence_sweep(
     language: str = "en",
     max_new_tokens: int = 224,
     rules: Rules | None = None,
-    follow: Leaders | None = None,
+    leader: Leaders | None = None,
     batch: int | None = None,
     budget: int | None = None,
 ) -> xr.Dataset:
     """What every cell's edit does to the whole text of every example.
 
-    `memory`: what was heard, when cells edit the decoder; the log-mel itself when they edit the encoder (`generate_heard`, `budget`).
+    `memory`: the encoded audio when cells edit the decoder; the log-mel when they edit the encoder
+    (`generate_encoder_cells`, `budget`).
     `cells`, `edits_of`, `batch`: see `generate_cells`. `coords` names the dimensions that the cells were unrolled from, in order
     (default: one, "cell"). `references` (default: the text without an edit) are what errors are counted against. `rules` default to
-    those of transcription without timestamps. Rows that `follow` another are no examples.
+    those of transcription without timestamps. Rows that `leader` another are no examples.
 
     Returns variables over (*coords, "example"): `text`, `length` in tokens, `avg_logprob`, `no_speech_prob`, those of
     `transcripts.repetition` and `transcripts.errors`, and each again without edits as `baseline_...` over "example"; `d_wer` and `d_cer`
@@ -199,13 +200,13 @@ def sequence_sweep(
         "max_new_tokens": max_new_tokens,
         "rules": rules,
         "eot": special.eot,
-        "follow": follow,
+        "leader": leader,
         "no_speech": quiet,
     }
     examples = (
         np.arange(len(prompt))
-        if follow is None
-        else np.flatnonzero(np.asarray(follow) == np.arange(len(prompt)))
+        if leader is None
+        else np.flatnonzero(np.asarray(leader) == np.arange(len(prompt)))
     )
     heard = memory if isinstance(memory, Memory) else asr.model.encode(memory)[0]
     plain = jax.tree.map(
@@ -215,9 +216,9 @@ def sequence_sweep(
         out = generate_cells(
             asr.model, memory, prompt, cells, edits_of=edits_of, batch=batch, **options
         )
-    elif follow is None:
-        options["follow"] = None
-        out = generate_heard(
+    elif leader is None:
+        options["leader"] = None
+        out = generate_encoder_cells(
             asr.model,
             memory,
             prompt,
@@ -229,7 +230,7 @@ def sequence_sweep(
         )
     else:
         raise ValueError(
-            "follow: not defined for edits of the encoder, which read from a recording that is heard beforehand."
+            "leader: not defined for edits of the encoder, which read from a recording that is heard beforehand."
         )
     out = jax.tree.map(lambda x: x[:, examples], out).check_finite()
     references = _texts(asr, plain)[0] if references is None else references
@@ -281,7 +282,7 @@ def _labelled(
     )
 
 
-def head_map(
+def generation_sweep(
     asr: Recogniser,
     audio: Float[np.ndarray, "n_samples"] | Sequence[Float[np.ndarray, "n_samples"]],
     *,
@@ -320,7 +321,7 @@ def head_map(
         [log_mel(samples, asr.config.n_mels, asr.config.n_mel_frames) for samples in recordings]
     )
     heard = asr.model.encode(mel)[0] if sites.stack_of(site) == "decoder" else mel
-    at = Placed(Zero() if edit is None else edit, site, *grid.frames)
+    at = AtCell(Zero() if edit is None else edit, site, *grid.frames)
     if "time" in grid.coords:  # as many cells at a time for recordings of every length
         options.setdefault("batch", min(_TOGETHER, grid.alike("layer")))
     swept = sequence_sweep(

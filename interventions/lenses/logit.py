@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int
 
 from interventions.run import Run
 from jaxasr import compiled, pytrees
-from jaxasr.model import Whisper, exactly
+from jaxasr.model import Whisper, full_precision
 from jaxasr.rules import Rules
 from jaxasr.taps import Edits, select
 from jaxasr.token_ids import check_ids
@@ -96,7 +96,7 @@ def _read(
         of_final = jnp.take_along_axis(logprobs, final[..., None], -1)
         return ids, top, of_final[..., 0], (logprobs > of_final).sum(-1)
 
-    with exactly(model):
+    with full_precision(model):
         ids, top, logprob, rank = jax.lax.map(
             layer, resid
         )  # a layer at a time: logits of all layers are large

@@ -17,12 +17,12 @@ from interventions.patching import planning, resumed as _cells
 from interventions.patching.grid import placed, strength
 from interventions.patching.packing import Rows
 from interventions.patching.resumed import Resumed, Trace
-from interventions.patching.sources import heard_at
+from interventions.patching.sources import encoder_activations
 from interventions.run import Run
 from jaxasr import compiled, sites
 from jaxasr.cache import Memory
 from jaxasr.decoding import unrolls
-from jaxasr.model import Whisper, exactly
+from jaxasr.model import Whisper, full_precision
 from jaxasr.stack import unstack_once
 from jaxasr.taps import Acts, Edit, Edits, select
 
@@ -56,9 +56,9 @@ class Passes:
 def _said(frozen: compiled.Frozen, run: Run, taps: tuple) -> Said:
     (model, blocks), (metric, readout) = frozen.whole, taps
     memory = (
-        run.memory if blocks is None else run.memory.apart()
+        run.memory if blocks is None else run.memory.unstacked()
     )  # one copy for the pass and for the cells
-    with exactly(model):
+    with full_precision(model):
         return *forward.say(model, run, memory, {}, readout, metric, blocks), memory
 
 
@@ -141,7 +141,7 @@ class Example:
         options = {
             "site": p.grid.site,
             "in_columns": "position" in p.grid.coords,
-            "own": p.own_position,
+            "own": p.position_local,
             "above": part.above,
         }
         return compiled.call(_decoder_cells, *dynamic, taps=(self.edit, self.metric), **options)
@@ -169,7 +169,7 @@ def _hear(model: Whisper, mel: Array | None) -> tuple[Array, Array]:
         raise ValueError(
             "target: a sweep of the encoder needs the recording; give Run(mel=...) rather than Run(memory=...)."
         )
-    acts = heard_at(model, mel, "encoder.resid_pre", "encoder.resid_post")
+    acts = encoder_activations(model, mel, "encoder.resid_pre", "encoder.resid_post")
     return acts["encoder.resid_pre"], acts["encoder.resid_post"]
 
 
@@ -185,7 +185,7 @@ def _decoder_cells(
     def edits_of(cell: dict) -> Edits:
         return {site: placed(*strength(edit, cell), *frames, when)}
 
-    with exactly(model):
+    with full_precision(model):
         x = Resumed(model, blocks, heard, memory, trace, rows, first, own, above).residuals(
             edits_of, cells
         )
@@ -206,7 +206,7 @@ def _plain_cells(
         edits = {site: placed(*strength(edit, place), *frames)}
         return _cells.plain_score(model, tokens, memory, edits, scored, metric)
 
-    with exactly(model):
+    with full_precision(model):
         return jax.vmap(cell)(cells)
 
 
@@ -225,7 +225,7 @@ def _encoder_cells(
         )
         return _cells.score(model, _cells.scored_residual(model, tokens, heard, {}, scored), metric)
 
-    with exactly(model):
+    with full_precision(model):
         if len(jax.tree.leaves(cells)[0]) == 1:  # a lone cell runs as a plain pass
             return cell(jax.tree.map(lambda column: column[0], cells))[None]
         return jax.vmap(cell)(cells)

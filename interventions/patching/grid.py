@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from interventions.edits.values import Only, only
+from interventions.edits.values import Restrict, only
 from jaxasr import pytrees
 from jaxasr.config import FRAMES_PER_S
 from jaxasr.sites import SiteSpec
@@ -149,7 +149,9 @@ class Grid:
         return named
 
 
-def placed(edit: Edit, cell: dict[str, Any], window: Any, n_frames: Any, when: Any = None) -> Only:
+def placed(
+    edit: Edit, cell: dict[str, Any], window: Any, n_frames: Any, when: Any = None
+) -> Restrict:
     """`edit` at the place of one cell, whose coordinates may be traced, and `when`."""
     import jax.numpy as jnp
 
@@ -167,7 +169,7 @@ def placed(edit: Edit, cell: dict[str, Any], window: Any, n_frames: Any, when: A
 
 
 @pytrees.dataclass
-class Placed:
+class AtCell:
     """The edits of one cell of a grid: `edit` at the cell's layer, head, position and window of frames, at its strength alpha."""
 
     edit: Edit

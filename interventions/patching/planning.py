@@ -9,15 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from interventions.memory import budget
 from interventions.patching.packing import Rows, packed
 from jaxasr import sites
 from jaxasr.config import Config
 
 Finish = Callable[[], np.ndarray]
 
-_CPU_BUDGET = 64 << 20  # bytes: what is computed together should stay within reach of the caches
 _MOST_ROWS = 512  # that look at each other: the mask of more costs more than larger products gain
-_SHARE = 0.4  # of an accelerator's free memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +41,7 @@ def parts(plan: Any, layer: int) -> list[Part]:
     """
     last = plan.model.config.n_text_layer - 1
     readers = (
-        last - layer + (not plan.own_position)
+        last - layer + (not plan.position_local)
     )  # layers whose attention reads what the edit changed
     chosen, columns = _columns(plan, readers)
     room = max(1, budget(plan.budget) // row_bytes(plan))
@@ -102,17 +101,6 @@ def cell_bytes(plan: Any) -> int:
 def hearing_bytes(c: Config) -> int:
     """Peak bytes of the encoder and the memory it gives, of one cell."""
     return 4 * ((2 * c.n_text_layer + 12) * c.n_audio_ctx * c.n_audio_state + c.n_audio_ctx**2)
-
-
-def budget(given: int | None, cpu: int = _CPU_BUDGET) -> int:
-    """Bytes for what is computed together: those `given`, else `cpu` on a CPU, else a share of the accelerator's free memory."""
-    if given is not None:
-        return given
-    device = jax.devices()[0]
-    if device.platform == "cpu":
-        return cpu
-    stats = device.memory_stats() or {}
-    return int(_SHARE * (stats.get("bytes_limit", 8 << 30) - stats.get("bytes_in_use", 0)))
 
 
 def chunked(compute: Callable[[dict], Any], cells: dict[str, np.ndarray], size: int) -> Finish:
@@ -227,7 +215,7 @@ def _part_flops(plan: Any, layer: int, part: Part) -> float:
     )
     n_columns, n_cells = len(part.columns), int(np.prod(plan.grid.shape)) // len(plan.grid.layers)
     n_cells //= len(plan.grid.coords.get("position", [0]))
-    edited = n_columns if plan.own_position else part.n_rows
+    edited = n_columns if plan.position_local else part.n_rows
     between = max(0, c.n_text_layer - 2 - layer) * part.n_rows * token
     top = (part.n_rows * 4 * square + n_columns * (token - 4 * square)) if part.above else 0
     return edited * token + n_cells * (edited * after + between + top)

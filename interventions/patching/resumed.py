@@ -99,7 +99,7 @@ class Resumed:
     def _edited(self, edits_of: Callable[[Any], Edits], cells: Any) -> Float[Array, "K R D"]:
         """What the edited layer makes of all rows, or of the first of every column. What no edit touches is computed once for all K."""
         rows, slots = self.rows, jnp.arange(self.trace.k.shape[3], dtype=jnp.int32)[None]
-        block, k, v, *stored = self._at(self.first, apart=False)
+        block, k, v, *stored = self._at(self.first, unstacked=False)
         positions = jnp.asarray(rows.start if self.own else rows.position)[None]
         past, keys = (
             (Whole(*stored), slots)
@@ -132,7 +132,7 @@ class Resumed:
         self, layer: Int[Array, ""] | int, x: Float[Array, "K R D"], wanted: Any = None
     ) -> Float[Array, "K P D"]:
         """A layer without edits: keys and values of all rows, everything else of those that are `wanted`. All of them hear the same."""
-        block, k, v, *stored = self._at(layer, apart=self.blocks is not None)
+        block, k, v, *stored = self._at(layer, unstacked=self.blocks is not None)
         tap = Tap("decoder.", {}, NOTHING, jnp.int32(-1), jnp.zeros((1, 1), jnp.int32))
         normed, mask = block.attn_ln(x), jnp.asarray(self.rows.mask)
         past = self._beside(*stored).append(None, *block.attn.keys_values(normed))
@@ -154,11 +154,11 @@ class Resumed:
         return Beside(k[:, :, : self.rows.n_slots], v[:, :, : self.rows.n_slots])
 
     def _at(
-        self, layer: Int[Array, ""] | int, apart: bool
+        self, layer: Int[Array, ""] | int, unstacked: bool
     ) -> tuple[Block, Array, Array, Array, Array]:
         """A layer's block, keys and values of the audio, stored keys and values."""
         of = lambda a: jax.lax.dynamic_index_in_dim(a, layer, keepdims=False)  # noqa: E731
-        if apart:
+        if unstacked:
             return self.blocks[layer], *self.heard[layer], of(self.trace.k), of(self.trace.v)
         return jax.tree.map(
             of,
@@ -187,7 +187,7 @@ def encoder_output(
     x = Tap("encoder.", edits, NOTHING, jnp.int32(-1), positions)(
         "ln_post", model.encoder.ln_post(x)
     )
-    return model.decoder.memory(x, apart=True).stacked()
+    return model.decoder.memory(x, unstacked=True).stacked()
 
 
 def resumed_memory(

@@ -12,7 +12,7 @@ from interventions.edits.values import Mix, Noise, Patch, Zero
 from interventions.run import Run
 from jaxasr import compiled, sites
 from jaxasr.cache import Memory
-from jaxasr.model import Whisper, exactly
+from jaxasr.model import Whisper, full_precision
 from jaxasr.taps import Acts, Edit, Readout, select
 
 SOURCES = ("zero", "mean", "noise", "resample")
@@ -32,7 +32,7 @@ def template_edit(
     if isinstance(source, str) and source.startswith("resample"):
         source = resampled(target, source)
     if isinstance(source, Run):
-        source = source.heard(model)
+        source = source.encode(model)
         if jnp.shape(source.tokens) != jnp.shape(target.tokens):
             raise ValueError(
                 f"source: tokens {list(jnp.shape(source.tokens))} do not line up with the target's {list(jnp.shape(target.tokens))}. "
@@ -109,7 +109,7 @@ def _rows(run: Run, rows: np.ndarray) -> Run:
 def activation(model: Whisper, run: Run, site: str) -> Array:
     """What `run` shows at `site`, with the layer axis if it has one. A run that was heard elsewhere cannot show the encoder."""
     if sites.stack_of(site) == "decoder":
-        run = run.heard(model)
+        run = run.encode(model)
         return compiled.call(
             _shown, model, run.tokens, run.memory, run.positions, taps=None, site=site
         )
@@ -117,16 +117,16 @@ def activation(model: Whisper, run: Run, site: str) -> Array:
         raise ValueError(
             f"Run: {site!r} needs the recording; give Run(mel=...) rather than Run(memory=...)."
         )
-    return heard_at(model, run.sound, site)[site]
+    return encoder_activations(model, run.sound, site)[site]
 
 
-def heard_at(model: Whisper, mel: Array, *names: str) -> Acts:
+def encoder_activations(model: Whisper, mel: Array, *names: str) -> Acts:
     """What the encoder shows at `names`, without the memory that the decoder would need."""
     return compiled.call(_heard, model, mel, taps=select(*names))
 
 
 def _heard(model: Whisper, mel: Array, taps: Readout) -> Acts:
-    with exactly(model):
+    with full_precision(model):
         return model.encoder(mel.astype(model.config.dtype), {}, taps)[1]
 
 

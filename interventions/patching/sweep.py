@@ -11,7 +11,6 @@ import xarray as xr
 from jaxtyping import Float
 
 from interventions.edits.values import Mix, Patch
-from interventions.effects.first_order import attribution
 from interventions.metrics import Metric, check_metric, scored_position
 from interventions.patching import planning
 from interventions.patching.compute import Example, Passes
@@ -20,7 +19,6 @@ from interventions.patching.grid import Grid
 from interventions.patching.resumed import Trace
 from interventions.patching.sources import template_edit
 from interventions.run import Run
-from interventions.stats.agreement import rank_agreement
 from jaxasr import sites
 from jaxasr.model import Whisper
 from jaxasr.taps import Edit
@@ -47,7 +45,6 @@ def sweep(
     budget: int | None = None,
     reuse: bool = True,
     store: Any = None,
-    verify: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> xr.DataArray:
     """The metric after patching `site` of `target` with `source`, at every cell of the grid `over`, one example at a time.
@@ -66,7 +63,6 @@ def sweep(
             every cell (for comparison; the results agree).
         store: a folder in which finished groups of cells are kept, so that an interrupted sweep goes on where it stopped. It belongs
             to one sweep, the code of its edit and metric included, and to one process at a time. A damaged group is computed again.
-        verify: "top20" also runs `attribution` on the same cells and says, in `attrs["attribution"]`, how well it ranks them.
         progress: called with cells done and cells in all.
 
     Returns:
@@ -79,36 +75,13 @@ def sweep(
             another process, such as a random generator.
         BlockingIOError: another process is writing into `store`.
     """
-    plan = planned(model, target, source, site=site, over=over, metric=metric, edit=edit, window_s=window_s, n_frames=n_frames,
+    plan = plan_sweep(model, target, source, site=site, over=over, metric=metric, edit=edit, window_s=window_s, n_frames=n_frames,
                    alphas=alphas, layers=layers, heads=heads, positions=positions, budget=budget, reuse=reuse)  # fmt: skip
     with kept_in(store, plan) as groups:
-        swept = plan.labelled(*plan.run(groups, progress))
-    if verify is None:
-        return swept
-    if (
-        source is None
-        or set(over) & {"alpha"}
-        or any(chosen is not None for chosen in (layers, heads, positions))
-    ):
-        raise ValueError(
-            "verify: attribution estimates whole grids patched from a source, without strengths or chosen indices."
-        )
-    options = {"window_s": window_s, "n_frames": n_frames}
-    estimate = attribution(
-        model, target=target, source=source, site=site, over=tuple(over), metric=metric, **options
-    )
-    return swept.assign_attrs(
-        attribution=dataclasses.asdict(rank_agreement(swept, estimate, _top(verify)))
-    )
+        return plan.labelled(*plan.run(groups, progress))
 
 
-def _top(verify: str) -> int:
-    if not verify.startswith("top") or not verify[3:].isdigit():
-        raise ValueError(f'verify: expected "top20" or another number, got {verify!r}.')
-    return int(verify[3:])
-
-
-def planned(
+def plan_sweep(
     model: Whisper,
     target: Run,
     source: Run | str | None = None,
@@ -126,7 +99,7 @@ def planned(
             "target: a sweep takes rows of equal length, got padded ones. Sweep rows of each length by themselves."
         )
     check_metric(metric, model.config.n_vocab, target.batch)
-    target = target.heard(model)
+    target = target.encode(model)
     n_tokens = jnp.shape(target.tokens)[1]
     spec = sites.spec(model.config, site, 1, n_tokens)
     n_frames = model.config.n_audio_ctx if options.get("n_frames") is None else options["n_frames"]
@@ -242,7 +215,7 @@ class Plan:
         )
 
     @property
-    def own_position(self) -> bool:
+    def position_local(self) -> bool:
         return "position" in self.grid.coords and not self.grid.site.endswith(_SHARED)
 
     @property

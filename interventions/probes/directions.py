@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from interventions.edits.values import Add, Only, Project, only
+from interventions.edits.values import Add, Project, Restrict, only
 
 
 class Directions:
@@ -49,7 +49,7 @@ class Directions:
         negative: Any = None,
         strength: float = 1.0,
         **which: Any,
-    ) -> Add | Only:
+    ) -> Add | Restrict:
         """x ← x + strength·direction at this layer: `edits = {site: bank.as_add(...)}`; at a site without layers pass place=None."""
         place = which.pop("place", layer)
         edit = Add(
@@ -57,7 +57,7 @@ class Directions:
         )
         return edit if place is None else only(edit, layers=int(place))
 
-    def as_project(self, layer: Any, keep: bool = False, **which: Any) -> Project | Only:
+    def as_project(self, layer: Any, keep: bool = False, **which: Any) -> Project | Restrict:
         """Takes all the probe looks at out of the activation of this layer (`keep`: leaves only that)."""
         place = which.pop("place", layer)
         normals = self.normals(layer, **which).values

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from threadpoolctl import threadpool_limits
 
-from interventions.patching.planning import budget
+from interventions.memory import budget
 from interventions.probes import finish, folds as _folds, inputs, logistic, ridge
 from interventions.probes.bank import Bank
 from interventions.probes.logistic import Solution

@@ -19,8 +19,8 @@ import numpy as np
 
 import interventions as iv
 import jaxasr
-from interventions.edits.values import Row
-from interventions.patching.grid import Placed
+from interventions.edits.values import FromRow
+from interventions.patching.grid import AtCell
 from jaxasr import compiled
 from jaxasr.rules import Rules
 
@@ -73,7 +73,7 @@ def edits() -> dict[str, Any]:
         "Patch": iv.Patch(x[::-1].copy()),
         "Patch, partial": iv.Patch(x[::-1].copy(), True),
         "Mix": iv.Mix(two, x[::-1].copy()),
-        "Patch of Row": iv.Patch(Row(jnp.array([1, 0]))),
+        "Patch of FromRow": iv.Patch(FromRow(jnp.array([1, 0]))),
         "Add": iv.Add(x),
         "Scale": iv.Scale(two),
         "Zero": iv.Zero(),
@@ -81,16 +81,16 @@ def edits() -> dict[str, Any]:
         "Project, keep": iv.Project.span(jnp.eye(S)[:2], keep=True),
         "Chain": iv.chain(iv.Scale(two), Plus(two)),
         "Chain, turned": iv.chain(Plus(two), iv.Scale(two)),
-        "Only": iv.only(iv.Scale(two), heads=1),
+        "Restrict": iv.only(iv.Scale(two), heads=1),
         "Only, positions": iv.only(iv.Scale(two), positions=1),
         "Only, frames": iv.only(iv.Scale(two), frames=slice(0, 2)),
         "Only, rows": iv.only(iv.Scale(two), rows=1),
         "Only of own": iv.only(Plus(two), heads=1),
         "Knockout": iv.knockout([1, 2]),
-        "Force": iv.force([1, 2]),
+        "AttendOnlyTo": iv.attend_only_to([1, 2]),
         "Knockout, range": iv.knockout(range(1, 3)),
-        "Force, range": iv.force(range(1, 3)),
-        "freeze": iv.freeze(x * 2),
+        "AttendOnlyTo, range": iv.attend_only_to(range(1, 3)),
+        "freeze": iv.freeze_pattern(x * 2),
         "Times": Times(two),
         "Plus": Plus(two),
         "Power": Power(two),
@@ -207,7 +207,7 @@ def calls() -> dict[str, tuple[Callable, tuple, Any]]:
         found[f"edit Placed {name}"] = (
             _edit_all,
             (z, mel),
-            Placed(edit, "decoder.cross_attn.z", *frames)(cell)["decoder.cross_attn.z"],
+            AtCell(edit, "decoder.cross_attn.z", *frames)(cell)["decoder.cross_attn.z"],
         )
     found |= {f"metric {name}": (_score, (logits,), metric) for name, metric in metrics().items()}
     found |= {f"readout {name}": (_read, (x,), readout) for name, readout in readouts().items()}

@@ -16,7 +16,7 @@ from attacks.texts import HOSTILE, NAME, acts
 from experiments import cli, runtime
 from experiments.commands import errors, transcribe
 from experiments.pages import lens_page, study_page, terminal
-from experiments.progress import Steps
+from experiments.progress import Progress
 from interventions.probes import Bank
 from interventions.storage.text_files import write_json, write_text
 
@@ -93,7 +93,7 @@ def test_earlier_results_stay_until_the_new_ones_are_complete(folder, tmp_path, 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_every_way_to_a_terminal(text, capsys):
-    steps = Steps()
+    steps = Progress()
     with steps(text), steps.bar(text) as progress:
         progress(1, 2)
     steps.note(f"{text}: {text}")

@@ -107,20 +107,19 @@ def compare(
     itself is further than the tolerance from float64 torch. Where the two part, float64 arbitrates: ours may be no further from
     it than the tolerance, or than `ROUNDING` times what torch is.
     """
-    apart = [site for site, error in gaps(ours, theirs).items() if error > TOLERANCE]
-    assert not apart or name == "base" or not REAL, apart
-    if apart:
+    differing = [site for site, error in gaps(ours, theirs).items() if error > TOLERANCE]
+    assert not differing or name == "base" or not REAL, differing
+    if differing:
         print(
             "beyond the tolerance of float32 torch; of float64 torch, ours and torch's own float32:"
         )
-        truth = exact(apart)
+        truth = exact(differing)
         of_ours, of_torch = (
-            gaps({site: acts[site] for site in apart}, truth) for acts in (ours, theirs)
+            gaps({site: acts[site] for site in differing}, truth) for acts in (ours, theirs)
         )
-        assert all(of_ours[site] <= max(TOLERANCE, ROUNDING * of_torch[site]) for site in apart), (
-            of_ours,
-            of_torch,
-        )
+        assert all(
+            of_ours[site] <= max(TOLERANCE, ROUNDING * of_torch[site]) for site in differing
+        ), (of_ours, of_torch)
 
 
 def double(pair: Pair) -> torch.nn.Module:
@@ -134,7 +133,7 @@ def test_encoder(pair, sites):
         pair.name,
         acts,
         reference(pair.torch, mels(), only=sites),
-        lambda apart: reference(double(pair), mels(), only=apart),
+        lambda differing: reference(double(pair), mels(), only=differing),
     )
 
 
@@ -147,7 +146,7 @@ def memories(pair) -> tuple[jaxasr.Memory, np.ndarray]:
         pair.name,
         {"encoder.ln_post": memory.xa},
         theirs,
-        lambda apart: reference(double(pair), mels(), only=apart),
+        lambda differing: reference(double(pair), mels(), only=differing),
     )
     return memory, theirs["encoder.ln_post"]
 
@@ -159,7 +158,9 @@ def test_decoder(pair, memories, n_tokens):
     logits, acts = pair.ours.decode(ids, memory, readout=jaxasr.select(*sites))
     fast, _ = pair.ours.decode(ids, memory)  # nobody looks at the attention
     theirs = reference(pair.torch, mels(), ids, sites, memory=their_memory)
-    compare(pair.name, acts, theirs, lambda apart: reference(double(pair), mels(), ids, apart))
+    compare(
+        pair.name, acts, theirs, lambda differing: reference(double(pair), mels(), ids, differing)
+    )
     assert scaled_error(logits, theirs["decoder.logits"]) < TOLERANCE
     assert scaled_error(fast, theirs["decoder.logits"]) < TOLERANCE
 

@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 from experiments.data.corpora import Corpus, Utterance
-from experiments.data.selection import balanced, not_speech, sides
+from experiments.data.selection import balanced, cross_validation_groups, not_speech
 from experiments.studies import probing
 from experiments.studies.e1_encoder_probes import CLAIMS, STUDY, Config, _accented, _gender
 from experiments.studies.study import DOES_NOT, REPLICATES, UNTESTABLE
@@ -19,7 +19,7 @@ OPEN = {"condition_upper": UNTESTABLE, "knows_more_than_it_says": UNTESTABLE}
 def arrays(effect: float, seed: int = 0) -> xr.Dataset:
     two, four = planted.rows(["F", "M"], 32, 2), planted.rows(list("abcd"), 32, 2)
     given = {"gender": two, "accent": four, "noise 10 dB": two}
-    return probing.put_together(
+    return probing.concatenate(
         {
             name: lambda name=name, rows=rows: planted.asked(
                 name, *rows, effect, CONFIG, seed=seed + len(name), mel=3
@@ -102,8 +102,8 @@ def test_what_is_no_speech():
 
 def test_a_voice_alone_is_on_both_sides():
     clips = [clip("0", "joe"), clip("1", "joe")]
-    assert sides(clips) == {"0": "0", "1": "1"}
-    assert sides([*clips, clip("2", "ann"), clip("3", "")]) == {
+    assert cross_validation_groups(clips) == {"0": "0", "1": "1"}
+    assert cross_validation_groups([*clips, clip("2", "ann"), clip("3", "")]) == {
         "0": "joe",
         "1": "joe",
         "2": "ann",

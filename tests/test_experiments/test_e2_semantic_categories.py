@@ -19,12 +19,12 @@ def arrays(
 ) -> xr.Dataset:
     labels, words = planted.rows(list(kinds), N, 2)
     rng = np.random.default_rng(seed)
-    floors = {"mel": rng.normal(size=(2 * N, 3)), "phonemes": rng.normal(size=(2 * N, 5))}
+    baselines = {"mel": rng.normal(size=(2 * N, 3)), "phonemes": rng.normal(size=(2 * N, 5))}
     return pairwise(
         planted.layers(labels, words, effect, seed),
         labels,
         words,
-        floors,
+        baselines,
         CONFIG,
         [str(n) for n in range(2 * N)],
     )

@@ -52,7 +52,7 @@ def arrays(effect: float, seed: int = 0, at_hand: float = 0.0) -> xr.Dataset:
         for n, one in enumerate(clips)
     }
     kinds = ("errors", "insertions")
-    return probing.put_together(
+    return probing.concatenate(
         {kind: lambda kind=kind: asked(kind, clips, kept, marks, CONFIG) for kind in kinds}
     )
 
@@ -118,7 +118,7 @@ def test_errors_and_insertions_of_a_text():
 
 def test_too_few_errors_are_no_question():
     analysis = STUDY.analyse(
-        probing.put_together({"errors": lambda: asked("errors", [], {}, {}, CONFIG)}), CONFIG
+        probing.concatenate({"errors": lambda: asked("errors", [], {}, {}, CONFIG)}), CONFIG
     )
     assert {one.verdict for one in analysis.findings.values()} == {UNTESTABLE}
     assert "0 pairs" in analysis.findings["predicts"].why

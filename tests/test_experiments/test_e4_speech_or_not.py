@@ -33,7 +33,7 @@ def arrays(effect: float, seed: int = 0, n: int = 64) -> xr.Dataset:
         kept = {"last": states[:, i], "first": states[:, i], "mel": rng.normal(size=3)}
         kept |= {name: np.float64(rng.normal()) for name in ("no_speech", "logprob", "tokens")}
         rows[label].append((Sound(f"{i}", group, None), kept))
-    return probing.put_together(
+    return probing.concatenate(
         {place: lambda place=place: asked(place, rows, CONFIG) for place in ("last", "first")}
     )
 

@@ -21,8 +21,8 @@ from experiments.studies.e5_context import (
     sentences,
 )
 from experiments.studies.study import DOES_NOT, REPLICATES, UNTESTABLE
-from interventions.edits.at_sites import places
-from interventions.edits.random_direction import Astray
+from interventions.edits.random_direction import RandomDirection
+from interventions.patching.at_sites import places
 from jaxasr import Config as Model
 from jaxasr.taps import At
 
@@ -136,7 +136,7 @@ def test_astray_goes_as_far_as_a_patch():
     rng = np.random.default_rng(0)
     x, value = (jnp.asarray(rng.normal(size=(2, 5, 7)), jnp.float32) for _ in range(2))
     at = At(jnp.int32(1), jnp.tile(jnp.arange(5), (2, 1)), None, "decoder.mlp_out")
-    moved = Astray(0.5, value)(x, at) - x
+    moved = RandomDirection(0.5, value)(x, at) - x
     np.testing.assert_allclose(
         np.linalg.norm(moved, axis=-1), 0.5 * np.linalg.norm(value - x, axis=-1), rtol=1e-5
     )
@@ -146,4 +146,4 @@ def test_astray_goes_as_far_as_a_patch():
         / np.linalg.norm(value - x, axis=-1)
     )
     assert np.abs(along).max() < 0.95
-    assert not np.allclose(moved, Astray(0.5, value, seed=1)(x, at) - x)
+    assert not np.allclose(moved, RandomDirection(0.5, value, seed=1)(x, at) - x)

@@ -5,7 +5,7 @@ import pytest
 
 from experiments.analyses.lens import window
 from experiments.commands.subtitles import clock
-from experiments.progress import Steps
+from experiments.progress import Progress
 
 
 @pytest.mark.parametrize(("start", "length"), [(0.0, 480_000), (1.5, 480_000), (39.0, 16_000)])
@@ -30,7 +30,7 @@ def test_clock(seconds, shown):
 
 
 def test_steps_are_timed_and_said_on_standard_error(capsys):
-    steps = Steps()
+    steps = Progress()
     with steps("one [red]"):
         pass
     with steps.bar("two") as progress:
@@ -43,7 +43,7 @@ def test_steps_are_timed_and_said_on_standard_error(capsys):
 
 
 def test_a_failed_step_is_not_counted():
-    steps = Steps(quiet=True)
+    steps = Progress(quiet=True)
     with pytest.raises(KeyError), steps("bad"):
         raise KeyError
     assert not steps.seconds

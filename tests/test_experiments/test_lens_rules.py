@@ -12,7 +12,7 @@ import jaxasr
 from experiments.analyses.lens import lens_page
 from experiments.pages.lens_page import render, summary
 from experiments.pages.terminal import print_page
-from experiments.progress import Steps
+from experiments.progress import Progress
 from jaxasr.rules import rules_for
 
 TRIGGERS = ("d0674_speech_noise",)  # without rules the model writes "(baby crying)"
@@ -22,7 +22,7 @@ TRIGGERS = ("d0674_speech_noise",)  # without rules the model writes "(baby cryi
 def looping(request, asr, data_dir):
     audio = jaxasr.load_audio(data_dir / "triggers" / f"{request.param}.flac")
     return lens_page(
-        asr, audio, request.param, Steps(quiet=True), model="tiny.en", max_new_tokens=64
+        asr, audio, request.param, Progress(quiet=True), model="tiny.en", max_new_tokens=64
     )
 
 

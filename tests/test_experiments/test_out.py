@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from experiments import cli, runtime
 from experiments.commands import output
 from experiments.commands.transcribe import places_in
-from experiments.progress import Steps
+from experiments.progress import Progress
 
 PATCH = ("--source", "zero", "--site", "decoder.cross_attn.z", "--over", "layer,head")
 
@@ -302,7 +302,7 @@ def test_an_interruption_is_one_line(tmp_path):
 
 def test_progress_without_a_terminal_is_lines(capsys, monkeypatch):
     monkeypatch.setattr("experiments.progress.EVERY_S", 0.0)
-    with Steps().bar("E7 [x]") as progress:
+    with Progress().bar("E7 [x]") as progress:
         for done in range(3):
             progress(done, 2)
     lines = capsys.readouterr().err.splitlines()
@@ -314,7 +314,7 @@ def test_progress_without_a_terminal_is_lines(capsys, monkeypatch):
 
 
 def test_progress_lines_keep_their_distance(capsys):
-    with Steps().bar("many") as progress:
+    with Progress().bar("many") as progress:
         for done in range(1000):
             progress(done, 1000)
     assert len(capsys.readouterr().err.splitlines()) == 2

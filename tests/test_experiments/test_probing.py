@@ -8,13 +8,13 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from experiments.studies import probing
 from experiments.studies.probing import (
     Probing,
-    Unasked,
+    Untestable,
     accuracy,
     answers,
     ask,
     by_group,
+    concatenate,
     layers_between,
-    put_together,
 )
 from interventions.stats.roc import auroc
 
@@ -24,7 +24,7 @@ CONFIG = Probing(folds=4, splits=2)
 @pytest.fixture(scope="module")
 def arrays():
     labels, groups = planted.rows(["a", "b"], 24, 3)
-    return put_together(
+    return concatenate(
         {
             "known": lambda: planted.asked("known", labels, groups, 6.0, CONFIG, mel=3),
             "nothing": lambda: planted.asked("nothing", labels, groups, 0.0, CONFIG, seed=2, mel=3),
@@ -49,9 +49,9 @@ def test_what_was_planted_is_found_where_it_was(arrays):
 def test_what_cannot_be_asked_says_why(arrays):
     assert probing.questions(arrays) == ["known", "nothing"]
     assert "one kind only" in probing.why_not(arrays, "one kind")
-    with pytest.raises(Unasked, match="too few"):
+    with pytest.raises(Untestable, match="too few"):
         ask("alone", np.zeros((2, 4, 3)), np.array(list("aabb")), np.array(list("1112")), CONFIG)
-    empty = put_together({})
+    empty = concatenate({})
     assert (probing.questions(empty), probing.numbers(empty), probing.draw(empty, {"x": "x"})) == (
         [],
         {},

@@ -15,10 +15,10 @@ import interventions as iv
 from experiments import cli, runtime
 from experiments.analyses.lens import page_of, transcribed
 from experiments.analyses.scan import head_effects, render, segments, summary
-from experiments.progress import Steps
+from experiments.progress import Progress
 from interventions.edits.values import Zero
 from interventions.generation.sweeps import text_logprobs
-from interventions.patching.grid import Placed
+from interventions.patching.grid import AtCell
 from jaxasr.rules import Rules
 from jaxasr.transcript import Word
 
@@ -116,7 +116,7 @@ def test_text_logprobs_are_those_of_one_edit_at_a_time(tiny_model, with_rules):
         "head": np.array([1, 2, 0], np.int32),
     }
     found = text_logprobs(
-        tiny_model, run, cells, edits_of=Placed(Zero(), site), rules=rules, prompt_len=2
+        tiny_model, run, cells, edits_of=AtCell(Zero(), site), rules=rules, prompt_len=2
     )
     assert found.shape == (3, 2, 6)
     assert np.isnan(found[:, :, -1]).all()
@@ -136,8 +136,8 @@ def test_text_logprobs_are_those_of_one_edit_at_a_time(tiny_model, with_rules):
 
 def test_silence_has_a_page_too(asr):
     """An empty text: no words, no heads that matter, and no error."""
-    known = transcribed(asr, np.zeros(16_000, np.float32), Steps(quiet=True))
-    page = page_of(asr, known, "silence.wav", Steps(quiet=True), model="tiny.en")
+    known = transcribed(asr, np.zeros(16_000, np.float32), Progress(quiet=True))
+    page = page_of(asr, known, "silence.wav", Progress(quiet=True), model="tiny.en")
     heads = head_effects(asr, known)
     assert heads.change.shape == (4, 6)
     assert np.isfinite(heads.change).all()

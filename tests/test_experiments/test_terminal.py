@@ -37,13 +37,13 @@ def test_one_row_a_token_and_text_stays_text():
     assert "[red]x[/]" in text
 
 
-LONG = fake_table(tokens=tuple(f" w{i}" for i in range(ROWS + 3)))
+MIN_LONG_QUERIES = fake_table(tokens=tuple(f" w{i}" for i in range(ROWS + 3)))
 
 
 def test_a_terminal_shows_the_first_tokens_and_how_many_more_there_are(monkeypatch):
     console = Console(width=100, record=True, file=io.StringIO(), force_terminal=True)
     monkeypatch.setattr(terminal, "standard_output", lambda: console)
-    print_page(fake_page(logit=LONG))
+    print_page(fake_page(logit=MIN_LONG_QUERIES))
     text = console.export_text()
     assert f"w{ROWS - 1} " in text
     assert f"w{ROWS} " not in text

@@ -4,7 +4,7 @@ import pytest
 from golden.tiny import tiny_inputs
 
 import jaxasr
-from interventions.edits.attention import force, freeze, knockout, mean
+from interventions.edits.attention import attend_only_to, freeze_pattern, knockout, mean_ablation
 from interventions.edits.values import Add, only
 
 PATTERN, SCORES, Z = (
@@ -27,7 +27,9 @@ def patterns(model, inputs, edits=None, site=PATTERN):
 def test_a_forced_head_looks_where_it_is_told_to(tiny_model, inputs):
     before, after = (
         patterns(tiny_model, inputs),
-        patterns(tiny_model, inputs, {PATTERN: only(force(slice(3, 7)), layers=0, heads=2)}),
+        patterns(
+            tiny_model, inputs, {PATTERN: only(attend_only_to(slice(3, 7)), layers=0, heads=2)}
+        ),
     )
     np.testing.assert_allclose(after[0, :, 2, :, 3:7], 0.25)
     assert (after[0, :, 2, :, :3] == 0).all()
@@ -38,7 +40,7 @@ def test_self_attention_is_not_forced_into_the_future(tiny_model, inputs):
     site = "decoder.attn.pattern"
     before, after = (
         patterns(tiny_model, inputs, edits, site)[0]
-        for edits in (None, {site: only(force([2, 4]), layers=0)})
+        for edits in (None, {site: only(attend_only_to([2, 4]), layers=0)})
     )
     np.testing.assert_array_equal(after[:, :, :2], before[:, :, :2])
     np.testing.assert_array_equal(after[:, :, 2:4, 2], 1)
@@ -70,7 +72,7 @@ def test_cached_steps_agree_with_one_pass(tiny_model, inputs):
     tokens, memory = inputs
     edits = {
         "decoder.attn.scores": knockout([0, 1]),
-        "decoder.attn.pattern": only(force([0, 5]), layers=1),
+        "decoder.attn.pattern": only(attend_only_to([0, 5]), layers=1),
         SCORES: knockout(range(9)),
     }
     out = jaxasr.generate(tiny_model, memory, tokens[:, :3], max_new_tokens=5, eot=100, edits=edits)
@@ -84,7 +86,7 @@ def test_a_frozen_pattern_stays_while_the_stream_changes(tiny_model, inputs):
     before, push = patterns(tiny_model, inputs), {"decoder.resid_pre": Add(jnp.arange(15.0))}
     assert not np.allclose(patterns(tiny_model, inputs, push), before, atol=1e-3)
     np.testing.assert_array_equal(
-        patterns(tiny_model, inputs, {**push, PATTERN: freeze(jnp.asarray(before))}), before
+        patterns(tiny_model, inputs, {**push, PATTERN: freeze_pattern(jnp.asarray(before))}), before
     )
 
 
@@ -92,33 +94,41 @@ def test_the_mean_counts_true_steps_only(tiny_model, inputs):
     activation = tiny_model.decode(*inputs, None, jaxasr.select(Z))[1][Z]
     valid = jnp.array([[True] * 6, [True] * 2 + [False] * 4])
     by_hand = np.concatenate([activation[:, 0], activation[:, 1, :2]], 1).mean(1)[:, None, None]
-    np.testing.assert_allclose(mean(activation, Z, valid).value, by_hand, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(
-        mean(activation, Z).value,
+        mean_ablation(activation, Z, valid).value, by_hand, rtol=1e-5, atol=1e-6
+    )
+    np.testing.assert_allclose(
+        mean_ablation(activation, Z).value,
         np.asarray(activation).mean((1, 2), keepdims=True),
         rtol=1e-5,
         atol=1e-6,
     )
     wrong = activation.at[:, 1, 2:].set(jnp.nan)
-    np.testing.assert_array_equal(mean(wrong, Z, valid).value, mean(activation, Z, valid).value)
-    after = np.asarray(tiny_model.decode(*inputs, {Z: mean(activation, Z)}, jaxasr.select(Z))[1][Z])
-    np.testing.assert_allclose(after, np.broadcast_to(mean(activation, Z).value, after.shape))
+    np.testing.assert_array_equal(
+        mean_ablation(wrong, Z, valid).value, mean_ablation(activation, Z, valid).value
+    )
+    after = np.asarray(
+        tiny_model.decode(*inputs, {Z: mean_ablation(activation, Z)}, jaxasr.select(Z))[1][Z]
+    )
+    np.testing.assert_allclose(
+        after, np.broadcast_to(mean_ablation(activation, Z).value, after.shape)
+    )
     pattern = tiny_model.decode(*inputs, None, jaxasr.select(PATTERN))[1][PATTERN]
-    assert mean(pattern, PATTERN).value.shape == (2, 1, 5, 1, 11)
+    assert mean_ablation(pattern, PATTERN).value.shape == (2, 1, 5, 1, 11)
 
 
 def test_what_makes_no_sense_is_refused(tiny_model, inputs):
     with pytest.raises(ValueError, match="all 11 keys"):
         patterns(tiny_model, inputs, {SCORES: only(knockout(range(11)), heads=0)})
     with pytest.raises(ValueError, match="lies outside of 0 to 10"):
-        patterns(tiny_model, inputs, {PATTERN: force(11)})
+        patterns(tiny_model, inputs, {PATTERN: attend_only_to(11)})
     with pytest.raises(
         ValueError, match=r"expected a site of `scores`, got 'decoder\.cross_attn\.pattern'"
     ):
         patterns(tiny_model, inputs, {PATTERN: knockout(1)})
     with pytest.raises(ValueError, match="expected a site of `pattern`"):
-        patterns(tiny_model, inputs, {Z: force(1)})
+        patterns(tiny_model, inputs, {Z: attend_only_to(1)})
     with pytest.raises(ValueError, match="at least one step"):
-        mean(jnp.ones((2, 6, 5, 3)), Z, jnp.zeros((2, 6), bool))
+        mean_ablation(jnp.ones((2, 6, 5, 3)), Z, jnp.zeros((2, 6), bool))
     with pytest.raises(ValueError, match=r"shape \[5, 3\]"):
-        mean(jnp.ones((5, 3)), Z)
+        mean_ablation(jnp.ones((5, 3)), Z)

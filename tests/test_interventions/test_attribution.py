@@ -122,7 +122,7 @@ def test_labels_are_those_of_a_sweep(tiny_model, far, all_near):
     np.testing.assert_array_equal(cells.layer, [0, 1])
     baseline = METRIC(far[0].decode(tiny_model)[0][:, -1][:, np.array([3, 8])])
     np.testing.assert_allclose(cells.baseline, baseline, atol=1e-6)
-    target, source = (run.heard(tiny_model).row(1) for run in far)
+    target, source = (run.encode(tiny_model).row(1) for run in far)
     two = ["decoder.cross_attn.z", "decoder.mlp_out"]
     both = attribution(
         tiny_model, target=target, source=source, site=two, over=("layer", "head"), metric=METRIC
@@ -309,7 +309,7 @@ def test_what_has_no_estimate_is_refused(tiny_model, near):
         "over": ("layer",),
         "metric": logprob(3),
     }
-    heard = near[0].heard(tiny_model)
+    heard = near[0].encode(tiny_model)
     for change, message in (
         ({"metric": rank(3)}, "rank has no gradient"),
         ({"over": ("alpha",)}, "proportional to 'alpha'"),

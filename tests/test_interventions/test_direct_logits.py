@@ -5,7 +5,7 @@ from golden.tiny import tiny_inputs, uniform
 import jaxasr
 from experiments.data import real_speech
 from interventions import Run
-from interventions.effects.direct_logits import PARTS, direct_logits, total_logit
+from interventions.effects.direct_logits import PARTS, direct_logit_attribution, total_logit
 
 ANSWER, FOIL = 3, 8
 
@@ -13,12 +13,12 @@ ANSWER, FOIL = 3, 8
 @pytest.fixture(scope="module")
 def run(tiny_model):
     mel, tokens = tiny_inputs(tiny_model.config, 2, 5)
-    return Run(mel=mel, tokens=tokens).heard(tiny_model)
+    return Run(mel=mel, tokens=tokens).encode(tiny_model)
 
 
 @pytest.fixture(scope="module")
 def split(tiny_model, run):
-    return direct_logits(tiny_model, run, ANSWER, FOIL, position=3, window_s=0.06)
+    return direct_logit_attribution(tiny_model, run, ANSWER, FOIL, position=3, window_s=0.06)
 
 
 def summed_as_labelled(split, atol):
@@ -37,7 +37,7 @@ def test_parts_sum_to_the_logit(tiny_model, run, split):
     logits = np.asarray(run.decode(tiny_model)[0])[:, 3]
     np.testing.assert_allclose(split.logit, logits[:, ANSWER] - logits[:, FOIL], atol=1e-5)
     summed_as_labelled(split, 1e-5)
-    one = direct_logits(tiny_model, run, np.array([ANSWER, FOIL]))
+    one = direct_logit_attribution(tiny_model, run, np.array([ANSWER, FOIL]))
     last = np.asarray(run.decode(tiny_model)[0])[:, -1]
     np.testing.assert_allclose(total_logit(one), [last[0, ANSWER], last[1, FOIL]], atol=1e-5)
 
@@ -53,7 +53,7 @@ def test_labels(tiny_model, run, split):
     }
     assert split.parts.part.values.tolist() == list(PARTS)
     np.testing.assert_allclose(split.time, [0, 0.06, 0.12, 0.18])
-    single = direct_logits(tiny_model, run.row(0), ANSWER, FOIL, position=3)
+    single = direct_logit_attribution(tiny_model, run.row(0), ANSWER, FOIL, position=3)
     assert "example" not in single.dims
     assert single.sizes["time"] == 11
     frames = np.pad(single.frames, [(0, 0), (0, 0), (0, 1)]).reshape(2, 5, 4, 3).sum(-1)
@@ -88,7 +88,7 @@ def test_a_head_s_part_is_what_its_ablation_takes_from_the_frozen_norm(tiny_mode
 def test_frames_follow_the_pattern(tiny_model):
     """A frame that no head looks at writes nothing."""
     mel, tokens = tiny_inputs(tiny_model.config, 1, 5)
-    run = Run(mel=mel, tokens=tokens).heard(tiny_model)
+    run = Run(mel=mel, tokens=tokens).encode(tiny_model)
     acts = run.decode(
         tiny_model, readout=jaxasr.select("decoder.cross_attn.pattern", "decoder.cross_attn.v")
     )[1]
@@ -96,7 +96,9 @@ def test_frames_follow_the_pattern(tiny_model):
     kernel = np.asarray(tiny_model.decoder.blocks.cross_attn.out.kernel[...], np.float64)[
         0
     ].reshape(5, 3, 15)[2]
-    frames = direct_logits(tiny_model, run, ANSWER, FOIL).frames.sel(layer=0, head=2).values
+    frames = (
+        direct_logit_attribution(tiny_model, run, ANSWER, FOIL).frames.sel(layer=0, head=2).values
+    )
     weight = np.asarray(acts["decoder.cross_attn.pattern"])[0, 0, 2, -1, 6]
     x = np.asarray(
         run.decode(tiny_model, readout=jaxasr.select("decoder.resid_post"))[1]["decoder.resid_post"]
@@ -112,11 +114,11 @@ def test_frames_follow_the_pattern(tiny_model):
 
 def test_what_does_not_exist_is_refused(tiny_model, run):
     with pytest.raises(ValueError, match="answer: expected token ids from 0 to 100, got 101"):
-        direct_logits(tiny_model, run, 101)
+        direct_logit_attribution(tiny_model, run, 101)
     with pytest.raises(ValueError, match="position: expected -5 to 4"):
-        direct_logits(tiny_model, run, 1, position=5)
+        direct_logit_attribution(tiny_model, run, 1, position=5)
     with pytest.raises(ValueError, match="window_s: expected at least one frame"):
-        direct_logits(tiny_model, run, 1, window_s=0.001)
+        direct_logit_attribution(tiny_model, run, 1, window_s=0.001)
 
 
 def test_on_a_recording(asr):
@@ -127,7 +129,8 @@ def test_on_a_recording(asr):
     logits = np.asarray(run.decode(asr.model)[0])[0, -1]
     best, foil = np.argsort(-logits)[:2].tolist()
     one, difference = (
-        direct_logits(asr.model, run, *tokens, window_s=0.5) for tokens in ((best,), (best, foil))
+        direct_logit_attribution(asr.model, run, *tokens, window_s=0.5)
+        for tokens in ((best,), (best, foil))
     )
     np.testing.assert_allclose(
         [total_logit(one), total_logit(difference)],
@@ -142,4 +145,4 @@ def test_on_a_recording(asr):
 def test_noise_is_split_as_exactly(tiny_model):
     mel, tokens = tiny_inputs(tiny_model.config, 2, 5)
     run = Run(mel=10 * uniform(4, *mel.shape), tokens=tokens)
-    summed_as_labelled(direct_logits(tiny_model, run, ANSWER), 1e-5)
+    summed_as_labelled(direct_logit_attribution(tiny_model, run, ANSWER), 1e-5)

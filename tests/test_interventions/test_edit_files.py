@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from interventions.edits import serialization
-from interventions.edits.attention import force, knockout
+from interventions.edits.attention import attend_only_to, knockout
 from interventions.edits.values import (
     Add,
+    FromRow,
     Mix,
     Noise,
     Patch,
     Project,
-    Row,
     Scale,
     Zero,
     chain,
@@ -28,7 +28,7 @@ from jaxasr import At
 
 EDITS = {
     "decoder.resid_pre": Patch(jnp.arange(30.0).reshape(2, 15), partial=True),
-    "decoder.resid_mid": Mix(jnp.float32(1.5), Row(jnp.array([1, 0]))),
+    "decoder.resid_mid": Mix(jnp.float32(1.5), FromRow(jnp.array([1, 0]))),
     "decoder.resid_post": chain(Scale(0.5), Add(np.ones(15, np.float32), 2), Zero()),
     "decoder.mlp.post": only(
         Noise(3, 0.25, replace=True),
@@ -39,7 +39,7 @@ EDITS = {
     ),
     "decoder.attn_out": Project.span(np.eye(15, dtype=np.float32)[:2], keep=True),
     "decoder.mlp_out": Patch(jnp.ones(15, jnp.bfloat16) / 3),
-    "decoder.cross_attn.pattern": only(force(slice(3, 7)), heads=2),
+    "decoder.cross_attn.pattern": only(attend_only_to(slice(3, 7)), heads=2),
     "decoder.cross_attn.scores": knockout([1, 2]),
 }
 
@@ -195,7 +195,7 @@ def test_json_that_is_none_of_ours_is_a_value_error(tmp_path, text):
 
 
 @pytest.mark.parametrize(
-    "edit", [Patch(3.0), Patch(jnp.full(15, jnp.nan)), Scale(float("nan")), Row(jnp.array([0]))]
+    "edit", [Patch(3.0), Patch(jnp.full(15, jnp.nan)), Scale(float("nan")), FromRow(jnp.array([0]))]
 )
 def test_what_could_not_be_loaded_is_not_saved(tmp_path, edit):
     with pytest.raises(ValueError, match=r"edits\['decoder\.ln'\]"):

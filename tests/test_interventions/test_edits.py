@@ -9,11 +9,11 @@ from golden.tiny import tiny_inputs
 import jaxasr
 from interventions.edits.values import (
     Add,
+    FromRow,
     Mix,
     Noise,
     Patch,
     Project,
-    Row,
     Scale,
     Zero,
     chain,
@@ -202,8 +202,8 @@ def test_what_each_edit_does(tiny_model, inputs, own):
         (Add(value[0, 0], 2.0), x + 2 * value[0, 0]),
         (Scale(-2.0), -2 * x),
         (Zero(), 0 * x),
-        (Patch(Row(jnp.array([1, 0]))), x[::-1]),
-        (Mix(jnp.float32(0.25), Row(jnp.array([1, 1]))), 0.75 * x + 0.25 * x[[1, 1]]),
+        (Patch(FromRow(jnp.array([1, 0]))), x[::-1]),
+        (Mix(jnp.float32(0.25), FromRow(jnp.array([1, 1]))), 0.75 * x + 0.25 * x[[1, 1]]),
         (chain(Scale(2.0), Add(jnp.float32(1))), 2 * x + 1),
         (chain(Add(jnp.float32(1)), Scale(2.0)), 2 * (x + 1)),
     ]
@@ -268,7 +268,7 @@ def test_noise_of_rows_layers_and_positions_is_independent(tiny_model, inputs):
 EDITS = [
     Patch(jnp.ones(15)),
     Mix(jnp.float32(0.5), jnp.ones(15)),
-    Mix(jnp.float32(0.5), Row(jnp.array([1, 0]))),
+    Mix(jnp.float32(0.5), FromRow(jnp.array([1, 0]))),
     Add(jnp.ones(15), jnp.float32(2)),
     Scale(jnp.float32(0.5)),
     Zero(),

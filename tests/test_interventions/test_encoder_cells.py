@@ -10,7 +10,7 @@ from golden.tiny import tiny_inputs
 import jaxasr
 from interventions import Mix, Patch, Scale, only
 from interventions.generation import encoder_cells, sweeps
-from interventions.patching.grid import Placed
+from interventions.patching.grid import AtCell
 from jaxasr import compiled
 
 N_NEW, EOT, S = 6, 100, 11
@@ -42,12 +42,12 @@ def grid(**axes):
 def test_layers_and_heads(tiny_model, inputs, budget):
     mel, prompt = inputs
     cells = grid(layer=np.arange(4, dtype=np.int32), head=np.arange(3, dtype=np.int32))
-    out = encoder_cells.generate_heard(
+    out = encoder_cells.generate_encoder_cells(
         tiny_model,
         mel,
         prompt,
         cells,
-        edits_of=Placed(Scale(-4.0), "encoder.attn.z"),
+        edits_of=AtCell(Scale(-4.0), "encoder.attn.z"),
         budget=budget,
         **OPTIONS,
     )
@@ -68,8 +68,8 @@ def test_windows_of_another_recording_each_with_its_own_row(tiny_model, inputs):
         "encoder.resid_post"
     ]
     cells = grid(layer=np.arange(4, dtype=np.int32), time=np.array([0, 4, 8], np.int32))
-    at = Placed(Patch(other), "encoder.resid_post", 4, 10)
-    out = encoder_cells.generate_heard(
+    at = AtCell(Patch(other), "encoder.resid_post", 4, 10)
+    out = encoder_cells.generate_encoder_cells(
         tiny_model, mel, prompt, cells, edits_of=at, batch=8, **OPTIONS
     )
     for k in (1, 8, 11):
@@ -82,7 +82,7 @@ def test_windows_of_another_recording_each_with_its_own_row(tiny_model, inputs):
         assert_cell(out, k, alone(tiny_model, mel, prompt, edits))
     programs = compiled.n_compiled(encoder_cells._hear), compiled.n_compiled(encoder_cells._say)
     shorter = grid(layer=np.arange(4, dtype=np.int32), time=np.array([0, 4], np.int32))
-    same = encoder_cells.generate_heard(
+    same = encoder_cells.generate_encoder_cells(
         tiny_model, mel, prompt, shorter, edits_of=at.replace(n_frames=9), batch=8, **OPTIONS
     )
     np.testing.assert_array_equal(
@@ -98,7 +98,7 @@ def test_doses_of_a_site_without_layers(tiny_model, inputs):
     mel, prompt = inputs
     doses = np.array([0.0, 0.5, 2.0], np.float32)
     cells = jax.vmap(lambda alpha: {"encoder.embed": Mix(alpha, np.float32(0.1))})(doses)
-    out = encoder_cells.generate_heard(tiny_model, mel, prompt, cells, **OPTIONS)
+    out = encoder_cells.generate_encoder_cells(tiny_model, mel, prompt, cells, **OPTIONS)
     for k, alpha in enumerate(doses):
         assert_cell(
             out, k, alone(tiny_model, mel, prompt, {"encoder.embed": Mix(alpha, np.float32(0.1))})
@@ -116,7 +116,7 @@ def test_a_labelled_sweep_takes_the_mel(asr, tiny_model, inputs):
         "max_new_tokens": N_NEW,
         "rules": lambda logits, *_: logits,
     }
-    options["edits_of"] = Placed(Scale(-4.0), "encoder.mlp_out")
+    options["edits_of"] = AtCell(Scale(-4.0), "encoder.mlp_out")
     result = sweeps.sequence_sweep(
         tiny, mel, prompt, {"layer": np.arange(4, dtype=np.int32)}, **options
     )
@@ -128,7 +128,7 @@ def test_a_labelled_sweep_takes_the_mel(asr, tiny_model, inputs):
         result.baseline_text[1]
         == tiny.tokenizer.decode(plain.tokens[1, : plain.lengths[1]]).strip()
     )
-    with pytest.raises(ValueError, match="follow: not defined"):
+    with pytest.raises(ValueError, match="leader: not defined"):
         sweeps.sequence_sweep(
-            tiny, mel, prompt, {"layer": np.arange(4)}, follow=np.array([0, 0]), **options
+            tiny, mel, prompt, {"layer": np.arange(4)}, leader=np.array([0, 0]), **options
         )

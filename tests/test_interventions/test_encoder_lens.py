@@ -92,9 +92,9 @@ def test_the_stem(tiny, mel):
 
 @pytest.mark.parametrize("at_once", [1, 3])
 def test_layers_side_by_side_are_layers_one_by_one(tiny, mel, at_once):
-    lens, apart = look(tiny, mel), look(tiny, mel, at_once=at_once)
-    np.testing.assert_array_equal(lens.tokens, apart.tokens)
-    np.testing.assert_allclose(lens.logprobs, apart.logprobs, rtol=1e-5, atol=1e-5)
+    lens, separate = look(tiny, mel), look(tiny, mel, at_once=at_once)
+    np.testing.assert_array_equal(lens.tokens, separate.tokens)
+    np.testing.assert_allclose(lens.logprobs, separate.logprobs, rtol=1e-5, atol=1e-5)
 
 
 def test_what_is_refused(tiny, mel):

@@ -12,7 +12,7 @@ from own_edits import SilenceHead
 
 import jaxasr
 from experiments.data import real_speech
-from interventions.edits.values import Mix, Row, Scale, Zero, only
+from interventions.edits.values import FromRow, Mix, Scale, Zero, only
 from interventions.generation import sweeps
 from jaxasr import compiled
 
@@ -70,7 +70,7 @@ def test_a_cell_is_what_its_edit_generates_alone(tiny_model, inputs, batch):
 
 def test_chunks_cells_and_their_values_share_one_executable(tiny_model, inputs):
     before = compiled.n_compiled(sweeps._generate)
-    edits_of = sweeps.Placed(Scale(0.5), "decoder.attn.z")
+    edits_of = sweeps.AtCell(Scale(0.5), "decoder.attn.z")
     for n, factor in ((7, 0.5), (5, 2.0)):
         cells = {
             "layer": np.arange(n, dtype=np.int32) % 2,
@@ -82,12 +82,12 @@ def test_chunks_cells_and_their_values_share_one_executable(tiny_model, inputs):
 
 def test_doses_and_rows_of_other_recordings(tiny_model, inputs):
     memory, prompt = inputs
-    prompt, follow = np.repeat(prompt[:1], 2, 0), np.array([0, 0])
-    row = Row(jnp.array([1, 1]))
+    prompt, leader = np.repeat(prompt[:1], 2, 0), np.array([0, 0])
+    row = FromRow(jnp.array([1, 1]))
     doses = jax.vmap(lambda alpha: {"decoder.cross_attn.z": Mix(alpha, row)})(
         jnp.array([0.0, 0.4, 1.0])
     )
-    out = cells_of(tiny_model, (memory, prompt), doses, follow=follow)
+    out = cells_of(tiny_model, (memory, prompt), doses, leader=leader)
     for k, alpha in enumerate((0.0, 0.4, 1.0)):
         edits = {"decoder.cross_attn.z": Mix(jnp.float32(alpha), row)}
         assert_cell(
@@ -100,7 +100,7 @@ def test_doses_and_rows_of_other_recordings(tiny_model, inputs):
                 max_new_tokens=N_NEW,
                 eot=EOT,
                 edits=edits,
-                follow=follow,
+                leader=leader,
             ),
         )
 
@@ -160,7 +160,7 @@ def test_a_sweep_is_labelled_and_scored(tiny, inputs):
 
 def test_heads_of_a_real_recording(asr):
     audio = jaxasr.load_audio(real_speech.DEMO)
-    result = sweeps.head_map(
+    result = sweeps.generation_sweep(
         asr, audio, site="decoder.cross_attn_out", over=("layer",), max_new_tokens=40
     )
     assert result.sizes == {"layer": 4, "example": 1}
@@ -178,7 +178,7 @@ def test_heads_of_a_real_recording(asr):
 
 def test_recordings_of_other_lengths_compile_nothing(asr):
     call = functools.partial(
-        sweeps.head_map,
+        sweeps.generation_sweep,
         asr,
         site="decoder.cross_attn.pattern",
         over=("time",),
@@ -205,4 +205,4 @@ def test_recordings_of_other_lengths_compile_nothing(asr):
 )
 def test_what_has_no_heads(asr, site, over, message):
     with pytest.raises(ValueError, match=message):
-        sweeps.head_map(asr, np.zeros(16000, np.float32), site=site, over=over)
+        sweeps.generation_sweep(asr, np.zeros(16000, np.float32), site=site, over=over)

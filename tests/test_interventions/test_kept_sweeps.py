@@ -26,7 +26,7 @@ def target(tiny_model):
     mel = jax.random.normal(jax.random.key(1), (2, c.n_mels, 2 * c.n_audio_ctx))
     return iv.Run(
         mel=mel, tokens=jax.random.randint(jax.random.key(2), (2, 5), 0, c.n_vocab)
-    ).heard(tiny_model)
+    ).encode(tiny_model)
 
 
 def swept(model, target, folder, edit=None, source="zero", metric=None):

@@ -125,7 +125,7 @@ def test_a_real_recording(asr):
     mel = jaxasr.log_mel(jaxasr.load_audio(real_speech.DEMO), asr.config.n_mels)
     prompt = asr.tokenizer.prompt()
     text = asr.tokenizer.encode(" The captain read the old letter aloud")
-    run = Run(mel=mel[None], tokens=np.array([prompt + text], np.int32)).heard(asr.model)
+    run = Run(mel=mel[None], tokens=np.array([prompt + text], np.int32)).encode(asr.model)
     lens = logit_lens(asr.model, run, top_k=3)
     np.testing.assert_array_equal(lens.ids[-1, ..., 0], lens.final)
     assert (np.asarray(lens.rank)[-1] == 0).all()

@@ -6,7 +6,7 @@ from golden.tiny import tiny_inputs, uniform
 import jaxasr
 from interventions import Run
 from interventions.edits.values import Patch, only
-from interventions.effects.paths import Node, everything, nodes, path_patch
+from interventions.effects.paths import Node, all_receivers, nodes, path_patch
 from interventions.metrics import logit_diff
 
 METRIC = logit_diff(3, 8, position=3)
@@ -57,7 +57,7 @@ def test_all_paths_together_are_the_whole_patch(tiny_model, runs):
         target,
         source,
         senders=senders,
-        receivers=[everything(tiny_model.config)],
+        receivers=[all_receivers(tiny_model.config)],
         metric=METRIC,
     )
     assert found.dims == ("example", "sender", "receiver")
@@ -180,7 +180,7 @@ def test_the_target_s_own_paths_change_nothing(tiny_model, runs):
         target,
         target,
         senders=DECODER,
-        receivers=[everything(tiny_model.config)],
+        receivers=[all_receivers(tiny_model.config)],
         metric=METRIC,
     )
     np.testing.assert_allclose(
@@ -190,7 +190,7 @@ def test_the_target_s_own_paths_change_nothing(tiny_model, runs):
 
 def test_positions_restrict_what_is_sent(tiny_model, runs):
     target, source = runs
-    node, to = Node("decoder.cross_attn.z", 1, 2), [everything(tiny_model.config)]
+    node, to = Node("decoder.cross_attn.z", 1, 2), [all_receivers(tiny_model.config)]
     found = path_patch(
         tiny_model, target, source, senders=[node], receivers=to, metric=METRIC, positions=[3]
     )

@@ -16,9 +16,9 @@ def inputs(tiny_model):
 def test_a_run_is_heard_or_still_to_be_heard(tiny_model, inputs):
     mel, tokens = inputs
     run = Run(mel=mel, tokens=tokens)
-    heard = run.heard(tiny_model)
+    heard = run.encode(tiny_model)
     assert heard.mel is None
-    assert heard.heard(tiny_model) is heard
+    assert heard.encode(tiny_model) is heard
     assert run.batch == heard.batch == 2
     logits, _ = tiny_model.decode(tokens, tiny_model.encode(mel)[0])
     for one in (run, heard):
@@ -40,7 +40,7 @@ def test_edits_readouts_and_positions_reach_the_decoder(tiny_model, inputs):
 def test_layers_apart_are_refused(tiny_model, inputs):
     mel, tokens = inputs
     with pytest.raises(ValueError, match="stacked"):
-        Run(memory=tiny_model.encode(mel, apart=True)[0], tokens=tokens)
+        Run(memory=tiny_model.encode(mel, unstacked=True)[0], tokens=tokens)
 
 
 def test_neither_or_both(tiny_model, inputs):

@@ -136,16 +136,21 @@ def test_scan_and_loop_agree(tiny_model, inputs):
 
 def test_a_memory_apart_is_the_same_memory(tiny_model, inputs):
     mel, _ = tiny_inputs(tiny_model.config, 3, N_PROMPT)
-    stacked, apart = (tiny_model.encode(mel, apart=apart)[0] for apart in (False, True))
-    assert isinstance(apart.k, tuple)
-    for one, other in zip(jax.tree.leaves(apart.stacked()), jax.tree.leaves(stacked), strict=True):
+    stacked, unstacked = (
+        tiny_model.encode(mel, unstacked=unstacked)[0] for unstacked in (False, True)
+    )
+    assert isinstance(unstacked.k, tuple)
+    for one, other in zip(
+        jax.tree.leaves(unstacked.stacked()), jax.tree.leaves(stacked), strict=True
+    ):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
     for unroll in (False, True):
         texts = [
-            generate(tiny_model, (memory, inputs[1]), unroll=unroll) for memory in (stacked, apart)
+            generate(tiny_model, (memory, inputs[1]), unroll=unroll)
+            for memory in (stacked, unstacked)
         ]
         np.testing.assert_array_equal(texts[0].tokens, texts[1].tokens)
-    logits = [tiny_model.decode(inputs[1], memory)[0] for memory in (stacked, apart)]
+    logits = [tiny_model.decode(inputs[1], memory)[0] for memory in (stacked, unstacked)]
     np.testing.assert_allclose(*logits, rtol=1e-4, atol=1e-5)
 
 

@@ -106,9 +106,9 @@ def test_a_traced_token_that_the_model_does_not_have_gives_nan():
 def test_direct_logits_and_the_logit_lens_refuse_them(tiny_model, runs):
     for token, found in BAD:
         with pytest.raises(ValueError, match=f"answer: expected token ids .*{found}"):
-            iv.direct_logits(tiny_model, runs[0], token)
+            iv.direct_logit_attribution(tiny_model, runs[0], token)
         with pytest.raises(ValueError, match=f"foil: expected token ids .*{found}"):
-            iv.direct_logits(tiny_model, runs[0], 3, token)
+            iv.direct_logit_attribution(tiny_model, runs[0], 3, token)
         with pytest.raises(ValueError, match=f"final: expected token ids .*{found}"):
             iv.logit_lens(tiny_model, runs[0], final=np.full((2, T), token))
     with pytest.raises(

@@ -17,7 +17,7 @@ from jaxasr.segments import Written
 from jaxasr.transcribe import detect_language, transcribe
 
 load = functools.cache(jaxasr.load)
-LONG = (
+MIN_LONG_QUERIES = (
     "jfk",
     "libri_3436-172162-0000",
     "libri_5703-47212-0000",
@@ -48,7 +48,7 @@ def long_recording():
     return np.concatenate(
         [
             part
-            for name in LONG
+            for name in MIN_LONG_QUERIES
             for part in (jaxasr.load_audio(folder / "classic" / f"{name}.flac"), pause)
         ]
     )

@@ -282,7 +282,7 @@ def test_sweeps_and_attribution_read_the_untied_projection(untied):
         model, run, run, site="decoder.resid_post", over=("layer",), metric=iv.logit_diff(3, 4)
     )
     np.testing.assert_allclose(swept, logits[0, -1, 3] - logits[0, -1, 4], rtol=1e-4, atol=1e-4)
-    split = iv.direct_logits(model, run, 3)
+    split = iv.direct_logit_attribution(model, run, 3)
     np.testing.assert_allclose(
         [split["logit"], iv.total_logit(split)], [logits[0, -1, 3]] * 2, rtol=1e-4, atol=1e-4
     )

@@ -15,7 +15,7 @@ Cells = dict[str, np.ndarray]
 
 
 @pytrees.dataclass
-class Everywhere:
+class AtSites:
     """The edits of one cell of `places`: `edit` at the cell's site, layer and head (and strength `alpha`), nothing at the other sites.
 
     As `edits_of` of `sequence.sequence_sweep` one program serves all sites.
