@@ -16,19 +16,20 @@ from jaxasr.sites import LAYERED, SITES
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("jaxasr", "interventions", "experiments")
 FILES = [file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))]
-# Rooms of a package from the bottom up: a file imports only from its own room and from those before it.
-ROOMS = {
+# Folders of each package, from the bottom up: a file imports from its folder and from those before it.
+FOLDERS = {
     "interventions": (
         "storage",
         "stats",
-        "edits",
         "figures",
-        "effects",
+        "edits",
         "lenses",
         "patching",
+        "effects",
         "generation",
         "probes",
-    )
+    ),
+    "experiments": ("data", "store", "pages", "analyses", "studies", "commands", "label_probes"),
 }
 
 
@@ -53,6 +54,18 @@ def test_imports_point_down(file):
     package = file.relative_to(ROOT).parts[0]
     above = PACKAGES[PACKAGES.index(package) + 1 :]
     assert not {module for module in imported(file) if module.split(".")[0] in (*above, "tests")}
+
+
+@pytest.mark.parametrize("package", FOLDERS)
+def test_folders_import_only_from_those_below(package):
+    order, root = FOLDERS[package], ROOT / package
+    unlisted = {file.parent.name for file in root.glob("*/*.py")} - {*order, "bench", "assets"}
+    assert not unlisted
+    for folder in order:
+        above = {f"{package}.{name}" for name in order[order.index(folder) + 1 :]}
+        for file in sorted((root / folder).rglob("*.py")):
+            modules = {".".join(module.split(".")[:2]) for module in imported(file)}
+            assert not modules & above, file
 
 
 def test_no_study_imports_another():

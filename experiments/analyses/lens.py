@@ -11,10 +11,10 @@ from jaxtyping import Array, Float, Int
 
 import interventions
 import jaxasr
+from experiments.analyses.text_kinds import category
 from experiments.pages.lens_page import EncoderRow, LensPage, LogitTable, Signs
 from experiments.progress import Progress
 from experiments.runtime import weights
-from experiments.studies.text_kinds import category
 from interventions.generation.transcripts import is_loop, longest_loop, repeated
 from interventions.storage.provenance import provenance
 from jaxasr.alignment.words import align

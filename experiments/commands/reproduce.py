@@ -102,7 +102,7 @@ def reproduce(
 
 
 def _print(done: dict[str, dict[str, Any] | None], out: Path, json: bool) -> None:
-    from experiments.pages.study_page import shown
+    from experiments.studies.study_page import shown
     from interventions.storage.text_files import printable, to_json
 
     if json:

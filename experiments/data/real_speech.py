@@ -13,7 +13,7 @@ from typing import Any
 from experiments.data.corpora.manifest import json_lines
 from interventions.storage.inert import named
 
-_REPOSITORY = Path(__file__).resolve().parents[1]
+_REPOSITORY = Path(__file__).resolve().parents[2]
 DEMO = (
     Path(__file__).parents[1] / "assets" / "demo.flac"
 )  # the project's own recording, always there

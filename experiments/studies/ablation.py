@@ -8,8 +8,8 @@ import xarray as xr
 
 import jaxasr
 from experiments.data.corpora import Utterance
-from experiments.data.selection import first_window, language
-from experiments.studies.item_cache import Arrays
+from experiments.item_cache import Arrays
+from experiments.studies.selection import first_window, language
 from interventions.corruptions import white_noise_like
 from interventions.edits.values import FromRow, Patch, Zero
 from interventions.generation.sweeps import sequence_sweep

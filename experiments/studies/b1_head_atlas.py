@@ -8,9 +8,9 @@ import scipy.stats
 import xarray as xr
 
 from experiments.data.corpora import Corpus
-from experiments.data.recordings import clean, loops, nonspeech
+from experiments.item_cache import Keep
 from experiments.studies.ablation import HEADS, stacked, written
-from experiments.studies.item_cache import Keep
+from experiments.studies.recordings import clean, loops, nonspeech
 from experiments.studies.study import Analysis, Claim, Evidence, Finding, Settings, Study, choice
 from interventions.figures import plots
 from interventions.patching.at_sites import places

@@ -11,9 +11,9 @@ import interventions
 import jaxasr
 from experiments.analyses import lens
 from experiments.data.corpora import Corpus, Utterance
-from experiments.data.recordings import clean
-from experiments.data.selection import first_window, language
-from experiments.studies.item_cache import Arrays, Keep
+from experiments.item_cache import Arrays, Keep
+from experiments.studies.recordings import clean
+from experiments.studies.selection import first_window, language
 from experiments.studies.study import Analysis, Claim, Settings, Study, choice
 from interventions.corruptions import noise
 from interventions.figures import plots

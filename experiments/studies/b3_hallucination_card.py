@@ -11,10 +11,10 @@ import xarray as xr
 import jaxasr
 from experiments.analyses import lens
 from experiments.data.corpora import Corpus, Utterance
-from experiments.data.recordings import clean, nonspeech
-from experiments.data.selection import first_window, language
+from experiments.item_cache import Arrays, Keep
 from experiments.studies.ablation import HEADS, NUMBERS, written
-from experiments.studies.item_cache import Arrays, Keep
+from experiments.studies.recordings import clean, nonspeech
+from experiments.studies.selection import first_window, language
 from experiments.studies.study import Analysis, Claim, Evidence, Finding, Settings, Study, choice
 from interventions.edits.values import Add, Project, Scale, only
 from interventions.figures import plots

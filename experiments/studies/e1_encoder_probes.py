@@ -9,11 +9,11 @@ import xarray as xr
 
 from experiments.data.corpora import Corpus, Utterance
 from experiments.data.real_speech import spread
-from experiments.data.selection import balanced, first_window, language, not_speech
+from experiments.item_cache import Arrays, Keep
 from experiments.studies import probing
 from experiments.studies.features import encoder_features
-from experiments.studies.item_cache import Arrays, Keep
 from experiments.studies.probing import Probing, Untestable, accuracy, layers_between, verdict
+from experiments.studies.selection import balanced, first_window, language, not_speech
 from experiments.studies.study import Analysis, Claim, Study, choice, paper
 from interventions.corruptions import add, noise
 

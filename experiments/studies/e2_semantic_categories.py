@@ -11,12 +11,12 @@ from jaxtyping import Float
 from experiments.data import phonemes
 from experiments.data.corpora import Corpus, Utterance
 from experiments.data.real_speech import spread
-from experiments.data.selection import first_window
 from experiments.data.spoken_words import spoken_words
+from experiments.item_cache import Arrays, Keep
 from experiments.studies import probing
 from experiments.studies.features import encoder_features
-from experiments.studies.item_cache import Arrays, Keep
 from experiments.studies.probing import Probing, accuracy, layers_between
+from experiments.studies.selection import first_window
 from experiments.studies.study import Analysis, Claim, Finding, Study, choice, paper
 from interventions.figures import plots
 from jaxasr.audio import n_frames

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from experiments.analyses.text_kinds import error_rate
 from experiments.data.corpora import Corpus, Utterance
 from experiments.data.real_speech import spread
-from experiments.data.selection import first_window, language, spoken, supported_languages
+from experiments.item_cache import Arrays, Keep
 from experiments.studies import probing
 from experiments.studies.features import written
-from experiments.studies.item_cache import Arrays, Keep
 from experiments.studies.probing import (
     Probing,
     Untestable,
@@ -20,8 +20,8 @@ from experiments.studies.probing import (
     ranking,
     verdict,
 )
+from experiments.studies.selection import first_window, language, spoken, supported_languages
 from experiments.studies.study import Analysis, Claim, Evidence, Study, choice, paper
-from experiments.studies.text_kinds import error_rate
 from interventions.figures import plots
 from interventions.generation.transcripts import errors, words
 

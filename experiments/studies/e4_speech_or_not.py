@@ -8,18 +8,9 @@ import xarray as xr
 
 from experiments.data.corpora import Corpus, Utterance
 from experiments.data.real_speech import spread
-from experiments.data.selection import (
-    WINDOW_S,
-    cross_validation_groups,
-    first_window,
-    language,
-    not_speech,
-    spoken,
-    supported_languages,
-)
+from experiments.item_cache import Arrays, Keep
 from experiments.studies import probing
 from experiments.studies.features import written
-from experiments.studies.item_cache import Arrays, Keep
 from experiments.studies.probing import (
     Probing,
     Untestable,
@@ -27,6 +18,15 @@ from experiments.studies.probing import (
     layers_between,
     ranking,
     verdict,
+)
+from experiments.studies.selection import (
+    WINDOW_S,
+    cross_validation_groups,
+    first_window,
+    language,
+    not_speech,
+    spoken,
+    supported_languages,
 )
 from experiments.studies.study import Analysis, Claim, Evidence, Study, choice, paper
 from interventions.generation.transcripts import is_loop, words

@@ -11,9 +11,9 @@ import jaxasr
 from experiments.analyses import lens
 from experiments.data.corpora import Corpus, Utterance
 from experiments.data.phonemes import MISSING, installed
-from experiments.data.selection import first_window
 from experiments.data.synthesis import spoken_pairs
-from experiments.studies.item_cache import Arrays, Keep
+from experiments.item_cache import Arrays, Keep
+from experiments.studies.selection import first_window
 from experiments.studies.study import (
     Analysis,
     Claim,

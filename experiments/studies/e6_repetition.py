@@ -7,9 +7,9 @@ import numpy as np
 import xarray as xr
 
 from experiments.data.corpora import Corpus, Utterance
-from experiments.data.recordings import clean, loops
+from experiments.item_cache import Keep
 from experiments.studies.ablation import COMPONENTS, HEADS, KINDS, stacked, written
-from experiments.studies.item_cache import Keep
+from experiments.studies.recordings import clean, loops
 from experiments.studies.study import (
     Analysis,
     Claim,

@@ -8,11 +8,11 @@ import xarray as xr
 
 import interventions
 import jaxasr
+from experiments.analyses.text_kinds import CATEGORIES, category, error_rate
 from experiments.data.corpora import Corpus, Utterance
-from experiments.data.selection import first_window, language, spoken, supported_languages
-from experiments.studies.item_cache import Arrays, Keep
+from experiments.item_cache import Arrays, Keep
+from experiments.studies.selection import first_window, language, spoken, supported_languages
 from experiments.studies.study import Analysis, Claim, Settings, Study, band, choice, paper
-from experiments.studies.text_kinds import CATEGORIES, category, error_rate
 
 CLAIMS = {
     "loops_below_the_top": Claim(

@@ -12,8 +12,8 @@ import jaxasr
 from experiments.analyses import lens
 from experiments.data.corpora import Corpus, Utterance
 from experiments.data.phonemes import MISSING, installed, phoneme_error_rate, phonemes
-from experiments.data.selection import first_window, language, spoken, supported_languages
-from experiments.studies.item_cache import Arrays, Keep
+from experiments.item_cache import Arrays, Keep
+from experiments.studies.selection import first_window, language, spoken, supported_languages
 from experiments.studies.study import Analysis, Claim, Settings, Study, band, choice, paper
 from interventions.figures import plots
 from jaxasr.languages import WITHOUT_SPACES

@@ -8,8 +8,8 @@ from jaxtyping import Float
 
 import jaxasr
 from experiments.analyses.lens import MAX_NEW_TOKENS, reading
+from experiments.item_cache import Arrays
 from experiments.store import pools
-from experiments.studies.item_cache import Arrays
 from jaxasr.audio import n_frames
 from jaxasr.rules import rules_for
 from jaxasr.text import compression_ratio

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from experiments.pages.study_page import shown
 from experiments.studies import registry
+from experiments.studies.study_page import shown
 from interventions.storage.inert import named, read_json
 from interventions.storage.text_files import staging, write_text
 

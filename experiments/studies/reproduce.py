@@ -11,11 +11,10 @@ from typing import Any
 
 from experiments.data import real_speech
 from experiments.data.corpora import Corpus, open_corpus
-from experiments.pages import study_page
+from experiments.item_cache import Keep, fingerprint
 from experiments.progress import Progress
 from experiments.runtime import weights
-from experiments.studies import registry
-from experiments.studies.item_cache import Keep, fingerprint
+from experiments.studies import registry, study_page
 from experiments.studies.study import Finding, Study
 from interventions.storage.provenance import provenance
 from interventions.storage.results import save_result

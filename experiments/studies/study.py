@@ -135,7 +135,7 @@ class Study:
     settings: a subclass of `Settings`. presets: changes of it, by name: "paper" (none), "here" (a folder of recordings and a small
     model), "builtin" (nothing but the packages), and "quick", which comes on top of the others.
     run(asr, data, settings, keep): the labelled arrays (xarray.Dataset) with a dimension `example`. `data` is an
-    `experiments.data.real_speech.Collection`; what is expensive goes through `keep` (`experiments.studies.item_cache.Keep`) item by item.
+    `experiments.data.real_speech.Collection`; what is expensive goes through `keep` (`experiments.item_cache.Keep`) item by item.
     analyse(arrays, settings): an `Analysis`; of arrays alone, so that it can be tested with made-up ones.
     draw(arrays, settings): figures (matplotlib) by name.
     version: raised when `run` gives other numbers, so that kept items of the old one are not used.

@@ -59,7 +59,7 @@ def _said(frozen: compiled.Frozen, run: Run, taps: tuple) -> Said:
         run.memory if blocks is None else run.memory.unstacked()
     )  # one copy for the pass and for the cells
     with full_precision(model):
-        return *forward.say(model, run, memory, {}, readout, metric, blocks), memory
+        return *forward.decode_and_score(model, run, memory, {}, readout, metric, blocks), memory
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -81,7 +81,7 @@ def device() -> str | None:
 @functools.cache
 def commit() -> str | None:
     """The commit of this checkout, `+` at its end when files differ from it; outside a checkout what $JAXASR_COMMIT says, else None."""
-    folder = Path(__file__).resolve().parent.parent
+    folder = Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists():
         return os.environ.get("JAXASR_COMMIT")
     head, changed = (

@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 from attacks.texts import HOSTILE, NAME, acts
 from experiments import cli, runtime
 from experiments.commands import errors, transcribe
-from experiments.pages import lens_page, study_page, terminal
+from experiments.pages import lens_page, terminal
 from experiments.progress import Progress
+from experiments.studies import study_page
 from interventions.probes import Bank
 from interventions.storage.text_files import write_json, write_text
 

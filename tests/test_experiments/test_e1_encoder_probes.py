@@ -7,9 +7,9 @@ import pytest
 import xarray as xr
 
 from experiments.data.corpora import Corpus, Utterance
-from experiments.data.selection import balanced, cross_validation_groups, not_speech
 from experiments.studies import probing
 from experiments.studies.e1_encoder_probes import CLAIMS, STUDY, Config, _accented, _gender
+from experiments.studies.selection import balanced, cross_validation_groups, not_speech
 from experiments.studies.study import DOES_NOT, REPLICATES, UNTESTABLE
 
 CONFIG = Config(folds=4, splits=1)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from experiments.analyses.text_kinds import CATEGORIES
 from experiments.studies.e7_encoder_lens import CLAIMS, STUDY, Config
 from experiments.studies.study import DOES_NOT, REPLICATES, UNTESTABLE
-from experiments.studies.text_kinds import CATEGORIES
 
 DEPTH = np.arange(9) / 8  # 0.875 is the one layer in the band of loops
 KIND = {name: place for place, name in enumerate(CATEGORIES)}

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from experiments.data import recordings
 from experiments.data.corpora import Corpus, Utterance, open_corpus
+from experiments.studies import recordings
 from interventions.generation.transcripts import errors
 
 ASR = SimpleNamespace(

@@ -12,9 +12,8 @@ from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from experiments import cli
-from experiments.pages import study_page
-from experiments.studies import registry, reproduce as studies, study
-from experiments.studies.item_cache import Keep, fingerprint
+from experiments.item_cache import Keep, fingerprint
+from experiments.studies import registry, reproduce as studies, study, study_page
 from experiments.studies.study import (
     DOES_NOT,
     REPLICATES,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.studies.text_kinds import category, error_rate
+from experiments.analyses.text_kinds import category, error_rate
 
 FINAL = "The captain read the old letter aloud."
 

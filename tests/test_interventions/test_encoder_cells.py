@@ -80,7 +80,10 @@ def test_windows_of_another_recording_each_with_its_own_row(tiny_model, inputs):
             )
         }
         assert_cell(out, k, alone(tiny_model, mel, prompt, edits))
-    programs = compiled.n_compiled(encoder_cells._hear), compiled.n_compiled(encoder_cells._say)
+    programs = (
+        compiled.n_compiled(encoder_cells._encode_cells),
+        compiled.n_compiled(encoder_cells._generate_row),
+    )
     shorter = grid(layer=np.arange(4, dtype=np.int32), time=np.array([0, 4], np.int32))
     same = encoder_cells.generate_encoder_cells(
         tiny_model, mel, prompt, shorter, edits_of=at.replace(n_frames=9), batch=8, **OPTIONS
@@ -89,8 +92,8 @@ def test_windows_of_another_recording_each_with_its_own_row(tiny_model, inputs):
         same.tokens.reshape(4, 2, 2, -1), out.tokens.reshape(4, 3, 2, -1)[:, :2]
     )
     assert programs == (
-        compiled.n_compiled(encoder_cells._hear),
-        compiled.n_compiled(encoder_cells._say),
+        compiled.n_compiled(encoder_cells._encode_cells),
+        compiled.n_compiled(encoder_cells._generate_row),
     )
 
 

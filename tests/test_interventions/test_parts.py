@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from experiments.studies.item_cache import Keep
+from experiments.item_cache import Keep
 from interventions.storage import inert, parts
 
 

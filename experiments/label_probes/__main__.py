@@ -1,4 +1,4 @@
-"""Probes of real recordings, as `docs/results/probes.md` has them: `python -m experiments.studies.label_probes`.
+"""Probes of real recordings, as `docs/results/probes.md` has them: `python -m experiments.label_probes`.
 
 Each is one `jaxasr probe`, printed with its options; what is there already is not done again.
 """
@@ -13,8 +13,8 @@ import pandas
 import typer
 
 from experiments.data import real_speech
-from experiments.studies.label_probes.manifests import prepare
-from experiments.studies.label_probes.probes import LINES, PENALTY, Line
+from experiments.label_probes.manifests import prepare
+from experiments.label_probes.probes import LINES, PENALTY, Line
 from interventions.storage.inert import read_json
 from interventions.storage.text_files import replacing, write_json, write_text
 
@@ -226,7 +226,7 @@ def _model_table(line: Line, model: str, result: dict[str, Any]) -> list[str]:
 _HEAD = f"""# Probes by layer, on real recordings
 
 What a linear probe reads from each encoder layer of tiny.en and base, beside its controls; after experiment E1 of arXiv 2508.15882.
-Remade by `python -m experiments.studies.label_probes` (numbers: [probes.json](probes.json)). The paper probes
+Remade by `python -m experiments.label_probes` (numbers: [probes.json](probes.json)). The paper probes
 large-v3 (32 encoder layers) on 337 to 2,500 utterances; models and data here are far smaller, so patterns compare, digits do not.
 
 * The residual stream after each layer (`encoder.resid_post`, layers from 0), mean over true speech frames; single frames for phones.

@@ -13,8 +13,14 @@ import jaxasr
 from experiments.data import real_speech
 from experiments.data.corpora import Corpus, Utterance
 from experiments.data.real_speech import spread
-from experiments.data.selection import WINDOW_S, first_window, language, spoken, supported_languages
-from experiments.studies.item_cache import Arrays, Keep
+from experiments.item_cache import Arrays, Keep
+from experiments.studies.selection import (
+    WINDOW_S,
+    first_window,
+    language,
+    spoken,
+    supported_languages,
+)
 from interventions.generation.transcripts import repetition, words
 from jaxasr.config import SAMPLE_RATE
 from jaxasr.rules import rules_for
