@@ -4,6 +4,7 @@ from jaxasr.audio import load_audio as load_audio, log_mel as log_mel
 from jaxasr.cache import Memory as Memory
 from jaxasr.config import SIZES as SIZES, Config as Config
 from jaxasr.generate import Generation as Generation, generate as generate
+from jaxasr.generated_text import GeneratedText as GeneratedText
 from jaxasr.model import Whisper as Whisper
 from jaxasr.recogniser import Recogniser as Recogniser, load as load
 from jaxasr.taps import (

@@ -65,7 +65,7 @@ def beam_search(
     )
     penalty = None if length_penalty is None else jnp.float32(length_penalty)
     found = compiled.call(
-        _search, model, request, jnp.int32(most), penalty, taps=taps, n_beams=beam_size, **options
+        _search, model, request, jnp.int32(most), penalty, taps, n_beams=beam_size, **options
     )
     return found.check_finite()
 

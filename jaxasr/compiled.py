@@ -100,12 +100,19 @@ class _Options(Key):
         self.values = values
 
 
-def call(fn: Callable, *dynamic: Any, taps: Any, **options: Hashable) -> Any:
-    """Calls `fn(*dynamic, taps, **options)`, compiled.
+def call(fn: Callable, *arguments: Any, **options: Hashable) -> Any:
+    """Calls `fn(*arguments, **options)`, compiled.
 
-    `dynamic` and `taps` (edits and readouts) are pytrees of arrays; what is no array in them, and `options`, is static.
+    Args:
+        fn: a module-level function.
+        arguments: pytrees. Their arrays are traced; the rest (edits' types, sites, functions) is
+            static.
+        options: static values.
+
+    Returns:
+        The result of `fn`. New arrays of the same shapes run the same program.
     """
-    arrays, structures = zip(*map(split, (*dynamic, taps)), strict=True)
+    arrays, structures = zip(*map(split, arguments), strict=True)
     return _jitted(fn)(arrays, structures, _Options(options))
 
 

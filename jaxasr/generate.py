@@ -83,7 +83,7 @@ def generate(
         jnp.float32(temperature),
         key,
         leader,
-        taps=taps,
+        taps,
         axis_name=axis_name,
         **options,
     )

@@ -53,9 +53,7 @@ class Whisper(nnx.Module):
         specs = functools.partial(sites.spec, self.config, batch=mel.shape[0], n_tokens=0)
         taps = check("encoder", edits, readout, lambda site: specs(site=site))
         blocks = (_apart(self.encoder), _apart(self.decoder)) if unstacked else (None, None)
-        return compiled.call(
-            _encode, self, mel, blocks, taps=taps, unroll=unroll, unstacked=unstacked
-        )
+        return compiled.call(_encode, self, mel, blocks, taps, unroll=unroll, unstacked=unstacked)
 
     def decode(
         self,
@@ -79,11 +77,11 @@ class Whisper(nnx.Module):
             sites.spec, self.config, batch=tokens.shape[0], n_tokens=tokens.shape[1]
         )
         taps = check("decoder", edits, readout, lambda site: specs(site=site))
-        return compiled.call(_decode, self, tokens, positions, memory, taps=taps, unroll=unroll)
+        return compiled.call(_decode, self, tokens, positions, memory, taps, unroll=unroll)
 
     def memory(self, xa: Float[Array, "B S D"]) -> Memory:
         """The decoder's memory of any encoder-like output `xa`: the cross-attention keys and values of every layer."""
-        return compiled.call(_memory, self, xa, taps=None)
+        return compiled.call(_memory, self, xa)
 
     def _check_mel(self, mel: Any) -> Array:
         c, shape = self.config, np.shape(mel)
@@ -170,7 +168,6 @@ def _decode(
         return logits, acts | taps[1](tap.acts)
 
 
-def _memory(model: Whisper, xa: Array, taps: None) -> Memory:
-    del taps
+def _memory(model: Whisper, xa: Array) -> Memory:
     with full_precision(model):
         return model.decoder.memory(xa.astype(model.config.dtype))

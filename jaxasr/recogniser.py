@@ -13,9 +13,12 @@ from jaxasr.alignment.choose_heads import choose_heads, speech_windows
 from jaxasr.alignment.forced import align_windows, place
 from jaxasr.alignment.released_heads import Heads, check_heads, default_heads
 from jaxasr.audio import load_audio
+from jaxasr.cache import Memory
 from jaxasr.config import Config
+from jaxasr.generated_text import GeneratedText, Prompt, generate_text
 from jaxasr.model import Whisper
 from jaxasr.options import Options
+from jaxasr.rules import Rules
 from jaxasr.taps import Edits
 from jaxasr.tokenizer import Tokenizer
 from jaxasr.transcribe import Progress, transcribe
@@ -74,6 +77,42 @@ class Recogniser:
             edits=edits,
             heads=self.alignment_heads,
             progress=progress,
+        )
+
+    def generate(
+        self,
+        memory: Memory,
+        prompt: Prompt | None = None,
+        *,
+        max_new_tokens: int = 224,
+        edits: Edits | None = None,
+        rules: Rules | None = None,
+    ) -> GeneratedText:
+        """Generates the text of each row of `memory`, greedily and under the checkpoint's rules.
+
+        Args:
+            memory: encoded audio of B recordings, from `asr.model.encode(mel)`.
+            prompt: ids before the text, `[T0]` for all rows or `[B, T0]`. None:
+                `asr.tokenizer.prompt()`.
+            max_new_tokens: most tokens to generate for a row.
+            edits: edits of decoder sites.
+            rules: constraints on the logits. None: those of openai/whisper, with the grammar of
+                timestamps if the prompt asks for timestamps.
+
+        Returns:
+            Ids, text, mean log-probability and no-speech probability of each row.
+
+        Raises:
+            ValueError: as `jaxasr.generate`.
+
+        Example:
+            ```python
+            memory, _ = asr.model.encode(jaxasr.log_mel(audio, asr.config.n_mels)[None])
+            text = asr.generate(memory).text[0]
+            ```
+        """
+        return generate_text(
+            self, memory, prompt, max_new_tokens=max_new_tokens, edits=edits, rules=rules
         )
 
     def align(

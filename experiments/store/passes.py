@@ -88,12 +88,7 @@ class Passes:
         speech = pools.spans(("speech",), [0] * len(frames), frames, frames, whole)
         keep = self.job.text is not None
         return compiled.call(
-            _hear,
-            self.asr.model,
-            jnp.asarray(sound),
-            jnp.asarray(speech),
-            taps=readout,
-            memory=keep,
+            _hear, self.asr.model, jnp.asarray(sound), jnp.asarray(speech), readout, memory=keep
         )
 
     def _width(self, lengths: Sequence[int], bucket: int, most: int) -> int:
@@ -121,7 +116,7 @@ class Passes:
         ).astype(np.int32)
         readout = pools.readout(spans, self.job.of("decoder"), width if self.job.frames else 0)
         return compiled.call(
-            _say, self.asr.model, jnp.asarray(tokens), jnp.asarray(positions), memory, taps=readout
+            _say, self.asr.model, jnp.asarray(tokens), jnp.asarray(positions), memory, readout
         ), lengths
 
     def _prompt(self) -> list[int]:

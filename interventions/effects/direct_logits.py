@@ -69,9 +69,7 @@ def direct_logit_attribution(
             f"window_s: expected at least one frame of {1 / FRAMES_PER_S} s, got {window_s}."
         )
     column = scored_position(LogitDiff(jnp.zeros(2, jnp.int32), position), jnp.shape(run.tokens)[1])
-    split = compiled.call(
-        _direct, model, run.encode(model), tokens, taps=None, column=column, window=window
-    )
+    split = compiled.call(_direct, model, run.encode(model), tokens, column=column, window=window)
     return _labelled(split, window)
 
 
@@ -82,9 +80,8 @@ def total_logit(split: xr.Dataset) -> xr.DataArray:
 
 
 def _direct(
-    model: Whisper, run: Run, tokens: list[Array], taps: None, *, column: int, window: int
+    model: Whisper, run: Run, tokens: list[Array], *, column: int, window: int
 ) -> dict[str, Array]:
-    del taps
     seen = merge(
         select("decoder.attn.z", "decoder.cross_attn.z", "decoder.mlp_out"),
         reduce("pattern", "decoder.cross_attn.pattern", lambda pattern: pattern[:, :, column]),

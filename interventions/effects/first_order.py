@@ -138,14 +138,7 @@ def attribution(
     )
     given, kind = (source, None) if isinstance(source, Run) else (None, source)
     value, effects = compiled.call(
-        _attribute,
-        model,
-        target,
-        given,
-        np.int32(n_frames),
-        taps=metric,
-        cells=cells,
-        source_kind=kind,
+        _attribute, model, target, given, np.int32(n_frames), metric, cells=cells, source_kind=kind
     )
     out = {
         name: _labelled(grids[name], target, np.asarray(effect), np.asarray(value), metric)

@@ -124,7 +124,7 @@ def path_patch(
     check_metric(metric, model.config.n_vocab, target.batch)
     groups = [tuple(r) if not isinstance(r, Node) else (r,) for r in receivers]
     values = np.zeros((target.batch, len(senders), len(groups)))
-    baseline = np.asarray(compiled.call(_unpatched, model, target, taps=metric))
+    baseline = np.asarray(compiled.call(_unpatched, model, target, metric))
     for site in dict.fromkeys(node.site for node in senders):
         rows = [i for i, node in enumerate(senders) if node.site == site]
         for columns in _alike(site, groups):
@@ -136,7 +136,7 @@ def path_patch(
             chosen = jnp.asarray([_index(senders[i]) for i in rows], jnp.int32)
             where = None if positions is None else jnp.asarray(positions, jnp.int32)
             found = compiled.call(
-                _paths, model, target, source, chosen, masks, where, taps=metric, site=site
+                _paths, model, target, source, chosen, masks, where, metric, site=site
             )
             values[:, np.ix_(rows, columns)[0], np.ix_(rows, columns)[1]] = np.moveaxis(
                 np.asarray(found), 2, 0

@@ -82,14 +82,7 @@ class _Example:
         )
         taps = self.structure, self.edits_of
         return compiled.call(
-            _encode_cells,
-            self.model,
-            first,
-            self.mel,
-            self.stored,
-            chosen,
-            taps=taps,
-            site=self.site,
+            _encode_cells, self.model, first, self.mel, self.stored, chosen, taps, site=self.site
         )
 
 
@@ -147,9 +140,7 @@ def _together(
     memory = jax.tree.map(lambda *x: jnp.concatenate(x), *memories)
     static = {name: value for name, value in options.items() if name != "rules"}
     out = jax.device_get(
-        compiled.call(
-            _generate_row, example.model, memory, prompt, taps=options.get("rules"), **static
-        )
+        compiled.call(_generate_row, example.model, memory, prompt, options.get("rules"), **static)
     )
     return lambda j, n: jax.tree.map(lambda x: x[j * width : j * width + n], out)
 

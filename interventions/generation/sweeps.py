@@ -68,9 +68,7 @@ def generate_cells(
     for start in range(0, n_cells, batch):
         index = np.minimum(np.arange(start, start + batch), n_cells - 1)
         chunk = [jnp.asarray(array)[index] for array in arrays]
-        chunks.append(
-            jax.device_get(compiled.call(_generate, *shared, chunk, taps=taps, **options))
-        )
+        chunks.append(jax.device_get(compiled.call(_generate, *shared, chunk, taps, **options)))
     return jax.tree.map(lambda *parts: np.concatenate(parts)[:n_cells], *chunks)
 
 
@@ -131,12 +129,7 @@ def text_logprobs(
     _number(arrays)
     taps, run = (structure, edits_of, rules), run.encode(model)
     found = compiled.call(
-        _score,
-        model,
-        run,
-        [jnp.asarray(array) for array in arrays],
-        np.int32(prompt_len),
-        taps=taps,
+        _score, model, run, [jnp.asarray(array) for array in arrays], np.int32(prompt_len), taps
     )
     return np.asarray(found)
 

@@ -62,7 +62,7 @@ def encoder_lens(
         at_once=min(at_once, len(resid)),
         eot=asr.tokenizer.special.eot,
     )
-    out = compiled.call(_generate, asr.model, resid, tokens, taps=rules, **options)
+    out = compiled.call(_generate, asr.model, resid, tokens, rules, **options)
     layers = tuple(range(-1 if stem else 0, asr.config.n_audio_layer))
     return EncoderLens(out.tokens, out.lengths, out.logprobs, texts(asr, out), layers)
 

@@ -74,7 +74,7 @@ def logit_lens(
             f"final: expected the shape of run.tokens {list(tokens.shape)}, got {list(final.shape)}."
         )
     shared = acts["decoder.resid_post"], final, tokens, np.int32(prompt_len or 0)
-    return compiled.call(_read, model, *shared, taps=rules, top_k=top_k)
+    return compiled.call(_read, model, *shared, rules, top_k=top_k)
 
 
 def _read(

@@ -45,7 +45,7 @@ class Passes:
     def of(self, run: Run, metric: Metric | None = None) -> Said:
         """The metric of every row, what the run shows, and its memory as cells read it. `metric`: of a run that is one row."""
         if metric is not None:
-            return compiled.call(_said, self.frozen, run, taps=(metric, self.readout))
+            return compiled.call(_said, self.frozen, run, (metric, self.readout))
         found = next((said for known, said in self._known if known is run), None)
         if found is None:
             found = self.of(run, self.metric)
@@ -144,7 +144,7 @@ class Example:
             "own": p.position_local,
             "above": part.above,
         }
-        return compiled.call(_decoder_cells, *dynamic, taps=(self.edit, self.metric), **options)
+        return compiled.call(_decoder_cells, *dynamic, (self.edit, self.metric), **options)
 
     def _one_by_one(self, layer: int | None, cells: dict[str, np.ndarray]) -> Array:
         p = self.plan
@@ -160,7 +160,7 @@ class Example:
         )
         fn = _plain_cells if sites.stack_of(p.grid.site) == "decoder" else _encoder_cells
         return compiled.call(
-            fn, *dynamic, taps=(self.edit, self.metric), site=p.grid.site, scored=p.scored
+            fn, *dynamic, (self.edit, self.metric), site=p.grid.site, scored=p.scored
         )
 
 

@@ -110,9 +110,7 @@ def activation(model: Whisper, run: Run, site: str) -> Array:
     """What `run` shows at `site`, with the layer axis if it has one. A run that was heard elsewhere cannot show the encoder."""
     if sites.stack_of(site) == "decoder":
         run = run.encode(model)
-        return compiled.call(
-            _shown, model, run.tokens, run.memory, run.positions, taps=None, site=site
-        )
+        return compiled.call(_shown, model, run.tokens, run.memory, run.positions, site=site)
     if run.sound is None:
         raise ValueError(
             f"Run: {site!r} needs the recording; give Run(mel=...) rather than Run(memory=...)."
@@ -122,7 +120,7 @@ def activation(model: Whisper, run: Run, site: str) -> Array:
 
 def encoder_activations(model: Whisper, mel: Array, *names: str) -> Acts:
     """What the encoder shows at `names`, without the memory that the decoder would need."""
-    return compiled.call(_heard, model, mel, taps=select(*names))
+    return compiled.call(_heard, model, mel, select(*names))
 
 
 def _heard(model: Whisper, mel: Array, taps: Readout) -> Acts:
@@ -131,8 +129,7 @@ def _heard(model: Whisper, mel: Array, taps: Readout) -> Acts:
 
 
 def _shown(
-    model: Whisper, tokens: Array, memory: Memory, positions: Array | None, taps: None, *, site: str
+    model: Whisper, tokens: Array, memory: Memory, positions: Array | None, *, site: str
 ) -> Array:
     """One site of a teacher-forced pass; what only the logits need is not computed."""
-    del taps
     return model.decode(tokens, memory, readout=select(site), positions=positions)[1][site]

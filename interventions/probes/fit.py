@@ -202,9 +202,7 @@ class _Run(NamedTuple):
             problem = Problem(x, shift[:, fits], scale[:, fits], *self._rows(fits))
             values = np.float32(self.penalties), np.float32(self.tol), np.int32(self.max_iter)
             how = {"n_classes": self.n_classes, "together": not _on_cpu()}
-            parts.append(
-                compiled.call(_solve, problem, self.fits.test[fits], *values, taps=None, **how)
-            )
+            parts.append(compiled.call(_solve, problem, self.fits.test[fits], *values, **how))
         return parts
 
     def _fetched(self, parts: list[Found]) -> Found:
@@ -261,7 +259,6 @@ def _solve(
     penalties: Float[Array, "P"],
     tol: Array,
     max_iter: Array,
-    taps: None,
     *,
     n_classes: int,
     together: bool,

@@ -84,9 +84,7 @@ def fit_stream(
     for step, (X, y) in enumerate(batch for _ in range(epochs) for batch in batches()):
         x = jnp.asarray((np.asarray(X) - seen.mean[:, None]) / seen.scale[:, None], jnp.float32)
         numbers = jnp.asarray(np.searchsorted(classes, _labels(X, y)), jnp.int32)
-        state = compiled.call(
-            _step, state, x, numbers, strength / n, taps=None, optimiser=optimiser
-        )
+        state = compiled.call(_step, state, x, numbers, strength / n, optimiser=optimiser)
         if step >= n_steps // 2:
             taken += 1
             average = optax.incremental_update(state[0], average, 1 / taken)
@@ -102,13 +100,7 @@ def _start(seeds: Sequence[int], shape: tuple[int, ...]) -> Float[Array, "seed L
 
 
 def _step(
-    state: Any,
-    x: Float[Array, "L n D"],
-    y: Array,
-    strength: Float[Array, "P"],
-    taps: None,
-    *,
-    optimiser: Any,
+    state: Any, x: Float[Array, "L n D"], y: Array, strength: Float[Array, "P"], *, optimiser: Any
 ) -> Any:
     (weights, bias), moments_ = state
 

@@ -181,15 +181,7 @@ def _read(
     logits, acts = model.decode(jnp.asarray(tokens), memory, edits=edits, readout=select(site))
     k = memory.stacked().k
     outputs = compiled.call(
-        _of_heads,
-        logits,
-        jnp.asarray(tokens),
-        acts[site],
-        k,
-        taps=None,
-        heads=heads,
-        eot=eot,
-        site=site,
+        _of_heads, logits, jnp.asarray(tokens), acts[site], k, heads=heads, eot=eot, site=site
     )
     scores, probabilities = jax.device_get(outputs)
     if np.isnan(scores).any():
@@ -204,13 +196,11 @@ def _of_heads(
     tokens: Int[Array, "B T"],
     acts: Array,
     k: Array,
-    taps: None,
     *,
     heads: Heads,
     eot: int,
     site: str,
 ) -> tuple[Array, Array]:
-    del taps
     layer, head = np.array(heads).T
     if site.endswith("pattern"):
         scores = jnp.log(jnp.maximum(acts[layer, :, head].astype(jnp.float32), 1e-30))

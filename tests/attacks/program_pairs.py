@@ -219,7 +219,7 @@ def calls() -> dict[str, tuple[Callable, tuple, Any]]:
 def result(name: str, together: dict, run: bool = True) -> str:
     """Returns the values of one kind as text, compiled or not."""
     function, arrays, taps = together[name]
-    out = compiled.call(function, *arrays, taps=taps) if run else function(*arrays, taps)
+    out = compiled.call(function, *arrays, taps) if run else function(*arrays, taps)
     return " ".join(
         f"{value:.4f}"
         for leaf in jax.tree.leaves(out)

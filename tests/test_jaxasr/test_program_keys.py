@@ -120,13 +120,13 @@ def test_a_changed_global_is_another_program(monkeypatch):
         return edit(x)
 
     for edit in (lambda x: x * FACTOR, lambda x: _helper(x), lambda x: x * FACTORS["all"][0]):
-        assert compiled.call(scaled, 3.0, taps=edit) == 6
+        assert compiled.call(scaled, 3.0, edit) == 6
         n = compiled.n_compiled(scaled)
-        assert compiled.call(scaled, 4.0, taps=edit) == 8
+        assert compiled.call(scaled, 4.0, edit) == 8
         assert compiled.n_compiled(scaled) == n
         monkeypatch.setitem(globals(), "FACTOR", 5.0)
         monkeypatch.setitem(FACTORS, "all", [5.0])
-        assert compiled.call(scaled, 3.0, taps=edit) == 15
+        assert compiled.call(scaled, 3.0, edit) == 15
         monkeypatch.undo()
 
 
@@ -156,14 +156,20 @@ def test_a_changed_closure_attribute_default_or_method_is_another_program():
             return x * self.k
 
     instance = Own()
-    assert [
-        compiled.call(apply, 3.0, taps=edit) for edit in (closed, instance, default, Field())
-    ] == [6, 6, 6, 6]
+    assert [compiled.call(apply, 3.0, edit) for edit in (closed, instance, default, Field())] == [
+        6,
+        6,
+        6,
+        6,
+    ]
     factor, instance.k, default.__defaults__ = 5.0, 5.0, (5.0,)
     Field.__call__ = lambda self, x: x * self.k * 2.5
-    assert [
-        compiled.call(apply, 3.0, taps=edit) for edit in (closed, instance, default, Field())
-    ] == [15, 15, 15, 15]
+    assert [compiled.call(apply, 3.0, edit) for edit in (closed, instance, default, Field())] == [
+        15,
+        15,
+        15,
+        15,
+    ]
 
 
 class Settings:
@@ -199,12 +205,12 @@ def test_a_changed_class_attribute_property_module_or_object_in_a_closure_is_ano
         lambda x: probe(x), probe.__call__, lambda x: x * Settings.strength, lambda x: x * settings.twice / 2,
         lambda x: x * slotted.k, lambda x: x * space.k, attribute,
     ]  # fmt: skip
-    assert [float(compiled.call(apply, 3.0, taps=edit)) for edit in edits] == [6] * len(edits)
+    assert [float(compiled.call(apply, 3.0, edit)) for edit in edits] == [6] * len(edits)
     probe.k[...] = jnp.float32(5)
     monkeypatch.setattr(Settings, "strength", 5.0)
     monkeypatch.setitem(globals(), "FACTOR", 5.0)
     attribute.k = slotted.k = space.k = 5.0
-    assert [float(compiled.call(apply, 3.0, taps=edit)) for edit in edits] == [15] * len(edits)
+    assert [float(compiled.call(apply, 3.0, edit)) for edit in edits] == [15] * len(edits)
 
 
 def test_functions_that_all_call_each_other_are_read_once():
@@ -238,4 +244,4 @@ def test_what_has_no_key_is_refused():
     with pytest.raises(
         TypeError, match="must be hashable, or a pytree whose leaves are arrays; got Unhashable"
     ):
-        compiled.call(lambda x, taps: x, 1.0, taps=Unhashable())
+        compiled.call(lambda x, taps: x, 1.0, Unhashable())

@@ -1,0 +1,52 @@
+"""`Recogniser.generate`: ids, text and log-probability of each row, under the checkpoint's rules."""
+
+import numpy as np
+import pytest
+
+import jaxasr
+from experiments.data.real_speech import DEMO
+from jaxasr.rules import rules_for
+
+
+@pytest.fixture(scope="module")
+def memory(asr):
+    audio = jaxasr.load_audio(DEMO)
+    windows = [audio, 0.5 * audio[::-1].copy()]
+    return asr.model.encode(np.stack([jaxasr.log_mel(one, asr.config.n_mels) for one in windows]))[
+        0
+    ]
+
+
+def test_each_row_is_what_generate_returns_under_the_rules(asr, memory):
+    out = asr.generate(memory, max_new_tokens=20)
+    prompt, special = asr.tokenizer.prompt(), asr.tokenizer.special
+    raw = jaxasr.generate(
+        asr.model,
+        memory,
+        np.tile(prompt, (2, 1)),
+        max_new_tokens=20,
+        rules=rules_for(asr.tokenizer),
+        eot=special.eot,
+        no_speech=(prompt.index(special.sot), special.no_speech),
+    )
+    np.testing.assert_array_equal(out.generation.tokens, raw.tokens)
+    np.testing.assert_array_equal(out.avg_logprob, raw.avg_logprob)
+    np.testing.assert_array_equal(out.no_speech_prob, raw.no_speech_prob)
+    for row in range(2):
+        n = int(raw.lengths[row])
+        assert out.ids[row] == tuple(np.asarray(raw.tokens)[row, :n].tolist())
+        assert out.text[row] == asr.tokenizer.decode(out.ids[row]).strip()
+        assert out.ended[row] == (n < 20)
+
+
+def test_a_prompt_without_no_timestamps_generates_timestamps(asr, memory):
+    prompt = asr.tokenizer.prompt(timestamps=True)
+    ids = asr.generate(memory, prompt, max_new_tokens=8).ids
+    assert all(row[0] >= asr.tokenizer.special.timestamp_begin for row in ids)
+
+
+def test_edits_change_the_text(asr, memory):
+    edits = {"decoder.cross_attn_out": lambda x, at: x * 0}
+    plain, edited = (asr.generate(memory, max_new_tokens=8, edits=e) for e in (None, edits))
+    assert plain.text[0] != edited.text[0]
+    assert edited.text[0] == edited.text[1]
