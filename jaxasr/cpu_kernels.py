@@ -79,7 +79,7 @@ def _conv_in_blocks(
 
 
 def map_rows(fn: Callable[[Array], Any], x: Array, fn_of_row: Callable[[Array], Any]) -> Any:
-    """`fn(x)`; a CPU maps `fn_of_row` over the first axis, so that one row's values stay in cache."""
+    """`fn(x)`; a CPU maps `fn_of_row` over the rows, because values of one row fit in its cache."""
     by_row = functools.partial(jax.lax.map, fn_of_row)
     return jax.lax.platform_dependent(x, cpu=by_row, default=fn)
 
@@ -90,7 +90,10 @@ def attend(
     v: Float[Array, "B H S Dh"],
     default: Callable[..., Float[Array, "B H T Dh"]],
 ) -> Float[Array, "B H T Dh"]:
-    """`default(q, k, v)`, unmasked attention; a CPU goes head by head, so that scores stay in cache."""
+    """`default(q, k, v)`, unmasked attention; a CPU runs head by head.
+
+    The scores of one head fit in its cache.
+    """
     return jax.lax.platform_dependent(q, k, v, cpu=_attend_by_head, default=default)
 
 

@@ -144,7 +144,7 @@ class Decoder(nnx.Module):
 
 
 def _extra(cross: Any, past: Any, blocks: Any) -> Any:
-    """Returns each layer's cross-attention keys and values and its past, in the layout of `blocks`."""
+    """Returns each layer's cross-attention keys, values and past, in the layout of `blocks`."""
     if not isinstance(blocks, tuple):
         return cross, past
     return tuple(zip(zip(*cross, strict=True), past or [None] * len(blocks), strict=True))

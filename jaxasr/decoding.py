@@ -15,7 +15,7 @@ from jaxasr.cache import Cache, Memory, Past
 from jaxasr.config import Config
 from jaxasr.model import Whisper
 from jaxasr.stack import MAX_UNROLLED_LAYERS, unstack, unstack_once
-from jaxasr.taps import NOTHING, Edits, Tap, check, is_traced
+from jaxasr.taps import NOTHING, Edits, Tap, check_taps, is_traced
 from jaxasr.token_ids import check_ids
 
 Rules = Callable[[Float[Array, "B V"], Int[Array, "B T"], Int[Array, ""], int], Float[Array, "B V"]]

@@ -363,7 +363,7 @@ def test_an_unknown_site_is_listed_with_what_exists(model, site):
 
 
 def test_a_site_of_the_other_stack(model, mel, tokens, memory):
-    with pytest.raises(ValueError, match=r"never fire.*decoder\.resid_post.*There are: encoder"):
+    with pytest.raises(ValueError, match=r"never fire.*decoder\.resid_post.*Expected one of: encoder"):
         model.encode(mel, {"decoder.resid_post": lambda x, at: x})
     with pytest.raises(ValueError, match=r"readout of the decoder"):
         model.decode(tokens, memory, readout=jaxasr.select("encoder.resid_post"))

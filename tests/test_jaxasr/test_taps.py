@@ -33,7 +33,7 @@ def test_unknown_sites_are_refused_with_what_exists(tiny_model, inputs):
         tiny_model.decode(tokens, memory, {"decoder.resid_pots": identity})
     with pytest.raises(ValueError, match=r"'resid_post'.*decoder\.resid_post"):
         tiny_model.decode(tokens, memory, {"resid_post": identity})
-    with pytest.raises(ValueError, match=r"'encoder\.cross_attn\.z'.*There are: encoder\."):
+    with pytest.raises(ValueError, match=r"'encoder\.cross_attn\.z'.*Expected one of: encoder\."):
         tiny_model.encode(mel, {"encoder.cross_attn.z": identity})
     with pytest.raises(ValueError, match=r"Unknown site 'decoder\.mlp'"):
         jaxasr.select("decoder.mlp")
