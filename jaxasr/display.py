@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 _MOST_LISTED = 4
+_MOST_CHARACTERS = 60
 
 
 def listed(values: Sequence[Any]) -> str:
@@ -17,6 +18,16 @@ def listed(values: Sequence[Any]) -> str:
     text = ", ".join(map(str, values[:_MOST_LISTED]))
     more = len(values) - _MOST_LISTED
     return f"{text} and {more} more" if more > 0 else text
+
+
+def shortened(text: str) -> str:
+    """Returns a text, cut to 60 characters.
+
+    Example:
+        >>> len(shortened("a" * 100))
+        60
+    """
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[: _MOST_CHARACTERS - 1]}…"
 
 
 def table(head: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:

@@ -47,14 +47,18 @@ class Whisper(nnx.Module):
         return f"Whisper({self.summary})"
 
     @property
+    def n_parameters(self) -> int:
+        """Number of weights."""
+        return sum(map(np.size, jax.tree.leaves(self)))
+
+    @property
     def summary(self) -> str:
         """Layers, width, heads, parameters and dtype in one line."""
         c = self.config
         heads = "+".join(str(n) for n in dict.fromkeys((c.n_audio_head, c.n_text_head)))
-        millions = sum(map(np.size, jax.tree.leaves(self))) / 1e6
         return (
             f"{c.n_audio_layer}+{c.n_text_layer} layers, width {c.n_audio_state}, {heads} heads, "
-            f"{millions:.1f} M parameters, {c.dtype}"
+            f"{self.n_parameters / 1e6:.1f} M parameters, {c.dtype}"
         )
 
     def encode(

@@ -10,7 +10,7 @@ from own_edits import Shift, SilenceHead, identity
 
 import jaxasr
 from experiments.data import real_speech
-from jaxasr.generate import first_largest
+from jaxasr.sampling import first_largest
 
 pytestmark = pytest.mark.optimised
 
