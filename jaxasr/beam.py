@@ -4,6 +4,7 @@ Source: openai/whisper `decoding.py`, BeamSearchDecoder and MaximumLikelihoodRan
 texts only the best one and their number are kept, because the ranking needs nothing else.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -14,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 from jaxasr import compiled, pytrees
 from jaxasr.cache import Cache, Memory
 from jaxasr.decoding import DecodingSession, Generation, LogitFilter, Request, Settings
+from jaxasr.inputs import Tokens
 from jaxasr.model import Whisper, full_precision
 from jaxasr.taps import Edits
 
@@ -23,7 +25,7 @@ _BEAM_AXIS = -4  # of a layer's keys and values [..., B, K, H, S, Dh]
 def beam_search(
     model: Whisper,
     memory: Memory,
-    prompt: Int[Array, "B T0"],
+    prompt: Tokens,
     *,
     beam_size: int,
     max_new_tokens: int,
@@ -31,7 +33,7 @@ def beam_search(
     rules: LogitFilter | None = None,
     length_penalty: float | None = None,
     patience: float = 1.0,
-    positions: Int[Array, "B T0"] | None = None,
+    positions: Tokens | None = None,
     eot: int | None = None,
     no_speech: tuple[int, int] | None = None,
     unroll: bool | None = None,
@@ -149,7 +151,7 @@ def _search(
         empty = _empty(request.prompt, n_new, eot, logits.dtype)
         beams, cache, logits = _replicate(empty, cache, logits, n_beams)
         # A row for which no text is ever final keeps these NaN, and `check_finite` reports them.
-        best = empty.replace(logprobs=jnp.full_like(empty.logprobs, jnp.nan))
+        best = dataclasses.replace(empty, logprobs=jnp.full_like(empty.logprobs, jnp.nan))
         score, n_ended = jnp.full(batch, -jnp.inf), jnp.zeros(batch, jnp.int32)
         state = jnp.int32(n_prompt), beams, best, score, n_ended, cache, logits
         _, _, best, *_ = jax.lax.while_loop(has_next, step, state)
@@ -170,12 +172,12 @@ def _replicate(
     """Copies text, cache and logits to every beam; only the first beam is possible."""
     # Otherwise all beams would find the same texts.
     texts = jax.tree.map(lambda x: jnp.repeat(x, n_beams, 1), texts)
-    texts = texts.replace(total=texts.total.at[:, 1:].set(-jnp.inf))
+    texts = dataclasses.replace(texts, total=texts.total.at[:, 1:].set(-jnp.inf))
 
     def repeat(x: Array) -> Array:
         return jnp.repeat(jnp.expand_dims(x, _BEAM_AXIS), n_beams, _BEAM_AXIS)
 
-    cache = cache.replace(past=jax.tree.map(repeat, cache.past))
+    cache = dataclasses.replace(cache, past=jax.tree.map(repeat, cache.past))
     return texts, cache, jnp.repeat(logits[:, None], n_beams, 1)
 
 
@@ -274,7 +276,7 @@ def _reorder(cache: Cache, source: Int[Array, "B K"]) -> Cache:
 
     is_stacked = not isinstance(cache.past, tuple)
     reorder_layers = jax.vmap(reorder) if is_stacked else reorder
-    return cache.replace(past=jax.tree.map(reorder_layers, cache.past))
+    return dataclasses.replace(cache, past=jax.tree.map(reorder_layers, cache.past))
 
 
 def _gather(x: Shaped[Array, "B N *rest"], index: Int[Array, "B M"]) -> Shaped[Array, "B M *rest"]:
@@ -294,10 +296,10 @@ def _advance(
 
     def advance(tokens: Array, past: Any) -> tuple[Array, Any]:
         logits, updated, _ = decoder.advance(
-            tokens[:, None], positions, cache.replace(past=past), n
+            tokens[:, None], positions, dataclasses.replace(cache, past=past), n
         )
         return logits, updated.past
 
     over_beams = jax.vmap(advance, in_axes=(1, _BEAM_AXIS), out_axes=(1, _BEAM_AXIS))
     logits, past = over_beams(tokens, cache.past)
-    return logits, cache.at(n, positions).replace(past=past)
+    return logits, dataclasses.replace(cache.at(n, positions), past=past)

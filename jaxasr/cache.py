@@ -1,5 +1,7 @@
 """Decoder state: the audio's cross-attention keys and values, and the self-attention KV cache."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,13 +40,13 @@ class Memory:
         """Returns the same memory with a tuple of one array per layer, the layout of `generate`."""
         if isinstance(self.k, tuple):
             return self
-        return self.replace(k=unstack(self.k), v=unstack(self.v))
+        return dataclasses.replace(self, k=unstack(self.k), v=unstack(self.v))
 
     def stacked(self) -> "Memory":
         """Returns the same memory with a leading [layers] axis of `k` and `v`."""
         if not isinstance(self.k, tuple):
             return self
-        return self.replace(k=jnp.stack(self.k), v=jnp.stack(self.v))
+        return dataclasses.replace(self, k=jnp.stack(self.k), v=jnp.stack(self.v))
 
     def __repr__(self) -> str:
         shape, arrays = np.shape(self.xa), jax.tree.leaves(self)
@@ -132,7 +134,8 @@ class Cache:
 
     def at(self, start: Int[Array, ""], positions: Int[Array, "B T"]) -> "Cache":
         """Prepares a pass: tokens at `positions` enter the slots from `start` on."""
-        return self.replace(
+        return dataclasses.replace(
+            self,
             start=start,
             positions=jax.lax.dynamic_update_slice(self.positions, positions, (0, start)),
         )

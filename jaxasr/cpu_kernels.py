@@ -71,11 +71,12 @@ def _conv_in_blocks(
     padded, n_frames, n_mels = jnp.pad(mel, ((0, 0), (1, 1), (0, 0))), mel.shape[1], mel.shape[2]
     starts = range(0, n_mels, _MEL_BINS_PER_BLOCK)
     blocks = [slice(start, start + _MEL_BINS_PER_BLOCK) for start in starts]
-    return sum(
+    parts = (
         conv(padded[:, tap : tap + n_frames, bins], kernel[tap : tap + 1, bins])
         for tap in range(3)
         for bins in blocks
     )
+    return jnp.asarray(sum(parts))
 
 
 def map_rows(fn: Callable[[Array], Any], x: Array, fn_of_row: Callable[[Array], Any]) -> Any:

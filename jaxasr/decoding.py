@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from jaxasr import display, pytrees, sites
 from jaxasr.cache import Cache, Memory, Past
 from jaxasr.config import Config
-from jaxasr.inputs import check_positions, check_tokens
+from jaxasr.inputs import Tokens, check_positions, check_tokens
 from jaxasr.model import Whisper
 from jaxasr.stack import MAX_UNROLLED_LAYERS, unstack, unstack_once
 from jaxasr.taps import NOTHING, Edits, Tap, check_taps, is_traced
@@ -134,8 +134,8 @@ class Request:
         no_speech: column of the prompt and id whose probability to return.
     """
 
-    prompt: Int[Array, "B T0"]
-    positions: Int[Array, "B T0"]
+    prompt: Tokens
+    positions: Tokens
     memory: Memory
     blocks: tuple[Any, ...] | None
     edits: Edits
@@ -187,7 +187,7 @@ def _check_n_new(n_new: int, n_prompt: int, context: int) -> None:
         )
 
 
-def _check_consecutive(positions: Int[Array, "B T"]) -> Int[Array, "B T"]:
+def _check_consecutive(positions: Tokens) -> Tokens:
     if not is_traced(positions) and np.any(np.diff(np.asarray(positions), axis=1) != 1):
         raise ValueError(
             "positions: each row must count up by one; pad on the left with negative positions."
@@ -236,7 +236,11 @@ class DecodingSession:
         c = self.model.config
         d_head = c.n_text_state // c.n_text_head
         cache = Cache.empty(c.n_text_layer, batch, c.n_text_head, size, d_head, c.dtype, past)
-        return cache.replace(past=unstack(cache.past)) if isinstance(self.blocks, tuple) else cache
+        return (
+            dataclasses.replace(cache, past=unstack(cache.past))
+            if isinstance(self.blocks, tuple)
+            else cache
+        )
 
     def advance(
         self,
@@ -251,18 +255,24 @@ class DecodingSession:
         Returns:
             Logits after the last token, the updated cache, and the no-speech probability.
         """
-        cache = cache.at(start, positions)
-        x, cache, tap, _ = self.model.decoder.residual(
-            tokens, positions, self.memory, self.edits, NOTHING, cache, self.blocks
+        x, advanced, tap, _ = self.model.decoder.residual(
+            tokens,
+            positions,
+            self.memory,
+            self.edits,
+            NOTHING,
+            cache.at(start, positions),
+            self.blocks,
         )
+        assert advanced is not None  # because a cache went in
         logits = self._logits(x, tap, tokens.shape[1] - 1)
         if no_speech is None:
-            return logits, cache, jnp.full(tokens.shape[0], jnp.nan)
+            return logits, advanced, jnp.full(tokens.shape[0], jnp.nan)
         column, token = no_speech
-        return logits, cache, jax.nn.softmax(self._logits(x, tap, column))[:, token]
+        return logits, advanced, jax.nn.softmax(self._logits(x, tap, column))[:, token]
 
     def _logits(self, x: Float[Array, "B T D"], tap: Tap, column: int) -> Float[Array, "B V"]:
         """Unembeds one column of the residual stream, at its own position."""
-        column = slice(column, column + 1)
-        tap = dataclasses.replace(tap, positions=tap.positions[:, column], acts={})
-        return self.model.decoder.head(x[:, column], tap)[:, 0]
+        here = slice(column, column + 1)
+        tap = dataclasses.replace(tap, positions=tap.positions[:, here], acts={})
+        return self.model.decoder.head(x[:, here], tap)[:, 0]

@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Int
 
 from jaxasr import pytrees, sites as _sites
@@ -270,11 +271,12 @@ def check_taps(
             raise TypeError(
                 f"edits[{site!r}]: expected a callable (x, at) -> x, got {type(edit).__name__}."
             )
-        if hasattr(edit, "check"):
-            edit.check(spec(site))
+        check = getattr(edit, "check", None)
+        if check is not None:
+            check(spec(site))
     return edits, readout
 
 
 def is_traced(*values: Any) -> bool:
     """Returns whether any value is a tracer, whose numbers cannot be checked."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values))
