@@ -50,8 +50,8 @@ def beam_search(
         prompt: ids [B, T0].
         beam_size: number K of prefixes to extend per row.
         max_new_tokens: most tokens to generate per row.
-        edits: see `jaxasr.generate`, as for all arguments that are not described here.
-        rules: constraints on the logits.
+        edits: `{site: edit}` for decoder sites.
+        rules: constraints on the logits; see `jaxasr.generate`.
         length_penalty: a text's score is its log-probability divided by
             ((5 + length) / 6) ** length_penalty. None: divided by its length, at least 1. The
             length excludes the end-of-text.
@@ -133,11 +133,13 @@ def _search(
         candidates, source = _candidates(beams, logprobs, n, n_prompt)
         ended, is_possible = candidates.tokens[:, :, n] == eot, candidates.total > -jnp.inf
         is_last = n + 1 == n_prompt + n_new
-        kept, is_final, n_ended = _prune(ended, is_possible, n_ended, max_ended, n_beams, is_last)
+        to_extend, is_final, n_ended = _prune(
+            ended, is_possible, n_ended, max_ended, n_beams, is_last
+        )
         lengths = n - n_prompt + ~ended
         best, score = _update_best(best, score, candidates, is_final, lengths, penalty)
-        beams = candidates[kept]
-        cache = _reorder(cache, jnp.take_along_axis(source, kept, 1))
+        beams = candidates[to_extend]
+        cache = _reorder(cache, jnp.take_along_axis(source, to_extend, 1))
         positions = request.positions[:, -1:] + 1 + n - n_prompt
         logits, cache = _advance(decoder, beams.tokens[:, :, n], positions, cache, n)
         return n + 1, beams, best, score, n_ended, cache, logits
@@ -236,14 +238,14 @@ def _prune(
         that have ended so far.
     """
     n_open = jnp.cumsum(~ended, 1)
-    kept = jnp.argsort(ended, axis=1, stable=True)[:, :n_beams]
+    to_extend = jnp.argsort(ended, axis=1, stable=True)[:, :n_beams]
     counts = ended & is_possible & (n_open < n_beams)
     n_ended_before = n_ended[:, None]
     counts &= n_ended_before + jnp.cumsum(counts, 1) <= max_ended
     n_ended += counts.sum(1, dtype=jnp.int32)
     is_over = ((n_ended >= max_ended) | is_last)[:, None]
     is_cut_off = is_over & ~ended & (n_open <= n_beams - n_ended[:, None])
-    return kept, (counts | is_cut_off) & (n_ended_before < max_ended), n_ended
+    return to_extend, (counts | is_cut_off) & (n_ended_before < max_ended), n_ended
 
 
 def _update_best(
@@ -274,8 +276,7 @@ def _reorder(cache: Cache, source: Int[Array, "B K"]) -> Cache:
     def reorder(x: Array) -> Array:
         return _gather(x, source)
 
-    is_stacked = not isinstance(cache.past, tuple)
-    reorder_layers = jax.vmap(reorder) if is_stacked else reorder
+    reorder_layers = reorder if isinstance(cache.past, tuple) else jax.vmap(reorder)
     return dataclasses.replace(cache, past=jax.tree.map(reorder_layers, cache.past))
 
 

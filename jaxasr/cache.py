@@ -73,7 +73,7 @@ class Past:
     def append(
         self, start: Int[Array, ""], k: Float[Array, "B H T Dh"], v: Float[Array, "B H T Dh"]
     ) -> "Past":
-        """Writes keys and values of new tokens into the slots from `start` on."""
+        """Returns a cache with keys and values of new tokens in the slots from `start` on."""
         slot = (0, 0, start, 0)
         return Past(
             jax.lax.dynamic_update_slice(self.k, k, slot),
@@ -83,23 +83,23 @@ class Past:
 
 @pytrees.dataclass
 class MaskedPast(Past):
-    """A `Past` that writes through a mask.
+    """A `Past` that updates its slots through a mask.
 
-    Under `vmap` the update above would become a scatter, or copy the whole cache.
+    Under `vmap`, `dynamic_update_slice` would become a scatter, or copy the whole cache.
     """
 
     def append(
         self, start: Int[Array, ""], k: Float[Array, "B H T Dh"], v: Float[Array, "B H T Dh"]
     ) -> "MaskedPast":
-        """Writes keys and values of new tokens into the slots from `start` on."""
+        """Returns a cache with keys and values of new tokens in the slots from `start` on."""
         column = jnp.arange(self.k.shape[2]) - start  # of the new tokens, for each slot
         is_new = ((column >= 0) & (column < k.shape[2]))[:, None]
         column = jnp.clip(column, 0, k.shape[2] - 1)
 
-        def write(new: Array, old: Array) -> Array:
+        def update(new: Array, old: Array) -> Array:
             return jnp.where(is_new, jnp.take(new, column, 2), old)
 
-        return MaskedPast(write(k, self.k), write(v, self.v))
+        return MaskedPast(update(k, self.k), update(v, self.v))
 
 
 @pytrees.dataclass

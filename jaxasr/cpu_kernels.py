@@ -13,9 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 MIN_LONG_QUERIES = 256  # below, all scores of a batch fit in the cache of a CPU anyway
-_QUERIES_PER_CHUNK = (
-    375  # one chunk per core; smaller chunks would repack keys and values too often
-)
+# Few chunks per core: every chunk packs keys and values anew.
+_QUERIES_PER_CHUNK = 375
 _MEL_BINS_PER_BLOCK = 40
 
 

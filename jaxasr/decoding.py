@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -134,8 +134,8 @@ class Request:
         no_speech: column of the prompt and id whose probability to return.
     """
 
-    prompt: Tokens
-    positions: Tokens
+    prompt: Int[Array, "B T0"]
+    positions: Int[Array, "B T0"]
     memory: Memory
     blocks: tuple[Any, ...] | None
     edits: Edits
@@ -164,6 +164,8 @@ class Request:
         edits, _ = check_taps("decoder", s.edits, None, spec)
         unroll = unrolls(config) if s.unroll is None else s.unroll
         blocks = unstack_once(model.decoder, model.decoder.blocks) if unroll else None
+        # NumPy arrays at this point, but JAX arrays in the compiled functions that read them.
+        prompt, positions = cast(Array, prompt), cast(Array, positions)
         return cls(
             prompt, positions, memory, blocks, edits, s.rules, s.max_new_tokens, eot, s.no_speech
         )
@@ -273,6 +275,6 @@ class DecodingSession:
 
     def _logits(self, x: Float[Array, "B T D"], tap: Tap, column: int) -> Float[Array, "B V"]:
         """Unembeds one column of the residual stream, at its own position."""
-        here = slice(column, column + 1)
-        tap = dataclasses.replace(tap, positions=tap.positions[:, here], acts={})
-        return self.model.decoder.head(x[:, here], tap)[:, 0]
+        columns = slice(column, column + 1)
+        tap = dataclasses.replace(tap, positions=tap.positions[:, columns], acts={})
+        return self.model.decoder.head(x[:, columns], tap)[:, 0]

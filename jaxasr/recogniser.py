@@ -36,7 +36,7 @@ class Recogniser:
     Attributes:
         model: the model, a pytree.
         tokenizer: converts between text and token ids.
-        checkpoint: where the weights come from, and what its files say besides them.
+        checkpoint: source of the weights, and the other settings of its files.
 
     Example:
         ```python

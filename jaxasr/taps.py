@@ -16,7 +16,7 @@ Acts = dict[str, Array]
 
 @pytrees.dataclass
 class At:
-    """Tells an edit where it acts.
+    """The place where an edit acts: layer, positions and site.
 
     Attributes:
         layer: int32 scalar; -1 at sites without a layer axis.
@@ -191,7 +191,7 @@ class Tap:
     Attributes:
         prefix: what precedes a site's name, such as "decoder.cross_attn.".
         edits: edits by full site name.
-        readout: tells which sites will be read.
+        readout: names the sites that will be read.
         layer: int32 scalar; -1 outside the layers.
         positions: int32 [B, T], absolute positions of the stream.
         acts: activations recorded so far, by full site name.

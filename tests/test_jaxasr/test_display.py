@@ -90,9 +90,7 @@ def test_python_m_jaxasr_runs_the_command_line(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("module", [None, types.SimpleNamespace(__file__="/other/cli.py")])
-def test_a_missing_or_foreign_experiments_package_is_an_error_that_says_how_to_install(
-    monkeypatch, module
-):
+def test_a_missing_or_foreign_experiments_package_is_an_error_with_a_remedy(monkeypatch, module):
     def import_module(name):
         if module is None:
             raise ModuleNotFoundError(name=name)

@@ -32,7 +32,7 @@ def test_an_unrolled_scan_equals_the_scan(model, mel, tokens, memory, unroll):
 
 
 def test_each_layer_of_the_scan_equals_the_layer_run_alone(model, mel, tokens, memory):
-    """Runs each layer in a model of that layer only, on the stream that the scan recorded before it."""
+    """Runs each layer in a model of that layer only, on the stream recorded before it."""
     readouts = {"encoder": ENCODER, "decoder": DECODER}
     whole = {
         **model.encode(mel, readout=ENCODER)[1],
