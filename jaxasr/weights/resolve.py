@@ -47,7 +47,7 @@ def with_defaults(checkpoint: Checkpoint) -> Checkpoint:
         checkpoint = checkpoint.replace(tokenizer_file=_packaged_tokenizer(checkpoint))
     if checkpoint.alignment_heads is None:
         checkpoint = checkpoint.replace(
-            alignment_heads=released_heads.published(checkpoint.name, checkpoint.config)
+            alignment_heads=released_heads.published_heads(checkpoint.name, checkpoint.config)
         )
     return checkpoint
 

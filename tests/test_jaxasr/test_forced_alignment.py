@@ -15,8 +15,9 @@ from experiments.bench import alignment
 from experiments.commands.align import read_text
 from experiments.data import real_speech
 from jaxasr.alignment import forced
-from jaxasr.alignment.forced import _cuts, _joined, _Span, _spans, align_windows, place
+from jaxasr.alignment.forced import align_windows, place
 from jaxasr.alignment.released_heads import ALIGNMENT_HEADS, all_heads, default_heads
+from jaxasr.alignment.spans import Span, comparable_words, cut_points, join_spans, segment_spans
 from jaxasr.alignment.words import path_scores
 from jaxasr.audio import n_frames
 from jaxasr.weights.saving import generation_json
@@ -119,7 +120,9 @@ def segment(start, end):
 
 
 def test_spans_cover_segments_and_the_gaps_that_may_hold_words():
-    found = _spans([segment(0.5, 4.0), segment(4.4, 9.0), segment(49.0, 70.0)], [3, 4, 5], 66.0)
+    found = segment_spans(
+        [segment(0.5, 4.0), segment(4.4, 9.0), segment(49.0, 70.0)], [3, 4, 5], 66.0
+    )
     bounds = [(round(s.start, 2), round(s.end, 2), s.n_words) for s in found]
     assert bounds == [
         (0.25, 4.2, 3),
@@ -128,7 +131,7 @@ def test_spans_cover_segments_and_the_gaps_that_may_hold_words():
         (29.0, 48.0, 0),
         (48.0, 66.0, 5),
     ]
-    assert [(s.start, s.end, s.n_words) for s in _spans([], [], 90.0)] == [
+    assert [(s.start, s.end, s.n_words) for s in segment_spans([], [], 90.0)] == [
         (0.0, 30.0, 0),
         (30.0, 60.0, 0),
         (60.0, 90.0, 0),
@@ -136,7 +139,7 @@ def test_spans_cover_segments_and_the_gaps_that_may_hold_words():
 
 
 @pytest.mark.parametrize(
-    ("given", "written", "spans", "cuts"),
+    ("given", "transcribed", "spans", "cuts"),
     [
         ("a b c d e", "a b c d e", [2, 3], [0, 2, 5]),
         ("a b x d e", "a b c d e", [2, 3], [0, 2, 5]),  # another word at the same place
@@ -153,25 +156,27 @@ def test_spans_cover_segments_and_the_gaps_that_may_hold_words():
     ],
 )
 def test_given_words_go_to_the_spans_of_the_transcribed_words_they_match(
-    given, written, spans, cuts
+    given, transcribed, spans, cuts
 ):
     assert (
-        _cuts(given.split(), written.split(), [_Span(i, i + 1.0, n) for i, n in enumerate(spans)])
+        cut_points(
+            given.split(), transcribed.split(), [Span(i, i + 1.0, n) for i, n in enumerate(spans)]
+        )
         == cuts
     )
 
 
 def test_neighbouring_spans_share_a_window_of_up_to_30_s():
-    spans = [_Span(0, 10, 1), _Span(10, 28, 1), _Span(28, 40, 0), _Span(40, 60, 1)]
+    spans = [Span(0, 10, 1), Span(10, 28, 1), Span(28, 40, 0), Span(40, 60, 1)]
     words = [[("a", [1])], [("b", [2, 3])], [], [("c", [4])]]
-    assert _joined(spans, words) == [(0, 28, [1, 2, 3]), (40, 60, [4])]
+    assert join_spans(spans, words) == [(0, 28, [1, 2, 3]), (40, 60, [4])]
 
 
 def test_a_language_without_spaces_is_matched_by_its_characters():
     tokenizer = load("base").tokenizer
-    ids = forced._encode(tokenizer, "今天天气很好。", "zh")
+    ids = forced._encode_text(tokenizer, "今天天气很好。", "zh")
     assert tokenizer.decode(ids) == "今天天气很好。"
-    words = forced._words(tokenizer, ids, "zh")
+    words = comparable_words(tokenizer, ids, "zh")
     assert [word for word, _ in words] == list("今天天气很好")
     assert [id_ for _, tokens in words for id_ in tokens] == ids
 

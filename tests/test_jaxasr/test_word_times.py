@@ -8,8 +8,10 @@ from hypothesis import given, settings, strategies as st
 
 import jaxasr
 from experiments.data import real_speech
+from jaxasr.alignment.punctuation import merge_punctuation
 from jaxasr.alignment.released_heads import ALIGNMENT_HEADS, check_heads, default_heads
-from jaxasr.alignment.words import align, alignment_matrix, dtw, merge_punctuation
+from jaxasr.alignment.time_warping import alignment_matrix, dtw
+from jaxasr.alignment.words import align
 from jaxasr.audio import n_frames
 from jaxasr.transcript import Word
 
