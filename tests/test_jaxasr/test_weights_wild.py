@@ -149,7 +149,7 @@ def test_a_tokenizer_of_a_larger_model_is_refused(folder):
 
 
 def test_openai_s_tokenizer_stands_in_with_a_warning(folder):
-    with pytest.warns(UserWarning, match=r"no tokenizer lies beside the weights.*51864 tokens"):
+    with pytest.warns(UserWarning, match=r"found no tokenizer with the weights.*51864 tokens"):
         assert jaxasr.load(folder).tokenizer.encode(" the") == [262]
 
 
