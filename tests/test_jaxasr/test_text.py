@@ -1,3 +1,5 @@
+"""Compression ratio and normalised texts."""
+
 import pytest
 
 from jaxasr.text import compression_ratio, normalise
