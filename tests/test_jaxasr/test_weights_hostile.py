@@ -190,7 +190,9 @@ def test_a_header_that_would_exhaust_the_memory_is_refused(tmp_path):
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
     _assert_refused_within(2, folder, "header has at most")
     variables = (
-        struct.pack("<I", 6) + checkpoints._text("WhisperSpec") + struct.pack("<II", 3, 1_000_000)
+        struct.pack("<I", 6)
+        + checkpoints.ct2_text("WhisperSpec")
+        + struct.pack("<II", 3, 1_000_000)
     )
     (tmp_path / "model.bin").write_bytes(
         variables + b"\x01\x00\x00\x00\x04\x00\x00\x00\x00" * 1_000_000
