@@ -69,11 +69,9 @@ def beam_search(
 
     Example:
         ```python
-        from jaxasr.beam import beam_search
-
         prompt = np.array([asr.tokenizer.prompt()])
-        out = beam_search(
-            asr.model, memory, prompt, beam_size=5, max_new_tokens=100, length_penalty=1.0
+        out = jaxasr.beam.beam_search(
+            asr.model, memory, prompt, beam_size=5, max_new_tokens=100, patience=2.0
         )
         ```
     """
@@ -193,11 +191,8 @@ def _logprobs(
     if rules is None:
         return jax.nn.log_softmax(logits)
 
-    def constrain(logits: Array, tokens: Array) -> Array:
-        return rules(logits, tokens, n, n_prompt)
-
-    over_beams = jax.vmap(constrain, in_axes=1, out_axes=1)
-    return jax.nn.log_softmax(over_beams(logits, tokens))
+    constrain = jax.vmap(lambda x, ids: rules(x, ids, n, n_prompt), in_axes=1, out_axes=1)
+    return jax.nn.log_softmax(constrain(logits, tokens))
 
 
 def _candidates(
