@@ -267,10 +267,7 @@ def _update_best(
 
 def _reorder(cache: Cache, source: Int[Array, "B K"]) -> Cache:
     """Reorders the cache: beam k takes the cache of the beam that it extends."""
-
-    def reorder(x: Array) -> Array:
-        return _gather(x, source)
-
+    reorder = functools.partial(_gather, index=source)
     reorder_layers = reorder if isinstance(cache.past, tuple) else jax.vmap(reorder)
     return dataclasses.replace(cache, past=jax.tree.map(reorder_layers, cache.past))
 

@@ -34,7 +34,7 @@ class Whisper(nnx.Module):
     Example:
         ```python
         model = jaxasr.load("tiny.en").model
-        memory, acts = model.encode(mel, readout=jaxasr.select("encoder.resid_post"))
+        memory, acts = model.encode(mel[None], readout=jaxasr.select("encoder.resid_post"))
         ```
     """
 
@@ -90,8 +90,10 @@ class Whisper(nnx.Module):
 
         Example:
             ```python
-            mel = jaxasr.log_mel(audio, asr.config.n_mels)[None]
-            memory, acts = asr.model.encode(mel, readout=jaxasr.select("encoder.resid_post"))
+            mel = jaxasr.log_mel(audio, asr.config.n_mels)
+            memory, acts = asr.model.encode(
+                mel[None], readout=jaxasr.select("encoder.resid_post")
+            )
             ```
         """
         mel = check_mel(self.config, mel)

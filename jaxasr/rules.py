@@ -93,6 +93,7 @@ class Rules:
 
         Example:
             ```python
+            rules = jaxasr.rules_for(asr.tokenizer)
             logits, _ = asr.model.decode(tokens, memory)
             logprobs = jax.nn.log_softmax(rules.along(logits, tokens, prompt_len=2))
             ```

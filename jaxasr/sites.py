@@ -65,7 +65,7 @@ def stack_of(site: str) -> str:
     """Returns the stack of a site: `"encoder"` or `"decoder"`.
 
     Example:
-        >>> stack_of("encoder.attn.z")
+        >>> jaxasr.sites.stack_of("encoder.attn.z")
         'encoder'
     """
     return site.split(".", 1)[0]
@@ -75,7 +75,7 @@ def sites_of(stack: str) -> list[str]:
     """Returns every site of `"encoder"` or `"decoder"`, in the order of the forward pass.
 
     Example:
-        >>> sites_of("decoder")[0]
+        >>> jaxasr.sites.sites_of("decoder")[0]
         'decoder.resid_pre'
     """
     return [site for site in SITES if stack_of(site) == stack]
@@ -137,8 +137,8 @@ def spec(
         ValueError: an unknown site.
 
     Example:
-        >>> from jaxasr import SIZES
-        >>> spec(SIZES["tiny.en"], "decoder.attn.z", batch=1, n_tokens=5).shape
+        >>> config = jaxasr.SIZES["tiny.en"]
+        >>> jaxasr.sites.spec(config, "decoder.attn.z", batch=1, n_tokens=5).shape
         (1, 5, 6, 64)
     """
     check_known([site])

@@ -58,6 +58,8 @@ class Edit(Protocol):
         ```python
         def double(x, at):
             return 2 * x
+
+        logits, _ = asr.model.decode(tokens, memory, {"decoder.mlp_out": double})
         ```
     """
 
@@ -85,8 +87,8 @@ class Readout:
     Example:
         ```python
         def norms(acts):
-            return {f"{site} norm": jnp.linalg.norm(x, axis=-1) for site, x in acts.items()
-                    if site == "decoder.resid_post"}
+            x = acts.get("decoder.resid_post")
+            return {} if x is None else {"norm": jnp.linalg.norm(x, axis=-1)}
 
         readout = jaxasr.Readout(norms, ("decoder.resid_post",))
         ```
@@ -136,7 +138,8 @@ def select(*sites: str) -> Readout:
 
     Example:
         ```python
-        _, acts = asr.model.encode(mel, readout=jaxasr.select("encoder.resid_post"))
+        readout = jaxasr.select("encoder.resid_post")
+        _, acts = asr.model.encode(mel[None], readout=readout)
         acts["encoder.resid_post"].shape  # layers, batch, frames, width
         ```
     """
@@ -173,6 +176,7 @@ def merge(*readouts: Readout) -> Readout:
 
     Example:
         ```python
+        peak = jaxasr.reduce("peak", "decoder.cross_attn.pattern", lambda p: p.max(-1))
         readout = jaxasr.merge(peak, jaxasr.select("decoder.logits"))
         ```
     """
