@@ -99,10 +99,9 @@ class Generation:
 
     def _is_readable(self) -> bool:
         # JAX puts tracers and other things than arrays into pytrees.
-        leaves = jax.tree.leaves(self)
-        return all(isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves) and not is_traced(
-            leaves
-        )
+        arrays = self.tokens, self.lengths, self.logprobs, self.no_speech_prob
+        is_array = all(isinstance(array, jax.Array | np.ndarray) for array in arrays)
+        return is_array and not is_traced(arrays)
 
 
 @dataclasses.dataclass(frozen=True)

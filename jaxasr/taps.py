@@ -247,14 +247,14 @@ def _check_edited(edited: Any, x: Array, site: str) -> Array:
 
 
 def check_taps(
-    stack: str, edits: Edits | None, readout: Readout | None, spec: Callable[[str], _sites.SiteSpec]
+    stack: str, edits: Any, readout: Any, spec: Callable[[str], _sites.SiteSpec]
 ) -> tuple[Edits, Readout]:
     """Returns the edits and the readout of one pass through `stack`.
 
     Args:
         stack: "encoder" or "decoder".
-        edits: edits by site; None: none.
-        readout: what to keep; None: nothing.
+        edits: what the user gave as edits by site; None: none.
+        readout: what the user gave as a readout; None: keep nothing.
         spec: returns the shape that this pass will have at a site.
 
     Raises:

@@ -83,6 +83,7 @@ def test_the_version_is_that_of_the_distribution():
 
 def test_python_m_jaxasr_runs_the_command_line(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["jaxasr", "--help"])
+    monkeypatch.delitem(sys.modules, "jaxasr.__main__")
     with pytest.raises(SystemExit) as end:
         runpy.run_module("jaxasr", run_name="__main__")
     assert end.value.code == 0
