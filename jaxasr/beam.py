@@ -201,6 +201,7 @@ def _candidates(
     """Returns the N = 2 K likeliest continuations, likeliest first, and the beam each extends."""
     # A beam can end in one way only, so at least K of these do not end.
     n_beams = beams.total.shape[1]
+    # Of one beam at most K + 1 continuations matter: K open ones and its end.
     logprobs, tokens = jax.lax.top_k(logprobs, n_beams + 1)
     is_possible = beams.total[..., None] > -jnp.inf
     totals = jnp.where(is_possible, beams.total[..., None] + logprobs, -jnp.inf)

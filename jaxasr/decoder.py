@@ -119,6 +119,7 @@ class Decoder(nnx.Module):
         """
         tap = Tap("decoder.", edits, readout, jnp.int32(-1), positions)
         x = tap("embed", self.embed(tokens, positions))
+        # From absolute positions, so that padded rows and cached steps need no masks of their own.
         mask = causal_mask(positions, positions if cache is None else cache.positions)
 
         def run_block(block: Block, extra: tuple, x: Array, tap: Tap) -> tuple[Array, Past | None]:

@@ -219,6 +219,7 @@ class Tap:
         if site in self.edits:
             at = At(self.layer, self.positions if positions is None else positions, keys, site)
             x = _check_edited(self.edits[site](x, at), x, site)
+        # Recorded without asking the readout: XLA removes what no readout keeps.
         self.acts[site] = x
         return x
 
