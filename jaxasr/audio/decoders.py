@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 import soundfile
@@ -190,6 +190,7 @@ def ffmpeg(path: Path) -> Blocks:
     decoded = 0
     with tempfile.TemporaryFile() as log:
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log) as process:
+            assert process.stdout is not None
             try:
                 for rate, block in _au(process.stdout):
                     decoded += len(block)
@@ -203,7 +204,7 @@ def ffmpeg(path: Path) -> Blocks:
             raise DecodingError(re.sub(r"^\[.* @ 0x[0-9a-f]+\] ", "", first).strip(" ."))
 
 
-def _au(stream: BinaryIO) -> Blocks:
+def _au(stream: IO[bytes]) -> Blocks:
     """Yields blocks of a float32 AU stream, whose header is six numbers of 32 bits."""
     header = stream.read(24)
     if len(header) < 24:

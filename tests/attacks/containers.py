@@ -156,7 +156,7 @@ def main() -> None:
                 unread += 1
                 try:
                     ours = f"{len(jaxasr.load_audio(path)) / SAMPLE_RATE:.3f} s"
-                except ValueError:
+                except (OSError, ValueError):
                     ours = "refused"
                 print(f"{path.name:40} PyAV fails ({type(error).__name__}); load_audio: {ours}")
                 continue

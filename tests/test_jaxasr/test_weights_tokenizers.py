@@ -1,4 +1,4 @@
-"""Tokenizers of fine-tuned models are loaded as transformers loads them, or refused with a remedy."""
+"""Tokenizers of fine-tuned models are read as by transformers, or refused with a remedy."""
 
 import dataclasses
 import importlib.resources
