@@ -26,7 +26,7 @@ def _no_network_and_own_cache(monkeypatch, tmp_path):
 
 @pytest.fixture
 def downloads(monkeypatch, tmp_path):
-    """Fakes a hub with any repository; returns its requests as (repository, only from the cache)."""
+    """Fakes a hub with any repository; returns its requests: (repository, local files only)."""
     requests: list[tuple[str, bool]] = []
     folder = checkpoints.write_hf(tmp_path / "snapshot", checkpoints.random_tensors())
 

@@ -107,7 +107,9 @@ def test_a_tokenizer_of_vocabulary_and_merges_is_saved(folder, tmp_path):
         ),
         (
             {
-                "tokenizer.json": '{"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}'
+                "tokenizer.json": json.dumps(
+                    {"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}
+                )
             },
             "byte-level BPE",
         ),
