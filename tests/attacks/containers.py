@@ -120,10 +120,10 @@ def written_by_ffmpeg(folder: Path) -> Iterator[tuple[str, bytes]]:
                 "-strict",
                 "-2",
             ]
-            done = subprocess.run(
+            process = subprocess.run(
                 [*command, "-f", format, target], cwd=folder, stdout=subprocess.DEVNULL, timeout=60
             )
-            if done.returncode == 0 and target.is_file():
+            if process.returncode == 0 and target.is_file():
                 yield f"ffmpeg-{format}{_suffix(format)}", target.read_bytes()
                 break
 

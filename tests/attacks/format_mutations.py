@@ -68,8 +68,8 @@ def mutate_ctranslate2(raw: bytes, rng: np.random.Generator) -> bytes:
             word = rng.bytes(4)
             return raw[:at] + word + raw[at + 4 :]
         case 3:
-            where = int(rng.integers(end + 1, min(end + 20, len(raw))))
-            return raw[:where] + bytes([rng.integers(256)]) + raw[where + 1 :]
+            place = int(rng.integers(end + 1, min(end + 20, len(raw))))
+            return raw[:place] + bytes([rng.integers(256)]) + raw[place + 1 :]
         case _:
             other = int(rng.choice(places))
             stop = raw.index(b"\0", other)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # where the tests' own modules are
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for the modules of the tests
 N_RECORDINGS = 12
 
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # where the tests' own modules are
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for the modules of the tests
 
 from attacks.jobs import JOBS, contents
 

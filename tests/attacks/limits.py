@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-_STARTUP_S = 180  # to start Python and import what the function needs
+_STARTUP_S = 180  # to start Python and import the module of the function
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 

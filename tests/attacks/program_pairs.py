@@ -84,10 +84,10 @@ def edits() -> dict[str, Any]:
         "Chain": iv.chain(iv.Scale(two), Plus(two)),
         "Chain, turned": iv.chain(Plus(two), iv.Scale(two)),
         "Restrict": iv.only(iv.Scale(two), heads=1),
-        "Only, positions": iv.only(iv.Scale(two), positions=1),
-        "Only, frames": iv.only(iv.Scale(two), frames=slice(0, 2)),
-        "Only, rows": iv.only(iv.Scale(two), rows=1),
-        "Only of own": iv.only(Plus(two), heads=1),
+        "Restrict, positions": iv.only(iv.Scale(two), positions=1),
+        "Restrict, frames": iv.only(iv.Scale(two), frames=slice(0, 2)),
+        "Restrict, rows": iv.only(iv.Scale(two), rows=1),
+        "Restrict of Plus": iv.only(Plus(two), heads=1),
         "Knockout": iv.knockout([1, 2]),
         "AttendOnlyTo": iv.attend_only_to([1, 2]),
         "Knockout, range": iv.knockout(range(1, 3)),
@@ -209,7 +209,7 @@ def calls() -> dict[str, tuple[Callable, tuple, Any]]:
         "Plus": Plus(2.0),
         "Times": Times(2.0),
     }.items():
-        kinds[f"edit Placed {name}"] = (
+        kinds[f"edit AtCell {name}"] = (
             _edit_all,
             (z, mel),
             AtCell(edit, "decoder.cross_attn.z", *frames)(cell)["decoder.cross_attn.z"],

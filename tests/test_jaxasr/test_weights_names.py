@@ -54,11 +54,11 @@ def installed(monkeypatch, tmp_path):
     """Installs model "toy" in two packages, whose weights are split inside a tensor."""
     folder = checkpoints.write_ct2(tmp_path / "ct2", checkpoints.random_tensors())
     (folder / "tokenizer.json").write_text("{}")
-    whole = (folder / "model.bin").read_bytes()
-    cut = len(whole) // 2 + 1
+    content = (folder / "model.bin").read_bytes()
+    cut = len(content) // 2 + 1
     packages = {
-        "toy_1": {"data/model.bin.part1": whole[:cut]},
-        "toy_2": {"data/model.bin.part2": whole[cut:]},
+        "toy_1": {"data/model.bin.part1": content[:cut]},
+        "toy_2": {"data/model.bin.part2": content[cut:]},
     }
     packages["toy_2"] |= {
         f"data/{name}": (folder / name).read_bytes() for name in ("config.json", "tokenizer.json")
