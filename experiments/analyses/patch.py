@@ -13,7 +13,7 @@ from jaxtyping import Float
 import interventions as iv
 import jaxasr
 from interventions import corruptions
-from interventions.edits.attention import mean_ablation
+from interventions.edits import mean_ablation
 from interventions.patching.grid import AtCell, Grid
 from interventions.patching.sources import activation, resampled
 from interventions.storage.fingerprints import fingerprint

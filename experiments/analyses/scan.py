@@ -12,7 +12,7 @@ from jaxtyping import Float
 from experiments.analyses.lens import Transcribed
 from experiments.pages import lens_page as pages
 from experiments.pages.lens_page import LensPage
-from interventions.edits.values import Zero
+from interventions.edits import Zero
 from interventions.generation.sweeps import text_logprobs
 from interventions.patching.grid import AtCell
 from interventions.storage.text_files import plain

@@ -11,7 +11,7 @@ from experiments.data.corpora import Utterance
 from experiments.item_cache import Arrays
 from experiments.studies.selection import first_window, language
 from interventions.corruptions import white_noise_like
-from interventions.edits.values import FromRow, Patch, Zero
+from interventions.edits import FromRow, Patch, Zero
 from interventions.generation.sweeps import sequence_sweep
 from interventions.patching.at_sites import AtSites, Cells, places
 

@@ -16,7 +16,7 @@ from experiments.studies.ablation import HEADS, NUMBERS, written
 from experiments.studies.recordings import clean, nonspeech
 from experiments.studies.selection import first_window, language
 from experiments.studies.study import Analysis, Claim, Evidence, Finding, Settings, Study, choice
-from interventions.edits.values import Add, Project, Scale, only
+from interventions.edits import Add, Project, Scale, only
 from interventions.figures import plots
 from interventions.generation.sweeps import sequence_sweep
 from interventions.patching.at_sites import places

@@ -15,7 +15,8 @@ import xarray as xr
 from jaxtyping import Array, Float
 
 from interventions import forward
-from interventions.edits.values import Noise, time_axes
+from interventions.edits import Noise
+from interventions.edits.combining import time_axes
 from interventions.effects import softmax_aware
 from interventions.metrics import Metric, Rank, check_metric
 from interventions.patching.grid import Grid

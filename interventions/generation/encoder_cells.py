@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from interventions.edits.values import Mix, Patch
+from interventions.edits import Mix, Patch
 from interventions.memory import budget as memory_budget
 from interventions.patching import planning, resumed as _cells
 from interventions.patching.grid import AtCell

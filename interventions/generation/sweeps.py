@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array, Float, Int
 
-from interventions.edits.values import Zero
+from interventions.edits import Zero
 from interventions.generation import transcripts
 from interventions.generation.encoder_cells import generate_encoder_cells
 from interventions.patching.grid import AtCell, Grid

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from interventions.edits.values import only
+from interventions.edits import only
 from interventions.patching.grid import strength
 from jaxasr import pytrees, sites as _sites
 from jaxasr.config import Config

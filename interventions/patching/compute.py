@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from interventions import forward
-from interventions.edits.values import Mix, Patch
+from interventions.edits import Mix, Patch
 from interventions.metrics import Metric
 from interventions.patching import planning, resumed as _cells
 from interventions.patching.grid import placed, strength

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from interventions.edits.values import Restrict, only
+from interventions.edits import Restrict, only
 from jaxasr import pytrees
 from jaxasr.config import FRAMES_PER_S
 from jaxasr.sites import SiteSpec

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from interventions.edits.values import Mix, Noise, Patch, Zero
+from interventions.edits import Mix, Noise, Patch, Zero
 from interventions.run import Run
 from jaxasr import compiled, sites
 from jaxasr.cache import Memory

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
-from interventions.edits.values import Mix, Patch
+from interventions.edits import Mix, Patch
 from interventions.metrics import Metric, check_metric, scored_position
 from interventions.patching import planning
 from interventions.patching.compute import Example, Passes

@@ -19,7 +19,7 @@ import numpy as np
 
 import interventions as iv
 import jaxasr
-from interventions.edits.values import FromRow
+from interventions.edits import FromRow
 from interventions.patching.grid import AtCell
 from jaxasr import compiled
 from jaxasr.rules import Rules

@@ -21,7 +21,7 @@ from experiments.studies.e5_context import (
     sentences,
 )
 from experiments.studies.study import DOES_NOT, REPLICATES, UNTESTABLE
-from interventions.edits.random_direction import RandomDirection
+from interventions.edits import RandomDirection
 from interventions.patching.at_sites import places
 from jaxasr import Config as Model
 from jaxasr.taps import At

@@ -4,8 +4,8 @@ import pytest
 from golden.tiny import tiny_inputs
 
 import jaxasr
-from interventions.edits.attention import attend_only_to, freeze_pattern, knockout, mean_ablation
-from interventions.edits.values import Add, only
+from interventions.edits import attend_only_to, freeze_pattern, knockout, mean_ablation
+from interventions.edits import Add, only
 
 PATTERN, SCORES, Z = (
     "decoder.cross_attn.pattern",

@@ -9,7 +9,7 @@ from golden.tiny import tiny_inputs, uniform
 
 import jaxasr
 from interventions import Run
-from interventions.edits.values import Noise, Patch, Zero, only
+from interventions.edits import Noise, Patch, Zero, only
 from interventions.effects import softmax_aware
 from interventions.effects.first_order import _attribute, _Cells, attribution
 from interventions.metrics import logit_diff, logprob, rank

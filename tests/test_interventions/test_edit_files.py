@@ -10,19 +10,8 @@ import numpy as np
 import pytest
 
 from interventions.edits import serialization
-from interventions.edits.attention import attend_only_to, knockout
-from interventions.edits.values import (
-    Add,
-    FromRow,
-    Mix,
-    Noise,
-    Patch,
-    Project,
-    Scale,
-    Zero,
-    chain,
-    only,
-)
+from interventions.edits import attend_only_to, knockout
+from interventions.edits import Add, FromRow, Mix, Noise, Patch, Project, Scale, Zero, chain, only
 from interventions.storage import inert
 from jaxasr import At
 

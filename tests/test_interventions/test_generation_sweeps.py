@@ -12,7 +12,7 @@ from own_edits import SilenceHead
 
 import jaxasr
 from experiments.data import real_speech
-from interventions.edits.values import FromRow, Mix, Scale, Zero, only
+from interventions.edits import FromRow, Mix, Scale, Zero, only
 from interventions.generation import sweeps
 from jaxasr import compiled
 

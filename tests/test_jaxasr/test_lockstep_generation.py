@@ -8,7 +8,7 @@ from golden.tiny import tiny_inputs
 from own_edits import Shift
 from test_generate import EOT, N_NEW, N_PROMPT, forced, generate, written
 
-from interventions.edits.values import FromRow, Mix
+from interventions.edits import FromRow, Mix
 
 
 @pytest.fixture(scope="module")
