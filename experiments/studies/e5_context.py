@@ -25,8 +25,7 @@ from experiments.studies.study import (
     paper,
 )
 from interventions.corruptions import white_noise_like
-from interventions.edits import RandomDirection
-from interventions.edits import FromRow, Mix
+from interventions.edits import FromRow, Mix, RandomDirection
 from interventions.figures import plots
 from interventions.generation.sweeps import sequence_sweep
 from interventions.generation.transcripts import words

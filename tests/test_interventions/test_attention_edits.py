@@ -4,8 +4,7 @@ import pytest
 from golden.tiny import tiny_inputs
 
 import jaxasr
-from interventions.edits import attend_only_to, freeze_pattern, knockout, mean_ablation
-from interventions.edits import Add, only
+from interventions.edits import Add, attend_only_to, freeze_pattern, knockout, mean_ablation, only
 
 PATTERN, SCORES, Z = (
     "decoder.cross_attn.pattern",

@@ -9,9 +9,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from interventions.edits import serialization
-from interventions.edits import attend_only_to, knockout
-from interventions.edits import Add, FromRow, Mix, Noise, Patch, Project, Scale, Zero, chain, only
+from interventions.edits import (
+    Add,
+    FromRow,
+    Mix,
+    Noise,
+    Patch,
+    Project,
+    Scale,
+    Zero,
+    attend_only_to,
+    chain,
+    knockout,
+    only,
+    serialization,
+)
 from interventions.storage import inert
 from jaxasr import At
 
