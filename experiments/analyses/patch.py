@@ -13,8 +13,8 @@ from jaxtyping import Float
 import interventions as iv
 import jaxasr
 from interventions import corruptions
-from interventions.edits import mean_ablation
-from interventions.patching.grid import AtCell, Grid
+from interventions.edits import AtCell, mean_ablation
+from interventions.patching.grid import Grid
 from interventions.patching.sources import activation, resampled
 from interventions.storage.fingerprints import fingerprint
 from interventions.storage.results import kept

@@ -9,6 +9,7 @@ from interventions.edits.attention import (
     mean_ablation as mean_ablation,
 )
 from interventions.edits.base import EditBase as EditBase, FromRow as FromRow
+from interventions.edits.cells import AtCell as AtCell, AtSites as AtSites, site_cells as site_cells
 from interventions.edits.combining import (
     Chain as Chain,
     Restrict as Restrict,

@@ -11,10 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from interventions.edits import Mix, Patch
+from interventions.edits import AtCell, Mix, Patch
 from interventions.memory import budget as memory_budget
 from interventions.patching import planning, resumed as _cells
-from interventions.patching.grid import AtCell
 from jaxasr import compiled, sites
 from jaxasr.cache import Memory
 from jaxasr.config import Config

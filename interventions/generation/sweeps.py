@@ -13,10 +13,10 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array, Float, Int
 
-from interventions.edits import Zero
+from interventions.edits import AtCell, Zero
 from interventions.generation import transcripts
 from interventions.generation.encoder_cells import generate_encoder_cells
-from interventions.patching.grid import AtCell, Grid
+from interventions.patching.grid import Grid
 from interventions.run import Run
 from jaxasr import compiled, sites
 from jaxasr.audio import log_mel, n_frames

@@ -19,8 +19,7 @@ import numpy as np
 
 import interventions as iv
 import jaxasr
-from interventions.edits import FromRow
-from interventions.patching.grid import AtCell
+from interventions.edits import AtCell, FromRow
 from jaxasr import compiled
 from jaxasr.rules import Rules
 

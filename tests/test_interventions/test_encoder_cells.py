@@ -9,8 +9,8 @@ from golden.tiny import tiny_inputs
 
 import jaxasr
 from interventions import Mix, Patch, Scale, only
+from interventions.edits import AtCell
 from interventions.generation import encoder_cells, sweeps
-from interventions.patching.grid import AtCell
 from jaxasr import compiled
 
 N_NEW, EOT, S = 6, 100, 11
