@@ -1,90 +1,127 @@
 """What a patch is scored by: numbers of a row's logits after one position.
 
-A metric is a frozen pytree with `position` (static; negative counts from the end of the tokens), `vocab`, int [n] or [B, n], the only
-tokens it needs (None: all of them), and `__call__(logits)`: [B, n or V] logits after that position -> float [B].
-`row(b)` is the metric of one row alone. Knowing what it needs, a sweep unembeds one position and two rows of 51,865.
-`check(n_vocab, batch)`, where there is one, raises ValueError before anything is computed. A traced token cannot be checked: the
-metric of one outside of the vocabulary is NaN.
+A metric is a frozen pytree with these parts. A class of your own that has them works in every sweep.
+
+- `position`: static; the position whose logits are scored. Negative counts from the end.
+- `vocab`: int [n] or [B, n], the only tokens it reads; None for all. A sweep then unembeds two
+  rows of 51,865, for example.
+- `__call__(logits)`: logits [B, n or V] after that position -> float [B].
+- `row(b)`, optional: the metric of one row alone.
+- `check(n_vocab, batch)`, optional: raises ValueError before anything is computed.
+
+A traced token cannot be checked. The metric of a token outside of the vocabulary is NaN.
 """
 
-from typing import Any
+from typing import Any, Protocol, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxasr import pytrees
 from jaxasr.token_ids import check_ids, check_integers
 
+Tokens = int | np.integer | Int[Array, "*B"] | Int[np.ndarray, "*B"]
+
+
+class Metric(Protocol):
+    """Scores logits; see the module's docstring for the parts that it needs."""
+
+    @property
+    def position(self) -> int:
+        """The position whose logits are scored."""
+        ...
+
+    @property
+    def vocab(self) -> Any:
+        """The tokens that are read, or None for all."""
+        ...
+
+    def __call__(self, logits: Float[Array, "B n"]) -> Float[Array, "B"]:
+        """Scores the logits of each row."""
+        ...
+
 
 @pytrees.dataclass
 class LogitDiff:
-    """logit(answer) - logit(foil)."""
+    """logit(answer) - logit(foil). Made by `logit_diff`."""
 
     vocab: Int[Array, "*B two"]
     position: int = pytrees.field(pytree_node=False, default=-1)
 
     def check(self, n_vocab: int, batch: int) -> None:
+        """Raises ValueError for tokens outside of the vocabulary."""
         for i, name in enumerate(("answer", "foil")):
             check_tokens(self.vocab[..., i], n_vocab, batch, name)
 
     def row(self, b: int) -> "LogitDiff":
+        """The metric of row `b`."""
         return self if self.vocab.ndim == 1 else self.replace(vocab=self.vocab[b : b + 1])
 
     def __call__(self, logits: Float[Array, "B two"]) -> Float[Array, "B"]:
         return logits[:, 0] - logits[:, 1]
 
 
-class _OfAnswer:
+class _AnswerMetric:
+    """Scores one answer with all logits."""
+
+    answer: Int[Array, "*B"]
+    vocab = None
+
     def check(self, n_vocab: int, batch: int) -> None:
+        """Raises ValueError for an answer outside of the vocabulary."""
         check_tokens(self.answer, n_vocab, batch, "answer")
 
     def row(self, b: int) -> Any:
-        return self if self.answer.ndim == 0 else self.replace(answer=self.answer[b : b + 1])
+        """The metric of row `b`."""
+        if self.answer.ndim == 0:
+            return self
+        return cast(Any, self).replace(answer=self.answer[b : b + 1])
 
 
 @pytrees.dataclass
-class LogProb(_OfAnswer):
-    """log p(answer), natural logarithm."""
+class LogProb(_AnswerMetric):
+    """log p(answer), natural logarithm. Made by `logprob`."""
 
     answer: Int[Array, "*B"]
     position: int = pytrees.field(pytree_node=False, default=-1)
-    vocab = None
 
     def __call__(self, logits: Float[Array, "B V"]) -> Float[Array, "B"]:
         return _pick(jax.nn.log_softmax(logits), self.answer)
 
 
 @pytrees.dataclass
-class Rank(_OfAnswer):
-    """How many tokens are likelier than the answer; 0 is the top. Has no gradient."""
+class Rank(_AnswerMetric):
+    """How many tokens have a larger logit than the answer. Made by `rank`. Has no gradient."""
 
     answer: Int[Array, "*B"]
     position: int = pytrees.field(pytree_node=False, default=-1)
-    vocab = None
 
     def __call__(self, logits: Float[Array, "B V"]) -> Float[Array, "B"]:
         answer = _pick(logits, self.answer)
-        return jnp.where(
-            jnp.isnan(answer), answer, (logits > answer[:, None]).sum(-1).astype(logits.dtype)
-        )
+        n_larger = (logits > answer[:, None]).sum(-1).astype(logits.dtype)
+        return jnp.where(jnp.isnan(answer), answer, n_larger)
 
 
 @pytrees.dataclass
 class Kl:
-    """KL(p ‖ q) in nats, from the distribution p with logits `to` [B, V] to the patched one."""
+    """KL(p ‖ q) in nats, from the distribution p with logits `to` [B, V]. Made by `kl`."""
 
     to: Float[Array, "B V"]
     position: int = pytrees.field(pytree_node=False, default=-1)
     vocab = None
 
     def check(self, n_vocab: int, batch: int) -> None:
+        """Raises ValueError for logits of another shape than [B or 1, V]."""
         if jnp.shape(self.to) not in ((batch, n_vocab), (1, n_vocab)):
             raise ValueError(
-                f"to: expected logits [{batch}, {n_vocab}], of every row and token, got shape {list(jnp.shape(self.to))}."
+                f"to: expected logits [{batch}, {n_vocab}] of every row and token, "
+                f"got shape {list(jnp.shape(self.to))}."
             )
 
     def row(self, b: int) -> "Kl":
+        """The metric of row `b`."""
         return self if len(self.to) == 1 else self.replace(to=self.to[b : b + 1])
 
     def __call__(self, logits: Float[Array, "B V"]) -> Float[Array, "B"]:
@@ -92,7 +129,81 @@ class Kl:
         return (jnp.exp(p) * (p - q)).sum(-1)
 
 
-Metric = LogitDiff | LogProb | Rank | Kl
+def logit_diff(answer: Tokens, foil: Tokens, position: int = -1) -> LogitDiff:
+    """Scores logit(answer) - logit(foil).
+
+    Args:
+        answer: a token id for all rows, or int [B] with one per row.
+        foil: likewise, the token to compare with.
+        position: the position whose logits are scored; -1 is the last token, whose logits predict
+            the next one.
+
+    Raises:
+        ValueError: ids that are not integers; in a sweep, ids outside of the vocabulary.
+
+    Example:
+        >>> import interventions as iv
+        >>> metric = iv.logit_diff(answer=13, foil=5)
+        >>> metric(jnp.array([[3.0, 1.0]])).tolist()  # logits of these two tokens
+        [2.0]
+    """
+    pair = jnp.broadcast_arrays(_ids(answer, "answer"), _ids(foil, "foil"))
+    return LogitDiff(jnp.stack(pair, -1), position)
+
+
+def logprob(answer: Tokens, position: int = -1) -> LogProb:
+    """Scores the log-probability of a token, in nats.
+
+    Args:
+        answer: a token id for all rows, or int [B] with one per row.
+        position: as in `logit_diff`.
+
+    Raises:
+        ValueError: in a sweep, an id outside of the vocabulary.
+
+    Example:
+        >>> import interventions as iv
+        >>> round(float(iv.logprob(1)(jnp.zeros((1, 4)))[0]), 3)  # log 1/4
+        -1.386
+    """
+    return LogProb(_ids(answer, "answer"), position)
+
+
+def rank(answer: Tokens, position: int = -1) -> Rank:
+    """Scores how many tokens have a larger logit than `answer`; 0 is the top.
+
+    Args:
+        answer: a token id for all rows, or int [B] with one per row.
+        position: as in `logit_diff`.
+
+    Raises:
+        ValueError: in a sweep, an id outside of the vocabulary.
+
+    Example:
+        >>> from interventions import metrics
+        >>> metrics.rank(2)(jnp.array([[4.0, 1.0, 3.0, 2.0]])).tolist()
+        [1.0]
+    """
+    return Rank(_ids(answer, "answer"), position)
+
+
+def kl(to: Float[Array, "B V"], position: int = -1) -> Kl:
+    """Scores the KL divergence, in nats, of the patched distribution from another one.
+
+    Args:
+        to: logits [B, V] of the reference distribution, such as the target's own after `position`;
+            [1, V] serves all rows.
+        position: as in `logit_diff`.
+
+    Raises:
+        ValueError: in a sweep, logits of another shape.
+
+    Example:
+        >>> import interventions as iv
+        >>> iv.kl(jnp.zeros((1, 4)))(jnp.zeros((1, 4))).tolist()
+        [0.0]
+    """
+    return Kl(jnp.asarray(to), position)
 
 
 def _pick(values: Float[Array, "B V"], tokens: Int[Array, "*B"]) -> Float[Array, "B"]:
@@ -100,65 +211,49 @@ def _pick(values: Float[Array, "B V"], tokens: Int[Array, "*B"]) -> Float[Array,
 
 
 def _columns(values: Float[Array, "B V"], tokens: Int[Array, "B n"]) -> Float[Array, "B n"]:
-    """The values of each row at `tokens`; NaN outside of the vocabulary, also below 0."""
-    return jnp.take_along_axis(
-        values, jnp.where(tokens < 0, values.shape[1], tokens), 1, mode="fill", fill_value=jnp.nan
-    )
+    """The values of each row at `tokens`; NaN outside of the vocabulary."""
+    # A negative index would count from the end; past the end `fill` applies.
+    index = jnp.where(tokens < 0, values.shape[1], tokens)
+    return jnp.take_along_axis(values, index, 1, mode="fill", fill_value=jnp.nan)
 
 
-def logit_diff(
-    answer: int | Int[Array, "B"], foil: int | Int[Array, "B"], position: int = -1
-) -> LogitDiff:
-    """logit(answer) - logit(foil) after `position`; one token for all rows, or one a row."""
-    return LogitDiff(
-        jnp.stack(jnp.broadcast_arrays(_ids(answer, "answer"), _ids(foil, "foil")), -1), position
-    )
-
-
-def logprob(answer: int | Int[Array, "B"], position: int = -1) -> LogProb:
-    """log p(answer) after `position`, in nats."""
-    return LogProb(_ids(answer, "answer"), position)
-
-
-def rank(answer: int | Int[Array, "B"], position: int = -1) -> Rank:
-    """Rank of `answer` after `position`, 0 is the top."""
-    return Rank(_ids(answer, "answer"), position)
-
-
-def _ids(tokens: Any, name: str) -> Int[Array, "*B"]:
-    """Returns `tokens` as an array; raises ValueError unless they are integers. The vocabulary is known only to `check_metric`."""
+def _ids(tokens: Tokens, name: str) -> Int[Array, "*B"]:
     check_integers(tokens, name)
     return jnp.asarray(tokens)
 
 
-def kl(to: Float[Array, "B V"], position: int = -1) -> Kl:
-    """KL divergence in nats from the distribution with logits `to` (a run's, after `position`) to the patched one."""
-    return Kl(jnp.asarray(to), position)
+def metric_of_row(metric: Metric, b: int) -> Metric:
+    """The metric of row `b` alone."""
+    row = getattr(metric, "row", None)
+    return metric if row is None else row(b)
 
 
 def check_metric(metric: Metric, n_vocab: int, batch: int) -> None:
-    """Raises ValueError for a metric of tokens outside of the vocabulary, or of another number of rows than `batch`."""
-    if hasattr(metric, "check"):
-        metric.check(n_vocab, batch)
+    """Raises ValueError for tokens outside of the vocabulary, or of another number of rows."""
+    check = getattr(metric, "check", None)
+    if check is not None:
+        check(n_vocab, batch)
     elif getattr(metric, "vocab", None) is not None:
         check_ids(metric.vocab, n_vocab, "vocab")
 
 
-def check_tokens(tokens: Any, n_vocab: int, batch: int, name: str) -> None:
-    """Raises ValueError unless `tokens` are one id of the vocabulary, or one for each of `batch` rows."""
+def check_tokens(tokens: Tokens, n_vocab: int, batch: int, name: str) -> None:
+    """Raises ValueError unless `tokens` are one id of the vocabulary, or one per row."""
     check_ids(tokens, n_vocab, name)
     if jnp.shape(tokens) not in ((), (batch,)):
         raise ValueError(
-            f"{name}: expected one token, or one for each of {batch} rows, got shape {list(jnp.shape(tokens))}."
+            f"{name}: expected one token, or one for each of {batch} rows, "
+            f"got shape {list(jnp.shape(tokens))}."
         )
 
 
 def scored_position(metric: Metric, n_tokens: int) -> int:
-    """The column that `metric` reads. Raises ValueError when the tokens do not have it."""
+    """The column that `metric` scores. Raises ValueError when the tokens do not have it."""
     column = metric.position + n_tokens if metric.position < 0 else metric.position
     if not 0 <= column < n_tokens:
         raise ValueError(
-            f"position: expected {-n_tokens} to {n_tokens - 1} for {n_tokens} tokens, got {metric.position}."
+            f"position: expected {-n_tokens} to {n_tokens - 1} for {n_tokens} tokens, "
+            f"got {metric.position}."
         )
     return column
 
@@ -166,7 +261,7 @@ def scored_position(metric: Metric, n_tokens: int) -> int:
 def unembed_scored(
     unembedding: Float[Array, "V D"], x: Float[Array, "B D"], metric: Metric
 ) -> Float[Array, "B n"]:
-    """Logits [B, n or V] of normed residuals, for no more tokens than `metric` needs."""
+    """Logits [B, n or V] of normed residuals, for the tokens that `metric` reads."""
     wide = jnp.promote_types(x.dtype, jnp.float32)
     if metric.vocab is None:
         return jnp.einsum("bd,vd->bv", x, unembedding.astype(x.dtype), preferred_element_type=wide)
@@ -176,9 +271,8 @@ def unembed_scored(
 
 
 def needed(logits: Float[Array, "B V"], metric: Metric) -> Float[Array, "B n"]:
-    """The logits that `metric` needs, of all."""
+    """The logits that `metric` reads, of all."""
     if metric.vocab is None:
         return logits
-    return _columns(
-        logits, jnp.broadcast_to(metric.vocab, (logits.shape[0], metric.vocab.shape[-1]))
-    )
+    tokens = jnp.broadcast_to(metric.vocab, (logits.shape[0], metric.vocab.shape[-1]))
+    return _columns(logits, tokens)

@@ -9,9 +9,9 @@ and vectors are leaves. So `vmap` over an edit is a sweep, `vmap` over its stren
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from interventions.edits.base import EditBase, Reference, check_reference, resolve
+from interventions.edits.base import EditBase, FromRow, Reference, check_reference, resolve
 from interventions.edits.matching import check_fits, matched
-from jaxasr import pytrees
+from jaxasr import pytrees, sites
 from jaxasr.sites import SiteSpec
 from jaxasr.taps import At
 
@@ -142,3 +142,10 @@ class Zero(EditBase):
 
     def __call__(self, x: Array, at: At) -> Array:
         return jnp.zeros_like(x)
+
+
+def select_row(edit: Patch | Mix, site: str, b: int) -> Patch | Mix:
+    """`edit` with the value of row `b` alone, still with a batch axis."""
+    assert not isinstance(edit.value, FromRow)
+    batch = int(site in sites.LAYERED)
+    return edit.replace(value=jnp.take(edit.value, jnp.array([b]), batch))

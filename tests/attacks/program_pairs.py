@@ -114,9 +114,9 @@ def metrics() -> dict[str, Any]:
     Other = _made("Other", {"answer": 0}, lambda self, logits: logits.max(-1) - self.answer)
     return {
         "logprob": iv.logprob(answer),
-        "rank": iv.rank(answer),
+        "rank": iv.metrics.rank(answer),
         "logprob, first": iv.logprob(answer, 0),
-        "rank, first": iv.rank(answer, 0),
+        "rank, first": iv.metrics.rank(answer, 0),
         "logit_diff": iv.logit_diff(answer, 5),
         "kl": iv.kl(np.linspace(0, 1, B * V, dtype=np.float32).reshape(B, V)),
         "Own": Own(answer),

@@ -317,7 +317,7 @@ def test_what_has_no_estimate_is_refused(tiny_model, near):
         ({"source": "silence"}, "expected a Run or one of"),
         ({"source": near[1].replace(tokens=near[1].tokens[:, :3])}, "do not line up"),
         (
-            {"target": heard.replace(sound=None), "site": "encoder.resid_post"},
+            {"target": heard.replace(encoded_mel=None), "site": "encoder.resid_post"},
             "needs the recording",
         ),
         ({"target": heard.replace(positions=np.zeros((2, 5), np.int32))}, "equal length"),

@@ -82,7 +82,7 @@ def test_windows_of_another_recording_each_with_its_own_row(tiny_model, inputs):
         assert_cell(out, k, alone(tiny_model, mel, prompt, edits))
     programs = (
         compiled.n_compiled(encoder_cells._encode_cells),
-        compiled.n_compiled(encoder_cells._generate_row),
+        compiled.n_compiled(encoder_cells._generate_memories),
     )
     shorter = grid(layer=np.arange(4, dtype=np.int32), time=np.array([0, 4], np.int32))
     same = encoder_cells.generate_encoder_cells(
@@ -93,7 +93,7 @@ def test_windows_of_another_recording_each_with_its_own_row(tiny_model, inputs):
     )
     assert programs == (
         compiled.n_compiled(encoder_cells._encode_cells),
-        compiled.n_compiled(encoder_cells._generate_row),
+        compiled.n_compiled(encoder_cells._generate_memories),
     )
 
 

@@ -12,8 +12,9 @@ from own_edits import SilenceHead
 
 import jaxasr
 from experiments.data import real_speech
-from interventions.edits import FromRow, Mix, Scale, Zero, only
-from interventions.generation import sweeps
+from interventions.edits import AtCell, FromRow, Mix, Scale, Zero, only
+from interventions.generation import generate_cells, sweeps
+from interventions.generation.cells import _generate_chunk
 from jaxasr import compiled
 
 N_NEW, EOT, HEADS = 7, 100, [(layer, head) for layer in range(2) for head in range(5)]
@@ -37,7 +38,7 @@ def inputs(tiny_model):
 
 
 def cells_of(model, inputs, cells, **options):
-    return sweeps.generate_cells(
+    return generate_cells(
         model, *inputs, cells, **({"max_new_tokens": N_NEW, "eot": EOT} | options)
     )
 
@@ -69,15 +70,15 @@ def test_a_cell_is_what_its_edit_generates_alone(tiny_model, inputs, batch):
 
 
 def test_chunks_cells_and_their_values_share_one_executable(tiny_model, inputs):
-    before = compiled.n_compiled(sweeps._generate)
-    edits_of = sweeps.AtCell(Scale(0.5), "decoder.attn.z")
+    before = compiled.n_compiled(_generate_chunk)
+    edits_of = AtCell(Scale(0.5), "decoder.attn.z")
     for n, factor in ((7, 0.5), (5, 2.0)):
         cells = {
             "layer": np.arange(n, dtype=np.int32) % 2,
             "head": np.arange(n, dtype=np.int32) % 5,
         }
         cells_of(tiny_model, inputs, cells, edits_of=edits_of.replace(edit=Scale(factor)), batch=4)
-    assert compiled.n_compiled(sweeps._generate) == before + 1
+    assert compiled.n_compiled(_generate_chunk) == before + 1
 
 
 def test_doses_and_rows_of_other_recordings(tiny_model, inputs):
@@ -187,19 +188,19 @@ def test_recordings_of_other_lengths_compile_nothing(asr):
     )
     audio = jaxasr.load_audio(real_speech.DEMO)
     long = call(audio[:40_000])
-    before = compiled.n_compiled(sweeps._generate)
+    before = compiled.n_compiled(_generate_chunk)
     assert long.sizes["time"] == 5
     assert call(audio[:20_000]).sizes["time"] == 3
-    assert compiled.n_compiled(sweeps._generate) == before
+    assert compiled.n_compiled(_generate_chunk) == before
 
 
 @pytest.mark.parametrize(
     ("site", "over", "message"),
     [
-        ("encoder.resid_post", ("head",), "There are: layer, time, alpha"),
-        ("decoder.resid_post", ("head",), "There are: layer, position, alpha"),
-        ("decoder.attn.z", ("frame",), "There are: layer, head, position, alpha"),
-        ("decoder.ln", ("layer",), "There are: position, alpha"),
+        ("encoder.resid_post", ("head",), "expected some of layer, time, alpha"),
+        ("decoder.resid_post", ("head",), "expected some of layer, position, alpha"),
+        ("decoder.attn.z", ("frame",), "expected some of layer, head, position, alpha"),
+        ("decoder.ln", ("layer",), "expected some of position, alpha"),
         ("decoder.attn.z", ("alpha",), "needs an edit with a strength"),
     ],
 )

@@ -150,7 +150,7 @@ def several():
         *(Times(2.0), Plus(2.0), Static(1), Static(True), Static(1.0), Static("1"), Static(None), Static((1, 2)), Static([1, 2])),
         *(Static(0.0), Static(-0.0), Static(float("nan")), Static({"a": 1}), Static({"a": True}), Static(np.ones(2, np.float64))),
         *(iv.Zero(), iv.Scale(2.0), iv.Noise(2), iv.Patch(jnp.ones(2)), iv.Patch(jnp.ones(2, jnp.bfloat16)), iv.Patch(jnp.ones((1, 2)))),
-        *(iv.logprob(3), iv.rank(3), iv.logprob(4), iv.logprob(3, position=-2), iv.logit_diff(3, 4), iv.kl(jnp.ones((1, 4)))),
+        *(iv.logprob(3), iv.metrics.rank(3), iv.logprob(4), iv.logprob(3, position=-2), iv.logit_diff(3, 4), iv.kl(jnp.ones((1, 4)))),
         *(closure(2), closure(3), closure(2.0), doubled, lambda x, at: x, lambda x, at: -x, lambda x, at, y=1: x, lambda x, at, y=2: x),
         *(jnp.tanh, jnp.exp, jax.jit(doubled), jax.nn.relu, Times, Plus, {"b", "a"}, {"a"}, frozenset({"a"}), jax.random.key(0)),
     ]  # fmt: skip

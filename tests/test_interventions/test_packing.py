@@ -1,13 +1,13 @@
-"""Rows of a part see what their own column computes and, of the rest before them, what was stored."""
+"""PackedRows of a part see what their own column computes and, of the rest before them, what was stored."""
 
 import numpy as np
 
-from interventions.patching.packing import Rows, packed
+from interventions.patching.packing import PackedRows, packed
 
 
 def test_a_row_sees_every_position_before_it_exactly_once():
     columns = [np.arange(2, 6), np.array([3, 5]), np.array([5])]
-    rows = Rows.of(columns, n_slots=6, n_columns=5, n_rows=11)
+    rows = PackedRows.of(columns, n_slots=6, n_columns=5, n_rows=11)
     for row, position in enumerate(np.concatenate(columns)):
         assert sorted(rows.keys[rows.mask[row]]) == list(range(position + 1))
     column = np.repeat([0, 1, 2], [4, 2, 1])
@@ -15,15 +15,15 @@ def test_a_row_sees_every_position_before_it_exactly_once():
 
 
 def test_columns_know_where_they_begin_and_end():
-    rows = Rows.of([np.arange(2, 6), np.array([3, 5])], n_slots=6, n_columns=3, n_rows=9)
-    np.testing.assert_array_equal(rows.position[rows.begins[:2]], rows.start[:2])
-    np.testing.assert_array_equal(rows.position[rows.ends[:2]], [5, 5])
-    assert rows.begins[2] == 9  # a column that fills up writes nowhere
-    np.testing.assert_array_equal(np.flatnonzero(rows.starting), [0, 4])
+    rows = PackedRows.of([np.arange(2, 6), np.array([3, 5])], n_slots=6, n_columns=3, n_rows=9)
+    np.testing.assert_array_equal(rows.position[rows.first_row[:2]], rows.start[:2])
+    np.testing.assert_array_equal(rows.position[rows.scored_row[:2]], [5, 5])
+    assert rows.first_row[2] == 9  # a column that fills up writes nowhere
+    np.testing.assert_array_equal(np.flatnonzero(rows.is_first), [0, 4])
 
 
 def test_rows_that_fill_up_see_only_themselves():
-    rows = Rows.of([np.array([3, 5])], n_slots=6, n_columns=1, n_rows=4)
+    rows = PackedRows.of([np.array([3, 5])], n_slots=6, n_columns=1, n_rows=4)
     np.testing.assert_array_equal(rows.mask[2:], np.eye(10, dtype=bool)[8:])
 
 

@@ -14,8 +14,8 @@ from flax import nnx
 
 import interventions as iv
 import jaxasr
-from interventions.patching import compute as example, planning, sources
-from interventions.patching.grid import DIMS, _sizes
+from interventions.patching import chunks, programs, sources, unedited, workload
+from interventions.patching.grid import swept_sizes
 from jaxasr import compiled, sites
 
 # Every kind of place: own position and shared ones, with and without heads, keys, frames; both stacks; within and outside of layers.
@@ -46,11 +46,8 @@ METRIC = iv.logit_diff(3, 5, position=SCORED)
 
 
 def dims_of(model, site):
-    return tuple(
-        dim
-        for dim in DIMS
-        if dim in _sizes(sites.spec(model.config, site, 1, 7)) and dim != "alpha"
-    )
+    sizes = swept_sizes(sites.spec(model.config, site, 1, 7))
+    return tuple(dim for dim in sizes if dim != "alpha")
 
 
 def one_by_one(model, target, source, site, cell, n_frames):
@@ -137,11 +134,11 @@ def deep():
 )
 def test_rows_of_any_packing_are_the_whole_pass(deep, site, budget, loops, monkeypatch):
     """Sites that change their own position only and others; all columns in one part and in several; layers apart and sliced."""
-    monkeypatch.setattr(example, "unrolls", lambda config: loops)
+    monkeypatch.setattr(unedited, "unrolls", lambda config: loops)
     model, runs = deep
     options = dict(site=site, over=("layer", "position"), metric=METRIC)
     plan = iv.plan_sweep(model, *runs, **options, budget=budget)
-    assert (len(planning.parts(plan, 0)) > 1) == (budget is not None)
+    assert (len(workload.column_batches(plan.work, 0)) > 1) == (budget is not None)
     fast, slow = (
         iv.sweep(model, *runs, **options, budget=budget),
         iv.sweep(model, *runs, **options, reuse=False),
@@ -229,7 +226,7 @@ def test_strengths_and_named_sources(tiny_model, runs):
     "metric",
     [
         iv.logprob(3, SCORED),
-        iv.rank(jnp.array([3, 4]), SCORED),
+        iv.metrics.rank(jnp.array([3, 4]), SCORED),
         iv.logit_diff(jnp.array([1, 2]), 3, SCORED),
     ],
 )
@@ -249,24 +246,24 @@ def test_metrics_are_those_of_the_logits(tiny_model, runs, metric):
 
 def test_three_programs_and_none_after(tiny_model, runs):
     options = dict(site="decoder.attn.z", over=("layer", "head", "position"), metric=METRIC)
-    before = compiled.n_compiled(example._decoder_cells)
+    before = compiled.n_compiled(programs.resumed_decoder_cells)
     iv.sweep(tiny_model, *runs, **options)
-    first = compiled.n_compiled(example._decoder_cells)
+    first = compiled.n_compiled(programs.resumed_decoder_cells)
     assert first - before <= 3
     target, source = (run.replace(mel=run.mel * 1.1, tokens=(run.tokens + 1) % 101) for run in runs)
     iv.sweep(
         tiny_model, target, source, **(options | {"metric": iv.logit_diff(7, 8, position=SCORED)})
     )
-    assert compiled.n_compiled(example._decoder_cells) == first
+    assert compiled.n_compiled(programs.resumed_decoder_cells) == first
 
 
 @pytest.mark.parametrize(
     ("site", "over", "program"),
     [
-        ("encoder.resid_post", ("layer", "time"), example._encoder_cells),
-        ("encoder.attn.z", ("head", "time"), example._encoder_cells),
-        ("decoder.cross_attn.pattern", ("layer", "head", "time"), example._decoder_cells),
-        ("decoder.cross_attn.v", ("time",), example._plain_cells),
+        ("encoder.resid_post", ("layer", "time"), programs.encoder_cells),
+        ("encoder.attn.z", ("head", "time"), programs.encoder_cells),
+        ("decoder.cross_attn.pattern", ("layer", "head", "time"), programs.resumed_decoder_cells),
+        ("decoder.cross_attn.v", ("time",), programs.whole_decoder_cells),
     ],
 )
 def test_recordings_of_other_lengths_compile_nothing(tiny_model, runs, site, over, program):
@@ -320,8 +317,8 @@ def test_out_of_memory_halves_the_chunk_and_says_so():
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
         return cells["layer"] * 2
 
-    with pytest.warns(UserWarning, match="going on with"):
-        values = planning.chunked(compute, {"layer": np.arange(5)}, 8)()
+    with pytest.warns(UserWarning, match="8 cells at a time; trying 4"):
+        values = chunks.dispatch_chunks(compute, {"layer": np.arange(5)}, 8)()
     np.testing.assert_array_equal(values, np.arange(5) * 2)
     assert set(sizes) == {8, 4, 2}
 
@@ -329,7 +326,7 @@ def test_out_of_memory_halves_the_chunk_and_says_so():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"over": ("layer", "time")}, "no dimension of a sweep"),
+        ({"over": ("layer", "time")}, "not a dimension of a sweep"),
         ({"over": ("layer", "layer")}, "different dimensions"),
         ({"over": ()}, "different dimensions"),
         ({"layers": [9], "over": ("layer",)}, "expected some of"),

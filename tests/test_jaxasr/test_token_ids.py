@@ -66,7 +66,11 @@ def test_a_metric_of_a_token_that_the_model_does_not_have_is_refused(
 
 
 def test_tokens_of_another_number_of_rows_are_refused(tiny_model, runs):
-    for metric in (iv.logprob(np.arange(3)), iv.rank(np.arange(1)), iv.logit_diff(np.arange(3), 5)):
+    for metric in (
+        iv.logprob(np.arange(3)),
+        iv.metrics.rank(np.arange(1)),
+        iv.logit_diff(np.arange(3), 5),
+    ):
         with pytest.raises(
             ValueError, match="answer: expected one token, or one for each of 2 rows, got shape"
         ):
@@ -78,7 +82,7 @@ def test_tokens_of_another_number_of_rows_are_refused(tiny_model, runs):
 
 def test_tokens_are_integers():
     for bad in (3.0, np.array([1.5, 2.0]), True, "the", 2**40):
-        for made in (iv.logprob, iv.rank, lambda token: iv.logit_diff(3, token)):
+        for made in (iv.logprob, iv.metrics.rank, lambda token: iv.logit_diff(3, token)):
             with pytest.raises(ValueError, match=r"(answer|foil): expected token ids"):
                 made(bad)
 
