@@ -1,10 +1,9 @@
 """What a patch is scored by: numbers of a row's logits after one position.
 
-A metric is a frozen pytree with these parts. A class of your own that has them works in every sweep.
+A metric is a frozen pytree with these parts. A class of your own with them works in sweeps.
 
 - `position`: static; the position whose logits are scored. Negative counts from the end.
-- `vocab`: int [n] or [B, n], the only tokens it reads; None for all. A sweep then unembeds two
-  rows of 51,865, for example.
+- `vocab`: int [n] or [B, n], the only tokens that it reads and a sweep unembeds; None for all.
 - `__call__(logits)`: logits [B, n or V] after that position -> float [B].
 - `row(b)`, optional: the metric of one row alone.
 - `check(n_vocab, batch)`, optional: raises ValueError before anything is computed.
@@ -12,6 +11,7 @@ A metric is a frozen pytree with these parts. A class of your own that has them 
 A traced token cannot be checked. The metric of a token outside of the vocabulary is NaN.
 """
 
+import dataclasses
 from typing import Any, Protocol, cast
 
 import jax
@@ -26,26 +26,26 @@ Tokens = int | np.integer | Int[Array, "*B"] | Int[np.ndarray, "*B"]
 
 
 class Metric(Protocol):
-    """Scores logits; see the module's docstring for the parts that it needs."""
+    """Scores logits; see the module's docstring for its parts."""
 
     @property
-    def position(self) -> int:
-        """The position whose logits are scored."""
-        ...
+    def position(self) -> int: ...
 
     @property
-    def vocab(self) -> Any:
-        """The tokens that are read, or None for all."""
-        ...
+    def vocab(self) -> Any: ...
 
-    def __call__(self, logits: Float[Array, "B n"]) -> Float[Array, "B"]:
-        """Scores the logits of each row."""
-        ...
+    def __call__(self, logits: Float[Array, "B n"]) -> Float[Array, "B"]: ...
 
 
 @pytrees.dataclass
 class LogitDiff:
-    """logit(answer) - logit(foil). Made by `logit_diff`."""
+    """logit(answer) - logit(foil). Made by `logit_diff`.
+
+    Example:
+        >>> import interventions as iv
+        >>> iv.logit_diff(13, 5).vocab.tolist()
+        [13, 5]
+    """
 
     vocab: Int[Array, "*B two"]
     position: int = pytrees.field(pytree_node=False, default=-1)
@@ -57,7 +57,9 @@ class LogitDiff:
 
     def row(self, b: int) -> "LogitDiff":
         """The metric of row `b`."""
-        return self if self.vocab.ndim == 1 else self.replace(vocab=self.vocab[b : b + 1])
+        return (
+            self if self.vocab.ndim == 1 else dataclasses.replace(self, vocab=self.vocab[b : b + 1])
+        )
 
     def __call__(self, logits: Float[Array, "B two"]) -> Float[Array, "B"]:
         return logits[:, 0] - logits[:, 1]
@@ -82,7 +84,13 @@ class _AnswerMetric:
 
 @pytrees.dataclass
 class LogProb(_AnswerMetric):
-    """log p(answer), natural logarithm. Made by `logprob`."""
+    """log p(answer), natural logarithm. Made by `logprob`.
+
+    Example:
+        >>> import interventions as iv
+        >>> iv.logprob(13).position
+        -1
+    """
 
     answer: Int[Array, "*B"]
     position: int = pytrees.field(pytree_node=False, default=-1)
@@ -93,7 +101,13 @@ class LogProb(_AnswerMetric):
 
 @pytrees.dataclass
 class Rank(_AnswerMetric):
-    """How many tokens have a larger logit than the answer. Made by `rank`. Has no gradient."""
+    """How many tokens have a larger logit than the answer. Made by `rank`. Has no gradient.
+
+    Example:
+        >>> import interventions as iv
+        >>> int(iv.metrics.rank(13).answer)
+        13
+    """
 
     answer: Int[Array, "*B"]
     position: int = pytrees.field(pytree_node=False, default=-1)
@@ -106,7 +120,13 @@ class Rank(_AnswerMetric):
 
 @pytrees.dataclass
 class Kl:
-    """KL(p ‖ q) in nats, from the distribution p with logits `to` [B, V]. Made by `kl`."""
+    """KL(p ‖ q) in nats, from the distribution p with logits `to` [B, V]. Made by `kl`.
+
+    Example:
+        >>> import interventions as iv
+        >>> iv.kl(jnp.zeros((1, 4)), position=-2).position
+        -2
+    """
 
     to: Float[Array, "B V"]
     position: int = pytrees.field(pytree_node=False, default=-1)
@@ -122,7 +142,7 @@ class Kl:
 
     def row(self, b: int) -> "Kl":
         """The metric of row `b`."""
-        return self if len(self.to) == 1 else self.replace(to=self.to[b : b + 1])
+        return self if len(self.to) == 1 else dataclasses.replace(self, to=self.to[b : b + 1])
 
     def __call__(self, logits: Float[Array, "B V"]) -> Float[Array, "B"]:
         p, q = jax.nn.log_softmax(self.to), jax.nn.log_softmax(logits)
@@ -173,11 +193,11 @@ def rank(answer: Tokens, position: int = -1) -> Rank:
     """Scores how many tokens have a larger logit than `answer`; 0 is the top.
 
     Args:
-        answer: a token id for all rows, or int [B] with one per row.
+        answer: as in `logprob`.
         position: as in `logit_diff`.
 
     Raises:
-        ValueError: in a sweep, an id outside of the vocabulary.
+        ValueError: as `logprob`.
 
     Example:
         >>> from interventions import metrics

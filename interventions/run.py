@@ -1,5 +1,6 @@
 """What passes through the model: a recording, encoded or not, and the decoder's tokens."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -74,7 +75,8 @@ class Run:
         """
         if self.mel is None:
             return self
-        return self.replace(memory=model.encode(self.mel)[0], mel=None, encoded_mel=self.mel)
+        memory, _ = model.encode(self.mel)
+        return dataclasses.replace(self, memory=memory, mel=None, encoded_mel=self.mel)
 
     def decode(
         self, model: Whisper, edits: Edits | None = None, readout: Readout | None = None
@@ -107,7 +109,7 @@ class Run:
         """Example `b` of an encoded run, still with a batch axis."""
         memory = self.encoded_memory
         if self.batch == 1:  # as it is: selecting would copy the memory
-            return self.replace(tokens=jnp.asarray(self.tokens), memory=memory)
+            return dataclasses.replace(self, tokens=jnp.asarray(self.tokens), memory=memory)
         return self.rows(slice(b, b + 1))
 
     def rows(self, rows: Rows) -> "Run":
@@ -116,7 +118,8 @@ class Run:
         if memory is not None:
             k, v = jax.tree.map(lambda stacked: stacked[:, rows], (memory.k, memory.v))
             memory = Memory(memory.xa[rows], k, v)
-        return self.replace(
+        return dataclasses.replace(
+            self,
             tokens=jnp.asarray(self.tokens)[rows],
             mel=_take(self.mel, rows),
             memory=memory,

@@ -18,6 +18,11 @@ class AttendOnlyTo(EditBase):
 
     In decoder self-attention only keys that are not in the future count. A query that can see none
     of `keys` keeps its pattern.
+
+    Example:
+        >>> from interventions import attend_only_to
+        >>> attend_only_to([0, 3])
+        AttendOnlyTo(keys=[0, 3])
     """
 
     keys: Place
@@ -40,6 +45,11 @@ class Knockout(EditBase):
 
     A query for which no key would remain (the first ones in decoder self-attention) keeps its
     scores.
+
+    Example:
+        >>> from interventions import knockout
+        >>> knockout(range(10))
+        Knockout(keys=0:10)
     """
 
     keys: Place

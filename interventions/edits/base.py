@@ -2,21 +2,20 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from interventions.edits.matching import check_fits, matched
 from jaxasr import pytrees
 from jaxasr.sites import SiteSpec
-from jaxasr.taps import At, Edit
+from jaxasr.taps import At, Edit, is_traced
 
 
 def _short(value: Any) -> str:
     """Small arrays as lists, larger ones as dtype and shape."""
     if not hasattr(value, "dtype"):
         return repr(value)
-    small = value.size <= 4 and not isinstance(value, jax.core.Tracer)
+    small = value.size <= 4 and not is_traced(value)
     return str(value.tolist()) if small else f"{value.dtype}{list(value.shape)}"
 
 

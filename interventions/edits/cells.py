@@ -3,6 +3,7 @@
 A cell is a dict of coordinates, such as `{"layer": 2, "head": 1}`, which may be traced.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -107,7 +108,7 @@ def site_cells(config: Config, sites: Sequence[str], alphas: Sequence[float] = (
         spec = _sites.spec(config, site, 1, 1)
         heads = range(spec.size("H")) if "H" in spec.axes else [-1]
         rows += [(number, layer, head) for layer in range(spec.n_layer) for head in heads]
-    cells = dict(zip(("site", "layer", "head"), np.array(rows, np.int32).T))
+    cells: Coordinates = dict(zip(("site", "layer", "head"), np.array(rows, np.int32).T))
     if not len(alphas):
         return cells
     repeated = {name: np.repeat(values, len(alphas)) for name, values in cells.items()}
@@ -137,7 +138,7 @@ def with_strength(edit: Any, cell: Cell) -> Edit:
         return edit
     for field in ("alpha", "scale"):
         if hasattr(edit, field):
-            return edit.replace(**{field: cell["alpha"]})
+            return dataclasses.replace(edit, **{field: cell["alpha"]})
     raise ValueError(
         f"over: 'alpha' needs an edit with a strength, such as Mix, Add or Noise, got {edit!r}."
     )

@@ -14,7 +14,13 @@ from jaxasr.taps import At, Edit
 
 @pytrees.dataclass(repr=False)
 class Chain(EditBase):
-    """Applies edits of one site in order. Made by `chain`."""
+    """Applies edits of one site in order. Made by `chain`.
+
+    Example:
+        >>> from interventions import Scale, Zero, chain
+        >>> chain(Scale(2.0), Zero()).edits
+        (Scale(factor=2.0), Zero())
+    """
 
     edits: tuple[Edit, ...]
 
@@ -50,7 +56,13 @@ def chain(*edits: Edit) -> Chain:
 
 @pytrees.dataclass(repr=False)
 class Restrict(EditBase):
-    """Applies `edit` where all given places hold, and keeps `x` elsewhere. Made by `only`."""
+    """Applies `edit` where all given places hold, and keeps `x` elsewhere. Made by `only`.
+
+    Example:
+        >>> from interventions import Scale, only
+        >>> only(Scale(0.5), rows=0).edit
+        Scale(factor=0.5)
+    """
 
     edit: Edit
     layers: Place | None = None
@@ -82,7 +94,8 @@ class Restrict(EditBase):
         if self.layers is not None:
             mask = mask & self.layers(at.layer)
         if self.when is not None:
-            mask = mask & (self.when(at) if callable(self.when) else self.when)
+            condition: Any = self.when(at) if callable(self.when) else self.when
+            mask = mask & condition
         return mask
 
     def check(self, spec: SiteSpec) -> None:
@@ -126,8 +139,8 @@ def only(
         An edit.
 
     Raises:
-        ValueError: a place is empty or not of integers; in the pass, an index that the site does not
-            have (traced indices cannot be checked).
+        ValueError: a place is empty or not of integers; in the pass, an index that the site lacks
+            (traced indices cannot be checked).
 
     Example:
         >>> from interventions import Zero, only

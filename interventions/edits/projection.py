@@ -1,13 +1,12 @@
 """Edits that remove or keep a subspace."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from interventions.edits.base import EditBase
 from jaxasr import pytrees
 from jaxasr.sites import SiteSpec
-from jaxasr.taps import At
+from jaxasr.taps import At, is_traced
 
 
 @pytrees.dataclass(repr=False)
@@ -48,7 +47,7 @@ class Project(EditBase):
         """
         q, r = jnp.linalg.qr(jnp.swapaxes(jnp.atleast_2d(vectors), -1, -2))
         smallest = jnp.abs(jnp.diagonal(r, axis1=-2, axis2=-1)).min()
-        if not isinstance(smallest, jax.core.Tracer) and smallest < 1e-6:
+        if not is_traced(smallest) and smallest < 1e-6:
             raise ValueError(
                 f"vectors: expected linearly independent vectors, got {vectors.shape[-2]} "
                 "that span a smaller subspace. Remove the ones that the others span."

@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -144,7 +144,7 @@ def save_edits(edits: Mapping[str, Any], folder: str | os.PathLike) -> None:
         (new / _JSON).write_text(
             json.dumps({"version": _VERSION, "edits": described}, indent=1, allow_nan=False) + "\n"
         )
-        np.savez(new / _ARRAYS, **arrays)
+        np.savez(new / _ARRAYS, **cast(Any, arrays))
         seal(new)
 
 
@@ -162,7 +162,10 @@ def load_edits(folder: str | os.PathLike) -> dict[str, Any]:
             message names the file.
 
     Example:
-        See `save_edits`.
+        ```python
+        iv.save_edits({"decoder.ln": iv.Scale(2.0)}, folder / "scaled")
+        edits = iv.load_edits(folder / "scaled")
+        ```
     """
     folder = Path(folder)
     if not (folder / _JSON).is_file() or not (folder / _ARRAYS).is_file():

@@ -1,10 +1,12 @@
 """Edits that replace, mix, add, scale or zero an activation.
 
-An edit is a frozen callable pytree `(x, at) -> x`. Its class is structure; masks, indices, strengths
-and vectors are leaves. So `vmap` over an edit is a sweep, `vmap` over its strength a dose curve, and
-`grad` with respect to `Add(zeros)` is attribution. A function of your own, or your own
-`jaxasr.pytrees.dataclass`, works wherever these do.
+An edit is a frozen callable pytree `(x, at) -> x`. Its class is structure; masks, indices,
+strengths and vectors are leaves. So `vmap` over an edit is a sweep, `vmap` over its strength a
+dose curve, and `grad` with respect to `Add(zeros)` is attribution. A function of your own, or your
+own `jaxasr.pytrees.dataclass`, works wherever these do.
 """
+
+import dataclasses
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -148,4 +150,4 @@ def select_row(edit: Patch | Mix, site: str, b: int) -> Patch | Mix:
     """`edit` with the value of row `b` alone, still with a batch axis."""
     assert not isinstance(edit.value, FromRow)
     batch = int(site in sites.LAYERED)
-    return edit.replace(value=jnp.take(edit.value, jnp.array([b]), batch))
+    return dataclasses.replace(edit, value=jnp.take(edit.value, jnp.array([b]), batch))

@@ -1,5 +1,6 @@
 """Free generation, and the probability of a given text, under the edits of many cells."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -55,7 +56,7 @@ class CellEdits:
 
     def take(self, index: Int[np.ndarray, "n"]) -> "CellEdits":
         """The cells at `index`."""
-        return self.replace(arrays=[array[index] for array in self.arrays])
+        return dataclasses.replace(self, arrays=[array[index] for array in self.arrays])
 
     def edits(self, arrays: list[Array]) -> Edits:
         """The edits of the cell with these arrays."""
@@ -145,7 +146,7 @@ def _generate_chunk(
     model: Whisper,
     memory: Memory,
     prompt: Array,
-    leader: Leaders | None,
+    leader: Array | None,
     cells: CellEdits,
     rules: Rules | None,
     **options: Any,

@@ -221,4 +221,4 @@ def _edits_of_example(edits_of: EditsOf | None, b: int, batch: int) -> EditsOf |
     shape, axis = getattr(edit.value, "shape", ()), int(edits_of.site in sites.LAYERED)
     if len(shape) != len(sites.SITES[edits_of.site]) + axis or shape[axis] != batch:
         return edits_of
-    return edits_of.replace(edit=select_row(edit, edits_of.site, b))
+    return dataclasses.replace(edits_of, edit=select_row(edit, edits_of.site, b))

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from jaxtyping import Array, Float
@@ -111,11 +112,11 @@ def sequence_sweep(
         "eot": special.eot,
         "no_speech": (np.asarray(prompt)[0].tolist().index(special.sot), special.no_speech),
     }
-    model, rows = asr.model, np.arange(len(prompt))
+    model, rows, ids = asr.model, np.arange(len(prompt)), jnp.asarray(prompt, jnp.int32)
     examples = rows if leader is None else np.flatnonzero(np.asarray(leader) == rows)
     if isinstance(memory, Memory):
-        options["leader"] = leader
-        unedited = generate(model, memory, prompt, **options)
+        options["leader"] = None if leader is None else jnp.asarray(leader)
+        unedited = generate(model, memory, ids, **options)
         out = generate_cells(
             model, memory, prompt, cells, edits_of=edits_of, batch=batch, **options
         )
@@ -125,7 +126,7 @@ def sequence_sweep(
             "Leave it out, or edit the decoder."
         )
     else:
-        unedited = generate(model, model.encode(memory)[0], prompt, **options)
+        unedited = generate(model, model.encode(jnp.asarray(memory))[0], ids, **options)
         out = generate_encoder_cells(
             model, memory, prompt, cells, edits_of=edits_of, budget=budget, batch=batch, **options
         )
@@ -205,7 +206,7 @@ def generation_sweep(
         options.setdefault("batch", min(CELLS_PER_LOOP, grid.n_cells("layer")))
     result = sequence_sweep(
         asr,
-        asr.model.encode(mel)[0] if sites.stack_of(site) == "decoder" else mel,
+        asr.model.encode(jnp.asarray(mel))[0] if sites.stack_of(site) == "decoder" else mel,
         prompt,
         grid.flat(),
         coords=grid.labels(),

@@ -147,7 +147,8 @@ class Grid:
             share.
         """
         axis = self.dims.index("layer")
-        flat = np.arange(self.size).reshape(self.shape).take(self.layers.index(layer), axis)
+        flat: np.ndarray = np.arange(self.size).reshape(self.shape)
+        flat = np.asarray(flat.take(self.layers.index(layer), axis))
         if "position" in self.coords:
             remaining = [dim for dim in self.dims if dim != "layer"]
             flat = np.moveaxis(flat, remaining.index("position"), 0)

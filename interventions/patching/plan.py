@@ -29,6 +29,19 @@ class Plan:
         source_metric: the metric of `source` [B], where its values differ from the target's.
         decoder: runs passes without an edit.
         work: the grid of cells, and what decides how they are batched.
+
+    Example:
+        ```python
+        run = iv.Run(
+            mel=jaxasr.log_mel(audio, asr.config.n_mels)[None],
+            tokens=np.array([asr.tokenizer.prompt()]),
+        )
+        metric = iv.logprob(asr.tokenizer.encode(" The")[0])
+        plan = iv.plan_sweep(
+            asr.model, run, "zero", site="decoder.mlp_out", over=("layer",), metric=metric
+        )
+        print(plan)
+        ```
     """
 
     model: Whisper

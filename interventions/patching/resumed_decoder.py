@@ -130,7 +130,7 @@ class ResumedDecoder:
 
         def run_cell(cell: Cell) -> Float[Array, "R D"]:
             tap = Tap("decoder.", edits_of(cell), NOTHING, self.first, positions)
-            return block(x, tap, mask, past, Cache(None, keys, jnp.int32(0)), (k, v))[0][0]
+            return block(x, tap, mask, past, Cache((), keys, jnp.int32(0)), (k, v))[0][0]
 
         return jax.vmap(run_cell)(cells)
 

@@ -132,6 +132,17 @@ def activation(model: Whisper, run: Run, site: str) -> Array:
 
     Raises:
         ValueError: an encoder site of a run without a recording.
+
+    Example:
+        ```python
+        from interventions.patching import activation
+
+        run = iv.Run(
+            mel=jaxasr.log_mel(audio, asr.config.n_mels)[None],
+            tokens=np.array([asr.tokenizer.prompt()]),
+        )
+        z = activation(asr.model, run, "decoder.cross_attn.z")  # [L, B, T, H, Dh]
+        ```
     """
     if sites.stack_of(site) == "encoder":
         return encoder_activations(model, recording(run), site)[site]

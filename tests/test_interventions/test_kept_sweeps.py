@@ -1,10 +1,12 @@
-"""What a sweep keeps: whose it is, that its code counts, and that damage never becomes a number."""
+"""Stored groups of a sweep: which sweep they belong to, and that damage never becomes a number."""
 
 import functools
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import flax.struct
@@ -215,3 +217,56 @@ def test_written_constructors_parts_of_modules_and_wrapped_code_count():
     assert fingerprint(a=Outer(Inner(jax.nn.relu))) == fingerprint(a=Outer(Inner(jax.nn.relu)))
     wrapped = [functools.wraps(iv.only)(f) for f in (lambda x: x * 2, lambda x: x * 3)]
     assert fingerprint(a=wrapped[0]) != fingerprint(a=wrapped[1])
+
+
+def test_a_store_holds_one_sweep(tiny_model, target, tmp_path):
+    options = dict(site="decoder.attn.z", over=("layer", "head"), store=tmp_path)
+    first = iv.sweep(tiny_model, target, "zero", **options, metric=iv.logit_diff(3, 5))
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.part")}
+    again = iv.sweep(tiny_model, target, "zero", **options, metric=iv.logit_diff(3, 5))
+    np.testing.assert_array_equal(first, again)
+    assert times == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.part")}
+    with pytest.raises(ValueError, match="another sweep"):
+        iv.sweep(tiny_model, target, "zero", **options, metric=iv.logprob(3))
+
+
+KILLED = """
+    import sys, jax, interventions as iv, jaxasr
+    from experiments import compile_cache
+    compile_cache.enable()
+    from flax import nnx
+    c = jaxasr.Config(5, 11, 21, 3, 3, 101, 23, 21, 7, 4)
+    model = jaxasr.Whisper(c, rngs=nnx.Rngs(0))
+    mels = jax.random.normal(jax.random.key(1), (2, 2, 5, 22))
+    tokens = jax.random.randint(jax.random.key(2), (2, 7), 0, 101)
+    runs = [iv.Run(mel=mel, tokens=tokens) for mel in mels]
+    def progress(done, of):
+        print(done, of, flush=True)
+        if len(sys.argv) > 2 and done >= of // 2: sys.stdin.read()
+    options = dict(site="decoder.mlp_out", over=("layer",), metric=iv.logit_diff(3, 5))
+    values = iv.sweep(model, *runs, **options, store=sys.argv[1], progress=progress)
+    print(values.values.tobytes().hex())
+"""
+
+
+def test_a_killed_sweep_resumes_to_the_same_bytes(tmp_path):
+    command = [sys.executable, "-c", textwrap.dedent(KILLED)]
+    whole = subprocess.run(
+        [*command, str(tmp_path / "whole")], capture_output=True, text=True, check=True, timeout=300
+    ).stdout.split()[-1]
+    with subprocess.Popen(
+        [*command, str(tmp_path / "half"), "wait"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as half:
+        while half.stdout and (line := half.stdout.readline()):
+            done, of = map(int, line.split())
+            if done >= of // 2:
+                break
+        os.kill(half.pid, signal.SIGKILL)
+    assert len(list((tmp_path / "half").glob("example*.part"))) == 4
+    resumed = subprocess.run(
+        [*command, str(tmp_path / "half")], capture_output=True, text=True, check=True, timeout=300
+    ).stdout.split()[-1]
+    assert resumed == whole
