@@ -17,7 +17,7 @@ def runs(tiny_model):
     return target_and_source(tiny_model)
 
 
-def test_three_programs_and_none_after(tiny_model, runs):
+def test_a_sweep_compiles_three_programs_and_the_next_none(tiny_model, runs):
     options = dict(site="decoder.attn.z", over=("layer", "head", "position"), metric=METRIC)
     before = compiled.n_compiled(programs.resumed_decoder_cells)
     iv.sweep(tiny_model, *runs, **options)
@@ -67,8 +67,8 @@ def test_recordings_of_other_lengths_compile_nothing(tiny_model, runs, site, ove
     assert compiled.n_compiled(program) == before
 
 
-def test_the_plan_says_what_it_will_cost(tiny_model, runs):
-    said = str(
+def test_a_plan_prints_its_cost(tiny_model, runs):
+    text = str(
         iv.plan_sweep(
             tiny_model,
             *runs,
@@ -77,11 +77,11 @@ def test_the_plan_says_what_it_will_cost(tiny_model, runs):
             metric=METRIC,
         )
     )
-    assert "layer 2 × head 5 × position 7: 70 cells of 2 example(s); 35 need no computing" in said
-    assert "GFLOP" in said
+    assert "layer 2 × head 5 × position 7: 70 cells of 2 example(s); 35 need no computing" in text
+    assert "GFLOP" in text
 
 
-def test_out_of_memory_halves_the_chunk_and_says_so():
+def test_out_of_memory_halves_the_chunk_with_a_warning():
     sizes = []
 
     def compute(cells):
@@ -135,7 +135,7 @@ def test_a_plan_takes_no_other_arguments(tiny_model, runs):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"over": ("layer", "time")}, "not a dimension of a sweep"),
         ({"over": ("layer", "layer")}, "different dimensions"),
@@ -146,9 +146,9 @@ def test_a_plan_takes_no_other_arguments(tiny_model, runs):
         ({"edit": iv.Zero()}, "one of the two"),
     ],
 )
-def test_bad_calls(tiny_model, runs, change, said):
+def test_wrong_arguments_raise(tiny_model, runs, change, message):
     options = dict(site="decoder.attn.z", over=("layer", "head"), metric=METRIC) | change
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         iv.sweep(tiny_model, *runs, **options)
 
 
@@ -161,7 +161,7 @@ def test_first_order_ranks_cells_as_the_exact_sweep_does(tiny_model, runs):
     assert agreement.spearman > 0.3
 
 
-def test_runs_must_line_up(tiny_model, runs):
+def test_runs_of_different_length_raise(tiny_model, runs):
     target, source = runs
     with pytest.raises(ValueError, match="line up"):
         iv.sweep(

@@ -59,7 +59,7 @@ def one_by_one(model, target, source, site, cell, n_frames):
 
 
 @pytest.mark.parametrize("site", SITES)
-def test_every_cell_is_a_patch_of_its_own(tiny_model, runs, site):
+def test_every_cell_equals_a_single_patch(tiny_model, runs, site):
     target, source = runs
     over, n_frames = dims_of(tiny_model, site), tiny_model.config.n_audio_ctx
     swept = iv.sweep(
@@ -92,7 +92,7 @@ def test_every_cell_is_a_patch_of_its_own(tiny_model, runs, site):
         ("encoder.resid_post", None),
     ],
 )
-def test_what_is_left_out_changes_nothing(tiny_model, runs, site, over):
+def test_reuse_changes_no_result(tiny_model, runs, site, over):
     options = dict(
         site=site,
         over=over or dims_of(tiny_model, site),
@@ -121,8 +121,8 @@ def deep():
         ("decoder.resid_pre", 14_000, True),
     ],
 )
-def test_rows_of_any_packing_are_the_whole_pass(deep, site, budget, loops, monkeypatch):
-    """Sites that change their own position only and others; all columns in one part and in several; layers apart and sliced."""
+def test_any_packing_equals_the_whole_pass(deep, site, budget, loops, monkeypatch):
+    """Position-local sites and others, one batch and several, unstacked layers and stacked ones."""
     monkeypatch.setattr(unedited, "unrolls", lambda config: loops)
     model, runs = deep
     options = dict(site=site, over=("layer", "position"), metric=METRIC)
@@ -139,7 +139,7 @@ def test_rows_of_any_packing_are_the_whole_pass(deep, site, budget, loops, monke
 @pytest.mark.parametrize(
     ("site", "over"), [("encoder.resid_post", ("time",)), ("decoder.attn.z", ("head", "position"))]
 )
-def test_a_layer_left_out_is_all_layers_at_once(tiny_model, runs, site, over):
+def test_without_layers_the_edit_acts_in_all_of_them(tiny_model, runs, site, over):
     options = dict(site=site, over=over, metric=METRIC, window_s=WINDOW / 50, n_frames=11)
     swept = iv.sweep(tiny_model, *runs, **options)
     cell = dict.fromkeys(over, 1)
@@ -148,7 +148,7 @@ def test_a_layer_left_out_is_all_layers_at_once(tiny_model, runs, site, over):
     )
 
 
-def test_all_cells_at_once_are_the_source(tiny_model, runs):
+def test_patching_everything_gives_the_source(tiny_model, runs):
     target, source = runs
     patched = iv.sweep(
         tiny_model,
@@ -183,7 +183,7 @@ def test_a_position_after_the_scored_one_is_not_computed(tiny_model, runs):
     )
 
 
-def test_strengths_and_named_sources(tiny_model, runs):
+def test_strengths_and_named_sources_change_the_metric(tiny_model, runs):
     target, source = runs
     options = dict(
         site="decoder.mlp_out", over=("layer", "alpha"), metric=METRIC, alphas=(0.0, 0.5, 1.5)
@@ -219,7 +219,7 @@ def test_strengths_and_named_sources(tiny_model, runs):
         iv.logit_diff(jnp.array([1, 2]), 3, SCORED),
     ],
 )
-def test_metrics_are_those_of_the_logits(tiny_model, runs, metric):
+def test_metrics_equal_those_of_plain_logits(tiny_model, runs, metric):
     target, source = runs
     swept = iv.sweep(
         tiny_model, target, source, site="decoder.resid_mid", over=("layer",), metric=metric
@@ -233,8 +233,7 @@ def test_metrics_are_those_of_the_logits(tiny_model, runs, metric):
     np.testing.assert_allclose(swept.baseline, metric(wanted), rtol=1e-5)
 
 
-def test_real_weights_find_the_words_of_a_recording(asr):
-    """Patching everything that cross-attention heard with silence takes the first word away."""
+def test_silencing_cross_attention_lowers_the_probability_of_the_words(asr):
     from importlib import resources
 
     audio = jaxasr.load_audio(str(resources.files("experiments") / "assets" / "demo.flac"))
