@@ -16,15 +16,11 @@ from interventions import (
 )
 from interventions.edits import (
     Add as Add,
-    AttendOnlyTo as AttendOnlyTo,
-    Chain as Chain,
     FromRow as FromRow,
-    Knockout as Knockout,
     Mix as Mix,
     Noise as Noise,
     Patch as Patch,
     Project as Project,
-    Restrict as Restrict,
     Scale as Scale,
     Zero as Zero,
     attend_only_to as attend_only_to,

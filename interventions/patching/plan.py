@@ -2,8 +2,7 @@
 
 import dataclasses
 
-import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from interventions.metrics import Metric
 from interventions.patching import cost
@@ -49,7 +48,7 @@ class Plan:
     source: Run | None
     edit: Edit
     metric: Metric
-    source_metric: Float[np.ndarray, "B"] | None
+    source_metric: Float[Array, "B"] | None
     decoder: UneditedDecoder
     work: Workload
 

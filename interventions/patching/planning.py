@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Sequence
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
 from interventions.edits.base import check_edit
@@ -102,7 +101,7 @@ def plan_sweep(
         edit = source_edit(source, value, site, "alpha" in grid.coords)
         if run is not None and run is not target:
             unedited = unedited or decoder.run(run, metric)
-            source_metric = np.asarray(unedited.metric, float)
+            source_metric = unedited.metric
         if run is not None:  # values have a row per example
             spec = dataclasses.replace(spec, shape=(target.batch, *spec.shape[1:]))
     assert edit is not None

@@ -214,7 +214,7 @@ def _labelled(
 ) -> xr.DataArray:
     grid, per_example = plan.work.grid, {"baseline": baseline}
     if plan.source_metric is not None and isinstance(plan.edit, Patch | Mix):
-        per_example["source"] = plan.source_metric
+        per_example["source"] = np.asarray(plan.source_metric, float)
     attrs: dict[str, Any] = {
         "site": grid.site,
         "metric": type(plan.metric).__name__,
