@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from interventions.metrics import Metric, needed, scored_position, unembed_scored
+from interventions.metrics import Metric
 from interventions.run import Run
+from interventions.scoring import needed, scored_position, unembed_scored
 from jaxasr.cache import Memory
 from jaxasr.model import Whisper
 from jaxasr.sites import stack_of

@@ -1,14 +1,7 @@
-"""What a patch is scored by: numbers of a row's logits after one position.
+"""Metrics: what a patch is scored by.
 
-A metric is a frozen pytree with these parts. A class of your own with them works in sweeps.
-
-- `position`: static; the position whose logits are scored. Negative counts from the end.
-- `vocab`: int [n] or [B, n], the only tokens that it reads and a sweep unembeds; None for all.
-- `__call__(logits)`: logits [B, n or V] after that position -> float [B].
-- `row(b)`, optional: the metric of one row alone.
-- `check(n_vocab, batch)`, optional: raises ValueError before anything is computed.
-
-A traced token cannot be checked. The metric of a token outside of the vocabulary is NaN.
+`Metric` says what a metric of your own needs. A traced token cannot be checked, so the metric of a
+token outside of the vocabulary is NaN there.
 """
 
 import dataclasses
@@ -16,17 +9,36 @@ from typing import Any, Protocol, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
+from interventions.scored_tokens import Tokens, check_tokens, logits_at
 from jaxasr import pytrees
-from jaxasr.token_ids import check_ids, check_integers
-
-Tokens = int | np.integer | Int[Array, "*B"] | Int[np.ndarray, "*B"]
+from jaxasr.token_ids import check_integers
 
 
 class Metric(Protocol):
-    """Scores logits; see the module's docstring for its parts."""
+    """Scores the logits of each row after one position.
+
+    A metric is a frozen pytree, such as a `jaxasr.pytrees.dataclass`. It may also have `row(b)`,
+    the metric of one row alone, and `check(n_vocab, batch)`, which raises ValueError before
+    anything is computed.
+
+    Attributes:
+        position: static, the position whose logits are scored. Negative counts from the end.
+        vocab: int [n] or [B, n], the only tokens that the metric reads; None for all.
+
+    Example:
+        ```python
+        @jaxasr.pytrees.dataclass
+        class Entropy:
+            position: int = jaxasr.pytrees.field(pytree_node=False, default=-1)
+            vocab = None
+
+            def __call__(self, logits):  # [B, V] -> [B]
+                logp = jax.nn.log_softmax(logits)
+                return -(jnp.exp(logp) * logp).sum(-1)
+        ```
+    """
 
     @property
     def position(self) -> int: ...
@@ -227,72 +239,9 @@ def kl(to: Float[Array, "B V"], position: int = -1) -> Kl:
 
 
 def _pick(values: Float[Array, "B V"], tokens: Int[Array, "*B"]) -> Float[Array, "B"]:
-    return _columns(values, jnp.broadcast_to(tokens, values.shape[:1])[:, None])[:, 0]
-
-
-def _columns(values: Float[Array, "B V"], tokens: Int[Array, "B n"]) -> Float[Array, "B n"]:
-    """The values of each row at `tokens`; NaN outside of the vocabulary."""
-    # A negative index would count from the end; past the end `fill` applies.
-    index = jnp.where(tokens < 0, values.shape[1], tokens)
-    return jnp.take_along_axis(values, index, 1, mode="fill", fill_value=jnp.nan)
+    return logits_at(values, jnp.broadcast_to(tokens, values.shape[:1])[:, None])[:, 0]
 
 
 def _ids(tokens: Tokens, name: str) -> Int[Array, "*B"]:
     check_integers(tokens, name)
     return jnp.asarray(tokens)
-
-
-def metric_of_row(metric: Metric, b: int) -> Metric:
-    """The metric of row `b` alone."""
-    row = getattr(metric, "row", None)
-    return metric if row is None else row(b)
-
-
-def check_metric(metric: Metric, n_vocab: int, batch: int) -> None:
-    """Raises ValueError for tokens outside of the vocabulary, or of another number of rows."""
-    check = getattr(metric, "check", None)
-    if check is not None:
-        check(n_vocab, batch)
-    elif getattr(metric, "vocab", None) is not None:
-        check_ids(metric.vocab, n_vocab, "vocab")
-
-
-def check_tokens(tokens: Tokens, n_vocab: int, batch: int, name: str) -> None:
-    """Raises ValueError unless `tokens` are one id of the vocabulary, or one per row."""
-    check_ids(tokens, n_vocab, name)
-    if jnp.shape(tokens) not in ((), (batch,)):
-        raise ValueError(
-            f"{name}: expected one token, or one for each of {batch} rows, "
-            f"got shape {list(jnp.shape(tokens))}."
-        )
-
-
-def scored_position(metric: Metric, n_tokens: int) -> int:
-    """The column that `metric` scores. Raises ValueError when the tokens do not have it."""
-    column = metric.position + n_tokens if metric.position < 0 else metric.position
-    if not 0 <= column < n_tokens:
-        raise ValueError(
-            f"position: expected {-n_tokens} to {n_tokens - 1} for {n_tokens} tokens, "
-            f"got {metric.position}."
-        )
-    return column
-
-
-def unembed_scored(
-    unembedding: Float[Array, "V D"], x: Float[Array, "B D"], metric: Metric
-) -> Float[Array, "B n"]:
-    """Logits [B, n or V] of normed residuals, for the tokens that `metric` reads."""
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-    if metric.vocab is None:
-        return jnp.einsum("bd,vd->bv", x, unembedding.astype(x.dtype), preferred_element_type=wide)
-    rows = jnp.broadcast_to(metric.vocab, (x.shape[0], metric.vocab.shape[-1]))
-    vectors = unembedding.at[rows].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
-    return jnp.einsum("bd,bnd->bn", x, vectors.astype(x.dtype), preferred_element_type=wide)
-
-
-def needed(logits: Float[Array, "B V"], metric: Metric) -> Float[Array, "B n"]:
-    """The logits that `metric` reads, of all."""
-    if metric.vocab is None:
-        return logits
-    tokens = jnp.broadcast_to(metric.vocab, (logits.shape[0], metric.vocab.shape[-1]))
-    return _columns(logits, tokens)

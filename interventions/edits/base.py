@@ -20,7 +20,20 @@ def _short(value: Any) -> str:
 
 
 class EditBase:
-    """Base class of the edits in this package: prints class and fields on one line."""
+    """Base class of the edits in this package: prints class and fields on one line.
+
+    An edit of your own may inherit from it, but need not.
+
+    Example:
+        >>> from interventions.edits import EditBase
+        >>> @jaxasr.pytrees.dataclass(repr=False)
+        ... class Shift(EditBase):
+        ...     value: float
+        ...     def __call__(self, x, at):
+        ...         return x + self.value
+        >>> Shift(2.0)
+        Shift(value=2.0)
+    """
 
     def __repr__(self) -> str:
         fields = {name: value for name, value in vars(self).items() if value is not None}

@@ -124,8 +124,8 @@ def save_edits(edits: Mapping[str, Any], folder: str | os.PathLike) -> None:
     Example:
         ```python
         edits = {"decoder.cross_attn.z": iv.only(iv.Zero(), layers=2, heads=1)}
-        iv.save_edits(edits, folder / "edits")
-        assert iv.load_edits(folder / "edits").keys() == edits.keys()
+        iv.save_edits(edits, "edits")
+        assert iv.load_edits("edits").keys() == edits.keys()
         ```
     """
     folder = Path(folder)
@@ -163,8 +163,8 @@ def load_edits(folder: str | os.PathLike) -> dict[str, Any]:
 
     Example:
         ```python
-        iv.save_edits({"decoder.ln": iv.Scale(2.0)}, folder / "scaled")
-        edits = iv.load_edits(folder / "scaled")
+        iv.save_edits({"decoder.ln": iv.Scale(2.0)}, "scaled")
+        edits = iv.load_edits("scaled")
         ```
     """
     folder = Path(folder)

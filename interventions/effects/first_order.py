@@ -18,10 +18,11 @@ from interventions import forward
 from interventions.edits import Noise
 from interventions.edits.combining import time_axes
 from interventions.effects import softmax_aware
-from interventions.metrics import Metric, Rank, check_metric
+from interventions.metrics import Metric, Rank
 from interventions.patching.grid import Grid
 from interventions.patching.sources import check_source, resampled
 from interventions.run import Run
+from interventions.scoring import check_metric
 from jaxasr import compiled, pytrees, sites
 from jaxasr.decoder import causal_mask
 from jaxasr.model import Whisper, full_precision

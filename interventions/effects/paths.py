@@ -19,8 +19,9 @@ import xarray as xr
 from jaxtyping import Array, Bool, Float, Int
 
 from interventions import forward
-from interventions.metrics import Metric, check_metric, scored_position, unembed_scored
+from interventions.metrics import Metric
 from interventions.run import Run
+from interventions.scoring import check_metric, scored_position, unembed_scored
 from jaxasr import compiled, pytrees, sites
 from jaxasr.cache import Memory
 from jaxasr.config import Config

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from interventions.edits.cells import Coordinates
 from interventions.edits.values import Mix, Patch, select_row
 from interventions.forward import recording
-from interventions.metrics import Metric, metric_of_row
+from interventions.metrics import Metric
 from interventions.patching import programs
 from interventions.patching.chunks import Deferred, dispatch_chunks
 from interventions.patching.plan import Plan
@@ -19,6 +19,7 @@ from interventions.patching.resumed_encoder import Residuals
 from interventions.patching.sources import encoder_activations
 from interventions.patching.workload import ColumnBatch, chunk_size, column_batches
 from interventions.run import Run
+from interventions.scoring import metric_of_row
 from jaxasr import compiled
 from jaxasr.cache import Memory
 from jaxasr.taps import Edit

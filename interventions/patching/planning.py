@@ -8,7 +8,7 @@ from jaxtyping import Array
 
 from interventions.edits.base import check_edit
 from interventions.edits.places import Indices
-from interventions.metrics import Metric, check_metric, scored_position
+from interventions.metrics import Metric
 from interventions.patching.grid import Grid
 from interventions.patching.plan import Plan
 from interventions.patching.resumed_decoder import UneditedTrace
@@ -16,6 +16,7 @@ from interventions.patching.sources import activation, source_edit, source_run
 from interventions.patching.unedited import Unedited, UneditedDecoder
 from interventions.patching.workload import Workload
 from interventions.run import Run
+from interventions.scoring import check_metric, scored_position
 from jaxasr import sites
 from jaxasr.model import Whisper
 from jaxasr.taps import Edit

@@ -5,7 +5,8 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from interventions.metrics import Metric, needed, unembed_scored
+from interventions.metrics import Metric
+from interventions.scoring import needed, unembed_scored
 from jaxasr.cache import Memory
 from jaxasr.model import Whisper
 from jaxasr.taps import NOTHING, Edits, Tap

@@ -7,7 +7,7 @@ import pytest
 
 import interventions as iv
 import jaxasr
-from interventions import metrics
+from interventions import metrics, scoring
 from interventions.effects import paths
 
 V, T = 101, 4  # of the tiny model
@@ -96,10 +96,10 @@ def test_a_traced_token_that_the_model_does_not_have_gives_nan():
         ways = [
             metrics.LogProb(token)(logits),
             metrics.Rank(token)(logits),
-            chosen(metrics.needed(logits, chosen)),
+            chosen(scoring.needed(logits, chosen)),
         ]
         return jnp.stack(
-            [*ways, chosen(metrics.unembed_scored(embedding, jnp.ones((2, 3)), chosen))]
+            [*ways, chosen(scoring.unembed_scored(embedding, jnp.ones((2, 3)), chosen))]
         )
 
     for token in (V, 60_000, -1, -100, -V - 1):
