@@ -81,7 +81,7 @@ class Ours:
         }
 
     def _under(self, cells: dict[str, np.ndarray]) -> Any:
-        from interventions.generation.sweeps import generate_cells
+        from interventions.generation import generate_cells
 
         return generate_cells(
             self.model,

@@ -13,7 +13,7 @@ from experiments.studies.selection import first_window, language
 from interventions.corruptions import white_noise_like
 from interventions.edits import AtSites, FromRow, Patch, Zero, site_cells
 from interventions.edits.cells import Coordinates
-from interventions.generation.sweeps import sequence_sweep
+from interventions.generation import sequence_sweep
 
 COMPONENTS = ("decoder.cross_attn_out", "decoder.attn_out", "decoder.mlp_out")
 HEADS = ("decoder.cross_attn.z", "decoder.attn.z")

@@ -18,7 +18,7 @@ from experiments.studies.selection import first_window, language
 from experiments.studies.study import Analysis, Claim, Evidence, Finding, Settings, Study, choice
 from interventions.edits import Add, Project, Scale, only, site_cells
 from interventions.figures import plots
-from interventions.generation.sweeps import sequence_sweep
+from interventions.generation import sequence_sweep
 from interventions.stats.intervals import bootstrap
 from interventions.stats.roc import auroc
 from jaxasr.taps import Edits, select

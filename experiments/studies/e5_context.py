@@ -28,7 +28,7 @@ from interventions.corruptions import white_noise_like
 from interventions.edits import AtCell, AtSites, FromRow, Mix, RandomDirection, site_cells
 from interventions.edits.cells import Coordinates
 from interventions.figures import plots
-from interventions.generation.sweeps import sequence_sweep
+from interventions.generation import sequence_sweep
 from interventions.generation.transcripts import words
 from interventions.stats.intervals import any_of_alike, bootstrap
 from jaxasr.taps import select

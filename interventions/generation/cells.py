@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from interventions.run import Run
 from jaxasr import compiled, pytrees
 from jaxasr.cache import Memory
-from jaxasr.decoding import Rules
+from jaxasr.decoding import LogitFilter
 from jaxasr.generate import Generation, generate
 from jaxasr.model import Whisper
 from jaxasr.taps import Edits
@@ -76,7 +76,7 @@ def generate_cells(
     *,
     edits_of: EditsOf | None = None,
     max_new_tokens: int = 224,
-    rules: Rules | None = None,
+    rules: LogitFilter | None = None,
     eot: int | None = None,
     no_speech: tuple[int, int] | None = None,
     leader: Leaders | None = None,
@@ -148,7 +148,7 @@ def _generate_chunk(
     prompt: Array,
     leader: Array | None,
     cells: CellEdits,
-    rules: Rules | None,
+    rules: LogitFilter | None,
     **options: Any,
 ) -> Generation:
     def generate_cell(edits: Edits) -> Generation:
@@ -172,7 +172,7 @@ def text_logprobs(
     cells: Any,
     *,
     edits_of: EditsOf,
-    rules: Rules | None = None,
+    rules: LogitFilter | None = None,
     prompt_len: int = 0,
 ) -> Float[np.ndarray, "K B T"]:
     """Computes the log-probability of a given text under the decoder edits of every cell.

@@ -20,7 +20,7 @@ from interventions.patching.workload import encoder_bytes
 from jaxasr import compiled, sites
 from jaxasr.cache import Memory
 from jaxasr.config import Config
-from jaxasr.decoding import Rules
+from jaxasr.decoding import LogitFilter
 from jaxasr.generate import Generation, generate
 from jaxasr.model import Whisper, full_precision
 from jaxasr.taps import Edits, select
@@ -196,7 +196,7 @@ def _generate_batches(
 
 
 def _generate_memories(
-    model: Whisper, memories: Memory, prompt: Array, rules: Rules | None, **options: Any
+    model: Whisper, memories: Memory, prompt: Array, rules: LogitFilter | None, **options: Any
 ) -> Generation:
     def generate_cell(memory: Memory) -> Generation:
         return generate(model, memory, prompt=prompt, rules=rules, axis_name="cells", **options)

@@ -26,7 +26,7 @@ from jaxasr import sites
 from jaxasr.audio import log_mel, n_frames
 from jaxasr.cache import Memory
 from jaxasr.config import FRAMES_PER_S
-from jaxasr.decoding import Rules
+from jaxasr.decoding import LogitFilter
 from jaxasr.generate import Generation, generate
 from jaxasr.recogniser import Recogniser
 from jaxasr.rules import rules_for
@@ -47,7 +47,7 @@ def sequence_sweep(
     references: Sequence[str] | None = None,
     language: str = "en",
     max_new_tokens: int = 224,
-    rules: Rules | None = None,
+    rules: LogitFilter | None = None,
     leader: Leaders | None = None,
     batch: int | None = None,
     budget: int | None = None,

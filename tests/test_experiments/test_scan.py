@@ -17,7 +17,7 @@ from experiments.analyses.lens import page_of, transcribed
 from experiments.analyses.scan import head_effects, render, segments, summary
 from experiments.progress import Progress
 from interventions.edits import AtCell, Zero
-from interventions.generation.sweeps import text_logprobs
+from interventions.generation import text_logprobs
 from jaxasr.rules import Rules
 from jaxasr.transcript import Word
 
