@@ -189,7 +189,7 @@ def _visible(at: At) -> Bool[Array, "B 1 T S"]:
 
 def _check_site(spec: SiteSpec, leaf: str, name: str) -> None:
     if not spec.site.endswith(f".{leaf}"):
-        known = ", ".join(site for site in SITES if site.endswith(leaf))
+        choices = ", ".join(site for site in SITES if site.endswith(leaf))
         raise ValueError(
-            f"{name}: expected a site of `{leaf}`, got {spec.site!r}. Sites of `{leaf}`: {known}."
+            f"{name}: expected a site of `{leaf}`, got {spec.site!r}. Sites of `{leaf}`: {choices}."
         )

@@ -93,8 +93,8 @@ def plan_sweep(
     )
     scored = scored_position(metric, n_tokens)
     work = Workload(model.config, grid, target.batch, n_tokens, scored, reuse, budget)
-    kept = dict.fromkeys((*UneditedTrace.SITES, site)) if work.by_rows else ()
-    decoder = UneditedDecoder.of(model, *kept)
+    read = dict.fromkeys((*UneditedTrace.SITES, site)) if work.by_rows else ()
+    decoder = UneditedDecoder.of(model, *read)
     run = source_metric = None
     if source is not None:
         run = source_run(model, target, source)
