@@ -126,6 +126,7 @@ class Rank(_AnswerMetric):
 
     def __call__(self, logits: Float[Array, "B V"]) -> Float[Array, "B"]:
         answer = _pick(logits, self.answer)
+        # NaN compares as smaller than every logit, so without `where` it would rank as the top.
         n_larger = (logits > answer[:, None]).sum(-1).astype(logits.dtype)
         return jnp.where(jnp.isnan(answer), answer, n_larger)
 

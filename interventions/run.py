@@ -60,6 +60,7 @@ class Run:
             )
 
     def __repr__(self) -> str:
+        # JAX puts other things than arrays into pytrees, which have no shape.
         n_rows, n_tokens = (*getattr(self.tokens, "shape", ()), "?", "?")[:2]
         padded = "" if self.positions is None else ", padded"
         if self.mel is not None:

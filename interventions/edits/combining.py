@@ -73,6 +73,7 @@ class Restrict(EditBase):
     when: Any = None
 
     def __call__(self, x: Array, at: At) -> Array:
+        # `where`, not a product: an edit may return infinity or NaN outside of the mask.
         return jnp.where(self.mask(x, at), self.edit(x, at).astype(x.dtype), x)
 
     def mask(self, x: Array, at: At) -> Bool[Array, "..."]:

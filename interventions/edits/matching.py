@@ -38,6 +38,7 @@ def _take(value: Array, positions: Array, axis: int) -> tuple[Array, Bool[Array,
     n, index = value.shape[axis], positions.reshape(shape)
     if value.shape[0] != positions.shape[0]:  # a batch axis of size 1 serves every row
         value = jnp.broadcast_to(value, (positions.shape[0], *value.shape[1:]))
+    # Clipped positions read some value, which the mask then hides.
     taken = jnp.take_along_axis(value, jnp.clip(index, 0, n - 1), axis)
     return taken, (index >= 0) & (index < n)
 

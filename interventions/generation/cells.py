@@ -125,6 +125,7 @@ def generate_cells(
     n_cells, chunks = len(edited), []
     batch = min(CELLS_PER_LOOP, n_cells) if batch is None else batch
     for start in range(0, n_cells, batch):
+        # Past the end, the last cell pads the chunk to the size of the others.
         index = np.minimum(np.arange(start, start + batch), n_cells - 1)
         out = compiled.call(
             _generate_chunk,

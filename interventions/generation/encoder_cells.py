@@ -124,6 +124,7 @@ class _Example:
 
     def encode(self, index: Int[np.ndarray, "n"]) -> Memory:
         """Memories of the cells at `index`, with a leading axis of cells."""
+        # All cells of a batch edit the same layer.
         first = jnp.int32(self.layers[index[0]])
         return compiled.call(
             _encode_cells,

@@ -37,6 +37,7 @@ def dispatch_chunks(
         return dispatch_chunks(compute, cells, size // 2)
 
     def wait() -> np.ndarray:
+        # Running out of memory shows when chunks are dispatched, or only when they are read.
         try:
             return np.concatenate([np.asarray(chunk, np.float64) for chunk in chunks])[:n_cells]
         except jax.errors.JaxRuntimeError as error:

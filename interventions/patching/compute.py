@@ -75,6 +75,7 @@ class Example:
     def dispatch(self, layer: int | None) -> Deferred:
         """Dispatches the cells that edit `layer`, in the order of `indices`."""
         indices, cells = self._cells(layer)
+        # `by_rows` implies a layer; naming it narrows the type.
         if layer is not None and self.plan.work.by_rows:
             return self._dispatch_columns(layer, indices.shape, cells)
         work = self.plan.work

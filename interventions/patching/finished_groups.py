@@ -30,6 +30,7 @@ class FinishedGroups:
             return None
         part = parts.load(self._path(example, layer), self._name(example, layer)) or {}
         values = part.get("values")
+        # Another shape or dtype would be broadcast or cast without an error.
         if values is None or values.shape != (size,) or values.dtype != np.float64:
             return None
         return values

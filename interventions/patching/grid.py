@@ -132,6 +132,7 @@ class Grid:
     def group(self, layer: int | None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Flat indices and coordinates of the cells that edit `layer`."""
         axes = [[layer] if dim == "layer" else values for dim, values in self.coords.items()]
+        # float64 holds indices and strengths exactly until each column has its own dtype again.
         rows = np.array(list(itertools.product(*axes)), np.float64).reshape(-1, len(self.dims))
         cells = {dim: rows[:, i].astype(self.coords[dim].dtype) for i, dim in enumerate(self.dims)}
         flat = np.arange(self.size).reshape(self.shape)

@@ -2,9 +2,10 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from interventions.edits.base import check_edit
 from interventions.edits.places import Indices
@@ -13,7 +14,7 @@ from interventions.patching.grid import Grid
 from interventions.patching.plan import Plan
 from interventions.patching.resumed_decoder import UneditedTrace
 from interventions.patching.sources import activation, source_edit, source_run
-from interventions.patching.unedited import Unedited, UneditedDecoder
+from interventions.patching.unedited import UneditedDecoder
 from interventions.patching.workload import Workload
 from interventions.run import Run
 from interventions.scoring import check_metric, scored_position
@@ -72,13 +73,7 @@ def plan_sweep(
         ablated = iv.sweep(plan=plan)
         ```
     """
-    if target.positions is not None:
-        raise ValueError(
-            "target: expected rows of equal length, got padded ones. "
-            "Sweep the rows of each length separately."
-        )
-    if (source is None) == (edit is None):
-        raise ValueError("source, edit: expected one of the two.")
+    _check(target, source, edit)
     check_metric(metric, model.config.n_vocab, target.batch)
     target = target.encode(model)
     n_tokens = jnp.shape(target.tokens)[1]
@@ -95,28 +90,56 @@ def plan_sweep(
     work = Workload(model.config, grid, target.batch, n_tokens, scored, reuse, budget)
     read = dict.fromkeys((*UneditedTrace.SITES, site)) if work.by_rows else ()
     decoder = UneditedDecoder.of(model, *read)
-    run = source_metric = None
-    if source is not None:
-        run = source_run(model, target, source)
-        value, unedited = _source_activation(model, run, decoder, metric, work)
-        edit = source_edit(source, value, site, "alpha" in grid.coords)
-        if run is not None and run is not target:
-            unedited = unedited or decoder.run(run, metric)
-            source_metric = unedited.metric
-        if run is not None:  # values have a row per example
-            spec = dataclasses.replace(spec, shape=(target.batch, *spec.shape[1:]))
-    assert edit is not None
-    check_edit(edit, spec)
-    return Plan(model, target, run, edit, metric, source_metric, decoder, work)
+    if edit is None:
+        assert source is not None
+        patch = _patch_from(model, target, source, decoder, metric, work)
+    else:
+        patch = _Patch(edit)
+    if patch.run is not None:  # values have one row per example
+        spec = dataclasses.replace(spec, shape=(target.batch, *spec.shape[1:]))
+    check_edit(patch.edit, spec)
+    return Plan(model, target, patch.run, patch.edit, metric, patch.metric, decoder, work)
 
 
-def _source_activation(
-    model: Whisper, run: Run | None, decoder: UneditedDecoder, metric: Metric, work: Workload
-) -> tuple[Array | None, Unedited | None]:
-    """The source's activation, and the pass that gave it where that also gave its metric."""
+def _check(target: Run, source: Run | str | None, edit: Edit | None) -> None:
+    if target.positions is not None:
+        raise ValueError(
+            "target: expected rows of equal length, got padded ones. "
+            "Sweep the rows of each length separately."
+        )
+    if (source is None) == (edit is None):
+        raise ValueError("source, edit: expected one of the two.")
+
+
+class _Patch(NamedTuple):
+    """What cells place, the encoded run that it comes from, and the metric of that run."""
+
+    edit: Edit
+    run: Run | None = None
+    metric: Float[Array, "B"] | None = None
+
+
+def _patch_from(
+    model: Whisper,
+    target: Run,
+    source: Run | str,
+    decoder: UneditedDecoder,
+    metric: Metric,
+    work: Workload,
+) -> _Patch:
+    """Runs the source once, for its activation and for its metric."""
+    site, has_alpha = work.grid.site, "alpha" in work.grid.coords
+    run = source_run(model, target, source)
     if run is None:
-        return None, None
-    if not work.by_rows:
-        return activation(model, run, work.grid.site), None
-    unedited = decoder.run(run, metric)
-    return unedited.acts[work.grid.site], unedited
+        return _Patch(source_edit(source, None, site, has_alpha))
+    unedited = None
+    if work.by_rows:
+        unedited = decoder.run(run, metric)
+        value = unedited.acts[site]
+    else:
+        value = activation(model, run, site)
+    edit = source_edit(source, value, site, has_alpha)
+    if run is target:
+        return _Patch(edit, run)
+    unedited = unedited or decoder.run(run, metric)
+    return _Patch(edit, run, unedited.metric)

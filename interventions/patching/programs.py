@@ -48,6 +48,7 @@ def resumed_decoder_cells(
     def edits_of(cell: Cell) -> Edits:
         return {site: place_at(edit, cell, *frames, when)}
 
+    # Sweeps subtract metrics of nearly equal passes, which reduced-precision products would blur.
     with full_precision(model):
         decoder = ResumedDecoder(
             model, blocks, audio_kv, memory, trace, rows, first, position_local, layers_above

@@ -119,6 +119,7 @@ class ResumedDecoder:
         What no edit changes is computed once for all K cells.
         """
         rows, slots = self.rows, jnp.arange(self.trace.k.shape[3], dtype=jnp.int32)[None]
+        # `first` is traced, so this layer is always sliced out of the stacked weights.
         block, k, v, *stored = self._layer(self.first, unstacked=False)
         if self.position_local:
             positions, past, keys = jnp.asarray(rows.start)[None], StoredOnly(*stored), slots
@@ -157,6 +158,7 @@ class ResumedDecoder:
         All rows attend to the same audio.
         """
         block, k, v, *stored = self._layer(layer, unstacked=self.blocks is not None)
+        # Nothing is edited or read here, so layer and positions of this tap have no meaning.
         tap = Tap("decoder.", {}, NOTHING, jnp.int32(-1), jnp.zeros((1, 1), jnp.int32))
         normed, mask = block.attn_ln(x), jnp.asarray(self.rows.mask)
         past = self._stored_then_rows(*stored).append(None, *block.attn.keys_values(normed))
@@ -165,6 +167,7 @@ class ResumedDecoder:
         mask = jnp.broadcast_to(mask, (len(x), 1, *mask.shape))
         keys = jnp.broadcast_to(self.rows.keys, (len(x), mask.shape[-1]))
         x = x + block.attn(normed, past.k, past.v, mask, keys, tap.within("attn"))
+        # One batch row for all cells and rows, because keys and values of the audio are the same.
         flat = x.reshape(1, -1, x.shape[-1])
         flat = flat + cross_attention(
             block.cross_attn, block.cross_attn_ln(flat), k, v, tap.within("cross_attn")
