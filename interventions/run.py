@@ -64,7 +64,8 @@ class Run:
         n_rows, n_tokens = (*getattr(self.tokens, "shape", ()), "?", "?")[:2]
         padded = "" if self.positions is None else ", padded"
         if self.mel is not None:
-            return f"Run({n_rows} x {n_tokens} tokens{padded}, mel {list(getattr(self.mel, 'shape', ()))})"
+            shape = list(getattr(self.mel, "shape", ()))
+            return f"Run({n_rows} x {n_tokens} tokens{padded}, mel {shape})"
         of = "" if self.encoded_mel is None else " with its mel"
         return f"Run({n_rows} x {n_tokens} tokens{padded}, encoded{of})"
 
