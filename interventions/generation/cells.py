@@ -98,7 +98,8 @@ def generate_cells(
         rules: constraints on the logits.
         eot: id of the end-of-text token.
         no_speech: (column of the prompt, id) whose probability is returned.
-        leader: int [B], lock-step decoding.
+        leader: int [B], the row whose tokens each row is fed (lock-step decoding); its own number
+            decodes freely.
         batch: cells per loop; the last loop is padded, so one executable serves all. Default 64.
 
     Returns:

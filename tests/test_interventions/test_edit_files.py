@@ -209,7 +209,8 @@ def test_fields_of_another_kind_raise(tmp_path, node):
         "",
         "[1]",
         "{",
-        '{"version": 1, "edits": {"decoder.ln": {"type": "Scale", "fields": {"factor": {"value": NaN}}}}}',
+        '{"version": 1, "edits": {"decoder.ln": '
+        '{"type": "Scale", "fields": {"factor": {"value": NaN}}}}}',
         '{"version": 1, "edits": [' * 50_000,
         '{"version": 1, "edits": {"decoder.nose": {}}}',
         '{"version": 1, "edits": {"decoder.ln": ' + '{"tuple": [' * 4000 + "]}" * 4000 + "}}",
