@@ -223,7 +223,7 @@ def _span(audio: Audio, start_s: Number, stop_s: Number) -> slice:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where a patch comes from.
+    """The recording that a patch comes from.
 
     Attributes:
         name: as on the command line.
