@@ -1,6 +1,6 @@
 """Metrics that score a patch by the logits after one position.
 
-`Metric` says what a metric of your own needs. A traced token cannot be checked, so the metric of a
+`Metric` lists the parts of a metric of your own. A traced token cannot be checked, so the metric of a
 token outside of the vocabulary is NaN there.
 """
 
