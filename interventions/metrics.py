@@ -1,7 +1,7 @@
 """Metrics that score a patch by the logits after one position.
 
-`Metric` lists the parts of a metric of your own. A traced token cannot be checked, so the metric of a
-token outside of the vocabulary is NaN there.
+`Metric` lists the parts of a metric of your own. A traced token cannot be checked, so outside of
+the vocabulary its metric is NaN.
 """
 
 import dataclasses
