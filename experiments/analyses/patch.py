@@ -13,8 +13,8 @@ from jaxtyping import Float
 import interventions as iv
 import jaxasr
 from interventions import corruptions
-from interventions.edits.attention import mean_ablation
-from interventions.patching.grid import AtCell, Grid
+from interventions.edits import AtCell, mean_ablation
+from interventions.patching.grid import Grid
 from interventions.patching.sources import activation, resampled
 from interventions.storage.fingerprints import fingerprint
 from interventions.storage.results import cached
@@ -179,7 +179,7 @@ def _next_token(
         "n_frames": longest,
         **question.options,
     }
-    plan = str(iv.plan_sweep(asr.model, target, source, **options))
+    plan = iv.plan_sweep(asr.model, target, source, **options)
     shown = asr.tokenizer.token_texts([answer, foil])
     scored = {
         "logit_diff": f"logit({shown[0]!r}) - logit({shown[1]!r})",
@@ -189,9 +189,9 @@ def _next_token(
     what = f"{scored.get(question.metric, f'{question.metric}({shown[0]!r})')} {f'after {said!r}' if said else 'as the first word'}"
 
     def run(store: Path, progress: Any) -> xr.DataArray:
-        return iv.sweep(asr.model, target, source, **options, store=store, progress=progress)
+        return iv.sweep(plan=plan, store=store, progress=progress)
 
-    return Prepared(plan, what, [said], run, None if others is None else others[0])
+    return Prepared(str(plan), what, [said], run, None if others is None else others[0])
 
 
 def _said(asr: Any, memory: Any, question: Question) -> list[int]:
@@ -251,7 +251,7 @@ def _metric(asr: Any, target: Any, name: str, answer: int, foil: int) -> Any:
     return (
         iv.kl(target.decode(asr.model)[0][:, -1])
         if name == "kl"
-        else {"logprob": iv.logprob, "rank": iv.rank}[name](answer)
+        else {"logprob": iv.logprob, "rank": iv.metrics.rank}[name](answer)
     )
 
 

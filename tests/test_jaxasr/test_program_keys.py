@@ -50,7 +50,7 @@ def test_sweep_does_not_confuse_two_metrics_with_equal_fields(tiny_model):
     )
     options = {"source": "zero", "site": "decoder.resid_post", "over": ("layer", "position")}
     logprobs = iv.sweep(tiny_model, run, metric=iv.logprob(13), **options)
-    ranks = iv.sweep(tiny_model, run, metric=iv.rank(13), **options)
+    ranks = iv.sweep(tiny_model, run, metric=iv.metrics.rank(13), **options)
     assert (logprobs.values < 0).all()
     assert (ranks.values >= 0).all()
     assert (ranks.values == ranks.values.round()).all()
