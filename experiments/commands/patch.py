@@ -205,5 +205,5 @@ def _run(
         found = patch_page.write(
             result, out, output.record, metric=question.metric, tokenizer=asr.tokenizer, **shown
         )
-    steps.say_total()
+    steps.print_total()
     patch_page.show(found, out, json)

@@ -164,7 +164,7 @@ def probe(
     found = run(
         asr, rows, known, question, output, steps, {"noise": noise or [], "where": where or []}
     )
-    steps.say_total()
+    steps.print_total()
     _show(found, json)
 
 
