@@ -1,4 +1,4 @@
-"""Protects the files of --out: records what made each of them, and replaces nothing else unasked."""
+"""Protects the files of --out: records what made each, and replaces nothing else unasked."""
 
 import contextlib
 import dataclasses

@@ -90,7 +90,7 @@ def patch(
     dtype: DtypeOption = Dtype.float32,
     device: DeviceOption = None,
 ) -> None:
-    """Patches activations at one site from a source, cell by cell, and ranks what each cell changes.
+    """Patches activations at one site from a source, cell by cell, and ranks the changes.
 
     First prints the plan. Finished cells are kept in --out: to continue after an interruption, run
     the same command again.
