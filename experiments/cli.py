@@ -33,6 +33,7 @@ app = typer.Typer(
     epilog="Compiled programs are kept in your cache folder. JAXASR_CACHE names another folder; "
     "JAXASR_CACHE=off keeps none.",
     no_args_is_help=True,
+    rich_markup_mode="markdown",  # else line ends inside a paragraph of help would be kept
     pretty_exceptions_enable=False,
 )
 

@@ -53,7 +53,7 @@ def patch(
     targets: Annotated[
         list[Path],
         typer.Argument(
-            help="Recordings to patch; the first 30 s of each are used.", metavar="TARGET..."
+            help="Recordings to patch; the first 30 s of each are used.", metavar="TARGET"
         ),
     ],
     source: Annotated[str, typer.Option("--source", "-s", help=_SOURCE_HELP)],

@@ -153,24 +153,27 @@ def summary(page: LensPage) -> dict[str, Any]:
 
 
 def _blocks(table: LogitTable) -> list[dict[str, Any]]:
-    """Cuts the table into blocks that fit the page's width, each with its columns and rows."""
+    """Cuts the table into blocks of about one width that fit the page."""
     widths = [_column_px(table, t) for t in range(len(table.tokens))]
-    blocks: list[list[int]] = []
-    room = 0
-    for t, width in enumerate(widths):
-        room -= width
-        if room < 0:
-            blocks.append([])
-            room = BLOCK_PX - width
-        blocks[-1].append(t)
-    return [
-        {
-            "columns": [{"t": t, "token": table.tokens[t], "width": widths[t]} for t in block],
-            "rows": [[_cell(table, layer, t) for t in block] for layer in range(len(table.rank))],
-            "width": sum(widths[t] for t in block),
-        }
-        for block in blocks
-    ]
+    return [_block(table, tokens, widths) for tokens in _balance(widths)]
+
+
+def _balance(widths: list[int]) -> list[list[int]]:
+    """Groups columns into as few blocks as needed; each column goes where its middle falls."""
+    n_blocks = math.ceil(sum(widths) / (BLOCK_PX - _MAX_PX))
+    lefts = itertools.accumulate(widths, initial=0)
+    middles = [left + width / 2 for left, width in zip(lefts, widths)]
+    blocks = [int(middle * n_blocks / sum(widths)) for middle in middles]
+    groups = itertools.groupby(range(len(widths)), key=blocks.__getitem__)
+    return [list(columns) for _, columns in groups]
+
+
+def _block(table: LogitTable, tokens: list[int], widths: list[int]) -> dict[str, Any]:
+    return {
+        "columns": [{"t": t, "token": table.tokens[t], "width": widths[t]} for t in tokens],
+        "rows": [[_cell(table, layer, t) for t in tokens] for layer in range(len(table.rank))],
+        "width": sum(widths[t] for t in tokens),
+    }
 
 
 def _column_px(table: LogitTable, t: int) -> int:
