@@ -19,7 +19,7 @@ from interventions.edits.attention import mean_ablation
 from interventions.patching.grid import AtCell, Grid
 from interventions.patching.sources import activation, resampled
 from interventions.storage.fingerprints import fingerprint
-from interventions.storage.results import kept
+from interventions.storage.results import cached
 from interventions.storage.text_files import only_writer
 from jaxasr import Memory, Recogniser, sites
 from jaxasr.config import FRAMES_PER_S
@@ -142,7 +142,7 @@ def _sweep(
         for i, layers in enumerate(groups):
             path = store / f"texts-{digest[:12]}-{i}.zarr"
             key = f"{digest} {layers}"
-            parts.append(kept(path, key, lambda layers=layers: sweep_layer(layers)))
+            parts.append(cached(path, key, lambda layers=layers: sweep_layer(layers)))
             progress(i + 1, len(groups))
     window = {"window_s": grid.window / FRAMES_PER_S} if "time" in grid.coords else {}
     return _concatenate_layers(parts).assign_attrs({"site": question.site, **window})

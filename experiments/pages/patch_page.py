@@ -12,7 +12,7 @@ from jaxtyping import Float
 import jaxasr
 from experiments.pages.data_uris import audio_uri, png_uri
 from experiments.pages.html_templates import environment, flat, policy, template
-from interventions.figures import maps
+from interventions.figures import files, maps
 from interventions.stats.summary import summarize
 from interventions.storage.results import save_result
 from interventions.storage.text_files import (
@@ -127,7 +127,7 @@ def write(
     with only_writer(out), staging(out) as new:
         labelled = summary.merge(texts, combine_attrs="override")
         save_result(labelled, new / "result.zarr", provenance=page.provenance)
-        png, _ = (maps.save(figure, new / f"figure.{kind}") for kind in ("png", "svg"))
+        png, _ = (files.save(figure, new / f"figure.{kind}") for kind in ("png", "svg"))
         write_json(new / "result.json", numbers)
         write_text(new / "index.html", render(numbers, png.read_bytes(), page.sounds))
         record(new)
