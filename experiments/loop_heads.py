@@ -90,7 +90,7 @@ def ablations(asr: Any, kind: str, others: list[Any]) -> dict[str, Any]:
 
     import interventions
     import jaxasr
-    from interventions.edits.attention import mean_ablation
+    from interventions.edits import mean_ablation
     from jaxasr.rules import rules_for
 
     if kind == "zero":

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -80,22 +79,22 @@ def _patch_token(
 ) -> PatchAnswer:
     with steps("encode and plan"):
         token = _choose_token(asr, audio, sources, question)
-        options: dict[str, Any] = {
-            "site": question.site,
-            "over": question.dims,
-            "metric": _metric(asr, token, question.metric),
-            "n_frames": longest_frames(asr, audio),
-            "window_s": question.window_s,
-            "alphas": question.alphas or (1.0,),
-        }
-        plan = iv.plan_sweep(asr.model, token.target, token.source, **options)
+        plan = iv.plan_sweep(
+            asr.model,
+            token.target,
+            token.source,
+            site=question.site,
+            over=question.dims,
+            metric=_metric(asr, token, question.metric),
+            window_s=question.window_s,
+            n_frames=longest_frames(asr, audio),
+            alphas=question.alphas or (1.0,),
+        )
         context = asr.tokenizer.decode(np.asarray(token.target.tokens)[0].tolist()).strip()
         scored = _describe_metric(asr, token, question.metric, context)
     steps.note(str(plan), scored)
     with steps.bar("sweep") as progress:
-        store = open_store()
-        runs = token.target, token.source
-        result = iv.sweep(asr.model, *runs, **options, store=store, progress=progress)
+        result = iv.sweep(plan=plan, store=open_store(), progress=progress)
     return PatchAnswer(result, str(plan), scored, [context], sources[0] if sources else None)
 
 
@@ -202,7 +201,7 @@ def _metric(asr: Recogniser, token: _ScoredToken, name: str) -> Metric:
         return iv.logit_diff(token.answer, token.foil)
     if name == "kl":
         return iv.kl(token.target.decode(asr.model)[0][:, -1])
-    return {"logprob": iv.logprob, "rank": iv.rank}[name](token.answer)
+    return {"logprob": iv.logprob, "rank": iv.metrics.rank}[name](token.answer)
 
 
 def _describe_metric(asr: Recogniser, token: _ScoredToken, name: str, context: str) -> str:

@@ -15,8 +15,8 @@ import jaxasr
 from experiments.analyses.patch_question import PatchAnswer, PatchQuestion
 from experiments.analyses.patch_recordings import Sound, generate_ids, longest_frames, stack_mels
 from experiments.progress import Progress
-from interventions.edits.attention import mean_ablation
-from interventions.patching.grid import AtCell, Grid
+from interventions.edits import AtCell, mean_ablation
+from interventions.patching.grid import Grid
 from interventions.patching.sources import activation, resampled
 from interventions.storage.fingerprints import fingerprint
 from interventions.storage.results import cached

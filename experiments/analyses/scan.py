@@ -12,9 +12,8 @@ from jaxtyping import Float
 from experiments.analyses.lens import Transcription
 from experiments.pages import lens_page as pages
 from experiments.pages.lens_page import LensPage
-from interventions.edits.values import Zero
-from interventions.generation.sweeps import text_logprobs
-from interventions.patching.grid import AtCell
+from interventions.edits import AtCell, Zero
+from interventions.generation import text_logprobs
 from interventions.storage.text_files import plain
 from jaxasr import Recogniser
 from jaxasr.transcript import Word

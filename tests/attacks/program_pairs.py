@@ -19,8 +19,7 @@ import numpy as np
 
 import interventions as iv
 import jaxasr
-from interventions.edits.values import FromRow
-from interventions.patching.grid import AtCell
+from interventions.edits import AtCell, FromRow
 from jaxasr import compiled
 from jaxasr.rules import Rules
 
@@ -115,9 +114,9 @@ def metrics() -> dict[str, Any]:
     Other = _made("Other", {"answer": 0}, lambda self, logits: logits.max(-1) - self.answer)
     return {
         "logprob": iv.logprob(answer),
-        "rank": iv.rank(answer),
+        "rank": iv.metrics.rank(answer),
         "logprob, first": iv.logprob(answer, 0),
-        "rank, first": iv.rank(answer, 0),
+        "rank, first": iv.metrics.rank(answer, 0),
         "logit_diff": iv.logit_diff(answer, 5),
         "kl": iv.kl(np.linspace(0, 1, B * V, dtype=np.float32).reshape(B, V)),
         "Own": Own(answer),

@@ -15,9 +15,8 @@ from experiments import cli, runtime
 from experiments.analyses.lens import page_of, transcribed
 from experiments.analyses.scan import head_effects, render, segments, summary
 from experiments.progress import Progress
-from interventions.edits.values import Zero
-from interventions.generation.sweeps import text_logprobs
-from interventions.patching.grid import AtCell
+from interventions.edits import AtCell, Zero
+from interventions.generation import text_logprobs
 from jaxasr.rules import Rules
 from jaxasr.transcript import Word
 

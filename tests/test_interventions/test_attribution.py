@@ -9,7 +9,7 @@ from golden.tiny import tiny_inputs, uniform
 
 import jaxasr
 from interventions import Run
-from interventions.edits.values import Noise, Patch, Zero, only
+from interventions.edits import Noise, Patch, Zero, only
 from interventions.effects import softmax_aware
 from interventions.effects.first_order import _attribute, attribution
 from interventions.effects.first_order_cells import SiteCells
@@ -318,7 +318,7 @@ def test_what_has_no_estimate_is_refused(tiny_model, near):
         ({"source": "silence"}, "expected a Run or one of"),
         ({"source": near[1].replace(tokens=near[1].tokens[:, :3])}, "do not line up"),
         (
-            {"target": heard.replace(sound=None), "site": "encoder.resid_post"},
+            {"target": heard.replace(encoded_mel=None), "site": "encoder.resid_post"},
             "needs the recording",
         ),
         ({"target": heard.replace(positions=np.zeros((2, 5), np.int32))}, "equal length"),

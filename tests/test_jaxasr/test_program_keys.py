@@ -50,7 +50,7 @@ def test_sweep_computes_the_second_of_two_metrics(tiny_model):
     )
     options = {"source": "zero", "site": "decoder.resid_post", "over": ("layer", "position")}
     logprobs = iv.sweep(tiny_model, run, metric=iv.logprob(13), **options)
-    ranks = iv.sweep(tiny_model, run, metric=iv.rank(13), **options)
+    ranks = iv.sweep(tiny_model, run, metric=iv.metrics.rank(13), **options)
     assert (logprobs.values < 0).all()
     assert (ranks.values >= 0).all()
     assert (ranks.values == ranks.values.round()).all()
