@@ -61,7 +61,7 @@ class Rows:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """A bank, its controls (`interventions.probes.controls.run`), and a table with one row a layer and penalty."""
+    """A bank, its controls (`interventions.probes.controls.fit_controls`), and a table with one row a layer and penalty."""
 
     bank: Any
     controls: xr.Dataset
@@ -249,7 +249,9 @@ def answer(found: Rows, question: Question, progress: Any = None) -> Answer:
             {"shuffled": shuffled, "baselines": _baselines(found, lambda X: fit(X, found.y).r2)}
         )
         return Answer(bank, checks, _table(bank.r2, _over_folds(bank.r2), checks))
-    checks = controls.run(found.X, found.y, found.groups, **shared, types=found.types)
+    checks = controls.fit_controls(
+        bank, found.X, found.groups, folds=question.folds, types=found.types
+    )
     checks = checks.assign(baselines=_baselines(found, lambda X: fit(X, found.y).accuracy))
     table = _table(bank.accuracy, bank.summary(found.groups), checks)
     balanced = scores.balanced_accuracy(bank).mean("seed").to_series()
