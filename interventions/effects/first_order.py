@@ -1,6 +1,7 @@
 """Attribution patching: a first-order estimate of every cell of a sweep from one backward pass."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -234,7 +235,11 @@ def _labelled(
     labels = grid.labels(target.tokens)
     # Effects cover the windows of all 30 s; the grid has only those before the padding.
     effect = effect[(slice(None), *map(slice, grid.shape))]
-    attrs = {"site": grid.site, "metric": type(metric).__name__, "estimate": "first order"}
+    attrs: dict[str, Any] = {
+        "site": grid.site,
+        "metric": type(metric).__name__,
+        "estimate": "first order",
+    }
     if "time" in grid.dims:
         attrs["window_s"] = grid.window / FRAMES_PER_S
     if len(effect) == 1:
