@@ -30,6 +30,8 @@ class Bank(Directions):
 
     Example:
         ```python
+        import tempfile
+
         import numpy as np
 
         import interventions
@@ -40,8 +42,14 @@ class Bank(Directions):
         X[1, :, 0] += 4 * (y == "vowel")
         bank = interventions.fit_probes(X, y, folds=3)
         bank.accuracy.mean(("fold", "seed"))  # (layer, penalty)
-        bank.predict(X).sel(layer=1, fold=0)
+        bank.summary()  # mean, low and high (layer, penalty)
+        bank.predict(X).sel(layer=1, fold=0)  # classes of every row
+        bank.out_of_fold_proba(X).sel({"class": "vowel"})
         edits = {"encoder.resid_post": bank.as_add(1, "vowel", "consonant", strength=3.0)}
+        with tempfile.TemporaryDirectory() as folder:
+            bank.sel(layer=1).save(f"{folder}/bank", corpus="demo")
+            best = interventions.Bank.load(f"{folder}/bank")
+        assert best.predict_proba(X[1:]).sizes["class"] == 2
         ```
     """
 

@@ -121,6 +121,7 @@ class Softmax(NamedTuple):
 
 
 def compute_logits(problem: Problem, point: Point) -> Float[Array, "K1 J N"]:
+    """Computes the logits of all rows, without standardising the shared features for each fit."""
     w = point.w / problem.scale
     offset = point.b - (w * problem.shift).sum(-1)
     return (w.reshape(-1, w.shape[-1]) @ problem.x.T).reshape(*w.shape[:2], -1) + offset[..., None]
@@ -152,6 +153,7 @@ def select_label(problem: Problem, logits: Float[Array, "K1 J N"]) -> Float[Arra
 
 
 def compute_gradient(problem: Problem, soft: Softmax, point: Point, penalty: Array) -> Point:
+    """Computes the gradient of the objective at `point`, whose softmax is `soft`."""
     errors = (soft.p - _is_label(problem, len(soft.p))) * problem.rows
     b = errors.sum(-1)
     raw = (errors.reshape(-1, errors.shape[-1]) @ problem.x).reshape(point.w.shape)

@@ -47,6 +47,7 @@ def estimate_curvature(problem: Problem, soft: Softmax) -> Curvature:
 
 
 def invert(curvature: Curvature, penalty: Array) -> Preconditioner:
+    """Inverts the curvature plus the penalty."""
     hessian = curvature.gram + penalty * jnp.eye(len(curvature.gram))
     return Preconditioner(_invert_factor(hessian)[1], curvature)
 
