@@ -11,12 +11,11 @@ from flax import nnx
 from golden.tiny import tiny_inputs, uniform
 
 import jaxasr
-from interventions import Run
+from interventions import Run, sweep
 from interventions.edits.values import Noise, Patch, Zero, only
 from interventions.effects.first_order import _attribute, attribution
 from interventions.effects.first_order_cells import SiteCells
 from interventions.metrics import logit_diff, logprob, rank
-from interventions.patching.sweep import sweep
 from jaxasr import compiled
 from jaxasr.cache import Memory
 
