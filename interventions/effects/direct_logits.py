@@ -112,7 +112,26 @@ def total_logit(split: xr.Dataset) -> xr.DataArray:
     """Sums all contributions in float64, which gives the logit again.
 
     Args:
-        split: a result of `direct_logit_attribution`, which has an example.
+        split: a result of `direct_logit_attribution`.
+
+    Returns:
+        The sum, with a dimension "example" if `split` has one.
+
+    Example:
+        ```python
+        import numpy as np
+
+        import interventions
+        import jaxasr
+
+        asr = jaxasr.load("tiny.en")
+        audio = jaxasr.load_audio("experiments/assets/demo.flac")
+        mel = jaxasr.log_mel(audio, asr.config.n_mels)[None]
+        run = interventions.Run(mel=mel, tokens=np.array([asr.tokenizer.prompt()]))
+        the = asr.tokenizer.encode(" The")[0]
+        split = interventions.direct_logit_attribution(asr.model, run, the)
+        np.testing.assert_allclose(interventions.total_logit(split), split.logit, atol=1e-3)
+        ```
     """
     wide = split.astype(np.float64)
     return wide.embed + wide.positional + wide.norm_bias + wide.parts.sum(("part", "layer"))

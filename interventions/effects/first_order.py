@@ -44,8 +44,8 @@ def attribution(
     Args:
         model: the recogniser's model.
         target: the run that is patched, B examples of T tokens.
-        source: the run whose activations are patched in, of as many tokens; or "zero", "mean",
-            "noise" or "resample", as in `sweep`.
+        source: a run of T tokens whose activations are patched in; or "zero", "mean", "noise" or
+            "resample", as in `sweep`.
         site: one site, or several that share the passes; each takes from `over` the dimensions that
             it has.
         over: dimensions of the grid, as in `sweep`. "alpha" is not among them because the estimate

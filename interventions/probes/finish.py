@@ -1,9 +1,9 @@
 """Finishes fits in float64 on the host where float32 rounding hides the way to the optimum.
 
-How far float32 gets depends on the order in which a processor adds: a fit may end a few times
-`tol` above its optimum on one machine and below it on another. Newton's method continues such a
-fit. A bank keeps weights in float32, so each step rounds them to float32, and the gap is that of
-the rounded weights. If every fit is within `tol`, nothing is computed.
+The accuracy of float32 depends on the order in which a processor adds, so a fit may end a few
+times `tol` above its optimum on one machine and below it on another. Newton's method continues such
+fits. A bank keeps weights in float32, so each step rounds them, and the gap is that of the rounded
+weights. If every fit is within `tol`, nothing is computed.
 """
 
 import functools
@@ -118,7 +118,7 @@ def finish_layer(
 
     Args:
         results: NumPy arrays [P, J, ...] of one layer.
-        problem: what the fits share, as for `logistic` or, with float labels, for `ridge`.
+        problem: data of the fits, as for `logistic` or, with float labels, for `ridge`.
         test: bool [J, N], the rows that score a fit.
         penalties: [P].
         tol: the gap at which a fit has converged.

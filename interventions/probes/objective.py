@@ -18,7 +18,7 @@ _MAX_UNROLLED_CLASSES = 64
 
 
 class Problem(NamedTuple):
-    """What the fits of one layer share, and what distinguishes them.
+    """The data that the fits of one layer share, and the data of each fit.
 
     Attributes:
         x: float [N, D], roughly centred and scaled. The features of fit j are

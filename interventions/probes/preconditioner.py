@@ -56,8 +56,8 @@ def _invert_factor(a: Float[Array, "D D"]) -> tuple[Float[Array, "D D"], Float[A
     """Returns the inverses of L and of a, where a = LLᵀ, by recursion on halves.
 
     Nearly all work is in matrix products, which take half the time of LAPACK's solver. The
-    recursion goes through L, whose condition number is the root of that of `a`: otherwise, rounding
-    leaves halves that are not positive definite.
+    recursion goes through L, whose condition number is the root of that of `a`, because otherwise
+    rounding leaves halves that are not positive definite.
     """
     half = len(a) // 2
     if len(a) <= _LEAF:
