@@ -10,6 +10,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 import interventions
+from interventions import stats
 from interventions.probes import Bank, mdl, scores, stream
 from interventions.probes.solve import solve_layers
 from interventions.storage.inert import seal
@@ -275,6 +276,16 @@ def test_scores_agree_with_the_summary(bank):
     assert (sure["count"].sum("bin") == N).all()
     assert sure.ece.sel(penalty=30.0, layer=1).max() < 0.25
     assert scores.balanced_accuracy(bank).sel(layer=1, penalty=1.0).min() > 0.9
+
+
+def test_auroc_of_a_bank_equals_that_of_its_probabilities():
+    y = np.arange(N) % 2
+    bank = interventions.fit_probes(X, y, **SAME).sel(penalty=1.0, seed=5)
+    p = bank.out_of_fold_proba(X).sel({"class": 1}).squeeze(("penalty", "seed"))
+    for layer in range(L):
+        expected = stats.auroc(p.sel(layer=layer).values, y == 1, np.arange(N), n=10).value
+        area = scores.auroc(bank, X).sel(layer=layer).item()
+        assert area == pytest.approx(expected, abs=1e-12)
 
 
 def test_codelength_is_short_only_for_planted_classes():
