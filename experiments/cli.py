@@ -60,7 +60,7 @@ def check_installation() -> None:
         folder = Path(spec.origin).resolve().parent if spec and spec.origin else None
         if folder != root / package:
             raise ImportError(
-                f"{package}: expected in {root}, beside the package experiments, got "
+                f"{package}: expected in {root}, where the package experiments is, got "
                 f"{folder or 'none'}. Uninstall the other one, or use a fresh environment."
             )
 

@@ -7,10 +7,10 @@ from pathlib import Path
 def enable() -> Path | None:
     """Keeps on disk every program that this process compiles from now on.
 
-    A folder that JAX was already told to use (`JAX_COMPILATION_CACHE_DIR`) stays.
+    If `JAX_COMPILATION_CACHE_DIR` names a folder for JAX, that one is used.
 
     Returns:
-        The folder, or None if there is none to write into.
+        The folder, or None if none can be written to.
     """
     import jax
 

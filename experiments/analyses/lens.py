@@ -92,8 +92,8 @@ def read_window(path: Path, start: float = 0.0) -> tuple[Sound, str, float]:
     """Reads at most 30 s of a file, from `start` (seconds) on.
 
     Returns:
-        16 kHz samples; a name that says where they start, unless they are the whole recording; and
-        the length of the whole recording in seconds.
+        The samples at 16 kHz; a name, with the start if they are not the whole recording; and the
+        length of the whole recording in seconds.
 
     Raises:
         ValueError: if the recording ends before `start`, or the file is not a recording.

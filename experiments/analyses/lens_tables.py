@@ -81,7 +81,7 @@ def encoder_rows(lens: EncoderLens, final: str) -> tuple[EncoderRow, ...]:
 def find_signs(
     generated: GeneratedText, tokenizer: Tokenizer, audio: Float[np.ndarray, "n"]
 ) -> Signs:
-    """Looks for signs of loops and silence in the first row of a generated text."""
+    """Finds signs of loops and silence in the first row of a generated text."""
     defaults, ids = Options(), list(generated.ids[0])
     loop = longest_loop(ids)
     no_speech_prob = float(generated.no_speech_prob[0])

@@ -21,7 +21,7 @@ def make_sources(audio: Sequence[Sound], question: PatchQuestion) -> list[Sound]
 
     Args:
         audio: targets, 16 kHz.
-        question: the experiment; `source` says what is made.
+        question: the experiment, with its `source`.
 
     Returns:
         One recording per target, or None if patches are not taken from sound.

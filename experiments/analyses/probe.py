@@ -50,7 +50,7 @@ class ProbeAnswer:
 
 
 def check(corpus: Corpus, question: ProbeQuestion) -> None:
-    """Checks that the corpus can answer the question, as far as its labels tell.
+    """Checks, without any activation, that the corpus can answer the question.
 
     Raises:
         ValueError: for a column that is not there, labels that are not numbers though they must

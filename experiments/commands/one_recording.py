@@ -22,7 +22,7 @@ class OpenedRecording:
     Attributes:
         asr: the recogniser.
         samples: at most 30 s at 16 kHz.
-        source: name of the recording; says where the part begins if it is not the whole.
+        source: name of the recording, with the start of the part if it is not the whole.
         seconds: length of the whole recording.
     """
 
@@ -32,7 +32,7 @@ class OpenedRecording:
     seconds: float
 
     def note_rest(self, steps: Progress) -> None:
-        """Says in `steps` if only a part of the recording was read."""
+        """Prints a note if only a part of the recording was read."""
         from jaxasr.config import SAMPLE_RATE
 
         seconds_read = len(self.samples) / SAMPLE_RATE

@@ -74,7 +74,7 @@ def claim(folder: Path, files: Mapping[str, dict[str, Any]], overwrite: bool) ->
         overwrite: allows files of other commands and of other input to be replaced.
 
     Raises:
-        ValueError: saying what is in the way: a file in place of the folder, a folder without
+        ValueError: naming what is in the way: a file in place of the folder, a folder without
             permission to write, or files that something else made.
     """
     for path in (folder, *folder.parents):
@@ -129,7 +129,7 @@ def _read_records(folder: Path) -> dict[str, Any]:
 
 
 def _describe_conflict(name: str, old: Any, new: dict[str, Any]) -> str:
-    """Says what made a file, and how that differs from what would make it now."""
+    """Describes what made a file, and how that differs from what would make it now."""
     if not isinstance(old, dict):
         return f"holds {name}, made by another command or by an earlier version"
     source = f" of {', '.join(_recording_names(old))}" if old.get("recordings") else ""

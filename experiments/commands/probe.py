@@ -114,7 +114,7 @@ def probe(
     dtype: DtypeOption = Dtype.float32,
     device: DeviceOption = None,
 ) -> None:
-    """Fits linear probes of every layer for a label, and shows their accuracy beside controls.
+    """Fits linear probes of every layer for a label, and compares their accuracy with controls.
 
     Recordings that cannot be read are listed and left out. To continue after an interruption, run
     the same command again.

@@ -50,7 +50,7 @@ Sound = Float[np.ndarray, "n"]
 
 @dataclasses.dataclass(frozen=True)
 class PatchPage:
-    """What a page says about an experiment, beside its result.
+    """Content of the page of an experiment, without its result.
 
     Attributes:
         model: name of the model.
@@ -104,7 +104,7 @@ def write(
     """Writes result.zarr, figure.png, figure.svg, result.json and index.html into `out`.
 
     Args:
-        page: what the page says.
+        page: content of the page.
         result: metric of each cell, from `sweep` or `sequence_sweep`.
         out: folder of the files; they replace earlier ones together.
         record: writes what made the files into the folder that will replace them.

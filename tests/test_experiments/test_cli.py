@@ -171,7 +171,7 @@ def demo(tmp_path_factory):
 
 
 @needs_weights
-def test_demo_writes_text_lenses_and_provenance(demo):
+def test_demo_saves_text_lenses_and_provenance(demo):
     numbers, out, _ = demo
     assert sorted(path.name for path in out.iterdir()) == [
         "command.json",

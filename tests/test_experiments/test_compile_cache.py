@@ -57,7 +57,10 @@ def test_the_cache_follows_the_environment(monkeypatch):
     assert cache_dir() == Path.home() / ".cache" / "jaxasr"
 
 
-_NO_HOME = "import os; os.setgid(54321); os.setuid(54321); from jaxasr.weights.files import cache_dir; print(cache_dir())"
+_NO_HOME = (
+    "import os; os.setgid(54321); os.setuid(54321); "
+    "from jaxasr.weights.files import cache_dir; print(cache_dir())"
+)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")

@@ -61,7 +61,7 @@ def test_a_long_text_wraps_and_keeps_the_time_scale():
     assert band["style"] == f"--seconds:{SECONDS:.3f}"
 
 
-def test_the_page_says_what_to_do_next_and_explains_its_numbers():
+def test_the_page_suggests_next_steps_and_explains_its_numbers():
     text = " ".join(render(fake_page()).split())
     assert "jaxasr lens my-recording.wav --out my-lens" in text
     assert "log-probability per token" in text

@@ -50,7 +50,7 @@ def test_a_looping_page_shows_that_it_loops(looping, capsys):
 
 
 def test_the_rules_hold_for_every_layer(tiny_model):
-    """Every layer's candidates obey the rules, and the last layer's first is the generated token."""
+    """Candidates of every layer obey the rules; the last layer predicts the generated token."""
     rng = np.random.default_rng(0)
     config = tiny_model.config
     memory, _ = tiny_model.encode(

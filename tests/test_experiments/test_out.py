@@ -188,7 +188,7 @@ def test_only_the_same_command_and_input_may_replace_files(sounds):
     claim("a/x.wav", site="z")
     with pytest.raises(
         ValueError,
-        match=r"heads: holds index.html of x.wav with other content.* Use --overwrite, or another folder\.",
+        match=r"holds index.html of x.wav with other content.* Use --overwrite, or another",
     ):
         claim("b/x.wav", site="z")
     (sounds / "a/x.wav").rename(sounds / "a/y.wav")
@@ -260,7 +260,7 @@ def test_a_recording_given_twice_is_refused():
 
 
 def test_an_interruption_is_one_line(tmp_path):
-    """SIGINT during a study leads to exit status 130 and one line that says how to continue."""
+    """SIGINT during a study leads to exit status 130 and one line on how to continue."""
     code = (  # a background job of a shell inherits that SIGINT is ignored
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import time, experiments.runtime as r\n"
@@ -292,7 +292,7 @@ def test_progress_without_a_terminal_is_printed_as_lines(capsys, monkeypatch):
     assert len(lines) == 3
 
 
-def test_progress_lines_are_seconds_apart(capsys):
+def test_progress_is_not_printed_at_every_step(capsys):
     with Progress().bar("many") as progress:
         for done in range(1000):
             progress(done, 1000)
@@ -323,7 +323,7 @@ def test_the_table_of_probes_is_complete_in_a_log(capsys):
     assert np.isclose(float(printed.split()[-1]), 0.123)
 
 
-def test_transcribe_says_why_there_is_no_text(capsys):
+def test_transcribe_explains_a_missing_text(capsys):
     from experiments.commands.transcribe import _explain_silences
 
     numbers = {"no_speech_prob": 0.876, "avg_logprob": -1.234}

@@ -145,8 +145,8 @@ def test_rare_classes_are_left_out_and_named(folder, activations):
     rows = read_rows(stored, corpus, question("pitch", min_count=12))
     assert set(rows.y) == {"high"}
     assert rows.left_out == {"no pitch": 1, "pitch low": 11}
-    with pytest.raises(ValueError, match="no recording has a value in the column 'nobody'"):
-        read_rows(stored, corpus, question("nobody"))
+    with pytest.raises(ValueError, match="no recording has a value in the column 'unknown'"):
+        read_rows(stored, corpus, question("unknown"))
 
 
 def test_a_number_is_fitted_by_ridge_regression(folder, activations, tmp_path):

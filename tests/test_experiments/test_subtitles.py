@@ -44,7 +44,7 @@ def srt_cues(text: str) -> list[tuple[float, float, str]]:
 
 
 def vtt_cues(text: str) -> list[tuple[float, float, str]]:
-    """Parses WebVTT (W3C): a signature, then blocks of times and text without --> and bare < or &."""
+    """Parses WebVTT (W3C): a signature, then cues of times and text, with < and & escaped."""
     signature, *blocks = text.rstrip("\n").split("\n\n")
     assert signature == "WEBVTT"
     cues = []
