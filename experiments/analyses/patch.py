@@ -121,12 +121,12 @@ def _choose_token(
     token, under the source if that is a recording.
     """
     prompt = asr.tokenizer.prompt(question.language)
-    empty = np.zeros((len(audio), 1), np.int32)
+    empty = jnp.zeros((len(audio), 1), jnp.int32)
     encoded = iv.Run(mel=stack_mels(asr, audio), tokens=empty).encode(asr.model)
     assert encoded.memory is not None
     ids = _context_ids(asr, encoded.memory, question)
     tokens = jnp.asarray(np.tile([*prompt, *ids], (len(audio), 1)), jnp.int32)
-    target = encoded.replace(tokens=tokens)
+    target = dataclasses.replace(encoded, tokens=tokens)
     source = question.source
     if sources:
         source = iv.Run(mel=stack_mels(asr, sources), tokens=tokens).encode(asr.model)
@@ -145,9 +145,9 @@ def _choose_token(
         answer = ids[place]
     n_tokens = len(prompt) + place
     foil = _foil(asr, source_logprobs[n_tokens - 1], answer, question)
-    target = target.replace(tokens=tokens[:, :n_tokens])
+    target = dataclasses.replace(target, tokens=tokens[:, :n_tokens])
     if isinstance(source, iv.Run):
-        source = source.replace(tokens=tokens[:, :n_tokens])
+        source = dataclasses.replace(source, tokens=tokens[:, :n_tokens])
     return _ScoredToken(target, source, answer, foil)
 
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 import jaxasr
 from experiments.analyses.patch_question import PatchQuestion
@@ -35,10 +36,10 @@ def make_sources(audio: Sequence[Sound], question: PatchQuestion) -> list[Sound]
     return None if corrupt is None else [corrupt(sound) for sound in audio]
 
 
-def stack_mels(asr: Recogniser, audio: Sequence[Sound]) -> Float[np.ndarray, "B M F"]:
+def stack_mels(asr: Recogniser, audio: Sequence[Sound]) -> Float[Array, "B M F"]:
     """Computes the log-mel features of each recording, as many frames as the model takes."""
     config = asr.config
-    return np.stack(
+    return jnp.stack(
         [
             jaxasr.log_mel(sound[: config.n_samples], config.n_mels, config.n_mel_frames)
             for sound in audio

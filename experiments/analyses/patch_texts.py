@@ -16,6 +16,7 @@ from experiments.analyses.patch_question import PatchAnswer, PatchQuestion
 from experiments.analyses.patch_recordings import Sound, generate_ids, longest_frames, stack_mels
 from experiments.progress import Progress
 from interventions.edits import AtCell, mean_ablation
+from interventions.edits.base import Reference
 from interventions.patching.grid import Grid
 from interventions.patching.sources import activation, resampled
 from interventions.storage.fingerprints import fingerprint
@@ -25,7 +26,7 @@ from jaxasr import Memory, Recogniser, sites
 from jaxasr.config import FRAMES_PER_S
 from jaxasr.taps import Edit
 
-Mels = Float[np.ndarray, "B M F"]
+Mels = Float[Array, "B M F"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,17 +178,17 @@ def _make_patching(
     source_rows = np.tile(np.arange(n, 2 * n), 2)
     leader = np.tile(np.arange(n), 2)
     edit = _patch_edit(iv.FromRow(jnp.asarray(source_rows)), question)
-    return _Patching(edit, np.concatenate([targets.mel, source_mel]), leader)
+    return _Patching(edit, jnp.concatenate([targets.mel, source_mel]), leader)
 
 
 def _resampled_rows(n: int, source: str) -> Int[np.ndarray, "n"]:
     """Draws another row for each row, as `sweep` does for the source "resample"."""
-    numbers = np.arange(n, dtype=np.float32)[:, None, None]
-    run = iv.Run(mel=numbers, tokens=np.zeros((n, 1), np.int32))
+    numbers = jnp.arange(n, dtype=jnp.float32)[:, None, None]
+    run = iv.Run(mel=numbers, tokens=jnp.zeros((n, 1), jnp.int32))
     return np.asarray(resampled(run, source).mel).astype(int).ravel()
 
 
-def _mean(asr: Recogniser, targets: _Targets, question: PatchQuestion) -> Array:
+def _mean(asr: Recogniser, targets: _Targets, question: PatchQuestion) -> Reference:
     """Mean over positions: of the encoder, or of the decoder over the unpatched text."""
     site = question.site
     if sites.stack_of(site) == "encoder":
@@ -199,7 +200,7 @@ def _mean(asr: Recogniser, targets: _Targets, question: PatchQuestion) -> Array:
         row[: len(row_ids)] = row_ids
     tokens = np.concatenate([targets.prompt, ids], 1)
     valid = np.arange(tokens.shape[1]) < targets.prompt.shape[1] + lengths[:, None]
-    run = iv.Run(memory=targets.memory, tokens=tokens)
+    run = iv.Run(memory=targets.memory, tokens=jnp.asarray(tokens))
     return mean_ablation(activation(asr.model, run, site), site, valid).value
 
 

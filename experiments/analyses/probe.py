@@ -118,7 +118,7 @@ def answer(
     )
     table = _table(bank.accuracy, bank.summary(rows.groups), checks)
     balanced = scores.balanced_accuracy(bank).mean("seed").to_series()
-    cells = pandas.MultiIndex.from_frame(table[["layer", "penalty"]])
+    cells = pandas.MultiIndex.from_arrays([table["layer"], table["penalty"]])
     table["balanced"] = balanced.reindex(cells).values
     return ProbeAnswer(bank, checks, table)
 
@@ -174,7 +174,7 @@ def figure(tables: dict[str, pandas.DataFrame], title: str) -> "Figure":
     fig, axes = panels(1, len(tables), sharey=True)
     score = "accuracy"
     for ax, (name, table) in zip(axes, tables.items()):
-        rows = table[table.penalty == table.penalty.iloc[0]]
+        rows = table.loc[table.penalty == table.penalty.iloc[0]]
         score = "r2" if "r2" in rows else "accuracy"
         _draw_panel(ax, rows, score)
         ax.set(title=drawable(name), xlabel="layer", xticks=list(rows.layer))

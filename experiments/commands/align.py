@@ -79,8 +79,8 @@ def align(
     result = align_text(asr, samples, words, steps, language=language, heads=heads)
     settings = {"language": language, "heads": result["heads"]}
     result = {"audio": str(audio), **result, "provenance": _provenance(asr, audio, settings)}
-    text = render(result, Format.json if json else kind, words=True)
-    print(printable(text, lines=True), end="")
+    rendered = render(result, Format.json if json else kind, words=True)
+    print(printable(rendered, lines=True), end="")
 
 
 def _provenance(asr: "Recogniser", audio: Path, settings: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ _DATA_HELP = (
     "Recordings: a folder with a manifest, or a corpus in its published layout. "
     "Default: $JAXASR_DATA, or the built-in recordings."
 )
-_FILES = ("index.html", "result.json", "arrays.nc")
+_FILES: tuple[str, ...] = ("index.html", "result.json", "arrays.nc")
 EXAMPLE = "jaxasr reproduce E7 E8 --quick --out studies"
 
 
@@ -98,7 +98,7 @@ def reproduce(
             name, study, asr, corpus, folder, record=outputs[name].record, **settings
         )
 
-    def report(name: str, error: Exception) -> None:
+    def report(name: str, error: BaseException) -> None:
         print_error(RuntimeError(f"{name}: {type(error).__name__}: {error}"))
 
     results = studies.reproduce_all(names, out, run, report)

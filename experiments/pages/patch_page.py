@@ -174,7 +174,8 @@ def largest(summary: xr.Dataset, texts: xr.Dataset, n: int = MAX_CELLS) -> list[
     change = summary["mean"]
     rows = []
     for flat_index in _ranking(change)[:n]:
-        index = dict(zip(change.dims, map(int, np.unravel_index(flat_index, change.shape))))
+        places = np.unravel_index(flat_index, change.shape)
+        index = {str(dim): int(i) for dim, i in zip(change.dims, places)}
         numbers = {
             name: float(summary[name].isel(index))
             for name in ("mean", "low", "high", "p_any", "mean_recovery")
