@@ -82,7 +82,9 @@ def find_signs(
     generated: GeneratedText, tokenizer: Tokenizer, audio: Float[np.ndarray, "n"]
 ) -> Signs:
     """Finds signs of loops and silence in the first row of a generated text."""
-    defaults, ids = Options(), list(generated.ids[0])
+    limits, ids = Options(), list(generated.ids[0])
+    assert limits.no_speech_threshold is not None
+    assert limits.logprob_threshold is not None
     loop = longest_loop(ids)
     no_speech_prob = float(generated.no_speech_prob[0])
     avg_logprob = float(generated.avg_logprob[0])
@@ -92,8 +94,8 @@ def find_signs(
         compression_ratio=compression_ratio(generated.text[0]),
         no_speech_prob=no_speech_prob,
         avg_logprob=avg_logprob,
-        silent=no_speech_prob > defaults.no_speech_threshold
-        and avg_logprob <= defaults.logprob_threshold,
+        silent=no_speech_prob > limits.no_speech_threshold
+        and avg_logprob <= limits.logprob_threshold,
         ended=bool(generated.ended[0]),
         peak=float(np.abs(audio).max()),
     )
