@@ -98,7 +98,7 @@ def test_no_output_to_a_terminal_has_control_characters(text, capsys):
     with steps(text), steps.bar(text) as progress:
         progress(1, 2)
     steps.note(f"{text}: {text}")
-    errors.say(ValueError(text))
+    errors.print_error(ValueError(text))
     terminal.print_page(fake_page(text=text, logit=fake_table(tokens=(text, *TOKENS[1:]))))
     transcribe._print(Path(text.replace("/", "")), text)
     shown = capsys.readouterr()

@@ -48,7 +48,7 @@ def path_patch(
     Args:
         model: the recogniser's model.
         target: the run that is patched.
-        source: the run that the sender's output is taken from, of as many tokens.
+        source: a run of as many tokens, from which the sender's output is taken.
         senders: components at `paths.SENDERS`: heads (`z`), whole attentions, MLPs or embeddings of
             either stack.
         receivers: components at `paths.RECEIVERS`: a head's query, key or value, an MLP, or the
