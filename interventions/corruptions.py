@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import scipy.signal
 from jaxtyping import Array, Float
 
 from jaxasr.audio import load_audio
@@ -125,6 +124,8 @@ def band_stop(audio: Samples, low_hz: Number, high_hz: Number) -> Audio:
         >>> bool(np.abs(corruptions.band_stop(tone, 800, 1_200)[4_000:8_000]).max() < 0.01)
         True
     """
+    import scipy.signal  # half a second, which importing the package should not take
+
     audio, top = _checked(audio), SAMPLE_RATE / 2
     if not 0 <= low_hz < high_hz <= top or (low_hz, high_hz) == (0, top):
         raise ValueError(
@@ -223,7 +224,7 @@ def _span(audio: Audio, start_s: Number, stop_s: Number) -> slice:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where a patch comes from.
+    """The recording that a patch comes from.
 
     Attributes:
         name: as on the command line.

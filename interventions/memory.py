@@ -2,7 +2,7 @@
 
 import jax
 
-# What is computed together on a CPU should fit its caches.
+# Cells that are computed together on a CPU should fit its caches.
 _CPU_BUDGET = 64 << 20  # bytes
 _FREE_SHARE = 0.4  # of an accelerator's free memory
 

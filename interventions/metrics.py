@@ -1,7 +1,7 @@
-"""Metrics: what a patch is scored by.
+"""Metrics that score a patch by the logits after one position.
 
-`Metric` says what a metric of your own needs. A traced token cannot be checked, so the metric of a
-token outside of the vocabulary is NaN there.
+`Metric` lists the parts of a metric of your own. A traced token cannot be checked, so outside of
+the vocabulary its metric is NaN.
 """
 
 import dataclasses
@@ -113,7 +113,7 @@ class LogProb(_AnswerMetric):
 
 @pytrees.dataclass
 class Rank(_AnswerMetric):
-    """How many tokens have a larger logit than the answer. Made by `rank`. Has no gradient.
+    """Number of tokens with a larger logit than the answer. Made by `rank`. Has no gradient.
 
     Example:
         >>> import interventions as iv

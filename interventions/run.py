@@ -1,4 +1,4 @@
-"""What passes through the model: a recording, encoded or not, and the decoder's tokens."""
+"""The input of one pass: a recording, encoded or not, and the tokens of the decoder."""
 
 import dataclasses
 from typing import Any

@@ -1,4 +1,4 @@
-"""What sweeps ask of a metric: checks, its position, and the logits that it reads."""
+"""Checks metrics, and selects the position and the logits that they read."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float

@@ -1,4 +1,4 @@
-"""What all edits share: a short `repr`, and references to values from elsewhere."""
+"""The base class of edits, and the references that their values may be."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Where an edit applies: sets of layers, heads, positions and frames, as pytrees of indices."""
+"""Places of an edit: sets of layers, heads, positions and frames, as pytrees of indices."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -48,7 +48,7 @@ class Between:
 
 
 Place = Among | Between
-# What users pass for a place; `place` turns it into one.
+# Accepted from users wherever a place is expected; `place` converts it.
 Indices = int | Sequence[int] | set[int] | range | slice | np.ndarray | Array | Place | None
 
 

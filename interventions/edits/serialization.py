@@ -219,7 +219,7 @@ def _describe(value: Any, where: str, arrays: dict[str, np.ndarray]) -> Any:
     raise ValueError(
         f"{where}: {type(value).__name__} cannot be saved; expected one of {', '.join(_CLASSES)}, "
         "an array, a number or None. A function or a class of your own is code: "
-        "keep it in a file of yours."
+        "keep it in a file of your own."
     )
 
 

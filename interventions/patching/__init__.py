@@ -1,4 +1,4 @@
-"""Patching sweeps: what is planned, what each cell computes, and the labelled result."""
+"""Patching sweeps: plans, the programs that compute cells, and the labelled result."""
 
 from interventions.patching.plan import Plan as Plan
 from interventions.patching.planning import plan_sweep as plan_sweep

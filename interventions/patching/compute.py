@@ -35,7 +35,7 @@ class Example:
         memory: its memory, unstacked where the decoder's layers are.
         edit: the edit that cells place, with the values of this row.
         metric: the metric of this row.
-        baseline: the metric without an edit.
+        unedited_metric: [1], the metric without an edit, perhaps still being computed.
         trace: decoder activations that cells resume from, if they are rows.
         residuals: encoder residuals that cells resume from, if they resume.
     """
@@ -45,7 +45,7 @@ class Example:
     memory: Memory
     edit: Edit
     metric: Metric
-    baseline: float
+    unedited_metric: Float[Array, "1"]
     trace: UneditedTrace | None
     residuals: Residuals | None
 
@@ -63,10 +63,15 @@ class Example:
             unedited.memory,
             edit,
             metric,
-            float(unedited.metric[0]),
+            unedited.metric,
             trace=UneditedTrace.of(unedited.acts) if work.by_rows else None,
             residuals=_residuals(plan, run) if work.resumes and not work.in_decoder else None,
         )
+
+    @property
+    def baseline(self) -> float:
+        """The metric without an edit; blocks until it is there."""
+        return float(self.unedited_metric[0])
 
     def indices(self, layer: int | None) -> Int[np.ndarray, "n"]:
         """Flat indices into the grid of the cells that edit `layer`."""

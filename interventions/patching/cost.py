@@ -1,4 +1,4 @@
-"""What a sweep will cost: cells, bytes and floating-point operations."""
+"""The cost of a sweep: cells, bytes and floating-point operations."""
 
 from interventions.patching.workload import (
     ColumnBatch,
@@ -66,7 +66,7 @@ def _flops_after_edit(work: Workload) -> int:
 
 
 def _batch_flops(work: Workload, layer: int, batch: ColumnBatch) -> float:
-    """What cells do not change is computed once per column."""
+    """One batch of columns; activations that no cell changes are computed once per column."""
     c, token = work.config, _token_flops(work.config)
     n_columns, keys_values = len(batch.columns), 4 * c.n_text_state**2
     edited_rows = n_columns if work.position_local else batch.n_rows

@@ -1,4 +1,4 @@
-"""Which positions the cells of a decoder sweep compute, and the attention mask between them.
+"""The positions that cells of a decoder sweep compute, and the attention mask between them.
 
 Cells that start at one position are a column. The columns of a batch are rows of one product,
 without padding between them. A row attends to the rows of its own column up to itself and, for all

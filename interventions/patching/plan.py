@@ -17,7 +17,7 @@ from jaxasr.taps import Edit
 class Plan:
     """One sweep, ready to run with `sweep(plan=plan)`. Made by `plan_sweep`.
 
-    `str(plan)` says on one line what the sweep will cost.
+    `str(plan)` is the cost of the sweep, on one line.
 
     Attributes:
         model: the model.

@@ -112,7 +112,7 @@ def _check(target: Run, source: Run | str | None, edit: Edit | None) -> None:
 
 
 class _Patch(NamedTuple):
-    """What cells place, the encoded run that it comes from, and the metric of that run."""
+    """The edit that cells place, the encoded run it comes from, and the metric of that run."""
 
     edit: Edit
     run: Run | None = None

@@ -116,7 +116,7 @@ class ResumedDecoder:
     def _edited_layer(self, edits_of: Callable[[Cell], Edits], cells: Any) -> Float[Array, "K R D"]:
         """The edited layer, for all rows or for the first row of every column.
 
-        What no edit changes is computed once for all K cells.
+        Activations that no edit changes are computed once for all K cells.
         """
         rows, slots = self.rows, jnp.arange(self.trace.k.shape[3], dtype=jnp.int32)[None]
         # `first` is traced, so this layer is always sliced out of the stacked weights.

@@ -1,4 +1,4 @@
-"""Where a patch takes its values: another run, or zeros, a mean or noise."""
+"""Sources of a patch: another run, zeros, a mean, or noise."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -180,11 +180,8 @@ def _run(
 ) -> tuple[Float[np.ndarray, "B n"], Float[np.ndarray, "B"]]:
     """The metric of every cell, cells flat, and the metric without an edit."""
     n_examples, n_cells = plan.work.n_examples, plan.work.grid.size
-    values, baseline, n_done = (
-        np.full((n_examples, n_cells), np.nan),
-        np.full(n_examples, np.nan),
-        0,
-    )
+    values = np.full((n_examples, n_cells), np.nan)
+    baseline, n_done = np.full(n_examples, np.nan), 0
     for b in range(n_examples):
         example = Example.of(plan, b)
         groups = [example.indices(layer) for layer in plan.work.grid.layers]

@@ -19,7 +19,7 @@ _MAX_CELLS = 512
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """A sweep without its arrays: what decides how much it computes and in which batches.
+    """A sweep without its arrays: the numbers that decide how much it computes in which batches.
 
     Attributes:
         config: of the model.
@@ -135,7 +135,7 @@ def equal_size(n: int, most: int) -> int:
 
 
 def chunk_size(work: Workload) -> int:
-    """How many cells that are whole passes are computed together."""
+    """Number of cells per chunk, where each cell is a whole pass."""
     most = min(budget(work.budget) // cell_bytes(work), _MAX_CELLS)
     return equal_size(work.grid.n_cells("layer"), most)
 
