@@ -5,8 +5,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxasr import sites
-from jaxasr.config import FRAMES_PER_S
+from experiments.site_names import check_site
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,6 +26,7 @@ TEXT_METRICS = (
     "avg_logprob",
 )
 MAX_NEW_TOKENS = 224  # per text
+FRAME_S = 0.02  # seconds per encoder frame
 
 _NUMBER = r"[-+]?\d*\.?\d+"
 _SOURCE = re.compile(
@@ -74,7 +74,7 @@ class PatchQuestion:
     new_tokens: int = MAX_NEW_TOKENS
 
     def __post_init__(self) -> None:
-        sites.check_known([self.site])
+        check_site(self.site)
         for dim in self.over:
             if dim not in DIMENSIONS:
                 raise ValueError(
@@ -92,10 +92,9 @@ class PatchQuestion:
                 "--source: expected a file, noise, silence, snr:DB, bandstop:LOW-HIGH, "
                 f"mask:START-STOP, zero, mean or resample[:SEED], got {self.source!r}."
             )
-        if round(self.window_s * FRAMES_PER_S) < 1:
+        if round(self.window_s / FRAME_S) < 1:
             raise ValueError(
-                f"--window: expected at least one frame, {1 / FRAMES_PER_S:g} s, "
-                f"got {self.window_s:g} s."
+                f"--window: expected at least one frame, {FRAME_S:g} s, got {self.window_s:g} s."
             )
 
     def check_targets(self, n_targets: int) -> None:

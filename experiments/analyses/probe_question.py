@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from jaxasr import sites
+from experiments.site_names import check_site
 
 # Labels of frames rather than recordings: tiers of phones and words, energy in dB, pitch in Hz.
 FRAME_CLASSES = ("phone", "word")
@@ -45,7 +45,7 @@ class ProbeQuestion:
     max_rows: int = 6000
 
     def __post_init__(self) -> None:
-        sites.check_known([self.site])
+        check_site(self.site)
         if self.target not in TARGETS:
             raise ValueError(f"--target: expected class or value, got {self.target!r}.")
         for penalty in self.penalties:
@@ -60,7 +60,7 @@ class ProbeQuestion:
     @property
     def embedding_site(self) -> str:
         """The site before all layers, which the layers are compared with."""
-        return f"{sites.stack_of(self.site)}.embed"
+        return f"{self.site.partition('.')[0]}.embed"
 
     @property
     def columns(self) -> dict[str, str | None]:
@@ -72,7 +72,7 @@ def default_pool(label: str, site: str) -> str:
     """Returns the pool that suits a label and a site."""
     if label in (*FRAME_CLASSES, *FRAME_VALUES):
         return "frames"
-    return "last" if sites.stack_of(site) == "decoder" else "speech"
+    return "last" if site.startswith("decoder.") else "speech"
 
 
 def default_target(label: str, target: str) -> str:

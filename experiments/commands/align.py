@@ -63,7 +63,6 @@ def align(
     """
     from experiments import runtime
     from experiments.progress import Progress
-    from interventions.storage.text_files import printable
 
     check_recordings([audio])
     words = read_text(text)
@@ -73,6 +72,7 @@ def align(
     with steps("start JAX"):
         runtime.start(device)
         import jaxasr
+        from interventions.storage.text_files import printable
     samples = jaxasr.load_audio(audio)
     with steps(f"load {model}"):
         asr = runtime.load(model, dtype.value)

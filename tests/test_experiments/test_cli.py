@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 
 import experiments
 from experiments import cli
+from experiments.analyses.patch_question import FRAME_S
 from experiments.commands.info import _size, describe
+from experiments.site_names import SITE_NAMES
 
 run = CliRunner().invoke
 DEMO = Path(experiments.__file__).parent / "assets" / "demo.flac"
@@ -50,8 +52,30 @@ def test_help_does_not_wait_for_jax():
     assert heavy_modules(["--help"]) == "set()"
 
 
-def test_an_error_in_the_input_does_not_wait_for_jax():
-    assert heavy_modules(["lens", "no-such-file.wav", "--out", "unwritten"]) == "set()"
+PATCH = ["patch", str(DEMO), "--source", "zero", "--out", "unwritten", "--site"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["lens", "no-such-file.wav", "--out", "unwritten"],
+        ["align", str(DEMO), "--text", "no-such-file.txt"],
+        [*PATCH, "decoder.cross.z"],
+        [*PATCH, "decoder.cross_attn.z", "--over", "frame"],
+        [*PATCH, "decoder.cross_attn.z", "--source", "nois"],
+        ["probe", "m.csv", "--label", "sex", "--out", "unwritten", "--site", "encoder.resid"],
+    ],
+)
+def test_an_error_in_the_input_does_not_wait_for_jax(arguments):
+    assert heavy_modules(arguments) == "set()"
+
+
+def test_names_of_sites_are_those_of_the_model():
+    from jaxasr.config import FRAMES_PER_S
+    from jaxasr.sites import SITES
+
+    assert set(SITE_NAMES) == set(SITES)
+    assert 1 / FRAME_S == FRAMES_PER_S
 
 
 def heavy_modules(arguments: list[str]) -> str:

@@ -1,0 +1,38 @@
+"""The names of all sites, so that options can be checked without waiting for JAX.
+
+`jaxasr.sites` describes the sites; a test compares the two.
+"""
+
+import difflib
+
+_ATTENTION = ("q", "k", "v", "scores", "pattern", "z")
+_SELF_ATTENTION = (*(f"attn.{name}" for name in _ATTENTION), "attn_out")
+_CROSS_ATTENTION = (*(f"cross_attn.{name}" for name in _ATTENTION), "cross_attn_out")
+_MLP = ("mlp.pre", "mlp.post", "mlp_out")
+_ENCODER = ("resid_pre", *_SELF_ATTENTION, "resid_mid", *_MLP, "resid_post")
+_DECODER = (
+    "resid_pre",
+    *_SELF_ATTENTION,
+    "resid_mid",
+    *_CROSS_ATTENTION,
+    "resid_mid_cross",
+    *_MLP,
+    "resid_post",
+)
+SITE_NAMES = (
+    *(f"encoder.{name}" for name in (*_ENCODER, "conv1", "conv2", "embed", "ln_post")),
+    *(f"decoder.{name}" for name in (*_DECODER, "embed", "ln", "logits")),
+)
+
+
+def check_site(site: str) -> None:
+    """Checks that a site exists.
+
+    Raises:
+        ValueError: naming `--site` and the most similar site.
+    """
+    if site in SITE_NAMES:
+        return
+    similar = difflib.get_close_matches(site, SITE_NAMES, n=1)
+    hint = f" Did you mean {similar[0]!r}?" if similar else ""
+    raise ValueError(f"--site: {site!r} is not a site.{hint} `jaxasr info` lists all sites.")
