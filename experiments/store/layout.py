@@ -4,8 +4,8 @@ A store is a zarr group (format 3) that `xarray.open_zarr` opens:
 
     encoder.resid_post         (pool, encoder_layer, utterance, feature)  pooled activations; sites
                                without layers have no layer axis
-    encoder.resid_post.frames  (encoder_layer, frame, feature)  ragged: utterance u has frame_count[u]
-                               rows from frame_start[u] on
+    encoder.resid_post.frames  (encoder_layer, frame, feature)  ragged: utterance u has
+                               frame_count[u] rows from frame_start[u] on
     mel                        (utterance, mel)  mean log-mel features over speech, a baseline
     utterance, pool            names
     status                     0 to do, 1 done, 2 left out; `problem` holds the reason
@@ -33,7 +33,7 @@ from jaxasr import sites as _sites
 from jaxasr.config import Config
 from jaxasr.sites import stack_of
 
-Group = Any  # a zarr.Group, whose type says of an entry neither that it is an array nor a group
+Group = Any  # a zarr.Group; the type of its entries does not distinguish arrays and groups
 TO_DO, DONE, LEFT_OUT = 0, 1, 2
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 UNREADABLE = (ValueError, KeyError, TypeError, FileNotFoundError, AttributeError)
@@ -182,5 +182,5 @@ def _create_array(
 
 
 def stored(dtype: str) -> str:
-    """Returns the number format on disk: zarr has no bfloat16, so its bits are stored as integers."""
+    """Returns the number format on disk; bits of bfloat16, which zarr lacks, become integers."""
     return "uint16" if dtype == "bfloat16" else dtype

@@ -1,4 +1,4 @@
-"""Pools activations over time inside the compiled pass: means, single positions, or all true frames.
+"""Pools activations over time inside the compiled pass: means, positions, or all true frames.
 
 Axis letters: B batch, T time, P pools, D features (heads and their widths flattened).
 """

@@ -1,6 +1,7 @@
 """Writes batches into a store.
 
-A batch counts once its `status` is written, which is last. A chunk's file is replaced, never changed.
+A batch counts once its `status` is written, which is last. The file of a chunk is replaced as a
+whole, never changed.
 """
 
 from collections.abc import Sequence

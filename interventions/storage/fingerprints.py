@@ -2,8 +2,9 @@
 
 A cached result is matched by the fingerprint of everything it depends on. Values of different types
 differ: 1, True and 1.0, or two classes with equal fields. The fingerprint of a function covers its
-behaviour: bytecode, constants, defaults, closure, and the functions and values of its module that it
-names. Code of installed packages is covered by its name, code of this one also by its module's text.
+behaviour: bytecode, constants, defaults, closure, and the functions and values of its module that
+it names. Code of installed packages is covered by its name, code of this package also by the text
+of its module.
 """
 
 import dataclasses

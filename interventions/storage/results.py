@@ -165,7 +165,7 @@ def _attributes_file(path: Path) -> Path:
 
 
 def _digest(path: Path, attributes: bytes) -> str:
-    """A digest of the names and contents of a result's files, with `attributes` for those of one."""
+    """A digest of a result's file names and contents, with `attributes` for one file's contents."""
     if path.suffix == ".nc":
         return hashlib.sha256(attributes).hexdigest()
     digest = hashlib.sha256()

@@ -119,7 +119,9 @@ import sys, time, dataclasses
 from small_speech import small_recogniser, tones
 from experiments import store
 corpus = tones({lengths})
-slow = [dataclasses.replace(u, read=lambda u=u: (time.sleep(0.25), u.read())[1]) for u in corpus.utterances]
+def delayed(utterance):
+    return dataclasses.replace(utterance, read=lambda: (time.sleep(0.25), utterance.read())[1])
+slow = map(delayed, corpus.utterances)
 corpus = dataclasses.replace(corpus, utterances=tuple(slow))
 store.extract(small_recogniser(), corpus, sys.argv[1], pool=("speech", "frames"), batch=2)
 """
