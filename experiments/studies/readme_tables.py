@@ -35,7 +35,7 @@ def main(
     ] = None,
     docs: Annotated[Path, typer.Option(help="Where results are published.")] = Path("docs/results"),
     readme: Annotated[Path, typer.Option(help="The page with the short table.")] = Path(
-        "README.md"
+        "docs/results/verdicts.md"
     ),
 ) -> None:
     """Publishes what is in `folders`, then writes `docs`/README.md and the table of `readme`."""
