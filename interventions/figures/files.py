@@ -28,9 +28,12 @@ def save(figure: "Figure", path: str | os.PathLike[str]) -> Path:
         ValueError: another suffix.
 
     Example:
-        ```python
-        save(plot(cells), "heads.png")
-        ```
+        >>> import tempfile
+        >>> from interventions.figures import panels
+        >>> figure, axes = panels(1, 1)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(figure, f"{folder}/empty.svg").name
+        'empty.svg'
     """
     import matplotlib
 

@@ -87,9 +87,11 @@ def load_result(path: str | os.PathLike[str]) -> xr.DataArray | xr.Dataset:
             file.
 
     Example:
-        ```python
-        cells = load_result("cells.zarr")
-        ```
+        >>> import tempfile, xarray as xr
+        >>> cells = xr.DataArray([0.5, 1.5], dims="layer")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     load_result(save_result(cells, f"{folder}/cells.zarr")).equals(cells)
+        True
     """
     path = Path(path)
     if not path.exists():

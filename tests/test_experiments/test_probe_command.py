@@ -184,9 +184,9 @@ def test_what_is_refused(folder, activations, tmp_path, arguments, message):
 def test_activations_that_are_nan_are_refused(folder, activations, tmp_path):
     shutil.copytree(activations, tmp_path / "store")
     found = store.open(tmp_path / "store")
-    group = store.layout.existing(found.path)
+    group = store.integrity.existing(found.path)
     group["encoder.resid_post"][0, 1, N, 2] = np.nan
-    store.layout.finish(group, {})  # as if it had been written so
+    store.integrity.finish(group, {})  # as if it had been written so
     run_it = ["--label", "pitch", "--store", found.path, "--out", tmp_path]
     assert "NaN or infinity in layer 1" in " ".join(run(folder, *run_it, code=2).stderr.split())
 
