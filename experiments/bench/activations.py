@@ -46,10 +46,10 @@ def _corpus(n: int) -> Corpus:
             "Set JAXASR_DATA or pass --data."
         )
     utterances = tuple(Utterance(f"{clip.set}/{clip.path.stem}", clip.path) for clip in clips)
-    folder = real_speech.folder() / "noise_esc10"
-    return with_noise(
-        Corpus("bench", "memory", utterances), [f"{noise}:{folder}" for noise in NOISES]
-    )
+    folder = real_speech.folder()
+    assert folder is not None  # since it holds recordings
+    noises = [f"{noise}:{folder / 'noise_esc10'}" for noise in NOISES]
+    return with_noise(Corpus("bench", "memory", utterances), noises)
 
 
 @dataclasses.dataclass(frozen=True)

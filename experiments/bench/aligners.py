@@ -171,7 +171,8 @@ class FasterWhisper(Aligner):
         from experiments.bench import ct2
 
         folder = str(ct2.folder(self.asr.checkpoint, Path(self.job["folder"]) / "ctranslate2"))
-        self.model = faster_whisper.WhisperModel(
+        # Its annotation of `find_alignment` expects other arguments than its code.
+        self.model: Any = faster_whisper.WhisperModel(
             folder, device="cpu", compute_type="float32", cpu_threads=threads()
         )
         self.tokenizer = Tokenizer(

@@ -22,9 +22,9 @@ def count_compilations() -> Compiling:
 
     total = Compiling()
 
-    def update(event: str, seconds: float, **_: object) -> None:
+    def update(event: str, duration_secs: float, **_: str | int) -> None:
         if event.startswith("/jax/core/compile/"):
-            total.seconds += seconds
+            total.seconds += duration_secs
             total.programs += event.endswith("backend_compile_duration")
 
     jax.monitoring.register_event_duration_secs_listener(update)

@@ -12,6 +12,7 @@ def folder(checkpoint: Checkpoint, into: Path) -> Path:
         checkpoint: a checkpoint in CTranslate2's format, whose weights may lie in several files.
         into: where to write the folder if the checkpoint's own does not serve.
     """
+    assert checkpoint.tokenizer_file is not None  # CTranslate2's folders hold a tokenizer
     source = checkpoint.tokenizer_file.parent
     if checkpoint.weight_files == (source / "model.bin",):
         return source

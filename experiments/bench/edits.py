@@ -24,6 +24,8 @@ class Ours:
     """
 
     def __init__(self, job: Job):
+        import jax.numpy as jnp
+
         import jaxasr
         from interventions import Zero
         from interventions.patching.grid import AtCell
@@ -32,7 +34,8 @@ class Ours:
         asr = jaxasr.load(job["model"])
         self.model, (layers, heads) = asr.model, (asr.config.n_text_layer, asr.config.n_text_head)
         self.memory, _ = self.model.encode(np.load(job["mels"])[:1])
-        self.unstacked, self.prompt = self.memory.unstacked(), np.array([job["prompt"]], np.int32)
+        self.unstacked = self.memory.unstacked()
+        self.prompt = jnp.array([job["prompt"]], jnp.int32)
         self.options = {
             "max_new_tokens": job["new"],
             "rules": rules_for(asr.tokenizer),

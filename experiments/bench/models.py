@@ -35,7 +35,7 @@ def torch_model(job: Job, attention: str = "sdpa") -> Any:
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(threads())
     dtype = getattr(torch, job.get("dtype", "float32"))
-    model = transformers.WhisperForConditionalGeneration.from_pretrained(
+    model: Any = transformers.WhisperForConditionalGeneration.from_pretrained(
         job["huggingface"], attn_implementation=attention, dtype=dtype
     )
     return model.to(torch_device()).eval().requires_grad_(False)

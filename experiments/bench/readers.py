@@ -134,10 +134,10 @@ class Ours(Reader):
             "encoder": encode.lower(self.model, self.mels),
             "decoder": decode.lower(self.model, self.tokens, memory),
         }
-        return {
-            stack: int(program.compile().memory_analysis().temp_size_in_bytes)
-            for stack, program in lowered.items()
+        analyses: dict[str, Any] = {
+            stack: program.compile().memory_analysis() for stack, program in lowered.items()
         }
+        return {stack: int(memory.temp_size_in_bytes) for stack, memory in analyses.items()}
 
 
 def _free_sites() -> dict[str, list[str]]:

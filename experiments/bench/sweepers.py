@@ -24,11 +24,13 @@ class Ours:
     """`interventions.sweep`, timed as a whole."""
 
     def __init__(self, job: Job):
+        import jax.numpy as jnp
+
         from experiments.bench.compiling import count_compilations
         from interventions import Run, logit_diff
 
         self.compiling, self.model = count_compilations(), models.jax_model(job)
-        mels, tokens = np.load(job["mels"]), np.array([job["tokens"]], np.int32)
+        mels, tokens = np.load(job["mels"]), jnp.array([job["tokens"]], jnp.int32)
         self.target, self.source = (
             Run(mel=mels[row : row + 1], tokens=tokens).encode(self.model) for row in (0, 1)
         )

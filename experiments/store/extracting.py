@@ -249,7 +249,7 @@ def _compute(
     rows = [(audio, text) for (audio, _), text in zip(samples, transcripts)]
     usable = ((audio, text) for audio, text in rows if audio is not None)
     filler = next(usable, (np.zeros(1, np.float32), ""))
-    filled = [(filler[0], filler[1]) if row[0] is None else row for row in rows]
+    filled = [filler if audio is None else (audio, text) for audio, text in rows]
     filled += [filler] * (batch - len(rows))
     acts, lengths = passes.run([audio for audio, _ in filled], [text for _, text in filled])
     problems = [problem or passes.missing(lengths, row) for row, (_, problem) in enumerate(samples)]

@@ -45,7 +45,7 @@ def save(figure: "Figure", path: str | os.PathLike[str]) -> Path:
         )
     metadata = {"Date": None} if kind == "svg" else None
     # A fixed salt makes the ids inside an svg, and so its bytes, the same in every run.
-    stable = {"svg.fonttype": "none", "svg.hashsalt": "jaxasr"}
-    with replacing(path) as temporary, matplotlib.rc_context(stable):
+    stable = matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "jaxasr"})
+    with replacing(path) as temporary, stable:
         figure.savefig(temporary, format=kind, dpi=160, metadata=metadata)
     return path

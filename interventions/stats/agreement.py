@@ -66,10 +66,7 @@ def rank_agreement(exact: xr.DataArray, estimate: xr.DataArray, k: int = 20) -> 
     exact_top, estimated_top = (_largest(values, k) for values in (x, y))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", scipy.stats.ConstantInputWarning)
-        spearman, pearson = (
-            scipy.stats.spearmanr(x, y).statistic,
-            scipy.stats.pearsonr(x, y).statistic,
-        )
+        spearman, pearson = scipy.stats.spearmanr(x, y)[0], scipy.stats.pearsonr(x, y)[0]
     precision = len(exact_top & estimated_top) / k
     return Agreement(float(spearman), float(pearson), precision, k, x.size)
 

@@ -13,7 +13,7 @@ import functools
 import hashlib
 import types
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -159,7 +159,7 @@ class _Digest:
         if code.is_found_by_name(value):
             return "named", value.__module__ or "", value.__qualname__
         if isinstance(value, np.ufunc | jnp.ufunc):
-            return "ufunc", type(value).__module__, value.__name__
+            return "ufunc", type(value).__module__, cast(Any, value).__name__
         if type(value) is object:  # a sentinel, which holds nothing
             return ("sentinel",)
         if hasattr(value, "__dict__") and not code.is_installed(type(value)):
