@@ -1,5 +1,6 @@
 """The arithmetic of the measurements, and the pipe to their processes."""
 
+import json
 from pathlib import Path
 
 import jax
@@ -10,7 +11,7 @@ import xarray as xr
 from flax import nnx
 
 import jaxasr
-from experiments.bench import flops, reference, transcribe
+from experiments.bench import flops, options, reference, sweep, transcribe
 from experiments.bench.worker import Worker, peak_rss
 from jaxasr.config import SIZES
 
@@ -104,3 +105,35 @@ def test_fits_are_compared_by_their_objectives():
     assert judged["equal"]["accuracy_gap"] == 0
     assert judged["equal"]["predictions_equal"] == 1
     assert judged["half"]["excess_max"] == judged["half"]["excess_median"] > 0.01
+
+
+class OtherWays:
+    """Computes cells ten times more slowly than ours, each with the same error."""
+
+    def ask(self, method, kind, way, cells, batch):
+        return {"seconds": len(cells) / 100, "values": [sum(cell) + 0.5 for cell in cells]}
+
+
+def test_slow_ways_of_a_sweep_are_compared_on_the_cells_they_computed():
+    model = {"decoder_layers": 4, "decoder_attention_heads": 6}
+    cells = sweep.cells_of("decoder", model, n_tokens=11, frames=300)
+    values = list(map(sum, cells))
+
+    def ask(kind, reuse=True):
+        return {"seconds": len(cells) / 1000, "values": values, "programs": 3}
+
+    ours, unshared, *others = sweep.measure(ask, OtherWays(), "decoder", cells, rounds=2)
+    assert ours["late_programs"] == ours["error"] == unshared["error"] == 0
+    assert {row["way"] for row in others} >= {"hook loop, whole model", "batched hooks, 11 rows"}
+    for row in others:
+        assert row["ratio"] == pytest.approx(10)
+        assert 0 < row["error"] <= 0.5
+        assert len(row["rates"]) == 2
+    assert others[0]["cells"] == 8
+    assert others[-1]["cells"] == len(cells)
+
+
+def test_numbers_are_saved_as_strict_json(tmp_path):
+    options.save(tmp_path / "a.json", {"gap": float("nan"), "shape": (1, 2)})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"gap": None, "shape": [1, 2]}
+    options.save(None, {})
