@@ -28,7 +28,7 @@ class Ours:
 
         import jaxasr
         from interventions import Zero
-        from interventions.patching.grid import AtCell
+        from interventions.edits import AtCell
         from jaxasr.rules import rules_for
 
         asr = jaxasr.load(job["model"])
@@ -93,7 +93,7 @@ class Ours:
         }
 
     def _generate(self, cells: dict[str, np.ndarray]) -> Any:
-        from interventions.generation.sweeps import generate_cells
+        from interventions.generation import generate_cells
 
         return generate_cells(
             self.model,
