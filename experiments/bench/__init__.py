@@ -1,1 +1,1 @@
-"""Measurements against other implementations: `python -m experiments.bench NAME --help`."""
+"""Measures speed, memory and agreement against other libraries; not part of the wheel."""

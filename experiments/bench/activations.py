@@ -1,81 +1,91 @@
-"""Real activations for the measurement of probes: recordings of the data folder, clean and in noise, through a model into a store."""
+"""Extracts real activations for the measurement of probes: recordings, clean and in noise."""
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int, Shaped
 
+from experiments.bench.models import Job
 from experiments.bench.worker import Worker
+from experiments.data.corpora import Corpus
 
 SETS = ("libri_train100", "timit", "libri_test_other", "ravdess", "alnum_l1", "vctk")
-SITES = (
-    "encoder.resid_mid",
-    "encoder.resid_post",
-)  # of tiny.en together the eight layers of the comparison
-NOISES = ("snr:20", "snr:10", "snr:0")  # with clean ones four classes
+SITES = ("encoder.resid_mid", "encoder.resid_post")  # eight layers of tiny.en
+NOISES = ("snr:20", "snr:10", "snr:0")  # four classes with the clean recordings
 
 
 class Extractor:
-    """A worker: what `jaxasr probe` does before it fits anything."""
+    """A worker that extracts activations, as `jaxasr probe` does before it fits."""
 
-    def __init__(self, job: dict[str, Any]):
+    def __init__(self, job: Job):
         from experiments import runtime
 
         runtime.start()
         self.job, self.asr = job, runtime.load(job["model"])
 
     def extract(self) -> str:
-        """The folder of the store; one that is there already is taken or finished."""
+        """Returns the folder of the store; an existing store is used or completed."""
         from experiments import store
 
-        path = Path(self.job["folder"]) / f"{Path(self.job['model']).name}-{self.job['recordings']}"
-        store.extract(
-            self.asr, _corpus(self.job["recordings"]), path, sites=SITES, pool=("speech",)
-        )
+        n = self.job["recordings"]
+        path = Path(self.job["folder"]) / f"{Path(self.job['model']).name}-{n}"
+        store.extract(self.asr, _corpus(n), path, sites=SITES, pool=("speech",))
         return str(path)
 
 
-def _corpus(n: int) -> Any:
-    """`n` recordings, spread over sets and speakers, each as it is and with a recording of noise at three ratios."""
+def _corpus(n: int) -> Corpus:
+    """`n` recordings over sets and speakers, each clean and with noise at three ratios."""
     from experiments.data import real_speech
-    from experiments.data.corpora import Corpus, Utterance, with_noise
+    from experiments.data.corpora import Utterance, with_noise
 
     clips = real_speech.spread(real_speech.recordings(SETS), n)
     if len(clips) < n:
         raise ValueError(
-            f"data: expected {n} recordings of {', '.join(SETS)}, found {len(clips)}. Set JAXASR_DATA or pass --data."
+            f"data: expected {n} recordings of {', '.join(SETS)}, found {len(clips)}. "
+            "Set JAXASR_DATA or pass --data."
         )
-    spoken = tuple(Utterance(f"{clip.set}/{clip.path.stem}", clip.path) for clip in clips)
-    return with_noise(
-        Corpus("bench", "memory", spoken),
-        [f"{noise}:{real_speech.folder() / 'noise_esc10'}" for noise in NOISES],
-    )
+    utterances = tuple(Utterance(f"{clip.set}/{clip.path.stem}", clip.path) for clip in clips)
+    folder = real_speech.folder()
+    assert folder is not None  # since it holds recordings
+    noises = [f"{noise}:{folder / 'noise_esc10'}" for noise in NOISES]
+    return with_noise(Corpus("bench", "memory", utterances), noises)
 
 
 @dataclasses.dataclass(frozen=True)
 class Activations:
-    """X [L, N, D] float32; y [N], class numbers; groups [N] or None: what is never on both sides of a fold."""
+    """Activations to fit.
 
-    X: np.ndarray
-    y: np.ndarray
-    groups: np.ndarray | None
+    Attributes:
+        X: activations [L, N, D].
+        y: class numbers [N].
+        groups: the cross-validation group of each row [N], or None.
+    """
+
+    X: Float[np.ndarray, "L N D"]
+    y: Int[np.ndarray, "N"]
+    groups: Shaped[np.ndarray, "N"] | None
 
 
 def extracted(model: str, recordings: int, folder: Path) -> Activations:
-    """Every layer of `model` at both sites; how much noise; the recording. What is in `folder` already is not computed again."""
+    """Returns the activations of every layer at both sites.
+
+    The classes are the levels of noise, the groups are the recordings. Activations that `folder`
+    holds are not computed again.
+    """
     job = {"model": model, "recordings": recordings, "folder": str(folder)}
     with Worker("experiments.bench.activations:Extractor", job) as worker:
         return read(Path(worker.ask("extract")))
 
 
 def read(path: Path) -> Activations:
+    """Reads the activations of a store that `Extractor` wrote."""
     from experiments import store
 
-    found = store.open(path)
-    X = np.concatenate([found.activations(site) for site in SITES])
-    names = [name.split("|") for name in found.ids]
-    levels = [noise[0].split(":")[1] if noise else "clean" for _, *noise in names]
-    return Activations(
-        X, np.unique(levels, return_inverse=True)[1], np.array([name for name, *_ in names])
-    )
+    opened = store.open(path)
+    X = np.concatenate([opened.activations(site) for site in SITES])
+    # An id is "set/recording", followed by "|snr:20:folder" for a noisy copy.
+    ids = [name.split("|") for name in opened.ids]
+    levels = [noise[0].split(":")[1] if noise else "clean" for _, *noise in ids]
+    recordings = np.array([recording for recording, *_ in ids])
+    return Activations(X, np.unique(levels, return_inverse=True)[1], recordings)

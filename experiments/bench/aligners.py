@@ -1,6 +1,7 @@
-"""Aligners of a given text, each a worker: recordings and their texts to words with start and end in seconds.
+"""Aligners of a given text, each a worker: from recordings and their texts to word times.
 
-Each `align(rows)` returns {name: {"heads": [[layer, head], ...], "times": a list of (word, start, end) for each row}}.
+Each `align(rows)` returns `{name: {"heads": [[layer, head], ...], "times": [...]}}`, where `times`
+holds a list of (word, start, end) per row, in seconds.
 """
 
 import importlib.util
@@ -9,120 +10,126 @@ from typing import Any
 
 import numpy as np
 
+from experiments.bench.models import Job
 from experiments.bench.worker import Worker, threads
 
 BATCH = 8
-# name: its class and the module that it needs
+# name: class, and the module that it needs
 ALIGNERS = {
     "jaxasr": ("Ours", "jaxasr"),
     "faster-whisper": ("FasterWhisper", "faster_whisper"),
     "openai-whisper": ("OpenAIWhisper", "whisper"),
     "whisper-timestamped": ("WhisperTimestamped", "whisper_timestamped"),
 }
+Row = dict[str, Any]  # path and text of a recording
+Times = list[tuple[str, float, float]]
 
 
 def installed() -> list[str]:
+    """Returns the names of the aligners whose module is installed."""
     return [name for name, (_, module) in ALIGNERS.items() if importlib.util.find_spec(module)]
 
 
-def run(name: str, job: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the aligner's worker finds."""
-    with Worker(
-        f"experiments.bench.aligners:{ALIGNERS[name][0]}", {**job, "aligner": name}
-    ) as worker:
+def run(name: str, job: Job, rows: list[Row]) -> dict[str, Any]:
+    """Returns the result of an aligner's worker."""
+    target = f"experiments.bench.aligners:{ALIGNERS[name][0]}"
+    with Worker(target, {**job, "aligner": name}) as worker:
         return worker.ask("align", rows=rows)
 
 
 class Aligner:
-    """The recogniser gives every aligner its weights, its token ids and the published heads."""
+    """Gives an aligner of another library our weights, token ids and published heads."""
 
-    def __init__(self, job: dict[str, Any]):
+    def __init__(self, job: Job):
         import jaxasr
 
         self.job, self.asr = job, jaxasr.load(job["model"])
-        self.official = [list(pair) for pair in self.asr.alignment_heads]
+        self.heads = [list(pair) for pair in self.asr.alignment_heads]
         self.load()
 
     def load(self) -> None:
-        """Makes the model from the recogniser's weights."""
+        """Builds the model from the recogniser's weights."""
 
-    def align(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    def align(self, rows: list[Row]) -> dict[str, Any]:
+        """Returns the word times of every row."""
         from jaxasr.audio import load_audio
 
         times = []
         for row in rows:
-            found = self.words(
-                load_audio(row["path"]), self.asr.tokenizer.encode(" " + row["text"])
-            )
-            times.append([(word, float(start), float(end)) for word, start, end in found])
-        return {self.job["aligner"]: {"heads": self.official, "times": times}}
+            ids = self.asr.tokenizer.encode(" " + row["text"])
+            words = self.words(load_audio(row["path"]), ids)
+            times.append([(word, float(start), float(end)) for word, start, end in words])
+        return {self.job["aligner"]: {"heads": self.heads, "times": times}}
 
-    def words(self, audio: np.ndarray, ids: list[int]) -> list[tuple[str, float, float]]:
+    def words(self, audio: np.ndarray, ids: list[int]) -> Times:
+        """Returns the word times of one recording."""
         raise NotImplementedError
 
 
 class Ours:
-    """Official, chosen and all heads, and the upper half of the decoder, which is what peers use where no heads are published."""
+    """jaxasr with published, chosen and all heads, and those of the decoder's upper half.
 
-    def __init__(self, job: dict[str, Any]):
+    Other libraries use the upper half where no heads are published.
+    """
+
+    def __init__(self, job: Job):
         from experiments import runtime
 
         runtime.start()
         self.job, self.asr = job, runtime.load(job["model"])
 
-    def align(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    def align(self, rows: list[Row]) -> dict[str, Any]:
+        """Returns the word times of every row, by set of heads."""
         from jaxasr.alignment.released_heads import all_heads, default_heads
 
-        sets = {
-            "official": self.asr.checkpoint.alignment_heads,
+        published = self.asr.checkpoint.alignment_heads
+        head_sets = {
+            "official": published,
             "chosen": self.asr.choose_heads(self.job["choose_on"], language="en"),
             "all": all_heads(self.asr.config),
             "upper half": default_heads(self.asr.config),
         }
-        found: dict[str, Any] = {
+        results: dict[str, Any] = {
             name: {"heads": [list(pair) for pair in heads], "times": []}
-            for name, heads in sets.items()
+            for name, heads in head_sets.items()
         }
         for first in range(0, len(rows), BATCH):
-            for name, times in self._batch(rows[first : first + BATCH], sets).items():
-                found[name]["times"] += times
-        heads = sets["official"]
-        found["official, one recording"] = {
-            "heads": [list(pair) for pair in heads],
-            "times": self._as_one(rows, heads),
+            for name, times in self._align_batch(rows[first : first + BATCH], head_sets).items():
+                results[name]["times"] += times
+        results["official, one recording"] = {
+            "heads": [list(pair) for pair in published],
+            "times": self._align_concatenated(rows, published),
         }
-        return {f"jaxasr, {name}": one for name, one in found.items()}
+        return {f"jaxasr, {name}": result for name, result in results.items()}
 
-    def _as_one(
-        self, rows: list[dict[str, Any]], heads: Any
-    ) -> list[list[tuple[str, float, float]]]:
-        """The recordings one after the other, aligned as one long recording; times in each from its own beginning.
+    def _align_concatenated(self, rows: list[Row], heads: Any) -> list[Times]:
+        """Aligns all recordings as one long one; times are relative to each recording's start.
 
-        Of recordings with the same text the first only, none for the others: no recording repeats a sentence ten times.
+        Of several recordings with the same text only the first is used, because a real recording
+        does not repeat a sentence ten times.
         """
         from jaxasr.audio import load_audio
         from jaxasr.config import SAMPLE_RATE
 
         audios = {row["text"]: load_audio(row["path"]) for row in reversed(rows)}
-        words = iter(
-            self.asr.align(
-                np.concatenate(list(audios.values())), " ".join(audios), language="en", heads=heads
-            )
-        )
-        found, offset = {}, 0.0
+        audio, text = np.concatenate(list(audios.values())), " ".join(audios)
+        words = iter(self.asr.align(audio, text, language="en", heads=heads))
+        times, offset = {}, 0.0
         for text, audio in audios.items():
-            own, rest = [], len("".join(text.split()))
-            while rest > 0:
-                own.append(next(words))
-                rest -= len("".join(own[-1].text.split()))
-            found[text] = [(word.text, word.start - offset, word.end - offset) for word in own]
+            # Words are taken until they have as many letters as the recording's text.
+            taken, n_letters = [], len("".join(text.split()))
+            while n_letters > 0:
+                taken.append(next(words))
+                n_letters -= len("".join(taken[-1].text.split()))
+            times[text] = [(word.text, word.start - offset, word.end - offset) for word in taken]
             offset += len(audio) / SAMPLE_RATE
-        return [found.pop(row["text"], []) for row in rows]
+        return [times.pop(row["text"], []) for row in rows]
 
-    def _batch(
-        self, rows: list[dict[str, Any]], sets: dict[str, Any]
-    ) -> dict[str, list[list[tuple[str, float, float]]]]:
-        """One encoding for all sets of heads; the last batch is filled up, so that one program is compiled."""
+    def _align_batch(self, rows: list[Row], head_sets: dict[str, Any]) -> dict[str, list[Times]]:
+        """Encodes a batch once for all sets of heads.
+
+        The last batch is filled up, so that only one program is compiled.
+        """
         import jax.numpy as jnp
 
         from jaxasr.alignment.words import align
@@ -130,16 +137,13 @@ class Ours:
 
         full = rows + rows[:1] * (BATCH - len(rows))
         audios = [load_audio(row["path"]) for row in full]
-        memory, _ = self.asr.model.encode(
-            jnp.stack([log_mel(audio, self.asr.config.n_mels) for audio in audios])
-        )
-        texts, frames = (
-            [self.asr.tokenizer.encode(" " + row["text"]) for row in full],
-            [n_frames(len(audio)) for audio in audios],
-        )
+        mels = jnp.stack([log_mel(audio, self.asr.config.n_mels) for audio in audios])
+        memory, _ = self.asr.model.encode(mels)
+        texts = [self.asr.tokenizer.encode(" " + row["text"]) for row in full]
+        frames = [n_frames(len(audio)) for audio in audios]
         times = {}
-        for name, heads in sets.items():
-            found = align(
+        for name, heads in head_sets.items():
+            aligned = align(
                 self.asr.model,
                 self.asr.tokenizer,
                 memory,
@@ -151,22 +155,24 @@ class Ours:
             )
             times[name] = [
                 [(word.text, word.start, word.end) for word in words]
-                for words in found[: len(rows)]
+                for words in aligned[: len(rows)]
             ]
         return times
 
 
 class FasterWhisper(Aligner):
-    """`WhisperModel.find_alignment`, float32."""
+    """`WhisperModel.find_alignment` in float32."""
 
     def load(self) -> None:
+        """Loads the weights into CTranslate2."""
         import faster_whisper
         from faster_whisper.tokenizer import Tokenizer
 
         from experiments.bench import ct2
 
         folder = str(ct2.folder(self.asr.checkpoint, Path(self.job["folder"]) / "ctranslate2"))
-        self.model = faster_whisper.WhisperModel(
+        # Its annotation of `find_alignment` expects other arguments than its code.
+        self.model: Any = faster_whisper.WhisperModel(
             folder, device="cpu", compute_type="float32", cpu_threads=threads()
         )
         self.tokenizer = Tokenizer(
@@ -176,32 +182,30 @@ class FasterWhisper(Aligner):
             language="en",
         )
 
-    def words(self, audio: np.ndarray, ids: list[int]) -> list[tuple[str, float, float]]:
+    def words(self, audio: np.ndarray, ids: list[int]) -> Times:
+        """Returns the word times of one recording."""
         from faster_whisper.audio import pad_or_trim
 
         features = self.model.feature_extractor(audio)
         n_frames = min(features.shape[-1], -(-len(audio) // 160))
         encoded = self.model.encode(pad_or_trim(features))
-        [found] = self.model.find_alignment(self.tokenizer, [ids], encoded, n_frames)
-        return [(word["word"], word["start"], word["end"]) for word in found]
+        [words] = self.model.find_alignment(self.tokenizer, [ids], encoded, n_frames)
+        return [(word["word"], word["start"], word["end"]) for word in words]
 
 
 class OpenAIWhisper(Aligner):
     """`whisper.timing.find_alignment`."""
 
     def load(self) -> None:
+        """Copies the weights into openai-whisper's model."""
         import torch
         import whisper
         from whisper.tokenizer import get_tokenizer
 
         torch.set_num_threads(threads())
         config, weights = self.asr.config, self.asr.checkpoint.tensors
-        dims = whisper.model.ModelDimensions(
-            **{
-                name: getattr(config, name)
-                for name in whisper.model.ModelDimensions.__annotations__
-            }
-        )
+        names = whisper.model.ModelDimensions.__annotations__
+        dims = whisper.model.ModelDimensions(**{name: getattr(config, name) for name in names})
         self.model = whisper.model.Whisper(dims)
         self.model.load_state_dict(
             {name: torch.from_numpy(np.array(weights[name], np.float32)) for name in weights}
@@ -215,19 +219,21 @@ class OpenAIWhisper(Aligner):
             task="transcribe",
         )
 
-    def words(self, audio: np.ndarray, ids: list[int]) -> list[tuple[str, float, float]]:
+    def words(self, audio: np.ndarray, ids: list[int]) -> Times:
+        """Returns the word times of one recording."""
         import whisper
         from whisper.timing import find_alignment
 
         mel = whisper.log_mel_spectrogram(whisper.pad_or_trim(audio), self.model.dims.n_mels)
-        found = find_alignment(self.model, self.tokenizer, ids, mel, -(-len(audio) // 160))
-        return [(word.word, word.start, word.end) for word in found]
+        words = find_alignment(self.model, self.tokenizer, ids, mel, -(-len(audio) // 160))
+        return [(word.word, word.start, word.end) for word in words]
 
 
 class WhisperTimestamped(OpenAIWhisper):
-    """`whisper_timestamped.transcribe`, its model made to "transcribe" the given text as one segment."""
+    """`whisper_timestamped.transcribe`, whose model returns the given text as one segment."""
 
-    def words(self, audio: np.ndarray, ids: list[int]) -> list[tuple[str, float, float]]:
+    def words(self, audio: np.ndarray, ids: list[int]) -> Times:
+        """Returns the word times of one recording."""
         import whisper_timestamped
 
         segment = {
@@ -242,11 +248,11 @@ class WhisperTimestamped(OpenAIWhisper):
             "text": segment["text"],
             "segments": [dict(segment)],
         }
-        found = whisper_timestamped.transcribe(
+        transcript = whisper_timestamped.transcribe(
             self.model, audio, language="en", naive_approach=True, verbose=None
         )
         return [
             (word["text"], word["start"], word["end"])
-            for one in found["segments"]
-            for word in one["words"]
+            for segment in transcript["segments"]
+            for word in segment["words"]
         ]

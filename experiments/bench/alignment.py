@@ -1,27 +1,24 @@
-"""Word times of a given text against hand-set ones: `python -m experiments.bench alignment --model tiny.en --model base`.
+"""Compares word times of a given text with hand-set ones: `python -m experiments.bench alignment`.
 
-Every aligner reads the same TIMIT recordings, the same transcripts and the same weights. Results of other models and
-aligners that --out holds already are kept, so that the aligners may be run one at a time.
+Every aligner is given the same TIMIT recordings, transcripts and weights. Results of other models
+and aligners in the file of --out are kept, so that aligners may run one at a time.
 """
 
 import importlib.metadata
 import json
-import os
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from experiments.bench import aligners, machine
+from experiments.bench import aligners, machine, options
 from experiments.data import real_speech
 from jaxasr.config import SAMPLE_RATE
 
-# A word bound, by what lies before a start and after an end.
+# Kinds of word bounds, by what precedes a start or follows an end.
 PLACES = (
     "first start",
     "start after a pause",
@@ -35,17 +32,27 @@ Times = Sequence[tuple[str, float, float]]  # words with start and end in second
 
 
 def spelled(word: str) -> str:
-    """Letters and digits only: transcripts have capitals and punctuation, hand alignments have not."""
+    """Returns letters and digits only, because hand-set alignments have no punctuation or capitals.
+
+    Example:
+        >>> spelled("Don't!")
+        'dont'
+    """
     return "".join(char for char in word.casefold() if char.isalnum())
 
 
-def errors(found: Times, reference: Times) -> dict[str, list[float]] | None:
-    """Returns found less reference bounds in seconds by place; None when the words are not the same ones."""
-    found = [word for word in found if spelled(word[0])]
-    if [spelled(word[0]) for word in found] != [spelled(word[0]) for word in reference]:
+def errors(times: Times, reference: Times) -> dict[str, list[float]] | None:
+    """Returns the errors of word bounds in seconds, by place; None if the words differ.
+
+    Args:
+        times: words with start and end in seconds; those without letters or digits are ignored.
+        reference: hand-set words with start and end in seconds.
+    """
+    times = [word for word in times if spelled(word[0])]
+    if [spelled(word[0]) for word in times] != [spelled(word[0]) for word in reference]:
         return None
     differences: dict[str, list[float]] = {place: [] for place in PLACES}
-    for i, ((_, start, end), (_, true_start, true_end)) in enumerate(zip(found, reference)):
+    for i, ((_, start, end), (_, true_start, true_end)) in enumerate(zip(times, reference)):
         differences[_start_place(i, reference)].append(start - true_start)
         differences[_end_place(i, reference)].append(end - true_end)
     return differences
@@ -64,15 +71,22 @@ def _end_place(i: int, words: Times) -> str:
 
 
 def summary(clips: Sequence[dict[str, list[float]] | None]) -> dict[str, Any]:
-    """Median, 90th percentile and bias in ms, of starts, ends, both, and each place; clips with other words are left out."""
-    read = [clip for clip in clips if clip is not None]
-    pooled = {place: [error for clip in read for error in clip[place]] for place in PLACES}
+    """Summarises the errors of several recordings.
+
+    Args:
+        clips: the result of `errors` per recording; None is counted as left out.
+
+    Returns:
+        Median, 90th percentile and bias in ms of starts, ends, both, and each place.
+    """
+    matched = [clip for clip in clips if clip is not None]
+    pooled = {place: [error for clip in matched for error in clip[place]] for place in PLACES}
     starts = [error for place in PLACES if "start" in place for error in pooled[place]]
     ends = [error for place in PLACES if "end" in place for error in pooled[place]]
     groups = {"start": starts, "end": ends, "both": starts + ends, **pooled}
     return {
-        "n_clips": len(read),
-        "left_out": len(clips) - len(read),
+        "n_clips": len(matched),
+        "left_out": len(clips) - len(matched),
         "n_words": len(starts),
         **{name: _numbers(values) for name, values in groups.items() if values},
     }
@@ -92,127 +106,112 @@ def _numbers(values: Sequence[float]) -> dict[str, float]:
 
 
 def clips(n: int | None) -> list[dict[str, Any]]:
-    """TIMIT recordings with transcript and hand-set word bounds: path, text, words."""
+    """Returns `n` TIMIT recordings (None: all) with path, text, and words with hand-set bounds."""
     aligned = {row["path"]: row["words"] for row in real_speech.rows("timit_align")}
-    known = [
-        one
-        for one in real_speech.recordings(("timit",), labelled=True)
-        if one.labels["path"] in aligned
+    recordings = [
+        recording
+        for recording in real_speech.recordings(("timit",), labelled=True)
+        if recording.labels["path"] in aligned
     ]
-    if not known:
+    if not recordings:
         raise typer.BadParameter("expected a data folder with timit_align.jsonl, see --data.")
-    chosen = known if n is None else real_speech.spread(known, n, lambda one: one.labels["speaker"])
+    if n is not None:
+        recordings = real_speech.spread(
+            recordings, n, lambda recording: recording.labels["speaker"]
+        )
     return [
         {
-            "path": str(one.path),
-            "text": one.transcript,
+            "path": str(recording.path),
+            "text": recording.transcript,
             "words": [
                 (word, start / SAMPLE_RATE, end / SAMPLE_RATE)
-                for start, end, word in aligned[one.labels["path"]]
+                for start, end, word in aligned[recording.labels["path"]]
             ],
         }
-        for one in chosen
+        for recording in recordings
     ]
 
 
 def measure(
     model: str, rows: list[dict[str, Any]], choose_on: int, aligner: str
 ) -> dict[str, dict[str, Any]]:
-    """The results of an aligner; ours has several, by its heads."""
-    others = [
-        str(one.path)
-        for one in real_speech.spread(real_speech.recordings(("libri_train100",)), choose_on)
-    ] or [str(real_speech.DEMO)]
+    """Returns the errors of an aligner; of ours, one entry per set of heads.
+
+    Args:
+        model: a model's name.
+        rows: recordings, from `clips`.
+        choose_on: how many LibriSpeech recordings to choose heads on.
+        aligner: one of `experiments.bench.aligners.ALIGNERS`.
+    """
+    libri = real_speech.recordings(("libri_train100",))
+    others = [str(clip.path) for clip in real_speech.spread(libri, choose_on)]
     with tempfile.TemporaryDirectory() as scratch:
-        job = {"model": model, "folder": scratch, "choose_on": others}
-        found = aligners.run(
-            aligner, job, [{"path": row["path"], "text": row["text"]} for row in rows]
-        )
+        job = {"model": model, "folder": scratch, "choose_on": others or [str(real_speech.DEMO)]}
+        texts = [{"path": row["path"], "text": row["text"]} for row in rows]
+        results = aligners.run(aligner, job, texts)
     return {
         name: {
-            "heads": one["heads"],
-            **summary([errors(times, row["words"]) for times, row in zip(one["times"], rows)]),
+            "heads": result["heads"],
+            **summary([errors(times, row["words"]) for times, row in zip(result["times"], rows)]),
         }
-        for name, one in found.items()
+        for name, result in results.items()
     }
 
 
-def table(model: str, found: dict[str, dict[str, Any]]) -> Table:
-    shown = Table(
-        "aligner",
-        "heads",
-        "words",
-        "start",
-        "end",
-        "both",
-        "90 %",
-        "bias",
-        "≤ 50 ms",
-        title=model,
-        box=None,
-        pad_edge=False,
-    )
-    for name, row in found.items():
-        both, heads = row["both"], row["heads"]
-        shown.add_row(
+def table(model: str, results: dict[str, dict[str, Any]]) -> Table:
+    """Returns a table of one model, with a row per aligner; times in ms."""
+    columns = ("aligner", "heads", "words", "start", "end", "both", "90 %", "bias", "≤ 50 ms")
+    rows = Table(*columns, title=model, box=None, pad_edge=False)
+    for name, result in results.items():
+        both, heads = result["both"], result["heads"]
+        pairs = " ".join(f"{layer}.{head}" for layer, head in heads)
+        rows.add_row(
             name,
-            " ".join(f"{layer}.{head}" for layer, head in heads)
-            if len(heads) < 20
-            else str(len(heads)),
-            str(row["n_words"]),
-            *(f"{row[part]['median_ms']:.0f}" for part in ("start", "end", "both")),
+            pairs if len(heads) < 20 else str(len(heads)),
+            str(result["n_words"]),
+            *(f"{result[part]['median_ms']:.0f}" for part in ("start", "end", "both")),
             f"{both['p90_ms']:.0f}",
             f"{both['bias_ms']:+.0f}",
             f"{100 * both['within_50_ms']:.0f} %",
         )
-    return shown
+    return rows
 
 
 def main(
     model: Annotated[
         list[str] | None, typer.Option(help="tiny.en or base; repeatable. Default: both.")
     ] = None,
-    clips_: Annotated[
+    n_clips: Annotated[
         int | None, typer.Option("--clips", help="TIMIT recordings. Default: all.")
     ] = None,
     choose_on: Annotated[
-        int, typer.Option(help="LibriSpeech recordings, other speakers, to choose heads on.")
+        int, typer.Option(help="LibriSpeech recordings, of other speakers, to choose heads on.")
     ] = 24,
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"Of {', '.join(aligners.ALIGNERS)}; repeatable. Default: all installed."
+            help=f"One of {', '.join(aligners.ALIGNERS)}; repeatable. Default: all installed."
         ),
     ] = None,
-    data_: Annotated[
-        Path | None,
-        typer.Option("--data", help="A folder with manifest.jsonl and timit_align.jsonl."),
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="A file for the numbers, JSON.")] = None,
+    data: options.Data = None,
+    out: options.Out = None,
 ) -> None:
-    """Errors of word bounds on TIMIT, in ms: medians of starts, ends and both, 90th percentile and bias of both."""
-    if data_:
-        os.environ["JAXASR_DATA"] = str(data_)
+    """Measures errors of word bounds on TIMIT in ms: medians, 90th percentile and bias."""
+    console = options.start(data, 140)
     if unknown := set(only or ()) - aligners.ALIGNERS.keys():
         raise typer.BadParameter(
             f"--only {min(unknown)}: expected one of {', '.join(aligners.ALIGNERS)}."
         )
-    rows, console = clips(clips_), Console(width=None if Console().is_terminal else 140)
+    rows = clips(n_clips)
     head = machine.report(machine.described(), config={"clips": len(rows), "choose_on": choose_on})
     head["versions"] |= {name: importlib.metadata.version(name) for name in aligners.installed()}
-    kept = json.loads(out.read_text())["alignment"] if out and out.exists() else {}
+    # Each result names its own run, because results of other runs may lie next to it.
+    origin = {"made": {key: head.get(key) for key in ("command", "time", "commit")}}
+    results = json.loads(out.read_text())["alignment"] if out and out.exists() else {}
     for name in model or ["tiny.en", "base"]:
         for aligner in only or aligners.installed():
-            found = measure(name, rows, choose_on, aligner)
-            kept[name] = {
-                **kept.get(name, {}),
-                **{key: {**one, **run(head)} for key, one in found.items()},
-            }
-            if out:
-                out.write_text(json.dumps({**head, "alignment": kept}, indent=1))
-        console.print(table(name, kept[name]))
-
-
-def run(head: dict[str, Any]) -> dict[str, Any]:
-    """What made a result, as it may lie beside results of other runs."""
-    return {"made": {key: head.get(key) for key in ("command", "time", "commit")}}
+            measured = measure(name, rows, choose_on, aligner)
+            of_model = results.setdefault(name, {})
+            of_model |= {key: {**result, **origin} for key, result in measured.items()}
+            options.save(out, {**head, "alignment": results})
+        console.print(table(name, results[name]))

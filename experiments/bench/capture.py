@@ -1,31 +1,30 @@
-"""What reading activations costs, beside torch with forward hooks: `python -m experiments.bench capture`."""
+"""Compares reading activations with torch hooks: `python -m experiments.bench capture`."""
 
 import contextlib
-import json
-import os
 import statistics
 import tempfile
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from experiments.bench import machine, recordings
+from experiments.bench import machine, options, recordings
+from experiments.bench.models import Job
 from experiments.bench.readers import CASES
 from experiments.bench.worker import Worker
 
 READERS = {"jax": ("jaxasr", "Ours"), "torch": ("torch hooks", "Torch")}
+Rounds = dict[str, dict[str, list[dict[str, float]]]]  # by reader and case
 
 
-def measure(
-    workers: dict[str, Worker], rounds: int
-) -> tuple[dict[str, dict[str, list[dict[str, float]]]], int, dict[str, Any]]:
-    """`{reader: {case: rounds}}`, all in turn; the programs compiled after the first round; and ours' account of its compiled programs."""
-    found: dict[str, dict[str, list[dict[str, float]]]] = {
-        name: {case: [] for case in CASES} for name in workers
-    }
+def measure(workers: dict[str, Worker], rounds: int) -> tuple[Rounds, int, dict[str, Any]]:
+    """Reads every case with every reader, in turn.
+
+    Returns:
+        The measurements by reader and case, the number of programs that jaxasr compiled after the
+        first use of each case, and the temporary memory of its compiled programs.
+    """
+    measured: Rounds = {name: {case: [] for case in CASES} for name in workers}
     for worker in workers.values():
         for case in CASES:
             worker.ask("run", case=case)
@@ -34,111 +33,100 @@ def measure(
     for _ in range(rounds):
         for case in CASES:
             for name, worker in workers.items():
-                found[name][case].append(worker.ask("run", case=case))
+                measured[name][case].append(worker.ask("run", case=case))
     late = workers["jaxasr"].ask("programs") - before
-    return found, late, workers["jaxasr"].ask("temporary")
+    return measured, late, workers["jaxasr"].ask("temporary")
 
 
-def summary(found: dict[str, dict[str, list[dict[str, float]]]]) -> list[dict[str, Any]]:
+def summary(measured: Rounds) -> list[dict[str, Any]]:
+    """Returns one row per case and reader, with ratios to a pass that reads nothing."""
     rows = []
     for case in CASES:
-        for name, cases in found.items():
+        for name, cases in measured.items():
             plain = statistics.median(r["seconds"] for r in cases["nothing"])
             seconds = statistics.median(r["seconds"] for r in cases[case])
             peaks = [r["peak_growth"] for r in cases[case]]
-            peak = None if None in peaks else max(peaks)
             ratio = statistics.median(
                 r["seconds"] / p["seconds"] for r, p in zip(cases[case], cases["nothing"])
             )
-            more = {
+            rows.append({
+                "case": case,
+                "reader": name,
+                "seconds": seconds,
                 "over_plain_s": seconds - plain,
                 "over_plain": ratio,
-                "peak_growth": peak,
+                "peak_growth": None if None in peaks else max(peaks),
                 "magnitude": cases[case][0]["magnitude"],
-            }
-            rows.append(
-                {"case": case, "reader": name, "seconds": seconds, **more, "rounds": cases[case]}
-            )
+                "rounds": cases[case],
+            })  # fmt: skip
     return rows
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
-    shown = Table(
-        "read",
-        "",
-        "s",
-        "× no capture",
-        "peak MB",
-        "mean |value|",
-        box=None,
-        pad_edge=False,
-        header_style="dim",
-    )
+    """Returns a table with one row per case and reader."""
+    columns = ("read", "", "s", "× no capture", "peak MB", "mean |value|")
+    lines = Table(*columns, box=None, pad_edge=False, header_style="dim")
     for row in rows:
         peak = "" if row["peak_growth"] is None else f"{row['peak_growth'] / 1e6:.0f}"
-        numbers = (
+        lines.add_row(
+            CASES[row["case"]],
+            row["reader"],
             f"{row['seconds']:.4f}",
             f"{row['over_plain']:.2f}",
             peak,
             f"{row['magnitude']:.5f}",
         )
-        shown.add_row(CASES[row["case"]], row["reader"], *numbers)
-    return shown
+    return lines
 
 
 def main(
     model: Annotated[str, typer.Option(help="tiny.en, base, ... or random:large-v3.")] = "tiny.en",
-    batch: Annotated[int, typer.Option(help="Recordings at a time.")] = 1,
+    batch: Annotated[int, typer.Option(help="Recordings per pass.")] = 1,
     n_tokens: Annotated[int, typer.Option(help="Tokens of the teacher-forced pass.")] = 32,
-    rounds: Annotated[int, typer.Option(help="Times that each reading is measured.")] = 5,
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
-    data: Annotated[
-        Path | None,
-        typer.Option(help="A folder with manifest.jsonl; default: as for `transcribe`."),
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="A file for the numbers, JSON.")] = None,
+    rounds: Annotated[int, typer.Option(help="How often each case is measured.")] = 5,
+    dtype: options.Dtype = "float32",
+    data: options.Data = None,
+    out: options.Out = None,
 ) -> None:
-    """Encodes and teacher-forces with different readings, here and in torch, in turn. Fails when anything is compiled twice."""
-    if data:
-        os.environ["JAXASR_DATA"] = str(data)
-    console = Console(width=None if Console().is_terminal else 120)
+    """Encodes and teacher-forces with different readings, in jaxasr and torch, in turn.
+
+    Fails if anything is compiled twice.
+    """
+    console = options.start(data)
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
         job = _job({"model": model, "clips": batch, "folder": scratch, "dtype": dtype}, n_tokens)
-        described = machine.described()
-        readers = [READERS[library] for library in machine.libraries()]
+        description = machine.described()
         workers = {
             name: stack.enter_context(Worker(f"experiments.bench.readers:{kind}", job))
-            for name, kind in readers
+            for name, kind in (READERS[library] for library in machine.libraries())
         }
-        found, late, temporary = measure(workers, rounds)
+        measured, late, temporary = measure(workers, rounds)
+    rows = summary(measured)
+    console.print(machine.title(description))
     console.print(
-        machine.title(described),
-        f"\n\n{model}, {dtype}, batch {batch}, {n_tokens} tokens, medians of {rounds} rounds",
+        f"\n{model}, {dtype}, batch {batch}, {n_tokens} tokens, medians of {rounds} rounds"
     )
-    rows = summary(found)
     console.print(table(rows))
     console.print(f"\nPrograms compiled after the first use of each reading: {late}")
-    for what, sizes in temporary.items():
-        console.print(
-            f"Compiled temporary memory, {what}: "
-            + ", ".join(f"{stack} {size:,} bytes" for stack, size in sizes.items())
-        )
-    if out:
-        numbers = {
-            "model": model,
-            "dtype": dtype,
-            "batch": batch,
-            "results": rows,
-            "late_programs": late,
-            "temporary_bytes": temporary,
-        }
-        out.write_text(json.dumps({**machine.report(described), **numbers}, indent=1))
+    for name, sizes in temporary.items():
+        stacks = ", ".join(f"{stack} {size:,} bytes" for stack, size in sizes.items())
+        console.print(f"Compiled temporary memory, {name}: {stacks}")
+    numbers = {
+        "model": model,
+        "dtype": dtype,
+        "batch": batch,
+        "results": rows,
+        "late_programs": late,
+        "temporary_bytes": temporary,
+    }
+    options.save(out, {**machine.report(description), **numbers})
     if late or temporary["read, unused"] != temporary["no capture"]:
         raise typer.Exit(1)
 
 
-def _job(wanted: dict[str, Any], n_tokens: int) -> dict[str, Any]:
-    job = recordings.prepared(wanted)
-    # The clock does not care what is read aloud: the prompt, then one ordinary word again and again.
-    tokens = (job["prompt"] + [262] * n_tokens)[:n_tokens]
-    return {**job, "batch": job["clips"], "tokens": [tokens] * job["clips"]}
+def _job(job: Job, n_tokens: int) -> Job:
+    """The prepared job, with the prompt and one ordinary word repeated as tokens."""
+    prepared = recordings.prepared(job)
+    # Which tokens are decoded does not change the time.
+    tokens = (prepared["prompt"] + [262] * n_tokens)[:n_tokens]
+    return {**prepared, "batch": prepared["clips"], "tokens": [tokens] * prepared["clips"]}

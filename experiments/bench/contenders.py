@@ -1,6 +1,7 @@
-"""Three implementations of one task, each a worker: features [B, M, 3000] to greedy tokens, encoder and decoder timed apart.
+"""Implementations of transcription, each a worker: from features [B, M, 3000] to greedy tokens.
 
-Each `transcribe(rows)` gives `tokens` (without the end) and `encode_s`, `decode_s`. What a contender does not need is not imported.
+Encoder and decoder are timed separately: `transcribe(rows)` returns `tokens` (without the
+end-of-text), `encode_s` and `decode_s`. A contender imports only what it needs.
 """
 
 import time
@@ -9,48 +10,58 @@ from typing import Any
 import numpy as np
 
 from experiments.bench import models
+from experiments.bench.models import Job
 from experiments.bench.worker import peak_rss, threads
 
 
 class Contender:
-    def __init__(self, job: dict[str, Any]):
+    """A worker that loads a model and transcribes rows of the job's features."""
+
+    def __init__(self, job: Job):
         self.job, self.mels = job, np.load(job["mels"])
         self.compile_s = 0.0
         self.load()
 
     def load(self) -> None:
+        """Loads the model."""
         raise NotImplementedError
 
     def transcribe(self, rows: list[int]) -> dict[str, Any]:
+        """Returns the tokens of `rows`, and the seconds of encoder and decoder."""
         raise NotImplementedError
 
     def numbers(self) -> dict[str, float]:
-        """Peak memory in bytes, and seconds of compilation so far."""
+        """Returns peak memory in bytes, and seconds of compilation so far."""
         return {"peak_rss": peak_rss(), "compile_s": self.compile_s}
 
-    def _until_end(self, rows: Any) -> list[list[int]]:
+    def _result(self, tokens: Any, start: float, encoded: float) -> dict[str, Any]:
+        """Tokens without prompt and end-of-text, and seconds since `start` and `encoded`."""
+        end = time.perf_counter()
         prompt, eot = self.job["prompt"], self.job["eot"]
-        rows = [list(map(int, row)) for row in rows]
+        rows = [list(map(int, row)) for row in tokens]
         rows = [row[len(prompt) :] if row[: len(prompt)] == prompt else row for row in rows]
-        return [row[: row.index(eot)] if eot in row else row for row in rows]
+        rows = [row[: row.index(eot)] if eot in row else row for row in rows]
+        return {"tokens": rows, "encode_s": encoded - start, "decode_s": end - encoded}
 
 
 class Ours(Contender):
-    """`encode` and `generate`."""
+    """`encode` and `generate` of jaxasr."""
 
     def load(self) -> None:
+        """Loads the model, and keeps compiled programs in the job's cache."""
         import jax
 
-        from experiments.bench.compiling import listen
+        from experiments.bench.compiling import count_compilations
 
         jax.config.update("jax_compilation_cache_dir", self.job["cache"])
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-        self.compiling = listen()
-        self.model = models.ours(self.job)
+        self.compiling = count_compilations()
+        self.model = models.jax_model(self.job)
         self.rules = _rules(self.job, self.model.config.n_vocab)
 
     def transcribe(self, rows: list[int]) -> dict[str, Any]:
+        """Returns the tokens of `rows`, and the seconds of encoder and decoder."""
         import jax
         import jax.numpy as jnp
 
@@ -61,7 +72,7 @@ class Ours(Contender):
         memory, _ = jax.block_until_ready(
             self.model.encode(jnp.asarray(self.mels[rows]), unstacked=unrolls(self.model.config))
         )
-        heard = time.perf_counter()
+        encoded = time.perf_counter()
         prompt = jnp.tile(jnp.array(self.job["prompt"], jnp.int32), (len(rows), 1))
         out = jaxasr.generate(
             self.model,
@@ -71,30 +82,24 @@ class Ours(Contender):
             rules=self.rules,
             eot=self.job["eot"],
         )
-        tokens = np.asarray(out.tokens)
-        return {
-            "tokens": self._until_end(tokens),
-            "encode_s": heard - start,
-            "decode_s": time.perf_counter() - heard,
-        }
+        return self._result(np.asarray(out.tokens), start, encoded)
 
     def numbers(self) -> dict[str, float]:
+        """Returns peak memory of process and device, and compilation so far."""
         import jax
 
-        on_device = jax.devices()[0].memory_stats() or {}
-        device = (
-            {"peak_device": on_device["peak_bytes_in_use"]}
-            if "peak_bytes_in_use" in on_device
-            else {}
-        )
-        return (
-            super().numbers()
-            | device
-            | {"compile_s": self.compiling.seconds, "programs": self.compiling.programs}
-        )
+        stats = jax.devices()[0].memory_stats() or {}
+        peak = stats.get("peak_bytes_in_use")
+        return {
+            **super().numbers(),
+            **({} if peak is None else {"peak_device": peak}),
+            "compile_s": self.compiling.seconds,
+            "programs": self.compiling.programs,
+        }
 
 
-def _rules(job: dict[str, Any], n_vocab: int) -> Any:
+def _rules(job: Job, n_vocab: int) -> Any:
+    """The job's suppressed tokens as jaxasr's rules."""
     import jax.numpy as jnp
 
     from jaxasr.rules import Rules
@@ -109,57 +114,50 @@ def _rules(job: dict[str, Any], n_vocab: int) -> Any:
 
 
 class Torch(Contender):
-    """`generate` of `transformers` with its own cache and fused attention; a hook around its encoder looks at the clock."""
+    """`generate` of `transformers` with its own cache and fused attention."""
 
     def load(self) -> None:
+        """Loads the model; a hook reads the clock when its encoder has finished."""
         import torch
 
-        self.torch, self.model = torch, models.of_torch(self.job)
+        self.torch, self.model = torch, models.torch_model(self.job)
         self.model.generation_config.suppress_tokens = self.job["suppress"]
         self.model.generation_config.begin_suppress_tokens = self.job["suppress_begin"] or None
-        self.model.model.encoder.register_forward_hook(lambda *_: self._heard())
+        self.model.model.encoder.register_forward_hook(lambda *_: self._read_clock())
 
-    def _heard(self) -> None:
+    def _read_clock(self) -> None:
         models.wait_for_torch()
-        self.heard = time.perf_counter()
+        self.encoded = time.perf_counter()
 
     def transcribe(self, rows: list[int]) -> dict[str, Any]:
-        language = (
-            {"language": "en", "task": "transcribe"}
-            if self.model.generation_config.is_multilingual
-            else {}
-        )
+        """Returns the tokens of `rows`, and the seconds of encoder and decoder."""
+        multilingual = self.model.generation_config.is_multilingual
+        language = {"language": "en", "task": "transcribe"} if multilingual else {}
         start = time.perf_counter()
         with self.torch.inference_mode():
-            mels = self.torch.from_numpy(self.mels[rows]).to(models.device(), self.model.dtype)
+            mels = self.torch.from_numpy(self.mels[rows])
             out = self.model.generate(
-                mels,
+                mels.to(models.torch_device(), self.model.dtype),
                 do_sample=False,
                 num_beams=1,
                 max_new_tokens=self.job["max_new_tokens"],
                 **language,
             )
             tokens = out.cpu().numpy()
-        end = time.perf_counter()
-        return {
-            "tokens": self._until_end(tokens),
-            "encode_s": self.heard - start,
-            "decode_s": end - self.heard,
-        }
+        return self._result(tokens, start, self.encoded)
 
     def numbers(self) -> dict[str, float]:
-        device = (
-            {"peak_device": self.torch.cuda.max_memory_allocated()}
-            if self.torch.cuda.is_available()
-            else {}
-        )
-        return super().numbers() | device
+        """Returns peak memory of process and device."""
+        cuda = self.torch.cuda
+        peak = {"peak_device": cuda.max_memory_allocated()} if cuda.is_available() else {}
+        return {**super().numbers(), **peak}
 
 
 class FasterWhisper(Contender):
-    """CTranslate2 as faster-whisper loads it, in float32."""
+    """CTranslate2 as faster-whisper loads it."""
 
     def load(self) -> None:
+        """Loads the model, on the CPU."""
         from faster_whisper import WhisperModel
 
         self.model = WhisperModel(
@@ -170,23 +168,19 @@ class FasterWhisper(Contender):
         ).model
 
     def transcribe(self, rows: list[int]) -> dict[str, Any]:
+        """Returns the tokens of `rows`, and the seconds of encoder and decoder."""
         from ctranslate2 import StorageView
 
         start = time.perf_counter()
-        heard = self.model.encode(StorageView.from_array(np.ascontiguousarray(self.mels[rows])))
-        middle = time.perf_counter()
+        xa = self.model.encode(StorageView.from_array(np.ascontiguousarray(self.mels[rows])))
+        encoded = time.perf_counter()
         prompt = self.job["prompt"]
         results = self.model.generate(
-            heard,
+            xa,
             [prompt] * len(rows),
             beam_size=1,
             max_length=len(prompt) + self.job["max_new_tokens"],
             suppress_tokens=self.job["suppress"],
             suppress_blank=True,
         )
-        tokens = [result.sequences_ids[0] for result in results]
-        return {
-            "tokens": self._until_end(tokens),
-            "encode_s": middle - start,
-            "decode_s": time.perf_counter() - middle,
-        }
+        return self._result([result.sequences_ids[0] for result in results], start, encoded)

@@ -1,4 +1,4 @@
-"""CTranslate2 and faster-whisper on the packaged weights."""
+"""Prepares the packaged weights for CTranslate2 and faster-whisper."""
 
 from pathlib import Path
 
@@ -6,15 +6,21 @@ from jaxasr.weights import Checkpoint
 
 
 def folder(checkpoint: Checkpoint, into: Path) -> Path:
-    """A folder as CTranslate2 wants it, with the weights in one piece; the checkpoint's own where it is one already."""
-    there = checkpoint.tokenizer_file.parent
-    if checkpoint.weight_files == (there / "model.bin",):
-        return there
+    """Returns a folder that CTranslate2 can load, with the weights in one file.
+
+    Args:
+        checkpoint: a checkpoint in CTranslate2's format, whose weights may lie in several files.
+        into: where to write the folder if the checkpoint's own does not serve.
+    """
+    assert checkpoint.tokenizer_file is not None  # CTranslate2's folders hold a tokenizer
+    source = checkpoint.tokenizer_file.parent
+    if checkpoint.weight_files == (source / "model.bin",):
+        return source
     into.mkdir(parents=True, exist_ok=True)
-    with open(into / "model.bin", "wb") as whole:
+    with open(into / "model.bin", "wb") as joined:
         for part in checkpoint.weight_files:
-            whole.write(part.read_bytes())
-    for file in there.iterdir():
+            joined.write(part.read_bytes())
+    for file in source.iterdir():
         if file.suffix in (".json", ".txt"):
             (into / file.name).write_bytes(file.read_bytes())
     return into

@@ -1,26 +1,31 @@
-"""Many edits of one recording, generated in one call, against one generation: `python -m experiments.bench edits`."""
+"""Compares generating under many edits at once with one generation.
+
+Run by `python -m experiments.bench edits`.
+"""
 
 import contextlib
-import json
-import os
 import statistics
 import tempfile
 import time
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
 
-from experiments.bench import machine, recordings
+from experiments.bench import machine, options, recordings
+from experiments.bench.models import Job
 from experiments.bench.worker import Worker
 
 
 class Ours:
-    """A worker: one greedy text, and the texts under `n` edits, each a head that is silenced from one position on."""
+    """A worker: one greedy text, and the texts under `n` edits of one recording.
 
-    def __init__(self, job: dict[str, Any]):
+    Each edit ablates one cross-attention head from one position on.
+    """
+
+    def __init__(self, job: Job):
+        import jax.numpy as jnp
+
         import jaxasr
         from interventions import Zero
         from interventions.edits import AtCell
@@ -29,21 +34,23 @@ class Ours:
         asr = jaxasr.load(job["model"])
         self.model, (layers, heads) = asr.model, (asr.config.n_text_layer, asr.config.n_text_head)
         self.memory, _ = self.model.encode(np.load(job["mels"])[:1])
-        self.unstacked, self.prompt = self.memory.unstacked(), np.array([job["prompt"]], np.int32)
+        self.unstacked = self.memory.unstacked()
+        self.prompt = jnp.array([job["prompt"]], jnp.int32)
         self.options = {
             "max_new_tokens": job["new"],
             "rules": rules_for(asr.tokenizer),
             "eot": job["eot"],
         }
-        place = np.arange(job["n"], dtype=np.int32)
+        index = np.arange(job["n"], dtype=np.int32)
         self.cells = {
-            "layer": place % layers,
-            "head": place // layers % heads,
-            "position": len(job["prompt"]) + place // (layers * heads),
+            "layer": index % layers,
+            "head": index // layers % heads,
+            "position": len(job["prompt"]) + index // (layers * heads),
         }
         self.edits_of = AtCell(Zero(), "decoder.cross_attn.z")
 
     def one(self) -> float:
+        """Returns the seconds of one generation without edits."""
         import jax
 
         import jaxasr
@@ -55,32 +62,37 @@ class Ours:
         return time.perf_counter() - start
 
     def many(self) -> float:
+        """Returns the seconds of the generations under all edits."""
         start = time.perf_counter()
-        self._under(self.cells)
+        self._generate(self.cells)
         return time.perf_counter() - start
 
-    def alone(self) -> dict[str, Any]:
-        """Rows of the call that differ from the same edit generated alone, steps of the longest, and texts that an edit changed."""
-        together, plain = (
-            self._under(self.cells),
-            self._under({name: values[:1] + 10**6 for name, values in self.cells.items()}),
-        )
-        singly = [
-            self._under({name: values[i : i + 1] for name, values in self.cells.items()})
-            for i in range(len(together.tokens))
+    def compare(self) -> dict[str, int]:
+        """Returns counts that show that the edits act, and act as in calls of their own.
+
+        `differ`: rows that differ from the same edit in a call of its own; `changed`: texts that an
+        edit changed; `longest` and `plain`: tokens of the longest row and of the unedited text.
+        """
+        batched = self._generate(self.cells)
+        n = len(batched.tokens)
+        singles = [
+            self._generate({name: values[i : i + 1] for name, values in self.cells.items()})
+            for i in range(n)
         ]
-        differ = sum(
-            not np.array_equal(one.tokens[0], row) for one, row in zip(singly, together.tokens)
-        )
-        changed = sum(not np.array_equal(plain.tokens[0], row) for row in together.tokens)
+        # A cell beyond the grid edits nothing.
+        beyond = {name: values[:1] + 10**6 for name, values in self.cells.items()}
+        unedited = self._generate(beyond)
+        rows = list(batched.tokens)
+        differ = [not np.array_equal(single.tokens[0], row) for single, row in zip(singles, rows)]
+        changed = [not np.array_equal(unedited.tokens[0], row) for row in rows]
         return {
-            "differ": int(differ),
-            "longest": int(together.lengths.max()),
-            "changed": int(changed),
-            "plain": int(plain.lengths.max()),
+            "differ": sum(differ),
+            "longest": int(batched.lengths.max()),
+            "changed": sum(changed),
+            "plain": int(unedited.lengths.max()),
         }
 
-    def _under(self, cells: dict[str, np.ndarray]) -> Any:
+    def _generate(self, cells: dict[str, np.ndarray]) -> Any:
         from interventions.generation import generate_cells
 
         return generate_cells(
@@ -95,43 +107,45 @@ class Ours:
 
 
 def main(
-    model: Annotated[
-        list[str] | None, typer.Option(help="tiny.en, base, ...; repeatable. Default: tiny.en.")
-    ] = None,
+    model: options.Models = None,
     n: Annotated[int, typer.Option(help="Edits.")] = 64,
-    new: Annotated[int, typer.Option(help="Tokens at most.")] = 56,
-    rounds: Annotated[int, typer.Option(help="Times that both are measured, in turn.")] = 5,
-    data: Annotated[
-        Path | None,
-        typer.Option(help="A folder with manifest.jsonl; default: as for `transcribe`."),
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="A file for the numbers, JSON.")] = None,
+    new: Annotated[int, typer.Option(help="The most tokens of a text.")] = 56,
+    rounds: Annotated[int, typer.Option(help="How often both are measured, in turn.")] = 5,
+    data: options.Data = None,
+    out: options.Out = None,
 ) -> None:
-    """The same recording, weights and rules; compiling is not counted."""
-    if data:
-        os.environ["JAXASR_DATA"] = str(data)
-    console, found = Console(width=None if Console().is_terminal else 120), []
-    described = machine.described()
-    console.print(machine.title(described))
+    """Generates with the same recording, weights and rules; compile time is excluded."""
+    console, results = options.start(data), []
+    description = machine.described()
+    console.print(machine.title(description))
     for name in model or ["tiny.en"]:
-        found.append(_one_model(name, n, new, rounds))
-        row = found[-1]
+        row = _measure_model(name, n, new, rounds)
+        results.append(row)
         console.print(
-            f"{name}: {n} edits {row['many_s']:.3f} s, one generation {row['one_s']:.3f} s, {row['ratio']:.2f}×; {row['steps']} steps; "
-            f"{row['changed']} texts changed, {row['differ']} rows differ from the edit alone; load {row['load']}"
+            f"{name}: {n} edits {row['many_s']:.3f} s, one generation {row['one_s']:.3f} s, "
+            f"{row['ratio']:.2f}×; {row['steps']} steps; {row['changed']} texts changed, "
+            f"{row['differ']} rows differ from the edit alone; load {row['load']}"
         )
-        if out:
-            out.write_text(json.dumps({**machine.report(described), "edits": found}, indent=1))
+        options.save(out, {**machine.report(description), "edits": results})
 
 
-def _one_model(name: str, n: int, new: int, rounds: int) -> dict[str, Any]:
+def _measure_model(name: str, n: int, new: int, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
-        wanted = {"model": name, "clips": 1, "folder": scratch}
-        job = {**recordings.prepared(wanted), "n": n, "new": new}
-        ours = stack.enter_context(Worker("experiments.bench.edits:Ours", job))
-        same = ours.ask("alone")
-        timed = [(ours.ask("one"), ours.ask("many")) for _ in range(rounds + 1)][1:]
-    one, many = (statistics.median(times) for times in zip(*timed))
-    ratio = statistics.median(many / one for one, many in timed)
-    return {"model": name, "n": n, "one_s": one, "many_s": many, "ratio": ratio, "rounds": timed, "steps": same["longest"] + 1,
-            "differ": same["differ"], "changed": same["changed"], "load": machine.load()}  # fmt: skip
+        job = {**recordings.prepared({"model": name, "clips": 1, "folder": scratch}), "n": n}
+        ours = stack.enter_context(Worker("experiments.bench.edits:Ours", {**job, "new": new}))
+        counts = ours.ask("compare")
+        # The first round compiles.
+        times = [(ours.ask("one"), ours.ask("many")) for _ in range(rounds + 1)][1:]
+    one_s, many_s = (statistics.median(column) for column in zip(*times))
+    return {
+        "model": name,
+        "n": n,
+        "one_s": one_s,
+        "many_s": many_s,
+        "ratio": statistics.median(many / one for one, many in times),
+        "rounds": times,
+        "steps": counts["longest"] + 1,
+        "differ": counts["differ"],
+        "changed": counts["changed"],
+        "load": machine.load(),
+    }

@@ -1,4 +1,4 @@
-"""Greedy decoding written out on the torch model: the tokens this project's `generate` must give, and how sure torch was of each."""
+"""Decodes greedily with the torch model: the tokens that `jaxasr.generate` must give."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -7,12 +7,17 @@ import numpy as np
 import torch
 from transformers import DynamicCache, EncoderDecoderCache, WhisperForConditionalGeneration
 
-from experiments.bench.torch_whisper import cached
+from experiments.bench.torch_whisper import cache_argument
 
 
 @dataclasses.dataclass(frozen=True)
 class Greedy:
-    """`tokens` without the end-of-text; `margins` between the two likeliest logits, one for each token and one for the end."""
+    """A greedy text.
+
+    Attributes:
+        tokens: ids without the end-of-text.
+        margins: the difference between the two largest logits at each token and at the end.
+    """
 
     tokens: list[int]
     margins: list[float]
@@ -29,19 +34,27 @@ def greedy(
     suppress_begin: Iterable[int],
     max_new_tokens: int = 224,
 ) -> Greedy:
-    """The likeliest tokens after `prompt` for `mel` [M, 3000], ids of `suppress` never, those of `suppress_begin` not first."""
-    memory = model.model.encoder(
-        torch.tensor(np.asarray(mel))[None].to(model.dtype)
-    ).last_hidden_state
+    """Decodes the likeliest tokens.
+
+    Args:
+        model: a torch model.
+        mel: features [M, 3000].
+        prompt: ids before the text.
+        eot: the id of the end-of-text.
+        suppress: ids that are never chosen.
+        suppress_begin: ids that are not chosen first.
+        max_new_tokens: the most tokens to decode.
+    """
+    xa = model.model.encoder(torch.tensor(np.asarray(mel))[None].to(model.dtype)).last_hidden_state
     cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
     never, not_first = torch.tensor(sorted(suppress)), torch.tensor(sorted(suppress_begin))
     tokens, margins, ids = [], [], torch.tensor([list(prompt)])
     while len(tokens) < max_new_tokens:
         out = model.model.decoder(
             input_ids=ids,
-            encoder_hidden_states=memory,
+            encoder_hidden_states=xa,
             use_cache=True,
-            **cached(model.model.decoder, cache),
+            **cache_argument(model.model.decoder, cache),
         )
         logits = model.proj_out(out.last_hidden_state[0, -1])
         logits[never] = -torch.inf

@@ -1,8 +1,7 @@
-"""What this machine can do at most, and what it is: `python -m experiments.bench machine`."""
+"""Measures matrix products and describes the machine: `python -m experiments.bench machine`."""
 
 import importlib.metadata
 import importlib.util
-import json
 import os
 import platform
 import statistics
@@ -12,24 +11,28 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from experiments.bench import options
 from experiments.bench.worker import Worker, threads
 from interventions.storage.provenance import commit, provenance, versions
 
-OTHERS = ("torch", "ctranslate2", "faster-whisper")  # beside the packages that provenance names
+OTHERS = ("torch", "ctranslate2", "faster-whisper")  # packages that provenance does not record
+Description = dict[str, Any]  # devices, backend, processor, threads, versions
 
 
 class Machine:
-    """A worker: matrix products in either library, and the devices by name."""
+    """A worker that computes matrix products in either library, and describes the machine."""
 
     def __init__(self, job: dict[str, Any]):
         self.size = job.get("size")
         self._products: dict[tuple[str, str], Callable[[], object]] = {}
 
     def gemm(self, library: str = "jax", dtype: str = "float32", seconds: float = 0.5) -> float:
-        """The fastest of the square products that fit into `seconds`, FLOP/s. The first call warms up."""
+        """Returns the best rate of square products within `seconds`, FLOP/s.
+
+        The first call also warms up.
+        """
         product, n = self._product(library, dtype)
         best, end = float("inf"), time.perf_counter() + seconds
         while time.perf_counter() < end:
@@ -38,7 +41,8 @@ class Machine:
             best = min(best, time.perf_counter() - start)
         return 2 * n**3 / best
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Description:
+        """Returns devices, processor, threads and versions."""
         import jax
 
         others = {
@@ -46,9 +50,8 @@ class Machine:
             for name in OTHERS
             if importlib.util.find_spec(name.replace("-", "_"))
         }
-        devices = [device.device_kind for device in jax.devices()]
         return {
-            "devices": devices,
+            "devices": [device.device_kind for device in jax.devices()],
             "backend": jax.default_backend(),
             "processor": processor(),
             "threads": threads(),
@@ -56,6 +59,7 @@ class Machine:
         }
 
     def _product(self, library: str, dtype: str) -> tuple[Callable[[], object], int]:
+        """A product, compiled and warm, and the rows of its matrices."""
         import jax
 
         n = self.size or (1536 if jax.default_backend() == "cpu" else 8192)
@@ -66,8 +70,8 @@ class Machine:
         return self._products[library, dtype], n
 
 
-def described() -> dict[str, Any]:
-    """`Machine.describe`, of a process that ends at once: it must not hold the accelerator."""
+def described() -> Description:
+    """Returns `Machine.describe()`, from a process that ends and frees the accelerator."""
     with Worker("experiments.bench.machine:Machine", {}) as worker:
         return worker.ask("describe")
 
@@ -85,81 +89,72 @@ def _jax_product(n: int, dtype: str) -> Callable[[], object]:
 def _torch_product(n: int, dtype: str) -> Callable[[], object]:
     import torch
 
+    from experiments.bench.models import torch_device, wait_for_torch
+
     torch.set_num_threads(threads())
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    a, b = (torch.randn(n, n, device=device).to(getattr(torch, dtype)) for _ in range(2))
+    a, b = (torch.randn(n, n, device=torch_device()).to(getattr(torch, dtype)) for _ in range(2))
 
     def product() -> None:
         torch.mm(a, b)
-        if device == "cuda":
-            torch.cuda.synchronize()
+        wait_for_torch()
 
     return product
 
 
 def libraries() -> list[str]:
+    """Returns the installed libraries that compute matrix products."""
     return ["jax", "torch"] if importlib.util.find_spec("torch") else ["jax"]
 
 
 def processor() -> str:
-    """The processor's name where the system tells it."""
+    """Returns the processor's name, if the system knows it."""
     info = Path("/proc/cpuinfo")
-    names = (
-        [
-            line.split(":")[1].strip()
-            for line in info.read_text().splitlines()
-            if line.startswith("model name")
-        ]
-        if info.exists()
-        else []
-    )
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 
 
 def load() -> str:
-    """What else the machine was doing, of which a reader should know."""
+    """Returns the machine's load, because other work slows down a measurement."""
     return f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
 
 
-def report(machine: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """The head of a file of measurements: machine and provenance in one."""
+def report(machine: Description, **settings: Any) -> dict[str, Any]:
+    """Returns the head of a file of numbers: provenance, with the machine and its versions."""
     machine = dict(machine)
-    return provenance(**more) | {"versions": machine.pop("versions"), "machine": machine}
+    return provenance(**settings) | {"versions": machine.pop("versions"), "machine": machine}
 
 
-def title(machine: dict[str, Any]) -> str:
-    names = ", ".join(
-        f"{name} {machine['versions'][name]}"
-        for name in ("jax", *OTHERS)
-        if name in machine["versions"]
-    )
-    revision = (commit() or "unknown")[:9]
-    return f"{machine['devices'][0]}, {machine['processor']}, {machine['threads']} threads; {names}; commit {revision}"
+def title(machine: Description) -> str:
+    """Returns a line with device, processor, versions and commit."""
+    installed = machine["versions"]
+    names = ", ".join(f"{name} {installed[name]}" for name in ("jax", *OTHERS) if name in installed)
+    hardware = f"{machine['devices'][0]}, {machine['processor']}, {machine['threads']} threads"
+    return f"{hardware}; {names}; commit {(commit() or 'unknown')[:9]}"
 
 
 def main(
-    rounds: Annotated[int, typer.Option(help="Times that each product is measured.")] = 5,
+    rounds: Annotated[int, typer.Option(help="How often each product is measured.")] = 5,
     size: Annotated[
         int | None,
-        typer.Option(help="Rows of the square matrices; default 1536, on accelerators 8192."),
+        typer.Option(help="Rows of the square matrices. Default: 1536, on accelerators 8192."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="A file for the numbers, JSON.")] = None,
+    out: options.Out = None,
 ) -> None:
-    """Prints the rate of large matrix products, the bound for everything else, with device and versions."""
+    """Prints the rate of large matrix products, the bound for everything else."""
     with Worker("experiments.bench.machine:Machine", {"size": size}) as worker:
         machine = worker.ask("describe")
         dtypes = ["float32"] if machine["backend"] == "cpu" else ["float32", "bfloat16"]
         cases = [(library, dtype) for library in libraries() for dtype in dtypes]
-        rates = [
+        rounds_of_rates = [
             [worker.ask("gemm", library=library, dtype=dtype) for library, dtype in cases]
             for _ in range(rounds)
         ]
     table = Table("library", "dtype", "best GFLOP/s", "median", title=title(machine))
-    found = {f"{library} {dtype}": column for (library, dtype), column in zip(cases, zip(*rates))}
-    for (library, dtype), column in zip(cases, found.values()):
-        table.add_row(
-            library, dtype, f"{max(column) / 1e9:.0f}", f"{statistics.median(column) / 1e9:.0f}"
-        )
-    Console().print(table)
-    if out:
-        out.write_text(json.dumps({**report(machine), "gemm_flops": found}, indent=1))
+    rates = {}
+    for (library, dtype), column in zip(cases, zip(*rounds_of_rates)):
+        best, median = max(column) / 1e9, statistics.median(column) / 1e9
+        table.add_row(library, dtype, f"{best:.0f}", f"{median:.0f}")
+        rates[f"{library} {dtype}"] = column
+    options.start(None).print(table)
+    options.save(out, {**report(machine), "gemm_flops": rates})

@@ -1,29 +1,31 @@
-"""The same weights for every library, each imported only where it is used."""
+"""Loads the same weights into each library, and imports a library only where it is used."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-RANDOM = "random:"  # a size after it: its shapes with random weights
+if TYPE_CHECKING:
+    from jaxasr.model import Whisper
+
+RANDOM = "random:"  # before a size: a model of its shapes with random weights
+Job = dict[str, Any]  # what a worker is given, see `experiments.bench.recordings`
 
 
-def ours(job: dict[str, Any]) -> Any:
-    """The model of a job (`recordings.prepared`), in its dtype (default: float32)."""
+def jax_model(job: Job) -> "Whisper":
+    """Returns jaxasr's model of a job, in the job's dtype (default: float32)."""
     from jaxasr.weights import assemble, read_checkpoint
 
     dtype = job.get("dtype", "float32")
     return assemble(read_checkpoint(job["weights"]), dtype, dtype)
 
 
-def device() -> str:
-    """Where torch computes: on the accelerator that there is."""
-    import torch
+def torch_model(job: Job, attention: str = "sdpa") -> Any:
+    """Returns the job's `WhisperForConditionalGeneration`, in its dtype, on `torch_device()`.
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def of_torch(job: dict[str, Any], attention: str = "sdpa") -> Any:
-    """The job's `WhisperForConditionalGeneration`, in its dtype, on `device()`; "eager" `attention` shows its patterns."""
+    Args:
+        job: the job.
+        attention: "sdpa", fused, or "eager", which returns its patterns.
+    """
     import torch
     import transformers
 
@@ -32,20 +34,22 @@ def of_torch(job: dict[str, Any], attention: str = "sdpa") -> Any:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(threads())
-    load, dtype = (
-        transformers.WhisperForConditionalGeneration.from_pretrained,
-        getattr(torch, job.get("dtype", "float32")),
+    dtype = getattr(torch, job.get("dtype", "float32"))
+    model: Any = transformers.WhisperForConditionalGeneration.from_pretrained(
+        job["huggingface"], attn_implementation=attention, dtype=dtype
     )
-    return (
-        load(job["huggingface"], attn_implementation=attention, dtype=dtype)
-        .to(device())
-        .eval()
-        .requires_grad_(False)
-    )
+    return model.to(torch_device()).eval().requires_grad_(False)
+
+
+def torch_device() -> str:
+    """Returns where torch computes: on the accelerator, if there is one."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def wait_for_torch() -> None:
-    """Until the accelerator has done what it was given; a clock read before would be early."""
+    """Blocks until the accelerator has finished, so that a clock may be read."""
     import torch
 
     if torch.cuda.is_available():
@@ -53,5 +57,5 @@ def wait_for_torch() -> None:
 
 
 def to_numpy(array: Any) -> np.ndarray:
-    """Of either library, from its device; bfloat16, which NumPy lacks, as float32."""
+    """Copies an array of either library to NumPy, as float32, because NumPy has no bfloat16."""
     return array.float().cpu().numpy() if hasattr(array, "cpu") else np.asarray(array, np.float32)

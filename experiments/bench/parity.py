@@ -1,7 +1,9 @@
-"""Greedy tokens against torch, and word error rate against faster-whisper: `python -m experiments.bench parity --n 100`."""
+"""Compares greedy tokens with torch, and word error rates with faster-whisper.
+
+Run by `python -m experiments.bench parity --n 100`.
+"""
 
 import dataclasses
-import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,25 +12,36 @@ from typing import Annotated
 import jax.numpy as jnp
 import numpy as np
 import typer
-from rich.console import Console
 from rich.table import Table
 
 import jaxasr
-from experiments.bench import ct2
+from experiments.bench import ct2, options
 from experiments.data import real_speech
 from jaxasr.audio import load_audio, log_mel, pad_or_trim
 from jaxasr.config import N_SAMPLES
-from jaxasr.rules import rules_for
 
-EXCUSED_BELOW = 1e-4  # logits: with less between its two best tokens, torch in another order of sums would choose otherwise
+# Logits. With a smaller margin between torch's two best tokens, torch itself would choose another
+# token if it added in another order.
+EXCUSED_BELOW = 1e-4
 WITHOUT_SPEECH = ("rirs",)
 LABELLED = ("timit", "libri_test_other", "vctk", "arctic", "ljspeech", "ravdess", "classic")
 MAX_NEW_TOKENS = 224
+_MAX_WER_GAP = 0.1  # percentage points
 
 
 @dataclasses.dataclass(frozen=True)
 class Compared:
-    """Tokens of one recording. `step` is the first that differs (-1: none), `margin` torch's there between its two best logits."""
+    """The tokens of one recording by both libraries.
+
+    Attributes:
+        path: the recording.
+        n_tokens: the number of torch's tokens.
+        step: the first step that differs, or -1.
+        margin: the difference between torch's two largest logits at that step; the smallest of all
+            steps where none differs.
+        ours: our text.
+        torch: torch's text.
+    """
 
     path: str
     n_tokens: int
@@ -39,15 +52,22 @@ class Compared:
 
     @property
     def verdict(self) -> str:
-        return (
-            "same" if self.step < 0 else "excused" if self.margin < EXCUSED_BELOW else "DIFFERENT"
-        )
+        """Whether the tokens are the same, excused by the margin, or different."""
+        if self.step < 0:
+            return "same"
+        return "excused" if self.margin < EXCUSED_BELOW else "DIFFERENT"
 
 
 def compare_tokens(
     asr: jaxasr.Recogniser, clips: list[real_speech.Recording], batch: int = 8
 ) -> Iterator[Compared]:
-    """Each side by its own features, caches and suppression: ours in batches, torch one recording at a time."""
+    """Compares the tokens of recordings, each library with its own features, caches and rules.
+
+    Args:
+        asr: the recogniser, whose weights torch is given.
+        clips: the recordings.
+        batch: recordings per pass of jaxasr; torch decodes them one at a time.
+    """
     from transformers import WhisperFeatureExtractor
 
     from experiments.bench.greedy import greedy
@@ -55,51 +75,34 @@ def compare_tokens(
 
     checkpoint, tokenizer = asr.checkpoint, asr.tokenizer
     model = build(checkpoint.config, checkpoint.tensors, attention="sdpa")
-    features, prompt = (
-        WhisperFeatureExtractor(feature_size=asr.config.n_mels),
-        tokenizer.prompt("en"),
-    )
+    features = WhisperFeatureExtractor(feature_size=asr.config.n_mels)
+    prompt = tokenizer.prompt("en")
     rules = {
         "suppress": checkpoint.suppress_ids,
         "suppress_begin": checkpoint.suppress_ids_begin,
         "eot": tokenizer.special.eot,
     }
     for start in range(0, len(clips), batch):
-        some = clips[start : start + batch]
-        audios = [load_audio(clip.path)[:N_SAMPLES] for clip in some]
-        for clip, audio, ours in zip(some, audios, _ours(asr, audios, prompt, batch)):
+        rows = clips[start : start + batch]
+        audios = [load_audio(clip.path)[:N_SAMPLES] for clip in rows]
+        for clip, audio, ours in zip(rows, audios, _generate(asr, audios, prompt, batch)):
             mel = features(audio, sampling_rate=16_000, return_tensors="np").input_features[0]
             theirs = greedy(model, mel, prompt, max_new_tokens=MAX_NEW_TOKENS, **rules)
             step = _first_difference(ours, theirs.tokens)
             margin = theirs.margins[step] if step >= 0 else min(theirs.margins)
-            yield Compared(
-                str(clip.path),
-                len(theirs.tokens),
-                step,
-                margin,
-                tokenizer.decode(ours),
-                tokenizer.decode(theirs.tokens),
-            )
+            texts = tokenizer.decode(ours), tokenizer.decode(theirs.tokens)
+            yield Compared(str(clip.path), len(theirs.tokens), step, margin, *texts)
 
 
-def _ours(
+def _generate(
     asr: jaxasr.Recogniser, audios: list[np.ndarray], prompt: list[int], batch: int
 ) -> list[list[int]]:
-    """One program for every batch: the last is filled up."""
-    mels = jnp.stack(
-        [
-            log_mel(pad_or_trim(audio), asr.config.n_mels)
-            for audio in [*audios, *audios[:1] * (batch - len(audios))]
-        ]
-    )
+    """Our tokens; the last batch is filled up, so that only one program is compiled."""
+    full = [*audios, *audios[:1] * (batch - len(audios))]
+    mels = jnp.stack([log_mel(pad_or_trim(audio), asr.config.n_mels) for audio in full])
     memory, _ = asr.model.encode(mels)
-    ids = jnp.tile(jnp.array(prompt, jnp.int32), (batch, 1))
-    out = jaxasr.generate(
-        asr.model, memory, ids, max_new_tokens=MAX_NEW_TOKENS, rules=rules_for(asr.tokenizer)
-    )
-    return [row[:n].tolist() for row, n in zip(np.asarray(out.tokens), np.asarray(out.lengths))][
-        : len(audios)
-    ]
+    ids = asr.generate(memory, prompt, max_new_tokens=MAX_NEW_TOKENS).ids
+    return [list(row) for row in ids[: len(audios)]]
 
 
 def _first_difference(a: list[int], b: list[int]) -> int:
@@ -111,7 +114,10 @@ def _first_difference(a: list[int], b: list[int]) -> int:
 def word_errors(
     asr: jaxasr.Recogniser, clips: list[real_speech.Recording]
 ) -> dict[str, dict[str, float]]:
-    """Word error rate in % by set, of `transcribe` and of faster-whisper in float32 with the same settings, and how many texts differ."""
+    """Returns word error rates in % by set, and how many texts differ.
+
+    Compares `transcribe` with faster-whisper in float32 under the same settings.
+    """
     import faster_whisper
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -137,23 +143,23 @@ def word_errors(
             condition_on_previous_text=False,
             max_new_tokens=MAX_NEW_TOKENS,
         )
-        texts.setdefault(clip.set, []).append(
-            (clip.transcript, ours, "".join(segment.text for segment in segments).strip())
-        )
+        other = "".join(segment.text for segment in segments).strip()
+        texts.setdefault(clip.set, []).append((clip.transcript, ours, other))
     sets = texts | {"all": [row for rows in texts.values() for row in rows]}
     return {name: _rates(rows) for name, rows in sets.items() if rows}
 
 
 def _rates(rows: list[tuple[str, str, str]]) -> dict[str, float]:
+    """Word error rates of rows of (transcript, our text, their text)."""
     import jiwer
     from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
-    normal = EnglishTextNormalizer({})
-    truth, ours, theirs = ([normal(text) for text in column] for column in zip(*rows))
-    rates = {"ours": 100 * jiwer.wer(truth, ours), "faster_whisper": 100 * jiwer.wer(truth, theirs)}
+    normalise = EnglishTextNormalizer({})
+    truth, ours, theirs = ([normalise(text) for text in column] for column in zip(*rows))
     return {
         "clips": len(rows),
-        **rates,
+        "ours": 100 * jiwer.wer(truth, ours),
+        "faster_whisper": 100 * jiwer.wer(truth, theirs),
         "texts_differ": sum(mine != other for _, mine, other in rows),
     }
 
@@ -161,13 +167,17 @@ def _rates(rows: list[tuple[str, str, str]]) -> dict[str, float]:
 def main(
     n: Annotated[int, typer.Option(help="Recordings whose tokens are compared with torch.")] = 100,
     n_wer: Annotated[
-        int, typer.Option(help="Labelled recordings for the word error rate; 0: none.")
+        int, typer.Option(help="Labelled recordings for the word error rate; 0 for none.")
     ] = 100,
-    model: Annotated[str, typer.Option(help="A model as `jaxasr.load` takes it.")] = "tiny.en",
-    out: Annotated[Path | None, typer.Option(help="A file for the numbers, JSON.")] = None,
+    model: options.Model = "tiny.en",
+    data: options.Data = None,
+    out: options.Out = None,
 ) -> None:
-    """Fails when tokens differ where torch's margin does not excuse it, or the word error rates differ by more than 0.1 point."""
-    console = Console()
+    """Fails if tokens differ without an excuse, or word error rates by more than 0.1 points.
+
+    A difference is excused where the margin between torch's two best tokens is below 1e-4.
+    """
+    console = options.start(data)
     usable = [clip for clip in real_speech.recordings() if clip.set not in WITHOUT_SPEECH]
     if not usable:
         raise typer.BadParameter(
@@ -178,40 +188,25 @@ def main(
     for row in compare_tokens(asr, real_speech.spread(usable, n)):
         compared.append(row)
         if row.step >= 0:
-            console.print(
-                f"{row.verdict}: {Path(row.path).name} at step {row.step}, torch's margin {row.margin:.1e}"
-            )
-            console.print(f"  ours  {row.ours}\n  torch {row.torch}")
+            where = f"{Path(row.path).name} at step {row.step}, torch's margin {row.margin:.1e}"
+            console.print(f"{row.verdict}: {where}\n  ours  {row.ours}\n  torch {row.torch}")
     console.print(_token_table(model, compared))
-    rates = (
-        word_errors(
-            asr, real_speech.spread(real_speech.recordings(LABELLED, "en", labelled=True), n_wer)
-        )
-        if n_wer
-        else {}
-    )
+    labelled = real_speech.recordings(LABELLED, "en", labelled=True) if n_wer else []
+    rates = word_errors(asr, real_speech.spread(labelled, n_wer)) if n_wer else {}
     console.print(_rate_table(model, rates))
-    if out:
-        rows = [
-            dataclasses.asdict(row) | {"verdict": row.verdict, "path": Path(row.path).name}
-            for row in compared
-        ]
-        out.write_text(
-            json.dumps({"model": model, "tokens": rows, "wer": rates}, indent=1, ensure_ascii=False)
-        )
+    rows = [
+        dataclasses.asdict(row) | {"verdict": row.verdict, "path": Path(row.path).name}
+        for row in compared
+    ]
+    options.save(out, {"model": model, "tokens": rows, "wer": rates})
     gap = abs(rates["all"]["ours"] - rates["all"]["faster_whisper"]) if rates else 0.0
-    if gap > 0.1 or any(row.verdict == "DIFFERENT" for row in compared):
+    if gap > _MAX_WER_GAP or any(row.verdict == "DIFFERENT" for row in compared):
         raise typer.Exit(1)
 
 
 def _token_table(model: str, compared: list[Compared]) -> Table:
-    table = Table(
-        "verdict",
-        "recordings",
-        "tokens",
-        "smallest margin",
-        title=f"{model}: greedy tokens against torch, float32",
-    )
+    columns = ("verdict", "recordings", "tokens", "smallest margin")
+    table = Table(*columns, title=f"{model}: greedy tokens against torch, float32")
     for verdict in ("same", "excused", "DIFFERENT"):
         rows = [row for row in compared if row.verdict == verdict]
         smallest = f"{min(row.margin for row in rows):.1e}" if rows else ""
@@ -220,8 +215,8 @@ def _token_table(model: str, compared: list[Compared]) -> Table:
 
 
 def _rate_table(model: str, rates: dict[str, dict[str, float]]) -> Table:
-    title = f"{model}: word error rate, greedy, no timestamps"
-    table = Table("set", "clips", "jaxasr %", "faster-whisper %", "texts that differ", title=title)
+    columns = ("set", "clips", "jaxasr %", "faster-whisper %", "texts that differ")
+    table = Table(*columns, title=f"{model}: word error rate, greedy, no timestamps")
     for name, row in rates.items():
         table.add_row(
             name,

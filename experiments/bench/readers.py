@@ -1,8 +1,8 @@
-"""The same readings by this library and by torch with forward hooks, each a worker.
+"""Reads the same activations with jaxasr and with torch hooks, each a worker.
 
-`run(case)` encodes and teacher-forces once and gives seconds, the bytes by which memory grew at its peak (None on an accelerator, which
-forgets no peak), and the mean magnitude of what was read, by which the two can be seen to have read the same. A reading ends in host
-memory for neither: both keep arrays.
+`run(case)` encodes and teacher-forces once. It returns the seconds, the bytes by which memory grew
+at its peak (None on an accelerator, whose peak cannot be reset), and the mean magnitude of the
+activations, which shows that both libraries read the same. Arrays stay where they are computed.
 """
 
 import time
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from experiments.bench import models
+from experiments.bench.models import Job
 from experiments.bench.worker import peak_rss, reset_peak_rss
 
 CASES = {
@@ -21,57 +22,62 @@ CASES = {
     "pattern": "encoder.attn.pattern, one layer kept",
     "reduced": "entropy of every encoder.attn.pattern",
 }
-LAYER = 1
+LAYER = 1  # whose patterns are kept
 
 
 class Reader:
-    def __init__(self, job: dict[str, Any]):
-        self.mels, self.tokens = (
-            np.load(job["mels"])[: job["batch"]],
-            np.array(job["tokens"], np.int32),
-        )
-        self.job = job
+    """A worker that runs both stacks and reads activations."""
+
+    def __init__(self, job: Job):
+        self.job, self.mels = job, np.load(job["mels"])[: job["batch"]]
+        self.tokens = np.array(job["tokens"], np.int32)
         self.load()
 
     def load(self) -> None:
+        """Loads the model."""
         raise NotImplementedError
 
     def read(self, case: str) -> list[Any]:
-        """Arrays read in one pass through both stacks."""
+        """Returns the arrays that one pass reads."""
         raise NotImplementedError
 
     def on_host(self) -> bool:
-        """Whether activations lie in the memory of this process."""
+        """Returns whether activations lie in the memory of this process."""
         raise NotImplementedError
 
     def run(self, case: str) -> dict[str, float | None]:
+        """Returns seconds, growth of memory, and mean magnitude of the activations."""
         before, start = reset_peak_rss(), time.perf_counter()
         arrays = self.read(case)
         seconds = time.perf_counter() - start
-        grown = peak_rss() - before if self.on_host() else None
-        size = [float(abs(models.to_numpy(array)).mean()) for array in arrays]
+        growth = peak_rss() - before if self.on_host() else None
+        magnitudes = [float(abs(models.to_numpy(array)).mean()) for array in arrays]
         return {
             "seconds": seconds,
-            "peak_growth": grown,
-            "magnitude": float(np.mean(size)) if size else 0.0,
+            "peak_growth": growth,
+            "magnitude": float(np.mean(magnitudes)) if magnitudes else 0.0,
         }
 
 
 def entropy(pattern: Any) -> Any:
+    """Returns the entropy of attention patterns over keys, in nats."""
     import jax
 
     return jax.scipy.special.entr(pattern).sum(-1)
 
 
 class Ours(Reader):
+    """jaxasr's readouts."""
+
     def load(self) -> None:
+        """Loads the model."""
         import jax.numpy as jnp
 
         import jaxasr
-        from experiments.bench.compiling import listen
+        from experiments.bench.compiling import count_compilations
 
-        self.compiling = listen()
-        self.model = models.ours(self.job)
+        self.compiling = count_compilations()
+        self.model = models.jax_model(self.job)
         self.mels, self.tokens = jnp.asarray(self.mels), jnp.asarray(self.tokens)
         self.readouts = {
             "encoder": jaxasr.select("encoder.resid_post"),
@@ -81,53 +87,61 @@ class Ours(Reader):
         }
 
     def read(self, case: str) -> list[Any]:
+        """Returns the arrays that one pass reads."""
         import jax
 
         readout = self.readouts.get(case)
-        memory, heard = self.model.encode(self.mels, readout=None if case == "decoder" else readout)
-        logits, said = self.model.decode(
-            self.tokens, memory, readout=readout if case == "decoder" else None
-        )
-        jax.block_until_ready((logits, heard, said))
-        # Every layer comes out of the scan; one layer of the patterns is kept.
-        return [value[LAYER] if case == "pattern" else value for value in (heard | said).values()]
+        of_encoder, of_decoder = (None, readout) if case == "decoder" else (readout, None)
+        memory, encoder_acts = self.model.encode(self.mels, readout=of_encoder)
+        logits, decoder_acts = self.model.decode(self.tokens, memory, readout=of_decoder)
+        jax.block_until_ready((logits, encoder_acts, decoder_acts))
+        arrays = (encoder_acts | decoder_acts).values()
+        # The scan returns every layer, of which one layer of patterns is kept.
+        return [array[LAYER] if case == "pattern" else array for array in arrays]
 
     def on_host(self) -> bool:
+        """Returns whether activations lie in the memory of this process."""
         import jax
 
         return jax.default_backend() == "cpu"
 
     def programs(self) -> int:
+        """Returns the number of programs compiled so far."""
         return self.compiling.programs
 
     def temporary(self) -> dict[str, dict[str, int]]:
-        """Temporary bytes of the compiled passes without capture, and of those whose every reading is thrown away."""
-        return {"no capture": self._temporary(None), "read, unused": self._temporary(_all_sites())}
+        """Returns the temporary bytes of compiled passes without capture, and with unused ones."""
+        return {
+            "no capture": self._temporary_bytes({}),
+            "read, unused": self._temporary_bytes(_free_sites()),
+        }
 
-    def _temporary(self, sites: dict[str, list[str]] | None) -> dict[str, int]:
+    def _temporary_bytes(self, sites: dict[str, list[str]]) -> dict[str, int]:
+        """Temporary bytes by stack, of passes that read `sites` and discard the activations."""
         import jax
 
         import jaxasr
 
-        readouts = {stack: jaxasr.select(*names) for stack, names in (sites or {}).items()}
+        readouts = {stack: jaxasr.select(*names) for stack, names in sites.items()}
         memory = jax.eval_shape(lambda: self.model.encode(self.mels)[0])
-        encode = jax.jit(
-            lambda model, mels: model.encode(mels, readout=readouts.get("encoder"))[0]
-        ).lower(self.model, self.mels)
+        encode = jax.jit(lambda model, mels: model.encode(mels, readout=readouts.get("encoder"))[0])
         decode = jax.jit(
             lambda model, tokens, memory: model.decode(
                 tokens, memory, readout=readouts.get("decoder")
             )[0]
         )
-        lowered = {"encoder": encode, "decoder": decode.lower(self.model, self.tokens, memory)}
-        return {
-            stack: int(low.compile().memory_analysis().temp_size_in_bytes)
-            for stack, low in lowered.items()
+        lowered = {
+            "encoder": encode.lower(self.model, self.mels),
+            "decoder": decode.lower(self.model, self.tokens, memory),
         }
+        analyses: dict[str, Any] = {
+            stack: program.compile().memory_analysis() for stack, program in lowered.items()
+        }
+        return {stack: int(memory.temp_size_in_bytes) for stack, memory in analyses.items()}
 
 
-def _all_sites() -> dict[str, list[str]]:
-    """All but those that, asked for, change how a layer is computed before the compiler sees that nobody wants them."""
+def _free_sites() -> dict[str, list[str]]:
+    """All sites by stack, except those whose reading changes how a layer is computed."""
     from jaxasr.sites import sites_of
 
     formed = (".pattern", ".scores", "mlp.pre", "mlp.post")
@@ -138,52 +152,57 @@ def _all_sites() -> dict[str, list[str]]:
 
 
 class Torch(Reader):
+    """Forward hooks on the model of `transformers`."""
+
     def load(self) -> None:
+        """Loads the model twice, because fused attention does not return its patterns."""
         import torch
 
         self.torch = torch
-        self.fused = models.of_torch(self.job)
-        self.eager = models.of_torch(self.job, "eager")  # fused attention has no pattern to show
-        self.mels = torch.from_numpy(self.mels).to(models.device(), self.fused.dtype)
-        self.tokens = torch.from_numpy(self.tokens).long().to(models.device())
+        self.fused, self.eager = models.torch_model(self.job), models.torch_model(self.job, "eager")
+        device = models.torch_device()
+        self.mels = torch.from_numpy(self.mels).to(device, self.fused.dtype)
+        self.tokens = torch.from_numpy(self.tokens).long().to(device)
 
     def on_host(self) -> bool:
-        return models.device() == "cpu"
+        """Returns whether activations lie in the memory of this process."""
+        return models.torch_device() == "cpu"
 
     def read(self, case: str) -> list[Any]:
-        model, seen = self.eager if case in ("pattern", "reduced") else self.fused, []
-        handles = self._hooks(case, model.model, seen.append)
+        """Returns the arrays that one pass reads."""
+        model, arrays = self.eager if case in ("pattern", "reduced") else self.fused, []
+        handles = self._register_hooks(case, model.model, arrays.append)
         with self.torch.inference_mode():
             model(input_features=self.mels, decoder_input_ids=self.tokens, use_cache=False)
         models.wait_for_torch()
         for handle in handles:
             handle.remove()
-        return seen
+        return arrays
 
-    def _hooks(self, case: str, model: Any, keep: Callable[[Any], None]) -> list[Any]:
-        def output(module: Any, args: Any, out: Any) -> None:
+    def _register_hooks(self, case: str, model: Any, keep: Callable[[Any], None]) -> list[Any]:
+        """Registers the hooks of a case, which call `keep`; returns their handles."""
+
+        def keep_output(module: Any, args: Any, out: Any) -> None:
             keep(out[0] if isinstance(out, tuple) else out)
 
-        def entropy(module: Any, args: Any, out: Any) -> None:
+        def keep_pattern(module: Any, args: Any, out: Any) -> None:
+            keep(out[1])
+
+        def keep_entropy(module: Any, args: Any, out: Any) -> None:
             keep(self.torch.special.entr(out[1]).sum(-1))
 
+        def keep_input(module: Any, args: Any) -> None:
+            keep(args[0])
+
         encoder, decoder = model.encoder.layers, model.decoder.layers
+        if case == "encoder":
+            return [layer.register_forward_hook(keep_output) for layer in encoder]
         if case == "decoder":
-            z = [
-                layer.encoder_attn.out_proj.register_forward_pre_hook(
-                    lambda module, args: keep(args[0])
-                )
-                for layer in decoder
-            ]
-            return [*z, *(layer.register_forward_hook(output) for layer in decoder)]
+            projections = [layer.encoder_attn.out_proj for layer in decoder]
+            z = [projection.register_forward_pre_hook(keep_input) for projection in projections]
+            return [*z, *(layer.register_forward_hook(keep_output) for layer in decoder)]
         if case == "pattern":
-            return [
-                encoder[LAYER].self_attn.register_forward_hook(
-                    lambda module, args, out: keep(out[1])
-                )
-            ]
+            return [encoder[LAYER].self_attn.register_forward_hook(keep_pattern)]
         if case == "reduced":
-            return [layer.self_attn.register_forward_hook(entropy) for layer in encoder]
-        return (
-            [layer.register_forward_hook(output) for layer in encoder] if case == "encoder" else []
-        )
+            return [layer.self_attn.register_forward_hook(keep_entropy) for layer in encoder]
+        return []

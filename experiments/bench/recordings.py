@@ -1,52 +1,59 @@
-"""What every contender is given: the same features, prompt, suppressed tokens and weights."""
+"""Prepares the job of every contender: features, prompt, suppressed tokens and weights."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments.bench.models import RANDOM
+from experiments.bench.models import RANDOM, Job
 from experiments.bench.worker import Worker
 
 MAX_NEW_TOKENS = 224
 SETS = ("timit", "libri_test_other", "vctk", "arctic", "ljspeech", "classic", "ravdess")
 
 
-def prepared(job: dict[str, Any]) -> dict[str, Any]:
-    """What `Preparer` makes of a job (model, clips, folder), without holding the accelerator."""
+def prepared(job: Job) -> Job:
+    """Returns the job that `Preparer.prepare` makes, from a process that frees the accelerator."""
     with Worker("experiments.bench.recordings:Preparer", job, JAX_PLATFORMS="cpu") as preparer:
         return preparer.ask("prepare")
 
 
 class Preparer:
-    """A worker that writes all of it to a folder, then turns tokens back into text."""
+    """A worker that writes features and weights to a folder, and decodes tokens to text.
 
-    def __init__(self, job: dict[str, Any]):
+    Args:
+        job: `model`, the number of `clips`, `folder`, and optionally `dtype` and `at_least_s`.
+    """
+
+    def __init__(self, job: Job):
         self.job, self.folder, self.tokenizer = job, Path(job["folder"]), None
 
-    def prepare(self) -> dict[str, Any]:
-        """The job of the contenders: files, prompt, ids; everything JSON."""
+    def prepare(self) -> Job:
+        """Returns the job of the contenders: files, prompt and ids, all of it JSON."""
         name, n = self.job["model"], self.job["clips"]
-        made = (
-            self._random(name.removeprefix(RANDOM)) if name.startswith(RANDOM) else self._real(name)
+        weights = (
+            self._random_weights(name.removeprefix(RANDOM))
+            if name.startswith(RANDOM)
+            else self._real_weights(name)
         )
-        mels, seconds = _features(n, made["n_mels"], self.job.get("at_least_s", 0.0))
+        mels, seconds = _features(n, weights["n_mels"], self.job.get("at_least_s", 0.0))
         np.save(self.folder / "mels.npy", mels)
         return {
             **self.job,
-            **made,
+            **weights,
             "mels": str(self.folder / "mels.npy"),
             "seconds": seconds,
             "max_new_tokens": MAX_NEW_TOKENS,
         }
 
     def texts(self, tokens: list[list[int]]) -> list[str]:
-        return [
-            self.tokenizer.decode(row) if self.tokenizer else " ".join(map(str, row))
-            for row in tokens
-        ]
+        """Decodes tokens; a model of random weights has no tokenizer, so its ids are joined."""
+        if self.tokenizer is None:
+            return [" ".join(map(str, row)) for row in tokens]
+        return [self.tokenizer.decode(row) for row in tokens]
 
-    def _real(self, name: str) -> dict[str, Any]:
+    def _real_weights(self, name: str) -> dict[str, Any]:
+        """Weights of a released model in the formats of all contenders, and its rules."""
         import jaxasr
         from experiments.bench import ct2
         from jaxasr.rules import rules_for
@@ -56,7 +63,9 @@ class Preparer:
         suppress, begin = (
             np.flatnonzero(mask).tolist() for mask in (rules.suppress, rules.suppress_begin)
         )
-        packaged = asr.checkpoint.format == "ctranslate2"
+        ctranslate2 = None
+        if asr.checkpoint.format == "ctranslate2":
+            ctranslate2 = str(ct2.folder(asr.checkpoint, self.folder / "ctranslate2"))
         return {
             "n_mels": asr.config.n_mels,
             "weights": name,
@@ -66,13 +75,14 @@ class Preparer:
             "eot": asr.tokenizer.special.eot,
             "sha256": asr.checkpoint.sha256,
             "huggingface": str(jaxasr.save(asr, self.folder / "huggingface")),
-            "ctranslate2": str(ct2.folder(asr.checkpoint, self.folder / "ctranslate2"))
-            if packaged
-            else None,
+            "ctranslate2": ctranslate2,
         }
 
-    def _random(self, size: str) -> dict[str, Any]:
-        """A checkpoint of random weights. They never end a text in a way worth timing: every row is written to its full length."""
+    def _random_weights(self, size: str) -> dict[str, Any]:
+        """A checkpoint of random weights.
+
+        The end-of-text is suppressed, so that every row is generated to its full length.
+        """
         import jax
         from flax import nnx
 
@@ -81,22 +91,19 @@ class Preparer:
 
         dtype = self.job.get("dtype", "float32")
         config = jaxasr.SIZES[size].replace(dtype=dtype, param_dtype=dtype)
-        folder = str(
-            jaxasr.save(
-                jax.jit(lambda: jaxasr.Whisper(config, rngs=nnx.Rngs(0)))(),
-                self.folder / "huggingface",
-            )
-        )
+        model = jax.jit(lambda: jaxasr.Whisper(config, rngs=nnx.Rngs(0)))()
+        folder = str(jaxasr.save(model, self.folder / "huggingface"))
         ids = generation_json(config, None)
-        spoken = (
+        language_and_task = (
             [ids["lang_to_id"]["<|en|>"], ids["task_to_id"]["transcribe"]]
             if ids["is_multilingual"]
             else []
         )
+        start, no_timestamps = ids["decoder_start_token_id"], ids["no_timestamps_token_id"]
         return {
             "n_mels": config.n_mels,
             "weights": folder,
-            "prompt": [ids["decoder_start_token_id"], *spoken, ids["no_timestamps_token_id"]],
+            "prompt": [start, *language_and_task, no_timestamps],
             "suppress": [ids["eos_token_id"]],
             "suppress_begin": [],
             "eot": ids["eos_token_id"],
@@ -108,17 +115,15 @@ class Preparer:
 def _features(n: int, n_mels: int, at_least_s: float) -> tuple[np.ndarray, list[float]]:
     """Log-mel [n, M, 3000] of `n` recordings, none shorter than `at_least_s`, and their seconds.
 
-    Where there are no recordings, the demo's again and again.
+    Without a data folder, the demo recording is repeated.
     """
     from experiments.data import real_speech
     from jaxasr.audio import load_audio, log_mel, pad_or_trim
     from jaxasr.config import N_SAMPLES, SAMPLE_RATE
 
-    known = real_speech.recordings(SETS, "en", labelled=True)
-    clips = real_speech.spread([clip for clip in known if clip.duration_s >= at_least_s], n)
-    audios = [
-        load_audio(path)[:N_SAMPLES]
-        for path in ([clip.path for clip in clips] or [real_speech.DEMO] * n)
-    ]
+    labelled = real_speech.recordings(SETS, "en", labelled=True)
+    clips = real_speech.spread([clip for clip in labelled if clip.duration_s >= at_least_s], n)
+    paths = [clip.path for clip in clips] or [real_speech.DEMO] * n
+    audios = [load_audio(path)[:N_SAMPLES] for path in paths]
     mels = np.stack([np.asarray(log_mel(pad_or_trim(audio), n_mels)) for audio in audios])
     return mels, [len(audio) / SAMPLE_RATE for audio in audios]

@@ -1,59 +1,83 @@
-"""Patching sweeps against hook loops, batched hooks and nnsight: `python -m experiments.bench sweep`.
+"""Compares patching sweeps with hook loops, batched hooks and nnsight.
 
-All ways compute the same cells from the same weights and recordings in one run, in turn; the slow ones a spread of them, whose
-values are compared with ours, and their rate is that of the cells they did.
+Run by `python -m experiments.bench sweep`.
+
+All ways compute the same cells from the same weights and recordings in one run, in turn. Slow ways
+compute a sample of the cells; their values are compared with ours, and their rate is that of the
+cells they computed.
 """
 
 import contextlib
 import importlib.util
 import itertools
 import json
-import os
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from experiments.bench import machine, recordings
-from experiments.bench.models import RANDOM
-from experiments.bench.sweepers import FRAMES
+from experiments.bench import machine, options, recordings
+from experiments.bench.models import RANDOM, Job
+from experiments.bench.sweepers import FRAMES, Cell
 from experiments.bench.worker import Worker
 
-# (what it is called, way, cells a round, batch); None: all cells
+
+class Way(NamedTuple):
+    """A way of computing cells with torch.
+
+    Attributes:
+        name: what the table calls it.
+        method: the `way` of `experiments.bench.sweepers.Torch.run`.
+        cells: cells per round; None for all.
+        batch: cells per pass.
+    """
+
+    name: str
+    method: str
+    cells: int | None
+    batch: int
+
+
 DECODER = [
-    ("hook loop, whole model", "whole", 8, 1),
-    ("hook loop, encoder output reused", "reused", 32, 1),
-    ("nnsight, whole model", "nnsight whole", 6, 1),
-    ("nnsight, encoder output reused", "nnsight", 16, 1),
-    ("batched hooks, 11 rows", "reused", 66, 11),
-    ("batched hooks, 66 rows", "reused", 132, 66),
-    ("hook loop, cross K/V reused too", "kept", 66, 1),
-    ("batched hooks, cross K/V reused too, 11 rows", "kept", 132, 11),
-    ("batched hooks, cross K/V reused too, 66 rows", "kept", None, 66),
+    Way("hook loop, whole model", "whole", 8, 1),
+    Way("hook loop, encoder output reused", "reused", 32, 1),
+    Way("nnsight, whole model", "nnsight whole", 6, 1),
+    Way("nnsight, encoder output reused", "nnsight", 16, 1),
+    Way("batched hooks, 11 rows", "reused", 66, 11),
+    Way("batched hooks, 66 rows", "reused", 132, 66),
+    Way("hook loop, cross K/V reused too", "kept", 66, 1),
+    Way("batched hooks, cross K/V reused too, 11 rows", "kept", 132, 11),
+    Way("batched hooks, cross K/V reused too, 66 rows", "kept", None, 66),
 ]
-ENCODER = [("hook loop, whole model", "whole", 8, 1), ("batched hooks, 4 rows", "whole", 16, 4)]
+ENCODER = [
+    Way("hook loop, whole model", "whole", 8, 1),
+    Way("batched hooks, 4 rows", "whole", 16, 4),
+]
 
 
-def cells_of(kind: str, model: dict[str, int], n_tokens: int, frames: int) -> list[list[int]]:
+def cells_of(kind: str, model: dict[str, int], n_tokens: int, frames: int) -> list[Cell]:
+    """Returns all cells of the "decoder" or "encoder" grid.
+
+    Args:
+        kind: "decoder" for (layer, head, position), "encoder" for (layer, window).
+        model: the config in the format of `transformers`.
+        n_tokens: tokens of the target.
+        frames: encoder frames before padding.
+    """
     if kind == "encoder":
-        return [
-            list(cell)
-            for cell in itertools.product(
-                range(model["encoder_layers"]), range(-(-frames // FRAMES))
-            )
-        ]
-    sizes = model["decoder_layers"], model["decoder_attention_heads"], n_tokens
+        sizes = model["encoder_layers"], -(-frames // FRAMES)
+    else:
+        sizes = model["decoder_layers"], model["decoder_attention_heads"], n_tokens
     return [list(cell) for cell in itertools.product(*map(range, sizes))]
 
 
-def spread(cells: list[list[int]], n: int | None, batch: int) -> list[list[int]]:
-    """About `n` of the cells from all layers, in runs of `batch`."""
+def spread(cells: list[Cell], n: int | None, batch: int) -> list[Cell]:
+    """Returns about `n` of the cells from all layers, in runs of `batch`."""
     if n is None or n >= len(cells):
         return cells
     starts = np.linspace(0, len(cells) - batch, max(1, n // batch)).round().astype(int)
@@ -61,186 +85,191 @@ def spread(cells: list[list[int]], n: int | None, batch: int) -> list[list[int]]
 
 
 def measure(
-    ask: Callable[..., dict[str, Any]], other: Worker | None, kind: str, cells: list, rounds: int
+    ask: Callable[..., dict[str, Any]],
+    torch: Worker | None,
+    kind: str,
+    cells: list[Cell],
+    rounds: int,
 ) -> list[dict[str, Any]]:
-    """One row a way. The first pass of each is not timed; ours is the median of three calls a round."""
-    ways = (
-        [way for way in (DECODER if kind == "decoder" else ENCODER) if _usable(way[1])]
-        if other
-        else []
-    )
+    """Measures all ways in turn; the first pass of each is not timed.
+
+    Args:
+        ask: computes all cells with jaxasr.
+        torch: the worker of the other ways; None for jaxasr alone.
+        kind: "decoder" or "encoder".
+        cells: all cells.
+        rounds: the number of rounds; in each, ours is the median of three calls.
+
+    Returns:
+        One row per way with its rates, its ratio to ours, and its largest error.
+    """
+    ways = [way for way in (DECODER if kind == "decoder" else ENCODER) if torch and _usable(way)]
     first = ask(kind=kind)
     ask(kind=kind, reuse=False)
     programs = ask(kind=kind)["programs"]
     exact = dict(zip(map(tuple, cells), np.ravel(first["values"])))
-    rows = [_row("jaxasr", 1, len(cells)), _row("jaxasr, nothing resumed", 1, len(cells))] + [
-        _row(name, b, 0) for name, _, _, b in ways
-    ]
+    ours, unshared = (_row(name, 1, len(cells)) for name in ("jaxasr", "jaxasr, nothing resumed"))
+    others = [_row(way.name, way.batch, 0) for way in ways]
+    chosen = [spread(cells, way.cells, way.batch) for way in ways]
+
+    def run(way: Way, cells: list[Cell]) -> dict[str, Any]:
+        assert torch is not None
+        return torch.ask("run", kind=kind, way=way.method, cells=cells, batch=way.batch)
+
     for way in ways:
-        other.ask("run", kind=kind, way=way[1], cells=spread(cells, way[3], way[3]), batch=way[3])
+        run(way, spread(cells, way.batch, way.batch))
     for _ in range(rounds):
-        rows[0]["rates"].append(
-            len(cells) / statistics.median(ask(kind=kind)["seconds"] for _ in range(3))
-        )
-        again = ask(kind=kind, reuse=False)
-        rows[1]["rates"].append(len(cells) / again["seconds"])
-        rows[1]["error"] = _error(exact, cells, np.ravel(again["values"]))
-        for row, (_, way, n, batch) in zip(rows[2:], ways):
-            chosen = spread(cells, n, batch)
-            found = other.ask("run", kind=kind, way=way, cells=chosen, batch=batch)
-            row["rates"].append(len(chosen) / found["seconds"])
-            row["cells"], row["error"] = len(chosen), _error(exact, chosen, found["values"])
+        seconds = statistics.median(ask(kind=kind)["seconds"] for _ in range(3))
+        ours["rates"].append(len(cells) / seconds)
+        _record(unshared, exact, cells, ask(kind=kind, reuse=False))
+        for row, way, some in zip(others, ways, chosen):
+            _record(row, exact, some, run(way, some))
+    rows = [ours, unshared, *others]
     for row in rows:
-        row["ratio"] = statistics.median(
-            mine / theirs for mine, theirs in zip(rows[0]["rates"], row["rates"])
-        )
-    rows[0]["late_programs"] = ask(kind=kind)["programs"] - programs
+        ratios = (mine / theirs for mine, theirs in zip(ours["rates"], row["rates"]))
+        row["ratio"] = statistics.median(ratios)
+    ours["late_programs"] = ask(kind=kind)["programs"] - programs
     return rows
 
 
-def _usable(way: str) -> bool:
-    return not way.startswith("nnsight") or importlib.util.find_spec("nnsight") is not None
+def _usable(way: Way) -> bool:
+    needs_nnsight = way.method.startswith("nnsight")
+    return not needs_nnsight or importlib.util.find_spec("nnsight") is not None
 
 
-def _row(name: str, batch: int, cells: int) -> dict[str, Any]:
-    return {"way": name, "batch": batch, "cells": cells, "rates": [], "error": 0.0}
+def _row(name: str, batch: int, n_cells: int) -> dict[str, Any]:
+    return {"way": name, "batch": batch, "cells": n_cells, "rates": [], "error": 0.0}
 
 
-def _error(exact: dict, cells: list, values: Any) -> float:
-    """The largest difference from ours, in units of the metric's scale (at least 1)."""
-    ours = np.array([exact[tuple(cell)] for cell in cells])
-    return float(np.abs(ours - np.asarray(values)).max() / max(1.0, np.abs(ours).max()))
+def _record(
+    row: dict[str, Any],
+    exact: dict[tuple[int, ...], float],
+    cells: list[Cell],
+    result: dict[str, Any],
+) -> None:
+    """Adds the rate of a round to a row, and updates its error.
+
+    The error is the largest difference from ours, in units of the metric's scale (at least 1).
+    """
+    row["rates"].append(len(cells) / result["seconds"])
+    ours, theirs = np.array([exact[tuple(cell)] for cell in cells]), np.ravel(result["values"])
+    row["cells"] = len(cells)
+    row["error"] = float(np.abs(ours - theirs).max() / max(1.0, np.abs(ours).max()))
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
-    shown = Table(
-        "",
-        "cells/s",
-        "× ours",
-        "cells a round",
-        "error",
-        box=None,
-        pad_edge=False,
-        header_style="dim",
-    )
+    """Returns a table with one row per way."""
+    columns = ("", "cells/s", "× ours", "cells per round", "error")
+    lines = Table(*columns, box=None, pad_edge=False, header_style="dim")
     for row in rows:
         rate = f"{statistics.median(row['rates']):.1f}"
-        shown.add_row(
-            row["way"], rate, f"{row['ratio']:.1f}", str(row["cells"]), f"{row['error']:.1e}"
-        )
-    return shown
+        ratio, error = f"{row['ratio']:.1f}", f"{row['error']:.1e}"
+        lines.add_row(row["way"], rate, ratio, str(row["cells"]), error)
+    return lines
 
 
 def main(
-    model: Annotated[
-        list[str] | None, typer.Option(help="tiny.en, base, ...; repeatable. Default: tiny.en.")
-    ] = None,
+    model: options.Models = None,
     n_tokens: Annotated[
         list[int] | None,
         typer.Option("--tokens", help="Tokens of the target; repeatable. Default: 11."),
     ] = None,
-    rounds: Annotated[int, typer.Option(help="Times that every way is measured.")] = 3,
+    rounds: Annotated[int, typer.Option(help="How often every way is measured.")] = 3,
     kinds: Annotated[
         str, typer.Option(help="decoder, encoder, or both with a comma.")
     ] = "decoder,encoder",
     at_least: Annotated[
-        float,
-        typer.Option(
-            help="Seconds that the recordings last at least: longer ones have more windows."
-        ),
+        float, typer.Option(help="Shortest recording in seconds; longer ones have more windows.")
     ] = 0.0,
     alone: Annotated[
-        bool, typer.Option(help="Only this library: for curves over sizes and tokens.")
+        bool, typer.Option(help="Measures jaxasr only, for curves over sizes and tokens.")
     ] = False,
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
-    data: Annotated[
-        Path | None,
-        typer.Option(help="A folder with manifest.jsonl; default: as for `transcribe`."),
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="A file for the numbers, JSON.")] = None,
+    dtype: options.Dtype = "float32",
+    data: options.Data = None,
+    out: options.Out = None,
 ) -> None:
-    """Patches every (layer, head, position) of decoder.cross_attn.z and every (layer, second) of encoder.resid_post."""
-    if data:
-        os.environ["JAXASR_DATA"] = str(data)
-    console, found = Console(width=None if Console().is_terminal else 120), []
+    """Patches every (layer, head, position) of the decoder, and (layer, second) of the encoder.
+
+    The sites are decoder.cross_attn.z and encoder.resid_post.
+    """
+    console, sweeps = options.start(data), []
     with Worker("experiments.bench.machine:Machine", {}) as gemm:
-        described = gemm.ask("describe")
-        console.print(machine.title(described))
+        description = gemm.ask("describe")
+        console.print(machine.title(description))
         for name, tokens in itertools.product(model or ["tiny.en"], n_tokens or [11]):
-            for kind, numbers in _one_model(
-                name, tokens, kinds.split(","), rounds, gemm, dtype, alone, at_least
-            ):
-                console.print(f"\n{name}, {tokens} tokens, {kind}: {numbers['plan']}; {numbers['gflops']:.0f} GFLOP/s of a peak of "
-                              f"{numbers['peak_gflops']:.0f}; load {machine.load()}; × ours: above 1 ours is faster")  # fmt: skip
-                console.print(table(numbers["results"]))
-                found.append({"model": name, "n_tokens": tokens, "kind": kind, **numbers})
-                if out:
-                    out.write_text(
-                        json.dumps({**machine.report(described), "sweeps": found}, indent=1)
+            with tempfile.TemporaryDirectory() as scratch:
+                job = _job(name, tokens, dtype, scratch, at_least)
+                for kind, numbers in _measure_model(job, kinds.split(","), rounds, gemm, alone):
+                    console.print(
+                        f"\n{name}, {tokens} tokens, {kind}: {numbers['plan']}; "
+                        f"{numbers['gflops']:.0f} GFLOP/s of a peak of "
+                        f"{numbers['peak_gflops']:.0f}; load {machine.load()}; "
+                        "× ours: above 1 ours is faster"
                     )
+                    console.print(table(numbers["results"]))
+                    sweeps.append({"model": name, "n_tokens": tokens, "kind": kind, **numbers})
+                    options.save(out, {**machine.report(description), "sweeps": sweeps})
 
 
-def _one_model(
-    name: str,
-    n_tokens: int,
-    kinds: list[str],
-    rounds: int,
-    gemm: Worker,
-    dtype: str,
-    alone: bool,
-    at_least: float,
+def _measure_model(
+    job: Job, kinds: list[str], rounds: int, gemm: Worker, alone: bool
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
-        job = _job(name, n_tokens, dtype, scratch, at_least)
+    """Yields the numbers of each kind of sweep."""
+    with contextlib.ExitStack() as stack:
         ours = stack.enter_context(Worker("experiments.bench.sweepers:Ours", job))
-        torch = not alone and importlib.util.find_spec("torch") is not None
-        other = (
-            stack.enter_context(Worker("experiments.bench.sweepers:Torch", job)) if torch else None
-        )
+        torch = None
+        if not alone and importlib.util.find_spec("torch") is not None:
+            torch = stack.enter_context(Worker("experiments.bench.sweepers:Torch", job))
         shape = json.loads((Path(job["huggingface"]) / "config.json").read_text())
         for kind in kinds:
-            plan, cells = (
-                ours.ask("plan", kind=kind),
-                cells_of(kind, shape, n_tokens, job["frames"]),
-            )
-            rows = measure(lambda **of: ours.ask("run", **of), other, kind, cells, rounds)
+            plan = ours.ask("plan", kind=kind)
+            cells = cells_of(kind, shape, len(job["tokens"]), job["frames"])
+            rows = measure(lambda **which: ours.ask("run", **which), torch, kind, cells, rounds)
             peak = max(
-                gemm.ask("gemm", library=library, dtype=dtype) for library in machine.libraries()
+                gemm.ask("gemm", library=library, dtype=job["dtype"])
+                for library in machine.libraries()
             )
             seconds = len(cells) / statistics.median(rows[0]["rates"])
-            yield kind, {"plan": plan["text"], "flops": plan["flops"], "gflops": plan["flops"] / seconds / 1e9, "peak_gflops": peak / 1e9,
-                           "peak_rss": {"jaxasr": ours.ask("peak")} | ({"torch": other.ask("peak")} if other else {}),
-                           "results": rows, "load": machine.load()}  # fmt: skip
+            memory = {"jaxasr": ours.ask("peak")}
+            yield (
+                kind,
+                {
+                    "plan": plan["text"],
+                    "flops": plan["flops"],
+                    "gflops": plan["flops"] / seconds / 1e9,
+                    "peak_gflops": peak / 1e9,
+                    "peak_rss": memory | ({"torch": torch.ask("peak")} if torch else {}),
+                    "results": rows,
+                    "load": machine.load(),
+                },
+            )
 
 
-def _job(name: str, n_tokens: int, dtype: str, scratch: str, at_least: float) -> dict[str, Any]:
-    """Two recordings; the tokens are the model's own text of the first, again and again where it is short."""
-    wanted = {
+def _job(name: str, n_tokens: int, dtype: str, scratch: str, at_least: float) -> Job:
+    """Two recordings, and the model's own text of the first, repeated if it is too short."""
+    job = recordings.prepared({
         "model": name,
         "clips": 2,
         "folder": scratch,
         "dtype": dtype,
         "cache": str(Path(scratch) / "cache"),
-    }
-    wanted["at_least_s"] = at_least
-    job = recordings.prepared(wanted)
+        "at_least_s": at_least,
+    })  # fmt: skip
     text = _text(job)
-    tokens = (job["prompt"] + list(itertools.islice(itertools.cycle(text), n_tokens)))[
-        : n_tokens + 1
-    ]
-    frames = min(1500, int(np.ceil(job["seconds"][0] * 50)))
+    ids = [*job["prompt"], *itertools.islice(itertools.cycle(text), n_tokens)]
+    *tokens, answer = ids[: n_tokens + 1]
     return {
         **job,
-        "tokens": tokens[:-1],
-        "answer": tokens[-1],
-        "foil": text[0] if text[0] != tokens[-1] else text[1],
-        "frames": frames,
+        "tokens": tokens,
+        "answer": answer,
+        "foil": text[0] if text[0] != answer else text[1],
+        "frames": min(1500, int(np.ceil(job["seconds"][0] * 50))),
     }
 
 
-def _text(job: dict[str, Any]) -> list[int]:
-    """What the model writes of the first recording; random weights have nothing to say: any tokens."""
+def _text(job: Job) -> list[int]:
+    """The model's tokens for the first recording; any tokens for random weights."""
     if job["model"].startswith(RANDOM):
         return np.random.default_rng(0).integers(0, job["eot"], 64).tolist()
-    with Worker("experiments.bench.contenders:Ours", job, JAX_PLATFORMS="cpu") as reader:
-        return reader.ask("transcribe", rows=[0])["tokens"][0]
+    with Worker("experiments.bench.contenders:Ours", job, JAX_PLATFORMS="cpu") as contender:
+        return contender.ask("transcribe", rows=[0])["tokens"][0]

@@ -1,8 +1,9 @@
-"""The same cells of a patching sweep by this library and by what a PyTorch user has, each a worker.
+"""Computes cells of a patching sweep with jaxasr, torch hooks or nnsight, each a worker.
 
-A cell patches one place of the target (recording 0) with what the source (recording 1) has there; its value is the logit
-difference after the last token. `run(kind, cells)` gives the values and the seconds; a cell is (layer, head, position) of
-`decoder.cross_attn.z`, or (layer, window) of `encoder.resid_post`.
+A cell patches one place of the target (recording 0) with the source's activation there (recording
+1); its value is the logit difference after the last token. `run(kind, ...)` returns values and
+seconds. A cell is (layer, head, position) of `decoder.cross_attn.z`, or (layer, window) of
+`encoder.resid_post`.
 """
 
 import time
@@ -12,26 +13,31 @@ from typing import Any
 import numpy as np
 
 from experiments.bench import models
+from experiments.bench.models import Job
 from experiments.bench.worker import peak_rss
 
-FRAMES = 50  # encoder frames a window: one second
+FRAMES = 50  # encoder frames per window: one second
+Cell = list[int]
 
 
 class Ours:
-    """`interventions.sweep`; everything that a call does is timed."""
+    """`interventions.sweep`, timed as a whole."""
 
-    def __init__(self, job: dict[str, Any]):
-        from experiments.bench.compiling import listen
+    def __init__(self, job: Job):
+        import jax.numpy as jnp
+
+        from experiments.bench.compiling import count_compilations
         from interventions import Run, logit_diff
 
-        self.compiling, self.model = listen(), models.ours(job)
-        mels, tokens = np.load(job["mels"]), np.array([job["tokens"]], np.int32)
+        self.compiling, self.model = count_compilations(), models.jax_model(job)
+        mels, tokens = np.load(job["mels"]), jnp.array([job["tokens"]], jnp.int32)
         self.target, self.source = (
             Run(mel=mels[row : row + 1], tokens=tokens).encode(self.model) for row in (0, 1)
         )
         self.metric, self.frames = logit_diff(job["answer"], job["foil"]), job["frames"]
 
     def run(self, kind: str, reuse: bool = True) -> dict[str, Any]:
+        """Returns values, seconds, and the number of programs compiled so far."""
         from interventions import sweep
 
         start = time.perf_counter()
@@ -50,6 +56,7 @@ class Ours:
         }
 
     def plan(self, kind: str) -> dict[str, Any]:
+        """Returns the plan of a sweep as text, and its FLOPs."""
         from interventions import plan_sweep
         from interventions.patching import cost
 
@@ -59,6 +66,7 @@ class Ours:
         return {"text": str(plan), "flops": cost.flops(plan.work)}
 
     def peak(self) -> int:
+        """Returns the most bytes of memory held so far."""
         return peak_rss()
 
     def _grid(self, kind: str) -> dict[str, Any]:
@@ -73,147 +81,155 @@ class Ours:
 
 
 class Torch:
-    """Whisper of `transformers`, fused attention, inference mode, only the last position unembedded."""
+    """Hooks on the model of `transformers`, with fused attention and one scored position."""
 
-    def __init__(self, job: dict[str, Any]):
+    def __init__(self, job: Job):
         import torch
 
-        self.torch, self.job, self.whole = torch, job, models.of_torch(job)
+        self.torch, self.job, self.whole = torch, job, models.torch_model(job)
         self.model, self.config = self.whole.model, self.whole.config
-        self.mels = torch.from_numpy(np.load(job["mels"])).to(models.device(), self.whole.dtype)
-        self.tokens = torch.tensor([job["tokens"]], device=models.device())
+        device = models.torch_device()
+        self.mels = torch.from_numpy(np.load(job["mels"])).to(device, self.whole.dtype)
+        self.tokens = torch.tensor([job["tokens"]], device=device)
         with torch.inference_mode():
-            self._read()
+            self._run_shared_passes()
 
-    def _read(self) -> None:
-        """What every cell may share: the encoder output, the target's cross-attention keys and values, the source's activations."""
-        self.heads_in, self.frames_in = [], []
+    def _run_shared_passes(self) -> None:
+        """Stores what cells may share.
+
+        These are the source's activations, and the target's encoder output and cross-attention keys
+        and values.
+        """
+        self.source_heads, self.source_frames = [], []
         handles = [
-            layer.encoder_attn.out_proj.register_forward_pre_hook(self._keep_heads)
+            layer.encoder_attn.out_proj.register_forward_pre_hook(self._store_heads)
             for layer in self.model.decoder.layers
         ]
         handles += [
-            layer.register_forward_hook(self._keep_frames) for layer in self.model.encoder.layers
+            layer.register_forward_hook(self._store_frames) for layer in self.model.encoder.layers
         ]
         self.model(input_features=self.mels[1:], decoder_input_ids=self.tokens, use_cache=False)
         for handle in handles:
             handle.remove()
         self.outputs = self.model.encoder(self.mels[:1])
-        self.crossed = self.model.decoder(
+        self.cross_kv = self.model.decoder(
             self.tokens, encoder_hidden_states=self.outputs[0], use_cache=True
         ).past_key_values
 
-    def run(self, kind: str, way: str, cells: list[list[int]], batch: int = 1) -> dict[str, Any]:
-        """`way`: "whole", "reused" (the encoder output), "kept" (also cross-attention keys and values), "nnsight", "nnsight whole"."""
+    def _store_heads(self, _: Any, args: tuple) -> None:
+        self.source_heads.append(args[0])
+
+    def _store_frames(self, _: Any, args: tuple, out: Any) -> None:
+        self.source_frames.append(out[0] if isinstance(out, tuple) else out)
+
+    def run(self, kind: str, way: str, cells: list[Cell], batch: int = 1) -> dict[str, Any]:
+        """Returns the values of cells, and the seconds.
+
+        Args:
+            kind: "decoder" or "encoder".
+            way: "whole" (nothing is shared), "reused" (the encoder output is), "kept" (so are
+                cross-attention keys and values), "nnsight whole", or "nnsight" (the encoder output
+                is shared).
+            cells: the cells.
+            batch: cells per pass.
+        """
         start = time.perf_counter()
         with self.torch.inference_mode():
             groups = list(_groups(cells, batch))
-            values = [value for group in groups for value in self._group(kind, way, group)]
+            values = [value for group in groups for value in self._values(kind, way, group)]
             models.wait_for_torch()
         return {"seconds": time.perf_counter() - start, "values": values}
 
     def peak(self) -> int:
+        """Returns the most bytes of memory held so far."""
         return peak_rss()
 
-    def _group(self, kind: str, way: str, cells: list[list[int]]) -> list[float]:
+    def _values(self, kind: str, way: str, cells: list[Cell]) -> list[float]:
+        """The values of cells of one layer, in one pass."""
         if way.startswith("nnsight"):
-            return self._nnsight(way, cells[0])
-        layer = cells[0][0]
-        handle = (
-            self._patch_frames(layer, cells)
-            if kind == "encoder"
-            else self._patch_heads(layer, cells)
-        )
+            return self._nnsight_value(way, cells[0])
+        patch = self._patch_frames if kind == "encoder" else self._patch_heads
+        handle = patch(cells[0][0], cells)
         last = self._forward(way, len(cells))[:, -1]
         handle.remove()
-        return self._difference(last)
+        return self._logit_difference(last)
 
     def _forward(self, way: str, n: int) -> Any:
-        from experiments.bench.torch_whisper import cached
+        """The last hidden states of `n` copies of the target."""
+        from experiments.bench.torch_whisper import cache_argument
 
         tokens = self.tokens.expand(n, -1)
         if way == "whole":
-            return self.model(
-                input_features=self.mels[:1].expand(n, -1, -1),
-                decoder_input_ids=tokens,
-                use_cache=False,
-            )[0]
-        heard = self.outputs[0].expand(n, -1, -1)
+            mels = self.mels[:1].expand(n, -1, -1)
+            return self.model(input_features=mels, decoder_input_ids=tokens, use_cache=False)[0]
+        xa = self.outputs[0].expand(n, -1, -1)
         if way == "reused":
-            return self.model(encoder_outputs=(heard,), decoder_input_ids=tokens, use_cache=False)[
-                0
-            ]
-        kept = cached(self.model.decoder, self._kept(n))
-        return self.model.decoder(tokens, encoder_hidden_states=heard, use_cache=True, **kept)[0]
+            return self.model(encoder_outputs=(xa,), decoder_input_ids=tokens, use_cache=False)[0]
+        cache = cache_argument(self.model.decoder, self._shared_cache(n))
+        return self.model.decoder(tokens, encoder_hidden_states=xa, use_cache=True, **cache)[0]
 
-    def _kept(self, n: int) -> Any:
+    def _shared_cache(self, n: int) -> Any:
+        """A cache that holds the cross-attention keys and values of `n` copies of the target."""
         from transformers import DynamicCache, EncoderDecoderCache
 
-        layers = self.crossed.cross_attention_cache.layers
+        layers = self.cross_kv.cross_attention_cache.layers
         pairs = [
             tuple(x.expand(n, -1, -1, -1) for x in (layer.keys, layer.values)) for layer in layers
         ]
         return EncoderDecoderCache(DynamicCache(), DynamicCache(pairs))
 
-    def _difference(self, last: Any) -> list[float]:
+    def _logit_difference(self, last: Any) -> list[float]:
         logits = self.whole.proj_out(last)
         return (logits[:, self.job["answer"]] - logits[:, self.job["foil"]]).float().tolist()
 
-    def _out(self, layer: int) -> Any:
-        return self.model.decoder.layers[layer].encoder_attn.out_proj
-
-    def _keep_heads(self, _: Any, args: tuple) -> None:
-        self.heads_in.append(args[0])
-
-    def _keep_frames(self, _: Any, args: tuple, out: Any) -> None:
-        self.frames_in.append(out[0] if isinstance(out, tuple) else out)
-
-    def _part(self, head: int) -> slice:
+    def _head(self, head: int) -> slice:
+        """The columns of a head among all heads."""
         width = self.config.d_model // self.config.decoder_attention_heads
         return slice(head * width, (head + 1) * width)
 
-    def _patch_heads(self, layer: int, cells: list[list[int]]) -> Any:
+    def _patch_heads(self, layer: int, cells: list[Cell]) -> Any:
         def hook(_: Any, args: tuple) -> tuple:
             z = args[0].clone()
             for row, (_layer, head, position) in enumerate(cells):
-                z[row, position, self._part(head)] = self.heads_in[layer][
-                    0, position, self._part(head)
-                ]
+                columns = self._head(head)
+                z[row, position, columns] = self.source_heads[layer][0, position, columns]
             return (z,)
 
-        return self._out(layer).register_forward_pre_hook(hook)
+        projection = self.model.decoder.layers[layer].encoder_attn.out_proj
+        return projection.register_forward_pre_hook(hook)
 
-    def _patch_frames(self, layer: int, cells: list[list[int]]) -> Any:
+    def _patch_frames(self, layer: int, cells: list[Cell]) -> Any:
         def hook(_: Any, args: tuple, out: Any) -> Any:
             x = (out[0] if isinstance(out, tuple) else out).clone()
             for row, (_layer, window) in enumerate(cells):
                 here = slice(window * FRAMES, min((window + 1) * FRAMES, self.job["frames"]))
-                x[row, here] = self.frames_in[layer][0, here]
+                x[row, here] = self.source_frames[layer][0, here]
             return (x, *out[1:]) if isinstance(out, tuple) else x
 
         return self.model.encoder.layers[layer].register_forward_hook(hook)
 
-    def _nnsight(self, way: str, cell: list[int]) -> list[float]:
+    def _nnsight_value(self, way: str, cell: Cell) -> list[float]:
         from nnsight import NNsight
 
-        if not hasattr(self, "opened"):
-            self.opened = NNsight(self.model)
+        if not hasattr(self, "traced"):
+            self.traced = NNsight(self.model)
         layer, head, position = cell
-        part, value = self._part(head), self.heads_in[layer][0, position, self._part(head)]
-        heard = (
+        columns = self._head(head)
+        value = self.source_heads[layer][0, position, columns]
+        inputs = (
             {"input_features": self.mels[:1]}
             if way == "nnsight whole"
             else {"encoder_outputs": (self.outputs[0],)}
         )
-        with self.opened.trace(**heard, decoder_input_ids=self.tokens, use_cache=False):
-            z = self.opened.decoder.layers[layer].encoder_attn.out_proj.input.clone()
-            z[0, position, part] = value
-            self.opened.decoder.layers[layer].encoder_attn.out_proj.input = z
-            last = self.opened.decoder.layer_norm.output.save()
-        return self._difference(last[:, -1])
+        with self.traced.trace(**inputs, decoder_input_ids=self.tokens, use_cache=False):
+            z = self.traced.decoder.layers[layer].encoder_attn.out_proj.input.clone()
+            z[0, position, columns] = value
+            self.traced.decoder.layers[layer].encoder_attn.out_proj.input = z
+            last = self.traced.decoder.layer_norm.output.save()
+        return self._logit_difference(last[:, -1])
 
 
-def _groups(cells: list[list[int]], batch: int) -> Iterator[list[list[int]]]:
+def _groups(cells: list[Cell], batch: int) -> Iterator[list[Cell]]:
     """Cells of one layer, `batch` at a time."""
     for layer in sorted({cell[0] for cell in cells}):
         of_layer = [cell for cell in cells if cell[0] == layer]

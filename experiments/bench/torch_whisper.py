@@ -1,4 +1,4 @@
-"""Whisper of `transformers` on torch, holding given weights: what this project is compared with."""
+"""Builds the Whisper of `transformers` from given weights: the reference for jaxasr."""
 
 import inspect
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from jaxasr.config import Config
 
-# OpenAI's names to those of `transformers`; the first match of each part of a name, whole parts only.
+# OpenAI's names of modules to those of `transformers`.
 _PARTS = {
     "blocks": "layers",
     "attn": "self_attn",
@@ -30,16 +30,26 @@ _PARTS = {
 
 
 def hf_name(name: str) -> str:
-    """The name in `transformers` of the parameter that an OpenAI checkpoint calls `name`."""
+    """Converts a parameter's name in an OpenAI checkpoint to its name in `transformers`.
+
+    Example:
+        >>> hf_name("decoder.blocks.0.attn.query.weight")
+        'model.decoder.layers.0.self_attn.q_proj.weight'
+    """
     name = name.replace("mlp.0", "fc1").replace("mlp.2", "fc2")
     return "model." + ".".join(_PARTS.get(part, part) for part in name.split("."))
 
 
 def hf_config(config: Config) -> WhisperConfig:
-    """Raises `ValueError` for widths that differ between the stacks, which `transformers` cannot express."""
+    """Converts a config to that of `transformers`.
+
+    Raises:
+        ValueError: the stacks differ in width, which `transformers` cannot express.
+    """
     if config.n_audio_state != config.n_text_state:
         raise ValueError(
-            f"config: transformers has one d_model, got {config.n_audio_state} and {config.n_text_state}."
+            f"config: transformers has one d_model, got {config.n_audio_state} and "
+            f"{config.n_text_state}."
         )
     return WhisperConfig(
         vocab_size=config.n_vocab,
@@ -53,7 +63,8 @@ def hf_config(config: Config) -> WhisperConfig:
         decoder_ffn_dim=4 * config.n_text_state,
         max_source_positions=config.n_audio_ctx,
         max_target_positions=config.n_text_ctx,
-        # No token is special here: a padding id would only matter to training, the others only to `generate`.
+        # No token is special, because a padding id matters only to training, the others only to
+        # the `generate` of `transformers`.
         pad_token_id=0,
         bos_token_id=0,
         eos_token_id=0,
@@ -66,9 +77,15 @@ def hf_config(config: Config) -> WhisperConfig:
 def build(
     config: Config, state: Mapping[str, np.ndarray], attention: str = "eager"
 ) -> WhisperForConditionalGeneration:
-    """A float32 torch model with the weights of `state`, under OpenAI's names and in torch's layout.
+    """Builds a float32 torch model.
 
-    `attention` is "eager" (which shows its patterns) or "sdpa" (which is fast). Raises when a tensor is missing, left over or misshapen.
+    Args:
+        config: the model's shapes.
+        state: weights under OpenAI's names, in torch's layout.
+        attention: "eager", which returns its patterns, or "sdpa", which is fast.
+
+    Raises:
+        RuntimeError: a tensor is missing, left over or of another shape.
     """
     model = WhisperForConditionalGeneration._from_config(
         hf_config(config), attn_implementation=attention
@@ -82,10 +99,7 @@ def build(
     return model.eval().requires_grad_(False)
 
 
-def cached(decoder: torch.nn.Module, cache: Any) -> dict[str, Any]:
-    """The keyword under which `decoder` takes its cache: transformers renamed it in 5.24."""
-    return {
-        "cache"
-        if "cache" in inspect.signature(decoder.forward).parameters
-        else "past_key_values": cache
-    }
+def cache_argument(decoder: torch.nn.Module, cache: Any) -> dict[str, Any]:
+    """Returns the keyword argument for a decoder's cache, which transformers renamed in 5.24."""
+    parameters = inspect.signature(decoder.forward).parameters
+    return {"cache" if "cache" in parameters else "past_key_values": cache}

@@ -1,6 +1,7 @@
-"""Contenders in processes of their own, so that memory and the time to a first result are theirs alone.
+"""Runs each contender in a process of its own, which has its own memory and time to a first result.
 
-`Worker("package.module:Class", job)` starts one; `worker.ask("method", ...)` calls a method of its instance, over a pipe.
+`Worker("package.module:Class", job)` starts a process that holds `Class(job)`;
+`worker.ask("method", ...)` calls a method of it through a pipe.
 """
 
 import ctypes
@@ -16,7 +17,19 @@ from typing import Any
 
 
 class Worker:
-    """A process holding `Class(job)`. A context manager: leaving it ends the process."""
+    """A process that holds `Class(job)`; leaving the context ends the process.
+
+    Args:
+        target: "package.module:Class".
+        job: plain values, passed on as JSON.
+        environment: environment variables of the process.
+
+    Example:
+        ```python
+        with Worker("experiments.bench.machine:Machine", {}) as worker:
+            print(worker.ask("describe"))
+        ```
+    """
 
     def __init__(self, target: str, job: Mapping[str, Any], **environment: str):
         self.target, self.started = target, time.perf_counter()
@@ -25,7 +38,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            # Several processes share the accelerator: none may take all of its memory at once.
+            # Several processes share the accelerator, so none may reserve all of its memory.
             env={
                 **os.environ,
                 "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
@@ -35,56 +48,65 @@ class Worker:
         )
         self._send(dict(job))
 
+    def __repr__(self) -> str:
+        return f"Worker({self.target}, process {self.process.pid})"
+
     def ask(self, method: str, **arguments: Any) -> Any:
-        """What the method returns. Raises RuntimeError when the process has failed; its own message is on standard error."""
+        """Calls a method of the instance and returns its result.
+
+        Raises:
+            RuntimeError: the process has failed; its own message is on standard error.
+        """
         self._send({"method": method, "arguments": arguments})
+        assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
             raise RuntimeError(
-                f"{self.target}.{method}: its process ended with code {self.process.wait()}; see its message above."
+                f"{self.target}.{method}: its process ended with code {self.process.wait()}; "
+                "see its message above."
             )
         return json.loads(line)
 
     def since_start(self) -> float:
-        """Seconds since the process was started."""
+        """Returns the seconds since the process was started."""
         return time.perf_counter() - self.started
 
     def _send(self, value: dict[str, Any]) -> None:
+        assert self.process.stdin is not None
         try:
             self.process.stdin.write(json.dumps(value) + "\n")
             self.process.stdin.flush()
         except BrokenPipeError:
-            return  # it has failed already: `ask` says so
+            return  # the process has failed, which `ask` reports
 
     def __enter__(self) -> "Worker":
         return self
 
     def __exit__(self, *_: object) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         self.process.stdin.close()
         self.process.wait()
         self.process.stdout.close()
 
 
 def peak_rss() -> int:
-    """Bytes of memory this process has held at most; of the kernel's two records the one that a parent process does not enter."""
+    """Returns the most bytes of memory that this process has held."""
     status = Path("/proc/self/status")
-    if status.exists():
-        return 1024 * next(
-            int(line.split()[1])
-            for line in status.read_text().splitlines()
-            if line.startswith("VmHWM")
-        )
+    if status.exists():  # `getrusage` would count what the parent held when it started this process
+        lines = status.read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-        1 if sys.platform == "darwin" else 1024
-    )
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def reset_peak_rss() -> int:
-    """Forgets the peak (Linux with glibc), so that `peak_rss` tells that of what follows; the bytes held now."""
+    """Starts a new peak for `peak_rss` (Linux with glibc); returns the bytes held now."""
     try:
-        ctypes.CDLL(None).malloc_trim(0)  # what is free already would hide what is taken next
+        # Freed memory that the process still holds would hide what is allocated next.
+        ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
     except (OSError, AttributeError):
         return 0
@@ -92,20 +114,20 @@ def reset_peak_rss() -> int:
 
 
 def threads() -> int:
-    """Processors this process may use."""
+    """Returns the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def serve(target: str) -> None:
-    """Answers the parent until it closes the pipe. What a library prints goes to standard error."""
+    """Answers the parent until it closes the pipe."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
+    os.dup2(2, 1)  # a library's prints go to standard error, so that they do not mix with answers
     module, name = target.split(":")
     job = json.loads(sys.stdin.readline())
-    contender = getattr(importlib.import_module(module), name)(job)
+    instance = getattr(importlib.import_module(module), name)(job)
     for line in sys.stdin:
         request = json.loads(line)
-        answer = getattr(contender, request["method"])(**request["arguments"])
+        answer = getattr(instance, request["method"])(**request["arguments"])
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 

@@ -1,4 +1,4 @@
-"""Activations of whole corpora on disk: `extract` writes them, `open` reads them back."""
+"""Stores activations of whole corpora on disk: `extract` computes them, `open` reads them."""
 
 from experiments.store.extracting import covers as covers, extract as extract
 from experiments.store.layout import StoreError as StoreError

@@ -1,4 +1,4 @@
-"""What is kept of an activation over time: means, single positions, or every true frame. Decided inside the compiled pass.
+"""Pools activations over time inside the compiled pass: means, positions, or all true frames.
 
 Axis letters: B batch, T time, P pools, D features (heads and their widths flattened).
 """
@@ -18,23 +18,40 @@ FRAMES = "frames"
 Pool = str | int
 
 
-def parse(pool: str | int | Sequence[Pool]) -> tuple[tuple[str, ...], bool]:
-    """Names of the pools, in the order given, and whether every true frame is kept, too.
+def parse(pool: Pool | Sequence[Pool]) -> tuple[tuple[str, ...], bool]:
+    """Reads the pools that a user asks for.
 
-    "speech": mean over the frames of the recording (decoder: over the tokens of the text). "all": mean over all 1,500 frames, padding
-    included (decoder: over prompt, text and end). "last": the last frame (decoder: the end of text). A number: that frame or token,
-    from the end when negative. "frames": every true frame (token), ragged. Raises ValueError.
+    Args:
+        pool: one or several of
+
+            - "speech": the mean over the frames of the recording (decoder: the tokens of the text);
+            - "all": the mean over all 1,500 frames, padding included (decoder: prompt, text and end
+              of text);
+            - "last": the last frame (decoder: the end of text);
+            - a number: that frame or token, from the end if negative;
+            - "frames": every true frame (token), of different number per recording.
+
+    Returns:
+        The names of the pools in the given order, and whether true frames are kept as well.
+
+    Raises:
+        ValueError: an unknown or repeated pool.
+
+    Example:
+        >>> parse(["speech", -1, "frames"])
+        (('speech', '-1'), True)
     """
-    named = [pool] if isinstance(pool, str | int) else list(pool)
-    names = [str(name) for name in named]
-    bad = [
+    items = [pool] if isinstance(pool, str | int) else list(pool)
+    names = [str(item) for item in items]
+    unknown = [
         name
         for name in names
         if name not in (*MEANS, "last", FRAMES) and not name.removeprefix("-").isdigit()
     ]
-    if bad or not names or len(set(names)) < len(names):
+    if unknown or not names or len(set(names)) < len(names):
         raise ValueError(
-            f"pool: expected 'speech', 'all', 'last', 'frames' or positions, each once, got {pool!r}."
+            "pool: expected 'speech', 'all', 'last', 'frames' or positions, each once, "
+            f"got {pool!r}."
         )
     return tuple(name for name in names if name != FRAMES), FRAMES in names
 
@@ -42,16 +59,17 @@ def parse(pool: str | int | Sequence[Pool]) -> tuple[tuple[str, ...], bool]:
 def check_sites(sites: Sequence[str]) -> None:
     """Raises ValueError for an unknown site and for one that is not [B, T, ...]."""
     _sites.check_known(sites)
-    fit = [site for site, axes in _sites.SITES.items() if axes[:2] in (("B", "T"), ("B", "S"))]
-    _sites.check_known(sites, fit, "site to pool over time; a pattern has two times. Not")
+    poolable = [site for site, axes in _sites.SITES.items() if axes[:2] in (("B", "T"), ("B", "S"))]
+    _sites.check_known(sites, poolable, "site to pool over time; a pattern has two times. Not")
 
 
 def n_features(config: Config, site: str) -> int:
+    """Returns the width D of a site."""
     return int(np.prod(_sites.spec(config, site, 1, 1).shape[2:]))
 
 
 def has(pool: str, length: int) -> bool:
-    """Whether a row of this length has the position that `pool` names, if it names one."""
+    """Returns whether a row of `length` steps has the position that `pool` names."""
     return pool in (*MEANS, "last") or -length <= int(pool) < length
 
 
@@ -62,9 +80,14 @@ def spans(
     length: Sequence[int],
     whole: int | None,
 ) -> Int[np.ndarray, "B P 2"]:
-    """The stretch [from, to) of time that each pool is the mean of, for every row.
+    """Returns the span [from, to) of time that each pool averages, for every row.
 
-    first, end: where speech (text) begins and ends; length: what is there in all; whole: what "all" counts, None: `length`.
+    Args:
+        pools: names of pools, see `parse`.
+        first: where speech (or text) starts, per row.
+        end: where speech (or text) ends, per row.
+        length: the number of steps, per row.
+        whole: the number of steps that "all" averages; None for `length`.
     """
     rows = [
         [_span(pool, a, b, n, n if whole is None else whole) for pool in pools]
@@ -75,19 +98,24 @@ def spans(
 
 def _span(pool: str, first: int, end: int, length: int, whole: int) -> tuple[int, int]:
     if pool == "speech":
-        return first, max(end, first + 1)  # of an empty text the place where it would begin
+        return first, max(end, first + 1)  # an empty text has the position where it would start
     if pool == "all":
         return 0, whole
-    at = -1 if pool == "last" else int(pool)
-    place = at + length if at < 0 else at
-    return place, place + 1
+    position = -1 if pool == "last" else int(pool)
+    index = position + length if position < 0 else position
+    return index, index + 1
 
 
 @pytrees.dataclass
 class Pooled:
-    """A readout's function: `{site: [B, P, D]}`, and `{site/frames: [B, width, D]}` of the first `width` steps when that is not 0.
+    """A readout's function that pools activations over time, in float32 or wider.
 
-    Float32 or wider. What lies outside of a pool's stretch is never added, so it may be anything, NaN included.
+    Steps outside of a span are never added, so they may hold anything, NaN included.
+
+    Attributes:
+        spans: the span of each row and pool.
+        sites: the sites to read.
+        width: how many of the first steps to keep as frames; 0 for none.
     """
 
     spans: Int[Array, "B P 2"]
@@ -95,23 +123,25 @@ class Pooled:
     width: int = pytrees.field(pytree_node=False, default=0)
 
     def __call__(self, acts: Acts) -> Acts:
-        found = {}
+        """Returns `{site: [B, P, D]}` and, with a width, `{site/frames: [B, width, D]}`."""
+        pooled: Acts = {}
         for site in self.sites:
             if site in acts:
-                found |= self._kept(site, acts[site])
-        return found
+                pooled |= self._pool(site, acts[site])
+        return pooled
 
-    def _kept(self, site: str, x: Array) -> Acts:
+    def _pool(self, site: str, x: Array) -> Acts:
         x = x.reshape(*x.shape[:2], -1)
-        # Mel frames come two to an encoder frame.
+        # There are two mel frames per encoder frame.
         scale = 2 if site == "encoder.conv1" else 1
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        kept = {site: means(wide, self.spans * scale)} if self.spans.shape[1] else {}
-        return kept | ({f"{site}/{FRAMES}": wide[:, : self.width * scale]} if self.width else {})
+        pooled = {site: means(wide, self.spans * scale)} if self.spans.shape[1] else {}
+        frames = {f"{site}/{FRAMES}": wide[:, : self.width * scale]} if self.width else {}
+        return pooled | frames
 
 
 def means(x: Float[Array, "B T D"], spans: Int[Array, "B P 2"]) -> Float[Array, "B P D"]:
-    """Mean over each stretch of time; one step long, it is that step exactly."""
+    """Returns the mean over each span of time; of a span of one step, exactly that step."""
     time = jnp.arange(x.shape[1], dtype=jnp.int32)[:, None]
     pooled = []
     for p in range(spans.shape[1]):
@@ -122,4 +152,5 @@ def means(x: Float[Array, "B T D"], spans: Int[Array, "B P 2"]) -> Float[Array, 
 
 
 def readout(spans: Int[np.ndarray, "B P 2"], sites: Sequence[str], width: int = 0) -> Readout:
+    """Returns a readout of `sites` that pools over `spans`, see `Pooled`."""
     return Readout(Pooled(jnp.asarray(spans), tuple(sites), width), tuple(sites))

@@ -1,4 +1,4 @@
-"""A store read back: as labelled arrays, as a matrix for a fit, or in shards on the device."""
+"""Reads a store: as labelled arrays, as a matrix for a fit, or in shards on the device."""
 
 import dataclasses
 import os
@@ -10,70 +10,107 @@ import jax
 import ml_dtypes
 import numpy as np
 import xarray
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from experiments.store import layout, pools
+from experiments.store import integrity, layout, pools
 from jaxasr.sites import stack_of
 
 
-def open(path: str | os.PathLike) -> "Store":
-    """A store, finished or not. Raises FileNotFoundError, and StoreError when it is of another format."""
+def open(path: str | os.PathLike[str]) -> "Store":
+    """Opens a store, finished or not.
+
+    Args:
+        path: the store's folder.
+
+    Returns:
+        The store; activations are read when they are used.
+
+    Raises:
+        FileNotFoundError: there is no store at `path`.
+        StoreError: the store is damaged or has another format.
+
+    Example:
+        ```python
+        X = store.open("activations").activations("encoder.resid_post")  # [L, N, D]
+        ```
+    """
     path = Path(path)
-    group = layout.existing(path, "r") if path.exists() else None
+    group = integrity.existing(path, "r") if path.exists() else None
     if group is None or "status" not in group:
         raise FileNotFoundError(
-            f"path: expected an activation store, found none at {str(path)!r}. Write one with `extract`."
+            f"path: expected an activation store, found none at {str(path)!r}. "
+            "Write one with `extract`."
         )
-    if group.attrs["format"] != layout.FORMAT:
-        raise layout.StoreError(
-            f"path: {str(path)!r} has format {group.attrs['format']}, this version reads {layout.FORMAT}."
-        )
-    with layout.damage_named(group, "dataset"):  # the coordinates are read now
+    with layout.damage_named(group, "dataset"):  # xarray reads the coordinates here
         return Store(path, xarray.open_zarr(path, consolidated=False, chunks=None), group)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Store:
-    """`dataset` is the whole store, read when it is used: dims utterance, pool, encoder_layer, feature … (`layout`)."""
+    """Activations of a corpus on disk.
+
+    Attributes:
+        path: the folder.
+        dataset: the whole store as labelled arrays that are read when used: dims utterance, pool,
+            encoder_layer, feature, ... (see `experiments.store.layout`).
+        group: the zarr group.
+    """
 
     path: Path
     dataset: xarray.Dataset
     group: layout.Group = dataclasses.field(repr=False)
 
+    def __repr__(self) -> str:
+        sites, state = ", ".join(self.sites), "" if self.complete else ", unfinished"
+        return f"Store({str(self.path)!r}: {len(self.done)} utterances at {sites}{state})"
+
     @property
     def attrs(self) -> dict[str, Any]:
+        """Model, corpus, settings, versions, provenance and checksums."""
         return dict(self.group.attrs)
 
     @property
     def complete(self) -> bool:
+        """Whether the extraction has finished."""
         return bool(self.group.attrs["complete"])
 
     @property
     def sites(self) -> list[str]:
+        """The sites that were extracted."""
         return list(self.group.attrs["settings"]["sites"])
 
     @property
-    def done(self) -> np.ndarray:
-        """Indices of the utterances that are there, in the store's order."""
+    def done(self) -> Int[np.ndarray, "N"]:
+        """The rows of the utterances that have activations, in the store's order."""
         return np.flatnonzero(self._read("status") == layout.DONE)
 
     @property
     def ids(self) -> list[str]:
-        """Of the utterances that are there."""
+        """The ids of the utterances that have activations, in the store's order."""
         return self._read("utterance")[self.done].tolist()
 
     @property
     def problems(self) -> dict[str, str]:
-        """Utterances that were left out, and why."""
+        """The utterances that were left out, and the reasons."""
         names, problems = self._read("utterance").tolist(), self._read("problem").tolist()
         return {name: problem for name, problem in zip(names, problems) if problem}
 
     def activations(
         self, site: str, pool: str = "speech", rows: np.ndarray | slice | None = None
-    ) -> np.ndarray:
-        """[L, N, D] of the utterances that are there, in the order of `ids`, or only `rows` of them; L is 1 where a site has no layers.
+    ) -> Float[np.ndarray, "L N D"]:
+        """Reads pooled activations.
 
-        Raises ValueError listing what the store has for a site or pool that it lacks.
+        Args:
+            site: one of `sites`.
+            pool: one of the store's pools.
+            rows: which of `ids` to read; None for all.
+
+        Returns:
+            [L, N, D] in the order of `ids`; L is 1 at a site without layers.
+
+        Raises:
+            ValueError: the store lacks the site or pool; the message lists what it has.
+            StoreError: the store is damaged.
         """
         array, names = self._array(site), self.group.attrs["settings"]["pools"]
         if pool not in names:
@@ -81,103 +118,124 @@ class Store:
                 f"pool: the store at {str(self.path)!r} has {', '.join(names)}, got {pool!r}."
             )
         wanted = self.done if rows is None else self.done[rows]
+        index = names.index(pool)
         if not len(wanted):
-            return self._wide(array, array[names.index(pool)][..., :0, :])
+            return _with_layers(array, array[index][..., :0, :])
+        # One contiguous read is much faster in zarr than one per row.
         first, last = int(wanted.min()), int(wanted.max()) + 1
-        return self._wide(
-            array,
-            self._read(site, names.index(pool), ..., slice(first, last), slice(None))[
-                ..., wanted - first, :
-            ],
-        )
+        block = self._read(site, index, ..., slice(first, last), slice(None))
+        return _with_layers(array, block[..., wanted - first, :])
 
     def mel(self) -> Float[np.ndarray, "N M"]:
-        """Mean log-mel features over speech of the utterances that are there."""
+        """Reads the mean log-mel features over speech, in the order of `ids`."""
         return self._read("mel")[self.done]
 
     def shards(
         self, site: str, pool: str = "speech", size: int = 1024
     ) -> Iterator[tuple[list[str], Float[Array, "L n D"]]]:
-        """Ids and activations on the device, `size` utterances at a time: for fits of more than memory holds."""
+        """Yields ids and activations on the device, for fits of more than memory holds.
+
+        Args:
+            site: one of `sites`.
+            pool: one of the store's pools.
+            size: utterances per shard.
+        """
         ids = self.ids
         for start in range(0, len(ids), size):
             here = slice(start, start + size)
             yield ids[here], jax.device_put(self.activations(site, pool, here))
 
-    def frame_counts(self, site: str, ids: Sequence[str] | None = None) -> np.ndarray:
-        """True frames [n] of all utterances, or of `ids`."""
+    def frame_counts(self, site: str, ids: Sequence[str] | None = None) -> Int[np.ndarray, "n"]:
+        """Returns the number of true frames of each utterance, or of those in `ids`."""
         return self._spans(site, ids)[1]
 
     def frames(
         self, site: str, ids: Sequence[str] | None = None, rows: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """True frames: [L, N, D] of all utterances (or of `ids`) one after the other, and offsets [n + 1] of each in N.
+    ) -> tuple[Float[np.ndarray, "L N D"], Int[np.ndarray, "n+1"]]:
+        """Reads true frames, one utterance after the other.
 
-        rows: only these of the N, ascending. One utterance at a time is read, so what is not asked for takes no memory.
+        Args:
+            site: one of `sites`, of a store with the pool "frames".
+            ids: which utterances; None for all.
+            rows: which of the N frames to read, ascending; None for all. One utterance is read at a
+                time, so frames outside of `rows` take no memory.
+
+        Returns:
+            [L, N, D], and where each utterance starts among the N frames, followed by N.
+
+        Raises:
+            ValueError: the store has no frames of the site.
+            StoreError: the store is damaged.
         """
-        array = self._array(f"{site}.{pools.FRAMES}")
-        start, count = self._spans(site, ids)
-        offsets = np.concatenate([[0], np.cumsum(count)])
-        parts = [array[..., :0, :]]
-        for first, a, n in zip(offsets, start, count):
-            here = (
-                slice(None)
-                if rows is None
-                else rows[slice(*np.searchsorted(rows, (first, first + n)))] - first
-            )
-            if rows is None or len(here):
-                parts.append(
-                    self._read(f"{site}.{pools.FRAMES}", ..., slice(a, a + n), slice(None))[
-                        ..., here, :
-                    ]
-                )
-        return self._wide(array, np.concatenate(parts, axis=-2)), offsets
+        name = f"{site}.{pools.FRAMES}"
+        array = self._array(name)
+        starts, counts = self._spans(site, ids)
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        blocks = [array[..., :0, :]]
+        for offset, start, count in zip(offsets, starts, counts):
+            chosen = _within(rows, offset, count)
+            if rows is None or len(chosen):
+                block = self._read(name, ..., slice(start, start + count), slice(None))
+                blocks.append(block[..., chosen, :])
+        return _with_layers(array, np.concatenate(blocks, axis=-2)), offsets
 
     def _spans(self, site: str, ids: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray]:
         """Where the frames of each utterance start, and how many there are."""
         self._array(f"{site}.{pools.FRAMES}")
-        where = {name: i for i, name in enumerate(self._read("utterance").tolist())}
-        chosen = np.array([where[name] for name in (self.ids if ids is None else ids)], int)
-        per = 2 if site == "encoder.conv1" else 1
-        start, count = (
-            per * self._read(f"{stack_of(site)}_frame_{name}")[chosen]
+        row_of = {name: row for row, name in enumerate(self._read("utterance").tolist())}
+        chosen = np.array([row_of[name] for name in (self.ids if ids is None else ids)], int)
+        scale = 2 if site == "encoder.conv1" else 1
+        starts, counts = (
+            scale * self._read(f"{stack_of(site)}_frame_{name}")[chosen]
             for name in ("start", "count")
         )
-        return start, count
+        return starts, counts
 
     def _array(self, name: str) -> Any:
         if name not in self.group:
-            raise ValueError(
-                f"site: the store at {str(self.path)!r} has {', '.join(sorted(self.group.array_keys()))}, got {name!r}."
-            )
+            names = ", ".join(sorted(self.group.array_keys()))
+            raise ValueError(f"site: the store at {str(self.path)!r} has {names}, got {name!r}.")
         return self.group[name]
 
     def _read(self, name: str, *where: Any) -> np.ndarray:
         return layout.read(self.group, name, *where)
 
-    @staticmethod
-    def _wide(array: Any, x: np.ndarray) -> np.ndarray:
-        """As numbers to compute with, with a layer axis."""
-        bits = array.attrs["dtype"] == "bfloat16"
-        x = x.view(ml_dtypes.bfloat16) if bits else x
-        wide = x if x.dtype == np.float64 else x.astype(np.float32)
-        return wide if wide.ndim == 3 else wide[None]
-
     def verify(self) -> None:
-        """Reads everything. Raises StoreError naming the variable that is not what was written."""
+        """Reads and checks everything.
+
+        Raises:
+            StoreError: a variable differs from what was written; the message names it.
+        """
         for name in self.group.array_keys():
             self._read(name)
         self.verify_checksums()
 
     def verify_checksums(self) -> None:
-        """Reads all files of a finished store without decoding them. Raises StoreError naming what is not what was written."""
-        now = layout.checksums(self.group)
-        changed = [
-            name
-            for name, value in self.attrs.get("checksums", {}).items()
-            if now.get(name) != value
-        ]
+        """Checks all files of a finished store without decoding them.
+
+        Raises:
+            StoreError: a variable differs from what was written; the message names it.
+        """
+        current = integrity.checksums(self.group)
+        saved = self.attrs.get("checksums", {})
+        changed = [name for name, digest in saved.items() if current.get(name) != digest]
         if changed:
             raise layout.StoreError(
-                f"{str(self.path)!r}: {', '.join(changed)} differ from what was written. {layout.REMEDY}"
+                f"{str(self.path)!r}: {', '.join(changed)} differ from what was written. "
+                f"{layout.REMEDY}"
             )
+
+
+def _within(rows: np.ndarray | None, offset: int, count: int) -> Any:
+    """Those of `rows` among the `count` frames from `offset` on, relative to `offset`."""
+    if rows is None:
+        return slice(None)
+    return rows[slice(*np.searchsorted(rows, (offset, offset + count)))] - offset
+
+
+def _with_layers(array: Any, x: np.ndarray) -> Float[np.ndarray, "L N D"]:
+    """Values read from `array` as float32 or wider, with a layer axis."""
+    if array.attrs["dtype"] == "bfloat16":  # stored as integers
+        x = x.view(ml_dtypes.bfloat16)
+    wide = x if x.dtype == np.float64 else x.astype(np.float32)
+    return wide if wide.ndim == 3 else wide[None]

@@ -1,55 +1,62 @@
-"""Writing batches into a store. A batch counts when its `status` is written, which is last; a chunk's file is replaced, never changed."""
+"""Writes batches into a store.
+
+A batch counts once its `status` is written, which is last. The file of a chunk is replaced as a
+whole, never changed.
+"""
 
 from collections.abc import Sequence
 
 import ml_dtypes
 import numpy as np
 
-from experiments.store import layout, pools
-from experiments.store.passes import Job
+from experiments.store import integrity, layout, pools
+from experiments.store.passes import Activations, Job
 from interventions.storage.text_files import utf8
 from jaxasr.sites import LAYERED, stack_of
 
 
 class Writer:
-    """`write` one batch after the other, in the order of `names`; then `finish`."""
+    """Writes the batches of a job in the order of `names`, then marks the store as complete."""
 
     def __init__(self, group: layout.Group, job: Job, dtype: str):
         self.group, self.job, self.dtype = group, job, dtype
         self.names: list[str] = layout.read(group, "utterance").tolist()
         self.status: np.ndarray = layout.read(group, "status")
         self.stacks = sorted({stack_of(site) for site in job.sites}) if job.frames else []
-        self.ends = {stack: self._end(stack) for stack in self.stacks}
+        # The number of frames that finished batches have, by stack.
+        self.n_frames = {stack: self._count_frames(stack) for stack in self.stacks}
 
-    def _end(self, stack: str) -> int:
-        """Rows of frames that finished batches have."""
-        return int(
-            layout.read(self.group, f"{stack}_frame_count")[self.status != layout.TO_DO].sum()
-        )
+    def _count_frames(self, stack: str) -> int:
+        counts = layout.read(self.group, f"{stack}_frame_count")
+        return int(counts[self.status != layout.TO_DO].sum())
 
-    def is_done(self, span: range) -> bool:
-        return bool((self.status[span.start : span.stop] != layout.TO_DO).all())
+    def is_done(self, rows: range) -> bool:
+        """Returns whether a batch has been written."""
+        return bool((self.status[rows.start : rows.stop] != layout.TO_DO).all())
 
     def write(
-        self,
-        span: range,
-        acts: dict[str, np.ndarray],
-        lengths: dict[str, list[int]],
-        problems: Sequence[str],
+        self, rows: range, acts: Activations, lengths: dict[str, list[int]], problems: Sequence[str]
     ) -> None:
-        n, here = len(span), slice(span.start, span.stop)
+        """Writes one batch.
+
+        Args:
+            rows: the rows of the store.
+            acts: activations and mel features, see `Passes.run`; further rows are ignored.
+            lengths: true lengths by stack.
+            problems: the reason per row why it is left out, or "".
+        """
+        n, here = len(rows), slice(rows.start, rows.stop)
         problems = [
-            utf8(problem) or self._not_finite(acts, row) for row, problem in enumerate(problems)
+            utf8(problem) or self._non_finite(acts, row) for row, problem in enumerate(problems)
         ]
         good = np.array([not problem for problem in problems])
-        for site in self.job.sites:
-            if self.job.pools:
+        if self.job.pools:
+            for site in self.job.sites:
                 pooled = np.moveaxis(acts[site], -2, 0)[..., :n, :]  # [P, L, B, D]
-                layout.put(
-                    self.group, site, (..., here, slice(None)), self._stored(site, pooled, good)
-                )
+                values = self._cast(site, np.where(good[:, None], pooled, 0))
+                layout.put(self.group, site, (..., here, slice(None)), values)
         for stack in self.stacks:
-            self._write_frames(stack, span, acts, np.where(good, lengths[stack][:n], 0))
+            self._write_frames(stack, here, acts, np.where(good, lengths[stack][:n], 0))
         layout.put(self.group, "mel", here, np.where(good[:, None], acts["mel"][:n], 0))
         layout.put(self.group, "n_frames", here, np.where(good, lengths["encoder"][:n], 0))
         if not good.all():
@@ -57,62 +64,60 @@ class Writer:
         self.status[here] = np.where(good, layout.DONE, layout.LEFT_OUT)
         layout.put(self.group, "status", here, self.status[here])
 
-    def _write_frames(
-        self, stack: str, span: range, acts: dict[str, np.ndarray], counts: np.ndarray
-    ) -> None:
-        start = self.ends[stack]
+    def _write_frames(self, stack: str, here: slice, acts: Activations, counts: np.ndarray) -> None:
+        """Appends the true frames of a batch at all sites of a stack."""
+        start = self.n_frames[stack]
         stop = start + int(counts.sum())
-        for site in self.job.sites:
-            if stack_of(site) == stack:
-                per = 2 if site == "encoder.conv1" else 1
-                x = acts[f"{site}/{pools.FRAMES}"]
-                rows = np.concatenate(
-                    [x[..., row, : per * count, :] for row, count in enumerate(counts)], axis=-2
-                )
-                name = f"{site}.{pools.FRAMES}"
-                array = self.group[name]
-                array.resize((*array.shape[:-2], per * stop, array.shape[-1]))
-                layout.put(
-                    self.group,
-                    name,
-                    (..., slice(per * start, per * stop), slice(None)),
-                    self._cast(site, rows),
-                )
-        here = slice(span.start, span.stop)
+        for site in self.job.of(stack):
+            scale = 2 if site == "encoder.conv1" else 1
+            x = acts[f"{site}/{pools.FRAMES}"]
+            frames = [x[..., row, : scale * count, :] for row, count in enumerate(counts)]
+            name = f"{site}.{pools.FRAMES}"
+            array = self.group[name]
+            array.resize((*array.shape[:-2], scale * stop, array.shape[-1]))
+            where = (..., slice(scale * start, scale * stop), slice(None))
+            values = self._cast(site, np.concatenate(frames, axis=-2))
+            layout.put(self.group, name, where, values)
         layout.put(self.group, f"{stack}_frame_start", here, start + np.cumsum(counts) - counts)
         layout.put(self.group, f"{stack}_frame_count", here, counts)
-        self.ends[stack] = stop
+        self.n_frames[stack] = stop
 
-    def _not_finite(self, acts: dict[str, np.ndarray], row: int) -> str:
+    def _non_finite(self, acts: Activations, row: int) -> str:
+        """Names the first site where a row has NaN or infinite activations; "" without any."""
         for name, x in acts.items():
             axis = 0 if name == "mel" else int(name.removesuffix(f"/{pools.FRAMES}") in LAYERED)
             if not np.isfinite(np.take(x, row, axis=axis)).all():
                 return f"activations at {name} are NaN or infinite"
         return ""
 
-    def _stored(self, site: str, x: np.ndarray, good: np.ndarray) -> np.ndarray:
-        return self._cast(site, np.where(good[:, None], x, 0))
-
     def _cast(self, site: str, x: np.ndarray) -> np.ndarray:
+        """Converts activations to the store's number format; raises ValueError on overflow."""
         if self.dtype == "bfloat16":
             return x.astype(ml_dtypes.bfloat16).view(np.uint16)
         with np.errstate(over="ignore"):
             cast = x.astype(self.dtype)
         if not np.isfinite(cast).all():
             raise ValueError(
-                f"dtype: {self.dtype} cannot hold {np.abs(x).max():.3g}, found at {site}. Use float32 or bfloat16."
+                f"dtype: {self.dtype} cannot hold {np.abs(x).max():.3g}, found at {site}. "
+                "Use float32 or bfloat16."
             )
         return cast
 
     def finish(self, speed: dict[str, float]) -> None:
-        """Marks the store as complete; `speed` is of this run. Raises ValueError when nothing could be read."""
-        problems = {
-            name: problem
-            for name, problem in zip(self.names, layout.read(self.group, "problem").tolist())
-            if problem
-        }
-        if len(problems) == len(self.names):
+        """Marks the store as complete.
+
+        Args:
+            speed: utterances and seconds of this run, for the attributes.
+
+        Raises:
+            ValueError: no recording could be read.
+        """
+        problems = layout.read(self.group, "problem").tolist()
+        left_out = {name: problem for name, problem in zip(self.names, problems) if problem}
+        if len(left_out) == len(self.names):
+            name, problem = next(iter(left_out.items()))
             raise ValueError(
-                f"corpus: expected a recording that can be read, all {len(problems)} failed. {next(iter(problems.items()))}"
+                f"corpus: expected a recording that can be read, all {len(left_out)} failed. "
+                f"{name}: {problem}"
             )
-        layout.finish(self.group, {"left_out": problems, "speed": speed})
+        integrity.finish(self.group, {"left_out": left_out, "speed": speed})

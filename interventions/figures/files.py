@@ -28,9 +28,12 @@ def save(figure: "Figure", path: str | os.PathLike[str]) -> Path:
         ValueError: another suffix.
 
     Example:
-        ```python
-        save(plot(cells), "heads.png")
-        ```
+        >>> import tempfile
+        >>> from interventions.figures import panels
+        >>> figure, axes = panels(1, 1)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(figure, f"{folder}/empty.svg").name
+        'empty.svg'
     """
     import matplotlib
 
@@ -42,7 +45,7 @@ def save(figure: "Figure", path: str | os.PathLike[str]) -> Path:
         )
     metadata = {"Date": None} if kind == "svg" else None
     # A fixed salt makes the ids inside an svg, and so its bytes, the same in every run.
-    stable = {"svg.fonttype": "none", "svg.hashsalt": "jaxasr"}
-    with replacing(path) as temporary, matplotlib.rc_context(stable):
+    stable = matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "jaxasr"})
+    with replacing(path) as temporary, stable:
         figure.savefig(temporary, format=kind, dpi=160, metadata=metadata)
     return path

@@ -47,8 +47,8 @@ def plot(
     Args:
         result: the result of `sweep`, `attribution`, `sequence_sweep` or `summarize`. All but the
             last are summarised first.
-        variable: for texts of a `sequence_sweep`, the variable to summarise: "wer", "resolved", ...;
-            for a summary, the variable to draw, by default the "mean" change.
+        variable: for a `sequence_sweep`, the variable to summarise: "wer", "resolved", ...; for a
+            summary, the variable to draw, by default the "mean" change.
         mel: a spectrogram [n_mels, frames] of 100 frames per second, drawn above maps over time.
         words: text, start and end (seconds) of each word, marked in maps over time.
         limit: the end of the colour scale; by default the largest value.

@@ -60,8 +60,9 @@ def panels(
         The figure, and its axes in reading order.
 
     Example:
-        >>> figure, (left, right) = panels(1, 2)
-        >>> curve(left, range(3), [[0.0, 1.0, 2.0], [0.5, 1.0, 2.5]], "two examples")
+        >>> figure, (left, right) = panels(1, 2, sharey=True)
+        >>> figure.get_size_inches().tolist()
+        [7.2, 3.0]
     """
     from matplotlib.figure import Figure
 
@@ -81,6 +82,12 @@ def legend_outside(figure: "Figure", axes: "Axes") -> "Legend":
 
     Returns:
         The legend.
+
+    Example:
+        >>> figure, (axes,) = panels(1, 1)
+        >>> curve(axes, range(2), [[0.0, 1.0]], "probe")
+        >>> [text.get_text() for text in legend_outside(figure, axes).get_texts()]
+        ['probe']
     """
     handles, labels = axes.get_legend_handles_labels()
     return figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=8)
@@ -103,6 +110,12 @@ def curve(
         label: the curve's entry in the legend.
         colour: the colour of curve and band.
         style: options of `Axes.plot`.
+
+    Example:
+        >>> figure, (axes,) = panels(1, 1)
+        >>> curve(axes, range(3), [[0.0, 1.0, 2.0], [0.5, 1.0, 2.5]], "two examples")
+        >>> axes.lines[0].get_ydata().tolist()
+        [0.25, 1.0, 2.25]
     """
     import xarray as xr
 
@@ -140,6 +153,12 @@ def heat(
 
     Returns:
         The mesh, from which a colour bar can be drawn.
+
+    Example:
+        >>> figure, (axes,) = panels(1, 1)
+        >>> mesh = heat(axes, [[0.5, -1.0]], "change", limit=1.0, down=["layer 0"])
+        >>> mesh.get_clim()
+        (-1.0, 1.0)
     """
     grid = np.atleast_2d(grid)
     axes.set_facecolor(_MISSING)

@@ -54,7 +54,8 @@ def rank_agreement(exact: xr.DataArray, estimate: xr.DataArray, k: int = 20) -> 
         raise ValueError(f"k: expected at least 1, got {k}.")
     if set(exact.dims) != set(estimate.dims) or exact.size != estimate.size:
         raise ValueError(
-            f"estimate: expected the cells of exact {dict(exact.sizes)}, got {dict(estimate.sizes)}."
+            f"estimate: expected the cells of exact {dict(exact.sizes)}, "
+            f"got {dict(estimate.sizes)}."
         )
     change = exact - exact.coords["baseline"] if "baseline" in exact.coords else exact
     change, estimate = xr.align(
@@ -65,10 +66,7 @@ def rank_agreement(exact: xr.DataArray, estimate: xr.DataArray, k: int = 20) -> 
     exact_top, estimated_top = (_largest(values, k) for values in (x, y))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", scipy.stats.ConstantInputWarning)
-        spearman, pearson = (
-            scipy.stats.spearmanr(x, y).statistic,
-            scipy.stats.pearsonr(x, y).statistic,
-        )
+        spearman, pearson = scipy.stats.spearmanr(x, y)[0], scipy.stats.pearsonr(x, y)[0]
     precision = len(exact_top & estimated_top) / k
     return Agreement(float(spearman), float(pearson), precision, k, x.size)
 

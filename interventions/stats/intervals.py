@@ -1,8 +1,8 @@
 """Bootstrap intervals and permutation p-values for grids of cells, with corrections for many cells.
 
-`values` are labelled arrays with a dimension of examples; every other dimension indexes cells. Where
-a function tests for an effect, values are differences to a baseline. All functions are seeded and
-vectorised over cells.
+`values` are labelled arrays with a dimension of examples; every other dimension indexes cells.
+Where a function tests for an effect, values are differences to a baseline. All functions are seeded
+and vectorised over cells.
 """
 
 import numpy as np

@@ -34,8 +34,8 @@ def auroc(
     Args:
         scores: one score per row [N].
         positive: which rows are of the positive class [N].
-        groups: the speaker or recording of each row [N]; whole groups are resampled, because rows of
-            a group are not independent.
+        groups: the speaker or recording of each row [N]; whole groups are resampled, because rows
+            of a group are not independent.
         against: other scores [N]; the result is then the difference of the two areas.
         n: the number of resamples. Resamples without a row of either class are left out.
         seed: the seed of the resamples.

@@ -1,8 +1,8 @@
 """Writes files and folders that appear complete or not at all, and locks folders for one writer.
 
-A write happens in a hidden staging folder inside the target's folder. Its name changes when
-everything in it is complete, so that the next write can tell what to finish and what to remove after
-a process was killed.
+A write happens in a hidden staging folder inside the target's folder. The name of the staging
+folder changes once everything in it is complete. After a process was killed, the next write
+therefore knows which entries to move into place and which to remove.
 """
 
 import os
@@ -97,8 +97,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 def only_writer(folder: str | os.PathLike[str], wait_s: float = 0.0) -> Iterator[None]:
     """Locks `folder` against other processes that call `only_writer` while the block runs.
 
-    Creates the folder if needed and cleans up first, see `clean_up`. The lock ends with its process,
-    so that a killed process blocks nothing.
+    Creates the folder if needed and cleans up first, see `clean_up`. The lock ends with its
+    process, so that a killed process blocks nothing.
 
     Args:
         folder: the folder to lock.

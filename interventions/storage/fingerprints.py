@@ -2,8 +2,9 @@
 
 A cached result is matched by the fingerprint of everything it depends on. Values of different types
 differ: 1, True and 1.0, or two classes with equal fields. The fingerprint of a function covers its
-behaviour: bytecode, constants, defaults, closure, and the functions and values of its module that it
-names. Code of installed packages is covered by its name, code of this one also by its module's text.
+behaviour: bytecode, constants, defaults, closure, and the functions and values of its module that
+it names. Code of installed packages is covered by its name, code of this package also by the text
+of its module.
 """
 
 import dataclasses
@@ -12,7 +13,7 @@ import functools
 import hashlib
 import types
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -158,7 +159,7 @@ class _Digest:
         if code.is_found_by_name(value):
             return "named", value.__module__ or "", value.__qualname__
         if isinstance(value, np.ufunc | jnp.ufunc):
-            return "ufunc", type(value).__module__, value.__name__
+            return "ufunc", type(value).__module__, cast(Any, value).__name__
         if type(value) is object:  # a sentinel, which holds nothing
             return ("sentinel",)
         if hasattr(value, "__dict__") and not code.is_installed(type(value)):

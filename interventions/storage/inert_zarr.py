@@ -12,7 +12,7 @@ from typing import Any
 
 from interventions.storage.inert import KINDS, MAX_RATIO, read_json
 
-# Bytes that a variable may take whatever its files hold, because chunks of one value are not stored.
+# Bytes that any variable may take, because chunks of only one value are not stored.
 _MAX_UNSTORED = 64 << 20
 _PLAIN = {"name": "bytes", "configuration": {"endian": "little"}}, {"name": "bytes"}
 _CODECS = (*_PLAIN, {"name": "crc32c"}, {"name": "crc32c", "configuration": {}})

@@ -1,7 +1,7 @@
 """Saves parts of a long computation, each with its key and a checksum.
 
-A file is a line `jaxasr part 1`, the SHA-256 of everything after it, the key as JSON, and an .npz of
-arrays. A damaged or misplaced part is never used.
+A file is a line `jaxasr part 1`, the SHA-256 of everything after it, the key as JSON, and an .npz
+of arrays. A damaged or misplaced part is never used.
 """
 
 import hashlib

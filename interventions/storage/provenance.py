@@ -86,7 +86,7 @@ def versions() -> dict[str, str]:
 
 
 def device() -> str | None:
-    """Returns number and kind of JAX's devices; None if JAX is not imported, to avoid starting it."""
+    """Returns number and kind of JAX's devices; None if JAX is not imported yet."""
     if "jax" not in sys.modules:
         return None
     import jax

@@ -87,9 +87,11 @@ def load_result(path: str | os.PathLike[str]) -> xr.DataArray | xr.Dataset:
             file.
 
     Example:
-        ```python
-        cells = load_result("cells.zarr")
-        ```
+        >>> import tempfile, xarray as xr
+        >>> cells = xr.DataArray([0.5, 1.5], dims="layer")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     load_result(save_result(cells, f"{folder}/cells.zarr")).equals(cells)
+        True
     """
     path = Path(path)
     if not path.exists():
@@ -165,7 +167,7 @@ def _attributes_file(path: Path) -> Path:
 
 
 def _digest(path: Path, attributes: bytes) -> str:
-    """A digest of the names and contents of a result's files, with `attributes` for those of one."""
+    """A digest of a result's file names and contents, with `attributes` for one file's contents."""
     if path.suffix == ".nc":
         return hashlib.sha256(attributes).hexdigest()
     digest = hashlib.sha256()

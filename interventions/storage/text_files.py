@@ -47,7 +47,7 @@ def _escape(character: str) -> str:
 
 
 def utf8(value: Any) -> Any:
-    """Escapes lone surrogates, which UTF-8 cannot hold, in a text or in the texts of plain values."""
+    """Escapes lone surrogates, which UTF-8 cannot hold, in a text or in nested plain values."""
     if isinstance(value, dict):
         return {utf8(key): utf8(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

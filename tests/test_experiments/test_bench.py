@@ -1,5 +1,6 @@
-"""The measurements' own arithmetic, and the pipe to their processes."""
+"""The arithmetic of the measurements, and the pipe to their processes."""
 
+import json
 from pathlib import Path
 
 import jax
@@ -10,7 +11,7 @@ import xarray as xr
 from flax import nnx
 
 import jaxasr
-from experiments.bench import flops, reference, transcribe
+from experiments.bench import flops, options, reference, sweep, transcribe
 from experiments.bench.worker import Worker, peak_rss
 from jaxasr.config import SIZES
 
@@ -19,45 +20,43 @@ class Echo:
     def __init__(self, job):
         self.job = job
 
-    def say(self, what):
+    def answer(self, value):
         print("on standard output, where it must not disturb the answers")
-        return [self.job["word"], what]
+        return [self.job["word"], value]
 
     def fail(self):
         raise KeyError("this worker fails on purpose")
 
 
-def test_a_worker_answers_and_says_when_it_has_failed(capfd):
+def test_a_worker_answers_and_a_failed_one_is_reported(capfd):
     with Worker(
         "tests.test_experiments.test_bench:Echo",
         {"word": "é"},
         PYTHONPATH=str(Path(__file__).parents[2]),
     ) as worker:
-        assert worker.ask("say", what={"a": 1.5}) == ["é", {"a": 1.5}]
+        assert worker.ask("answer", value={"a": 1.5}) == ["é", {"a": 1.5}]
         with pytest.raises(RuntimeError, match=r"Echo\.fail: its process ended with code 1"):
             worker.ask("fail")
     assert "this worker fails on purpose" in capfd.readouterr().err
 
 
-def test_peak_memory_is_that_of_a_process_with_jax_in_it():
+def test_peak_memory_is_in_bytes():
     assert 50e6 < peak_rss() < 1e12
 
 
 @pytest.mark.parametrize("with_memory", [False, True])
-def test_flops_of_the_encoder_are_those_the_compiler_counts(with_memory):
+def test_flops_of_the_encoder_equal_those_the_compiler_counts(with_memory):
     model = jax.eval_shape(lambda: jaxasr.Whisper(SIZES["tiny"], rngs=nnx.Rngs(0)))
     mel = jax.ShapeDtypeStruct((2, 80, 3000), jnp.float32)
 
     def encode(model, mel):
-        insides = jaxasr.select("encoder.attn.pattern", "encoder.mlp.post")
-        memory, acts = model.encode(mel, readout=insides, unroll=4)
-        memory, acts = model.encode(
-            mel, readout=jaxasr.select("encoder.attn.pattern", "encoder.mlp.post"), unroll=4
-        )
+        readout = jaxasr.select("encoder.attn.pattern", "encoder.mlp.post")
+        memory, acts = model.encode(mel, readout=readout, unroll=4)
         return (memory if with_memory else memory.xa), acts
 
     counted = jax.jit(encode).lower(model, mel).cost_analysis()["flops"]
-    # Beside matrix products there are norms, softmax and GELU: a few operations for every number that a product took hundreds for.
+    # The compiler also counts norms, softmax and GELU: a few operations per number, where a matrix
+    # product has hundreds.
     assert flops.encoder_flops("tiny", 2, with_memory) == pytest.approx(counted, rel=0.03)
 
 
@@ -66,7 +65,7 @@ def test_the_last_batch_is_full():
     assert transcribe._batches(2, 8) == [[0, 1, 0, 1, 0, 1, 0, 1]]
 
 
-def test_a_ratio_is_taken_round_by_round():
+def test_a_ratio_is_the_median_over_rounds():
     job = {"model": "tiny", "seconds": [10.0, 5.0]}
     rounds = [[1.0, 2.0, 4.0], [2.0, 8.0, 4.0]]
     timed = [
@@ -74,8 +73,8 @@ def test_a_ratio_is_taken_round_by_round():
         for seconds in rounds
     ]
     ours, theirs = (
-        transcribe.Measured(name, 1, 3.0, None, some, [[1], [2, 3]])
-        for name, some in zip(("ours", "theirs"), timed)
+        transcribe.Measured(name, 1, 3.0, None, seconds, [[1], [2, 3]])
+        for name, seconds in zip(("ours", "theirs"), timed)
     )
     row = transcribe.summary(
         job, theirs, ours, {"ours": ["a", "b"], "theirs": ["a", "c"]}, [{"jax": 1e9}, {"jax": 2e9}]
@@ -86,8 +85,8 @@ def test_a_ratio_is_taken_round_by_round():
     assert row["encoder_share_of_gemm"] == flops.encoder_flops("tiny", 2, False) / 2.0 / 2e9
 
 
-def test_fits_are_judged_by_their_objectives():
-    """Two fits of one layer and fold: ours is scikit-learn's optimum, another's weights are half as large."""
+def test_fits_are_compared_by_their_objectives():
+    """Ours is scikit-learn's optimum; the weights of "half" are half as large."""
     rng = np.random.default_rng(0)
     y, test = np.arange(40) % 2, np.arange(40)[None, None] >= 32
     X = (rng.normal(size=(1, 40, 3)) + y[:, None]).astype(np.float32)
@@ -95,16 +94,46 @@ def test_fits_are_judged_by_their_objectives():
     weights, bias = reference._all_classes(best[0, 0, 0, 0])
     dims = ("layer", "penalty", "fold", "seed")
     data = xr.Dataset({
-        "weights": ((*dims, "class", "feature"), weights[None, None, None, None]), "bias": ((*dims, "class"), bias[None, None, None, None]),
-        "test": (("fold", "seed", "row"), test), "objective": (dims, np.zeros((1, 1, 1, 1))),
+        "weights": ((*dims, "class", "feature"), weights[None, None, None, None]),
+        "bias": ((*dims, "class"), bias[None, None, None, None]),
+        "test": (("fold", "seed", "row"), test),
+        "objective": (dims, np.zeros((1, 1, 1, 1))),
     }, {"penalty": [1.0]})  # fmt: skip
     bank = type("Bank", (), {"data": data, "objective": data.objective})
-    found = reference.judge(X, y, bank, {"the same": best, "half": best / 2})
-    assert (
-        found["ours"]["excess_max"]
-        == found["the same"]["excess_max"]
-        == found["the same"]["accuracy_gap"]
-        == 0
-    )
-    assert found["half"]["excess_max"] == found["half"]["excess_median"] > 0.01
-    assert found["the same"]["predictions_equal"] == 1
+    judged = reference.judge(X, y, bank, {"equal": best, "half": best / 2})
+    assert judged["ours"]["excess_max"] == judged["equal"]["excess_max"] == 0
+    assert judged["equal"]["accuracy_gap"] == 0
+    assert judged["equal"]["predictions_equal"] == 1
+    assert judged["half"]["excess_max"] == judged["half"]["excess_median"] > 0.01
+
+
+class OtherWays:
+    """Computes cells ten times more slowly than ours, each with the same error."""
+
+    def ask(self, method, kind, way, cells, batch):
+        return {"seconds": len(cells) / 100, "values": [sum(cell) + 0.5 for cell in cells]}
+
+
+def test_slow_ways_of_a_sweep_are_compared_on_the_cells_they_computed():
+    model = {"decoder_layers": 4, "decoder_attention_heads": 6}
+    cells = sweep.cells_of("decoder", model, n_tokens=11, frames=300)
+    values = list(map(sum, cells))
+
+    def ask(kind, reuse=True):
+        return {"seconds": len(cells) / 1000, "values": values, "programs": 3}
+
+    ours, unshared, *others = sweep.measure(ask, OtherWays(), "decoder", cells, rounds=2)
+    assert ours["late_programs"] == ours["error"] == unshared["error"] == 0
+    assert {row["way"] for row in others} >= {"hook loop, whole model", "batched hooks, 11 rows"}
+    for row in others:
+        assert row["ratio"] == pytest.approx(10)
+        assert 0 < row["error"] <= 0.5
+        assert len(row["rates"]) == 2
+    assert others[0]["cells"] == 8
+    assert others[-1]["cells"] == len(cells)
+
+
+def test_numbers_are_saved_as_strict_json(tmp_path):
+    options.save(tmp_path / "a.json", {"gap": float("nan"), "shape": (1, 2)})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"gap": None, "shape": [1, 2]}
+    options.save(None, {})

@@ -1,4 +1,4 @@
-"""Activation stores that are damaged, half-written or written by two processes: noticed, never used."""
+"""Stores that are damaged, half-written or written by two processes are noticed and never used."""
 
 import json
 import shutil
@@ -21,70 +21,73 @@ def small():
 
 
 @pytest.fixture(scope="module")
-def made(small, tmp_path_factory):
-    """A store of sites of every kind and of frames, left alone by the tests."""
-    how = {
+def full(small, tmp_path_factory):
+    """A store with sites and pools of every kind, which no test changes."""
+    options = {
         "sites": (SITE, "encoder.mlp.post", "encoder.ln_post"),
         "pool": ("speech", "all", "last", 3, "frames"),
         "batch": 2,
     }
     return store.extract(
-        small, tones([0.5, 1.01, 0.3, 2.0, 0.7]), tmp_path_factory.mktemp("made") / "store", **how
+        small,
+        tones([0.5, 1.01, 0.3, 2.0, 0.7]),
+        tmp_path_factory.mktemp("full") / "store",
+        **options,
     )
 
 
-def test_a_store_is_complete_with_all_its_checksums_or_not_at_all(small, tmp_path, monkeypatch):
-    seen = []
+def test_completion_and_checksums_are_written_at_once(small, tmp_path, monkeypatch):
+    attributes_before = []
     write = zarr.core.attributes.Attributes.put
     monkeypatch.setattr(
         zarr.core.attributes.Attributes,
         "put",
-        lambda self, new: seen.append(dict(self)) or write(self, new),
+        lambda self, new: attributes_before.append(dict(self)) or write(self, new),
     )
     monkeypatch.setattr(
-        zarr.core.attributes.Attributes, "__setitem__", lambda *_: pytest.fail("a key by itself")
+        zarr.core.attributes.Attributes, "__setitem__", lambda *_: pytest.fail("a single key")
     )
-    found = store.extract(small, tones([0.2]), tmp_path / "store", batch=1)
-    assert [attributes["complete"] for attributes in seen] == [False]
-    assert {"checksums", "metadata", "sha256", "left_out", "speed"} <= found.attrs.keys()
-    use(found.path)
+    opened = store.extract(small, tones([0.2]), tmp_path / "store", batch=1)
+    assert [attributes["complete"] for attributes in attributes_before] == [False]
+    assert {"checksums", "metadata", "sha256", "left_out", "speed"} <= opened.attrs.keys()
+    open_and_verify(opened.path)
 
 
-def copied(made, tmp_path):
-    shutil.copytree(made.path, tmp_path / "store")
+def copied(full, tmp_path):
+    shutil.copytree(full.path, tmp_path / "store")
     return tmp_path / "store"
 
 
-def use(path):
+def open_and_verify(path):
     """Opens a store, reads everything in it and checks it, as `jaxasr probe` does."""
-    found = store.open(path)
-    assert found.complete
-    found.verify()
+    opened = store.open(path)
+    assert opened.complete
+    opened.verify()
 
 
-def test_a_flipped_bit_anywhere_is_noticed(made, tmp_path):
-    path = copied(made, tmp_path)
+def test_a_flipped_bit_anywhere_is_noticed(full, tmp_path):
+    path = copied(full, tmp_path)
     files = sorted(file for file in path.rglob("*") if file.is_file())
-    use(path)
+    open_and_verify(path)
     rng = np.random.default_rng(0)
     for file in [*files, *(files[i] for i in rng.integers(len(files), size=20))]:
         whole = file.read_bytes()
-        at, bit = rng.integers(len(whole)), int(rng.integers(8))
-        file.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1 :])
+        place, bit = rng.integers(len(whole)), int(rng.integers(8))
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :])
         with pytest.raises(StoreError, match=str(path)):
-            use(path)
+            open_and_verify(path)
         file.write_bytes(whole)
     chunks = [path / SITE / "c" / str(pool) / "0" / "0" / "0" for pool in (0, 1)]
     shutil.copy(chunks[0], chunks[1])
     with pytest.raises(StoreError, match=f"{SITE} differ from what was written"):
-        use(path)
+        open_and_verify(path)
 
 
-def test_a_damaged_store_is_not_gone_on_with(small, tmp_path, monkeypatch):
-    how, corpus = {"pool": ("speech", "frames"), "batch": 2}, tones([0.2, 0.3, 0.4])
+def test_a_damaged_half_written_store_is_not_continued(small, tmp_path, monkeypatch):
+    options, corpus = {"pool": ("speech", "frames"), "batch": 2}, tones([0.2, 0.3, 0.4])
     with monkeypatch.context() as stopped:
         stopped.setattr("experiments.store.writing.Writer.finish", lambda *_: None)
-        store.extract(small, corpus, tmp_path / "half", **how)
+        store.extract(small, corpus, tmp_path / "half", **options)
     changes = {
         "zarr.json": (b'"complete"', b'"cumplete"'),
         "status/zarr.json": (b'"uint8"', b'"int32"'),
@@ -98,19 +101,19 @@ def test_a_damaged_store_is_not_gone_on_with(small, tmp_path, monkeypatch):
         whole = (tmp_path / "half" / name).read_bytes()
         assert old in whole
         (tmp_path / "half" / name).write_bytes(whole.replace(old, new, 1))
-        with pytest.raises(StoreError, match=r"half'.*(damaged|not what was written)"):
-            store.extract(small, corpus, tmp_path / "half", **how)
+        with pytest.raises(StoreError, match=r"half'.*(damaged|differ from what was written)"):
+            store.extract(small, corpus, tmp_path / "half", **options)
         (tmp_path / "half" / name).write_bytes(whole)
-    use(store.extract(small, corpus, tmp_path / "half", **how).path)
+    open_and_verify(store.extract(small, corpus, tmp_path / "half", **options).path)
 
 
-def test_one_process_at_a_time_writes_a_store(small, tmp_path):
+def test_a_second_writer_of_a_store_is_refused(small, tmp_path):
     with (
         only_writer(tmp_path / "store"),
         pytest.raises(BlockingIOError, match=r"store'.*another process is writing"),
     ):
         store.extract(small, tones([0.2]), tmp_path / "store", batch=1)
-    use(store.extract(small, tones([0.2]), tmp_path / "store", batch=1).path)
+    open_and_verify(store.extract(small, tones([0.2]), tmp_path / "store", batch=1).path)
     assert [file.name for file in tmp_path.iterdir()] == ["store"]
 
 
@@ -121,8 +124,8 @@ def test_one_process_at_a_time_writes_a_store(small, tmp_path):
     {"storage_transformers": [{"name": "x"}]},
     {"zarr_format": 2},
 ])  # fmt: skip
-def test_a_store_of_other_codecs_is_not_opened(made, tmp_path, change):
-    file = copied(made, tmp_path) / SITE / "zarr.json"
+def test_a_store_with_other_codecs_is_refused(full, tmp_path, change):
+    file = copied(full, tmp_path) / SITE / "zarr.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(StoreError, match=r"resid_post/zarr\.json: expected the"):
         store.open(tmp_path / "store")

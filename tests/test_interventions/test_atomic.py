@@ -64,9 +64,9 @@ def test_all_entries_move_into_place_together_and_replace_folders(tmp_path):
 _IMPORT = """
 import os, signal, sys
 from pathlib import Path
-for name in ("interventions", "interventions/storage"):
-    package = sys.modules[name.replace("/", ".")] = type(sys)(name)
-    package.__path__ = [str(Path(sys.argv[3]).parent / name)]
+for name in ("interventions", "interventions.storage"):
+    package = sys.modules[name] = type(sys)(name)
+    package.__path__ = [str(Path(sys.argv[3]).parent.joinpath(*name.split(".")))]
 from interventions.storage import atomic
 """
 _DIES = (

@@ -7,7 +7,7 @@ import pytest
 
 from interventions.storage import provenance
 
-# The package exports the function under the module's name, so an import statement gives the function.
+# An import statement gives the function, which the package exports under the module's name.
 module = importlib.import_module("interventions.storage.provenance")
 
 

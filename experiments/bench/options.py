@@ -1,0 +1,38 @@
+"""Options that measurements share, and the JSON file of their numbers."""
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from interventions.storage.text_files import plain, write_text
+
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", help="Folder with manifest.jsonl. Default: $JAXASR_DATA, else the demo recording."
+    ),
+]
+Out = Annotated[Path | None, typer.Option("--out", help="JSON file for the numbers.")]
+Dtype = Annotated[str, typer.Option("--dtype", help="float32 or bfloat16.")]
+Models = Annotated[
+    list[str] | None,
+    typer.Option("--model", help="tiny.en, base, ...; repeatable. Default: tiny.en."),
+]
+Model = Annotated[str, typer.Option("--model", help="A model that `jaxasr.load` accepts.")]
+
+
+def start(data: Path | None, width: int = 120) -> Console:
+    """Sets the data folder; returns a console, `width` columns wide unless it is a terminal."""
+    if data:
+        os.environ["JAXASR_DATA"] = str(data)
+    return Console(width=None if Console().is_terminal else width)
+
+
+def save(out: Path | None, numbers: dict[str, Any]) -> None:
+    """Writes numbers to `out` as JSON, complete or not at all; does nothing without `out`."""
+    if out:
+        write_text(out, json.dumps(plain(numbers), indent=1, ensure_ascii=False) + "\n")
