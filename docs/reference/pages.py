@@ -30,13 +30,27 @@ def exports(module: str) -> dict[str, str]:
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ImportFrom):
             names |= {
-                alias.name: f"{node.module}.{alias.name}"
+                alias.name: origin(f"{node.module}.{alias.name}")
                 for alias in node.names
                 if alias.asname == alias.name
             }
         elif isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
             names[node.name] = f"{module}.{node.name}"
     return names
+
+
+def origin(path: str) -> str:
+    """The path at which an object is defined, behind any number of re-exports."""
+    module, _, name = path.rpartition(".")
+    file = source(module)
+    if source(path) or file is None:
+        return path
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                if (alias.asname or alias.name) == name:
+                    return origin(f"{node.module}.{alias.name}")
+    return path
 
 
 def namespaces() -> dict[str, dict[str, str]]:
@@ -80,18 +94,14 @@ def resolve(namespace: str) -> str:
 
 
 def first_line(path: str) -> str:
-    """The first sentence of a docstring, for a cell of a table."""
+    """The first paragraph of a docstring, for a cell of a table."""
     module, _, name = path.rpartition(".")
     file = source(module)
     assert file is not None, path
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
-        if getattr(node, "name", None) == name:
-            lines = (ast.get_docstring(node) or "").split("\n\n")[0].split("\n")  # type: ignore[arg-type]
-            return " ".join(lines).replace("|", "\\|")
-        if isinstance(node, ast.ImportFrom):
-            for alias in node.names:
-                if alias.name == name and alias.asname == name:
-                    return first_line(f"{node.module}.{name}")
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
+            paragraph = (ast.get_docstring(node) or "").split("\n\n")[0]
+            return " ".join(paragraph.split("\n")).replace("|", "\\|")
     return ""
 
 
