@@ -71,7 +71,7 @@ def homes() -> dict[str, str]:
     home: dict[str, str] = {}
     for namespace, names in namespaces().items():
         for path in names.values():
-            home[path] = max(home.get(path, ""), namespace, key=lambda name: name.count("."))
+            home[path] = max(home.get(path, namespace), namespace, key=lambda name: name.count("."))
     return home
 
 
