@@ -174,9 +174,9 @@ def _digest(
 
 
 def _kept(path: Path | None, key: str, compute: Any) -> Any:
-    from interventions.storage.results import kept
+    from interventions.storage.results import cached
 
-    return compute() if path is None else kept(path, key, compute)
+    return compute() if path is None else cached(path, key, compute)
 
 
 def _sweep(
@@ -231,9 +231,9 @@ def _rounded(value: Any) -> Any:
 
 def draw(summaries: dict[str, tuple[Any, Any]], out: Path) -> None:
     """For each ablation the map of loops stopped and of the cost, by site; then each head's one against the other."""
-    from interventions.figures import maps
+    from interventions.figures import drawing, files
 
-    drawn = maps.figure(12.6, 5.0)
+    drawn = drawing.new_figure(12.6, 5.0)
     rows = drawn.subplots(len(summaries), 5, squeeze=False, width_ratios=[1, 1, 1, 1, 1.35])
     for axes, (kind, (stopped, cost)) in zip(rows, summaries.items()):
         for i, site in enumerate(SITES):
@@ -256,13 +256,13 @@ def draw(summaries: dict[str, tuple[Any, Any]], out: Path) -> None:
         shrink=0.5,
         extend="both",
     )
-    maps.save(drawn, out / "heads.png")
+    files.save(drawn, out / "heads.png")
 
 
 def _head_map(axes: Any, summary: Any, title: str, limit: float) -> Any:
-    from interventions.figures import maps
+    from interventions.figures import drawing
 
-    image = maps.draw_map(axes, summary, "mean", "head", "layer", limit)
+    image = drawing.draw_map(axes, summary, "mean", "head", "layer", limit)
     axes.set_title(title, fontsize=8.5)
     axes.set_xlabel("head")
     return image
