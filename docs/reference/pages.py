@@ -43,13 +43,14 @@ def origin(path: str) -> str:
     """The path at which an object is defined, behind any number of re-exports."""
     module, _, name = path.rpartition(".")
     file = source(module)
-    if source(path) or file is None:
+    if file is None:
         return path
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ImportFrom):
             for alias in node.names:
-                if (alias.asname or alias.name) == name:
-                    return origin(f"{node.module}.{alias.name}")
+                target = f"{node.module}.{alias.name}"
+                if (alias.asname or alias.name) == name and target != path:
+                    return origin(target)
     return path
 
 
