@@ -1,4 +1,4 @@
-"""MkDocs hook that adds one reference page per public namespace, read from the sources.
+"""MkDocs hook that adds one reference page per public namespace and an index of the decisions.
 
 A public namespace is `jaxasr`, `interventions`, or a module that one of them exports.
 """
@@ -117,17 +117,34 @@ def index() -> str:
     return "\n".join(["# Reference", "", head, "", "| namespace | names |", "|---|---|", *rows, ""])
 
 
+def decisions() -> dict[str, str]:
+    """Titles of the decision records by file, in order."""
+    files = sorted((ROOT / "docs/decisions").glob("[0-9]*.md"))
+    return {file.name: file.read_text(encoding="utf-8").split("\n")[0][2:] for file in files}
+
+
+def decisions_index() -> str:
+    """The Markdown of the front page of the decisions."""
+    head = "Each page records one decision: its context, its consequences, and what was rejected."
+    rows = [f"* [{title}]({name})" for name, title in decisions().items()]
+    return "\n".join(["# Decisions", "", head, "", *rows, ""])
+
+
 def pages() -> dict[str, str]:
     """All generated pages: file name below docs/, and Markdown."""
     named = {f"reference/{name}.md": page(name) for name, names in namespaces().items() if names}
-    return {"reference/index.md": index()} | named
+    front = {"reference/index.md": index(), "decisions/index.md": decisions_index()}
+    return front | named
 
 
 def on_config(config: Any) -> Any:
-    """Lists the generated pages under Reference."""
+    """Lists the generated pages under Reference, and the records under Decisions."""
+    entries = {
+        "Reference": [name for name in pages() if name.startswith("reference/")],
+        "Decisions": ["decisions/index.md", *(f"decisions/{name}" for name in decisions())],
+    }
     for entry in config.nav:
-        if "Reference" in entry:
-            entry["Reference"] = ["reference/index.md", *list(pages())[1:]]
+        entry |= {key: entries[key] for key in entry.keys() & entries.keys()}
     return config
 
 
