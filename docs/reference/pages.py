@@ -101,8 +101,8 @@ def first_line(path: str) -> str:
     assert file is not None, path
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
-            paragraph = (ast.get_docstring(node) or "").split("\n\n")[0]
-            return " ".join(paragraph.split("\n")).replace("|", "\\|")
+            if text := ast.get_docstring(node):  # overloads have none
+                return " ".join(text.split("\n\n")[0].split("\n")).replace("|", "\\|")
     return ""
 
 

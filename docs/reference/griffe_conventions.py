@@ -1,15 +1,25 @@
-"""Griffe extension that gives classes made by `jaxasr.pytrees.dataclass` their signature."""
+"""Griffe extension for the conventions of this project.
+
+Classes made by `jaxasr.pytrees.dataclass` get their signature, and a section `Example:` is read as
+`Examples:`, whose `>>>` lines are rendered as code.
+"""
 
 import re
 from typing import Any
 
 import griffe
 
+_EXAMPLE = re.compile(r"^( *)Example:$", re.MULTILINE)
 _DEFAULT = re.compile(r"default=(.+?)(?:, \w+=|\)$)")
 
 
-class PytreeDataclasses(griffe.Extension):
-    """Adds `__init__` with one parameter per field."""
+class Conventions(griffe.Extension):
+    """Adds `__init__` with one parameter per field, and renames sections."""
+
+    def on_instance(self, *, obj: griffe.Object, **kwargs: Any) -> None:
+        """Renames the section of a docstring before it is parsed."""
+        if obj.docstring is not None:
+            obj.docstring.value = _EXAMPLE.sub(r"\1Examples:", obj.docstring.value)
 
     def on_class_members(self, *, cls: griffe.Class, **kwargs: Any) -> None:
         """Reads the fields of a class once all its members are known."""
