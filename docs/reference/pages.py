@@ -100,9 +100,10 @@ def first_line(path: str) -> str:
     file = source(module)
     assert file is not None, path
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
-            if text := ast.get_docstring(node):  # overloads have none
-                return " ".join(text.split("\n\n")[0].split("\n")).replace("|", "\\|")
+        if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name != name:
+            continue
+        if text := ast.get_docstring(node):  # overloads have none
+            return " ".join(text.split("\n\n")[0].split("\n")).replace("|", "\\|")
     return ""
 
 
