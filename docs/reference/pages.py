@@ -4,6 +4,7 @@ A public namespace is `jaxasr`, `interventions`, or a module that one of them ex
 """
 
 import ast
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("jaxasr", "interventions")
 
 
+@functools.cache
 def source(module: str) -> Path | None:
     """The file of a module, or None if there is none."""
     path = ROOT.joinpath(*module.split("."))
@@ -18,6 +20,13 @@ def source(module: str) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
+@functools.cache
+def parsed(file: Path) -> ast.Module:
+    """The syntax tree of a file."""
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+@functools.cache
 def exports(module: str) -> dict[str, str]:
     """Public names of a module, each with the dotted path of what it refers to.
 
@@ -27,7 +36,7 @@ def exports(module: str) -> dict[str, str]:
     names: dict[str, str] = {}
     file = source(module)
     assert file is not None, module
-    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+    for node in parsed(file).body:
         if isinstance(node, ast.ImportFrom):
             names |= {
                 alias.name: origin(f"{node.module}.{alias.name}")
@@ -45,7 +54,7 @@ def origin(path: str) -> str:
     file = source(module)
     if file is None:
         return path
-    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+    for node in parsed(file).body:
         if isinstance(node, ast.ImportFrom):
             for alias in node.names:
                 target = f"{node.module}.{alias.name}"
@@ -54,6 +63,7 @@ def origin(path: str) -> str:
     return path
 
 
+@functools.cache
 def namespaces() -> dict[str, dict[str, str]]:
     """Public names of each public namespace, without the modules among them."""
     found: dict[str, dict[str, str]] = {}
@@ -67,6 +77,7 @@ def namespaces() -> dict[str, dict[str, str]]:
     return found
 
 
+@functools.cache
 def homes() -> dict[str, str]:
     """The namespace whose page describes each object: the longest name that exports it."""
     home: dict[str, str] = {}
@@ -79,7 +90,7 @@ def homes() -> dict[str, str]:
 def page(namespace: str) -> str:
     """The Markdown of one namespace: a table of all its names, then an entry for each."""
     module, names, home = resolve(namespace), namespaces()[namespace], homes()
-    summary = ast.get_docstring(ast.parse(source(module).read_text(encoding="utf-8"))) or ""  # type: ignore[union-attr]
+    summary = ast.get_docstring(parsed(source(module))) or ""  # type: ignore[union-attr]
     rows = [f"| [`{name}`][{path}] | {first_line(path)} |" for name, path in sorted(names.items())]
     own = [path for _, path in sorted(names.items()) if home[path] == namespace]
     table = ["| name | |", "|---|---|", *rows, ""] if rows else []
@@ -99,7 +110,7 @@ def first_line(path: str) -> str:
     module, _, name = path.rpartition(".")
     file = source(module)
     assert file is not None, path
-    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+    for node in parsed(file).body:
         if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name != name:
             continue
         if text := ast.get_docstring(node):  # overloads have none
