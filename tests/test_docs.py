@@ -1,4 +1,4 @@
-"""Every Python block of the guides runs, page by page, on the real tiny.en; links lead somewhere."""
+"""Every Python block of the guides runs on the real tiny.en; links lead somewhere."""
 
 import re
 from pathlib import Path

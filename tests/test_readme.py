@@ -1,4 +1,4 @@
-"""The README: its commands, its length, its links, and its Python, which runs on the real tiny.en."""
+"""The README: its commands, length and links; its Python runs on the real tiny.en."""
 
 import re
 from pathlib import Path

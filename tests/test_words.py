@@ -16,6 +16,10 @@ SUFFIXES = {".py", ".md", ".html", ".ipynb", ".toml", ".yml"}
 QUOTATIONS = (
     r"nobody knew whether",
     r"Nobody at the station",
+    r"Nobody ever mentioned",
+    r"nobody saw it",
+    r"[Ss]aid:? [\"“]?(?:no|hello)\b",
+    r"[Aa] first look at",
     r"[Hh]earing (?:loss|aid|threshold)",
 )
 QUOTED_FILES = {
@@ -26,8 +30,26 @@ QUOTED_FILES = {
     "docs/results/verdicts.md",
     "docs/results/probes.md",
 }
-# Folders and files in which none of the words occur.
-CLEAN = ["docs", "README.md", "mkdocs.yml", "pyproject.toml", ".github"]
+PLACES = [
+    "jaxasr",
+    "interventions",
+    "experiments",
+    "tests",
+    "docs",
+    "README.md",
+    "mkdocs.yml",
+    "pyproject.toml",
+    ".github",
+]
+# Files that still use one of the words. Remove a file from this list when it is rewritten.
+REMAINING = {
+    "interventions/probes/bank_files.py",
+    "interventions/probes/chunks.py",
+    "experiments/data/real_speech.py",
+    "experiments/studies/b3_hallucination_card.py",
+    "experiments/studies/e5_context.py",
+    "tests/live/test_sweeps_torch.py",
+}
 
 
 def found(file: Path) -> list[str]:
@@ -49,12 +71,12 @@ def files(place: Path) -> list[Path]:
         file
         for file in every
         if file.suffix in SUFFIXES
-        and file.relative_to(ROOT).as_posix() not in QUOTED_FILES
+        and file.relative_to(ROOT).as_posix() not in QUOTED_FILES | REMAINING
         and ".ipynb_checkpoints" not in file.parts
     ]
 
 
-@pytest.mark.parametrize("place", CLEAN)
+@pytest.mark.parametrize("place", PLACES)
 def test_none_of_the_excluded_words_occurs(place):
     assert not [line for file in files(ROOT / place) for line in found(file)]
 
