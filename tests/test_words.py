@@ -46,8 +46,6 @@ REMAINING = {
     "interventions/probes/bank_files.py",
     "interventions/probes/chunks.py",
     "experiments/data/real_speech.py",
-    "experiments/studies/b3_hallucination_card.py",
-    "experiments/studies/e5_context.py",
     "tests/live/test_sweeps_torch.py",
 }
 
