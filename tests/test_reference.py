@@ -10,6 +10,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import xarray as xr
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs/reference"))
@@ -104,7 +105,9 @@ def names():
     answer, foil = (asr.tokenizer.encode(word)[0] for word in (" letter", " book"))
     run = iv.Run(mel=mel[None], tokens=tokens)
     noisy = iv.Run(mel=noisy_mel[None], tokens=tokens)
+    values = xr.DataArray(np.zeros((2, 4)), dims=("example", "layer"))
     return {
+        "summary": iv.summarize(values, n=10),
         "np": np,
         "jax": importlib.import_module("jax"),
         "jnp": importlib.import_module("jax.numpy"),
