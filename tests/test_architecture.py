@@ -1,4 +1,4 @@
-"""Who imports whom, how long files are, and what is documented."""
+"""Imports between packages and folders, lengths of files, and documentation of public names."""
 
 import ast
 import inspect
@@ -16,7 +16,7 @@ from jaxasr.sites import LAYERED, SITES
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("jaxasr", "interventions", "experiments")
 FILES = [file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))]
-# Folders of each package, from the bottom up: a file imports from its folder and from those before it.
+# Folders of each package, lowest first. A file imports from its own folder and from lower ones.
 FOLDERS = {
     "interventions": (
         "storage",
@@ -34,15 +34,15 @@ FOLDERS = {
 
 
 def imported(file: Path) -> set[str]:
-    """Modules that a file imports, anywhere in it."""
-    found = set()
+    """Modules that a file imports, at any level."""
+    modules = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}: relative import"
-            found |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return found
+            modules |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return modules
 
 
 def name(file: Path) -> str:
@@ -52,8 +52,8 @@ def name(file: Path) -> str:
 @pytest.mark.parametrize("file", FILES, ids=name)
 def test_imports_point_down(file):
     package = file.relative_to(ROOT).parts[0]
-    above = PACKAGES[PACKAGES.index(package) + 1 :]
-    assert not {module for module in imported(file) if module.split(".")[0] in (*above, "tests")}
+    higher = PACKAGES[PACKAGES.index(package) + 1 :]
+    assert not {module for module in imported(file) if module.split(".")[0] in (*higher, "tests")}
 
 
 @pytest.mark.parametrize("package", FOLDERS)
@@ -62,10 +62,10 @@ def test_folders_import_only_from_those_below(package):
     unlisted = {file.parent.name for file in root.glob("*/*.py")} - {*order, "bench", "assets"}
     assert not unlisted
     for folder in order:
-        above = {f"{package}.{name}" for name in order[order.index(folder) + 1 :]}
+        higher = {f"{package}.{name}" for name in order[order.index(folder) + 1 :]}
         for file in sorted((root / folder).rglob("*.py")):
             modules = {".".join(module.split(".")[:2]) for module in imported(file)}
-            assert not modules & above, file
+            assert not modules & higher, file
 
 
 def test_no_study_imports_another():
@@ -96,20 +96,20 @@ def test_every_public_name_is_documented(module):
     }
     documented = {
         key for key, text in described.items() if text and not text.startswith(f"{key}(")
-    }  # as dataclasses do unasked
+    }  # a dataclass without a docstring gets its signature
     assert public.keys() == documented
     assert len(public) > 3
 
 
 @pytest.mark.parametrize("file", FILES, ids=name)
-def test_every_module_says_what_it_is(file):
+def test_every_module_has_a_docstring(file):
     text = file.read_text()
     assert not text.strip() or ast.get_docstring(ast.parse(text))
 
 
-def test_the_readme_s_table_of_sites_is_the_vocabulary():
+def test_the_documented_table_of_sites_is_the_vocabulary():
     table = r"^\| `((?:encoder|decoder)\.[a-z0-9_.]+)` \| `\[([A-Za-z, ]+)\]` \|"
-    rows = re.findall(table, (ROOT / "README.md").read_text(), re.MULTILINE)
+    rows = re.findall(table, (ROOT / "docs/sites.md").read_text(), re.MULTILINE)
     assert dict(rows) == {
         site: ", ".join((*(["L"] if site in LAYERED else []), *axes))
         for site, axes in SITES.items()
@@ -118,7 +118,7 @@ def test_the_readme_s_table_of_sites_is_the_vocabulary():
 
 
 def test_the_command_line_and_its_help_need_no_model():
-    """Help is quick because JAX is imported by the commands when they run."""
+    """Help is fast because commands import JAX only when they run."""
     heavy = {"jax", "jaxasr", "interventions", "flax", "transformers", "librosa"}
     for file in [ROOT / "experiments/cli.py", *(ROOT / "experiments/commands").glob("*.py")]:
         top = [
@@ -138,9 +138,12 @@ def test_the_command_line_and_its_help_need_no_model():
         assert not names & heavy, file
 
 
-def test_what_the_demo_does_imports_nothing_slow():
-    """Each of these takes half a second or more, of the ten that a warm start may take."""
-    done = "import sys, experiments.analyses.lens; from jaxasr import audio, text; audio.mel_filters(80); text.normalise('One.')"
+def test_the_demo_imports_no_slow_module():
+    """Each of these takes half a second or more; a warm start may take ten seconds."""
+    demo = (
+        "import sys, experiments.analyses.lens; from jaxasr import audio, text; "
+        "audio.mel_filters(80); text.normalise('One.')"
+    )
     slow = [
         "scipy.stats",
         "scipy.signal",
@@ -150,11 +153,11 @@ def test_what_the_demo_does_imports_nothing_slow():
         "torch",
         "matplotlib",
     ]
-    left = subprocess.run(
-        [sys.executable, "-c", f"{done}; print(*sys.modules)"],
+    modules = subprocess.run(
+        [sys.executable, "-c", f"{demo}; print(*sys.modules)"],
         capture_output=True,
         text=True,
         check=True,
         cwd=ROOT,
     )
-    assert not set(slow) & set(left.stdout.split())
+    assert not set(slow) & set(modules.stdout.split())

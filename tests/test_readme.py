@@ -1,4 +1,4 @@
-"""The README's first lines, and its Python, which runs as it stands on the real tiny.en."""
+"""The README: its commands, length and links; its Python runs on the real tiny.en."""
 
 import re
 from pathlib import Path
@@ -6,14 +6,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
-def test_the_two_lines_come_first():
-    assert README.startswith(
-        '```\npip install -e ".[demo]" && jaxasr demo\npip install -e ".[test]" && pytest\n```\n'
-    )
+def test_the_title_comes_first_and_both_commands_follow():
+    assert README.startswith("# jaxasr\n")
+    commands = 'pip install -e ".[demo]" && jaxasr demo\npip install -e ".[test]" && pytest\n'
+    assert README.count(f"```\n{commands}```\n") == 1
+
+
+def test_it_is_short():
+    assert len(README.split()) <= 900
 
 
 def test_no_placeholders():
@@ -23,16 +27,15 @@ def test_no_placeholders():
 def test_python_runs(monkeypatch):
     monkeypatch.chdir(ROOT)
     names: dict = {}
-    for block in BLOCKS:  # in order: one goes on where the other stopped
+    for block in BLOCKS:  # in order, because later blocks use the names of earlier ones
         exec(compile(block, "README.md", "exec"), names)
     assert names["text"].startswith("The captain read the old letter aloud, ")
-    assert names["said"].tokens.shape == names["edited"].tokens.shape
-    assert not (names["said"].logprobs == names["edited"].logprobs).all()
-    assert names["audible"][-1][0].startswith("The captain")
-    assert names["heads"].shape == (4, 6, 5)
-    assert (
-        names["heads"].source > names["heads"].baseline
-    )  # noise hides the word, the clean recording says it
+    assert names["acts"]["encoder.resid_post"].shape == (4, 1, 1500, 384)
+    assert not names["ablated"].text[0].strip().startswith("The captain read the old letter")
+    assert names["layers"].ids.shape[:3] == (4, 1, names["tokens"].shape[1])
+    assert names["texts"][-1][0].strip().startswith("The captain")
+    assert names["heads"].shape == names["change"].shape == (4, 6)
+    assert names["heads"].source > names["heads"].baseline  # noise makes the word less probable
 
 
 def test_there_is_python():

@@ -1,9 +1,10 @@
-"""MkDocs hook that adds one reference page per public namespace, read from the sources.
+"""MkDocs hook that adds one reference page per public namespace and an index of the decisions.
 
 A public namespace is `jaxasr`, `interventions`, or a module that one of them exports.
 """
 
 import ast
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("jaxasr", "interventions")
 
 
+@functools.cache
 def source(module: str) -> Path | None:
     """The file of a module, or None if there is none."""
     path = ROOT.joinpath(*module.split("."))
@@ -18,6 +20,13 @@ def source(module: str) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
+@functools.cache
+def parsed(file: Path) -> ast.Module:
+    """The syntax tree of a file."""
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+@functools.cache
 def exports(module: str) -> dict[str, str]:
     """Public names of a module, each with the dotted path of what it refers to.
 
@@ -27,10 +36,10 @@ def exports(module: str) -> dict[str, str]:
     names: dict[str, str] = {}
     file = source(module)
     assert file is not None, module
-    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+    for node in parsed(file).body:
         if isinstance(node, ast.ImportFrom):
             names |= {
-                alias.name: f"{node.module}.{alias.name}"
+                alias.name: origin(f"{node.module}.{alias.name}")
                 for alias in node.names
                 if alias.asname == alias.name
             }
@@ -39,6 +48,22 @@ def exports(module: str) -> dict[str, str]:
     return names
 
 
+def origin(path: str) -> str:
+    """The path at which an object is defined, behind any number of re-exports."""
+    module, _, name = path.rpartition(".")
+    file = source(module)
+    if file is None:
+        return path
+    for node in parsed(file).body:
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                target = f"{node.module}.{alias.name}"
+                if (alias.asname or alias.name) == name and target != path:
+                    return origin(target)
+    return path
+
+
+@functools.cache
 def namespaces() -> dict[str, dict[str, str]]:
     """Public names of each public namespace, without the modules among them."""
     found: dict[str, dict[str, str]] = {}
@@ -52,19 +77,20 @@ def namespaces() -> dict[str, dict[str, str]]:
     return found
 
 
+@functools.cache
 def homes() -> dict[str, str]:
     """The namespace whose page describes each object: the longest name that exports it."""
     home: dict[str, str] = {}
     for namespace, names in namespaces().items():
         for path in names.values():
-            home[path] = max(home.get(path, ""), namespace, key=lambda name: name.count("."))
+            home[path] = max(home.get(path, namespace), namespace, key=lambda name: name.count("."))
     return home
 
 
 def page(namespace: str) -> str:
     """The Markdown of one namespace: a table of all its names, then an entry for each."""
     module, names, home = resolve(namespace), namespaces()[namespace], homes()
-    summary = ast.get_docstring(ast.parse(source(module).read_text(encoding="utf-8"))) or ""  # type: ignore[union-attr]
+    summary = ast.get_docstring(parsed(source(module))) or ""  # type: ignore[union-attr]
     rows = [f"| [`{name}`][{path}] | {first_line(path)} |" for name, path in sorted(names.items())]
     own = [path for _, path in sorted(names.items()) if home[path] == namespace]
     table = ["| name | |", "|---|---|", *rows, ""] if rows else []
@@ -80,18 +106,15 @@ def resolve(namespace: str) -> str:
 
 
 def first_line(path: str) -> str:
-    """The first sentence of a docstring, for a cell of a table."""
+    """The first paragraph of a docstring, for a cell of a table."""
     module, _, name = path.rpartition(".")
     file = source(module)
     assert file is not None, path
-    for node in ast.parse(file.read_text(encoding="utf-8")).body:
-        if getattr(node, "name", None) == name:
-            lines = (ast.get_docstring(node) or "").split("\n\n")[0].split("\n")  # type: ignore[arg-type]
-            return " ".join(lines).replace("|", "\\|")
-        if isinstance(node, ast.ImportFrom):
-            for alias in node.names:
-                if alias.name == name and alias.asname == name:
-                    return first_line(f"{node.module}.{name}")
+    for node in parsed(file).body:
+        if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name != name:
+            continue
+        if text := ast.get_docstring(node):  # overloads have none
+            return " ".join(text.split("\n\n")[0].split("\n")).replace("|", "\\|")
     return ""
 
 
@@ -106,17 +129,34 @@ def index() -> str:
     return "\n".join(["# Reference", "", head, "", "| namespace | names |", "|---|---|", *rows, ""])
 
 
+def decisions() -> dict[str, str]:
+    """Titles of the decision records by file, in order."""
+    files = sorted((ROOT / "docs/decisions").glob("[0-9]*.md"))
+    return {file.name: file.read_text(encoding="utf-8").split("\n")[0][2:] for file in files}
+
+
+def decisions_index() -> str:
+    """The Markdown of the front page of the decisions."""
+    head = "Each page records one decision: its context, its consequences, and what was rejected."
+    rows = [f"* [{title}]({name})" for name, title in decisions().items()]
+    return "\n".join(["# Decisions", "", head, "", *rows, ""])
+
+
 def pages() -> dict[str, str]:
     """All generated pages: file name below docs/, and Markdown."""
     named = {f"reference/{name}.md": page(name) for name, names in namespaces().items() if names}
-    return {"reference/index.md": index()} | named
+    front = {"reference/index.md": index(), "decisions/index.md": decisions_index()}
+    return front | named
 
 
 def on_config(config: Any) -> Any:
-    """Lists the generated pages under Reference."""
+    """Lists the generated pages under Reference, and the records under Decisions."""
+    entries = {
+        "Reference": [name for name in pages() if name.startswith("reference/")],
+        "Decisions": ["decisions/index.md", *(f"decisions/{name}" for name in decisions())],
+    }
     for entry in config.nav:
-        if "Reference" in entry:
-            entry["Reference"] = ["reference/index.md", *list(pages())[1:]]
+        entry |= {key: entries[key] for key in entry.keys() & entries.keys()}
     return config
 
 
