@@ -64,7 +64,7 @@ def main(
     found |= {"provenance": provenance(model=runtime.weights(asr), config=config, seed=0)}
     write_json(out / "result.json", found)
     draw(summaries, out)
-    steps.say_total()
+    steps.print_total()
 
 
 def clips(n_clean: int) -> tuple[list[dict[str, Any]], list[Any], list[Any]]:
@@ -90,7 +90,7 @@ def ablations(asr: Any, kind: str, others: list[Any]) -> dict[str, Any]:
 
     import interventions
     import jaxasr
-    from interventions.edits.attention import mean_ablation
+    from interventions.edits import mean_ablation
     from jaxasr.rules import rules_for
 
     if kind == "zero":

@@ -11,9 +11,9 @@ from experiments.data.corpora import Utterance
 from experiments.item_cache import Arrays
 from experiments.studies.selection import first_window, language
 from interventions.corruptions import white_noise_like
-from interventions.edits.values import FromRow, Patch, Zero
-from interventions.generation.sweeps import sequence_sweep
-from interventions.patching.at_sites import AtSites, Cells, places
+from interventions.edits import AtSites, FromRow, Patch, Zero, site_cells
+from interventions.edits.cells import Coordinates
+from interventions.generation import sequence_sweep
 
 COMPONENTS = ("decoder.cross_attn_out", "decoder.attn_out", "decoder.mlp_out")
 HEADS = ("decoder.cross_attn.z", "decoder.attn.z")
@@ -34,7 +34,7 @@ NUMBERS = (
 def written(
     asr: Any, clip: Utterance, sites: Sequence[str], kind: str, max_new_tokens: int, seed: int = 0
 ) -> Arrays:
-    """`NUMBERS` of the text under every cell of `interventions.patching.at_sites.places` [cell], and `baseline_...` without an edit.
+    """`NUMBERS` of the text under every cell of `interventions.edits.site_cells` [cell], and `baseline_...` without an edit.
 
     kind: "zero", or "noise": what the place holds for white noise of the same length and level, read in lock-step, token by token.
     Errors are against the transcript; without one they are NaN. Greedy, without timestamps.
@@ -50,7 +50,7 @@ def written(
         if kind == "noise"
         else (Zero(), None)
     )
-    at, cells = AtSites(edit, tuple(sites)), places(asr.config, sites)
+    at, cells = AtSites(edit, tuple(sites)), site_cells(asr.config, sites)
     options = {
         "references": [clip.transcript],
         "language": code,
@@ -70,7 +70,7 @@ def stacked(
     kept: Sequence[Sequence[Arrays]],
     kinds: Sequence[str],
     sites: Sequence[str],
-    cells: Cells,
+    cells: Coordinates,
 ) -> xr.Dataset:
     """The items of `written`, one a clip and kind, as [example, kind, cell]; `site`, `layer` and `head` belong to the cells."""
     shape = (len(clips), len(kinds), len(cells["site"]))

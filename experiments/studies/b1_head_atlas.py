@@ -12,8 +12,8 @@ from experiments.item_cache import Keep
 from experiments.studies.ablation import HEADS, stacked, written
 from experiments.studies.recordings import clean, loops, nonspeech
 from experiments.studies.study import Analysis, Claim, Evidence, Finding, Settings, Study, choice
+from interventions.edits import site_cells
 from interventions.figures import plots
-from interventions.patching.at_sites import places
 from interventions.stats.intervals import any_of_alike, bootstrap
 
 _BEST = "share of {} for the head with the largest; p against the best of all heads, each recording's outcomes shuffled among them"
@@ -92,7 +92,7 @@ def run(asr: Any, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
         [[one] for group in rows.values() for one in group],
         [config.ablation],
         HEADS,
-        places(asr.config, HEADS),
+        site_cells(asr.config, HEADS),
     )
     names = [
         f"{sort}: {clip.id}" for sort, group in sorts.items() for clip in group

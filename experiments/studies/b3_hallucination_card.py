@@ -16,10 +16,9 @@ from experiments.studies.ablation import HEADS, NUMBERS, written
 from experiments.studies.recordings import clean, nonspeech
 from experiments.studies.selection import first_window, language
 from experiments.studies.study import Analysis, Claim, Evidence, Finding, Settings, Study, choice
-from interventions.edits.values import Add, Project, Scale, only
+from interventions.edits import Add, Project, Scale, only, site_cells
 from interventions.figures import plots
-from interventions.generation.sweeps import sequence_sweep
-from interventions.patching.at_sites import places
+from interventions.generation import sequence_sweep
 from interventions.stats.intervals import bootstrap
 from interventions.stats.roc import auroc
 from jaxasr.taps import Edits, select
@@ -166,7 +165,7 @@ def _mask(asr: Any, fit: dict[str, list[Utterance]], config: Config, keep: Keep)
         0,
     )
     cells, chosen = (
-        places(asr.config, HEADS),
+        site_cells(asr.config, HEADS),
         np.argsort(-(silenced - cost), kind="stable")[: config.n_heads],
     )
     sizes = (asr.config.n_text_layer, asr.config.n_text_head)

@@ -25,13 +25,11 @@ from experiments.studies.study import (
     paper,
 )
 from interventions.corruptions import white_noise_like
-from interventions.edits.random_direction import RandomDirection
-from interventions.edits.values import FromRow, Mix
+from interventions.edits import AtCell, AtSites, FromRow, Mix, RandomDirection, site_cells
+from interventions.edits.cells import Coordinates
 from interventions.figures import plots
-from interventions.generation.sweeps import sequence_sweep
+from interventions.generation import sequence_sweep
 from interventions.generation.transcripts import words
-from interventions.patching.at_sites import AtSites, Cells, places
-from interventions.patching.grid import AtCell
 from interventions.stats.intervals import any_of_alike, bootstrap
 from jaxasr.taps import select
 
@@ -111,7 +109,7 @@ def run(asr: Any, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
     fitting = np.array([bool(clip.label("congruent")) for clip in clips], bool)
     wrong = np.flatnonzero((before == FITS) & ~fitting)[: config.n_errors]
     right = np.flatnonzero((before == FITS) & fitting)[: config.n_clean]
-    cells = places(asr.config, SITES, config.alphas)
+    cells = site_cells(asr.config, SITES, config.alphas)
     after = np.full((len(clips), len(KINDS), len(cells["site"])), UNTRIED)
     jobs = [
         (int(place), kind)
@@ -129,7 +127,11 @@ def run(asr: Any, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
 
 
 def _dataset(
-    clips: list[Utterance], fitting: np.ndarray, before: np.ndarray, after: np.ndarray, cells: Cells
+    clips: list[Utterance],
+    fitting: np.ndarray,
+    before: np.ndarray,
+    after: np.ndarray,
+    cells: Coordinates,
 ) -> xr.Dataset:
     of_cells = {
         "layer": ("cell", cells["layer"]),
@@ -179,7 +181,7 @@ def patched(asr: Any, clip: Utterance, kind: str, config: Config) -> Arrays:
     for site in ENCODER:
         cells = {
             name: values
-            for name, values in places(asr.config, [site], config.alphas).items()
+            for name, values in site_cells(asr.config, [site], config.alphas).items()
             if name in ("layer", "alpha")
         }
         found.append(
@@ -187,7 +189,9 @@ def patched(asr: Any, clip: Utterance, kind: str, config: Config) -> Arrays:
         )
     both = asr.model.encode(np.concatenate(mels))[0]
     at = AtSites(edit(FromRow(np.ones(2, np.int32))), DECODER)
-    found.append(_outcomes(asr, clip, both, places(asr.config, DECODER, config.alphas), at, config))
+    found.append(
+        _outcomes(asr, clip, both, site_cells(asr.config, DECODER, config.alphas), at, config)
+    )
     return {"outcome": np.concatenate(found)}
 
 

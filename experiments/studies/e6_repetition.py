@@ -20,8 +20,8 @@ from experiments.studies.study import (
     choice,
     paper,
 )
+from interventions.edits import site_cells
 from interventions.figures import plots
-from interventions.patching.at_sites import places
 from interventions.stats.intervals import any_of_alike, bootstrap
 
 CROSS, SELF, MLP = COMPONENTS
@@ -104,7 +104,7 @@ def run(asr: Any, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
     jobs = [(clip, kind) for clip in clips for kind in config.kinds]
     kept = keep.each("E6 interventions", jobs, item, key=lambda job: f"{job[1]} {job[0].id}")
     rows = [kept[place * len(config.kinds) :][: len(config.kinds)] for place in range(len(clips))]
-    found = stacked(clips, rows, config.kinds, sites, places(asr.config, sites))
+    found = stacked(clips, rows, config.kinds, sites, site_cells(asr.config, sites))
     of = ["loop"] * len(looping) + ["clean"] * (len(clips) - len(looping))
     return found.assign_coords(of=("example", of))
 

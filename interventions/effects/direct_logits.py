@@ -15,8 +15,10 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from interventions.forward import positions_of
-from interventions.metrics import LogitDiff, check_tokens, scored_position
+from interventions.metrics import LogitDiff
 from interventions.run import Run
+from interventions.scored_tokens import check_tokens
+from interventions.scoring import scored_position
 from jaxasr import compiled
 from jaxasr.attention import Attention
 from jaxasr.config import FRAMES_PER_S

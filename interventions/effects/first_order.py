@@ -10,12 +10,13 @@ import xarray as xr
 from jaxtyping import Array, Float
 
 from interventions import forward
-from interventions.edits.values import time_axes
+from interventions.edits.combining import time_axes
 from interventions.effects.first_order_cells import SiteCells, ablated, effect_of_cells
-from interventions.metrics import Metric, Rank, check_metric
+from interventions.metrics import Metric, Rank
 from interventions.patching.grid import Grid
 from interventions.patching.sources import check_source, resampled
 from interventions.run import Run
+from interventions.scoring import check_metric
 from jaxasr import compiled, pytrees, sites
 from jaxasr.config import FRAMES_PER_S
 from jaxasr.model import Whisper, full_precision

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from interventions.edits.values import Add, Project, Restrict, only
+from interventions.edits import Add, Project, Restrict, only
 from interventions.probes.bank_fields import BankFields
 
 

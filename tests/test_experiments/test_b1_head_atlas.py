@@ -6,10 +6,10 @@ import xarray as xr
 from experiments.studies.ablation import HEADS, NUMBERS
 from experiments.studies.b1_head_atlas import CLAIMS, STUDY, Config
 from experiments.studies.study import REPLICATES, UNTESTABLE
-from interventions.patching.at_sites import places
+from interventions.edits import site_cells
 from jaxasr import Config as Model
 
-CELLS = places(Model(80, 1500, 66, 3, 4, 100, 448, 66, 3, 4), HEADS)
+CELLS = site_cells(Model(80, 1500, 66, 3, 4, 100, 448, 66, 3, 4), HEADS)
 N = 20
 
 

@@ -12,7 +12,7 @@ from golden.tiny import tiny_inputs, uniform
 
 import jaxasr
 from interventions import Run, sweep
-from interventions.edits.values import Noise, Patch, Zero, only
+from interventions.edits import Noise, Patch, Zero, only
 from interventions.effects.first_order import _attribute, attribution
 from interventions.effects.first_order_cells import SiteCells
 from interventions.metrics import logit_diff, logprob, rank
@@ -288,7 +288,7 @@ def test_wrong_arguments_raise(tiny_model, near):
         ({"source": "silence"}, "expected a Run or one of"),
         ({"source": near[1].replace(tokens=near[1].tokens[:, :3])}, "do not line up"),
         (
-            {"target": encoded.replace(sound=None), "site": "encoder.resid_post"},
+            {"target": encoded.replace(encoded_mel=None), "site": "encoder.resid_post"},
             "needs the recording",
         ),
         ({"target": encoded.replace(positions=np.zeros((2, 5), np.int32))}, "equal length"),

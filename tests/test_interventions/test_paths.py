@@ -7,7 +7,7 @@ from golden.tiny import tiny_inputs, uniform
 
 import jaxasr
 from interventions import Run
-from interventions.edits.values import Patch, only
+from interventions.edits import Patch, only
 from interventions.effects.paths import Node, all_receivers, nodes, path_patch
 from interventions.metrics import logit_diff
 

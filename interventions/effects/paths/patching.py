@@ -19,8 +19,9 @@ from interventions.effects.paths.components import (
 )
 from interventions.effects.paths.stream_edits import path_edits
 from interventions.effects.paths.target_audio import TargetAudio, join, memory_of
-from interventions.metrics import Metric, check_metric, scored_position, unembed_scored
+from interventions.metrics import Metric
 from interventions.run import Run
+from interventions.scoring import check_metric, scored_position, unembed_scored
 from jaxasr import compiled, sites
 from jaxasr.cache import Memory
 from jaxasr.model import Whisper, full_precision
