@@ -110,7 +110,9 @@ def test_frames_follow_the_pattern(tiny_model):
     )
     contribution = weight * value @ kernel
     np.testing.assert_allclose(
-        frames[6], (u[0] - u[1]) @ (contribution - contribution.mean()) / np.sqrt(x.var() + 1e-5), atol=1e-5
+        frames[6],
+        (u[0] - u[1]) @ (contribution - contribution.mean()) / np.sqrt(x.var() + 1e-5),
+        atol=1e-5,
     )
 
 
