@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from interventions.memory import budget
+from interventions.patching.workload import equal_size
 from interventions.probes import finish, inputs
 from interventions.probes.objective import Problem
 from interventions.probes.solve import FitResults, solve_layers
@@ -87,10 +88,10 @@ class ChunkedFit(NamedTuple):
         n_items, n_fits = len(self.sites.items()), len(self.rows.train)
         per_layer, per_fit = self.peak_bytes()
         room = budget(None, _BYTES) // _n_in_flight()
-        fits = _equal_size(n_fits, int(max(1, (room - per_layer) // per_fit)))
+        fits = equal_size(n_fits, int(max(1, (room - per_layer) // per_fit)))
         # On a CPU layers run one by one, so that none waits for the steps of another.
         layers = 1 if _is_cpu() else int(max(1, room // (per_layer + per_fit * fits)))
-        return _equal_size(n_items, self.chunk or layers), fits
+        return equal_size(n_items, self.chunk or layers), fits
 
     def peak_bytes(self) -> tuple[int, int]:
         """Returns peak bytes per layer and per fit: the arrays alive at once in a solver step."""
@@ -179,12 +180,6 @@ def _n_in_flight() -> int:
     has_affinity = hasattr(os, "sched_getaffinity")
     cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     return min(_MAX_IN_FLIGHT, cores)
-
-
-def _equal_size(n: int, most: int) -> int:
-    """Returns the size of equal parts of `n`, each of at most `most`."""
-    n_parts = -(-n // most)
-    return -(-n // n_parts)
 
 
 def _blocks(n: int, size: int) -> Iterator[np.ndarray]:

@@ -215,5 +215,6 @@ class When:
                 f"When: expected a probe of {spec.shape[-1]} features at {spec.site!r}, "
                 f"got {n_features}."
             )
-        if hasattr(self.edit, "check"):
-            self.edit.check(spec)
+        check = getattr(self.edit, "check", None)
+        if check is not None:
+            check(spec)

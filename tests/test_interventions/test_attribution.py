@@ -284,7 +284,7 @@ def test_wrong_arguments_raise(tiny_model, near):
     for change, message in (
         ({"metric": rank(3)}, "rank has no gradient"),
         ({"over": ("alpha",)}, "proportional to 'alpha'"),
-        ({"over": ("time",), "site": "decoder.mlp_out"}, "no dimension of a sweep"),
+        ({"over": ("time",), "site": "decoder.mlp_out"}, "is not a dimension of a sweep"),
         ({"source": "silence"}, "expected a Run or one of"),
         ({"source": near[1].replace(tokens=near[1].tokens[:, :3])}, "do not line up"),
         (

@@ -121,7 +121,7 @@ def test_wrong_arguments_raise(tiny_model, run):
         direct_logit_attribution(tiny_model, run, 101)
     with pytest.raises(ValueError, match="position: expected -5 to 4"):
         direct_logit_attribution(tiny_model, run, 1, position=5)
-    with pytest.raises(ValueError, match="window_s: expected at least answer_only frame"):
+    with pytest.raises(ValueError, match="window_s: expected at least one frame"):
         direct_logit_attribution(tiny_model, run, 1, window_s=0.001)
 
 

@@ -61,13 +61,15 @@ class TargetAudio:
 
 def join(run: Memory, copy: Memory) -> Memory:
     """Joins the memories of the two halves of the batch."""
-    parts = run.k, copy.k, run.v, copy.v
-    assert not any(isinstance(part, tuple) for part in parts)  # a run's memory is stacked
     return Memory(
-        jnp.concatenate([run.xa, copy.xa]),
-        jnp.concatenate([run.k, copy.k], 1),
-        jnp.concatenate([run.v, copy.v], 1),
+        jnp.concatenate([run.xa, copy.xa]), _join_rows(run.k, copy.k), _join_rows(run.v, copy.v)
     )
+
+
+def _join_rows(run: Array | tuple[Array, ...], copy: Array | tuple[Array, ...]) -> Array:
+    assert not isinstance(run, tuple)  # the memory of a run is stacked
+    assert not isinstance(copy, tuple)
+    return jnp.concatenate([run, copy], 1)
 
 
 def memory_of(model: Whisper, run: Run) -> Memory:
