@@ -1,4 +1,4 @@
-"""Made-up layers for studies that fit probes: what is planted in them grows with depth, and is the speaker's own."""
+"""Synthetic layers for studies that fit probes: the planted effect grows with depth."""
 
 import numpy as np
 import xarray as xr
@@ -6,34 +6,35 @@ import xarray as xr
 from experiments.studies import probing
 from experiments.studies.probing import Probing
 
-DEPTHS = 4  # layers, beside the embedding
+DEPTHS = 4  # layers, besides the embedding
 WIDTH = 8
 
 
 def layers(
     labels: np.ndarray, groups: np.ndarray, effect: float, seed: int = 0, first: float = 0.0
 ) -> np.ndarray:
-    """[L + 1, N, D]: noise of every row and of every group, and `effect` along one direction for each class, from `first` of it on."""
+    """Makes activations [L + 1, N, D]: noise per row, noise per group, and a direction per class.
+
+    The direction has length `effect`, and grows from the share `first` of it to all of it.
+    """
     rng = np.random.default_rng(seed)
-    kinds, people = (
-        np.unique(labels, return_inverse=True)[1],
-        np.unique(groups, return_inverse=True)[1],
-    )
-    own = rng.normal(size=(people.max() + 1, WIDTH))[people]
-    found = rng.normal(size=(DEPTHS + 1, len(labels), WIDTH)) + own
+    class_of_row = np.unique(labels, return_inverse=True)[1]
+    group_of_row = np.unique(groups, return_inverse=True)[1]
+    group_noise = rng.normal(size=(group_of_row.max() + 1, WIDTH))[group_of_row]
+    activations = rng.normal(size=(DEPTHS + 1, len(labels), WIDTH)) + group_noise
     for layer in range(DEPTHS + 1):
         share = first + (1 - first) * max(layer - 1, 0) / (DEPTHS - 1)
-        found[layer, np.arange(len(labels)), kinds] += effect * share
-    return found
+        activations[layer, np.arange(len(labels)), class_of_row] += effect * share
+    return activations
 
 
 def rows(kinds: list[str], n_groups: int, each: int) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and groups of `each` rows of every group; a group is of one kind, the kinds take turns."""
+    """Makes labels and groups of `each` rows per group. Each group has one kind; kinds alternate."""
     groups = np.repeat(np.arange(n_groups), each)
     return np.array(kinds)[groups % len(kinds)], np.array([f"speaker {n}" for n in groups])
 
 
-def asked(
+def probe(
     question: str,
     labels: np.ndarray,
     groups: np.ndarray,
@@ -43,12 +44,11 @@ def asked(
     seed: int = 0,
     **baselines: int,
 ) -> xr.Dataset:
-    """`probed.ask` of planted layers; `baselines` name features of so many columns that know nothing."""
+    """Probes planted layers; `baselines` are the widths of uninformative features by name."""
     rng = np.random.default_rng(seed + 1)
-    empty = {
+    uninformative = {
         name.replace("_", " "): rng.normal(size=(len(labels), width))
         for name, width in baselines.items()
     }
-    return probing.ask(
-        question, layers(labels, groups, effect, seed), labels, groups, config, empty
-    )
+    activations = layers(labels, groups, effect, seed)
+    return probing.probe_layers(question, activations, labels, groups, config, uninformative)

@@ -62,11 +62,11 @@ def reproduce(
     from experiments.progress import Progress
     from experiments.studies import registry
 
-    names, steps = registry.chosen(experiments), Progress()
+    names, steps = registry.resolve(experiments), Progress()
     with steps("start JAX"):
         runtime.start(device)
         from experiments.studies import reproduce as studies
-    corpus, fits = studies.material(data)
+    corpus, fits = studies.open_recordings(data)
     recordings = {"data": corpus.name, "sha256": corpus.sha256(transcripts=True)[:16]}
     known = made(
         "reproduce",
@@ -102,7 +102,7 @@ def reproduce(
 
 
 def _print(done: dict[str, dict[str, Any] | None], out: Path, json: bool) -> None:
-    from experiments.studies.study_page import shown
+    from experiments.studies.study_page import format_evidence
     from interventions.storage.text_files import printable, to_json
 
     if json:
@@ -112,7 +112,7 @@ def _print(done: dict[str, dict[str, Any] | None], out: Path, json: bool) -> Non
         for finding in result["findings"].values() if result else ():
             print(
                 printable(
-                    f"{name}  {finding['verdict']:<32}  {finding['says']}: {shown(finding['ours'])}"
+                    f"{name}  {finding['verdict']:<32}  {finding['statement']}: {format_evidence(finding['ours'])}"
                 )
             )
     print(f"\n{printable(out / 'index.html')}")
