@@ -1,6 +1,7 @@
-"""Expensive items on disk, one file each: whatever interrupts a study, what was computed is there the next time.
+"""Caches expensive items of a study on disk, one file per item.
 
-A file that is damaged, or that was made for another key, is computed again; one line in the log says so.
+An interrupted study continues with the items that were computed before. A file that is damaged or
+was saved under another key is computed again, which is logged.
 """
 
 import hashlib
@@ -14,79 +15,117 @@ import numpy as np
 
 from experiments.progress import Progress
 from interventions.storage import parts
-from interventions.storage.atomic import clear_up
+from interventions.storage.atomic import clean_up
+from interventions.storage.inert import KINDS
 from interventions.storage.text_files import to_json
 
 Arrays = dict[str, np.ndarray]
-_SECONDS, _CPU = "seconds_taken", "cpu_seconds_taken"
+_SECONDS, _CPU_SECONDS = "seconds_taken", "cpu_seconds_taken"
 
 
 class Keep:
-    """`keep(key, make)`: the arrays of `make()`, from disk if they were made before. Texts are kept as arrays of strings."""
+    """Computes items once and loads them from disk afterwards.
+
+    Attributes:
+        folder: where the files are; its name stands for everything that all items depend on.
+        steps: shows progress.
+        seconds: the wall time that the items used so far took when they were computed.
+        earlier_cpu_s: the CPU time of those among them that an earlier run computed.
+
+    Example:
+        ```python
+        keep = Keep(Path("cache/whisper-tiny"))
+        arrays = keep("loudness speech-1", lambda: {"loudness": np.abs(audio).max()})
+        ```
+    """
 
     def __init__(self, folder: Path, steps: Progress | None = None):
         self.folder, self.steps = folder, steps or Progress(quiet=True)
-        clear_up(folder)
-        self.seconds = 0.0  # that the items used so far took when they were made
-        self.earlier_cpu_s = 0.0  # of a core, for those of them that an earlier run made
+        clean_up(folder)
+        self.seconds = 0.0
+        self.earlier_cpu_s = 0.0
 
-    def __call__(self, key: str, make: Callable[[], Mapping[str, Any]]) -> Arrays:
-        """Raises TypeError for values that are neither numbers nor texts."""
-        path = self.folder / f"{_slug(key)}{parts.SUFFIX}"
-        arrays = parts.load(path, self._name(key))
-        made_before = arrays is not None
+    def __call__(self, key: str, compute: Callable[[], Mapping[str, Any]]) -> Arrays:
+        """Returns the arrays of `compute()`, from disk if they were computed before.
+
+        Args:
+            key: describes the item within this folder.
+            compute: returns numbers and texts by name; texts become arrays of strings.
+
+        Returns:
+            The arrays by name.
+
+        Raises:
+            TypeError: a value is neither numbers nor texts.
+        """
+        path = self.folder / f"{_file_name(key)}{parts.SUFFIX}"
+        full_key = f"{self.folder.name} {key}"
+        arrays = parts.load(path, full_key)
+        loaded = arrays is not None
         if arrays is None:
-            start, cpu = time.perf_counter(), time.process_time()
-            made = {name: _plain(name, value) for name, value in make().items()}
-            taken = {
-                _SECONDS: np.float64(time.perf_counter() - start),
-                _CPU: np.float64(time.process_time() - cpu),
-            }
-            arrays = {**made, **taken}
-            parts.save(path, self._name(key), arrays)
+            arrays = _timed(compute)
+            parts.save(path, full_key, arrays)
         self.seconds += float(arrays.pop(_SECONDS))
-        self.earlier_cpu_s += made_before * float(arrays.pop(_CPU))
+        self.earlier_cpu_s += loaded * float(arrays.pop(_CPU_SECONDS))
         return arrays
-
-    def _name(self, key: str) -> str:
-        """The key within the folder, whose name stands for everything else that the item depends on."""
-        return f"{self.folder.name} {key}"
 
     def each(
         self,
         name: str,
         items: Iterable[Any],
-        make: Callable[[Any], Mapping[str, Any]],
+        compute: Callable[[Any], Mapping[str, Any]],
         key: Callable[[Any], str] | None = None,
     ) -> list[Arrays]:
-        """The arrays of `make(item)` for every item, with progress under `name`. `key` tells items apart; recordings do so by their id."""
-        items, found = list(items), []
+        """Returns the arrays of `compute(item)` for every item, and shows progress.
+
+        Args:
+            name: the label of the progress bar, and the start of every key.
+            items: recordings or other items.
+            compute: returns numbers and texts by name.
+            key: distinguishes items; by default their attribute `id`, or else their text.
+
+        Returns:
+            The arrays by name, per item.
+        """
+        items = list(items)
+        results = []
         with self.steps.bar(name) as progress:
             for done, item in enumerate(items):
                 progress(done, len(items))
-                found.append(self(f"{name} {(key or _name)(item)}", lambda item=item: make(item)))
+                item_key = f"{name} {(key or _id)(item)}"
+                results.append(self(item_key, lambda item=item: compute(item)))
             progress(len(items), len(items))
-        return found
+        return results
 
 
 def fingerprint(*values: Any) -> str:
-    """A short digest of plain values: the same for the same values, in any process."""
+    """Returns a short digest of plain values, the same in every process."""
     return hashlib.sha256(to_json(values).encode()).hexdigest()[:16]
 
 
-def _name(item: Any) -> str:
+def _timed(compute: Callable[[], Mapping[str, Any]]) -> Arrays:
+    """The computed arrays, and how long they took."""
+    start, cpu_start = time.perf_counter(), time.process_time()
+    arrays = {name: _array(name, value) for name, value in compute().items()}
+    arrays[_SECONDS] = np.array(time.perf_counter() - start)
+    arrays[_CPU_SECONDS] = np.array(time.process_time() - cpu_start)
+    return arrays
+
+
+def _id(item: Any) -> str:
     return str(getattr(item, "id", item))
 
 
-def _slug(key: str) -> str:
-    """A file name that people can read and that no two keys share."""
+def _file_name(key: str) -> str:
+    """A readable file name; the digest at its end keeps two keys from sharing one."""
     return f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', key)[:80]}-{fingerprint(key)[:8]}"
 
 
-def _plain(name: str, value: Any) -> np.ndarray:
+def _array(name: str, value: Any) -> np.ndarray:
     array = np.array(value)
-    if array.dtype.kind not in "biufcU":
+    if array.dtype.kind not in KINDS:
         raise TypeError(
-            f"{name}: expected numbers or texts, got {array.dtype}; a file of them must be readable without running code."
+            f"{name}: expected numbers or texts, got {array.dtype}; "
+            "other arrays could not be read back without running code."
         )
     return array

@@ -1,18 +1,34 @@
 """Whisper in pure Flax: every activation readable, every activation editable."""
 
+import importlib.metadata
+
+from jaxasr import sites as sites
+from jaxasr.alignment.words import align as align
 from jaxasr.audio import load_audio as load_audio, log_mel as log_mel
+from jaxasr.audio.features import n_frames as n_frames
 from jaxasr.cache import Memory as Memory
 from jaxasr.config import SIZES as SIZES, Config as Config
 from jaxasr.generate import Generation as Generation, generate as generate
 from jaxasr.generated_text import GeneratedText as GeneratedText
 from jaxasr.model import Whisper as Whisper
+from jaxasr.options import Options as Options
 from jaxasr.recogniser import Recogniser as Recogniser, load as load
+from jaxasr.rules import Rules as Rules, rules_for as rules_for
 from jaxasr.taps import (
     At as At,
+    Edit as Edit,
+    Edits as Edits,
     Readout as Readout,
     merge as merge,
     reduce as reduce,
     select as select,
 )
 from jaxasr.tokenizer import Tokenizer as Tokenizer
+from jaxasr.transcribe import detect_language as detect_language
+from jaxasr.transcript import Segment as Segment, Transcript as Transcript, Word as Word
 from jaxasr.weights import WeightsError as WeightsError, save as save
+
+try:
+    __version__ = importlib.metadata.version("jaxasr")
+except importlib.metadata.PackageNotFoundError:  # a source folder on PYTHONPATH
+    __version__ = "0+unknown"

@@ -1,7 +1,7 @@
 """Beam search in one compiled loop.
 
-Source: openai/whisper `decoding.py`, BeamSearchDecoder and MaximumLikelihoodRanker. Of what has ended only the best and
-the number are kept, for that is all the ranking asks.
+Source: openai/whisper `decoding.py`, BeamSearchDecoder and MaximumLikelihoodRanker. Of the ended
+texts only the best one and their number are kept, because the ranking needs nothing else.
 """
 
 import functools
@@ -13,11 +13,11 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxasr import compiled, pytrees
 from jaxasr.cache import Cache, Memory
-from jaxasr.decoding import DecodingSession, Generation, Request, Rules, Taps, prepare
+from jaxasr.decoding import DecodingSession, Generation, LogitFilter, Request, Settings
 from jaxasr.model import Whisper, full_precision
 from jaxasr.taps import Edits
 
-_BEAMS = -4  # their axis in a layer's keys and values, [..., B, K, H, S, Dh]
+_BEAM_AXIS = -4  # of a layer's keys and values [..., B, K, H, S, Dh]
 
 
 def beam_search(
@@ -28,7 +28,7 @@ def beam_search(
     beam_size: int,
     max_new_tokens: int,
     edits: Edits | None = None,
-    rules: Rules | None = None,
+    rules: LogitFilter | None = None,
     length_penalty: float | None = None,
     patience: float = 1.0,
     positions: Int[Array, "B T0"] | None = None,
@@ -36,45 +36,69 @@ def beam_search(
     no_speech: tuple[int, int] | None = None,
     unroll: bool | None = None,
 ) -> Generation:
-    """The best text found for each row of `prompt` by following the `beam_size` likeliest ones; see `generate` for what they share.
+    """Searches for the best text of each row by extending its `beam_size` likeliest prefixes.
 
-    The search of a row ends when `round(patience * beam_size)` texts have. The best has the highest log-probability divided
-    by its length without end-of-text (at least 1), or by ((5 + length) / 6) ** length_penalty. The beams of a row share its
-    memory; edits see one beam at a time, with the shapes of a greedy pass. Rows do not influence each other. What has no
-    probability, under the rules, is no candidate, even where fewer than `beam_size` are left.
+    The beams of a row share its memory, and rows do not influence each other. Edits act on one
+    beam at a time, with the shapes of a greedy pass. A text without probability under the rules is
+    never a candidate, even if fewer than `beam_size` remain.
 
-    Raises ValueError as `generate` does, and for a beam size or a patience that leaves nothing to find.
+    Args:
+        model: the model.
+        memory: encoded audio of B rows.
+        prompt: ids [B, T0].
+        beam_size: number K of prefixes to extend per row.
+        max_new_tokens: most tokens to generate per row.
+        edits: see `jaxasr.generate`, as for all arguments that are not described here.
+        rules: constraints on the logits.
+        length_penalty: a text's score is its log-probability divided by
+            ((5 + length) / 6) ** length_penalty. None: divided by its length, at least 1. The
+            length excludes the end-of-text.
+        patience: the search of a row ends once `round(patience * beam_size)` texts have ended.
+        positions: absolute positions [B, T0].
+        eot: id of the end-of-text.
+        no_speech: column of the prompt and id whose probability to return.
+        unroll: loop over layers instead of scanning them.
+
+    Returns:
+        The text of highest score of each row.
+
+    Raises:
+        ValueError: as `jaxasr.generate`, and for a beam size or patience with which no text ends.
+
+    Example:
+        ```python
+        from jaxasr.beam import beam_search
+
+        prompt = np.array([asr.tokenizer.prompt()])
+        out = beam_search(
+            asr.model, memory, prompt, beam_size=5, max_new_tokens=100, length_penalty=1.0
+        )
+        ```
     """
-    most = round(beam_size * patience)
-    if not 0 < beam_size < model.config.n_vocab or most < 1:
+    max_ended = round(beam_size * patience)
+    if not 0 < beam_size < model.config.n_vocab or max_ended < 1:
         raise ValueError(
-            f"beam_size, patience: expected 1 to {model.config.n_vocab - 1} beams and a patience that lets at least one end, "
+            f"beam_size, patience: expected 1 to {model.config.n_vocab - 1} beams and a patience "
+            "with which at least one text ends, "
             f"got beam_size={beam_size}, patience={patience}."
         )
-    request, taps, options = prepare(
-        model,
-        memory,
-        prompt,
-        positions,
-        max_new_tokens=max_new_tokens,
-        edits=edits,
-        rules=rules,
-        eot=eot,
-        no_speech=no_speech,
-        unroll=unroll,
-    )
+    settings = Settings(max_new_tokens, edits, rules, positions, eot, no_speech, unroll)
+    request = Request.of(model, memory, prompt, settings)
     penalty = None if length_penalty is None else jnp.float32(length_penalty)
-    found = compiled.call(
-        _search, model, request, jnp.int32(most), penalty, taps, n_beams=beam_size, **options
+    generation = compiled.call(
+        _search, model, request, jnp.int32(max_ended), penalty, n_beams=beam_size
     )
-    return found.check_finite()
+    return generation.check_finite()
 
 
 @pytrees.dataclass
 class Texts:
-    """Prompt and what was written after it, N texts a row.
+    """N texts per row: the prompt and the tokens after it.
 
-    tokens: [B, N, W = T0 + T]. logprobs: [B, N, T], of each new token. total: [B, N], their sum; -inf for what cannot be.
+    Attributes:
+        tokens: int32 [B, N, W], W = T0 + T.
+        logprobs: float32 [B, N, T], of each new token.
+        total: float32 [B, N], their sum; -inf marks an impossible text.
     """
 
     tokens: Int[Array, "B N W"]
@@ -82,185 +106,180 @@ class Texts:
     total: Float[Array, "B N"]
 
     def __getitem__(self, index: Int[Array, "B M"]) -> "Texts":
-        """M texts of each row, by number."""
-        return jax.tree.map(lambda x: _take(x, index), self)
+        """Returns M texts of each row, by index."""
+        return jax.tree.map(lambda x: _gather(x, index), self)
 
 
 def _search(
     model: Whisper,
     request: Request,
-    most: Int[Array, ""],
+    max_ended: Int[Array, ""],
     penalty: Float[Array, ""] | None,
-    taps: Taps,
     *,
     n_beams: int,
-    n_new: int,
-    eot: int,
-    no_speech: tuple[int, int] | None,
-    unroll: bool,
 ) -> Generation:
-    edits, rules = taps
+    n_new, eot, rules = request.n_new, request.eot, request.rules
     batch, n_prompt = request.prompt.shape
 
-    def going(state: tuple) -> Array:
+    def has_next(state: tuple) -> Array:
         n, _, _, _, n_ended, *_ = state
-        return (n < n_prompt + n_new) & (n_ended < most).any()
+        return (n < n_prompt + n_new) & (n_ended < max_ended).any()
 
     def step(state: tuple) -> tuple:
         n, beams, best, score, n_ended, cache, logits = state
-        found, source = _candidates(
-            beams, _logprobs(rules, logits, beams.tokens, n, n_prompt), n, n_prompt
-        )
-        ended = found.tokens[:, :, n] == eot
-        keep, final, n_ended = _sort_out(
-            ended, found.total > -jnp.inf, n_ended, most, n_beams, n + 1 == n_prompt + n_new
-        )
-        best, score = _better(best, score, found, final, n - n_prompt + ~ended, penalty)
-        beams, cache = found[keep], _reordered(cache, jnp.take_along_axis(source, keep, 1))
-        logits, cache = _advance(
-            decoder, beams.tokens[:, :, n], request.positions[:, -1:] + 1 + n - n_prompt, cache, n
-        )
+        logprobs = _logprobs(rules, logits, beams.tokens, n, n_prompt)
+        candidates, source = _candidates(beams, logprobs, n, n_prompt)
+        ended, is_possible = candidates.tokens[:, :, n] == eot, candidates.total > -jnp.inf
+        is_last = n + 1 == n_prompt + n_new
+        kept, is_final, n_ended = _prune(ended, is_possible, n_ended, max_ended, n_beams, is_last)
+        lengths = n - n_prompt + ~ended
+        best, score = _update_best(best, score, candidates, is_final, lengths, penalty)
+        beams = candidates[kept]
+        cache = _reorder(cache, jnp.take_along_axis(source, kept, 1))
+        positions = request.positions[:, -1:] + 1 + n - n_prompt
+        logits, cache = _advance(decoder, beams.tokens[:, :, n], positions, cache, n)
         return n + 1, beams, best, score, n_ended, cache, logits
 
     with full_precision(model):
-        decoder = DecodingSession.of(model, request, edits)
+        decoder = DecodingSession.of(model, request)
         cache = decoder.empty_cache(batch, n_prompt + n_new)
-        logits, cache, quiet = decoder.advance(
-            request.prompt, request.positions, cache, jnp.int32(0), no_speech
+        logits, cache, no_speech_prob = decoder.advance(
+            request.prompt, request.positions, cache, jnp.int32(0), request.no_speech
         )
-        nothing = _nothing(request.prompt, n_new, eot, logits.dtype)
-        beams, cache, logits = _spread(nothing, cache, logits, n_beams)
-        none = nothing.replace(
-            logprobs=jnp.full_like(nothing.logprobs, jnp.nan)
-        )  # until a text is found: NaN finds none
-        state = (
-            jnp.int32(n_prompt),
-            beams,
-            none,
-            jnp.full(batch, -jnp.inf),
-            jnp.zeros(batch, jnp.int32),
-            cache,
-            logits,
-        )
-        _, _, best, *_ = jax.lax.while_loop(going, step, state)
-    return Generation.of(best.tokens[:, 0, n_prompt:], best.logprobs[:, 0], quiet, eot)
+        empty = _empty(request.prompt, n_new, eot, logits.dtype)
+        beams, cache, logits = _replicate(empty, cache, logits, n_beams)
+        # A row for which no text is ever final keeps these NaN, and `check_finite` reports them.
+        best = empty.replace(logprobs=jnp.full_like(empty.logprobs, jnp.nan))
+        score, n_ended = jnp.full(batch, -jnp.inf), jnp.zeros(batch, jnp.int32)
+        state = jnp.int32(n_prompt), beams, best, score, n_ended, cache, logits
+        _, _, best, *_ = jax.lax.while_loop(has_next, step, state)
+    tokens, logprobs = best.tokens[:, 0, n_prompt:], best.logprobs[:, 0]
+    return Generation.of(tokens, logprobs, no_speech_prob, eot)
 
 
-def _nothing(prompt: Int[Array, "B T0"], n_new: int, eot: int, dtype: Any) -> Texts:
-    """One empty text a row."""
+def _empty(prompt: Int[Array, "B T0"], n_new: int, eot: int, dtype: Any) -> Texts:
+    """Returns one text per row, without new tokens."""
+    batch = len(prompt)
     tokens = jnp.pad(prompt, ((0, 0), (0, n_new)), constant_values=eot)[:, None]
-    return Texts(
-        tokens, jnp.zeros((len(prompt), 1, n_new), dtype), jnp.zeros((len(prompt), 1), dtype)
-    )
+    return Texts(tokens, jnp.zeros((batch, 1, n_new), dtype), jnp.zeros((batch, 1), dtype))
 
 
-def _spread(
+def _replicate(
     texts: Texts, cache: Cache, logits: Float[Array, "B V"], n_beams: int
 ) -> tuple[Texts, Cache, Float[Array, "B K V"]]:
-    """All beams begin alike; all but the first with no probability, so that nothing is found twice."""
+    """Copies text, cache and logits to every beam; only the first beam is possible."""
+    # Otherwise all beams would find the same texts.
     texts = jax.tree.map(lambda x: jnp.repeat(x, n_beams, 1), texts)
-    past = jax.tree.map(
-        lambda x: jnp.repeat(jnp.expand_dims(x, _BEAMS), n_beams, _BEAMS), cache.past
-    )
-    return (
-        texts.replace(total=texts.total.at[:, 1:].set(-jnp.inf)),
-        cache.replace(past=past),
-        jnp.repeat(logits[:, None], n_beams, 1),
-    )
+    texts = texts.replace(total=texts.total.at[:, 1:].set(-jnp.inf))
+
+    def repeat(x: Array) -> Array:
+        return jnp.repeat(jnp.expand_dims(x, _BEAM_AXIS), n_beams, _BEAM_AXIS)
+
+    cache = cache.replace(past=jax.tree.map(repeat, cache.past))
+    return texts, cache, jnp.repeat(logits[:, None], n_beams, 1)
 
 
 def _logprobs(
-    rules: Rules | None,
+    rules: LogitFilter | None,
     logits: Float[Array, "B K V"],
     tokens: Int[Array, "B K T"],
     n: Int[Array, ""],
     n_prompt: int,
 ) -> Float[Array, "B K V"]:
-    if rules is not None:
-        logits = jax.vmap(
-            lambda logits, tokens: rules(logits, tokens, n, n_prompt), in_axes=1, out_axes=1
-        )(logits, tokens)
-    return jax.nn.log_softmax(logits)
+    if rules is None:
+        return jax.nn.log_softmax(logits)
+
+    def constrain(logits: Array, tokens: Array) -> Array:
+        return rules(logits, tokens, n, n_prompt)
+
+    over_beams = jax.vmap(constrain, in_axes=1, out_axes=1)
+    return jax.nn.log_softmax(over_beams(logits, tokens))
 
 
 def _candidates(
     beams: Texts, logprobs: Float[Array, "B K V"], n: Int[Array, ""], n_prompt: int
 ) -> tuple[Texts, Int[Array, "B N"]]:
-    """The N = 2 K likeliest ways to go on, likeliest first, and the beam each comes from.
-
-    A beam ends in one way only: K of them do not end, at least.
-    """
+    """Returns the N = 2 K likeliest continuations, likeliest first, and the beam each extends."""
+    # A beam can end in one way only, so at least K of these do not end.
     n_beams = beams.total.shape[1]
     logprobs, tokens = jax.lax.top_k(logprobs, n_beams + 1)
-    possible = beams.total[..., None] > -jnp.inf
-    totals = jnp.where(possible, beams.total[..., None] + logprobs, -jnp.inf)
+    is_possible = beams.total[..., None] > -jnp.inf
+    totals = jnp.where(is_possible, beams.total[..., None] + logprobs, -jnp.inf)
     logprobs, tokens, totals = (x.reshape(len(x), -1) for x in (logprobs, tokens, totals))
     totals, best = jax.lax.top_k(totals, 2 * n_beams)
-    source, take = (
-        best // (n_beams + 1),
-        functools.partial(jnp.take_along_axis, indices=best, axis=1),
-    )
+    source = best // (n_beams + 1)
+    pick = functools.partial(jnp.take_along_axis, indices=best, axis=1)
     texts = beams[source]
-    tokens = texts.tokens.at[:, :, n].set(take(tokens))
-    return Texts(tokens, texts.logprobs.at[:, :, n - n_prompt].set(take(logprobs)), totals), source
+    tokens = texts.tokens.at[:, :, n].set(pick(tokens))
+    logprobs = texts.logprobs.at[:, :, n - n_prompt].set(pick(logprobs))
+    return Texts(tokens, logprobs, totals), source
 
 
-def _sort_out(
+def _prune(
     ended: Bool[Array, "B N"],
-    possible: Bool[Array, "B N"],
+    is_possible: Bool[Array, "B N"],
     n_ended: Int[Array, "B"],
-    most: Int[Array, ""],
+    max_ended: Int[Array, ""],
     n_beams: int,
-    last: Bool[Array, ""],
+    is_last: Bool[Array, ""],
 ) -> tuple[Int[Array, "B K"], Bool[Array, "B N"], Int[Array, "B"]]:
-    """Numbers of the candidates to go on with, which are final, and how many have ended so far.
+    """Chooses the candidates to extend, and those that are final texts.
 
-    An end counts while it is among the likeliest and there is room for it. When the search is over, the likeliest of those
-    that have not ended are final, too, if fewer than K have.
+    An ended candidate counts if fewer than K likelier ones are open and fewer than `max_ended`
+    texts have ended. When the search is over with fewer than K ended texts, the likeliest open
+    candidates are final, too.
+
+    Returns:
+        Indices of the K candidates to extend, which candidates are final, and the number of texts
+        that have ended so far.
     """
-    going = jnp.cumsum(~ended, 1)
-    keep = jnp.argsort(ended, axis=1, stable=True)[:, :n_beams]
-    ends = ended & possible & (going < n_beams)
-    before = n_ended[:, None]
-    ends &= before + jnp.cumsum(ends, 1) <= most
-    n_ended += ends.sum(1, dtype=jnp.int32)
-    over = ((n_ended >= most) | last)[:, None]
-    cut_off = over & ~ended & (going <= n_beams - n_ended[:, None])
-    return keep, (ends | cut_off) & (before < most), n_ended
+    n_open = jnp.cumsum(~ended, 1)
+    kept = jnp.argsort(ended, axis=1, stable=True)[:, :n_beams]
+    counts = ended & is_possible & (n_open < n_beams)
+    n_ended_before = n_ended[:, None]
+    counts &= n_ended_before + jnp.cumsum(counts, 1) <= max_ended
+    n_ended += counts.sum(1, dtype=jnp.int32)
+    is_over = ((n_ended >= max_ended) | is_last)[:, None]
+    is_cut_off = is_over & ~ended & (n_open <= n_beams - n_ended[:, None])
+    return kept, (counts | is_cut_off) & (n_ended_before < max_ended), n_ended
 
 
-def _better(
+def _update_best(
     best: Texts,
     score: Float[Array, "B"],
-    found: Texts,
-    final: Bool[Array, "B N"],
+    candidates: Texts,
+    is_final: Bool[Array, "B N"],
     lengths: Int[Array, "B N"],
     penalty: Float[Array, ""] | None,
 ) -> tuple[Texts, Float[Array, "B"]]:
-    """The best text so far and its score."""
-    by = jnp.maximum(lengths, 1) if penalty is None else ((5 + lengths) / 6) ** penalty
-    scores = jnp.where(final, found.total / by, -jnp.inf)
+    """Returns the best final text so far, and its score."""
+    divisor = jnp.maximum(lengths, 1) if penalty is None else ((5 + lengths) / 6) ** penalty
+    scores = jnp.where(is_final, candidates.total / divisor, -jnp.inf)
     first = scores.argmax(1, keepdims=True)
-    new = jnp.take_along_axis(scores, first, 1)[:, 0]
-    better = ~(new <= score)  # a NaN is to be seen
-    pick = lambda new, old: jnp.where(better.reshape(-1, *[1] * (old.ndim - 1)), new, old)  # noqa: E731
-    return jax.tree.map(pick, found[first], best), pick(new, score)
+    new_score = jnp.take_along_axis(scores, first, 1)[:, 0]
+    # Not `new_score > score`: a NaN score must replace the best, so that `check_finite` reports it.
+    is_better = ~(new_score <= score)
+
+    def choose(new: Array, old: Array) -> Array:
+        return jnp.where(is_better.reshape(-1, *[1] * (old.ndim - 1)), new, old)
+
+    return jax.tree.map(choose, candidates[first], best), choose(new_score, score)
 
 
-def _reordered(cache: Cache, source: Int[Array, "B K"]) -> Cache:
-    """The cache as the new beams, each the continuation of one before, look back on it."""
+def _reorder(cache: Cache, source: Int[Array, "B K"]) -> Cache:
+    """Reorders the cache: beam k takes the cache of the beam that it extends."""
 
     def reorder(x: Array) -> Array:
-        return _take(x, source)
+        return _gather(x, source)
 
-    reorder = (
-        reorder if isinstance(cache.past, tuple) else jax.vmap(reorder)
-    )  # a leading axis of layers
-    return cache.replace(past=jax.tree.map(reorder, cache.past))
+    is_stacked = not isinstance(cache.past, tuple)
+    reorder_layers = jax.vmap(reorder) if is_stacked else reorder
+    return cache.replace(past=jax.tree.map(reorder_layers, cache.past))
 
 
-def _take(x: Shaped[Array, "B N *rest"], index: Int[Array, "B M"]) -> Shaped[Array, "B M *rest"]:
-    # Several times faster on a CPU than `take_along_axis`: whole rows are copied.
+def _gather(x: Shaped[Array, "B N *rest"], index: Int[Array, "B M"]) -> Shaped[Array, "B M *rest"]:
+    """Returns `x[b, index[b]]` for each row b."""
+    # Several times faster on a CPU than `take_along_axis`, because it copies whole rows.
     return jax.vmap(lambda row, i: row[i])(x, index)
 
 
@@ -271,11 +290,14 @@ def _advance(
     cache: Cache,
     n: Int[Array, ""],
 ) -> tuple[Float[Array, "B K V"], Cache]:
-    """One token for each beam; the memory, closed over, is shared."""
+    """Feeds one token to each beam; the memory is not mapped over beams, so they share it."""
 
     def advance(tokens: Array, past: Any) -> tuple[Array, Any]:
-        logits, after, _ = decoder.advance(tokens[:, None], positions, cache.replace(past=past), n)
-        return logits, after.past
+        logits, updated, _ = decoder.advance(
+            tokens[:, None], positions, cache.replace(past=past), n
+        )
+        return logits, updated.past
 
-    logits, past = jax.vmap(advance, in_axes=(1, _BEAMS), out_axes=(1, _BEAMS))(tokens, cache.past)
+    over_beams = jax.vmap(advance, in_axes=(1, _BEAM_AXIS), out_axes=(1, _BEAM_AXIS))
+    logits, past = over_beams(tokens, cache.past)
     return logits, cache.at(n, positions).replace(past=past)

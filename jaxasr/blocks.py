@@ -1,75 +1,62 @@
-"""One residual block; the decoder's has a cross-attention between the two parts of the encoder's."""
-
-import functools
+"""One residual block; a decoder block has cross-attention between self-attention and MLP."""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jaxasr.attention import (
-    MIN_LONG_QUERIES,
-    Attention,
-    Mask,
-    cross_attention,
-    linear,
-    self_attention,
-)
+from jaxasr import cpu_kernels
+from jaxasr.attention import Attention, Mask, cross_attention, linear, self_attention
 from jaxasr.cache import Cache, Past
 from jaxasr.config import Config
 from jaxasr.taps import Tap
 
 
 def layer_norm(config: Config, n_state: int, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    # Whisper's epsilon is torch's 1e-5 (nnx: 1e-6). The two-pass variance is torch's, too; the fast one loses digits.
-    return nnx.LayerNorm(
-        n_state,
-        epsilon=1e-5,
-        use_fast_variance=False,
-        dtype=config.dtype,
-        param_dtype=config.param_dtype,
-        rngs=rngs,
-    )
+    """Returns a layer norm with the arithmetic of torch's."""
+    # torch's epsilon is 1e-5 (nnx: 1e-6), and it computes the variance in two passes; the fast
+    # formula E[x²] - E[x]² loses digits.
+    dtypes = dict(dtype=config.dtype, param_dtype=config.param_dtype)
+    return nnx.LayerNorm(n_state, epsilon=1e-5, use_fast_variance=False, rngs=rngs, **dtypes)
 
 
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The exact GELU of Whisper, not JAX's default, the tanh approximation."""
     return jax.nn.gelu(x, approximate=False)
 
 
 class Mlp(nnx.Module):
+    """Two linear layers with a GELU between them."""
+
     def __init__(self, config: Config, n_state: int, rngs: nnx.Rngs):
-        self.fc1, self.fc2 = (
-            linear(config, n_state, 4 * n_state, rngs),
-            linear(config, 4 * n_state, n_state, rngs),
-        )
+        self.fc1 = linear(config, n_state, 4 * n_state, rngs)
+        self.fc2 = linear(config, 4 * n_state, n_state, rngs)
 
     def __call__(self, x: Float[Array, "B T D"], tap: Tap) -> Float[Array, "B T D"]:
-        """A CPU goes through long rows one by one where nobody looks inside: the wide activations of one stay in cache."""
-        if x.shape[0] > 1 and x.shape[1] >= MIN_LONG_QUERIES and not tap.touches("pre", "post"):
-            return jax.lax.platform_dependent(
-                x, cpu=functools.partial(jax.lax.map, self._plain), default=self._plain
-            )
+        """Applies the MLP to every position."""
+        n_rows, n_positions = x.shape[:2]
+        is_long = n_rows > 1 and n_positions >= cpu_kernels.MIN_LONG_QUERIES
+        if is_long and not tap.touches("pre", "post"):
+            # The 4·D activations of one row fit in the cache of a CPU, those of a batch do not.
+            return cpu_kernels.map_rows(self._untapped, x, fn_of_row=self._untapped)
         pre = tap("pre", self.fc1(x))
         return self.fc2(tap("post", gelu(pre)))
 
-    def _plain(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+    def _untapped(self, x: Float[Array, "*B T D"]) -> Float[Array, "*B T D"]:
         return self.fc2(gelu(self.fc1(x)))
 
 
 class Block(nnx.Module):
-    """`Block(..., cross=True)` is a decoder block."""
+    """A pre-norm transformer block; `cross=True` makes it a decoder block."""
 
     def __init__(self, config: Config, n_state: int, n_head: int, cross: bool, rngs: nnx.Rngs):
-        self.attn, self.attn_ln = (
-            Attention(config, n_state, n_head, rngs),
-            layer_norm(config, n_state, rngs),
-        )
+        self.attn = Attention(config, n_state, n_head, rngs)
+        self.attn_ln = layer_norm(config, n_state, rngs)
         if cross:
-            self.cross_attn, self.cross_attn_ln = (
-                Attention(config, n_state, n_head, rngs),
-                layer_norm(config, n_state, rngs),
-            )
-        self.mlp, self.mlp_ln = Mlp(config, n_state, rngs), layer_norm(config, n_state, rngs)
+            self.cross_attn = Attention(config, n_state, n_head, rngs)
+            self.cross_attn_ln = layer_norm(config, n_state, rngs)
+        self.mlp = Mlp(config, n_state, rngs)
+        self.mlp_ln = layer_norm(config, n_state, rngs)
 
     def __call__(
         self,
@@ -80,6 +67,19 @@ class Block(nnx.Module):
         cache: Cache | None = None,
         cross: tuple[Float[Array, "B H F Dh"], Float[Array, "B H F Dh"]] | None = None,
     ) -> tuple[Float[Array, "B T D"], Past | None]:
+        """Runs the block.
+
+        Args:
+            x: residual stream [B, T, D].
+            tap: edits and records of this layer.
+            mask: bool [B, 1, T, S] of self-attention; None: every position attends to every other.
+            past: this layer's keys and values of earlier tokens, if there is a cache.
+            cache: what all layers share of the cache.
+            cross: keys and values of the audio, each [B, H, F, Dh]; None in the encoder.
+
+        Returns:
+            The residual stream after the block, and the updated `past`.
+        """
         x = tap("resid_pre", x)
         attn_out, past = self_attention(
             self.attn, self.attn_ln(x), mask, past, cache, tap.within("attn")
@@ -94,10 +94,10 @@ class Block(nnx.Module):
         return tap("resid_post", x + tap("mlp_out", mlp_out)), past
 
 
-def stack(
+def stacked_blocks(
     config: Config, n_layer: int, n_state: int, n_head: int, cross: bool, rngs: nnx.Rngs
 ) -> Block:
-    """One `Block` whose every parameter has a leading [layers] axis."""
+    """Returns one `Block` whose every parameter has a leading [layers] axis."""
     keys = jax.random.split(rngs(), n_layer)
     return jax.vmap(lambda key: Block(config, n_state, n_head, cross, nnx.Rngs(key)))(
         jnp.asarray(keys)

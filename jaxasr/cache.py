@@ -1,22 +1,33 @@
-"""The decoder's two memories: what it has heard and what it has said."""
+"""Decoder state: the audio's cross-attention keys and values, and the self-attention KV cache."""
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxasr import pytrees
-from jaxasr.stack import unstack
+from jaxasr.stack import n_layers, unstack
 
-_NOT_YET = (
-    2**30
-)  # the position of an empty slot: later than every query, so the causal mask hides it
+_EMPTY_SLOT = 2**30  # a position later than any query, so that the causal mask hides the slot
 
 
 @pytrees.dataclass
 class Memory:
-    """What the decoder knows of the audio: the encoder output and, computed once, every layer's cross-attention keys and values.
+    """Encoded audio: the encoder output and each decoder layer's cross-attention keys and values.
 
-    These are stacked, for loops over layers, or `unstacked`, a tuple with one array a layer, for loops over tokens.
+    Keys and values are computed once per recording. They are stacked in one array, for loops over
+    layers, or unstacked in a tuple with one array per layer, for loops over tokens.
+
+    Attributes:
+        xa: encoder output [B, S, D].
+        k: keys [L, B, H, S, Dh], or a tuple of L arrays [B, H, S, Dh].
+        v: values, like `k`.
+
+    Example:
+        ```python
+        memory, _ = asr.model.encode(jaxasr.log_mel(audio, asr.config.n_mels)[None])
+        logits, _ = asr.model.decode(tokens, memory)
+        ```
     """
 
     xa: Float[Array, "B S D"]
@@ -24,23 +35,35 @@ class Memory:
     v: Float[Array, "L B H S Dh"] | tuple[Float[Array, "B H S Dh"], ...]
 
     def unstacked(self) -> "Memory":
-        return (
-            self
-            if isinstance(self.k, tuple)
-            else self.replace(k=unstack(self.k), v=unstack(self.v))
-        )
+        """Returns the same memory with a tuple of one array per layer, the layout of `generate`."""
+        if isinstance(self.k, tuple):
+            return self
+        return self.replace(k=unstack(self.k), v=unstack(self.v))
 
     def stacked(self) -> "Memory":
+        """Returns the same memory with a leading [layers] axis of `k` and `v`."""
+        if not isinstance(self.k, tuple):
+            return self
+        return self.replace(k=jnp.stack(self.k), v=jnp.stack(self.v))
+
+    def __repr__(self) -> str:
+        shape, arrays = np.shape(self.xa), jax.tree.leaves(self)
+        if len(shape) != 3 or not all(hasattr(array, "nbytes") for array in arrays):
+            return f"Memory(xa={self.xa!r})"  # JAX puts other things than arrays into pytrees
+        rows = f"{shape[0]} recording" + "s" * (shape[0] != 1)
+        megabytes = sum(array.nbytes for array in arrays) / 1e6
         return (
-            self.replace(k=jnp.stack(self.k), v=jnp.stack(self.v))
-            if isinstance(self.k, tuple)
-            else self
+            f"Memory({rows}, {shape[1]} frames, width {shape[2]}, {n_layers(self.k)} layers, "
+            f"{self.xa.dtype}, {megabytes:.1f} MB)"
         )
 
 
 @pytrees.dataclass
 class Past:
-    """One layer's self-attention keys and values of the tokens so far, with room for those to come; or all layers', stacked."""
+    """One layer's self-attention keys and values, with empty slots for later tokens.
+
+    With a leading axis, those of all layers, stacked.
+    """
 
     k: Float[Array, "*L B H S Dh"]
     v: Float[Array, "*L B H S Dh"]
@@ -48,36 +71,48 @@ class Past:
     def append(
         self, start: Int[Array, ""], k: Float[Array, "B H T Dh"], v: Float[Array, "B H T Dh"]
     ) -> "Past":
-        where = (0, 0, start, 0)
+        """Writes keys and values of new tokens into the slots from `start` on."""
+        slot = (0, 0, start, 0)
         return Past(
-            jax.lax.dynamic_update_slice(self.k, k, where),
-            jax.lax.dynamic_update_slice(self.v, v, where),
+            jax.lax.dynamic_update_slice(self.k, k, slot),
+            jax.lax.dynamic_update_slice(self.v, v, slot),
         )
 
 
 @pytrees.dataclass
-class Masked(Past):
-    """The same, written slot by slot under a mask: for `vmap`, which would turn the update above into a scatter or copy all of it."""
+class MaskedPast(Past):
+    """A `Past` that writes through a mask.
+
+    Under `vmap` the update above would become a scatter, or copy the whole cache.
+    """
 
     def append(
         self, start: Int[Array, ""], k: Float[Array, "B H T Dh"], v: Float[Array, "B H T Dh"]
-    ) -> "Masked":
-        column = jnp.arange(self.k.shape[2]) - start
-        inside, column = (
-            ((column >= 0) & (column < k.shape[2]))[:, None],
-            jnp.clip(column, 0, k.shape[2] - 1),
-        )
-        put = lambda new, old: jnp.where(inside, jnp.take(new, column, 2), old)  # noqa: E731
-        return Masked(put(k, self.k), put(v, self.v))
+    ) -> "MaskedPast":
+        """Writes keys and values of new tokens into the slots from `start` on."""
+        column = jnp.arange(self.k.shape[2]) - start  # of the new tokens, for each slot
+        is_new = ((column >= 0) & (column < k.shape[2]))[:, None]
+        column = jnp.clip(column, 0, k.shape[2] - 1)
+
+        def write(new: Array, old: Array) -> Array:
+            return jnp.where(is_new, jnp.take(new, column, 2), old)
+
+        return MaskedPast(write(k, self.k), write(v, self.v))
 
 
 @pytrees.dataclass
 class Cache:
-    """Every layer's `Past` (stacked, or a tuple), and what all layers share: the absolute position in each slot."""
+    """The self-attention cache of all layers.
+
+    Attributes:
+        past: keys and values of each layer, stacked or a tuple.
+        positions: int32 [B, S], the absolute position in each slot.
+        start: int32 scalar, the slot of the first token of the current pass.
+    """
 
     past: Past | tuple[Past, ...]
     positions: Int[Array, "B S"]
-    start: Int[Array, ""]  # the slot of the first token of the pass under way
+    start: Int[Array, ""]
 
     @classmethod
     def empty(
@@ -90,11 +125,13 @@ class Cache:
         dtype: str,
         past: type[Past] = Past,
     ) -> "Cache":
+        """Returns a stacked cache with `size` empty slots per row."""
         zeros = jnp.zeros((n_layer, batch, n_head, size, d_head), dtype)
-        return cls(past(zeros, zeros), jnp.full((batch, size), _NOT_YET, jnp.int32), jnp.int32(0))
+        positions = jnp.full((batch, size), _EMPTY_SLOT, jnp.int32)
+        return cls(past(zeros, zeros), positions, jnp.int32(0))
 
     def at(self, start: Int[Array, ""], positions: Int[Array, "B T"]) -> "Cache":
-        """The cache as the tokens at `positions` enter it, in the slots from `start` on."""
+        """Prepares a pass: tokens at `positions` enter the slots from `start` on."""
         return self.replace(
             start=start,
             positions=jax.lax.dynamic_update_slice(self.positions, positions, (0, start)),

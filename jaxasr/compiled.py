@@ -1,7 +1,7 @@
-"""Compiles a function once for each *structure* of its arguments; their numbers never retrace.
+"""Compiles a function once for each *structure* of its arguments; new values never retrace.
 
-This is the only place of the library where `jax.jit` caches something for the caller. Which program a call gets is decided
-by `program_keys`, not by JAX's comparison of structures.
+Only here does the library cache programs for its caller. `program_keys`, not JAX's comparison of
+structures, decides which program a call runs (decision 15).
 """
 
 import functools
@@ -23,9 +23,9 @@ def _is_array(leaf: Any) -> bool:
 
 
 class Structure:
-    """All of a pytree but its arrays: the structure, and the functions among its leaves.
+    """A pytree without its arrays: its treedef and its other leaves, such as functions.
 
-    Two structures are equal only if a program of one serves the other.
+    Two structures are equal only if a program compiled for one is right for the other.
     """
 
     def __init__(self, treedef: Any, leaves: tuple[Any, ...], key: Hashable):
@@ -38,42 +38,47 @@ class Structure:
         return hash(self._key)
 
     def join(self, arrays: list[Any]) -> Any:
-        """Returns the pytree with these arrays, in the order in which `split` gave them."""
-        rest = iter(arrays)
+        """Returns the pytree with these arrays, in the order of `split`."""
+        remaining = iter(arrays)
         return jax.tree.unflatten(
-            self.treedef, [next(rest) if leaf is _Array else leaf for leaf in self.leaves]
+            self.treedef, [next(remaining) if leaf is _Array else leaf for leaf in self.leaves]
         )
 
 
 class _Array:
-    """Takes the place of an array among leaves."""
+    """Marks the place of an array among the leaves."""
 
 
 def split(tree: Any) -> tuple[list[Any], Structure]:
-    """Splits a pytree into its arrays and the rest."""
+    """Splits a pytree into its arrays and everything else."""
     leaves, treedef = jax.tree.flatten(tree)
     others = tuple([_Array if _is_array(leaf) else leaf for leaf in leaves])
     arrays = [leaf for leaf, other in zip(leaves, others, strict=True) if other is _Array]
-    # Reading all of a module takes longer than a small program. The hash differs between types of nodes even where `==` does not.
-    key = (
-        (hash(treedef), treedef, others) if isinstance(tree, nnx.Module) else Key((treedef, others))
-    )
-    return arrays, Structure(treedef, others, key)
+    if isinstance(tree, nnx.Module):
+        # Reading a whole module would take longer than running a small program. Hashes of treedefs
+        # differ between types of nodes even where `==` does not.
+        return arrays, Structure(treedef, others, (hash(treedef), treedef, others))
+    return arrays, Structure(treedef, others, Key((treedef, others)))
 
 
 @pytrees.dataclass
 class Frozen:
-    """A pytree split once for many calls: flattening a module takes longer than running a small program."""
+    """A pytree that is split once for many calls.
+
+    Flattening a module takes longer than running a small program.
+    """
 
     arrays: list[Any]
     structure: Structure = pytrees.field(pytree_node=False)
 
     @classmethod
     def of(cls, tree: Any) -> "Frozen":
+        """Splits a pytree."""
         return cls(*split(tree))
 
     @property
     def whole(self) -> Any:
+        """The pytree."""
         return self.structure.join(self.arrays)
 
 
@@ -105,17 +110,26 @@ def call(fn: Callable, *arguments: Any, **options: Hashable) -> Any:
 
     Args:
         fn: a module-level function.
-        arguments: pytrees. Their arrays are traced; the rest (edits' types, sites, functions) is
-            static.
+        arguments: pytrees. Their arrays are traced; everything else in them (types of edits,
+            sites, functions) is static.
         options: static values.
 
     Returns:
         The result of `fn`. New arrays of the same shapes run the same program.
+
+    Example:
+        >>> def scale(x, edit, *, times):
+        ...     return times * edit(x)
+        >>> float(call(scale, 3.0, lambda x: x + 1, times=2))
+        8.0
     """
     arrays, structures = zip(*map(split, arguments), strict=True)
     return _jitted(fn)(arrays, structures, _Options(options))
 
 
 def n_compiled(fn: Callable) -> int:
-    """Returns how many programs `fn` has been compiled to: the number that must not grow while values change."""
+    """Returns how many programs `fn` has been compiled to.
+
+    Tests assert that this number does not grow while only values change.
+    """
     return _jitted(fn)._cache_size()

@@ -6,20 +6,40 @@ from typing import Any
 # Audio constants shared by every released checkpoint (openai/whisper `audio.py`).
 SAMPLE_RATE = 16_000  # Hz
 HOP = 160  # samples between mel frames: 10 ms
-CHUNK_S = 30  # seconds the encoder sees, always
+CHUNK_S = 30  # seconds in a window of the encoder
 N_SAMPLES = SAMPLE_RATE * CHUNK_S  # 480,000 samples in a window
 N_MEL_FRAMES = N_SAMPLES // HOP  # 3,000 mel frames in a window
-SAMPLES_PER_FRAME = 2 * HOP  # the second convolution has stride 2: an encoder frame is 320 samples
-FRAMES_PER_S = SAMPLE_RATE // SAMPLES_PER_FRAME  # 50 encoder frames a second: 20 ms each
+SAMPLES_PER_FRAME = 2 * HOP  # 320 samples per encoder frame, as the second convolution has stride 2
+FRAMES_PER_S = SAMPLE_RATE // SAMPLES_PER_FRAME  # 50 encoder frames per second, 20 ms each
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Dimensions under the checkpoint's own names (openai/whisper `ModelDimensions`), plus dtypes.
+    """Dimensions of a checkpoint, named as in openai/whisper's `ModelDimensions`, and dtypes.
 
-    Encoder and decoder have their own depth, width and heads: never one `n_layers`.
-    `tied` says whether the token embedding is the unembedding, too, as in every released model.
-    `dtype` is what activations are computed in, `param_dtype` what weights are stored in.
+    Encoder and decoder each have their own depth and heads: turbo has 32 and 4 layers.
+
+    Attributes:
+        n_mels: mel bins.
+        n_audio_ctx: encoder frames in a window.
+        n_audio_state: width of the encoder.
+        n_audio_head: attention heads per encoder layer.
+        n_audio_layer: encoder layers.
+        n_vocab: tokens.
+        n_text_ctx: longest text of the decoder, in tokens, with its prompt.
+        n_text_state: width of the decoder, equal to that of the encoder.
+        n_text_head: attention heads per decoder layer.
+        n_text_layer: decoder layers.
+        dtype: dtype of activations.
+        param_dtype: dtype of weights.
+        tied: whether the unembedding is the token embedding, as in every released model.
+
+    Raises:
+        ValueError: widths that differ, or a number of heads that does not divide the width.
+
+    Example:
+        >>> SIZES["large-v3-turbo"].n_text_layer
+        4
     """
 
     n_mels: int
@@ -39,7 +59,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.n_audio_state != self.n_text_state:
             raise ValueError(
-                f"n_text_state: the decoder listens in the encoder's width {self.n_audio_state}, got {self.n_text_state}."
+                f"n_text_state: expected the encoder's width {self.n_audio_state}, because "
+                f"cross-attention reads the encoder's output; got {self.n_text_state}."
             )
         for stack, state, head in (
             ("audio", self.n_audio_state, self.n_audio_head),
@@ -52,15 +73,16 @@ class Config:
 
     @property
     def n_mel_frames(self) -> int:
-        """Mel frames of 10 ms in the window that the encoder takes: 3,000 in released models."""
+        """Mel frames of 10 ms in a window: 3,000 in released models."""
         return 2 * self.n_audio_ctx
 
     @property
     def n_samples(self) -> int:
-        """Samples in the window that the encoder takes: 480,000, 30 s, in released models."""
+        """Samples in a window: 480,000 in released models, 30 s."""
         return HOP * self.n_mel_frames
 
     def replace(self, **changes: Any) -> "Config":
+        """Returns a config with some fields changed."""
         return dataclasses.replace(self, **changes)
 
 

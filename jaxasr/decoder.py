@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxasr.blocks import Block, layer_norm, stack
+from jaxasr import cpu_kernels
+from jaxasr.blocks import Block, layer_norm, stacked_blocks
 from jaxasr.cache import Cache, Memory, Past
 from jaxasr.config import Config
 from jaxasr.stack import run_stack, unstack
@@ -15,19 +16,19 @@ from jaxasr.taps import Edits, Readout, Tap
 
 
 class Decoder(nnx.Module):
+    """Turns tokens and the encoded audio into logits of the next token."""
+
     def __init__(self, config: Config, rngs: nnx.Rngs):
-        state, normal = config.n_text_state, jax.nn.initializers.normal(0.02)
-        self.token_embedding = nnx.Param(
-            normal(rngs(), (config.n_vocab, state), config.param_dtype)
-        )
-        self.positional_embedding = nnx.Param(
-            normal(rngs(), (config.n_text_ctx, state), config.param_dtype)
-        )
-        shape = config.n_vocab, state
-        self.projection = (
-            None if config.tied else nnx.Param(normal(rngs(), shape, config.param_dtype))
-        )
-        self.blocks = stack(config, config.n_text_layer, state, config.n_text_head, True, rngs)
+        state, n_layer, n_head = config.n_text_state, config.n_text_layer, config.n_text_head
+
+        def embedding(n: int) -> nnx.Param:
+            normal = jax.nn.initializers.normal(0.02)
+            return nnx.Param(normal(rngs(), (n, state), config.param_dtype))
+
+        self.token_embedding = embedding(config.n_vocab)
+        self.positional_embedding = embedding(config.n_text_ctx)
+        self.projection = None if config.tied else embedding(config.n_vocab)
+        self.blocks = stacked_blocks(config, n_layer, state, n_head, True, rngs)
         self.ln = layer_norm(config, state, rngs)
         self.dtype = config.dtype
 
@@ -37,51 +38,50 @@ class Decoder(nnx.Module):
         unstacked: bool = False,
         blocks: tuple[Block, ...] | None = None,
     ) -> Memory:
-        """What the audio is to the decoder; `unstacked` with one array a layer, and then `blocks` may be unstacked."""
+        """Computes every layer's cross-attention keys and values of the encoder output `xa`.
+
+        Args:
+            xa: encoder output [B, S, D].
+            unstacked: return a tuple with one array per layer instead of stacked arrays.
+            blocks: unstacked layers, if there are any; read only if `unstacked`.
+        """
         if not unstacked:
-            return Memory(
-                xa, *jax.vmap(lambda layer: layer.keys_values(xa))(self.blocks.cross_attn)
-            )
-        attns = (
+            layers = self.blocks.cross_attn
+            return Memory(xa, *jax.vmap(lambda attn: attn.keys_values(xa))(layers))
+        layers = (
             unstack(self.blocks.cross_attn)
             if blocks is None
             else [block.cross_attn for block in blocks]
         )
 
-        def whole(xa: Array) -> list[tuple[Array, Array]]:
-            return [attn.keys_values(xa) for attn in attns]
+        def keys_values(xa: Array) -> list[tuple[Array, Array]]:
+            return [attn.keys_values(xa) for attn in layers]
 
-        def by_row(xa: Array) -> list[tuple[Array, Array]]:
-            return jax.lax.map(lambda row: jax.tree.map(lambda x: x[0], whole(row[None])), xa)
+        def keys_values_of_row(row: Array) -> list[tuple[Array, Array]]:
+            return jax.tree.map(lambda x: x[0], keys_values(row[None]))
 
-        k, v = zip(
-            *jax.lax.platform_dependent(xa, cpu=by_row, default=whole), strict=True
-        )  # one row of frames stays in cache
+        k, v = zip(*cpu_kernels.map_rows(keys_values, xa, keys_values_of_row), strict=True)
         return Memory(xa, k, v)
 
     def embed(
         self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"]
     ) -> Float[Array, "B T D"]:
-        # An id below 0, or an id or a position past its table, gives NaN, never the last row in silence.
-        token = (
-            self.token_embedding[...]
-            .at[tokens]
-            .get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
-        )
-        position = (
-            self.positional_embedding[...]
-            .at[jnp.maximum(positions, 0)]
-            .get(mode="fill", fill_value=jnp.nan)
-        )
+        """Adds token and position embeddings; padded tokens take position 0."""
+        # An id or a position outside its table gives NaN. JAX's default would silently clamp it
+        # to the last row, or count from the end.
+        table = self.token_embedding[...].at[tokens]
+        token = table.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+        table = self.positional_embedding[...].at[jnp.maximum(positions, 0)]
+        position = table.get(mode="fill", fill_value=jnp.nan)
         return token.astype(self.dtype) + position.astype(self.dtype)
 
     @property
     def unembedding(self) -> Float[Array, "V D"]:
-        """The directions that give the logits: the token embedding, where the two are tied."""
+        """The directions whose products with the residual stream are the logits."""
         return (self.token_embedding if self.projection is None else self.projection)[...]
 
     def unembed(self, x: Float[Array, "... D"]) -> Float[Array, "... V"]:
-        """Logits of a residual stream that has been through `ln`; at least float32."""
+        """Returns the logits, at least float32, of a residual stream that `ln` has normalised."""
         wide = jnp.promote_types(x.dtype, jnp.float32)
         return jnp.einsum(
             "...d,vd->...v", x, self.unembedding.astype(x.dtype), preferred_element_type=wide
@@ -98,44 +98,66 @@ class Decoder(nnx.Module):
         blocks: Any = None,
         unroll: int = 1,
     ) -> tuple[Float[Array, "B T D"], Cache | None, Tap, dict[str, Any]]:
-        """Embedding and layers. The tap holds what lies outside the layers; `head` goes on with it.
+        """Runs the embedding and all layers.
 
-        `blocks` may be unstacked, and then `memory` must be `unstacked` and the cache, if any, unstacked too.
+        Args:
+            tokens: int32 [B, T].
+            positions: int32 [B, T], absolute; negative at padding.
+            memory: encoded audio; unstacked if `blocks` are.
+            edits: edits of decoder sites.
+            readout: what to return of the activations.
+            cache: keys and values of earlier tokens, already moved to `positions` by `Cache.at`;
+                unstacked if `blocks` are.
+            blocks: unstacked layers; None scans.
+            unroll: layers per step of the scan.
+
+        Returns:
+            The residual stream [B, T, D] after the last layer; the updated cache; a `Tap` with the
+            activations recorded outside the layers, to be passed to `head`; and what `readout`
+            keeps of the layers.
         """
         tap = Tap("decoder.", edits, readout, jnp.int32(-1), positions)
         x = tap("embed", self.embed(tokens, positions))
         mask = causal_mask(positions, positions if cache is None else cache.positions)
 
-        def step(block: Block, extra: tuple, x: Array, tap: Tap) -> tuple[Array, Past | None]:
+        def run_block(block: Block, extra: tuple, x: Array, tap: Tap) -> tuple[Array, Past | None]:
             cross, past = extra
             return block(x, tap, mask, past, cache, cross)
 
         blocks, memory = (self.blocks, memory.stacked()) if blocks is None else (blocks, memory)
-        extra = _per_layer((memory.k, memory.v), None if cache is None else cache.past, blocks)
         x, past, acts = run_stack(
             blocks,
             x,
-            step,
+            run_block,
             stack="decoder",
             positions=positions,
             edits=edits,
             readout=readout,
-            extra=extra,
+            extra=_extra((memory.k, memory.v), None if cache is None else cache.past, blocks),
             unroll=unroll,
         )
         return x, cache and cache.replace(past=past), tap, acts
 
     def head(self, x: Float[Array, "B T D"], tap: Tap) -> Float[Array, "B T V"]:
+        """Normalises and unembeds the residual stream: logits [B, T, V]."""
         return tap("logits", self.unembed(tap("ln", self.ln(x))))
 
 
-def _per_layer(cross: Any, past: Any, blocks: Any) -> Any:
+def _extra(cross: Any, past: Any, blocks: Any) -> Any:
+    """Returns each layer's cross-attention keys, values and past, in the layout of `blocks`."""
     if not isinstance(blocks, tuple):
         return cross, past
     return tuple(zip(zip(*cross, strict=True), past or [None] * len(blocks), strict=True))
 
 
 def causal_mask(queries: Int[Array, "B T"], keys: Int[Array, "B S"]) -> Bool[Array, "B 1 T S"]:
-    """A query sees keys up to its own position. Negative positions are padding: seen by nobody but themselves."""
+    """Returns True where a query may attend to a key: at its own position and at earlier ones.
+
+    Padding, at negative positions, attends only to itself, and no other position attends to it.
+
+    Args:
+        queries: int32 [B, T], absolute positions.
+        keys: int32 [B, S], absolute positions.
+    """
     q, k = queries[:, None, :, None], keys[:, None, None, :]
     return (k <= q) & ((k >= 0) | (k == q))

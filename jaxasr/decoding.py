@@ -1,4 +1,4 @@
-"""What every way of generating shares: the request, its checks, the decoder step by step, the result."""
+"""What all ways of generating share: the request, the decoder step by step, the result."""
 
 import dataclasses
 import functools
@@ -10,26 +10,37 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxasr import pytrees, sites
+from jaxasr import display, pytrees, sites
 from jaxasr.cache import Cache, Memory, Past
 from jaxasr.config import Config
+from jaxasr.inputs import check_positions, check_tokens
 from jaxasr.model import Whisper
 from jaxasr.stack import MAX_UNROLLED_LAYERS, unstack, unstack_once
-from jaxasr.taps import NOTHING, Edits, Tap, check, is_traced
+from jaxasr.taps import NOTHING, Edits, Tap, check_taps, is_traced
 from jaxasr.token_ids import check_ids
 
-Rules = Callable[[Float[Array, "B V"], Int[Array, "B T"], Int[Array, ""], int], Float[Array, "B V"]]
-Taps = tuple[Edits, Rules | None]
+LogitFilter = Callable[
+    [Float[Array, "B V"], Int[Array, "B T"], Int[Array, ""], int], Float[Array, "B V"]
+]
+"""A function `(logits, tokens, n_tokens, n_prompt) -> logits`, such as `jaxasr.rules.Rules`."""
 
 
 @pytrees.dataclass
 class Generation:
-    """What was generated after the prompt; under `vmap` with its axes in front.
+    """Generated tokens of a batch; under `vmap` with the mapped axes in front.
 
-    tokens: int32 [B, T] with T = max_new_tokens, filled up with end-of-text.
-    lengths: int32 [B], tokens before the end-of-text.
-    logprobs: float32 [B, T], natural-log probability of each token under the rules (temperature 1), the end-of-text included; 0 after it.
-    no_speech_prob: float32 [B], NaN when not asked for.
+    Attributes:
+        tokens: int32 [B, T], T = max_new_tokens, padded with end-of-text.
+        lengths: int32 [B], number of tokens before the end-of-text.
+        logprobs: float32 [B, T], natural-log probability of each token under the rules, at
+            temperature 1, that of the end-of-text included; 0 at padding.
+        no_speech_prob: float32 [B]; NaN unless asked for.
+
+    Example:
+        ```python
+        out = jaxasr.generate(asr.model, memory, prompt, max_new_tokens=100)
+        text = asr.tokenizer.decode(out.tokens[0, : out.lengths[0]])
+        ```
     """
 
     tokens: Int[Array, "*axes B T"]
@@ -45,80 +56,154 @@ class Generation:
         no_speech_prob: Float[Array, "B"],
         eot: int,
     ) -> "Generation":
+        """Makes the result of padded tokens and their log-probabilities."""
         return cls(tokens, (jnp.cumsum(tokens == eot, -1) == 0).sum(-1), logprobs, no_speech_prob)
 
     def check_finite(self) -> "Generation":
-        """Returns this generation. Raises `ValueError` if a token was chosen among logits that are not finite.
+        """Returns this generation. Under a trace nothing is checked.
 
-        Under a trace nothing is known yet, and nothing is checked.
+        Raises:
+            ValueError: a token was chosen among logits that are not finite.
         """
         if not is_traced(self.logprobs) and np.isnan(np.asarray(self.logprobs)).any():
             raise ValueError(
-                "logits: expected finite numbers, got NaN or infinity while generating. Check the edits, or load the model "
-                "with dtype='float32' if it was float16. `model.decode` under the same edits returns the logits themselves."
+                "logits: expected finite numbers, got NaN or infinity while generating. Check the "
+                "edits, or load the model with dtype='float32' if it was float16. `model.decode` "
+                "under the same edits returns the logits themselves."
             )
         return self
 
     @property
     def avg_logprob(self) -> Float[Array, "*axes B"]:
-        """Mean over tokens and the end-of-text, as openai/whisper has it."""
+        """Mean log-probability over tokens and the end-of-text, as in openai/whisper."""
         return self.logprobs.sum(-1) / (self.lengths + 1)
+
+    def __repr__(self) -> str:
+        if not self._is_readable():
+            return f"Generation(tokens={self.tokens!r})"
+        n_max = self.tokens.shape[-1]
+        lengths = display.listed(np.ravel(self.lengths).tolist())
+        logprobs = display.listed([f"{x:.2f}" for x in np.ravel(self.avg_logprob)])
+        return f"Generation({lengths} of {n_max} tokens, mean log-probability {logprobs})"
+
+    def _repr_html_(self) -> str:
+        if not self._is_readable():
+            return display.code(repr(self))
+        columns = (self.lengths, self.avg_logprob, self.no_speech_prob)
+        rows = [
+            (row, length, f"{logprob:.2f}", f"{no_speech:.3f}")
+            for row, (length, logprob, no_speech) in enumerate(zip(*map(np.ravel, columns)))
+        ]
+        head = ("row", "tokens", "mean log-probability", "no-speech probability")
+        return display.table(head, rows)
+
+    def _is_readable(self) -> bool:
+        # JAX puts tracers and other things than arrays into pytrees.
+        leaves = jax.tree.leaves(self)
+        return all(isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves) and not is_traced(
+            leaves
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Arguments that all ways of generating share; see `jaxasr.generate`."""
+
+    max_new_tokens: int
+    edits: Edits | None = None
+    rules: LogitFilter | None = None
+    positions: Any = None
+    eot: int | None = None
+    no_speech: tuple[int, int] | None = None
+    unroll: bool | None = None
 
 
 @pytrees.dataclass
 class Request:
-    """What to go on from. Its numbers never retrace. `blocks` are the decoder's, apart; None where the layers are scanned."""
+    """Checked inputs of a generation; new values of its arrays never retrace.
+
+    Attributes:
+        prompt: int32 [B, T0].
+        positions: int32 [B, T0], absolute; negative at padding.
+        memory: encoded audio.
+        blocks: unstacked decoder layers; None to scan.
+        edits: edits of decoder sites.
+        rules: constraints on the logits.
+        n_new: most tokens to generate.
+        eot: id of the end-of-text.
+        no_speech: column of the prompt and id whose probability to return.
+    """
 
     prompt: Int[Array, "B T0"]
     positions: Int[Array, "B T0"]
     memory: Memory
     blocks: tuple[Any, ...] | None
+    edits: Edits
+    rules: LogitFilter | None
+    n_new: int = pytrees.field(pytree_node=False)
+    eot: int = pytrees.field(pytree_node=False)
+    no_speech: tuple[int, int] | None = pytrees.field(pytree_node=False)
 
+    @classmethod
+    def of(cls, model: Whisper, memory: Memory, prompt: Any, settings: Settings) -> "Request":
+        """Checks the arguments of a generation.
 
-def prepare(
-    model: Whisper,
-    memory: Memory,
-    prompt: Any,
-    positions: Any,
-    *,
-    max_new_tokens: int,
-    edits: Edits | None,
-    rules: Rules | None,
-    eot: int | None,
-    no_speech: tuple[int, int] | None,
-    unroll: bool | None,
-) -> tuple[Request, Taps, dict[str, Any]]:
-    """The checked arguments of a generation: its arrays, its edits and rules, and what is static."""
-    prompt, positions = _check(model, memory, prompt, positions, max_new_tokens)
-    eot = end_of_text(model.config) if eot is None else eot
-    if eot is None:
-        raise ValueError(
-            f"eot: a vocabulary of {model.config.n_vocab} is not a released one; pass the id of its end-of-text as eot=."
+        Raises:
+            ValueError: see `jaxasr.generate`.
+        """
+        config, s = model.config, settings
+        prompt = check_tokens(config, prompt, memory)
+        batch, n_prompt = prompt.shape
+        _check_n_new(s.max_new_tokens, n_prompt, config.n_text_ctx)
+        positions = _check_consecutive(check_positions(config, prompt, s.positions))
+        eot = _check_eot(s.eot, config)
+        if s.no_speech is not None:
+            _check_no_speech(s.no_speech, n_prompt, config.n_vocab)
+        n_tokens = n_prompt + s.max_new_tokens
+        spec = functools.partial(sites.spec, config, batch=batch, n_tokens=n_tokens)
+        edits, _ = check_taps("decoder", s.edits, None, spec)
+        unroll = unrolls(config) if s.unroll is None else s.unroll
+        blocks = unstack_once(model.decoder, model.decoder.blocks) if unroll else None
+        return cls(
+            prompt, positions, memory, blocks, edits, s.rules, s.max_new_tokens, eot, s.no_speech
         )
-    check_ids(eot, model.config.n_vocab, "eot")
-    if no_speech is not None:
-        _check_no_speech(no_speech, prompt.shape[1], model.config.n_vocab)
-    specs = functools.partial(
-        sites.spec, model.config, batch=prompt.shape[0], n_tokens=prompt.shape[1] + max_new_tokens
-    )
-    taps = check("decoder", edits, None, lambda site: specs(site=site))[0], rules
-    unroll = unrolls(model.config) if unroll is None else unroll
-    blocks = unstack_once(model.decoder, model.decoder.blocks) if unroll else None
-    return (
-        Request(prompt, positions, memory, blocks),
-        taps,
-        {"n_new": max_new_tokens, "eot": eot, "no_speech": no_speech, "unroll": unroll},
-    )
 
 
 def unrolls(config: Config) -> bool:
-    """Whether a generation loops over the layers instead of scanning them (decision 7)."""
+    """Returns whether a generation loops over layers instead of scanning them (decision 7)."""
     return config.n_text_layer <= MAX_UNROLLED_LAYERS
 
 
 def end_of_text(config: Config) -> int | None:
-    """The id of <|endoftext|> in the released vocabularies; None for any other."""
+    """Returns the id of <|endoftext|> in a released vocabulary; None for any other."""
     return {51_864: 50_256, 51_865: 50_257, 51_866: 50_257}.get(config.n_vocab)
+
+
+def _check_n_new(n_new: int, n_prompt: int, context: int) -> None:
+    if n_new < 1 or n_prompt + n_new > context:
+        raise ValueError(
+            f"max_new_tokens: expected 1 to {context - n_prompt} after a prompt of {n_prompt} "
+            f"tokens (context {context}), got {n_new}."
+        )
+
+
+def _check_consecutive(positions: Int[Array, "B T"]) -> Int[Array, "B T"]:
+    if not is_traced(positions) and np.any(np.diff(np.asarray(positions), axis=1) != 1):
+        raise ValueError(
+            "positions: each row must count up by one; pad on the left with negative positions."
+        )
+    return positions
+
+
+def _check_eot(eot: int | None, config: Config) -> int:
+    eot = end_of_text(config) if eot is None else eot
+    if eot is None:
+        raise ValueError(
+            f"eot: a vocabulary of {config.n_vocab} is not a released one; pass the id of its "
+            "end-of-text as eot=."
+        )
+    check_ids(eot, config.n_vocab, "eot")
+    return eot
 
 
 def _check_no_speech(no_speech: tuple[int, int], n_prompt: int, n_vocab: int) -> None:
@@ -130,27 +215,9 @@ def _check_no_speech(no_speech: tuple[int, int], n_prompt: int, n_vocab: int) ->
     check_ids(token, n_vocab, "no_speech")
 
 
-def _check(
-    model: Whisper, memory: Memory, prompt: Any, positions: Any, max_new_tokens: int
-) -> tuple[Array, Array]:
-    prompt = model._check_tokens(prompt, memory)
-    n_prompt, context = prompt.shape[1], model.config.n_text_ctx
-    if max_new_tokens < 1 or n_prompt + max_new_tokens > context:
-        raise ValueError(
-            f"max_new_tokens: expected 1 to {context - n_prompt} after a prompt of {n_prompt} tokens (context {context}), "
-            f"got {max_new_tokens}."
-        )
-    positions = model._positions(prompt, positions)
-    if not is_traced(positions) and np.any(np.diff(np.asarray(positions), axis=1) != 1):
-        raise ValueError(
-            "positions: each row must count up by one; pad on the left with negative positions."
-        )
-    return prompt, positions
-
-
 @dataclasses.dataclass(frozen=True)
 class DecodingSession:
-    """The decoder of one generation: what stays the same from step to step."""
+    """The decoder of one generation, with what stays the same from step to step."""
 
     model: Whisper
     memory: Memory
@@ -158,22 +225,17 @@ class DecodingSession:
     blocks: Any
 
     @classmethod
-    def of(cls, model: Whisper, request: Request, edits: Edits) -> "DecodingSession":
+    def of(cls, model: Whisper, request: Request) -> "DecodingSession":
+        """Brings memory and layers into one layout: unstacked if the request has `blocks`."""
         if request.blocks is None:
-            return cls(model, request.memory.stacked(), edits, model.decoder.blocks)
-        return cls(model, request.memory.unstacked(), edits, request.blocks)
+            return cls(model, request.memory.stacked(), request.edits, model.decoder.blocks)
+        return cls(model, request.memory.unstacked(), request.edits, request.blocks)
 
     def empty_cache(self, batch: int, size: int, past: type[Past] = Past) -> Cache:
+        """Returns a cache of `size` empty slots per row, in the layout of the layers."""
         c = self.model.config
-        cache = Cache.empty(
-            c.n_text_layer,
-            batch,
-            c.n_text_head,
-            size,
-            c.n_text_state // c.n_text_head,
-            c.dtype,
-            past,
-        )
+        d_head = c.n_text_state // c.n_text_head
+        cache = Cache.empty(c.n_text_layer, batch, c.n_text_head, size, d_head, c.dtype, past)
         return cache.replace(past=unstack(cache.past)) if isinstance(self.blocks, tuple) else cache
 
     def advance(
@@ -184,7 +246,11 @@ class DecodingSession:
         start: Int[Array, ""],
         no_speech: tuple[int, int] | None = None,
     ) -> tuple[Float[Array, "B V"], Cache, Float[Array, "B"]]:
-        """Feeds `tokens` into the slots from `start` on: logits after the last one, the cache, and the no-speech probability."""
+        """Feeds tokens into the slots from `start` on.
+
+        Returns:
+            Logits after the last token, the updated cache, and the no-speech probability.
+        """
         cache = cache.at(start, positions)
         x, cache, tap, _ = self.model.decoder.residual(
             tokens, positions, self.memory, self.edits, NOTHING, cache, self.blocks
@@ -196,8 +262,7 @@ class DecodingSession:
         return logits, cache, jax.nn.softmax(self._logits(x, tap, column))[:, token]
 
     def _logits(self, x: Float[Array, "B T D"], tap: Tap, column: int) -> Float[Array, "B V"]:
-        """Only the wanted column is unembedded, at its own position."""
-        here = slice(column, column + 1)
-        return self.model.decoder.head(
-            x[:, here], dataclasses.replace(tap, positions=tap.positions[:, here], acts={})
-        )[:, 0]
+        """Unembeds one column of the residual stream, at its own position."""
+        column = slice(column, column + 1)
+        tap = dataclasses.replace(tap, positions=tap.positions[:, column], acts={})
+        return self.model.decoder.head(x[:, column], tap)[:, 0]

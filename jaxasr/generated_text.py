@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from jaxasr import display
 from jaxasr.cache import Memory
+from jaxasr.decoding import LogitFilter
 from jaxasr.generate import Generation, generate
-from jaxasr.rules import Rules, rules_for
+from jaxasr.rules import rules_for
 from jaxasr.taps import Edits
 
 if TYPE_CHECKING:
@@ -18,9 +20,9 @@ if TYPE_CHECKING:
 Prompt = Sequence[int] | Int[np.ndarray, "T0"] | Int[np.ndarray, "B T0"]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class GeneratedText:
-    """Generated texts of a batch of recordings.
+    """Generated texts of a batch of B recordings.
 
     Attributes:
         ids: token ids of each row, without the end-of-text.
@@ -29,6 +31,12 @@ class GeneratedText:
         no_speech_prob: float [B], probability of <|nospeech|> after <|startoftranscript|>.
         ended: bool [B], whether the end-of-text was generated.
         generation: arrays of the whole batch, padded.
+
+    Example:
+        ```python
+        out = asr.generate(memory)
+        out.text[0], out.avg_logprob[0]
+        ```
     """
 
     ids: tuple[tuple[int, ...], ...]
@@ -38,6 +46,21 @@ class GeneratedText:
     ended: Bool[np.ndarray, "B"]
     generation: Generation
 
+    def __repr__(self) -> str:
+        texts = display.listed([repr(display.shortened(text)) for text in self.text])
+        n_tokens = display.listed([len(ids) for ids in self.ids])
+        logprobs = display.listed([f"{x:.2f}" for x in self.avg_logprob])
+        return f"GeneratedText({texts}; tokens {n_tokens}; mean log-probability {logprobs})"
+
+    def _repr_html_(self) -> str:
+        columns = self.text, self.ids, self.avg_logprob, self.no_speech_prob
+        rows = [
+            (row, text, len(ids), f"{logprob:.2f}", f"{no_speech:.3f}")
+            for row, (text, ids, logprob, no_speech) in enumerate(zip(*columns))
+        ]
+        head = ("row", "text", "tokens", "mean log-probability", "no-speech probability")
+        return display.table(head, rows)
+
 
 def generate_text(
     asr: "Recogniser",
@@ -46,32 +69,33 @@ def generate_text(
     *,
     max_new_tokens: int = 224,
     edits: Edits | None = None,
-    rules: Rules | None = None,
+    rules: LogitFilter | None = None,
 ) -> GeneratedText:
     """Generates the text of each row of `memory`; see `Recogniser.generate`."""
     special, n_rows = asr.tokenizer.special, memory.xa.shape[0]
-    start = np.asarray(asr.tokenizer.prompt() if prompt is None else prompt, np.int32)
-    rows = np.broadcast_to(start, (n_rows, start.shape[-1]))
-    first = rows[0].tolist()
+    prompt_ids = np.asarray(asr.tokenizer.prompt() if prompt is None else prompt, np.int32)
+    prompts = np.broadcast_to(prompt_ids, (n_rows, prompt_ids.shape[-1]))
+    first_prompt = prompts[0].tolist()
     if rules is None:
-        rules = rules_for(asr.tokenizer, timestamps=special.no_timestamps not in first)
-    out = generate(
+        rules = rules_for(asr.tokenizer, timestamps=special.no_timestamps not in first_prompt)
+    generation = generate(
         asr.model,
         memory,
-        rows,
+        prompts,
         max_new_tokens=max_new_tokens,
         edits=edits,
         rules=rules,
         eot=special.eot,
-        no_speech=(first.index(special.sot), special.no_speech),
+        no_speech=(first_prompt.index(special.sot), special.no_speech),
     )
-    lengths = np.asarray(out.lengths)
-    ids = tuple(tuple(row[:n].tolist()) for row, n in zip(np.asarray(out.tokens), lengths))
+    lengths = np.asarray(generation.lengths)
+    tokens = np.asarray(generation.tokens)
+    ids = tuple(tuple(row[:n].tolist()) for row, n in zip(tokens, lengths))
     return GeneratedText(
-        ids,
-        tuple(asr.tokenizer.decode(row).strip() for row in ids),
-        np.asarray(out.avg_logprob),
-        np.asarray(out.no_speech_prob),
-        lengths < max_new_tokens,
-        out,
+        ids=ids,
+        text=tuple(asr.tokenizer.decode(row).strip() for row in ids),
+        avg_logprob=np.asarray(generation.avg_logprob),
+        no_speech_prob=np.asarray(generation.no_speech_prob),
+        ended=lengths < max_new_tokens,
+        generation=generation,
     )

@@ -1,23 +1,26 @@
-"""The languages of multilingual checkpoints: codes, English names, and which write no spaces."""
+"""Languages of multilingual checkpoints: codes, English names, and scripts without spaces."""
 
 from typing import Any
 
-# openai/whisper `tokenizer.LANGUAGES`, in the order of the ids; the last one came with large-v3.
+# openai/whisper `tokenizer.LANGUAGES`, in the order of token ids; large-v3 added the last one.
 _NAMES = """
-en english, zh chinese, de german, es spanish, ru russian, ko korean, fr french, ja japanese, pt portuguese, tr turkish, pl polish,
-ca catalan, nl dutch, ar arabic, sv swedish, it italian, id indonesian, hi hindi, fi finnish, vi vietnamese, he hebrew,
-uk ukrainian, el greek, ms malay, cs czech, ro romanian, da danish, hu hungarian, ta tamil, no norwegian, th thai, ur urdu,
-hr croatian, bg bulgarian, lt lithuanian, la latin, mi maori, ml malayalam, cy welsh, sk slovak, te telugu, fa persian, lv latvian,
-bn bengali, sr serbian, az azerbaijani, sl slovenian, kn kannada, et estonian, mk macedonian, br breton, eu basque, is icelandic,
-hy armenian, ne nepali, mn mongolian, bs bosnian, kk kazakh, sq albanian, sw swahili, gl galician, mr marathi, pa punjabi,
-si sinhala, km khmer, sn shona, yo yoruba, so somali, af afrikaans, oc occitan, ka georgian, be belarusian, tg tajik, sd sindhi,
-gu gujarati, am amharic, yi yiddish, lo lao, uz uzbek, fo faroese, ht haitian creole, ps pashto, tk turkmen, nn nynorsk,
-mt maltese, sa sanskrit, lb luxembourgish, my myanmar, bo tibetan, tl tagalog, mg malagasy, as assamese, tt tatar, haw hawaiian,
-ln lingala, ha hausa, ba bashkir, jw javanese, su sundanese, yue cantonese
+en english, zh chinese, de german, es spanish, ru russian, ko korean, fr french, ja japanese, pt
+portuguese, tr turkish, pl polish, ca catalan, nl dutch, ar arabic, sv swedish, it italian, id
+indonesian, hi hindi, fi finnish, vi vietnamese, he hebrew, uk ukrainian, el greek, ms malay, cs
+czech, ro romanian, da danish, hu hungarian, ta tamil, no norwegian, th thai, ur urdu, hr
+croatian, bg bulgarian, lt lithuanian, la latin, mi maori, ml malayalam, cy welsh, sk slovak, te
+telugu, fa persian, lv latvian, bn bengali, sr serbian, az azerbaijani, sl slovenian, kn
+kannada, et estonian, mk macedonian, br breton, eu basque, is icelandic, hy armenian, ne nepali,
+mn mongolian, bs bosnian, kk kazakh, sq albanian, sw swahili, gl galician, mr marathi, pa
+punjabi, si sinhala, km khmer, sn shona, yo yoruba, so somali, af afrikaans, oc occitan, ka
+georgian, be belarusian, tg tajik, sd sindhi, gu gujarati, am amharic, yi yiddish, lo lao, uz
+uzbek, fo faroese, ht haitian creole, ps pashto, tk turkmen, nn nynorsk, mt maltese, sa
+sanskrit, lb luxembourgish, my myanmar, bo tibetan, tl tagalog, mg malagasy, as assamese, tt
+tatar, haw hawaiian, ln lingala, ha hausa, ba bashkir, jw javanese, su sundanese, yue cantonese
 """
 _ALIASES = """
-my burmese, ca valencian, nl flemish, ht haitian, lb letzeburgesch, ps pushto, pa panjabi, ro moldavian, ro moldovan, si sinhalese,
-es castilian, zh mandarin
+my burmese, ca valencian, nl flemish, ht haitian, lb letzeburgesch, ps pushto, pa panjabi, ro
+moldavian, ro moldovan, si sinhalese, es castilian, zh mandarin
 """
 
 
@@ -32,11 +35,23 @@ WITHOUT_SPACES = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
 
 
 def language_code(language: Any) -> str:
-    """Code of a language given as code or English name, in any case. Raises `ValueError` listing the codes."""
+    """Returns the code of a language.
+
+    Args:
+        language: a code or an English name, in any case.
+
+    Raises:
+        ValueError: the language is unknown; the message lists the codes.
+
+    Example:
+        >>> language_code("German")
+        'de'
+    """
     name = str(language).lower()
     code = _CODES.get(name, name)
     if code not in LANGUAGES:
         raise ValueError(
-            f"language: expected a code or an English name, got {language!r}. Codes: {', '.join(LANGUAGES)}."
+            f"language: expected a code or an English name, got {language!r}. "
+            f"Codes: {', '.join(LANGUAGES)}."
         )
     return code

@@ -1,36 +1,64 @@
-"""Whisper as a pytree: `encode` and `decode` are functions of it that take edits and give activations."""
+"""Whisper as a pytree: `encode` and `decode` take edits and return activations."""
 
 import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jaxasr import compiled, sites
 from jaxasr.cache import Memory
-from jaxasr.config import N_MEL_FRAMES, Config
+from jaxasr.config import Config
 from jaxasr.decoder import Decoder
 from jaxasr.encoder import Encoder
+from jaxasr.inputs import check_mel, check_positions, check_tokens
 from jaxasr.stack import MAX_UNROLLED_LAYERS, n_layers, unstack_once
-from jaxasr.taps import Edits, Readout, check, is_traced
-from jaxasr.token_ids import check_ids
+from jaxasr.taps import Edits, Readout, check_taps
+
+Taps = tuple[Edits, Readout]
 
 
 class Whisper(nnx.Module):
-    """Encoder and decoder of any released size.
+    """A Whisper model: audio encoder and text decoder.
 
-    `encode` and `decode` are pure: usable under `jit`, `vmap`, `grad` and `scan`. Called outside of these they compile
-    themselves, once for each structure of edits and readout (see `jaxasr.compiled`).
+    `encode` and `decode` are pure functions of the model, usable under `jit`, `vmap`, `grad` and
+    `scan`. Outside of these they compile themselves, once for each structure of edits and readout
+    (see `jaxasr.compiled`).
+
+    Args:
+        config: dimensions and dtypes.
+        rngs: random numbers of the initial weights. `jaxasr.load` replaces them.
+
+    Example:
+        ```python
+        model = jaxasr.load("tiny.en").model
+        memory, acts = model.encode(mel, readout=jaxasr.select("encoder.resid_post"))
+        ```
     """
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
-        self.encoder, self.decoder, self.config = (
-            Encoder(config, rngs),
-            Decoder(config, rngs),
-            config,
+        self.encoder = Encoder(config, rngs)
+        self.decoder = Decoder(config, rngs)
+        self.config = config
+
+    def __repr__(self) -> str:
+        return f"Whisper({self.summary})"
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of weights."""
+        return sum(map(np.size, jax.tree.leaves(self)))
+
+    @property
+    def summary(self) -> str:
+        """Layers, width, heads, parameters and dtype in one line."""
+        c = self.config
+        heads = "+".join(str(n) for n in dict.fromkeys((c.n_audio_head, c.n_text_head)))
+        return (
+            f"{c.n_audio_layer}+{c.n_text_layer} layers, width {c.n_audio_state}, {heads} heads, "
+            f"{self.n_parameters / 1e6:.1f} M parameters, {c.dtype}"
         )
 
     def encode(
@@ -42,17 +70,34 @@ class Whisper(nnx.Module):
         unroll: int = 1,
         unstacked: bool = False,
     ) -> tuple[Memory, dict[str, Any]]:
-        """Returns the decoder's memory of `mel` [B, M, F] (see `log_mel`), and what `readout` keeps, `{site: [L, B, ...]}`.
+        """Encodes a batch of windows.
 
-        F is 3,000 frames in released models, `config.n_mel_frames` in any.
+        Args:
+            mel: log-mel spectrograms [B, M, F] of `jaxasr.log_mel`. F is `config.n_mel_frames`,
+                3,000 frames of 10 ms in released models.
+            edits: `{site: edit}` for encoder sites.
+            readout: what to return of the activations: `jaxasr.select`, `reduce` or `merge`.
+            unroll: layers per step of the scan. More of them run faster and compile more slowly.
+            unstacked: return keys and values as tuples with one array per layer, the layout that
+                `generate` reads. `Memory.stacked()` restores the layer axis.
 
-        `unstacked=True` gives the memory as `generate` reads it, with one array a layer; whoever stacks or needs layers does so himself.
-        Raises ValueError for a wrong shape, a NaN, and for edits or readouts of sites that the encoder does not have.
+        Returns:
+            The encoded audio, for `decode` and `generate`; and what `readout` keeps,
+            `{site: [L, B, ...]}`.
+
+        Raises:
+            ValueError: wrong shape of `mel`, NaN, or a site that the encoder does not have.
+
+        Example:
+            ```python
+            mel = jaxasr.log_mel(audio, asr.config.n_mels)[None]
+            memory, acts = asr.model.encode(mel, readout=jaxasr.select("encoder.resid_post"))
+            ```
         """
-        mel = self._check_mel(mel)
-        specs = functools.partial(sites.spec, self.config, batch=mel.shape[0], n_tokens=0)
-        taps = check("encoder", edits, readout, lambda site: specs(site=site))
-        blocks = (_apart(self.encoder), _apart(self.decoder)) if unstacked else (None, None)
+        mel = check_mel(self.config, mel)
+        spec = functools.partial(sites.spec, self.config, batch=mel.shape[0], n_tokens=0)
+        taps = check_taps("encoder", edits, readout, spec)
+        blocks = (_unstacked(self.encoder), _unstacked(self.decoder)) if unstacked else (None, None)
         return compiled.call(_encode, self, mel, blocks, taps, unroll=unroll, unstacked=unstacked)
 
     def decode(
@@ -65,107 +110,93 @@ class Whisper(nnx.Module):
         positions: Int[Array, "B T"] | None = None,
         unroll: int = 1,
     ) -> tuple[Float[Array, "B T V"], dict[str, Any]]:
-        """Teacher-forced pass: logits [B, T, V] (at least float32) after every token, and what `readout` keeps, `{site: [L, B, ...]}`.
+        """Runs the decoder over given tokens, teacher-forced.
 
-        `positions` are absolute; rows of different length are padded with negative ones, which nobody attends to.
-        Raises ValueError for ids outside the vocabulary, more than `n_text_ctx` tokens, a memory of another batch size,
-        and for edits or readouts of sites that the decoder does not have.
+        Args:
+            tokens: ids [B, T], at most `config.n_text_ctx` per row.
+            memory: encoded audio of the same B rows.
+            edits: `{site: edit}` for decoder sites.
+            readout: what to return of the activations: `jaxasr.select`, `reduce` or `merge`.
+            positions: absolute positions [B, T]. Rows of different lengths are padded with tokens
+                at negative positions, which no other token attends to. None: 0 to T - 1.
+            unroll: layers per step of the scan.
+
+        Returns:
+            Logits [B, T, V] after every token, float32 or wider; and what `readout` keeps,
+            `{site: [L, B, ...]}`.
+
+        Raises:
+            ValueError: ids outside the vocabulary, too many tokens, a memory of another batch
+                size, or a site that the decoder does not have.
+
+        Example:
+            ```python
+            tokens = np.array([asr.tokenizer.prompt()])
+            logits, acts = asr.model.decode(
+                tokens, memory, readout=jaxasr.select("decoder.cross_attn.pattern")
+            )
+            ```
         """
-        tokens = self._check_tokens(tokens, memory)
-        positions = self._positions(tokens, positions)
-        specs = functools.partial(
-            sites.spec, self.config, batch=tokens.shape[0], n_tokens=tokens.shape[1]
-        )
-        taps = check("decoder", edits, readout, lambda site: specs(site=site))
+        tokens = check_tokens(self.config, tokens, memory)
+        positions = check_positions(self.config, tokens, positions)
+        batch, n_tokens = tokens.shape
+        spec = functools.partial(sites.spec, self.config, batch=batch, n_tokens=n_tokens)
+        taps = check_taps("decoder", edits, readout, spec)
         return compiled.call(_decode, self, tokens, positions, memory, taps, unroll=unroll)
 
     def memory(self, xa: Float[Array, "B S D"]) -> Memory:
-        """The decoder's memory of any encoder-like output `xa`: the cross-attention keys and values of every layer."""
+        """Computes the decoder's memory of any encoder output.
+
+        Args:
+            xa: encoder output [B, S, D], for example of another layer or with an edit.
+
+        Returns:
+            `xa` with the cross-attention keys and values of every decoder layer, stacked.
+
+        Example:
+            ```python
+            memory = asr.model.memory(0 * memory.xa)
+            ```
+        """
         return compiled.call(_memory, self, xa)
-
-    def _check_mel(self, mel: Any) -> Array:
-        c, shape = self.config, np.shape(mel)
-        if len(shape) != 3 or shape[1:] != (c.n_mels, c.n_mel_frames):
-            window = "" if c.n_mel_frames == N_MEL_FRAMES else f", n_frames={c.n_mel_frames}"
-            raise ValueError(
-                f"mel: expected [batch, {c.n_mels} mels, {c.n_mel_frames} frames], got {list(shape)}. "
-                f"Use jaxasr.log_mel(audio, n_mels={c.n_mels}{window}) and add a batch axis with mel[None]."
-            )
-        mel = _on_host_or_device(mel)
-        if not jnp.issubdtype(mel.dtype, jnp.floating):
-            raise ValueError(f"mel: expected floating point, got {mel.dtype}. Use jaxasr.log_mel.")
-        if not is_traced(mel) and np.isnan(np.asarray(mel)).any():
-            raise ValueError("mel: contains NaN. Check the audio it was made from.")
-        return mel.astype(jnp.dtype(c.dtype))
-
-    def _check_tokens(self, tokens: Any, memory: Memory) -> Array:
-        c, tokens = self.config, _on_host_or_device(tokens)
-        if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer) or 0 in tokens.shape:
-            raise ValueError(
-                f"tokens: expected a non-empty integer array [batch, time], got {tokens.dtype} {list(tokens.shape)}."
-            )
-        if tokens.shape[1] > c.n_text_ctx:
-            raise ValueError(
-                f"tokens: {tokens.shape[1]} tokens, but the decoder's context is {c.n_text_ctx}. Cut the tokens."
-            )
-        if tokens.shape[0] != memory.xa.shape[0]:
-            heard = memory.xa.shape[0]
-            raise ValueError(
-                f"tokens: batch {len(tokens)}, but memory has batch {heard}. Use jax.vmap to share one memory between rows."
-            )
-        check_ids(tokens, c.n_vocab, "tokens")
-        return tokens.astype(jnp.int32)
-
-    def _positions(self, tokens: Array, positions: Any) -> Array:
-        if positions is None:
-            return np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
-        positions = _on_host_or_device(positions).astype(jnp.int32)
-        if positions.shape != tokens.shape:
-            raise ValueError(
-                f"positions: expected the shape of tokens {list(tokens.shape)}, got {list(positions.shape)}."
-            )
-        if not is_traced(positions) and np.asarray(positions).max() >= self.config.n_text_ctx:
-            raise ValueError(
-                f"positions: must be below the decoder's context {self.config.n_text_ctx}, got {np.asarray(positions).max()}."
-            )
-        return positions
-
-
-def _on_host_or_device(x: Any) -> Any:
-    """`x` where it is: what is not yet on a device stays in numpy, where no check and no cast has to be compiled."""
-    return x if isinstance(x, jax.Array) else (jnp if is_traced(x) else np).asarray(x)
 
 
 def full_precision(model: Whisper) -> Any:
-    """float32 means float32: accelerators would otherwise multiply in TF32 or bfloat16."""
+    """Returns a context in which float32 products are exact to float32.
+
+    By default accelerators multiply float32 matrices in TF32 or bfloat16.
+    """
     return jax.default_matmul_precision(
         "default" if model.config.dtype == "bfloat16" else "highest"
     )
 
 
-def _apart(stack: Encoder | Decoder) -> tuple[Any, ...] | None:
-    """The layers as `generate` keeps them, too: their weights are copied once, not at every pass."""
-    return (
-        unstack_once(stack, stack.blocks) if n_layers(stack.blocks) <= MAX_UNROLLED_LAYERS else None
-    )
+def _unstacked(stack: Encoder | Decoder) -> tuple[Any, ...] | None:
+    # The same cached layers that `generate` reads: weights are copied once, not at every pass.
+    if n_layers(stack.blocks) > MAX_UNROLLED_LAYERS:
+        return None
+    return unstack_once(stack, stack.blocks)
 
 
 def _encode(
-    model: Whisper, mel: Array, blocks: tuple[Any, Any], taps: Any, *, unroll: int, unstacked: bool
+    model: Whisper, mel: Array, blocks: tuple[Any, Any], taps: Taps, *, unroll: int, unstacked: bool
 ) -> tuple[Memory, dict[str, Any]]:
-    of_encoder, of_decoder = blocks
+    encoder_blocks, decoder_blocks = blocks
     with full_precision(model):
-        xa, acts = model.encoder(mel, *taps, unroll=unroll, blocks=of_encoder)
-        return model.decoder.memory(xa, unstacked, of_decoder), acts
+        xa, acts = model.encoder(mel, *taps, unroll=unroll, blocks=encoder_blocks)
+        return model.decoder.memory(xa, unstacked, decoder_blocks), acts
 
 
 def _decode(
-    model: Whisper, tokens: Array, positions: Array, memory: Memory, taps: Any, *, unroll: int
+    model: Whisper, tokens: Array, positions: Array, memory: Memory, taps: Taps, *, unroll: int
 ) -> tuple[Array, dict[str, Any]]:
+    edits, readout = taps
     with full_precision(model):
-        x, _, tap, acts = model.decoder.residual(tokens, positions, memory, *taps, unroll=unroll)
+        x, _, tap, acts = model.decoder.residual(
+            tokens, positions, memory, edits, readout, unroll=unroll
+        )
         logits = model.decoder.head(x, tap)
-        return logits, acts | taps[1](tap.acts)
+        return logits, acts | readout(tap.acts)
 
 
 def _memory(model: Whisper, xa: Array) -> Memory:

@@ -1,35 +1,49 @@
-"""How a recording is transcribed."""
+"""Options of a transcription."""
 
 import dataclasses
 from collections.abc import Sequence
 
-from jaxasr.segments import Written
+from jaxasr.segments import DecodedWindow
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How to transcribe; the defaults hide nothing from an experiment: one greedy pass, no window knows of another.
+    """Options of a transcription. By default each window is decoded once, greedily and separately.
 
     Attributes:
-        language: code or English name; None detects it from the first window (multilingual checkpoints).
-        task: "transcribe" or "translate" (into English).
-        timestamps: let the model write timestamps and cut the recording by them; without, windows are 30 s and go as a batch.
-        word_timestamps: find word times as well, see `jaxasr.alignment.words`; they move no window, so the text stays the same.
-        beam_size: beams of the search where the temperature is 0; None: greedy.
-        temperature: 0 is greedy; of several, a later one is tried when a window fails the two thresholds that follow.
-        compression_ratio_threshold: a window above it repeats itself and fails; None: never.
-        logprob_threshold: a window whose mean log-probability is below it fails; None: never.
-        no_speech_threshold: a window above it, and below `logprob_threshold`, is silence and left out; None: never.
-        condition_on_previous_text: what was written so far is the prompt of the next window.
-        initial_prompt: text or ids before the first window.
-        suppress: ids never to write, see `jaxasr.rules.rules_for`.
-        suppress_blank: likewise.
-        max_initial_timestamp: likewise, seconds.
-        max_new_tokens: a window; after previous text there is room for 221 (220 without timestamps).
-        padding: what follows the end of the recording: "audio", zeros in the samples, each window scaled by itself as `log_mel` does;
-            or "features", zeros in the features, scaled by the whole recording as openai/whisper and faster-whisper do.
-        batch_size: windows at a time, where they go as a batch.
-        seed: of sampling.
+        language: code or English name. None: detect it from the first window (multilingual
+            checkpoints).
+        task: "transcribe", or "translate" into English.
+        timestamps: generate timestamps and split the recording at them. False: decode windows of
+            30 s in batches.
+        word_timestamps: also find word times, see `jaxasr.alignment.words`. They do not change the
+            text.
+        beam_size: number of beams at temperature 0. None: greedy.
+        temperature: sampling temperature; 0 is greedy. Of a sequence, each temperature is tried
+            until a window passes the next two thresholds.
+        compression_ratio_threshold: a window above it is repetitive and fails. None: never.
+        logprob_threshold: a window with a mean log-probability below it fails. None: never.
+        no_speech_threshold: a window above it, with a mean log-probability below
+            `logprob_threshold`, is silence and is left out. None: never.
+        condition_on_previous_text: prompt each window with the text generated so far.
+        initial_prompt: text or token ids that precede the first window.
+        suppress: token ids to suppress, see `jaxasr.rules.rules_for`.
+        suppress_blank: suppress a blank text, see `jaxasr.rules.rules_for`.
+        max_initial_timestamp: largest first timestamp in seconds, see `jaxasr.rules.rules_for`.
+        max_new_tokens: most tokens per window. After previous text the context has room for 221
+            tokens (220 without timestamps).
+        padding: padding after the end of the recording. "audio" pads samples with zeros, and each
+            window is normalised separately, as in `log_mel`. "features" pads features with zeros,
+            normalised over the whole recording, as in openai/whisper and faster-whisper.
+        batch_size: windows per batch, where windows are decoded in batches.
+        seed: random seed of sampling.
+
+    Raises:
+        ValueError: naming the option that is out of range.
+
+    Example:
+        >>> Options(temperature=(0, 0.2)).temperatures
+        (0.0, 0.2)
     """
 
     language: str | None = None
@@ -56,42 +70,42 @@ class Options:
             raise ValueError(f"padding: expected 'audio' or 'features', got {self.padding!r}.")
         if self.batch_size < 1 or self.max_new_tokens < 1:
             raise ValueError(
-                f"batch_size, max_new_tokens: expected at least 1, got {self.batch_size} and {self.max_new_tokens}."
+                f"batch_size, max_new_tokens: expected at least 1, got {self.batch_size} and "
+                f"{self.max_new_tokens}."
             )
         if self.beam_size is not None and self.beam_size < 1:
             raise ValueError(f"beam_size: expected at least 1, or None, got {self.beam_size}.")
         if not self.temperatures or min(self.temperatures) < 0:
             raise ValueError(
-                f"temperature: expected one or more numbers of at least 0, got {self.temperature!r}."
+                "temperature: expected one or more numbers of at least 0, got "
+                f"{self.temperature!r}."
             )
 
     @property
     def temperatures(self) -> tuple[float, ...]:
-        return (
-            tuple(map(float, self.temperature))
-            if isinstance(self.temperature, Sequence)
-            else (float(self.temperature),)
-        )
+        """Temperatures in the order in which they are tried."""
+        if isinstance(self.temperature, Sequence):
+            return tuple(map(float, self.temperature))
+        return (float(self.temperature),)
 
-    def failed(self, written: Written) -> bool:
-        """Whether a higher temperature should be tried; a window of silence is fine as it is."""
+    def failed(self, decoded: DecodedWindow) -> bool:
+        """Returns whether to try a higher temperature; a silent window does not fail."""
         unlikely = (
-            self.logprob_threshold is not None and written.avg_logprob < self.logprob_threshold
+            self.logprob_threshold is not None and decoded.avg_logprob < self.logprob_threshold
         )
         repeats = (
             self.compression_ratio_threshold is not None
-            and written.compression_ratio > self.compression_ratio_threshold
+            and decoded.compression_ratio > self.compression_ratio_threshold
         )
-        silent = (
-            self.no_speech_threshold is not None
-            and written.no_speech_prob > self.no_speech_threshold
-        )
-        return (unlikely or repeats) and not (unlikely and silent)
+        return (unlikely or repeats) and not (unlikely and self._exceeds_no_speech(decoded))
 
-    def is_silence(self, written: Written) -> bool:
-        likely = self.logprob_threshold is not None and written.avg_logprob > self.logprob_threshold
+    def is_silence(self, decoded: DecodedWindow) -> bool:
+        """Returns whether a window counts as silence and is left out."""
+        likely = self.logprob_threshold is not None and decoded.avg_logprob > self.logprob_threshold
+        return self._exceeds_no_speech(decoded) and not likely
+
+    def _exceeds_no_speech(self, decoded: DecodedWindow) -> bool:
         return (
             self.no_speech_threshold is not None
-            and written.no_speech_prob > self.no_speech_threshold
-            and not likely
+            and decoded.no_speech_prob > self.no_speech_threshold
         )

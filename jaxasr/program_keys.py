@@ -1,7 +1,8 @@
-"""Exact keys of compiled programs: two keys are equal only if the programs compute the same from equal arrays.
+"""Exact keys of compiled programs: equal keys mean that the programs compute the same.
 
-`==` does not decide that. `1 == True == 1.0`; with some versions of JAX the structures of two dataclasses with as many
-fields are equal; and a function stays equal to itself while a global that it reads changes.
+`==` is not enough. `1 == True == 1.0`; in some versions of JAX, structures of two dataclasses with
+the same number of fields are equal; a function stays equal to itself while a global that it reads
+changes (decision 15).
 """
 
 import collections
@@ -22,25 +23,35 @@ from flax import nnx
 from jax.tree_util import PyTreeDef
 
 _ROOT = Path(__file__).parents[1]
-_LIBRARIES = tuple({
-    *(sysconfig.get_paths()[name] + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")),
-    *(str(_ROOT / package) + os.sep for package in ("jaxasr", "interventions", "experiments")),
-})  # fmt: skip
-_INSTALLED = ("site-packages", "dist-packages")  # also those of a user, or named by PYTHONPATH
+_SCHEMES = ("stdlib", "platstdlib", "purelib", "platlib")
+_PACKAGES = ("jaxasr", "interventions", "experiments")
+_LIBRARIES = (
+    *{sysconfig.get_paths()[scheme] + os.sep for scheme in _SCHEMES},
+    *(str(_ROOT / package) + os.sep for package in _PACKAGES),
+)
+_INSTALLED = ("site-packages", "dist-packages")  # also a user's own, or one named by PYTHONPATH
 
 
 class Key:
-    """Holds the key of a value, hashed once.
+    """The key of a value, hashed once. It differs wherever the value could make a program differ.
 
-    The key differs wherever the value could make a program differ. Read by content: numbers and strings with their types,
-    containers, NumPy arrays, dataclasses, the attributes of an object, and the structure of pytrees, in which types of
-    nodes count by identity. A function counts by identity and by what it reads: its defaults, its closure, its attributes,
-    and the globals of its module; a class by its methods and attributes. Globals of other modules, and objects of installed
-    libraries that a function refers to, count by identity, flax modules by their structure and the identity of their arrays.
-    The code of installed libraries is taken as constant.
+    Compared by content: numbers and strings with their types, containers, NumPy arrays,
+    dataclasses, attributes of objects, and structures of pytrees, whose types of nodes are compared
+    by identity. A function is compared by identity and by what it reads: its defaults, closure,
+    attributes, and the globals of its module. A class is compared by its methods and attributes.
+    Compared by identity: globals of other modules, and objects of installed libraries that a
+    function refers to. A flax module is compared by its structure and the identity of its arrays.
+    The code of installed libraries is assumed to be constant.
+
+    Args:
+        value: any pytree, function or object.
 
     Raises:
-        TypeError: for an object that can neither be hashed nor read.
+        TypeError: an object that can neither be hashed nor read.
+
+    Example:
+        >>> Key(1) == Key(True)
+        False
     """
 
     __slots__ = ("_hash", "parts")
@@ -56,8 +67,8 @@ class Key:
         return self._hash
 
 
-class _Same:
-    """Compares by identity, and keeps its object alive so that no other can take its place."""
+class _Identity:
+    """Compares by identity. Keeps its object alive, so that no other can get the same id."""
 
     __slots__ = ("value",)
 
@@ -65,21 +76,27 @@ class _Same:
         self.value = value
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self.value is other.value
+        return isinstance(other, _Identity) and self.value is other.value
 
     def __hash__(self) -> int:
         return id(self.value)
 
 
 class _Reader:
+    """Reads one value into a key."""
+
     def __init__(self) -> None:
-        self.open: list[int] = []  # the objects that are being read, each within the one before
-        self.met: set[int] = (
-            set()
-        )  # functions, classes and objects whose content is in the key already
+        self.ancestors: list[int] = []  # ids of the objects being read, outermost first
+        self.already_read: set[int] = set()  # ids of functions, classes and objects in the key
 
     def read(self, value: Any, shallow: bool = False) -> Hashable:
-        """Returns the key of `value`; `shallow`: of an object that is no container, dataclass or function, its identity."""
+        """Returns the parts of a key.
+
+        Args:
+            value: what to read.
+            shallow: compare objects of installed libraries by identity, unless they are
+                containers, dataclasses or functions.
+        """
         kind = type(value)
         if kind is str or value is None:
             return value
@@ -92,18 +109,18 @@ class _Reader:
         if isinstance(value, float | complex):
             return kind, repr(value)  # -0.0 differs from 0.0, NaN equals NaN
         if isinstance(value, jax.Array | types.ModuleType | enum.Enum | jax.core.Tracer):
-            return _Same(value)
-        if id(value) in self.open:
-            return "cycle", self.open.index(id(value))
+            return _Identity(value)
+        if id(value) in self.ancestors:
+            return "cycle", self.ancestors.index(id(value))
         if isinstance(value, types.FunctionType | type):
-            if id(value) in self.met:
-                return _Same(value)
-            self.met.add(id(value))
-        self.open.append(id(value))
+            if id(value) in self.already_read:
+                return _Identity(value)
+            self.already_read.add(id(value))
+        self.ancestors.append(id(value))
         try:
             return self._parts(value, kind, shallow)
         finally:
-            self.open.pop()
+            self.ancestors.pop()
 
     def _parts(self, value: Any, kind: type, shallow: bool) -> Hashable:
         def read(part: Any) -> Hashable:
@@ -111,7 +128,9 @@ class _Reader:
 
         match value:
             case type():
-                return _Same(value), () if _is_of_library(value) else tuple(self._methods(value))
+                return _Identity(value), () if _is_of_library(value) else tuple(
+                    self._methods(value)
+                )
             case Mapping():
                 return (
                     kind,
@@ -124,7 +143,7 @@ class _Reader:
                 return kind, tuple(map(read, value)), self._attributes(value)
             case nnx.Module() | nnx.Variable():
                 leaves, tree = jax.tree.flatten(value)
-                return hash(tree), tree, tuple(map(_Same, leaves))
+                return hash(tree), tree, tuple(map(_Identity, leaves))
             case set() | frozenset():
                 return kind, frozenset(map(read, value)), self._attributes(value)
             case bytes():
@@ -136,11 +155,11 @@ class _Reader:
             case types.MethodType():
                 return kind, read(value.__func__), read(value.__self__)
             case types.FunctionType():
-                return _Same(value), tuple(self._read_by(value))
+                return _Identity(value), tuple(self._references(value))
         if hasattr(kind, "__dataclass_fields__"):
             return self.read(kind), self._attributes(value)
         if shallow and _is_of_library(kind) and kind is not types.SimpleNamespace:
-            return _Same(value)
+            return _Identity(value)
         return self._object(value, kind)
 
     def _structure(self, tree: Any) -> Hashable:
@@ -152,29 +171,22 @@ class _Reader:
     def _object(self, value: Any, kind: type) -> Hashable:
         if kind.__hash__ is None and not hasattr(value, "__dict__") and not _slots(kind):
             raise TypeError(
-                f"A static value must be hashable, or a pytree whose leaves are arrays; got {kind.__name__}."
+                "A static value must be hashable, or a pytree whose leaves are arrays; "
+                f"got {kind.__name__}."
             )
-        if (
-            kind.__hash__ is not None and kind.__eq__ is not object.__eq__
-        ):  # its class defines which of its objects are equal
+        defines_equality = kind.__hash__ is not None and kind.__eq__ is not object.__eq__
+        if defines_equality:
             return self.read(kind), value, () if _is_of_library(kind) else self._attributes(value)
-        if id(value) in self.met:
-            return _Same(value)
-        self.met.add(id(value))
-        return self.read(kind), _Same(value), self._attributes(value)
+        if id(value) in self.already_read:
+            return _Identity(value)
+        self.already_read.add(id(value))
+        return self.read(kind), _Identity(value), self._attributes(value)
 
     def _attributes(self, value: Any) -> Hashable:
-        names = [
-            name
-            for name in (*getattr(type(value), "__dataclass_fields__", ()), *_slots(type(value)))
-            if hasattr(value, name)
-        ]
-        return self._named(
-            {
-                **{name: getattr(value, name) for name in names},
-                **getattr(value, "__dict__", {}),
-            }.items()
-        )
+        kind = type(value)
+        names = (*getattr(kind, "__dataclass_fields__", ()), *_slots(kind))
+        attributes = {name: getattr(value, name) for name in names if hasattr(value, name)}
+        return self._named({**attributes, **getattr(value, "__dict__", {})}.items())
 
     def _named(self, items: Iterable[tuple[str, Any]]) -> Hashable:
         return tuple((name, self.read(item, shallow=True)) for name, item in items)
@@ -189,27 +201,21 @@ class _Reader:
                 elif isinstance(member, types.FunctionType) or not name.startswith("__"):
                     yield name, self.read(member, shallow=True)
 
-    def _read_by(self, function: types.FunctionType) -> Iterator[Hashable]:
+    def _references(self, function: types.FunctionType) -> Iterator[Hashable]:
         if _in_library(function.__code__.co_filename):
             return
+        keyword_defaults = function.__kwdefaults__ or {}
         yield self._named(
-            [
-                ("", function.__defaults__),
-                *(function.__kwdefaults__ or {}).items(),
-                *vars(function).items(),
-            ]
+            [("", function.__defaults__), *keyword_defaults.items(), *vars(function).items()]
         )
-        yield self._named(
-            zip(function.__code__.co_freevars, map(_content, function.__closure__ or ()))
-        )
-        for name in _names(function.__code__):
+        closure = map(_content, function.__closure__ or ())
+        yield self._named(zip(function.__code__.co_freevars, closure))
+        for name in _global_names(function.__code__):
             if name in function.__globals__:
                 value = function.__globals__[name]
-                elsewhere = (
-                    isinstance(value, types.FunctionType | type)
-                    and value.__module__ != function.__module__
-                )
-                yield name, _Same(value) if elsewhere else self.read(value, shallow=True)
+                is_code = isinstance(value, types.FunctionType | type)
+                is_imported = is_code and value.__module__ != function.__module__
+                yield name, _Identity(value) if is_imported else self.read(value, shallow=True)
 
 
 @functools.cache
@@ -222,12 +228,12 @@ def _slots(kind: type) -> tuple[str, ...]:
     return tuple(
         name
         for base in kind.__mro__
-        for name in _listed(vars(base).get("__slots__", ()))
+        for name in _as_tuple(vars(base).get("__slots__", ()))
         if not name.startswith("__")
     )
 
 
-def _listed(slots: Any) -> tuple[str, ...]:
+def _as_tuple(slots: Any) -> tuple[str, ...]:
     return (slots,) if isinstance(slots, str) else tuple(slots)
 
 
@@ -245,9 +251,8 @@ def _content(cell: types.CellType) -> Any:
 
 
 @functools.cache
-def _names(code: types.CodeType) -> tuple[str, ...]:
-    """Returns the names that code, and the functions within it, may look up in their module."""
-    within = (const for const in code.co_consts if isinstance(const, types.CodeType))
-    return tuple(
-        dict.fromkeys([*code.co_names, *(name for inner in within for name in _names(inner))])
-    )
+def _global_names(code: types.CodeType) -> tuple[str, ...]:
+    """Returns the names that code, and functions defined in it, may look up in their module."""
+    inner = (const for const in code.co_consts if isinstance(const, types.CodeType))
+    inner_names = (name for inner_code in inner for name in _global_names(inner_code))
+    return tuple(dict.fromkeys([*code.co_names, *inner_names]))

@@ -12,21 +12,24 @@ _Class = TypeVar("_Class", bound=type)
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def dataclass(cls: _Class | None = None, **options: Any) -> _Class | Callable[[_Class], _Class]:
-    """Makes a class a frozen dataclass and a pytree, as `flax.struct.dataclass` does.
+    """Makes a class a frozen dataclass and a pytree, like `flax.struct.dataclass`.
 
-    With JAX 0.10 two types that were registered by `jax.tree_util.register_dataclass`, as flax does, compare equal as
-    structures when they have as many fields; a `jax.jit` of the caller's that takes both can then run one as the other
-    (one pair in 128). The types made here never compare equal. `jaxasr` and `interventions` compile both kinds right.
+    In JAX 0.10, two types registered by `jax.tree_util.register_dataclass`, as flax does, compare
+    equal as structures when they have the same number of fields. A user's own `jax.jit` that takes
+    both can then run one as the other (one pair in 128). Types made here never compare equal.
+    `jaxasr` and `interventions` themselves compile both kinds correctly.
 
     Args:
-        cls: the class. Fields made by `field(pytree_node=False)` are static, all others are children.
-        options: those of `dataclasses.dataclass`.
+        cls: class with annotated fields. Fields made by `field(pytree_node=False)` are static, all
+            others are children.
+        options: options of `dataclasses.dataclass`.
 
     Returns:
         The class, with a method `replace(**changes)`.
 
     Example:
-        >>> @dataclass
+        >>> from jaxasr import pytrees
+        >>> @pytrees.dataclass
         ... class Shift:
         ...     value: float
         ...     def __call__(self, x, at):
@@ -59,9 +62,8 @@ def _registered(cls: Any, **options: Any) -> Any:
     def unflatten(rest: tuple[Any, ...], parts: Any) -> Any:
         if hasattr(cls, "__post_init__"):
             return cls(**dict(zip((*static, *children), (*rest, *parts), strict=True)))
-        value = object.__new__(
-            cls
-        )  # not by the constructor: JAX also puts other things than arrays into a pytree
+        # Not by the constructor, because JAX also puts other things than arrays into pytrees.
+        value = object.__new__(cls)
         for name, part in zip((*static, *children), (*rest, *parts), strict=True):
             object.__setattr__(value, name, part)
         return value

@@ -1,4 +1,4 @@
-"""A model with what belongs to it: tokenizer, alignment heads, where it came from."""
+"""A model with its tokenizer and its checkpoint: what `jaxasr.load` returns."""
 
 import dataclasses
 import os
@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from jaxasr import display
 from jaxasr.alignment.choose_heads import choose_heads, speech_windows
 from jaxasr.alignment.forced import align_windows, place
 from jaxasr.alignment.released_heads import Heads, check_heads, default_heads
 from jaxasr.audio import load_audio
 from jaxasr.cache import Memory
 from jaxasr.config import Config
+from jaxasr.decoding import LogitFilter
 from jaxasr.generated_text import GeneratedText, Prompt, generate_text
 from jaxasr.model import Whisper
 from jaxasr.options import Options
-from jaxasr.rules import Rules
 from jaxasr.taps import Edits
 from jaxasr.tokenizer import Tokenizer
 from jaxasr.transcribe import Progress, transcribe
@@ -28,21 +29,54 @@ from jaxasr.weights import Checkpoint, WeightsError, assemble, read_checkpoint
 Audio = Float[np.ndarray, "n_samples"] | str | os.PathLike
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Recogniser:
-    """What `jaxasr.load` gives. `model` is a pytree; the rest is host-side convenience."""
+    """A speech recogniser: model, tokenizer and checkpoint.
+
+    Attributes:
+        model: the model, a pytree.
+        tokenizer: converts between text and token ids.
+        checkpoint: where the weights come from, and what its files say besides them.
+
+    Example:
+        ```python
+        asr = jaxasr.load("tiny.en")
+        print(asr.transcribe("speech.flac").text)
+        ```
+    """
 
     model: Whisper
     tokenizer: Tokenizer
     checkpoint: Checkpoint
 
+    def __repr__(self) -> str:
+        return f"Recogniser({self.checkpoint.name}: {self.model.summary})"
+
+    def _repr_html_(self) -> str:
+        c = self.config
+        rows = [
+            ("checkpoint", self.checkpoint.name),
+            ("source", self.checkpoint.source),
+            ("encoder", f"{c.n_audio_layer} layers, {c.n_audio_head} heads"),
+            ("decoder", f"{c.n_text_layer} layers, {c.n_text_head} heads"),
+            ("width", c.n_audio_state),
+            ("vocabulary", f"{c.n_vocab:,} tokens"),
+            ("parameters", f"{self.model.n_parameters / 1e6:.1f} M in {c.param_dtype}"),
+            ("activations", c.dtype),
+        ]
+        return display.table((), rows)
+
     @property
     def config(self) -> Config:
+        """Dimensions and dtypes of the model."""
         return self.model.config
 
     @property
     def alignment_heads(self) -> Heads:
-        """(layer, head) of the cross-attention heads that follow the speech: the published ones where there are any."""
+        """(layer, head) of the cross-attention heads that give word times.
+
+        Those of the checkpoint; if it names none, all heads of the upper half of the decoder.
+        """
         return self.checkpoint.alignment_heads or default_heads(self.config)
 
     def transcribe(
@@ -53,20 +87,38 @@ class Recogniser:
         progress: Progress | None = None,
         **options: Any,
     ) -> Transcript:
-        """The text of a recording of any length: 16 kHz samples (`load_audio`), or a file.
+        """Transcribes a recording of any length.
 
-        `options` are those of `jaxasr.options.Options` (language, task, timestamps, word_timestamps, temperature, ...);
-        `edits` of both stacks are in force throughout. Raises ValueError naming the option or the site that is wrong.
+        Args:
+            audio: 16 kHz samples (`jaxasr.load_audio`), or a file.
+            edits: `{site: edit}` for sites of both stacks, applied to every window.
+            progress: called with the seconds that are done and the seconds in all.
+            options: fields of `jaxasr.Options`: language, task, timestamps, word_timestamps,
+                temperature and others.
+
+        Returns:
+            Text, segments and language; words with times if `word_timestamps`.
+
+        Raises:
+            ValueError: an unknown option or site, a wrong value, or audio that cannot be read.
+
+        Example:
+            ```python
+            transcript = asr.transcribe("speech.flac", word_timestamps=True)
+            transcript.text, transcript.segments[0].words
+            ```
         """
-        known = [field.name for field in dataclasses.fields(Options)]
-        if unknown := set(options) - set(known):
+        names = [field.name for field in dataclasses.fields(Options)]
+        if unknown := sorted(set(options) - set(names)):
             raise ValueError(
-                f"transcribe: unknown option {sorted(unknown)}. There are: {', '.join(known)}."
+                f"transcribe: unknown option {unknown}. Expected one of: {', '.join(names)}."
             )
         if options.get("word_timestamps") and not self.checkpoint.alignment_heads:
             warnings.warn(
-                f"{self.checkpoint.name} names no alignment heads: word times are read from all heads of the upper half of the decoder. "
-                "Choose heads once with asr.with_alignment_heads(asr.choose_heads(files)), and keep them with jaxasr.save.",
+                f"{self.checkpoint.name} names no alignment heads: word times are read from all "
+                "heads of the upper half of the decoder. Choose heads once with "
+                "asr.with_alignment_heads(asr.choose_heads(files)), and keep them with "
+                "jaxasr.save.",
                 stacklevel=2,
             )
         return transcribe(
@@ -86,16 +138,16 @@ class Recogniser:
         *,
         max_new_tokens: int = 224,
         edits: Edits | None = None,
-        rules: Rules | None = None,
+        rules: LogitFilter | None = None,
     ) -> GeneratedText:
         """Generates the text of each row of `memory`, greedily and under the checkpoint's rules.
 
         Args:
             memory: encoded audio of B recordings, from `asr.model.encode(mel)`.
-            prompt: ids before the text, `[T0]` for all rows or `[B, T0]`. None:
+            prompt: ids before the text, [T0] for all rows or [B, T0]. None:
                 `asr.tokenizer.prompt()`.
-            max_new_tokens: most tokens to generate for a row.
-            edits: edits of decoder sites.
+            max_new_tokens: most tokens to generate per row.
+            edits: `{site: edit}` for decoder sites.
             rules: constraints on the logits. None: those of openai/whisper, with the grammar of
                 timestamps if the prompt asks for timestamps.
 
@@ -121,21 +173,26 @@ class Recogniser:
         """Returns when each word of a given text is spoken in a recording of any length.
 
         Args:
-            audio: 16 kHz samples (`load_audio`), or a file.
-            text: what is spoken. Words that are not spoken get times too, with a low probability.
-            language: of the text, a code or an English name; None detects it (multilingual checkpoints).
-            heads: (layer, head) of the cross-attention to read; None: those of the checkpoint, or, where it names none,
-                those that `choose_heads` finds for this recording and text.
+            audio: 16 kHz samples (`jaxasr.load_audio`), or a file.
+            text: what is spoken. Words that are not spoken get times, too, with a low probability.
+            language: language of the text, a code or an English name. None detects it
+                (multilingual checkpoints).
+            heads: (layer, head) of the cross-attention to read. None: those of the checkpoint; if
+                it names none, those that `choose_heads` finds for this recording and text.
 
         Returns:
-            Words in order, with `start` and `end` in seconds and `probability`, the mean over the word's tokens of the
-            probability that the model gives them.
+            Words in order, with `start` and `end` in seconds, and as `probability` the mean over
+            the word's tokens of the probability that the model gives them.
 
         Raises:
-            ValueError: no words in the text; more text than fits the recording; an unknown language; bad audio.
+            ValueError: no words in the text, more text than fits the recording, an unknown
+                language, or audio that cannot be read.
 
         Example:
-            `words = asr.align("speech.flac", "The captain read the old letter aloud.")`
+            ```python
+            words = asr.align("speech.flac", "The captain read the old letter aloud.")
+            words[0].start, words[0].end
+            ```
         """
         windows = place(self.model, self.tokenizer, _samples(audio), text, language=language)
         heads = heads or self.checkpoint.alignment_heads
@@ -145,32 +202,53 @@ class Recogniser:
     def choose_heads(
         self, audios: Sequence[Audio], *, language: str | None = None, n: int | None = None
     ) -> Heads:
-        """Returns cross-attention heads that follow the speech, for a checkpoint that names none; needs no labels.
+        """Chooses cross-attention heads for word times, for a checkpoint that names none.
 
-        Transcribes the recordings and scores every head by how well it alone follows the speech while the decoder reads
-        the transcript; see `jaxasr.alignment.choose_heads`. Ten recordings or more give a stable choice.
+        Needs no labels: it transcribes the recordings and scores each head by how well it alone
+        follows the speech while the decoder reads the transcript (see
+        `jaxasr.alignment.choose_heads`). Ten recordings or more give a stable choice.
 
         Args:
             audios: recordings of speech of any length: 16 kHz samples, or files.
             language: a code or an English name; None detects it (multilingual checkpoints).
-            n: how many heads; None: as many as a layer of the decoder has.
+            n: number of heads; None: the number of heads per decoder layer.
+
+        Returns:
+            (layer, head) of each chosen head.
 
         Raises:
-            ValueError: no recording with speech; `n` out of range.
+            ValueError: no recording with speech, or `n` out of range.
 
         Example:
-            `jaxasr.save(asr.with_alignment_heads(asr.choose_heads(files)), "folder")` keeps the choice with the weights.
+            ```python
+            asr = asr.with_alignment_heads(asr.choose_heads(files))
+            jaxasr.save(asr, "folder")
+            ```
         """
         samples = [_samples(audio) for audio in audios]
         windows = [
             window
-            for one in samples
-            for window in speech_windows(self.model, self.tokenizer, one, language=language)
+            for recording in samples
+            for window in speech_windows(self.model, self.tokenizer, recording, language=language)
         ]
         return choose_heads(self.model, self.tokenizer, windows, n=n)
 
     def with_alignment_heads(self, heads: Heads) -> "Recogniser":
-        """Returns the same recogniser with these alignment heads, which `jaxasr.save` writes to `generation_config.json`."""
+        """Returns the same recogniser with other alignment heads.
+
+        `jaxasr.save` keeps them in `generation_config.json`.
+
+        Args:
+            heads: (layer, head) of cross-attention heads.
+
+        Raises:
+            ValueError: a layer or head that the decoder does not have.
+
+        Example:
+            ```python
+            asr = asr.with_alignment_heads([(2, 0), (3, 5)])
+            ```
+        """
         heads = tuple((int(layer), int(head)) for layer, head in check_heads(self.config, heads))
         return dataclasses.replace(self, checkpoint=self.checkpoint.replace(alignment_heads=heads))
 
@@ -182,19 +260,33 @@ def _samples(audio: Audio) -> Float[np.ndarray, "n_samples"]:
 def load(
     name: str | os.PathLike, *, dtype: str = "float32", param_dtype: str | None = None
 ) -> Recogniser:
-    """Loads a recogniser: `jaxasr.load("tiny.en")`.
+    """Loads a recogniser.
 
-    `name` is, in this order: a path (Hugging Face folder, CTranslate2 folder, OpenAI `.pt`); a size that an installed
-    package carries; one in the Hugging Face cache; one on the hub (`openai/whisper-small`). `dtype` is what activations
-    are computed in, `param_dtype` (default: the same) what weights are kept in: "float32", "bfloat16" or "float16".
+    Args:
+        name: resolved in this order: a path (Hugging Face folder, CTranslate2 folder, OpenAI
+            `.pt` file); a size carried by an installed package, such as `"tiny.en"`; a name in the
+            Hugging Face cache; a name on the hub, such as `"openai/whisper-small"`.
+        dtype: dtype of activations: "float32", "bfloat16" or "float16".
+        param_dtype: dtype of weights; None: `dtype`.
 
-    Raises WeightsError (a ValueError) for a damaged, incomplete or unknown checkpoint, with the remedy.
+    Returns:
+        The model with its tokenizer and checkpoint.
+
+    Raises:
+        WeightsError: a damaged, incomplete or unknown checkpoint; a ValueError whose message gives
+            the remedy.
+
+    Example:
+        ```python
+        asr = jaxasr.load("tiny.en")
+        ```
     """
     checkpoint = read_checkpoint(name)
     if checkpoint.tokenizer_file is None:
         raise WeightsError(
-            f"{checkpoint.source}: the weights are fine, but neither tokenizer.json nor vocab.json with merges.txt lies beside them. "
-            "Copy those of the same model there, or use jaxasr.weights.assemble(jaxasr.weights.read_checkpoint(path)) for the bare model."
+            f"{checkpoint.source}: the weights are fine, but tokenizer.json, or vocab.json with "
+            "merges.txt, is missing. Copy the files of the same model into the folder, or use "
+            "jaxasr.weights.assemble(jaxasr.weights.read_checkpoint(path)) for the bare model."
         )
     tokenizer = Tokenizer.from_file(checkpoint.tokenizer_file, checkpoint.config.n_vocab)
     return Recogniser(assemble(checkpoint, dtype, param_dtype or dtype), tokenizer, checkpoint)

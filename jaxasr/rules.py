@@ -1,7 +1,10 @@
-"""Which token may come next: suppressed ids, no blank beginning, and the grammar of timestamps, as in openai/whisper `decoding.py`."""
+"""Constraints on the next token: suppressed ids, no blank start, and the grammar of timestamps.
+
+Source: openai/whisper `decoding.py`: SuppressTokens, SuppressBlank, ApplyTimestampRules.
+"""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,15 +16,24 @@ from jaxasr.tokenizer import N_TIMESTAMPS, SECONDS_PER_TIMESTAMP, Tokenizer
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Rules:
-    """Masks logits before a token is chosen; a pytree, so it goes into a compiled loop as an argument.
+    """Masks the logits of tokens that may not come next.
+
+    A pytree, so a compiled loop takes it as an argument.
 
     Attributes:
-        suppress: [V], ids that are never written.
-        suppress_begin: [V], ids that are not written as the first token.
-        max_initial: the first timestamp is at most this many steps of 20 ms.
+        suppress: bool [V], ids that are never generated.
+        suppress_begin: bool [V], ids that are never the first token.
+        max_initial: int32 scalar, latest first timestamp in steps of 20 ms.
         timestamps: whether the grammar of timestamps applies (static).
-        eot: id of the end; smaller ids are text (static).
-        timestamp_begin: id of <|0.00|>; 1,501 ids from there on are times, later ones are text again (static).
+        eot: id of the end-of-text; smaller ids are text (static).
+        timestamp_begin: id of <|0.00|>. It starts 1,501 timestamps, and later ids are text again
+            (static).
+
+    Example:
+        ```python
+        rules = jaxasr.rules_for(asr.tokenizer)
+        out = jaxasr.generate(asr.model, memory, prompt, max_new_tokens=100, rules=rules)
+        ```
     """
 
     suppress: Bool[Array, "V"]
@@ -38,28 +50,28 @@ class Rules:
         length: Int[Array, ""] | int,
         prompt_len: Int[Array, ""] | int,
     ) -> Float[Array, "B V"]:
-        """Logits with -inf wherever a token is not allowed.
+        """Returns the logits with -inf wherever a token is not allowed.
 
         Args:
-            logits: of the next token.
-            tokens: a buffer of fixed width: prompt, tokens written so far, then anything.
-            length: filled columns of `tokens`, the same for every row.
-            prompt_len: columns of the prompt among them.
+            logits: logits of the next token [B, V].
+            tokens: a buffer of fixed width [B, T]: prompt, generated tokens, then anything.
+            length: filled columns of `tokens`, the same for all rows.
+            prompt_len: columns of the prompt.
 
         Raises:
-            ValueError: `logits` and the rules are of different vocabularies.
+            ValueError: `logits` of another vocabulary than that of these rules.
         """
         if logits.shape[-1] != self.suppress.shape[-1]:
             raise ValueError(
-                f"logits: expected {self.suppress.shape[-1]} tokens, the vocabulary these rules were made for, got {logits.shape[-1]}. "
-                "Make the rules with the tokenizer of this model."
+                f"logits: expected {self.suppress.shape[-1]} tokens, the vocabulary these rules "
+                f"were made for, got {logits.shape[-1]}. Make the rules with the tokenizer of this "
+                "model."
             )
-        first = length == prompt_len
-        banned = self.suppress | (self.suppress_begin & first)
+        is_first = length == prompt_len
+        banned = self.suppress | (self.suppress_begin & is_first)
         if self.timestamps:
-            banned = (
-                banned | self._grammar(tokens, length, prompt_len) | (self._bad_start() & first)
-            )
+            ungrammatical = self._ungrammatical(tokens, length, prompt_len)
+            banned = banned | ungrammatical | (self._bad_start() & is_first)
         logits = jnp.where(banned, -jnp.inf, logits)
         return self._prefer_timestamp(logits) if self.timestamps else logits
 
@@ -69,12 +81,28 @@ class Rules:
         tokens: Int[Array, "B T"],
         prompt_len: Int[Array, ""] | int,
     ) -> Float[Array, "B T V"]:
-        """Returns the logits of a teacher-forced pass with -inf wherever a token may not follow the tokens up to that position."""
+        """Applies the rules at every position of a teacher-forced pass.
 
-        def after(logits: Float[Array, "B V"], t: Int[Array, ""]) -> Float[Array, "B V"]:
+        Args:
+            logits: logits [B, T, V] after each of `tokens`.
+            tokens: the pass's tokens [B, T].
+            prompt_len: columns of the prompt.
+
+        Returns:
+            The logits with -inf wherever a token may not follow the tokens before it.
+
+        Example:
+            ```python
+            logits, _ = asr.model.decode(tokens, memory)
+            logprobs = jax.nn.log_softmax(rules.along(logits, tokens, prompt_len=2))
+            ```
+        """
+
+        def constrain(logits: Float[Array, "B V"], t: Int[Array, ""]) -> Float[Array, "B V"]:
             return self(logits, tokens, t + 1, prompt_len)
 
-        return jax.vmap(after, in_axes=(1, 0), out_axes=1)(logits, jnp.arange(tokens.shape[1]))
+        positions = jnp.arange(tokens.shape[1])
+        return jax.vmap(constrain, in_axes=(1, 0), out_axes=1)(logits, positions)
 
     def _ids(self) -> Int[Array, "V"]:
         return jnp.arange(self.suppress.shape[-1])
@@ -86,34 +114,38 @@ class Rules:
         step = self._ids() - self.timestamp_begin
         return (step < 0) | (step > self.max_initial)
 
-    def _grammar(
+    def _ungrammatical(
         self,
         tokens: Int[Array, "B T"],
         length: Int[Array, ""] | int,
         prompt_len: Int[Array, ""] | int,
     ) -> Bool[Array, "B V"]:
-        """Timestamps come in pairs (a lone one only before the end) and never go back; a segment has a length above zero."""
-        at = jnp.arange(tokens.shape[1])
-        stamped = self._is_time(tokens) & (at >= prompt_len) & (at < length)
-        last = (stamped & (at == length - 1)).any(1, keepdims=True)
-        before = (stamped & (at == length - 2)).any(1, keepdims=True) | (length - prompt_len < 2)
-        opens = (
-            last & ~before
-        )  # the last timestamp ended a segment: the same time may begin the next
-        latest = jnp.where(stamped, at, -1).argmax(1)[:, None]
-        floor = jnp.take_along_axis(tokens, latest, axis=1) + jnp.where(opens, 0, 1)
+        """Returns the tokens that would break the grammar of timestamps.
+
+        Timestamps come in pairs, except before the end. They never decrease, and the end of a
+        segment is later than its start.
+        """
+        index = jnp.arange(tokens.shape[1])
+        is_stamp = self._is_time(tokens) & (index >= prompt_len) & (index < length)
+        ends_in_stamp = (is_stamp & (index == length - 1)).any(1, keepdims=True)
+        before = (is_stamp & (index == length - 2)).any(1, keepdims=True)
+        before = before | (length - prompt_len < 2)
+        # A single last timestamp ended a segment: the next one may start at the same time.
+        ended_segment = ends_in_stamp & ~before
+        latest = jnp.where(is_stamp, index, -1).argmax(1)[:, None]
+        earliest = jnp.take_along_axis(tokens, latest, axis=1) + jnp.where(ended_segment, 0, 1)
         ids = self._ids()
         is_time = self._is_time(ids)
         is_text = (ids < self.eot) | ((ids > self.timestamp_begin) & ~is_time)
-        too_early = stamped.any(1, keepdims=True) & is_time & (ids < floor)
-        return (last & before & is_time) | (opens & is_text) | too_early
+        too_early = is_stamp.any(1, keepdims=True) & is_time & (ids < earliest)
+        return (ends_in_stamp & before & is_time) | (ended_segment & is_text) | too_early
 
     def _prefer_timestamp(self, logits: Float[Array, "B V"]) -> Float[Array, "B V"]:
-        """Where all times together are likelier than any one text token, only a time may follow."""
-        text = ~self._is_time(self._ids())
-        times = jax.nn.logsumexp(jnp.where(text, -jnp.inf, logits), axis=-1, keepdims=True)
-        best = jnp.where(text, logits, -jnp.inf).max(-1, keepdims=True)
-        return jnp.where(text & (times > best), -jnp.inf, logits)
+        """Allows only timestamps where all together are likelier than any one text token."""
+        is_text = ~self._is_time(self._ids())
+        times = jax.nn.logsumexp(jnp.where(is_text, -jnp.inf, logits), axis=-1, keepdims=True)
+        best_text = jnp.where(is_text, logits, -jnp.inf).max(-1, keepdims=True)
+        return jnp.where(is_text & (times > best_text), -jnp.inf, logits)
 
 
 jax.tree_util.register_dataclass(
@@ -131,51 +163,59 @@ def rules_for(
     suppress_blank: bool = True,
     max_initial_timestamp: int | float | None = 1.0,
 ) -> Rules:
-    """The rules of openai/whisper's `DecodingOptions`, with its defaults.
+    """Returns the rules of openai/whisper's `DecodingOptions`, with its defaults.
 
     Args:
-        tokenizer: of the model whose logits will be masked.
+        tokenizer: tokenizer of the model.
         timestamps: apply the grammar of timestamps; for a prompt without <|notimestamps|>.
-        suppress: ids never to write, besides the control tokens; -1 stands for the symbols that are not speech. None suppresses nothing at
-            all. `suppress_tokens` of a Hugging Face generation config can be given as it is.
-        suppress_blank: no end and no space as the first token.
-        max_initial_timestamp: seconds; the first timestamp is not later. None: no limit.
+        suppress: ids never to generate, besides the control tokens. -1 stands for the symbols that
+            are not speech. None: no id. The `suppress_tokens` of a Hugging Face generation config
+            have this form.
+        suppress_blank: forbid an end-of-text or a space as the first token.
+        max_initial_timestamp: latest first timestamp in seconds; None: no limit.
 
     Raises:
-        ValueError: an id outside the vocabulary, a time outside the window.
+        ValueError: an id outside the vocabulary, or a time outside the window of 30 s.
+
+    Example:
+        ```python
+        rules = jaxasr.rules_for(asr.tokenizer, timestamps=True)
+        ```
     """
     special = tokenizer.special
     blank = [*tokenizer.encode(" "), special.eot] if suppress_blank else []
-    never = [] if suppress is None else [*_expanded(tokenizer, suppress)]
+    suppressed = [] if suppress is None else [*_expand(tokenizer, suppress)]
+    suppressed += [special.no_timestamps] if timestamps else []
     return Rules(
-        suppress=_mask(tokenizer, [*never, *([special.no_timestamps] if timestamps else [])]),
+        suppress=_mask(tokenizer, suppressed),
         suppress_begin=_mask(tokenizer, blank),
-        max_initial=jnp.asarray(_steps(max_initial_timestamp), jnp.int32),
+        max_initial=jnp.asarray(_to_steps(max_initial_timestamp), jnp.int32),
         timestamps=timestamps,
         eot=special.eot,
         timestamp_begin=special.timestamp_begin,
     )
 
 
-def _expanded(tokenizer: Tokenizer, suppress: Iterable[int]) -> set[int]:
+def _expand(tokenizer: Tokenizer, suppress: Iterable[int]) -> set[int]:
+    """Returns `suppress` with the control tokens, and with symbols in place of -1."""
     ids = set(suppress)
     s = tokenizer.special
     control = {s.transcribe, s.translate, s.sot, s.startofprev, s.startoflm, s.no_speech}
     return (ids - {-1}) | control | (set(tokenizer.non_speech) if -1 in ids else set())
 
 
-def _mask(tokenizer: Tokenizer, ids: Iterable[int]) -> Bool[Array, "V"]:
-    mask = np.zeros(tokenizer.n_vocab, bool)
-    ids = np.asarray(sorted(ids), int)
-    if ids.size and not (ids[0] >= 0 and ids[-1] < tokenizer.n_vocab):
+def _mask(tokenizer: Tokenizer, ids: Sequence[int]) -> Bool[Array, "V"]:
+    mask, indices = np.zeros(tokenizer.n_vocab, bool), np.unique(np.asarray(ids, int))
+    if indices.size and not (indices[0] >= 0 and indices[-1] < tokenizer.n_vocab):
         raise ValueError(
-            f"suppress: expected token ids from 0 to {tokenizer.n_vocab - 1} (or -1), got {ids[[0, -1]].tolist()} among them."
+            f"suppress: expected token ids from 0 to {tokenizer.n_vocab - 1}, or -1; got ids from "
+            f"{indices[0]} to {indices[-1]}."
         )
-    mask[ids] = True
+    mask[indices] = True
     return jnp.asarray(mask)
 
 
-def _steps(seconds: int | float | None) -> int:
+def _to_steps(seconds: int | float | None) -> int:
     window = 30.0
     if seconds is not None and not 0 <= seconds <= window:
         raise ValueError(

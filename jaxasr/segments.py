@@ -1,4 +1,4 @@
-"""From the tokens of one window to segments in time, and to where the next window begins."""
+"""Splits the tokens of one window into segments and finds where the next window starts."""
 
 import dataclasses
 import itertools
@@ -12,8 +12,8 @@ _FRAME_S = HOP / SAMPLE_RATE  # 10 ms
 
 
 @dataclasses.dataclass(frozen=True)
-class Written:
-    """What was generated in one window; see `Segment` for the meaning of the numbers."""
+class DecodedWindow:
+    """Tokens generated for one window, and their scores; `Segment` describes the fields."""
 
     tokens: tuple[int, ...]
     avg_logprob: float
@@ -22,54 +22,68 @@ class Written:
     temperature: float
 
 
-def segments_of(
-    written: Written, tokenizer: Tokenizer, seek: int, n_frames: int
+def split_segments(
+    decoded: DecodedWindow, tokenizer: Tokenizer, seek: int, n_frames: int
 ) -> tuple[list[Segment], int]:
-    """Segments of a window at mel frame `seek` with `n_frames` true frames, and how many frames the next window is away.
+    """Splits a decoded window into segments.
 
-    Two timestamps in a row end a segment. What comes after the last pair was cut off by the end of the window: the next one begins there.
+    Two timestamps in a row end a segment. The window cuts off the text after the last such pair,
+    so the next window starts at that pair.
+
+    Args:
+        decoded: the generated tokens.
+        tokenizer: the tokenizer of the model.
+        seek: first mel frame of the window.
+        n_frames: mel frames of the window that are not padding.
+
+    Returns:
+        The segments, and the number of mel frames from this window to the next.
     """
     begin = tokenizer.special.timestamp_begin
-    tokens = written.tokens
+    tokens = decoded.tokens
     is_time = [tokenizer.is_time(id_) for id_ in tokens]
     cuts = [i for i in range(1, len(tokens)) if is_time[i - 1] and is_time[i]]
     if not cuts:
         times = [id_ - begin for id_, time in zip(tokens, is_time) if time]
-        last = times[-1] if times else 0
-        return _segment(
-            written, tokenizer, tokens, seek, 0, last or n_frames / _MEL_FRAMES_PER_TIMESTAMP
-        ), n_frames
+        end = (times[-1] if times else 0) or n_frames / _MEL_FRAMES_PER_TIMESTAMP
+        return _segment(decoded, tokenizer, tokens, seek, 0, end), n_frames
+    # A single timestamp at the end says that only silence follows in this window.
     ends_in_silence = is_time[-2:] == [False, True]
     bounds = [0, *cuts, *([len(tokens)] if ends_in_silence else [])]
-    slices = [tokens[a:b] for a, b in itertools.pairwise(bounds)]
-    found = [
-        s
-        for part in slices
-        for s in _segment(written, tokenizer, part, seek, max(0, part[0] - begin), part[-1] - begin)
-    ]
-    heard = (tokens[bounds[-1] - 1] - begin) * _MEL_FRAMES_PER_TIMESTAMP
-    return found, n_frames if ends_in_silence or heard <= 0 else heard
+    segments = []
+    for a, b in itertools.pairwise(bounds):
+        part = tokens[a:b]
+        start, end = max(0, part[0] - begin), part[-1] - begin
+        segments += _segment(decoded, tokenizer, part, seek, start, end)
+    last_end = (tokens[bounds[-1] - 1] - begin) * _MEL_FRAMES_PER_TIMESTAMP
+    # Without progress the same window would be decoded for ever.
+    return segments, n_frames if ends_in_silence or last_end <= 0 else last_end
 
 
 def _segment(
-    written: Written,
+    decoded: DecodedWindow,
     tokenizer: Tokenizer,
     tokens: tuple[int, ...],
     seek: int,
     start: int,
     end: int | float,
 ) -> list[Segment]:
-    """A segment, its times in timestamp steps; none when it is without text or length."""
+    """Returns one segment, or none if it has no text or no length; times are timestamp steps."""
     text = tokenizer.decode(tokens)
     if start == end or not text.strip():
         return []
-    numbers = (
-        written.avg_logprob,
-        written.no_speech_prob,
-        written.compression_ratio,
-        written.temperature,
-    )
-    starts, ends = (
+    start_s, end_s = (
         round((seek + step * _MEL_FRAMES_PER_TIMESTAMP) * _FRAME_S, 3) for step in (start, end)
     )
-    return [Segment(starts, ends, text, tuple(tokens), round(seek * _FRAME_S, 3), *numbers)]
+    segment = Segment(
+        start=start_s,
+        end=end_s,
+        text=text,
+        tokens=tuple(tokens),
+        seek=round(seek * _FRAME_S, 3),
+        avg_logprob=decoded.avg_logprob,
+        no_speech_prob=decoded.no_speech_prob,
+        compression_ratio=decoded.compression_ratio,
+        temperature=decoded.temperature,
+    )
+    return [segment]

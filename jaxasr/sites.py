@@ -1,7 +1,8 @@
 """The closed vocabulary of places where an activation can be read and edited.
 
-A site is named `<stack>.<site>`; the layer is an axis of what is read there, not part of the name.
-Axis letters: L layers, B batch, T query time, S key time, H heads, D model, E 4·D, C channels, Dh head, V vocabulary.
+A site is named `<stack>.<site>`; the layer is an axis of its activation, not part of the name.
+Axis letters: L layers, B batch, T query time, S key time, H heads, Dh width of a head, D width of
+the model, E 4·D, V vocabulary.
 """
 
 import dataclasses
@@ -25,7 +26,7 @@ def _attention(name: str) -> dict[str, str]:
     return {f"{name}.{site}": axes for site, axes in _ATTENTION.items()} | {f"{name}_out": "B T D"}
 
 
-# In the order of the forward pass. Sites of a layer; then those without a layer axis.
+# Sites of a layer, in the order of the forward pass.
 _ENCODER_LAYER = {
     "resid_pre": "B T D",
     **_attention("attn"),
@@ -45,6 +46,7 @@ _DECODER_LAYER = {
 LAYERED: dict[str, str] = {f"encoder.{s}": a for s, a in _ENCODER_LAYER.items()} | {
     f"decoder.{s}": a for s, a in _DECODER_LAYER.items()
 }
+# Sites without a layer axis.
 UNLAYERED: dict[str, str] = {
     "encoder.conv1": "B T D",
     "encoder.conv2": "B T D",
@@ -60,27 +62,54 @@ SITES: dict[str, tuple[str, ...]] = {
 
 
 def stack_of(site: str) -> str:
+    """Returns the stack of a site: `"encoder"` or `"decoder"`.
+
+    Example:
+        >>> stack_of("encoder.attn.z")
+        'encoder'
+    """
     return site.split(".", 1)[0]
 
 
 def sites_of(stack: str) -> list[str]:
-    """Every site of `"encoder"` or `"decoder"`."""
+    """Returns every site of `"encoder"` or `"decoder"`, in the order of the forward pass.
+
+    Example:
+        >>> sites_of("decoder")[0]
+        'decoder.resid_pre'
+    """
     return [site for site in SITES if stack_of(site) == stack]
 
 
 def check_known(sites: Iterable[str], among: Iterable[str] = SITES, what: str = "site") -> None:
-    """Raises `ValueError` listing what exists when a name of `sites` is not in `among`."""
+    """Checks that sites exist.
+
+    Args:
+        sites: names to check.
+        among: names that exist.
+        what: what the names are, for the message.
+
+    Raises:
+        ValueError: an unknown name; the message lists those that exist and the nearest one.
+    """
     among = list(among)
     for site in sites:
         if site not in among:
             near = difflib.get_close_matches(site, among, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"Unknown {what} {site!r}.{hint} There are: {', '.join(among)}.")
+            raise ValueError(f"Unknown {what} {site!r}.{hint} Expected one of: {', '.join(among)}.")
 
 
 @dataclasses.dataclass(frozen=True)
 class SiteSpec:
-    """What one pass of known size will show at a site: `shape` follows `axes`, the layer axis apart; `n_layer` is 0 without one."""
+    """The shape of an activation in one pass.
+
+    Attributes:
+        site: full name.
+        axes: names of the axes of one layer's activation.
+        shape: their sizes.
+        n_layer: layers of the stack; 0 at sites without a layer axis.
+    """
 
     site: str
     axes: tuple[str, ...]
@@ -88,13 +117,30 @@ class SiteSpec:
     n_layer: int
 
     def size(self, axis: str) -> int:
+        """Returns the size of an axis, such as `"H"`."""
         return self.shape[self.axes.index(axis)]
 
 
 def spec(
     config: Config, site: str, batch: int, n_tokens: int, n_keys: int | None = None
 ) -> SiteSpec:
-    """The shape of `site` for `batch` rows and `n_tokens` decoder tokens (`n_keys` of them visible, default all)."""
+    """Returns the shape that `site` has in a pass.
+
+    Args:
+        config: dimensions of the model.
+        site: full name.
+        batch: rows.
+        n_tokens: decoder tokens of the pass.
+        n_keys: tokens that decoder self-attention sees, cached ones included; None: `n_tokens`.
+
+    Raises:
+        ValueError: an unknown site.
+
+    Example:
+        >>> from jaxasr import SIZES
+        >>> spec(SIZES["tiny.en"], "decoder.attn.z", batch=1, n_tokens=5).shape
+        (1, 5, 6, 64)
+    """
     check_known([site])
     encoder = stack_of(site) == "encoder"
     state = config.n_audio_state if encoder else config.n_text_state

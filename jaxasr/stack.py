@@ -11,46 +11,52 @@ from jaxtyping import Array, Int
 
 from jaxasr.taps import Edits, Readout, Tap, is_traced
 
-Step = Callable[[Any, Any, Any, Tap], tuple[Any, Any]]
+RunBlock = Callable[[Any, Any, Any, Tap], tuple[Any, Any]]
 
-
-MAX_UNROLLED_LAYERS = 12  # layers up to which a loop that copies no weight is worth its compile time and a second copy of all (decision 7)
+# A loop over layers copies no weight at each step, a scan does. Beyond so many layers the loop's
+# compile time, and the memory of unstacked weights, cost more than that saves (decision 7).
+MAX_UNROLLED_LAYERS = 12
 
 
 def n_layers(blocks: Any) -> int:
+    """Returns the number of layers of stacked or unstacked `blocks`."""
     return len(blocks) if isinstance(blocks, tuple) else jax.tree.leaves(blocks)[0].shape[0]
 
 
 def unstack(stacked: Any) -> tuple[Any, ...]:
-    """A tuple with one pytree a layer. A loop over tokens that closes over it slices the weights once, not at every token."""
+    """Splits a pytree with a leading [layers] axis into a tuple with one pytree per layer.
+
+    A loop over tokens that closes over the tuple slices the weights once, not at every token.
+    """
     return tuple(
         jax.tree.map(operator.itemgetter(layer), stacked) for layer in range(n_layers(stacked))
     )
 
 
-_KEPT: weakref.WeakKeyDictionary[Any, tuple[list[Any], tuple[Any, ...]]] = (
+# For each owner: the stacked arrays, by identity, and what they were unstacked to.
+_UNSTACKED: weakref.WeakKeyDictionary[Any, tuple[list[Any], tuple[Any, ...]]] = (
     weakref.WeakKeyDictionary()
 )
 
 
 def unstack_once(owner: Any, stacked: Any) -> tuple[Any, ...]:
-    """`unstack`, kept as long as `owner` lives and `stacked` still holds the very same arrays."""
-    leaves = jax.tree.leaves(stacked)
-    if is_traced(leaves):
+    """`unstack`, cached while `owner` lives and `stacked` holds the same arrays."""
+    arrays = jax.tree.leaves(stacked)
+    if is_traced(arrays):
         return unstack(stacked)
-    kept = _KEPT.get(owner)
-    if kept is None or any(
-        mine is not theirs for mine, theirs in zip(kept[0], leaves, strict=True)
-    ):
+    cached_arrays, unstacked = _UNSTACKED.get(owner, ([], ()))
+    if len(cached_arrays) != len(arrays) or any(map(operator.is_not, cached_arrays, arrays)):
+        # Also under a trace of the caller's, these arrays are concrete: compute them now.
         with jax.ensure_compile_time_eval():
-            kept = _KEPT[owner] = leaves, unstack(stacked)
-    return kept[1]
+            unstacked = unstack(stacked)
+        _UNSTACKED[owner] = arrays, unstacked
+    return unstacked
 
 
 def run_stack(
     blocks: Any,
     x: Any,
-    step: Step,
+    run_block: RunBlock,
     *,
     stack: str,
     positions: Int[Array, "B T"],
@@ -59,17 +65,30 @@ def run_stack(
     extra: Any = (),
     unroll: int = 1,
 ) -> tuple[Any, Any, dict[str, Any]]:
-    """Carries `x` through the layers: `x, out = step(block, extra of the layer, x, tap)`.
+    """Carries `x` through the layers: `x, out = run_block(block, extra of the layer, x, tap)`.
 
-    Returns the last `x`, every `out`, and what `readout` keeps, both stacked. `blocks` and `extra` are pytrees with a
-    leading [layers] axis, scanned; or, both, tuples with one pytree a layer (`unstack`), looped over, and then every
-    `out` comes back as a tuple. The readout acts in the body: what it drops is never stacked.
+    The readout acts inside the loop: what it drops is never stacked.
+
+    Args:
+        blocks: layers, either stacked, a pytree with a leading [layers] axis that is scanned, or
+            unstacked, a tuple with one pytree per layer that is looped over (`unstack`).
+        x: residual stream [B, T, D].
+        run_block: runs one layer.
+        stack: "encoder" or "decoder".
+        positions: int32 [B, T], absolute positions of `x`.
+        edits: edits of the sites of this stack.
+        readout: what to return of each layer's activations.
+        extra: one more input per layer, in the layout of `blocks`.
+        unroll: layers per step of the scan.
+
+    Returns:
+        The last `x`; every `out`, in the layout of `blocks`; what `readout` keeps, stacked.
     """
 
     def body(x: Any, layer: Any) -> tuple[Any, tuple[Any, dict[str, Any]]]:
         index, block, extra = layer
         tap = Tap(f"{stack}.", edits, readout, index, positions)
-        x, out = step(block, extra, x, tap)
+        x, out = run_block(block, extra, x, tap)
         return x, (out, readout(tap.acts))
 
     index = jnp.arange(n_layers(blocks), dtype=jnp.int32)
@@ -85,4 +104,4 @@ def _loop(body: Callable, x: Any, layers: Sequence[Any]) -> tuple[Any, Any, dict
         x, result = body(x, layer)
         results.append(result)
     outs, acts = zip(*results, strict=True)
-    return x, outs, jax.tree.map(lambda *a: jnp.stack(a), *acts)
+    return x, outs, jax.tree.map(lambda *per_layer: jnp.stack(per_layer), *acts)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -11,19 +11,27 @@ from jaxtyping import Array, Int
 from jaxasr import pytrees, sites as _sites
 
 Acts = dict[str, Array]
-Edit = Callable[[Array, "At"], Array]
-Edits = Mapping[str, Edit]
 
 
 @pytrees.dataclass
 class At:
-    """Tells an edit where it is.
+    """Tells an edit where it acts.
 
-    layer: int32 scalar; -1 at sites without a layer axis.
-    positions: int32 [B, T], the absolute token or frame index of every time step of `x` (of every key, for `k` and `v`);
-        a padded step of a ragged batch is negative.
-    keys: int32 [B, S], the same for the key axis of `scores` and `pattern`; None elsewhere.
-    site: the full site name; `axes` names the axes of `x` there.
+    Attributes:
+        layer: int32 scalar; -1 at sites without a layer axis.
+        positions: int32 [B, T], absolute token or frame index of every time step of `x` (of every
+            key, for `k` and `v`). Padded steps of a ragged batch are negative.
+        keys: int32 [B, S], absolute indices of the key axis of `scores` and `pattern`; None at
+            other sites.
+        site: full name of the site.
+
+    Example:
+        ```python
+        def silence_layer_2(x, at):
+            return jnp.where(at.layer == 2, 0, x)
+
+        logits, _ = asr.model.decode(tokens, memory, {"decoder.mlp_out": silence_layer_2})
+        ```
     """
 
     layer: Int[Array, ""]
@@ -33,16 +41,54 @@ class At:
 
     @property
     def axes(self) -> tuple[str, ...]:
+        """Names of the axes of `x`, such as `("B", "T", "D")`."""
         return _sites.SITES[self.site]
+
+
+@runtime_checkable
+class Edit(Protocol):
+    """A function of an activation and its place that returns the edited activation.
+
+    Any callable `(x, at) -> x` is an edit. A callable pytree keeps its arrays as data, so that new
+    values of them never retrace. If an edit has a method `check(spec)`, it is called before a pass
+    with the `jaxasr.sites.SiteSpec` of its site.
+
+    Example:
+        ```python
+        def double(x, at):
+            return 2 * x
+        ```
+    """
+
+    def __call__(self, x: Array, at: At, /) -> Array:
+        """Returns `x`, edited, in the same shape."""
+        ...
+
+
+Edits = Mapping[str, Edit]
+"""Edits by site name, such as `{"decoder.cross_attn.z": edit}`."""
 
 
 @pytrees.dataclass
 class Readout:
-    """Decides inside the layer scan what is kept: `fn(acts)` of `{site: array}` gives a flat dict of arrays.
+    """Decides inside the layer scan what is kept of the activations.
 
-    It is called once a layer with that layer's sites, and once with the sites that have no layer axis; it must return
-    what it finds and leave out what it does not. `sites` are the sites it reads: attention patterns are only ever
-    formed when one asks for them. Array fields of `fn`, when `fn` is a pytree, do not retrace.
+    `fn(acts)` is called once per layer with that layer's sites, `{site: array}`, and once with the
+    sites that have no layer axis. It returns a flat dict of arrays, without the entries whose site
+    is missing from `acts`. Usually made by `jaxasr.select`, `reduce` or `merge`.
+
+    Attributes:
+        fn: what to keep. If it is a pytree, new values of its arrays do not retrace.
+        sites: sites that `fn` reads. Attention patterns are computed only if a readout names them.
+
+    Example:
+        ```python
+        def norms(acts):
+            return {f"{site} norm": jnp.linalg.norm(x, axis=-1) for site, x in acts.items()
+                    if site == "decoder.resid_post"}
+
+        readout = jaxasr.Readout(norms, ("decoder.resid_post",))
+        ```
     """
 
     fn: Callable[[Acts], dict[str, Any]]
@@ -53,7 +99,7 @@ class Readout:
 
 
 @pytrees.dataclass
-class _Keep:
+class _Select:
     sites: tuple[str, ...] = pytrees.field(pytree_node=False)
 
     def __call__(self, acts: Acts) -> Acts:
@@ -62,28 +108,12 @@ class _Keep:
 
 @pytrees.dataclass
 class _Reduce:
-    reduce: Callable[[Array], Any]
+    fn: Callable[[Array], Any]
     name: str = pytrees.field(pytree_node=False)
     site: str = pytrees.field(pytree_node=False)
 
     def __call__(self, acts: Acts) -> dict[str, Any]:
-        return {self.name: self.reduce(acts[self.site])} if self.site in acts else {}
-
-
-def select(*sites: str) -> Readout:
-    """A readout that keeps whole `sites`. Raises `ValueError` listing what exists when one is unknown."""
-    _sites.check_known(sites)
-    return Readout(_Keep(tuple(sites)), tuple(sites))
-
-
-def reduce(name: str, site: str, fn: Callable[[Array], Any]) -> Readout:
-    """A readout that keeps `fn(activation)` under `name`, for one layer's activation without its layer axis.
-
-    The reduction runs inside the scan, so the activation itself is never stacked: the entropy of every encoder pattern
-    takes [L, B, H, T] instead of [L, B, H, T, S].
-    """
-    _sites.check_known([site])
-    return Readout(_Reduce(fn, name, site), (site,))
+        return {self.name: self.fn(acts[self.site])} if self.site in acts else {}
 
 
 @pytrees.dataclass
@@ -94,8 +124,57 @@ class _Merge:
         return {name: value for readout in self.readouts for name, value in readout(acts).items()}
 
 
+def select(*sites: str) -> Readout:
+    """Returns a readout that keeps whole activations.
+
+    Args:
+        sites: names from `jaxasr.sites.SITES`.
+
+    Raises:
+        ValueError: an unknown site; the message lists those that exist.
+
+    Example:
+        ```python
+        _, acts = asr.model.encode(mel, readout=jaxasr.select("encoder.resid_post"))
+        acts["encoder.resid_post"].shape  # layers, batch, frames, width
+        ```
+    """
+    _sites.check_known(sites)
+    return Readout(_Select(tuple(sites)), tuple(sites))
+
+
+def reduce(name: str, site: str, fn: Callable[[Array], Any]) -> Readout:
+    """Returns a readout that keeps a function of each layer's activation.
+
+    The function runs inside the scan, so the activation itself is never stacked: the entropy of
+    every encoder pattern takes [L, B, H, T] of memory instead of [L, B, H, T, S].
+
+    Args:
+        name: key of the result.
+        site: site to read.
+        fn: function of one layer's activation, without its layer axis.
+
+    Raises:
+        ValueError: an unknown site.
+
+    Example:
+        ```python
+        peak = jaxasr.reduce("peak", "decoder.cross_attn.pattern", lambda p: p.max(-1))
+        _, acts = asr.model.decode(tokens, memory, readout=peak)
+        ```
+    """
+    _sites.check_known([site])
+    return Readout(_Reduce(fn, name, site), (site,))
+
+
 def merge(*readouts: Readout) -> Readout:
-    """Several readouts in one pass."""
+    """Returns a readout that keeps what each of several keeps, in one pass.
+
+    Example:
+        ```python
+        readout = jaxasr.merge(peak, jaxasr.select("decoder.logits"))
+        ```
+    """
     return Readout(_Merge(readouts), tuple(site for readout in readouts for site in readout.sites))
 
 
@@ -104,9 +183,17 @@ NOTHING = select()
 
 @dataclasses.dataclass
 class Tap:
-    """Applies the edits of one layer, or of one stack outside its layers, and collects its activations.
+    """Applies the edits of one layer, or of one stack outside its layers, and records activations.
 
-    `tap("resid_mid", x)` edits, records and returns `x`. It lives within one call of one layer.
+    `tap("resid_mid", x)` edits, records and returns `x`. A tap serves one call of one layer.
+
+    Attributes:
+        prefix: what precedes a site's name, such as "decoder.cross_attn.".
+        edits: edits by full site name.
+        readout: tells which sites will be read.
+        layer: int32 scalar; -1 outside the layers.
+        positions: int32 [B, T], absolute positions of the stream.
+        acts: activations recorded so far, by full site name.
     """
 
     prefix: str
@@ -117,6 +204,7 @@ class Tap:
     acts: Acts = dataclasses.field(default_factory=dict)
 
     def within(self, name: str) -> "Tap":
+        """Returns a tap for the sites of a part, such as `attn`; it records into the same dict."""
         return dataclasses.replace(self, prefix=f"{self.prefix}{name}.")
 
     def __call__(
@@ -125,23 +213,27 @@ class Tap:
         site = self.prefix + site
         if site in self.edits:
             at = At(self.layer, self.positions if positions is None else positions, keys, site)
-            x = _same_shape(self.edits[site](x, at), x, site)
+            x = _check_edited(self.edits[site](x, at), x, site)
         self.acts[site] = x
         return x
 
     def touches(self, *sites: str) -> bool:
-        """Whether one of these sites is edited or read."""
+        """Returns whether one of these sites is edited or read."""
         names = {self.prefix + site for site in sites}
         return not names.isdisjoint(self.edits) or not names.isdisjoint(self.readout.sites)
 
 
-def _same_shape(y: Any, x: Array, site: str) -> Array:
-    """What an edit returned, in the dtype of its input. Raises ValueError naming the site for what is no real array of its shape."""
-    expected = f"expected real numbers of shape {x.shape}, axes {' '.join(_sites.SITES[site])}. An edit returns an array like its input."
+def _check_edited(edited: Any, x: Array, site: str) -> Array:
+    """Returns what an edit of `x` returned, in the dtype of `x`."""
+    expected = (
+        f"expected real numbers of shape {x.shape}, axes {' '.join(_sites.SITES[site])}. "
+        "An edit returns an array like its input."
+    )
     try:
-        y = jnp.asarray(y)
+        y = jnp.asarray(edited)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"The edit at {site!r} returned {type(y).__name__}; {expected}") from error
+        kind = type(edited).__name__
+        raise ValueError(f"The edit at {site!r} returned {kind}; {expected}") from error
     if y.shape != x.shape:
         raise ValueError(f"The edit at {site!r} returned shape {y.shape}; {expected}")
     if jnp.issubdtype(y.dtype, jnp.complexfloating):
@@ -149,31 +241,40 @@ def _same_shape(y: Any, x: Array, site: str) -> Array:
     return y.astype(x.dtype)
 
 
-def check(
-    stack: str, edits: Any, readout: Any, specs: Callable[[str], _sites.SiteSpec]
+def check_taps(
+    stack: str, edits: Edits | None, readout: Readout | None, spec: Callable[[str], _sites.SiteSpec]
 ) -> tuple[Edits, Readout]:
-    """The edits and readout of one pass through `stack`, or `ValueError` for what could never fire in it.
+    """Returns the edits and the readout of one pass through `stack`.
 
-    An edit may have a method `check(spec)`; it is called with what the pass will show at its site.
+    Args:
+        stack: "encoder" or "decoder".
+        edits: edits by site; None: none.
+        readout: what to keep; None: nothing.
+        spec: returns the shape that this pass will have at a site.
+
+    Raises:
+        ValueError: a site that `stack` does not have, or what an edit's own `check` raises.
+        TypeError: an edit that is not callable, or a readout that is not a `Readout`.
     """
     edits, readout = dict(edits or {}), NOTHING if readout is None else readout
     if not isinstance(readout, Readout):
         raise TypeError(
-            f"readout: expected jaxasr.select(...), jaxasr.reduce(...) or a jaxasr.Readout, got {type(readout).__name__}."
+            "readout: expected jaxasr.select(...), jaxasr.reduce(...) or a jaxasr.Readout, "
+            f"got {type(readout).__name__}."
         )
-    here = _sites.sites_of(stack)
-    _sites.check_known(edits, here, f"site for an edit of the {stack}, where it would never fire:")
-    _sites.check_known(readout.sites, here, f"site for a readout of the {stack}:")
+    names = _sites.sites_of(stack)
+    _sites.check_known(edits, names, f"site for an edit of the {stack}, where it would never fire:")
+    _sites.check_known(readout.sites, names, f"site for a readout of the {stack}:")
     for site, edit in edits.items():
         if not callable(edit):
             raise TypeError(
                 f"edits[{site!r}]: expected a callable (x, at) -> x, got {type(edit).__name__}."
             )
         if hasattr(edit, "check"):
-            edit.check(specs(site))
+            edit.check(spec(site))
     return edits, readout
 
 
 def is_traced(*values: Any) -> bool:
-    """Whether any value is a tracer, whose numbers cannot be checked."""
+    """Returns whether any value is a tracer, whose numbers cannot be checked."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))

@@ -1,4 +1,4 @@
-"""Numbers about a transcription, and the normalisation under which word errors are counted."""
+"""Measures repetition in a text, and normalises texts before words are compared."""
 
 import functools
 import importlib.util
@@ -10,34 +10,60 @@ from types import ModuleType
 
 
 def compression_ratio(text: str) -> float:
-    """Bytes of UTF-8 over bytes after zlib: above 2.4 a text repeats itself (openai/whisper `utils.py`). Of no text: 0."""
-    raw = text.encode("utf-8")
-    return len(raw) / len(zlib.compress(raw))
+    """Returns the bytes of a text divided by its bytes after zlib; a ratio above 2.4 is repetitive.
 
+    Source: openai/whisper `utils.py`. The ratio of an empty text is 0.
 
-def avg_logprob(sum_logprob: float, n_tokens: int) -> float:
-    """Mean log-probability of `n_tokens` written tokens and the end, which `sum_logprob` includes (openai/whisper `decoding.py`)."""
-    return float(sum_logprob) / (n_tokens + 1)
+    Example:
+        >>> compression_ratio(" yes, no" * 60) > 10
+        True
+    """
+    data = text.encode("utf-8")
+    return len(data) / len(zlib.compress(data))
 
 
 @functools.cache
 def _normalizer(english: bool) -> Callable[[str], str]:
-    module = _normalizers()
+    module = _whisper_normalizers()
     return module.EnglishTextNormalizer({}) if english else module.BasicTextNormalizer()
 
 
-def _normalizers() -> ModuleType:
-    """The file of `transformers` alone: it needs none of the rest, and the package takes most of a second to import."""
-    folder = Path(importlib.util.find_spec("transformers").origin).parent / "models" / "whisper"
+def _whisper_normalizers() -> ModuleType:
+    """Imports Whisper's normalisers, one file of `transformers`, without importing the package."""
+    # Importing transformers itself takes most of a second, and the file does not need it.
+    package = importlib.util.find_spec("transformers")
+    if package is None or package.origin is None:
+        raise ImportError(
+            "normalise: expected the package transformers, found none. pip install transformers"
+        )
+    folder = Path(package.origin).parent / "models" / "whisper"
     spec = PathFinder.find_spec("english_normalizer", [str(folder)])
+    if spec is None or spec.loader is None:
+        raise ImportError(
+            f"normalise: expected english_normalizer.py in {folder}, found none. "
+            "Use another version of transformers."
+        )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
 def normalise(text: str, language: str = "en") -> str:
-    """Text as Whisper's papers score it: lower case, no punctuation or fillers; in English numbers as digits and contractions spelled out.
+    """Normalises a text as Whisper's papers do before they count word errors.
 
-    British and American spellings stay apart: that table comes with a checkpoint on the hub, not with a library.
+    Lowers the case, removes punctuation and fillers; in English also writes numbers as digits and
+    spells out contractions. British and American spellings remain different, because their table
+    comes with a checkpoint and not with a library.
+
+    Args:
+        text: the text.
+        language: language code.
+
+    Raises:
+        ImportError: the package transformers, which holds the normalisers, is missing.
+
+    Example:
+        >>> normalise(" Uh, I won't pay twenty-five dollars!")
+        'i will not pay $25'
     """
     return _normalizer(language == "en")(text).strip()

@@ -1,98 +1,30 @@
-"""Text to token ids and back, the special tokens of a checkpoint, and the prompts that tell it what to do."""
+"""Encodes text to token ids, decodes ids to text, and builds decoder prompts."""
 
 import dataclasses
 import functools
 import os
-import string
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import SupportsIndex
 
 import tokenizers
 
 from jaxasr.languages import LANGUAGES, WITHOUT_SPACES, language_code
+from jaxasr.special_tokens import NOTES, SYMBOLS, Special as Special, find_special
 from jaxasr.weights import tokenizer_files
 from jaxasr.weights.tokenizer_files import N_TIMESTAMPS as N_TIMESTAMPS
+from jaxasr.word_split import Piece, join_to_words, split_on_characters
 
 TASKS = ("transcribe", "translate")
 SECONDS_PER_TIMESTAMP = 0.02
-_SYMBOLS = (
-    *'"#()*+/:;<=>@[\\]^_`{|}~「」『』',
-    *[
-        "<<",
-        ">>",
-        "<<<",
-        ">>>",
-        "--",
-        "---",
-        "-(",
-        "-[",
-        "('",
-        '("',
-        "((",
-        "))",
-        "(((",
-        ")))",
-        "[[",
-        "]]",
-        "{{",
-        "}}",
-        "♪♪",
-        "♪♪♪",
-    ],
-)
-_NOTES = "♩♪♫♬♭♮♯"  # several tokens each, of which the first begins no letter
-MAX_PREVIOUS = 223  # half of the 448 positions, less <|startofprev|> (openai/whisper `decoding.py`)
-
-
-@dataclasses.dataclass(frozen=True)
-class Special:
-    """Ids of a checkpoint's control tokens; `timestamp_begin` is <|0.00|>, `languages` maps a code to its id."""
-
-    eot: int
-    sot: int
-    translate: int
-    transcribe: int
-    startoflm: int
-    startofprev: int
-    no_speech: int
-    no_timestamps: int
-    timestamp_begin: int
-    languages: Mapping[str, int]
-
-
-_NAMES = {
-    "eot": ("<|endoftext|>",),
-    "sot": ("<|startoftranscript|>",),
-    "translate": ("<|translate|>",),
-    "transcribe": ("<|transcribe|>",),
-    "startoflm": ("<|startoflm|>",),
-    "startofprev": ("<|startofprev|>",),
-    "no_speech": ("<|nospeech|>", "<|nocaptions|>"),  # renamed between checkpoints
-    "no_timestamps": ("<|notimestamps|>",),
-}
-
-
-def _special(tokenizer: tokenizers.Tokenizer) -> Special:
-    found = {
-        field: next((i for name in names if (i := tokenizer.token_to_id(name)) is not None), None)
-        for field, names in _NAMES.items()
-    }
-    missing = [_NAMES[field][0] for field, id_ in found.items() if id_ is None]
-    if missing:
-        names = ", ".join(missing)
-        raise ValueError(
-            f"tokenizer: expected Whisper's control tokens, {names} missing. Use the checkpoint's own tokenizer.json."
-        )
-    languages = {
-        code: id_ for code in LANGUAGES if (id_ := tokenizer.token_to_id(f"<|{code}|>")) is not None
-    }
-    return Special(**found, timestamp_begin=found["no_timestamps"] + 1, languages=languages)
+# Half of the 448 positions, less <|startofprev|> (openai/whisper `decoding.py`).
+MAX_PREVIOUS = 223
+_ENGLISH_EOT = 50_256  # .en checkpoints use GPT-2's vocabulary
 
 
 @functools.cache
 def _byte_of_char() -> dict[str, int]:
-    """GPT-2's printable stand-ins for bytes, backwards."""
+    """Returns the inverse of GPT-2's mapping from bytes to printable characters."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     hidden = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {
@@ -102,77 +34,108 @@ def _byte_of_char() -> dict[str, int]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Tokenizer:
-    """A checkpoint's tokenizer: a thin frozen layer over `tokenizers.Tokenizer`."""
+    """A checkpoint's tokenizer.
+
+    Attributes:
+        inner: the tokenizer of the `tokenizers` library.
+        special: ids of the control tokens.
+        n_vocab: rows of the token embedding: text tokens, control tokens, 1,501 timestamps, and
+            tokens that a fine-tune added.
+
+    Example:
+        ```python
+        tokenizer = jaxasr.load("tiny.en").tokenizer
+        ids = tokenizer.encode(" Hello")
+        text = tokenizer.decode([*tokenizer.prompt(), *ids])  # " Hello"
+        ```
+    """
 
     inner: tokenizers.Tokenizer
     special: Special
-    n_vocab: int  # rows of the embedding: tokens of text, control tokens, 1,501 times, and what a fine-tune added
+    n_vocab: int
 
     @classmethod
     def from_file(cls, path: str | os.PathLike, n_vocab: int | None = None) -> "Tokenizer":
-        """Reads a tokenizer from `tokenizer.json`, from `vocab.json` with `merges.txt`, or from their folder.
+        """Reads a tokenizer from `tokenizer.json`, from `vocab.json` and `merges.txt`, or a folder.
 
         Args:
-            path: the file or folder.
-            n_vocab: tokens of the model it belongs to (default: all it has). A model may have more.
+            path: the file, or the folder that holds the files.
+            n_vocab: number of tokens of the model, which may have more than the tokenizer. None:
+                the number of tokens in the file.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is not Whisper's, or has more tokens than the model.
+            FileNotFoundError: the file does not exist.
+            ValueError: the file is not a Whisper tokenizer, or has more tokens than the model.
         """
         path = Path(path)
         file = tokenizer_files.find(path) if path.is_dir() else path
         if file is None or not file.exists():
             raise FileNotFoundError(
-                f"path: expected a tokenizer.json, or vocab.json with merges.txt, found nothing at {str(path)!r}."
+                "path: expected a tokenizer.json, or vocab.json with merges.txt, found nothing at "
+                f"{str(path)!r}."
             )
         inner = tokenizer_files.read(file, n_vocab)
         inner.encode_special_tokens = True  # text that spells a control token stays text
-        special = _special(inner)
-        least = special.timestamp_begin + N_TIMESTAMPS
-        if n_vocab is not None and n_vocab < least:
+        special = find_special(inner)
+        n_required = special.timestamp_begin + N_TIMESTAMPS
+        if n_vocab is not None and n_vocab < n_required:
             raise ValueError(
-                f"{file}: expected a tokenizer for the {n_vocab} tokens of the model, found one of {least}. "
-                "Give the tokenizer that the model was trained with."
+                f"{file}: expected a tokenizer for the {n_vocab} tokens of the model, found one of "
+                f"{n_required}. Give the tokenizer that the model was trained with."
             )
-        return cls(inner, special, n_vocab or max(least, inner.get_vocab_size()))
+        return cls(inner, special, n_vocab or max(n_required, inner.get_vocab_size()))
 
     @property
     def is_multilingual(self) -> bool:
-        return (
-            self.special.eot != 50_256
-        )  # the .en checkpoints use GPT-2's vocabulary, whose end is 50,256
+        """Whether the checkpoint supports languages other than English."""
+        return self.special.eot != _ENGLISH_EOT
 
     def encode(self, text: str) -> list[int]:
-        """Ids of plain text; no control tokens are added. Speech starts with a space: `encode(" Hello")`."""
+        """Encodes plain text, without control tokens.
+
+        Speech starts with a space: `encode(" Hello")`.
+        """
         return self.inner.encode(text, add_special_tokens=False).ids
 
     def is_time(self, id_: int) -> bool:
-        """Whether a token is a timestamp."""
+        """Returns whether a token is a timestamp."""
         return 0 <= id_ - self.special.timestamp_begin < N_TIMESTAMPS
 
     def is_text(self, id_: int) -> bool:
-        """Whether a token is text: neither control token nor timestamp. Fine-tunes add theirs after the timestamps."""
+        """Returns whether a token is text: neither a control token nor a timestamp."""
+        # Fine-tunes add their text tokens after the timestamps.
         return id_ < self.special.eot or id_ >= self.special.timestamp_begin + N_TIMESTAMPS
 
     def decode(self, ids: Iterable[SupportsIndex], special: bool = False) -> str:
-        """Text of `ids`; control tokens and timestamps are left out, or spelled (`<|1.20|>`) with `special=True`.
+        """Decodes token ids to text.
 
-        Raises `ValueError` for an id outside the vocabulary.
+        Args:
+            ids: token ids.
+            special: spell control tokens and timestamps (`<|1.20|>`). False: leave them out.
+
+        Raises:
+            ValueError: an id is outside the vocabulary.
         """
         text, run = [], []
         for id_ in self._checked(ids):
             if self.is_text(id_):
                 run.append(id_)
             elif special:
-                text += [self.inner.decode(run), self._spelled(id_)]
+                text += [self.inner.decode(run), self._control_text(id_)]
                 run = []
         return "".join([*text, self.inner.decode(run)])
 
     def token_texts(self, ids: Iterable[SupportsIndex]) -> list[str]:
-        r"""Each token alone, for display; bytes that are part of a character show as `\xe3`."""
+        r"""Decodes each token separately, for display.
+
+        Bytes that are only part of a character show as `\xe3`.
+
+        Raises:
+            ValueError: an id is outside the vocabulary.
+        """
         return [
-            self._shown(i) if i < self.special.eot else self._spelled(i) for i in self._checked(ids)
+            self._token_text(i) if i < self.special.eot else self._control_text(i)
+            for i in self._checked(ids)
         ]
 
     def _checked(self, ids: Iterable[SupportsIndex]) -> list[int]:
@@ -184,18 +147,18 @@ class Tokenizer:
             )
         return ids
 
-    def _shown(self, id_: int) -> str:
-        return bytes(_byte_of_char()[char] for char in self.inner.id_to_token(id_)).decode(
-            "utf-8", "backslashreplace"
-        )
+    def _token_text(self, id_: int) -> str:
+        token = self.inner.id_to_token(id_)
+        assert token is not None, id_
+        return bytes(_byte_of_char()[char] for char in token).decode("utf-8", "backslashreplace")
 
-    def _spelled(self, id_: int) -> str:
+    def _control_text(self, id_: int) -> str:
         if self.is_time(id_):
             return f"<|{self.seconds(id_):.2f}|>"
         return self.inner.id_to_token(id_) or f"<|{id_}|>"
 
     def seconds(self, timestamp: SupportsIndex) -> float:
-        """Time in the window that a timestamp token stands for."""
+        """Returns the time in the window that a timestamp token stands for, in seconds."""
         return (int(timestamp) - self.special.timestamp_begin) * SECONDS_PER_TIMESTAMP
 
     def prompt(
@@ -205,16 +168,19 @@ class Tokenizer:
         timestamps: bool = False,
         previous: str | Iterable[SupportsIndex] | None = None,
     ) -> list[int]:
-        """The tokens before the text: `[<|startofprev|> previous] <|startoftranscript|> [language task] [<|notimestamps|>]`.
+        """Returns the tokens that precede the text.
+
+        They are `[<|startofprev|> previous] <|startoftranscript|> [language task]
+        [<|notimestamps|>]`.
 
         Args:
-            language: a code or a name; None is English. English-only checkpoints take no other.
+            language: a code or an English name. None: English, the only one of .en checkpoints.
             task: "transcribe", or "translate" into English (multilingual checkpoints).
-            timestamps: whether the model is to write timestamps.
-            previous: earlier text, or its ids; the last 223 tokens are kept.
+            timestamps: let the model generate timestamps.
+            previous: earlier text, or its ids; the last 223 tokens are used.
 
         Raises:
-            ValueError: an unknown language or task, or one this checkpoint does not have.
+            ValueError: the language or task is unknown, or the checkpoint does not have it.
         """
         return [
             *self._previous(previous),
@@ -227,13 +193,17 @@ class Tokenizer:
         return [self.special.startofprev, *ids[-MAX_PREVIOUS:]] if ids else []
 
     def encode_previous(self, previous: str | Iterable[SupportsIndex] | None) -> list[int]:
-        """Ids of earlier text as the model saw it in training, with a space before it; ids stay as they are."""
+        """Encodes earlier text with a space before it, as in training; ids stay as they are."""
         if isinstance(previous, str):
             return self.encode(" " + previous.strip()) if previous.strip() else []
         return [] if previous is None else self._checked(previous)
 
     def sot_sequence(self, language: str | None = None, task: str = "transcribe") -> list[int]:
-        """`<|startoftranscript|>`, and in multilingual checkpoints language and task. Raises as `prompt` does."""
+        """Returns `<|startoftranscript|>` and, in multilingual checkpoints, language and task.
+
+        Raises:
+            ValueError: the language or task is unknown, or the checkpoint does not have it.
+        """
         language_id = self.language_id(language or "en")
         if task not in TASKS:
             raise ValueError(f"task: expected one of {TASKS}, got {task!r}.")
@@ -241,78 +211,61 @@ class Tokenizer:
             return [self.special.sot, language_id, getattr(self.special, task)]
         if task != "transcribe":
             raise ValueError(
-                "task: this checkpoint is English-only and cannot translate. Use a multilingual one (a name without .en)."
+                "task: this checkpoint is English-only and cannot translate. "
+                "Use a multilingual one (a name without .en)."
             )
         return [self.special.sot]
 
     def language_id(self, language: str) -> int:
-        """Id of a language's token. Raises `ValueError` for one that is unknown, or that this checkpoint does not have."""
+        """Returns the id of a language's token.
+
+        Raises:
+            ValueError: the language is unknown, or the checkpoint does not have it.
+        """
         code = language_code(language)
         if not self.is_multilingual and code != "en":
             raise ValueError(
-                f"language: this checkpoint is English-only, got {language!r}. Use a multilingual one (a name without .en)."
+                f"language: this checkpoint is English-only, got {language!r}. "
+                "Use a multilingual one (a name without .en)."
             )
         if code not in self.special.languages:
             raise ValueError(
-                f"language: this checkpoint has no {LANGUAGES[code]} ({code}); large-v3 and later have it."
+                f"language: this checkpoint does not have {LANGUAGES[code]} ({code}). "
+                "Use large-v3 or a later one."
             )
         return self.special.languages[code]
 
     @functools.cached_property
     def non_speech(self) -> tuple[int, ...]:
-        """Ids that spell no speech: brackets, notes, dashes at the start of a word; kept from being generated by default.
+        """Ids of tokens that are not spoken, which `rules_for` suppresses by default.
 
+        They are brackets, musical notes, and dashes or quotes that start a word.
         Source: openai/whisper `Tokenizer.non_speech_tokens`.
         """
-        spelled = [
+        spellings = [
             (symbol, self.encode(lead + symbol))
-            for symbol in [*_SYMBOLS, *_NOTES]
+            for symbol in [*SYMBOLS, *NOTES]
             for lead in ("", " ")
         ]
-        ids = {tokens[0] for symbol, tokens in spelled if len(tokens) == 1 or symbol in _NOTES}
+        ids = {tokens[0] for symbol, tokens in spellings if len(tokens) == 1 or symbol in NOTES}
         return tuple(sorted(ids | {self.encode(" -")[0], self.encode(" '")[0]}))
 
-    def split_words(
-        self, ids: Iterable[SupportsIndex], language: str | None = None
-    ) -> list[tuple[str, list[int]]]:
-        """Words with their token ids, in order; joined, the words are the text.
+    def split_words(self, ids: Iterable[SupportsIndex], language: str | None = None) -> list[Piece]:
+        """Splits token ids into words.
 
-        Split at spaces and punctuation; at every whole character in languages that write none.
+        Splits at spaces and punctuation, or at every character in languages without spaces.
         Source: openai/whisper `Tokenizer.split_to_word_tokens`.
+
+        Args:
+            ids: token ids.
+            language: a code or an English name. None: English.
+
+        Returns:
+            Each word with its token ids, in order. The words concatenate to the text.
         """
-        pieces = self._split_on_unicode(ids)
-        return (
-            pieces
-            if language_code(language or "en") in WITHOUT_SPACES
-            else self._join_to_spaces(pieces)
+        pieces = split_on_characters(
+            self._checked(ids), functools.partial(self.decode, special=True)
         )
-
-    def _split_on_unicode(self, ids: Iterable[SupportsIndex]) -> list[tuple[str, list[int]]]:
-        ids = self._checked(ids)
-        full, offset = self.decode(ids, special=True), 0
-        pieces: list[tuple[str, list[int]]] = []
-        current: list[int] = []
-        for id_ in ids:
-            current = [*current, id_]
-            text = self.decode(current, special=True)
-            unfinished = text.find(
-                "\ufffd"
-            )  # half a character, unless the whole text has the mark there too
-            if unfinished < 0 or full[offset + unfinished : offset + unfinished + 1] == "\ufffd":
-                pieces.append((text, current))
-                current, offset = [], offset + len(text)
-        return pieces
-
-    def _join_to_spaces(self, pieces: list[tuple[str, list[int]]]) -> list[tuple[str, list[int]]]:
-        words: list[tuple[str, list[int]]] = []
-        for text, ids in pieces:
-            starts = (
-                ids[0] >= self.special.eot
-                or text.startswith(" ")
-                or text.strip() in string.punctuation
-            )
-            if starts or not words:
-                words.append((text, ids))
-            else:
-                words[-1] = (words[-1][0] + text, words[-1][1] + ids)
-        return words
+        if language_code(language or "en") in WITHOUT_SPACES:
+            return pieces
+        return join_to_words(pieces, self.special.eot)

@@ -1,4 +1,4 @@
-"""What a transcription is: text, its segments in time, and its words when they were asked for."""
+"""Results of a transcription: the text, its segments in time and, on request, its words."""
 
 import dataclasses
 from typing import Any
@@ -9,11 +9,11 @@ class Word:
     """A word with the punctuation around it.
 
     Attributes:
-        text: as written, with the space before it.
+        text: the word as generated, with the space before it.
         start: seconds from the beginning of the recording.
-        end: seconds.
-        probability: mean over its tokens, under the model without rules.
-        tokens: ids.
+        end: seconds from the beginning of the recording.
+        probability: mean over the word's tokens, from logits without generation rules.
+        tokens: token ids.
     """
 
     text: str
@@ -23,6 +23,7 @@ class Word:
     tokens: tuple[int, ...]
 
     def shifted(self, seconds: float) -> "Word":
+        """Returns the same word, `seconds` later."""
         return dataclasses.replace(
             self, start=round(self.start + seconds, 2), end=round(self.end + seconds, 2)
         )
@@ -30,19 +31,19 @@ class Word:
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """A stretch of speech between two timestamps, or a whole window when there are none.
+    """A stretch of speech between two timestamps, or a whole window without timestamps.
 
     Attributes:
         start: seconds from the beginning of the recording.
-        end: seconds.
-        text: as written, with the space before it.
-        tokens: ids, timestamps included.
-        seek: seconds at which the window begins that the segment was heard in.
-        avg_logprob: mean log-probability of the window's tokens and end (natural log).
-        no_speech_prob: the window's probability of <|nospeech|>.
-        compression_ratio: of the window's text; above 2.4 it repeats itself.
-        temperature: at which the window was written; 0 is greedy.
-        words: empty unless word times were asked for.
+        end: seconds from the beginning of the recording.
+        text: text as generated, with the space before it.
+        tokens: token ids, timestamps included.
+        seek: start of the decoded window, in seconds from the beginning of the recording.
+        avg_logprob: mean natural-log probability of the window's tokens and end-of-text.
+        no_speech_prob: probability of <|nospeech|> in the window.
+        compression_ratio: of the window's text; text above 2.4 is repetitive.
+        temperature: sampling temperature of the window; 0 is greedy.
+        words: words with times, empty unless `word_timestamps` was set.
     """
 
     start: float
@@ -59,14 +60,15 @@ class Segment:
 
 @dataclasses.dataclass(frozen=True)
 class Silence:
-    """A window that gave no segment.
+    """A window without a segment.
 
     Attributes:
         start: seconds from the beginning of the recording.
-        end: seconds.
-        left_out: True where the window counts as silence by its no-speech probability and its mean log-probability
-            (`Options.no_speech_threshold`, `Options.logprob_threshold`); False where the model generated no text.
-        text: what was generated, and is left out.
+        end: seconds from the beginning of the recording.
+        left_out: True if the window counts as silence by its no-speech probability and its mean
+            log-probability (`Options.no_speech_threshold`, `Options.logprob_threshold`). False if
+            the model generated no text.
+        text: the text that was generated and left out.
         avg_logprob: as in `Segment`.
         no_speech_prob: as in `Segment`.
     """
@@ -81,9 +83,15 @@ class Silence:
 
 @dataclasses.dataclass(frozen=True)
 class Transcript:
-    """A recording in words. `language` is a code; `language_prob` is None where it was given and not detected; `duration` in seconds.
+    """The transcription of one recording.
 
-    `silences` are the windows without a segment, with the reason.
+    Attributes:
+        text: text of all segments, stripped.
+        segments: segments in order of time.
+        language: language code.
+        language_prob: probability of the detected language; None if the language was given.
+        duration: length of the recording in seconds.
+        silences: windows without a segment, with the reason.
     """
 
     text: str
@@ -95,12 +103,19 @@ class Transcript:
 
     @property
     def tokens(self) -> tuple[int, ...]:
+        """Token ids of all segments, timestamps included."""
         return tuple(id_ for segment in self.segments for id_ in segment.tokens)
 
     @property
     def words(self) -> tuple[Word, ...]:
+        """Words of all segments, empty unless `word_timestamps` was set."""
         return tuple(word for segment in self.segments for word in segment.words)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists, numbers and strings, for JSON."""
+        """Returns nested dictionaries, tuples, numbers and strings, ready for `json.dumps`.
+
+        Example:
+            >>> Transcript("Hi.", (), "en", None, 1.0).to_dict()["language"]
+            'en'
+        """
         return dataclasses.asdict(self)

@@ -22,7 +22,7 @@ from jaxtyping import install_import_hook
 
 # Where arrays meet arrays. The functions in front refuse a bad argument in their own words, which tests want to read;
 # the pytrees of `cache` and `steps` are at times filled with other things, as `jax.tree.map` may.
-_CHECKED = ("attention", "beam", "blocks", "decoder", "encoder", "stack", "taps")
+_CHECKED = ("attention", "beam", "blocks", "cpu_kernels", "decoder", "encoder", "stack", "taps")
 
 assert "jaxasr" not in sys.modules, "imported before their annotations could be checked"
 install_import_hook([f"jaxasr.{module}" for module in _CHECKED], "beartype.beartype")

@@ -17,7 +17,7 @@ from interventions.edits.attention import mean_ablation
 from interventions.patching.grid import AtCell, Grid
 from interventions.patching.sources import activation, resampled
 from interventions.storage.fingerprints import fingerprint
-from interventions.storage.results import kept
+from interventions.storage.results import cached
 from interventions.storage.text_files import only_writer
 from jaxasr import sites
 from jaxasr.alignment.words import align
@@ -296,7 +296,7 @@ def _sequence(
         with only_writer(store):
             for i, layers in enumerate(groups):
                 path = store / f"texts-{digest[:12]}-{i}.zarr"
-                swept.append(kept(path, f"{digest} {layers}", lambda layers=layers: part(layers)))
+                swept.append(cached(path, f"{digest} {layers}", lambda layers=layers: part(layers)))
                 progress(i + 1, len(groups))
         attrs = {"site": question.site} | (
             {"window_s": grid.window / FRAMES_PER_S} if "time" in grid.coords else {}

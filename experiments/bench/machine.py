@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.bench.worker import Worker, threads
-from interventions.storage import provenance
+from interventions.storage.provenance import commit, provenance, versions
 
 OTHERS = ("torch", "ctranslate2", "faster-whisper")  # beside the packages that provenance names
 
@@ -41,7 +41,7 @@ class Machine:
     def describe(self) -> dict[str, Any]:
         import jax
 
-        versions = {
+        others = {
             name: importlib.metadata.version(name)
             for name in OTHERS
             if importlib.util.find_spec(name.replace("-", "_"))
@@ -52,7 +52,7 @@ class Machine:
             "backend": jax.default_backend(),
             "processor": processor(),
             "threads": threads(),
-            "versions": provenance.versions() | versions,
+            "versions": versions() | others,
         }
 
     def _product(self, library: str, dtype: str) -> tuple[Callable[[], object], int]:
@@ -124,7 +124,7 @@ def load() -> str:
 def report(machine: dict[str, Any], **more: Any) -> dict[str, Any]:
     """The head of a file of measurements: machine and provenance in one."""
     machine = dict(machine)
-    return provenance.provenance(**more) | {"versions": machine.pop("versions"), "machine": machine}
+    return provenance(**more) | {"versions": machine.pop("versions"), "machine": machine}
 
 
 def title(machine: dict[str, Any]) -> str:
@@ -133,8 +133,8 @@ def title(machine: dict[str, Any]) -> str:
         for name in ("jax", *OTHERS)
         if name in machine["versions"]
     )
-    commit = (provenance.commit() or "unknown")[:9]
-    return f"{machine['devices'][0]}, {machine['processor']}, {machine['threads']} threads; {names}; commit {commit}"
+    revision = (commit() or "unknown")[:9]
+    return f"{machine['devices'][0]}, {machine['processor']}, {machine['threads']} threads; {names}; commit {revision}"
 
 
 def main(

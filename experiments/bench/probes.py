@@ -18,7 +18,8 @@ from rich.table import Table
 from experiments.bench import activations, machine, reference
 from experiments.bench.activations import Activations
 from experiments.bench.worker import Worker, peak_rss, reset_peak_rss
-from interventions.storage import provenance, text_files
+from interventions.storage import text_files
+from interventions.storage.provenance import commit
 
 PENALTIES, FOLDS, CLASSES = (0.1, 1.0, 10.0, 100.0), 5, 4
 FULL, QUICK = (8, 1200, 384, 3), (2, 200, 48, 1)  # layers, rows, features, seeds
@@ -248,7 +249,7 @@ def main(
         }
         about = {"gemm_flops": peak, **machine.report(described, config=config, seed=0)}
         _keep(out, {name: {**numbers, **about} for name, numbers in found.items()})
-        console.print(f"{out}, commit {provenance.commit()}")
+        console.print(f"{out}, commit {commit()}")
 
 
 def _keep(out: Path, found: dict[str, dict[str, Any]]) -> None:

@@ -10,7 +10,7 @@ import xarray as xr
 
 from experiments.pages.data_uris import audio_uri, png_uri
 from experiments.pages.lens_page import environment, flat, template
-from interventions.figures import maps
+from interventions.figures import files, maps
 from interventions.stats.summary import summarize
 from interventions.storage.results import save_result
 from interventions.storage.text_files import (
@@ -58,7 +58,7 @@ def write(
             new / "result.zarr",
             provenance=provenance,
         )
-        png, _ = (maps.save(drawn, new / f"figure.{kind}") for kind in ("png", "svg"))
+        png, _ = (files.save(drawn, new / f"figure.{kind}") for kind in ("png", "svg"))
         write_json(new / "result.json", found)
         write_text(new / "index.html", render(found, png.read_bytes(), sounds))
         record(new)

@@ -1,7 +1,7 @@
 """Publishes results of studies as tables: `python -m experiments.studies.readme_tables FOLDER...`.
 
 Copies the results of `jaxasr reproduce` from the folders into docs/results, and rewrites the tables
-of docs/results/README.md and README.md from everything that is there.
+of docs/results/README.md and docs/results/verdicts.md from everything that is there.
 """
 
 import shutil
@@ -34,16 +34,18 @@ def main(
     docs: Annotated[Path, typer.Option(help="Folder of the published results.")] = Path(
         "docs/results"
     ),
-    readme: Annotated[Path, typer.Option(help="Page with the short table.")] = Path("README.md"),
+    verdicts: Annotated[Path, typer.Option(help="Page with the short table.")] = Path(
+        "docs/results/verdicts.md"
+    ),
 ) -> None:
-    """Publishes the results in `folders`, then rewrites `docs`/README.md and the table of `readme`."""
+    """Publishes the results in `folders`, then rewrites docs/README.md and the table of `verdicts`."""
     for folder in folders or []:
         for file in sorted(folder.glob("*/result.json")):
             publish(file, docs)
     results = load_results(docs)
     write_text(docs / "README.md", results_page(results))
-    text = readme.read_text(encoding="utf-8")
-    write_text(readme, replace_table(text, claims_table(results)))
+    text = verdicts.read_text(encoding="utf-8")
+    write_text(verdicts, replace_table(text, claims_table(results)))
 
 
 def publish(file: Path, docs: Path) -> None:
@@ -159,7 +161,7 @@ def replace_table(text: str, table: str) -> str:
         ValueError: the page lacks the marks.
     """
     if BEGIN not in text or END not in text:
-        raise ValueError(f"readme: expected the lines {BEGIN!r} and {END!r}.")
+        raise ValueError(f"verdicts: expected the lines {BEGIN!r} and {END!r}.")
     return f"{text[: text.index(BEGIN)]}{BEGIN}\n\n{table}\n{text[text.index(END) :]}"
 
 

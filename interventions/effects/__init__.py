@@ -1,1 +1,1 @@
-"""Estimates and exact values of single effects: attribution patching, direct logits, paths."""
+"""Effects of components: attribution patching, direct logit attribution and path patching."""

@@ -1,1 +1,11 @@
-"""Figures of sweeps and probes, drawn with matplotlib without a display."""
+"""Draws sweeps and probes as figures and saves them. Works without a display."""
+
+from interventions.figures.files import save as save
+from interventions.figures.maps import Word as Word, plot as plot
+from interventions.figures.plots import (
+    curve as curve,
+    drawable as drawable,
+    heat as heat,
+    legend_outside as legend_outside,
+    panels as panels,
+)

@@ -1,13 +1,19 @@
-"""How figures of studies are drawn: curves with their intervals, quiet axes, one palette."""
+"""Curves with intervals, heat maps and the palette that all figures share."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 
 from interventions.stats.intervals import bootstrap
 from interventions.storage.text_files import printable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.collections import QuadMesh
+    from matplotlib.figure import Figure
+    from matplotlib.legend import Legend
 
 INK, ACCENT, BLUE, TEAL, GREY = "#1d1f24", "#d9792b", "#265591", "#3d9bb8", "#9a9890"
 COLOURS = (
@@ -22,35 +28,82 @@ COLOURS = (
     "#c2a83e",
     "#6fa8a0",
 )
+DIVERGING = "RdBu_r"  # matplotlib's colour map from blue over white at 0 to red
+_MISSING = "#d8d5cc"
 
 
-def drawable(text: Any) -> str:
-    """A text from data as matplotlib can draw it: no formula in it, and its hidden characters as escapes."""
+def drawable(text: object) -> str:
+    """Returns a text from data as matplotlib can draw it.
+
+    Escapes `$`, which would start a formula, and hidden characters.
+
+    Example:
+        >>> print(drawable("5 $"))
+        5 \\$
+    """
     return printable(text).replace("$", r"\$")
 
 
 def panels(
     rows: int, columns: int, *, width: float = 3.6, height: float = 3.0, **shared: Any
-) -> tuple[Any, list[Any]]:
-    """A figure of `rows` × `columns` axes (inches each), and the axes in reading order. Opens no window and keeps no global state."""
+) -> tuple["Figure", list["Axes"]]:
+    """Creates a figure of `rows` × `columns` axes, without a window or global state.
+
+    Args:
+        rows: the number of rows.
+        columns: the number of columns.
+        width: the width of one panel in inches.
+        height: the height of one panel in inches.
+        shared: options of `Figure.subplots`, such as `sharey=True`.
+
+    Returns:
+        The figure, and its axes in reading order.
+
+    Example:
+        >>> figure, (left, right) = panels(1, 2)
+        >>> curve(left, range(3), [[0.0, 1.0, 2.0], [0.5, 1.0, 2.5]], "two examples")
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-    axes = list(figure.subplots(rows, columns, squeeze=False, **shared).ravel())
-    for one in axes:
-        one.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    every = list(figure.subplots(rows, columns, squeeze=False, **shared).ravel())
+    for axes in every:
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, every
+
+
+def legend_outside(figure: "Figure", axes: "Axes") -> "Legend":
+    """Draws the legend of `axes` at the right of the figure, where it covers no curve.
+
+    Args:
+        figure: a figure with constrained layout, as `panels` returns it.
+        axes: the axes whose labelled artists are listed.
+
+    Returns:
+        The legend.
+    """
+    handles, labels = axes.get_legend_handles_labels()
+    return figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=8)
 
 
 def curve(
-    axes: Any,
+    axes: "Axes",
     x: Iterable[float],
     values: Float[np.ndarray, "example x"],
     label: str = "",
     colour: str = BLUE,
     **style: Any,
 ) -> None:
-    """The mean over examples at every x with its 95 % bootstrap band; examples with NaN anywhere are left out."""
+    """Draws the mean over examples at every x, with its 95 % bootstrap band.
+
+    Args:
+        axes: matplotlib axes.
+        x: the places of the columns of `values`.
+        values: one row per example; rows with NaN anywhere are left out.
+        label: the curve's entry in the legend.
+        colour: the colour of curve and band.
+        style: options of `Axes.plot`.
+    """
     import xarray as xr
 
     values = np.asarray(values, float)
@@ -58,38 +111,46 @@ def curve(
     if not len(whole):
         return
     x = list(x)
-    axes.plot(
-        x,
-        whole.mean(0),
-        label=label,
-        color=colour,
-        **{"marker": "o", "markersize": 3, "linewidth": 1.6, **style},
-    )
+    style = {"marker": "o", "markersize": 3, "linewidth": 1.6, **style}
+    axes.plot(x, whole.mean(0), label=label, color=colour, **style)
     if len(whole) > 1:
         interval = bootstrap(xr.DataArray(whole, dims=("example", "x")), n=500, method="percentile")
         axes.fill_between(x, interval.low, interval.high, color=colour, alpha=0.15, linewidth=0)
 
 
 def heat(
-    axes: Any,
+    axes: "Axes",
     grid: Float[np.ndarray, "down across"],
     title: str,
     limit: float,
     *,
     down: Iterable[Any] = (),
     across: Iterable[Any] = (),
-) -> Any:
-    """A map from -limit (blue) to limit (red), 0 white, NaN grey; `down` and `across` name its rows and columns. Returns the mappable."""
+) -> "QuadMesh":
+    """Draws a map of values; NaN is grey.
+
+    Args:
+        axes: matplotlib axes.
+        grid: the values, rows from the top down.
+        title: the title of the axes.
+        limit: the end of the colour scale, which runs from -limit (blue) over 0 (white) to limit
+            (red).
+        down: names of the rows; by default their indices.
+        across: names of the columns; by default their indices.
+
+    Returns:
+        The mesh, from which a colour bar can be drawn.
+    """
     grid = np.atleast_2d(grid)
-    axes.set_facecolor("#d8d5cc")
+    axes.set_facecolor(_MISSING)
     edges = (np.arange(n + 1) - 0.5 for n in reversed(grid.shape))
-    image = axes.pcolormesh(*edges, grid, cmap="RdBu_r", vmin=-limit, vmax=limit)
+    mesh = axes.pcolormesh(*edges, grid, cmap=DIVERGING, vmin=-limit, vmax=limit)
     axes.invert_yaxis()
     axes.set_title(title, fontsize=9)
-    for names, n, ticks in (
+    for names, n, set_ticks in (
         (list(down), len(grid), axes.set_yticks),
         (list(across), grid.shape[1], axes.set_xticks),
     ):
         step = 1 if names and isinstance(names[0], str) else -(-n // 12)
-        ticks(range(0, n, step), (names or list(range(n)))[::step])
-    return image
+        set_ticks(range(0, n, step), (names or list(range(n)))[::step])
+    return mesh

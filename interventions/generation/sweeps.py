@@ -22,7 +22,7 @@ from jaxasr import compiled, sites
 from jaxasr.audio import log_mel, n_frames
 from jaxasr.cache import Memory
 from jaxasr.config import FRAMES_PER_S
-from jaxasr.decoding import Rules
+from jaxasr.decoding import LogitFilter
 from jaxasr.generate import Generation, generate
 from jaxasr.model import Whisper
 from jaxasr.recogniser import Recogniser
@@ -43,7 +43,7 @@ def generate_cells(
     *,
     edits_of: EditsOf | None = None,
     max_new_tokens: int = 224,
-    rules: Rules | None = None,
+    rules: LogitFilter | None = None,
     eot: int | None = None,
     no_speech: tuple[int, int] | None = None,
     leader: Leaders | None = None,
@@ -115,7 +115,7 @@ def text_logprobs(
     cells: Any,
     *,
     edits_of: EditsOf,
-    rules: Rules | None = None,
+    rules: LogitFilter | None = None,
     prompt_len: int = 0,
 ) -> Float[np.ndarray, "K B T"]:
     """Computes the log-probability of the token that follows each position of `run`, under the edits of every cell.
@@ -161,7 +161,7 @@ def sequence_sweep(
     references: Sequence[str] | None = None,
     language: str = "en",
     max_new_tokens: int = 224,
-    rules: Rules | None = None,
+    rules: LogitFilter | None = None,
     leader: Leaders | None = None,
     batch: int | None = None,
     budget: int | None = None,

@@ -1,1 +1,1 @@
-"""Lenses: what each layer of the decoder predicts, and what the decoder generates from each encoder layer."""
+"""Lenses: predictions read from each decoder layer, and text generated from each encoder layer."""

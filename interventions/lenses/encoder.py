@@ -1,6 +1,6 @@
-"""The encoder lens: let the unmodified decoder listen to every layer of the encoder (DecoderLens, Langedijk et al. 2310.03686)."""
+"""The encoder lens: text that the unmodified decoder generates from each encoder layer."""
 
-from typing import Any
+import textwrap
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +14,16 @@ from jaxasr.rules import Rules, rules_for
 from jaxasr.taps import Edits, merge, select
 
 
-@pytrees.dataclass
+@pytrees.dataclass(repr=False)
 class EncoderLens:
-    """What is written from every encoder layer.
+    """Generations from every encoder layer.
 
-    tokens [L, B, N], lengths [L, B], logprobs [L, B, N]: as in `jaxasr.Generation`, with a leading axis of layers.
-    text: `text[l][b]`. layers: the encoder layer of each row; -1 is the stem, before any layer.
+    Attributes:
+        tokens: int [L, B, N], the new tokens, as in `jaxasr.Generation`.
+        lengths: int [L, B], the number of tokens before end-of-text.
+        logprobs: float [L, B, N], the log-probability of each token in nats.
+        text: `text[l][b]`, the decoded text.
+        layers: the encoder layer of each entry of L; -1 is the stem, before any layer.
     """
 
     tokens: Int[Array, "L B N"]
@@ -27,6 +31,15 @@ class EncoderLens:
     logprobs: Float[Array, "L B N"]
     text: list[list[str]] = pytrees.field(pytree_node=False)
     layers: tuple[int, ...] = pytrees.field(pytree_node=False)
+
+    def __repr__(self) -> str:
+        texts = [
+            f"{layer} {textwrap.shorten(rows[0], 40, placeholder=' …')!r}"
+            for layer, rows in zip(self.layers, self.text)
+            if rows
+        ]
+        n_rows = len(self.text[0]) if self.text else 0
+        return f"EncoderLens(rows {n_rows}; first row by layer: {', '.join(texts)})"
 
 
 def encoder_lens(
@@ -38,16 +51,47 @@ def encoder_lens(
     rules: Rules | None = None,
     edits: Edits | None = None,
     stem: bool = False,
-    at_once: int = 8,
+    layers_per_batch: int = 8,
 ) -> EncoderLens:
-    """Generates from every encoder layer: its residual stream, through the encoder's final norm, to the unmodified decoder.
+    """Generates from every encoder layer with the unmodified decoder.
 
-    The last layer is normed once, so its text is the model's own. All layers are generated in one compiled call, `at_once` of
-    them side by side. `rules` (default, our choice) only keep control tokens out, so that an empty answer can be seen; `stem`
-    adds a first row for the stream before any layer (layer 0 in Hugging Face's counting); `edits` are the encoder's.
+    The residual stream of a layer passes through the encoder's final norm to the decoder. The last
+    layer is normalised once, so its text is the model's own. All layers share one compiled call.
 
-    Raises ValueError for a wrong `mel` and for what `generate` refuses.
-    Source: "Beyond Transcription" (arXiv 2508.15882), section 4.6; the final norm on inner layers after Diffusion Lens (2403.05846).
+    Args:
+        asr: the recogniser.
+        mel: float [B, M, F] from `jaxasr.log_mel`.
+        prompt: token ids before the first generated token. Default: `asr.tokenizer.prompt()`.
+        max_new_tokens: largest number of generated tokens per row.
+        rules: decoding rules. The default excludes control tokens only, so that a layer can
+            generate an empty text.
+        edits: edits of encoder sites.
+        stem: also generate from the stream before any layer, as the first entry (layer 0 in Hugging
+            Face's counting).
+        layers_per_batch: number of layers generated side by side; fewer take less memory.
+
+    Returns:
+        An `EncoderLens` of L layers.
+
+    Raises:
+        ValueError: `mel` has the wrong shape, or `jaxasr.generate` rejects another argument.
+
+    Example:
+        ```python
+        import interventions
+        import jaxasr
+
+        asr = jaxasr.load("tiny.en")
+        audio = jaxasr.load_audio("experiments/assets/demo.flac")
+        mel = jaxasr.log_mel(audio, asr.config.n_mels)[None]
+        lens = interventions.encoder_lens(asr, mel, max_new_tokens=16)
+        lens.text[-1][0]  # the last layer: the model's own transcript
+        ```
+
+    References:
+        Langedijk et al., "DecoderLens" (arXiv:2310.03686); applied to Whisper in "Beyond
+        Transcription" (arXiv:2508.15882), section 4.6. The final norm on inner layers follows
+        Diffusion Lens (arXiv:2403.05846).
     """
     prompt = asr.tokenizer.prompt() if prompt is None else prompt
     rules = rules_for(asr.tokenizer, suppress=(), suppress_blank=False) if rules is None else rules
@@ -57,37 +101,47 @@ def encoder_lens(
     if stem:
         resid = jnp.concatenate([acts["encoder.embed"][None], resid])
     tokens = jnp.broadcast_to(jnp.asarray(prompt, jnp.int32), (resid.shape[1], len(prompt)))
-    options = dict(
+    generation = compiled.call(
+        _generate_layers,
+        asr.model,
+        resid,
+        tokens,
+        rules,
         max_new_tokens=max_new_tokens,
-        at_once=min(at_once, len(resid)),
+        layers_per_batch=min(layers_per_batch, len(resid)),
         eot=asr.tokenizer.special.eot,
     )
-    out = compiled.call(_generate, asr.model, resid, tokens, rules, **options)
     layers = tuple(range(-1 if stem else 0, asr.config.n_audio_layer))
-    return EncoderLens(out.tokens, out.lengths, out.logprobs, texts(asr, out), layers)
+    return EncoderLens(
+        generation.tokens,
+        generation.lengths,
+        generation.logprobs,
+        _decode_texts(asr, generation),
+        layers,
+    )
 
 
-def _generate(
+def _generate_layers(
     model: Whisper,
     resid: Float[Array, "L B S D"],
     prompt: Int[Array, "B T0"],
-    rules: Any,
+    rules: Rules,
     *,
     max_new_tokens: int,
-    at_once: int,
+    layers_per_batch: int,
     eot: int,
 ) -> Generation:
-    def layer(x: Float[Array, "B S D"]) -> Generation:
+    def generate_layer(x: Float[Array, "B S D"]) -> Generation:
         memory = model.memory(model.encoder.ln_post(x))
         return generate(model, memory, prompt, max_new_tokens=max_new_tokens, rules=rules, eot=eot)
 
-    return jax.lax.map(layer, resid, batch_size=at_once)
+    return jax.lax.map(generate_layer, resid, batch_size=layers_per_batch)
 
 
-def texts(asr: Recogniser, out: Generation) -> list[list[str]]:
-    """The text of every row of a generation with two leading axes."""
-    tokens, lengths = jax.device_get((out.tokens, out.lengths))
+def _decode_texts(asr: Recogniser, generation: Generation) -> list[list[str]]:
+    """Decodes a generation of tokens [L, B, N] to `texts[l][b]`, without surrounding spaces."""
+    tokens, lengths = jax.device_get((generation.tokens, generation.lengths))
     return [
-        [asr.tokenizer.decode(row[:n]).strip() for row, n in zip(rows, ns)]
-        for rows, ns in zip(tokens, lengths)
+        [asr.tokenizer.decode(row[:length]).strip() for row, length in zip(rows, row_lengths)]
+        for rows, row_lengths in zip(tokens, lengths)
     ]

@@ -1,4 +1,4 @@
-"""The logit lens: what the decoder would say if it stopped at each layer (nostalgebraist 2020)."""
+"""The logit lens: next-token predictions read from the residual stream after each decoder layer."""
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +13,19 @@ from jaxasr.taps import Edits, select
 from jaxasr.token_ids import check_ids
 
 
-@pytrees.dataclass
+@pytrees.dataclass(repr=False)
 class LogitLens:
-    """What every decoder layer would predict after every token.
+    """Predictions of every decoder layer after every token.
 
-    ids, logprobs: [L, B, T, K], the top-k tokens of each layer and their natural-log probabilities.
-    final: [B, T], the token that the model itself ends on (its own top-1, or what the caller named).
-    logprob, rank: [L, B, T], of the final token at each layer; rank 0 is the top.
-    saturation: [B, T], the earliest layer whose top-1 is the final token and stays so in all later layers; L where the last layer's is not.
+    Attributes:
+        ids: int [L, B, T, K], the `top_k` likeliest tokens of each layer, likeliest first.
+        logprobs: float [L, B, T, K], the log-probabilities of `ids` in nats.
+        final: int [B, T], the tokens whose rank is followed: the model's own top-1, or those
+            passed to `logit_lens`.
+        logprob: float [L, B, T], the log-probability of `final` at each layer in nats.
+        rank: int [L, B, T], how many tokens are likelier than `final`; 0 is the top.
+        saturation: int [B, T], the earliest layer from which `final` stays the top-1 up to the
+            last layer; L if it is not the top-1 of the last layer.
     """
 
     ids: Int[Array, "L B T K"]
@@ -29,6 +34,11 @@ class LogitLens:
     logprob: Float[Array, "L B T"]
     rank: Int[Array, "L B T"]
     saturation: Int[Array, "B T"]
+
+    def __repr__(self) -> str:
+        names = ("layers", "rows", "tokens", "top_k")
+        sizes = [f"{name} {size}" for name, size in zip(names, np.shape(self.ids))]
+        return f"LogitLens({', '.join(sizes)})"
 
 
 def logit_lens(
@@ -41,69 +51,114 @@ def logit_lens(
     rules: Rules | None = None,
     prompt_len: int | None = None,
 ) -> LogitLens:
-    """Reads every layer's residual stream through the decoder's final norm and unembedding.
+    """Decodes the residual stream of every layer with the final norm and the unembedding.
 
-    `final` [B, T] names the tokens whose rank is followed; the default is the model's own top-1 after each token. The sites read
-    are `decoder.resid_post`, which the final norm has not touched: no layer is normed twice.
+    The stream is read at `decoder.resid_post`, before the final norm, so that no layer is
+    normalised twice.
 
-    `rules` are those of `jaxasr.generate`: with them every layer chooses among the tokens that may follow the ones before, so the
-    last layer's top-1 is the token that `generate` writes. They need `prompt_len`, the number of tokens in the prompt; for tokens
-    that were generated under rules, give these rules and the generated tokens as `final`.
+    Args:
+        model: the recogniser's model.
+        run: audio and tokens int [B, T].
+        top_k: how many tokens to return per layer and position.
+        final: int [B, T], the tokens whose rank is followed. Default: the model's own top-1 after
+            each token.
+        edits: edits of any site, applied in the pass that is read.
+        rules: decoding rules as in `jaxasr.generate`. Every layer then chooses only among allowed
+            tokens, so that the last layer's top-1 is the token that `generate` chooses. For tokens
+            that were generated under rules, pass these rules and the generated tokens as `final`.
+        prompt_len: number of tokens in the prompt; required with `rules`.
 
-    Raises ValueError for a `top_k` or a `final` outside the vocabulary, a `final` of another shape than `run.tokens`, and for
-    `rules` without `prompt_len`.
-    Source: nostalgebraist 2020; saturation as in "Beyond Transcription" (arXiv 2508.15882), section 4.7 and Fig. 2a.
+    Returns:
+        A `LogitLens` of L layers.
+
+    Raises:
+        ValueError: `top_k` or `final` is outside the vocabulary, `final` has another shape than
+            `run.tokens`, or `rules` come without `prompt_len`.
+
+    Example:
+        ```python
+        import jax.numpy as jnp
+
+        import interventions
+        import jaxasr
+
+        asr = jaxasr.load("tiny.en")
+        audio = jaxasr.load_audio("experiments/assets/demo.flac")
+        mel = jaxasr.log_mel(audio, asr.config.n_mels)[None]
+        text = asr.tokenizer.encode(" The captain read")
+        tokens = jnp.array([[*asr.tokenizer.prompt(), *text]])
+        lens = interventions.logit_lens(asr.model, interventions.Run(mel=mel, tokens=tokens))
+        lens.saturation[0]  # the layer at which each next token is settled
+        ```
+
+    References:
+        nostalgebraist, "interpreting GPT: the logit lens" (2020). The saturation layer follows
+        "Beyond Transcription" (arXiv:2508.15882), section 4.7.
     """
     if not 1 <= top_k <= model.config.n_vocab:
         raise ValueError(f"top_k: expected 1 to {model.config.n_vocab}, got {top_k}.")
     if rules is not None and prompt_len is None:
         raise ValueError(
-            "prompt_len: expected the number of tokens in the prompt, which rules depend on, got None."
+            "prompt_len: expected the number of tokens in the prompt, which rules need, got None."
         )
     if final is not None:
         check_ids(final, model.config.n_vocab, "final")
     logits, acts = run.decode(model, edits, select("decoder.resid_post"))
     tokens = jnp.asarray(run.tokens)
     if final is None:
-        final = jnp.argmax(
-            logits if rules is None else rules.along(logits, tokens, prompt_len or 0), -1
-        )
+        allowed = logits if rules is None else rules.along(logits, tokens, prompt_len or 0)
+        final = jnp.argmax(allowed, -1)
     final = jnp.asarray(final)
     if final.shape != tokens.shape:
         raise ValueError(
-            f"final: expected the shape of run.tokens {list(tokens.shape)}, got {list(final.shape)}."
+            f"final: expected the shape of run.tokens {list(tokens.shape)}, "
+            f"got {list(final.shape)}."
         )
     shared = acts["decoder.resid_post"], final, tokens, np.int32(prompt_len or 0)
-    return compiled.call(_read, model, *shared, rules, top_k=top_k)
+    return compiled.call(_decode_layers, model, *shared, rules, top_k=top_k)
 
 
-def _read(
+def _decode_layers(
     model: Whisper,
     resid: Float[Array, "L B T D"],
     final: Int[Array, "B T"],
     tokens: Int[Array, "B T"],
     prompt_len: Int[Array, ""],
-    taps: Rules | None,
+    rules: Rules | None,
     *,
     top_k: int,
 ) -> LogitLens:
-    def layer(x: Float[Array, "B T D"]) -> tuple[Array, ...]:
+    def decode_layer(x: Float[Array, "B T D"]) -> tuple[Array, ...]:
         logits = model.decoder.unembed(model.decoder.ln(x))
-        logprobs = jax.nn.log_softmax(
-            logits if taps is None else taps.along(logits, tokens, prompt_len)
-        )
+        allowed = logits if rules is None else rules.along(logits, tokens, prompt_len)
+        logprobs = jax.nn.log_softmax(allowed)
         top, ids = jax.lax.top_k(logprobs, top_k)
         of_final = jnp.take_along_axis(logprobs, final[..., None], -1)
         return ids, top, of_final[..., 0], (logprobs > of_final).sum(-1)
 
     with full_precision(model):
-        ids, top, logprob, rank = jax.lax.map(
-            layer, resid
-        )  # a layer at a time: logits of all layers are large
+        # `map`, not `vmap`: the logits of all layers together would be large.
+        ids, top, logprob, rank = jax.lax.map(decode_layer, resid)
     return LogitLens(ids, top, final, logprob, rank, saturation_layer(rank == 0))
 
 
-def saturation_layer(hit: Float[Array, "L *rest"]) -> Int[Array, "*rest"]:
-    """The earliest layer from which `hit` holds to the last one; the number of layers where the last one misses."""
-    stays = jnp.flip(jnp.cumprod(jnp.flip(hit.astype(jnp.int32), 0), 0), 0)
-    return hit.shape[0] - stays.sum(0)
+def saturation_layer(is_top: Float[Array, "L *rest"]) -> Int[Array, "*rest"]:
+    """Finds the earliest layer from which `is_top` holds up to the last layer.
+
+    Args:
+        is_top: bool [L, ...], whether the followed token is the top-1 of a layer.
+
+    Returns:
+        int [...], the layer; L where `is_top` is False at the last layer.
+
+    Example:
+        ```python
+        import numpy as np
+
+        from interventions.lenses.logit import saturation_layer
+
+        assert saturation_layer(np.array([True, False, True, True])) == 2
+        ```
+    """
+    stays = jnp.flip(jnp.cumprod(jnp.flip(is_top.astype(jnp.int32), 0), 0), 0)
+    return is_top.shape[0] - stays.sum(0)

@@ -1,4 +1,4 @@
-"""Statistics of results: intervals, permutation tests, summaries and agreement of rankings."""
+"""Intervals, permutation tests and summaries of results, and how well estimates rank cells."""
 
 from interventions.stats.agreement import Agreement as Agreement, rank_agreement as rank_agreement
 from interventions.stats.intervals import (
@@ -8,5 +8,5 @@ from interventions.stats.intervals import (
     fdr as fdr,
     sign_flip as sign_flip,
 )
-from interventions.stats.roc import auroc as auroc
+from interventions.stats.roc import Interval as Interval, auroc as auroc
 from interventions.stats.summary import summarize as summarize, with_text as with_text

@@ -1,4 +1,4 @@
-"""How well an estimate of a sweep ranks its cells."""
+"""Compares how an estimate and exact values of a sweep rank its cells."""
 
 import dataclasses
 import warnings
@@ -9,8 +9,16 @@ import xarray as xr
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-    """spearman: rank correlation over all cells, nan when either side is constant. precision: the share of the estimate's
-    `k` largest cells, by magnitude, that are among the exact `k` largest. pearson: linear correlation. n: cells."""
+    """How well an estimate ranks the cells of a sweep.
+
+    Attributes:
+        spearman: rank correlation over all cells; NaN when either side is constant.
+        pearson: linear correlation over all cells; NaN when either side is constant.
+        precision: the share of the estimate's `k` largest cells, by magnitude, that are among the
+            `k` largest exact ones.
+        k: the number of largest cells compared.
+        n: the number of cells.
+    """
 
     spearman: float
     pearson: float
@@ -20,14 +28,27 @@ class Agreement:
 
 
 def rank_agreement(exact: xr.DataArray, estimate: xr.DataArray, k: int = 20) -> Agreement:
-    """Compares the changes that cells make, exact ones with an estimate of them.
+    """Compares the exact changes of a sweep's cells with an estimate of them.
 
-    exact: what `sweep` gave, the metric after the patch; its coordinate `baseline` is taken off. Without that coordinate,
-        changes. estimate: what `attribution` gave, aligned by label. `k` is at most the number of cells.
+    Args:
+        exact: the result of `sweep`, metric values after the patch; its coordinate `baseline` is
+            subtracted. An array without that coordinate holds changes.
+        estimate: the result of `attribution`, changes; cells are matched by label.
+        k: how many of the largest cells are compared; at most the number of cells.
 
-    Raises ValueError when the labels differ, or `k` is not positive.
+    Returns:
+        The correlations and the precision at `k`, see `Agreement`.
+
+    Raises:
+        ValueError: the labels differ, or `k` is not positive.
+
+    Example:
+        >>> import xarray as xr
+        >>> exact = xr.DataArray([[0.1, 2.0], [-3.0, 0.2]], dims=("layer", "head"))
+        >>> rank_agreement(exact, exact + 0.05, k=2).precision
+        1.0
     """
-    import scipy.stats  # most of a second, and most who import this package rank nothing
+    import scipy.stats  # imported here because it takes most of a second
 
     if k < 1:
         raise ValueError(f"k: expected at least 1, got {k}.")
@@ -41,11 +62,17 @@ def rank_agreement(exact: xr.DataArray, estimate: xr.DataArray, k: int = 20) -> 
     )
     x, y = change.values.ravel(), estimate.transpose(*change.dims).values.ravel()
     k = min(k, x.size)
-    top = [set(np.argsort(-np.abs(v), kind="stable")[:k].tolist()) for v in (x, y)]
+    exact_top, estimated_top = (_largest(values, k) for values in (x, y))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", scipy.stats.ConstantInputWarning)
         spearman, pearson = (
             scipy.stats.spearmanr(x, y).statistic,
             scipy.stats.pearsonr(x, y).statistic,
         )
-    return Agreement(float(spearman), float(pearson), len(top[0] & top[1]) / k, k, x.size)
+    precision = len(exact_top & estimated_top) / k
+    return Agreement(float(spearman), float(pearson), precision, k, x.size)
+
+
+def _largest(values: np.ndarray, k: int) -> set[int]:
+    """Indices of the `k` largest values by magnitude; a stable sort settles ties."""
+    return set(np.argsort(-np.abs(values), kind="stable")[:k].tolist())

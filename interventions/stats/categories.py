@@ -1,4 +1,4 @@
-"""Checks the classes, groups and types of rows. A missing or ambiguous one is refused."""
+"""Checks the classes, groups and types of rows; refuses missing and ambiguous ones."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,18 +14,27 @@ def categories(
 
     Args:
         values: strings or numbers, as a sequence, an array or a pandas column.
-        n: the number of rows. shapes: the allowed shapes, [n] by default.
-        name: the argument, for messages.
+        n: the number of rows.
+        name: the argument's name, for messages.
+        shapes: the allowed shapes, [n] by default.
+
+    Returns:
+        The array, of one of `shapes`.
 
     Raises:
-        ValueError: for another shape, for rows without a value (None, NaN, NA), and for strings
-            among numbers: 1 and "1" would become the same.
+        ValueError: another shape; rows without a value (None, NaN, NA); or strings among numbers,
+            because 1 and "1" would become the same.
+
+    Example:
+        >>> categories(["a", "b", "a"], 3, "groups").tolist()
+        ['a', 'b', 'a']
     """
-    array = np.asarray(values) if hasattr(values, "__array__") else _objects(values)
+    array = np.asarray(values) if hasattr(values, "__array__") else _object_array(values)
     if array.shape not in (shapes or [(n,)]):
-        more = f" (or {list(shapes[1])})" if shapes else ""
+        alternative = f" (or {list(shapes[1])})" if shapes else ""
         raise ValueError(
-            f"{name}: expected one for each of {n} rows{more}, got shape {list(array.shape)}."
+            f"{name}: expected one for each of {n} rows{alternative}, "
+            f"got shape {list(array.shape)}."
         )
     missing = np.flatnonzero(pd.isna(array).reshape(-1, n).any(0))
     if missing.size:
@@ -35,10 +44,7 @@ def categories(
         )
     if array.dtype != object:
         return array
-    kinds = {
-        "numbers" if isinstance(value, int | float | np.number | np.bool_) else type(value).__name__
-        for value in array.flat
-    }
+    kinds = {_kind(value) for value in array.flat}
     if len(kinds) > 1:
         raise ValueError(
             f"{name}: expected all of one kind, words or numbers, "
@@ -47,13 +53,15 @@ def categories(
     return np.array(array.tolist()) if kinds <= {"numbers", "str"} else array.astype(str)
 
 
-def _objects(values: Any) -> np.ndarray:
-    """Returns an array without conversions: NumPy would turn NaN among strings into "nan"."""
+def _kind(value: Any) -> str:
+    is_number = isinstance(value, int | float | np.number | np.bool_)
+    return "numbers" if is_number else type(value).__name__
+
+
+def _object_array(values: Any) -> np.ndarray:
+    """Returns an array without conversions, because NumPy would turn NaN among strings to "nan"."""
     try:
         return np.array(list(values), dtype=object)
-    except (TypeError, ValueError):  # a single value, or rows of different length
-        return (
-            np.array(values, dtype=object)
-            if np.isscalar(values) or values is None
-            else np.empty(0, object)
-        )
+    except (TypeError, ValueError):  # a single value, or rows of different lengths
+        is_single = np.isscalar(values) or values is None
+        return np.array(values, dtype=object) if is_single else np.empty(0, object)

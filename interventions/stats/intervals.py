@@ -1,13 +1,14 @@
-"""How sure one may be of a grid of numbers: intervals, p-values, and what many cells do to them.
+"""Bootstrap intervals and permutation p-values for grids of cells, with corrections for many cells.
 
-`values` are labelled, with a dimension of examples (differences to a baseline, where it is a question of no effect); every
-other dimension is a cell. All of it is seeded, and vectorised over cells.
+`values` are labelled arrays with a dimension of examples; every other dimension indexes cells. Where
+a function tests for an effect, values are differences to a baseline. All functions are seeded and
+vectorised over cells.
 """
 
 import numpy as np
 import xarray as xr
 
-_EXACT = 14  # examples up to which all 2^n sign patterns are tried
+_MAX_EXACT = 14  # the most examples for which all 2^n sign patterns are tried
 
 
 def bootstrap(
@@ -19,84 +20,183 @@ def bootstrap(
     seed: int = 0,
     method: str = "bca",
 ) -> xr.Dataset:
-    """`mean`, `low` and `high` of every cell: the mean over `dim` and its bootstrap interval, "bca" (Efron 1987) or "percentile".
+    """Computes the mean over examples and its bootstrap interval for every cell.
 
-    All cells are resampled alike, so that their differences may be compared. Raises ValueError for fewer than 2 examples, NaN,
-    and an unknown method.
+    All cells share the same resamples, so that differences between cells may be compared.
+
+    Args:
+        values: labelled values with at least two examples along `dim`.
+        dim: the dimension of examples.
+        level: the coverage of the interval, between 0 and 1.
+        n: the number of resamples.
+        seed: the seed of the resamples.
+        method: "bca", bias-corrected and accelerated, or "percentile".
+
+    Returns:
+        `mean`, `low` and `high` over cells.
+
+    Raises:
+        ValueError: fewer than 2 examples, NaN, or an unknown method or dimension.
+
+    Example:
+        >>> import xarray as xr
+        >>> changes = xr.DataArray([0.8, 1.1, 0.9, 1.2], dims="example")
+        >>> interval = bootstrap(changes)
+        >>> bool(interval.low < interval["mean"] < interval.high)
+        True
+
+    Source: Efron 1987, "Better bootstrap confidence intervals". A test compares the result with
+    `scipy.stats.bootstrap`.
     """
-    x, rest = _flat(values, dim)
+    x, cells = _examples_by_cells(values, dim)
     if not 0 < level < 1 or method not in ("bca", "percentile"):
         raise ValueError(
-            f"level, method: expected 0 < level < 1 and 'bca' or 'percentile', got {level} and {method!r}."
+            "level, method: expected 0 < level < 1 and 'bca' or 'percentile', "
+            f"got {level} and {method!r}."
         )
     means = _resampled_means(x, n, seed)
     tails = np.array([(1 - level) / 2, (1 + level) / 2])[:, None] * np.ones(x.shape[1])
-    low, high = _quantiles(means, _bias_corrected(x, means, tails) if method == "bca" else tails)
+    low, high = _quantiles(means, _bca_tails(x, means, tails) if method == "bca" else tails)
+    columns = {"mean": x.mean(0), "low": low, "high": high}
     return xr.Dataset(
-        {
-            name: rest.copy(data=v.reshape(rest.shape))
-            for name, v in (("mean", x.mean(0)), ("low", low), ("high", high))
-        }
+        {name: cells.copy(data=column.reshape(cells.shape)) for name, column in columns.items()}
     )
 
 
 def sign_flip(
     values: xr.DataArray, *, dim: str = "example", n: int = 10_000, seed: int = 0
 ) -> xr.DataArray:
-    """Two-sided p-value of every cell under the null that its values are as likely to have the other sign.
+    """Computes the two-sided sign-flip p-value of every cell.
 
-    Up to 14 examples all sign patterns are tried, and p is exact; beyond, `n` random ones, and p is at least 1 / (n + 1).
+    Under the null, a value is as likely to have the other sign.
+
+    Args:
+        values: labelled differences with at least two examples along `dim`.
+        dim: the dimension of examples.
+        n: the number of random sign patterns for more than 14 examples; p is then at least
+            1 / (n + 1). For up to 14 examples all patterns are tried, so p is exact.
+        seed: the seed of the patterns.
+
+    Returns:
+        p-values over cells.
+
+    Raises:
+        ValueError: fewer than 2 examples, NaN, or an unknown dimension.
+
+    Example:
+        >>> import xarray as xr
+        >>> float(sign_flip(xr.DataArray([1.0, 2.0, 3.0, 0.5], dims="example")))
+        0.125
     """
-    x, rest = _flat(values, dim)
+    x, cells = _examples_by_cells(values, dim)
     observed, null = _sign_flipped(x, n, seed)
-    return rest.copy(data=_p_value(observed, null).reshape(rest.shape))
+    return cells.copy(data=_p_value(observed, null).reshape(cells.shape))
 
 
 def any_of_many(
     values: xr.DataArray, *, dim: str = "example", n: int = 10_000, seed: int = 0
 ) -> xr.DataArray:
-    """p-value of every cell against the largest effect anywhere in the grid (Westfall & Young 1993, single step).
+    """Computes max-statistic p-values, corrected for the number of cells.
 
-    The same signs are flipped in all cells, so their dependence is kept. A cell below 0.05 would be surprising as the best of
-    this many. The statistic is studentised: a noisy cell does not set the scale for the others.
+    Compares every cell with the largest effect anywhere in the grid under flipped signs. All cells
+    share the same signs, so their dependence is kept. A cell below 0.05 would be surprising as the
+    best of this many. The statistic is studentised, so that a noisy cell does not set the scale for
+    the others.
+
+    Args:
+        values: labelled differences with at least two examples along `dim`.
+        dim: the dimension of examples.
+        n: the number of random sign patterns, see `sign_flip`.
+        seed: the seed of the patterns.
+
+    Returns:
+        p-values over cells.
+
+    Raises:
+        ValueError: fewer than 2 examples, NaN, or an unknown dimension.
+
+    Example:
+        >>> import xarray as xr
+        >>> changes = [[1.0, 0.1], [2.0, -0.1], [3.0, 0.2], [0.5, -0.2]]
+        >>> p = any_of_many(xr.DataArray(changes, dims=("example", "head")))
+        >>> bool(p[0] < p[1])
+        True
+
+    Source: Westfall & Young 1993, "Resampling-based multiple testing", single-step procedure.
     """
-    x, rest = _flat(values, dim)
+    x, cells = _examples_by_cells(values, dim)
     observed, null = _sign_flipped(x, n, seed)
-    return rest.copy(data=_p_value(observed, null.max(1, keepdims=True)).reshape(rest.shape))
+    largest = null.max(1, keepdims=True)
+    return cells.copy(data=_p_value(observed, largest).reshape(cells.shape))
 
 
 def any_of_alike(
     values: xr.DataArray, *, dim: str = "example", n: int = 10_000, seed: int = 0
 ) -> xr.DataArray:
-    """p-value of every cell against the largest mean of the grid, were cells exchangeable: each example's own values, shuffled.
+    """Computes max-statistic p-values under the null that cells are exchangeable.
 
-    For effects that any edit has on a fragile example, such as a loop that every second ablation breaks: a cell below 0.05 has
-    larger values in the same examples than the best of this many cells picked anew for every example. One-sided: large is notable.
+    Under the null, each example's values are permuted across cells. This suits effects that any
+    edit has on a fragile example, such as a loop that every second ablation breaks: a cell below
+    0.05 has larger values in the same examples than the best of this many cells picked anew for
+    every example. The test is one-sided: large values are notable.
+
+    Args:
+        values: labelled values with at least two examples along `dim`.
+        dim: the dimension of examples.
+        n: the number of permutations; p is at least 1 / (n + 1).
+        seed: the seed of the permutations.
+
+    Returns:
+        p-values over cells.
+
+    Raises:
+        ValueError: fewer than 2 examples, NaN, or an unknown dimension.
+
+    Example:
+        >>> import numpy as np, xarray as xr
+        >>> broken = xr.DataArray(np.eye(8)[[3] * 12], dims=("example", "head"))
+        >>> int(any_of_alike(broken, n=200).values.argmin())
+        3
     """
-    x, rest = _flat(values, dim)
+    x, cells = _examples_by_cells(values, dim)
     rng = np.random.default_rng(seed)
-    best = np.array(
-        [x.mean(0).max(), *(rng.permuted(x, axis=1).mean(0).max() for _ in range(n))]
-    )  # what was observed is one of them
+    # The observed order is one of the permutations, so p is never 0.
+    best = np.array([x.mean(0).max(), *(rng.permuted(x, axis=1).mean(0).max() for _ in range(n))])
     p = (best[:, None] >= x.mean(0) - 1e-12).mean(0)
-    return rest.copy(data=p.reshape(rest.shape))
+    return cells.copy(data=p.reshape(cells.shape))
 
 
 def fdr(p: xr.DataArray) -> xr.DataArray:
-    """p-values adjusted over the whole grid (Benjamini & Hochberg 1995): cells at or below q hold at most a share q of false ones."""
-    import scipy.stats
+    """Adjusts p-values for the false discovery rate over the whole grid.
+
+    Args:
+        p: p-values over cells.
+
+    Returns:
+        Adjusted p-values of the same shape. Of the cells at or below q, the expected share of false
+        discoveries is at most q.
+
+    Example:
+        >>> import xarray as xr
+        >>> fdr(xr.DataArray([0.01, 0.04], dims="head")).values.tolist()
+        [0.02, 0.04]
+
+    Source: Benjamini & Hochberg 1995, "Controlling the false discovery rate".
+    """
+    import scipy.stats  # imported here because it takes most of a second
 
     return p.copy(data=scipy.stats.false_discovery_control(p.values.ravel()).reshape(p.shape))
 
 
-def _flat(values: xr.DataArray, dim: str) -> tuple[np.ndarray, xr.DataArray]:
-    """[examples, cells], and a labelled array of the cells' shape."""
+def _examples_by_cells(values: xr.DataArray, dim: str) -> tuple[np.ndarray, xr.DataArray]:
+    """[examples, cells] in float64, and a labelled array of the cells' shape."""
     if dim not in values.dims:
         raise ValueError(f"dim: expected one of {', '.join(map(str, values.dims))}, got {dim!r}.")
     moved = values.transpose(dim, ...).astype(np.float64)
     if moved.sizes[dim] < 2 or np.isnan(moved.values).any():
         raise ValueError(
-            f"values: expected at least 2 examples along {dim!r} and no NaN; drop examples without a value first."
+            f"values: expected at least 2 examples along {dim!r} and no NaN; "
+            "drop examples without a value first."
         )
     of_examples = [name for name, labels in moved.coords.items() if dim in labels.dims]
     return moved.values.reshape(moved.sizes[dim], -1), moved.drop_vars(of_examples).isel({dim: 0})
@@ -108,34 +208,35 @@ def _resampled_means(x: np.ndarray, n: int, seed: int) -> np.ndarray:
     return counts @ x / len(x)
 
 
-def _bias_corrected(x: np.ndarray, means: np.ndarray, tails: np.ndarray) -> np.ndarray:
-    import scipy.stats  # most of a second: only who asks for such an interval waits for it
+def _bca_tails(x: np.ndarray, means: np.ndarray, tails: np.ndarray) -> np.ndarray:
+    """Corrects the tail probabilities [2, cells] for bias and skewness."""
+    import scipy.stats  # imported here because it takes most of a second
 
     below = ((means < x.mean(0)).mean(0) + (means <= x.mean(0)).mean(0)) / 2
     bias = scipy.stats.norm.ppf(np.clip(below, 1 / (len(means) + 1), 1 - 1 / (len(means) + 1)))
-    away = x - x.mean(
-        0
-    )  # what leaving an example out takes from the mean, but for a factor that cancels
-    spread = (away**2).sum(0) ** 1.5
+    # The jackknife's influence values, up to a factor that cancels in the acceleration.
+    influence = x - x.mean(0)
+    spread = (influence**2).sum(0) ** 1.5
     acceleration = np.divide(
-        (away**3).sum(0), 6 * spread, out=np.zeros_like(spread), where=spread > 0
+        (influence**3).sum(0), 6 * spread, out=np.zeros_like(spread), where=spread > 0
     )
     z = bias + scipy.stats.norm.ppf(tails)
     return scipy.stats.norm.cdf(bias + z / (1 - acceleration * z))
 
 
 def _quantiles(means: np.ndarray, tails: np.ndarray) -> np.ndarray:
-    """The quantiles `tails` [2, cells] of `means` [n, cells], each cell its own."""
-    ordered, at = np.sort(means, axis=0), np.clip(tails, 0, 1) * (len(means) - 1)
-    low = np.take_along_axis(ordered, np.floor(at).astype(int), 0)
-    high = np.take_along_axis(ordered, np.ceil(at).astype(int), 0)
-    return low + (high - low) * (at % 1)
+    """Quantiles `tails` [2, cells] of `means` [n, cells], a separate pair for each cell."""
+    ordered, place = np.sort(means, axis=0), np.clip(tails, 0, 1) * (len(means) - 1)
+    low = np.take_along_axis(ordered, np.floor(place).astype(int), 0)
+    high = np.take_along_axis(ordered, np.ceil(place).astype(int), 0)
+    return low + (high - low) * (place % 1)
 
 
 def _sign_flipped(x: np.ndarray, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """|mean| over root mean square, observed [cells] and under flipped signs [patterns, cells].
+    """|mean| / root mean square: observed [cells], and under flipped signs [patterns, cells].
 
-    Flipping leaves the root mean square alone, so this orders the patterns as Student's t does, without its division by zero.
+    Flipping does not change the root mean square, so this orders the patterns as Student's t does,
+    without its division by zero.
     """
     scale = np.sqrt((x**2).mean(0))
     scaled = np.divide(x, scale, out=np.zeros_like(x), where=scale > 0) / len(x)
@@ -143,14 +244,15 @@ def _sign_flipped(x: np.ndarray, n: int, seed: int) -> tuple[np.ndarray, np.ndar
 
 
 def _signs(n_examples: int, n: int, seed: int) -> np.ndarray:
-    if n_examples <= _EXACT:
+    """Sign patterns [patterns, examples]: all of them for few examples, else `n` random ones."""
+    if n_examples <= _MAX_EXACT:
         bits = np.arange(2**n_examples)[:, None] >> np.arange(n_examples)
         return 1.0 - 2.0 * (bits & 1)
-    drawn = np.random.default_rng(seed).choice([-1.0, 1.0], size=(n, n_examples))
-    return np.concatenate(
-        [np.ones((1, n_examples)), drawn]
-    )  # what was observed is one of the patterns
+    random_signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(n, n_examples))
+    # The observed signs are one of the patterns, so p is never 0.
+    return np.concatenate([np.ones((1, n_examples)), random_signs])
 
 
 def _p_value(observed: np.ndarray, null: np.ndarray) -> np.ndarray:
+    """The share of null values that are at least `observed`, up to rounding."""
     return (null >= observed * (1 - 1e-12)).mean(0)

@@ -1,4 +1,4 @@
-"""How well a number ranks one class above another, and how sure that is when rows come in groups (speakers, recordings)."""
+"""The area under the ROC curve, with an interval that resamples groups of rows."""
 
 from typing import NamedTuple
 
@@ -26,37 +26,60 @@ def auroc(
     n: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """The chance that a positive row has a larger score than a negative one, ties counted half; with `against`, what it has over those.
+    """Computes the area under the ROC curve and its interval over groups.
 
-    The interval resamples whole `groups`. Resamples without a row of either class are left out.
-    Raises ValueError when there is no row of one class, for NaN, for another number of rows, and for rows without a group.
+    The area is the probability that a positive row has a larger score than a negative one; ties
+    count half.
+
+    Args:
+        scores: one score per row [N].
+        positive: which rows are of the positive class [N].
+        groups: the speaker or recording of each row [N]; whole groups are resampled, because rows of
+            a group are not independent.
+        against: other scores [N]; the result is then the difference of the two areas.
+        n: the number of resamples. Resamples without a row of either class are left out.
+        seed: the seed of the resamples.
+
+    Returns:
+        The area (or the difference of areas), its interval and the number of groups.
+
+    Raises:
+        ValueError: rows of only one class, NaN, different numbers of rows, or rows without a group.
+
+    Example:
+        >>> import numpy as np
+        >>> scores, positive = np.array([0.9, 0.8, 0.3, 0.1]), np.array([True, True, False, False])
+        >>> auroc(scores, positive, np.arange(4)).value
+        1.0
     """
     if not scores.shape == positive.shape == (len(scores) if against is None else len(against),):
         raise ValueError(
-            f"scores, positive, against: expected as many of each, got shapes {scores.shape} and {positive.shape}."
+            "scores, positive, against: expected as many of each, "
+            f"got shapes {scores.shape} and {positive.shape}."
         )
-    known = [scores] if against is None else [scores, against]
-    if not positive.any() or positive.all() or np.isnan(known).any():
+    columns = [scores] if against is None else [scores, against]
+    if not positive.any() or positive.all() or np.isnan(columns).any():
         raise ValueError("scores, positive: expected rows of both classes, and no NaN.")
     wins = _wins(scores, positive) - (0 if against is None else _wins(against, positive))
     numbers = np.unique(categories(groups, len(scores), "groups"), return_inverse=True)[1]
     n_groups = int(numbers.max()) + 1
-    drawn = np.random.default_rng(seed).multinomial(
+    # A resample of groups is a vector of counts; the first, all ones, gives the value itself.
+    counts = np.random.default_rng(seed).multinomial(
         n_groups, np.full(n_groups, 1 / n_groups), size=n
     )
-    weights = np.concatenate([np.ones((1, n_groups)), drawn])[:, numbers]
+    weights = np.concatenate([np.ones((1, n_groups)), counts])[:, numbers]
     up, down = weights[:, positive], weights[:, ~positive]
     pairs = up.sum(1) * down.sum(1)
-    values = np.divide(
+    areas = np.divide(
         ((up @ wins) * down).sum(1), pairs, out=np.full(n + 1, np.nan), where=pairs > 0
     )
-    low, high = np.nanquantile(values[1:], [0.025, 0.975])
-    return Interval(float(values[0]), float(low), float(high), n_groups)
+    low, high = np.nanquantile(areas[1:], [0.025, 0.975])
+    return Interval(float(areas[0]), float(low), float(high), n_groups)
 
 
 def _wins(
     scores: Float[np.ndarray, "N"], positive: Bool[np.ndarray, "N"]
 ) -> Float[np.ndarray, "P Q"]:
-    """1 where the positive row is above the negative one, half where they are equal."""
+    """1 where the positive row scores above the negative one, half where they are equal."""
     up, down = scores[positive][:, None], scores[~positive][None]
     return (up > down) + 0.5 * (up == down)

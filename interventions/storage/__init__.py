@@ -1,1 +1,4 @@
-"""Files: atomic writes, checked parts, labelled results, fingerprints and provenance."""
+"""Saves results, and records how they were made."""
+
+from interventions.storage.provenance import provenance as provenance
+from interventions.storage.results import load_result as load_result, save_result as save_result

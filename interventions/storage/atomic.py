@@ -1,4 +1,9 @@
-"""Files and folders that appear complete or not at all, and folders with one writer at a time."""
+"""Writes files and folders that appear complete or not at all, and locks folders for one writer.
+
+A write happens in a hidden staging folder inside the target's folder. Its name changes when
+everything in it is complete, so that the next write can tell what to finish and what to remove after
+a process was killed.
+"""
 
 import os
 import shutil
@@ -11,101 +16,172 @@ from typing import BinaryIO
 
 try:
     import fcntl
-except ImportError:  # Windows has no flock: writers are not kept from each other there
+except ImportError:  # Windows has no flock, so several processes may write into one folder there
     fcntl = None
 
-_WRITING, _COMPLETE = (
-    ".writing-",
-    ".complete-",
-)  # what a staging folder is called before and after everything is written
+_WRITING, _COMPLETE = ".writing-", ".complete-"  # prefixes of a staging folder's name
 _LOCK = ".lock"
 
 
 @contextmanager
-def staging(folder: str | os.PathLike) -> Iterator[Path]:
-    """Yields an empty folder whose entries replace their namesakes in `folder` when the block ends without an error.
+def staging(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yields an empty folder whose entries move into `folder` when the block ends without an error.
 
-    After an error `folder` is as it was. The next `staging` of the same folder clears up after a process that was killed, see `clear_up`.
+    Entries replace those of the same name. After an error `folder` is unchanged. If the process is
+    killed, the next `staging` of the same folder cleans up, see `clean_up`.
+
+    Args:
+        folder: the folder to write into; it is created if needed.
+
+    Yields:
+        The staging folder.
 
     Raises:
-        OSError: `folder` cannot be made or written; the disk is full.
+        OSError: `folder` cannot be created or written, or the disk is full.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with staging(folder) as new:
+        ...         _ = (new / "a.txt").write_text("both files")
+        ...         _ = (new / "b.txt").write_text("appear together")
+        ...     sorted(os.listdir(folder))
+        ['a.txt', 'b.txt']
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    clear_up(folder)
-    place, lock = _new(folder)
+    clean_up(folder)
+    stage, lock = _new_stage(folder)
     with lock:
         try:
-            yield place / "new"
+            yield stage / "new"
         except BaseException as problem:
-            shutil.rmtree(place, ignore_errors=True)
-            if (
-                isinstance(problem, OSError)
-                and problem.errno is not None
-                and problem.filename is None
-            ):
-                problem.filename = str(folder)  # a full disk does not name what was written
+            shutil.rmtree(stage, ignore_errors=True)
+            if isinstance(problem, OSError):
+                _name_folder(problem, folder)
             raise
-        place = place.rename(folder / place.name.replace(_WRITING, _COMPLETE, 1))
-        _move(place, folder)
-        shutil.rmtree(place, ignore_errors=True)
+        stage = stage.rename(folder / stage.name.replace(_WRITING, _COMPLETE, 1))
+        _move(stage, folder)
+        shutil.rmtree(stage, ignore_errors=True)
 
 
 @contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[Path]:
-    """Yields a path to write a file or folder at, which replaces `path` when the block ends without an error. See `staging`."""
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yields a path at which to write a file or folder that then replaces `path`.
+
+    `path` is replaced when the block ends without an error, see `staging`.
+
+    Args:
+        path: the file or folder to replace; its parent is created if needed.
+
+    Yields:
+        A path of the same name in a staging folder.
+
+    Raises:
+        OSError: the parent of `path` cannot be created or written, or the disk is full.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with replacing(f"{folder}/a.txt") as temporary:
+        ...         _ = temporary.write_text("complete")
+        ...     Path(folder, "a.txt").read_text()
+        'complete'
+    """
     path = Path(path)
     with staging(path.parent) as new:
         yield new / path.name
 
 
 @contextmanager
-def only_writer(folder: str | os.PathLike, wait_s: float = 0.0) -> Iterator[None]:
-    """Makes `folder` if it is not there, and keeps other processes that ask for the same out of it while the block runs.
+def only_writer(folder: str | os.PathLike[str], wait_s: float = 0.0) -> Iterator[None]:
+    """Locks `folder` against other processes that call `only_writer` while the block runs.
 
-    Waits up to `wait_s` seconds for another process that is writing there. Clears up first, see `clear_up`.
+    Creates the folder if needed and cleans up first, see `clean_up`. The lock ends with its process,
+    so that a killed process blocks nothing.
 
-    The lock ends with the process that holds it, so that a killed one blocks nobody.
+    Args:
+        folder: the folder to lock.
+        wait_s: how many seconds to wait for another process to finish.
 
     Raises:
         BlockingIOError: another process is writing into `folder`.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder, only_writer(folder):
+        ...     _ = Path(folder, "a.txt").write_text("one writer at a time")
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    lock, end = _lock_of(folder), time.monotonic() + wait_s
-    while (held := _claim(lock)) is None and time.monotonic() < end:
+    path, deadline = _lock_path(folder), time.monotonic() + wait_s
+    while (lock := _try_lock(path)) is None and time.monotonic() < deadline:
         time.sleep(0.05)
-    if held is None:
+    if lock is None:
         raise BlockingIOError(
-            f"{str(folder)!r}: another process is writing into this folder. Wait until it ends, or choose another."
+            f"{str(folder)!r}: another process is writing into this folder. "
+            "Wait until it ends, or choose another."
         )
-    with held:
+    with lock:
         try:
-            clear_up(folder)
+            clean_up(folder)
             yield
         finally:
-            lock.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
 
-def _lock_of(folder: Path) -> Path:
-    """Beside the folder, as some formats do not like what is not theirs in it; inside where that cannot be written."""
-    whole = folder.resolve()
-    return (
-        whole.parent / f".{whole.name}{_LOCK}"
-        if os.access(whole.parent, os.W_OK)
-        else whole / _LOCK
-    )
+def clean_up(folder: Path) -> None:
+    """Finishes or removes what killed processes left in `folder`.
+
+    Moves complete entries into place and removes incomplete ones. The staging folder of a running
+    process is locked and stays.
+    """
+    if not folder.is_dir():
+        return
+    with os.scandir(folder) as entries:
+        stages = [
+            folder / entry.name
+            for entry in entries
+            if entry.name.startswith((_WRITING, _COMPLETE)) and entry.is_dir()
+        ]
+    for stage in stages:
+        try:
+            lock = _try_lock(stage / _LOCK)
+        except OSError:
+            continue
+        if lock is not None:
+            with lock:
+                if stage.name.startswith(_COMPLETE):
+                    _move(stage, folder)
+                shutil.rmtree(stage, ignore_errors=True)
 
 
 def is_bookkeeping(path: Path) -> bool:
-    """Whether `path` is one of the hidden entries that this module makes in a folder that is being written."""
+    """Returns whether `path` is a hidden entry that this module creates while it writes."""
     return path.name == _LOCK or path.name.startswith((_WRITING, _COMPLETE))
 
 
-def _claim(lock: Path) -> BinaryIO | None:
-    """The file `lock`, open and locked; None when another process has locked it."""
+def _name_folder(problem: OSError, folder: Path) -> None:
+    """Adds the folder to an error of a full disk, which names no file."""
+    if problem.errno is not None and problem.filename is None:
+        problem.filename = str(folder)
+
+
+def _lock_path(folder: Path) -> Path:
+    """The lock file: next to the folder, since some formats refuse unknown files in it.
+
+    Inside the folder where its parent cannot be written.
+    """
+    absolute = folder.resolve()
+    if os.access(absolute.parent, os.W_OK):
+        return absolute.parent / f".{absolute.name}{_LOCK}"
+    return absolute / _LOCK
+
+
+def _try_lock(path: Path) -> BinaryIO | None:
+    """Opens and locks the file `path`; returns None if another process has locked it."""
     while True:
-        file = lock.open("ab")
+        file = path.open("ab")
         try:
             if fcntl is not None:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -115,63 +191,42 @@ def _claim(lock: Path) -> BinaryIO | None:
         except OSError:  # a file system without locks
             return file
         try:
-            if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file
         except FileNotFoundError:
             pass
-        file.close()  # whoever held it has removed it meanwhile
+        file.close()  # the process that held the lock has removed this file, so try again
 
 
-def _new(folder: Path) -> tuple[Path, BinaryIO]:
-    """A staging folder with its lock. Made again when another process took it for a dead one's before it was locked."""
+def _new_stage(folder: Path) -> tuple[Path, BinaryIO]:
+    """Creates a staging folder with its lock.
+
+    Tries again if another process removed the folder as a killed one's before it was locked.
+    """
     while True:
-        place = Path(tempfile.mkdtemp(dir=folder, prefix=_WRITING))
+        stage = Path(tempfile.mkdtemp(dir=folder, prefix=_WRITING))
         try:
-            lock = _claim(place / _LOCK)
+            lock = _try_lock(stage / _LOCK)
             if lock is not None:
-                (place / "new").mkdir()
-                return place, lock
+                (stage / "new").mkdir()
+                return stage, lock
         except FileNotFoundError:
             continue
         except OSError:
-            shutil.rmtree(place, ignore_errors=True)
+            shutil.rmtree(stage, ignore_errors=True)
             raise
 
 
-def clear_up(folder: Path) -> None:
-    """Clears up after processes that were killed while they wrote into `folder`, where it is there.
+def _move(stage: Path, folder: Path) -> None:
+    """Moves the complete entries of a staging folder into `folder`.
 
-    Removes what they had half-written, and moves into place what was complete. What a living process writes has a lock and stays.
+    May be repeated after an interruption: entries that were moved are no longer in the stage, and
+    `new` itself is gone if the process was killed while it removed the stage.
     """
-    if not folder.is_dir():
-        return
-    with os.scandir(folder) as entries:
-        left = [
-            folder / entry.name
-            for entry in entries
-            if entry.name.startswith((_WRITING, _COMPLETE)) and entry.is_dir()
-        ]
-    for place in left:
-        try:
-            lock = _claim(place / _LOCK)
-        except OSError:
-            continue
-        if lock is not None:
-            with lock:
-                if place.name.startswith(_COMPLETE):
-                    _move(place, folder)
-                shutil.rmtree(place, ignore_errors=True)
-
-
-def _move(place: Path, folder: Path) -> None:
-    """Moves what is complete in the staging folder `place` into `folder`. A second time it goes on where the first ended."""
-    (place / "old").mkdir(exist_ok=True)
-    for entry in sorted(
-        (place / "new").glob("*")
-    ):  # no folder: the first was killed when all had been moved
+    (stage / "old").mkdir(exist_ok=True)
+    for entry in sorted((stage / "new").glob("*")):
         target = folder / entry.name
-        if target.exists() and (
-            target.is_dir() or entry.is_dir()
-        ):  # neither replaces a folder, nor a folder a file
-            target.rename(place / "old" / entry.name)
+        # A file cannot replace a folder nor a folder anything, so the old entry moves away first.
+        if target.exists() and (target.is_dir() or entry.is_dir()):
+            target.rename(stage / "old" / entry.name)
         entry.replace(target)

@@ -1,21 +1,17 @@
-"""Digests of values and of code that are the same in every process: what a kept result depends on.
+"""Fingerprints of values and code that are the same in every process.
 
-Values are told apart by type as well: 1, True and 1.0 differ, and so do two classes with equal fields. Code counts by what it does:
-bytecode, constants, defaults, what a closure holds, and the functions and values of its module that it names. Of installed packages the
-name counts, of this one also the text of the module.
+A cached result is matched by the fingerprint of everything it depends on. Values of different types
+differ: 1, True and 1.0, or two classes with equal fields. The fingerprint of a function covers its
+behaviour: bytecode, constants, defaults, closure, and the functions and values of its module that it
+names. Code of installed packages is covered by its name, code of this one also by its module's text.
 """
 
 import dataclasses
-import dis
 import enum
 import functools
 import hashlib
-import inspect
-import sys
-import sysconfig
 import types
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,52 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-_OURS = ("jaxasr", "interventions", "experiments")
-_ROOT = Path(__file__).resolve().parents[1]
+from interventions.storage import code_inspection as code
+
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...), type(NotImplemented))
-# Of a class: what Python, dataclasses and flax make from the rest of it, and caches.
-_MADE = {
-    *(
-        "__module__",
-        "__qualname__",
-        "__doc__",
-        "__dict__",
-        "__weakref__",
-        "__annotations__",
-        "__annotate__",
-        "__annotate_func__",
-    ),
-    *(
-        "__annotations_cache__",
-        "__firstlineno__",
-        "__static_attributes__",
-        "__type_params__",
-        "__orig_bases__",
-        "__parameters__",
-    ),
-    *(
-        "__dataclass_params__",
-        "__dataclass_fields__",
-        "__match_args__",
-        "__slots__",
-        "__abstractmethods__",
-        "_abc_impl",
-        "__hash__",
-    ),
-    *(
-        "__init__",
-        "__eq__",
-        "__repr__",
-        "__setattr__",
-        "__delattr__",
-        "__replace__",
-        "_flax_dataclass",
-        "replace",
-        "__getstate__",
-    ),
-    *("__setstate__", "__classdictcell__", "__conditional_annotations__"),
-}
-_MADE_OF_FUNCTIONS = {"__signature__", "__type_params__", "__annotations__"}
+_GENERATED_OF_FUNCTIONS = {"__signature__", "__type_params__", "__annotations__"}
 _CODE = (
     "co_code",
     "co_exceptiontable",
@@ -81,75 +35,75 @@ _NAMES = ("co_names", "co_varnames", "co_freevars", "co_cellvars")
 
 
 def fingerprint(**values: Any) -> str:
-    """A SHA-256 over `values`, in hexadecimal.
+    """Computes a SHA-256 over values that is the same in every process.
+
+    Args:
+        values: arrays, numbers, texts, containers, functions, classes and their instances.
+
+    Returns:
+        The digest in hexadecimal.
 
     Raises:
-        ValueError: a value, or something that code refers to, cannot be described in a way that is the same in another process;
-            the message says where it is.
+        ValueError: a value, or something that code refers to, cannot be described in a way that is
+            the same in another process; the message names its place.
+
+    Example:
+        >>> fingerprint(scale=1.0) == fingerprint(scale=1.0)
+        True
+        >>> fingerprint(scale=1.0) == fingerprint(scale=1)
+        False
     """
     return _Digest().of(values, "")
 
 
 class _Digest:
-    """Describes one value and everything that it refers to. A value inside itself is described by how far up it is met."""
+    """Describes a value and everything that it refers to.
+
+    A value that contains itself is described by how many levels up it occurs.
+    """
 
     def __init__(self) -> None:
-        self.above: list[int] = []  # the ids of what is being described
-        self.known: dict[
-            int, tuple[str, Any]
-        ] = {}  # the value is held, so that nothing else can have its id
+        self.open: list[int] = []  # ids of the values that are being described
+        # Holds each value, so that no other value can take its id.
+        self.finished: dict[int, tuple[str, Any]] = {}
 
     def of(self, value: Any, where: str) -> str:
-        """A digest of `value`, which errors call `where`."""
+        """Returns a digest of `value`, which errors call `where`."""
         if isinstance(value, _PLAIN):
             return _hash(type(value).__name__, value.hex() if type(value) is float else repr(value))
         if isinstance(value, np.ndarray | np.generic | jax.Array):
             return _array(value, where)
-        if id(value) in self.known:
-            return self.known[id(value)][0]
-        if id(value) in self.above:
-            return _hash("above", str(len(self.above) - self.above.index(id(value))))
-        self.above.append(id(value))
+        if id(value) in self.finished:
+            return self.finished[id(value)][0]
+        if id(value) in self.open:
+            return _hash("above", str(len(self.open) - self.open.index(id(value))))
+        self.open.append(id(value))
         digest = _hash(*self._parts(value, where))
-        self.above.pop()
-        self.known[id(value)] = digest, value
+        self.open.pop()
+        self.finished[id(value)] = digest, value
         return digest
 
+    def _attributes(self, value: Any, names: Iterable[str], where: str) -> Iterable[str]:
+        return (self.of(getattr(value, name), where) for name in names)
+
     def _parts(self, value: Any, where: str) -> Iterable[str]:
+        """The strings that describe a value: its kind, then digests of what it holds."""
         match value:
             case enum.Enum():
-                return (
-                    "enum",
-                    type(value).__module__,
-                    type(value).__qualname__,
-                    value.name,
-                    self.of(value.value, where),
-                )
+                kind, content = type(value), self.of(value.value, where)
+                return "enum", kind.__module__, kind.__qualname__, value.name, content
             case tuple() | list():
-                return (
-                    type(value).__name__,
-                    self.of(type(value), where),
-                    *(self.of(v, f"{where}[{i}]") for i, v in enumerate(value)),
-                )
+                items = (self.of(item, f"{where}[{i}]") for i, item in enumerate(value))
+                return type(value).__name__, self.of(type(value), where), *items
             case set() | frozenset():
-                return type(value).__name__, *sorted(
-                    _Digest().of(item, f"{where} item") for item in value
-                )
+                # Each item has a fresh description, because the order of a set may differ.
+                items = sorted(_Digest().of(item, f"{where} item") for item in value)
+                return type(value).__name__, *items
             case Mapping():
-                items = (
-                    sorted((_Digest().of(key, where), key, item) for key, item in value.items())
-                    if value
-                    else []
-                )
-                return (
-                    "mapping",
-                    self.of(type(value), where),
-                    *(p for d, k, v in items for p in (d, self.of(v, _inside(where, k)))),
-                )
+                return "mapping", self.of(type(value), where), *self._items(value, where)
             case slice() | range():
-                return type(value).__name__, *(
-                    self.of(getattr(value, name), where) for name in ("start", "stop", "step")
-                )
+                ends = self._attributes(value, ("start", "stop", "step"), where)
+                return type(value).__name__, *ends
             case np.dtype():
                 return "dtype", str(value)
             case type():
@@ -157,16 +111,15 @@ class _Digest:
             case types.ModuleType():
                 return "module", value.__name__
             case functools.partial():
-                return "partial", *(
-                    self.of(getattr(value, name), f"{where}.{name}")
-                    for name in ("func", "args", "keywords")
+                return (
+                    "partial",
+                    self.of(value.func, f"{where}.func"),
+                    self.of(value.args, f"{where}.args"),
+                    self.of(value.keywords, f"{where}.keywords"),
                 )
             case types.MethodType():
-                return (
-                    "method",
-                    self.of(value.__func__, where),
-                    self.of(value.__self__, f"{where}.__self__"),
-                )
+                owner = self.of(value.__self__, f"{where}.__self__")
+                return "method", self.of(value.__func__, where), owner
             case types.FunctionType():
                 return self._function(value, where)
             case types.CodeType():
@@ -174,9 +127,7 @@ class _Digest:
             case staticmethod() | classmethod():
                 return type(value).__name__, self.of(value.__func__, where)
             case property():
-                return "property", *(
-                    self.of(part, where) for part in (value.fget, value.fset, value.fdel)
-                )
+                return "property", *self._attributes(value, ("fget", "fset", "fdel"), where)
             case functools.cached_property():
                 return "property", self.of(value.func, where)
             case types.MemberDescriptorType() | types.GetSetDescriptorType():
@@ -184,80 +135,83 @@ class _Digest:
             case nnx.Variable():
                 return "variable", self.of(type(value), where), self.of(value[...], where)
             case nnx.Module():
-                named = {
-                    name: item
-                    for name, item in vars(value).items()
-                    if not name.startswith("_pytree__")
-                }
+                members = vars(value).items()
+                named = {name: item for name, item in members if not name.startswith("_pytree__")}
                 return "module", self.of(type(value), where), self.of(named, where)
         return self._object(value, where)
+
+    def _items(self, mapping: Mapping[Any, Any], where: str) -> Iterable[str]:
+        """Digests of keys and values, in the order of the keys' digests."""
+        items = [(_Digest().of(key, where), key, item) for key, item in mapping.items()]
+        for digest, key, item in sorted(items, key=lambda entry: entry[0]):
+            yield digest
+            yield self.of(item, f"{where}.{key}" if where else str(key))
 
     def _object(self, value: Any, where: str) -> Iterable[str]:
         if dataclasses.is_dataclass(value):
             fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-            fields |= {} if _is_ours(type(value)) else getattr(value, "__dict__", {})
+            # An instance of a class of this package may hold caches next to its fields.
+            fields |= {} if code.is_ours(type(value)) else getattr(value, "__dict__", {})
             return "object", self.of(type(value), where), self.of(fields, where)
-        if callable(wrapped := getattr(value, "__wrapped__", None)):  # jax.jit and its kind
+        if callable(wrapped := getattr(value, "__wrapped__", None)):  # jax.jit and the like
             return "wrapped", type(value).__name__, self.of(wrapped, where)
-        if _is_found_by_name(value):
+        if code.is_found_by_name(value):
             return "named", value.__module__ or "", value.__qualname__
         if isinstance(value, np.ufunc | jnp.ufunc):
             return "ufunc", type(value).__module__, value.__name__
-        if type(value) is object:  # a sentinel: there is nothing in it
+        if type(value) is object:  # a sentinel, which holds nothing
             return ("sentinel",)
-        if hasattr(value, "__dict__") and not _is_installed(type(value)):
+        if hasattr(value, "__dict__") and not code.is_installed(type(value)):
             return "object", self.of(type(value), where), self.of(dict(vars(value)), where)
         raise ValueError(
-            f"{where}: a {type(value).__module__}.{type(value).__qualname__} has no description that is the same in another process, so "
-            "what is kept cannot be matched to it. Use arrays, numbers, functions and dataclasses of them, or leave out store=."
+            f"{where}: a {type(value).__module__}.{type(value).__qualname__} has no description "
+            "that is the same in another process, so what is kept cannot be matched to it. Use "
+            "arrays, numbers, functions and dataclasses of them, or leave out store=."
         )
 
     def _class(self, cls: type, where: str) -> Iterable[str]:
         name = "class", cls.__module__, cls.__qualname__
-        if _is_ours(cls):
-            return *name, _source(cls.__module__)
-        if _is_installed(cls):
+        if code.is_ours(cls):
+            return *name, code.source_digest(cls.__module__)
+        if code.is_installed(cls):
             return name
-        own = {key: item for key, item in vars(cls).items() if not _is_made(key, item)}
+        bases = (self.of(base, where) for base in cls.__bases__)
+        members = {
+            key: member for key, member in vars(cls).items() if not code.is_generated(key, member)
+        }
         parts = (
             part
-            for key in sorted(own)
-            for part in (key, self.of(own[key], f"{where}: {cls.__qualname__}.{key}"))
+            for key in sorted(members)
+            for part in (key, self.of(members[key], f"{where}: {cls.__qualname__}.{key}"))
         )
-        return *name, *(self.of(base, where) for base in cls.__bases__), *parts
+        return *name, *bases, *parts
 
     def _function(self, fn: types.FunctionType, where: str) -> Iterable[str]:
         here = f"{where}: {fn.__qualname__}"
         name = "function", fn.__module__ or "", fn.__qualname__
-        known = (_is_ours(fn) or _is_installed(fn)) and _is_known_file(
-            fn.__code__.co_filename
-        )  # a wrapper takes names from what it wraps
+        file = fn.__code__.co_filename
+        # The file counts, too, because a wrapper takes the module's name from what it wraps.
+        known = (code.is_ours(fn) or code.is_installed(fn)) and code.is_known_file(file)
         if known and "<locals>" not in fn.__qualname__:
-            return *name, _source(fn.__module__) if _is_ours(fn) else ""
-        held = dict(zip(fn.__code__.co_freevars, (_content(cell) for cell in fn.__closure__ or ())))
-        own = {key: item for key, item in vars(fn).items() if key not in _MADE_OF_FUNCTIONS}
-        parts = [held, fn.__defaults__, fn.__kwdefaults__, own]
-        if not _is_installed_file(
-            fn.__code__.co_filename
-        ):  # a decorator of a package is known by its name
-            parts += [fn.__code__, _globals(fn)]
+            return *name, code.source_digest(fn.__module__) if code.is_ours(fn) else ""
+        attributes = {k: v for k, v in vars(fn).items() if k not in _GENERATED_OF_FUNCTIONS}
+        parts = [code.closure(fn), fn.__defaults__, fn.__kwdefaults__, attributes]
+        if not code.is_installed_file(file):  # a decorator of a package is known by its name
+            parts += [fn.__code__, code.read_globals(fn)]
         return *name, *(self.of(part, here) for part in parts)
 
-    def _code(self, code: types.CodeType, where: str) -> Iterable[str]:
-        fixed = (repr(getattr(code, name, None)) for name in (*_CODE, *_NAMES))
-        return "code", *fixed, *(self.of(const, where) for const in code.co_consts)
+    def _code(self, compiled: types.CodeType, where: str) -> Iterable[str]:
+        fixed = (repr(getattr(compiled, name, None)) for name in (*_CODE, *_NAMES))
+        return "code", *fixed, *(self.of(const, where) for const in compiled.co_consts)
 
 
 def _hash(*parts: str) -> str:
+    """A digest of strings, each preceded by its length, so that no two lists share one."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode("utf-8", "surrogatepass")
         digest.update(f"{len(data)} ".encode() + data)
     return digest.hexdigest()
-
-
-def _inside(where: str, key: Any) -> str:
-    return f"{where}.{key}" if where else str(key)
 
 
 def _array(value: Any, where: str) -> str:
@@ -266,106 +220,8 @@ def _array(value: Any, where: str) -> str:
     array = np.asarray(value)
     if array.dtype.hasobject:
         raise ValueError(
-            f"{where}: expected an array of numbers or texts, got one of objects, which has no stable description."
+            f"{where}: expected an array of numbers or texts, got one of objects, "
+            "which has no stable description."
         )
-    return _hash(
-        "array",
-        str(array.dtype),
-        str(array.shape),
-        hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest(),
-    )
-
-
-def _is_made(key: str, item: Any) -> bool:
-    """Whether Python, dataclasses or flax made a member of a class, as opposed to one that is written there."""
-    if key.startswith("_pytree__"):
-        return True
-    file = item.__code__.co_filename if isinstance(item, types.FunctionType) else "<string>"
-    return key in _MADE and (file == "<string>" or _is_installed_file(file))
-
-
-def _content(cell: Any) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:  # not assigned yet
-        return None
-
-
-def _globals(fn: types.FunctionType) -> dict[str, Any]:
-    """What the code of a function reads from its module, and what it may read from other modules of the user."""
-    found = {}
-    for name in _read(fn.__code__) & fn.__globals__.keys():
-        found[name] = value = fn.__globals__[name]
-        if isinstance(value, types.ModuleType) and not _known_module(value.__name__):
-            found |= {
-                f"{name}.{inner}": vars(value)[inner]
-                for inner in _named(fn.__code__) & vars(value).keys()
-            }
-    return found
-
-
-def _read(code: types.CodeType) -> set[str]:
-    """The global names that code reads, that of functions inside it included."""
-    own = {
-        step.argval
-        for step in dis.get_instructions(code)
-        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")
-    }
-    return own.union(
-        *(_read(const) for const in code.co_consts if isinstance(const, types.CodeType))
-    )
-
-
-def _named(code: types.CodeType) -> set[str]:
-    return set(code.co_names).union(
-        *(_named(const) for const in code.co_consts if isinstance(const, types.CodeType))
-    )
-
-
-def _is_found_by_name(value: Any) -> bool:
-    """Whether a function without Python code is found again under its name."""
-    return callable(value) and hasattr(value, "__qualname__") and _is_installed(value)
-
-
-def _is_ours(value: Any) -> bool:
-    return str(value.__module__).partition(".")[0] in _OURS
-
-
-def _is_installed(value: Any) -> bool:
-    return _known_module(getattr(value, "__module__", None) or "")
-
-
-@functools.cache
-def _known_module(name: str) -> bool:
-    """Whether a module is of Python, of an installed package, or of this one: not the user's own code."""
-    top = name.partition(".")[0]
-    if top in _OURS or (top in sys.stdlib_module_names and top != "__main__"):
-        return True
-    file = getattr(sys.modules.get(name) or sys.modules.get(top), "__file__", None)
-    return file is not None and _is_installed_file(file)
-
-
-@functools.cache
-def _is_installed_file(file: str) -> bool:
-    installed = {
-        Path(sysconfig.get_path(key)).resolve()
-        for key in ("purelib", "platlib", "stdlib", "platstdlib")
-    }
-    return any(folder in Path(file).resolve().parents for folder in installed)
-
-
-@functools.cache
-def _is_known_file(file: str) -> bool:
-    """Whether code is of an installed package or of this one."""
-    return _is_installed_file(file) or any(
-        _ROOT / name in Path(file).resolve().parents for name in _OURS
-    )
-
-
-@functools.cache
-def _source(module: str) -> str:
-    """A digest of the text of one of this package's modules."""
-    try:
-        return hashlib.sha256(inspect.getsource(sys.modules[module]).encode()).hexdigest()
-    except (OSError, TypeError, KeyError):
-        return ""
+    contents = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+    return _hash("array", str(array.dtype), str(array.shape), contents)

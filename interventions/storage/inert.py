@@ -1,4 +1,7 @@
-"""Reads files of data without running what is in them or taking more memory than they hold; folders with checksums."""
+"""Reads data files without running code in them, and checks folders against their checksums.
+
+Reading a file never takes more memory than its bytes can unpack to.
+"""
 
 import contextlib
 import hashlib
@@ -8,26 +11,30 @@ import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 
-SUMS = "SHA256SUMS"  # as the program sha256sum writes and checks it
-KINDS = "biufcU"  # of NumPy's types: numbers and texts
-_MAX_JSON = 64 << 20
-_MAX_RATIO = 1032  # that deflate can reach
+SUMS = "SHA256SUMS"  # in the format of the program sha256sum
+KINDS = "biufcU"  # NumPy's kinds of numbers and texts
+MAX_RATIO = 1032  # deflate's largest ratio of unpacked to packed bytes
+_MAX_JSON = 64 << 20  # bytes
+_REMEDY = "Make it again, or restore it from a copy."
 
 
 def read_json(path: Path, *, finite: bool = False) -> dict[str, Any]:
-    """The JSON object in the file `path`.
+    """Reads a JSON object.
 
     Args:
         path: a regular file of at most 64 MB.
-        finite: whether NaN and infinities, which strict JSON does not have, are refused.
+        finite: refuses NaN and infinities, which strict JSON does not have.
+
+    Returns:
+        The object.
 
     Raises:
         ValueError: the file holds something else; the message names it.
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     _check_regular(path)
     if path.stat().st_size > _MAX_JSON:
@@ -35,62 +42,75 @@ def read_json(path: Path, *, finite: bool = False) -> dict[str, Any]:
             f"{path}: expected at most {_MAX_JSON} bytes of JSON, got {path.stat().st_size}."
         )
     try:
-        found = json.loads(path.read_bytes(), parse_constant=_refuse if finite else None)
+        value = json.loads(path.read_bytes(), parse_constant=_refuse if finite else None)
     except RecursionError:
         raise ValueError(
             f"{path}: expected a JSON object, got one that is nested too deeply."
         ) from None
     except ValueError as error:
         raise ValueError(f"{path}: expected a JSON object ({error}).") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: expected a JSON object, got {type(found).__name__}.")
-    return found
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: expected a JSON object, got {type(value).__name__}.")
+    return value
 
 
-def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is no number")
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not a finite number")
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of numbers and texts in an .npz file.
+    """Reads the arrays of numbers and texts in an .npz file.
+
+    Args:
+        path: a regular file.
+
+    Returns:
+        The arrays by name.
 
     Raises:
-        ValueError: the file is damaged, is no .npz, holds objects, or declares more than it can hold; the message names it.
-        OSError: it cannot be read.
+        ValueError: the file is damaged, is not an .npz, holds objects, or declares more than it can
+            hold; the message names it.
+        OSError: the file cannot be read.
     """
     _check_regular(path)
     with path.open("rb") as file:
         return arrays_of(file, path)
 
 
-def arrays_of(file: BinaryIO, name: Any) -> dict[str, np.ndarray]:
-    """The arrays in `file`, an .npz that errors call `name`. Raises ValueError as `read_npz`."""
+def arrays_of(file: BinaryIO, name: object) -> dict[str, np.ndarray]:
+    """Reads the arrays in an open .npz, which errors call `name`.
+
+    Raises:
+        ValueError: see `read_npz`.
+    """
     try:
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
             size = file.seek(0, 2)
-            if sum(member.file_size for member in members) > _MAX_RATIO * size:
-                raise ValueError(f"more is declared than {size} bytes can hold")
+            if sum(member.file_size for member in members) > MAX_RATIO * size:
+                raise ValueError(f"it declares more than {size} bytes can hold")
             return {
                 member.filename.removesuffix(".npy"): _array(archive, member) for member in members
             }
-    except Exception as error:  # what NumPy and zipfile raise for damage has no common class
+    except Exception as error:  # NumPy's and zipfile's errors for damage have no common class
         raise ValueError(
-            f"{name}: expected an undamaged .npz of numbers and texts ({error or type(error).__name__})."
+            f"{name}: expected an undamaged .npz of numbers and texts "
+            f"({error or type(error).__name__})."
         ) from error
 
 
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    """Reads one .npy, after comparing its declared size with the bytes that are there."""
     with archive.open(member) as stream:
         version = np.lib.format.read_magic(stream)
         if version not in ((1, 0), (2, 0)):
             raise ValueError(f"{member.filename}: .npy of version {version}")
-        read = (
+        read_header = (
             np.lib.format.read_array_header_1_0
             if version == (1, 0)
             else np.lib.format.read_array_header_2_0
         )
-        shape, fortran, dtype = read(stream)
+        shape, fortran, dtype = read_header(stream)
         if dtype.kind not in KINDS:
             raise ValueError(f"{member.filename}: {dtype} are neither numbers nor texts")
         n_bytes = math.prod(shape) * dtype.itemsize
@@ -105,8 +125,8 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def named(where: Any) -> Iterator[None]:
-    """Turns whatever goes wrong with data that was read from `where` into a ValueError that names it."""
+def named(origin: object) -> Iterator[None]:
+    """Turns any error about data that was read from `origin` into a ValueError that names it."""
     try:
         yield
     except (
@@ -119,53 +139,59 @@ def named(where: Any) -> Iterator[None]:
         MemoryError,
         ValueError,
     ) as error:
-        why = (
+        reason = (
             "nested too deeply"
             if isinstance(error, RecursionError)
             else f"{type(error).__name__}: {error}"
         )
-        raise ValueError(f"{where}: expected what this package wrote ({why}).") from error
+        raise ValueError(f"{origin}: expected a file of this package ({reason}).") from error
 
 
 def seal(folder: Path) -> None:
-    """Writes SHA256SUMS of all files in `folder`."""
+    """Writes the file SHA256SUMS with the checksums of all files in `folder`."""
     lines = [f"{_sha256(folder / name)}  {name}\n" for name in _files(folder)]
     (folder / SUMS).write_text("".join(lines), encoding="utf-8")
 
 
 def check_sealed(folder: Path) -> None:
-    """Raises ValueError naming a file of `folder` that differs from its SHA256SUMS, is missing there, or is not in it.
+    """Compares the files of `folder` with its SHA256SUMS.
 
-    A folder without SHA256SUMS, which an earlier version wrote, passes.
+    Raises:
+        ValueError: a file is missing, new or damaged; the message names it.
     """
-    if not (folder / SUMS).exists():
-        return
-    known: dict[str, str] = {}
-    try:
-        text = (folder / SUMS).read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise ValueError(f"{folder / SUMS}: damaged. {_REMEDY}") from None
-    for line in text.splitlines(keepends=True):
-        if not (found := re.fullmatch(r"([0-9a-f]{64})  ([^\r\n]+)\n", line)):
-            raise ValueError(f"{folder / SUMS}: damaged at {line[:80]!r}. {_REMEDY}")
-        known[found[2]] = found[1]
+    if not (folder / SUMS).is_file():
+        raise ValueError(f"{folder}: expected a file {SUMS} in it, found none. {_REMEDY}")
+    checksums = _read_sums(folder / SUMS)
     files = _files(folder)
-    if different := sorted(set(files) ^ set(known)):
+    if different := sorted(set(files) ^ set(checksums)):
         raise ValueError(
-            f"{folder}: the files are not those of {SUMS}: {', '.join(different[:3])}. {_REMEDY}"
+            f"{folder}: the files differ from those in {SUMS}: {', '.join(different[:3])}. "
+            f"{_REMEDY}"
         )
-    if bad := next((name for name in files if _sha256(folder / name) != known[name]), None):
-        raise ValueError(
-            f"{folder / bad}: damaged: its checksum is not the one in {SUMS}. {_REMEDY}"
-        )
+    for name in files:
+        if _sha256(folder / name) != checksums[name]:
+            raise ValueError(
+                f"{folder / name}: damaged: its checksum differs from the one in {SUMS}. {_REMEDY}"
+            )
 
 
-_REMEDY = "Make it again, or restore it from a copy."
+def _read_sums(path: Path) -> dict[str, str]:
+    """The checksums in a SHA256SUMS, by file name."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: damaged. {_REMEDY}") from None
+    checksums = {}
+    for line in text.splitlines(keepends=True):
+        if not (match := re.fullmatch(r"([0-9a-f]{64})  ([^\r\n]+)\n", line)):
+            raise ValueError(f"{path}: damaged at {line[:80]!r}. {_REMEDY}")
+        checksums[match[2]] = match[1]
+    return checksums
 
 
 def _files(folder: Path) -> list[str]:
-    found = (file for file in folder.rglob("*") if file.is_file() and file != folder / SUMS)
-    return sorted(file.relative_to(folder).as_posix() for file in found)
+    files = (file for file in folder.rglob("*") if file.is_file() and file != folder / SUMS)
+    return sorted(file.relative_to(folder).as_posix() for file in files)
 
 
 def _sha256(path: Path) -> str:

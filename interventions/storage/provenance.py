@@ -1,4 +1,4 @@
-"""Where a result comes from: everything needed to make it again."""
+"""Records how a result was made: model, data, settings, versions, device and commit."""
 
 import datetime
 import functools
@@ -32,8 +32,24 @@ def provenance(
     config: Any = None,
     seed: int | None = None,
 ) -> dict[str, Any]:
-    """Model (name, hash), data, config, seed, and what ran it: command, time, versions, device, commit; without the unknown."""
-    known = {
+    """Returns a record of how a result was made.
+
+    Args:
+        model: name and hash of the model's weights, as plain values.
+        data: the recordings, as plain values.
+        config: the settings, as plain values.
+        seed: the seed of all that is random.
+
+    Returns:
+        The arguments and `command`, `time` (UTC), `versions` of packages, `platform` and `commit`;
+        entries that are None are left out. `save_result` accepts it as `provenance=`.
+
+    Example:
+        >>> record = provenance(data="demo.flac", seed=0)
+        >>> record["data"], record["seed"]
+        ('demo.flac', 0)
+    """
+    record = {
         "model": model,
         "data": data,
         "config": config,
@@ -48,28 +64,29 @@ def provenance(
             "device": device(),
         },
     }
-    return {key: value for key, value in known.items() if value is not None}
+    return {key: value for key, value in record.items() if value is not None}
 
 
 def command() -> str:
-    """The command line of this process, the program by its bare name."""
+    """Returns the command line of this process, with the bare name of the program."""
     import shlex
 
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def versions() -> dict[str, str]:
-    found = {}
+    """Returns the versions of the installed packages that results depend on."""
+    installed = {}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def device() -> str | None:
-    """What JAX computes on, if it has been started: asking must not start it."""
+    """Returns number and kind of JAX's devices; None if JAX is not imported, to avoid starting it."""
     if "jax" not in sys.modules:
         return None
     import jax
@@ -80,20 +97,21 @@ def device() -> str | None:
 
 @functools.cache
 def commit() -> str | None:
-    """The commit of this checkout, `+` at its end when files differ from it; outside a checkout what $JAXASR_COMMIT says, else None."""
+    """Returns the commit of this checkout, followed by `+` if files differ from it.
+
+    Outside a checkout, returns the environment variable JAXASR_COMMIT, or None.
+    """
     folder = Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists():
         return os.environ.get("JAXASR_COMMIT")
-    head, changed = (
-        _git(folder, "rev-parse", "HEAD"),
-        _git(folder, "status", "--porcelain", "--untracked-files=no"),
-    )
-    return None if head is None else head + ("+" if changed else "")
+    head = _git(folder, "rev-parse", "HEAD")
+    changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return None if head is None else head + ("+" if changes else "")
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             ["git", "-C", str(folder), *arguments],
             capture_output=True,
             text=True,
@@ -102,4 +120,4 @@ def _git(folder: Path, *arguments: str) -> str | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return process.stdout.strip()

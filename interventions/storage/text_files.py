@@ -1,4 +1,4 @@
-"""Writing results: text and strict JSON. See `interventions.storage.atomic` for how a file appears whole under its name, or not at all."""
+"""Writes texts and strict JSON atomically, and makes hidden characters visible."""
 
 import json
 import re
@@ -13,20 +13,29 @@ from interventions.storage.atomic import (
     staging as staging,
 )
 
-# Control characters, overrides of the direction of text, line separators, and halves of surrogate pairs (bytes of a file name that
-# are no UTF-8).
+# Control characters, direction overrides, line separators, and lone surrogates (Python's stand-ins
+# for bytes of a file name that are not UTF-8).
 _HIDDEN = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]"
 )
 
 
-def printable(text: Any, lines: bool = False) -> str:
-    """`text` with characters that would act on a terminal, or that UTF-8 cannot hold, as escapes such as `\\x1b`.
+def printable(text: object, lines: bool = False) -> str:
+    """Escapes characters that would act on a terminal, or that UTF-8 cannot hold.
 
-    lines: keeps line ends and tabs as they are.
+    Args:
+        text: any value; `str` is applied.
+        lines: keeps line ends and tabs.
+
+    Returns:
+        The text with escapes such as `\\x1b`.
+
+    Example:
+        >>> print(printable("red: \\x1b[31m"))
+        red: \\x1b[31m
     """
     return _HIDDEN.sub(
-        lambda found: found[0] if lines and found[0] in "\n\t" else _escape(found[0]), str(text)
+        lambda match: match[0] if lines and match[0] in "\n\t" else _escape(match[0]), str(text)
     )
 
 
@@ -38,7 +47,7 @@ def _escape(character: str) -> str:
 
 
 def utf8(value: Any) -> Any:
-    """`value`, a text or plain values with texts, with escapes for what UTF-8 does not have: the bytes of some file names."""
+    """Escapes lone surrogates, which UTF-8 cannot hold, in a text or in the texts of plain values."""
     if isinstance(value, dict):
         return {utf8(key): utf8(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -47,24 +56,45 @@ def utf8(value: Any) -> Any:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Writes UTF-8; a character that it does not have, such as a byte of a file name, is written as an escape."""
+    """Writes a text as UTF-8, complete or not at all; escapes characters that UTF-8 cannot hold.
+
+    Returns:
+        The path.
+    """
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     return path
 
 
 def write_json(path: Path, value: Any) -> Path:
+    """Writes a value as strict JSON, complete or not at all, see `to_json`.
+
+    Returns:
+        The path.
+    """
     return write_text(path, to_json(value) + "\n")
 
 
 def to_json(value: Any) -> str:
-    """Strict JSON, safe to print: arrays become lists; what is not finite becomes null; hidden characters are escaped."""
+    """Encodes a value as strict JSON that is safe to print.
+
+    Arrays become lists, NaN and infinities become null, hidden characters are escaped.
+
+    Example:
+        >>> to_json({"loss": float("nan"), "sizes": (1, 2)})
+        '{"loss": null, "sizes": [1, 2]}'
+    """
     text = json.dumps(plain(value), ensure_ascii=False, allow_nan=False)
-    return _HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _HIDDEN.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def plain(value: Any) -> Any:
-    """`value` in terms of dict, list, str, int, float, bool and None."""
+    """Converts a value to dict, list, str, int, float, bool and None.
+
+    Example:
+        >>> plain({"mean": np.float32(0.5), 3: np.arange(2)})
+        {'mean': 0.5, '3': [0, 1]}
+    """
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

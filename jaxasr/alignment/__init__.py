@@ -1,1 +1,1 @@
-"""Word times from cross-attention: of a transcript, of a given text, and the choice of heads."""
+"""Word times from cross-attention, of a transcript or of a given text, and the choice of heads."""

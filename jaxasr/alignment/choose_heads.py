@@ -1,7 +1,7 @@
-"""Alignment heads for a checkpoint that names none, chosen without reference times.
+"""Chooses alignment heads for a checkpoint that names none, without reference times.
 
-Each cross-attention head is scored by how well it alone follows the speech (`jaxasr.alignment.words.path_scores`) while the decoder
-reads a text of the recordings: the given one, or what the model transcribes itself.
+While the decoder reads a text of the recordings, each cross-attention head is scored by how well it
+alone follows the speech (`jaxasr.alignment.words.path_scores`). The text is given or transcribed.
 """
 
 from collections.abc import Sequence
@@ -19,25 +19,34 @@ from jaxasr.options import Options
 from jaxasr.tokenizer import Tokenizer
 from jaxasr.transcribe import transcribe
 
-_FEWEST_TOKENS = 3  # fewer have no order to follow
+_MIN_TOKENS = 3  # fewer tokens have no order that a head could follow
 
 
 def choose_heads(
     model: Whisper, tokenizer: Tokenizer, windows: Sequence[Window], *, n: int | None = None
 ) -> Heads:
-    """Returns the `n` cross-attention heads that follow the speech best, in the order of layers and heads.
+    """Chooses the `n` cross-attention heads that follow the speech best.
 
     Args:
-        model: the recogniser.
-        tokenizer: its tokenizer.
-        windows: audio with its text, see `jaxasr.alignment.forced`.
-        n: how many heads; None: as many as a layer of the decoder has. The published lists are of about that length.
+        model: the recogniser's model.
+        tokenizer: the tokenizer of the model.
+        windows: audio with its text, from `speech_windows` or `jaxasr.alignment.forced.place`.
+        n: number of heads. None: the number of heads per decoder layer, about the length of the
+            published lists.
+
+    Returns:
+        (layer, head) pairs, in the order of layers and heads.
 
     Raises:
-        ValueError: no window; `n` is below 1 or above the number of heads.
+        ValueError: there is no window; `n` is below 1 or above the number of heads.
 
     Example:
-        `heads = asr.choose_heads(["a.flac", "b.flac"])`, see `Recogniser.choose_heads`.
+        ```python
+        asr = jaxasr.load("tiny.en")
+        audio = jaxasr.load_audio("speech.flac")
+        windows = speech_windows(asr.model, asr.tokenizer, audio)
+        heads = choose_heads(asr.model, asr.tokenizer, windows)
+        ```
     """
     heads = all_heads(model.config)
     n = model.config.n_text_head if n is None else n
@@ -45,7 +54,8 @@ def choose_heads(
         raise ValueError(f"n: expected 1 to {len(heads)} heads, got {n}.")
     if not windows:
         raise ValueError(
-            "windows: expected at least one window with a text of three tokens or more, got none. Use recordings of speech."
+            "windows: expected at least one window with a text of three tokens or more, got none. "
+            "Use recordings of speech."
         )
     scores = np.mean([score_heads(model, tokenizer, window) for window in windows], axis=0)
     return tuple(sorted(heads[i] for i in np.argsort(-scores.ravel(), kind="stable")[:n]))
@@ -58,26 +68,36 @@ def speech_windows(
     *,
     language: str | None = None,
 ) -> list[Window]:
-    """Returns the windows of 30 s of a recording with what the model transcribes there, to choose heads by.
+    """Splits a recording into windows of 30 s with their transcribed text.
 
-    Leaves out windows with fewer than three tokens and those whose text repeats itself.
+    Leaves out windows with fewer than three tokens and windows with a repetitive text.
+
+    Args:
+        model: the recogniser's model.
+        tokenizer: the tokenizer of the model.
+        audio: float samples at 16 kHz.
+        language: a code or an English name. None: detect it (multilingual checkpoints).
     """
     options = Options(language=language, timestamps=False)
-    found, windows = transcribe(model, tokenizer, audio, options), []
-    for segment in found.segments:
+    max_ratio = options.compression_ratio_threshold
+    assert max_ratio is not None
+    transcript = transcribe(model, tokenizer, audio, options)
+    windows = []
+    for segment in transcript.segments:
         tokens = tuple(id_ for id_ in segment.tokens if id_ < tokenizer.special.eot)
-        if (
-            len(tokens) >= _FEWEST_TOKENS
-            and segment.compression_ratio <= options.compression_ratio_threshold
-        ):
+        if len(tokens) >= _MIN_TOKENS and segment.compression_ratio <= max_ratio:
             first = round(segment.seek * SAMPLE_RATE)
             samples = np.asarray(audio, np.float32)[first : first + N_SAMPLES]
-            windows.append(Window(segment.seek, samples, tokens, found.language))
+            windows.append(Window(segment.seek, samples, tokens, transcript.language))
     return windows
 
 
 def score_heads(model: Whisper, tokenizer: Tokenizer, window: Window) -> Float[np.ndarray, "L H"]:
-    """Returns the score of every cross-attention head in one window, by layer and head; see `jaxasr.alignment.words.path_scores`."""
+    """Scores every cross-attention head in one window.
+
+    Returns:
+        Scores by layer and head, see `jaxasr.alignment.words.path_scores`.
+    """
     memory, _ = model.encode(log_mel(window.audio, model.config.n_mels)[None])
     frames = [n_frames(len(window.audio))]
     scores = path_scores(

@@ -22,12 +22,14 @@ ALIGNMENT_HEADS: dict[str, Heads] = {
     ),
     "small": _heads("5.3 5.9 8.0 8.4 8.7 8.8 9.0 9.7 9.9 10.5"),
     "medium.en": _heads(
-        "11.4 14.1 14.12 14.14 15.4 16.0 16.4 16.9 17.12 17.14 18.7 18.10 18.15 20.0 20.3 20.9 20.14 21.12"
+        "11.4 14.1 14.12 14.14 15.4 16.0 16.4 16.9 17.12 17.14 18.7 18.10 18.15 20.0 20.3 "
+        "20.9 20.14 21.12"
     ),
     "medium": _heads("13.15 15.4 15.15 16.1 20.0 23.4"),
     "large-v1": _heads("9.19 11.2 11.4 11.17 22.7 22.11 22.17 23.2 23.15"),
     "large-v2": _heads(
-        "10.12 13.17 16.11 16.12 16.13 17.15 17.16 18.4 18.11 18.19 19.11 21.2 21.3 22.3 22.9 22.12 23.5 23.7 23.13 25.5 26.1 26.12 27.15"
+        "10.12 13.17 16.11 16.12 16.13 17.15 17.16 18.4 18.11 18.19 19.11 21.2 21.3 22.3 22.9 "
+        "22.12 23.5 23.7 23.13 25.5 26.1 26.12 27.15"
     ),
     "large-v3": _heads("7.0 10.17 12.18 13.12 16.1 17.14 19.11 21.4 24.1 25.6"),
     "large-v3-turbo": _heads("2.4 2.11 3.3 3.6 3.11 3.14"),
@@ -35,19 +37,28 @@ ALIGNMENT_HEADS: dict[str, Heads] = {
 ALIGNMENT_HEADS["turbo"] = ALIGNMENT_HEADS["large-v3-turbo"]
 
 
-def published(name: str, config: Config) -> Heads | None:
-    """The heads of a model of this name, else of the only published size with these dimensions; None if there is none."""
+def published_heads(name: str, config: Config) -> Heads | None:
+    """Returns the published alignment heads of a checkpoint, None if there are none.
+
+    Args:
+        name: name of the checkpoint, such as "tiny.en". If it is not the name of a published size,
+            the only published size with the same dimensions counts.
+        config: dimensions of the checkpoint.
+
+    Example:
+        >>> published_heads("tiny", SIZES["tiny"])
+        ((2, 2), (3, 0), (3, 2), (3, 3), (3, 4), (3, 5))
+    """
     dims = config.replace(dtype="float32", param_dtype="float32")
     if SIZES.get(name) == dims and name in ALIGNMENT_HEADS:
         return ALIGNMENT_HEADS[name]
-    same = {
-        heads for size, heads in ALIGNMENT_HEADS.items() if SIZES[size] == dims
-    }  # v1 and v2 share theirs: only the name tells
-    return same.pop() if len(same) == 1 else None
+    # Only the name distinguishes large-v1 and large-v2, which have the same dimensions.
+    candidates = {heads for size, heads in ALIGNMENT_HEADS.items() if SIZES[size] == dims}
+    return candidates.pop() if len(candidates) == 1 else None
 
 
 def default_heads(config: Config) -> Heads:
-    """Every head of the upper half of the decoder: what openai/whisper uses for a checkpoint of which nothing is published."""
+    """Returns every head of the upper half of the decoder, as openai/whisper does by default."""
     return tuple(
         (layer, head)
         for layer in range(config.n_text_layer // 2, config.n_text_layer)
@@ -63,7 +74,11 @@ def all_heads(config: Config) -> Heads:
 
 
 def check_heads(config: Config, heads: Heads) -> Heads:
-    """`heads` as they are. Raises `ValueError` when there are none, or one lies outside the decoder."""
+    """Returns `heads` after checking them.
+
+    Raises:
+        ValueError: there are no heads, or a pair lies outside of the decoder.
+    """
     bad = [
         pair
         for pair in heads
@@ -71,7 +86,8 @@ def check_heads(config: Config, heads: Heads) -> Heads:
     ]
     if bad or not heads:
         raise ValueError(
-            f"heads: expected (layer, head) pairs within {config.n_text_layer} layers of {config.n_text_head} heads, got {bad or 'none'}. "
-            "Use those of the checkpoint, or jaxasr.alignment.released_heads.default_heads(config)."
+            f"heads: expected (layer, head) pairs within {config.n_text_layer} layers of "
+            f"{config.n_text_head} heads, got {bad or 'none'}. Use those of the checkpoint, or "
+            "jaxasr.alignment.released_heads.default_heads(config)."
         )
     return heads

@@ -1,6 +1,6 @@
-"""Word times: the path that dynamic time warping finds through the cross-attention of heads that follow the speech.
+"""Finds word times from the cross-attention of heads that follow the speech.
 
-Source: openai/whisper `timing.py`, without its rules of thumb that shorten words after pauses.
+Source: openai/whisper `timing.py`, without its heuristics that shorten words after pauses.
 """
 
 import functools
@@ -13,7 +13,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxasr import compiled
+from jaxasr.alignment.punctuation import merge_punctuation
 from jaxasr.alignment.released_heads import Heads, check_heads
+from jaxasr.alignment.time_warping import alignment_matrix, dtw
 from jaxasr.audio import frame_to_seconds
 from jaxasr.cache import Memory
 from jaxasr.model import Whisper
@@ -22,11 +24,8 @@ from jaxasr.tokenizer import Tokenizer
 from jaxasr.transcript import Word
 
 _BUCKET = 32  # tokens are padded to a multiple of this, so that few programs are compiled
-_MEDIAN_WIDTH = 7  # frames
-_PREPENDED = "\"'“¿([{-"
-_APPENDED = "\"'.。,，!！?？:：”)]}、"
 _CROSS = "decoder.cross_attn."
-# Edits of these change the pattern in ways that the queries do not show.
+# Edits of these sites change the pattern, but not the queries.
 _BEYOND_QUERIES = {_CROSS + site for site in ("k", "scores", "pattern")}
 
 
@@ -43,37 +42,54 @@ def align(
     edits: Edits | None = None,
     late_start: bool = False,
 ) -> list[list[Word]]:
-    """When each word of `texts` was said: for every row of `memory` its words, with times in seconds from the start of the window.
+    """Finds when each word of the given texts is spoken.
 
     Args:
-        model: the recogniser.
-        tokenizer: its tokenizer.
-        memory: of B windows.
-        texts: B lists of text ids; control tokens and timestamps are left out.
-        n_frames: B true lengths in encoder frames of 20 ms: attention to the padding after them does not count.
+        model: the recogniser's model.
+        tokenizer: the tokenizer of the model.
+        memory: encoded audio of B windows.
+        texts: B lists of token ids; control tokens and timestamps are left out.
+        n_frames: B lengths in encoder frames of 20 ms; attention to the padding after them is
+            excluded.
         heads: (layer, head) pairs, see `jaxasr.alignment.released_heads`.
-        language: as in the prompt that the texts were written after.
-        task: likewise.
-        edits: of the decoder, in force while the texts are read.
-        late_start: whether the first word may begin later than the window, after silence for example. If not, it begins
-            at the first frame, as in openai/whisper and faster-whisper.
+        language: language of the prompt that precedes the texts. None: English.
+        task: task of the prompt that precedes the texts.
+        edits: edits of decoder sites, active while the decoder reads the texts.
+        late_start: let the first word start after the start of the window, for example after
+            silence. False: it starts at the first frame, as in openai/whisper and faster-whisper.
+
+    Returns:
+        The words of each window, with times in seconds from the start of the window.
 
     Raises:
-        ValueError: as many texts and lengths as windows are needed; a text too long for the context; a length outside the window;
-            attention that is NaN.
+        ValueError: the numbers of texts, lengths and windows differ; a text does not fit the
+            context; a length is outside of the window; attention is NaN.
+
+    Example:
+        ```python
+        asr = jaxasr.load("tiny.en")
+        audio = jaxasr.load_audio("speech.flac")[: 30 * 16_000]
+        memory, _ = asr.model.encode(jaxasr.log_mel(audio, asr.config.n_mels)[None])
+        ids = asr.tokenizer.encode(" The captain read the old letter aloud.")
+        length = jaxasr.audio.n_frames(len(audio))
+        heads = asr.alignment_heads
+        [words] = align(asr.model, asr.tokenizer, memory, [ids], [length], heads=heads)
+        ```
     """
-    texts, start = _read_as(tokenizer, texts, language, task)
-    _check(model, heads, memory, texts, n_frames, len(start))
+    texts, prompt = _texts_and_prompt(tokenizer, texts, language, task)
+    _check_arguments(model, heads, memory, texts, n_frames, len(prompt))
     if not any(texts):
         return [[] for _ in texts]
-    scores, probabilities = _read(
-        model, texts, start, tokenizer.special.eot, memory, edits or {}, heads
+    scores, probabilities = _attention_scores(
+        model, texts, prompt, tokenizer.special.eot, memory, edits or {}, heads
     )
-    find = functools.partial(
-        _words, tokenizer, language=language, n_start=len(start), late_start=late_start
+    find_words = functools.partial(
+        _find_words, tokenizer, language=language, n_prompt=len(prompt), late_start=late_start
     )
     return [
-        find(ids, scores[:, row, : len(start) + len(ids) + 1, : n_frames[row]], probabilities[row])
+        find_words(
+            ids, _true_scores(scores, row, len(prompt) + len(ids), n_frames), probabilities[row]
+        )
         for row, ids in enumerate(texts)
     ]
 
@@ -88,74 +104,91 @@ def path_scores(
     heads: Heads,
     language: str | None = None,
 ) -> Float[np.ndarray, "B N"]:
-    """Returns how well each head alone follows the speech in each window; needs no reference times.
+    """Scores how well each head alone follows the speech, without reference times.
 
-    The score of a head is the mean of its alignment matrix along the path that dynamic time warping finds through it.
-    The matrix is standardised over tokens and the path moves forward only, so the score is high for a head that is
-    concentrated on few frames, on different frames for different tokens, and in the order of the tokens.
-    Takes the arguments of `align`; no text may be empty.
+    The score of a head is the mean of its alignment matrix along the path that dynamic time warping
+    finds in it. The matrix is standardised over tokens, and the path only moves forward. So the
+    score is high if the head attends to few frames, to different frames for different tokens, and
+    in the order of the tokens.
+
+    Args:
+        model: as in `align`.
+        tokenizer: as in `align`.
+        memory: as in `align`.
+        texts: as in `align`; every text has at least one text token.
+        n_frames: as in `align`.
+        heads: as in `align`.
+        language: as in `align`.
+
+    Returns:
+        Scores of B windows and N heads.
+
+    Raises:
+        ValueError: a text is empty, or as in `align`.
     """
-    texts, start = _read_as(tokenizer, texts, language)
-    _check(model, heads, memory, texts, n_frames, len(start))
+    texts, prompt = _texts_and_prompt(tokenizer, texts, language)
+    _check_arguments(model, heads, memory, texts, n_frames, len(prompt))
     if not all(texts):
         raise ValueError(
-            "texts: expected at least one text token in each window, got an empty text. Leave its window out."
+            "texts: expected at least one text token in each window, got an empty text. "
+            "Leave its window out."
         )
-    scores, _ = _read(model, texts, start, tokenizer.special.eot, memory, {}, heads)
-    return np.array(
-        [
-            [
-                _path_score(
-                    scores[[head], row, : len(start) + len(ids) + 1, : n_frames[row]], len(start)
-                )
-                for head in range(len(heads))
-            ]
-            for row, ids in enumerate(texts)
-        ]
-    )
+    scores, _ = _attention_scores(model, texts, prompt, tokenizer.special.eot, memory, {}, heads)
+    rows = []
+    for row, ids in enumerate(texts):
+        window_scores = _true_scores(scores, row, len(prompt) + len(ids), n_frames)
+        rows.append([_path_score(window_scores[[head]], len(prompt)) for head in range(len(heads))])
+    return np.array(rows)
 
 
-def _path_score(scores: Float[np.ndarray, "1 T S"], n_start: int) -> float:
-    matrix = alignment_matrix(scores)[
-        n_start - 1 : -1
-    ]  # from <|notimestamps|>, which predicts the first token, to the last token
+def _true_scores(
+    scores: Float[np.ndarray, "N B T S"], row: int, n_tokens: int, n_frames: Sequence[int]
+) -> Float[np.ndarray, "N Tr Sr"]:
+    """Returns the scores of one window without padding: its tokens and end-of-text, its frames."""
+    return scores[:, row, : n_tokens + 1, : n_frames[row]]
+
+
+def _path_score(scores: Float[np.ndarray, "1 T S"], n_prompt: int) -> float:
+    matrix = alignment_matrix(scores)[n_prompt - 1 : -1]  # rows as in `_find_words`
     return float(matrix[dtw(-matrix)].mean())
 
 
-def _read_as(
+def _texts_and_prompt(
     tokenizer: Tokenizer,
     texts: Sequence[Sequence[int]],
     language: str | None,
     task: str = "transcribe",
 ) -> tuple[list[list[int]], list[int]]:
-    """Texts without control tokens and timestamps, and the prompt before each of them."""
-    start = [*tokenizer.sot_sequence(language, task), tokenizer.special.no_timestamps]
-    return [[int(i) for i in ids if i < tokenizer.special.eot] for ids in texts], start
+    """Returns the text tokens of each window, and the prompt that precedes them."""
+    prompt = [*tokenizer.sot_sequence(language, task), tokenizer.special.no_timestamps]
+    return [[int(i) for i in ids if i < tokenizer.special.eot] for ids in texts], prompt
 
 
-def _check(
+def _check_arguments(
     model: Whisper,
     heads: Heads,
     memory: Memory,
     texts: list[list[int]],
     n_frames: Sequence[int],
-    n_start: int,
+    n_prompt: int,
 ) -> None:
     check_heads(model.config, heads)
     batch, context = memory.xa.shape[0], model.config.n_text_ctx
     if not len(texts) == len(n_frames) == batch:
         raise ValueError(
-            f"texts, n_frames: expected {batch} of each, one a window of memory, got {len(texts)} and {len(n_frames)}."
+            f"texts, n_frames: expected {batch} of each, one per window of memory, got "
+            f"{len(texts)} and {len(n_frames)}."
         )
     bad = [n for n in n_frames if not 0 < n <= model.config.n_audio_ctx]
     if bad:
         raise ValueError(
             f"n_frames: expected 1 to {model.config.n_audio_ctx} encoder frames, got {bad[0]}."
         )
-    room, longest = context - n_start - 1, max(map(len, texts))
+    room, longest = context - n_prompt - 1, max(map(len, texts))
     if longest > room:
         raise ValueError(
-            f"texts: expected at most {room} tokens, so that they fit the context, got {longest}. Split the text."
+            f"texts: expected at most {room} tokens, so that they fit the context, got {longest}. "
+            "Split the text."
         )
 
 
@@ -165,23 +198,24 @@ def _padded(rows: list[list[int]], filler: int, context: int) -> Int[np.ndarray,
     return np.array([row + [filler] * (width - len(row)) for row in rows], np.int32)
 
 
-def _read(
+def _attention_scores(
     model: Whisper,
     texts: list[list[int]],
-    start: list[int],
+    prompt: list[int],
     eot: int,
     memory: Memory,
     edits: Edits,
     heads: Heads,
 ) -> tuple[Float[np.ndarray, "N B T S"], Float[np.ndarray, "B T"]]:
-    """Attention scores of the N heads, and the probability of every token after those before it."""
-    tokens = _padded([start + ids + [eot] for ids in texts], eot, model.config.n_text_ctx)
-    # The queries and the keys that memory holds make the scores of any head: nothing as large as a pattern leaves the layer scan.
+    """Returns attention scores of the heads, and the probability of each token given its prefix."""
+    tokens = _padded([prompt + ids + [eot] for ids in texts], eot, model.config.n_text_ctx)
+    # Queries and the keys in memory give the scores of any head, so the layer scan need not return
+    # whole patterns, which are much larger.
     site = _CROSS + ("pattern" if _BEYOND_QUERIES & set(edits) else "q")
     logits, acts = model.decode(jnp.asarray(tokens), memory, edits=edits, readout=select(site))
     k = memory.stacked().k
     outputs = compiled.call(
-        _of_heads, logits, jnp.asarray(tokens), acts[site], k, heads=heads, eot=eot, site=site
+        _select_heads, logits, jnp.asarray(tokens), acts[site], k, heads=heads, eot=eot, site=site
     )
     scores, probabilities = jax.device_get(outputs)
     if np.isnan(scores).any():
@@ -191,7 +225,7 @@ def _read(
     return scores, probabilities
 
 
-def _of_heads(
+def _select_heads(
     logits: Float[Array, "B T V"],
     tokens: Int[Array, "B T"],
     acts: Array,
@@ -201,110 +235,52 @@ def _of_heads(
     eot: int,
     site: str,
 ) -> tuple[Array, Array]:
+    """Returns scores [N, B, T, S] of the heads and probabilities [B, T - 1] of the tokens."""
     layer, head = np.array(heads).T
     if site.endswith("pattern"):
         scores = jnp.log(jnp.maximum(acts[layer, :, head].astype(jnp.float32), 1e-30))
     else:
         q, keys = acts[layer, :, :, head].astype(jnp.float32), k[layer, :, head].astype(jnp.float32)
         scores = jnp.einsum("nbtd,nbsd->nbts", q * q.shape[-1] ** -0.5, keys, precision="highest")
-    chances = jax.nn.softmax(
-        logits[:, :-1, :eot], axis=-1
-    )  # among text tokens, as the reference has it
+    # The reference normalises over text tokens only.
+    probabilities = jax.nn.softmax(logits[:, :-1, :eot], axis=-1)
     following = jnp.minimum(tokens[:, 1:], eot - 1)[..., None]
-    return scores, jnp.take_along_axis(chances, following, axis=-1)[..., 0]
+    return scores, jnp.take_along_axis(probabilities, following, axis=-1)[..., 0]
 
 
-def _words(
+def _find_words(
     tokenizer: Tokenizer,
     ids: list[int],
     scores: Float[np.ndarray, "N T S"],
     probabilities: Float[np.ndarray, "T"],
     *,
-    n_start: int,
+    n_prompt: int,
     language: str | None,
     late_start: bool,
 ) -> list[Word]:
+    """Returns the words of one window with their times."""
     words = tokenizer.split_words(ids, language)
     if not words:
         return []
-    # From <|notimestamps|>, which predicts the first token, to the last token.
     matrix = alignment_matrix(scores)
-    before = matrix[: n_start - 1].max(0, keepdims=True)[
-        : int(late_start)
-    ]  # the rest of the prompt attends to what precedes the text
-    rows, columns = dtw(-np.concatenate([before, matrix[n_start - 1 : -1]]))
-    times = frame_to_seconds(
-        columns[np.flatnonzero(np.diff(rows, prepend=-1))][len(before) :]
-    )  # each row's first frame on the path
+    # A row attends to the frames of the token it predicts. So the rows of the text start at
+    # <|notimestamps|>, which predicts the first token, and exclude the last row.
+    text_rows = matrix[n_prompt - 1 : -1]
+    # The rest of the prompt attends to the frames before the text: one row for a late start.
+    prompt_rows = matrix[: n_prompt - 1].max(0, keepdims=True)[: int(late_start)]
+    rows, columns = dtw(-np.concatenate([prompt_rows, text_rows]))
+    first_columns = columns[np.flatnonzero(np.diff(rows, prepend=-1))]
+    times = frame_to_seconds(first_columns[len(prompt_rows) :])
     bounds = list(itertools.accumulate((len(tokens) for _, tokens in words), initial=0))
-    chances = probabilities[n_start - 1 :]
+    token_probabilities = probabilities[n_prompt - 1 :]
     timed = [
-        Word(text, float(times[i]), float(times[j]), float(chances[i:j].mean()), tuple(tokens))
+        Word(
+            text,
+            float(times[i]),
+            float(times[j]),
+            float(token_probabilities[i:j].mean()),
+            tuple(tokens),
+        )
         for (text, tokens), (i, j) in zip(words, itertools.pairwise(bounds))
     ]
     return merge_punctuation(timed)
-
-
-def alignment_matrix(scores: Float[np.ndarray, "N T S"]) -> Float[np.ndarray, "T S"]:
-    """Mean over heads of the attention to the true frames, standardised over tokens and median-filtered over 7 frames."""
-    from scipy.ndimage import median_filter
-
-    weights = np.exp(scores - scores.max(-1, keepdims=True), dtype=np.float64)
-    weights /= weights.sum(-1, keepdims=True)
-    weights = (weights - weights.mean(1, keepdims=True)) / np.maximum(
-        weights.std(1, keepdims=True), 1e-30
-    )
-    if scores.shape[-1] > _MEDIAN_WIDTH // 2:
-        weights = median_filter(weights, size=(1, 1, _MEDIAN_WIDTH), mode="mirror")
-    return weights.mean(0)
-
-
-def dtw(cost: Float[np.ndarray, "T S"]) -> tuple[Int[np.ndarray, "P"], Int[np.ndarray, "P"]]:
-    """The cheapest path from the first cell to the last by steps down, right or both: its rows and its columns."""
-    n, m = cost.shape
-    total = np.full((n + 1, m + 1), np.inf)
-    total[0, 0] = 0
-    for i, row in enumerate(cost, start=1):
-        # total[j] = row[j] + min(enter[j], total[j - 1]) has a closed form: a running minimum between running sums.
-        enter = np.minimum(total[i - 1, :-1], total[i - 1, 1:])
-        sums = np.cumsum(row)
-        total[i, 1:] = sums + np.minimum.accumulate(enter - (sums - row))
-    path = [(n, m)]
-    while path[-1] != (1, 1):
-        path.append(_back(total, *path[-1]))
-    rows, columns = np.array(path[::-1]).T - 1
-    return rows, columns
-
-
-def _back(total: np.ndarray, i: int, j: int) -> tuple[int, int]:
-    both, down, right = total[i - 1, j - 1], total[i - 1, j], total[i, j - 1]
-    if both < min(down, right):
-        return i - 1, j - 1
-    return (i - 1, j) if down < min(both, right) else (i, j - 1)
-
-
-def merge_punctuation(words: Sequence[Word]) -> list[Word]:
-    """Opening marks join the word after them, closing marks the one before; the word keeps its own times."""
-    opened: list[Word] = []
-    for word in reversed(words):
-        if opened and word.text.startswith(" ") and word.text.strip() in _PREPENDED:
-            opened[-1] = _joined(opened[-1], word, opened[-1])
-        else:
-            opened.append(word)
-    closed: list[Word] = []
-    for word in reversed(opened):
-        if closed and not closed[-1].text.endswith(" ") and word.text in _APPENDED:
-            closed[-1] = _joined(closed[-1], closed[-1], word)
-        else:
-            closed.append(word)
-    return closed
-
-
-def _joined(timed: Word, left: Word, right: Word) -> Word:
-    return Word(
-        left.text + right.text,
-        timed.start,
-        timed.end,
-        timed.probability,
-        left.tokens + right.tokens,
-    )

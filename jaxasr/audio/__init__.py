@@ -1,4 +1,4 @@
-"""Audio: files as 16 kHz mono samples, log-mel features, the clock of encoder frames of 20 ms."""
+"""Audio files as 16 kHz mono samples, log-mel features, and times of encoder frames of 20 ms."""
 
 from jaxasr.audio.decoders import header_seconds as header_seconds
 from jaxasr.audio.features import (
@@ -11,6 +11,5 @@ from jaxasr.audio.features import (
     mel_filters as mel_filters,
     n_frames as n_frames,
     pad_or_trim as pad_or_trim,
-    seconds_to_frame as seconds_to_frame,
 )
 from jaxasr.audio.loading import load_audio as load_audio

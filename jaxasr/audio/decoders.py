@@ -1,6 +1,6 @@
-"""Decoders of audio files: libsndfile, PyAV (FFmpeg's libraries), the ffmpeg program.
+"""Decodes audio files with libsndfile, PyAV (FFmpeg's libraries) or the ffmpeg program.
 
-Each decodes from the start until nothing comes: lengths in headers are compared, never used.
+Each decoder reads until the file ends, because lengths in headers may be wrong.
 """
 
 import contextlib
@@ -23,28 +23,28 @@ Blocks = Iterator[tuple[int, np.ndarray]]  # the sample rate in Hz, and mono flo
 RATES = (1_000, 1_000_000)  # Hz
 MAX_CHANNELS = 256
 _BLOCK = 1 << 20  # samples of all channels decoded at a time
-_UNKNOWN = 1 << 62  # at least this many frames: libsndfile knows no length
+_UNKNOWN = 1 << 62  # libsndfile reports at least this many frames for an unknown length
 _COMPRESSED = ("FLAC", "MP3", "OGG")  # formats in which audio may follow where libsndfile stops
-_TAGS = 1024  # bytes after the audio of a compressed file that may be tags, as ID3v1
+_MAX_TAGS = 1024  # bytes after the audio of a compressed file that may be tags, such as ID3v1
 
 
 class DecodingError(Exception):
-    """The file cannot be decoded, or not to its end; the message says why."""
+    """A file cannot be decoded, or not to its end. The message gives the reason."""
 
 
 class ImplausibleError(Exception):
-    """The file has a sample rate or a number of channels that no recording has."""
+    """A file claims a sample rate or a number of channels that no recording has."""
 
 
 class _Sequential(soundfile.SoundFile):
-    """Never seeks: soundfile does after each block, which fails where the length is unknown."""
+    """Disables the seek after each block, which fails if the length is unknown."""
 
     def seekable(self) -> bool:
         return False
 
 
 class _File(io.FileIO):
-    """Answers -1, as C does, when a damaged header asks for an impossible place."""
+    """Returns -1, as in C, when a damaged header asks for an impossible position."""
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         try:
@@ -58,12 +58,15 @@ def libsndfile(path: Path, *, to_the_end: bool = True) -> Blocks:
 
     Args:
         path: a regular file.
-        to_the_end: raise `DecodingError` when the header claims another length than was decoded,
-            or decoding fails at some place. False: yield what can be decoded.
+        to_the_end: raise `DecodingError` if the header claims another length than was decoded, or
+            if a block cannot be decoded. False: yield the blocks that can be decoded.
+
+    Yields:
+        The sample rate in Hz, and mono float32 samples.
 
     Raises:
-        DecodingError: no format of libsndfile, or compressed audio follows where it stops
-            (it decodes only the first of several streams that follow one another).
+        DecodingError: libsndfile does not read the format, or stops before the end of compressed
+            audio (it decodes only the first of several concatenated streams).
         ImplausibleError: see `check_format`.
     """
     with _File(path) as file:
@@ -72,8 +75,8 @@ def libsndfile(path: Path, *, to_the_end: bool = True) -> Blocks:
             if sound.format == "VOC":
                 raise DecodingError("reads headers within VOC files as samples")
             if sound.format == "OGG":
-                sound.seek(0)  # else libsndfile 1.2.2 decodes some Opus files wrong from the start
-            # A block that fails is lost as a whole.
+                sound.seek(0)  # otherwise libsndfile 1.2.2 decodes some Opus files wrongly
+            # libsndfile loses the whole block that fails, so a retry uses small blocks.
             size = (_BLOCK if to_the_end else _BLOCK >> 10) // sound.channels
             decoded = 0
             try:
@@ -90,7 +93,7 @@ def libsndfile(path: Path, *, to_the_end: bool = True) -> Blocks:
             )
         if to_the_end and decoded != sound.frames and sound.frames < _UNKNOWN:
             raise DecodingError(f"decoded {decoded} of {sound.frames} samples")
-        if sound.format in _COMPRESSED and left > _TAGS:
+        if sound.format in _COMPRESSED and left > _MAX_TAGS:
             raise DecodingError(f"stopped {left} bytes before the end")
 
 
@@ -100,12 +103,15 @@ def _soundfile_errors() -> Iterator[None]:
         yield
     except soundfile.LibsndfileError as error:
         raise DecodingError(error.error_string.strip(" .")) from error
-    except (TypeError, ValueError) as error:  # a headerless format, as .raw
+    except (TypeError, ValueError) as error:  # a format without header, such as .raw
         raise DecodingError(str(error).strip(" .")) from error
 
 
 def pyav(path: Path) -> Blocks:
-    """Decodes the first audio stream of any container of FFmpeg with PyAV; skips damaged packets.
+    """Decodes the first audio stream of any FFmpeg container with PyAV; skips damaged packets.
+
+    Yields:
+        The sample rate in Hz, and mono float32 samples.
 
     Raises:
         DecodingError: PyAV cannot be imported, or decodes no samples.
@@ -132,15 +138,16 @@ def pyav(path: Path) -> Blocks:
                     yield frame.sample_rate, _mono(frame)
     except FFmpegError as error:
         problem = error.strerror
-    if not decoded:  # otherwise a truncated file ends where it cannot be read further
+    # A truncated file gives the samples up to the damage, without an error.
+    if not decoded:
         raise DecodingError(problem)
 
 
 def _container(file: BinaryIO) -> Any:
-    """Opens without any protocol: a playlist cannot name other files or addresses."""
+    """Opens a file without any protocol, so that a playlist cannot open other files or URLs."""
     import av
 
-    # Before PyAV 19 a tag that is not UTF-8 is an error unless it is ignored.
+    # Before PyAV 19, a tag that is not UTF-8 raises unless errors are ignored.
     tags: dict[str, Any] = (
         {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
     )
@@ -148,7 +155,7 @@ def _container(file: BinaryIO) -> Any:
 
 
 def _mono(frame: Any) -> np.ndarray:
-    if frame.format.name.startswith("s64"):  # the one type that PyAV does not give as an array
+    if frame.format.name.startswith("s64"):  # the only type that PyAV cannot turn into an array
         import av
 
         (frame,) = av.AudioResampler(format="dblp").resample(frame)
@@ -166,14 +173,18 @@ def _mono(frame: Any) -> np.ndarray:
 def ffmpeg(path: Path) -> Blocks:
     """Decodes the first audio stream of a file with the program ffmpeg.
 
+    Yields:
+        The sample rate in Hz, and mono float32 samples.
+
     Raises:
-        DecodingError: there is no such program, or it decodes no samples.
+        DecodingError: the program is not installed, or decodes no samples.
         ImplausibleError: see `check_format`.
     """
     program = shutil.which("ffmpeg")
     if program is None:
         raise DecodingError("not found")
-    source = ["-nostdin", "-i", f"file:{path}"]  # ffmpeg lets no local file name an address
+    # With "file:" no path is taken for a URL, and ffmpeg opens no URLs from local files.
+    source = ["-nostdin", "-i", f"file:{path}"]
     target = ["-map", "0:a:0", "-c:a", "pcm_f32be", "-f", "au", "-"]
     command = [program, "-v", "error", *source, *target]
     decoded = 0
@@ -193,7 +204,7 @@ def ffmpeg(path: Path) -> Blocks:
 
 
 def _au(stream: BinaryIO) -> Blocks:
-    """Samples of an AU stream of float32; its header is six numbers of 32 bits."""
+    """Yields blocks of a float32 AU stream, whose header is six numbers of 32 bits."""
     header = stream.read(24)
     if len(header) < 24:
         return
@@ -207,7 +218,11 @@ def _au(stream: BinaryIO) -> Blocks:
 
 
 def check_format(rate: int, channels: int) -> None:
-    """Raises `ImplausibleError` for a sample rate or a number of channels that no recording has."""
+    """Checks that a recording can have this sample rate in Hz and this number of channels.
+
+    Raises:
+        ImplausibleError: the rate is not within 1 kHz to 1 MHz, or there are not 1 to 256 channels.
+    """
     low, high = RATES
     if not low <= rate <= high:
         raise ImplausibleError(f"expected a sample rate of {low:,} to {high:,} Hz, got {rate:,} Hz")
@@ -216,9 +231,16 @@ def check_format(rate: int, channels: int) -> None:
 
 
 def header_seconds(path: str | os.PathLike) -> float:
-    """Returns the length in seconds that the header of a recording claims, 0.0 if it claims none.
+    """Returns the length in seconds in the header of a recording, or 0.0 if it has none.
 
-    A header may be wrong: use the value to plan work, not to know a length.
+    The header may be wrong, so use the value only to plan work.
+
+    Args:
+        path: an audio file.
+
+    Example:
+        >>> header_seconds("missing.wav")
+        0.0
     """
     if not os.path.isfile(path):
         return 0.0

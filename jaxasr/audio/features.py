@@ -1,4 +1,4 @@
-"""Log-mel features of samples, as the encoder takes them, and the clock of encoder frames of 20 ms."""
+"""Log-mel features of samples, as the encoder takes them, and times of encoder frames of 20 ms."""
 
 import functools
 import math
@@ -13,14 +13,25 @@ from jaxtyping import Array, Float, Float32, Num
 from jaxasr.config import FRAMES_PER_S, HOP, N_MEL_FRAMES, N_SAMPLES, SAMPLE_RATE, SAMPLES_PER_FRAME
 
 N_FFT = 400  # samples in a short-time window: 25 ms
-MEL_COUNTS = (80, 128)  # what released checkpoints were trained on: 128 from large-v3 on
-LOUDEST = 1e4  # far above any recording in [-1, 1], and far below what overflows float32 when it is squared and summed
+MEL_COUNTS = (80, 128)  # of released checkpoints: 128 from large-v3 on
+# Far above any recording in [-1, 1], and far below samples whose sum of squares overflows float32.
+MAX_MAGNITUDE = 1e4
 
 
 def n_frames(n_samples: int) -> int:
-    """True length of a recording in encoder frames of 20 ms: the last, partly filled frame counts; frames after it are padding.
+    """Returns the length of a recording in encoder frames of 20 ms, a partly filled one included.
 
-    Raises `ValueError` for a negative length.
+    Frames after it are padding.
+
+    Args:
+        n_samples: samples at 16 kHz.
+
+    Raises:
+        ValueError: the length is negative.
+
+    Example:
+        >>> n_frames(16_000)
+        50
     """
     if n_samples < 0:
         raise ValueError(f"n_samples: expected a length of at least 0, got {n_samples}.")
@@ -28,21 +39,31 @@ def n_frames(n_samples: int) -> int:
 
 
 def frame_to_seconds(frame: Any) -> Any:
-    """Start of encoder frame `frame` in seconds (a number or an array): frame i covers [i / 50, (i + 1) / 50)."""
+    """Returns the start of an encoder frame in seconds; frame i covers [i / 50, (i + 1) / 50).
+
+    Args:
+        frame: a number or an array.
+
+    Example:
+        >>> frame_to_seconds(50)
+        1.0
+    """
     return frame / FRAMES_PER_S
-
-
-def seconds_to_frame(seconds: Any) -> Any:
-    """The encoder frame that covers a time in seconds (a number or an array); the inverse of `frame_to_seconds` on frame starts."""
-    # 0.58 * 50 is 28.999999999999996: a start of a frame belongs to that frame.
-    frame = np.floor(np.round(np.asarray(seconds) * FRAMES_PER_S, 6)).astype(int)
-    return int(frame) if frame.ndim == 0 else frame
 
 
 def pad_or_trim(
     audio: Num[Array | np.ndarray, "*batch n"], length: int = N_SAMPLES
 ) -> Num[Array | np.ndarray, "*batch length"]:
-    """Zeros appended, or the end cut off, so that the last axis is `length` (default 30 s of samples)."""
+    """Appends zeros to the last axis, or cuts off its end, so that its size is `length`.
+
+    Args:
+        audio: samples or features with time as the last axis.
+        length: size of the last axis (default: 30 s of samples).
+
+    Example:
+        >>> pad_or_trim(np.ones(2), 3)
+        array([1., 1., 0.])
+    """
     audio = audio[..., :length]
     xp = jnp if isinstance(audio, jax.Array) else np
     return xp.pad(audio, [(0, 0)] * (audio.ndim - 1) + [(0, length - audio.shape[-1])])
@@ -50,24 +71,33 @@ def pad_or_trim(
 
 @functools.cache
 def mel_filters(n_mels: int) -> Float32[np.ndarray, "M 201"]:
-    """Triangular filters on the Slaney mel scale, unit area, 0 to 8,000 Hz, of the 201 bins of a 400-point transform.
+    """Returns triangular filters of unit area on the Slaney mel scale, 0 to 8,000 Hz.
 
-    To the bit what `librosa.filters.mel` gives, whose import takes a second, all of scipy's signal processing with it.
+    Bitwise equal to `librosa.filters.mel`, whose import takes a second.
 
-    Raises `ValueError` when `n_mels` is not one a released checkpoint uses.
+    Args:
+        n_mels: 80, or 128 for large-v3 and later.
+
+    Returns:
+        Weights of the 201 bins of a 400-point transform, for each mel.
+
+    Raises:
+        ValueError: no released checkpoint uses `n_mels`.
     """
     if n_mels not in MEL_COUNTS:
         raise ValueError(
             f"n_mels: expected one of {MEL_COUNTS} (a model's `config.n_mels`), got {n_mels!r}."
         )
     edges, bins = _mel_edges(n_mels + 2)[:, None], np.fft.rfftfreq(N_FFT, 1 / SAMPLE_RATE)
-    width, above = np.diff(edges, axis=0), bins - edges
-    triangles = np.maximum(0, np.minimum(above[:-2] / width[:-1], -above[2:] / width[1:]))
+    width, distance = np.diff(edges, axis=0), bins - edges
+    rising, falling = distance[:-2] / width[:-1], -distance[2:] / width[1:]
+    triangles = np.maximum(0, np.minimum(rising, falling))
     return (triangles.astype(np.float32) * (2 / (edges[2:] - edges[:-2]))).astype(np.float32)
 
 
 def _mel_edges(n: int) -> np.ndarray:
-    """`n` frequencies in Hz, equally far apart on Slaney's scale: 3 mel in 200 Hz up to 1,000 Hz, then 27 in a factor of 6.4."""
+    """Returns `n` frequencies in Hz at equal distances on Slaney's mel scale."""
+    # Linear up to 1,000 Hz with 3 mel per 200 Hz, then logarithmic with 27 mel per factor of 6.4.
     knee, step = 15.0, np.log(6.4) / 27
     mels = np.linspace(0, knee + np.log(SAMPLE_RATE / 2 / 1000) / step, n)
     return np.where(mels < knee, mels * 200 / 3, 1000 * np.exp(step * (mels - knee)))
@@ -76,19 +106,26 @@ def _mel_edges(n: int) -> np.ndarray:
 def log_mel(
     audio: Num[Array | np.ndarray, "*n_samples"], n_mels: int, n_frames: int = N_MEL_FRAMES
 ) -> Float32[Array, "M F"]:
-    """Log-mel features of one recording of at most 30 s, zeros appended to 30 s; computed on the default device.
+    """Returns log-mel features of one recording of at most 30 s, padded with zeros to 30 s.
 
-    Works under `jax.jit` and `jax.vmap` (of padded recordings: `jax.vmap(lambda a: log_mel(a, 80))(batch)`).
-    Source: openai/whisper `log_mel_spectrogram`; equal to `transformers.WhisperFeatureExtractor` within 1e-4.
+    Runs on the default device, also under `jax.jit`, and under `jax.vmap` for a batch of padded
+    recordings: `jax.vmap(lambda audio: log_mel(audio, 80))(batch)`.
+    Source: openai/whisper `log_mel_spectrogram`; equal to `transformers.WhisperFeatureExtractor`
+    within 1e-4.
 
     Args:
-        audio: float samples at 16 kHz in [-1, 1]. Longer than 30 s is an error: what to leave out is the caller's choice.
-        n_mels: 80, or 128 for large-v3 and later.
-        n_frames: mel frames of 10 ms in the model's window, `config.n_mel_frames`: 3,000, for 30 s, in released models.
+        audio: float samples at 16 kHz in [-1, 1], at most 30 s.
+        n_mels: 80, or 128 for large-v3 and later (`config.n_mels`).
+        n_frames: mel frames of 10 ms in the model's window (`config.n_mel_frames`): 3,000, which
+            are 30 s, in released models.
 
     Raises:
-        ValueError: wrong rank, type, length or `n_mels`; samples that are NaN, infinite or above 10,000
-            (when the values are known, so not under `jit`).
+        ValueError: `audio` has the wrong rank, type or length; `n_mels` is not 80 or 128; samples
+            are NaN, infinite or above 10,000 (not checked under `jit`).
+
+    Example:
+        >>> log_mel(np.zeros(16_000, np.float32), 80).shape
+        (80, 3000)
     """
     filters = mel_filters(n_mels)
     check_samples(audio, n_frames * HOP)
@@ -98,17 +135,27 @@ def log_mel(
 
 
 def long_log_mel(audio: Num[np.ndarray, "*n_samples"], n_mels: int) -> Float32[np.ndarray, "M F"]:
-    """Log-mel features of a recording of any length, F = n_samples // 160 frames of 10 ms; on the host, computed 30 s at a time.
+    """Returns log-mel features of a recording of any length, on the host.
 
-    80 dB are counted from the loudest bin of the whole recording, as openai/whisper `transcribe` does; `log_mel` counts within its window.
-    Raises as `log_mel` does, but for the length.
+    The dynamic range of 80 dB counts from the loudest bin of the whole recording, as in
+    openai/whisper `transcribe`. `log_mel` counts from the loudest bin of its window.
+
+    Args:
+        audio: float samples at 16 kHz in [-1, 1].
+        n_mels: 80, or 128 for large-v3 and later (`config.n_mels`).
+
+    Returns:
+        F = n_samples // 160 frames of 10 ms.
+
+    Raises:
+        ValueError: as in `log_mel`, except for the length.
     """
     filters = mel_filters(n_mels)
     check_samples(audio)
     n_frames = len(audio) // HOP
-    n_windows = (
-        n_frames // N_MEL_FRAMES + 1
-    )  # the silence after the end counts: a hard end is a click, and may be the loudest
+    # Silence after the end is part of the last window, because the click of an abrupt end may hold
+    # the loudest bin.
+    n_windows = n_frames // N_MEL_FRAMES + 1
     padded = pad_or_trim(np.asarray(audio, np.float32), n_windows * N_SAMPLES + N_FFT // 2)
     padded = np.pad(padded, (N_FFT // 2, 0), mode="reflect")
     windows = [padded[i * N_SAMPLES : (i + 1) * N_SAMPLES + N_FFT] for i in range(n_windows)]
@@ -117,39 +164,52 @@ def long_log_mel(audio: Num[np.ndarray, "*n_samples"], n_mels: int) -> Float32[n
 
 
 def check_samples(audio: Any, longest: int | None = None) -> None:
-    """Raises `ValueError` unless `audio` is one recording of float samples that are finite and at most 10,000.
+    """Checks that `audio` is one recording of finite float samples of magnitude at most 10,000.
 
     Args:
-        audio: one sample at least, and at most `longest`.
-        longest: number of samples. None: no limit.
+        audio: samples.
+        longest: largest number of samples. None: no limit.
+
+    Raises:
+        ValueError: with the expectation and the value.
     """
     shape, dtype = np.shape(audio), getattr(audio, "dtype", None)
     if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
         got = dtype or type(audio).__name__
         raise ValueError(
-            f"audio: expected floating point samples in [-1, 1], got {got}. Divide 16-bit integers by 2**15."
+            f"audio: expected floating point samples in [-1, 1], got {got}. "
+            "Divide 16-bit integers by 2**15."
         )
     if len(shape) != 1:
         raise ValueError(
-            f"audio: expected one recording [n_samples], got shape {shape}. Average channels; use jax.vmap for a batch."
+            f"audio: expected one recording [n_samples], got shape {shape}. "
+            "Average channels; use jax.vmap for a batch."
         )
     if shape[0] == 0:
         raise ValueError("audio: expected at least one sample, got 0.")
     if longest is not None and shape[0] > longest:
         raise ValueError(
-            f"audio: expected at most {longest} samples ({longest / SAMPLE_RATE:g} s), got {shape[0]}. "
-            "For a longer recording call `transcribe`, or cut it with `jaxasr.audio.pad_or_trim`."
+            f"audio: expected at most {longest} samples ({longest / SAMPLE_RATE:g} s), got "
+            f"{shape[0]}. For a longer recording call `transcribe`, or cut it with "
+            "`jaxasr.audio.pad_or_trim`."
         )
     if not isinstance(audio, jax.core.Tracer):
         check_values(audio, "audio")
 
 
 def check_values(audio: Num[Array | np.ndarray, "n_samples"], what: str) -> None:
-    """Raises `ValueError`, which begins with `what`, for NaN or infinite samples and for absurd ones, above 10,000."""
-    loudest = max(
-        float(audio.max()), -float(audio.min())
-    )  # NaN where a sample is NaN; takes no memory, as abs() would
-    if loudest <= LOUDEST:
+    """Checks that samples are finite and of magnitude at most 10,000.
+
+    Args:
+        audio: samples.
+        what: the file or argument, which the message starts with.
+
+    Raises:
+        ValueError: a sample is NaN, infinite or too large.
+    """
+    # NaN if any sample is NaN. Unlike abs(), this allocates no array.
+    loudest = max(float(audio.max()), -float(audio.min()))
+    if loudest <= MAX_MAGNITUDE:
         return
     xp = jnp if isinstance(audio, jax.Array) else np
     bad = int(audio.size - xp.isfinite(audio).sum())
@@ -160,15 +220,14 @@ def check_values(audio: Num[Array | np.ndarray, "n_samples"], what: str) -> None
         )
     raise ValueError(
         f"{what}: expected samples in [-1, 1], got one of magnitude {loudest:.3g}. "
-        "Divide integers by their largest value (16 bits: 2**15); a damaged file may hold any value."
+        "Divide integers by their largest value (2**15 for 16 bits). The file may be damaged."
     )
 
 
 @functools.cache
 def _compiled(fn: Callable) -> Callable:
-    return jax.jit(
-        fn
-    )  # compiled once for each window and number of mels: audio always comes padded
+    # One program per window length and number of mels, because audio is padded first.
+    return jax.jit(fn)
 
 
 def _log_mel(
@@ -192,7 +251,8 @@ def _scaled(log: Any, xp: Any) -> Any:
 
 
 def _short_frames(padded: Float[Array, "n_padded"]) -> Float[Array, "F 400"]:
-    # Frame i begins at sample 160 i of the padded window, so it is centred there in the window; the reference drops the last one.
+    # Frame i starts at sample 160 i of the padded window, so its centre is at sample 160 i of the
+    # window itself. The reference drops the last frame.
     n_blocks, n_frames = math.ceil(padded.size / HOP), (padded.size - N_FFT) // HOP
     blocks = jnp.pad(padded, (0, n_blocks * HOP - padded.size)).reshape(n_blocks, HOP)
     shifted = [blocks[i : i + n_frames] for i in range(n_blocks - n_frames)]

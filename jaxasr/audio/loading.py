@@ -1,4 +1,4 @@
-"""Reading recordings: any file as 16 kHz mono samples."""
+"""Loads any audio file as 16 kHz mono samples."""
 
 import functools
 import importlib.util
@@ -20,26 +20,34 @@ from jaxasr.config import SAMPLE_RATE
 
 
 def load_audio(path: str | os.PathLike) -> Float32[np.ndarray, "n_samples"]:
-    """Reads a recording as 16 kHz mono: averages the channels, resamples with soxr's high quality.
+    """Loads a recording as 16 kHz mono samples.
 
-    libsndfile decodes wav, flac, ogg, mp3, aiff and others. What it does not decode to the end goes
-    to PyAV (`pip install "jaxasr[media]"`), or without it to the program ffmpeg. Both read any
-    container of FFmpeg: m4a, webm, mp4, amr, wma, and files that follow one another in one. Lengths
-    in headers do not count: a truncated, streamed or unfinished file gives the samples it has.
+    Averages the channels and resamples with soxr at high quality. libsndfile decodes wav, flac,
+    ogg, mp3, aiff and others. PyAV (`pip install "jaxasr[media]"`) or, without it, the program
+    ffmpeg decodes the files that libsndfile does not decode to the end: m4a, webm, mp4, amr, wma,
+    and concatenated files. The samples in the file count, not the length in its header, so a
+    truncated, streamed or unfinished file gives the samples it has.
 
-    Decodes block by block: three hours need 2 x 691 MB, twice the result, whatever their rate and
-    number of channels.
+    Decodes block by block. Three hours need 2 x 691 MB, twice the size of the result, at any sample
+    rate and number of channels.
 
     Args:
-        path: a regular file. Of a video, the first audio stream is read.
+        path: a regular file. The first audio stream of a video is used.
 
     Returns:
-        Samples, in [-1, 1] as recordings have them.
+        Samples in [-1, 1].
 
     Raises:
-        FileNotFoundError: there is no file at `path`.
-        ValueError: not a regular file; no decoder reads it; a rate outside of 1 kHz to 1 MHz; more
-            than 256 channels; samples that are NaN, infinite or above 10,000.
+        FileNotFoundError: the file does not exist.
+        ValueError: the path is not a regular file; no decoder reads it; the sample rate is outside
+            of 1 kHz to 1 MHz; it has more than 256 channels; samples are NaN, infinite or above
+            10,000.
+
+    Example:
+        ```python
+        audio = jaxasr.load_audio("speech.flac")
+        seconds = len(audio) / 16_000
+        ```
     """
     path = Path(path)
     name = str(path) if str(path).isprintable() else repr(str(path))
@@ -47,7 +55,8 @@ def load_audio(path: str | os.PathLike) -> Float32[np.ndarray, "n_samples"]:
     reasons = {}
     for decoder, decode in _decoders():
         try:
-            with np.errstate(invalid="ignore", over="ignore"):  # the check below tells more
+            # `check_values` reports NaN and overflow with the name of the file.
+            with np.errstate(invalid="ignore", over="ignore"):
                 audio = _resampled(decode(path))
         except decoders.DecodingError as error:
             reasons[decoder] = str(error)
@@ -78,11 +87,10 @@ def _check_regular(path: Path, name: str) -> None:
 
 def _resampled(blocks: decoders.Blocks) -> np.ndarray:
     parts = [np.zeros(0, np.float32)]
-    for rate, run in itertools.groupby(
-        blocks, key=operator.itemgetter(0)
-    ):  # joined files may differ
+    # Concatenated files may have different sample rates.
+    for rate, group in itertools.groupby(blocks, key=operator.itemgetter(0)):
         stream = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")
-        for _, block in run:
+        for _, block in group:
             parts.append(block if rate == SAMPLE_RATE else stream.resample_chunk(block))
         if rate != SAMPLE_RATE:
             parts.append(stream.resample_chunk(np.zeros(0, np.float32), last=True))
@@ -90,12 +98,10 @@ def _resampled(blocks: decoders.Blocks) -> np.ndarray:
 
 
 def _decoders() -> Iterator[tuple[str, Callable[[Path], decoders.Blocks]]]:
-    """Yields names and decoders in their order.
-
-    libsndfile is first where it decodes a file to its end: so samples do not depend on what is
-    installed. Not both of the others: where PyAV knows no format, an older ffmpeg may guess one.
-    """
+    """Yields the names and functions of the decoders to try, in order."""
+    # libsndfile comes first, so that samples do not depend on the other installed decoders.
     yield "libsndfile", decoders.libsndfile
+    # Only one of these two, because an older ffmpeg may misinterpret formats that PyAV rejects.
     yield ("PyAV", decoders.pyav) if _has_pyav() else ("ffmpeg", decoders.ffmpeg)
     yield "libsndfile", functools.partial(decoders.libsndfile, to_the_end=False)
 

@@ -1,4 +1,4 @@
-"""Checkpoints of every usual format: found, read, checked, put into the model, and written back."""
+"""Finds, reads, checks and saves checkpoints in the usual formats."""
 
 from jaxasr.weights.assemble import assemble
 from jaxasr.weights.checkpoint import Checkpoint

@@ -1,4 +1,4 @@
-"""A checkpoint of any format, under one vocabulary: OpenAI's tensor names, torch's layouts, read one tensor at a time."""
+"""A checkpoint of any format, under OpenAI's tensor names and in torch's layouts."""
 
 import dataclasses
 import hashlib
@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from jaxasr.alignment.released_heads import Heads
 from jaxasr.config import HOP, SAMPLE_RATE, Config
+from jaxasr.encoder import sinusoids
 from jaxasr.weights import files
 from jaxasr.weights.errors import damaged, reading, shown
 
-# Far above every released model, far below what could exhaust a machine: the bounds within which a damaged file may err.
+# Bounds on the dimensions of a damaged file: far above every released model, and far below what
+# would exhaust the memory.
 _LIMITS = {
     "n_vocab": 1 << 20,
     "n_audio_ctx": 1 << 13,
@@ -30,7 +31,13 @@ EMBEDDING, PROJECTION = "decoder.token_embedding.weight", "decoder.projection.we
 
 @dataclasses.dataclass(frozen=True)
 class Lazy:
-    """A tensor that is not read yet: `read()` gives a numpy array of `shape`."""
+    """A tensor that is read on demand.
+
+    Attributes:
+        shape: shape of the tensor.
+        dtype: name of its type.
+        read: reads the tensor as a NumPy array of `shape`.
+    """
 
     shape: tuple[int, ...]
     dtype: str
@@ -38,7 +45,7 @@ class Lazy:
 
 
 class Tensors(Mapping[str, np.ndarray]):
-    """`{name: array}`; every look-up reads the tensor from disk, and nothing is kept."""
+    """Arrays by name. Every look-up reads the tensor from disk again."""
 
     def __init__(self, entries: Mapping[str, Lazy]):
         self.entries = dict(entries)
@@ -56,12 +63,13 @@ class Tensors(Mapping[str, np.ndarray]):
         return len(self.entries)
 
     def shape(self, name: str) -> tuple[int, ...]:
+        """Returns the shape of a tensor without reading it."""
         return self.entries[name].shape
 
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors as stored."""
-        sizes = {"bfloat16": 2}
+        sizes = {"bfloat16": 2}  # np.dtype() does not know the name
         return sum(
             math.prod(e.shape) * (sizes.get(e.dtype) or np.dtype(e.dtype).itemsize)
             for e in self.entries.values()
@@ -70,10 +78,20 @@ class Tensors(Mapping[str, np.ndarray]):
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint says about itself, and its tensors, read on demand.
+    """The weights of a model and their metadata. Tensors are read on demand.
 
-    `tensors` has OpenAI names (`encoder.blocks.0.attn.query.weight`) and torch layouts (linear [out, in], conv [out, in, width]).
-    `alignment_heads` are (layer, head) of the decoder's cross-attention. None means that the checkpoint does not say.
+    Attributes:
+        config: dimensions of the model.
+        tensors: tensors under OpenAI's names (`encoder.blocks.0.attn.query.weight`), in torch's
+            layouts (linear [out, in], convolution [out, in, width]).
+        name: name of the checkpoint, such as "tiny.en".
+        source: the file or folder.
+        format: "huggingface", "ctranslate2" or "openai".
+        weight_files: files that hold the tensors.
+        tokenizer_file: file of the tokenizer. None: there is none.
+        alignment_heads: (layer, head) of the decoder's cross-attention. None: not in the files.
+        suppress_ids: token ids that are never generated. None: not in the files.
+        suppress_ids_begin: token ids that do not start a text. None: not in the files.
     """
 
     config: Config
@@ -89,22 +107,26 @@ class Checkpoint:
 
     @property
     def sha256(self) -> str:
-        """Digest of the weights: of the file, or of the digests of its parts in order when there are several."""
+        """Digest of the weight file. Of several files, the digest of their digests in order."""
         digests = [files.sha256(path) for path in self.weight_files]
-        return (
-            digests[0]
-            if len(digests) == 1
-            else hashlib.sha256("".join(digests).encode()).hexdigest()
-        )
+        if len(digests) == 1:
+            return digests[0]
+        return hashlib.sha256("".join(digests).encode()).hexdigest()
 
-    def replace(self, **changes: object) -> "Checkpoint":
+    def replace(self, **changes: Any) -> "Checkpoint":
+        """Returns the checkpoint with other fields."""
         return dataclasses.replace(self, **changes)
 
 
 def make_config(dims: dict[str, Any], path: object) -> Config:
-    """The `Config` of dimensions read from `path`. Raises `WeightsError` unless they are plausible and fit together."""
+    """Returns the configuration with the dimensions that were read from `path`.
+
+    Raises:
+        WeightsError: a dimension is implausible, or they do not fit together.
+    """
     for name, value in dims.items():
         limit = _LIMITS.get(name, _LIMIT)
+        # Not isinstance: True is not a size.
         if not (type(value) is int and 0 < value <= limit):
             raise damaged(path, f"{name} between 1 and {limit}", shown(value))
     with reading(path, "the dimensions of a Whisper"):
@@ -112,73 +134,76 @@ def make_config(dims: dict[str, Any], path: object) -> Config:
 
 
 def check_features(folder: Path, config: Config) -> None:
-    """Raises `WeightsError` when a folder's feature extractor differs from Whisper's, which all recordings go through."""
+    """Checks that the feature extractor in `folder` is Whisper's, which `log_mel` computes.
+
+    Raises:
+        WeightsError: it differs.
+    """
+    expected = {
+        "feature_size": config.n_mels,
+        "sampling_rate": SAMPLE_RATE,
+        "hop_length": HOP,
+        "n_fft": 400,
+    }
     for name in ("preprocessor_config.json", "processor_config.json"):
         path = folder / name
-        said = files.read_json(path) if path.is_file() else {}
-        said = said.get("feature_extractor", said)
-        expected = {
-            "feature_size": config.n_mels,
-            "sampling_rate": SAMPLE_RATE,
-            "hop_length": HOP,
-            "n_fft": 400,
-        }
+        settings = files.read_json(path) if path.is_file() else {}
+        settings = settings.get("feature_extractor", settings)
         for key, value in expected.items():
-            if type(said) is dict and said.get(key, value) != value:
+            if type(settings) is dict and settings.get(key, value) != value:
                 raise damaged(
                     path,
                     f"{key} = {value}, Whisper's own features",
-                    shown(said[key]),
+                    shown(settings[key]),
                     "Other features are not supported.",
                 )
 
 
-def known_heads(heads: Heads | None, config: Config, path: Path) -> Heads | None:
-    """Returns the alignment heads that the decoder has; None where it has none of them.
+def existing_heads(heads: Heads | None, config: Config, path: Path) -> Heads | None:
+    """Returns the alignment heads that the decoder has, or None if it has none of them.
 
-    Distilled models often carry those of their teacher, which has more layers: a warning names them.
+    Distilled models often carry the heads of their teacher, which has more layers. A warning names
+    these heads.
     """
     n_layer, n_head = config.n_text_layer, config.n_text_head
     absent = [list(head) for head in heads or () if head[0] >= n_layer or head[1] >= n_head]
     if not absent:
         return heads
-    kept = tuple(head for head in heads or () if list(head) not in absent)
-    used = f"the other {len(kept)} give" if kept else "the default heads of this size give"
+    existing = tuple(head for head in heads or () if list(head) not in absent)
+    replacement = f"the other {len(existing)}" if existing else "the default heads of this size"
     warnings.warn(
-        f"{path}: alignment heads {absent} do not exist in {n_layer} layers of {n_head} heads; {used} "
-        "the word times. Remove them from the file if they belong to another model.",
+        f"{path}: alignment heads {absent} do not exist in {n_layer} layers of {n_head} heads; "
+        f"{replacement} give the word times. Remove them from the file if they belong to another "
+        "model.",
         stacklevel=2,
     )
-    return kept or None
-
-
-def sinusoids(length: int, channels: int) -> Float[np.ndarray, "length channels"]:
-    """The encoder's positions, float32, which some files leave out (openai/whisper `model.py:sinusoids`)."""
-    step = np.log(10_000) / (channels // 2 - 1) if channels > 2 else 0.0
-    scaled = np.arange(length)[:, None] * np.exp(-step * np.arange(channels // 2))[None]
-    return np.concatenate([np.sin(scaled), np.cos(scaled)], axis=1).astype(np.float32)
+    return existing or None
 
 
 def with_positions(entries: dict[str, Lazy], config: Config) -> dict[str, Lazy]:
-    """Adds the encoder's fixed positions when the file has none."""
+    """Adds the encoder's fixed positions, which some files leave out."""
     shape = (config.n_audio_ctx, config.n_audio_state)
     if shape[1] % 2:
-        return entries  # there are none of odd width
-    return {
-        "encoder.positional_embedding": Lazy(shape, "float32", lambda: sinusoids(*shape)),
-        **entries,
-    }
+        return entries  # sinusoids come in pairs of channels
+    positions = Lazy(shape, "float32", lambda: np.asarray(sinusoids(*shape)))
+    return {"encoder.positional_embedding": positions, **entries}
 
 
-def tie(entries: dict[str, Lazy], name: str) -> bool:
-    """Returns whether the output projection `name` is the token embedding.
+def tie_projection(entries: dict[str, Lazy], name: str) -> bool:
+    """Returns whether the output projection is the token embedding, and renames it if it is not.
 
-    Renames it to `decoder.projection.weight` where it is not, and leaves it out where it is. An
-    embedding that the file leaves out is the projection. Reads both to compare them.
+    A projection that equals the embedding is removed, and one that differs is renamed to
+    `decoder.projection.weight`. If the file leaves out the embedding, the projection replaces it.
+
+    Args:
+        entries: tensors of the checkpoint; changed in place.
+        name: name of the output projection in `entries`.
     """
     projection = entries.pop(name, None)
-    embedding = entries.setdefault(EMBEDDING, projection) if projection else None
-    if projection is None or embedding is projection:
+    if projection is None:
+        return True
+    embedding = entries.setdefault(EMBEDDING, projection)
+    if embedding is projection:
         return True
     if embedding.shape == projection.shape and np.array_equal(embedding.read(), projection.read()):
         return True

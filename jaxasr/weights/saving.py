@@ -1,4 +1,4 @@
-"""Writes a model as a Hugging Face folder, which `transformers` and `jaxasr.load` read."""
+"""Saves a model as a Hugging Face folder, which `transformers` and `jaxasr.load` read."""
 
 import json
 import os
@@ -25,19 +25,37 @@ _ENGLISH_VOCAB, _MULTILINGUAL_VOCAB = 51_864, 51_865
 def save(
     model_or_asr: Any, folder: str | os.PathLike[str], *, checkpoint: Checkpoint | None = None
 ) -> Path:
-    """Writes weights, configuration and, when they are at hand, tokenizer files to `folder`, and gives its path.
+    """Saves weights, configuration and tokenizer as a Hugging Face folder.
 
-    `model_or_asr` is a `Whisper`, or what `jaxasr.load` gives; `checkpoint` is where the model came from (default: the `.checkpoint`
-    of `model_or_asr`, if it has one): alignment heads, suppressed tokens and tokenizer are taken from it.
-    Every weight is written in the type in which the model stores it. The folder appears under its name only when it is complete.
-    Raises `WeightsError` when `folder` exists and is not an empty folder, `OSError` when it cannot be written.
+    Every weight is saved in the type in which the model stores it. The folder gets its name only
+    when it is complete.
+
+    Args:
+        model_or_asr: a `Whisper`, or the `Recogniser` that `jaxasr.load` returns.
+        folder: a folder that does not exist or is empty.
+        checkpoint: origin of the model, which gives alignment heads, suppressed tokens and the
+            tokenizer. None: `model_or_asr.checkpoint`, if there is one.
+
+    Returns:
+        The folder.
+
+    Raises:
+        WeightsError: `folder` exists and is not an empty folder.
+        OSError: the folder cannot be written.
+
+    Example:
+        ```python
+        asr = jaxasr.load("tiny.en")
+        folder = jaxasr.save(asr, "copy")
+        ```
     """
     model = getattr(model_or_asr, "model", model_or_asr)
     checkpoint = checkpoint or getattr(model_or_asr, "checkpoint", None)
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise WeightsError(
-            f"{folder}: expected a new or empty folder to save into, found files. Remove it or give another name."
+            f"{folder}: expected a new or empty folder to save into, found files. "
+            "Remove it or give another name."
         )
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
@@ -47,7 +65,7 @@ def save(
     except BaseException as problem:
         shutil.rmtree(partial, ignore_errors=True)
         if isinstance(problem, SafetensorError):  # a full disk, among others
-            remedy = "Free space, or save elsewhere; nothing was left there."
+            remedy = "Free space, or save elsewhere. The incomplete folder was removed."
             raise OSError(
                 f"{folder}: expected to write the weights there, got {problem}. {remedy}"
             ) from problem
@@ -82,7 +100,10 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
 
 
 def to_tensors(model: Whisper) -> dict[str, np.ndarray]:
-    """The model under OpenAI's names and torch's layouts, each weight in its own type: the inverse of `assemble`."""
+    """Returns all tensors under OpenAI's names, in torch's layouts: the inverse of `assemble`.
+
+    Each tensor has the type in which the model stores it.
+    """
     tensors = {}
     for leaf, array in leaves(model).items():
         name, array = tensor_name(leaf), np.asarray(jax.device_get(array))
@@ -95,8 +116,11 @@ def to_tensors(model: Whisper) -> dict[str, np.ndarray]:
 
 
 def _special_ids(config: Config) -> dict[str, int]:
-    """Ids of control tokens by the size of the vocabulary (openai/whisper `tokenizer.py`); a toy's are its last token."""
-    if config.n_vocab < _ENGLISH_VOCAB:
+    """Returns ids of control tokens, which follow from the vocabulary size.
+
+    Source: openai/whisper `tokenizer.py`.
+    """
+    if config.n_vocab < _ENGLISH_VOCAB:  # a toy model, without control tokens of its own
         return dict.fromkeys(("eot", "sot"), config.n_vocab - 1)
     eot = 50_257 if config.n_vocab >= _MULTILINGUAL_VOCAB else 50_256
     n_languages = max(config.n_vocab - _MULTILINGUAL_VOCAB, 0) + 99
@@ -106,7 +130,7 @@ def _special_ids(config: Config) -> dict[str, int]:
 
 
 def config_json(config: Config) -> dict[str, Any]:
-    """`config.json` of a `WhisperForConditionalGeneration` of these dimensions."""
+    """Returns `config.json` of a `WhisperForConditionalGeneration` with these dimensions."""
     ids = _special_ids(config)
     return {
         "architectures": ["WhisperForConditionalGeneration"],
@@ -126,32 +150,36 @@ def config_json(config: Config) -> dict[str, Any]:
 
 
 def generation_json(config: Config, checkpoint: Checkpoint | None) -> dict[str, Any]:
-    """`generation_config.json`: the control tokens, and what the checkpoint knows of its heads and suppressed tokens."""
+    """Returns `generation_config.json`: control tokens, alignment heads and suppressed tokens."""
     ids = _special_ids(config)
-    said: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "decoder_start_token_id": ids["sot"],
         **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), ids["eot"]),
         "max_length": config.n_text_ctx,
         "is_multilingual": config.n_vocab >= _MULTILINGUAL_VOCAB,
     }
     if config.n_vocab >= _ENGLISH_VOCAB:
-        said |= {
+        settings |= {
             "no_timestamps_token_id": ids["no_timestamps"],
             "prev_sot_token_id": ids["startofprev"],
             "max_initial_timestamp_index": 50,
         }
-    if said["is_multilingual"]:
+    if settings["is_multilingual"]:
         n_languages = ids["translate"] - ids["sot"] - 1
-        said["lang_to_id"] = {
+        settings["lang_to_id"] = {
             f"<|{code}|>": ids["sot"] + 1 + i
             for i, code in enumerate(list(LANGUAGES)[:n_languages])
         }
-        said["task_to_id"] = {task: ids[task] for task in ("transcribe", "translate")}
-    known = ("alignment_heads", "suppress_ids", "suppress_ids_begin")
-    for key, field in zip(("alignment_heads", "suppress_tokens", "begin_suppress_tokens"), known):
-        if checkpoint is not None and getattr(checkpoint, field) is not None:
-            said[key] = [list(v) if isinstance(v, tuple) else v for v in getattr(checkpoint, field)]
-    return said
+        settings["task_to_id"] = {task: ids[task] for task in ("transcribe", "translate")}
+    if checkpoint is None:
+        return settings
+    if checkpoint.alignment_heads is not None:
+        settings["alignment_heads"] = [list(pair) for pair in checkpoint.alignment_heads]
+    if checkpoint.suppress_ids is not None:
+        settings["suppress_tokens"] = list(checkpoint.suppress_ids)
+    if checkpoint.suppress_ids_begin is not None:
+        settings["begin_suppress_tokens"] = list(checkpoint.suppress_ids_begin)
+    return settings
 
 
 def _preprocessor_json(config: Config) -> dict[str, Any]:

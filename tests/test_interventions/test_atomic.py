@@ -1,4 +1,4 @@
-"""Files and folders appear whole or not at all; JSON is strict; texts cannot act on a terminal."""
+"""Files appear complete or not at all; JSON is strict; texts cannot act on a terminal."""
 
 import errno
 import json
@@ -14,15 +14,8 @@ import numpy as np
 import pytest
 
 import interventions
-from interventions.storage.text_files import (
-    only_writer,
-    printable,
-    replacing,
-    staging,
-    to_json,
-    write_json,
-    write_text,
-)
+from interventions.storage.atomic import only_writer, replacing, staging
+from interventions.storage.text_files import printable, to_json, write_json, write_text
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -39,7 +32,7 @@ def fail_after(path: Path) -> None:
     raise TypeError
 
 
-def test_failure_leaves_the_old_file_and_no_other(tmp_path):
+def test_after_a_failure_the_old_file_is_there_and_no_other(tmp_path):
     path = write_text(tmp_path / "new" / "a.txt", "old")
     with pytest.raises(TypeError), replacing(path) as new:
         fail_after(new)
@@ -47,11 +40,11 @@ def test_failure_leaves_the_old_file_and_no_other(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["a.txt"]
 
 
-def test_file_can_be_read_by_others(tmp_path):
+def test_other_users_can_read_a_file(tmp_path):
     assert write_text(tmp_path / "a", "x").stat().st_mode & 0o444 == 0o444
 
 
-def test_all_entries_are_swapped_in_together_and_over_folders(tmp_path):
+def test_all_entries_move_into_place_together_and_replace_folders(tmp_path):
     (tmp_path / "bank").mkdir()
     (tmp_path / "bank" / "old").write_text("old")
     (tmp_path / "a").write_text("old")
@@ -67,12 +60,18 @@ def test_all_entries_are_swapped_in_together_and_over_folders(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
-_DIES = """
+# Stands in for the package, so that a child process imports one module without JAX.
+_IMPORT = """
 import os, signal, sys
-sys.modules["interventions"] = type(sys)("interventions")  # of the package one module is wanted, which needs no other
-sys.modules["interventions"].__path__ = [sys.argv[3]]
 from pathlib import Path
-from interventions import files
+for name in ("interventions", "interventions/storage"):
+    package = sys.modules[name.replace("/", ".")] = type(sys)(name)
+    package.__path__ = [str(Path(sys.argv[3]).parent / name)]
+from interventions.storage import atomic
+"""
+_DIES = (
+    _IMPORT
+    + """
 folder, when = Path(sys.argv[1]), sys.argv[2]
 if when == "between":  # everything is written, one of two entries is in its place
     replace = Path.replace
@@ -87,32 +86,34 @@ if when == "removing":  # everything is in its place, and the staging folder is 
         rmtree(place / "new")
         os.kill(os.getpid(), signal.SIGKILL)
     shutil.rmtree = half
-with files.staging(folder) as new:
+with atomic.staging(folder) as new:
     (new / "a").write_text("new")
     (new / "b").mkdir()
     (new / "b" / "c").write_text("new")
     if when == "writing":
         os.kill(os.getpid(), signal.SIGKILL)
 """
+)
 
 
 @pytest.mark.parametrize(
     ("when", "left"), [("writing", "old"), ("between", "new"), ("removing", "new")]
 )
-def test_the_next_write_clears_up_after_a_killed_one(tmp_path, when, left):
+def test_the_next_write_cleans_up_after_a_killed_one(tmp_path, when, left):
     (tmp_path / "a").write_text("old")
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "c").write_text("old")
     package = str(Path(interventions.__file__).parent)
-    done = subprocess.run([sys.executable, "-c", _DIES, str(tmp_path), when, package], timeout=120)
-    assert done.returncode == -signal.SIGKILL
+    command = [sys.executable, "-c", _DIES, str(tmp_path), when, package]
+    process = subprocess.run(command, timeout=120)
+    assert process.returncode == -signal.SIGKILL
     assert list(tmp_path.glob(".*"))
     write_text(tmp_path / "other", "x")
     assert tree(tmp_path) == {"a": left, "b/c": left, "other": "x"}
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_live_writer_is_left_alone(tmp_path):
+def test_the_staging_folder_of_a_running_writer_stays(tmp_path):
     with staging(tmp_path) as first:
         (first / "a").write_text("first")
         write_text(tmp_path / "a", "second")
@@ -120,7 +121,7 @@ def test_a_live_writer_is_left_alone(tmp_path):
     assert tree(tmp_path) == {"a": "first"}
 
 
-def test_one_writer_at_a_time(tmp_path):
+def test_a_second_writer_is_refused(tmp_path):
     with only_writer(tmp_path / "out"):
         with (
             pytest.raises(BlockingIOError, match=r"out'.*another process is writing"),
@@ -135,16 +136,16 @@ def test_one_writer_at_a_time(tmp_path):
 
 
 _HOLDS = (
-    _DIES.split("folder, when")[0]
+    _IMPORT
     + """
-with files.only_writer(Path(sys.argv[1])):
+with atomic.only_writer(Path(sys.argv[1])):
     print(flush=True)
     sys.stdin.read()
 """
 )
 
 
-def test_the_lock_of_a_killed_process_blocks_nobody(tmp_path):
+def test_the_lock_of_a_killed_process_blocks_no_other(tmp_path):
     command = [
         sys.executable,
         "-c",
@@ -165,7 +166,7 @@ def test_the_lock_of_a_killed_process_blocks_nobody(tmp_path):
 
 @pytest.fixture
 def _no_room():
-    """No file may grow above 1,000 bytes: what a full disk does, with another number."""
+    """Limits files to 1,000 bytes, which fails as a full disk does, with another error number."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
@@ -191,7 +192,7 @@ def test_a_read_only_folder_is_named(tmp_path):
         write_text(tmp_path / "a", "x")
 
 
-def test_json_of_arrays_and_of_what_is_not_finite():
+def test_json_encodes_arrays_and_replaces_nan_and_infinities():
     value = {
         "a": np.float32(0.5),
         "b": np.array([[1.0, np.nan]]),
@@ -209,7 +210,7 @@ def test_json_of_arrays_and_of_what_is_not_finite():
 HOSTILE = "a\x1b[31m\x1b]0;title\x07 \u202egnp\u2066 \x9b2J \udc80\ud800 b\r\n"
 
 
-def test_hidden_characters_are_shown(tmp_path):
+def test_hidden_characters_are_escaped(tmp_path):
     assert (
         printable(HOSTILE) == r"a\x1b[31m\x1b]0;title\x07 \u202egnp\u2066 \x9b2J \udc80\ud800 b\r\n"
     )

@@ -11,7 +11,8 @@ import jaxasr
 from interventions import Run
 from interventions.edits.values import Noise, Patch, Zero, only
 from interventions.effects import softmax_aware
-from interventions.effects.first_order import _attribute, _Cells, attribution
+from interventions.effects.first_order import _attribute, attribution
+from interventions.effects.first_order_cells import SiteCells
 from interventions.metrics import logit_diff, logprob, rank
 from jaxasr import compiled
 from jaxasr.cache import Memory
@@ -253,7 +254,7 @@ def test_every_head_of_both_attentions_costs_at_most_five_forwards():
         tokens=jax.ShapeDtypeStruct((1, 11), jnp.int32),
     )
     sites = [f"decoder.{part}.{name}" for part in ("attn", "cross_attn") for name in "zq"]
-    cells = tuple(_Cells(site, ("layer", "head"), 25, site.endswith(".q")) for site in sites)
+    cells = tuple(SiteCells(site, ("layer", "head"), 25, site.endswith(".q")) for site in sites)
 
     def flops(fn, *args):
         return jax.jit(fn).lower(*args).compile().cost_analysis()["flops"]
@@ -264,7 +265,7 @@ def test_every_head_of_both_attentions_costs_at_most_five_forwards():
         )[0]
 
     def estimate(model, target, source):
-        return _attribute(model, target, source, 1500, METRIC, cells=cells, source_kind=None)
+        return _attribute(model, target, source, 1500, METRIC, cells=cells, ablation=None)
 
     assert flops(estimate, model, run, run) <= 5 * flops(forward, model, run)
 

@@ -1,4 +1,4 @@
-"""The encoder lens against encoders cut off at each layer, against a plain loop, and on a real recording."""
+"""The encoder lens equals generation from encoders truncated at each layer, and the model itself."""
 
 import dataclasses
 
@@ -15,14 +15,14 @@ from interventions import encoder_lens
 N_NEW = 6
 
 
-def anything(logits, tokens, n_tokens, n_prompt):
-    """Rules that rule nothing out."""
+def no_rules(logits, tokens, n_tokens, n_prompt):
+    """Decoding rules that allow every token."""
     return logits
 
 
 @pytest.fixture(scope="module")
 def tiny(asr, tiny_model) -> jaxasr.Recogniser:
-    """A random model that borrows a tokenizer; its ids are the first 101, of which the last ends a text."""
+    """A random model with the tokenizer of tiny.en; its last id, 100, is end-of-text."""
     special = dataclasses.replace(asr.tokenizer.special, eot=tiny_model.config.n_vocab - 1)
     return dataclasses.replace(
         asr, model=tiny_model, tokenizer=dataclasses.replace(asr.tokenizer, special=special)
@@ -34,9 +34,9 @@ def mel(tiny_model) -> np.ndarray:
     return tiny_inputs(tiny_model.config, 2)[0]
 
 
-def look(tiny, mel, **options):
+def run_lens(tiny, mel, **options):
     return encoder_lens(
-        tiny, mel, prompt=[3, 1, 4], max_new_tokens=N_NEW, rules=anything, **options
+        tiny, mel, prompt=[3, 1, 4], max_new_tokens=N_NEW, rules=no_rules, **options
     )
 
 
@@ -53,8 +53,8 @@ def assert_row(lens, row, out):
     np.testing.assert_allclose(lens.logprobs[row], out.logprobs, rtol=1e-5, atol=1e-5)
 
 
-def test_a_layer_is_what_an_encoder_cut_off_there_is_heard_as(tiny, mel):
-    lens = look(tiny, mel)
+def test_a_layer_equals_generation_from_an_encoder_truncated_there(tiny, mel):
+    lens = run_lens(tiny, mel)
     assert lens.layers == (0, 1, 2, 3)
     for layer in lens.layers:
         short = jax.tree.map(lambda x: x, tiny.model)
@@ -63,9 +63,9 @@ def test_a_layer_is_what_an_encoder_cut_off_there_is_heard_as(tiny, mel):
     assert not np.array_equal(lens.logprobs[0], lens.logprobs[1])
 
 
-def test_against_the_final_norm_in_numpy(tiny, mel):
+def test_every_layer_equals_the_final_norm_in_numpy(tiny, mel):
     edits = {"encoder.mlp.post": Shift(0.5, 1, 4)}
-    lens, ln = look(tiny, mel, edits=edits), tiny.model.encoder.ln_post
+    lens, ln = run_lens(tiny, mel, edits=edits), tiny.model.encoder.ln_post
     x = np.asarray(
         tiny.model.encode(mel, edits, jaxasr.select("encoder.resid_post"))[1]["encoder.resid_post"],
         np.float64,
@@ -75,38 +75,38 @@ def test_against_the_final_norm_in_numpy(tiny, mel):
     ) + np.asarray(ln.bias[...])
     for layer in range(4):
         assert_row(lens, layer, generated(tiny, tiny.model.memory(x[layer].astype(np.float32))))
-    assert not np.array_equal(lens.logprobs, look(tiny, mel).logprobs)
+    assert not np.array_equal(lens.logprobs, run_lens(tiny, mel).logprobs)
 
 
-def test_the_last_layer_is_the_model_itself(tiny, mel):
-    assert_row(look(tiny, mel), -1, generated(tiny, tiny.model.encode(mel)[0]))
+def test_the_last_layer_equals_the_model(tiny, mel):
+    assert_row(run_lens(tiny, mel), -1, generated(tiny, tiny.model.encode(mel)[0]))
 
 
-def test_the_stem(tiny, mel):
-    lens, with_stem = look(tiny, mel), look(tiny, mel, stem=True)
+def test_the_stem_is_an_extra_first_layer(tiny, mel):
+    lens, with_stem = run_lens(tiny, mel), run_lens(tiny, mel, stem=True)
     assert with_stem.layers == (-1, 0, 1, 2, 3)
     np.testing.assert_array_equal(with_stem.tokens[1:], lens.tokens)
     embed = tiny.model.encode(mel, readout=jaxasr.select("encoder.embed"))[1]["encoder.embed"]
     assert_row(with_stem, 0, generated(tiny, tiny.model.memory(tiny.model.encoder.ln_post(embed))))
 
 
-@pytest.mark.parametrize("at_once", [1, 3])
-def test_layers_side_by_side_are_layers_one_by_one(tiny, mel, at_once):
-    lens, separate = look(tiny, mel), look(tiny, mel, at_once=at_once)
+@pytest.mark.parametrize("layers_per_batch", [1, 3])
+def test_layers_per_batch_does_not_change_the_result(tiny, mel, layers_per_batch):
+    lens, separate = run_lens(tiny, mel), run_lens(tiny, mel, layers_per_batch=layers_per_batch)
     np.testing.assert_array_equal(lens.tokens, separate.tokens)
     np.testing.assert_allclose(lens.logprobs, separate.logprobs, rtol=1e-5, atol=1e-5)
 
 
-def test_what_is_refused(tiny, mel):
+def test_wrong_arguments_raise(tiny, mel):
     with pytest.raises(ValueError, match="mel: expected"):
-        look(tiny, mel[0])
+        run_lens(tiny, mel[0])
     with pytest.raises(ValueError, match="max_new_tokens"):
-        encoder_lens(tiny, mel, prompt=[3, 1, 4], max_new_tokens=21, rules=anything)
+        encoder_lens(tiny, mel, prompt=[3, 1, 4], max_new_tokens=21, rules=no_rules)
     with pytest.raises(ValueError, match="never fire"):
-        look(tiny, mel, edits={"decoder.mlp.post": Shift(1.0)})
+        run_lens(tiny, mel, edits={"decoder.mlp.post": Shift(1.0)})
 
 
-def test_a_real_recording(asr):
+def test_only_the_last_layers_transcribe_a_real_recording(asr):
     mel = jaxasr.log_mel(jaxasr.load_audio(real_speech.DEMO), asr.config.n_mels)[None]
     lens = encoder_lens(asr, mel, max_new_tokens=32)
     prompt = np.array([asr.tokenizer.prompt()], np.int32)
@@ -119,6 +119,7 @@ def test_a_real_recording(asr):
     )
     assert "captain" in lens.text[-1][0]
     assert "captain" not in lens.text[0][0]
-    assert (
-        len({float(x) for x in lens.logprobs[:, 0, 0]}) == 4
-    )  # every layer is heard as something else
+    assert len({float(x) for x in lens.logprobs[:, 0, 0]}) == 4  # every layer differs
+    assert repr(lens).startswith("EncoderLens(rows 1; first row by layer: 0 '")
+    assert "3 'The captain read the old letter" in repr(lens)
+    assert "\n" not in repr(lens)

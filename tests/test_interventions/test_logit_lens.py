@@ -1,4 +1,4 @@
-"""The logit lens against a restatement, against a model cut off at each layer, and on a real recording."""
+"""The logit lens equals NumPy and models truncated at each layer; its last layer is the model."""
 
 import jax
 import numpy as np
@@ -10,7 +10,7 @@ from own_edits import Shift
 import jaxasr
 from experiments.data import real_speech
 from interventions import Run, logit_lens
-from interventions.lenses.logit import saturation_layer
+from interventions.lenses.logit import _decode_layers, saturation_layer
 from jaxasr import compiled
 
 
@@ -26,8 +26,8 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
 
 
-def restated(model, run, edits=None) -> np.ndarray:
-    """Log-probabilities [L, B, T, V] in numpy: the stream after every layer, the final norm, the embedding's transpose."""
+def numpy_logit_lens(model, run, edits=None) -> np.ndarray:
+    """Returns log-probabilities [L, B, T, V] of every layer, computed in NumPy."""
     resid = run.decode(model, edits, jaxasr.select("decoder.resid_post"))[1]["decoder.resid_post"]
     x = np.asarray(resid, np.float64)
     x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
@@ -36,18 +36,18 @@ def restated(model, run, edits=None) -> np.ndarray:
     return log_softmax((x * scale + bias) @ embedding.T)
 
 
-def first_lasting(hit: np.ndarray) -> int:
-    """The definition, said slowly: the earliest layer that hits, and every later one, too."""
-    return next((layer for layer in range(len(hit)) if all(hit[layer:])), len(hit))
+def earliest_stable_layer(is_top: np.ndarray) -> int:
+    """Returns the earliest layer from which all entries are true, restated with a loop."""
+    return next((layer for layer in range(len(is_top)) if all(is_top[layer:])), len(is_top))
 
 
 @pytest.mark.parametrize(
     "edits", [None, {"decoder.mlp.post": Shift(1.0, 0, 3)}], ids=["plain", "edited"]
 )
-def test_every_layer_against_the_restatement(tiny_model, run, edits):
+def test_every_layer_equals_numpy(tiny_model, run, edits):
     lens, expected = (
         logit_lens(tiny_model, run, top_k=9, edits=edits),
-        restated(tiny_model, run, edits),
+        numpy_logit_lens(tiny_model, run, edits),
     )
     logits = np.asarray(run.decode(tiny_model, edits)[0])
     np.testing.assert_array_equal(lens.final, logits.argmax(-1))
@@ -63,7 +63,7 @@ def test_every_layer_against_the_restatement(tiny_model, run, edits):
     np.testing.assert_array_equal(lens.rank, (order == final).argmax(-1))
     top = order[..., 0]
     for row, step in np.ndindex(top.shape[1:]):
-        assert lens.saturation[row, step] == first_lasting(
+        assert lens.saturation[row, step] == earliest_stable_layer(
             top[:, row, step] == lens.final[row, step]
         )
 
@@ -79,9 +79,9 @@ def test_a_layer_is_what_a_model_cut_off_there_says(tiny_model, run):
         np.testing.assert_allclose(lens.logprobs[layer, ..., 0], logprobs.max(-1), atol=1e-5)
 
 
-def test_the_followed_tokens_may_be_named(tiny_model, run):
+def test_ranks_follow_the_tokens_of_final(tiny_model, run):
     named = (np.asarray(run.tokens) + 5) % 101
-    lens, expected = logit_lens(tiny_model, run, final=named), restated(tiny_model, run)
+    lens, expected = logit_lens(tiny_model, run, final=named), numpy_logit_lens(tiny_model, run)
     np.testing.assert_array_equal(lens.final, named)
     of_named = np.take_along_axis(
         expected, np.broadcast_to(named[None, ..., None], (*expected.shape[:-1], 1)), -1
@@ -90,19 +90,19 @@ def test_the_followed_tokens_may_be_named(tiny_model, run):
     np.testing.assert_array_equal(lens.rank, (expected > of_named).sum(-1))
 
 
-def test_it_compiles_once(tiny_model, run):
-    import sys
-
-    body = sys.modules[
-        "interventions.logit_lens"
-    ]._read  # `interventions.logit_lens` is the function
+def test_new_edit_values_do_not_recompile(tiny_model, run):
     logit_lens(tiny_model, run, edits={"decoder.mlp.post": Shift(1.0, 0, 3)})
-    n = compiled.n_compiled(body)
+    n_programs = compiled.n_compiled(_decode_layers)
     logit_lens(tiny_model, run, edits={"decoder.mlp.post": Shift(-2.0, 1, 4)})
-    assert compiled.n_compiled(body) == n
+    assert compiled.n_compiled(_decode_layers) == n_programs
 
 
-def test_what_is_refused(tiny_model, run):
+def test_repr_is_one_line_of_sizes(tiny_model, run):
+    lens = logit_lens(tiny_model, run, top_k=2)
+    assert repr(lens) == "LogitLens(layers 2, rows 3, tokens 7, top_k 2)"
+
+
+def test_wrong_arguments_raise(tiny_model, run):
     for top_k in (0, 102):
         with pytest.raises(ValueError, match=f"top_k: expected 1 to 101, got {top_k}"):
             logit_lens(tiny_model, run, top_k=top_k)
@@ -114,14 +114,14 @@ def test_what_is_refused(tiny_model, run):
 
 @settings(deadline=None, max_examples=200)
 @given(st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=1, max_size=9))
-def test_saturation_layer_is_its_definition(rows):
+def test_saturation_layer_equals_a_loop(rows):
     hit = np.array(rows)
     np.testing.assert_array_equal(
-        saturation_layer(hit), [first_lasting(column) for column in hit.T]
+        saturation_layer(hit), [earliest_stable_layer(column) for column in hit.T]
     )
 
 
-def test_a_real_recording(asr):
+def test_last_layer_predicts_the_transcript_of_a_real_recording(asr):
     mel = jaxasr.log_mel(jaxasr.load_audio(real_speech.DEMO), asr.config.n_mels)
     prompt = asr.tokenizer.prompt()
     text = asr.tokenizer.encode(" The captain read the old letter aloud")
@@ -133,9 +133,9 @@ def test_a_real_recording(asr):
     np.testing.assert_array_equal(
         lens.final[0, len(prompt) - 1 : -1], text
     )  # it is what the model itself would write
-    expected = restated(asr.model, run)
+    expected = numpy_logit_lens(asr.model, run)
     np.testing.assert_allclose(lens.logprobs, -np.sort(-expected, -1)[..., :3], atol=1e-4)
     hit = expected.argmax(-1) == np.asarray(lens.final)
     np.testing.assert_array_equal(
-        lens.saturation[0], [first_lasting(hit[:, 0, step]) for step in range(hit.shape[2])]
+        lens.saturation[0], [earliest_stable_layer(hit[:, 0, step]) for step in range(hit.shape[2])]
     )

@@ -1,4 +1,4 @@
-"""Kept parts: whatever bit is flipped, and whatever part is put in another's place, is noticed and computed again."""
+"""Saved parts: a flipped bit, or a part in another's place, is noticed and computed again."""
 
 import shutil
 
@@ -18,13 +18,14 @@ def flipped(data: bytes, bit: int) -> bytes:
 ARRAYS = {"values": np.arange(6.0).reshape(2, 3), "text": np.array(["one", "zwei"])}
 
 
-def test_what_was_saved_comes_back_and_every_flipped_bit_is_noticed(tmp_path, caplog):
+def test_parts_load_as_saved_and_every_flipped_bit_is_noticed(tmp_path, caplog):
     path = tmp_path / "new" / "a.part"
     parts.save(path, "key", ARRAYS)
-    found = parts.load(path, "key")
-    assert found.keys() == ARRAYS.keys()
+    loaded = parts.load(path, "key")
+    assert loaded is not None
+    assert loaded.keys() == ARRAYS.keys()
     assert all(
-        np.array_equal(found[name], ARRAYS[name]) and found[name].dtype == ARRAYS[name].dtype
+        np.array_equal(loaded[name], ARRAYS[name]) and loaded[name].dtype == ARRAYS[name].dtype
         for name in ARRAYS
     )
     whole = path.read_bytes()
@@ -36,43 +37,42 @@ def test_what_was_saved_comes_back_and_every_flipped_bit_is_noticed(tmp_path, ca
         assert parts.load(path, "key") is None
     lines = {record.getMessage() for record in caplog.records}
     assert lines == {
-        f"{path}: damaged: its checksum is not that of its contents. It is not used, but computed again."
+        f"{path}: damaged: the checksum does not match the contents. "
+        "It is not used, but computed again."
     }
 
 
 def test_a_part_of_something_else_is_not_used(tmp_path, caplog):
     parts.save(tmp_path / "a.part", "key", ARRAYS)
     assert parts.load(tmp_path / "a.part", "other") is None
-    assert (
-        "a.part: misplaced: it is the part of something else. It is not used, but computed again."
-        in caplog.text
-    )
+    message = "a.part: misplaced: the file holds another part. It is not used, but computed again."
+    assert message in caplog.text
     assert parts.load(tmp_path / "b.part", "key") is None
 
 
-def test_kept_items_of_a_study_are_computed_again_when_damaged_or_exchanged(tmp_path, caplog):
-    made = []
+def test_cached_items_are_computed_again_when_damaged_or_exchanged(tmp_path, caplog):
+    computed = []
 
     def item(name):
-        return lambda: made.append(name) or {"x": np.array([len(name)])}
+        return lambda: computed.append(name) or {"x": np.array([len(name)])}
 
     keep = Keep(tmp_path / "items")
     first, second = keep("first", item("first")), keep("second", item("second"))
-    one, two = sorted((tmp_path / "items").glob("*.part"))
-    shutil.copy(two, one)
-    two.write_bytes(flipped(two.read_bytes(), 900))
+    first_file, second_file = sorted((tmp_path / "items").glob("*.part"))
+    shutil.copy(second_file, first_file)
+    second_file.write_bytes(flipped(second_file.read_bytes(), 900))
     again = Keep(tmp_path / "items")
     assert (again("first", item("first"))["x"], again("second", item("second"))["x"]) == (
         first["x"],
         second["x"],
     )
-    assert made == ["first", "second"] * 2
+    assert computed == ["first", "second"] * 2
     assert [record.getMessage().count("\n") for record in caplog.records] == [0, 0]
     Keep(tmp_path / "items")("first", lambda: pytest.fail("computed again"))
 
 
 def npz(path, name="a.npy", data=b"", **arrays):
-    """An .npz whose member `name` holds any bytes."""
+    """Writes an .npz whose member `name` holds `data`."""
     import zipfile
 
     np.savez(path, **arrays)
@@ -96,12 +96,12 @@ def header(text: str) -> bytes:
     b"",
     b"\x93NUMPY\x09\x09",
 ])  # fmt: skip
-def test_an_npz_declares_what_it_holds(tmp_path, data):
+def test_an_npz_that_declares_more_than_it_holds_is_refused(tmp_path, data):
     with pytest.raises(ValueError, match=r"a\.npz: expected an undamaged \.npz"):
         inert.read_npz(npz(tmp_path / "a.npz", data=data, b=np.ones(3)))
 
 
-def test_what_is_no_npz_and_no_json(tmp_path):
+def test_damaged_npz_and_json_files_are_named(tmp_path):
     np.savez(tmp_path / "good.npz", a=np.ones(50))
     whole = (tmp_path / "good.npz").read_bytes()
     for data in (b"", b"garbage", whole[:100], whole[:-10]):
@@ -113,7 +113,7 @@ def test_what_is_no_npz_and_no_json(tmp_path):
         with pytest.raises(ValueError, match=r"bad\.json: expected a JSON object"):
             inert.read_json(tmp_path / "bad.json")
     (tmp_path / "bad.json").write_text('{"a": NaN}')
-    with pytest.raises(ValueError, match="NaN is no number"):
+    with pytest.raises(ValueError, match="NaN is not a finite number"):
         inert.read_json(tmp_path / "bad.json", finite=True)
     with pytest.raises(ValueError, match="regular file"):
         inert.read_json(tmp_path)
@@ -123,16 +123,17 @@ def test_a_sealed_folder_notices_every_change(tmp_path):
     (tmp_path / "a").write_text("one")
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "c").write_text("two")
-    inert.check_sealed(tmp_path)
+    with pytest.raises(ValueError, match="expected a file SHA256SUMS"):
+        inert.check_sealed(tmp_path)
     inert.seal(tmp_path)
     inert.check_sealed(tmp_path)
     for name in ("a", "b/c", inert.SUMS):
         whole = (tmp_path / name).read_bytes()
         for bit in np.random.default_rng(0).integers(8 * len(whole), size=40):
             (tmp_path / name).write_bytes(flipped(whole, bit))
-            with pytest.raises(ValueError, match=r"damaged|not those of"):
+            with pytest.raises(ValueError, match=r"damaged|differ from"):
                 inert.check_sealed(tmp_path)
         (tmp_path / name).write_bytes(whole)
     (tmp_path / "more").write_text("x")
-    with pytest.raises(ValueError, match="not those of SHA256SUMS: more"):
+    with pytest.raises(ValueError, match="differ from those in SHA256SUMS: more"):
         inert.check_sealed(tmp_path)

@@ -220,7 +220,7 @@ def test_nodes_and_what_is_refused(tiny_model, runs):
             "expected a layer below 2 and a head below 5",
         ),
         ({"senders": [Node("decoder.mlp_out", 1, 0)]}, "a head below 0"),
-        ({"senders": [Node("decoder.mlp_out")]}, "sends from no layer"),
+        ({"senders": [Node("decoder.mlp_out")]}, "a sender needs one"),
         ({"receivers": []}, "at least one of each"),
     ):
         with pytest.raises(ValueError, match=message):

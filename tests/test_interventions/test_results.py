@@ -1,4 +1,4 @@
-"""What a grid says, against planted values; and that files give back what was saved."""
+"""Summaries find planted effects, figures show them, and saved results load unchanged."""
 
 import json
 import re
@@ -7,16 +7,19 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from interventions.figures import maps
-from interventions.stats import intervals
-from interventions.stats.summary import summarize
-from interventions.storage.results import kept, load_result, save_result
+from interventions.figures import plot, save
+from interventions.stats import intervals, summarize
+from interventions.storage import load_result, save_result
+from interventions.storage.results import cached
 
 LAYERS, HEADS, N = 3, 5, 11
 
 
 def swept(n=N, dims=("layer", "head"), **attrs):
-    """Baseline about 1, source 4 above it; the patch at layer 2, head 3 goes three quarters of the way, the others nowhere on average."""
+    """A sweep whose baseline is about 1 and whose source is 4 above it.
+
+    The patch at layer 2, head 3 moves three quarters of the way, other patches nowhere on average.
+    """
     rng = np.random.default_rng(0)
     baseline, sizes = (
         1 + rng.normal(size=n),
@@ -60,19 +63,24 @@ def test_a_planted_cell_is_found():
     assert (found.n_examples, found.left_out) == (N, 0)
 
 
-def test_an_example_without_a_value_is_left_out_and_one_alone_has_no_interval():
+def test_an_example_without_a_value_is_left_out():
     values = swept()
     values[4, 0, 0] = np.nan
     found = summarize(values)
     assert (found.n_examples, found.left_out) == (N - 1, 1)
     assert found["mean"].notnull().all()
-    alone = summarize(swept().isel(example=0))
+
+
+def test_one_example_has_no_interval_and_the_summary_gives_the_reason():
+    summary = summarize(swept().isel(example=0))
     assert all(
-        alone[name].isnull().all() and alone[name].dims == ("layer", "head")
+        summary[name].isnull().all() and summary[name].dims == ("layer", "head")
         for name in ("low", "high", "p", "q", "p_any")
     )
+    assert "need at least 2" in summary.attrs["intervals"]
+    assert "intervals" not in summarize(swept()).attrs
     assert "p" not in summarize(swept().isel(example=0), null="cells")
-    assert alone.change.sizes == {"example": 1, "layer": LAYERS, "head": HEADS}
+    assert summary.change.sizes == {"example": 1, "layer": LAYERS, "head": HEADS}
 
 
 def test_estimates_are_changes_already():
@@ -86,7 +94,7 @@ def test_estimates_are_changes_already():
     np.testing.assert_allclose(summarize(estimate).value, summarize(values).value, atol=1e-12)
 
 
-def test_variables_of_texts():
+def test_a_variable_of_generated_texts_is_summarised():
     wer = swept().drop_vars(["baseline", "source"]).rename(None)
     baseline = swept().baseline.reset_coords(drop=True)
     result = xr.Dataset(
@@ -115,13 +123,13 @@ def test_the_best_of_alike_cells_does_not_surprise():
         values = xr.DataArray(fragile.astype(float), dims=("example", "cell"))
         assert (
             intervals.any_of_many(values, n=200).min() < 0.2
-        )  # of course they break: that is not the question
+        )  # each cell breaks loops, which is not the question
         surprised += float(intervals.any_of_alike(values, n=200).min()) <= 0.05
     assert surprised <= 5
 
 
 @pytest.mark.parametrize("name", ["a.zarr", "a.nc"])
-def test_files_give_back_what_was_saved(tmp_path, name):
+def test_saved_results_load_unchanged(tmp_path, name):
     tokens = np.array([" the", "ü", "<|x|>"])
     array = swept(dims=("layer", "time"), window_s=0.5).assign_attrs(
         config={"heads": [1, None], "on": True}
@@ -136,10 +144,10 @@ def test_files_give_back_what_was_saved(tmp_path, name):
     assert load_result(tmp_path / name).attrs["provenance"] == {"seed": 3, "versions": {"jax": "1"}}
 
 
-def test_kept_results_are_computed_once(tmp_path):
-    first = kept(tmp_path / "part.zarr", "a", lambda: summarize(swept()))
+def test_cached_results_are_computed_once(tmp_path):
+    first = cached(tmp_path / "part.zarr", "a", lambda: summarize(swept()))
     xr.testing.assert_identical(
-        kept(tmp_path / "part.zarr", "a", lambda: pytest.fail("computed again")), first
+        cached(tmp_path / "part.zarr", "a", lambda: pytest.fail("computed again")), first
     )
     with pytest.raises(ValueError, match=r"ends in \.zarr or \.nc"):
         save_result(swept(), tmp_path / "a.npz")
@@ -152,7 +160,7 @@ def labels_of(axis):
 
 
 def test_maps_show_layers_heads_and_tokens(tmp_path):
-    drawn = maps.plot(summarize(swept()))
+    drawn = plot(summarize(swept()))
     image = drawn.axes[0].collections[0]
     assert image.get_array().shape == (LAYERS, HEADS)
     assert image.get_clim()[0] == -image.get_clim()[1]
@@ -162,52 +170,48 @@ def test_maps_show_layers_heads_and_tokens(tmp_path):
     ids = summarize(swept(dims=("layer", "position"))).assign_coords(
         token=("position", np.array(list("abcdefg")))
     )
-    assert labels_of(maps.plot(ids).axes[0].xaxis) == list("abcdefg")
+    assert labels_of(plot(ids).axes[0].xaxis) == list("abcdefg")
     for suffix in ("png", "svg", "pdf"):
-        assert maps.save(drawn, tmp_path / f"map.{suffix}").stat().st_size > 2000
-    assert maps.save(drawn, f"{tmp_path}/text.png") == tmp_path / "text.png"
+        assert save(drawn, tmp_path / f"map.{suffix}").stat().st_size > 2000
+    assert save(drawn, f"{tmp_path}/text.png") == tmp_path / "text.png"
     with pytest.raises(
         ValueError, match=r"expected a name that ends in \.png, \.svg, \.pdf, got 'map'"
     ):
-        maps.save(drawn, tmp_path / "map")
+        save(drawn, tmp_path / "map")
 
 
-def test_maps_take_what_a_sweep_gives():
+def test_plot_accepts_sweeps_of_one_or_several_examples():
     def drawn_cells(drawn):
         return drawn.axes[0].collections[0].get_array()
 
-    many, one = swept(), swept().isel(example=0).drop_vars("example")
-    np.testing.assert_array_equal(
-        drawn_cells(maps.plot(many)), drawn_cells(maps.plot(summarize(many)))
-    )
-    np.testing.assert_allclose(drawn_cells(maps.plot(one)), one - one.baseline)
+    several, single = swept(), swept().isel(example=0).drop_vars("example")
+    np.testing.assert_array_equal(drawn_cells(plot(several)), drawn_cells(plot(summarize(several))))
+    np.testing.assert_allclose(drawn_cells(plot(single)), single - single.baseline)
     assert (
-        not maps.plot(one).axes[0].lines[0].get_xydata().size
-    )  # nothing is significant of one recording
-    curves = maps.plot(swept(dims=("layer", "alpha")).isel(example=0).drop_vars("example"))
+        not plot(single).axes[0].lines[0].get_xydata().size
+    )  # with one recording nothing is significant
+    curves = plot(swept(dims=("layer", "alpha")).isel(example=0).drop_vars("example"))
     assert len(curves.axes[0].lines) == LAYERS + 1
-    texts = xr.Dataset({"wer": many, "baseline_wer": many.baseline}).drop_vars(
+    texts = xr.Dataset({"wer": several, "baseline_wer": several.baseline}).drop_vars(
         "source", errors="ignore"
     )
-    assert drawn_cells(maps.plot(texts, "wer")).shape == (LAYERS, HEADS)
+    assert drawn_cells(plot(texts, "wer")).shape == (LAYERS, HEADS)
     with pytest.raises(ValueError, match="variable: expected one of"):
-        maps.plot(texts)
+        plot(texts)
 
 
-def test_time_lies_under_the_spectrogram_and_strengths_are_curves():
+def test_time_is_drawn_under_the_spectrogram_and_strengths_as_curves():
     summary = summarize(swept(dims=("layer", "time"), window_s=0.5))
     mel = np.random.default_rng(0).normal(size=(8, 200)).astype(np.float32)
-    sound, cells, _ = maps.plot(
-        summary, mel=mel, words=[(" one", 0.2, 0.9), (" two", 1.0, 1.8)]
-    ).axes
+    sound, cells, _ = plot(summary, mel=mel, words=[(" one", 0.2, 0.9), (" two", 1.0, 1.8)]).axes
     assert [text.get_text() for text in sound.texts] == ["one", "two"]
     assert cells.get_xlim() == sound.get_xlim() == (0, 2)
     np.testing.assert_array_equal(summary.time_end, [0.5, 1, 1.5, 2])
-    curves = maps.plot(summarize(swept(dims=("layer", "alpha")))).axes[0]
+    curves = plot(summarize(swept(dims=("layer", "alpha")))).axes[0]
     assert len(curves.collections) == LAYERS  # intervals
     assert curves.get_xlabel() == "strength α"
     with pytest.raises(ValueError, match=r"variable: expected one of .*mean"):
-        maps.plot(summary, "value")
+        plot(summary, "value")
 
 
 def test_labels_keep_the_order_of_the_grid():
@@ -225,7 +229,7 @@ def test_labels_keep_the_order_of_the_grid():
 
 
 def damaged(path, seed):
-    """Flips one random bit in one random file of a result; returns what was there."""
+    """Flips one random bit in one random file of a result; returns the file and its old bytes."""
     rng = np.random.default_rng(seed)
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     sizes = np.cumsum([file.stat().st_size for file in files])
@@ -249,18 +253,18 @@ def test_a_flipped_bit_anywhere_is_noticed(tmp_path, name):
     load_result(path)
 
 
-def test_a_kept_result_that_is_damaged_or_of_something_else_is_computed_again(tmp_path, caplog):
-    path, computed = tmp_path / "part.zarr", []
+def test_a_cached_result_that_is_damaged_or_misplaced_is_computed_again(tmp_path, caplog):
+    path, calls = tmp_path / "part.zarr", []
 
     def compute():
-        computed.append(1)
+        calls.append(1)
         return summarize(swept())
 
-    first = kept(path, "a", compute)
+    first = cached(path, "a", compute)
     damaged(path, 3)
-    xr.testing.assert_identical(kept(path, "a", compute), first)
-    xr.testing.assert_identical(kept(path, "b", compute), first)
-    assert len(computed) == 3
+    xr.testing.assert_identical(cached(path, "a", compute), first)
+    xr.testing.assert_identical(cached(path, "b", compute), first)
+    assert len(calls) == 3
     assert [
         record.getMessage().endswith("It is not used, but computed again.")
         for record in caplog.records
@@ -285,7 +289,7 @@ PICKLED = b"cos\nmkdir\n(S'%s'\ntR."
     {"shape": "3"},
     {"zarr_format": 3},
 ])  # fmt: skip
-def test_only_codecs_and_formats_that_we_write_are_ever_decoded(tmp_path, how):
+def test_codecs_and_formats_that_save_result_does_not_write_are_refused(tmp_path, how):
     path = save_result(xr.Dataset({"values": ("a", np.arange(3.0))}), tmp_path / "a.zarr")
     file = path / "values" / ".zarray"
     file.write_text(json.dumps(json.loads(file.read_text()) | how))
@@ -294,11 +298,11 @@ def test_only_codecs_and_formats_that_we_write_are_ever_decoded(tmp_path, how):
     with pytest.raises(ValueError, match=r"a\.zarr/values"):
         load_result(path)
     with pytest.raises(ValueError, match="computed"):
-        kept(path, "key", lambda: (_ for _ in ()).throw(ValueError("computed")))
+        cached(path, "key", lambda: (_ for _ in ()).throw(ValueError("computed")))
     assert not (tmp_path / "run").exists()
 
 
-def test_what_is_no_result_is_named(tmp_path):
+def test_files_that_are_not_results_are_named(tmp_path):
     (tmp_path / "a.nc").write_bytes(b"CDF\x01" + b"\xff" * 200)
     (tmp_path / "b.nc").mkdir()
     (tmp_path / "c.zarr").write_text("x")
@@ -310,10 +314,10 @@ def test_what_is_no_result_is_named(tmp_path):
             load_result(tmp_path / name)
 
 
-def test_names_that_are_no_utf_8_and_texts_with_formulas_can_be_saved_and_drawn(tmp_path):
+def test_hostile_texts_can_be_saved_and_drawn(tmp_path):
     texts = np.array(["$", "$_$", "\udc80", "\x1b[1m", *"abc"])
     summary = summarize(swept(dims=("layer", "position"))).assign_coords(token=("position", texts))
-    assert maps.save(maps.plot(summary), tmp_path / "map.png").stat().st_size > 2000
+    assert save(plot(summary), tmp_path / "map.png").stat().st_size > 2000
     for name in ("a.zarr", "a.nc"):
         save_result(
             swept(), tmp_path / name, provenance={"data": ["\udc80.wav"], "command": "x \udc80"}

@@ -1,3 +1,5 @@
+"""Intervals and p-values agree with SciPy, find planted effects and hold their level."""
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -7,7 +9,7 @@ from interventions.stats import intervals
 
 
 def grid(n=40, effect=1.0, seed=0, layers=4, heads=6):
-    """Noise of different size in every cell, and an effect planted in layer 2, head 3."""
+    """Noise of a different size in every head, and an effect planted in layer 2, head 3."""
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((layers, n, heads)) * np.linspace(0.1, 3, heads)
     x[2, :, 3] += effect * np.linspace(0.1, 3, heads)[3]
@@ -33,7 +35,7 @@ def test_a_planted_effect_is_found_and_keeps_its_labels():
     assert (corrected >= intervals.sign_flip(x)).all()
 
 
-def test_under_the_null_p_values_are_uniform_and_the_best_of_many_is_not_surprising():
+def test_under_the_null_p_values_are_uniform_and_the_best_of_many_rarely_surprises():
     ps, best = [], []
     for seed in range(60):
         x = grid(n=20, effect=0, seed=seed + 1)
@@ -41,12 +43,11 @@ def test_under_the_null_p_values_are_uniform_and_the_best_of_many_is_not_surpris
         best.append(float(intervals.any_of_many(x, n=400, seed=seed).min()))
     assert scipy.stats.kstest(np.ravel(ps)[::5], "uniform").pvalue > 0.01
     assert np.mean(np.array(best) <= 0.05) < 0.15
-    assert (
-        np.mean(np.min(ps, axis=(1, 2)) <= 0.05) > 0.4
-    )  # without correction, the best of 24 cells nearly always surprises
+    # Without correction, the best of 24 cells often surprises.
+    assert np.mean(np.min(ps, axis=(1, 2)) <= 0.05) > 0.4
 
 
-def test_few_examples_are_permuted_exactly():
+def test_few_examples_try_all_sign_patterns():
     x = xr.DataArray([1.0, 2.0, 3.0, 0.5], dims="example")
     assert float(intervals.sign_flip(x)) == 2 / 16
     ours = intervals.sign_flip(grid(n=9))
@@ -80,7 +81,7 @@ def test_intervals_agree_with_scipy(method):
     np.testing.assert_allclose(ours["mean"], x.mean("example"))
 
 
-def test_intervals_cover():
+def test_intervals_cover_the_mean_as_often_as_their_level_promises():
     inside = [
         (interval.low <= 0) & (interval.high >= 0)
         for interval in (
@@ -90,7 +91,7 @@ def test_intervals_cover():
     assert np.mean(inside) == pytest.approx(0.9, abs=0.04)
 
 
-def test_a_cell_without_spread_has_no_width_and_no_effect_where_it_is_zero():
+def test_a_cell_without_spread_has_an_interval_of_no_width():
     x = xr.DataArray(np.stack([np.zeros(20), np.full(20, 2.0)], 1), dims=("example", "head"))
     interval = intervals.bootstrap(x)
     np.testing.assert_array_equal(interval.low, [0, 2])
@@ -99,14 +100,14 @@ def test_a_cell_without_spread_has_no_width_and_no_effect_where_it_is_zero():
     assert intervals.sign_flip(x).values[1] < 0.001
 
 
-def test_seeds_decide():
+def test_equal_seeds_give_equal_results():
     x = grid()
     xr.testing.assert_identical(intervals.bootstrap(x, seed=3), intervals.bootstrap(x, seed=3))
     assert not intervals.bootstrap(x, seed=3).equals(intervals.bootstrap(x, seed=4))
     xr.testing.assert_identical(intervals.any_of_many(x, seed=3), intervals.any_of_many(x, seed=3))
 
 
-def test_what_makes_no_sense_is_refused():
+def test_wrong_arguments_are_refused():
     x = grid()
     with pytest.raises(ValueError, match="layer, example, head"):
         intervals.sign_flip(x, dim="utterance")

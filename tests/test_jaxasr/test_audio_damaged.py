@@ -1,4 +1,4 @@
-"""Recordings that are unfinished, truncated, damaged or no recordings at all."""
+"""Recordings that are unfinished, truncated or damaged, and files that are not recordings."""
 
 import contextlib
 import os
@@ -27,7 +27,7 @@ def speech() -> np.ndarray:
 
 @pytest.fixture
 def bare(monkeypatch):
-    """Neither PyAV nor the program ffmpeg."""
+    """Hides PyAV and the program ffmpeg."""
     monkeypatch.setitem(sys.modules, "av", None)
     monkeypatch.setenv("PATH", "")
 
@@ -102,36 +102,35 @@ def test_truncated_files_give_what_pyav_decodes(tmp_path, speech, kind):
 @pytest.mark.parametrize(
     ("format", "codec"), [("mp3", ""), ("ogg", "libopus"), ("flac", "flac"), ("adts", "aac")]
 )
-def test_files_that_follow_one_another_are_read_all(tmp_path, speech, format, codec):
-    one = with_pyav(speech, RATE, format, codec) if codec else with_mp3(speech, RATE)
-    path = write(tmp_path / f"two.{format}", one + one)
+def test_concatenated_files_are_read_to_the_end(tmp_path, speech, format, codec):
+    content = with_pyav(speech, RATE, format, codec) if codec else with_mp3(speech, RATE)
+    path = write(tmp_path / f"two.{format}", content + content)
     assert len(load_audio(path)) >= 3.9 * SAMPLE_RATE
     assert passes(*compared(path))
 
 
-def test_half_of_two_files_is_not_taken_for_the_whole(tmp_path, speech, bare):
-    one = with_soundfile(speech, RATE, "OGG", "OPUS")
+def test_the_first_of_two_concatenated_files_is_not_taken_for_both(tmp_path, speech, bare):
+    content = with_soundfile(speech, RATE, "OGG", "OPUS")
     with pytest.raises(
         ValueError,
         match=r"libsndfile: stopped \d+ bytes before the end; ffmpeg: not found.*jaxasr\[media\]",
     ):
-        load_audio(write(tmp_path / "two.opus", one + one))
+        load_audio(write(tmp_path / "two.opus", content + content))
 
 
 def test_the_rate_may_change_within_a_file(tmp_path):
     first, second = (
         with_mp3(speechlike(1, rate, 2), rate, streamed=True) for rate in (44_100, 16_000)
     )
-    alone = sum(
+    separate = sum(
         len(load_audio(write(tmp_path / "one.mp3", content))) for content in (first, second)
     )
     audio = load_audio(write(tmp_path / "two.mp3", first + second))
-    assert (
-        abs(len(audio) - alone) <= SAMPLE_RATE * 1152 / 44_100 + 1
-    )  # a frame at the seam belongs to either
+    # The frame at the seam may have either rate.
+    assert abs(len(audio) - separate) <= SAMPLE_RATE * 1152 / 44_100 + 1
 
 
-def test_a_shortened_mp3_is_read_without_pyav(tmp_path, speech, bare):
+def test_a_truncated_mp3_is_read_without_pyav(tmp_path, speech, bare):
     whole = with_mp3(speech, RATE)
     path = write(tmp_path / "cut.mp3", whole[: len(whole) // 2])
     audio = load_audio(path)
@@ -169,7 +168,7 @@ def test_absurd_samples_are_refused(tmp_path, format):
         load_audio(write(tmp_path / "a", with_soundfile(samples, SAMPLE_RATE, format, "FLOAT")))
 
 
-def test_errors_name_the_file_and_what_it_is(tmp_path):
+def test_errors_name_the_file_and_its_kind(tmp_path):
     missing = tmp_path / "nope.wav"
     with pytest.raises(FileNotFoundError, match=r"^/.*nope\.wav: no such file\.$"):
         load_audio(missing)
@@ -211,10 +210,11 @@ def test_errors_list_the_decoders_that_were_tried(tmp_path):
         load_audio(tmp_path / "nan.wav")
 
 
-def test_the_remedy_is_what_is_missing(tmp_path, speech, bare):
+def test_the_remedy_names_the_missing_extra(tmp_path, speech, bare):
     with pytest.raises(
         ValueError,
-        match=r'ffmpeg: not found\)\. To read every format of FFmpeg: pip install "jaxasr\[media\]"',
+        match=r"ffmpeg: not found\)\. To read every format of FFmpeg: "
+        r'pip install "jaxasr\[media\]"',
     ):
         load_audio(write(tmp_path / "a.m4a", with_pyav(speech, RATE, "ipod", "aac")))
     unfinished = _lengths(with_soundfile(speech, RATE, "WAV", "PCM_16"), 0, 0)
@@ -231,14 +231,14 @@ def test_the_remedy_is_what_is_missing(tmp_path, speech, bare):
         "ffconcat version 1.0\nfile {}\n",
     ],
 )
-def test_a_playlist_cannot_name_other_files(tmp_path, speech, playlist):
+def test_a_playlist_does_not_open_other_files(tmp_path, speech, playlist):
     write(tmp_path / "other.mp3", with_mp3(speech, RATE))
     with pytest.raises(ValueError, match="no decoder reads it"):
         load_audio(write(tmp_path / "list.m3u8", playlist.format("other.mp3").encode()))
 
 
 @pytest.mark.parametrize("kind", ["wav", "mp3", "m4a", "text"])
-def test_lengths_of_headers(tmp_path, speech, kind):
+def test_header_seconds_is_the_length_in_the_header(tmp_path, speech, kind):
     content = {
         "wav": lambda: with_soundfile(speech, RATE, "WAV", "PCM_16"),
         "mp3": lambda: with_mp3(speech, RATE),
@@ -250,7 +250,7 @@ def test_lengths_of_headers(tmp_path, speech, kind):
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg"])
-def test_cut_short_files_never_crash(tmp_path, suffix):
+def test_truncated_files_never_crash(tmp_path, suffix):
     soundfile.write(tmp_path / f"whole.{suffix}", speechlike(1, SAMPLE_RATE), SAMPLE_RATE)
     whole = (tmp_path / f"whole.{suffix}").read_bytes()
     for keep in np.linspace(1, len(whole) - 1, 13).astype(int):
@@ -259,7 +259,7 @@ def test_cut_short_files_never_crash(tmp_path, suffix):
             assert 0 < len(load_audio(cut)) <= 16_000
 
 
-def test_tags_of_any_encoding_are_no_problem(tmp_path, speech):
+def test_tags_of_any_encoding_are_accepted(tmp_path, speech):
     tags = b"LIST" + struct.pack("<I", 16) + b"INFOIART" + struct.pack("<I", 4) + b"\xe9\xff\xfe\0"
     wav = _lengths(with_soundfile(speech, RATE, "WAV", "PCM_16"), 0, 0)
     start = wav.index(b"data")

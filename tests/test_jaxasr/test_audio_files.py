@@ -1,4 +1,4 @@
-"""Recordings of every container as samples."""
+"""Loads recordings of every container as samples."""
 
 import shutil
 import sys
@@ -36,7 +36,7 @@ def speech() -> np.ndarray:
     ("suffix", "subtype"),
     [("wav", "PCM_U8"), ("wav", "PCM_24"), ("wav", "FLOAT"), ("flac", "PCM_16"), ("ogg", "VORBIS")],
 )
-def test_load_audio_any_rate_and_format(tmp_path, rate, suffix, subtype):
+def test_recordings_of_any_rate_and_format_give_the_same_samples(tmp_path, rate, suffix, subtype):
     path = tmp_path / f"tone.{suffix}"
     soundfile.write(path, tone(1.5, rate), rate, subtype=subtype)
     audio = load_audio(path)
@@ -53,7 +53,7 @@ def test_channels_are_averaged(tmp_path):
     np.testing.assert_allclose(load_audio(tmp_path / "five.wav"), tone(0.5, gain=0.3), atol=1e-6)
 
 
-def test_block_by_block_equals_at_once(tmp_path, monkeypatch):
+def test_decoding_by_blocks_equals_decoding_at_once(tmp_path, monkeypatch):
     stereo = speechlike(2, 44_100, 2)
     soundfile.write(tmp_path / "a.wav", stereo, 44_100, subtype="FLOAT")
     monkeypatch.setattr(decoders, "_BLOCK", 1_009)
@@ -63,8 +63,8 @@ def test_block_by_block_equals_at_once(tmp_path, monkeypatch):
     np.testing.assert_allclose(blocks[: len(once)], once[: len(blocks)], atol=1e-5)
 
 
-def test_three_hours_in_the_memory_of_the_result(tmp_path):
-    """Recordings of 8 kHz bytes keep the file of the test small."""
+def test_three_hours_need_about_twice_the_memory_of_the_result(tmp_path):
+    """The recording has 8-bit samples at 8 kHz, so that its file is small."""
     import tracemalloc
 
     n = 3 * 3600 * 8_000
@@ -102,7 +102,7 @@ def test_three_hours_in_the_memory_of_the_result(tmp_path):
         ("au", "pcm_mulaw", 8_000, 1),
     ],
 )
-def test_containers_are_read_as_pyav_reads_them(tmp_path, format, codec, rate, channels):
+def test_samples_of_all_containers_equal_those_of_pyav(tmp_path, format, codec, rate, channels):
     path = write(
         tmp_path / f"a.{format}", with_pyav(speechlike(2, rate, channels), rate, format, codec)
     )
@@ -112,13 +112,13 @@ def test_containers_are_read_as_pyav_reads_them(tmp_path, format, codec, rate, c
 
 
 @pytest.mark.parametrize("kind", ["amr", "mp3"])
-def test_kinds_that_pyav_may_not_write(tmp_path, speech, kind):
+def test_formats_that_pyav_may_not_write(tmp_path, speech, kind):
     path = write(tmp_path / f"a.{kind}", amr(100) if kind == "amr" else with_mp3(speech, RATE))
     assert len(load_audio(path)) >= 1.9 * SAMPLE_RATE
     assert passes(*compared(path))
 
 
-def test_a_video_gives_its_sound(tmp_path, speech):
+def test_a_video_gives_its_audio_stream(tmp_path, speech):
     path = tmp_path / "clip.mp4"
     with av.open(str(path), "w") as container:
         picture = container.add_stream("mpeg4", rate=10)
@@ -138,8 +138,8 @@ def test_a_video_gives_its_sound(tmp_path, speech):
     assert header_seconds(path) == pytest.approx(2, abs=0.1)
 
 
-def test_the_program_ffmpeg_is_used_where_pyav_is_not(tmp_path, speech, monkeypatch):
-    """A program in its place answers as `ffmpeg … -f au -` does."""
+def test_the_program_ffmpeg_is_used_without_pyav(tmp_path, speech, monkeypatch):
+    """A fake program prints the output of `ffmpeg … -f au -`."""
     path = write(tmp_path / "a.m4a", with_pyav(speech, RATE, "ipod", "aac"))
     soundfile.write(tmp_path / "answer.au", speech, RATE, subtype="FLOAT", endian="BIG")
     answers = "import sys\nsys.stdout.buffer.write(open('answer.au', 'rb').read())\n"
@@ -159,11 +159,11 @@ def test_the_program_ffmpeg_is_used_where_pyav_is_not(tmp_path, speech, monkeypa
 
 
 @pytest.mark.skipif(not shutil.which("ffmpeg"), reason="no program ffmpeg")
-def test_the_program_ffmpeg_gives_what_pyav_gives(tmp_path, speech, monkeypatch):
+def test_the_program_ffmpeg_gives_the_samples_of_pyav(tmp_path, speech, monkeypatch):
     path = write(tmp_path / "a.m4a", with_pyav(speech, RATE, "ipod", "aac"))
     by_pyav = load_audio(path)
     monkeypatch.setitem(sys.modules, "av", None)
     by_program = load_audio(path)
-    # Versions of FFmpeg differ in whether they drop the padding at the end: less than a frame.
+    # Some versions of FFmpeg drop the padding at the end, which is less than a frame.
     assert abs(len(by_program) - len(by_pyav)) <= 320
     np.testing.assert_allclose(by_program[:30_000], by_pyav[:30_000], atol=1e-5)

@@ -1,4 +1,4 @@
-"""Once compiled, an edit's numbers, layers, heads and positions are data: nothing is traced again."""
+"""New strengths, layers, heads and positions of an edit reuse its compiled program."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from golden.tiny import tiny_inputs
 from own_edits import Shift, SilenceHead
 
 import jaxasr
-from jaxasr import compiled, model
+from jaxasr import compiled, model, sampling
 
 
 @pytest.fixture(scope="module")
@@ -28,23 +28,23 @@ def edits_of(value: float, layer: int, head: int, position: int) -> dict:
     }
 
 
-MANY = [
+EDITS = [
     edits_of(value, layer, head, position)
     for value, layer, head, position in [(0.5, 0, 1, 2), (-2.0, 1, 4, 0), (3.0, 1, 0, 3)]
 ]
 
 
-def test_decode_never_retraces(tiny_model, inputs):
+def test_decode_does_not_retrace_for_new_values(tiny_model, inputs):
     _, tokens, memory = inputs
-    outs = [tiny_model.decode(tokens, memory, MANY[0])[0]]
+    outs = [tiny_model.decode(tokens, memory, EDITS[0])[0]]
     n = compiled.n_compiled(model._decode)
-    outs += [tiny_model.decode(tokens, memory, edits)[0] for edits in MANY[1:]]
+    outs += [tiny_model.decode(tokens, memory, edits)[0] for edits in EDITS[1:]]
     assert compiled.n_compiled(model._decode) == n
     assert not np.allclose(outs[0], outs[1])
     assert not np.allclose(outs[1], outs[2])
 
 
-def test_encode_never_retraces(tiny_model, inputs):
+def test_encode_does_not_retrace_for_new_values(tiny_model, inputs):
     mel, *_ = inputs
     first = tiny_model.encode(mel, {"encoder.attn.z": SilenceHead(index(0), index(0))})[0]
     n = compiled.n_compiled(model._encode)
@@ -53,36 +53,30 @@ def test_encode_never_retraces(tiny_model, inputs):
     assert not np.allclose(first.xa, second.xa)
 
 
-def test_generate_never_retraces(tiny_model, inputs):
+def test_generate_does_not_retrace_for_new_values(tiny_model, inputs):
     _, tokens, memory = inputs
     options = dict(max_new_tokens=5, eot=100)
-    outs = [jaxasr.generate(tiny_model, memory, tokens, edits=MANY[0], **options)]
-    n = compiled.n_compiled(generate_body())
+    outs = [jaxasr.generate(tiny_model, memory, tokens, edits=EDITS[0], **options)]
+    n = compiled.n_compiled(sampling._generate)
     outs += [
-        jaxasr.generate(tiny_model, memory, tokens, edits=edits, **options) for edits in MANY[1:]
+        jaxasr.generate(tiny_model, memory, tokens, edits=edits, **options) for edits in EDITS[1:]
     ]
     outs += [
         jaxasr.generate(
             tiny_model,
             memory,
             tokens,
-            edits=MANY[0],
+            edits=EDITS[0],
             temperature=0.7,
             key=jax.random.key(3),
             **options,
         )
     ]
-    assert compiled.n_compiled(generate_body()) == n
+    assert compiled.n_compiled(sampling._generate) == n
     assert not np.array_equal(outs[0].logprobs, outs[1].logprobs)
 
 
-def generate_body():
-    import sys
-
-    return sys.modules["jaxasr.generate"]._generate  # `jaxasr.generate` is the function
-
-
-def test_another_structure_is_another_program(tiny_model, inputs):
+def test_another_structure_compiles_another_program(tiny_model, inputs):
     _, tokens, memory = inputs
     tiny_model.decode(tokens, memory)
     n = compiled.n_compiled(model._decode)
@@ -90,7 +84,7 @@ def test_another_structure_is_another_program(tiny_model, inputs):
     assert compiled.n_compiled(model._decode) == n + 1
 
 
-def test_a_new_function_is_not_mistaken_for_an_old_one(tiny_model, inputs):
+def test_functions_that_differ_in_a_default_do_not_share_a_program(tiny_model, inputs):
     _, tokens, memory = inputs
     halved, doubled = (
         tiny_model.decode(tokens, memory, {"decoder.ln": lambda x, at, c=c: c * x})[0]
@@ -99,19 +93,21 @@ def test_a_new_function_is_not_mistaken_for_an_old_one(tiny_model, inputs):
     np.testing.assert_allclose(doubled, 4 * halved, rtol=1e-5, atol=1e-6)
 
 
-def test_split_and_join():
+def test_join_restores_a_split_pytree():
     tree = {"a": Shift(jnp.arange(3.0), 1), "f": len, "n": (np.float32(2), 3, None)}
     arrays, structure = compiled.split(tree)
-    other = compiled.split({"a": Shift(jnp.ones(3), 7), "f": len, "n": (np.float32(5), 4, None)})[1]
-    assert structure == other
-    assert hash(structure) == hash(other)
-    again = structure.join(arrays)
-    assert again["f"] is len
-    assert again["n"] == tree["n"]
-    np.testing.assert_array_equal(again["a"].value, tree["a"].value)
+    other_structure = compiled.split(
+        {"a": Shift(jnp.ones(3), 7), "f": len, "n": (np.float32(5), 4, None)}
+    )[1]
+    assert structure == other_structure
+    assert hash(structure) == hash(other_structure)
+    restored = structure.join(arrays)
+    assert restored["f"] is len
+    assert restored["n"] == tree["n"]
+    np.testing.assert_array_equal(restored["a"].value, tree["a"].value)
 
 
-def test_under_jit_it_traces_with_its_caller(tiny_model, inputs):
+def test_under_jit_decode_is_traced_once_with_its_caller(tiny_model, inputs):
     _, tokens, memory = inputs
     traces = []
 
@@ -120,7 +116,7 @@ def test_under_jit_it_traces_with_its_caller(tiny_model, inputs):
         traces.append(1)
         return tiny_model.decode(tokens, memory, edits)[0]
 
-    for edits in MANY:
+    for edits in EDITS:
         np.testing.assert_allclose(
             logits(edits), tiny_model.decode(tokens, memory, edits)[0], rtol=1e-5, atol=1e-5
         )

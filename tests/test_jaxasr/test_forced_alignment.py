@@ -1,4 +1,4 @@
-"""Word times of a given text, in recordings of any length, and alignment heads chosen without reference times."""
+"""Word times of a given text, and alignment heads that are chosen without reference times."""
 
 import dataclasses
 import functools
@@ -7,23 +7,23 @@ import types
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 import jaxasr
-from experiments import cli
 from experiments.bench import alignment
-from experiments.commands.align import read_text
 from experiments.data import real_speech
 from jaxasr.alignment import forced
-from jaxasr.alignment.forced import _cuts, _joined, _Span, _spans, align_windows, place
+from jaxasr.alignment.forced import align_windows, place
 from jaxasr.alignment.released_heads import ALIGNMENT_HEADS, all_heads, default_heads
+from jaxasr.alignment.spans import Span, comparable_words, cut_points, join_spans, segment_spans
 from jaxasr.alignment.words import path_scores
 from jaxasr.audio import n_frames
 from jaxasr.weights.saving import generation_json
 
-TEXT = "The captain read the old letter aloud, and nobody knew whether to believe a word of it. By morning, the sea was quiet again."
+TEXT = (
+    "The captain read the old letter aloud, and nobody knew whether to believe a word of it. "
+    "By morning, the sea was quiet again."
+)
 RATE = 16_000
-run = CliRunner().invoke
 load = functools.cache(jaxasr.load)
 
 
@@ -57,12 +57,12 @@ def test_times_are_those_of_a_transcription_with_the_same_text():
     assert all(0.3 < word.probability <= 1 for word in words)
 
 
-def test_line_breaks_are_spaces():
+def test_line_breaks_count_as_spaces():
     assert load("tiny.en").align(demo(), "\n " + TEXT.replace(" ", "\n") + " \n") == aligned()
 
 
-def test_the_first_word_begins_after_the_silence_before_it():
-    assert 0.15 < aligned()[0].start < 0.4  # the voice sets in after 0.2 s
+def test_the_first_word_starts_after_the_silence_before_it():
+    assert 0.15 < aligned()[0].start < 0.4  # the voice starts after 0.2 s
     later = load("tiny.en").align(np.concatenate([silence(4), demo()]), TEXT)
     assert later[0].start == pytest.approx(4 + aligned()[0].start, abs=0.2)
     assert np.median([abs(a.start - b.start - 4) for a, b in zip(later, aligned())]) <= 0.04
@@ -73,19 +73,21 @@ def test_a_long_recording_is_aligned_in_windows():
     audio = np.concatenate(
         [piece for gap, part in zip(gaps, parts) for piece in (silence(gap), part)]
     )
-    shown = []
+    progress = []
     asr, text = load("tiny.en"), " ".join([TEXT] * 3)
     windows = place(
-        asr.model, asr.tokenizer, audio, text, progress=lambda *done: shown.append(done)
+        asr.model, asr.tokenizer, audio, text, progress=lambda *seconds: progress.append(seconds)
     )
     assert len(windows) == 2
-    assert shown[-1] == pytest.approx((len(audio) / RATE,) * 2, abs=0.01)
+    assert progress[-1] == pytest.approx((len(audio) / RATE,) * 2, abs=0.01)
     words = align_windows(asr.model, asr.tokenizer, windows, heads=asr.alignment_heads)
     assert "".join(word.text for word in words) == " " + text
     for i, offset in enumerate(np.cumsum(gaps) + np.arange(3) * len(demo()) / RATE):
-        late = [a.start - offset - b.start for a, b in zip(words[i * len(aligned()) :], aligned())]
-        assert np.median(np.abs(late)) <= 0.04
-        assert np.abs(late).max() < 0.5
+        delays = [
+            a.start - offset - b.start for a, b in zip(words[i * len(aligned()) :], aligned())
+        ]
+        assert np.median(np.abs(delays)) <= 0.04
+        assert np.abs(delays).max() < 0.5
 
 
 def test_words_that_are_not_spoken_get_times_and_low_probabilities():
@@ -95,7 +97,7 @@ def test_words_that_are_not_spoken_get_times_and_low_probabilities():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         ({"text": ""}, "text: expected words, got ''"),
         ({"text": " … !? "}, "text: expected words"),
@@ -109,8 +111,8 @@ def test_words_that_are_not_spoken_get_times_and_low_probabilities():
         ({"audio": np.zeros(0, np.float32)}, "at least one sample"),
     ],
 )
-def test_errors_name_what_is_wrong(arguments, says):
-    with pytest.raises(ValueError, match=says):
+def test_errors_name_the_argument(arguments, message):
+    with pytest.raises(ValueError, match=message):
         load("tiny.en").align(**{"audio": demo(), "text": TEXT} | arguments)
 
 
@@ -119,8 +121,10 @@ def segment(start, end):
 
 
 def test_spans_cover_segments_and_the_gaps_that_may_hold_words():
-    found = _spans([segment(0.5, 4.0), segment(4.4, 9.0), segment(49.0, 70.0)], [3, 4, 5], 66.0)
-    bounds = [(round(s.start, 2), round(s.end, 2), s.n_words) for s in found]
+    spans = segment_spans(
+        [segment(0.5, 4.0), segment(4.4, 9.0), segment(49.0, 70.0)], [3, 4, 5], 66.0
+    )
+    bounds = [(round(s.start, 2), round(s.end, 2), s.n_words) for s in spans]
     assert bounds == [
         (0.25, 4.2, 3),
         (4.2, 10.0, 4),
@@ -128,7 +132,7 @@ def test_spans_cover_segments_and_the_gaps_that_may_hold_words():
         (29.0, 48.0, 0),
         (48.0, 66.0, 5),
     ]
-    assert [(s.start, s.end, s.n_words) for s in _spans([], [], 90.0)] == [
+    assert [(s.start, s.end, s.n_words) for s in segment_spans([], [], 90.0)] == [
         (0.0, 30.0, 0),
         (30.0, 60.0, 0),
         (60.0, 90.0, 0),
@@ -136,42 +140,49 @@ def test_spans_cover_segments_and_the_gaps_that_may_hold_words():
 
 
 @pytest.mark.parametrize(
-    ("given", "written", "spans", "cuts"),
+    ("given", "transcribed", "spans", "cuts"),
     [
         ("a b c d e", "a b c d e", [2, 3], [0, 2, 5]),
         ("a b x d e", "a b c d e", [2, 3], [0, 2, 5]),  # another word at the same place
-        ("a b d e", "a b c d e", [3, 2], [0, 2, 4]),  # a word that is not in the text
+        ("a b d e", "a b c d e", [3, 2], [0, 2, 4]),  # a transcribed word that is not in the text
         (
             "a b c d e f",
             "a b e f",
             [2, 0, 2],
             [0, 2, 4, 6],
         ),  # words that the model left out, in a gap
-        ("a b c d e f", "a f", [1, 0, 0, 1], [0, 1, 3, 5, 6]),  # in equal gaps, equal shares
+        (
+            "a b c d e f",
+            "a f",
+            [1, 0, 0, 1],
+            [0, 1, 3, 5, 6],
+        ),  # gaps of equal length get equal shares
         ("a b c d", "", [0, 0], [0, 2, 4]),
         ("a b", "x y z a b", [3, 2], [0, 0, 2]),
     ],
 )
 def test_given_words_go_to_the_spans_of_the_transcribed_words_they_match(
-    given, written, spans, cuts
+    given, transcribed, spans, cuts
 ):
     assert (
-        _cuts(given.split(), written.split(), [_Span(i, i + 1.0, n) for i, n in enumerate(spans)])
+        cut_points(
+            given.split(), transcribed.split(), [Span(i, i + 1.0, n) for i, n in enumerate(spans)]
+        )
         == cuts
     )
 
 
 def test_neighbouring_spans_share_a_window_of_up_to_30_s():
-    spans = [_Span(0, 10, 1), _Span(10, 28, 1), _Span(28, 40, 0), _Span(40, 60, 1)]
+    spans = [Span(0, 10, 1), Span(10, 28, 1), Span(28, 40, 0), Span(40, 60, 1)]
     words = [[("a", [1])], [("b", [2, 3])], [], [("c", [4])]]
-    assert _joined(spans, words) == [(0, 28, [1, 2, 3]), (40, 60, [4])]
+    assert join_spans(spans, words) == [(0, 28, [1, 2, 3]), (40, 60, [4])]
 
 
 def test_a_language_without_spaces_is_matched_by_its_characters():
     tokenizer = load("base").tokenizer
-    ids = forced._encode(tokenizer, "今天天气很好。", "zh")
+    ids = forced._encode_text(tokenizer, "今天天气很好。", "zh")
     assert tokenizer.decode(ids) == "今天天气很好。"
-    words = forced._words(tokenizer, ids, "zh")
+    words = comparable_words(tokenizer, ids, "zh")
     assert [word for word, _ in words] == list("今天天气很好")
     assert [id_ for _, tokens in words for id_ in tokens] == ids
 
@@ -201,7 +212,7 @@ def test_a_checkpoint_without_heads_gets_those_that_follow_the_recording():
         asr.transcribe(demo(), word_timestamps=True)
 
 
-def test_chosen_heads_are_kept_with_the_weights():
+def test_chosen_heads_are_saved_with_the_weights():
     asr = without_heads(load("tiny.en")).with_alignment_heads([[np.int64(3), 2], (1, 5)])
     assert asr.alignment_heads == ((3, 2), (1, 5))
     assert generation_json(asr.config, asr.checkpoint)["alignment_heads"] == [[3, 2], [1, 5]]
@@ -209,21 +220,21 @@ def test_chosen_heads_are_kept_with_the_weights():
 
 
 @pytest.mark.parametrize(
-    ("audios", "n", "says"),
+    ("audios", "n", "message"),
     [
         ([silence(3)], None, "at least one window"),
         ([], None, "at least one window"),
         ([], 25, "1 to 24 heads, got 25"),
     ],
 )
-def test_choosing_needs_speech(audios, n, says):
-    with pytest.raises(ValueError, match=says):
+def test_choosing_heads_without_speech_raises(audios, n, message):
+    with pytest.raises(ValueError, match=message):
         load("tiny.en").choose_heads(audios, n=n)
 
 
 @pytest.mark.skipif(not real_speech.rows("timit_align"), reason="needs TIMIT's word bounds")
 def test_chosen_heads_come_within_20_ms_of_the_published_ones():
-    """On few recordings; `python -m experiments.bench alignment` measures all."""
+    """Uses few recordings; `python -m experiments.bench alignment` uses all."""
     asr, clips = load("tiny.en"), alignment.clips(3)
 
     def median(heads):
@@ -232,16 +243,16 @@ def test_chosen_heads_come_within_20_ms_of_the_published_ones():
             for clip in clips
         ]
         return alignment.summary(
-            [alignment.errors(one, clip["words"]) for one, clip in zip(times, clips)]
+            [alignment.errors(words, clip["words"]) for words, clip in zip(times, clips)]
         )["both"]["median_ms"]
 
     assert median(chosen()) <= median(asr.alignment_heads) + 20
 
 
-def test_errors_of_word_bounds_by_place():
+def test_errors_of_word_bounds_are_listed_by_place():
     reference = [("she", 0.5, 0.7), ("had", 0.7, 1.0), ("it", 1.2, 1.5)]
-    found = [(" She", 0.0, 0.8), (" had", 0.8, 1.2), (" it", 1.2, 1.4), (".", 1.4, 1.6)]
-    errors = alignment.errors(found, reference)
+    words = [(" She", 0.0, 0.8), (" had", 0.8, 1.2), (" it", 1.2, 1.4), (".", 1.4, 1.6)]
+    errors = alignment.errors(words, reference)
     assert {place: np.round(values, 3).tolist() for place, values in errors.items()} == {
         "first start": [-0.5],
         "start after a pause": [0.0],
@@ -250,7 +261,7 @@ def test_errors_of_word_bounds_by_place():
         "end before a pause": [0.2],
         "last end": [-0.1],
     }
-    assert alignment.errors(found[1:], reference) is None
+    assert alignment.errors(words[1:], reference) is None
     numbers = alignment.summary([errors, None])
     assert (numbers["n_clips"], numbers["left_out"], numbers["n_words"]) == (1, 1, 3)
     assert numbers["both"]["median_ms"] == pytest.approx(100)
@@ -261,73 +272,3 @@ def test_errors_of_word_bounds_by_place():
 @functools.cache
 def chosen():
     return load("tiny.en").choose_heads([real_speech.DEMO])
-
-
-def lines(text):
-    return text.replace(", and", ",\nand").replace(". By", ".\nBy") + "\n"
-
-
-def test_the_command_prints_a_table(tmp_path):
-    (tmp_path / "text.txt").write_text("\ufeff" + lines(TEXT), encoding="utf-8")
-    done = run(cli.app, ["align", str(real_speech.DEMO), "--text", str(tmp_path / "text.txt")])
-    assert done.exit_code == 0, done.output
-    rows = [line.split() for line in done.stdout.splitlines()]
-    assert rows[0] == ["start", "end", "prob", "word"]
-    assert [row[3] for row in rows[1:]] == TEXT.split()
-    assert float(rows[2][0]) == pytest.approx(aligned()[1].start)
-
-
-def test_the_command_writes_a_cue_for_each_line():
-    done = run(
-        cli.app,
-        ["align", str(real_speech.DEMO), "--text", "-", "--format", "srt"],
-        input=lines(TEXT),
-    )
-    cues = [cue.splitlines() for cue in done.stdout.strip().split("\n\n")]
-    assert [cue[2] for cue in cues] == lines(TEXT).splitlines()
-    assert [cue[0] for cue in cues] == [str(i + 1) for i in range(len(cues))]
-
-
-def test_the_command_s_json_has_a_segment_for_each_line_and_the_heads():
-    done = run(
-        cli.app,
-        ["align", str(real_speech.DEMO), "--text", "-", "--json", "--heads", "3.2 1.5"],
-        input=lines(TEXT),
-    )
-    found = json.loads(done.stdout)
-    assert [one["text"] for one in found["segments"]] == lines(TEXT).splitlines()
-    assert ["".join(w["text"] for w in one["words"]).strip() for one in found["segments"]] == lines(
-        TEXT
-    ).splitlines()
-    assert found["heads"] == [[3, 2], [1, 5]]
-    assert found["provenance"]["model"]["name"] == "tiny.en"
-
-
-def test_the_text_file_sends_no_control_characters_to_the_terminal(tmp_path):
-    (tmp_path / "text.txt").write_text("The captain\x1b[2J read\x07\n", encoding="utf-8")
-    assert read_text(tmp_path / "text.txt").split() == ["The", "captain", "[2J", "read"]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "given", "says"),
-    [
-        (["--text", "missing.txt"], "", "--text missing.txt: no such file"),
-        (["--text", "-"], " \n", "--text standard input: expected words"),
-        (["--text", "-"], b"caf\xe9", "expected UTF-8, got byte 0xe9 at 3"),
-        (
-            ["--text", "-", "--heads", "best"],
-            "words",
-            "--heads best: expected official, chosen, all or a list",
-        ),
-        (["--text", "-", "--heads", "1.x"], "words", "--heads 1.x: expected"),
-        (
-            ["--text", "-", "--heads", "9.0"],
-            "words",
-            r"heads: expected (layer, head) pairs within 4 layers",
-        ),
-    ],
-)
-def test_the_command_says_what_is_wrong(arguments, given, says):
-    done = run(cli.app, ["align", str(real_speech.DEMO), *arguments], input=given)
-    assert done.exit_code == 2
-    assert says in " ".join(done.stderr.split())

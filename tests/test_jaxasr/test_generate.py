@@ -1,20 +1,18 @@
-"""Cached generation says what a teacher-forced pass says, position by position, whatever is edited."""
+"""Cached generation agrees with a teacher-forced pass at every position, under any edit."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cached_generation import EOT, N_PROMPT, generate, is_generated, teacher_forced
 from flax import nnx
 from golden.tiny import tiny_inputs
-from own_edits import Shift, SilenceHead, identity
+from own_edits import Shift, SilenceHead
 
 import jaxasr
 from experiments.data import real_speech
-from jaxasr.generate import first_largest
 
 pytestmark = pytest.mark.optimised
-
-N_PROMPT, N_NEW, EOT = 4, 11, 100
 
 WAVE = np.sin(np.arange(15, dtype=np.float32))  # a constant would be lost in the next norm
 EDITS = {
@@ -47,22 +45,29 @@ EDITS = {
 }
 
 
-# What generation does with the memory and with attention depends on which sites are edited; among these it does the same.
-ALIKE = ("stream", "heads", "one position of the prompt", "one position after it", "both ends")
+# Cases that can share a program: it depends on the edited sites whether attention is fused and
+# which layout the memory has, and these all have the same.
+SHARED_PROGRAM = (
+    "stream",
+    "heads",
+    "one position of the prompt",
+    "one position after it",
+    "both ends",
+)
 
 
 def nowhere(edits: dict) -> dict:
-    """The same edits at a layer that is not there: they do nothing, in the program of those that do."""
+    """Returns the edits at a layer that does not exist: the same program, without effect."""
     return {site: edit.replace(layer=99) for site, edit in edits.items()}
 
 
-def among(name: str) -> dict:
-    """The edits of a case and, doing nothing, those of its like: so all these share a program."""
+def edits_of(name: str) -> dict:
+    """Returns the edits of a case with those of cases that share its program, without effect."""
     return {
         site: edit
-        for other in ALIKE
+        for other in SHARED_PROGRAM
         for site, edit in nowhere(EDITS[other]).items()
-        if name in ALIKE
+        if name in SHARED_PROGRAM
     } | EDITS[name]
 
 
@@ -72,28 +77,9 @@ def inputs(tiny_model):
     return tiny_model.encode(mel)[0], prompt
 
 
-def generate(model, inputs, edits=None, **options):
-    memory, prompt = inputs
-    return jaxasr.generate(
-        model, memory, prompt, **({"max_new_tokens": N_NEW, "eot": EOT, "edits": edits} | options)
-    )
-
-
-def forced(model, inputs, out, edits=None, positions=None):
-    """Log-probabilities [B, T, V] before each generated token, from one pass over everything."""
-    memory, prompt = inputs
-    whole = np.concatenate([prompt, out.tokens], 1)[:, :-1]
-    logits = model.decode(whole, memory, edits, positions=positions)[0]
-    return np.asarray(jax.nn.log_softmax(logits))[:, prompt.shape[1] - 1 :]
-
-
-def written(out) -> np.ndarray:
-    """[B, T]: the tokens and the end of text, without what fills up."""
-    return np.arange(out.tokens.shape[1]) <= np.asarray(out.lengths)[:, None]
-
-
-def assert_as_forced(model, inputs, out, edits=None, positions=None):
-    logprobs, real = forced(model, inputs, out, edits, positions), written(out)
+def assert_teacher_forced(model, inputs, out, edits=None, positions=None):
+    logprobs = teacher_forced(model, inputs, out, edits, positions)
+    real = is_generated(out)
     np.testing.assert_array_equal(logprobs.argmax(-1)[real], np.asarray(out.tokens)[real])
     np.testing.assert_allclose(
         np.asarray(out.logprobs)[real], logprobs.max(-1)[real], rtol=1e-5, atol=1e-5
@@ -104,20 +90,20 @@ def assert_as_forced(model, inputs, out, edits=None, positions=None):
 
 @pytest.mark.parametrize("unroll", [True, False])
 @pytest.mark.parametrize("name", EDITS)
-def test_cached_generation_is_teacher_forcing(tiny_model, inputs, name, unroll):
-    edits = among(name)
+def test_cached_generation_agrees_with_a_teacher_forced_pass(tiny_model, inputs, name, unroll):
+    edits = edits_of(name)
     out = generate(tiny_model, inputs, edits, unroll=unroll)
-    assert_as_forced(tiny_model, inputs, out, edits)
+    assert_teacher_forced(tiny_model, inputs, out, edits)
     plain = generate(tiny_model, inputs, unroll=unroll)
     changed = np.abs(np.asarray(out.logprobs) - np.asarray(plain.logprobs)).max(0)
     assert (changed.max() > 1e-2) == bool(edits)
-    assert len(np.unique(out.tokens)) > 3  # else a cache that repeats itself would pass
+    assert len(np.unique(out.tokens)) > 3  # else a cache that only repeats a token would pass
 
 
-def test_an_edit_at_one_position_leaves_what_came_before(tiny_model, inputs):
+def test_an_edit_at_one_position_leaves_earlier_tokens_unchanged(tiny_model, inputs):
     plain, edited = (
         generate(tiny_model, inputs),
-        generate(tiny_model, inputs, among("one position after it")),
+        generate(tiny_model, inputs, edits_of("one position after it")),
     )
     before = 7 - N_PROMPT + 1  # the logits of position 7 choose the token at position 8
     np.testing.assert_array_equal(edited.tokens[:, :before], plain.tokens[:, :before])
@@ -125,36 +111,36 @@ def test_an_edit_at_one_position_leaves_what_came_before(tiny_model, inputs):
     assert not np.array_equal(edited.logprobs[:, before], plain.logprobs[:, before])
 
 
-def test_scan_and_loop_agree(tiny_model, inputs):
+def test_scanned_and_unrolled_layers_agree(tiny_model, inputs):
     for edits in (None, EDITS["keys and values"]):
-        scan, loop = (
+        scanned, unrolled = (
             generate(tiny_model, inputs, edits, unroll=unroll) for unroll in (False, True)
         )
-        np.testing.assert_array_equal(scan.tokens, loop.tokens)
-        np.testing.assert_allclose(scan.logprobs, loop.logprobs, rtol=1e-5, atol=1e-5)
+        np.testing.assert_array_equal(scanned.tokens, unrolled.tokens)
+        np.testing.assert_allclose(scanned.logprobs, unrolled.logprobs, rtol=1e-5, atol=1e-5)
 
 
-def test_a_memory_apart_is_the_same_memory(tiny_model, inputs):
+def test_an_unstacked_memory_equals_the_stacked_one(tiny_model, inputs):
     mel, _ = tiny_inputs(tiny_model.config, 3, N_PROMPT)
     stacked, unstacked = (
         tiny_model.encode(mel, unstacked=unstacked)[0] for unstacked in (False, True)
     )
     assert isinstance(unstacked.k, tuple)
-    for one, other in zip(
+    for restored, expected in zip(
         jax.tree.leaves(unstacked.stacked()), jax.tree.leaves(stacked), strict=True
     ):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(restored, expected, rtol=1e-5, atol=1e-6)
     for unroll in (False, True):
-        texts = [
+        generations = [
             generate(tiny_model, (memory, inputs[1]), unroll=unroll)
             for memory in (stacked, unstacked)
         ]
-        np.testing.assert_array_equal(texts[0].tokens, texts[1].tokens)
+        np.testing.assert_array_equal(generations[0].tokens, generations[1].tokens)
     logits = [tiny_model.decode(inputs[1], memory)[0] for memory in (stacked, unstacked)]
     np.testing.assert_allclose(*logits, rtol=1e-4, atol=1e-5)
 
 
-def test_changed_weights_are_noticed(tiny_model, inputs):
+def test_changed_weights_change_the_cached_unstacked_layers(tiny_model, inputs):
     model = nnx.clone(tiny_model)
     before = generate(model, inputs)
     weights = model.decoder.blocks.mlp.fc2.kernel
@@ -164,7 +150,7 @@ def test_changed_weights_are_noticed(tiny_model, inputs):
     np.testing.assert_allclose(after.logprobs, scanned.logprobs, rtol=1e-5, atol=1e-5)
 
 
-def test_left_padded_rows_are_as_if_alone(tiny_model, inputs):
+def test_left_padded_rows_equal_rows_generated_alone(tiny_model, inputs):
     memory, prompt = inputs
     pads = [0, 1, 3]
     positions = np.arange(N_PROMPT, dtype=np.int32) - np.array(pads, np.int32)[:, None]
@@ -172,147 +158,46 @@ def test_left_padded_rows_are_as_if_alone(tiny_model, inputs):
     for edits in (nowhere(both), both):
         ragged = generate(tiny_model, inputs, edits, positions=positions, unroll=False)
         for row, pad in enumerate(pads):
-            here = slice(row, row + 1)
-            mine = jaxasr.Memory(memory.xa[here], memory.k[:, here], memory.v[:, here])
-            alone = generate(tiny_model, (mine, prompt[row : row + 1, pad:]), edits, unroll=False)
+            rows = slice(row, row + 1)
+            own_memory = jaxasr.Memory(memory.xa[rows], memory.k[:, rows], memory.v[:, rows])
+            alone = generate(
+                tiny_model, (own_memory, prompt[row : row + 1, pad:]), edits, unroll=False
+            )
             np.testing.assert_array_equal(ragged.tokens[row], alone.tokens[0])
             np.testing.assert_allclose(
                 ragged.logprobs[row], alone.logprobs[0], rtol=1e-5, atol=1e-5
             )
 
 
-def test_a_batch_of_edits_is_a_loop_of_single_ones(tiny_model, inputs):
+def test_a_batch_of_edits_equals_a_loop_over_edits(tiny_model, inputs):
     doses, layers = jnp.array([0.0, 0.5, -3.0]), jnp.array([0, 1, 1])
 
-    def one(dose, layer):
+    def generate_with(dose, layer):
         return generate(
             tiny_model, inputs, {"decoder.resid_mid": Shift(dose * WAVE, layer, 6)}, unroll=False
         )
 
-    batch = jax.vmap(one)(doses, layers)
+    batch = jax.vmap(generate_with)(doses, layers)
     for i in range(3):
-        single = one(doses[i], layers[i])
+        single = generate_with(doses[i], layers[i])
         np.testing.assert_array_equal(batch.tokens[i], single.tokens)
         np.testing.assert_array_equal(batch.lengths[i], single.lengths)
         np.testing.assert_allclose(batch.logprobs[i], single.logprobs, rtol=1e-5, atol=1e-5)
     assert not np.array_equal(batch.logprobs[0], batch.logprobs[2])
 
 
-def test_end_of_text(tiny_model, inputs):
-    plain = np.asarray(generate(tiny_model, inputs).tokens)
-    later = next(i for i in range(2, N_NEW) if plain[0, i] not in plain[0, :i])
-    eot = int(plain[0, later])  # a token that row 0 writes in the middle now ends a row
-    out = generate(tiny_model, inputs, eot=eot)
-    for row in range(3):
-        ends = np.flatnonzero(plain[row] == eot)
-        length = int(ends[0]) if ends.size else N_NEW
-        assert out.lengths[row] == length
-        np.testing.assert_array_equal(out.tokens[row, :length], plain[row, :length])
-        assert (np.asarray(out.tokens)[row, length:] == eot).all()
-        assert (np.asarray(out.logprobs)[row, length + 1 :] == 0).all()
-    assert 0 < out.lengths[0] == later < N_NEW
-    np.testing.assert_allclose(
-        out.avg_logprob, np.asarray(out.logprobs).sum(-1) / (np.asarray(out.lengths) + 1), rtol=1e-6
-    )
-
-
-def test_sampling(tiny_model, inputs):
-    key = jax.random.key(7)
-    first, again, other = (
-        generate(tiny_model, inputs, temperature=1.0, key=k) for k in (key, key, jax.random.key(8))
-    )
-    np.testing.assert_array_equal(first.tokens, again.tokens)
-    assert not np.array_equal(first.tokens, other.tokens)
-    logprobs = forced(tiny_model, inputs, first)
-    of_tokens = np.take_along_axis(logprobs, np.asarray(first.tokens)[..., None], -1)[..., 0]
-    np.testing.assert_allclose(
-        np.asarray(first.logprobs)[written(first)], of_tokens[written(first)], rtol=1e-5, atol=1e-5
-    )
-    cold = generate(tiny_model, inputs, temperature=1e-4, key=key)
-    np.testing.assert_array_equal(cold.tokens, generate(tiny_model, inputs).tokens)
-
-
-def test_samples_follow_the_model(tiny_model, inputs):
-    """First tokens of many draws against the model's own distribution."""
-    keys = jax.random.split(jax.random.key(0), 4_000)
-    drawn = jax.jit(
-        jax.vmap(
-            lambda key: generate(
-                tiny_model, inputs, max_new_tokens=1, temperature=1.0, key=key
-            ).tokens[0, 0]
-        )
-    )(keys)
-    memory, prompt = inputs
-    expected = np.asarray(jax.nn.softmax(tiny_model.decode(prompt, memory)[0][0, -1]))
-    np.testing.assert_allclose(
-        np.bincount(drawn, minlength=101) / 4_000, expected, atol=4 * np.sqrt(0.25 / 4_000)
-    )
-
-
-def test_rules_see_what_was_written(tiny_model, inputs):
-    def no_repeats(logits, tokens, n_tokens, n_prompt):
-        seen = jnp.arange(tokens.shape[1]) < n_tokens
-        return jnp.where(
-            (jax.nn.one_hot(tokens, 101, dtype=bool) & seen[:, None]).any(1), -jnp.inf, logits
-        )
-
-    out = generate(tiny_model, inputs, rules=no_repeats)
-    for row in np.concatenate([inputs[1], out.tokens], 1):
-        assert len(set(row)) >= len(row) - (row == EOT).sum() - (
-            len(inputs[1][0]) - len(set(row[:N_PROMPT]))
-        )
-
-
-def test_no_speech_probability(tiny_model, inputs):
-    memory, prompt = inputs
-    out = generate(tiny_model, inputs, no_speech=(1, 17))
-    np.testing.assert_allclose(
-        out.no_speech_prob,
-        jax.nn.softmax(tiny_model.decode(prompt, memory)[0][:, 1])[:, 17],
-        rtol=1e-4,
-    )
-    assert np.isnan(generate(tiny_model, inputs).no_speech_prob).all()
-
-
-def test_what_is_refused(tiny_model, inputs):
-    memory, prompt = inputs
-    for n in (0, 24 - N_PROMPT):
-        with pytest.raises(
-            ValueError, match=rf"max_new_tokens: expected 1 to 19 .*context 23.*got {n}"
-        ):
-            generate(tiny_model, inputs, max_new_tokens=n)
-    with pytest.raises(ValueError, match="tokens: expected token ids from 0 to 100, got"):
-        generate(tiny_model, (memory, prompt + 101))
-    with pytest.raises(ValueError, match="memory has batch 3"):
-        generate(tiny_model, (memory, prompt[:2]))
-    with pytest.raises(ValueError, match="pad on the left"):
-        generate(tiny_model, inputs, positions=np.array([[0, 1, 2, -1]] * 3, np.int32))
-    with pytest.raises(ValueError, match="eot"):
-        generate(tiny_model, inputs, eot=None)
-    with pytest.raises(ValueError, match="never fire"):
-        generate(tiny_model, inputs, {"encoder.ln_post": identity})
-
-
-def test_a_real_recording(asr):
-    """tiny.en on the demo: the cache agrees with teacher forcing, with edits that do nothing and with edits that do."""
+def test_cached_generation_agrees_with_teacher_forcing_on_a_recording(asr):
+    """tiny.en on the demo, with edits without effect and with effect."""
     mel = jaxasr.log_mel(jaxasr.load_audio(real_speech.DEMO), asr.config.n_mels)
     inputs = asr.model.encode(mel[None])[0], np.array([asr.tokenizer.prompt()], np.int32)
     eot, texts = asr.tokenizer.special.eot, []
     edited = {"decoder.cross_attn.z": SilenceHead(2, 3), "decoder.mlp.post": Shift(0.5, 1, 6)}
-    for edits in (nowhere(edited), edited):  # one program
+    for edits in (nowhere(edited), edited):
         out = generate(asr.model, inputs, edits, max_new_tokens=40, eot=eot)
-        logprobs, real = forced(asr.model, inputs, out, edits), written(out)
+        logprobs, real = teacher_forced(asr.model, inputs, out, edits), is_generated(out)
         np.testing.assert_array_equal(logprobs.argmax(-1)[real], np.asarray(out.tokens)[real])
         np.testing.assert_allclose(
             np.asarray(out.logprobs)[real], logprobs.max(-1)[real], atol=2e-4
         )
         texts.append(asr.tokenizer.decode(np.asarray(out.tokens[0, : int(out.lengths[0])])))
     assert "captain read the old letter" in texts[0]
-
-
-def test_the_first_of_the_largest_is_chosen():
-    x = np.array(
-        [[1, 3, 3, 2], [-np.inf, -np.inf, -2, -2], [0, np.nan, 5, np.nan], [-np.inf] * 4],
-        np.float32,
-    )
-    np.testing.assert_array_equal(first_largest(jnp.asarray(x)), np.argmax(x, -1))

@@ -12,15 +12,14 @@ from jaxasr.rules import rules_for
 def memory(asr):
     audio = jaxasr.load_audio(DEMO)
     windows = [audio, 0.5 * audio[::-1].copy()]
-    return asr.model.encode(np.stack([jaxasr.log_mel(one, asr.config.n_mels) for one in windows]))[
-        0
-    ]
+    mels = np.stack([jaxasr.log_mel(window, asr.config.n_mels) for window in windows])
+    return asr.model.encode(mels)[0]
 
 
-def test_each_row_is_what_generate_returns_under_the_rules(asr, memory):
+def test_each_row_equals_that_of_generate_under_the_rules(asr, memory):
     out = asr.generate(memory, max_new_tokens=20)
     prompt, special = asr.tokenizer.prompt(), asr.tokenizer.special
-    raw = jaxasr.generate(
+    expected = jaxasr.generate(
         asr.model,
         memory,
         np.tile(prompt, (2, 1)),
@@ -29,17 +28,17 @@ def test_each_row_is_what_generate_returns_under_the_rules(asr, memory):
         eot=special.eot,
         no_speech=(prompt.index(special.sot), special.no_speech),
     )
-    np.testing.assert_array_equal(out.generation.tokens, raw.tokens)
-    np.testing.assert_array_equal(out.avg_logprob, raw.avg_logprob)
-    np.testing.assert_array_equal(out.no_speech_prob, raw.no_speech_prob)
+    np.testing.assert_array_equal(out.generation.tokens, expected.tokens)
+    np.testing.assert_array_equal(out.avg_logprob, expected.avg_logprob)
+    np.testing.assert_array_equal(out.no_speech_prob, expected.no_speech_prob)
     for row in range(2):
-        n = int(raw.lengths[row])
-        assert out.ids[row] == tuple(np.asarray(raw.tokens)[row, :n].tolist())
+        n = int(expected.lengths[row])
+        assert out.ids[row] == tuple(np.asarray(expected.tokens)[row, :n].tolist())
         assert out.text[row] == asr.tokenizer.decode(out.ids[row]).strip()
         assert out.ended[row] == (n < 20)
 
 
-def test_a_prompt_without_no_timestamps_generates_timestamps(asr, memory):
+def test_a_prompt_that_asks_for_timestamps_generates_timestamps(asr, memory):
     prompt = asr.tokenizer.prompt(timestamps=True)
     ids = asr.generate(memory, prompt, max_new_tokens=8).ids
     assert all(row[0] >= asr.tokenizer.special.timestamp_begin for row in ids)
@@ -47,6 +46,6 @@ def test_a_prompt_without_no_timestamps_generates_timestamps(asr, memory):
 
 def test_edits_change_the_text(asr, memory):
     edits = {"decoder.cross_attn_out": lambda x, at: x * 0}
-    plain, edited = (asr.generate(memory, max_new_tokens=8, edits=e) for e in (None, edits))
+    plain, edited = (asr.generate(memory, max_new_tokens=8, edits=each) for each in (None, edits))
     assert plain.text[0] != edited.text[0]
     assert edited.text[0] == edited.text[1]

@@ -1,12 +1,12 @@
-"""Rows that follow another: a second recording accompanies the first, token by token."""
+"""Lock-step decoding: a row consumes the tokens that another row chose."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cached_generation import EOT, N_NEW, N_PROMPT, generate, is_generated, teacher_forced
 from golden.tiny import tiny_inputs
 from own_edits import Shift
-from test_generate import EOT, N_NEW, N_PROMPT, forced, generate, written
 
 from interventions.edits.values import FromRow, Mix
 
@@ -17,7 +17,7 @@ def inputs(tiny_model):
     return tiny_model.encode(mel)[0], prompt
 
 
-def test_a_row_that_follows_is_fed_what_its_leader_writes(tiny_model, inputs):
+def test_a_led_row_consumes_the_tokens_of_its_leader(tiny_model, inputs):
     memory, prompt = inputs
     prompt = np.repeat(prompt[:1], 3, 0)
     leader = np.array([0, 0, 2])
@@ -29,19 +29,21 @@ def test_a_row_that_follows_is_fed_what_its_leader_writes(tiny_model, inputs):
     np.testing.assert_array_equal(led.tokens, np.asarray(plain.tokens)[leader])
     np.testing.assert_array_equal(led.lengths, np.asarray(plain.lengths)[leader])
     logprobs = np.take_along_axis(
-        forced(tiny_model, (memory, prompt), led), np.asarray(led.tokens)[..., None], -1
+        teacher_forced(tiny_model, (memory, prompt), led), np.asarray(led.tokens)[..., None], -1
     )[..., 0]
     np.testing.assert_allclose(
-        np.asarray(led.logprobs)[written(led)], logprobs[written(led)], rtol=1e-5, atol=1e-5
+        np.asarray(led.logprobs)[is_generated(led)],
+        logprobs[is_generated(led)],
+        rtol=1e-5,
+        atol=1e-5,
     )
 
 
-def lock_step(model, inputs, edits, leader, n_new=N_NEW):
-    """The same in words: the whole text is heard again for every token, and row b gets the token of row follow[b]."""
+def lock_step_reference(model, inputs, edits, leader, n_new=N_NEW):
+    """Decodes the whole text again for each token; row b gets the token of row leader[b]."""
     memory, prompt = inputs
-    tokens = np.pad(
-        prompt, ((0, 0), (0, n_new))
-    )  # one shape, one program: what is still to come is seen by nobody
+    # Padded to one shape, which needs one program; no token attends to the padding after it.
+    tokens = np.pad(prompt, ((0, 0), (0, n_new)))
     for n in range(prompt.shape[1], tokens.shape[1]):
         logits = np.asarray(model.decode(tokens, memory, edits)[0])[:, n - 1]
         tokens[:, n] = logits.argmax(-1)[leader]
@@ -50,14 +52,14 @@ def lock_step(model, inputs, edits, leader, n_new=N_NEW):
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.5])
 @pytest.mark.parametrize("site", ["decoder.cross_attn.z", "decoder.attn.v"])
-def test_the_other_recording_is_mixed_in_while_the_text_is_written(tiny_model, inputs, site, alpha):
+def test_an_edit_mixes_in_the_other_recording_during_generation(tiny_model, inputs, site, alpha):
     memory, prompt = inputs
     leader = np.array([0, 0, 0])
     prompt = np.repeat(prompt[:1], 3, 0)
     edits = {site: Mix(jnp.float32(alpha), FromRow(jnp.array([1, 1, 2])))}
     out = generate(tiny_model, (memory, prompt), edits, leader=leader, eot=EOT)
-    expected = lock_step(tiny_model, (memory, prompt), edits, leader)
-    real = written(out)
+    expected = lock_step_reference(tiny_model, (memory, prompt), edits, leader)
+    real = is_generated(out)
     np.testing.assert_array_equal(np.asarray(out.tokens)[real], expected[real])
     plain = generate(tiny_model, (memory, prompt))
     if alpha == 0:
@@ -65,7 +67,7 @@ def test_the_other_recording_is_mixed_in_while_the_text_is_written(tiny_model, i
         np.testing.assert_allclose(out.logprobs[0], plain.logprobs[0], rtol=1e-5, atol=1e-5)
 
 
-def test_all_of_the_other_recording_s_cross_attention_is_the_other_recording(tiny_model, inputs):
+def test_patching_all_cross_attention_generates_the_text_of_the_other_recording(tiny_model, inputs):
     memory, prompt = inputs
     prompt = np.repeat(prompt[:1], 3, 0)
     edits = {"decoder.cross_attn.z": Mix(jnp.float32(1), FromRow(jnp.array([1, 1, 2])))}
@@ -79,16 +81,16 @@ def test_all_of_the_other_recording_s_cross_attention_is_the_other_recording(tin
 
 
 @pytest.mark.parametrize("leader", [[0, 0], [0, 1, 3], [0, -1, 2], [1, 2, 2]])
-def test_whom_a_row_cannot_follow(tiny_model, inputs, leader):
+def test_a_leader_that_is_unknown_or_led_itself_is_refused(tiny_model, inputs, leader):
     with pytest.raises(ValueError, match="leader: expected"):
         generate(tiny_model, inputs, leader=np.array(leader))
 
 
-def test_members_of_a_batch_may_end_together(tiny_model, inputs):
+def test_one_loop_for_a_vmapped_axis_equals_separate_loops(tiny_model, inputs):
     plain = np.asarray(generate(tiny_model, inputs).tokens)
     doses, options = jnp.array([0.0, 0.5, -3.0]), {"eot": int(plain[1, 3])}
 
-    def one(dose, axis_name=None):
+    def generate_with(dose, axis_name=None):
         return generate(
             tiny_model,
             inputs,
@@ -97,13 +99,13 @@ def test_members_of_a_batch_may_end_together(tiny_model, inputs):
             **options,
         )
 
-    separate = jax.vmap(one)(doses)
-    jointly = jax.vmap(lambda dose: one(dose, "cells"), axis_name="cells")(doses)
-    np.testing.assert_array_equal(jointly.tokens, separate.tokens)
-    np.testing.assert_array_equal(jointly.lengths, separate.lengths)
-    np.testing.assert_allclose(jointly.logprobs, separate.logprobs, rtol=1e-5, atol=1e-5)
+    separate = jax.vmap(generate_with)(doses)
+    joint = jax.vmap(lambda dose: generate_with(dose, "cells"), axis_name="cells")(doses)
+    np.testing.assert_array_equal(joint.tokens, separate.tokens)
+    np.testing.assert_array_equal(joint.lengths, separate.lengths)
+    np.testing.assert_allclose(joint.logprobs, separate.logprobs, rtol=1e-5, atol=1e-5)
 
 
-def test_beams_follow_nobody(tiny_model, inputs):
+def test_a_beam_search_with_a_leader_is_refused(tiny_model, inputs):
     with pytest.raises(ValueError, match="beam search"):
         generate(tiny_model, inputs, beam_size=2, leader=np.array([0, 0, 0]))

@@ -1,4 +1,4 @@
-"""CTranslate2, another implementation in another language, on the same real weights: no torch needed."""
+"""Compares with CTranslate2, an independent implementation in C++, on the same real weights."""
 
 import ctranslate2
 import jax
@@ -14,7 +14,8 @@ from jaxasr.config import N_SAMPLES
 from jaxasr.rules import rules_for
 
 N_NEW = 60
-# CTranslate2's GELU and softmax are its own, so it is further from float64 than torch is; a wrong formula would be off by 1e-2.
+# CTranslate2 approximates GELU and softmax, so it is further from float64 than torch is. A wrong
+# formula would be off by 1e-2.
 TOLERANCE = 2e-3
 
 
@@ -27,7 +28,7 @@ def pair(request, tmp_path_factory) -> tuple[jaxasr.Recogniser, ctranslate2.mode
 
 @pytest.fixture(scope="module")
 def mels() -> np.ndarray:
-    """The demo's recording, and four real ones where there are any."""
+    """Returns features of the demo's recording and of up to four real ones."""
     clips = real_speech.spread(
         real_speech.recordings(["timit", "libri_test_other", "vctk", "ljspeech"]), 4
     )
@@ -41,17 +42,17 @@ def view(mels: np.ndarray) -> ctranslate2.StorageView:
     return ctranslate2.StorageView.from_array(np.ascontiguousarray(mels))
 
 
-def test_encoder_output(pair, mels):
-    asr, other = pair
+def test_encoder_outputs_agree(pair, mels):
+    asr, oracle = pair
     ours, theirs = (
         np.asarray(asr.model.encode(mels[:2])[0].xa),
-        np.array(other.encode(view(mels[:2]))),
+        np.array(oracle.encode(view(mels[:2]))),
     )
     assert np.abs(ours - theirs).max() < TOLERANCE * np.abs(theirs).max()
 
 
-def test_greedy_tokens(pair, mels):
-    asr, other = pair
+def test_greedy_tokens_and_scores_agree(pair, mels):
+    asr, oracle = pair
     prompt = asr.tokenizer.prompt("en")
     memory, _ = asr.model.encode(mels)
     out = jaxasr.generate(
@@ -62,7 +63,7 @@ def test_greedy_tokens(pair, mels):
         rules=rules_for(asr.tokenizer),
     )
     length = N_NEW + len(prompt)
-    theirs = other.generate(
+    theirs = oracle.generate(
         view(mels),
         [prompt] * len(mels),
         beam_size=1,
@@ -73,19 +74,18 @@ def test_greedy_tokens(pair, mels):
     for row, result in enumerate(theirs):
         n = int(out.lengths[row])
         assert np.asarray(out.tokens[row, :n]).tolist() == result.sequences_ids[0]
-        # With length_penalty 0 the score is the sum over tokens and, unless it ran out of room, the end of the text.
+        # With length_penalty 0 the score is the sum over tokens and, if reached, the end-of-text.
         assert float(out.logprobs[row].sum()) == pytest.approx(result.scores[0], abs=0.02)
 
 
-def test_probability_of_each_token_when_the_text_is_given(pair, mels):
-    asr, other = pair
+def test_probabilities_of_the_tokens_of_a_given_text_agree(pair, mels):
+    asr, oracle = pair
     special, start = asr.tokenizer.special, asr.tokenizer.sot_sequence("en")
     text = asr.tokenizer.encode(" The quick brown fox jumps over the lazy dog, and nobody saw it.")
-    result = other.align(view(mels[:1]), start, [text], 1500)[0]
+    result = oracle.align(view(mels[:1]), start, [text], 1500)[0]
     ids = jnp.array([[*start, special.no_timestamps, *text]], jnp.int32)
     logits, _ = asr.model.decode(ids, asr.model.encode(mels[:1])[0])
-    probs = np.asarray(
-        jax.nn.softmax(logits[0, len(start) : -1, : special.eot], axis=-1)
-    )  # over text tokens alone, as OpenAI's alignment
+    # OpenAI's alignment normalises over text tokens only.
+    probs = np.asarray(jax.nn.softmax(logits[0, len(start) : -1, : special.eot], axis=-1))
     ours = probs[np.arange(len(text)), text]
     np.testing.assert_allclose(ours, result.text_token_probs, atol=1e-4, rtol=TOLERANCE)

@@ -1,4 +1,4 @@
-"""Frozen dataclasses that are pytrees, and that JAX never takes for one another."""
+"""Frozen dataclasses that are pytrees, and whose types JAX never confuses."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ import pytest
 from jaxasr import pytrees
 
 
-def kind(i, decorate=pytrees.dataclass):
+def make_type(i, decorate=pytrees.dataclass):
     return decorate(
         type(
             f"Kind{i}", (), {"__annotations__": {"s": float}, "__call__": lambda self, x: x * 0 + i}
@@ -25,16 +25,16 @@ class Shift:
 
 
 @flax.struct.dataclass
-class Theirs:
+class FlaxShift:
     value: jax.Array
     by: int = flax.struct.field(pytree_node=False, default=3)
 
 
-def test_it_is_what_flax_makes():
-    ours, other = Shift(jnp.ones(2), 4), Theirs(jnp.ones(2), 4)
+def test_it_behaves_like_a_dataclass_of_flax():
+    ours, flax_made = Shift(jnp.ones(2), 4), FlaxShift(jnp.ones(2), 4)
     assert jax.tree.leaves(ours)[0].shape == (2,)
     assert [str(path) for path, _ in jax.tree.leaves_with_path(ours)] == [
-        str(path) for path, _ in jax.tree.leaves_with_path(other)
+        str(path) for path, _ in jax.tree.leaves_with_path(flax_made)
     ]
     assert ours.replace(by=5).by == 5
     assert jax.tree.map(lambda x: x + 1, ours).by == 4
@@ -42,16 +42,16 @@ def test_it_is_what_flax_makes():
         ours.by = 2
 
 
-def test_any_leaf_can_be_put_in():
+def test_leaves_may_be_replaced_by_any_object():
     assert jax.tree.map(lambda _: None, Shift(jnp.ones(2))).value is None
     assert jax.eval_shape(lambda x: x, Shift(jnp.ones(2))).value.shape == (2,)
 
 
-def test_a_jit_of_the_users_never_takes_one_type_for_another():
-    kinds = [kind(i) for i in range(150)]
-    assert jax.tree.structure(kinds[0](1.0)) != jax.tree.structure(kinds[1](1.0))
+def test_a_plain_jit_never_confuses_two_types_with_equal_fields():
+    types = [make_type(i) for i in range(150)]
+    assert jax.tree.structure(types[0](1.0)) != jax.tree.structure(types[1](1.0))
     call = jax.jit(lambda edit, x: edit(x))
-    assert [float(call(make(1.0), 2.0)) for make in kinds] == list(range(150))
+    assert [float(call(make(1.0), 2.0)) for make in types] == list(range(150))
 
 
 @pytrees.dataclass
@@ -65,7 +65,7 @@ class Weighted:
         return x * self.value * self.weight
 
 
-def test_a_constructor_that_sets_more_runs_again_and_a_decorated_class_stays():
+def test_post_init_runs_again_and_decorating_twice_changes_nothing():
     assert jax.jit(lambda edit, x: edit(x))(Weighted(2.0), 2.0) == 12
     assert pytrees.dataclass(Shift) is Shift
     assert (

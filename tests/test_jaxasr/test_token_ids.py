@@ -1,4 +1,4 @@
-"""Token ids are checked wherever a caller gives one: an id outside of the vocabulary is refused."""
+"""Every function that takes a token id refuses ids outside the vocabulary."""
 
 import jax
 import jax.numpy as jnp
@@ -22,13 +22,13 @@ def runs(tiny_model):
     return iv.Run(mel=mels[0], tokens=tokens), iv.Run(mel=mels[1], tokens=tokens)
 
 
-def swept(model, target, source, metric):
+def run_sweep(model, target, source, metric):
     return iv.sweep(
         model, target, source, site="decoder.resid_post", over=("layer",), metric=metric
     )
 
 
-def attributed(model, target, source, metric):
+def run_attribution(model, target, source, metric):
     return iv.attribution(
         model,
         target=target,
@@ -39,7 +39,7 @@ def attributed(model, target, source, metric):
     )
 
 
-def along_a_path(model, target, source, metric):
+def run_path_patch(model, target, source, metric):
     nodes = {
         "senders": [paths.Node("decoder.mlp_out", 0)],
         "receivers": [paths.Node("decoder.logits")],
@@ -47,55 +47,53 @@ def along_a_path(model, target, source, metric):
     return iv.path_patch(model, target, source, **nodes, metric=metric)
 
 
-@pytest.mark.parametrize("measure", [swept, attributed, along_a_path])
-@pytest.mark.parametrize(("token", "found"), BAD)
-def test_a_metric_of_a_token_that_the_model_does_not_have_is_refused(
-    tiny_model, runs, measure, token, found
-):
-    asked = [
+@pytest.mark.parametrize("measure", [run_sweep, run_attribution, run_path_patch])
+@pytest.mark.parametrize(("token", "got"), BAD)
+def test_a_metric_of_an_unknown_token_is_refused(tiny_model, runs, measure, token, got):
+    cases = [
         (iv.logprob(token), "answer"),
         (iv.logit_diff(token, 3), "answer"),
         (iv.logit_diff(3, token), "foil"),
     ]
-    for metric, name in (*asked, (iv.logprob(jnp.array([3, token])), "answer")):
+    for metric, name in (*cases, (iv.logprob(jnp.array([3, token])), "answer")):
         with pytest.raises(
             ValueError,
-            match=f"{name}: expected token ids from 0 to 100, {found}.*another model's tokenizer",
+            match=f"{name}: expected token ids from 0 to 100, {got}.*another model's tokenizer",
         ):
             measure(tiny_model, *runs, metric)
 
 
-def test_tokens_of_another_number_of_rows_are_refused(tiny_model, runs):
+def test_tokens_for_another_number_of_rows_are_refused(tiny_model, runs):
     for metric in (iv.logprob(np.arange(3)), iv.rank(np.arange(1)), iv.logit_diff(np.arange(3), 5)):
         with pytest.raises(
             ValueError, match="answer: expected one token, or one for each of 2 rows, got shape"
         ):
-            swept(tiny_model, *runs, metric)
+            run_sweep(tiny_model, *runs, metric)
     with pytest.raises(ValueError, match=r"to: expected logits \[2, 101\]"):
-        swept(tiny_model, *runs, iv.kl(jnp.zeros((2, V + 1))))
-    swept(tiny_model, *runs, iv.kl(jnp.zeros((1, V))))  # one distribution for all rows
+        run_sweep(tiny_model, *runs, iv.kl(jnp.zeros((2, V + 1))))
+    run_sweep(tiny_model, *runs, iv.kl(jnp.zeros((1, V))))  # one distribution for all rows
 
 
-def test_tokens_are_integers():
+def test_tokens_that_are_not_integers_are_refused():
     for bad in (3.0, np.array([1.5, 2.0]), True, "the", 2**40):
-        for made in (iv.logprob, iv.rank, lambda token: iv.logit_diff(3, token)):
+        for make in (iv.logprob, iv.rank, lambda token: iv.logit_diff(3, token)):
             with pytest.raises(ValueError, match=r"(answer|foil): expected token ids"):
-                made(bad)
+                make(bad)
 
 
-def test_a_traced_token_that_the_model_does_not_have_gives_nan():
+def test_a_traced_unknown_token_gives_nan():
     logits, embedding = jax.random.normal(jax.random.key(0), (2, V)), jnp.ones((V, 3))
 
     @jax.jit
     def score(token):
-        chosen = metrics.LogitDiff(jnp.stack([token, jnp.int32(3)]))
-        ways = [
+        logit_diff = metrics.LogitDiff(jnp.stack([token, jnp.int32(3)]))
+        scores = [
             metrics.LogProb(token)(logits),
             metrics.Rank(token)(logits),
-            chosen(metrics.needed(logits, chosen)),
+            logit_diff(metrics.needed(logits, logit_diff)),
         ]
         return jnp.stack(
-            [*ways, chosen(metrics.unembed_scored(embedding, jnp.ones((2, 3)), chosen))]
+            [*scores, logit_diff(metrics.unembed_scored(embedding, jnp.ones((2, 3)), logit_diff))]
         )
 
     for token in (V, 60_000, -1, -100, -V - 1):
@@ -103,13 +101,13 @@ def test_a_traced_token_that_the_model_does_not_have_gives_nan():
     assert np.isfinite(score(V - 1)).all()
 
 
-def test_direct_logits_and_the_logit_lens_refuse_them(tiny_model, runs):
-    for token, found in BAD:
-        with pytest.raises(ValueError, match=f"answer: expected token ids .*{found}"):
+def test_direct_logits_and_the_logit_lens_refuse_unknown_tokens(tiny_model, runs):
+    for token, got in BAD:
+        with pytest.raises(ValueError, match=f"answer: expected token ids .*{got}"):
             iv.direct_logit_attribution(tiny_model, runs[0], token)
-        with pytest.raises(ValueError, match=f"foil: expected token ids .*{found}"):
+        with pytest.raises(ValueError, match=f"foil: expected token ids .*{got}"):
             iv.direct_logit_attribution(tiny_model, runs[0], 3, token)
-        with pytest.raises(ValueError, match=f"final: expected token ids .*{found}"):
+        with pytest.raises(ValueError, match=f"final: expected token ids .*{got}"):
             iv.logit_lens(tiny_model, runs[0], final=np.full((2, T), token))
     with pytest.raises(
         ValueError, match=r"final: expected token ids, which are integers .* got float64"
@@ -117,14 +115,14 @@ def test_direct_logits_and_the_logit_lens_refuse_them(tiny_model, runs):
         iv.logit_lens(tiny_model, runs[0], final=np.zeros((2, T)))
 
 
-def test_generation_refuses_them(tiny_model, runs):
+def test_generation_refuses_unknown_tokens(tiny_model, runs):
     memory = tiny_model.encode(runs[0].mel)[0]
-    for token, found in BAD:
+    for token, got in BAD:
         for options, name in (
             ({"eot": token}, "eot"),
             ({"eot": 100, "no_speech": (0, token)}, "no_speech"),
         ):
-            with pytest.raises(ValueError, match=f"{name}: expected token ids .*{found}"):
+            with pytest.raises(ValueError, match=f"{name}: expected token ids .*{got}"):
                 jaxasr.generate(tiny_model, memory, runs[0].tokens, max_new_tokens=2, **options)
     with pytest.raises(
         ValueError, match="no_speech: expected a column from 0 to 3 of the prompt, got 4"

@@ -1,3 +1,5 @@
+"""Token ids, prompts and words of the real tokenizers."""
+
 import importlib.resources
 import itertools
 import json
@@ -68,7 +70,7 @@ def test_suppressed_ids_equal_the_checkpoint_s(name):
 
 @pytest.mark.parametrize("name", FOLDERS)
 @given(st.text(max_size=40))
-def test_text_survives(name, text):
+def test_decoding_inverts_encoding_and_words_join_to_the_text(name, text):
     tok = TOKENIZERS[name]
     ids = tok.encode(text)
     assert tok.decode(ids) == text
@@ -77,7 +79,7 @@ def test_text_survives(name, text):
 
 
 @given(st.lists(st.integers(0, EN.n_vocab - 1), max_size=12))
-def test_any_ids_can_be_shown_and_split(ids):
+def test_all_ids_have_texts_and_split_into_words(ids):
     assert len(EN.token_texts(ids)) == len(ids)
     assert all(isinstance(text, str) for text in EN.token_texts(ids))
     assert "�" not in "".join(EN.token_texts(ids)) or "�" in EN.decode(ids)
@@ -85,15 +87,14 @@ def test_any_ids_can_be_shown_and_split(ids):
     assert [i for _, part in words for i in part] == ids[: sum(len(part) for _, part in words)]
 
 
-@settings(deadline=None)  # the first example imports
+@settings(deadline=None)  # the first example imports a library
 @given(st.lists(st.integers(0, BASE.n_vocab - 1), max_size=12), st.sampled_from(["en", "ja"]))
-def test_words_equal_an_independent_implementation(ids, language):
+def test_words_equal_those_of_faster_whisper(ids, language):
     theirs = pytest.importorskip("faster_whisper.tokenizer").Tokenizer(
         BASE.inner, True, "transcribe", language
     )
-    ids = [
-        i for i in ids if i < BASE.special.eot or i >= BASE.special.timestamp_begin
-    ]  # it drops the other control tokens
+    # faster-whisper drops the other control tokens.
+    ids = [i for i in ids if i < BASE.special.eot or i >= BASE.special.timestamp_begin]
     words, tokens = theirs.split_to_word_tokens(ids)
     assert BASE.split_words(ids, language) == list(zip(words, tokens))
 
@@ -130,7 +131,7 @@ def test_control_tokens_are_left_out_or_spelled():
     assert BASE.decode(BASE.encode("<|endoftext|>")) == "<|endoftext|>"
 
 
-def test_prompts():
+def test_prompts_have_previous_text_language_task_and_timestamps():
     assert EN.prompt() == [50257, 50362]
     assert EN.prompt("English", timestamps=True) == [50257]
     assert BASE.prompt() == [50258, 50259, 50359, 50363]
@@ -141,7 +142,7 @@ def test_prompts():
 
 
 @pytest.mark.parametrize(
-    ("call", "says"),
+    ("call", "message"),
     [
         (lambda: BASE.prompt("klingon"), r"language.*'klingon'.*en, zh"),
         (lambda: BASE.prompt("yue"), "cantonese.*large-v3"),
@@ -152,12 +153,12 @@ def test_prompts():
         (lambda: EN.token_texts([-1]), r"\[-1\]"),
     ],
 )
-def test_errors_name_what_is_wrong(call, says):
-    with pytest.raises(ValueError, match=says):
+def test_errors_name_the_argument(call, message):
+    with pytest.raises(ValueError, match=message):
         call()
 
 
-def test_files_that_are_no_tokenizer(tmp_path):
+def test_files_that_are_not_a_tokenizer_of_whisper_raise(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"tokenizer\.json"):
         Tokenizer.from_file(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")

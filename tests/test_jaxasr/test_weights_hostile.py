@@ -1,4 +1,4 @@
-"""Weights that are not finite are named; files that would hang, fill the memory or run code are refused."""
+"""Files that would hang, exhaust the memory or run code are refused."""
 
 import json
 import os
@@ -10,101 +10,12 @@ import tracemalloc
 import zipfile
 
 import checkpoints
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from checkpoints import TINY, WRITERS
+from checkpoints import TINY
 
 import jaxasr
 from jaxasr.weights import WeightsError, assemble, inert_pickle, read_checkpoint, save
-
-BAD = ("decoder.blocks.1.mlp.0.weight", "encoder.conv1.bias")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return assemble(
-        read_checkpoint(
-            checkpoints.write_hf(tmp_path_factory.mktemp("m") / "hf", checkpoints.random_tensors())
-        )
-    )
-
-
-# --- not finite ---
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.parametrize("form", WRITERS)
-def test_tensors_that_are_not_finite_are_named(form, value, tmp_path):
-    tensors = checkpoints.random_tensors()
-    for name in BAD:
-        tensors[name].flat[-1] = value
-    read = read_checkpoint(WRITERS[form](tmp_path / "m", tensors))
-    with pytest.raises(WeightsError, match=r"NaN or infinite ones in 2 tensors: ") as caught:
-        assemble(read)
-    assert all(name in str(caught.value) for name in BAD)
-
-
-def test_weights_that_overflow_in_float16_are_named(tmp_path):
-    tensors = checkpoints.random_tensors()
-    tensors[BAD[0]][0, 0] = 7e4
-    read = read_checkpoint(checkpoints.write_hf(tmp_path / "m", tensors))
-    assemble(read)
-    assemble(read, param_dtype="bfloat16")
-    with pytest.raises(
-        WeightsError,
-        match=rf"fit into float16, found larger ones in 1 tensors: {BAD[0]}. .*bfloat16",
-    ):
-        assemble(read, "float16", "float16")
-
-
-def _memory(model):
-    return model.encode(
-        np.random.default_rng(0).normal(size=(2, TINY.n_mels, TINY.n_mel_frames)).astype(np.float32)
-    )[0]
-
-
-@pytest.mark.parametrize(
-    ("options", "factor"),
-    [({}, jnp.inf), ({"beam_size": 2}, jnp.nan), ({"temperature": 1.0}, jnp.inf)],
-)
-def test_generate_raises_where_logits_are_not_finite(model, options, factor):
-    edits = {"decoder.resid_post": lambda x, at: x * factor}
-    given = {"max_new_tokens": 4, "eot": 16, **options}
-    prompt = jnp.array([[1], [2]])
-    with pytest.raises(ValueError, match=r"logits: expected finite numbers, got NaN or infinity"):
-        jaxasr.generate(model, _memory(model), prompt, edits=edits, **given)
-    assert np.isfinite(jaxasr.generate(model, _memory(model), prompt, **given).logprobs).all()
-
-
-def test_generate_under_jit_and_vmap_returns_what_is_not_finite(model):
-    memory = _memory(model)
-
-    def run(factor):
-        edits = {"decoder.resid_post": lambda x, at: x * factor}
-        return jaxasr.generate(
-            model, memory, jnp.array([[1], [2]]), max_new_tokens=3, eot=16, edits=edits
-        ).logprobs
-
-    found = jax.vmap(run)(jnp.array([1.0, jnp.nan]))
-    assert np.isfinite(found[0]).all()
-    assert np.isnan(found[1]).any(-1).all()
-    assert np.isnan(jax.jit(run)(jnp.nan)).any()
-
-
-def test_transcribe_raises_where_logits_are_not_finite(asr):
-    audio = np.random.default_rng(0).normal(size=16_000).astype(np.float32)
-    with pytest.raises(ValueError, match="logits: expected finite numbers"):
-        asr.transcribe(
-            audio,
-            edits={"decoder.resid_post": lambda x, at: x * jnp.inf},
-            max_new_tokens=5,
-            word_timestamps=True,
-        )
-
-
-# --- files that are none ---
 
 
 @pytest.mark.parametrize("name", ["m.pt", "model.bin", "model.safetensors", "pytorch_model.bin"])
@@ -118,7 +29,7 @@ def test_only_regular_files_are_opened(name, tmp_path):
         (tmp_path / name).unlink()
 
 
-def test_a_configuration_that_is_a_pipe(tmp_path):
+def test_an_index_that_is_a_pipe_is_refused(tmp_path):
     folder = checkpoints.write_hf(tmp_path / "m", checkpoints.random_tensors(), shards=2)
     (folder / "model.safetensors.index.json").unlink()
     os.mkfifo(folder / "model.safetensors.index.json")
@@ -135,11 +46,9 @@ def test_a_git_lfs_pointer_names_the_remedy(tmp_path):
         read_checkpoint(folder)
 
 
-# --- files that decide how long it takes ---
-
-
-def _within(seconds, path, match):
-    began = time.process_time()
+def _assert_refused_within(seconds, path, match):
+    """Checks that loading `path` raises in time, and with little memory."""
+    start = time.process_time()
     tracemalloc.start()
     try:
         with pytest.raises(WeightsError, match=match):
@@ -147,18 +56,18 @@ def _within(seconds, path, match):
         assert tracemalloc.get_traced_memory()[1] < 400e6
     finally:
         tracemalloc.stop()
-    assert time.process_time() - began < seconds
+    assert time.process_time() - start < seconds
 
 
 _BOMB = b")q\x00" + b"".join(
     b"h" + bytes([i]) + b"\x86q" + bytes([i + 1]) for i in range(60)
-)  # 2**60 parts when written out
+)  # its full repr has 2**60 parts
 
 
 @pytest.mark.parametrize(
     "where", ["dims", "size", "stride", "offset", "key", "count", "name", "call"]
 )
-def test_tuples_that_share_their_parts_cost_nothing(where, tmp_path):
+def test_tuples_that_share_their_parts_are_refused_quickly(where, tmp_path):
     array = np.zeros((2, 2), np.float32)
     dims = {
         key: checkpoints.p_int(getattr(TINY, key))
@@ -200,7 +109,7 @@ def test_tuples_that_share_their_parts_cost_nothing(where, tmp_path):
         + checkpoints.p_dict({"dims": checkpoints.p_dict(dims), "model_state_dict": state})
         + b"."
     )
-    _within(
+    _assert_refused_within(
         2,
         checkpoints.write_pt_raw(tmp_path / "m.pt", pickled, {"0": array.tobytes()}),
         r"m\.pt: expected",
@@ -208,35 +117,31 @@ def test_tuples_that_share_their_parts_cost_nothing(where, tmp_path):
 
 
 @pytest.mark.parametrize("reference", [_BOMB + _BOMB + b"\x93", b"\x8c\x05torch" + _BOMB + b"\x93"])
-def test_a_reference_is_compared_only_if_it_is_text(reference):
-    with pytest.raises(ValueError, match="no text"):
+def test_a_reference_that_is_not_text_is_refused_before_it_is_hashed(reference):
+    with pytest.raises(ValueError, match="not text"):
         inert_pickle.loads(b"\x80\x04" + reference + b".")
 
 
 def test_marks_are_found_in_linear_time(tmp_path):
-    many = 50_000  # copying the stack at every mark took ten seconds
-    for pickled in (
-        b"(" * many + b"t" * many,
-        b"(" + b"N" * many + b"(t" * many,
-        b"N" * many + b"(1" * many,
-    ):
-        _within(
+    n = 50_000  # a copy of the stack at every mark would take ten seconds
+    for pickled in (b"(" * n + b"t" * n, b"(" + b"N" * n + b"(t" * n, b"N" * n + b"(1" * n):
+        _assert_refused_within(
             5,
             checkpoints.write_pt_raw(tmp_path / "m.pt", b"\x80\x02" + pickled + b".", {}),
             "expected",
         )
 
 
-def test_a_large_pickle_is_refused_unread(tmp_path):
+def test_a_large_pickle_is_refused_without_reading_it(tmp_path):
     pickled = b"\x80\x02" + b"N0" * (1 << 22) + b"."
-    _within(
+    _assert_refused_within(
         2,
         checkpoints.write_pt_raw(tmp_path / "m.pt", pickled, {}),
         r"at most \d+ bytes of data.pkl",
     )
 
 
-def test_a_zip_of_very_many_members_is_refused_unread(tmp_path):
+def test_a_zip_with_a_large_directory_is_refused_without_opening_it(tmp_path):
     entry = (
         struct.pack(
             "<4s4B4HL2L5H2L", b"PK\1\2", 20, 3, 20, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0
@@ -246,11 +151,11 @@ def test_a_zip_of_very_many_members_is_refused_unread(tmp_path):
     directory = entry * 200_000
     end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, len(directory), 4, 0)
     (tmp_path / "m.pt").write_bytes(b"PK\3\4" + directory + end)
-    _within(2, tmp_path / "m.pt", "bytes of a zip directory")
+    _assert_refused_within(2, tmp_path / "m.pt", "bytes of a zip directory")
 
 
 def test_tensors_that_all_read_one_storage_are_refused(tmp_path):
-    """Every one of them would read all of it: time grows with their product."""
+    """Each tensor would read the whole storage, so the time would grow with their product."""
     array = np.zeros(TINY.n_vocab * 100, np.float32)
     state = {
         name: checkpoints.p_tensor("0", array, shape=shape, stride=(1,) * len(shape))
@@ -259,7 +164,7 @@ def test_tensors_that_all_read_one_storage_are_refused(tmp_path):
     path = checkpoints.write_pt_raw(
         tmp_path / "m.pt", checkpoints.p_checkpoint(state), {"0": array.tobytes()}
     )
-    _within(2, path, r"storages of their own.*clone")
+    _assert_refused_within(2, path, r"separate storages.*clone")
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "[],"])
@@ -278,22 +183,21 @@ def test_nested_json_is_refused(text, tmp_path):
         (folder / name).write_bytes(whole)
 
 
-def test_a_header_that_fills_the_memory_is_refused(tmp_path):
+def test_a_header_that_would_exhaust_the_memory_is_refused(tmp_path):
     folder = checkpoints.write_hf(tmp_path / "m", checkpoints.random_tensors())
     empty = {f"{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(100_000)}
     header = json.dumps(empty).encode()
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
-    _within(2, folder, "header has at most")
+    _assert_refused_within(2, folder, "header has at most")
     variables = (
-        struct.pack("<I", 6) + checkpoints._text("WhisperSpec") + struct.pack("<II", 3, 1_000_000)
+        struct.pack("<I", 6)
+        + checkpoints.ct2_text("WhisperSpec")
+        + struct.pack("<II", 3, 1_000_000)
     )
     (tmp_path / "model.bin").write_bytes(
         variables + b"\x01\x00\x00\x00\x04\x00\x00\x00\x00" * 1_000_000
     )
-    _within(2, tmp_path / "model.bin", "at most 32768 variables")
-
-
-# --- pickles of torch ---
+    _assert_refused_within(2, tmp_path / "model.bin", "at most 32768 variables")
 
 
 def test_a_pickled_state_dict_never_runs_code(tmp_path):
@@ -314,7 +218,7 @@ def test_a_pickled_state_dict_never_runs_code(tmp_path):
     assert not (tmp_path / "was-here").exists()
 
 
-def test_the_format_before_zip_names_the_remedy(tmp_path):
+def test_a_file_of_old_torch_names_the_remedy(tmp_path):
     (tmp_path / "m.pt").write_bytes(pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2))
     with pytest.raises(
         WeightsError,
@@ -335,15 +239,13 @@ def test_a_compressed_member_is_refused(tmp_path):
         read_checkpoint(tmp_path / "z.pt")
 
 
-# --- a full disk ---
-
-
 @pytest.mark.parametrize("limit", [1000, 20_000])
-def test_a_full_disk_is_an_os_error_and_leaves_nothing(model, limit, tmp_path):
+def test_a_full_disk_raises_os_error_and_leaves_no_files(limit, tmp_path, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("m") / "hf"
+    model = assemble(read_checkpoint(checkpoints.write_hf(folder, checkpoints.random_tensors())))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(
-        resource.RLIMIT_FSIZE, (limit, before[1])
-    )  # Python ignores SIGXFSZ: writes fail
+    # Python ignores SIGXFSZ, so writing beyond the limit fails.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
         with pytest.raises(
             OSError, match=r"out: expected to write the weights.*File too large.*Free space"

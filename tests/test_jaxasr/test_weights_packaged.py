@@ -11,8 +11,8 @@ import pytest
 
 from jaxasr.alignment.released_heads import ALIGNMENT_HEADS
 from jaxasr.config import SIZES
+from jaxasr.encoder import sinusoids
 from jaxasr.weights import assemble, packaged, read_checkpoint, save
-from jaxasr.weights.checkpoint import sinusoids
 
 _ROOT = Path(__file__).parents[2]
 

@@ -110,7 +110,7 @@ def test_control_tokens(size, expected):
 def test_names_are_a_bijection():
     names = checkpoints.shapes()
     assert [to_openai(from_openai(name)) for name in names] == list(names)
-    assert {from_openai(name) for name in names} == {checkpoints._hf_name(name) for name in names}
+    assert {from_openai(name) for name in names} == {checkpoints.hf_name(name) for name in names}
 
 
 def test_files_are_readable_json(read, tmp_path):

@@ -1,3 +1,5 @@
+"""Word times of transcribed texts, against plain implementations and CTranslate2."""
+
 import functools
 
 import ctranslate2
@@ -8,8 +10,10 @@ from hypothesis import given, settings, strategies as st
 
 import jaxasr
 from experiments.data import real_speech
+from jaxasr.alignment.punctuation import merge_punctuation
 from jaxasr.alignment.released_heads import ALIGNMENT_HEADS, check_heads, default_heads
-from jaxasr.alignment.words import align, alignment_matrix, dtw, merge_punctuation
+from jaxasr.alignment.time_warping import alignment_matrix, dtw
+from jaxasr.alignment.words import align
 from jaxasr.audio import n_frames
 from jaxasr.transcript import Word
 
@@ -22,12 +26,12 @@ def demo():
     return audio, load("tiny.en").transcribe(audio, timestamps=False).segments[0].tokens
 
 
-def heard(asr, *audios):
+def encode(asr, *audios):
     return asr.model.encode(jnp.stack([jaxasr.log_mel(a, asr.config.n_mels) for a in audios]))[0]
 
 
-def plain_dtw(cost):
-    """openai/whisper `timing.dtw_cpu`, cell by cell."""
+def dtw_by_cells(cost):
+    """Computes openai/whisper's `timing.dtw_cpu` cell by cell."""
     n, m = cost.shape
     total, trace = np.full((n + 1, m + 1), np.inf), np.zeros((n + 1, m + 1), int)
     total[0, 0] = 0
@@ -48,13 +52,13 @@ def plain_dtw(cost):
 
 @settings(deadline=None, max_examples=200)
 @given(n=st.integers(1, 17), m=st.integers(1, 23), seed=st.integers(0, 2**32 - 1))
-def test_dtw_equals_the_plain_statement(n, m, seed):
+def test_dtw_equals_the_recurrence_of_openai(n, m, seed):
     cost = np.random.default_rng(seed).normal(size=(n, m))
     rows, columns = dtw(cost)
-    np.testing.assert_array_equal(np.array([rows, columns]), plain_dtw(cost))
+    np.testing.assert_array_equal(np.array([rows, columns]), dtw_by_cells(cost))
 
 
-def test_matrix_equals_the_plain_statement():
+def test_the_alignment_matrix_equals_a_plain_implementation():
     scores = np.random.default_rng(0).normal(size=(3, 5, 29)).astype(np.float32) * 4
     weights = np.exp(scores.astype(np.float64))
     weights /= weights.sum(-1, keepdims=True)
@@ -67,7 +71,7 @@ def test_matrix_equals_the_plain_statement():
     assert np.isfinite(alignment_matrix(scores[..., :1])).all()
 
 
-def spoken(*texts):
+def words_of(*texts):
     return [Word(text, i, i + 1, 0.5, (i,)) for i, text in enumerate(texts)]
 
 
@@ -81,7 +85,7 @@ def spoken(*texts):
     ],
 )
 def test_punctuation_joins_its_word_and_keeps_the_word_s_times(texts, merged):
-    assert [(w.text, w.start) for w in merge_punctuation(spoken(*texts))] == merged
+    assert [(w.text, w.start) for w in merge_punctuation(words_of(*texts))] == merged
 
 
 def test_words_of_the_demo_are_in_order_and_cover_the_text():
@@ -90,7 +94,7 @@ def test_words_of_the_demo_are_in_order_and_cover_the_text():
     words = align(
         asr.model,
         asr.tokenizer,
-        heard(asr, audio),
+        encode(asr, audio),
         [tokens],
         [n_frames(len(audio))],
         heads=asr.alignment_heads,
@@ -106,46 +110,49 @@ def test_words_of_the_demo_are_in_order_and_cover_the_text():
     assert all(0 < w.probability <= 1 for w in words)
 
 
-def test_padded_rows_of_a_batch_equal_each_alone():
+def test_padded_rows_of_a_batch_equal_separate_windows():
     asr = load("tiny.en")
     audio, tokens = demo()
     half = audio[: len(audio) // 2]
     audios, texts = [audio, half, half], [tokens, tokens[:5], []]
     frames = [n_frames(len(a)) for a in audios]
-    find = functools.partial(align, asr.model, asr.tokenizer, heads=asr.alignment_heads)
-    together = find(heard(asr, *audios), texts, frames)
-    assert together[2] == []
+    align_texts = functools.partial(align, asr.model, asr.tokenizer, heads=asr.alignment_heads)
+    batched = align_texts(encode(asr, *audios), texts, frames)
+    assert batched[2] == []
     for i in range(2):
-        alone = find(heard(asr, audios[i]), [texts[i]], [frames[i]])[0]
-        assert [(w.text, w.start, w.end) for w in together[i]] == [
-            (w.text, w.start, w.end) for w in alone
+        separate = align_texts(encode(asr, audios[i]), [texts[i]], [frames[i]])[0]
+        assert [(w.text, w.start, w.end) for w in batched[i]] == [
+            (w.text, w.start, w.end) for w in separate
         ]
         np.testing.assert_allclose(
-            [w.probability for w in together[i]], [w.probability for w in alone], atol=1e-5
+            [w.probability for w in batched[i]], [w.probability for w in separate], atol=1e-5
         )
 
 
-def test_the_pattern_and_the_queries_tell_the_same_times():
-    """An edit of the pattern is seen: then the pattern is read in place of the queries."""
+def test_pattern_and_queries_give_the_same_times_and_edits_of_either_act():
+    """If the pattern is edited, it is read instead of the queries."""
     asr = load("tiny.en")
     audio, tokens = demo()
-    find = functools.partial(
+    align_texts = functools.partial(
         align,
         asr.model,
         asr.tokenizer,
-        heard(asr, audio),
+        encode(asr, audio),
         [tokens],
         [n_frames(len(audio))],
         heads=asr.alignment_heads,
     )
-    plain, same = find()[0], find(edits={"decoder.cross_attn.pattern": lambda x, at: x})[0]
+    plain, same = (
+        align_texts()[0],
+        align_texts(edits={"decoder.cross_attn.pattern": lambda x, at: x})[0],
+    )
     assert [(w.text, w.start, w.end) for w in plain] == [(w.text, w.start, w.end) for w in same]
-    blind = find(
+    uniform = align_texts(
         edits={"decoder.cross_attn.pattern": lambda x, at: jnp.full_like(x, 1 / x.shape[-1])}
     )[0]
-    assert [w.start for w in blind] != [w.start for w in plain]
-    deaf = find(edits={"decoder.cross_attn.q": lambda x, at: 0 * x})[0]
-    assert [w.start for w in deaf] != [w.start for w in plain]
+    assert [w.start for w in uniform] != [w.start for w in plain]
+    without_queries = align_texts(edits={"decoder.cross_attn.q": lambda x, at: 0 * x})[0]
+    assert [w.start for w in without_queries] != [w.start for w in plain]
 
 
 def clips():
@@ -163,7 +170,7 @@ def clips():
 
 @pytest.mark.parametrize("path", clips(), ids=lambda p: p.stem)
 def test_times_equal_ctranslate2(path):
-    """Its own implementation of the model, the filter and the path, on the same weights and features."""
+    """CTranslate2 implements model, filter and path; weights and features are the same."""
     asr = load("tiny.en")
     audio = jaxasr.load_audio(path)[: 30 * 16_000]
     frames = n_frames(len(audio))
@@ -185,7 +192,7 @@ def test_times_equal_ctranslate2(path):
     rows, columns = np.array(theirs.alignments).T
     starts = columns[np.diff(rows, prepend=-1) > 0] / 50
     words = align(
-        asr.model, asr.tokenizer, heard(asr, audio), [tokens], [frames], heads=asr.alignment_heads
+        asr.model, asr.tokenizer, encode(asr, audio), [tokens], [frames], heads=asr.alignment_heads
     )[0]
     bounds = np.cumsum([0] + [len(ids) for _, ids in asr.tokenizer.split_words(tokens)])
     allowed = {round(float(s), 2) for s in starts[bounds]}
@@ -194,7 +201,7 @@ def test_times_equal_ctranslate2(path):
     assert {round(w.end, 2) for w in words} <= allowed
 
 
-def test_published_heads_lie_in_their_models_and_equal_the_packages():
+def test_published_heads_exist_in_their_models_and_equal_those_of_the_package():
     for name, heads in ALIGNMENT_HEADS.items():
         assert check_heads(jaxasr.SIZES[name], heads) == heads
     assert load("tiny.en").alignment_heads == ALIGNMENT_HEADS["tiny.en"]
@@ -204,7 +211,7 @@ def test_published_heads_lie_in_their_models_and_equal_the_packages():
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"heads": ((4, 0),)}, r"heads.*4 layers.*\(4, 0\)"),
         ({"heads": ()}, "heads.*none"),
@@ -213,9 +220,9 @@ def test_published_heads_lie_in_their_models_and_equal_the_packages():
         ({"texts": [[1] * 446]}, "at most 445 tokens.*446"),
     ],
 )
-def test_errors_name_what_is_wrong(change, says):
+def test_errors_name_the_argument(change, message):
     asr = load("tiny.en")
-    memory = heard(asr, np.zeros(16_000, np.float32))
+    memory = encode(asr, np.zeros(16_000, np.float32))
     arguments = {"texts": [[1]], "n_frames": [50], "heads": asr.alignment_heads} | change
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=message):
         align(asr.model, asr.tokenizer, memory, **arguments)

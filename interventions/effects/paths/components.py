@@ -1,0 +1,168 @@
+"""The components that paths connect: which can send, which can receive, and their order."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool
+
+from jaxasr import sites
+from jaxasr.config import Config
+
+
+class LayerOrder(NamedTuple):
+    """The order of residual additions within a layer of one stack.
+
+    Attributes:
+        writers: for each component that adds to the stream, the stage of its addition.
+        stream: for each site of the stream, how many stages of its layer it includes.
+    """
+
+    writers: dict[str, int]
+    stream: dict[str, int]
+
+    @property
+    def n_stages(self) -> int:
+        return 1 + max(self.writers.values())
+
+
+ORDER = {
+    "encoder": LayerOrder(
+        writers={"attn.z": 0, "attn_out": 0, "mlp_out": 1},
+        stream={"resid_pre": 0, "resid_mid": 1, "resid_post": 2},
+    ),
+    "decoder": LayerOrder(
+        writers={"attn.z": 0, "attn_out": 0, "cross_attn.z": 1, "cross_attn_out": 1, "mlp_out": 2},
+        stream={"resid_pre": 0, "resid_mid": 1, "resid_mid_cross": 2, "resid_post": 3},
+    ),
+}
+SENDERS = tuple(
+    f"{stack}.{site}" for stack, order in ORDER.items() for site in ("embed", *order.writers)
+)
+_ENCODER_RECEIVERS = ("attn.q", "attn.k", "attn.v", "mlp.pre")
+_CROSS_RECEIVERS = ("cross_attn.q", "cross_attn.k", "cross_attn.v")
+RECEIVERS = (
+    *(f"encoder.{site}" for site in _ENCODER_RECEIVERS),
+    *(f"decoder.{site}" for site in ("attn.q", "attn.k", "attn.v")),
+    *(f"decoder.{site}" for site in (*_CROSS_RECEIVERS, "mlp.pre", "logits")),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """A component of the model, such as `Node("decoder.cross_attn.z", 2, 5)`.
+
+    Attributes:
+        site: its site.
+        layer: its layer. None is every layer, for receivers, or a site without layers.
+        head: its head. None is every head, or a site without heads.
+    """
+
+    site: str
+    layer: int | None = None
+    head: int | None = None
+
+    def __str__(self) -> str:
+        place = ".".join(str(i) for i in (self.layer, self.head) if i is not None)
+        return f"{self.site} {place}".strip()
+
+
+Receiver = Node | Sequence[Node]
+
+
+def nodes(config: Config, *names: str) -> list[Node]:
+    """Lists every component at some sites.
+
+    Args:
+        config: the model's config.
+        names: sites, such as "decoder.cross_attn.z".
+
+    Returns:
+        One node per layer and head of each site, as far as the site has them.
+
+    Raises:
+        ValueError: a site is unknown.
+
+    Example:
+        ```python
+        import interventions
+        import jaxasr
+
+        heads = interventions.paths.nodes(jaxasr.SIZES["tiny.en"], "decoder.cross_attn.z")
+        assert len(heads) == 4 * 6
+        ```
+    """
+    components = []
+    for name in names:
+        n_layers, n_heads = _sizes(config, name)
+        layers = range(n_layers) if n_layers else [None]
+        heads = range(n_heads) if n_heads else [None]
+        components += [Node(name, layer, head) for layer in layers for head in heads]
+    return components
+
+
+def all_receivers(config: Config) -> tuple[Node, ...]:
+    """Lists every receiver of a model.
+
+    Used as one receiver of `path_patch`, they give the whole effect of a sender, which equals the
+    effect of patching the sender itself.
+
+    Args:
+        config: the model's config.
+
+    Example:
+        ```python
+        import interventions
+        import jaxasr
+
+        everything = interventions.paths.all_receivers(jaxasr.SIZES["tiny.en"])
+        assert interventions.Node("decoder.logits") in everything
+        ```
+    """
+    return tuple(nodes(config, *RECEIVERS))
+
+
+def check_components(
+    config: Config, senders: Sequence[Node], receivers: Sequence[Receiver]
+) -> None:
+    """Raises ValueError for components that do not exist, or that cannot send or receive."""
+    flat_receivers = [node for receiver in receivers for node in as_group(receiver)]
+    if not senders or not flat_receivers:
+        raise ValueError("senders, receivers: expected at least one of each.")
+    sites.check_known((node.site for node in senders), SENDERS, "sender")
+    sites.check_known((node.site for node in flat_receivers), RECEIVERS, "receiver")
+    for node in (*senders, *flat_receivers):
+        n_layers, n_heads = _sizes(config, node.site)
+        if not _is_below(node.layer, n_layers) or not _is_below(node.head, n_heads):
+            raise ValueError(
+                f"{node}: expected a layer below {n_layers} and a head below {n_heads} "
+                f"at {node.site!r}."
+            )
+    for node in senders:
+        if node.layer is None and node.site in sites.LAYERED:
+            raise ValueError(f"senders: {node} has no layer; a sender needs one.")
+
+
+def as_group(receiver: Receiver) -> tuple[Node, ...]:
+    return (receiver,) if isinstance(receiver, Node) else tuple(receiver)
+
+
+def receiver_mask(config: Config, site: str, group: Sequence[Node]) -> Bool[np.ndarray, "..."]:
+    """Marks the layers and heads of `site` in `group`: [L, H], [L], or [] without layers."""
+    mask = np.zeros([size for size in _sizes(config, site) if size], bool)
+    for node in group:
+        if node.site == site:
+            place = [slice(None) if i is None else i for i in (node.layer, node.head)]
+            mask[tuple(place[: mask.ndim])] = True
+    return mask
+
+
+def _sizes(config: Config, site: str) -> tuple[int, int]:
+    """Returns the number of layers and of heads at a site; 0 where it has none."""
+    spec = sites.spec(config, site, 1, 1)
+    return spec.n_layer, spec.size("H") if "H" in spec.axes else 0
+
+
+def _is_below(index: int | None, size: int) -> bool:
+    return index is None or 0 <= index < size

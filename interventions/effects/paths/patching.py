@@ -1,0 +1,256 @@
+"""Path patching: the effect of one component on another along a single edge of the graph."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from jaxtyping import Array, Bool, Float, Int
+
+from interventions import forward
+from interventions.effects.paths.components import (
+    ORDER,
+    Node,
+    Receiver,
+    as_group,
+    check_components,
+    receiver_mask,
+)
+from interventions.effects.paths.stream_edits import path_edits
+from interventions.effects.paths.target_audio import TargetAudio, join, memory_of
+from interventions.metrics import Metric, check_metric, scored_position, unembed_scored
+from interventions.run import Run
+from jaxasr import compiled, sites
+from jaxasr.cache import Memory
+from jaxasr.model import Whisper, full_precision
+from jaxasr.taps import NOTHING, Edits
+
+
+def path_patch(
+    model: Whisper,
+    target: Run,
+    source: Run,
+    *,
+    senders: Sequence[Node],
+    receivers: Sequence[Receiver],
+    metric: Metric,
+    positions: Sequence[int] | None = None,
+) -> xr.DataArray:
+    """Computes the metric after patching each path from a sender to a receiver.
+
+    Every component reads the residual stream. On a patched path, the receiver reads the stream with
+    the sender's output taken from `source`; all other components read the target's stream, and the
+    receiver's changed output continues through the model. With all receivers as one (see
+    `paths.all_receivers`) this equals patching the sender itself.
+
+    Args:
+        model: the recogniser's model.
+        target: the run that is patched.
+        source: the run that the sender's output is taken from, of as many tokens.
+        senders: components at `paths.SENDERS`: heads (`z`), whole attentions, MLPs or embeddings of
+            either stack.
+        receivers: components at `paths.RECEIVERS`: a head's query, key or value, an MLP, or the
+            logits. A sequence of nodes is one receiver whose nodes act together. Encoder senders
+            reach the decoder only through `decoder.cross_attn.k` and `.v`.
+        metric: as in `sweep`.
+        positions: tokens (in the encoder: frames of 20 ms) at which the sender is patched; default:
+            all.
+
+    Returns:
+        A DataArray [sender, receiver], with a first dimension "example" if there are several, and
+        the unpatched metric as the coordinate `baseline`. A receiver that precedes its sender
+        leaves the metric at the baseline.
+
+    Raises:
+        ValueError: a component does not exist or cannot send or receive, the runs differ in length,
+            or a token of the metric is outside the vocabulary.
+
+    Example:
+        ```python
+        import jax.numpy as jnp
+
+        import interventions as iv
+        import jaxasr
+        from interventions.corruptions import noise
+
+        asr = jaxasr.load("tiny.en")
+        audio = jaxasr.load_audio("experiments/assets/demo.flac")
+        text = asr.tokenizer.encode(" The captain read the old")
+        tokens = jnp.array([[*asr.tokenizer.prompt(), *text]])
+        mels = [jaxasr.log_mel(x, asr.config.n_mels)[None] for x in (audio, noise(audio, 0.0))]
+        clean, noisy = (iv.Run(mel=mel, tokens=tokens).encode(asr.model) for mel in mels)
+        senders = [iv.Node("decoder.cross_attn.z", 1, head) for head in range(2)]
+        receivers = [iv.Node("decoder.mlp.pre", 3), iv.Node("decoder.logits")]
+        metric = iv.logprob(asr.tokenizer.encode(" letter")[0])
+        effects = iv.path_patch(
+            asr.model, noisy, clean, senders=senders, receivers=receivers, metric=metric
+        )
+        effects - effects.baseline  # [sender, receiver]
+        ```
+
+    References:
+        Wang et al., "Interpretability in the wild" (arXiv:2211.00593); Goldowsky-Dill et al.,
+        "Localizing model behavior with path patching" (arXiv:2304.05969).
+    """
+    if jnp.shape(source.tokens) != jnp.shape(target.tokens):
+        raise ValueError(
+            f"source: tokens {list(jnp.shape(source.tokens))} do not line up with the target's "
+            f"{list(jnp.shape(target.tokens))}. Feed both runs the same number of tokens."
+        )
+    check_components(model.config, senders, receivers)
+    check_metric(metric, model.config.n_vocab, target.batch)
+    groups = [as_group(receiver) for receiver in receivers]
+    values = np.zeros((target.batch, len(senders), len(groups)))
+    baseline = np.asarray(compiled.call(_unpatched, model, target, metric))
+    patched_positions = None if positions is None else jnp.asarray(positions, jnp.int32)
+    # Senders of one site share a program, as do receivers of one kind.
+    for site in dict.fromkeys(node.site for node in senders):
+        rows = [i for i, node in enumerate(senders) if node.site == site]
+        places = jnp.asarray([_place(senders[i]) for i in rows], jnp.int32)
+        for columns in _split_receivers(site, groups):
+            chosen = [groups[i] for i in columns]
+            masks = {
+                name: jnp.asarray(
+                    np.stack([receiver_mask(model.config, name, group) for group in chosen])
+                )
+                for name in sorted({node.site for group in chosen for node in group})
+            }
+            patched = compiled.call(
+                _patch_paths,
+                model,
+                target,
+                source,
+                places,
+                masks,
+                patched_positions,
+                metric,
+                site=site,
+            )
+            rows_columns = np.ix_(range(target.batch), rows, columns)
+            values[rows_columns] = np.moveaxis(np.asarray(patched), 2, 0)
+    return _labelled(values, baseline, senders, groups, metric)
+
+
+def _split_receivers(site: str, groups: list[tuple[Node, ...]]) -> list[list[int]]:
+    """Separates receivers within the encoder, which need the encoder to run again."""
+    is_encoder_sender = site.startswith("encoder.")
+    reruns, others = [], []
+    for i, group in enumerate(groups):
+        has_encoder = any(node.site.startswith("encoder.") for node in group)
+        (reruns if is_encoder_sender and has_encoder else others).append(i)
+    return [columns for columns in (reruns, others) if columns]
+
+
+def _place(node: Node) -> tuple[int, int]:
+    """Returns layer and head of a sender; -1 where it has none."""
+    return (-1 if node.layer is None else node.layer), (-1 if node.head is None else node.head)
+
+
+def _unpatched(model: Whisper, target: Run, metric: Metric) -> Float[Array, "B"]:
+    memory = memory_of(model, target)
+    with full_precision(model):
+        return forward.decode_and_score(model, target, memory, {}, NOTHING, metric)[0]
+
+
+def _patch_paths(
+    model: Whisper,
+    target: Run,
+    source: Run,
+    senders: Int[Array, "n two"],
+    masks: dict[str, Bool[Array, "R ..."]],
+    positions: Int[Array, "P"] | None,
+    metric: Metric,
+    *,
+    site: str,
+) -> Float[Array, "n R B"]:
+    """Scores every sender of `site` with every receiver of `masks`."""
+    stack, n_receivers = sites.stack_of(site), len(next(iter(masks.values())))
+    with full_precision(model):
+        source_acts, target_acts = (
+            forward.activations(model, run, [site])[site] for run in (source, target)
+        )
+        difference = source_acts - target_acts
+        reruns_encoder = any(name.startswith("encoder.") for name in masks)
+        audio = TargetAudio.of(model, target, stack, reruns_encoder)
+
+        def score_pair(pair: tuple[Array, Array]) -> Float[Array, "B"]:
+            sender, receiver = pair
+            mask = {name: group_masks[receiver] for name, group_masks in masks.items()}
+            delta, after = _sender_delta(model, site, difference, senders[sender], positions)
+            if stack == "encoder":
+                memory = audio.patched_memory(model, delta, after, mask)
+                shape = (*jnp.shape(target.tokens), model.config.n_text_state)
+                delta = jnp.zeros(shape, delta.dtype)  # nothing is sent within the decoder
+            else:
+                memory = join(audio.memory, audio.memory)
+            edits = path_edits("decoder", delta, after, mask)
+            return _score_first_half(model, target, memory, edits, metric)
+
+        pairs = jnp.meshgrid(jnp.arange(len(senders)), jnp.arange(n_receivers), indexing="ij")
+        values = jax.lax.map(
+            score_pair,
+            tuple(indices.ravel() for indices in pairs),
+            batch_size=min(pairs[0].size, audio.pairs_per_batch(stack)),
+        )
+    return values.reshape(len(senders), n_receivers, -1)
+
+
+def _sender_delta(
+    model: Whisper,
+    site: str,
+    difference: Float[Array, "..."],
+    sender: Int[Array, "two"],
+    positions: Int[Array, "P"] | None,
+) -> tuple[Float[Array, "B T D"], Int[Array, ""]]:
+    """Returns what the sender would add to the stream, and the stage of its addition."""
+    layer, head = sender
+    stack, name = site.split(".", 1)
+    delta = difference if name == "embed" else difference[layer]
+    if name.endswith(".z"):
+        attn = getattr(getattr(model, stack).blocks, name.removesuffix(".z"))
+        kernel = attn.out.kernel[...][layer].astype(delta.dtype)
+        kernel = kernel.reshape(attn.n_head, delta.shape[-1], -1)
+        is_sender = (jnp.arange(attn.n_head) == head) | (head < 0)
+        delta = jnp.einsum("bthe,hed->btd", jnp.where(is_sender[:, None], delta, 0), kernel)
+    if positions is not None:
+        is_patched = (jnp.arange(delta.shape[1])[:, None] == positions).any(-1)
+        delta = jnp.where(is_patched[:, None], delta, 0)
+    if name == "embed":
+        return delta, jnp.int32(-1)
+    order = ORDER[stack]
+    return delta, order.n_stages * layer + order.writers[name]
+
+
+def _score_first_half(
+    model: Whisper, target: Run, memory: Memory, edits: Edits, metric: Metric
+) -> Float[Array, "B"]:
+    """Runs the decoder on the doubled batch and scores the run, its first half."""
+    tokens = jnp.concatenate([target.tokens] * 2)
+    positions = jnp.concatenate([forward.positions_of(target)] * 2)
+    x, _, tap, _ = model.decoder.residual(tokens, positions, memory, edits, NOTHING)
+    column = scored_position(metric, tokens.shape[1])
+    x = tap("ln", model.decoder.ln(x))[: len(x) // 2, column]
+    return metric(unembed_scored(model.decoder.unembedding, x, metric))
+
+
+def _labelled(
+    values: Float[np.ndarray, "B n R"],
+    baseline: Float[np.ndarray, "B"],
+    senders: Sequence[Node],
+    groups: list[tuple[Node, ...]],
+    metric: Metric,
+) -> xr.DataArray:
+    labels = {
+        "sender": [str(node) for node in senders],
+        "receiver": [_group_name(group) for group in groups],
+    }
+    dims, attrs = ("sender", "receiver"), {"metric": type(metric).__name__}
+    if len(values) == 1:
+        return xr.DataArray(values[0], labels | {"baseline": baseline[0]}, dims, "paths", attrs)
+    coords = labels | {"example": np.arange(len(values)), "baseline": ("example", baseline)}
+    return xr.DataArray(values, coords, ("example", *dims), "paths", attrs)
+
+
+def _group_name(group: tuple[Node, ...]) -> str:
+    return str(group[0]) if len(group) == 1 else f"{group[0]} and {len(group) - 1} more"

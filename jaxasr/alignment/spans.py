@@ -1,0 +1,137 @@
+"""Assigns given words to spans of a recording by the transcribed words they match."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxasr.config import N_SAMPLES, SAMPLE_RATE
+from jaxasr.languages import WITHOUT_SPACES
+from jaxasr.tokenizer import Tokenizer
+from jaxasr.transcript import Segment
+
+WINDOW_S = N_SAMPLES / SAMPLE_RATE
+_MARGIN_S = 1.0  # audio before and after a segment, at most half of the gap to the next one
+_MAX_GAP_S = 2 * _MARGIN_S  # a longer gap may hold words that the transcript lacks
+_MIN_SPAN_S = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """A part of a recording in seconds, and the number of words transcribed in it."""
+
+    start: float
+    end: float
+    n_words: int
+
+
+def letters(text: str) -> str:
+    """Returns the letters and digits of a text, by which words are compared."""
+    return "".join(char for char in text.casefold() if char.isalnum())
+
+
+def comparable_words(
+    tokenizer: Tokenizer, ids: Sequence[int], language: str
+) -> list[tuple[str, list[int]]]:
+    """Returns the letters of each word and its ids.
+
+    Punctuation belongs to the word before it, or to the first word. In languages without spaces
+    each character counts as a word, and the first character of a token has its id.
+    """
+    words: list[tuple[str, list[int]]] = []
+    text_ids = [i for i in ids if i < tokenizer.special.eot]
+    for text, tokens in tokenizer.split_words(text_ids, language):
+        spelling = letters(text)
+        if words and not (spelling and words[-1][0]):
+            words[-1] = (words[-1][0] + spelling, words[-1][1] + tokens)
+        else:
+            words.append((spelling, tokens))
+    if language in WITHOUT_SPACES:
+        words = [
+            (char, [] if i else tokens)
+            for spelling, tokens in words
+            for i, char in enumerate(spelling)
+        ]
+    return [word for word in words if word[0]]
+
+
+def segment_spans(
+    segments: Sequence[Segment], n_words: Sequence[int], duration: float
+) -> list[Span]:
+    """Returns the spans of the segments and of the gaps that are long enough to hold words."""
+    spans, before = [], 0.0
+    for segment, n, after in zip(segments, n_words, [*(s.start for s in segments[1:]), duration]):
+        start = min(max(segment.start, before), duration - _MIN_SPAN_S)
+        end = min(max(segment.end, start + _MIN_SPAN_S), duration)
+        spans.append(Span(start - _margin(before, start), end + _margin(end, after), n))
+        before = end
+    bounds = [0.0, *(bound for span in spans for bound in (span.start, span.end)), duration]
+    gaps = [Span(a, b, 0) for a, b in zip(bounds[::2], bounds[1::2]) if b - a > _MAX_GAP_S]
+    return [
+        piece
+        for span in sorted(gaps + spans, key=lambda span: span.start)
+        for piece in _pieces(span)
+    ]
+
+
+def _margin(before: float, after: float) -> float:
+    return min(_MARGIN_S, max(0.0, after - before) / 2)
+
+
+def _pieces(span: Span) -> list[Span]:
+    """Splits a span into equal pieces of at most 30 s."""
+    n = math.ceil((span.end - span.start) / WINDOW_S)
+    times = np.linspace(span.start, span.end, n + 1).tolist()
+    words = np.linspace(0, span.n_words, n + 1).astype(int).tolist()
+    return [
+        Span(start, end, last - first)
+        for (start, end), (first, last) in zip(itertools.pairwise(times), itertools.pairwise(words))
+    ]
+
+
+def cut_points(
+    given: Sequence[str], transcribed: Sequence[str], spans: Sequence[Span]
+) -> list[int]:
+    """Returns the number of given words before each bound of the spans.
+
+    Given words that the transcript lacks go to the spans without transcribed words at that place,
+    in proportion to their length. If there is no such span, they go to the next segment.
+    """
+    lower, upper = _match_words(given, transcribed)
+    n_before = list(itertools.accumulate((span.n_words for span in spans), initial=0))
+    cuts: list[int] = []
+    for n, group in itertools.groupby(range(len(n_before)), key=n_before.__getitem__):
+        # All bounds of the group, except the last, start a span without transcribed words.
+        seconds = [spans[i].end - spans[i].start for i in list(group)[:-1]]
+        shares = np.cumsum([0.0, *seconds]) / max(sum(seconds), 1e-9)
+        cuts += [lower[n] + round((upper[n] - lower[n]) * share) for share in shares.tolist()]
+    return [*cuts[:-1], len(given)]
+
+
+def _match_words(given: Sequence[str], transcribed: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Returns the least and the largest number of given words before each transcribed word."""
+    import jiwer
+
+    lower, upper = [-1] * (len(transcribed) + 1), [0] * (len(transcribed) + 1)
+    for chunk in jiwer.process_words(" ".join(given), " ".join(transcribed)).alignments[0]:
+        for i in range(chunk.hyp_start_idx, chunk.hyp_end_idx + 1):
+            before = min(chunk.ref_start_idx + i - chunk.hyp_start_idx, chunk.ref_end_idx)
+            lower[i] = before if lower[i] < 0 else lower[i]
+            upper[i] = chunk.ref_end_idx if i == chunk.hyp_end_idx else before
+    return lower, upper
+
+
+def join_spans(
+    spans: Sequence[Span], words: Sequence[Sequence[tuple[str, list[int]]]]
+) -> list[tuple[float, float, list[int]]]:
+    """Joins neighbouring spans to windows of up to 30 s; returns start, end and ids of each."""
+    windows: list[tuple[float, float, list[int]]] = []
+    for span, span_words in zip(spans, words):
+        ids = [id_ for _, tokens in span_words for id_ in tokens]
+        if ids and windows and span.end - windows[-1][0] <= WINDOW_S:
+            windows[-1] = (windows[-1][0], span.end, windows[-1][2] + ids)
+        elif ids:
+            windows.append((span.start, span.end, ids))
+    return windows

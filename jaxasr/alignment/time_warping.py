@@ -1,0 +1,65 @@
+"""Finds the path of tokens through time in an alignment matrix, by dynamic time warping.
+
+Source: openai/whisper `timing.py`.
+"""
+
+import numpy as np
+from jaxtyping import Float, Int
+
+_MEDIAN_WIDTH = 7  # frames
+
+
+def alignment_matrix(scores: Float[np.ndarray, "N T S"]) -> Float[np.ndarray, "T S"]:
+    """Returns the attention of tokens to frames, averaged over heads.
+
+    The attention of each head is standardised over tokens and median-filtered over 7 frames.
+
+    Args:
+        scores: attention scores before the softmax, for N heads, T tokens and S frames without
+            padding.
+    """
+    from scipy.ndimage import median_filter
+
+    weights = np.exp(scores - scores.max(-1, keepdims=True), dtype=np.float64)
+    weights /= weights.sum(-1, keepdims=True)
+    weights = (weights - weights.mean(1, keepdims=True)) / np.maximum(
+        weights.std(1, keepdims=True), 1e-30
+    )
+    # Mirroring at the ends needs more frames than half of the filter.
+    if scores.shape[-1] > _MEDIAN_WIDTH // 2:
+        weights = median_filter(weights, size=(1, 1, _MEDIAN_WIDTH), mode="mirror")
+    return weights.mean(0)
+
+
+def dtw(cost: Float[np.ndarray, "T S"]) -> tuple[Int[np.ndarray, "P"], Int[np.ndarray, "P"]]:
+    """Returns the rows and the columns of the cheapest path from the first cell to the last.
+
+    Each step goes down, right, or both.
+
+    Example:
+        >>> rows, columns = dtw(np.array([[0.0, 1.0], [1.0, 0.0]]))
+        >>> rows.tolist(), columns.tolist()
+        ([0, 1], [0, 1])
+    """
+    n, m = cost.shape
+    total = np.full((n + 1, m + 1), np.inf)
+    total[0, 0] = 0
+    for i, row in enumerate(cost, start=1):
+        # The recurrence total[j] = row[j] + min(enter[j], total[j - 1]) has a closed form: with
+        # running sums subtracted, it is a running minimum. So one row needs no loop in Python.
+        enter = np.minimum(total[i - 1, :-1], total[i - 1, 1:])
+        sums = np.cumsum(row)
+        total[i, 1:] = sums + np.minimum.accumulate(enter - (sums - row))
+    path = [(n, m)]
+    while path[-1] != (1, 1):
+        path.append(_previous_cell(total, *path[-1]))
+    rows, columns = np.array(path[::-1]).T - 1
+    return rows, columns
+
+
+def _previous_cell(total: np.ndarray, i: int, j: int) -> tuple[int, int]:
+    # The comparisons resolve ties as the reference does.
+    both, down, right = total[i - 1, j - 1], total[i - 1, j], total[i, j - 1]
+    if both < min(down, right):
+        return i - 1, j - 1
+    return (i - 1, j) if down < min(both, right) else (i, j - 1)

@@ -1,0 +1,121 @@
+"""Operations in the order that is fastest or most exact on a CPU; other devices keep XLA's own.
+
+Each function computes one mathematical operation of the model. `jax.lax.platform_dependent` chooses
+the CPU's version when a program is compiled. Measurements are in decision 14.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+MIN_LONG_QUERIES = 256  # below, all scores of a batch fit in the cache of a CPU anyway
+_QUERIES_PER_CHUNK = (
+    375  # one chunk per core; smaller chunks would repack keys and values too often
+)
+_MEL_BINS_PER_BLOCK = 40
+
+
+def matmul(
+    x: Float[Array, "... K"], weight: Float[Array, "K N"], dimensions: Any, **options: Any
+) -> Float[Array, "... N"]:
+    """`jax.lax.dot_general` that, for long float32 inputs on a CPU, accumulates in shorter chains.
+
+    A sum over K then has chains of 256 terms instead of 512, and half the rounding error.
+    """
+    dot_general = functools.partial(jax.lax.dot_general, dimension_numbers=dimensions, **options)
+    if x.ndim < 2 or x.shape[-2] < MIN_LONG_QUERIES or x.dtype != jnp.float32:
+        return dot_general(x, weight)
+    return jax.lax.platform_dependent(x, weight, cpu=_matmul_as_conv, default=dot_general)
+
+
+def _matmul_as_conv(x: Float[Array, "... K"], weight: Float[Array, "K N"]) -> Float[Array, "... N"]:
+    # XLA lowers matmuls on a CPU to YNNPACK, but convolutions to Eigen. Eigen is as fast and
+    # accumulates in shorter chains.
+    rows = x.reshape(-1, *x.shape[-2:])
+    y = jax.lax.conv_general_dilated(
+        rows, weight[None], (1,), "VALID", dimension_numbers=("NWC", "WIO", "NWC")
+    )
+    return y.reshape(*x.shape[:-1], -1)
+
+
+def conv_over_mels(
+    mel: Float[Array, "B F M"],
+    kernel: Float[Array, "3 M D"],
+    strides: Any,
+    padding: Any,
+    **options: Any,
+) -> Float[Array, "B F D"]:
+    """`jax.lax.conv_general_dilated` of the spectrogram; a CPU sums 40 mel bins at a time."""
+    conv = functools.partial(
+        jax.lax.conv_general_dilated, window_strides=strides, padding=padding, **options
+    )
+    if mel.dtype != jnp.float32:
+        return conv(mel, kernel)
+    return jax.lax.platform_dependent(mel, kernel, cpu=_conv_in_blocks, default=conv)
+
+
+def _conv_in_blocks(
+    mel: Float[Array, "B F M"], kernel: Float[Array, "3 M D"]
+) -> Float[Array, "B F D"]:
+    # Bins of silence all hold one value, so the rounding errors of a long sum share their sign.
+    conv = functools.partial(
+        jax.lax.conv_general_dilated,
+        window_strides=(1,),
+        padding="VALID",
+        dimension_numbers=("NWC", "WIO", "NWC"),
+    )
+    padded, n_frames, n_mels = jnp.pad(mel, ((0, 0), (1, 1), (0, 0))), mel.shape[1], mel.shape[2]
+    starts = range(0, n_mels, _MEL_BINS_PER_BLOCK)
+    blocks = [slice(start, start + _MEL_BINS_PER_BLOCK) for start in starts]
+    return sum(
+        conv(padded[:, tap : tap + n_frames, bins], kernel[tap : tap + 1, bins])
+        for tap in range(3)
+        for bins in blocks
+    )
+
+
+def map_rows(fn: Callable[[Array], Any], x: Array, fn_of_row: Callable[[Array], Any]) -> Any:
+    """`fn(x)`; a CPU maps `fn_of_row` over the rows, because values of one row fit in its cache."""
+    by_row = functools.partial(jax.lax.map, fn_of_row)
+    return jax.lax.platform_dependent(x, cpu=by_row, default=fn)
+
+
+def attend(
+    q: Float[Array, "B H T Dh"],
+    k: Float[Array, "B H S Dh"],
+    v: Float[Array, "B H S Dh"],
+    default: Callable[..., Float[Array, "B H T Dh"]],
+) -> Float[Array, "B H T Dh"]:
+    """`default(q, k, v)`, unmasked attention; a CPU runs head by head.
+
+    The scores of one head fit in its cache.
+    """
+    return jax.lax.platform_dependent(q, k, v, cpu=_attend_by_head, default=default)
+
+
+def _attend_by_head(
+    q: Float[Array, "B H T Dh"], k: Float[Array, "B H S Dh"], v: Float[Array, "B H S Dh"]
+) -> Float[Array, "B H T Dh"]:
+    def attend_head(qkv: tuple[Array, Array, Array]) -> Array:
+        q, k, v = qkv
+        starts = range(0, len(q), _QUERIES_PER_CHUNK)
+        # Chunks do not depend on each other, so every core can take one.
+        return jnp.concatenate(
+            [_attend_chunk(q[start : start + _QUERIES_PER_CHUNK], k, v) for start in starts]
+        )
+
+    heads = tuple(x.reshape(-1, *x.shape[2:]) for x in (q, k, v))
+    return jax.lax.map(attend_head, heads).reshape(q.shape)
+
+
+def _attend_chunk(
+    q: Float[Array, "T Dh"], k: Float[Array, "S Dh"], v: Float[Array, "S Dh"]
+) -> Float[Array, "T Dh"]:
+    scores = ((q * q.shape[-1] ** -0.5) @ k.T).astype(jnp.promote_types(q.dtype, jnp.float32))
+    weights = jnp.exp(scores - scores.max(-1, keepdims=True))
+    # Dividing after the product touches Dh numbers per query instead of S.
+    return (weights.astype(v.dtype) @ v) / weights.sum(-1, keepdims=True).astype(v.dtype)

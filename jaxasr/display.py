@@ -1,0 +1,57 @@
+"""Short texts and small tables for people: `repr` lines, and HTML for notebooks."""
+
+import html
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+_MOST_LISTED = 4
+_MOST_CHARACTERS = 60
+
+
+def listed(values: Sequence[Any]) -> str:
+    """Returns values in one line; a long list is cut.
+
+    Example:
+        >>> listed([7, 12, 9, 11, 30, 2])
+        '7, 12, 9, 11 and 2 more'
+    """
+    text = ", ".join(map(str, values[:_MOST_LISTED]))
+    more = len(values) - _MOST_LISTED
+    return f"{text} and {more} more" if more > 0 else text
+
+
+def shortened(text: str) -> str:
+    """Returns a text, cut to 60 characters.
+
+    Example:
+        >>> len(shortened("a" * 100))
+        60
+    """
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[: _MOST_CHARACTERS - 1]}…"
+
+
+def table(head: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
+    """Returns an HTML table; values are escaped.
+
+    Args:
+        head: column names; empty for a table without a head.
+        rows: cells of each row.
+    """
+    names = "".join(f"<th>{_escaped(name)}</th>" for name in head)
+    body = "".join(f"<tr>{_cells(row)}</tr>" for row in rows)
+    return (
+        f"<table>{f'<thead><tr>{names}</tr></thead>' if names else ''}<tbody>{body}</tbody></table>"
+    )
+
+
+def code(text: str) -> str:
+    """Returns HTML of a text in a fixed-width font."""
+    return f"<code>{_escaped(text)}</code>"
+
+
+def _cells(row: Iterable[Any]) -> str:
+    return "".join(f'<td style="text-align: left">{_escaped(cell)}</td>' for cell in row)
+
+
+def _escaped(value: Any) -> str:
+    return html.escape(str(value))

@@ -1,0 +1,90 @@
+"""Checks of the arrays that enter a model, before anything is compiled."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jaxasr.cache import Memory
+from jaxasr.config import N_MEL_FRAMES, Config
+from jaxasr.taps import is_traced
+from jaxasr.token_ids import check_ids
+
+
+def check_mel(config: Config, mel: Any) -> Float[Array, "B M F"]:
+    """Returns `mel` in the dtype of the model.
+
+    Raises:
+        ValueError: wrong shape, not floating point, or NaN.
+    """
+    n_mels, n_frames, shape = config.n_mels, config.n_mel_frames, np.shape(mel)
+    if len(shape) != 3 or shape[1:] != (n_mels, n_frames):
+        window = "" if n_frames == N_MEL_FRAMES else f", n_frames={n_frames}"
+        raise ValueError(
+            f"mel: expected [batch, {n_mels} mels, {n_frames} frames], got {list(shape)}. "
+            f"Use jaxasr.log_mel(audio, n_mels={n_mels}{window}) and add a batch axis with "
+            "mel[None]."
+        )
+    mel = _as_array(mel)
+    if not jnp.issubdtype(mel.dtype, jnp.floating):
+        raise ValueError(f"mel: expected floating point, got {mel.dtype}. Use jaxasr.log_mel.")
+    if not is_traced(mel) and np.isnan(np.asarray(mel)).any():
+        raise ValueError("mel: contains NaN. Check the audio it was made from.")
+    return mel.astype(jnp.dtype(config.dtype))
+
+
+def check_tokens(config: Config, tokens: Any, memory: Memory) -> Int[Array, "B T"]:
+    """Returns `tokens` as int32.
+
+    Raises:
+        ValueError: wrong shape or type, ids outside the vocabulary, more tokens than the decoder's
+            context, or a batch of another size than that of `memory`.
+    """
+    tokens = _as_array(tokens)
+    if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer) or 0 in tokens.shape:
+        raise ValueError(
+            "tokens: expected a non-empty integer array [batch, time], "
+            f"got {tokens.dtype} {list(tokens.shape)}."
+        )
+    if tokens.shape[1] > config.n_text_ctx:
+        raise ValueError(
+            f"tokens: {tokens.shape[1]} tokens, but the decoder's context is {config.n_text_ctx}. "
+            "Cut the tokens."
+        )
+    n_rows, n_encoded = tokens.shape[0], memory.xa.shape[0]
+    if n_rows != n_encoded:
+        raise ValueError(
+            f"tokens: batch {n_rows}, but memory has batch {n_encoded}. "
+            "Use jax.vmap to share one memory between rows."
+        )
+    check_ids(tokens, config.n_vocab, "tokens")
+    return tokens.astype(jnp.int32)
+
+
+def check_positions(config: Config, tokens: Int[Array, "B T"], positions: Any) -> Int[Array, "B T"]:
+    """Returns `positions` as int32; None counts from 0 in each row.
+
+    Raises:
+        ValueError: another shape than that of `tokens`, or a position past the decoder's context.
+    """
+    if positions is None:
+        return np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
+    positions = _as_array(positions).astype(jnp.int32)
+    if positions.shape != tokens.shape:
+        raise ValueError(
+            f"positions: expected the shape of tokens {list(tokens.shape)}, "
+            f"got {list(positions.shape)}."
+        )
+    if not is_traced(positions) and np.asarray(positions).max() >= config.n_text_ctx:
+        raise ValueError(
+            f"positions: must be below the decoder's context {config.n_text_ctx}, "
+            f"got {np.asarray(positions).max()}."
+        )
+    return positions
+
+
+def _as_array(x: Any) -> Any:
+    # What is not yet on a device stays in NumPy, where no check and no cast has to be compiled.
+    return x if isinstance(x, jax.Array) else (jnp if is_traced(x) else np).asarray(x)

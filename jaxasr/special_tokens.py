@@ -1,0 +1,77 @@
+"""Control tokens of a checkpoint, and the symbols that are not spoken."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import tokenizers
+
+from jaxasr.languages import LANGUAGES
+
+_NAMES = {
+    "eot": ("<|endoftext|>",),
+    "sot": ("<|startoftranscript|>",),
+    "translate": ("<|translate|>",),
+    "transcribe": ("<|transcribe|>",),
+    "startoflm": ("<|startoflm|>",),
+    "startofprev": ("<|startofprev|>",),
+    "no_speech": ("<|nospeech|>", "<|nocaptions|>"),  # renamed between checkpoints
+    "no_timestamps": ("<|notimestamps|>",),
+}
+
+# Symbols that openai/whisper suppresses by default (`Tokenizer.non_speech_tokens`).
+_PAIRS = "<< >> <<< >>> -- --- -( -[ (' (\" (( )) ((( ))) [[ ]] {{ }} ♪♪ ♪♪♪"
+SYMBOLS = (*'"#()*+/:;<=>@[\\]^_`{|}~「」『』', *_PAIRS.split())
+# Several tokens each; the first of them does not start any letter, so it can be suppressed.
+NOTES = "♩♪♫♬♭♮♯"
+
+
+@dataclasses.dataclass(frozen=True)
+class Special:
+    """Token ids of a checkpoint's control tokens.
+
+    Attributes:
+        eot: <|endoftext|>.
+        sot: <|startoftranscript|>.
+        translate: <|translate|>.
+        transcribe: <|transcribe|>.
+        startoflm: <|startoflm|>.
+        startofprev: <|startofprev|>.
+        no_speech: <|nospeech|>.
+        no_timestamps: <|notimestamps|>.
+        timestamp_begin: <|0.00|>.
+        languages: id of each language code.
+    """
+
+    eot: int
+    sot: int
+    translate: int
+    transcribe: int
+    startoflm: int
+    startofprev: int
+    no_speech: int
+    no_timestamps: int
+    timestamp_begin: int
+    languages: Mapping[str, int]
+
+
+def find_special(tokenizer: tokenizers.Tokenizer) -> Special:
+    """Returns the control tokens of `tokenizer`.
+
+    Raises:
+        ValueError: naming the control tokens that are missing.
+    """
+    ids: dict[str, int] = {}
+    for field, names in _NAMES.items():
+        present = [id_ for name in names if (id_ := tokenizer.token_to_id(name)) is not None]
+        if present:
+            ids[field] = present[0]
+    missing = [names[0] for field, names in _NAMES.items() if field not in ids]
+    if missing:
+        raise ValueError(
+            f"tokenizer: expected Whisper's control tokens, {', '.join(missing)} missing. "
+            "Use the checkpoint's own tokenizer.json."
+        )
+    languages = {
+        code: id_ for code in LANGUAGES if (id_ := tokenizer.token_to_id(f"<|{code}|>")) is not None
+    }
+    return Special(**ids, timestamp_begin=ids["no_timestamps"] + 1, languages=languages)

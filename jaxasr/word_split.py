@@ -1,0 +1,38 @@
+"""Splits token ids into words.
+
+Source: openai/whisper `Tokenizer.split_to_word_tokens`.
+"""
+
+import string
+from collections.abc import Callable, Sequence
+
+Piece = tuple[str, list[int]]  # text, and the ids that spell it
+_HALF_CHARACTER = "\ufffd"  # decoding shows it where the bytes of a character are incomplete
+
+
+def split_on_characters(ids: Sequence[int], decode: Callable[[Sequence[int]], str]) -> list[Piece]:
+    """Splits ids into the shortest pieces that spell whole characters."""
+    text, offset = decode(ids), 0
+    pieces: list[Piece] = []
+    current: list[int] = []
+    for id_ in ids:
+        current = [*current, id_]
+        piece = decode(current)
+        at = piece.find(_HALF_CHARACTER)
+        # The whole text may contain the mark itself; then the character is not incomplete.
+        if at < 0 or text[offset + at : offset + at + 1] == _HALF_CHARACTER:
+            pieces.append((piece, current))
+            current, offset = [], offset + len(piece)
+    return pieces
+
+
+def join_to_words(pieces: Sequence[Piece], eot: int) -> list[Piece]:
+    """Joins pieces to words: a space, punctuation or a control token starts a new word."""
+    words: list[Piece] = []
+    for text, ids in pieces:
+        starts_word = ids[0] >= eot or text.startswith(" ") or text.strip() in string.punctuation
+        if starts_word or not words:
+            words.append((text, ids))
+        else:
+            words[-1] = (words[-1][0] + text, words[-1][1] + ids)
+    return words

