@@ -44,17 +44,17 @@ CLAIMS = {
         null=0.5,
     ),
     "rises": Claim(
-        "The top layers distinguish them better than layers two thirds of the way up",
+        "The top layers distinguish categories better than layers two thirds of the way up",
         "Fig. 1: a signal at layers 18 to 21, most pairs above 80 % from 28 on",
         f"{_TOP_ACCURACY}, minus that at depth 0.56 to 0.69",
     ),
     "beyond_sound": Claim(
-        "The top layers distinguish them better than the mean spectrum does",
+        "The top layers distinguish categories better than the mean spectrum does",
         "not asked",
         f"{_TOP_ACCURACY}, minus that of a probe of the mean log-mel spectrum",
     ),
     "beyond_phonemes": Claim(
-        "The top layers distinguish them better than the words' phonemes and lengths do",
+        "The top layers distinguish categories better than the words' phonemes and lengths do",
         "not asked",
         f"{_TOP_ACCURACY}, minus that of a probe of phoneme counts, their sum and the duration",
     ),

@@ -49,7 +49,7 @@ CLAIMS = {
         null=0.5,
     ),
     "deepens": Claim(
-        "Upper layers distinguish them better than shallow layers",
+        "Upper layers distinguish wrong transcripts better than shallow layers",
         "62.2 % at layer 5, 93.4 % at layer 22 of 32",
         "balanced accuracy at depth 0.66 to 0.78, minus that below depth 0.3",
     ),

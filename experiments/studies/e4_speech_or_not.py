@@ -38,13 +38,13 @@ CLAIMS = {
         null=0.5,
     ),
     "almost_always": Claim(
-        "It does so almost without error",
+        "That state distinguishes them almost without error",
         "100 % at layers 10 to 28 of 32, 99.2 % at layer 31",
         "the same number, compared with 0.95",
         null=0.95,
     ),
     "at_once": Claim(
-        "The state before the first token already distinguishes them",
+        "The state before the first token already distinguishes speech from such sounds",
         "not asked",
         "balanced accuracy at depth 0.33 to 0.91 of the state after the prompt",
         null=0.5,

@@ -6,13 +6,7 @@ import pytest
 import xarray as xr
 
 from experiments.studies.ablation import NUMBERS
-from experiments.studies.b3_hallucination_card import (
-    CLAIMS,
-    CONDITIONS,
-    STUDY,
-    Config,
-    is_filtered,
-)
+from experiments.studies.b3_hallucination_card import CLAIMS, CONDITIONS, STUDY, Config, is_filtered
 from experiments.studies.hallucination_edits import EDITS, ScaleHeads
 from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
 from jaxasr.taps import At
@@ -20,9 +14,7 @@ from jaxasr.taps import At
 N = 20
 
 
-def arrays(
-    has_words: np.ndarray, wer: np.ndarray, n: int = N, rejected: float = 0.0
-) -> xr.Dataset:
+def arrays(has_words: np.ndarray, wer: np.ndarray, n: int = N, rejected: float = 0.0) -> xr.Dataset:
     """Makes outcomes of `n` recordings without speech and `n` clean ones.
 
     Args:

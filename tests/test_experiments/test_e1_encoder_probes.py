@@ -9,12 +9,7 @@ import xarray as xr
 from experiments.data.corpora import Corpus, Utterance
 from experiments.studies import probing
 from experiments.studies.e1_encoder_probes import CLAIMS, STUDY, Config, accents_of
-from experiments.studies.selection import (
-    balanced,
-    cross_validation_groups,
-    not_speech,
-    set_of,
-)
+from experiments.studies.selection import balanced, cross_validation_groups, not_speech, set_of
 from experiments.studies.speaker_attributes import gender, select_accents
 from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
 
