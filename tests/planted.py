@@ -29,7 +29,7 @@ def layers(
 
 
 def rows(kinds: list[str], n_groups: int, each: int) -> tuple[np.ndarray, np.ndarray]:
-    """Makes labels and groups of `each` rows per group. Each group has one kind; kinds alternate."""
+    """Makes labels and groups, `each` rows per group; a group has one kind, and kinds alternate."""
     groups = np.repeat(np.arange(n_groups), each)
     return np.array(kinds)[groups % len(kinds)], np.array([f"speaker {n}" for n in groups])
 

@@ -245,8 +245,8 @@ def _draw_bars(axes: Axes, values: xr.DataArray, seed: int) -> None:
 STUDY = Study(
     title="A hallucination card",
     section="beyond the paper (compare sections 4.2 and 4.5)",
-    about="The card counts recordings without speech that get words, before and after Whisper's own "
-    "filter, and the word errors of clean speech: without an edit, with masked heads, with a "
+    about="The card counts recordings without speech that get words, before and after Whisper's "
+    "own filter, and the word errors of clean speech: without an edit, with masked heads, with a "
     "steered stream, and with a subspace projected out.",
     data="not asked by the paper",
     settings=Config,

@@ -1,4 +1,4 @@
-"""Compares the logit lens's candidates with the final token: in sound, in meaning, and with later tokens."""
+"""Compares the logit lens's candidates with the final token and with later tokens of the text."""
 
 from collections.abc import Callable, Iterable
 

@@ -1,4 +1,4 @@
-"""Transcribes sentences with an unexpected word, without edits and under patches of every module."""
+"""Transcribes sentences with an unexpected word, without edits and under patches."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -126,7 +126,7 @@ def _outcomes(
     edits_of: Callable[..., Edits],
     max_new_tokens: int,
 ) -> np.ndarray:
-    """Computes the outcome of every cell; `source` is a log-mel, or the memory of recording and noise."""
+    """Computes each cell's outcome; `source` is a log-mel, or the memory of recording and noise."""
     n_rows = source.xa.shape[0] if isinstance(source, Memory) else len(source)
     swept = sequence_sweep(
         asr,

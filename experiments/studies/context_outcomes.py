@@ -1,4 +1,4 @@
-"""Statistics of E5's outcomes: which patches restore the spoken word, and which break clean sentences."""
+"""Statistics of E5: which patches restore the spoken word, and which break clean sentences."""
 
 from typing import Any
 
@@ -25,12 +25,12 @@ def patched_examples(arrays: xr.Dataset, congruent: bool) -> xr.Dataset:
 
 
 def restored(errors: xr.Dataset) -> xr.DataArray:
-    """Tells for each contextual error and patch whether the spoken word is restored, as 1 or 0."""
+    """Marks, with 1 or 0, the patches that restore the spoken word of a contextual error."""
     return (errors.after == TARGET).astype(float)
 
 
 def broken(controls: xr.Dataset) -> xr.DataArray:
-    """Tells for each control and noise patch whether the text is no longer right, as 1 or 0."""
+    """Marks, with 1 or 0, the noise patches that break the text of a control."""
     return (controls.after.sel(kind="noise") != EXPECTED).astype(float)
 
 

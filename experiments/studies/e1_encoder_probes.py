@@ -1,4 +1,4 @@
-"""E1: linear probes of every encoder layer for gender, accent, recording condition and added noise."""
+"""E1: probes of every encoder layer for gender, accent, recording condition and added noise."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -260,7 +260,7 @@ STUDY = Study(
     },
     claims=CLAIMS,
     differs=(
-        "cross-validation over speakers instead of one split; balanced accuracy instead of accuracy",
+        "cross-validation over speakers instead of one split; balanced accuracy instead of plain",
         "activations are averaged over the recording's frames, without the padding to 30 s; the "
         "paper does not specify this",
         "without named accents, those of one set with enough speakers: first languages, where "

@@ -1,4 +1,4 @@
-"""E2: probes of every encoder layer between pairs of semantic categories of single words, split by word."""
+"""E2: probes of every encoder layer between semantic categories of single words."""
 
 import dataclasses
 import functools
@@ -105,7 +105,7 @@ def _word_features(asr: Recogniser, clip: Utterance) -> Arrays:
 
 
 def select_words(clips: Sequence[Utterance], config: Config) -> list[Utterance]:
-    """Selects at most `config.per_category` words of each category, with all recordings of a word."""
+    """Selects at most `config.per_category` words per category, with all recordings of a word."""
     words: dict[str, set[str]] = {}
     for clip in clips:
         words.setdefault(str(clip.label("category")), set()).add(clip.transcript)

@@ -1,4 +1,4 @@
-"""E3: whether the decoder's state predicts transcription errors better than numbers Whisper reports."""
+"""E3: whether the decoder's state predicts errors better than the numbers Whisper reports."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -92,7 +92,7 @@ class Config(Probing):
 
 
 def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
-    """Probes for errors and insertions, [example, layer]; `reported` [example, number] are `REPORTED`."""
+    """Probes for errors and insertions, [example, layer]; adds the numbers `REPORTED`."""
     clips = _select(asr, corpus, config)
 
     def transcribe(clip: Utterance) -> Arrays:

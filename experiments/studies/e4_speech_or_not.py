@@ -1,4 +1,4 @@
-"""E4: whether the decoder's state distinguishes speech from sounds that are transcribed as speech."""
+"""E4: whether the decoder's state distinguishes speech from sounds transcribed as speech."""
 
 import dataclasses
 
@@ -148,7 +148,7 @@ def probe_position(position: str, rows: dict[str, list[Transcribed]], config: Co
 
 
 def is_fluent(text: str, config: Config) -> bool:
-    """Tells whether a text has enough words with letters and is not a loop."""
+    """Checks whether a text has enough words with letters and is not a loop."""
     spelled = [word for word in words(text).split() if any(map(str.isalpha, word))]
     ids = [spelled.index(word) for word in spelled]
     return len(spelled) >= config.least_words and not is_loop(ids)

@@ -1,4 +1,4 @@
-"""E5: whether patching one module makes the model transcribe the spoken word instead of the expected one."""
+"""E5: whether patching a module restores the spoken word where the expected one is generated."""
 
 import dataclasses
 import functools
@@ -204,7 +204,7 @@ def _judge_best_patch(is_restored: xr.DataArray, seed: int) -> Finding:
 
 
 def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
-    """Draws, per site, maps of layer and strength: restored errors, the same for random moves, damage."""
+    """Draws, per site, maps of layer and strength: restored errors, random moves, damage."""
     is_restored = restored(patched_examples(arrays, congruent=False))
     rows = {
         "to white noise: restored": is_restored.sel(kind="noise"),

@@ -1,4 +1,4 @@
-"""E6: which decoder layers and heads resolve repetition loops when patched or ablated, and at what cost."""
+"""E6: which decoder layers and heads resolve repetition loops when patched, and at what cost."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

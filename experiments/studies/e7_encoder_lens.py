@@ -168,7 +168,7 @@ def _share_in_band(
 
 
 def _shares(arrays: xr.Dataset) -> dict[str, Any]:
-    """Computes the share of every kind and the mean error rate by depth, for all and per language."""
+    """Computes the share of each kind and the mean error rate by depth, in all and per language."""
     codes = arrays.language.values
     rows = {"all": np.ones(len(codes), bool)}
     rows |= {str(code): codes == code for code in dict.fromkeys(codes)}

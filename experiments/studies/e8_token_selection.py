@@ -195,7 +195,7 @@ def _numbers(arrays: xr.Dataset) -> dict[str, Any]:
 
 
 def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
-    """Draws the paper's three panels and the look-ahead; and curves per language, if there are several."""
+    """Draws the paper's three panels and the look-ahead; and curves per language."""
     figure, axes = plots.panels(2, 2, width=4.6)
     _draw_probability(axes[0], arrays)
     _draw_similarity(axes[1], arrays, "sound", "phoneme error rate to the final token")

@@ -1,4 +1,4 @@
-"""Features that probes read: means over encoder frames, and decoder states at both ends of a text."""
+"""Features that probes read: means over encoder frames, and decoder states of a transcript."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""The three edits of B3: masked heads, mean-difference steering and projection out of a subspace."""
+"""The three edits of B3: masked heads, mean-difference steering, projection of a subspace."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

@@ -42,7 +42,7 @@ def head_names(arrays: xr.Dataset) -> list[str]:
 
 
 def atlas_figure(arrays: xr.Dataset) -> Figure:
-    """Draws a map of layer and head for each attention and effect, and both effects against cost."""
+    """Draws a map per attention and effect, and both effects against the cost of each head."""
     figure, axes = plots.panels(2, 4, width=3.1, height=2.5)
     means = {name: _mean_by_cell(effect) for name, effect in effects(arrays).items()}
     for row, site in enumerate(HEADS):

@@ -127,7 +127,7 @@ def _n_folds(question: str, labels: Text, groups: Text, config: Probing) -> int:
 
 
 def _one_array(baselines: Mapping[str, np.ndarray], layers: np.ndarray) -> np.ndarray:
-    """Stacks all features, so that one program fits all. Zeros fill up narrow ones; no probe uses them."""
+    """Stacks all features for one program; zeros fill up narrow ones, and no probe uses zeros."""
     features = [np.asarray(x, np.float32) for x in (*baselines.values(), *layers)]
     width = max(x.shape[1] for x in features)
     return np.stack([np.pad(x, ((0, 0), (0, width - x.shape[1]))) for x in features])

@@ -1,4 +1,4 @@
-"""Statistics of out-of-fold predictions: balanced accuracy, AUROC, and verdicts with honest intervals."""
+"""Statistics of out-of-fold predictions: balanced accuracy, AUROC and verdicts."""
 
 import dataclasses
 from collections.abc import Callable, Iterable
@@ -80,7 +80,7 @@ def _clip(evidence: Evidence) -> Evidence:
 
 
 def layers_between(rows: xr.Dataset, low: float, high: float) -> list[str]:
-    """Lists the layers at relative depths from `low` to `high` (see `experiments.studies.study.band`).
+    """Lists the layers at relative depths from `low` to `high` (see `study.band`).
 
     Baselines and the embedding are never among them.
     """
@@ -172,7 +172,7 @@ def accuracy_curves(rows: xr.Dataset) -> dict[str, list[float]]:
 
 
 def numbers(arrays: xr.Dataset) -> dict[str, Any]:
-    """Summarises all questions: rows and groups, accuracy by layer, and reasons of untestable ones."""
+    """Summarises all questions: rows, groups, accuracy by layer, reasons of untestable ones."""
     summary: dict[str, Any] = {"layers": arrays.layer.values.tolist()} if questions(arrays) else {}
     for question in questions(arrays):
         rows = rows_of(arrays, question)

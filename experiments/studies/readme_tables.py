@@ -38,7 +38,7 @@ def main(
         "docs/results/verdicts.md"
     ),
 ) -> None:
-    """Publishes the results in `folders`, then rewrites docs/README.md and the table of `verdicts`."""
+    """Publishes the results in `folders`, then rewrites the tables in `docs` and `verdicts`."""
     for folder in folders or []:
         for file in sorted(folder.glob("*/result.json")):
             publish(file, docs)

@@ -1,4 +1,4 @@
-"""Recordings for studies of hallucination: clean speech, sounds without speech, and repetition loops."""
+"""Recordings for studies of hallucination: clean speech, sounds without speech, loops."""
 
 import dataclasses
 import functools
@@ -169,7 +169,7 @@ def repetition_numbers(asr: Recogniser, clip: Utterance, max_new_tokens: int) ->
 
 
 def _candidates(corpus: Corpus) -> list[Utterance]:
-    """Lists synthetic triggers of loops first, with and without words in turn, then other recordings."""
+    """Lists synthetic triggers first, with and without words in turn, then other recordings."""
     recipes = {str(row["path"]): row for row in _recipes(corpus)}
     transcripts = {clip.id: clip.transcript for clip in corpus.utterances}
     clips = [
@@ -194,7 +194,7 @@ def _recipes(corpus: Corpus) -> Iterable[dict[str, Any]]:
 def _with_words(
     clip: Utterance, recipe: dict[str, Any] | None, transcripts: dict[str, str]
 ) -> Utterance:
-    """Adds the transcript of the recording that a trigger was made from, if its words are intact."""
+    """Adds the transcript of a trigger's source recording, if its words are intact."""
     if recipe is None or clip.transcript:
         return clip
     operations = recipe["ops"]

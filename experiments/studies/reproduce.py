@@ -1,4 +1,4 @@
-"""Runs studies and writes, for each of them, arrays, findings, figures and a page, plus an index of all."""
+"""Runs studies, and writes arrays, findings, figures and a page for each, plus an index."""
 
 import dataclasses
 import io
@@ -43,7 +43,7 @@ def open_recordings(path: Path | str | None = None) -> tuple[Corpus, str]:
 
 
 def builtin() -> Corpus:
-    """Opens the recordings of the package: sentences, words and near-homophones by a synthetic voice."""
+    """Opens the package's recordings: sentences, words and near-homophones, synthetic voice."""
     with resources.as_file(resources.files("experiments").joinpath("assets", "speech")) as folder:
         return _name_manifest(open_corpus(folder), "built-in")
 
@@ -130,7 +130,7 @@ def reproduce_all(
     run_study: Callable[[str, Study, Path], Result],
     report_failure: Callable[[str, BaseException], None],
 ) -> dict[str, Result | None]:
-    """Runs several studies and writes the index after each. A study that fails does not stop the rest.
+    """Runs several studies, writes the index after each, and continues after a failure.
 
     Args:
         names: ids of studies.
@@ -180,7 +180,7 @@ def _finding(finding: Finding) -> dict[str, Any]:
 
 
 def _differences(study: Study, sources: dict[str, Any], settings: Settings) -> list[str]:
-    """Lists what differs from the paper: model, recordings, changed settings and the study's method."""
+    """Lists what differs from the paper: model, recordings, settings and method."""
     model, data = sources["model"]["name"], sources["data"]
     changed = [(key, row) for key, row in settings.sourced().items() if "paper" in row]
     return [

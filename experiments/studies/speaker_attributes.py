@@ -1,4 +1,4 @@
-"""Attributes of recordings that the encoder is probed for: gender, accent, condition, added noise."""
+"""Attributes that the encoder is probed for: gender, accent, condition, added noise."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

@@ -44,7 +44,7 @@ def choice(value: Any, why: str) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Settings that all studies share. A study's subclass adds fields, declared by `paper` or `choice`.
+    """Settings that all studies share; each study's subclass adds fields by `paper` or `choice`.
 
     Attributes:
         seed: of sampling, noise and resampling.
@@ -206,7 +206,7 @@ class Study:
         settings: a subclass of `Settings`.
         run: `run(asr, corpus, settings, keep)` returns an `xarray.Dataset` with a dimension
             `example`. `corpus` is an `experiments.data.corpora.Corpus`. Expensive items go through
-            `keep` (`experiments.item_cache.Keep`) one by one, so that an interrupted run can resume.
+            `keep` (`experiments.item_cache.Keep`) one by one, so that interrupted runs resume.
         analyse: `analyse(arrays, settings)` returns an `Analysis`. It uses nothing but the arrays,
             so that it can be tested on synthetic ones.
         draw: `draw(arrays, settings)` returns matplotlib figures by name.
@@ -215,7 +215,7 @@ class Study:
             top of the others.
         claims: the tested claims by key. `analyse` has one finding for each of them.
         differs: differences between our method and the paper's.
-        version: increased when `run` computes different numbers, so that older items are not reused.
+        version: increased when `run` computes different numbers, so that old items are not used.
     """
 
     title: str

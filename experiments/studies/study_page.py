@@ -1,4 +1,4 @@
-"""Renders the page of a study and the index of all studies; both are self-contained HTML without scripts."""
+"""Renders the page of a study and the index of all, as self-contained HTML without scripts."""
 
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ def render(result: dict[str, Any], figures: dict[str, bytes]) -> str:
 
 
 def index(folder: Path) -> str:
-    """Renders the index of `folder/*/result.json`. Studies that failed (`error.txt`) are listed too.
+    """Renders the index of `folder/*/result.json` and of studies that failed (`error.txt`).
 
     Args:
         folder: has one folder per study.

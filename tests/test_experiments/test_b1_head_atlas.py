@@ -89,7 +89,7 @@ def test_without_loops_the_other_claims_are_judged():
 
 
 def test_mean_ablation_equals_an_edit_made_by_hand(asr):
-    """The mean of cross-attention head 1.2 over two texts, computed here, changes the third text."""
+    """The mean of cross-attention head 1.2 over two texts, computed here, changes a third."""
     first, second, scored = clean_speech(builtin(), asr, 3, 24)
     means = mean_edits(asr, [first, second], HEADS)
     ablated = ablate(asr, scored, HEADS, "mean", 8, means=means)

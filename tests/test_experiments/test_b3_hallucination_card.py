@@ -38,7 +38,7 @@ def arrays(has_words: np.ndarray, wer: np.ndarray, n: int = N, rejected: float =
 
 
 def planted(n: int = N) -> xr.Dataset:
-    """Words in every recording without an edit, in one of five with one; the filter rejects two thirds."""
+    """Every recording has words, one of five under an edit; the filter rejects two thirds."""
     has_words = np.repeat((np.arange(n) % 5 == 0)[:, None], len(CONDITIONS), 1)
     has_words[:, 0] = True
     return arrays(has_words, np.full(has_words.shape, 0.1), n, rejected=0.66)

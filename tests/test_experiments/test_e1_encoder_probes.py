@@ -1,4 +1,4 @@
-"""E1 detects effects planted in upper layers, and gives the reason where recordings do not allow a question."""
+"""E1 detects effects planted in upper layers, and gives reasons for untestable questions."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""E3 detects planted errors beyond the reported numbers, and keeps pairs and speakers in one fold."""
+"""E3 detects planted errors beyond reported numbers, and keeps pairs in one fold."""
 
 import dataclasses
 from pathlib import Path

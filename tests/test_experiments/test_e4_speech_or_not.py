@@ -1,4 +1,4 @@
-"""E4 detects a decoder state that distinguishes speech, and keeps all parts of a noise in one fold."""
+"""E4 detects a state that distinguishes speech, and keeps parts of a noise in one fold."""
 
 from pathlib import Path
 

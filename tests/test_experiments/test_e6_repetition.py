@@ -51,7 +51,7 @@ def is_cell(site: str, layer: int, head: int = -1) -> np.ndarray:
 
 
 def planted(n: int = 24) -> xr.Dataset:
-    """Cross-attention of layer 2 and its head 1 resolve five loops in six, other cells one in ten."""
+    """Layer 2's cross-attention and its head 1 resolve five loops in six, others one in ten."""
     stopped = np.random.default_rng(0).random((n, 2, len(CELLS["site"]))) < 0.1
     strong = is_cell(CROSS, 2) | is_cell(HEADS[0], 2, 1)
     stopped[:, :, strong] = (np.arange(n) % 6 > 0)[:, None, None]

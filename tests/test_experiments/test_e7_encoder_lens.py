@@ -1,4 +1,4 @@
-"""E7 detects loops planted below the top, and nothing when all layers have the same kinds of text."""
+"""E7 detects loops planted below the top, and nothing when all layers are equal."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def arrays(kind: np.ndarray, wer: np.ndarray, text: str = "as it was") -> xr.Dat
 
 
 def planted(n: int = 40, text: str = "as it was") -> xr.Dataset:
-    """Empty texts in the lower two thirds, then ungrounded ones, loops in four of five, the text."""
+    """Empty texts in the lower two thirds, then ungrounded ones, mostly loops, the final text."""
     kind, wer = np.full((n, 9), KIND["empty"]), np.ones((n, 9))
     kind[:, 6], kind[:, 8] = KIND["ungrounded"], KIND["correct"]
     kind[:, 7] = np.where(np.arange(n) % 5, KIND["loop"], KIND["partial"])

@@ -1,4 +1,4 @@
-"""Studies: sources of settings, verdicts from intervals, runs that resume, pages that escape text."""
+"""Studies: sources of settings, verdicts from intervals, resumed runs, escaped pages."""
 
 import dataclasses
 import json
