@@ -17,7 +17,7 @@ from jaxasr.config import SAMPLE_RATE
 if TYPE_CHECKING:
     from piper import PiperVoice
 
-# Fifteen words per category, separated by spaces; each category with words of one, two and three syllables.
+# Fifteen words per category, with one, two or three syllables in each of them.
 WORDS = {
     "countries": (
         "Norway Brazil Canada Egypt Poland Japan Mexico Chile "
