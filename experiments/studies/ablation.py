@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
@@ -68,13 +69,13 @@ def mean_edits(
         and generated texts, at most 48 tokens each.
     """
     mels = [jaxasr.log_mel(first_window(clip), asr.config.n_mels) for clip in clips]
-    memory, _ = asr.model.encode(np.stack(mels))
+    memory, _ = asr.model.encode(jnp.stack(mels))
     prompt = np.tile(np.asarray(asr.tokenizer.prompt("en"), np.int32), (len(clips), 1))
     generated = asr.generate(memory, prompt, max_new_tokens=_MEAN_TOKENS).generation
     tokens = np.concatenate([prompt, np.asarray(generated.tokens)], 1)
     lengths = prompt.shape[1] + np.asarray(generated.lengths)
     valid = np.arange(tokens.shape[1]) < lengths[:, None]
-    _, acts = asr.model.decode(tokens, memory, readout=jaxasr.select(*sites))
+    _, acts = asr.model.decode(jnp.asarray(tokens), memory, readout=jaxasr.select(*sites))
     return {site: mean_ablation(acts[site], site, valid) for site in sites}
 
 
@@ -111,7 +112,7 @@ def ablate(
     audio, code = first_window(clip), language(clip) or "en"
     recordings = [audio, white_noise_like(audio, seed)] if kind == "noise" else [audio]
     mels = [jaxasr.log_mel(samples, asr.config.n_mels) for samples in recordings]
-    memory, _ = asr.model.encode(np.stack(mels))
+    memory, _ = asr.model.encode(jnp.stack(mels))
     prompt = np.tile(np.asarray(asr.tokenizer.prompt(code), np.int32), (len(mels), 1))
     swept = sequence_sweep(
         asr,
@@ -135,7 +136,7 @@ def _edits_of(
     if kind == "zero":
         return AtSites(Zero(), sites)
     if kind == "noise":
-        return AtSites(Patch(FromRow(np.ones(2, np.int32))), sites)
+        return AtSites(Patch(FromRow(jnp.ones(2, jnp.int32))), sites)
     if kind == "mean" and means is not None:
         return EditPerSite(tuple(means[site] for site in sites), sites)
     raise ValueError(f"kind: expected 'zero', 'noise', or 'mean' with means, got {kind!r}.")

@@ -4,9 +4,10 @@ import dataclasses
 import functools
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from jaxtyping import Int
+from jaxtyping import Array, Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -125,7 +126,7 @@ def compare_estimates(asr: Recogniser, clip: Utterance, config: Config) -> Array
     [ids] = asr.generate(clean, prompt, max_new_tokens=config.tokens).ids
     if len(ids) < config.tokens:
         return {"spearman": np.zeros(0)}
-    tokens = np.array([[*prompt, *ids]], np.int32)
+    tokens = jnp.array([[*prompt, *ids]], jnp.int32)
     target, source = (interventions.Run(mel=mel, tokens=tokens).encode(asr.model) for mel in mels)
     options = {
         "metric": interventions.logit_diff(*_answer_and_foil(asr, tokens, clean, noisy)),
@@ -152,7 +153,7 @@ def compare_estimates(asr: Recogniser, clip: Utterance, config: Config) -> Array
 
 
 def _answer_and_foil(
-    asr: Recogniser, tokens: Int[np.ndarray, "1 T"], clean: Memory, noisy: Memory
+    asr: Recogniser, tokens: Int[Array, "1 T"], clean: Memory, noisy: Memory
 ) -> tuple[int, int]:
     """Returns the next token of the clean run and that of the noisy run.
 

@@ -149,7 +149,7 @@ def score_edits(asr: Recogniser, clip: Utterance, edits: Edits, max_new_tokens: 
         max_new_tokens=max_new_tokens,
     )
     names = [name for number in NUMBERS for name in (number, f"baseline_{number}")]
-    return {name: np.float64(swept[name].values.item()) for name in names}
+    return {name: np.asarray(swept[name].values.item()) for name in names}
 
 
 def is_filtered(arrays: xr.Dataset) -> xr.DataArray:

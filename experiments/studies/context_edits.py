@@ -3,8 +3,9 @@
 import re
 from collections.abc import Callable, Sequence
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 import jaxasr
 from experiments.data.corpora import Utterance
@@ -36,8 +37,9 @@ def sentences(clip: Utterance) -> tuple[str, str]:
     target, expected = str(clip.label("target")), str(clip.label("expected"))
     spoken, other = (expected, target) if clip.label("congruent") else (target, expected)
     swapped = re.sub(rf"\b{re.escape(spoken)}\b", other, clip.transcript)
-    pair = (clip.transcript, swapped)
-    return pair[::-1] if clip.label("congruent") else pair
+    if clip.label("congruent"):
+        return swapped, clip.transcript
+    return clip.transcript, swapped
 
 
 def outcome(text: str, clip: Utterance) -> int:
@@ -56,7 +58,7 @@ def transcribe(asr: Recogniser, clip: Utterance) -> Arrays:
     """Returns the `outcome` of the text without an edit."""
     memory, _ = asr.model.encode(_mel(asr, first_window(clip)))
     [text] = asr.generate(memory, asr.tokenizer.prompt("en")).text
-    return {"outcome": np.int64(outcome(text, clip))}
+    return {"outcome": np.asarray(outcome(text, clip))}
 
 
 def transcribe_patched(
@@ -96,20 +98,20 @@ def transcribe_patched(
         for site in ENCODER
     ]
     # The decoder's activations for noise come from a second row, which consumes the same tokens.
-    memory, _ = asr.model.encode(np.concatenate([mel, noise_mel]))
-    edits_of = AtSites(edit_towards(FromRow(np.ones(2, np.int32))), DECODER)
+    memory, _ = asr.model.encode(jnp.concatenate([mel, noise_mel]))
+    edits_of = AtSites(edit_towards(FromRow(jnp.ones(2, jnp.int32))), DECODER)
     cells = places(asr.config, DECODER, alphas)
     outcomes.append(_outcomes(asr, clip, memory, cells, edits_of, max_new_tokens))
     return {"outcome": np.concatenate(outcomes)}
 
 
-def _mel(asr: Recogniser, audio: Float[np.ndarray, "n"]) -> Float[np.ndarray, "1 M F"]:
-    return np.asarray(jaxasr.log_mel(audio, asr.config.n_mels))[None]
+def _mel(asr: Recogniser, audio: Float[np.ndarray, "n"]) -> Float[Array, "1 M F"]:
+    return jaxasr.log_mel(audio, asr.config.n_mels)[None]
 
 
 def _edit_towards(kind: str, seed: int) -> Callable[..., Edit]:
     if kind == "noise":
-        return lambda value: Mix(1.0, value)
+        return lambda value: Mix(jnp.asarray(1.0), value)
     return lambda value: RandomDirection(1.0, value, seed)
 
 
@@ -121,7 +123,7 @@ def _layers(cells: Cells) -> Cells:
 def _outcomes(
     asr: Recogniser,
     clip: Utterance,
-    source: Memory | Float[np.ndarray, "1 M F"],
+    source: Memory | Float[Array, "1 M F"],
     cells: Cells,
     edits_of: Callable[..., Edits],
     max_new_tokens: int,

@@ -101,7 +101,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
 
 def _word_features(asr: Recogniser, clip: Utterance) -> Arrays:
     audio = first_window(clip)
-    return encoder_features(asr, audio) | {"frames": np.int64(n_frames(len(audio)))}
+    return encoder_features(asr, audio) | {"frames": np.asarray(n_frames(len(audio)))}
 
 
 def select_words(clips: Sequence[Utterance], config: Config) -> list[Utterance]:
@@ -158,7 +158,7 @@ def probe_pairs(
             words[rows],
             config,
             {name: values[rows] for name, values in baselines.items()},
-            [examples[row] for row in rows],
+            [examples[int(row)] for row in rows],
         )
 
     pairs = itertools.combinations(sorted(set(categories)), 2)

@@ -88,7 +88,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
     def transcribe(sound: Sound) -> Arrays:
         audio = sound.samples()
         features = transcript_features(asr, audio, sound.language, config.max_new_tokens)
-        return features | {"seconds": np.float64(len(audio) / SAMPLE_RATE)}
+        return features | {"seconds": np.asarray(len(audio) / SAMPLE_RATE)}
 
     def fluent(name: str, sounds: list[Sound]) -> list[Transcribed]:
         items = zip(sounds, keep.each(name, sounds, transcribe))

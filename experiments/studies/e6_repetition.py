@@ -10,7 +10,16 @@ from matplotlib.figure import Figure
 
 from experiments.data.corpora import Corpus, Utterance
 from experiments.item_cache import Arrays, Keep
-from experiments.studies.ablation import COMPONENTS, HEADS, KINDS, ablate, to_dataset, wer_change
+from experiments.studies.ablation import (
+    COMPONENTS,
+    HEADS,
+    KINDS,
+    ablate,
+    at_site,
+    layer_grid,
+    to_dataset,
+    wer_change,
+)
 from experiments.studies.best_cell import best_cell
 from experiments.studies.recordings import clean_speech, find_loops
 from experiments.studies.study import Analysis, Claim, Finding, Settings, Study, choice, paper
@@ -265,7 +274,7 @@ def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
     return {"repetition": figure}
 
 
-_ATTENTION = dict(zip(HEADS, ("cross-attention", "self-attention")))
+_ATTENTION: dict[str, str] = dict(zip(HEADS, ("cross-attention", "self-attention")))
 
 
 STUDY = Study(

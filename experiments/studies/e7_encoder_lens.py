@@ -123,7 +123,7 @@ def layer_texts(asr: Recogniser, clip: Utterance, max_new_tokens: int) -> Arrays
         # The end-of-text is one more token.
         "logprob": np.asarray(lens.logprobs)[:, 0].sum(1) / (lengths + 1),
         "text": np.array(texts),
-        "true_wer": np.float64(true_wer),
+        "true_wer": np.asarray(true_wer),
     }
 
 

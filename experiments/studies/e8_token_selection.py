@@ -213,8 +213,8 @@ def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
 
 def _draw_probability(axes: Axes, arrays: xr.Dataset) -> None:
     plots.curve(axes, arrays.depth.values, arrays.prob.values, "final token")
-    layer, style = float(arrays.saturation.mean()), {"color": plots.ACCENT, "linestyle": "--"}
-    axes.axvline(layer, label="mean saturation layer", **style)
+    layer, label = float(arrays.saturation.mean()), "mean saturation layer"
+    axes.axvline(layer, label=label, color=plots.ACCENT, linestyle="--")
     axes.set_title("probability")
 
 

@@ -61,10 +61,10 @@ def transcript_features(
         **_text_end_states(asr, memory, prompt, ids),
         "mel": _mean_spectrum(mel, n_frames(len(audio))),
         "text": np.array(text),
-        "logprob": np.float64(generated.avg_logprob[0]),
-        "no_speech": np.float64(generated.no_speech_prob[0]),
-        "ratio": np.float64(compression_ratio(text)),
-        "tokens": np.int64(len(ids)),
+        "logprob": np.asarray(generated.avg_logprob[0]),
+        "no_speech": np.asarray(generated.no_speech_prob[0]),
+        "ratio": np.asarray(compression_ratio(text)),
+        "tokens": np.asarray(len(ids)),
     }
 
 

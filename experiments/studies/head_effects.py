@@ -79,5 +79,5 @@ def _draw_trade_off(
     for cell in strongest[effect.values[strongest] > 0.1]:
         point = (cost.values[cell], effect.values[cell])
         offset = {"textcoords": "offset points", "xytext": (4, 3), "fontsize": 7}
-        axes.annotate(names[cell], point, **offset)
+        axes.annotate(str(names[int(cell)]), point, **offset)
     axes.legend(frameon=False, fontsize=7)
