@@ -81,7 +81,7 @@ class Config(Settings):
     sentences: int = paper(
         700, "section 4.4: synthetic sentences with a phonetically ambiguous target"
     )
-    voices: int = choice(4, "the paper does not say; espeak-ng offers at most 6")
+    voices: int = choice(4, "the paper does not state it; espeak-ng offers at most 6")
     n_errors: int = choice(700, "contextual errors to patch: all")
     n_clean: int = choice(
         100,
@@ -254,7 +254,7 @@ STUDY = Study(
         "target word and with the expected word",
         "the null of equally many random moves of the same length, the damage to clean sentences "
         "and the share of every patch are ours",
-        "no listener has checked that the synthetic voice speaks the target word",
+        "it was not checked by ear that the synthetic voice speaks the target word",
         "whole sub-modules are patched, not single heads",
     ),
 )

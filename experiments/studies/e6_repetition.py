@@ -82,7 +82,7 @@ class Config(Settings):
 
     n_loops: int = paper(102, "section 4.5: repetition-prone utterances")
     tries: int = choice(
-        50_000, "recordings to search for loops; the paper does not say how its were found"
+        50_000, "recordings to search for loops; the paper does not state how its loops were found"
     )
     n_clean: int = choice(500, "clean utterances for the cost, which the paper did not measure")
     kinds: tuple[str, ...] = paper(KINDS, "section 4.5: white-noise patch and ablation")
