@@ -41,7 +41,6 @@ def spoken(
     languages: Iterable[str] | None = None,
     *,
     labelled: bool = False,
-    sets: Iterable[str] | None = None,
     at_least_s: float = 0.0,
 ) -> list[Utterance]:
     """Selects recordings of speech, spread evenly over the corpus's sets.
@@ -51,19 +50,16 @@ def spoken(
         n: most recordings per language.
         languages: codes; None for all.
         labelled: whether a transcript is required.
-        sets: names of sets; None for all.
         at_least_s: shortest length in seconds; recordings of unknown length pass.
 
     Returns:
         The recordings, grouped by language.
     """
-    allowed_sets = None if sets is None else set(sets)
     clips = [
         clip
         for clip in corpus.utterances
         if language(clip)
         and (clip.transcript or not labelled)
-        and (allowed_sets is None or set_of(clip) in allowed_sets)
         and float(clip.label("duration_s") or at_least_s) >= at_least_s
     ]
     by_language: dict[str, list[Utterance]] = {}
