@@ -16,15 +16,11 @@ from interventions import (
 )
 from interventions.edits import (
     Add as Add,
-    AttendOnlyTo as AttendOnlyTo,
-    Chain as Chain,
     FromRow as FromRow,
-    Knockout as Knockout,
     Mix as Mix,
     Noise as Noise,
     Patch as Patch,
     Project as Project,
-    Restrict as Restrict,
     Scale as Scale,
     Zero as Zero,
     attend_only_to as attend_only_to,
@@ -43,19 +39,19 @@ from interventions.effects.direct_logits import (
 )
 from interventions.effects.first_order import attribution as attribution
 from interventions.effects.paths import Node as Node, path_patch as path_patch
-from interventions.generation.sweeps import (
+from interventions.generation import (
     generation_sweep as generation_sweep,
     sequence_sweep as sequence_sweep,
 )
 from interventions.lenses.encoder import EncoderLens as EncoderLens, encoder_lens as encoder_lens
 from interventions.lenses.logit import LogitLens as LogitLens, logit_lens as logit_lens
-from interventions.metrics import (
-    kl as kl,
-    logit_diff as logit_diff,
-    logprob as logprob,
-    rank as rank,
+from interventions.metrics import kl as kl, logit_diff as logit_diff, logprob as logprob
+from interventions.patching import (
+    Plan as Plan,
+    plan_sweep as plan_sweep,
+    resampled as resampled,
+    sweep as sweep,
 )
-from interventions.patching.sweep import plan_sweep as plan_sweep, sweep as sweep
 from interventions.probes import Bank as Bank, fit_probes as fit_probes
 from interventions.run import Run as Run
 from interventions.stats.agreement import Agreement as Agreement, rank_agreement as rank_agreement

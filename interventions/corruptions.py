@@ -1,4 +1,7 @@
-"""Corrupted recordings to patch from: pure functions audio -> audio, float32 at 16 kHz, seeded, of unchanged length."""
+"""Corrupted recordings to patch from.
+
+Pure functions from 16 kHz samples to float32 samples of the same length, seeded where they draw.
+"""
 
 import dataclasses
 import math
@@ -7,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import scipy.signal
 from jaxtyping import Array, Float
 
 from jaxasr.audio import load_audio
@@ -15,99 +17,193 @@ from jaxasr.config import SAMPLE_RATE
 
 Number = int | float
 Samples = Float[np.ndarray, "n_samples"] | Float[Array, "n_samples"]
-Other = Float[np.ndarray, "n_other"] | Float[Array, "n_other"]
+OtherSamples = Float[np.ndarray, "n_other"] | Float[Array, "n_other"]
 Audio = Float[np.ndarray, "n_samples"]
 
 
 def noise(audio: Samples, snr_db: Number, seed: int = 0) -> Audio:
-    """`audio` plus white Gaussian noise, `snr_db` decibels below its RMS over the whole recording. Raises ValueError for silent audio."""
+    """Adds white Gaussian noise.
+
+    Args:
+        audio: float [n_samples] at 16 kHz.
+        snr_db: signal-to-noise ratio in decibels, relative to the RMS of the whole recording.
+        seed: seed of the noise.
+
+    Raises:
+        ValueError: silent audio, or a ratio that is not finite.
+
+    Example:
+        >>> from interventions import corruptions
+        >>> tone = np.sin(np.arange(16_000, dtype=np.float32) / 6)
+        >>> added = corruptions.noise(tone, snr_db=20) - tone
+        >>> bool(np.isclose(np.sqrt((added**2).mean() / (tone**2).mean()), 0.1, atol=1e-3))
+        True
+    """
     audio = _checked(audio)
     if not math.isfinite(snr_db):
         raise ValueError(
-            f"snr_db: expected a finite number of decibels, got {snr_db}. Use white_noise_like for noise alone."
+            f"snr_db: expected a finite number of decibels, got {snr_db}. "
+            "Use white_noise_like for noise alone."
         )
     if not audio.any():
-        raise ValueError("audio: is silent, so no signal-to-noise ratio is defined for it.")
+        raise ValueError("audio: is silent, so its signal-to-noise ratio is not defined.")
     return audio + _white(audio, seed) * np.float32(10 ** (-snr_db / 20))
 
 
-def add(audio: Samples, other: Other, snr_db: Number, seed: int = 0) -> Audio:
-    """`audio` plus a recording of noise, `snr_db` decibels below its RMS; the noise starts at a drawn place and is repeated when too short.
+def add(audio: Samples, other: OtherSamples, snr_db: Number, seed: int = 0) -> Audio:
+    """Adds a recording of noise, from a random start, repeated where it is too short.
 
-    Raises ValueError when either is silent.
+    Args:
+        audio: float [n_samples] at 16 kHz.
+        other: the noise, at 16 kHz.
+        snr_db: signal-to-noise ratio in decibels, relative to the RMS of the whole recording.
+        seed: seed of the start.
+
+    Raises:
+        ValueError: either recording is silent.
+
+    Example:
+        >>> from interventions import corruptions
+        >>> tone = np.sin(np.arange(16_000, dtype=np.float32) / 6)
+        >>> corruptions.add(tone, tone[:4_000], snr_db=5).shape
+        (16000,)
     """
     audio, other = _checked(audio), _checked(other)
     start = np.random.default_rng(seed).integers(len(other))
-    drawn = np.resize(np.roll(other, -start), len(audio))
-    if not audio.any() or not drawn.any():
+    added = np.resize(np.roll(other, -start), len(audio))
+    if not audio.any() or not added.any():
         raise ValueError(
-            "audio, other: one of them is silent, so no signal-to-noise ratio is defined."
+            "audio, other: one of them is silent, so the signal-to-noise ratio is not defined."
         )
-    return audio + (drawn * (_rms(audio) / _rms(drawn) * 10 ** (-snr_db / 20))).astype(np.float32)
+    gain = _rms(audio) / _rms(added) * 10 ** (-snr_db / 20)
+    return audio + (added * gain).astype(np.float32)
 
 
 def white_noise_like(audio: Samples, seed: int = 0) -> Audio:
-    """White Gaussian noise of the same length and RMS."""
+    """Replaces a recording by white Gaussian noise of the same length and RMS.
+
+    Args:
+        audio: float [n_samples] at 16 kHz.
+        seed: seed of the noise.
+
+    Example:
+        >>> from interventions import corruptions
+        >>> corruptions.white_noise_like(np.ones(16_000, np.float32)).shape
+        (16000,)
+    """
     return _white(_checked(audio), seed)
 
 
 def silence(audio: Samples) -> Audio:
-    """Zeros of the same length."""
+    """Replaces a recording by zeros of the same length.
+
+    Example:
+        >>> from interventions import corruptions
+        >>> corruptions.silence(np.ones(3, np.float32)).tolist()
+        [0.0, 0.0, 0.0]
+    """
     return np.zeros_like(_checked(audio))
 
 
 def band_stop(audio: Samples, low_hz: Number, high_hz: Number) -> Audio:
-    """Without the frequencies from `low_hz` to `high_hz`: a Butterworth filter of order 8, run both ways, so that nothing is delayed.
+    """Removes a band of frequencies with a Butterworth filter of order 8.
 
-    From 0 Hz it is a high-pass, up to 8,000 Hz a low-pass. Raises ValueError for an empty band and for all of it.
+    The filter runs forwards and backwards, so nothing is delayed.
+
+    Args:
+        audio: float [n_samples] at 16 kHz.
+        low_hz: lower edge; at 0 Hz the filter is a high-pass.
+        high_hz: upper edge; at 8,000 Hz the filter is a low-pass.
+
+    Raises:
+        ValueError: an empty band, or all frequencies.
+
+    Example:
+        >>> from interventions import corruptions
+        >>> tone = np.sin(2 * np.pi * 1_000 * np.arange(16_000) / 16_000)
+        >>> bool(np.abs(corruptions.band_stop(tone, 800, 1_200)[4_000:8_000]).max() < 0.01)
+        True
     """
+    import scipy.signal  # half a second, which importing the package should not take
+
     audio, top = _checked(audio), SAMPLE_RATE / 2
     if not 0 <= low_hz < high_hz <= top or (low_hz, high_hz) == (0, top):
         raise ValueError(
-            f"low_hz, high_hz: expected 0 <= low < high <= {top:g}, not the whole of it, got {low_hz} and {high_hz}."
+            f"low_hz, high_hz: expected 0 <= low < high <= {top:g}, not the whole range, "
+            f"got {low_hz} and {high_hz}."
         )
-    kind, edge = (
-        ("highpass", high_hz)
-        if low_hz == 0
-        else ("lowpass", low_hz)
-        if high_hz == top
-        else ("bandstop", (low_hz, high_hz))
-    )
-    sections = scipy.signal.butter(8, edge, kind, fs=SAMPLE_RATE, output="sos")
+    kind, edges = "bandstop", (low_hz, high_hz)
+    if low_hz == 0:
+        kind, edges = "highpass", high_hz
+    elif high_hz == top:
+        kind, edges = "lowpass", low_hz
+    sections = np.asarray(scipy.signal.butter(8, edges, kind, fs=SAMPLE_RATE, output="sos"))
+    # The padding must be shorter than the recording.
     padding = min(6 * len(sections) + 3, len(audio) - 1)
-    return scipy.signal.sosfiltfilt(sections, audio.astype(np.float64), padlen=padding).astype(
-        np.float32
-    )
+    filtered = scipy.signal.sosfiltfilt(sections, audio.astype(np.float64), padlen=padding)
+    return filtered.astype(np.float32)
 
 
 def time_mask(audio: Samples, start_s: Number, stop_s: Number) -> Audio:
-    """With zeros from `start_s` to `stop_s`, seconds. Raises ValueError for a span outside of the recording."""
+    """Silences a span of time.
+
+    Args:
+        audio: float [n_samples] at 16 kHz.
+        start_s: start in seconds.
+        stop_s: end in seconds.
+
+    Raises:
+        ValueError: a span outside of the recording.
+
+    Example:
+        >>> from interventions import corruptions
+        >>> masked = corruptions.time_mask(np.ones(16_000, np.float32), 0.25, 0.5)
+        >>> int((masked == 0).sum())
+        4000
+    """
     audio = _checked(audio).copy()
     audio[_span(audio, start_s, stop_s)] = 0
     return audio
 
 
-def splice(audio: Samples, other: Other, start_s: Number, stop_s: Number) -> Audio:
-    """With what `other` has from `start_s` to `stop_s`, seconds. Raises ValueError for a span outside of either recording."""
+def splice(audio: Samples, other: OtherSamples, start_s: Number, stop_s: Number) -> Audio:
+    """Replaces a span of time by the same span of another recording.
+
+    Args:
+        audio: float [n_samples] at 16 kHz.
+        other: the recording to copy from, at 16 kHz.
+        start_s: start in seconds.
+        stop_s: end in seconds.
+
+    Raises:
+        ValueError: a span outside of either recording.
+
+    Example:
+        >>> from interventions import corruptions
+        >>> ones, zeros = np.ones(16_000, np.float32), np.zeros(16_000, np.float32)
+        >>> int(corruptions.splice(ones, zeros, 0.25, 0.5).sum())
+        12000
+    """
     audio, other = _checked(audio).copy(), _checked(other)
     span = _span(audio, start_s, stop_s)
     audio[span] = other[_span(other, start_s, stop_s)]
     return audio
 
 
-def _checked(audio: Samples) -> Audio:
-    audio = np.asarray(audio)
-    if audio.ndim != 1 or not audio.size or not np.issubdtype(audio.dtype, np.floating):
+def _checked(audio: Samples | OtherSamples) -> Audio:
+    samples = np.asarray(audio)
+    if samples.ndim != 1 or not samples.size or not np.issubdtype(samples.dtype, np.floating):
         raise ValueError(
-            f"audio: expected float samples [n] at 16 kHz, got {audio.dtype}{list(audio.shape)}. Use jaxasr.load_audio."
+            "audio: expected float samples [n] at 16 kHz, "
+            f"got {samples.dtype}{list(samples.shape)}. Use jaxasr.load_audio."
         )
-    if not np.isfinite(audio).all():
+    if not np.isfinite(samples).all():
         raise ValueError("audio: contains NaN or infinity.")
-    return audio.astype(np.float32)
+    return samples.astype(np.float32)
 
 
 def _white(audio: Audio, seed: int) -> Audio:
-    """Scaled to exactly the RMS of `audio`: a short draw has an RMS of its own."""
+    """White noise with exactly the RMS of `audio`, which a short draw would miss."""
     drawn = np.random.default_rng(seed).standard_normal(len(audio))
     return (drawn * _rms(audio) / _rms(drawn)).astype(np.float32)
 
@@ -119,25 +215,48 @@ def _rms(audio: Float[np.ndarray, "n_samples"]) -> float:
 def _span(audio: Audio, start_s: Number, stop_s: Number) -> slice:
     length = len(audio) / SAMPLE_RATE
     if not 0 <= start_s < stop_s <= length:
-        span = f"0 <= start < stop <= {length:.3f} s, the length of the recording"
-        raise ValueError(f"start_s, stop_s: expected {span}, got {start_s} and {stop_s}.")
+        raise ValueError(
+            f"start_s, stop_s: expected 0 <= start < stop <= {length:.3f} s, "
+            f"the length of the recording, got {start_s} and {stop_s}."
+        )
     return slice(round(start_s * SAMPLE_RATE), round(stop_s * SAMPLE_RATE))
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where a patch comes from: the activations of the recording `of(audio)`, or, where `of` is None, zeros in their place."""
+    """The recording that a patch comes from.
+
+    Attributes:
+        name: as on the command line.
+        of: makes the source's recording from the target's. None: zero activations, no recording.
+
+    Example:
+        >>> from interventions import corruptions
+        >>> corruptions.parse_source("zero")
+        Source(name='zero', of=None)
+    """
 
     name: str
     of: Callable[[Samples], Audio] | None
 
 
 def parse_source(text: str | os.PathLike, seed: int = 0) -> Source:
-    """A source as one writes it on a command line.
+    """Parses a source of the command line.
 
-    `noise` (white, of the same length and RMS), `snr:5` (noise 5 dB below the recording), `silence` (a silent recording),
-    `bandstop:300-3000` (Hz), `mask:1.0-2.0` (seconds), `zero` (no recording: the activations themselves are zero), or a file.
-    Raises ValueError listing these.
+    Args:
+        text: `noise` (white, of the same length and RMS), `snr:5` (noise 5 dB below the recording),
+            `silence` (a silent recording), `bandstop:300-3000` (Hz), `mask:1.0-2.0` (seconds),
+            `zero` (zero activations), or a file.
+        seed: seed of noise.
+
+    Raises:
+        ValueError: anything else; the message lists these.
+
+    Example:
+        >>> from interventions import corruptions
+        >>> source = corruptions.parse_source("mask:0-0.5")
+        >>> int(source.of(np.ones(16_000, np.float32)).sum())
+        8000
     """
     text = os.fspath(text)
     name, _, argument = text.partition(":")
@@ -145,16 +264,16 @@ def parse_source(text: str | os.PathLike, seed: int = 0) -> Source:
     if text in plain:
         return Source(text, plain[text])
     if name == "snr" and argument:
-        (snr,) = _numbers(text, argument, 1)
-        return Source(text, lambda audio: noise(audio, snr, seed))
+        (snr_db,) = _numbers(text, argument, 1)
+        return Source(text, lambda audio: noise(audio, snr_db, seed))
     if name in ("bandstop", "mask") and argument:
         low, high = _numbers(text, argument, 2)
-        apply = band_stop if name == "bandstop" else time_mask
-        return Source(text, lambda audio: apply(audio, low, high))
+        corrupt = band_stop if name == "bandstop" else time_mask
+        return Source(text, lambda audio: corrupt(audio, low, high))
     if Path(text).is_file():
         other = load_audio(text)
         return Source(text, lambda audio: other)
-    raise ValueError(_unknown(text))
+    raise ValueError(_unknown_source(text))
 
 
 def _numbers(text: str, argument: str, n: int) -> list[float]:
@@ -163,9 +282,12 @@ def _numbers(text: str, argument: str, n: int) -> list[float]:
     except ValueError:
         numbers = []
     if len(numbers) != n:
-        raise ValueError(_unknown(text))
+        raise ValueError(_unknown_source(text))
     return numbers
 
 
-def _unknown(text: str) -> str:
-    return f"source: expected noise, zero, silence, snr:DB, bandstop:LOW-HIGH (Hz), mask:START-STOP (seconds) or a file, got {text!r}."
+def _unknown_source(text: str) -> str:
+    return (
+        "source: expected noise, zero, silence, snr:DB, bandstop:LOW-HIGH (Hz), "
+        f"mask:START-STOP (seconds) or a file, got {text!r}."
+    )

@@ -1,184 +1,248 @@
-"""What a patch is scored by: numbers of a row's logits after one position.
+"""Metrics that score a patch by the logits after one position.
 
-A metric is a frozen pytree with `position` (static; negative counts from the end of the tokens), `vocab`, int [n] or [B, n], the only
-tokens it needs (None: all of them), and `__call__(logits)`: [B, n or V] logits after that position -> float [B].
-`row(b)` is the metric of one row alone. Knowing what it needs, a sweep unembeds one position and two rows of 51,865.
-`check(n_vocab, batch)`, where there is one, raises ValueError before anything is computed. A traced token cannot be checked: the
-metric of one outside of the vocabulary is NaN.
+`Metric` lists the parts of a metric of your own. A traced token cannot be checked, so outside of
+the vocabulary its metric is NaN.
 """
 
-from typing import Any
+import dataclasses
+from typing import Any, Protocol, cast
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from interventions.scored_tokens import Tokens, check_tokens, logits_at
 from jaxasr import pytrees
-from jaxasr.token_ids import check_ids, check_integers
+from jaxasr.token_ids import check_integers
+
+
+class Metric(Protocol):
+    """Scores the logits of each row after one position.
+
+    A metric is a frozen pytree, such as a `jaxasr.pytrees.dataclass`. It may also have `row(b)`,
+    the metric of one row alone, and `check(n_vocab, batch)`, which raises ValueError before
+    anything is computed.
+
+    Attributes:
+        position: static, the position whose logits are scored. Negative counts from the end.
+        vocab: int [n] or [B, n], the only tokens that the metric reads; None for all.
+
+    Example:
+        ```python
+        @jaxasr.pytrees.dataclass
+        class Entropy:
+            position: int = jaxasr.pytrees.field(pytree_node=False, default=-1)
+            vocab = None
+
+            def __call__(self, logits):  # [B, V] -> [B]
+                logp = jax.nn.log_softmax(logits)
+                return -(jnp.exp(logp) * logp).sum(-1)
+        ```
+    """
+
+    @property
+    def position(self) -> int: ...
+
+    @property
+    def vocab(self) -> Any: ...
+
+    def __call__(self, logits: Float[Array, "B n"]) -> Float[Array, "B"]: ...
 
 
 @pytrees.dataclass
 class LogitDiff:
-    """logit(answer) - logit(foil)."""
+    """logit(answer) - logit(foil). Made by `logit_diff`.
+
+    Example:
+        >>> import interventions as iv
+        >>> iv.logit_diff(13, 5).vocab.tolist()
+        [13, 5]
+    """
 
     vocab: Int[Array, "*B two"]
     position: int = pytrees.field(pytree_node=False, default=-1)
 
     def check(self, n_vocab: int, batch: int) -> None:
+        """Raises ValueError for tokens outside of the vocabulary."""
         for i, name in enumerate(("answer", "foil")):
             check_tokens(self.vocab[..., i], n_vocab, batch, name)
 
     def row(self, b: int) -> "LogitDiff":
-        return self if self.vocab.ndim == 1 else self.replace(vocab=self.vocab[b : b + 1])
+        """The metric of row `b`."""
+        return (
+            self if self.vocab.ndim == 1 else dataclasses.replace(self, vocab=self.vocab[b : b + 1])
+        )
 
     def __call__(self, logits: Float[Array, "B two"]) -> Float[Array, "B"]:
         return logits[:, 0] - logits[:, 1]
 
 
-class _OfAnswer:
+class _AnswerMetric:
+    """Scores one answer with all logits."""
+
+    answer: Int[Array, "*B"]
+    vocab = None
+
     def check(self, n_vocab: int, batch: int) -> None:
+        """Raises ValueError for an answer outside of the vocabulary."""
         check_tokens(self.answer, n_vocab, batch, "answer")
 
     def row(self, b: int) -> Any:
-        return self if self.answer.ndim == 0 else self.replace(answer=self.answer[b : b + 1])
+        """The metric of row `b`."""
+        if self.answer.ndim == 0:
+            return self
+        return cast(Any, self).replace(answer=self.answer[b : b + 1])
 
 
 @pytrees.dataclass
-class LogProb(_OfAnswer):
-    """log p(answer), natural logarithm."""
+class LogProb(_AnswerMetric):
+    """log p(answer), natural logarithm. Made by `logprob`.
+
+    Example:
+        >>> import interventions as iv
+        >>> iv.logprob(13).position
+        -1
+    """
 
     answer: Int[Array, "*B"]
     position: int = pytrees.field(pytree_node=False, default=-1)
-    vocab = None
 
     def __call__(self, logits: Float[Array, "B V"]) -> Float[Array, "B"]:
         return _pick(jax.nn.log_softmax(logits), self.answer)
 
 
 @pytrees.dataclass
-class Rank(_OfAnswer):
-    """How many tokens are likelier than the answer; 0 is the top. Has no gradient."""
+class Rank(_AnswerMetric):
+    """Number of tokens with a larger logit than the answer. Made by `rank`. Has no gradient.
+
+    Example:
+        >>> import interventions as iv
+        >>> int(iv.metrics.rank(13).answer)
+        13
+    """
 
     answer: Int[Array, "*B"]
     position: int = pytrees.field(pytree_node=False, default=-1)
-    vocab = None
 
     def __call__(self, logits: Float[Array, "B V"]) -> Float[Array, "B"]:
         answer = _pick(logits, self.answer)
-        return jnp.where(
-            jnp.isnan(answer), answer, (logits > answer[:, None]).sum(-1).astype(logits.dtype)
-        )
+        # NaN compares as smaller than every logit, so without `where` it would rank as the top.
+        n_larger = (logits > answer[:, None]).sum(-1).astype(logits.dtype)
+        return jnp.where(jnp.isnan(answer), answer, n_larger)
 
 
 @pytrees.dataclass
 class Kl:
-    """KL(p ‖ q) in nats, from the distribution p with logits `to` [B, V] to the patched one."""
+    """KL(p ‖ q) in nats, from the distribution p with logits `to` [B, V]. Made by `kl`.
+
+    Example:
+        >>> import interventions as iv
+        >>> iv.kl(jnp.zeros((1, 4)), position=-2).position
+        -2
+    """
 
     to: Float[Array, "B V"]
     position: int = pytrees.field(pytree_node=False, default=-1)
     vocab = None
 
     def check(self, n_vocab: int, batch: int) -> None:
+        """Raises ValueError for logits of another shape than [B or 1, V]."""
         if jnp.shape(self.to) not in ((batch, n_vocab), (1, n_vocab)):
             raise ValueError(
-                f"to: expected logits [{batch}, {n_vocab}], of every row and token, got shape {list(jnp.shape(self.to))}."
+                f"to: expected logits [{batch}, {n_vocab}] of every row and token, "
+                f"got shape {list(jnp.shape(self.to))}."
             )
 
     def row(self, b: int) -> "Kl":
-        return self if len(self.to) == 1 else self.replace(to=self.to[b : b + 1])
+        """The metric of row `b`."""
+        return self if len(self.to) == 1 else dataclasses.replace(self, to=self.to[b : b + 1])
 
     def __call__(self, logits: Float[Array, "B V"]) -> Float[Array, "B"]:
         p, q = jax.nn.log_softmax(self.to), jax.nn.log_softmax(logits)
         return (jnp.exp(p) * (p - q)).sum(-1)
 
 
-Metric = LogitDiff | LogProb | Rank | Kl
+def logit_diff(answer: Tokens, foil: Tokens, position: int = -1) -> LogitDiff:
+    """Scores logit(answer) - logit(foil).
+
+    Args:
+        answer: a token id for all rows, or int [B] with one per row.
+        foil: likewise, the token to compare with.
+        position: the position whose logits are scored; -1 is the last token, whose logits predict
+            the next one.
+
+    Raises:
+        ValueError: ids that are not integers; in a sweep, ids outside of the vocabulary.
+
+    Example:
+        >>> import interventions as iv
+        >>> metric = iv.logit_diff(answer=13, foil=5)
+        >>> metric(jnp.array([[3.0, 1.0]])).tolist()  # logits of these two tokens
+        [2.0]
+    """
+    pair = jnp.broadcast_arrays(_ids(answer, "answer"), _ids(foil, "foil"))
+    return LogitDiff(jnp.stack(pair, -1), position)
 
 
-def _pick(values: Float[Array, "B V"], tokens: Int[Array, "*B"]) -> Float[Array, "B"]:
-    return _columns(values, jnp.broadcast_to(tokens, values.shape[:1])[:, None])[:, 0]
+def logprob(answer: Tokens, position: int = -1) -> LogProb:
+    """Scores the log-probability of a token, in nats.
 
+    Args:
+        answer: a token id for all rows, or int [B] with one per row.
+        position: as in `logit_diff`.
 
-def _columns(values: Float[Array, "B V"], tokens: Int[Array, "B n"]) -> Float[Array, "B n"]:
-    """The values of each row at `tokens`; NaN outside of the vocabulary, also below 0."""
-    return jnp.take_along_axis(
-        values, jnp.where(tokens < 0, values.shape[1], tokens), 1, mode="fill", fill_value=jnp.nan
-    )
+    Raises:
+        ValueError: in a sweep, an id outside of the vocabulary.
 
-
-def logit_diff(
-    answer: int | Int[Array, "B"], foil: int | Int[Array, "B"], position: int = -1
-) -> LogitDiff:
-    """logit(answer) - logit(foil) after `position`; one token for all rows, or one a row."""
-    return LogitDiff(
-        jnp.stack(jnp.broadcast_arrays(_ids(answer, "answer"), _ids(foil, "foil")), -1), position
-    )
-
-
-def logprob(answer: int | Int[Array, "B"], position: int = -1) -> LogProb:
-    """log p(answer) after `position`, in nats."""
+    Example:
+        >>> import interventions as iv
+        >>> round(float(iv.logprob(1)(jnp.zeros((1, 4)))[0]), 3)  # log 1/4
+        -1.386
+    """
     return LogProb(_ids(answer, "answer"), position)
 
 
-def rank(answer: int | Int[Array, "B"], position: int = -1) -> Rank:
-    """Rank of `answer` after `position`, 0 is the top."""
+def rank(answer: Tokens, position: int = -1) -> Rank:
+    """Scores how many tokens have a larger logit than `answer`; 0 is the top.
+
+    Args:
+        answer: as in `logprob`.
+        position: as in `logit_diff`.
+
+    Raises:
+        ValueError: as `logprob`.
+
+    Example:
+        >>> from interventions import metrics
+        >>> metrics.rank(2)(jnp.array([[4.0, 1.0, 3.0, 2.0]])).tolist()
+        [1.0]
+    """
     return Rank(_ids(answer, "answer"), position)
 
 
-def _ids(tokens: Any, name: str) -> Int[Array, "*B"]:
-    """Returns `tokens` as an array; raises ValueError unless they are integers. The vocabulary is known only to `check_metric`."""
-    check_integers(tokens, name)
-    return jnp.asarray(tokens)
-
-
 def kl(to: Float[Array, "B V"], position: int = -1) -> Kl:
-    """KL divergence in nats from the distribution with logits `to` (a run's, after `position`) to the patched one."""
+    """Scores the KL divergence, in nats, of the patched distribution from another one.
+
+    Args:
+        to: logits [B, V] of the reference distribution, such as the target's own after `position`;
+            [1, V] serves all rows.
+        position: as in `logit_diff`.
+
+    Raises:
+        ValueError: in a sweep, logits of another shape.
+
+    Example:
+        >>> import interventions as iv
+        >>> iv.kl(jnp.zeros((1, 4)))(jnp.zeros((1, 4))).tolist()
+        [0.0]
+    """
     return Kl(jnp.asarray(to), position)
 
 
-def check_metric(metric: Metric, n_vocab: int, batch: int) -> None:
-    """Raises ValueError for a metric of tokens outside of the vocabulary, or of another number of rows than `batch`."""
-    if hasattr(metric, "check"):
-        metric.check(n_vocab, batch)
-    elif getattr(metric, "vocab", None) is not None:
-        check_ids(metric.vocab, n_vocab, "vocab")
+def _pick(values: Float[Array, "B V"], tokens: Int[Array, "*B"]) -> Float[Array, "B"]:
+    return logits_at(values, jnp.broadcast_to(tokens, values.shape[:1])[:, None])[:, 0]
 
 
-def check_tokens(tokens: Any, n_vocab: int, batch: int, name: str) -> None:
-    """Raises ValueError unless `tokens` are one id of the vocabulary, or one for each of `batch` rows."""
-    check_ids(tokens, n_vocab, name)
-    if jnp.shape(tokens) not in ((), (batch,)):
-        raise ValueError(
-            f"{name}: expected one token, or one for each of {batch} rows, got shape {list(jnp.shape(tokens))}."
-        )
-
-
-def scored_position(metric: Metric, n_tokens: int) -> int:
-    """The column that `metric` reads. Raises ValueError when the tokens do not have it."""
-    column = metric.position + n_tokens if metric.position < 0 else metric.position
-    if not 0 <= column < n_tokens:
-        raise ValueError(
-            f"position: expected {-n_tokens} to {n_tokens - 1} for {n_tokens} tokens, got {metric.position}."
-        )
-    return column
-
-
-def unembed_scored(
-    unembedding: Float[Array, "V D"], x: Float[Array, "B D"], metric: Metric
-) -> Float[Array, "B n"]:
-    """Logits [B, n or V] of normed residuals, for no more tokens than `metric` needs."""
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-    if metric.vocab is None:
-        return jnp.einsum("bd,vd->bv", x, unembedding.astype(x.dtype), preferred_element_type=wide)
-    rows = jnp.broadcast_to(metric.vocab, (x.shape[0], metric.vocab.shape[-1]))
-    vectors = unembedding.at[rows].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
-    return jnp.einsum("bd,bnd->bn", x, vectors.astype(x.dtype), preferred_element_type=wide)
-
-
-def needed(logits: Float[Array, "B V"], metric: Metric) -> Float[Array, "B n"]:
-    """The logits that `metric` needs, of all."""
-    if metric.vocab is None:
-        return logits
-    return _columns(
-        logits, jnp.broadcast_to(metric.vocab, (logits.shape[0], metric.vocab.shape[-1]))
-    )
+def _ids(tokens: Tokens, name: str) -> Int[Array, "*B"]:
+    check_integers(tokens, name)
+    return jnp.asarray(tokens)

@@ -25,8 +25,15 @@ def linear(
     # Narrower products, and an MLP's second one, lose little to rounding: they keep XLA's own
     # kernel (decision 14).
     dot_general = cpu_kernels.matmul if 512 <= n_in <= n_out else jax.lax.dot_general
-    dtypes = dict(dtype=config.dtype, param_dtype=config.param_dtype)
-    return nnx.Linear(n_in, n_out, use_bias=use_bias, dot_general=dot_general, rngs=rngs, **dtypes)
+    return nnx.Linear(
+        n_in,
+        n_out,
+        use_bias=use_bias,
+        dtype=config.dtype,
+        param_dtype=config.param_dtype,
+        dot_general=dot_general,
+        rngs=rngs,
+    )
 
 
 class Attention(nnx.Module):

@@ -4,6 +4,7 @@ Source: openai/whisper `decoding.py`, BeamSearchDecoder and MaximumLikelihoodRan
 texts only the best one and their number are kept, because the ranking needs nothing else.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -14,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 from jaxasr import compiled, pytrees
 from jaxasr.cache import Cache, Memory
 from jaxasr.decoding import DecodingSession, Generation, LogitFilter, Request, Settings
+from jaxasr.inputs import Tokens
 from jaxasr.model import Whisper, full_precision
 from jaxasr.taps import Edits
 
@@ -23,7 +25,7 @@ _BEAM_AXIS = -4  # of a layer's keys and values [..., B, K, H, S, Dh]
 def beam_search(
     model: Whisper,
     memory: Memory,
-    prompt: Int[Array, "B T0"],
+    prompt: Tokens,
     *,
     beam_size: int,
     max_new_tokens: int,
@@ -31,7 +33,7 @@ def beam_search(
     rules: LogitFilter | None = None,
     length_penalty: float | None = None,
     patience: float = 1.0,
-    positions: Int[Array, "B T0"] | None = None,
+    positions: Tokens | None = None,
     eot: int | None = None,
     no_speech: tuple[int, int] | None = None,
     unroll: bool | None = None,
@@ -48,8 +50,8 @@ def beam_search(
         prompt: ids [B, T0].
         beam_size: number K of prefixes to extend per row.
         max_new_tokens: most tokens to generate per row.
-        edits: see `jaxasr.generate`, as for all arguments that are not described here.
-        rules: constraints on the logits.
+        edits: `{site: edit}` for decoder sites.
+        rules: constraints on the logits; see `jaxasr.generate`.
         length_penalty: a text's score is its log-probability divided by
             ((5 + length) / 6) ** length_penalty. None: divided by its length, at least 1. The
             length excludes the end-of-text.
@@ -67,11 +69,9 @@ def beam_search(
 
     Example:
         ```python
-        from jaxasr.beam import beam_search
-
         prompt = np.array([asr.tokenizer.prompt()])
-        out = beam_search(
-            asr.model, memory, prompt, beam_size=5, max_new_tokens=100, length_penalty=1.0
+        out = jaxasr.beam.beam_search(
+            asr.model, memory, prompt, beam_size=5, max_new_tokens=100, patience=2.0
         )
         ```
     """
@@ -131,11 +131,13 @@ def _search(
         candidates, source = _candidates(beams, logprobs, n, n_prompt)
         ended, is_possible = candidates.tokens[:, :, n] == eot, candidates.total > -jnp.inf
         is_last = n + 1 == n_prompt + n_new
-        kept, is_final, n_ended = _prune(ended, is_possible, n_ended, max_ended, n_beams, is_last)
+        to_extend, is_final, n_ended = _prune(
+            ended, is_possible, n_ended, max_ended, n_beams, is_last
+        )
         lengths = n - n_prompt + ~ended
         best, score = _update_best(best, score, candidates, is_final, lengths, penalty)
-        beams = candidates[kept]
-        cache = _reorder(cache, jnp.take_along_axis(source, kept, 1))
+        beams = candidates[to_extend]
+        cache = _reorder(cache, jnp.take_along_axis(source, to_extend, 1))
         positions = request.positions[:, -1:] + 1 + n - n_prompt
         logits, cache = _advance(decoder, beams.tokens[:, :, n], positions, cache, n)
         return n + 1, beams, best, score, n_ended, cache, logits
@@ -149,7 +151,7 @@ def _search(
         empty = _empty(request.prompt, n_new, eot, logits.dtype)
         beams, cache, logits = _replicate(empty, cache, logits, n_beams)
         # A row for which no text is ever final keeps these NaN, and `check_finite` reports them.
-        best = empty.replace(logprobs=jnp.full_like(empty.logprobs, jnp.nan))
+        best = dataclasses.replace(empty, logprobs=jnp.full_like(empty.logprobs, jnp.nan))
         score, n_ended = jnp.full(batch, -jnp.inf), jnp.zeros(batch, jnp.int32)
         state = jnp.int32(n_prompt), beams, best, score, n_ended, cache, logits
         _, _, best, *_ = jax.lax.while_loop(has_next, step, state)
@@ -170,12 +172,12 @@ def _replicate(
     """Copies text, cache and logits to every beam; only the first beam is possible."""
     # Otherwise all beams would find the same texts.
     texts = jax.tree.map(lambda x: jnp.repeat(x, n_beams, 1), texts)
-    texts = texts.replace(total=texts.total.at[:, 1:].set(-jnp.inf))
+    texts = dataclasses.replace(texts, total=texts.total.at[:, 1:].set(-jnp.inf))
 
     def repeat(x: Array) -> Array:
         return jnp.repeat(jnp.expand_dims(x, _BEAM_AXIS), n_beams, _BEAM_AXIS)
 
-    cache = cache.replace(past=jax.tree.map(repeat, cache.past))
+    cache = dataclasses.replace(cache, past=jax.tree.map(repeat, cache.past))
     return texts, cache, jnp.repeat(logits[:, None], n_beams, 1)
 
 
@@ -189,11 +191,8 @@ def _logprobs(
     if rules is None:
         return jax.nn.log_softmax(logits)
 
-    def constrain(logits: Array, tokens: Array) -> Array:
-        return rules(logits, tokens, n, n_prompt)
-
-    over_beams = jax.vmap(constrain, in_axes=1, out_axes=1)
-    return jax.nn.log_softmax(over_beams(logits, tokens))
+    constrain = jax.vmap(lambda x, ids: rules(x, ids, n, n_prompt), in_axes=1, out_axes=1)
+    return jax.nn.log_softmax(constrain(logits, tokens))
 
 
 def _candidates(
@@ -202,6 +201,7 @@ def _candidates(
     """Returns the N = 2 K likeliest continuations, likeliest first, and the beam each extends."""
     # A beam can end in one way only, so at least K of these do not end.
     n_beams = beams.total.shape[1]
+    # Of one beam at most K + 1 continuations matter: K open ones and its end.
     logprobs, tokens = jax.lax.top_k(logprobs, n_beams + 1)
     is_possible = beams.total[..., None] > -jnp.inf
     totals = jnp.where(is_possible, beams.total[..., None] + logprobs, -jnp.inf)
@@ -234,14 +234,14 @@ def _prune(
         that have ended so far.
     """
     n_open = jnp.cumsum(~ended, 1)
-    kept = jnp.argsort(ended, axis=1, stable=True)[:, :n_beams]
+    to_extend = jnp.argsort(ended, axis=1, stable=True)[:, :n_beams]
     counts = ended & is_possible & (n_open < n_beams)
     n_ended_before = n_ended[:, None]
     counts &= n_ended_before + jnp.cumsum(counts, 1) <= max_ended
     n_ended += counts.sum(1, dtype=jnp.int32)
     is_over = ((n_ended >= max_ended) | is_last)[:, None]
     is_cut_off = is_over & ~ended & (n_open <= n_beams - n_ended[:, None])
-    return kept, (counts | is_cut_off) & (n_ended_before < max_ended), n_ended
+    return to_extend, (counts | is_cut_off) & (n_ended_before < max_ended), n_ended
 
 
 def _update_best(
@@ -268,13 +268,9 @@ def _update_best(
 
 def _reorder(cache: Cache, source: Int[Array, "B K"]) -> Cache:
     """Reorders the cache: beam k takes the cache of the beam that it extends."""
-
-    def reorder(x: Array) -> Array:
-        return _gather(x, source)
-
-    is_stacked = not isinstance(cache.past, tuple)
-    reorder_layers = jax.vmap(reorder) if is_stacked else reorder
-    return cache.replace(past=jax.tree.map(reorder_layers, cache.past))
+    reorder = functools.partial(_gather, index=source)
+    reorder_layers = reorder if isinstance(cache.past, tuple) else jax.vmap(reorder)
+    return dataclasses.replace(cache, past=jax.tree.map(reorder_layers, cache.past))
 
 
 def _gather(x: Shaped[Array, "B N *rest"], index: Int[Array, "B M"]) -> Shaped[Array, "B M *rest"]:
@@ -294,10 +290,10 @@ def _advance(
 
     def advance(tokens: Array, past: Any) -> tuple[Array, Any]:
         logits, updated, _ = decoder.advance(
-            tokens[:, None], positions, cache.replace(past=past), n
+            tokens[:, None], positions, dataclasses.replace(cache, past=past), n
         )
         return logits, updated.past
 
     over_beams = jax.vmap(advance, in_axes=(1, _BEAM_AXIS), out_axes=(1, _BEAM_AXIS))
     logits, past = over_beams(tokens, cache.past)
-    return logits, cache.at(n, positions).replace(past=past)
+    return logits, dataclasses.replace(cache.at(n, positions), past=past)

@@ -16,8 +16,14 @@ def layer_norm(config: Config, n_state: int, rngs: nnx.Rngs) -> nnx.LayerNorm:
     """Returns a layer norm with the arithmetic of torch's."""
     # torch's epsilon is 1e-5 (nnx: 1e-6), and it computes the variance in two passes; the fast
     # formula E[x²] - E[x]² loses digits.
-    dtypes = dict(dtype=config.dtype, param_dtype=config.param_dtype)
-    return nnx.LayerNorm(n_state, epsilon=1e-5, use_fast_variance=False, rngs=rngs, **dtypes)
+    return nnx.LayerNorm(
+        n_state,
+        epsilon=1e-5,
+        use_fast_variance=False,
+        dtype=config.dtype,
+        param_dtype=config.param_dtype,
+        rngs=rngs,
+    )
 
 
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:

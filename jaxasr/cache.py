@@ -1,5 +1,7 @@
 """Decoder state: the audio's cross-attention keys and values, and the self-attention KV cache."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,13 +40,13 @@ class Memory:
         """Returns the same memory with a tuple of one array per layer, the layout of `generate`."""
         if isinstance(self.k, tuple):
             return self
-        return self.replace(k=unstack(self.k), v=unstack(self.v))
+        return dataclasses.replace(self, k=unstack(self.k), v=unstack(self.v))
 
     def stacked(self) -> "Memory":
         """Returns the same memory with a leading [layers] axis of `k` and `v`."""
         if not isinstance(self.k, tuple):
             return self
-        return self.replace(k=jnp.stack(self.k), v=jnp.stack(self.v))
+        return dataclasses.replace(self, k=jnp.stack(self.k), v=jnp.stack(self.v))
 
     def __repr__(self) -> str:
         shape, arrays = np.shape(self.xa), jax.tree.leaves(self)
@@ -71,7 +73,7 @@ class Past:
     def append(
         self, start: Int[Array, ""], k: Float[Array, "B H T Dh"], v: Float[Array, "B H T Dh"]
     ) -> "Past":
-        """Writes keys and values of new tokens into the slots from `start` on."""
+        """Returns a cache with keys and values of new tokens in the slots from `start` on."""
         slot = (0, 0, start, 0)
         return Past(
             jax.lax.dynamic_update_slice(self.k, k, slot),
@@ -81,23 +83,23 @@ class Past:
 
 @pytrees.dataclass
 class MaskedPast(Past):
-    """A `Past` that writes through a mask.
+    """A `Past` that updates its slots through a mask.
 
-    Under `vmap` the update above would become a scatter, or copy the whole cache.
+    Under `vmap`, `dynamic_update_slice` would become a scatter, or copy the whole cache.
     """
 
     def append(
         self, start: Int[Array, ""], k: Float[Array, "B H T Dh"], v: Float[Array, "B H T Dh"]
     ) -> "MaskedPast":
-        """Writes keys and values of new tokens into the slots from `start` on."""
+        """Returns a cache with keys and values of new tokens in the slots from `start` on."""
         column = jnp.arange(self.k.shape[2]) - start  # of the new tokens, for each slot
         is_new = ((column >= 0) & (column < k.shape[2]))[:, None]
         column = jnp.clip(column, 0, k.shape[2] - 1)
 
-        def write(new: Array, old: Array) -> Array:
+        def update(new: Array, old: Array) -> Array:
             return jnp.where(is_new, jnp.take(new, column, 2), old)
 
-        return MaskedPast(write(k, self.k), write(v, self.v))
+        return MaskedPast(update(k, self.k), update(v, self.v))
 
 
 @pytrees.dataclass
@@ -132,7 +134,8 @@ class Cache:
 
     def at(self, start: Int[Array, ""], positions: Int[Array, "B T"]) -> "Cache":
         """Prepares a pass: tokens at `positions` enter the slots from `start` on."""
-        return self.replace(
+        return dataclasses.replace(
+            self,
             start=start,
             positions=jax.lax.dynamic_update_slice(self.positions, positions, (0, start)),
         )

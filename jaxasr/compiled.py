@@ -92,6 +92,7 @@ def _jitted(fn: Callable) -> Callable:
         ]
         return fn(*arguments, **options.values)
 
+    # JAX compares static arguments by `==`, which `Structure` and `Key` define exactly.
     return jax.jit(call, static_argnums=(1, 2))
 
 

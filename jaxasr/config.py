@@ -38,7 +38,7 @@ class Config:
         ValueError: widths that differ, or a number of heads that does not divide the width.
 
     Example:
-        >>> SIZES["large-v3-turbo"].n_text_layer
+        >>> jaxasr.SIZES["large-v3-turbo"].n_text_layer
         4
     """
 

@@ -13,9 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 MIN_LONG_QUERIES = 256  # below, all scores of a batch fit in the cache of a CPU anyway
-_QUERIES_PER_CHUNK = (
-    375  # one chunk per core; smaller chunks would repack keys and values too often
-)
+# Few chunks per core: every chunk packs keys and values anew.
+_QUERIES_PER_CHUNK = 375
 _MEL_BINS_PER_BLOCK = 40
 
 
@@ -71,11 +70,12 @@ def _conv_in_blocks(
     padded, n_frames, n_mels = jnp.pad(mel, ((0, 0), (1, 1), (0, 0))), mel.shape[1], mel.shape[2]
     starts = range(0, n_mels, _MEL_BINS_PER_BLOCK)
     blocks = [slice(start, start + _MEL_BINS_PER_BLOCK) for start in starts]
-    return sum(
+    parts = (
         conv(padded[:, tap : tap + n_frames, bins], kernel[tap : tap + 1, bins])
         for tap in range(3)
         for bins in blocks
     )
+    return jnp.asarray(sum(parts))
 
 
 def map_rows(fn: Callable[[Array], Any], x: Array, fn_of_row: Callable[[Array], Any]) -> Any:

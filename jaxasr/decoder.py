@@ -1,5 +1,6 @@
 """The text decoder: causal self-attention, cross-attention to the audio, unembedding."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -118,6 +119,7 @@ class Decoder(nnx.Module):
         """
         tap = Tap("decoder.", edits, readout, jnp.int32(-1), positions)
         x = tap("embed", self.embed(tokens, positions))
+        # From absolute positions, so that padded rows and cached steps need no masks of their own.
         mask = causal_mask(positions, positions if cache is None else cache.positions)
 
         def run_block(block: Block, extra: tuple, x: Array, tap: Tap) -> tuple[Array, Past | None]:
@@ -136,7 +138,8 @@ class Decoder(nnx.Module):
             extra=_extra((memory.k, memory.v), None if cache is None else cache.past, blocks),
             unroll=unroll,
         )
-        return x, cache and cache.replace(past=past), tap, acts
+        cache = None if cache is None else dataclasses.replace(cache, past=past)
+        return x, cache, tap, acts
 
     def head(self, x: Float[Array, "B T D"], tap: Tap) -> Float[Array, "B T V"]:
         """Normalises and unembeds the residual stream: logits [B, T, V]."""

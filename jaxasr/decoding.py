@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from jaxasr import display, pytrees, sites
 from jaxasr.cache import Cache, Memory, Past
 from jaxasr.config import Config
-from jaxasr.inputs import check_positions, check_tokens
+from jaxasr.inputs import Tokens, check_positions, check_tokens
 from jaxasr.model import Whisper
 from jaxasr.stack import MAX_UNROLLED_LAYERS, unstack, unstack_once
 from jaxasr.taps import NOTHING, Edits, Tap, check_taps, is_traced
@@ -99,10 +99,9 @@ class Generation:
 
     def _is_readable(self) -> bool:
         # JAX puts tracers and other things than arrays into pytrees.
-        leaves = jax.tree.leaves(self)
-        return all(isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves) and not is_traced(
-            leaves
-        )
+        arrays = self.tokens, self.lengths, self.logprobs, self.no_speech_prob
+        is_array = all(isinstance(array, jax.Array | np.ndarray) for array in arrays)
+        return is_array and not is_traced(arrays)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +163,8 @@ class Request:
         edits, _ = check_taps("decoder", s.edits, None, spec)
         unroll = unrolls(config) if s.unroll is None else s.unroll
         blocks = unstack_once(model.decoder, model.decoder.blocks) if unroll else None
+        # NumPy arrays at this point, but JAX arrays in the compiled functions that read them.
+        prompt, positions = cast(Array, prompt), cast(Array, positions)
         return cls(
             prompt, positions, memory, blocks, edits, s.rules, s.max_new_tokens, eot, s.no_speech
         )
@@ -187,7 +188,7 @@ def _check_n_new(n_new: int, n_prompt: int, context: int) -> None:
         )
 
 
-def _check_consecutive(positions: Int[Array, "B T"]) -> Int[Array, "B T"]:
+def _check_consecutive(positions: Tokens) -> Tokens:
     if not is_traced(positions) and np.any(np.diff(np.asarray(positions), axis=1) != 1):
         raise ValueError(
             "positions: each row must count up by one; pad on the left with negative positions."
@@ -236,7 +237,11 @@ class DecodingSession:
         c = self.model.config
         d_head = c.n_text_state // c.n_text_head
         cache = Cache.empty(c.n_text_layer, batch, c.n_text_head, size, d_head, c.dtype, past)
-        return cache.replace(past=unstack(cache.past)) if isinstance(self.blocks, tuple) else cache
+        return (
+            dataclasses.replace(cache, past=unstack(cache.past))
+            if isinstance(self.blocks, tuple)
+            else cache
+        )
 
     def advance(
         self,
@@ -251,18 +256,24 @@ class DecodingSession:
         Returns:
             Logits after the last token, the updated cache, and the no-speech probability.
         """
-        cache = cache.at(start, positions)
-        x, cache, tap, _ = self.model.decoder.residual(
-            tokens, positions, self.memory, self.edits, NOTHING, cache, self.blocks
+        x, advanced, tap, _ = self.model.decoder.residual(
+            tokens,
+            positions,
+            self.memory,
+            self.edits,
+            NOTHING,
+            cache.at(start, positions),
+            self.blocks,
         )
+        assert advanced is not None  # because a cache went in
         logits = self._logits(x, tap, tokens.shape[1] - 1)
         if no_speech is None:
-            return logits, cache, jnp.full(tokens.shape[0], jnp.nan)
+            return logits, advanced, jnp.full(tokens.shape[0], jnp.nan)
         column, token = no_speech
-        return logits, cache, jax.nn.softmax(self._logits(x, tap, column))[:, token]
+        return logits, advanced, jax.nn.softmax(self._logits(x, tap, column))[:, token]
 
     def _logits(self, x: Float[Array, "B T D"], tap: Tap, column: int) -> Float[Array, "B V"]:
         """Unembeds one column of the residual stream, at its own position."""
-        column = slice(column, column + 1)
-        tap = dataclasses.replace(tap, positions=tap.positions[:, column], acts={})
-        return self.model.decoder.head(x[:, column], tap)[:, 0]
+        columns = slice(column, column + 1)
+        tap = dataclasses.replace(tap, positions=tap.positions[:, columns], acts={})
+        return self.model.decoder.head(x[:, columns], tap)[:, 0]

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int
 from jaxasr.beam import beam_search
 from jaxasr.cache import Memory
 from jaxasr.decoding import Generation as Generation, LogitFilter, Request, Settings
+from jaxasr.inputs import Tokens
 from jaxasr.model import Whisper
 from jaxasr.sampling import sample
 from jaxasr.taps import Edits, is_traced
@@ -16,7 +17,7 @@ from jaxasr.taps import Edits, is_traced
 def generate(
     model: Whisper,
     memory: Memory,
-    prompt: Int[Array, "B T0"],
+    prompt: Tokens,
     *,
     max_new_tokens: int,
     edits: Edits | None = None,
@@ -24,7 +25,7 @@ def generate(
     temperature: float | Float[Array, ""] = 0.0,
     key: jax.Array | None = None,
     beam_size: int | None = None,
-    positions: Int[Array, "B T0"] | None = None,
+    positions: Tokens | None = None,
     eot: int | None = None,
     no_speech: tuple[int, int] | None = None,
     unroll: bool | None = None,

@@ -12,8 +12,11 @@ from jaxasr.config import N_MEL_FRAMES, Config
 from jaxasr.taps import is_traced
 from jaxasr.token_ids import check_ids
 
+Mel = Float[Array | np.ndarray, "B M F"]
+Tokens = Int[Array | np.ndarray, "B T"]
 
-def check_mel(config: Config, mel: Any) -> Float[Array, "B M F"]:
+
+def check_mel(config: Config, mel: Any) -> Mel:
     """Returns `mel` in the dtype of the model.
 
     Raises:
@@ -35,7 +38,7 @@ def check_mel(config: Config, mel: Any) -> Float[Array, "B M F"]:
     return mel.astype(jnp.dtype(config.dtype))
 
 
-def check_tokens(config: Config, tokens: Any, memory: Memory) -> Int[Array, "B T"]:
+def check_tokens(config: Config, tokens: Any, memory: Memory) -> Tokens:
     """Returns `tokens` as int32.
 
     Raises:
@@ -63,7 +66,7 @@ def check_tokens(config: Config, tokens: Any, memory: Memory) -> Int[Array, "B T
     return tokens.astype(jnp.int32)
 
 
-def check_positions(config: Config, tokens: Int[Array, "B T"], positions: Any) -> Int[Array, "B T"]:
+def check_positions(config: Config, tokens: Tokens, positions: Any) -> Tokens:
     """Returns `positions` as int32; None counts from 0 in each row.
 
     Raises:

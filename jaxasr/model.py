@@ -6,14 +6,14 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from jaxasr import compiled, sites
 from jaxasr.cache import Memory
 from jaxasr.config import Config
 from jaxasr.decoder import Decoder
 from jaxasr.encoder import Encoder
-from jaxasr.inputs import check_mel, check_positions, check_tokens
+from jaxasr.inputs import Mel, Tokens, check_mel, check_positions, check_tokens
 from jaxasr.stack import MAX_UNROLLED_LAYERS, n_layers, unstack_once
 from jaxasr.taps import Edits, Readout, check_taps
 
@@ -34,7 +34,7 @@ class Whisper(nnx.Module):
     Example:
         ```python
         model = jaxasr.load("tiny.en").model
-        memory, acts = model.encode(mel, readout=jaxasr.select("encoder.resid_post"))
+        memory, acts = model.encode(mel[None], readout=jaxasr.select("encoder.resid_post"))
         ```
     """
 
@@ -63,7 +63,7 @@ class Whisper(nnx.Module):
 
     def encode(
         self,
-        mel: Float[Array, "B M F"],
+        mel: Mel,
         edits: Edits | None = None,
         readout: Readout | None = None,
         *,
@@ -90,8 +90,10 @@ class Whisper(nnx.Module):
 
         Example:
             ```python
-            mel = jaxasr.log_mel(audio, asr.config.n_mels)[None]
-            memory, acts = asr.model.encode(mel, readout=jaxasr.select("encoder.resid_post"))
+            mel = jaxasr.log_mel(audio, asr.config.n_mels)
+            memory, acts = asr.model.encode(
+                mel[None], readout=jaxasr.select("encoder.resid_post")
+            )
             ```
         """
         mel = check_mel(self.config, mel)
@@ -102,12 +104,12 @@ class Whisper(nnx.Module):
 
     def decode(
         self,
-        tokens: Int[Array, "B T"],
+        tokens: Tokens,
         memory: Memory,
         edits: Edits | None = None,
         readout: Readout | None = None,
         *,
-        positions: Int[Array, "B T"] | None = None,
+        positions: Tokens | None = None,
         unroll: int = 1,
     ) -> tuple[Float[Array, "B T V"], dict[str, Any]]:
         """Runs the decoder over given tokens, teacher-forced.

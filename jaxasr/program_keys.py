@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
+from jax.core import Tracer
 from jax.tree_util import PyTreeDef
 
 _ROOT = Path(__file__).parents[1]
@@ -108,7 +109,7 @@ class _Reader:
             )
         if isinstance(value, float | complex):
             return kind, repr(value)  # -0.0 differs from 0.0, NaN equals NaN
-        if isinstance(value, jax.Array | types.ModuleType | enum.Enum | jax.core.Tracer):
+        if isinstance(value, jax.Array | types.ModuleType | enum.Enum | Tracer):
             return _Identity(value)
         if id(value) in self.ancestors:
             return "cycle", self.ancestors.index(id(value))

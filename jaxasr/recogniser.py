@@ -36,12 +36,12 @@ class Recogniser:
     Attributes:
         model: the model, a pytree.
         tokenizer: converts between text and token ids.
-        checkpoint: where the weights come from, and what its files say besides them.
+        checkpoint: source of the weights, and the other settings of its files.
 
     Example:
         ```python
         asr = jaxasr.load("tiny.en")
-        print(asr.transcribe("speech.flac").text)
+        print(asr.transcribe(audio).text)
         ```
     """
 
@@ -104,7 +104,7 @@ class Recogniser:
 
         Example:
             ```python
-            transcript = asr.transcribe("speech.flac", word_timestamps=True)
+            transcript = asr.transcribe(audio, word_timestamps=True)
             transcript.text, transcript.segments[0].words
             ```
         """
@@ -190,7 +190,7 @@ class Recogniser:
 
         Example:
             ```python
-            words = asr.align("speech.flac", "The captain read the old letter aloud.")
+            words = asr.align(audio, "The captain read the old letter aloud.")
             words[0].start, words[0].end
             ```
         """
@@ -221,7 +221,7 @@ class Recogniser:
 
         Example:
             ```python
-            asr = asr.with_alignment_heads(asr.choose_heads(files))
+            asr = asr.with_alignment_heads(asr.choose_heads([audio]))
             jaxasr.save(asr, "folder")
             ```
         """

@@ -93,6 +93,7 @@ class Rules:
 
         Example:
             ```python
+            rules = jaxasr.rules_for(asr.tokenizer)
             logits, _ = asr.model.decode(tokens, memory)
             logprobs = jax.nn.log_softmax(rules.along(logits, tokens, prompt_len=2))
             ```
@@ -132,6 +133,7 @@ class Rules:
         before = before | (length - prompt_len < 2)
         # A single last timestamp ended a segment: the next one may start at the same time.
         ended_segment = ends_in_stamp & ~before
+        # Without a timestamp this is column 0, which `too_early` then ignores.
         latest = jnp.where(is_stamp, index, -1).argmax(1)[:, None]
         earliest = jnp.take_along_axis(tokens, latest, axis=1) + jnp.where(ended_segment, 0, 1)
         ids = self._ids()

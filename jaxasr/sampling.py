@@ -89,6 +89,7 @@ def _generate(
     def step(state: tuple) -> tuple:
         n, tokens, logprobs, done, cache, logits = state
         token, logprob = choose(logits, tokens, n)
+        # Rows that have ended run on with the batch; their padding is end-of-text and 0.
         token, logprob = jnp.where(done, eot, token), jnp.where(done, 0.0, logprob)
         tokens = jax.lax.dynamic_update_slice(tokens, token[:, None], (0, n))
         logprobs = jax.lax.dynamic_update_slice(logprobs, logprob[:, None], (0, n - n_prompt))
@@ -113,6 +114,7 @@ def _choose_token(
     logits: Float[Array, "B V"], temperature: Float[Array, ""], key: Array
 ) -> Int[Array, "B"]:
     def draw() -> Array:
+        # Under `vmap` both branches run, so a temperature of 0 must not divide by 0.
         scaled = logits / jnp.maximum(temperature, 1e-6)
         return jax.random.categorical(key, scaled).astype(jnp.int32)
 

@@ -65,7 +65,7 @@ def stack_of(site: str) -> str:
     """Returns the stack of a site: `"encoder"` or `"decoder"`.
 
     Example:
-        >>> stack_of("encoder.attn.z")
+        >>> jaxasr.sites.stack_of("encoder.attn.z")
         'encoder'
     """
     return site.split(".", 1)[0]
@@ -75,7 +75,7 @@ def sites_of(stack: str) -> list[str]:
     """Returns every site of `"encoder"` or `"decoder"`, in the order of the forward pass.
 
     Example:
-        >>> sites_of("decoder")[0]
+        >>> jaxasr.sites.sites_of("decoder")[0]
         'decoder.resid_pre'
     """
     return [site for site in SITES if stack_of(site) == stack]
@@ -91,6 +91,9 @@ def check_known(sites: Iterable[str], among: Iterable[str] = SITES, what: str = 
 
     Raises:
         ValueError: an unknown name; the message lists those that exist and the nearest one.
+
+    Example:
+        >>> jaxasr.sites.check_known(["decoder.logits"])
     """
     among = list(among)
     for site in sites:
@@ -109,6 +112,11 @@ class SiteSpec:
         axes: names of the axes of one layer's activation.
         shape: their sizes.
         n_layer: layers of the stack; 0 at sites without a layer axis.
+
+    Example:
+        >>> config = jaxasr.SIZES["tiny.en"]
+        >>> jaxasr.sites.spec(config, "encoder.attn.pattern", batch=1, n_tokens=0).size("H")
+        6
     """
 
     site: str
@@ -137,30 +145,31 @@ def spec(
         ValueError: an unknown site.
 
     Example:
-        >>> from jaxasr import SIZES
-        >>> spec(SIZES["tiny.en"], "decoder.attn.z", batch=1, n_tokens=5).shape
+        >>> config = jaxasr.SIZES["tiny.en"]
+        >>> jaxasr.sites.spec(config, "decoder.attn.z", batch=1, n_tokens=5).shape
         (1, 5, 6, 64)
     """
     check_known([site])
-    encoder = stack_of(site) == "encoder"
-    state = config.n_audio_state if encoder else config.n_text_state
-    head = config.n_audio_head if encoder else config.n_text_head
-    time = (
-        {"encoder.conv1": 2 * config.n_audio_ctx}.get(site, config.n_audio_ctx)
-        if encoder
-        else n_tokens
-    )
-    keys = config.n_audio_ctx if encoder or ".cross_attn." in site else (n_keys or n_tokens)
+    c = config
+    if stack_of(site) == "encoder":
+        width, n_heads, n_layer = c.n_audio_state, c.n_audio_head, c.n_audio_layer
+        # The first convolution has stride 1, the second one 2.
+        n_steps = 2 * c.n_audio_ctx if site == "encoder.conv1" else c.n_audio_ctx
+        n_keys = c.n_audio_ctx
+    else:
+        width, n_heads, n_layer = c.n_text_state, c.n_text_head, c.n_text_layer
+        n_steps = n_tokens
+        n_keys = c.n_audio_ctx if ".cross_attn." in site else (n_keys or n_tokens)
     sizes = {
         "B": batch,
-        "T": time,
-        "S": keys,
-        "H": head,
-        "Dh": state // head,
-        "D": state,
-        "E": 4 * state,
-        "V": config.n_vocab,
+        "T": n_steps,
+        "S": n_keys,
+        "H": n_heads,
+        "Dh": width // n_heads,
+        "D": width,
+        "E": 4 * width,
+        "V": c.n_vocab,
     }
-    layers = (config.n_audio_layer if encoder else config.n_text_layer) if site in LAYERED else 0
     axes = SITES[site]
-    return SiteSpec(site, axes, tuple(sizes[a] for a in axes), layers)
+    shape = tuple(sizes[axis] for axis in axes)
+    return SiteSpec(site, axes, shape, n_layer if site in LAYERED else 0)

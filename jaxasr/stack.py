@@ -85,6 +85,8 @@ def run_stack(
         The last `x`; every `out`, in the layout of `blocks`; what `readout` keeps, stacked.
     """
 
+    # Edits and readout are closed over instead of scanned, because an edit is called at every layer
+    # and compares `at.layer` itself (decision 3).
     def body(x: Any, layer: Any) -> tuple[Any, tuple[Any, dict[str, Any]]]:
         index, block, extra = layer
         tap = Tap(f"{stack}.", edits, readout, index, positions)

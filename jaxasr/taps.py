@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Int
 
 from jaxasr import pytrees, sites as _sites
@@ -15,7 +16,7 @@ Acts = dict[str, Array]
 
 @pytrees.dataclass
 class At:
-    """Tells an edit where it acts.
+    """The place where an edit acts: layer, positions and site.
 
     Attributes:
         layer: int32 scalar; -1 at sites without a layer axis.
@@ -57,6 +58,8 @@ class Edit(Protocol):
         ```python
         def double(x, at):
             return 2 * x
+
+        logits, _ = asr.model.decode(tokens, memory, {"decoder.mlp_out": double})
         ```
     """
 
@@ -84,8 +87,8 @@ class Readout:
     Example:
         ```python
         def norms(acts):
-            return {f"{site} norm": jnp.linalg.norm(x, axis=-1) for site, x in acts.items()
-                    if site == "decoder.resid_post"}
+            x = acts.get("decoder.resid_post")
+            return {} if x is None else {"norm": jnp.linalg.norm(x, axis=-1)}
 
         readout = jaxasr.Readout(norms, ("decoder.resid_post",))
         ```
@@ -135,7 +138,8 @@ def select(*sites: str) -> Readout:
 
     Example:
         ```python
-        _, acts = asr.model.encode(mel, readout=jaxasr.select("encoder.resid_post"))
+        readout = jaxasr.select("encoder.resid_post")
+        _, acts = asr.model.encode(mel[None], readout=readout)
         acts["encoder.resid_post"].shape  # layers, batch, frames, width
         ```
     """
@@ -172,6 +176,7 @@ def merge(*readouts: Readout) -> Readout:
 
     Example:
         ```python
+        peak = jaxasr.reduce("peak", "decoder.cross_attn.pattern", lambda p: p.max(-1))
         readout = jaxasr.merge(peak, jaxasr.select("decoder.logits"))
         ```
     """
@@ -190,7 +195,7 @@ class Tap:
     Attributes:
         prefix: what precedes a site's name, such as "decoder.cross_attn.".
         edits: edits by full site name.
-        readout: tells which sites will be read.
+        readout: names the sites that will be read.
         layer: int32 scalar; -1 outside the layers.
         positions: int32 [B, T], absolute positions of the stream.
         acts: activations recorded so far, by full site name.
@@ -214,6 +219,7 @@ class Tap:
         if site in self.edits:
             at = At(self.layer, self.positions if positions is None else positions, keys, site)
             x = _check_edited(self.edits[site](x, at), x, site)
+        # Recorded without asking the readout: XLA removes what no readout keeps.
         self.acts[site] = x
         return x
 
@@ -242,14 +248,14 @@ def _check_edited(edited: Any, x: Array, site: str) -> Array:
 
 
 def check_taps(
-    stack: str, edits: Edits | None, readout: Readout | None, spec: Callable[[str], _sites.SiteSpec]
+    stack: str, edits: Any, readout: Any, spec: Callable[[str], _sites.SiteSpec]
 ) -> tuple[Edits, Readout]:
     """Returns the edits and the readout of one pass through `stack`.
 
     Args:
         stack: "encoder" or "decoder".
-        edits: edits by site; None: none.
-        readout: what to keep; None: nothing.
+        edits: what the user gave as edits by site; None: none.
+        readout: what the user gave as a readout; None: keep nothing.
         spec: returns the shape that this pass will have at a site.
 
     Raises:
@@ -270,11 +276,12 @@ def check_taps(
             raise TypeError(
                 f"edits[{site!r}]: expected a callable (x, at) -> x, got {type(edit).__name__}."
             )
-        if hasattr(edit, "check"):
-            edit.check(spec(site))
+        check = getattr(edit, "check", None)
+        if check is not None:
+            check(spec(site))
     return edits, readout
 
 
 def is_traced(*values: Any) -> bool:
     """Returns whether any value is a tracer, whose numbers cannot be checked."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values))

@@ -44,6 +44,8 @@ class Tokenizer:
 
     Example:
         ```python
+        import jaxasr
+
         tokenizer = jaxasr.load("tiny.en").tokenizer
         ids = tokenizer.encode(" Hello")
         text = tokenizer.decode([*tokenizer.prompt(), *ids])  # " Hello"

@@ -71,8 +71,11 @@ def transcribe(
 
     Example:
         ```python
+        import jaxasr
+        from jaxasr.transcribe import Options, transcribe
+
         asr = jaxasr.load("tiny.en")
-        audio = jaxasr.load_audio("speech.flac")
+        audio = jaxasr.load_audio("experiments/assets/demo.flac")
         transcript = transcribe(asr.model, asr.tokenizer, audio, Options(word_timestamps=True))
         ```
     """
@@ -145,8 +148,11 @@ def detect_language(
 
     Example:
         ```python
+        import jaxasr
+        from jaxasr.transcribe import detect_language
+
         asr = jaxasr.load("base")
-        audio = jaxasr.load_audio("speech.flac")[: 30 * 16_000]
+        audio = jaxasr.load_audio("experiments/assets/demo.flac")
         memory, _ = asr.model.encode(jaxasr.log_mel(audio, asr.config.n_mels)[None])
         [probabilities] = detect_language(asr.model, asr.tokenizer, memory)
         language = next(iter(probabilities))

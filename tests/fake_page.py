@@ -1,8 +1,9 @@
-"""A lens page from made-up arrays, for tests that need no model."""
+"""A lens page of invented values, for tests without a model."""
 
 import numpy as np
 
-from experiments.pages.lens_page import EncoderRow, LensPage, LogitTable, Signs
+from experiments.pages.lens_page import EncoderRow, LensPage, LogitTable
+from experiments.pages.signs import Signs
 from jaxasr.transcript import Word
 
 TOKENS = (" a", " <script>alert(1)</script>", "\n", " b&", "")

@@ -1,7 +1,9 @@
-"""Parses a page into its elements, and finds the browser that opens it."""
+"""Parses a page into its elements, and opens it in a browser."""
 
 import html.parser
 import shutil
+import subprocess
+from pathlib import Path
 
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -9,7 +11,7 @@ CHROMIUM = (
 
 
 class Outline(html.parser.HTMLParser):
-    """Every element with its attributes and the text right inside it."""
+    """Lists every element with its attributes and the text directly inside it."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -29,3 +31,23 @@ class Outline(html.parser.HTMLParser):
             for name, a, text in self.elements
             if name == tag and attributes.items() <= a.items()
         ]
+
+
+def open_in_browser(page: Path, folder: Path) -> str:
+    """Opens a page in headless Chromium, checks that the console stays empty, returns the DOM."""
+    assert CHROMIUM is not None
+    command = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--enable-logging=stderr",
+        "--v=0",
+        f"--user-data-dir={folder}/profile",
+        "--virtual-time-budget=2000",
+        "--dump-dom",
+        page.as_uri(),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert not [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    return done.stdout

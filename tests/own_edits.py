@@ -1,4 +1,4 @@
-"""Edits as a user would write them: what the library must take without knowing them."""
+"""Edits as a user would write them, of types that the library does not know."""
 
 import flax.struct
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ import jaxasr
 
 
 def over_time(mask: Array, at: jaxasr.At) -> Array:
-    """A mask [B, T] that broadcasts to the activation at `at.site`, over its heads, keys and features."""
+    """Reshapes a mask [B, T] so that it broadcasts to the activation at `at.site`."""
     return jnp.expand_dims(
         mask, [i for i, axis in enumerate(at.axes) if i > 0 and axis != at.axes[_TIME[at.axes]]]
     )
@@ -22,25 +22,25 @@ _TIME = {
 
 @flax.struct.dataclass
 class Shift:
-    """Adds `value` at one layer and one absolute position; -1 stands for all layers, None for all positions."""
+    """Adds `value` at one layer (-1: all) and one absolute position (None: all)."""
 
     value: Array | float
     layer: Array | int = -1
     position: Array | int | None = None
 
     def __call__(self, x: Array, at: jaxasr.At) -> Array:
-        here = (at.layer == self.layer) | (jnp.asarray(self.layer) < 0)
-        there = (
+        is_layer = (at.layer == self.layer) | (jnp.asarray(self.layer) < 0)
+        is_position = (
             jnp.ones_like(at.positions, bool)
             if self.position is None
             else at.positions == self.position
         )
-        return x + jnp.where(over_time(here & there, at), self.value, 0)
+        return x + jnp.where(over_time(is_layer & is_position, at), self.value, 0)
 
 
 @flax.struct.dataclass
 class SilenceHead:
-    """Zeroes one head of one layer at `z`."""
+    """Zeros one head of one layer at `z`."""
 
     layer: Array | int
     head: Array | int
@@ -53,7 +53,7 @@ class SilenceHead:
 
 @flax.struct.dataclass
 class Bend:
-    """`scale * x + shift`, everywhere; with 1 and 0 it is `x`, bit by bit."""
+    """Returns `scale * x + shift`; with 1 and 0 that is bitwise `x`."""
 
     scale: Array | float
     shift: Array | float
@@ -63,6 +63,6 @@ class Bend:
 
 
 def identity(x: Array, at: jaxasr.At) -> Array:
-    """Changes nothing, so nothing may change."""
+    """Returns `x`."""
     del at
     return x

@@ -1,9 +1,8 @@
-"""A recording under both lenses: hears it, writes its text, and looks at every layer of decoder and encoder."""
+"""Transcribes at most 30 s of a recording, and reads every layer of decoder and encoder."""
 
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,43 +10,93 @@ from jaxtyping import Array, Float, Int
 
 import interventions
 import jaxasr
-from experiments.analyses.text_kinds import category
-from experiments.pages.lens_page import EncoderRow, LensPage, LogitTable, Signs
+from experiments.analyses.lens_tables import encoder_rows, find_signs, logit_table, token_times
+from experiments.pages.lens_page import LensPage
 from experiments.progress import Progress
 from experiments.runtime import weights
-from interventions.generation.transcripts import is_loop, longest_loop, repeated
 from interventions.storage.provenance import provenance
+from jaxasr import GeneratedText, Memory, Recogniser, Tokenizer
 from jaxasr.alignment.words import align
 from jaxasr.audio import n_frames
-from jaxasr.cache import Memory
 from jaxasr.config import HOP, N_SAMPLES, SAMPLE_RATE
 from jaxasr.languages import language_code
-from jaxasr.options import Options
 from jaxasr.rules import Rules, rules_for
-from jaxasr.text import compression_ratio
-from jaxasr.tokenizer import Tokenizer
 from jaxasr.transcribe import detect_language
 from jaxasr.transcript import Word
 
 MAX_NEW_TOKENS = 224
-_BUCKET = 32  # tokens
+_BUCKET = 32  # tokens; lengths are rounded up to it, so that texts share compiled programs
+
+Sound = Float[np.ndarray, "n"]
 
 
-def window(audio: Float[np.ndarray, "n"], start: float = 0.0) -> Float[np.ndarray, "m"]:
-    """The at most 30 s from `start` (seconds) on. Raises ValueError when nothing is left there."""
+@dataclasses.dataclass(frozen=True)
+class Transcription:
+    """At most 30 s of a recording with their text.
+
+    Attributes:
+        audio: 16 kHz samples.
+        mel: log-mel features.
+        language: code.
+        prompt: token ids before the text.
+        rules: constraints under which the text was generated.
+        max_new_tokens: most tokens of the text.
+        generated: the text, as the only row.
+        words: its words with their times.
+        run: prompt and text, to be decoded again.
+        final: token after each token of `run`.
+    """
+
+    audio: Sound
+    mel: Float[Array, "M F"]
+    language: str
+    prompt: list[int]
+    rules: Rules
+    max_new_tokens: int
+    generated: GeneratedText
+    words: tuple[Word, ...]
+    run: interventions.Run
+    final: Int[Array, "1 T"]
+
+    @property
+    def ids(self) -> list[int]:
+        """Token ids of the text, without prompt and end."""
+        return list(self.generated.ids[0])
+
+    @property
+    def text(self) -> str:
+        """The generated text."""
+        return self.generated.text[0]
+
+
+def window(audio: Sound, start: float = 0.0) -> Sound:
+    """Cuts out at most 30 s of a recording.
+
+    Args:
+        audio: 16 kHz samples.
+        start: seconds into the recording.
+
+    Raises:
+        ValueError: if the recording ends before `start`.
+    """
     first = round(start * SAMPLE_RATE)
     if first >= len(audio):
+        length = len(audio) / SAMPLE_RATE
         raise ValueError(
-            f"--start: expected less than the recording's {len(audio) / SAMPLE_RATE:.2f} s, got {start:g} s."
+            f"--start: expected less than the recording's {length:.2f} s, got {start:g} s."
         )
     return audio[first : first + N_SAMPLES]
 
 
-def read_window(path: Path, start: float = 0.0) -> tuple[Float[np.ndarray, "m"], str, float]:
-    """Reads at most 30 s of a recording, from `start` (seconds) on.
+def read_window(path: Path, start: float = 0.0) -> tuple[Sound, str, float]:
+    """Reads at most 30 s of a file, from `start` (seconds) on.
 
     Returns:
-        The samples at 16 kHz, a name that says where they start, and the length of the whole recording in seconds.
+        The samples at 16 kHz; a name, with the start if they are not the whole recording; and the
+        length of the whole recording in seconds.
+
+    Raises:
+        ValueError: if the recording ends before `start`, or the file is not a recording.
     """
     whole = jaxasr.load_audio(path)
     samples = window(whole, start)
@@ -56,8 +105,8 @@ def read_window(path: Path, start: float = 0.0) -> tuple[Float[np.ndarray, "m"],
 
 
 def lens_page(
-    asr: Any,
-    audio: Float[np.ndarray, "n"],
+    asr: Recogniser,
+    audio: Sound,
     source: str,
     steps: Progress,
     *,
@@ -66,245 +115,147 @@ def lens_page(
     top_k: int = 5,
     max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> LensPage:
-    """Text and both lenses of `audio` (16 kHz mono, at most 30 s), each step timed in `steps`.
+    """Transcribes a recording and applies both lenses to it.
 
-    The text is generated greedily, without timestamps. `page_rules` hold for it, for every decoder layer and for every encoder layer,
-    so the last row of either lens is the text.
+    The same rules hold for the text, for every decoder layer and for every encoder layer, so the
+    last row of either lens is the text.
+
+    Args:
+        asr: the recogniser.
+        audio: at most 30 s at 16 kHz.
+        source: name of the recording.
+        steps: times each step.
+        model: name of the model, for the page.
+        language: code or English name; None detects it.
+        top_k: tokens kept per layer and position.
+        max_new_tokens: most tokens of the text.
+
+    Example:
+        ```python
+        page = lens_page(asr, audio, "speech.flac", Progress(), model="tiny.en")
+        ```
     """
-    return page_of(
-        asr,
-        transcribed(asr, audio, steps, language, max_new_tokens),
-        source,
-        steps,
-        model=model,
-        top_k=top_k,
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Generated:
-    """Ids of one text, its mean log-probability a token, and the probability of <|nospeech|>; `ended`: the end was generated."""
-
-    ids: list[int]
-    avg_logprob: float
-    no_speech_prob: float
-    ended: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class Transcribed:
-    """A recording of at most 30 s with its text, as a lens page shows it. `run` holds prompt and text, `final` the token after each."""
-
-    audio: Float[np.ndarray, "n"]
-    mel: Float[Array, "M F"]
-    language: str  # code
-    prompt: list[int]
-    rules: Rules
-    max_new_tokens: int
-    generated: Generated
-    text: str
-    words: tuple[Word, ...]
-    run: interventions.Run
-    final: Int[Array, "1 T"]
+    transcription = transcribed(asr, audio, steps, language, max_new_tokens)
+    return page_of(asr, transcription, source, steps, model=model, top_k=top_k)
 
 
 def transcribed(
-    asr: Any,
-    audio: Float[np.ndarray, "n"],
+    asr: Recogniser,
+    audio: Sound,
     steps: Progress,
     language: str | None = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
-) -> Transcribed:
-    """Encodes `audio` (16 kHz mono), generates its text under `page_rules`, and finds the times of its words."""
-    audio = audio[: asr.config.n_samples]  # some models take shorter windows
+) -> Transcription:
+    """Generates the text of a recording, greedily and without timestamps, and times its words.
+
+    Args:
+        asr: the recogniser.
+        audio: 16 kHz samples; only as many as the model takes are used.
+        steps: times each step.
+        language: code or English name; None detects it.
+        max_new_tokens: most tokens of the text.
+    """
+    audio = audio[: asr.config.n_samples]  # some models take less than 30 s
     with steps("encode"):
         mel = jaxasr.log_mel(audio, asr.config.n_mels, asr.config.n_mel_frames)
         memory, _ = asr.model.encode(mel[None])
-        language = language_code(language) if language else _heard(asr, memory)
+        language = language_code(language) if language else _detect_language(asr, memory)
     prompt, rules = asr.tokenizer.prompt(language), page_rules(asr.tokenizer)
     with steps("generate"):
-        generated = generate(asr, memory, prompt, rules, max_new_tokens)
-        text = asr.tokenizer.decode(generated.ids).strip()
+        generated = asr.generate(memory, prompt, max_new_tokens=max_new_tokens, rules=rules)
     with steps("align"):
-        frames = [n_frames(len(audio))]
-        heads = asr.alignment_heads
         [words] = align(
             asr.model,
             asr.tokenizer,
             memory,
-            [generated.ids],
-            frames,
-            heads=heads,
+            generated.ids,
+            [n_frames(len(audio))],
+            heads=asr.alignment_heads,
             language=language,
         )
-    run, final = reading(memory, prompt, generated.ids, asr)
-    return Transcribed(
-        audio,
-        mel,
-        language,
-        prompt,
-        rules,
-        max_new_tokens,
-        generated,
-        text,
-        tuple(words),
-        run,
-        final,
+    run, final = reading(memory, prompt, generated.ids[0], asr)
+    return Transcription(
+        audio, mel, language, prompt, rules, max_new_tokens, generated, tuple(words), run, final
     )
 
 
 def page_of(
-    asr: Any, known: Transcribed, source: str, steps: Progress, *, model: str, top_k: int = 5
+    asr: Recogniser,
+    transcription: Transcription,
+    source: str,
+    steps: Progress,
+    *,
+    model: str,
+    top_k: int = 5,
 ) -> LensPage:
-    """Both lenses of a recording, each step timed in `steps`."""
-    shared = {"prompt": known.prompt, "rules": known.rules, "max_new_tokens": known.max_new_tokens}
-    n_prompt, ids = len(known.prompt), known.generated.ids
+    """Applies both lenses to a transcribed recording; the arguments are those of `lens_page`."""
+    tokenizer, n_prompt = asr.tokenizer, len(transcription.prompt)
     with steps("logit lens"):
-        found = interventions.logit_lens(
-            asr.model, known.run, top_k, final=known.final, rules=known.rules, prompt_len=n_prompt
+        lens = interventions.logit_lens(
+            asr.model,
+            transcription.run,
+            top_k,
+            final=transcription.final,
+            rules=transcription.rules,
+            prompt_len=n_prompt,
         )
-        table = logit_table(asr.tokenizer, found, ids, n_prompt - 1, token_times(known.words))
+        times = token_times(transcription.words)
+        table = logit_table(tokenizer, lens, transcription.ids, n_prompt - 1, times)
     with steps("encoder lens"):
-        rows = encoder_rows(interventions.encoder_lens(asr, known.mel[None], **shared), known.text)
-    made = provenance(
-        model=weights(asr),
-        data=source,
-        config={"prompt": known.prompt, "top_k": top_k, "language": known.language},
-    )
+        encoder_lens = interventions.encoder_lens(
+            asr,
+            transcription.mel[None],
+            prompt=transcription.prompt,
+            rules=transcription.rules,
+            max_new_tokens=transcription.max_new_tokens,
+        )
+    settings = {"prompt": transcription.prompt, "top_k": top_k, "language": transcription.language}
     return LensPage(
         model,
         source,
-        known.text,
-        known.language,
-        known.audio,
-        mel=np.asarray(known.mel)[:, : -(-len(known.audio) // HOP)],
+        transcription.text,
+        transcription.language,
+        transcription.audio,
+        mel=np.asarray(transcription.mel)[:, : -(-len(transcription.audio) // HOP)],
         logit=table,
-        encoder=rows,
-        words=known.words,
-        signs=signs_of(known, asr.tokenizer),
-        provenance=made,
+        encoder=encoder_rows(encoder_lens, transcription.text),
+        words=transcription.words,
+        signs=find_signs(transcription.generated, tokenizer, transcription.audio),
+        provenance=provenance(model=weights(asr), data=source, config=settings),
     )
 
 
 def page_rules(tokenizer: Tokenizer) -> Rules:
-    """The rules of `transcribe`, but an empty text is allowed: an encoder layer that holds no words can show so."""
+    """Returns the rules of `transcribe`, except that a text may be empty.
+
+    With them an encoder layer from which the decoder generates no words can show so.
+    """
     return rules_for(tokenizer, suppress_blank=False)
 
 
-def generate(
-    asr: Any, memory: Memory, prompt: list[int], rules: Rules, max_new_tokens: int = MAX_NEW_TOKENS
-) -> Generated:
-    """Generates the text of one recording, greedily, up to its end or `max_new_tokens`."""
-    special = asr.tokenizer.special
-    options = {
-        "rules": rules,
-        "eot": special.eot,
-        "no_speech": (prompt.index(special.sot), special.no_speech),
-    }
-    out = jaxasr.generate(
-        asr.model, memory, jnp.asarray([prompt]), max_new_tokens=max_new_tokens, **options
-    )
-    n = int(out.lengths[0])
-    quiet = float(out.no_speech_prob[0])
-    return Generated(
-        np.asarray(out.tokens)[0, :n].tolist(), float(out.avg_logprob[0]), quiet, n < max_new_tokens
-    )
-
-
-def signs_of(known: Transcribed, tokenizer: Tokenizer) -> Signs:
-    """What shows that a text may be no transcript of speech: see `Signs`."""
-    generated, usual = known.generated, Options()
-    loop = longest_loop(generated.ids)
-    unit = tokenizer.decode(repeated(generated.ids, loop)).strip() if loop.k else ""
-    silent = (
-        generated.no_speech_prob > usual.no_speech_threshold
-        and generated.avg_logprob <= usual.logprob_threshold
-    )
-    numbers = {"no_speech_prob": generated.no_speech_prob, "avg_logprob": generated.avg_logprob}
-    numbers |= {
-        "compression_ratio": compression_ratio(known.text),
-        "peak": float(np.abs(known.audio).max()),
-    }
-    return Signs(unit, loop.k, **numbers, silent=silent, ended=generated.ended)
-
-
-def _heard(asr: Any, memory: Memory) -> str:
-    return (
-        next(iter(detect_language(asr.model, asr.tokenizer, memory)[0]))
-        if asr.tokenizer.is_multilingual
-        else "en"
-    )
-
-
-def write(asr: Any, memory: Memory, prompt: list[int]) -> list[int]:
-    """The ids that the model writes about one recording: greedily, without timestamps, up to the end."""
-    special = asr.tokenizer.special
-    rules = rules_for(asr.tokenizer)
-    out = jaxasr.generate(
-        asr.model,
-        memory,
-        jnp.asarray([prompt]),
-        max_new_tokens=MAX_NEW_TOKENS,
-        rules=rules,
-        eot=special.eot,
-    )
-    return np.asarray(out.tokens)[0, : int(out.lengths[0])].tolist()
+def _detect_language(asr: Recogniser, memory: Memory) -> str:
+    if not asr.tokenizer.is_multilingual:
+        return "en"
+    return next(iter(detect_language(asr.model, asr.tokenizer, memory)[0]))
 
 
 def reading(
-    memory: Memory, prompt: list[int], ids: list[int], asr: Any
+    memory: Memory, prompt: Sequence[int], ids: Sequence[int], asr: Recogniser
 ) -> tuple[interventions.Run, Int[Array, "1 T"]]:
-    """Prompt and text read again, and what comes next at every position; padded, so that texts of similar length share a program."""
+    """Makes a run that decodes prompt and text again, padded to a multiple of 32 tokens.
+
+    Args:
+        memory: one encoded recording.
+        prompt: ids before the text.
+        ids: ids of the text.
+        asr: the recogniser.
+
+    Returns:
+        The run, and the token after each of its tokens: the end of the text after the last.
+    """
     n, end = len(prompt) + len(ids), asr.tokenizer.special.eot
     width = min(-(-n // _BUCKET) * _BUCKET, asr.config.n_text_ctx)
     tokens = jnp.asarray([[*prompt, *ids, *[end] * (width - n)]])
     positions = jnp.where(jnp.arange(width) < n, jnp.arange(width), -1)
     run = interventions.Run(memory=memory, tokens=tokens, positions=positions[None])
     return run, jnp.roll(tokens, -1, axis=1).at[:, -1].set(end)
-
-
-def token_times(words: Sequence[Word]) -> Float[np.ndarray, "T 2"]:
-    """Start and end in seconds of the word that each token belongs to."""
-    times = [(word.start, word.end) for word in words for _ in word.tokens]
-    return np.asarray(times, float).reshape(-1, 2)
-
-
-def logit_table(
-    tokenizer: Tokenizer, lens: Any, ids: Sequence[int], first: int, times: Float[np.ndarray, "T 2"]
-) -> LogitTable:
-    """The lens of one recording from position `first` on, where the first of `ids` is predicted."""
-    here = slice(first, first + len(ids))
-    top = np.asarray(lens.ids)[:, 0, here]
-    return LogitTable(
-        tokens=tuple(tokenizer.token_texts(ids)),
-        times=times,
-        candidates=_texts(tokenizer, top),
-        logprobs=np.asarray(lens.logprobs)[:, 0, here],
-        rank=np.asarray(lens.rank)[:, 0, here],
-        logprob=np.asarray(lens.logprob)[:, 0, here],
-        saturation=np.asarray(lens.saturation)[0, here],
-    )
-
-
-def _texts(
-    tokenizer: Tokenizer, ids: Int[np.ndarray, "L T K"]
-) -> tuple[tuple[tuple[str, ...], ...], ...]:
-    return tuple(
-        tuple(tuple(tokenizer.token_texts(candidates)) for candidates in layer) for layer in ids
-    )
-
-
-def encoder_rows(lens: Any, final: str) -> tuple[EncoderRow, ...]:
-    """One row a layer of the first recording, compared with the `final` text."""
-    rows = []
-    for tokens, logprobs, lengths, texts in zip(
-        lens.tokens, lens.logprobs, lens.lengths, lens.text
-    ):
-        n = int(lengths[0])
-        mean = float(np.asarray(logprobs)[0].sum() / (n + 1))  # over the tokens and the end
-        text, ids = texts[0].strip(), np.asarray(tokens)[0, :n].tolist()
-        kind = (
-            "loop" if is_loop(ids) else category(text, final, ids)
-        )  # the final text may be a loop itself: that is not correct
-        rows.append(EncoderRow(text, mean, kind))
-    return tuple(rows)

@@ -1,4 +1,4 @@
-"""A first look at one recording: its text with times and confidence, both lenses, and the heads that its text depends on."""
+"""A first look at one recording: text with times and confidence, and the heads it depends on."""
 
 import dataclasses
 import itertools
@@ -9,29 +9,37 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from experiments.analyses.lens import Transcribed
+from experiments.analyses.lens import Transcription
 from experiments.pages import lens_page as pages
 from experiments.pages.lens_page import LensPage
-from interventions.edits.values import Zero
-from interventions.generation.sweeps import text_logprobs
-from interventions.patching.grid import AtCell
+from interventions.edits import AtCell, Zero
+from interventions.generation import text_logprobs
 from interventions.storage.text_files import plain
+from jaxasr import Recogniser
 from jaxasr.transcript import Word
 
 SITE = "decoder.cross_attn.z"
 METHOD = (
-    "Exact: the output z of one cross-attention head at a time is set to zero at every position, and the decoder reads the same text "
-    "again. The number is the change of the text's log-probability (nats), under the rules it was generated with."
+    "One cross-attention head at a time is ablated: its output z is set to zero at every position, "
+    "and the decoder scores the same text again. The numbers are the exact changes of the text's "
+    "log-probability (nats), under the rules it was generated with."
 )
-SHOWN = 8  # heads in the list
+LISTED_HEADS = 8
 _PAUSE_S = 0.5
-_SENTENCE = re.compile(r"[.?!。？！]['\")\]]*$")
+_SENTENCE_END = re.compile(r"[.?!。？！]['\")\]]*$")
 _UNSURE = 0.5  # words below this probability are marked
 
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """Words up to the end of a sentence or a pause. `start`, `end` in seconds; `probability`, the mean over its words."""
+    """Words up to the end of a sentence or a pause.
+
+    Attributes:
+        start: seconds.
+        end: seconds.
+        probability: mean over the words.
+        words: the words.
+    """
 
     start: float
     end: float
@@ -40,6 +48,7 @@ class Segment:
 
     @property
     def text(self) -> str:
+        """The words together."""
         return "".join(word.text for word in self.words).strip()
 
 
@@ -48,51 +57,58 @@ def segments(words: Sequence[Word]) -> list[Segment]:
     pairs = enumerate(itertools.pairwise(words), start=1)
     cuts = [
         i
-        for i, (one, after) in pairs
-        if _SENTENCE.search(one.text) or after.start - one.end >= _PAUSE_S
+        for i, (word, following) in pairs
+        if _SENTENCE_END.search(word.text) or following.start - word.end >= _PAUSE_S
     ]
     bounds = [0, *cuts, len(words)] if words else []
-    parts = [tuple(words[a:b]) for a, b in itertools.pairwise(bounds)]
-    return [
-        Segment(p[0].start, p[-1].end, float(np.mean([word.probability for word in p])), p)
-        for p in parts
-    ]
+    return [_segment(tuple(words[a:b])) for a, b in itertools.pairwise(bounds)]
+
+
+def _segment(words: tuple[Word, ...]) -> Segment:
+    probability = float(np.mean([word.probability for word in words]))
+    return Segment(words[0].start, words[-1].end, probability, words)
 
 
 @dataclasses.dataclass(frozen=True)
 class Heads:
-    """Change of the text's log-probability without each cross-attention head: `change` [L, H] in nats, `tokens` [L, H, T] by token."""
+    """Change of the text's log-probability if one cross-attention head is ablated, in nats.
+
+    Attributes:
+        change: of the whole text.
+        tokens: of each token.
+    """
 
     change: Float[np.ndarray, "L H"]
     tokens: Float[np.ndarray, "L H T"]
 
     def order(self) -> list[tuple[int, int]]:
-        """Returns (layer, head) of every head, in the order of what its removal costs."""
-        flat = np.argsort(self.change.ravel(), kind="stable")
-        return [tuple(map(int, np.unravel_index(i, self.change.shape))) for i in flat]
+        """Returns (layer, head) of every head, the one that the text depends on most first."""
+        ranking = np.argsort(self.change.ravel(), kind="stable")
+        layers, heads = np.unravel_index(ranking, self.change.shape)
+        return [(int(layer), int(head)) for layer, head in zip(layers, heads)]
 
 
-def head_effects(asr: Any, known: Transcribed) -> Heads:
-    """Computes how the log-probability of the text changes when one cross-attention head at a time is set to zero."""
+def head_effects(asr: Recogniser, transcription: Transcription) -> Heads:
+    """Ablates one cross-attention head at a time, and scores the text each time."""
     n_layer, n_head = asr.config.n_text_layer, asr.config.n_text_head
     layers, heads = (axis.ravel().astype(np.int32) for axis in np.mgrid[:n_layer, :n_head])
-    cells = {
-        "layer": np.append(layers, np.int32(n_layer)),
-        "head": np.append(heads, np.int32(0)),
-    }  # no layer has the last number
-    first, n = len(known.prompt) - 1, len(known.generated.ids)
-    options = {
-        "edits_of": AtCell(Zero(), SITE),
-        "rules": known.rules,
-        "prompt_len": len(known.prompt),
-    }
-    found = text_logprobs(asr.model, known.run, cells, **options)[:, 0, first : first + n]
-    change = (found[:-1] - found[-1]).reshape(n_layer, n_head, n)
+    # The last cell names a layer that no model has, so it edits nothing: the baseline.
+    cells = {"layer": np.append(layers, np.int32(n_layer)), "head": np.append(heads, np.int32(0))}
+    n_prompt, n = len(transcription.prompt), len(transcription.ids)
+    logprobs = text_logprobs(
+        asr.model,
+        transcription.run,
+        cells,
+        edits_of=AtCell(Zero(), SITE),
+        rules=transcription.rules,
+        prompt_len=n_prompt,
+    )[:, 0, n_prompt - 1 : n_prompt - 1 + n]
+    change = (logprobs[:-1] - logprobs[-1]).reshape(n_layer, n_head, n)
     return Heads(change.sum(-1), change)
 
 
 def render(page: LensPage, heads: Heads) -> str:
-    """Renders the page of a scan: a lens page with the words, and the heads that the text depends on."""
+    """Renders the page of a scan: a lens page with words and heads."""
     largest = float(max(-heads.change.min(initial=0.0), 1e-9))
     cells = [
         [{"text": _signed(value), "shade": _shade(-value / largest)} for value in row]
@@ -103,30 +119,30 @@ def render(page: LensPage, heads: Heads) -> str:
         "unsure": _UNSURE,
         "method": METHOD,
         "cells": cells,
-        "heads": _listed(page, heads),
+        "heads": _list_heads(page, heads),
     }
     return pages.render(page, "scan.html", **more)
 
 
 def _signed(value: float) -> str:
-    return f"{round(float(value), 1) + 0.0:+.1f}"  # + 0.0: no negative zero
+    return f"{round(float(value), 1) + 0.0:+.1f}"  # adding 0.0 turns -0.0 into 0.0
 
 
 def _shade(share: float) -> int:
     return min(int(max(share, 0.0) * pages.SHADES), pages.SHADES - 1)
 
 
-def _listed(page: LensPage, heads: Heads, n: int = SHOWN) -> list[dict[str, Any]]:
-    """The first heads of the order, each with the words that lose most without it."""
+def _list_heads(page: LensPage, heads: Heads, n: int = LISTED_HEADS) -> list[dict[str, Any]]:
+    """Lists the first heads, each with the three words that depend on it most."""
     rows = []
     for layer, head in heads.order()[:n]:
-        lost = _of_words(page.words, heads.tokens[layer, head])
-        worst = [i for i in np.argsort(lost, kind="stable")[:3] if lost[i] < 0]
+        change = _sum_by_word(page.words, heads.tokens[layer, head])
+        worst = [i for i in np.argsort(change, kind="stable")[:3] if change[i] < 0]
         words = [
             {
                 "word": page.words[i].text.strip(),
                 "start": page.words[i].start,
-                "change": float(lost[i]),
+                "change": float(change[i]),
             }
             for i in worst
         ]
@@ -141,21 +157,19 @@ def _listed(page: LensPage, heads: Heads, n: int = SHOWN) -> list[dict[str, Any]
     return rows
 
 
-def _of_words(words: Sequence[Word], tokens: Float[np.ndarray, "T"]) -> Float[np.ndarray, "W"]:
-    """Sums over the tokens of each word."""
+def _sum_by_word(words: Sequence[Word], tokens: Float[np.ndarray, "T"]) -> Float[np.ndarray, "W"]:
     ends = np.cumsum([len(word.tokens) for word in words], dtype=int)
     return np.array([part.sum() for part in np.split(tokens, ends)[: len(words)]])
 
 
 def summary(page: LensPage, heads: Heads) -> dict[str, Any]:
-    """Returns the numbers of the page as plain values for JSON."""
-    parts = [dataclasses.asdict(part) | {"text": part.text} for part in segments(page.words)]
+    """Returns the numbers of the page as plain values, for JSON."""
     probabilities = [word.probability for word in page.words]
     return pages.summary(page) | plain(
         {
             "segments": [
-                {key: part[key] for key in ("start", "end", "probability", "text")}
-                for part in parts
+                {key: getattr(part, key) for key in ("start", "end", "probability", "text")}
+                for part in segments(page.words)
             ],
             "confidence": {"mean": np.mean(probabilities), "lowest": min(probabilities)}
             if probabilities
@@ -164,7 +178,7 @@ def summary(page: LensPage, heads: Heads) -> dict[str, Any]:
                 "site": SITE,
                 "method": METHOD,
                 "change": heads.change,
-                "largest": _listed(page, heads),
+                "largest": _list_heads(page, heads),
             },
         }
     )

@@ -23,7 +23,7 @@ class Ours:
     def __init__(self, job: dict[str, Any]):
         import jaxasr
         from interventions import Zero
-        from interventions.patching.grid import AtCell
+        from interventions.edits import AtCell
         from jaxasr.rules import rules_for
 
         asr = jaxasr.load(job["model"])
@@ -81,7 +81,7 @@ class Ours:
         }
 
     def _under(self, cells: dict[str, np.ndarray]) -> Any:
-        from interventions.generation.sweeps import generate_cells
+        from interventions.generation import generate_cells
 
         return generate_cells(
             self.model,

@@ -51,12 +51,12 @@ class Ours:
 
     def plan(self, kind: str) -> dict[str, Any]:
         from interventions import plan_sweep
-        from interventions.patching import planning
+        from interventions.patching import cost
 
         plan = plan_sweep(
             self.model, self.target, self.source, metric=self.metric, **self._grid(kind)
         )
-        return {"text": str(plan), "flops": planning.flops(plan)}
+        return {"text": str(plan), "flops": cost.flops(plan.work)}
 
     def peak(self) -> int:
         return peak_rss()

@@ -1,9 +1,10 @@
-"""`jaxasr align`: word times of a given text."""
+"""`jaxasr align`: the times of the words of a given text."""
 
 import sys
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,19 +20,33 @@ from experiments.commands.options import (
 )
 from experiments.commands.subtitles import Format, render
 
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float
+
+    from experiments.progress import Progress
+    from jaxasr import Recogniser
+    from jaxasr.transcript import Word
+
 EXAMPLE = "jaxasr align speech.flac --text speech.txt"
 
-_MOST_BYTES = 10_000_000  # more is not the text of a recording
-_TEXT_HELP = "File with the words that are spoken, UTF-8; - reads standard input. Each line becomes one segment."
-_FORMAT_HELP = "txt: a table of words; tsv: the same for programs, in milliseconds; srt and vtt: a cue a line of the text; json: all of it."
+_MAX_BYTES = 10_000_000  # a larger file is not the text of a recording
+_TEXT_HELP = (
+    "UTF-8 file with the words that are spoken, one segment per line. - reads standard input."
+)
+_FORMAT_HELP = (
+    "txt: a table of words. tsv: the same table in milliseconds, for programs. srt, vtt: one cue "
+    "per line of the text. json: everything."
+)
 _HEADS_HELP = (
-    "Cross-attention heads to read: official, those of the checkpoint; chosen, those that follow this recording best; all; "
-    "or a list as 3.2,4.7 (layer.head, from 0). Default: official, or chosen where the checkpoint names none."
+    "Cross-attention heads that give the times. official: those of the checkpoint. chosen: those "
+    "that fit this recording best. all. Or a list such as 3.2,4.7 (layer.head, from 0). "
+    "Default: official, or chosen if the checkpoint names none."
 )
 
 
 def align(
-    audio: Annotated[Path, typer.Argument(help="A recording of any length and format.")],
+    audio: Annotated[Path, typer.Argument(help="A recording of any length, in any audio format.")],
     text: Annotated[Path, typer.Option("--text", "-t", allow_dash=True, help=_TEXT_HELP)],
     model: ModelOption = DEFAULT_MODEL,
     language: LanguageOption = None,
@@ -43,8 +58,8 @@ def align(
 ) -> None:
     """Prints when each word of a given text is spoken: start and end in seconds, and a probability.
 
-    The probability is the mean that the model gives the tokens of the word after the words before it. Words that are not
-    spoken get times too; their probability is low.
+    The probability is the mean probability of the word's tokens, given the words before. Words that
+    are not spoken also get times, with a low probability.
     """
     from experiments import runtime
     from experiments.progress import Progress
@@ -53,6 +68,7 @@ def align(
     check_recordings([audio])
     words = read_text(text)
     _check_heads_option(heads)
+    runtime.check_language(model, language)
     steps = Progress()
     with steps("start JAX"):
         runtime.start(device)
@@ -62,11 +78,12 @@ def align(
         asr = runtime.load(model, dtype.value)
     result = align_text(asr, samples, words, steps, language=language, heads=heads)
     settings = {"language": language, "heads": result["heads"]}
-    known = {"audio": str(audio), **result, "provenance": _provenance(asr, audio, settings)}
-    print(printable(render(known, Format.json if json else kind, words=True), lines=True), end="")
+    result = {"audio": str(audio), **result, "provenance": _provenance(asr, audio, settings)}
+    rendered = render(result, Format.json if json else kind, words=True)
+    print(printable(rendered, lines=True), end="")
 
 
-def _provenance(asr: Any, audio: Path, settings: dict[str, Any]) -> dict[str, Any]:
+def _provenance(asr: "Recogniser", audio: Path, settings: dict[str, Any]) -> dict[str, Any]:
     from experiments.runtime import weights
     from interventions.storage.provenance import provenance
 
@@ -74,41 +91,53 @@ def _provenance(asr: Any, audio: Path, settings: dict[str, Any]) -> dict[str, An
 
 
 def read_text(path: Path) -> str:
-    """The text in a file, or on standard input for `-`. Raises ValueError or OSError naming the file."""
+    """Reads the text in a file, or on standard input if `path` is `-`.
+
+    Returns:
+        The text. Control characters, which could act on a terminal, are replaced by spaces.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for a file that is not UTF-8, has no words, or is larger than 10 MB.
+    """
     name = "standard input" if str(path) == "-" else str(path)
     if name == "standard input":
-        found = sys.stdin.buffer.read(_MOST_BYTES + 1)
+        content = sys.stdin.buffer.read(_MAX_BYTES + 1)
     elif path.is_file():
         with path.open("rb") as file:
-            found = file.read(_MOST_BYTES + 1)
+            content = file.read(_MAX_BYTES + 1)
     else:
         raise FileNotFoundError(
-            f"--text {path}: no such file. For words themselves: echo 'the words' | jaxasr align AUDIO --text -"
+            f"--text {path}: no such file. To give the words themselves: "
+            "echo 'the words' | jaxasr align AUDIO --text -"
         )
-    if len(found) > _MOST_BYTES:
+    if len(content) > _MAX_BYTES:
         raise ValueError(
-            f"--text {name}: expected at most {_MOST_BYTES / 1e6:g} MB of text, got more. Check that it is the right file."
+            f"--text {name}: expected at most {_MAX_BYTES / 1e6:g} MB of text, got more. "
+            "Check that it is the right file."
         )
     try:
-        text = found.decode("utf-8-sig")
-    except UnicodeDecodeError as problem:
-        byte = f"byte {found[problem.start]:#x} at {problem.start}"
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        byte = f"byte {content[error.start]:#x} at {error.start}"
         raise ValueError(f"--text {name}: expected UTF-8, got {byte}. Convert the file.") from None
-    text = "".join(
-        char if unicodedata.category(char) != "Cc" or char.isspace() else " " for char in text
-    )  # no escapes to a terminal
+    text = "".join(map(_without_control, text))
     if not any(char.isalnum() for char in text):
         raise ValueError(f"--text {name}: expected words, got {text.strip()[:40]!r}.")
     return text
 
 
+def _without_control(char: str) -> str:
+    return char if unicodedata.category(char) != "Cc" or char.isspace() else " "
+
+
 def _check_heads_option(heads: str) -> None:
-    """Raises ValueError for an option that no model can have; runs before the model loads."""
+    """Refuses, before the model loads, what is not an option for any model."""
     if heads not in ("", "official", "chosen", "all"):
-        _listed(heads)
+        _parse_heads(heads)
 
 
-def _listed(heads: str) -> tuple[tuple[int, int], ...]:
+def _parse_heads(heads: str) -> tuple[tuple[int, int], ...]:
     try:
         layers, columns = zip(
             *(pair.split(".") for pair in heads.replace(",", " ").split()), strict=True
@@ -116,17 +145,40 @@ def _listed(heads: str) -> tuple[tuple[int, int], ...]:
         return tuple((int(layer), int(head)) for layer, head in zip(layers, columns, strict=True))
     except ValueError:
         raise ValueError(
-            f"--heads {heads}: expected official, chosen, all or a list as 3.2,4.7 (layer.head)."
+            f"--heads {heads}: expected official, chosen, all or a list such as 3.2,4.7."
         ) from None
 
 
 def align_text(
-    asr: Any, samples: Any, text: str, steps: Any, *, language: str | None = None, heads: str = ""
+    asr: "Recogniser",
+    samples: "Float[np.ndarray, 'n']",
+    text: str,
+    steps: "Progress",
+    *,
+    language: str | None = None,
+    heads: str = "",
 ) -> dict[str, Any]:
-    """The aligned words as plain values, one segment for each line of `text`; progress is shown in `steps`."""
+    """Aligns a text with a recording.
+
+    Args:
+        asr: the recogniser.
+        samples: the recording at 16 kHz, of any length.
+        text: the words that are spoken.
+        steps: shows progress.
+        language: of the text; None detects it.
+        heads: as `--heads`.
+
+    Returns:
+        Plain values: `text`, `segments` (one per line of the text, with its words), `language`,
+        `duration` in seconds, and the `heads` that gave the times.
+
+    Raises:
+        ValueError: for heads that the model does not have, and as `Recogniser.align`.
+    """
     from jaxasr.alignment.choose_heads import choose_heads
     from jaxasr.alignment.forced import align_windows, place
     from jaxasr.alignment.released_heads import all_heads, check_heads
+    from jaxasr.config import SAMPLE_RATE
 
     official = asr.checkpoint.alignment_heads
     heads = heads or ("official" if official else "chosen")
@@ -137,7 +189,7 @@ def align_text(
     listed = (
         {"official": official, "all": all_heads(asr.config)}.get(heads)
         if heads in ("official", "all", "chosen")
-        else _listed(heads)
+        else _parse_heads(heads)
     )
     if listed:
         check_heads(asr.config, listed)
@@ -148,23 +200,21 @@ def align_text(
     if listed is None:
         with steps("choose heads"):
             listed = choose_heads(asr.model, asr.tokenizer, windows)
-        typer.echo(
-            f"heads chosen on this recording: {','.join(f'{layer}.{head}' for layer, head in listed)}",
-            err=True,
-        )
+        names = ",".join(f"{layer}.{head}" for layer, head in listed)
+        typer.echo(f"heads chosen on this recording: {names}", err=True)
     with steps.bar("align") as progress:
         words = align_windows(asr.model, asr.tokenizer, windows, heads=listed, progress=progress)
     return {
         "text": " ".join(text.split()),
         "segments": _segments(words, text),
         "language": windows[0].language,
-        "duration": len(samples) / 16_000,
+        "duration": len(samples) / SAMPLE_RATE,
         "heads": [list(pair) for pair in listed],
     }
 
 
-def _segments(words: Any, text: str) -> list[dict[str, Any]]:
-    """The words of each line of the text, with the line's times. A word belongs to the line that its first character is in."""
+def _segments(words: "Sequence[Word]", text: str) -> list[dict[str, Any]]:
+    """Groups words by the line of the text that holds their first character."""
     import bisect
     import dataclasses
     import itertools
@@ -172,20 +222,19 @@ def _segments(words: Any, text: str) -> list[dict[str, Any]]:
     lines = [line for line in text.splitlines() if line.strip()]
     ends = list(itertools.accumulate(_n_visible(line) for line in lines))
     starts = itertools.accumulate((_n_visible(word.text) for word in words), initial=0)
-    members: list[list[dict[str, Any]]] = [[] for _ in lines]
+    words_of_lines: list[list[dict[str, Any]]] = [[] for _ in lines]
     for word, start in zip(words, starts):
-        members[min(bisect.bisect_right(ends, start), len(lines) - 1)].append(
-            dataclasses.asdict(word)
-        )
+        line = min(bisect.bisect_right(ends, start), len(lines) - 1)
+        words_of_lines[line].append(dataclasses.asdict(word))
     return [
         {
-            "start": own[0]["start"],
-            "end": own[-1]["end"],
+            "start": line_words[0]["start"],
+            "end": line_words[-1]["end"],
             "text": " ".join(line.split()),
-            "words": own,
+            "words": line_words,
         }
-        for line, own in zip(lines, members)
-        if own
+        for line, line_words in zip(lines, words_of_lines)
+        if line_words
     ]
 
 

@@ -1,4 +1,4 @@
-"""`jaxasr demo`: a real recording, real weights, both lenses, from one command."""
+"""`jaxasr demo`: both lenses of the recording that comes with jaxasr."""
 
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from experiments.commands.options import (
 )
 
 EXAMPLE = "jaxasr demo --out my-demo"
+DEFAULT_FOLDER = Path("jaxasr-demo")
 
 
 def demo(
@@ -24,19 +25,19 @@ def demo(
     dtype: DtypeOption = Dtype.float32,
     device: DeviceOption = None,
 ) -> None:
-    """Opens the recording that comes with jaxasr: its text and both lenses.
+    """Runs `jaxasr lens` on the recording that comes with jaxasr.
 
-    Writes a page that opens from disk, by default ./jaxasr-demo/index.html.
+    Makes a page to open in a browser, by default jaxasr-demo/index.html.
     """
     from importlib import resources
 
-    from experiments.commands.lens import look
+    from experiments.commands.lens import write_lens_page
 
-    with resources.as_file(resources.files("experiments").joinpath("assets", "demo.flac")) as audio:
-        folder = out or Path("jaxasr-demo")
-        look(
+    recording = resources.files("experiments").joinpath("assets", "demo.flac")
+    with resources.as_file(recording) as audio:
+        write_lens_page(
             audio,
-            out=folder,
+            out=out or DEFAULT_FOLDER,
             model=model,
             overwrite=overwrite,
             json=json,

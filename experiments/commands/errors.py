@@ -1,4 +1,4 @@
-"""Foreseeable errors are one line and exit status 2; `--debug` shows where they come from. Ctrl-C is one line and exit status 130."""
+"""Turns foreseeable errors into one line and exit status 2, and Ctrl-C into exit status 130."""
 
 import functools
 import inspect
@@ -8,50 +8,58 @@ from typing import Annotated, Any
 
 import typer
 
+from experiments.progress import escape_hidden
+
 FORESEEABLE = (ValueError, OSError)  # WeightsError is a ValueError
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 INTERRUPTED = 130  # 128 + SIGINT
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
 def friendly(command: Callable[..., None], resumes: bool = False) -> Callable[..., None]:
-    """`command` with a `--debug` option. `resumes`: whether it goes on where it was stopped."""
+    """Wraps a command so that it reports errors in one line, and adds the option `--debug`.
+
+    Args:
+        command: a function with Typer annotations.
+        resumes: whether a second run continues where an interrupted one stopped.
+    """
+    stopped = "stopped; run the same command again to continue." if resumes else "stopped."
 
     @functools.wraps(command)
     def run(*, debug: bool = False, **arguments: Any) -> None:
         try:
             command(**arguments)
-        except FORESEEABLE as problem:
-            if debug or isinstance(problem, BrokenPipeError):
+        except FORESEEABLE as error:
+            if debug or isinstance(error, BrokenPipeError):
                 raise
-            say(problem)
-            raise typer.Exit(2) from problem
-        except KeyboardInterrupt as stop:
-            say(
-                RuntimeError(
-                    "stopped; the same command goes on where it was." if resumes else "stopped."
-                )
-            )
-            raise typer.Exit(INTERRUPTED) from stop
+            print_error(error)
+            raise typer.Exit(2) from error
+        except KeyboardInterrupt as interrupt:
+            print_error(RuntimeError(stopped))
+            raise typer.Exit(INTERRUPTED) from interrupt
 
     signature = inspect.signature(command)
     option = inspect.Parameter(
-        "debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug
+        "debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=DebugOption
     )
-    run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), option])  # pyright: ignore
-    run.__annotations__ = command.__annotations__ | {"debug": Debug}
+    with_debug = signature.replace(parameters=[*signature.parameters.values(), option])
+    setattr(run, "__signature__", with_debug)  # noqa: B010, functions do not declare it
+    run.__annotations__ = command.__annotations__ | {"debug": DebugOption}
     return run
 
 
-def say(problem: BaseException) -> None:
-    """An error as one line on standard error."""
-    from interventions.storage.text_files import printable
-
-    text = " ".join(str(problem).split()) or type(problem).__name__
-    typer.secho(f"jaxasr: {printable(text)}", fg="red", err=True)
+def print_error(error: BaseException) -> None:
+    """Prints an error as one line on standard error."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    typer.secho(f"jaxasr: {escape_hidden(text)}", fg="red", err=True)
 
 
 def check_recordings(paths: Sequence[Path]) -> None:
-    """Raises FileNotFoundError or ValueError for the first path that is no file or an empty one; reads nothing, imports nothing."""
+    """Checks that every path is a file with content, without reading it.
+
+    Raises:
+        FileNotFoundError: for the first path that does not exist.
+        ValueError: for the first path that is a folder, a pipe, or an empty file.
+    """
     for path in paths:
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such file.")
@@ -59,7 +67,7 @@ def check_recordings(paths: Sequence[Path]) -> None:
             raise ValueError(f"{path}: expected a recording, got a folder.")
         if not path.is_file():
             raise ValueError(
-                f"{path}: expected a file, got a pipe or a device. Write its content into a file first."
+                f"{path}: expected a file, got a pipe or a device. Save its content to a file."
             )
         if not path.stat().st_size:
             raise ValueError(f"{path}: expected a recording, got an empty file.")

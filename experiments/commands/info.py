@@ -1,11 +1,14 @@
-"""`jaxasr info`: what a model is, and what can be read in it."""
+"""`jaxasr info`: the configuration of a model and every site in it."""
 
 import math
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from experiments.commands.options import DEFAULT_MODEL, MODEL_HELP, Dtype, DtypeOption, JsonOption
+
+if TYPE_CHECKING:
+    from jaxasr import Config
 
 EXAMPLE = "jaxasr info large-v3 --batch 8 --tokens 100"
 
@@ -14,33 +17,53 @@ ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 def info(
     model: Annotated[str, typer.Argument(help=MODEL_HELP)] = DEFAULT_MODEL,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Recordings in a pass.")] = 1,
-    tokens: Annotated[int, typer.Option("--tokens", min=1, help="Decoder tokens in a pass.")] = 32,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Recordings per pass.")] = 1,
+    tokens: Annotated[int, typer.Option("--tokens", min=1, help="Decoder tokens per pass.")] = 32,
     dtype: DtypeOption = Dtype.float32,
     json: JsonOption = False,
 ) -> None:
-    """Prints what a model is made of, and every site with its shape and bytes.
+    """Lists the layers, heads and parameters of a model, and each site with its shape and bytes.
 
-    Of a released model whose weights are not on this machine, all but source and hash is known.
+    Works without the weights of a released model: then only their source and hash are missing.
     """
     from interventions.storage.text_files import to_json
 
-    found = describe(model, batch, tokens, dtype.value)
+    description = describe(model, batch, tokens, dtype.value)
     if json:
-        print(to_json(found))
+        print(to_json(description))
     else:
-        _print(found)
+        _print(description)
 
 
 def describe(model: str, batch: int, n_tokens: int, dtype: str = "float32") -> dict[str, Any]:
-    """`config`, `n_parameters`, `parameter_bytes`, `weights` (None when not on this machine) and `sites` of a model."""
+    """Describes a model as plain values.
+
+    Args:
+        model: as `--model`.
+        batch: recordings per pass, which shapes depend on.
+        n_tokens: decoder tokens per pass.
+        dtype: number format of weights and activations.
+
+    Returns:
+        `model`, `config`, `n_parameters`, `parameter_bytes`, `weights` (None if they are not on
+        this machine) and `sites`, in the order of the forward pass.
+
+    Raises:
+        ValueError: for more tokens than the decoder's context holds; an unknown model.
+
+    Example:
+        ```python
+        round(describe("tiny", batch=1, n_tokens=32)["n_parameters"] / 1e6, 2)  # 37.76
+        ```
+    """
     import dataclasses
 
-    config, weights = _find(model)
+    config, weights = _read_config(model)
     config = config.replace(dtype=dtype, param_dtype=dtype)
     if n_tokens > config.n_text_ctx:
         raise ValueError(
-            f"--tokens: expected at most {config.n_text_ctx}, the decoder's context, got {n_tokens}."
+            f"--tokens: expected at most {config.n_text_ctx}, the decoder's context, "
+            f"got {n_tokens}."
         )
     n_parameters = _n_parameters(config)
     return {
@@ -53,12 +76,12 @@ def describe(model: str, batch: int, n_tokens: int, dtype: str = "float32") -> d
     }
 
 
-def _find(model: str) -> tuple[Any, dict[str, Any] | None]:
-    """Configuration and, where they are on this machine, the source of the weights. Downloads no released size."""
+def _read_config(model: str) -> tuple["Config", dict[str, Any] | None]:
+    """Returns the configuration and the source of local weights; downloads no released model."""
     from jaxasr.config import SIZES
     from jaxasr.weights import read_checkpoint
 
-    if model in SIZES and not _is_here(model):
+    if model in SIZES and not _is_local(model):
         return SIZES[model], None
     checkpoint = read_checkpoint(model)
     source = {
@@ -70,7 +93,7 @@ def _find(model: str) -> tuple[Any, dict[str, Any] | None]:
     return checkpoint.config, source
 
 
-def _is_here(model: str) -> bool:
+def _is_local(model: str) -> bool:
     from pathlib import Path
 
     from jaxasr.weights import hub, packaged
@@ -80,7 +103,7 @@ def _is_here(model: str) -> bool:
     )
 
 
-def _n_parameters(config: Any) -> int:
+def _n_parameters(config: "Config") -> int:
     import jax
 
     from jaxasr.weights.assemble import structure
@@ -88,8 +111,7 @@ def _n_parameters(config: Any) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(structure(config)))
 
 
-def _sites(config: Any, batch: int, n_tokens: int) -> list[dict[str, Any]]:
-    """Every site, in the order of the forward pass, with the layer axis where there is one."""
+def _sites(config: "Config", batch: int, n_tokens: int) -> list[dict[str, Any]]:
     from jaxasr import sites
 
     rows = []
@@ -109,44 +131,49 @@ def _sites(config: Any, batch: int, n_tokens: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _print(found: dict[str, Any]) -> None:
+def _print(description: dict[str, Any]) -> None:
     from rich.table import Table
 
     from experiments.progress import console
     from interventions.storage.text_files import printable
 
-    shown = console()
-    shown.print(printable(found["model"]), style="bold", markup=False)
-    for key, value in _facts(found).items():
-        shown.print(f"  {key:<11} {printable(value)}", markup=False, soft_wrap=True)
+    terminal = console()
+    terminal.print(printable(description["model"]), style="bold", markup=False)
+    for key, value in _facts(description).items():
+        terminal.print(f"  {key:<11} {printable(value)}", markup=False, soft_wrap=True)
     table = Table("site", "axes", "shape", box=None, header_style="dim", pad_edge=False)
     table.add_column("bytes", justify="right")
-    for row in found["sites"]:
+    for row in description["sites"]:
         table.add_row(
             row["site"],
             " ".join(row["axes"]),
             " × ".join(map(str, row["shape"])),
             _size(row["bytes"]),
         )
-    shown.print()
-    shown.print(table)
+    terminal.print()
+    terminal.print(table)
 
 
-def _facts(found: dict[str, Any]) -> dict[str, str]:
-    c, weights = found["config"], found["weights"] or {}
-
-    def stack(kind: str) -> str:
-        return f"{c[f'n_{kind}_layer']} layers × {c[f'n_{kind}_head']} heads, width {c[f'n_{kind}_state']}, context {c[f'n_{kind}_ctx']}"
-
+def _facts(description: dict[str, Any]) -> dict[str, str]:
+    config, weights = description["config"], description["weights"] or {}
+    bytes_as = f"{_size(description['parameter_bytes'])} as {config['param_dtype']}"
+    place = "not on this machine"
+    if weights:
+        place = f"{weights['path']} ({weights['format']}, {_size(weights['bytes'])})"
     return {
-        "encoder": f"{stack('audio')} frames, {c['n_mels']} mels",
-        "decoder": f"{stack('text')} tokens, vocabulary {c['n_vocab']:,}",
-        "parameters": f"{found['n_parameters']:,} ({_size(found['parameter_bytes'])} as {c['param_dtype']})",
-        "weights": f"{weights['path']} ({weights['format']}, {_size(weights['bytes'])})"
-        if weights
-        else "not on this machine",
+        "encoder": f"{_stack(config, 'audio')} frames, {config['n_mels']} mels",
+        "decoder": f"{_stack(config, 'text')} tokens, vocabulary {config['n_vocab']:,}",
+        "parameters": f"{description['n_parameters']:,} ({bytes_as})",
+        "weights": place,
         "sha256": weights.get("sha256", "unknown"),
     }
+
+
+def _stack(config: dict[str, Any], kind: str) -> str:
+    layers, heads, width, context = (
+        config[f"n_{kind}_{name}"] for name in ("layer", "head", "state", "ctx")
+    )
+    return f"{layers} layers × {heads} heads, width {width}, context {context}"
 
 
 def _size(count: float) -> str:

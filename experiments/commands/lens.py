@@ -1,4 +1,4 @@
-"""`jaxasr lens`: what every layer of the decoder would write, and what the decoder writes from every layer of the encoder."""
+"""`jaxasr lens`: the logit lens and the encoder lens of a recording, as a page."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,22 +16,20 @@ from experiments.commands.options import (
     LanguageOption,
     ModelOption,
     OverwriteOption,
+    RecordingArgument,
+    StartOption,
 )
 
 EXAMPLE = "jaxasr lens speech.flac --out speech-lens"
 
 
 def lens(
-    audio: Annotated[
-        Path, typer.Argument(help="A recording; its 30 s from --start on are looked at.")
-    ],
+    audio: RecordingArgument,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for index.html and lens.json.")],
     model: ModelOption = DEFAULT_MODEL,
-    start: Annotated[
-        float, typer.Option("--start", min=0, help="Seconds into the recording.")
-    ] = 0.0,
+    start: StartOption = 0.0,
     top_k: Annotated[
-        int, typer.Option("--top-k", min=1, max=50, help="Tokens kept for each layer and position.")
+        int, typer.Option("--top-k", min=1, max=50, help="Tokens kept per layer and position.")
     ] = 5,
     language: LanguageOption = None,
     overwrite: OverwriteOption = False,
@@ -39,16 +37,17 @@ def lens(
     dtype: DtypeOption = Dtype.float32,
     device: DeviceOption = None,
 ) -> None:
-    """Shows what each decoder layer would write, and what each encoder layer is heard as.
+    """Shows the token each decoder layer predicts, and the text generated from each encoder layer.
 
-    Writes index.html, which opens from disk, and lens.json into --out.
+    Makes two files in --out: index.html, a page to open in a browser, and lens.json, its numbers.
     """
-    options = {"start": start, "top_k": top_k, "language": language}
-    look(
+    write_lens_page(
         audio,
         out=out,
         model=model,
-        **options,
+        start=start,
+        top_k=top_k,
+        language=language,
         overwrite=overwrite,
         json=json,
         dtype=dtype,
@@ -56,7 +55,7 @@ def lens(
     )
 
 
-def look(
+def write_lens_page(
     audio: Path,
     *,
     out: Path,
@@ -69,40 +68,45 @@ def look(
     dtype: Dtype = Dtype.float32,
     device: Device | None = None,
 ) -> None:
-    """Writes `index.html` and `lens.json` into `out`, and prints the text and both lenses (or, with `json`, the numbers)."""
+    """Writes `index.html` and `lens.json` into `out`; prints the tables, or the JSON.
+
+    The arguments are the options of `jaxasr lens`.
+    """
     from experiments import runtime
-    from experiments.commands.output import checked, made
+    from experiments.commands.one_recording import open_recording
+    from experiments.commands.output import claim, describe
     from experiments.progress import Progress
-    from interventions.storage.text_files import plain, printable, to_json, write_json, write_text
 
     check_recordings([audio])
-    known = made(
-        "lens", [audio], model, start=start, top_k=top_k, language=language, dtype=dtype.value
-    )
-    output, steps = checked(out, {"index.html": known, "lens.json": known}, overwrite), Progress()
-    with steps("start JAX"):
-        runtime.start(device)
-        from experiments.analyses.lens import lens_page, read_window
-        from experiments.pages import lens_page as page, terminal
-        from jaxasr.config import SAMPLE_RATE
+    options = {"start": start, "top_k": top_k, "language": language, "dtype": dtype.value}
+    description = describe("lens", [audio], model, **options)
+    output = claim(out, dict.fromkeys(("index.html", "lens.json"), description), overwrite)
     runtime.check_language(model, language)
-    with steps(f"read {audio.name}"):
-        samples, source, seconds = read_window(audio, start)
-    with steps(f"load {model}"):
-        asr = runtime.load(model, dtype.value)
-    found = lens_page(asr, samples, source, steps, model=model, language=language, top_k=top_k)
-    path = out / "index.html"
+    steps = Progress()
+    opened = open_recording(audio, steps, model=model, start=start, dtype=dtype, device=device)
+
+    from experiments.analyses.lens import lens_page
+    from experiments.pages import lens_page as html, terminal
+    from interventions.storage.text_files import plain, printable, to_json, write_json, write_text
+
+    page = lens_page(
+        opened.asr,
+        opened.samples,
+        opened.source,
+        steps,
+        model=model,
+        language=language,
+        top_k=top_k,
+    )
     with steps("write the page"), output.writing() as new:
-        write_text(new / path.name, page.render(found))
-        summary = page.summary(found) | {"seconds_taken": dict(steps.seconds)}
+        write_text(new / "index.html", html.render(page))
+        summary = html.summary(page) | {"seconds_taken": dict(steps.seconds)}
         write_json(new / "lens.json", summary)
-    steps.say_total()
-    if len(samples) / SAMPLE_RATE < seconds:
-        steps.note(
-            f"Read {len(samples) / SAMPLE_RATE:g} s of {seconds:g} s; --start chooses another place."
-        )
+    steps.print_total()
+    opened.note_rest(steps)
+    path = out / "index.html"
     if json:
         print(to_json(plain(summary | {"page": str(path)})))
     else:
-        terminal.print_page(found)
+        terminal.print_page(page)
         print(f"\n{printable(path)}")

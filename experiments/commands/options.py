@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Arguments and options that several commands share."""
 
 import enum
 from pathlib import Path
@@ -8,39 +8,56 @@ import typer
 
 
 class Dtype(enum.StrEnum):
-    """What weights and activations are stored and computed in."""
+    """Number format of weights and activations."""
 
     float32 = "float32"
     bfloat16 = "bfloat16"
 
 
 class Device(enum.StrEnum):
-    """What the computation runs on."""
+    """Processor that the computation runs on."""
 
     cpu = "cpu"
     gpu = "gpu"
     tpu = "tpu"
 
 
-MODEL_HELP = "A released name (tiny.en, base, large-v3 …), a Hugging Face id, or a path to weights."
+MODEL_HELP = (
+    "Name of a released model (tiny.en, base, large-v3 …), Hugging Face id, or path to weights."
+)
 DEFAULT_MODEL = "tiny.en"
 
+RecordingArgument = Annotated[
+    Path,
+    typer.Argument(help="A recording in any audio format. 30 s of it are used, from --start on."),
+]
+StartOption = Annotated[
+    float, typer.Option("--start", min=0, help="Seconds into the recording where the 30 s begin.")
+]
 ModelOption = Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP)]
 DtypeOption = Annotated[
     Dtype, typer.Option("--dtype", help="Number format of weights and activations.")
 ]
 DeviceOption = Annotated[
-    Device | None, typer.Option("--device", help="Default: the best there is.")
+    Device | None,
+    typer.Option("--device", help="Processor to compute on. Default: gpu or tpu if there is one."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", "-o", help="Folder for the files that are made.")
+]
 OverwriteOption = Annotated[
     bool,
     typer.Option(
-        "--overwrite", help="Write over what another command or another input wrote into --out."
+        "--overwrite",
+        help="Replace files in --out that another command made, or this one from other input.",
     ),
 ]
-OutOption = Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the files.")]
 LanguageOption = Annotated[
     str | None,
-    typer.Option("--language", "-l", help="Such as en or German. Default: what the model hears."),
+    typer.Option(
+        "--language",
+        "-l",
+        help="Language of the speech, such as en or German. Default: detected by the model.",
+    ),
 ]

@@ -1,4 +1,4 @@
-"""The folder of --out: what wrote each of its files is recorded, and nothing else is written over them unasked."""
+"""Protects the files of --out: records what made each, and replaces nothing else unasked."""
 
 import contextlib
 import dataclasses
@@ -9,41 +9,47 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-RECORD = "command.json"  # {file: what wrote it}
-_WAIT_S = 60.0  # for another process that writes into the folder: files are written in moments
+RECORD = "command.json"  # {file: description of what made it}
+_WAIT_S = 60.0  # for another process that is moving its files into the folder
 
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """A folder in which `files` may be written: {name: what writes it, plain values}. `checked` makes it."""
+    """A folder that the files of a command may be moved into; `claim` makes it.
+
+    Attributes:
+        folder: the folder of --out.
+        files: description of what makes each file, by the file's name.
+        overwrite: whether files of other commands may be replaced.
+    """
 
     folder: Path
     files: Mapping[str, dict[str, Any]]
     overwrite: bool = False
 
     def begin(self, partial: str) -> Path:
-        """Makes the folder, for a command that keeps what is done so far in the folder `partial` below it; returns the folder.
+        """Makes the folder for a command that keeps finished parts in its subfolder `partial`.
 
-        With --overwrite, `partial` is removed first if something else wrote it; what this command left there is taken up again.
+        With --overwrite, parts that something else made are removed. Parts of the same command and
+        input stay, so that it continues where it stopped.
+
+        Returns:
+            The folder of --out.
         """
         import shutil
 
         from interventions.storage.text_files import write_json
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        known = _recorded(self.folder)
-        if (
-            self.overwrite
-            and known.get(partial) != self.files[partial]
-            and (self.folder / partial).exists()
-        ):
-            shutil.rmtree(self.folder / partial)
-        write_json(self.folder / RECORD, {**known, partial: self.files[partial]})
+        records, parts = _read_records(self.folder), self.folder / partial
+        if self.overwrite and records.get(partial) != self.files[partial] and parts.exists():
+            shutil.rmtree(parts)
+        write_json(self.folder / RECORD, {**records, partial: self.files[partial]})
         return self.folder
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Path]:
-        """Yields an empty folder. When the block ends without an error, its files replace those of the folder, with the record."""
+        """Yields an empty folder; if no error is raised, its files then replace those of --out."""
         from interventions.storage.text_files import only_writer, staging
 
         with only_writer(self.folder, wait_s=_WAIT_S), staging(self.folder) as new:
@@ -51,19 +57,25 @@ class Output:
             self.record(new)
 
     def record(self, new: Path) -> None:
-        """Writes the record into a folder whose files will replace those of this one."""
+        """Writes the record into a folder whose files will replace those of --out."""
         from interventions.storage.text_files import write_json
 
-        write_json(new / RECORD, {**_recorded(self.folder), **self.files})
+        write_json(new / RECORD, {**_read_records(self.folder), **self.files})
 
 
-def checked(folder: Path, files: Mapping[str, dict[str, Any]], overwrite: bool) -> Output:
-    """Returns the folder of --out if nothing else is in the way there.
+def claim(folder: Path, files: Mapping[str, dict[str, Any]], overwrite: bool) -> Output:
+    """Checks that nothing else is in the way in the folder of --out.
 
-    Files that the same command wrote with the same input are written again.
+    Files that the same command made from the same input may be replaced.
 
-    Raises ValueError, saying what is there, where the folder or one above it is a file or cannot be written to, and, unless
-    `overwrite`, where another command or another input wrote one of the files.
+    Args:
+        folder: the folder of --out; it need not exist.
+        files: description (`describe`) of what will make each file, by the file's name.
+        overwrite: allows files of other commands and of other input to be replaced.
+
+    Raises:
+        ValueError: naming what is in the way: a file in place of the folder, a folder without
+            permission to write, or files that something else made.
     """
     for path in (folder, *folder.parents):
         if path.exists() and not path.is_dir():
@@ -72,52 +84,65 @@ def checked(folder: Path, files: Mapping[str, dict[str, Any]], overwrite: bool) 
             )
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not os.access(nearest, os.W_OK):
-        raise ValueError(f"--out {folder}: {nearest} cannot be written to. Choose another folder.")
+        raise ValueError(
+            f"--out {folder}: no permission to write into {nearest}. Choose another folder."
+        )
     if not overwrite:
-        known = _recorded(folder)
-        for name, made in files.items():
-            if (folder / name).exists() and known.get(name) != made:
-                raise ValueError(
-                    f"--out {folder}: {_held(name, known.get(name), made)}. Use --overwrite, or another folder."
-                )
+        records = _read_records(folder)
+        for name, description in files.items():
+            if (folder / name).exists() and records.get(name) != description:
+                conflict = _describe_conflict(name, records.get(name), description)
+                raise ValueError(f"--out {folder}: {conflict}. Use --overwrite, or another folder.")
     return Output(folder, files, overwrite)
 
 
-def made(command: str, recordings: Iterable[Path], model: str, **options: Any) -> dict[str, Any]:
-    """Describes what writes a file: the command, its recordings by name and content, its model and its options, as plain values."""
-    from interventions.storage.text_files import plain
+def describe(
+    command: str, recordings: Iterable[Path], model: str, **options: Any
+) -> dict[str, Any]:
+    """Describes what makes a file, as plain values.
 
-    model = str(Path(model).resolve()) if Path(model).exists() else model
-    known = [[path.name, _digest(path)] for path in recordings]
-    return plain({"command": command, "recordings": known, "model": model, **options})
+    Args:
+        command: name of the command.
+        recordings: its input, described by names and content.
+        model: name of the model, or a path, described by its absolute form.
+        options: further options that the result depends on.
+    """
+    description = {
+        "command": command,
+        "recordings": [[path.name, _hash(path)] for path in recordings],
+        "model": str(Path(model).resolve()) if Path(model).exists() else model,
+        **options,
+    }
+    return json.loads(json.dumps(description))  # tuples as lists, as they are read back
 
 
-def _digest(path: Path) -> str:
+def _hash(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
-def _recorded(folder: Path) -> dict[str, Any]:
+def _read_records(folder: Path) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError):
-        found = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        return found if isinstance(found, dict) else {}
+        records = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        return records if isinstance(records, dict) else {}
     return {}
 
 
-def _held(name: str, held: Any, made: dict[str, Any]) -> str:
-    """Describes what a file holds, and how that differs from what would be written now."""
-    if not isinstance(held, dict):
-        return f"holds {name}, which is of another command or an earlier version"
-    of = f" of {', '.join(_names(held))}" if held.get("recordings") else ""
-    differ = [key for key in {**held, **made} if held.get(key) != made.get(key)]
-    if "command" in differ:
-        return f"holds {name} of jaxasr {held.get('command')}{of}"
-    if "recordings" in differ:
-        again = " with other content" if _names(held) == _names(made) else ""
-        return f"holds {name}{of}{again}, not of {', '.join(_names(made))}"
-    pairs = [f"{key} {held.get(key)!r}, not {made.get(key)!r}" for key in differ]
-    return f"holds {name}{of}, made with {'; '.join(pairs)}"
+def _describe_conflict(name: str, old: Any, new: dict[str, Any]) -> str:
+    """Describes what made a file, and how that differs from what would make it now."""
+    if not isinstance(old, dict):
+        return f"holds {name}, made by another command or by an earlier version"
+    source = f" of {', '.join(_recording_names(old))}" if old.get("recordings") else ""
+    differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    if "command" in differing:
+        return f"holds {name} of jaxasr {old.get('command')}{source}"
+    if "recordings" in differing:
+        same_names = _recording_names(old) == _recording_names(new)
+        content = " with other content" if same_names else ""
+        return f"holds {name}{source}{content}, not of {', '.join(_recording_names(new))}"
+    changes = [f"{key} {old.get(key)!r}, not {new.get(key)!r}" for key in differing]
+    return f"holds {name}{source}, made with {'; '.join(changes)}"
 
 
-def _names(made: dict[str, Any]) -> list[str]:
-    return [str(name) for name, _ in made.get("recordings") or []]
+def _recording_names(description: dict[str, Any]) -> list[str]:
+    return [str(name) for name, _ in description.get("recordings") or []]

@@ -1,7 +1,8 @@
-"""`jaxasr patch`: put activations of something else into a recording's pass, at every cell of a grid, and see what changes."""
+"""`jaxasr patch`: replaces activations at each cell of a grid, and measures what changes."""
 
+import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,68 +19,70 @@ from experiments.commands.options import (
     OverwriteOption,
 )
 
-EXAMPLE = "jaxasr patch speech.flac --source snr:0 --site decoder.cross_attn.z --over layer,head --out heads"
+if TYPE_CHECKING:
+    from experiments.analyses.patch_question import PatchQuestion
+    from experiments.commands.output import Output
+
+EXAMPLE = (
+    "jaxasr patch speech.flac --source snr:0 --site decoder.cross_attn.z --over layer,head "
+    "--out heads"
+)
 
 _FILES = ("index.html", "figure.png", "figure.svg", "result.json", "result.zarr")
-_CELLS = "cells"  # what is done of a sweep
-_SOURCE = (
-    "A file, or what is made of the target: noise (white, as loud), silence, snr:DB, bandstop:LOW-HIGH (Hz), mask:START-STOP (s); "
-    "or no sound: zero, mean (over positions), resample[:SEED] (another TARGET)."
+_CELLS = "cells"  # folder of finished parts of a sweep
+_SOURCE_HELP = (
+    "Where the patch comes from. A file; or the target changed: noise (white, equally loud), "
+    "silence, snr:DB, bandstop:LOW-HIGH (Hz), mask:START-STOP (s); or no sound: zero, mean (over "
+    "positions), resample[:SEED] (another TARGET)."
 )
-_METRIC = (
-    "logit_diff[:ANSWER,FOIL], logprob[:ANSWER], kl, rank; "
-    "with --sequence wer, cer, insertions, repeat_span, loop, resolved, length, no_speech_prob, avg_logprob."
+_METRIC_HELP = (
+    "What is measured: logit_diff[:ANSWER,FOIL], logprob[:ANSWER], kl, rank. With --sequence: wer, "
+    "cer, insertions, repeat_span, loop, resolved, length, no_speech_prob, avg_logprob."
 )
+_OUT_HELP = "Folder for index.html, the figure, result.json and result.zarr."
+_TEXT_HELP = (
+    "Words before the scored token; with --sequence the reference. Default: the text that the "
+    "model generates."
+)
+_ANSWER_HELP = "The scored word. Default: the one whose probability the source changes most."
+_FOIL_HELP = "The word that logit_diff compares with. Default: the one predicted under the source."
+_ALPHA_HELP = "Strengths α, such as 0,0.5,1: (1-α) · target + α · source."
 
 
 def patch(
     targets: Annotated[
         list[Path],
         typer.Argument(
-            help="Recordings to patch, of which the first 30 s are heard.", metavar="TARGET..."
+            help="Recordings to patch; the first 30 s of each are used.", metavar="TARGET"
         ),
     ],
-    source: Annotated[str, typer.Option("--source", "-s", help=_SOURCE)],
-    site: Annotated[str, typer.Option("--site", help="Where; jaxasr info lists the sites.")],
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out", "-o", help="Folder for index.html, figure, result.json and result.zarr."
-        ),
+    source: Annotated[str, typer.Option("--source", "-s", help=_SOURCE_HELP)],
+    site: Annotated[
+        str, typer.Option("--site", help="Site to patch; `jaxasr info` lists all sites.")
     ],
+    out: Annotated[Path, typer.Option("--out", "-o", help=_OUT_HELP)],
     over: Annotated[
-        str, typer.Option("--over", help="The grid, of: layer, head, position, time, alpha.")
+        str,
+        typer.Option(
+            "--over",
+            help="Dimensions of the grid, separated by commas: layer, head, position, time, alpha.",
+        ),
     ] = "layer",
-    metric: Annotated[str | None, typer.Option("--metric", help=_METRIC)] = None,
-    text: Annotated[
-        str,
-        typer.Option(
-            "--text", help="What is said before the scored token; with --sequence the reference."
-        ),
-    ] = "",
-    answer: Annotated[
-        str,
-        typer.Option(
-            "--answer", help="The scored token; default the one that the source changes most."
-        ),
-    ] = "",
-    foil: Annotated[
-        str,
-        typer.Option("--foil", help="What logit_diff compares with; default what the source says."),
-    ] = "",
-    alpha: Annotated[
-        str, typer.Option("--alpha", help="Strengths, as 0,0.5,1: own·(1-α) + source·α.")
-    ] = "",
-    window: Annotated[float, typer.Option("--window", help="Seconds of a window of time.")] = 0.5,
+    metric: Annotated[str | None, typer.Option("--metric", help=_METRIC_HELP)] = None,
+    text: Annotated[str, typer.Option("--text", help=_TEXT_HELP)] = "",
+    answer: Annotated[str, typer.Option("--answer", help=_ANSWER_HELP)] = "",
+    foil: Annotated[str, typer.Option("--foil", help=_FOIL_HELP)] = "",
+    alpha: Annotated[str, typer.Option("--alpha", help=_ALPHA_HELP)] = "",
+    window: Annotated[
+        float, typer.Option("--window", help="Seconds per window of the dimension time.")
+    ] = 0.5,
     sequence: Annotated[
-        bool,
-        typer.Option("--sequence", help="Write the whole text under every patch, not one token."),
+        bool, typer.Option("--sequence", help="Generate whole texts rather than score one token.")
     ] = False,
     tokens: Annotated[
-        int,
-        typer.Option("--tokens", min=1, max=440, help="With --sequence, at most so many tokens."),
+        int, typer.Option("--tokens", min=1, max=440, help="Most tokens generated per text.")
     ] = 224,
-    seed: Annotated[int, typer.Option("--seed", help="Of noise.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of noise.")] = 0,
     model: ModelOption = DEFAULT_MODEL,
     language: LanguageOption = None,
     overwrite: OverwriteOption = False,
@@ -87,71 +90,70 @@ def patch(
     dtype: DtypeOption = Dtype.float32,
     device: DeviceOption = None,
 ) -> None:
-    """Patches a site of recordings with activations from a source, cell by cell, and shows what each cell changes.
+    """Patches activations at one site from a source, cell by cell, and ranks the changes.
 
-    Prints the plan first; what is done is kept in --out, so that an interrupted run goes on.
+    First prints the plan. Finished cells are kept in --out: to continue after an interruption, run
+    the same command again.
     """
-    name, _, tokens_of = (metric or ("wer" if sequence else "logit_diff")).partition(":")
-    answer, foil = _of_metric(tokens_of, answer, foil)
-    fields = {
-        "site": site,
-        "over": _dims(over),
-        "source": source,
-        "metric": name,
-        "sequence": sequence,
-        "text": text,
-        "answer": answer,
-    }
-    fields |= {
-        "foil": foil,
-        "alphas": _numbers(alpha),
-        "window_s": window,
-        "language": language,
-        "seed": seed,
-        "new_tokens": tokens,
-    }
+    from experiments.analyses.patch_question import PatchQuestion
+    from experiments.runtime import check_language
+
+    name, _, words = (metric or ("wer" if sequence else "logit_diff")).partition(":")
+    metric_answer, _, metric_foil = words.partition(",")
     check_recordings(targets)
-    output = _output(targets, out, fields, model, dtype, overwrite)
-    _run(targets, output, fields, model=model, json=json, dtype=dtype, device=device)
+    question = PatchQuestion(
+        site=site,
+        over=tuple(dim.strip() for dim in over.split(",") if dim.strip()),
+        source=source,
+        metric=name,
+        sequence=sequence,
+        text=text,
+        answer=metric_answer or answer,
+        foil=metric_foil or foil,
+        alphas=_parse_alphas(alpha),
+        window_s=window,
+        language=language,
+        seed=seed,
+        new_tokens=tokens,
+    )
+    question.check_targets(len(targets))
+    check_language(model, language)
+    output = _claim(targets, out, question, model, dtype, overwrite)
+    _run(targets, output, question, model=model, json=json, dtype=dtype, device=device)
 
 
-def _output(
-    targets: list[Path], out: Path, fields: dict, model: str, dtype: Dtype, overwrite: bool
-) -> Any:
-    """Checks the folder of --out. Raises ValueError where something else is in the way."""
-    from experiments.commands.output import checked, made
-
-    source = Path(fields["source"])
-    recordings = [*targets, source] if source.is_file() else targets
-    named = source.name if source.is_file() else fields["source"]
-    known = made("patch", recordings, model, dtype=dtype.value, **fields | {"source": named})
-    return checked(out, dict.fromkeys((*_FILES, _CELLS), known), overwrite)
-
-
-def _of_metric(text: str, answer: str, foil: str) -> tuple[str, str]:
-    if not text:
-        return answer, foil
-    first, _, second = text.partition(",")
-    return first, second or foil
-
-
-def _dims(over: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in over.split(",") if part.strip())
-
-
-def _numbers(text: str) -> tuple[float, ...]:
+def _parse_alphas(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(",")) if text else ()
     except ValueError:
         raise ValueError(
-            f"--alpha: expected numbers with commas between them, as 0,0.5,1, got {text!r}."
+            f"--alpha: expected numbers separated by commas, such as 0,0.5,1, got {text!r}."
         ) from None
+
+
+def _claim(
+    targets: list[Path],
+    out: Path,
+    question: "PatchQuestion",
+    model: str,
+    dtype: Dtype,
+    overwrite: bool,
+) -> "Output":
+    from experiments.commands.output import claim, describe
+
+    options = dataclasses.asdict(question)
+    source, recordings = Path(question.source), list(targets)
+    if source.is_file():  # known by its content, wherever it lies
+        options["source"] = source.name
+        recordings.append(source)
+    description = describe("patch", recordings, model, dtype=dtype.value, **options)
+    return claim(out, dict.fromkeys((*_FILES, _CELLS), description), overwrite)
 
 
 def _run(
     targets: list[Path],
-    output: Any,
-    fields: dict,
+    output: "Output",
+    question: "PatchQuestion",
     *,
     model: str,
     json: bool,
@@ -160,50 +162,43 @@ def _run(
 ) -> None:
     from experiments import runtime
     from experiments.progress import Progress
-    from interventions.storage.provenance import provenance
 
     steps = Progress()
     with steps("start JAX"):
         runtime.start(device)
         import jaxasr
-        from experiments.analyses import patch as experiment
+        from experiments.analyses.patch import check_grid, patch as run_patch
+        from experiments.analyses.patch_recordings import make_sources
         from experiments.pages import patch_page
-        from jaxasr.config import HOP, N_SAMPLES
-    question = experiment.Question(**fields)
-    runtime.check_language(model, question.language)
+        from interventions.storage.provenance import provenance
+        from jaxasr.config import N_SAMPLES
+    check_grid(question)
     with steps("read the recordings"):
         audio = [jaxasr.load_audio(path)[:N_SAMPLES] for path in targets]
-        others = experiment.sources(audio, question)
+        sources = make_sources(audio, question)
     with steps(f"load {model}"):
         asr = runtime.load(model, dtype.value)
-    with steps("hear and plan"):
-        prepared = experiment.prepare(asr, audio, others, question)
-    steps.note(prepared.plan, prepared.scored)
-    out = output.begin(_CELLS)
-    with steps.bar("sweep") as progress:
-        result = prepared.run(out / _CELLS, progress)
-    with steps("write"):
-        known = provenance(
-            model=runtime.weights(asr),
-            data=[str(path) for path in targets],
-            config=fields,
-            seed=question.seed,
+    answer = run_patch(asr, audio, sources, question, steps, lambda: output.begin(_CELLS) / _CELLS)
+    with steps("write the page"):
+        page = patch_page.PatchPage(
+            model=model,
+            targets=tuple(path.name for path in targets),
+            source_name=question.source,
+            site=question.site,
+            metric=question.metric,
+            plan=answer.plan,
+            scored=answer.scored,
+            texts=answer.texts,
+            target_sound=audio[0],
+            source_sound=answer.source_sound,
+            words=answer.words,
+            provenance=provenance(
+                model=runtime.weights(asr),
+                data=[str(path) for path in targets],
+                config=dataclasses.asdict(question),
+                seed=question.seed,
+            ),
         )
-        facts = {
-            "site": question.site,
-            "model": model,
-            "targets": [path.name for path in targets],
-            "source_name": question.source,
-        }
-        facts |= {"plan": prepared.plan, "scored": prepared.scored, "texts": prepared.texts}
-        sounds = {"target": audio[0]} | (
-            {} if prepared.sound is None else {"source": prepared.sound[:N_SAMPLES]}
-        )
-        mel = jaxasr.log_mel(audio[0], asr.config.n_mels)[:, : -(-len(audio[0]) // HOP)]
-        words = experiment.words(asr, audio[0], question) if "time" in question.dims else []
-        shown = {"facts": facts, "sounds": sounds, "mel": mel, "words": words, "provenance": known}
-        found = patch_page.write(
-            result, out, output.record, metric=question.metric, tokenizer=asr.tokenizer, **shown
-        )
-    steps.say_total()
-    patch_page.show(found, out, json)
+        numbers = patch_page.write(page, answer.result, output.folder, output.record, asr)
+    steps.print_total()
+    patch_page.show(numbers, output.folder, json)

@@ -1,7 +1,8 @@
-"""`jaxasr probe`: what every layer knows of a label, with the controls that make it believable."""
+"""`jaxasr probe`: linear probes of every layer for a label, with their controls."""
 
+import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,250 +16,221 @@ from experiments.commands.options import (
     OverwriteOption,
 )
 
-EXAMPLE = "jaxasr probe speech.jsonl --label gender --group speaker --site encoder.resid_post --out gender-probe"
+if TYPE_CHECKING:
+    from experiments.analyses.probe_question import ProbeQuestion
+    from experiments.commands.output import Output
+    from experiments.data.corpora import Corpus
+    from experiments.progress import Progress
+    from experiments.store import Store
+    from jaxasr import Recogniser
 
-FRAME_LABELS = "phone, word, energy, f0"
+EXAMPLE = (
+    "jaxasr probe speech.jsonl --label gender --group speaker --site encoder.resid_post "
+    "--out gender-probe"
+)
+
 _FILES = ("table.csv", "accuracy.png", "result.json", "bank")
+_MANIFEST_HELP = (
+    "A manifest (.jsonl, .csv), a folder of LibriSpeech, Common Voice or TIMIT, or hf:NAME."
+)
+_LABEL_HELP = (
+    "What the probes predict: a column, speaker, or noise; or, for every frame, phone, word, "
+    "energy or f0."
+)
+_POOL_HELP = (
+    "How the activations of a recording become one row: speech, all, last, or a position; or "
+    "frames, for one row per frame. Default: speech; for decoder sites last."
+)
+_NOISE_HELP = (
+    "Adds every recording again in noise: snr:10 (white), snr:10:FOLDER. The column noise names "
+    "it. May be repeated."
+)
+_TYPES_HELP = (
+    "Column of types for the control task, in which each type has a random label (Hewitt & Liang)."
+)
+_OUT_HELP = "Folder for the figure, table.csv, result.json, the bank and the store."
 
 
 def probe(
-    manifest: Annotated[
-        str,
-        typer.Argument(
-            help="A manifest (.jsonl, .csv), a folder of LibriSpeech, Common Voice or TIMIT, or hf:NAME."
-        ),
-    ],
-    label: Annotated[
-        str,
-        typer.Option(
-            "--label",
-            help=f"What to tell: a column, speaker, noise, or of every frame {FRAME_LABELS}.",
-        ),
-    ],
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out",
-            "-o",
-            help="Folder for the figure, table.csv, result.json, the bank and the store.",
-        ),
-    ],
+    manifest: Annotated[str, typer.Argument(help=_MANIFEST_HELP)],
+    label: Annotated[str, typer.Option("--label", help=_LABEL_HELP)],
+    out: Annotated[Path, typer.Option("--out", "-o", help=_OUT_HELP)],
     model: ModelOption = DEFAULT_MODEL,
     group: Annotated[
         str | None,
         typer.Option(
-            "--group", help="Column, such as speaker, that never is on both sides of a fold."
+            "--group",
+            help="Column, such as speaker. Rows of one group are never on both sides of a fold.",
         ),
     ] = None,
     site: Annotated[
-        str, typer.Option("--site", help="Where to read, see `jaxasr info`.")
+        str, typer.Option("--site", help="Site to read; `jaxasr info` lists all sites.")
     ] = "encoder.resid_post",
-    pool: Annotated[
-        str | None,
-        typer.Option(
-            "--pool",
-            help="speech, all, last, a position, or frames. Default: speech; of decoder sites last.",
-        ),
-    ] = None,
+    pool: Annotated[str | None, typer.Option("--pool", help=_POOL_HELP)] = None,
     where: Annotated[
         list[str] | None,
-        typer.Option("--where", help="COLUMN=VALUE[,VALUE …]: only these rows; may be repeated."),
-    ] = None,
-    noise: Annotated[
-        list[str] | None,
         typer.Option(
-            "--noise",
-            help="snr:10, snr:10:FOLDER …: every recording once more in noise, in column noise.",
+            "--where", help="COLUMN=VALUE[,VALUE …]: use only these rows. May be repeated."
         ),
     ] = None,
+    noise: Annotated[list[str] | None, typer.Option("--noise", help=_NOISE_HELP)] = None,
     target: Annotated[
-        str, typer.Option("--target", help="class, or value for numbers (ridge regression, R²).")
+        str, typer.Option("--target", help="class; or value, for numbers (ridge regression, R²).")
     ] = "class",
-    types: Annotated[
-        str | None,
-        typer.Option(
-            "--types", help="Column of the control task: a random label each (Hewitt & Liang)."
-        ),
-    ] = None,
+    types: Annotated[str | None, typer.Option("--types", help=_TYPES_HELP)] = None,
     penalty: Annotated[
         list[float] | None,
-        typer.Option("--penalty", help="Strength of λ/2 ‖W‖²; may be repeated. Default: 1."),
+        typer.Option(
+            "--penalty", help="Strength λ of the penalty λ/2 ‖W‖². May be repeated. Default: 1."
+        ),
     ] = None,
-    folds: Annotated[int, typer.Option("--folds", min=2, help="Of the cross-validation.")] = 5,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Ways to make the folds.")] = 1,
+    folds: Annotated[
+        int, typer.Option("--folds", min=2, help="Folds of the cross-validation.")
+    ] = 5,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Random ways to make folds.")] = 1,
     min_count: Annotated[
-        int, typer.Option("--min-count", min=0, help="Classes with fewer rows are left out.")
+        int, typer.Option("--min-count", min=0, help="Leave out classes with fewer rows.")
     ] = 0,
     max_rows: Annotated[
-        int, typer.Option("--max-rows", min=1, help="Frames that are drawn where there are more.")
+        int, typer.Option("--max-rows", min=1, help="Most frames; more are sampled.")
     ] = 6000,
     text: Annotated[
-        str, typer.Option("--text", help="What decoder sites are read over: greedy or transcript.")
+        str,
+        typer.Option(
+            "--text",
+            help="Text that decoder sites are read over: greedy (generated) or transcript.",
+        ),
     ] = "greedy",
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Recordings in a pass.")] = 8,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Recordings per pass.")] = 8,
     store: Annotated[
         Path | None,
-        typer.Option("--store", help="Folder of activations, kept and shared. Default: in --out."),
+        typer.Option(
+            "--store",
+            help="Folder of activations, which further probes can share. Default: in --out.",
+        ),
     ] = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
     dtype: DtypeOption = Dtype.float32,
     device: DeviceOption = None,
 ) -> None:
-    """Fits linear probes of every layer for a label, and shows accuracy by layer beside its controls.
+    """Fits linear probes of every layer for a label, and compares their accuracy with controls.
 
-    An interrupted run goes on where it was. Recordings that cannot be read are listed and left out.
+    Recordings that cannot be read are listed and left out. To continue after an interruption, run
+    the same command again.
     """
     from experiments import runtime
-    from experiments.commands.output import checked, made
+    from experiments.analyses.probe_question import (
+        TEXTS,
+        ProbeQuestion,
+        default_pool,
+        default_target,
+    )
     from experiments.progress import Progress
 
-    where_it_is = str(Path(manifest).resolve()) if Path(manifest).exists() else manifest
-    asked = {
-        "manifest": where_it_is,
-        "label": label,
-        "group": group,
-        "site": site,
-        "pool": pool,
-        "where": where,
-        "noise": noise,
-    }
-    asked |= {
-        "target": target,
-        "types": types,
-        "penalty": penalty,
-        "folds": folds,
-        "seeds": seeds,
-        "min_count": min_count,
-    }
-    asked |= {"max_rows": max_rows, "text": text, "dtype": dtype.value}
-    output = checked(out, dict.fromkeys(_FILES, made("probe", [], model, **asked)), overwrite)
-    if text not in ("greedy", "transcript"):
-        raise ValueError(f"--text: expected greedy or transcript, got {text!r}.")
+    if text not in TEXTS:
+        raise ValueError(f"--text: expected {' or '.join(TEXTS)}, got {text!r}.")
+    conditions = dict(_parse_condition(condition) for condition in where or [])
+    question = ProbeQuestion(
+        label=label,
+        site=site,
+        pool=pool or default_pool(label, site),
+        group=group,
+        types=types,
+        target=default_target(label, target),
+        penalties=tuple(penalty or (1.0,)),
+        folds=folds,
+        seeds=tuple(range(seeds)),
+        min_count=min_count,
+        max_rows=max_rows,
+    )
+    selection = {"noise": noise or [], "where": where or []}
+    source = str(Path(manifest).resolve()) if Path(manifest).exists() else manifest
+    output = _claim(out, question, model, overwrite, manifest=source, text=text, dtype=dtype.value,
+                    **selection)  # fmt: skip
     steps = Progress()
     with steps("start JAX"):
         runtime.start(device)
-        from experiments.analyses.probe import FRAME_LABELS as framed, VALUES, Question, check
-    pool = pool or (
-        "frames" if label in framed else "last" if site.startswith("decoder.") else "speech"
-    )
-    target = "value" if label in VALUES else target
-    question = Question(
-        label,
-        site,
-        pool,
-        group,
-        types,
-        target,
-        tuple(penalty or (1.0,)),
-        folds,
-        tuple(range(seeds)),
-        min_count,
-        max_rows,
-    )
-    corpus, rows = _corpora(manifest, where or [], noise or [])
-    check(rows, question)
+        from experiments.analyses.probe import check
+        from experiments.analyses.probe_data import open_activations, open_corpora
+    corpus, asked = open_corpora(manifest, conditions, noise or [])
+    check(asked, question)
     with steps(f"load {model}"):
         asr = runtime.load(model, dtype.value)
-    known = _extracted(asr, corpus, question, store or out / "activations", text, batch, steps)
-    found = run(
-        asr, rows, known, question, output, steps, {"noise": noise or [], "where": where or []}
-    )
-    steps.say_total()
-    _show(found, json)
+    folder = store or out / "activations"
+    activations = open_activations(asr, corpus, question, folder, text, batch, steps)
+    result = _fit(asr, asked, activations, question, output, steps, selection)
+    steps.print_total()
+    _show(result, json)
 
 
-def _corpora(manifest: str, where: list[str], noise: list[str]) -> tuple[Any, Any]:
-    """What is heard, and what of it is asked about: a condition on the column `noise` leaves out rows, not recordings."""
-    from experiments.data.corpora import open_corpus, with_noise
+def _claim(
+    out: Path, question: "ProbeQuestion", model: str, overwrite: bool, **options: Any
+) -> "Output":
+    from experiments.commands.output import claim, describe
 
-    wanted = dict(_condition(text) for text in where)
-    late = {column: wanted.pop(column) for column in ("noise",) if noise and column in wanted}
-    heard = with_noise(open_corpus(manifest).where(wanted), noise)
-    return heard, heard.where(late)
+    description = describe("probe", [], model, **dataclasses.asdict(question), **options)
+    return claim(out, dict.fromkeys(_FILES, description), overwrite)
 
 
-def _condition(text: str) -> tuple[str, list[str]]:
+def _parse_condition(text: str) -> tuple[str, list[str]]:
     column, equals, values = text.partition("=")
     if not equals:
         raise ValueError(f"--where: expected COLUMN=VALUE or COLUMN=VALUE,VALUE, got {text!r}.")
     return column, values.split(",")
 
 
-def _extracted(
-    asr: Any, corpus: Any, question: Any, path: Path, text: str, batch: int, steps: Any
-) -> Any:
-    """The store of the activations: the one that is there when it has all of them, else made or finished now."""
-    from experiments import store
-
-    sites, pools = (question.site, question.floor), _pools(question)
-    if store.covers(path, asr, corpus, sites, pools, text):
-        found = store.open(path)
-        with steps("check the activations that are there"):
-            found.verify_checksums()
-        return found
-    with steps.bar(f"activations of {len(corpus)} recordings") as progress:
-        found = store.extract(
-            asr, corpus, path, sites=sites, pool=pools, text=text, batch=batch, progress=progress
-        )
-    speed = found.attrs["speed"]
-    steps.note(
-        f"{speed['utterances']} recordings, {speed['utterances'] / max(speed['seconds'], 1e-3):.2f} a second"
-    )
-    return found
-
-
-def _pools(question: Any) -> tuple[str, ...]:
-    usual = ("speech", "all")
-    return usual if question.pool in usual else (*usual, question.pool)
-
-
-def run(
-    asr: Any, corpus: Any, known: Any, question: Any, output: Any, steps: Any, more: dict[str, Any]
+def _fit(
+    asr: "Recogniser",
+    corpus: "Corpus",
+    activations: "Store",
+    question: "ProbeQuestion",
+    output: "Output",
+    steps: "Progress",
+    selection: dict[str, list[str]],
 ) -> dict[str, Any]:
-    """Fits, writes everything into the folder of `output`, and gives what `result.json` holds."""
-    import dataclasses
-
-    from experiments.analyses import probe as probing
+    """Fits the probes and writes the files of `output`; returns the content of result.json."""
+    from experiments.analyses.probe import answer, figure
+    from experiments.analyses.probe_rows import read_rows
     from experiments.runtime import weights
     from interventions.storage.provenance import provenance
     from interventions.storage.text_files import write_json, write_text
 
-    for name, problem in known.problems.items():
+    for name, problem in activations.problems.items():
         steps.note(f"left out {name}: {problem}")
-    rows = probing.rows(known, corpus, question, asr)
+    rows = read_rows(activations, corpus, question, asr)
     with steps.bar(f"probes of {len(rows.X)} layers, {len(rows.y)} rows") as progress:
-        answer = probing.answer(rows, question, progress)
-    settings = dataclasses.asdict(question) | more
-    about = provenance(
+        probes = answer(rows, question, progress)
+    settings = dataclasses.asdict(question) | selection
+    made = provenance(
         model=weights(asr),
-        data={"corpus": corpus.name, "store": known.attrs["checksums"]},
+        data={"corpus": corpus.name, "store": activations.attrs["checksums"]},
         config=settings,
     )
     result = {
         "question": settings,
         "rows": len(rows.y),
-        "classes": _counts(rows.y) if question.target == "class" else None,
+        "classes": _count_classes(rows.y) if question.target == "class" else None,
         "groups": None if rows.groups is None else len(set(rows.groups)),
-        "left_out": {"recordings": known.problems, "rows": rows.left_out},
-        "table": answer.table.to_dict("records"),
-        "provenance": about,
+        "left_out": {"recordings": activations.problems, "rows": rows.left_out},
+        "table": probes.table.to_dict("records"),
+        "provenance": made,
     }
-    with steps("write"), output.writing() as new:
-        write_text(new / "table.csv", answer.table.to_csv(index=False, float_format="%.5f"))
-        title = f"{question.label} at {question.site}, {question.pool}"
-        probing.figure({weights(asr)["name"]: answer.table}, title).savefig(
-            new / "accuracy.png", dpi=120
-        )
-        answer.bank.save(new / "bank", provenance=about)
+    title = f"{question.label} at {question.site} (pool: {question.pool})"
+    with steps("write the results"), output.writing() as new:
+        write_text(new / "table.csv", probes.table.to_csv(index=False, float_format="%.5f"))
+        fig = figure({weights(asr)["name"]: probes.table}, title)
+        fig.savefig(new / "accuracy.png", dpi=120)
+        probes.bank.save(new / "bank", provenance=made)
         write_json(new / "result.json", result)
     return result
 
 
-def _counts(y: Any) -> dict[str, int]:
+def _count_classes(y: Any) -> dict[str, int]:
     import numpy as np
 
-    return dict(zip(*(part.tolist() for part in np.unique(y, return_counts=True))))
+    values, counts = np.unique(y, return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist()))
 
 
 def _show(result: dict[str, Any], json: bool) -> None:
@@ -267,24 +239,10 @@ def _show(result: dict[str, Any], json: bool) -> None:
     if json:
         print(to_json(result))
         return
-    from rich.table import Table
-
-    from experiments.progress import console
+    from experiments.pages.probe_table import print_table
 
     classes = result["classes"]
-    what = ", ".join(f"{name} {n}" for name, n in classes.items()) if classes else "values"
-    print(
-        printable(
-            f"{result['rows']} rows ({what}); left out: {result['left_out']['rows'] or 'none'}"
-        )
-    )
-    names = list(result["table"][0])
-    shown = Table(*names, box=None, header_style="dim", pad_edge=False)
-    for row in result["table"]:
-        shown.add_row(
-            *(
-                f"{row[name]:.3g}" if isinstance(row[name], float) else str(row[name])
-                for name in names
-            )
-        )
-    console().print(shown)
+    labels = ", ".join(f"{name} {n}" for name, n in classes.items()) if classes else "values"
+    left_out = result["left_out"]["rows"] or "none"
+    print(printable(f"{result['rows']} rows ({labels}); left out: {left_out}"))
+    print_table(result["table"])

@@ -1,4 +1,4 @@
-"""`jaxasr reproduce`: the experiments of "Beyond Transcription", and those beyond it."""
+"""`jaxasr reproduce`: the experiments of "Beyond Transcription" (arXiv 2508.15882), and more."""
 
 import enum
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from experiments.commands.errors import say
+from experiments.commands.errors import print_error
 from experiments.commands.options import (
     DEFAULT_MODEL,
     DeviceOption,
@@ -17,13 +17,16 @@ from experiments.commands.options import (
     OverwriteOption,
 )
 
-_DATA_HELP = "Recordings: a folder with a manifest, or a corpus as it was published. Default: $JAXASR_DATA, or built-in ones."
-_FILES = ("index.html", "result.json", "arrays.nc")
+_DATA_HELP = (
+    "Recordings: a folder with a manifest, or a corpus in its published layout. "
+    "Default: $JAXASR_DATA, or the built-in recordings."
+)
+_FILES: tuple[str, ...] = ("index.html", "result.json", "arrays.nc")
 EXAMPLE = "jaxasr reproduce E7 E8 --quick --out studies"
 
 
 class Preset(enum.StrEnum):
-    """Whose settings: the paper's, ours for a small model, ours for the built-in recordings."""
+    """Settings of the paper, of a small model, or of the built-in recordings."""
 
     paper = "paper"
     here = "here"
@@ -32,33 +35,38 @@ class Preset(enum.StrEnum):
 
 def reproduce(
     experiments: Annotated[
-        list[str], typer.Argument(help="E1 … E8 of the paper, B1 … beyond it, or all.")
+        list[str], typer.Argument(help="E1 to E8 of the paper, B1 to B3 beyond it, or all.")
     ],
     out: Annotated[
         Path,
-        typer.Option("--out", "-o", help="Folder for an index and a folder for each experiment."),
+        typer.Option("--out", "-o", help="Folder for an index page and one folder per experiment."),
     ],
     model: ModelOption = DEFAULT_MODEL,
     data: Annotated[str | None, typer.Option("--data", help=_DATA_HELP)] = None,
     preset: Annotated[
         Preset | None,
-        typer.Option("--preset", help="Whose settings. Default: what fits the recordings."),
+        typer.Option(
+            "--preset",
+            help="Settings: those of the paper, those for a small model (here), or those for the "
+            "built-in recordings. Default: what fits the recordings.",
+        ),
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="The same on fewer recordings, within two minutes.")
+        bool, typer.Option("--quick", help="Run on fewer recordings, for a first look.")
     ] = False,
-    seed: Annotated[int, typer.Option("--seed", help="Of samples, noise and resampling.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of samples, noise and resampling.")] = 0,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
     dtype: DtypeOption = Dtype.float32,
     device: DeviceOption = None,
 ) -> None:
-    """Runs experiments: numbers, figures, a page and verdicts for each, and an index.
+    """Runs experiments and makes a page with numbers, figures and verdicts for each, and an index.
 
-    Whatever interrupts it, the same command goes on where it was. One that fails is reported, and the others get their turn.
+    To continue after an interruption, run the same command again. If an experiment fails, the
+    error is reported and the next one starts.
     """
     from experiments import runtime
-    from experiments.commands.output import checked, made
+    from experiments.commands.output import claim, describe
     from experiments.progress import Progress
     from experiments.studies import registry
 
@@ -68,7 +76,7 @@ def reproduce(
         from experiments.studies import reproduce as studies
     corpus, fits = studies.open_recordings(data)
     recordings = {"data": corpus.name, "sha256": corpus.sha256(transcripts=True)[:16]}
-    known = made(
+    description = describe(
         "reproduce",
         [],
         model,
@@ -78,41 +86,39 @@ def reproduce(
         seed=seed,
         dtype=dtype.value,
     )
-    outputs = {name: checked(out / name, dict.fromkeys(_FILES, known), overwrite) for name in names}
+    files = dict.fromkeys(_FILES, description)
+    outputs = {name: claim(out / name, files, overwrite) for name in names}
     with steps(f"load {model}"):
         asr = runtime.load(model, dtype.value)
-    settings = {"preset": (preset or fits), "quick": quick, "seed": seed, "steps": steps}
+    settings = {"preset": preset or fits, "quick": quick, "seed": seed, "steps": steps}
 
-    def one(name: str, study: Any, folder: Path) -> dict[str, Any]:
+    def run(name: str, study: Any, folder: Path) -> dict[str, Any]:
         steps.note(f"{name}  {study.title}")
         return studies.reproduce(
             name, study, asr, corpus, folder, record=outputs[name].record, **settings
         )
 
-    done = studies.reproduce_all(
-        names,
-        out,
-        one,
-        lambda name, problem: say(RuntimeError(f"{name}: {type(problem).__name__}: {problem}")),
-    )
-    steps.say_total()
-    _print(done, out, json)
-    if None in done.values():
+    def report(name: str, error: BaseException) -> None:
+        print_error(RuntimeError(f"{name}: {type(error).__name__}: {error}"))
+
+    results = studies.reproduce_all(names, out, run, report)
+    steps.print_total()
+    _print(results, out, json)
+    if None in results.values():
         raise typer.Exit(2)
 
 
-def _print(done: dict[str, dict[str, Any] | None], out: Path, json: bool) -> None:
+def _print(results: dict[str, dict[str, Any] | None], out: Path, json: bool) -> None:
     from experiments.studies.study_page import format_evidence
     from interventions.storage.text_files import printable, to_json
 
     if json:
-        print(to_json(done))
+        print(to_json(results))
         return
-    for name, result in done.items():
+    for name, result in results.items():
         for finding in result["findings"].values() if result else ():
+            verdict = f"{name}  {finding['verdict']:<32}"
             print(
-                printable(
-                    f"{name}  {finding['verdict']:<32}  {finding['statement']}: {format_evidence(finding['ours'])}"
-                )
+                printable(f"{verdict}  {finding['statement']}: {format_evidence(finding['ours'])}")
             )
     print(f"\n{printable(out / 'index.html')}")

@@ -1,7 +1,7 @@
-"""`jaxasr scan`: one page with everything that a first look at a recording wants."""
+"""`jaxasr scan`: a first look at a recording, on one page."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,89 +15,81 @@ from experiments.commands.options import (
     LanguageOption,
     ModelOption,
     OverwriteOption,
+    RecordingArgument,
+    StartOption,
 )
+
+if TYPE_CHECKING:
+    from experiments.pages.lens_page import LensPage
 
 EXAMPLE = "jaxasr scan speech.flac --out speech-scan"
 
 
 def scan(
-    audio: Annotated[
-        Path, typer.Argument(help="A recording; its 30 s from --start on are scanned.")
-    ],
+    audio: RecordingArgument,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for index.html and scan.json.")],
     model: ModelOption = DEFAULT_MODEL,
-    start: Annotated[
-        float, typer.Option("--start", min=0, help="Seconds into the recording.")
-    ] = 0.0,
+    start: StartOption = 0.0,
     language: LanguageOption = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
     dtype: DtypeOption = Dtype.float32,
     device: DeviceOption = None,
 ) -> None:
-    """Writes one page about a recording: text, word times, confidence, both lenses, heads, signs of loops and silence.
+    """Makes one page with text, word times, confidence, both lenses, heads, loops and silence.
 
-    Writes index.html, which opens from disk, and scan.json into --out.
+    Makes two files in --out: index.html, a page to open in a browser, and scan.json, its numbers.
     """
     from experiments import runtime
-    from experiments.commands.output import checked, made
+    from experiments.commands.one_recording import open_recording
+    from experiments.commands.output import claim, describe
     from experiments.progress import Progress
-    from interventions.storage.text_files import plain, to_json, write_json, write_text
 
     check_recordings([audio])
-    known = made("scan", [audio], model, start=start, language=language, dtype=dtype.value)
-    output, steps = checked(out, {"index.html": known, "scan.json": known}, overwrite), Progress()
-    with steps("start JAX"):
-        runtime.start(device)
-        from experiments.analyses import scan as scanning
-        from experiments.analyses.lens import page_of, read_window, transcribed
-        from jaxasr.config import SAMPLE_RATE
+    options = {"start": start, "language": language, "dtype": dtype.value}
+    description = describe("scan", [audio], model, **options)
+    output = claim(out, dict.fromkeys(("index.html", "scan.json"), description), overwrite)
     runtime.check_language(model, language)
-    with steps(f"read {audio.name}"):
-        samples, source, seconds = read_window(audio, start)
-    with steps(f"load {model}"):
-        asr = runtime.load(model, dtype.value)
-    transcription = transcribed(asr, samples, steps, language)
-    page = page_of(asr, transcription, source, steps, model=model)
+    steps = Progress()
+    opened = open_recording(audio, steps, model=model, start=start, dtype=dtype, device=device)
+
+    from experiments.analyses import scan as analysis
+    from experiments.analyses.lens import page_of, transcribed
+    from interventions.storage.text_files import plain, to_json, write_json, write_text
+
+    transcription = transcribed(opened.asr, opened.samples, steps, language)
+    page = page_of(opened.asr, transcription, opened.source, steps, model=model)
     with steps("heads"):
-        heads = scanning.head_effects(asr, transcription)
-    path = out / "index.html"
+        heads = analysis.head_effects(opened.asr, transcription)
     with steps("write the page"), output.writing() as new:
-        write_text(new / path.name, scanning.render(page, heads))
-        summary = scanning.summary(page, heads) | {"seconds_taken": dict(steps.seconds)}
+        write_text(new / "index.html", analysis.render(page, heads))
+        summary = analysis.summary(page, heads) | {"seconds_taken": dict(steps.seconds)}
         write_json(new / "scan.json", summary)
-    steps.say_total()
-    if len(samples) / SAMPLE_RATE < seconds:
-        steps.note(
-            f"Read {len(samples) / SAMPLE_RATE:g} s of {seconds:g} s; --start chooses another place."
-        )
+    steps.print_total()
+    opened.note_rest(steps)
+    path = out / "index.html"
     if json:
         print(to_json(plain(summary | {"page": str(path)})))
     else:
-        _print(page, summary, path)
+        _print_summary(page, summary, path)
 
 
-def _print(page: Any, summary: dict[str, Any], path: Path) -> None:
+def _print_summary(page: "LensPage", summary: dict[str, Any], path: Path) -> None:
     from rich.text import Text
 
     from experiments.progress import console
 
-    shown = console()
+    terminal = console()
     for part in summary["segments"]:
-        shown.print(
-            Text(
-                f"{part['start']:7.2f} {part['end']:7.2f}  {part['probability']:.2f}  {part['text']}"
-            )
-        )
+        times = f"{part['start']:7.2f} {part['end']:7.2f}"
+        terminal.print(Text(f"{times}  {part['probability']:.2f}  {part['text']}"))
     for line in page.signs.lines() or ["No sign of a loop or of silence."]:
-        shown.print(Text(line, style="yellow"))
-    largest = ", ".join(
-        f"{head['layer']}.{head['head']} ({head['change']:+.1f})"
+        terminal.print(Text(line, style="yellow"))
+    effects = ", ".join(
+        f"layer {head['layer']} head {head['head']} ({head['change']:+.1f})"
         for head in summary["heads"]["largest"]
     )
-    shown.print(
-        Text(
-            f"Cross-attention heads, by the change of the text's log-probability without them: {largest}"
-        )
+    terminal.print(
+        Text(f"Heads, by the change of the text's log-probability if ablated: {effects}")
     )
-    shown.print(f"\n{path}", soft_wrap=True, markup=False)
+    terminal.print(f"\n{path}", soft_wrap=True, markup=False)

@@ -1,4 +1,4 @@
-"""Transcripts as files of other programs: the formats of openai/whisper (`utils.py`), and words with their times and probabilities."""
+"""Renders transcripts in the file formats of openai/whisper (`utils.py`), with words if wanted."""
 
 import enum
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Format(enum.StrEnum):
-    """File formats of a transcript, as openai/whisper writes them."""
+    """File formats of a transcript, those of openai/whisper."""
 
     txt = "txt"
     srt = "srt"
@@ -20,11 +20,18 @@ def render(result: dict[str, Any], kind: Format, words: bool = False) -> str:
 
     Args:
         result: what `Transcript.to_dict()` returns, possibly with more keys.
-        kind: txt has one segment a line; srt and vtt one cue a segment; tsv times in milliseconds under a header; json all of `result`.
-        words: writes one row a word, with its probability, under a header (txt, tsv); begins and ends cues with their words (srt, vtt).
+        kind: file format. txt has one line per segment; srt and vtt have one cue per segment; tsv
+            has times in milliseconds under a header; json has all of `result`.
+        words: whether txt and tsv have one row per word, with its probability, under a header, and
+            whether the cues of srt and vtt begin and end with their words.
 
     Returns:
-        The text, each line with a newline.
+        The text. Every line ends with a newline.
+
+    Example:
+        ```python
+        subtitles = render(asr.transcribe("speech.flac").to_dict(), Format.srt)
+        ```
     """
     if kind is Format.json:
         from interventions.storage.text_files import to_json
@@ -34,26 +41,26 @@ def render(result: dict[str, Any], kind: Format, words: bool = False) -> str:
 
 
 def word_table(result: dict[str, Any]) -> Iterator[str]:
-    """Yields the lines of a table of words: start and end in seconds, probability, word, under a header."""
+    """Yields a header, then one line per word: start and end in seconds, probability, word."""
     yield f"{'start':>9} {'end':>8} {'prob':>5}  word"
-    for w in _words(result):
-        yield f"{w['start']:9.2f} {w['end']:8.2f} {w['probability']:5.2f}  {_line(w['text'])}"
+    for word in _words(result):
+        times = f"{word['start']:9.2f} {word['end']:8.2f}"
+        yield f"{times} {word['probability']:5.2f}  {_one_line(word['text'])}"
 
 
 def _txt(result: dict[str, Any], words: bool) -> Iterator[str]:
-    yield from word_table(result) if words else (_line(s["text"]) for s in result["segments"])
+    yield from word_table(result) if words else (_one_line(s["text"]) for s in result["segments"])
 
 
 def _tsv(result: dict[str, Any], words: bool) -> Iterator[str]:
     if not words:
         yield "start\tend\ttext"
-        yield from (
-            f"{_ms(s['start'])}\t{_ms(s['end'])}\t{_line(s['text'])}" for s in result["segments"]
-        )
+        for segment in result["segments"]:
+            yield f"{_span_ms(segment)}\t{_one_line(segment['text'])}"
         return
     yield "start\tend\tprobability\tword"
-    for w in _words(result):
-        yield f"{_ms(w['start'])}\t{_ms(w['end'])}\t{w['probability']:.4f}\t{_line(w['text'])}"
+    for word in _words(result):
+        yield f"{_span_ms(word)}\t{word['probability']:.4f}\t{_one_line(word['text'])}"
 
 
 def _srt(result: dict[str, Any], words: bool) -> Iterator[str]:
@@ -64,23 +71,18 @@ def _srt(result: dict[str, Any], words: bool) -> Iterator[str]:
 def _vtt(result: dict[str, Any], words: bool) -> Iterator[str]:
     yield "WEBVTT\n"
     for start, end, text in _cues(result, words):
-        text = text.replace("&", "&amp;").replace(
-            "<", "&lt;"
-        )  # otherwise the start of an entity or of a tag
-        yield f"{clock(start, '.')} --> {clock(end, '.')}\n{text}\n"
+        escaped = text.replace("&", "&amp;").replace("<", "&lt;")  # they begin entities and tags
+        yield f"{clock(start, '.')} --> {clock(end, '.')}\n{escaped}\n"
 
 
 _LINES = {Format.txt: _txt, Format.tsv: _tsv, Format.srt: _srt, Format.vtt: _vtt}
 
 
 def _cues(result: dict[str, Any], words: bool) -> Iterator[tuple[float, float, str]]:
-    for s in result["segments"]:
-        start, end = (
-            (s["words"][0]["start"], s["words"][-1]["end"])
-            if words and s["words"]
-            else (s["start"], s["end"])
-        )
-        yield start, end, _line(s["text"]).replace("-->", "->")
+    for segment in result["segments"]:
+        timed = segment["words"] if words and segment["words"] else [segment]
+        text = _one_line(segment["text"]).replace("-->", "->")
+        yield timed[0]["start"], timed[-1]["end"], text
 
 
 def _words(result: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -88,9 +90,13 @@ def _words(result: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from segment["words"]
 
 
-def _line(text: str) -> str:
-    """Returns a text on one line, without tabs. A line break would end a cue or a row."""
+def _one_line(text: str) -> str:
+    """Returns a text without line breaks and tabs, because these would end a cue or a column."""
     return " ".join(text.split())
+
+
+def _span_ms(part: dict[str, Any]) -> str:
+    return f"{_ms(part['start'])}\t{_ms(part['end'])}"
 
 
 def _ms(seconds: float) -> int:
@@ -98,7 +104,13 @@ def _ms(seconds: float) -> int:
 
 
 def clock(seconds: float, point: str, *, hours: bool = False) -> str:
-    """Returns seconds as `02:03.456`, from an hour on as `01:02:03.456`; with `hours` always so. `point` separates the milliseconds."""
+    """Formats seconds as `02:03.456`, or `01:02:03.456` from one hour on.
+
+    Args:
+        seconds: time since the start.
+        point: separator before the milliseconds.
+        hours: whether hours are always shown.
+    """
     minutes, ms = divmod(_ms(seconds), 60_000)
     whole, minutes = divmod(minutes, 60)
     lead = f"{whole:02d}:" if hours or whole else ""

@@ -1,16 +1,16 @@
-"""`jaxasr transcribe`: recordings to text."""
+"""`jaxasr transcribe`: the text of recordings."""
 
 import enum
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from experiments.commands.errors import FORESEEABLE, check_recordings, say
+from experiments.commands.errors import FORESEEABLE, check_recordings, print_error
 from experiments.commands.options import (
     DEFAULT_MODEL,
+    Device,
     DeviceOption,
     Dtype,
     DtypeOption,
@@ -21,44 +21,56 @@ from experiments.commands.options import (
     OverwriteOption,
 )
 from experiments.commands.subtitles import Format, clock, render, word_table
+from experiments.commands.transcript_folders import folders_in
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float
+
+    from experiments.commands.output import Output
+    from experiments.progress import Progress
+    from jaxasr import Recogniser
 
 EXAMPLE = "jaxasr transcribe speech.flac interview.mp3 --model base --format srt --out texts"
 
 FALLBACK = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # openai/whisper `transcribe.py`
-_FORMAT_HELP = "As openai-whisper writes it: printed, or with --out a file each; may be repeated. Default with --out: txt and json."
+_FORMAT_HELP = (
+    "File format, as openai-whisper has it; may be repeated. Printed, or with --out saved as one "
+    "file per recording. Default with --out: txt and json."
+)
 
 
 class Task(enum.StrEnum):
-    """Write what is said, or its translation into English."""
+    """Whether the text is in the language of the speech, or in English."""
 
     TRANSCRIBE = "transcribe"
     TRANSLATE = "translate"
 
 
 def transcribe(
-    audio: Annotated[list[Path], typer.Argument(help="Recordings of any length and format.")],
+    audio: Annotated[
+        list[Path], typer.Argument(help="Recordings of any length, in any audio format.")
+    ],
     model: ModelOption = DEFAULT_MODEL,
     language: LanguageOption = None,
     task: Annotated[
-        Task, typer.Option("--task", help="translate: into English, by multilingual models.")
+        Task, typer.Option("--task", help="translate: into English. Needs a multilingual model.")
     ] = Task.TRANSCRIBE,
     timestamps: Annotated[
         bool, typer.Option("--timestamps", "-t", help="Print segments with their times.")
     ] = False,
     words: Annotated[
         bool,
-        typer.Option(
-            "--words", "-w", help="Find the time and the probability of every word, and print them."
-        ),
+        typer.Option("--words", "-w", help="Print the times and the probability of each word."),
     ] = False,
     beam_size: Annotated[
-        int, typer.Option("--beam-size", min=1, help="Beams of the search; 1 is greedy.")
+        int, typer.Option("--beam-size", min=1, help="Beams of the search. 1: greedy.")
     ] = 1,
     temperature_fallback: Annotated[
         bool,
         typer.Option(
             "--temperature-fallback",
-            help="Write again, more freely, what repeats itself or is improbable.",
+            help="Sample again, at rising temperature, where a text repeats itself or is unlikely.",
         ),
     ] = False,
     formats: Annotated[
@@ -72,8 +84,8 @@ def transcribe(
 ) -> None:
     """Prints the text of recordings.
 
-    With --json one object a line and recording; with --out also a file in each --format. Why a window has no text is printed on
-    standard error.
+    With --json, prints one JSON object per recording. With --out, also saves a file in each
+    --format. Standard error explains windows without text.
     """
     formats = list(dict.fromkeys(formats or []))
     _check_formats(formats, len(audio), json, out)
@@ -81,28 +93,26 @@ def transcribe(
     settings["temperature"] = FALLBACK if temperature_fallback else 0.0
     if beam_size > 1:
         settings["beam_size"] = beam_size
-    places = places_in(out, audio) if out else {}
     kinds = formats or [Format.txt, Format.json]
     outputs = {
-        path: _output(path, place, kinds, model, {**settings, "dtype": dtype.value}, overwrite)
-        for path, place in places.items()
+        path: _claim(path, folder, kinds, model, {**settings, "dtype": dtype.value}, overwrite)
+        for path, folder in (folders_in(out, audio) if out else {}).items()
     }
-    show = _shown(formats, json, words, timestamps) if not (out and formats) else None
+    show = None if out and formats else _renderer(formats, json, words, timestamps)
+    heading = len(audio) > 1 and not json and not formats
     failed = False
-    for path, result in _results(audio, model, dtype.value, device, settings):
+    for path, result in _transcripts(audio, model, dtype.value, device, settings):
         if result is None:
             failed = True
             continue
         if show:
-            _print(path if len(audio) > 1 and not json and not formats else None, show(result))
-        _explain(path, result)
+            _print(path if heading else None, show(result))
+        _explain_silences(path, result)
         if path in outputs:
             try:
-                with outputs[path].writing() as folder:
-                    for kind in kinds:
-                        _write(folder / f"{path.name}.{kind}", render(result, kind, words))
-            except FORESEEABLE as problem:  # the other recordings get their turn
-                say(problem)
+                _save(outputs[path], path, result, kinds, words)
+            except FORESEEABLE as error:  # the other recordings get their turn
+                print_error(error)
                 failed = True
     if failed:
         raise typer.Exit(2)
@@ -117,99 +127,95 @@ def _check_formats(
         )
     if len(formats) > 1 and not out:
         raise ValueError(
-            f"--format: {len(formats)} formats need --out, a folder for a file in each."
+            f"--format: {len(formats)} formats need --out, a folder for one file per format."
         )
     if not out and n_recordings > 1 and set(formats) & {Format.srt, Format.vtt, Format.tsv}:
         raise ValueError(
-            f"--format {formats[0]}: {n_recordings} recordings need --out, a folder for a file of each."
+            f"--format {formats[0]}: {n_recordings} recordings need --out, a folder for one file "
+            "per recording."
         )
 
 
-def places_in(out: Path, recordings: Sequence[Path]) -> dict[Path, Path]:
-    """Chooses the folder for the files of each recording.
-
-    It is `out`; where two recordings have the same name, their folders are kept below `out`, from the first that differs on.
-
-    Raises ValueError for a recording that is given twice.
-    """
-    absolute = {path: Path(os.path.abspath(path)) for path in recordings}
-    names = {
-        path.name.casefold() for path in recordings
-    }  # some file systems do not distinguish A from a
-    if len(set(absolute.values())) < len(recordings):
-        twice = next(
-            path
-            for i, path in enumerate(recordings)
-            if absolute[path] in [absolute[one] for one in recordings[:i]]
-        )
-        raise ValueError(f"{twice}: given twice, and --out has room for one text of it.")
-    if len(names) == len(recordings):
-        return dict.fromkeys(recordings, out)
-    common = Path(os.path.commonpath([path.parent for path in absolute.values()]))
-    return {path: out / where.parent.relative_to(common) for path, where in absolute.items()}
-
-
-def _output(
+def _claim(
     path: Path,
     folder: Path,
     kinds: Sequence[Format],
     model: str,
     settings: dict[str, Any],
     overwrite: bool,
-) -> Any:
-    from experiments.commands.output import checked, made
+) -> "Output":
+    from experiments.commands.output import claim, describe
 
-    known = made("transcribe", [path] if path.is_file() else [], model, **settings)
-    return checked(folder, {f"{path.name}.{kind}": known for kind in kinds}, overwrite)
+    recordings = [path] if path.is_file() else []
+    description = describe("transcribe", recordings, model, **settings)
+    return claim(folder, {f"{path.name}.{kind}": description for kind in kinds}, overwrite)
 
 
-def _results(
-    audio: Sequence[Path], model: str, dtype: str, device: Any, settings: dict[str, Any]
+def _transcripts(
+    audio: Sequence[Path], model: str, dtype: str, device: Device | None, settings: dict[str, Any]
 ) -> Iterator[tuple[Path, dict[str, Any] | None]]:
-    """Yields each recording with its transcript, or None where it could not be read: the others get their turn.
+    """Yields each recording with its transcript, or with None after an error.
 
-    The model is loaded once the first recording was read.
+    The model is loaded once the first recording has been read.
     """
+    from experiments import runtime
     from experiments.progress import Progress
 
-    readable, steps = [], Progress()
+    steps, asr = Progress(), None
+    readable = []
     for path in audio:
         try:
             check_recordings([path])
             readable.append(path)
-        except FORESEEABLE as problem:
-            say(problem)
+        except FORESEEABLE as error:
+            print_error(error)
             yield path, None
     if not readable:
         return
-    from experiments import runtime
-
+    runtime.check_language(model, settings["language"], settings["task"])
     with steps("start JAX"):
         runtime.start(device)
         import jaxasr
-    runtime.check_language(model, settings["language"], settings["task"])
-    asr = None
     for path in readable:
-        try:
-            samples = jaxasr.load_audio(path)
-        except FORESEEABLE as problem:
-            say(problem)
-            yield path, None
-            continue
-        if asr is None:
-            with steps(f"load {model}"):
-                asr = runtime.load(model, dtype)
-        try:
-            yield path, transcribe_file(asr, path, samples, steps, settings)
-        except FORESEEABLE as problem:
-            say(problem)
-            yield path, None
+        result = None
+        samples = _attempt(jaxasr.load_audio, path)
+        if samples is not None:
+            if asr is None:
+                with steps(f"load {model}"):
+                    asr = runtime.load(model, dtype)
+            result = _attempt(transcribe_file, asr, path, samples, steps, settings)
+        yield path, result
+
+
+def _attempt(action: Callable[..., Any], *args: Any) -> Any:
+    """Returns `action(*args)`, or None after an error that it prints."""
+    try:
+        return action(*args)
+    except FORESEEABLE as error:
+        print_error(error)
+        return None
 
 
 def transcribe_file(
-    asr: Any, path: Path, samples: Any, steps: Any, settings: dict[str, Any]
+    asr: "Recogniser",
+    path: Path,
+    samples: "Float[np.ndarray, 'n']",
+    steps: "Progress",
+    settings: dict[str, Any],
 ) -> dict[str, Any]:
-    """A transcript as plain values, with its recording and where it comes from; progress is shown in `steps`."""
+    """Transcribes one recording.
+
+    Args:
+        asr: the recogniser.
+        path: file of the recording, named in the result.
+        samples: its samples at 16 kHz.
+        steps: shows progress.
+        settings: options of `asr.transcribe`.
+
+    Returns:
+        The transcript (`Transcript.to_dict`) as plain values, with `audio`, the file, and
+        `provenance`.
+    """
     from experiments.runtime import weights
     from interventions.storage.provenance import provenance
 
@@ -222,48 +228,53 @@ def transcribe_file(
     }
 
 
-def _shown(formats: Sequence[Format], json: bool, words: bool, timestamps: bool) -> Any:
+def _renderer(
+    formats: Sequence[Format], json: bool, words: bool, timestamps: bool
+) -> Callable[[dict[str, Any]], str]:
     """Returns the function that renders a transcript for standard output."""
     if json or formats:
         kind = Format.json if json else formats[0]
         return lambda result: render(result, kind, words)
     if words:
         return lambda result: "\n".join(word_table(result)) + "\n"
-    return _segments if timestamps else lambda result: result["text"] + "\n"
+    return _render_segments if timestamps else lambda result: result["text"] + "\n"
 
 
-def _segments(result: dict[str, Any]) -> str:
+def _render_segments(result: dict[str, Any]) -> str:
     return "".join(
-        f"[{clock(s['start'], '.')} → {clock(s['end'], '.')}] {s['text'].strip()}\n"
-        for s in result["segments"]
+        f"[{clock(segment['start'], '.')} → {clock(segment['end'], '.')}] "
+        f"{segment['text'].strip()}\n"
+        for segment in result["segments"]
     )
 
 
-def _print(path: Path | None, text: str) -> None:
+def _print(heading: Path | None, text: str) -> None:
     from interventions.storage.text_files import printable
 
-    if path:
-        print(f"{printable(path)}:")
+    if heading:
+        print(f"{printable(heading)}:")
     print(printable(text, lines=True), end="", flush=True)
 
 
-def _explain(path: Path, result: dict[str, Any]) -> None:
-    """Prints, on standard error, why windows have no text."""
+def _explain_silences(path: Path, result: dict[str, Any]) -> None:
+    """Explains, on standard error, windows without text."""
     from interventions.storage.text_files import printable
 
     for silence in result["silences"]:
-        numbers = f"no-speech probability {silence['no_speech_prob']:.2f}, mean log-probability {silence['avg_logprob']:.2f}"
-        why = (
-            f"left out as silence ({numbers})"
-            if silence["left_out"]
-            else f"the model generated no text ({numbers})"
+        reason = "left out as silence" if silence["left_out"] else "the model generated no text"
+        numbers = (
+            f"no-speech probability {silence['no_speech_prob']:.2f}, "
+            f"mean log-probability {silence['avg_logprob']:.2f}"
         )
-        typer.echo(
-            f"{printable(path)}: {silence['start']:.2f} to {silence['end']:.2f} s: {why}.", err=True
-        )
+        span = f"{silence['start']:.2f} to {silence['end']:.2f} s"
+        typer.echo(f"{printable(path)}: {span}: {reason} ({numbers}).", err=True)
 
 
-def _write(path: Path, text: str) -> None:
+def _save(
+    output: "Output", path: Path, result: dict[str, Any], kinds: Sequence[Format], words: bool
+) -> None:
     from interventions.storage.text_files import write_text
 
-    write_text(path, text)
+    with output.writing() as folder:
+        for kind in kinds:
+            write_text(folder / f"{path.name}.{kind}", render(result, kind, words))

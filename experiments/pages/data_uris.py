@@ -1,4 +1,4 @@
-"""Sound and pictures as data URIs, for pages that open from disk without a network."""
+"""Encodes sound and pictures as data URIs, for pages that open from disk without a network."""
 
 import base64
 import io
@@ -8,11 +8,12 @@ from jaxtyping import Float
 
 from jaxasr.config import SAMPLE_RATE
 
-SHOWN = 1.5  # feature units below the loudest cell; Whisper's features are (log10 power + 4) / 4, so this is 60 dB
+# Features below the loudest cell that are not white. Whisper's are (log10 power + 4) / 4: 60 dB.
+RANGE = 1.5
 
 
 def audio_uri(audio: Float[np.ndarray, "n"]) -> str:
-    """16 kHz mono audio as FLAC, about half the bytes of WAV."""
+    """Encodes 16 kHz mono audio as FLAC, which takes about half the bytes of WAV."""
     import soundfile
 
     buffer = io.BytesIO()
@@ -21,10 +22,13 @@ def audio_uri(audio: Float[np.ndarray, "n"]) -> str:
 
 
 def mel_uri(mel: Float[np.ndarray, "M F"]) -> str:
-    """A log-mel spectrogram as a grey PNG, one pixel a cell, low frequencies at the bottom, loud is black."""
+    """Encodes a log-mel spectrogram as a grey PNG.
+
+    Each cell is one pixel. Low frequencies are at the bottom; loud is black.
+    """
     from PIL import Image  # a dependency of matplotlib, which itself takes far longer to import
 
-    quiet = np.clip((mel.max() - mel) / SHOWN, 0, 1)
+    quiet = np.clip((mel.max() - mel) / RANGE, 0, 1)
     buffer = io.BytesIO()
     Image.fromarray(np.round(255 * quiet[::-1]).astype(np.uint8)).save(
         buffer, format="PNG", optimize=True
@@ -33,7 +37,7 @@ def mel_uri(mel: Float[np.ndarray, "M F"]) -> str:
 
 
 def png_uri(data: bytes) -> str:
-    """A PNG file, such as a figure."""
+    """Encodes the bytes of a PNG file, such as a figure."""
     return _uri("image/png", data)
 
 

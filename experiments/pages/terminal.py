@@ -1,4 +1,4 @@
-"""Both lenses as tables for a terminal."""
+"""Prints both lenses as tables in a terminal."""
 
 import math
 
@@ -10,68 +10,80 @@ from experiments.pages.lens_page import EncoderRow, LensPage, LogitTable
 from experiments.progress import console as standard_output
 from interventions.storage.text_files import printable
 
-ROWS = 40  # tokens shown in a terminal
-_CELL = 13  # columns of one layer
+MAX_TOKENS = 40  # rows of the logit lens in a terminal
+_CELL = 13  # characters of one layer
+_OTHER_COLUMNS = 34  # characters of times, tokens and saturation
+_LONG_TEXT, _SHOWN_TEXT = 160, 150  # characters of an encoder row
 _PLAIN = {"box": None, "header_style": "dim", "pad_edge": False}
 
 
 def print_page(page: LensPage) -> None:
-    """The text, then one row a token (its candidates by layer), then one row an encoder layer; shortened in a terminal only."""
+    """Prints the text, one row per token (its candidates by layer), and one row per encoder layer.
+
+    Tables are shortened in a terminal only.
+    """
     console = standard_output()
-    rows = ROWS if console.is_terminal else len(page.logit.tokens)
+    n_tokens = len(page.logit.tokens)
+    rows = MAX_TOKENS if console.is_terminal else n_tokens
     console.print(Text(printable(page.text, lines=True) or "(no text)", style="bold"))
     for line in page.signs.lines():
         console.print(Text(printable(line), style="yellow"))
-    console.print()
-    console.print("Logit lens: top token by decoder layer")
+    console.print("\nLogit lens: the token that each decoder layer predicts")
     console.print(logit_table(page.logit, console.width, rows))
-    if (more := len(page.logit.tokens) - rows) > 0:
-        console.print(f"      … {more} more tokens on the page", style="dim")
-    console.print("\nEncoder lens: what the decoder writes from each encoder layer")
+    if n_tokens > rows:
+        console.print(f"      … {n_tokens - rows} more tokens on the page", style="dim")
+    console.print("\nEncoder lens: the text generated from each encoder layer")
     console.print(encoder_table(page.encoder, shorten=console.is_terminal))
 
 
-def logit_table(table: LogitTable, width: int, rows: int = ROWS) -> Table:
-    """The first `rows` tokens downwards, layers across: as many layers as fit, evenly chosen, always the last."""
-    layers = chosen_layers(len(table.candidates), (width - 34) // _CELL)
-    shown = Table(**_PLAIN)
-    shown.add_column("s", justify="right", style="dim")
-    shown.add_column("token", max_width=_CELL, no_wrap=True)
+def logit_table(table: LogitTable, width: int, rows: int = MAX_TOKENS) -> Table:
+    """Makes a table with one row per token and one column per layer.
+
+    Args:
+        table: predictions of every layer.
+        width: characters of a line. If not all layers fit, evenly spaced ones are shown, and always
+            the last.
+        rows: most tokens to show.
+    """
+    layers = choose_layers(len(table.candidates), (width - _OTHER_COLUMNS) // _CELL)
+    terminal_table = Table(**_PLAIN)
+    terminal_table.add_column("s", justify="right", style="dim")
+    terminal_table.add_column("token", max_width=_CELL, no_wrap=True)
     for layer in layers:
-        shown.add_column(f"layer {layer}", max_width=_CELL, no_wrap=True)
-    shown.add_column("saturates", justify="right")
+        terminal_table.add_column(f"layer {layer}", max_width=_CELL, no_wrap=True)
+    terminal_table.add_column("saturates", justify="right")
     for t, token in enumerate(table.tokens[:rows]):
         start = table.times[t][0]
-        when = f"{start:.2f}" if math.isfinite(start) else ""
+        time = f"{start:.2f}" if math.isfinite(start) else ""
         cells = [_cell(table, layer, t) for layer in layers]
-        shown.add_row(when, Text(visible(token), style="bold"), *cells, _saturation(table, t))
-    return shown
+        token_cell = Text(visible(token), style="bold")
+        terminal_table.add_row(time, token_cell, *cells, _saturation(table, t))
+    return terminal_table
 
 
 def encoder_table(rows: tuple[EncoderRow, ...], shorten: bool = True) -> Table:
-    shown = Table(**_PLAIN)
-    shown.add_column("layer", justify="right")
-    shown.add_column("kind")
-    shown.add_column("log-prob", justify="right")
-    shown.add_column("text", overflow="fold")
+    """Makes a table with one row per encoder layer; `shorten` cuts long texts."""
+    terminal_table = Table(**_PLAIN)
+    terminal_table.add_column("layer", justify="right")
+    terminal_table.add_column("kind")
+    terminal_table.add_column("log-prob per token", justify="right")
+    terminal_table.add_column("text", overflow="fold")
     for layer, row in enumerate(rows):
-        text = (
-            row.text
-            if len(row.text) <= 160 or not shorten
-            else f"{row.text[:150]} … ({len(row.text)} characters)"
-        )
-        shown.add_row(str(layer), row.category, f"{row.logprob:.2f}", Text(text))
-    return shown
+        text = row.text
+        if shorten and len(text) > _LONG_TEXT:
+            text = f"{text[:_SHOWN_TEXT]} … ({len(text)} characters)"
+        terminal_table.add_row(str(layer), row.category, f"{row.logprob:.2f}", Text(text))
+    return terminal_table
 
 
-def chosen_layers(n_layers: int, room: int) -> list[int]:
-    """At most `room` (at least 2) of the layers, evenly spaced, the last among them."""
+def choose_layers(n_layers: int, room: int) -> list[int]:
+    """Chooses at most `room` (at least 2) evenly spaced layers, the last among them."""
     count = min(n_layers, max(room, 2))
-    return sorted({round(x) for x in np.linspace(0, n_layers - 1, count)})
+    return sorted({round(layer) for layer in np.linspace(0, n_layers - 1, count)})
 
 
 def visible(token: str) -> str:
-    """A token without its leading space; what else is invisible in it is shown."""
+    """Makes line ends, tabs and empty tokens visible, and drops the leading space."""
     return printable(token.removeprefix(" ").replace("\n", "↵").replace("\t", "⇥")) or "␣"
 
 
@@ -80,6 +92,7 @@ def _saturation(table: LogitTable, t: int) -> str:
 
 
 def _cell(table: LogitTable, layer: int, t: int) -> Text:
-    p = math.exp(table.logprobs[layer, t, 0])
-    style = "green" if table.rank[layer, t] == 0 else ("" if p >= 0.1 else "dim")
+    probability = math.exp(table.logprobs[layer, t, 0])
+    unsure = "" if probability >= 0.1 else "dim"
+    style = "green" if table.rank[layer, t] == 0 else unsure
     return Text(visible(table.candidates[layer][t][0]), style=style)

@@ -11,10 +11,10 @@ from experiments.data.corpora import Utterance
 from experiments.item_cache import Arrays
 from experiments.studies.selection import first_window, language
 from interventions.corruptions import white_noise_like
+from interventions.edits import AtSites, FromRow, Patch, Zero, site_cells
 from interventions.edits.attention import mean_ablation
-from interventions.edits.values import FromRow, Patch, Zero
-from interventions.generation.sweeps import sequence_sweep
-from interventions.patching.at_sites import AtSites, Cells, places
+from interventions.edits.cells import Coordinates
+from interventions.generation import sequence_sweep
 from jaxasr import Recogniser, pytrees
 from jaxasr.taps import Edit, Edits
 
@@ -37,7 +37,7 @@ _MEAN_TOKENS = 48  # of each text whose activations are averaged
 
 @pytrees.dataclass
 class EditPerSite:
-    """Applies, in one cell of `places`, the edit of the cell's site at its layer and head.
+    """Applies, in one cell of `site_cells`, the edit of the cell's site at its layer and head.
 
     Attributes:
         edits: one per site.
@@ -103,7 +103,7 @@ def ablate(
         means: edits by site, from `mean_edits`.
 
     Returns:
-        `NUMBERS` [cell], in the order of `interventions.patching.at_sites.places`, and each as
+        `NUMBERS` [cell], in the order of `interventions.edits.site_cells`, and each as
         `baseline_...` without an edit. Word errors are NaN without a transcript.
 
     Raises:
@@ -118,7 +118,7 @@ def ablate(
         asr,
         memory,
         prompt,
-        places(asr.config, sites),
+        site_cells(asr.config, sites),
         edits_of=_edits_of(kind, tuple(sites), means),
         references=[clip.transcript],
         language=code,
@@ -147,7 +147,7 @@ def to_dataset(
     items: Sequence[Sequence[Arrays]],
     kinds: Sequence[str],
     sites: Sequence[str],
-    cells: Cells,
+    cells: Coordinates,
 ) -> xr.Dataset:
     """Collects results of `ablate`.
 
@@ -156,7 +156,7 @@ def to_dataset(
         items: results of `ablate`, per recording and kind.
         kinds: kinds of ablation.
         sites: the ablated sites.
-        cells: from `interventions.patching.at_sites.places`.
+        cells: from `interventions.edits.site_cells`.
 
     Returns:
         `NUMBERS` [example, kind, cell] and `baseline_...` [example]; `site`, `layer` and `head`

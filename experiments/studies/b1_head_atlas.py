@@ -17,7 +17,7 @@ from experiments.studies.best_cell import best_cell
 from experiments.studies.head_effects import atlas_figure, effects, head_names
 from experiments.studies.recordings import clean_speech, find_loops, nonspeech
 from experiments.studies.study import Analysis, Claim, Evidence, Finding, Settings, Study, choice
-from interventions.patching.at_sites import places
+from interventions.edits import site_cells
 from jaxasr import Recogniser
 from jaxasr.taps import Edit
 
@@ -119,7 +119,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
     ]
     clips = [clip for group in recordings.values() for clip in group]
     kinds = [kind for kind, group in recordings.items() for _ in group]
-    arrays = to_dataset(clips, items, [config.ablation], HEADS, places(asr.config, HEADS))
+    arrays = to_dataset(clips, items, [config.ablation], HEADS, site_cells(asr.config, HEADS))
     # A recording can be of two kinds, so its id alone is not unique.
     names = [f"{kind}: {clip.id}" for kind, clip in zip(kinds, clips)]
     return arrays.assign_coords(example=names, recording=("example", kinds))

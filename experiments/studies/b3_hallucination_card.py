@@ -18,7 +18,7 @@ from experiments.studies.recordings import clean_speech, nonspeech
 from experiments.studies.selection import language
 from experiments.studies.study import Analysis, Claim, Evidence, Finding, Settings, Study, choice
 from interventions.figures import plots
-from interventions.generation.sweeps import sequence_sweep
+from interventions.generation import sequence_sweep
 from interventions.stats.intervals import bootstrap
 from interventions.stats.roc import auroc
 from jaxasr import Recogniser

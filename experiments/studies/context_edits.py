@@ -12,12 +12,10 @@ from experiments.data.corpora import Utterance
 from experiments.item_cache import Arrays
 from experiments.studies.selection import first_window
 from interventions.corruptions import white_noise_like
-from interventions.edits.random_direction import RandomDirection
-from interventions.edits.values import FromRow, Mix
-from interventions.generation.sweeps import sequence_sweep
+from interventions.edits import AtCell, AtSites, FromRow, Mix, RandomDirection, site_cells
+from interventions.edits.cells import Coordinates
+from interventions.generation import sequence_sweep
 from interventions.generation.transcripts import words
-from interventions.patching.at_sites import AtSites, Cells, places
-from interventions.patching.grid import AtCell
 from jaxasr import Memory, Recogniser
 from jaxasr.taps import Edit, Edits, select
 
@@ -80,7 +78,7 @@ def transcribe_patched(
         seed: of the white noise and of the random directions.
 
     Returns:
-        `outcome` [cell], in the order of `places(asr.config, SITES, alphas)`.
+        `outcome` [cell], in the order of `site_cells(asr.config, SITES, alphas)`.
     """
     audio = first_window(clip)
     mel, noise_mel = _mel(asr, audio), _mel(asr, white_noise_like(audio, seed))
@@ -91,7 +89,7 @@ def transcribe_patched(
             asr,
             clip,
             mel,
-            _layers(places(asr.config, [site], alphas)),
+            _layers(site_cells(asr.config, [site], alphas)),
             AtCell(edit_towards(reference[site]), site),
             max_new_tokens,
         )
@@ -100,7 +98,7 @@ def transcribe_patched(
     # The decoder's activations for noise come from a second row, which consumes the same tokens.
     memory, _ = asr.model.encode(jnp.concatenate([mel, noise_mel]))
     edits_of = AtSites(edit_towards(FromRow(jnp.ones(2, jnp.int32))), DECODER)
-    cells = places(asr.config, DECODER, alphas)
+    cells = site_cells(asr.config, DECODER, alphas)
     outcomes.append(_outcomes(asr, clip, memory, cells, edits_of, max_new_tokens))
     return {"outcome": np.concatenate(outcomes)}
 
@@ -115,7 +113,7 @@ def _edit_towards(kind: str, seed: int) -> Callable[..., Edit]:
     return lambda value: RandomDirection(1.0, value, seed)
 
 
-def _layers(cells: Cells) -> Cells:
+def _layers(cells: Coordinates) -> Coordinates:
     """Drops the site and head of cells that share a site without heads."""
     return {name: cells[name] for name in ("layer", "alpha")}
 
@@ -124,7 +122,7 @@ def _outcomes(
     asr: Recogniser,
     clip: Utterance,
     source: Memory | Float[Array, "1 M F"],
-    cells: Cells,
+    cells: Coordinates,
     edits_of: Callable[..., Edits],
     max_new_tokens: int,
 ) -> np.ndarray:

@@ -33,8 +33,9 @@ from experiments.studies.study import (
     choice,
     paper,
 )
+from interventions.edits import site_cells
+from interventions.edits.cells import Coordinates
 from interventions.figures import plots
-from interventions.patching.at_sites import Cells, places
 from jaxasr import Recogniser
 
 _ANY_PATCH = (
@@ -123,7 +124,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
         return transcribe_patched(asr, clips[row], kind, *limits)
 
     items = keep.each("E5 patches", jobs, patch, key=lambda job: f"{job[1]} {clips[job[0]].id}")
-    cells = places(asr.config, SITES, config.alphas)
+    cells = site_cells(asr.config, SITES, config.alphas)
     after = np.full((len(clips), len(KINDS), len(cells["site"])), UNTRIED)
     for (row, kind), item in zip(jobs, items):
         after[row, KINDS.index(kind)] = item["outcome"]
@@ -135,7 +136,7 @@ def _dataset(
     congruent: np.ndarray,
     before: np.ndarray,
     after: np.ndarray,
-    cells: Cells,
+    cells: Coordinates,
 ) -> xr.Dataset:
     pairs = [
         f"{clip.label('voice') or clip.speaker}: {clip.label('target')}/{clip.label('expected')}"

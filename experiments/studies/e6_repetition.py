@@ -23,8 +23,8 @@ from experiments.studies.ablation import (
 from experiments.studies.best_cell import best_cell
 from experiments.studies.recordings import clean_speech, find_loops
 from experiments.studies.study import Analysis, Claim, Finding, Settings, Study, choice, paper
+from interventions.edits import site_cells
 from interventions.figures import plots
-from interventions.patching.at_sites import places
 from jaxasr import Recogniser
 
 CROSS, SELF, MLP = COMPONENTS
@@ -118,7 +118,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
     items = keep.each("E6 interventions", jobs, intervene, key=lambda job: f"{job[1]} {job[0].id}")
     n_kinds = len(config.kinds)
     by_clip = [items[start : start + n_kinds] for start in range(0, len(items), n_kinds)]
-    arrays = to_dataset(clips, by_clip, config.kinds, sites, places(asr.config, sites))
+    arrays = to_dataset(clips, by_clip, config.kinds, sites, site_cells(asr.config, sites))
     kinds = ["loop"] * len(loops) + ["clean"] * (len(clips) - len(loops))
     return arrays.assign_coords(recording=("example", kinds))
 

@@ -13,8 +13,7 @@ from experiments.data.corpora import Utterance
 from experiments.item_cache import Arrays, Keep
 from experiments.studies.ablation import HEADS, ablate
 from experiments.studies.selection import first_window, language
-from interventions.edits.values import Add, Project, Scale, only
-from interventions.patching.at_sites import places
+from interventions.edits import Add, Project, Scale, only, site_cells
 from jaxasr import At, Memory, Recogniser, pytrees
 from jaxasr.taps import Edits, select
 
@@ -101,7 +100,7 @@ def _mask(
     silenced = np.mean([_silenced(item) for item in items["nonspeech"]], 0)
     cost = np.mean([_wer_change(item) for item in items["clean"]], 0)
     best = np.argsort(-(silenced - cost), kind="stable")[: limits.n_heads]
-    cells = places(asr.config, HEADS)
+    cells = site_cells(asr.config, HEADS)
     factor = np.ones((len(HEADS), asr.config.n_text_layer, asr.config.n_text_head), np.float32)
     factor[cells["site"][best], cells["layer"][best], cells["head"][best]] = 0
     return {site: ScaleHeads(jnp.asarray(factor[number])) for number, site in enumerate(HEADS)}

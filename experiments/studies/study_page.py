@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.pages.data_uris import png_uri
-from experiments.pages.lens_page import environment, flat, template
+from experiments.pages.html_templates import environment, flat, template
 from experiments.studies.registry import names
 from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
 from interventions.storage.inert import read_json

@@ -1,4 +1,4 @@
-"""A stored activation brought to where an edit is: its layer, its positions, its keys."""
+"""Matches a stored activation to the layer, positions and keys at which an edit runs."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
@@ -7,42 +7,44 @@ from jaxasr.sites import SiteSpec
 from jaxasr.taps import At
 
 
-def aligned(value: Array, x: Array, at: At) -> tuple[Array, Bool[Array, "..."]]:
-    """`value` broadcastable to `x`, and where it says something at all.
+def matched(value: Array, x: Array, at: At) -> tuple[Array, Bool[Array, "..."]]:
+    """Selects from a stored activation what belongs to `x`.
 
-    A leading layer axis is indexed by `at.layer`; time and key axes by absolute position, so that steps of cached generation
-    and rows of a padded batch find their own. Positions that `value` does not have (padding, tokens past its end) are False.
+    A leading layer axis is indexed by `at.layer`. Time and key axes are indexed by absolute
+    position, so steps of cached generation and rows of a padded batch read their own positions.
+
+    Returns:
+        `value`, broadcastable to `x`, and a mask: False at positions that `value` does not cover
+        (padding, and tokens after its end).
     """
     value = jnp.asarray(value).astype(x.dtype)
     if value.ndim == x.ndim + 1:
         value = value[at.layer]
-    there = jnp.asarray(True)
+    covered = jnp.asarray(True)
     if value.ndim < x.ndim:
-        return value, there
-    numbers = {"T": at.positions, "S": at.positions if at.keys is None else at.keys}
+        return value, covered
+    positions_of = {"T": at.positions, "S": at.positions if at.keys is None else at.keys}
     for i, axis in enumerate(at.axes):
-        if axis in numbers and value.shape[i] > 1:
-            value, has = _take(value, numbers[axis], i)
-            there = there & has
-    return value, there
+        if axis in positions_of and value.shape[i] > 1:
+            value, inside = _take(value, positions_of[axis], i)
+            covered = covered & inside
+    return value, covered
 
 
 def _take(value: Array, positions: Array, axis: int) -> tuple[Array, Bool[Array, "..."]]:
-    """value[b, ..., positions[b, t], ...] along `axis`, and where that exists; a batch axis of size 1 serves every row."""
+    """value[b, ..., positions[b, t], ...] along `axis`, and a mask of the positions it has."""
     shape = [positions.shape[0], *[1] * (value.ndim - 1)]
     shape[axis] = positions.shape[1]
     n, index = value.shape[axis], positions.reshape(shape)
-    rows = (
-        value
-        if value.shape[0] == positions.shape[0]
-        else jnp.broadcast_to(value, (positions.shape[0], *value.shape[1:]))
-    )
-    taken = jnp.take_along_axis(rows, jnp.clip(index, 0, n - 1), axis)
+    if value.shape[0] != positions.shape[0]:  # a batch axis of size 1 serves every row
+        value = jnp.broadcast_to(value, (positions.shape[0], *value.shape[1:]))
+    # Clipped positions read some value, which the mask then hides.
+    taken = jnp.take_along_axis(value, jnp.clip(index, 0, n - 1), axis)
     return taken, (index >= 0) & (index < n)
 
 
 def check_fits(value: Array, spec: SiteSpec, partial: bool) -> None:
-    """Raises ValueError when `value` cannot stand at this site in this pass."""
+    """Raises ValueError when `value` cannot replace the activation of this site in this pass."""
     shape, expected = jnp.shape(value), spec.shape
     if len(shape) == len(expected) + 1:
         if not spec.n_layer or shape[0] not in (1, spec.n_layer):
@@ -50,14 +52,16 @@ def check_fits(value: Array, spec: SiteSpec, partial: bool) -> None:
         shape = shape[1:]
     if len(shape) > len(expected):
         raise ValueError(_misfit(jnp.shape(value), spec))
-    for size, want, axis in zip(shape[::-1], expected[::-1], spec.axes[::-1]):
-        if size not in (1, want) and not (partial and axis in "TS" and size < want):
+    for size, full_size, axis in zip(shape[::-1], expected[::-1], spec.axes[::-1]):
+        shorter = partial and axis in "TS" and size < full_size
+        if size not in (1, full_size) and not shorter:
             raise ValueError(_misfit(jnp.shape(value), spec))
 
 
 def _misfit(shape: tuple[int, ...], spec: SiteSpec) -> str:
     layers = f"[{spec.n_layer} layers, ...] or " if spec.n_layer else ""
     return (
-        f"value: shape {list(shape)} cannot stand at {spec.site!r}; expected {layers}{list(spec.shape)} (axes {' '.join(spec.axes)}), "
-        "axes of size 1 allowed. A source of another length needs an alignment of your own; partial=True if it covers the beginning only."
+        f"value: shape {list(shape)} does not fit {spec.site!r}; expected {layers}"
+        f"{list(spec.shape)} (axes {' '.join(spec.axes)}), axes of size 1 allowed. Align a source "
+        "of another length first, or pass partial=True if it covers only the beginning."
     )

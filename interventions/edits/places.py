@@ -1,4 +1,4 @@
-"""Where an edit applies: sets of layers, heads, positions and frames, as pytrees of indices."""
+"""Places of an edit: sets of layers, heads, positions and frames, as pytrees of indices."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +21,7 @@ class Among:
         return (jnp.asarray(index)[..., None] == self.values).any(-1)
 
     def bounds(self) -> tuple[Any, Any]:
+        """The half-open range that holds all indices."""
         return self.values.min(), self.values.max() + 1
 
     def __repr__(self) -> str:
@@ -38,19 +39,25 @@ class Between:
         return (index >= self.start) & (index < self.stop)
 
     def bounds(self) -> tuple[Any, Any]:
+        """Start and stop."""
         return self.start, self.stop
 
     def __repr__(self) -> str:
-        return (
-            "traced" if is_traced(self.start, self.stop) else f"{int(self.start)}:{int(self.stop)}"
-        )
+        traced = is_traced(self.start, self.stop)
+        return "traced" if traced else f"{int(self.start)}:{int(self.stop)}"
 
 
 Place = Among | Between
+# Accepted from users wherever a place is expected; `place` converts it.
+Indices = int | Sequence[int] | set[int] | range | slice | np.ndarray | Array | Place | None
 
 
-def place(indices: Any, name: str) -> Place | None:
-    """`None`, one index, several, a `range` or a `slice` as a place. Raises ValueError for anything else, and for none at all."""
+def place(indices: Indices, name: str) -> Place | None:
+    """Converts an index, several, a `range` or a `slice` to a place; None stays None.
+
+    Raises:
+        ValueError: anything else, and an empty set of indices. The message begins with `name`.
+    """
     if indices is None or isinstance(indices, Among | Between):
         return indices
     if isinstance(indices, slice):
@@ -62,11 +69,12 @@ def place(indices: Any, name: str) -> Place | None:
     if isinstance(indices, range) and indices.step == 1:
         return _between(indices.start, indices.stop, name)
     values = list(indices) if isinstance(indices, Sequence | range | set) else indices
-    numbers = jnp if is_traced(values) else np  # on the host nothing need be compiled
-    values = numbers.atleast_1d(numbers.asarray(values))
+    arrays: Any = jnp if is_traced(values) else np  # NumPy compiles nothing
+    values = arrays.atleast_1d(arrays.asarray(values))
     if values.size == 0 or not jnp.issubdtype(values.dtype, jnp.integer):
         raise ValueError(
-            f"{name}: expected integers, at least one, got {indices!r}. With none the edit would never fire."
+            f"{name}: expected one or more integers, got {indices!r}. "
+            "Without an index the edit would never fire."
         )
     return Among(values.astype(jnp.int32))
 
@@ -74,15 +82,20 @@ def place(indices: Any, name: str) -> Place | None:
 def _between(start: Any, stop: Any, name: str) -> Between:
     if not is_traced(start, stop) and stop <= start:
         raise ValueError(
-            f"{name}: the range [{start}, {stop}) is empty; the edit would never fire."
+            f"{name}: the range [{start}, {stop}) is empty, so the edit would never fire."
         )
-    return Between(*((jnp if is_traced(x) else np).asarray(x, jnp.int32) for x in (start, stop)))
+    return Between(_int32(start), _int32(stop))
 
 
-def check_within(where: Place, size: int, name: str, site: str) -> None:
+def _int32(index: Any) -> Any:
+    return (jnp if is_traced(index) else np).asarray(index, jnp.int32)
+
+
+def check_within(indices: Place, size: int, name: str, site: str) -> None:
     """Raises ValueError when a concrete place reaches outside [0, size)."""
-    low, high = where.bounds()
+    low, high = indices.bounds()
     if not is_traced(low, high) and (int(np.min(low)) < 0 or int(np.max(high)) > size):
         raise ValueError(
-            f"{name}: {where!r} at {site!r} lies outside of 0 to {size - 1}, so the edit would not fire there."
+            f"{name}: {indices!r} at {site!r} lies outside of 0 to {size - 1}, "
+            "so the edit would not fire there."
         )

@@ -1,4 +1,7 @@
-"""Edits kept in files: what they are as JSON, their arrays as npz. Only classes named here are ever made, and nothing is unpickled."""
+"""Saves and loads edits: their classes and fields as JSON, their arrays as npz.
+
+Loading constructs only the classes listed here and unpickles nothing.
+"""
 
 import dataclasses
 import json
@@ -6,13 +9,19 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from interventions.edits import attention, places, values as edits
+from interventions.edits.attention import AttendOnlyTo, Knockout
+from interventions.edits.base import FromRow
+from interventions.edits.combining import Chain, Restrict
+from interventions.edits.noise import Noise
+from interventions.edits.places import Among, Between
+from interventions.edits.projection import Project
+from interventions.edits.values import Add, Mix, Patch, Scale, Zero
 from interventions.storage.atomic import replacing
 from interventions.storage.inert import check_sealed, named, read_json, read_npz, seal
 from jaxasr import sites
@@ -31,16 +40,16 @@ def _is_scalar(value: Any) -> bool:
     )
 
 
-def _is_whole(value: Any) -> bool:
+def _is_integer(value: Any) -> bool:
     return _is_scalar(value) and np.asarray(value).dtype.kind in "iu"
 
 
-def _is_indices(value: Any) -> bool:
+def _is_integer_array(value: Any) -> bool:
     return _is_array(value) and np.asarray(value).dtype.kind in "iu"
 
 
-def _is_row(value: Any) -> bool:
-    return isinstance(value, edits.FromRow)
+def _is_from_row(value: Any) -> bool:
+    return isinstance(value, FromRow)
 
 
 def _is_flag(value: Any) -> bool:
@@ -48,67 +57,83 @@ def _is_flag(value: Any) -> bool:
 
 
 def _is_place(value: Any) -> bool:
-    return isinstance(value, places.Among | places.Between)
+    return isinstance(value, Among | Between)
 
 
 def _is_edit(value: Any) -> bool:
-    return type(value) in _CLASSES.values() and not _is_row(value) and not _is_place(value)
+    return type(value) in _CLASSES.values() and not _is_from_row(value) and not _is_place(value)
 
 
 Kind = tuple[str, Callable[[Any], bool]]
 _ARRAY: Kind = "an array", _is_array
-_REFERENCE: Kind = "an array or a Row", lambda value: _is_array(value) or _is_row(value)
+_REFERENCE: Kind = "an array or a FromRow", lambda value: _is_array(value) or _is_from_row(value)
 _SCALAR: Kind = "a number", _is_scalar
 _FLAG: Kind = "true or false", _is_flag
 _PLACE: Kind = "a place", _is_place
-_PLACES: Kind = "a place or nothing", lambda value: value is None or _is_place(value)
-_WHOLE: Kind = "a whole number", _is_whole
+_OPTIONAL_PLACE: Kind = "a place or None", lambda value: value is None or _is_place(value)
+_INTEGER: Kind = "an integer", _is_integer
 _WHEN: Kind = (
-    "an array, true, false or nothing",
+    "an array, true, false or None",
     lambda value: value is None or _is_array(value) or _is_flag(value),
 )
 _EDIT: Kind = "an edit", _is_edit
-_EDITS: Kind = (
-    "several edits",
+_EDIT_TUPLE: Kind = (
+    "a tuple of edits",
     lambda value: isinstance(value, tuple) and bool(value) and all(map(_is_edit, value)),
 )
 
-# What each class holds: field by field what is written, and what is taken when it is read.
+# The kind of each field, checked when an edit is saved and again when it is loaded.
 _FIELDS: dict[type, dict[str, Kind]] = {
-    edits.FromRow: {"rows": ("an array of whole numbers", _is_indices)},
-    edits.Patch: {"value": _REFERENCE, "partial": _FLAG},
-    edits.Mix: {"alpha": _SCALAR, "value": _REFERENCE, "partial": _FLAG},
-    edits.Add: {"value": _ARRAY, "scale": _SCALAR},
-    edits.Scale: {"factor": _SCALAR},
-    edits.Zero: {},
-    edits.Noise: {"seed": _WHOLE, "scale": _SCALAR, "replace": _FLAG},
-    edits.Project: {"basis": _ARRAY, "keep": _FLAG},
-    edits.Chain: {"edits": _EDITS},
-    edits.Restrict: {
+    FromRow: {"rows": ("an array of integers", _is_integer_array)},
+    Patch: {"value": _REFERENCE, "partial": _FLAG},
+    Mix: {"alpha": _SCALAR, "value": _REFERENCE, "partial": _FLAG},
+    Add: {"value": _ARRAY, "scale": _SCALAR},
+    Scale: {"factor": _SCALAR},
+    Zero: {},
+    Noise: {"seed": _INTEGER, "scale": _SCALAR, "replace": _FLAG},
+    Project: {"basis": _ARRAY, "keep": _FLAG},
+    Chain: {"edits": _EDIT_TUPLE},
+    Restrict: {
         "edit": _EDIT,
-        **dict.fromkeys(("layers", "heads", "positions", "frames", "rows"), _PLACES),
+        **dict.fromkeys(("layers", "heads", "positions", "frames", "rows"), _OPTIONAL_PLACE),
         "when": _WHEN,
     },
-    attention.AttendOnlyTo: {"keys": _PLACE},
-    attention.Knockout: {"keys": _PLACE},
-    places.Among: {"values": ("an array of whole numbers", _is_indices)},
-    places.Between: {"start": _WHOLE, "stop": _WHOLE},
+    AttendOnlyTo: {"keys": _PLACE},
+    Knockout: {"keys": _PLACE},
+    Among: {"values": ("an array of integers", _is_integer_array)},
+    Between: {"start": _INTEGER, "stop": _INTEGER},
 }
 _CLASSES = {cls.__name__: cls for cls in _FIELDS}
 
 
 def save_edits(edits: Mapping[str, Any], folder: str | os.PathLike) -> None:
-    """Writes `{site: edit}` into a new `folder`, complete or not at all, with SHA256SUMS of its files.
+    """Saves `{site: edit}` in a new folder, with SHA256SUMS of its files.
+
+    The folder appears only when it is complete.
+
+    Args:
+        edits: edits of this package by site. Functions and classes of your own are code; keep them
+            in a file of your own.
+        folder: folder to create.
 
     Raises:
-        ValueError: an unknown site; what is not one of this package's edits, such as a function; NaN. The message says where it is.
-        FileExistsError: `folder` is there already.
+        ValueError: an unknown site, an edit that is not of this package, or NaN. The message names
+            the place in `edits`.
+        FileExistsError: `folder` exists.
+
+    Example:
+        ```python
+        edits = {"decoder.cross_attn.z": iv.only(iv.Zero(), layers=2, heads=1)}
+        iv.save_edits(edits, "edits")
+        assert iv.load_edits("edits").keys() == edits.keys()
+        ```
     """
     folder = Path(folder)
     sites.check_known(edits)
     if folder.exists():
         raise FileExistsError(
-            f"folder: {str(folder)!r} exists already; choose another, or remove it."
+            f"folder: expected a new folder, but {str(folder)!r} exists already. "
+            "Choose another, or remove it."
         )
     arrays: dict[str, np.ndarray] = {}
     described = {site: _describe(edit, f"edits[{site!r}]", arrays) for site, edit in edits.items()}
@@ -119,20 +144,34 @@ def save_edits(edits: Mapping[str, Any], folder: str | os.PathLike) -> None:
         (new / _JSON).write_text(
             json.dumps({"version": _VERSION, "edits": described}, indent=1, allow_nan=False) + "\n"
         )
-        np.savez(new / _ARRAYS, **arrays)
+        np.savez(new / _ARRAYS, **cast(Any, arrays))
         seal(new)
 
 
 def load_edits(folder: str | os.PathLike) -> dict[str, Any]:
-    """The edits that `save_edits` wrote.
+    """Loads the edits that `save_edits` saved.
+
+    Args:
+        folder: folder that `save_edits` created.
+
+    Returns:
+        `{site: edit}`.
 
     Raises:
-        ValueError: `folder` is damaged, or holds what `save_edits` would not have written; the message names the file.
+        ValueError: `folder` is damaged, or holds something that `save_edits` does not save. The
+            message names the file.
+
+    Example:
+        ```python
+        iv.save_edits({"decoder.ln": iv.Scale(2.0)}, "scaled")
+        edits = iv.load_edits("scaled")
+        ```
     """
     folder = Path(folder)
     if not (folder / _JSON).is_file() or not (folder / _ARRAYS).is_file():
         raise ValueError(
-            f"folder: expected {_JSON} and {_ARRAYS} of save_edits in {str(folder)!r}."
+            f"folder: expected {_JSON} and {_ARRAYS} of save_edits in {str(folder)!r}, "
+            "got a folder without them."
         )
     check_sealed(folder)
     described = read_json(folder / _JSON, finite=True)
@@ -141,13 +180,13 @@ def load_edits(folder: str | os.PathLike) -> dict[str, Any]:
     arrays = read_npz(folder / _ARRAYS)
     with named(folder / _JSON):
         sites.check_known(described["edits"])
-        found = {
+        edits = {
             site: _restore(node, arrays, f"edits[{site!r}]")
             for site, node in described["edits"].items()
         }
-        for site, edit in found.items():
+        for site, edit in edits.items():
             _check("edit", edit, _EDIT, f"edits[{site!r}]")
-    return found
+    return edits
 
 
 def _check(name: str, value: Any, kind: Kind, where: str) -> None:
@@ -178,8 +217,9 @@ def _describe(value: Any, where: str, arrays: dict[str, np.ndarray]) -> Any:
     if _is_array(value):
         return _store(np.asarray(value), arrays)
     raise ValueError(
-        f"{where}: {type(value).__name__} cannot be saved; expected one of {', '.join(_CLASSES)}, an array, a number or None. "
-        "A function or a class of your own is code: keep that in a file of yours."
+        f"{where}: {type(value).__name__} cannot be saved; expected one of {', '.join(_CLASSES)}, "
+        "an array, a number or None. A function or a class of your own is code: "
+        "keep it in a file of your own."
     )
 
 
@@ -192,12 +232,12 @@ def _described(value: Any, field: str, where: str, arrays: dict[str, np.ndarray]
 
 def _store(array: np.ndarray, arrays: dict[str, np.ndarray]) -> dict[str, str]:
     name = f"a{len(arrays)}"
-    # npz knows no bfloat16: its bits are kept, and its name.
+    # npz has no bfloat16, so its bits are saved as uint16 next to the name of the type.
     arrays[name] = array.view(np.uint16) if array.dtype == jnp.bfloat16 else array
     return {"array": name, "dtype": str(array.dtype)}
 
 
-def _is_of(array: np.ndarray, dtype: str) -> bool:
+def _has_dtype(array: np.ndarray, dtype: str) -> bool:
     return str(array.dtype) == dtype and array.dtype.kind != "U"
 
 
@@ -209,12 +249,12 @@ def _restore(node: Any, arrays: Mapping[str, np.ndarray], where: str) -> Any:
                 raise ValueError(
                     f"{where}: expected the fields of {name}, got {', '.join(map(str, fields))}."
                 )
-            found = {
+            values = {
                 key: _restore(value, arrays, f"{where}.{key}") for key, value in fields.items()
             }
-            for key, value in found.items():
+            for key, value in values.items():
                 _check(key, value, kinds[key], f"{where}.{key}")
-            return _CLASSES[name](**found)
+            return _CLASSES[name](**values)
         case {"tuple": list(items)}:
             return tuple(_restore(item, arrays, f"{where}[{i}]") for i, item in enumerate(items))
         case {"value": None | bool() | int() | float() as value} if value is None or math.isfinite(
@@ -225,10 +265,11 @@ def _restore(node: Any, arrays: Mapping[str, np.ndarray], where: str) -> Any:
             name in arrays and arrays[name].dtype == np.uint16
         ):
             return jnp.asarray(arrays[name].view(jnp.bfloat16))
-        case {"array": str(name), "dtype": str(dtype)} if name in arrays and _is_of(
+        case {"array": str(name), "dtype": str(dtype)} if name in arrays and _has_dtype(
             arrays[name], dtype
         ):
             return jnp.asarray(arrays[name])
     raise ValueError(
-        f"{where}: expected an edit as save_edits writes it ({', '.join(_CLASSES)}), got {str(node)[:80]}."
+        f"{where}: expected an edit as save_edits saves it ({', '.join(_CLASSES)}), "
+        f"got {str(node)[:80]}."
     )

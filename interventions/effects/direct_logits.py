@@ -11,11 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from interventions.forward import positions_of
-from interventions.metrics import LogitDiff, check_tokens, scored_position
+from interventions.metrics import LogitDiff
 from interventions.run import Run
+from interventions.scored_tokens import check_tokens
+from interventions.scoring import scored_position
 from jaxasr import compiled
 from jaxasr.attention import Attention
 from jaxasr.config import FRAMES_PER_S
@@ -111,7 +114,26 @@ def total_logit(split: xr.Dataset) -> xr.DataArray:
     """Sums all contributions in float64, which gives the logit again.
 
     Args:
-        split: a result of `direct_logit_attribution`, which has an example.
+        split: a result of `direct_logit_attribution`.
+
+    Returns:
+        The sum, with a dimension "example" if `split` has one.
+
+    Example:
+        ```python
+        import numpy as np
+
+        import interventions
+        import jaxasr
+
+        asr = jaxasr.load("tiny.en")
+        audio = jaxasr.load_audio("experiments/assets/demo.flac")
+        mel = jaxasr.log_mel(audio, asr.config.n_mels)[None]
+        run = interventions.Run(mel=mel, tokens=np.array([asr.tokenizer.prompt()]))
+        the = asr.tokenizer.encode(" The")[0]
+        split = interventions.direct_logit_attribution(asr.model, run, the)
+        np.testing.assert_allclose(interventions.total_logit(split), split.logit, atol=1e-3)
+        ```
     """
     wide = split.astype(np.float64)
     return wide.embed + wide.positional + wide.norm_bias + wide.parts.sum(("part", "layer"))
@@ -126,6 +148,7 @@ def _split(
     )
     decoder, positions, memory = model.decoder, positions_of(run), run.memory
     assert memory is not None
+    assert not isinstance(memory.v, tuple)  # a run's memory is stacked
     with full_precision(model):
         x, _, _, acts = decoder.residual(run.tokens, positions, memory, {}, readout)
         logit, direction, norm_bias = _final_norm(decoder, x[:, column], tokens)
@@ -142,7 +165,7 @@ def _split(
         ]
         frames = _per_frame(blocks.cross_attn, acts["pattern"], memory.v, direction)
         attn_bias, cross_bias, mlp_bias = (
-            linear.bias[...].astype(wide) @ direction.T
+            _read(linear.bias, wide) @ direction.T
             for linear in (blocks.attn.out, blocks.cross_attn.out, blocks.mlp.fc2)
         )
         mlp_out = acts["decoder.mlp_out"][:, :, column].astype(wide)
@@ -168,15 +191,20 @@ def _final_norm(
     u = vectors[0] if len(vectors) == 1 else vectors[0] - vectors[1]
     logit = (decoder.ln(x).astype(wide) * u).sum(-1)
     rstd = jax.lax.rsqrt(jnp.var(x.astype(wide), -1, keepdims=True) + decoder.ln.epsilon)
-    direction = u * decoder.ln.scale[...].astype(wide) * rstd
+    direction = u * _read(decoder.ln.scale, wide) * rstd
     # The norm subtracts the mean of each vector; subtracting it from the direction is the same.
     direction = direction - direction.mean(-1, keepdims=True)
-    return logit, direction, u @ decoder.ln.bias[...].astype(wide)
+    return logit, direction, u @ _read(decoder.ln.bias, wide)
+
+
+def _read(parameter: nnx.Param | None, dtype: jnp.dtype) -> Array:
+    assert parameter is not None  # Whisper's norms and output projections have scale and bias
+    return parameter[...].astype(dtype)
 
 
 def _head_directions(attn: Attention, direction: Float[Array, "B D"]) -> Float[Array, "L B H Dh"]:
     """Returns W_O·direction of every head."""
-    kernel = attn.out.kernel[...].astype(direction.dtype)
+    kernel = _read(attn.out.kernel, direction.dtype)
     kernel = kernel.reshape(kernel.shape[0], attn.n_head, -1, kernel.shape[-1])
     return jnp.einsum("lhed,bd->lbhe", kernel, direction)
 

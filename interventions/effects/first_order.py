@@ -1,6 +1,7 @@
 """Attribution patching: a first-order estimate of every cell of a sweep from one backward pass."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +10,13 @@ import xarray as xr
 from jaxtyping import Array, Float
 
 from interventions import forward
-from interventions.edits.values import time_axes
+from interventions.edits.combining import time_axes
 from interventions.effects.first_order_cells import SiteCells, ablated, effect_of_cells
-from interventions.metrics import Metric, Rank, check_metric
+from interventions.metrics import Metric, Rank
 from interventions.patching.grid import Grid
 from interventions.patching.sources import check_source, resampled
 from interventions.run import Run
+from interventions.scoring import check_metric
 from jaxasr import compiled, pytrees, sites
 from jaxasr.config import FRAMES_PER_S
 from jaxasr.model import Whisper, full_precision
@@ -43,8 +45,8 @@ def attribution(
     Args:
         model: the recogniser's model.
         target: the run that is patched, B examples of T tokens.
-        source: the run whose activations are patched in, of as many tokens; or "zero", "mean",
-            "noise" or "resample", as in `sweep`.
+        source: a run of T tokens whose activations are patched in; or "zero", "mean", "noise" or
+            "resample", as in `sweep`.
         site: one site, or several that share the passes; each takes from `over` the dimensions that
             it has.
         over: dimensions of the grid, as in `sweep`. "alpha" is not among them because the estimate
@@ -234,7 +236,11 @@ def _labelled(
     labels = grid.labels(target.tokens)
     # Effects cover the windows of all 30 s; the grid has only those before the padding.
     effect = effect[(slice(None), *map(slice, grid.shape))]
-    attrs = {"site": grid.site, "metric": type(metric).__name__, "estimate": "first order"}
+    attrs: dict[str, Any] = {
+        "site": grid.site,
+        "metric": type(metric).__name__,
+        "estimate": "first order",
+    }
     if "time" in grid.dims:
         attrs["window_s"] = grid.window / FRAMES_PER_S
     if len(effect) == 1:

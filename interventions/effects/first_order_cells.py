@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from interventions.edits.values import Noise, time_axes
+from interventions.edits import Noise
+from interventions.edits.combining import time_axes
 from interventions.effects import softmax_aware
 from jaxasr import sites
 from jaxasr.decoder import causal_mask

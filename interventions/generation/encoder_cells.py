@@ -1,161 +1,212 @@
-"""Free generation under edits of the encoder: every cell hears something else, so memories are batched, not shared.
+"""Free generation under encoder edits: each cell has its own memory.
 
-A cell that edits one layer starts from the stored residual of that layer, as in a sweep (`cells`).
+A cell that edits one layer starts from the stored residual of that layer, as in a sweep.
 """
 
-import functools
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from interventions.edits.values import Mix, Patch
+from interventions.edits.cells import AtCell
+from interventions.edits.values import Mix, Patch, select_row
+from interventions.generation.cells import CellEdits, EditsOf, Ids
 from interventions.memory import budget as memory_budget
-from interventions.patching import planning, resumed as _cells
-from interventions.patching.grid import AtCell
+from interventions.patching.resumed_encoder import Residuals, resumed_memory
+from interventions.patching.workload import encoder_bytes
 from jaxasr import compiled, sites
 from jaxasr.cache import Memory
 from jaxasr.config import Config
+from jaxasr.decoding import LogitFilter
 from jaxasr.generate import Generation, generate
 from jaxasr.model import Whisper, full_precision
-from jaxasr.taps import select
+from jaxasr.taps import Edits, select
 
-_TOGETHER = (
-    1 << 30
-)  # bytes of memories that a CPU decodes together: reading the weights once for many pays for leaving the cache
+# Bytes of memories that a CPU decodes together. More than fits its caches, because reading the
+# weights once for many cells saves more.
+_DECODING_BUDGET = 1 << 30
 
 
 def generate_encoder_cells(
-    model: Whisper, mel: Float[Array, "B M F"], prompt: Any, cells: Any, *, edits_of: Any = None, budget: int | None = None,
-    batch: int | None = None, **options: Any,
-) -> Generation:  # fmt: skip
-    """Greedy generation from what the encoder gives under the edits of every cell: a `Generation` [K, B, ...], on the host.
+    model: Whisper,
+    mel: Float[Array, "B M F"] | Float[np.ndarray, "B M F"],
+    prompt: Ids,
+    cells: Any,
+    *,
+    edits_of: EditsOf | None = None,
+    budget: int | None = None,
+    batch: int | None = None,
+    **options: Any,
+) -> Generation:
+    """Generates greedily from the encoder output under the encoder edits of every cell.
 
-    `cells`, `edits_of` as in `sequence.generate_cells`, with edits of the encoder. They act on one example at a time; the values of a
-    `Patch` or `Mix` in a `AtCell` may have a row for each. `budget`: bytes of the cells that go together (None asks the device).
-    `batch`: how many do, where they fit (default all), the last filled up. `options`: those of `jaxasr.generate`.
+    Edits act on one example at a time. The value of a `Patch` or `Mix` in an `AtCell` may have one
+    row per example.
+
+    Args:
+        model: the model.
+        mel: log-mel spectrograms of B recordings.
+        prompt: int [B, T0].
+        cells: as in `generate_cells`, with edits of the encoder.
+        edits_of: as in `generate_cells`.
+        budget: bytes for cells that are computed together; None asks the device.
+        batch: cells that are computed together where they fit, the last batch padded. Default: all.
+        options: those of `jaxasr.generate`, `max_new_tokens` among them.
+
+    Returns:
+        A `Generation` [K, B, ...], on the host.
+
+    Raises:
+        ValueError: arrays of different leading axes, and as `jaxasr.generate`.
+
+    Example:
+        ```python
+        from interventions.edits import AtCell, Zero
+        from interventions.generation import generate_encoder_cells
+
+        mel = jaxasr.log_mel(audio, asr.config.n_mels)[None]
+        prompt, cells = np.array([asr.tokenizer.prompt()]), {"layer": np.arange(2, dtype=np.int32)}
+        edits_of = AtCell(Zero(), "encoder.mlp_out")
+        out = generate_encoder_cells(
+            asr.model, mel, prompt, cells, edits_of=edits_of, max_new_tokens=4
+        )
+        ```
     """
-    rows = []
+    examples = []
     for b in range(len(mel)):
-        example = _Example(
-            model, jnp.asarray(mel)[b : b + 1], _of_example(edits_of, b, len(mel)), cells
-        )
-        rows.append(
-            _generated(example, jnp.asarray(prompt, jnp.int32)[b : b + 1], budget, batch, options)
-        )
-    return jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *rows)
+        row = slice(b, b + 1)
+        edited = CellEdits.of(cells, _edits_of_example(edits_of, b, len(mel)))
+        example = _Example.of(model, jnp.asarray(mel)[row], edited, cells)
+        row_prompt = jnp.asarray(prompt, jnp.int32)[row]
+        examples.append(_generate_example(example, row_prompt, budget, batch, options))
+    return jax.tree.map(lambda *rows: np.concatenate(rows, axis=1), *examples)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class _Example:
-    """One recording, and the cells that edit how it is heard."""
+    """One recording and the cells that edit its encoding.
 
-    def __init__(self, model: Whisper, mel: Float[Array, "1 M F"], edits_of: Any, cells: Any):
-        self.model, self.mel, self.edits_of = model, mel, edits_of
-        self.arrays, self.structure = compiled.split(cells)
-        self.n = len(self.arrays[0])
-        site = getattr(edits_of, "site", None)
-        self.site = (
-            site if site in sites.LAYERED and isinstance(cells, dict) and "layer" in cells else None
-        )
-        self.layers = np.asarray(cells["layer"]) if self.site else np.zeros(self.n, int)
+    Attributes:
+        model: the model.
+        mel: of the recording.
+        cells: the cells.
+        site: the site that all cells edit in one layer each; None if they are whole passes.
+        layers: [K], the edited layer of each cell.
+        residuals: unedited residuals, if cells resume from them.
+    """
 
-    @functools.cached_property
-    def stored(self) -> tuple[Array, Array] | None:
-        """Residuals before and after each layer, [L, 1, S, D], when cells start from them."""
-        if self.site is None:
-            return None
-        names = ("encoder.resid_pre", "encoder.resid_post")
-        acts = self.model.encode(self.mel, readout=select(*names))[1]
-        return acts[names[0]], acts[names[1]]
+    model: Whisper
+    mel: Float[Array, "1 M F"]
+    cells: CellEdits
+    site: str | None
+    layers: Int[np.ndarray, "K"]
+    residuals: Residuals | None
 
-    def jobs(self, size: int) -> list[np.ndarray]:
-        """Indices of the cells that are heard together: those of one layer, at most `size`."""
+    @classmethod
+    def of(
+        cls, model: Whisper, mel: Float[Array, "1 M F"], edited: CellEdits, cells: Any
+    ) -> "_Example":
+        site = getattr(edited.edits_of, "site", None)
+        if site not in sites.LAYERED or not isinstance(cells, dict) or "layer" not in cells:
+            return cls(model, mel, edited, None, np.zeros(len(edited), int), None)
+        names = "encoder.resid_pre", "encoder.resid_post"
+        acts = model.encode(mel, readout=select(*names))[1]
+        residuals = acts[names[0]], acts[names[1]]
+        return cls(model, mel, edited, site, np.asarray(cells["layer"]), residuals)
+
+    def batches(self, size: int) -> list[Int[np.ndarray, "n"]]:
+        """Indices of cells that are encoded together: of one layer, at most `size`."""
         groups = [np.flatnonzero(self.layers == layer) for layer in np.unique(self.layers)]
         return [group[i : i + size] for group in groups for i in range(0, len(group), size)]
 
-    def encode(self, index: np.ndarray) -> Memory:
-        first, chosen = (
-            jnp.int32(self.layers[index[0]]),
-            [jnp.asarray(array)[index] for array in self.arrays],
-        )
-        taps = self.structure, self.edits_of
+    def encode(self, index: Int[np.ndarray, "n"]) -> Memory:
+        """Memories of the cells at `index`, with a leading axis of cells."""
+        # All cells of a batch edit the same layer.
+        first = jnp.int32(self.layers[index[0]])
         return compiled.call(
-            _encode_cells, self.model, first, self.mel, self.stored, chosen, taps, site=self.site
+            _encode_cells,
+            self.model,
+            first,
+            self.mel,
+            self.residuals,
+            self.cells.take(index),
+            site=self.site,
         )
 
 
 def _encode_cells(
     model: Whisper,
-    first: Array,
-    mel: Array,
-    stored: tuple[Array, Array] | None,
-    cells: list[Array],
-    taps: Any,
+    first: Int[Array, ""],
+    mel: Float[Array, "1 M F"],
+    residuals: Residuals | None,
+    cells: CellEdits,
     *,
     site: str | None,
 ) -> Memory:
-    structure, edits_of = taps
-
-    def one(arrays: list[Array]) -> Memory:
-        cell = structure.join(arrays)
-        edits = cell if edits_of is None else edits_of(cell)
-        if site is None:
+    def encode_cell(edits: Edits) -> Memory:
+        if site is None or residuals is None:
             return model.encode(mel, edits)[0]
-        return _cells.resumed_memory(model, site, stored, edits, first)
+        return resumed_memory(model, site, residuals, edits, first)
 
     with full_precision(model):
-        return jax.vmap(one)(cells)
+        return cells.vmap(encode_cell)
 
 
-def _generated(
+def _generate_example(
     example: _Example, prompt: Array, budget: int | None, batch: int | None, options: dict[str, Any]
 ) -> Generation:
     c = example.model.config
-    most = max(1, memory_budget(budget) // planning.hearing_bytes(c))
-    jobs = example.jobs(min(most, batch or most))
-    width = min(most, batch) if batch else max(map(len, jobs))
-    room = memory_bytes(c, prompt.shape[1] + options["max_new_tokens"])
-    together = min(
-        batch // width if batch else len(jobs),
-        max(1, memory_budget(budget, _TOGETHER) // room // width),
-    )
+    most = max(1, memory_budget(budget) // encoder_bytes(c))
+    batches = example.batches(min(most, batch or most))
+    width = min(most, batch) if batch else max(map(len, batches))
+    n_tokens = prompt.shape[1] + options["max_new_tokens"]
+    most_decoded = memory_budget(budget, _DECODING_BUDGET) // decoding_bytes(c, n_tokens)
+    wanted = batch // width if batch else len(batches)
+    batches_per_loop = min(wanted, max(1, most_decoded // width))
     parts = []
-    for i in range(0, len(jobs), together):
-        chunk = [
-            jobs[min(j, len(jobs) - 1)] for j in range(i, i + together)
-        ]  # filled up, so one executable serves all
-        out = _together(example, chunk, width, prompt, options)
-        parts += [out(j, len(job)) for j, job in enumerate(chunk[: len(jobs) - i])]
-    order = np.argsort(np.concatenate(jobs))
+    for i in range(0, len(batches), batches_per_loop):
+        chunk = batches[i : i + batches_per_loop]
+        # Padded with the last batch, so one executable serves every chunk.
+        padding = [batches[-1]] * (batches_per_loop - len(chunk))
+        out = _generate_batches(example, [*chunk, *padding], width, prompt, options)
+        for j, index in enumerate(chunk):
+            start, stop = j * width, j * width + len(index)
+            parts.append(jax.tree.map(lambda x, a=start, b=stop: x[a:b], out))
+    order = np.argsort(np.concatenate(batches))
     return jax.tree.map(lambda *x: np.concatenate(x)[order], *parts)
 
 
-def _together(
-    example: _Example, jobs: list[np.ndarray], width: int, prompt: Array, options: dict[str, Any]
-) -> Any:
-    """What the cells of `jobs`, each filled up to `width`, say: a function of the job and its number of cells."""
-    memories = [example.encode(np.resize(job, width)) for job in jobs]
+def _generate_batches(
+    example: _Example,
+    batches: list[Int[np.ndarray, "n"]],
+    width: int,
+    prompt: Array,
+    options: dict[str, Any],
+) -> Generation:
+    """Generates for several batches at once, each padded to `width` cells."""
+    memories = [example.encode(np.resize(index, width)) for index in batches]
     memory = jax.tree.map(lambda *x: jnp.concatenate(x), *memories)
     static = {name: value for name, value in options.items() if name != "rules"}
-    out = jax.device_get(
-        compiled.call(_generate_row, example.model, memory, prompt, options.get("rules"), **static)
+    out = compiled.call(
+        _generate_memories, example.model, memory, prompt, options.get("rules"), **static
     )
-    return lambda j, n: jax.tree.map(lambda x: x[j * width : j * width + n], out)
+    return jax.device_get(out)
 
 
-def _generate_row(
-    model: Whisper, memory: Memory, prompt: Array, rules: Any, **options: Any
+def _generate_memories(
+    model: Whisper, memories: Memory, prompt: Array, rules: LogitFilter | None, **options: Any
 ) -> Generation:
-    one = functools.partial(
-        generate, model, prompt=prompt, rules=rules, axis_name="cells", **options
-    )
-    return jax.vmap(lambda heard: one(heard), axis_name="cells")(memory)
+    def generate_cell(memory: Memory) -> Generation:
+        return generate(model, memory, prompt=prompt, rules=rules, axis_name="cells", **options)
+
+    return jax.vmap(generate_cell, axis_name="cells")(memories)
 
 
-def memory_bytes(c: Config, n_tokens: int) -> int:
-    """What decoding keeps of one cell: memory, own keys and values, and one step's logits thrice."""
+def decoding_bytes(c: Config, n_tokens: int) -> int:
+    """Bytes that decoding holds per cell: memory, KV cache, and the logits of one step thrice."""
     return 4 * (
         (2 * c.n_text_layer + 1) * c.n_audio_ctx * c.n_text_state
         + 2 * c.n_text_layer * n_tokens * c.n_text_state
@@ -163,22 +214,12 @@ def memory_bytes(c: Config, n_tokens: int) -> int:
     )
 
 
-def _of_example(edits_of: Any, b: int, batch: int) -> Any:
-    """`edits_of` with the values of row `b`, where it has a row for every example."""
+def _edits_of_example(edits_of: EditsOf | None, b: int, batch: int) -> EditsOf | None:
+    """`edits_of` with the values of row `b`, where it has one row per example."""
     edit = getattr(edits_of, "edit", None)
-    if (
-        not isinstance(edits_of, AtCell)
-        or not isinstance(edit, Patch | Mix)
-        or not hasattr(edit.value, "ndim")
-    ):
+    if not isinstance(edits_of, AtCell) or not isinstance(edit, Patch | Mix):
         return edits_of
-    axis = int(edits_of.site in sites.LAYERED)
-    rows = (
-        edit.value.ndim == len(sites.SITES[edits_of.site]) + axis
-        and edit.value.shape[axis] == batch
-    )
-    return (
-        edits_of.replace(edit=edit.replace(value=jnp.take(edit.value, jnp.array([b]), axis)))
-        if rows
-        else edits_of
-    )
+    shape, axis = getattr(edit.value, "shape", ()), int(edits_of.site in sites.LAYERED)
+    if len(shape) != len(sites.SITES[edits_of.site]) + axis or shape[axis] != batch:
+        return edits_of
+    return dataclasses.replace(edits_of, edit=select_row(edit, edits_of.site, b))

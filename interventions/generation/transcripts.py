@@ -1,4 +1,4 @@
-"""Numbers about what was written: repetition, word and character errors, length. Host-side, one text at a time."""
+"""Numbers about generated texts: repetition, and word and character errors. Host-side."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -14,44 +14,103 @@ Ids = Sequence[SupportsIndex] | np.ndarray
 
 @dataclasses.dataclass(frozen=True)
 class Repeat:
-    """An n-gram of `n` tokens that stands `k` times back to back; nothing repeats when both are 0."""
+    """An n-gram that is repeated back to back.
+
+    Attributes:
+        n: tokens of the n-gram; 0 when nothing repeats.
+        k: how often it occurs in a row.
+
+    Example:
+        >>> from interventions.generation import transcripts
+        >>> transcripts.Repeat(n=2, k=3).span
+        6
+    """
 
     n: int = 0
     k: int = 0
 
     @property
     def span(self) -> int:
-        """Tokens covered."""
+        """Tokens that the repetition covers."""
         return self.n * self.k
 
 
 def repeats(ids: Ids) -> Iterator[Repeat]:
-    """For each n the longest back-to-back repetition of an n-gram, where there is any."""
+    """Yields the longest back-to-back repetition of n-grams, for each n that repeats.
+
+    Args:
+        ids: token ids.
+
+    Example:
+        >>> from interventions.generation import transcripts
+        >>> list(transcripts.repeats([1, 2, 1, 2, 3, 3, 3]))
+        [Repeat(n=1, k=3), Repeat(n=2, k=2)]
+    """
     ids = np.asarray(ids)
     for n in range(1, len(ids) // 2 + 1):
-        equal = np.flatnonzero(np.append(ids[n:] != ids[:-n], True))
-        if (k := int(np.diff(equal, prepend=-1).max() - 1) // n + 1) > 1:
+        # A run of m tokens that equal the token n before is m // n further copies of the n-gram.
+        breaks = np.flatnonzero(np.append(ids[n:] != ids[:-n], True))
+        if (k := int(np.diff(breaks, prepend=-1).max() - 1) // n + 1) > 1:
             yield Repeat(n, k)
 
 
 def longest_repeat(ids: Ids) -> Repeat:
-    """The repetition that covers most tokens; of equal ones that of the shortest n-gram."""
+    """Finds the repetition that covers most tokens; of several, that of the shortest n-gram.
+
+    Args:
+        ids: token ids.
+
+    Example:
+        >>> from interventions.generation import transcripts
+        >>> transcripts.longest_repeat([9, 1, 2, 1, 2, 1, 2, 8])
+        Repeat(n=2, k=3)
+    """
     return max(repeats(ids), key=lambda repeat: (repeat.span, -repeat.n), default=Repeat())
 
 
 def longest_loop(ids: Ids) -> Repeat:
-    """Finds the longest repetition that is a loop: an n-gram k times back to back with (k >= 4 and n·k >= 20) or (k >= 3 and n >= 6)."""
+    """Finds the longest repetition that is a loop.
+
+    An n-gram that occurs k times in a row is a loop if k >= 4 and n·k >= 20, or k >= 3 and n >= 6.
+
+    Args:
+        ids: token ids.
+
+    Returns:
+        The loop, or `Repeat(0, 0)`.
+
+    Example:
+        >>> from interventions.generation import transcripts
+        >>> transcripts.longest_loop([*range(6)] * 3)
+        Repeat(n=6, k=3)
+    """
     loops = [r for r in repeats(ids) if (r.k >= 4 and r.span >= 20) or (r.k >= 3 and r.n >= 6)]
     return max(loops, key=lambda repeat: (repeat.span, -repeat.n), default=Repeat())
 
 
 def is_loop(ids: Ids) -> bool:
-    """Whether token ids repeat themselves (see `longest_loop`)."""
+    """Whether token ids loop (see `longest_loop`).
+
+    Example:
+        >>> from interventions.generation import transcripts
+        >>> transcripts.is_loop([5] * 20), transcripts.is_loop([5] * 17)
+        (True, False)
+    """
     return longest_loop(ids).k > 0
 
 
 def repeated(ids: Ids, repeat: Repeat) -> list[int]:
-    """Returns the n-gram that `repeat`, one of the repetitions of `ids`, repeats."""
+    """Returns the n-gram that a repetition repeats.
+
+    Args:
+        ids: token ids.
+        repeat: one of the repetitions of `ids`.
+
+    Example:
+        >>> from interventions.generation import transcripts
+        >>> transcripts.repeated([9, 1, 2, 1, 2, 8], transcripts.Repeat(2, 2))
+        [1, 2]
+    """
     ids, n = [int(id_) for id_ in ids], repeat.n
     starts = range(len(ids) - repeat.span + 1)
     return next(
@@ -60,53 +119,96 @@ def repeated(ids: Ids, repeat: Repeat) -> list[int]:
 
 
 def is_repetitive(ids: Ids, text: str) -> bool:
-    """The laxer detector that we read into section 4.5 of arXiv 2508.15882: an n-gram of up to 8 tokens 4 times or more, or a
-    compression ratio above 2.4."""
+    """Whether a text repeats itself, by a laxer criterion than `is_loop`.
+
+    An n-gram of up to 8 tokens occurs 4 times or more in a row, or the compression ratio is above
+    2.4: our reading of section 4.5 of arXiv 2508.15882.
+
+    Args:
+        ids: token ids.
+        text: the text of these ids.
+
+    Example:
+        >>> from interventions.generation import transcripts
+        >>> transcripts.is_repetitive([1, 2] * 4, "a b a b")
+        True
+    """
     return any(r.n <= 8 and r.k >= 4 for r in repeats(ids)) or compression_ratio(text) > 2.4
 
 
 def repetition(ids: Ids, text: str) -> dict[str, float]:
-    """`repeat_n`, `repeat_k`, `repeat_span` of the longest repetition, `compression_ratio`, and the two detectors as 0 or 1."""
+    """Measures the repetition of a text.
+
+    Args:
+        ids: token ids.
+        text: the text of these ids.
+
+    Returns:
+        `repeat_n`, `repeat_k` and `repeat_span` of the longest repetition, `compression_ratio`, and
+        `loop` (`is_loop`) and `repetitive` (`is_repetitive`) as 0 or 1.
+
+    Example:
+        >>> from interventions.generation import transcripts
+        >>> transcripts.repetition([1, 2, 3], "one two three")["repeat_k"]
+        0
+    """
     longest = longest_repeat(ids)
-    numbers = {
+    return {
         "repeat_n": longest.n,
         "repeat_k": longest.k,
         "repeat_span": longest.span,
         "compression_ratio": compression_ratio(text),
+        "loop": float(is_loop(ids)),
+        "repetitive": float(is_repetitive(ids, text)),
     }
-    return {**numbers, "loop": float(is_loop(ids)), "repetitive": float(is_repetitive(ids, text))}
 
 
 def errors(text: str, reference: str, language: str = "en") -> dict[str, float]:
-    """Rates `wer` and `cer`, and counts of words `insertions`, `deletions`, `substitutions` and `reference_words`.
+    """Counts the errors of a text against a reference, both normalised as in Whisper's paper.
 
-    Both texts are normalised as Whisper's papers do. A reference without words has no rates (NaN), and every word is an insertion.
+    Args:
+        text: the text.
+        reference: what it should be.
+        language: of both, for the normaliser.
+
+    Returns:
+        Rates `wer` and `cer` (NaN for a reference without words), and counts of words:
+        `insertions`, `deletions`, `substitutions` and `reference_words`.
+
+    Example:
+        >>> from interventions.generation import transcripts
+        >>> transcripts.errors("The cat sat sat.", "the cat sat")["insertions"]
+        1
     """
-    said, meant = words(text, language), words(reference, language)
-    if not meant:
-        return dict(zip(_ERRORS, (np.nan, np.nan, len(said.split()), 0, 0, 0)))
-    found = jiwer.process_words(meant, said)
-    n_words = found.hits + found.deletions + found.substitutions
-    return dict(
-        zip(
-            _ERRORS,
-            (
-                found.wer,
-                jiwer.cer(meant, said),
-                found.insertions,
-                found.deletions,
-                found.substitutions,
-                n_words,
-            ),
-        )
-    )
+    hypothesis, reference = words(text, language), words(reference, language)
+    if not reference:
+        return {
+            "wer": np.nan,
+            "cer": np.nan,
+            "insertions": len(hypothesis.split()),
+            "deletions": 0,
+            "substitutions": 0,
+            "reference_words": 0,
+        }
+    counts = jiwer.process_words(reference, hypothesis)
+    return {
+        "wer": counts.wer,
+        "cer": float(np.asarray(jiwer.cer(reference, hypothesis))),
+        "insertions": counts.insertions,
+        "deletions": counts.deletions,
+        "substitutions": counts.substitutions,
+        "reference_words": counts.hits + counts.deletions + counts.substitutions,
+    }
 
 
 def words(text: str, language: str = "en") -> str:
-    """The normalised words of a text. The normaliser lets some lone punctuation stand; it is no word."""
+    """Returns the normalised words of a text, without lone punctuation.
+
+    Example:
+        >>> from interventions.generation import transcripts
+        >>> transcripts.words("Don't panic , Mr. Dent!")
+        'do not panic mister dent'
+    """
     return " ".join(
         word for word in normalise(text, language).split() if any(map(str.isalnum, word))
     )
-
-
-_ERRORS = ("wer", "cer", "insertions", "deletions", "substitutions", "reference_words")

@@ -1,231 +1,172 @@
-"""One example of a sweep: the passes that its cells share, its cells by layer, and what is compiled for them."""
+"""One example of a sweep: what its cells share, and how each group of cells is computed."""
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from interventions import forward
-from interventions.edits.values import Mix, Patch
+from interventions.edits.cells import Coordinates
+from interventions.edits.values import Mix, Patch, select_row
+from interventions.forward import recording
 from interventions.metrics import Metric
-from interventions.patching import planning, resumed as _cells
-from interventions.patching.grid import placed, strength
-from interventions.patching.packing import Rows
-from interventions.patching.resumed import Resumed, Trace
+from interventions.patching import programs
+from interventions.patching.chunks import Deferred, dispatch_chunks
+from interventions.patching.plan import Plan
+from interventions.patching.resumed_decoder import UneditedTrace
+from interventions.patching.resumed_encoder import Residuals
 from interventions.patching.sources import encoder_activations
+from interventions.patching.workload import ColumnBatch, chunk_size, column_batches
 from interventions.run import Run
-from jaxasr import compiled, sites
+from interventions.scoring import metric_of_row
+from jaxasr import compiled
 from jaxasr.cache import Memory
-from jaxasr.decoding import unrolls
-from jaxasr.model import Whisper, full_precision
-from jaxasr.stack import unstack_once
-from jaxasr.taps import Acts, Edit, Edits, select
-
-Said = tuple[Float[Array, "B"], Acts, Memory]
-Frames = tuple[Any, Any]  # in a window, and that are true
-
-
-class Passes:
-    """The passes without an edit that cells share. Those of whole runs, which sources are, are made once a run."""
-
-    def __init__(self, model: Whisper, metric: Metric, keep: tuple[str, ...]):
-        self.blocks = unstack_once(model, model.decoder.blocks) if unrolls(model.config) else None
-        self.frozen, self.metric, self.readout = (
-            compiled.Frozen.of((model, self.blocks)),
-            metric,
-            select(*keep),
-        )
-        self._known: list[tuple[Run, Said]] = []
-
-    def of(self, run: Run, metric: Metric | None = None) -> Said:
-        """The metric of every row, what the run shows, and its memory as cells read it. `metric`: of a run that is one row."""
-        if metric is not None:
-            return compiled.call(_said, self.frozen, run, (metric, self.readout))
-        found = next((said for known, said in self._known if known is run), None)
-        if found is None:
-            found = self.of(run, self.metric)
-            self._known.append((run, found))
-        return found
-
-
-def _said(frozen: compiled.Frozen, run: Run, taps: tuple) -> Said:
-    (model, blocks), (metric, readout) = frozen.whole, taps
-    memory = (
-        run.memory if blocks is None else run.memory.unstacked()
-    )  # one copy for the pass and for the cells
-    with full_precision(model):
-        return *forward.decode_and_score(model, run, memory, {}, readout, metric, blocks), memory
+from jaxasr.taps import Edit
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Example:
-    """One row of the target with everything that its cells share."""
+    """One row of the target with everything that its cells share.
 
-    plan: Any
-    row: Run
-    heard: Memory  # apart, where generation loops over layers too
+    Attributes:
+        plan: the sweep.
+        run: the row, encoded.
+        memory: its memory, unstacked where the decoder's layers are.
+        edit: the edit that cells place, with the values of this row.
+        metric: the metric of this row.
+        unedited_metric: [1], the metric without an edit, perhaps still being computed.
+        trace: decoder activations that cells resume from, if they are rows.
+        residuals: encoder residuals that cells resume from, if they resume.
+    """
+
+    plan: Plan
+    run: Run
+    memory: Memory
     edit: Edit
     metric: Metric
-    said: Array  # the metric without an edit, [1]
-    stored: Any  # Trace of the decoder, or the encoder's residuals before and after each layer
+    unedited_metric: Float[Array, "1"]
+    trace: UneditedTrace | None
+    residuals: Residuals | None
 
     @classmethod
-    def of(cls, plan: Any, b: int) -> "Example":
-        row = plan.target.row(b)
-        metric = plan.metric.row(b) if hasattr(plan.metric, "row") else plan.metric
-        edit = plan.edit
+    def of(cls, plan: Plan, b: int) -> "Example":
+        """Runs the unedited passes that the cells of row `b` share."""
+        run, work, edit = plan.target.row(b), plan.work, plan.edit
+        metric = metric_of_row(plan.metric, b)
         if plan.source is not None and isinstance(edit, Patch | Mix):
-            axis = int(plan.grid.site in sites.LAYERED)
-            edit = edit.replace(value=jnp.take(edit.value, jnp.array([b]), axis))
-        said, acts, heard = plan.passes.of(row, metric)
-        stored = (
-            Trace.of(acts)
-            if plan.by_rows
-            else _hear(plan.model, row.sound)
-            if plan.resumes
-            else None
+            edit = select_row(edit, work.grid.site, b)
+        unedited = plan.decoder.run(run, metric)
+        return cls(
+            plan,
+            run,
+            unedited.memory,
+            edit,
+            metric,
+            unedited.metric,
+            trace=UneditedTrace.of(unedited.acts) if work.by_rows else None,
+            residuals=_residuals(plan, run) if work.resumes and not work.in_decoder else None,
         )
-        return cls(plan, row, heard, edit, metric, said, stored)
 
     @property
     def baseline(self) -> float:
-        return float(self.said[0])
+        """The metric without an edit; blocks until it is there."""
+        return float(self.unedited_metric[0])
 
-    def group(
-        self, layer: int | None
-    ) -> tuple[Int[np.ndarray, "n"], Callable[[], planning.Finish]]:
-        """The cells that start at one layer: where they stand in the flat grid, and what begins to compute them."""
-        if self.plan.by_rows:
-            flat, cells = self.plan.grid.columns(layer)
-            return flat.ravel(), functools.partial(self._columns, layer, flat.shape, cells)
-        flat, cells = self.plan.grid.cells(layer)
-        return flat, lambda: planning.chunked(
-            functools.partial(self._one_by_one, layer), cells, planning.chunk(self.plan)
-        )
+    def indices(self, layer: int | None) -> Int[np.ndarray, "n"]:
+        """Flat indices into the grid of the cells that edit `layer`."""
+        return self._cells(layer)[0].ravel()
 
-    def _columns(
-        self, layer: int, shape: tuple[int, ...], cells: dict[str, np.ndarray]
-    ) -> planning.Finish:
-        parts = planning.parts(self.plan, layer)
-        begun = [
-            planning.chunked(functools.partial(self._part, layer, part), cells, part.together)
-            for part in parts
+    def dispatch(self, layer: int | None) -> Deferred:
+        """Dispatches the cells that edit `layer`, in the order of `indices`."""
+        indices, cells = self._cells(layer)
+        # `by_rows` implies a layer; naming it narrows the type.
+        if layer is not None and self.plan.work.by_rows:
+            return self._dispatch_columns(layer, indices.shape, cells)
+        work = self.plan.work
+        compute = self._whole_decoder_cells if work.in_decoder else self._encoder_cells
+        return dispatch_chunks(functools.partial(compute, layer or 0), cells, chunk_size(work))
+
+    def _cells(self, layer: int | None) -> tuple[np.ndarray, Coordinates]:
+        work = self.plan.work
+        if layer is not None and work.by_rows:
+            return work.grid.columns(layer)
+        return work.grid.group(layer)
+
+    def _dispatch_columns(self, layer: int, shape: tuple[int, ...], cells: Coordinates) -> Deferred:
+        batches = column_batches(self.plan.work, layer)
+        deferred = [
+            dispatch_chunks(
+                functools.partial(self._column_cells, layer, batch), cells, batch.cells_per_column
+            )
+            for batch in batches
         ]
 
-        def finish() -> Float[np.ndarray, "n"]:
+        def wait() -> Float[np.ndarray, "n"]:
+            # Columns in no batch cannot reach the scored position.
             values = np.full(shape, self.baseline)
-            for part, found in zip(parts, begun):
-                values[part.columns] = found()[:, : len(part.columns)].T
+            for batch, batch_values in zip(batches, deferred):
+                values[batch.columns] = batch_values()[:, : len(batch.columns)].T
             return values.ravel()
 
-        return finish
+        return wait
 
-    def _part(self, layer: int, part: planning.Part, cells: dict[str, np.ndarray]) -> Array:
-        p = self.plan
-        heard = None if p.passes.blocks is None else tuple(zip(self.heard.k, self.heard.v))
-        dynamic = (
-            p.passes.frozen,
-            heard,
+    def _column_cells(self, layer: int, batch: ColumnBatch, cells: Coordinates) -> Array:
+        plan, grid = self.plan, self.plan.work.grid
+        audio_kv = tuple(zip(self.memory.k, self.memory.v)) if plan.decoder.unrolled else None
+        return compiled.call(
+            programs.resumed_decoder_cells,
+            plan.decoder.frozen,
+            audio_kv,
             jnp.int32(layer),
             cells,
-            p.grid.frames,
-            part.rows,
-            self.row.memory,
-            self.stored,
+            grid.frames,
+            batch.rows,
+            self.run.memory,
+            self.trace,
+            self.edit,
+            self.metric,
+            site=grid.site,
+            has_positions="position" in grid.coords,
+            position_local=plan.work.position_local,
+            layers_above=batch.layers_above,
         )
-        options = {
-            "site": p.grid.site,
-            "in_columns": "position" in p.grid.coords,
-            "own": p.position_local,
-            "above": part.above,
-        }
-        return compiled.call(_decoder_cells, *dynamic, (self.edit, self.metric), **options)
 
-    def _one_by_one(self, layer: int | None, cells: dict[str, np.ndarray]) -> Array:
-        p = self.plan
-        dynamic = (
-            p.model,
-            jnp.int32(layer or 0),
-            cells,
-            p.grid.frames,
-            self.row.tokens,
-            self.row.memory,
-            self.stored,
-            self.row.sound,
-        )
-        fn = _plain_cells if sites.stack_of(p.grid.site) == "decoder" else _encoder_cells
+    def _whole_decoder_cells(self, layer: int, cells: Coordinates) -> Array:
+        del layer  # whole passes begin at the first layer
+        work = self.plan.work
         return compiled.call(
-            fn, *dynamic, (self.edit, self.metric), site=p.grid.site, scored=p.scored
+            programs.whole_decoder_cells,
+            self.plan.model,
+            cells,
+            work.grid.frames,
+            self.run.tokens,
+            self.run.memory,
+            self.edit,
+            self.metric,
+            site=work.grid.site,
+            scored=work.scored,
+        )
+
+    def _encoder_cells(self, layer: int, cells: Coordinates) -> Array:
+        work = self.plan.work
+        return compiled.call(
+            programs.encoder_cells,
+            self.plan.model,
+            jnp.int32(layer),
+            cells,
+            work.grid.frames,
+            self.run.tokens,
+            self.residuals,
+            recording(self.run),
+            self.edit,
+            self.metric,
+            site=work.grid.site,
+            scored=work.scored,
         )
 
 
-def _hear(model: Whisper, mel: Array | None) -> tuple[Array, Array]:
-    if mel is None:
-        raise ValueError(
-            "target: a sweep of the encoder needs the recording; give Run(mel=...) rather than Run(memory=...)."
-        )
-    acts = encoder_activations(model, mel, "encoder.resid_pre", "encoder.resid_post")
-    return acts["encoder.resid_pre"], acts["encoder.resid_post"]
-
-
-def _decoder_cells(
-    frozen: compiled.Frozen, heard: tuple | None, first: Array, cells: dict, frames: Frames, rows: Rows, memory: Memory, trace: Trace,
-    taps: tuple, *, site: str, in_columns: bool, own: bool, above: int,
-) -> Float[Array, "K P"]:  # fmt: skip
-    (model, blocks), (edit, metric) = frozen.whole, taps
-    # Where every row is at its own place, so is the edit; else it acts on the rows at which a column starts.
-    shape = [-1 if axis in "TS" else 1 for axis in sites.SITES[site]]
-    when = jnp.reshape(rows.starting, shape) if in_columns and not own else None
-
-    def edits_of(cell: dict) -> Edits:
-        return {site: placed(*strength(edit, cell), *frames, when)}
-
-    with full_precision(model):
-        x = Resumed(model, blocks, heard, memory, trace, rows, first, own, above).residuals(
-            edits_of, cells
-        )
-        scored = jax.vmap(lambda row: _cells.score(model, row[None], metric))(
-            x.reshape(-1, x.shape[-1])
-        )
-        return scored.reshape(x.shape[:-1])
-
-
-def _plain_cells(
-    model: Whisper, first: Array, cells: dict, frames: Frames, tokens: Array, memory: Memory, stored: None, mel: None, taps: tuple,
-    *, site: str, scored: int,
-) -> Float[Array, "K"]:  # fmt: skip
-    del first, stored, mel
-    edit, metric = taps
-
-    def cell(place: dict) -> Array:
-        edits = {site: placed(*strength(edit, place), *frames)}
-        return _cells.plain_score(model, tokens, memory, edits, scored, metric)
-
-    with full_precision(model):
-        return jax.vmap(cell)(cells)
-
-
-def _encoder_cells(
-    model: Whisper, first: Array, cells: dict, frames: Frames, tokens: Array, memory: Memory, stored: tuple | None, mel: Array, taps: tuple,
-    *, site: str, scored: int,
-) -> Float[Array, "K"]:  # fmt: skip
-    edit, metric = taps
-
-    def cell(place: dict) -> Array:
-        edits = {site: placed(*strength(edit, place), *frames)}
-        heard = (
-            model.encode(mel, edits)[0]
-            if stored is None
-            else _cells.resumed_memory(model, site, stored, edits, first)
-        )
-        return _cells.score(model, _cells.scored_residual(model, tokens, heard, {}, scored), metric)
-
-    with full_precision(model):
-        if len(jax.tree.leaves(cells)[0]) == 1:  # a lone cell runs as a plain pass
-            return cell(jax.tree.map(lambda column: column[0], cells))[None]
-        return jax.vmap(cell)(cells)
+def _residuals(plan: Plan, run: Run) -> Residuals:
+    names = "encoder.resid_pre", "encoder.resid_post"
+    acts = encoder_activations(plan.model, recording(run), *names)
+    return acts[names[0]], acts[names[1]]

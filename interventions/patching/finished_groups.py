@@ -1,14 +1,16 @@
-"""Finished groups of a sweep's cells on disk, so that an interrupted sweep goes on where it stopped."""
+"""Finished groups of a sweep's cells on disk, so that an interrupted sweep resumes."""
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
-from interventions.patching.planning import Finish
+from interventions.patching.chunks import Deferred
+from interventions.patching.plan import Plan
 from interventions.storage import parts
 from interventions.storage.atomic import only_writer
 from interventions.storage.fingerprints import fingerprint
@@ -16,65 +18,80 @@ from interventions.storage.fingerprints import fingerprint
 _MARK = f"sweep{parts.SUFFIX}"
 
 
-class Groups:
-    """The groups of one sweep in a folder, by example and layer; without a folder nothing is kept."""
+class FinishedGroups:
+    """The groups of one sweep in a folder, by example and layer. Without a folder it is empty."""
 
     def __init__(self, folder: Path | None = None, digest: str = ""):
         self.folder, self.digest = folder, digest
 
-    def begin(self, key: tuple, size: int, begin: Callable[[], Finish]) -> Finish:
-        """Begins to compute the `size` values of a group, unless they are there."""
+    def load(self, example: int, layer: int | None, size: int) -> Float[np.ndarray, "n"] | None:
+        """Returns the values of a group, or None where it is missing or damaged."""
         if self.folder is None:
-            return begin()
-        path = self.folder / f"example-{key[0]}-layer-{key[1]}{parts.SUFFIX}"
-        name = f"{self.digest} example {key[0]} layer {key[1]}"
-        there = (parts.load(path, name) or {}).get("values")
-        if there is not None and there.shape == (size,) and there.dtype == np.float64:
-            return lambda: there
-        finish = begin()
+            return None
+        part = parts.load(self._path(example, layer), self._name(example, layer)) or {}
+        values = part.get("values")
+        # Another shape or dtype would be broadcast or cast without an error.
+        if values is None or values.shape != (size,) or values.dtype != np.float64:
+            return None
+        return values
 
-        def kept() -> np.ndarray:
-            values = finish()
-            parts.save(path, name, {"values": values})
+    def saved(self, example: int, layer: int | None, deferred: Deferred) -> Deferred:
+        """Saves the values of `deferred` when they are there."""
+        if self.folder is None:
+            return deferred
+
+        def wait_and_save() -> np.ndarray:
+            values = deferred()
+            parts.save(self._path(example, layer), self._name(example, layer), {"values": values})
             return values
 
-        return kept
+        return wait_and_save
+
+    def _path(self, example: int, layer: int | None) -> Path:
+        assert self.folder is not None
+        return self.folder / f"example-{example}-layer-{layer}{parts.SUFFIX}"
+
+    def _name(self, example: int, layer: int | None) -> str:
+        return f"{self.digest} example {example} layer {layer}"
 
 
 @contextmanager
-def kept_in(folder: Any, plan: Any) -> Iterator[Groups]:
-    """The groups of `plan` that are in `folder`, which no other process writes into meanwhile.
+def finished_groups(folder: str | os.PathLike | None, plan: Plan) -> Iterator[FinishedGroups]:
+    """Opens the finished groups of `plan` in `folder`, for this process alone.
 
     Raises:
-        ValueError: `folder` holds another sweep; the plan refers to code or values that are not the same in another process.
-        BlockingIOError: another process is writing into `folder`.
+        ValueError: `folder` holds another sweep; the plan refers to code or values that are not the
+            same in another process.
+        BlockingIOError: another process uses `folder`.
     """
     if folder is None:
-        yield Groups()
+        yield FinishedGroups()
         return
     folder, digest = Path(folder), _digest(plan)
     with only_writer(folder):
-        there = parts.load(folder / _MARK, _MARK)
-        if there is not None and str(there["sha256"]) != digest:
+        mark = parts.load(folder / _MARK, _MARK)
+        if mark is not None and str(mark["sha256"]) != digest:
             raise ValueError(
-                f"store: {str(folder)!r} holds another sweep: its model, runs, site, grid, metric or edit differ, or the code of these, or "
-                "the version of Python. Choose another folder."
+                f"store: {str(folder)!r} holds another sweep: its model, runs, site, grid, metric "
+                "or edit differ, or the code of these, or the version of Python. "
+                "Choose another folder."
             )
-        if there is None:
+        if mark is None:
             parts.save(folder / _MARK, _MARK, {"sha256": np.array(digest)})
-        yield Groups(folder, digest)
+        yield FinishedGroups(folder, digest)
 
 
-def _digest(plan: Any) -> str:
-    """Of everything that the values depend on."""
-    grid = {
-        "site": plan.grid.site,
-        "coords": plan.grid.coords,
-        "order": list(plan.grid.coords),
-        "frames": plan.grid.frames,
+def _digest(plan: Plan) -> str:
+    """Fingerprint of everything that the values depend on."""
+    grid = plan.work.grid
+    cells = {
+        "site": grid.site,
+        "coords": grid.coords,
+        "order": list(grid.coords),
+        "frames": grid.frames,
     }
-    how = {"scored": plan.scored, "reuse": plan.reuse}
+    how = {"scored": plan.work.scored, "reuse": plan.work.reuse}
     model = {"config": plan.model.config, "weights": jax.tree.leaves(plan.model)}
     return fingerprint(
-        model=model, target=plan.target, grid=grid, how=how, metric=plan.metric, edit=plan.edit
+        model=model, target=plan.target, grid=cells, how=how, metric=plan.metric, edit=plan.edit
     )

@@ -1,7 +1,8 @@
-"""Which positions of the target the cells of a decoder sweep compute, and what these see of each other. Numbers of the host.
+"""The positions that cells of a decoder sweep compute, and the attention mask between them.
 
-Cells that start at one position are a column; all columns of a part lie side by side as rows of one product, without padding between
-them. A row sees the rows of its own column up to itself and, of everything else before it, what the unedited target left behind.
+Cells that start at one position are a column. The columns of a batch are rows of one product,
+without padding between them. A row attends to the rows of its own column up to itself and, for all
+other earlier positions, to the keys and values of the unedited target. NumPy, on the host.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,61 +17,79 @@ Bools = Bool[np.ndarray, "..."] | Bool[Array, "..."]
 
 
 @pytrees.dataclass
-class Rows:
-    """P columns of together R rows over N stored slots.
+class PackedRows:
+    """P columns with R rows in all, and N stored positions that they attend to.
 
-    start: [P], where each column starts. begins, ends: [P], its rows of that position and of the scored one; `begins` is R for a
-    column that only fills up. position: [R]. starting: [R], whether a row is where its column starts. mask: [R, N + R], which stored
-    slots and which rows a row sees. keys: [N + R], their positions.
+    Attributes:
+        start: [P], position at which each column starts.
+        first_row: [P], row of that position; R for a padding column.
+        scored_row: [P], row of the scored position.
+        position: [R], position of each row.
+        is_first: [R], whether a row is the first of its column.
+        mask: [R, N + R], the stored positions and the rows that each row attends to.
+        keys: [N + R], positions of the stored keys and of the rows.
     """
 
     start: Ints
-    begins: Ints
-    ends: Ints
+    first_row: Ints
+    scored_row: Ints
     position: Ints
-    starting: Bools
+    is_first: Bools
     mask: Bools
     keys: Ints
 
     @property
     def n_slots(self) -> int:
+        """N, how many stored positions the rows attend to."""
         return self.keys.shape[0] - self.position.shape[0]
 
     @classmethod
-    def of(cls, columns: Sequence[np.ndarray], n_slots: int, n_columns: int, n_rows: int) -> "Rows":
-        """Rows for `columns`, each the positions that are computed, the scored one last; filled up to fixed numbers."""
+    def of(
+        cls, columns: Sequence[np.ndarray], n_slots: int, n_columns: int, n_rows: int
+    ) -> "PackedRows":
+        """Packs columns, padded to fixed numbers of columns and rows.
+
+        Args:
+            columns: per column the positions that are computed, the scored one last.
+            n_slots: N, stored positions.
+            n_columns: P after padding.
+            n_rows: R after padding.
+        """
         sizes = np.array([len(column) for column in columns])
-        ends = sizes.cumsum() - 1
-        fill = n_rows - sizes.sum()
-        position = np.pad(np.concatenate(columns), (0, fill)).astype(np.int32)
-        column = np.pad(np.repeat(np.arange(len(columns)), sizes), (0, fill), constant_values=-1)
-        begins = np.pad(
-            ends - sizes + 1, (0, n_columns - len(columns)), constant_values=n_rows
-        ).astype(np.int32)
-        slots, real = np.arange(n_slots, dtype=np.int32), (column >= 0)[:, None]
-        own = np.array([np.isin(slots, one) for one in columns])[column]
-        past = (slots <= position[:, None]) & ~own & real
-        beside = (column[:, None] == column) & (position <= position[:, None]) & real
+        padding_rows, padding_columns = n_rows - sizes.sum(), (0, n_columns - len(columns))
+        last_row = sizes.cumsum() - 1
+        first_row = np.pad(last_row - sizes + 1, padding_columns, constant_values=n_rows)
+        position = np.pad(np.concatenate(columns), (0, padding_rows)).astype(np.int32)
+        column_of = np.repeat(np.arange(len(columns)), sizes)
+        column_of = np.pad(column_of, (0, padding_rows), constant_values=-1)
+        slots, real = np.arange(n_slots, dtype=np.int32), (column_of >= 0)[:, None]
+        recomputed = np.array([np.isin(slots, column) for column in columns])[column_of]
+        to_slots = (slots <= position[:, None]) & ~recomputed & real
+        to_rows = (column_of[:, None] == column_of) & (position <= position[:, None]) & real
+        # A padding row attends to itself, so that no softmax is over nothing.
+        to_rows |= np.eye(n_rows, dtype=bool)
         return cls(
-            start=np.pad([one[0] for one in columns], (0, n_columns - len(columns))).astype(
-                np.int32
-            ),
-            begins=begins,
-            ends=np.pad(ends, (0, n_columns - len(columns))).astype(np.int32),
+            start=np.pad([column[0] for column in columns], padding_columns).astype(np.int32),
+            first_row=first_row.astype(np.int32),
+            scored_row=np.pad(last_row, padding_columns).astype(np.int32),
             position=position,
-            starting=np.isin(np.arange(n_rows), begins),
-            mask=np.concatenate([past, beside | np.eye(n_rows, dtype=bool)], 1),
+            is_first=np.isin(np.arange(n_rows), first_row),
+            mask=np.concatenate([to_slots, to_rows], 1),
             keys=np.concatenate([slots, position]),
         )
 
 
 def packed(columns: Sequence[np.ndarray], most: int) -> Iterator[list[int]]:
-    """The indices of `columns` in consecutive parts of at most `most` rows, at least one column each."""
-    part: list[int] = []
+    """Groups consecutive columns into batches of at most `most` rows, at least one column each.
+
+    Yields:
+        Indices of the columns of each batch.
+    """
+    batch: list[int] = []
     for index, column in enumerate(columns):
-        if part and sum(len(columns[i]) for i in part) + len(column) > most:
-            yield part
-            part = []
-        part.append(index)
-    if part:
-        yield part
+        if batch and sum(len(columns[i]) for i in batch) + len(column) > most:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch

@@ -1,14 +1,12 @@
-"""Where a patch takes its values: another run, or something simpler, as the edit that every cell of a sweep places."""
+"""Sources of a patch: another run, zeros, a mean, or noise."""
 
-import functools
-from collections.abc import Callable
-
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Int
 
-from interventions.edits.values import Mix, Noise, Patch, Zero
+from interventions.edits.noise import Noise
+from interventions.edits.values import Mix, Patch, Zero
+from interventions.forward import recording
 from interventions.run import Run
 from jaxasr import compiled, sites
 from jaxasr.cache import Memory
@@ -18,48 +16,57 @@ from jaxasr.taps import Acts, Edit, Readout, select
 SOURCES = ("zero", "mean", "noise", "resample")
 
 
-def template_edit(
-    model: Whisper, target: Run, source: Run | str | None, edit: Edit | None, site: str, strengths: bool,
-    show: Callable[[Run], Array] | None = None,
-) -> tuple[Edit, Run | None]:  # fmt: skip
-    """The edit that every cell places, and the source as a run, if it is one. `show`: what a heard run holds at `site`."""
-    if (source is None) == (edit is None):
-        raise ValueError("source, edit: expected one of the two.")
-    if edit is not None:
-        return edit, None
+def source_run(model: Whisper, target: Run, source: Run | str) -> Run | None:
+    """The encoded run that a source takes activations from; None for "zero" and "noise".
+
+    Raises:
+        ValueError: an unknown source, or one whose tokens do not line up with the target's.
+    """
     check_source(source)
-    show = show or functools.partial(activation, model, site=site)
-    if isinstance(source, str) and source.startswith("resample"):
+    if isinstance(source, str):
+        if source == "mean":
+            return target
+        if not source.startswith("resample"):
+            return None
         source = resampled(target, source)
-    if isinstance(source, Run):
-        source = source.encode(model)
-        if jnp.shape(source.tokens) != jnp.shape(target.tokens):
-            raise ValueError(
-                f"source: tokens {list(jnp.shape(source.tokens))} do not line up with the target's {list(jnp.shape(target.tokens))}. "
-                "Feed both runs the same tokens, or cut and pad them to a stated alignment."
-            )
-        value = show(source)
-        return (Mix(jnp.float32(1), value) if strengths else Patch(value)), source
-    if source == "mean":
-        value = show(target)
-        value = value.mean(
-            sites.SITES[site].index("T" if "T" in sites.SITES[site] else "S")
-            + (site in sites.LAYERED),
-            keepdims=True,
+    if jnp.shape(source.tokens) != jnp.shape(target.tokens):
+        raise ValueError(
+            f"source: tokens {list(jnp.shape(source.tokens))} do not line up with the target's "
+            f"{list(jnp.shape(target.tokens))}. Feed both runs the same tokens, or cut and pad "
+            "them to a stated alignment."
         )
-        return (Mix(jnp.float32(1), value) if strengths else Patch(value)), target
-    if strengths:
-        return (Mix(jnp.float32(1), jnp.zeros(())) if source == "zero" else Noise(0)), None
-    return (Zero() if source == "zero" else Noise(0, replace=True)), None
+    return source.encode(model)
+
+
+def source_edit(source: Run | str, value: Array | None, site: str, has_alpha: bool) -> Edit:
+    """The edit that every cell of a sweep places.
+
+    Args:
+        source: as in `sweep`.
+        value: the activation of `source_run` at `site`; None where there is no such run.
+        site: the patched site.
+        has_alpha: whether cells set a strength.
+    """
+    if value is not None:
+        value = mean_over_time(value, site) if source == "mean" else value
+        return Mix(jnp.float32(1), value) if has_alpha else Patch(value)
+    if source == "zero":
+        return Mix(jnp.float32(1), jnp.zeros(())) if has_alpha else Zero()
+    return Noise(0) if has_alpha else Noise(0, replace=True)
+
+
+def mean_over_time(value: Array, site: str) -> Array:
+    """Averages an activation over its positions or frames, which stay as an axis of size 1."""
+    axes = sites.SITES[site]
+    time = axes.index("T" if "T" in axes else "S") + (site in sites.LAYERED)
+    return value.mean(time, keepdims=True)
 
 
 def check_source(source: Run | str) -> None:
-    """Raises ValueError for what is neither a run nor the name of a source."""
-    name = (
-        "resample"
-        if isinstance(source, str) and source.startswith("resample:") and source[9:].isdigit()
-        else source
-    )
+    """Raises ValueError for anything but a run or the name of a source."""
+    name = source
+    if isinstance(source, str) and source.startswith("resample:") and source[9:].isdigit():
+        name = "resample"
     if not isinstance(source, Run) and name not in SOURCES:
         raise ValueError(
             f"source: expected a Run or one of {', '.join(map(repr, SOURCES))}, got {source!r}."
@@ -67,69 +74,101 @@ def check_source(source: Run | str) -> None:
 
 
 def resampled(target: Run, seed: int | str = 0, among: Run | None = None) -> Run:
-    """The source of a resample ablation (Chan et al. 2022, causal scrubbing): every example takes another recording's activations.
+    """The source of a resample ablation: each example takes another recording's activations.
 
-    Example b is paired with one row of `among`, a data set of as many tokens, drawn with replacement; by default with another row of
-    `target` itself, such that each is drawn once and none is its own (a cycle through a random order). The other's recording *and*
-    its tokens make the activations. One draw serves all cells of a sweep. `seed`: a number, or "resample:SEED".
+    By default each example is paired with another row of `target`: a derangement in which every
+    row is used once and never for itself. With `among`, rows are drawn from a data set, with
+    replacement. The other recording and its tokens make the activations. One draw serves all cells
+    of a sweep. See Chan et al. 2022, Causal Scrubbing.
 
-    Raises ValueError for a single example without `among`, and for another number of tokens.
+    Args:
+        target: the run that is patched, B examples.
+        seed: of the draw: a number, or "resample:SEED".
+        among: a run with as many tokens per row, to draw from.
+
+    Returns:
+        A run of B rows.
+
+    Raises:
+        ValueError: one example without `among`; another number of tokens.
+
+    Example:
+        ```python
+        mels = np.stack([jaxasr.log_mel(audio, asr.config.n_mels)] * 3)
+        target = iv.Run(mel=mels, tokens=np.tile(asr.tokenizer.prompt(), (3, 1)))
+        source = iv.resampled(target, seed=1)
+        ```
     """
     seed = int(str(seed).partition(":")[2] or 0) if isinstance(seed, str) else seed
     rng = np.random.default_rng(seed)
     if among is None:
         if target.batch < 2:
             raise ValueError(
-                "source: 'resample' draws another example of the batch, and there is one. Give more, or resampled(among=)."
+                "source: 'resample' draws another example of the batch, and there is one. "
+                "Give more examples, or resampled(among=)."
             )
+        # A cycle through a random order has no fixed point.
         order = rng.permutation(target.batch)
-        return _rows(target, np.roll(order, -1)[np.argsort(order)])
-    if jnp.shape(among.tokens)[1] != jnp.shape(target.tokens)[1]:
+        return target.rows(np.roll(order, -1)[np.argsort(order)])
+    n_tokens = jnp.shape(target.tokens)[1]
+    if jnp.shape(among.tokens)[1] != n_tokens:
         raise ValueError(
-            f"among: expected {jnp.shape(target.tokens)[1]} tokens a row as in the target, got {jnp.shape(among.tokens)[1]}."
+            f"among: expected {n_tokens} tokens per row, as in the target, "
+            f"got {jnp.shape(among.tokens)[1]}."
         )
-    return _rows(among, rng.integers(among.batch, size=target.batch))
-
-
-def _rows(run: Run, rows: np.ndarray) -> Run:
-    """Rows of a run, heard or not."""
-    pick = lambda x: None if x is None else jnp.asarray(x)[rows]  # noqa: E731
-    memory = run.memory and jax.tree.map(
-        lambda x: x[rows] if x is run.memory.xa else x[:, rows], run.memory
-    )
-    return run.replace(
-        tokens=pick(run.tokens),
-        mel=pick(run.mel),
-        memory=memory,
-        positions=pick(run.positions),
-        sound=pick(run.sound),
-    )
+    return among.rows(rng.integers(among.batch, size=target.batch))
 
 
 def activation(model: Whisper, run: Run, site: str) -> Array:
-    """What `run` shows at `site`, with the layer axis if it has one. A run that was heard elsewhere cannot show the encoder."""
-    if sites.stack_of(site) == "decoder":
-        run = run.encode(model)
-        return compiled.call(_shown, model, run.tokens, run.memory, run.positions, site=site)
-    if run.sound is None:
-        raise ValueError(
-            f"Run: {site!r} needs the recording; give Run(mel=...) rather than Run(memory=...)."
+    """The activation of `run` at `site`.
+
+    Args:
+        model: the model.
+        run: B examples. Encoder sites need the recording; a run built from `memory` has none.
+        site: any site of either stack.
+
+    Returns:
+        [L, B, ...], or [B, ...] at sites without a layer axis.
+
+    Raises:
+        ValueError: an encoder site of a run without a recording.
+
+    Example:
+        ```python
+        from interventions.patching import activation
+
+        run = iv.Run(
+            mel=jaxasr.log_mel(audio, asr.config.n_mels)[None],
+            tokens=np.array([asr.tokenizer.prompt()]),
         )
-    return encoder_activations(model, run.sound, site)[site]
+        z = activation(asr.model, run, "decoder.cross_attn.z")  # [L, B, T, H, Dh]
+        ```
+    """
+    if sites.stack_of(site) == "encoder":
+        return encoder_activations(model, recording(run), site)[site]
+    run = run.encode(model)
+    return compiled.call(
+        _decoder_activation, model, run.tokens, run.memory, run.positions, site=site
+    )
 
 
 def encoder_activations(model: Whisper, mel: Array, *names: str) -> Acts:
-    """What the encoder shows at `names`, without the memory that the decoder would need."""
-    return compiled.call(_heard, model, mel, select(*names))
+    """Activations of the encoder, without the memory that a decoder would need."""
+    return compiled.call(_encoder_activations, model, mel, select(*names))
 
 
-def _heard(model: Whisper, mel: Array, taps: Readout) -> Acts:
+def _encoder_activations(model: Whisper, mel: Array, readout: Readout) -> Acts:
     with full_precision(model):
-        return model.encoder(mel.astype(model.config.dtype), {}, taps)[1]
+        return model.encoder(mel.astype(model.config.dtype), {}, readout)[1]
 
 
-def _shown(
-    model: Whisper, tokens: Array, memory: Memory, positions: Array | None, *, site: str
+def _decoder_activation(
+    model: Whisper,
+    tokens: Int[Array, "B T"],
+    memory: Memory,
+    positions: Int[Array, "B T"] | None,
+    *,
+    site: str,
 ) -> Array:
-    """One site of a teacher-forced pass; what only the logits need is not computed."""
+    """One site of a teacher-forced pass; logits that are not read are not computed."""
     return model.decode(tokens, memory, readout=select(site), positions=positions)[1][site]

@@ -1,4 +1,4 @@
-"""Probe banks: linear probes of every layer, penalty, fold and seed in one compiled fit, with the controls that make them believable."""
+"""Linear probes of every layer, penalty, fold and seed in one compiled fit, with controls."""
 
 from interventions.probes import (
     controls as controls,

@@ -1,106 +1,143 @@
-"""What a probe's accuracy must be held against before it means anything."""
+"""Controls that a probe's accuracy is compared with: chance, memorisation, simpler features."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from interventions.probes import folds as _folds, inputs
+from interventions.probes.bank import Bank
 from interventions.probes.fit import fit_probes
+from interventions.probes.folds import Splits
 from interventions.stats.categories import categories
 
 
-def run(
+def fit_controls(
+    bank: Bank,
     X: Any,
-    y: Any,
     groups: Any = None,
-    penalties: Sequence[float] = (1.0,),
-    folds: int | _folds.Splits = 5,
-    seeds: Sequence[int] = (0,),
     *,
+    folds: int | Splits | None = None,
     types: Any = None,
     baselines: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> xr.Dataset:
-    """Test accuracy of the probe and of its controls, each (..., layer, penalty, fold, seed).
+    """Fits the controls of a bank, with its labels, penalties and seeds.
 
-    probe: as `fit_probes`. shuffled: the same with labels permuted over rows, each seed another permutation: chance.
-    majority (fold, seed): always the commonest class of the training rows.
-    control_task, with `types` [N] (word, digit, speaker): each type gets one random label, the same in training and test rows
-        (Hewitt & Liang 2019): what the probe can learn by heart. Folds are by row for it, since a type must be on both sides, and
-        for `by_row`, the probe under the same folds; selectivity is by_row - control_task.
-    baselines, of `baselines` {name: [N, F]}, such as mel means or layer 0: (baseline, penalty, fold, seed).
+    Args:
+        bank: a bank of classes, fitted by `fit_probes` on X.
+        X: the activations that the bank was fitted on.
+        groups: the groups that the bank was fitted with.
+        folds: the folds that the bank was fitted with; default: as many as it has. Required if they
+            were given as pairs of indices.
+        types: one type per row, such as the word, digit or speaker, for the control task.
+        baselines: other features to fit, {name: [N, F]}, such as means of the mel spectrogram.
+        options: further options that the bank was fitted with, as in `fit_probes`.
 
-    Raises ValueError as `fit_probes`.
+    Returns:
+        A Dataset of test accuracies (..., layer, penalty, fold, seed):
+
+        - `probe`: the bank's.
+        - `shuffled`: with labels permuted over rows, differently for each seed: chance.
+        - `majority` (fold, seed): of the most frequent class of the training rows.
+        - `control_task`, with `types`: each type gets one random label, the same in training and
+          test rows. It measures how much the probe memorises. Its folds split rows, not groups,
+          because a type must be in training and test rows.
+        - `by_row`, with `types`: the probe under the folds of the control task.
+        - `selectivity`, with `types`: by_row - control_task.
+        - `baselines` (baseline, penalty, fold, seed), with `baselines`.
+
+    Raises:
+        ValueError: the bank predicts values, or `fit_probes` rejects the arguments.
+
+    Example:
+        ```python
+        import numpy as np
+
+        import interventions
+        from interventions.probes import controls
+
+        rng = np.random.default_rng(0)
+        word = np.arange(120) % 12
+        noun = np.where(word % 2, "noun", "verb")
+        X = rng.normal(size=(2, 120, 8)).astype(np.float32)
+        X[1, :, 0] += 3 * (noun == "noun")
+        bank = interventions.fit_probes(X, noun, folds=3)
+        checks = controls.fit_controls(bank, X, types=word)
+        checks.mean(("penalty", "fold", "seed")).selectivity
+        ```
+
+    References:
+        Hewitt & Liang, "Designing and interpreting probes with control tasks" (arXiv:1909.03368).
     """
-    shared = {"penalties": penalties, "folds": folds, "seeds": seeds, **options}
-    n = inputs.sites(X, options.get("names")).shape[1]
-    numbers, classes = inputs.labels(y, n, len(seeds))
-    probe = fit_probes(X, y, groups, **shared)
-    found = {
-        "probe": probe.accuracy,
-        "shuffled": _shuffled(X, numbers, groups, shared),
-        "majority": _majority(probe),
+    if bank.target != "class":
+        raise ValueError(
+            "bank: expected a bank of classes, got one of values, which has no chance."
+        )
+    shared = {
+        "penalties": bank.data.penalty.values.tolist(),
+        "seeds": bank.data.seed.values.tolist(),
+        "folds": bank.data.sizes["fold"] if folds is None else folds,
+        **options,
+    }
+    numbers = bank.y.transpose("seed", "row").values
+    accuracies = {
+        "probe": bank.accuracy,
+        "shuffled": fit_probes(X, _permuted(numbers, shared["seeds"]), groups, **shared).accuracy,
+        "majority": _majority(bank),
     }
     if types is not None:
-        found |= _control_task(X, y, numbers, categories(types, n, "types"), classes, shared)
+        types = categories(types, numbers.shape[1], "types")
+        labels = _labels_of_types(types, numbers, len(bank.classes), shared["seeds"])
+        # Without groups the bank itself was fitted on folds of rows.
+        by_row = bank if groups is None else fit_probes(X, numbers, **shared)
+        control = fit_probes(X, labels, **shared).accuracy
+        accuracies |= {"by_row": by_row.accuracy, "control_task": control}
+        accuracies["selectivity"] = by_row.accuracy - control
     if baselines:
-        fits = [
-            fit_probes(_one_layer(values, name), y, groups, **shared).accuracy
-            for name, values in baselines.items()
-        ]
-        named = xr.DataArray(list(baselines), dims="baseline", name="baseline")
-        found["baselines"] = xr.concat([one.isel(layer=0, drop=True) for one in fits], named)
-    return xr.Dataset(found)
+        features = {name: _as_layer(values, name) for name, values in baselines.items()}
+        fits = [fit_probes(layer, numbers, groups, **shared) for layer in features.values()]
+        names = xr.DataArray(list(features), dims="baseline", name="baseline")
+        scores = [fit.accuracy.isel(layer=0, drop=True) for fit in fits]
+        accuracies["baselines"] = xr.concat(scores, names)
+    return xr.Dataset(accuracies)
 
 
-def _shuffled(X: Any, numbers: np.ndarray, groups: Any, shared: dict[str, Any]) -> xr.DataArray:
-    permuted = np.stack(
-        [
-            row[np.random.default_rng(seed).permutation(len(row))]
-            for row, seed in zip(numbers, shared["seeds"])
-        ]
-    )
-    return fit_probes(X, permuted, groups, **shared).accuracy
+def _permuted(numbers: np.ndarray, seeds: list[int]) -> np.ndarray:
+    """Permutes class numbers [seeds, N] over rows."""
+    rngs = [np.random.default_rng(seed) for seed in seeds]
+    return np.stack([row[rng.permutation(len(row))] for row, rng in zip(numbers, rngs)])
 
 
-def _majority(probe: Any) -> xr.DataArray:
-    test, y = probe.data.test, probe.data.y
-    right = xr.concat([(y == k) for k in range(len(probe.classes))], "class")
-    commonest = right.where(~test, 0).sum("row").argmax("class")
-    return ((y == commonest) & test).sum("row") / test.sum("row")
+def _majority(bank: Bank) -> xr.DataArray:
+    test, y = bank.test, bank.y
+    is_class = xr.concat([y == k for k in range(len(bank.classes))], "class")
+    most_frequent = is_class.where(~test, 0).sum("row").argmax("class")
+    return ((y == most_frequent) & test).sum("row") / test.sum("row")
 
 
-def _control_task(
-    X: Any,
-    y: Any,
-    numbers: np.ndarray,
-    types: np.ndarray,
-    classes: np.ndarray,
-    shared: dict[str, Any],
-) -> dict[str, xr.DataArray]:
-    kinds, of_row = np.unique(types, return_inverse=True)
-    if len(kinds) < len(classes):
+def _labels_of_types(
+    types: np.ndarray, numbers: np.ndarray, n_classes: int, seeds: list[int]
+) -> np.ndarray:
+    """Returns labels [seeds, N] that are random for each type, as frequent as the classes."""
+    names, type_of_row = np.unique(types, return_inverse=True)
+    if len(names) < n_classes:
         raise ValueError(
-            f"types: expected at least as many as the {len(classes)} classes, got {len(kinds)}."
+            f"types: expected at least as many as the {n_classes} classes, got {len(names)}."
         )
-    share = np.bincount(numbers[0], minlength=len(classes))
-    random = np.stack([_random_labels(len(kinds), share, seed)[of_row] for seed in shared["seeds"]])
-    by_row, control = fit_probes(X, y, **shared).accuracy, fit_probes(X, random, **shared).accuracy
-    return {"by_row": by_row, "control_task": control, "selectivity": by_row - control}
+    counts = np.bincount(numbers[0], minlength=n_classes)
+    return np.stack([_random_labels(len(names), counts, seed)[type_of_row] for seed in seeds])
 
 
-def _random_labels(n: int, share: np.ndarray, seed: int) -> np.ndarray:
-    """[n] class numbers, as frequent as in the task; every class at least once."""
+def _random_labels(n: int, counts: np.ndarray, seed: int) -> np.ndarray:
+    """Draws n class numbers in proportion to `counts`, each class at least once."""
     rng = np.random.default_rng(seed)
-    drawn = np.concatenate(
-        [np.arange(len(share)), rng.choice(len(share), size=n - len(share), p=share / share.sum())]
-    )
-    return rng.permutation(drawn)
+    each_class = np.arange(len(counts))
+    others = rng.choice(len(counts), size=n - len(counts), p=counts / counts.sum())
+    return rng.permutation(np.concatenate([each_class, others]))
 
 
-def _one_layer(values: Any, name: str) -> np.ndarray:
+def _as_layer(values: Any, name: str) -> np.ndarray:
     values = np.asarray(values)
     if values.ndim != 2:
         raise ValueError(

@@ -1,9 +1,9 @@
-"""Finishes fits in float64 on the host where the rounding of float32 hides the way to the optimum.
+"""Finishes fits in float64 on the host where float32 rounding hides the way to the optimum.
 
-How far float32 gets depends on the order in which a processor adds: a fit may end a few times
-`tol` above its optimum on one machine and below it on another. Newton's method continues such a
-fit. A bank keeps weights in float32, so each step rounds them to float32, and the gap is that of
-the rounded weights. Where every fit is within `tol`, nothing is computed.
+The accuracy of float32 depends on the order in which a processor adds, so a fit may end a few
+times `tol` above its optimum on one machine and below it on another. Newton's method continues such
+fits. A bank keeps weights in float32, so each step rounds them, and the gap is that of the rounded
+weights. If every fit is within `tol`, nothing is computed.
 """
 
 import functools
@@ -17,17 +17,21 @@ from jaxtyping import Float
 from scipy.sparse.linalg import LinearOperator, cg
 
 from interventions.probes.objective import Problem
+from interventions.probes.solve import FitResults
 
 _ACCURACY = 1e-2  # of a Newton step's linear system; the gap that follows is right within a percent
 _ROUNDING = 1e-12  # share of an objective within which two of them count as equal in float64
-_LENGTHS = 0.5 ** np.arange(10)  # of a step, tried until one does not raise the objective
+_STEP_LENGTHS = 0.5 ** np.arange(10)  # tried until one does not raise the objective
 
 
 class _Loss(NamedTuple):
     """A summed loss of outputs [n, K].
 
-    slope: its derivative. weight: the mean curvature of each row. curve: multiplies a change of
-    the outputs by the curvature.
+    Attributes:
+        value: the loss.
+        slope: its derivative with respect to the outputs.
+        weight: the mean curvature of each row.
+        curve: multiplies a change of the outputs by the curvature.
     """
 
     value: float
@@ -37,9 +41,9 @@ class _Loss(NamedTuple):
 
 
 class _Point(NamedTuple):
-    """Weights and bias, with the objective, its gradient, the Newton step and the relative gap."""
+    """Weights and bias (last column), with objective, gradient, Newton step and relative gap."""
 
-    at: Float[np.ndarray, "K D1"]
+    parameters: Float[np.ndarray, "K D1"]
     value: float
     gradient: Float[np.ndarray, "K D1"]
     step: Float[np.ndarray, "K D1"]
@@ -49,15 +53,18 @@ class _Point(NamedTuple):
 class _Fit(NamedTuple):
     """One fit.
 
-    x: its training rows, with a last column of ones. ridge: the penalty of each weight.
-    metric: a Cholesky factor of the Hessian at the start, in which each row's block of classes is
-    replaced by its mean eigenvalue. It preconditions the conjugate gradients.
+    Attributes:
+        x: its training rows, with a last column of ones.
+        ridge: the penalty of each weight.
+        loss: the loss of outputs.
+        factor: a Cholesky factor of the Hessian at the start, in which each row's block of classes
+            is replaced by its mean eigenvalue. It preconditions the conjugate gradients.
     """
 
     x: Float[np.ndarray, "n D1"]
     ridge: Float[np.ndarray, "D1"]
     loss: Callable[[np.ndarray], _Loss]
-    metric: Any
+    factor: Any
 
     @classmethod
     def of(
@@ -67,90 +74,116 @@ class _Fit(NamedTuple):
         loss: Callable[[np.ndarray], _Loss],
         start: np.ndarray,
     ) -> "_Fit":
-        spread = (x * loss(x @ start.T).weight[:, None]).T @ x
-        least = (
-            len(spread) * np.finfo(float).eps * spread.diagonal().max()
-        )  # below, rounding could make it indefinite
-        return cls(
-            x, ridge, loss, scipy.linalg.cho_factor(spread + np.diag(np.maximum(ridge, least)))
-        )
+        gram = (x * loss(x @ start.T).weight[:, None]).T @ x
+        # A smaller diagonal could leave the matrix indefinite after rounding.
+        least = len(gram) * np.finfo(float).eps * gram.diagonal().max()
+        factor = scipy.linalg.cho_factor(gram + np.diag(np.maximum(ridge, least)))
+        return cls(x, ridge, loss, factor)
 
-    def value(self, at: Float[np.ndarray, "K D1"]) -> float:
-        return self.loss(self.x @ at.T).value + (self.ridge * at**2).sum() / 2
+    def objective(self, parameters: Float[np.ndarray, "K D1"]) -> float:
+        return self.loss(self.x @ parameters.T).value + (self.ridge * parameters**2).sum() / 2
 
-    def point(self, at: Float[np.ndarray, "K D1"]) -> _Point:
-        here = self.loss(self.x @ at.T)
-        value = here.value + (self.ridge * at**2).sum() / 2
-        gradient = here.slope.T @ self.x + self.ridge * at
+    def evaluate(self, parameters: Float[np.ndarray, "K D1"]) -> _Point:
+        """Computes everything that a Newton step at `parameters` needs."""
+        loss = self.loss(self.x @ parameters.T)
+        value = loss.value + (self.ridge * parameters**2).sum() / 2
+        gradient = loss.slope.T @ self.x + self.ridge * parameters
+        shape, size = parameters.shape, parameters.size
 
         def hessian(v: np.ndarray) -> np.ndarray:
-            v = v.reshape(at.shape)
-            return (here.curve(self.x @ v.T).T @ self.x + self.ridge * v).ravel()
+            v = v.reshape(shape)
+            return (loss.curve(self.x @ v.T).T @ self.x + self.ridge * v).ravel()
 
         def precondition(v: np.ndarray) -> np.ndarray:
-            return scipy.linalg.cho_solve(self.metric, v.reshape(at.shape).T).T.ravel()
+            return scipy.linalg.cho_solve(self.factor, v.reshape(shape).T).T.ravel()
 
         def operator(product: Callable[[np.ndarray], np.ndarray]) -> LinearOperator:
-            size = (at.size, at.size)
-            return LinearOperator(size, matvec=product, dtype=np.float64)  # pyright: ignore
+            return LinearOperator((size, size), matvec=product, dtype=np.float64)  # pyright: ignore
 
         step, _ = cg(operator(hessian), -gradient.ravel(), rtol=_ACCURACY, M=operator(precondition))
-        step = step.reshape(at.shape)
+        step = step.reshape(shape)
         gap = -(gradient * step).sum() / 2 / max(value, np.finfo(float).tiny)
-        return _Point(at, value, gradient, step, gap)
+        return _Point(parameters, value, gradient, step, gap)
 
 
-def finish(
-    found: Any, problem: Problem, test: np.ndarray, penalties: np.ndarray, tol: float, max_iter: int
+def finish_layer(
+    results: FitResults,
+    problem: Problem,
+    test: np.ndarray,
+    penalties: np.ndarray,
+    tol: float,
+    max_iter: int,
 ) -> None:
-    """Continues the fits of one layer whose gap is above `tol`, up to `max_iter` steps in all.
+    """Continues the fits of one layer whose gap is above `tol`, in place.
 
     Args:
-        found: `fit.Found` of one layer, arrays [P, J, ...]; changed in place.
-        problem: what the fits share, as for `logistic` or, with labels of type float, for `ridge`.
-        test: bool [J, N], the rows that score a fit. penalties: [P].
+        results: NumPy arrays [P, J, ...] of one layer.
+        problem: data of the fits, as for `logistic` or, with float labels, for `ridge`.
+        test: bool [J, N], the rows that score a fit.
+        penalties: [P].
+        tol: the gap at which a fit has converged.
+        max_iter: largest number of steps, those in float32 included.
     """
     is_class = problem.labels.dtype.kind == "i"
-    for p, j in np.argwhere(~(found.solution.gap <= tol)):
-        x = (problem.x.astype(np.float64) - problem.shift[j]) / problem.scale[j]
-        x, target = np.column_stack([x, np.ones(len(x))]), problem.labels[j]
-        rows = problem.rows[j] > 0
-        solved = type(found.solution)(*(leaf[p, j] for leaf in found.solution))
-        start = np.column_stack([solved.weights, solved.bias]).astype(np.float64)
-        start = start if np.isfinite(start).all() else np.zeros_like(start)
-        doubled = 2 if is_class and len(start) == 2 else 1  # as in `logistic.solve_path`
-        ridge = np.append(np.full(x.shape[1] - 1, doubled * penalties[p]), 0.0)
-        loss = _cross_entropy if is_class else _squared_error
-        fit = _Fit.of(x[rows], ridge, functools.partial(loss, target=target[rows]), start)
-        point, n_steps = _descended(fit, start, tol, max(0, max_iter - int(solved.n_iter)))
-        _write(found, (p, j), point, int(solved.n_iter) + n_steps, rows.sum())
-        _score(found, (p, j), x @ point.at.T, target, test[j], loss)
+    for p, j in np.argwhere(~(results.solution.gap <= tol)):
+        _finish_fit(results, (p, j), problem, test[j], float(penalties[p]), tol, max_iter, is_class)
 
 
-def _descended(fit: _Fit, start: np.ndarray, tol: float, steps: int) -> tuple[_Point, int]:
-    """Returns the last point of Newton's method and the number of steps.
+def _finish_fit(
+    results: FitResults,
+    index: tuple[int, int],
+    problem: Problem,
+    test: np.ndarray,
+    penalty: float,
+    tol: float,
+    max_iter: int,
+    is_class: bool,
+) -> None:
+    j = index[1]
+    x = (np.asarray(problem.x, np.float64) - problem.shift[j]) / problem.scale[j]
+    x, target = np.column_stack([x, np.ones(len(x))]), np.asarray(problem.labels[j])
+    rows = np.asarray(problem.rows[j]) > 0
+    weights, bias = results.solution.weights[index], results.solution.bias[index]
+    start = np.column_stack([weights, bias]).astype(np.float64)
+    if not np.isfinite(start).all():
+        start = np.zeros_like(start)
+    doubled = 2 if is_class and len(start) == 2 else 1  # as in `logistic.solve_path`
+    ridge = np.append(np.full(x.shape[1] - 1, doubled * penalty), 0.0)
+    loss = _cross_entropy if is_class else _squared_error
+    fit = _Fit.of(x[rows], ridge, functools.partial(loss, target=target[rows]), start)
+    n_before = int(results.solution.n_iter[index])
+    point, n_steps = _minimise(fit, start, tol, max(0, max_iter - n_before))
+    _store_solution(results, index, point, n_before + n_steps, int(rows.sum()))
+    _store_scores(results, index, x @ point.parameters.T, target, test, is_class)
 
-    It ends at `tol`, or where a step no longer halves the gap.
+
+def _minimise(fit: _Fit, start: np.ndarray, tol: float, max_steps: int) -> tuple[_Point, int]:
+    """Runs Newton's method and returns the last point and the number of steps.
+
+    It ends at `tol`, or when a step no longer halves the gap.
     """
-    point = fit.point(start)
-    for n in range(steps):
-        if point.gap <= tol or (after := _stepped(fit, point)) is None or not after.gap < point.gap:
-            return point, n
-        slow, point = after.gap > point.gap / 2, after
-        if slow:
-            return point, n + 1
-    return point, steps
+    point = fit.evaluate(start)
+    for n_steps in range(max_steps):
+        if point.gap <= tol:
+            return point, n_steps
+        after = _newton_step(fit, point)
+        if after is None or not after.gap < point.gap:
+            return point, n_steps
+        is_slow, point = after.gap > point.gap / 2, after
+        if is_slow:
+            return point, n_steps + 1
+    return point, max_steps
 
 
-def _stepped(fit: _Fit, point: _Point) -> _Point | None:
-    """Returns the point after the longest step of 1, ½, ¼ … that does not raise the objective.
+def _newton_step(fit: _Fit, point: _Point) -> _Point | None:
+    """Takes the longest step of 1, ½, ¼ … that does not raise the objective.
 
-    None if every one of them does.
+    Returns None if all of them raise it.
     """
-    for length in _LENGTHS:
-        at = (point.at + length * point.step).astype(np.float32).astype(np.float64)
-        if fit.value(at) <= point.value * (1 + _ROUNDING):
-            return fit.point(at)
+    for length in _STEP_LENGTHS:
+        parameters = (point.parameters + length * point.step).astype(np.float32).astype(np.float64)
+        if fit.objective(parameters) <= point.value * (1 + _ROUNDING):
+            return fit.evaluate(parameters)
     return None
 
 
@@ -158,46 +191,47 @@ def _cross_entropy(outputs: np.ndarray, target: np.ndarray) -> _Loss:
     logs = scipy.special.log_softmax(outputs, 1)
     p, n_classes = np.exp(logs), outputs.shape[1]
     is_label = target[:, None] == np.arange(n_classes)
-    weight = (p * (1 - p)).sum(1) / (n_classes - 1)
     return _Loss(
-        -logs[is_label].sum(),
-        p - is_label,
-        weight,
-        lambda s: p * (s - (p * s).sum(1, keepdims=True)),
+        value=-logs[is_label].sum(),
+        slope=p - is_label,
+        weight=(p * (1 - p)).sum(1) / (n_classes - 1),
+        curve=lambda s: p * (s - (p * s).sum(1, keepdims=True)),
     )
 
 
 def _squared_error(outputs: np.ndarray, target: np.ndarray) -> _Loss:
-    off = outputs - target[:, None]
-    return _Loss((off**2).sum() / 2, off, np.ones(len(target)), lambda s: s)
+    error = outputs - target[:, None]
+    return _Loss((error**2).sum() / 2, error, np.ones(len(target)), lambda s: s)
 
 
-def _write(found: Any, where: tuple[int, int], point: _Point, n_iter: int, n_rows: int) -> None:
-    solution = found.solution
+def _store_solution(
+    results: FitResults, index: tuple[int, int], point: _Point, n_iter: int, n_rows: int
+) -> None:
     largest = np.abs(point.gradient).max() / n_rows
-    values = point.at[:, :-1], point.at[:, -1], point.value, largest, point.gap, n_iter
-    for leaf, value in zip(solution, values):
-        leaf[where] = value
+    weights, bias = point.parameters[:, :-1], point.parameters[:, -1]
+    values = weights, bias, point.value, largest, point.gap, n_iter
+    for leaf, value in zip(results.solution, values):
+        np.asarray(leaf)[index] = value
 
 
-def _score(
-    found: Any,
-    where: tuple[int, int],
+def _store_scores(
+    results: FitResults,
+    index: tuple[int, int],
     outputs: np.ndarray,
     target: np.ndarray,
     test: np.ndarray,
-    loss: Callable,
+    is_class: bool,
 ) -> None:
-    tested, y = outputs[test], target[test]
-    if loss is _cross_entropy:
-        guess = outputs.argmax(1)
-        found.score[where], found.log_loss[where] = (
-            (guess[test] == y).mean(),
-            loss(tested, y).value / len(y),
-        )
+    y = target[test]
+    if is_class:
+        prediction = outputs.argmax(1)
+        score = (prediction[test] == y).mean()
+        loss = _cross_entropy(outputs[test], y).value / len(y)
     else:
-        guess = outputs[:, 0]
-        error = ((guess[test] - y) ** 2).mean()
-        with np.errstate(divide="ignore", invalid="ignore"):  # equal targets have no r²
-            found.log_loss[where], found.score[where] = error, 1 - error / y.var()
-    found.predictions[where] = guess
+        prediction = outputs[:, 0]
+        loss = ((prediction[test] - y) ** 2).mean()
+        with np.errstate(divide="ignore", invalid="ignore"):  # r² of equal targets is undefined
+            score = 1 - loss / y.var()
+    for leaf, value in zip((results.score, results.log_loss), (score, loss)):
+        np.asarray(leaf)[index] = value
+    np.asarray(results.predictions)[index] = prediction

@@ -1,4 +1,4 @@
-"""Minimum description length of labels given activations: how easy a property is to read, not only whether it can be read."""
+"""Minimum description length of labels given activations: how easy a property is to decode."""
 
 import itertools
 from collections.abc import Sequence
@@ -10,19 +10,8 @@ import xarray as xr
 from interventions.probes import inputs
 from interventions.probes.fit import fit_probes
 
-FRACTIONS = (
-    0.001,
-    0.002,
-    0.004,
-    0.008,
-    0.016,
-    0.032,
-    0.0625,
-    0.125,
-    0.25,
-    0.5,
-    1.0,
-)  # of Voita & Titov 2020
+# Ends of the blocks as fractions of the rows, from Voita & Titov (2020), section 4.
+FRACTIONS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
 
 
 def codelength(
@@ -34,55 +23,83 @@ def codelength(
     fractions: Sequence[float] = FRACTIONS,
     **options: Any,
 ) -> xr.Dataset:
-    """Online (prequential) code length of `y` given `X`, bits (Voita & Titov 2020): `bits`, `uniform`, `compression` = uniform / bits.
+    """Computes the online (prequential) code length of labels given activations.
 
-    Rows come in a random order, another for each seed. The first block is sent with a uniform code; each further block is coded
-    by a probe trained on all rows before it. A first block without every class is joined to the next. Dims (..., layer, penalty, seed).
-    All blocks are fitted as folds of one bank. `options` as in `fit_probes`. Raises ValueError as it does.
+    Rows are taken in a random order and divided into blocks. The first block is sent with a uniform
+    code; each later block is coded with a probe trained on all rows before it. All blocks are
+    fitted as folds of one bank.
+
+    Args:
+        X: activations, as in `fit_probes`.
+        y: classes [N].
+        penalties: penalties λ, as in `fit_probes`.
+        seeds: seeds of the order of rows.
+        fractions: ends of the blocks as fractions of the rows. A first block without every class is
+            joined to the next.
+        options: further options of `fit_probes`.
+
+    Returns:
+        A Dataset (..., layer, penalty, seed) of `bits`, the code length; `uniform`, that of a
+        uniform code; and `compression` = uniform / bits, which is 1 if nothing is learnt.
+
+    Raises:
+        ValueError: no block follows the first one, or `fit_probes` rejects the arguments.
+
+    Example:
+        ```python
+        import numpy as np
+
+        from interventions.probes import mdl
+
+        y = np.arange(60) % 2
+        X = np.random.default_rng(0).normal(size=(1, 60, 6)) + 3 * y[:, None]
+        code = mdl.codelength(X, y, fractions=(0.2, 0.5, 1.0))
+        assert code.compression.item() > 1.5
+        ```
+
+    References:
+        Voita & Titov, "Information-theoretic probing with minimum description length"
+        (arXiv:2003.12298).
     """
     n = inputs.sites(X, options.get("names")).shape[1]
     numbers, classes = inputs.labels(y, n, len(seeds))
     codes = [
-        _one(X, numbers[i], len(classes), seed, tuple(penalties), fractions, options)
-        for i, seed in enumerate(seeds)
+        _code_bits(X, row, len(classes), seed, tuple(penalties), fractions, options)
+        for row, seed in zip(numbers, seeds)
     ]
     bits = xr.concat(codes, xr.DataArray(list(seeds), dims="seed", name="seed"))
+    bits = bits.transpose(*(d for d in ("site", "layer", "penalty", "seed") if d in bits.dims))
     uniform = n * np.log2(len(classes))
-    dims = [dim for dim in ("site", "layer", "penalty", "seed") if dim in bits.dims]
-    return xr.Dataset(
-        {
-            "bits": bits.transpose(*dims),
-            "uniform": uniform,
-            "compression": (uniform / bits).transpose(*dims),
-        }
-    )
+    return xr.Dataset({"bits": bits, "uniform": uniform, "compression": uniform / bits})
 
 
-def _one(
+def _code_bits(
     X: Any,
     y: np.ndarray,
     n_classes: int,
     seed: int,
-    penalties: tuple,
+    penalties: tuple[float, ...],
     fractions: Sequence[float],
-    options: dict,
+    options: dict[str, Any],
 ) -> xr.DataArray:
+    """Returns the code length of `y` in bits, with rows in the order of `seed`."""
     order = np.random.default_rng(seed).permutation(len(y))
-    ends = _ends(y[order], n_classes, fractions)
+    ends = _block_ends(y[order], n_classes, fractions)
     folds = [(order[:start], order[start:end]) for start, end in itertools.pairwise(ends)]
     bank = fit_probes(X, y, None, penalties, folds, (seed,), **options)
     sizes = xr.DataArray(np.diff(ends), dims="fold")
-    return ends[0] * np.log2(n_classes) + (bank.log_loss.isel(seed=0, drop=True) * sizes).sum(
-        "fold"
-    ) / np.log(2)
+    nats = (bank.log_loss.isel(seed=0, drop=True) * sizes).sum("fold")
+    return ends[0] * np.log2(n_classes) + nats / np.log(2)
 
 
-def _ends(y: np.ndarray, n_classes: int, fractions: Sequence[float]) -> list[int]:
-    """Where the blocks end; the first holds every class."""
+def _block_ends(y: np.ndarray, n_classes: int, fractions: Sequence[float]) -> list[int]:
+    """Returns where the blocks end; the first block has every class."""
     first = max(int(np.argmax(y == k)) for k in range(n_classes)) + 1
-    ends = sorted({round(f * len(y)) for f in fractions if round(f * len(y)) >= first} | {len(y)})
+    ends = {round(fraction * len(y)) for fraction in fractions}
+    ends = sorted({end for end in ends if end >= first} | {len(y)})
     if len(ends) < 2:
         raise ValueError(
-            f"fractions: expected a block after the first one that has every class ({first} of {len(y)} rows)."
+            "fractions: expected a block after the first one that has every class "
+            f"({first} of {len(y)} rows), got {tuple(fractions)}."
         )
     return ends

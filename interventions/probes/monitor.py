@@ -1,13 +1,14 @@
-"""Probes at run time: what a probe says at every step of a generation, and edits that wait for it to say so."""
+"""Probes inside the model: probabilities at every step, and edits that they trigger."""
 
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 import jaxasr
 from interventions.probes.bank import Bank
+from interventions.probes.directions import ProbeChoice
 from jaxasr import pytrees, sites
 from jaxasr.cache import Memory
 from jaxasr.model import Whisper
@@ -17,32 +18,92 @@ from jaxasr.taps import At, Edit, Edits, Readout
 
 @pytrees.dataclass
 class Probe:
-    """One probe on raw activations: logits = weights @ x + bias. A pytree: another probe never retraces."""
+    """One probe on raw activations: logits = weights @ x + bias.
+
+    It is a pytree of arrays, so another probe of the same size does not recompile.
+
+    Attributes:
+        weights: float [K, D].
+        bias: float [K].
+
+    Example:
+        ```python
+        import numpy as np
+
+        import interventions
+        from interventions.probes import monitor
+
+        y = np.repeat(["F", "M"], 20)
+        X = np.random.default_rng(0).normal(size=(2, 40, 6)) + 3 * (y == "F")[:, None]
+        bank = interventions.fit_probes(X, y, folds=2)
+        probe = monitor.Probe.of(bank, layer=1)
+        probe(X[1])  # [40, 2]: probabilities of F and M
+        ```
+    """
 
     weights: Float[Array, "K D"]
     bias: Float[Array, "K"]
 
     @classmethod
-    def of(cls, bank: Bank, layer: Any, **which: Any) -> "Probe":
-        """The probe of one layer, averaged over folds and seeds; `which` as in `Bank.normals`."""
-        weights, bias = bank.affine(layer, **which)
+    def of(cls, bank: Bank, layer: Any, **choice: Unpack[ProbeChoice]) -> "Probe":
+        """Takes the probe of one layer out of a bank, averaged over folds and seeds.
+
+        Args:
+            bank: the bank.
+            layer: the probe's layer.
+            choice: `penalty`, `fold`, `seed`, `site`; see `ProbeChoice`.
+
+        Returns:
+            The probe.
+
+        Raises:
+            ValueError: a label is not in the bank, or a penalty or site is missing.
+        """
+        weights, bias = bank.affine(layer, **choice)
         return cls(jnp.asarray(weights, jnp.float32), jnp.asarray(bias, jnp.float32))
 
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B K"]:
-        """Probabilities of the classes; of a bank of values, the value."""
+        """Computes the class probabilities (for a bank of values: the value) of activations."""
         logits = x.astype(jnp.float32) @ self.weights.T + self.bias
         return logits if len(self.bias) == 1 else jax.nn.softmax(logits)
 
 
 def readout(probe: Probe, site: str, name: str = "probe") -> Readout:
-    """Keeps the probe's probabilities at `site` under `name`, [L, B, T, K]: computed in every layer, the activation is never stacked."""
+    """Makes a readout of the probe's probabilities in every layer.
+
+    They are computed inside the layer scan, so the activations are never stacked.
+
+    Args:
+        probe: the probe.
+        site: the site it reads.
+        name: the name in the activations that `encode` and `decode` return.
+
+    Returns:
+        A readout that returns {name: [L, B, T, K]}.
+
+    Example:
+        ```python
+        import jax.numpy as jnp
+
+        import jaxasr
+        from interventions.probes import monitor
+
+        asr = jaxasr.load("tiny.en")
+        probe = monitor.Probe(jnp.zeros((2, 384)), jnp.zeros(2))
+        audio = jaxasr.load_audio("experiments/assets/demo.flac")
+        mel = jaxasr.log_mel(audio, asr.config.n_mels)[None]
+        readout = monitor.readout(probe, "encoder.resid_post")
+        _, acts = asr.model.encode(mel, readout=readout)
+        assert acts["probe"].shape == (4, 1, 1500, 2)
+        ```
+    """
     return jaxasr.reduce(name, site, probe)
 
 
-def generate(
+def generate_with_probe(
     model: Whisper,
     memory: Memory,
-    prompt: Any,
+    prompt: Int[Array, "B T0"],
     probe: Probe,
     *,
     site: str,
@@ -50,30 +111,91 @@ def generate(
     edits: Edits | None = None,
     **options: Any,
 ) -> tuple[jaxasr.Generation, Float[Array, "B T K"]]:
-    """`jaxasr.generate`, and the probabilities at each of its steps: entry t is read where the new token t is chosen.
+    """Generates, and computes the probe's probabilities at every step.
 
-    One teacher-forced pass over what was generated, with the same edits: cached generation and a whole pass agree at every site.
-    Steps after a row's end-of-text are NaN. layer: of a site that has them. Raises ValueError as `jaxasr.generate` does, and for
-    a site outside the decoder.
+    One teacher-forced pass over the generated tokens with the same edits gives the activations,
+    because it agrees with cached generation at every site.
+
+    Args:
+        model: the recogniser's model.
+        memory: from `model.encode`.
+        prompt: int [B, T0].
+        probe: the probe.
+        site: the decoder site it reads.
+        layer: the layer it reads, at sites with layers.
+        edits: edits of decoder sites.
+        options: further options of `jaxasr.generate`, such as `max_new_tokens`.
+
+    Returns:
+        The generation, and probabilities [B, T, K]. Entry t is read at the position at which new
+        token t is chosen; entries after a row's end-of-text are NaN.
+
+    Raises:
+        ValueError: `site` is not a decoder site, or `jaxasr.generate` rejects the arguments.
+
+    Example:
+        ```python
+        import jax.numpy as jnp
+
+        import jaxasr
+        from interventions.probes import monitor
+
+        asr = jaxasr.load("tiny.en")
+        audio = jaxasr.load_audio("experiments/assets/demo.flac")
+        memory, _ = asr.model.encode(jaxasr.log_mel(audio, asr.config.n_mels)[None])
+        prompt = jnp.array([asr.tokenizer.prompt()])
+        probe = monitor.Probe(jnp.zeros((2, 384)), jnp.zeros(2))
+        site, layer = "decoder.resid_post", 2
+        out, probabilities = monitor.generate_with_probe(
+            asr.model, memory, prompt, probe, site=site, layer=layer, max_new_tokens=5
+        )
+        assert probabilities.shape == (1, 5, 2)
+        ```
     """
     sites.check_known([site], sites.sites_of("decoder"), "site for a monitor of the decoder:")
     out = jaxasr.generate(model, memory, prompt, edits=edits, **options)
+    # The last new token is never fed back, so the pass ends with the one before it.
     tokens = jnp.concatenate([jnp.asarray(prompt), out.tokens[:, :-1]], 1)
     n_prompt = jnp.shape(prompt)[1]
     positions = options.get("positions")
     if positions is not None:
         positions = jnp.asarray(positions)[:, :1] + jnp.arange(tokens.shape[1])
     _, acts = model.decode(tokens, memory, edits, readout(probe, site), positions=positions)
-    said = acts["probe"] if layer is None else acts["probe"][layer]
-    over = jnp.arange(out.tokens.shape[1]) > out.lengths[:, None]
-    return out, jnp.where(over[..., None], jnp.nan, said[:, n_prompt - 1 :])
+    probabilities = acts["probe"] if layer is None else acts["probe"][layer]
+    is_over = jnp.arange(out.tokens.shape[1]) > out.lengths[:, None]
+    return out, jnp.where(is_over[..., None], jnp.nan, probabilities[:, n_prompt - 1 :])
 
 
 @pytrees.dataclass
 class When:
-    """`edit` at the steps where the probe gives class `column` at least `threshold`; inside the compiled generation.
+    """Applies an edit only at steps where the probe gives a class enough probability.
 
-    Decided at each step from the activation at the site itself: `edits = {site: only(When(...), layers=layer)}`.
+    It decides at every step from the activation at the edited site itself, inside the compiled
+    generation.
+
+    Attributes:
+        probe: the probe.
+        edit: the edit.
+        column: index of the class.
+        threshold: least probability of the class at which the edit applies.
+
+    Example:
+        ```python
+        import jax.numpy as jnp
+
+        import interventions
+        import jaxasr
+        from interventions.probes import monitor
+
+        asr = jaxasr.load("tiny.en")
+        audio = jaxasr.load_audio("experiments/assets/demo.flac")
+        memory, _ = asr.model.encode(jaxasr.log_mel(audio, asr.config.n_mels)[None])
+        probe = monitor.Probe(jnp.zeros((2, 384)), jnp.zeros(2))
+        when = monitor.When(probe, interventions.Scale(0.5), column=0, threshold=0.9)
+        edits = {"decoder.resid_post": interventions.only(when, layers=2)}
+        prompt = jnp.array([asr.tokenizer.prompt()])
+        jaxasr.generate(asr.model, memory, prompt, max_new_tokens=5, edits=edits)
+        ```
     """
 
     probe: Probe
@@ -82,13 +204,16 @@ class When:
     threshold: Float[Array, ""] | float = 0.5
 
     def __call__(self, x: Array, at: At) -> Array:
-        sure = self.probe(x)[..., self.column] >= self.threshold
-        return jnp.where(sure[..., None], self.edit(x, at).astype(x.dtype), x)
+        applies = self.probe(x)[..., self.column] >= self.threshold
+        return jnp.where(applies[..., None], self.edit(x, at).astype(x.dtype), x)
 
     def check(self, spec: SiteSpec) -> None:
-        if spec.shape[-1] != self.probe.weights.shape[-1]:
+        """Raises ValueError if the probe does not fit the site."""
+        n_features = self.probe.weights.shape[-1]
+        if spec.shape[-1] != n_features:
             raise ValueError(
-                f"When: expected a probe of {spec.shape[-1]} features at {spec.site!r}, got {self.probe.weights.shape[-1]}."
+                f"When: expected a probe of {spec.shape[-1]} features at {spec.site!r}, "
+                f"got {n_features}."
             )
         if hasattr(self.edit, "check"):
             self.edit.check(spec)

@@ -1,76 +1,178 @@
-"""Beyond accuracy: what is taken for what, how well it is ranked, and whether a probability means what it says."""
+"""Scores of a bank beyond accuracy: confusions, ranking and calibration, all out of fold."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import xarray as xr
+from jaxtyping import Float, Int
 
 from interventions.probes.bank import Bank
 
 
 def confusion(bank: Bank) -> xr.DataArray:
-    """Out-of-fold rows by `true` and `predicted` class, (..., layer, penalty, seed, true, predicted); row sums are class counts."""
-    d, numbers = bank.data, xr.DataArray(np.arange(len(bank.classes)), dims="class")
-    tested = d.test.any("fold")
-    true = ((d.y == numbers) & tested).rename({"class": "true"}).astype(np.int64)
-    guessed = ((d.out_of_fold == numbers) & tested).rename({"class": "predicted"}).astype(np.int64)
-    counts = xr.dot(true, guessed, dim="row").assign_coords(
-        true=bank.classes, predicted=bank.classes
-    )
+    """Counts rows by true and predicted class.
+
+    Args:
+        bank: a bank of classes.
+
+    Returns:
+        A DataArray (..., layer, penalty, seed, true, predicted); sums over `predicted` are the
+        class counts.
+
+    Example:
+        ```python
+        import numpy as np
+
+        import interventions
+        from interventions.probes import scores
+
+        y = np.arange(60) % 3
+        X = np.random.default_rng(0).normal(size=(1, 60, 6))
+        bank = interventions.fit_probes(X, y, folds=2)
+        counts = scores.confusion(bank)
+        assert (counts.sum("predicted") == 20).all()
+        ```
+    """
+    classes = xr.DataArray(np.arange(len(bank.classes)), dims="class")
+    is_tested = bank.test.any("fold")
+    true = ((bank.y == classes) & is_tested).rename({"class": "true"})
+    predicted = ((bank.out_of_fold == classes) & is_tested).rename({"class": "predicted"})
+    counts = xr.dot(true.astype(np.int64), predicted.astype(np.int64), dim="row")
+    counts = counts.assign_coords(true=bank.classes, predicted=bank.classes)
     return counts.transpose(..., "seed", "true", "predicted")
 
 
 def balanced_accuracy(bank: Bank) -> xr.DataArray:
-    """Mean over classes of the share found, out of fold (..., layer, penalty, seed): 1/K by chance, however unequal the classes."""
+    """Computes the mean over classes of the share of rows that are predicted right.
+
+    It is 1/K by chance, however unequal the classes are.
+
+    Args:
+        bank: a bank of classes.
+
+    Returns:
+        A DataArray (..., layer, penalty, seed).
+
+    Example:
+        ```python
+        import numpy as np
+
+        import interventions
+        from interventions.probes import scores
+
+        y = (np.arange(60) % 6 == 0) * 1  # unequal classes
+        X = np.random.default_rng(0).normal(size=(1, 60, 6))
+        bank = interventions.fit_probes(X, y, folds=2)
+        assert scores.balanced_accuracy(bank).item() < 0.8
+        ```
+    """
     counts = confusion(bank)
     right = xr.concat([counts.sel(true=k, predicted=k, drop=True) for k in bank.classes], "true")
     return (right / counts.sum("predicted").drop_vars("true")).mean("true")
 
 
 def auroc(bank: Bank, X: Any) -> xr.DataArray:
-    """Area under the ROC curve of out-of-fold probabilities, (..., layer, penalty, seed); several classes: mean over one against rest.
+    """Computes the area under the ROC curve of out-of-fold probabilities, pooled over folds.
 
-    Pooled over folds. X: the activations that the bank was fitted on.
+    For one number without a bank, with an interval over groups, see `interventions.stats.auroc`.
+
+    Args:
+        bank: a bank of classes.
+        X: the activations that the bank was fitted on.
+
+    Returns:
+        A DataArray (..., layer, penalty, seed); for several classes, the mean of each class against
+        the others.
+
+    Raises:
+        ValueError: the bank predicts values, or X has another shape.
+
+    Example:
+        ```python
+        import numpy as np
+
+        import interventions
+        from interventions.probes import scores
+
+        y = np.arange(60) % 2
+        X = np.random.default_rng(0).normal(size=(1, 60, 6)) + 3 * y[:, None]
+        bank = interventions.fit_probes(X, y, folds=2)
+        assert scores.auroc(bank, X).item() > 0.9
+        ```
     """
-    from sklearn.metrics import roc_auc_score
+    from sklearn.metrics import roc_auc_score  # its import takes a second
 
-    return _each(
-        bank, X, lambda p, y: roc_auc_score(y, p[:, 1] if p.shape[1] == 2 else p, multi_class="ovr")
-    )
+    def area(p: Float[np.ndarray, "n K"], y: Int[np.ndarray, "n"]) -> float:
+        return roc_auc_score(y, p[:, 1] if p.shape[1] == 2 else p, multi_class="ovr")
+
+    return _score_probes(bank, X, area)
 
 
 def calibration(bank: Bank, X: Any, bins: int = 10) -> xr.Dataset:
-    """Of the likeliest class out of fold, by `bins` of equal width: `confidence`, `accuracy`, `count`; and their mean distance `ece`.
+    """Compares the probability of the predicted class with how often it is right.
 
-    ece is the expected calibration error (Guo et al. 2017), weighted by count. Empty bins are NaN.
+    Args:
+        bank: a bank of classes.
+        X: the activations that the bank was fitted on.
+        bins: number of equally wide bins of the probability.
+
+    Returns:
+        A Dataset (..., layer, penalty, seed, bin) of the mean `confidence`, the `accuracy` and the
+        `count` of rows; empty bins are NaN. `ece` (..., seed) is the expected calibration error:
+        the mean of |confidence - accuracy| over bins, weighted by count.
+
+    Raises:
+        ValueError: the bank predicts values, or X has another shape.
+
+    Example:
+        ```python
+        import numpy as np
+
+        import interventions
+        from interventions.probes import scores
+
+        y = np.arange(60) % 2
+        X = np.random.default_rng(0).normal(size=(1, 60, 6)) + 3 * y[:, None]
+        bank = interventions.fit_probes(X, y, folds=2)
+        assert scores.calibration(bank, X, bins=5).ece.item() < 0.3
+        ```
+
+    References:
+        Guo et al., "On calibration of modern neural networks" (arXiv:1706.04599).
     """
-    counts, sure, right = (
-        _each(bank, X, lambda p, y, i=i: _binned(p, y, bins)[i], bins) for i in range(3)
-    )
-    confidence, accuracy = sure / counts.where(counts > 0), right / counts.where(counts > 0)
-    ece = (np.abs(confidence - accuracy) * counts).sum("bin") / counts.sum("bin")
+
+    def sum_by_bin(p: Float[np.ndarray, "n K"], y: Int[np.ndarray, "n"]) -> np.ndarray:
+        top = p.max(1)
+        bin_of_row = np.minimum((top * bins).astype(int), bins - 1)
+        columns = np.ones_like(top), top, (p.argmax(1) == y) * 1.0
+        return np.stack([np.bincount(bin_of_row, column, minlength=bins) for column in columns])
+
+    sums = _score_probes(bank, X, sum_by_bin, dims=["column", "bin"])
+    counts, total_confidence, right = (sums.isel(column=i) for i in range(3))
+    filled = counts.where(counts > 0)
+    confidence, accuracy = total_confidence / filled, right / filled
+    ece = (abs(confidence - accuracy) * counts).sum("bin") / counts.sum("bin")
     return xr.Dataset({"confidence": confidence, "accuracy": accuracy, "count": counts, "ece": ece})
 
 
-def _binned(p: np.ndarray, y: np.ndarray, bins: int) -> list[np.ndarray]:
-    top = p.max(1)
-    which = np.minimum((top * bins).astype(int), bins - 1)
-    return [
-        np.bincount(which, weights, minlength=bins)
-        for weights in (np.ones_like(top), top, (p.argmax(1) == y) * 1.0)
-    ]
+def _score_probes(
+    bank: Bank, X: Any, score: Callable[..., Any], dims: list[str] | None = None
+) -> xr.DataArray:
+    """Applies `score(probabilities [n, K], class numbers [n])` per layer, penalty and seed.
 
+    Only tested rows enter. `dims` names the dimensions of what `score` returns.
+    """
 
-def _each(bank: Bank, X: Any, score: Any, size: int | None = None) -> xr.DataArray:
-    """`score(probabilities [n, K], class numbers [n])` of every layer, penalty and seed, over tested rows."""
-    tested = bank.data.test.any("fold")
+    def score_tested(p: np.ndarray, y: np.ndarray, is_tested: np.ndarray) -> Any:
+        return score(p[is_tested].astype(np.float64), y[is_tested])
 
-    def one(p: np.ndarray, y: np.ndarray, rows: np.ndarray) -> Any:
-        return score(p[rows].astype(np.float64), y[rows])
-
-    own = [] if size is None else ["bin"]
-    inside = [["row", "class"], ["row"], ["row"]]
-    given = bank.out_of_fold_proba(X), bank.data.y, tested
     return xr.apply_ufunc(
-        one, *given, input_core_dims=inside, output_core_dims=[own], vectorize=True
+        score_tested,
+        bank.out_of_fold_proba(X),
+        bank.y,
+        bank.test.any("fold"),
+        input_core_dims=[["row", "class"], ["row"], ["row"]],
+        output_core_dims=[dims or []],
+        vectorize=True,
     )

@@ -1,14 +1,15 @@
-"""Probes on activations that do not fit into memory: AdamW over batches, all layers, penalties and seeds at once."""
+"""Probes on activations that do not fit into memory: AdamW over batches, all probes at once."""
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import xarray as xr
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from interventions.probes import inputs
 from interventions.probes.bank import Bank
@@ -16,10 +17,17 @@ from interventions.stats.categories import categories
 from jaxasr import compiled
 
 Batches = Callable[[], Iterable[tuple[Any, Any]]]
+Parameters = tuple[Float[Array, "seed L P K D"], Float[Array, "seed L P K"]]
 
 
 class Moments(NamedTuple):
-    """Of a stream's first pass. mean, scale: [L, D]; rows counted by class."""
+    """Moments of the features of a stream, and its classes.
+
+    Attributes:
+        mean: [L, D].
+        scale: [L, D], standard deviations; 1 for constant features.
+        counts: rows per class.
+    """
 
     mean: np.ndarray
     scale: np.ndarray
@@ -27,29 +35,39 @@ class Moments(NamedTuple):
 
 
 def moments(batches: Batches) -> Moments:
-    """Mean and standard deviation of every feature, and how many rows each class has (Chan et al. 1983). Raises ValueError for no rows."""
-    n, mean, square, counts = 0, np.zeros(1), np.zeros(1), {}
+    """Computes mean and standard deviation of every feature, and counts classes, in one pass.
+
+    Args:
+        batches: a function that returns a fresh pass over (X [L, n, D], y [n]).
+
+    Raises:
+        ValueError: activations are not finite, or there are fewer than two classes.
+
+    References:
+        Chan, Golub & LeVeque, "Algorithms for computing the sample variance" (1983).
+    """
+    n, mean, squares, counts = 0, np.zeros(1), np.zeros(1), {}
     for X, y in batches():
         x = np.asarray(X, np.float64)
         if not np.isfinite(x).all():
             raise ValueError(
                 "batches: expected finite activations, got NaN or infinity; leave these rows out."
             )
-        away = x.mean(1) - mean
-        total = n + x.shape[1]
-        square = (
-            square + ((x - x.mean(1, keepdims=True)) ** 2).sum(1) + away**2 * n * x.shape[1] / total
-        )
-        mean, n = mean + away * x.shape[1] / total, total
+        n_batch, batch_mean = x.shape[1], x.mean(1)
+        shift, total = batch_mean - mean, n + n_batch
+        within = ((x - x.mean(1, keepdims=True)) ** 2).sum(1)
+        squares = squares + within + shift**2 * n * n_batch / total
+        mean, n = mean + shift * n_batch / total, total
         for label, count in zip(*np.unique(_labels(X, y), return_counts=True)):
             counts[label.item()] = counts.get(label.item(), 0) + int(count)
     if len({isinstance(label, str) for label in counts}) > 1:
         raise ValueError(
-            f"batches: expected classes of one kind, words or numbers, in all batches, got {list(counts)}."
+            "batches: expected classes of one kind, words or numbers, in all batches, "
+            f"got {list(counts)}."
         )
     if len(counts) < 2:
         raise ValueError(f"batches: expected rows of at least 2 classes, got {list(counts)}.")
-    scale = np.sqrt(square / n)
+    scale = np.sqrt(squares / n)
     return Moments(mean, np.where(scale > 0, scale, 1), counts)
 
 
@@ -61,75 +79,112 @@ def fit_stream(
     epochs: int = 10,
     learning_rate: float = 0.01,
 ) -> Bank:
-    """Multinomial logistic probes by AdamW from a stream; the objective is that of `fit_probes`, all rows are training rows.
+    """Fits multinomial logistic probes by AdamW from a stream of batches.
 
-    batches: a function giving a fresh pass over (X [L, n, D], y [n]); the order may differ from pass to pass. One pass more than
-    `epochs` is made, for `moments`. The rate falls to 0 along a cosine, and the last half of the steps is averaged.
-    The bank has one fold and no accuracy: score it with `predict` on rows it has not seen. seeds: of the initial weights.
-    Raises ValueError for fewer than two classes.
+    The objective is that of `fit_probes`, with all rows as training rows. It is slower and less
+    exact; use it for data of which not even one layer fits into memory. The learning rate falls to
+    0 along a cosine, and the weights of the last half of the steps are averaged.
+
+    Args:
+        batches: a function that returns a fresh pass over (X [L, n, D], y [n]); the order may
+            differ from pass to pass. It is called `epochs` + 2 times.
+        penalties: λ, as in `fit_probes`.
+        seeds: seeds of the initial weights.
+        epochs: passes over the data.
+        learning_rate: of the first step.
+
+    Returns:
+        A `Bank` of one fold, without scores: compare `predict` with the labels of other rows.
+
+    Raises:
+        ValueError: activations are not finite, or there are fewer than two classes.
+
+    Example:
+        ```python
+        import numpy as np
+
+        from interventions.probes import stream
+
+        y = np.arange(60) % 2
+        X = np.random.default_rng(0).normal(size=(1, 60, 6)) + 3 * y[:, None]
+        bank = stream.fit_stream(lambda: ((X[:, i::3], y[i::3]) for i in range(3)), epochs=30)
+        assert (bank.predict(X).values == y).mean() > 0.9
+        ```
+
+    References:
+        Loshchilov & Hutter, "Decoupled weight decay regularization" (arXiv:1711.05101).
     """
-    seen, penalties = moments(batches), inputs.penalties(penalties)
-    classes = np.array(sorted(seen.counts))
-    n = sum(seen.counts.values())
+    stats, penalties_ = moments(batches), inputs.penalties(penalties)
+    classes = np.array(sorted(stats.counts))
+    n = sum(stats.counts.values())
     n_steps = epochs * sum(1 for _ in batches())
     optimiser = optax.adamw(optax.cosine_decay_schedule(learning_rate, n_steps), weight_decay=0.0)
-    layers, width = seen.mean.shape
-    weights = _start(seeds, (layers, len(penalties), len(classes), width))
-    state = (
-        (weights, jnp.zeros(weights.shape[:-1])),
-        optimiser.init((weights, jnp.zeros(weights.shape[:-1]))),
-    )
-    average, taken = state[0], 0
-    strength = jnp.asarray(penalties * (2 if len(classes) == 2 else 1), jnp.float32)
-    for step, (X, y) in enumerate(batch for _ in range(epochs) for batch in batches()):
-        x = jnp.asarray((np.asarray(X) - seen.mean[:, None]) / seen.scale[:, None], jnp.float32)
+    layers, width = stats.mean.shape
+    weights = _init_weights(seeds, (layers, len(penalties_), len(classes), width))
+    parameters = weights, jnp.zeros(weights.shape[:-1])
+    state = parameters, optimiser.init(parameters)
+    average, n_averaged = parameters, 0
+    # Two classes: scikit-learn's single-vector form, as in `logistic`.
+    strength = jnp.asarray(penalties_ * (2 if len(classes) == 2 else 1), jnp.float32)
+    passes = itertools.chain.from_iterable(batches() for _ in range(epochs))
+    for step, (X, y) in enumerate(passes):
+        x = (np.asarray(X) - stats.mean[:, None]) / stats.scale[:, None]
         numbers = jnp.asarray(np.searchsorted(classes, _labels(X, y)), jnp.int32)
-        state = compiled.call(_step, state, x, numbers, strength / n, optimiser=optimiser)
+        batch = jnp.asarray(x, jnp.float32), numbers
+        state = compiled.call(_step, state, *batch, strength / n, optimiser=optimiser)
         if step >= n_steps // 2:
-            taken += 1
-            average = optax.incremental_update(state[0], average, 1 / taken)
-    return _bank(average, seen, classes, penalties, np.asarray(seeds))
+            n_averaged += 1
+            average = optax.incremental_update(state[0], average, 1 / n_averaged)
+    return _to_bank(cast(Parameters, average), stats, classes, penalties_, np.asarray(seeds))
 
 
 def _labels(X: Any, y: Any) -> np.ndarray:
     return categories(y, np.shape(X)[1], "batches: y")
 
 
-def _start(seeds: Sequence[int], shape: tuple[int, ...]) -> Float[Array, "seed L P K D"]:
+def _init_weights(seeds: Sequence[int], shape: tuple[int, ...]) -> Float[Array, "seed L P K D"]:
     return jnp.stack([0.01 * jax.random.normal(jax.random.key(seed), shape) for seed in seeds])
 
 
 def _step(
-    state: Any, x: Float[Array, "L n D"], y: Array, strength: Float[Array, "P"], *, optimiser: Any
-) -> Any:
-    (weights, bias), moments_ = state
+    state: tuple[Parameters, optax.OptState],
+    x: Float[Array, "L n D"],
+    y: Int[Array, "n"],
+    strength: Float[Array, "P"],
+    *,
+    optimiser: Any,
+) -> tuple[Parameters, optax.OptState]:
+    """Takes one step of AdamW for all probes."""
+    parameters, optimiser_state = state
 
-    def loss(parameters: tuple) -> Array:
+    def loss(parameters: Parameters) -> Array:
         w, b = parameters
         logits = jnp.einsum("slpkd,lnd->slpnk", w, x, precision="highest") + b[..., None, :]
-        surprise = (
-            jax.nn.logsumexp(logits, -1)
-            - jnp.take_along_axis(logits, y[None, None, None, :, None], -1)[..., 0]
-        )
-        return (surprise.mean(-1) + strength / 2 * (w**2).sum((-1, -2))).sum()
+        of_label = jnp.take_along_axis(logits, y[None, None, None, :, None], -1)[..., 0]
+        cross_entropy = jax.nn.logsumexp(logits, -1) - of_label
+        return (cross_entropy.mean(-1) + strength / 2 * (w**2).sum((-1, -2))).sum()
 
-    updates, moments_ = optimiser.update(jax.grad(loss)((weights, bias)), moments_, (weights, bias))
-    return optax.apply_updates((weights, bias), updates), moments_
+    updates, optimiser_state = optimiser.update(
+        jax.grad(loss)(parameters), optimiser_state, parameters
+    )
+    new_parameters = optax.apply_updates(parameters, updates)
+    return cast(Parameters, new_parameters), optimiser_state
 
 
-def _bank(
-    average: tuple, seen: Moments, classes: np.ndarray, penalties: np.ndarray, seeds: np.ndarray
+def _to_bank(
+    average: Parameters,
+    stats: Moments,
+    classes: np.ndarray,
+    penalties: np.ndarray,
+    seeds: np.ndarray,
 ) -> Bank:
-    weights, bias = (
-        np.asarray(a - a.mean(3, keepdims=True)) for a in average
-    )  # the classes' sum is free: 0, as in fit_probes
+    # The sum over classes is arbitrary; it is 0 here, as in `fit_probes`.
+    weights, bias = (np.asarray(array - array.mean(3, keepdims=True)) for array in average)
     dims = ("seed", "layer", "penalty", "class")
     variables: dict[str, Any] = {"weights": ((*dims, "feature"), weights), "bias": (dims, bias)}
-    for name in ("mean", "scale"):
-        variables[name] = (
-            ("seed", "layer", "feature"),
-            np.stack([getattr(seen, name)] * len(seeds)).astype(np.float32),
-        )
+    for name, moment in (("mean", stats.mean), ("scale", stats.scale)):
+        per_seed = np.stack([moment] * len(seeds)).astype(np.float32)
+        variables[name] = (("seed", "layer", "feature"), per_seed)
     coords = {
         "layer": np.arange(weights.shape[1]),
         "penalty": penalties,
@@ -137,6 +192,5 @@ def _bank(
         "class": classes,
     }
     data = xr.Dataset(variables, coords).expand_dims(fold=[0])
-    return Bank(
-        data.transpose("layer", "penalty", "fold", "seed", ..., "class", "feature"), "class"
-    )
+    dims = ("layer", "penalty", "fold", "seed", ..., "class", "feature")
+    return Bank(data.transpose(*dims), "class")

@@ -42,8 +42,11 @@ def choose_heads(
 
     Example:
         ```python
+        import jaxasr
+        from jaxasr.alignment.choose_heads import choose_heads, speech_windows
+
         asr = jaxasr.load("tiny.en")
-        audio = jaxasr.load_audio("speech.flac")
+        audio = jaxasr.load_audio("experiments/assets/demo.flac")
         windows = speech_windows(asr.model, asr.tokenizer, audio)
         heads = choose_heads(asr.model, asr.tokenizer, windows)
         ```

@@ -68,7 +68,8 @@ def place(
         model: the recogniser's model.
         tokenizer: the tokenizer of the model.
         audio: float samples at 16 kHz, of any length.
-        text: the words that are spoken; line breaks count as spaces.
+        text: all words that are spoken; line breaks count as spaces. A text of only a part of the
+            recording gets wrong times.
         language: a code or an English name. None: detect it (multilingual checkpoints).
         progress: called with the seconds transcribed and the duration in seconds, if the recording
             is longer than 30 s.
@@ -82,9 +83,13 @@ def place(
 
     Example:
         ```python
+        import jaxasr
+        from jaxasr.alignment.forced import align_windows, place
+
         asr = jaxasr.load("tiny.en")
-        audio = jaxasr.load_audio("speech.flac")
-        windows = place(asr.model, asr.tokenizer, audio, "The captain read the old letter aloud.")
+        audio = jaxasr.load_audio("experiments/assets/demo.flac")
+        text = asr.transcribe(audio).text
+        windows = place(asr.model, asr.tokenizer, audio, text)
         words = align_windows(asr.model, asr.tokenizer, windows, heads=asr.alignment_heads)
         ```
     """

@@ -48,7 +48,8 @@ def align(
         model: the recogniser's model.
         tokenizer: the tokenizer of the model.
         memory: encoded audio of B windows.
-        texts: B lists of token ids; control tokens and timestamps are left out.
+        texts: B lists of token ids of all that is spoken; control tokens and timestamps are left
+            out.
         n_frames: B lengths in encoder frames of 20 ms; attention to the padding after them is
             excluded.
         heads: (layer, head) pairs, see `jaxasr.alignment.released_heads`.
@@ -67,13 +68,17 @@ def align(
 
     Example:
         ```python
+        import jaxasr
+        from jaxasr.alignment.words import align
+        from jaxasr.audio import n_frames
+
         asr = jaxasr.load("tiny.en")
-        audio = jaxasr.load_audio("speech.flac")[: 30 * 16_000]
+        audio = jaxasr.load_audio("experiments/assets/demo.flac")
         memory, _ = asr.model.encode(jaxasr.log_mel(audio, asr.config.n_mels)[None])
-        ids = asr.tokenizer.encode(" The captain read the old letter aloud.")
-        length = jaxasr.audio.n_frames(len(audio))
+        ids = asr.tokenizer.encode(" " + asr.transcribe(audio).text)
+        frames = n_frames(len(audio))
         heads = asr.alignment_heads
-        [words] = align(asr.model, asr.tokenizer, memory, [ids], [length], heads=heads)
+        [words] = align(asr.model, asr.tokenizer, memory, [ids], [frames], heads=heads)
         ```
     """
     texts, prompt = _texts_and_prompt(tokenizer, texts, language, task)

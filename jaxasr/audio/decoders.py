@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 import soundfile
@@ -37,14 +37,14 @@ class ImplausibleError(Exception):
 
 
 class _Sequential(soundfile.SoundFile):
-    """Disables the seek after each block, which fails if the length is unknown."""
+    """A sound file without the seek after each block, which fails if the length is unknown."""
 
     def seekable(self) -> bool:
         return False
 
 
 class _File(io.FileIO):
-    """Returns -1, as in C, when a damaged header asks for an impossible position."""
+    """A file whose `seek` returns -1, as in C, for impossible positions in damaged headers."""
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         try:
@@ -78,23 +78,22 @@ def libsndfile(path: Path, *, to_the_end: bool = True) -> Blocks:
                 sound.seek(0)  # otherwise libsndfile 1.2.2 decodes some Opus files wrongly
             # libsndfile loses the whole block that fails, so a retry uses small blocks.
             size = (_BLOCK if to_the_end else _BLOCK >> 10) // sound.channels
-            decoded = 0
+            n_decoded = 0
             try:
                 while len(block := sound.read(size, dtype="float32", always_2d=True)):
-                    decoded += len(block)
+                    n_decoded += len(block)
                     yield sound.samplerate, block.mean(axis=1)
             except soundfile.LibsndfileError:
                 if to_the_end:
                     raise
-        left = path.stat().st_size - file.tell()
-        if not decoded:
-            raise DecodingError(
-                f"no samples before the last {left} bytes" if left else "no samples"
-            )
-        if to_the_end and decoded != sound.frames and sound.frames < _UNKNOWN:
-            raise DecodingError(f"decoded {decoded} of {sound.frames} samples")
-        if sound.format in _COMPRESSED and left > _MAX_TAGS:
-            raise DecodingError(f"stopped {left} bytes before the end")
+        n_left = path.stat().st_size - file.tell()
+        if not n_decoded:
+            before = f" before the last {n_left} bytes" if n_left else ""
+            raise DecodingError(f"no samples{before}")
+        if to_the_end and n_decoded != sound.frames and sound.frames < _UNKNOWN:
+            raise DecodingError(f"decoded {n_decoded} of {sound.frames} samples")
+        if sound.format in _COMPRESSED and n_left > _MAX_TAGS:
+            raise DecodingError(f"stopped {n_left} bytes before the end")
 
 
 @contextlib.contextmanager
@@ -121,7 +120,7 @@ def pyav(path: Path) -> Blocks:
         from av.error import FFmpegError
     except ImportError as error:
         raise DecodingError(f"not installed ({error})") from error
-    decoded, problem = 0, "no samples"
+    n_decoded, problem = 0, "no samples"
     try:
         with _File(path) as file, _container(file) as container:
             if not container.streams.audio:
@@ -134,12 +133,12 @@ def pyav(path: Path) -> Blocks:
                     continue
                 for frame in frames:
                     check_format(frame.sample_rate, frame.layout.nb_channels)
-                    decoded += frame.samples
+                    n_decoded += frame.samples
                     yield frame.sample_rate, _mono(frame)
     except FFmpegError as error:
         problem = error.strerror
     # A truncated file gives the samples up to the damage, without an error.
-    if not decoded:
+    if not n_decoded:
         raise DecodingError(problem)
 
 
@@ -187,23 +186,24 @@ def ffmpeg(path: Path) -> Blocks:
     source = ["-nostdin", "-i", f"file:{path}"]
     target = ["-map", "0:a:0", "-c:a", "pcm_f32be", "-f", "au", "-"]
     command = [program, "-v", "error", *source, *target]
-    decoded = 0
+    n_decoded = 0
     with tempfile.TemporaryFile() as log:
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log) as process:
+            assert process.stdout is not None
             try:
                 for rate, block in _au(process.stdout):
-                    decoded += len(block)
+                    n_decoded += len(block)
                     yield rate, block
             finally:
                 process.kill()
-        if not decoded:
+        if not n_decoded:
             log.seek(0)
             lines = log.read().decode(errors="replace").strip().splitlines()
             first = lines[0].removeprefix(f"file:{path}: ") if lines else "no samples"
             raise DecodingError(re.sub(r"^\[.* @ 0x[0-9a-f]+\] ", "", first).strip(" ."))
 
 
-def _au(stream: BinaryIO) -> Blocks:
+def _au(stream: IO[bytes]) -> Blocks:
     """Yields blocks of a float32 AU stream, whose header is six numbers of 32 bits."""
     header = stream.read(24)
     if len(header) < 24:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Float32, Num
 
 from jaxasr.config import FRAMES_PER_S, HOP, N_MEL_FRAMES, N_SAMPLES, SAMPLE_RATE, SAMPLES_PER_FRAME
@@ -193,16 +194,16 @@ def check_samples(audio: Any, longest: int | None = None) -> None:
             f"{shape[0]}. For a longer recording call `transcribe`, or cut it with "
             "`jaxasr.audio.pad_or_trim`."
         )
-    if not isinstance(audio, jax.core.Tracer):
+    if not isinstance(audio, Tracer):
         check_values(audio, "audio")
 
 
-def check_values(audio: Num[Array | np.ndarray, "n_samples"], what: str) -> None:
+def check_values(audio: Num[Array | np.ndarray, "n_samples"], name: str) -> None:
     """Checks that samples are finite and of magnitude at most 10,000.
 
     Args:
         audio: samples.
-        what: the file or argument, which the message starts with.
+        name: the file or argument, with which the message starts.
 
     Raises:
         ValueError: a sample is NaN, infinite or too large.
@@ -215,11 +216,11 @@ def check_values(audio: Num[Array | np.ndarray, "n_samples"], what: str) -> None
     bad = int(audio.size - xp.isfinite(audio).sum())
     if bad:
         raise ValueError(
-            f"{what}: expected finite samples, got {bad} of {audio.size} NaN or infinite. "
+            f"{name}: expected finite samples, got {bad} of {audio.size} NaN or infinite. "
             "Repair or drop them first."
         )
     raise ValueError(
-        f"{what}: expected samples in [-1, 1], got one of magnitude {loudest:.3g}. "
+        f"{name}: expected samples in [-1, 1], got one of magnitude {loudest:.3g}. "
         "Divide integers by their largest value (2**15 for 16 bits). The file may be damaged."
     )
 

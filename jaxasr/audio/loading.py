@@ -45,7 +45,9 @@ def load_audio(path: str | os.PathLike) -> Float32[np.ndarray, "n_samples"]:
 
     Example:
         ```python
-        audio = jaxasr.load_audio("speech.flac")
+        import jaxasr
+
+        audio = jaxasr.load_audio("experiments/assets/demo.flac")
         seconds = len(audio) / 16_000
         ```
     """

@@ -185,7 +185,7 @@ def with_positions(entries: dict[str, Lazy], config: Config) -> dict[str, Lazy]:
     shape = (config.n_audio_ctx, config.n_audio_state)
     if shape[1] % 2:
         return entries  # sinusoids come in pairs of channels
-    positions = Lazy(shape, "float32", lambda: np.asarray(sinusoids(*shape)))
+    positions = Lazy(shape, "float32", lambda: sinusoids(*shape))
     return {"encoder.positional_embedding": positions, **entries}
 
 

@@ -192,30 +192,30 @@ def sha256(path: Path) -> str:
         identity = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}|{status.st_ino}"
         key = hashlib.sha256(identity.encode()).hexdigest()
         cache = cache_dir()
-        note = cache / "sha256" / key if cache else None
-        if note and (digest := _recall(note)):
+        digest_file = cache / "sha256" / key if cache else None
+        if digest_file and (digest := _read_digest(digest_file)):
             return digest
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if note:
-        _remember(note, digest)
+    if digest_file:
+        _save_digest(digest_file, digest)
     return digest
 
 
-def _recall(note: Path) -> str | None:
+def _read_digest(digest_file: Path) -> str | None:
     try:
-        text = note.read_text("ascii")
+        text = digest_file.read_text("ascii")
     except (OSError, ValueError):
         return None
     return text if len(text) == 64 else None
 
 
-def _remember(note: Path, digest: str) -> None:
+def _save_digest(digest_file: Path, digest: str) -> None:
     try:
-        note.parent.mkdir(parents=True, exist_ok=True)
-        partial = note.with_suffix(f".{os.getpid()}")
+        digest_file.parent.mkdir(parents=True, exist_ok=True)
+        partial = digest_file.with_suffix(f".{os.getpid()}")
         partial.write_text(digest, "ascii")
-        partial.replace(note)
+        partial.replace(digest_file)
     except OSError:
         return  # in a read-only home every file is hashed again
 

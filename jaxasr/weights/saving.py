@@ -45,8 +45,10 @@ def save(
 
     Example:
         ```python
+        import jaxasr
+
         asr = jaxasr.load("tiny.en")
-        folder = jaxasr.save(asr, "copy")
+        folder = jaxasr.save(asr, "copy-of-tiny.en")
         ```
     """
     model = getattr(model_or_asr, "model", model_or_asr)

@@ -90,7 +90,8 @@ def _add_tokens(inner: tokenizers.Tokenizer, folder: Path) -> None:
     for id_, token, path in sorted(_added_tokens(folder), key=lambda entry: entry[0]):
         if inner.token_to_id(token.content) is not None:
             continue
-        inner.add_special_tokens([token]) if token.special else inner.add_tokens([token])
+        add = inner.add_special_tokens if token.special else inner.add_tokens
+        add([token])
         next_id = inner.token_to_id(token.content)
         if next_id != id_:
             remedy = "Save the tokenizer again with transformers, which writes a tokenizer.json."

@@ -1,1 +1,1 @@
-"""Attacks on readers of files: quick in pytest, long by `python -m tests.attacks.NAME`."""
+"""Attacks on readers of files: a few in pytest, many by `python -m tests.attacks.NAME`."""

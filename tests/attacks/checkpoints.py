@@ -2,9 +2,9 @@
 
     python -m tests.attacks.checkpoints --n 10000 --seed 0
 
-prints a line for every kind of mutation. A second process loads one case after the other; it is ended when it does not
-come back. A case hangs if loading it takes more than 10 seconds of a processor; compiling a program for dimensions that
-are new is not counted. `--case 17` runs one case in this process.
+prints a line for every kind of mutation. A worker process loads one case after the other, and is
+killed if it does not answer. A case hangs if loading takes more than 10 s of processor time,
+without compiling a program for new dimensions. `--case 17` runs one case in this process.
 """
 
 import argparse
@@ -30,13 +30,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from attacks import checkpoint_mutations as mutations
 
 LONGEST_S, LARGEST_MB = 10.0, 1000.0
-PATIENCE_S = 120.0  # for a worker to come back, on a busy machine: imports, loading, compiling
+PATIENCE_S = 120.0  # for importing, loading and compiling on a busy machine
 COLUMNS = ("tried", "loaded", "refused", "crash", "hang", "memory", "code", "nan")
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of one case: `faults` are names of columns, none of them when all is well."""
+    """The result of one case; `faults` are names of columns, empty if there are none."""
 
     loaded: bool
     faults: tuple[str, ...] = ()
@@ -46,7 +46,7 @@ class Outcome:
 def case(
     number: int, seed: int, originals: dict[str, mutations.Files]
 ) -> tuple[str, mutations.Files]:
-    """The kind of a case, and its files."""
+    """Returns the kind and the files of a case."""
     kinds = [(form, kind) for form in originals for kind in mutations.MUTATIONS]
     form, kind = kinds[number % len(kinds)]
     files = mutations.MUTATIONS[kind](dict(originals[form]), np.random.default_rng([seed, number]))
@@ -58,37 +58,37 @@ def _resident_mb(field: str) -> float:
 
 
 def attempt(folder: Path, compiling: bool = True) -> Outcome:
-    """Loads the checkpoint in `folder`, generates one token with it, and measures memory and time.
+    """Loads a checkpoint and generates one token, and measures memory and time.
 
-    Without `compiling`, no token is generated where that would compile a program for new dimensions.
+    Without `compiling`, no token is generated if that would compile a program for new dimensions.
     """
     import jaxasr
 
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the highest use of memory so far
-    before, began, loaded = _resident_mb("VmRSS"), time.process_time(), False
-    faults, detail, took = [], "", 0.0
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak of memory
+    before, start, loaded = _resident_mb("VmRSS"), time.process_time(), False
+    faults, detail, seconds = [], "", 0.0
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             asr = jaxasr.load(folder)
-            loaded, took = True, time.process_time() - began
+            loaded, seconds = True, time.process_time() - start
             if (compiling or asr.config == mutations.SMALL) and not _finite(asr):
                 faults.append("nan")
     except (ValueError, OSError) as refused:
         detail = str(refused)[:300]
-    except BaseException:  # a panic in Rust is none of Exception
+    except BaseException:  # a panic in Rust does not derive from Exception
         faults.append("crash")
         detail = traceback.format_exc()[-1500:]
     size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
     if _resident_mb("VmHWM") - before - size > LARGEST_MB:
         faults.append("memory")
-    if (took if loaded else time.process_time() - began) > LONGEST_S:
+    if (seconds if loaded else time.process_time() - start) > LONGEST_S:
         faults.append("hang")
     return Outcome(loaded, tuple(faults), detail)
 
 
 def _finite(asr) -> bool:
-    """Whether a token, if one is generated, has a finite probability."""
+    """Returns whether a generated token has a finite probability."""
     import jaxasr
 
     config = asr.config
@@ -98,15 +98,15 @@ def _finite(asr) -> bool:
         .astype(np.float32)
     )
     memory, _ = asr.model.encode(mel)
-    made = jaxasr.generate(
+    generation = jaxasr.generate(
         asr.model,
         memory,
         np.array([[asr.tokenizer.special.sot]]),
         max_new_tokens=1,
         eot=asr.tokenizer.special.eot,
     )
-    asr.tokenizer.decode(made.tokens[0])
-    return bool(np.isfinite(made.logprobs).all())
+    asr.tokenizer.decode(generation.tokens[0])
+    return bool(np.isfinite(generation.logprobs).all())
 
 
 def _worker(pipe: Connection, scratch: Path) -> None:
@@ -145,7 +145,8 @@ class Worker:
         self.process.join()
 
 
-def written(files: mutations.Files, folder: Path) -> Path:
+def write_files(files: mutations.Files, folder: Path) -> Path:
+    """Writes a checkpoint to a new folder."""
     folder.mkdir()
     for name, raw in files.items():
         (folder / name).write_bytes(raw)
@@ -153,13 +154,13 @@ def written(files: mutations.Files, folder: Path) -> Path:
 
 
 def run(n: int, seed: int) -> bool:
-    """Runs `n` cases, prints a line for every kind, and returns whether no case has a fault."""
+    """Runs `n` cases, prints a line per kind, and returns whether all are without fault."""
     originals, counts = mutations.originals(), collections.defaultdict(collections.Counter)
     scratch = Path(tempfile.mkdtemp(prefix="attack-"))
     worker, canary = Worker(scratch), scratch / mutations.CANARY
     for number in range(n):
         kind, files = case(number, seed, originals)
-        folder = written(files, scratch / str(number))
+        folder = write_files(files, scratch / str(number))
         outcome = worker(folder)
         shutil.rmtree(folder)
         if not worker.process.is_alive():
@@ -188,14 +189,14 @@ def _print(counts: dict[str, collections.Counter]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--n", type=int, default=10_000, help="number of cases")
-    parser.add_argument("--seed", type=int, default=0, help="of the mutations")
-    parser.add_argument("--case", type=int, help="run this case alone, in this process")
-    asked = parser.parse_args()
-    if asked.case is None:
-        sys.exit(0 if run(asked.n, asked.seed) else 1)
-    kind, files = case(asked.case, asked.seed, mutations.originals())
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the mutations")
+    parser.add_argument("--case", type=int, help="run only this case, in this process")
+    options = parser.parse_args()
+    if options.case is None:
+        sys.exit(0 if run(options.n, options.seed) else 1)
+    kind, files = case(options.case, options.seed, mutations.originals())
     with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):
-        print(kind, attempt(written(files, Path(scratch) / "case")))
+        print(kind, attempt(write_files(files, Path(scratch) / "case")))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Compares `load_audio` with PyAV and prints one line a file.
+"""Compares `load_audio` with PyAV and prints one line per file.
 
     python -m tests.attacks.containers [FILE_OR_FOLDER ...]
 
@@ -10,6 +10,7 @@ the samples is at least 0.999.
 import argparse
 import contextlib
 import io
+import itertools
 import shutil
 import subprocess
 import tempfile
@@ -24,19 +25,19 @@ import soundfile
 import jaxasr
 from jaxasr.config import SAMPLE_RATE, SAMPLES_PER_FRAME
 
-from .written import RATE, speechlike, with_pyav
+from .sample_files import RATE, speechlike, with_pyav
 
-LEAST_CORRELATION = 0.999
+MIN_CORRELATION = 0.999
 _SEVERAL_FILES = ("dash", "hls", "segment")
 
 
 def with_pyav_alone(path: Path) -> np.ndarray:
     """Returns 16 kHz mono samples by PyAV and scipy's resampling.
 
-    Raises `av.FFmpegError` where PyAV reads none.
+    Raises `av.FFmpegError` if PyAV reads no samples.
     """
     parts, rate = [], SAMPLE_RATE
-    # Without protocols: playlists, which name other files, are not read.
+    # Without protocols, playlists cannot open other files.
     options = {"protocol_whitelist": ""}
     with open(path, "rb") as file, av.open(file, options=options) as container:
         resampler = av.AudioResampler(format="fltp")
@@ -58,7 +59,7 @@ def with_pyav_alone(path: Path) -> np.ndarray:
 
 
 def compared(path: Path) -> tuple[int, float]:
-    """Returns by how many samples `load_audio` exceeds PyAV, and their correlation."""
+    """Returns by how many samples `load_audio` exceeds PyAV, and the correlation of the samples."""
     ours, theirs = jaxasr.load_audio(path), with_pyav_alone(path)
     common = min(len(ours), len(theirs))
     a, b = ours[:common].astype(np.float64), theirs[:common]
@@ -68,12 +69,12 @@ def compared(path: Path) -> tuple[int, float]:
 
 
 def passes(difference: int, correlation: float) -> bool:
-    """Whether the lengths are within one encoder frame and the samples agree."""
-    return abs(difference) <= SAMPLES_PER_FRAME and correlation >= LEAST_CORRELATION
+    """Returns whether the lengths are within one encoder frame and the samples agree."""
+    return abs(difference) <= SAMPLES_PER_FRAME and correlation >= MIN_CORRELATION
 
 
 def _suffix(format: str) -> str:
-    """Returns what names of such files end in: FFmpeg knows some formats only by it."""
+    """Returns the suffix of a format, because FFmpeg recognises some formats only by it."""
     extensions = av.ContainerFormat(format).extensions if format in av.formats_available else ()
     return "".join(f".{extension}" for extension in sorted(extensions)[:1])
 
@@ -90,7 +91,7 @@ def written_by_pyav() -> Iterator[tuple[str, bytes]]:
             try:
                 yield f"{format}-{codec}{_suffix(format)}", with_pyav(samples, rate, format, codec)
             except (av.FFmpegError, ValueError, TypeError):
-                continue  # the encoder takes another rate, or there is none
+                continue  # the encoder needs another rate, or does not exist
             break
 
 
@@ -119,29 +120,24 @@ def written_by_ffmpeg(folder: Path) -> Iterator[tuple[str, bytes]]:
                 "-strict",
                 "-2",
             ]
-            done = subprocess.run(
+            process = subprocess.run(
                 [*command, "-f", format, target], cwd=folder, stdout=subprocess.DEVNULL, timeout=60
             )
-            if done.returncode == 0 and target.is_file():
+            if process.returncode == 0 and target.is_file():
                 yield f"ffmpeg-{format}{_suffix(format)}", target.read_bytes()
                 break
 
 
 def files(arguments: list[Path], folder: Path) -> Iterator[Path]:
-    """Yields the files of the arguments, or those written here."""
+    """Yields the files of the arguments. Without arguments, writes files and yields them."""
     for path in arguments:
         yield from (
-            sorted(found for found in path.rglob("*") if found.is_file())
-            if path.is_dir()
-            else [path]
+            sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
         )
     if not arguments:
-        written = (
-            [written_by_pyav(), written_by_ffmpeg(folder)]
-            if shutil.which("ffmpeg")
-            else [written_by_pyav()]
-        )
-        for name, content in (pair for some in written for pair in some):
+        has_ffmpeg = shutil.which("ffmpeg") is not None
+        by_ffmpeg = written_by_ffmpeg(folder) if has_ffmpeg else iter(())
+        for name, content in itertools.chain(written_by_pyav(), by_ffmpeg):
             path = folder / name
             path.write_bytes(content)
             yield path
@@ -151,7 +147,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("paths", nargs="*", type=Path)
     options = parser.parse_args()
-    passed, failed, unread, least = 0, 0, 0, 1.0
+    passed, failed, unread, lowest = 0, 0, 0, 1.0
     with tempfile.TemporaryDirectory() as folder:
         for path in files(options.paths, Path(folder)):
             try:
@@ -160,9 +156,9 @@ def main() -> None:
                 unread += 1
                 try:
                     ours = f"{len(jaxasr.load_audio(path)) / SAMPLE_RATE:.3f} s"
-                except ValueError:
+                except (OSError, ValueError):
                     ours = "refused"
-                print(f"{path.name:40} PyAV reads none ({type(error).__name__}); here: {ours}")
+                print(f"{path.name:40} PyAV fails ({type(error).__name__}); load_audio: {ours}")
                 continue
             try:
                 difference, correlation = compared(path)
@@ -171,12 +167,13 @@ def main() -> None:
                 print(f"{path.name:40} FAILED {error}")
                 continue
             good = passes(difference, correlation)
-            passed, failed, least = passed + good, failed + (not good), min(least, correlation)
-            found = f"{theirs / SAMPLE_RATE:8.3f} s {difference:+5} samples, correlation {correlation:.6f}"
-            print(f"{path.name:40} {found}{'' if good else ' FAILED'}")
+            passed, failed, lowest = passed + good, failed + (not good), min(lowest, correlation)
+            numbers = f"{theirs / SAMPLE_RATE:8.3f} s {difference:+5} samples"
+            mark = "" if good else " FAILED"
+            print(f"{path.name:40} {numbers}, correlation {correlation:.6f}{mark}")
     print(
-        f"{passed} as PyAV reads them, {failed} not, {unread} that PyAV does not read; "
-        f"least correlation {least:.6f}"
+        f"{passed} agree with PyAV, {failed} do not, {unread} are not read by PyAV; "
+        f"lowest correlation {lowest:.6f}"
     )
 
 

@@ -1,6 +1,6 @@
-"""Five long computations made short, each of which a kill may interrupt: tiny random models on recordings of a second or less.
+"""Six computations that can be interrupted and resumed, on tiny models and short recordings.
 
-A job is called with the folder that it writes into, and may be called again in the same folder.
+A job is called with the folder it writes to, and can be called again with the same folder.
 """
 
 import dataclasses
@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # where the tests' own modules are
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for the modules of the tests
 N_RECORDINGS = 12
 
 
 def sweep(folder: Path) -> None:
-    """Every head of two examples; `done` holds the values."""
+    """Sweeps all heads of two examples; `done.npy` holds the values."""
     import jax
     from golden.tiny import checkpoint, tiny_state
 
@@ -34,7 +34,7 @@ def sweep(folder: Path) -> None:
 
 
 def store(folder: Path) -> None:
-    """Pooled activations and frames of twelve tones."""
+    """Extracts pooled activations and frames of twelve tones."""
     from small_speech import small_recogniser, tones
 
     from experiments import store as activations
@@ -46,52 +46,36 @@ def store(folder: Path) -> None:
 
 
 def patch(folder: Path) -> None:
-    """`jaxasr patch`, one token."""
-    _run("patch", str(_tone(folder)), "--source", "snr:0", "--site", "decoder.mlp_out", "--over", "layer,position",
-         "--text", "one two", "--answer", "three", "--foil", "four", "--out", str(folder / "out"))  # fmt: skip
+    """Runs `jaxasr patch` for one token."""
+    options = (
+        "--source snr:0 --site decoder.mlp_out --over layer,position --answer three --foil four"
+    )
+    out = str(folder / "out")
+    _run("patch", str(_tone(folder)), *options.split(), "--text", "one two", "--out", out)
 
 
 def texts(folder: Path) -> None:
-    """`jaxasr patch --sequence`, whole texts."""
-    _run("patch", str(_tone(folder)), "--source", "zero", "--site", "decoder.mlp_out", "--over", "layer", "--sequence", "--tokens", "6",
-         "--out", str(folder / "out"))  # fmt: skip
+    """Runs `jaxasr patch --sequence` for whole texts."""
+    options = "--source zero --site decoder.mlp_out --over layer --sequence --tokens 6"
+    _run("patch", str(_tone(folder)), *options.split(), "--out", str(folder / "out"))
 
 
 def probe(folder: Path) -> None:
-    """`jaxasr probe` of a pitch."""
-    _run(
-        "probe",
-        str(_corpus(folder)),
-        "--label",
-        "pitch",
-        "--out",
-        str(folder / "out"),
-        "--folds",
-        "3",
-        "--batch",
-        "2",
-    )
+    """Runs `jaxasr probe` for the pitch of tones."""
+    options = "--label pitch --folds 3 --batch 2"
+    _run("probe", str(_corpus(folder)), *options.split(), "--out", str(folder / "out"))
 
 
 def reproduce(folder: Path) -> None:
-    """`jaxasr reproduce E7 --quick`, on six recordings."""
+    """Runs `jaxasr reproduce E7 --quick` on six recordings."""
     from experiments.studies import registry
 
     study = registry.study("E7")
     quick = {**study.presets["quick"], "per_language": 3, "max_new_tokens": 4}
     small = dataclasses.replace(study, presets={**study.presets, "quick": quick})
     registry.study = lambda name: small
-    _run(
-        "reproduce",
-        "E7",
-        "--quick",
-        "--data",
-        str(_corpus(folder)),
-        "--preset",
-        "here",
-        "--out",
-        str(folder / "out"),
-    )
+    data, out = str(_corpus(folder)), str(folder / "out")
+    _run("reproduce", "E7", "--quick", "--data", data, "--preset", "here", "--out", out)
 
 
 JOBS: dict[str, Callable[[Path], None]] = {
@@ -100,7 +84,7 @@ JOBS: dict[str, Callable[[Path], None]] = {
 
 
 def contents(folder: Path) -> dict[str, object]:
-    """What a job has left in `folder`, but for what says when and by what it was made."""
+    """Returns the files in `folder`, without times and provenance."""
     return {
         str(file.relative_to(folder)): _read(file)
         for file in sorted(folder.rglob("*"))
@@ -134,12 +118,12 @@ def _read(file: Path) -> object:
         return {
             str(name): repr(values.values.tolist())
             for name, values in load_result(file).variables.items()
-        }  # texts are objects
+        }  # arrays of texts have objects
     return file.read_bytes()
 
 
 def _tone(folder: Path) -> Path:
-    """A recording beside the folder, where every run finds the same."""
+    """Returns a recording next to the folder, the same for all runs."""
     from small_speech import tone, write
 
     path = folder.parent / "tone.flac"
@@ -147,20 +131,20 @@ def _tone(folder: Path) -> Path:
 
 
 def _corpus(folder: Path) -> Path:
-    """A manifest of tones, low and high, beside the folder."""
+    """Returns a folder of low and high tones with a manifest, the same for all runs."""
     from small_speech import tone, write
 
-    where = folder.parent / "tones"
-    if not (where / "manifest.jsonl").exists():
+    corpus = folder.parent / "tones"
+    if not (corpus / "manifest.jsonl").exists():
         rows = []
         for i in range(N_RECORDINGS):
-            write(where / f"{i}.flac", tone(300 + i if i % 2 else 2000 + 10 * i, 0.3, i))
+            write(corpus / f"{i}.flac", tone(300 + i if i % 2 else 2000 + 10 * i, 0.3, i))
             labels = {"pitch": "low" if i % 2 else "high", "lang": "en"}
             rows.append(
                 {"path": f"{i}.flac", "speaker": f"s{i}", "transcript": "one two", **labels}
             )
-        (where / "manifest.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    return where
+        (corpus / "manifest.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return corpus
 
 
 def _run(*arguments: str) -> None:
@@ -171,7 +155,7 @@ def _run(*arguments: str) -> None:
 
 
 def recogniser() -> object:
-    """A random model with the vocabulary and the tokenizer of tiny.en."""
+    """Returns a random model with the vocabulary and the tokenizer of tiny.en."""
     from golden.tiny import checkpoint, tiny_state
 
     import jaxasr
@@ -179,11 +163,11 @@ def recogniser() -> object:
     from jaxasr.weights.packaged import tokenizer_file
 
     config = jaxasr.Config(80, 1500, 12, 2, 3, 51864, 448, 12, 2, 3)
-    held = dataclasses.replace(
+    with_files = dataclasses.replace(
         checkpoint(config, tiny_state(config)), weight_files=(Path(__file__),)
     )
     return jaxasr.Recogniser(
-        jaxasr.weights.assemble(held), Tokenizer.from_file(tokenizer_file(51864)), held
+        jaxasr.weights.assemble(with_files), Tokenizer.from_file(tokenizer_file(51864)), with_files
     )
 
 

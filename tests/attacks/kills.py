@@ -1,8 +1,9 @@
-"""Kills long computations at random moments, takes them up again, and compares what is left with an uninterrupted run to the bit.
+"""Kills computations at random moments, resumes them, and compares the files bitwise.
 
-`python -m tests.attacks.kills --n 100` prints one line a kind: kills, how many of them came before the end, and what differed. Half of
-the kills come after a random time, half at a random change of a file (a rename, a new file, a removed one), so that the moments in
-which something is half-written are met as often as the others.
+`python -m tests.attacks.kills --n 100` prints one line per job: the number of kills, how many came
+before the end, and the differences from an uninterrupted run. Half of the kills come after a random
+time and half at a random change of a file (a rename, a new or a removed file), so that moments with
+incomplete files are as frequent as others.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # where the tests' own modules are
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for the modules of the tests
 
 from attacks.jobs import JOBS, contents
 
@@ -32,29 +33,25 @@ _CHANGES = (
     "shutil.rmtree",
 )
 _PRELOAD = (
-    *(
-        "jax",
-        "flax.nnx",
-        "jaxasr",
-        "interventions",
-        "experiments.cli",
-        "experiments.store",
-        "experiments.studies.reproduce",
-        "pandas",
-    ),
-    *(
-        "experiments.patch",
-        "experiments.pages.patch_page",
-        "experiments.probe",
-        "matplotlib.figure",
-        "matplotlib.backends.backend_agg",
-    ),
+    "jax",
+    "flax.nnx",
+    "jaxasr",
+    "interventions",
+    "experiments.cli",
+    "experiments.store",
+    "experiments.studies.reproduce",
+    "pandas",
+    "experiments.analyses.patch",
+    "experiments.pages.patch_page",
+    "experiments.analyses.probe",
+    "matplotlib.figure",
+    "matplotlib.backends.backend_agg",
 )
 _FAILED = 3
 
 
 class Changes:
-    """Counts the changes of files that this process makes in one folder, and kills the process at one of them."""
+    """Counts the changes of files in one folder, and kills the process at one of them."""
 
     def __init__(self, folder: Path, kill_at: int | None, counted: Any):
         self.folder, self.kill_at, self.counted = os.fspath(folder), kill_at, counted
@@ -65,14 +62,16 @@ class Changes:
             and isinstance(arguments[2], int)
             and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
         )
-        if (event in _CHANGES or writes) and any(self.folder in str(one) for one in arguments[:2]):
+        if (event in _CHANGES or writes) and any(
+            self.folder in str(path) for path in arguments[:2]
+        ):
             self.counted.value += 1
             if self.counted.value == self.kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _child(
-    job: str, folder: Path, log: Path, kill_at: int | None, counted: object, began: object
+    job: str, folder: Path, log: Path, kill_at: int | None, counted: Any, start: Any
 ) -> None:
     with log.open("w") as file:
         os.dup2(file.fileno(), 1)
@@ -81,7 +80,7 @@ def _child(
 
     compile_cache.enable()
     sys.addaudithook(Changes(folder, kill_at, counted))
-    began.value = time.monotonic()
+    start.value = time.monotonic()
     try:
         JOBS[job](folder)
     except BaseException:
@@ -95,84 +94,90 @@ def _child(
 def run(
     job: str, folder: Path, log: Path, *, after: float | None = None, kill_at: int | None = None
 ) -> tuple[int, float, int]:
-    """Runs a job in a process of its own, killed `after` seconds or at its `kill_at`th change of a file.
+    """Runs a job in a process that is killed `after` seconds or at change `kill_at` of a file.
 
     Returns:
-        The exit code (-9 when it was killed), the seconds it took, and the changes it made.
+        The exit code (-9 if the process was killed), the seconds, and the changes of files.
     """
     context = multiprocessing.get_context("forkserver")
-    counted, began = context.Value("l", 0, lock=False), context.Value("d", 0.0, lock=False)
-    process = context.Process(target=_child, args=(job, folder, log, kill_at, counted, began))
+    counted, start = context.Value("l", 0, lock=False), context.Value("d", 0.0, lock=False)
+    process = context.Process(target=_child, args=(job, folder, log, kill_at, counted, start))
     process.start()
-    while not began.value and process.is_alive():
+    while not start.value and process.is_alive():
         time.sleep(0.002)
     process.join(after if after is not None else 600)
-    took = time.monotonic() - began.value
+    seconds = time.monotonic() - start.value
     if process.is_alive():
         process.kill()
         process.join()
-    return int(process.exitcode), took, counted.value
+    return int(process.exitcode or 0), seconds, counted.value
 
 
 def trials(
     job: str, n: int, scratch: Path, seed: int = 0, timed: bool = True
 ) -> Iterator[tuple[bool, str]]:
-    """For each of `n` kills: whether it came before the end, and what was wrong after the job was taken up again, or "".
+    """Kills and resumes a job `n` times.
 
-    timed: whether every other kill comes after a random time, not at a change of a file.
+    Args:
+        job: name of the job.
+        n: number of kills.
+        scratch: folder for all files.
+        seed: random seed.
+        timed: let every other kill come after a random time, not at a change of a file.
+
+    Yields:
+        Whether the kill came before the end, and the fault after resuming, or "".
     """
-    where, log, draw = scratch / job, scratch / f"{job}.log", random.Random(seed)
-    (where / "whole").mkdir(parents=True)
-    for _ in range(1 + timed):  # the second finds compiled programs, as the trials do
-        shutil.rmtree(where / "whole")
-        (where / "whole").mkdir()
-        code, seconds, changes = run(job, where / "whole", log)
+    root, log, rng = scratch / job, scratch / f"{job}.log", random.Random(seed)
+    (root / "whole").mkdir(parents=True)
+    for _ in range(1 + timed):  # the second run reuses compiled programs, as the trials do
+        shutil.rmtree(root / "whole")
+        (root / "whole").mkdir()
+        code, seconds, changes = run(job, root / "whole", log)
         if code != 0:
             raise RuntimeError(f"{job}: the uninterrupted run failed:\n{log.read_text()[-2000:]}")
-    expected = contents(where / "whole")
+    expected = contents(root / "whole")
     for trial in range(n):
-        folder = where / f"trial-{trial}"
+        folder = root / f"trial-{trial}"
         folder.mkdir()
-        how = (
-            {"after": draw.uniform(0, seconds)}
+        moment = (
+            {"after": rng.uniform(0, seconds)}
             if timed and trial % 2
-            else {"kill_at": draw.randint(1, changes)}
+            else {"kill_at": rng.randint(1, changes)}
         )
-        killed = run(job, folder, log, **how)[0] == -signal.SIGKILL
+        killed = run(job, folder, log, **moment)[0] == -signal.SIGKILL
         code = run(job, folder, log)[0]
-        yield killed, _wrong(code, expected, folder, log, how)
+        yield killed, _wrong(code, expected, folder, log, moment)
         shutil.rmtree(folder)
 
 
 def _wrong(
-    code: int, expected: dict[str, object], folder: Path, log: Path, how: dict[str, float]
+    code: int, expected: dict[str, object], folder: Path, log: Path, moment: dict[str, float]
 ) -> str:
     if code != 0:
-        return f"{how}: did not go on: {log.read_text().strip().splitlines()[-1][:300]}"
-    found = contents(folder)
+        return f"{moment}: did not resume: {log.read_text().strip().splitlines()[-1][:300]}"
+    actual = contents(folder)
     if hidden := [
         str(file.relative_to(folder))
         for file in folder.rglob(".*")
         if file.name not in (".zattrs", ".zarray", ".zgroup")
     ]:
-        return f"{how}: left behind: {', '.join(hidden[:3])}"
+        return f"{moment}: left behind: {', '.join(hidden[:3])}"
     if different := [
-        name for name in sorted({*found, *expected}) if found.get(name) != expected.get(name)
+        name for name in sorted({*actual, *expected}) if actual.get(name) != expected.get(name)
     ]:
-        return f"{how}: differ: {', '.join(different[:3])}"
+        return f"{moment}: differ: {', '.join(different[:3])}"
     return ""
 
 
 def preload(modules: Sequence[str] = _PRELOAD) -> None:
-    """Lets every process start with the libraries in memory."""
+    """Imports libraries before processes are forked."""
     multiprocessing.get_context("forkserver").set_forkserver_preload(list(modules))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Kills long computations and compares what they resume to."
-    )
-    parser.add_argument("--n", type=int, default=100, help="kills, over all kinds")
+    parser = argparse.ArgumentParser(description="Kills and resumes computations.")
+    parser.add_argument("--n", type=int, default=100, help="number of kills, over all jobs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="*", default=list(JOBS), choices=list(JOBS))
     options = parser.parse_args()
@@ -182,11 +187,11 @@ def main() -> None:
         for i, job in enumerate(options.kinds):
             n = options.n // len(options.kinds) + (i < options.n % len(options.kinds))
             start = time.monotonic()
-            found = list(trials(job, n, Path(scratch), options.seed))
-            wrong = [text for _, text in found if text]
-            killed, seconds = sum(killed for killed, _ in found), time.monotonic() - start
-            said = f"{job:<10} {n:3} trials, {killed:3} killed before the end, {len(wrong)} differ, {seconds:.0f} s"
-            print(said, *wrong, sep="\n    ", flush=True)
+            results = list(trials(job, n, Path(scratch), options.seed))
+            wrong = [text for _, text in results if text]
+            killed, seconds = sum(killed for killed, _ in results), time.monotonic() - start
+            line = f"{job:<10} {n:3} trials, {killed:3} killed before the end, {len(wrong)} differ"
+            print(f"{line}, {seconds:.0f} s", *wrong, sep="\n    ", flush=True)
             failed = failed or bool(wrong)
     sys.exit(failed)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-_STARTUP_S = 180  # to start Python and import what the function needs
+_STARTUP_S = 180  # to start Python and import the module of the function
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -18,11 +18,11 @@ class Outcome:
     """How a call ended.
 
     Attributes:
-        kind: "returned", "raised", "crashed" (the process died), "hung" (over time)
-            or "memory" (over memory).
-        value: what the function returned, the exception as "Type: message", or the exit code.
+        kind: "returned", "raised", "crashed" (the process died), "hung" (too much time) or "memory"
+            (too much memory).
+        value: the returned value, the exception as "Type: message", or the exit code.
         seconds: wall time of the call.
-        extra_bytes: peak resident memory above that at the start of the call.
+        extra_bytes: peak of resident memory beyond that at the start of the call.
     """
 
     kind: str
@@ -32,12 +32,12 @@ class Outcome:
 
 
 class Worker:
-    """A process that runs one function after another, and is replaced when it exceeds a limit.
+    """A process that runs functions, and is replaced if it exceeds a limit.
 
     Args:
         environment: variables set for the process, as `{"MALLOC_PERTURB_": "165"}`.
-        seconds: limit of a call; imports that the function needs do not count.
-        extra_bytes: limit of resident memory above that at the start of a call.
+        seconds: limit per call, without the imports of the function.
+        extra_bytes: limit of resident memory beyond that at the start of a call.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Worker:
         self._stop()
 
     def run(self, function: Callable, *args: Any) -> Outcome:
-        """Calls `function(*args)` in the process; these and what it returns must be picklable."""
+        """Calls `function(*args)` in the process; arguments and result must be picklable."""
         if self._process is None:
             self._start()
         self._pipe.send((function, args))
@@ -112,7 +112,7 @@ class Worker:
 def _serve(pipe: Any) -> None:
     with contextlib.suppress(EOFError, KeyboardInterrupt):
         while True:
-            function, args = pipe.recv()  # imports what the function needs
+            function, args = pipe.recv()  # imports the module of the function
             Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
             before = _resident("self")
             pipe.send(before)
@@ -126,7 +126,7 @@ def _serve(pipe: Any) -> None:
 def _resident(process: int | str) -> int:
     try:
         return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * _PAGE
-    except (FileNotFoundError, ProcessLookupError, IndexError):  # it has just died
+    except (FileNotFoundError, ProcessLookupError, IndexError):  # the process has ended
         return 0
 
 

@@ -1,8 +1,8 @@
-"""Checks that no edit, metric, readout or rule ever runs the program of another one.
+"""Checks that no edit, metric, readout or rule runs the compiled program of another one.
 
-Every kind is called after every other kind in one process, in both orders, through the same compiled function. The reference
-is a process that calls one kind only: `python -m tests.attacks.program_pairs`. The quick test compares with calls that are
-not compiled at all.
+`python -m tests.attacks.program_pairs` calls every kind after every other kind in one process, in
+both orders, through the same compiled function. The reference is a process per kind. The quick test
+compares with calls that are not compiled.
 """
 
 import functools
@@ -19,8 +19,7 @@ import numpy as np
 
 import interventions as iv
 import jaxasr
-from interventions.edits.values import FromRow
-from interventions.patching.grid import AtCell
+from interventions.edits import AtCell, FromRow
 from jaxasr import compiled
 from jaxasr.rules import Rules
 
@@ -28,27 +27,29 @@ B, T, H, S = 2, 3, 5, 4
 V = 11
 
 
-def _made(name: str, fields: dict[str, Any], call: Callable, static: tuple[str, ...] = ()) -> type:
+def _edit_class(
+    name: str, fields: dict[str, Any], call: Callable, static: tuple[str, ...] = ()
+) -> type:
     """Returns an edit class as a user would write it."""
     body = {"__annotations__": dict.fromkeys(fields, Any), "__call__": call}
     body |= {field: flax.struct.field(pytree_node=False) for field in static}
     return flax.struct.dataclass(type(name, (), body))
 
 
-Times = _made("Times", {"s": 0}, lambda self, x, at: x * self.s)
-Plus = _made("Plus", {"s": 0}, lambda self, x, at: x + self.s)
-Power = _made("Power", {"s": 0}, lambda self, x, at: jnp.abs(x) ** self.s)
-Static = _made(
+Times = _edit_class("Times", {"s": 0}, lambda self, x, at: x * self.s)
+Plus = _edit_class("Plus", {"s": 0}, lambda self, x, at: x + self.s)
+Power = _edit_class("Power", {"s": 0}, lambda self, x, at: jnp.abs(x) ** self.s)
+Static = _edit_class(
     "Static",
     {"s": 0},
     lambda self, x, at: x + jnp.asarray([[self.s]]).dtype.itemsize * np.signbit(self.s),
     ("s",),
 )
-Typed = _made("Typed", {"s": 0}, lambda self, x, at: x + len(type(self.s).__name__), ("s",))
+Typed = _edit_class("Typed", {"s": 0}, lambda self, x, at: x + len(type(self.s).__name__), ("s",))
 
 
 class Plain:
-    """An edit that is no pytree."""
+    """An edit that is not a pytree."""
 
     def __init__(self, s: float):
         self.s = s
@@ -82,10 +83,10 @@ def edits() -> dict[str, Any]:
         "Chain": iv.chain(iv.Scale(two), Plus(two)),
         "Chain, turned": iv.chain(Plus(two), iv.Scale(two)),
         "Restrict": iv.only(iv.Scale(two), heads=1),
-        "Only, positions": iv.only(iv.Scale(two), positions=1),
-        "Only, frames": iv.only(iv.Scale(two), frames=slice(0, 2)),
-        "Only, rows": iv.only(iv.Scale(two), rows=1),
-        "Only of own": iv.only(Plus(two), heads=1),
+        "Restrict, positions": iv.only(iv.Scale(two), positions=1),
+        "Restrict, frames": iv.only(iv.Scale(two), frames=slice(0, 2)),
+        "Restrict, rows": iv.only(iv.Scale(two), rows=1),
+        "Restrict of Plus": iv.only(Plus(two), heads=1),
         "Knockout": iv.knockout([1, 2]),
         "AttendOnlyTo": iv.attend_only_to([1, 2]),
         "Knockout, range": iv.knockout(range(1, 3)),
@@ -110,14 +111,15 @@ def edits() -> dict[str, Any]:
 
 
 def metrics() -> dict[str, Any]:
+    """Returns metrics, one of each kind, and classes with equal fields."""
     answer = jnp.array([3, 4])
-    Own = _made("Own", {"answer": 0}, lambda self, logits: logits.sum(-1) + self.answer)
-    Other = _made("Other", {"answer": 0}, lambda self, logits: logits.max(-1) - self.answer)
+    Own = _edit_class("Own", {"answer": 0}, lambda self, logits: logits.sum(-1) + self.answer)
+    Other = _edit_class("Other", {"answer": 0}, lambda self, logits: logits.max(-1) - self.answer)
     return {
         "logprob": iv.logprob(answer),
-        "rank": iv.rank(answer),
+        "rank": iv.metrics.rank(answer),
         "logprob, first": iv.logprob(answer, 0),
-        "rank, first": iv.rank(answer, 0),
+        "rank, first": iv.metrics.rank(answer, 0),
         "logit_diff": iv.logit_diff(answer, 5),
         "kl": iv.kl(np.linspace(0, 1, B * V, dtype=np.float32).reshape(B, V)),
         "Own": Own(answer),
@@ -126,6 +128,7 @@ def metrics() -> dict[str, Any]:
 
 
 def readouts() -> dict[str, Any]:
+    """Returns readouts of one site."""
     site = "decoder.attn.pattern"
     return {
         "select": jaxasr.select(site),
@@ -138,6 +141,7 @@ def readouts() -> dict[str, Any]:
 
 
 def rules() -> dict[str, Any]:
+    """Returns generation rules, and classes with equal fields."""
     suppress = jnp.arange(V) == 2
     none = jnp.zeros(V, bool)
     kinds = {
@@ -146,10 +150,10 @@ def rules() -> dict[str, Any]:
         for begin in (6, 7)
     }
     fields = {"suppress": 0, "begin": 0, "at": 0}
-    First = _made(
+    First = _edit_class(
         "First", fields, lambda self, logits, *_: jnp.where(self.suppress, 0, logits) + self.at
     )
-    Second = _made(
+    Second = _edit_class(
         "Second", fields, lambda self, logits, *_: jnp.where(self.begin, 0, logits) * self.at
     )
     return kinds | {
@@ -188,14 +192,14 @@ def calls() -> dict[str, tuple[Callable, tuple, Any]]:
     )
     mel = jaxasr.At(jnp.int32(1), positions, None, "decoder.cross_attn.z")
     z = jnp.moveaxis(x, 1, 2)
-    found = {f"edit {name}": (_edit_all, (x, at), edit) for name, edit in edits().items()}
+    kinds = {f"edit {name}": (_edit_all, (x, at), edit) for name, edit in edits().items()}
     noise = {
         "Noise": iv.Noise(3),
         "Noise, replace": iv.Noise(3, replace=True),
         "Times at z": Times(2.0),
         "Plus at z": Plus(2.0),
     }
-    found |= {f"edit {name}": (_edit_all, (z, mel), edit) for name, edit in noise.items()}
+    kinds |= {f"edit {name}": (_edit_all, (z, mel), edit) for name, edit in noise.items()}
     cell = {"layer": jnp.int32(1), "head": jnp.int32(2)}
     frames = (jnp.int32(1), jnp.int32(S))
     for name, edit in {
@@ -204,21 +208,21 @@ def calls() -> dict[str, tuple[Callable, tuple, Any]]:
         "Plus": Plus(2.0),
         "Times": Times(2.0),
     }.items():
-        found[f"edit Placed {name}"] = (
+        kinds[f"edit AtCell {name}"] = (
             _edit_all,
             (z, mel),
             AtCell(edit, "decoder.cross_attn.z", *frames)(cell)["decoder.cross_attn.z"],
         )
-    found |= {f"metric {name}": (_score, (logits,), metric) for name, metric in metrics().items()}
-    found |= {f"readout {name}": (_read, (x,), readout) for name, readout in readouts().items()}
-    return found | {
+    kinds |= {f"metric {name}": (_score, (logits,), metric) for name, metric in metrics().items()}
+    kinds |= {f"readout {name}": (_read, (x,), readout) for name, readout in readouts().items()}
+    return kinds | {
         f"rule {name}": (_rule, (logits, tokens), rule) for name, rule in rules().items()
     }
 
 
-def result(name: str, together: dict, run: bool = True) -> str:
+def result(name: str, kinds: dict, run: bool = True) -> str:
     """Returns the values of one kind as text, compiled or not."""
-    function, arrays, taps = together[name]
+    function, arrays, taps = kinds[name]
     out = compiled.call(function, *arrays, taps) if run else function(*arrays, taps)
     return " ".join(
         f"{value:.4f}"
@@ -228,9 +232,9 @@ def result(name: str, together: dict, run: bool = True) -> str:
 
 
 def main() -> int:
-    together = calls()
+    kinds = calls()
     if len(sys.argv) > 1:
-        print(result(sys.argv[1], together))
+        print(result(sys.argv[1], kinds))
         return 0
     wrong = []
     command = [sys.executable, "-m", "tests.attacks.program_pairs"]
@@ -238,14 +242,15 @@ def main() -> int:
         name: subprocess.run(
             [*command, name], check=True, capture_output=True, text=True
         ).stdout.strip()
-        for name in together
+        for name in kinds
     }
-    for order in (list(together), list(together)[::-1]):
+    for order in (list(kinds), list(kinds)[::-1]):
         compiled._jitted.cache_clear()
-        wrong += [name for name in order if result(name, together) != fresh[name]]
-    pairs = sum(a[0] is b[0] for a in together.values() for b in together.values()) - len(together)
+        wrong += [name for name in order if result(name, kinds) != fresh[name]]
+    pairs = sum(a[0] is b[0] for a in kinds.values() for b in kinds.values()) - len(kinds)
     print(
-        f"jax {jax.__version__}: {len(together)} kinds, {pairs} ordered pairs, {len(wrong)} wrong {wrong}"
+        f"jax {jax.__version__}: {len(kinds)} kinds, {pairs} ordered pairs, "
+        f"{len(wrong)} wrong {wrong}"
     )
     return bool(wrong)
 

@@ -1,4 +1,4 @@
-"""Reads damaged recordings and prints one line a kind.
+"""Reads damaged recordings and prints one line per kind.
 
     python -m tests.attacks.recordings --n 1000 --seed 0
 
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from .limits import Outcome, Worker
-from .written import kinds
+from .sample_files import kinds
 
 FAULTS = ("other error", "crashed", "hung", "memory", "silent NaN", "differs")
 _FILLS = ("0", "165")  # values of MALLOC_PERTURB_
@@ -77,13 +77,13 @@ MUTATIONS: tuple[Mutation, ...] = (
 )
 
 
-def mutated(sound: dict[str, bytes], number: int, seed: int) -> tuple[str, bytes]:
-    """Returns the kind and content of a mutated recording, which `number` and `seed` decide."""
+def mutated(intact: dict[str, bytes], number: int, seed: int) -> tuple[str, bytes]:
+    """Returns the kind and content of mutated recording `number`."""
     rng = np.random.default_rng([seed, number])
-    kind = list(sound)[number % len(sound)]
-    file = bytearray(sound[kind])
+    kind = list(intact)[number % len(intact)]
+    file = bytearray(intact[kind])
     for mutation in rng.choice(len(MUTATIONS), size=rng.integers(1, 4)):
-        other = sound[str(rng.choice(list(sound)))]
+        other = intact[str(rng.choice(list(intact)))]
         if len(file) > 16:
             file = MUTATIONS[mutation](rng, file, other)
     return kind, bytes(file)
@@ -131,9 +131,9 @@ def attack(
             path = folder / f"{number:05}-{kind.replace(' ', '-')}"
             path.write_bytes(content)
             outcomes = [worker.run(read, path) for worker in (first, second)]
-            found = verdict(outcomes, path)
-            yield kind, path, found, outcomes
-            if found not in FAULTS:
+            result = verdict(outcomes, path)
+            yield kind, path, result, outcomes
+            if result not in FAULTS:
                 path.unlink()
 
 
@@ -147,25 +147,25 @@ def main() -> None:
     options = parser.parse_args()
     folder = options.keep or Path(tempfile.mkdtemp(prefix="recordings-"))
     folder.mkdir(parents=True, exist_ok=True)
-    sound = kinds()
-    counts = {kind: collections.Counter() for kind in sound}
+    intact = kinds()
+    counts = {kind: collections.Counter() for kind in intact}
     slowest, largest = 0.0, 0
-    for kind, path, found, outcomes in attack(
-        (mutated(sound, i, options.seed) for i in range(options.n)), folder
+    for kind, path, result, outcomes in attack(
+        (mutated(intact, i, options.seed) for i in range(options.n)), folder
     ):
-        counts[kind][found] += 1
+        counts[kind][result] += 1
         slowest = max(slowest, *(outcome.seconds for outcome in outcomes))
         largest = max(largest, *(outcome.extra_bytes for outcome in outcomes))
-        if found in FAULTS:
+        if result in FAULTS:
             print(
-                f"{found}: {path} {[(outcome.kind, outcome.value) for outcome in outcomes]}",
+                f"{result}: {path} {[(outcome.kind, outcome.value) for outcome in outcomes]}",
                 flush=True,
             )
     columns = ("read", "refused", *FAULTS)
     print(f"{'kind':15} {'tried':>6}", *(f"{column:>11}" for column in columns))
     for kind, count in {**counts, "all": sum(counts.values(), collections.Counter())}.items():
         print(f"{kind:15} {count.total():6}", *(f"{count[column]:11}" for column in columns))
-    print(f"slowest read {slowest:.2f} s, most memory beyond the start {largest / 1e6:.0f} MB")
+    print(f"slowest read {slowest:.2f} s, largest extra memory {largest / 1e6:.0f} MB")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Two hundred of the mutated checkpoints; `python -m tests.attacks.checkpoints` tries ten thousand."""
+"""Tries 192 mutated checkpoints; `python -m tests.attacks.checkpoints` tries ten thousand."""
 
 import collections
 
@@ -14,19 +14,19 @@ def originals():
     return mutations.originals()
 
 
-def test_the_originals_load(originals, tmp_path):
+def test_undamaged_checkpoints_load(originals, tmp_path):
     for form, files in originals.items():
-        outcome = attack.attempt(attack.written(files, tmp_path / form))
+        outcome = attack.attempt(attack.write_files(files, tmp_path / form))
         assert outcome == attack.Outcome(True), (form, outcome.detail)
 
 
-def test_mutated_checkpoints_do_no_harm(originals, tmp_path, monkeypatch):
+def test_mutated_checkpoints_load_or_raise(originals, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     loaded = collections.Counter()
     for number in range(192):
         kind, files = attack.case(number, 1, originals)
-        outcome = attack.attempt(attack.written(files, tmp_path / str(number)), compiling=False)
+        outcome = attack.attempt(attack.write_files(files, tmp_path / str(number)), compiling=False)
         assert not outcome.faults, (number, kind, outcome.detail)
         loaded[outcome.loaded] += 1
     assert not (tmp_path / mutations.CANARY).exists()
-    assert min(loaded.values()) > 20, loaded  # otherwise they would try one thing only
+    assert min(loaded.values()) > 20, loaded  # both outcomes must be tested

@@ -1,4 +1,4 @@
-"""Texts from recordings, manifests and models are shown as they are; they never act, and never end a command."""
+"""Texts from recordings, manifests and models are shown and never act as code or control."""
 
 import errno
 import json
@@ -26,12 +26,12 @@ ALL = "".join(HOSTILE.values())
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Recordings with hostile names, labels and ids; two of them are not there."""
-    where, rows = tmp_path_factory.mktemp("corpus"), []
+    """Returns a corpus with hostile names, labels and ids, and two missing recordings."""
+    root, rows = tmp_path_factory.mktemp("corpus"), []
     for i in range(12):
         name = f"{i}{NAME if i < 2 else ''}[b].wav"
-        write(where / "clip.wav", tone(300 + i if i % 2 else 2000 + 10 * i, 0.2, i)).rename(
-            where / name
+        write(root / "clip.wav", tone(300 + i if i % 2 else 2000 + 10 * i, 0.2, i)).rename(
+            root / name
         )
         rows.append(
             {
@@ -42,8 +42,8 @@ def folder(tmp_path_factory):
             }
         )
     rows += [{"path": "gone[/x].wav"}, {"path": "gone", "id": ALL}]
-    (where / "manifest.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    return where
+    (root / "manifest.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return root
 
 
 @pytest.fixture(autouse=True)
@@ -51,21 +51,21 @@ def _small(monkeypatch):
     monkeypatch.setattr(runtime, "load", lambda *_: small_recogniser())
 
 
-def probed(folder, out, *more):
+def run_probe(folder, out, *more):
     return CliRunner().invoke(
         cli.app,
         ["probe", str(folder), "--label", "pitch", "--out", str(out), "--folds", "2", *more],
     )
 
 
-def test_probe_of_hostile_ids_and_labels(folder, tmp_path):
-    done = probed(folder, tmp_path / "out")
-    assert done.exit_code == 0, (done.output, done.exception)
-    assert acts(done.output) == []
-    assert "left out gone[/x].wav: " in done.stderr
-    found = json.loads((tmp_path / "out" / "result.json").read_text("utf-8"))
-    assert found["classes"].keys() == {f"high{ALL}", f"low{ALL}"}
-    assert acts(probed(folder, tmp_path / "out", "--json").output) == []
+def test_probe_accepts_hostile_ids_and_labels(folder, tmp_path):
+    result = run_probe(folder, tmp_path / "out")
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert acts(result.output) == []
+    assert "left out gone[/x].wav: " in result.stderr
+    output = json.loads((tmp_path / "out" / "result.json").read_text("utf-8"))
+    assert output["classes"].keys() == {f"high{ALL}", f"low{ALL}"}
+    assert acts(run_probe(folder, tmp_path / "out", "--json").output) == []
 
 
 def files(out):
@@ -75,30 +75,30 @@ def files(out):
 
 
 def test_earlier_results_stay_until_the_new_ones_are_complete(folder, tmp_path, monkeypatch):
-    probed(folder, tmp_path / "out")
+    run_probe(folder, tmp_path / "out")
     before = files(tmp_path / "out")
     assert "bank/arrays.npz" in before
 
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    for name, what in ((np, "savez"), (Bank, "save")):
+    for owner, function in ((np, "savez"), (Bank, "save")):
         with monkeypatch.context() as patched:
-            patched.setattr(name, what, full)
-            done = probed(folder, tmp_path / "out", "--penalty", "3", "--overwrite")
-        assert (done.exit_code, "No space left on device" in done.stderr) == (2, True)
+            patched.setattr(owner, function, full)
+            result = run_probe(folder, tmp_path / "out", "--penalty", "3", "--overwrite")
+        assert (result.exit_code, "No space left on device" in result.stderr) == (2, True)
         assert files(tmp_path / "out") == before
-    assert probed(folder, tmp_path / "out", "--penalty", "3", "--overwrite").exit_code == 0
+    assert run_probe(folder, tmp_path / "out", "--penalty", "3", "--overwrite").exit_code == 0
     assert files(tmp_path / "out") != before
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
-def test_every_way_to_a_terminal(text, capsys):
+def test_no_output_to_a_terminal_has_control_characters(text, capsys):
     steps = Progress()
     with steps(text), steps.bar(text) as progress:
         progress(1, 2)
     steps.note(f"{text}: {text}")
-    errors.say(ValueError(text))
+    errors.print_error(ValueError(text))
     terminal.print_page(fake_page(text=text, logit=fake_table(tokens=(text, *TOKENS[1:]))))
     transcribe._print(Path(text.replace("/", "")), text)
     shown = capsys.readouterr()
@@ -106,7 +106,7 @@ def test_every_way_to_a_terminal(text, capsys):
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
-def test_pages_hold_texts_and_nothing_that_runs(text, tmp_path):
+def test_hostile_texts_add_no_elements_or_scripts_to_a_page(text, tmp_path):
     usual = Outline(lens_page.render(fake_page()))
     path = write_text(
         tmp_path / "index.html",
@@ -125,7 +125,7 @@ def test_pages_hold_texts_and_nothing_that_runs(text, tmp_path):
     }
 
 
-def test_a_damaged_result_of_another_study_is_listed_as_one(tmp_path):
+def test_a_damaged_result_of_a_study_is_listed_as_damaged(tmp_path):
     (tmp_path / "E7").mkdir()
     for data in (b"", b"[1]", b"\xff", b'{"a":' * 100_000):
         (tmp_path / "E7" / "result.json").write_bytes(data)

@@ -1,4 +1,4 @@
-"""A sweep and a store that are killed at changes of files go on to the bit. The long version: `python -m tests.attacks.kills`."""
+"""Kills a sweep and a store once; `python -m tests.attacks.kills` kills six jobs many times."""
 
 import pytest
 
@@ -11,6 +11,6 @@ def _libraries_in_memory():
 
 
 @pytest.mark.parametrize(("job", "n"), [("sweep", 1), ("store", 1)])
-def test_a_killed_job_goes_on_to_the_bit(tmp_path, job, n):
-    found = list(kills.trials(job, n, tmp_path, seed=1, timed=False))
-    assert found == [(True, "")] * n
+def test_a_killed_job_resumes_to_the_same_files(tmp_path, job, n):
+    results = list(kills.trials(job, n, tmp_path, seed=1, timed=False))
+    assert results == [(True, "")] * n

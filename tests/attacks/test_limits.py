@@ -1,4 +1,4 @@
-"""The limits of a worker process see what they are there for."""
+"""The worker process reports crashes, hangs and too much memory."""
 
 import os
 import time

@@ -1,13 +1,13 @@
-"""Texts that try to act where they are shown: on a terminal, as markup, as HTML, as a formula, as the name of a file."""
+"""Texts that try to act when shown: on a terminal, as markup, HTML, a formula or a file name."""
 
 ESCAPES = (
-    "\x1b[2J\x1b]0;title\x07\x9b31m"  # clears the screen, names the window, colours what follows
+    "\x1b[2J\x1b]0;title\x07\x9b31m"  # clears the screen, renames the window, colours the text
 )
 MARKUP = "[/red][link=https://example.org]x[/] :boom:"
 REVERSED = "\u202egpj.exe\u2066\u200f"
 PAGE = "</title></script><script>alert(1)</script><img src=x onerror=alert(1)>'\"&{{7*7}}{% raw %}"
 FORMULA = "$_$ $\\frac{$"
-NAME = "\udc80\udcff"  # bytes of a file name that are no UTF-8
+NAME = "\udc80\udcff"  # bytes of a file name that are not UTF-8
 LINES = "one\r\ntwo\x00\u2028three"
 HOSTILE = {
     "escapes": ESCAPES,
@@ -21,5 +21,5 @@ HOSTILE = {
 
 
 def acts(shown: str) -> list[str]:
-    """The characters of a terminal's output that would act on it or on the order of its text; line ends and tabs may."""
+    """Returns the control characters in an output, except line ends and tabs."""
     return [c for c in shown if not c.isprintable() and c not in "\n\t"]

@@ -1,6 +1,8 @@
-"""Writes the golden activations of the tiny models: every site, from torch in float64, rounded to float32 once.
+"""Makes the golden activations of the tiny models: every site, by torch in float64.
 
-PYTHONPATH=.:tests:tests/live python tests/golden/make_golden.py      # needs torch; tests/test_jaxasr/test_golden.py does not
+They are rounded to float32 once. Needs torch, which `tests/test_jaxasr/test_golden.py` does not:
+
+    PYTHONPATH=.:tests:tests/live python tests/golden/make_golden.py
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Makes torch_checkpoint.pt, a file that torch.save wrote, and torch_checkpoint.npz, the same tensors as torch sees them.
+"""Makes torch_checkpoint.pt, a file of torch.save, and torch_checkpoint.npz, the same tensors.
 
 Run with torch==2.13.0: python tests/golden/make_torch_checkpoint.py
 """

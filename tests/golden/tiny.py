@@ -1,4 +1,4 @@
-"""Tiny Whispers that can be made anywhere: weights are bits of a counter, so they need no file and no torch."""
+"""Tiny Whispers with reproducible random weights, which need neither a file nor torch."""
 
 import math
 from pathlib import Path
@@ -11,7 +11,8 @@ from jaxasr.weights import Checkpoint, assemble
 from jaxasr.weights.assemble import leaves, structure, tensor_shapes
 from jaxasr.weights.checkpoint import Lazy, Tensors
 
-# Stacks of different depth and heads, and as few equal axes as an even width allows (transformers wants it even).
+# Stacks of different depth and heads, and as many distinct sizes as an even width allows
+# (transformers needs it even).
 TINY = {
     "80 mels": Config(80, 11, 30, 3, 3, 101, 13, 30, 5, 2),
     "128 mels": Config(128, 7, 14, 7, 3, 103, 13, 14, 2, 2),
@@ -25,13 +26,13 @@ def golden_file(name: str) -> Path:
 
 
 def uniform(seed: int, *shape: int) -> np.ndarray:
-    """Float32 in [-1, 1), 24 random bits each; raw bits of the generator are the same in every version of numpy."""
+    """Returns float32 in [-1, 1), the same in every version of NumPy: 24 raw bits per number."""
     raw = np.random.PCG64(seed).random_raw(math.prod(shape)) >> np.uint64(40)
     return (raw.astype(np.float64) / 2**23 - 1).astype(np.float32).reshape(shape)
 
 
 def tiny_state(config: Config, seed: int = 0) -> dict[str, np.ndarray]:
-    """Every tensor of an OpenAI checkpoint, none of them special: norms, biases and positions are random, too."""
+    """Returns all tensors of an OpenAI checkpoint; norms, biases and positions are random, too."""
     shapes = {
         name: shape
         for leaf, spec in leaves(structure(config)).items()
@@ -48,14 +49,13 @@ def _tensor(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
     if "ln" in name.split(".")[-2] and name.endswith("weight"):
         return 1 + x / 2
     if len(shape) > 1 and "embedding" not in name:
-        return x * np.float32(
-            2 / math.sqrt(math.prod(shape[1:]))
-        )  # wide enough for attention to have peaks
+        # Large enough for attention to have peaks.
+        return x * np.float32(2 / math.sqrt(math.prod(shape[1:])))
     return x / 2
 
 
 def checkpoint(config: Config, state: dict[str, np.ndarray]) -> Checkpoint:
-    """An in-memory checkpoint."""
+    """Returns a checkpoint in memory."""
     lazy = {
         name: Lazy(array.shape, str(array.dtype), lambda array=array: array)
         for name, array in state.items()
@@ -73,12 +73,12 @@ def tiny_model(
 def tiny_inputs(
     config: Config, batch: int = BATCH, n_tokens: int = N_TOKENS
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mel [B, M, F] in [-1, 1) and tokens [B, T]."""
+    """Returns mel [B, M, F] in [-1, 1) and tokens [B, T]."""
     tokens = (uniform(78, batch, n_tokens) + 1) / 2 * config.n_vocab
     return uniform(77, batch, config.n_mels, 2 * config.n_audio_ctx), tokens.astype(np.int32)
 
 
 def left_padded(n_tokens: int = N_TOKENS) -> np.ndarray:
-    """Positions [2, T] of two rows, the second with two padded tokens before it."""
+    """Returns positions [2, T] of two rows, the second with two padded tokens before it."""
     steps = np.arange(n_tokens, dtype=np.int32)
     return np.stack([steps, steps - 2])

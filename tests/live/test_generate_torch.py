@@ -1,4 +1,4 @@
-"""Greedy tokens of the cached, compiled generation against a loop written out on the torch model."""
+"""Greedy tokens of cached, compiled generation against a plain loop over the torch model."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from experiments.data import real_speech
 N = 12
 
 
-def test_greedy_tokens_are_those_of_torch(asr):
+def test_greedy_tokens_agree_with_torch(asr):
     clips = [clip for clip in real_speech.recordings() if clip.set not in WITHOUT_SPEECH]
     compared = list(
         compare_tokens(

@@ -1,4 +1,7 @@
-"""Every site of tiny.en and base, with real weights on real recordings, against torch; float64 decides whose error the rest is."""
+"""Every site of tiny.en and base against torch, with real weights on real recordings.
+
+Where float32 differs, float64 decides whose error it is.
+"""
 
 # ruff: noqa: E402 (torch first: without it this file is skipped)
 import functools
@@ -26,12 +29,11 @@ from jaxasr.weights import Checkpoint, assemble, read_checkpoint
 
 TOLERANCE = 5e-5  # of max(1, max|reference|), in float32
 EXACT = 1e-11  # the same in float64: eight orders less would be 5e-13
-ROUNDING = (
-    3  # for chance: any change of order moves the largest of a million errors by a factor of two
-)
-TEXT = (Path(__file__).parent / "text.txt").read_text()  # 500 tokens, nothing repeated
+# Any change of the order of operations moves the largest of a million errors by a factor of two.
+ROUNDING = 3
+TEXT = (Path(__file__).parent / "text.txt").read_text()  # 500 tokens without repetition
 MODELS = ["tiny.en", "base"]
-# At 1,500 x 1,500 per head these two are read alone; the rest of the encoder fits in one pass.
+# These two have 1,500 x 1,500 numbers per head, so each is read in a pass of its own.
 LARGE = ("encoder.attn.scores", "encoder.attn.pattern")
 ENCODER_PASSES = [
     tuple(site for site in sites_of("encoder") if site not in LARGE),
@@ -44,7 +46,7 @@ REAL = real_speech.recordings(["libri_test_other", "timit"])
 
 @functools.cache
 def recordings() -> list[np.ndarray]:
-    """30 s of speech without padding, and a clip that is mostly padding."""
+    """Returns 30 s of speech without padding, and a clip that is mostly padding."""
     clips = REAL or [real_speech.Recording(real_speech.DEMO, "demo", "", "en", 0.0)]
     speech = [load_audio(clip.path) for clip in clips[:12]]
     long = np.concatenate(speech * 12)[: 30 * 16_000]
@@ -57,12 +59,15 @@ def mels(n_mels: int = 80) -> np.ndarray:
 
 
 def random_tokens(n_vocab: int, n_tokens: int) -> np.ndarray:
-    """Two rows of unlike ids, control tokens and timestamps among them."""
+    """Returns two rows of different ids, control tokens and timestamps included."""
     return np.random.default_rng(n_tokens).integers(0, n_vocab, (2, n_tokens)).astype(np.int32)
 
 
 def text_tokens(checkpoint: Checkpoint, n_tokens: int) -> np.ndarray:
-    """Two rows of a prompt and English text, cut to length. Text, because ids at random drive base into patterns that amplify rounding."""
+    """Returns two rows of a prompt and English text, cut to length.
+
+    Random ids would drive base into attention patterns that amplify rounding.
+    """
     tokenizer = Tokenizer.from_file(checkpoint.tokenizer_file)
     words = tokenizer.encode(" " + " ".join(TEXT.split()))
     rows = [tokenizer.prompt() + words, tokenizer.prompt(timestamps=True) + words[17:]]
@@ -88,7 +93,9 @@ def pair(request: pytest.FixtureRequest) -> Pair:
     )
 
 
-def gaps(ours: Mapping[str, jax.Array], theirs: Mapping[str, np.ndarray]) -> dict[str, float]:
+def errors_by_site(
+    ours: Mapping[str, jax.Array], theirs: Mapping[str, np.ndarray]
+) -> dict[str, float]:
     assert ours.keys() == theirs.keys()
     errors = {site: scaled_error(ours[site], theirs[site]) for site in theirs}
     print({site: f"{error:.1e}" for site, error in errors.items()})  # with pytest -s
@@ -101,25 +108,26 @@ def compare(
     theirs: Mapping[str, np.ndarray],
     exact: Callable[[list[str]], dict[str, np.ndarray]],
 ) -> None:
-    """Within the tolerance of torch: for tiny.en at every site of real recordings.
+    """Asserts that errors are within the tolerance, or no larger than those of torch.
 
-    The weights of base, and the synthetic recording that stands in for real ones, amplify rounding so far that float32 torch
-    itself is further than the tolerance from float64 torch. Where the two part, float64 arbitrates: ours may be no further from
-    it than the tolerance, or than `ROUNDING` times what torch is.
+    The weights of base, and the synthetic recording that replaces missing real ones, amplify
+    rounding: float32 torch itself is further than the tolerance from float64 torch. At sites beyond
+    the tolerance, our error against float64 may be at most `ROUNDING` times that of float32 torch.
     """
-    differing = [site for site, error in gaps(ours, theirs).items() if error > TOLERANCE]
+    differing = [site for site, error in errors_by_site(ours, theirs).items() if error > TOLERANCE]
     assert not differing or name == "base" or not REAL, differing
     if differing:
         print(
-            "beyond the tolerance of float32 torch; of float64 torch, ours and torch's own float32:"
+            "beyond the tolerance; errors against float64 torch, ours and those of float32 torch:"
         )
         truth = exact(differing)
-        of_ours, of_torch = (
-            gaps({site: acts[site] for site in differing}, truth) for acts in (ours, theirs)
+        our_errors, torch_errors = (
+            errors_by_site({site: acts[site] for site in differing}, truth)
+            for acts in (ours, theirs)
         )
         assert all(
-            of_ours[site] <= max(TOLERANCE, ROUNDING * of_torch[site]) for site in differing
-        ), (of_ours, of_torch)
+            our_errors[site] <= max(TOLERANCE, ROUNDING * torch_errors[site]) for site in differing
+        ), (our_errors, torch_errors)
 
 
 def double(pair: Pair) -> torch.nn.Module:
@@ -127,7 +135,7 @@ def double(pair: Pair) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("sites", ENCODER_PASSES, ids=["most", "scores", "pattern"])
-def test_encoder(pair, sites):
+def test_every_encoder_site_agrees_with_torch(pair, sites):
     _, acts = pair.ours.encode(mels(), readout=jaxasr.select(*sites))
     compare(
         pair.name,
@@ -139,7 +147,10 @@ def test_encoder(pair, sites):
 
 @pytest.fixture(scope="module")
 def memories(pair) -> tuple[jaxasr.Memory, np.ndarray]:
-    """Each model's own memory, so that the decoder carries the encoder's errors as in use; ours comes from the fast attention."""
+    """Each model's own memory, so that the decoder inherits the encoder's errors, as in use.
+
+    Ours is computed by fused attention.
+    """
     memory = pair.ours.encode(mels())[0]
     theirs = reference(pair.torch, mels(), only=["encoder.ln_post"])
     compare(
@@ -152,11 +163,11 @@ def memories(pair) -> tuple[jaxasr.Memory, np.ndarray]:
 
 
 @pytest.mark.parametrize("n_tokens", [2, 7, 61, 448])
-def test_decoder(pair, memories, n_tokens):
+def test_every_decoder_site_agrees_with_torch(pair, memories, n_tokens):
     (memory, their_memory), sites = memories, sites_of("decoder")
     ids = text_tokens(pair.checkpoint, n_tokens)
     logits, acts = pair.ours.decode(ids, memory, readout=jaxasr.select(*sites))
-    fast, _ = pair.ours.decode(ids, memory)  # nobody looks at the attention
+    fast, _ = pair.ours.decode(ids, memory)  # with fused attention
     theirs = reference(pair.torch, mels(), ids, sites, memory=their_memory)
     compare(
         pair.name, acts, theirs, lambda differing: reference(double(pair), mels(), ids, differing)
@@ -166,9 +177,9 @@ def test_decoder(pair, memories, n_tokens):
 
 
 FLOAT64 = [
-    (name, of, sites)
+    (name, stack, sites)
     for name in MODELS
-    for of, sites in [("encoder", ENCODER_PASSES[0]), ("decoder", sites_of("decoder"))]
+    for stack, sites in [("encoder", ENCODER_PASSES[0]), ("decoder", sites_of("decoder"))]
 ]
 FLOAT64 += [("tiny.en", site, (site,)) for site in LARGE]
 
@@ -176,10 +187,10 @@ FLOAT64 += [("tiny.en", site, (site,)) for site in LARGE]
 @pytest.mark.parametrize(
     ("name", "sites"),
     [(name, sites) for name, _, sites in FLOAT64],
-    ids=[f"{name}-{of}" for name, of, _ in FLOAT64],
+    ids=[f"{name}-{part}" for name, part, _ in FLOAT64],
 )
-def test_float64_arbitrates(name, sites):
-    """Both models in float64: what is left is rounding, so the float32 gaps are rounding, too, and no other formula. Ids at random."""
+def test_every_site_agrees_with_torch_in_float64(name, sites):
+    """Agreement here shows that the float32 errors are rounding, not another formula."""
     checkpoint = read_checkpoint(name)
     mel, ids = mels()[1:], random_tokens(checkpoint.config.n_vocab, 61)[:1]
     with jax.enable_x64(True):
@@ -191,13 +202,13 @@ def test_float64_arbitrates(name, sites):
             acts = model.decode(ids, model.encode(mel.astype(np.float64))[0], readout=readout)[1]
     theirs = reference(build(checkpoint.config, checkpoint.tensors).double(), mel, ids, sites)
     assert all(value.dtype == np.float64 for value in [*acts.values(), *theirs.values()])
-    assert max(gaps(acts, theirs).values()) < EXACT
+    assert max(errors_by_site(acts, theirs).values()) < EXACT
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_the_golden_files_are_what_torch_gives(name):
+def test_the_golden_files_agree_with_torch(name):
     with np.load(golden_file(name)) as committed:
-        made = golden(name)
-        assert made.keys() == set(committed)
-        for key, value in made.items():
+        computed = golden(name)
+        assert computed.keys() == set(committed)
+        for key, value in computed.items():
             np.testing.assert_allclose(committed[key], value.astype(np.float32), rtol=0, atol=1e-6)

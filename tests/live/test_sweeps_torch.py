@@ -1,7 +1,8 @@
-"""Every cell of a sweep equals a hook loop over the torch model with the same weights, at every kind of site that a hook can patch.
+"""Every cell of a sweep equals a hook loop over the torch model, at all sites a hook can patch.
 
-Scores and patterns are no module's output there, and the stream in mid-layer is what a norm reads while the residual goes past it;
-`tests/test_interventions/test_sweeps.py` holds such sites against plain passes of this model.
+Hooks cannot patch scores and patterns, which are not a module's output, or the stream in mid-layer,
+which passes beside the norm. `tests/test_interventions/test_sweeps.py` compares those sites with
+plain passes of this model.
 """
 
 # ruff: noqa: E402 (torch first: without it this file is skipped)
@@ -14,7 +15,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from golden.tiny import checkpoint, tiny_inputs, tiny_state
-from torch_reference import _places, reference
+from torch_reference import modules_of, reference
 
 import interventions as iv
 import jaxasr
@@ -22,13 +23,22 @@ from experiments.bench.torch_whisper import build
 from jaxasr.sites import SITES
 from jaxasr.weights import assemble
 
-CONFIG = jaxasr.Config(
-    80, 11, 30, 3, 3, 101, 13, 30, 5, 4
-)  # deep enough for layers between the edited one and the last
+# Deep enough for layers between the edited one and the last.
+CONFIG = jaxasr.Config(80, 11, 30, 3, 3, 101, 13, 30, 5, 4)
 N_TOKENS, WINDOW, ANSWER, FOIL = 7, 4, 3, 5
 TOLERANCE = 1e-4  # of the metric's scale
-DECODER = ["resid_pre", "attn.q", "attn.k", "attn.v", "attn.z", "attn_out", "cross_attn.q", "cross_attn.z",
-           "cross_attn_out", "mlp.pre", "mlp.post", "mlp_out", "resid_post"]  # fmt: skip
+DECODER = [
+    "resid_pre",
+    *(f"attn.{part}" for part in ("q", "k", "v", "z")),
+    "attn_out",
+    "cross_attn.q",
+    "cross_attn.z",
+    "cross_attn_out",
+    "mlp.pre",
+    "mlp.post",
+    "mlp_out",
+    "resid_post",
+]
 ENCODER = [
     "resid_pre",
     "attn.q",
@@ -47,23 +57,25 @@ def models() -> tuple[Any, Any]:
     return assemble(checkpoint(CONFIG, state)), build(CONFIG, state)
 
 
-def put(value: np.ndarray, where: np.ndarray, x: Any) -> Any:
-    """`x` [B, T, D] of torch with `value` [B, T, D] at `where`, of the same shape."""
+def patch(value: np.ndarray, where: np.ndarray, x: Any) -> Any:
+    """Returns the tensor `x` [B, T, D] with `value` [B, T, D] where `where` is True."""
     return torch.where(torch.from_numpy(where), torch.from_numpy(value), x)
 
 
-def looped(
+def hook_loop_cell(
     site: str, layer: int, value: np.ndarray, where: np.ndarray, mel: np.ndarray, tokens: np.ndarray
 ) -> np.ndarray:
-    """The logit difference after the last token, with the module's input or output patched by a hook."""
+    """Returns the last logit difference, with a module's input or output patched by a hook."""
     model = models()[1]
-    modules, end = _places(model, site)
+    modules, end = modules_of(model, site)
     if end == "in":
         handle = modules[layer].register_forward_pre_hook(
-            lambda _, args, kw: _entered(args, kw, value, where), with_kwargs=True
+            lambda _, args, kw: _patch_input(args, kw, value, where), with_kwargs=True
         )
     else:
-        handle = modules[layer].register_forward_hook(lambda _, args, out: _left(out, value, where))
+        handle = modules[layer].register_forward_hook(
+            lambda _, args, out: _patch_output(out, value, where)
+        )
     with torch.no_grad():
         logits = model(
             input_features=torch.from_numpy(mel),
@@ -74,27 +86,31 @@ def looped(
     return (logits[:, -1, ANSWER] - logits[:, -1, FOIL]).numpy()
 
 
-def _entered(args: tuple, kwargs: dict, value: np.ndarray, where: np.ndarray) -> tuple[tuple, dict]:
+def _patch_input(
+    args: tuple, kwargs: dict, value: np.ndarray, where: np.ndarray
+) -> tuple[tuple, dict]:
     if args:
-        return (put(value, where, args[0]), *args[1:]), kwargs
-    return args, {**kwargs, "hidden_states": put(value, where, kwargs["hidden_states"])}
+        return (patch(value, where, args[0]), *args[1:]), kwargs
+    return args, {**kwargs, "hidden_states": patch(value, where, kwargs["hidden_states"])}
 
 
-def _left(out: Any, value: np.ndarray, where: np.ndarray) -> Any:
+def _patch_output(out: Any, value: np.ndarray, where: np.ndarray) -> Any:
     return (
-        (put(value, where, out[0]), *out[1:]) if isinstance(out, tuple) else put(value, where, out)
+        (patch(value, where, out[0]), *out[1:])
+        if isinstance(out, tuple)
+        else patch(value, where, out)
     )
 
 
 def cells(
     site: str, shape: tuple[int, ...]
 ) -> tuple[tuple[str, ...], list[tuple[dict[str, int], np.ndarray]]]:
-    """Dimensions, and every cell with where it patches one layer of `shape` [B, T, (H, Dh or D)], flat over features."""
+    """Returns dimensions, and every cell with its mask [B, T, features] of one layer."""
     heads = SITES[site][-2:] == ("H", "Dh")
     time, n = (
         ("position", shape[1]) if site.startswith("decoder.") else ("time", -(-shape[1] // WINDOW))
     )
-    dims, found = (("head", time) if heads else (time,)), []
+    dims, cells_of_layer = (("head", time) if heads else (time,)), []
     for head in range(shape[2]) if heads else [None]:
         for step in range(n):
             where = np.zeros(shape, bool)
@@ -104,38 +120,38 @@ def cells(
                 else slice(step * WINDOW, (step + 1) * WINDOW)
             )
             where[(slice(None), steps, *([] if head is None else [head]))] = True
-            found.append(
+            cells_of_layer.append(
                 (
                     {time: step} | ({} if head is None else {"head": head}),
                     where.reshape(*shape[:2], -1),
                 )
             )
-    return dims, found
+    return dims, cells_of_layer
 
 
 @pytest.mark.parametrize(
     "site", [f"decoder.{name}" for name in DECODER] + [f"encoder.{name}" for name in ENCODER]
 )
-def test_every_cell_is_that_of_a_hook_loop(site):
+def test_every_cell_equals_that_of_a_hook_loop(site):
     ours, theirs = models()
     mel, tokens = tiny_inputs(CONFIG, 2, N_TOKENS)
     other = mel[::-1].copy()
     value = reference(theirs, other, tokens, [site])[site]
     dims, grid = cells(site, value.shape[1:])
-    target, source = (iv.Run(mel=sound, tokens=tokens) for sound in (mel, other))
+    target, source = (iv.Run(mel=each, tokens=tokens) for each in (mel, other))
     options = {
         "window_s": WINDOW / 50,
         "n_frames": CONFIG.n_audio_ctx,
         "metric": iv.logit_diff(ANSWER, FOIL),
     }
-    swept = iv.sweep(ours, target, source, site=site, over=("layer", *dims), **options)
-    scale, changed = max(1.0, float(np.abs(swept).max())), 0
+    result = iv.sweep(ours, target, source, site=site, over=("layer", *dims), **options)
+    scale, n_changed = max(1.0, float(np.abs(result).max())), 0
     for layer in range(len(value)):
         flat = value[layer].reshape(*value.shape[1:3], -1)
         for cell, where in grid:
-            expected = looped(site, layer, flat, where, mel, tokens)
+            expected = hook_loop_cell(site, layer, flat, where, mel, tokens)
             np.testing.assert_allclose(
-                swept.isel(layer=layer, **cell), expected, atol=TOLERANCE * scale, rtol=0
+                result.isel(layer=layer, **cell), expected, atol=TOLERANCE * scale, rtol=0
             )
-            changed += bool(np.abs(expected - swept.baseline).max() > 1e-3)
-    assert changed > len(grid) / 2  # the hooks fired
+            n_changed += bool(np.abs(expected - result.baseline).max() > 1e-3)
+    assert n_changed > len(grid) / 2  # the hooks fired

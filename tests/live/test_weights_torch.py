@@ -1,4 +1,4 @@
-"""What torch and transformers write, we read; what we write, they read: with the same logits."""
+"""Checkpoints of torch and transformers load with the same logits, and ours load there."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ from jaxasr.config import Config  # noqa: E402
 from jaxasr.model import Whisper  # noqa: E402
 from jaxasr.weights import assemble, read_checkpoint, save  # noqa: E402
 
-# 3,000 mel frames are fixed in transformers only through max_source_positions: keep it small.
+# transformers derives the number of mel frames from max_source_positions, so it can be small.
 TINY = Config(80, 11, 12, 3, 2, 101, 13, 12, 2, 3)
 RNG = np.random.default_rng(0)
 MEL = RNG.normal(size=(2, TINY.n_mels, 2 * TINY.n_audio_ctx)).astype(np.float32)
@@ -23,7 +23,7 @@ TOKENS = RNG.integers(0, TINY.n_vocab, (2, 7))
 
 def _torch_model() -> WhisperForConditionalGeneration:
     torch.manual_seed(0)
-    said = checkpoints.hf_config(TINY) | {
+    settings = checkpoints.hf_config(TINY) | {
         "encoder_ffn_dim": 48,
         "decoder_ffn_dim": 48,
         "init_std": 0.5,
@@ -31,7 +31,7 @@ def _torch_model() -> WhisperForConditionalGeneration:
     ids = dict.fromkeys(
         ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"), 100
     )
-    return WhisperForConditionalGeneration(WhisperConfig(**said, **ids)).eval()
+    return WhisperForConditionalGeneration(WhisperConfig(**settings, **ids)).eval()
 
 
 def _torch_logits(model: WhisperForConditionalGeneration) -> np.ndarray:
@@ -53,7 +53,7 @@ def reference():
 
 
 @pytest.mark.parametrize("shards", [1, 3])
-def test_we_read_what_transformers_saved(reference, shards, tmp_path):
+def test_a_folder_saved_by_transformers_loads_with_its_logits(reference, shards, tmp_path):
     model, expected = reference
     model.save_pretrained(tmp_path / "hf", max_shard_size="20KB" if shards > 1 else "1GB")
     assert (len(list((tmp_path / "hf").glob("*.safetensors"))) > 1) == (shards > 1)
@@ -64,21 +64,21 @@ def test_we_read_what_transformers_saved(reference, shards, tmp_path):
     )
 
 
-def test_transformers_reads_what_we_saved_bit_for_bit(reference, tmp_path):
+def test_transformers_loads_our_folder_bitwise(reference, tmp_path):
     model, expected = reference
     model.save_pretrained(tmp_path / "theirs")
     ours = save(assemble(read_checkpoint(tmp_path / "theirs")), tmp_path / "ours")
-    again, report = WhisperForConditionalGeneration.from_pretrained(ours, output_loading_info=True)
+    loaded, report = WhisperForConditionalGeneration.from_pretrained(ours, output_loading_info=True)
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
     assert not report["mismatched_keys"]
     for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, again.state_dict()[name]), name
-    np.testing.assert_array_equal(_torch_logits(again.eval()), expected)
+        assert torch.equal(tensor, loaded.state_dict()[name]), name
+    np.testing.assert_array_equal(_torch_logits(loaded.eval()), expected)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision_survives_both_ways(reference, dtype, tmp_path):
+def test_half_precision_survives_loading_and_saving(reference, dtype, tmp_path):
     _torch_model().to(getattr(torch, dtype)).save_pretrained(tmp_path / "theirs")
     model = assemble(read_checkpoint(tmp_path / "theirs"), param_dtype=dtype)
     again = WhisperForConditionalGeneration.from_pretrained(
@@ -90,8 +90,8 @@ def test_half_precision_survives_both_ways(reference, dtype, tmp_path):
 
 
 @pytest.mark.parametrize("half", [False, True])
-def test_we_read_what_torch_saved(half, tmp_path):
-    """As openai/whisper saves: dims and a state_dict, here with a Parameter and a transposed view among its tensors."""
+def test_a_file_saved_by_torch_loads_with_its_tensors(half, tmp_path):
+    """As openai/whisper saves it, with a Parameter and a transposed view among the tensors."""
     arrays = checkpoints.random_tensors(TINY, np.float16 if half else np.float32)
     state = {name: torch.tensor(array) for name, array in arrays.items()}
     name = "decoder.blocks.0.mlp.0.weight"
@@ -106,20 +106,20 @@ def test_we_read_what_torch_saved(half, tmp_path):
     assert jax.tree.all(jax.tree.map(np.array_equal, assemble(read), expected))
 
 
-def test_a_state_dict_of_a_live_module(tmp_path):
-    """`module.state_dict()` is an OrderedDict with `_metadata`, which torch pickles as a state to build."""
+def test_a_state_dict_with_metadata_loads(tmp_path):
+    """`module.state_dict()` is an OrderedDict with `_metadata`, which torch pickles as a state."""
     holder = torch.nn.Linear(3, 2)
     torch.save({"model_state_dict": holder.state_dict()}, tmp_path / "linear.pt")
     from jaxasr.weights import torch_file
 
-    archive, found = torch_file.load(tmp_path / "linear.pt")
-    state = torch_file.tensors(archive, found["model_state_dict"])
+    archive, content = torch_file.load(tmp_path / "linear.pt")
+    state = torch_file.tensors(archive, content["model_state_dict"])
     assert list(state) == ["weight", "bias"]
     np.testing.assert_array_equal(state["bias"].read(), holder.bias.detach().numpy())
 
 
-def test_transformers_generates_from_the_real_weights_we_saved(tmp_path):
-    """The folder is complete: tokenizer, feature extractor and generation settings load, too."""
+def test_transformers_generates_from_a_folder_we_saved(tmp_path):
+    """Tokenizer, feature extractor and generation settings load, too."""
     from transformers import AutoProcessor
 
     read = read_checkpoint("tiny.en")

@@ -1,7 +1,7 @@
-"""The value at every site of `jaxasr.sites`, as the torch Whisper of `transformers` computes it.
+"""The value at every site of `jaxasr.sites`, computed by the torch Whisper of `transformers`.
 
-Most sites are what enters or leaves one of its modules; the attention scores alone, which it never shows, are computed again from
-the queries and keys it used, in its order of operations (queries scaled before the product).
+Most sites are inputs or outputs of its modules. Attention scores are not, so they are computed from
+its queries and keys, in its order of operations (queries are scaled before the product).
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from transformers import WhisperForConditionalGeneration
 from jaxasr.sites import LAYERED, SITES
 
 Model = WhisperForConditionalGeneration
-# site: (module, which of its ends). The layer itself is "".
+# site: (module, its input or output). The layer itself is "".
 _SELF = {
     "resid_pre": ("", "in"),
     "attn.q": ("self_attn.q_proj", "out"),
@@ -63,17 +63,25 @@ def reference(
     positions: np.ndarray | None = None,
     memory: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
-    """Runs `model` on `mel` [B, M, F] and `tokens` [B, T], and returns `{site: [L, B, ...]}` in the model's precision.
+    """Returns `{site: [L, B, ...]}` in the precision of the model.
 
-    Scores are minus infinity where the decoder's attention is masked. `only` limits the memory taken; without `tokens` there is
-    no decoder. `positions` [B, T] are negative at padded tokens, which are masked.
-    With `memory`, the encoder output of an earlier run, the encoder does not run again.
+    Scores are minus infinity where the decoder's attention is masked.
+
+    Args:
+        model: the torch model.
+        mel: [B, M, F].
+        tokens: [B, T]; None: encoder sites only.
+        only: sites to return, which limits the memory taken.
+        positions: [B, T], negative at padded tokens, which are masked.
+        memory: encoder output of an earlier run; the encoder then does not run again.
     """
     only = [site for site in only if tokens is not None or site.startswith("encoder.")]
     needed = [
-        site for site in SITES if site in {name for wanted in only for name in _sources(wanted)}
+        site
+        for site in SITES
+        if site in {name for requested in only for name in _sources(requested)}
     ]
-    with torch.no_grad(), _recording(model, needed) as seen:
+    with torch.no_grad(), _record(model, needed) as outputs:
         memory = (
             model.model.encoder(torch.tensor(np.asarray(mel)).to(model.dtype))[0]
             if memory is None
@@ -87,24 +95,24 @@ def reference(
                 **_padding(positions),
             )
             model.proj_out(hidden.last_hidden_state)
-        return {site: _shaped(model, site, seen).numpy() for site in only}
+        return {site: _value(model, site, outputs).numpy() for site in only}
 
 
 def _padding(positions: np.ndarray | None) -> dict[str, torch.Tensor]:
     if positions is None:
         return {}
-    where = torch.as_tensor(positions).long()
-    return {"position_ids": where.clamp(min=0), "attention_mask": (where >= 0).long()}
+    ids = torch.as_tensor(positions).long()
+    return {"position_ids": ids.clamp(min=0), "attention_mask": (ids >= 0).long()}
 
 
 def _sources(site: str) -> list[str]:
-    """The recorded sites from which `site` is made."""
+    """Returns the recorded sites from which `site` is computed."""
     if not site.endswith(".scores"):
         return [site]
     return [site.replace(".scores", f".{part}") for part in ("q", "k")]
 
 
-def _places(model: Model, site: str) -> tuple[list[torch.nn.Module], str]:
+def modules_of(model: Model, site: str) -> tuple[list[torch.nn.Module], str]:
     if site in _OUTSIDE:
         path, end = _OUTSIDE[site]
         return [model.get_submodule(path)], end
@@ -116,46 +124,56 @@ def _places(model: Model, site: str) -> tuple[list[torch.nn.Module], str]:
 
 
 @contextlib.contextmanager
-def _recording(model: Model, sites: list[str]) -> Iterator[dict[str, list[torch.Tensor]]]:
-    seen: dict[str, list[torch.Tensor]] = {site: [] for site in sites}
+def _record(model: Model, sites: list[str]) -> Iterator[dict[str, list[torch.Tensor]]]:
+    outputs: dict[str, list[torch.Tensor]] = {site: [] for site in sites}
     with contextlib.ExitStack() as hooks:
         for site in sites:
-            modules, end = _places(model, site)
+            modules, end = modules_of(model, site)
             for module in modules:
                 handle = module.register_forward_hook(
-                    functools.partial(_ENDS[end], seen[site]), with_kwargs=True
+                    functools.partial(_ENDS[end], outputs[site]), with_kwargs=True
                 )
                 hooks.callback(handle.remove)
-        yield seen
+        yield outputs
         for site in sites:
-            assert len(seen[site]) == len(_places(model, site)[0]), (
-                f"{site}: hooks fired {len(seen[site])} times"
+            assert len(outputs[site]) == len(modules_of(model, site)[0]), (
+                f"{site}: hooks fired {len(outputs[site])} times"
             )
 
 
-def _enter(to: list, module: torch.nn.Module, args: tuple, kwargs: dict, out: object) -> None:
+def _record_input(
+    to: list, module: torch.nn.Module, args: tuple, kwargs: dict, out: object
+) -> None:
     to.append(args[0] if args else kwargs["hidden_states"])
 
 
-def _leave(to: list, module: torch.nn.Module, args: tuple, kwargs: dict, out: object) -> None:
+def _record_output(
+    to: list, module: torch.nn.Module, args: tuple, kwargs: dict, out: object
+) -> None:
     to.append(out[0] if isinstance(out, tuple) else out)
 
 
-def _attend(to: list, module: torch.nn.Module, args: tuple, kwargs: dict, out: tuple) -> None:
+def _record_pattern(
+    to: list, module: torch.nn.Module, args: tuple, kwargs: dict, out: tuple
+) -> None:
     assert out[1] is not None, 'attention patterns need attn_implementation="eager"'
     to.append(out[1])
 
 
-_ENDS: dict[str, Callable] = {"in": _enter, "out": _leave, "pattern": _attend}
+_ENDS: dict[str, Callable] = {
+    "in": _record_input,
+    "out": _record_output,
+    "pattern": _record_pattern,
+}
 
 
-def _shaped(model: Model, site: str, seen: dict[str, list[torch.Tensor]]) -> torch.Tensor:
+def _value(model: Model, site: str, outputs: dict[str, list[torch.Tensor]]) -> torch.Tensor:
     if site.endswith(".scores"):
         return _scores(
-            *(_shaped(model, source, seen) for source in _sources(site)),
+            *(_value(model, source, outputs) for source in _sources(site)),
             causal=site == "decoder.attn.scores",
         )
-    value = torch.stack(seen[site]) if site in LAYERED else seen[site][0]
+    value = torch.stack(outputs[site]) if site in LAYERED else outputs[site][0]
     if site in ("encoder.conv1", "encoder.conv2"):
         return value.transpose(-1, -2)
     if SITES[site][-2:] == ("H", "Dh"):
@@ -178,12 +196,19 @@ def _scores(q: torch.Tensor, k: torch.Tensor, causal: bool) -> torch.Tensor:
 
 
 def scaled_error(ours: np.ndarray, reference: np.ndarray) -> float:
-    """Largest difference in units of max(1, max|reference|), where the reference is finite. Raises for another shape or a NaN."""
+    """Returns the largest difference in units of max(1, max|reference|), where that is finite.
+
+    Raises:
+        AssertionError: another shape, or a NaN.
+    """
     ours = np.asarray(ours)
     assert ours.shape == reference.shape, f"shape {ours.shape}, reference {reference.shape}"
-    if (seen := np.isfinite(reference)).all():  # indexing with a mask would copy gigabytes
+    if (finite := np.isfinite(reference)).all():  # indexing with a mask would copy gigabytes
         error, scale = np.max(np.abs(ours - reference)), np.max(np.abs(reference))
     else:
-        error, scale = np.max(np.abs(ours[seen] - reference[seen])), np.max(np.abs(reference[seen]))
+        error, scale = (
+            np.max(np.abs(ours[finite] - reference[finite])),
+            np.max(np.abs(reference[finite])),
+        )
     assert np.isfinite(error), "NaN"
     return float(error / max(1.0, scale))

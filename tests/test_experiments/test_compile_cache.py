@@ -1,4 +1,4 @@
-"""Where compiled programs are kept, and that a second process finds them."""
+"""Compiled programs are kept where they should be, and a second process finds them."""
 
 import os
 import subprocess
@@ -44,12 +44,12 @@ def test_the_second_process_compiles_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("off", ["off", "0", "OFF"])
-def test_switched_off(monkeypatch, off):
+def test_the_cache_can_be_switched_off(monkeypatch, off):
     monkeypatch.setenv("JAXASR_CACHE", off)
     assert cache_dir() is None
 
 
-def test_places(monkeypatch):
+def test_the_cache_follows_the_environment(monkeypatch):
     monkeypatch.delenv("JAXASR_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     assert cache_dir() == Path("/somewhere/jaxasr")
@@ -57,11 +57,14 @@ def test_places(monkeypatch):
     assert cache_dir() == Path.home() / ".cache" / "jaxasr"
 
 
-_NO_HOME = "import os; os.setgid(54321); os.setuid(54321); from jaxasr.weights.files import cache_dir; print(cache_dir())"
+_NO_HOME = (
+    "import os; os.setgid(54321); os.setuid(54321); "
+    "from jaxasr.weights.files import cache_dir; print(cache_dir())"
+)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-def test_a_user_without_a_home_keeps_nothing():
+def test_a_user_without_a_home_has_no_cache():
     inherited = {
         key: value
         for key, value in os.environ.items()
@@ -92,6 +95,6 @@ def test_a_cache_that_others_can_write_is_not_used(tmp_path, monkeypatch, inside
         assert cache_dir() is None
 
 
-def test_a_folder_that_cannot_be_made_is_no_error(tmp_path):
+def test_a_folder_that_cannot_be_made_is_not_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     assert run(JAXASR_CACHE=str(tmp_path / "file" / "inside")) == ("None", 0)

@@ -19,13 +19,12 @@ from experiments.studies.context_edits import (
 )
 from experiments.studies.e5_context import CLAIMS, STUDY, Config
 from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
-from interventions.edits.random_direction import RandomDirection
-from interventions.patching.at_sites import places
+from interventions.edits import RandomDirection, site_cells
 from jaxasr import Config as Model
 from jaxasr.taps import At
 
 CONFIG = Config()
-CELLS = places(Model(80, 1500, 66, 3, 4, 100, 448, 66, 3, 4), SITES, CONFIG.alphas)
+CELLS = site_cells(Model(80, 1500, 66, 3, 4, 100, 448, 66, 3, 4), SITES, CONFIG.alphas)
 SITE = np.array(SITES)[CELLS["site"]]
 N = 48  # sentences
 

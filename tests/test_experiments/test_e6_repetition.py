@@ -7,12 +7,12 @@ import xarray as xr
 from experiments.studies.ablation import COMPONENTS, HEADS, KINDS, NUMBERS
 from experiments.studies.e6_repetition import CLAIMS, CROSS, STUDY, Config, resolved
 from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
-from interventions.patching.at_sites import places
+from interventions.edits import site_cells
 from jaxasr import Config as Model
 
 MODEL = Model(80, 1500, 66, 3, 4, 100, 448, 66, 3, 4)
 SITES = (*COMPONENTS, *HEADS)
-CELLS = places(MODEL, SITES)
+CELLS = site_cells(MODEL, SITES)
 
 
 def arrays(stopped: np.ndarray, wer: np.ndarray, with_words: float = 0.5) -> xr.Dataset:

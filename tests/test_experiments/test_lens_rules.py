@@ -1,4 +1,4 @@
-"""One set of rules on a lens page: text, last decoder row and last encoder row agree, also where the model writes a loop."""
+"""On a lens page text, last decoder row and last encoder row agree, even if the text loops."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ from experiments.pages.terminal import print_page
 from experiments.progress import Progress
 from jaxasr.rules import rules_for
 
-TRIGGERS = ("d0674_speech_noise",)  # without rules the model writes "(baby crying)"
+TRIGGERS = ("d0674_speech_noise",)  # without rules the model generates "(baby crying)"
 
 
 @pytest.fixture(scope="module", params=TRIGGERS)
@@ -44,13 +44,13 @@ def test_a_looping_page_shows_that_it_loops(looping, capsys):
         for _, text in page.of("li")
     )
     print_page(looping)
-    shown = capsys.readouterr().out
-    assert f"Loop: “{looping.signs.loop}”" in " ".join(shown.split())
+    printed = capsys.readouterr().out
+    assert f"Loop: “{looping.signs.loop}”" in " ".join(printed.split())
     assert summary(looping)["signs"]["times"] == looping.signs.times
 
 
 def test_the_rules_hold_for_every_layer(tiny_model):
-    """With the rules every layer's candidates may follow, and the last layer's first is what is generated."""
+    """Candidates of every layer obey the rules; the last layer predicts the generated token."""
     rng = np.random.default_rng(0)
     config = tiny_model.config
     memory, _ = tiny_model.encode(

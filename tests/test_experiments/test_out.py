@@ -1,4 +1,4 @@
-"""What is decided before the model loads: inputs, options, and what --out holds already."""
+"""Inputs, options and --out are checked before the model loads."""
 
 import json
 import os
@@ -15,10 +15,19 @@ from typer.testing import CliRunner
 
 from experiments import cli, runtime
 from experiments.commands import output
-from experiments.commands.transcribe import places_in
+from experiments.commands.transcript_folders import folders_in
 from experiments.progress import Progress
 
 PATCH = ("--source", "zero", "--site", "decoder.cross_attn.z", "--over", "layer,head")
+EACH_COMMAND = pytest.mark.parametrize(
+    "command",
+    [
+        ("transcribe",),
+        ("lens", "--out", "o"),
+        ("patch", "--out", "o", *PATCH),
+        ("scan", "--out", "o"),
+    ],
+)
 
 
 def run(*arguments: object, code: int):
@@ -29,13 +38,13 @@ def run(*arguments: object, code: int):
 
 @pytest.fixture
 def no_model(monkeypatch):
-    """Fails the test when a model is loaded."""
+    """Fails the test if a model is loaded."""
     monkeypatch.setattr(runtime, "load", lambda *_: pytest.fail("the model was loaded"))
 
 
 @pytest.fixture
 def sounds(tmp_path):
-    """Recordings a/x.wav and b/x.wav, which differ, an empty file, and one that is no sound."""
+    """Makes recordings a/x.wav and b/x.wav, which differ, an empty file, and a text file."""
     for name, hz in (("a/x.wav", 300), ("b/x.wav", 500)):
         (tmp_path / name).parent.mkdir()
         soundfile.write(tmp_path / name, tone(hz, 0.3, 0), 16_000)
@@ -44,20 +53,12 @@ def sounds(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ("transcribe",),
-        ("lens", "--out", "o"),
-        ("patch", "--out", "o", *PATCH),
-        ("scan", "--out", "o"),
-    ],
-)
+@EACH_COMMAND
 @pytest.mark.parametrize(
     ("name", "message"),
     [("none.wav", "none.wav: no such file"), (".", "a folder"), ("empty.wav", "an empty file")],
 )
-def test_what_is_no_file_is_refused_before_jax_starts(
+def test_a_missing_file_is_refused_before_jax_starts(
     sounds, no_model, monkeypatch, command, name, message
 ):
     monkeypatch.setattr(runtime, "start", lambda *_: pytest.fail("JAX was started"))
@@ -65,16 +66,8 @@ def test_what_is_no_file_is_refused_before_jax_starts(
     assert message in done.stderr
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ("transcribe",),
-        ("lens", "--out", "o"),
-        ("patch", "--out", "o", *PATCH),
-        ("scan", "--out", "o"),
-    ],
-)
-def test_a_pipe_is_refused_and_not_waited_for(sounds, no_model, command):
+@EACH_COMMAND
+def test_a_pipe_is_refused_rather_than_read(sounds, no_model, command):
     os.mkfifo(sounds / "pipe")
     assert (
         "pipe: expected a file, got a pipe"
@@ -82,27 +75,20 @@ def test_a_pipe_is_refused_and_not_waited_for(sounds, no_model, command):
     )
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ("transcribe",),
-        ("lens", "--out", "o"),
-        ("patch", "--out", "o", *PATCH),
-        ("scan", "--out", "o"),
-    ],
-)
-def test_what_is_no_sound_is_refused_before_the_model_loads(sounds, no_model, command):
+@EACH_COMMAND
+def test_a_file_without_sound_is_refused_before_the_model_loads(sounds, no_model, command):
     assert "text.wav" in run(command[0], sounds / "text.wav", *command[1:], code=2).stderr
 
 
 @pytest.mark.parametrize(("change", "message"), [
     (["--site", "decoder.cross.z"], "Did you mean 'decoder.cross_attn.z'"),
-    (["--over", "frame"], "'frame' is no dimension of a sweep"),
-    (["--over", "layer,time"], "'time' is no dimension of a sweep at 'decoder.cross_attn.z'"),
+    (["--over", "frame"], "--over: 'frame' is not a dimension; expected some of layer, head"),
+    (["--over", "layer,time"], "--over: 'time' is "),
     (["--metric", "wer"], "--metric: expected, without --sequence, one of logit_diff"),
-    (["--source", "nois"], "source: expected noise, zero"),
-    (["--source", "resample"], "--source: resample draws another TARGET"),
-    (["--window", "0.001"], "window_s: expected at least one frame"),
+    (["--source", "nois"], "--source: expected a file, noise, silence"),
+    (["--source", "snr:loud"], "--source: expected a file, noise, silence"),
+    (["--source", "resample"], "--source: resample takes activations of another TARGET"),
+    (["--window", "0.001"], "--window: expected at least one frame, 0.02 s, got 0.001 s"),
     (["--language", "Klingon"], "language: expected a code or an English name"),
 ])  # fmt: skip
 def test_options_of_patch_are_checked_before_the_model_loads(sounds, no_model, change, message):
@@ -113,16 +99,9 @@ def test_options_of_patch_are_checked_before_the_model_loads(sounds, no_model, c
     assert not (sounds / "out").exists()
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ("transcribe",),
-        ("lens", "--out", "o"),
-        ("patch", "--out", "o", *PATCH),
-        ("scan", "--out", "o"),
-    ],
-)
-def test_languages_are_checked_before_the_model_loads(sounds, no_model, command):
+@EACH_COMMAND
+def test_languages_are_checked_before_jax_starts(sounds, no_model, monkeypatch, command):
+    monkeypatch.setattr(runtime, "start", lambda *_: pytest.fail("JAX was started"))
     done = run(command[0], sounds / "a/x.wav", *command[1:], "--language", "German", code=2)
     assert "--language German: tiny.en is English-only. Use a multilingual model" in done.stderr
     done = run(
@@ -139,8 +118,8 @@ def test_languages_are_checked_before_the_model_loads(sounds, no_model, command)
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    (["--label", "sex"], "--label: no column 'sex' with a value in any row of people.csv. There are: speaker, recording, gender."),
-    (["--group", "singer"], "--group: no column 'singer' with a value in any row of people.csv. There are: speaker, recording, gender."),
+    (["--label", "sex"], "--label: no column 'sex' with values in people.csv; columns: speaker,"),
+    (["--group", "singer"], "--group: no column 'singer' with values in people.csv; columns:"),
     (["--types", "kind"], "--types: no column 'kind'"),
     (["--label", "phone"], "--label: no column 'phone'"),
     (["--site", "encoder.resid"], "Unknown site 'encoder.resid'"),
@@ -148,10 +127,11 @@ def test_languages_are_checked_before_the_model_loads(sounds, no_model, command)
     (["--target", "number"], "--target: expected class or value"),
     (["--target", "value"], "expected numbers for --target value"),
     (["--text", "spoken"], "--text: expected greedy or transcript"),
-    (["--where", "accent=US"], "Labels are: speaker, recording, gender"),
+    (["--where", "accent=US"], "speaker, recording, gender"),
+    (["--penalty", "-1"], "--penalty: expected numbers from 0 on, got -1"),
     (["--group", "speaker", "--folds", "3"], "2 groups cannot be split into 3 folds"),
 ])  # fmt: skip
-def test_questions_that_the_columns_cannot_answer(sounds, no_model, change, message):
+def test_questions_that_the_manifest_cannot_answer_are_refused(sounds, no_model, change, message):
     rows = [
         f"{name}/x.wav,s{name},{gender}"
         for name, gender in (("a", "F"), ("b", "M"))
@@ -172,7 +152,7 @@ def test_questions_that_the_columns_cannot_answer(sounds, no_model, change, mess
     assert not (sounds / "p").exists()
 
 
-def test_a_manifest_without_its_recordings(sounds, no_model):
+def test_a_manifest_without_its_recordings_is_refused(sounds, no_model):
     (sounds / "m.csv").write_text("path,gender\ngone.wav,F\nlost.wav,M\n")
     done = run("probe", sounds / "m.csv", "--label", "gender", "--out", sounds / "p", code=2)
     assert "none of its 2 recordings is there" in done.stderr
@@ -191,50 +171,49 @@ def test_a_file_as_out_is_refused_at_once(sounds, no_model, monkeypatch, command
 def test_a_folder_that_cannot_be_written_to_is_refused_at_once(sounds, no_model, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: path != sounds.absolute())
     done = run("lens", sounds / "a/x.wav", "--out", sounds / "new" / "below", code=2)
-    assert f"{sounds} cannot be written to" in done.stderr
+    assert f"no permission to write into {sounds}" in done.stderr
 
 
-def test_a_folder_is_free_for_the_same_command_and_input_alone(sounds):
-    def checked(recording: str, overwrite: bool = False, **options):
-        known = output.made("patch", [sounds / recording], "tiny.en", **options)
-        return output.checked(
-            sounds / "heads", dict.fromkeys(("index.html", "cells"), known), overwrite
-        )
+def test_only_the_same_command_and_input_may_replace_files(sounds):
+    def claim(recording: str, overwrite: bool = False, **options):
+        description = output.describe("patch", [sounds / recording], "tiny.en", **options)
+        files = dict.fromkeys(("index.html", "cells"), description)
+        return output.claim(sounds / "heads", files, overwrite)
 
-    with checked("a/x.wav", site="z").writing():
+    with claim("a/x.wav", site="z").writing():
         pass
-    checked("b/x.wav", site="z")  # only the record is there: nothing would be lost
-    with checked("a/x.wav", site="z").writing() as new:
+    claim("b/x.wav", site="z")  # only the record is there: nothing would be lost
+    with claim("a/x.wav", site="z").writing() as new:
         (new / "index.html").write_text("one")
-    checked("a/x.wav", site="z")
+    claim("a/x.wav", site="z")
     with pytest.raises(
         ValueError,
-        match=r"heads: holds index.html of x.wav with other content.* Use --overwrite, or another folder\.",
+        match=r"holds index.html of x.wav with other content.* Use --overwrite, or another",
     ):
-        checked("b/x.wav", site="z")
+        claim("b/x.wav", site="z")
     (sounds / "a/x.wav").rename(sounds / "a/y.wav")
     with pytest.raises(ValueError, match=r"holds index.html of x.wav, not of y.wav"):
-        checked("a/y.wav", site="z")
+        claim("a/y.wav", site="z")
     (sounds / "a/y.wav").rename(sounds / "a/x.wav")
     with pytest.raises(ValueError, match="made with site 'z', not 'q'"):
-        checked("a/x.wav", site="q")
+        claim("a/x.wav", site="q")
     (sounds / "heads" / "cells").mkdir()
-    assert checked("b/x.wav", overwrite=True, site="z").begin("cells") == sounds / "heads"
+    assert claim("b/x.wav", overwrite=True, site="z").begin("cells") == sounds / "heads"
     assert not (sounds / "heads" / "cells").exists()
     (
         sounds / "heads" / "cells"
-    ).mkdir()  # killed there, the same command goes on with the cells that it has
-    checked("b/x.wav", overwrite=True, site="z").begin("cells")
+    ).mkdir()  # of a run that was interrupted: the same command continues
+    claim("b/x.wav", overwrite=True, site="z").begin("cells")
     assert (sounds / "heads" / "cells").exists()
-    with pytest.raises(RuntimeError), checked("b/x.wav", overwrite=True, site="z").writing():
+    with pytest.raises(RuntimeError), claim("b/x.wav", overwrite=True, site="z").writing():
         raise RuntimeError
-    checked("a/x.wav", site="z", overwrite=True)
-    with checked("b/x.wav", overwrite=True, site="z").writing() as new:
+    claim("a/x.wav", site="z", overwrite=True)
+    with claim("b/x.wav", overwrite=True, site="z").writing() as new:
         (new / "index.html").write_text("two")
-    checked("b/x.wav", site="z")
+    claim("b/x.wav", site="z")
     (sounds / "heads" / output.RECORD).write_text("damaged")
-    with pytest.raises(ValueError, match="which is of another command or an earlier version"):
-        checked("b/x.wav", site="z")
+    with pytest.raises(ValueError, match="made by another command or by an earlier version"):
+        claim("b/x.wav", site="z")
 
 
 @pytest.mark.parametrize("command", [("lens",), ("patch", *PATCH), ("scan",)])
@@ -250,7 +229,7 @@ def test_a_folder_of_another_recording_is_refused_before_jax_starts(
     assert (sounds / "out" / "index.html").read_text() == "mine"
 
 
-def test_transcripts_of_equal_names_keep_their_folders(sounds, monkeypatch, asr):
+def test_transcripts_of_equal_names_have_separate_folders(sounds, monkeypatch, asr):
     monkeypatch.setattr(runtime, "load", lambda *_: asr)
     out = sounds / "o"
     run("transcribe", sounds / "a/x.wav", sounds / "b/x.wav", "--out", out, code=0)
@@ -269,19 +248,19 @@ def test_transcripts_of_equal_names_keep_their_folders(sounds, monkeypatch, asr)
     (["a/x.wav", "x.wav"], ["o/a", "o"]),
     (["a/x.wav", "b/X.WAV"], ["o/a", "o/b"]),
 ])  # fmt: skip
-def test_no_two_recordings_share_a_place(names, places):
+def test_recordings_of_equal_names_have_separate_folders(names, places):
     assert [
-        str(place) for place in places_in(Path("o"), [Path(name) for name in names]).values()
+        str(place) for place in folders_in(Path("o"), [Path(name) for name in names]).values()
     ] == places
 
 
-def test_a_recording_given_twice():
+def test_a_recording_given_twice_is_refused():
     with pytest.raises(ValueError, match=r"b/\.\./a/x\.wav: given twice"):
-        places_in(Path("o"), [Path("a/x.wav"), Path("b/../a/x.wav")])
+        folders_in(Path("o"), [Path("a/x.wav"), Path("b/../a/x.wav")])
 
 
 def test_an_interruption_is_one_line(tmp_path):
-    """SIGINT during a study: exit status 130, one line that says that the same command goes on."""
+    """SIGINT during a study leads to exit status 130 and one line on how to continue."""
     code = (  # a background job of a shell inherits that SIGINT is ignored
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import time, experiments.runtime as r\n"
@@ -297,10 +276,10 @@ def test_an_interruption_is_one_line(tmp_path):
         os.kill(process.pid, signal.SIGINT)
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert stderr.splitlines()[-1] == "jaxasr: stopped; the same command goes on where it was."
+    assert stderr.splitlines()[-1] == "jaxasr: stopped; run the same command again to continue."
 
 
-def test_progress_without_a_terminal_is_lines(capsys, monkeypatch):
+def test_progress_without_a_terminal_is_printed_as_lines(capsys, monkeypatch):
     monkeypatch.setattr("experiments.progress.EVERY_S", 0.0)
     with Progress().bar("E7 [x]") as progress:
         for done in range(3):
@@ -313,14 +292,14 @@ def test_progress_without_a_terminal_is_lines(capsys, monkeypatch):
     assert len(lines) == 3
 
 
-def test_progress_lines_keep_their_distance(capsys):
+def test_progress_is_not_printed_at_every_step(capsys):
     with Progress().bar("many") as progress:
         for done in range(1000):
             progress(done, 1000)
     assert len(capsys.readouterr().err.splitlines()) == 2
 
 
-def test_the_table_of_probes_is_whole_in_a_log(capsys):
+def test_the_table_of_probes_is_complete_in_a_log(capsys):
     from experiments.commands.probe import _show
 
     names = [
@@ -338,24 +317,25 @@ def test_the_table_of_probes_is_whole_in_a_log(capsys):
     ]
     row = dict.fromkeys(names, 0.123456)
     _show({"classes": {"a": 1}, "rows": 1, "left_out": {"rows": {}}, "table": [row]}, json=False)
-    shown = capsys.readouterr().out
-    assert all(name in shown for name in names)
-    assert "…" not in shown
-    assert np.isclose(float(shown.split()[-1]), 0.123)
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in names)
+    assert "…" not in printed
+    assert np.isclose(float(printed.split()[-1]), 0.123)
 
 
-def test_transcribe_says_why_there_is_no_text(capsys):
-    from experiments.commands.transcribe import _explain
+def test_transcribe_explains_a_missing_text(capsys):
+    from experiments.commands.transcribe import _explain_silences
 
     numbers = {"no_speech_prob": 0.876, "avg_logprob": -1.234}
     silences = [
         {"start": 0, "end": 3.7, "left_out": True},
         {"start": 30, "end": 31, "left_out": False},
     ]
-    _explain(Path("x.wav"), {"silences": [silence | numbers for silence in silences]})
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert shown.err.splitlines() == [
-        "x.wav: 0.00 to 3.70 s: left out as silence (no-speech probability 0.88, mean log-probability -1.23).",
-        "x.wav: 30.00 to 31.00 s: the model generated no text (no-speech probability 0.88, mean log-probability -1.23).",
+    _explain_silences(Path("x.wav"), {"silences": [silence | numbers for silence in silences]})
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    probabilities = "no-speech probability 0.88, mean log-probability -1.23"
+    assert printed.err.splitlines() == [
+        f"x.wav: 0.00 to 3.70 s: left out as silence ({probabilities}).",
+        f"x.wav: 30.00 to 31.00 s: the model generated no text ({probabilities}).",
     ]

@@ -1,23 +1,25 @@
-"""`jaxasr patch` on a real recording: files, page, numbers, errors."""
+"""`jaxasr patch` on a real recording: files, page, numbers, ranking, errors."""
 
 import json
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
-from html_outline import CHROMIUM
+import xarray as xr
+from html_outline import CHROMIUM, open_in_browser
 from typer.testing import CliRunner
 
 import experiments
 from experiments import cli
+from experiments.pages import patch_page
+from interventions.stats.summary import summarize
 from interventions.storage.results import load_result
 
 DEMO = str(Path(experiments.__file__).parent / "assets" / "demo.flac")
 run = CliRunner().invoke
 
 
-def patched(out: Path, *options: str) -> dict:
+def run_patch(out: Path, *options: str) -> dict:
     done = run(
         cli.app, ["patch", DEMO, "--out", str(out), "--json", *options], catch_exceptions=False
     )
@@ -27,7 +29,7 @@ def patched(out: Path, *options: str) -> dict:
 
 @pytest.fixture(scope="module")
 def heads(tmp_path_factory):
-    """The folder and the JSON of a sweep over the heads that listen, silence in their place."""
+    """Sweeps all cross-attention heads with silence as the source; returns folder and JSON."""
     out = tmp_path_factory.mktemp("patch") / "heads"
     options = (
         "--source",
@@ -39,11 +41,11 @@ def heads(tmp_path_factory):
         "--metric",
         "logit_diff:letter,book",
     )
-    return out, patched(out, *options, "--tokens", "30")
+    return out, run_patch(out, *options, "--tokens", "30")
 
 
-def test_one_token(heads):
-    out, found = heads
+def test_one_token_is_scored_in_every_cell(heads):
+    out, numbers = heads
     names = {path.name for path in out.iterdir()}
     assert names == {
         "index.html",
@@ -54,40 +56,31 @@ def test_one_token(heads):
         "cells",
         "command.json",
     }
-    assert found["scored"] == "logit(' letter') - logit(' book') after 'The captain read the old'"
-    assert "24 cells of 1 example(s)" in found["stderr"]
-    assert found["provenance"]["model"]["sha256"].startswith("1a5afae0")
-    kept = load_result(out / "result.zarr")
-    assert kept.value.sizes == {"example": 1, "layer": 4, "head": 6}
-    assert kept.source.item() < kept.baseline.item()
-    np.testing.assert_allclose(found["summary"]["mean"], (kept.value - kept.baseline)[0], atol=1e-6)
-    assert json.loads((out / "result.json").read_text()).keys() == found.keys() - {"page", "stderr"}
+    assert numbers["scored"] == "logit(' letter') - logit(' book') after 'The captain read the old'"
+    assert "24 cells of 1 example(s)" in numbers["stderr"]
+    assert numbers["provenance"]["model"]["sha256"].startswith("1a5afae0")
+    result = load_result(out / "result.zarr")
+    assert result.value.sizes == {"example": 1, "layer": 4, "head": 6}
+    assert result.source.item() < result.baseline.item()
+    change = (result.value - result.baseline)[0]
+    np.testing.assert_allclose(numbers["summary"]["mean"], change, atol=1e-6)
+    ranking = [abs(cell["mean"]) for cell in numbers["cells"]]
+    assert ranking == sorted(ranking, reverse=True)
+    assert len(ranking) == 24
+    assert json.loads((out / "result.json").read_text()).keys() == numbers.keys() - {
+        "page",
+        "stderr",
+    }
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 def test_the_page_opens_without_a_console_message(heads, tmp_path):
-    options = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--enable-logging=stderr",
-        "--v=0",
-        f"--user-data-dir={tmp_path}/profile",
-    ]
-    command = [
-        CHROMIUM,
-        *options,
-        "--virtual-time-budget=2000",
-        "--dump-dom",
-        (heads[0] / "index.html").as_uri(),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    assert not [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    assert "decoder.cross_attn.z" in done.stdout
-    assert done.stdout.count("<audio") == 2
+    dom = open_in_browser(heads[0] / "index.html", tmp_path)
+    assert "decoder.cross_attn.z" in dom
+    assert dom.count("<audio") == 2
 
 
-def test_texts_under_patches_and_again_from_what_is_kept(tmp_path):
+def test_texts_under_patches_are_read_again_from_the_store(tmp_path):
     options = (
         "--source",
         "zero",
@@ -99,10 +92,10 @@ def test_texts_under_patches_and_again_from_what_is_kept(tmp_path):
         "--over",
         "layer",
     )
-    first = patched(tmp_path, *options)
+    first = run_patch(tmp_path, *options)
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()}
     assert len(kept) == 4
-    assert patched(tmp_path, *options)["cells"] == first["cells"]
+    assert run_patch(tmp_path, *options)["cells"] == first["cells"]
     assert kept == {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()}
     result = load_result(tmp_path / "result.zarr")
     assert str(result.baseline_text[0].item()).startswith("The captain read the old letter")
@@ -110,18 +103,18 @@ def test_texts_under_patches_and_again_from_what_is_kept(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (["--site", "decoder.cross_attn.y"], "Did you mean 'decoder.cross_attn."),
-        (["--over", "frame"], "'frame' is no dimension of a sweep"),
-        (["--source", "loud"], "source: expected noise, zero"),
-        (["--source", "resample"], "there is one"),
+        (["--over", "frame"], "--over: 'frame' is not a dimension"),
+        (["--source", "loud"], "--source: expected a file, noise, silence"),
+        (["--source", "resample"], "there is only one"),
         (["--alpha", "0;1"], "--alpha: expected numbers"),
         (["--metric", "wer"], "--metric: expected, without --sequence, one of logit_diff"),
         (["--answer", "whale"], "--answer: 'whale' is not in the text"),
     ],
 )
-def test_errors_are_one_line(tmp_path, change, said):
+def test_errors_are_one_line(tmp_path, change, message):
     base = {"--source": "zero", "--site": "decoder.attn.z", "--over": "layer"} | dict([change])
     done = run(
         cli.app,
@@ -134,7 +127,7 @@ def test_errors_are_one_line(tmp_path, change, said):
         ],
     )
     assert done.exit_code == 2
-    assert said in done.stderr.splitlines()[-1]
+    assert message in done.stderr.splitlines()[-1]
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -153,3 +146,31 @@ def test_a_missing_file_is_named(tmp_path):
     )
     assert done.exit_code == 2
     assert "none.wav" in done.stderr
+
+
+def numbers_of(changes: list[float]) -> dict:
+    """Builds the content of result.json for cells of one dimension."""
+    values = xr.DataArray(np.array([changes]), dims=("example", "head"))
+    values = values.assign_coords(head=np.arange(len(changes)))
+    result = xr.Dataset(
+        {"resolved": values, "baseline_resolved": ("example", [0.0]), "text": values.astype(str)}
+    )
+    summary = summarize(result, "resolved")
+    return {
+        "scored": "resolved against the unpatched text",
+        "metric": "resolved",
+        "cells": patch_page.largest(summary, result[["text"]]),
+        "n_tied": patch_page.count_tied(summary),
+        "n_examples": 1,
+        "summary": {"mean": summary["mean"].values},
+    }
+
+
+def test_the_ranking_names_ties_and_how_many_cells_are_left_out():
+    numbers = numbers_of([0.0] * 6 + [1.0] * 18)
+    lines = patch_page.ranking_lines(numbers, Path("heads"), shorten=True)
+    assert lines[1] == "Change of the share of loops that end, largest first (12 of 24 cells):"
+    assert all("+1.000" in line for line in lines[2:14])
+    assert lines[14] == "  … 12 more cells, all in heads/result.zarr"
+    assert lines[15] == "  The first 18 cells are tied: their order carries no meaning."
+    assert len(patch_page.ranking_lines(numbers, Path("heads"), shorten=False)) == 2 + 24 + 1

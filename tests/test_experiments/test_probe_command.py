@@ -1,4 +1,4 @@
-"""`jaxasr probe`: a planted label is found and a planted nothing is not; what it writes; what it refuses."""
+"""`jaxasr probe`: a planted label is found and a random one is not; files, rows and errors."""
 
 import json
 import shutil
@@ -12,7 +12,9 @@ from typer.testing import CliRunner
 import jaxasr
 from experiments import cli, runtime, store
 from experiments.analyses import probe as probing
-from experiments.commands.probe import _corpora
+from experiments.analyses.probe_data import open_corpora
+from experiments.analyses.probe_question import ProbeQuestion
+from experiments.analyses.probe_rows import read_rows
 from experiments.data.corpora import open_corpus
 from interventions import probes
 
@@ -31,7 +33,10 @@ def _the_small_model(small, monkeypatch):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """24 recordings of 6 speakers: `pitch` can be heard, `coin` cannot; each has a low and a high half, aligned."""
+    """Makes 24 recordings of 6 speakers. `pitch` is audible, `coin` is random.
+
+    Each recording has a low and a high half, aligned.
+    """
     where = tmp_path_factory.mktemp("corpus")
     coins, rows = np.random.default_rng(5).permutation(N) % 2, []
     for i in range(N):
@@ -69,16 +74,19 @@ def run(*arguments: object, code: int = 0):
     return done
 
 
-def test_a_label_that_is_there(folder, tmp_path):
+def test_an_audible_label_is_found(folder, tmp_path):
     out = tmp_path / "out"
-    how = [folder, "--label", "pitch", "--group", "speaker", "--out", out, "--folds", 3]
-    done = run(*how)
+    arguments = [folder, "--label", "pitch", "--group", "speaker", "--out", out, "--folds", 3]
+    done = run(*arguments)
     assert "left out gone.wav" in done.stderr
-    found, table = json.loads((out / "result.json").read_text()), pandas.read_csv(out / "table.csv")
-    assert found["classes"] == {"high": 12, "low": 11}
-    assert found["left_out"]["rows"] == {"no pitch": 1}
-    assert list(found["left_out"]["recordings"]) == ["gone.wav"]
-    assert found["provenance"]["model"]["sha256"]
+    result, table = (
+        json.loads((out / "result.json").read_text()),
+        pandas.read_csv(out / "table.csv"),
+    )
+    assert result["classes"] == {"high": 12, "low": 11}
+    assert result["left_out"]["rows"] == {"no pitch": 1}
+    assert list(result["left_out"]["recordings"]) == ["gone.wav"]
+    assert result["provenance"]["model"]["sha256"]
     assert table.layer.tolist() == [0, 1, 2]
     assert (table.accuracy > 0.9).all()
     assert ((table.low <= table.accuracy) & (table.accuracy <= table.high)).all()
@@ -86,59 +94,59 @@ def test_a_label_that_is_there(folder, tmp_path):
     assert {"majority", "mel", "embed", "balanced"} <= set(table.columns)
     assert (out / "accuracy.png").read_bytes().startswith(b"\x89PNG")
     bank = probes.Bank.load(out / "bank")
-    opened = store.open(out / "activations")
-    assert bank.predict(opened.activations("encoder.resid_post")).sizes["row"] == N
-    again = run(*how, "--json")  # over what is there: the store is only read
-    assert json.loads(again.stdout)["table"] == found["table"]
-    assert "a second" in done.stderr
-    assert "a second" not in again.stderr
+    activations = store.open(out / "activations")
+    assert bank.predict(activations.activations("encoder.resid_post")).sizes["row"] == N
+    second = run(*arguments, "--json")  # over what is there: the store is only read
+    assert json.loads(second.stdout)["table"] == result["table"]
+    assert "per second" in done.stderr
+    assert "per second" not in second.stderr
 
 
-def question(label: str, **more: object) -> probing.Question:
-    return probing.Question(label, **{"pool": "speech", "folds": 3, **more})
+def question(label: str, **more: object) -> ProbeQuestion:
+    return ProbeQuestion(label, **{"pool": "speech", "folds": 3, **more})
 
 
-def test_rows_of_utterances(folder, activations):
-    opened, corpus = store.open(activations), open_corpus(folder)
-    found = probing.rows(opened, corpus, question("pitch", group="speaker", types="coin"))
-    ids = [name for name in opened.ids if name != "3.wav"]  # its label is empty
-    labels = {one.id: one for one in corpus.utterances}
-    assert found.y.tolist() == [labels[name].label("pitch") for name in ids]
-    assert found.groups.tolist() == [labels[name].speaker for name in ids]
-    assert found.types.tolist() == [str(labels[name].label("coin")) for name in ids]
-    rows = [opened.ids.index(name) for name in ids]
-    np.testing.assert_array_equal(found.X, opened.activations("encoder.resid_post")[:, rows])
+def test_rows_of_recordings_have_their_labels(folder, activations):
+    stored, corpus = store.open(activations), open_corpus(folder)
+    rows = read_rows(stored, corpus, question("pitch", group="speaker", types="coin"))
+    ids = [name for name in stored.ids if name != "3.wav"]  # its label is empty
+    utterances = {utterance.id: utterance for utterance in corpus.utterances}
+    assert rows.y.tolist() == [utterances[name].label("pitch") for name in ids]
+    assert rows.groups.tolist() == [utterances[name].speaker for name in ids]
+    assert rows.types.tolist() == [str(utterances[name].label("coin")) for name in ids]
+    indices = [stored.ids.index(name) for name in ids]
+    np.testing.assert_array_equal(rows.X, stored.activations("encoder.resid_post")[:, indices])
     np.testing.assert_array_equal(
-        found.baselines["embed"], opened.activations("encoder.embed")[0, rows]
+        rows.baselines["embed"], stored.activations("encoder.embed")[0, indices]
     )
-    np.testing.assert_array_equal(found.baselines["mel"], opened.mel()[rows])
+    np.testing.assert_array_equal(rows.baselines["mel"], stored.mel()[indices])
 
 
-def test_rows_of_frames(folder, activations, small):
-    opened, corpus = store.open(activations), open_corpus(folder)
-    found = probing.rows(
-        opened, corpus, question("phone", pool="frames", group="speaker", max_rows=200), small
+def test_rows_of_frames_have_their_labels(folder, activations, small):
+    stored, corpus = store.open(activations), open_corpus(folder)
+    rows = read_rows(
+        stored, corpus, question("phone", pool="frames", group="speaker", max_rows=200), small
     )
-    assert found.X.shape == (3, 200, 10)
-    assert found.left_out == {"drawn lots": N * 20 - 200}
-    everything = probing.rows(opened, corpus, question("phone", pool="frames"), small)
+    assert rows.X.shape == (3, 200, 10)
+    assert rows.left_out == {"not sampled": N * 20 - 200}
+    everything = read_rows(stored, corpus, question("phone", pool="frames"), small)
     first, second = (
-        ("low", "high") if int(opened.ids[0].removesuffix(".wav")) % 2 else ("high", "low")
+        ("low", "high") if int(stored.ids[0].removesuffix(".wav")) % 2 else ("high", "low")
     )
     assert everything.y[:20].tolist() == [first] * 10 + [second] * 10
-    X, _ = opened.frames("encoder.resid_post")
+    X, _ = stored.frames("encoder.resid_post")
     np.testing.assert_array_equal(everything.X, X)
-    heard = jaxasr.log_mel(jaxasr.load_audio(folder / opened.ids[0]), 80)[:, 6:8].mean(1)
-    np.testing.assert_allclose(everything.baselines["mel"][3], heard, rtol=1e-4, atol=1e-5)
+    mel = jaxasr.log_mel(jaxasr.load_audio(folder / stored.ids[0]), 80)[:, 6:8].mean(1)
+    np.testing.assert_allclose(everything.baselines["mel"][3], mel, rtol=1e-4, atol=1e-5)
 
 
 def test_rare_classes_are_left_out_and_named(folder, activations):
-    opened, corpus = store.open(activations), open_corpus(folder)
-    found = probing.rows(opened, corpus, question("pitch", min_count=12))
-    assert set(found.y) == {"high"}
-    assert found.left_out == {"no pitch": 1, "pitch low": 11}
-    with pytest.raises(ValueError, match="no row of the store has one"):
-        probing.rows(opened, corpus, question("nobody"))
+    stored, corpus = store.open(activations), open_corpus(folder)
+    rows = read_rows(stored, corpus, question("pitch", min_count=12))
+    assert set(rows.y) == {"high"}
+    assert rows.left_out == {"no pitch": 1, "pitch low": 11}
+    with pytest.raises(ValueError, match="no recording has a value in the column 'unknown'"):
+        read_rows(stored, corpus, question("unknown"))
 
 
 def test_a_number_is_fitted_by_ridge_regression(folder, activations, tmp_path):
@@ -162,9 +170,10 @@ def test_a_number_is_fitted_by_ridge_regression(folder, activations, tmp_path):
 
 
 def test_noise_becomes_a_label(folder):
-    heard, asked = _corpora(str(folder), ["speaker=s0,s1", "noise=snr:0"], ["snr:0", "snr:10"])
-    assert sorted(heard.labels("noise")) == ["clean"] * 9 + ["snr:0"] * 9 + ["snr:10"] * 9
-    assert len({one.label("recording") for one in heard.utterances}) == 9
+    conditions = {"speaker": ["s0", "s1"], "noise": ["snr:0"]}
+    stored, asked = open_corpora(str(folder), conditions, ["snr:0", "snr:10"])
+    assert sorted(stored.labels("noise")) == ["clean"] * 9 + ["snr:0"] * 9 + ["snr:10"] * 9
+    assert len({utterance.label("recording") for utterance in stored.utterances}) == 9
     assert asked.labels("noise") == ["snr:0"] * 9
 
 
@@ -176,19 +185,19 @@ def test_noise_becomes_a_label(folder):
     (["--label", "pitch", "--where", "speaker"], "expected COLUMN=VALUE"),
     (["--label", "speaker", "--target", "value"], "expected numbers for --target value"),
 ])  # fmt: skip
-def test_what_is_refused(folder, activations, tmp_path, arguments, message):
+def test_questions_without_an_answer_are_refused(folder, activations, tmp_path, arguments, message):
     done = run(folder, *arguments, "--store", activations, "--out", tmp_path, code=2)
     assert message in " ".join(done.stderr.split())
 
 
 def test_activations_that_are_nan_are_refused(folder, activations, tmp_path):
     shutil.copytree(activations, tmp_path / "store")
-    found = store.open(tmp_path / "store")
-    group = store.layout.existing(found.path)
+    copy = store.open(tmp_path / "store")
+    group = store.layout.existing(copy.path)
     group["encoder.resid_post"][0, 1, N, 2] = np.nan
-    store.layout.finish(group, {})  # as if it had been written so
-    run_it = ["--label", "pitch", "--store", found.path, "--out", tmp_path]
-    assert "NaN or infinity in layer 1" in " ".join(run(folder, *run_it, code=2).stderr.split())
+    store.layout.finish(group, {})  # checksums of the changed values
+    arguments = ["--label", "pitch", "--store", copy.path, "--out", tmp_path]
+    assert "NaN or infinity in layer 1" in " ".join(run(folder, *arguments, code=2).stderr.split())
 
 
 def test_a_figure_has_a_panel_for_each_model():

@@ -1,4 +1,4 @@
-"""What every command does before it computes."""
+"""JAX is started on the wanted device, or an error names --device."""
 
 import jax
 import pytest
@@ -8,14 +8,14 @@ from experiments import compile_cache, runtime
 
 @pytest.fixture
 def settings(monkeypatch):
-    """What `start` asks of JAX, recorded instead of done."""
-    asked = {}
-    monkeypatch.setattr(jax.config, "update", asked.__setitem__)
-    monkeypatch.setattr(compile_cache, "enable", lambda: asked.setdefault("cache", True))
-    return asked
+    """Records the settings of JAX instead of changing them."""
+    settings = {}
+    monkeypatch.setattr(jax.config, "update", settings.__setitem__)
+    monkeypatch.setattr(compile_cache, "enable", lambda: settings.setdefault("cache", True))
+    return settings
 
 
-def test_a_device_is_asked_for_by_the_name_jax_knows(settings):
+def test_a_device_gets_its_name_in_jax(settings):
     runtime.start("gpu")
     assert settings == {"jax_platforms": "cuda", "cache": True}
 
@@ -26,7 +26,7 @@ def test_without_a_device_jax_chooses(settings):
 
 
 @pytest.mark.parametrize("problem", [RuntimeError("no plugin"), AssertionError()])
-def test_a_device_that_is_not_there_is_a_plain_error(settings, monkeypatch, problem):
+def test_a_missing_device_is_a_plain_error(settings, monkeypatch, problem):
     def fail():
         raise problem
 

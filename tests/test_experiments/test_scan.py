@@ -1,13 +1,12 @@
-"""A first look at a recording: one text, its words, what it depends on; numbers, page and errors."""
+"""`jaxasr scan`: one text in every part, words with confidence, heads, and the page."""
 
 import json
 import re
-import subprocess
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from html_outline import CHROMIUM, Outline
+from html_outline import CHROMIUM, Outline, open_in_browser
 from test_cli import DEMO, TEXT
 from typer.testing import CliRunner
 
@@ -16,16 +15,15 @@ from experiments import cli, runtime
 from experiments.analyses.lens import page_of, transcribed
 from experiments.analyses.scan import head_effects, render, segments, summary
 from experiments.progress import Progress
-from interventions.edits.values import Zero
-from interventions.generation.sweeps import text_logprobs
-from interventions.patching.grid import AtCell
+from interventions.edits import AtCell, Zero
+from interventions.generation import text_logprobs
 from jaxasr.rules import Rules
 from jaxasr.transcript import Word
 
 
 @pytest.fixture(scope="module")
 def scanned(asr, tmp_path_factory):
-    """What `jaxasr scan --json` prints, and its folder."""
+    """Returns the JSON that `jaxasr scan` prints, and its folder."""
     out = tmp_path_factory.mktemp("scan") / "out"
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(runtime, "load", lambda *_: asr)
@@ -37,58 +35,44 @@ def scanned(asr, tmp_path_factory):
 
 
 def test_one_text_in_every_part(scanned):
-    found, out = scanned
-    assert found["text"] == TEXT
-    assert " ".join(part["text"] for part in found["segments"]) == TEXT
-    assert "".join(word["text"] for word in found["words"]).strip() == TEXT
-    assert "".join(tops[0] for tops in found["logit_lens"]["candidates"][-1]).strip() == TEXT
-    assert found["encoder_lens"][-1]["text"] == TEXT
-    assert found["signs"]["times"] == 0
+    numbers, out = scanned
+    assert numbers["text"] == TEXT
+    assert " ".join(part["text"] for part in numbers["segments"]) == TEXT
+    assert "".join(word["text"] for word in numbers["words"]).strip() == TEXT
+    assert "".join(tops[0] for tops in numbers["logit_lens"]["candidates"][-1]).strip() == TEXT
+    assert numbers["encoder_lens"][-1]["text"] == TEXT
+    assert numbers["signs"]["times"] == 0
     assert sorted(path.name for path in out.iterdir()) == [
         "command.json",
         "index.html",
         "scan.json",
     ]
-    assert json.loads((out / "scan.json").read_text()).keys() == found.keys() - {"page"}
+    assert json.loads((out / "scan.json").read_text()).keys() == numbers.keys() - {"page"}
 
 
 def test_the_page_has_words_with_their_confidence_and_every_head(scanned, asr):
-    found, out = scanned
+    numbers, out = scanned
     page = Outline((out / "index.html").read_text())
     words = [
         (a["title"], text) for a, text in page.of("span") if ", probability " in a.get("title", "")
     ]
     assert " ".join(text for _, text in words) == TEXT
     shown = [float(re.search(r"probability ([\d.]+)", title)[1]) for title, _ in words]
-    np.testing.assert_allclose(shown, [word["probability"] for word in found["words"]], atol=0.006)
-    assert len(page.of("table")) == 2
-    assert np.shape(found["heads"]["change"]) == (4, 6)
-    assert found["confidence"]["lowest"] <= found["confidence"]["mean"]
+    np.testing.assert_allclose(
+        shown, [word["probability"] for word in numbers["words"]], atol=0.006
+    )
+    assert len(page.of("table", **{"class": "heads"})) == 1
+    assert np.shape(numbers["heads"]["change"]) == (4, 6)
+    assert numbers["confidence"]["lowest"] <= numbers["confidence"]["mean"]
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 def test_the_page_opens_without_a_console_message(scanned, tmp_path):
-    options = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--enable-logging=stderr",
-        "--v=0",
-        f"--user-data-dir={tmp_path}/profile",
-    ]
-    command = [
-        CHROMIUM,
-        *options,
-        "--virtual-time-budget=2000",
-        "--dump-dom",
-        (scanned[1] / "index.html").as_uri(),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    assert not [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    assert 'data-ready="yes"' in done.stdout
+    dom = open_in_browser(scanned[1] / "index.html", tmp_path)
+    assert 'data-ready="yes"' in dom
 
 
-def test_heads_are_in_order_and_their_words_are_the_worst(scanned):
+def test_heads_are_ranked_and_list_the_words_they_change_most(scanned):
     heads = scanned[0]["heads"]
     changes = [row["change"] for row in heads["largest"]]
     assert changes == sorted(changes)
@@ -98,7 +82,7 @@ def test_heads_are_in_order_and_their_words_are_the_worst(scanned):
 
 
 @pytest.mark.parametrize(("with_rules"), [False, True])
-def test_text_logprobs_are_those_of_one_edit_at_a_time(tiny_model, with_rules):
+def test_text_logprobs_equal_those_of_one_edit_at_a_time(tiny_model, with_rules):
     rng, config = np.random.default_rng(0), tiny_model.config
     memory, _ = tiny_model.encode(
         rng.normal(size=(2, config.n_mels, 2 * config.n_audio_ctx)).astype(np.float32)
@@ -115,11 +99,11 @@ def test_text_logprobs_are_those_of_one_edit_at_a_time(tiny_model, with_rules):
         "layer": np.array([0, 1, config.n_text_layer], np.int32),
         "head": np.array([1, 2, 0], np.int32),
     }
-    found = text_logprobs(
+    logprobs = text_logprobs(
         tiny_model, run, cells, edits_of=AtCell(Zero(), site), rules=rules, prompt_len=2
     )
-    assert found.shape == (3, 2, 6)
-    assert np.isnan(found[:, :, -1]).all()
+    assert logprobs.shape == (3, 2, 6)
+    assert np.isnan(logprobs[:, :, -1]).all()
     for k, edits in enumerate(
         [
             {site: iv.only(Zero(), layers=0, heads=1)},
@@ -129,16 +113,16 @@ def test_text_logprobs_are_those_of_one_edit_at_a_time(tiny_model, with_rules):
     ):
         logits = np.asarray(run.decode(tiny_model, edits)[0], np.float64)
         logits[:, :, ::2] = -np.inf if with_rules else logits[:, :, ::2]
-        logprobs = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
-        wanted = np.take_along_axis(logprobs[:, :-1], np.asarray(tokens)[:, 1:, None], -1)[..., 0]
-        np.testing.assert_allclose(found[k, :, :-1], wanted, atol=1e-4)
+        rows = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
+        expected = np.take_along_axis(rows[:, :-1], np.asarray(tokens)[:, 1:, None], -1)[..., 0]
+        np.testing.assert_allclose(logprobs[k, :, :-1], expected, atol=1e-4)
 
 
 def test_silence_has_a_page_too(asr):
     """An empty text: no words, no heads that matter, and no error."""
-    known = transcribed(asr, np.zeros(16_000, np.float32), Progress(quiet=True))
-    page = page_of(asr, known, "silence.wav", Progress(quiet=True), model="tiny.en")
-    heads = head_effects(asr, known)
+    transcription = transcribed(asr, np.zeros(16_000, np.float32), Progress(quiet=True))
+    page = page_of(asr, transcription, "silence.wav", Progress(quiet=True), model="tiny.en")
+    heads = head_effects(asr, transcription)
     assert heads.change.shape == (4, 6)
     assert np.isfinite(heads.change).all()
     assert page.encoder[-1].text == page.text

@@ -1,4 +1,4 @@
-"""Transcripts in the formats of openai-whisper: its layout line by line, and that players' parsers read them back."""
+"""Transcripts have the layout of openai-whisper, and the grammars of players read them back."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from experiments import cli
 from experiments.commands.subtitles import Format, clock, render
 
-CRUEL = " a --> b & <i>c\td\n\n2\n00:00:01,000 --> 00:00:02,000\ne"
+HOSTILE = " a --> b & <i>c\td\n\n2\n00:00:01,000 --> 00:00:02,000\ne"
 RESULT = {
     "text": "Hello there. ...",
     "segments": [
@@ -17,7 +17,9 @@ RESULT = {
             {"text": " Hello", "start": 0.1, "end": 0.4567, "probability": 0.98765},
             {"text": " there.", "start": 0.5, "end": 0.91, "probability": 0.5},
         ]},
-        {"start": 3599.9994, "end": 3725.5, "text": CRUEL, "words": [{"text": CRUEL, "start": 3600.0, "end": 3601.0, "probability": 0.1}]},
+        {"start": 3599.9994, "end": 3725.5, "text": HOSTILE, "words": [
+            {"text": HOSTILE, "start": 3600.0, "end": 3601.0, "probability": 0.1},
+        ]},
     ],
 }  # fmt: skip
 ONE_LINE = "a -> b & <i>c d 2 00:00:01,000 -> 00:00:02,000 e"
@@ -31,31 +33,31 @@ def seconds(text: str) -> float:
 
 
 def srt_cues(text: str) -> list[tuple[float, float, str]]:
-    """By the rules of SubRip: blocks between blank lines, of a counter, a line of two times, and text."""
-    found = []
+    """Parses SubRip: blocks between blank lines, of a counter, a line of two times, and text."""
+    cues = []
     for number, block in enumerate(text.rstrip("\n").split("\n\n"), start=1):
         counter, times, *lines = block.split("\n")
         assert counter == str(number)
         assert re.fullmatch(r"\d{2,}:\d\d:\d\d,\d{3} --> \d{2,}:\d\d:\d\d,\d{3}", times)
-        found.append((*map(seconds, times.split(" --> ")), "\n".join(lines)))
-    return found
+        cues.append((*map(seconds, times.split(" --> ")), "\n".join(lines)))
+    return cues
 
 
 def vtt_cues(text: str) -> list[tuple[float, float, str]]:
-    """By the grammar of WebVTT (W3C): the signature, a blank line, then blocks of times and text without --> and bare < or &."""
+    """Parses WebVTT (W3C): a signature, then cues of times and text, with < and & escaped."""
     signature, *blocks = text.rstrip("\n").split("\n\n")
     assert signature == "WEBVTT"
-    found = []
+    cues = []
     for block in blocks:
         times, *lines = block.split("\n")
         assert re.fullmatch(r"(?:\d{2,}:)?\d\d:\d\d\.\d{3} --> (?:\d{2,}:)?\d\d:\d\d\.\d{3}", times)
-        said = "\n".join(lines)
-        assert "-->" not in said
-        assert not re.search(r"<|&(?!amp;|lt;)", said)
-        found.append(
-            (*map(seconds, times.split(" --> ")), said.replace("&lt;", "<").replace("&amp;", "&"))
+        text = "\n".join(lines)
+        assert "-->" not in text
+        assert not re.search(r"<|&(?!amp;|lt;)", text)
+        cues.append(
+            (*map(seconds, times.split(" --> ")), text.replace("&lt;", "<").replace("&amp;", "&"))
         )
-    return found
+    return cues
 
 
 def test_srt_in_the_layout_of_openai_whisper():
@@ -94,7 +96,7 @@ def test_tsv_is_in_milliseconds_under_a_header():
     assert len(rows) == 4
 
 
-def test_txt_has_a_line_a_segment_and_a_header_over_words():
+def test_txt_has_one_line_per_segment_and_a_header_over_words():
     assert render(RESULT, Format.txt).splitlines()[0] == "Hello there."
     assert len(render(RESULT, Format.txt).splitlines()) == 2
     assert render(RESULT, Format.txt, words=True).splitlines()[:2] == [
@@ -125,7 +127,7 @@ def test_a_time_is_rounded_before_it_is_cut_into_parts():
     (["a.wav", "--format", "srt", "--format", "vtt"], "--format: 2 formats need --out"),
     (["a.wav", "--format", "srt", "--json"], "--json, --format srt: expected one of the two"),
 ])  # fmt: skip
-def test_formats_that_do_not_fit(arguments, message):
+def test_formats_that_do_not_fit_together_are_refused(arguments, message):
     done = CliRunner().invoke(cli.app, ["transcribe", *arguments])
     assert done.exit_code == 2
     assert message in done.stderr

@@ -1,4 +1,4 @@
-"""Tables for a terminal: what fits, and that text is not markup."""
+"""Tables in a terminal: they fit, and texts are not markup."""
 
 import io
 
@@ -7,9 +7,10 @@ from fake_page import TOKENS, fake_page, fake_table
 from rich.console import Console
 
 from experiments.pages import terminal
+from experiments.pages.probe_table import fitting_columns
 from experiments.pages.terminal import (
-    ROWS,
-    chosen_layers,
+    MAX_TOKENS,
+    choose_layers,
     encoder_table,
     logit_table,
     print_page,
@@ -17,7 +18,7 @@ from experiments.pages.terminal import (
 )
 
 
-def shown(table, width: int = 100) -> str:
+def printed(table, width: int = 100) -> str:
     console = Console(width=width, record=True, file=io.StringIO())
     console.print(table)
     return console.export_text()
@@ -27,35 +28,35 @@ def shown(table, width: int = 100) -> str:
     ("n", "room", "layers"),
     [(4, 9, [0, 1, 2, 3]), (32, 4, [0, 10, 21, 31]), (32, 0, [0, 31]), (1, 5, [0])],
 )
-def test_layers_that_fit(n, room, layers):
-    assert chosen_layers(n, room) == layers
+def test_as_many_layers_as_fit_are_chosen(n, room, layers):
+    assert choose_layers(n, room) == layers
 
 
-def test_one_row_a_token_and_text_stays_text():
-    text = shown(logit_table(fake_table(tokens=(" [red]x[/]", *TOKENS[1:])), 100))
+def test_there_is_one_row_per_token_and_texts_are_not_markup():
+    text = printed(logit_table(fake_table(tokens=(" [red]x[/]", *TOKENS[1:])), 100))
     assert len(text.strip().splitlines()) == 1 + len(TOKENS)
     assert "[red]x[/]" in text
 
 
-MIN_LONG_QUERIES = fake_table(tokens=tuple(f" w{i}" for i in range(ROWS + 3)))
+LONG_TABLE = fake_table(tokens=tuple(f" w{i}" for i in range(MAX_TOKENS + 3)))
 
 
 def test_a_terminal_shows_the_first_tokens_and_how_many_more_there_are(monkeypatch):
     console = Console(width=100, record=True, file=io.StringIO(), force_terminal=True)
     monkeypatch.setattr(terminal, "standard_output", lambda: console)
-    print_page(fake_page(logit=MIN_LONG_QUERIES))
+    print_page(fake_page(logit=LONG_TABLE))
     text = console.export_text()
-    assert f"w{ROWS - 1} " in text
-    assert f"w{ROWS} " not in text
+    assert f"w{MAX_TOKENS - 1} " in text
+    assert f"w{MAX_TOKENS} " not in text
     assert "3 more tokens on the page" in text
     assert "(594 characters)" in text
 
 
-def test_where_there_is_no_terminal_nothing_is_shortened(capsys):
-    deep = fake_table(tokens=tuple(f" w{i}" for i in range(ROWS + 3)), layers=32)
+def test_a_log_file_is_not_shortened(capsys):
+    deep = fake_table(tokens=tuple(f" w{i}" for i in range(MAX_TOKENS + 3)), layers=32)
     print_page(fake_page(logit=deep, text="word " * 100))
     text = capsys.readouterr().out
-    assert f"w{ROWS + 2} " in text
+    assert f"w{MAX_TOKENS + 2} " in text
     assert "more tokens" not in text
     assert all(f"layer {layer}" in text for layer in range(32))
     assert max(len(line.rstrip()) for line in text.splitlines()) > 590
@@ -63,13 +64,19 @@ def test_where_there_is_no_terminal_nothing_is_shortened(capsys):
 
 
 def test_long_encoder_texts_are_cut():
-    assert "(594 characters)" in shown(encoder_table(fake_page().encoder))
+    assert "(594 characters)" in printed(encoder_table(fake_page().encoder))
 
 
-def test_invisible_tokens():
+def test_invisible_tokens_are_made_visible():
     assert [visible(token) for token in (" a", "a", "", " ", "\n")] == ["a", "a", "␣", "␣", "↵"]
 
 
-def test_whole_page(capsys):
+def test_texts_of_a_page_are_not_markup(capsys):
     print_page(fake_page(text="[bold]not markup[/]"))
     assert "[bold]not markup[/]" in capsys.readouterr().out
+
+
+def test_columns_of_probes_that_do_not_fit_are_named():
+    texts = {"layer": ["0", "11"], "penalty": ["1"], "accuracy": ["0.123"]}
+    assert fitting_columns(texts, width=22) == ["layer", "penalty"]
+    assert fitting_columns(texts, width=23) == ["layer", "penalty", "accuracy"]

@@ -1,4 +1,4 @@
-"""The six kinds of lens text."""
+"""Texts are sorted into six kinds."""
 
 import pytest
 
@@ -24,7 +24,7 @@ FINAL = "The captain read the old letter aloud."
         ("I'm going to go to now. " * 3, "loop"),
     ],
 )
-def test_kinds(text, kind):
+def test_each_kind_is_recognised(text, kind):
     assert category(text, FINAL) == kind
 
 
@@ -33,7 +33,7 @@ def test_token_ids_decide_about_loops_when_given():
     assert category("aaaa", FINAL, ids=[5] * 17) == "ungrounded"
 
 
-def test_a_right_text_that_repeats_is_right():
+def test_a_correct_text_that_repeats_is_correct():
     assert category("no " * 20, "No, " * 20) == "correct"
 
 

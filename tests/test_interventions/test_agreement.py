@@ -1,3 +1,5 @@
+"""Rank agreement of an estimate with exact changes, by labels."""
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -13,22 +15,27 @@ def cells(values, **coords):
     )
 
 
-def test_a_perfect_estimate():
-    found = rank_agreement(cells(7 + CHANGE, baseline=7.0), cells(3 * CHANGE), k=3)
-    assert (found.spearman, found.precision, found.k, found.n) == (pytest.approx(1), 1, 3, 8)
+def test_proportional_changes_agree_perfectly():
+    agreement = rank_agreement(cells(7 + CHANGE, baseline=7.0), cells(3 * CHANGE), k=3)
+    assert (agreement.spearman, agreement.precision, agreement.k, agreement.n) == (
+        pytest.approx(1),
+        1,
+        3,
+        8,
+    )
     assert rank_agreement(cells(CHANGE), cells(CHANGE).transpose("head", "layer")).precision == 1
 
 
-def test_largest_in_magnitude_count():
+def test_precision_compares_the_largest_magnitudes():
     estimate = cells(np.array([[0.0, 1, -5, 2], [3, 0.1, 0.5, 6]]))  # misses the -4
-    found = rank_agreement(cells(CHANGE), estimate, k=3)
-    assert found.precision == pytest.approx(2 / 3)
-    assert found.spearman < 1
+    agreement = rank_agreement(cells(CHANGE), estimate, k=3)
+    assert agreement.precision == pytest.approx(2 / 3)
+    assert agreement.spearman < 1
     assert rank_agreement(cells(CHANGE), cells(-CHANGE), k=3).spearman == pytest.approx(-1)
     assert np.isnan(rank_agreement(cells(CHANGE), cells(np.zeros((2, 4)))).spearman)
 
 
-def test_other_cells_are_refused():
+def test_other_cells_raise():
     with pytest.raises(ValueError, match="expected the cells of exact"):
         rank_agreement(cells(CHANGE), cells(CHANGE).isel(layer=0))
     with pytest.raises(ValueError, match="k: expected at least 1"):

@@ -1,11 +1,12 @@
+"""Edits of scores and patterns, and mean ablation, at sites of the tiny model."""
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden.tiny import tiny_inputs
 
 import jaxasr
-from interventions.edits.attention import attend_only_to, freeze_pattern, knockout, mean_ablation
-from interventions.edits.values import Add, only
+from interventions.edits import Add, attend_only_to, freeze_pattern, knockout, mean_ablation, only
 
 PATTERN, SCORES, Z = (
     "decoder.cross_attn.pattern",
@@ -24,7 +25,7 @@ def patterns(model, inputs, edits=None, site=PATTERN):
     return np.asarray(model.decode(*inputs, edits, jaxasr.select(site))[1][site])
 
 
-def test_a_forced_head_looks_where_it_is_told_to(tiny_model, inputs):
+def test_a_head_attends_uniformly_to_the_given_keys(tiny_model, inputs):
     before, after = (
         patterns(tiny_model, inputs),
         patterns(
@@ -36,7 +37,7 @@ def test_a_forced_head_looks_where_it_is_told_to(tiny_model, inputs):
     np.testing.assert_array_equal(after[0, :, [0, 1, 3, 4]], before[0, :, [0, 1, 3, 4]])
 
 
-def test_self_attention_is_not_forced_into_the_future(tiny_model, inputs):
+def test_self_attention_never_attends_to_the_future(tiny_model, inputs):
     site = "decoder.attn.pattern"
     before, after = (
         patterns(tiny_model, inputs, edits, site)[0]
@@ -47,7 +48,7 @@ def test_self_attention_is_not_forced_into_the_future(tiny_model, inputs):
     np.testing.assert_array_equal(after[:, :, 4:, [2, 4]], 0.5)
 
 
-def test_what_is_knocked_out_is_shared_among_the_others(tiny_model, inputs):
+def test_the_weight_of_masked_keys_goes_to_the_others(tiny_model, inputs):
     before, after = (
         patterns(tiny_model, inputs),
         patterns(tiny_model, inputs, {SCORES: only(knockout(slice(3, 7)), layers=0, heads=1)}),
@@ -60,7 +61,7 @@ def test_what_is_knocked_out_is_shared_among_the_others(tiny_model, inputs):
     np.testing.assert_allclose(after[0, :, 0], before[0, :, 0], rtol=1e-5)
 
 
-def test_a_query_with_nothing_else_to_see_keeps_its_scores(tiny_model, inputs):
+def test_a_query_without_another_key_keeps_its_scores(tiny_model, inputs):
     site = "decoder.attn.pattern"
     after = patterns(tiny_model, inputs, {"decoder.attn.scores": knockout([0, 1])}, site)
     assert np.isfinite(after).all()
@@ -68,7 +69,7 @@ def test_a_query_with_nothing_else_to_see_keeps_its_scores(tiny_model, inputs):
     assert (after[:, :, :, 2:, :2] == 0).all()
 
 
-def test_cached_steps_agree_with_one_pass(tiny_model, inputs):
+def test_cached_steps_equal_a_teacher_forced_pass(tiny_model, inputs):
     tokens, memory = inputs
     edits = {
         "decoder.attn.scores": knockout([0, 1]),
@@ -90,7 +91,7 @@ def test_a_frozen_pattern_stays_while_the_stream_changes(tiny_model, inputs):
     )
 
 
-def test_the_mean_counts_true_steps_only(tiny_model, inputs):
+def test_the_mean_ignores_steps_that_are_not_valid(tiny_model, inputs):
     activation = tiny_model.decode(*inputs, None, jaxasr.select(Z))[1][Z]
     valid = jnp.array([[True] * 6, [True] * 2 + [False] * 4])
     by_hand = np.concatenate([activation[:, 0], activation[:, 1, :2]], 1).mean(1)[:, None, None]
@@ -117,7 +118,7 @@ def test_the_mean_counts_true_steps_only(tiny_model, inputs):
     assert mean_ablation(pattern, PATTERN).value.shape == (2, 1, 5, 1, 11)
 
 
-def test_what_makes_no_sense_is_refused(tiny_model, inputs):
+def test_impossible_edits_raise(tiny_model, inputs):
     with pytest.raises(ValueError, match="all 11 keys"):
         patterns(tiny_model, inputs, {SCORES: only(knockout(range(11)), heads=0)})
     with pytest.raises(ValueError, match="lies outside of 0 to 10"):

@@ -1,4 +1,7 @@
+"""First-order estimates equal exact patches for small changes, and cost a few passes."""
+
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +11,8 @@ from flax import nnx
 from golden.tiny import tiny_inputs, uniform
 
 import jaxasr
-from interventions import Run
-from interventions.edits.values import Noise, Patch, Zero, only
-from interventions.effects import softmax_aware
+from interventions import Run, sweep
+from interventions.edits import Noise, Patch, Zero, only
 from interventions.effects.first_order import _attribute, attribution
 from interventions.effects.first_order_cells import SiteCells
 from interventions.metrics import logit_diff, logprob, rank
@@ -22,7 +24,7 @@ WINDOW = 3  # frames
 
 
 def runs(config, step):
-    """A target, and a source `step` away from it in audio."""
+    """Returns a target and a source whose mel differs from it by `step`."""
     mel, tokens = tiny_inputs(config, 2, 5)
     return Run(mel=mel, tokens=tokens), Run(
         mel=mel + np.float32(step) * uniform(5, *mel.shape), tokens=tokens
@@ -49,14 +51,14 @@ def activation(model, run, site):
 
 
 def exact(model, target, edit, site, sizes, metric=METRIC):
-    """metric(patched) - metric(target), [B, *sizes], cell by cell with public edits."""
+    """Computes metric(patched) - metric(target), [B, *sizes], cell by cell with public edits."""
     memory = model.encode(target.mel)[0]
 
     def score(edits):
-        heard = model.encode(target.mel, edits)[0] if site.startswith("encoder") else memory
-        logits = model.decode(target.tokens, heard, {} if site.startswith("encoder") else edits)[0][
-            :, -1
-        ]
+        is_encoder = site.startswith("encoder")
+        edited_memory = model.encode(target.mel, edits)[0] if is_encoder else memory
+        logits, _ = model.decode(target.tokens, edited_memory, {} if is_encoder else edits)
+        logits = logits[:, -1]
         return metric(logits if metric.vocab is None else logits[:, jnp.asarray([3, 8])])
 
     def cell(place):
@@ -91,30 +93,34 @@ NEAR = [
 
 @pytest.fixture(scope="module")
 def all_near(tiny_model, near):
-    """Every site of NEAR in calls that share their passes, by dimensions asked for."""
+    """Estimates for every site of NEAR, in one call per set of dimensions."""
     calls = {}
     for site, sizes in NEAR:
         calls.setdefault(tuple(sizes), []).append(site)
-    found = {}
+    estimates = {}
     for over, sites in calls.items():
-        found |= attribution(
-            tiny_model,
-            target=near[0],
-            source=near[1],
-            site=sites,
-            over=over,
-            metric=METRIC,
-            window_s=0.06,
+        estimates |= attribution(
+            tiny_model, *near, site=sites, over=over, metric=METRIC, window_s=0.06
         )
-    return found
+    return estimates
 
 
 @pytest.mark.parametrize(("site", "sizes"), NEAR, ids=[site for site, _ in NEAR])
-def test_small_differences_are_exact(tiny_model, near, all_near, site, sizes):
+def test_small_changes_are_exact(tiny_model, near, all_near, site, sizes):
     truth = exact(tiny_model, near[0], Patch(activation(tiny_model, near[1], site)), site, sizes)
     assert np.abs(truth).max() > 1e-5
     assert all_near[site].dims == ("example", *sizes)
     np.testing.assert_allclose(all_near[site], truth, atol=max(0.02 * np.abs(truth).max(), 1.5e-6))
+
+
+def test_arguments_are_those_of_a_sweep(tiny_model, far):
+    shared = {"site": "decoder.mlp_out", "over": ("layer",), "metric": METRIC}
+    by_position = attribution(tiny_model, *far, **shared)
+    by_keyword = attribution(tiny_model, target=far[0], source=far[1], **shared)
+    assert by_position.identical(by_keyword)
+    parameters = [*inspect.signature(attribution).parameters]
+    in_sweep = [name for name in inspect.signature(sweep).parameters if name in parameters]
+    assert [name for name in parameters if name in in_sweep] == in_sweep
 
 
 def test_labels_are_those_of_a_sweep(tiny_model, far, all_near):
@@ -144,38 +150,35 @@ def test_labels_are_those_of_a_sweep(tiny_model, far, all_near):
 
 
 @pytest.mark.parametrize("kind", ["zero", "mean", "noise"])
-def test_other_sources_are_linear_where_the_model_is(tiny_model, far, kind):
-    """Behind the final norm nothing bends: the estimate must be exact however far the source is."""
+def test_ablations_are_exact_after_the_final_norm(tiny_model, far, kind):
+    """The model is linear after the final norm, so the estimate is exact for any source."""
     sizes, site, x = {"position": 5}, "decoder.ln", activation(tiny_model, far[0], "decoder.ln")
     edit = {
         "zero": Zero(),
         "mean": Patch(jnp.broadcast_to(x.mean(1, keepdims=True), x.shape)),
         "noise": Noise(0, replace=True),
     }[kind]
-    found = attribution(
+    estimate = attribution(
         tiny_model, target=far[0], source=kind, site=site, over=("position",), metric=METRIC
     )
     truth = exact(tiny_model, far[0], edit, site, sizes)
-    np.testing.assert_allclose(found.sel(example=0), truth[0], atol=1e-5)
-    if kind != "noise":  # every example draws as if it were alone
-        np.testing.assert_allclose(found, truth, atol=1e-5)
+    np.testing.assert_allclose(estimate.sel(example=0), truth[0], atol=1e-5)
+    if kind != "noise":  # a sweep draws each example as its only row
+        np.testing.assert_allclose(estimate, truth, atol=1e-5)
 
 
 def saturated(model):
-    """The same model with cross-attention heads that look at next to nothing but one frame."""
+    """Returns the model with cross-attention heads that attend to almost only one frame."""
 
     def sharpen(path, x):
-        return (
-            12 * x
-            if "cross_attn" in jax.tree_util.keystr(path) and "query" in jax.tree_util.keystr(path)
-            else x
-        )
+        name = jax.tree_util.keystr(path)
+        return 12 * x if "cross_attn" in name and "query" in name else x
 
     return jax.tree_util.tree_map_with_path(sharpen, model)
 
 
 @pytest.mark.parametrize("name", ["q", "k"])
-def test_the_correction_matters_where_softmax_is_saturated(tiny_model, far, name):
+def test_the_correction_halves_the_error_where_softmax_is_saturated(tiny_model, far, name):
     model, site = saturated(tiny_model), f"decoder.cross_attn.{name}"
     sizes = {"layer": 2, "head": 5, **({"position": 5} if name == "q" else {"time": 4})}
     truth = exact(model, far[0], Patch(activation(model, far[1], site)), site, sizes)
@@ -190,62 +193,30 @@ def test_the_correction_matters_where_softmax_is_saturated(tiny_model, far, name
         window_s=0.06,
     )
     error = {
-        aware: float(np.abs(call(correction=aware).values - truth).mean())
-        for aware in (True, False)
+        corrected: float(np.abs(call(correction=corrected).values - truth).mean())
+        for corrected in (True, False)
     }
     assert error[True] < 0.5 * error[False], error
 
 
-ATTEND, KEY_EFFECT = (
-    jax.jit(softmax_aware.attend),
-    jax.jit(softmax_aware.key_effect, static_argnums=6),
-)
-
-
-@pytest.mark.parametrize("group", [1, 3])
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("scale", [1.0, 20.0])
-def test_key_effect_is_exact_for_each_group_of_keys(group, masked, scale):
-    n_keys = 7
-    q, k, new, v, g = (
-        uniform(i, 2, 7, 3, 5) * np.float32(scale if i in (1, 2) else 2) for i in range(5)
-    )
-    mask = (
-        np.broadcast_to(np.tril(np.ones((7, n_keys), bool)), (2, 1, 7, n_keys)) if masked else None
-    )
-    before = np.asarray(ATTEND(q, k, v, mask))
-    want = []
-    for start in range(0, n_keys, group):
-        changed = (np.arange(n_keys) // group == start // group)[:, None, None]
-        z = np.asarray(ATTEND(q, np.where(changed, new, k), v, mask))
-        want.append((g * (z - before)).sum((1, 3)))
-    found = KEY_EFFECT(q, k, new, v, g, mask, group)
-    np.testing.assert_allclose(found, np.stack(want, 1), atol=2e-5 * scale, rtol=1e-4)
-    every = KEY_EFFECT(q, k, new, v, g, mask, n_keys)
-    np.testing.assert_allclose(
-        every, softmax_aware.all_keys_effect(q, k, new, v, g, mask), atol=2e-5 * scale, rtol=1e-4
-    )
-
-
-def test_recomputing_the_encoder_s_attention_changes_nothing(
+def test_recomputing_encoder_attention_does_not_change_the_estimate(
     tiny_model, near, all_near, monkeypatch
 ):
     monkeypatch.setattr("interventions.forward._KEEP_BYTES", 0)
-    shorter = [
-        run.replace(tokens=run.tokens[:1], mel=run.mel[:1]) for run in near
-    ]  # another shape: compiled anew
+    # Another shape, so that the program is compiled again.
+    shorter = [run.replace(tokens=run.tokens[:1], mel=run.mel[:1]) for run in near]
     call = {
         "site": "encoder.resid_post",
         "over": ("layer", "time"),
         "metric": METRIC,
         "window_s": 0.06,
     }
-    found = attribution(tiny_model, target=shorter[0], source=shorter[1], **call)
-    np.testing.assert_allclose(found, all_near["encoder.resid_post"].sel(example=0), atol=1e-6)
+    estimate = attribution(tiny_model, target=shorter[0], source=shorter[1], **call)
+    np.testing.assert_allclose(estimate, all_near["encoder.resid_post"].sel(example=0), atol=1e-6)
 
 
 def test_every_head_of_both_attentions_costs_at_most_five_forwards():
-    """Operations that the compiler counts at tiny.en's size, layers only; both programs loop over layers, so the loop cancels."""
+    """Counts operations at tiny.en's size; both programs loop over layers, so the loop cancels."""
     config = jaxasr.config.SIZES["tiny.en"]
     model = jax.eval_shape(lambda: jaxasr.Whisper(config, rngs=nnx.Rngs(0)))
     kv = jax.ShapeDtypeStruct((4, 1, 6, 1500, 64), jnp.float32)
@@ -270,7 +241,7 @@ def test_every_head_of_both_attentions_costs_at_most_five_forwards():
     assert flops(estimate, model, run, run) <= 5 * flops(forward, model, run)
 
 
-def test_other_numbers_compile_nothing(tiny_model, near, far):
+def test_new_values_do_not_recompile(tiny_model, near, far):
     call = functools.partial(
         attribution, tiny_model, site="decoder.cross_attn.z", over=("layer", "head")
     )
@@ -281,7 +252,7 @@ def test_other_numbers_compile_nothing(tiny_model, near, far):
 
 
 @pytest.mark.parametrize("site", ["encoder.attn.z", "decoder.cross_attn.k"])
-def test_recordings_of_other_lengths_compile_nothing(tiny_model, near, site):
+def test_recordings_of_other_lengths_do_not_recompile(tiny_model, near, site):
     call = functools.partial(
         attribution,
         tiny_model,
@@ -296,13 +267,12 @@ def test_recordings_of_other_lengths_compile_nothing(tiny_model, near, site):
     np.testing.assert_allclose(call(over=("layer", "time"), n_frames=8), long[..., :2], atol=1e-6)
     cut = call(over=("layer", "time"), n_frames=3)
     assert cut.sizes["time"] == 1
-    assert (
-        float(np.abs(cut - long[..., :1].values).max()) > 1e-6
-    )  # a window ends where the recording does
+    # The window ends where the recording does.
+    assert float(np.abs(cut - long[..., :1].values).max()) > 1e-6
     assert compiled.n_compiled(_attribute) == before
 
 
-def test_what_has_no_estimate_is_refused(tiny_model, near):
+def test_wrong_arguments_raise(tiny_model, near):
     good = {
         "target": near[0],
         "source": near[1],
@@ -310,7 +280,7 @@ def test_what_has_no_estimate_is_refused(tiny_model, near):
         "over": ("layer",),
         "metric": logprob(3),
     }
-    heard = near[0].encode(tiny_model)
+    encoded = near[0].encode(tiny_model)
     for change, message in (
         ({"metric": rank(3)}, "rank has no gradient"),
         ({"over": ("alpha",)}, "proportional to 'alpha'"),
@@ -318,10 +288,10 @@ def test_what_has_no_estimate_is_refused(tiny_model, near):
         ({"source": "silence"}, "expected a Run or one of"),
         ({"source": near[1].replace(tokens=near[1].tokens[:, :3])}, "do not line up"),
         (
-            {"target": heard.replace(sound=None), "site": "encoder.resid_post"},
+            {"target": encoded.replace(encoded_mel=None), "site": "encoder.resid_post"},
             "needs the recording",
         ),
-        ({"target": heard.replace(positions=np.zeros((2, 5), np.int32))}, "equal length"),
+        ({"target": encoded.replace(positions=np.zeros((2, 5), np.int32))}, "equal length"),
     ):
         with pytest.raises(ValueError, match=message):
             attribution(tiny_model, **(good | change))

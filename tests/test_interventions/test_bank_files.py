@@ -1,4 +1,4 @@
-"""A bank of probes on disk: any damage is noticed, and nothing but a bank is read."""
+"""Damaged files of a bank raise, and so does anything that is not a bank."""
 
 import json
 import re
@@ -20,15 +20,15 @@ def bank():
     )
 
 
-def changed(folder, **described):
-    """A bank whose description somebody has changed, checksums included."""
+def rewrite(folder, **described):
+    """Changes the description of a bank, and its checksums."""
     file = folder / "bank.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | described))
     inert.seal(folder)
     return folder
 
 
-def test_a_flipped_bit_is_noticed(bank, tmp_path):
+def test_a_flipped_bit_raises(bank, tmp_path):
     bank.save(tmp_path / "bank", seed=1)
     files = sorted((tmp_path / "bank").iterdir())
     assert [file.name for file in files] == ["SHA256SUMS", "arrays.npz", "bank.json"]
@@ -44,20 +44,32 @@ def test_a_flipped_bit_is_noticed(bank, tmp_path):
     assert Bank.load(tmp_path / "bank").data.identical(bank.data.assign_attrs(seed=1))
 
 
-@pytest.mark.parametrize("described", [
-    {"dims": None}, {"dims": {}}, {"dims": {"weights": None}}, {"dims": 3}, {"coords": None}, {"coords": ["nothing"]}, {"about": 3},
-    {"target": "other"}, {"target": None}, {"version": None}, {"version": 2},
-])  # fmt: skip
-def test_a_description_of_no_bank_is_a_value_error(bank, tmp_path, described):
+@pytest.mark.parametrize(
+    "described",
+    [
+        {"dims": None},
+        {"dims": {}},
+        {"dims": {"weights": None}},
+        {"dims": 3},
+        {"coords": None},
+        {"coords": ["nothing"]},
+        {"about": 3},
+        {"target": "other"},
+        {"target": None},
+        {"version": None},
+        {"version": 2},
+    ],
+)
+def test_a_wrong_description_raises(bank, tmp_path, described):
     bank.save(tmp_path / "bank")
     with pytest.raises(ValueError, match=r"bank\.json: expected"):
-        Bank.load(changed(tmp_path / "bank", **described))
+        Bank.load(rewrite(tmp_path / "bank", **described))
 
 
-def test_arrays_of_no_bank_are_a_value_error(bank, tmp_path):
+def test_wrong_arrays_raise(bank, tmp_path):
     bank.save(tmp_path / "bank")
-    with np.load(tmp_path / "bank" / "arrays.npz") as there:
-        arrays = dict(there)
+    with np.load(tmp_path / "bank" / "arrays.npz") as file:
+        arrays = dict(file)
     for change in (
         {"weights": arrays["weights"].astype(str)},
         {"weights": arrays["weights"][0]},
@@ -65,4 +77,4 @@ def test_arrays_of_no_bank_are_a_value_error(bank, tmp_path):
     ):
         np.savez(tmp_path / "bank" / "arrays.npz", **(arrays | change))
         with pytest.raises(ValueError, match=r"bank/(bank\.json|arrays\.npz): expected"):
-            Bank.load(changed(tmp_path / "bank"))
+            Bank.load(rewrite(tmp_path / "bank"))

@@ -1,3 +1,5 @@
+"""Corruptions change what they promise and nothing else."""
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -25,12 +27,12 @@ def energy(x, hz):
 
 
 @pytest.mark.parametrize("snr_db", [-10, 0, 5, 30])
-def test_noise_has_the_ratio_asked_for(audio, snr_db):
+def test_noise_has_the_given_ratio(audio, snr_db):
     added = corruptions.noise(audio, snr_db, seed=3) - audio
     assert 20 * np.log10(rms(audio) / rms(added)) == pytest.approx(snr_db, abs=1e-3)
 
 
-def test_noise_follows_its_seed(audio):
+def test_noise_is_reproducible_from_its_seed(audio):
     np.testing.assert_array_equal(corruptions.noise(audio, 5, 1), corruptions.noise(audio, 5, 1))
     assert (
         abs(
@@ -42,7 +44,7 @@ def test_noise_follows_its_seed(audio):
     )
 
 
-def test_white_noise_is_white_and_as_loud(audio):
+def test_white_noise_has_a_flat_spectrum_and_the_same_rms(audio):
     white = corruptions.white_noise_like(audio)
     assert white.shape == audio.shape
     assert rms(white) == pytest.approx(rms(audio), rel=1e-6)
@@ -50,7 +52,7 @@ def test_white_noise_is_white_and_as_loud(audio):
     assert power[:4000].mean() == pytest.approx(power[4000:].mean(), rel=0.1)
 
 
-def test_band_stop_takes_the_band_and_leaves_the_rest(audio):
+def test_band_stop_removes_only_its_band(audio):
     stopped = corruptions.band_stop(audio, 800, 1200)
     assert energy(stopped, 1000) < 1e-2 * energy(audio, 1000)
     assert energy(stopped, 440) == pytest.approx(energy(audio, 440), rel=1e-2)
@@ -59,7 +61,7 @@ def test_band_stop_takes_the_band_and_leaves_the_rest(audio):
     assert corruptions.band_stop(audio[:20], 800, 1200).shape == (20,)
 
 
-def test_mask_and_splice_change_their_span_only(audio):
+def test_mask_and_splice_change_only_their_span(audio):
     masked = corruptions.time_mask(audio, 0.25, 0.5)
     assert not masked[4000:8000].any()
     other = corruptions.white_noise_like(audio)
@@ -70,15 +72,15 @@ def test_mask_and_splice_change_their_span_only(audio):
         np.testing.assert_array_equal(changed[8000:], audio[8000:])
 
 
-def test_nothing_is_changed_in_place_and_float32_comes_back(audio):
+def test_the_input_stays_unchanged_and_the_output_is_float32(audio):
     before = audio.copy()
-    made = [
+    corrupted = [
         corruptions.noise(audio, 0),
         corruptions.silence(audio),
         corruptions.band_stop(audio, 300, 3000),
         corruptions.time_mask(audio, 0, 1),
     ]
-    assert all(x.dtype == np.float32 and x.shape == audio.shape for x in made)
+    assert all(x.dtype == np.float32 and x.shape == audio.shape for x in corrupted)
     np.testing.assert_array_equal(audio, before)
     np.testing.assert_array_equal(
         corruptions.noise(jnp.asarray(audio), 5), corruptions.noise(audio, 5)
@@ -99,12 +101,12 @@ def test_nothing_is_changed_in_place_and_float32_comes_back(audio):
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*encountered in divide:RuntimeWarning")
-def test_what_makes_no_sense_is_refused(audio, make, message):
+def test_impossible_corruptions_raise(audio, make, message):
     with pytest.raises(ValueError, match=message):
         make(audio)
 
 
-def test_sources_of_a_command_line(audio, tmp_path):
+def test_sources_are_parsed_as_on_the_command_line(audio, tmp_path):
     soundfile.write(tmp_path / "other-1.wav", 0.5 * audio[:8000], RATE)
     expected = {
         "noise": corruptions.white_noise_like(audio, 7),
@@ -137,6 +139,6 @@ def test_sources_of_a_command_line(audio, tmp_path):
         "/no/such/file.wav",
     ],
 )
-def test_an_unknown_source_is_refused_with_what_there_is(text):
+def test_an_unknown_source_raises_and_lists_the_known_ones(text):
     with pytest.raises(ValueError, match="bandstop:LOW-HIGH"):
         corruptions.parse_source(text)

@@ -1,3 +1,5 @@
+"""Direct contributions sum to the model's logit, per head and per frame."""
+
 import numpy as np
 import pytest
 from golden.tiny import tiny_inputs, uniform
@@ -21,7 +23,7 @@ def split(tiny_model, run):
     return direct_logit_attribution(tiny_model, run, ANSWER, FOIL, position=3, window_s=0.06)
 
 
-def summed_as_labelled(split, atol):
+def assert_parts_sum_up(split, atol):
     heads = split.heads.astype(np.float64)
     np.testing.assert_allclose(total_logit(split), split.logit, atol=atol)
     for name in ("attn", "cross_attn"):
@@ -36,13 +38,15 @@ def summed_as_labelled(split, atol):
 def test_parts_sum_to_the_logit(tiny_model, run, split):
     logits = np.asarray(run.decode(tiny_model)[0])[:, 3]
     np.testing.assert_allclose(split.logit, logits[:, ANSWER] - logits[:, FOIL], atol=1e-5)
-    summed_as_labelled(split, 1e-5)
-    one = direct_logit_attribution(tiny_model, run, np.array([ANSWER, FOIL]))
+    assert_parts_sum_up(split, 1e-5)
+    answer_only = direct_logit_attribution(tiny_model, run, np.array([ANSWER, FOIL]))
     last = np.asarray(run.decode(tiny_model)[0])[:, -1]
-    np.testing.assert_allclose(total_logit(one), [last[0, ANSWER], last[1, FOIL]], atol=1e-5)
+    np.testing.assert_allclose(
+        total_logit(answer_only), [last[0, ANSWER], last[1, FOIL]], atol=1e-5
+    )
 
 
-def test_labels(tiny_model, run, split):
+def test_labels_and_windows(tiny_model, run, split):
     assert dict(split.sizes) == {
         "example": 2,
         "part": 6,
@@ -60,17 +64,15 @@ def test_labels(tiny_model, run, split):
     np.testing.assert_allclose(frames, split.frames.isel(example=0), atol=1e-6)
 
 
-def test_a_head_s_part_is_what_its_ablation_takes_from_the_frozen_norm(tiny_model, run, split):
-    """Independent of the module: the head's vector through the final norm with its scale held, in float64."""
+def test_a_head_contributes_what_its_ablation_removes_under_a_frozen_norm(tiny_model, run, split):
+    """The head's vector through the final norm with its scale held, in float64 NumPy."""
     sites = ("decoder.cross_attn.z", "decoder.resid_post")
     acts = run.decode(tiny_model, readout=jaxasr.select(*sites))[1]
     decoder = tiny_model.decoder
     x = np.asarray(acts[sites[1]], np.float64)[-1, 1, 3]
     z = np.asarray(acts[sites[0]], np.float64)[1, 1, 3, 4]
-    written = (
-        z
-        @ np.asarray(decoder.blocks.cross_attn.out.kernel[...], np.float64)[1].reshape(5, 3, 15)[4]
-    )
+    kernel = np.asarray(decoder.blocks.cross_attn.out.kernel[...], np.float64)
+    head_vector = z @ kernel[1].reshape(5, 3, 15)[4]
 
     def frozen(x, at):
         centred = (x - x.mean()) / np.sqrt(at.var() + 1e-5)
@@ -79,14 +81,14 @@ def test_a_head_s_part_is_what_its_ablation_takes_from_the_frozen_norm(tiny_mode
         )
         return logits[ANSWER] - logits[FOIL]
 
-    taken = frozen(x, x) - frozen(x - written, x)
+    removed = frozen(x, x) - frozen(x - head_vector, x)
     np.testing.assert_allclose(
-        split.heads.sel(example=1, attention="cross_attn", layer=1, head=4), taken, atol=1e-5
+        split.heads.sel(example=1, attention="cross_attn", layer=1, head=4), removed, atol=1e-5
     )
 
 
 def test_frames_follow_the_pattern(tiny_model):
-    """A frame that no head looks at writes nothing."""
+    """The contribution of a frame is pattern·v·W_O, recomputed in NumPy."""
     mel, tokens = tiny_inputs(tiny_model.config, 1, 5)
     run = Run(mel=mel, tokens=tokens).encode(tiny_model)
     acts = run.decode(
@@ -106,43 +108,43 @@ def test_frames_follow_the_pattern(tiny_model):
     u = np.asarray(tiny_model.decoder.token_embedding[...])[[ANSWER, FOIL]] * np.asarray(
         tiny_model.decoder.ln.scale[...]
     )
-    written = weight * value @ kernel
+    contribution = weight * value @ kernel
     np.testing.assert_allclose(
-        frames[6], (u[0] - u[1]) @ (written - written.mean()) / np.sqrt(x.var() + 1e-5), atol=1e-5
+        frames[6], (u[0] - u[1]) @ (contribution - contribution.mean()) / np.sqrt(x.var() + 1e-5), atol=1e-5
     )
 
 
-def test_what_does_not_exist_is_refused(tiny_model, run):
+def test_wrong_arguments_raise(tiny_model, run):
     with pytest.raises(ValueError, match="answer: expected token ids from 0 to 100, got 101"):
         direct_logit_attribution(tiny_model, run, 101)
     with pytest.raises(ValueError, match="position: expected -5 to 4"):
         direct_logit_attribution(tiny_model, run, 1, position=5)
-    with pytest.raises(ValueError, match="window_s: expected at least one frame"):
+    with pytest.raises(ValueError, match="window_s: expected at least answer_only frame"):
         direct_logit_attribution(tiny_model, run, 1, window_s=0.001)
 
 
-def test_on_a_recording(asr):
+def test_a_real_recording_is_split(asr):
     mel = jaxasr.log_mel(jaxasr.load_audio(real_speech.DEMO), asr.config.n_mels)[None]
     memory, _ = asr.model.encode(mel)
     tokens = np.array([[50257, 50362, 843, 523]], np.int32)
     run = Run(memory=memory, tokens=tokens)
     logits = np.asarray(run.decode(asr.model)[0])[0, -1]
     best, foil = np.argsort(-logits)[:2].tolist()
-    one, difference = (
+    answer_only, difference = (
         direct_logit_attribution(asr.model, run, *tokens, window_s=0.5)
         for tokens in ((best,), (best, foil))
     )
     np.testing.assert_allclose(
-        [total_logit(one), total_logit(difference)],
+        [total_logit(answer_only), total_logit(difference)],
         [logits[best], logits[best] - logits[foil]],
         atol=1e-4,
     )
-    summed_as_labelled(one, 1e-4)
-    summed_as_labelled(difference, 1e-4)
-    assert one.sizes["time"] == 60
+    assert_parts_sum_up(answer_only, 1e-4)
+    assert_parts_sum_up(difference, 1e-4)
+    assert answer_only.sizes["time"] == 60
 
 
-def test_noise_is_split_as_exactly(tiny_model):
+def test_loud_noise_is_split_as_exactly(tiny_model):
     mel, tokens = tiny_inputs(tiny_model.config, 2, 5)
     run = Run(mel=10 * uniform(4, *mel.shape), tokens=tokens)
-    summed_as_labelled(direct_logit_attribution(tiny_model, run, ANSWER), 1e-5)
+    assert_parts_sum_up(direct_logit_attribution(tiny_model, run, ANSWER), 1e-5)

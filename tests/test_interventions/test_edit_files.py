@@ -1,4 +1,4 @@
-"""Edits written and read again; nothing else is ever made or written."""
+"""Edits survive a round trip through files, and nothing else is saved or constructed."""
 
 import io
 import json
@@ -9,9 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from interventions.edits import serialization
-from interventions.edits.attention import attend_only_to, knockout
-from interventions.edits.values import (
+from interventions.edits import (
     Add,
     FromRow,
     Mix,
@@ -20,8 +18,11 @@ from interventions.edits.values import (
     Project,
     Scale,
     Zero,
+    attend_only_to,
     chain,
+    knockout,
     only,
+    serialization,
 )
 from interventions.storage import inert
 from jaxasr import At
@@ -44,8 +45,8 @@ EDITS = {
 }
 
 
-def written(folder: Path, text: str | None = None, arrays: bytes | None = None) -> Path:
-    """A folder of edits whose files somebody has changed, checksums included."""
+def replaced(folder: Path, text: str | None = None, arrays: bytes | None = None) -> Path:
+    """A folder of edits with files replaced, checksums included."""
     serialization.save_edits({"decoder.ln": Scale(jnp.float32(2))}, folder)
     if text is not None:
         (folder / "edits.json").write_text(text)
@@ -55,7 +56,7 @@ def written(folder: Path, text: str | None = None, arrays: bytes | None = None) 
     return folder
 
 
-def test_edits_come_back_as_they_were(tmp_path):
+def test_loaded_edits_equal_the_saved_ones(tmp_path):
     serialization.save_edits(EDITS, tmp_path / "new" / "edits")
     loaded = serialization.load_edits(tmp_path / "new" / "edits")
     assert loaded.keys() == EDITS.keys()
@@ -66,7 +67,7 @@ def test_edits_come_back_as_they_were(tmp_path):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["edits"]
 
 
-def test_a_loaded_edit_does_the_same(tmp_path):
+def test_a_loaded_edit_computes_the_same(tmp_path):
     serialization.save_edits(EDITS, tmp_path / "edits")
     site = "decoder.resid_post"
     x, at = jnp.ones((2, 3, 15)), At(jnp.int32(0), jnp.tile(jnp.arange(3), (2, 1)), None, site)
@@ -84,16 +85,16 @@ def test_a_loaded_edit_does_the_same(tmp_path):
         np.zeros,
     ],
 )
-def test_code_is_refused_and_nothing_is_left_behind(tmp_path, edit):
+def test_saving_code_raises_and_leaves_no_file(tmp_path, edit):
     with pytest.raises(
         ValueError,
-        match=r"edits\['decoder\.ln'\].* cannot be saved; expected one of .*Patch.*file of yours",
+        match=r"edits\['decoder\.ln'\].* cannot be saved; expected one of .*file of your own",
     ):
         serialization.save_edits({"decoder.ln": edit}, tmp_path / "edits")
     assert not list(tmp_path.iterdir())
 
 
-def test_nothing_is_overwritten(tmp_path):
+def test_saving_into_an_existing_folder_raises(tmp_path):
     serialization.save_edits(EDITS, tmp_path / "edits")
     with pytest.raises(FileExistsError, match="exists already"):
         serialization.save_edits({}, tmp_path / "edits")
@@ -112,28 +113,28 @@ def test_nothing_is_overwritten(tmp_path):
         ["Zero"],
     ],
 )
-def test_what_was_not_written_by_us_is_refused(tmp_path, node):
+def test_nodes_that_are_not_edits_raise(tmp_path, node):
     with pytest.raises(ValueError, match=r"edits\.json: .*edits\['decoder\.ln'\]"):
         serialization.load_edits(
-            written(tmp_path / "edits", json.dumps({"version": 1, "edits": {"decoder.ln": node}}))
+            replaced(tmp_path / "edits", json.dumps({"version": 1, "edits": {"decoder.ln": node}}))
         )
 
 
-def test_pickled_arrays_are_refused(tmp_path):
+def test_pickled_arrays_raise(tmp_path):
     file = io.BytesIO()
     np.savez(file, a0=np.array([object()], dtype=object))
     with pytest.raises(ValueError, match=r"arrays\.npz: .*neither numbers nor texts"):
-        serialization.load_edits(written(tmp_path / "edits", arrays=file.getvalue()))
+        serialization.load_edits(replaced(tmp_path / "edits", arrays=file.getvalue()))
 
 
-def test_missing_and_later_files_are_refused(tmp_path):
+def test_missing_files_and_later_versions_raise(tmp_path):
     with pytest.raises(ValueError, match=r"expected edits\.json"):
         serialization.load_edits(tmp_path)
     with pytest.raises(ValueError, match="version 1"):
-        serialization.load_edits(written(tmp_path / "edits", '{"version": 2, "edits": {}}'))
+        serialization.load_edits(replaced(tmp_path / "edits", '{"version": 2, "edits": {}}'))
 
 
-def test_damage_is_noticed(tmp_path):
+def test_a_flipped_bit_raises(tmp_path):
     serialization.save_edits(EDITS, tmp_path / "edits")
     files = sorted((tmp_path / "edits").iterdir())
     rng = np.random.default_rng(0)
@@ -150,28 +151,46 @@ def test_damage_is_noticed(tmp_path):
 SCALE = {"type": "Scale", "fields": {"factor": {"value": 2.0}}}
 
 
-@pytest.mark.parametrize("node", [
-    {"value": 3},
-    {"value": None},
-    {"array": "a0", "dtype": "float32"},
-    {"tuple": [SCALE]},
-    {"type": "Patch", "fields": {"value": {"value": True}, "partial": {"value": False}}},
-    {"type": "Patch", "fields": {"value": {"value": 3.0}, "partial": {"value": False}}},
-    {"type": "Patch", "fields": {"value": SCALE, "partial": {"value": False}}},
-    {"type": "Patch", "fields": {"value": {"array": "a0", "dtype": "float32"}, "partial": {"value": 1}}},
-    {"type": "Patch", "fields": {"value": {"array": "a0", "dtype": "bfloat16"}, "partial": {"value": False}}},
-    {"type": "Patch", "fields": {"value": {"array": "texts", "dtype": "<U3"}, "partial": {"value": False}}},
-    {"type": "Patch", "fields": {"value": {"array": "nan", "dtype": "float32"}, "partial": {"value": False}}},
-    {"type": "Scale", "fields": {"factor": {"value": True}}},
-    {"type": "Scale", "fields": {"factor": {"value": None}}},
-    {"type": "Noise", "fields": {"seed": {"value": 0.5}, "scale": {"value": 1}, "replace": {"value": False}}},
-    {"type": "Chain", "fields": {"edits": {"tuple": []}}},
-    {"type": "Chain", "fields": {"edits": {"tuple": [{"value": 1}]}}},
-    {"type": "Knockout", "fields": {"keys": {"value": 1}}},
-    {"type": "Among", "fields": {"values": {"array": "a0", "dtype": "float32"}}},
-    {"type": "Among", "fields": {"values": {"array": "whole", "dtype": "int32"}}},
-])  # fmt: skip
-def test_every_field_holds_what_its_class_takes(tmp_path, node):
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"value": 3},
+        {"value": None},
+        {"array": "a0", "dtype": "float32"},
+        {"tuple": [SCALE]},
+        {"type": "Patch", "fields": {"value": {"value": True}, "partial": {"value": False}}},
+        {"type": "Patch", "fields": {"value": {"value": 3.0}, "partial": {"value": False}}},
+        {"type": "Patch", "fields": {"value": SCALE, "partial": {"value": False}}},
+        {
+            "type": "Patch",
+            "fields": {"value": {"array": "a0", "dtype": "float32"}, "partial": {"value": 1}},
+        },
+        {
+            "type": "Patch",
+            "fields": {"value": {"array": "a0", "dtype": "bfloat16"}, "partial": {"value": False}},
+        },
+        {
+            "type": "Patch",
+            "fields": {"value": {"array": "texts", "dtype": "<U3"}, "partial": {"value": False}},
+        },
+        {
+            "type": "Patch",
+            "fields": {"value": {"array": "nan", "dtype": "float32"}, "partial": {"value": False}},
+        },
+        {"type": "Scale", "fields": {"factor": {"value": True}}},
+        {"type": "Scale", "fields": {"factor": {"value": None}}},
+        {
+            "type": "Noise",
+            "fields": {"seed": {"value": 0.5}, "scale": {"value": 1}, "replace": {"value": False}},
+        },
+        {"type": "Chain", "fields": {"edits": {"tuple": []}}},
+        {"type": "Chain", "fields": {"edits": {"tuple": [{"value": 1}]}}},
+        {"type": "Knockout", "fields": {"keys": {"value": 1}}},
+        {"type": "Among", "fields": {"values": {"array": "a0", "dtype": "float32"}}},
+        {"type": "Among", "fields": {"values": {"array": "whole", "dtype": "int32"}}},
+    ],
+)
+def test_fields_of_another_kind_raise(tmp_path, node):
     file = io.BytesIO()
     numbers = {
         "a0": np.ones(2, np.float32),
@@ -181,23 +200,31 @@ def test_every_field_holds_what_its_class_takes(tmp_path, node):
     np.savez(file, texts=np.array(["abc"]), **numbers)
     text = json.dumps({"version": 1, "edits": {"decoder.ln": node}})
     with pytest.raises(ValueError, match=r"edits\.json: .*edits\['decoder\.ln'\]"):
-        serialization.load_edits(written(tmp_path / "edits", text, file.getvalue()))
+        serialization.load_edits(replaced(tmp_path / "edits", text, file.getvalue()))
 
 
-@pytest.mark.parametrize("text", [
-    "", "[1]", "{", '{"version": 1, "edits": {"decoder.ln": {"type": "Scale", "fields": {"factor": {"value": NaN}}}}}',
-    '{"version": 1, "edits": [' * 50_000, '{"version": 1, "edits": {"decoder.nose": {}}}',
-    '{"version": 1, "edits": {"decoder.ln": ' + '{"tuple": [' * 4000 + "]}" * 4000 + "}}",
-])  # fmt: skip
-def test_json_that_is_none_of_ours_is_a_value_error(tmp_path, text):
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[1]",
+        "{",
+        '{"version": 1, "edits": {"decoder.ln": '
+        '{"type": "Scale", "fields": {"factor": {"value": NaN}}}}}',
+        '{"version": 1, "edits": [' * 50_000,
+        '{"version": 1, "edits": {"decoder.nose": {}}}',
+        '{"version": 1, "edits": {"decoder.ln": ' + '{"tuple": [' * 4000 + "]}" * 4000 + "}}",
+    ],
+)
+def test_other_json_raises_a_value_error(tmp_path, text):
     with pytest.raises(ValueError, match=r"edits\.json: "):
-        serialization.load_edits(written(tmp_path / "edits", text))
+        serialization.load_edits(replaced(tmp_path / "edits", text))
 
 
 @pytest.mark.parametrize(
     "edit", [Patch(3.0), Patch(jnp.full(15, jnp.nan)), Scale(float("nan")), FromRow(jnp.array([0]))]
 )
-def test_what_could_not_be_loaded_is_not_saved(tmp_path, edit):
+def test_edits_that_could_not_be_loaded_are_not_saved(tmp_path, edit):
     with pytest.raises(ValueError, match=r"edits\['decoder\.ln'\]"):
         serialization.save_edits({"decoder.ln": edit}, tmp_path / "edits")
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Generation under edits of the encoder: every cell is what its edit gives alone, resumed or not."""
+"""Generation under encoder edits: every cell equals its edit alone, resumed or not."""
 
 import dataclasses
 
@@ -9,8 +9,8 @@ from golden.tiny import tiny_inputs
 
 import jaxasr
 from interventions import Mix, Patch, Scale, only
+from interventions.edits import AtCell
 from interventions.generation import encoder_cells, sweeps
-from interventions.patching.grid import AtCell
 from jaxasr import compiled
 
 N_NEW, EOT, S = 6, 100, 11
@@ -23,7 +23,7 @@ def inputs(tiny_model):
     return mel, prompt
 
 
-def alone(model, mel, prompt, edits):
+def generate_alone(model, mel, prompt, edits):
     return jaxasr.generate(model, model.encode(mel, edits)[0], prompt, **OPTIONS)
 
 
@@ -39,7 +39,7 @@ def grid(**axes):
 
 
 @pytest.mark.parametrize("budget", [None, 20_000])
-def test_layers_and_heads(tiny_model, inputs, budget):
+def test_cells_of_layers_and_heads_equal_single_edits(tiny_model, inputs, budget):
     mel, prompt = inputs
     cells = grid(layer=np.arange(4, dtype=np.int32), head=np.arange(3, dtype=np.int32))
     out = encoder_cells.generate_encoder_cells(
@@ -58,11 +58,11 @@ def test_layers_and_heads(tiny_model, inputs, budget):
                 Scale(-4.0), layers=int(cells["layer"][k]), heads=int(cells["head"][k])
             )
         }
-        assert_cell(out, k, alone(tiny_model, mel, prompt, edits))
+        assert_cell(out, k, generate_alone(tiny_model, mel, prompt, edits))
     assert len(np.unique(out.logprobs.round(4), axis=0)) == 12
 
 
-def test_windows_of_another_recording_each_with_its_own_row(tiny_model, inputs):
+def test_each_example_is_patched_from_its_own_row(tiny_model, inputs):
     mel, prompt = inputs
     other = tiny_model.encode(mel[::-1] * 2, readout=jaxasr.select("encoder.resid_post"))[1][
         "encoder.resid_post"
@@ -79,10 +79,10 @@ def test_windows_of_another_recording_each_with_its_own_row(tiny_model, inputs):
                 Patch(other), layers=int(cells["layer"][k]), frames=slice(start, min(start + 4, 10))
             )
         }
-        assert_cell(out, k, alone(tiny_model, mel, prompt, edits))
+        assert_cell(out, k, generate_alone(tiny_model, mel, prompt, edits))
     programs = (
         compiled.n_compiled(encoder_cells._encode_cells),
-        compiled.n_compiled(encoder_cells._generate_row),
+        compiled.n_compiled(encoder_cells._generate_memories),
     )
     shorter = grid(layer=np.arange(4, dtype=np.int32), time=np.array([0, 4], np.int32))
     same = encoder_cells.generate_encoder_cells(
@@ -93,22 +93,24 @@ def test_windows_of_another_recording_each_with_its_own_row(tiny_model, inputs):
     )
     assert programs == (
         compiled.n_compiled(encoder_cells._encode_cells),
-        compiled.n_compiled(encoder_cells._generate_row),
+        compiled.n_compiled(encoder_cells._generate_memories),
     )
 
 
-def test_doses_of_a_site_without_layers(tiny_model, inputs):
+def test_strengths_at_a_site_without_layers_equal_single_edits(tiny_model, inputs):
     mel, prompt = inputs
     doses = np.array([0.0, 0.5, 2.0], np.float32)
     cells = jax.vmap(lambda alpha: {"encoder.embed": Mix(alpha, np.float32(0.1))})(doses)
     out = encoder_cells.generate_encoder_cells(tiny_model, mel, prompt, cells, **OPTIONS)
     for k, alpha in enumerate(doses):
         assert_cell(
-            out, k, alone(tiny_model, mel, prompt, {"encoder.embed": Mix(alpha, np.float32(0.1))})
+            out,
+            k,
+            generate_alone(tiny_model, mel, prompt, {"encoder.embed": Mix(alpha, np.float32(0.1))}),
         )
 
 
-def test_a_labelled_sweep_takes_the_mel(asr, tiny_model, inputs):
+def test_a_sequence_sweep_of_the_encoder_takes_the_mel(asr, tiny_model, inputs):
     special = dataclasses.replace(asr.tokenizer.special, sot=1, eot=EOT, no_speech=17)
     tiny = dataclasses.replace(
         asr, model=tiny_model, tokenizer=dataclasses.replace(asr.tokenizer, special=special)

@@ -1,4 +1,4 @@
-"""The encoder lens equals generation from encoders truncated at each layer, and the model itself."""
+"""The encoder lens equals generation from truncated encoders, and the model itself."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Generation under many edits at once against one edit at a time, and what is said about the texts."""
+"""Generation under many edits at once equals one edit at a time, and is labelled and scored."""
 
 import dataclasses
 import functools
@@ -12,22 +12,23 @@ from own_edits import SilenceHead
 
 import jaxasr
 from experiments.data import real_speech
-from interventions.edits.values import FromRow, Mix, Scale, Zero, only
-from interventions.generation import sweeps
+from interventions.edits import AtCell, FromRow, Mix, Scale, Zero, only
+from interventions.generation import generate_cells, sweeps
+from interventions.generation.cells import _generate_chunk
 from jaxasr import compiled
 
 N_NEW, EOT, HEADS = 7, 100, [(layer, head) for layer in range(2) for head in range(5)]
 
 
-def anything(logits, tokens, n_tokens, n_prompt):
-    """Rules that rule nothing out."""
+def no_rules(logits, tokens, n_tokens, n_prompt):
+    """Rules without a constraint."""
     return logits
 
 
-ASKED = {
-    "rules": anything,
+SWEEP_OPTIONS = {
+    "rules": no_rules,
     "no_speech": (1, 17),
-}  # as a sweep asks whose prompts have their start at 1
+}  # those of a sweep whose prompts have <|startoftranscript|> in column 1
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def inputs(tiny_model):
 
 
 def cells_of(model, inputs, cells, **options):
-    return sweeps.generate_cells(
+    return generate_cells(
         model, *inputs, cells, **({"max_new_tokens": N_NEW, "eot": EOT} | options)
     )
 
@@ -50,11 +51,11 @@ def assert_cell(out, k, single):
 
 
 @pytest.mark.parametrize("batch", [3, 64])
-def test_a_cell_is_what_its_edit_generates_alone(tiny_model, inputs, batch):
+def test_each_cell_equals_its_edit_alone(tiny_model, inputs, batch):
     memory, prompt = inputs
     layers, heads = jnp.array(HEADS).T
     cells = {"decoder.cross_attn.z": SilenceHead(layers, heads)}
-    out = cells_of(tiny_model, inputs, cells, batch=batch, **ASKED)
+    out = cells_of(tiny_model, inputs, cells, batch=batch, **SWEEP_OPTIONS)
     assert out.tokens.shape == (10, 2, N_NEW)
     for k, (layer, head) in enumerate(HEADS):
         edits = {"decoder.cross_attn.z": SilenceHead(layer, head)}
@@ -62,25 +63,31 @@ def test_a_cell_is_what_its_edit_generates_alone(tiny_model, inputs, batch):
             out,
             k,
             jaxasr.generate(
-                tiny_model, memory, prompt, max_new_tokens=N_NEW, eot=EOT, edits=edits, **ASKED
+                tiny_model,
+                memory,
+                prompt,
+                max_new_tokens=N_NEW,
+                eot=EOT,
+                edits=edits,
+                **SWEEP_OPTIONS,
             ),
         )
     assert len(np.unique(out.logprobs.round(4), axis=0)) == 10
 
 
 def test_chunks_cells_and_their_values_share_one_executable(tiny_model, inputs):
-    before = compiled.n_compiled(sweeps._generate)
-    edits_of = sweeps.AtCell(Scale(0.5), "decoder.attn.z")
+    before = compiled.n_compiled(_generate_chunk)
+    edits_of = AtCell(Scale(0.5), "decoder.attn.z")
     for n, factor in ((7, 0.5), (5, 2.0)):
         cells = {
             "layer": np.arange(n, dtype=np.int32) % 2,
             "head": np.arange(n, dtype=np.int32) % 5,
         }
         cells_of(tiny_model, inputs, cells, edits_of=edits_of.replace(edit=Scale(factor)), batch=4)
-    assert compiled.n_compiled(sweeps._generate) == before + 1
+    assert compiled.n_compiled(_generate_chunk) == before + 1
 
 
-def test_doses_and_rows_of_other_recordings(tiny_model, inputs):
+def test_strengths_of_a_patch_from_another_row_equal_single_edits(tiny_model, inputs):
     memory, prompt = inputs
     prompt, leader = np.repeat(prompt[:1], 2, 0), np.array([0, 0])
     row = FromRow(jnp.array([1, 1]))
@@ -105,7 +112,7 @@ def test_doses_and_rows_of_other_recordings(tiny_model, inputs):
         )
 
 
-def test_unequal_cells_are_refused(tiny_model, inputs):
+def test_cells_of_unequal_number_raise(tiny_model, inputs):
     with pytest.raises(ValueError, match=r"leading axis of cells.*\(3,\), \(2,\)"):
         cells_of(
             tiny_model, inputs, {"decoder.cross_attn.z": SilenceHead(np.arange(3), np.arange(2))}
@@ -116,7 +123,7 @@ def test_unequal_cells_are_refused(tiny_model, inputs):
 
 @pytest.fixture(scope="module")
 def tiny(asr, tiny_model) -> jaxasr.Recogniser:
-    """A random model that borrows a tokenizer whose special ids it does not reach."""
+    """A random model with the tokenizer of tiny.en and special ids within its vocabulary."""
     special = dataclasses.replace(asr.tokenizer.special, sot=1, eot=100, no_speech=17)
     tokenizer = dataclasses.replace(asr.tokenizer, special=special)
     return dataclasses.replace(asr, model=tiny_model, tokenizer=tokenizer)
@@ -129,10 +136,10 @@ def test_a_sweep_is_labelled_and_scored(tiny, inputs):
     layers, heads = jnp.array(HEADS).T
     cells = {"decoder.cross_attn.z": SilenceHead(layers, heads)}
     result = sweeps.sequence_sweep(
-        tiny, memory, prompt, cells, coords=coords, max_new_tokens=N_NEW, rules=anything
+        tiny, memory, prompt, cells, coords=coords, max_new_tokens=N_NEW, rules=no_rules
     )
     assert result.text.dims == ("layer", "head", "example")
-    options = {"max_new_tokens": N_NEW, "eot": EOT, **ASKED}
+    options = {"max_new_tokens": N_NEW, "eot": EOT, **SWEEP_OPTIONS}
     plain = jaxasr.generate(tiny.model, memory, prompt, **options)
     single = jaxasr.generate(
         tiny.model, memory, prompt, edits={"decoder.cross_attn.z": SilenceHead(1, 3)}, **options
@@ -154,11 +161,11 @@ def test_a_sweep_is_labelled_and_scored(tiny, inputs):
     np.testing.assert_array_equal(result.d_cer, result.cer - result.baseline_cer)
     with pytest.raises(ValueError, match="multiply to 10 cells, got 6"):
         sweeps.sequence_sweep(
-            tiny, memory, prompt, cells, coords={"layer": [0, 1], "head": [0, 1, 2]}, rules=anything
+            tiny, memory, prompt, cells, coords={"layer": [0, 1], "head": [0, 1, 2]}, rules=no_rules
         )
 
 
-def test_heads_of_a_real_recording(asr):
+def test_ablating_the_last_layer_equals_transcribing_with_the_edit(asr):
     audio = jaxasr.load_audio(real_speech.DEMO)
     result = sweeps.generation_sweep(
         asr, audio, site="decoder.cross_attn_out", over=("layer",), max_new_tokens=40
@@ -167,13 +174,13 @@ def test_heads_of_a_real_recording(asr):
     assert "captain read the old letter" in str(result.baseline_text[0].item())
     assert (result.d_wer.max() > 0.1).item()
     assert not result.resolved.any()
-    alone = asr.transcribe(
+    transcribed = asr.transcribe(
         audio,
         timestamps=False,
         edits={"decoder.cross_attn_out": only(Zero(), layers=3)},
         max_new_tokens=40,
     )
-    assert result.text.sel(layer=3).item() == alone.text.strip()
+    assert result.text.sel(layer=3).item() == transcribed.text.strip()
 
 
 def test_recordings_of_other_lengths_compile_nothing(asr):
@@ -187,22 +194,22 @@ def test_recordings_of_other_lengths_compile_nothing(asr):
     )
     audio = jaxasr.load_audio(real_speech.DEMO)
     long = call(audio[:40_000])
-    before = compiled.n_compiled(sweeps._generate)
+    before = compiled.n_compiled(_generate_chunk)
     assert long.sizes["time"] == 5
     assert call(audio[:20_000]).sizes["time"] == 3
-    assert compiled.n_compiled(sweeps._generate) == before
+    assert compiled.n_compiled(_generate_chunk) == before
 
 
 @pytest.mark.parametrize(
     ("site", "over", "message"),
     [
-        ("encoder.resid_post", ("head",), "There are: layer, time, alpha"),
-        ("decoder.resid_post", ("head",), "There are: layer, position, alpha"),
-        ("decoder.attn.z", ("frame",), "There are: layer, head, position, alpha"),
-        ("decoder.ln", ("layer",), "There are: position, alpha"),
+        ("encoder.resid_post", ("head",), "expected some of layer, time, alpha"),
+        ("decoder.resid_post", ("head",), "expected some of layer, position, alpha"),
+        ("decoder.attn.z", ("frame",), "expected some of layer, head, position, alpha"),
+        ("decoder.ln", ("layer",), "expected some of position, alpha"),
         ("decoder.attn.z", ("alpha",), "needs an edit with a strength"),
     ],
 )
-def test_what_has_no_heads(asr, site, over, message):
+def test_dimensions_that_a_site_lacks_raise(asr, site, over, message):
     with pytest.raises(ValueError, match=message):
         sweeps.generation_sweep(asr, np.zeros(16000, np.float32), site=site, over=over)

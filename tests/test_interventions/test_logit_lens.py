@@ -68,7 +68,7 @@ def test_every_layer_equals_numpy(tiny_model, run, edits):
         )
 
 
-def test_a_layer_is_what_a_model_cut_off_there_says(tiny_model, run):
+def test_a_layer_equals_a_model_truncated_there(tiny_model, run):
     lens = logit_lens(tiny_model, run, top_k=1)
     for layer in range(2):
         short = jax.tree.map(lambda x: x, tiny_model)
@@ -130,9 +130,7 @@ def test_last_layer_predicts_the_transcript_of_a_real_recording(asr):
     np.testing.assert_array_equal(lens.ids[-1, ..., 0], lens.final)
     assert (np.asarray(lens.rank)[-1] == 0).all()
     assert (np.asarray(lens.saturation) < 4).all()
-    np.testing.assert_array_equal(
-        lens.final[0, len(prompt) - 1 : -1], text
-    )  # it is what the model itself would write
+    np.testing.assert_array_equal(lens.final[0, len(prompt) - 1 : -1], text)
     expected = numpy_logit_lens(asr.model, run)
     np.testing.assert_allclose(lens.logprobs, -np.sort(-expected, -1)[..., :3], atol=1e-4)
     hit = expected.argmax(-1) == np.asarray(lens.final)

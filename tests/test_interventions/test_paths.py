@@ -1,3 +1,5 @@
+"""Path patching equals patching the sender, and receivers recomputed by hand."""
+
 import jax
 import numpy as np
 import pytest
@@ -5,7 +7,7 @@ from golden.tiny import tiny_inputs, uniform
 
 import jaxasr
 from interventions import Run
-from interventions.edits.values import Patch, only
+from interventions.edits import Patch, only
 from interventions.effects.paths import Node, all_receivers, nodes, path_patch
 from interventions.metrics import logit_diff
 
@@ -14,7 +16,7 @@ METRIC = logit_diff(3, 8, position=3)
 
 @pytest.fixture(scope="module")
 def runs(tiny_model):
-    """Different audio and different text: every component has something to send."""
+    """Runs of different audio and text, so that every component differs."""
     mel, tokens = tiny_inputs(tiny_model.config, 2, 5)
     return Run(mel=mel, tokens=tokens), Run(mel=uniform(5, *mel.shape), tokens=(tokens + 17) % 101)
 
@@ -24,13 +26,15 @@ def scored(logits):
 
 
 def acts(model, run, *sites):
-    heard, said = ([s for s in sites if s.startswith(stack)] for stack in ("encoder", "decoder"))
-    seen = model.encode(run.mel, readout=jaxasr.select(*heard))[1]
-    return seen | run.decode(model, readout=jaxasr.select(*said))[1]
+    encoder_sites, decoder_sites = (
+        [site for site in sites if site.startswith(stack)] for stack in ("encoder", "decoder")
+    )
+    encoder_acts = model.encode(run.mel, readout=jaxasr.select(*encoder_sites))[1]
+    return encoder_acts | run.decode(model, readout=jaxasr.select(*decoder_sites))[1]
 
 
 def patched(model, target, source, node):
-    """The sender itself patched, with public edits alone."""
+    """Scores the target with the sender itself patched, by public edits."""
     edits = {
         node.site: only(
             Patch(acts(model, source, node.site)[node.site]), layers=node.layer, heads=node.head
@@ -49,10 +53,10 @@ DECODER = [
 ENCODER = [Node("encoder.attn.z", 1, 2), Node("encoder.mlp_out", 2)]
 
 
-def test_all_paths_together_are_the_whole_patch(tiny_model, runs):
+def test_all_receivers_together_equal_patching_the_sender(tiny_model, runs):
     target, source = runs
     senders = [*DECODER, Node("decoder.embed"), *ENCODER]
-    found = path_patch(
+    effects = path_patch(
         tiny_model,
         target,
         source,
@@ -60,17 +64,17 @@ def test_all_paths_together_are_the_whole_patch(tiny_model, runs):
         receivers=[all_receivers(tiny_model.config)],
         metric=METRIC,
     )
-    assert found.dims == ("example", "sender", "receiver")
+    assert effects.dims == ("example", "sender", "receiver")
     for node in senders:
         whole = patched(tiny_model, target, source, node)
-        assert np.abs(whole - found.baseline).max() > 1e-3  # there is something to explain
+        assert np.abs(whole - effects.baseline).max() > 1e-3
         np.testing.assert_allclose(
-            found.sel(sender=str(node)).squeeze("receiver"), whole, atol=5e-6
+            effects.sel(sender=str(node)).squeeze("receiver"), whole, atol=5e-6
         )
 
 
-def sent(model, target, source, node):
-    """Δz·W_O of one head, the vector that the path carries; in numpy."""
+def sender_delta(model, target, source, node):
+    """Computes Δz·W_O of one head, which the path carries, in NumPy."""
     stack, name = node.site.split(".", 1)
     z = [
         np.asarray(acts(model, run, node.site)[node.site])[node.layer, :, :, node.head]
@@ -96,7 +100,7 @@ READERS = [
 
 
 def by_hand(model, target, stream, node, delta):
-    """The receiver's reading of the altered stream, recomputed with its own norm and projection, and patched in."""
+    """Patches in the receiver's value, recomputed from the altered stream by its own modules."""
     x = acts(model, target, stream)[stream][node.layer] + delta
     block = layer_of(model.decoder.blocks, node.layer)
     part, name = node.site.removeprefix("decoder.").split(".")
@@ -111,45 +115,45 @@ def by_hand(model, target, stream, node, delta):
     )
 
 
-def test_single_paths_are_readings_patched_by_hand(tiny_model, runs):
+def test_single_paths_equal_receivers_patched_by_hand(tiny_model, runs):
     target, source = runs
     sender = Node("decoder.cross_attn.z", 0, 4)
     receivers = [node for node, _ in READERS] + [Node("decoder.logits")]
-    found = path_patch(
+    effects = path_patch(
         tiny_model, target, source, senders=[sender], receivers=receivers, metric=METRIC
     ).squeeze("sender")
-    delta = sent(tiny_model, target, source, sender)
+    delta = sender_delta(tiny_model, target, source, sender)
     for node, stream in READERS:
         hand = by_hand(tiny_model, target, stream, node, delta)
-        assert np.abs(hand - found.baseline).max() > 1e-5
-        np.testing.assert_allclose(found.sel(receiver=str(node)), hand, atol=5e-6)
+        assert np.abs(hand - effects.baseline).max() > 1e-5
+        np.testing.assert_allclose(effects.sel(receiver=str(node)), hand, atol=5e-6)
     x = acts(tiny_model, target, "decoder.resid_post")["decoder.resid_post"][-1] + delta
     straight = scored(tiny_model.decoder.unembed(tiny_model.decoder.ln(x)))
-    np.testing.assert_allclose(found.sel(receiver="decoder.logits"), straight, atol=5e-6)
+    np.testing.assert_allclose(effects.sel(receiver="decoder.logits"), straight, atol=5e-6)
 
 
-def test_from_an_encoder_head_to_one_cross_attention_head(tiny_model, runs):
+def test_paths_from_an_encoder_head_equal_keys_and_values_patched_by_hand(tiny_model, runs):
     target, source = runs
     sender, keys, values = (
         Node("encoder.attn.z", 1, 2),
         Node("decoder.cross_attn.k", 1, 3),
         Node("decoder.cross_attn.v", 0, 1),
     )
-    found = path_patch(
+    effects = path_patch(
         tiny_model, target, source, senders=[sender], receivers=[keys, values], metric=METRIC
     ).squeeze("sender")
     last = acts(tiny_model, target, "encoder.resid_post")["encoder.resid_post"][-1]
     memory = tiny_model.memory(
-        tiny_model.encoder.ln_post(last + sent(tiny_model, target, source, sender))
+        tiny_model.encoder.ln_post(last + sender_delta(tiny_model, target, source, sender))
     )
     for node, heads in ((keys, memory.k), (values, memory.v)):
         edit = only(Patch(np.swapaxes(heads, 2, 3)), layers=node.layer, heads=node.head)
         hand = scored(target.decode(tiny_model, {node.site: edit})[0])
-        assert np.abs(hand - found.baseline).max() > 1e-5
-        np.testing.assert_allclose(found.sel(receiver=str(node)), hand, atol=5e-6)
+        assert np.abs(hand - effects.baseline).max() > 1e-5
+        np.testing.assert_allclose(effects.sel(receiver=str(node)), hand, atol=5e-6)
 
 
-def test_no_path_leads_back(tiny_model, runs):
+def test_earlier_receivers_leave_the_baseline(tiny_model, runs):
     target, source = runs
     receivers = [
         Node("decoder.cross_attn.q", 1, 0),
@@ -157,7 +161,7 @@ def test_no_path_leads_back(tiny_model, runs):
         Node("decoder.mlp.pre", 0),
         Node("encoder.mlp.pre", 1),
     ]
-    found = path_patch(
+    effects = path_patch(
         tiny_model,
         target,
         source,
@@ -166,16 +170,15 @@ def test_no_path_leads_back(tiny_model, runs):
         metric=METRIC,
     )
     np.testing.assert_allclose(
-        found, np.broadcast_to(found.baseline.values[:, None, None], found.shape), atol=1e-6
+        effects, np.broadcast_to(effects.baseline.values[:, None, None], effects.shape), atol=1e-6
     )
-    np.testing.assert_array_equal(
-        found, np.broadcast_to(found[..., :1], found.shape)
-    )  # bit by bit the same pass
+    # Bitwise, because all receivers share one pass.
+    np.testing.assert_array_equal(effects, np.broadcast_to(effects[..., :1], effects.shape))
 
 
-def test_the_target_s_own_paths_change_nothing(tiny_model, runs):
+def test_the_target_as_source_changes_nothing(tiny_model, runs):
     target, _ = runs
-    found = path_patch(
+    effects = path_patch(
         tiny_model,
         target,
         target,
@@ -184,14 +187,14 @@ def test_the_target_s_own_paths_change_nothing(tiny_model, runs):
         metric=METRIC,
     )
     np.testing.assert_allclose(
-        found, np.broadcast_to(found.baseline.values[:, None, None], found.shape), atol=1e-6
+        effects, np.broadcast_to(effects.baseline.values[:, None, None], effects.shape), atol=1e-6
     )
 
 
-def test_positions_restrict_what_is_sent(tiny_model, runs):
+def test_positions_restrict_the_sender(tiny_model, runs):
     target, source = runs
     node, to = Node("decoder.cross_attn.z", 1, 2), [all_receivers(tiny_model.config)]
-    found = path_patch(
+    effects = path_patch(
         tiny_model, target, source, senders=[node], receivers=to, metric=METRIC, positions=[3]
     )
     edits = {
@@ -200,11 +203,11 @@ def test_positions_restrict_what_is_sent(tiny_model, runs):
         )
     }
     np.testing.assert_allclose(
-        found.squeeze(), scored(target.decode(tiny_model, edits)[0]), atol=5e-6
+        effects.squeeze(), scored(target.decode(tiny_model, edits)[0]), atol=5e-6
     )
 
 
-def test_nodes_and_what_is_refused(tiny_model, runs):
+def test_nodes_are_counted_and_wrong_components_raise(tiny_model, runs):
     config, (target, source) = tiny_model.config, runs
     assert (
         len(nodes(config, "decoder.cross_attn.z", "encoder.mlp_out", "decoder.logits"))

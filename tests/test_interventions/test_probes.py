@@ -1,4 +1,4 @@
-"""Probe banks against scikit-learn, on planted answers, and at their edges."""
+"""Probe banks equal scikit-learn, find planted classes, and save, score and stream."""
 
 import json
 import warnings
@@ -10,26 +10,23 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 import interventions
+from interventions import stats
 from interventions.probes import Bank, mdl, scores, stream
-from interventions.probes.fit import _solve
+from interventions.probes.solve import solve_layers
 from interventions.storage.inert import seal
 from jaxasr import compiled
 
-pytestmark = (
-    pytest.mark.optimised
-)  # sums in one chain, as quick programs form them, do not reach the tolerance in float32
+# Programs compiled without optimisation add in one chain, whose rounding misses the tolerance.
+pytestmark = pytest.mark.optimised
 
 L, N, D, K = 2, 97, 7, 3
 PENALTIES, SEEDS = (1.0, 0.01, 30.0), (0, 5)
 RIDGE = {"penalties": (2.0, 50.0), "folds": 3}
-SAME = {
-    "penalties": PENALTIES,
-    "seeds": SEEDS,
-}  # one program serves all fits of X and Y that are asked for like this
+SAME = {"penalties": PENALTIES, "seeds": SEEDS}  # fits of X and Y with these share a program
 
 
 def planted(layers: int, n: int, width: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Layer 0 is noise; the later the layer, the further apart the classes. Features differ in scale and offset."""
+    """Layer 0 is noise; classes separate with depth. Features differ in scale and offset."""
     rng = np.random.default_rng(0)
     y = np.arange(n) % classes
     centres = (
@@ -53,23 +50,20 @@ def reference(x, y, test, penalty, standardize=True):
         x[~test].astype(np.float64)
     )
     x = scaler.transform(x.astype(np.float64))
-    with (
-        warnings.catch_warnings(),
-        threadpool_limits(1),
-    ):  # on matrices so small, threads of BLAS wait for each other
-        warnings.simplefilter(
-            "ignore"
-        )  # that the line search gave out, at the last digits of so strict a tolerance
+    # BLAS threads would wait for each other on matrices this small.
+    with warnings.catch_warnings(), threadpool_limits(1):
+        # The line search fails at the last digits of so strict a tolerance.
+        warnings.simplefilter("ignore")
         model = LogisticRegression(
             C=1 / penalty, tol=1e-9, max_iter=10_000, solver="newton-cg"
         ).fit(x[~test], y[~test])
-    surprise = -model.predict_log_proba(x[~test])[np.arange((~test).sum()), y[~test]].sum()
-    return surprise + penalty / 2 * (model.coef_**2).sum(), model.predict(x[test]), model
+    cross_entropy = -model.predict_log_proba(x[~test])[np.arange((~test).sum()), y[~test]].sum()
+    return cross_entropy + penalty / 2 * (model.coef_**2).sum(), model.predict(x[test]), model
 
 
-def agrees(bank, x, y, standardize=True):
-    """Objective within 1e-4 of scikit-learn's on every fit; the share of test rows with its prediction."""
-    predicted, same = bank.predict(x), []
+def share_equal_to_sklearn(bank, x, y, standardize=True):
+    """Checks every objective to 1e-4, and returns the share of test rows predicted the same."""
+    predicted, is_same = bank.predict(x), []
     for layer, penalty, fold, seed in np.ndindex(*bank.objective.shape):
         where = dict(fold=fold, seed=seed)
         test = bank.test.isel(where).values
@@ -78,29 +72,29 @@ def agrees(bank, x, y, standardize=True):
         )
         ours = bank.data.isel(layer=layer, penalty=penalty, **where)
         assert ours.objective.item() == pytest.approx(objective, rel=1e-4)
-        said = predicted.isel(layer=layer, penalty=penalty, **where).values[test]
-        same.append(said == bank.classes[guesses])
-        assert ours.accuracy.item() == pytest.approx((said == bank.classes[y[test]]).mean())
-    return np.concatenate(same).mean()
+        predictions = predicted.isel(layer=layer, penalty=penalty, **where).values[test]
+        is_same.append(predictions == bank.classes[guesses])
+        assert ours.accuracy.item() == pytest.approx((predictions == bank.classes[y[test]]).mean())
+    return np.concatenate(is_same).mean()
 
 
-def test_every_fit_is_scikit_learn_s(bank):
+def test_every_fit_equals_scikit_learn(bank):
     assert bank.accuracy.dims == ("layer", "penalty", "fold", "seed")
     assert bank.accuracy.shape == (L, 3, 5, 2)
-    assert agrees(bank, X, Y) >= 0.995
+    assert share_equal_to_sklearn(bank, X, Y) >= 0.995
     assert bank.gap.max() < 1e-6
     assert bank.gradient_norm.max() < 1e-3
 
 
 @pytest.mark.parametrize(("classes", "standardize"), [(2, True), (3, False)])
-def test_two_classes_and_raw_features_are_scikit_learn_s(classes, standardize):
+def test_two_classes_and_raw_features_equal_scikit_learn(classes, standardize):
     x, y = X, np.arange(N) % classes
     bank = interventions.fit_probes(x, y, standardize=standardize, **SAME).sel(seed=5)
-    assert agrees(bank, x, y, standardize) >= 0.995
+    assert share_equal_to_sklearn(bank, x, y, standardize) >= 0.995
 
 
-def test_activations_like_those_of_a_model():
-    """More features than scikit-learn needs few steps for: correlated over five orders of magnitude, classes separable."""
+def test_correlated_features_equal_scikit_learn():
+    """Features correlate over five orders of magnitude and classes are separable."""
     rng = np.random.default_rng(1)
     y = rng.integers(0, 4, 300)
     x = (
@@ -109,28 +103,27 @@ def test_activations_like_those_of_a_model():
         @ rng.normal(size=(101, 101))
     )
     bank = interventions.fit_probes(x.astype(np.float32), y, penalties=(0.1, 10.0), folds=3)
-    assert agrees(bank, x.astype(np.float32), y) >= 0.99
+    assert share_equal_to_sklearn(bank, x.astype(np.float32), y) >= 0.99
     assert bank.n_iter.max() < 100
 
 
-def test_few_fits_of_many_features_are_scikit_learn_s():
+def test_few_fits_of_many_features_equal_scikit_learn():
     x, y = planted(2, 60, 40, 2)
-    assert agrees(interventions.fit_probes(x, y, folds=2), x, y) >= 0.995
+    assert share_equal_to_sklearn(interventions.fit_probes(x, y, folds=2), x, y) >= 0.995
 
 
-def test_no_fit_depends_on_the_order_of_sums():
-    """Columns in another order are the same problem, added up as another processor would: float32 alone leaves some above `tol`."""
+def test_the_order_of_features_does_not_change_a_fit():
+    """Another order adds as another processor would; float32 alone leaves some above `tol`."""
     orders = [
         np.random.default_rng(0).permuted(np.tile(np.arange(D), (20, 1)), axis=1)[i]
         for i in range(20)
     ]
     x = np.stack([X[1][:, order] for order in orders])
-    bank = interventions.fit_probes(
-        x, np.arange(N) % 3, standardize=False, **SAME
-    )  # with a warning it would fail
+    bank = interventions.fit_probes(x, np.arange(N) % 3, standardize=False, **SAME)
     assert bank.gap.max() <= 1e-6
     objective = bank.objective.values
-    # An estimated gap is up to 3.5 times too small. A row's loss changes with its logits by |p - label| of their rounding.
+    # An estimated gap is up to 3.5 times too small. The rounding of a row's logits changes its
+    # loss by the factor |p - label|.
     rounding = np.finfo(np.float32).eps * np.abs(bank.decision(x)).max().item()
     assert (np.ptp(objective, axis=0) / objective.min(0)).max() < 3.5e-6 + 2 * rounding
 
@@ -160,7 +153,7 @@ def test_a_fit_ends_where_float32_holds_no_better_weights():
     assert bank.n_iter.max() < 200
 
 
-def test_what_has_not_converged_is_said(bank):
+def test_fits_that_have_not_converged_warn(bank):
     with pytest.warns(
         UserWarning, match=r"fit_probes: \d+ of 60 fits have not come within tol=1e-06"
     ):
@@ -168,7 +161,7 @@ def test_what_has_not_converged_is_said(bank):
     assert early.gap.max() > bank.gap.max()
 
 
-def test_what_is_planted_is_found(bank):
+def test_planted_classes_are_predicted(bank):
     mean = bank.summary()["mean"].sel(penalty=1.0)
     assert mean[0] < 0.5 < 0.95 < mean[1]
     summary = bank.summary(groups=np.arange(N) // 5)
@@ -192,7 +185,7 @@ def test_test_rows_do_not_enter_a_fit(bank):
     )
 
 
-def test_groups_never_straddle():
+def test_no_group_is_in_training_and_test_rows():
     groups = np.arange(N) // 4
     bank = interventions.fit_probes(X, Y, groups, **SAME)
     for seed in SEEDS:
@@ -207,22 +200,22 @@ def test_groups_never_straddle():
     assert not bank.test.sel(seed=0).equals(bank.test.sel(seed=5).drop_vars("seed"))
 
 
-def test_sites_chunks_and_values_never_change_a_result(bank, monkeypatch):
+def test_sites_and_chunks_do_not_change_a_result(bank, monkeypatch):
     two = interventions.fit_probes({"a": X, "b": X[::-1]}, Y, chunk=3, **SAME)
     assert two.accuracy.dims == ("site", "layer", "penalty", "fold", "seed")
     np.testing.assert_allclose(two.objective.sel(site="b").values[::-1], bank.objective, rtol=1e-5)
-    before = compiled.n_compiled(_solve)
+    before = compiled.n_compiled(solve_layers)
     interventions.fit_probes(
         X + 1, Y[::-1].copy(), penalties=(2.0, 3.0, 4.0), seeds=(7, 8), tol=1e-3
     )
-    assert compiled.n_compiled(_solve) == before
-    monkeypatch.setattr("interventions.probes.fit._BYTES", 60_000)
+    assert compiled.n_compiled(solve_layers) == before
+    monkeypatch.setattr("interventions.probes.chunks._BYTES", 60_000)
     small = interventions.fit_probes(X, Y, **SAME)
     np.testing.assert_allclose(small.objective, bank.objective, rtol=1e-5)
     np.testing.assert_array_equal(small.test, bank.test)
 
 
-def test_ridge_is_scikit_learn_s():
+def test_ridge_equals_scikit_learn():
     rng = np.random.default_rng(2)
     y = X[1] @ rng.normal(size=D) + rng.normal(size=N)
     bank = interventions.fit_probes(X, y, **RIDGE, target="value")
@@ -242,7 +235,18 @@ def test_ridge_is_scikit_learn_s():
         _ = bank.accuracy
 
 
-def test_saved_and_loaded(bank, tmp_path):
+def test_every_array_of_a_bank_is_a_property(bank):
+    for name, array in bank.data.data_vars.items():
+        assert isinstance(getattr(Bank, str(name)), property)
+        assert getattr(bank, str(name)).identical(array)
+    assert repr(bank).startswith("Bank(class: ")
+    assert "layer 2" in repr(bank)
+    assert "\n" not in repr(bank)
+    with pytest.raises(AttributeError, match="target 'class' has no 'r2'; it has accuracy"):
+        _ = bank.r2
+
+
+def test_a_loaded_bank_equals_the_saved_one(bank, tmp_path):
     bank.save(tmp_path / "bank", model="tiny", seed=3)
     again = Bank.load(tmp_path / "bank")
     assert again.data.drop_attrs().equals(bank.data)
@@ -261,7 +265,7 @@ def test_saved_and_loaded(bank, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["bank"]
 
 
-def test_scores(bank):
+def test_scores_agree_with_the_summary(bank):
     counts = scores.confusion(bank).sel(penalty=1.0, seed=0)
     np.testing.assert_array_equal(counts.sum("predicted").sel(layer=0), np.bincount(Y))
     right = np.trace(counts.sel(layer=1).values) / N
@@ -274,14 +278,24 @@ def test_scores(bank):
     assert scores.balanced_accuracy(bank).sel(layer=1, penalty=1.0).min() > 0.9
 
 
-def test_codelength_is_short_where_there_is_something_to_read():
+def test_auroc_of_a_bank_equals_that_of_its_probabilities():
+    y = np.arange(N) % 2
+    bank = interventions.fit_probes(X, y, **SAME).sel(penalty=1.0, seed=5)
+    p = bank.out_of_fold_proba(X).sel({"class": 1}).squeeze(("penalty", "seed"))
+    for layer in range(L):
+        expected = stats.auroc(p.sel(layer=layer).values, y == 1, np.arange(N), n=10).value
+        area = scores.auroc(bank, X).sel(layer=layer).item()
+        assert area == pytest.approx(expected, abs=1e-12)
+
+
+def test_codelength_is_short_only_for_planted_classes():
     code = mdl.codelength(X, Y, penalties=(1.0,), seeds=(0, 1), fractions=(0.2, 0.5, 1.0))
     assert code.uniform == pytest.approx(N * np.log2(K))
     assert code.compression.sel(layer=0).max() < 1.1
     assert code.compression.sel(layer=1).min() > 2
 
 
-def test_a_stream_comes_to_the_same_weights():
+def test_a_stream_has_the_weights_of_a_bank():
     y = np.array(["ant", "bee", "cat"])[Y]
     streamed = stream.fit_stream(
         lambda: ((X[:, i : i + 33], y[i : i + 33]) for i in range(0, N, 33)),

@@ -1,8 +1,9 @@
-"""Controls, refusals, and what a probe is good for once it is fitted: edits and monitors."""
+"""Controls of a bank, wrong arguments, and the edits and monitors made from a probe."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xarray as xr
 
 import interventions
 import jaxasr
@@ -15,36 +16,74 @@ SITE = "decoder.resid_post"
 
 @pytest.fixture(scope="module")
 def words():
-    """Each type of word has its own place among the features, and a label; so any labelling of types can be learnt by heart."""
+    """Types of word, each with its own centre and label, so that any labelling can be memorised."""
     rng = np.random.default_rng(0)
     types = np.arange(N) % TYPES
-    places = rng.normal(size=(2, TYPES, 31)) * np.array([0, 3])[:, None, None]
-    return (places[:, types] + rng.normal(size=(2, N, 31))).astype(np.float32), types % 3, types
+    centres = rng.normal(size=(2, TYPES, 31)) * np.array([0, 3])[:, None, None]
+    return (centres[:, types] + rng.normal(size=(2, N, 31))).astype(np.float32), types % 3, types
 
 
-def test_controls(words):
-    X, y, types = words
-    found = controls.run(
-        X, y, folds=4, types=types, baselines={"noise": X[0], "layer 1": X[1]}, seeds=(0, 1)
-    )
-    mean = found.mean(("fold", "seed", "penalty"))
+@pytest.fixture(scope="module")
+def word_bank(words):
+    X, y, _ = words
+    return interventions.fit_probes(X, y, folds=4, seeds=(0, 1))
+
+
+@pytest.fixture(scope="module")
+def word_controls(words, word_bank):
+    X, _, types = words
+    baselines = {"noise": X[0], "layer 1": X[1]}
+    return controls.fit_controls(word_bank, X, types=types, baselines=baselines)
+
+
+def test_controls_separate_chance_memory_and_knowledge(word_controls):
+    mean = word_controls.mean(("fold", "seed", "penalty"))
     assert mean.probe[1] > 0.9
     assert mean.shuffled.max() < 0.5
     assert mean.majority == pytest.approx(1 / 3, abs=0.05)
-    assert mean.control_task[1] > 0.75  # what it learns by heart, however random
+    assert mean.control_task[1] > 0.75  # random labels are memorised
     assert mean.selectivity[1] < 0.2 < 0.4 < mean.probe[1] - mean.shuffled[1]
     assert mean.baselines.sel(baseline="noise") < 0.6 < mean.baselines.sel(baseline="layer 1")
     np.testing.assert_allclose(
-        found.baselines.sel(baseline="layer 1"), found.probe.sel(layer=1), atol=0.05
+        word_controls.baselines.sel(baseline="layer 1"), word_controls.probe.sel(layer=1), atol=0.05
     )
 
 
-def test_types_held_out_cannot_be_learnt_by_heart(words):
+def test_controls_equal_fits_by_hand(words, word_bank, word_controls):
+    X, y, _ = words
+    same = {"folds": 4, "seeds": (0, 1)}
+    xr.testing.assert_identical(word_controls.probe, word_bank.accuracy.rename("probe"))
+    xr.testing.assert_identical(word_controls.by_row, word_bank.accuracy.rename("by_row"))
+    permuted = [y[np.random.default_rng(seed).permutation(N)] for seed in (0, 1)]
+    shuffled = interventions.fit_probes(X, np.stack(permuted), **same).accuracy
+    xr.testing.assert_identical(word_controls.shuffled, shuffled.rename("shuffled"))
+
+
+def test_controls_do_not_fit_the_bank_again(words, word_bank, monkeypatch):
     X, y, types = words
-    assert (
-        interventions.fit_probes(X, y, types, folds=4, seeds=(0, 1)).accuracy.sel(layer=1).mean()
-        < 0.6
-    )
+    fitted = []
+
+    def record(X, y, *arguments, **options):
+        fitted.append(np.asarray(y))
+        return interventions.fit_probes(X, y, *arguments, **options)
+
+    monkeypatch.setattr(controls, "fit_probes", record)
+    controls.fit_controls(word_bank, X, types=types)
+    assert len(fitted) == 2  # shuffled labels and the control task
+    assert not any((labels == y).all() for labels in fitted)
+
+
+def test_controls_of_values_raise(words):
+    X, y, _ = words
+    bank = interventions.fit_probes(X, y * 1.0, target="value", folds=2)
+    with pytest.raises(ValueError, match="bank: expected a bank of classes"):
+        controls.fit_controls(bank, X)
+
+
+def test_types_in_test_rows_only_cannot_be_memorised(words):
+    X, y, types = words
+    bank = interventions.fit_probes(X, y, types, folds=4, seeds=(0, 1))
+    assert bank.accuracy.sel(layer=1).mean() < 0.6
 
 
 X, Y = np.random.default_rng(1).normal(size=(2, 24, 5)).astype(np.float32), np.arange(24) % 2
@@ -76,13 +115,13 @@ X, Y = np.random.default_rng(1).normal(size=(2, 24, 5)).astype(np.float32), np.a
         ({"y": np.full(24, 2.0), "target": "value"}, "y: expected different values"),
     ],
 )
-def test_refusals(change, message):
+def test_wrong_arguments_raise(change, message):
     with pytest.raises(ValueError, match=message):
         interventions.fit_probes(**{"X": X, "y": Y, **change})
 
 
 @pytest.fixture(scope="module")
-def heard(tiny_model):
+def memory_and_tokens(tiny_model):
     rng = np.random.default_rng(3)
     memory, _ = tiny_model.encode(jnp.asarray(rng.normal(size=(2, 7, 22)), jnp.float32))
     tokens = jnp.asarray(rng.integers(0, 101, (2, 9)))
@@ -90,67 +129,71 @@ def heard(tiny_model):
 
 
 @pytest.fixture(scope="module")
-def bank(tiny_model, heard):
-    """Probes of whether a token's id is even, from real activations of the tiny model."""
-    memory, tokens = heard
+def bank(tiny_model, memory_and_tokens):
+    """Probes of whether a token's id is even, and the activations they were fitted on."""
+    memory, tokens = memory_and_tokens
     _, acts = tiny_model.decode(tokens, memory, None, jaxasr.select(SITE))
     x = np.asarray(acts[SITE]).reshape(2, -1, 15)
     y = np.array(["odd", "even"])[1 - np.asarray(tokens).ravel() % 2]
     return interventions.fit_probes(x, y, folds=2), x
 
 
-def test_adding_a_direction_moves_the_probe(tiny_model, heard, bank):
+def test_adding_a_direction_moves_the_log_odds_by_its_slope(tiny_model, memory_and_tokens, bank):
     fitted, x = bank
-    memory, tokens = heard
+    memory, tokens = memory_and_tokens
     probe = monitor.Probe.of(fitted, layer=1)
     direction = fitted.direction(1, "even", "odd")
     assert np.linalg.norm(direction) == pytest.approx(1, abs=1e-5)
     np.testing.assert_allclose(direction, fitted.direction(1, "even"), atol=1e-5)
     edits = {SITE: fitted.as_add(1, "even", "odd", strength=2.5)}
-    said = [
+    probabilities = [
         tiny_model.decode(tokens, memory, e, monitor.readout(probe, SITE))[1]["probe"][1]
         for e in (None, edits)
     ]
-    log_odds = [jnp.log(p[..., 0] / p[..., 1]) for p in said]
+    log_odds = [jnp.log(p[..., 0] / p[..., 1]) for p in probabilities]
     slope = (probe.weights[0] - probe.weights[1]) @ direction
     np.testing.assert_allclose(log_odds[1] - log_odds[0], jnp.full((2, 9), 2.5 * slope), rtol=1e-2)
     assert list(fitted.classes) == ["even", "odd"]
     mean = fitted.decision(x).sel(layer=1).mean(("fold", "seed")).isel(penalty=0)
-    flat = jnp.log(said[0].reshape(-1, 2))
+    flat = jnp.log(probabilities[0].reshape(-1, 2))
     np.testing.assert_allclose(flat[:, 0] - flat[:, 1], mean[:, 0] - mean[:, 1], atol=1e-3)
 
 
-def test_projecting_leaves_nothing_for_the_probe(tiny_model, heard, bank):
-    memory, tokens = heard
+def test_a_projected_activation_has_constant_probabilities(tiny_model, memory_and_tokens, bank):
+    memory, tokens = memory_and_tokens
     probe = monitor.Probe.of(bank[0], layer=0)
     _, acts = tiny_model.decode(
         tokens, memory, {SITE: bank[0].as_project(0)}, monitor.readout(probe, SITE)
     )
-    said = acts["probe"][0]
-    np.testing.assert_allclose(said, jnp.broadcast_to(said[0, 0], said.shape), atol=1e-5)
+    probabilities = acts["probe"][0]
+    np.testing.assert_allclose(
+        probabilities, jnp.broadcast_to(probabilities[0, 0], probabilities.shape), atol=1e-5
+    )
 
 
-def test_a_monitor_reads_every_step(tiny_model, heard, bank):
-    memory, tokens = heard
+def test_a_monitor_equals_the_probe_on_a_whole_pass(tiny_model, memory_and_tokens, bank):
+    memory, tokens = memory_and_tokens
     probe = monitor.Probe.of(bank[0], layer=1)
     options = dict(max_new_tokens=5, eot=100, edits={SITE: bank[0].as_add(0, "odd", strength=3.0)})
-    out, said = monitor.generate(
+    out, probabilities = monitor.generate_with_probe(
         tiny_model, memory, tokens[:, :3], probe, site=SITE, layer=1, **options
     )
-    assert said.shape == (2, 5, 2)
+    assert probabilities.shape == (2, 5, 2)
     whole = jnp.concatenate([tokens[:, :3], out.tokens], 1)
     _, acts = tiny_model.decode(whole, memory, options["edits"], jaxasr.select(SITE))
     expected = probe(acts[SITE][1][:, 2:7])
-    there = np.arange(5) <= np.asarray(out.lengths)[:, None]
-    np.testing.assert_allclose(np.asarray(said)[there], np.asarray(expected)[there], atol=1e-5)
+    is_generated = np.arange(5) <= np.asarray(out.lengths)[:, None]
+    np.testing.assert_allclose(
+        np.asarray(probabilities)[is_generated], np.asarray(expected)[is_generated], atol=1e-5
+    )
     with pytest.raises(ValueError, match="site for a monitor of the decoder"):
-        monitor.generate(
+        monitor.generate_with_probe(
             tiny_model, memory, tokens, probe, site="encoder.resid_post", max_new_tokens=2
         )
 
 
-def test_an_edit_that_waits_for_the_probe(tiny_model, heard, bank):
-    memory, tokens = heard
+def test_when_applies_its_edit_above_the_threshold_only(tiny_model, memory_and_tokens, bank):
+    memory, tokens = memory_and_tokens
     probe = monitor.Probe.of(bank[0], layer=1)
     zero = interventions.Zero()
 
@@ -163,18 +206,22 @@ def test_an_edit_that_waits_for_the_probe(tiny_model, heard, bank):
     )
     np.testing.assert_array_equal(logits(1.1), plain)
     np.testing.assert_array_equal(logits(0.0), always)
-    sure = (
+    is_above = (
         tiny_model.decode(tokens, memory, None, monitor.readout(probe, SITE))[1]["probe"][1][..., 0]
         >= 0.5
     )
-    np.testing.assert_allclose(logits(0.5), jnp.where(sure[..., None], always, plain), atol=1e-5)
+    np.testing.assert_allclose(
+        logits(0.5), jnp.where(is_above[..., None], always, plain), atol=1e-5
+    )
     wide = monitor.When(monitor.Probe(jnp.ones((2, 4)), jnp.zeros(2)), zero, 0)
     with pytest.raises(ValueError, match="expected a probe of 15 features"):
         tiny_model.decode(tokens, memory, {SITE: wide})
 
 
-def test_several_layers_need_a_name(bank):
+def test_unknown_labels_of_a_probe_raise(bank):
     with pytest.raises(ValueError, match=r"layer: expected one of \[0, 1\], got 5"):
         bank[0].direction(5, "even")
     with pytest.raises(ValueError, match="positive: expected one of"):
         bank[0].direction(0, "prime")
+    with pytest.raises(TypeError, match="fold_"):
+        bank[0].direction(0, "even", fold_=1)

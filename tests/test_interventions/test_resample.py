@@ -21,7 +21,7 @@ def rows(run, of):
     return [int(np.flatnonzero([np.array_equal(x, y) for y in of.mel])[0]) for x in run.mel]
 
 
-def test_everybody_is_drawn_once_and_nobody_gets_his_own(target):
+def test_every_row_is_drawn_once_and_never_for_itself(target):
     draws = [rows(resampled(target, seed), target) for seed in range(20)]
     assert all(sorted(draw) == list(range(5)) for draw in draws)
     assert all(draw[b] != b for draw in draws for b in range(5))
@@ -32,7 +32,7 @@ def test_everybody_is_drawn_once_and_nobody_gets_his_own(target):
     )
 
 
-def test_a_data_set_lends_its_rows_with_their_tokens(target):
+def test_rows_of_a_data_set_come_with_their_tokens(target):
     few = target.replace(mel=target.mel[:2], tokens=target.tokens[:2])
     drawn = resampled(few, 1, among=target)
     for b, row in enumerate(rows(drawn, target)):
@@ -41,7 +41,7 @@ def test_a_data_set_lends_its_rows_with_their_tokens(target):
         resampled(few, among=target.replace(tokens=target.tokens[:, :3]))
 
 
-def test_a_sweep_takes_the_other_recording(tiny_model, target):
+def test_a_sweep_patches_from_the_other_recording(tiny_model, target):
     options = {
         "site": "decoder.cross_attn.z",
         "over": ("layer", "head", "position"),
@@ -52,7 +52,7 @@ def test_a_sweep_takes_the_other_recording(tiny_model, target):
     swapped = two.replace(mel=two.mel[::-1], tokens=two.tokens[::-1])
     np.testing.assert_allclose(swept, iv.sweep(tiny_model, two, swapped, **options), atol=1e-6)
     np.testing.assert_allclose(swept.source, swept.baseline[::-1], atol=1e-6)
-    np.testing.assert_array_equal(swept.token_id, two.tokens)  # the rows say different things
+    np.testing.assert_array_equal(swept.token_id, two.tokens)  # tokens differ between rows
     estimate = iv.attribution(tiny_model, target=two, source="resample", **options)
     np.testing.assert_array_equal(estimate.token_id, two.tokens)
     np.testing.assert_allclose(
@@ -64,11 +64,13 @@ def test_a_sweep_takes_the_other_recording(tiny_model, target):
     )
 
 
-def test_one_alone_has_nobody_to_draw(tiny_model, target):
-    one = target.replace(mel=target.mel[:1], tokens=target.tokens[:1])
+def test_resampling_a_single_example_raises(tiny_model, target):
+    single = target.replace(mel=target.mel[:1], tokens=target.tokens[:1])
     with pytest.raises(ValueError, match="there is one"):
-        iv.sweep(tiny_model, one, "resample", site="decoder.attn.z", over=("layer",), metric=METRIC)
+        iv.sweep(
+            tiny_model, single, "resample", site="decoder.attn.z", over=("layer",), metric=METRIC
+        )
     with pytest.raises(ValueError, match="expected a Run or one of"):
         iv.sweep(
-            tiny_model, one, "resample:x", site="decoder.attn.z", over=("layer",), metric=METRIC
+            tiny_model, single, "resample:x", site="decoder.attn.z", over=("layer",), metric=METRIC
         )

@@ -1,4 +1,4 @@
-"""A row without a class, group or type is refused wherever one is given, and so are mixed kinds."""
+"""Missing classes, groups and types raise wherever they are passed, and so do mixed kinds."""
 
 import numpy as np
 import pandas as pd
@@ -29,18 +29,18 @@ WAYS = {
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("gap", GAPS, ids=str)
-def test_rows_without_one_are_counted(gap, way):
-    found = WAYS[way](without(SPEAKERS, gap))
+def test_missing_entries_are_counted(gap, way):
+    entries = WAYS[way](without(SPEAKERS, gap))
     for name in ("groups", "y"):
         with pytest.raises(
             ValueError, match=f"{name}: 6 of 24 rows have none, the first is row 2. Leave out"
         ):
-            interventions.fit_probes(X, **{"y": Y, name: found})
+            interventions.fit_probes(X, **{"y": Y, name: entries})
     with pytest.raises(ValueError, match="types: 6 of 24 rows have none"):
-        categories(found, N, "types")
+        categories(entries, N, "types")
 
 
-def test_all_missing_and_missing_numbers():
+def test_missing_entries_of_any_type_raise():
     for groups in (
         [None] * N,
         np.full(N, np.nan),
@@ -59,7 +59,7 @@ def test_all_missing_and_missing_numbers():
     "mixed",
     [without(range(N), "2"), without(SPEAKERS, 7), np.array(without(SPEAKERS, 7.5), dtype=object)],
 )
-def test_words_among_numbers_are_refused(mixed):
+def test_words_among_numbers_raise(mixed):
     for name in ("groups", "y"):
         with pytest.raises(
             ValueError,
@@ -68,15 +68,16 @@ def test_words_among_numbers_are_refused(mixed):
             interventions.fit_probes(X, **{"y": Y, name: mixed})
 
 
-def test_what_is_whole_is_taken_as_it_is():
+def test_complete_entries_keep_their_values():
     words = SPEAKERS, pd.Series(SPEAKERS), pd.Categorical(SPEAKERS)
-    for given, kind in (*((one, "U") for one in words), (range(N), "i"), (Y, "i"), (Y / 2, "f")):
-        found = categories(given, N, "groups")
-        assert found.dtype.kind == kind
-        assert found.tolist() == list(given)
+    numbers = (range(N), "i"), (Y, "i"), (Y / 2, "f")
+    for entries, kind in (*((names, "U") for names in words), *numbers):
+        checked = categories(entries, N, "groups")
+        assert checked.dtype.kind == kind
+        assert checked.tolist() == list(entries)
 
 
-def test_every_place_that_takes_groups(monkeypatch):
+def test_every_function_with_groups_checks_them(monkeypatch):
     gaps = without(SPEAKERS, None)
     bank = interventions.fit_probes(X, Y, SPEAKERS, folds=2)
     for call in (lambda: bank.summary(gaps), lambda: auroc(X[0, :, 0], Y > 0, gaps)):
@@ -90,7 +91,7 @@ def test_every_place_that_takes_groups(monkeypatch):
         auroc(X[0, :, 0], Y[:-1] > 0, SPEAKERS)
     monkeypatch.setattr(controls, "fit_probes", lambda *_, **__: bank)
     with pytest.raises(ValueError, match="types: 6 of 24 rows have none"):
-        controls.run(X, Y, types=gaps)
+        controls.fit_controls(bank, X, types=gaps)
     with pytest.raises(ValueError, match="batches: y: 6 of 24 rows have none"):
         stream.moments(lambda: [(X, gaps)])
     with pytest.raises(ValueError, match="batches: expected classes of one kind"):
@@ -122,6 +123,6 @@ def test_every_place_that_takes_groups(monkeypatch):
         ),
     ],
 )
-def test_what_else_is_refused(change, message):
+def test_wrong_arguments_raise(change, message):
     with pytest.raises(ValueError, match=message):
         interventions.fit_probes(**{"X": X, "y": Y, **change})

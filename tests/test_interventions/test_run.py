@@ -1,3 +1,5 @@
+"""A run holds a recording, encoded or not, and its tokens."""
+
 import jax
 import numpy as np
 import pytest
@@ -13,16 +15,16 @@ def inputs(tiny_model):
     return tiny_inputs(tiny_model.config, 2, 5)
 
 
-def test_a_run_is_heard_or_still_to_be_heard(tiny_model, inputs):
+def test_encoding_twice_changes_nothing(tiny_model, inputs):
     mel, tokens = inputs
     run = Run(mel=mel, tokens=tokens)
-    heard = run.encode(tiny_model)
-    assert heard.mel is None
-    assert heard.encode(tiny_model) is heard
-    assert run.batch == heard.batch == 2
+    encoded = run.encode(tiny_model)
+    assert encoded.mel is None
+    assert encoded.encode(tiny_model) is encoded
+    assert run.batch == encoded.batch == 2
     logits, _ = tiny_model.decode(tokens, tiny_model.encode(mel)[0])
-    for one in (run, heard):
-        np.testing.assert_array_equal(one.decode(tiny_model)[0], logits)
+    np.testing.assert_array_equal(run.decode(tiny_model)[0], logits)
+    np.testing.assert_array_equal(encoded.decode(tiny_model)[0], logits)
 
 
 def test_edits_readouts_and_positions_reach_the_decoder(tiny_model, inputs):
@@ -31,29 +33,53 @@ def test_edits_readouts_and_positions_reach_the_decoder(tiny_model, inputs):
     positions = np.array([[0, 1, 2, 3, 4], [-2, -1, 0, 1, 2]], np.int32)
     edits, readout = {"decoder.mlp.post": Shift(1.0, 1, 2)}, jaxasr.select("decoder.resid_post")
     ours = Run(memory=memory, tokens=tokens, positions=positions).decode(tiny_model, edits, readout)
-    theirs = tiny_model.decode(tokens, memory, edits, readout, positions=positions)
-    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    expected = tiny_model.decode(tokens, memory, edits, readout, positions=positions)
+    jax.tree.map(np.testing.assert_array_equal, ours, expected)
     plain = Run(memory=memory, tokens=tokens).decode(tiny_model)[0]
     assert not np.allclose(plain, ours[0])
 
 
-def test_layers_apart_are_refused(tiny_model, inputs):
+def test_rows_keep_their_recording_tokens_and_positions(tiny_model, inputs):
     mel, tokens = inputs
-    with pytest.raises(ValueError, match="stacked"):
+    positions = np.array([[0, 1, 2, 3, 4], [-2, -1, 0, 1, 2]], np.int32)
+    run = Run(mel=mel, tokens=tokens, positions=positions)
+    logits = run.decode(tiny_model)[0]
+    swapped = run.rows(np.array([1, 0]))
+    np.testing.assert_allclose(swapped.decode(tiny_model)[0], logits[::-1], rtol=1e-5, atol=1e-5)
+    row = run.encode(tiny_model).row(1)
+    np.testing.assert_array_equal(row.encoded_mel, mel[1:])
+    np.testing.assert_allclose(row.decode(tiny_model)[0], logits[1:], rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match=r"call run\.encode\(model\) first"):
+        run.row(0)
+
+
+def test_a_run_prints_on_one_line(tiny_model, inputs):
+    mel, tokens = inputs
+    run = Run(mel=mel, tokens=tokens)
+    assert repr(run) == "Run(2 x 5 tokens, mel [2, 7, 22])"
+    assert repr(run.encode(tiny_model)) == "Run(2 x 5 tokens, encoded with its mel)"
+    memory, positions = tiny_model.encode(mel)[0], np.zeros((2, 5), np.int32)
+    padded = Run(memory=memory, tokens=tokens, positions=positions)
+    assert repr(padded) == "Run(2 x 5 tokens, padded, encoded)"
+    assert repr(jax.tree.map(lambda leaf: "leaf", run)) == "Run(? x ? tokens, mel [])"
+
+
+def test_an_unstacked_memory_is_refused(tiny_model, inputs):
+    mel, tokens = inputs
+    with pytest.raises(ValueError, match="memory: expected stacked layers"):
         Run(memory=tiny_model.encode(mel, unstacked=True)[0], tokens=tokens)
 
 
-def test_neither_or_both(tiny_model, inputs):
+def test_a_run_needs_either_mel_or_memory(tiny_model, inputs):
     mel, tokens = inputs
-    with pytest.raises(ValueError, match=r"mel= or memory="):
+    with pytest.raises(ValueError, match=r"mel= or memory=, got neither"):
         Run(tokens=tokens)
-    with pytest.raises(ValueError, match="not both"):
+    with pytest.raises(ValueError, match="got both"):
         Run(tokens=tokens, mel=mel, memory=tiny_model.encode(mel)[0])
 
 
 def test_a_run_is_a_pytree(tiny_model, inputs):
     mel, tokens = inputs
-    logits = jax.jit(lambda run: run.decode(tiny_model)[0])(Run(mel=mel, tokens=tokens))
-    np.testing.assert_allclose(
-        logits, Run(mel=mel, tokens=tokens).decode(tiny_model)[0], rtol=1e-5, atol=1e-5
-    )
+    run = Run(mel=mel, tokens=tokens)
+    logits = jax.jit(lambda run: run.decode(tiny_model)[0])(run)
+    np.testing.assert_allclose(logits, run.decode(tiny_model)[0], rtol=1e-5, atol=1e-5)

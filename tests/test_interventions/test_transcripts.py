@@ -1,3 +1,5 @@
+"""Repetition and errors of texts, against counts by hand and jiwer."""
+
 import jiwer
 import numpy as np
 import pytest
@@ -35,7 +37,7 @@ def _times(ids: list, i: int, n: int) -> int:
 
 
 @given(st.lists(st.integers(0, 2), max_size=30))
-def test_a_repeat_is_there_and_none_is_longer(ids):
+def test_repeats_are_the_longest_of_each_n(ids):
     def count(n, start):
         gram, k = ids[start : start + n], 1
         while ids[start + k * n : start + (k + 1) * n] == gram:
@@ -50,7 +52,7 @@ def test_a_repeat_is_there_and_none_is_longer(ids):
 
 
 @given(st.lists(st.integers(0, 3), max_size=40), st.integers(1, 8), st.integers(1, 12))
-def test_the_loop_criterion_is_that_of_the_recordings(ids, n, k):
+def test_is_loop_equals_the_criterion_counted_by_hand(ids, n, k):
     ids = ids + ids[:n] * k
     runs = [
         (m, _times(ids, i, m)) for m in range(1, len(ids) // 2 + 1) for i in range(len(ids) - m)
@@ -64,43 +66,43 @@ def test_the_loop_criterion_is_that_of_the_recordings(ids, n, k):
     ("n", "k", "loop"),
     [(5, 4, True), (4, 4, False), (6, 3, True), (5, 3, False), (1, 20, True), (1, 17, False)],
 )
-def test_the_bounds_of_a_loop(n, k, loop):
+def test_loops_begin_at_the_documented_bounds(n, k, loop):
     assert transcripts.is_loop([99, *list(range(n)) * k, 98]) is loop
 
 
-def test_the_laxer_detector():
+def test_is_repetitive_is_laxer_than_is_loop():
     assert transcripts.is_repetitive([1, 2] * 4, "a b")
     assert not transcripts.is_repetitive([1, 2] * 3, "a b a b a b")
     assert not transcripts.is_repetitive(list(range(9)) * 4, "short")
     assert transcripts.is_repetitive([1, 2, 3], "the same " * 40)
 
 
-def test_errors_are_jiwer_s_on_normalised_text():
-    said, meant = "Uh, the cat sat sat on a mat!", "The cat's sat on the mat."
-    ours = transcripts.errors(said, meant)
-    normal = [transcripts.normalise(t) for t in (meant, said)]
+def test_errors_equal_jiwer_on_normalised_texts():
+    text, reference = "Uh, the cat sat sat on a mat!", "The cat's sat on the mat."
+    ours = transcripts.errors(text, reference)
+    normal = [transcripts.normalise(t) for t in (reference, text)]
     assert ours["wer"] == pytest.approx(jiwer.wer(*normal))
     assert ours["cer"] == pytest.approx(jiwer.cer(*normal))
     assert (ours["deletions"] + ours["insertions"] + ours["substitutions"]) / ours[
         "reference_words"
     ] == pytest.approx(ours["wer"])
-    assert transcripts.errors(meant, meant)["wer"] == 0
+    assert transcripts.errors(reference, reference)["wer"] == 0
     assert transcripts.errors("", "two words")["deletions"] == 2
 
 
-def test_an_empty_reference_has_no_rate():
+def test_a_reference_without_words_has_no_rates():
     ours = transcripts.errors("Thank you.", "...")
     assert np.isnan(ours["wer"])
     assert ours["insertions"] == 2
 
 
-def test_real_loops_are_found_and_real_texts_are_not(asr, data_dir):
+def test_real_loops_are_detected_and_fluent_texts_are_not(asr, data_dir):
     rows = [row for row in real_speech.rows("recipes") if row["split"] == "dev"]
     for row in rows:
-        seen = row["tiny_en_openai_pad"]
-        ids = asr.tokenizer.encode(" " + seen["text"].strip())
-        if seen["loop"] and seen["rep_span"] > 30 and row["robust"]:
+        result = row["tiny_en_openai_pad"]
+        ids = asr.tokenizer.encode(" " + result["text"].strip())
+        if result["loop"] and result["rep_span"] > 30 and row["robust"]:
             assert transcripts.is_loop(ids), row["id"]
-            assert transcripts.is_repetitive(ids, seen["text"]) or seen["rep_k"] == 3, row["id"]
+            assert transcripts.is_repetitive(ids, result["text"]) or result["rep_k"] == 3, row["id"]
         if row["group"] == "fluent_nonspeech":
             assert not transcripts.is_loop(ids), row["id"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 from attacks.containers import compared, passes, with_pyav_alone
-from attacks.written import RATE, speechlike, with_mp3, with_pyav, with_soundfile
+from attacks.sample_files import RATE, speechlike, with_mp3, with_pyav, with_soundfile
 
 from jaxasr.audio import header_seconds, load_audio
 from jaxasr.config import SAMPLE_RATE

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import soxr
 from attacks.containers import compared, passes
-from attacks.written import RATE, amr, speechlike, with_mp3, with_pyav
+from attacks.sample_files import RATE, amr, speechlike, with_mp3, with_pyav
 
 from jaxasr.audio import decoders, header_seconds, load_audio
 from jaxasr.config import SAMPLE_RATE

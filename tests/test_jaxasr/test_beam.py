@@ -125,7 +125,7 @@ def test_a_padded_prompt_gives_the_text_of_the_prompt(tiny_model):
     np.testing.assert_allclose(unpadded.logprobs, shifted.logprobs, rtol=0, atol=2e-5)
 
 
-NOWHERE = 99  # not a layer: an edit there changes nothing but shares the program of one that does
+NOWHERE = 99  # not a layer: an edit there has no effect, but shares the program of one that has
 EDITS = {
     "a generated position": {
         "decoder.mlp.post": Shift(1.0, 1, N_PROMPT + 2),

@@ -154,8 +154,8 @@ def test_left_padded_rows_equal_rows_generated_alone(tiny_model, inputs):
     memory, prompt = inputs
     pads = [0, 1, 3]
     positions = np.arange(N_PROMPT, dtype=np.int32) - np.array(pads, np.int32)[:, None]
-    both = EDITS["one position after it"] | EDITS["keys and values"]
-    for edits in (nowhere(both), both):
+    edits_of_both = EDITS["one position after it"] | EDITS["keys and values"]
+    for edits in (nowhere(edits_of_both), edits_of_both):
         ragged = generate(tiny_model, inputs, edits, positions=positions, unroll=False)
         for row, pad in enumerate(pads):
             rows = slice(row, row + 1)

@@ -1,4 +1,4 @@
-"""`Recogniser.generate`: ids, text and log-probability of each row, under the checkpoint's rules."""
+"""`Recogniser.generate` returns ids, text and log-probability of each row."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Every site of tiny random models against golden activations from torch in float64 (`tests/golden/make_golden.py`)."""
+"""Every site of tiny random models against torch in float64 (`tests/golden/make_golden.py`)."""
 
 import jax
 import numpy as np

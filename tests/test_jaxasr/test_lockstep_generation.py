@@ -8,7 +8,7 @@ from cached_generation import EOT, N_NEW, N_PROMPT, generate, is_generated, teac
 from golden.tiny import tiny_inputs
 from own_edits import Shift
 
-from interventions.edits.values import FromRow, Mix
+from interventions.edits import FromRow, Mix
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ def test_an_unrolled_scan_equals_the_scan(model, mel, tokens, memory, unroll):
 
 
 def test_each_layer_of_the_scan_equals_the_layer_run_alone(model, mel, tokens, memory):
-    """Runs each layer in a model of that layer only, on the stream that the scan recorded before it."""
+    """Runs each layer in a model of that layer only, on the stream recorded before it."""
     readouts = {"encoder": ENCODER, "decoder": DECODER}
     whole = {
         **model.encode(mel, readout=ENCODER)[1],
@@ -148,15 +148,15 @@ def temporary_bytes(fn, *args) -> int:
 
 def test_readouts_whose_result_is_unused_take_no_memory(model, mel, tokens, memory):
     plain = temporary_bytes(lambda m, x: m.encode(x)[0], model, mel)
-    kept = jaxasr.select("encoder.resid_post", "encoder.mlp.post", "encoder.attn.q")
-    assert temporary_bytes(lambda m, x: m.encode(x, readout=kept)[0], model, mel) == plain
+    readout = jaxasr.select("encoder.resid_post", "encoder.mlp.post", "encoder.attn.q")
+    assert temporary_bytes(lambda m, x: m.encode(x, readout=readout)[0], model, mel) == plain
     plain = temporary_bytes(lambda m, x, xa: m.decode(x, m.memory(xa))[0], model, tokens, memory.xa)
-    kept = jaxasr.select(
+    readout = jaxasr.select(
         "decoder.resid_pre", "decoder.cross_attn.z", "decoder.mlp.pre", "decoder.embed"
     )
     assert (
         temporary_bytes(
-            lambda m, x, xa: m.decode(x, m.memory(xa), readout=kept)[0], model, tokens, memory.xa
+            lambda m, x, xa: m.decode(x, m.memory(xa), readout=readout)[0], model, tokens, memory.xa
         )
         == plain
     )
@@ -172,14 +172,14 @@ def test_a_reduction_never_stacks_the_activation_it_reduces(model, mel):
         temporary_bytes(lambda m, x: m.encode(x, readout=reduced)[1]["largest"], model, mel)
         <= whole
     )
-    kept = model.encode(mel, readout=jaxasr.select(site))[1][site].max((-2, -1))
-    assert_near(model.encode(mel, readout=reduced)[1]["largest"], kept)
+    largest = model.encode(mel, readout=jaxasr.select(site))[1][site].max((-2, -1))
+    assert_near(model.encode(mel, readout=reduced)[1]["largest"], largest)
 
 
 def test_a_readout_outside_attention_leaves_the_output_bitwise_the_same(model, mel, tokens, memory):
-    kept = jaxasr.select("decoder.resid_post")
+    readout = jaxasr.select("decoder.resid_post")
     np.testing.assert_array_equal(
-        model.decode(tokens, memory, {}, None)[0], model.decode(tokens, memory, None, kept)[0]
+        model.decode(tokens, memory, {}, None)[0], model.decode(tokens, memory, None, readout)[0]
     )
     assert model.decode(tokens, memory)[1] == {}
     np.testing.assert_array_equal(

@@ -18,39 +18,39 @@ from interventions import Run
 from jaxasr import compiled
 from jaxasr.program_keys import Key
 
-TOGETHER = program_pairs.calls()
+CALLS = program_pairs.calls()
 
 
 @pytest.mark.parametrize("order", [1, -1], ids=["forward", "backward"])
-def test_every_kind_computes_its_values_after_every_other_kind(order):
+def test_each_kind_of_edit_computes_its_values_after_all_other_kinds(order):
     compiled._jitted.cache_clear()
-    for name in list(TOGETHER)[::order]:
-        expected = program_pairs.result(name, TOGETHER, run=False).split()
-        found = program_pairs.result(name, TOGETHER).split()
+    for name in list(CALLS)[::order]:
+        expected = program_pairs.result(name, CALLS, run=False).split()
+        values = program_pairs.result(name, CALLS).split()
         np.testing.assert_allclose(
-            np.array(found, float), np.array(expected, float), rtol=1e-4, atol=2e-4, err_msg=name
+            np.array(values, float), np.array(expected, float), rtol=1e-4, atol=2e-4, err_msg=name
         )
 
 
-def test_decode_runs_the_second_of_two_classes_with_equal_fields(tiny_model):
+def test_decode_does_not_confuse_two_classes_with_equal_fields(tiny_model):
     tokens, memory = np.array([[1, 2, 3]]), tiny_model.encode(np.zeros((1, 7, 22), np.float32))[0]
     for edit, by_hand in (
         (program_pairs.Times(2.0), lambda x, at: x * 2),
         (program_pairs.Plus(2.0), lambda x, at: x + 2),
     ):
-        found, expected = (
+        logits, expected = (
             tiny_model.decode(tokens, memory, {"decoder.mlp_out": e})[0] for e in (edit, by_hand)
         )
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_sweep_computes_the_second_of_two_metrics(tiny_model):
+def test_sweep_does_not_confuse_two_metrics_with_equal_fields(tiny_model):
     run = Run(
         memory=tiny_model.encode(np.zeros((1, 7, 22), np.float32))[0], tokens=np.array([[1, 2, 3]])
     )
     options = {"source": "zero", "site": "decoder.resid_post", "over": ("layer", "position")}
     logprobs = iv.sweep(tiny_model, run, metric=iv.logprob(13), **options)
-    ranks = iv.sweep(tiny_model, run, metric=iv.rank(13), **options)
+    ranks = iv.sweep(tiny_model, run, metric=iv.metrics.rank(13), **options)
     assert (logprobs.values < 0).all()
     assert (ranks.values >= 0).all()
     assert (ranks.values == ranks.values.round()).all()
@@ -60,10 +60,10 @@ def test_sweep_computes_the_second_of_two_metrics(tiny_model):
         assert ranks.values[layer, position] == (logits > logits[13]).sum()
 
 
-SAME = np.arange(3.0)
+ARRAY = np.arange(3.0)
 
 
-def own(s):
+def make_edit(s):
     return lambda x: x * s
 
 
@@ -78,30 +78,50 @@ class Named(list):
         self.name = name
 
 
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        (1, True), (1, 1.0), (0.0, -0.0), (0, False), ("a", b"a"), ((1, 2), [1, 2]), ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
-        (np.float32(1), np.float64(1)), (np.arange(3), np.arange(3.0)), (SAME, SAME + 1), (np.int32(1), 1),
-        (own(1), own(1)), (functools.partial(own, 1), functools.partial(own, True)), (program_pairs.Typed(1), program_pairs.Typed(True)),
-        (jax.tree.structure(program_pairs.Times(1.0)), jax.tree.structure(program_pairs.Plus(1.0))),
-        (program_pairs.Plain(1), program_pairs.Plain(1)), (Slots(1), Slots(2)), (Slots(1), Slots(1.0)), (Named("a"), Named("b")),
-        (FrozenDict(a=1), FrozenDict(a=True)),
-    ],
-)  # fmt: skip
-def test_keys_differ(one, other):
-    assert Key(one) != Key(other)
+DIFFERENT = [
+    (1, True),
+    (1, 1.0),
+    (0.0, -0.0),
+    (0, False),
+    ("a", b"a"),
+    ((1, 2), [1, 2]),
+    ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
+    (np.float32(1), np.float64(1)),
+    (np.arange(3), np.arange(3.0)),
+    (ARRAY, ARRAY + 1),
+    (np.int32(1), 1),
+    (make_edit(1), make_edit(1)),
+    (functools.partial(make_edit, 1), functools.partial(make_edit, True)),
+    (program_pairs.Typed(1), program_pairs.Typed(True)),
+    (jax.tree.structure(program_pairs.Times(1.0)), jax.tree.structure(program_pairs.Plus(1.0))),
+    (program_pairs.Plain(1), program_pairs.Plain(1)),
+    (Slots(1), Slots(2)),
+    (Slots(1), Slots(1.0)),
+    (Named("a"), Named("b")),
+    (FrozenDict(a=1), FrozenDict(a=True)),
+]
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: (1, "a", None, 2.5, float("nan"), {"x": [1, {2}]}), lambda: np.arange(5),
-        lambda: jax.tree.structure(iv.chain(iv.Zero(), iv.Scale(2.0))), lambda: own,
-        lambda: Slots(1), lambda: Named("a"),
-        lambda: functools.partial(own, 3), lambda: iv.Zero, lambda: jnp.float32, lambda: np.dtype("int8"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("first", "second"), DIFFERENT)
+def test_keys_of_values_that_may_compute_differently_differ(first, second):
+    assert Key(first) != Key(second)
+
+
+MAKERS = [
+    lambda: (1, "a", None, 2.5, float("nan"), {"x": [1, {2}]}),
+    lambda: np.arange(5),
+    lambda: jax.tree.structure(iv.chain(iv.Zero(), iv.Scale(2.0))),
+    lambda: make_edit,
+    lambda: Slots(1),
+    lambda: Named("a"),
+    lambda: functools.partial(make_edit, 3),
+    lambda: iv.Zero,
+    lambda: jnp.float32,
+    lambda: np.dtype("int8"),
+]
+
+
+@pytest.mark.parametrize("make", MAKERS)
 def test_keys_of_equal_values_are_equal(make):
     assert Key(make()) == Key(make())
     assert hash(Key(make())) == hash(Key(make()))
@@ -115,7 +135,7 @@ def _helper(x):
     return x * FACTOR
 
 
-def test_a_changed_global_is_another_program(monkeypatch):
+def test_a_changed_global_compiles_another_program(monkeypatch):
     def scaled(x, edit):
         return edit(x)
 
@@ -130,13 +150,13 @@ def test_a_changed_global_is_another_program(monkeypatch):
         monkeypatch.undo()
 
 
-def test_a_changed_closure_attribute_default_or_method_is_another_program():
+def test_a_changed_closure_attribute_default_or_method_compiles_another_program():
     factor = 2.0
 
     def closed(x):
         return x * factor
 
-    class Own:
+    class Instance:
         k = 2.0
 
         def __call__(self, x):
@@ -155,21 +175,12 @@ def test_a_changed_closure_attribute_default_or_method_is_another_program():
         def __call__(self, x):
             return x * self.k
 
-    instance = Own()
-    assert [compiled.call(apply, 3.0, edit) for edit in (closed, instance, default, Field())] == [
-        6,
-        6,
-        6,
-        6,
-    ]
+    instance = Instance()
+    edits = closed, instance, default, Field()
+    assert [compiled.call(apply, 3.0, edit) for edit in edits] == [6] * len(edits)
     factor, instance.k, default.__defaults__ = 5.0, 5.0, (5.0,)
     Field.__call__ = lambda self, x: x * self.k * 2.5
-    assert [compiled.call(apply, 3.0, edit) for edit in (closed, instance, default, Field())] == [
-        15,
-        15,
-        15,
-        15,
-    ]
+    assert [compiled.call(apply, 3.0, edit) for edit in edits] == [15] * len(edits)
 
 
 class Settings:
@@ -180,7 +191,7 @@ class Settings:
         return 2 * FACTOR
 
 
-def test_a_changed_class_attribute_property_module_or_object_in_a_closure_is_another_program(
+def test_a_changed_class_attribute_property_or_object_in_a_closure_compiles_another_program(
     monkeypatch,
 ):
     class Probe(nnx.Module):
@@ -202,9 +213,14 @@ def test_a_changed_class_attribute_property_module_or_object_in_a_closure_is_ano
     probe, settings, slotted, space = Probe(), Settings(), Slotted(), types.SimpleNamespace(k=2.0)
     attribute.k = slotted.k = 2.0
     edits = [
-        lambda x: probe(x), probe.__call__, lambda x: x * Settings.strength, lambda x: x * settings.twice / 2,
-        lambda x: x * slotted.k, lambda x: x * space.k, attribute,
-    ]  # fmt: skip
+        lambda x: probe(x),
+        probe.__call__,
+        lambda x: x * Settings.strength,
+        lambda x: x * settings.twice / 2,
+        lambda x: x * slotted.k,
+        lambda x: x * space.k,
+        attribute,
+    ]
     assert [float(compiled.call(apply, 3.0, edit)) for edit in edits] == [6] * len(edits)
     probe.k[...] = jnp.float32(5)
     monkeypatch.setattr(Settings, "strength", 5.0)
@@ -223,7 +239,7 @@ def test_functions_that_all_call_each_other_are_read_once():
     assert Key(names["f0"]) == Key(names["f0"])
 
 
-def test_what_refers_to_itself_has_a_key():
+def test_objects_that_refer_to_themselves_have_a_key():
     def even(n):
         return n == 0 or odd(n - 1)
 
@@ -236,7 +252,7 @@ def test_what_refers_to_itself_has_a_key():
     assert Key(types.SimpleNamespace(a=loop)) != Key(loop)
 
 
-def test_what_has_no_key_is_refused():
+def test_an_unhashable_object_without_attributes_is_refused():
     class Unhashable:
         __slots__ = ()
         __hash__ = None

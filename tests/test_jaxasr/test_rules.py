@@ -107,8 +107,8 @@ def sample_under(rules, steps, seed):
     tokens = jnp.zeros((5, T), jnp.int32)
     for length in range(2, 2 + steps):
         logits = jax.random.normal(jax.random.key(seed * 100 + length), (5, V)) * 2
-        chosen = apply(rules, logits, tokens, jnp.int32(length), jnp.int32(2)).argmax(-1)
-        tokens = tokens.at[:, length].set(chosen)
+        next_tokens = apply(rules, logits, tokens, jnp.int32(length), jnp.int32(2)).argmax(-1)
+        tokens = tokens.at[:, length].set(next_tokens)
     return np.asarray(tokens[:, 2 : 2 + steps])
 
 

@@ -256,8 +256,8 @@ def test_reduce_and_merge_keep_what_select_would_give(tiny_model, inputs):
     entropy = jaxasr.reduce(
         "entropy", "decoder.cross_attn.pattern", lambda p: -(p * jnp.log(p)).sum(-1)
     )
-    both = jaxasr.merge(entropy, jaxasr.select("decoder.cross_attn.pattern", "decoder.ln"))
-    acts = tiny_model.decode(tokens, memory, readout=both)[1]
+    merged = jaxasr.merge(entropy, jaxasr.select("decoder.cross_attn.pattern", "decoder.ln"))
+    acts = tiny_model.decode(tokens, memory, readout=merged)[1]
     assert acts.keys() == {"entropy", "decoder.cross_attn.pattern", "decoder.ln"}
     pattern = np.asarray(acts["decoder.cross_attn.pattern"])
     np.testing.assert_allclose(acts["entropy"], -(pattern * np.log(pattern)).sum(-1), rtol=1e-5)

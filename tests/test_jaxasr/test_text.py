@@ -1,7 +1,10 @@
 """Compression ratio and normalised texts."""
 
+import importlib.util
+
 import pytest
 
+from jaxasr import text as text_module
 from jaxasr.text import compression_ratio, normalise
 
 
@@ -26,3 +29,9 @@ def test_repetition_raises_the_compression_ratio():
 )
 def test_normalise_matches_whisper_s_papers(text, language, expected):
     assert normalise(text, language) == expected
+
+
+def test_without_transformers_the_error_names_the_package(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="pip install transformers"):
+        text_module._whisper_normalizers()

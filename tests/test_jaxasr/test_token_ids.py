@@ -7,7 +7,7 @@ import pytest
 
 import interventions as iv
 import jaxasr
-from interventions import metrics
+from interventions import metrics, scoring
 from interventions.effects import paths
 
 V, T = 101, 4  # of the tiny model
@@ -64,7 +64,11 @@ def test_a_metric_of_an_unknown_token_is_refused(tiny_model, runs, measure, toke
 
 
 def test_tokens_for_another_number_of_rows_are_refused(tiny_model, runs):
-    for metric in (iv.logprob(np.arange(3)), iv.rank(np.arange(1)), iv.logit_diff(np.arange(3), 5)):
+    for metric in (
+        iv.logprob(np.arange(3)),
+        iv.metrics.rank(np.arange(1)),
+        iv.logit_diff(np.arange(3), 5),
+    ):
         with pytest.raises(
             ValueError, match="answer: expected one token, or one for each of 2 rows, got shape"
         ):
@@ -76,7 +80,7 @@ def test_tokens_for_another_number_of_rows_are_refused(tiny_model, runs):
 
 def test_tokens_that_are_not_integers_are_refused():
     for bad in (3.0, np.array([1.5, 2.0]), True, "the", 2**40):
-        for make in (iv.logprob, iv.rank, lambda token: iv.logit_diff(3, token)):
+        for make in (iv.logprob, iv.metrics.rank, lambda token: iv.logit_diff(3, token)):
             with pytest.raises(ValueError, match=r"(answer|foil): expected token ids"):
                 make(bad)
 
@@ -90,10 +94,10 @@ def test_a_traced_unknown_token_gives_nan():
         scores = [
             metrics.LogProb(token)(logits),
             metrics.Rank(token)(logits),
-            logit_diff(metrics.needed(logits, logit_diff)),
+            logit_diff(scoring.needed(logits, logit_diff)),
         ]
         return jnp.stack(
-            [*scores, logit_diff(metrics.unembed_scored(embedding, jnp.ones((2, 3)), logit_diff))]
+            [*scores, logit_diff(scoring.unembed_scored(embedding, jnp.ones((2, 3)), logit_diff))]
         )
 
     for token in (V, 60_000, -1, -100, -V - 1):

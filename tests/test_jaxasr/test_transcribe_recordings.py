@@ -102,7 +102,7 @@ def test_one_window_is_transcribed_as_generate_does():
     audio = demo()[: 30 * SAMPLE_RATE]
     memory, _ = asr.model.encode(jaxasr.log_mel(audio, 80)[None])
     prompt, no_speech = jnp.array([asr.tokenizer.prompt()]), (0, asr.tokenizer.special.no_speech)
-    plain = jaxasr.generate(
+    generation = jaxasr.generate(
         asr.model,
         memory,
         prompt,
@@ -110,12 +110,16 @@ def test_one_window_is_transcribed_as_generate_does():
         rules=rules_for(asr.tokenizer),
         no_speech=no_speech,
     )
-    got = asr.transcribe(audio, timestamps=False)
-    assert list(got.tokens) == plain.tokens[0, : plain.lengths[0]].tolist()
-    assert got.text == asr.tokenizer.decode(got.tokens).strip()
-    assert got.segments[0].avg_logprob == pytest.approx(float(plain.avg_logprob[0]), abs=1e-5)
-    assert got.segments[0].no_speech_prob == pytest.approx(float(plain.no_speech_prob[0]), abs=1e-5)
-    assert len(got.text.split()) > 5
+    transcript = asr.transcribe(audio, timestamps=False)
+    assert list(transcript.tokens) == generation.tokens[0, : generation.lengths[0]].tolist()
+    assert transcript.text == asr.tokenizer.decode(transcript.tokens).strip()
+    assert transcript.segments[0].avg_logprob == pytest.approx(
+        float(generation.avg_logprob[0]), abs=1e-5
+    )
+    assert transcript.segments[0].no_speech_prob == pytest.approx(
+        float(generation.no_speech_prob[0]), abs=1e-5
+    )
+    assert len(transcript.text.split()) > 5
 
 
 def test_word_times_increase_over_windows_and_do_not_change_the_text():
@@ -134,12 +138,12 @@ def test_word_times_increase_over_windows_and_do_not_change_the_text():
 def test_a_silent_window_is_left_out():
     asr = load("tiny.en")
     audio = np.concatenate([np.zeros(30 * SAMPLE_RATE, np.float32), demo()[: 20 * SAMPLE_RATE]])
-    got = asr.transcribe(
+    transcript = asr.transcribe(
         audio, timestamps=False, batch_size=1, logprob_threshold=None, no_speech_threshold=0.5
     )
-    whole = asr.transcribe(audio, timestamps=False, batch_size=1, no_speech_threshold=None)
-    assert [s.start for s in got.segments] == [30.0]
-    assert got.segments[0] == whole.segments[-1]
+    unfiltered = asr.transcribe(audio, timestamps=False, batch_size=1, no_speech_threshold=None)
+    assert [s.start for s in transcript.segments] == [30.0]
+    assert transcript.segments[0] == unfiltered.segments[-1]
 
 
 def test_transcribe_detects_the_most_probable_language():
@@ -149,9 +153,9 @@ def test_transcribe_detects_the_most_probable_language():
     assert list(probs.values()) == sorted(probs.values(), reverse=True)
     assert sum(probs.values()) == pytest.approx(1, abs=1e-5)
     assert len(probs) == 99
-    got = asr.transcribe(demo()[: 30 * SAMPLE_RATE], timestamps=False)
-    assert got.language == "en" == next(iter(probs))
-    assert got.language_prob == pytest.approx(probs["en"], abs=1e-5)
+    transcript = asr.transcribe(demo()[: 30 * SAMPLE_RATE], timestamps=False)
+    assert transcript.language == "en" == next(iter(probs))
+    assert transcript.language_prob == pytest.approx(probs["en"], abs=1e-5)
 
 
 @pytest.mark.parametrize(("name", "language"), [("az_de-DE", "de"), ("az_ja-JP", "ja")])
@@ -159,10 +163,10 @@ def test_words_of_other_languages_join_to_the_text(name, language):
     folder = real_speech.folder()
     if folder is None:
         pytest.skip("needs the folder of real recordings")
-    got = load("base").transcribe(
+    transcript = load("base").transcribe(
         folder / "multilingual" / f"{name}.flac", timestamps=False, word_timestamps=True
     )
-    assert got.language == language
-    assert got.language_prob > 0.5
-    assert "".join(w.text for w in got.words) == "".join(s.text for s in got.segments)
-    assert len(got.words) > 3
+    assert transcript.language == language
+    assert transcript.language_prob > 0.5
+    assert "".join(w.text for w in transcript.words) == "".join(s.text for s in transcript.segments)
+    assert len(transcript.words) > 3

@@ -65,16 +65,16 @@ _BOMB = b")q\x00" + b"".join(
 
 
 @pytest.mark.parametrize(
-    "where", ["dims", "size", "stride", "offset", "key", "count", "name", "call"]
+    "part", ["dims", "size", "stride", "offset", "key", "count", "name", "call"]
 )
-def test_tuples_that_share_their_parts_are_refused_quickly(where, tmp_path):
+def test_tuples_that_share_their_parts_are_refused_quickly(part, tmp_path):
     array = np.zeros((2, 2), np.float32)
     dims = {
         key: checkpoints.p_int(getattr(TINY, key))
         for key in TINY.__dataclass_fields__
         if key.startswith("n_")
     }
-    dims |= {"n_mels": _BOMB} if where == "dims" else {}
+    dims |= {"n_mels": _BOMB} if part == "dims" else {}
     parts = {
         "size": checkpoints.p_tuple(*[checkpoints.p_int(2)] * 2),
         "stride": checkpoints.p_tuple(*map(checkpoints.p_int, (2, 1))),
@@ -85,7 +85,7 @@ def test_tuples_that_share_their_parts_are_refused_quickly(where, tmp_path):
         "count": checkpoints.p_int(4),
     }
     parts |= {"name": b"ctorch\nFloatStorage\n"}
-    parts = {name: _BOMB if name == where else part for name, part in parts.items()}
+    parts = {name: _BOMB if name == part else raw for name, raw in parts.items()}
     id_ = (
         checkpoints.p_str("storage"),
         parts["name"],
@@ -101,7 +101,7 @@ def test_tuples_that_share_their_parts_are_refused_quickly(where, tmp_path):
         b"\x89",
     )
     tensor = b"ctorch._utils\n_rebuild_tensor_v2\n" + checkpoints.p_tuple(*args) + b"R"
-    if where == "call":
+    if part == "call":
         tensor = b"ctorch._utils\n_rebuild_parameter\n" + checkpoints.p_tuple(_BOMB) + b"R"
     state = checkpoints.p_dict({"encoder.conv1.bias": tensor})
     pickled = (
@@ -171,7 +171,7 @@ def test_tensors_that_all_read_one_storage_are_refused(tmp_path):
 def test_nested_json_is_refused(text, tmp_path):
     folder = checkpoints.write_hf(tmp_path / "m", checkpoints.random_tensors())
     for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
-        whole = (folder / name).read_bytes() if (folder / name).exists() else b"{}"
+        intact = (folder / name).read_bytes() if (folder / name).exists() else b"{}"
         (folder / name).write_text(text)
         (folder / "tokenizer.json").unlink(missing_ok=True)
         if name == "tokenizer_config.json":
@@ -180,7 +180,7 @@ def test_nested_json_is_refused(text, tmp_path):
             )
         with pytest.raises(WeightsError, match=f"{name}: expected a JSON object"):
             jaxasr.load(folder)
-        (folder / name).write_bytes(whole)
+        (folder / name).write_bytes(intact)
 
 
 def test_a_header_that_would_exhaust_the_memory_is_refused(tmp_path):

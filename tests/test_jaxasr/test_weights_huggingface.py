@@ -17,7 +17,7 @@ def test_an_output_projection_that_is_the_embedding_is_tied(tmp_path):
         tensors | {"proj_out.weight": tensors["model.decoder.embed_tokens.weight"]},
         folder / "model.safetensors",
     )
-    assert assemble(read_checkpoint(folder)).config == TINY
+    assert assemble(read_checkpoint(folder)).config == checkpoints.TINY
 
 
 @pytest.mark.parametrize(

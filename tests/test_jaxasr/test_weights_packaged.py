@@ -1,4 +1,4 @@
-"""The real weights of the installed packages: found, whole, and cheap to load."""
+"""The real weights of the installed packages are found, complete and loaded in little memory."""
 
 import os
 import subprocess
@@ -18,10 +18,9 @@ _ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("name", packaged.PACKAGED)
-def test_packaged_weights(name, tmp_path, monkeypatch):
-    monkeypatch.setenv(
-        "JAXASR_CACHE", str(tmp_path)
-    )  # so that the hashes are computed, not remembered
+def test_packaged_weights_are_those_of_their_size(name, tmp_path, monkeypatch):
+    # An empty cache, so that the hashes are computed.
+    monkeypatch.setenv("JAXASR_CACHE", str(tmp_path))
     read = read_checkpoint(name)
     assert (read.name, read.format, read.config) == (name, "ctranslate2", SIZES[name])
     assert read.alignment_heads == ALIGNMENT_HEADS[name]
@@ -49,9 +48,10 @@ print((peak() - before) / sum(leaf.nbytes for leaf in jax.tree.leaves(model)))
 
 
 def _peak_ratio(name: str) -> float:
-    """Peak of memory that loading adds to a fresh process, in sizes of the loaded model (`ru_maxrss` would start at its parent's peak)."""
+    """Returns the peak memory of loading in a new process, in sizes of the loaded model."""
+    # Read from /proc, because `ru_maxrss` starts at the peak of the parent.
     command = [sys.executable, "-c", _MEASURE, name]
-    ran = subprocess.run(
+    process = subprocess.run(
         command,
         cwd=_ROOT,
         env=os.environ | {"JAX_PLATFORMS": "cpu"},
@@ -59,7 +59,7 @@ def _peak_ratio(name: str) -> float:
         text=True,
         check=True,
     )
-    return float(ran.stdout)
+    return float(process.stdout)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of a process from /proc")
@@ -72,4 +72,4 @@ def test_loading_base_takes_at_most_two_and_a_half_times_its_size(form, tmp_path
     )
     ratio = _peak_ratio(name)
     print(f"{form}: {ratio:.2f}")
-    assert 0.9 < ratio < 2.5  # below one, it would have measured nothing
+    assert 0.9 < ratio < 2.5  # below one, the measurement would be wrong

@@ -1,4 +1,4 @@
-"""`save` writes what `read_checkpoint` reads, whole or not at all."""
+"""`save` writes complete folders, which `read_checkpoint` reads."""
 
 import json
 
@@ -18,7 +18,7 @@ def read(tmp_path):
 
 
 @pytest.mark.parametrize("param_dtype", ["float32", "float16", "bfloat16"])
-def test_round_trip_is_bitwise_in_the_stored_type(read, param_dtype, tmp_path):
+def test_saved_weights_are_bitwise_those_of_the_model(read, param_dtype, tmp_path):
     model = assemble(read, param_dtype=param_dtype)
     again = read_checkpoint(save(model, tmp_path / "out"))
     assert {entry.dtype for entry in again.tensors.entries.values()} == {param_dtype}
@@ -27,7 +27,7 @@ def test_round_trip_is_bitwise_in_the_stored_type(read, param_dtype, tmp_path):
     )
 
 
-def test_knowledge_of_the_checkpoint_travels_along(read, tmp_path):
+def test_heads_suppressed_tokens_and_tokenizer_are_saved(read, tmp_path):
     (read.source / "tokenizer.json").write_text('{"a": 1}')
     read = read_checkpoint(read.source)
     again = read_checkpoint(save(assemble(read), tmp_path / "out", checkpoint=read))
@@ -36,7 +36,7 @@ def test_knowledge_of_the_checkpoint_travels_along(read, tmp_path):
     assert again.tokenizer_file.read_text() == '{"a": 1}'
 
 
-def test_a_recogniser_brings_its_model_and_checkpoint(read, tmp_path):
+def test_a_recogniser_is_saved_with_its_checkpoint(read, tmp_path):
     class Recogniser:
         model, checkpoint = assemble(read), read
 
@@ -46,7 +46,7 @@ def test_a_recogniser_brings_its_model_and_checkpoint(read, tmp_path):
     )
 
 
-def test_an_occupied_folder_is_left_alone(read, tmp_path):
+def test_a_folder_with_files_is_not_changed(read, tmp_path):
     (tmp_path / "out").mkdir()
     save(assemble(read), tmp_path / "out")
     before = (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns
@@ -55,7 +55,7 @@ def test_an_occupied_folder_is_left_alone(read, tmp_path):
     assert (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns == before
 
 
-def test_a_failure_leaves_nothing_behind(read, tmp_path, monkeypatch):
+def test_a_failure_leaves_no_files(read, tmp_path, monkeypatch):
     def full_disk(*_: object, **__: object) -> None:
         raise OSError("No space left on device")
 
@@ -98,22 +98,25 @@ def test_a_failure_leaves_nothing_behind(read, tmp_path, monkeypatch):
         ),
     ],
 )
-def test_control_tokens(size, expected):
-    said = saving.generation_json(SIZES[size], None)
-    assert {key: said[key] for key in expected} == expected
-    assert said["is_multilingual"] == (size != "tiny.en")
+def test_control_tokens_are_the_published_ones(size, expected):
+    settings = saving.generation_json(SIZES[size], None)
+    assert {key: settings[key] for key in expected} == expected
+    assert settings["is_multilingual"] == (size != "tiny.en")
     if size == "large-v3":
-        assert (said["lang_to_id"]["<|en|>"], said["lang_to_id"]["<|yue|>"]) == (50259, 50358)
-        assert said["task_to_id"] == {"translate": 50359, "transcribe": 50360}
+        assert (settings["lang_to_id"]["<|en|>"], settings["lang_to_id"]["<|yue|>"]) == (
+            50259,
+            50358,
+        )
+        assert settings["task_to_id"] == {"translate": 50359, "transcribe": 50360}
 
 
-def test_names_are_a_bijection():
+def test_names_convert_in_both_directions():
     names = checkpoints.shapes()
     assert [to_openai(from_openai(name)) for name in names] == list(names)
     assert {from_openai(name) for name in names} == {checkpoints.hf_name(name) for name in names}
 
 
-def test_files_are_readable_json(read, tmp_path):
+def test_saved_settings_are_json(read, tmp_path):
     out = save(assemble(read), tmp_path / "out")
     for file in out.glob("*.json"):
         assert json.loads(file.read_text())

@@ -1,4 +1,4 @@
-"""What does not fit is named, all of it; what is damaged is an error, and never more than an error."""
+"""Tensors that do not fit are all named, and damaged files raise errors without other harm."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from jaxasr.weights.resolve import read_path
 
 
 @pytest.mark.parametrize("form", ["huggingface", "sharded", "openai"])
-def test_error_lists_everything_that_does_not_fit(form, tmp_path):
+def test_the_error_lists_every_tensor_that_does_not_fit(form, tmp_path):
     tensors = checkpoints.random_tensors()
     missing = ["encoder.conv1.bias", "decoder.blocks.2.cross_attn.key.weight"]
     for name in missing:
@@ -29,18 +29,18 @@ def test_error_lists_everything_that_does_not_fit(form, tmp_path):
     read = read_checkpoint(WRITERS[form](tmp_path / "m", tensors))
     with pytest.raises(WeightsError) as caught:
         assemble(read)
-    said = str(caught.value)
-    assert "missing (2)" in said
-    assert all(name in said for name in missing)
-    assert "left over (1): decoder.blocks.3.mlp.0.bias [48]" in said
-    assert "of another shape (2)" in said
-    assert "decoder.blocks.1.mlp.0.weight: expected [48, 12], found [48, 11]" in said
-    assert "encoder.ln_post.bias: expected [12], found [13]" in said
-    assert str(read.source) in said
+    message = str(caught.value)
+    assert "missing (2)" in message
+    assert all(name in message for name in missing)
+    assert "left over (1): decoder.blocks.3.mlp.0.bias [48]" in message
+    assert "of another shape (2)" in message
+    assert "decoder.blocks.1.mlp.0.weight: expected [48, 12], found [48, 11]" in message
+    assert "encoder.ln_post.bias: expected [12], found [13]" in message
+    assert str(read.source) in message
 
 
-def test_nothing_is_read_before_the_check(tmp_path):
-    """A configuration that claims far more than the file holds costs no memory."""
+def test_shapes_are_checked_before_tensors_are_read(tmp_path):
+    """A configuration that claims far more than the file holds needs no memory."""
     folder = checkpoints.write_hf(tmp_path / "hf", checkpoints.random_tensors())
     claimed = {
         "vocab_size": 1 << 20,
@@ -56,9 +56,6 @@ def test_nothing_is_read_before_the_check(tmp_path):
     tracemalloc.stop()
 
 
-# --- a pickle that wants to run code ---
-
-
 class _Attack:
     def __init__(self, command: str):
         self.command = command
@@ -68,14 +65,14 @@ class _Attack:
 
 
 def _attacks(command: str) -> dict[str, bytes]:
-    found = {
+    pickles = {
         f"protocol {p}": pickle.dumps(
             {"dims": {}, "model_state_dict": _Attack(command)}, protocol=p
         )
         for p in range(6)
     }
     text = checkpoints.p_str(command)
-    found |= {
+    pickles |= {
         "global": b"\x80\x02cos\nsystem\n" + checkpoints.p_tuple(text) + b"R.",
         "eval": b"\x80\x02cbuiltins\neval\n" + checkpoints.p_tuple(text) + b"R.",
         "stack global": b"\x80\x04\x8c\x05posix\x8c\x06system\x93"
@@ -92,7 +89,7 @@ def _attacks(command: str) -> dict[str, bytes]:
         + b"R.",
         "through torch": b"\x80\x02ctorch._utils\nos.system\n" + checkpoints.p_tuple(text) + b"R.",
     }
-    return found
+    return pickles
 
 
 @pytest.mark.parametrize("attack", _attacks(""))
@@ -105,7 +102,7 @@ def test_a_pickle_never_runs_code(attack, tmp_path):
     assert not marker.exists()
 
 
-def test_a_bare_pickle_of_old_torch_is_refused_unread(tmp_path):
+def test_a_pickle_without_zip_is_refused_without_loading_it(tmp_path):
     marker = tmp_path / "was-here"
     (tmp_path / "old.pt").write_bytes(pickle.dumps(_Attack(f"echo > {marker}")))
     with pytest.raises(WeightsError, match="zip"):
@@ -116,7 +113,7 @@ def test_a_bare_pickle_of_old_torch_is_refused_unread(tmp_path):
 @pytest.mark.parametrize(
     "pickled",
     [
-        b"\x80\x02}r\xff\xff\xff\xff.",  # memo index 2**32: a list of it would take 32 GB
+        b"\x80\x02}r\xff\xff\xff\xff.",  # memo index 2**32: a list of this size has 32 GB
         b"\x80\x04\x8e" + b"\xff" * 7 + b"\x7f.",  # 2**63 bytes
         b"\x80\x04\x96" + b"\x00" * 5 + b"\x10\x00\x00.",  # a bytearray of 2**44
         b"\x80\x02" + b"\x86" * 3 + b".",
@@ -127,7 +124,7 @@ def test_a_bare_pickle_of_old_torch_is_refused_unread(tmp_path):
         b"\x80\x02}",
     ],
 )
-def test_a_pickle_that_would_exhaust_the_machine(pickled, tmp_path):
+def test_a_pickle_that_would_exhaust_the_memory_is_refused(pickled, tmp_path):
     path = checkpoints.write_pt_raw(tmp_path / "m.pt", pickled, {})
     tracemalloc.start()
     with pytest.raises(WeightsError):
@@ -142,8 +139,6 @@ def test_a_zip_bomb_is_refused(tmp_path):
     with pytest.raises(WeightsError, match="without compression"):
         read_checkpoint(tmp_path / "m.pt")
 
-
-# --- truncated and bit-flipped files ---
 
 _CONFIG = TINY.replace(n_audio_layer=1, n_text_layer=1)
 _DAMAGED = {
@@ -166,7 +161,7 @@ _DAMAGED = {
 
 @pytest.fixture(scope="module", params=_DAMAGED)
 def victim(request, tmp_path_factory):
-    """A folder, the file in it that will be damaged, and what that file holds."""
+    """Returns a folder, the file in it that will be damaged, and the bytes of that file."""
     file, write = _DAMAGED[request.param]
     folder = write(
         tmp_path_factory.mktemp("victim") / request.param,
@@ -178,14 +173,13 @@ def victim(request, tmp_path_factory):
 
 
 def _survives(folder) -> bool:
-    """Reads all there is. True when it could be read, False when it was refused; anything else is the test's failure."""
+    """Reads all tensors. Returns whether they were read and not refused; fails otherwise."""
     problem = None
     tracemalloc.start()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", UserWarning
-            )  # a flipped bit may name a head that is left out with a warning
+            # A flipped bit may name an alignment head that is left out with a warning.
+            warnings.simplefilter("ignore", UserWarning)
             read = read_path(folder)
         for name in read.tensors:
             assert read.tensors[name].shape == read.tensors.shape(name)
@@ -214,10 +208,10 @@ def test_a_truncated_file_is_refused(victim, data):
 
 @_FUZZ
 @given(data=st.data())
-def test_a_file_with_flipped_bits_never_does_harm(victim, data):
+def test_a_file_with_flipped_bits_is_read_or_refused(victim, data):
     folder, file, whole = victim
     damaged = bytearray(whole)
-    # Headers stand at either end: half of the flips go there, where data would otherwise get nearly all of them.
+    # Half of the flips go to the headers at either end, which are much smaller than the data.
     ends = st.one_of(
         st.integers(0, min(600, len(whole) - 1)),
         st.integers(max(len(whole) - 6000, 0), len(whole) - 1),
@@ -232,8 +226,8 @@ def test_a_file_with_flipped_bits_never_does_harm(victim, data):
 
 @_FUZZ
 @given(data=st.data())
-def test_a_damaged_pickle_in_a_whole_zip_never_does_harm(tmp_path_factory, data):
-    """Past the CRC: as an attacker, not an accident, would write it."""
+def test_a_damaged_pickle_with_a_valid_checksum_is_read_or_refused(tmp_path_factory, data):
+    """An attacker writes a valid checksum; an accident does not."""
     tensors = checkpoints.random_tensors(_CONFIG)
     state = {
         name: checkpoints.p_tensor(str(i), array) for i, (name, array) in enumerate(tensors.items())

@@ -1,4 +1,4 @@
-"""Tokenizers of fine-tuned models are loaded as transformers loads them, or refused with a remedy."""
+"""Tokenizers of fine-tuned models are read as by transformers, or refused with a remedy."""
 
 import dataclasses
 import importlib.resources
@@ -36,9 +36,9 @@ def _write_vocabulary(folder, vocab: dict[str, int], tokenizer: dict) -> None:
 
 
 @pytest.mark.parametrize(
-    "where", ["tokenizer_config.json", "added_tokens.json", "vocab.json", "nowhere"]
+    "file", ["tokenizer_config.json", "added_tokens.json", "vocab.json", "nowhere"]
 )
-def test_a_tokenizer_of_vocabulary_and_merges_is_used(folder, where):
+def test_a_tokenizer_of_vocabulary_and_merges_is_used(folder, file):
     """Exchanges ` the` and ` cat`; writes control tokens to each file that transformers reads."""
     tokenizer = _tokenizer()
     vocab, added = tokenizer["model"]["vocab"], tokenizer["added_tokens"]
@@ -46,16 +46,16 @@ def test_a_tokenizer_of_vocabulary_and_merges_is_used(folder, where):
     exchanged = vocab | {"Ġthe": cat, "Ġcat": the}
     _write_vocabulary(
         folder,
-        exchanged | ({t["content"]: t["id"] for t in added} if where == "vocab.json" else {}),
+        exchanged | ({t["content"]: t["id"] for t in added} if file == "vocab.json" else {}),
         tokenizer,
     )
-    if where == "tokenizer_config.json":
+    if file == "tokenizer_config.json":
         decoder = {
             str(t["id"]): {key: value for key, value in t.items() if key != "id"} for t in added
         }
-        (folder / where).write_text(json.dumps({"added_tokens_decoder": decoder}))
-    elif where == "added_tokens.json":
-        (folder / where).write_text(json.dumps({t["content"]: t["id"] for t in added}))
+        (folder / file).write_text(json.dumps({"added_tokens_decoder": decoder}))
+    elif file == "added_tokens.json":
+        (folder / file).write_text(json.dumps({t["content"]: t["id"] for t in added}))
         (folder / "special_tokens_map.json").write_text(
             json.dumps({"additional_special_tokens": [t["content"] for t in added]})
         )
@@ -107,7 +107,9 @@ def test_a_tokenizer_of_vocabulary_and_merges_is_saved(folder, tmp_path):
         ),
         (
             {
-                "tokenizer.json": '{"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}'
+                "tokenizer.json": json.dumps(
+                    {"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}
+                )
             },
             "byte-level BPE",
         ),

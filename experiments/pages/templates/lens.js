@@ -2,9 +2,10 @@
 (() => {
   const $ = (id) => document.getElementById(id);
   const data = JSON.parse($("data").textContent);
-  const [audio, play, clock, time, playhead, span, grid, card, scroll] =
-    ["audio", "play", "clock", "time", "playhead", "span", "grid", "card", "scroll"].map($);
-  const rows = [...grid.rows];
+  const [audio, play, clock, time, playhead, span, grid, card] =
+    ["audio", "play", "clock", "time", "playhead", "span", "grid", "card"].map($);
+  // columns[t][0] is the header of token t, columns[t][1 + layer] its cells. The table may be cut into several.
+  const columns = data.tokens.map((_, t) => [...grid.querySelectorAll(`[data-t="${t}"]`)]);
   let stopAt = Infinity;
   let current = null;
 
@@ -13,13 +14,13 @@
   const left = (s) => `${(100 * s) / data.seconds}%`;
   const tokenAt = (s) => data.times.findIndex(([a, b]) => a !== null && a <= s && s < b);
 
-  const links = [...document.querySelectorAll(".links path")];
-  const holds = (link, t) => Number(link.dataset.from) <= t && t <= Number(link.dataset.to);
+  const words = [...document.querySelectorAll(".strip span")];
+  const holds = (word, t) => Number(word.dataset.from) <= t && t <= Number(word.dataset.to);
 
   function mark(t, name) {
-    links.forEach((link) => link.classList.toggle(name, holds(link, t)));
+    words.forEach((word) => word.classList.toggle(name, holds(word, t)));
     grid.querySelectorAll(`.${name}`).forEach((e) => e.classList.remove(name));
-    grid.querySelectorAll(`[data-t="${t}"]`).forEach((e) => e.classList.add(name));
+    (columns[t] || []).forEach((e) => e.classList.add(name));
   }
 
   function showTime() {
@@ -31,8 +32,8 @@
   }
 
   function follow() {
-    const x = playhead.offsetLeft + time.offsetLeft - scroll.scrollLeft;
-    if (x < 60 || x > scroll.clientWidth - 40) scroll.scrollLeft += x - scroll.clientWidth / 4;
+    const header = (columns[tokenAt(audio.currentTime)] || [])[0];
+    if (header) header.scrollIntoView({ block: "nearest", inline: "nearest" });
   }
 
   function frame() {
@@ -50,13 +51,14 @@
   }
 
   const seek = (s) => { stopAt = Infinity; audio.currentTime = Math.min(Math.max(s, 0), data.seconds); showTime(); };
-  const hear = (t) => { if (timed(t)) start(data.times[t][0], Math.max(data.times[t][1], data.times[t][0] + 0.12)); };
+  const playToken = (t) => { if (timed(t)) start(data.times[t][0], Math.max(data.times[t][1], data.times[t][0] + 0.12)); };
   const toggle = () => { if (!audio.paused) audio.pause(); else start(audio.currentTime >= data.seconds - 0.05 ? 0 : audio.currentTime); };
 
   audio.addEventListener("play", () => { play.classList.add("on"); play.setAttribute("aria-label", "Pause"); frame(); });
   audio.addEventListener("pause", () => { play.classList.remove("on"); play.setAttribute("aria-label", "Play recording"); showTime(); });
   audio.addEventListener("seeked", showTime);
   play.addEventListener("click", toggle);
+  words.forEach((word) => word.addEventListener("click", (e) => { e.stopPropagation(); playToken(Number(word.dataset.from)); }));
   time.addEventListener("click", (e) => seek(((e.clientX - time.getBoundingClientRect().left) / time.clientWidth) * data.seconds));
   time.addEventListener("keydown", (e) => {
     const step = { ArrowRight: 0.1, ArrowLeft: -0.1, PageDown: 1, PageUp: -1, Home: -Infinity, End: Infinity }[e.key];
@@ -82,9 +84,9 @@
   function fill(layer, t) {
     const list = element("ol", "");
     data.top[layer][t].forEach((text, k) => list.append(candidate(text, data.percent[layer][t][k], data.rank[layer][t] === k)));
-    const final = `Final ${shown(data.tokens[t])}: rank ${(data.rank[layer][t] + 1).toLocaleString("en")} · ${percent(data.own[layer][t])}`;
+    const text = `In the text ${shown(data.tokens[t])}: rank ${(data.rank[layer][t] + 1).toLocaleString("en")} · ${percent(data.token_percent[layer][t])}`;
     const when = timed(t) ? ` · ${data.times[t][0].toFixed(2)}–${data.times[t][1].toFixed(2)} s` : "";
-    card.replaceChildren(element("h3", `Layer ${layer} · token ${t + 1}${when}`), list, element("p", final));
+    card.replaceChildren(element("h3", `Layer ${layer} · token ${t + 1}${when}`), list, element("p", text));
   }
 
   function place(cell) {
@@ -95,7 +97,7 @@
     card.style.left = `${Math.min(Math.max(box.left - 60, 8), innerWidth - card.offsetWidth - 8)}px`;
   }
 
-  function look(cell) {
+  function describe(cell) {
     const t = Number(cell.dataset.t);
     const layer = cell.parentNode.rowIndex - 1;
     current = cell;
@@ -111,11 +113,11 @@
   function leave() { card.hidden = true; span.classList.remove("on"); mark(-1, "on"); }
 
   const cellOf = (e) => e.target.closest && e.target.closest("[data-t]");
-  grid.addEventListener("mouseover", (e) => { const cell = cellOf(e); if (cell) look(cell); });
+  grid.addEventListener("mouseover", (e) => { const cell = cellOf(e); if (cell) describe(cell); });
   grid.addEventListener("mouseleave", leave);
-  grid.addEventListener("focusin", (e) => { const cell = cellOf(e); if (cell) look(cell); });
+  grid.addEventListener("focusin", (e) => { const cell = cellOf(e); if (cell) describe(cell); });
   grid.addEventListener("focusout", leave);
-  grid.addEventListener("click", (e) => { const cell = cellOf(e); if (cell) { rove(cell); hear(Number(cell.dataset.t)); } });
+  grid.addEventListener("click", (e) => { const cell = cellOf(e); if (cell) { rove(cell); playToken(Number(cell.dataset.t)); } });
 
   // One cell takes part in tabbing; arrow keys move which.
   function rove(cell) {
@@ -128,19 +130,19 @@
   grid.addEventListener("keydown", (e) => {
     const cell = cellOf(e);
     if (!cell) return;
-    const [row, column] = [cell.parentNode.rowIndex, cell.cellIndex];
-    const width = rows[0].cells.length;
-    const to = { ArrowRight: [row, column + 1], ArrowLeft: [row, column - 1], ArrowDown: [row + 1, column], ArrowUp: [row - 1, column],
-      Home: [row, 1], End: [row, width - 1] }[e.key];
-    if (to) { if (to[0] >= 0 && to[0] < rows.length && to[1] >= 1 && to[1] < width) rove(rows[to[0]].cells[to[1]]); }
-    else if (e.key === "Enter" || e.key === " ") hear(Number(cell.dataset.t));
+    const t = Number(cell.dataset.t);
+    const row = columns[t].indexOf(cell);
+    const target = { ArrowRight: [t + 1, row], ArrowLeft: [t - 1, row], ArrowDown: [t, row + 1], ArrowUp: [t, row - 1],
+      Home: [0, row], End: [columns.length - 1, row] }[e.key];
+    if (target) { const next = (columns[target[0]] || [])[target[1]]; if (next) rove(next); }
+    else if (e.key === "Enter" || e.key === " ") playToken(t);
     else if (e.key === "Escape") leave();
     else return;
     e.preventDefault();
   });
 
   addEventListener("resize", leave);
-  scroll.addEventListener("scroll", () => { if (!card.hidden) place(current); }, { passive: true });
+  addEventListener("scroll", () => { if (!card.hidden) place(current); }, { passive: true, capture: true });
   showTime();
   document.documentElement.dataset.ready = "yes";
 })();

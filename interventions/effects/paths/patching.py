@@ -19,8 +19,9 @@ from interventions.effects.paths.components import (
 )
 from interventions.effects.paths.stream_edits import path_edits
 from interventions.effects.paths.target_audio import TargetAudio, join, memory_of
-from interventions.metrics import Metric, check_metric, scored_position, unembed_scored
+from interventions.metrics import Metric
 from interventions.run import Run
+from interventions.scoring import check_metric, scored_position, unembed_scored
 from jaxasr import compiled, sites
 from jaxasr.cache import Memory
 from jaxasr.model import Whisper, full_precision
@@ -47,7 +48,7 @@ def path_patch(
     Args:
         model: the recogniser's model.
         target: the run that is patched.
-        source: the run that the sender's output is taken from, of as many tokens.
+        source: a run of as many tokens, from which the sender's output is taken.
         senders: components at `paths.SENDERS`: heads (`z`), whole attentions, MLPs or embeddings of
             either stack.
         receivers: components at `paths.RECEIVERS`: a head's query, key or value, an MLP, or the

@@ -61,6 +61,8 @@ class TargetAudio:
 
 def join(run: Memory, copy: Memory) -> Memory:
     """Joins the memories of the two halves of the batch."""
+    parts = run.k, copy.k, run.v, copy.v
+    assert not any(isinstance(part, tuple) for part in parts)  # a run's memory is stacked
     return Memory(
         jnp.concatenate([run.xa, copy.xa]),
         jnp.concatenate([run.k, copy.k], 1),

@@ -1,4 +1,4 @@
-"""Recordings as libsndfile and FFmpeg write them, made in memory."""
+"""Recordings written by libsndfile and FFmpeg, in memory."""
 
 import io
 
@@ -10,7 +10,7 @@ RATE = 48_000
 
 
 def speechlike(seconds: float, rate: int, channels: int = 1, seed: int = 0) -> np.ndarray:
-    """Returns noise of a falling spectrum under a slow envelope, float32 [samples, channels]."""
+    """Returns noise with a falling spectrum and a slow envelope, float32 [samples, channels]."""
     n = int(seconds * rate)
     noise = np.cumsum(np.random.default_rng(seed).normal(size=(n, channels)), axis=0)
     noise -= np.linspace(noise[0], noise[-1], n)
@@ -26,7 +26,7 @@ def with_soundfile(samples: np.ndarray, rate: int, format: str, subtype: str) ->
 
 
 class Stream(io.RawIOBase):
-    """Cannot seek, as a pipe: the lengths in a header stay unknown."""
+    """A stream that cannot seek, like a pipe, so that lengths in a header stay unknown."""
 
     def __init__(self) -> None:
         self.written = bytearray()
@@ -42,7 +42,7 @@ class Stream(io.RawIOBase):
 def with_pyav(
     samples: np.ndarray, rate: int, format: str, codec: str, *, streamed: bool = False
 ) -> bytes:
-    """Returns the file that FFmpeg writes with `codec`; `streamed`: as it writes it to a pipe."""
+    """Returns the file that FFmpeg writes with `codec`, to a pipe if `streamed`."""
     file = Stream() if streamed else io.BytesIO()
     with av.open(file, "w", format=format) as container:
         layout = "mono" if samples.shape[1] == 1 else "stereo"
@@ -60,45 +60,45 @@ def with_pyav(
 
 
 def with_mp3(samples: np.ndarray, rate: int, *, streamed: bool = False) -> bytes:
-    """Returns an mp3 file; `streamed`: without the numbers of frames and bytes at its start."""
+    """Returns an mp3 file, without the numbers of frames and bytes if `streamed`."""
     content = with_soundfile(samples, rate, "MP3", "MPEG_LAYER_III")
     return content.replace(b"Xing", bytes(4)).replace(b"Info", bytes(4)) if streamed else content
 
 
 def amr(frames: int) -> bytes:
-    """Returns a narrow-band AMR file of noise, of so many frames of 20 ms."""
+    """Returns a narrow-band AMR file of noise with this number of frames of 20 ms."""
     rng = np.random.default_rng(0)
     return b"#!AMR\n" + b"".join(b"\x3c" + rng.bytes(31) for _ in range(frames))
 
 
 def kinds() -> dict[str, bytes]:
-    """Returns a sound recording of 1 s of each kind."""
-    one, two = (speechlike(1, RATE, channels) for channels in (1, 2))
+    """Returns an intact recording of 1 s of each kind."""
+    mono, stereo = (speechlike(1, RATE, channels) for channels in (1, 2))
     return {
-        "wav pcm": with_soundfile(two, RATE, "WAV", "PCM_16"),
-        "wav float": with_soundfile(one, RATE, "WAV", "FLOAT"),
-        "wav extensible": with_soundfile(two, RATE, "WAVEX", "PCM_24"),
-        "wav adpcm": with_soundfile(one, RATE, "WAV", "MS_ADPCM"),
-        "wav streamed": with_pyav(two, RATE, "wav", "pcm_s16le", streamed=True),
-        "rf64": with_soundfile(one, RATE, "RF64", "PCM_16"),
-        "w64": with_soundfile(one, RATE, "W64", "PCM_16"),
-        "flac": with_soundfile(two, RATE, "FLAC", "PCM_16"),
-        "flac streamed": with_pyav(two, RATE, "flac", "flac", streamed=True),
-        "ogg vorbis": with_soundfile(two, RATE, "OGG", "VORBIS"),
-        "ogg opus": with_soundfile(two, RATE, "OGG", "OPUS"),
-        "mp3": with_mp3(two, RATE),
-        "mp3 streamed": with_mp3(one, RATE, streamed=True),
-        "aiff": with_soundfile(two, RATE, "AIFF", "PCM_16"),
-        "aiff float": with_soundfile(one, RATE, "AIFF", "FLOAT"),
-        "au": with_soundfile(one, RATE, "AU", "PCM_16"),
-        "caf": with_soundfile(one, RATE, "CAF", "PCM_16"),
-        "caf alac": with_soundfile(two, RATE, "CAF", "ALAC_16"),
-        "m4a": with_pyav(two, RATE, "ipod", "aac"),
-        "mov": with_pyav(two, RATE, "mov", "pcm_s24le"),
-        "aac": with_pyav(two, RATE, "adts", "aac"),
-        "webm": with_pyav(two, RATE, "webm", "libopus"),
-        "mpegts": with_pyav(two, RATE, "mpegts", "aac"),
-        "ac3": with_pyav(two, RATE, "ac3", "ac3"),
+        "wav pcm": with_soundfile(stereo, RATE, "WAV", "PCM_16"),
+        "wav float": with_soundfile(mono, RATE, "WAV", "FLOAT"),
+        "wav extensible": with_soundfile(stereo, RATE, "WAVEX", "PCM_24"),
+        "wav adpcm": with_soundfile(mono, RATE, "WAV", "MS_ADPCM"),
+        "wav streamed": with_pyav(stereo, RATE, "wav", "pcm_s16le", streamed=True),
+        "rf64": with_soundfile(mono, RATE, "RF64", "PCM_16"),
+        "w64": with_soundfile(mono, RATE, "W64", "PCM_16"),
+        "flac": with_soundfile(stereo, RATE, "FLAC", "PCM_16"),
+        "flac streamed": with_pyav(stereo, RATE, "flac", "flac", streamed=True),
+        "ogg vorbis": with_soundfile(stereo, RATE, "OGG", "VORBIS"),
+        "ogg opus": with_soundfile(stereo, RATE, "OGG", "OPUS"),
+        "mp3": with_mp3(stereo, RATE),
+        "mp3 streamed": with_mp3(mono, RATE, streamed=True),
+        "aiff": with_soundfile(stereo, RATE, "AIFF", "PCM_16"),
+        "aiff float": with_soundfile(mono, RATE, "AIFF", "FLOAT"),
+        "au": with_soundfile(mono, RATE, "AU", "PCM_16"),
+        "caf": with_soundfile(mono, RATE, "CAF", "PCM_16"),
+        "caf alac": with_soundfile(stereo, RATE, "CAF", "ALAC_16"),
+        "m4a": with_pyav(stereo, RATE, "ipod", "aac"),
+        "mov": with_pyav(stereo, RATE, "mov", "pcm_s24le"),
+        "aac": with_pyav(stereo, RATE, "adts", "aac"),
+        "webm": with_pyav(stereo, RATE, "webm", "libopus"),
+        "mpegts": with_pyav(stereo, RATE, "mpegts", "aac"),
+        "ac3": with_pyav(stereo, RATE, "ac3", "ac3"),
         "amr": amr(50),
-        "wavpack": with_pyav(two, RATE, "wv", "wavpack"),
+        "wavpack": with_pyav(stereo, RATE, "wv", "wavpack"),
     }

@@ -1,0 +1,143 @@
+"""The question that `jaxasr patch` asks, and its answer. Importing this file does not load JAX."""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jaxasr import sites
+from jaxasr.config import FRAMES_PER_S
+
+if TYPE_CHECKING:
+    import numpy as np
+    import xarray as xr
+    from jaxtyping import Float
+
+DIMENSIONS = ("layer", "head", "position", "time", "alpha")
+TOKEN_METRICS = ("logit_diff", "logprob", "kl", "rank")
+TEXT_METRICS = (
+    "wer",
+    "cer",
+    "insertions",
+    "repeat_span",
+    "loop",
+    "resolved",
+    "length",
+    "no_speech_prob",
+    "avg_logprob",
+)
+MAX_NEW_TOKENS = 224  # per text
+
+_NUMBER = r"[-+]?\d*\.?\d+"
+_SOURCE = re.compile(
+    rf"zero|mean|noise|silence|resample(:\d+)?|snr:{_NUMBER}"
+    rf"|(bandstop|mask):\d*\.?\d+-\d*\.?\d+"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class PatchQuestion:
+    """A patching experiment, as the options of `jaxasr patch` describe it.
+
+    Attributes:
+        site: site that is patched.
+        over: dimensions of the grid, of `DIMENSIONS`.
+        source: "zero", "mean", "resample[:SEED]", a corruption of the target, or a file.
+        metric: one of `TOKEN_METRICS`, or with `sequence` one of `TEXT_METRICS`.
+        sequence: whether whole texts are generated, rather than one token scored.
+        text: words before the scored token, or with `sequence` the reference. "": the text that the
+            model generates.
+        answer: the scored word. "": the one that the source changes most.
+        foil: the word that logit_diff compares with. "": the one predicted under the source.
+        alphas: strengths of the patch. (): the patch replaces the activation.
+        window_s: seconds of a window of time.
+        language: of the speech, code or English name. None: English.
+        seed: of noise.
+        new_tokens: most tokens per text.
+
+    Raises:
+        ValueError: for an option that no model can fulfil.
+    """
+
+    site: str
+    over: tuple[str, ...]
+    source: str
+    metric: str
+    sequence: bool = False
+    text: str = ""
+    answer: str = ""
+    foil: str = ""
+    alphas: tuple[float, ...] = ()
+    window_s: float = 0.5
+    language: str | None = None
+    seed: int = 0
+    new_tokens: int = MAX_NEW_TOKENS
+
+    def __post_init__(self) -> None:
+        sites.check_known([self.site])
+        for dim in self.over:
+            if dim not in DIMENSIONS:
+                raise ValueError(
+                    f"--over: {dim!r} is not a dimension; expected some of {', '.join(DIMENSIONS)}."
+                )
+        metrics = TEXT_METRICS if self.sequence else TOKEN_METRICS
+        if self.metric not in metrics:
+            when = "with" if self.sequence else "without"
+            raise ValueError(
+                f"--metric: expected, {when} --sequence, one of {', '.join(metrics)}, "
+                f"got {self.metric!r}."
+            )
+        if not _SOURCE.fullmatch(self.source) and not Path(self.source).is_file():
+            raise ValueError(
+                "--source: expected a file, noise, silence, snr:DB, bandstop:LOW-HIGH, "
+                f"mask:START-STOP, zero, mean or resample[:SEED], got {self.source!r}."
+            )
+        if round(self.window_s * FRAMES_PER_S) < 1:
+            raise ValueError(
+                f"--window: expected at least one frame, {1 / FRAMES_PER_S:g} s, "
+                f"got {self.window_s:g} s."
+            )
+
+    def check_targets(self, n_targets: int) -> None:
+        """Checks that there are enough recordings. Raises ValueError."""
+        if self.resamples and n_targets < 2:
+            raise ValueError(
+                "--source: resample takes activations of another TARGET, but there is only one. "
+                "Give two or more recordings."
+            )
+        if n_targets > 1 and not self.sequence and not self.text:
+            raise ValueError(
+                "--text: several recordings need the same words before the scored token. "
+                "Give them with --text."
+            )
+
+    @property
+    def resamples(self) -> bool:
+        """Whether the source is another target."""
+        return self.source.partition(":")[0] == "resample"
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """Dimensions of the grid, with "alpha" if there are strengths."""
+        return self.over if not self.alphas or "alpha" in self.over else (*self.over, "alpha")
+
+
+@dataclasses.dataclass(frozen=True)
+class PatchAnswer:
+    """The result of a patching experiment, with its labels.
+
+    Attributes:
+        result: metric of each cell, as `sweep` or `sequence_sweep` returns it.
+        plan: what was computed, in words.
+        scored: what was measured, in words.
+        texts: text of each recording: the words before the scored token, or the unpatched text.
+        source_sound: first recording that patches were taken from, if the source is sound.
+        words: word, start and end in seconds, of the first target, for maps over time.
+    """
+
+    result: "xr.DataArray | xr.Dataset"
+    plan: str
+    scored: str
+    texts: "list[str]"
+    source_sound: "Float[np.ndarray, 'n'] | None" = None
+    words: "tuple[tuple[str, float, float], ...]" = ()

@@ -1,0 +1,78 @@
+"""Recordings of a patching experiment: their sources, log-mel features, texts and words."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+import jaxasr
+from experiments.analyses.patch_question import PatchQuestion
+from interventions import corruptions
+from jaxasr import Memory, Recogniser
+from jaxasr.alignment.words import align
+from jaxasr.audio import n_frames
+
+Sound = Float[np.ndarray, "n"]
+ACTIVATION_SOURCES = ("zero", "mean")
+
+
+def make_sources(audio: Sequence[Sound], question: PatchQuestion) -> list[Sound] | None:
+    """Makes the recording that each target takes its patches from.
+
+    Args:
+        audio: targets, 16 kHz.
+        question: the experiment, with its `source`.
+
+    Returns:
+        One recording per target, or None if patches are not taken from sound.
+
+    Raises:
+        ValueError: for a corruption that a target does not allow, such as a mask after its end.
+    """
+    if question.source in ACTIVATION_SOURCES or question.resamples:
+        return None
+    corrupt = corruptions.parse_source(question.source, question.seed).of
+    return None if corrupt is None else [corrupt(sound) for sound in audio]
+
+
+def stack_mels(asr: Recogniser, audio: Sequence[Sound]) -> Float[Array, "B M F"]:
+    """Computes the log-mel features of each recording, as many frames as the model takes."""
+    config = asr.config
+    return jnp.stack(
+        [
+            jaxasr.log_mel(sound[: config.n_samples], config.n_mels, config.n_mel_frames)
+            for sound in audio
+        ]
+    )
+
+
+def longest_frames(asr: Recogniser, audio: Sequence[Sound]) -> int:
+    """Returns the encoder frames of the longest recording, without padding."""
+    return min(max(n_frames(len(sound)) for sound in audio), asr.config.n_audio_ctx)
+
+
+def generate_ids(asr: Recogniser, memory: Memory, question: PatchQuestion) -> list[list[int]]:
+    """Generates the token ids of each recording, greedily and without timestamps."""
+    prompt = asr.tokenizer.prompt(question.language)
+    generated = asr.generate(memory, prompt, max_new_tokens=question.new_tokens)
+    return [list(ids) for ids in generated.ids]
+
+
+def word_times(
+    asr: Recogniser, sound: Sound, question: PatchQuestion
+) -> tuple[tuple[str, float, float], ...]:
+    """Finds the words of one recording: text, start and end in seconds. () without "time"."""
+    if "time" not in question.dims:
+        return ()
+    memory = asr.model.encode(stack_mels(asr, [sound]))[0]
+    [words] = align(
+        asr.model,
+        asr.tokenizer,
+        memory,
+        generate_ids(asr, memory, question),
+        [n_frames(len(sound))],
+        heads=asr.alignment_heads,
+        language=question.language,
+    )
+    return tuple((word.text, word.start, word.end) for word in words)

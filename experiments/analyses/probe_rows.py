@@ -1,0 +1,189 @@
+"""Reads the rows that probes are fitted on from a store of activations."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from experiments.analyses.probe_question import FRAME_CLASSES, FRAME_VALUES, ProbeQuestion
+from experiments.data.corpora import Corpus, Utterance
+from experiments.data.frame_labels import frame_labels
+from experiments.store import Store
+from jaxasr import Recogniser
+from jaxasr.audio import log_mel
+
+Column = Callable[[str], np.ndarray]  # name of a column: its value in every row
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeRows:
+    """Rows that probes are fitted on.
+
+    Attributes:
+        X: activations of every layer.
+        y: labels.
+        groups: groups that folds keep together, or None.
+        types: types of the control task, or None.
+        baselines: simpler features of the same rows, by name.
+        left_out: number of rows left out, by reason.
+    """
+
+    X: Float[np.ndarray, "L N D"]
+    y: np.ndarray
+    groups: np.ndarray | None
+    types: np.ndarray | None
+    baselines: dict[str, Float[np.ndarray, "N F"]]
+    left_out: dict[str, int]
+
+
+def read_rows(
+    store: Store, corpus: Corpus, question: ProbeQuestion, asr: Recogniser | None = None
+) -> ProbeRows:
+    """Reads the rows of a question.
+
+    Args:
+        store: activations of at least the recordings of `corpus` that can be read.
+        corpus: recordings with their labels.
+        question: the experiment.
+        asr: computes the mel baseline of frames; not needed for recordings.
+
+    Raises:
+        ValueError: if no row has the label, or labels are not numbers though they must be.
+    """
+    utterances = {utterance.id: utterance for utterance in corpus.utterances}
+    stored = [name for name in store.ids if name in utterances]
+    if not question.frames:
+        return _recording_rows(store, [utterances[name] for name in stored], question)
+    assert asr is not None
+    return _frame_rows(store, [utterances[name] for name in stored], question, asr)
+
+
+def _recording_rows(
+    store: Store, utterances: Sequence[Utterance], question: ProbeQuestion
+) -> ProbeRows:
+    def column(name: str) -> np.ndarray:
+        return label_column(utterances, name)
+
+    ids = [utterance.id for utterance in utterances]
+    keep, left_out = select_rows(column, question)
+    rows = np.flatnonzero(np.isin(store.ids, ids))[keep]
+    baselines = {
+        "mel": store.mel()[rows],
+        "embed": store.activations(question.embedding_site, question.pool, rows)[0],
+    }
+    X = store.activations(question.site, question.pool, rows)
+    return _make_rows(X, column, keep, baselines, left_out, question)
+
+
+def _frame_rows(
+    store: Store, utterances: Sequence[Utterance], question: ProbeQuestion, asr: Recogniser
+) -> ProbeRows:
+    ids = [utterance.id for utterance in utterances]
+    counts = store.frame_counts(question.site, ids)
+    utterance_of_frame = np.repeat(np.arange(len(ids)), counts)
+
+    def column(name: str) -> np.ndarray:
+        if name in (*FRAME_CLASSES, *FRAME_VALUES):
+            frames = [frame_labels(utterance, name, n) for utterance, n in zip(utterances, counts)]
+            return np.concatenate(frames).astype(object)
+        return label_column(utterances, name)[utterance_of_frame]
+
+    keep, left_out = select_rows(column, question)
+    X, embedding = (
+        store.frames(site, ids, keep)[0] for site in (question.site, question.embedding_site)
+    )
+    mels = [_mel_of_frames(utterance, n, asr) for utterance, n in zip(utterances, counts)]
+    baselines = {"mel": np.concatenate(mels)[keep], "embed": embedding[0]}
+    return _make_rows(X, column, keep, baselines, left_out, question)
+
+
+def _make_rows(
+    X: np.ndarray,
+    column: Column,
+    keep: np.ndarray,
+    baselines: Mapping[str, np.ndarray],
+    left_out: dict[str, int],
+    question: ProbeQuestion,
+) -> ProbeRows:
+    groups, types = (
+        None if name is None else column(name)[keep].astype(str)
+        for name in (question.group, question.types)
+    )
+    y = as_target(column(question.label)[keep], question.target)
+    return ProbeRows(X, y, groups, types, dict(baselines), left_out)
+
+
+def _mel_of_frames(utterance: Utterance, n: int, asr: Recogniser) -> Float[np.ndarray, "N M"]:
+    """Log-mel features of n encoder frames: the mean of the two mel frames of each."""
+    mel = np.asarray(log_mel(utterance.samples(), asr.config.n_mels))[:, : 2 * n]
+    return mel.reshape(len(mel), -1, 2).mean(-1).T
+
+
+def label_column(utterances: Sequence[Utterance], name: str) -> np.ndarray:
+    """Returns the values of a column, None where a recording has none."""
+    return np.array([utterance.label(name) for utterance in utterances], dtype=object)
+
+
+def select_rows(column: Column, question: ProbeQuestion) -> tuple[np.ndarray, dict[str, int]]:
+    """Selects the rows that have the label and the group, and are not of a rare class.
+
+    Args:
+        column: returns the values of a column by its name.
+        question: the experiment. Of more than `max_rows` frames, a sample is selected.
+
+    Returns:
+        Indices of the rows, and the number of rows left out, by reason.
+
+    Raises:
+        ValueError: if no row is left.
+    """
+    labels = column(question.label)
+    has_label = ~_missing(labels)
+    if not has_label.any():
+        raise ValueError(f"--label: no recording has a value in the column {question.label!r}.")
+    has_group = np.ones(len(labels), bool)
+    if question.group is not None:
+        has_group = ~_missing(column(question.group))
+    if not (has_label & has_group).any():
+        raise ValueError(
+            f"--group: no recording with a value of {question.label!r} has one of "
+            f"{question.group!r}."
+        )
+    left_out = {
+        f"no {question.label}": int((~has_label).sum()),
+        f"no {question.group}": int((has_label & ~has_group).sum()),
+    }
+    keep = np.flatnonzero(has_label & has_group)
+    if question.target == "class" and question.min_count:
+        values, inverse, counts = np.unique(
+            labels[keep].astype(str), return_inverse=True, return_counts=True
+        )
+        rare = counts < question.min_count
+        for value, n in zip(values[rare], counts[rare]):
+            left_out[f"{question.label} {value}"] = int(n)
+        keep = keep[~rare[inverse]]
+    if question.frames and len(keep) > question.max_rows:
+        left_out["not sampled"] = len(keep) - question.max_rows
+        sample = np.random.default_rng(0).choice(keep, question.max_rows, replace=False)
+        keep = np.sort(sample)
+    return keep, {reason: n for reason, n in left_out.items() if n}
+
+
+def _missing(values: np.ndarray) -> np.ndarray:
+    return np.array([_is_missing(value) for value in values], bool)
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value == "" or (isinstance(value, float) and np.isnan(value))
+
+
+def as_target(values: np.ndarray, target: str) -> np.ndarray:
+    """Converts labels to numbers for the target "value", else to texts. Raises ValueError."""
+    try:
+        return values.astype(float if target == "value" else str)
+    except ValueError as error:
+        raise ValueError(
+            f"--label: expected numbers for --target value, got {values[0]!r} ({error})."
+        ) from None

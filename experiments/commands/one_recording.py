@@ -1,0 +1,56 @@
+"""Steps shared by the commands that open 30 s of one recording: `demo`, `lens` and `scan`."""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from experiments import runtime
+from experiments.commands.options import Device, Dtype
+from experiments.progress import Progress
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float
+
+    from jaxasr import Recogniser
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenedRecording:
+    """A model and the part of a recording that it will process.
+
+    Attributes:
+        asr: the recogniser.
+        samples: at most 30 s at 16 kHz.
+        source: name of the recording, with the start of the part if it is not the whole.
+        seconds: length of the whole recording.
+    """
+
+    asr: "Recogniser"
+    samples: "Float[np.ndarray, 'n']"
+    source: str
+    seconds: float
+
+    def note_rest(self, steps: Progress) -> None:
+        """Prints a note if only a part of the recording was read."""
+        from jaxasr.config import SAMPLE_RATE
+
+        seconds_read = len(self.samples) / SAMPLE_RATE
+        if seconds_read < self.seconds:
+            steps.note(
+                f"Read {seconds_read:g} s of {self.seconds:g} s. --start chooses another part."
+            )
+
+
+def open_recording(
+    audio: Path, steps: Progress, *, model: str, start: float, dtype: Dtype, device: Device | None
+) -> OpenedRecording:
+    """Starts JAX, reads at most 30 s of a recording from `start` on, and loads the model."""
+    with steps("start JAX"):
+        runtime.start(device)
+        from experiments.analyses.lens import read_window
+    with steps(f"read {audio.name}"):
+        samples, source, seconds = read_window(audio, start)
+    with steps(f"load {model}"):
+        asr = runtime.load(model, dtype.value)
+    return OpenedRecording(asr, samples, source, seconds)

@@ -1,0 +1,40 @@
+"""Prints scores and controls of probes as a table."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+
+from experiments.progress import console as standard_output
+
+
+def print_table(rows: Sequence[dict[str, Any]]) -> None:
+    """Prints rows of equal columns; a terminal shows only columns that fit as a whole.
+
+    Args:
+        rows: one per layer and penalty, as in table.csv.
+    """
+    console = standard_output()
+    texts = {name: [_format(row[name]) for row in rows] for name in rows[0]}
+    fitting = fitting_columns(texts, console.width)
+    table = Table(*fitting, box=None, header_style="dim", pad_edge=False)
+    for cells in zip(*(texts[name] for name in fitting)):
+        table.add_row(*cells)
+    console.print(table)
+    if hidden := [name for name in texts if name not in fitting]:
+        console.print(f"Only in table.csv: {', '.join(hidden)}", style="dim")
+
+
+def fitting_columns(texts: dict[str, list[str]], width: int) -> list[str]:
+    """Returns the first columns that fit into `width` characters together."""
+    fitting, used = [], 0
+    for name, cells in texts.items():
+        used += max(map(len, [name, *cells])) + 1  # and a space between columns
+        if used > width:
+            break
+        fitting.append(name)
+    return fitting
+
+
+def _format(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

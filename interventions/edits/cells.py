@@ -1,0 +1,144 @@
+"""Edits of the cells of a sweep: one edit, placed at the coordinates of a cell.
+
+A cell is a dict of coordinates, such as `{"layer": 2, "head": 1}`, which may be traced.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int
+
+from interventions.edits.combining import Restrict, only
+from jaxasr import pytrees, sites as _sites
+from jaxasr.config import Config
+from jaxasr.taps import Edit, Edits
+
+Cell = Mapping[str, Any]
+Coordinates = dict[str, np.ndarray]
+Number = Int[Array, ""] | Int[np.ndarray, ""] | np.integer | int
+
+
+@pytrees.dataclass
+class AtCell:
+    """Places `edit` at a cell's layer, head, position, window of frames and strength.
+
+    Pass it as `edits_of` to `sequence_sweep` or `generation.generate_cells`.
+
+    Args:
+        edit: the edit to place. A cell with "alpha" sets its strength (`alpha`, else `scale`).
+        site: where it acts.
+        window: frames per window, for cells with "time".
+        n_frames: true frames; windows end here, because later frames are padding.
+
+    Raises:
+        ValueError: for a cell with "alpha", when the edit has no strength.
+
+    Example:
+        >>> from interventions.edits import AtCell, Zero
+        >>> AtCell(Zero(), "decoder.cross_attn.z")({"layer": 2, "head": 1})
+        {'decoder.cross_attn.z': Restrict(edit=Zero(), layers=[2], heads=[1])}
+    """
+
+    edit: Edit
+    site: str = pytrees.field(pytree_node=False)
+    window: Number = 1
+    n_frames: Number = 1500
+
+    def __call__(self, cell: Cell) -> Edits:
+        return {self.site: place_at(self.edit, cell, self.window, self.n_frames)}
+
+
+@pytrees.dataclass
+class AtSites:
+    """Places `edit` at a cell's site, layer, head and strength, and nothing at the other sites.
+
+    One compiled program then serves the cells of all `sites`. `site_cells` lists the cells.
+
+    Args:
+        edit: the edit to place.
+        sites: sites by number: a cell's "site" is an index into them.
+
+    Example:
+        >>> from interventions.edits import AtSites, Zero
+        >>> edits_of = AtSites(Zero(), ("decoder.attn.z", "decoder.mlp_out"))
+        >>> sorted(edits_of({"site": 1, "layer": 0, "head": -1}))
+        ['decoder.attn.z', 'decoder.mlp_out']
+    """
+
+    edit: Edit
+    sites: tuple[str, ...] = pytrees.field(pytree_node=False)
+
+    def __call__(self, cell: Cell) -> Edits:
+        edit = with_strength(self.edit, cell)
+        return {site: self._placed(edit, i, site, cell) for i, site in enumerate(self.sites)}
+
+    def _placed(self, edit: Edit, number: int, site: str, cell: Cell) -> Edit:
+        heads = cell["head"] if "H" in _sites.SITES[site] else None
+        return only(edit, layers=cell["layer"], heads=heads, when=cell["site"] == number)
+
+
+def site_cells(config: Config, sites: Sequence[str], alphas: Sequence[float] = ()) -> Coordinates:
+    """Lists every layer and head of several sites as cells for `AtSites`.
+
+    Args:
+        config: of the model.
+        sites: sites with a layer axis.
+        alphas: strengths. Each place is listed once per strength, which varies fastest.
+
+    Returns:
+        int32 arrays [K] "site" (index into `sites`), "layer" and "head" (-1 at sites without
+        heads), and, with `alphas`, float32 "alpha".
+
+    Raises:
+        ValueError: a site without layers.
+
+    Example:
+        >>> import jaxasr
+        >>> from interventions.edits import site_cells
+        >>> cells = site_cells(jaxasr.SIZES["tiny.en"], ["decoder.attn.z", "decoder.mlp_out"])
+        >>> {name: values.shape for name, values in cells.items()}
+        {'site': (28,), 'layer': (28,), 'head': (28,)}
+    """
+    _sites.check_known(sites, _sites.LAYERED, "site of a layer")
+    rows = []
+    for number, site in enumerate(sites):
+        spec = _sites.spec(config, site, 1, 1)
+        heads = range(spec.size("H")) if "H" in spec.axes else [-1]
+        rows += [(number, layer, head) for layer in range(spec.n_layer) for head in heads]
+    cells: Coordinates = dict(zip(("site", "layer", "head"), np.array(rows, np.int32).T))
+    if not len(alphas):
+        return cells
+    repeated = {name: np.repeat(values, len(alphas)) for name, values in cells.items()}
+    return repeated | {"alpha": np.tile(np.asarray(alphas, np.float32), len(rows))}
+
+
+def place_at(
+    edit: Edit, cell: Cell, window: Number, n_frames: Number, when: Bool[Array, "..."] | None = None
+) -> Restrict:
+    """Restricts `edit` to the place of one cell, at the cell's strength, and to `when`."""
+    frames = None
+    if "time" in cell:
+        frames = slice(cell["time"], jnp.minimum(cell["time"] + window, n_frames))
+    return only(
+        with_strength(edit, cell),
+        layers=cell.get("layer"),
+        heads=cell.get("head"),
+        positions=cell.get("position"),
+        frames=frames,
+        when=when,
+    )
+
+
+def with_strength(edit: Any, cell: Cell) -> Edit:
+    """Sets the edit's `alpha`, else its `scale`, to the strength of the cell, if it has one."""
+    if "alpha" not in cell:
+        return edit
+    for field in ("alpha", "scale"):
+        if hasattr(edit, field):
+            return dataclasses.replace(edit, **{field: cell["alpha"]})
+    raise ValueError(
+        f"over: 'alpha' needs an edit with a strength, such as Mix, Add or Noise, got {edit!r}."
+    )

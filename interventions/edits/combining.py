@@ -1,0 +1,189 @@
+"""Edits made of edits: several in a row, and one restricted to some places."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
+
+from interventions.edits.base import EditBase, check_edit
+from interventions.edits.places import Indices, Place, check_within, place
+from jaxasr import pytrees
+from jaxasr.sites import SiteSpec
+from jaxasr.taps import At, Edit
+
+
+@pytrees.dataclass(repr=False)
+class Chain(EditBase):
+    """Applies edits of one site in order. Made by `chain`.
+
+    Example:
+        >>> from interventions import Scale, Zero, chain
+        >>> chain(Scale(2.0), Zero()).edits
+        (Scale(factor=2.0), Zero())
+    """
+
+    edits: tuple[Edit, ...]
+
+    def __call__(self, x: Array, at: At) -> Array:
+        for edit in self.edits:
+            x = edit(x, at).astype(x.dtype)
+        return x
+
+    def check(self, spec: SiteSpec) -> None:
+        """Checks every edit against the site."""
+        for edit in self.edits:
+            check_edit(edit, spec)
+
+
+def chain(*edits: Edit) -> Chain:
+    """Applies edits of one site in order.
+
+    Args:
+        edits: callables `(x, at) -> x`. Each receives what the one before returned.
+
+    Raises:
+        ValueError: no edit is given.
+
+    Example:
+        >>> from interventions import Add, Scale, chain
+        >>> chain(Scale(2.0), Add(jnp.ones(2)))
+        Chain(edits=(Scale(factor=2.0), Add(value=[1.0, 1.0], scale=1.0)))
+    """
+    if not edits:
+        raise ValueError("chain: expected at least one edit, got none.")
+    return Chain(edits)
+
+
+@pytrees.dataclass(repr=False)
+class Restrict(EditBase):
+    """Applies `edit` where all given places hold, and keeps `x` elsewhere. Made by `only`.
+
+    Example:
+        >>> from interventions import Scale, only
+        >>> only(Scale(0.5), rows=0).edit
+        Scale(factor=0.5)
+    """
+
+    edit: Edit
+    layers: Place | None = None
+    heads: Place | None = None
+    positions: Place | None = None
+    frames: Place | None = None
+    rows: Place | None = None
+    when: Any = None
+
+    def __call__(self, x: Array, at: At) -> Array:
+        # `where`, not a product: an edit may return infinity or NaN outside of the mask.
+        return jnp.where(self.mask(x, at), self.edit(x, at).astype(x.dtype), x)
+
+    def mask(self, x: Array, at: At) -> Bool[Array, "..."]:
+        """True where the edit applies; broadcasts to `x`."""
+        axes = at.axes
+        time, keys = time_axes(axes, at.site)
+        mask = jnp.asarray(True)
+        if self.heads is not None:
+            heads = jnp.arange(x.shape[axes.index("H")])[None]
+            mask = mask & _broadcastable(self.heads(heads), "H", axes)
+        if self.rows is not None:
+            rows = jnp.arange(x.shape[0])[:, None]
+            mask = mask & _broadcastable(self.rows(rows), "B", axes)
+        if self.positions is not None:
+            mask = mask & _broadcastable(self.positions(at.positions), time, axes)
+        if self.frames is not None:
+            frames = at.positions if at.keys is None else at.keys
+            mask = mask & _broadcastable(self.frames(frames), keys, axes)
+        if self.layers is not None:
+            mask = mask & self.layers(at.layer)
+        if self.when is not None:
+            condition: Any = self.when(at) if callable(self.when) else self.when
+            mask = mask & condition
+        return mask
+
+    def check(self, spec: SiteSpec) -> None:
+        """Raises ValueError for places that the site does not have in this pass."""
+        time, keys = time_axes(spec.axes, spec.site)
+        axis_of = {"layers": "L", "heads": "H", "positions": time, "frames": keys, "rows": "B"}
+        for name, axis in axis_of.items():
+            indices = getattr(self, name)
+            if indices is not None:
+                check_within(indices, _size(spec, axis, name), name, spec.site)
+        check_edit(self.edit, spec)
+
+
+def only(
+    edit: Edit,
+    *,
+    layers: Indices = None,
+    heads: Indices = None,
+    positions: Indices = None,
+    frames: Indices = None,
+    rows: Indices = None,
+    when: Any = None,
+) -> Restrict:
+    """Restricts an edit to some layers, heads, positions, frames or rows.
+
+    Each place is an index, several indices, a `range`, a `slice`, or an int array, which may be
+    traced. The edit applies where all given places hold.
+
+    Args:
+        edit: callable `(x, at) -> x`.
+        layers: layers of the stack.
+        heads: attention heads.
+        positions: absolute decoder positions, prompt included. At encoder sites: frames (mel frames
+            at `encoder.conv1`).
+        frames: encoder frames of 20 ms. At cross-attention sites they are the keys, at encoder
+            sites the time axis.
+        rows: rows of the batch.
+        when: a boolean, or a function of `at` whose result broadcasts to `x`.
+
+    Returns:
+        An edit.
+
+    Raises:
+        ValueError: a place is empty or not of integers; in the pass, an index that the site lacks
+            (traced indices cannot be checked).
+
+    Example:
+        >>> from interventions import Zero, only
+        >>> only(Zero(), layers=[0, 1], positions=slice(2, 5))
+        Restrict(edit=Zero(), layers=[0, 1], positions=2:5)
+    """
+    return Restrict(
+        edit,
+        layers=place(layers, "layers"),
+        heads=place(heads, "heads"),
+        positions=place(positions, "positions"),
+        frames=place(frames, "frames"),
+        rows=place(rows, "rows"),
+        when=when,
+    )
+
+
+def time_axes(axes: tuple[str, ...], site: str) -> tuple[str | None, str | None]:
+    """The axis that `positions` select at a site, and the axis that `frames` select."""
+    time = "T" if "T" in axes else "S"
+    if ".cross_attn." in site and "S" in axes:  # keys are encoder frames, queries are tokens
+        return ("T" if "T" in axes else None), "S"
+    if site.startswith("encoder."):
+        return time, "S" if "S" in axes else "T"
+    return time, None
+
+
+def _size(spec: SiteSpec, axis: str | None, name: str) -> int:
+    size = spec.n_layer if axis == "L" else spec.size(axis) if axis in spec.axes else 0
+    if not size:
+        axes = " ".join([*(["L"] if spec.n_layer else []), *spec.axes])
+        raise ValueError(
+            f"{name}: {spec.site!r} has no such axis (its axes are {axes}), "
+            "so the edit would never fire."
+        )
+    return size
+
+
+def _broadcastable(
+    mask: Bool[Array, "B n"], axis: str | None, axes: tuple[str, ...]
+) -> Bool[Array, "..."]:
+    """Reshapes a [B or 1, n] mask of `axis` to broadcast over `axes`."""
+    if axis == "B":
+        return mask.reshape(mask.shape[0], *[1] * (len(axes) - 1))
+    return jnp.expand_dims(mask, [i for i, name in enumerate(axes) if name not in ("B", axis)])

@@ -1,0 +1,58 @@
+"""Edits that add Gaussian noise."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from interventions.edits.base import EditBase
+from jaxasr import pytrees
+from jaxasr.sites import SiteSpec
+from jaxasr.taps import At
+
+
+@pytrees.dataclass(repr=False)
+class Noise(EditBase):
+    """Adds Gaussian noise: x ← x + scale·rms(x)·n, with n standard normal.
+
+    The root mean square is over the features of one step, so `scale=1` is a signal-to-noise ratio
+    of 0 dB at every step. The draw depends only on seed, layer, row and absolute position, so
+    cached steps and whole passes agree.
+
+    Args:
+        seed: seed of the draw.
+        scale: noise relative to the activation.
+        replace: x ← scale·rms(x)·n, noise instead of the activation.
+
+    Raises:
+        ValueError: in the pass, at `scores` and `pattern`, whose rows have no fixed width.
+
+    Example:
+        >>> from interventions import Noise
+        >>> Noise(seed=0, scale=0.5)
+        Noise(seed=0, scale=0.5, replace=False)
+    """
+
+    seed: Int[Array, ""] | int
+    scale: Float[Array, ""] | float = 1.0
+    replace: bool = pytrees.field(pytree_node=False, default=False)
+
+    def __call__(self, x: Array, at: At) -> Array:
+        key = jax.random.fold_in(jax.random.key(self.seed), at.layer)
+        rows = jnp.broadcast_to(jnp.arange(x.shape[0])[:, None], at.positions.shape)
+
+        def draw(row: Array, position: Array, step: Array) -> Array:
+            # One key per row and position: a cached step repeats the draw of the whole pass.
+            step_key = jax.random.fold_in(jax.random.fold_in(key, row), position)
+            drawn = jax.random.normal(step_key, step.shape, step.dtype)
+            return drawn * jnp.sqrt(jnp.mean(step**2))
+
+        noise = self.scale * jax.vmap(jax.vmap(draw))(rows, at.positions, x)
+        return noise if self.replace else x + noise
+
+    def check(self, spec: SiteSpec) -> None:
+        """Raises ValueError at sites with a query and a key axis."""
+        if "T" in spec.axes and "S" in spec.axes:
+            raise ValueError(
+                f"Noise: not defined at {spec.site!r}. "
+                "Use it at q, k, v or z, or Patch a pattern of your own."
+            )

@@ -1,0 +1,225 @@
+"""Free generation, and the probability of a given text, under the edits of many cells."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from interventions.run import Run
+from jaxasr import compiled, pytrees
+from jaxasr.cache import Memory
+from jaxasr.decoding import LogitFilter
+from jaxasr.generate import Generation, generate
+from jaxasr.model import Whisper
+from jaxasr.taps import Edits
+
+EditsOf = Callable[[Any], Edits]
+Ids = Int[Array, "B T0"] | Int[np.ndarray, "B T0"]
+Leaders = Int[Array, "B"] | Int[np.ndarray, "B"]
+CELLS_PER_LOOP = 64
+
+_Result = TypeVar("_Result")
+
+
+@pytrees.dataclass
+class CellEdits:
+    """The edits of K cells.
+
+    Attributes:
+        arrays: the arrays of the cells, each with a leading [K] axis.
+        structure: the rest of a cell.
+        edits_of: makes edits of one cell; None if a cell is edits already.
+    """
+
+    arrays: list[Any]
+    structure: compiled.Structure = pytrees.field(pytree_node=False)
+    edits_of: EditsOf | None
+
+    @classmethod
+    def of(cls, cells: Any, edits_of: EditsOf | None) -> "CellEdits":
+        """Splits a pytree of cells. Raises ValueError unless its arrays have one leading axis."""
+        arrays, structure = compiled.split(cells)
+        numbers = {np.shape(array)[:1] for array in arrays}
+        if len(numbers) != 1 or () in numbers or (0,) in numbers:
+            raise ValueError(
+                "cells: expected arrays with the same leading axis of cells, "
+                f"got shapes {[np.shape(array) for array in arrays]}."
+            )
+        return cls([jnp.asarray(array) for array in arrays], structure, edits_of)
+
+    def __len__(self) -> int:
+        return len(self.arrays[0])
+
+    def take(self, index: Int[np.ndarray, "n"]) -> "CellEdits":
+        """The cells at `index`."""
+        return dataclasses.replace(self, arrays=[array[index] for array in self.arrays])
+
+    def edits(self, arrays: list[Array]) -> Edits:
+        """The edits of the cell with these arrays."""
+        cell = self.structure.join(arrays)
+        return cell if self.edits_of is None else self.edits_of(cell)
+
+    def vmap(self, fn: Callable[[Edits], _Result], axis_name: str | None = None) -> _Result:
+        """Maps `fn` over the edits of every cell."""
+        return jax.vmap(lambda arrays: fn(self.edits(arrays)), axis_name=axis_name)(self.arrays)
+
+
+def generate_cells(
+    model: Whisper,
+    memory: Memory,
+    prompt: Ids,
+    cells: Any,
+    *,
+    edits_of: EditsOf | None = None,
+    max_new_tokens: int = 224,
+    rules: LogitFilter | None = None,
+    eot: int | None = None,
+    no_speech: tuple[int, int] | None = None,
+    leader: Leaders | None = None,
+    batch: int | None = None,
+) -> Generation:
+    """Generates greedily under the decoder edits of every cell.
+
+    Cells share the memory, so that the keys and values of the audio are read once for all of them.
+
+    Args:
+        model: the model.
+        memory: encoded audio of B recordings.
+        prompt: int [B, T0].
+        cells: a pytree whose arrays have a leading [K] axis: `{site: edit}`, or the argument of
+            `edits_of`.
+        edits_of: makes edits of one cell, such as `AtCell`: a pytree or a module-level function.
+            Its own arrays are shared by all cells.
+        max_new_tokens: as in `jaxasr.generate`, like the following three.
+        rules: constraints on the logits.
+        eot: id of the end-of-text token.
+        no_speech: (column of the prompt, id) whose probability is returned.
+        leader: int [B], the row whose tokens each row is fed (lock-step decoding); its own number
+            decodes freely.
+        batch: cells per loop; the last loop is padded, so one executable serves all. Default 64.
+
+    Returns:
+        A `Generation` with a leading [K] axis, on the host.
+
+    Raises:
+        ValueError: arrays of different leading axes, and as `jaxasr.generate`.
+
+    Example:
+        ```python
+        from interventions.edits import AtCell, Zero
+        from interventions.generation import generate_cells
+
+        memory, _ = asr.model.encode(jaxasr.log_mel(audio, asr.config.n_mels)[None])
+        prompt, cells = np.array([asr.tokenizer.prompt()]), {"layer": np.arange(2, dtype=np.int32)}
+        edits_of = AtCell(Zero(), "decoder.mlp_out")
+        out = generate_cells(
+            asr.model, memory, prompt, cells, edits_of=edits_of, max_new_tokens=4
+        )
+        out.tokens.shape  # (2, 1, 4)
+        ```
+    """
+    edited, prompt = CellEdits.of(cells, edits_of), jnp.asarray(prompt, jnp.int32)
+    n_cells, chunks = len(edited), []
+    batch = min(CELLS_PER_LOOP, n_cells) if batch is None else batch
+    for start in range(0, n_cells, batch):
+        # Past the end, the last cell pads the chunk to the size of the others.
+        index = np.minimum(np.arange(start, start + batch), n_cells - 1)
+        out = compiled.call(
+            _generate_chunk,
+            model,
+            memory,
+            prompt,
+            leader,
+            edited.take(index),
+            rules,
+            max_new_tokens=max_new_tokens,
+            eot=eot,
+            no_speech=no_speech,
+        )
+        chunks.append(jax.device_get(out))
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[:n_cells], *chunks)
+
+
+def _generate_chunk(
+    model: Whisper,
+    memory: Memory,
+    prompt: Array,
+    leader: Array | None,
+    cells: CellEdits,
+    rules: LogitFilter | None,
+    **options: Any,
+) -> Generation:
+    def generate_cell(edits: Edits) -> Generation:
+        return generate(
+            model,
+            memory,
+            prompt,
+            edits=edits,
+            rules=rules,
+            leader=leader,
+            axis_name="cells",
+            **options,
+        )
+
+    return cells.vmap(generate_cell, axis_name="cells")
+
+
+def text_logprobs(
+    model: Whisper,
+    run: Run,
+    cells: Any,
+    *,
+    edits_of: EditsOf,
+    rules: LogitFilter | None = None,
+    prompt_len: int = 0,
+) -> Float[np.ndarray, "K B T"]:
+    """Computes the log-probability of a given text under the decoder edits of every cell.
+
+    The pass is teacher-forced: the text stays the same, and its probability changes.
+
+    Args:
+        model: the model.
+        run: the text, as tokens after a prompt.
+        cells: as in `generate_cells`.
+        edits_of: as in `generate_cells`.
+        rules: those that the text was generated with.
+        prompt_len: tokens of the prompt.
+
+    Returns:
+        Log-probability of the token after each position, in nats; NaN at the last position.
+
+    Raises:
+        ValueError: arrays of different leading axes; edits that the decoder does not have.
+
+    Example:
+        ```python
+        from interventions.edits import AtCell, Zero
+        from interventions.generation import text_logprobs
+
+        tokens = np.array([[*asr.tokenizer.prompt(), *asr.tokenizer.encode(" The captain")]])
+        run = iv.Run(mel=jaxasr.log_mel(audio, asr.config.n_mels)[None], tokens=tokens)
+        cells, edits_of = {"layer": np.arange(4)}, AtCell(Zero(), "decoder.mlp_out")
+        logprobs = text_logprobs(asr.model, run, cells, edits_of=edits_of)  # [4, 1, T]
+        ```
+    """
+    edited, run = CellEdits.of(cells, edits_of), run.encode(model)
+    logprobs = compiled.call(_text_logprobs, model, run, edited, np.int32(prompt_len), rules)
+    return np.asarray(logprobs)
+
+
+def _text_logprobs(
+    model: Whisper, run: Run, cells: CellEdits, prompt_len: Array, rules: Any
+) -> Float[Array, "K B T"]:
+    following = jnp.roll(run.tokens, -1, axis=1)[..., None]
+
+    def score_cell(arrays: list[Array]) -> Float[Array, "B T"]:
+        logits, _ = run.decode(model, cells.edits(arrays))
+        logits = logits if rules is None else rules.along(logits, run.tokens, prompt_len)
+        return jnp.take_along_axis(jax.nn.log_softmax(logits), following, -1)[..., 0]
+
+    # One cell at a time, because the logits of all cells would be large.
+    return jax.lax.map(score_cell, cells.arrays).at[:, :, -1].set(jnp.nan)

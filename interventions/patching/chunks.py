@@ -1,0 +1,72 @@
+"""Computes cells in chunks of one size, and keeps the device busy while the host waits."""
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+# Blocks until values that were dispatched to the device are there.
+Deferred = Callable[[], np.ndarray]
+
+
+def dispatch_chunks(
+    compute: Callable[[dict[str, np.ndarray]], Any], cells: dict[str, np.ndarray], size: int
+) -> Deferred:
+    """Dispatches `compute` on chunks of `size` cells, the last padded, so one executable serves.
+
+    Out of memory, the chunks are halved, with a warning.
+
+    Args:
+        compute: takes coordinates [size] and returns an array whose first axis is the cells.
+        cells: coordinates [K].
+        size: cells per chunk.
+
+    Returns:
+        A function that blocks for the values of all cells.
+    """
+    n_cells = len(next(iter(cells.values())))
+
+    def dispatch_smaller(error: Exception) -> Deferred:
+        if "RESOURCE_EXHAUSTED" not in str(error) or size == 1:
+            raise error
+        warnings.warn(
+            f"sweep: out of memory with {size} cells at a time; trying {size // 2}.", stacklevel=3
+        )
+        return dispatch_chunks(compute, cells, size // 2)
+
+    def wait() -> np.ndarray:
+        # Running out of memory shows when chunks are dispatched, or only when they are read.
+        try:
+            return np.concatenate([np.asarray(chunk, np.float64) for chunk in chunks])[:n_cells]
+        except jax.errors.JaxRuntimeError as error:
+            return dispatch_smaller(error)()
+
+    try:
+        chunks = [
+            compute({dim: _padded(values[i : i + size], size) for dim, values in cells.items()})
+            for i in range(0, n_cells, size)
+        ]
+    except jax.errors.JaxRuntimeError as error:
+        return dispatch_smaller(error)
+    return wait
+
+
+def one_ahead(dispatched: Iterable[Deferred]) -> Iterator[np.ndarray]:
+    """Yields results in order, dispatching the next one before blocking on the current one.
+
+    Args:
+        dispatched: dispatches one computation whenever its next item is taken, as a generator does.
+    """
+    waiting: Deferred | None = None
+    for deferred in dispatched:
+        if waiting is not None:
+            yield waiting()
+        waiting = deferred
+    if waiting is not None:
+        yield waiting()
+
+
+def _padded(values: np.ndarray, size: int) -> np.ndarray:
+    return np.pad(values, (0, size - len(values)), mode="edge")

@@ -1,0 +1,93 @@
+"""The cost of a sweep: cells, bytes and floating-point operations."""
+
+from interventions.patching.workload import (
+    ColumnBatch,
+    Workload,
+    cell_bytes,
+    chunk_size,
+    column_batches,
+    row_bytes,
+)
+from jaxasr.config import Config
+
+
+def describe(work: Workload) -> str:
+    """Cells, chunk size, bytes and floating-point operations, on one line."""
+    grid, n_cells = work.grid, work.grid.size
+    if work.by_rows:
+        batches = [batch for _, batch in _layer_batches(work)]
+        n_computed = sum(len(batch.columns) * work.cells_per_column for batch in batches)
+        chunk = max((batch.cells_per_column * len(batch.columns) for batch in batches), default=0)
+        n_rows = max((batch.cells_per_column * batch.n_rows for batch in batches), default=0)
+        n_bytes = n_rows * row_bytes(work)
+    else:
+        n_computed, chunk = n_cells, chunk_size(work)
+        n_bytes = chunk * cell_bytes(work)
+    dims = " × ".join(f"{dim} {size}" for dim, size in zip(grid.dims, grid.shape))
+    return (
+        f"{grid.site} over {dims}: {n_cells} cells of {work.n_examples} example(s); "
+        f"{n_cells - n_computed} need no computing; chunks of {chunk}, "
+        f"{n_bytes / 2**20:.0f} MiB; {flops(work) / 1e9:.1f} GFLOP"
+    )
+
+
+def flops(work: Workload) -> float:
+    """Floating-point operations of all cells that are computed.
+
+    Norms, and the unedited passes that cells share, are excluded.
+    """
+    if work.by_rows:
+        per_example = sum(_batch_flops(work, *pair) for pair in _layer_batches(work))
+    else:
+        layers = work.grid.layers
+        cells_per_layer = work.grid.size / len(layers)
+        per_example = sum(_cell_flops(work, layer) for layer in layers) * cells_per_layer
+    return float(work.n_examples * per_example)
+
+
+def _layer_batches(work: Workload) -> list[tuple[int, ColumnBatch]]:
+    layers = [layer for layer in work.grid.layers if layer is not None]
+    return [(layer, batch) for layer in layers for batch in column_batches(work, layer)]
+
+
+def _token_flops(c: Config) -> int:
+    """One token in one decoder layer; a multiply-add counts twice."""
+    return 28 * c.n_text_state**2 + 4 * c.n_audio_ctx * c.n_text_state
+
+
+def _flops_after_edit(work: Workload) -> int:
+    """One token in the edited layer, from the site on."""
+    name, square = work.grid.site.removeprefix("decoder."), work.config.n_text_state**2
+    if name.startswith("mlp"):
+        return 8 * square
+    if "cross" in name:
+        return 18 * square
+    return 0 if name == "resid_post" else _token_flops(work.config)
+
+
+def _batch_flops(work: Workload, layer: int, batch: ColumnBatch) -> float:
+    """One batch of columns; activations that no cell changes are computed once per column."""
+    c, token = work.config, _token_flops(work.config)
+    n_columns, keys_values = len(batch.columns), 4 * c.n_text_state**2
+    edited_rows = n_columns if work.position_local else batch.n_rows
+    layers_between = max(0, c.n_text_layer - 2 - layer)
+    # In the last layer every row needs keys and values, and only the scored row the rest.
+    top = batch.n_rows * keys_values + n_columns * (token - keys_values)
+    per_cell = (
+        edited_rows * _flops_after_edit(work)
+        + layers_between * batch.n_rows * token
+        + (top if batch.layers_above else 0)
+    )
+    return edited_rows * token + work.cells_per_column * per_cell
+
+
+def _cell_flops(work: Workload, layer: int | None) -> float:
+    c = work.config
+    decoder = _token_flops(c) * (work.scored + 1) * c.n_text_layer
+    if work.in_decoder:
+        return decoder
+    first = (layer or 0) if work.resumes else 0
+    skips_edited = work.grid.site == "encoder.resid_post" and work.resumes
+    frame = 24 * c.n_audio_state**2 + 4 * c.n_audio_ctx * c.n_audio_state
+    layers = c.n_audio_layer - first - skips_edited
+    return c.n_audio_ctx * (layers * frame + 4 * c.n_text_layer * c.n_text_state**2) + decoder

@@ -1,0 +1,205 @@
+"""Decoder cells that compute only what their edits can change. Everything here is traced.
+
+A decoder edit at layer l and position t cannot change a residual before layer l, nor a position
+before t, and only one position is scored. So cells start from the stored residual of layer l at t,
+attend to the stored keys and values of earlier positions, and in the last layer query only from the
+scored position.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from interventions.edits.cells import Cell
+from interventions.patching.packing import PackedRows
+from jaxasr import pytrees
+from jaxasr.attention import cross_attention
+from jaxasr.blocks import Block
+from jaxasr.cache import Cache, Memory, Past
+from jaxasr.decoder import causal_mask
+from jaxasr.model import Whisper
+from jaxasr.taps import NOTHING, Acts, Edits, Tap
+
+Layer = Int[Array, ""] | int
+
+
+@pytrees.dataclass
+class UneditedTrace:
+    """Activations of the unedited target that cells resume from, for one example.
+
+    Attributes:
+        pre: [L, 1, N, D], residual before each layer.
+        post: [L, 1, N, D], residual after each layer.
+        k: [L, 1, H, N, Dh], keys of self-attention.
+        v: [L, 1, H, N, Dh], values of self-attention.
+    """
+
+    pre: Float[Array, "L 1 N D"]
+    post: Float[Array, "L 1 N D"]
+    k: Float[Array, "L 1 H N Dh"]
+    v: Float[Array, "L 1 H N Dh"]
+
+    SITES = ("decoder.resid_pre", "decoder.resid_post", "decoder.attn.k", "decoder.attn.v")
+
+    @classmethod
+    def of(cls, acts: Acts) -> "UneditedTrace":
+        """Takes the trace from activations of `SITES`."""
+        pre, post, k, v = (acts[site] for site in cls.SITES)
+        return cls(pre, post, jnp.swapaxes(k, 2, 3), jnp.swapaxes(v, 2, 3))
+
+
+class StoredOnly(Past):
+    """Stored keys and values that already include the tokens of this pass."""
+
+    def append(self, start: Any, k: Array, v: Array) -> Past:
+        """Ignores the new keys and values."""
+        del start, k, v
+        return self
+
+
+class StoredThenRows(Past):
+    """Stored keys and values, followed by those of the rows of this pass."""
+
+    def append(self, start: Any, k: Float[Array, "B H R Dh"], v: Float[Array, "B H R Dh"]) -> Past:
+        """Concatenates the rows behind the stored keys and values."""
+        del start
+        return Past(_concatenated(self.k, k), _concatenated(self.v, v))
+
+
+def _concatenated(stored: Array, rows: Array) -> Array:
+    stored = jnp.broadcast_to(stored, (len(rows), *stored.shape[1:]))
+    return jnp.concatenate([stored, rows], 2)
+
+
+@pytrees.dataclass
+class ResumedDecoder:
+    """The decoder from layer `first` on, for K cells of each column.
+
+    Attributes:
+        model: the model.
+        blocks: unstacked decoder layers; None where the stacked ones are sliced.
+        audio_kv: unstacked keys and values of the audio, per layer; None like `blocks`.
+        memory: the encoded audio, stacked.
+        trace: unedited activations of the target.
+        rows: the rows that cells compute.
+        first: the edited layer.
+        position_local: the edit changes only its own position within its layer. Then that layer
+            runs on one token per column, and the other rows take its stored outputs.
+        layers_above: 0, 1 or 2 for none, one or more layers above the edited one.
+    """
+
+    model: Whisper
+    blocks: tuple[Block, ...] | None
+    audio_kv: tuple[tuple[Array, Array], ...] | None
+    memory: Memory
+    trace: UneditedTrace
+    rows: PackedRows
+    first: Int[Array, ""]
+    position_local: bool = pytrees.field(pytree_node=False)
+    layers_above: int = pytrees.field(pytree_node=False)
+
+    def residuals(self, edits_of: Callable[[Cell], Edits], cells: Any) -> Float[Array, "K P D"]:
+        """Residuals after the last layer at the scored position, per cell and column."""
+        x = self._edited_layer(edits_of, cells)
+        if not self.layers_above:
+            return x if self.position_local else x[:, self.rows.scored_row]
+        if self.position_local:
+            stored = self.trace.post[self.first][:, self.rows.position]
+            # Padding columns have no first row; `drop` ignores them.
+            x = jnp.repeat(stored, len(x), 0).at[:, self.rows.first_row].set(x, mode="drop")
+        x = self._layers_between(x) if self.layers_above > 1 else x
+        return self._unedited_layer(self.model.config.n_text_layer - 1, x, self.rows.scored_row)
+
+    def _edited_layer(self, edits_of: Callable[[Cell], Edits], cells: Any) -> Float[Array, "K R D"]:
+        """The edited layer, for all rows or for the first row of every column.
+
+        Activations that no edit changes are computed once for all K cells.
+        """
+        rows, slots = self.rows, jnp.arange(self.trace.k.shape[3], dtype=jnp.int32)[None]
+        # `first` is traced, so this layer is always sliced out of the stacked weights.
+        block, k, v, *stored = self._layer(self.first, unstacked=False)
+        if self.position_local:
+            positions, past, keys = jnp.asarray(rows.start)[None], StoredOnly(*stored), slots
+            mask = causal_mask(positions, slots)
+        else:
+            positions, past = jnp.asarray(rows.position)[None], self._stored_then_rows(*stored)
+            keys, mask = jnp.asarray(rows.keys)[None], jnp.asarray(rows.mask)[None, None]
+        x = self.trace.pre[self.first][:, positions[0]]
+
+        def run_cell(cell: Cell) -> Float[Array, "R D"]:
+            tap = Tap("decoder.", edits_of(cell), NOTHING, self.first, positions)
+            return block(x, tap, mask, past, Cache((), keys, jnp.int32(0)), (k, v))[0][0]
+
+        return jax.vmap(run_cell)(cells)
+
+    def _layers_between(self, x: Float[Array, "K R D"]) -> Float[Array, "K R D"]:
+        """The layers between the edited one and the last."""
+        last = self.model.config.n_text_layer - 1
+        if self.blocks is None:
+            return jax.lax.fori_loop(self.first + 1, last, self._unedited_layer, x)
+        # Unstacked: a slice of stacked weights would be copied on every call.
+        for layer in range(1, last):
+            x = jax.lax.cond(
+                layer > self.first,
+                lambda x, layer=layer: self._unedited_layer(layer, x),
+                lambda x: x,
+                x,
+            )
+        return x
+
+    def _unedited_layer(
+        self, layer: Layer, x: Float[Array, "K R D"], wanted: Any = None
+    ) -> Float[Array, "K P D"]:
+        """An unedited layer: keys and values for every row, the rest only for rows `wanted`.
+
+        All rows attend to the same audio.
+        """
+        block, k, v, *stored = self._layer(layer, unstacked=self.blocks is not None)
+        # Nothing is edited or read here, so layer and positions of this tap have no meaning.
+        tap = Tap("decoder.", {}, NOTHING, jnp.int32(-1), jnp.zeros((1, 1), jnp.int32))
+        normed, mask = block.attn_ln(x), jnp.asarray(self.rows.mask)
+        past = self._stored_then_rows(*stored).append(None, *block.attn.keys_values(normed))
+        if wanted is not None:
+            x, normed, mask = x[:, wanted], normed[:, wanted], mask[wanted]
+        mask = jnp.broadcast_to(mask, (len(x), 1, *mask.shape))
+        keys = jnp.broadcast_to(self.rows.keys, (len(x), mask.shape[-1]))
+        x = x + block.attn(normed, past.k, past.v, mask, keys, tap.within("attn"))
+        # One batch row for all cells and rows, because keys and values of the audio are the same.
+        flat = x.reshape(1, -1, x.shape[-1])
+        flat = flat + cross_attention(
+            block.cross_attn, block.cross_attn_ln(flat), k, v, tap.within("cross_attn")
+        )
+        return (flat + block.mlp(block.mlp_ln(flat), tap.within("mlp"))).reshape(x.shape)
+
+    def _stored_then_rows(
+        self, k: Float[Array, "1 H N Dh"], v: Float[Array, "1 H N Dh"]
+    ) -> StoredThenRows:
+        """Empty when the grid has no positions: an edit of `pattern` cannot see the mask."""
+        return StoredThenRows(k[:, :, : self.rows.n_slots], v[:, :, : self.rows.n_slots])
+
+    def _layer(self, layer: Layer, unstacked: bool) -> tuple[Block, Array, Array, Array, Array]:
+        """A layer's block, keys and values of the audio, and stored keys and values."""
+
+        def take(stacked: Array) -> Array:
+            return jax.lax.dynamic_index_in_dim(stacked, layer, keepdims=False)
+
+        if unstacked:
+            assert self.blocks is not None
+            assert self.audio_kv is not None
+            return (
+                self.blocks[layer],
+                *self.audio_kv[layer],
+                take(self.trace.k),
+                take(self.trace.v),
+            )
+        stacked = (
+            self.model.decoder.blocks,
+            self.memory.k,
+            self.memory.v,
+            self.trace.k,
+            self.trace.v,
+        )
+        return jax.tree.map(take, stacked)

@@ -1,0 +1,57 @@
+"""Encoder cells that start from the stored residual of the edited layer. Everything is traced."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxasr.cache import Memory
+from jaxasr.model import Whisper
+from jaxasr.taps import NOTHING, At, Edits, Tap
+
+# Residuals before and after every layer.
+Residuals = tuple[Float[Array, "L 1 S D"], Float[Array, "L 1 S D"]]
+
+
+def resumed_memory(
+    model: Whisper, site: str, residuals: Residuals, edits: Edits, first: Int[Array, ""]
+) -> Memory:
+    """The memory of an encoder that is edited at `site` in layer `first`.
+
+    Args:
+        model: the model.
+        site: the edited site, in the encoder's layers.
+        residuals: of the unedited recording.
+        edits: edits of `site`.
+        first: the edited layer.
+    """
+    pre, post = residuals
+    if site == "encoder.resid_post":
+        # The residual after this layer is the one before the next: this layer need not run.
+        return _memory_from(model, _edited(edits, site, post[first], first), {}, first + 1)
+    return _memory_from(model, pre[first], edits, first)
+
+
+def _memory_from(
+    model: Whisper, x: Float[Array, "1 S D"], edits: Edits, first: Int[Array, ""]
+) -> Memory:
+    """Encodes from the residual before layer `first`, which may be the number of layers."""
+    positions = jnp.arange(x.shape[1], dtype=jnp.int32)[None]
+
+    def run_layer(i: Int[Array, ""], x: Float[Array, "1 S D"]) -> Float[Array, "1 S D"]:
+        block = jax.tree.map(
+            lambda stacked: jax.lax.dynamic_index_in_dim(stacked, i, keepdims=False),
+            model.encoder.blocks,
+        )
+        return block(x, Tap("encoder.", edits, NOTHING, i, positions))[0]
+
+    x = jax.lax.fori_loop(first, model.config.n_audio_layer, run_layer, x)
+    tap = Tap("encoder.", edits, NOTHING, jnp.int32(-1), positions)
+    xa = tap("ln_post", model.encoder.ln_post(x))
+    return model.decoder.memory(xa, unstacked=True).stacked()
+
+
+def _edited(
+    edits: Edits, site: str, x: Float[Array, "1 S D"], layer: Int[Array, ""]
+) -> Float[Array, "1 S D"]:
+    at = At(layer, jnp.arange(x.shape[1], dtype=jnp.int32)[None], None, site)
+    return edits[site](x, at).astype(x.dtype)

@@ -1,0 +1,50 @@
+"""Scores decoder passes that reuse nothing. Everything here is traced."""
+
+import dataclasses
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from interventions.metrics import Metric
+from interventions.scoring import needed, unembed_scored
+from jaxasr.cache import Memory
+from jaxasr.model import Whisper
+from jaxasr.taps import NOTHING, Edits, Tap
+
+
+def score_residual(model: Whisper, x: Float[Array, "1 D"], metric: Metric) -> Float[Array, ""]:
+    """The metric of the last layer's residual at the scored position."""
+    return metric(unembed_scored(model.decoder.unembedding, model.decoder.ln(x), metric))[0]
+
+
+def score_memory(
+    model: Whisper, tokens: Int[Array, "1 T"], memory: Memory, scored: int, metric: Metric
+) -> Float[Array, ""]:
+    """The metric of an unedited decoder that attends to `memory`."""
+    x, _ = _residual(model, tokens, memory, {}, scored)
+    return score_residual(model, x, metric)
+
+
+def score_edited(
+    model: Whisper,
+    tokens: Int[Array, "1 T"],
+    memory: Memory,
+    edits: Edits,
+    scored: int,
+    metric: Metric,
+) -> Float[Array, ""]:
+    """The metric under edits of the decoder, those of its final norm and logits included."""
+    x, tap = _residual(model, tokens, memory, edits, scored)
+    head_tap = dataclasses.replace(tap, positions=tap.positions[:, scored:], acts={})
+    logits = model.decoder.head(x[:, None], head_tap)[:, 0]
+    return metric(needed(logits, metric))[0]
+
+
+def _residual(
+    model: Whisper, tokens: Int[Array, "1 T"], memory: Memory, edits: Edits, scored: int
+) -> tuple[Float[Array, "1 D"], Tap]:
+    """The last layer's residual at the scored position; later positions are not computed."""
+    tokens = tokens[:, : scored + 1]
+    positions = jnp.arange(scored + 1, dtype=jnp.int32)[None]
+    x, _, tap, _ = model.decoder.residual(tokens, positions, memory, edits, NOTHING)
+    return x[:, scored], tap

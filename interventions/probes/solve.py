@@ -1,0 +1,121 @@
+"""The compiled part of `fit_probes`: all fits of a chunk of layers, and their scores."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Shaped
+
+from interventions.probes import logistic, ridge
+from interventions.probes.objective import Problem, Solution
+
+
+class FitResults(NamedTuple):
+    """Results of the fits of a layer (or several: then with a leading axis).
+
+    Attributes:
+        solution: the optima, [P, J, ...].
+        predictions: [P, J, N], class numbers or values of all rows.
+        score: [P, J], accuracy or r² on test rows.
+        log_loss: [P, J], mean cross-entropy in nats or mean squared error on test rows.
+    """
+
+    solution: Solution
+    predictions: Shaped[Array, "P J N"]
+    score: Float[Array, "P J"]
+    log_loss: Float[Array, "P J"]
+
+
+def solve_layers(
+    problem: Problem,
+    test: Bool[Array, "J N"],
+    penalties: Float[Array, "P"],
+    tol: Float[Array, ""],
+    max_iter: Array,
+    *,
+    n_classes: int,
+    is_vmapped: bool,
+) -> FitResults:
+    """Solves and scores all fits of C layers.
+
+    Args:
+        problem: with leading axes [C] of `x`, `shift` and `scale`.
+        test: the rows that score each fit.
+        penalties: λ in the order in which they are solved.
+        tol: the gap at which a fit has converged.
+        max_iter: largest number of steps per λ.
+        n_classes: K; 1 for ridge regression.
+        is_vmapped: solve the layers in step. Otherwise they run one after another, each for as
+            many steps as it needs.
+
+    Returns:
+        Results with leading axes [C, P, J].
+    """
+
+    def solve_layer(layer: tuple[Array, Array, Array]) -> FitResults:
+        x, shift, scale = layer
+        layer_problem = problem._replace(x=x, shift=shift, scale=scale)
+        if n_classes == 1:
+            return _score_values(layer_problem, test, ridge.solve_path(layer_problem, penalties))
+        solution = logistic.solve_path(layer_problem, penalties, n_classes, tol, max_iter)
+        return _score_classes(layer_problem, test, penalties, solution)
+
+    layers = problem.x, problem.shift, problem.scale
+    with jax.default_matmul_precision("highest"):
+        return jax.vmap(solve_layer)(layers) if is_vmapped else jax.lax.map(solve_layer, layers)
+
+
+def _outputs(
+    problem: Problem, weights: Float[Array, "J K D"], bias: Float[Array, "J K"]
+) -> Float[Array, "K J N"]:
+    w = weights.swapaxes(0, 1) / problem.scale
+    products = (w.reshape(-1, w.shape[-1]) @ problem.x.T).reshape(*w.shape[:2], -1)
+    return products + (bias.T - (w * problem.shift).sum(-1))[..., None]
+
+
+def _score_classes(
+    problem: Problem, test: Array, penalties: Float[Array, "P"], solution: Solution
+) -> FitResults:
+    """Scores fits, and recomputes objectives from the weights: the solver's logits have drifted."""
+    doubled = 2 if solution.weights.shape[2] == 2 else 1  # as in `logistic.solve_path`
+
+    def score(fits: tuple[Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        penalty, weights, bias = fits
+        logits = _outputs(problem, weights, bias)
+        loss = _cross_entropy(logits, problem.labels)
+        ridge_term = doubled * penalty / 2 * (weights**2).sum((1, 2))
+        objective = (loss * problem.rows).sum(-1) + ridge_term
+        prediction = logits.argmax(0)
+        accuracy = _mean_of_rows(prediction == problem.labels, test)
+        return objective, prediction, accuracy, _mean_of_rows(loss, test)
+
+    fits = penalties, solution.weights, solution.bias
+    objective, predictions, accuracy, log_loss = jax.lax.map(score, fits)
+    return FitResults(solution._replace(objective=objective), predictions, accuracy, log_loss)
+
+
+def _cross_entropy(logits: Float[Array, "K J N"], labels: Array) -> Float[Array, "J N"]:
+    """Computes -log p(label) of every row.
+
+    The label's own share is excluded from the sum, because float32 would lose the other shares next
+    to it.
+    """
+    is_label = labels == jnp.arange(len(logits))[:, None, None]
+    relative = logits - jnp.where(is_label, logits, 0).sum(0)
+    others = jax.nn.logsumexp(jnp.where(is_label, -jnp.inf, relative), axis=0)
+    return jnp.logaddexp(0.0, others)
+
+
+def _score_values(problem: Problem, test: Array, solution: Solution) -> FitResults:
+    def score(fits: tuple[Array, Array]) -> tuple[Array, Array, Array]:
+        prediction = _outputs(problem, *fits)[0]
+        error = _mean_of_rows((prediction - problem.labels) ** 2, test)
+        mean = _mean_of_rows(problem.labels, test)[:, None]
+        variance = _mean_of_rows((problem.labels - mean) ** 2, test)
+        return prediction, 1 - error / variance, error
+
+    return FitResults(solution, *jax.lax.map(score, (solution.weights, solution.bias)))
+
+
+def _mean_of_rows(values: Shaped[Array, "J N"], test: Array) -> Float[Array, "J"]:
+    return (values * test).sum(-1) / test.sum(-1)

@@ -1,0 +1,54 @@
+"""Checks metrics, and selects the position and the logits that they read."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from interventions.metrics import Metric
+from interventions.scored_tokens import logits_at
+from jaxasr.token_ids import check_ids
+
+
+def metric_of_row(metric: Metric, b: int) -> Metric:
+    """The metric of row `b` alone."""
+    row = getattr(metric, "row", None)
+    return metric if row is None else row(b)
+
+
+def check_metric(metric: Metric, n_vocab: int, batch: int) -> None:
+    """Raises ValueError for tokens outside of the vocabulary, or of another number of rows."""
+    check = getattr(metric, "check", None)
+    if check is not None:
+        check(n_vocab, batch)
+    elif getattr(metric, "vocab", None) is not None:
+        check_ids(metric.vocab, n_vocab, "vocab")
+
+
+def scored_position(metric: Metric, n_tokens: int) -> int:
+    """The column that `metric` scores. Raises ValueError when the tokens do not have it."""
+    column = metric.position + n_tokens if metric.position < 0 else metric.position
+    if not 0 <= column < n_tokens:
+        raise ValueError(
+            f"position: expected {-n_tokens} to {n_tokens - 1} for {n_tokens} tokens, "
+            f"got {metric.position}."
+        )
+    return column
+
+
+def unembed_scored(
+    unembedding: Float[Array, "V D"], x: Float[Array, "B D"], metric: Metric
+) -> Float[Array, "B n"]:
+    """Logits [B, n or V] of normed residuals, for the tokens that `metric` reads."""
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    if metric.vocab is None:
+        return jnp.einsum("bd,vd->bv", x, unembedding.astype(x.dtype), preferred_element_type=wide)
+    rows = jnp.broadcast_to(metric.vocab, (x.shape[0], metric.vocab.shape[-1]))
+    vectors = unembedding.at[rows].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+    return jnp.einsum("bd,bnd->bn", x, vectors.astype(x.dtype), preferred_element_type=wide)
+
+
+def needed(logits: Float[Array, "B V"], metric: Metric) -> Float[Array, "B n"]:
+    """The logits that `metric` reads, of all."""
+    if metric.vocab is None:
+        return logits
+    tokens = jnp.broadcast_to(metric.vocab, (logits.shape[0], metric.vocab.shape[-1]))
+    return logits_at(logits, tokens)

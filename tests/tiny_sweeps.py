@@ -1,0 +1,17 @@
+"""Two runs of the tiny model, and what sweeps of them share."""
+
+import jax
+
+import interventions as iv
+import jaxasr
+
+WINDOW, SCORED, N_TOKENS = 4, -2, 7  # frames; position; tokens
+METRIC = iv.logit_diff(3, 5, position=SCORED)
+
+
+def target_and_source(model: jaxasr.Whisper) -> tuple[iv.Run, iv.Run]:
+    """Two runs of two recordings each, with the same tokens."""
+    c = model.config
+    mels = jax.random.normal(jax.random.key(1), (2, 2, c.n_mels, 2 * c.n_audio_ctx))
+    tokens = jax.random.randint(jax.random.key(2), (2, N_TOKENS), 0, c.n_vocab)
+    return iv.Run(mel=mels[0], tokens=tokens), iv.Run(mel=mels[1], tokens=tokens)
