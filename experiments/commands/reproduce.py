@@ -70,11 +70,11 @@ def reproduce(
     from experiments.progress import Progress
     from experiments.studies import registry
 
-    names, steps = registry.chosen(experiments), Progress()
+    names, steps = registry.resolve(experiments), Progress()
     with steps("start JAX"):
         runtime.start(device)
         from experiments.studies import reproduce as studies
-    corpus, fits = studies.material(data)
+    corpus, fits = studies.open_recordings(data)
     recordings = {"data": corpus.name, "sha256": corpus.sha256(transcripts=True)[:16]}
     description = describe(
         "reproduce",
@@ -109,7 +109,7 @@ def reproduce(
 
 
 def _print(results: dict[str, dict[str, Any] | None], out: Path, json: bool) -> None:
-    from experiments.studies.study_page import shown
+    from experiments.studies.study_page import format_evidence
     from interventions.storage.text_files import printable, to_json
 
     if json:
@@ -118,5 +118,7 @@ def _print(results: dict[str, dict[str, Any] | None], out: Path, json: bool) -> 
     for name, result in results.items():
         for finding in result["findings"].values() if result else ():
             verdict = f"{name}  {finding['verdict']:<32}"
-            print(printable(f"{verdict}  {finding['says']}: {shown(finding['ours'])}"))
+            print(
+                printable(f"{verdict}  {finding['statement']}: {format_evidence(finding['ours'])}")
+            )
     print(f"\n{printable(out / 'index.html')}")

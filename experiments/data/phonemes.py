@@ -1,54 +1,76 @@
-"""Phonemes of words, by espeak-ng: the extra `phonemes` (phonemizer and espeakng-loader, under the GPL), used where it is installed."""
+"""Phonemes of words by espeak-ng, if the extra `phonemes` is installed.
+
+The extra has phonemizer and espeakng-loader, which are under the GPL.
+"""
 
 import functools
 import importlib.util
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jiwer
 
+if TYPE_CHECKING:
+    from phonemizer.backend import EspeakBackend
+
 MISSING = "espeak-ng is not installed: pip install jaxasr[phonemes]"
-_VOICES = {
-    "en": "en-us",
-    "fr": "fr-fr",
-    "zh": "cmn",
-}  # espeak-ng's names where they are not the code
-_UNREAD = frozenset({"ja"})  # espeak-ng spells Chinese characters out in English here
+_VOICES = {"en": "en-us", "fr": "fr-fr", "zh": "cmn"}  # where espeak-ng has no voice named so
+_UNREADABLE = frozenset({"ja"})  # espeak-ng reads Chinese characters as English words here
 
 Phonemes = tuple[str, ...]
 
 
 def installed() -> bool:
-    """Whether phonemes can be asked for."""
+    """Checks whether the extra `phonemes` is installed."""
     return all(importlib.util.find_spec(name) for name in ("phonemizer", "espeakng_loader"))
 
 
 def phonemes(texts: Sequence[str], language: str) -> list[Phonemes]:
-    """The phonemes of every text, stress left out; of one that cannot be read, and of every one in an unknown language, none.
+    """Converts texts to phonemes, without stress.
 
-    Raises ModuleNotFoundError naming the extra.
+    Args:
+        texts: words or sentences.
+        language: code of their language.
+
+    Returns:
+        The phonemes of each text; none for text that espeak-ng cannot read, and none for all texts
+        in a language that it does not know.
+
+    Raises:
+        ModuleNotFoundError: the extra `phonemes` is not installed.
+
+    Example:
+        >>> phonemes(["rice"], "en") if installed() else [("ɹ", "aɪ", "s")]
+        [('ɹ', 'aɪ', 's')]
     """
     backend = _backend(language)
     if backend is None:
         return [()] * len(texts)
     from phonemizer.separator import Separator
 
-    said = backend.phonemize(
-        list(texts), separator=Separator(phone=" ", word="|", syllable=""), strip=True
-    )
-    return [tuple(one.replace("|", " ").split()) for one in said]
+    separator = Separator(phone=" ", word="|", syllable="")
+    lines = backend.phonemize(list(texts), separator=separator, strip=True)
+    return [tuple(line.replace("|", " ").split()) for line in lines]
 
 
 @functools.lru_cache(maxsize=1 << 16)
-def phoneme_error_rate(said: Phonemes, meant: Phonemes) -> float:
-    """Edits from `meant` to `said` over the length of `meant`, at most 1. Raises ValueError when nothing is meant."""
-    if not meant:
-        raise ValueError("meant: expected at least one phoneme, got none.")
-    return min(jiwer.wer(" ".join(meant), " ".join(said)), 1.0)
+def phoneme_error_rate(hypothesis: Phonemes, reference: Phonemes) -> float:
+    """Computes the number of edits per phoneme of the reference, at most 1.
+
+    Raises:
+        ValueError: an empty reference.
+
+    Example:
+        >>> phoneme_error_rate(("l", "aɪ", "s"), ("ɹ", "aɪ", "s"))
+        0.3333333333333333
+    """
+    if not reference:
+        raise ValueError("reference: expected at least one phoneme, got none.")
+    return min(jiwer.wer(" ".join(reference), " ".join(hypothesis)), 1.0)
 
 
 @functools.cache
-def _backend(language: str) -> Any:
+def _backend(language: str) -> "EspeakBackend | None":
     if not installed():
         raise ModuleNotFoundError(MISSING)
     import espeakng_loader
@@ -58,6 +80,6 @@ def _backend(language: str) -> Any:
     EspeakWrapper.set_library(espeakng_loader.get_library_path())
     EspeakWrapper.set_data_path(espeakng_loader.get_data_path())
     voice = _VOICES.get(language, language)
-    if language in _UNREAD or voice not in EspeakBackend.supported_languages():
+    if language in _UNREADABLE or voice not in EspeakBackend.supported_languages():
         return None
     return EspeakBackend(voice, with_stress=False, language_switch="remove-flags")

@@ -1,27 +1,38 @@
-"""The folder of real recordings, where there is one; everything works without it.
+"""The folder of real recordings; everything works without it.
 
-`$JAXASR_DATA` names the folder with `manifest.jsonl`; the default is `../shared/data/dev` beside the repository.
+`$JAXASR_DATA` names a folder with `manifest.jsonl`. If it is not set, the folder `shared/data/dev`
+beside the repository is used if it exists. The paths in its manifest are relative to its parent.
 """
 
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from experiments.data.corpora.manifest import json_lines
 from interventions.storage.inert import named
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
-DEMO = (
-    Path(__file__).parents[1] / "assets" / "demo.flac"
-)  # the project's own recording, always there
+_SIBLING = Path("shared", "data", "dev")  # an optional convention, see above
+DEMO = Path(__file__).parents[1] / "assets" / "demo.flac"  # part of the package
+
+Item = TypeVar("Item")
 
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
-    """One clip. `transcript` is "" where the words are not known; `labels` is the whole row of the manifest."""
+    """One recording of the data folder.
+
+    Attributes:
+        path: the audio file.
+        set: name of the data set it comes from.
+        transcript: "" if the words are not known.
+        language: code of the spoken language.
+        duration_s: length in seconds.
+        labels: the whole row of the manifest.
+    """
 
     path: Path
     set: str
@@ -32,77 +43,96 @@ class Recording:
 
 
 def folder() -> Path | None:
-    """The data folder, or None. Raises `FileNotFoundError` when `$JAXASR_DATA` is set and has no manifest."""
-    named = os.environ.get("JAXASR_DATA")
-    path = Path(named) if named else _REPOSITORY.parent / "shared" / "data" / "dev"
+    """Finds the data folder.
+
+    Returns:
+        The folder; None if there is none.
+
+    Raises:
+        FileNotFoundError: `$JAXASR_DATA` is set but has no manifest.
+    """
+    variable = os.environ.get("JAXASR_DATA")
+    path = Path(variable) if variable else _REPOSITORY.parent / _SIBLING
     if (path / "manifest.jsonl").is_file():
         return path
-    if named:
+    if variable:
         raise FileNotFoundError(
-            f"JAXASR_DATA: expected a folder with manifest.jsonl, got {named!r}."
+            f"JAXASR_DATA: expected a folder with manifest.jsonl, got {variable!r}."
         )
     return None
 
 
 def rows(name: str) -> list[dict[str, Any]]:
-    """The rows of `<name>.jsonl` in the data folder; none when there is no folder."""
-    where = folder()
-    if where is None:
-        return []
-    return [row for _, row in json_lines(where / f"{name}.jsonl")]
+    """Reads the rows of `<name>.jsonl` in the data folder; none without a folder."""
+    path = folder()
+    return [] if path is None else [row for _, row in json_lines(path / f"{name}.jsonl")]
 
 
 def recordings(
     sets: Iterable[str] | None = None, language: str | None = None, labelled: bool = False
 ) -> list[Recording]:
-    """Clips in the manifest's order: of these `sets`, in this `language`, with a transcript when `labelled`."""
-    wanted = None if sets is None else set(sets)
+    """Lists recordings of the data folder, in the order of the manifest.
+
+    Args:
+        sets: names of data sets; None for all.
+        language: code of the spoken language; None for all.
+        labelled: whether a transcript is required.
+
+    Returns:
+        The recordings; none without a folder.
+    """
+    allowed_sets = None if sets is None else set(sets)
     return [
         recording
-        for recording in _all(folder())
-        if (wanted is None or recording.set in wanted)
+        for recording in _all_recordings(folder())
+        if (allowed_sets is None or recording.set in allowed_sets)
         and (language is None or recording.language == language)
         and (recording.transcript or not labelled)
     ]
 
 
 @functools.cache
-def _all(where: Path | None) -> tuple[Recording, ...]:
-    if where is None:
+def _all_recordings(path: Path | None) -> tuple[Recording, ...]:
+    if path is None:
         return ()
-    with named(where / "manifest.jsonl"):
-        return tuple(_recording(where, row) for row in rows("manifest"))
+    with named(path / "manifest.jsonl"):
+        return tuple(_recording(path, row) for row in rows("manifest"))
 
 
-def _recording(where: Path, row: dict[str, Any]) -> Recording:
-    return Recording(
-        where.parent / row["path"],
-        row["set"],
-        row["transcript"],
-        row["lang"],
-        row["duration_s"],
-        row,
-    )
+def _recording(path: Path, row: dict[str, Any]) -> Recording:
+    audio, fields = path.parent / row["path"], ("set", "transcript", "lang", "duration_s")
+    return Recording(audio, *(row[name] for name in fields), labels=row)
 
 
 def spread(
-    clips: list[Any], n: int, set_of: Callable[[Any], Any] = lambda clip: clip.set
-) -> list[Any]:
-    """`n` of `clips`, evenly over the sets and over each set; all of them when there are fewer."""
-    by_set: dict[Any, list[Any]] = {}
+    clips: Sequence[Item], n: int, set_of: Callable[[Any], Hashable] = lambda clip: clip.set
+) -> list[Item]:
+    """Selects items evenly over their sets, and evenly within each set.
+
+    Args:
+        clips: the items.
+        n: number of items; all are returned if there are fewer.
+        set_of: returns the set of an item.
+
+    Returns:
+        The items; sets take turns.
+
+    Example:
+        >>> spread(["a1", "a2", "a3", "b1"], 3, lambda name: name[0])
+        ['a1', 'b1', 'a3']
+    """
+    by_set: dict[Hashable, list[Item]] = {}
     for clip in clips:
         by_set.setdefault(set_of(clip), []).append(clip)
-    chosen: list[Any] = []
-    queues = [_evenly(group) for group in by_set.values()]
-    while len(chosen) < min(n, len(clips)):
-        for queue in [queue for queue in queues if queue]:
-            chosen.append(queue.pop(0))
-    return chosen[:n]
+    selected: list[Item] = []
+    queues = [_spread_order(group) for group in by_set.values()]
+    while len(selected) < min(n, len(clips)):
+        selected += [queue.pop(0) for queue in queues if queue]
+    return selected[:n]
 
 
-def _evenly(group: list) -> list:
-    """In an order whose every beginning is spread over the group: bit-reversed."""
+def _spread_order(group: list[Item]) -> list[Item]:
+    """Sorts by bit-reversed index, so that every prefix is spread over the whole group."""
     width = max(len(group) - 1, 1).bit_length()
-    return [
-        group[i] for i in sorted(range(len(group)), key=lambda i: int(f"{i:0{width}b}"[::-1], 2))
-    ]
+    order = sorted(range(len(group)), key=lambda i: int(f"{i:0{width}b}"[::-1], 2))
+    return [group[i] for i in order]

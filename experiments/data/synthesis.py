@@ -1,4 +1,4 @@
-"""Sentences in which one word is not the one that fits but one that sounds like it, spoken by espeak-ng (the extra `phonemes`)."""
+"""Sentences with a similar-sounding word in place of the expected one, spoken by espeak-ng."""
 
 import ctypes
 import dataclasses
@@ -16,8 +16,9 @@ from jaxasr.config import SAMPLE_RATE
 
 VOICES = ("en-us", "en-gb-x-rp+f2", "en-us+m7", "en-gb-scotland", "en-us+f4", "en-gb-x-rp")
 WORDS_PER_MINUTE = 160
-_FEW = 20
-_RATE, _SYNCHRONOUS, _UTF8, _SPEED = 22050, 2, 1, 1
+_ENOUGH = 20  # sentences; a corpus with fewer is supplemented
+# Values of espeak-ng's C interface (speak_lib.h).
+_RATE_HZ, _SYNCHRONOUS, _UTF8, _SPEED = 22050, 2, 1, 1
 _Callback = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
 )
@@ -25,7 +26,13 @@ _Callback = ctypes.CFUNCTYPE(
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """`sentence` with "{}" in the place of the word; `target` is said, `expected` is what fits there."""
+    """A sentence with two words for one place.
+
+    Attributes:
+        sentence: has "{}" in place of the word.
+        expected: the word that fits.
+        target: a word that sounds similar and does not fit.
+    """
 
     sentence: str
     expected: str
@@ -34,64 +41,84 @@ class Pair:
 
 @functools.cache
 def pairs() -> tuple[Pair, ...]:
-    """The sentences that come with the package."""
-    text = (
-        resources.files("experiments").joinpath("assets", "pairs.tsv").read_text(encoding="utf-8")
-    )
-    return tuple(Pair(*line.split("\t")) for line in text.splitlines() if line)
+    """Reads the sentences of the package."""
+    file = resources.files("experiments").joinpath("assets", "pairs.tsv")
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return tuple(Pair(*line.split("\t")) for line in lines if line)
 
 
 def spoken_pairs(corpus: Corpus, sentences: int, voices: int) -> list[Utterance]:
-    """Recordings with the labels `target` and `expected`: those of the corpus; where they are few, also the package's `sentences` in
-    several `voices`, each said with the odd word and with the one that fits (`congruent`). These only where espeak-ng is installed."""
-    own = [one for one in corpus.utterances if one.label("target") and one.label("expected")]
-    if len(own) >= _FEW or not installed():
-        return own
-    return own + [
-        _utterance(pair, voice, fits)
+    """Returns recordings with the labels `target` and `expected`.
+
+    A corpus with few such recordings is supplemented by the package's sentences, if espeak-ng is
+    installed: each with the target word and with the expected word (label `congruent`).
+
+    Args:
+        corpus: the recordings.
+        sentences: most sentences of the package.
+        voices: number of espeak-ng voices.
+
+    Returns:
+        The recordings.
+    """
+    labelled = [
+        clip for clip in corpus.utterances if clip.label("target") and clip.label("expected")
+    ]
+    if len(labelled) >= _ENOUGH or not installed():
+        return labelled
+    return labelled + [
+        _utterance(pair, voice, congruent)
         for pair in pairs()[:sentences]
         for voice in VOICES[:voices]
-        for fits in (False, True)
+        for congruent in (False, True)
     ]
 
 
-def _utterance(pair: Pair, voice: str, fits: bool) -> Utterance:
-    text = pair.sentence.format(pair.expected if fits else pair.target)
+def _utterance(pair: Pair, voice: str, congruent: bool) -> Utterance:
+    text = pair.sentence.format(pair.expected if congruent else pair.target)
     labels = {
         "target": pair.target,
         "expected": pair.expected,
-        "congruent": fits,
+        "congruent": congruent,
         "voice": voice,
         "lang": "en",
         "set": "pairs",
     }
-    name = f"{voice}: {text}"
-    return Utterance(
-        name, Path(name), voice, text, labels=labels, read=functools.partial(say, text, voice)
-    )
+    name, samples = f"{voice}: {text}", functools.partial(synthesise, text, voice)
+    return Utterance(name, Path(name), voice, text, labels=labels, read=samples)
 
 
 @functools.lru_cache(maxsize=64)
-def say(text: str, voice: str) -> Float[np.ndarray, "n"]:
-    """`text` by a voice of espeak-ng, 16 kHz, peak 0.7, 0.2 s of silence at both ends; the same every time.
+def synthesise(text: str, voice: str) -> Float[np.ndarray, "n"]:
+    """Synthesises a text with espeak-ng.
 
-    Raises ValueError for an unknown voice, OSError when the library cannot be loaded.
+    Args:
+        text: the text.
+        voice: an espeak-ng voice, such as those of `VOICES`.
+
+    Returns:
+        16 kHz samples, peak 0.7, with 0.2 s of silence at both ends; the same ones in every call.
+
+    Raises:
+        ValueError: an unknown voice.
+        OSError: the library cannot be loaded.
     """
-    library, parts = _library(), []
+    library, chunks = _library(), []
 
     @_Callback
-    def take(samples: object, n: int, _: object) -> int:
+    def take(samples: "ctypes._Pointer[ctypes.c_short]", n: int, _: object) -> int:
         if samples and n:
-            parts.append(np.ctypeslib.as_array(samples, (n,)).copy())
+            chunks.append(np.ctypeslib.as_array(samples, (n,)).copy())
         return 0
 
     library.espeak_SetSynthCallback(take)
     if library.espeak_SetVoiceByName(voice.encode()):
-        raise ValueError(f"voice: espeak-ng has no {voice!r}.")
+        raise ValueError(f"voice: expected a voice of espeak-ng, got {voice!r}.")
     library.espeak_SetParameter(_SPEED, WORDS_PER_MINUTE, 0)
-    said = text.encode()
-    library.espeak_Synth(said, ctypes.c_size_t(len(said) + 1), 0, 1, 0, _UTF8, None, None)
-    audio = scipy.signal.resample_poly(np.concatenate(parts).astype(np.float64), 320, 441)
+    data = text.encode()
+    library.espeak_Synth(data, ctypes.c_size_t(len(data) + 1), 0, 1, 0, _UTF8, None, None)
+    # 320 / 441 of 22,050 Hz are 16 kHz.
+    audio = scipy.signal.resample_poly(np.concatenate(chunks).astype(np.float64), 320, 441)
     return np.pad(audio * (0.7 / np.abs(audio).max()), SAMPLE_RATE // 5).astype(np.float32)
 
 
@@ -99,8 +126,11 @@ def say(text: str, voice: str) -> Float[np.ndarray, "n"]:
 def _library() -> ctypes.CDLL:
     import espeakng_loader
 
-    library = ctypes.CDLL(espeakng_loader.get_library_path())
-    rate = library.espeak_Initialize(_SYNCHRONOUS, 0, espeakng_loader.get_data_path().encode(), 0)
-    if rate != _RATE:
-        raise OSError(f"espeak-ng: expected to speak at {_RATE} Hz, got {rate}.")
+    library, data = (
+        ctypes.CDLL(espeakng_loader.get_library_path()),
+        espeakng_loader.get_data_path(),
+    )
+    rate = library.espeak_Initialize(_SYNCHRONOUS, 0, data.encode(), 0)
+    if rate != _RATE_HZ:
+        raise OSError(f"espeak-ng: expected a sample rate of {_RATE_HZ} Hz, got {rate}.")
     return library

@@ -1,4 +1,4 @@
-"""Manifests for the probes of real recordings, from the data folder (`experiments.data.real_speech`)."""
+"""Manifests of the label probes, made from the data folder (`experiments.data.real_speech`)."""
 
 import functools
 import json
@@ -12,78 +12,102 @@ from jaxasr.config import SAMPLE_RATE
 
 Row = dict[str, Any]
 _SPANS = ("phones", "words")
-_TAKES = 3  # of each digit and speaker: ten of them would say the same thing ten times
+_TAKES = 3  # per digit and speaker; more of them add little
 
 
 def prepare(folder: Path) -> dict[str, Path]:
-    """Writes one manifest a set into `folder`. Raises FileNotFoundError where there are no recordings."""
-    where = real_speech.folder()
-    if where is None:
+    """Writes the manifests.
+
+    Args:
+        folder: where to write them.
+
+    Returns:
+        Manifest by name.
+
+    Raises:
+        FileNotFoundError: there is no data folder.
+    """
+    data = real_speech.folder()
+    if data is None:
         raise FileNotFoundError("no recordings: set JAXASR_DATA to a folder with manifest.jsonl.")
-    written = {}
-    for name, (of, keep) in _SETS.items():
+    manifests = {}
+    for name, keep_row in _selections().items():
         rows = [
-            _row(where, row, name)
+            _row(data, row)
             for row in real_speech.rows("manifest")
-            if row["set"] == of and keep(row)
+            if row["set"] == name and keep_row(row)
         ]
-        written[name] = write_text(
-            folder / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows)
-        )
-    return written
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        manifests[name] = write_text(folder / f"{name}.jsonl", lines)
+    return manifests
 
 
-def _row(where: Path, row: Row, name: str) -> Row:
-    kept = {**row, "path": str(where.parent / row["path"]), "id": Path(row["path"]).stem}
-    if name != "timit":
-        return kept
-    return {**kept, "sentence": kept["id"].split("_")[1], **_aligned()[row["path"]]}
-
-
-@functools.cache
-def _aligned() -> dict[str, Row]:
-    """Phones and words of TIMIT by path, in seconds."""
-    found = {}
-    for row in real_speech.rows("timit_align"):
-        spans = {
-            tier: [[a / SAMPLE_RATE, b / SAMPLE_RATE, label] for a, b, label in row[tier]]
-            for tier in _SPANS
-        }
-        found[row["path"]] = spans | {
-            "phones": [[a, b, folded(phone)] for a, b, phone in spans["phones"]]
-        }
-    return found
-
-
-# The 61 phones of the corpus as the 39 usually scored (Lee and Hon 1989); the glottal stop q is left out.
-_FOLDED = {
-    "ao": "aa", "ax": "ah", "ax-h": "ah", "axr": "er", "hv": "hh", "ix": "ih", "el": "l", "em": "m", "en": "n", "nx": "n", "eng": "ng",
-    "zh": "sh", "ux": "uw", "pcl": "sil", "tcl": "sil", "kcl": "sil", "bcl": "sil", "dcl": "sil", "gcl": "sil", "h#": "sil", "pau": "sil",
-    "epi": "sil", "q": "",
-}  # fmt: skip
-
-
-def folded(phone: str) -> str:
-    """One of 39 classes; "" for the glottal stop."""
-    return _FOLDED.get(phone, phone)
+def _selections() -> dict[str, Callable[[Row], bool]]:
+    """Returns, by set, which rows to keep."""
+    names = ("timit", "libri_train100", "libri_test_other", "ravdess", "alnum_l1")
+    return {**dict.fromkeys(names, lambda row: True), "fsdd": _few_takes()}
 
 
 def _few_takes() -> Callable[[Row], bool]:
-    seen: dict[tuple[str, str], int] = {}
+    counts: dict[tuple[str, str], int] = {}
 
-    def keep(row: Row) -> bool:
+    def keep_row(row: Row) -> bool:
         key = row["speaker"], str(row["digit"])
-        seen[key] = seen.get(key, 0) + 1
-        return seen[key] <= _TAKES
+        counts[key] = counts.get(key, 0) + 1
+        return counts[key] <= _TAKES
 
-    return keep
+    return keep_row
 
 
-_SETS: dict[str, tuple[str, Callable[[Row], bool]]] = {
-    "timit": ("timit", lambda row: True),
-    "libri_train100": ("libri_train100", lambda row: True),
-    "libri_test_other": ("libri_test_other", lambda row: True),
-    "ravdess": ("ravdess", lambda row: True),
-    "alnum_l1": ("alnum_l1", lambda row: True),
-    "fsdd": ("fsdd", _few_takes()),
+def _row(data: Path, row: Row) -> Row:
+    absolute = {**row, "path": str(data.parent / row["path"]), "id": Path(row["path"]).stem}
+    if row["set"] != "timit":
+        return absolute
+    sentence = absolute["id"].split("_")[1]
+    return {**absolute, "sentence": sentence, **_alignments()[row["path"]]}
+
+
+@functools.cache
+def _alignments() -> dict[str, Row]:
+    """Reads phones and words of TIMIT, in seconds, by path."""
+    alignments = {}
+    for row in real_speech.rows("timit_align"):
+        spans = {
+            tier: [
+                [first / SAMPLE_RATE, last / SAMPLE_RATE, label] for first, last, label in row[tier]
+            ]
+            for tier in _SPANS
+        }
+        phones = [[start, end, fold_phone(phone)] for start, end, phone in spans["phones"]]
+        alignments[row["path"]] = spans | {"phones": phones}
+    return alignments
+
+
+# Folds the 61 phones of the corpus to the 39 that are usually scored (Lee and Hon 1989).
+_FOLDED = {
+    "ao": "aa",
+    "ax": "ah",
+    "ax-h": "ah",
+    "axr": "er",
+    "hv": "hh",
+    "ix": "ih",
+    "el": "l",
+    "em": "m",
+    "en": "n",
+    "nx": "n",
+    "eng": "ng",
+    "zh": "sh",
+    "ux": "uw",
+    **dict.fromkeys(("pcl", "tcl", "kcl", "bcl", "dcl", "gcl", "h#", "pau", "epi"), "sil"),
+    "q": "",
 }
+
+
+def fold_phone(phone: str) -> str:
+    """Returns one of 39 classes; "" for the glottal stop, which is dropped.
+
+    Example:
+        >>> fold_phone("ix")
+        'ih'
+    """
+    return _FOLDED.get(phone, phone)

@@ -1,1 +1,1 @@
-"""One file for each claim of the paper: `e7_encoder_lens.py` is the study E7. `docs/new_experiment.md` writes one."""
+"""One file per experiment (`e1_...` of the paper, `b1_...` beyond it), and their common code."""

@@ -1,8 +1,8 @@
-"""What becomes of a text when one place of the decoder after another is ablated while it is written; every place in one program."""
+"""Ablates every layer or head of decoder sites, one at a time, and scores the generated texts."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
+import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
@@ -12,8 +12,11 @@ from experiments.item_cache import Arrays
 from experiments.studies.selection import first_window, language
 from interventions.corruptions import white_noise_like
 from interventions.edits import AtSites, FromRow, Patch, Zero, site_cells
+from interventions.edits.attention import mean_ablation
 from interventions.edits.cells import Coordinates
 from interventions.generation import sequence_sweep
+from jaxasr import Recogniser, pytrees
+from jaxasr.taps import Edit, Edits
 
 COMPONENTS = ("decoder.cross_attn_out", "decoder.attn_out", "decoder.mlp_out")
 HEADS = ("decoder.cross_attn.z", "decoder.attn.z")
@@ -29,62 +32,149 @@ NUMBERS = (
     "no_speech_prob",
     "compression_ratio",
 )
+_MEAN_TOKENS = 48  # of each text whose activations are averaged
 
 
-def written(
-    asr: Any, clip: Utterance, sites: Sequence[str], kind: str, max_new_tokens: int, seed: int = 0
+@pytrees.dataclass
+class EditPerSite:
+    """Applies, in one cell of `site_cells`, the edit of the cell's site at its layer and head.
+
+    Attributes:
+        edits: one per site.
+        sites: site names, in the order of `edits`.
+    """
+
+    edits: tuple[Edit, ...]
+    sites: tuple[str, ...] = pytrees.field(pytree_node=False)
+
+    def __call__(self, cell: dict[str, np.ndarray]) -> Edits:
+        return {
+            site: AtSites(edit, self.sites)(cell)[site]
+            for site, edit in zip(self.sites, self.edits)
+        }
+
+
+def mean_edits(
+    asr: Recogniser, clips: Sequence[Utterance], sites: Sequence[str]
+) -> dict[str, Patch]:
+    """Computes the edits of mean ablation.
+
+    Args:
+        asr: the model.
+        clips: recordings to average over. None of them should be scored later.
+        sites: decoder sites.
+
+    Returns:
+        By site, an edit that replaces each layer and head by its mean over all positions of prompts
+        and generated texts, at most 48 tokens each.
+    """
+    mels = [jaxasr.log_mel(first_window(clip), asr.config.n_mels) for clip in clips]
+    memory, _ = asr.model.encode(jnp.stack(mels))
+    prompt = np.tile(np.asarray(asr.tokenizer.prompt("en"), np.int32), (len(clips), 1))
+    generated = asr.generate(memory, prompt, max_new_tokens=_MEAN_TOKENS).generation
+    tokens = np.concatenate([prompt, np.asarray(generated.tokens)], 1)
+    lengths = prompt.shape[1] + np.asarray(generated.lengths)
+    valid = np.arange(tokens.shape[1]) < lengths[:, None]
+    _, acts = asr.model.decode(jnp.asarray(tokens), memory, readout=jaxasr.select(*sites))
+    return {site: mean_ablation(acts[site], site, valid) for site in sites}
+
+
+def ablate(
+    asr: Recogniser,
+    clip: Utterance,
+    sites: Sequence[str],
+    kind: str,
+    max_new_tokens: int,
+    seed: int = 0,
+    means: Mapping[str, Edit] | None = None,
 ) -> Arrays:
-    """`NUMBERS` of the text under every cell of `interventions.edits.site_cells` [cell], and `baseline_...` without an edit.
+    """Generates a text under the ablation of each layer, or head, of `sites`.
 
-    kind: "zero", or "noise": what the place holds for white noise of the same length and level, read in lock-step, token by token.
-    Errors are against the transcript; without one they are NaN. Greedy, without timestamps.
+    Texts are generated greedily, without timestamps.
+
+    Args:
+        asr: the model.
+        clip: the recording; word errors are counted against its transcript.
+        sites: decoder sites.
+        kind: "zero"; "mean", which needs `means`; or "noise", the activation for white noise of the
+            same length and level, generated in lock-step.
+        max_new_tokens: longest text.
+        seed: of the white noise.
+        means: edits by site, from `mean_edits`.
+
+    Returns:
+        `NUMBERS` [cell], in the order of `interventions.edits.site_cells`, and each as
+        `baseline_...` without an edit. Word errors are NaN without a transcript.
+
+    Raises:
+        ValueError: an unknown kind, or "mean" without `means`.
     """
     audio, code = first_window(clip), language(clip) or "en"
-    sounds = [audio, white_noise_like(audio, seed)] if kind == "noise" else [audio]
-    memory, _ = asr.model.encode(
-        np.stack([jaxasr.log_mel(one, asr.config.n_mels) for one in sounds])
+    recordings = [audio, white_noise_like(audio, seed)] if kind == "noise" else [audio]
+    mels = [jaxasr.log_mel(samples, asr.config.n_mels) for samples in recordings]
+    memory, _ = asr.model.encode(jnp.stack(mels))
+    prompt = np.tile(np.asarray(asr.tokenizer.prompt(code), np.int32), (len(mels), 1))
+    swept = sequence_sweep(
+        asr,
+        memory,
+        prompt,
+        site_cells(asr.config, sites),
+        edits_of=_edits_of(kind, tuple(sites), means),
+        references=[clip.transcript],
+        language=code,
+        max_new_tokens=max_new_tokens,
+        # The noise is a second row that consumes the recording's tokens.
+        leader=np.zeros(2, np.int32) if kind == "noise" else None,
     )
-    prompt = np.tile(np.asarray(asr.tokenizer.prompt(code), np.int32), (len(sounds), 1))
-    edit, leader = (
-        (Patch(FromRow(np.ones(2, np.int32))), np.zeros(2, np.int32))
-        if kind == "noise"
-        else (Zero(), None)
-    )
-    at, cells = AtSites(edit, tuple(sites)), site_cells(asr.config, sites)
-    options = {
-        "references": [clip.transcript],
-        "language": code,
-        "max_new_tokens": max_new_tokens,
-        "leader": leader,
-    }
-    swept = sequence_sweep(asr, memory, prompt, cells, edits_of=at, **options)
-    return {
-        name: swept[name].isel(example=0).values
-        for part in NUMBERS
-        for name in (part, f"baseline_{part}")
-    }
+    names = [name for number in NUMBERS for name in (number, f"baseline_{number}")]
+    return {name: swept[name].isel(example=0).values for name in names}
 
 
-def stacked(
+def _edits_of(
+    kind: str, sites: tuple[str, ...], means: Mapping[str, Edit] | None
+) -> AtSites | EditPerSite:
+    if kind == "zero":
+        return AtSites(Zero(), sites)
+    if kind == "noise":
+        return AtSites(Patch(FromRow(jnp.ones(2, jnp.int32))), sites)
+    if kind == "mean" and means is not None:
+        return EditPerSite(tuple(means[site] for site in sites), sites)
+    raise ValueError(f"kind: expected 'zero', 'noise', or 'mean' with means, got {kind!r}.")
+
+
+def to_dataset(
     clips: Sequence[Utterance],
-    kept: Sequence[Sequence[Arrays]],
+    items: Sequence[Sequence[Arrays]],
     kinds: Sequence[str],
     sites: Sequence[str],
     cells: Coordinates,
 ) -> xr.Dataset:
-    """The items of `written`, one a clip and kind, as [example, kind, cell]; `site`, `layer` and `head` belong to the cells."""
+    """Collects results of `ablate`.
+
+    Args:
+        clips: the recordings.
+        items: results of `ablate`, per recording and kind.
+        kinds: kinds of ablation.
+        sites: the ablated sites.
+        cells: from `interventions.edits.site_cells`.
+
+    Returns:
+        `NUMBERS` [example, kind, cell] and `baseline_...` [example]; `site`, `layer` and `head`
+        are coordinates of the cells.
+    """
     shape = (len(clips), len(kinds), len(cells["site"]))
-    values = {
-        name: np.array([[one[name] for one in row] for row in kept], float).reshape(shape)
+    edited = {
+        name: np.array([[item[name] for item in row] for row in items], float).reshape(shape)
         for name in NUMBERS
     }
-    plain = {
-        f"baseline_{name}": np.array([row[0][f"baseline_{name}"] for row in kept], float)
+    # Without an edit, all kinds of a recording generate the same text.
+    baseline = {
+        f"baseline_{name}": np.array([row[0][f"baseline_{name}"] for row in items], float)
         for name in NUMBERS
     }
     return xr.Dataset(
-        {name: (("example", "kind", "cell"), value) for name, value in values.items()}
-        | {name: ("example", value) for name, value in plain.items()},
+        {name: (("example", "kind", "cell"), values) for name, values in edited.items()}
+        | {name: ("example", values) for name, values in baseline.items()},
         {
             "example": [clip.id for clip in clips],
             "kind": list(kinds),
@@ -93,3 +183,22 @@ def stacked(
             "head": ("cell", cells["head"]),
         },
     )
+
+
+def wer_change(arrays: xr.Dataset) -> xr.DataArray:
+    """Computes the change of the word error rate under each ablation.
+
+    Both rates are limited to 1, because a broken text can have any number of words.
+    """
+    return np.minimum(arrays.wer, 1) - np.minimum(arrays.baseline_wer, 1)
+
+
+def at_site(values: xr.DataArray, site: str) -> xr.DataArray:
+    """Selects the cells of one site."""
+    return values.isel(cell=np.flatnonzero(values.site.values == site))
+
+
+def layer_grid(values: xr.DataArray, site: str) -> np.ndarray:
+    """Arranges the cells of one site as [layer, head], or as [layer, 1] if it has no heads."""
+    cells = at_site(values, site)
+    return cells.values.reshape(cells.layer.values.max() + 1, -1)

@@ -1,70 +1,72 @@
-"""E1: what the encoder knows besides words: who speaks, with which accent, how noisy it is. Linear probes of every layer."""
+"""E1: probes of every encoder layer for gender, accent, recording condition and added noise."""
 
 import dataclasses
-import functools
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import xarray as xr
+from matplotlib.figure import Figure
 
 from experiments.data.corpora import Corpus, Utterance
 from experiments.data.real_speech import spread
 from experiments.item_cache import Arrays, Keep
-from experiments.studies import probing
+from experiments.studies import probing, speaker_attributes as attributes
 from experiments.studies.features import encoder_features
-from experiments.studies.probing import Probing, Untestable, accuracy, layers_between, verdict
-from experiments.studies.selection import balanced, first_window, language, not_speech
+from experiments.studies.probing import Probing, Untestable
+from experiments.studies.probing_analysis import accuracy, layers_between, numbers, verdict
+from experiments.studies.probing_figures import accuracy_figure
+from experiments.studies.selection import balanced, first_window, language, not_speech, set_of
 from experiments.studies.study import Analysis, Claim, Study, choice, paper
-from interventions.corruptions import add, noise
+from jaxasr import Recogniser
 
 UPPER, SHALLOW = (0.69, 0.91), (0, 0.35)  # the paper's best layers are 22 to 27 of 32
-SNR = 10  # dB, of the claims; the others are drawn
-_HIGH = "balanced accuracy at depth 0.69 to 0.91, of {} that the probe has not seen, less that of guessing"
-_RISES = "balanced accuracy at depth 0.69 to 0.91 less that below depth 0.35"
-_BEYOND = (
-    "balanced accuracy at depth 0.69 to 0.91 less that of a probe of the mean log-mel spectrum"
+SNR = 10  # dB, of the claims; the other ratios are only plotted
+_ABOVE_CHANCE = "balanced accuracy at depth 0.69 to 0.91 on unseen {}, minus chance"
+_RISE = "balanced accuracy at depth 0.69 to 0.91, minus that below depth 0.35"
+_OVER_SPECTRUM = (
+    "balanced accuracy at depth 0.69 to 0.91, minus that of a probe of the mean log-mel spectrum"
 )
 CLAIMS = {
     "gender_upper": Claim(
-        "The speaker's gender can be read off the upper layers",
+        "A probe of the upper layers predicts the speaker's gender",
         "94.6 % at layer 25 of 32",
-        _HIGH.format("speakers"),
+        _ABOVE_CHANCE.format("speakers"),
     ),
     "gender_rises": Claim(
-        "Gender is clearer in the upper layers than in shallow ones",
-        "weaker in shallow layers",
-        _RISES,
+        "Upper layers predict gender better than shallow layers", "weaker in shallow layers", _RISE
     ),
     "gender_beyond_sound": Claim(
-        "The upper layers tell gender better than the spectrum does", "not asked", _BEYOND
+        "Upper layers predict gender better than the mean spectrum does",
+        "not asked",
+        _OVER_SPECTRUM,
     ),
     "accent_upper": Claim(
-        "The accent can be read off the upper layers",
+        "A probe of the upper layers predicts the accent",
         "97.0 % of four at layer 22",
-        _HIGH.format("speakers"),
+        _ABOVE_CHANCE.format("speakers"),
     ),
     "accent_rises": Claim(
-        "Accent is clearer in the upper layers than in shallow ones",
+        "Upper layers predict the accent better than shallow layers",
         "weaker in shallow layers",
-        _RISES,
+        _RISE,
     ),
     "condition_upper": Claim(
-        "LibriSpeech clean and other can be told apart",
+        "A probe of the upper layers distinguishes LibriSpeech clean from other",
         "90.0 % at layer 27",
-        _HIGH.format("speakers"),
+        _ABOVE_CHANCE.format("speakers"),
     ),
     "noise_upper": Claim(
-        f"Added noise at {SNR} dB can be read off the upper layers",
+        f"A probe of the upper layers detects noise added at {SNR} dB",
         "not asked: clean and other differ in speakers and difficulty",
-        _HIGH.format("speakers and noises"),
+        _ABOVE_CHANCE.format("speakers and noises"),
     ),
     "noise_rises": Claim(
-        "Added noise is clearer in the upper layers than in shallow ones", "not asked", _RISES
+        "Upper layers detect added noise better than shallow layers", "not asked", _RISE
     ),
     "knows_more_than_it_says": Claim(
-        "A probe tells gender better than the model when asked",
+        "A probe predicts gender better than the model's own answer does",
         "94.6 % against 87.8 %",
-        "their difference",
+        "accuracy of the probe, minus that of the answer",
     ),
 }
 
@@ -79,228 +81,161 @@ class Config(Probing):
     )
     per_accent: int = paper(684, "2,400 utterances to train, 337 to test")
     accent_speakers: int = choice(
-        4, "unnamed accents: those of one set with so many speakers, who can be kept apart"
+        4, "without named accents: a set's accents with at least so many speakers"
     )
-    per_condition: int = choice(
-        1500, "the paper takes all of dev and test; as many as have the time"
-    )
-    noisy: int = choice(200, "recordings that are heard in noise, too; the paper adds none")
-    snr_db: tuple[int, ...] = choice((20, 10, 5, 0), "from hardly heard to as loud as the speech")
+    per_condition: int = choice(1500, "the paper uses all of dev and test; as many as time allows")
+    noisy: int = choice(200, "recordings that noise is added to; the paper adds none")
+    snr_db: tuple[int, ...] = choice((20, 10, 5, 0), "from barely audible to as loud as the speech")
 
 
-def run(asr: Any, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
-    """Answers to all questions, [example, layer]; see `experiments.studies.probing.ask`."""
-    listen = functools.partial(_listen, asr, keep)
-    speech = [one for one in corpus.utterances if language(one) or one.speaker]
-    return probing.concatenate(
-        {
-            "gender": lambda: by_label(
-                listen, balanced(speech, _gender, config.per_gender), "gender", _gender, config
-            ),
-            "accent": lambda: by_label(listen, *_accented(speech, config), config),
-            "condition": lambda: by_label(
-                listen,
-                balanced(speech, _condition, config.per_condition),
-                "condition",
-                _condition,
-                config,
-            ),
-            **{
-                f"noise {snr} dB": lambda snr=snr: _in_noise(listen, corpus, speech, snr, config)
-                for snr in config.snr_db
-            },
-        }
-    )
+Label = Callable[[Utterance], str]
+Encode = Callable[[Sequence[Utterance]], list[Arrays]]
 
 
-def _listen(asr: Any, keep: Keep, clips: list[Utterance]) -> list[Arrays]:
-    return keep.each("E1 encoder", clips, lambda clip: encoder_features(asr, first_window(clip)))
+def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
+    """Probes all questions; see `experiments.studies.probing.probe_layers` for the variables."""
+
+    def encode(clips: Sequence[Utterance]) -> list[Arrays]:
+        features = lambda clip: encoder_features(asr, first_window(clip))  # noqa: E731
+        return keep.each("E1 encoder", clips, features)
+
+    speech = [clip for clip in corpus.utterances if language(clip) or clip.speaker]
+
+    def probe_balanced(question: str, label: Label, n: int) -> xr.Dataset:
+        return probe_label(encode, balanced(speech, label, n), question, label, config)
+
+    questions = {
+        "gender": lambda: probe_balanced("gender", attributes.gender, config.per_gender),
+        "accent": lambda: _probe_accent(encode, speech, config),
+        "condition": lambda: probe_balanced(
+            "condition", attributes.condition, config.per_condition
+        ),
+    }
+    for snr in config.snr_db:
+        questions[f"noise {snr} dB"] = lambda snr=snr: _probe_noise(
+            encode, corpus, speech, snr, config
+        )
+    return probing.concatenate(questions)
 
 
-def by_label(
-    listen: Any, clips: list[Utterance], question: str, label: Any, config: Config
+def probe_label(
+    encode: Encode, clips: Sequence[Utterance], question: str, label: Label, config: Config
 ) -> xr.Dataset:
-    """One row a recording; a speaker, where known, is on one side."""
-    if len({label(one) for one in clips}) < 2:
+    """Probes the encoder for a label of the recordings; speakers are cross-validation groups."""
+    labels = [label(clip) for clip in clips]
+    if len(set(labels)) < 2:
         raise Untestable(f"{question}: no set of recordings has speech of two kinds")
-    return _asked(
-        question,
-        listen(clips),
-        [label(one) for one in clips],
-        [one.speaker or one.id for one in clips],
-        clips,
-        config,
+    groups = [clip.speaker or clip.id for clip in clips]
+    return _probe(question, encode(clips), labels, groups, clips, config)
+
+
+def _probe_accent(encode: Encode, speech: Sequence[Utterance], config: Config) -> xr.Dataset:
+    accents = accents_of(speech, config)
+    clips = attributes.select_accents(speech, accents, config.per_accent)
+    return probe_label(encode, clips, "accent", lambda clip: accents[clip.id], config)
+
+
+def accents_of(speech: Sequence[Utterance], config: Config) -> dict[str, str]:
+    """Returns the accent by recording id: the named accents, or those of the set that has most."""
+    if config.accents is None:
+        return attributes.best_set_of_accents(speech, config.accent_speakers)
+    return attributes.named_accents(speech, config.accents)
+
+
+def _probe_noise(
+    encode: Encode, corpus: Corpus, speech: list[Utterance], snr: int, config: Config
+) -> xr.Dataset:
+    """Probes for added noise, on each recording with and without it.
+
+    Each speaker has one background noise. Speakers that share one are in the same fold.
+    """
+    clips = spread(
+        balanced(speech, attributes.gender, config.noisy) or speech, config.noisy, set_of
     )
+    backgrounds = attributes.distinct_sources(not_speech(corpus))
+    several_speakers = len({clip.speaker for clip in clips}) > 1
+    speakers = [clip.speaker if several_speakers else clip.id for clip in clips]
+    order = list(dict.fromkeys(speakers))
+    numbers = [order.index(name) % (len(backgrounds) or len(order)) for name in speakers]
+    noisy = [
+        attributes.in_noise(clip, backgrounds[number] if backgrounds else None, snr, number)
+        for clip, number in zip(clips, numbers)
+    ]
+    labels = ["clean"] * len(clips) + ["noisy"] * len(clips)
+    groups = [f"noise {number}" for number in numbers] * 2
+    features = encode(clips) + encode(noisy)
+    return _probe(f"noise {snr} dB", features, labels, groups, [*clips, *noisy], config)
 
 
-def _asked(
+def _probe(
     question: str,
-    kept: list[Arrays],
-    labels: list[str],
-    groups: list[str],
-    clips: list[Utterance],
+    features: Sequence[Arrays],
+    labels: Sequence[str],
+    groups: Sequence[str],
+    clips: Sequence[Utterance],
     config: Config,
 ) -> xr.Dataset:
-    layers, mel = (
-        np.stack([one[name] for one in kept], axis) for name, axis in (("layers", 1), ("mel", 0))
-    )
-    return probing.ask(
+    return probing.probe_layers(
         question,
-        layers,
+        np.stack([item["layers"] for item in features], 1),
         np.array(labels),
         np.array(groups),
         config,
-        {"mel": mel},
-        [one.id for one in clips],
-    )
-
-
-def _gender(one: Utterance) -> str:
-    first = str(one.label("gender") or "")[:1].upper()  # M, male, male_masculine
-    return first if first in ("F", "M") else ""
-
-
-def _condition(one: Utterance) -> str:
-    return str(one.label("condition") or "")
-
-
-def _accent(one: Utterance) -> str:
-    return str(one.label("accent") or one.label("accents") or "")
-
-
-def _accented(speech: list[Utterance], config: Config) -> tuple[list[Utterance], str, Any]:
-    """Recordings of the named accents, else of the set that has most accents with enough speakers."""
-    if config.accents is not None:
-        kinds = {
-            one.id: next(
-                (name for name in config.accents if name.lower() in _accent(one).lower()), ""
-            )
-            for one in speech
-        }
-    else:
-        by_set = [
-            _with_speakers(speech, name, config)
-            for name in dict.fromkeys(_set(one) for one in speech)
-        ]
-        kinds = max(by_set, key=_n_kinds, default={})
-    every = [
-        [one for one in speech if kinds.get(one.id) == kind]
-        for kind in sorted(set(kinds.values()) - {""})
-    ]
-    clips = [
-        one for group in every for one in spread(group, config.per_accent, lambda one: one.speaker)
-    ]
-    return clips, "accent", lambda one: kinds[one.id]
-
-
-def _set(one: Utterance) -> Any:
-    return one.label("set")
-
-
-def _n_kinds(kinds: dict[str, str]) -> int:
-    return len(set(kinds.values()))
-
-
-def _with_speakers(speech: list[Utterance], name: Any, config: Config) -> dict[str, str]:
-    here = [one for one in speech if _set(one) == name and _accent(one)]
-    speakers = {
-        kind: {one.speaker for one in here if _accent(one) == kind} for kind in map(_accent, here)
-    }
-    return {
-        one.id: _accent(one)
-        for one in here
-        if len(speakers[_accent(one)]) >= config.accent_speakers
-    }
-
-
-def _in_noise(
-    listen: Any, corpus: Corpus, speech: list[Utterance], snr: int, config: Config
-) -> xr.Dataset:
-    """Every recording clean and in noise. Each speaker has a recording of noise of his own; those who must share one share a side."""
-    clips = spread(balanced(speech, _gender, config.noisy) or speech, config.noisy, _set)
-    noises = _one_a_source(not_speech(corpus))
-    named = len({one.speaker for one in clips}) > 1
-    who = list(dict.fromkeys(one.speaker if named else one.id for one in clips))
-    places = [
-        who.index(one.speaker if named else one.id) % (len(noises) or len(who)) for one in clips
-    ]
-    noisy = [
-        _noisy(one, noises[place] if noises else None, snr, place)
-        for one, place in zip(clips, places)
-    ]
-    labels, groups = (
-        ["clean"] * len(clips) + ["noisy"] * len(clips),
-        [f"noise {place}" for place in places] * 2,
-    )
-    return _asked(
-        f"noise {snr} dB", listen(clips) + listen(noisy), labels, groups, [*clips, *noisy], config
-    )
-
-
-def _one_a_source(noises: list[Utterance]) -> list[Utterance]:
-    """Parts of one recording count once."""
-    return list({str(one.label("freesound_id") or one.id): one for one in noises}.values())
-
-
-def _noisy(one: Utterance, other: Utterance | None, snr: int, seed: int) -> Utterance:
-    def read() -> np.ndarray:
-        audio = first_window(one)
-        return noise(audio, snr, seed) if other is None else add(audio, other.samples(), snr, seed)
-
-    return dataclasses.replace(
-        one,
-        id=f"{one.id} {snr} dB {other.id if other else 'white'}",
-        read=read,
-        start_s=None,
-        end_s=None,
+        {"mel": np.stack([item["mel"] for item in features])},
+        [clip.id for clip in clips],
     )
 
 
 def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
-    """The tests of `CLAIMS`, one number a speaker (or noise)."""
-    asked = {
-        "gender": "gender",
-        "accent": "accent",
-        "condition": "condition",
-        "noise": f"noise {SNR} dB",
+    """Judges `CLAIMS` by one number per speaker, or per noise."""
+    noise = f"noise {SNR} dB"
+    tests = {
+        "gender_upper": ("gender", _above_chance),
+        "gender_rises": ("gender", _rise),
+        "gender_beyond_sound": ("gender", _over_spectrum),
+        "accent_upper": ("accent", _above_chance),
+        "accent_rises": ("accent", _rise),
+        "condition_upper": ("condition", _above_chance),
+        "noise_upper": (noise, _above_chance),
+        "noise_rises": (noise, _rise),
     }
-    tests = {"upper": _upper, "rises": _rises, "beyond_sound": _beyond}
-    findings = {}
-    for name, claim in CLAIMS.items():
-        what, _, test = name.partition("_")
-        if test in tests:
-            findings[name] = verdict(claim, arrays, asked[what], tests[test], config)
-    no_text = "Qwen2-Audio cannot be loaded, and Whisper cannot be asked"
-    findings["knows_more_than_it_says"] = CLAIMS["knows_more_than_it_says"].judge(None, no_text)
-    return Analysis(findings, probing.numbers(arrays))
+    findings = {
+        key: verdict(CLAIMS[key], arrays, question, statistic, config)
+        for key, (question, statistic) in tests.items()
+    }
+    reason = "Qwen2-Audio cannot be loaded, and Whisper does not answer questions"
+    findings["knows_more_than_it_says"] = CLAIMS["knows_more_than_it_says"].judge(None, reason)
+    return Analysis(findings, numbers(arrays))
 
 
-def _upper(one: xr.Dataset) -> np.ndarray:
-    return accuracy(one, layers_between(one, *UPPER)) - 1 / len(set(one.label.values))
+def _above_chance(rows: xr.Dataset) -> np.ndarray:
+    return accuracy(rows, layers_between(rows, *UPPER)) - 1 / len(set(rows.label.values))
 
 
-def _rises(one: xr.Dataset) -> np.ndarray:
-    return accuracy(one, layers_between(one, *UPPER)) - accuracy(one, layers_between(one, *SHALLOW))
+def _rise(rows: xr.Dataset) -> np.ndarray:
+    upper, shallow = (layers_between(rows, *depths) for depths in (UPPER, SHALLOW))
+    return accuracy(rows, upper) - accuracy(rows, shallow)
 
 
-def _beyond(one: xr.Dataset) -> np.ndarray:
-    return accuracy(one, layers_between(one, *UPPER)) - accuracy(one, "mel")
+def _over_spectrum(rows: xr.Dataset) -> np.ndarray:
+    return accuracy(rows, layers_between(rows, *UPPER)) - accuracy(rows, "mel")
 
 
-def draw(arrays: xr.Dataset, config: Config) -> dict[str, Any]:
-    """Accuracy by layer for every question."""
-    plain = {"gender": "gender", "accent": "accent", "condition": "LibriSpeech clean or other"}
-    return probing.draw(
-        arrays, plain | {f"noise {snr} dB": f"added noise, {snr} dB" for snr in config.snr_db}
-    )
+def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
+    """Draws accuracy by layer for every question."""
+    titles = {"gender": "gender", "accent": "accent", "condition": "LibriSpeech clean or other"}
+    titles |= {f"noise {snr} dB": f"added noise, {snr} dB" for snr in config.snr_db}
+    return accuracy_figure(arrays, titles)
 
 
 STUDY = Study(
-    title="What the encoder knows besides words",
+    title="What the encoder represents besides words",
     section="the encoder probes",
-    about="The stream after every encoder layer, averaged over the frames of a recording, goes into a linear probe, which is then "
-    "asked about speakers that it has never heard. Beside it: shuffled labels, the mean log-mel spectrum, the embedding below layer 0.",
-    data="LibriSpeech (gender; clean and other), and a corpus of four English accents that is not named",
+    about="A linear probe reads the output of each encoder layer, averaged over the frames of a "
+    "recording, and is tested on speakers that it was not trained on. Controls are shuffled "
+    "labels, the mean log-mel spectrum and the embedding below layer 0.",
+    data="LibriSpeech (gender; clean and other), and a corpus of four English accents that is not "
+    "named",
     settings=Config,
     run=run,
     analyse=analyse,
@@ -323,10 +258,13 @@ STUDY = Study(
         },
         "quick": {"per_gender": 25, "noisy": 14, "snr_db": (10, 0)},
     },
+    claims=CLAIMS,
     differs=(
-        "cross-validation over speakers in place of one split; balanced accuracy in place of accuracy",
-        "frames of the recording are averaged, not the padding to 30 s; the paper does not say which",
-        "unnamed accents are those of one set that have enough speakers: first languages, where those are labelled",
-        "layers are compared by relative depth: the paper's layer n of 32 is depth (n + 1)/32",
+        "cross-validation over speakers instead of one split; balanced accuracy instead of plain",
+        "activations are averaged over the recording's frames, without the padding to 30 s; the "
+        "paper does not specify this",
+        "without named accents, those of one set with enough speakers: first languages, where "
+        "those are labelled",
+        "layers are compared by relative depth: the paper's layer n of 32 has depth (n + 1)/32",
     ),
 )

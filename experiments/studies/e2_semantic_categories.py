@@ -1,12 +1,16 @@
-"""E2: whether the encoder sorts single words by meaning: probes between pairs of semantic categories, split by word."""
+"""E2: probes of every encoder layer between semantic categories of single words."""
 
 import dataclasses
+import functools
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from experiments.data import phonemes
 from experiments.data.corpora import Corpus, Utterance
@@ -15,36 +19,44 @@ from experiments.data.spoken_words import spoken_words
 from experiments.item_cache import Arrays, Keep
 from experiments.studies import probing
 from experiments.studies.features import encoder_features
-from experiments.studies.probing import Probing, accuracy, layers_between
+from experiments.studies.probing import Probing
+from experiments.studies.probing_analysis import (
+    accuracy,
+    accuracy_curves,
+    judge_groups,
+    layers_between,
+)
+from experiments.studies.probing_figures import draw_panel
 from experiments.studies.selection import first_window
 from experiments.studies.study import Analysis, Claim, Finding, Study, choice, paper
 from interventions.figures import plots
+from jaxasr import Recogniser
 from jaxasr.audio import n_frames
 
 NAMED = ("countries", "tools", "academic", "animals", "weather", "clothing", "fruits")
 TOP, MIDDLE = (0.9, 1), (0.56, 0.69)  # the paper's last layers, and its layers 18 to 21 of 32
-_TOP = "mean over pairs of the accuracy for words that the probe has not heard, at depth 0.9 to 1"
+_TOP_ACCURACY = "accuracy on unseen words at depth 0.9 to 1, mean over pairs"
 CLAIMS = {
     "top": Claim(
-        "The top layers tell semantic categories apart",
+        "A probe of the top layers distinguishes semantic categories",
         "85.6 % over pairs in the final layer, up to 96.7 %",
-        _TOP,
+        _TOP_ACCURACY,
         null=0.5,
     ),
     "rises": Claim(
-        "They do so better than layers two thirds of the way",
+        "The top layers distinguish categories better than layers two thirds of the way up",
         "Fig. 1: a signal at layers 18 to 21, most pairs above 80 % from 28 on",
-        f"{_TOP}, less that at depth 0.56 to 0.69",
+        f"{_TOP_ACCURACY}, minus that at depth 0.56 to 0.69",
     ),
     "beyond_sound": Claim(
-        "It is not the mean spectrum",
+        "The top layers distinguish categories better than the mean spectrum does",
         "not asked",
-        f"{_TOP}, less that of a probe of the mean log-mel spectrum",
+        f"{_TOP_ACCURACY}, minus that of a probe of the mean log-mel spectrum",
     ),
     "beyond_phonemes": Claim(
-        "It is not the phonemes that words of a category share, nor their length",
+        "The top layers distinguish categories better than the words' phonemes and lengths do",
         "not asked",
-        f"{_TOP}, less that of a probe of the counts of phonemes, their number and the duration",
+        f"{_TOP_ACCURACY}, minus that of a probe of phoneme counts, their sum and the duration",
     ),
 }
 FIGURE_1 = (
@@ -60,168 +72,170 @@ class Config(Probing):
     """Settings of E2."""
 
     categories: tuple[str, ...] | None = paper(
-        NAMED, "those that readers name; the full list is not known"
+        NAMED, "the categories that readers name; the full list is not known"
     )
-    per_category: int = choice(60, "words; 96.7 % fits a test set of 30 or 60")
-    folds: int = choice(5, "a word is on one side, in every voice")
+    per_category: int = choice(60, "words; 96.7 % is possible with a test set of 30 or 60")
+    folds: int = choice(5, "all recordings of a word are in one fold")
 
 
-def run(asr: Any, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
-    """Answers to every pair of categories, [example, layer]."""
-    clips, source = spoken_words(corpus)
-    clips = _chosen(clips, config)
-    kept = keep.each("E2 words", clips, lambda clip: _word_features(asr, first_window(clip)))
+def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
+    """Probes every pair of categories; see `experiments.studies.probing.probe_layers`."""
+    recordings, source = spoken_words(corpus)
+    clips = select_words(recordings, config)
+    features = keep.each("E2 words", clips, functools.partial(_word_features, asr))
     baselines = {
-        "mel": np.stack([one["mel"] for one in kept]),
-        **_phonological(clips, kept),
-        "token embedding": _embedded(asr, clips),
+        "mel": np.stack([item["mel"] for item in features]),
+        **_phoneme_counts(clips, features),
+        "token embedding": _token_embeddings(asr, clips),
     }
-    words, kinds = (
-        np.array(values)
-        for values in zip(*((one.transcript, str(one.label("category"))) for one in clips))
-    )
-    found = pairwise(
-        np.stack([one["layers"] for one in kept], 1),
-        kinds,
-        words,
+    arrays = probe_pairs(
+        np.stack([item["layers"] for item in features], 1),
+        np.array([str(clip.label("category")) for clip in clips]),
+        np.array([clip.transcript for clip in clips]),
         baselines,
         config,
-        [one.id for one in clips],
+        [clip.id for clip in clips],
     )
-    return found.assign_attrs(source=source)
+    return arrays.assign_attrs(source=source)
 
 
-def _word_features(asr: Any, audio: Float[np.ndarray, "n"]) -> Arrays:
-    return encoder_features(asr, audio) | {"frames": n_frames(len(audio))}
+def _word_features(asr: Recogniser, clip: Utterance) -> Arrays:
+    audio = first_window(clip)
+    return encoder_features(asr, audio) | {"frames": np.asarray(n_frames(len(audio)))}
 
 
-def _chosen(clips: list[Utterance], config: Config) -> list[Utterance]:
-    kinds = list(dict.fromkeys(str(one.label("category")) for one in clips))
-    wanted = [kind for kind in kinds if config.categories is None or kind in config.categories]
-    words = {
-        kind: sorted({one.transcript for one in clips if one.label("category") == kind})
-        for kind in wanted
+def select_words(clips: Sequence[Utterance], config: Config) -> list[Utterance]:
+    """Selects at most `config.per_category` words per category, with all recordings of a word."""
+    words: dict[str, set[str]] = {}
+    for clip in clips:
+        words.setdefault(str(clip.label("category")), set()).add(clip.transcript)
+    selected = {
+        (category, word)
+        for category, members in words.items()
+        if config.categories is None or category in config.categories
+        # By length, so that a selection has short and long words.
+        for word in spread(sorted(members), config.per_category, len)
     }
-    known = {
-        (kind, word) for kind in wanted for word in spread(words[kind], config.per_category, len)
-    }
-    return [one for one in clips if (one.label("category"), one.transcript) in known]
+    return [clip for clip in clips if (str(clip.label("category")), clip.transcript) in selected]
 
 
-def _phonological(
-    clips: list[Utterance], kept: list[Arrays]
+def _phoneme_counts(
+    clips: Sequence[Utterance], features: Sequence[Arrays]
 ) -> dict[str, Float[np.ndarray, "N F"]]:
-    """How often each phoneme is said, how many, and for how long; nothing without espeak-ng."""
+    """Counts each phoneme and all phonemes, and adds the duration; nothing without espeak-ng."""
     if not phonemes.installed():
         return {}
-    said = phonemes.phonemes([one.transcript for one in clips], "en")
-    known = sorted({phone for one in said for phone in one})
-    counts = np.array([[one.count(phone) for phone in known] + [len(one)] for one in said], float)
-    return {"phonemes": np.column_stack([counts, [float(one["frames"]) for one in kept]])}
+    words = phonemes.phonemes([clip.transcript for clip in clips], "en")
+    inventory = sorted({phoneme for word in words for phoneme in word})
+    counts = [[word.count(phoneme) for phoneme in inventory] + [len(word)] for word in words]
+    durations = [float(item["frames"]) for item in features]
+    return {"phonemes": np.column_stack([np.array(counts, float), durations])}
 
 
-def _embedded(asr: Any, clips: list[Utterance]) -> Float[np.ndarray, "N D"]:
-    """What the model's own vocabulary says of a word's meaning: the mean embedding of its tokens."""
+def _token_embeddings(asr: Recogniser, clips: Sequence[Utterance]) -> Float[np.ndarray, "N D"]:
+    """Averages the model's embeddings of each word's tokens, which hold meaning without sound."""
     table = np.asarray(asr.model.decoder.token_embedding[...], np.float32)
-    return np.stack([table[asr.tokenizer.encode(f" {one.transcript}")].mean(0) for one in clips])
+    words = (asr.tokenizer.encode(f" {clip.transcript}") for clip in clips)
+    return np.stack([table[ids].mean(0) for ids in words])
 
 
-def pairwise(
-    layers: Any,
-    kinds: Any,
-    words: Any,
+def probe_pairs(
+    layers: Float[np.ndarray, "L+1 N D"],
+    categories: np.ndarray,
+    words: np.ndarray,
     baselines: dict[str, np.ndarray],
     config: Config,
-    examples: list[str],
+    examples: Sequence[str],
 ) -> xr.Dataset:
-    """A question for each pair of categories; a word is a group."""
-    asked = {}
-    for pair in itertools.combinations(sorted(set(kinds)), 2):
-        rows = np.flatnonzero(np.isin(kinds, pair))
-        some = {name: values[rows] for name, values in baselines.items()}
-        given = (
+    """Probes each pair of categories; words are the cross-validation groups."""
+
+    def probe(pair: tuple[str, str]) -> xr.Dataset:
+        rows = np.flatnonzero(np.isin(categories, pair))
+        return probing.probe_layers(
             " or ".join(pair),
             layers[:, rows],
-            kinds[rows],
+            categories[rows],
             words[rows],
             config,
-            some,
-            [examples[i] for i in rows],
+            {name: values[rows] for name, values in baselines.items()},
+            [examples[int(row)] for row in rows],
         )
-        asked[given[0]] = lambda given=given: probing.ask(*given)
-    return probing.concatenate(asked)
+
+    pairs = itertools.combinations(sorted(set(categories)), 2)
+    return probing.concatenate(
+        {" or ".join(pair): functools.partial(probe, pair) for pair in pairs}
+    )
 
 
 def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
-    """The tests of `CLAIMS`, one number a word."""
+    """Judges `CLAIMS` by one number per word."""
     if not probing.questions(arrays):
-        why = "; ".join(arrays.attrs["unasked"].values()) or "words of one category only"
-        return Analysis({name: claim.judge(None, why) for name, claim in CLAIMS.items()})
-    top, middle = (accuracy(arrays, layers_between(arrays, *where)) for where in (TOP, MIDDLE))
-    values = {"top": top, "rises": top - middle, "beyond_sound": top - accuracy(arrays, "mel")}
-    findings = {name: probing.over(CLAIMS[name], one, config) for name, one in values.items()}
-    findings["beyond_phonemes"] = _beyond_phonemes(arrays, top, config)
+        reason = "; ".join(arrays.attrs["untestable"].values()) or "words of one category only"
+        return Analysis({key: claim.judge(None, reason) for key, claim in CLAIMS.items()})
+    top, middle = (accuracy(arrays, layers_between(arrays, *depths)) for depths in (TOP, MIDDLE))
+    statistics = {"top": top, "rises": top - middle, "beyond_sound": top - accuracy(arrays, "mel")}
+    findings = {
+        key: judge_groups(CLAIMS[key], values, config) for key, values in statistics.items()
+    }
+    findings["beyond_phonemes"] = _judge_beyond_phonemes(arrays, top, config)
     return Analysis(findings, _numbers(arrays))
 
 
-def _beyond_phonemes(arrays: xr.Dataset, top: np.ndarray, config: Config) -> Finding:
+def _judge_beyond_phonemes(arrays: xr.Dataset, top: np.ndarray, config: Config) -> Finding:
+    claim = CLAIMS["beyond_phonemes"]
     if "phonemes" not in arrays.layer.values:
-        return CLAIMS["beyond_phonemes"].judge(None, phonemes.MISSING)
-    return probing.over(CLAIMS["beyond_phonemes"], top - accuracy(arrays, "phonemes"), config)
+        return claim.judge(None, phonemes.MISSING)
+    return judge_groups(claim, top - accuracy(arrays, "phonemes"), config)
 
 
 def _numbers(arrays: xr.Dataset) -> dict[str, Any]:
-    """Means over pairs by layer, and every pair in the top layers."""
-    means = {
-        kind: [round(float(accuracy(arrays, layer, of).mean()), 4) for layer in arrays.layer.values]
-        for kind, of in _KINDS.items()
+    """Computes means over pairs by layer, and the accuracy of every pair in the top layers."""
+    top = {
+        pair: round(float(accuracy(rows, layers_between(rows, *TOP)).mean()), 4)
+        for pair in probing.questions(arrays)
+        for rows in [probing.rows_of(arrays, pair)]
     }
-    pairs = {name: probing.answers(arrays, name) for name in probing.questions(arrays)}
-    best = {
-        name: round(float(accuracy(one, layers_between(one, *TOP)).mean()), 4)
-        for name, one in pairs.items()
-    }
-    known = {
+    return {
         "source": arrays.attrs.get("source", ""),
         "words": len(set(arrays.group.values)),
         "layers": arrays.layer.values.tolist(),
+        **accuracy_curves(arrays),
+        "pairs": top,
+        "pairs_above_0.8": float(np.mean([value > 0.8 for value in top.values()])),
     }
-    return (
-        known
-        | means
-        | {"pairs": best, "pairs_above_0.8": float(np.mean([one > 0.8 for one in best.values()]))}
-    )
 
 
-_KINDS = {"accuracy": "right", "shuffled": "shuffled"}
-
-
-def draw(arrays: xr.Dataset, config: Config) -> dict[str, Any]:
-    """Accuracy by layer: the mean over pairs with its controls, and the pairs of the paper's Fig. 1."""
-    names = probing.questions(arrays)
-    if not names:
+def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
+    """Draws accuracy by layer: the mean over pairs with its controls, and the pairs of Fig. 1."""
+    pairs = probing.questions(arrays)
+    if not pairs:
         return {}
     figure, (left, right) = plots.panels(1, 2, width=4.8, height=3.6, sharey=True)
-    probing.panel(left, arrays, f"mean over {len(names)} pairs")
+    draw_panel(left, arrays, f"mean over {len(pairs)} pairs")
     left.legend(frameon=False, fontsize=7)
     left.set_ylabel("accuracy")
-    shown = [" or ".join(sorted(pair)) for pair in FIGURE_1]
-    for name, colour in zip([one for one in shown if one in names] or names[:5], plots.COLOURS):
-        one = probing.answers(arrays, name)
-        real = one.layer.values[np.isfinite(one.depth.values)]
-        means = [accuracy(one, str(layer)).mean() for layer in real]
-        right.plot(one.depth.sel(layer=real), means, "o-", markersize=3, color=colour, label=name)
-    right.axhline(0.5, color=plots.GREY, linestyle=":", linewidth=1)
-    right.set(title="single pairs", xlabel="depth (0: embedding)")
-    right.legend(frameon=False, fontsize=7)
+    published = [" or ".join(sorted(pair)) for pair in FIGURE_1]
+    _draw_pairs(right, arrays, [pair for pair in published if pair in pairs] or pairs[:5])
     return {"pairs_by_layer": figure}
 
 
+def _draw_pairs(axes: Axes, arrays: xr.Dataset, pairs: Sequence[str]) -> None:
+    for pair, colour in zip(pairs, plots.COLOURS):
+        rows = probing.rows_of(arrays, pair)
+        layers = rows.layer.values[np.isfinite(rows.depth.values)]
+        means = [accuracy(rows, str(layer)).mean() for layer in layers]
+        axes.plot(rows.depth.sel(layer=layers), means, "o-", markersize=3, color=colour, label=pair)
+    axes.axhline(0.5, color=plots.GREY, linestyle=":", linewidth=1)
+    axes.set(title="single pairs", xlabel="depth (0: embedding)")
+    axes.legend(frameon=False, fontsize=7)
+
+
 STUDY = Study(
-    title="Whether the encoder sorts words by what they mean",
+    title="Whether the encoder groups words by meaning",
     section="Fig. 1",
-    about="Single words are heard; the stream after every encoder layer, averaged over the frames of the word, goes into a linear probe "
-    "between two semantic categories, which is then asked about words that it has not heard. Beside it: what spectrum and phonemes say.",
+    about="A linear probe between two semantic categories reads the output of each encoder layer, "
+    "averaged over the frames of a spoken word, and is tested on words that it was not trained on. "
+    "Controls are probes of the mean spectrum and of the words' phonemes.",
     data="spoken words of at least seven categories; neither words nor voices are named",
     settings=Config,
     run=run,
@@ -232,11 +246,13 @@ STUDY = Study(
         "builtin": {"categories": None},
         "quick": {"per_category": 8, "splits": 1},
     },
+    claims=CLAIMS,
     differs=(
-        "words of a corpus with the label `category`; else fifteen words each of eight categories in two pitches of one synthetic voice, "
-        "where it is installed; else the built-in 24 words",
-        "folds by word; accuracy over all pairs of the categories at hand",
-        "the embedding of the model's own tokens is drawn as what a text says",
-        "layers are compared by relative depth: the paper's layer n of 32 is depth (n + 1)/32",
+        "words of a corpus with the label `category`; else fifteen words of each of eight "
+        "categories in two pitches of one synthetic voice, if it is installed; else the 24 words "
+        "of the package",
+        "folds by word; accuracy over all pairs of the available categories",
+        "the embedding of the model's own tokens is plotted as a text-only reference",
+        "layers are compared by relative depth: the paper's layer n of 32 has depth (n + 1)/32",
     ),
 )

@@ -1,68 +1,68 @@
-"""E4: whether the decoder tells speech from sounds that it transcribes as if they were speech."""
+"""E4: whether the decoder's state distinguishes speech from sounds transcribed as speech."""
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 import xarray as xr
+from matplotlib.figure import Figure
 
-from experiments.data.corpora import Corpus, Utterance
+from experiments.data.corpora import Corpus
 from experiments.data.real_speech import spread
 from experiments.item_cache import Arrays, Keep
 from experiments.studies import probing
-from experiments.studies.features import written
-from experiments.studies.probing import (
-    Probing,
-    Untestable,
+from experiments.studies.features import transcript_features
+from experiments.studies.fluent_sounds import Sound, matching_speech, sounds_without_speech
+from experiments.studies.probing import Probing, Untestable
+from experiments.studies.probing_analysis import (
     accuracy,
     layers_between,
-    ranking,
+    numbers,
+    probe_auroc,
     verdict,
 )
-from experiments.studies.selection import (
-    WINDOW_S,
-    cross_validation_groups,
-    first_window,
-    language,
-    not_speech,
-    spoken,
-    supported_languages,
-)
+from experiments.studies.probing_figures import accuracy_figure
 from experiments.studies.study import Analysis, Claim, Evidence, Study, choice, paper
 from interventions.generation.transcripts import is_loop, words
+from jaxasr import Recogniser
 from jaxasr.config import SAMPLE_RATE
 
 WIDE = (0.33, 0.91)  # the paper's layers 10 to 28 of 32
+REPORTED = ("no_speech", "logprob", "tokens")
+POSITIONS = {"last": "at the end of the text", "first": "before the first token"}
 CLAIMS = {
     "separates": Claim(
-        "The state at the end of the text tells speech from sounds that were transcribed as speech",
+        "The state at the end of the text distinguishes speech from sounds that were transcribed "
+        "as speech",
         "100 % at layers 10 to 28 of 32",
-        "balanced accuracy at depth 0.33 to 0.91, of recordings (speakers) that the probe has not seen",
+        "balanced accuracy at depth 0.33 to 0.91 on unseen recordings and speakers",
         null=0.5,
     ),
     "almost_always": Claim(
-        "It does so nearly without fault",
+        "That state distinguishes them almost without error",
         "100 % at layers 10 to 28 of 32, 99.2 % at layer 31",
-        "the same number, against 0.95",
+        "the same number, compared with 0.95",
         null=0.95,
     ),
     "at_once": Claim(
-        "It is told where the first token is chosen, before anything is written",
+        "The state before the first token already distinguishes speech from such sounds",
         "not asked",
-        "balanced accuracy at depth 0.33 to 0.91, of the state after the prompt",
+        "balanced accuracy at depth 0.33 to 0.91 of the state after the prompt",
         null=0.5,
     ),
     "beats_no_speech": Claim(
-        "It tells more than the probability of no speech",
+        "The state at the end of the text is more informative than the no-speech probability",
         "not asked",
-        "area under the ROC curve at depth 0.33 to 0.91 less that of the no-speech probability",
+        "area under the ROC curve at depth 0.33 to 0.91, minus that of the no-speech probability",
     ),
     "beyond_sound": Claim(
-        "It tells more than the mean spectrum does",
+        "The state at the end of the text is more informative than the mean spectrum",
         "not asked",
-        "balanced accuracy at depth 0.33 to 0.91 less that of a probe of the mean log-mel spectrum",
+        "balanced accuracy at depth 0.33 to 0.91, minus that of a probe of the mean log-mel "
+        "spectrum",
     ),
 }
+
+Transcribed = tuple[Sound, Arrays]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,10 +71,10 @@ class Config(Probing):
 
     per_class: int = paper(400, "400 of speech, 400 of something else")
     seconds: tuple[float, ...] = choice(
-        (3.0,), "of every sound its beginning, too: more of each kind, of the same recordings"
+        (3.0,), "the beginning of every sound is added, for more examples from the same recordings"
     )
-    backwards: bool = choice(True, "and all of them heard backwards")
-    white: int = choice(40, "recordings of white noise, of many lengths and levels")
+    backwards: bool = choice(True, "every sound is added backwards, for the same reason")
+    white: int = choice(40, "white noises, of various lengths and levels")
     without: tuple[str, ...] = choice(
         ("baby cry", "person sneeze", "dude miaowing", "cafe babble"), "human voices"
     )
@@ -82,182 +82,125 @@ class Config(Probing):
     max_new_tokens: int = choice(96, "a longer text is a loop")
 
 
-@dataclasses.dataclass(frozen=True)
-class Sound:
-    """A recording to be heard: `id` unique, `group` what never is on both sides of a fold."""
+def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
+    """Probes the states at `POSITIONS`, [example, layer], and collects `REPORTED` [example]."""
 
-    id: str
-    group: str
-    samples: Any
-    language: str = "en"
+    def transcribe(sound: Sound) -> Arrays:
+        audio = sound.samples()
+        features = transcript_features(asr, audio, sound.language, config.max_new_tokens)
+        return features | {"seconds": np.asarray(len(audio) / SAMPLE_RATE)}
 
+    def fluent(name: str, sounds: list[Sound]) -> list[Transcribed]:
+        items = zip(sounds, keep.each(name, sounds, transcribe))
+        return [(sound, item) for sound, item in items if is_fluent(str(item["text"]), config)]
 
-def run(asr: Any, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
-    """Answers to "last" and "first" (position), [example, layer], and the no-speech probability of every example."""
-
-    def read(one: Sound) -> Arrays:
-        return written(asr, one.samples(), one.language, config.max_new_tokens) | {
-            "seconds": len(one.samples()) / SAMPLE_RATE
+    sounds = sounds_without_speech(
+        corpus, config.without, config.seconds, config.backwards, config.white
+    )
+    noises = spread(fluent("E4 not speech", sounds), config.per_class, lambda row: row[0].group)
+    lengths = [(sound, float(item["seconds"])) for sound, item in noises]
+    speech = fluent("E4 speech", matching_speech(asr, corpus, lengths, config.seed))
+    rows = {"not speech": noises[: len(speech)], "speech": speech}
+    arrays = probing.concatenate(
+        {
+            position: lambda position=position: probe_position(position, rows, config)
+            for position in POSITIONS
         }
-
-    noises = sounds(corpus, config)
-    fluent = [
-        (one, kept)
-        for one, kept in zip(noises, keep.each("E4 not speech", noises, read))
-        if is_fluent(str(kept["text"]), config)
-    ]
-    fluent = spread(fluent, config.per_class, lambda row: row[0].group)
-    talk = speech(asr, corpus, fluent, config.seed)
-    said = [
-        (one, kept)
-        for one, kept in zip(talk, keep.each("E4 speech", talk, read))
-        if is_fluent(str(kept["text"]), config)
-    ]
-    rows = {"not speech": fluent[: len(said)], "speech": said}
-    found = probing.concatenate(
-        {place: lambda place=place: asked(place, rows, config) for place in ("last", "first")}
     )
-    return found.assign_attrs(
-        heard=len(noises), fluent=len(fluent), recordings=len({one.group for one, _ in fluent})
-    )
+    sources = len({sound.group for sound, _ in noises})
+    return arrays.assign_attrs(sounds=len(sounds), fluent=len(noises), recordings=sources)
 
 
-def asked(place: str, rows: dict[str, list[tuple[Sound, Arrays]]], config: Config) -> xr.Dataset:
-    """The question at one position. Raises Unasked when too little was transcribed as words."""
+def probe_position(position: str, rows: dict[str, list[Transcribed]], config: Config) -> xr.Dataset:
+    """Probes the decoder's state at one position.
+
+    Args:
+        position: a key of `POSITIONS`.
+        rows: sounds with their features, by class.
+        config: settings.
+
+    Returns:
+        As `experiments.studies.probing.probe_layers`, with `REPORTED` [example].
+
+    Raises:
+        Untestable: too few sounds were transcribed as words.
+    """
     if min(map(len, rows.values())) < 2 * config.folds:
         raise Untestable(
-            f"{place}: {len(rows['not speech'])} sounds that are not speech were transcribed as words"
+            f"{position}: {len(rows['not speech'])} sounds without speech were transcribed as words"
         )
-    every = [(kind, *row) for kind, several in rows.items() for row in several]
-    labels, groups = (
-        np.array([kind for kind, *_ in every]),
-        np.array([one.group for _, one, _ in every]),
+    sounds = [sound for several in rows.values() for sound, _ in several]
+    items = [item for several in rows.values() for _, item in several]
+    reported = {name: np.array([float(item[name]) for item in items]) for name in REPORTED}
+    arrays = probing.probe_layers(
+        position,
+        np.stack([item[position] for item in items], 1),
+        np.array([label for label, several in rows.items() for _ in several]),
+        np.array([sound.group for sound in sounds]),
+        config,
+        {
+            "mel": np.stack([item["mel"] for item in items]),
+            "no-speech, log-probability": np.stack([reported["no_speech"], reported["logprob"]], 1),
+        },
+        [sound.id for sound in sounds],
     )
-    layers = np.stack([kept[place] for *_, kept in every], 1)
-    at_hand = {
-        name: np.array([float(kept[name]) for *_, kept in every])
-        for name in ("no_speech", "logprob", "tokens")
-    }
-    baselines = {
-        "mel": np.stack([kept["mel"] for *_, kept in every]),
-        "no-speech, log-probability": np.stack([*at_hand.values()][:2], 1),
-    }
-    found = probing.ask(
-        place, layers, labels, groups, config, baselines, [one.id for _, one, _ in every]
-    )
-    return found.assign({name: ("example", values) for name, values in at_hand.items()})
+    return arrays.assign({name: ("example", values) for name, values in reported.items()})
 
 
 def is_fluent(text: str, config: Config) -> bool:
-    """Whether a text has words with letters, and is no loop."""
-    said = [word for word in words(text).split() if any(map(str.isalpha, word))]
-    return len(said) >= config.least_words and not is_loop([said.index(word) for word in said])
-
-
-def sounds(corpus: Corpus, config: Config) -> list[Sound]:
-    """What is no speech: recordings, their beginnings, all also backwards, and white noise."""
-    found = []
-    for one in not_speech(corpus, config.without):
-        shorter = [s for s in config.seconds if s < float(one.label("duration_s") or np.inf)]
-        for seconds in (WINDOW_S, *shorter):
-            for step in (1, -1) if config.backwards else (1,):
-                name = f"{one.id} {seconds:g} s{' backwards' if step < 0 else ''}"
-                source = str(one.label("freesound_id") or one.id)
-                found.append(
-                    Sound(
-                        name,
-                        source,
-                        lambda one=one, seconds=seconds, step=step: _beginning(one, seconds)[
-                            ::step
-                        ].copy(),
-                    )
-                )
-    return found + [_white(n) for n in range(config.white)]
-
-
-def _beginning(one: Utterance, seconds: float) -> np.ndarray:
-    return first_window(one)[: round(seconds * SAMPLE_RATE)]
-
-
-def _white(n: int) -> Sound:
-    """Of 2 to 10 s, and of a loudness from hardly heard to loud."""
-    rng = np.random.default_rng(n)
-    seconds, level = rng.uniform(2, 10), 10 ** rng.uniform(-3, -0.7)
-    samples = int(seconds * SAMPLE_RATE)
-    return Sound(
-        f"white {n}",
-        f"white {n}",
-        lambda: (level * np.random.default_rng(n).normal(size=samples)).astype(np.float32),
-    )
-
-
-def speech(asr: Any, corpus: Corpus, noises: list[tuple[Sound, Arrays]], seed: int) -> list[Sound]:
-    """For every sound a recording of speech, cut to its length where it is longer, as loud as it."""
-    talk = spoken(corpus, len(corpus), supported_languages(asr, ["en"]), at_least_s=1.5)
-    chosen = spread(talk, len(noises), lambda one: one.label("set"))
-    lengths = np.sort([float(kept["seconds"]) for _, kept in noises])[: len(chosen)]
-    by_length = sorted(chosen, key=lambda one: float(one.label("duration_s") or 0))
-    pairs = zip(by_length, lengths, np.random.default_rng(seed).permutation(len(noises)))
-    side = cross_validation_groups(chosen)
-    return [_as_loud(one, seconds, noises[other][0], side[one.id]) for one, seconds, other in pairs]
-
-
-def _as_loud(one: Utterance, seconds: float, other: Sound, side: str) -> Sound:
-    def samples() -> np.ndarray:
-        audio = _beginning(one, seconds)
-        return (audio * (_rms(other.samples()) / max(_rms(audio), 1e-6))).astype(np.float32)
-
-    return Sound(f"{one.id} {seconds:.2f} s as {other.id}", side, samples, language(one))
-
-
-def _rms(audio: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(audio.astype(np.float64) ** 2)))
+    """Checks whether a text has enough words with letters and is not a loop."""
+    spelled = [word for word in words(text).split() if any(map(str.isalpha, word))]
+    ids = [spelled.index(word) for word in spelled]
+    return len(spelled) >= config.least_words and not is_loop(ids)
 
 
 def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
-    """The tests of `CLAIMS`, over recordings and speakers."""
+    """Judges `CLAIMS` over recordings and speakers."""
+
+    def gain_over_no_speech(rows: xr.Dataset) -> Evidence:
+        # "speech" is the last class by name, and should have the smaller no-speech probability.
+        return probe_auroc(rows, layers_between(rows, *WIDE), config.seed, -rows.no_speech.values)
+
     tests = {
-        "separates": ("last", _inside),
-        "almost_always": ("last", _inside),
-        "at_once": ("first", _inside),
-        "beats_no_speech": ("last", lambda one: _beats(one, config)),
-        "beyond_sound": ("last", lambda one: _inside(one) - accuracy(one, "mel")),
+        "separates": ("last", _accuracy),
+        "almost_always": ("last", _accuracy),
+        "at_once": ("first", _accuracy),
+        "beats_no_speech": ("last", gain_over_no_speech),
+        "beyond_sound": ("last", _over_spectrum),
     }
     findings = {
-        name: verdict(CLAIMS[name], arrays, question, of, config)
-        for name, (question, of) in tests.items()
+        key: verdict(CLAIMS[key], arrays, question, statistic, config)
+        for key, (question, statistic) in tests.items()
     }
-    known = {
+    counts = {
         name: int(arrays.attrs[name])
-        for name in ("heard", "fluent", "recordings")
+        for name in ("sounds", "fluent", "recordings")
         if name in arrays.attrs
     }
-    return Analysis(findings, probing.numbers(arrays) | {"not_speech": known})
+    return Analysis(findings, numbers(arrays) | {"not_speech": counts})
 
 
-def _inside(one: xr.Dataset) -> np.ndarray:
-    return accuracy(one, layers_between(one, *WIDE))
+def _accuracy(rows: xr.Dataset) -> np.ndarray:
+    return accuracy(rows, layers_between(rows, *WIDE))
 
 
-def _beats(one: xr.Dataset, config: Config) -> Evidence:
-    """Speech, the last class by name, should have the smaller probability of no speech."""
-    return ranking(one, layers_between(one, *WIDE), config.seed, -one.no_speech.values)
+def _over_spectrum(rows: xr.Dataset) -> np.ndarray:
+    return _accuracy(rows) - accuracy(rows, "mel")
 
 
-def draw(arrays: xr.Dataset, config: Config) -> dict[str, Any]:
-    """Accuracy by layer at both positions."""
-    return probing.draw(
-        arrays,
-        {"last": "where the end of the text is read", "first": "where the first token is chosen"},
-    )
+def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
+    """Draws accuracy by layer at both positions."""
+    return accuracy_figure(arrays, POSITIONS)
 
 
 STUDY = Study(
-    title="Whether the decoder tells speech from what it takes for speech",
+    title="Whether the decoder's state distinguishes speech from sounds transcribed as speech",
     section="the decoder probes",
-    about="Noise and music that the model transcribes as words are set against speech of the same length and loudness. A linear probe of "
-    "the decoder's stream tells one from the other, on recordings and speakers that it has not seen.",
-    data="400 recordings of speech, 400 of noise, music and white noise that are transcribed as words; no corpus is named",
+    about="Noise and music that the model transcribes as words are paired with speech of the same "
+    "length and level. A linear probe of the decoder's stream distinguishes the two, on recordings "
+    "and speakers that it was not trained on.",
+    data="400 recordings of speech, 400 of noise, music and white noise that are transcribed as "
+    "words; no corpus is named",
     settings=Config,
     run=run,
     analyse=analyse,
@@ -267,10 +210,12 @@ STUDY = Study(
         "builtin": {"per_class": 30, "white": 60},
         "quick": {"per_class": 50, "seconds": (), "white": 20},
     },
+    claims=CLAIMS,
     differs=(
-        "cross-validation over recordings and speakers in place of a split 70/30",
-        "speech is cut to the length of a noise and made as loud as one; the paper does not say so",
-        "parts of a recording, forwards and backwards, are counted as sounds, but are never on both sides",
-        "layers are compared by relative depth: the paper's layer n of 32 is depth (n + 1)/32",
+        "cross-validation over recordings and speakers instead of a 70/30 split",
+        "speech is cut to the length of a noise and scaled to its level; the paper does not "
+        "mention this",
+        "parts of a recording, forwards and backwards, count as sounds, but are in one fold",
+        "layers are compared by relative depth: the paper's layer n of 32 has depth (n + 1)/32",
     ),
 )

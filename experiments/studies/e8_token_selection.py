@@ -1,51 +1,66 @@
-"""E8: when the decoder settles on a token, and what the candidates have in common with it on the way (the logit lens)."""
+"""E8: at which layer the decoder settles on a token, and how the other candidates resemble it."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Float, Int
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 import interventions
 import jaxasr
 from experiments.analyses import lens
 from experiments.data.corpora import Corpus, Utterance
-from experiments.data.phonemes import MISSING, installed, phoneme_error_rate, phonemes
+from experiments.data.phonemes import MISSING
 from experiments.item_cache import Arrays, Keep
+from experiments.studies.candidate_similarity import (
+    OFFSETS,
+    cosine_in_vocabulary,
+    look_ahead,
+    mean_of_finite,
+    phoneme_distance,
+    similarity,
+    word_tokens,
+)
 from experiments.studies.selection import first_window, language, spoken, supported_languages
 from experiments.studies.study import Analysis, Claim, Settings, Study, band, choice, paper
 from interventions.figures import plots
-from jaxasr.languages import WITHOUT_SPACES
+from jaxasr import Recogniser
 
-OFFSETS = (0, 1, 2)  # the token itself, the next one, the one after
 CLAIMS = {
     "commits_late": Claim(
-        "The final token gets its probability late",
-        "low until about layer 20 of 32, then a steep rise, the last three layers are nearly certain",
-        "per recording, mean probability of the final token at depth 0.9 to 1 less that at depth 0 to 0.62",
+        "The final token becomes probable only in late layers",
+        "low until about layer 20 of 32, then a steep rise, the last three layers are nearly "
+        "certain",
+        "per recording, mean probability of the final token at depth 0.9 to 1, minus that at depth "
+        "0 to 0.62",
         null=0.5,
     ),
     "saturates_late": Claim(
-        "Saturation lies in the upper third",
+        "The saturation layer is in the upper third",
         "a dashed line right of the rise; no number was found",
-        "per recording, mean depth of the saturation layer, against 20/32",
+        "per recording, mean depth of the saturation layer, compared with 20/32",
         null=0.625,
     ),
     "sounds_alike": Claim(
-        "With depth, the other candidates come to sound like the final token",
+        "With depth, the other candidates become more similar in sound to the final token",
         "phoneme error rate falls with depth, visibly near layer 25 of 32",
-        "phoneme error rate of the other candidates of the top 5, less that to another token of the text; its fall above depth 0.78",
+        "phoneme error rate of the other candidates of the top 5, minus that to another token of "
+        "the text; its fall above depth 0.78",
     ),
     "means_alike": Claim(
-        "With depth, the other candidates come to mean what the final token means",
+        "With depth, the other candidates become more similar in meaning to the final token",
         "cosine similarity separates quickly after layer 25 of 32",
-        "cosine of the other candidates of the top 5, less that to another token of the text; its rise above depth 0.78",
+        "cosine of the other candidates of the top 5, minus that to another token of the text; its "
+        "rise above depth 0.78",
     ),
     "looks_ahead_late": Claim(
         "The next token is among the candidates only near the top",
         "Whisper: a sharp rise at layer 29 of 32 only",
-        "next token among the top 5, less the rate of other tokens of the text; at depth 0.9 to 1 less that at the depths below",
+        "next token among the top 5, minus the rate of other tokens of the text; at depth 0.9 to 1 "
+        "minus at the depths below",
     ),
     "earlier_than_qwen": Claim(
         "Whisper saturates earlier than Qwen2-Audio",
@@ -64,287 +79,185 @@ class Config(Settings):
     )
     per_language: int = paper(100, "section 4.7: 6 languages of 100 utterances")
     top_k: int = paper(5, "Fig. 2b: the top five candidates")
-    at_least_s: float = choice(
-        1.5, "seconds; shorter recordings hold a word or two, no text to look at"
-    )
+    at_least_s: float = choice(1.5, "seconds; shorter recordings have only a word or two")
     whole_words: bool = choice(
-        True, "sound and meaning of tokens that begin a word; a fragment has neither"
+        True, "only tokens that begin a word have a sound and a meaning; fragments have neither"
     )
 
 
-def run(asr: Any, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
-    """Means over the tokens of every recording, [example, depth]; depth 1 is the last decoder layer."""
+def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
+    """Applies the logit lens to every recording.
+
+    Returns:
+        Means over tokens of what `token_curves` returns, [example, depth]. Depth 1 is the top
+        decoder layer. Recordings without text are dropped.
+    """
     clips = spoken(
         corpus,
         config.per_language,
         supported_languages(asr, config.languages),
         at_least_s=config.at_least_s,
     )
-    kept = keep.each("E8 logit lens", clips, lambda clip: read(asr, clip, config))
-    said = [(clip, item) for clip, item in zip(clips, kept) if item["saturation"].size]
-    means = {name: np.stack([_mean(item[name]) for _, item in said]) for name in said[0][1]}
+    curves = functools.partial(token_curves, asr, config=config)
+    items = zip(clips, keep.each("E8 logit lens", clips, curves))
+    with_text = [(clip, item) for clip, item in items if item["saturation"].size]
+    names = with_text[0][1]
+    means = {
+        name: np.stack([mean_of_finite(item[name]) for _, item in with_text]) for name in names
+    }
     dims = {"saturation": ("example",), "hit": ("example", "offset", "depth")}
+    n_layers = asr.config.n_text_layer
     return xr.Dataset(
         {name: (dims.get(name, ("example", "depth")), values) for name, values in means.items()},
         {
-            "example": [clip.id for clip, _ in said],
-            "depth": (np.arange(asr.config.n_text_layer) + 1) / asr.config.n_text_layer,
+            "example": [clip.id for clip, _ in with_text],
+            "depth": (np.arange(n_layers) + 1) / n_layers,
             "offset": list(OFFSETS),
-            "language": ("example", [language(clip) for clip, _ in said]),
-            "n_tokens": ("example", [item["saturation"].size for _, item in said]),
+            "language": ("example", [language(clip) for clip, _ in with_text]),
+            "n_tokens": ("example", [item["saturation"].size for _, item in with_text]),
         },
     )
 
 
-def _mean(values: np.ndarray) -> np.ndarray:
-    """Over tokens, the last axis, those without a value left out."""
-    known = np.isfinite(values)
-    return np.divide(
-        np.where(known, values, 0).sum(-1),
-        known.sum(-1),
-        out=np.full(values.shape[:-1], np.nan),
-        where=known.any(-1),
-    )
+def token_curves(asr: Recogniser, clip: Utterance, config: Config) -> Arrays:
+    """Computes curves over layers for every token of one recording's text.
 
-
-def read(asr: Any, clip: Utterance, config: Config) -> Arrays:
-    """One recording: `prob` [L, T] of the final token, `saturation` [T] (depth), `hit` [offset, L, T] and `hit_null` [L, T],
-    `sound`, `meaning` [L, T] of all candidates, `sound_others`, `meaning_others` of those that are not the final token, and their
-    nulls, the same candidates against another token of the text. NaN where a token has no value."""
+    Returns:
+        `prob` [L, T], probability of the final token; `saturation` [T], depth of the saturation
+        layer; `hit` [offset, L, T] and `hit_null` [L, T] of `look_ahead`; `sound`, `meaning` and
+        their variants [L, T] of `similarity`.
+    """
     memory, _ = asr.model.encode(jaxasr.log_mel(first_window(clip), asr.config.n_mels)[None])
     prompt = asr.tokenizer.prompt(language(clip))
-    ids = lens.write(asr, memory, prompt)
-    reading, final = lens.reading(memory, prompt, ids, asr)
-    seen = interventions.logit_lens(asr.model, reading, config.top_k, final=final)
-    here = slice(len(prompt) - 1, len(prompt) - 1 + len(ids))
-    top, ids = np.asarray(seen.ids)[:, 0, here], np.asarray(ids, int)
-    hit, hit_null = ahead(top, ids)
+    [text_ids] = asr.generate(memory, prompt).ids
+    run, final = lens.reading(memory, prompt, list(text_ids), asr)
+    layers = interventions.logit_lens(asr.model, run, config.top_k, final=final)
+    # The position before a token predicts it.
+    predicting = slice(len(prompt) - 1, len(prompt) - 1 + len(text_ids))
+    candidates = np.asarray(layers.ids)[:, 0, predicting]
+    ids = np.asarray(text_ids, int)
+    hit, hit_null = look_ahead(candidates, ids)
+    tokens, is_word = {*candidates.ravel(), *ids}, word_tokens(asr, ids, clip, config.whole_words)
+    cosine = cosine_in_vocabulary(asr, tokens)
+    distance = phoneme_distance(asr, tokens, language(clip))
     return {
-        "prob": np.exp(np.asarray(seen.logprob)[:, 0, here]),
-        "saturation": (np.asarray(seen.saturation)[0, here] + 1) / len(top),
-        **{"hit": hit, "hit_null": hit_null},
-        **_alike("meaning", top, ids, _cosine(asr, top, ids), _words(asr, ids, clip, config)),
-        **_alike(
-            "sound", top, ids, _sound(asr, top, ids, language(clip)), _words(asr, ids, clip, config)
-        ),
+        "prob": np.exp(np.asarray(layers.logprob)[:, 0, predicting]),
+        "saturation": (np.asarray(layers.saturation)[0, predicting] + 1) / len(candidates),
+        "hit": hit,
+        "hit_null": hit_null,
+        **similarity("meaning", candidates, ids, cosine, is_word),
+        **similarity("sound", candidates, ids, distance, is_word),
     }
-
-
-def ahead(
-    top: Int[np.ndarray, "L T K"], ids: Int[np.ndarray, "T"]
-) -> tuple[Float[np.ndarray, "O L T"], Float[np.ndarray, "L T"]]:
-    """Whether the token itself, the next one and the one after are among the candidates; and, as null, the share of all tokens of
-    the text further away that are. NaN past the end, and for a later token that is the token itself."""
-    among = (top[:, :, :, None] == ids).any(2).astype(float)  # [L, T, T]
-    places = np.arange(len(ids))
-    hit = np.full((len(OFFSETS), *top.shape[:2]), np.nan)
-    for row, offset in enumerate(OFFSETS):
-        t = places[: len(ids) - offset]
-        t = t[(ids[t + offset] != ids[t]) | (offset == 0)]
-        hit[row][:, t] = among[:, t, t + offset]
-    near = np.abs(places[:, None] - places) <= max(OFFSETS)
-    said = (ids[:, None, None] == np.where(near, ids, -1)).any(
-        -1
-    )  # [j, t]: token j also stands near t
-    return hit, _mean(np.where(said.T, np.nan, among))
-
-
-def _alike(name: str, top: np.ndarray, ids: np.ndarray, alike: Any, whole: np.ndarray) -> Arrays:
-    """`alike(candidates [L, K], token)` of every token and of one half the text away, over all candidates and over the others."""
-    found = {
-        f"{name}{kind}{null}": np.full(top.shape[:2], np.nan)
-        for kind in ("", "_others")
-        for null in ("", "_null")
-    }
-    far = np.roll(ids, len(ids) // 2)
-    for t in np.flatnonzero(whole):
-        for null, meant in (("", ids[t]), ("_null", far[t])):
-            values = alike(top[:, t], meant)
-            if null and meant == ids[t]:
-                continue
-            found[f"{name}{null}"][:, t] = _mean(values)
-            found[f"{name}_others{null}"][:, t] = _mean(
-                np.where(top[:, t] == ids[t], np.nan, values)
-            )
-    return found
-
-
-def _words(asr: Any, ids: np.ndarray, clip: Utterance, config: Config) -> np.ndarray:
-    """Which tokens are text with letters and, in languages that write spaces, begin a word."""
-    texts, spaced = asr.tokenizer.token_texts(ids.tolist()), language(clip) not in WITHOUT_SPACES
-    return np.array(
-        [
-            any(map(str.isalpha, text)) and (text[:1] == " " or not (spaced and config.whole_words))
-            for text in texts
-        ],
-        bool,
-    )
-
-
-def _cosine(asr: Any, top: np.ndarray, ids: np.ndarray) -> Any:
-    table, known = (
-        asr.model.decoder.token_embedding[...],
-        np.unique(np.concatenate([top.ravel(), ids])),
-    )
-    rows = np.asarray(
-        table[known] - table.mean(0), np.float32
-    )  # what all tokens share says nothing
-    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    return lambda candidates, meant: (
-        rows[np.searchsorted(known, candidates)] @ rows[np.searchsorted(known, meant)]
-    )
-
-
-def _sound(asr: Any, top: np.ndarray, ids: np.ndarray, code: str) -> Any:
-    if not installed():
-        return lambda candidates, meant: np.full(candidates.shape, np.nan)
-    known = np.unique(np.concatenate([top.ravel(), ids])).tolist()
-    said = dict(
-        zip(known, phonemes([asr.tokenizer.token_texts([one])[0].strip() for one in known], code))
-    )
-
-    def rate(candidate: int, meant: int) -> float:
-        return (
-            phoneme_error_rate(said[candidate], said[meant])
-            if said[meant] and said[candidate]
-            else np.nan
-        )
-
-    return lambda candidates, meant: np.array(
-        [[rate(int(one), int(meant)) for one in row] for row in candidates]
-    )
 
 
 def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
-    """The tests of `CLAIMS`, one number a recording."""
+    """Judges `CLAIMS` by one number per recording."""
     depth = arrays.depth.values
-    top, low, below = band(depth, 0.9, 1), band(depth, 0, 0.625), np.flatnonzero(depth < 0.78)
-    late = np.flatnonzero(depth >= 0.78)
-    sound = (
-        arrays.sound_others_null - arrays.sound_others
-    ).values  # more alike is higher, as for meaning
+    top, lower = band(depth, 0.9, 1), band(depth, 0, 0.625)
+    below_top = np.setdiff1d(np.arange(len(depth)), top)
+    early, late = np.flatnonzero(depth < 0.78), np.flatnonzero(depth >= 0.78)
+    # The sign makes a similar sound larger, as it is for meaning.
+    sound = (arrays.sound_others_null - arrays.sound_others).values
     meaning = (arrays.meaning_others - arrays.meaning_others_null).values
-    following = (arrays.hit.sel(offset=1) - arrays.hit_null).values
+    next_token = (arrays.hit.sel(offset=1) - arrays.hit_null).values
     values = {
-        "commits_late": _rise(arrays.prob.values, low, top),
+        "commits_late": _rise(arrays.prob.values, lower, top),
         "saturates_late": arrays.saturation.values,
-        "sounds_alike": _rise(sound, below, late),
-        "means_alike": _rise(meaning, below, late),
-        "looks_ahead_late": _rise(following, np.setdiff1d(np.arange(len(depth)), top), top),
+        "sounds_alike": _rise(sound, early, late),
+        "means_alike": _rise(meaning, early, late),
+        "looks_ahead_late": _rise(next_token, below_top, top),
     }
-    findings = {name: CLAIMS[name].over(one, config.seed) for name, one in values.items()}
+    findings = {key: CLAIMS[key].judge_mean(value, config.seed) for key, value in values.items()}
     if np.isnan(sound).all():
         findings["sounds_alike"] = CLAIMS["sounds_alike"].judge(None, MISSING)
     findings["earlier_than_qwen"] = CLAIMS["earlier_than_qwen"].judge(
-        None, "one family of models; Qwen2-Audio cannot be loaded"
+        None, "only one family of models; Qwen2-Audio cannot be loaded"
     )
     return Analysis(findings, _numbers(arrays))
 
 
-def _rise(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    return values[:, high].mean(1) - values[:, low].mean(1)
+def _rise(values: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
+    return values[:, upper].mean(1) - values[:, lower].mean(1)
 
 
 def _numbers(arrays: xr.Dataset) -> dict[str, Any]:
-    """Means over recordings of all curves, over all and for each language."""
+    """Averages all curves over recordings, for all of them and per language."""
     codes = arrays.language.values
-    groups = {
-        "all": np.ones(len(codes), bool),
-        **{str(code): codes == code for code in dict.fromkeys(codes)},
-    }
-    rows = {name: arrays.isel(example=np.flatnonzero(mask)) for name, mask in groups.items()}
-    return {
-        "depth": arrays.depth.values.round(3),
-        **{
-            name: {"n": one.sizes["example"], "tokens": int(one.n_tokens.sum())}
-            | {str(key): one[key].mean("example").values.round(4) for key in one.data_vars}
-            for name, one in rows.items()
-        },
-    }
+    masks = {"all": np.ones(len(codes), bool)}
+    masks |= {str(code): codes == code for code in dict.fromkeys(codes)}
+    tables: dict[str, Any] = {"depth": arrays.depth.values.round(3)}
+    for name, mask in masks.items():
+        rows = arrays.isel(example=np.flatnonzero(mask))
+        means = {str(key): rows[key].mean("example").values.round(4) for key in rows.data_vars}
+        counts = {"n": rows.sizes["example"], "tokens": int(rows.n_tokens.sum())}
+        tables[name] = counts | means
+    return tables
 
 
-def draw(arrays: xr.Dataset, config: Config) -> dict[str, Any]:
-    """The paper's three panels and the look-ahead, over all recordings; and probability and saturation for each language."""
+def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
+    """Draws the paper's three panels and the look-ahead; and curves per language."""
     figure, axes = plots.panels(2, 2, width=4.6)
-    depth = arrays.depth.values
-    plots.curve(axes[0], depth, arrays.prob.values, "final token")
-    axes[0].axvline(
-        float(arrays.saturation.mean()),
-        color=plots.ACCENT,
-        linestyle="--",
-        label="mean saturation layer",
-    )
-    for one, name in ((axes[1], "sound"), (axes[2], "meaning")):
-        for kind, label, colour in (
-            ("", "all candidates", plots.TEAL),
-            ("_others", "other candidates", plots.BLUE),
-        ):
-            plots.curve(one, depth, arrays[f"{name}{kind}"].values, label, colour)
-        plots.curve(
-            one,
-            depth,
-            arrays[f"{name}_others_null"].values,
-            "null: to another token",
-            plots.GREY,
-            linestyle=":",
-        )
-    for offset, label, colour in zip(
-        OFFSETS, ("this token", "the next", "the one after"), plots.COLOURS
+    _draw_probability(axes[0], arrays)
+    _draw_similarity(axes[1], arrays, "sound", "phoneme error rate to the final token")
+    _draw_similarity(axes[2], arrays, "meaning", "cosine to the final token")
+    _draw_look_ahead(axes[3], arrays, f"among the top {config.top_k}")
+    for panel in axes:
+        panel.set_xlabel("depth (share of decoder layers)")
+        if panel.lines:
+            panel.legend(frameon=False, fontsize=8)
+    figures = {"token_selection": figure}
+    if len(set(arrays.language.values)) > 1:
+        figures["by_language"] = _language_figure(arrays)
+    return figures
+
+
+def _draw_probability(axes: Axes, arrays: xr.Dataset) -> None:
+    plots.curve(axes, arrays.depth.values, arrays.prob.values, "final token")
+    layer, label = float(arrays.saturation.mean()), "mean saturation layer"
+    axes.axvline(layer, label=label, color=plots.ACCENT, linestyle="--")
+    axes.set_title("probability")
+
+
+def _draw_similarity(axes: Axes, arrays: xr.Dataset, name: str, title: str) -> None:
+    for variable, label, colour, style in (
+        (name, "all candidates", plots.TEAL, "-"),
+        (f"{name}_others", "other candidates", plots.BLUE, "-"),
+        (f"{name}_others_null", "null: to another token", plots.GREY, ":"),
     ):
-        plots.curve(axes[3], depth, arrays.hit.sel(offset=offset).values, label, colour)
-    plots.curve(
-        axes[3],
-        depth,
-        arrays.hit_null.values,
-        "null: tokens further away",
-        plots.GREY,
-        linestyle=":",
-    )
-    titles = (
-        "probability",
-        "phoneme error rate to the final token",
-        "cosine to the final token",
-        f"among the top {config.top_k}",
-    )
-    for one, title in zip(axes, titles):
-        one.set(title=title, xlabel="depth (share of decoder layers)")
-        if one.lines:
-            one.legend(frameon=False, fontsize=8)
-    return {
-        "token_selection": figure,
-        **({"by_language": _by_language(arrays)} if len(set(arrays.language.values)) > 1 else {}),
-    }
+        values = arrays[variable].values
+        plots.curve(axes, arrays.depth.values, values, label, colour, linestyle=style)
+    axes.set_title(title)
 
 
-def _by_language(arrays: xr.Dataset) -> Any:
-    figure, (one,) = plots.panels(1, 1, width=6, height=3.6)
-    for place, code in enumerate(dict.fromkeys(arrays.language.values)):
-        rows, colour = (
-            arrays.isel(example=np.flatnonzero(arrays.language.values == code)),
-            plots.COLOURS[place % len(plots.COLOURS)],
-        )
-        one.plot(
-            rows.depth,
-            rows.prob.mean("example"),
-            "o-",
-            markersize=3,
-            color=colour,
-            label=f"{code} (n {rows.sizes['example']})",
-        )
-        one.axvline(float(rows.saturation.mean()), color=colour, linestyle="--", linewidth=0.8)
-    one.set(
-        title="probability of the final token; dashed: mean saturation layer",
-        xlabel="depth (share of decoder layers)",
-    )
-    one.legend(frameon=False, fontsize=8, ncols=2)
+def _draw_look_ahead(axes: Axes, arrays: xr.Dataset, title: str) -> None:
+    depth, labels = arrays.depth.values, ("this token", "the next", "the one after")
+    for offset, label, colour in zip(OFFSETS, labels, plots.COLOURS):
+        plots.curve(axes, depth, arrays.hit.sel(offset=offset).values, label, colour)
+    label, null = "null: tokens further away", arrays.hit_null.values
+    plots.curve(axes, depth, null, label, plots.GREY, linestyle=":")
+    axes.set_title(title)
+
+
+def _language_figure(arrays: xr.Dataset) -> Figure:
+    figure, (axes,) = plots.panels(1, 1, width=6, height=3.6)
+    for number, code in enumerate(dict.fromkeys(arrays.language.values)):
+        rows = arrays.isel(example=np.flatnonzero(arrays.language.values == code))
+        colour = plots.COLOURS[number % len(plots.COLOURS)]
+        label, style = f"{code} (n {rows.sizes['example']})", {"markersize": 3, "color": colour}
+        axes.plot(rows.depth, rows.prob.mean("example"), "o-", label=label, **style)
+        axes.axvline(float(rows.saturation.mean()), color=colour, linestyle="--", linewidth=0.8)
+    title = "probability of the final token; dashed: mean saturation layer"
+    axes.set(title=title, xlabel="depth (share of decoder layers)")
+    axes.legend(frameon=False, fontsize=8, ncols=2)
     return figure
 
 
 STUDY = Study(
     title="When the decoder settles on a token",
     section="section 4.7, Fig. 2",
-    about="The logit lens at every token that the model wrote: how probable the final token is at each layer, from which layer on it "
-    "stays on top, and whether the candidates sound like it, mean the same, or already hold what comes next.",
+    about="The logit lens at every token of the generated text shows how probable the final token "
+    "is at each layer, from which layer on it stays on top, and whether the other candidates sound "
+    "similar, have a similar meaning, or contain later tokens.",
     data="Common Voice test, 6 languages of 100 utterances",
     settings=Config,
     run=run,
@@ -355,9 +268,11 @@ STUDY = Study(
         "builtin": {"languages": ("en",), "per_language": 16},
         "quick": {"per_language": 14},
     },
+    claims=CLAIMS,
     differs=(
-        "similarity of meaning is the cosine in the model's own unembedding space, centred; the paper's embedding is not known",
-        "layers are compared by relative depth: the paper's layer n of 32 is depth n/32",
-        "nulls are ours: the same candidates against another token of the same text",
+        "similarity of meaning is the cosine in the model's own centred unembedding space; the "
+        "paper's embedding is not known",
+        "layers are compared by relative depth: the paper's layer n of 32 has depth n/32",
+        "the nulls are ours: the same candidates against another token of the same text",
     ),
 )

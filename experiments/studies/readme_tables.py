@@ -1,6 +1,7 @@
-"""What the studies found, as README and docs/results show it: `python -m experiments.studies.readme_tables out/tiny.en out/base`.
+"""Publishes results of studies as tables: `python -m experiments.studies.readme_tables FOLDER...`.
 
-Takes the results of `jaxasr reproduce` from those folders into docs/results, and writes both tables anew from what is there.
+Copies the results of `jaxasr reproduce` from the folders into docs/results, and rewrites the tables
+of docs/results/README.md and docs/results/verdicts.md from everything that is there.
 """
 
 import shutil
@@ -11,190 +12,254 @@ from typing import Annotated, Any
 import typer
 
 from experiments.studies import registry
-from experiments.studies.study_page import shown
+from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
+from experiments.studies.study_page import format_evidence
 from interventions.storage.inert import named, read_json
 from interventions.storage.text_files import staging, write_text
 
-BEGIN, END = (
-    "<!-- studies: made by `python -m experiments.studies.readme_tables` -->",
-    "<!-- studies: end -->",
-)
+BEGIN = "<!-- studies: made by `python -m experiments.studies.readme_tables` -->"
+END = "<!-- studies: end -->"
 MODELS = ("tiny.en", "base")
-_VERDICTS = {
-    "replicates": "yes",
-    "does not replicate at this scale": "no",
-    "not testable here": "—",
-}
-Results = dict[str, dict[str, dict[str, Any]]]  # by study, by model
+_VERDICTS = {REPLICATES: "yes", DOES_NOT_REPLICATE: "no", UNTESTABLE: "—"}
+
+Result = dict[str, Any]
+Results = dict[str, dict[str, Result]]  # by study, then by model
 
 
 def main(
     folders: Annotated[
         list[Path] | None,
-        typer.Argument(help="Folders of `jaxasr reproduce`; default: none, tables only."),
+        typer.Argument(help="Folders of `jaxasr reproduce`. Default: rewrite the tables only."),
     ] = None,
-    docs: Annotated[Path, typer.Option(help="Where results are published.")] = Path("docs/results"),
-    readme: Annotated[Path, typer.Option(help="The page with the short table.")] = Path(
+    docs: Annotated[Path, typer.Option(help="Folder of the published results.")] = Path(
+        "docs/results"
+    ),
+    verdicts: Annotated[Path, typer.Option(help="Page with the short table.")] = Path(
         "docs/results/verdicts.md"
     ),
 ) -> None:
-    """Publishes what is in `folders`, then writes `docs`/README.md and the table of `readme`."""
-    for result in [
-        path for folder in folders or [] for path in sorted(folder.glob("*/result.json"))
-    ]:
-        take(result, docs)
-    found = published(docs)
-    write_text(docs / "README.md", page(found))
-    write_text(readme, replaced(readme.read_text(encoding="utf-8"), short(found)))
+    """Publishes the results in `folders`, then rewrites the tables in `docs` and `verdicts`."""
+    for folder in folders or []:
+        for file in sorted(folder.glob("*/result.json")):
+            publish(file, docs)
+    results = load_results(docs)
+    write_text(docs / "README.md", results_page(results))
+    text = verdicts.read_text(encoding="utf-8")
+    write_text(verdicts, replace_table(text, claims_table(results)))
 
 
-def take(file: Path, docs: Path) -> None:
-    """Copies one result and its figures. Raises ValueError for what nobody could make again: a quick run, or uncommitted code."""
+def publish(file: Path, docs: Path) -> None:
+    """Copies one result and its figures into `docs`.
+
+    Args:
+        file: a `result.json`.
+        docs: folder of the published results.
+
+    Raises:
+        ValueError: the run was quick or its code was not committed, so it cannot be repeated.
+    """
     with named(file):
-        return _take(file, read_json(file), docs)
+        _publish(file, read_json(file), docs)
 
 
-def _take(file: Path, result: dict[str, Any], docs: Path) -> None:
+def _publish(file: Path, result: Result, docs: Path) -> None:
     commit = str(result["provenance"].get("commit", "+"))
     if result["quick"] or commit.endswith("+"):
         raise ValueError(
-            f"{file}: expected a full run of committed code, got quick={result['quick']}, commit {commit!r}."
+            f"{file}: expected a full run of committed code, "
+            f"got quick={result['quick']}, commit {commit!r}."
         )
-    into = docs / f"{result['id'].lower()}_{result['provenance']['model']['name']}"
+    folder = docs / f"{result['id'].lower()}_{result['provenance']['model']['name']}"
     names = {"result.json", *(f"{name}.png" for name in result["figures"])}
-    with staging(into) as new:
+    with staging(folder) as new:
         for name in names:
             shutil.copyfile(file.parent / name, new / name)
-    for old in into.glob("*.png"):
-        if old.name not in names:
-            old.unlink()
+    for figure in folder.glob("*.png"):
+        if figure.name not in names:
+            figure.unlink()
 
 
-def published(docs: Path) -> Results:
-    """Every result of `docs`, in the order of the registry."""
-    found: Results = {name: {} for name in registry.names()}
-    for model in MODELS:
-        for name in found:
-            file = docs / f"{name.lower()}_{model}" / "result.json"
-            if file.is_file():
-                found[name][model] = read_json(file)
-    return {name: by_model for name, by_model in found.items() if by_model}
+def load_results(docs: Path) -> Results:
+    """Reads every published result, with the current texts of its study.
+
+    Numbers and verdicts are those of the run. Titles, statements and descriptions of tests are the
+    study's as it is now, so that a text can be improved without a new run.
+
+    Args:
+        docs: folder of the published results.
+
+    Returns:
+        Results by study, in the order of the registry, and by model.
+
+    Raises:
+        ValueError: a result has a claim that its study no longer has.
+    """
+    results: Results = {}
+    for name in registry.names():
+        files = {model: docs / f"{name.lower()}_{model}" / "result.json" for model in MODELS}
+        by_model = {
+            model: _with_current_texts(name, read_json(file), file)
+            for model, file in files.items()
+            if file.is_file()
+        }
+        if by_model:
+            results[name] = by_model
+    return results
 
 
-def short(found: Results) -> str:
-    """A row for each claim, a column for each model: verdict, number, interval."""
+def _with_current_texts(name: str, result: Result, file: Path) -> Result:
+    study = registry.study(name)
+    if unknown := result["findings"].keys() - study.claims.keys():
+        raise ValueError(
+            f"{file}: {name} no longer has the claim {', '.join(sorted(unknown))}; run it again."
+        )
+    findings = {
+        key: {
+            **finding,
+            "statement": study.claims[key].statement,
+            "paper": study.claims[key].paper,
+            "test": study.claims[key].test,
+        }
+        for key, finding in result["findings"].items()
+    }
+    return {**result, "title": study.title, "about": study.about, "findings": findings}
+
+
+def claims_table(results: Results) -> str:
+    """Formats the short table: a row per claim, a column per model.
+
+    Args:
+        results: from `load_results`.
+
+    Returns:
+        A Markdown table.
+    """
+    head = ["", "claim (the paper's numbers, large-v3)", *(f"ours, {model}" for model in MODELS)]
     rows = [
         [
             name,
-            _cell(claim["says"] + _numbers(claim["paper"])),
-            *(_ours(by_model.get(model), key, brief=True) for model in MODELS),
+            _cell(claim["statement"] + _paper_numbers(claim["paper"])),
+            *(_evidence_cell(by_model.get(model), key, brief=True) for model in MODELS),
         ]
-        for name, by_model in found.items()
+        for name, by_model in results.items()
         for key, claim in _claims(by_model).items()
     ]
-    return _table(
-        ["", "claim (the paper's numbers, large-v3)", *(f"ours, {model}" for model in MODELS)], rows
-    )
+    return _table(head, rows)
 
 
-def replaced(text: str, table: str) -> str:
-    """`text` with `table` between its two marks. Raises ValueError where they are missing."""
+def replace_table(text: str, table: str) -> str:
+    """Replaces what stands between the marks `BEGIN` and `END` of a page.
+
+    Args:
+        text: the page.
+        table: a Markdown table.
+
+    Returns:
+        The new page.
+
+    Raises:
+        ValueError: the page lacks the marks.
+    """
     if BEGIN not in text or END not in text:
-        raise ValueError(f"readme: expected the lines {BEGIN!r} and {END!r}.")
+        raise ValueError(f"verdicts: expected the lines {BEGIN!r} and {END!r}.")
     return f"{text[: text.index(BEGIN)]}{BEGIN}\n\n{table}\n{text[text.index(END) :]}"
 
 
-def page(found: Results) -> str:
-    """Each study with its tests, numbers, figures, and how it was run."""
-    links = ", ".join(f"[{name}](#{name.lower()})" for name in found)
-    return "\n".join(
-        [_HEAD.format(links=links), *(_section(name, by_model) for name, by_model in found.items())]
-    )
+def results_page(results: Results) -> str:
+    """Formats the long page: tests, numbers, figures and provenance of each study.
+
+    Args:
+        results: from `load_results`.
+
+    Returns:
+        Markdown.
+    """
+    links = ", ".join(f"[{name}](#{name.lower()})" for name in results)
+    sections = [_section(name, by_model) for name, by_model in results.items()]
+    return "\n".join([_HEAD.format(links=links), *sections])
 
 
-_HEAD = """# The studies, run on recordings
+_HEAD = """# Results of the studies
 
-Made from the `result.json` of each folder by `python -m experiments.studies.readme_tables`; what to think of the verdicts stands in
-[caveats.md](caveats.md). yes: the whole 95 % interval lies on the claim's side of the null, and p, where there is one, is at most 0.05;
-no: it does not at this scale; —: not testable here; empty: not run. {links}.
+`python -m experiments.studies.readme_tables` makes this page from the `result.json` of each folder.
+[caveats.md](caveats.md) explains how far each verdict can be trusted.
+
+* **yes**: the whole 95 % interval lies on the claim's side of the null, and p, if there is one, is
+  at most 0.05.
+* **no**: it does not, at this scale.
+* **—**: not testable here. An empty cell: not run.
+
+{links}
 """
 
 
-def _section(name: str, by_model: dict[str, dict[str, Any]]) -> str:
-    first = next(iter(by_model.values()))
-    claims = _claims(by_model)
+def _section(name: str, by_model: dict[str, Result]) -> str:
+    newest = next(iter(by_model.values()))
     head = ["claim", "paper", "test", "null", *MODELS]
-    rows = [
-        [
-            _cell(one["says"]),
-            _cell(one["paper"]),
-            _cell(one["test"]),
-            f"{one['side']} {one['null']:g}",
-        ]
-        + [_ours(by_model.get(model), key) for model in MODELS]
-        for key, one in claims.items()
-    ]
-    ran = "\n".join(
-        f"* {line}" for model, result in by_model.items() for line in [_ran(model, result)]
+    claims = _table(
+        head, (_claim_row(key, row, by_model) for key, row in _claims(by_model).items())
     )
-    pictures = "\n\n".join(
+    runs = "\n".join(f"* {_run_line(model, result)}" for model, result in by_model.items())
+    figures = "\n\n".join(
         f"![{name}, {model}: {figure.replace('_', ' ')}]({name.lower()}_{model}/{figure}.png)"
         for model, result in by_model.items()
         for figure in result["figures"]
     )
-    laid_out = {
-        model: result["numbers"]["table"]
+    measurements = "".join(
+        f"\n{_measurements(model, result['numbers']['table'])}"
         for model, result in by_model.items()
         if "table" in result["numbers"]
-    }
-    tables = "".join(f"\n{_measured(model, table)}" for model, table in laid_out.items())
-    return f"## {name}\n\n**{first['title']}.** {first['about']}\n\n{_table(head, rows)}\n{ran}\n{tables}\n{pictures}\n"
+    )
+    intro = f"**{newest['title']}.** {newest['about']}"
+    return f"## {name}\n\n{intro}\n\n{claims}\n{runs}\n{measurements}\n{figures}\n"
 
 
-def _measured(model: str, rows: dict[str, dict[str, float]]) -> str:
-    """The numbers that a study lays out as rows of the same columns."""
+def _claim_row(key: str, claim: dict[str, Any], by_model: dict[str, Result]) -> list[str]:
+    texts = [_cell(claim[name]) for name in ("statement", "paper", "test")]
+    evidence = [_evidence_cell(by_model.get(model), key) for model in MODELS]
+    return [*texts, f"{claim['side']} {claim['null']:g}", *evidence]
+
+
+def _measurements(model: str, rows: dict[str, dict[str, float]]) -> str:
     columns = [name.replace("_", " ") for name in next(iter(rows.values()))]
-    return _table(
-        [model, *columns], ([key, *(f"{x:g}" for x in row.values())] for key, row in rows.items())
-    )
+    cells = ([key, *(f"{x:g}" for x in row.values())] for key, row in rows.items())
+    return _table([model, *columns], cells)
 
 
-def _ran(model: str, result: dict[str, Any]) -> str:
-    known = result["provenance"]
+def _run_line(model: str, result: Result) -> str:
+    made_by, seconds = result["provenance"], result["seconds"]
     settings = ", ".join(
-        f"{key} {one['value']}"
-        for key, one in result["settings"].items()
-        if isinstance(one["value"], int)
+        f"{key} {setting['value']}"
+        for key, setting in result["settings"].items()
+        if isinstance(setting["value"], int)
     )
-    seconds = result["seconds"]
-    took = (
+    # Results of older versions have no CPU time.
+    time = (
         f"{seconds['cpu']:.0f} s of a CPU core"
         if "cpu" in seconds
         else f"{seconds['items_when_made']:.0f} s"
     )
+    run = f"`{made_by['command']}`, seed {made_by['seed']}, commit {made_by['commit'][:8]}, {time}"
     link = f"{result['id'].lower()}_{model}/result.json"
-    how = (
-        f"{model}: `{known['command']}`, seed {known['seed']}, commit {known['commit'][:8]}, {took}"
-    )
-    return f"{how}; {settings} ([sources and versions]({link}))"
+    return f"{model}: {run}; {settings} ([sources and versions]({link}))"
 
 
-def _claims(by_model: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def _claims(by_model: dict[str, Result]) -> dict[str, dict[str, Any]]:
     return {key: claim for result in by_model.values() for key, claim in result["findings"].items()}
 
 
-def _ours(result: dict[str, Any] | None, key: str, *, brief: bool = False) -> str:
+def _evidence_cell(result: Result | None, key: str, *, brief: bool = False) -> str:
     if result is None or key not in result["findings"]:
         return ""
     finding = result["findings"][key]
-    verdict, ours = _VERDICTS[finding["verdict"]], shown(finding["ours"])
-    if verdict == "—":
-        return verdict if brief else _cell(f"— {finding['why']}")
-    return f"{verdict}: {ours.split(', n ')[0] if brief else ours}"
+    verdict, evidence = _VERDICTS[finding["verdict"]], format_evidence(finding["ours"])
+    if finding["verdict"] == UNTESTABLE:
+        return verdict if brief else _cell(f"{verdict} {finding['why']}")
+    return f"{verdict}: {evidence.split(', n ')[0] if brief else evidence}"
 
 
-def _numbers(paper: str) -> str:
-    """What the paper has, where it has a number."""
+def _paper_numbers(paper: str) -> str:
+    """Returns the paper's numbers in brackets; nothing if it has none."""
     return f" ({paper})" if any(map(str.isdigit, paper)) and not paper.startswith("not ") else ""
 
 
@@ -203,14 +268,8 @@ def _cell(text: str) -> str:
 
 
 def _table(head: list[str], rows: Iterable[list[str]]) -> str:
-    return "\n".join(
-        [
-            f"| {' | '.join(head)} |",
-            "|" + "---|" * len(head),
-            *(f"| {' | '.join(row)} |" for row in rows),
-            "",
-        ]
-    )
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows), ""])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Recordings that studies of hallucination listen to: those that make a model loop, clean speech, and what is no speech."""
+"""Recordings for studies of hallucination: clean speech, sounds without speech, loops."""
 
 import dataclasses
 import functools
@@ -18,172 +18,191 @@ from experiments.studies.selection import (
     WINDOW_S,
     first_window,
     language,
+    set_of,
     spoken,
     supported_languages,
 )
 from interventions.generation.transcripts import repetition, words
+from jaxasr import Recogniser
 from jaxasr.config import SAMPLE_RATE
-from jaxasr.rules import rules_for
 
-# What leaves the words as they are; a cut, a reversal, a repetition or a second voice does not.
+# Operations of a recipe that leave the words as they are.
 _KEEPS_WORDS = {"load", "mix", "mixnoise", "speed", "lowpass", "highpass", "clip", "gain", "norm"}
-_PLAIN = (None, "read", "TTS")  # kinds of speech that are neither acted, nor spelled, nor digits
+_PLAIN_SPEECH = (None, "read", "TTS")  # neither acted, nor spelled, nor digits
+_NOISE_EXPONENT = {"white": 0, "pink": 0.5, "brown": 1}  # of the spectrum's fall with frequency
 
 
-def clean(
-    corpus: Corpus, asr: Any, n: int, max_new_tokens: int = 224, at_least_s: float = 2.0
+def clean_speech(
+    corpus: Corpus, asr: Recogniser, n: int, max_new_tokens: int = 224, at_least_s: float = 2.0
 ) -> list[Utterance]:
-    """`n` recordings of plain English sentences with transcripts that can be written within `max_new_tokens`, evenly over the sets."""
-    known = spoken(
-        corpus, len(corpus), supported_languages(asr, ["en"]), labelled=True, at_least_s=at_least_s
-    )
-    return spread(
-        [one for one in known if _is_clean(one) and _fits(one, asr, max_new_tokens)],
-        n,
-        lambda one: one.label("set"),
-    )
+    """Selects recordings of plain English sentences, spread evenly over the sets.
+
+    Args:
+        corpus: the recordings.
+        asr: the model that will transcribe them.
+        n: most recordings.
+        max_new_tokens: longest text; recordings whose transcript might not fit are excluded.
+        at_least_s: shortest length in seconds.
+
+    Returns:
+        Recordings with transcripts.
+    """
+    english = supported_languages(asr, ["en"])
+    clips = [
+        clip
+        for clip in spoken(corpus, len(corpus), english, labelled=True, at_least_s=at_least_s)
+        if _is_clean(clip) and _fits(clip, asr, max_new_tokens)
+    ]
+    return spread(clips, n, set_of)
 
 
-def _is_clean(one: Utterance) -> bool:
-    """No sentence with a word that does not fit, none in noise: of such twins only the name of the set says what they are."""
-    noisy = str(one.label("set")).endswith("noisy")
-    return (
-        one.label("speech_kind") in _PLAIN
-        and not one.label("target")
-        and not noisy
-        and _is_sentence(one.transcript)
-    )
+def _is_clean(clip: Utterance) -> bool:
+    # Noisy copies of clean recordings are marked by nothing but the name of their set.
+    noisy = str(set_of(clip)).endswith("noisy")
+    incongruent = clip.label("target")
+    plain = clip.label("speech_kind") in _PLAIN_SPEECH
+    return plain and not incongruent and not noisy and _is_sentence(clip.transcript)
 
 
 def _is_sentence(transcript: str) -> bool:
-    """At least three words, of which most are no numbers: a row of numbers is written in many ways, and all but one count as errors."""
-    said = words(transcript).split()
-    return len(said) >= 3 and 2 * sum(any(map(str.isdigit, word)) for word in said) < len(said)
+    """Accepts at least three words, most of them not numbers: a number has many spellings."""
+    text = words(transcript).split()
+    numbers = sum(any(map(str.isdigit, word)) for word in text)
+    return len(text) >= 3 and 2 * numbers < len(text)
 
 
-def _fits(one: Utterance, asr: Any, max_new_tokens: int) -> bool:
-    """A window holds the recording, the tokens its text, with room for a fourth more and the end."""
-    return (
-        float(one.label("duration_s") or 0) <= WINDOW_S
-        and 1.25 * len(asr.tokenizer.encode(one.transcript)) + 1 <= max_new_tokens
-    )
+def _fits(clip: Utterance, asr: Recogniser, max_new_tokens: int) -> bool:
+    """Leaves room for a text a fourth longer than the transcript, and for the end-of-text."""
+    n_tokens = 1.25 * len(asr.tokenizer.encode(clip.transcript)) + 1
+    return float(clip.label("duration_s") or 0) <= WINDOW_S and n_tokens <= max_new_tokens
 
 
 def nonspeech(corpus: Corpus, n: int) -> list[Utterance]:
-    """`n` recordings without speech, evenly over the sets; of a corpus that has none, noise of several colours."""
-    found = [one for one in corpus.utterances if _silent(one)]
-    return spread(found, n, lambda one: one.label("set")) if found else noises(n)
+    """Selects `n` recordings without speech, spread evenly over the sets.
 
-
-def _silent(one: Utterance) -> bool:
-    return one.label("speech_kind") == "non-speech" or bool(one.label("noise_class"))
-
-
-def noises(n: int, seconds: float = 5.0) -> list[Utterance]:
-    """Stationary noise, each a seed: power falls with the 0th, 1st and 2nd power of the frequency in turn, loud and soft."""
-    names = [
-        (place, ("white", "pink", "brown")[place % 3], (0.1, 0.01)[place // 3 % 2])
-        for place in range(n)
+    Returns:
+        The recordings; synthetic noise if the corpus has none.
+    """
+    clips = [
+        clip
+        for clip in corpus.utterances
+        if clip.label("speech_kind") == "non-speech" or clip.label("noise_class")
     ]
-    return [
-        _noise(f"{colour}-{level}-{seed}", seed, colour, level, seconds)
-        for seed, colour, level in names
-    ]
+    return spread(clips, n, set_of) if clips else synthetic_noises(n)
 
 
-def _noise(name: str, seed: int, colour: str, level: float, seconds: float) -> Utterance:
+def synthetic_noises(n: int, seconds: float = 5.0) -> list[Utterance]:
+    """Makes `n` recordings of white, pink and brown noise, loud and soft in turn."""
+    colours, levels = tuple(_NOISE_EXPONENT), (0.1, 0.01)
+    return [_noise(seed, colours[seed % 3], levels[seed // 3 % 2], seconds) for seed in range(n)]
+
+
+def _noise(seed: int, colour: str, level: float, seconds: float) -> Utterance:
+    name = f"{colour}-{level}-{seed}"
     labels = {"set": "noise", "noise_class": colour, "duration_s": seconds}
-    return Utterance(
-        name,
-        Path(name),
-        labels=labels,
-        read=functools.partial(coloured, seed, colour, level, seconds),
-    )
+    samples = functools.partial(coloured_noise, seed, colour, level, seconds)
+    return Utterance(name, Path(name), labels=labels, read=samples)
 
 
-def coloured(seed: int, colour: str, level: float, seconds: float) -> Float[np.ndarray, "n"]:
-    """Noise with root mean square `level`."""
+def coloured_noise(seed: int, colour: str, level: float, seconds: float) -> Float[np.ndarray, "n"]:
+    """Makes stationary noise.
+
+    Args:
+        seed: of the random numbers.
+        colour: "white", "pink" or "brown"; power falls with the 0th, 1st or 2nd power of frequency.
+        level: root mean square of the samples.
+        seconds: length.
+
+    Returns:
+        16 kHz samples.
+    """
     n = round(seconds * SAMPLE_RATE)
     spectrum = np.fft.rfft(np.random.default_rng(seed).standard_normal(n))
     frequency = np.maximum(np.fft.rfftfreq(n, 1 / SAMPLE_RATE), 20)
-    drawn = np.fft.irfft(spectrum / frequency ** {"white": 0, "pink": 0.5, "brown": 1}[colour], n)
-    return (drawn * level / np.sqrt((drawn**2).mean())).astype(np.float32)
+    samples = np.fft.irfft(spectrum / frequency ** _NOISE_EXPONENT[colour], n)
+    return (samples * level / np.sqrt((samples**2).mean())).astype(np.float32)
 
 
-def loops(
-    asr: Any, corpus: Corpus, n: int, tries: int, keep: Keep, max_new_tokens: int
+def find_loops(
+    asr: Recogniser, corpus: Corpus, n: int, tries: int, keep: Keep, max_new_tokens: int
 ) -> list[Utterance]:
-    """The first `n` recordings that make the model repeat itself, of at most `tries`. Where the words are known although it is a
-    made-up trigger, they are its transcript. Left out: recordings that are known to repeat themselves, so that repeating is right."""
-    found: list[Utterance] = []
+    """Searches for recordings whose generated text is a repetition loop.
+
+    Recordings whose audio itself repeats are skipped, because a repetitive text is right for them.
+
+    Args:
+        asr: the model.
+        corpus: the recordings.
+        n: stops after so many loops.
+        tries: most recordings to transcribe.
+        keep: stores what was transcribed.
+        max_new_tokens: longest text.
+
+    Returns:
+        The recordings. A synthetic trigger has a transcript if its recipe keeps the words.
+    """
+    loops: list[Utterance] = []
     candidates = _candidates(corpus)[:tries]
     with keep.steps.bar("search for loops") as progress:
-        for place, one in enumerate(candidates):
-            progress(place, len(candidates))
-            if keep(f"mined {one.id}", lambda one=one: heard_as(asr, one, max_new_tokens))[
-                "repetitive"
-            ]:
-                found.append(one)
-            if len(found) == n:
+        for position, clip in enumerate(candidates):
+            progress(position, len(candidates))
+            measure = functools.partial(repetition_numbers, asr, clip, max_new_tokens)
+            if keep(f"loop search {clip.id}", measure)["repetitive"]:
+                loops.append(clip)
+            if len(loops) == n:
                 break
         progress(len(candidates), len(candidates))
-    return found
+    return loops
 
 
-def heard_as(asr: Any, one: Utterance, max_new_tokens: int) -> Arrays:
-    """The numbers of `transcripts.repetition` of what the model writes, greedily and without timestamps."""
-    memory, _ = asr.model.encode(jaxasr.log_mel(first_window(one), asr.config.n_mels)[None])
-    prompt, end = (
-        np.asarray([asr.tokenizer.prompt(language(one) or "en")]),
-        asr.tokenizer.special.eot,
-    )
-    out = jaxasr.generate(
-        asr.model,
-        memory,
-        prompt,
-        max_new_tokens=max_new_tokens,
-        rules=rules_for(asr.tokenizer),
-        eot=end,
-    )
-    ids = np.asarray(out.tokens)[0, : int(out.lengths[0])]
-    return {
-        name: np.asarray(value)
-        for name, value in repetition(ids, asr.tokenizer.decode(ids)).items()
-    }
+def repetition_numbers(asr: Recogniser, clip: Utterance, max_new_tokens: int) -> Arrays:
+    """Measures the repetition of the text that is generated for a recording.
+
+    Returns:
+        The numbers of `interventions.generation.transcripts.repetition`.
+    """
+    memory, _ = asr.model.encode(jaxasr.log_mel(first_window(clip), asr.config.n_mels)[None])
+    prompt = asr.tokenizer.prompt(language(clip) or "en")
+    [ids] = asr.generate(memory, prompt, max_new_tokens=max_new_tokens).ids
+    numbers = repetition(ids, asr.tokenizer.decode(ids))
+    return {name: np.asarray(value) for name, value in numbers.items()}
 
 
 def _candidates(corpus: Corpus) -> list[Utterance]:
-    """What is meant to loop, those with words and those without in turn; then everything else."""
-    made = {str(row["path"]): row for row in _recipes(corpus)}
-    words = {one.id: one.transcript for one in corpus.utterances}
-    known = [
-        _with_words(one, made.get(one.id), words)
-        for one in corpus.utterances
-        if not made.get(one.id, {}).get("audio_periodic")
+    """Lists synthetic triggers first, with and without words in turn, then other recordings."""
+    recipes = {str(row["path"]): row for row in _recipes(corpus)}
+    transcripts = {clip.id: clip.transcript for clip in corpus.utterances}
+    clips = [
+        _with_words(clip, recipes.get(clip.id), transcripts)
+        for clip in corpus.utterances
+        if not recipes.get(clip.id, {}).get("audio_periodic")
     ]
-    meant = [one for one in known if made.get(one.id, {}).get("group") == "loop"]
-    others = [one for one in known if one.id not in made]
-    return spread(meant, len(meant), lambda one: bool(one.transcript)) + spread(
-        others, len(others), lambda one: one.label("set")
-    )
+    triggers = [clip for clip in clips if recipes.get(clip.id, {}).get("group") == "loop"]
+    others = [clip for clip in clips if clip.id not in recipes]
+    in_turn = spread(triggers, len(triggers), lambda clip: bool(clip.transcript))
+    return in_turn + spread(others, len(others), set_of)
 
 
 def _recipes(corpus: Corpus) -> Iterable[dict[str, Any]]:
-    """How the triggers of the data folder were made, if that is the corpus."""
-    where = real_speech.folder()
-    ours = where is not None and any(
-        one.path.is_relative_to(where) for one in corpus.utterances[:1]
-    )
-    return [row for row in real_speech.rows("recipes") if row.get("path")] if ours else []
+    """Reads how the data folder's triggers were made; nothing for another corpus."""
+    folder = real_speech.folder()
+    if folder is None or not corpus.utterances[0].path.is_relative_to(folder):
+        return []
+    return [row for row in real_speech.rows("recipes") if row.get("path")]
 
 
-def _with_words(one: Utterance, recipe: dict[str, Any] | None, words: dict[str, str]) -> Utterance:
-    if recipe is None or one.transcript:
-        return one
-    ops = recipe["ops"]
-    whole = all(
-        op["op"] in _KEEPS_WORDS and not (op["op"] == "load" and (op.get("start") or op.get("end")))
-        for op in ops
-    )
-    known = words.get(ops[0].get("path", ""), "") if whole and ops[0]["op"] == "load" else ""
-    return dataclasses.replace(one, transcript=known)
+def _with_words(
+    clip: Utterance, recipe: dict[str, Any] | None, transcripts: dict[str, str]
+) -> Utterance:
+    """Adds the transcript of a trigger's source recording, if its words are intact."""
+    if recipe is None or clip.transcript:
+        return clip
+    operations = recipe["ops"]
+    source, intact = operations[0], all(map(_keeps_words, operations))
+    text = transcripts.get(source.get("path", ""), "") if source["op"] == "load" else ""
+    return dataclasses.replace(clip, transcript=text if intact else "")
+
+
+def _keeps_words(operation: dict[str, Any]) -> bool:
+    cut = operation["op"] == "load" and (operation.get("start") or operation.get("end"))
+    return operation["op"] in _KEEPS_WORDS and not cut

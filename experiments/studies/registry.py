@@ -1,37 +1,61 @@
-"""Which studies there are: every file of `experiments/studies`, by the letters and digits its name begins with."""
+"""Finds the studies: each file of `experiments/studies` named like `e7_encoder_lens.py` is one."""
 
 import importlib
 import pkgutil
 import re
 from collections.abc import Iterable
-from typing import Any
+
+from experiments.studies.study import Study
 
 
 def names() -> dict[str, str]:
-    """Module of every study by its id, `{"E7": "experiments.studies.e7_encoder_lens"}`; imports none of them."""
+    """Lists the studies without importing them.
+
+    Returns:
+        Module name by study id, as in `{"E7": "experiments.studies.e7_encoder_lens"}`. The paper's
+        experiments (E1, E2, ...) come first.
+    """
     from experiments import studies
 
-    found = [
+    matches = [
         match
         for module in pkgutil.iter_modules(studies.__path__)
         if (match := re.match(r"([a-z])(\d+)_\w+$", module.name))
     ]
-    ordered = sorted(
-        found, key=lambda match: (match[1] != "e", match[1], int(match[2]))
-    )  # the paper's come first
-    return {f"{match[1].upper()}{match[2]}": f"{studies.__name__}.{match[0]}" for match in ordered}
+    matches.sort(key=lambda match: (match[1] != "e", match[1], int(match[2])))
+    return {f"{match[1].upper()}{match[2]}": f"{studies.__name__}.{match[0]}" for match in matches}
 
 
-def study(name: str) -> Any:
-    """The `STUDY` of an id such as "E7"."""
-    return importlib.import_module(names()[chosen([name])[0]]).STUDY
+def study(name: str) -> Study:
+    """Imports the study of an id such as "E7".
+
+    Raises:
+        ValueError: an unknown id.
+    """
+    [study_id] = resolve([name])
+    return importlib.import_module(names()[study_id]).STUDY
 
 
-def chosen(wanted: Iterable[str]) -> list[str]:
-    """Ids in the order of the registry, `all` for all of them. Raises ValueError listing what there is."""
-    known, asked = names(), [name.upper() for name in wanted]
-    if unknown := [name for name in asked if name not in (*known, "ALL")]:
+def resolve(ids: Iterable[str]) -> list[str]:
+    """Sorts study ids into the order of the registry.
+
+    Args:
+        ids: ids in any case; "all" stands for every study.
+
+    Returns:
+        Ids as `names` spells them.
+
+    Raises:
+        ValueError: an unknown id; the message lists the studies.
+
+    Example:
+        >>> resolve(["e8", "E7"])
+        ['E7', 'E8']
+    """
+    studies, requested = names(), [name.upper() for name in ids]
+    if unknown := [name for name in requested if name not in (*studies, "ALL")]:
         raise ValueError(
-            f"reproduce: unknown experiment {', '.join(unknown)}. There are: {', '.join(known)}, all."
+            f"reproduce: expected experiments out of {', '.join(studies)}, all; "
+            f"got {', '.join(unknown)}."
         )
-    return [name for name in known if name in asked or "ALL" in asked]
+    return [name for name in studies if name in requested or "ALL" in requested]

@@ -1,4 +1,4 @@
-"""Runs studies: settings, arrays, findings, figures and a page for each, and an index over all; what was computed is kept."""
+"""Runs studies, and writes arrays, findings, figures and a page for each, plus an index."""
 
 import dataclasses
 import io
@@ -15,39 +15,48 @@ from experiments.item_cache import Keep, fingerprint
 from experiments.progress import Progress
 from experiments.runtime import weights
 from experiments.studies import registry, study_page
-from experiments.studies.study import Finding, Study
+from experiments.studies.study import Finding, Settings, Study
 from interventions.storage.provenance import provenance
 from interventions.storage.results import save_result
 from interventions.storage.text_files import only_writer, plain, staging, write_json, write_text
+from jaxasr import Recogniser
 
 PAPER_MODEL = "large-v3"
 
+Result = dict[str, Any]
 
-def material(where: Path | str | None = None) -> tuple[Corpus, str]:
-    """The recordings at `where`, else those of the data folder, else the built-in ones; and the preset that goes with them."""
-    found = where or real_speech.folder()
-    return (
-        (builtin(), "builtin")
-        if found is None
-        else (_named(open_corpus(found), Path(found).name), "here")
-    )
+
+def open_recordings(path: Path | str | None = None) -> tuple[Corpus, str]:
+    """Opens the recordings of a run.
+
+    Args:
+        path: a corpus. None: the data folder (`experiments.data.real_speech`), or the built-in
+            recordings if there is none.
+
+    Returns:
+        The corpus, and the preset for it: "here" or "builtin".
+    """
+    source = path or real_speech.folder()
+    if source is None:
+        return builtin(), "builtin"
+    return _name_manifest(open_corpus(source), Path(source).name), "here"
 
 
 def builtin() -> Corpus:
-    """The recordings that come with the package: short sentences, single words and near-homophones by one synthetic voice."""
+    """Opens the package's recordings: sentences, words and near-homophones, synthetic voice."""
     with resources.as_file(resources.files("experiments").joinpath("assets", "speech")) as folder:
-        return _named(open_corpus(folder), "built-in")
+        return _name_manifest(open_corpus(folder), "built-in")
 
 
-def _named(corpus: Corpus, name: str) -> Corpus:
-    """A manifest goes by the name of its folder."""
+def _name_manifest(corpus: Corpus, name: str) -> Corpus:
+    """Names a manifest after its folder; a corpus with its own layout keeps its name."""
     return dataclasses.replace(corpus, name=name) if corpus.layout == "manifest" else corpus
 
 
 def reproduce(
     name: str,
     study: Study,
-    asr: Any,
+    asr: Recogniser,
     corpus: Corpus,
     out: Path,
     *,
@@ -56,118 +65,134 @@ def reproduce(
     seed: int = 0,
     steps: Progress | None = None,
     record: Callable[[Path], None] = lambda new: None,
-) -> dict[str, Any]:
-    """Runs one study into the folder `out`: `result.json`, `arrays.nc`, figures, `index.html`; returns what `result.json` holds.
+) -> Result:
+    """Runs one study and writes `result.json`, `arrays.nc`, figures and `index.html`.
 
-    `record` writes what made the files into the folder that will replace them.
-    Its expensive items are kept in `out/items`, apart for every model, corpus and settings: a second run uses them.
-    Raises ValueError for an unknown preset, BlockingIOError while another process runs into `out`, and what the study raises.
+    Expensive items are stored in `out/items`, in a folder per model, corpus and settings, and a
+    second run reuses them.
+
+    Args:
+        name: id of the study, such as "E7".
+        study: the study.
+        asr: the recogniser to study.
+        corpus: the recordings.
+        out: folder for the files.
+        preset: see `Study.presets`.
+        quick: whether to use fewer recordings.
+        seed: of sampling, noise and resampling.
+        steps: reports progress; None reports nothing.
+        record: is called with the folder of the new files before it replaces the old ones, and can
+            add a file that describes the run.
+
+    Returns:
+        The content of `result.json`.
+
+    Raises:
+        ValueError: an unknown preset.
+        BlockingIOError: another process runs into `out`.
+        Exception: what the study raises.
     """
+    steps, clock = steps or Progress(quiet=True), _Clock()
+    settings, sources = study.configured(preset, quick=quick, seed=seed), _sources(asr, corpus)
     with only_writer(out):
-        return _reproduced(
-            name,
-            study,
-            asr,
-            corpus,
-            out,
-            study.configured(preset, quick=quick, seed=seed),
-            preset,
-            quick,
-            steps,
-            record,
+        items = out / "items" / fingerprint(name, study.version, sources, settings.sourced())
+        keep = Keep(items, steps)
+        arrays = study.run(asr, corpus, settings, keep)
+        with steps(f"{name} analysis and figures"):
+            analysis = study.analyse(arrays, settings)
+            figures = {key: _png(figure) for key, figure in study.draw(arrays, settings).items()}
+        result = plain(
+            {
+                **{"id": name, "title": study.title, "section": study.section},
+                **{"about": study.about, "preset": preset, "quick": quick},
+                "figures": list(figures),
+                "findings": {key: _finding(value) for key, value in analysis.findings.items()},
+                "numbers": analysis.numbers,
+                "differs": _differences(study, sources, settings),
+                "settings": settings.explained(),
+                "seconds": clock.seconds(keep),
+                "provenance": provenance(**sources, seed=settings.seed),
+            }
         )
-
-
-def _reproduced(
-    name: str, study: Study, asr: Any, corpus: Corpus, out: Path, settings: Any, preset: str, quick: bool, steps: Progress | None,
-    record: Callable[[Path], None],
-) -> dict[str, Any]:  # fmt: skip
-    steps, start, cpu = steps or Progress(quiet=True), time.perf_counter(), -time.process_time()
-    sources = {
-        "model": weights(asr),
-        "data": {
-            "corpus": corpus.name,
-            "recordings": len(corpus),
-            "sha256": corpus.sha256(transcripts=True),
-        },
-    }
-    keep = Keep(
-        out / "items" / fingerprint(name, study.version, sources, settings.sourced()), steps
-    )
-    arrays = study.run(asr, corpus, settings, keep)
-    with steps(f"{name} analysis and figures"):
-        analysis = study.analyse(arrays, settings)
-        figures = {key: _png(figure) for key, figure in study.draw(arrays, settings).items()}
-    known = provenance(**sources, seed=settings.seed)
-    cpu += time.process_time() + keep.earlier_cpu_s
-    taken = {"this_run": time.perf_counter() - start, "items_when_made": keep.seconds, "cpu": cpu}
-    result = plain(
-        {
-            **{"id": name, "title": study.title, "section": study.section, "about": study.about},
-            **{"preset": preset, "quick": quick, "figures": list(figures)},
-            "findings": {key: _finding(found) for key, found in analysis.findings.items()},
-            "numbers": analysis.numbers,
-            "differs": _differs(study, sources, settings),
-            "settings": settings.explained(),
-            "seconds": {key: round(seconds, 2) for key, seconds in taken.items()},
-            "provenance": known,
-        }
-    )
-    with staging(out) as new:
-        save_result(arrays, new / "arrays.nc", provenance=known)
-        for key, png in figures.items():
-            (new / f"{key}.png").write_bytes(png)
-        write_text(new / "index.html", study_page.render(result, figures))
-        write_json(new / "result.json", result)
-        record(new)
+        with staging(out) as new:
+            save_result(arrays, new / "arrays.nc", provenance=result["provenance"])
+            for key, png in figures.items():
+                (new / f"{key}.png").write_bytes(png)
+            write_text(new / "index.html", study_page.render(result, figures))
+            write_json(new / "result.json", result)
+            record(new)
     return result
 
 
 def reproduce_all(
     names: Iterable[str],
     out: Path,
-    one: Callable[[str, Study, Path], dict[str, Any]],
-    say: Callable[[str, BaseException], None],
-) -> dict[str, dict[str, Any] | None]:
-    """`one(name, study, folder)` for every name; one that fails is said, noted for the index, and the others get their turn."""
-    done: dict[str, dict[str, Any] | None] = {}
+    run_study: Callable[[str, Study, Path], Result],
+    report_failure: Callable[[str, BaseException], None],
+) -> dict[str, Result | None]:
+    """Runs several studies, writes the index after each, and continues after a failure.
+
+    Args:
+        names: ids of studies.
+        out: folder of the index and of one folder per study.
+        run_study: called with id, study and folder.
+        report_failure: called with id and exception of a study that failed.
+
+    Returns:
+        The result of each study; None for one that failed.
+    """
+    results: dict[str, Result | None] = {}
     for name in names:
         folder = out / name
         try:
-            done[name] = one(name, registry.study(name), folder)
+            results[name] = run_study(name, registry.study(name), folder)
             (folder / "error.txt").unlink(missing_ok=True)
         except Exception as problem:
-            done[name] = None
+            results[name] = None
             write_text(folder / "error.txt", "".join(traceback.format_exception(problem)))
-            say(name, problem)
+            report_failure(name, problem)
         write_text(out / "index.html", study_page.index(out))
-    return done
+    return results
 
 
-def _finding(found: Finding) -> dict[str, Any]:
-    claim, evidence = dataclasses.asdict(found.claim), found.evidence
-    return {
-        **claim,
-        "ours": evidence and dataclasses.asdict(evidence),
-        "verdict": found.verdict,
-        "why": found.why,
-    }
+class _Clock:
+    """Measures a run's wall time and CPU time from its construction on."""
+
+    def __init__(self) -> None:
+        self.start, self.cpu_start = time.perf_counter(), time.process_time()
+
+    def seconds(self, keep: Keep) -> dict[str, float]:
+        cpu = time.process_time() - self.cpu_start + keep.earlier_cpu_s
+        wall = time.perf_counter() - self.start
+        seconds = {"this_run": wall, "items_when_made": keep.seconds, "cpu": cpu}
+        return {name: round(value, 2) for name, value in seconds.items()}
 
 
-def _differs(study: Study, sources: dict[str, Any], settings: Any) -> list[str]:
-    """What is not as in the paper: model, recordings, every setting whose value was changed, and what the study says of its method."""
-    model, corpus = sources["model"]["name"], sources["data"]
-    changed = [(key, known) for key, known in settings.sourced().items() if "paper" in known]
+def _sources(asr: Recogniser, corpus: Corpus) -> dict[str, Any]:
+    data = {"corpus": corpus.name, "recordings": len(corpus)}
+    return {"model": weights(asr), "data": data | {"sha256": corpus.sha256(transcripts=True)}}
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    evidence = finding.evidence and dataclasses.asdict(finding.evidence)
+    verdict = {"ours": evidence, "verdict": finding.verdict, "why": finding.why}
+    return dataclasses.asdict(finding.claim) | verdict
+
+
+def _differences(study: Study, sources: dict[str, Any], settings: Settings) -> list[str]:
+    """Lists what differs from the paper: model, recordings, settings and method."""
+    model, data = sources["model"]["name"], sources["data"]
+    changed = [(key, row) for key, row in settings.sourced().items() if "paper" in row]
     return [
         *([f"model {model}; paper: {PAPER_MODEL}"] if PAPER_MODEL not in str(model) else []),
-        f"recordings {corpus['corpus']} ({corpus['recordings']}); paper: {study.data}",
-        *(f"{key} {known['value']}; paper: {known['paper']}" for key, known in changed),
+        f"recordings {data['corpus']} ({data['recordings']}); paper: {study.data}",
+        *(f"{key} {row['value']}; paper: {row['paper']}" for key, row in changed),
         *study.differs,
     ]
 
 
 def _png(figure: Any) -> bytes:
-    """Without the date and the version that would make equal pictures differ."""
     buffer = io.BytesIO()
+    # Without the version of matplotlib, equal figures are equal files.
     figure.savefig(buffer, format="png", dpi=144, metadata={"Software": None})
     return buffer.getvalue()

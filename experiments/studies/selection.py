@@ -1,4 +1,4 @@
-"""Which recordings of a corpus a study listens to: what is spoken, in which language, evenly over the sets."""
+"""Selects the recordings of a study: by language, label and set, the same ones in every run."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -9,17 +9,30 @@ from numpy import ndarray
 from experiments.analyses.lens import window
 from experiments.data.corpora import Corpus, Utterance
 from experiments.data.real_speech import spread
+from jaxasr import Recogniser
 from jaxasr.config import N_SAMPLES, SAMPLE_RATE
 from jaxasr.languages import language_code
 
-WINDOW_S = N_SAMPLES / SAMPLE_RATE  # what the encoder hears at once
-_LANGUAGE = ("lang", "locale", "language")  # labels of the manifests, of Common Voice, of others
+WINDOW_S = N_SAMPLES / SAMPLE_RATE  # length of the encoder's input
+# Labels of the language: of our manifests, of Common Voice, of other corpora.
+_LANGUAGE_LABELS = ("lang", "locale", "language")
 
 
-def language(one: Utterance) -> str:
-    """The code of the language that is spoken; "" where it is not known, as for what is not speech."""
-    named = next((str(one.label(name)) for name in _LANGUAGE if one.label(name)), "")
-    return language_code(named.split("-")[0]) if named else ""
+def language(clip: Utterance) -> str:
+    """Returns the code of the spoken language; "" if it is not known or there is no speech.
+
+    Example:
+        >>> language(Utterance("a", "a.wav", labels={"locale": "pt-BR"}))
+        'pt'
+    """
+    labels = (str(clip.label(name)) for name in _LANGUAGE_LABELS if clip.label(name))
+    label = next(labels, "")
+    return language_code(label.split("-")[0]) if label else ""
+
+
+def set_of(clip: Utterance) -> Any:
+    """Returns the label `set`, which names the data set that a recording comes from."""
+    return clip.label("set")
 
 
 def spoken(
@@ -28,74 +41,117 @@ def spoken(
     languages: Iterable[str] | None = None,
     *,
     labelled: bool = False,
-    sets: Iterable[str] | None = None,
     at_least_s: float = 0.0,
 ) -> list[Utterance]:
-    """At most `n` recordings of speech for each language, evenly over the corpus's sets; always the same ones.
+    """Selects recordings of speech, spread evenly over the corpus's sets.
 
-    `languages`: all that are spoken by default. `labelled`: only those with a transcript. `sets`: only of these sets.
-    `at_least_s`: none that is known to be shorter.
+    Args:
+        corpus: the recordings.
+        n: most recordings per language.
+        languages: codes; None for all.
+        labelled: whether a transcript is required.
+        at_least_s: shortest length in seconds; recordings of unknown length pass.
+
+    Returns:
+        The recordings, grouped by language.
     """
-    known = [one for one in corpus.utterances if language(one) and (one.transcript or not labelled)]
-    known = [one for one in known if sets is None or one.label("set") in set(sets)]
-    known = [one for one in known if float(one.label("duration_s") or at_least_s) >= at_least_s]
-    wanted = dict.fromkeys(map(language, known)) if languages is None else languages
-    return [
-        one
-        for code in wanted
-        for one in spread([k for k in known if language(k) == code], n, lambda u: u.label("set"))
+    clips = [
+        clip
+        for clip in corpus.utterances
+        if language(clip)
+        and (clip.transcript or not labelled)
+        and float(clip.label("duration_s") or at_least_s) >= at_least_s
     ]
+    by_language: dict[str, list[Utterance]] = {}
+    for clip in clips:
+        by_language.setdefault(language(clip), []).append(clip)
+    codes = by_language if languages is None else languages
+    return [clip for code in codes for clip in spread(by_language.get(code, []), n, set_of)]
 
 
 def balanced(
     clips: Iterable[Utterance], label: Callable[[Utterance], str], n: int
 ) -> list[Utterance]:
-    """At most `n` of each value of `label`, in every set equally many of each: no set gives a value away. "" is not known."""
+    """Selects equally many recordings of each label value within every set.
+
+    No set is then more typical of one value than of another.
+
+    Args:
+        clips: the recordings.
+        label: returns the value of a recording; "" means unknown.
+        n: most recordings per value.
+
+    Returns:
+        The recordings; the values alternate.
+    """
     by_set: dict[Any, dict[str, list[Utterance]]] = {}
-    for one in clips:
-        if value := label(one):
-            by_set.setdefault(one.label("set"), {}).setdefault(value, []).append(one)
-    values = {value for kinds in by_set.values() for value in kinds}
+    for clip in clips:
+        if value := label(clip):
+            by_set.setdefault(set_of(clip), {}).setdefault(value, []).append(clip)
+    values = sorted({value for by_value in by_set.values() for value in by_value})
     rows = []
-    for kinds in by_set.values():
-        every = [
-            spread(kinds.get(value, []), len(kinds.get(value, [])), lambda one: one.speaker)
-            for value in sorted(values)
-        ]
-        rows += list(zip(*every))
-    return [one for row in spread(rows, n, lambda row: row[0].label("set")) for one in row]
+    for by_value in by_set.values():
+        columns = (by_value.get(value, []) for value in values)
+        rows += list(zip(*(spread(clips, len(clips), speaker_of) for clips in columns)))
+    return [clip for row in spread(rows, n, lambda row: set_of(row[0])) for clip in row]
+
+
+def speaker_of(clip: Utterance) -> str:
+    """Returns the speaker; "" if unknown."""
+    return clip.speaker
 
 
 def not_speech(corpus: Corpus, without: Iterable[str] = ()) -> list[Utterance]:
-    """Recordings of anything but speech: those labelled so, or by a class of noise; none of the classes `without`, no room response."""
-    left_out = set(without)
-    classes = {one.id: str(one.label("noise_class") or "") for one in corpus.utterances}
-    known = [
-        one
-        for one in corpus.utterances
-        if not language(one) and (classes[one.id] or one.label("speech_kind") == "non-speech")
-    ]
+    """Selects recordings without speech: those labelled so, and those with a class of noise.
+
+    Args:
+        corpus: the recordings.
+        without: classes of noise to exclude.
+
+    Returns:
+        The recordings. Room impulse responses are excluded.
+    """
+    excluded = set(without)
     return [
-        one
-        for one in known
-        if classes[one.id] not in left_out and one.label("speech_kind") in (None, "non-speech")
+        clip
+        for clip in corpus.utterances
+        if not language(clip)
+        and (_noise_class(clip) or clip.label("speech_kind") == "non-speech")
+        and _noise_class(clip) not in excluded
+        and clip.label("speech_kind") in (None, "non-speech")
     ]
 
 
-def supported_languages(asr: Any, wanted: Iterable[str] | None) -> list[str] | None:
-    """Those of the `wanted` languages (None: all) that a model can be asked about: of an English-only one, English."""
+def _noise_class(clip: Utterance) -> str:
+    return str(clip.label("noise_class") or "")
+
+
+def supported_languages(asr: Recogniser, languages: Iterable[str] | None) -> list[str] | None:
+    """Returns the languages that the model supports.
+
+    Args:
+        asr: the model.
+        languages: codes; None for all.
+
+    Returns:
+        `languages` for a multilingual model, `["en"]` for an English-only one.
+    """
     if asr.tokenizer.is_multilingual:
-        return None if wanted is None else list(wanted)
+        return None if languages is None else list(languages)
     return ["en"]
 
 
 def cross_validation_groups(clips: Iterable[Utterance]) -> dict[str, str]:
-    """By id, what may not be on both sides of a fold: the speaker; the recording where he is not known, or is the same in all."""
+    """Returns the cross-validation group of each recording, by id.
+
+    The group is the speaker. It is the recording if the speaker is unknown, or if all recordings
+    have the same speaker.
+    """
     clips = list(clips)
-    named = len({one.speaker for one in clips}) > 1
-    return {one.id: (named and one.speaker) or one.id for one in clips}
+    several_speakers = len({clip.speaker for clip in clips}) > 1
+    return {clip.id: (several_speakers and clip.speaker) or clip.id for clip in clips}
 
 
-def first_window(one: Utterance) -> Float[ndarray, "n"]:
-    """The samples of a recording, its first 30 s."""
-    return window(one.samples())
+def first_window(clip: Utterance) -> Float[ndarray, "n"]:
+    """Returns the first 30 s of a recording, as 16 kHz samples."""
+    return window(clip.samples())

@@ -1,7 +1,7 @@
-"""What a study of a published claim is made of: settings with their sources, claims with their tests, evidence, verdicts.
+"""Building blocks of a study of a published claim: settings, claims, evidence and verdicts.
 
-A verdict is never written by hand. A claim states, before anything is computed, the number that would have to differ from a null;
-evidence is that number with its interval; the verdict follows from the two.
+A claim names, before anything is computed, the number that must differ from a null value. Evidence
+is that number with its interval. The verdict follows from the two and is never written by hand.
 """
 
 import dataclasses
@@ -10,64 +10,87 @@ from typing import Any
 
 import numpy as np
 
-REPLICATES, DOES_NOT, UNTESTABLE = (
-    "replicates",
-    "does not replicate at this scale",
-    "not testable here",
-)
-ALPHA = 0.05  # a p-value above it is no evidence
+REPLICATES = "replicates"
+DOES_NOT_REPLICATE = "does not replicate at this scale"
+UNTESTABLE = "not testable here"
+ALPHA = 0.05  # a larger p-value is not evidence
 
 
 def paper(value: Any, where: str) -> Any:
-    """A field of settings whose value is the paper's, and where it says so."""
+    """Declares a field of settings whose default is the paper's value.
+
+    Args:
+        value: the value in the paper.
+        where: the section or figure that states it.
+
+    Returns:
+        A dataclass field.
+    """
     return dataclasses.field(default=value, metadata={"source": "paper", "why": where})
 
 
 def choice(value: Any, why: str) -> Any:
-    """A field of settings that the paper leaves open: our choice, with the reason."""
+    """Declares a field of settings that the paper leaves open.
+
+    Args:
+        value: our choice.
+        why: the reason for it.
+
+    Returns:
+        A dataclass field.
+    """
     return dataclasses.field(default=value, metadata={"source": "our choice", "why": why})
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What every study can be told; the defaults of a study's own fields are the settings of the paper."""
+    """Settings that all studies share; each study's subclass adds fields by `paper` or `choice`.
 
-    seed: int = choice(0, "any number; of samples, noise and resampling")
+    Attributes:
+        seed: of sampling, noise and resampling.
+    """
+
+    seed: int = choice(0, "any number; it seeds sampling, noise and resampling")
 
     def sourced(self) -> dict[str, dict[str, Any]]:
-        """Every field with `value`, `source` and `why`; where the paper's value was changed, also `paper`."""
+        """Returns the `value`, `source` and reason (`why`) of each field.
+
+        A field whose value differs from the paper's also has the paper's value, `paper`.
+        """
         return {field.name: self._sourced(field) for field in dataclasses.fields(self)}
 
     def explained(self) -> dict[str, dict[str, Any]]:
-        """The same for readers: where our choice was made smaller by a preset, also `full`, what the reason is for."""
-        full = {field.name: field.default for field in dataclasses.fields(self)} | {
-            "seed": self.seed
-        }
-        smaller = {
-            name
-            for name, one in self.sourced().items()
-            if "paper" not in one and one["value"] != full[name]
-        }
-        return {
-            name: one | ({"full": full[name]} if name in smaller else {})
-            for name, one in self.sourced().items()
-        }
+        """Returns `sourced`, plus `full` for a choice of ours that a preset changed.
+
+        `full` is the field's default, the value that `why` gives the reason for.
+        """
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        defaults["seed"] = self.seed
+        rows = self.sourced()
+        for name, row in rows.items():
+            if "paper" not in row and row["value"] != defaults[name]:
+                row["full"] = defaults[name]
+        return rows
 
     def _sourced(self, field: dataclasses.Field) -> dict[str, Any]:
-        value, known = getattr(self, field.name), dict(field.metadata)
-        if known["source"] == "paper" and value != field.default:
-            return {
-                "value": value,
-                "paper": field.default,
-                "source": "our choice",
-                "why": f"what is at hand; paper: {known['why']}",
-            }
-        return {"value": value, **known}
+        value, metadata = getattr(self, field.name), dict(field.metadata)
+        if metadata["source"] == "paper" and value != field.default:
+            why = f"available recordings and time; paper: {metadata['why']}"
+            return {"value": value, "paper": field.default, "source": "our choice", "why": why}
+        return {"value": value, **metadata}
 
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """A number with its interval, from `n` examples; `p` where a test against a null distribution was made as well."""
+    """A number with its 95 % interval.
+
+    Attributes:
+        value: the estimate.
+        low: lower end of the interval.
+        high: upper end of the interval.
+        n: number of examples.
+        p: p-value of a test against a null distribution; None if no such test was made.
+    """
 
     value: float
     low: float
@@ -78,40 +101,79 @@ class Evidence:
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """A pattern that the paper reports, and its test.
+    """A pattern that the paper reports, and the test of it.
 
-    says: the pattern, in words. paper: the paper's numbers. test: what is computed, in words, stated beforehand.
-    null: what the number would be if there were nothing. side: "above" or "below" it when the claim is true.
-    need: examples below which nothing is concluded.
+    Attributes:
+        statement: the pattern, in words.
+        paper: the paper's numbers.
+        test: the number that is computed, in words.
+        null: the value of that number if the pattern does not exist.
+        side: "above" or "below"; the side of the null on which the claim is true.
+        min_examples: fewer examples give no verdict.
+
+    Example:
+        >>> claim = Claim("Loud frames have larger norms", "not reported", "rank correlation")
+        >>> claim.judge(Evidence(0.5, 0.2, 0.8, n=20)).verdict
+        'replicates'
     """
 
-    says: str
+    statement: str
     paper: str
     test: str
     null: float = 0.0
     side: str = "above"
-    need: int = 10
+    min_examples: int = 10
 
-    def judge(self, evidence: Evidence | None, otherwise: str = "") -> "Finding":
-        """The verdict: the whole interval lies on the claim's side of the null, and p, if any, is at most 0.05.
+    def judge(self, evidence: Evidence | None, reason: str = "") -> "Finding":
+        """Derives the verdict from evidence.
 
-        Without `evidence` the claim is not testable, because of `otherwise`; nor is it with fewer than `need` examples.
+        The claim replicates if the whole interval lies on its side of the null, and p, if there is
+        one, is at most 0.05.
+
+        Args:
+            evidence: None if the claim cannot be tested.
+            reason: why it cannot be tested.
+
+        Returns:
+            The finding. It is "not testable here" without evidence, and with fewer than
+            `min_examples` examples.
         """
-        if evidence is None or evidence.n < self.need or not np.isfinite(evidence.value):
-            few = f"{evidence.n} examples, {self.need} are needed" if evidence else "no examples"
-            return Finding(self, evidence, UNTESTABLE, otherwise or few)
-        beyond = evidence.low > self.null if self.side == "above" else evidence.high < self.null
-        sure = evidence.p is None or evidence.p <= ALPHA
-        return Finding(self, evidence, REPLICATES if beyond and sure else DOES_NOT)
+        if evidence is None or evidence.n < self.min_examples or not np.isfinite(evidence.value):
+            return Finding(self, evidence, UNTESTABLE, reason or self._shortage(evidence))
+        outside = evidence.low > self.null if self.side == "above" else evidence.high < self.null
+        significant = evidence.p is None or evidence.p <= ALPHA
+        return Finding(
+            self, evidence, REPLICATES if outside and significant else DOES_NOT_REPLICATE
+        )
 
-    def over(self, values: Iterable[float] | np.ndarray, seed: int = 0) -> "Finding":
-        """The verdict on the mean of one number an example; NaN is an example without a value."""
-        return self.judge(mean_of(np.asarray(values, float), null=self.null, seed=seed))
+    def judge_mean(self, values: Iterable[float] | np.ndarray, seed: int = 0) -> "Finding":
+        """Derives the verdict on a mean over examples.
+
+        Args:
+            values: one number per example; NaN marks an example without a value.
+            seed: of the bootstrap and of the sign flips.
+
+        Returns:
+            The finding.
+        """
+        return self.judge(mean_evidence(np.asarray(values, float), null=self.null, seed=seed))
+
+    def _shortage(self, evidence: Evidence | None) -> str:
+        if evidence is None:
+            return "no examples"
+        return f"{evidence.n} examples; at least {self.min_examples} are needed"
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """A claim with our evidence and the verdict that follows; `why` where it cannot be tested."""
+    """A claim with our evidence and the verdict that follows from it.
+
+    Attributes:
+        claim: the tested claim.
+        evidence: our number; None if there is none.
+        verdict: `REPLICATES`, `DOES_NOT_REPLICATE` or `UNTESTABLE`.
+        why: the reason if the claim cannot be tested.
+    """
 
     claim: Claim
     evidence: Evidence | None
@@ -121,7 +183,12 @@ class Finding:
 
 @dataclasses.dataclass(frozen=True)
 class Analysis:
-    """Findings by the name of their claim, and the other numbers worth reporting (plain values or arrays)."""
+    """Results of a study's analysis.
+
+    Attributes:
+        findings: by the key of their claim.
+        numbers: other numbers to report, as plain values or arrays.
+    """
 
     findings: Mapping[str, Finding]
     numbers: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -129,16 +196,26 @@ class Analysis:
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """One experiment; a file of `experiments.studies` calls it STUDY.
+    """One experiment. Each study file in `experiments.studies` defines one as `STUDY`.
 
-    title, section: of the paper. about: what is done, in two sentences. data: what the paper used. differs: how our method differs.
-    settings: a subclass of `Settings`. presets: changes of it, by name: "paper" (none), "here" (a folder of recordings and a small
-    model), "builtin" (nothing but the packages), and "quick", which comes on top of the others.
-    run(asr, data, settings, keep): the labelled arrays (xarray.Dataset) with a dimension `example`. `data` is an
-    `experiments.data.real_speech.Collection`; what is expensive goes through `keep` (`experiments.item_cache.Keep`) item by item.
-    analyse(arrays, settings): an `Analysis`; of arrays alone, so that it can be tested with made-up ones.
-    draw(arrays, settings): figures (matplotlib) by name.
-    version: raised when `run` gives other numbers, so that kept items of the old one are not used.
+    Attributes:
+        title: one line, shown as heading.
+        section: section of the paper.
+        about: what is done, in two sentences.
+        data: the recordings that the paper used.
+        settings: a subclass of `Settings`.
+        run: `run(asr, corpus, settings, keep)` returns an `xarray.Dataset` with a dimension
+            `example`. `corpus` is an `experiments.data.corpora.Corpus`. Expensive items go through
+            `keep` (`experiments.item_cache.Keep`) one by one, so that interrupted runs resume.
+        analyse: `analyse(arrays, settings)` returns an `Analysis`. It uses nothing but the arrays,
+            so that it can be tested on synthetic ones.
+        draw: `draw(arrays, settings)` returns matplotlib figures by name.
+        presets: changes of the settings by name: "paper" (none), "here" (a folder of recordings and
+            a small model), "builtin" (the recordings of the package) and "quick", which applies on
+            top of the others.
+        claims: the tested claims by key. `analyse` has one finding for each of them.
+        differs: differences between our method and the paper's.
+        version: increased when `run` computes different numbers, so that old items are not used.
     """
 
     title: str
@@ -150,23 +227,40 @@ class Study:
     analyse: Callable[..., Analysis]
     draw: Callable[..., dict[str, Any]]
     presets: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    claims: Mapping[str, Claim] = dataclasses.field(default_factory=dict)
     differs: tuple[str, ...] = ()
     version: int = 1
 
     def configured(self, preset: str, *, quick: bool = False, seed: int = 0) -> Settings:
-        """The settings of a preset. Raises ValueError for an unknown one."""
-        known = {"paper", *self.presets} - {"quick"}
-        if preset not in known:
-            raise ValueError(f"preset: expected one of {', '.join(sorted(known))}, got {preset!r}.")
-        changes = {
-            **self.presets.get(preset, {}),
-            **(self.presets.get("quick", {}) if quick else {}),
-        }
-        return self.settings(**{**changes, "seed": seed})
+        """Returns the settings of a preset.
+
+        Args:
+            preset: "paper" or a key of `presets` other than "quick".
+            quick: whether to apply the preset "quick" as well.
+            seed: of sampling, noise and resampling.
+
+        Raises:
+            ValueError: an unknown preset.
+        """
+        names = {"paper", *self.presets} - {"quick"}
+        if preset not in names:
+            raise ValueError(f"preset: expected one of {', '.join(sorted(names))}, got {preset!r}.")
+        quick_changes = self.presets.get("quick", {}) if quick else {}
+        return self.settings(**{**self.presets.get(preset, {}), **quick_changes, "seed": seed})
 
 
-def mean_of(values: np.ndarray, *, null: float = 0.0, seed: int = 0) -> Evidence:
-    """The mean of one number an example, its 95 % bootstrap interval, and the sign-flip p-value against `null`. NaN is left out."""
+def mean_evidence(values: np.ndarray, *, null: float = 0.0, seed: int = 0) -> Evidence:
+    """Estimates a mean over examples.
+
+    Args:
+        values: float [n], one number per example; NaN values are dropped.
+        null: the mean under the null hypothesis.
+        seed: of the bootstrap and of the sign flips.
+
+    Returns:
+        The mean, its 95 % bootstrap interval and the sign-flip p-value against `null`. Interval and
+        p-value need at least two examples.
+    """
     import xarray as xr
 
     from interventions.stats.intervals import bootstrap, sign_flip
@@ -174,22 +268,32 @@ def mean_of(values: np.ndarray, *, null: float = 0.0, seed: int = 0) -> Evidence
     x = xr.DataArray(values[np.isfinite(values)], dims="example")
     if x.size < 2:
         return Evidence(float(x.mean()) if x.size else np.nan, np.nan, np.nan, x.size)
-    found = bootstrap(x, seed=seed)
-    return Evidence(
-        float(found["mean"]),
-        float(found["low"]),
-        float(found["high"]),
-        x.size,
-        float(sign_flip(x - null, seed=seed)),
-    )
+    interval = bootstrap(x, seed=seed)
+    mean, low, high = (float(interval[name]) for name in ("mean", "low", "high"))
+    return Evidence(mean, low, high, x.size, float(sign_flip(x - null, seed=seed)))
 
 
 def band(depths: Iterable[float], low: float, high: float) -> np.ndarray:
-    """The layers (indices) at relative depths `low` to `high`; where a small model has none there, the one nearest to the middle.
+    """Returns the layers whose relative depth lies between `low` and `high`.
 
-    A depth is a share of all layers: the paper's layer 27 of 32 is 0.84. The top layer is in a band only when `high` is 1.
+    A small model may have no layer there; then the layer nearest to the middle is returned. The top
+    layer is part of a band only if `high` is 1.
+
+    Args:
+        depths: relative depth of each layer. The paper's layer 27 of 32 has depth 0.84.
+        low: smallest depth, inclusive.
+        high: largest depth, inclusive.
+
+    Returns:
+        int [n], indices into `depths`.
+
+    Example:
+        >>> band([0.25, 0.5, 0.75, 1.0], 0.6, 0.9)
+        array([2])
     """
     depths = np.asarray(list(depths), float)
     inside = np.flatnonzero((depths >= low - 1e-9) & (depths <= high + 1e-9))
+    if inside.size:
+        return inside
     allowed = depths if high >= 1 else np.where(depths >= 1, np.inf, depths)
-    return inside if inside.size else np.array([np.abs(allowed - (low + high) / 2).argmin()])
+    return np.array([np.abs(allowed - (low + high) / 2).argmin()])

@@ -1,4 +1,4 @@
-"""A study as a page, and the index over all studies of a folder. Both open from disk, load nothing and run no script."""
+"""Renders the page of a study and the index of all, as self-contained HTML without scripts."""
 
 from pathlib import Path
 from typing import Any
@@ -6,39 +6,48 @@ from typing import Any
 from experiments.pages.data_uris import png_uri
 from experiments.pages.html_templates import environment, flat, template
 from experiments.studies.registry import names
+from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
 from interventions.storage.inert import read_json
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-_BADGES = {
-    "replicates": "yes",
-    "does not replicate at this scale": "no",
-    "not testable here": "open",
-}
+_BADGES = {REPLICATES: "yes", DOES_NOT_REPLICATE: "no", UNTESTABLE: "open"}
 
 
 def render(result: dict[str, Any], figures: dict[str, bytes]) -> str:
-    """The page of one study: what `experiments.studies.reproduce` returned, and its figures as PNG by name. All text is escaped."""
-    return (
-        environment()
-        .get_template("study.html")
-        .render(
-            result=result,
-            figures={name: png_uri(png) for name, png in figures.items()},
-            numbers=flat(result["numbers"]),
-            provenance=flat(result["provenance"]),
-            **_shared(),
-        )
+    """Renders the page of one study. All text is escaped.
+
+    Args:
+        result: the return value of `experiments.studies.reproduce.reproduce`.
+        figures: PNG files by name.
+
+    Returns:
+        HTML.
+    """
+    page = environment().get_template("study.html")
+    return page.render(
+        result=result,
+        figures={name: png_uri(png) for name, png in figures.items()},
+        numbers=flat(result["numbers"]),
+        provenance=flat(result["provenance"]),
+        **_shared(),
     )
 
 
 def index(folder: Path) -> str:
-    """The index page over `folder/*/result.json`, with those that failed (`error.txt`)."""
-    known = {name: place for place, name in enumerate(names())}
-    found = sorted(
+    """Renders the index of `folder/*/result.json` and of studies that failed (`error.txt`).
+
+    Args:
+        folder: has one folder per study.
+
+    Returns:
+        HTML.
+    """
+    order = {name: position for position, name in enumerate(names())}
+    folders = sorted(
         (path for path in folder.iterdir() if path.is_dir()),
-        key=lambda path: (known.get(path.name, len(known)), path.name),
+        key=lambda path: (order.get(path.name, len(order)), path.name),
     )
-    rows = [row for row in map(_row, found) if row]
+    rows = [row for row in map(_row, folders) if row]
     return environment().get_template("studies.html").render(rows=rows, **_shared())
 
 
@@ -55,17 +64,29 @@ def _row(folder: Path) -> dict[str, Any] | None:
         return {"name": folder.name, "error": str(problem), "result": None}
 
 
-def shown(ours: dict[str, Any] | None) -> str:
-    """`0.31 [0.20, 0.42], n 34, p 0.001`."""
-    if not ours or ours["value"] is None:
+def format_evidence(evidence: dict[str, Any] | None) -> str:
+    """Formats evidence as it is stored in `result.json`.
+
+    Example:
+        >>> format_evidence({"value": 0.31, "low": 0.2, "high": 0.42, "n": 34, "p": 0.0004})
+        '0.31 [0.20, 0.42], n 34, p < 0.001'
+    """
+    if not evidence or evidence["value"] is None:
         return "—"
-    interval = "" if ours["low"] is None else f" [{_digits(ours['low'])}, {_digits(ours['high'])}]"
-    p = (
-        ""
-        if ours["p"] is None
-        else f", p {'< 0.001' if ours['p'] < 0.001 else format(ours['p'], '.3f')}"
-    )
-    return f"{_digits(ours['value'])}{interval}, n {ours['n']}{p}"
+    value, n = _digits(evidence["value"]), evidence["n"]
+    return f"{value}{_interval(evidence)}, n {n}{_p_value(evidence['p'])}"
+
+
+def _interval(evidence: dict[str, Any]) -> str:
+    if evidence["low"] is None:
+        return ""
+    return f" [{_digits(evidence['low'])}, {_digits(evidence['high'])}]"
+
+
+def _p_value(p: float | None) -> str:
+    if p is None:
+        return ""
+    return ", p < 0.001" if p < 0.001 else f", p {p:.3f}"
 
 
 def _digits(x: float) -> str:
@@ -73,9 +94,5 @@ def _digits(x: float) -> str:
 
 
 def _shared() -> dict[str, Any]:
-    return {
-        "policy": POLICY,
-        "style": template("lens.css") + template("study.css"),
-        "badges": _BADGES,
-        "shown": shown,
-    }
+    style = template("lens.css") + template("study.css")
+    return {"policy": POLICY, "style": style, "badges": _BADGES, "shown": format_evidence}

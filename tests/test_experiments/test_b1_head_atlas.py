@@ -1,81 +1,139 @@
-"""B1 finds heads that were planted, and nothing where all heads are alike."""
+"""B1 detects planted heads, detects nothing when all heads are equal, and averages as by hand."""
+
+import dataclasses
+import json
+from pathlib import Path
 
 import numpy as np
+import pytest
 import xarray as xr
 
-from experiments.studies.ablation import HEADS, NUMBERS
+import jaxasr
+from experiments.item_cache import Keep
+from experiments.studies.ablation import HEADS, NUMBERS, ablate, mean_edits
 from experiments.studies.b1_head_atlas import CLAIMS, STUDY, Config
+from experiments.studies.recordings import clean_speech
+from experiments.studies.reproduce import builtin
 from experiments.studies.study import REPLICATES, UNTESTABLE
+from interventions import Patch, only
 from interventions.edits import site_cells
 from jaxasr import Config as Model
 
 CELLS = site_cells(Model(80, 1500, 66, 3, 4, 100, 448, 66, 3, 4), HEADS)
 N = 20
+LOOPS = Path(__file__).parents[2] / "docs/results/loops/result.json"
 
 
-def arrays(silent: np.ndarray, stops: np.ndarray, cost: np.ndarray) -> xr.Dataset:
-    """[N, cell] each: no word without speech any more, no loop any more, the word error rate of clean speech."""
+def arrays(silenced: np.ndarray, stopped: np.ndarray, wer: np.ndarray) -> xr.Dataset:
+    """Makes outcomes of a run from those of each kind of recording, [N, cell] each."""
     shape = (3 * N, 1, len(CELLS["site"]))
     values = {name: np.zeros(shape) for name in NUMBERS}
-    values["insertions"][:N, 0], values["repetitive"][N : 2 * N, 0] = 5 * (1 - silent), 1 - stops
-    values["wer"][2 * N :, 0], values["length"] = cost, np.full(shape, 9.0)
-    plain = {name: np.zeros(3 * N) for name in NUMBERS}
-    plain["insertions"][:N] = 5
+    values["insertions"][:N, 0] = 5 * (1 - silenced)
+    values["repetitive"][N : 2 * N, 0] = 1 - stopped
+    values["wer"][2 * N :, 0], values["length"] = wer, np.full(shape, 9.0)
+    baseline = {name: np.zeros(3 * N) for name in NUMBERS}
+    baseline["insertions"][:N] = 5
     return xr.Dataset(
         {name: (("example", "kind", "cell"), value) for name, value in values.items()}
-        | {f"baseline_{name}": ("example", value) for name, value in plain.items()},
+        | {f"baseline_{name}": ("example", value) for name, value in baseline.items()},
         {
             "example": np.arange(3 * N),
-            "of": ("example", np.repeat(["nonspeech", "loop", "clean"], N)),
+            "recording": ("example", np.repeat(["nonspeech", "loop", "clean"], N)),
             "kind": ["zero"],
-            **{
-                "site": ("cell", [HEADS[i] for i in CELLS["site"]]),
-                "layer": ("cell", CELLS["layer"]),
-                "head": ("cell", CELLS["head"]),
-            },
+            "site": ("cell", [HEADS[i] for i in CELLS["site"]]),
+            "layer": ("cell", CELLS["layer"]),
+            "head": ("cell", CELLS["head"]),
         },
     )
 
 
 def planted() -> xr.Dataset:
-    """Heads silence and stop loops in proportion; the last cell does both nearly always; nothing costs."""
+    """Heads silence and stop loops in proportion, the last one nearly always; none has a cost."""
     rng, share = np.random.default_rng(0), np.linspace(0, 0.5, len(CELLS["site"]))
     share[-1] = 0.95
-    silent, stops = rng.random((2, N, len(share))) < share
-    return arrays(silent, stops, np.zeros(silent.shape))
+    silenced, stopped = rng.random((2, N, len(share))) < share
+    return arrays(silenced, stopped, np.zeros(silenced.shape))
 
 
-def nothing(seed: int) -> xr.Dataset:
-    """All heads silence and stop loops as often, and every head costs."""
+def without_effect(seed: int) -> xr.Dataset:
+    """All heads silence and stop loops equally often, and every head has a cost."""
     rng = np.random.default_rng(seed)
-    silent, stops = rng.random((2, N, len(CELLS["site"]))) < 0.3
-    return arrays(silent, stops, rng.uniform(0, 0.3, silent.shape))
+    silenced, stopped = rng.random((2, N, len(CELLS["site"]))) < 0.3
+    return arrays(silenced, stopped, rng.uniform(0, 0.3, silenced.shape))
 
 
 def verdicts(data: xr.Dataset) -> dict[str, str]:
-    return {name: found.verdict for name, found in STUDY.analyse(data, Config()).findings.items()}
+    findings = STUDY.analyse(data, Config()).findings
+    return {key: finding.verdict for key, finding in findings.items()}
 
 
-def test_what_was_planted_is_found():
+def test_planted_heads_are_detected():
     assert verdicts(planted()) == dict.fromkeys(CLAIMS, REPLICATES)
     numbers = STUDY.analyse(planted(), Config()).numbers
     assert numbers["heads"]["self 3.2"]["unlooped"] > 0.8
     assert numbers["plain"]["words_without_speech"] == 1
 
 
-def test_nothing_is_found_in_nothing_but_by_chance():
-    """The best of many heads is wrongly told apart once in twenty: more than three of twenty would be a mistake of the test (p 0.02)."""
-    found = [verdicts(nothing(seed)) for seed in range(20)]
-    assert max(sum(one[name] == REPLICATES for one in found) for name in CLAIMS) <= 3
+def test_equal_heads_are_distinguished_only_by_chance():
+    """One false positive in twenty is expected; more than three would have probability 0.02."""
+    runs = [verdicts(without_effect(seed)) for seed in range(20)]
+    assert max(sum(run[key] == REPLICATES for run in runs) for key in CLAIMS) <= 3
 
 
-def test_without_loops_the_rest_is_judged():
-    few = planted()
-    few = few.isel(example=np.flatnonzero(few.of.values != "loop"))
-    found = verdicts(few)
-    assert {name for name, verdict in found.items() if verdict == UNTESTABLE} == {
-        "unloops",
-        "unloops_cheaply",
-        "same_heads",
-    }
-    assert STUDY.draw(few, Config())
+def test_without_loops_the_other_claims_are_judged():
+    data = planted()
+    data = data.isel(example=np.flatnonzero(data.recording.values != "loop"))
+    untestable = {key for key, verdict in verdicts(data).items() if verdict == UNTESTABLE}
+    assert untestable == {"unloops", "unloops_cheaply", "same_heads"}
+    assert STUDY.draw(data, Config())
+
+
+def test_mean_ablation_equals_an_edit_made_by_hand(asr):
+    """The mean of cross-attention head 1.2 over two texts, computed here, changes a third."""
+    first, second, scored = clean_speech(builtin(), asr, 3, 24)
+    means = mean_edits(asr, [first, second], HEADS)
+    ablated = ablate(asr, scored, HEADS, "mean", 8, means=means)
+
+    site, activations = "decoder.cross_attn.z", []
+    prompt = asr.tokenizer.prompt("en")
+    for clip in (first, second):
+        memory, _ = asr.model.encode(jaxasr.log_mel(clip.samples(), asr.config.n_mels)[None])
+        [ids] = asr.generate(memory, prompt, max_new_tokens=48).ids
+        tokens = np.array([[*prompt, *ids]])
+        _, acts = asr.model.decode(tokens, memory, readout=jaxasr.select(site))
+        activations.append(np.asarray(acts[site])[1, 0, :, 2])
+    mean = np.concatenate(activations).mean(0)
+    np.testing.assert_allclose(np.asarray(means[site].value)[1, 0, 0, 2], mean, atol=2e-5)
+
+    edit = only(Patch(mean), layers=1, heads=2)
+    memory, _ = asr.model.encode(jaxasr.log_mel(scored.samples(), asr.config.n_mels)[None])
+    by_hand = asr.generate(memory, prompt, max_new_tokens=8, edits={site: edit})
+    cells = site_cells(asr.config, HEADS)
+    [cell] = np.flatnonzero((cells["site"] == 0) & (cells["layer"] == 1) & (cells["head"] == 2))
+    assert ablated["avg_logprob"][cell] == pytest.approx(by_hand.avg_logprob[0], abs=1e-4)
+    assert ablated["avg_logprob"][cell] != pytest.approx(ablated["baseline_avg_logprob"], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ablation": "median"}, "ablation: expected 'zero' or 'mean', got 'median'"),
+        ({"ablation": "mean", "n_mean": 0}, "n_mean: expected clean recordings"),
+    ],
+)
+def test_a_run_refuses_an_ablation_it_cannot_make(asr, tmp_path, monkeypatch, changes, message):
+    monkeypatch.setattr("experiments.studies.b1_head_atlas.find_loops", lambda *_: [])
+    config = dataclasses.replace(Config(), n_clean=2, max_new_tokens=24, **changes)
+    with pytest.raises(ValueError, match=message):
+        STUDY.run(asr, builtin(), config, Keep(tmp_path))
+
+
+def test_published_loop_statistics_follow_from_the_published_outcomes():
+    result = json.loads(LOOPS.read_text())
+    for ablation in result["ablations"].values():
+        resolved, loops = np.array(ablation["resolved"]), np.array(ablation["baseline_loops"]) == 1
+        shares = resolved[..., loops].mean(-1)
+        np.testing.assert_allclose(shares, ablation["stopped"]["mean"], atol=1e-4)
+        cost = (np.array(ablation["wer"]) - ablation["baseline_wer"]).mean(-1)
+        np.testing.assert_allclose(cost, ablation["cost"]["mean"], atol=2e-4)
+        assert resolved.shape == (2, 4, 6, len(result["loops"]))

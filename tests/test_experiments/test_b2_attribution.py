@@ -1,45 +1,48 @@
-"""B2 finds agreement where it was planted, and none where estimate and sweep have nothing to do with each other."""
+"""B2 detects planted agreement, and none when estimates and exact changes are unrelated."""
 
 import numpy as np
 import pytest
 import xarray as xr
 
-from experiments.studies.b2_attribution import _NAMES, CLAIMS, SITES, STUDY, TYPES, Config
-from experiments.studies.study import DOES_NOT, REPLICATES, UNTESTABLE
+from experiments.studies.b2_attribution import CLAIMS, SITES, STUDY, TYPES, VARIABLES, Config
+from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
 
 
 def arrays(agreement: dict[str, float], n: int = 10, seed: int = 0) -> xr.Dataset:
-    rng, kinds = np.random.default_rng(seed), [kind for kind, _ in SITES.values()]
-    rho = np.array([agreement[kind] for kind in kinds]) + 0.02 * rng.normal(size=(n, len(SITES)))
-    names = dict.fromkeys(_NAMES, rho) | {"cells": np.full(rho.shape, 40.0)}
-    coords = {"example": np.arange(n), "site": list(SITES), "type": ("site", kinds)}
+    """Makes rank correlations near `agreement` of each type."""
+    rng, types = np.random.default_rng(seed), [kind for kind, _ in SITES.values()]
+    rho = np.array([agreement[kind] for kind in types]) + 0.02 * rng.normal(size=(n, len(SITES)))
+    values = dict.fromkeys(VARIABLES, rho) | {"cells": np.full(rho.shape, 40.0)}
     return xr.Dataset(
-        {name: (("example", "site"), values) for name, values in names.items()}, coords
+        {name: (("example", "site"), table) for name, table in values.items()},
+        {"example": np.arange(n), "site": list(SITES), "type": ("site", types)},
     )
 
 
 def verdicts(data: xr.Dataset) -> dict[str, str]:
-    return {name: found.verdict for name, found in STUDY.analyse(data, Config()).findings.items()}
+    findings = STUDY.analyse(data, Config()).findings
+    return {key: finding.verdict for key, finding in findings.items()}
 
 
-def test_what_was_planted_is_found():
-    planted = arrays(dict(zip(TYPES, (0.95, 0.97, 0.9, 0.88))))
-    assert verdicts(planted) == dict.fromkeys(CLAIMS, REPLICATES)
-    assert STUDY.analyse(planted, Config()).numbers["table"]["encoder.mlp_out"][
-        "spearman"
-    ] == pytest.approx(0.88, abs=0.02)
-    assert STUDY.draw(planted, Config())
+def test_planted_agreement_is_detected():
+    data = arrays(dict(zip(TYPES, (0.95, 0.97, 0.9, 0.88))))
+    assert verdicts(data) == dict.fromkeys(CLAIMS, REPLICATES)
+    table = STUDY.analyse(data, Config()).numbers["table"]
+    assert table["encoder.mlp_out"]["spearman"] == pytest.approx(0.88, abs=0.02)
+    assert STUDY.draw(data, Config())
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_nothing_is_found_in_nothing(seed):
-    assert verdicts(arrays(dict.fromkeys(TYPES, 0.0), seed=seed)) == dict.fromkeys(CLAIMS, DOES_NOT)
+def test_unrelated_rankings_do_not_replicate(seed):
+    data = arrays(dict.fromkeys(TYPES, 0.0), seed=seed)
+    assert verdicts(data) == dict.fromkeys(CLAIMS, DOES_NOT_REPLICATE)
 
 
-def test_a_type_that_is_ranked_badly_is_told_apart():
-    found = verdicts(arrays(dict(zip(TYPES, (0.95, 0.97, 0.9, 0.5)))))
-    assert found == {**dict.fromkeys(CLAIMS, REPLICATES), TYPES[3]: DOES_NOT}
+def test_one_badly_ranked_type_does_not_affect_the_others():
+    data = arrays(dict(zip(TYPES, (0.95, 0.97, 0.9, 0.5))))
+    assert verdicts(data) == {**dict.fromkeys(CLAIMS, REPLICATES), TYPES[3]: DOES_NOT_REPLICATE}
 
 
-def test_two_recordings_are_too_few():
-    assert set(verdicts(arrays(dict.fromkeys(TYPES, 0.95), n=2)).values()) == {UNTESTABLE}
+def test_two_recordings_give_no_verdict():
+    data = arrays(dict.fromkeys(TYPES, 0.95), n=2)
+    assert set(verdicts(data).values()) == {UNTESTABLE}

@@ -1,18 +1,19 @@
-"""Corpora read in their own layouts: what is found, what it is labelled, and what is said when nothing fits."""
+"""Corpora are read in their own layouts, with labels, and with errors that name file and line."""
 
 import json
 import sys
 import types
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 from small_speech import tone, write
 
-from experiments.data.corpora import Corpus, Span, Utterance, open_corpus, with_noise
-from interventions.corruptions import add
+from experiments.data.corpora import Corpus, Span, Utterance, open_corpus
 
 
-def test_a_manifest_of_json_lines(tmp_path):
+def test_a_jsonl_manifest_has_labels_parts_and_tiers(tmp_path):
     write(tmp_path / "a.wav", tone(300, 1.0))
     rows = [
         {
@@ -43,7 +44,7 @@ def test_a_manifest_of_json_lines(tmp_path):
     assert open_corpus(tmp_path / "manifest.jsonl").sha256() == corpus.sha256()
 
 
-def test_a_manifest_as_csv_and_paths_of_the_folder_above(tmp_path):
+def test_paths_of_a_csv_manifest_can_be_relative_to_the_folder_above(tmp_path):
     write(tmp_path / "dev" / "x" / "a.wav", tone(300, 0.2))
     (tmp_path / "dev" / "manifest.csv").write_text(
         "path,speaker,accent\ndev/x/a.wav,s1,Welsh\ndev/x/gone.wav,s2,\n"
@@ -51,9 +52,8 @@ def test_a_manifest_as_csv_and_paths_of_the_folder_above(tmp_path):
     corpus = open_corpus(tmp_path / "dev")
     assert corpus.utterances[0].path == tmp_path / "dev" / "x" / "a.wav"
     assert corpus.labels("accent") == ["Welsh", None]
-    with pytest.raises(
-        FileNotFoundError, match=r"gone\.wav"
-    ):  # found out when it is read, not before
+    # A missing file is reported when it is read, not before.
+    with pytest.raises(FileNotFoundError, match=r"gone\.wav"):
         corpus.utterances[1].samples()
 
 
@@ -72,7 +72,7 @@ def test_a_broken_manifest_names_the_line(tmp_path, line, message):
         open_corpus(tmp_path)
 
 
-def test_librispeech(tmp_path):
+def test_librispeech_has_speakers_transcripts_and_conditions(tmp_path):
     folder = tmp_path / "test-other" / "367" / "130732"
     write(folder / "367-130732-0000.flac", tone(300, 0.3))
     (folder / "367-130732.trans.txt").write_text(
@@ -81,8 +81,8 @@ def test_librispeech(tmp_path):
     (tmp_path / "SPEAKERS.TXT").write_text(
         "; a comment | x\n367   | M | test-other | 8.01 | a reader\n"
     )
-    for where in (tmp_path, tmp_path / "test-other"):
-        first, second = open_corpus(where).utterances
+    for path in (tmp_path, tmp_path / "test-other"):
+        first, second = open_corpus(path).utterances
         assert (first.id, first.speaker, first.transcript) == (
             "test-other/367-130732-0000",
             "367",
@@ -95,7 +95,7 @@ def test_librispeech(tmp_path):
             "130732",
         ]
         assert len(first.samples()) == 4_800
-        assert not second.path.exists()  # the row is kept, so that who reads it can report it
+        assert not second.path.exists()  # reported when it is read
 
 
 def test_common_voice(tmp_path):
@@ -119,7 +119,7 @@ def test_common_voice(tmp_path):
 
 
 @pytest.mark.parametrize("upper", [True, False])
-def test_timit(tmp_path, upper):
+def test_timit_has_dialects_and_alignments(tmp_path, upper):
     case = str.upper if upper else str.lower
     folder = tmp_path / case("train") / case("dr3") / case("fcke0")
     write(folder / case("sa1.wav"), tone(300, 1.0))
@@ -142,7 +142,7 @@ def test_hugging_face_needs_its_extra(monkeypatch):
         open_corpus("hf:org/name@test")
 
 
-def test_hugging_face(monkeypatch, tmp_path):
+def test_a_hugging_face_dataset_has_class_names(monkeypatch, tmp_path):
     class Audio:
         def __init__(self, decode: bool = True):
             self.decode = decode
@@ -152,7 +152,7 @@ def test_hugging_face(monkeypatch, tmp_path):
             return ["F", "M"][value]
 
     class Rows(list):
-        features = {"audio": Audio(), "sentence": None, "client_id": None, "sex": Names()}  # noqa: RUF012
+        features: ClassVar = {"audio": Audio(), "sentence": None, "client_id": None, "sex": Names()}
 
         def cast_column(self, name: str, kind: Audio) -> "Rows":
             assert (name, kind.decode) == ("audio", False)
@@ -160,24 +160,24 @@ def test_hugging_face(monkeypatch, tmp_path):
 
     sound = {"bytes": write(tmp_path / "a.wav", tone(300, 0.2)).read_bytes(), "path": "a.wav"}
     rows = Rows([{"audio": sound, "sentence": "Hi.", "client_id": "c", "sex": 1}])
-    asked = []
+    requests = []
     fake = types.SimpleNamespace(
-        Audio=Audio, load_dataset=lambda *names, split: asked.append((names, split)) or rows
+        Audio=Audio, load_dataset=lambda *names, split: requests.append((names, split)) or rows
     )
     monkeypatch.setitem(sys.modules, "datasets", fake)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: fake)
     [row] = open_corpus("hf:org/name:en@test").utterances
-    assert asked == [(("org/name", "en"), "test")]
+    assert requests == [(("org/name", "en"), "test")]
     assert (row.speaker, row.transcript, row.label("sex")) == ("c", "Hi.", "M")
     assert len(row.samples()) == 3_200
 
 
-def test_what_fits_no_layout(tmp_path):
+def test_an_unknown_layout_lists_the_known_ones(tmp_path):
     with pytest.raises(FileNotFoundError, match="found nothing at"):
         open_corpus(tmp_path / "gone")
     with pytest.raises(
         ValueError,
-        match=r"no layout that is known.*manifest\.jsonl.*TIMIT.*LibriSpeech.*Common Voice.*hf:",
+        match=r"has an unknown layout.*manifest\.jsonl.*TIMIT.*LibriSpeech.*Common Voice.*hf:",
     ):
         open_corpus(tmp_path)
     (tmp_path / "manifest.jsonl").write_text("")
@@ -185,24 +185,10 @@ def test_what_fits_no_layout(tmp_path):
         open_corpus(tmp_path)
 
 
-def _corpus(n: int = 3) -> Corpus:
-    made = [
-        Utterance(
-            f"u{i}",
-            None,
-            labels={"kind": i % 2},
-            read=lambda i=i: tone(300, 0.5, i),
-            start_s=0.1,
-            end_s=0.4,
-        )
-        for i in range(n)
-    ]
-    return Corpus("made", "memory", tuple(made))
-
-
-def test_choosing_rows_and_twins():
-    corpus = _corpus()
-    assert [one.id for one in corpus.where({"kind": ["0"]}).utterances] == ["u0", "u2"]
+def test_a_corpus_selects_by_label_and_refuses_duplicate_ids():
+    utterances = [Utterance(f"u{i}", Path(f"u{i}"), labels={"kind": i % 2}) for i in range(3)]
+    corpus = Corpus("made", "memory", tuple(utterances))
+    assert [clip.id for clip in corpus.where({"kind": ["0"]}).utterances] == ["u0", "u2"]
     with pytest.raises(ValueError, match=r"no utterance.*Labels are: speaker, recording, kind"):
         corpus.where({"kind": ["7"]})
     with pytest.raises(ValueError, match="got 'gender', which no utterance has"):
@@ -212,58 +198,61 @@ def test_choosing_rows_and_twins():
     with pytest.raises(
         ValueError, match=r"span within the recording, got 0\.1 to 0\.9 s of 0\.500 s"
     ):
-        Utterance("u", None, read=lambda: tone(300, 0.5), start_s=0.1, end_s=0.9).samples()
+        Utterance("u", Path("u"), read=lambda: tone(300, 0.5), start_s=0.1, end_s=0.9).samples()
 
 
-def test_noise_is_added_at_its_ratio(tmp_path):
-    write(tmp_path / "noise" / "a.wav", tone(3000, 0.1))
-    corpus = with_noise(_corpus(), ["snr:10", f"snr:0:{tmp_path / 'noise'}"])
-    assert [one.label("noise") for one in corpus.utterances] == ["clean"] * 3 + [
-        "snr:10",
-        "snr:0:noise",
-    ] * 3
-    clean = corpus.utterances[0].samples()
-    for one, decibels in ((corpus.utterances[3], 10), (corpus.utterances[4], 0)):
-        noise = one.samples() - clean
-        assert len(noise) == len(clean) == 4_800
-        assert 10 * np.log10(np.mean(clean**2) / np.mean(noise**2)) == pytest.approx(
-            decibels, abs=1e-3
-        )
-        np.testing.assert_array_equal(one.samples(), one.samples())  # drawn once and for all
-    spectrum = np.abs(np.fft.rfft(corpus.utterances[4].samples() - clean))
-    assert np.argmax(spectrum) * 16_000 / 4_800 == pytest.approx(3000, abs=10)
-    for bad in ("snr:10:nowhere", "zero", "louder"):
-        with pytest.raises(ValueError, match=r"noise|expected noise"):
-            with_noise(_corpus(), [bad])
-    with pytest.raises(ValueError, match="silent"):
-        add(clean, np.zeros(10, np.float32), 5)
-
-
-@pytest.mark.parametrize(("name", "data", "message"), [
-    ("m.jsonl", b'\xef\xbb\xbf{"path": "a.wav"}\n{"path": "b.wav", "start": "x"}', "line 2: expected `start` in seconds"),
-    ("m.jsonl", b'{"path": "a.wav"}\n\n{"path": "b.wav", "start": true}', "line 3: expected `start` in seconds"),
-    ("m.jsonl", b'{"path": "a.wav", "end": NaN}', "line 1: expected `end` in seconds"),
-    ("m.jsonl", b'{"path": "a.wav"}\n\xff\xfe', "line 2: expected UTF-8"),
-    ("m.jsonl", b'{"path": 3}', "line 1: expected text as `path`"),
-    ("m.jsonl", b'{"path": "a.wav", "words": 3}', "line 1: expected a list of .start, end, label. as `words`"),
-    ("m.jsonl", b'{"path": "a.wav", "words": [[0, "x", "y"]]}', "line 1: expected a list of"),
-    ("m.jsonl", b'{"path": "a.wav"}\n' + b'{"a":' * 100_000, "line 2: expected a JSON object, .*RecursionError"),
-    ("m.jsonl", b'{"path": "a.wav"}\n' + b" " * (17 << 20), "line 2: expected a line of at most"),
-    ("m.csv", b"path,label\na.wav,1\nb.wav,2,3\n", "line 3: expected 2 fields"),
-    ("m.csv", b"path,label\na.wav," + b"x" * 200_000, "line 2: expected a row of a CSV file .field larger"),
-    ("m.csv", b"path,label\n\xff.wav,1\n", "line 2: expected UTF-8"),
-])  # fmt: skip
-def test_a_manifest_that_is_none_names_file_and_line(tmp_path, name, data, message):
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        (
+            "m.jsonl",
+            b'\xef\xbb\xbf{"path": "a.wav"}\n{"path": "b.wav", "start": "x"}',
+            "line 2: expected `start` in seconds",
+        ),
+        (
+            "m.jsonl",
+            b'{"path": "a.wav"}\n\n{"path": "b.wav", "start": true}',
+            "line 3: expected `start` in seconds",
+        ),
+        ("m.jsonl", b'{"path": "a.wav", "end": NaN}', "line 1: expected `end` in seconds"),
+        ("m.jsonl", b'{"path": "a.wav"}\n\xff\xfe', "line 2: expected UTF-8"),
+        ("m.jsonl", b'{"path": 3}', "line 1: expected text as `path`"),
+        (
+            "m.jsonl",
+            b'{"path": "a.wav", "words": 3}',
+            "line 1: expected a list of .start, end, label. as `words`",
+        ),
+        ("m.jsonl", b'{"path": "a.wav", "words": [[0, "x", "y"]]}', "line 1: expected a list of"),
+        (
+            "m.jsonl",
+            b'{"path": "a.wav"}\n' + b'{"a":' * 100_000,
+            "line 2: expected a JSON object, .*RecursionError",
+        ),
+        (
+            "m.jsonl",
+            b'{"path": "a.wav"}\n' + b" " * (17 << 20),
+            "line 2: expected a line of at most",
+        ),
+        ("m.csv", b"path,label\na.wav,1\nb.wav,2,3\n", "line 3: expected 2 fields"),
+        (
+            "m.csv",
+            b"path,label\na.wav," + b"x" * 200_000,
+            "line 2: expected a row of a CSV file .field larger",
+        ),
+        ("m.csv", b"path,label\n\xff.wav,1\n", "line 2: expected UTF-8"),
+    ],
+)
+def test_a_malformed_manifest_names_file_and_line(tmp_path, name, data, message):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(ValueError, match=rf"{name}, {message}"):
         open_corpus(tmp_path / name)
 
 
-def test_a_byte_order_mark_is_no_part_of_a_manifest(tmp_path):
+def test_a_byte_order_mark_is_skipped(tmp_path):
     (tmp_path / "m.csv").write_bytes(b"\xef\xbb\xbfpath,label\na.wav,x\n")
     (tmp_path / "m.jsonl").write_bytes(b'\xef\xbb\xbf{"path": "a.wav"}\n')
     for name in ("m.csv", "m.jsonl"):
-        assert [one.id for one in open_corpus(tmp_path / name).utterances] == ["a.wav"]
+        assert [clip.id for clip in open_corpus(tmp_path / name).utterances] == ["a.wav"]
 
 
 def test_tables_of_other_layouts_name_file_and_line(tmp_path):

@@ -1,4 +1,4 @@
-"""E1 finds what was planted in upper layers, nothing where there is nothing, and says what recordings do not allow."""
+"""E1 detects effects planted in upper layers, and gives reasons for untestable questions."""
 
 from pathlib import Path
 
@@ -8,9 +8,10 @@ import xarray as xr
 
 from experiments.data.corpora import Corpus, Utterance
 from experiments.studies import probing
-from experiments.studies.e1_encoder_probes import CLAIMS, STUDY, Config, _accented, _gender
-from experiments.studies.selection import balanced, cross_validation_groups, not_speech
-from experiments.studies.study import DOES_NOT, REPLICATES, UNTESTABLE
+from experiments.studies.e1_encoder_probes import CLAIMS, STUDY, Config, accents_of
+from experiments.studies.selection import balanced, cross_validation_groups, not_speech, set_of
+from experiments.studies.speaker_attributes import gender, select_accents
+from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
 
 CONFIG = Config(folds=4, splits=1)
 OPEN = {"condition_upper": UNTESTABLE, "knows_more_than_it_says": UNTESTABLE}
@@ -18,74 +19,69 @@ OPEN = {"condition_upper": UNTESTABLE, "knows_more_than_it_says": UNTESTABLE}
 
 def arrays(effect: float, seed: int = 0) -> xr.Dataset:
     two, four = planted.rows(["F", "M"], 32, 2), planted.rows(list("abcd"), 32, 2)
-    given = {"gender": two, "accent": four, "noise 10 dB": two}
-    return probing.concatenate(
-        {
-            name: lambda name=name, rows=rows: planted.asked(
-                name, *rows, effect, CONFIG, seed=seed + len(name), mel=3
-            )
-            for name, rows in given.items()
-        }
-    )
+    questions = {"gender": two, "accent": four, "noise 10 dB": two}
+
+    def probe(name: str) -> xr.Dataset:
+        return planted.probe(name, *questions[name], effect, CONFIG, seed=seed + len(name), mel=3)
+
+    return probing.concatenate({name: lambda name=name: probe(name) for name in questions})
 
 
 def verdicts(data: xr.Dataset) -> dict[str, str]:
-    return {name: found.verdict for name, found in STUDY.analyse(data, CONFIG).findings.items()}
+    findings = STUDY.analyse(data, CONFIG).findings
+    return {key: finding.verdict for key, finding in findings.items()}
 
 
-def test_what_was_planted_is_found():
-    found = arrays(8.0)
-    assert verdicts(found) == {**dict.fromkeys(CLAIMS, REPLICATES), **OPEN}
-    assert set(STUDY.draw(found, CONFIG)) == {"accuracy_by_layer"}
+def test_planted_effects_are_detected():
+    data = arrays(8.0)
+    assert verdicts(data) == {**dict.fromkeys(CLAIMS, REPLICATES), **OPEN}
+    assert set(STUDY.draw(data, CONFIG)) == {"accuracy_by_layer"}
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_nothing_is_found_in_nothing(seed):
-    assert verdicts(arrays(0.0, seed)) == {**dict.fromkeys(CLAIMS, DOES_NOT), **OPEN}
+def test_noise_does_not_replicate(seed):
+    expected = {**dict.fromkeys(CLAIMS, DOES_NOT_REPLICATE), **OPEN}
+    assert verdicts(arrays(0.0, seed)) == expected
 
 
 def clip(name: str, speaker: str, **labels: object) -> Utterance:
     return Utterance(name, Path(name), speaker, labels=labels)
 
 
-def test_one_voice_allows_no_question_of_speakers():
-    alone = Corpus(
-        "alone", "manifest", tuple(clip(f"{n}", "joe", gender="M", lang="en") for n in range(4))
-    )
+def test_a_single_speaker_allows_no_question():
+    clips = tuple(clip(f"{n}", "joe", gender="M", lang="en") for n in range(4))
     config = Config(accents=None, snr_db=())
-    found = STUDY.run(None, alone, config, keep=None)
-    assert set(found.attrs["unasked"]) == {"gender", "accent", "condition"}
-    analysis = STUDY.analyse(found, config)
-    assert {one.verdict for one in analysis.findings.values()} == {UNTESTABLE}
-    assert "two kinds" in analysis.findings["gender_upper"].why
+    data = STUDY.run(None, Corpus("one voice", "manifest", clips), config, keep=None)
+    assert set(data.attrs["untestable"]) == {"gender", "accent", "condition"}
+    findings = STUDY.analyse(data, config).findings
+    assert {finding.verdict for finding in findings.values()} == {UNTESTABLE}
+    assert "two kinds" in findings["gender_upper"].why
 
 
-def test_no_set_gives_the_answer_away():
+def test_no_set_predicts_the_label():
     clips = [clip(f"a{n}", f"s{n}", set="a", gender="female" if n < 3 else "M") for n in range(9)]
     clips += [clip(f"b{n}", f"s{n}", set="b", gender="M") for n in range(9)]
-    assert [(one.label("set"), _gender(one)) for one in balanced(clips, _gender, 2)] == [
-        ("a", "F"),
-        ("a", "M"),
-    ] * 2
-    assert len(balanced(clips, _gender, 99)) == 6
+    selected = [(set_of(clip), gender(clip)) for clip in balanced(clips, gender, 2)]
+    assert selected == [("a", "F"), ("a", "M")] * 2
+    assert len(balanced(clips, gender, 99)) == 6
 
 
-def test_accents_are_those_with_speakers_enough():
+def test_accents_need_enough_speakers():
     clips = [
         clip(f"{accent}{n}", f"{accent}{n % 4}", set="one", accent=accent)
         for accent in ("x", "y")
         for n in range(8)
     ]
-    clips += [clip(f"z{n}", "z", set="one", accent="z") for n in range(8)] + [
-        clip("w", "w", set="two", accent="w")
-    ]
-    chosen, _, label = _accented(clips, Config(accents=None, per_accent=5))
-    assert sorted(map(label, chosen)) == ["x"] * 5 + ["y"] * 5
-    named, _, label = _accented(clips, Config(accents=("X", "Z"), per_accent=100))
-    assert {label(one) for one in named} == {"X", "Z"}
+    clips += [clip(f"z{n}", "z", set="one", accent="z") for n in range(8)]
+    clips += [clip("w", "w", set="two", accent="w")]
+    accents = accents_of(clips, Config(accents=None))
+    selected = [accents[clip.id] for clip in select_accents(clips, accents, 5)]
+    assert selected == ["x"] * 5 + ["y"] * 5
+    named = accents_of(clips, Config(accents=("X", "Z")))
+    assert {named[clip.id] for clip in select_accents(clips, named, 100)} == {"X", "Z"}
 
 
-def test_what_is_no_speech():
+def test_speech_and_room_responses_are_not_noise():
     rows = [
         ("rain", "non-speech", ""),
         ("cry", "non-speech", ""),
@@ -94,18 +90,15 @@ def test_what_is_no_speech():
         ("dog", None, ""),
     ]
     clips = tuple(
-        clip(f"{n}", "", noise_class=kind, speech_kind=speech, lang=code)
-        for n, (kind, speech, code) in enumerate(rows)
+        clip(f"{n}", "", noise_class=noise, speech_kind=kind, lang=code)
+        for n, (noise, kind, code) in enumerate(rows)
     )
-    assert [one.id for one in not_speech(Corpus("x", "manifest", clips), ("cry",))] == ["0", "4"]
+    selected = not_speech(Corpus("x", "manifest", clips), ("cry",))
+    assert [clip.id for clip in selected] == ["0", "4"]
 
 
-def test_a_voice_alone_is_on_both_sides():
+def test_recordings_of_a_single_speaker_are_groups():
     clips = [clip("0", "joe"), clip("1", "joe")]
     assert cross_validation_groups(clips) == {"0": "0", "1": "1"}
-    assert cross_validation_groups([*clips, clip("2", "ann"), clip("3", "")]) == {
-        "0": "joe",
-        "1": "joe",
-        "2": "ann",
-        "3": "3",
-    }
+    groups = cross_validation_groups([*clips, clip("2", "ann"), clip("3", "")])
+    assert groups == {"0": "joe", "1": "joe", "2": "ann", "3": "3"}

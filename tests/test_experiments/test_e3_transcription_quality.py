@@ -1,4 +1,4 @@
-"""E3 finds a state that knows of errors and beats what is at hand, nothing where it knows nothing; pairs stay together."""
+"""E3 detects planted errors beyond reported numbers, and keeps pairs in one fold."""
 
 import dataclasses
 from pathlib import Path
@@ -11,114 +11,102 @@ import xarray as xr
 from experiments.data.corpora import Utterance
 from experiments.studies import probing
 from experiments.studies.e3_transcription_quality import (
-    AT_HAND,
     CLAIMS,
+    QUESTIONS,
+    REPORTED,
     STUDY,
     Config,
-    _marks,
-    asked,
-    matched,
+    probe_pairs,
 )
-from experiments.studies.study import DOES_NOT, REPLICATES, UNTESTABLE
+from experiments.studies.matched_pairs import error_rates, match_pairs
+from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
 
 CONFIG = Config(folds=4, splits=1)
 
 
 def clip(n: int, words: int = 5, name: str = "one", speaker: str = "") -> Utterance:
-    labels = {"set": name, "lang": "en"}
-    return Utterance(
-        f"{name} {n}",
-        Path("x"),
-        speaker or f"speaker {n // 4}",
-        " ".join(["word"] * words),
-        labels=labels,
-    )
+    text, labels = " ".join(["word"] * words), {"set": name, "lang": "en"}
+    speaker = speaker or f"speaker {n // 4}"
+    return Utterance(f"{name} {n}", Path("x"), speaker, text, labels=labels)
 
 
-def arrays(effect: float, seed: int = 0, at_hand: float = 0.0) -> xr.Dataset:
-    """The state knows `effect` of errors from the third layer on; the numbers at hand know `at_hand`."""
+def arrays(effect: float, seed: int = 0, reported_effect: float = 0.0) -> xr.Dataset:
+    """Plants errors in the state, from the third layer on, and in the mean log-probability."""
     clips = [clip(n) for n in range(128)]
-    marks = {one.id: float(n % 2) for n, one in enumerate(clips)}
-    labels, groups = (
-        np.array(["right", "bad"])[[n % 2 for n in range(128)]],
-        np.array([one.speaker for one in clips]),
-    )
-    states = planted.layers(labels, groups, effect, seed)
-    rng = np.random.default_rng(seed)
-    kept = {
-        one.id: {"last": states[:, n], "mel": rng.normal(size=3)}
-        | {"logprob": np.float64(rng.normal() - at_hand * marks[one.id])}
-        | {name: np.float64(rng.normal()) for name in ("ratio", "no_speech", "tokens")}
-        for n, one in enumerate(clips)
-    }
-    kinds = ("errors", "insertions")
-    return probing.concatenate(
-        {kind: lambda kind=kind: asked(kind, clips, kept, marks, CONFIG) for kind in kinds}
-    )
+    rates = {clip.id: float(n % 2) for n, clip in enumerate(clips)}
+    labels = np.array(["right", "bad"])[np.arange(128) % 2]
+    states = planted.layers(labels, np.array([clip.speaker for clip in clips]), effect, seed)
+    rng, features = np.random.default_rng(seed), {}
+    for n, utterance in enumerate(clips):
+        mel = rng.normal(size=3)
+        logprob = np.float64(rng.normal() - reported_effect * rates[utterance.id])
+        others = {name: np.float64(rng.normal()) for name in ("ratio", "no_speech", "tokens")}
+        features[utterance.id] = {"last": states[:, n], "mel": mel, "logprob": logprob, **others}
+
+    def probe(kind: str) -> xr.Dataset:
+        return probe_pairs(kind, clips, features, rates, CONFIG)
+
+    return probing.concatenate({kind: lambda kind=kind: probe(kind) for kind in QUESTIONS})
 
 
 def verdicts(data: xr.Dataset) -> dict[str, str]:
-    return {name: found.verdict for name, found in STUDY.analyse(data, CONFIG).findings.items()}
+    findings = STUDY.analyse(data, CONFIG).findings
+    return {key: finding.verdict for key, finding in findings.items()}
 
 
-def test_what_was_planted_is_found():
-    found = arrays(6.0)
-    assert verdicts(found) == dict.fromkeys(CLAIMS, REPLICATES)
-    assert set(STUDY.draw(found, CONFIG)) == {"accuracy_by_layer", "auroc"}
+def pair_ids(clips: list[Utterance], rates: dict[str, float], n: int = 200) -> list[tuple]:
+    return [(bad.id, right.id) for bad, right in match_pairs(clips, rates, CONFIG.longer, n)]
+
+
+def test_planted_errors_are_detected():
+    data = arrays(6.0)
+    assert verdicts(data) == dict.fromkeys(CLAIMS, REPLICATES)
+    assert set(STUDY.draw(data, CONFIG)) == {"accuracy_by_layer", "auroc"}
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_nothing_is_found_in_nothing(seed):
-    assert verdicts(arrays(0.0, seed)) == dict.fromkeys(CLAIMS, DOES_NOT)
+def test_noise_does_not_replicate(seed):
+    assert verdicts(arrays(0.0, seed)) == dict.fromkeys(CLAIMS, DOES_NOT_REPLICATE)
 
 
-def test_a_better_number_at_hand_is_not_beaten():
-    found = arrays(2.0, at_hand=8.0)
-    said = verdicts(found)
-    assert (said["predicts"], said["beats_logprob"], said["beats_at_hand"]) == (
-        REPLICATES,
-        DOES_NOT,
-        DOES_NOT,
-    )
-    assert STUDY.analyse(found, CONFIG).numbers["auroc"]["errors"]["improbability"][0] > 0.99
-    assert found.at_hand.sizes["number"] == len(AT_HAND)
+def test_a_better_reported_number_is_not_beaten():
+    data = arrays(2.0, reported_effect=8.0)
+    by_key = verdicts(data)
+    assert by_key["predicts"] == REPLICATES
+    assert by_key["beats_logprob"] == by_key["beats_at_hand"] == DOES_NOT_REPLICATE
+    assert STUDY.analyse(data, CONFIG).numbers["auroc"]["errors"]["improbability"][0] > 0.99
+    assert data.reported.sizes["number"] == len(REPORTED)
 
 
-def test_pairs_are_of_one_set_and_similar_length_worst_first():
+def test_pairs_have_one_set_and_similar_length_worst_first():
     clips = [clip(0, 5), clip(1, 10), clip(2, 10, "two"), clip(3, 6), clip(4, 11), clip(5, 30)]
-    clips = [dataclasses.replace(one, speaker="") for one in clips]
-    marks = dict(zip([one.id for one in clips], [0.2, 0.5, 0.9, 0, 0, 0]))
-    pairs = matched(clips, marks, CONFIG)
-    assert [(bad.id, right.id) for bad, right in pairs] == [("one 1", "one 4"), ("one 0", "one 3")]
-    assert len(matched(clips, marks, Config(per_class=1))) == 1
+    clips = [dataclasses.replace(utterance, speaker="") for utterance in clips]
+    rates = dict(zip([clip.id for clip in clips], [0.2, 0.5, 0.9, 0, 0, 0]))
+    assert pair_ids(clips, rates) == [("one 1", "one 4"), ("one 0", "one 3")]
+    assert len(pair_ids(clips, rates, n=1)) == 1
 
 
-def test_nobody_and_no_pair_is_on_both_sides_of_a_fold():
-    speakers = dict(enumerate("aaabcdde"))
-    clips = [clip(n, speaker=speaker) for n, speaker in speakers.items()]
-    marks = dict(zip([one.id for one in clips], [0.9, 0, 0.8, 0, 0.7, 0.6, 0, 0]))
-    pairs = [tuple(one.id for one in pair) for pair in matched(clips, marks, CONFIG)]
-    assert pairs == [
-        ("one 0", "one 1"),
-        ("one 4", "one 3"),
-        ("one 5", "one 6"),
-    ]  # of a; of c and b, who are in no other pair; of d
+def test_speakers_and_pairs_stay_in_one_fold():
+    clips = [clip(n, speaker=speaker) for n, speaker in enumerate("aaabcdde")]
+    rates = dict(zip([clip.id for clip in clips], [0.9, 0, 0.8, 0, 0.7, 0.6, 0, 0]))
+    # Pairs of speaker a; of c and b, who are in no other pair; of d.
+    assert pair_ids(clips, rates) == [("one 0", "one 1"), ("one 4", "one 3"), ("one 5", "one 6")]
 
 
-def test_labels_shuffled_within_pairs_are_told_at_chance():
+def test_labels_shuffled_within_pairs_score_at_chance():
     curves = STUDY.analyse(arrays(0.0), CONFIG).numbers["errors"]["shuffled"]
     assert abs(np.mean(curves) - 0.5) < 0.03
 
 
-def test_errors_and_insertions_of_a_text():
-    found = _marks("word word word word word and more", clip(0, 5))
-    assert found == {"errors": pytest.approx(0.4), "insertions": pytest.approx(0.4)}
-    assert _marks("word", clip(0, 5)) == {"errors": pytest.approx(0.8), "insertions": 0}
+def test_errors_and_insertions_are_rates_per_word():
+    rates = error_rates("word word word word word and more", clip(0, 5))
+    assert rates == {"errors": pytest.approx(0.4), "insertions": pytest.approx(0.4)}
+    rates = error_rates("word", clip(0, 5))
+    assert rates == {"errors": pytest.approx(0.8), "insertions": 0}
 
 
-def test_too_few_errors_are_no_question():
-    analysis = STUDY.analyse(
-        probing.concatenate({"errors": lambda: asked("errors", [], {}, {}, CONFIG)}), CONFIG
-    )
-    assert {one.verdict for one in analysis.findings.values()} == {UNTESTABLE}
-    assert "0 pairs" in analysis.findings["predicts"].why
+def test_too_few_errors_are_not_testable():
+    questions = {"errors": lambda: probe_pairs("errors", [], {}, {}, CONFIG)}
+    findings = STUDY.analyse(probing.concatenate(questions), CONFIG).findings
+    assert {finding.verdict for finding in findings.values()} == {UNTESTABLE}
+    assert "0 pairs" in findings["predicts"].why

@@ -1,4 +1,4 @@
-"""E4 finds a decoder that knows speech, nothing where it does not; only words count, and noise keeps to its side."""
+"""E4 detects a state that distinguishes speech, and keeps parts of a noise in one fold."""
 
 from pathlib import Path
 
@@ -11,17 +11,17 @@ from experiments.data.corpora import Corpus, Utterance
 from experiments.studies import probing
 from experiments.studies.e4_speech_or_not import (
     CLAIMS,
+    POSITIONS,
+    REPORTED,
     STUDY,
     Config,
-    Sound,
-    _as_loud,
-    asked,
     is_fluent,
-    sounds,
+    probe_position,
 )
+from experiments.studies.fluent_sounds import Sound, match_level, sounds_without_speech
 from experiments.studies.study import REPLICATES, UNTESTABLE
 
-CONFIG = Config(folds=4, splits=1, white=2)
+CONFIG = Config(folds=4, splits=1)
 
 
 def arrays(effect: float, seed: int = 0, n: int = 64) -> xr.Dataset:
@@ -30,38 +30,42 @@ def arrays(effect: float, seed: int = 0, n: int = 64) -> xr.Dataset:
     rng = np.random.default_rng(seed)
     rows: dict[str, list] = {"not speech": [], "speech": []}
     for i, (label, group) in enumerate(zip(labels, groups)):
-        kept = {"last": states[:, i], "first": states[:, i], "mel": rng.normal(size=3)}
-        kept |= {name: np.float64(rng.normal()) for name in ("no_speech", "logprob", "tokens")}
-        rows[label].append((Sound(f"{i}", group, None), kept))
+        item = {"last": states[:, i], "first": states[:, i], "mel": rng.normal(size=3)}
+        item |= {name: np.float64(rng.normal()) for name in REPORTED}
+        rows[label].append((Sound(f"{i}", group, lambda: np.zeros(1)), item))
     return probing.concatenate(
-        {place: lambda place=place: asked(place, rows, CONFIG) for place in ("last", "first")}
+        {
+            position: lambda position=position: probe_position(position, rows, CONFIG)
+            for position in POSITIONS
+        }
     )
 
 
 def verdicts(data: xr.Dataset) -> dict[str, str]:
-    return {name: found.verdict for name, found in STUDY.analyse(data, CONFIG).findings.items()}
+    findings = STUDY.analyse(data, CONFIG).findings
+    return {key: finding.verdict for key, finding in findings.items()}
 
 
-def test_what_was_planted_is_found():
-    found = arrays(16.0)
-    assert verdicts(found) == dict.fromkeys(CLAIMS, REPLICATES)
-    assert set(STUDY.draw(found, CONFIG)) == {"accuracy_by_layer"}
+def test_a_planted_difference_is_detected():
+    data = arrays(16.0)
+    assert verdicts(data) == dict.fromkeys(CLAIMS, REPLICATES)
+    assert set(STUDY.draw(data, CONFIG)) == {"accuracy_by_layer"}
 
 
-def test_nothing_is_found_in_nothing_but_by_chance():
-    """An interval of 95 % is wrong above once in forty: more than two of twenty would be a mistake of the test (p 0.01)."""
-    found = [verdicts(arrays(0.0, seed)) for seed in range(20)]
-    wrong = {name: sum(one[name] == REPLICATES for one in found) for name in CLAIMS}
-    assert max(wrong.values()) <= 2
-    assert wrong["almost_always"] == 0
+def test_noise_replicates_only_by_chance():
+    """One false positive in forty is expected; more than two of twenty would have p 0.01."""
+    runs = [verdicts(arrays(0.0, seed)) for seed in range(20)]
+    false_positives = {key: sum(run[key] == REPLICATES for run in runs) for key in CLAIMS}
+    assert max(false_positives.values()) <= 2
+    assert false_positives["almost_always"] == 0
 
 
-def test_too_few_sounds_are_no_question():
+def test_too_few_sounds_are_not_testable():
     assert set(verdicts(arrays(8.0, n=6)).values()) == {UNTESTABLE}
 
 
 @pytest.mark.parametrize(
-    ("text", "counts"),
+    ("text", "fluent"),
     [
         ("I'm going to go.", True),
         ("", False),
@@ -70,44 +74,40 @@ def test_too_few_sounds_are_no_question():
         ("no, " * 30, False),
     ],
 )
-def test_only_words_count_and_no_loop(text, counts):
-    assert is_fluent(text, CONFIG) is counts
+def test_a_fluent_text_has_words_and_no_loop(text, fluent):
+    assert is_fluent(text, CONFIG) is fluent
 
 
 def rain() -> Utterance:
     audio = np.arange(80_000, dtype=np.float32) / 80_000
-    labels = {
-        "noise_class": "rain",
-        "speech_kind": "non-speech",
-        "duration_s": 5.0,
-        "freesound_id": "7",
-    }
+    labels = {"noise_class": "rain", "speech_kind": "non-speech", "duration_s": 5.0}
+    labels |= {"freesound_id": "7"}
     return Utterance("rain", Path("rain"), labels=labels, read=lambda: audio)
 
 
+def rain_sounds() -> list[Sound]:
+    corpus = Corpus("x", "manifest", (rain(),))
+    return sounds_without_speech(corpus, (), (3.0,), backwards=True, n_white=2)
+
+
 def test_parts_of_a_recording_share_their_group():
-    found = sounds(Corpus("x", "manifest", (rain(),)), CONFIG)
-    assert [(one.id, one.group) for one in found[:4]] == [
-        (f"rain {s} s{way}", "7") for s in (30, 3) for way in ("", " backwards")
-    ]
-    whole, backwards, part, _ = (one.samples() for one in found[:4])
+    sounds = rain_sounds()
+    names = [f"rain {s} s{way}" for s in (30, 3) for way in ("", " backwards")]
+    assert [(sound.id, sound.group) for sound in sounds[:4]] == [(name, "7") for name in names]
+    whole, backwards, part, _ = (sound.samples() for sound in sounds[:4])
     np.testing.assert_array_equal(whole[::-1], backwards)
     np.testing.assert_array_equal(part, whole[:48_000])
-    assert len({one.group for one in found}) == 3
-    np.testing.assert_array_equal(found[-1].samples(), found[-1].samples())
+    assert len({sound.group for sound in sounds}) == 3
+    np.testing.assert_array_equal(sounds[-1].samples(), sounds[-1].samples())
 
 
-def test_speech_is_as_long_and_loud_as_a_noise():
-    talk = Utterance(
-        "talk",
-        Path("talk"),
-        "joe",
-        labels={"lang": "en"},
-        read=lambda: np.sin(np.arange(64_000, dtype=np.float32)),
-    )
-    other = sounds(Corpus("x", "manifest", (rain(),)), CONFIG)[0]
-    found = _as_loud(talk, 2.5, other, "joe")
-    assert (found.group, len(found.samples())) == ("joe", 40_000)
-    assert np.sqrt(np.mean(found.samples() ** 2)) == pytest.approx(
-        np.sqrt(np.mean(other.samples() ** 2)), rel=1e-4
-    )
+def test_speech_gets_the_length_and_level_of_a_noise():
+    def sine() -> np.ndarray:
+        return np.sin(np.arange(64_000, dtype=np.float32))
+
+    talk = Utterance("talk", Path("talk"), "joe", labels={"lang": "en"}, read=sine)
+    noise = rain_sounds()[0]
+    speech = match_level(talk, 2.5, noise, "joe")
+    assert (speech.group, len(speech.samples())) == ("joe", 40_000)
+    levels = [np.sqrt(np.mean(sound.samples() ** 2)) for sound in (speech, noise)]
+    assert levels[0] == pytest.approx(levels[1], rel=1e-4)

@@ -1,4 +1,4 @@
-"""E5 finds patches that restore a word where they were planted, and nothing where random moves do as well."""
+"""E5 detects patches that restore a word, and nothing when random moves do the same."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -7,20 +7,18 @@ import xarray as xr
 
 from experiments.data.corpora import Utterance
 from experiments.data.synthesis import pairs
-from experiments.studies.e5_context import (
-    CLAIMS,
-    FITS,
+from experiments.studies.context_edits import (
+    EXPECTED,
     KINDS,
-    ODD,
     OTHER,
     SITES,
-    STUDY,
+    TARGET,
     UNTRIED,
-    Config,
     outcome,
     sentences,
 )
-from experiments.studies.study import DOES_NOT, REPLICATES, UNTESTABLE
+from experiments.studies.e5_context import CLAIMS, STUDY, Config
+from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
 from interventions.edits import RandomDirection, site_cells
 from jaxasr import Config as Model
 from jaxasr.taps import At
@@ -28,121 +26,111 @@ from jaxasr.taps import At
 CONFIG = Config()
 CELLS = site_cells(Model(80, 1500, 66, 3, 4, 100, 448, 66, 3, 4), SITES, CONFIG.alphas)
 SITE = np.array(SITES)[CELLS["site"]]
+N = 48  # sentences
 
 
 def arrays(
-    noise: np.ndarray, astray: np.ndarray, errors: float = 0.5, swapped: float = 0.0
+    noise: np.ndarray, random: np.ndarray, errors: float = 0.5, swapped: float = 0.0
 ) -> xr.Dataset:
-    """48 sentences said both ways; `errors` of the odd ones are heard as fitting. Patches make right what is 1 in `noise`, `astray`."""
-    n, fitting = 48, np.arange(96) % 2 == 1
-    wrong = np.arange(n) < errors * n
-    before = np.empty(96, int)
-    before[~fitting], before[fitting] = (
-        np.where(wrong, FITS, ODD),
-        np.where(np.arange(n) < swapped * n, ODD, FITS),
-    )
-    after = np.full((96, 2, len(SITE)), UNTRIED)
-    tried = np.flatnonzero(~fitting)[wrong]
-    after[tried] = np.stack([np.where(noise, ODD, OTHER), np.where(astray, ODD, FITS)], 1)
-    after[1:20:2, 0] = FITS
-    named = np.repeat([f"voice: {i}" for i in range(n)], 2)
+    """Makes outcomes of 48 sentences, each spoken with the target word and with the expected word.
+
+    Args:
+        noise: bool [error, cell], whether a patch towards white noise restores the target word.
+        random: the same for random moves.
+        errors: share of sentences whose target word is transcribed as the expected word.
+        swapped: share of sentences whose expected word is transcribed as the target word.
+    """
+    congruent, is_error = np.arange(2 * N) % 2 == 1, np.arange(N) < errors * N
+    before = np.empty(2 * N, int)
+    before[~congruent] = np.where(is_error, EXPECTED, TARGET)
+    before[congruent] = np.where(np.arange(N) < swapped * N, TARGET, EXPECTED)
+    after = np.full((2 * N, 2, len(SITE)), UNTRIED)
+    restored = [np.where(noise, TARGET, OTHER), np.where(random, TARGET, EXPECTED)]
+    after[np.flatnonzero(~congruent)[is_error]] = np.stack(restored, 1)
+    after[1:20:2, 0] = EXPECTED  # ten controls stay right
     return xr.Dataset(
         {"before": ("example", before), "after": (("example", "kind", "cell"), after)},
         {
-            **{
-                "example": np.arange(96),
-                "congruent": ("example", fitting),
-                "pair": ("example", named),
-                "kind": list(KINDS),
-            },
-            **{
-                "site": ("cell", SITE),
-                "layer": ("cell", CELLS["layer"]),
-                "alpha": ("cell", CELLS["alpha"]),
-            },
+            "example": np.arange(2 * N),
+            "congruent": ("example", congruent),
+            "pair": ("example", np.repeat([f"voice: {i}" for i in range(N)], 2)),
+            "kind": list(KINDS),
+            "site": ("cell", SITE),
+            "layer": ("cell", CELLS["layer"]),
+            "alpha": ("cell", CELLS["alpha"]),
         },
     )
 
 
 def planted() -> xr.Dataset:
-    """One strength of one layer of each stack restores four in five; random moves one in a thousand."""
-    rng = np.random.default_rng(0)
-    noise, astray = rng.random((2, 24, len(SITE))) < 0.001
+    """One strength of one layer of each stack restores four in five, a random move one in 1,000."""
+    noise, random = np.random.default_rng(0).random((2, 24, len(SITE))) < 0.001
     for site in ("encoder.mlp_out", "decoder.cross_attn_out"):
-        noise[:, (site == SITE) & (CELLS["layer"] == 1) & (CELLS["alpha"] == 1)] = (
-            np.arange(24) % 5 > 0
-        )[:, None]
-    return arrays(noise, astray)
+        cell = (site == SITE) & (CELLS["layer"] == 1) & (CELLS["alpha"] == 1)
+        noise[:, cell] = (np.arange(24) % 5 > 0)[:, None]
+    return arrays(noise, random)
 
 
 def verdicts(data: xr.Dataset) -> dict[str, str]:
-    return {name: found.verdict for name, found in STUDY.analyse(data, CONFIG).findings.items()}
+    findings = STUDY.analyse(data, CONFIG).findings
+    return {key: finding.verdict for key, finding in findings.items()}
 
 
-def test_what_was_planted_is_found():
+def test_planted_patches_are_detected():
     assert verdicts(planted()) == dict.fromkeys(CLAIMS, REPLICATES)
     numbers = STUDY.analyse(planted(), CONFIG).numbers
-    assert numbers["odd"]["contextual_errors"] == 0.5
+    assert numbers["incongruent"]["contextual_errors"] == 0.5
     assert numbers["best_patch"]["restores"] == pytest.approx(19 / 24)
     assert numbers["best_patch"]["breaks_clean"] == 0
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_nothing_is_found_in_nothing(seed):
-    noise, astray = (
-        np.random.default_rng(seed).random((2, 24, len(SITE))) < 0.01
-    )  # any of many restores most; so do random moves
-    data = arrays(noise, astray, swapped=0.5)
-    assert verdicts(data) == dict.fromkeys(CLAIMS, DOES_NOT)
-    assert (
-        STUDY.analyse(data, CONFIG).numbers["errors_patched"]["any_of_many"]["noise"]["either"]
-        > 0.4
-    )
+def test_patches_no_better_than_random_moves_do_not_replicate(seed):
+    """Any of many patches restores most errors, and so does any of many random moves."""
+    noise, random = np.random.default_rng(seed).random((2, 24, len(SITE))) < 0.01
+    data = arrays(noise, random, swapped=0.5)
+    assert verdicts(data) == dict.fromkeys(CLAIMS, DOES_NOT_REPLICATE)
+    shares = STUDY.analyse(data, CONFIG).numbers["errors_patched"]["any_of_many"]
+    assert shares["noise"]["anywhere"] > 0.4
 
 
 def test_without_errors_only_their_number_is_judged():
-    none = arrays(np.zeros((0, len(SITE))), np.zeros((0, len(SITE))), errors=0)
-    found = verdicts(none)
-    assert found.pop("context") == DOES_NOT
-    assert set(found.values()) == {UNTESTABLE}
-    assert STUDY.draw(none, CONFIG)
+    data = arrays(np.zeros((0, len(SITE))), np.zeros((0, len(SITE))), errors=0)
+    by_key = verdicts(data)
+    assert by_key.pop("context") == DOES_NOT_REPLICATE
+    assert set(by_key.values()) == {UNTESTABLE}
+    assert STUDY.draw(data, CONFIG)
 
 
-def test_texts_are_sorted_word_by_word():
-    odd, fits = "He wrote a long ladder to his mother.", "He wrote a long letter to his mother."
+def test_texts_are_compared_word_by_word():
+    with_target = "He wrote a long ladder to his mother."
+    with_expected = "He wrote a long letter to his mother."
     labels = {"target": "ladder", "expected": "letter"}
-    assert sentences(Utterance("a", None, transcript=odd, labels=labels)) == (odd, fits)
-    assert sentences(
-        Utterance("b", None, transcript=fits, labels=labels | {"congruent": True})
-    ) == (odd, fits)
-    assert [
-        outcome(text, odd, fits)
-        for text in (" he wrote a long ladder, to his mother", fits, "He wrote.")
-    ] == [ODD, FITS, OTHER]
+    odd = Utterance("a", None, transcript=with_target, labels=labels)
+    congruent = Utterance("b", None, transcript=with_expected, labels=labels | {"congruent": True})
+    for clip in (odd, congruent):
+        assert sentences(clip) == (with_target, with_expected)
+        assert outcome(" he wrote a long ladder, to his mother", clip) == TARGET
+        assert outcome(with_expected, clip) == EXPECTED
+        assert outcome("He wrote.", clip) == OTHER
 
 
-def test_every_pair_differs_in_one_word():
-    assert 4 * len(pairs()) >= 700  # in four voices as many as the paper has
-    assert len({one.sentence for one in pairs()}) == len(pairs())
-    for one in pairs():
-        assert one.sentence.count("{}") == 1
-        assert one.expected != one.target
-        assert one.expected not in one.sentence.split()
-        assert one.target not in one.sentence.split()
+def test_the_sentences_of_a_pair_differ_in_one_word():
+    assert 4 * len(pairs()) >= 700  # in four voices, as many as the paper has
+    assert len({pair.sentence for pair in pairs()}) == len(pairs())
+    for pair in pairs():
+        assert pair.sentence.count("{}") == 1
+        assert pair.expected != pair.target
+        assert {pair.expected, pair.target}.isdisjoint(pair.sentence.split())
 
 
-def test_astray_goes_as_far_as_a_patch():
+def test_a_random_move_is_as_long_as_a_patch():
     rng = np.random.default_rng(0)
     x, value = (jnp.asarray(rng.normal(size=(2, 5, 7)), jnp.float32) for _ in range(2))
     at = At(jnp.int32(1), jnp.tile(jnp.arange(5), (2, 1)), None, "decoder.mlp_out")
-    moved = RandomDirection(0.5, value)(x, at) - x
-    np.testing.assert_allclose(
-        np.linalg.norm(moved, axis=-1), 0.5 * np.linalg.norm(value - x, axis=-1), rtol=1e-5
-    )
-    along = (
-        (moved * (value - x)).sum(-1)
-        / np.linalg.norm(moved, axis=-1)
-        / np.linalg.norm(value - x, axis=-1)
-    )
-    assert np.abs(along).max() < 0.95
-    assert not np.allclose(moved, RandomDirection(0.5, value, seed=1)(x, at) - x)
+    move, patch = np.asarray(RandomDirection(0.5, value)(x, at) - x), np.asarray(value - x)
+    lengths = np.linalg.norm(move, axis=-1), np.linalg.norm(patch, axis=-1)
+    np.testing.assert_allclose(lengths[0], 0.5 * lengths[1], rtol=1e-5)
+    cosine = (move * patch).sum(-1) / lengths[0] / lengths[1]
+    assert np.abs(cosine).max() < 0.95
+    assert not np.allclose(move, RandomDirection(0.5, value, seed=1)(x, at) - x)

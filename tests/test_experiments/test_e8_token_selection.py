@@ -1,4 +1,4 @@
-"""E8 finds a late choice and look-ahead where they were planted, and nothing where all layers are alike."""
+"""E8 detects a planted late choice and look-ahead, and nothing when all layers are equal."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,9 @@ import xarray as xr
 
 from experiments.data import phonemes
 from experiments.data.phonemes import phoneme_error_rate
-from experiments.studies.e8_token_selection import CLAIMS, STUDY, Config, _alike, ahead
-from experiments.studies.study import DOES_NOT, REPLICATES, UNTESTABLE
+from experiments.studies.candidate_similarity import look_ahead, similarity
+from experiments.studies.e8_token_selection import CLAIMS, STUDY, Config
+from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
 
 DEPTH = (np.arange(6) + 1) / 6
 LATE = (DEPTH > 0.8).astype(float)
@@ -16,28 +17,30 @@ NAMES = (
     "prob",
     "hit_null",
     *(
-        f"{one}{kind}{null}"
-        for one in ("sound", "meaning")
+        f"{name}{kind}{null}"
+        for name in ("sound", "meaning")
         for kind in ("", "_others")
         for null in ("", "_null")
     ),
 )
+OPEN = {"earlier_than_qwen": UNTESTABLE}
 
 
 def arrays(n: int = 30, effect: float = 1.0, seed: int = 0) -> xr.Dataset:
-    """Every curve level but for noise, plus `effect` times what the paper sees."""
+    """Makes flat curves with noise, plus `effect` times what the paper reports."""
     rng = np.random.default_rng(seed)
-    level = {name: 0.5 + 0.1 * rng.normal(size=(n, 6)) for name in NAMES}
-    level["prob"] += effect * (0.8 * TOP - 0.4 * (DEPTH < 0.9))
-    level["sound_others"] -= effect * 0.3 * LATE
-    level["meaning_others"] += effect * 0.3 * LATE
+    curves = {name: 0.5 + 0.1 * rng.normal(size=(n, 6)) for name in NAMES}
+    curves["prob"] += effect * (0.8 * TOP - 0.4 * (DEPTH < 0.9))
+    curves["sound_others"] -= effect * 0.3 * LATE
+    curves["meaning_others"] += effect * 0.3 * LATE
     hit = 0.5 + 0.1 * rng.normal(size=(n, 3, 6))
     hit[:, 1] += effect * 0.3 * TOP
     saturation = 0.5 + 0.3 * effect + 0.1 * rng.normal(size=n)
     return xr.Dataset(
         {
-            **{name: (("example", "depth"), one) for name, one in level.items()},
-            **{"hit": (("example", "offset", "depth"), hit), "saturation": ("example", saturation)},
+            **{name: (("example", "depth"), curve) for name, curve in curves.items()},
+            "hit": (("example", "offset", "depth"), hit),
+            "saturation": ("example", saturation),
         },
         {
             "example": np.arange(n),
@@ -50,69 +53,59 @@ def arrays(n: int = 30, effect: float = 1.0, seed: int = 0) -> xr.Dataset:
 
 
 def verdicts(data: xr.Dataset) -> dict[str, str]:
-    return {name: found.verdict for name, found in STUDY.analyse(data, Config()).findings.items()}
+    findings = STUDY.analyse(data, Config()).findings
+    return {key: finding.verdict for key, finding in findings.items()}
 
 
-def test_what_was_planted_is_found():
-    assert verdicts(arrays()) == {
-        **dict.fromkeys(CLAIMS, REPLICATES),
-        "earlier_than_qwen": UNTESTABLE,
-    }
+def test_planted_effects_are_detected():
+    assert verdicts(arrays()) == {**dict.fromkeys(CLAIMS, REPLICATES), **OPEN}
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_nothing_is_found_in_nothing(seed):
-    assert verdicts(arrays(effect=0, seed=seed)) == {
-        **dict.fromkeys(CLAIMS, DOES_NOT),
-        "earlier_than_qwen": UNTESTABLE,
-    }
+def test_equal_layers_do_not_replicate(seed):
+    expected = {**dict.fromkeys(CLAIMS, DOES_NOT_REPLICATE), **OPEN}
+    assert verdicts(arrays(effect=0, seed=seed)) == expected
 
 
-def test_without_espeak_only_sound_is_left_out():
-    silent = arrays()
+def test_without_espeak_only_sound_is_not_testable():
+    data = arrays()
     for name in NAMES:
         if name.startswith("sound"):
-            silent[name] = silent[name] * np.nan
-    analysis = STUDY.analyse(silent, Config())
-    assert analysis.findings["sounds_alike"].verdict == UNTESTABLE
-    assert "jaxasr[phonemes]" in analysis.findings["sounds_alike"].why
-    assert analysis.findings["means_alike"].verdict == REPLICATES
-    assert set(STUDY.draw(silent, Config())) == {"token_selection", "by_language"}
+            data[name] = data[name] * np.nan
+    findings = STUDY.analyse(data, Config()).findings
+    assert findings["sounds_alike"].verdict == UNTESTABLE
+    assert "jaxasr[phonemes]" in findings["sounds_alike"].why
+    assert findings["means_alike"].verdict == REPLICATES
+    assert set(STUDY.draw(data, Config())) == {"token_selection", "by_language"}
 
 
-def test_look_ahead_of_planted_candidates():
+def test_look_ahead_finds_planted_candidates():
     ids = np.array([10, 11, 12, 12, 14, 15, 16])
-    top = np.stack(
-        [np.stack([ids, np.full(7, 99)], 1), np.stack([np.full(7, 15), np.append(ids[1:], 98)], 1)]
-    )  # [L=2, T=7, K=2]
-    hit, null = ahead(top, ids)
-    np.testing.assert_array_equal(
-        hit[0], [[1] * 7, [0, 0, 1, 0, 0, 1, 0]]
-    )  # at 2 the next token is the token itself
+    first = np.stack([ids, np.full(7, 99)], 1)
+    second = np.stack([np.full(7, 15), np.append(ids[1:], 98)], 1)
+    hit, null = look_ahead(np.stack([first, second]), ids)  # [L=2, T=7, K=2]
+    # At position 2, the next token equals the token itself.
+    np.testing.assert_array_equal(hit[0], [[1] * 7, [0, 0, 1, 0, 0, 1, 0]])
     np.testing.assert_array_equal(hit[1, 1], [1, 1, np.nan, 1, 1, 1, np.nan])
     np.testing.assert_array_equal(np.isnan(hit[2]).sum(1), [2, 2])
-    assert null[0].tolist() == [0] * 7  # the token itself is never counted as one further away
-    assert (
-        null[1, 0] == 1 / 3
-    )  # 15, one of the places 4, 5, 6; 12 at place 3 also stands at place 2
+    assert null[0].tolist() == [0] * 7  # the token itself does not count as further away
+    # Of positions 4, 5, 6 only 5 holds a candidate; 12 at position 3 also stands at position 2.
+    assert null[1, 0] == 1 / 3
 
 
-def test_likeness_is_to_the_final_token_and_its_null_to_one_far_away():
+def test_similarity_is_to_the_final_token_and_its_null_to_a_distant_one():
+    def compare(candidates: np.ndarray, token: int) -> np.ndarray:
+        return 10.0 * token + (candidates == token)
+
     ids = np.array([0, 1, 2, 3])
-    top = np.array([[[0, 5], [1, 5], [9, 5], [3, 5]]])  # [L=1, T=4, K=2]
-    found = _alike(
-        "x",
-        top,
-        ids,
-        lambda candidates, meant: 10.0 * meant + (candidates == meant),
-        np.array([True, True, True, False]),
-    )
-    np.testing.assert_allclose(found["x"], [[0.5, 10.5, 20, np.nan]])
-    np.testing.assert_allclose(found["x_others"], [[0, 10, 20, np.nan]])
-    np.testing.assert_allclose(found["x_others_null"], [[20, 30, 0, np.nan]])
+    candidates = np.array([[[0, 5], [1, 5], [9, 5], [3, 5]]])  # [L=1, T=4, K=2]
+    values = similarity("x", candidates, ids, compare, np.array([True, True, True, False]))
+    np.testing.assert_allclose(values["x"], [[0.5, 10.5, 20, np.nan]])
+    np.testing.assert_allclose(values["x_others"], [[0, 10, 20, np.nan]])
+    np.testing.assert_allclose(values["x_others_null"], [[20, 30, 0, np.nan]])
 
 
-def test_phoneme_error_rate():
+def test_phoneme_error_rate_is_at_most_one():
     assert phoneme_error_rate(("k", "æ", "t"), ("k", "æ", "t")) == 0
     assert phoneme_error_rate(("b", "æ", "t"), ("k", "æ", "t")) == pytest.approx(1 / 3)
     assert phoneme_error_rate(tuple("abcdefgh"), ("k",)) == 1
@@ -121,7 +114,7 @@ def test_phoneme_error_rate():
 
 
 @pytest.mark.skipif(not phonemes.installed(), reason="needs the extra `phonemes`")
-def test_near_homophones_sound_alike():
+def test_near_homophones_have_similar_phonemes():
     rice, lice, letter = phonemes.phonemes([" rice", " lice", " letter"], "en")
     assert phoneme_error_rate(lice, rice) == pytest.approx(1 / 3)
     assert phoneme_error_rate(letter, rice) > 0.9

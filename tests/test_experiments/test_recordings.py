@@ -1,17 +1,18 @@
-"""Clean speech is made of sentences that can be written, and counted, in one way."""
+"""Clean speech consists of sentences that can be transcribed, and counted, in one way."""
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from experiments.data.corpora import Corpus, Utterance, open_corpus
 from experiments.studies import recordings
+from experiments.studies.selection import set_of
 from interventions.generation.transcripts import errors
 
-ASR = SimpleNamespace(
-    tokenizer=SimpleNamespace(is_multilingual=False, encode=str.split)
-)  # a word is a token
+# A stand-in for a model whose tokens are words.
+ASR = cast(Any, SimpleNamespace(tokenizer=SimpleNamespace(is_multilingual=False, encode=str.split)))
 SENTENCE = "the ship sailed on at seven"
 
 
@@ -20,8 +21,9 @@ def clip(name: str, transcript: str = SENTENCE, **labels: object) -> Utterance:
     return Utterance(name, Path(name), transcript=transcript, labels=kind | labels)
 
 
-def ids(*clips: Utterance, n: int = 99, **options: int) -> list[str]:
-    return [one.id for one in recordings.clean(Corpus("x", "manifest", clips), ASR, n, **options)]
+def selected_ids(*clips: Utterance, n: int = 99, **options: int) -> list[str]:
+    selected = recordings.clean_speech(Corpus("x", "manifest", clips), ASR, n, **options)
+    return [utterance.id for utterance in selected]
 
 
 @pytest.mark.parametrize(
@@ -40,28 +42,35 @@ def ids(*clips: Utterance, n: int = 99, **options: int) -> list[str]:
         (" ".join([SENTENCE] * 7), {}),
     ],
 )
-def test_what_is_not_clean(transcript, labels):
-    assert ids(clip("good"), clip("bad", transcript, **labels), max_new_tokens=48) == ["good"]
+def test_recordings_that_are_not_clean_are_excluded(transcript, labels):
+    clips = (clip("good"), clip("bad", transcript, **labels))
+    assert selected_ids(*clips, max_new_tokens=48) == ["good"]
 
 
-def test_a_text_that_needs_room_needs_it():
-    whole = clip(
-        "whole", " ".join([SENTENCE] * 7)
-    )  # 42 tokens, of which a fourth more and the end make 54
-    assert ids(whole, max_new_tokens=53) == []
-    assert ids(whole, max_new_tokens=54) == ["whole"]
+def test_a_text_needs_room_for_a_fourth_more_and_the_end():
+    long = clip("long", " ".join([SENTENCE] * 7))  # 42 tokens, 54 with room
+    assert selected_ids(long, max_new_tokens=53) == []
+    assert selected_ids(long, max_new_tokens=54) == ["long"]
 
 
-def test_sets_take_turns():
+def test_sets_alternate():
     clips = [clip(f"{name}{n}", set=name) for name in "ab" for n in range(4)]
-    assert [one[0] for one in ids(*clips, n=4)] == list("abab")
+    assert [name[0] for name in selected_ids(*clips, n=4)] == list("abab")
 
 
-def test_clean_speech_of_the_data_folder_is_read_right(asr, data_dir):
+def test_synthetic_noise_has_its_level_and_never_changes():
+    quiet = recordings.synthetic_noises(6, seconds=0.5)[3]
+    samples = quiet.samples()
+    assert len(samples) == 8_000
+    assert (samples**2).mean() ** 0.5 == pytest.approx(0.01)
+    assert (samples == quiet.samples()).all()
+
+
+def test_clean_speech_of_the_data_folder_is_transcribed_correctly(asr, data_dir):
     """Word error rates of these sets are 2.5 to 12.8 %."""
-    clips = recordings.clean(open_corpus(data_dir), asr, 12, 56)
-    assert {"fsdd", "alnum_l1", "pico_intent", "vctk_noisy"}.isdisjoint(
-        one.label("set") for one in clips
-    )
-    rates = [errors(asr.transcribe(clip.samples()).text, clip.transcript)["wer"] for clip in clips]
+    clips = recordings.clean_speech(open_corpus(data_dir), asr, 12, 56)
+    unsuitable = {"fsdd", "alnum_l1", "pico_intent", "vctk_noisy"}
+    assert unsuitable.isdisjoint(map(set_of, clips))
+    texts = [asr.transcribe(utterance.samples()).text for utterance in clips]
+    rates = [errors(text, clip.transcript)["wer"] for text, clip in zip(texts, clips)]
     assert sum(rates) / len(rates) < 0.13

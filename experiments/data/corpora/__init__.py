@@ -1,4 +1,4 @@
-"""Recordings with labels, read where they lie: manifests, LibriSpeech, Common Voice, TIMIT, Hugging Face datasets."""
+"""Recordings with labels: manifests, LibriSpeech, Common Voice, TIMIT, Hugging Face datasets."""
 
 from experiments.data.corpora.noise import with_noise as with_noise
 from experiments.data.corpora.opening import open_corpus as open_corpus

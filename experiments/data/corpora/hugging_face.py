@@ -1,4 +1,4 @@
-"""A data set of the Hugging Face hub, through the `datasets` package: `hf:NAME`, `hf:NAME:CONFIG`, `hf:NAME:CONFIG@SPLIT`."""
+"""A dataset of the Hugging Face hub: `hf:NAME`, `hf:NAME:CONFIG` or `hf:NAME:CONFIG@SPLIT`."""
 
 import importlib.util
 import re
@@ -12,63 +12,78 @@ import numpy as np
 from experiments.data.corpora.utterance import Utterance
 from jaxasr.audio import load_audio
 
-LOOKS_FOR = "Hugging Face: hf:NAME[:CONFIG][@SPLIT], such as hf:mozilla-foundation/common_voice_16_1:ja@test (needs jaxasr[datasets])"
+EXPECTED = (
+    "Hugging Face: hf:NAME[:CONFIG][@SPLIT], such as "
+    "hf:mozilla-foundation/common_voice_16_1:ja@test (needs jaxasr[datasets])"
+)
 _TRANSCRIPT = ("transcript", "sentence", "text", "transcription", "normalized_text")
 _SPEAKER = ("speaker", "speaker_id", "client_id")
+_ADDRESS = re.compile(r"hf:(?P<name>[^:@]+)(?::(?P<config>[^:@]+))?(?:@(?P<split>[^:@]+))?")
 
 
-def find(where: str) -> re.Match[str] | None:
-    return re.fullmatch(
-        r"hf:(?P<name>[^:@]+)(?::(?P<config>[^:@]+))?(?:@(?P<split>[^:@]+))?", where
-    )
+def find(address: str) -> re.Match[str] | None:
+    """Returns the parts of an address; None if it is not one of the hub."""
+    return _ADDRESS.fullmatch(address)
 
 
-def read(where: re.Match[str]) -> list[Utterance]:
-    """Rows of a split (default: train). The sound is decoded when it is wanted. Raises ValueError without `datasets` or without sound."""
+def read(address: re.Match[str]) -> list[Utterance]:
+    """Reads the rows of a split, "train" by default. Audio is decoded when its samples are read.
+
+    Args:
+        address: from `find`.
+
+    Returns:
+        Utterances. Columns with texts and numbers are labels.
+
+    Raises:
+        ValueError: the package `datasets` is not installed, or there is not one column of audio.
+    """
     if not importlib.util.find_spec("datasets"):
         raise ValueError(
-            "hf: expected the package `datasets`, which is not installed. pip install 'jaxasr[datasets]'."
+            "hf: expected the package `datasets`, which is not installed. "
+            "pip install 'jaxasr[datasets]'."
         )
     import datasets
 
-    found = datasets.load_dataset(where["name"], where["config"], split=where["split"] or "train")
-    sound = [name for name, feature in found.features.items() if type(feature).__name__ == "Audio"]
-    if len(sound) != 1:
+    split = address["split"] or "train"
+    table: Any = datasets.load_dataset(address["name"], address["config"], split=split)
+    columns = [name for name, kind in table.features.items() if type(kind).__name__ == "Audio"]
+    if len(columns) != 1:
         raise ValueError(
-            f"hf: expected one column of audio in {where['name']!r}, got {sound or list(found.features)}."
+            f"hf: expected one column of audio in {address['name']!r}, "
+            f"got {columns or list(table.features)}."
         )
-    found = found.cast_column(sound[0], datasets.Audio(decode=False))
-    return [_utterance(where, found, sound[0], number) for number in range(len(found))]
+    table = table.cast_column(columns[0], datasets.Audio(decode=False))
+    return [_utterance(address[0], table, columns[0], number) for number in range(len(table))]
 
 
-def _utterance(where: re.Match[str], found: Any, sound: str, number: int) -> Utterance:
-    row = {name: _named(found.features[name], value) for name, value in found[number].items()}
-    named = row.pop(sound)
+def _utterance(address: str, table: Any, column: str, number: int) -> Utterance:
+    row = {name: _class_name(table.features[name], value) for name, value in table[number].items()}
+    audio = row.pop(column)
     transcript, speaker = (
         next((row.pop(name) for name in names if name in row), "")
         for names in (_TRANSCRIPT, _SPEAKER)
     )
-    labels = {name: value for name, value in row.items() if isinstance(value, str | int | float)}
-    path = Path(named["path"] or f"{number}")
-    name = f"{where[0]}/{number}"
     return Utterance(
-        name,
-        path,
+        f"{address}/{number}",
+        Path(audio["path"] or f"{number}"),
         str(speaker),
         str(transcript),
-        labels=labels,
-        read=lambda: _samples(found[number][sound]),
+        labels={name: value for name, value in row.items() if isinstance(value, str | int | float)},
+        read=lambda: _samples(table[number][column]),
     )
 
 
-def _named(feature: Any, value: Any) -> Any:
+def _class_name(feature: Any, value: Any) -> Any:
+    """Converts the number of a class to its name."""
     return feature.int2str(value) if hasattr(feature, "int2str") and value is not None else value
 
 
-def _samples(sound: Mapping[str, Any]) -> np.ndarray:
-    if not sound["bytes"]:
-        return load_audio(sound["path"])
+def _samples(audio: Mapping[str, Any]) -> np.ndarray:
+    if not audio["bytes"]:
+        return load_audio(audio["path"])
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / Path(sound["path"] or "recording").name  # errors name it
-        file.write_bytes(sound["bytes"])
+        # The file keeps its name, because errors mention it.
+        file = Path(folder) / Path(audio["path"] or "recording").name
+        file.write_bytes(audio["bytes"])
         return load_audio(file)

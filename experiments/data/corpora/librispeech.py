@@ -1,5 +1,6 @@
-"""LibriSpeech as it is unpacked: <subset>/<speaker>/<chapter>/<speaker>-<chapter>-<n>.flac, transcripts beside, SPEAKERS.TXT above.
+"""LibriSpeech as distributed: <subset>/<speaker>/<chapter>/<speaker>-<chapter>-<n>.flac.
 
+Each chapter has a file of transcripts, and SPEAKERS.TXT is above the subsets.
 Source: https://www.openslr.org/12, README.TXT.
 """
 
@@ -8,28 +9,39 @@ from pathlib import Path
 from experiments.data.corpora.manifest import text_lines
 from experiments.data.corpora.utterance import Utterance
 
-LOOKS_FOR = (
+EXPECTED = (
     "LibriSpeech: a folder with <subset>/<speaker>/<chapter>/*.trans.txt, or one of its subsets"
 )
 
 
-def find(where: Path) -> Path | None:
-    return where if where.is_dir() and _transcripts(where) else None
+def find(path: Path) -> Path | None:
+    """Returns `path` if it is LibriSpeech or one of its subsets, else None."""
+    return path if path.is_dir() and _transcripts(path) else None
 
 
-def _transcripts(where: Path) -> list[Path]:
-    return sorted([*where.glob("*/*/*.trans.txt"), *where.glob("*/*/*/*.trans.txt")])
+def _transcripts(path: Path) -> list[Path]:
+    return sorted([*path.glob("*/*/*.trans.txt"), *path.glob("*/*/*/*.trans.txt")])
 
 
-def read(where: Path) -> list[Utterance]:
-    """Labels: gender (F or M), subset, condition ("clean" or "other"), chapter."""
-    genders = _genders(where)
+def read(path: Path) -> list[Utterance]:
+    """Reads all utterances below a folder.
+
+    Args:
+        path: from `find`.
+
+    Returns:
+        Utterances with the labels gender (F or M), subset, condition ("clean" or "other") and
+        chapter.
+
+    Raises:
+        ValueError: a malformed line of transcripts.
+    """
+    genders = _genders(path)
     return [
-        utterance
-        for file in _transcripts(where)
+        _utterance(file, number, line, genders)
+        for file in _transcripts(path)
         for number, line in text_lines(file)
         if line.strip()
-        for utterance in [_utterance(file, number, line, genders)]
     ]
 
 
@@ -37,7 +49,8 @@ def _utterance(file: Path, number: int, line: str, genders: dict[str, str]) -> U
     name, _, transcript = line.strip().partition(" ")
     if name.count("-") != 2:
         raise ValueError(
-            f"{file}, line {number}: expected SPEAKER-CHAPTER-NUMBER and a transcript, got {line[:60]!r}."
+            f"{file}, line {number}: expected SPEAKER-CHAPTER-NUMBER and a transcript, "
+            f"got {line[:60]!r}."
         )
     speaker, chapter, _ = name.split("-")
     subset = file.parents[2].resolve().name
@@ -48,20 +61,19 @@ def _utterance(file: Path, number: int, line: str, genders: dict[str, str]) -> U
         "condition": condition,
         "chapter": chapter,
     }
-    return Utterance(
-        f"{subset}/{name}", file.parent / f"{name}.flac", speaker, transcript, labels=labels
-    )
+    audio = file.parent / f"{name}.flac"
+    return Utterance(f"{subset}/{name}", audio, speaker, transcript, labels=labels)
 
 
-def _genders(where: Path) -> dict[str, str]:
-    """Of SPEAKERS.TXT, `14 | F | train-clean-360 | 25.03 | name`, a line a speaker; none without the file."""
-    for folder in (where, where.resolve().parent):
-        if (folder / "SPEAKERS.TXT").is_file():
-            lines = text_lines(folder / "SPEAKERS.TXT")
-            rows = [
-                [cell.strip() for cell in line.split("|")]
-                for _, line in lines
-                if line.strip() and not line.startswith(";")
-            ]
-            return {row[0]: row[1] for row in rows if len(row) > 1}
-    return {}
+def _genders(path: Path) -> dict[str, str]:
+    """Reads lines such as `14 | F | train-clean-360 | 25.03 | name`; none without SPEAKERS.TXT."""
+    folders = (path, path.resolve().parent)
+    files = [file for folder in folders if (file := folder / "SPEAKERS.TXT").is_file()]
+    if not files:
+        return {}
+    rows = [
+        [cell.strip() for cell in line.split("|")]
+        for _, line in text_lines(files[0])
+        if line.strip() and not line.startswith(";")
+    ]
+    return {row[0]: row[1] for row in rows if len(row) > 1}

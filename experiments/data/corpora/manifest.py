@@ -1,4 +1,4 @@
-"""A manifest: JSONL or CSV, one recording (or part of one) a row."""
+"""Manifests in JSONL or CSV, with one recording, or part of one, per row."""
 
 import csv
 import io
@@ -10,28 +10,39 @@ from typing import Any
 
 from experiments.data.corpora.utterance import Span, Utterance
 
-LOOKS_FOR = "manifest: a .jsonl or .csv file, or a folder with manifest.jsonl or manifest.csv; its column `path` names recordings"
-_OWN = {"path", "speaker", "transcript", "start", "end", "id"}
+EXPECTED = (
+    "manifest: a .jsonl or .csv file, or a folder with manifest.jsonl or manifest.csv; its column "
+    "`path` names recordings"
+)
+_COLUMNS = {"path", "speaker", "transcript", "start", "end", "id"}
 _TIERS = ("phones", "words")
-_LONGEST = 16 << 20  # bytes of a line
+_MAX_LINE_BYTES = 16 << 20
 
 
-def find(where: Path) -> Path | None:
-    """The manifest that `where` is or holds."""
-    if where.is_file():
-        return where if where.suffix in (".jsonl", ".csv") else None
-    return next(
-        (where / name for name in ("manifest.jsonl", "manifest.csv") if (where / name).is_file()),
-        None,
-    )
+def find(path: Path) -> Path | None:
+    """Returns the manifest that `path` is or has; None if there is none."""
+    if path.is_file():
+        return path if path.suffix in (".jsonl", ".csv") else None
+    files = (path / name for name in ("manifest.jsonl", "manifest.csv"))
+    return next((file for file in files if file.is_file()), None)
 
 
 def read(manifest: Path) -> list[Utterance]:
-    """The rows of `manifest`. Columns: `path`, and optionally `speaker`, `transcript`, `start`, `end` (seconds), `id`,
-    `phones` and `words` (lists of [start, end, label], seconds from the start of the row's sound); all others are labels.
+    """Reads the rows of a manifest.
 
-    Paths are relative to the manifest's folder or, when the first is not there, to the folder above it.
-    Raises ValueError naming the line that is not a row.
+    Paths are relative to the manifest's folder or, if the first recording is not there, to the
+    folder above it.
+
+    Args:
+        manifest: a file with the column `path`, and optionally `speaker`, `transcript`, `start` and
+            `end` (seconds), `id`, `phones` and `words` (lists of [start, end, label], in seconds
+            from the start of the row's part). All other columns are labels.
+
+    Returns:
+        Utterances.
+
+    Raises:
+        ValueError: a malformed row; the message has the file and the line.
     """
     rows = list(_rows(manifest))
     root = _root(manifest, rows)
@@ -49,7 +60,8 @@ def _csv_rows(manifest: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         for row in reader:
             if None in row:
                 raise ValueError(
-                    f"{manifest.name}, line {reader.line_num}: expected {len(row) - 1} fields as in line 1, got more."
+                    f"{manifest.name}, line {reader.line_num}: expected {len(row) - 1} fields as "
+                    "in line 1, got more."
                 )
             yield reader.line_num, row
     except csv.Error as error:
@@ -59,31 +71,47 @@ def _csv_rows(manifest: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The number and object of each line of a JSONL file, empty lines left out. Raises ValueError naming file and line."""
+    """Reads a JSONL file.
+
+    Yields:
+        Number and object of each line that is not empty.
+
+    Raises:
+        ValueError: a malformed line; the message has the file and the line.
+    """
     for number, line in text_lines(path):
         if line.strip():
-            yield number, _parsed(path, number, line)
+            yield number, _parse(path, number, line)
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The number and text of each line. Raises ValueError naming one that is too long or is no UTF-8."""
+    """Reads a text file line by line.
+
+    Yields:
+        Number and text of each line.
+
+    Raises:
+        ValueError: a line is too long or not UTF-8; the message has the file and the line.
+    """
     number = 0
     with path.open("rb") as file:
-        while line := file.readline(_LONGEST + 1):
+        while line := file.readline(_MAX_LINE_BYTES + 1):
             number += 1
-            if len(line) > _LONGEST:
+            if len(line) > _MAX_LINE_BYTES:
                 raise ValueError(
-                    f"{path.name}, line {number}: expected a line of at most {_LONGEST} bytes."
+                    f"{path.name}, line {number}: expected a line of at most {_MAX_LINE_BYTES} "
+                    "bytes."
                 )
             try:
                 yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
                 raise ValueError(
-                    f"{path.name}, line {number}: expected UTF-8 ({error.reason} at byte {error.start})."
+                    f"{path.name}, line {number}: expected UTF-8 ({error.reason} at byte "
+                    f"{error.start})."
                 ) from None
 
 
-def _parsed(manifest: Path, number: int, line: str) -> dict[str, Any]:
+def _parse(manifest: Path, number: int, line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -100,9 +128,10 @@ def _parsed(manifest: Path, number: int, line: str) -> dict[str, Any]:
 
 def _root(manifest: Path, rows: list[tuple[int, Mapping[str, Any]]]) -> Path:
     folder = manifest.resolve().parent
-    named = [str(row["path"]) for _, row in rows[:1] if row.get("path")]
-    beside = not named or _exists(folder / named[0]) or not _exists(folder.parent / named[0])
-    return folder if beside else folder.parent
+    first = next((str(row["path"]) for _, row in rows[:1] if row.get("path")), None)
+    if first is None or _exists(folder / first) or not _exists(folder.parent / first):
+        return folder
+    return folder.parent
 
 
 def _exists(path: Path) -> bool:
@@ -113,39 +142,50 @@ def _exists(path: Path) -> bool:
 
 
 def _utterance(manifest: Path, root: Path, line: int, row: Mapping[str, Any]) -> Utterance:
+    path = _path(manifest, line, row)
+    start, end = (_seconds(manifest, line, row, name) for name in ("start", "end"))
+    return Utterance(
+        id=str(row.get("id") or f"{path}{_part_name(start, end)}"),
+        path=root / path,
+        speaker=str(row.get("speaker") or ""),
+        transcript=str(row.get("transcript") or ""),
+        start_s=start,
+        end_s=end,
+        labels={
+            name: value
+            for name, value in row.items()
+            if name not in _COLUMNS and name not in _TIERS
+        },
+        tiers={tier: _spans(manifest, line, tier, row[tier]) for tier in _TIERS if row.get(tier)},
+    )
+
+
+def _part_name(start: float | None, end: float | None) -> str:
+    if start is None and end is None:
+        return ""
+    return f"#{start or 0:g}-{'' if end is None else f'{end:g}'}"
+
+
+def _path(manifest: Path, line: int, row: Mapping[str, Any]) -> str:
     if not row.get("path"):
         raise ValueError(
-            f"{manifest.name}, line {line}: expected a column `path`, got the columns {', '.join(map(str, row))}."
+            f"{manifest.name}, line {line}: expected a column `path`, got the columns "
+            f"{', '.join(map(str, row))}."
         )
     if not isinstance(row["path"], str):
         raise ValueError(
             f"{manifest.name}, line {line}: expected text as `path`, got {str(row['path'])[:60]!r}."
         )
-    start, end = (_seconds(manifest, line, row, name) for name in ("start", "end"))
-    part = (
-        ""
-        if start is None and end is None
-        else f"#{start or 0:g}-{'' if end is None else f'{end:g}'}"
-    )
-    return Utterance(
-        id=str(row.get("id") or f"{row['path']}{part}"),
-        path=root / str(row["path"]),
-        speaker=str(row.get("speaker") or ""),
-        transcript=str(row.get("transcript") or ""),
-        start_s=start,
-        end_s=end,
-        labels={key: value for key, value in row.items() if key not in _OWN and key not in _TIERS},
-        tiers={tier: _spans(manifest, line, tier, row[tier]) for tier in _TIERS if row.get(tier)},
-    )
+    return row["path"]
 
 
 def _spans(manifest: Path, line: int, tier: str, spans: Any) -> tuple[Span, ...]:
     try:
         return tuple(Span(float(start), float(end), str(label)) for start, end, label in spans)
     except (TypeError, ValueError):
-        expected = f"a list of [start, end, label] as `{tier}`"
         raise ValueError(
-            f"{manifest.name}, line {line}: expected {expected}, got {str(spans)[:60]!r}."
+            f"{manifest.name}, line {line}: expected a list of [start, end, label] as `{tier}`, "
+            f"got {str(spans)[:60]!r}."
         ) from None
 
 

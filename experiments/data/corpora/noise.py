@@ -1,6 +1,7 @@
-"""Recordings heard in noise: every utterance once more for each kind of noise, told apart by its label `noise`."""
+"""Adds noisy copies of all recordings to a corpus."""
 
 import dataclasses
+import functools
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,66 +13,83 @@ from interventions.corruptions import add, parse_source
 from jaxasr.audio import load_audio
 
 CLEAN = "clean"
-_SOUND = {".flac", ".wav", ".ogg", ".mp3"}
+_SUFFIXES = {".flac", ".wav", ".ogg", ".mp3"}
+
+AddNoise = Callable[[np.ndarray, int], np.ndarray]  # samples and seed
 
 
 def with_noise(corpus: Corpus, noises: Sequence[str]) -> Corpus:
-    """Every utterance as it is (label `noise` "clean"), and once more for each of `noises`.
+    """Adds a copy of every utterance for each kind of noise.
 
-    `snr:10`: white noise 10 dB below the recording. `snr:10:PATH`: a recording of noise, the file PATH or one of that folder, drawn
-    by the utterance's id. Also `bandstop:300-3000` and `mask:1.0-2.0`, see `interventions.corruptions.parse_source`. Raises ValueError.
+    Args:
+        corpus: the recordings.
+        noises: `snr:10`, white noise 10 dB below the recording; `snr:10:PATH`, a recording of
+            noise: the file PATH, or one of that folder, which the utterance's id decides;
+            `bandstop:300-3000` or `mask:1.0-2.0` (see `interventions.corruptions.parse_source`).
+
+    Returns:
+        The corpus with the copies. The label `noise` is "clean" or the kind of noise.
+
+    Raises:
+        ValueError: an unknown kind of noise, or no recording at PATH.
     """
     if not noises:
         return corpus
     makers = {name: _maker(name) for name in noises}
-    noisy = [_noisy(one, name, makers[name]) for one in corpus.utterances for name in makers]
+    noisy = [_copy(clip, name, makers[name]) for clip in corpus.utterances for name in makers]
     clean = [
-        dataclasses.replace(one, labels={**one.labels, "noise": CLEAN}) for one in corpus.utterances
+        dataclasses.replace(clip, labels={**clip.labels, "noise": CLEAN})
+        for clip in corpus.utterances
     ]
     return dataclasses.replace(corpus, utterances=(*clean, *noisy))
 
 
-Maker = Callable[[np.ndarray, int], np.ndarray]
+def _maker(name: str) -> AddNoise:
+    kind, _, arguments = name.partition(":")
+    snr, _, path = arguments.partition(":")
+    if kind == "snr" and path:
+        files = _recordings(name, Path(path))
+        return lambda audio, seed: add(
+            audio, load_audio(files[seed % len(files)]), float(snr), seed
+        )
+    if parse_source(name).of is None:
+        raise ValueError(
+            f"noise {name!r}: expected noise that changes the recording, such as snr:10, "
+            "snr:10:FOLDER or bandstop:300-3000."
+        )
+    return functools.partial(_corrupt, name)
 
 
-def _maker(name: str) -> Maker:
-    kind, _, rest = name.partition(":")
-    snr, _, where = rest.partition(":")
-    if kind != "snr" or not where:
-        if not parse_source(name).of:
-            raise ValueError(
-                f"noise {name!r}: expected noise that is heard, such as snr:10, snr:10:FOLDER or bandstop:300-3000."
-            )
-        return lambda audio, seed: parse_source(name, seed).of(audio)  # pyright: ignore[reportOptionalCall]
-    files = _recordings(name, Path(where))
-    return lambda audio, seed: add(audio, load_audio(files[seed % len(files)]), float(snr), seed)
+def _corrupt(name: str, audio: np.ndarray, seed: int) -> np.ndarray:
+    corrupt = parse_source(name, seed).of
+    assert corrupt is not None
+    return corrupt(audio)
 
 
-def _recordings(name: str, where: Path) -> list[Path]:
-    files = (
-        [where]
-        if where.is_file()
-        else sorted(path for path in where.rglob("*") if path.suffix.lower() in _SOUND)
-    )
+def _recordings(name: str, path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES)
     if not files:
         raise ValueError(
-            f"noise {name!r}: expected a recording or a folder of recordings, found none at {str(where)!r}."
+            f"noise {name!r}: expected a recording or a folder of recordings, found none at "
+            f"{str(path)!r}."
         )
     return files
 
 
-def _noisy(one: Utterance, name: str, maker: Maker) -> Utterance:
+def _copy(clip: Utterance, name: str, add_noise: AddNoise) -> Utterance:
     def read() -> np.ndarray:
-        return maker(one.samples(), zlib.crc32(one.id.encode()))
+        return add_noise(clip.samples(), zlib.crc32(clip.id.encode()))
 
-    # What is read is cut already.
-    labels = {**one.labels, "noise": _short(name)}
+    # `clip.samples()` has been cut already, so the copy has no start and end.
+    labels = {**clip.labels, "noise": _short_name(name)}
     return dataclasses.replace(
-        one, id=f"{one.id}|{name}", labels=labels, read=read, start_s=None, end_s=None
+        clip, id=f"{clip.id}|{name}", labels=labels, read=read, start_s=None, end_s=None
     )
 
 
-def _short(name: str) -> str:
-    """Without the folders that lead to a recording of noise."""
-    kind, snr, *where = name.split(":", 2)
-    return ":".join([kind, snr, *(Path(one).name for one in where)])
+def _short_name(name: str) -> str:
+    """Drops the folders of a recording's path."""
+    kind, snr, *path = name.split(":", 2)
+    return ":".join([kind, snr, *(Path(part).name for part in path)])

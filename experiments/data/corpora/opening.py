@@ -1,4 +1,4 @@
-"""Which layout a path has."""
+"""Opens a corpus, whatever its layout."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from experiments.data.corpora import common_voice, hugging_face, librispeech, manifest, timit
 from experiments.data.corpora.utterance import Corpus
 
-# In this order: a manifest says what is meant, whatever lies around it.
+# A manifest comes first, because it is explicit; it may describe a folder with another layout.
 _LAYOUTS = {
     "manifest": manifest,
     "timit": timit,
@@ -15,27 +15,38 @@ _LAYOUTS = {
 }
 
 
-def open_corpus(where: str | os.PathLike) -> Corpus:
-    """The recordings at `where`, in place: a manifest, TIMIT, LibriSpeech, Common Voice, or `hf:NAME`.
+def open_corpus(path: str | os.PathLike) -> Corpus:
+    """Opens recordings in their own layout.
 
-    Recordings are not opened yet: one that is missing or broken is reported by who reads it.
-    Raises FileNotFoundError when there is nothing, ValueError listing what is looked for when no layout fits.
+    No recording is read yet; a missing or broken file is reported when its samples are read.
+
+    Args:
+        path: a manifest, a folder of TIMIT, LibriSpeech or Common Voice, or `hf:NAME`.
+
+    Returns:
+        The corpus.
+
+    Raises:
+        FileNotFoundError: there is nothing at `path`.
+        ValueError: an unknown layout, or a malformed file.
+
+    Example:
+        ```python
+        corpus = open_corpus("recordings/manifest.jsonl")
+        audio = corpus.utterances[0].samples()
+        ```
     """
-    named = os.fspath(where)
-    if remote := hugging_face.find(named):
-        return Corpus(named, "hugging_face", tuple(hugging_face.read(remote)))
-    path = Path(named)
-    if not path.exists():
-        raise FileNotFoundError(f"corpus: found nothing at {named!r}. {_expected()}")
+    name = os.fspath(path)
+    if address := hugging_face.find(name):
+        return Corpus(name, "hugging_face", tuple(hugging_face.read(address)))
+    if not Path(name).exists():
+        raise FileNotFoundError(f"corpus: found nothing at {name!r}. {_expected_layouts()}")
     for layout, module in _LAYOUTS.items():
-        if found := module.find(path):
-            return Corpus(found.name, layout, tuple(module.read(found)))
-    raise ValueError(f"corpus: {named!r} has no layout that is known. {_expected()}")
+        if source := module.find(Path(name)):
+            return Corpus(source.name, layout, tuple(module.read(source)))
+    raise ValueError(f"corpus: {name!r} has an unknown layout. {_expected_layouts()}")
 
 
-def _expected() -> str:
-    return (
-        "Expected one of: "
-        + "; ".join(module.LOOKS_FOR for module in (*_LAYOUTS.values(), hugging_face))
-        + "."
-    )
+def _expected_layouts() -> str:
+    layouts = "; ".join(module.EXPECTED for module in (*_LAYOUTS.values(), hugging_face))
+    return f"Expected one of: {layouts}."

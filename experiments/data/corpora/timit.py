@@ -1,6 +1,6 @@
-"""TIMIT as the LDC ships it, in capitals or not: [TRAIN|TEST]/DR1/FCJF0/SA1.WAV with .TXT, .PHN and .WRD beside.
+"""TIMIT as the LDC distributes it: [TRAIN|TEST]/DR1/FCJF0/SA1.WAV with .TXT, .PHN and .WRD files.
 
-Source: LDC93S1, README.DOC; times of its alignments are samples at 16 kHz.
+Names may be in upper or lower case. Source: LDC93S1, README.DOC; alignments count 16 kHz samples.
 """
 
 import re
@@ -10,7 +10,7 @@ from experiments.data.corpora.manifest import text_lines
 from experiments.data.corpora.utterance import Span, Utterance
 from jaxasr.config import SAMPLE_RATE
 
-LOOKS_FOR = "TIMIT: a folder with [TRAIN|TEST/]DR<n>/<speaker>/*.PHN"
+EXPECTED = "TIMIT: a folder with [TRAIN|TEST/]DR<n>/<speaker>/*.PHN"
 _DIALECTS = (
     "New England",
     "Northern",
@@ -24,47 +24,48 @@ _DIALECTS = (
 _TIERS = {"phones": ".phn", "words": ".wrd"}
 
 
-def find(where: Path) -> Path | None:
-    return where if where.is_dir() and next(iter(_alignments(where)), None) else None
+def find(path: Path) -> Path | None:
+    """Returns `path` if it is TIMIT, else None."""
+    return path if path.is_dir() and _phone_files(path) else None
 
 
-def _alignments(where: Path) -> list[Path]:
-    """Of every utterance the file of its phones."""
-    found = [
-        path
-        for depth in range(1, 5)
-        for path in where.glob("*/" * depth + "*")
-        if path.suffix.lower() == ".phn"
-    ]
-    return sorted(path for path in found if _region(path))
+def _phone_files(path: Path) -> list[Path]:
+    files = (file for depth in range(1, 5) for file in path.glob("*/" * depth + "*"))
+    return sorted(file for file in files if file.suffix.lower() == ".phn" and _region(file))
 
 
-def _region(path: Path) -> int | None:
-    region = re.fullmatch(r"dr([1-8])", path.parent.parent.name.lower())
-    return int(region[1]) if region else None
+def _region(file: Path) -> int:
+    """Returns the number of the dialect region; 0 outside of TIMIT's folders."""
+    match = re.fullmatch(r"dr([1-8])", file.parent.parent.name.lower())
+    return int(match[1]) if match else 0
 
 
-def read(where: Path) -> list[Utterance]:
-    """Labels: gender, dialect_region (1 to 8), dialect, split, sentence (SA1 …), kind (SA, SI, SX). Tiers: phones, words."""
-    return [_utterance(path) for path in _alignments(where)]
+def read(path: Path) -> list[Utterance]:
+    """Reads all utterances below a folder.
+
+    Args:
+        path: from `find`.
+
+    Returns:
+        Utterances with the labels gender, dialect_region (1 to 8), dialect, split, sentence (SA1 …)
+        and kind (SA, SI, SX), and the tiers phones and words.
+
+    Raises:
+        ValueError: a malformed line of an alignment.
+    """
+    return [_utterance(phones) for phones in _phone_files(path)]
 
 
 def _utterance(phones: Path) -> Utterance:
-    files = {path.name.lower(): path for path in phones.parent.iterdir()}
-    stem, region, speaker = phones.stem, _region(phones), phones.parent.name.lower()
+    files = {file.name.lower(): file for file in phones.parent.iterdir()}
+    stem, speaker, region = phones.stem, phones.parent.name.lower(), _region(phones)
     split = phones.parents[2].name.lower()
     split = split if split in ("train", "test") else ""
-    # Some copies keep the original beside a RIFF one, SA1.WAV.wav.
-    names = [f"{stem}.wav.wav", f"{stem}.wav", f"{stem}.flac"]
-    audio = next(
-        (files[name.lower()] for name in names if name.lower() in files), phones.with_suffix(".WAV")
-    )
     tiers = {
         tier: _spans(files[name])
-        for tier, ending in _TIERS.items()
-        if (name := f"{stem}{ending}".lower()) in files
+        for tier, suffix in _TIERS.items()
+        if (name := f"{stem}{suffix}".lower()) in files
     }
-    text = files.get(f"{stem}.txt".lower())
     labels = {
         "gender": speaker[0].upper(),
         "dialect_region": region,
@@ -74,11 +75,18 @@ def _utterance(phones: Path) -> Utterance:
         "kind": stem[:2].upper(),
     }
     name = "/".join(part for part in (split, f"dr{region}", speaker, stem.lower()) if part)
-    return Utterance(name, audio, speaker, _sentence(text), labels=labels, tiers=tiers)
+    text = _sentence(files.get(f"{stem}.txt".lower()))
+    return Utterance(name, _audio(phones, files), speaker, text, labels=labels, tiers=tiers)
+
+
+def _audio(phones: Path, files: dict[str, Path]) -> Path:
+    # Some copies have a RIFF file, SA1.WAV.wav, in addition to the original.
+    names = (f"{phones.stem}{suffix}".lower() for suffix in (".wav.wav", ".wav", ".flac"))
+    return next((files[name] for name in names if name in files), phones.with_suffix(".WAV"))
 
 
 def _sentence(file: Path | None) -> str:
-    """`0 46797 She had …`: the words alone."""
+    """Returns the words of a line such as `0 46797 She had …`."""
     return " ".join("".join(line for _, line in text_lines(file)).split()[2:]) if file else ""
 
 
@@ -92,5 +100,6 @@ def _span(file: Path, number: int, line: str) -> Span:
         return Span(int(first) / SAMPLE_RATE, int(last) / SAMPLE_RATE, label)
     except ValueError:
         raise ValueError(
-            f"{file}, line {number}: expected a first sample, a last sample and a label, got {line[:60]!r}."
+            f"{file}, line {number}: expected a first sample, a last sample and a label, got "
+            f"{line[:60]!r}."
         ) from None

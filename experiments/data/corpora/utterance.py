@@ -1,11 +1,11 @@
-"""One row of a corpus, and the rows together, whatever layout they were read from."""
+"""Utterances and corpora, independent of the layout they were read from."""
 
 import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -14,10 +14,21 @@ from interventions.storage.text_files import utf8
 from jaxasr.audio import load_audio
 from jaxasr.config import SAMPLE_RATE
 
+if TYPE_CHECKING:
+    import pandas
+
+_FIELDS = ("id", "path", "speaker", "transcript", "start_s", "end_s")
+
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-    """A labelled stretch, seconds from the start of the utterance."""
+    """A labelled stretch.
+
+    Attributes:
+        start_s: seconds from the start of the utterance.
+        end_s: seconds from the start of the utterance.
+        label: the label.
+    """
 
     start_s: float
     end_s: float
@@ -26,10 +37,20 @@ class Span:
 
 @dataclasses.dataclass(frozen=True)
 class Utterance:
-    """A recording, or the part of one from `start_s` to `end_s` (seconds; None: its own start and end).
+    """A recording, or a part of one.
 
-    `id` is unique in its corpus; a byte of it that is no UTF-8 becomes an escape. `tiers` are time-aligned labels, by name ("phones",
-    "words"). `read` gives the samples of what is not a plain file. "" and None mean: not known.
+    Unknown values are "" or None.
+
+    Attributes:
+        id: unique in its corpus; bytes that are not UTF-8 become escapes.
+        path: the audio file.
+        speaker: name of the speaker.
+        transcript: the spoken words.
+        start_s: start of the part in seconds; None: of the recording.
+        end_s: end of the part in seconds; None: of the recording.
+        labels: values by name.
+        tiers: time-aligned labels by name ("phones", "words").
+        read: returns the samples of what is not a plain file.
     """
 
     id: str
@@ -50,14 +71,19 @@ class Utterance:
         object.__setattr__(self, "id", utf8(self.id))
 
     def samples(self) -> Float[np.ndarray, "n"]:
-        """16 kHz mono. Raises what `load_audio` raises, and ValueError for a span outside of the recording."""
+        """Reads the samples, 16 kHz mono.
+
+        Raises:
+            ValueError: the part is not within the recording.
+            Exception: what `jaxasr.load_audio` raises.
+        """
         audio = load_audio(self.path) if self.read is None else self.read()
         if self.start_s is None and self.end_s is None:
             return audio
         first, last = round((self.start_s or 0.0) * SAMPLE_RATE), len(audio)
         if self.end_s is not None:
             last = round(self.end_s * SAMPLE_RATE)
-        # Times are written with two or three digits: half a hundredth of a second past the end is the end.
+        # Times have two or three decimals, so an end may be late by half a hundredth of a second.
         if not 0 <= first < last <= len(audio) + SAMPLE_RATE // 200:
             seconds = f"{self.start_s} to {self.end_s} s of {len(audio) / SAMPLE_RATE:.3f} s"
             raise ValueError(
@@ -66,16 +92,29 @@ class Utterance:
         return audio[first:last]
 
     def label(self, name: str) -> Any:
-        """The value of a label, "speaker" and "recording" (the file) included; None where it is not known."""
-        value = {"speaker": self.speaker, "recording": str(self.path)}.get(
-            name, self.labels.get(name)
-        )
-        return None if value == "" or (isinstance(value, float) and np.isnan(value)) else value
+        """Returns the value of a label; None if it is unknown.
+
+        Args:
+            name: a key of `labels`, "speaker", or "recording" (the file).
+        """
+        fields = {"speaker": self.speaker, "recording": str(self.path)}
+        value = fields.get(name, self.labels.get(name))
+        is_nan = isinstance(value, float) and np.isnan(value)
+        return None if value == "" or is_nan else value
 
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """Utterances in a fixed order, and what they were read from."""
+    """Utterances in a fixed order.
+
+    Attributes:
+        name: of the file or folder they were read from.
+        layout: how they were read.
+        utterances: at least one, each with its own id.
+
+    Raises:
+        ValueError: no utterance, or an id that occurs twice.
+    """
 
     name: str
     layout: str
@@ -84,60 +123,89 @@ class Corpus:
     def __post_init__(self) -> None:
         if not self.utterances:
             raise ValueError(
-                f"corpus: expected at least one utterance, found none in {self.name!r} read as {self.layout}."
+                f"corpus: expected at least one utterance, found none in {self.name!r} read as "
+                f"{self.layout}."
             )
-        seen: set[str] = set()
-        for one in self.utterances:
-            if one.id in seen:
+        ids: set[str] = set()
+        for utterance in self.utterances:
+            if utterance.id in ids:
                 raise ValueError(
-                    f"corpus: expected each recording (or start and end in it) once, got {one.id!r} twice in {self.name!r}."
+                    "corpus: expected each recording (or start and end in it) once, got "
+                    f"{utterance.id!r} twice in {self.name!r}."
                 )
-            seen.add(one.id)
+            ids.add(utterance.id)
 
     def __len__(self) -> int:
         return len(self.utterances)
 
     def labels(self, name: str) -> list[Any]:
-        """One value an utterance, None where it is not known. Raises ValueError listing what there is when nobody has it."""
-        values = [one.label(name) for one in self.utterances]
+        """Returns the value of a label for each utterance; None where it is unknown.
+
+        Raises:
+            ValueError: no utterance has the label; the message lists the labels.
+        """
+        values = [utterance.label(name) for utterance in self.utterances]
         if all(value is None for value in values):
             raise ValueError(
-                f"label: expected one of {', '.join(self.label_names())}, got {name!r}, which no utterance has."
+                f"label: expected one of {', '.join(self.label_names())}, got {name!r}, which no "
+                "utterance has."
             )
         return values
 
     def label_names(self) -> list[str]:
+        """Lists the labels that at least one utterance has."""
         names = {
             name: None
-            for one in self.utterances
-            for name in one.labels
-            if one.label(name) is not None
+            for utterance in self.utterances
+            for name in utterance.labels
+            if utterance.label(name) is not None
         }
         return ["speaker", "recording", *names]
 
-    def where(self, wanted: Mapping[str, Sequence[str]]) -> "Corpus":
-        """Only utterances whose labels are, as text, among the wanted ones. Raises ValueError when none is left."""
-        chosen = [
-            one
-            for one in self.utterances
-            if all(str(one.label(name)) in values for name, values in wanted.items())
-        ]
-        if not chosen:
-            raise ValueError(
-                f"where: no utterance of {self.name!r} has {dict(wanted)}. Labels are: {', '.join(self.label_names())}."
-            )
-        return dataclasses.replace(self, utterances=tuple(chosen))
+    def where(self, values: Mapping[str, Sequence[str]]) -> "Corpus":
+        """Selects utterances by their labels.
 
-    def frame(self) -> Any:
-        """A pandas frame, one row an utterance."""
+        Args:
+            values: allowed values of each label, as text.
+
+        Returns:
+            A corpus of the utterances that match all labels.
+
+        Raises:
+            ValueError: no utterance matches.
+
+        Example:
+            ```python
+            women = corpus.where({"gender": ["F"]})
+            ```
+        """
+        utterances = tuple(
+            utterance
+            for utterance in self.utterances
+            if all(str(utterance.label(name)) in allowed for name, allowed in values.items())
+        )
+        if not utterances:
+            raise ValueError(
+                f"where: no utterance of {self.name!r} has {dict(values)}. "
+                f"Labels are: {', '.join(self.label_names())}."
+            )
+        return dataclasses.replace(self, utterances=utterances)
+
+    def frame(self) -> "pandas.DataFrame":
+        """Returns a table with one row per utterance: its labels and fields."""
         import pandas
 
-        known = ("id", "path", "speaker", "transcript", "start_s", "end_s")
         return pandas.DataFrame(
-            [{**one.labels, **{key: getattr(one, key) for key in known}} for one in self.utterances]
+            [
+                {**utterance.labels, **{name: getattr(utterance, name) for name in _FIELDS}}
+                for utterance in self.utterances
+            ]
         )
 
     def sha256(self, *, transcripts: bool = False) -> str:
-        """Over the ids in order, and the transcripts where they matter."""
-        rows = [[one.id, one.transcript] if transcripts else [one.id] for one in self.utterances]
+        """Computes a hash of the ids in order, and of the transcripts if they matter."""
+        rows = [
+            [utterance.id, utterance.transcript] if transcripts else [utterance.id]
+            for utterance in self.utterances
+        ]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

@@ -1,0 +1,32 @@
+"""Tests the best of many cells, with a p-value that accounts for the choice."""
+
+from collections.abc import Sequence
+
+import xarray as xr
+
+from experiments.studies.study import Evidence
+from interventions.stats.intervals import any_of_alike, bootstrap
+
+
+def best_cell(
+    outcomes: xr.DataArray, seed: int, candidates: Sequence[int] | None = None
+) -> tuple[int, Evidence]:
+    """Finds the cell with the largest mean outcome.
+
+    Args:
+        outcomes: float [example, cell], at least two examples.
+        seed: of the bootstrap and of the permutations.
+        candidates: cells to choose from; None for all.
+
+    Returns:
+        The cell, and its mean with a 95 % interval. The p-value compares it with the best of all
+        cells when each example's outcomes are permuted among them, so the choice is paid for.
+    """
+    outcomes = outcomes.transpose("example", "cell")
+    means = outcomes.mean("example").values
+    cells = range(len(means)) if candidates is None else candidates
+    best = max(cells, key=lambda cell: means[cell])
+    interval = bootstrap(outcomes.isel(cell=best), seed=seed)
+    mean, low, high = (float(interval[name]) for name in ("mean", "low", "high"))
+    p = float(any_of_alike(outcomes, n=2000, seed=seed)[best])
+    return best, Evidence(mean, low, high, outcomes.sizes["example"], p)

@@ -1,0 +1,144 @@
+"""Compares the logit lens's candidates with the final token and with later tokens of the text."""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from experiments.data.corpora import Utterance
+from experiments.data.phonemes import installed, phoneme_error_rate, phonemes
+from experiments.item_cache import Arrays
+from experiments.studies.selection import language
+from jaxasr import Recogniser
+from jaxasr.languages import WITHOUT_SPACES
+
+OFFSETS = (0, 1, 2)  # the token itself, the next one, the one after
+
+Candidates = Int[np.ndarray, "L T K"]
+Ids = Int[np.ndarray, "T"]
+# Maps candidates [L, K] and a token to their similarity or distance [L, K].
+Compare = Callable[[Int[np.ndarray, "L K"], int], Float[np.ndarray, "L K"]]
+
+
+def mean_of_finite(values: Float[np.ndarray, "*axes T"]) -> Float[np.ndarray, "*axes"]:
+    """Averages over the last axis without NaN values; NaN if there are no others."""
+    finite = np.isfinite(values)
+    mean = np.full(values.shape[:-1], np.nan)
+    sums = np.where(finite, values, 0).sum(-1)
+    return np.divide(sums, finite.sum(-1), out=mean, where=finite.any(-1))
+
+
+def look_ahead(
+    candidates: Candidates, ids: Ids
+) -> tuple[Float[np.ndarray, "O L T"], Float[np.ndarray, "L T"]]:
+    """Finds later tokens of the text among the candidates.
+
+    Args:
+        candidates: top tokens of every layer and position.
+        ids: the generated text.
+
+    Returns:
+        `hit`: whether the token at each of `OFFSETS` is a candidate; NaN past the end of the text,
+        and for a later token that equals the token itself. `null`: share of the tokens further away
+        that are candidates.
+    """
+    is_candidate = (candidates[:, :, :, None] == ids).any(2).astype(float)  # [L, T, T]
+    positions = np.arange(len(ids))
+    hit = np.full((len(OFFSETS), *candidates.shape[:2]), np.nan)
+    for row, offset in enumerate(OFFSETS):
+        t = positions[: len(ids) - offset]
+        t = t[(ids[t + offset] != ids[t]) | (offset == 0)]
+        hit[row][:, t] = is_candidate[:, t, t + offset]
+    near = np.abs(positions[:, None] - positions) <= max(OFFSETS)
+    # [j, t]: token j also stands near position t, so it does not count as far away.
+    stands_near = (ids[:, None, None] == np.where(near, ids, -1)).any(-1)
+    return hit, mean_of_finite(np.where(stands_near.T, np.nan, is_candidate))
+
+
+def similarity(
+    name: str, candidates: Candidates, ids: Ids, compare: Compare, is_word: Bool[np.ndarray, "T"]
+) -> Arrays:
+    """Averages `compare` over the candidates at every position.
+
+    Args:
+        name: prefix of the results.
+        candidates: top tokens of every layer and position.
+        ids: the generated text.
+        compare: compares candidates with one token.
+        is_word: positions to evaluate; others are NaN.
+
+    Returns:
+        [L, T]: `{name}` over all candidates; `{name}_others` without the final token; both also as
+        `..._null`, compared with the token half the text away, NaN if it is the same token.
+    """
+    names = [f"{name}{kind}{null}" for kind in ("", "_others") for null in ("", "_null")]
+    results = {key: np.full(candidates.shape[:2], np.nan) for key in names}
+    distant_ids = np.roll(ids, len(ids) // 2)
+    for t in np.flatnonzero(is_word):
+        for null, token in (("", ids[t]), ("_null", distant_ids[t])):
+            if null and token == ids[t]:
+                continue
+            values = compare(candidates[:, t], token)
+            others = np.where(candidates[:, t] == ids[t], np.nan, values)
+            results[f"{name}{null}"][:, t] = mean_of_finite(values)
+            results[f"{name}_others{null}"][:, t] = mean_of_finite(others)
+    return results
+
+
+def word_tokens(
+    asr: Recogniser, ids: Ids, clip: Utterance, whole_words: bool
+) -> Bool[np.ndarray, "T"]:
+    """Marks tokens with letters; with `whole_words` only those that begin a word.
+
+    In languages without spaces, every token with letters counts as a word.
+    """
+    texts = asr.tokenizer.token_texts(ids.tolist())
+    any_place = language(clip) in WITHOUT_SPACES or not whole_words
+    is_word = [any(map(str.isalpha, text)) and (any_place or text[:1] == " ") for text in texts]
+    return np.array(is_word, bool)
+
+
+def cosine_in_vocabulary(asr: Recogniser, tokens: Iterable[int]) -> Compare:
+    """Compares tokens by the cosine of their centred unembedding vectors.
+
+    Args:
+        asr: the model.
+        tokens: all tokens that will be compared.
+    """
+    table, vocabulary = asr.model.decoder.token_embedding[...], np.unique(list(tokens))
+    # The mean vector, which all tokens share, is not informative.
+    rows = np.asarray(table[vocabulary] - table.mean(0), np.float32)
+    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    def compare(candidates: Int[np.ndarray, "L K"], token: int) -> Float[np.ndarray, "L K"]:
+        return rows[np.searchsorted(vocabulary, candidates)] @ rows[vocabulary.searchsorted(token)]
+
+    return compare
+
+
+def phoneme_distance(asr: Recogniser, tokens: Iterable[int], code: str) -> Compare:
+    """Compares tokens by phoneme error rate; NaN without phonemes or without espeak-ng.
+
+    Args:
+        asr: the model.
+        tokens: all tokens that will be compared.
+        code: code of the language.
+    """
+    if not installed():
+        return lambda candidates, token: np.full(candidates.shape, np.nan)
+    vocabulary = sorted({int(token) for token in tokens})
+    texts = [asr.tokenizer.token_texts([token])[0].strip() for token in vocabulary]
+    sounds = dict(zip(vocabulary, phonemes(texts, code)))
+
+    def rate(candidate: int, token: int) -> float:
+        candidate_sounds, token_sounds = sounds[candidate], sounds[token]
+        if not candidate_sounds or not token_sounds:
+            return np.nan
+        return phoneme_error_rate(candidate_sounds, token_sounds)
+
+    def compare(candidates: Int[np.ndarray, "L K"], token: int) -> Float[np.ndarray, "L K"]:
+        return np.array(
+            [[rate(int(candidate), int(token)) for candidate in row] for row in candidates]
+        )
+
+    return compare

@@ -1,0 +1,140 @@
+"""Transcribes sentences with an unexpected word, without edits and under patches."""
+
+import re
+from collections.abc import Callable, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+import jaxasr
+from experiments.data.corpora import Utterance
+from experiments.item_cache import Arrays
+from experiments.studies.selection import first_window
+from interventions.corruptions import white_noise_like
+from interventions.edits import AtCell, AtSites, FromRow, Mix, RandomDirection, site_cells
+from interventions.edits.cells import Coordinates
+from interventions.generation import sequence_sweep
+from interventions.generation.transcripts import words
+from jaxasr import Memory, Recogniser
+from jaxasr.taps import Edit, Edits, select
+
+ENCODER = ("encoder.attn_out", "encoder.mlp_out")
+DECODER = ("decoder.cross_attn_out", "decoder.attn_out", "decoder.mlp_out")
+SITES = (*ENCODER, *DECODER)
+KINDS = ("noise", "random")  # towards the activation for white noise; as far, in a random direction
+# Outcomes: a text has the target word, the expected word, or is some other sentence.
+OTHER, TARGET, EXPECTED, UNTRIED = 0, 1, 2, -1
+
+
+def sentences(clip: Utterance) -> tuple[str, str]:
+    """Returns the sentence with the target word and the sentence with the expected word.
+
+    A congruent recording speaks the expected word, all others the target word.
+    """
+    target, expected = str(clip.label("target")), str(clip.label("expected"))
+    spoken, other = (expected, target) if clip.label("congruent") else (target, expected)
+    swapped = re.sub(rf"\b{re.escape(spoken)}\b", other, clip.transcript)
+    if clip.label("congruent"):
+        return swapped, clip.transcript
+    return clip.transcript, swapped
+
+
+def outcome(text: str, clip: Utterance) -> int:
+    """Compares a text, word by word, with both sentences of a recording.
+
+    Returns:
+        `TARGET`, `EXPECTED` or `OTHER`.
+    """
+    with_target, with_expected = sentences(clip)
+    if words(text) == words(with_target):
+        return TARGET
+    return EXPECTED if words(text) == words(with_expected) else OTHER
+
+
+def transcribe(asr: Recogniser, clip: Utterance) -> Arrays:
+    """Returns the `outcome` of the text without an edit."""
+    memory, _ = asr.model.encode(_mel(asr, first_window(clip)))
+    [text] = asr.generate(memory, asr.tokenizer.prompt("en")).text
+    return {"outcome": np.asarray(outcome(text, clip))}
+
+
+def transcribe_patched(
+    asr: Recogniser,
+    clip: Utterance,
+    kind: str,
+    alphas: Sequence[float],
+    max_new_tokens: int,
+    seed: int,
+) -> Arrays:
+    """Transcribes a recording under a patch of each layer of `SITES`, at each strength.
+
+    Args:
+        asr: the model.
+        clip: the recording.
+        kind: one of `KINDS`.
+        alphas: strengths; 1 replaces the activation.
+        max_new_tokens: longest text.
+        seed: of the white noise and of the random directions.
+
+    Returns:
+        `outcome` [cell], in the order of `site_cells(asr.config, SITES, alphas)`.
+    """
+    audio = first_window(clip)
+    mel, noise_mel = _mel(asr, audio), _mel(asr, white_noise_like(audio, seed))
+    edit_towards = _edit_towards(kind, seed)
+    _, reference = asr.model.encode(noise_mel, readout=select(*ENCODER))
+    outcomes = [
+        _outcomes(
+            asr,
+            clip,
+            mel,
+            _layers(site_cells(asr.config, [site], alphas)),
+            AtCell(edit_towards(reference[site]), site),
+            max_new_tokens,
+        )
+        for site in ENCODER
+    ]
+    # The decoder's activations for noise come from a second row, which consumes the same tokens.
+    memory, _ = asr.model.encode(jnp.concatenate([mel, noise_mel]))
+    edits_of = AtSites(edit_towards(FromRow(jnp.ones(2, jnp.int32))), DECODER)
+    cells = site_cells(asr.config, DECODER, alphas)
+    outcomes.append(_outcomes(asr, clip, memory, cells, edits_of, max_new_tokens))
+    return {"outcome": np.concatenate(outcomes)}
+
+
+def _mel(asr: Recogniser, audio: Float[np.ndarray, "n"]) -> Float[Array, "1 M F"]:
+    return jaxasr.log_mel(audio, asr.config.n_mels)[None]
+
+
+def _edit_towards(kind: str, seed: int) -> Callable[..., Edit]:
+    if kind == "noise":
+        return lambda value: Mix(jnp.asarray(1.0), value)
+    return lambda value: RandomDirection(1.0, value, seed)
+
+
+def _layers(cells: Coordinates) -> Coordinates:
+    """Drops the site and head of cells that share a site without heads."""
+    return {name: cells[name] for name in ("layer", "alpha")}
+
+
+def _outcomes(
+    asr: Recogniser,
+    clip: Utterance,
+    source: Memory | Float[Array, "1 M F"],
+    cells: Coordinates,
+    edits_of: Callable[..., Edits],
+    max_new_tokens: int,
+) -> np.ndarray:
+    """Computes each cell's outcome; `source` is a log-mel, or the memory of recording and noise."""
+    n_rows = source.xa.shape[0] if isinstance(source, Memory) else len(source)
+    swept = sequence_sweep(
+        asr,
+        source,
+        np.tile(np.asarray(asr.tokenizer.prompt("en"), np.int32), (n_rows, 1)),
+        cells,
+        edits_of=edits_of,
+        leader=np.zeros(2, np.int32) if n_rows == 2 else None,
+        max_new_tokens=max_new_tokens,
+    )
+    return np.array([outcome(str(text), clip) for text in swept.text.isel(example=0).values])

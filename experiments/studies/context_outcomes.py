@@ -1,0 +1,97 @@
+"""Statistics of E5: which patches restore the spoken word, and which break clean sentences."""
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from experiments.studies.context_edits import (
+    DECODER,
+    ENCODER,
+    EXPECTED,
+    KINDS,
+    SITES,
+    TARGET,
+    UNTRIED,
+)
+
+STACKS = {"encoder": ENCODER, "decoder": DECODER, "anywhere": SITES}
+
+
+def patched_examples(arrays: xr.Dataset, congruent: bool) -> xr.Dataset:
+    """Selects the patched examples: controls if `congruent`, else contextual errors."""
+    patched = arrays.after.isel(kind=0, cell=0).values != UNTRIED
+    return arrays.isel(example=np.flatnonzero(patched & (arrays.congruent.values == congruent)))
+
+
+def restored(errors: xr.Dataset) -> xr.DataArray:
+    """Marks, with 1 or 0, the patches that restore the spoken word of a contextual error."""
+    return (errors.after == TARGET).astype(float)
+
+
+def broken(controls: xr.Dataset) -> xr.DataArray:
+    """Marks, with 1 or 0, the noise patches that break the text of a control."""
+    return (controls.after.sel(kind="noise") != EXPECTED).astype(float)
+
+
+def numbers(arrays: xr.Dataset) -> dict[str, Any]:
+    """Summarises outcomes: errors of each kind of sentence, restored errors and broken controls."""
+    errors, controls = (patched_examples(arrays, congruent) for congruent in (False, True))
+    incongruent = arrays.before.values[~arrays.congruent.values]
+    congruent = arrays.before.values[arrays.congruent.values]
+    patches = {
+        "n": errors.sizes["example"],
+        "any_of_many": _restored_by_any(errors),
+        "clean": controls.sizes["example"],
+        "clean_broken_mean_of_cells": _mean(broken(controls)),
+    }
+    return {
+        "incongruent": {
+            "n": len(incongruent),
+            "contextual_errors": _share(incongruent, EXPECTED),
+            "as_spoken": _share(incongruent, TARGET),
+        },
+        "congruent": {
+            "n": len(congruent),
+            "as_spoken": _share(congruent, EXPECTED),
+            "target_instead": _share(congruent, TARGET),
+        },
+        "errors_patched": patches,
+        "best_patch": _best_patch(errors, controls),
+    }
+
+
+def _share(outcomes: np.ndarray, code: int) -> float | None:
+    return round(float((outcomes == code).mean()), 4) if outcomes.size else None
+
+
+def _mean(values: xr.DataArray) -> float | None:
+    return float(values.mean()) if values.size else None
+
+
+def _restored_by_any(errors: xr.Dataset) -> dict[str, dict[str, float]]:
+    """Computes, by kind, the share of errors that any patch of a stack restores."""
+    if not errors.sizes["example"]:
+        return {}
+    shares = {}
+    for kind in KINDS:
+        is_restored = restored(errors).sel(kind=kind)
+        shares[kind] = {
+            stack: float(
+                is_restored.isel(cell=np.isin(errors.site.values, sites)).max("cell").mean()
+            )
+            for stack, sites in STACKS.items()
+        }
+        shares[kind]["mean_of_cells"] = float(is_restored.mean())
+    return shares
+
+
+def _best_patch(errors: xr.Dataset, controls: xr.Dataset) -> dict[str, Any]:
+    """Describes the patch that restores most errors, and the share of controls that it breaks."""
+    if not errors.sizes["example"]:
+        return {}
+    shares = restored(errors).sel(kind="noise").mean("example")
+    best = int(np.argmax(shares.values))
+    cell = {name: shares[name].values[best].item() for name in ("site", "layer", "alpha")}
+    damage = _mean(broken(controls).isel(cell=best))
+    return {**cell, "restores": float(shares[best]), "breaks_clean": damage}

@@ -1,0 +1,129 @@
+"""Sounds without speech and matching speech: cut, reversed and scaled recordings for E4."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from experiments.data.corpora import Corpus, Utterance
+from experiments.data.real_speech import spread
+from experiments.studies.selection import (
+    WINDOW_S,
+    cross_validation_groups,
+    first_window,
+    language,
+    not_speech,
+    set_of,
+    spoken,
+    supported_languages,
+)
+from jaxasr import Recogniser
+from jaxasr.config import SAMPLE_RATE
+
+Samples = Float[np.ndarray, "n"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sound:
+    """A recording to transcribe.
+
+    Attributes:
+        id: unique name.
+        group: cross-validation group, never in two folds.
+        samples: returns 16 kHz samples.
+        language: code for the prompt.
+    """
+
+    id: str
+    group: str
+    samples: Callable[[], Samples]
+    language: str = "en"
+
+
+def sounds_without_speech(
+    corpus: Corpus, without: Sequence[str], seconds: Sequence[float], backwards: bool, n_white: int
+) -> list[Sound]:
+    """Makes sounds from recordings without speech, and adds white noise.
+
+    Args:
+        corpus: the recordings.
+        without: classes of noise to exclude.
+        seconds: lengths of beginnings to add, in seconds.
+        backwards: whether to add every sound played backwards.
+        n_white: number of white noises.
+
+    Returns:
+        Sounds; those of one recording share their group.
+    """
+    sounds = []
+    for clip in not_speech(corpus, without):
+        length = float(clip.label("duration_s") or np.inf)
+        source = str(clip.label("freesound_id") or clip.id)
+        for limit in (WINDOW_S, *(s for s in seconds if s < length)):
+            for step in (1, -1) if backwards else (1,):
+                name = f"{clip.id} {limit:g} s{' backwards' if step < 0 else ''}"
+                sounds.append(Sound(name, source, functools.partial(_part, clip, limit, step)))
+    return sounds + [_white_noise(seed) for seed in range(n_white)]
+
+
+def _part(clip: Utterance, seconds: float, step: int) -> Samples:
+    return _beginning(clip, seconds)[::step].copy()
+
+
+def _beginning(clip: Utterance, seconds: float) -> Samples:
+    return first_window(clip)[: round(seconds * SAMPLE_RATE)]
+
+
+def _white_noise(seed: int) -> Sound:
+    """Makes 2 to 10 s of white noise at a random level, from barely audible to loud."""
+    rng = np.random.default_rng(seed)
+    seconds, level = rng.uniform(2, 10), 10 ** rng.uniform(-3, -0.7)
+    n = int(seconds * SAMPLE_RATE)
+
+    def samples() -> Samples:
+        return (level * np.random.default_rng(seed).normal(size=n)).astype(np.float32)
+
+    return Sound(f"white {seed}", f"white {seed}", samples)
+
+
+def matching_speech(
+    asr: Recogniser, corpus: Corpus, noises: Sequence[tuple[Sound, float]], seed: int
+) -> list[Sound]:
+    """Makes speech of the same lengths and levels as sounds without speech.
+
+    Args:
+        asr: the model; an English-only one gets English.
+        corpus: the recordings.
+        noises: sounds with their length in seconds.
+        seed: decides which speech gets the level of which noise.
+
+    Returns:
+        At most one recording of speech per noise.
+    """
+    talk = spoken(corpus, len(corpus), supported_languages(asr, ["en"]), at_least_s=1.5)
+    clips = spread(talk, len(noises), set_of)
+    lengths = np.sort([seconds for _, seconds in noises])[: len(clips)]
+    by_length = sorted(clips, key=lambda clip: float(clip.label("duration_s") or 0))
+    order = np.random.default_rng(seed).permutation(len(noises))
+    groups = cross_validation_groups(clips)
+    return [
+        match_level(clip, seconds, noises[number][0], groups[clip.id])
+        for clip, seconds, number in zip(by_length, lengths, order)
+    ]
+
+
+def match_level(clip: Utterance, seconds: float, noise: Sound, group: str) -> Sound:
+    """Cuts speech to at most `seconds` and scales it to the level of `noise`."""
+
+    def samples() -> Samples:
+        audio = _beginning(clip, seconds)
+        gain = _level(noise.samples()) / max(_level(audio), 1e-6)
+        return (audio * gain).astype(np.float32)
+
+    return Sound(f"{clip.id} {seconds:.2f} s as {noise.id}", group, samples, language(clip))
+
+
+def _level(audio: Samples) -> float:
+    return float(np.sqrt(np.mean(audio.astype(np.float64) ** 2)))

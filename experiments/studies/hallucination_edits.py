@@ -1,0 +1,148 @@
+"""The three edits of B3: masked heads, mean-difference steering, projection of a subspace."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+import jaxasr
+from experiments.analyses import lens
+from experiments.data.corpora import Utterance
+from experiments.item_cache import Arrays, Keep
+from experiments.studies.ablation import HEADS, ablate
+from experiments.studies.selection import first_window, language
+from interventions.edits import Add, Project, Scale, only, site_cells
+from jaxasr import At, Memory, Recogniser, pytrees
+from jaxasr.taps import Edits, select
+
+STREAM = "decoder.resid_post"
+EDITS = {
+    "mask": "heads set to zero",
+    "steer": "mean-difference steering",
+    "project": "projection out of a subspace",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """Sizes of the edits, and how the texts they are made from are generated.
+
+    Attributes:
+        n_heads: heads to mask.
+        rank: directions to project out.
+        depth: relative depth of the layer that is steered and projected.
+        strength: of steering, times the difference of means.
+        max_new_tokens: longest text.
+        seed: of white noise.
+    """
+
+    n_heads: int
+    rank: int
+    depth: float
+    strength: float
+    max_new_tokens: int
+    seed: int
+
+
+@pytrees.dataclass
+class ScaleHeads:
+    """x ← factor[layer, head]·x at a site of heads; a factor of 0 masks a head."""
+
+    factor: Float[Array, "L H"]
+
+    def __call__(self, x: Float[Array, "B T H Dh"], at: At) -> Float[Array, "B T H Dh"]:
+        return Scale(self.factor[at.layer][:, None])(x, at)
+
+
+def make_edits(
+    name: str, asr: Recogniser, clips: Mapping[str, Sequence[Utterance]], limits: Limits, keep: Keep
+) -> Edits:
+    """Makes one of `EDITS` from recordings that are not scored later.
+
+    Args:
+        name: a key of `EDITS`.
+        asr: the model.
+        clips: recordings, as "clean" and "nonspeech".
+        limits: sizes of the edits.
+        keep: stores results of single recordings.
+
+    Returns:
+        The edit, by site.
+    """
+    if name == "mask":
+        return _mask(asr, clips, limits, keep)
+    n_layers = asr.config.n_text_layer
+    layer = min(round(limits.depth * n_layers), n_layers - 1)
+    clean, hallucinated = (
+        _states(asr, kind, clips[kind], layer, limits, keep) for kind in ("clean", "nonspeech")
+    )
+    if not len(hallucinated):
+        hallucinated = clean  # without hallucinations there is no difference to steer along
+    differences = hallucinated - clean.mean(0)
+    if name == "steer":
+        step = jnp.asarray(-differences.mean(0), jnp.float32)
+        return {STREAM: only(Add(step, limits.strength), layers=layer)}
+    directions = np.linalg.svd(differences, full_matrices=False)[2][: limits.rank]
+    return {STREAM: only(Project(jnp.asarray(directions, jnp.float32)), layers=layer)}
+
+
+def _mask(
+    asr: Recogniser, clips: Mapping[str, Sequence[Utterance]], limits: Limits, keep: Keep
+) -> Edits:
+    """Masks the heads whose ablation silences most recordings without speech, minus its cost."""
+
+    def ablate_heads(clip: Utterance) -> Arrays:
+        return ablate(asr, clip, HEADS, "zero", limits.max_new_tokens, limits.seed)
+
+    items = {kind: keep.each(f"B3 heads, {kind}", clips[kind], ablate_heads) for kind in clips}
+    silenced = np.mean([_silenced(item) for item in items["nonspeech"]], 0)
+    cost = np.mean([_wer_change(item) for item in items["clean"]], 0)
+    best = np.argsort(-(silenced - cost), kind="stable")[: limits.n_heads]
+    cells = site_cells(asr.config, HEADS)
+    factor = np.ones((len(HEADS), asr.config.n_text_layer, asr.config.n_text_head), np.float32)
+    factor[cells["site"][best], cells["layer"][best], cells["head"][best]] = 0
+    return {site: ScaleHeads(jnp.asarray(factor[number])) for number, site in enumerate(HEADS)}
+
+
+def _silenced(item: Arrays) -> Float[np.ndarray, "K"]:
+    return (item["baseline_insertions"] > 0) - (item["insertions"] > 0).astype(float)
+
+
+def _wer_change(item: Arrays) -> Float[np.ndarray, "K"]:
+    return np.minimum(item["wer"], 1) - np.minimum(item["baseline_wer"], 1)
+
+
+def _states(
+    asr: Recogniser, kind: str, clips: Sequence[Utterance], layer: int, limits: Limits, keep: Keep
+) -> Float[np.ndarray, "N D"]:
+    def text_state(clip: Utterance) -> Arrays:
+        return {"states": mean_text_state(asr, clip, layer, limits.max_new_tokens)}
+
+    items = keep.each(f"B3 states, {kind}", clips, text_state)
+    return np.concatenate([item["states"] for item in items])
+
+
+def mean_text_state(
+    asr: Recogniser, clip: Utterance, layer: int, max_new_tokens: int
+) -> Float[np.ndarray, "n D"]:
+    """Averages the decoder stream after a layer over a recording's text.
+
+    Returns:
+        [1, D]; [0, D] if the text has no word.
+    """
+    prompt, memory = asr.tokenizer.prompt(language(clip) or "en"), encode_first_window(asr, clip)
+    generated = asr.generate(memory, prompt, max_new_tokens=max_new_tokens)
+    [ids], [text] = generated.ids, generated.text
+    if not any(map(str.isalnum, text)):
+        return np.zeros((0, asr.config.n_text_state), np.float32)
+    run, _ = lens.reading(memory, prompt, list(ids), asr)
+    _, acts = run.decode(asr.model, readout=select(STREAM))
+    of_text = slice(len(prompt), len(prompt) + len(ids))
+    return np.asarray(acts[STREAM])[layer, 0, of_text].mean(0, keepdims=True)
+
+
+def encode_first_window(asr: Recogniser, clip: Utterance) -> Memory:
+    """Encodes the first 30 s of a recording."""
+    return asr.model.encode(jaxasr.log_mel(first_window(clip), asr.config.n_mels)[None])[0]

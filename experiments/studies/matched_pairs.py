@@ -1,0 +1,102 @@
+"""Pairs recordings with bad transcripts with recordings whose transcripts are right."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from experiments.analyses.text_kinds import error_rate
+from experiments.data.corpora import Utterance
+from experiments.studies.selection import language, set_of
+from interventions.generation.transcripts import errors, words
+
+Pair = tuple[Utterance, Utterance]  # bad transcript, right transcript
+
+
+def n_words(clip: Utterance) -> int:
+    """Counts the words of a recording's transcript."""
+    return len(words(clip.transcript, language(clip)).split())
+
+
+def error_rates(text: str, clip: Utterance) -> dict[str, float]:
+    """Computes errors and inserted words, per word of the recording's transcript."""
+    counts = errors(text, clip.transcript, language(clip))
+    return {
+        "errors": error_rate(text, clip.transcript, language(clip)),
+        "insertions": counts["insertions"] / counts["reference_words"],
+    }
+
+
+def speaker_or_id(clip: Utterance) -> str:
+    """Returns the speaker; the recording's id if the speaker is unknown."""
+    return clip.speaker or clip.id
+
+
+def match_pairs(
+    clips: Sequence[Utterance], error_rates: Mapping[str, float], max_ratio: float, n: int
+) -> list[Pair]:
+    """Pairs the worst recordings with error-free ones of about the same number of words.
+
+    A recording is first paired within its speaker. A speaker without such a pair is then paired
+    within the same set, if neither speaker is in another pair. Speakers and pairs can therefore be
+    kept in one cross-validation fold.
+
+    Args:
+        clips: recordings with transcripts.
+        error_rates: by recording id.
+        max_ratio: largest ratio of the numbers of words in a pair.
+        n: most pairs.
+
+    Returns:
+        Pairs, the worst first. Each recording is in one pair at most.
+    """
+    bad_clips = sorted(
+        (clip for clip in clips if error_rates[clip.id] > 0),
+        key=lambda clip: (-error_rates[clip.id], clip.id),
+    )
+    right_clips = [clip for clip in clips if error_rates[clip.id] == 0]
+    pairs = _within_speakers(bad_clips, right_clips, max_ratio)
+    pairs = _across_speakers(bad_clips, right_clips, pairs, max_ratio)
+    return sorted(pairs, key=lambda pair: (-error_rates[pair[0].id], pair[0].id))[:n]
+
+
+def _within_speakers(
+    bad_clips: Sequence[Utterance], right_clips: Sequence[Utterance], max_ratio: float
+) -> list[Pair]:
+    pairs: list[Pair] = []
+    for bad in bad_clips:
+        used = {right.id for _, right in pairs}
+        candidates = [
+            clip
+            for clip in right_clips
+            if clip.speaker and clip.speaker == bad.speaker and clip.id not in used
+        ]
+        pairs += _nearest_in_length(bad, candidates, max_ratio)
+    return pairs
+
+
+def _across_speakers(
+    bad_clips: Sequence[Utterance],
+    right_clips: Sequence[Utterance],
+    pairs: list[Pair],
+    max_ratio: float,
+) -> list[Pair]:
+    for bad in bad_clips:
+        used = {speaker_or_id(clip) for pair in pairs for clip in pair}
+        if speaker_or_id(bad) in used:
+            continue
+        used.add(speaker_or_id(bad))
+        candidates = [
+            clip
+            for clip in right_clips
+            if set_of(clip) == set_of(bad) and speaker_or_id(clip) not in used
+        ]
+        pairs = pairs + _nearest_in_length(bad, candidates, max_ratio)
+    return pairs
+
+
+def _nearest_in_length(
+    bad: Utterance, candidates: Sequence[Utterance], max_ratio: float
+) -> list[Pair]:
+    distances = {clip.id: abs(np.log(n_words(clip) / n_words(bad))) for clip in candidates}
+    near = [clip for clip in candidates if distances[clip.id] <= np.log(max_ratio)]
+    return [(bad, min(near, key=lambda clip: distances[clip.id]))] if near else []

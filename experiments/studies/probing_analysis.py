@@ -1,0 +1,187 @@
+"""Statistics of out-of-fold predictions: balanced accuracy, AUROC and verdicts."""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Float
+
+from experiments.studies.probing import Probing, Text, questions, reason_untestable, rows_of
+from experiments.studies.study import Claim, Evidence, Finding, band, mean_evidence
+from interventions.stats.roc import auroc
+
+_CURVES = {"accuracy": "correct", "shuffled": "shuffled"}
+
+
+def verdict(
+    claim: Claim,
+    arrays: xr.Dataset,
+    question: str,
+    statistic: Callable[[xr.Dataset], np.ndarray | Evidence],
+    config: Probing,
+) -> Finding:
+    """Judges a claim by a statistic of the rows of one question.
+
+    Args:
+        claim: the claim.
+        arrays: from `experiments.studies.probing.concatenate`.
+        question: the question.
+        statistic: maps the question's rows to one number per group, or to evidence.
+        config: seed of the bootstrap.
+
+    Returns:
+        The finding; not testable if the question has no rows.
+    """
+    if question not in questions(arrays):
+        return claim.judge(None, reason_untestable(arrays, question))
+    result = statistic(rows_of(arrays, question))
+    if isinstance(result, Evidence):
+        return claim.judge(result)
+    return judge_groups(claim, result, config)
+
+
+def judge_groups(claim: Claim, values: Float[np.ndarray, "G"], config: Probing) -> Finding:
+    """Judges a claim by the mean of one number per group, with a widened interval.
+
+    Args:
+        claim: the claim.
+        values: one number per group, in [-1, 1].
+        config: seed of the bootstrap.
+
+    Returns:
+        The finding. See `inflate_variance` for the width of the interval.
+    """
+    evidence = mean_evidence(inflate_variance(values), null=claim.null, seed=config.seed)
+    return claim.judge(_clip(evidence))
+
+
+def inflate_variance(values: Float[np.ndarray, "G ..."]) -> Float[np.ndarray, "G ..."]:
+    """Multiplies deviations from the mean by √2, because out-of-fold predictions are correlated.
+
+    If there is nothing to learn, a row is classified right because it resembles rows of its class
+    in other folds, and these are classified right because they resemble it. Every pair of rows
+    enters twice, so the variance of the mean is twice what independent rows would have. No unbiased
+    estimate of that variance exists (Bengio and Grandvalet 2004); if there is something to learn,
+    this one is conservative.
+
+    Example:
+        >>> inflate_variance(np.array([-1.0, 1.0])).round(3)
+        array([-1.414,  1.414])
+    """
+    centre = np.mean(values, 0)
+    return centre + np.sqrt(2) * (values - centre)
+
+
+def _clip(evidence: Evidence) -> Evidence:
+    low, high = float(max(evidence.low, -1.0)), float(min(evidence.high, 1.0))
+    return dataclasses.replace(evidence, low=low, high=high)
+
+
+def layers_between(rows: xr.Dataset, low: float, high: float) -> list[str]:
+    """Lists the layers at relative depths from `low` to `high` (see `study.band`).
+
+    Baselines and the embedding are never among them.
+    """
+    is_layer = rows.depth.values > 0
+    names, depths = rows.layer.values[is_layer], rows.depth.values[is_layer]
+    return [str(name) for name in names[band(depths, low, high)]]
+
+
+def accuracy(
+    rows: xr.Dataset, layers: str | Iterable[str], variable: str = "correct"
+) -> Float[np.ndarray, "G"]:
+    """Computes one number per group; their mean is the balanced accuracy over all rows.
+
+    The linear form of a ratio of sums allows whole groups to be resampled.
+
+    Args:
+        rows: of one question.
+        layers: one name or several, which are averaged.
+        variable: "correct", or "shuffled" for the control.
+
+    Returns:
+        One number per group.
+    """
+    names = [layers] if isinstance(layers, str) else list(layers)
+    correct = rows[variable].sel(layer=names).mean("layer").values
+    return by_group(correct * _class_weights(rows.label.values), rows.group.values)
+
+
+def _class_weights(labels: Text) -> np.ndarray:
+    """Weights rows so that every class counts the same; the mean weight is 1."""
+    kinds, kind_of_row, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    return len(labels) / (len(kinds) * counts[kind_of_row])
+
+
+def by_group(values: Float[np.ndarray, "N"], groups: Text) -> Float[np.ndarray, "G"]:
+    """Computes one number per group whose mean over groups is the mean over rows."""
+    _, group_of_row, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    deviations = np.bincount(group_of_row, values) - values.mean() * counts
+    return values.mean() + deviations * len(counts) / len(values)
+
+
+def probe_auroc(
+    rows: xr.Dataset, layers: list[str], seed: int, against: np.ndarray | None = None
+) -> Evidence:
+    """Computes the area under the ROC curve of the probes' probability of the last class.
+
+    Args:
+        rows: of one question.
+        layers: probabilities are averaged over these layers.
+        seed: of the bootstrap.
+        against: scores of the same rows; the result is then the difference of the two areas.
+
+    Returns:
+        The area, with an interval widened as in `inflate_variance`.
+    """
+    probability = rows.probability.sel(layer=layers).mean("layer").values
+    area = score_auroc(rows, probability, seed, against)
+    low, high = (area.value + np.sqrt(2) * (end - area.value) for end in (area.low, area.high))
+    return _clip(dataclasses.replace(area, low=low, high=high))
+
+
+def score_auroc(
+    rows: xr.Dataset, scores: Float[np.ndarray, "N"], seed: int, against: np.ndarray | None = None
+) -> Evidence:
+    """Computes the area under the ROC curve of scores that were not fitted.
+
+    Args:
+        rows: of one question.
+        scores: one per row; the last class by name should have larger ones.
+        seed: of the bootstrap.
+        against: scores of the same rows; the result is then the difference of the two areas.
+
+    Returns:
+        The area with its 95 % interval.
+    """
+    positive, groups = rows.label.values == max(rows.label.values), rows.group.values
+    return Evidence(*auroc(scores, positive, groups, against=against, seed=seed))
+
+
+def accuracy_curves(rows: xr.Dataset) -> dict[str, list[float]]:
+    """Computes balanced accuracy by layer, for the labels and for shuffled labels."""
+    return {
+        name: [
+            round(float(accuracy(rows, str(layer), variable).mean()), 4)
+            for layer in rows.layer.values
+        ]
+        for name, variable in _CURVES.items()
+    }
+
+
+def numbers(arrays: xr.Dataset) -> dict[str, Any]:
+    """Summarises all questions: rows, groups, accuracy by layer, reasons of untestable ones."""
+    summary: dict[str, Any] = {"layers": arrays.layer.values.tolist()} if questions(arrays) else {}
+    for question in questions(arrays):
+        rows = rows_of(arrays, question)
+        kinds, counts = np.unique(rows.label.values, return_counts=True)
+        summary[question] = {
+            "rows": dict(zip(map(str, kinds), counts.tolist())),
+            "groups": len(set(rows.group.values)),
+            **accuracy_curves(rows),
+        }
+    if reasons := arrays.attrs.get("untestable"):
+        summary["untestable"] = reasons
+    return summary

@@ -1,0 +1,60 @@
+"""Draws balanced accuracy by depth, with its interval, its control and the baselines."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments.studies.probing import questions, rows_of
+from experiments.studies.probing_analysis import accuracy, inflate_variance
+from interventions.figures import plots
+
+_BASELINE_COLOURS = (plots.TEAL, plots.ACCENT, *plots.COLOURS[3:])
+_CURVES = (
+    ("correct", "probe", plots.BLUE, "-"),
+    ("shuffled", "shuffled labels", plots.GREY, ":"),
+)  # variable, legend, colour, line
+
+
+def accuracy_figure(arrays: xr.Dataset, titles: Mapping[str, str]) -> dict[str, Figure]:
+    """Draws a panel for each question.
+
+    Args:
+        arrays: from `experiments.studies.probing.concatenate`.
+        titles: titles of the panels by question; a question without rows gets no panel.
+
+    Returns:
+        `{"accuracy_by_layer": figure}`; nothing if no question has rows.
+    """
+    shown = {name: title for name, title in titles.items() if name in questions(arrays)}
+    if not shown:
+        return {}
+    n_rows = -(-len(shown) // 4)
+    figure, axes = plots.panels(n_rows, -(-len(shown) // n_rows), sharey=True, sharex=True)
+    for panel, (question, title) in zip(axes, shown.items()):
+        draw_panel(panel, rows_of(arrays, question), title)
+        panel.tick_params(labelbottom=True)  # the panel below may be empty
+    for spare in axes[len(shown) :]:
+        spare.set_visible(False)
+    axes[0].set_ylabel("balanced accuracy")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8)
+    return {"accuracy_by_layer": figure}
+
+
+def draw_panel(axes: Axes, rows: xr.Dataset, title: str) -> None:
+    """Draws one question: curves over the layers, a dashed line for each baseline."""
+    is_layer = np.isfinite(rows.depth.values)
+    layers, baselines = rows.layer.values[is_layer], rows.layer.values[~is_layer]
+    for variable, label, colour, style in _CURVES:
+        by_layer = np.stack([accuracy(rows, str(layer), variable) for layer in layers], 1)
+        depths = rows.depth.values[is_layer]
+        plots.curve(axes, depths, inflate_variance(by_layer), label, colour, linestyle=style)
+    for baseline, colour in zip(baselines, _BASELINE_COLOURS):
+        level, line = accuracy(rows, str(baseline)).mean(), {"linestyle": "--", "linewidth": 1}
+        axes.axhline(level, color=colour, label=str(baseline), **line)
+    n_rows, n_groups = rows.sizes["example"], len(set(rows.group.values))
+    axes.set_title(f"{title}\n{n_rows} rows, {n_groups} groups", fontsize=9)
+    axes.set_xlabel("depth (0: embedding)")
