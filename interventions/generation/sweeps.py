@@ -68,8 +68,8 @@ def sequence_sweep(
         language: of the texts.
         max_new_tokens: most tokens to generate.
         rules: constraints on the logits. Default: those of transcription without timestamps.
-        leader: int [B], the row whose tokens each row is fed (lock-step decoding). Rows that are fed
-            those of another row are not examples.
+        leader: int [B], the row whose tokens each row is fed (lock-step decoding). A row that is
+            fed the tokens of another row is not an example.
         batch: as in `generate_cells`.
         budget: bytes for encoder cells that are computed together; None asks the device.
 
