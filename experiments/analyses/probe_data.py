@@ -6,6 +6,7 @@ from experiments import store
 from experiments.analyses.probe_question import ProbeQuestion
 from experiments.data.corpora import Corpus, open_corpus, with_noise
 from experiments.progress import Progress
+from interventions.storage.atomic import remove_stale_lock
 from jaxasr import Recogniser
 
 
@@ -56,6 +57,7 @@ def open_activations(
     sites = (question.site, question.embedding_site)
     pools = tuple(dict.fromkeys(("speech", "all", question.pool)))
     if store.covers(path, asr, corpus, sites, pools, text):
+        remove_stale_lock(path)
         activations = store.open(path)
         with steps("check the stored activations"):
             activations.verify_checksums()

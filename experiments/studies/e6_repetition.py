@@ -1,8 +1,7 @@
 """E6: which decoder layers and heads resolve repetition loops when patched, and at what cost."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import xarray as xr
@@ -21,6 +20,7 @@ from experiments.studies.ablation import (
     wer_change,
 )
 from experiments.studies.best_cell import best_cell
+from experiments.studies.loop_numbers import loop_numbers, speech_cost
 from experiments.studies.recordings import clean_speech, find_loops
 from experiments.studies.study import Analysis, Claim, Finding, Settings, Study, choice, paper
 from interventions.edits import site_cells
@@ -142,12 +142,12 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
     if not loops.sizes["example"]:
         reason = "none of the transcribed recordings makes this model loop"
         findings = {key: claim.judge(None, reason) for key, claim in CLAIMS.items()}
-        return Analysis(findings, {"clean": _cost(speech)})
+        return Analysis(findings, {"clean": speech_cost(speech)})
     is_resolved = resolved(loops)
     findings = _judge_components(is_resolved, config.seed)
     findings |= _judge_best("layer", (CROSS,), COMPONENTS, is_resolved, speech, config.seed)
     findings |= _judge_best("head", HEADS, HEADS, is_resolved, speech, config.seed)
-    return Analysis(findings, _numbers(loops, is_resolved, speech))
+    return Analysis(findings, loop_numbers(loops, is_resolved, speech))
 
 
 def _judge_components(is_resolved: xr.DataArray, seed: int) -> dict[str, Finding]:
@@ -187,60 +187,6 @@ def _judge_best(
 def _under_noise(values: xr.DataArray) -> xr.DataArray:
     """Selects the white-noise patch; the only intervention if there is no such patch."""
     return values.sel(kind="noise") if "noise" in values.kind else values.isel(kind=0)
-
-
-def _numbers(loops: xr.Dataset, is_resolved: xr.DataArray, speech: xr.Dataset) -> dict[str, Any]:
-    has_words = loops.baseline_cer.notnull().values
-    tries = {site: at_site(is_resolved, site) for site in (*COMPONENTS, *HEADS)}
-    tries = {site: values for site, values in tries.items() if values.sizes["cell"]}
-    layers = {site: tries[site] for site in COMPONENTS}
-    return {
-        "loops": len(has_words),
-        "loops_with_known_words": int(has_words.sum()),
-        "resolved_by_any_of_a_site": {
-            site: float(values.max(("kind", "cell")).mean()) for site, values in tries.items()
-        },
-        "resolved_by_any": float(is_resolved.max(("kind", "cell")).mean()),
-        "mean_over_cells": _rounded_means(tries),
-        "where_words_are_known": _rounded_means(layers, has_words),
-        "where_they_are_not": _rounded_means(layers, ~has_words),
-        "share_resolved": _by_cell(is_resolved.mean("example")),
-        "clean": _cost(speech),
-    }
-
-
-def _rounded_means(
-    by_site: Mapping[str, xr.DataArray], examples: np.ndarray | None = None
-) -> dict[str, float]:
-    """Averages over all cells, kinds and the marked examples; empty if no example is marked."""
-    if examples is not None and not examples.any():
-        return {}
-    rows = slice(None) if examples is None else np.flatnonzero(examples)
-    return {
-        site: round(float(values.isel(example=rows).mean()), 3) for site, values in by_site.items()
-    }
-
-
-def _cost(speech: xr.Dataset) -> dict[str, Any]:
-    if not speech.sizes["example"]:
-        return {"n": 0}
-    return {
-        "n": speech.sizes["example"],
-        "wer": float(speech.baseline_wer.mean()),
-        "change": _by_cell(wer_change(speech).mean("example")),
-    }
-
-
-def _by_cell(values: xr.DataArray) -> dict[str, Any]:
-    places = zip(values.site.values, values.layer.values, values["head"].values)
-    names = [
-        f"{site.removeprefix('decoder.')} {layer}" + (f".{head}" if head >= 0 else "")
-        for site, layer, head in places
-    ]
-    return {
-        str(kind): dict(zip(names, values.sel(kind=kind).values.round(3)))
-        for kind in values.kind.values
-    }
 
 
 def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:

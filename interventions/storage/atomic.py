@@ -130,6 +130,18 @@ def only_writer(folder: str | os.PathLike[str], wait_s: float = 0.0) -> Iterator
             path.unlink(missing_ok=True)
 
 
+def remove_stale_lock(folder: str | os.PathLike[str]) -> None:
+    """Removes the lock file that a killed process left for `folder`; keeps one that is in use.
+
+    Args:
+        folder: a folder that is complete, so that `only_writer` will not be called for it again.
+    """
+    path = _lock_path(Path(folder))
+    if path.exists() and (lock := _try_lock(path)) is not None:
+        with lock:
+            path.unlink(missing_ok=True)
+
+
 def clean_up(folder: Path) -> None:
     """Finishes or removes what killed processes left in `folder`.
 

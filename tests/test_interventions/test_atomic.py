@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import interventions
-from interventions.storage.atomic import only_writer, replacing, staging
+from interventions.storage.atomic import only_writer, remove_stale_lock, replacing, staging
 from interventions.storage.text_files import printable, to_json, write_json, write_text
 
 
@@ -145,7 +145,8 @@ with atomic.only_writer(Path(sys.argv[1])):
 )
 
 
-def test_the_lock_of_a_killed_process_blocks_no_other(tmp_path):
+@pytest.mark.parametrize("finished", [False, True])
+def test_the_lock_of_a_killed_process_blocks_no_other(tmp_path, finished):
     command = [
         sys.executable,
         "-c",
@@ -158,9 +159,14 @@ def test_the_lock_of_a_killed_process_blocks_no_other(tmp_path):
         holder.stdout.readline()
         with pytest.raises(BlockingIOError), only_writer(tmp_path / "out"):
             pass
+        remove_stale_lock(tmp_path / "out")
+        assert list(tmp_path.glob(".*"))  # a lock in use stays
         holder.kill()
-    with only_writer(tmp_path / "out"):
-        pass
+    if finished:
+        remove_stale_lock(tmp_path / "out")
+    else:
+        with only_writer(tmp_path / "out"):
+            pass
     assert not list(tmp_path.glob(".*"))
 
 

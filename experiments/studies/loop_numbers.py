@@ -1,0 +1,73 @@
+"""Numbers of E6 for its page: how many loops each site resolves, and what that costs."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from experiments.studies.ablation import COMPONENTS, HEADS, at_site, wer_change
+
+
+def loop_numbers(
+    loops: xr.Dataset, is_resolved: xr.DataArray, speech: xr.Dataset
+) -> dict[str, Any]:
+    """Returns shares of resolved loops and the cost on clean speech, by site and cell.
+
+    Args:
+        loops: outcomes of the recordings that loop.
+        is_resolved: 1.0 where a cell resolves a loop, dims (kind, cell, example).
+        speech: outcomes of clean recordings.
+    """
+    has_words = loops.baseline_cer.notnull().values
+    tries = {site: at_site(is_resolved, site) for site in (*COMPONENTS, *HEADS)}
+    tries = {site: values for site, values in tries.items() if values.sizes["cell"]}
+    layers = {site: tries[site] for site in COMPONENTS}
+    return {
+        "loops": len(has_words),
+        "loops_with_known_words": int(has_words.sum()),
+        "resolved_by_any_of_a_site": {
+            site: float(values.max(("kind", "cell")).mean()) for site, values in tries.items()
+        },
+        "resolved_by_any": float(is_resolved.max(("kind", "cell")).mean()),
+        "mean_over_cells": _rounded_means(tries),
+        "where_words_are_known": _rounded_means(layers, has_words),
+        "where_they_are_not": _rounded_means(layers, ~has_words),
+        "share_resolved": _by_cell(is_resolved.mean("example")),
+        "clean": speech_cost(speech),
+    }
+
+
+def _rounded_means(
+    by_site: Mapping[str, xr.DataArray], examples: np.ndarray | None = None
+) -> dict[str, float]:
+    """Averages over all cells, kinds and the marked examples; empty if no example is marked."""
+    if examples is not None and not examples.any():
+        return {}
+    rows = slice(None) if examples is None else np.flatnonzero(examples)
+    return {
+        site: round(float(values.isel(example=rows).mean()), 3) for site, values in by_site.items()
+    }
+
+
+def speech_cost(speech: xr.Dataset) -> dict[str, Any]:
+    """Returns the word error rate of clean speech, and its change per cell."""
+    if not speech.sizes["example"]:
+        return {"n": 0}
+    return {
+        "n": speech.sizes["example"],
+        "wer": float(speech.baseline_wer.mean()),
+        "change": _by_cell(wer_change(speech).mean("example")),
+    }
+
+
+def _by_cell(values: xr.DataArray) -> dict[str, Any]:
+    places = zip(values.site.values, values.layer.values, values["head"].values)
+    names = [
+        f"{site.removeprefix('decoder.')} {layer}" + (f".{head}" if head >= 0 else "")
+        for site, layer, head in places
+    ]
+    return {
+        str(kind): dict(zip(names, values.sel(kind=kind).values.round(3)))
+        for kind in values.kind.values
+    }
