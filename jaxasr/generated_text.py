@@ -1,4 +1,4 @@
-"""Generates texts of encoded recordings under the rules of a checkpoint."""
+"""Generates texts from encoded recordings, with the suppressed ids and timestamp rules."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ class GeneratedText:
         avg_logprob: float [B], mean natural-log probability per token, the end-of-text included.
         no_speech_prob: float [B], probability of <|nospeech|> after <|startoftranscript|>.
         ended: bool [B], whether the end-of-text was generated.
-        generation: arrays of the whole batch, padded.
+        generation: the same results as arrays of the batch, padded.
 
     Example:
         ```python
@@ -86,6 +86,7 @@ def generate_text(
         edits=edits,
         rules=rules,
         eot=special.eot,
+        # Position whose logits give the no-speech probability, and the id of <|nospeech|>.
         no_speech=(first_prompt.index(special.sot), special.no_speech),
     )
     lengths = np.asarray(generation.lengths)

@@ -1,4 +1,4 @@
-"""Aligners of a given text, each a worker: from recordings and their texts to word times.
+"""Aligners, which find the word times of recordings whose texts are known. Each is a worker.
 
 Each `align(rows)` returns `{name: {"heads": [[layer, head], ...], "times": [...]}}`, where `times`
 holds a list of (word, start, end) per row, in seconds.
@@ -38,7 +38,7 @@ def run(name: str, job: Job, rows: list[Row]) -> dict[str, Any]:
 
 
 class Aligner:
-    """Gives an aligner of another library our weights, token ids and published heads."""
+    """Base of other libraries. They get the weights, token ids and published heads of jaxasr."""
 
     def __init__(self, job: Job):
         import jaxasr
@@ -67,9 +67,9 @@ class Aligner:
 
 
 class Ours:
-    """jaxasr with published, chosen and all heads, and those of the decoder's upper half.
+    """jaxasr with four sets of heads: published, chosen, all, and the decoder's upper half.
 
-    Other libraries use the upper half where no heads are published.
+    If no heads are published, other libraries use the upper half.
     """
 
     def __init__(self, job: Job):
@@ -103,7 +103,9 @@ class Ours:
         return {f"jaxasr, {name}": result for name, result in results.items()}
 
     def _align_concatenated(self, rows: list[Row], heads: Any) -> list[Times]:
-        """Aligns all recordings as one long one; times are relative to each recording's start.
+        """Concatenates all recordings and aligns them in one call.
+
+        The times are relative to each recording's start.
 
         Of several recordings with the same text only the first is used, because a real recording
         does not repeat a sentence ten times.
@@ -151,7 +153,7 @@ class Ours:
                 frames,
                 heads=heads,
                 language="en",
-                late_start=True,
+                late_start=True,  # the recording may start with silence
             )
             times[name] = [
                 [(word.text, word.start, word.end) for word in words]
@@ -171,7 +173,7 @@ class FasterWhisper(Aligner):
         from experiments.bench import ct2
 
         folder = str(ct2.folder(self.asr.checkpoint, Path(self.job["folder"]) / "ctranslate2"))
-        # Its annotation of `find_alignment` expects other arguments than its code.
+        # Any: the annotation of `find_alignment` contradicts the arguments that its code takes.
         self.model: Any = faster_whisper.WhisperModel(
             folder, device="cpu", compute_type="float32", cpu_threads=threads()
         )
@@ -230,7 +232,7 @@ class OpenAIWhisper(Aligner):
 
 
 class WhisperTimestamped(OpenAIWhisper):
-    """`whisper_timestamped.transcribe`, whose model returns the given text as one segment."""
+    """`whisper_timestamped.transcribe` of a model that returns the given text as one segment."""
 
     def words(self, audio: np.ndarray, ids: list[int]) -> Times:
         """Returns the word times of one recording."""

@@ -9,7 +9,7 @@ from experiments.progress import console as standard_output
 
 
 def print_table(rows: Sequence[dict[str, Any]]) -> None:
-    """Prints rows of equal columns; a terminal shows only columns that fit as a whole.
+    """Prints rows as a table. Columns beyond the width of the console are only named below it.
 
     Args:
         rows: one per layer and penalty, as in table.csv.

@@ -1,4 +1,4 @@
-"""From gradients at a site to the estimated effect of each cell of a sweep."""
+"""Estimates the effect of each cell of a sweep from the gradients at its site."""
 
 import dataclasses
 
@@ -22,7 +22,7 @@ class SiteCells:
         site: the site.
         dims: dimensions of the grid.
         window: encoder frames per cell of "time".
-        through_softmax: recompute the softmax under the patch; for `q` and `k`.
+        through_softmax: estimate `q` or `k` by computing the softmax again with the patch.
     """
 
     site: str
@@ -61,16 +61,22 @@ class SiteCells:
     def sum_over_cells(
         self, effect: Float[Array, "..."], axes: tuple[str, ...], n_frames: Array
     ) -> Float[Array, "B ..."]:
-        """Sums effects with the axis letters `axes` over each cell, and transposes to [B, *dims].
+        """Sums the effects within each cell and returns them as [B, *dims].
 
-        Windows of "time" exclude the padding, from `n_frames` on.
+        Frames from `n_frames` on are padding, and windows of "time" exclude them.
+
+        Args:
+            effect: effects at the site.
+            axes: axis letters of `effect`.
+            n_frames: number of frames before the padding.
         """
         order = ["B", *self.axis_of.values()]
         effect = effect.sum([i for i, axis in enumerate(axes) if axis not in order])
         remaining = [axis for axis in axes if axis in order]
         effect = jnp.transpose(effect, [remaining.index(axis) for axis in order])
-        has_windows = self.through_softmax and self.site.endswith(".k")
-        if "time" not in self.dims or has_windows:
+        # `key_effect` returns one effect per window.
+        is_summed_over_windows = self.through_softmax and self.site.endswith(".k")
+        if "time" not in self.dims or is_summed_over_windows:
             return effect
         return _sum_windows(effect, 1 + self.dims.index("time"), self.window, n_frames)
 
@@ -78,7 +84,7 @@ class SiteCells:
 def _sum_windows(
     x: Float[Array, "..."], axis: int, window: int, n_frames: Array
 ) -> Float[Array, "..."]:
-    """Sums `axis` over all windows of 30 s, so that recordings of any length share a program."""
+    """Sums `axis` within each window. The windows fill 30 s, so all recordings share a program."""
     x = jnp.moveaxis(x, axis, -1)
     x = jnp.where(jnp.arange(x.shape[-1]) < n_frames, x, 0)
     x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -x.shape[-1] % window)])
@@ -98,8 +104,8 @@ def effect_of_cells(
         n_frames: number of frames before the padding.
     """
     if not cells.through_softmax:
-        gain = grads[cells.site] * (source - acts[cells.site])
-        return cells.sum_over_cells(gain, cells.axes, n_frames)
+        estimate = grads[cells.site] * (source - acts[cells.site])
+        return cells.sum_over_cells(estimate, cells.axes, n_frames)
     q, k, v = (acts[name] for name in cells.read_sites)
     is_key = cells.site.endswith(".k")
     positions = jnp.broadcast_to(jnp.arange(q.shape[2], dtype=jnp.int32), q.shape[1:3])
@@ -133,7 +139,7 @@ def ablated(ablation: str, cells: SiteCells, x: Array) -> Array:
 
 
 def _noise(site: str, x: Array) -> Array:
-    """Draws noise for each example as if it were the only row, because a sweep does so."""
+    """Draws the noise of a sweep, which patches one example at a time: each is row 0."""
     has_layers = site in sites.LAYERED
     x = x if has_layers else x[None]
     layers = jnp.arange(len(x), dtype=jnp.int32) if has_layers else jnp.full((1,), -1, jnp.int32)

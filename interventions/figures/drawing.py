@@ -19,7 +19,7 @@ _SIGNIFICANT = 0.05
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """Returns an empty figure of `width` by `height` inches, which no window shows."""
+    """Returns an empty figure of `width` by `height` inches without opening a window."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -38,6 +38,8 @@ def draw_map(
     words: Sequence[Word] = (),
 ) -> "QuadMesh":
     """Draws one map of cells on `axes`.
+
+    A dot marks a cell whose p-value against the best of all cells (`p_any`) is below 0.05.
 
     Args:
         axes: matplotlib axes.
@@ -75,7 +77,7 @@ def draw_map(
 
 
 def _column_edges(summary: xr.Dataset, across: str) -> np.ndarray:
-    """Bounds of the columns: seconds for windows of time, else half an index on each side."""
+    """Returns the bounds of the columns, in seconds for windows of time, else around each index."""
     if across != "time":
         return np.arange(summary.sizes[across] + 1) - 0.5
     starts = summary["time"].values
@@ -95,7 +97,7 @@ def _label_columns(axes: "Axes", summary: xr.Dataset, across: str) -> None:
 def draw_spectrogram(
     axes: "Axes", mel: Float[np.ndarray, "M F"], words: Sequence[Word] = ()
 ) -> None:
-    """Draws a mel spectrogram of 100 frames per second, with the bounds and texts of `words`."""
+    """Draws a mel spectrogram of 100 frames per second, with the starts and texts of `words`."""
     axes.imshow(
         mel,
         origin="lower",

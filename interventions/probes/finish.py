@@ -1,9 +1,9 @@
-"""Finishes fits in float64 on the host where float32 rounding hides the way to the optimum.
+"""Finishes fits in float64 on the host if float32 is too coarse to reach the optimum.
 
 The accuracy of float32 depends on the order in which a processor adds, so a fit may end a few
 times `tol` above its optimum on one machine and below it on another. Newton's method continues such
-fits. A bank keeps weights in float32, so each step rounds them, and the gap is that of the rounded
-weights. If every fit is within `tol`, nothing is computed.
+fits. Each step rounds the weights to float32, because a bank stores float32. The gap is computed
+after rounding. If the gap of every fit is at most `tol`, nothing is computed.
 """
 
 import functools
@@ -19,8 +19,8 @@ from scipy.sparse.linalg import LinearOperator, cg
 from interventions.probes.objective import Problem
 from interventions.probes.solve import FitResults
 
-_ACCURACY = 1e-2  # of a Newton step's linear system; the gap that follows is right within a percent
-_ROUNDING = 1e-12  # share of an objective within which two of them count as equal in float64
+_STEP_TOL = 1e-2  # relative residual of a Newton step; the gap is then accurate to about 1%
+_ROUNDING = 1e-12  # relative increase of the objective that counts as rounding in float64
 _STEP_LENGTHS = 0.5 ** np.arange(10)  # tried until one does not raise the objective
 
 
@@ -29,19 +29,28 @@ class _Loss(NamedTuple):
 
     Attributes:
         value: the loss.
-        slope: its derivative with respect to the outputs.
-        weight: the mean curvature of each row.
-        curve: multiplies a change of the outputs by the curvature.
+        gradient: its gradient with respect to the outputs.
+        mean_curvature: of each row, the mean eigenvalue, zero excluded, of the Hessian with respect
+            to its outputs.
+        times_curvature: multiplies a change of the outputs by that Hessian.
     """
 
     value: float
-    slope: Float[np.ndarray, "n K"]
-    weight: Float[np.ndarray, "n"]
-    curve: Callable[[np.ndarray], np.ndarray]
+    gradient: Float[np.ndarray, "n K"]
+    mean_curvature: Float[np.ndarray, "n"]
+    times_curvature: Callable[[np.ndarray], np.ndarray]
 
 
 class _Point(NamedTuple):
-    """Weights and bias (last column), with objective, gradient, Newton step and relative gap."""
+    """Weights and bias of a fit, and what a Newton step needs.
+
+    Attributes:
+        parameters: weights, and the bias in the last column.
+        value: the objective.
+        gradient: the gradient of the objective.
+        step: the full Newton step.
+        gap: the estimated (objective - optimum) / objective.
+    """
 
     parameters: Float[np.ndarray, "K D1"]
     value: float
@@ -57,8 +66,8 @@ class _Fit(NamedTuple):
         x: its training rows, with a last column of ones.
         ridge: the penalty of each weight.
         loss: the loss of outputs.
-        factor: a Cholesky factor of the Hessian at the start, in which each row's block of classes
-            is replaced by its mean eigenvalue. It preconditions the conjugate gradients.
+        factor: the preconditioner of the conjugate gradients: a Cholesky factor of an approximate
+            Hessian, which has the mean curvature of each row for every class.
     """
 
     x: Float[np.ndarray, "n D1"]
@@ -67,17 +76,17 @@ class _Fit(NamedTuple):
     factor: Any
 
     @classmethod
-    def of(
+    def precondition_at(
         cls,
         x: np.ndarray,
         ridge: np.ndarray,
         loss: Callable[[np.ndarray], _Loss],
         start: np.ndarray,
     ) -> "_Fit":
-        gram = (x * loss(x @ start.T).weight[:, None]).T @ x
+        gram = (x * loss(x @ start.T).mean_curvature[:, None]).T @ x
         # A smaller diagonal could leave the matrix indefinite after rounding.
-        least = len(gram) * np.finfo(float).eps * gram.diagonal().max()
-        factor = scipy.linalg.cho_factor(gram + np.diag(np.maximum(ridge, least)))
+        smallest_diagonal = len(gram) * np.finfo(float).eps * gram.diagonal().max()
+        factor = scipy.linalg.cho_factor(gram + np.diag(np.maximum(ridge, smallest_diagonal)))
         return cls(x, ridge, loss, factor)
 
     def objective(self, parameters: Float[np.ndarray, "K D1"]) -> float:
@@ -87,20 +96,25 @@ class _Fit(NamedTuple):
         """Computes everything that a Newton step at `parameters` needs."""
         loss = self.loss(self.x @ parameters.T)
         value = loss.value + (self.ridge * parameters**2).sum() / 2
-        gradient = loss.slope.T @ self.x + self.ridge * parameters
+        gradient = loss.gradient.T @ self.x + self.ridge * parameters
         shape, size = parameters.shape, parameters.size
 
-        def hessian(v: np.ndarray) -> np.ndarray:
+        def hessian_product(v: np.ndarray) -> np.ndarray:
             v = v.reshape(shape)
-            return (loss.curve(self.x @ v.T).T @ self.x + self.ridge * v).ravel()
+            return (loss.times_curvature(self.x @ v.T).T @ self.x + self.ridge * v).ravel()
 
         def precondition(v: np.ndarray) -> np.ndarray:
             return scipy.linalg.cho_solve(self.factor, v.reshape(shape).T).T.ravel()
 
-        def operator(product: Callable[[np.ndarray], np.ndarray]) -> LinearOperator:
+        def as_operator(product: Callable[[np.ndarray], np.ndarray]) -> LinearOperator:
             return LinearOperator((size, size), matvec=product, dtype=np.float64)  # pyright: ignore
 
-        step, _ = cg(operator(hessian), -gradient.ravel(), rtol=_ACCURACY, M=operator(precondition))
+        step, _ = cg(
+            as_operator(hessian_product),
+            -gradient.ravel(),
+            rtol=_STEP_TOL,
+            M=as_operator(precondition),
+        )
         step = step.reshape(shape)
         gap = -(gradient * step).sum() / 2 / max(value, np.finfo(float).tiny)
         return _Point(parameters, value, gradient, step, gap)
@@ -117,8 +131,8 @@ def finish_layer(
     """Continues the fits of one layer whose gap is above `tol`, in place.
 
     Args:
-        results: NumPy arrays [P, J, ...] of one layer.
-        problem: data of the fits, as for `logistic` or, with float labels, for `ridge`.
+        results: NumPy arrays [P, J, ...] of one layer, for P penalties and J fits.
+        problem: data of the fits. Integer labels are classes, float labels are values.
         test: bool [J, N], the rows that score a fit.
         penalties: [P].
         tol: the gap at which a fit has converged.
@@ -147,10 +161,11 @@ def _finish_fit(
     start = np.column_stack([weights, bias]).astype(np.float64)
     if not np.isfinite(start).all():
         start = np.zeros_like(start)
-    doubled = 2 if is_class and len(start) == 2 else 1  # as in `logistic.solve_path`
-    ridge = np.append(np.full(x.shape[1] - 1, doubled * penalty), 0.0)
+    # Two classes are scikit-learn's single weight vector w, with ‖w‖² = 2 ‖W‖².
+    penalty_factor = 2 if is_class and len(start) == 2 else 1
+    ridge = np.append(np.full(x.shape[1] - 1, penalty_factor * penalty), 0.0)
     loss = _cross_entropy if is_class else _squared_error
-    fit = _Fit.of(x[rows], ridge, functools.partial(loss, target=target[rows]), start)
+    fit = _Fit.precondition_at(x[rows], ridge, functools.partial(loss, target=target[rows]), start)
     n_before = int(results.solution.n_iter[index])
     point, n_steps = _minimise(fit, start, tol, max(0, max_iter - n_before))
     _store_solution(results, index, point, n_before + n_steps, int(rows.sum()))
@@ -193,9 +208,9 @@ def _cross_entropy(outputs: np.ndarray, target: np.ndarray) -> _Loss:
     is_label = target[:, None] == np.arange(n_classes)
     return _Loss(
         value=-logs[is_label].sum(),
-        slope=p - is_label,
-        weight=(p * (1 - p)).sum(1) / (n_classes - 1),
-        curve=lambda s: p * (s - (p * s).sum(1, keepdims=True)),
+        gradient=p - is_label,
+        mean_curvature=(p * (1 - p)).sum(1) / (n_classes - 1),
+        times_curvature=lambda s: p * (s - (p * s).sum(1, keepdims=True)),
     )
 
 
@@ -207,11 +222,11 @@ def _squared_error(outputs: np.ndarray, target: np.ndarray) -> _Loss:
 def _store_solution(
     results: FitResults, index: tuple[int, int], point: _Point, n_iter: int, n_rows: int
 ) -> None:
-    largest = np.abs(point.gradient).max() / n_rows
+    gradient_norm = np.abs(point.gradient).max() / n_rows
     weights, bias = point.parameters[:, :-1], point.parameters[:, -1]
-    values = weights, bias, point.value, largest, point.gap, n_iter
-    for leaf, value in zip(results.solution, values):
-        np.asarray(leaf)[index] = value
+    values = weights, bias, point.value, gradient_norm, point.gap, n_iter
+    for array, value in zip(results.solution, values):
+        np.asarray(array)[index] = value
 
 
 def _store_scores(
@@ -232,6 +247,6 @@ def _store_scores(
         loss = ((prediction[test] - y) ** 2).mean()
         with np.errstate(divide="ignore", invalid="ignore"):  # r² of equal targets is undefined
             score = 1 - loss / y.var()
-    for leaf, value in zip((results.score, results.log_loss), (score, loss)):
-        np.asarray(leaf)[index] = value
+    for array, value in zip((results.score, results.log_loss), (score, loss)):
+        np.asarray(array)[index] = value
     np.asarray(results.predictions)[index] = prediction

@@ -1,4 +1,4 @@
-"""Checks the classes, groups and types of rows; refuses missing and ambiguous ones."""
+"""Checks the class, group or type of each row. None may be missing, and kinds may not mix."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,14 +16,14 @@ def categories(
         values: strings or numbers, as a sequence, an array or a pandas column.
         n: the number of rows.
         name: the argument's name, for messages.
-        shapes: the allowed shapes, [n] by default.
+        shapes: the two allowed shapes; by default only [n].
 
     Returns:
         The array, of one of `shapes`.
 
     Raises:
-        ValueError: another shape; rows without a value (None, NaN, NA); or strings among numbers,
-            because 1 and "1" would become the same.
+        ValueError: the shape is not allowed; a row has no value (None, NaN, NA); or numbers and
+            strings are mixed, because 1 and "1" would become the same.
 
     Example:
         >>> categories(["a", "b", "a"], 3, "groups").tolist()
@@ -39,16 +39,15 @@ def categories(
     missing = np.flatnonzero(pd.isna(array).reshape(-1, n).any(0))
     if missing.size:
         raise ValueError(
-            f"{name}: {missing.size} of {n} rows have none, the first is row {missing[0]}. "
-            "Leave out the rows without one."
+            f"{name}: {missing.size} of {n} rows have no value, the first is row {missing[0]}. "
+            "Leave out the rows without a value."
         )
     if array.dtype != object:
         return array
     kinds = {_kind(value) for value in array.flat}
     if len(kinds) > 1:
         raise ValueError(
-            f"{name}: expected all of one kind, words or numbers, "
-            f"got {' and '.join(sorted(kinds))}."
+            f"{name}: expected only strings or only numbers, got {' and '.join(sorted(kinds))}."
         )
     return np.array(array.tolist()) if kinds <= {"numbers", "str"} else array.astype(str)
 

@@ -1,4 +1,4 @@
-"""A checkpoint of any format, under OpenAI's tensor names and in torch's layouts."""
+"""A checkpoint of any format, converted to OpenAI's tensor names and torch's layouts."""
 
 import dataclasses
 import hashlib
@@ -16,8 +16,8 @@ from jaxasr.encoder import sinusoids
 from jaxasr.weights import files
 from jaxasr.weights.errors import damaged, reading, shown
 
-# Bounds on the dimensions of a damaged file: far above every released model, and far below what
-# would exhaust the memory.
+# Largest dimensions that a file may have. Every released model is far smaller, and a damaged file
+# cannot exhaust the memory.
 _LIMITS = {
     "n_vocab": 1 << 20,
     "n_audio_ctx": 1 << 13,
@@ -25,7 +25,7 @@ _LIMITS = {
     "n_audio_layer": 256,
     "n_text_layer": 256,
 }
-_LIMIT = 1 << 14
+_DEFAULT_LIMIT = 1 << 14
 EMBEDDING, PROJECTION = "decoder.token_embedding.weight", "decoder.projection.weight"
 
 
@@ -89,7 +89,8 @@ class Checkpoint:
         format: "huggingface", "ctranslate2" or "openai".
         weight_files: files that hold the tensors.
         tokenizer_file: file of the tokenizer. None: there is none.
-        alignment_heads: (layer, head) of the decoder's cross-attention. None: not in the files.
+        alignment_heads: (layer, head) of the cross-attention heads that give word times. None: not
+            in the files.
         suppress_ids: token ids that are never generated. None: not in the files.
         suppress_ids_begin: token ids that do not start a text. None: not in the files.
     """
@@ -107,14 +108,14 @@ class Checkpoint:
 
     @property
     def sha256(self) -> str:
-        """Digest of the weight file. Of several files, the digest of their digests in order."""
+        """SHA-256 of the weight file. Several files are hashed first, then their joined digests."""
         digests = [files.sha256(path) for path in self.weight_files]
         if len(digests) == 1:
             return digests[0]
         return hashlib.sha256("".join(digests).encode()).hexdigest()
 
     def replace(self, **changes: Any) -> "Checkpoint":
-        """Returns the checkpoint with other fields."""
+        """Returns a copy of the checkpoint in which `changes` replace fields."""
         return dataclasses.replace(self, **changes)
 
 
@@ -122,11 +123,11 @@ def make_config(dims: dict[str, Any], path: object) -> Config:
     """Returns the configuration with the dimensions that were read from `path`.
 
     Raises:
-        WeightsError: a dimension is implausible, or they do not fit together.
+        WeightsError: a dimension is outside its limits, or the dimensions contradict each other.
     """
     for name, value in dims.items():
-        limit = _LIMITS.get(name, _LIMIT)
-        # Not isinstance: True is not a size.
+        limit = _LIMITS.get(name, _DEFAULT_LIMIT)
+        # `isinstance` would accept True, which is an int.
         if not (type(value) is int and 0 < value <= limit):
             raise damaged(path, f"{name} between 1 and {limit}", shown(value))
     with reading(path, "the dimensions of a Whisper"):
@@ -134,10 +135,10 @@ def make_config(dims: dict[str, Any], path: object) -> Config:
 
 
 def check_features(folder: Path, config: Config) -> None:
-    """Checks that the feature extractor in `folder` is Whisper's, which `log_mel` computes.
+    """Checks that the checkpoint in `folder` expects the features that `log_mel` computes.
 
     Raises:
-        WeightsError: it differs.
+        WeightsError: the checkpoint expects other features.
     """
     expected = {
         "feature_size": config.n_mels,

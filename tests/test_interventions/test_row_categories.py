@@ -33,10 +33,10 @@ def test_missing_entries_are_counted(gap, way):
     entries = WAYS[way](without(SPEAKERS, gap))
     for name in ("groups", "y"):
         with pytest.raises(
-            ValueError, match=f"{name}: 6 of 24 rows have none, the first is row 2. Leave out"
+            ValueError, match=f"{name}: 6 of 24 rows have no value, the first is row 2. Leave out"
         ):
             interventions.fit_probes(X, **{"y": Y, name: entries})
-    with pytest.raises(ValueError, match="types: 6 of 24 rows have none"):
+    with pytest.raises(ValueError, match="types: 6 of 24 rows have no value"):
         categories(entries, N, "types")
 
 
@@ -47,11 +47,11 @@ def test_missing_entries_of_any_type_raise():
         pd.array([1, None] * 12, dtype="Int64"),
         pd.Categorical(without(SPEAKERS, None)),
     ):
-        with pytest.raises(ValueError, match=r"groups: \d+ of 24 rows have none"):
+        with pytest.raises(ValueError, match=r"groups: \d+ of 24 rows have no value"):
             interventions.fit_probes(X, Y, groups)
-    with pytest.raises(ValueError, match="y: 6 of 24 rows have none"):
+    with pytest.raises(ValueError, match="y: 6 of 24 rows have no value"):
         interventions.fit_probes(X, without(range(N), None), target="value")
-    with pytest.raises(ValueError, match="y: 6 of 24 rows have none"):
+    with pytest.raises(ValueError, match="y: 6 of 24 rows have no value"):
         interventions.fit_probes(X, [Y.tolist(), without(Y.tolist(), None)], seeds=(0, 1))
 
 
@@ -62,8 +62,7 @@ def test_missing_entries_of_any_type_raise():
 def test_words_among_numbers_raise(mixed):
     for name in ("groups", "y"):
         with pytest.raises(
-            ValueError,
-            match=f"{name}: expected all of one kind, words or numbers, got numbers and str",
+            ValueError, match=f"{name}: expected only strings or only numbers, got numbers and str"
         ):
             interventions.fit_probes(X, **{"y": Y, name: mixed})
 
@@ -81,7 +80,7 @@ def test_every_function_with_groups_checks_them(monkeypatch):
     gaps = without(SPEAKERS, None)
     bank = interventions.fit_probes(X, Y, SPEAKERS, folds=2)
     for call in (lambda: bank.summary(gaps), lambda: auroc(X[0, :, 0], Y > 0, gaps)):
-        with pytest.raises(ValueError, match="groups: 6 of 24 rows have none"):
+        with pytest.raises(ValueError, match="groups: 6 of 24 rows have no value"):
             call()
     with pytest.raises(
         ValueError, match=r"groups: expected one for each of 24 rows, got shape \[23\]"
@@ -90,9 +89,9 @@ def test_every_function_with_groups_checks_them(monkeypatch):
     with pytest.raises(ValueError, match="expected as many of each"):
         auroc(X[0, :, 0], Y[:-1] > 0, SPEAKERS)
     monkeypatch.setattr(controls, "fit_probes", lambda *_, **__: bank)
-    with pytest.raises(ValueError, match="types: 6 of 24 rows have none"):
+    with pytest.raises(ValueError, match="types: 6 of 24 rows have no value"):
         controls.fit_controls(bank, X, types=gaps)
-    with pytest.raises(ValueError, match="batches: y: 6 of 24 rows have none"):
+    with pytest.raises(ValueError, match="batches: y: 6 of 24 rows have no value"):
         stream.moments(lambda: [(X, gaps)])
     with pytest.raises(ValueError, match="batches: expected classes of one kind"):
         stream.moments(lambda: [(X, SPEAKERS), (X, Y)])

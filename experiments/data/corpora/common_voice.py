@@ -16,7 +16,7 @@ _COLUMNS = {"client_id", "path", "sentence"}
 
 
 def find(path: Path) -> Path | None:
-    """Returns the table that `path` is or has; None if it is not Common Voice."""
+    """Returns the table at or in `path`, or None if `path` is not Common Voice."""
     table = path / "validated.tsv" if path.is_dir() else path
     has_clips = (table.parent / "clips").is_dir()
     return table if table.suffix == ".tsv" and table.is_file() and has_clips else None
@@ -26,13 +26,13 @@ def read(table: Path) -> list[Utterance]:
     """Reads a table of clips.
 
     Args:
-        table: from `find`.
+        table: the path that `find` returned.
 
     Returns:
         Utterances. All columns except client_id, path and sentence are labels.
 
     Raises:
-        ValueError: the table is not one of clips, or a row is malformed.
+        ValueError: the table lacks a column of clips, or a row is malformed.
     """
     with table.open(encoding="utf-8-sig", newline="") as file:
         # Sentences contain unpaired quotation marks.
@@ -40,13 +40,13 @@ def read(table: Path) -> list[Utterance]:
         try:
             if missing := _COLUMNS - set(rows.fieldnames or ()):
                 raise ValueError(
-                    f"{table.name}: expected the columns {sorted(_COLUMNS)} of clips, "
-                    f"{sorted(missing)} missing."
+                    f"{table.name}: expected the columns {sorted(_COLUMNS)}, "
+                    f"found no {sorted(missing)}."
                 )
             return [_utterance(table, rows.line_num, row) for row in rows]
         except (csv.Error, UnicodeDecodeError) as error:
             raise ValueError(
-                f"{table.name}, line {rows.line_num + 1}: expected a row of a table in UTF-8 "
+                f"{table.name}, line {rows.line_num + 1}: expected tab-separated text in UTF-8 "
                 f"({error})."
             ) from None
 
