@@ -176,7 +176,7 @@ def align_text(
         ValueError: for heads that the model does not have, and as `Recogniser.align`.
     """
     from jaxasr.alignment.choose_heads import choose_heads
-    from jaxasr.alignment.forced import align_windows, place
+    from jaxasr.alignment.forced import align_windows, split_into_windows
     from jaxasr.alignment.released_heads import all_heads, check_heads
     from jaxasr.config import SAMPLE_RATE
 
@@ -194,7 +194,7 @@ def align_text(
     if listed:
         check_heads(asr.config, listed)
     with steps.bar("place the text") as progress:
-        windows = place(
+        windows = split_into_windows(
             asr.model, asr.tokenizer, samples, text, language=language, progress=progress
         )
     if listed is None:

@@ -25,7 +25,7 @@ class AudioWindows:
     features: Callable[[int], Float[Array | np.ndarray, "M F"]]
 
     @classmethod
-    def of(
+    def from_audio(
         cls, audio: Float[np.ndarray, "n_samples"], config: Config, padding: str
     ) -> "AudioWindows":
         """Returns the windows of `audio`; `Options.padding` explains `padding`."""

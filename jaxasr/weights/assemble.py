@@ -33,21 +33,21 @@ def tensor_name(leaf: str) -> str:
     return leaf.replace(".blocks.", ".blocks.{}.")
 
 
-def from_torch(leaf: str, tensor: Any) -> Any:
+def convert_layout(leaf: str, tensor: Any) -> Any:
     """Converts a tensor between torch's layout and the parameter's, in either direction."""
     # Linear kernels are [in, out] here and [out, in] in torch, convolutions [width, in, out] here
     # and [out, in, width] in torch. Reversing the axes converts both, in both directions.
     return tensor.transpose() if leaf.endswith(".kernel") else tensor
 
 
-def leaf_name(path: tuple[Any, ...]) -> str:
+def parameter_name(path: tuple[Any, ...]) -> str:
     """Returns the name of a path of `jax.tree_util`, such as `decoder.blocks.attn.query.kernel`."""
     parts = [str(getattr(key, "name", getattr(key, "key", ""))) for key in path]
     # A last part "value" is the content of an nnx.Variable, not the value projection.
     return ".".join(parts[:-1] if parts[-1] == "value" else parts)
 
 
-def structure(config: Config) -> Whisper:
+def abstract_model(config: Config) -> Whisper:
     """Returns the model of this configuration with shapes in place of arrays."""
     return jax.eval_shape(lambda: Whisper(config, rngs=nnx.Rngs(0)))
 
@@ -56,13 +56,15 @@ def structure(config: Config) -> Whisper:
 def _layout(config: Config) -> tuple[list[tuple[str, jax.ShapeDtypeStruct]], Any]:
     """Returns the name and shape of every leaf, and the tree structure."""
     # Cached, because tracing the constructor takes 0.1 s.
-    paths, treedef = jax.tree_util.tree_flatten_with_path(structure(config))
-    return [(leaf_name(path), leaf) for path, leaf in paths], treedef
+    paths, treedef = jax.tree_util.tree_flatten_with_path(abstract_model(config))
+    return [(parameter_name(path), leaf) for path, leaf in paths], treedef
 
 
-def leaves(model: Whisper) -> dict[str, Any]:
+def parameters_by_name(model: Whisper) -> dict[str, Any]:
     """Returns the arrays of a model by name, in the order of the pytree."""
-    return {leaf_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(model)[0]}
+    return {
+        parameter_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(model)[0]
+    }
 
 
 def tensor_shapes(leaf: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
@@ -73,7 +75,7 @@ def tensor_shapes(leaf: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...
     return {name.format(layer): shape for layer in range(n_layers)}
 
 
-def check(checkpoint: Checkpoint, expected: dict[str, tuple[int, ...]]) -> None:
+def check_tensors(checkpoint: Checkpoint, expected: dict[str, tuple[int, ...]]) -> None:
     """Checks the names and shapes of all tensors.
 
     Raises:
@@ -139,7 +141,7 @@ def _parameter(
     array = np.empty(shape, dtype)
     layers = array if "{}" in tensor_name(leaf) else array[None]
     for layer, name in zip(layers, tensor_shapes(leaf, shape)):
-        copier.copy(name, from_torch(leaf, checkpoint.tensors[name]), layer)
+        copier.copy(name, convert_layout(leaf, checkpoint.tensors[name]), layer)
     return jax.device_put(array)  # `jnp.asarray` would compile a copy for every shape
 
 
@@ -171,7 +173,7 @@ def assemble(
     expected: dict[str, tuple[int, ...]] = {}
     for leaf, spec in layout:
         expected |= tensor_shapes(leaf, spec.shape)
-    check(checkpoint, expected)
+    check_tensors(checkpoint, expected)
     arrays: dict[str, jax.Array] = {}
     copier = _FiniteCopier(param_dtype)
     for leaf, spec in sorted(layout, key=lambda pair: -math.prod(pair[1].shape)):

@@ -14,7 +14,7 @@ from jaxasr.weights import files, tokenizer_files
 from jaxasr.weights.checkpoint import (
     PROJECTION,
     Checkpoint,
-    Lazy,
+    LazyTensor,
     Tensors,
     check_features,
     existing_heads,
@@ -23,7 +23,7 @@ from jaxasr.weights.checkpoint import (
     with_positions,
 )
 from jaxasr.weights.ctranslate2_file import RECONVERT, Variable, read_variables
-from jaxasr.weights.errors import damaged, reading
+from jaxasr.weights.errors import convert_errors, file_error
 from jaxasr.weights.files import Span
 
 # Settings that change the arithmetic, with their value in every released Whisper. The other scalars
@@ -70,15 +70,15 @@ def _dequantize(variable: Variable, values: np.ndarray, scale: np.ndarray) -> np
     scale = scale.astype(np.float32).reshape(shape)
     if not np.all(np.isfinite(scale)) or not np.all(scale):
         expected = f"{variable.name}_scale: finite and non-zero"
-        raise damaged(variable.span, expected, "other values")
+        raise file_error(variable.span, expected, "other values")
     return values.astype(np.float32) / scale
 
 
-def _part(variable: Variable, scale: Variable | None, index: int, n_parts: int) -> Lazy:
+def _part(variable: Variable, scale: Variable | None, index: int, n_parts: int) -> LazyTensor:
     """Returns part `index` of `n_parts` equal parts of the first axis."""
     if variable.shape[0] % n_parts:
         expected = f"{variable.name}: rows divisible by {n_parts}"
-        raise damaged(variable.span, expected, variable.shape[0])
+        raise file_error(variable.span, expected, variable.shape[0])
     n = variable.shape[0] // n_parts
     first, last = index * n, (index + 1) * n
 
@@ -89,14 +89,14 @@ def _part(variable: Variable, scale: Variable | None, index: int, n_parts: int) 
         scales = scale.read()
         return _dequantize(variable, values, scales if scales.size == 1 else scales[first:last])
 
-    return Lazy((n, *variable.shape[1:]), "float32" if scale else variable.dtype.name, read)
+    return LazyTensor((n, *variable.shape[1:]), "float32" if scale else variable.dtype.name, read)
 
 
-def _check_zero_bias(variable: Variable, part: Lazy) -> None:
+def _check_zero_bias(variable: Variable, part: LazyTensor) -> None:
     # Whisper's key projection has no bias; the fused bias holds zeros there.
     if np.any(part.read()):
         expected = f"{variable.name}: zeros where the key projection has no bias"
-        raise damaged(variable.span, expected, "other values", RECONVERT)
+        raise file_error(variable.span, expected, "other values", RECONVERT)
 
 
 def _openai_names(name: str) -> list[str | None] | None:
@@ -128,9 +128,9 @@ def _openai_names(name: str) -> list[str | None] | None:
     ]
 
 
-def _tensors(variables: dict[str, Variable], span: Span) -> dict[str, Lazy]:
+def _tensors(variables: dict[str, Variable], span: Span) -> dict[str, LazyTensor]:
     """Returns all tensors under OpenAI's names."""
-    tensors: dict[str, Lazy] = {}
+    tensors: dict[str, LazyTensor] = {}
     unknown = []
     for name, variable in variables.items():
         is_scale = name.endswith("_scale") and name.removesuffix("_scale") in variables
@@ -148,7 +148,7 @@ def _tensors(variables: dict[str, Variable], span: Span) -> dict[str, Lazy]:
             else:
                 tensors[target] = part
     if unknown:
-        raise damaged(span, "only variables of a Whisper", ", ".join(unknown), RECONVERT)
+        raise file_error(span, "only variables of a Whisper", ", ".join(unknown), RECONVERT)
     return tensors
 
 
@@ -158,13 +158,13 @@ def _scale_of(variables: dict[str, Variable], variable: Variable) -> Variable | 
     if scale is None:
         if quantized:
             expected = f"{variable.name}_scale for {variable.dtype} weights"
-            raise damaged(variable.span, expected, "none", RECONVERT)
+            raise file_error(variable.span, expected, "none", RECONVERT)
         return None
     fits = math.prod(scale.shape) in (1, variable.shape[0])
     if not quantized or scale.dtype != np.float32 or not fits:
         expected = f"{scale.name}: one float32 for each of {variable.shape[0]} rows of integers"
         found = f"{list(scale.shape)} {scale.dtype} for {variable.dtype}"
-        raise damaged(variable.span, expected, found, RECONVERT)
+        raise file_error(variable.span, expected, found, RECONVERT)
     return scale
 
 
@@ -172,7 +172,7 @@ def _setting(variables: dict[str, Variable], name: str) -> int | None:
     variable = variables.get(name)
     if variable is None or variable.shape:
         return None
-    with reading(variable.span, f"{name}: an integer"):
+    with convert_errors(variable.span, f"{name}: an integer"):
         return int(variable.read())
 
 
@@ -193,7 +193,7 @@ def _dims(variables: dict[str, Variable], span: Span) -> dict[str, int]:
         variable = variables.get(name)
         if variable is None or axis >= len(variable.shape):
             expected = f"the variable {name} with {axis + 1} axes or more"
-            raise damaged(span, expected, "none", RECONVERT)
+            raise file_error(span, expected, "none", RECONVERT)
         return variable.shape[axis]
 
     audio, text = size("encoder/conv1/weight", 0), size("decoder/embeddings/weight", 1)
@@ -227,7 +227,7 @@ def read(parts: tuple[Path, ...], folder: Path, name: str) -> Checkpoint:
     for setting, expected in _SETTINGS.items():
         value = _setting(variables, setting)
         if value not in (None, expected):
-            raise damaged(span, f"{setting} = {expected}", value, RECONVERT)
+            raise file_error(span, f"{setting} = {expected}", value, RECONVERT)
     config = make_config(_dims(variables, span), span)
     tensors = _tensors(variables, span)
     config = config.replace(tied=tie_projection(tensors, PROJECTION))

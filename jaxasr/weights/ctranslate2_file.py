@@ -13,7 +13,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from jaxasr.weights.errors import damaged
+from jaxasr.weights.errors import file_error
 from jaxasr.weights.files import Span
 
 _DTYPES = (np.float32, np.int8, np.int16, np.int32, np.float16, ml_dtypes.bfloat16)
@@ -79,7 +79,7 @@ class _Reader:
         raw = self.take(size)
         text = raw[:-1].decode("latin-1")
         if not raw.endswith(b"\0") or not text.isascii() or not text.isprintable():
-            raise damaged(self.span, f"a name at byte {self.at - size}", repr(raw[:40]))
+            raise file_error(self.span, f"a name at byte {self.at - size}", repr(raw[:40]))
         return text
 
     def variable(self) -> Variable:
@@ -87,10 +87,10 @@ class _Reader:
         shape = tuple(self.number("I") for _ in range(self.number("B")))
         kind, nbytes = self.number("B"), self.number("I")
         if kind >= len(_DTYPES):
-            raise damaged(self.span, f"{name}: a type id below {len(_DTYPES)}", kind)
+            raise file_error(self.span, f"{name}: a type id below {len(_DTYPES)}", kind)
         dtype = np.dtype(_DTYPES[kind])
         if nbytes != math.prod(shape) * dtype.itemsize or self.at + nbytes > len(self.span):
-            raise damaged(
+            raise file_error(
                 self.span,
                 f"{name}: {list(shape)} {dtype} within {len(self.span)} bytes",
                 f"{nbytes} bytes at {self.at}",
@@ -101,7 +101,7 @@ class _Reader:
     def count(self, kind: str) -> int:
         count = self.number("I")
         if count > _MAX_VARIABLES:
-            raise damaged(self.span, f"at most {_MAX_VARIABLES} {kind}", count)
+            raise file_error(self.span, f"at most {_MAX_VARIABLES} {kind}", count)
         return count
 
 
@@ -121,20 +121,20 @@ def read_variables(span: Span) -> dict[str, Variable]:
     version = reader.number("I")
     if version not in _VERSIONS:
         expected = f"CTranslate2 binary version {_VERSIONS[0]} to {_VERSIONS[-1]}"
-        raise damaged(span, expected, version, RECONVERT)
+        raise file_error(span, expected, version, RECONVERT)
     spec, revision = reader.text(), reader.number("I")
     if spec != "WhisperSpec" or not 1 <= revision <= 3:
         expected = "WhisperSpec of revision 1 to 3"
-        raise damaged(span, expected, f"{spec} of revision {revision}", "Give a Whisper model.")
+        raise file_error(span, expected, f"{spec} of revision {revision}", "Give a Whisper model.")
     listed = [reader.variable() for _ in range(reader.count("variables"))]
     variables = {variable.name: variable for variable in listed}
     if len(variables) != len(listed):
         found = f"{len(listed)} variables with {len(variables)} names"
-        raise damaged(span, "every variable once", found)
+        raise file_error(span, "every variable once", found)
     aliases = [(reader.text(), reader.text()) for _ in range(reader.count("aliases"))]
     if reader.at != len(span):
-        raise damaged(span, f"the end at byte {reader.at}", len(span))
+        raise file_error(span, f"the end at byte {reader.at}", len(span))
     absent = [name for _, name in aliases if name not in variables]
     if absent:
-        raise damaged(span, "an alias of a variable", repr(absent[0]))
+        raise file_error(span, "an alias of a variable", repr(absent[0]))
     return variables | {alias: variables[name] for alias, name in aliases}

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxasr.weights.errors import WeightsError, damaged, reading, shown
+from jaxasr.weights.errors import WeightsError, convert_errors, file_error, short_repr
 
 OFF = ("off", "none", "0")  # values of JAXASR_CACHE that disable the cache
 _MAX_JSON = 1 << 24  # bytes; the largest released JSON file has 2 MB
@@ -28,14 +28,14 @@ def check_file(path: Path) -> None:
         WeightsError: it is something else.
     """
     # A device such as /dev/zero has no end, and opening a named pipe waits for a writer.
-    with reading(path, "a readable file"):
+    with convert_errors(path, "a readable file"):
         mode = path.stat().st_mode
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "a device, pipe or socket"
-        raise damaged(path, "a regular file", kind, "Give the file that holds the weights.")
-    with reading(path, "a readable file"), open(path, "rb") as file:
+        raise file_error(path, "a regular file", kind, "Give the file that holds the weights.")
+    with convert_errors(path, "a readable file"), open(path, "rb") as file:
         if file.read(len(_LFS)) == _LFS:
-            raise damaged(
+            raise file_error(
                 path,
                 "the file itself",
                 "a Git LFS pointer to it",
@@ -50,7 +50,7 @@ class Span:
         self.parts = parts
         for part in parts:
             check_file(part)
-        with reading(parts[0], "a readable file"):
+        with convert_errors(parts[0], "a readable file"):
             self.sizes = [part.stat().st_size for part in parts]
 
     def __len__(self) -> int:
@@ -66,7 +66,7 @@ class Span:
             WeightsError: the range exceeds the file.
         """
         if offset < 0 or count < 0 or offset + count > len(self):
-            raise damaged(self, f"{count} more bytes at {offset}", f"the end at {len(self)}")
+            raise file_error(self, f"{count} more bytes at {offset}", f"the end at {len(self)}")
         out = np.empty(count, np.uint8)
         filled = 0
         for part, size in zip(self.parts, self.sizes):
@@ -79,13 +79,13 @@ class Span:
 
 
 def _fill(part: Path, offset: int, out: np.ndarray) -> None:
-    with reading(part, "a readable file"), open(part, "rb", buffering=0) as file:
+    with convert_errors(part, "a readable file"), open(part, "rb", buffering=0) as file:
         file.seek(offset)
         view, n_read = memoryview(out.data), 0
         while n_read < len(view):
             n = file.readinto(view[n_read:])
             if not n:
-                raise damaged(part, f"{len(view)} bytes at {offset}", n_read)
+                raise file_error(part, f"{len(view)} bytes at {offset}", n_read)
             n_read += n
 
 
@@ -96,12 +96,12 @@ def read_json(path: Path) -> dict[str, Any]:
         WeightsError: the file holds something else, or more than 16 MB.
     """
     check_file(path)
-    with reading(path, "a JSON object"):
+    with convert_errors(path, "a JSON object"):
         if path.stat().st_size > _MAX_JSON:
-            raise damaged(path, f"at most {_MAX_JSON} bytes of JSON", path.stat().st_size)
+            raise file_error(path, f"at most {_MAX_JSON} bytes of JSON", path.stat().st_size)
         value = json.loads(path.read_bytes())
     if not isinstance(value, dict):
-        raise damaged(path, "a JSON object", type(value).__name__)
+        raise file_error(path, "a JSON object", type(value).__name__)
     return value
 
 
@@ -117,7 +117,7 @@ def token_ids(
     if value is None:
         return None
     if not isinstance(value, list) or not all(type(v) is int for v in value):
-        raise damaged(path, f"a list of token ids under {key!r}", shown(value))
+        raise file_error(path, f"a list of token ids under {key!r}", short_repr(value))
     return tuple(v for v in value if 0 <= v < n_vocab)
 
 
@@ -127,7 +127,7 @@ def pair_list(settings: dict[str, Any], key: str, path: Path) -> tuple[tuple[int
     if value is None:
         return None
     if not isinstance(value, list) or not all(map(_is_pair, value)):
-        raise damaged(path, f"a list of [layer, head] under {key!r}", shown(value))
+        raise file_error(path, f"a list of [layer, head] under {key!r}", short_repr(value))
     return tuple((layer, head) for layer, head in value)
 
 
@@ -187,7 +187,7 @@ def sha256(path: Path) -> str:
     of the last change.
     """
     check_file(path)
-    with reading(path, "a readable file"):
+    with convert_errors(path, "a readable file"):
         status = path.stat()
         identity = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}|{status.st_ino}"
         key = hashlib.sha256(identity.encode()).hexdigest()

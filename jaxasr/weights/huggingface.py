@@ -12,7 +12,7 @@ from jaxasr.weights import files, tokenizer_files, torch_file
 from jaxasr.weights.checkpoint import (
     PROJECTION,
     Checkpoint,
-    Lazy,
+    LazyTensor,
     Tensors,
     check_features,
     existing_heads,
@@ -20,7 +20,7 @@ from jaxasr.weights.checkpoint import (
     tie_projection,
     with_positions,
 )
-from jaxasr.weights.errors import WeightsError, damaged, reading, shown
+from jaxasr.weights.errors import WeightsError, convert_errors, file_error, short_repr
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLED, _PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
@@ -99,37 +99,37 @@ def from_openai(name: str) -> str:
 def _config(settings: dict[str, Any], path: Path) -> Config:
     for key, value in _SETTINGS.items():
         if settings.get(key, value) != value:
-            found = shown(settings[key])
-            raise damaged(path, f"{key} = {value!r}", found, "Give a Whisper checkpoint.")
+            found = short_repr(settings[key])
+            raise file_error(path, f"{key} = {value!r}", found, "Give a Whisper checkpoint.")
     missing = sorted({key for key in FIELDS.values() if key not in settings})
     if missing:
         found = f"none of {', '.join(missing)}"
         remedy = "Give the checkpoint's own config.json."
-        raise damaged(path, "a Whisper configuration", found, remedy)
+        raise file_error(path, "a Whisper configuration", found, remedy)
     return make_config({field: settings[key] for field, key in FIELDS.items()}, path)
 
 
-def _entry(path: Path, name: str, shape: tuple[int, ...], kind: str) -> Lazy:
+def _entry(path: Path, name: str, shape: tuple[int, ...], kind: str) -> LazyTensor:
     if kind not in _DTYPES:
         expected = f"{name} as one of {', '.join(_DTYPES)}"
-        raise damaged(path, expected, kind, "Convert the weights to floating point.")
+        raise file_error(path, expected, kind, "Convert the weights to floating point.")
 
     def read() -> np.ndarray:
         # Open for one tensor only; otherwise pages of the file stay resident next to the model.
-        with reading(path, "a safetensors file"), safe_open(path, framework="numpy") as file:
+        with convert_errors(path, "a safetensors file"), safe_open(path, framework="numpy") as file:
             return file.get_tensor(name)
 
-    return Lazy(shape, _DTYPES[kind], read)
+    return LazyTensor(shape, _DTYPES[kind], read)
 
 
-def _tensors(path: Path) -> dict[str, Lazy]:
+def _tensors(path: Path) -> dict[str, LazyTensor]:
     if path.suffix == ".bin":
         return _pickled(path)
     header = int.from_bytes(files.Span(path).read(0, 8).tobytes(), "little")
     if header > _MAX_HEADER:
         expected = f"a safetensors file whose header has at most {_MAX_HEADER} bytes"
-        raise damaged(path, expected, header)
-    with reading(path, "a safetensors file"), safe_open(path, framework="numpy") as file:
+        raise file_error(path, expected, header)
+    with convert_errors(path, "a safetensors file"), safe_open(path, framework="numpy") as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         return {
             name: _entry(path, name, tuple(s.get_shape()), s.get_dtype())
@@ -137,15 +137,15 @@ def _tensors(path: Path) -> dict[str, Lazy]:
         }
 
 
-def _pickled(path: Path) -> dict[str, Lazy]:
+def _pickled(path: Path) -> dict[str, LazyTensor]:
     archive, state = torch_file.load(path)
     if type(state) is not dict:
         remedy = "Save it with save_pretrained."
-        raise damaged(path, "a state dict of tensors", type(state).__name__, remedy)
+        raise file_error(path, "a state dict of tensors", type(state).__name__, remedy)
     return torch_file.tensors(archive, state)
 
 
-def _weights(folder: Path, given: Path | None) -> tuple[tuple[Path, ...], dict[str, Lazy]]:
+def _weights(folder: Path, given: Path | None) -> tuple[tuple[Path, ...], dict[str, LazyTensor]]:
     """Returns the weight files of a folder, and all their tensors under their own names.
 
     `given` is the file that the user named, if any; a shard stands for all shards.
@@ -157,7 +157,7 @@ def _weights(folder: Path, given: Path | None) -> tuple[tuple[Path, ...], dict[s
     return _shards(file) if file.suffix == ".json" else ((file,), _tensors(file))
 
 
-def _shards(index: Path) -> tuple[tuple[Path, ...], dict[str, Lazy]]:
+def _shards(index: Path) -> tuple[tuple[Path, ...], dict[str, LazyTensor]]:
     file_of = files.read_json(index).get("weight_map")
     # A shard must lie in the folder, so its name is not a path.
     if (
@@ -166,12 +166,12 @@ def _shards(index: Path) -> tuple[tuple[Path, ...], dict[str, Lazy]]:
         or not all(isinstance(f, str) and Path(f).name == f for f in file_of.values())
     ):
         expected = "a weight_map of tensor names to files of this folder"
-        raise damaged(index, expected, shown(file_of))
+        raise file_error(index, expected, short_repr(file_of))
     paths = tuple(index.parent / shard for shard in sorted(set(file_of.values())))
     absent = [path.name for path in paths if not path.is_file()]
     if absent:
         found = f"none of {', '.join(absent)}"
-        raise damaged(index, f"{len(paths)} files", found, "Fetch the missing files.")
+        raise file_error(index, f"{len(paths)} files", found, "Fetch the missing files.")
     shards = {path.name: _tensors(path) for path in paths}
     missing = sorted({name for name, file in file_of.items() if name not in shards[file]})
     misplaced = sorted(
@@ -182,15 +182,15 @@ def _shards(index: Path) -> tuple[tuple[Path, ...], dict[str, Lazy]]:
     )
     if missing or misplaced:
         expected = "every tensor in the file that the index names"
-        raise damaged(index, expected, f"otherwise for {', '.join(missing + misplaced)}")
+        raise file_error(index, expected, f"otherwise for {', '.join(missing + misplaced)}")
     return paths, {name: entry for shard in shards.values() for name, entry in shard.items()}
 
 
-def _renamed(tensors: dict[str, Lazy], path: Path) -> dict[str, Lazy]:
+def _renamed(tensors: dict[str, LazyTensor], path: Path) -> dict[str, LazyTensor]:
     entries = {to_openai(name): entry for name, entry in tensors.items()}
     if len(entries) != len(tensors):
         found = f"{len(tensors)} tensors with {len(entries)} names"
-        raise damaged(path, "every tensor once", found)
+        raise file_error(path, "every tensor once", found)
     return entries
 
 

@@ -13,7 +13,7 @@ from jaxasr.weights.checkpoint import (
     tie_projection,
     with_positions,
 )
-from jaxasr.weights.errors import damaged
+from jaxasr.weights.errors import file_error
 
 _DIMS = tuple(field for field in Config.__dataclass_fields__ if field.startswith("n_"))
 _RESAVE = (
@@ -27,10 +27,10 @@ def _dims_and_state(value: Any, path: Path) -> tuple[dict[str, Any], dict[str, A
     dims, state = content.get("dims"), content.get("model_state_dict")
     if type(dims) is not dict or type(state) is not dict:
         expected = "a dictionary of 'dims' and 'model_state_dict'"
-        raise damaged(path, expected, type(value).__name__, _RESAVE)
+        raise file_error(path, expected, type(value).__name__, _RESAVE)
     missing = [key for key in _DIMS if key not in dims]
     if missing:
-        raise damaged(path, f"dims {', '.join(_DIMS)}", f"none of {', '.join(missing)}", _RESAVE)
+        raise file_error(path, f"dims {', '.join(_DIMS)}", f"none of {', '.join(missing)}", _RESAVE)
     return {key: dims[key] for key in _DIMS}, state
 
 

@@ -15,7 +15,7 @@ from jaxasr.config import SAMPLE_RATE, Config
 from jaxasr.languages import LANGUAGES
 from jaxasr.model import Whisper
 from jaxasr.weights import huggingface, tokenizer_files
-from jaxasr.weights.assemble import from_torch, leaves, tensor_name
+from jaxasr.weights.assemble import convert_layout, parameters_by_name, tensor_name
 from jaxasr.weights.checkpoint import Checkpoint
 from jaxasr.weights.errors import WeightsError
 
@@ -107,11 +107,11 @@ def to_tensors(model: Whisper) -> dict[str, np.ndarray]:
     Each tensor has the type in which the model stores it.
     """
     tensors = {}
-    for leaf, array in leaves(model).items():
+    for leaf, array in parameters_by_name(model).items():
         name, array = tensor_name(leaf), np.asarray(jax.device_get(array))
         layers = array if "{}" in name else array[None]
         tensors |= {
-            name.format(i): np.ascontiguousarray(from_torch(leaf, layer))
+            name.format(i): np.ascontiguousarray(convert_layout(leaf, layer))
             for i, layer in enumerate(layers)
         }
     return tensors

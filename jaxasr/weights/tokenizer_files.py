@@ -16,7 +16,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from jaxasr.languages import LANGUAGES
 from jaxasr.weights import files
-from jaxasr.weights.errors import WeightsError, damaged, reading
+from jaxasr.weights.errors import WeightsError, convert_errors, file_error
 
 TOKENIZER = "tokenizer.json"
 _VOCAB, _MERGES = "vocab.json", "merges.txt"
@@ -56,11 +56,11 @@ def read(path: Path, n_vocab: int | None = None) -> tokenizers.Tokenizer:
     files.check_file(path)
     if path.stat().st_size > _MAX_BYTES:
         expected = f"at most {_MAX_BYTES} bytes of a tokenizer"
-        raise damaged(path, expected, path.stat().st_size, _REMEDY)
+        raise file_error(path, expected, path.stat().st_size, _REMEDY)
     inner = _from_vocabulary(path) if path.name == _VOCAB else _from_json(path)
     if not isinstance(inner.model, models.BPE) or not isinstance(inner.decoder, decoders.ByteLevel):
         kind = f"{type(inner.model).__name__} and {type(inner.decoder).__name__}"
-        raise damaged(path, "a byte-level BPE, as every Whisper has", kind, _REMEDY)
+        raise file_error(path, "a byte-level BPE, as every Whisper has", kind, _REMEDY)
     _add_tokens(inner, path.parent)
     if n_vocab in _RELEASED and inner.token_to_id("<|startoftranscript|>") is None:
         _add_control_tokens(inner, path, n_vocab)
@@ -68,16 +68,16 @@ def read(path: Path, n_vocab: int | None = None) -> tokenizers.Tokenizer:
 
 
 def _from_json(path: Path) -> tokenizers.Tokenizer:
-    with reading(path, "a tokenizer.json of the tokenizers library"):
+    with convert_errors(path, "a tokenizer.json of the tokenizers library"):
         return tokenizers.Tokenizer.from_file(str(path))
 
 
 def _from_vocabulary(path: Path) -> tokenizers.Tokenizer:
     merges = path.parent / _MERGES
     if not merges.is_file():
-        raise damaged(merges, "the merges that belong to vocab.json", "none", _REMEDY)
+        raise file_error(merges, "the merges that belong to vocab.json", "none", _REMEDY)
     files.check_file(merges)
-    with reading(path, "the vocabulary and merges of a byte-level BPE"):
+    with convert_errors(path, "the vocabulary and merges of a byte-level BPE"):
         model = models.BPE.from_file(str(path), str(merges))
     inner = tokenizers.Tokenizer(model)
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -95,7 +95,7 @@ def _add_tokens(inner: tokenizers.Tokenizer, folder: Path) -> None:
         next_id = inner.token_to_id(token.content)
         if next_id != id_:
             remedy = "Save the tokenizer again with transformers, which writes a tokenizer.json."
-            raise damaged(path, f"{token.content!r} as the next token, {next_id}", id_, remedy)
+            raise file_error(path, f"{token.content!r} as the next token, {next_id}", id_, remedy)
 
 
 def _add_control_tokens(inner: tokenizers.Tokenizer, path: Path, n_vocab: int) -> None:
@@ -106,7 +106,7 @@ def _add_control_tokens(inner: tokenizers.Tokenizer, path: Path, n_vocab: int) -
     ids = [inner.token_to_id(f"<|{name}|>") for name in names]
     if ids != list(range(first, first + len(names))):
         expected = f"{first} words before the control tokens of {n_vocab} tokens"
-        raise damaged(path, expected, ids[0], _REMEDY)
+        raise file_error(path, expected, ids[0], _REMEDY)
 
 
 def _added_tokens(folder: Path) -> Iterator[tuple[int, AddedToken, Path]]:
@@ -114,7 +114,7 @@ def _added_tokens(folder: Path) -> Iterator[tuple[int, AddedToken, Path]]:
     path = folder / "tokenizer_config.json"
     added = files.read_json(path).get("added_tokens_decoder") if path.is_file() else None
     if added:
-        with reading(path, "added_tokens_decoder of ids to tokens"):
+        with convert_errors(path, "added_tokens_decoder of ids to tokens"):
             yield from [(int(id_), AddedToken(**token), path) for id_, token in added.items()]
         return
     path = folder / "added_tokens.json"
@@ -123,7 +123,7 @@ def _added_tokens(folder: Path) -> Iterator[tuple[int, AddedToken, Path]]:
     special = _special_contents(folder)
     for content, id_ in files.read_json(path).items():
         is_special = content in special
-        with reading(path, "tokens with their ids"):
+        with convert_errors(path, "tokens with their ids"):
             yield int(id_), AddedToken(content, special=is_special, normalized=not is_special), path
 
 
@@ -131,7 +131,7 @@ def _special_contents(folder: Path) -> set[str]:
     """Returns the texts of the tokens in `special_tokens_map.json`."""
     path = folder / "special_tokens_map.json"
     entries = files.read_json(path) if path.is_file() else {}
-    with reading(path, "names of special tokens"):
+    with convert_errors(path, "names of special tokens"):
         values = [
             token
             for entry in entries.values()
@@ -152,7 +152,7 @@ def check_list(path: Path, inner: tokenizers.Tokenizer) -> None:
         WeightsError: naming the first token that differs.
     """
     files.check_file(path)
-    with reading(path, "a list of tokens"):
+    with convert_errors(path, "a list of tokens"):
         text = path.read_text("utf-8")
         tokens: list[Any] = json.loads(text) if path.suffix == ".json" else text.split("\n")
         wrong = [i for i, token in enumerate(tokens) if inner.id_to_token(i) not in (token, None)]
