@@ -1,4 +1,4 @@
-"""A checkpoint of any format, converted to OpenAI's tensor names and torch's layouts."""
+"""Holds a checkpoint of any format under OpenAI's tensor names and in torch's layouts."""
 
 import dataclasses
 import hashlib
@@ -16,8 +16,8 @@ from jaxasr.encoder import sinusoids
 from jaxasr.weights import files
 from jaxasr.weights.errors import convert_errors, file_error, short_repr
 
-# Largest dimensions that a file may have. Every released model is far smaller, and a damaged file
-# cannot exhaust the memory.
+# Largest dimensions that a file may have. Every released model is far smaller. The limits keep a
+# damaged file from exhausting the memory.
 _LIMITS = {
     "n_vocab": 1 << 20,
     "n_audio_ctx": 1 << 13,
@@ -25,7 +25,7 @@ _LIMITS = {
     "n_audio_layer": 256,
     "n_text_layer": 256,
 }
-_DEFAULT_LIMIT = 1 << 14
+_DEFAULT_LIMIT = 1 << 14  # of all other dimensions
 EMBEDDING, PROJECTION = "decoder.token_embedding.weight", "decoder.projection.weight"
 
 
@@ -88,7 +88,7 @@ class Checkpoint:
         source: the file or folder.
         format: "huggingface", "ctranslate2" or "openai".
         weight_files: files that hold the tensors.
-        tokenizer_file: file of the tokenizer. None: there is none.
+        tokenizer_file: `tokenizer.json` or `vocab.json`. None: there is none.
         alignment_heads: (layer, head) of the cross-attention heads that give word times. None: not
             in the files.
         suppress_ids: token ids that are never generated. None: not in the files.
@@ -191,10 +191,10 @@ def with_positions(entries: dict[str, LazyTensor], config: Config) -> dict[str, 
 
 
 def tie_projection(entries: dict[str, LazyTensor], name: str) -> bool:
-    """Returns whether the output projection is the token embedding, and renames it if it is not.
+    """Returns whether the output projection equals the token embedding.
 
-    A projection that equals the embedding is removed, and one that differs is renamed to
-    `decoder.projection.weight`. If the file leaves out the embedding, the projection replaces it.
+    Changes `entries`: a projection that equals the embedding is removed, and another projection is
+    renamed to `decoder.projection.weight`. If there is no embedding, the projection becomes it.
 
     Args:
         entries: tensors of the checkpoint; changed in place.

@@ -1,4 +1,4 @@
-"""Errors about weights that cannot be used."""
+"""Defines the error for weights that cannot be used."""
 
 import contextlib
 import reprlib
@@ -25,8 +25,8 @@ def file_error(
 def short_repr(value: object) -> str:
     """Returns a short repr of a value that was read from a file.
 
-    The cost is bounded. A file can describe containers that share parts so often that their full
-    repr does not fit into memory.
+    `reprlib` limits time and memory. A damaged file can describe containers that share their parts
+    so often that a full repr does not fit into memory.
     """
     return reprlib.repr(value)[:80]
 

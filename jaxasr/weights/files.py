@@ -1,7 +1,7 @@
-"""Reads bytes, JSON and hashes of files, with bounds.
+"""Reads bytes, JSON and hashes of weight files, after checking the files.
 
-Files are copied into memory (`readinto`) and not mapped. A mapped page counts as resident as long
-as the map exists, and a file that shrinks under a map kills the process.
+Files are copied into memory and not mapped. Mapped pages count as resident memory as long as the
+map exists, and a mapped file that shrinks kills the process.
 """
 
 import hashlib
@@ -18,14 +18,14 @@ from jaxasr.weights.errors import WeightsError, convert_errors, file_error, shor
 
 OFF = ("off", "none", "0")  # values of JAXASR_CACHE that disable the cache
 _MAX_JSON = 1 << 24  # bytes; the largest released JSON file has 2 MB
-_LFS = b"version https://git-lfs.github.com/spec/"
+_LFS_START = b"version https://git-lfs.github.com/spec/"
 
 
 def check_file(path: Path) -> None:
     """Checks that `path` is a regular file, or a link to one, and not a Git LFS pointer.
 
     Raises:
-        WeightsError: it is something else.
+        WeightsError: `path` is something else.
     """
     # A device such as /dev/zero has no end, and opening a named pipe waits for a writer.
     with convert_errors(path, "a readable file"):
@@ -34,7 +34,7 @@ def check_file(path: Path) -> None:
         kind = "a folder" if stat.S_ISDIR(mode) else "a device, pipe or socket"
         raise file_error(path, "a regular file", kind, "Give the file that holds the weights.")
     with convert_errors(path, "a readable file"), open(path, "rb") as file:
-        if file.read(len(_LFS)) == _LFS:
+        if file.read(len(_LFS_START)) == _LFS_START:
             raise file_error(
                 path,
                 "the file itself",
@@ -43,7 +43,7 @@ def check_file(path: Path) -> None:
             )
 
 
-class Span:
+class FileBytes:
     """The bytes of one file, or of several files that are concatenated."""
 
     def __init__(self, *parts: Path):
@@ -70,15 +70,15 @@ class Span:
         out = np.empty(count, np.uint8)
         filled = 0
         for part, size in zip(self.parts, self.sizes):
-            take = min(size - offset, count - filled)
-            if take > 0:
-                _fill(part, offset, out[filled : filled + take])
-                filled += take
+            n_bytes = min(size - offset, count - filled)
+            if n_bytes > 0:
+                _read_into(part, offset, out[filled : filled + n_bytes])
+                filled += n_bytes
             offset = max(offset - size, 0)
         return out
 
 
-def _fill(part: Path, offset: int, out: np.ndarray) -> None:
+def _read_into(part: Path, offset: int, out: np.ndarray) -> None:
     with convert_errors(part, "a readable file"), open(part, "rb", buffering=0) as file:
         file.seek(offset)
         view, n_read = memoryview(out.data), 0
@@ -110,8 +110,8 @@ def token_ids(
 ) -> tuple[int, ...] | None:
     """Returns `settings[key]` as token ids, or None if the key is absent.
 
-    Ids outside of the vocabulary are left out. Hugging Face files write negative ids for an empty
-    list, and transformers writes its default ids (220, 50256) for any vocabulary.
+    Ids outside of the vocabulary are left out: Hugging Face files may have a negative id for an
+    empty list, and transformers writes its default ids (220, 50256) for any vocabulary.
     """
     value = settings.get(key)
     if value is None:
@@ -140,9 +140,9 @@ def cache_dir() -> Path | None:
     """Returns the cache folder: `JAXASR_CACHE`, or `jaxasr` in the user's cache directory.
 
     Returns:
-        None if the cache is switched off or the user has no home. Also None, with a warning, if
-        other users can write into the folder, because it holds programs that are run and hashes
-        that are trusted.
+        The folder. None if the cache is switched off or the user has no home. Also None, with a
+        warning, if other users can write into the folder: it holds programs, and hashes that are
+        not checked again.
     """
     setting = os.environ.get("JAXASR_CACHE", "")
     if setting.lower() in OFF:
@@ -183,8 +183,8 @@ def is_private(folder: Path) -> bool:
 def sha256(path: Path) -> str:
     """Returns the hex digest of a file.
 
-    Hashing is as slow as loading, so the cache remembers the digest under the path, size and time
-    of the last change.
+    Hashing is as slow as loading, so the digest is cached. It is computed again if the path, size,
+    inode or time of the last change differs.
     """
     check_file(path)
     with convert_errors(path, "a readable file"):

@@ -1,9 +1,9 @@
 """Reads the files of a tokenizer as transformers does.
 
-`tokenizer.json` holds all of it. Older folders have `vocab.json` and `merges.txt`, and control
-tokens in `tokenizer_config.json` or `added_tokens.json`. CTranslate2 folders may have a list of
-tokens, `vocabulary.json` or `vocabulary.txt`, which is not enough to encode text; it is only
-compared with a tokenizer.
+`tokenizer.json` holds the whole tokenizer. Older folders have `vocab.json` and `merges.txt`, and
+control tokens in `tokenizer_config.json` or `added_tokens.json`. CTranslate2 folders may have a
+list of tokens, `vocabulary.json` or `vocabulary.txt`. A list is not enough to encode text, so it is
+only compared with a tokenizer.
 """
 
 import json
@@ -20,9 +20,9 @@ from jaxasr.weights.errors import WeightsError, convert_errors, file_error
 
 TOKENIZER = "tokenizer.json"
 _VOCAB, _MERGES = "vocab.json", "merges.txt"
-_LISTS = ("vocabulary.json", "vocabulary.txt")
+_TOKEN_LISTS = ("vocabulary.json", "vocabulary.txt")
 N_TIMESTAMPS = 1501  # <|0.00|> to <|30.00|>, with ids after the control tokens
-_RELEASED = {51_864: 99, 51_865: 99, 51_866: 100}  # vocabulary size -> number of languages
+_N_LANGUAGES = {51_864: 99, 51_865: 99, 51_866: 100}  # vocabulary size -> number of languages
 _AFTER_LANGUAGES = (
     "translate",
     "transcribe",
@@ -57,14 +57,16 @@ def read(path: Path, n_vocab: int | None = None) -> tokenizers.Tokenizer:
     if path.stat().st_size > _MAX_BYTES:
         expected = f"at most {_MAX_BYTES} bytes of a tokenizer"
         raise file_error(path, expected, path.stat().st_size, _REMEDY)
-    inner = _from_vocabulary(path) if path.name == _VOCAB else _from_json(path)
-    if not isinstance(inner.model, models.BPE) or not isinstance(inner.decoder, decoders.ByteLevel):
-        kind = f"{type(inner.model).__name__} and {type(inner.decoder).__name__}"
+    tokenizer = _from_vocabulary(path) if path.name == _VOCAB else _from_json(path)
+    if not isinstance(tokenizer.model, models.BPE) or not isinstance(
+        tokenizer.decoder, decoders.ByteLevel
+    ):
+        kind = f"{type(tokenizer.model).__name__} and {type(tokenizer.decoder).__name__}"
         raise file_error(path, "a byte-level BPE, as every Whisper has", kind, _REMEDY)
-    _add_tokens(inner, path.parent)
-    if n_vocab in _RELEASED and inner.token_to_id("<|startoftranscript|>") is None:
-        _add_control_tokens(inner, path, n_vocab)
-    return inner
+    _add_tokens(tokenizer, path.parent)
+    if n_vocab in _N_LANGUAGES and tokenizer.token_to_id("<|startoftranscript|>") is None:
+        _add_control_tokens(tokenizer, path, n_vocab)
+    return tokenizer
 
 
 def _from_json(path: Path) -> tokenizers.Tokenizer:
@@ -79,31 +81,31 @@ def _from_vocabulary(path: Path) -> tokenizers.Tokenizer:
     files.check_file(merges)
     with convert_errors(path, "the vocabulary and merges of a byte-level BPE"):
         model = models.BPE.from_file(str(path), str(merges))
-    inner = tokenizers.Tokenizer(model)
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    return inner
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
 
 
-def _add_tokens(inner: tokenizers.Tokenizer, folder: Path) -> None:
-    """Adds the tokens that only the other files of `folder` name."""
+def _add_tokens(tokenizer: tokenizers.Tokenizer, folder: Path) -> None:
+    """Adds the tokens that `tokenizer` lacks and other files of `folder` name."""
     for id_, token, path in sorted(_added_tokens(folder), key=lambda entry: entry[0]):
-        if inner.token_to_id(token.content) is not None:
+        if tokenizer.token_to_id(token.content) is not None:
             continue
-        add = inner.add_special_tokens if token.special else inner.add_tokens
+        add = tokenizer.add_special_tokens if token.special else tokenizer.add_tokens
         add([token])
-        next_id = inner.token_to_id(token.content)
+        next_id = tokenizer.token_to_id(token.content)
         if next_id != id_:
             remedy = "Save the tokenizer again with transformers, which writes a tokenizer.json."
             raise file_error(path, f"{token.content!r} as the next token, {next_id}", id_, remedy)
 
 
-def _add_control_tokens(inner: tokenizers.Tokenizer, path: Path, n_vocab: int) -> None:
-    languages = list(LANGUAGES)[: _RELEASED[n_vocab]]
+def _add_control_tokens(tokenizer: tokenizers.Tokenizer, path: Path, n_vocab: int) -> None:
+    languages = list(LANGUAGES)[: _N_LANGUAGES[n_vocab]]
     names = ["endoftext", "startoftranscript", *languages, *_AFTER_LANGUAGES]
-    inner.add_special_tokens([f"<|{name}|>" for name in names])
+    tokenizer.add_special_tokens([f"<|{name}|>" for name in names])
     first = n_vocab - N_TIMESTAMPS - len(names)
-    ids = [inner.token_to_id(f"<|{name}|>") for name in names]
+    ids = [tokenizer.token_to_id(f"<|{name}|>") for name in names]
     if ids != list(range(first, first + len(names))):
         expected = f"{first} words before the control tokens of {n_vocab} tokens"
         raise file_error(path, expected, ids[0], _REMEDY)
@@ -142,23 +144,25 @@ def _special_contents(folder: Path) -> set[str]:
 
 def vocabulary_list(folder: Path) -> Path | None:
     """Returns the list of tokens in a CTranslate2 folder, None if there is none."""
-    return next((folder / name for name in _LISTS if (folder / name).is_file()), None)
+    return next((folder / name for name in _TOKEN_LISTS if (folder / name).is_file()), None)
 
 
-def check_list(path: Path, inner: tokenizers.Tokenizer) -> None:
-    """Checks that the list of tokens in `path` is the vocabulary of `inner`.
+def check_list(path: Path, tokenizer: tokenizers.Tokenizer) -> None:
+    """Checks that the list of tokens in `path` is the vocabulary of `tokenizer`.
 
     Raises:
-        WeightsError: naming the first token that differs.
+        WeightsError: a token differs. The error names the first one.
     """
     files.check_file(path)
     with convert_errors(path, "a list of tokens"):
         text = path.read_text("utf-8")
         tokens: list[Any] = json.loads(text) if path.suffix == ".json" else text.split("\n")
-        wrong = [i for i, token in enumerate(tokens) if inner.id_to_token(i) not in (token, None)]
+        wrong = [
+            i for i, token in enumerate(tokens) if tokenizer.id_to_token(i) not in (token, None)
+        ]
     if wrong:
         i = wrong[0]
         raise WeightsError(
             f"{path}: expected the tokens of OpenAI's tokenizer of this size, found {tokens[i]!r} "
-            f"instead of {inner.id_to_token(i)!r} as token {i}. {_REMEDY}"
+            f"instead of {tokenizer.id_to_token(i)!r} as token {i}. {_REMEDY}"
         )

@@ -24,9 +24,10 @@ _DTYPES = {
     "DoubleStorage": np.float64,
 }
 _MAX_PICKLE = 1 << 22  # bytes; the largest released one has 0.3 MB
-_MAX_DIRECTORY = 1 << 22  # bytes of names in the zip; the largest released one has 0.2 MB
-# Storages of all tensors, in sizes of the file. They exceed it only if many tensors share one.
-_MAX_SHARED = 4
+_MAX_DIRECTORY = 1 << 22  # bytes of the zip's list of entries; at most 0.2 MB if released
+# Bytes of all tensors as a multiple of the file size. If many tensors share one storage, even a
+# small file could fill the memory.
+_MAX_SIZE_RATIO = 4
 _CLONE = "Save a copy of each: {name: tensor.clone() for name, tensor in state.items()}."
 _RESAVE = (
     "Load it with torch.load(path, weights_only=True) and save its tensors again with torch.save "
@@ -35,7 +36,7 @@ _RESAVE = (
 
 
 class Archive:
-    """The zip file, whose entries are stored without compression, and are not larger than it."""
+    """A zip file of `torch.save`, whose entries must be stored without compression."""
 
     def __init__(self, path: Path):
         files.check_file(path)
@@ -56,14 +57,14 @@ class Archive:
         info = self.zip.NameToInfo.get(self.root + name)
         if info is None:
             raise file_error(self.path, f"the entry {self.root}{name}", "none")
-        stored = info.compress_type == zipfile.ZIP_STORED
-        if not stored or info.file_size != info.compress_size or info.file_size > self.size:
+        uncompressed = info.compress_type == zipfile.ZIP_STORED
+        if not uncompressed or info.file_size != info.compress_size or info.file_size > self.size:
             expected = f"{info.filename} stored without compression"
             raise file_error(self.path, expected, f"{info.file_size} bytes", _RESAVE)
         return info
 
     def read(self, info: zipfile.ZipInfo) -> bytes:
-        """Reads an entry."""
+        """Reads the bytes of an entry."""
         with convert_errors(self.path, f"{info.filename} to be complete"):
             return self.zip.read(info)  # checks its CRC
 
@@ -72,29 +73,31 @@ def _check_format(path: Path) -> None:
     with open(path, "rb") as file:
         if file.read(16).startswith(b"\x80"):
             expected = "the zip format that torch.save writes since 1.6"
-            raise file_error(path, expected, "the format before it", _RESAVE)
-        # Opening a zip creates an object for every entry, many times as large as the entry. So the
-        # size of the directory is checked first, which only a private function of zipfile gives.
+            raise file_error(path, expected, "an older format", _RESAVE)
+        # zipfile creates an object for every entry, many times as large as the entry. So the size
+        # of the list of entries is checked first. Only private functions of zipfile return it.
         private: Any = zipfile
-        end = private._EndRecData(file)
-        n_bytes = end[private._ECD_SIZE] if end else 0
+        end_record = private._EndRecData(file)
+        n_bytes = end_record[private._ECD_SIZE] if end_record else 0
     if n_bytes > _MAX_DIRECTORY:
         raise file_error(path, f"at most {_MAX_DIRECTORY} bytes of a zip directory", n_bytes)
 
 
-def _size(value: Any, path: Path, name: str) -> int:
+def _check_size(value: Any, path: Path, name: str) -> int:
+    # 1 << 48 bytes are 256 TiB, so a larger size can only be damage.
     if type(value) is not int or not 0 <= value < 1 << 48:
         raise file_error(path, f"{name}: a size", short_repr(value))
     return value
 
 
-def _sizes(value: Any, path: Path, name: str) -> tuple[int, ...]:
+def _check_sizes(value: Any, path: Path, name: str) -> tuple[int, ...]:
+    # Whisper's tensors have up to three axes, so more than eight can only be damage.
     if type(value) is not tuple or len(value) > 8:
         raise file_error(path, f"{name}: a tuple of sizes", type(value).__name__)
-    return tuple(_size(v, path, name) for v in value)
+    return tuple(_check_size(v, path, name) for v in value)
 
 
-def _storage(archive: Archive, reference: Any, name: str) -> tuple[zipfile.ZipInfo, np.dtype]:
+def _find_storage(archive: Archive, reference: Any, name: str) -> tuple[zipfile.ZipInfo, np.dtype]:
     """Returns the zip entry and the type of a storage.
 
     The persistent id is ("storage", torch.FloatStorage, key, location, count).
@@ -112,13 +115,13 @@ def _storage(archive: Archive, reference: Any, name: str) -> tuple[zipfile.ZipIn
         raise file_error(archive.path, expected, short_repr(key), _RESAVE)
     dtype = np.dtype(_DTYPES[key[1].name])
     info = archive.entry(f"data/{key[2]}")
-    if info.file_size != _size(key[4], archive.path, name) * dtype.itemsize:
+    if info.file_size != _check_size(key[4], archive.path, name) * dtype.itemsize:
         expected = f"{name}: {key[4]} numbers of {dtype}"
         raise file_error(archive.path, expected, f"{info.file_size} bytes")
     return info, dtype
 
 
-def _tensor(archive: Archive, name: str, value: Any) -> tuple[LazyTensor, int]:
+def _lazy_tensor(archive: Archive, name: str, value: Any) -> tuple[LazyTensor, int]:
     """Returns the tensor of a `_rebuild_tensor_v2` call, and the bytes of its storage.
 
     The arguments of the call are (storage, offset, size, stride, ...).
@@ -129,13 +132,18 @@ def _tensor(archive: Archive, name: str, value: Any) -> tuple[LazyTensor, int]:
     is_tensor = type(value) is Call and value.function.name == "_rebuild_tensor_v2"
     if not is_tensor or len(value.args) < 4:
         raise file_error(path, f"{name}: a tensor", type(value).__name__, _RESAVE)
-    info, dtype = _storage(archive, value.args[0], name)
-    offset = _size(value.args[1], path, name)
-    shape, stride = _sizes(value.args[2], path, name), _sizes(value.args[3], path, name)
-    count = info.file_size // dtype.itemsize
-    last = offset + sum((n - 1) * step for n, step in zip(shape, stride))
-    if len(shape) != len(stride) or 0 in shape or last >= count or math.prod(shape) > count:
-        expected = f"{name}: a tensor within {count} numbers"
+    info, dtype = _find_storage(archive, value.args[0], name)
+    offset = _check_size(value.args[1], path, name)
+    shape, stride = _check_sizes(value.args[2], path, name), _check_sizes(value.args[3], path, name)
+    n_numbers = info.file_size // dtype.itemsize
+    last_index = offset + sum((n - 1) * step for n, step in zip(shape, stride))
+    if (
+        len(shape) != len(stride)
+        or 0 in shape
+        or last_index >= n_numbers
+        or math.prod(shape) > n_numbers
+    ):
+        expected = f"{name}: a tensor within {n_numbers} numbers"
         found = f"size {shape}, stride {stride}, offset {offset}"
         raise file_error(path, expected, found)
 
@@ -159,8 +167,10 @@ def tensors(archive: Archive, state: Mapping[Any, Any]) -> dict[str, LazyTensor]
             tensors share storages.
     """
     with convert_errors(archive.path, "tensors"):
-        entries = {str(name): _tensor(archive, str(name), value) for name, value in state.items()}
-    if sum(n_bytes for _, n_bytes in entries.values()) > _MAX_SHARED * archive.size:
+        entries = {
+            str(name): _lazy_tensor(archive, str(name), value) for name, value in state.items()
+        }
+    if sum(n_bytes for _, n_bytes in entries.values()) > _MAX_SIZE_RATIO * archive.size:
         expected = "tensors with separate storages"
         raise file_error(archive.path, expected, f"{len(entries)} that share theirs", _CLONE)
     return {name: entry for name, (entry, _) in entries.items()}
