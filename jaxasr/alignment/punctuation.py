@@ -17,23 +17,19 @@ def merge_punctuation(words: Sequence[Word]) -> list[Word]:
     The word keeps its times.
     """
     # Opening marks are joined from the last word to the first, so the list is in reverse order.
-    with_opening_marks: list[Word] = []
+    reversed_words: list[Word] = []
     for word in reversed(words):
-        if with_opening_marks and word.text.startswith(" ") and word.text.strip() in _PREPENDED:
-            with_opening_marks[-1] = _join(with_opening_marks[-1], word, with_opening_marks[-1])
+        if reversed_words and word.text.startswith(" ") and word.text.strip() in _PREPENDED:
+            reversed_words[-1] = _join(reversed_words[-1], word, reversed_words[-1])
         else:
-            with_opening_marks.append(word)
-    with_closing_marks: list[Word] = []
-    for word in reversed(with_opening_marks):
-        if (
-            with_closing_marks
-            and not with_closing_marks[-1].text.endswith(" ")
-            and word.text in _APPENDED
-        ):
-            with_closing_marks[-1] = _join(with_closing_marks[-1], with_closing_marks[-1], word)
+            reversed_words.append(word)
+    joined: list[Word] = []
+    for word in reversed(reversed_words):
+        if joined and not joined[-1].text.endswith(" ") and word.text in _APPENDED:
+            joined[-1] = _join(joined[-1], joined[-1], word)
         else:
-            with_closing_marks.append(word)
-    return with_closing_marks
+            joined.append(word)
+    return joined
 
 
 def _join(timed: Word, left: Word, right: Word) -> Word:

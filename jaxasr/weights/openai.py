@@ -30,7 +30,9 @@ def _dims_and_state(value: Any, path: Path) -> tuple[dict[str, Any], dict[str, A
         raise file_error(path, expected, type(value).__name__, _RESAVE)
     missing = [key for key in _DIM_NAMES if key not in dims]
     if missing:
-        raise file_error(path, f"dims {', '.join(_DIMS)}", f"none of {', '.join(missing)}", _RESAVE)
+        raise file_error(
+            path, f"dims {', '.join(_DIM_NAMES)}", f"none of {', '.join(missing)}", _RESAVE
+        )
     return {key: dims[key] for key in _DIM_NAMES}, state
 
 
