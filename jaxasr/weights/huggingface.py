@@ -188,7 +188,7 @@ def _read_shards(index: Path) -> tuple[tuple[Path, ...], dict[str, LazyTensor]]:
     )
     if missing or misplaced:
         expected = "every tensor in the file that the index names"
-        raise file_error(index, expected, f"another file for {', '.join(missing + misplaced)}")
+        raise file_error(index, expected, f"otherwise for {', '.join(missing + misplaced)}")
     return paths, {name: entry for shard in shards.values() for name, entry in shard.items()}
 
 
