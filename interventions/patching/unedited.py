@@ -11,7 +11,7 @@ from interventions.run import Run
 from jaxasr import compiled
 from jaxasr.blocks import Block
 from jaxasr.cache import Memory
-from jaxasr.decoding import unrolls
+from jaxasr.decoding import unrolls_layers
 from jaxasr.model import Whisper, full_precision
 from jaxasr.stack import unstack_once
 from jaxasr.taps import Acts, Readout, select
@@ -42,7 +42,7 @@ class UneditedDecoder:
     @classmethod
     def of(cls, model: Whisper, *sites: str) -> "UneditedDecoder":
         """Prepares a decoder whose passes return the activations of `sites`."""
-        unrolled = unrolls(model.config)
+        unrolled = unrolls_layers(model.config)
         blocks = unstack_once(model, model.decoder.blocks) if unrolled else None
         return cls(unrolled, compiled.Frozen.of((model, blocks)), select(*sites))
 
