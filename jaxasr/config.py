@@ -62,13 +62,13 @@ class Config:
                 f"n_text_state: expected the encoder's width {self.n_audio_state}, because "
                 f"cross-attention reads the encoder's output; got {self.n_text_state}."
             )
-        for stack, state, head in (
+        for stack, width, n_head in (
             ("audio", self.n_audio_state, self.n_audio_head),
             ("text", self.n_text_state, self.n_text_head),
         ):
-            if head < 1 or state % head:
+            if n_head < 1 or width % n_head:
                 raise ValueError(
-                    f"n_{stack}_head: expected a divisor of n_{stack}_state {state}, got {head}."
+                    f"n_{stack}_head: expected a divisor of n_{stack}_state {width}, got {n_head}."
                 )
 
     @property
@@ -86,8 +86,10 @@ class Config:
         return dataclasses.replace(self, **changes)
 
 
-def _size(state: int, head: int, layers: tuple[int, int], n_vocab: int, n_mels: int = 80) -> Config:
-    return Config(n_mels, 1500, state, head, layers[0], n_vocab, 448, state, head, layers[1])
+def _size(
+    width: int, n_head: int, layers: tuple[int, int], n_vocab: int, n_mels: int = 80
+) -> Config:
+    return Config(n_mels, 1500, width, n_head, layers[0], n_vocab, 448, width, n_head, layers[1])
 
 
 _MULTILINGUAL, _ENGLISH, _V3 = 51_865, 51_864, 51_866

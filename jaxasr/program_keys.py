@@ -26,11 +26,14 @@ from jax.tree_util import PyTreeDef
 _ROOT = Path(__file__).parents[1]
 _SCHEMES = ("stdlib", "platstdlib", "purelib", "platlib")
 _PACKAGES = ("jaxasr", "interventions", "experiments")
-_LIBRARIES = (
+_LIBRARY_FOLDERS = (
     *{sysconfig.get_paths()[scheme] + os.sep for scheme in _SCHEMES},
     *(str(_ROOT / package) + os.sep for package in _PACKAGES),
 )
-_INSTALLED = ("site-packages", "dist-packages")  # also a user's own, or one named by PYTHONPATH
+_INSTALL_FOLDERS = (
+    "site-packages",
+    "dist-packages",
+)  # also a user's own, or one named by PYTHONPATH
 
 
 class Key:
@@ -119,34 +122,34 @@ class _Reader:
             self.already_read.add(id(value))
         self.ancestors.append(id(value))
         try:
-            return self._parts(value, kind, shallow)
+            return self._read_by_type(value, kind, shallow)
         finally:
             self.ancestors.pop()
 
-    def _parts(self, value: Any, kind: type, shallow: bool) -> Hashable:
+    def _read_by_type(self, value: Any, kind: type, shallow: bool) -> Hashable:
         def read(part: Any) -> Hashable:
             return self.read(part, shallow)
 
         match value:
             case type():
-                return _Identity(value), () if _is_of_library(value) else tuple(
-                    self._methods(value)
+                return _Identity(value), () if _is_library_class(value) else tuple(
+                    self._read_members(value)
                 )
             case Mapping():
                 return (
                     kind,
                     tuple([(read(name), read(item)) for name, item in value.items()]),
-                    self._attributes(value),
+                    self._read_attributes(value),
                 )
             case PyTreeDef():
-                return self._structure(value)
+                return self._read_treedef(value)
             case tuple() | list() | collections.deque():
-                return kind, tuple(map(read, value)), self._attributes(value)
+                return kind, tuple(map(read, value)), self._read_attributes(value)
             case nnx.Module() | nnx.Variable():
                 leaves, tree = jax.tree.flatten(value)
                 return hash(tree), tree, tuple(map(_Identity, leaves))
             case set() | frozenset():
-                return kind, frozenset(map(read, value)), self._attributes(value)
+                return kind, frozenset(map(read, value)), self._read_attributes(value)
             case bytes():
                 return kind, value
             case np.ndarray() | np.generic() if value.dtype != object:
@@ -156,20 +159,20 @@ class _Reader:
             case types.MethodType():
                 return kind, read(value.__func__), read(value.__self__)
             case types.FunctionType():
-                return _Identity(value), tuple(self._references(value))
+                return _Identity(value), tuple(self._read_references(value))
         if hasattr(kind, "__dataclass_fields__"):
-            return self.read(kind), self._attributes(value)
-        if shallow and _is_of_library(kind) and kind is not types.SimpleNamespace:
+            return self.read(kind), self._read_attributes(value)
+        if shallow and _is_library_class(kind) and kind is not types.SimpleNamespace:
             return _Identity(value)
-        return self._object(value, kind)
+        return self._read_object(value, kind)
 
-    def _structure(self, tree: Any) -> Hashable:
+    def _read_treedef(self, tree: Any) -> Hashable:
         if (node := tree.node_data()) is None:
             return None
         kind, static = node
-        return self.read(kind), self.read(static), tuple(map(self._structure, tree.children()))
+        return self.read(kind), self.read(static), tuple(map(self._read_treedef, tree.children()))
 
-    def _object(self, value: Any, kind: type) -> Hashable:
+    def _read_object(self, value: Any, kind: type) -> Hashable:
         if kind.__hash__ is None and not hasattr(value, "__dict__") and not _slots(kind):
             raise TypeError(
                 "A static value must be hashable, or a pytree whose leaves are arrays; "
@@ -177,24 +180,28 @@ class _Reader:
             )
         defines_equality = kind.__hash__ is not None and kind.__eq__ is not object.__eq__
         if defines_equality:
-            return self.read(kind), value, () if _is_of_library(kind) else self._attributes(value)
+            return (
+                self.read(kind),
+                value,
+                () if _is_library_class(kind) else self._read_attributes(value),
+            )
         if id(value) in self.already_read:
             return _Identity(value)
         self.already_read.add(id(value))
-        return self.read(kind), _Identity(value), self._attributes(value)
+        return self.read(kind), _Identity(value), self._read_attributes(value)
 
-    def _attributes(self, value: Any) -> Hashable:
+    def _read_attributes(self, value: Any) -> Hashable:
         kind = type(value)
         names = (*getattr(kind, "__dataclass_fields__", ()), *_slots(kind))
         attributes = {name: getattr(value, name) for name in names if hasattr(value, name)}
-        return self._named({**attributes, **getattr(value, "__dict__", {})}.items())
+        return self._read_items({**attributes, **getattr(value, "__dict__", {})}.items())
 
-    def _named(self, items: Iterable[tuple[str, Any]]) -> Hashable:
+    def _read_items(self, items: Iterable[tuple[str, Any]]) -> Hashable:
         return tuple((name, self.read(item, shallow=True)) for name, item in items)
 
-    def _methods(self, kind: type) -> Iterator[Hashable]:
+    def _read_members(self, kind: type) -> Iterator[Hashable]:
         for base in kind.__mro__:
-            for name, member in () if _is_of_library(base) else vars(base).items():
+            for name, member in () if _is_library_class(base) else vars(base).items():
                 if isinstance(member, property):
                     yield name, self.read((member.fget, member.fset), shallow=True)
                 elif isinstance(member, staticmethod | classmethod):
@@ -202,15 +209,15 @@ class _Reader:
                 elif isinstance(member, types.FunctionType) or not name.startswith("__"):
                     yield name, self.read(member, shallow=True)
 
-    def _references(self, function: types.FunctionType) -> Iterator[Hashable]:
-        if _in_library(function.__code__.co_filename):
+    def _read_references(self, function: types.FunctionType) -> Iterator[Hashable]:
+        if _is_library_file(function.__code__.co_filename):
             return
         keyword_defaults = function.__kwdefaults__ or {}
-        yield self._named(
+        yield self._read_items(
             [("", function.__defaults__), *keyword_defaults.items(), *vars(function).items()]
         )
-        closure = map(_content, function.__closure__ or ())
-        yield self._named(zip(function.__code__.co_freevars, closure))
+        closure = map(_read_cell, function.__closure__ or ())
+        yield self._read_items(zip(function.__code__.co_freevars, closure))
         for name in _global_names(function.__code__):
             if name in function.__globals__:
                 value = function.__globals__[name]
@@ -220,8 +227,10 @@ class _Reader:
 
 
 @functools.cache
-def _in_library(file: str) -> bool:
-    return file.startswith(_LIBRARIES) or not set(_INSTALLED).isdisjoint(Path(file).parts)
+def _is_library_file(file: str) -> bool:
+    return file.startswith(_LIBRARY_FOLDERS) or not set(_INSTALL_FOLDERS).isdisjoint(
+        Path(file).parts
+    )
 
 
 @functools.cache
@@ -239,12 +248,14 @@ def _as_tuple(slots: Any) -> tuple[str, ...]:
 
 
 @functools.cache
-def _is_of_library(kind: type) -> bool:
+def _is_library_class(kind: type) -> bool:
     module = sys.modules.get(kind.__module__)
-    return kind.__module__ == "builtins" or _in_library(getattr(module, "__file__", None) or "")
+    return kind.__module__ == "builtins" or _is_library_file(
+        getattr(module, "__file__", None) or ""
+    )
 
 
-def _content(cell: types.CellType) -> Any:
+def _read_cell(cell: types.CellType) -> Any:
     try:
         return cell.cell_contents
     except ValueError:  # not assigned yet

@@ -80,9 +80,9 @@ _LINES = {Format.txt: _txt, Format.tsv: _tsv, Format.srt: _srt, Format.vtt: _vtt
 
 def _cues(result: dict[str, Any], words: bool) -> Iterator[tuple[float, float, str]]:
     for segment in result["segments"]:
-        timed = segment["words"] if words and segment["words"] else [segment]
+        spans = segment["words"] if words and segment["words"] else [segment]
         text = _one_line(segment["text"]).replace("-->", "->")
-        yield timed[0]["start"], timed[-1]["end"], text
+        yield spans[0]["start"], spans[-1]["end"], text
 
 
 def _words(result: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -103,15 +103,15 @@ def _ms(seconds: float) -> int:
     return round(1000 * seconds)
 
 
-def clock(seconds: float, point: str, *, hours: bool = False) -> str:
+def clock(seconds: float, decimal_mark: str, *, hours: bool = False) -> str:
     """Formats seconds as `02:03.456`, or `01:02:03.456` from one hour on.
 
     Args:
         seconds: time since the start.
-        point: separator before the milliseconds.
+        decimal_mark: separator before the milliseconds.
         hours: whether hours are always shown.
     """
     minutes, ms = divmod(_ms(seconds), 60_000)
-    whole, minutes = divmod(minutes, 60)
-    lead = f"{whole:02d}:" if hours or whole else ""
-    return f"{lead}{minutes:02d}:{ms // 1000:02d}{point}{ms % 1000:03d}"
+    n_hours, minutes = divmod(minutes, 60)
+    hours_text = f"{n_hours:02d}:" if hours or n_hours else ""
+    return f"{hours_text}{minutes:02d}:{ms // 1000:02d}{decimal_mark}{ms % 1000:03d}"

@@ -97,10 +97,10 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
         ValueError: an unknown `config.ablation`, or too few clean recordings for a mean.
     """
     speech = clean_speech(corpus, asr, config.n_clean + config.n_mean, config.max_new_tokens)
-    limits = (config.n_loops, config.tries, keep, config.max_new_tokens)
+    search_options = (config.n_loops, config.tries, keep, config.max_new_tokens)
     recordings = {
         "nonspeech": nonspeech(corpus, config.n_nonspeech),
-        "loop": find_loops(asr, corpus, *limits),
+        "loop": find_loops(asr, corpus, *search_options),
         "clean": speech[: config.n_clean],
     }
     ablate_heads = functools.partial(
@@ -110,7 +110,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
         kind=config.ablation,
         max_new_tokens=config.max_new_tokens,
         seed=config.seed,
-        means=_means(asr, speech[config.n_clean :], config),
+        means=_prepare_means(asr, speech[config.n_clean :], config),
     )
     items = [
         [item]
@@ -125,7 +125,9 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
     return arrays.assign_coords(example=names, recording=("example", kinds))
 
 
-def _means(asr: Recogniser, clips: Sequence[Utterance], config: Config) -> dict[str, Edit] | None:
+def _prepare_means(
+    asr: Recogniser, clips: Sequence[Utterance], config: Config
+) -> dict[str, Edit] | None:
     if config.ablation == "zero":
         return None
     if config.ablation != "mean":
@@ -140,15 +142,15 @@ def _means(asr: Recogniser, clips: Sequence[Utterance], config: Config) -> dict[
 
 def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
     """Judges `CLAIMS`."""
-    by_name = effects(arrays)
-    silenced, unlooped, cost = by_name.values()
+    effects_by_name = effects(arrays)
+    silenced, unlooped, cost = effects_by_name.values()
     no_loops = "none of the transcribed recordings makes this model loop"
     findings = {
         **_judge_best("silences", silenced, cost, "no recording without speech", config.seed),
         **_judge_best("unloops", unlooped, cost, no_loops, config.seed),
         "same_heads": _judge_same_heads(silenced, unlooped, cost),
     }
-    return Analysis(findings, _numbers(arrays, by_name))
+    return Analysis(findings, _numbers(arrays, effects_by_name))
 
 
 def _judge_best(
@@ -184,26 +186,26 @@ def _fisher_interval(rho: float, n: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _numbers(arrays: xr.Dataset, by_name: dict[str, xr.DataArray]) -> dict[str, Any]:
-    quiet, speech = (arrays.recording.values == kind for kind in ("nonspeech", "clean"))
+def _numbers(arrays: xr.Dataset, effects_by_name: dict[str, xr.DataArray]) -> dict[str, Any]:
+    is_nonspeech, is_clean = (arrays.recording.values == kind for kind in ("nonspeech", "clean"))
     means = {
         name: effect.mean("example").values.round(3)
-        for name, effect in by_name.items()
+        for name, effect in effects_by_name.items()
         if effect.sizes["example"]
     }
     heads = {
         name: {effect: float(values[cell]) for effect, values in means.items()}
         for cell, name in enumerate(head_names(arrays))
     }
-    plain = {
-        "n": {name: effect.sizes["example"] for name, effect in by_name.items()},
-        "words_without_speech": _mean(arrays.baseline_insertions.values[quiet] > 0),
-        "wer_clean": _mean(arrays.baseline_wer.values[speech]),
+    without_edits = {
+        "n": {name: effect.sizes["example"] for name, effect in effects_by_name.items()},
+        "words_without_speech": _rounded_mean(arrays.baseline_insertions.values[is_nonspeech] > 0),
+        "wer_clean": _rounded_mean(arrays.baseline_wer.values[is_clean]),
     }
-    return {"plain": plain, "heads": heads}
+    return {"plain": without_edits, "heads": heads}
 
 
-def _mean(values: np.ndarray) -> float | None:
+def _rounded_mean(values: np.ndarray) -> float | None:
     return round(float(np.mean(values)), 4) if len(values) else None
 
 

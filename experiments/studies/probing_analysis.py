@@ -111,8 +111,8 @@ def accuracy(
 
 def _class_weights(labels: Text) -> np.ndarray:
     """Weights rows so that every class counts the same; the mean weight is 1."""
-    kinds, kind_of_row, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    return len(labels) / (len(kinds) * counts[kind_of_row])
+    classes, class_of_row, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    return len(labels) / (len(classes) * counts[class_of_row])
 
 
 def by_group(values: Float[np.ndarray, "N"], groups: Text) -> Float[np.ndarray, "G"]:
@@ -176,9 +176,9 @@ def numbers(arrays: xr.Dataset) -> dict[str, Any]:
     summary: dict[str, Any] = {"layers": arrays.layer.values.tolist()} if questions(arrays) else {}
     for question in questions(arrays):
         rows = rows_of(arrays, question)
-        kinds, counts = np.unique(rows.label.values, return_counts=True)
+        classes, counts = np.unique(rows.label.values, return_counts=True)
         summary[question] = {
-            "rows": dict(zip(map(str, kinds), counts.tolist())),
+            "rows": dict(zip(map(str, classes), counts.tolist())),
             "groups": len(set(rows.group.values)),
             **accuracy_curves(rows),
         }

@@ -73,11 +73,11 @@ class AtSites:
 
     def __call__(self, cell: Cell) -> Edits:
         edit = with_strength(self.edit, cell)
-        return {site: self._placed(edit, i, site, cell) for i, site in enumerate(self.sites)}
+        return {site: self._place(edit, i, site, cell) for i, site in enumerate(self.sites)}
 
-    def _placed(self, edit: Edit, number: int, site: str, cell: Cell) -> Edit:
+    def _place(self, edit: Edit, index: int, site: str, cell: Cell) -> Edit:
         heads = cell["head"] if "H" in _sites.SITES[site] else None
-        return only(edit, layers=cell["layer"], heads=heads, when=cell["site"] == number)
+        return only(edit, layers=cell["layer"], heads=heads, when=cell["site"] == index)
 
 
 def site_cells(config: Config, sites: Sequence[str], alphas: Sequence[float] = ()) -> Coordinates:
@@ -104,10 +104,10 @@ def site_cells(config: Config, sites: Sequence[str], alphas: Sequence[float] = (
     """
     _sites.check_known(sites, _sites.LAYERED, "site of a layer")
     rows = []
-    for number, site in enumerate(sites):
+    for index, site in enumerate(sites):
         spec = _sites.spec(config, site, 1, 1)
         heads = range(spec.size("H")) if "H" in spec.axes else [-1]
-        rows += [(number, layer, head) for layer in range(spec.n_layer) for head in heads]
+        rows += [(index, layer, head) for layer in range(spec.n_layer) for head in heads]
     cells: Coordinates = dict(zip(("site", "layer", "head"), np.array(rows, np.int32).T))
     if not len(alphas):
         return cells

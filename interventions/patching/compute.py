@@ -65,7 +65,9 @@ class Example:
             metric,
             unedited.metric,
             trace=UneditedTrace.of(unedited.acts) if work.by_rows else None,
-            residuals=_residuals(plan, run) if work.resumes and not work.in_decoder else None,
+            residuals=_compute_residuals(plan, run)
+            if work.resumes and not work.in_decoder
+            else None,
         )
 
     @property
@@ -75,19 +77,19 @@ class Example:
 
     def indices(self, layer: int | None) -> Int[np.ndarray, "n"]:
         """Flat indices into the grid of the cells that edit `layer`."""
-        return self._cells(layer)[0].ravel()
+        return self._select_cells(layer)[0].ravel()
 
     def dispatch(self, layer: int | None) -> Deferred:
         """Dispatches the cells that edit `layer`, in the order of `indices`."""
-        indices, cells = self._cells(layer)
+        indices, cells = self._select_cells(layer)
         # `by_rows` implies a layer; naming it narrows the type.
         if layer is not None and self.plan.work.by_rows:
             return self._dispatch_columns(layer, indices.shape, cells)
         work = self.plan.work
-        compute = self._whole_decoder_cells if work.in_decoder else self._encoder_cells
+        compute = self._compute_whole_decoder if work.in_decoder else self._compute_encoder
         return dispatch_chunks(functools.partial(compute, layer or 0), cells, chunk_size(work))
 
-    def _cells(self, layer: int | None) -> tuple[np.ndarray, Coordinates]:
+    def _select_cells(self, layer: int | None) -> tuple[np.ndarray, Coordinates]:
         work = self.plan.work
         if layer is not None and work.by_rows:
             return work.grid.columns(layer)
@@ -97,7 +99,9 @@ class Example:
         batches = column_batches(self.plan.work, layer)
         deferred = [
             dispatch_chunks(
-                functools.partial(self._column_cells, layer, batch), cells, batch.cells_per_column
+                functools.partial(self._compute_columns, layer, batch),
+                cells,
+                batch.cells_per_column,
             )
             for batch in batches
         ]
@@ -111,7 +115,7 @@ class Example:
 
         return wait
 
-    def _column_cells(self, layer: int, batch: ColumnBatch, cells: Coordinates) -> Array:
+    def _compute_columns(self, layer: int, batch: ColumnBatch, cells: Coordinates) -> Array:
         plan, grid = self.plan, self.plan.work.grid
         audio_kv = tuple(zip(self.memory.k, self.memory.v)) if plan.decoder.unrolled else None
         return compiled.call(
@@ -132,7 +136,7 @@ class Example:
             layers_above=batch.layers_above,
         )
 
-    def _whole_decoder_cells(self, layer: int, cells: Coordinates) -> Array:
+    def _compute_whole_decoder(self, layer: int, cells: Coordinates) -> Array:
         del layer  # whole passes begin at the first layer
         work = self.plan.work
         return compiled.call(
@@ -148,7 +152,7 @@ class Example:
             scored=work.scored,
         )
 
-    def _encoder_cells(self, layer: int, cells: Coordinates) -> Array:
+    def _compute_encoder(self, layer: int, cells: Coordinates) -> Array:
         work = self.plan.work
         return compiled.call(
             programs.encoder_cells,
@@ -166,7 +170,7 @@ class Example:
         )
 
 
-def _residuals(plan: Plan, run: Run) -> Residuals:
+def _compute_residuals(plan: Plan, run: Run) -> Residuals:
     names = "encoder.resid_pre", "encoder.resid_post"
     acts = encoder_activations(plan.model, recording(run), *names)
     return acts[names[0]], acts[names[1]]

@@ -48,13 +48,13 @@ class UneditedDecoder:
 
     def run(self, run: Run, metric: Metric) -> Unedited:
         """Scores an encoded run, for all rows of `metric`."""
-        return Unedited(*compiled.call(_unedited, self.frozen, run, metric, self.readout))
+        return Unedited(*compiled.call(_run_unedited, self.frozen, run, metric, self.readout))
 
 
-def _unedited(
+def _run_unedited(
     frozen: compiled.Frozen, run: Run, metric: Metric, readout: Readout
 ) -> tuple[Float[Array, "B"], Acts, Memory]:
-    model, blocks = unfrozen(frozen)
+    model, blocks = unfreeze(frozen)
     # Unstacking copies the memory, so it is done once, for this pass and for all cells.
     memory = run.encoded_memory if blocks is None else run.encoded_memory.unstacked()
     with full_precision(model):
@@ -62,6 +62,6 @@ def _unedited(
     return value, acts, memory
 
 
-def unfrozen(frozen: compiled.Frozen) -> tuple[Whisper, tuple[Block, ...] | None]:
+def unfreeze(frozen: compiled.Frozen) -> tuple[Whisper, tuple[Block, ...] | None]:
     """The model and its unstacked decoder layers."""
     return frozen.whole

@@ -198,8 +198,10 @@ def _examples_by_cells(values: xr.DataArray, dim: str) -> tuple[np.ndarray, xr.D
             f"values: expected at least 2 examples along {dim!r} and no NaN; "
             "drop examples without a value first."
         )
-    of_examples = [name for name, labels in moved.coords.items() if dim in labels.dims]
-    return moved.values.reshape(moved.sizes[dim], -1), moved.drop_vars(of_examples).isel({dim: 0})
+    per_example = [name for name, labels in moved.coords.items() if dim in labels.dims]
+    return moved.values.reshape(moved.sizes[dim], -1), moved.drop_vars(per_example).isel(
+        {dim: 0}
+    )
 
 
 def _resampled_means(x: np.ndarray, n: int, seed: int) -> np.ndarray:
@@ -226,10 +228,10 @@ def _bca_tails(x: np.ndarray, means: np.ndarray, tails: np.ndarray) -> np.ndarra
 
 def _quantiles(means: np.ndarray, tails: np.ndarray) -> np.ndarray:
     """Quantiles `tails` [2, cells] of `means` [n, cells], a separate pair for each cell."""
-    ordered, place = np.sort(means, axis=0), np.clip(tails, 0, 1) * (len(means) - 1)
-    low = np.take_along_axis(ordered, np.floor(place).astype(int), 0)
-    high = np.take_along_axis(ordered, np.ceil(place).astype(int), 0)
-    return low + (high - low) * (place % 1)
+    ordered, position = np.sort(means, axis=0), np.clip(tails, 0, 1) * (len(means) - 1)
+    low = np.take_along_axis(ordered, np.floor(position).astype(int), 0)
+    high = np.take_along_axis(ordered, np.ceil(position).astype(int), 0)
+    return low + (high - low) * (position % 1)
 
 
 def _sign_flipped(x: np.ndarray, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
