@@ -1,8 +1,8 @@
-"""Exact keys of compiled programs: equal keys mean that the programs compute the same.
+"""Exact keys of compiled programs. Programs with equal keys compute the same.
 
-`==` is not enough. `1 == True == 1.0`; in some versions of JAX, structures of two dataclasses with
-the same number of fields are equal; a function stays equal to itself while a global that it reads
-changes (decision 15).
+`==` is not enough, for three reasons (docs/decisions/0015). `1 == True == 1.0`. In some versions of
+JAX, the structures of two dataclasses with the same number of fields are equal. A function remains
+equal to itself when a global that it reads changes.
 """
 
 import collections
@@ -30,28 +30,31 @@ _LIBRARY_FOLDERS = (
     *{sysconfig.get_paths()[scheme] + os.sep for scheme in _SCHEMES},
     *(str(_ROOT / package) + os.sep for package in _PACKAGES),
 )
-_INSTALL_FOLDERS = (
-    "site-packages",
-    "dist-packages",
-)  # also a user's own, or one named by PYTHONPATH
+# Matched by name too, because such a folder can be in a user's home or on PYTHONPATH.
+_INSTALL_FOLDERS = ("site-packages", "dist-packages")
 
 
 class Key:
-    """The key of a value, hashed once. It differs wherever the value could make a program differ.
+    """The key of a value, hashed once. Two values have equal keys only if their programs are equal.
 
-    Compared by content: numbers and strings with their types, containers, NumPy arrays,
-    dataclasses, attributes of objects, and structures of pytrees, whose types of nodes are compared
-    by identity. A function is compared by identity and by what it reads: its defaults, closure,
-    attributes, and the globals of its module. A class is compared by its methods and attributes.
-    Compared by identity: globals of other modules, and objects of installed libraries that a
-    function refers to. A flax module is compared by its structure and the identity of its arrays.
+    Keys compare values as follows:
+
+    * By content: numbers and strings with their types, containers, NumPy arrays and dataclasses.
+    * Other objects: by `==` and by their attributes.
+    * Structures of pytrees: by the types and static fields of their nodes.
+    * Functions: by identity, defaults, closure, attributes, and the globals that they read.
+    * Classes: by identity, methods and attributes.
+    * Flax modules: by structure and by the identity of their arrays.
+    * By identity alone: JAX arrays, Python modules, enum members, functions and classes that a
+      function uses from another module, and objects of installed libraries that it refers to.
+
     The code of installed libraries is assumed to be constant.
 
     Args:
         value: any pytree, function or object.
 
     Raises:
-        TypeError: an object that can neither be hashed nor read.
+        TypeError: an object that has no hash and no attributes.
 
     Example:
         >>> Key(1) == Key(True)
@@ -87,17 +90,17 @@ class _Identity:
 
 
 class _Reader:
-    """Reads one value into a key."""
+    """Converts one value to the parts of a key."""
 
     def __init__(self) -> None:
         self.ancestors: list[int] = []  # ids of the objects being read, outermost first
         self.already_read: set[int] = set()  # ids of functions, classes and objects in the key
 
     def read(self, value: Any, shallow: bool = False) -> Hashable:
-        """Returns the parts of a key.
+        """Returns the parts of the key of a value.
 
         Args:
-            value: what to read.
+            value: any value.
             shallow: compare objects of installed libraries by identity, unless they are
                 containers, dataclasses or functions.
         """
@@ -106,7 +109,7 @@ class _Reader:
             return value
         if kind is bool or kind is int:
             return kind, value
-        if kind is tuple:  # most of the structure of a model
+        if kind is tuple:  # a fast path, because tuples are most of a model's structure
             return kind, tuple(
                 [item if type(item) is str else self.read(item, shallow) for item in value]
             )
@@ -258,13 +261,13 @@ def _is_library_class(kind: type) -> bool:
 def _read_cell(cell: types.CellType) -> Any:
     try:
         return cell.cell_contents
-    except ValueError:  # not assigned yet
+    except ValueError:  # the variable is not assigned yet
         return None
 
 
 @functools.cache
 def _global_names(code: types.CodeType) -> tuple[str, ...]:
-    """Returns the names that code, and functions defined in it, may look up in their module."""
+    """Returns the global names in code and in the functions that it defines."""
     inner = (const for const in code.co_consts if isinstance(const, types.CodeType))
     inner_names = (name for inner_code in inner for name in _global_names(inner_code))
     return tuple(dict.fromkeys([*code.co_names, *inner_names]))

@@ -1,4 +1,4 @@
-"""One example of a sweep: what its cells share, and how each group of cells is computed."""
+"""Computes the cells of one example of a sweep, in groups that edit the same layer."""
 
 import dataclasses
 import functools
@@ -32,12 +32,12 @@ class Example:
     Attributes:
         plan: the sweep.
         run: the row, encoded.
-        memory: its memory, unstacked where the decoder's layers are.
+        memory: the memory of the row; unstacked if the decoder's layers are unstacked.
         edit: the edit that cells place, with the values of this row.
         metric: the metric of this row.
-        unedited_metric: [1], the metric without an edit, perhaps still being computed.
-        trace: decoder activations that cells resume from, if they are rows.
-        residuals: encoder residuals that cells resume from, if they resume.
+        unedited_metric: [1], the metric without an edit. Its computation may not have finished.
+        trace: unedited activations that decoder cells resume from; None if they do not resume.
+        residuals: unedited residuals that encoder cells resume from; None if they do not resume.
     """
 
     plan: Plan
@@ -72,17 +72,17 @@ class Example:
 
     @property
     def baseline(self) -> float:
-        """The metric without an edit; blocks until it is there."""
+        """The metric without an edit. Waits until it is computed."""
         return float(self.unedited_metric[0])
 
     def indices(self, layer: int | None) -> Int[np.ndarray, "n"]:
-        """Flat indices into the grid of the cells that edit `layer`."""
+        """Returns the flat grid indices of the cells that edit `layer`; None: all layers."""
         return self._select_cells(layer)[0].ravel()
 
     def dispatch(self, layer: int | None) -> Deferred:
-        """Dispatches the cells that edit `layer`, in the order of `indices`."""
+        """Starts to compute the cells that edit `layer`, in the order of `indices`."""
         indices, cells = self._select_cells(layer)
-        # `by_rows` implies a layer; naming it narrows the type.
+        # With `by_rows`, `layer` is never None. It is tested only for the type checker.
         if layer is not None and self.plan.work.by_rows:
             return self._dispatch_columns(layer, indices.shape, cells)
         work = self.plan.work
@@ -107,7 +107,8 @@ class Example:
         ]
 
         def wait() -> Float[np.ndarray, "n"]:
-            # Columns in no batch cannot reach the scored position.
+            # A column (the cells of one position) without a batch keeps the baseline, because an
+            # edit there cannot reach the scored position.
             values = np.full(shape, self.baseline)
             for batch, batch_values in zip(batches, deferred):
                 values[batch.columns] = batch_values()[:, : len(batch.columns)].T
@@ -137,7 +138,7 @@ class Example:
         )
 
     def _compute_whole_decoder(self, layer: int, cells: Coordinates) -> Array:
-        del layer  # whole passes begin at the first layer
+        del layer  # unused, because a whole pass begins at the first layer
         work = self.plan.work
         return compiled.call(
             programs.whole_decoder_cells,
