@@ -31,7 +31,7 @@ def choose_heads(
         model: a Whisper, such as `asr.model`.
         tokenizer: the tokenizer of the same checkpoint, such as `asr.tokenizer`.
         windows: audio with its text, from `speech_windows` or
-            `jaxasr.alignment.forced.split_into_windows`.
+            `jaxasr.alignment.forced.place_text`.
         n: number of heads. None: as many as one decoder layer has.
 
     Returns:

@@ -1,6 +1,6 @@
 """Finds word times of a given text in a recording of any length.
 
-`split_into_windows` splits the recording and the text into windows of at most 30 s, and
+`place_text` splits the recording and the text into windows of at most 30 s, and
 `align_windows` aligns the text of each window. A recording of up to 30 s is one window. A longer
 recording is first transcribed, and the given words are matched to the transcribed words by edit
 distance. Each given word goes to the window of the transcribed segment that it matches.
@@ -54,7 +54,7 @@ class Window:
     language: str
 
 
-def split_into_windows(
+def place_text(
     model: Whisper,
     tokenizer: Tokenizer,
     audio: Num[np.ndarray, "n_samples"],
@@ -178,7 +178,7 @@ def align_windows(
     Args:
         model: a Whisper, such as `asr.model`.
         tokenizer: the tokenizer of the same checkpoint, such as `asr.tokenizer`.
-        windows: audio with its text, from `split_into_windows`.
+        windows: audio with its text, from `place_text`.
         heads: (layer, head) pairs, see `jaxasr.alignment.released_heads` and
             `jaxasr.alignment.choose_heads`.
         progress: called with the number of aligned windows and the number of all windows.

@@ -2,8 +2,8 @@
 
 `tokenizer.json` holds the whole tokenizer. Older folders have `vocab.json` and `merges.txt`, and
 control tokens in `tokenizer_config.json` or `added_tokens.json`. CTranslate2 folders may have a
-list of tokens, `vocabulary.json` or `vocabulary.txt`. A list is not enough to encode text, so it is
-only compared with a tokenizer.
+list of tokens, `vocabulary.json` or `vocabulary.txt`. A list cannot encode text, so it is only
+compared with a tokenizer.
 """
 
 import json
@@ -32,7 +32,7 @@ _AFTER_LANGUAGES = (
     "notimestamps",
 )
 _MAX_BYTES = 1 << 25  # the largest released tokenizer has 4 MB
-_REMEDY = "Give the model's own tokenizer: a tokenizer.json, or vocab.json with merges.txt."
+_REMEDY = "Give the tokenizer of the model: a tokenizer.json, or vocab.json with merges.txt."
 
 
 def find(folder: Path) -> Path | None:
@@ -41,14 +41,14 @@ def find(folder: Path) -> Path | None:
 
 
 def read(path: Path, n_vocab: int | None = None) -> tokenizers.Tokenizer:
-    """Reads the tokenizer in a `tokenizer.json`, or in a `vocab.json` and the files of its folder.
+    """Reads a tokenizer from `tokenizer.json`, or from `vocab.json` and `merges.txt`.
 
-    Adds the tokens in `tokenizer_config.json` or `added_tokens.json`. If no file has the control
-    tokens, adds those of the released models with `n_vocab` tokens.
+    Adds the tokens in `tokenizer_config.json` or `added_tokens.json`. If no file has control
+    tokens, adds the control tokens of the released models with a vocabulary of `n_vocab` tokens.
 
     Args:
         path: `tokenizer.json` or `vocab.json`.
-        n_vocab: number of tokens of the model.
+        n_vocab: size of the model's vocabulary.
 
     Raises:
         WeightsError: the files are damaged, do not belong together, or are not a byte-level BPE.
@@ -88,16 +88,18 @@ def _from_vocabulary(path: Path) -> tokenizers.Tokenizer:
 
 
 def _add_tokens(tokenizer: tokenizers.Tokenizer, folder: Path) -> None:
-    """Adds the tokens that `tokenizer` lacks and other files of `folder` name."""
+    """Adds the tokens that the other files of `folder` name and the tokenizer lacks."""
     for id_, token, path in sorted(_added_tokens(folder), key=lambda entry: entry[0]):
         if tokenizer.token_to_id(token.content) is not None:
             continue
         add = tokenizer.add_special_tokens if token.special else tokenizer.add_tokens
         add([token])
-        next_id = tokenizer.token_to_id(token.content)
-        if next_id != id_:
+        actual_id = tokenizer.token_to_id(token.content)
+        if actual_id != id_:
             remedy = "Save the tokenizer again with transformers, which writes a tokenizer.json."
-            raise file_error(path, f"{token.content!r} as the next token, {next_id}", id_, remedy)
+            raise file_error(
+                path, f"{token.content!r} with the next free id, {actual_id}", id_, remedy
+            )
 
 
 def _add_control_tokens(tokenizer: tokenizers.Tokenizer, path: Path, n_vocab: int) -> None:
@@ -107,7 +109,7 @@ def _add_control_tokens(tokenizer: tokenizers.Tokenizer, path: Path, n_vocab: in
     first = n_vocab - N_TIMESTAMPS - len(names)
     ids = [tokenizer.token_to_id(f"<|{name}|>") for name in names]
     if ids != list(range(first, first + len(names))):
-        expected = f"{first} words before the control tokens of {n_vocab} tokens"
+        expected = f"{first} tokens before the control tokens, for {n_vocab} tokens in all"
         raise file_error(path, expected, ids[0], _REMEDY)
 
 
@@ -116,7 +118,7 @@ def _added_tokens(folder: Path) -> Iterator[tuple[int, AddedToken, Path]]:
     path = folder / "tokenizer_config.json"
     added = files.read_json(path).get("added_tokens_decoder") if path.is_file() else None
     if added:
-        with convert_errors(path, "added_tokens_decoder of ids to tokens"):
+        with convert_errors(path, "an added_tokens_decoder that maps ids to tokens"):
             yield from [(int(id_), AddedToken(**token), path) for id_, token in added.items()]
         return
     path = folder / "added_tokens.json"
@@ -151,7 +153,7 @@ def check_list(path: Path, tokenizer: tokenizers.Tokenizer) -> None:
     """Checks that the list of tokens in `path` is the vocabulary of `tokenizer`.
 
     Raises:
-        WeightsError: a token differs. The error names the first one.
+        WeightsError: the list differs. The message names the first token that differs.
     """
     files.check_file(path)
     with convert_errors(path, "a list of tokens"):
@@ -163,6 +165,6 @@ def check_list(path: Path, tokenizer: tokenizers.Tokenizer) -> None:
     if wrong:
         i = wrong[0]
         raise WeightsError(
-            f"{path}: expected the tokens of OpenAI's tokenizer of this size, found {tokens[i]!r} "
+            f"{path}: expected OpenAI's tokenizer for this vocabulary size, found {tokens[i]!r} "
             f"instead of {tokenizer.id_to_token(i)!r} as token {i}. {_REMEDY}"
         )
