@@ -85,12 +85,12 @@ def place_text(
     Example:
         ```python
         import jaxasr
-        from jaxasr.alignment.forced import align_windows, place
+        from jaxasr.alignment.forced import align_windows, place_text
 
         asr = jaxasr.load("tiny.en")
         audio = jaxasr.load_audio("experiments/assets/demo.flac")
         text = asr.transcribe(audio).text
-        windows = place(asr.model, asr.tokenizer, audio, text)
+        windows = place_text(asr.model, asr.tokenizer, audio, text)
         words = align_windows(asr.model, asr.tokenizer, windows, heads=asr.alignment_heads)
         ```
     """
