@@ -135,11 +135,11 @@ def lens_page(
         page = lens_page(asr, audio, "speech.flac", Progress(), model="tiny.en")
         ```
     """
-    transcription = transcribed(asr, audio, steps, language, max_new_tokens)
-    return page_of(asr, transcription, source, steps, model=model, top_k=top_k)
+    transcription = transcribe_window(asr, audio, steps, language, max_new_tokens)
+    return make_lens_page(asr, transcription, source, steps, model=model, top_k=top_k)
 
 
-def transcribed(
+def transcribe_window(
     asr: Recogniser,
     audio: Sound,
     steps: Progress,
@@ -173,13 +173,13 @@ def transcribed(
             heads=asr.alignment_heads,
             language=language,
         )
-    run, final = reading(memory, prompt, generated.ids[0], asr)
+    run, final = make_run(memory, prompt, generated.ids[0], asr)
     return Transcription(
         audio, mel, language, prompt, rules, max_new_tokens, generated, tuple(words), run, final
     )
 
 
-def page_of(
+def make_lens_page(
     asr: Recogniser,
     transcription: Transcription,
     source: str,
@@ -239,7 +239,7 @@ def _detect_language(asr: Recogniser, memory: Memory) -> str:
     return next(iter(detect_language(asr.model, asr.tokenizer, memory)[0]))
 
 
-def reading(
+def make_run(
     memory: Memory, prompt: Sequence[int], ids: Sequence[int], asr: Recogniser
 ) -> tuple[interventions.Run, Int[Array, "1 T"]]:
     """Makes a run that decodes prompt and text again, padded to a multiple of 32 tokens.

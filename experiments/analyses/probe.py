@@ -49,7 +49,7 @@ class ProbeAnswer:
     table: pandas.DataFrame
 
 
-def check(corpus: Corpus, question: ProbeQuestion) -> None:
+def check_labels(corpus: Corpus, question: ProbeQuestion) -> None:
     """Checks, without any activation, that the corpus can answer the question.
 
     Raises:
@@ -87,7 +87,7 @@ def _check_columns(corpus: Corpus, question: ProbeQuestion) -> None:
             )
 
 
-def answer(
+def fit_with_controls(
     rows: ProbeRows, question: ProbeQuestion, progress: Callable[[float, float], None] | None = None
 ) -> ProbeAnswer:
     """Fits the bank and its controls.
@@ -164,7 +164,7 @@ def _table(score: xr.DataArray, interval: xr.Dataset, checks: xr.Dataset) -> pan
     return xr.Dataset(grid).to_dataframe().reset_index()
 
 
-def figure(tables: dict[str, pandas.DataFrame], title: str) -> "Figure":
+def draw_scores(tables: dict[str, pandas.DataFrame], title: str) -> "Figure":
     """Draws scores and controls by layer, at the first penalty.
 
     Args:

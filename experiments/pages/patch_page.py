@@ -236,7 +236,7 @@ def _n_left_out(numbers: dict[str, Any]) -> int:
     return np.size(numbers["summary"]["mean"]) - len(numbers["cells"])
 
 
-def show(numbers: dict[str, Any], out: Path, json: bool) -> None:
+def print_result(numbers: dict[str, Any], out: Path, json: bool) -> None:
     """Prints the ranked cells and the path of the page, or everything as JSON.
 
     On a terminal only the first cells are printed, and how many follow.

@@ -211,5 +211,5 @@ def test_a_figure_has_a_panel_for_each_model():
             "mel": 0.55,
         }
     )
-    drawn = probing.figure({"tiny.en": table, "base": table}, "gender")
+    drawn = probing.draw_scores({"tiny.en": table, "base": table}, "gender")
     assert [axes.get_title() for axes in drawn.axes] == ["tiny.en", "base"]
