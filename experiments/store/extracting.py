@@ -136,7 +136,7 @@ def _open_or_create(
 ) -> layout.Group:
     """The store, new or as an interruption left it."""
     expected = _identity(asr, corpus, job, dtype, batch)
-    group = integrity.existing(out)
+    group = integrity.open_existing(out)
     if group is not None and "status" in group:
         integrity.check_same(group, expected)
         if not group.attrs["complete"]:
@@ -173,7 +173,7 @@ def _order(passes: Passes, utterances: Sequence[Utterance]) -> list[int]:
     """The corpus's own order; sorted by length where a batch costs as much as its longest row."""
     job = passes.job
     if job.text == "transcript":
-        lengths = [len(passes.tokens(utterance.transcript)) for utterance in utterances]
+        lengths = [len(passes.encode_transcript(utterance.transcript)) for utterance in utterances]
     elif job.text == "greedy" or job.frames:
         lengths = [_seconds(utterance) for utterance in utterances]
     else:
@@ -252,5 +252,7 @@ def _compute(
     filled = [filler if audio is None else (audio, text) for audio, text in rows]
     filled += [filler] * (batch - len(rows))
     acts, lengths = passes.run([audio for audio, _ in filled], [text for _, text in filled])
-    problems = [problem or passes.missing(lengths, row) for row, (_, problem) in enumerate(samples)]
+    problems = [
+        problem or passes.explain_missing(lengths, row) for row, (_, problem) in enumerate(samples)
+    ]
     return acts, lengths, problems
