@@ -101,7 +101,7 @@ def _patch_token(
 
 @dataclasses.dataclass(frozen=True)
 class _ScoredToken:
-    """Which token is scored, and in which runs.
+    """The token that is scored, and the runs that it is scored in.
 
     Attributes:
         target: run whose tokens are those before the scored one.

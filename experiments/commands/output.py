@@ -1,7 +1,7 @@
 """Protects the files of --out.
 
-A record in the folder describes what made each file. A command replaces files that something else
-made only with --overwrite.
+A record in the folder describes the command and input that made each file. Files of another command
+or of other input are replaced only with --overwrite.
 """
 
 import contextlib
@@ -132,7 +132,7 @@ def _read_records(folder: Path) -> dict[str, Any]:
 
 
 def _describe_conflict(name: str, old: Any, new: dict[str, Any]) -> str:
-    """Describes how what made a file differs from what would make it now."""
+    """Describes how the command or input that made a file differs from the present one."""
     if not isinstance(old, dict):
         return f"holds {name}, made by another command or by an earlier version"
     source = f" of {', '.join(_recording_names(old))}" if old.get("recordings") else ""

@@ -36,7 +36,7 @@ from jaxasr import sites as _sites
 from jaxasr.config import Config
 from jaxasr.sites import stack_of
 
-Group = Any  # zarr.Group; as its type, entries could be arrays or groups
+Group = Any  # a zarr.Group; its type hints do not distinguish arrays from groups
 TO_DO, DONE, LEFT_OUT = 0, 1, 2  # values of `status`
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 # Errors that zarr raises when it reads damaged files.

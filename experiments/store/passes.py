@@ -18,9 +18,9 @@ from jaxasr.recogniser import Recogniser
 from jaxasr.sites import stack_of
 from jaxasr.taps import Readout
 
-# Numbers of frames and tokens are rounded up to multiples of these, so that few programs are
-# compiled. 5 s of frames, and 32 tokens.
-_FRAME_BUCKET, _TOKEN_BUCKET = 5 * FRAMES_PER_S, 32
+# Lengths are rounded up to multiples of these, so that few programs are compiled.
+_FRAME_BUCKET = 5 * FRAMES_PER_S  # frames; 5 s
+_TOKEN_BUCKET = 32  # tokens
 
 Activations = dict[str, np.ndarray]
 
