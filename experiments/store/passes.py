@@ -81,7 +81,7 @@ class Passes:
             acts |= decoder_acts
         return jax.device_get(acts), lengths
 
-    def explain_missing(self, lengths: dict[str, list[int]], row: int) -> str:
+    def missing_position(self, lengths: dict[str, list[int]], row: int) -> str:
         """Names a position of the pools that a row does not have. "" if it has all positions."""
         for stack in {stack_of(site) for site in self.job.sites}:
             length = lengths[stack][row]
