@@ -1,6 +1,6 @@
-"""The command line `jaxasr`: one command per file of `experiments.commands`.
+"""Defines the command line `jaxasr`. Each command is a file of `experiments.commands`.
 
-Commands import JAX only when they run, so that help and errors in the input appear at once.
+Commands import JAX only when they run, so that help texts and input errors appear at once.
 """
 
 import importlib.metadata
@@ -11,9 +11,9 @@ from typing import Annotated
 import typer
 
 from experiments.commands import align, demo, info, lens, patch, probe, reproduce, scan, transcribe
-from experiments.commands.errors import friendly, print_error
+from experiments.commands.errors import print_error, report_errors
 
-# name: the function, and the example its help ends with
+# name: the function of the command, and the example at the end of its help text
 COMMANDS = {
     "demo": (demo.demo, demo.EXAMPLE),
     "info": (info.info, info.EXAMPLE),
@@ -25,7 +25,8 @@ COMMANDS = {
     "probe": (probe.probe, probe.EXAMPLE),
     "reproduce": (reproduce.reproduce, reproduce.EXAMPLE),
 }
-RESUMING = ("patch", "probe", "reproduce")  # they keep finished parts in --out
+# These commands keep finished parts in --out, so that a second run continues an interrupted one.
+RESUMING = ("patch", "probe", "reproduce")
 
 app = typer.Typer(
     name="jaxasr",
@@ -33,7 +34,7 @@ app = typer.Typer(
     epilog="Compiled programs are kept in your cache folder. JAXASR_CACHE names another folder; "
     "JAXASR_CACHE=off keeps none.",
     no_args_is_help=True,
-    rich_markup_mode="markdown",  # else line ends inside a paragraph of help would be kept
+    rich_markup_mode="markdown",  # joins the lines of a paragraph of help
     pretty_exceptions_enable=False,
 )
 
@@ -46,13 +47,13 @@ def print_version(wanted: bool) -> None:
 
 
 def check_installation() -> None:
-    """Checks that the three packages lie in one folder.
+    """Checks that `jaxasr`, `interventions` and `experiments` are in one folder.
 
-    `experiments` and `interventions` are common names: another distribution may have a package of
-    that name, and Python takes the first that it finds.
+    Another installed project may also have a package `interventions` or `experiments`. Python
+    imports the first one that it finds.
 
     Raises:
-        ImportError: naming the package that lies elsewhere.
+        ImportError: a package is in another folder; the message names it.
     """
     root = Path(__file__).resolve().parents[1]
     for package in ("jaxasr", "interventions"):
@@ -60,8 +61,8 @@ def check_installation() -> None:
         folder = Path(spec.origin).resolve().parent if spec and spec.origin else None
         if folder != root / package:
             raise ImportError(
-                f"{package}: expected in {root}, where the package experiments is, got "
-                f"{folder or 'none'}. Uninstall the other one, or use a fresh environment."
+                f"{package}: expected in {root}, the folder of the package experiments, got "
+                f"{folder or 'none'}. Uninstall the other package, or use a fresh environment."
             )
 
 
@@ -74,7 +75,7 @@ def main(
         ),
     ] = False,
 ) -> None:
-    """Runs before every command."""
+    """Checks the installation before every command."""
     try:
         check_installation()
     except ImportError as error:
@@ -84,7 +85,7 @@ def main(
 
 for _name, (_command, _example) in COMMANDS.items():
     app.command(_name, epilog=f"Example:  {_example}")(
-        friendly(_command, resumes=_name in RESUMING)
+        report_errors(_command, resumes=_name in RESUMING)
     )
 
 

@@ -1,16 +1,17 @@
-"""Keeps compiled programs on disk, so that the next process need not compile them again."""
+"""Keeps compiled programs on disk, so that later processes need not compile them again."""
 
 import os
 from pathlib import Path
 
 
 def enable() -> Path | None:
-    """Keeps on disk every program that this process compiles from now on.
+    """Makes JAX keep on disk every program that this process compiles from now on.
 
-    If `JAX_COMPILATION_CACHE_DIR` names a folder for JAX, that one is used.
+    If `JAX_COMPILATION_CACHE_DIR` is set, JAX uses that folder. Otherwise it uses a subfolder of
+    jaxasr's cache folder.
 
     Returns:
-        The folder, or None if none can be written to.
+        The folder, or None if the cache is switched off or the folder is not writable.
     """
     import jax
 
@@ -23,7 +24,8 @@ def enable() -> Path | None:
     if not _is_writable(folder):
         return None
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    # By default JAX keeps only programs that took a second to compile; a sweep has many short ones.
+    # By default JAX keeps only programs that take at least 1 s to compile. A sweep has many shorter
+    # ones.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     return folder

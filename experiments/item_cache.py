@@ -1,7 +1,7 @@
-"""Caches expensive items of a study on disk, one file per item.
+"""Caches on disk the items that a study computes, such as the activations of one recording.
 
-An interrupted study continues with the items that were computed before. A file that is damaged or
-was saved under another key is computed again, which is logged.
+Each item is one file. An interrupted study loads the items that it has already computed. If a file
+is damaged or has another key, its item is computed again, and a warning is logged.
 """
 
 import hashlib
@@ -20,17 +20,18 @@ from interventions.storage.inert import KINDS
 from interventions.storage.text_files import to_json
 
 Arrays = dict[str, np.ndarray]
-_SECONDS, _CPU_SECONDS = "seconds_taken", "cpu_seconds_taken"
+_SECONDS, _CPU_SECONDS = "seconds_taken", "cpu_seconds_taken"  # names of times in a file
 
 
 class Keep:
-    """Computes items once and loads them from disk afterwards.
+    """Computes each item once, and loads it from disk afterwards.
 
     Attributes:
-        folder: where the files are; its name stands for everything that all items depend on.
+        folder: folder of the files. Its name is part of every key, so it must identify what all
+            items depend on, such as the model.
         steps: shows progress.
-        seconds: the wall time that the items used so far took when they were computed.
-        earlier_cpu_s: the CPU time of those among them that an earlier run computed.
+        seconds: wall time in which all items returned so far were computed.
+        earlier_cpu_s: CPU time in which earlier runs computed the items loaded so far.
 
     Example:
         ```python
@@ -46,24 +47,24 @@ class Keep:
         self.earlier_cpu_s = 0.0
 
     def __call__(self, key: str, compute: Callable[[], Mapping[str, Any]]) -> Arrays:
-        """Returns the arrays of `compute()`, from disk if they were computed before.
+        """Loads the arrays of an item, or computes and saves them.
 
         Args:
-            key: describes the item within this folder.
+            key: identifies the item within the folder.
             compute: returns numbers and texts by name; texts become arrays of strings.
 
         Returns:
             The arrays by name.
 
         Raises:
-            TypeError: a value is neither numbers nor texts.
+            TypeError: a value has neither numbers nor texts.
         """
         path = self.folder / f"{_file_name(key)}{parts.SUFFIX}"
         full_key = f"{self.folder.name} {key}"
         arrays = parts.load(path, full_key)
         loaded = arrays is not None
         if arrays is None:
-            arrays = _timed(compute)
+            arrays = _compute_timed(compute)
             parts.save(path, full_key, arrays)
         self.seconds += float(arrays.pop(_SECONDS))
         self.earlier_cpu_s += loaded * float(arrays.pop(_CPU_SECONDS))
@@ -76,52 +77,52 @@ class Keep:
         compute: Callable[[Any], Mapping[str, Any]],
         key: Callable[[Any], str] | None = None,
     ) -> list[Arrays]:
-        """Returns the arrays of `compute(item)` for every item, and shows progress.
+        """Loads or computes the arrays of every item, and shows progress.
 
         Args:
-            name: the label of the progress bar, and the start of every key.
-            items: recordings or other items.
-            compute: returns numbers and texts by name.
-            key: distinguishes items; by default their attribute `id`, or else their text.
+            name: label of the progress bar, and start of every key.
+            items: recordings or other objects.
+            compute: returns the numbers and texts of one item by name.
+            key: returns the end of an item's key. Default: the attribute `id`, or else `str(item)`.
 
         Returns:
-            The arrays by name, per item.
+            The arrays of each item by name.
         """
         items = list(items)
         results = []
         with self.steps.bar(name) as progress:
             for done, item in enumerate(items):
                 progress(done, len(items))
-                item_key = f"{name} {(key or _id)(item)}"
+                item_key = f"{name} {(key or _default_key)(item)}"
                 results.append(self(item_key, lambda item=item: compute(item)))
             progress(len(items), len(items))
         return results
 
 
 def fingerprint(*values: Any) -> str:
-    """Returns a short digest of plain values, the same in every process."""
+    """Returns a short hash of plain values. It is the same in every process."""
     return hashlib.sha256(to_json(values).encode()).hexdigest()[:16]
 
 
-def _timed(compute: Callable[[], Mapping[str, Any]]) -> Arrays:
-    """The computed arrays, and how long they took."""
+def _compute_timed(compute: Callable[[], Mapping[str, Any]]) -> Arrays:
+    """Computes arrays, and adds the wall time and the CPU time that this took."""
     start, cpu_start = time.perf_counter(), time.process_time()
-    arrays = {name: _array(name, value) for name, value in compute().items()}
+    arrays = {name: _to_array(name, value) for name, value in compute().items()}
     arrays[_SECONDS] = np.array(time.perf_counter() - start)
     arrays[_CPU_SECONDS] = np.array(time.process_time() - cpu_start)
     return arrays
 
 
-def _id(item: Any) -> str:
+def _default_key(item: Any) -> str:
     return str(getattr(item, "id", item))
 
 
 def _file_name(key: str) -> str:
-    """A readable file name; the digest at its end keeps two keys from sharing one."""
+    """Makes a readable file name. Ends it with a hash, so that different keys get other names."""
     return f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', key)[:80]}-{fingerprint(key)[:8]}"
 
 
-def _array(name: str, value: Any) -> np.ndarray:
+def _to_array(name: str, value: Any) -> np.ndarray:
     array = np.array(value)
     if array.dtype.kind not in KINDS:
         raise TypeError(

@@ -8,22 +8,20 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.markup import escape
 
-UNLIMITED_WIDTH = 100_000  # columns
-EVERY_S = 5.0  # between lines of progress where there is no terminal
+UNLIMITED_WIDTH = 100_000  # characters; longer than any line, so that none is wrapped
+EVERY_S = 5.0  # seconds between lines of progress if there is no terminal
 
 
 def console() -> Console:
-    """Returns standard output. Where it is not a terminal, lines are neither cut nor wrapped."""
+    """Returns a console on standard output. In a file or pipe it neither cuts nor wraps lines."""
     return Console(highlight=False, width=None if Console().is_terminal else UNLIMITED_WIDTH)
 
 
 def escape_hidden(text: str) -> str:
-    """Escapes characters that act on a terminal, such as `\\x1b`.
-
-    Most texts have none: only those that do wait for `interventions`, which imports JAX.
-    """
+    """Escapes characters that control a terminal, such as `\\x1b`."""
     if text.isprintable():
         return text
+    # Imported only here, because the import of `interventions` loads JAX, which takes seconds.
     from interventions.storage.text_files import printable
 
     return printable(text)
@@ -32,13 +30,14 @@ def escape_hidden(text: str) -> str:
 class Progress:
     """Times the named steps of a command and shows them.
 
-    On a terminal a spinner or a bar runs during a step. After it, one line has its seconds.
+    On a terminal, a spinner or a bar runs during each step. After a step, a line shows how many
+    seconds it took.
 
     Args:
-        quiet: shows nothing.
+        quiet: whether to show nothing.
 
     Attributes:
-        seconds: time that each finished step took, by name.
+        seconds: seconds that each finished step took, by its name.
 
     Example:
         ```python
@@ -64,10 +63,10 @@ class Progress:
 
     @contextmanager
     def bar(self, name: str) -> Iterator[Callable[[float, float], None]]:
-        """Shows a bar during the step `name`; without a terminal, a line every few seconds.
+        """Shows a bar during the step `name`. Without a terminal, prints a line every few seconds.
 
         Yields:
-            `progress(done, total)`, to be called as the work advances.
+            A function `progress(done, total)`. Call it as the work advances.
         """
         start = time.perf_counter()
         if self.console.is_terminal:
@@ -98,7 +97,7 @@ class Progress:
         self.console.print(line)
 
     def note(self, *lines: str) -> None:
-        """Prints lines as they are: texts from data are never read as markup."""
+        """Prints lines without interpreting them as markup, because they may contain data."""
         for line in lines:
             text = escape_hidden(line)
             self.console.print(text, markup=False, emoji=False, soft_wrap=True)
@@ -109,5 +108,5 @@ class Progress:
         return sum(self.seconds.values())
 
     def print_total(self) -> None:
-        """Prints the seconds of all steps together."""
+        """Prints the sum of the seconds of all steps."""
         self.console.print(f"[dim]{self.total:6.2f} s[/]  in all")

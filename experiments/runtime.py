@@ -1,4 +1,4 @@
-"""Prepares JAX and loads the model, before a command computes."""
+"""Starts JAX, checks the language, and loads the model of a command."""
 
 import os
 from typing import TYPE_CHECKING, Any
@@ -8,11 +8,11 @@ from experiments import compile_cache
 if TYPE_CHECKING:
     from jaxasr import Recogniser
 
-_PLATFORMS = {"gpu": "cuda"}  # JAX's names, where they differ from those of --device
+_PLATFORMS = {"gpu": "cuda"}  # value of --device: JAX's name, if it differs
 
 
 def start(device: str | None = None) -> None:
-    """Starts JAX on a device, and keeps the programs it compiles on disk.
+    """Starts JAX on a device, and makes it keep compiled programs on disk.
 
     Args:
         device: "cpu", "gpu" or "tpu". None lets JAX choose.
@@ -22,7 +22,7 @@ def start(device: str | None = None) -> None:
     """
     import jax
 
-    # The text normaliser comes from transformers, which else warns that torch is not installed.
+    # Without this, transformers (for its text normaliser) warns that torch is not installed.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     if device:
         jax.config.update("jax_platforms", _PLATFORMS.get(device, device))
@@ -37,16 +37,17 @@ def start(device: str | None = None) -> None:
 
 
 def check_language(model: str, language: str | None, task: str = "transcribe") -> None:
-    """Checks that a released model knows a language and a task, before it is loaded.
+    """Checks, before a released model is loaded, that it supports a language and a task.
 
     Args:
-        model: as `--model`. A path or a Hugging Face id is not checked.
-        language: code or English name; None leaves it to the model.
+        model: name of a released model. For a path or a Hugging Face id, only the language's name
+            is checked.
+        language: code or English name. None: the model detects it.
         task: "transcribe" or "translate".
 
     Raises:
-        ValueError: for an unknown language; for another language than English, or a translation,
-            with an English-only model.
+        ValueError: the language is unknown, or the model is English-only and the language is not
+            English or the task is a translation.
     """
     from jaxasr.config import SIZES
     from jaxasr.languages import language_code
@@ -69,7 +70,7 @@ def load(model: str, dtype: str = "float32") -> "Recogniser":
 
 
 def weights(asr: "Recogniser") -> dict[str, Any]:
-    """Describes where the weights of a recogniser come from, for provenance."""
+    """Describes the weights of a recogniser: name, format, hash and dtype."""
     checkpoint = asr.checkpoint
     return {
         "name": checkpoint.name,

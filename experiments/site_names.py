@@ -1,6 +1,6 @@
-"""The names of all sites, so that options can be checked without waiting for JAX.
+"""Lists the names of all sites, so that the option `--site` can be checked without loading JAX.
 
-`jaxasr.sites` describes the sites; a test compares the two.
+`jaxasr.sites` has the shapes of the sites. A test checks that both files have the same names.
 """
 
 import difflib
@@ -29,7 +29,7 @@ def check_site(site: str) -> None:
     """Checks that a site exists.
 
     Raises:
-        ValueError: naming `--site` and the most similar site.
+        ValueError: it does not exist; the message names the most similar site.
     """
     if site in SITE_NAMES:
         return

@@ -1,1 +1,1 @@
-"""Analyses behind the commands, callable from Python: lenses, scan, patch and probe."""
+"""Contains the analyses that the commands run. They can also be called from Python."""

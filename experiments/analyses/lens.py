@@ -1,4 +1,4 @@
-"""Transcribes at most 30 s of a recording, and reads every layer of decoder and encoder."""
+"""Transcribes at most 30 s of a recording, and applies the logit lens and the encoder lens."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -24,27 +24,27 @@ from jaxasr.rules import Rules, rules_for
 from jaxasr.transcribe import detect_language
 from jaxasr.transcript import Word
 
-MAX_NEW_TOKENS = 224
-_BUCKET = 32  # tokens; lengths are rounded up to it, so that texts share compiled programs
+MAX_NEW_TOKENS = 224  # Whisper's default: half of the decoder's context of 448 tokens
+_BUCKET_TOKENS = 32  # lengths are rounded up to a multiple, so that texts share compiled programs
 
 Sound = Float[np.ndarray, "n"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Transcription:
-    """At most 30 s of a recording with their text.
+    """At most 30 s of a recording with its text.
 
     Attributes:
         audio: 16 kHz samples.
         mel: log-mel features.
-        language: code.
+        language: code of the text's language.
         prompt: token ids before the text.
         rules: constraints under which the text was generated.
-        max_new_tokens: most tokens of the text.
-        generated: the text, as the only row.
-        words: its words with their times.
-        run: prompt and text, to be decoded again.
-        final: token after each token of `run`.
+        max_new_tokens: most tokens that could be generated.
+        generated: the generated text. It has one row.
+        words: words of the text with their times.
+        run: teacher-forced run over prompt and text.
+        final: the token after each token of `run`; what the last layer should predict.
     """
 
     audio: Sound
@@ -70,11 +70,11 @@ class Transcription:
 
 
 def window(audio: Sound, start: float = 0.0) -> Sound:
-    """Cuts out at most 30 s of a recording.
+    """Cuts at most 30 s out of a recording.
 
     Args:
         audio: 16 kHz samples.
-        start: seconds into the recording.
+        start: where the part begins, in seconds.
 
     Raises:
         ValueError: if the recording ends before `start`.
@@ -89,11 +89,11 @@ def window(audio: Sound, start: float = 0.0) -> Sound:
 
 
 def read_window(path: Path, start: float = 0.0) -> tuple[Sound, str, float]:
-    """Reads at most 30 s of a file, from `start` (seconds) on.
+    """Reads at most 30 s of a file, beginning at `start` seconds.
 
     Returns:
-        The samples at 16 kHz; a name, with the start if they are not the whole recording; and the
-        length of the whole recording in seconds.
+        The samples at 16 kHz, the name of the recording, and the length of the whole recording in
+        seconds. The name includes `start` if the samples are only a part of the recording.
 
     Raises:
         ValueError: if the recording ends before `start`, or the file is not a recording.
@@ -117,16 +117,15 @@ def lens_page(
 ) -> LensPage:
     """Transcribes a recording and applies both lenses to it.
 
-    The same rules hold for the text, for every decoder layer and for every encoder layer, so the
-    last row of either lens is the text.
+    The text and both lenses follow the same rules. The last row of each lens is therefore the text.
 
     Args:
         asr: the recogniser.
         audio: at most 30 s at 16 kHz.
         source: name of the recording.
-        steps: times each step.
-        model: name of the model, for the page.
-        language: code or English name; None detects it.
+        steps: measures and shows the time of each step.
+        model: name of the model that the page shows.
+        language: code or English name. None: the model detects it.
         top_k: tokens kept per layer and position.
         max_new_tokens: most tokens of the text.
 
@@ -135,27 +134,27 @@ def lens_page(
         page = lens_page(asr, audio, "speech.flac", Progress(), model="tiny.en")
         ```
     """
-    transcription = transcribed(asr, audio, steps, language, max_new_tokens)
-    return page_of(asr, transcription, source, steps, model=model, top_k=top_k)
+    transcription = transcribe_window(asr, audio, steps, language, max_new_tokens)
+    return make_lens_page(asr, transcription, source, steps, model=model, top_k=top_k)
 
 
-def transcribed(
+def transcribe_window(
     asr: Recogniser,
     audio: Sound,
     steps: Progress,
     language: str | None = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> Transcription:
-    """Generates the text of a recording, greedily and without timestamps, and times its words.
+    """Generates the text of a recording greedily, without timestamps, and aligns its words.
 
     Args:
         asr: the recogniser.
-        audio: 16 kHz samples; only as many as the model takes are used.
-        steps: times each step.
-        language: code or English name; None detects it.
+        audio: 16 kHz samples. Those beyond the model's window are not used.
+        steps: measures and shows the time of each step.
+        language: code or English name. None: the model detects it.
         max_new_tokens: most tokens of the text.
     """
-    audio = audio[: asr.config.n_samples]  # some models take less than 30 s
+    audio = audio[: asr.config.n_samples]  # the window of some models is shorter than 30 s
     with steps("encode"):
         mel = jaxasr.log_mel(audio, asr.config.n_mels, asr.config.n_mel_frames)
         memory, _ = asr.model.encode(mel[None])
@@ -173,13 +172,13 @@ def transcribed(
             heads=asr.alignment_heads,
             language=language,
         )
-    run, final = reading(memory, prompt, generated.ids[0], asr)
+    run, final = make_run(memory, prompt, generated.ids[0], asr)
     return Transcription(
         audio, mel, language, prompt, rules, max_new_tokens, generated, tuple(words), run, final
     )
 
 
-def page_of(
+def make_lens_page(
     asr: Recogniser,
     transcription: Transcription,
     source: str,
@@ -188,7 +187,7 @@ def page_of(
     model: str,
     top_k: int = 5,
 ) -> LensPage:
-    """Applies both lenses to a transcribed recording; the arguments are those of `lens_page`."""
+    """Applies both lenses to a transcribed recording. `lens_page` explains the arguments."""
     tokenizer, n_prompt = asr.tokenizer, len(transcription.prompt)
     with steps("logit lens"):
         lens = interventions.logit_lens(
@@ -228,7 +227,7 @@ def page_of(
 def page_rules(tokenizer: Tokenizer) -> Rules:
     """Returns the rules of `transcribe`, except that a text may be empty.
 
-    With them an encoder layer from which the decoder generates no words can show so.
+    Otherwise the decoder would have to generate words from every encoder layer.
     """
     return rules_for(tokenizer, suppress_blank=False)
 
@@ -239,10 +238,10 @@ def _detect_language(asr: Recogniser, memory: Memory) -> str:
     return next(iter(detect_language(asr.model, asr.tokenizer, memory)[0]))
 
 
-def reading(
+def make_run(
     memory: Memory, prompt: Sequence[int], ids: Sequence[int], asr: Recogniser
 ) -> tuple[interventions.Run, Int[Array, "1 T"]]:
-    """Makes a run that decodes prompt and text again, padded to a multiple of 32 tokens.
+    """Makes a teacher-forced run over prompt and text, padded to a multiple of 32 tokens.
 
     Args:
         memory: one encoded recording.
@@ -251,10 +250,11 @@ def reading(
         asr: the recogniser.
 
     Returns:
-        The run, and the token after each of its tokens: the end of the text after the last.
+        The run, and the token that follows each of its tokens. The last one is followed by the end
+        of the text.
     """
     n, end = len(prompt) + len(ids), asr.tokenizer.special.eot
-    width = min(-(-n // _BUCKET) * _BUCKET, asr.config.n_text_ctx)
+    width = min(-(-n // _BUCKET_TOKENS) * _BUCKET_TOKENS, asr.config.n_text_ctx)
     tokens = jnp.asarray([[*prompt, *ids, *[end] * (width - n)]])
     positions = jnp.where(jnp.arange(width) < n, jnp.arange(width), -1)
     run = interventions.Run(memory=memory, tokens=tokens, positions=positions[None])

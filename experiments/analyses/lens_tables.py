@@ -1,4 +1,4 @@
-"""Turns results of the lenses into the tables of a page."""
+"""Turns the results of both lenses into the tables of a page."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ from jaxasr.transcript import Word
 
 
 def token_times(words: Sequence[Word]) -> Float[np.ndarray, "T 2"]:
-    """Returns start and end in seconds of the word that each token belongs to."""
+    """Returns for each token the start and end, in seconds, of the word that contains it."""
     times = [(word.start, word.end) for word in words for _ in word.tokens]
     return np.asarray(times, float).reshape(-1, 2)
 
@@ -29,20 +29,20 @@ def logit_table(
     first: int,
     times: Float[np.ndarray, "T 2"],
 ) -> LogitTable:
-    """Makes the table of the first recording of a logit lens.
+    """Makes the table of a logit lens for its first recording.
 
     Args:
-        tokenizer: of the model.
+        tokenizer: tokenizer of the model.
         lens: result of `interventions.logit_lens`.
         ids: the generated tokens.
-        first: position at which the first of them is predicted.
+        first: position at which the first generated token is predicted.
         times: start and end of each token's word in seconds.
     """
     positions = slice(first, first + len(ids))
     return LogitTable(
         tokens=tuple(tokenizer.token_texts(ids)),
         times=times,
-        candidates=_texts(tokenizer, np.asarray(lens.ids)[:, 0, positions]),
+        candidates=_candidate_texts(tokenizer, np.asarray(lens.ids)[:, 0, positions]),
         logprobs=np.asarray(lens.logprobs)[:, 0, positions],
         rank=np.asarray(lens.rank)[:, 0, positions],
         logprob=np.asarray(lens.logprob)[:, 0, positions],
@@ -50,7 +50,7 @@ def logit_table(
     )
 
 
-def _texts(
+def _candidate_texts(
     tokenizer: Tokenizer, ids: Int[np.ndarray, "L T K"]
 ) -> tuple[tuple[tuple[str, ...], ...], ...]:
     return tuple(
@@ -59,22 +59,23 @@ def _texts(
 
 
 def encoder_rows(lens: EncoderLens, final: str) -> tuple[EncoderRow, ...]:
-    """Makes one row per encoder layer of the first recording.
+    """Makes one row per encoder layer for the first recording.
 
     Args:
         lens: result of `interventions.encoder_lens`.
-        final: text generated from the last layer, which the others are compared with.
+        final: text generated from the last layer. The texts of the other layers are compared to it.
     """
     rows = []
     for tokens, logprobs, lengths, texts in zip(
         lens.tokens, lens.logprobs, lens.lengths, lens.text
     ):
         n = int(lengths[0])
-        mean = float(np.asarray(logprobs)[0].sum() / (n + 1))  # over the tokens and the end
+        # The mean is over the tokens and the end of the text.
+        mean_logprob = float(np.asarray(logprobs)[0].sum() / (n + 1))
         text, ids = texts[0].strip(), np.asarray(tokens)[0, :n].tolist()
-        # First, because the final text may itself be a loop: equal to it is then not correct.
-        kind = "loop" if is_loop(ids) else category(text, final, ids)
-        rows.append(EncoderRow(text, mean, kind))
+        # Loops are found first: a text that equals `final` is not correct if `final` is a loop.
+        text_kind = "loop" if is_loop(ids) else category(text, final, ids)
+        rows.append(EncoderRow(text, mean_logprob, text_kind))
     return tuple(rows)
 
 
@@ -82,9 +83,9 @@ def find_signs(
     generated: GeneratedText, tokenizer: Tokenizer, audio: Float[np.ndarray, "n"]
 ) -> Signs:
     """Finds signs of loops and silence in the first row of a generated text."""
-    limits, ids = Options(), list(generated.ids[0])
-    assert limits.no_speech_threshold is not None
-    assert limits.logprob_threshold is not None
+    defaults, ids = Options(), list(generated.ids[0])
+    assert defaults.no_speech_threshold is not None
+    assert defaults.logprob_threshold is not None
     loop = longest_loop(ids)
     no_speech_prob = float(generated.no_speech_prob[0])
     avg_logprob = float(generated.avg_logprob[0])
@@ -94,8 +95,8 @@ def find_signs(
         compression_ratio=compression_ratio(generated.text[0]),
         no_speech_prob=no_speech_prob,
         avg_logprob=avg_logprob,
-        silent=no_speech_prob > limits.no_speech_threshold
-        and avg_logprob <= limits.logprob_threshold,
+        silent=no_speech_prob > defaults.no_speech_threshold
+        and avg_logprob <= defaults.logprob_threshold,
         ended=bool(generated.ended[0]),
         peak=float(np.abs(audio).max()),
     )

@@ -1,4 +1,4 @@
-"""Patches activations of recordings, cell by cell, and measures what changes."""
+"""Patches activations of recordings, cell by cell, and measures the effect of each patch."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -12,8 +12,8 @@ import interventions as iv
 from experiments.analyses.patch_question import PatchAnswer, PatchQuestion
 from experiments.analyses.patch_recordings import (
     Sound,
+    count_longest_frames,
     generate_ids,
-    longest_frames,
     stack_mels,
     word_times,
 )
@@ -26,12 +26,13 @@ from jaxasr.config import SIZES
 
 
 def check_grid(question: PatchQuestion) -> None:
-    """Checks that a sweep at the site can have these dimensions, which needs no model.
+    """Checks, before a model is loaded, that the site has the dimensions of the grid.
 
     Raises:
-        ValueError: naming `--over`.
+        ValueError: a dimension does not fit; the message names `--over`.
     """
-    spec = sites.spec(SIZES["tiny.en"], question.site, 1, 1)  # every model has the same dimensions
+    # Any model will do, because the dimensions of a site are the same in all models.
+    spec = sites.spec(SIZES["tiny.en"], question.site, 1, 1)
     options = {"window_s": question.window_s, "n_frames": 1, "chosen": {}}
     try:
         Grid.of(spec, question.dims, alphas=question.alphas or (1.0,), **options)
@@ -51,18 +52,18 @@ def patch(
 
     Args:
         asr: the recogniser.
-        audio: targets, 16 kHz.
-        sources: recordings that patches are taken from (`make_sources`), one per target, or None.
+        audio: 16 kHz samples of the targets.
+        sources: one recording per target that patches are taken from (`make_sources`), or None.
         question: the experiment.
-        steps: shows the plan, before anything is swept, and progress.
-        open_store: makes the folder in which finished cells are kept.
+        steps: shows the plan and the progress of the sweep.
+        open_store: makes and returns the folder for finished cells.
 
     Returns:
         The metric of each cell, with labels.
 
     Raises:
-        ValueError: for a question that does not fit the recordings, such as an answer that is not
-            in the text.
+        ValueError: the question does not fit the recordings; for instance, the answer is not in the
+            text.
     """
     sweep = patch_texts if question.sequence else _patch_token
     answer = sweep(asr, audio, sources, question, steps, open_store)
@@ -87,7 +88,7 @@ def _patch_token(
             over=question.dims,
             metric=_metric(asr, token, question.metric),
             window_s=question.window_s,
-            n_frames=longest_frames(asr, audio),
+            n_frames=count_longest_frames(asr, audio),
             alphas=question.alphas or (1.0,),
         )
         context = asr.tokenizer.decode(np.asarray(token.target.tokens)[0].tolist()).strip()
@@ -100,7 +101,14 @@ def _patch_token(
 
 @dataclasses.dataclass(frozen=True)
 class _ScoredToken:
-    """The token after `target.tokens` that is scored, and the one it is compared with."""
+    """The token that is scored, and the runs that it is scored in.
+
+    Attributes:
+        target: run whose tokens are those before the scored one.
+        source: run that patches are taken from, or the name of a source, such as "zero".
+        answer: id of the scored token.
+        foil: id of the token that logit_diff compares it with.
+    """
 
     target: iv.Run
     source: iv.Run | str
@@ -114,11 +122,12 @@ def _choose_token(
     sources: Sequence[Sound] | None,
     question: PatchQuestion,
 ) -> _ScoredToken:
-    """Encodes the recordings, and chooses the scored token, its context and its foil.
+    """Encodes the recordings, and chooses the scored token (the answer) and its foil.
 
-    With --text the answer follows the text. Otherwise it is --answer where it stands in the model's
-    text, or the token whose probability the source changes most. The foil is the likeliest other
-    token, under the source if that is a recording.
+    With --text, the answer is the token after that text. Otherwise it is a token of the text that
+    the model generates: that of --answer, or the one whose probability the source changes most.
+    Without --foil, the foil is the likeliest other token. Its probability is that of the source, if
+    the source is a recording.
     """
     prompt = asr.tokenizer.prompt(question.language)
     empty = jnp.zeros((len(audio), 1), jnp.int32)
@@ -131,20 +140,20 @@ def _choose_token(
     if sources:
         source = iv.Run(mel=stack_mels(asr, sources), tokens=tokens).encode(asr.model)
 
-    target_logprobs = _first_logprobs(asr, target)
+    target_logprobs = _logprobs_of_first_example(asr, target)
     source_logprobs = (
-        _first_logprobs(asr, source) if isinstance(source, iv.Run) else target_logprobs
+        _logprobs_of_first_example(asr, source) if isinstance(source, iv.Run) else target_logprobs
     )
     answers = asr.tokenizer.encode(" " + question.answer.strip()) if question.answer else []
     if question.text:
-        place = len(ids)
+        index = len(ids)
         answer = answers[0] if answers else int(target_logprobs[-1].argmax())
     else:
         changes = np.abs(target_logprobs - source_logprobs)[len(prompt) - 1 : -1]
-        place = _place_in(asr, ids, answers, changes[np.arange(len(ids)), ids], question)
-        answer = ids[place]
-    n_tokens = len(prompt) + place
-    foil = _foil(asr, source_logprobs[n_tokens - 1], answer, question)
+        index = _find_scored_token(asr, ids, answers, changes[np.arange(len(ids)), ids], question)
+        answer = ids[index]
+    n_tokens = len(prompt) + index
+    foil = _choose_foil(asr, source_logprobs[n_tokens - 1], answer, question)
     target = dataclasses.replace(target, tokens=tokens[:, :n_tokens])
     if isinstance(source, iv.Run):
         source = dataclasses.replace(source, tokens=tokens[:, :n_tokens])
@@ -163,14 +172,22 @@ def _context_ids(asr: Recogniser, memory: Memory, question: PatchQuestion) -> li
     return ids
 
 
-def _place_in(
+def _find_scored_token(
     asr: Recogniser,
     ids: list[int],
     answers: list[int],
     changes: Float[np.ndarray, "T"],
     question: PatchQuestion,
 ) -> int:
-    """Returns the index of the scored token in the model's own text."""
+    """Returns the index of the scored token in `ids`, the text that the model generates.
+
+    Args:
+        asr: the recogniser.
+        ids: tokens of the text.
+        answers: tokens of --answer; () to choose the token that changes most.
+        changes: how much the source changes the log-probability of each token.
+        question: the experiment.
+    """
     if not answers:
         return int(changes.argmax()) if changes.any() else len(ids) - 1
     if answers[0] not in ids:
@@ -181,7 +198,7 @@ def _place_in(
     return ids.index(answers[0])
 
 
-def _foil(
+def _choose_foil(
     asr: Recogniser, logprobs: Float[np.ndarray, "V"], answer: int, question: PatchQuestion
 ) -> int:
     if question.foil:
@@ -190,8 +207,7 @@ def _foil(
     return int(second if first == answer else first)
 
 
-def _first_logprobs(asr: Recogniser, run: iv.Run) -> Float[np.ndarray, "T V"]:
-    """Log-probabilities of the first example."""
+def _logprobs_of_first_example(asr: Recogniser, run: iv.Run) -> Float[np.ndarray, "T V"]:
     logits = np.asarray(run.decode(asr.model)[0][0], np.float64)
     return logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
 
@@ -210,5 +226,5 @@ def _describe_metric(asr: Recogniser, token: _ScoredToken, name: str, context: s
         "logit_diff": f"logit({answer!r}) - logit({foil!r})",
         "kl": "KL from the unpatched distribution",
     }
-    place = f"after {context!r}" if context else "as the first word"
-    return f"{formulas.get(name, f'{name}({answer!r})')} {place}"
+    where = f"after {context!r}" if context else "as the first word"
+    return f"{formulas.get(name, f'{name}({answer!r})')} {where}"

@@ -1,4 +1,4 @@
-"""The question that `jaxasr patch` asks, and its answer. Importing this file does not load JAX."""
+"""Describes the experiment of `jaxasr patch` and its result. The import does not load JAX."""
 
 import dataclasses
 import re
@@ -25,7 +25,7 @@ TEXT_METRICS = (
     "no_speech_prob",
     "avg_logprob",
 )
-MAX_NEW_TOKENS = 224  # per text
+MAX_NEW_TOKENS = 224  # most tokens per text; Whisper's default, half of the decoder's context
 FRAME_S = 0.02  # seconds per encoder frame
 
 _NUMBER = r"[-+]?\d*\.?\d+"
@@ -41,22 +41,22 @@ class PatchQuestion:
 
     Attributes:
         site: site that is patched.
-        over: dimensions of the grid, of `DIMENSIONS`.
+        over: dimensions of the grid, each one of `DIMENSIONS`.
         source: "zero", "mean", "resample[:SEED]", a corruption of the target, or a file.
         metric: one of `TOKEN_METRICS`, or with `sequence` one of `TEXT_METRICS`.
-        sequence: whether whole texts are generated, rather than one token scored.
+        sequence: True to generate whole texts, False to score one token.
         text: words before the scored token, or with `sequence` the reference. "": the text that the
             model generates.
-        answer: the scored word. "": the one that the source changes most.
+        answer: the scored word. "": the one whose probability the source changes most.
         foil: the word that logit_diff compares with. "": the one predicted under the source.
         alphas: strengths of the patch. (): the patch replaces the activation.
-        window_s: seconds of a window of time.
-        language: of the speech, code or English name. None: English.
-        seed: of noise.
+        window_s: seconds per window of the dimension "time".
+        language: language of the speech, as a code or English name. None: English.
+        seed: seed of noise.
         new_tokens: most tokens per text.
 
     Raises:
-        ValueError: for an option that no model can fulfil.
+        ValueError: an option is not valid for any model.
     """
 
     site: str
@@ -98,7 +98,7 @@ class PatchQuestion:
             )
 
     def check_targets(self, n_targets: int) -> None:
-        """Checks that there are enough recordings. Raises ValueError."""
+        """Raises ValueError if the source or the metric does not allow this number of targets."""
         if self.resamples and n_targets < 2:
             raise ValueError(
                 "--source: resample takes activations of another TARGET, but there is only one. "
@@ -112,12 +112,12 @@ class PatchQuestion:
 
     @property
     def resamples(self) -> bool:
-        """Whether the source is another target."""
+        """Whether patches are taken from another target."""
         return self.source.partition(":")[0] == "resample"
 
     @property
     def dims(self) -> tuple[str, ...]:
-        """Dimensions of the grid, with "alpha" if there are strengths."""
+        """Dimensions of the grid: `over`, and "alpha" if there are strengths."""
         return self.over if not self.alphas or "alpha" in self.over else (*self.over, "alpha")
 
 
@@ -130,8 +130,10 @@ class PatchAnswer:
         plan: what was computed, in words.
         scored: what was measured, in words.
         texts: text of each recording: the words before the scored token, or the unpatched text.
-        source_sound: first recording that patches were taken from, if the source is sound.
-        words: word, start and end in seconds, of the first target, for maps over time.
+        source_sound: first recording that patches were taken from. None if they were not taken from
+            a recording.
+        words: words of the first target, each with its start and end in seconds. () if "time" is
+            not a dimension.
     """
 
     result: "xr.DataArray | xr.Dataset"

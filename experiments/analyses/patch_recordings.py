@@ -1,4 +1,4 @@
-"""Recordings of a patching experiment: their sources, log-mel features, texts and words."""
+"""Prepares the recordings of a patching experiment: makes sources, features, texts and words."""
 
 from collections.abc import Sequence
 
@@ -14,21 +14,21 @@ from jaxasr.alignment.words import align
 from jaxasr.audio import n_frames
 
 Sound = Float[np.ndarray, "n"]
-ACTIVATION_SOURCES = ("zero", "mean")
+ACTIVATION_SOURCES = ("zero", "mean")  # sources that are not recordings
 
 
 def make_sources(audio: Sequence[Sound], question: PatchQuestion) -> list[Sound] | None:
-    """Makes the recording that each target takes its patches from.
+    """Makes for each target the recording that its patches are taken from.
 
     Args:
-        audio: targets, 16 kHz.
-        question: the experiment, with its `source`.
+        audio: 16 kHz samples of the targets.
+        question: the experiment. Its `source` is used.
 
     Returns:
-        One recording per target, or None if patches are not taken from sound.
+        One recording per target, or None if the source is not a recording.
 
     Raises:
-        ValueError: for a corruption that a target does not allow, such as a mask after its end.
+        ValueError: the source does not fit a target, such as a mask after the target's end.
     """
     if question.source in ACTIVATION_SOURCES or question.resamples:
         return None
@@ -37,7 +37,7 @@ def make_sources(audio: Sequence[Sound], question: PatchQuestion) -> list[Sound]
 
 
 def stack_mels(asr: Recogniser, audio: Sequence[Sound]) -> Float[Array, "B M F"]:
-    """Computes the log-mel features of each recording, as many frames as the model takes."""
+    """Computes the log-mel features of each recording for one window of the model."""
     config = asr.config
     return jnp.stack(
         [
@@ -47,8 +47,8 @@ def stack_mels(asr: Recogniser, audio: Sequence[Sound]) -> Float[Array, "B M F"]
     )
 
 
-def longest_frames(asr: Recogniser, audio: Sequence[Sound]) -> int:
-    """Returns the encoder frames of the longest recording, without padding."""
+def count_longest_frames(asr: Recogniser, audio: Sequence[Sound]) -> int:
+    """Returns the number of encoder frames of the longest recording, without padding."""
     return min(max(n_frames(len(sound)) for sound in audio), asr.config.n_audio_ctx)
 
 
@@ -62,7 +62,11 @@ def generate_ids(asr: Recogniser, memory: Memory, question: PatchQuestion) -> li
 def word_times(
     asr: Recogniser, sound: Sound, question: PatchQuestion
 ) -> tuple[tuple[str, float, float], ...]:
-    """Finds the words of one recording: text, start and end in seconds. () without "time"."""
+    """Aligns the words of one recording, if "time" is a dimension of the grid.
+
+    Returns:
+        The text, start and end in seconds of each word. () if "time" is not a dimension.
+    """
     if "time" not in question.dims:
         return ()
     memory = asr.model.encode(stack_mels(asr, [sound]))[0]

@@ -1,4 +1,4 @@
-"""Generates the whole text of each recording under each cell's patch."""
+"""Generates the text of each recording under the patch of each cell."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -13,7 +13,12 @@ from jaxtyping import Array, Float, Int
 import interventions as iv
 import jaxasr
 from experiments.analyses.patch_question import PatchAnswer, PatchQuestion
-from experiments.analyses.patch_recordings import Sound, generate_ids, longest_frames, stack_mels
+from experiments.analyses.patch_recordings import (
+    Sound,
+    count_longest_frames,
+    generate_ids,
+    stack_mels,
+)
 from experiments.progress import Progress
 from interventions.edits import AtCell, mean_ablation
 from interventions.edits.base import Reference
@@ -31,7 +36,14 @@ Mels = Float[Array, "B M F"]
 
 @dataclasses.dataclass(frozen=True)
 class _Targets:
-    """Recordings that are patched: log-mel, encoded audio, prompt [B, T0], and unpatched ids."""
+    """Recordings that are patched.
+
+    Attributes:
+        mel: log-mel features.
+        memory: the encoded recordings.
+        prompt: token ids before the text.
+        ids: token ids of the unpatched text, without the prompt.
+    """
 
     mel: Mels
     memory: Memory
@@ -41,10 +53,13 @@ class _Targets:
 
 @dataclasses.dataclass(frozen=True)
 class _Patching:
-    """An edit and the rows it needs.
+    """An edit, and the batch of recordings that it needs.
 
-    `mel` has the targets, then the recordings that the edit reads in lock-step. `leader` names the
-    row whose tokens each row takes, or is None without further rows.
+    Attributes:
+        edit: replaces activations of the targets.
+        mel: log-mel features of the targets. They are followed by those of the sources, if the edit
+            reads activations of the sources in the same pass.
+        leader: for each row, the row that it takes its tokens from. None if all rows are targets.
     """
 
     edit: Edit
@@ -60,7 +75,7 @@ def patch_texts(
     steps: Progress,
     open_store: Callable[[], Path],
 ) -> PatchAnswer:
-    """Generates every recording's text under every patch; arguments as in `patch`."""
+    """Generates the text of every recording under every patch. `patch` explains the arguments."""
     with steps("encode and plan"):
         mel = stack_mels(asr, audio)
         memory = asr.model.encode(mel)[0]
@@ -68,8 +83,8 @@ def patch_texts(
         prompt, ids = np.tile(start, (len(audio), 1)), generate_ids(asr, memory, question)
         targets = _Targets(mel, memory, prompt, ids)
         patching = _make_patching(asr, targets, sources, question)
-        n_frames = longest_frames(asr, audio)
-        grid = _grid(asr, targets, question, n_frames)
+        n_frames = count_longest_frames(asr, audio)
+        grid = _make_grid(asr, targets, question, n_frames)
         plan = _describe_plan(grid, question, len(audio))
         baseline = "the reference" if question.text else "the unpatched text"
         scored = f"{question.metric} against {baseline}"
@@ -80,7 +95,7 @@ def patch_texts(
     return PatchAnswer(result, plan, scored, texts, sources[0] if sources else None)
 
 
-def _grid(
+def _make_grid(
     asr: Recogniser,
     targets: _Targets,
     question: PatchQuestion,
@@ -114,7 +129,7 @@ def _sweep(
     store: Path,
     progress: Callable[[float, float], None],
 ) -> xr.Dataset:
-    """Sweeps layer by layer; each finished layer is kept in `store`."""
+    """Sweeps layer by layer, and keeps each finished layer in `store`."""
     digest = fingerprint(
         question=question,
         model=(asr.checkpoint.sha256, asr.config),
@@ -134,8 +149,10 @@ def _sweep(
     }
 
     def sweep_layer(layers: list[int]) -> xr.Dataset:
-        part = _grid(asr, targets, question, grid.n_frames, layers or None)
-        return iv.sequence_sweep(asr, cells=part.flat(), coords=part.labels(), **options)
+        layer_grid = _make_grid(asr, targets, question, grid.n_frames, layers or None)
+        return iv.sequence_sweep(
+            asr, cells=layer_grid.flat(), coords=layer_grid.labels(), **options
+        )
 
     groups = [[int(layer)] for layer in grid.coords.get("layer", ())] or [[]]
     parts = []
@@ -162,7 +179,9 @@ def _make_patching(
     if question.source == "zero":
         return _Patching(_patch_edit(jnp.zeros(()), question), targets.mel)
     if question.source == "mean":
-        return _Patching(_patch_edit(_mean(asr, targets, question), question), targets.mel)
+        return _Patching(
+            _patch_edit(_mean_activation(asr, targets, question), question), targets.mel
+        )
     n = len(targets.mel)
     if question.resamples:
         source_mel = targets.mel[_resampled_rows(n, question.source)]
@@ -173,8 +192,8 @@ def _make_patching(
         readout = jaxasr.select(question.site)
         value = asr.model.encode(source_mel, readout=readout)[1][question.site]
         return _Patching(_patch_edit(value, question), targets.mel)
-    # Row n + b is the source of target b. It takes the target's tokens, so that both are at the
-    # same position when row b reads from it.
+    # Row n + b of the batch is the source of target b. It decodes the tokens of target b, so that
+    # both rows are always at the same position.
     source_rows = np.tile(np.arange(n, 2 * n), 2)
     leader = np.tile(np.arange(n), 2)
     edit = _patch_edit(iv.FromRow(jnp.asarray(source_rows)), question)
@@ -188,8 +207,11 @@ def _resampled_rows(n: int, source: str) -> Int[np.ndarray, "n"]:
     return np.asarray(resampled(run, source).mel).astype(int).ravel()
 
 
-def _mean(asr: Recogniser, targets: _Targets, question: PatchQuestion) -> Reference:
-    """Mean over positions: of the encoder, or of the decoder over the unpatched text."""
+def _mean_activation(asr: Recogniser, targets: _Targets, question: PatchQuestion) -> Reference:
+    """Computes the mean of the activations over recordings and positions.
+
+    At a decoder site, the decoder reads the prompt and the unpatched text.
+    """
     site = question.site
     if sites.stack_of(site) == "encoder":
         acts = asr.model.encode(targets.mel, readout=jaxasr.select(site))[1]

@@ -1,4 +1,4 @@
-"""Fits probes of every layer with their controls, and makes a table and a figure of them."""
+"""Fits probes of every layer and their controls, and makes a table and a figure of the scores."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import pandas
 import xarray as xr
 
 from experiments.analyses.probe_question import FRAME_VALUES, ProbeQuestion
-from experiments.analyses.probe_rows import ProbeRows, as_target, label_column, select_rows
+from experiments.analyses.probe_rows import ProbeRows, convert_labels, label_column, select_rows
 from experiments.data.corpora import Corpus
 from experiments.data.frame_labels import TIERS
 from experiments.store import pools
@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_CONTROLS = ("shuffled", "majority", "by_row", "control_task", "selectivity")
-# name of a control in the table: colour and style of its line
-_LINES = {
+_CONTROLS = ("shuffled", "majority", "by_row", "control_task", "selectivity")  # columns, if fitted
+_LINES = {  # column of a control in the table: colour and style of its line in the figure
     "majority": (GREY, ":"),
     "shuffled": (GREY, "--"),
     "mel": (TEAL, ":"),
@@ -40,7 +39,7 @@ class ProbeAnswer:
 
     Attributes:
         bank: probes of every layer, penalty, fold and seed.
-        controls: their controls (`interventions.probes.controls.fit_controls`).
+        controls: scores of the controls (`interventions.probes.controls.fit_controls`).
         table: scores and controls, one row per layer and penalty.
     """
 
@@ -49,12 +48,12 @@ class ProbeAnswer:
     table: pandas.DataFrame
 
 
-def check(corpus: Corpus, question: ProbeQuestion) -> None:
-    """Checks, without any activation, that the corpus can answer the question.
+def check_labels(corpus: Corpus, question: ProbeQuestion) -> None:
+    """Checks, before activations are computed, that probes can be fitted on the corpus.
 
     Raises:
-        ValueError: for a column that is not there, labels that are not numbers though they must
-            be, one class, groups that cannot be split into folds, or recordings that are not there.
+        ValueError: a column or all recordings are missing, labels are not numbers as the target
+            requires, all rows have one class, or the groups cannot be split into folds.
     """
     pools.check_sites([question.site])
     pools.parse(question.pool)
@@ -65,11 +64,11 @@ def check(corpus: Corpus, question: ProbeQuestion) -> None:
             f"{corpus.name}: none of its {len(corpus)} recordings is there; the first is "
             f"{str(utterances[0].path)!r}."
         )
-    if question.frames:  # their labels need the recordings
+    if question.frames:  # labels of frames are computed only when the recordings are read
         return
     column = partial(label_column, utterances)
     keep, _ = select_rows(column, question)
-    y = as_target(column(question.label)[keep], question.target)
+    y = convert_labels(column(question.label)[keep], question.target)
     if question.target == "class":
         numbers, classes = inputs.labels(y, len(y), len(question.seeds))
         groups = None if question.group is None else column(question.group)[keep].astype(str)
@@ -87,7 +86,7 @@ def _check_columns(corpus: Corpus, question: ProbeQuestion) -> None:
             )
 
 
-def answer(
+def fit_with_controls(
     rows: ProbeRows, question: ProbeQuestion, progress: Callable[[float, float], None] | None = None
 ) -> ProbeAnswer:
     """Fits the bank and its controls.
@@ -95,10 +94,11 @@ def answer(
     Args:
         rows: activations and labels (`read_rows`).
         question: the experiment.
-        progress: called with probes fitted, and probes in all.
+        progress: called with the number of fitted probes and the number of all probes.
 
     Raises:
-        ValueError: as `interventions.fit_probes`: one class, groups that cannot be split, NaN.
+        ValueError: all rows have one class, the groups cannot be split into folds, or an activation
+            is NaN.
     """
     bank = fit_probes(
         rows.X,
@@ -111,22 +111,23 @@ def answer(
         progress=progress,
     )
     if question.target == "value":
-        checks = _value_controls(rows, question)
-        return ProbeAnswer(bank, checks, _table(bank.r2, _interval_over_folds(bank.r2), checks))
-    checks = controls.fit_controls(
+        control_scores = _score_value_controls(rows, question)
+        table = _make_table(bank.r2, _interval_over_folds(bank.r2), control_scores)
+        return ProbeAnswer(bank, control_scores, table)
+    control_scores = controls.fit_controls(
         bank, rows.X, rows.groups, folds=question.folds, types=rows.types, baselines=rows.baselines
     )
-    table = _table(bank.accuracy, bank.summary(rows.groups), checks)
+    table = _make_table(bank.accuracy, bank.summary(rows.groups), control_scores)
     balanced = scores.balanced_accuracy(bank).mean("seed").to_series()
     cells = pandas.MultiIndex.from_arrays([table["layer"], table["penalty"]])
     table["balanced"] = balanced.reindex(cells).values
-    return ProbeAnswer(bank, checks, table)
+    return ProbeAnswer(bank, control_scores, table)
 
 
-def _value_controls(rows: ProbeRows, question: ProbeQuestion) -> xr.Dataset:
-    """Scores permuted labels and every baseline, with probes of values."""
+def _score_value_controls(rows: ProbeRows, question: ProbeQuestion) -> xr.Dataset:
+    """Scores the controls for numeric labels: shuffled labels, and probes of each baseline."""
 
-    def r2(X: np.ndarray, y: np.ndarray) -> xr.DataArray:
+    def fit_r2(X: np.ndarray, y: np.ndarray) -> xr.DataArray:
         return fit_probes(
             X,
             y,
@@ -137,39 +138,46 @@ def _value_controls(rows: ProbeRows, question: ProbeQuestion) -> xr.Dataset:
             target="value",
         ).r2
 
-    shuffled = r2(rows.X, np.random.default_rng(0).permutation(rows.y))
-    fits = [r2(values[None], rows.y).isel(layer=0, drop=True) for values in rows.baselines.values()]
+    shuffled = fit_r2(rows.X, np.random.default_rng(0).permutation(rows.y))
+    baseline_scores = [
+        fit_r2(values[None], rows.y).isel(layer=0, drop=True) for values in rows.baselines.values()
+    ]
     names = xr.DataArray(list(rows.baselines), dims="baseline", name="baseline")
-    return xr.Dataset({"shuffled": shuffled, "baselines": xr.concat(fits, names)})
+    return xr.Dataset({"shuffled": shuffled, "baselines": xr.concat(baseline_scores, names)})
 
 
 def _interval_over_folds(score: xr.DataArray) -> xr.Dataset:
-    """Mean and interval over folds and seeds."""
-    fits = score.stack(example=("fold", "seed")).reset_index("example", drop=True)
-    return bootstrap(fits, n=1000)
+    """Returns the mean of a score and its 95 % bootstrap interval over folds and seeds."""
+    fold_scores = score.stack(example=("fold", "seed")).reset_index("example", drop=True)
+    return bootstrap(fold_scores, n=1000)
 
 
-def _table(score: xr.DataArray, interval: xr.Dataset, checks: xr.Dataset) -> pandas.DataFrame:
-    """Makes one row per layer and penalty: the score, its 95 % interval, the mean controls."""
+def _make_table(
+    score: xr.DataArray, interval: xr.Dataset, control_scores: xr.Dataset
+) -> pandas.DataFrame:
+    """Makes a table with one row per layer and penalty.
+
+    Its columns are the score with its 95 % interval, and the mean score of each control.
+    """
     columns = {score.name: interval["mean"], "low": interval.low, "high": interval.high}
     columns |= {"folds_sd": score.std(("fold", "seed"))}
     for name in _CONTROLS:
-        if name in checks:
-            columns[name] = checks[name].mean(("fold", "seed"))
-    for name in checks.baseline.values:
-        baseline = checks.baselines.sel(baseline=name, drop=True)
+        if name in control_scores:
+            columns[name] = control_scores[name].mean(("fold", "seed"))
+    for name in control_scores.baseline.values:
+        baseline = control_scores.baselines.sel(baseline=name, drop=True)
         columns[str(name)] = baseline.mean(("fold", "seed"))
     cells = score.mean(("fold", "seed"))
     grid = {name: xr.DataArray(value).broadcast_like(cells) for name, value in columns.items()}
     return xr.Dataset(grid).to_dataframe().reset_index()
 
 
-def figure(tables: dict[str, pandas.DataFrame], title: str) -> "Figure":
-    """Draws scores and controls by layer, at the first penalty.
+def draw_scores(tables: dict[str, pandas.DataFrame], title: str) -> "Figure":
+    """Draws scores and controls by layer, for the first penalty, with one panel per model.
 
     Args:
-        tables: tables of `ProbeAnswer`, one panel each, by the name of the model.
-        title: above all panels.
+        tables: the table of a `ProbeAnswer` by the name of its model.
+        title: title above all panels.
     """
     fig, axes = panels(1, len(tables), sharey=True)
     score = "accuracy"

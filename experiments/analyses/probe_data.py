@@ -1,4 +1,4 @@
-"""Opens the recordings of a probing experiment, and the activations that probes read."""
+"""Opens the recordings of a probing experiment and the store of their activations."""
 
 from pathlib import Path
 
@@ -15,23 +15,26 @@ def open_corpora(
 ) -> tuple[Corpus, Corpus]:
     """Opens the recordings of a manifest.
 
-    A condition on the column `noise` leaves out rows of the probes, but not recordings, because
-    the store of activations is shared by probes with other conditions.
+    A condition on the column `noise` applies only to the rows that probes are fitted on. The store
+    has the activations for all noises, so that probes with other conditions can share it.
 
     Args:
-        manifest: as the argument of `jaxasr probe`.
+        manifest: a manifest, a folder of a corpus, or hf:NAME, as for `jaxasr probe`.
         conditions: allowed values by column.
-        noise: noises in which every recording is added again.
+        noise: noises as for `--noise`. A copy of every recording is added with each noise.
 
     Returns:
-        Recordings whose activations are stored, and those that the probes are fitted on.
+        Two corpora: the recordings whose activations are stored, and those that the probes are
+        fitted on.
     """
-    of_noise = {
+    noise_condition = {
         column: conditions[column] for column in ("noise",) if noise and column in conditions
     }
-    of_recordings = {name: values for name, values in conditions.items() if name not in of_noise}
-    corpus = with_noise(open_corpus(manifest).where(of_recordings), noise)
-    return corpus, corpus.where(of_noise)
+    other_conditions = {
+        name: values for name, values in conditions.items() if name not in noise_condition
+    }
+    corpus = with_noise(open_corpus(manifest).where(other_conditions), noise)
+    return corpus, corpus.where(noise_condition)
 
 
 def open_activations(
@@ -43,12 +46,12 @@ def open_activations(
     batch: int,
     steps: Progress,
 ) -> store.Store:
-    """Opens the store of the activations; makes or completes it if it does not hold them.
+    """Opens the store of the activations. Extracts the activations that it lacks.
 
     Args:
         asr: the recogniser.
-        corpus: recordings.
-        question: the experiment, whose site and pool are stored.
+        corpus: recordings whose activations are stored.
+        question: the experiment. Its site and pool are stored.
         path: folder of the store.
         text: text that decoder sites are read over, "greedy" or "transcript".
         batch: recordings per pass.

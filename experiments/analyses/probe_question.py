@@ -1,12 +1,12 @@
-"""The question that `jaxasr probe` asks. Importing this file does not load JAX."""
+"""Describes the experiment of `jaxasr probe`. The import does not load JAX."""
 
 import dataclasses
 
 from experiments.site_names import check_site
 
-# Labels of frames rather than recordings: tiers of phones and words, energy in dB, pitch in Hz.
-FRAME_CLASSES = ("phone", "word")
-FRAME_VALUES = ("energy", "f0")
+# Labels of frames, not of recordings.
+FRAME_CLASSES = ("phone", "word")  # from time-aligned annotations
+FRAME_VALUES = ("energy", "f0")  # in dB and in Hz
 TARGETS = ("class", "value")
 TEXTS = ("greedy", "transcript")
 
@@ -17,19 +17,19 @@ class ProbeQuestion:
 
     Attributes:
         label: column that probes predict, or one of `FRAME_CLASSES` and `FRAME_VALUES`.
-        site: site whose activations they read.
-        pool: how the activations of a recording become one row; "frames": every frame is a row.
-        group: column that is never on both sides of a fold.
+        site: site whose activations the probes read.
+        pool: how the activations of a recording become one row. "frames": every frame is a row.
+        group: column whose rows with equal values are all fitted or all held out.
         types: column of types for the control task.
         target: "class", or "value" for numbers.
         penalties: strengths of the L2 penalty.
-        folds: of the cross-validation.
-        seeds: of the folds.
+        folds: number of folds of the cross-validation.
+        seeds: seeds of the random splits into folds.
         min_count: classes with fewer rows are left out.
-        max_rows: most frames; more are sampled.
+        max_rows: most frames. Of more, a sample is used.
 
     Raises:
-        ValueError: for an option that no model can fulfil.
+        ValueError: an option is not valid for any model.
     """
 
     label: str
@@ -59,22 +59,22 @@ class ProbeQuestion:
 
     @property
     def embedding_site(self) -> str:
-        """The site before all layers, which the layers are compared with."""
+        """The embedding that enters the first layer. Its probes are a baseline for all layers."""
         return f"{self.site.partition('.')[0]}.embed"
 
     @property
     def columns(self) -> dict[str, str | None]:
-        """Columns that the question names, by option."""
+        """Columns of the manifest that are used, by the option that names them."""
         return {"--label": self.label, "--group": self.group, "--types": self.types}
 
 
 def default_pool(label: str, site: str) -> str:
-    """Returns the pool that suits a label and a site."""
+    """Returns the pool for a label and a site if --pool is not given."""
     if label in (*FRAME_CLASSES, *FRAME_VALUES):
         return "frames"
     return "last" if site.startswith("decoder.") else "speech"
 
 
 def default_target(label: str, target: str) -> str:
-    """Returns "value" for labels of frames that are numbers, else `target`."""
+    """Returns "value" for a label in `FRAME_VALUES`, else `target`."""
     return "value" if label in FRAME_VALUES else target

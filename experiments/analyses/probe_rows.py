@@ -1,4 +1,4 @@
-"""Reads the rows that probes are fitted on from a store of activations."""
+"""Reads from a store the rows that probes are fitted on: activations, labels and baselines."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ from experiments.store import Store
 from jaxasr import Recogniser
 from jaxasr.audio import log_mel
 
-Column = Callable[[str], np.ndarray]  # name of a column: its value in every row
+ReadColumn = Callable[[str], np.ndarray]  # returns the value of every row, given a column's name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,9 +24,9 @@ class ProbeRows:
     Attributes:
         X: activations of every layer.
         y: labels.
-        groups: groups that folds keep together, or None.
-        types: types of the control task, or None.
-        baselines: simpler features of the same rows, by name.
+        groups: group of each row, or None. Rows of one group are in the same fold.
+        types: type of each row for the control task, or None.
+        baselines: features of the same rows that probes are compared with, by name.
         left_out: number of rows left out, by reason.
     """
 
@@ -44,23 +44,23 @@ def read_rows(
     """Reads the rows of a question.
 
     Args:
-        store: activations of at least the recordings of `corpus` that can be read.
+        store: activations of the recordings of `corpus`. It may hold further recordings.
         corpus: recordings with their labels.
         question: the experiment.
-        asr: computes the mel baseline of frames; not needed for recordings.
+        asr: the recogniser. Only needed if rows are frames, to compute their mel features.
 
     Raises:
-        ValueError: if no row has the label, or labels are not numbers though they must be.
+        ValueError: no row has the label, or labels are not numbers as the target requires.
     """
     utterances = {utterance.id: utterance for utterance in corpus.utterances}
     stored = [name for name in store.ids if name in utterances]
     if not question.frames:
-        return _recording_rows(store, [utterances[name] for name in stored], question)
+        return _read_recordings(store, [utterances[name] for name in stored], question)
     assert asr is not None
-    return _frame_rows(store, [utterances[name] for name in stored], question, asr)
+    return _read_frames(store, [utterances[name] for name in stored], question, asr)
 
 
-def _recording_rows(
+def _read_recordings(
     store: Store, utterances: Sequence[Utterance], question: ProbeQuestion
 ) -> ProbeRows:
     def column(name: str) -> np.ndarray:
@@ -77,7 +77,7 @@ def _recording_rows(
     return _make_rows(X, column, keep, baselines, left_out, question)
 
 
-def _frame_rows(
+def _read_frames(
     store: Store, utterances: Sequence[Utterance], question: ProbeQuestion, asr: Recogniser
 ) -> ProbeRows:
     ids = [utterance.id for utterance in utterances]
@@ -101,7 +101,7 @@ def _frame_rows(
 
 def _make_rows(
     X: np.ndarray,
-    column: Column,
+    column: ReadColumn,
     keep: np.ndarray,
     baselines: Mapping[str, np.ndarray],
     left_out: dict[str, int],
@@ -111,41 +111,41 @@ def _make_rows(
         None if name is None else column(name)[keep].astype(str)
         for name in (question.group, question.types)
     )
-    y = as_target(column(question.label)[keep], question.target)
+    y = convert_labels(column(question.label)[keep], question.target)
     return ProbeRows(X, y, groups, types, dict(baselines), left_out)
 
 
 def _mel_of_frames(utterance: Utterance, n: int, asr: Recogniser) -> Float[np.ndarray, "N M"]:
-    """Log-mel features of n encoder frames: the mean of the two mel frames of each."""
+    """Returns log-mel features of n encoder frames. Each is the mean of two mel frames."""
     mel = np.asarray(log_mel(utterance.samples(), asr.config.n_mels))[:, : 2 * n]
     return mel.reshape(len(mel), -1, 2).mean(-1).T
 
 
 def label_column(utterances: Sequence[Utterance], name: str) -> np.ndarray:
-    """Returns the values of a column, None where a recording has none."""
+    """Returns the value of a column for each recording, None if it has none."""
     return np.array([utterance.label(name) for utterance in utterances], dtype=object)
 
 
-def select_rows(column: Column, question: ProbeQuestion) -> tuple[np.ndarray, dict[str, int]]:
-    """Selects the rows that have the label and the group, and are not of a rare class.
+def select_rows(column: ReadColumn, question: ProbeQuestion) -> tuple[np.ndarray, dict[str, int]]:
+    """Selects the rows that have a label and a group. Leaves out rare classes.
 
     Args:
-        column: returns the values of a column by its name.
-        question: the experiment. Of more than `max_rows` frames, a sample is selected.
+        column: returns the values of all rows, given the name of a column.
+        question: the experiment. If there are more than `max_rows` frames, a sample is selected.
 
     Returns:
-        Indices of the rows, and the number of rows left out, by reason.
+        Indices of the selected rows, and the number of rows left out, by reason.
 
     Raises:
-        ValueError: if no row is left.
+        ValueError: no row has a label and a group.
     """
     labels = column(question.label)
-    has_label = ~_missing(labels)
+    has_label = ~_are_missing(labels)
     if not has_label.any():
         raise ValueError(f"--label: no recording has a value in the column {question.label!r}.")
     has_group = np.ones(len(labels), bool)
     if question.group is not None:
-        has_group = ~_missing(column(question.group))
+        has_group = ~_are_missing(column(question.group))
     if not (has_label & has_group).any():
         raise ValueError(
             f"--group: no recording with a value of {question.label!r} has one of "
@@ -171,7 +171,7 @@ def select_rows(column: Column, question: ProbeQuestion) -> tuple[np.ndarray, di
     return keep, {reason: n for reason, n in left_out.items() if n}
 
 
-def _missing(values: np.ndarray) -> np.ndarray:
+def _are_missing(values: np.ndarray) -> np.ndarray:
     return np.array([_is_missing(value) for value in values], bool)
 
 
@@ -179,8 +179,12 @@ def _is_missing(value: Any) -> bool:
     return value is None or value == "" or (isinstance(value, float) and np.isnan(value))
 
 
-def as_target(values: np.ndarray, target: str) -> np.ndarray:
-    """Converts labels to numbers for the target "value", else to texts. Raises ValueError."""
+def convert_labels(values: np.ndarray, target: str) -> np.ndarray:
+    """Converts labels to numbers for the target "value", else to texts.
+
+    Raises:
+        ValueError: a label is not a number.
+    """
     try:
         return values.astype(float if target == "value" else str)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""A first look at one recording: text with times and confidence, and the heads it depends on."""
+"""Analyses one recording: its sentences, and the heads that its text depends on."""
 
 import dataclasses
 import itertools
@@ -24,20 +24,20 @@ METHOD = (
     "and the decoder scores the same text again. The numbers are the exact changes of the text's "
     "log-probability (nats), under the rules it was generated with."
 )
-LISTED_HEADS = 8
-_PAUSE_S = 0.5
+LISTED_HEADS = 8  # on the page, those that the text depends on most
+_PAUSE_S = 0.5  # shortest pause, in seconds, that ends a segment
 _SENTENCE_END = re.compile(r"[.?!。？！]['\")\]]*$")
-_UNSURE = 0.5  # words below this probability are marked
+_UNSURE = 0.5  # the page marks words with a lower probability
 
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """Words up to the end of a sentence or a pause.
+    """The words between two ends of sentences or long pauses.
 
     Attributes:
-        start: seconds.
-        end: seconds.
-        probability: mean over the words.
+        start: start of the first word in seconds.
+        end: end of the last word in seconds.
+        probability: mean probability of the words.
         words: the words.
     """
 
@@ -48,12 +48,12 @@ class Segment:
 
     @property
     def text(self) -> str:
-        """The words together."""
+        """The text of the words."""
         return "".join(word.text for word in self.words).strip()
 
 
 def segments(words: Sequence[Word]) -> list[Segment]:
-    """Cuts words after the end of a sentence and before a pause of at least half a second."""
+    """Cuts words into segments, at the ends of sentences and at pauses of at least 0.5 s."""
     pairs = enumerate(itertools.pairwise(words), start=1)
     cuts = [
         i
@@ -61,38 +61,38 @@ def segments(words: Sequence[Word]) -> list[Segment]:
         if _SENTENCE_END.search(word.text) or following.start - word.end >= _PAUSE_S
     ]
     bounds = [0, *cuts, len(words)] if words else []
-    return [_segment(tuple(words[a:b])) for a, b in itertools.pairwise(bounds)]
+    return [_make_segment(tuple(words[a:b])) for a, b in itertools.pairwise(bounds)]
 
 
-def _segment(words: tuple[Word, ...]) -> Segment:
+def _make_segment(words: tuple[Word, ...]) -> Segment:
     probability = float(np.mean([word.probability for word in words]))
     return Segment(words[0].start, words[-1].end, probability, words)
 
 
 @dataclasses.dataclass(frozen=True)
 class Heads:
-    """Change of the text's log-probability if one cross-attention head is ablated, in nats.
+    """The effect of each cross-attention head: the change if it is ablated.
 
     Attributes:
-        change: of the whole text.
-        tokens: of each token.
+        change: change of the log-probability of the whole text, in nats.
+        tokens: change of the log-probability of each token, in nats.
     """
 
     change: Float[np.ndarray, "L H"]
     tokens: Float[np.ndarray, "L H T"]
 
     def order(self) -> list[tuple[int, int]]:
-        """Returns (layer, head) of every head, the one that the text depends on most first."""
+        """Returns (layer, head) of every head, sorted so that the largest decrease is first."""
         ranking = np.argsort(self.change.ravel(), kind="stable")
         layers, heads = np.unravel_index(ranking, self.change.shape)
         return [(int(layer), int(head)) for layer, head in zip(layers, heads)]
 
 
 def head_effects(asr: Recogniser, transcription: Transcription) -> Heads:
-    """Ablates one cross-attention head at a time, and scores the text each time."""
+    """Ablates one cross-attention head at a time, and computes how the text's score changes."""
     n_layer, n_head = asr.config.n_text_layer, asr.config.n_text_head
     layers, heads = (axis.ravel().astype(np.int32) for axis in np.mgrid[:n_layer, :n_head])
-    # The last cell names a layer that no model has, so it edits nothing: the baseline.
+    # The last cell is the baseline. Its layer does not exist, so that nothing is edited.
     cells = {"layer": np.append(layers, np.int32(n_layer)), "head": np.append(heads, np.int32(0))}
     n_prompt, n = len(transcription.prompt), len(transcription.ids)
     logprobs = text_logprobs(
@@ -108,10 +108,13 @@ def head_effects(asr: Recogniser, transcription: Transcription) -> Heads:
 
 
 def render(page: LensPage, heads: Heads) -> str:
-    """Renders the page of a scan: a lens page with words and heads."""
-    largest = float(max(-heads.change.min(initial=0.0), 1e-9))
+    """Renders the page of a scan, which is a lens page with segments and heads."""
+    largest_decrease = float(max(-heads.change.min(initial=0.0), 1e-9))
     cells = [
-        [{"text": _signed(value), "shade": _shade(-value / largest)} for value in row]
+        [
+            {"text": _format_signed(value), "shade": _choose_shade(-value / largest_decrease)}
+            for value in row
+        ]
         for row in heads.change
     ]
     more = {
@@ -124,25 +127,25 @@ def render(page: LensPage, heads: Heads) -> str:
     return pages.render(page, "scan.html", **more)
 
 
-def _signed(value: float) -> str:
+def _format_signed(value: float) -> str:
     return f"{round(float(value), 1) + 0.0:+.1f}"  # adding 0.0 turns -0.0 into 0.0
 
 
-def _shade(share: float) -> int:
+def _choose_shade(share: float) -> int:
     return min(int(max(share, 0.0) * pages.SHADES), pages.SHADES - 1)
 
 
 def _list_heads(page: LensPage, heads: Heads, n: int = LISTED_HEADS) -> list[dict[str, Any]]:
-    """Lists the first heads, each with the three words that depend on it most."""
+    """Lists the heads that the text depends on most, and for each head its three main words."""
     rows = []
     for layer, head in heads.order()[:n]:
-        change = _sum_by_word(page.words, heads.tokens[layer, head])
-        worst = [i for i in np.argsort(change, kind="stable")[:3] if change[i] < 0]
+        word_change = _sum_by_word(page.words, heads.tokens[layer, head])
+        worst = [i for i in np.argsort(word_change, kind="stable")[:3] if word_change[i] < 0]
         words = [
             {
                 "word": page.words[i].text.strip(),
                 "start": page.words[i].start,
-                "change": float(change[i]),
+                "change": float(word_change[i]),
             }
             for i in worst
         ]
@@ -163,13 +166,13 @@ def _sum_by_word(words: Sequence[Word], tokens: Float[np.ndarray, "T"]) -> Float
 
 
 def summary(page: LensPage, heads: Heads) -> dict[str, Any]:
-    """Returns the numbers of the page as plain values, for JSON."""
+    """Returns the content of scan.json: the numbers of the page as plain values."""
     probabilities = [word.probability for word in page.words]
     return pages.summary(page) | plain(
         {
             "segments": [
-                {key: getattr(part, key) for key in ("start", "end", "probability", "text")}
-                for part in segments(page.words)
+                {key: getattr(segment, key) for key in ("start", "end", "probability", "text")}
+                for segment in segments(page.words)
             ],
             "confidence": {"mean": np.mean(probabilities), "lowest": min(probabilities)}
             if probabilities

@@ -1,7 +1,7 @@
-"""Sorts texts generated from encoder layers into six kinds.
+"""Sorts the texts that are generated from encoder layers into six categories.
 
-The kinds are those of the encoder-lens experiment in arXiv 2508.15882, section 4.6; the rule that
-decides among them is ours.
+The categories are those of the encoder-lens experiment in arXiv 2508.15882, section 4.6. The rules
+that assign a text to one of them are ours.
 """
 
 import re
@@ -11,17 +11,17 @@ from interventions.generation.transcripts import errors, is_loop, words
 from jaxasr.languages import WITHOUT_SPACES
 
 CATEGORIES = ("empty", "punctuation", "loop", "ungrounded", "partial", "correct")
-PARTIAL_WER = 0.5  # a text with a lower error rate (`error_rate`) is partly right
+PARTIAL_WER = 0.5  # a text with a lower `error_rate` counts as partial
 
 
 def category(text: str, reference: str, ids: Sequence[int] = (), language: str = "en") -> str:
-    """Sorts a text by comparing it with the text of the whole model.
+    """Finds the category of a text by comparing it with the text of the last encoder layer.
 
     Args:
-        text: generated from an encoder layer.
-        reference: generated from the last layer.
-        ids: token ids of `text`, in which loops are looked for. (): in its words.
-        language: code, for the error rate.
+        text: text generated from an encoder layer.
+        reference: text generated from the last encoder layer.
+        ids: token ids of `text`, to find loops. (): loops are found in its words.
+        language: language code, for the error rate.
 
     Returns:
         One of `CATEGORIES`.
@@ -43,15 +43,15 @@ def category(text: str, reference: str, ids: Sequence[int] = (), language: str =
 
 
 def _normalise(text: str, language: str) -> str:
-    """Normalises words. Texts that the normaliser removes, such as "(baby crying)", stay."""
+    """Normalises words. Keeps a text that the normaliser would remove, such as "(crying)"."""
     return words(text, language) or " ".join(re.findall(r"\w+", text.lower()))
 
 
 def error_rate(text: str, reference: str, language: str = "en") -> float:
-    """Computes the word error rate, or the character error rate of a language without spaces.
+    """Computes the word error rate, or for a language without spaces the character error rate.
 
     Returns:
-        A share of the reference, NaN if the reference has no words.
+        Errors per word (or character) of the reference, NaN if the reference has no words.
     """
     return errors(text, reference, language)["cer" if language in WITHOUT_SPACES else "wer"]
 

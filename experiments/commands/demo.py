@@ -1,4 +1,4 @@
-"""`jaxasr demo`: both lenses of the recording that comes with jaxasr."""
+"""Defines `jaxasr demo`, which applies both lenses to the recording that comes with jaxasr."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def demo(
 ) -> None:
     """Runs `jaxasr lens` on the recording that comes with jaxasr.
 
-    Makes a page to open in a browser, by default jaxasr-demo/index.html.
+    Makes a page that opens in a browser, by default jaxasr-demo/index.html.
     """
     from importlib import resources
 

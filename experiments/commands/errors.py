@@ -1,4 +1,7 @@
-"""Turns foreseeable errors into one line and exit status 2, and Ctrl-C into exit status 130."""
+"""Reports the errors of commands.
+
+Foreseeable errors become one line and exit status 2. Ctrl-C becomes exit status 130.
+"""
 
 import functools
 import inspect
@@ -10,19 +13,19 @@ import typer
 
 from experiments.progress import escape_hidden
 
-FORESEEABLE = (ValueError, OSError)  # WeightsError is a ValueError
-INTERRUPTED = 130  # 128 + SIGINT
+FORESEEABLE = (ValueError, OSError)  # errors of the input; WeightsError is a ValueError
+INTERRUPTED = 130  # exit status of shells after Ctrl-C: 128 + the number of SIGINT, 2
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
-def friendly(command: Callable[..., None], resumes: bool = False) -> Callable[..., None]:
-    """Wraps a command so that it reports errors in one line, and adds the option `--debug`.
+def report_errors(command: Callable[..., None], resumes: bool = False) -> Callable[..., None]:
+    """Wraps a command: its errors become one line, and it has the option `--debug`.
 
     Args:
         command: a function with Typer annotations.
         resumes: whether a second run continues where an interrupted one stopped.
     """
-    stopped = "stopped; run the same command again to continue." if resumes else "stopped."
+    stop_message = "stopped; run the same command again to continue." if resumes else "stopped."
 
     @functools.wraps(command)
     def run(*, debug: bool = False, **arguments: Any) -> None:
@@ -34,7 +37,7 @@ def friendly(command: Callable[..., None], resumes: bool = False) -> Callable[..
             print_error(error)
             raise typer.Exit(2) from error
         except KeyboardInterrupt as interrupt:
-            print_error(RuntimeError(stopped))
+            print_error(RuntimeError(stop_message))
             raise typer.Exit(INTERRUPTED) from interrupt
 
     signature = inspect.signature(command)
@@ -42,7 +45,7 @@ def friendly(command: Callable[..., None], resumes: bool = False) -> Callable[..
         "debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=DebugOption
     )
     with_debug = signature.replace(parameters=[*signature.parameters.values(), option])
-    setattr(run, "__signature__", with_debug)  # noqa: B010, functions do not declare it
+    setattr(run, "__signature__", with_debug)  # noqa: B010, type checkers do not know the attribute
     run.__annotations__ = command.__annotations__ | {"debug": DebugOption}
     return run
 
@@ -54,7 +57,7 @@ def print_error(error: BaseException) -> None:
 
 
 def check_recordings(paths: Sequence[Path]) -> None:
-    """Checks that every path is a file with content, without reading it.
+    """Checks that every path is a file that is not empty. Reads no file.
 
     Raises:
         FileNotFoundError: for the first path that does not exist.

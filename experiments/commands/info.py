@@ -1,4 +1,4 @@
-"""`jaxasr info`: the configuration of a model and every site in it."""
+"""Defines `jaxasr info`, which shows the configuration of a model and its sites."""
 
 import math
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = "jaxasr info large-v3 --batch 8 --tokens 100"
 
-ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes per number
 
 
 def info(
@@ -22,9 +22,9 @@ def info(
     dtype: DtypeOption = Dtype.float32,
     json: JsonOption = False,
 ) -> None:
-    """Lists the layers, heads and parameters of a model, and each site with its shape and bytes.
+    """Lists the size of a model, and the shape and bytes of each of its sites.
 
-    Works without the weights of a released model: then only their source and hash are missing.
+    A released model needs no weights for this. Without them, their path and hash are not shown.
     """
     from interventions.storage.text_files import to_json
 
@@ -32,24 +32,25 @@ def info(
     if json:
         print(to_json(description))
     else:
-        _print(description)
+        _print_description(description)
 
 
 def describe(model: str, batch: int, n_tokens: int, dtype: str = "float32") -> dict[str, Any]:
     """Describes a model as plain values.
 
     Args:
-        model: as `--model`.
-        batch: recordings per pass, which shapes depend on.
+        model: name of a released model, Hugging Face id, or path to weights.
+        batch: recordings per pass. Shapes of activations depend on it.
         n_tokens: decoder tokens per pass.
         dtype: number format of weights and activations.
 
     Returns:
-        `model`, `config`, `n_parameters`, `parameter_bytes`, `weights` (None if they are not on
-        this machine) and `sites`, in the order of the forward pass.
+        A dictionary with `model`, `config`, `n_parameters`, `parameter_bytes`, `weights` and
+        `sites`. `weights` is None if they are not on this machine. The sites are in the order of
+        the forward pass.
 
     Raises:
-        ValueError: for more tokens than the decoder's context holds; an unknown model.
+        ValueError: the model is unknown, or `n_tokens` exceeds the decoder's context.
 
     Example:
         ```python
@@ -65,23 +66,26 @@ def describe(model: str, batch: int, n_tokens: int, dtype: str = "float32") -> d
             f"--tokens: expected at most {config.n_text_ctx}, the decoder's context, "
             f"got {n_tokens}."
         )
-    n_parameters = _n_parameters(config)
+    n_parameters = _count_parameters(config)
     return {
         "model": model,
         "config": dataclasses.asdict(config),
         "n_parameters": n_parameters,
         "parameter_bytes": n_parameters * ITEM_BYTES[dtype],
         "weights": weights,
-        "sites": _sites(config, batch, n_tokens),
+        "sites": _describe_sites(config, batch, n_tokens),
     }
 
 
 def _read_config(model: str) -> tuple["Config", dict[str, Any] | None]:
-    """Returns the configuration and the source of local weights; downloads no released model."""
+    """Returns the configuration of a model and, if they are on this machine, facts on its weights.
+
+    Never downloads a released model.
+    """
     from jaxasr.config import SIZES
     from jaxasr.weights import read_checkpoint
 
-    if model in SIZES and not _is_local(model):
+    if model in SIZES and not _has_local_weights(model):
         return SIZES[model], None
     checkpoint = read_checkpoint(model)
     source = {
@@ -93,7 +97,7 @@ def _read_config(model: str) -> tuple["Config", dict[str, Any] | None]:
     return checkpoint.config, source
 
 
-def _is_local(model: str) -> bool:
+def _has_local_weights(model: str) -> bool:
     from pathlib import Path
 
     from jaxasr.weights import hub, packaged
@@ -103,15 +107,15 @@ def _is_local(model: str) -> bool:
     )
 
 
-def _n_parameters(config: "Config") -> int:
+def _count_parameters(config: "Config") -> int:
     import jax
 
     from jaxasr.weights.assemble import abstract_model
 
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_model(config)))
+    return sum(math.prod(array.shape) for array in jax.tree.leaves(abstract_model(config)))
 
 
-def _sites(config: "Config", batch: int, n_tokens: int) -> list[dict[str, Any]]:
+def _describe_sites(config: "Config", batch: int, n_tokens: int) -> list[dict[str, Any]]:
     from jaxasr import sites
 
     rows = []
@@ -131,7 +135,7 @@ def _sites(config: "Config", batch: int, n_tokens: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _print(description: dict[str, Any]) -> None:
+def _print_description(description: dict[str, Any]) -> None:
     from rich.table import Table
 
     from experiments.progress import console
@@ -139,7 +143,7 @@ def _print(description: dict[str, Any]) -> None:
 
     terminal = console()
     terminal.print(printable(description["model"]), style="bold", markup=False)
-    for key, value in _facts(description).items():
+    for key, value in _format_facts(description).items():
         terminal.print(f"  {key:<11} {printable(value)}", markup=False, soft_wrap=True)
     table = Table("site", "axes", "shape", box=None, header_style="dim", pad_edge=False)
     table.add_column("bytes", justify="right")
@@ -148,35 +152,36 @@ def _print(description: dict[str, Any]) -> None:
             row["site"],
             " ".join(row["axes"]),
             " × ".join(map(str, row["shape"])),
-            _size(row["bytes"]),
+            _format_bytes(row["bytes"]),
         )
     terminal.print()
     terminal.print(table)
 
 
-def _facts(description: dict[str, Any]) -> dict[str, str]:
+def _format_facts(description: dict[str, Any]) -> dict[str, str]:
     config, weights = description["config"], description["weights"] or {}
-    bytes_as = f"{_size(description['parameter_bytes'])} as {config['param_dtype']}"
-    place = "not on this machine"
+    parameter_size = f"{_format_bytes(description['parameter_bytes'])} as {config['param_dtype']}"
+    weights_file = "not on this machine"
     if weights:
-        place = f"{weights['path']} ({weights['format']}, {_size(weights['bytes'])})"
+        size = _format_bytes(weights["bytes"])
+        weights_file = f"{weights['path']} ({weights['format']}, {size})"
     return {
-        "encoder": f"{_stack(config, 'audio')} frames, {config['n_mels']} mels",
-        "decoder": f"{_stack(config, 'text')} tokens, vocabulary {config['n_vocab']:,}",
-        "parameters": f"{description['n_parameters']:,} ({bytes_as})",
-        "weights": place,
+        "encoder": f"{_format_stack(config, 'audio')} frames, {config['n_mels']} mels",
+        "decoder": f"{_format_stack(config, 'text')} tokens, vocabulary {config['n_vocab']:,}",
+        "parameters": f"{description['n_parameters']:,} ({parameter_size})",
+        "weights": weights_file,
         "sha256": weights.get("sha256", "unknown"),
     }
 
 
-def _stack(config: dict[str, Any], kind: str) -> str:
+def _format_stack(config: dict[str, Any], stack: str) -> str:
     layers, heads, width, context = (
-        config[f"n_{kind}_{name}"] for name in ("layer", "head", "state", "ctx")
+        config[f"n_{stack}_{name}"] for name in ("layer", "head", "state", "ctx")
     )
     return f"{layers} layers × {heads} heads, width {width}, context {context}"
 
 
-def _size(count: float) -> str:
+def _format_bytes(count: float) -> str:
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}"

@@ -1,4 +1,4 @@
-"""`jaxasr lens`: the logit lens and the encoder lens of a recording, as a page."""
+"""Defines `jaxasr lens`, which applies both lenses to a recording and makes a page."""
 
 from pathlib import Path
 from typing import Annotated
@@ -37,9 +37,9 @@ def lens(
     dtype: DtypeOption = Dtype.float32,
     device: DeviceOption = None,
 ) -> None:
-    """Shows the token each decoder layer predicts, and the text generated from each encoder layer.
+    """Shows what each decoder layer predicts, and the text generated from each encoder layer.
 
-    Makes two files in --out: index.html, a page to open in a browser, and lens.json, its numbers.
+    Makes two files in --out: index.html opens in a browser, and lens.json has the numbers.
     """
     write_lens_page(
         audio,
@@ -68,7 +68,7 @@ def write_lens_page(
     dtype: Dtype = Dtype.float32,
     device: Device | None = None,
 ) -> None:
-    """Writes `index.html` and `lens.json` into `out`; prints the tables, or the JSON.
+    """Writes `index.html` and `lens.json` into `out`, then prints tables, or with `json` the JSON.
 
     The arguments are the options of `jaxasr lens`.
     """
@@ -86,7 +86,7 @@ def write_lens_page(
     opened = open_recording(audio, steps, model=model, start=start, dtype=dtype, device=device)
 
     from experiments.analyses.lens import lens_page
-    from experiments.pages import lens_page as html, terminal
+    from experiments.pages import lens_page as html_page, terminal
     from interventions.storage.text_files import plain, printable, to_json, write_json, write_text
 
     page = lens_page(
@@ -99,11 +99,11 @@ def write_lens_page(
         top_k=top_k,
     )
     with steps("write the page"), output.writing() as new:
-        write_text(new / "index.html", html.render(page))
-        summary = html.summary(page) | {"seconds_taken": dict(steps.seconds)}
+        write_text(new / "index.html", html_page.render(page))
+        summary = html_page.summary(page) | {"seconds_taken": dict(steps.seconds)}
         write_json(new / "lens.json", summary)
     steps.print_total()
-    opened.note_rest(steps)
+    opened.note_unread(steps)
     path = out / "index.html"
     if json:
         print(to_json(plain(summary | {"page": str(path)})))

@@ -1,4 +1,4 @@
-"""Steps shared by the commands that open 30 s of one recording: `demo`, `lens` and `scan`."""
+"""Opens at most 30 s of one recording, for the commands `demo`, `lens` and `scan`."""
 
 import dataclasses
 from pathlib import Path
@@ -21,8 +21,9 @@ class OpenedRecording:
 
     Attributes:
         asr: the recogniser.
-        samples: at most 30 s at 16 kHz.
-        source: name of the recording, with the start of the part if it is not the whole.
+        samples: the part, at most 30 s at 16 kHz.
+        source: name of the recording. It includes the start in seconds if the part is shorter than
+            the recording.
         seconds: length of the whole recording.
     """
 
@@ -31,8 +32,8 @@ class OpenedRecording:
     source: str
     seconds: float
 
-    def note_rest(self, steps: Progress) -> None:
-        """Prints a note if only a part of the recording was read."""
+    def note_unread(self, steps: Progress) -> None:
+        """Prints a note if a part of the recording was not read."""
         from jaxasr.config import SAMPLE_RATE
 
         seconds_read = len(self.samples) / SAMPLE_RATE

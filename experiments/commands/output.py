@@ -1,4 +1,8 @@
-"""Protects the files of --out: records what made each, and replaces nothing else unasked."""
+"""Protects the files of --out.
+
+A record in the folder describes the command and input that made each file. Files of another command
+or of other input are replaced only with --overwrite.
+"""
 
 import contextlib
 import dataclasses
@@ -9,13 +13,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-RECORD = "command.json"  # {file: description of what made it}
-_WAIT_S = 60.0  # for another process that is moving its files into the folder
+RECORD = "command.json"  # the record: {name of a file: description of what made it}
+_WAIT_S = 60.0  # longest wait while another process moves its files into the folder
 
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """A folder that the files of a command may be moved into; `claim` makes it.
+    """The folder of --out, after `claim` has checked that a command may save its files there.
 
     Attributes:
         folder: the folder of --out.
@@ -28,10 +32,10 @@ class Output:
     overwrite: bool = False
 
     def begin(self, partial: str) -> Path:
-        """Makes the folder for a command that keeps finished parts in its subfolder `partial`.
+        """Makes the folder for a command that keeps finished parts in the subfolder `partial`.
 
-        With --overwrite, parts that something else made are removed. Parts of the same command and
-        input stay, so that it continues where it stopped.
+        Parts of the same command and input stay, so that the command continues where it stopped.
+        With --overwrite, all other parts are removed.
 
         Returns:
             The folder of --out.
@@ -49,7 +53,7 @@ class Output:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Path]:
-        """Yields an empty folder; if no error is raised, its files then replace those of --out."""
+        """Yields an empty folder. Afterwards its files replace those of --out, except on error."""
         from interventions.storage.text_files import only_writer, staging
 
         with only_writer(self.folder, wait_s=_WAIT_S), staging(self.folder) as new:
@@ -57,25 +61,24 @@ class Output:
             self.record(new)
 
     def record(self, new: Path) -> None:
-        """Writes the record into a folder whose files will replace those of --out."""
+        """Writes the record into `new`, a folder whose files will replace those of --out."""
         from interventions.storage.text_files import write_json
 
         write_json(new / RECORD, {**_read_records(self.folder), **self.files})
 
 
 def claim(folder: Path, files: Mapping[str, dict[str, Any]], overwrite: bool) -> Output:
-    """Checks that nothing else is in the way in the folder of --out.
+    """Checks that a command may save its files in the folder of --out.
 
-    Files that the same command made from the same input may be replaced.
+    The command may replace files that it made earlier from the same input.
 
     Args:
         folder: the folder of --out; it need not exist.
         files: description (`describe`) of what will make each file, by the file's name.
-        overwrite: allows files of other commands and of other input to be replaced.
+        overwrite: whether files of other commands or of other input may be replaced.
 
     Raises:
-        ValueError: naming what is in the way: a file in place of the folder, a folder without
-            permission to write, or files that something else made.
+        ValueError: the folder is a file, is not writable, or holds files that something else made.
     """
     for path in (folder, *folder.parents):
         if path.exists() and not path.is_dir():
@@ -103,8 +106,8 @@ def describe(
 
     Args:
         command: name of the command.
-        recordings: its input, described by names and content.
-        model: name of the model, or a path, described by its absolute form.
+        recordings: files of its input. The description has their names and hashes.
+        model: name of the model, or a path. The description has the absolute path.
         options: further options that the result depends on.
     """
     description = {
@@ -113,7 +116,7 @@ def describe(
         "model": str(Path(model).resolve()) if Path(model).exists() else model,
         **options,
     }
-    return json.loads(json.dumps(description))  # tuples as lists, as they are read back
+    return json.loads(json.dumps(description))  # turns tuples into lists, as in the record
 
 
 def _hash(path: Path) -> str:
@@ -129,7 +132,7 @@ def _read_records(folder: Path) -> dict[str, Any]:
 
 
 def _describe_conflict(name: str, old: Any, new: dict[str, Any]) -> str:
-    """Describes what made a file, and how that differs from what would make it now."""
+    """Describes how the command or input that made a file differs from the present one."""
     if not isinstance(old, dict):
         return f"holds {name}, made by another command or by an earlier version"
     source = f" of {', '.join(_recording_names(old))}" if old.get("recordings") else ""

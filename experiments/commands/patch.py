@@ -1,4 +1,4 @@
-"""`jaxasr patch`: replaces activations at each cell of a grid, and measures what changes."""
+"""Defines `jaxasr patch`, which replaces activations cell by cell and measures the effect."""
 
 import dataclasses
 from pathlib import Path
@@ -29,11 +29,11 @@ EXAMPLE = (
 )
 
 _FILES = ("index.html", "figure.png", "figure.svg", "result.json", "result.zarr")
-_CELLS = "cells"  # folder of finished parts of a sweep
+_CELLS = "cells"  # subfolder of --out for the finished parts of a sweep
 _SOURCE_HELP = (
-    "Where the patch comes from. A file; or the target changed: noise (white, equally loud), "
-    "silence, snr:DB, bandstop:LOW-HIGH (Hz), mask:START-STOP (s); or no sound: zero, mean (over "
-    "positions), resample[:SEED] (another TARGET)."
+    "Where the patch comes from. Another recording: a file. The target, changed: noise (white, "
+    "equally loud), silence, snr:DB, bandstop:LOW-HIGH (Hz), mask:START-STOP (s). Only "
+    "activations: zero, mean (over positions), resample[:SEED] (those of another TARGET)."
 )
 _METRIC_HELP = (
     "What is measured: logit_diff[:ANSWER,FOIL], logprob[:ANSWER], kl, rank. With --sequence: wer, "
@@ -90,22 +90,23 @@ def patch(
     dtype: DtypeOption = Dtype.float32,
     device: DeviceOption = None,
 ) -> None:
-    """Patches activations at one site from a source, cell by cell, and ranks the changes.
+    """Patches activations at one site, cell by cell, and ranks how much each cell matters.
 
-    First prints the plan. Finished cells are kept in --out: to continue after an interruption, run
-    the same command again.
+    Prints the plan first. To continue after an interruption, run the same command again: finished
+    cells are kept in --out.
     """
     from experiments.analyses.patch_question import PatchQuestion
     from experiments.runtime import check_language
 
-    name, _, words = (metric or ("wer" if sequence else "logit_diff")).partition(":")
-    metric_answer, _, metric_foil = words.partition(",")
+    metric = metric or ("wer" if sequence else "logit_diff")
+    metric_name, _, metric_words = metric.partition(":")
+    metric_answer, _, metric_foil = metric_words.partition(",")
     check_recordings(targets)
     question = PatchQuestion(
         site=site,
         over=tuple(dim.strip() for dim in over.split(",") if dim.strip()),
         source=source,
-        metric=name,
+        metric=metric_name,
         sequence=sequence,
         text=text,
         answer=metric_answer or answer,
@@ -143,7 +144,7 @@ def _claim(
 
     options = dataclasses.asdict(question)
     source, recordings = Path(question.source), list(targets)
-    if source.is_file():  # known by its content, wherever it lies
+    if source.is_file():  # described by its name and content, because its folder does not matter
         options["source"] = source.name
         recordings.append(source)
     description = describe("patch", recordings, model, dtype=dtype.value, **options)
@@ -201,4 +202,4 @@ def _run(
         )
         numbers = patch_page.write(page, answer.result, output.folder, output.record, asr)
     steps.print_total()
-    patch_page.show(numbers, output.folder, json)
+    patch_page.print_result(numbers, output.folder, json)

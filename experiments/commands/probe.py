@@ -1,4 +1,4 @@
-"""`jaxasr probe`: linear probes of every layer for a label, with their controls."""
+"""Defines `jaxasr probe`, which fits linear probes of every layer and their controls."""
 
 import dataclasses
 from pathlib import Path
@@ -34,16 +34,16 @@ _MANIFEST_HELP = (
     "A manifest (.jsonl, .csv), a folder of LibriSpeech, Common Voice or TIMIT, or hf:NAME."
 )
 _LABEL_HELP = (
-    "What the probes predict: a column, speaker, or noise; or, for every frame, phone, word, "
-    "energy or f0."
+    "What the probes predict. Of a recording: a column of the manifest, speaker, or noise. Of a "
+    "frame: phone, word, energy or f0."
 )
 _POOL_HELP = (
-    "How the activations of a recording become one row: speech, all, last, or a position; or "
-    "frames, for one row per frame. Default: speech; for decoder sites last."
+    "How activations become rows. One row per recording: speech, all, last, or a position. One "
+    "row per frame: frames. Default: speech; for decoder sites last."
 )
 _NOISE_HELP = (
-    "Adds every recording again in noise: snr:10 (white), snr:10:FOLDER. The column noise names "
-    "it. May be repeated."
+    "Adds a copy of every recording with noise: snr:10 (white), snr:10:FOLDER. The column noise "
+    "names the noise of each row. May be repeated."
 )
 _TYPES_HELP = (
     "Column of types for the control task, in which each type has a random label (Hewitt & Liang)."
@@ -60,7 +60,7 @@ def probe(
         str | None,
         typer.Option(
             "--group",
-            help="Column, such as speaker. Rows of one group are never on both sides of a fold.",
+            help="Column, such as speaker. Rows with one value are all fitted or all held out.",
         ),
     ] = None,
     site: Annotated[
@@ -75,7 +75,10 @@ def probe(
     ] = None,
     noise: Annotated[list[str] | None, typer.Option("--noise", help=_NOISE_HELP)] = None,
     target: Annotated[
-        str, typer.Option("--target", help="class; or value, for numbers (ridge regression, R²).")
+        str,
+        typer.Option(
+            "--target", help="Kind of label: class, or value for numbers (ridge regression, R²)."
+        ),
     ] = "class",
     types: Annotated[str | None, typer.Option("--types", help=_TYPES_HELP)] = None,
     penalty: Annotated[
@@ -87,26 +90,27 @@ def probe(
     folds: Annotated[
         int, typer.Option("--folds", min=2, help="Folds of the cross-validation.")
     ] = 5,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Random ways to make folds.")] = 1,
+    seeds: Annotated[
+        int, typer.Option("--seeds", min=1, help="Number of random splits into folds.")
+    ] = 1,
     min_count: Annotated[
         int, typer.Option("--min-count", min=0, help="Leave out classes with fewer rows.")
     ] = 0,
     max_rows: Annotated[
-        int, typer.Option("--max-rows", min=1, help="Most frames; more are sampled.")
+        int, typer.Option("--max-rows", min=1, help="Most frames. Of more, a sample is used.")
     ] = 6000,
     text: Annotated[
         str,
         typer.Option(
             "--text",
-            help="Text that decoder sites are read over: greedy (generated) or transcript.",
+            help="Text that the decoder reads at decoder sites: greedy (generated) or transcript.",
         ),
     ] = "greedy",
     batch: Annotated[int, typer.Option("--batch", min=1, help="Recordings per pass.")] = 8,
     store: Annotated[
         Path | None,
         typer.Option(
-            "--store",
-            help="Folder of activations, which further probes can share. Default: in --out.",
+            "--store", help="Folder of activations. Several probes can share it. Default: in --out."
         ),
     ] = None,
     overwrite: OverwriteOption = False,
@@ -151,17 +155,17 @@ def probe(
     steps = Progress()
     with steps("start JAX"):
         runtime.start(device)
-        from experiments.analyses.probe import check
+        from experiments.analyses.probe import check_labels
         from experiments.analyses.probe_data import open_activations, open_corpora
-    corpus, asked = open_corpora(manifest, conditions, noise or [])
-    check(asked, question)
+    corpus, probed_corpus = open_corpora(manifest, conditions, noise or [])
+    check_labels(probed_corpus, question)
     with steps(f"load {model}"):
         asr = runtime.load(model, dtype.value)
     folder = store or out / "activations"
     activations = open_activations(asr, corpus, question, folder, text, batch, steps)
-    result = _fit(asr, asked, activations, question, output, steps, selection)
+    result = _fit(asr, probed_corpus, activations, question, output, steps, selection)
     steps.print_total()
-    _show(result, json)
+    _print_result(result, json)
 
 
 def _claim(
@@ -189,8 +193,8 @@ def _fit(
     steps: "Progress",
     selection: dict[str, list[str]],
 ) -> dict[str, Any]:
-    """Fits the probes and writes the files of `output`; returns the content of result.json."""
-    from experiments.analyses.probe import answer, figure
+    """Fits the probes and writes their files. Returns the content of result.json."""
+    from experiments.analyses.probe import draw_scores, fit_with_controls
     from experiments.analyses.probe_rows import read_rows
     from experiments.runtime import weights
     from interventions.storage.provenance import provenance
@@ -200,9 +204,9 @@ def _fit(
         steps.note(f"left out {name}: {problem}")
     rows = read_rows(activations, corpus, question, asr)
     with steps.bar(f"probes of {len(rows.X)} layers, {len(rows.y)} rows") as progress:
-        probes = answer(rows, question, progress)
+        probes = fit_with_controls(rows, question, progress)
     settings = dataclasses.asdict(question) | selection
-    made = provenance(
+    origin = provenance(
         model=weights(asr),
         data={"corpus": corpus.name, "store": activations.attrs["checksums"]},
         config=settings,
@@ -214,14 +218,14 @@ def _fit(
         "groups": None if rows.groups is None else len(set(rows.groups)),
         "left_out": {"recordings": activations.problems, "rows": rows.left_out},
         "table": probes.table.to_dict("records"),
-        "provenance": made,
+        "provenance": origin,
     }
     title = f"{question.label} at {question.site} (pool: {question.pool})"
     with steps("write the results"), output.writing() as new:
         write_text(new / "table.csv", probes.table.to_csv(index=False, float_format="%.5f"))
-        fig = figure({weights(asr)["name"]: probes.table}, title)
-        fig.savefig(new / "accuracy.png", dpi=120)
-        probes.bank.save(new / "bank", provenance=made)
+        figure = draw_scores({weights(asr)["name"]: probes.table}, title)
+        figure.savefig(new / "accuracy.png", dpi=120)
+        probes.bank.save(new / "bank", provenance=origin)
         write_json(new / "result.json", result)
     return result
 
@@ -233,7 +237,7 @@ def _count_classes(y: Any) -> dict[str, int]:
     return dict(zip(values.tolist(), counts.tolist()))
 
 
-def _show(result: dict[str, Any], json: bool) -> None:
+def _print_result(result: dict[str, Any], json: bool) -> None:
     from interventions.storage.text_files import printable, to_json
 
     if json:

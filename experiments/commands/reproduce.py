@@ -1,4 +1,7 @@
-"""`jaxasr reproduce`: the experiments of "Beyond Transcription" (arXiv 2508.15882), and more."""
+"""Defines `jaxasr reproduce`, which runs the experiments of a paper and three further ones.
+
+The paper is "Beyond Transcription" (arXiv 2508.15882).
+"""
 
 import enum
 from pathlib import Path
@@ -26,16 +29,16 @@ EXAMPLE = "jaxasr reproduce E7 E8 --quick --out studies"
 
 
 class Preset(enum.StrEnum):
-    """Settings of the paper, of a small model, or of the built-in recordings."""
+    """Which settings the experiments use."""
 
-    paper = "paper"
-    here = "here"
-    builtin = "builtin"
+    paper = "paper"  # those of the paper
+    here = "here"  # for a small model
+    builtin = "builtin"  # for the built-in recordings
 
 
 def reproduce(
     experiments: Annotated[
-        list[str], typer.Argument(help="E1 to E8 of the paper, B1 to B3 beyond it, or all.")
+        list[str], typer.Argument(help="E1 to E8 (of the paper), B1 to B3 (further ones), or all.")
     ],
     out: Annotated[
         Path,
@@ -47,8 +50,8 @@ def reproduce(
         Preset | None,
         typer.Option(
             "--preset",
-            help="Settings: those of the paper, those for a small model (here), or those for the "
-            "built-in recordings. Default: what fits the recordings.",
+            help="Settings: paper (those of the paper), here (for a small model), or builtin (for "
+            "the built-in recordings). Default: depends on the recordings.",
         ),
     ] = None,
     quick: Annotated[
@@ -60,10 +63,10 @@ def reproduce(
     dtype: DtypeOption = Dtype.float32,
     device: DeviceOption = None,
 ) -> None:
-    """Runs experiments and makes a page with numbers, figures and verdicts for each, and an index.
+    """Runs experiments, and makes a page of results for each of them and an index of the pages.
 
-    To continue after an interruption, run the same command again. If an experiment fails, the
-    error is reported and the next one starts.
+    If an experiment fails, its error is printed and the next one starts. To continue after an
+    interruption, run the same command again.
     """
     from experiments import runtime
     from experiments.commands.output import claim, describe
@@ -74,14 +77,14 @@ def reproduce(
     with steps("start JAX"):
         runtime.start(device)
         from experiments.studies import reproduce as studies
-    corpus, fits = studies.open_recordings(data)
+    corpus, default_preset = studies.open_recordings(data)
     recordings = {"data": corpus.name, "sha256": corpus.sha256(transcripts=True)[:16]}
     description = describe(
         "reproduce",
         [],
         model,
         **recordings,
-        preset=preset or fits,
+        preset=preset or default_preset,
         quick=quick,
         seed=seed,
         dtype=dtype.value,
@@ -90,7 +93,7 @@ def reproduce(
     outputs = {name: claim(out / name, files, overwrite) for name in names}
     with steps(f"load {model}"):
         asr = runtime.load(model, dtype.value)
-    settings = {"preset": preset or fits, "quick": quick, "seed": seed, "steps": steps}
+    settings = {"preset": preset or default_preset, "quick": quick, "seed": seed, "steps": steps}
 
     def run(name: str, study: Any, folder: Path) -> dict[str, Any]:
         steps.note(f"{name}  {study.title}")

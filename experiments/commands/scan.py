@@ -1,4 +1,4 @@
-"""`jaxasr scan`: a first look at a recording, on one page."""
+"""Defines `jaxasr scan`, which makes a page with an overview of one recording."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -36,9 +36,10 @@ def scan(
     dtype: DtypeOption = Dtype.float32,
     device: DeviceOption = None,
 ) -> None:
-    """Makes one page with text, word times, confidence, both lenses, heads, loops and silence.
+    """Makes a page that shows a recording's text, both lenses and the most important heads.
 
-    Makes two files in --out: index.html, a page to open in a browser, and scan.json, its numbers.
+    The page also shows word times and confidence, and warns of loops and silence. Makes two files
+    in --out: index.html opens in a browser, and scan.json has the numbers.
     """
     from experiments import runtime
     from experiments.commands.one_recording import open_recording
@@ -54,11 +55,11 @@ def scan(
     opened = open_recording(audio, steps, model=model, start=start, dtype=dtype, device=device)
 
     from experiments.analyses import scan as analysis
-    from experiments.analyses.lens import page_of, transcribed
+    from experiments.analyses.lens import make_lens_page, transcribe_window
     from interventions.storage.text_files import plain, to_json, write_json, write_text
 
-    transcription = transcribed(opened.asr, opened.samples, steps, language)
-    page = page_of(opened.asr, transcription, opened.source, steps, model=model)
+    transcription = transcribe_window(opened.asr, opened.samples, steps, language)
+    page = make_lens_page(opened.asr, transcription, opened.source, steps, model=model)
     with steps("heads"):
         heads = analysis.head_effects(opened.asr, transcription)
     with steps("write the page"), output.writing() as new:
@@ -66,7 +67,7 @@ def scan(
         summary = analysis.summary(page, heads) | {"seconds_taken": dict(steps.seconds)}
         write_json(new / "scan.json", summary)
     steps.print_total()
-    opened.note_rest(steps)
+    opened.note_unread(steps)
     path = out / "index.html"
     if json:
         print(to_json(plain(summary | {"page": str(path)})))
@@ -80,16 +81,14 @@ def _print_summary(page: "LensPage", summary: dict[str, Any], path: Path) -> Non
     from experiments.progress import console
 
     terminal = console()
-    for part in summary["segments"]:
-        times = f"{part['start']:7.2f} {part['end']:7.2f}"
-        terminal.print(Text(f"{times}  {part['probability']:.2f}  {part['text']}"))
+    for segment in summary["segments"]:
+        times = f"{segment['start']:7.2f} {segment['end']:7.2f}"
+        terminal.print(Text(f"{times}  {segment['probability']:.2f}  {segment['text']}"))
     for line in page.signs.lines() or ["No sign of a loop or of silence."]:
         terminal.print(Text(line, style="yellow"))
     effects = ", ".join(
         f"layer {head['layer']} head {head['head']} ({head['change']:+.1f})"
         for head in summary["heads"]["largest"]
     )
-    terminal.print(
-        Text(f"Heads, by the change of the text's log-probability if ablated: {effects}")
-    )
+    terminal.print(Text(f"Change of the text's log-probability if a head is ablated: {effects}"))
     terminal.print(f"\n{path}", soft_wrap=True, markup=False)

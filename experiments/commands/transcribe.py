@@ -1,4 +1,4 @@
-"""`jaxasr transcribe`: the text of recordings."""
+"""Defines `jaxasr transcribe`, which prints or saves the text of recordings."""
 
 import enum
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +21,7 @@ from experiments.commands.options import (
     OverwriteOption,
 )
 from experiments.commands.subtitles import Format, clock, render, word_table
-from experiments.commands.transcript_folders import folders_in
+from experiments.commands.transcript_folders import choose_folders
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,15 +33,16 @@ if TYPE_CHECKING:
 
 EXAMPLE = "jaxasr transcribe speech.flac interview.mp3 --model base --format srt --out texts"
 
-FALLBACK = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # openai/whisper `transcribe.py`
+# Temperatures of --temperature-fallback, tried in this order; from openai/whisper `transcribe.py`.
+FALLBACK_TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 _FORMAT_HELP = (
-    "File format, as openai-whisper has it; may be repeated. Printed, or with --out saved as one "
-    "file per recording. Default with --out: txt and json."
+    "Format of the text, as in openai-whisper. It is printed, or with --out saved as one file per "
+    "recording. May be repeated. Default with --out: txt and json."
 )
 
 
 class Task(enum.StrEnum):
-    """Whether the text is in the language of the speech, or in English."""
+    """Whether the text is in the language of the speech or in English."""
 
     TRANSCRIBE = "transcribe"
     TRANSLATE = "translate"
@@ -70,7 +71,7 @@ def transcribe(
         bool,
         typer.Option(
             "--temperature-fallback",
-            help="Sample again, at rising temperature, where a text repeats itself or is unlikely.",
+            help="Sample again, at a higher temperature, if a text repeats itself or is unlikely.",
         ),
     ] = False,
     formats: Annotated[
@@ -85,33 +86,35 @@ def transcribe(
     """Prints the text of recordings.
 
     With --json, prints one JSON object per recording. With --out, also saves a file in each
-    --format. Standard error explains windows without text.
+    --format. Windows without text are explained on standard error.
     """
     formats = list(dict.fromkeys(formats or []))
     _check_formats(formats, len(audio), json, out)
     settings: dict[str, Any] = {"language": language, "task": task.value, "word_timestamps": words}
-    settings["temperature"] = FALLBACK if temperature_fallback else 0.0
+    settings["temperature"] = FALLBACK_TEMPERATURES if temperature_fallback else 0.0
     if beam_size > 1:
         settings["beam_size"] = beam_size
-    kinds = formats or [Format.txt, Format.json]
+    file_formats = formats or [Format.txt, Format.json]
     outputs = {
-        path: _claim(path, folder, kinds, model, {**settings, "dtype": dtype.value}, overwrite)
-        for path, folder in (folders_in(out, audio) if out else {}).items()
+        path: _claim(
+            path, folder, file_formats, model, {**settings, "dtype": dtype.value}, overwrite
+        )
+        for path, folder in (choose_folders(out, audio) if out else {}).items()
     }
-    show = None if out and formats else _renderer(formats, json, words, timestamps)
-    heading = len(audio) > 1 and not json and not formats
+    render_text = None if out and formats else _choose_renderer(formats, json, words, timestamps)
+    has_headings = len(audio) > 1 and not json and not formats
     failed = False
     for path, result in _transcripts(audio, model, dtype.value, device, settings):
         if result is None:
             failed = True
             continue
-        if show:
-            _print(path if heading else None, show(result))
-        _explain_silences(path, result)
+        if render_text:
+            _print(path if has_headings else None, render_text(result))
+        _explain_windows_without_text(path, result)
         if path in outputs:
             try:
-                _save(outputs[path], path, result, kinds, words)
-            except FORESEEABLE as error:  # the other recordings get their turn
+                _save(outputs[path], path, result, file_formats, words)
+            except FORESEEABLE as error:  # continue with the other recordings
                 print_error(error)
                 failed = True
     if failed:
@@ -139,7 +142,7 @@ def _check_formats(
 def _claim(
     path: Path,
     folder: Path,
-    kinds: Sequence[Format],
+    formats: Sequence[Format],
     model: str,
     settings: dict[str, Any],
     overwrite: bool,
@@ -148,7 +151,7 @@ def _claim(
 
     recordings = [path] if path.is_file() else []
     description = describe("transcribe", recordings, model, **settings)
-    return claim(folder, {f"{path.name}.{kind}": description for kind in kinds}, overwrite)
+    return claim(folder, {f"{path.name}.{suffix}": description for suffix in formats}, overwrite)
 
 
 def _transcripts(
@@ -156,7 +159,7 @@ def _transcripts(
 ) -> Iterator[tuple[Path, dict[str, Any] | None]]:
     """Yields each recording with its transcript, or with None after an error.
 
-    The model is loaded once the first recording has been read.
+    Loads the model only after a recording could be read.
     """
     from experiments import runtime
     from experiments.progress import Progress
@@ -178,17 +181,17 @@ def _transcripts(
         import jaxasr
     for path in readable:
         result = None
-        samples = _attempt(jaxasr.load_audio, path)
+        samples = _call_or_print_error(jaxasr.load_audio, path)
         if samples is not None:
             if asr is None:
                 with steps(f"load {model}"):
                     asr = runtime.load(model, dtype)
-            result = _attempt(transcribe_file, asr, path, samples, steps, settings)
+            result = _call_or_print_error(transcribe_file, asr, path, samples, steps, settings)
         yield path, result
 
 
-def _attempt(action: Callable[..., Any], *args: Any) -> Any:
-    """Returns `action(*args)`, or None after an error that it prints."""
+def _call_or_print_error(action: Callable[..., Any], *args: Any) -> Any:
+    """Returns `action(*args)`. If that raises a foreseeable error, prints it and returns None."""
     try:
         return action(*args)
     except FORESEEABLE as error:
@@ -207,13 +210,13 @@ def transcribe_file(
 
     Args:
         asr: the recogniser.
-        path: file of the recording, named in the result.
-        samples: its samples at 16 kHz.
+        path: file of the recording; the result contains it.
+        samples: 16 kHz samples of the recording.
         steps: shows progress.
         settings: options of `asr.transcribe`.
 
     Returns:
-        The transcript (`Transcript.to_dict`) as plain values, with `audio`, the file, and
+        The plain values of `Transcript.to_dict`, with two more: `audio` (the path) and
         `provenance`.
     """
     from experiments.runtime import weights
@@ -228,13 +231,13 @@ def transcribe_file(
     }
 
 
-def _renderer(
+def _choose_renderer(
     formats: Sequence[Format], json: bool, words: bool, timestamps: bool
 ) -> Callable[[dict[str, Any]], str]:
     """Returns the function that renders a transcript for standard output."""
     if json or formats:
-        kind = Format.json if json else formats[0]
-        return lambda result: render(result, kind, words)
+        printed_format = Format.json if json else formats[0]
+        return lambda result: render(result, printed_format, words)
     if words:
         return lambda result: "\n".join(word_table(result)) + "\n"
     return _render_segments if timestamps else lambda result: result["text"] + "\n"
@@ -256,8 +259,8 @@ def _print(heading: Path | None, text: str) -> None:
     print(printable(text, lines=True), end="", flush=True)
 
 
-def _explain_silences(path: Path, result: dict[str, Any]) -> None:
-    """Explains, on standard error, windows without text."""
+def _explain_windows_without_text(path: Path, result: dict[str, Any]) -> None:
+    """Prints on standard error why windows have no text."""
     from interventions.storage.text_files import printable
 
     for silence in result["silences"]:
@@ -271,10 +274,10 @@ def _explain_silences(path: Path, result: dict[str, Any]) -> None:
 
 
 def _save(
-    output: "Output", path: Path, result: dict[str, Any], kinds: Sequence[Format], words: bool
+    output: "Output", path: Path, result: dict[str, Any], formats: Sequence[Format], words: bool
 ) -> None:
     from interventions.storage.text_files import write_text
 
     with output.writing() as folder:
-        for kind in kinds:
-            write_text(folder / f"{path.name}.{kind}", render(result, kind, words))
+        for suffix in formats:
+            write_text(folder / f"{path.name}.{suffix}", render(result, suffix, words))

@@ -1,28 +1,28 @@
-"""Chooses the folder of each transcript, so that recordings of the same name do not collide."""
+"""Chooses the folder of each transcript, so that equal file names do not collide."""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 
-def folders_in(out: Path, recordings: Sequence[Path]) -> dict[Path, Path]:
-    """Chooses the folder for the files of each recording.
+def choose_folders(out: Path, recordings: Sequence[Path]) -> dict[Path, Path]:
+    """Chooses the folder for the transcript of each recording.
 
-    It is `out` if all file names differ. Otherwise the folders of the recordings are kept below
-    `out`, from the first one in which they differ.
+    If all recordings have different file names, every folder is `out`. Otherwise `out` gets the
+    same subfolders as the folder that contains all recordings.
 
     Args:
         out: the folder of --out.
-        recordings: their files.
+        recordings: paths of the recordings.
 
     Returns:
-        The folder of each recording.
+        The folder for each path of `recordings`.
 
     Raises:
-        ValueError: for a recording that is given twice.
+        ValueError: a recording is given twice.
 
     Example:
-        >>> folders = folders_in(Path("texts"), [Path("monday/a.wav"), Path("friday/a.wav")])
+        >>> folders = choose_folders(Path("texts"), [Path("monday/a.wav"), Path("friday/a.wav")])
         >>> folders[Path("friday/a.wav")]
         PosixPath('texts/friday')
     """

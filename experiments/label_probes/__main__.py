@@ -85,11 +85,11 @@ def publish(out: Path, docs: Path) -> None:
 
 
 def _draw(probe: LabelProbe, results: dict[str, Any], path: Path) -> None:
-    from experiments.analyses.probe import figure
+    from experiments.analyses.probe import draw_scores
 
     tables = {model: pandas.DataFrame(result["table"]) for model, result in results.items()}
     with replacing(path) as temporary:
-        figure(tables, probe.title).savefig(temporary, dpi=90, format="png")
+        draw_scores(tables, probe.title).savefig(temporary, dpi=90, format="png")
 
 
 if __name__ == "__main__":

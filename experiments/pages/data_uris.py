@@ -1,4 +1,4 @@
-"""Encodes sound and pictures as data URIs, for pages that open from disk without a network."""
+"""Encodes sound and pictures as data URIs, so that a page is one file that needs no network."""
 
 import base64
 import io
@@ -8,8 +8,9 @@ from jaxtyping import Float
 
 from jaxasr.config import SAMPLE_RATE
 
-# Features below the loudest cell that are not white. Whisper's are (log10 power + 4) / 4: 60 dB.
-RANGE = 1.5
+# A cell this far below the loudest one is white. Whisper's features are (log10 power + 4) / 4, so
+# that 1.5 is 60 dB.
+MEL_RANGE = 1.5
 
 
 def audio_uri(audio: Float[np.ndarray, "n"]) -> str:
@@ -24,13 +25,13 @@ def audio_uri(audio: Float[np.ndarray, "n"]) -> str:
 def mel_uri(mel: Float[np.ndarray, "M F"]) -> str:
     """Encodes a log-mel spectrogram as a grey PNG.
 
-    Each cell is one pixel. Low frequencies are at the bottom; loud is black.
+    Each cell is one pixel. Low frequencies are at the bottom. The loudest cell is black.
     """
-    from PIL import Image  # a dependency of matplotlib, which itself takes far longer to import
+    from PIL import Image  # imports much faster than matplotlib
 
-    quiet = np.clip((mel.max() - mel) / RANGE, 0, 1)
+    brightness = np.clip((mel.max() - mel) / MEL_RANGE, 0, 1)
     buffer = io.BytesIO()
-    Image.fromarray(np.round(255 * quiet[::-1]).astype(np.uint8)).save(
+    Image.fromarray(np.round(255 * brightness[::-1]).astype(np.uint8)).save(
         buffer, format="PNG", optimize=True
     )
     return png_uri(buffer.getvalue())
@@ -41,5 +42,5 @@ def png_uri(data: bytes) -> str:
     return _uri("image/png", data)
 
 
-def _uri(kind: str, data: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+def _uri(media_type: str, data: bytes) -> str:
+    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"

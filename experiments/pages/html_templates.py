@@ -1,4 +1,4 @@
-"""Loads the templates of pages, which open from disk and load nothing."""
+"""Loads the templates of pages. A page opens from disk and loads no other file."""
 
 import base64
 import hashlib
@@ -15,7 +15,10 @@ def template(name: str) -> str:
 
 
 def environment() -> jinja2.Environment:
-    """Returns Jinja with these templates: it escapes all texts, and refuses undefined names."""
+    """Returns a Jinja environment of the templates.
+
+    It escapes all texts, and raises an error for an undefined name.
+    """
     jinja = jinja2.Environment(
         loader=jinja2.FunctionLoader(template),
         autoescape=True,
@@ -23,16 +26,16 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    jinja.filters["visible"] = _visible
+    jinja.filters["visible"] = _show_whitespace
     return jinja
 
 
 def policy(*, media: bool = False, script: str | None = None) -> str:
-    """Returns a content security policy that forbids every load.
+    """Returns a content security policy that forbids a page to load anything.
 
     Args:
-        media: whether the page plays sound that it contains.
-        script: the one script that may run. None: no script.
+        media: whether the page may play sound that it contains.
+        script: text of the only script that may run. None: no script may run.
     """
     rules = ["default-src 'none'", "img-src data:"]
     rules += ["media-src data:"] if media else []
@@ -44,7 +47,7 @@ def policy(*, media: bool = False, script: str | None = None) -> str:
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Lists nested values as rows of (dotted key, text)."""
+    """Flattens nested values into a list of (key, text), with dots in the keys of inner values."""
     rows = []
     for key, value in values.items():
         name = f"{prefix}{key}"
@@ -52,6 +55,6 @@ def flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return rows
 
 
-def _visible(token: str) -> str:
-    """Makes spaces, line ends and empty tokens visible."""
+def _show_whitespace(token: str) -> str:
+    """Replaces spaces, line ends, tabs and empty tokens by visible characters."""
     return token.replace(" ", "·").replace("\n", "↵").replace("\t", "⇥") or "∅"

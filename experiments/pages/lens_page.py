@@ -1,4 +1,4 @@
-"""One recording under both lenses, as one HTML file that opens from disk and loads nothing.
+"""Renders both lenses of one recording as one HTML file. It opens from disk and needs no network.
 
 Axis letters: L layers, T tokens, K candidates, M mel bins, F mel frames.
 """
@@ -18,11 +18,12 @@ from interventions.storage.text_files import plain
 from jaxasr.config import SAMPLE_RATE
 from jaxasr.transcript import Word
 
-SHADES = 10  # background steps of the table, from LOWEST to probability 1
-LOWEST = math.log(1e-3)  # natural log-probability of the palest cell
-BLOCK_PX = 1290  # width at which the table wraps: the page's own, without the column of layers
-_MIN_PX, _MAX_PX, _CHAR_PX, _PAD_PX = 34, 92, 7.4, 14  # of a column, a character, and its margins
-_MAX_CANDIDATE_CHARS = 8  # a longer candidate does not widen its column further
+SHADES = 10  # background colours of the table's cells, from LOWEST_LOGPROB to probability 1
+LOWEST_LOGPROB = math.log(1e-3)  # natural log-probability of the palest cell
+BLOCK_PX = 1290  # width of the page without the column of layer numbers; the table wraps there
+_MIN_COLUMN_PX, _MAX_COLUMN_PX = 34, 92
+_CHAR_PX, _MARGIN_PX = 7.4, 14  # one character of a cell, and its left and right margin together
+_MAX_CANDIDATE_CHARS = 8  # further characters of a candidate do not widen its column
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,11 +34,11 @@ class LogitTable:
         tokens: texts of the generated tokens.
         times: start and end in seconds of each token's word, NaN if unknown.
         candidates: texts of the likeliest tokens, `[L][T][K]`.
-        logprobs: their natural-log probabilities.
+        logprobs: natural-log probabilities of the candidates.
         rank: rank of the generated token, from 0.
         logprob: natural-log probability of the generated token.
-        saturation: earliest layer from which the generated token stays the likeliest; L if it is
-            not the likeliest in the last layer.
+        saturation: first layer from which the generated token stays the likeliest. L if it is not
+            the likeliest in the last layer.
     """
 
     tokens: tuple[str, ...]
@@ -72,14 +73,14 @@ class LensPage:
         model: name of the model.
         source: name of the recording.
         text: the generated text.
-        language: its code.
+        language: code of the text's language.
         audio: at most 30 s at 16 kHz.
-        mel: log-mel features of exactly these seconds.
+        mel: log-mel features of `audio`, without padding.
         logit: predictions of the decoder layers.
         encoder: text generated from each encoder layer.
         words: words of the text with their times.
-        signs: signs of loops and silence.
-        provenance: how the page was made.
+        signs: signs that the text is not a transcript of speech.
+        provenance: model, data, settings and versions that the page was made with.
     """
 
     model: str
@@ -103,12 +104,12 @@ class LensPage:
 def render(page: LensPage, name: str = "lens.html", **more: Any) -> str:
     """Renders the page as one HTML file.
 
-    All texts are escaped. A content security policy forbids every load, and every script but the
-    page's own.
+    All texts are escaped. A content security policy forbids the page to load anything, and allows
+    only the script of `lens.js`.
 
     Args:
-        page: its content.
-        name: template, `lens.html` or one that extends it.
+        page: content of the page.
+        name: file name of the template, `lens.html` or one that extends it.
         more: further values for the template.
     """
     script, saturation = template("lens.js"), page.logit.saturation
@@ -153,18 +154,22 @@ def summary(page: LensPage) -> dict[str, Any]:
 
 
 def _blocks(table: LogitTable) -> list[dict[str, Any]]:
-    """Cuts the table into blocks of about one width that fit the page."""
+    """Cuts the table into blocks of similar width that fit the page."""
     widths = [_column_px(table, t) for t in range(len(table.tokens))]
-    return [_block(table, tokens, widths) for tokens in _balance(widths)]
+    return [_block(table, tokens, widths) for tokens in _group_columns(widths)]
 
 
-def _balance(widths: list[int]) -> list[list[int]]:
-    """Groups columns into as few blocks as needed; each column goes where its middle falls."""
-    n_blocks = math.ceil(sum(widths) / (BLOCK_PX - _MAX_PX))
+def _group_columns(widths: list[int]) -> list[list[int]]:
+    """Groups columns into as few blocks as needed.
+
+    The table is divided into equal parts, one per block. A column belongs to the part that contains
+    the middle of the column.
+    """
+    n_blocks = math.ceil(sum(widths) / (BLOCK_PX - _MAX_COLUMN_PX))
     lefts = itertools.accumulate(widths, initial=0)
     middles = [left + width / 2 for left, width in zip(lefts, widths)]
-    blocks = [int(middle * n_blocks / sum(widths)) for middle in middles]
-    groups = itertools.groupby(range(len(widths)), key=blocks.__getitem__)
+    block_of_column = [int(middle * n_blocks / sum(widths)) for middle in middles]
+    groups = itertools.groupby(range(len(widths)), key=block_of_column.__getitem__)
     return [list(columns) for _, columns in groups]
 
 
@@ -177,29 +182,29 @@ def _block(table: LogitTable, tokens: list[int], widths: list[int]) -> dict[str,
 
 
 def _column_px(table: LogitTable, t: int) -> int:
-    tops = [layer[t][0] for layer in table.candidates]
-    lengths = [min(len(top), _MAX_CANDIDATE_CHARS) for top in tops]
+    likeliest = [layer[t][0] for layer in table.candidates]
+    lengths = [min(len(candidate), _MAX_CANDIDATE_CHARS) for candidate in likeliest]
     chars = max(len(table.tokens[t]), *lengths, 0)
-    return round(min(max(chars * _CHAR_PX + _PAD_PX, _MIN_PX), _MAX_PX))
+    return round(min(max(chars * _CHAR_PX + _MARGIN_PX, _MIN_COLUMN_PX), _MAX_COLUMN_PX))
 
 
 def _cell(table: LogitTable, layer: int, t: int) -> dict[str, Any]:
     return {
         "t": t,
         "text": table.candidates[layer][t][0],
-        "shade": _shade(table.logprobs[layer, t, 0]),
+        "shade": _choose_shade(table.logprobs[layer, t, 0]),
         "saturated": table.saturation[t] == layer,
         "final": table.rank[layer, t] == 0,
     }
 
 
-def _shade(logprob: float) -> int:
-    share = 1 - min(max(float(logprob), LOWEST), 0) / LOWEST
+def _choose_shade(logprob: float) -> int:
+    share = 1 - min(max(float(logprob), LOWEST_LOGPROB), 0) / LOWEST_LOGPROB
     return min(int(share * SHADES), SHADES - 1)
 
 
 def _word_spans(table: LogitTable) -> list[dict[str, Any]]:
-    """Groups tokens that share one time (a word): first and last token, start, end, text."""
+    """Groups the tokens of each word, which have the same times, into one span of the audio."""
     spans = []
     times = [tuple(map(float, time)) for time in table.times]
     for (start, end), group in itertools.groupby(range(len(times)), key=times.__getitem__):
@@ -212,7 +217,7 @@ def _word_spans(table: LogitTable) -> list[dict[str, Any]]:
 
 
 def _card_values(table: LogitTable) -> dict[str, Any]:
-    """Values that the script shows on the card of a cell."""
+    """Returns the values that the script shows on the card of a cell."""
     return {
         "tokens": table.tokens,
         "times": np.round(np.asarray(table.times, float), 3),

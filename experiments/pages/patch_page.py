@@ -1,4 +1,4 @@
-"""Writes the files of a patching experiment: arrays, numbers, figure and page."""
+"""Writes the files of a patching experiment: result.zarr, result.json, the figure and the page."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -27,9 +27,10 @@ from interventions.storage.text_files import (
 from jaxasr import Recogniser
 from jaxasr.config import HOP
 
-MAX_CELLS = 100  # in the page and in result.json
-TERMINAL_CELLS = 12
-METRIC_NAMES = {
+MAX_CELLS = 100  # most cells listed on the page and in result.json
+TERMINAL_CELLS = 12  # most cells listed in a terminal
+_TEXT_CHARS = 60  # most characters of a cell's text in a terminal
+METRIC_NAMES = {  # name of the metric in --metric: name on the page
     "logit_diff": "logit difference",
     "logprob": "log-probability",
     "kl": "KL divergence",
@@ -50,21 +51,22 @@ Sound = Float[np.ndarray, "n"]
 
 @dataclasses.dataclass(frozen=True)
 class PatchPage:
-    """Content of the page of an experiment, without its result.
+    """Content of the page of an experiment, without the result.
 
     Attributes:
         model: name of the model.
         targets: names of the patched recordings.
-        source_name: the source, as `--source`.
+        source_name: the value of `--source`.
         site: site that was patched.
         metric: name of the metric, a key of `METRIC_NAMES`.
         plan: what was computed, in words.
         scored: what was measured, in words.
         texts: words before the scored token, or the unpatched text of each recording.
         target_sound: first patched recording, 16 kHz.
-        source_sound: first recording that patches were taken from, if the source is sound.
-        words: word, start and end in seconds, for maps over time.
-        provenance: how the result was made.
+        source_sound: first recording that patches were taken from. None if they were not taken from
+            a recording.
+        words: each word with its start and end in seconds. Maps over time show them.
+        provenance: model, data, settings and versions that the result was made with.
     """
 
     model: str
@@ -82,9 +84,9 @@ class PatchPage:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Plain values of the page, without sound."""
-        sounds = {"target_sound", "source_sound", "words"}
-        names = [field.name for field in dataclasses.fields(self) if field.name not in sounds]
+        """Attributes that result.json contains: all but the sounds and words."""
+        omitted = {"target_sound", "source_sound", "words"}
+        names = [field.name for field in dataclasses.fields(self) if field.name not in omitted]
         return {name: getattr(self, name) for name in names}
 
     @property
@@ -101,20 +103,20 @@ def write(
     record: Callable[[Path], None],
     asr: Recogniser,
 ) -> dict[str, Any]:
-    """Writes result.zarr, figure.png, figure.svg, result.json and index.html into `out`.
+    """Writes all files of an experiment into `out`. They replace earlier ones at the same time.
 
     Args:
         page: content of the page.
         result: metric of each cell, from `sweep` or `sequence_sweep`.
-        out: folder of the files; they replace earlier ones together.
-        record: writes what made the files into the folder that will replace them.
-        asr: the recogniser, for its tokenizer and its mel bins.
+        out: folder of the files.
+        record: writes a description of what made the files (`Output.record`) into a folder.
+        asr: the recogniser. Its tokenizer and its number of mel bins are used.
 
     Returns:
         The content of result.json.
     """
-    of_texts = isinstance(result, xr.Dataset)
-    variable = page.metric if of_texts else None
+    has_texts = isinstance(result, xr.Dataset)
+    variable = page.metric if has_texts else None
     summary = summarize(result, variable, tokenizer=asr.tokenizer)
     texts = result[["text", "baseline_text"]] if isinstance(result, xr.Dataset) else xr.Dataset()
     figure = maps.plot(
@@ -147,7 +149,7 @@ def _numbers(page: PatchPage, summary: xr.Dataset, texts: xr.Dataset) -> dict[st
     return plain(
         page.facts
         | {
-            "cells": largest(summary, texts),
+            "cells": rank_cells(summary, texts),
             "n_tied": count_tied(summary),
             "n_examples": summary.attrs["n_examples"],
             **{name: summary[name].values for name in per_example},
@@ -160,45 +162,46 @@ def _numbers(page: PatchPage, summary: xr.Dataset, texts: xr.Dataset) -> dict[st
     )
 
 
-def largest(summary: xr.Dataset, texts: xr.Dataset, n: int = MAX_CELLS) -> list[dict[str, Any]]:
+def rank_cells(summary: xr.Dataset, texts: xr.Dataset, n: int = MAX_CELLS) -> list[dict[str, Any]]:
     """Ranks cells by the size of their mean change.
 
     Args:
-        summary: what `summarize` returned.
-        texts: "text" of each cell and example, or empty.
+        summary: the result of `summarize`.
+        texts: has the variable "text" of each cell and example, or is empty.
         n: most cells to return.
 
     Returns:
-        Per cell: its `place` in words, `mean` and further numbers, and the first `text`.
+        A dictionary per cell: `place` describes it in words, `mean` is its mean change, `text` is
+        the text of the first example, and further numbers have the names that `summarize` gives.
     """
     change = summary["mean"]
     rows = []
-    for flat_index in _ranking(change)[:n]:
-        places = np.unravel_index(flat_index, change.shape)
-        index = {str(dim): int(i) for dim, i in zip(change.dims, places)}
+    for flat_index in _sort_by_size(change)[:n]:
+        indices = np.unravel_index(flat_index, change.shape)
+        index = {str(dim): int(i) for dim, i in zip(change.dims, indices)}
         numbers = {
             name: float(summary[name].isel(index))
             for name in ("mean", "low", "high", "p_any", "mean_recovery")
             if name in summary
         }
         text = str(texts["text"].isel(index).values.ravel()[0]) if texts else ""
-        rows.append({"place": _place(summary, index), **numbers, "text": text})
+        rows.append({"place": _describe_cell(summary, index), **numbers, "text": text})
     return rows
 
 
 def count_tied(summary: xr.Dataset) -> int:
-    """Counts the cells that share the first place of the ranking."""
+    """Counts the cells whose change is as large as the largest one."""
     sizes = np.abs(summary["mean"].values)
     return int(np.isclose(sizes, np.nanmax(sizes), atol=1e-9).sum()) if sizes.size else 0
 
 
-def _ranking(change: xr.DataArray) -> np.ndarray:
+def _sort_by_size(change: xr.DataArray) -> np.ndarray:
     sizes = np.abs(change.values.ravel())
     return np.argsort(-sizes, kind="stable")  # NaN comes last
 
 
-def _place(summary: xr.Dataset, index: dict[str, int]) -> str:
-    """Describes a cell, such as `layer 2, head 3, 1.5 to 2 s`."""
+def _describe_cell(summary: xr.Dataset, index: dict[str, int]) -> str:
+    """Describes a cell in words, such as `layer 2, head 3, 1.5 to 2 s`."""
     parts = []
     for dim, i in index.items():
         value = summary[dim].values[i]
@@ -213,7 +216,7 @@ def _place(summary: xr.Dataset, index: dict[str, int]) -> str:
 
 
 def render(numbers: dict[str, Any], png: bytes, sounds: dict[str, Sound]) -> str:
-    """Renders the page. It opens from disk, loads nothing and runs no script; texts are escaped."""
+    """Renders the page. All texts are escaped; the page loads nothing and runs no script."""
     style = "".join(map(template, ("lens.css", "study.css", "patch.css")))
     return (
         environment()
@@ -221,7 +224,7 @@ def render(numbers: dict[str, Any], png: bytes, sounds: dict[str, Sound]) -> str
         .render(
             numbers=numbers,
             metric_name=METRIC_NAMES[numbers["metric"]],
-            n_left_out=_n_left_out(numbers),
+            n_left_out=_count_left_out(numbers),
             figure=png_uri(png),
             sounds={name: audio_uri(sound) for name, sound in sounds.items()},
             policy=policy(media=True),
@@ -232,14 +235,14 @@ def render(numbers: dict[str, Any], png: bytes, sounds: dict[str, Sound]) -> str
     )
 
 
-def _n_left_out(numbers: dict[str, Any]) -> int:
+def _count_left_out(numbers: dict[str, Any]) -> int:
     return np.size(numbers["summary"]["mean"]) - len(numbers["cells"])
 
 
-def show(numbers: dict[str, Any], out: Path, json: bool) -> None:
-    """Prints the ranked cells and the path of the page, or everything as JSON.
+def print_result(numbers: dict[str, Any], out: Path, json: bool) -> None:
+    """Prints the ranked cells and the path of the page, or with `json` everything as JSON.
 
-    On a terminal only the first cells are printed, and how many follow.
+    A terminal shows only the first cells, and the number of the others.
     """
     from experiments.progress import console
 
@@ -255,20 +258,20 @@ def ranking_lines(numbers: dict[str, Any], out: Path, shorten: bool) -> list[str
     """Formats the ranked cells, one line per cell.
 
     Args:
-        numbers: what `write` returned.
-        out: folder of result.zarr, named if cells are left out.
+        numbers: the result of `write`.
+        out: folder of result.zarr. The last line names it if cells are left out.
         shorten: whether only the first `TERMINAL_CELLS` cells are listed.
     """
-    n_all = int(np.size(numbers["summary"]["mean"]))
+    n_cells = int(np.size(numbers["summary"]["mean"]))
     cells = numbers["cells"][: TERMINAL_CELLS if shorten else None]
     lines = [
         printable(numbers["scored"]),
         f"Change of the {METRIC_NAMES[numbers['metric']]}, largest first "
-        f"({len(cells)} of {n_all} cells):",
+        f"({len(cells)} of {n_cells} cells):",
     ]
     lines += [_cell_line(cell, numbers["n_examples"]) for cell in cells]
-    if n_all > len(cells):
-        rest = f"  … {n_all - len(cells)} more cells, all in {printable(out / 'result.zarr')}"
+    if n_cells > len(cells):
+        rest = f"  … {n_cells - len(cells)} more cells, all in {printable(out / 'result.zarr')}"
         lines.append(rest)
     if numbers["n_tied"] > 1:
         lines.append(
@@ -281,5 +284,5 @@ def _cell_line(cell: dict[str, Any], n_examples: int) -> str:
     if cell["mean"] is None:
         return printable(f"       none  {cell['place']}")
     interval = f"  [{cell['low']:+.3f}, {cell['high']:+.3f}]" if n_examples > 1 else ""
-    text = f"  {cell['text'][:60]}" if cell["text"] else ""
+    text = f"  {cell['text'][:_TEXT_CHARS]}" if cell["text"] else ""
     return printable(f"  {cell['mean']:+9.3f}{interval}  {cell['place']}{text}")

@@ -7,9 +7,13 @@ from rich.table import Table
 
 from experiments.progress import console as standard_output
 
+_COLUMN_GAP = 2  # spaces that rich puts between columns without a box
+
 
 def print_table(rows: Sequence[dict[str, Any]]) -> None:
-    """Prints rows as a table. Columns beyond the width of the console are only named below it.
+    """Prints rows as a table.
+
+    Columns that do not fit into the console are left out, and a line below the table names them.
 
     Args:
         rows: one per layer and penalty, as in table.csv.
@@ -29,7 +33,7 @@ def fitting_columns(texts: dict[str, list[str]], width: int) -> list[str]:
     """Returns the first columns that fit into `width` characters together."""
     fitting, used = [], 0
     for name, cells in texts.items():
-        used += max(map(len, [name, *cells])) + 1  # and a space between columns
+        used += max(map(len, [name, *cells])) + (_COLUMN_GAP if fitting else 0)
         if used > width:
             break
         fitting.append(name)

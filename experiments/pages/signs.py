@@ -1,9 +1,9 @@
-"""Signs that a text may not be a transcript of speech: loops and silence."""
+"""Describes signs that a text may not be a transcript of speech, such as loops and silence."""
 
 import dataclasses
 
-INAUDIBLE = 1e-3  # share of full scale: -60 dB
-COMPRESSED = 2.4  # compression ratio above which Whisper takes a text for a repetition
+SILENT_PEAK = 1e-3  # share of full scale, -60 dB; a recording with a lower peak counts as silent
+MAX_COMPRESSION_RATIO = 2.4  # Whisper regards a text with a higher ratio as a repetition
 
 
 @dataclasses.dataclass(frozen=True)
@@ -11,17 +11,17 @@ class Signs:
     """Signs that a text may not be a transcript of speech.
 
     Attributes:
-        loop: the text that repeats back to back, "" if none does
-            (`interventions.generation.transcripts.longest_loop`).
-        times: how often it repeats.
-        compression_ratio: of the text.
+        loop: the part of the text that occurs several times in a row, "" if there is none. Found
+            by `interventions.generation.transcripts.longest_loop`.
+        times: how often `loop` occurs in a row.
+        compression_ratio: bytes of the text divided by its compressed bytes.
         no_speech_prob: probability of <|nospeech|>.
         avg_logprob: mean natural-log probability of the text's tokens and its end.
-        silent: whether the last two are beyond Whisper's thresholds of silence, so that
-            `transcribe` leaves the window out.
-        ended: whether the end of the text was generated; otherwise it was cut off.
-        peak: largest sample, as a share of full scale. From digital silence Whisper generates a
-            word or two, such as "you".
+        silent: whether `no_speech_prob` and `avg_logprob` meet Whisper's thresholds of silence.
+            `transcribe` leaves such a window out.
+        ended: whether the model generated the end of the text. Otherwise the text was cut off.
+        peak: largest sample, as a share of full scale. Whisper may generate words, such as "you",
+            from a recording of digital silence.
     """
 
     loop: str
@@ -45,9 +45,11 @@ class Signs:
             f"No speech: {probabilities}. By Whisper’s thresholds this is silence, so "
             "jaxasr transcribe leaves it out.": self.silent,
             f"Silent recording: the largest sample is {self.peak:.1g} of full scale.": (
-                self.peak < INAUDIBLE
+                self.peak < SILENT_PEAK
             ),
-            f"Compression ratio {self.compression_ratio:.1f}: above {COMPRESSED} Whisper takes a "
-            "text for a repetition.": self.compression_ratio > COMPRESSED,
+            f"Compression ratio {self.compression_ratio:.1f}: above {MAX_COMPRESSION_RATIO} "
+            "Whisper takes a text for a repetition.": (
+                self.compression_ratio > MAX_COMPRESSION_RATIO
+            ),
         }
         return [line for line, applies in sentences.items() if applies]

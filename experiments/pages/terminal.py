@@ -11,16 +11,18 @@ from experiments.progress import console as standard_output
 from interventions.storage.text_files import printable
 
 MAX_TOKENS = 40  # rows of the logit lens in a terminal
-_CELL = 13  # characters of one layer
-_OTHER_COLUMNS = 34  # characters of times, tokens and saturation
-_LONG_TEXT, _SHOWN_TEXT = 160, 150  # characters of an encoder row
-_PLAIN = {"box": None, "header_style": "dim", "pad_edge": False}
+_COLUMN_CHARS = 13  # widest column of a layer or of the tokens
+_OTHER_CHARS = 34  # together the columns of seconds, tokens and saturation, with their gaps
+# Encoder texts longer than 160 characters are cut to 150, so that the note of the length pays off.
+_LONG_TEXT, _SHOWN_TEXT = 160, 150
+_DIM_BELOW = 0.1  # probability; less likely candidates are dim
+_TABLE_STYLE = {"box": None, "header_style": "dim", "pad_edge": False}
 
 
 def print_page(page: LensPage) -> None:
-    """Prints the text, one row per token (its candidates by layer), and one row per encoder layer.
+    """Prints the text, its signs of loops and silence, and a table per lens.
 
-    Tables are shortened in a terminal only.
+    The tables are shortened in a terminal, but not in a file or pipe.
     """
     console = standard_output()
     n_tokens = len(page.logit.tokens)
@@ -41,29 +43,29 @@ def logit_table(table: LogitTable, width: int, rows: int = MAX_TOKENS) -> Table:
 
     Args:
         table: predictions of every layer.
-        width: characters of a line. If not all layers fit, evenly spaced ones are shown, and always
+        width: characters of a line. If not all layers fit, evenly spaced ones are shown, among them
             the last.
         rows: most tokens to show.
     """
-    layers = choose_layers(len(table.candidates), (width - _OTHER_COLUMNS) // _CELL)
-    terminal_table = Table(**_PLAIN)
+    layers = choose_layers(len(table.candidates), (width - _OTHER_CHARS) // _COLUMN_CHARS)
+    terminal_table = Table(**_TABLE_STYLE)
     terminal_table.add_column("s", justify="right", style="dim")
-    terminal_table.add_column("token", max_width=_CELL, no_wrap=True)
+    terminal_table.add_column("token", max_width=_COLUMN_CHARS, no_wrap=True)
     for layer in layers:
-        terminal_table.add_column(f"layer {layer}", max_width=_CELL, no_wrap=True)
+        terminal_table.add_column(f"layer {layer}", max_width=_COLUMN_CHARS, no_wrap=True)
     terminal_table.add_column("saturates", justify="right")
     for t, token in enumerate(table.tokens[:rows]):
         start = table.times[t][0]
         time = f"{start:.2f}" if math.isfinite(start) else ""
-        cells = [_cell(table, layer, t) for layer in layers]
+        cells = [_candidate_cell(table, layer, t) for layer in layers]
         token_cell = Text(visible(token), style="bold")
-        terminal_table.add_row(time, token_cell, *cells, _saturation(table, t))
+        terminal_table.add_row(time, token_cell, *cells, _format_saturation(table, t))
     return terminal_table
 
 
 def encoder_table(rows: tuple[EncoderRow, ...], shorten: bool = True) -> Table:
     """Makes a table with one row per encoder layer; `shorten` cuts long texts."""
-    terminal_table = Table(**_PLAIN)
+    terminal_table = Table(**_TABLE_STYLE)
     terminal_table.add_column("layer", justify="right")
     terminal_table.add_column("kind")
     terminal_table.add_column("log-prob per token", justify="right")
@@ -77,7 +79,12 @@ def encoder_table(rows: tuple[EncoderRow, ...], shorten: bool = True) -> Table:
 
 
 def choose_layers(n_layers: int, room: int) -> list[int]:
-    """Chooses at most `room` (at least 2) evenly spaced layers, the last among them."""
+    """Chooses evenly spaced layers, among them the last.
+
+    Args:
+        n_layers: number of all layers.
+        room: most layers to choose; 2 are chosen even if it is less.
+    """
     count = min(n_layers, max(room, 2))
     return sorted({round(layer) for layer in np.linspace(0, n_layers - 1, count)})
 
@@ -87,12 +94,12 @@ def visible(token: str) -> str:
     return printable(token.removeprefix(" ").replace("\n", "↵").replace("\t", "⇥")) or "␣"
 
 
-def _saturation(table: LogitTable, t: int) -> str:
+def _format_saturation(table: LogitTable, t: int) -> str:
     return str(table.saturation[t]) if table.saturation[t] < len(table.candidates) else "–"
 
 
-def _cell(table: LogitTable, layer: int, t: int) -> Text:
+def _candidate_cell(table: LogitTable, layer: int, t: int) -> Text:
     probability = math.exp(table.logprobs[layer, t, 0])
-    unsure = "" if probability >= 0.1 else "dim"
-    style = "green" if table.rank[layer, t] == 0 else unsure
+    other_style = "" if probability >= _DIM_BELOW else "dim"
+    style = "green" if table.rank[layer, t] == 0 else other_style
     return Text(visible(table.candidates[layer][t][0]), style=style)

@@ -1,4 +1,4 @@
-"""Stores activations of whole corpora on disk: `extract` computes them, `open` reads them."""
+"""Stores the activations of a corpus on disk. `extract` computes them, and `open` reads them."""
 
 from experiments.store.extracting import covers as covers, extract as extract
 from experiments.store.layout import StoreError as StoreError

@@ -139,7 +139,7 @@ def _open_or_create(
 ) -> layout.Group:
     """Creates the store, or opens the one that an earlier run left complete or incomplete."""
     expected = _identity(asr, corpus, job, dtype, batch)
-    group = integrity.existing(out)
+    group = integrity.open_existing(out)
     if group is not None and "status" in group:
         integrity.check_same(group, expected)
         if not group.attrs["complete"]:
@@ -180,7 +180,7 @@ def _order(passes: Passes, utterances: Sequence[Utterance]) -> list[int]:
     """
     job = passes.job
     if job.text == "transcript":
-        lengths = [len(passes.tokens(utterance.transcript)) for utterance in utterances]
+        lengths = [len(passes.encode_transcript(utterance.transcript)) for utterance in utterances]
     elif job.text == "greedy" or job.frames:
         lengths = [_seconds(utterance) for utterance in utterances]
     else:

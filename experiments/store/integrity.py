@@ -1,4 +1,4 @@
-"""Checks that a store on disk is the expected one and undamaged, and seals a finished one."""
+"""Checks that a store is the expected one and not damaged, and adds checksums to a complete one."""
 
 import hashlib
 import importlib.metadata
@@ -19,21 +19,22 @@ from interventions.storage.inert_zarr import check_store
 from interventions.storage.text_files import utf8
 from jaxasr.config import Config
 
-FORMAT = 1
-_PARTIAL = re.compile(r"zarr\.[0-9a-f]{32}\.partial")  # of a store that was never completed
+FORMAT = 1  # version of the layout on disk
+# Names of zarr's temporary files. A process that is killed while it creates a store leaves them.
+_PARTIAL = re.compile(r"zarr\.[0-9a-f]{32}\.partial")
 _PACKAGES = ("jaxasr", "jax", "jaxlib", "zarr")
-_IDENTITY = ("model", "corpus", "settings")
+_IDENTITY = ("model", "corpus", "settings")  # attributes that must be equal to add to a store
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of the packages that decide the bits of a store."""
+    """Returns the versions of the packages that the bytes of a store depend on."""
     return {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
 def identity(
     model: Mapping[str, Any], corpus: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Returns the attributes that two runs must share to write into one store."""
+    """Returns the attributes that must be equal for two runs to write into the same store."""
     return {
         "format": FORMAT,
         "model": dict(model),
@@ -43,13 +44,13 @@ def identity(
     }
 
 
-def existing(path: Path, mode: Literal["r", "r+"] = "r+") -> Group | None:
-    """Opens the store at `path`; returns None for a new or empty folder.
+def open_existing(path: Path, mode: Literal["r", "r+"] = "r+") -> Group | None:
+    """Opens the store at `path`. Returns None if the folder is empty or does not exist.
 
     Raises:
         StoreError: the folder holds something else, or the store is damaged.
     """
-    if not path.exists() or (path.is_dir() and all(map(_is_left_over, path.iterdir()))):
+    if not path.exists() or (path.is_dir() and all(map(_is_leftover, path.iterdir()))):
         return None
     if not (path / "zarr.json").is_file():
         raise StoreError(
@@ -75,69 +76,71 @@ def existing(path: Path, mode: Literal["r", "r+"] = "r+") -> Group | None:
     return group
 
 
-def _is_left_over(file: Path) -> bool:
-    """Whether a killed process left the file behind before the store existed."""
+def _is_leftover(file: Path) -> bool:
+    """Whether a file was left by a process that was killed before it had created the store."""
     return _PARTIAL.fullmatch(file.name) is not None or is_bookkeeping(file)
 
 
 def _check_metadata(path: Path, attributes: Mapping[str, Any]) -> None:
-    """Raises ValueError where attributes or metadata differ from those of the finished store."""
-    if "sha256" in attributes and attributes["sha256"] != _digest(attributes):
+    """Raises ValueError if attributes or metadata of a complete store have changed."""
+    if "sha256" in attributes and attributes["sha256"] != _hash_attributes(attributes):
         raise ValueError("its attributes differ from what was written")
     for name, digest in attributes.get("metadata", {}).items():
         if hashlib.sha256((path / name / "zarr.json").read_bytes()).hexdigest() != digest:
             raise ValueError(f"the metadata of {name!r} differ from what was written")
 
 
-def _digest(attributes: Mapping[str, Any]) -> str:
-    unsigned = {key: value for key, value in attributes.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(unsigned, sort_keys=True).encode()).hexdigest()
+def _hash_attributes(attributes: Mapping[str, Any]) -> str:
+    hashed = {key: value for key, value in attributes.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()
 
 
 def check_same(group: Group, expected: Mapping[str, Any]) -> None:
-    """Compares a store with the identity that a run expects.
+    """Checks that a store has the model, corpus and settings that a run expects.
+
+    An unfinished store must also have the same versions of packages.
 
     Raises:
-        StoreError: the store is another one, or is half-written by other versions; the message
-            names the differences.
+        StoreError: they differ; the message names the differences.
     """
     attributes = dict(group.attrs)
     for part in _IDENTITY:
         _check_part(group, part, attributes[part], utf8(expected[part]))
     if not attributes["complete"]:
-        remark = " It is half-written: finish it with the versions that started it."
-        _check_part(group, "versions", attributes["versions"], expected["versions"], remark)
+        advice = " It is half-written: continue with the versions that started it."
+        _check_part(group, "versions", attributes["versions"], expected["versions"], advice)
 
 
 def _check_part(
-    group: Group, part: str, actual: dict[str, Any], expected: dict[str, Any], remark: str = ""
+    group: Group, part: str, actual: dict[str, Any], expected: dict[str, Any], advice: str = ""
 ) -> None:
     keys = [key for key in {**actual, **expected} if actual.get(key) != expected.get(key)]
     if keys:
-        stored, wanted = ({key: part.get(key) for key in keys} for part in (actual, expected))
+        stored = {key: actual.get(key) for key in keys}
+        wanted = {key: expected.get(key) for key in keys}
         raise StoreError(
             f"the store at {str(folder(group))!r} has another {part}: it has {stored}, "
-            f"this run has {wanted}.{remark} Choose another folder, or remove this one."
+            f"this run has {wanted}.{advice} Choose another folder, or remove this one."
         )
 
 
 def check_layout(group: Group, job: Job, config: Config, dtype: str, batch: int) -> None:
-    """Compares the metadata of a half-written store with those of a new one.
+    """Checks that the variables of an unfinished store have the shapes and dtypes of a new one.
 
     Raises:
         StoreError: they differ; the message names the variable.
     """
     names = layout.read(group, "utterance").tolist()
-    fresh = layout.create(zarr.storage.MemoryStore(), {}, job, config, names, dtype, batch)
-    for name in sorted({*fresh.array_keys(), *group.array_keys()}):
-        if repr(_metadata(group, name)) != repr(_metadata(fresh, name)):
+    new = layout.create(zarr.storage.MemoryStore(), {}, job, config, names, dtype, batch)
+    for name in sorted({*new.array_keys(), *group.array_keys()}):
+        if repr(_read_metadata(group, name)) != repr(_read_metadata(new, name)):
             raise StoreError(
                 f"{str(folder(group))!r}: the metadata of {name!r} differ from what was written. "
                 f"{REMEDY}"
             )
 
 
-def _metadata(group: Group, name: str) -> dict[str, Any]:
+def _read_metadata(group: Group, name: str) -> dict[str, Any]:
     if name not in group:
         return {}
     metadata = group[name].metadata.to_dict()
@@ -147,26 +150,27 @@ def _metadata(group: Group, name: str) -> dict[str, Any]:
 
 
 def finish(group: Group, attributes: Mapping[str, Any]) -> None:
-    """Marks a store as complete, and adds `attributes` and the checksums of everything in it."""
+    """Marks a store as complete. Adds `attributes`, and checksums of all variables and metadata."""
     root = folder(group)
     metadata = {
         name: hashlib.sha256((root / name / "zarr.json").read_bytes()).hexdigest()
         for name in sorted(group.array_keys())
     }
-    every = {
+    all_attributes = {
         **group.attrs,
         **utf8(dict(attributes)),
         "complete": True,
         "checksums": checksums(group),
         "metadata": metadata,
     }
-    every = json.loads(json.dumps(every))  # as they will be read, for instance without tuples
-    # Put all at once, because `attrs.update` would write the file again for every key.
-    group.attrs.put({**every, "sha256": _digest(every)})
+    # Hashed in the form that they will have when they are read, for instance with lists for tuples.
+    all_attributes = json.loads(json.dumps(all_attributes))
+    # Written at once, because `attrs.update` would write the file again for every key.
+    group.attrs.put({**all_attributes, "sha256": _hash_attributes(all_attributes)})
 
 
 def checksums(group: Group) -> dict[str, str]:
-    """Returns the SHA-256 of every variable, over its chunks' files in order of their names."""
+    """Returns the SHA-256 of every variable, computed over the files of its chunks by name."""
     root = folder(group)
     digests = {}
     for name in sorted(group.array_keys()):
@@ -178,6 +182,6 @@ def checksums(group: Group) -> dict[str, str]:
 
 
 def remove_partial_files(path: Path) -> None:
-    """Removes what interrupted writes left behind."""
+    """Removes the temporary files of interrupted writes."""
     for file in path.rglob("*.partial"):
         file.unlink()

@@ -1,19 +1,22 @@
-"""Lays out an activation store on disk, and reads and writes its variables.
+"""Defines the variables of an activation store on disk, and reads and writes them.
 
-A store is a zarr group (format 3) that `xarray.open_zarr` opens:
+A store is a zarr group (format 3). `xarray.open_zarr` can open it. Its variables are:
 
-    encoder.resid_post         (pool, encoder_layer, utterance, feature)  pooled activations; sites
-                               without layers have no layer axis
-    encoder.resid_post.frames  (encoder_layer, frame, feature)  ragged: utterance u has
-                               frame_count[u] rows from frame_start[u] on
+    encoder.resid_post         (pool, encoder_layer, utterance, feature)  pooled activations; a site
+                               without layers has no layer axis
+    encoder.resid_post.frames  (encoder_layer, encoder_frame, feature)  the frames of all utterances
+                               in a row, without padding
+    encoder_frame_start        (utterance)  first frame of an utterance among these frames
+    encoder_frame_count        (utterance)  number of frames of an utterance
+    decoder_frame_start, ...   (utterance)  the same for decoder sites, where frames are tokens
     mel                        (utterance, mel)  mean log-mel features over speech, a baseline
-    utterance, pool            names
-    status                     0 to do, 1 done, 2 left out; `problem` holds the reason
-    n_frames                   true length in encoder frames
-    encoder_frame_start, ...   the spans of ragged frames; those of the decoder count tokens
+    utterance, pool            names of the utterances and pools
+    status                     (utterance)  0 to do, 1 done, 2 left out
+    problem                    (utterance)  why an utterance was left out
+    n_frames                   (utterance)  length without padding, in encoder frames
 
-Every chunk carries a CRC-32C that is checked when it is read. A finished store also has the SHA-256
-of every variable, of its metadata and of its own attributes.
+Every chunk has a CRC-32C checksum that is verified on each read. A complete store also has SHA-256
+checksums of every variable, of the metadata of every variable, and of the store's attributes.
 """
 
 import contextlib
@@ -33,13 +36,15 @@ from jaxasr import sites as _sites
 from jaxasr.config import Config
 from jaxasr.sites import stack_of
 
-Group = Any  # a zarr.Group; the type of its entries does not distinguish arrays and groups
-TO_DO, DONE, LEFT_OUT = 0, 1, 2
+Group = Any  # a zarr.Group; its type hints do not distinguish arrays from groups
+TO_DO, DONE, LEFT_OUT = 0, 1, 2  # values of `status`
 DTYPES = ("float32", "float16", "bfloat16", "float64")
+# Errors that zarr raises when it reads damaged files.
 UNREADABLE = (ValueError, KeyError, TypeError, FileNotFoundError, AttributeError)
 REMEDY = "Remove the store and extract it again."
-_CHUNK_BYTES = 1 << 20  # small, because every batch that ends in a chunk writes all of it again
-_NAMES_PER_CHUNK = 65_536
+# 1 MiB. A chunk is small, because every batch that adds to a chunk writes the whole chunk again.
+_CHUNK_BYTES = 1 << 20
+_VALUES_PER_CHUNK = 65_536  # of a variable with one value per utterance
 
 
 class StoreError(ValueError):
@@ -52,28 +57,28 @@ def folder(group: Group) -> Path:
 
 
 def read(group: Group, name: str, *where: Any) -> np.ndarray:
-    """Reads the values of a variable, all of them or those at `where`.
+    """Reads the values of a variable at the indices `where`, or all values.
 
     Raises:
-        StoreError: a chunk is damaged; the message names store and variable.
+        StoreError: a chunk is damaged; the message names the store and the variable.
     """
-    with damage_named(group, name):
+    with report_damage(group, name):
         return group[name][where or ...]
 
 
-def put(group: Group, name: str, where: Any, values: np.ndarray) -> None:
-    """Writes values of a variable at `where`.
+def write(group: Group, name: str, where: Any, values: np.ndarray) -> None:
+    """Writes values of a variable at the indices `where`.
 
     Raises:
-        StoreError: the chunk that they belong to is damaged; the message names store and variable.
+        StoreError: a chunk at `where` is damaged; the message names the store and the variable.
     """
-    with damage_named(group, name):
+    with report_damage(group, name):
         group[name][where] = values
 
 
 @contextlib.contextmanager
-def damage_named(group: Group, name: str) -> Iterator[None]:
-    """Turns zarr's errors about a damaged variable into a StoreError that names it."""
+def report_damage(group: Group, name: str) -> Iterator[None]:
+    """Turns zarr's errors into a StoreError that names the damaged variable."""
     try:
         yield
     except (*UNREADABLE, RuntimeError) as error:
@@ -94,13 +99,13 @@ def create(
     """Creates an empty store.
 
     Args:
-        where: a folder, or zarr's memory.
+        where: folder of the store, or a store in memory.
         attributes: attributes of the store.
-        job: which activations it will hold.
-        config: of the model.
+        job: the activations that the store will hold.
+        config: configuration of the model.
         names: ids of the utterances, in the order of the store.
         dtype: one of `DTYPES`.
-        batch: recordings per batch; a chunk holds whole batches.
+        batch: recordings per batch. The recordings of a batch are never split into two chunks.
     """
     overwrite = isinstance(where, Path) and (where / "zarr.json").exists()
     group = zarr.create_group(
@@ -124,14 +129,14 @@ def create(
             shape = (len(values),)
             array = _create_array(group, name, shape, shape, str, (name,))
             array[:] = np.array(values, dtype=object)
-    # Created last, so that a store with a status has everything.
+    # Created last, so that a store that has `status` also has all other variables.
     _create_column(group, "status", n, "uint8")
     return group
 
 
 def _create_column(group: Group, name: str, n: int, dtype: Any) -> None:
     """Creates a variable with one value per utterance."""
-    _create_array(group, name, (n,), (_NAMES_PER_CHUNK,), dtype, ("utterance",))
+    _create_array(group, name, (n,), (_VALUES_PER_CHUNK,), dtype, ("utterance",))
 
 
 def _create_site(
@@ -142,21 +147,21 @@ def _create_site(
     width = pools.n_features(config, site)
     layers = {f"{stack_of(site)}_layer": spec.n_layer} if spec.n_layer else {}
     feature = "feature" if width == config.n_audio_state else f"feature_{width}"
-    row_bytes = (spec.n_layer or 1) * width * np.dtype(stored(dtype)).itemsize
+    row_bytes = (spec.n_layer or 1) * width * np.dtype(disk_dtype(dtype)).itemsize
     attributes = {"dtype": dtype, "axes": list(spec.axes), "shape": [spec.n_layer, *spec.shape[2:]]}
     if job.pools:
         rows = max(1, _CHUNK_BYTES // row_bytes // batch) * batch
         dims = ("pool", *layers, "utterance", feature)
         shape = (len(job.pools), *layers.values(), n, width)
         chunks = (1, *layers.values(), rows, width)
-        _create_array(group, site, shape, chunks, stored(dtype), dims, attributes)
+        _create_array(group, site, shape, chunks, disk_dtype(dtype), dims, attributes)
     if job.frames:
         rows = max(64, _CHUNK_BYTES // row_bytes)
         mel = "mel_" if site == "encoder.conv1" else ""
         dims = (*layers, f"{stack_of(site)}_{mel}frame", feature)
         shape, chunks = (*layers.values(), 0, width), (*layers.values(), rows, width)
         name = f"{site}.{pools.FRAMES}"
-        _create_array(group, name, shape, chunks, stored(dtype), dims, attributes)
+        _create_array(group, name, shape, chunks, disk_dtype(dtype), dims, attributes)
 
 
 def _create_array(
@@ -181,6 +186,9 @@ def _create_array(
     )
 
 
-def stored(dtype: str) -> str:
-    """Returns the number format on disk; bits of bfloat16, which zarr lacks, become integers."""
+def disk_dtype(dtype: str) -> str:
+    """Returns the number format on disk.
+
+    zarr has no bfloat16, so its bits are stored as integers.
+    """
     return "uint16" if dtype == "bfloat16" else dtype

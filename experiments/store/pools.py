@@ -1,6 +1,8 @@
-"""Pools activations over time inside the compiled pass: means, positions, or all true frames.
+"""Pools activations over time inside the compiled pass.
 
-Axis letters: B batch, T time, P pools, D features (heads and their widths flattened).
+A pool is a mean over a span of time, one position, or all frames without padding.
+
+Axis letters: B batch, T time, P pools, D features (the axes after time, flattened).
 """
 
 from collections.abc import Sequence
@@ -13,29 +15,29 @@ from jaxasr import pytrees, sites as _sites
 from jaxasr.config import Config
 from jaxasr.taps import Acts, Readout
 
-MEANS = ("speech", "all")
-FRAMES = "frames"
+MEANS = ("speech", "all")  # pools that average over more than one position
+FRAMES = "frames"  # pool that keeps all frames
 Pool = str | int
 
 
 def parse(pool: Pool | Sequence[Pool]) -> tuple[tuple[str, ...], bool]:
-    """Reads the pools that a user asks for.
+    """Checks the pools that a user asks for, and returns their names.
 
     Args:
         pool: one or several of
 
-            - "speech": the mean over the frames of the recording (decoder: the tokens of the text);
-            - "all": the mean over all 1,500 frames, padding included (decoder: prompt, text and end
-              of text);
-            - "last": the last frame (decoder: the end of text);
-            - a number: that frame or token, from the end if negative;
-            - "frames": every true frame (token), of different number per recording.
+            - "speech": mean over the frames of the recording (decoder: over the tokens of the text)
+            - "all": mean over all 1,500 frames, including padding (decoder: over prompt, text and
+              end of text)
+            - "last": the last frame of the recording (decoder: the end of text)
+            - a number: the frame or token at this index, from the end if negative
+            - "frames": every frame of the recording (decoder: every token)
 
     Returns:
-        The names of the pools in the given order, and whether true frames are kept as well.
+        The names of the pools without "frames", and whether "frames" is one of the pools.
 
     Raises:
-        ValueError: an unknown or repeated pool.
+        ValueError: a pool is unknown or repeated.
 
     Example:
         >>> parse(["speech", -1, "frames"])
@@ -57,18 +59,18 @@ def parse(pool: Pool | Sequence[Pool]) -> tuple[tuple[str, ...], bool]:
 
 
 def check_sites(sites: Sequence[str]) -> None:
-    """Raises ValueError for an unknown site and for one that is not [B, T, ...]."""
+    """Raises ValueError if a site is unknown or cannot be pooled over one axis of time."""
     _sites.check_known(sites)
     poolable = [site for site, axes in _sites.SITES.items() if axes[:2] in (("B", "T"), ("B", "S"))]
     _sites.check_known(sites, poolable, "site to pool over time; a pattern has two times. Not")
 
 
 def n_features(config: Config, site: str) -> int:
-    """Returns the width D of a site."""
+    """Returns the number of features D of a site."""
     return int(np.prod(_sites.spec(config, site, 1, 1).shape[2:]))
 
 
-def has(pool: str, length: int) -> bool:
+def has_position(pool: str, length: int) -> bool:
     """Returns whether a row of `length` steps has the position that `pool` names."""
     return pool in (*MEANS, "last") or -length <= int(pool) < length
 
@@ -80,25 +82,27 @@ def spans(
     length: Sequence[int],
     whole: int | None,
 ) -> Int[np.ndarray, "B P 2"]:
-    """Returns the span [from, to) of time that each pool averages, for every row.
+    """Returns the span of steps that each pool averages in every row.
+
+    A span has its first step, and the step after its last one.
 
     Args:
         pools: names of pools, see `parse`.
-        first: where speech (or text) starts, per row.
-        end: where speech (or text) ends, per row.
-        length: the number of steps, per row.
-        whole: the number of steps that "all" averages; None for `length`.
+        first: first step of the speech or text, per row.
+        end: step after the speech or text, per row.
+        length: number of steps without padding, per row.
+        whole: number of steps that the pool "all" averages. None: `length`.
     """
     rows = [
-        [_span(pool, a, b, n, n if whole is None else whole) for pool in pools]
-        for a, b, n in zip(first, end, length)
+        [_span(pool, start, stop, n, n if whole is None else whole) for pool in pools]
+        for start, stop, n in zip(first, end, length)
     ]
     return np.array(rows, np.int32).reshape(len(rows), len(pools), 2)
 
 
 def _span(pool: str, first: int, end: int, length: int, whole: int) -> tuple[int, int]:
     if pool == "speech":
-        return first, max(end, first + 1)  # an empty text has the position where it would start
+        return first, max(end, first + 1)  # of an empty text, the position where it would start
     if pool == "all":
         return 0, whole
     position = -1 if pool == "last" else int(pool)
@@ -108,14 +112,14 @@ def _span(pool: str, first: int, end: int, length: int, whole: int) -> tuple[int
 
 @pytrees.dataclass
 class Pooled:
-    """A readout's function that pools activations over time, in float32 or wider.
+    """The function of a readout that pools activations over time, in float32 or wider.
 
-    Steps outside of a span are never added, so they may hold anything, NaN included.
+    Steps outside a span do not affect its mean, even if they are NaN.
 
     Attributes:
-        spans: the span of each row and pool.
+        spans: span of each row and pool, see `spans`.
         sites: the sites to read.
-        width: how many of the first steps to keep as frames; 0 for none.
+        width: number of steps to keep as frames, from the first one on. 0: no frames.
     """
 
     spans: Int[Array, "B P 2"]
@@ -123,7 +127,7 @@ class Pooled:
     width: int = pytrees.field(pytree_node=False, default=0)
 
     def __call__(self, acts: Acts) -> Acts:
-        """Returns `{site: [B, P, D]}` and, with a width, `{site/frames: [B, width, D]}`."""
+        """Returns `{site: [B, P, D]}`, and if `width` is not 0 `{site/frames: [B, width, D]}`."""
         pooled: Acts = {}
         for site in self.sites:
             if site in acts:
@@ -132,22 +136,22 @@ class Pooled:
 
     def _pool(self, site: str, x: Array) -> Acts:
         x = x.reshape(*x.shape[:2], -1)
-        # There are two mel frames per encoder frame.
+        # conv1 has two frames per encoder frame.
         scale = 2 if site == "encoder.conv1" else 1
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        pooled = {site: means(wide, self.spans * scale)} if self.spans.shape[1] else {}
+        pooled = {site: span_means(wide, self.spans * scale)} if self.spans.shape[1] else {}
         frames = {f"{site}/{FRAMES}": wide[:, : self.width * scale]} if self.width else {}
         return pooled | frames
 
 
-def means(x: Float[Array, "B T D"], spans: Int[Array, "B P 2"]) -> Float[Array, "B P D"]:
-    """Returns the mean over each span of time; of a span of one step, exactly that step."""
+def span_means(x: Float[Array, "B T D"], spans: Int[Array, "B P 2"]) -> Float[Array, "B P D"]:
+    """Returns the mean over each span. If a span has one step, the result is exactly that step."""
     time = jnp.arange(x.shape[1], dtype=jnp.int32)[:, None]
     pooled = []
     for p in range(spans.shape[1]):
-        first, last = spans[:, p, 0, None, None], spans[:, p, 1, None, None]
-        total = jnp.where((time >= first) & (time < last), x, 0).sum(1)
-        pooled.append(total / (last - first)[:, 0].astype(x.dtype))
+        first, end = spans[:, p, 0, None, None], spans[:, p, 1, None, None]
+        total = jnp.where((time >= first) & (time < end), x, 0).sum(1)
+        pooled.append(total / (end - first)[:, 0].astype(x.dtype))
     return jnp.stack(pooled, axis=1)
 
 

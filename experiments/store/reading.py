@@ -1,4 +1,4 @@
-"""Reads a store: as labelled arrays, as a matrix for a fit, or in shards on the device."""
+"""Reads a store as labelled arrays, as one NumPy array, or in shards on the device."""
 
 import dataclasses
 import os
@@ -23,7 +23,7 @@ def open(path: str | os.PathLike[str]) -> "Store":
         path: the store's folder.
 
     Returns:
-        The store; activations are read when they are used.
+        The store. Activations are read only when they are used.
 
     Raises:
         FileNotFoundError: there is no store at `path`.
@@ -35,13 +35,13 @@ def open(path: str | os.PathLike[str]) -> "Store":
         ```
     """
     path = Path(path)
-    group = integrity.existing(path, "r") if path.exists() else None
+    group = integrity.open_existing(path, "r") if path.exists() else None
     if group is None or "status" not in group:
         raise FileNotFoundError(
             f"path: expected an activation store, found none at {str(path)!r}. "
             "Write one with `extract`."
         )
-    with layout.damage_named(group, "dataset"):  # xarray reads the coordinates here
+    with layout.report_damage(group, "dataset"):  # xarray reads the coordinates here
         return Store(path, xarray.open_zarr(path, consolidated=False, chunks=None), group)
 
 
@@ -50,10 +50,10 @@ class Store:
     """Activations of a corpus on disk.
 
     Attributes:
-        path: the folder.
-        dataset: the whole store as labelled arrays that are read when used: dims utterance, pool,
-            encoder_layer, feature, ... (see `experiments.store.layout`).
-        group: the zarr group.
+        path: folder of the store.
+        dataset: all variables as labelled arrays, which are read when they are used.
+            `experiments.store.layout` lists them.
+        group: zarr group of the store.
     """
 
     path: Path
@@ -66,7 +66,7 @@ class Store:
 
     @property
     def attrs(self) -> dict[str, Any]:
-        """Model, corpus, settings, versions, provenance and checksums."""
+        """Attributes of the store, such as model, corpus, settings and checksums."""
         return dict(self.group.attrs)
 
     @property
@@ -91,7 +91,7 @@ class Store:
 
     @property
     def problems(self) -> dict[str, str]:
-        """The utterances that were left out, and the reasons."""
+        """The reason for each utterance that was left out, by its id."""
         names, problems = self._read("utterance").tolist(), self._read("problem").tolist()
         return {name: problem for name, problem in zip(names, problems) if problem}
 
@@ -103,10 +103,10 @@ class Store:
         Args:
             site: one of `sites`.
             pool: one of the store's pools.
-            rows: which of `ids` to read; None for all.
+            rows: indices into `ids`. None: all.
 
         Returns:
-            [L, N, D] in the order of `ids`; L is 1 at a site without layers.
+            [L, N, D] in the order of `ids`. L is 1 at a site without layers.
 
         Raises:
             ValueError: the store lacks the site or pool; the message lists what it has.
@@ -133,7 +133,9 @@ class Store:
     def shards(
         self, site: str, pool: str = "speech", size: int = 1024
     ) -> Iterator[tuple[list[str], Float[Array, "L n D"]]]:
-        """Yields ids and activations on the device, for fits of more than memory holds.
+        """Yields ids and activations of a part of the utterances, on the device.
+
+        Use it if the activations of all utterances do not fit into memory.
 
         Args:
             site: one of `sites`.
@@ -142,26 +144,27 @@ class Store:
         """
         ids = self.ids
         for start in range(0, len(ids), size):
-            here = slice(start, start + size)
-            yield ids[here], jax.device_put(self.activations(site, pool, here))
+            rows = slice(start, start + size)
+            yield ids[rows], jax.device_put(self.activations(site, pool, rows))
 
     def frame_counts(self, site: str, ids: Sequence[str] | None = None) -> Int[np.ndarray, "n"]:
-        """Returns the number of true frames of each utterance, or of those in `ids`."""
+        """Returns the number of frames, without padding, of each utterance in `ids` (None: all)."""
         return self._spans(site, ids)[1]
 
     def frames(
         self, site: str, ids: Sequence[str] | None = None, rows: np.ndarray | None = None
     ) -> tuple[Float[np.ndarray, "L N D"], Int[np.ndarray, "n+1"]]:
-        """Reads true frames, one utterance after the other.
+        """Reads the frames of utterances, without padding, and concatenates them.
 
         Args:
-            site: one of `sites`, of a store with the pool "frames".
-            ids: which utterances; None for all.
-            rows: which of the N frames to read, ascending; None for all. One utterance is read at a
-                time, so frames outside of `rows` take no memory.
+            site: one of `sites`. The store must have the pool "frames".
+            ids: the utterances. None: all.
+            rows: ascending indices of the frames to return. None: all. Only one utterance at a time
+                is held in memory with all its frames.
 
         Returns:
-            [L, N, D], and where each utterance starts among the N frames, followed by N.
+            The frames [L, N, D], and n + 1 offsets: where each of the n utterances starts among all
+            its frames, and the number of these frames. `rows` does not change the offsets.
 
         Raises:
             ValueError: the store has no frames of the site.
@@ -173,14 +176,14 @@ class Store:
         offsets = np.concatenate([[0], np.cumsum(counts)])
         blocks = [array[..., :0, :]]
         for offset, start, count in zip(offsets, starts, counts):
-            chosen = _within(rows, offset, count)
+            chosen = _rows_of_utterance(rows, offset, count)
             if rows is None or len(chosen):
                 block = self._read(name, ..., slice(start, start + count), slice(None))
                 blocks.append(block[..., chosen, :])
         return _with_layers(array, np.concatenate(blocks, axis=-2)), offsets
 
     def _spans(self, site: str, ids: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray]:
-        """Where the frames of each utterance start, and how many there are."""
+        """Returns the index of the first frame of each utterance, and the number of its frames."""
         self._array(f"{site}.{pools.FRAMES}")
         row_of = {name: row for row, name in enumerate(self._read("utterance").tolist())}
         chosen = np.array([row_of[name] for name in (self.ids if ids is None else ids)], int)
@@ -201,7 +204,7 @@ class Store:
         return layout.read(self.group, name, *where)
 
     def verify(self) -> None:
-        """Reads and checks everything.
+        """Reads every variable, and checks all checksums.
 
         Raises:
             StoreError: a variable differs from what was written; the message names it.
@@ -211,7 +214,7 @@ class Store:
         self.verify_checksums()
 
     def verify_checksums(self) -> None:
-        """Checks all files of a finished store without decoding them.
+        """Checks the files of a complete store against their checksums, without decoding them.
 
         Raises:
             StoreError: a variable differs from what was written; the message names it.
@@ -226,15 +229,15 @@ class Store:
             )
 
 
-def _within(rows: np.ndarray | None, offset: int, count: int) -> Any:
-    """Those of `rows` among the `count` frames from `offset` on, relative to `offset`."""
+def _rows_of_utterance(rows: np.ndarray | None, offset: int, count: int) -> Any:
+    """Returns the `rows` among the `count` frames from `offset` on, minus `offset`."""
     if rows is None:
         return slice(None)
     return rows[slice(*np.searchsorted(rows, (offset, offset + count)))] - offset
 
 
 def _with_layers(array: Any, x: np.ndarray) -> Float[np.ndarray, "L N D"]:
-    """Values read from `array` as float32 or wider, with a layer axis."""
+    """Converts values read from `array` to float32 or wider, and adds a layer axis if needed."""
     if array.attrs["dtype"] == "bfloat16":  # stored as integers
         x = x.view(ml_dtypes.bfloat16)
     wide = x if x.dtype == np.float64 else x.astype(np.float32)

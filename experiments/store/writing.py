@@ -1,7 +1,7 @@
 """Writes batches into a store.
 
-A batch counts once its `status` is written, which is last. The file of a chunk is replaced as a
-whole, never changed.
+The `status` of a batch is written last. A batch without it is computed again. Files of chunks are
+replaced as a whole, so that an interrupted write damages nothing.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ class Writer:
         self.names: list[str] = layout.read(group, "utterance").tolist()
         self.status: np.ndarray = layout.read(group, "status")
         self.stacks = sorted({stack_of(site) for site in job.sites}) if job.frames else []
-        # The number of frames that finished batches have, by stack.
+        # Number of frames of all finished batches, by stack.
         self.n_frames = {stack: self._count_frames(stack) for stack in self.stacks}
 
     def _count_frames(self, stack: str) -> int:
@@ -40,35 +40,38 @@ class Writer:
         """Writes one batch.
 
         Args:
-            rows: the rows of the store.
-            acts: activations and mel features, see `Passes.run`; further rows are ignored.
-            lengths: true lengths by stack.
-            problems: the reason per row why it is left out, or "".
+            rows: indices of the batch's utterances in the store.
+            acts: activations and mel features, see `Passes.run`. Rows beyond `rows` are padding.
+            lengths: length of each row without padding, by stack.
+            problems: for each row the reason to leave it out, or "".
         """
-        n, here = len(rows), slice(rows.start, rows.stop)
+        n, batch = len(rows), slice(rows.start, rows.stop)
         problems = [
-            utf8(problem) or self._non_finite(acts, row) for row, problem in enumerate(problems)
+            utf8(problem) or self._find_non_finite(acts, row)
+            for row, problem in enumerate(problems)
         ]
         good = np.array([not problem for problem in problems])
         if self.job.pools:
             for site in self.job.sites:
                 pooled = np.moveaxis(acts[site], -2, 0)[..., :n, :]  # [P, L, B, D]
                 values = self._cast(site, np.where(good[:, None], pooled, 0))
-                layout.put(self.group, site, (..., here, slice(None)), values)
+                layout.write(self.group, site, (..., batch, slice(None)), values)
         for stack in self.stacks:
-            self._write_frames(stack, here, acts, np.where(good, lengths[stack][:n], 0))
-        layout.put(self.group, "mel", here, np.where(good[:, None], acts["mel"][:n], 0))
-        layout.put(self.group, "n_frames", here, np.where(good, lengths["encoder"][:n], 0))
+            self._write_frames(stack, batch, acts, np.where(good, lengths[stack][:n], 0))
+        layout.write(self.group, "mel", batch, np.where(good[:, None], acts["mel"][:n], 0))
+        layout.write(self.group, "n_frames", batch, np.where(good, lengths["encoder"][:n], 0))
         if not good.all():
-            layout.put(self.group, "problem", here, np.array(problems, dtype=object))
-        self.status[here] = np.where(good, layout.DONE, layout.LEFT_OUT)
-        layout.put(self.group, "status", here, self.status[here])
+            layout.write(self.group, "problem", batch, np.array(problems, dtype=object))
+        self.status[batch] = np.where(good, layout.DONE, layout.LEFT_OUT)
+        layout.write(self.group, "status", batch, self.status[batch])
 
-    def _write_frames(self, stack: str, here: slice, acts: Activations, counts: np.ndarray) -> None:
-        """Appends the true frames of a batch at all sites of a stack."""
+    def _write_frames(
+        self, stack: str, batch: slice, acts: Activations, counts: np.ndarray
+    ) -> None:
+        """Appends the frames of a batch, without padding, at all sites of a stack."""
         start = self.n_frames[stack]
         stop = start + int(counts.sum())
-        for site in self.job.of(stack):
+        for site in self.job.sites_of(stack):
             scale = 2 if site == "encoder.conv1" else 1
             x = acts[f"{site}/{pools.FRAMES}"]
             frames = [x[..., row, : scale * count, :] for row, count in enumerate(counts)]
@@ -77,13 +80,13 @@ class Writer:
             array.resize((*array.shape[:-2], scale * stop, array.shape[-1]))
             where = (..., slice(scale * start, scale * stop), slice(None))
             values = self._cast(site, np.concatenate(frames, axis=-2))
-            layout.put(self.group, name, where, values)
-        layout.put(self.group, f"{stack}_frame_start", here, start + np.cumsum(counts) - counts)
-        layout.put(self.group, f"{stack}_frame_count", here, counts)
+            layout.write(self.group, name, where, values)
+        layout.write(self.group, f"{stack}_frame_start", batch, start + np.cumsum(counts) - counts)
+        layout.write(self.group, f"{stack}_frame_count", batch, counts)
         self.n_frames[stack] = stop
 
-    def _non_finite(self, acts: Activations, row: int) -> str:
-        """Names the first site where a row has NaN or infinite activations; "" without any."""
+    def _find_non_finite(self, acts: Activations, row: int) -> str:
+        """Names the first site at which a row is NaN or infinite. "" if there is none."""
         for name, x in acts.items():
             axis = 0 if name == "mel" else int(name.removesuffix(f"/{pools.FRAMES}") in LAYERED)
             if not np.isfinite(np.take(x, row, axis=axis)).all():
@@ -91,7 +94,7 @@ class Writer:
         return ""
 
     def _cast(self, site: str, x: np.ndarray) -> np.ndarray:
-        """Converts activations to the store's number format; raises ValueError on overflow."""
+        """Converts activations to the number format on disk. Raises ValueError on overflow."""
         if self.dtype == "bfloat16":
             return x.astype(ml_dtypes.bfloat16).view(np.uint16)
         with np.errstate(over="ignore"):
@@ -107,10 +110,10 @@ class Writer:
         """Marks the store as complete.
 
         Args:
-            speed: utterances and seconds of this run, for the attributes.
+            speed: utterances and seconds of this run. The store keeps them as an attribute.
 
         Raises:
-            ValueError: no recording could be read.
+            ValueError: all recordings were left out.
         """
         problems = layout.read(self.group, "problem").tolist()
         left_out = {name: problem for name, problem in zip(self.names, problems) if problem}

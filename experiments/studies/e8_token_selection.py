@@ -130,7 +130,7 @@ def token_curves(asr: Recogniser, clip: Utterance, config: Config) -> Arrays:
     memory, _ = asr.model.encode(jaxasr.log_mel(first_window(clip), asr.config.n_mels)[None])
     prompt = asr.tokenizer.prompt(language(clip))
     [text_ids] = asr.generate(memory, prompt).ids
-    run, final = lens.reading(memory, prompt, list(text_ids), asr)
+    run, final = lens.make_run(memory, prompt, list(text_ids), asr)
     layers = interventions.logit_lens(asr.model, run, config.top_k, final=final)
     # The position before a token predicts it.
     predicting = slice(len(prompt) - 1, len(prompt) - 1 + len(text_ids))

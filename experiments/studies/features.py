@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 import jaxasr
-from experiments.analyses.lens import MAX_NEW_TOKENS, reading
+from experiments.analyses.lens import MAX_NEW_TOKENS, make_run
 from experiments.item_cache import Arrays
 from experiments.store import pools
 from jaxasr import Memory, Recogniser
@@ -76,7 +76,7 @@ def _mean_spectrum(mel: Array, n: int) -> Float[np.ndarray, "M"]:
 def _text_end_states(
     asr: Recogniser, memory: Memory, prompt: Sequence[int], ids: Sequence[int]
 ) -> Arrays:
-    run, _ = reading(memory, list(prompt), [*ids, asr.tokenizer.special.eot], asr)
+    run, _ = make_run(memory, list(prompt), [*ids, asr.tokenizer.special.eot], asr)
     n, sites = len(prompt) + len(ids) + 1, ("decoder.embed", "decoder.resid_post")
     spans = pools.spans((str(len(prompt) - 1), "last"), [len(prompt)], [n - 1], [n], None)
     _, acts = asr.model.decode(

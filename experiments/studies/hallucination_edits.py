@@ -137,7 +137,7 @@ def mean_text_state(
     [ids], [text] = generated.ids, generated.text
     if not any(map(str.isalnum, text)):
         return np.zeros((0, asr.config.n_text_state), np.float32)
-    run, _ = lens.reading(memory, prompt, list(ids), asr)
+    run, _ = lens.make_run(memory, prompt, list(ids), asr)
     _, acts = run.decode(asr.model, readout=select(STREAM))
     of_text = slice(len(prompt), len(prompt) + len(ids))
     return np.asarray(acts[STREAM])[layer, 0, of_text].mean(0, keepdims=True)

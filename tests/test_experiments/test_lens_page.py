@@ -138,7 +138,7 @@ def test_an_empty_text_has_a_page_too():
     [(0.0, 9), (-np.inf, 0), (np.log(1e-3), 0), (np.log(1e-3) / 2, 5), (1e-7, 9)],
 )
 def test_shade_is_even_in_log_probability(logprob, shade):
-    assert pages._shade(logprob) == shade
+    assert pages._choose_shade(logprob) == shade
 
 
 def test_summary_is_strict_json():

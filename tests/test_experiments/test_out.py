@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from experiments import cli, runtime
 from experiments.commands import output
-from experiments.commands.transcript_folders import folders_in
+from experiments.commands.transcript_folders import choose_folders
 
 PATCH = ("--source", "zero", "--site", "decoder.cross_attn.z", "--over", "layer,head")
 EACH_COMMAND = pytest.mark.parametrize(
@@ -245,10 +245,10 @@ def test_transcripts_of_equal_names_have_separate_folders(sounds, monkeypatch, a
 ])  # fmt: skip
 def test_recordings_of_equal_names_have_separate_folders(names, places):
     assert [
-        str(place) for place in folders_in(Path("o"), [Path(name) for name in names]).values()
+        str(place) for place in choose_folders(Path("o"), [Path(name) for name in names]).values()
     ] == places
 
 
 def test_a_recording_given_twice_is_refused():
     with pytest.raises(ValueError, match=r"b/\.\./a/x\.wav: given twice"):
-        folders_in(Path("o"), [Path("a/x.wav"), Path("b/../a/x.wav")])
+        choose_folders(Path("o"), [Path("a/x.wav"), Path("b/../a/x.wav")])

@@ -159,7 +159,7 @@ def numbers_of(changes: list[float]) -> dict:
     return {
         "scored": "resolved against the unpatched text",
         "metric": "resolved",
-        "cells": patch_page.largest(summary, result[["text"]]),
+        "cells": patch_page.rank_cells(summary, result[["text"]]),
         "n_tied": patch_page.count_tied(summary),
         "n_examples": 1,
         "summary": {"mean": summary["mean"].values},

@@ -193,7 +193,7 @@ def test_questions_without_an_answer_are_refused(folder, activations, tmp_path, 
 def test_activations_that_are_nan_are_refused(folder, activations, tmp_path):
     shutil.copytree(activations, tmp_path / "store")
     copy = store.open(tmp_path / "store")
-    group = store.integrity.existing(copy.path)
+    group = store.integrity.open_existing(copy.path)
     group["encoder.resid_post"][0, 1, N, 2] = np.nan
     store.integrity.finish(group, {})  # checksums of the changed values
     arguments = ["--label", "pitch", "--store", copy.path, "--out", tmp_path]
@@ -211,5 +211,5 @@ def test_a_figure_has_a_panel_for_each_model():
             "mel": 0.55,
         }
     )
-    drawn = probing.figure({"tiny.en": table, "base": table}, "gender")
+    drawn = probing.draw_scores({"tiny.en": table, "base": table}, "gender")
     assert [axes.get_title() for axes in drawn.axes] == ["tiny.en", "base"]

@@ -52,7 +52,7 @@ def test_progress_is_not_printed_at_every_step(capsys):
 
 
 def test_the_table_of_probes_is_complete_in_a_log(capsys):
-    from experiments.commands.probe import _show
+    from experiments.commands.probe import _print_result
 
     names = [
         "layer",
@@ -68,7 +68,9 @@ def test_the_table_of_probes_is_complete_in_a_log(capsys):
         "balanced",
     ]
     row = dict.fromkeys(names, 0.123456)
-    _show({"classes": {"a": 1}, "rows": 1, "left_out": {"rows": {}}, "table": [row]}, json=False)
+    _print_result(
+        {"classes": {"a": 1}, "rows": 1, "left_out": {"rows": {}}, "table": [row]}, json=False
+    )
     printed = capsys.readouterr().out
     assert all(name in printed for name in names)
     assert "…" not in printed
@@ -76,14 +78,16 @@ def test_the_table_of_probes_is_complete_in_a_log(capsys):
 
 
 def test_transcribe_explains_a_missing_text(capsys):
-    from experiments.commands.transcribe import _explain_silences
+    from experiments.commands.transcribe import _explain_windows_without_text
 
     numbers = {"no_speech_prob": 0.876, "avg_logprob": -1.234}
     silences = [
         {"start": 0, "end": 3.7, "left_out": True},
         {"start": 30, "end": 31, "left_out": False},
     ]
-    _explain_silences(Path("x.wav"), {"silences": [silence | numbers for silence in silences]})
+    _explain_windows_without_text(
+        Path("x.wav"), {"silences": [silence | numbers for silence in silences]}
+    )
     printed = capsys.readouterr()
     assert printed.out == ""
     probabilities = "no-speech probability 0.88, mean log-probability -1.23"

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import interventions as iv
 from experiments import cli, runtime
-from experiments.analyses.lens import page_of, transcribed
+from experiments.analyses.lens import make_lens_page, transcribe_window
 from experiments.analyses.scan import head_effects, render, segments, summary
 from experiments.progress import Progress
 from interventions.edits import AtCell, Zero
@@ -120,8 +120,8 @@ def test_text_logprobs_equal_those_of_one_edit_at_a_time(tiny_model, with_rules)
 
 def test_silence_has_a_page_too(asr):
     """An empty text: no words, no heads that matter, and no error."""
-    transcription = transcribed(asr, np.zeros(16_000, np.float32), Progress(quiet=True))
-    page = page_of(asr, transcription, "silence.wav", Progress(quiet=True), model="tiny.en")
+    transcription = transcribe_window(asr, np.zeros(16_000, np.float32), Progress(quiet=True))
+    page = make_lens_page(asr, transcription, "silence.wav", Progress(quiet=True), model="tiny.en")
     heads = head_effects(asr, transcription)
     assert heads.change.shape == (4, 6)
     assert np.isfinite(heads.change).all()

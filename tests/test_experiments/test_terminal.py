@@ -6,7 +6,7 @@ import pytest
 from fake_page import TOKENS, fake_page, fake_table
 from rich.console import Console
 
-from experiments.pages import terminal
+from experiments.pages import probe_table, terminal
 from experiments.pages.probe_table import fitting_columns
 from experiments.pages.terminal import (
     MAX_TOKENS,
@@ -76,7 +76,19 @@ def test_texts_of_a_page_are_not_markup(capsys):
     assert "[bold]not markup[/]" in capsys.readouterr().out
 
 
-def test_columns_of_probes_that_do_not_fit_are_named():
-    texts = {"layer": ["0", "11"], "penalty": ["1"], "accuracy": ["0.123"]}
-    assert fitting_columns(texts, width=22) == ["layer", "penalty"]
-    assert fitting_columns(texts, width=23) == ["layer", "penalty", "accuracy"]
+CELLS = {"layer": ["0", "11"], "penalty": ["1", "1"], "accuracy": ["0.123", "0.123"]}
+
+
+def test_columns_of_probes_that_do_not_fit_are_left_out():
+    assert fitting_columns(CELLS, width=23) == ["layer", "penalty"]
+    assert fitting_columns(CELLS, width=24) == ["layer", "penalty", "accuracy"]
+
+
+@pytest.mark.parametrize("width", [5, 13, 14, 23, 24])
+def test_columns_of_probes_are_not_cut_in_a_narrow_terminal(monkeypatch, width):
+    console = Console(width=width, record=True, file=io.StringIO(), force_terminal=True)
+    monkeypatch.setattr(probe_table, "standard_output", lambda: console)
+    rows = [{"layer": layer, "penalty": 1.0, "accuracy": 0.123} for layer in (0, 11)]
+    probe_table.print_table(rows)
+    names = [name for name in rows[0] if name in fitting_columns(CELLS, width)]
+    assert console.export_text().splitlines()[0].split() == names
