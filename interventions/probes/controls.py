@@ -8,7 +8,7 @@ import xarray as xr
 
 from interventions.probes.bank import Bank
 from interventions.probes.fit import fit_probes
-from interventions.probes.folds import Splits
+from interventions.probes.folds import FoldPairs
 from interventions.stats.categories import categories
 
 
@@ -17,7 +17,7 @@ def fit_controls(
     X: Any,
     groups: Any = None,
     *,
-    folds: int | Splits | None = None,
+    folds: int | FoldPairs | None = None,
     types: Any = None,
     baselines: Mapping[str, Any] | None = None,
     **options: Any,
@@ -74,7 +74,7 @@ def fit_controls(
         raise ValueError(
             "bank: expected a bank of classes, got one of values, which has no chance."
         )
-    shared = {
+    fit_options = {
         "penalties": bank.data.penalty.values.tolist(),
         "seeds": bank.data.seed.values.tolist(),
         "folds": bank.data.sizes["fold"] if folds is None else folds,
@@ -83,40 +83,42 @@ def fit_controls(
     numbers = bank.y.transpose("seed", "row").values
     accuracies = {
         "probe": bank.accuracy,
-        "shuffled": fit_probes(X, _permuted(numbers, shared["seeds"]), groups, **shared).accuracy,
-        "majority": _majority(bank),
+        "shuffled": fit_probes(
+            X, _permute_rows(numbers, fit_options["seeds"]), groups, **fit_options
+        ).accuracy,
+        "majority": _majority_accuracy(bank),
     }
     if types is not None:
         types = categories(types, numbers.shape[1], "types")
-        labels = _labels_of_types(types, numbers, len(bank.classes), shared["seeds"])
+        labels = _random_labels_per_type(types, numbers, len(bank.classes), fit_options["seeds"])
         # Without groups the bank itself was fitted on folds of rows.
-        by_row = bank if groups is None else fit_probes(X, numbers, **shared)
-        control = fit_probes(X, labels, **shared).accuracy
+        by_row = bank if groups is None else fit_probes(X, numbers, **fit_options)
+        control = fit_probes(X, labels, **fit_options).accuracy
         accuracies |= {"by_row": by_row.accuracy, "control_task": control}
         accuracies["selectivity"] = by_row.accuracy - control
     if baselines:
         features = {name: _as_layer(values, name) for name, values in baselines.items()}
-        fits = [fit_probes(layer, numbers, groups, **shared) for layer in features.values()]
+        fits = [fit_probes(layer, numbers, groups, **fit_options) for layer in features.values()]
         names = xr.DataArray(list(features), dims="baseline", name="baseline")
         scores = [fit.accuracy.isel(layer=0, drop=True) for fit in fits]
         accuracies["baselines"] = xr.concat(scores, names)
     return xr.Dataset(accuracies)
 
 
-def _permuted(numbers: np.ndarray, seeds: list[int]) -> np.ndarray:
+def _permute_rows(numbers: np.ndarray, seeds: list[int]) -> np.ndarray:
     """Permutes class numbers [seeds, N] over rows."""
     rngs = [np.random.default_rng(seed) for seed in seeds]
     return np.stack([row[rng.permutation(len(row))] for row, rng in zip(numbers, rngs)])
 
 
-def _majority(bank: Bank) -> xr.DataArray:
+def _majority_accuracy(bank: Bank) -> xr.DataArray:
     test, y = bank.test, bank.y
     is_class = xr.concat([y == k for k in range(len(bank.classes))], "class")
     most_frequent = is_class.where(~test, 0).sum("row").argmax("class")
     return ((y == most_frequent) & test).sum("row") / test.sum("row")
 
 
-def _labels_of_types(
+def _random_labels_per_type(
     types: np.ndarray, numbers: np.ndarray, n_classes: int, seeds: list[int]
 ) -> np.ndarray:
     """Returns labels [seeds, N] that are random for each type, as frequent as the classes."""
@@ -126,10 +128,10 @@ def _labels_of_types(
             f"types: expected at least as many as the {n_classes} classes, got {len(names)}."
         )
     counts = np.bincount(numbers[0], minlength=n_classes)
-    return np.stack([_random_labels(len(names), counts, seed)[type_of_row] for seed in seeds])
+    return np.stack([_draw_labels(len(names), counts, seed)[type_of_row] for seed in seeds])
 
 
-def _random_labels(n: int, counts: np.ndarray, seed: int) -> np.ndarray:
+def _draw_labels(n: int, counts: np.ndarray, seed: int) -> np.ndarray:
     """Draws n class numbers in proportion to `counts`, each class at least once."""
     rng = np.random.default_rng(seed)
     each_class = np.arange(len(counts))

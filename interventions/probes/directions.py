@@ -53,7 +53,7 @@ class Directions(BankFields):
             assert bank.normals(0).dims == ("class", "feature")
             ```
         """
-        return self._averaged(self.weights / self.scale, layer, **choice)
+        return self._select_and_average(self.weights / self.scale, layer, **choice)
 
     def direction(
         self, layer: Any, positive: Any = None, negative: Any = None, **choice: Unpack[ProbeChoice]
@@ -88,13 +88,13 @@ class Directions(BankFields):
         """
         normals = self.normals(layer, **choice)
         if self.target == "value":
-            return _unit(normals.values[0])
+            return _normalise(normals.values[0])
         towards = normals.sel({"class": self._checked_class(positive, "positive")})
         if negative is None:
-            away = normals.drop_sel({"class": positive}).mean("class")
+            away_from = normals.drop_sel({"class": positive}).mean("class")
         else:
-            away = normals.sel({"class": self._checked_class(negative, "negative")})
-        return _unit((towards - away).values)
+            away_from = normals.sel({"class": self._checked_class(negative, "negative")})
+        return _normalise((towards - away_from).values)
 
     def as_add(
         self,
@@ -136,7 +136,9 @@ class Directions(BankFields):
             ```
         """
         direction = jnp.asarray(self.direction(layer, positive, negative, **choice))
-        return _at(Add(direction, jnp.float32(strength)), layer if place == "layer" else place)
+        return _restrict_to_layer(
+            Add(direction, jnp.float32(strength)), layer if place == "layer" else place
+        )
 
     def as_project(
         self,
@@ -182,7 +184,7 @@ class Directions(BankFields):
         span = normals if self.target == "value" else normals[:-1] - normals[-1]
         unit_span = span / np.linalg.norm(span, axis=-1, keepdims=True)
         edit = Project.span(jnp.asarray(unit_span), keep)
-        return _at(edit, layer if place == "layer" else place)
+        return _restrict_to_layer(edit, layer if place == "layer" else place)
 
     def affine(self, layer: Any, **choice: Unpack[ProbeChoice]) -> tuple[np.ndarray, np.ndarray]:
         """Returns weights and bias for raw activations: logits = weights @ x + bias.
@@ -212,10 +214,10 @@ class Directions(BankFields):
         """
         weights = self.weights / self.scale
         bias = self.bias - (weights * self.mean).sum("feature")
-        averaged_weights = self._averaged(weights, layer, **choice)
-        return averaged_weights.values, self._averaged(bias, layer, **choice).values
+        averaged_weights = self._select_and_average(weights, layer, **choice)
+        return averaged_weights.values, self._select_and_average(bias, layer, **choice).values
 
-    def _averaged(
+    def _select_and_average(
         self,
         array: xr.DataArray,
         layer: Any,
@@ -247,9 +249,9 @@ class Directions(BankFields):
         return label
 
 
-def _at(edit: Any, layer: int | None) -> Any:
+def _restrict_to_layer(edit: Any, layer: int | None) -> Any:
     return edit if layer is None else only(edit, layers=int(layer))
 
 
-def _unit(vector: np.ndarray) -> np.ndarray:
+def _normalise(vector: np.ndarray) -> np.ndarray:
     return (vector / np.linalg.norm(vector)).astype(np.float32)

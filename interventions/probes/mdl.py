@@ -61,8 +61,8 @@ def codelength(
         Voita & Titov, "Information-theoretic probing with minimum description length"
         (arXiv:2003.12298).
     """
-    n = inputs.sites(X, options.get("names")).shape[1]
-    numbers, classes = inputs.labels(y, n, len(seeds))
+    n = inputs.split_sites(X, options.get("names")).shape[1]
+    numbers, classes = inputs.number_classes(y, n, len(seeds))
     codes = [
         _code_bits(X, row, len(classes), seed, tuple(penalties), fractions, options)
         for row, seed in zip(numbers, seeds)

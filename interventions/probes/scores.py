@@ -68,8 +68,10 @@ def balanced_accuracy(bank: Bank) -> xr.DataArray:
         ```
     """
     counts = confusion(bank)
-    right = xr.concat([counts.sel(true=k, predicted=k, drop=True) for k in bank.classes], "true")
-    return (right / counts.sum("predicted").drop_vars("true")).mean("true")
+    n_correct = xr.concat(
+        [counts.sel(true=k, predicted=k, drop=True) for k in bank.classes], "true"
+    )
+    return (n_correct / counts.sum("predicted").drop_vars("true")).mean("true")
 
 
 def auroc(bank: Bank, X: Any) -> xr.DataArray:
@@ -103,10 +105,10 @@ def auroc(bank: Bank, X: Any) -> xr.DataArray:
     """
     from sklearn.metrics import roc_auc_score  # its import takes a second
 
-    def area(p: Float[np.ndarray, "n K"], y: Int[np.ndarray, "n"]) -> float:
+    def area_under_curve(p: Float[np.ndarray, "n K"], y: Int[np.ndarray, "n"]) -> float:
         return roc_auc_score(y, p[:, 1] if p.shape[1] == 2 else p, multi_class="ovr")
 
-    return _score_probes(bank, X, area)
+    return _score_probes(bank, X, area_under_curve)
 
 
 def calibration(bank: Bank, X: Any, bins: int = 10) -> xr.Dataset:
@@ -143,15 +145,15 @@ def calibration(bank: Bank, X: Any, bins: int = 10) -> xr.Dataset:
     """
 
     def sum_by_bin(p: Float[np.ndarray, "n K"], y: Int[np.ndarray, "n"]) -> np.ndarray:
-        top = p.max(1)
-        bin_of_row = np.minimum((top * bins).astype(int), bins - 1)
-        columns = np.ones_like(top), top, (p.argmax(1) == y) * 1.0
+        top_probability = p.max(1)
+        bin_of_row = np.minimum((top_probability * bins).astype(int), bins - 1)
+        columns = np.ones_like(top_probability), top_probability, (p.argmax(1) == y) * 1.0
         return np.stack([np.bincount(bin_of_row, column, minlength=bins) for column in columns])
 
     sums = _score_probes(bank, X, sum_by_bin, dims=["column", "bin"])
-    counts, total_confidence, right = (sums.isel(column=i) for i in range(3))
-    filled = counts.where(counts > 0)
-    confidence, accuracy = total_confidence / filled, right / filled
+    counts, total_confidence, n_correct = (sums.isel(column=i) for i in range(3))
+    nonzero_counts = counts.where(counts > 0)
+    confidence, accuracy = total_confidence / nonzero_counts, n_correct / nonzero_counts
     ece = (abs(confidence - accuracy) * counts).sum("bin") / counts.sum("bin")
     return xr.Dataset({"confidence": confidence, "accuracy": accuracy, "count": counts, "ece": ece})
 

@@ -65,7 +65,7 @@ def solve_layers(
         return jax.vmap(solve_layer)(layers) if is_vmapped else jax.lax.map(solve_layer, layers)
 
 
-def _outputs(
+def _compute_outputs(
     problem: Problem, weights: Float[Array, "J K D"], bias: Float[Array, "J K"]
 ) -> Float[Array, "K J N"]:
     w = weights.swapaxes(0, 1) / problem.scale
@@ -77,13 +77,13 @@ def _score_classes(
     problem: Problem, test: Array, penalties: Float[Array, "P"], solution: Solution
 ) -> FitResults:
     """Scores fits, and recomputes objectives from the weights: the solver's logits have drifted."""
-    doubled = 2 if solution.weights.shape[2] == 2 else 1  # as in `logistic.solve_path`
+    penalty_factor = 2 if solution.weights.shape[2] == 2 else 1  # as in `logistic.solve_path`
 
     def score(fits: tuple[Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         penalty, weights, bias = fits
-        logits = _outputs(problem, weights, bias)
+        logits = _compute_outputs(problem, weights, bias)
         loss = _cross_entropy(logits, problem.labels)
-        ridge_term = doubled * penalty / 2 * (weights**2).sum((1, 2))
+        ridge_term = penalty_factor * penalty / 2 * (weights**2).sum((1, 2))
         objective = (loss * problem.rows).sum(-1) + ridge_term
         prediction = logits.argmax(0)
         accuracy = _mean_of_rows(prediction == problem.labels, test)
@@ -102,13 +102,13 @@ def _cross_entropy(logits: Float[Array, "K J N"], labels: Array) -> Float[Array,
     """
     is_label = labels == jnp.arange(len(logits))[:, None, None]
     relative = logits - jnp.where(is_label, logits, 0).sum(0)
-    others = jax.nn.logsumexp(jnp.where(is_label, -jnp.inf, relative), axis=0)
-    return jnp.logaddexp(0.0, others)
+    other_classes = jax.nn.logsumexp(jnp.where(is_label, -jnp.inf, relative), axis=0)
+    return jnp.logaddexp(0.0, other_classes)
 
 
 def _score_values(problem: Problem, test: Array, solution: Solution) -> FitResults:
     def score(fits: tuple[Array, Array]) -> tuple[Array, Array, Array]:
-        prediction = _outputs(problem, *fits)[0]
+        prediction = _compute_outputs(problem, *fits)[0]
         error = _mean_of_rows((prediction - problem.labels) ** 2, test)
         mean = _mean_of_rows(problem.labels, test)[:, None]
         variance = _mean_of_rows((problem.labels - mean) ** 2, test)

@@ -58,7 +58,7 @@ def moments(batches: Batches) -> Moments:
         within = ((x - x.mean(1, keepdims=True)) ** 2).sum(1)
         squares = squares + within + shift**2 * n * n_batch / total
         mean, n = mean + shift * n_batch / total, total
-        for label, count in zip(*np.unique(_labels(X, y), return_counts=True)):
+        for label, count in zip(*np.unique(_check_labels(X, y), return_counts=True)):
             counts[label.item()] = counts.get(label.item(), 0) + int(count)
     if len({isinstance(label, str) for label in counts}) > 1:
         raise ValueError(
@@ -114,31 +114,31 @@ def fit_stream(
     References:
         Loshchilov & Hutter, "Decoupled weight decay regularization" (arXiv:1711.05101).
     """
-    stats, penalties_ = moments(batches), inputs.penalties(penalties)
+    stats, checked_penalties = moments(batches), inputs.check_penalties(penalties)
     classes = np.array(sorted(stats.counts))
     n = sum(stats.counts.values())
     n_steps = epochs * sum(1 for _ in batches())
     optimiser = optax.adamw(optax.cosine_decay_schedule(learning_rate, n_steps), weight_decay=0.0)
     layers, width = stats.mean.shape
-    weights = _init_weights(seeds, (layers, len(penalties_), len(classes), width))
+    weights = _init_weights(seeds, (layers, len(checked_penalties), len(classes), width))
     parameters = weights, jnp.zeros(weights.shape[:-1])
     state = parameters, optimiser.init(parameters)
     average, n_averaged = parameters, 0
     # Two classes: scikit-learn's single-vector form, as in `logistic`.
-    strength = jnp.asarray(penalties_ * (2 if len(classes) == 2 else 1), jnp.float32)
+    penalty_weights = jnp.asarray(checked_penalties * (2 if len(classes) == 2 else 1), jnp.float32)
     passes = itertools.chain.from_iterable(batches() for _ in range(epochs))
     for step, (X, y) in enumerate(passes):
         x = (np.asarray(X) - stats.mean[:, None]) / stats.scale[:, None]
-        numbers = jnp.asarray(np.searchsorted(classes, _labels(X, y)), jnp.int32)
+        numbers = jnp.asarray(np.searchsorted(classes, _check_labels(X, y)), jnp.int32)
         batch = jnp.asarray(x, jnp.float32), numbers
-        state = compiled.call(_step, state, *batch, strength / n, optimiser=optimiser)
+        state = compiled.call(_adamw_step, state, *batch, penalty_weights / n, optimiser=optimiser)
         if step >= n_steps // 2:
             n_averaged += 1
             average = optax.incremental_update(state[0], average, 1 / n_averaged)
-    return _to_bank(cast(Parameters, average), stats, classes, penalties_, np.asarray(seeds))
+    return _to_bank(cast(Parameters, average), stats, classes, checked_penalties, np.asarray(seeds))
 
 
-def _labels(X: Any, y: Any) -> np.ndarray:
+def _check_labels(X: Any, y: Any) -> np.ndarray:
     return categories(y, np.shape(X)[1], "batches: y")
 
 
@@ -146,11 +146,11 @@ def _init_weights(seeds: Sequence[int], shape: tuple[int, ...]) -> Float[Array, 
     return jnp.stack([0.01 * jax.random.normal(jax.random.key(seed), shape) for seed in seeds])
 
 
-def _step(
+def _adamw_step(
     state: tuple[Parameters, optax.OptState],
     x: Float[Array, "L n D"],
     y: Int[Array, "n"],
-    strength: Float[Array, "P"],
+    penalty_weights: Float[Array, "P"],
     *,
     optimiser: Any,
 ) -> tuple[Parameters, optax.OptState]:
@@ -160,9 +160,9 @@ def _step(
     def loss(parameters: Parameters) -> Array:
         w, b = parameters
         logits = jnp.einsum("slpkd,lnd->slpnk", w, x, precision="highest") + b[..., None, :]
-        of_label = jnp.take_along_axis(logits, y[None, None, None, :, None], -1)[..., 0]
-        cross_entropy = jax.nn.logsumexp(logits, -1) - of_label
-        return (cross_entropy.mean(-1) + strength / 2 * (w**2).sum((-1, -2))).sum()
+        label_logits = jnp.take_along_axis(logits, y[None, None, None, :, None], -1)[..., 0]
+        cross_entropy = jax.nn.logsumexp(logits, -1) - label_logits
+        return (cross_entropy.mean(-1) + penalty_weights / 2 * (w**2).sum((-1, -2))).sum()
 
     updates, optimiser_state = optimiser.update(
         jax.grad(loss)(parameters), optimiser_state, parameters
