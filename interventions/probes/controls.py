@@ -1,4 +1,7 @@
-"""Controls that a probe's accuracy is compared with: chance, memorisation, simpler features."""
+"""Fits controls that a probe's accuracy is compared with.
+
+They measure chance, memorisation, and the accuracy of simpler features.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,30 +25,35 @@ def fit_controls(
     baselines: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> xr.Dataset:
-    """Fits the controls of a bank, with its labels, penalties and seeds.
+    """Fits controls with the labels, penalties and seeds of a bank.
 
     Args:
         bank: a bank of classes, fitted by `fit_probes` on X.
         X: the activations that the bank was fitted on.
         groups: the groups that the bank was fitted with.
-        folds: the folds that the bank was fitted with; default: as many as it has. Required if they
-            were given as pairs of indices.
+        folds: the folds that the bank was fitted with; default: the same number. Required if the
+            bank was fitted with pairs of training and test rows.
         types: one type per row, such as the word, digit or speaker, for the control task.
-        baselines: other features to fit, {name: [N, F]}, such as means of the mel spectrogram.
-        options: further options that the bank was fitted with, as in `fit_probes`.
+        baselines: simpler features to fit, {name: [N, F]}, such as means of the mel spectrogram.
+        options: further options of `fit_probes` that the bank was fitted with.
 
     Returns:
-        A Dataset of test accuracies (..., layer, penalty, fold, seed):
+        A Dataset of test accuracies ([site,] layer, penalty, fold, seed):
 
-        - `probe`: the bank's.
-        - `shuffled`: with labels permuted over rows, differently for each seed: chance.
-        - `majority` (fold, seed): of the most frequent class of the training rows.
-        - `control_task`, with `types`: each type gets one random label, the same in training and
-          test rows. It measures how much the probe memorises. Its folds split rows, not groups,
-          because a type must be in training and test rows.
-        - `by_row`, with `types`: the probe under the folds of the control task.
-        - `selectivity`, with `types`: by_row - control_task.
-        - `baselines` (baseline, penalty, fold, seed), with `baselines`.
+        - `probe`: accuracy of the bank.
+        - `shuffled`: accuracy for labels that each seed permutes over rows, which is chance.
+        - `majority` (fold, seed): accuracy of always predicting the most frequent training class.
+
+        With `types`, also:
+
+        - `control_task`: accuracy for one random label per type. It measures how much the probe
+          memorises. Its folds ignore `groups`, so that types occur in training and test rows.
+        - `by_row`: accuracy for the true labels, with the same folds as the control task.
+        - `selectivity`: by_row - control_task.
+
+        With `baselines`, also:
+
+        - `baselines` (baseline, penalty, fold, seed): accuracy of each set of simpler features.
 
     Raises:
         ValueError: the bank predicts values, or `fit_probes` rejects the arguments.
@@ -72,7 +80,7 @@ def fit_controls(
     """
     if bank.target != "class":
         raise ValueError(
-            "bank: expected a bank of classes, got one of values, which has no chance."
+            "bank: expected a bank of classes, got a bank of values, for which chance is undefined."
         )
     fit_options = {
         "penalties": bank.data.penalty.values.tolist(),
@@ -99,19 +107,20 @@ def fit_controls(
     if baselines:
         features = {name: _as_layer(values, name) for name, values in baselines.items()}
         fits = [fit_probes(layer, numbers, groups, **fit_options) for layer in features.values()]
-        names = xr.DataArray(list(features), dims="baseline", name="baseline")
+        baseline = xr.DataArray(list(features), dims="baseline", name="baseline")
         scores = [fit.accuracy.isel(layer=0, drop=True) for fit in fits]
-        accuracies["baselines"] = xr.concat(scores, names)
+        accuracies["baselines"] = xr.concat(scores, baseline)
     return xr.Dataset(accuracies)
 
 
 def _permute_rows(numbers: np.ndarray, seeds: list[int]) -> np.ndarray:
-    """Permutes class numbers [seeds, N] over rows."""
+    """Permutes the class numbers [seeds, N] of each seed over rows."""
     rngs = [np.random.default_rng(seed) for seed in seeds]
-    return np.stack([row[rng.permutation(len(row))] for row, rng in zip(numbers, rngs)])
+    return np.stack([labels[rng.permutation(len(labels))] for labels, rng in zip(numbers, rngs)])
 
 
 def _majority_accuracy(bank: Bank) -> xr.DataArray:
+    """Returns the test accuracy (fold, seed) of always predicting the most frequent class."""
     test, y = bank.test, bank.y
     is_class = xr.concat([y == k for k in range(len(bank.classes))], "class")
     most_frequent = is_class.where(~test, 0).sum("row").argmax("class")
@@ -121,25 +130,26 @@ def _majority_accuracy(bank: Bank) -> xr.DataArray:
 def _random_labels_per_type(
     types: np.ndarray, numbers: np.ndarray, n_classes: int, seeds: list[int]
 ) -> np.ndarray:
-    """Returns labels [seeds, N] that are random for each type, as frequent as the classes."""
+    """Draws one label per type and seed, in proportion to the classes: [seeds, N]."""
     names, type_of_row = np.unique(types, return_inverse=True)
     if len(names) < n_classes:
         raise ValueError(
-            f"types: expected at least as many as the {n_classes} classes, got {len(names)}."
+            f"types: expected at least {n_classes} types, one per class, got {len(names)}."
         )
     counts = np.bincount(numbers[0], minlength=n_classes)
     return np.stack([_draw_labels(len(names), counts, seed)[type_of_row] for seed in seeds])
 
 
 def _draw_labels(n: int, counts: np.ndarray, seed: int) -> np.ndarray:
-    """Draws n class numbers in proportion to `counts`, each class at least once."""
+    """Draws n class numbers in proportion to `counts`, but each class at least once."""
     rng = np.random.default_rng(seed)
     each_class = np.arange(len(counts))
-    others = rng.choice(len(counts), size=n - len(counts), p=counts / counts.sum())
-    return rng.permutation(np.concatenate([each_class, others]))
+    drawn = rng.choice(len(counts), size=n - len(counts), p=counts / counts.sum())
+    return rng.permutation(np.concatenate([each_class, drawn]))
 
 
 def _as_layer(values: Any, name: str) -> np.ndarray:
+    """Adds a layer axis to baseline features [N, F]."""
     values = np.asarray(values)
     if values.ndim != 2:
         raise ValueError(

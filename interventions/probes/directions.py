@@ -1,4 +1,4 @@
-"""From a fitted probe to an edit: its direction added to an activation, or projected out of it."""
+"""Makes vectors and edits from fitted probes."""
 
 import dataclasses
 from typing import Any, Literal, TypedDict, Unpack
@@ -12,10 +12,10 @@ from interventions.probes.bank_fields import BankFields
 
 
 class ProbeChoice(TypedDict, total=False):
-    """Labels that select among the probes of a layer.
+    """Selects among the probes of a layer by label.
 
-    A penalty or site is required if the bank has several. Folds and seeds that are not named are
-    averaged.
+    A penalty or site is required if the bank has several. Without a fold or seed, the weights are
+    averaged over folds or seeds.
     """
 
     penalty: float
@@ -26,13 +26,13 @@ class ProbeChoice(TypedDict, total=False):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Directions(BankFields):
-    """The methods of a bank that turn a probe into vectors and edits."""
+    """Provides the methods of a bank that turn a probe into vectors and edits."""
 
     def normals(self, layer: Any, **choice: Unpack[ProbeChoice]) -> xr.DataArray:
         """Returns the gradient of each class's logit with respect to the raw activation.
 
         Args:
-            layer: the probe's layer.
+            layer: label of the layer that the probe was fitted on.
             choice: `penalty`, `fold`, `seed`, `site`; see `ProbeChoice`.
 
         Returns:
@@ -58,13 +58,14 @@ class Directions(BankFields):
     def direction(
         self, layer: Any, positive: Any = None, negative: Any = None, **choice: Unpack[ProbeChoice]
     ) -> np.ndarray:
-        """Returns the direction along which the probe moves fastest from one class to another.
+        """Returns the direction in which the logit of one class increases most over another.
 
         Args:
-            layer: the probe's layer.
-            positive: the class that the direction points to. Not needed for a bank of values, whose
-                direction points to larger values.
-            negative: the class that it points away from; default: the mean of all other classes.
+            layer: label of the layer that the probe was fitted on.
+            positive: the class that the direction points to. A bank of values ignores it, because
+                its direction points to larger values.
+            negative: the class that the direction points away from; default: the mean of all other
+                classes.
             choice: `penalty`, `fold`, `seed`, `site`; see `ProbeChoice`.
 
         Returns:
@@ -109,19 +110,19 @@ class Directions(BankFields):
         """Makes the edit x ← x + strength·direction.
 
         Args:
-            layer: the probe's layer.
+            layer: label of the layer that the probe was fitted on.
             positive: the class to steer to, as in `direction`.
             negative: the class to steer away from, as in `direction`.
             strength: length of the added vector, in units of the activation.
-            place: the model's layer at which the edit acts. "layer" is the probe's own; pass None
-                at a site without layers.
+            place: the model layer that the edit applies to. "layer" stands for the layer of the
+                probe. Pass None for a site without layers.
             choice: `penalty`, `fold`, `seed`, `site`; see `ProbeChoice`.
 
         Returns:
-            An edit, to be used as `edits = {site: edit}`.
+            An edit, which is passed as `edits = {site: edit}`.
 
         Raises:
-            ValueError: as `direction`.
+            ValueError: a class or label is not in the bank, or a penalty or site is missing.
 
         Example:
             ```python
@@ -153,16 +154,16 @@ class Directions(BankFields):
         The probe's class probabilities are then the same for every activation.
 
         Args:
-            layer: the probe's layer.
-            keep: keep only the probe's directions instead.
-            place: the model's layer at which the edit acts, as in `as_add`.
+            layer: label of the layer that the probe was fitted on.
+            keep: keep only the probe's directions instead of removing them.
+            place: the model layer that the edit applies to, as in `as_add`.
             choice: `penalty`, `fold`, `seed`, `site`; see `ProbeChoice`.
 
         Returns:
-            An edit, to be used as `edits = {site: edit}`.
+            An edit, which is passed as `edits = {site: edit}`.
 
         Raises:
-            ValueError: as `normals`.
+            ValueError: a label is not in the bank, or a penalty or site is missing.
 
         Example:
             ```python
@@ -177,27 +178,27 @@ class Directions(BankFields):
             ```
 
         References:
-            Ravfogel et al., "Null it out" (arXiv:2004.07667), one step of the iteration.
+            Ravfogel et al., "Null it out" (arXiv:2004.07667). This is one iteration.
         """
         normals = self.normals(layer, **choice).values
-        # Logits of classes sum to a constant, so K - 1 differences span what the probe compares.
+        # Only differences between logits change probabilities, and K - 1 of them span all others.
         span = normals if self.target == "value" else normals[:-1] - normals[-1]
         unit_span = span / np.linalg.norm(span, axis=-1, keepdims=True)
         edit = Project.span(jnp.asarray(unit_span), keep)
         return _restrict_to_layer(edit, layer if place == "layer" else place)
 
     def affine(self, layer: Any, **choice: Unpack[ProbeChoice]) -> tuple[np.ndarray, np.ndarray]:
-        """Returns weights and bias for raw activations: logits = weights @ x + bias.
+        """Returns the weights and bias with which logits = weights @ x + bias for raw activations.
 
         Args:
-            layer: the probe's layer.
+            layer: label of the layer that the probe was fitted on.
             choice: `penalty`, `fold`, `seed`, `site`; see `ProbeChoice`.
 
         Returns:
             Weights [K, D] and bias [K].
 
         Raises:
-            ValueError: as `normals`.
+            ValueError: a label is not in the bank, or a penalty or site is missing.
 
         Example:
             ```python
@@ -226,7 +227,7 @@ class Directions(BankFields):
         seed: int | None = None,
         site: str | None = None,
     ) -> xr.DataArray:
-        """Selects the labels that are named and averages the folds and seeds that are not."""
+        """Selects the given labels, and averages over folds and seeds without a label."""
         labels = {"layer": layer, "penalty": penalty, "fold": fold, "seed": seed, "site": site}
         for dim, label in labels.items():
             if dim not in array.dims:

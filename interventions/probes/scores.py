@@ -1,4 +1,4 @@
-"""Scores of a bank beyond accuracy: confusions, ranking and calibration, all out of fold."""
+"""Computes out-of-fold scores of a bank other than accuracy."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,8 +17,7 @@ def confusion(bank: Bank) -> xr.DataArray:
         bank: a bank of classes.
 
     Returns:
-        A DataArray (..., layer, penalty, seed, true, predicted); sums over `predicted` are the
-        class counts.
+        A DataArray ([site,] layer, penalty, seed, true, predicted) of row counts.
 
     Example:
         ```python
@@ -44,15 +43,15 @@ def confusion(bank: Bank) -> xr.DataArray:
 
 
 def balanced_accuracy(bank: Bank) -> xr.DataArray:
-    """Computes the mean over classes of the share of rows that are predicted right.
+    """Computes the accuracy within each class, averaged over classes.
 
-    It is 1/K by chance, however unequal the classes are.
+    Chance is 1/K for K classes, also if the classes have different numbers of rows.
 
     Args:
         bank: a bank of classes.
 
     Returns:
-        A DataArray (..., layer, penalty, seed).
+        A DataArray ([site,] layer, penalty, seed).
 
     Example:
         ```python
@@ -77,18 +76,18 @@ def balanced_accuracy(bank: Bank) -> xr.DataArray:
 def auroc(bank: Bank, X: Any) -> xr.DataArray:
     """Computes the area under the ROC curve of out-of-fold probabilities, pooled over folds.
 
-    For one number without a bank, with an interval over groups, see `interventions.stats.auroc`.
+    `interventions.stats.auroc` computes it without a bank, with an interval over groups.
 
     Args:
         bank: a bank of classes.
         X: the activations that the bank was fitted on.
 
     Returns:
-        A DataArray (..., layer, penalty, seed); for several classes, the mean of each class against
-        the others.
+        A DataArray ([site,] layer, penalty, seed). For more than two classes, each class is
+        compared with all others, and the areas are averaged.
 
     Raises:
-        ValueError: the bank predicts values, or X has another shape.
+        ValueError: the bank predicts values, or X has the wrong shape.
 
     Example:
         ```python
@@ -112,20 +111,24 @@ def auroc(bank: Bank, X: Any) -> xr.DataArray:
 
 
 def calibration(bank: Bank, X: Any, bins: int = 10) -> xr.Dataset:
-    """Compares the probability of the predicted class with how often it is right.
+    """Compares the probability of the predicted class with the accuracy of the prediction.
 
     Args:
         bank: a bank of classes.
         X: the activations that the bank was fitted on.
-        bins: number of equally wide bins of the probability.
+        bins: number of bins of equal width that divide the probabilities 0 to 1.
 
     Returns:
-        A Dataset (..., layer, penalty, seed, bin) of the mean `confidence`, the `accuracy` and the
-        `count` of rows; empty bins are NaN. `ece` (..., seed) is the expected calibration error:
-        the mean of |confidence - accuracy| over bins, weighted by count.
+        A Dataset with dimensions ([site,] layer, penalty, seed, bin):
+
+        - `confidence`: mean probability of the predicted class; NaN in empty bins.
+        - `accuracy`: fraction of correct predictions; NaN in empty bins.
+        - `count`: number of rows.
+        - `ece`, without `bin`: expected calibration error, the mean of |confidence - accuracy| over
+          bins, weighted by `count`.
 
     Raises:
-        ValueError: the bank predicts values, or X has another shape.
+        ValueError: the bank predicts values, or X has the wrong shape.
 
     Example:
         ```python
@@ -161,9 +164,9 @@ def calibration(bank: Bank, X: Any, bins: int = 10) -> xr.Dataset:
 def _score_probes(
     bank: Bank, X: Any, score: Callable[..., Any], dims: list[str] | None = None
 ) -> xr.DataArray:
-    """Applies `score(probabilities [n, K], class numbers [n])` per layer, penalty and seed.
+    """Calls `score(probabilities [n, K], class numbers [n])` for each layer, penalty and seed.
 
-    Only tested rows enter. `dims` names the dimensions of what `score` returns.
+    The n rows are those that some fold tests. `dims` are the dimensions of the result of `score`.
     """
 
     def score_tested(p: np.ndarray, y: np.ndarray, is_tested: np.ndarray) -> Any:

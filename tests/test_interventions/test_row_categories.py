@@ -114,7 +114,7 @@ def test_every_function_with_groups_checks_them(monkeypatch):
         ({"folds": [([0.5, 1], [3])]}, r"folds\[0\]: expected row numbers from 0 to 23"),
         (
             {"folds": [(range(12), [])]},
-            r"folds\[0\]: expected rows to train and rows to test on, got none",
+            r"folds\[0\]: expected training rows and test rows, got none",
         ),
         (
             {"folds": [(range(11), range(11, 24))], "groups": SPEAKERS},
