@@ -1,4 +1,4 @@
-"""Runs the fits of a bank in chunks of layers and fits that memory holds."""
+"""Runs the fits of a bank in chunks of layers that fit into memory."""
 
 import collections
 import os
@@ -16,33 +16,31 @@ from interventions.probes.objective import Problem
 from interventions.probes.solve import FitResults, solve_layers
 from jaxasr import compiled
 
-_CPU_BUDGET_BYTES = (
-    1 << 30
-)  # of a CPU's memory, beside X; of an accelerator, a share of what is free
-_MAX_IN_FLIGHT = 8
+_CPU_BUDGET_BYTES = 1 << 30  # for all chunks in flight, in addition to X
+_MAX_IN_FLIGHT = 8  # chunks that run side by side on a CPU
 
 
 class FitTargets(NamedTuple):
-    """Targets, training and test rows of each fit, [J, N]; J = seeds × folds, seeds outside."""
+    """Targets and masks of training and test rows, each [J, N], for J = seeds × folds fits."""
 
     targets: np.ndarray
     train: np.ndarray
     test: np.ndarray
 
     @classmethod
-    def from_masks(cls, targets: np.ndarray, train: np.ndarray, test: np.ndarray) -> "FitRows":
-        """Flattens targets [seeds, N] and masks [seeds, folds, N]."""
+    def from_masks(cls, targets: np.ndarray, train: np.ndarray, test: np.ndarray) -> "FitTargets":
+        """Flattens targets [seeds, N] and masks [seeds, folds, N] to one row per fit."""
         n_seeds, n_folds, n = train.shape
         targets = np.broadcast_to(targets[:, None], train.shape)
         return cls(*(array.reshape(n_seeds * n_folds, n) for array in (targets, train, test)))
 
 
 class _LayerInputs(NamedTuple):
-    """What the solver reads of one layer, and the moments that a bank keeps.
+    """Input of the solver for one layer, and the moments of its features.
 
     Attributes:
-        x, shift, scale: float32, as in `Problem`.
-        moments: mean and scale [J, D] in the units of X.
+        x, shift, scale: float32 arrays, as in `Problem`.
+        moments: mean and standard deviation [J, D] in the units of X. The bank stores them.
     """
 
     x: np.ndarray
@@ -52,7 +50,7 @@ class _LayerInputs(NamedTuple):
 
 
 class ChunkedFit(NamedTuple):
-    """One call of `fit_probes` after its checks."""
+    """Runs all fits of one call of `fit_probes`, whose arguments have been checked."""
 
     sites: inputs.SiteActivations
     rows: FitTargets
@@ -66,41 +64,48 @@ class ChunkedFit(NamedTuple):
     def run(
         self, progress: Callable[[float, float], None]
     ) -> tuple[FitResults, tuple[np.ndarray, np.ndarray]]:
-        """Returns results [S·L, P, J, ...], and mean and scale [S·L, J, D]."""
-        site_layer_pairs, (n_layers, n_fits) = self.sites.site_layer_pairs(), self.chunk_sizes()
+        """Runs all fits.
+
+        Args:
+            progress: called as progress(layers done, layers in total).
+
+        Returns:
+            Results with leading axes [sites · layers, P, J], and the mean and scale of the
+            features, each [sites · layers, J, D].
+        """
+        pairs, (n_layers, n_fits) = self.sites.site_layer_pairs(), self.chunk_sizes()
         in_flight: collections.deque[list[FitResults]] = collections.deque()
         parts, moments = [], []
-        for start in range(0, len(site_layer_pairs), n_layers):
-            layers = [
-                self.prepare_layer(*item) for item in site_layer_pairs[start : start + n_layers]
-            ]
+        for start in range(0, len(pairs), n_layers):
+            layers = [self.prepare_layer(*pair) for pair in pairs[start : start + n_layers]]
             moments += [layer.moments for layer in layers]
             if len(in_flight) == _n_in_flight():
                 parts.append(self._copy_to_host(in_flight.popleft()))
-                progress(len(parts) * n_layers, len(site_layer_pairs))
-            padded = layers + layers[-1:] * (n_layers - len(layers))  # one shape for all chunks
+                progress(len(parts) * n_layers, len(pairs))
+            padded = layers + layers[-1:] * (n_layers - len(layers))  # all chunks have one shape
             in_flight.append(self._dispatch(padded, n_fits))
         parts += map(self._copy_to_host, in_flight)
-        progress(len(site_layer_pairs), len(site_layer_pairs))
-        results = jax.tree.map(
-            lambda *leaves: np.concatenate(leaves)[: len(site_layer_pairs)], *parts
-        )
+        progress(len(pairs), len(pairs))
+        results = jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(pairs)], *parts)
         self._finish_in_float64(results)
         means, scales = zip(*moments)
         return results, (np.stack(means), np.stack(scales))
 
     def chunk_sizes(self) -> tuple[int, int]:
-        """Returns how many layers and fits go together: equal parts, as many as fit in memory."""
-        n_items, n_fits = len(self.sites.site_layer_pairs()), len(self.rows.train)
+        """Returns the numbers of layers and of fits that are solved in one call.
+
+        They are as large as memory allows, and divide the work into nearly equal chunks.
+        """
+        n_layers_total, n_fits = len(self.sites.site_layer_pairs()), len(self.rows.train)
         per_layer, per_fit = self.peak_bytes()
         bytes_per_chunk = budget(None, _CPU_BUDGET_BYTES) // _n_in_flight()
         fits = equal_size(n_fits, int(max(1, (bytes_per_chunk - per_layer) // per_fit)))
-        # On a CPU layers run one by one, so that none waits for the steps of another.
+        # Layers need different numbers of steps, so on a CPU each chunk has one layer.
         layers = 1 if _is_cpu() else int(max(1, bytes_per_chunk // (per_layer + per_fit * fits)))
-        return equal_size(n_items, self.chunk or layers), fits
+        return equal_size(n_layers_total, self.chunk or layers), fits
 
     def peak_bytes(self) -> tuple[int, int]:
-        """Returns peak bytes per layer and per fit: the arrays alive at once in a solver step."""
+        """Estimates the peak bytes per layer and per fit from the arrays of a solver step."""
         _, n, d = self.sites.shape
         k, n_penalties = self.n_classes, len(self.penalties)
         if k == 1:
@@ -116,18 +121,18 @@ class ChunkedFit(NamedTuple):
         x = (x - overall_mean) / spread
         rows = self.rows.train / self.rows.train.sum(1, keepdims=True)
         shift = rows @ x
-        # Without standardisation features are still centred for the solver. The bias is not
-        # penalised, so the objective is the same.
+        # The solver always gets centred features. This keeps the objective, because the bias is
+        # not penalised.
         scale = np.ones_like(shift)
         if self.standardize:
             scale = _replace_zero_spread(np.sqrt(np.maximum(rows @ x**2 - shift**2, 0)), x)
         moments = overall_mean + shift * spread, scale * spread
-        float64_arrays = x, shift, scale, *moments
-        x, shift, scale, mean, deviation = (array.astype(np.float32) for array in float64_arrays)
+        arrays = x, shift, scale, *moments
+        x, shift, scale, mean, deviation = (array.astype(np.float32) for array in arrays)
         return _LayerInputs(x, shift, scale, (mean, deviation))
 
     def _dispatch(self, layers: list[_LayerInputs], n_fits: int) -> list[FitResults]:
-        """Starts the fits of a chunk of layers, and returns results that are still computed."""
+        """Starts the fits of a chunk of layers, and returns before they are computed."""
         x, shift, scale = (np.stack([layer[i] for layer in layers]) for i in range(3))
         parts = []
         for fits in _equal_blocks(len(self.rows.train), n_fits):
@@ -146,12 +151,13 @@ class ChunkedFit(NamedTuple):
         return parts
 
     def _copy_to_host(self, parts: list[FitResults]) -> FitResults:
+        """Waits for the fits of a chunk, joins them and drops the padding."""
         n = len(self.rows.train)
         host_parts = jax.device_get(parts)
         return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=2)[:, :, :n], *host_parts)
 
     def _finish_in_float64(self, results: FitResults) -> None:
-        """Continues the fits that the device left above `tol`, layer by layer, in place."""
+        """Continues, in place and in float64, the fits whose gap is above `tol`."""
         is_above = ~(results.solution.gap <= self.tol)
         every_fit = np.arange(len(self.rows.train))
         for i in np.flatnonzero(is_above.any((1, 2))):
@@ -165,9 +171,9 @@ class ChunkedFit(NamedTuple):
     def _make_problem(
         self, x: np.ndarray, shift: np.ndarray, scale: np.ndarray, fits: np.ndarray
     ) -> Problem:
-        """Makes the problem of some fits, of NumPy arrays that `compiled.call` transfers."""
-        dtype_of_targets = np.int32 if self.n_classes > 1 else np.float32
-        labels, rows = self.rows.targets[fits].astype(dtype_of_targets), self.rows.train[fits]
+        """Makes the problem of some fits from NumPy arrays, which `compiled.call` transfers."""
+        target_dtype = np.int32 if self.n_classes > 1 else np.float32
+        labels, rows = self.rows.targets[fits].astype(target_dtype), self.rows.train[fits]
         arrays = x, shift, scale, labels, rows.astype(np.float32)
         return Problem(*cast(tuple[Array, Array, Array, Array, Array], arrays))
 
@@ -179,7 +185,8 @@ def _is_cpu() -> bool:
 def _n_in_flight() -> int:
     """Returns how many chunks are dispatched at a time.
 
-    On a CPU they run side by side; elsewhere the next one is prepared while one runs.
+    On a CPU, chunks run side by side, one per core. On an accelerator, the next chunk is prepared
+    while one runs.
     """
     if not _is_cpu():
         return 2
@@ -189,12 +196,12 @@ def _n_in_flight() -> int:
 
 
 def _equal_blocks(n: int, size: int) -> Iterator[np.ndarray]:
-    """Yields indices in parts of one size; the last part repeats its last index."""
+    """Yields the indices 0 to n - 1 in blocks of one size, padded with the last index."""
     for start in range(0, n, size):
         yield np.minimum(np.arange(start, start + size), n - 1)
 
 
 def _replace_zero_spread(spread: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Replaces the spread of a constant feature by 1, as scikit-learn's StandardScaler does."""
-    noise = 1e-7 * np.abs(x).max(0)
-    return np.where(spread > noise, spread, 1.0)
+    rounding = 1e-7 * np.abs(x).max(0)  # about the rounding error of float32
+    return np.where(spread > rounding, spread, 1.0)

@@ -42,8 +42,8 @@ def fold_masks(
         return _masks_of_pairs(folds, groups, n, len(seeds))
     if not 2 <= folds <= n:
         raise ValueError(
-            f"folds: expected a number from 2 to {n} (the number of rows), or pairs of training and "
-            f"test rows, got {folds}."
+            f"folds: expected a number from 2 to {n} (the number of rows), "
+            f"or pairs of training and test rows, got {folds}."
         )
     groups = None if groups is None else _checked_groups(groups, n, int(folds))
     test = np.stack(

@@ -2,10 +2,10 @@
 
 All fits take their steps together. The objective of a fit is that of scikit-learn: cross-entropy
 summed over the training rows + λ/2 ‖W‖², without a penalty of the bias. Features are standardised
-by the training rows of the fit.
+by the training rows of the fit. Axes: K classes, J fits (fold × seed), N rows, D features.
 
-Axes: K classes, J fits (fold × seed), N rows, D features. Fits have different training rows, labels
-and λ, but the same features. Every step is therefore two large products with one matrix.
+Fits have different training rows, labels and λ, but the same features. Every step is therefore two
+large products with one matrix.
 
 At the optimum the weights of all classes sum to 0. The solver keeps this sum at 0 in every step,
 so it stores no weights of the last class. For two classes scikit-learn penalises one vector w with
@@ -70,7 +70,6 @@ class _State(NamedTuple):
     n_idle: Int[Array, ""]
 
     def gap(self) -> Float[Array, "J"]:
-        """Estimates (objective - optimum) / objective."""
         return self.decrement / (2 * self.objective)
 
 

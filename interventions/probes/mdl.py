@@ -33,8 +33,8 @@ def codelength(
         y: classes [N].
         penalties: values of λ, as in `fit_probes`.
         seeds: seeds of the random order of rows.
-        fractions: ends of the blocks as fractions of the rows. The first block is extended until
-            it has every class.
+        fractions: ends of the blocks as fractions of the rows. Blocks are joined until
+            the first has every class.
         options: further options of `fit_probes`.
 
     Returns:

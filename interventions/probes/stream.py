@@ -1,4 +1,4 @@
-"""Probes on activations that do not fit into memory: AdamW over batches, all probes at once."""
+"""Fits probes with AdamW on batches of activations that do not fit into memory."""
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
@@ -16,17 +16,18 @@ from interventions.probes.bank import Bank
 from interventions.stats.categories import categories
 from jaxasr import compiled
 
-Batches = Callable[[], Iterable[tuple[Any, Any]]]
+Batches = Callable[[], Iterable[tuple[Any, Any]]]  # each call starts a pass over (X, y)
+# Weights and biases of all probes.
 Parameters = tuple[Float[Array, "seed L P K D"], Float[Array, "seed L P K"]]
 
 
 class Moments(NamedTuple):
-    """Moments of the features of a stream, and its classes.
+    """Moments of the features of all batches, and the number of rows per class.
 
     Attributes:
-        mean: [L, D].
-        scale: [L, D], standard deviations; 1 for constant features.
-        counts: rows per class.
+        mean: mean of each feature, [L, D].
+        scale: standard deviation of each feature, [L, D]; 1 for constant features.
+        counts: number of rows of each class, {class: rows}.
     """
 
     mean: np.ndarray
@@ -35,10 +36,10 @@ class Moments(NamedTuple):
 
 
 def moments(batches: Batches) -> Moments:
-    """Computes mean and standard deviation of every feature, and counts classes, in one pass.
+    """Computes the moments of every feature and counts the rows of each class, in one pass.
 
     Args:
-        batches: a function that returns a fresh pass over (X [L, n, D], y [n]).
+        batches: a function that starts a new pass over batches (X [L, n, D], y [n]).
 
     Raises:
         ValueError: activations are not finite, or there are fewer than two classes.
@@ -62,7 +63,7 @@ def moments(batches: Batches) -> Moments:
             counts[label.item()] = counts.get(label.item(), 0) + int(count)
     if len({isinstance(label, str) for label in counts}) > 1:
         raise ValueError(
-            "batches: expected classes of one kind, words or numbers, in all batches, "
+            "batches: expected either strings or numbers as classes in all batches, "
             f"got {list(counts)}."
         )
     if len(counts) < 2:
@@ -79,22 +80,23 @@ def fit_stream(
     epochs: int = 10,
     learning_rate: float = 0.01,
 ) -> Bank:
-    """Fits multinomial logistic probes by AdamW from a stream of batches.
+    """Fits multinomial logistic probes with AdamW on batches.
 
-    The objective is that of `fit_probes`, with all rows as training rows. It is slower and less
-    exact; use it for data of which not even one layer fits into memory. The learning rate falls to
-    0 along a cosine, and the weights of the last half of the steps are averaged.
+    Use it if a single layer does not fit into memory; `fit_probes` is faster and more exact. The
+    objective is that of `fit_probes`, with all rows as training rows. The learning rate falls to 0
+    along a cosine. The weights are averaged over the last half of the steps.
 
     Args:
-        batches: a function that returns a fresh pass over (X [L, n, D], y [n]); the order may
-            differ from pass to pass. It is called `epochs` + 2 times.
-        penalties: λ, as in `fit_probes`.
+        batches: a function that starts a new pass over batches (X [L, n, D], y [n]). It is called
+            `epochs` + 2 times, and the order of batches may differ between passes.
+        penalties: values of λ, as in `fit_probes`.
         seeds: seeds of the initial weights.
-        epochs: passes over the data.
-        learning_rate: of the first step.
+        epochs: number of passes that train.
+        learning_rate: learning rate of the first step.
 
     Returns:
-        A `Bank` of one fold, without scores: compare `predict` with the labels of other rows.
+        A `Bank` of one fold, without scores. To score it, compare `predict` for held-out rows with
+        their labels.
 
     Raises:
         ValueError: activations are not finite, or there are fewer than two classes.
@@ -124,7 +126,7 @@ def fit_stream(
     parameters = weights, jnp.zeros(weights.shape[:-1])
     state = parameters, optimiser.init(parameters)
     average, n_averaged = parameters, 0
-    # Two classes: scikit-learn's single-vector form, as in `logistic`.
+    # For two classes scikit-learn penalises a single vector, which doubles λ; see `logistic`.
     penalty_weights = jnp.asarray(checked_penalties * (2 if len(classes) == 2 else 1), jnp.float32)
     passes = itertools.chain.from_iterable(batches() for _ in range(epochs))
     for step, (X, y) in enumerate(passes):
@@ -178,7 +180,7 @@ def _to_bank(
     penalties: np.ndarray,
     seeds: np.ndarray,
 ) -> Bank:
-    # The sum over classes is arbitrary; it is 0 here, as in `fit_probes`.
+    # A constant added to all classes changes no probability. As in `fit_probes`, their sum is 0.
     weights, bias = (np.asarray(array - array.mean(3, keepdims=True)) for array in average)
     dims = ("seed", "layer", "penalty", "class")
     variables: dict[str, Any] = {"weights": ((*dims, "feature"), weights), "bias": (dims, bias)}
