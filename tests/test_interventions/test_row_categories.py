@@ -93,7 +93,7 @@ def test_every_function_with_groups_checks_them(monkeypatch):
         controls.fit_controls(bank, X, types=gaps)
     with pytest.raises(ValueError, match="batches: y: 6 of 24 rows have no value"):
         stream.moments(lambda: [(X, gaps)])
-    with pytest.raises(ValueError, match="batches: expected classes of one kind"):
+    with pytest.raises(ValueError, match="batches: expected either strings or numbers"):
         stream.moments(lambda: [(X, SPEAKERS), (X, Y)])
 
 
