@@ -50,10 +50,13 @@ class _LayerInputs(NamedTuple):
 
 
 class ChunkedFit(NamedTuple):
-    """Runs all fits of one call of `fit_probes`, whose arguments have been checked."""
+    """Runs all fits of one call of `fit_probes`.
+
+    The attributes are the arguments of `fit_probes` after its checks.
+    """
 
     sites: inputs.SiteActivations
-    rows: FitTargets
+    fit_targets: FitTargets
     penalties: np.ndarray
     n_classes: int
     standardize: bool
@@ -92,11 +95,11 @@ class ChunkedFit(NamedTuple):
         return results, (np.stack(means), np.stack(scales))
 
     def chunk_sizes(self) -> tuple[int, int]:
-        """Returns the numbers of layers and of fits that are solved in one call.
+        """Returns the number of layers per chunk, and of fits per call of the solver.
 
-        They are as large as memory allows, and divide the work into nearly equal chunks.
+        The numbers are as large as memory allows, but give chunks of nearly equal size.
         """
-        n_layers_total, n_fits = len(self.sites.site_layer_pairs()), len(self.rows.train)
+        n_layers_total, n_fits = len(self.sites.site_layer_pairs()), len(self.fit_targets.train)
         per_layer, per_fit = self.peak_bytes()
         bytes_per_chunk = budget(None, _CPU_BUDGET_BYTES) // _n_in_flight()
         fits = equal_size(n_fits, int(max(1, (bytes_per_chunk - per_layer) // per_fit)))
@@ -119,13 +122,13 @@ class ChunkedFit(NamedTuple):
         overall_mean = x.mean(0)
         spread = _replace_zero_spread(x.std(0), x) if self.standardize else np.ones(x.shape[1])
         x = (x - overall_mean) / spread
-        rows = self.rows.train / self.rows.train.sum(1, keepdims=True)
-        shift = rows @ x
-        # The solver always gets centred features. This keeps the objective, because the bias is
-        # not penalised.
+        row_weights = self.fit_targets.train / self.fit_targets.train.sum(1, keepdims=True)
+        shift = row_weights @ x
+        # The solver always gets centred features, also without standardisation. This does not
+        # change the objective, because the bias is not penalised.
         scale = np.ones_like(shift)
         if self.standardize:
-            scale = _replace_zero_spread(np.sqrt(np.maximum(rows @ x**2 - shift**2, 0)), x)
+            scale = _replace_zero_spread(np.sqrt(np.maximum(row_weights @ x**2 - shift**2, 0)), x)
         moments = overall_mean + shift * spread, scale * spread
         arrays = x, shift, scale, *moments
         x, shift, scale, mean, deviation = (array.astype(np.float32) for array in arrays)
@@ -135,12 +138,12 @@ class ChunkedFit(NamedTuple):
         """Starts the fits of a chunk of layers, and returns before they are computed."""
         x, shift, scale = (np.stack([layer[i] for layer in layers]) for i in range(3))
         parts = []
-        for fits in _equal_blocks(len(self.rows.train), n_fits):
+        for fits in _equal_blocks(len(self.fit_targets.train), n_fits):
             parts.append(
                 compiled.call(
                     solve_layers,
                     self._make_problem(x, shift[:, fits], scale[:, fits], fits),
-                    self.rows.test[fits],
+                    self.fit_targets.test[fits],
                     np.float32(self.penalties),
                     np.float32(self.tol),
                     np.int32(self.max_iter),
@@ -152,20 +155,25 @@ class ChunkedFit(NamedTuple):
 
     def _copy_to_host(self, parts: list[FitResults]) -> FitResults:
         """Waits for the fits of a chunk, joins them and drops the padding."""
-        n = len(self.rows.train)
+        n = len(self.fit_targets.train)
         host_parts = jax.device_get(parts)
         return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=2)[:, :, :n], *host_parts)
 
     def _finish_in_float64(self, results: FitResults) -> None:
         """Continues, in place and in float64, the fits whose gap is above `tol`."""
         is_above = ~(results.solution.gap <= self.tol)
-        every_fit = np.arange(len(self.rows.train))
+        every_fit = np.arange(len(self.fit_targets.train))
         for i in np.flatnonzero(is_above.any((1, 2))):
             layer = self.prepare_layer(*self.sites.site_layer_pairs()[i])
             problem = self._make_problem(layer.x, layer.shift, layer.scale, every_fit)
             layer_results = jax.tree.map(lambda leaf, i=i: leaf[i], results)
             finish.finish_layer(
-                layer_results, problem, self.rows.test, self.penalties, self.tol, self.max_iter
+                layer_results,
+                problem,
+                self.fit_targets.test,
+                self.penalties,
+                self.tol,
+                self.max_iter,
             )
 
     def _make_problem(
@@ -173,7 +181,8 @@ class ChunkedFit(NamedTuple):
     ) -> Problem:
         """Makes the problem of some fits from NumPy arrays, which `compiled.call` transfers."""
         target_dtype = np.int32 if self.n_classes > 1 else np.float32
-        labels, rows = self.rows.targets[fits].astype(target_dtype), self.rows.train[fits]
+        labels = self.fit_targets.targets[fits].astype(target_dtype)
+        rows = self.fit_targets.train[fits]
         arrays = x, shift, scale, labels, rows.astype(np.float32)
         return Problem(*cast(tuple[Array, Array, Array, Array, Array], arrays))
 

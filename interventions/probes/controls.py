@@ -67,10 +67,10 @@ def fit_controls(
 
         rng = np.random.default_rng(0)
         word = np.arange(120) % 12
-        noun = np.where(word % 2, "noun", "verb")
+        word_class = np.where(word % 2, "noun", "verb")
         X = rng.normal(size=(2, 120, 8)).astype(np.float32)
-        X[1, :, 0] += 3 * (noun == "noun")
-        bank = interventions.fit_probes(X, noun, folds=3)
+        X[1, :, 0] += 3 * (word_class == "noun")
+        bank = interventions.fit_probes(X, word_class, folds=3)
         checks = controls.fit_controls(bank, X, types=word)
         checks.mean(("penalty", "fold", "seed")).selectivity
         ```

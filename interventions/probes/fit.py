@@ -107,7 +107,7 @@ def fit_probes(
     order = np.argsort(-checked_penalties)
     chunked_fit = ChunkedFit(
         sites=site_activations,
-        rows=FitTargets.from_masks(targets, train, test),
+        fit_targets=FitTargets.from_masks(targets, train, test),
         penalties=checked_penalties[order],
         n_classes=max(len(classes), 1),
         standardize=standardize,

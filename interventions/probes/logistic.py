@@ -78,14 +78,14 @@ class _WarmStart(NamedTuple):
 
     Attributes:
         state: state at the end of the last stage.
-        previous: optimum of the penultimate λ.
-        previous_logits: logits at `previous`.
+        penultimate_point: optimum of the λ before the last one.
+        penultimate_logits: logits at `penultimate_point`.
         curvature: curvature at the end of the last rough stage.
     """
 
     state: _State
-    previous: Point
-    previous_logits: Float[Array, "K1 J N"]
+    penultimate_point: Point
+    penultimate_logits: Float[Array, "K1 J N"]
     curvature: Curvature
 
 
@@ -128,14 +128,14 @@ def solve_path(
     def solve_stage(warm: _WarmStart, stage: _Stage) -> tuple[_WarmStart, Solution]:
         start, is_refinement = warm.state, stage.is_refinement
 
-        def select_if_refinement(old: Any, new: Any) -> Any:
+        def keep_old_in_refinement(old: Any, new: Any) -> Any:
             return jax.tree.map(lambda a, b: jnp.where(is_refinement, a, b), old, new)
 
         state = jax.lax.cond(
             is_refinement, lambda: start, lambda: _extrapolate(problem, stage.penalty, warm)
         )
-        inverse_hessian = invert_curvature(warm.curvature, stage.penalty)
-        state = _minimise(problem, inverse_hessian, stage, tol, max_iter, state)
+        preconditioner = invert_curvature(warm.curvature, stage.penalty)
+        state = _minimise(problem, preconditioner, stage, tol, max_iter, state)
         curvature = jax.lax.cond(
             is_refinement,
             lambda: warm.curvature,
@@ -143,8 +143,8 @@ def solve_path(
         )
         next_warm = _WarmStart(
             state,
-            select_if_refinement(warm.previous, start.point),
-            select_if_refinement(warm.previous_logits, start.logits),
+            keep_old_in_refinement(warm.penultimate_point, start.point),
+            keep_old_in_refinement(warm.penultimate_logits, start.logits),
             curvature,
         )
         return next_warm, _make_solution(problem, state)
@@ -187,8 +187,8 @@ def _extrapolate(problem: Problem, penalty: Array, warm: _WarmStart) -> _State:
     Logits are recomputed from the weights, so that rounding errors do not accumulate over λ.
     """
     state = _make_state(problem, warm.state.point)
-    state = state._replace(direction=warm.state.point - warm.previous)
-    return _line_search_step(problem, penalty, state, state.logits - warm.previous_logits)
+    state = state._replace(direction=warm.state.point - warm.penultimate_point)
+    return _line_search_step(problem, penalty, state, state.logits - warm.penultimate_logits)
 
 
 def _fit_bias_only(problem: Problem, n_classes: int) -> Float[Array, "K1 J"]:
@@ -200,7 +200,7 @@ def _fit_bias_only(problem: Problem, n_classes: int) -> Float[Array, "K1 J"]:
 
 def _minimise(
     problem: Problem,
-    inverse_hessian: Preconditioner,
+    preconditioner: Preconditioner,
     stage: _Stage,
     tol: Array,
     max_iter: Array,
@@ -227,18 +227,18 @@ def _minimise(
     def step(state: _State) -> _State:
         logit_change = compute_logits(problem, state.direction)
         state = _line_search_step(problem, stage.penalty, state, logit_change)
-        return _direction_step(problem, inverse_hessian, stage.penalty, tol, state)
+        return _direction_step(problem, preconditioner, stage.penalty, tol, state)
 
-    state = _direction_step(problem, inverse_hessian, stage.penalty, tol, state)
+    state = _direction_step(problem, preconditioner, stage.penalty, tol, state)
     return jax.lax.while_loop(is_unfinished, step, state)
 
 
 def _direction_step(
-    problem: Problem, inverse_hessian: Preconditioner, penalty: Array, tol: Array, state: _State
+    problem: Problem, preconditioner: Preconditioner, penalty: Array, tol: Array, state: _State
 ) -> _State:
     """Computes the gradient, the next Polak-Ribière direction, and which fits are active."""
     gradient = compute_gradient(problem, state.softmax, state.point, penalty)
-    preconditioned = apply_inverse_hessian(inverse_hessian, problem, gradient)
+    preconditioned = apply_inverse_hessian(preconditioner, problem, gradient)
     decrement = gradient.dot(preconditioned)
     beta = jnp.maximum(decrement - state.gradient.dot(preconditioned), 0) / state.decrement
     direction = state.direction.times(beta) + -preconditioned

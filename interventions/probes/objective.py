@@ -14,18 +14,19 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxasr import pytrees
 
-_MAX_UNROLLED_CLASSES = 64  # so that the compiled program stays small
+_MAX_UNROLLED_CLASSES = 64  # limits the size of the compiled program
 
 
 class Problem(NamedTuple):
-    """Data of the fits of one layer. Only `x` is shared by all fits.
+    """Data of the fits of one layer.
 
-    Fit j has the features (x - shift[j]) / scale[j], which its training rows standardise exactly.
+    All fits share `x`. Fit j has the features (x - shift[j]) / scale[j], which have mean 0 and
+    standard deviation 1 over its training rows. Without standardisation, `scale` is 1.
 
     Attributes:
-        x: float [N, D], features standardised over all rows.
+        x: float [N, D], features centred (and by default scaled) over all rows.
         shift: float [J, D], means of the columns of `x` over the training rows.
-        scale: float [J, D], their standard deviations.
+        scale: float [J, D], standard deviations of the columns over the training rows.
         labels: int [J, N], class numbers. Ridge regression has float targets instead.
         rows: float [J, N], 1 for training rows, else 0.
     """
@@ -167,5 +168,5 @@ def compute_gradient(problem: Problem, softmax: Softmax, point: Point, penalty: 
     """
     errors = (softmax.p - _is_label(problem, len(softmax.p))) * problem.rows
     b = errors.sum(-1)
-    raw = (errors.reshape(-1, errors.shape[-1]) @ problem.x).reshape(point.w.shape)
-    return Point((raw - b[..., None] * problem.shift) / problem.scale + penalty * point.w, b)
+    unscaled_w = (errors.reshape(-1, errors.shape[-1]) @ problem.x).reshape(point.w.shape)
+    return Point((unscaled_w - b[..., None] * problem.shift) / problem.scale + penalty * point.w, b)

@@ -30,7 +30,7 @@ class Curvature(NamedTuple):
 class Preconditioner(NamedTuple):
     """The inverse of the approximate Hessian, including the penalty.
 
-    `inverse` is that of the weights. The curvature adds the bias of each fit exactly.
+    `inverse` is the part of the weights. `curvature` gives the exact part of each fit's bias.
     """
 
     inverse: Float[Array, "D D"]
@@ -57,25 +57,33 @@ def invert_curvature(curvature: Curvature, penalty: Array) -> Preconditioner:
     return Preconditioner(_invert_by_halves(hessian)[1], curvature)
 
 
-def _invert_by_halves(a: Float[Array, "D D"]) -> tuple[Float[Array, "D D"], Float[Array, "D D"]]:
-    """Returns the inverses of L and of a = LLᵀ, computed from those of half the size.
+def _invert_by_halves(
+    matrix: Float[Array, "D D"],
+) -> tuple[Float[Array, "D D"], Float[Array, "D D"]]:
+    """Returns the inverses of L and of the matrix LLᵀ, by recursion on halves.
 
     This takes about half the time of LAPACK's solver, because nearly all work is in matrix
-    products. It inverts L rather than `a`, because L has a much smaller condition number. Rounding
-    would otherwise leave blocks that are not positive definite.
+    products. The recursion inverts L, because L has a much smaller condition number than the
+    matrix. Otherwise rounding would leave blocks that are not positive definite.
     """
-    half = len(a) // 2
-    if len(a) <= _MAX_DIRECT_SIZE:
-        factor = jnp.linalg.cholesky(a)
-        root = jax.scipy.linalg.solve_triangular(factor, jnp.eye(len(a)), lower=True)
-        return root, root.T @ root
-    root, inverse = _invert_by_halves(a[:half, :half])
-    across = root @ a[:half, half:]
-    schur_root, schur_inverse = _invert_by_halves(a[half:, half:] - across.T @ across)
-    below = -schur_root @ (across.T @ root)
-    corner = below.T @ schur_root
-    roots = jnp.block([[root, jnp.zeros_like(corner)], [below, schur_root]])
-    return roots, jnp.block([[inverse + below.T @ below, corner], [corner.T, schur_inverse]])
+    half = len(matrix) // 2
+    if len(matrix) <= _MAX_DIRECT_SIZE:
+        cholesky = jnp.linalg.cholesky(matrix)
+        factor_inverse = jax.scipy.linalg.solve_triangular(
+            cholesky, jnp.eye(len(matrix)), lower=True
+        )
+        return factor_inverse, factor_inverse.T @ factor_inverse
+    upper_factor_inverse, upper_inverse = _invert_by_halves(matrix[:half, :half])
+    across = upper_factor_inverse @ matrix[:half, half:]
+    lower_factor_inverse, lower_inverse = _invert_by_halves(
+        matrix[half:, half:] - across.T @ across
+    )
+    below = -lower_factor_inverse @ (across.T @ upper_factor_inverse)
+    corner = below.T @ lower_factor_inverse
+    zeros = jnp.zeros_like(corner)
+    factor_inverse = jnp.block([[upper_factor_inverse, zeros], [below, lower_factor_inverse]])
+    inverse = jnp.block([[upper_inverse + below.T @ below, corner], [corner.T, lower_inverse]])
+    return factor_inverse, inverse
 
 
 def apply_inverse_hessian(
@@ -84,6 +92,8 @@ def apply_inverse_hessian(
     """Multiplies a gradient by the approximate inverse Hessian of each fit."""
     curvature = preconditioner.curvature
     offset = (curvature.mean - problem.shift) / problem.scale
-    right = gradient.w - gradient.b[..., None] * offset
-    w = (right.reshape(-1, right.shape[-1]) @ preconditioner.inverse).reshape(right.shape)
+    right_side = gradient.w - gradient.b[..., None] * offset
+    w = (right_side.reshape(-1, right_side.shape[-1]) @ preconditioner.inverse).reshape(
+        right_side.shape
+    )
     return Point(w, gradient.b / curvature.total - (offset * w).sum(-1))

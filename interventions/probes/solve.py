@@ -11,7 +11,9 @@ from interventions.probes.objective import Problem, Solution
 
 
 class FitResults(NamedTuple):
-    """Results of the fits of a layer. Results of several layers have a leading layer axis.
+    """Results of the fits of one layer, for P penalties, J fits and N rows.
+
+    Results of several layers have a leading layer axis.
 
     Attributes:
         solution: the optima of the fits, with leading axes [P, J].
@@ -87,8 +89,8 @@ def _score_classes(
         penalty, weights, bias = fits
         logits = _compute_outputs(problem, weights, bias)
         loss = _cross_entropy(logits, problem.labels)
-        ridge_term = penalty_factor * penalty / 2 * (weights**2).sum((1, 2))
-        objective = (loss * problem.rows).sum(-1) + ridge_term
+        penalty_term = penalty_factor * penalty / 2 * (weights**2).sum((1, 2))
+        objective = (loss * problem.rows).sum(-1) + penalty_term
         prediction = logits.argmax(0)
         accuracy = _mean_over_test_rows(prediction == problem.labels, test)
         return objective, prediction, accuracy, _mean_over_test_rows(loss, test)

@@ -47,7 +47,7 @@ def moments(batches: Batches) -> Moments:
     References:
         Chan, Golub & LeVeque, "Algorithms for computing the sample variance" (1983).
     """
-    n, mean, squares, counts = 0, np.zeros(1), np.zeros(1), {}
+    n, mean, sum_of_squares, counts = 0, np.zeros(1), np.zeros(1), {}
     for X, y in batches():
         x = np.asarray(X, np.float64)
         if not np.isfinite(x).all():
@@ -56,8 +56,8 @@ def moments(batches: Batches) -> Moments:
             )
         n_batch, batch_mean = x.shape[1], x.mean(1)
         shift, total = batch_mean - mean, n + n_batch
-        within = ((x - x.mean(1, keepdims=True)) ** 2).sum(1)
-        squares = squares + within + shift**2 * n * n_batch / total
+        batch_squares = ((x - x.mean(1, keepdims=True)) ** 2).sum(1)
+        sum_of_squares = sum_of_squares + batch_squares + shift**2 * n * n_batch / total
         mean, n = mean + shift * n_batch / total, total
         for label, count in zip(*np.unique(_check_labels(X, y), return_counts=True)):
             counts[label.item()] = counts.get(label.item(), 0) + int(count)
@@ -68,7 +68,7 @@ def moments(batches: Batches) -> Moments:
         )
     if len(counts) < 2:
         raise ValueError(f"batches: expected rows of at least 2 classes, got {list(counts)}.")
-    scale = np.sqrt(squares / n)
+    scale = np.sqrt(sum_of_squares / n)
     return Moments(mean, np.where(scale > 0, scale, 1), counts)
 
 
@@ -121,15 +121,15 @@ def fit_stream(
     n = sum(stats.counts.values())
     n_steps = epochs * sum(1 for _ in batches())
     optimiser = optax.adamw(optax.cosine_decay_schedule(learning_rate, n_steps), weight_decay=0.0)
-    layers, width = stats.mean.shape
-    weights = _init_weights(seeds, (layers, len(checked_penalties), len(classes), width))
+    n_layers, n_features = stats.mean.shape
+    weights = _init_weights(seeds, (n_layers, len(checked_penalties), len(classes), n_features))
     parameters = weights, jnp.zeros(weights.shape[:-1])
     state = parameters, optimiser.init(parameters)
     average, n_averaged = parameters, 0
     # For two classes scikit-learn penalises a single vector, which doubles λ; see `logistic`.
     penalty_weights = jnp.asarray(checked_penalties * (2 if len(classes) == 2 else 1), jnp.float32)
-    passes = itertools.chain.from_iterable(batches() for _ in range(epochs))
-    for step, (X, y) in enumerate(passes):
+    all_batches = itertools.chain.from_iterable(batches() for _ in range(epochs))
+    for step, (X, y) in enumerate(all_batches):
         x = (np.asarray(X) - stats.mean[:, None]) / stats.scale[:, None]
         numbers = jnp.asarray(np.searchsorted(classes, _check_labels(X, y)), jnp.int32)
         batch = jnp.asarray(x, jnp.float32), numbers
