@@ -48,8 +48,8 @@ def fold_masks(
     groups = None if groups is None else _checked_groups(groups, n, int(folds))
     test = np.stack(
         [
-            _test_masks(row, groups, int(folds), seed, class_names)
-            for row, seed in zip(strata, seeds)
+            _test_masks(strata_of_seed, groups, int(folds), seed, class_names)
+            for strata_of_seed, seed in zip(strata, seeds)
         ]
     )
     return ~test, test
