@@ -43,8 +43,6 @@ PLACES = [
 ]
 # Files that still use one of the words. Remove a file from this list when it is rewritten.
 REMAINING = {
-    "interventions/probes/bank_files.py",
-    "interventions/probes/chunks.py",
     "experiments/data/real_speech.py",
     "tests/live/test_sweeps_torch.py",
 }

@@ -70,9 +70,9 @@ def check_labels(corpus: Corpus, question: ProbeQuestion) -> None:
     keep, _ = select_rows(column, question)
     y = convert_labels(column(question.label)[keep], question.target)
     if question.target == "class":
-        numbers, classes = inputs.labels(y, len(y), len(question.seeds))
+        numbers, classes = inputs.number_classes(y, len(y), len(question.seeds))
         groups = None if question.group is None else column(question.group)[keep].astype(str)
-        folds.masks(numbers, groups, question.folds, question.seeds, classes)
+        folds.fold_masks(numbers, groups, question.folds, question.seeds, classes)
 
 
 def _check_columns(corpus: Corpus, question: ProbeQuestion) -> None:

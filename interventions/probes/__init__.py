@@ -1,4 +1,4 @@
-"""Linear probes of every layer, penalty, fold and seed in one compiled fit, with controls."""
+"""Fits linear probes of every layer in one compiled call, and scores and applies them."""
 
 from interventions.probes import (
     controls as controls,

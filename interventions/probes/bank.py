@@ -1,4 +1,4 @@
-"""A bank of fitted probes: predictions, scores and files."""
+"""Predicts with fitted probes, summarises their accuracy, and saves and loads them."""
 
 import dataclasses
 import functools
@@ -14,19 +14,21 @@ from interventions.stats import intervals
 from interventions.stats.categories import categories
 from interventions.stats.groups import group_scores
 
-_LEADING = ("site", "layer", "penalty", "fold", "seed", "row", "class")
+# Order of the dimensions of what a bank returns.
+_DIM_ORDER = ("site", "layer", "penalty", "fold", "seed", "row", "class")
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Bank(Directions):
-    """Fitted linear probes of every layer, penalty, fold and seed (and site), from `fit_probes`.
+    """Holds the probes that `fit_probes` has fitted.
 
-    Arrays are properties with labelled dimensions, such as `accuracy`, `weights` and `gap`; see
-    `BankFields`. Directions and edits made from a probe are in `Directions`.
+    `BankFields` lists the arrays of a bank, such as `accuracy` and `weights`. `Directions` has the
+    methods that make steering vectors and edits. "(..., row)" in a docstring stands for the
+    dimensions ([site,] layer, penalty, fold, seed, row).
 
     Attributes:
         data: all arrays, as one `xarray.Dataset`.
-        target: "class" or "value".
+        target: "class" if the probes predict classes, "value" if they predict numbers.
 
     Example:
         ```python
@@ -59,10 +61,11 @@ class Bank(Directions):
         return f"Bank({self.target}: {sizes}{gap})"
 
     def sel(self, **labels: Any) -> "Bank":
-        """Selects probes by label, as `xarray.Dataset.sel` does; all dimensions stay.
+        """Selects probes by label, as `xarray.Dataset.sel` does, but keeps every dimension.
 
         Args:
-            labels: one label or a list per dimension, such as `layer=3` or `penalty=[0.1, 1.0]`.
+            labels: a label or a list of labels for each dimension to select from, such as
+                `layer=3` or `penalty=[0.1, 1.0]`.
 
         Returns:
             A bank of the selected probes.
@@ -74,7 +77,7 @@ class Bank(Directions):
         return dataclasses.replace(self, data=self.data.sel(lists))
 
     def decision(self, X: Any) -> xr.DataArray:
-        """Computes the logits (for values: predictions) of every probe.
+        """Computes the logits of every probe, or the predicted values of a bank of values.
 
         Args:
             X: activations [L, N, D], or {site: [L, N, D]}, with the layers and sites of the bank.
@@ -83,10 +86,10 @@ class Bank(Directions):
             A DataArray (..., row, class).
 
         Raises:
-            ValueError: X has another shape.
+            ValueError: X does not have the shape that the bank expects.
         """
-        x = self._activations(X)
-        weights = self.weights / self.scale  # for raw features; the bias takes up the mean
+        x = self._label_activations(X)
+        weights = self.weights / self.scale  # for raw features; the mean moves into the bias
         bias = self.bias - xr.dot(weights, self.mean, dim="feature")
         return xr.dot(x, weights, dim="feature") + bias
 
@@ -100,13 +103,15 @@ class Bank(Directions):
             A DataArray (..., row, class).
 
         Raises:
-            ValueError: the bank predicts values, or X has another shape.
+            ValueError: the bank predicts values, or X has the wrong shape.
         """
         if self.target != "class":
-            raise ValueError("predict_proba: a bank of values has no classes; use predict.")
+            raise ValueError(
+                "predict_proba: a bank of values has no class probabilities; use predict."
+            )
         logits = self.decision(X)
-        e = cast(xr.DataArray, np.exp(logits - logits.max("class")))
-        return _ordered(e / e.sum("class"))
+        exponentials = cast(xr.DataArray, np.exp(logits - logits.max("class")))
+        return _order_dims(exponentials / exponentials.sum("class"))
 
     def predict(self, X: Any) -> xr.DataArray:
         """Predicts the class, or the value, of every row with every probe.
@@ -118,54 +123,55 @@ class Bank(Directions):
             A DataArray (..., row) of classes or values.
 
         Raises:
-            ValueError: X has another shape.
+            ValueError: X does not have the shape that the bank expects.
         """
-        decision = _ordered(self.decision(X))
+        decision = _order_dims(self.decision(X))
         if self.target == "value":
             return decision.isel({"class": 0}, drop=True)
-        numbers = decision.argmax("class")
-        return numbers.copy(data=self.classes[numbers.values])
+        class_numbers = decision.argmax("class")
+        return class_numbers.copy(data=self.classes[class_numbers.values])
 
     def out_of_fold_proba(self, X: Any) -> xr.DataArray:
-        """Computes each row's class probabilities with the folds that test it.
+        """Computes the class probabilities of each row with probes that did not train on it.
 
         Args:
             X: the activations that the bank was fitted on.
 
         Returns:
-            A DataArray (..., seed, row, class); NaN for rows that no fold tests.
+            A DataArray ([site,] layer, penalty, seed, row, class). Rows that several folds test
+            have the mean of these folds; rows that no fold tests are NaN.
 
         Raises:
-            ValueError: the bank predicts values, or X has another shape.
+            ValueError: the bank predicts values, or X has the wrong shape.
         """
         test = self.test
-        share = test / test.sum("fold").clip(min=1)
+        fold_weight = test / test.sum("fold").clip(min=1)
         total: Any = 0
-        for fold in self.data.fold.values:  # one by one: all folds together are as large as X
+        for fold in self.data.fold.values:  # one at a time, to save memory
             probabilities = self.sel(fold=fold).predict_proba(X).isel(fold=0, drop=True)
-            total = total + probabilities * share.sel(fold=fold, drop=True)
-        return _ordered(total).where(test.any("fold"))
+            total = total + probabilities * fold_weight.sel(fold=fold, drop=True)
+        return _order_dims(total).where(test.any("fold"))
 
     def summary(self, groups: Any = None, level: float = 0.95) -> xr.Dataset:
-        """Computes mean accuracy over out-of-fold rows, with a bootstrap interval.
+        """Computes the mean out-of-fold accuracy, with a bootstrap interval.
 
-        The interval resamples rows, or whole groups where rows of one group are not independent. It
-        treats predictions of different folds as independent. They share training rows, so the
-        interval can be up to √2 too narrow where there is little to learn.
+        The interval resamples rows, or whole groups if `groups` is given. It treats predictions of
+        different folds as independent, but folds share training rows. It can therefore be too
+        narrow by a factor of up to √2 if the labels are hardly predictable.
 
         Args:
-            groups: one group per row, such as the speaker.
+            groups: one group per row, such as the speaker, if rows of a group are not independent.
             level: coverage of the interval.
 
         Returns:
-            A Dataset of `mean`, `low` and `high` (..., layer, penalty), averaged over seeds, of the
-            accuracy; for values, of the negative squared error.
+            A Dataset of `mean`, `low` and `high`, each ([site,] layer, penalty) and averaged over
+            seeds. A bank of values has the negative squared error instead of the accuracy.
 
         Raises:
-            ValueError: `groups` has missing entries or another length.
+            ValueError: `groups` has missing entries, or not one entry per row.
         """
-        is_right, error = self.out_of_fold == self.y, self.out_of_fold - self.y
-        score = is_right * 1.0 if self.target == "class" else -(error**2)
+        is_correct, error = self.out_of_fold == self.y, self.out_of_fold - self.y
+        score = is_correct * 1.0 if self.target == "class" else -(error**2)
         is_tested = self.test.any(("fold", "seed")).values
         score = score.mean("seed").isel(row=np.flatnonzero(is_tested))
         if groups is not None:
@@ -175,7 +181,7 @@ class Bank(Directions):
                 score,
                 input_core_dims=[["row"]],
                 output_core_dims=[["row"]],
-                exclude_dims={"row"},  # there are fewer groups than rows
+                exclude_dims={"row"},  # its length changes from rows to groups
                 vectorize=True,
             )
         return intervals.bootstrap(score, dim="row", level=level)
@@ -184,8 +190,8 @@ class Bank(Directions):
         """Writes the bank to a new folder, completely or not at all.
 
         Args:
-            folder: a path that does not exist yet. Its arrays, JSON and checksums need no pickle.
-            about: anything to keep with it that JSON can hold, such as provenance.
+            folder: a path that does not exist yet. Its files are NumPy arrays, JSON and checksums.
+            about: JSON values to store with the bank, such as the name of the corpus.
 
         Raises:
             FileExistsError: `folder` exists.
@@ -200,23 +206,23 @@ class Bank(Directions):
             folder: the folder.
 
         Returns:
-            The bank; what was passed as `about` is in `data.attrs`.
+            The bank. The values that `save` got as `about` are in `data.attrs`.
 
         Raises:
-            ValueError: `folder` is damaged, is not a bank, or has another version. The message
-                names the file.
+            ValueError: `folder` is damaged, is not a bank, or has a different file version. The
+                message names the file.
         """
         return cls(*bank_files.load(folder))
 
-    def _activations(self, X: Any) -> xr.DataArray:
+    def _label_activations(self, X: Any) -> xr.DataArray:
         """Labels X with the layers (and sites) of the bank."""
         if hasattr(X, "keys") and "site" in self.data.dims:
             X = np.stack([np.asarray(X[name]) for name in self.data.site.values])
         sizes = self.data.sizes
         dims = [dim for dim in ("site", "layer") if dim in sizes]
         x, expected = np.asarray(X, np.float32), tuple(sizes[dim] for dim in dims)
-        is_right = x.ndim == len(dims) + 2 and x.shape[:-2] == expected
-        if not is_right or x.shape[-1] != sizes["feature"]:
+        has_all_layers = x.ndim == len(dims) + 2 and x.shape[:-2] == expected
+        if not has_all_layers or x.shape[-1] != sizes["feature"]:
             shape = [*expected, "N", sizes["feature"]]
             raise ValueError(
                 f"X: expected [{', '.join(dims)}, rows, features] = {shape}, got {list(x.shape)}."
@@ -224,5 +230,5 @@ class Bank(Directions):
         return xr.DataArray(x, {dim: self.data[dim] for dim in dims}, (*dims, "row", "feature"))
 
 
-def _ordered(array: xr.DataArray) -> xr.DataArray:
-    return array.transpose(*(dim for dim in _LEADING if dim in array.dims))
+def _order_dims(array: xr.DataArray) -> xr.DataArray:
+    return array.transpose(*(dim for dim in _DIM_ORDER if dim in array.dims))

@@ -1,4 +1,4 @@
-"""The labelled arrays of a bank of probes, one property per array."""
+"""Gives access to the labelled arrays of a bank of probes, one property per array."""
 
 import dataclasses
 
@@ -8,10 +8,11 @@ import xarray as xr
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class BankFields:
-    """Arrays of a bank, with dimensions ([site,] layer, penalty, fold, seed) unless stated.
+    """Gives access to the arrays of a bank.
 
-    Each property is the variable of `data` with its name, and raises AttributeError if the bank
-    does not have it.
+    Arrays have the dimensions ([site,] layer, penalty, fold, seed) unless a property states others;
+    "..." stands for these dimensions. A property raises AttributeError if the bank does not have
+    the array.
     """
 
     data: xr.Dataset
@@ -19,49 +20,49 @@ class BankFields:
 
     @property
     def accuracy(self) -> xr.DataArray:
-        """Share of test rows whose class is predicted. Banks of values have `r2` instead."""
+        """Fraction of test rows that are classified correctly. Banks of values have `r2`."""
         return self._variable("accuracy")
 
     @property
     def r2(self) -> xr.DataArray:
-        """Coefficient of determination on test rows. Banks of classes have `accuracy` instead."""
+        """Coefficient of determination on test rows. Banks of classes have `accuracy`."""
         return self._variable("r2")
 
     @property
     def log_loss(self) -> xr.DataArray:
-        """Mean of -log p(class) over test rows in nats; for values, the mean squared error."""
+        """Mean of -log p(class) over test rows in nats; the mean squared error for values."""
         return self._variable("log_loss")
 
     @property
     def weights(self) -> xr.DataArray:
-        """Weights [..., class, feature] of the features standardised by `mean` and `scale`."""
+        """Weights (..., class, feature), applied to the standardised (x - mean) / scale."""
         return self._variable("weights")
 
     @property
     def bias(self) -> xr.DataArray:
-        """Bias [..., class], which is not penalised."""
+        """Unpenalised bias (..., class)."""
         return self._variable("bias")
 
     @property
     def mean(self) -> xr.DataArray:
-        """Mean of each feature over training rows, ([site,] layer, fold, seed, feature)."""
+        """Mean over training rows, with dimensions ([site,] layer, fold, seed, feature)."""
         return self._variable("mean")
 
     @property
     def scale(self) -> xr.DataArray:
-        """Standard deviation of each feature over training rows, with the dimensions of `mean`."""
+        """Standard deviation over training rows, with the dimensions of `mean`."""
         return self._variable("scale")
 
     @property
     def objective(self) -> xr.DataArray:
-        """Summed cross-entropy + λ/2 ‖W‖²; for values, ½ ‖residual‖² + λ/2 ‖w‖²."""
+        """Objective of the fit on its training rows; see `fit_probes`."""
         return self._variable("objective")
 
     @property
     def gradient_norm(self) -> xr.DataArray:
-        """Largest component of the objective's gradient over the number of training rows.
+        """Largest gradient component of the objective, divided by the number of training rows.
 
-        This is what scikit-learn compares with its `tol`.
+        scikit-learn compares this number with its `tol`.
         """
         return self._variable("gradient_norm")
 
@@ -69,38 +70,38 @@ class BankFields:
     def gap(self) -> xr.DataArray:
         """Estimated (objective - optimum) / objective.
 
-        It is within one percent for fits that were finished in float64, else up to a few times too
-        small.
+        The estimate is accurate to about one percent for fits that were finished in float64.
+        For other fits it can be a few times too small.
         """
         return self._variable("gap")
 
     @property
     def n_iter(self) -> xr.DataArray:
-        """Number of the solver's steps."""
+        """Number of solver steps."""
         return self._variable("n_iter")
 
     @property
     def test(self) -> xr.DataArray:
-        """bool [fold, seed, row], the rows that are tested."""
+        """Whether a fold tests a row: bool (fold, seed, row)."""
         return self._variable("test")
 
     @property
     def out_of_fold(self) -> xr.DataArray:
-        """Prediction for each row by the fold that tests it, ([site,] layer, penalty, seed, row).
+        """Prediction for each row by the first fold that tests it.
 
-        Classes are numbers, the index into `classes`. Rows that no fold tests have -1, or NaN for
-        values.
+        The dimensions are ([site,] layer, penalty, seed, row). Entries are indices into `classes`,
+        or values. Rows that no fold tests have index -1, or the value NaN.
         """
         return self._variable("out_of_fold")
 
     @property
     def y(self) -> xr.DataArray:
-        """Targets [seed, row]: class numbers, or values."""
+        """Targets (seed, row): indices into `classes`, or values."""
         return self._variable("y")
 
     @property
     def classes(self) -> np.ndarray:
-        """The classes, sorted; ["value"] for a bank of values."""
+        """Sorted classes; a bank of values has ["value"]."""
         return self.data["class"].values
 
     def _variable(self, name: str) -> xr.DataArray:

@@ -1,4 +1,4 @@
-"""Files of a bank: arrays in one npz, everything else in JSON, checksums of both."""
+"""Saves a bank as one npz of arrays, one JSON file and their checksums, and loads it."""
 
 import json
 import os
@@ -11,16 +11,16 @@ import xarray as xr
 from interventions.storage.atomic import replacing
 from interventions.storage.inert import check_sealed, named, read_json, read_npz, seal
 
-_VERSION = 1
-_JSON, _ARRAYS = "bank.json", "arrays.npz"
-# Dimensions that an array of every bank has, beside layer and fold.
-_DIMS = {
+_VERSION = 1  # of the file format
+_DESCRIPTION_FILE, _ARRAYS_FILE = "bank.json", "arrays.npz"
+# Arrays that every bank has, with their dimensions except layer and fold.
+_REQUIRED_DIMS = {
     "weights": {"class", "feature"},
     "bias": {"class"},
     "mean": {"feature"},
     "scale": {"feature"},
 }
-_SCORE = {"class": "accuracy", "value": "r2"}
+_SCORE_OF_TARGET = {"class": "accuracy", "value": "r2"}
 
 
 def save(data: xr.Dataset, target: str, folder: str | os.PathLike, about: dict[str, Any]) -> None:
@@ -28,7 +28,7 @@ def save(data: xr.Dataset, target: str, folder: str | os.PathLike, about: dict[s
     folder = Path(folder)
     if folder.exists():
         raise FileExistsError(
-            f"folder: {str(folder)!r} exists already; choose another, or remove it."
+            f"folder: {str(folder)!r} exists already; choose another folder or remove it."
         )
     variables = {str(name): array for name, array in {**data.data_vars, **data.coords}.items()}
     description = {
@@ -40,39 +40,44 @@ def save(data: xr.Dataset, target: str, folder: str | os.PathLike, about: dict[s
     }
     with replacing(folder) as new:
         new.mkdir()
-        (new / _JSON).write_text(json.dumps(description, indent=1) + "\n")
+        (new / _DESCRIPTION_FILE).write_text(json.dumps(description, indent=1) + "\n")
         arrays: dict[str, Any] = {name: array.values for name, array in variables.items()}
-        np.savez(new / _ARRAYS, **arrays)
+        np.savez(new / _ARRAYS_FILE, **arrays)
         seal(new)
 
 
 def load(folder: str | os.PathLike) -> tuple[xr.Dataset, str]:
     """Reads the arrays and the target of a bank. See `Bank.load`."""
     folder = Path(folder)
-    if not (folder / _JSON).is_file() or not (folder / _ARRAYS).is_file():
-        raise ValueError(f"folder: expected {_JSON} and {_ARRAYS} of Bank.save in {str(folder)!r}.")
+    if not (folder / _DESCRIPTION_FILE).is_file() or not (folder / _ARRAYS_FILE).is_file():
+        raise ValueError(
+            f"folder: expected {_DESCRIPTION_FILE} and {_ARRAYS_FILE} of Bank.save "
+            f"in {str(folder)!r}."
+        )
     check_sealed(folder)
-    description = read_json(folder / _JSON)
+    description = read_json(folder / _DESCRIPTION_FILE)
     if description.get("version") != _VERSION:
-        raise ValueError(f"{folder / _JSON}: expected a bank of version {_VERSION}; fit it again.")
-    arrays = read_npz(folder / _ARRAYS)
-    with named(folder / _JSON):
+        raise ValueError(
+            f"{folder / _DESCRIPTION_FILE}: expected a bank of version {_VERSION}; fit it again."
+        )
+    arrays = read_npz(folder / _ARRAYS_FILE)
+    with named(folder / _DESCRIPTION_FILE):
         variables = {
             name: (tuple(dims), arrays[name]) for name, dims in description["dims"].items()
         }
         coords = {name: variables.pop(name) for name in description["coords"]}
         data = xr.Dataset(variables, coords, attrs=dict(description["about"]))
         target = description["target"]
-        _check(data, target)
+        _check_arrays(data, target)
     return data, target
 
 
-def _check(data: xr.Dataset, target: str) -> None:
-    """Raises ValueError if an array that every bank has is missing, or is not of numbers."""
-    if target not in _SCORE:
+def _check_arrays(data: xr.Dataset, target: str) -> None:
+    """Raises ValueError if a required array is missing or does not hold numbers."""
+    if target not in _SCORE_OF_TARGET:
         raise ValueError(f"target: expected 'class' or 'value', got {target!r}")
-    expected = {name: {"layer", "fold", *dims} for name, dims in _DIMS.items()}
-    expected |= {_SCORE[target]: {"layer", "fold"}, "test": {"fold", "row"}}
+    expected = {name: {"layer", "fold", *dims} for name, dims in _REQUIRED_DIMS.items()}
+    expected |= {_SCORE_OF_TARGET[target]: {"layer", "fold"}, "test": {"fold", "row"}}
     for name, dims in expected.items():
         if name not in data or not dims <= set(data[name].dims):
             raise ValueError(f"{name}: expected an array over {', '.join(sorted(dims))}")

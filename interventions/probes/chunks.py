@@ -1,4 +1,4 @@
-"""Runs the fits of a bank in chunks of layers and fits that memory holds."""
+"""Runs the fits of a bank in chunks of layers that fit into memory."""
 
 import collections
 import os
@@ -16,31 +16,31 @@ from interventions.probes.objective import Problem
 from interventions.probes.solve import FitResults, solve_layers
 from jaxasr import compiled
 
-_BYTES = 1 << 30  # of a CPU's memory, beside X; of an accelerator, a share of what is free
-_MAX_IN_FLIGHT = 8
+_CPU_BUDGET_BYTES = 1 << 30  # for all chunks in flight, in addition to X
+_MAX_IN_FLIGHT = 8  # chunks that run side by side on a CPU
 
 
-class FitRows(NamedTuple):
-    """Targets, training and test rows of each fit, [J, N]; J = seeds × folds, seeds outside."""
+class FitTargets(NamedTuple):
+    """Targets and masks of training and test rows, each [J, N], for J = seeds × folds fits."""
 
     targets: np.ndarray
     train: np.ndarray
     test: np.ndarray
 
     @classmethod
-    def of(cls, targets: np.ndarray, train: np.ndarray, test: np.ndarray) -> "FitRows":
-        """Flattens targets [seeds, N] and masks [seeds, folds, N]."""
+    def from_masks(cls, targets: np.ndarray, train: np.ndarray, test: np.ndarray) -> "FitTargets":
+        """Flattens targets [seeds, N] and masks [seeds, folds, N] to one row per fit."""
         n_seeds, n_folds, n = train.shape
         targets = np.broadcast_to(targets[:, None], train.shape)
         return cls(*(array.reshape(n_seeds * n_folds, n) for array in (targets, train, test)))
 
 
 class _LayerInputs(NamedTuple):
-    """What the solver reads of one layer, and the moments that a bank keeps.
+    """Input of the solver for one layer, and the moments of its features.
 
     Attributes:
-        x, shift, scale: float32, as in `Problem`.
-        moments: mean and scale [J, D] in the units of X.
+        x, shift, scale: float32 arrays, as in `Problem`.
+        moments: mean and standard deviation [J, D] in the units of X. The bank stores them.
     """
 
     x: np.ndarray
@@ -50,10 +50,13 @@ class _LayerInputs(NamedTuple):
 
 
 class ChunkedFit(NamedTuple):
-    """One call of `fit_probes` after its checks."""
+    """Runs all fits of one call of `fit_probes`.
 
-    sites: inputs.Sites
-    rows: FitRows
+    The attributes are the arguments of `fit_probes` after its checks.
+    """
+
+    sites: inputs.SiteActivations
+    fit_targets: FitTargets
     penalties: np.ndarray
     n_classes: int
     standardize: bool
@@ -64,37 +67,48 @@ class ChunkedFit(NamedTuple):
     def run(
         self, progress: Callable[[float, float], None]
     ) -> tuple[FitResults, tuple[np.ndarray, np.ndarray]]:
-        """Returns results [S·L, P, J, ...], and mean and scale [S·L, J, D]."""
-        items, (n_layers, n_fits) = self.sites.items(), self.chunk_sizes()
+        """Runs all fits.
+
+        Args:
+            progress: called as progress(layers done, layers in total).
+
+        Returns:
+            Results with leading axes [sites · layers, P, J], and the mean and scale of the
+            features, each [sites · layers, J, D].
+        """
+        pairs, (n_layers, n_fits) = self.sites.site_layer_pairs(), self.chunk_sizes()
         in_flight: collections.deque[list[FitResults]] = collections.deque()
         parts, moments = [], []
-        for start in range(0, len(items), n_layers):
-            layers = [self.prepare(*item) for item in items[start : start + n_layers]]
+        for start in range(0, len(pairs), n_layers):
+            layers = [self.prepare_layer(*pair) for pair in pairs[start : start + n_layers]]
             moments += [layer.moments for layer in layers]
             if len(in_flight) == _n_in_flight():
-                parts.append(self._fetch(in_flight.popleft()))
-                progress(len(parts) * n_layers, len(items))
-            filled = layers + layers[-1:] * (n_layers - len(layers))  # one shape for all chunks
-            in_flight.append(self._dispatch(filled, n_fits))
-        parts += map(self._fetch, in_flight)
-        progress(len(items), len(items))
-        results = jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(items)], *parts)
+                parts.append(self._copy_to_host(in_flight.popleft()))
+                progress(len(parts) * n_layers, len(pairs))
+            padded = layers + layers[-1:] * (n_layers - len(layers))  # all chunks have one shape
+            in_flight.append(self._dispatch(padded, n_fits))
+        parts += map(self._copy_to_host, in_flight)
+        progress(len(pairs), len(pairs))
+        results = jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(pairs)], *parts)
         self._finish_in_float64(results)
         means, scales = zip(*moments)
         return results, (np.stack(means), np.stack(scales))
 
     def chunk_sizes(self) -> tuple[int, int]:
-        """Returns how many layers and fits go together: equal parts, as many as fit in memory."""
-        n_items, n_fits = len(self.sites.items()), len(self.rows.train)
+        """Returns the number of layers per chunk, and of fits per call of the solver.
+
+        The numbers are as large as memory allows, but give chunks of nearly equal size.
+        """
+        n_layers_total, n_fits = len(self.sites.site_layer_pairs()), len(self.fit_targets.train)
         per_layer, per_fit = self.peak_bytes()
-        room = budget(None, _BYTES) // _n_in_flight()
-        fits = equal_size(n_fits, int(max(1, (room - per_layer) // per_fit)))
-        # On a CPU layers run one by one, so that none waits for the steps of another.
-        layers = 1 if _is_cpu() else int(max(1, room // (per_layer + per_fit * fits)))
-        return equal_size(n_items, self.chunk or layers), fits
+        bytes_per_chunk = budget(None, _CPU_BUDGET_BYTES) // _n_in_flight()
+        fits = equal_size(n_fits, int(max(1, (bytes_per_chunk - per_layer) // per_fit)))
+        # Layers need different numbers of steps, so on a CPU each chunk has one layer.
+        layers = 1 if _is_cpu() else int(max(1, bytes_per_chunk // (per_layer + per_fit * fits)))
+        return equal_size(n_layers_total, self.chunk or layers), fits
 
     def peak_bytes(self) -> tuple[int, int]:
-        """Returns peak bytes per layer and per fit: the arrays alive at once in a solver step."""
+        """Estimates the peak bytes per layer and per fit from the arrays of a solver step."""
         _, n, d = self.sites.shape
         k, n_penalties = self.n_classes, len(self.penalties)
         if k == 1:
@@ -102,34 +116,34 @@ class ChunkedFit(NamedTuple):
         per_fit = 8 * k * n + 10 * k * d + n_penalties * (k * d + n)
         return 4 * (2 * n * d + 4 * d * d), 4 * per_fit
 
-    def prepare(self, site: int, layer: int) -> _LayerInputs:
+    def prepare_layer(self, site: int, layer: int) -> _LayerInputs:
         """Reads a layer and computes the moments of its features in float64."""
         x = self.sites.read(site, layer)
-        middle = x.mean(0)
-        spread = _nonzero(x.std(0), x) if self.standardize else np.ones(x.shape[1])
-        x = (x - middle) / spread
-        rows = self.rows.train / self.rows.train.sum(1, keepdims=True)
-        shift = rows @ x
-        # Without standardisation features are still centred for the solver. The bias is not
-        # penalised, so the objective is the same.
+        overall_mean = x.mean(0)
+        spread = _replace_zero_spread(x.std(0), x) if self.standardize else np.ones(x.shape[1])
+        x = (x - overall_mean) / spread
+        row_weights = self.fit_targets.train / self.fit_targets.train.sum(1, keepdims=True)
+        shift = row_weights @ x
+        # The solver always gets centred features, also without standardisation. This does not
+        # change the objective, because the bias is not penalised.
         scale = np.ones_like(shift)
         if self.standardize:
-            scale = _nonzero(np.sqrt(np.maximum(rows @ x**2 - shift**2, 0)), x)
-        moments = middle + shift * spread, scale * spread
-        wide = x, shift, scale, *moments
-        x, shift, scale, mean, deviation = (array.astype(np.float32) for array in wide)
+            scale = _replace_zero_spread(np.sqrt(np.maximum(row_weights @ x**2 - shift**2, 0)), x)
+        moments = overall_mean + shift * spread, scale * spread
+        arrays = x, shift, scale, *moments
+        x, shift, scale, mean, deviation = (array.astype(np.float32) for array in arrays)
         return _LayerInputs(x, shift, scale, (mean, deviation))
 
     def _dispatch(self, layers: list[_LayerInputs], n_fits: int) -> list[FitResults]:
-        """Starts the fits of a chunk of layers, and returns results that are still computed."""
+        """Starts the fits of a chunk of layers, and returns before they are computed."""
         x, shift, scale = (np.stack([layer[i] for layer in layers]) for i in range(3))
         parts = []
-        for fits in _blocks(len(self.rows.train), n_fits):
+        for fits in _equal_blocks(len(self.fit_targets.train), n_fits):
             parts.append(
                 compiled.call(
                     solve_layers,
-                    self._problem(x, shift[:, fits], scale[:, fits], fits),
-                    self.rows.test[fits],
+                    self._make_problem(x, shift[:, fits], scale[:, fits], fits),
+                    self.fit_targets.test[fits],
                     np.float32(self.penalties),
                     np.float32(self.tol),
                     np.int32(self.max_iter),
@@ -139,29 +153,36 @@ class ChunkedFit(NamedTuple):
             )
         return parts
 
-    def _fetch(self, parts: list[FitResults]) -> FitResults:
-        n = len(self.rows.train)
-        host = jax.device_get(parts)
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=2)[:, :, :n], *host)
+    def _copy_to_host(self, parts: list[FitResults]) -> FitResults:
+        """Waits for the fits of a chunk, joins them and drops the padding."""
+        n = len(self.fit_targets.train)
+        host_parts = jax.device_get(parts)
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=2)[:, :, :n], *host_parts)
 
     def _finish_in_float64(self, results: FitResults) -> None:
-        """Continues the fits that the device left above `tol`, layer by layer, in place."""
+        """Continues, in place and in float64, the fits whose gap is above `tol`."""
         is_above = ~(results.solution.gap <= self.tol)
-        every_fit = np.arange(len(self.rows.train))
+        every_fit = np.arange(len(self.fit_targets.train))
         for i in np.flatnonzero(is_above.any((1, 2))):
-            layer = self.prepare(*self.sites.items()[i])
-            problem = self._problem(layer.x, layer.shift, layer.scale, every_fit)
-            of_layer = jax.tree.map(lambda leaf, i=i: leaf[i], results)
+            layer = self.prepare_layer(*self.sites.site_layer_pairs()[i])
+            problem = self._make_problem(layer.x, layer.shift, layer.scale, every_fit)
+            layer_results = jax.tree.map(lambda leaf, i=i: leaf[i], results)
             finish.finish_layer(
-                of_layer, problem, self.rows.test, self.penalties, self.tol, self.max_iter
+                layer_results,
+                problem,
+                self.fit_targets.test,
+                self.penalties,
+                self.tol,
+                self.max_iter,
             )
 
-    def _problem(
+    def _make_problem(
         self, x: np.ndarray, shift: np.ndarray, scale: np.ndarray, fits: np.ndarray
     ) -> Problem:
-        """Makes the problem of some fits, of NumPy arrays that `compiled.call` transfers."""
-        kind = np.int32 if self.n_classes > 1 else np.float32
-        labels, rows = self.rows.targets[fits].astype(kind), self.rows.train[fits]
+        """Makes the problem of some fits from NumPy arrays, which `compiled.call` transfers."""
+        target_dtype = np.int32 if self.n_classes > 1 else np.float32
+        labels = self.fit_targets.targets[fits].astype(target_dtype)
+        rows = self.fit_targets.train[fits]
         arrays = x, shift, scale, labels, rows.astype(np.float32)
         return Problem(*cast(tuple[Array, Array, Array, Array, Array], arrays))
 
@@ -173,7 +194,8 @@ def _is_cpu() -> bool:
 def _n_in_flight() -> int:
     """Returns how many chunks are dispatched at a time.
 
-    On a CPU they run side by side; elsewhere the next one is prepared while one runs.
+    On a CPU, chunks run side by side, one per core. On an accelerator, the next chunk is prepared
+    while one runs.
     """
     if not _is_cpu():
         return 2
@@ -182,13 +204,13 @@ def _n_in_flight() -> int:
     return min(_MAX_IN_FLIGHT, cores)
 
 
-def _blocks(n: int, size: int) -> Iterator[np.ndarray]:
-    """Yields indices in parts of one size; the last part repeats its last index."""
+def _equal_blocks(n: int, size: int) -> Iterator[np.ndarray]:
+    """Yields the indices 0 to n - 1 in blocks of one size, padded with the last index."""
     for start in range(0, n, size):
         yield np.minimum(np.arange(start, start + size), n - 1)
 
 
-def _nonzero(spread: np.ndarray, x: np.ndarray) -> np.ndarray:
+def _replace_zero_spread(spread: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Replaces the spread of a constant feature by 1, as scikit-learn's StandardScaler does."""
-    noise = 1e-7 * np.abs(x).max(0)
-    return np.where(spread > noise, spread, 1.0)
+    rounding = 1e-7 * np.abs(x).max(0)  # about the rounding error of float32
+    return np.where(spread > rounding, spread, 1.0)

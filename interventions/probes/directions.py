@@ -1,4 +1,4 @@
-"""From a fitted probe to an edit: its direction added to an activation, or projected out of it."""
+"""Makes vectors and edits from fitted probes."""
 
 import dataclasses
 from typing import Any, Literal, TypedDict, Unpack
@@ -12,10 +12,10 @@ from interventions.probes.bank_fields import BankFields
 
 
 class ProbeChoice(TypedDict, total=False):
-    """Labels that select among the probes of a layer.
+    """Selects among the probes of a layer by label.
 
-    A penalty or site is required if the bank has several. Folds and seeds that are not named are
-    averaged.
+    A penalty or site is required if the bank has several. Without a fold or seed, the weights are
+    averaged over folds or seeds.
     """
 
     penalty: float
@@ -26,13 +26,13 @@ class ProbeChoice(TypedDict, total=False):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Directions(BankFields):
-    """The methods of a bank that turn a probe into vectors and edits."""
+    """Provides the methods of a bank that turn a probe into vectors and edits."""
 
     def normals(self, layer: Any, **choice: Unpack[ProbeChoice]) -> xr.DataArray:
         """Returns the gradient of each class's logit with respect to the raw activation.
 
         Args:
-            layer: the probe's layer.
+            layer: label of the layer that the probe was fitted on.
             choice: `penalty`, `fold`, `seed`, `site`; see `ProbeChoice`.
 
         Returns:
@@ -53,18 +53,19 @@ class Directions(BankFields):
             assert bank.normals(0).dims == ("class", "feature")
             ```
         """
-        return self._averaged(self.weights / self.scale, layer, **choice)
+        return self._select_and_average(self.weights / self.scale, layer, **choice)
 
     def direction(
         self, layer: Any, positive: Any = None, negative: Any = None, **choice: Unpack[ProbeChoice]
     ) -> np.ndarray:
-        """Returns the direction along which the probe moves fastest from one class to another.
+        """Returns the direction in which the logit of one class increases most over another.
 
         Args:
-            layer: the probe's layer.
-            positive: the class that the direction points to. Not needed for a bank of values, whose
-                direction points to larger values.
-            negative: the class that it points away from; default: the mean of all other classes.
+            layer: label of the layer that the probe was fitted on.
+            positive: the class that the direction points to. A bank of values ignores it, because
+                its direction points to larger values.
+            negative: the class that the direction points away from; default: the mean of all other
+                classes.
             choice: `penalty`, `fold`, `seed`, `site`; see `ProbeChoice`.
 
         Returns:
@@ -88,13 +89,13 @@ class Directions(BankFields):
         """
         normals = self.normals(layer, **choice)
         if self.target == "value":
-            return _unit(normals.values[0])
+            return _normalise(normals.values[0])
         towards = normals.sel({"class": self._checked_class(positive, "positive")})
         if negative is None:
-            away = normals.drop_sel({"class": positive}).mean("class")
+            away_from = normals.drop_sel({"class": positive}).mean("class")
         else:
-            away = normals.sel({"class": self._checked_class(negative, "negative")})
-        return _unit((towards - away).values)
+            away_from = normals.sel({"class": self._checked_class(negative, "negative")})
+        return _normalise((towards - away_from).values)
 
     def as_add(
         self,
@@ -109,19 +110,19 @@ class Directions(BankFields):
         """Makes the edit x ← x + strength·direction.
 
         Args:
-            layer: the probe's layer.
+            layer: label of the layer that the probe was fitted on.
             positive: the class to steer to, as in `direction`.
             negative: the class to steer away from, as in `direction`.
             strength: length of the added vector, in units of the activation.
-            place: the model's layer at which the edit acts. "layer" is the probe's own; pass None
-                at a site without layers.
+            place: the model layer that the edit applies to. "layer" stands for the layer of the
+                probe. Pass None for a site without layers.
             choice: `penalty`, `fold`, `seed`, `site`; see `ProbeChoice`.
 
         Returns:
-            An edit, to be used as `edits = {site: edit}`.
+            An edit, which is passed as `edits = {site: edit}`.
 
         Raises:
-            ValueError: as `direction`.
+            ValueError: a class or label is not in the bank, or a penalty or site is missing.
 
         Example:
             ```python
@@ -136,7 +137,9 @@ class Directions(BankFields):
             ```
         """
         direction = jnp.asarray(self.direction(layer, positive, negative, **choice))
-        return _at(Add(direction, jnp.float32(strength)), layer if place == "layer" else place)
+        return _restrict_to_layer(
+            Add(direction, jnp.float32(strength)), layer if place == "layer" else place
+        )
 
     def as_project(
         self,
@@ -151,16 +154,16 @@ class Directions(BankFields):
         The probe's class probabilities are then the same for every activation.
 
         Args:
-            layer: the probe's layer.
-            keep: keep only the probe's directions instead.
-            place: the model's layer at which the edit acts, as in `as_add`.
+            layer: label of the layer that the probe was fitted on.
+            keep: keep only the probe's directions instead of removing them.
+            place: the model layer that the edit applies to, as in `as_add`.
             choice: `penalty`, `fold`, `seed`, `site`; see `ProbeChoice`.
 
         Returns:
-            An edit, to be used as `edits = {site: edit}`.
+            An edit, which is passed as `edits = {site: edit}`.
 
         Raises:
-            ValueError: as `normals`.
+            ValueError: a label is not in the bank, or a penalty or site is missing.
 
         Example:
             ```python
@@ -175,27 +178,27 @@ class Directions(BankFields):
             ```
 
         References:
-            Ravfogel et al., "Null it out" (arXiv:2004.07667), one step of the iteration.
+            Ravfogel et al., "Null it out" (arXiv:2004.07667). This is one iteration.
         """
         normals = self.normals(layer, **choice).values
-        # Logits of classes sum to a constant, so K - 1 differences span what the probe compares.
+        # Only differences between logits change probabilities, and K - 1 of them span all others.
         span = normals if self.target == "value" else normals[:-1] - normals[-1]
         unit_span = span / np.linalg.norm(span, axis=-1, keepdims=True)
         edit = Project.span(jnp.asarray(unit_span), keep)
-        return _at(edit, layer if place == "layer" else place)
+        return _restrict_to_layer(edit, layer if place == "layer" else place)
 
     def affine(self, layer: Any, **choice: Unpack[ProbeChoice]) -> tuple[np.ndarray, np.ndarray]:
-        """Returns weights and bias for raw activations: logits = weights @ x + bias.
+        """Returns the weights and bias with which logits = weights @ x + bias for raw activations.
 
         Args:
-            layer: the probe's layer.
+            layer: label of the layer that the probe was fitted on.
             choice: `penalty`, `fold`, `seed`, `site`; see `ProbeChoice`.
 
         Returns:
             Weights [K, D] and bias [K].
 
         Raises:
-            ValueError: as `normals`.
+            ValueError: a label is not in the bank, or a penalty or site is missing.
 
         Example:
             ```python
@@ -212,10 +215,10 @@ class Directions(BankFields):
         """
         weights = self.weights / self.scale
         bias = self.bias - (weights * self.mean).sum("feature")
-        averaged_weights = self._averaged(weights, layer, **choice)
-        return averaged_weights.values, self._averaged(bias, layer, **choice).values
+        averaged_weights = self._select_and_average(weights, layer, **choice)
+        return averaged_weights.values, self._select_and_average(bias, layer, **choice).values
 
-    def _averaged(
+    def _select_and_average(
         self,
         array: xr.DataArray,
         layer: Any,
@@ -224,7 +227,7 @@ class Directions(BankFields):
         seed: int | None = None,
         site: str | None = None,
     ) -> xr.DataArray:
-        """Selects the labels that are named and averages the folds and seeds that are not."""
+        """Selects the given labels, and averages over folds and seeds without a label."""
         labels = {"layer": layer, "penalty": penalty, "fold": fold, "seed": seed, "site": site}
         for dim, label in labels.items():
             if dim not in array.dims:
@@ -247,9 +250,9 @@ class Directions(BankFields):
         return label
 
 
-def _at(edit: Any, layer: int | None) -> Any:
+def _restrict_to_layer(edit: Any, layer: int | None) -> Any:
     return edit if layer is None else only(edit, layers=int(layer))
 
 
-def _unit(vector: np.ndarray) -> np.ndarray:
+def _normalise(vector: np.ndarray) -> np.ndarray:
     return (vector / np.linalg.norm(vector)).astype(np.float32)

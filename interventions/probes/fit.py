@@ -1,4 +1,4 @@
-"""`fit_probes`: linear probes of all layers, penalties, folds and seeds in one program."""
+"""Checks the arguments of `fit_probes`, runs all its fits and returns them as a bank."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -10,11 +10,11 @@ from threadpoolctl import threadpool_limits
 
 from interventions.probes import inputs
 from interventions.probes.bank import Bank
-from interventions.probes.chunks import ChunkedFit, FitRows
-from interventions.probes.folds import Splits, masks
-from interventions.probes.labelling import label_fits
+from interventions.probes.chunks import ChunkedFit, FitTargets
+from interventions.probes.folds import FoldPairs, fold_masks
+from interventions.probes.labelling import make_bank
 
-_TOLERANCE = 1e-6
+_TOLERANCE = 1e-6  # relative distance of the objective to its optimum
 
 
 def fit_probes(
@@ -22,7 +22,7 @@ def fit_probes(
     y: Any,
     groups: Any = None,
     penalties: Sequence[float] = (1.0,),
-    folds: int | Splits = 5,
+    folds: int | FoldPairs = 5,
     seeds: Sequence[int] = (0,),
     *,
     target: str = "class",
@@ -33,41 +33,42 @@ def fit_probes(
     names: Sequence[str] | None = None,
     progress: Callable[[float, float], None] | None = None,
 ) -> Bank:
-    """Fits linear probes of every layer × penalty × fold × seed (× site).
+    """Fits one linear probe per layer, penalty, fold and seed (and per site).
 
-    For classes the probe is multinomial logistic regression with scikit-learn's objective, summed
-    cross-entropy + λ/2 ‖W‖²; for values it is ridge regression, ½ ‖residual‖² + λ/2 ‖w‖². The bias
-    is not penalised.
+    Both kinds of probe have the objectives of scikit-learn. The bias is not penalised.
+
+    - Classes: multinomial logistic regression, summed cross-entropy + λ/2 ‖W‖².
+    - Values: ridge regression, ½ ‖residual‖² + λ/2 ‖w‖².
 
     Args:
         X: activations [L, N, D], [S, L, N, D] with `names` of the sites, or {site: [L, N, D]}.
-            Anything that is indexed by layer and gives arrays will do, such as a zarr array: one
-            layer at a time is read, as float32 on the device.
-        y: targets [N], or [seeds, N] for other targets per seed: classes (int or str), or numbers
-            with target="value".
-        groups: one group per row, such as the speaker, recording or word. No group is both in
-            training and test rows of a fold.
-        penalties: λ; scikit-learn's 1/C for classes, and its alpha for values.
-        folds: number of folds, stratified by class (by quantile, for values), or pairs of training
-            and test rows.
-        seeds: seeds of the shuffling of rows into folds.
+            Arrays on disk, such as zarr arrays, are read one layer at a time.
+        y: targets [N], or [seeds, N] if each seed has different targets. They are classes (int or
+            str), or numbers with target="value".
+        groups: one group per row, such as the speaker, recording or word. A fold never has rows
+            of the same group in both training and test rows.
+        penalties: values of λ. scikit-learn calls λ `alpha` for values, and 1/λ `C` for classes.
+        folds: number of folds, or pairs of training and test rows. A number of folds is stratified
+            by class, or by quantile for values.
+        seeds: seeds of the random assignment of rows to folds.
         target: "class" or "value".
         standardize: standardise features by mean and standard deviation of each fold's training
             rows.
         max_iter: largest number of solver steps.
-        tol: a fit has converged when its estimated (objective - optimum) / objective is below
-            `tol`; see `Bank.gap` and `Bank.gradient_norm`. Fits that do not get there in float32
-            are finished in float64. A warning counts those that `max_iter` leaves above `tol`.
-        chunk: layers fitted together; default: as many as 1 GiB holds on a CPU.
+        tol: a fit has converged when its `Bank.gap`, the relative distance of the objective to its
+            optimum, is at most `tol`. Fits that float32 leaves above `tol` continue in float64. A
+            warning counts fits that are still above `tol` after `max_iter` steps.
+        chunk: number of layers fitted together; default: one on a CPU, else as many as free memory
+            holds.
         names: names of the sites of a 4-dimensional X.
-        progress: called with the number of layers done and in all.
+        progress: called as progress(layers done, layers in total).
 
     Returns:
-        A `Bank`.
+        The fitted probes and their scores on test rows.
 
     Raises:
-        ValueError: y has one class only, a class has fewer rows than there are folds, groups cannot
-            be split, a number is not finite, or a shape does not fit.
+        ValueError: y has only one class, a class has fewer rows than there are folds, groups
+            cannot be split into folds, a number is not finite, or a shape is wrong.
 
     Example:
         ```python
@@ -92,34 +93,36 @@ def fit_probes(
         raise ValueError(f"target: expected 'class' or 'value', got {target!r}.")
     if not len(seeds):
         raise ValueError("seeds: expected at least one.")
-    sites, strengths = inputs.sites(X, names), inputs.penalties(penalties)
-    n = sites.shape[1]
+    site_activations = inputs.split_sites(X, names)
+    checked_penalties = inputs.check_penalties(penalties)
+    n = site_activations.shape[1]
     if target == "class":
-        targets, classes = inputs.labels(y, n, len(seeds))
+        targets, classes = inputs.number_classes(y, n, len(seeds))
         strata = targets
     else:
-        targets, classes = inputs.values(y, n, len(seeds)), np.array([])
-        strata = inputs.strata(targets, folds)
-    train, test = masks(strata, groups, folds, seeds, classes)
-    # Each penalty starts from the optimum of the one before, so the strongest goes first.
-    order = np.argsort(-strengths)
+        targets, classes = inputs.regression_targets(y, n, len(seeds)), np.array([])
+        strata = inputs.quantile_strata(targets, folds)
+    train, test = fold_masks(strata, groups, folds, seeds, classes)
+    # Penalties are solved from strong to weak, because each starts at the previous optimum.
+    order = np.argsort(-checked_penalties)
     chunked_fit = ChunkedFit(
-        sites=sites,
-        rows=FitRows.of(targets, train, test),
-        penalties=strengths[order],
+        sites=site_activations,
+        fit_targets=FitTargets.from_masks(targets, train, test),
+        penalties=checked_penalties[order],
         n_classes=max(len(classes), 1),
         standardize=standardize,
         tol=tol,
         max_iter=max_iter,
         chunk=chunk,
     )
-    # Factorisations are small and layers run side by side, so BLAS threads would only wait for
-    # each other.
+    # One BLAS thread, because chunks of layers already occupy every core.
     with threadpool_limits(1):
         results, moments = chunked_fit.run(progress or (lambda done, total: None))
     results = jax.tree.map(lambda leaf: leaf[:, np.argsort(order)], results)
     seed_labels = np.asarray(seeds)
-    bank = label_fits(results, moments, sites, targets, test, classes, strengths, seed_labels)
+    bank = make_bank(
+        results, moments, site_activations, targets, test, classes, checked_penalties, seed_labels
+    )
     _warn_unconverged(bank.gap.values, tol, max_iter)
     return bank
 
@@ -128,9 +131,9 @@ def _warn_unconverged(gap: np.ndarray, tol: float, max_iter: int) -> None:
     is_above = ~(gap <= tol)  # true for NaN
     if is_above.any():
         warnings.warn(
-            f"fit_probes: {is_above.sum()} of {gap.size} fits have not come within tol={tol:g} of "
-            "their optimum; Bank.gap has their distances. "
-            f"Allow more than max_iter={max_iter} steps or a larger tol (weights in float32 hold "
-            "no less than about 1e-12), or leave out the weakest penalties.",
+            f"fit_probes: {is_above.sum()} of {gap.size} fits have not converged to "
+            f"tol={tol:g}; Bank.gap has the distance of each fit to its optimum. "
+            f"Pass more than max_iter={max_iter} steps, a larger tol (at least about 1e-12, "
+            "because weights are float32), or leave out the weakest penalties.",
             stacklevel=3,
         )

@@ -1,4 +1,7 @@
-"""Folds by scikit-learn's splitters, as masks, so that a fold never copies an activation."""
+"""Splits rows into folds with scikit-learn, and returns them as masks.
+
+With masks, folds need no copies of the activations.
+"""
 
 import warnings
 from collections.abc import Sequence
@@ -8,69 +11,76 @@ import numpy as np
 
 from interventions.stats.categories import categories
 
-Splits = Sequence[tuple[Any, Any]]
+FoldPairs = Sequence[tuple[Any, Any]]  # (training rows, test rows) of every fold
 
 
-def masks(
+def fold_masks(
     strata: np.ndarray,
     groups: Any,
-    folds: int | Splits,
+    folds: int | FoldPairs,
     seeds: Sequence[int],
-    names: Sequence[Any] | np.ndarray = (),
+    class_names: Sequence[Any] | np.ndarray = (),
 ) -> tuple[np.ndarray, np.ndarray]:
     """Splits rows into folds.
 
     Args:
-        strata: int [seeds, N], classes whose proportions every fold keeps.
-        groups: one group per row, which is never in both training and test rows; or None.
-        folds: number of folds, or pairs of training and test rows, the same for every seed.
-        seeds: seeds of the shuffling.
-        names: of the strata, for messages.
+        strata: int [seeds, N], class numbers. Every fold keeps the proportions of the classes.
+        groups: one group per row, or None. A fold never has rows of the same group in both
+            training and test rows.
+        folds: number of folds, or pairs of training and test rows that all seeds use.
+        seeds: seeds of the random assignment of rows to folds.
+        class_names: names of the classes in error messages.
 
     Returns:
-        Training and test rows, bool [seeds, folds, N].
+        Masks of training rows and of test rows, each bool [seeds, folds, N].
 
     Raises:
-        ValueError: a stratum has fewer rows than there are folds, or its groups cannot be split.
+        ValueError: a class has fewer rows than there are folds, or groups cannot be split.
     """
     n = strata.shape[1]
     if not isinstance(folds, int | np.integer):
-        return _given_masks(folds, groups, n, len(seeds))
+        return _masks_of_pairs(folds, groups, n, len(seeds))
     if not 2 <= folds <= n:
         raise ValueError(
-            f"folds: expected 2 to {n} (the rows), or pairs of train and test indices, got {folds}."
+            f"folds: expected a number from 2 to {n} (the number of rows), "
+            f"or pairs of training and test rows, got {folds}."
         )
     groups = None if groups is None else _checked_groups(groups, n, int(folds))
     test = np.stack(
-        [_test_masks(row, groups, int(folds), seed, names) for row, seed in zip(strata, seeds)]
+        [
+            _test_masks(strata_of_seed, groups, int(folds), seed, class_names)
+            for strata_of_seed, seed in zip(strata, seeds)
+        ]
     )
     return ~test, test
 
 
-def _given_masks(folds: Splits, groups: Any, n: int, n_seeds: int) -> tuple[np.ndarray, np.ndarray]:
-    pairs = [[_mask(indices, n, i) for indices in pair] for i, pair in enumerate(folds)]
+def _masks_of_pairs(
+    folds: FoldPairs, groups: Any, n: int, n_seeds: int
+) -> tuple[np.ndarray, np.ndarray]:
+    pairs = [[_row_mask(indices, n, i) for indices in pair] for i, pair in enumerate(folds)]
     if groups is not None:
         _check_groups_are_separate(categories(groups, n, "groups"), pairs)
-    both = np.broadcast_to(np.array(pairs)[None], (n_seeds, len(pairs), 2, n))
-    return both[:, :, 0], both[:, :, 1]
+    masks = np.broadcast_to(np.array(pairs)[None], (n_seeds, len(pairs), 2, n))
+    return masks[:, :, 0], masks[:, :, 1]
 
 
 def _check_groups_are_separate(groups: np.ndarray, pairs: list[list[np.ndarray]]) -> None:
     for fold, (train, test) in enumerate(pairs):
-        if (both := np.intersect1d(groups[train], groups[test])).size:
+        if (in_both := np.intersect1d(groups[train], groups[test])).size:
             raise ValueError(
-                f"folds[{fold}]: {both.size} groups in both training and test rows, "
-                f"such as {both[0]!r}; split by group."
+                f"folds[{fold}]: {in_both.size} groups in both training and test rows, "
+                f"such as {in_both[0]!r}; split by group."
             )
 
 
-def _mask(indices: Any, n: int, fold: int) -> np.ndarray:
-    """Returns the rows of one side of a fold, given as numbers or as a mask, as bool [N]."""
+def _row_mask(indices: Any, n: int, fold: int) -> np.ndarray:
+    """Converts the training or test rows of a fold, row numbers or a mask, to bool [N]."""
     rows = np.asarray(indices)
     if rows.dtype == bool and rows.shape == (n,):
         rows = np.flatnonzero(rows)
     if not rows.size:
-        raise ValueError(f"folds[{fold}]: expected rows to train and rows to test on, got none.")
+        raise ValueError(f"folds[{fold}]: expected training rows and test rows, got none.")
     if rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= n:
         raise ValueError(
             f"folds[{fold}]: expected row numbers from 0 to {n - 1}, or a mask of {n} rows, "
@@ -94,49 +104,53 @@ def _test_masks(
     groups: np.ndarray | None,
     folds: int,
     seed: int,
-    names: Sequence[Any] | np.ndarray,
+    class_names: Sequence[Any] | np.ndarray,
 ) -> np.ndarray:
-    """Returns the test rows of every fold for one seed, bool [folds, N]."""
+    """Returns the mask of the test rows of every fold, bool [folds, N], for one seed."""
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-    values, counts = np.unique(strata, return_counts=True)
+    classes, counts = np.unique(strata, return_counts=True)
     if counts.min() < folds:
-        name = _name(values[counts.argmin()], names)
+        name = _class_name(classes[counts.argmin()], class_names)
         raise ValueError(
             f"y: class {name} has {counts.min()} rows, {folds} folds need {folds} of each; "
-            "leave it out, or pass fewer folds."
+            "leave the class out, or pass fewer folds."
         )
     splitter = StratifiedKFold if groups is None else StratifiedGroupKFold
     test = np.zeros((folds, len(strata)), bool)
     with warnings.catch_warnings():
-        # scikit-learn warns where a class is missing from a fold; `_check_trained` raises.
+        # scikit-learn only warns if a class is missing from a fold; the check below raises.
         warnings.simplefilter("ignore", UserWarning)
         splits = splitter(folds, shuffle=True, random_state=seed).split(strata, strata, groups)
         for fold, (_, rows) in enumerate(splits):
             test[fold, rows] = True
-    _check_trained(strata, values, test, names)
+    _check_classes_are_trained(strata, classes, test, class_names)
     return test
 
 
-def _check_trained(
-    strata: np.ndarray, values: np.ndarray, test: np.ndarray, names: Sequence[Any] | np.ndarray
+def _check_classes_are_trained(
+    strata: np.ndarray,
+    classes: np.ndarray,
+    test: np.ndarray,
+    class_names: Sequence[Any] | np.ndarray,
 ) -> None:
     """Raises ValueError if a fold has no test rows, or no training rows of some class."""
     for fold, rows in enumerate(test):
-        missing = np.setdiff1d(values, strata[~rows])
+        missing = np.setdiff1d(classes, strata[~rows])
         if not missing.size and rows.any():
             continue
-        fault = "no rows would be tested"
+        problem = "no rows would be tested"
         if missing.size:
-            fault = f"class {_name(missing[0], names)} would be in none of the training rows"
+            name = _class_name(missing[0], class_names)
+            problem = f"class {name} would be in none of the training rows"
         raise ValueError(
-            f"groups: cannot be split into {len(test)} folds: in fold {fold} {fault}. "
-            "A class needs several groups; leave it out, pass fewer folds, or other groups."
+            f"groups: cannot be split into {len(test)} folds: in fold {fold} {problem}. "
+            "Each class needs rows of several groups: leave the class out, or pass fewer folds."
         )
 
 
-def _name(value: Any, names: Sequence[Any] | np.ndarray) -> str:
-    if not len(names):
-        return str(value)
-    name = names[int(value)]
+def _class_name(number: Any, class_names: Sequence[Any] | np.ndarray) -> str:
+    if not len(class_names):
+        return str(number)
+    name = class_names[int(number)]
     return repr(name.item() if hasattr(name, "item") else name)

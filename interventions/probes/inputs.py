@@ -1,4 +1,4 @@
-"""Checks the inputs of a bank: activations by site, targets as numbers, penalties."""
+"""Checks the activations, targets and penalties that probes are fitted with."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -8,14 +8,14 @@ import numpy as np
 from interventions.stats.categories import categories
 
 
-class Sites(NamedTuple):
-    """Activations of every site, read one layer at a time.
+class SiteActivations(NamedTuple):
+    """Holds the activations of every site, and reads them one layer at a time.
 
     Attributes:
-        arrays: one [L, N, D] per site.
-        names: of the sites.
+        arrays: one array [L, N, D] per site.
+        names: names of the sites.
         layers: labels [L] of the layers.
-        is_labelled: whether "site" is a dimension of the bank.
+        is_labelled: whether the bank has the dimension "site".
     """
 
     arrays: list[Any]
@@ -25,18 +25,19 @@ class Sites(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, int, int]:
+        """The shape [L, N, D] of each site."""
         n_layers, n_rows, n_features = self.arrays[0].shape
         return n_layers, n_rows, n_features
 
-    def items(self) -> list[tuple[int, int]]:
-        """Lists (site, layer) of everything that is fitted, in order."""
+    def site_layer_pairs(self) -> list[tuple[int, int]]:
+        """Lists the indices (site, layer) of every layer, in the order of the fits."""
         return [(site, layer) for site in range(len(self.arrays)) for layer in range(self.shape[0])]
 
     def read(self, site: int, layer: int) -> np.ndarray:
         """Reads one layer as float64 [N, D].
 
         Raises:
-            ValueError: it is not of finite real numbers.
+            ValueError: the layer has entries that are not finite real numbers.
         """
         x = np.asarray(self.arrays[site][layer])
         if x.dtype.kind in "OSUcmM":
@@ -46,24 +47,25 @@ class Sites(NamedTuple):
         x = x.astype(np.float64)
         if not np.isfinite(x).all():
             rows = np.flatnonzero(~np.isfinite(x).all(1))
-            place = f"site {self.names[site]!r}, " if self.is_labelled else ""
+            position = f"site {self.names[site]!r}, " if self.is_labelled else ""
             raise ValueError(
-                f"X: expected finite activations, got NaN or infinity in {place}layer "
-                f"{self.layers[layer]}, {len(rows)} rows, the first {rows[0]}. "
+                f"X: expected finite activations, got NaN or infinity in {position}layer "
+                f"{self.layers[layer]}, in {len(rows)} rows (the first is {rows[0]}). "
                 "Leave these rows out."
             )
         return x
 
 
-def sites(X: Any, names: Sequence[str] | None) -> Sites:
-    """Splits X by site.
+def split_sites(X: Any, names: Sequence[str] | None) -> SiteActivations:
+    """Splits activations by site.
 
     Args:
-        X: [L, N, D], [S, L, N, D], or {site: [L, N, D]}.
+        X: activations [L, N, D], [S, L, N, D], or {site: [L, N, D]}.
         names: names of the sites of a 4-dimensional X.
 
     Raises:
-        ValueError: X has another rank or unequal shapes, or names are missing or repeated.
+        ValueError: X has none of these shapes, its sites have different shapes, or names are
+            missing or repeated.
     """
     is_labelled = isinstance(X, Mapping) or np.ndim(X) == 4
     if isinstance(X, Mapping):
@@ -93,24 +95,24 @@ def sites(X: Any, names: Sequence[str] | None) -> Sites:
         )
     layers = getattr(arrays[0], "coords", {}).get("layer")  # labels of an xarray.DataArray
     layers = np.arange(shapes[0][0]) if layers is None else np.asarray(layers)
-    return Sites(arrays, names, layers, is_labelled)
+    return SiteActivations(arrays, names, layers, is_labelled)
 
 
-def labels(y: Any, n: int, n_seeds: int) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers the classes of y.
+def number_classes(y: Any, n: int, n_seeds: int) -> tuple[np.ndarray, np.ndarray]:
+    """Replaces each label by the number of its class.
 
     Args:
-        y: [N] or [seeds, N], words or whole numbers.
-        n: N.
+        y: labels [N] or [seeds, N], strings or whole numbers.
+        n: number of rows N.
         n_seeds: number of seeds.
 
     Returns:
-        Class numbers int32 [seeds, N], and the classes, sorted.
+        Class numbers int32 [seeds, N], and the sorted classes that they index.
 
     Raises:
-        ValueError: there is one class only, y has fractions or missing values, or another length.
+        ValueError: y has only one class, fractions, missing values or the wrong length.
     """
-    y = _targets(y, n, n_seeds)
+    y = _check_targets(y, n, n_seeds)
     if y.dtype.kind == "f":
         if not np.isfinite(y).all() or (y != np.round(y)).any():
             raise ValueError(
@@ -126,13 +128,13 @@ def labels(y: Any, n: int, n_seeds: int) -> tuple[np.ndarray, np.ndarray]:
     return np.broadcast_to(numbers.reshape(y.shape).astype(np.int32), (n_seeds, n)), classes
 
 
-def values(y: Any, n: int, n_seeds: int) -> np.ndarray:
-    """Returns the targets of a regression as float64 [seeds, N].
+def regression_targets(y: Any, n: int, n_seeds: int) -> np.ndarray:
+    """Converts the targets of a regression to float64 [seeds, N].
 
     Raises:
-        ValueError: y is constant, is not of finite numbers, or has another length.
+        ValueError: y is constant, has entries that are not finite numbers, or has the wrong length.
     """
-    y = _targets(y, n, n_seeds)
+    y = _check_targets(y, n, n_seeds)
     if y.dtype.kind not in "fiub" or not np.isfinite(y.astype(np.float64)).all():
         raise ValueError(
             "y: expected finite numbers for target='value'; leave out rows without a value."
@@ -142,22 +144,26 @@ def values(y: Any, n: int, n_seeds: int) -> np.ndarray:
     return np.broadcast_to(y.astype(np.float64), (n_seeds, n))
 
 
-def _targets(y: Any, n: int, n_seeds: int) -> np.ndarray:
+def _check_targets(y: Any, n: int, n_seeds: int) -> np.ndarray:
     return categories(y, n, "y", [(n,), (n_seeds, n)])
 
 
-def strata(y: np.ndarray, folds: Any) -> np.ndarray:
-    """Returns quantile numbers of values [seeds, N], at least as many rows in each as folds."""
+def quantile_strata(y: np.ndarray, folds: Any) -> np.ndarray:
+    """Assigns each of the values [seeds, N] to a quantile, for folds that are stratified by value.
+
+    There are at most ten quantiles, so that each has at least twice as many rows as there are
+    folds.
+    """
     n_bins = max(1, min(10, y.shape[1] // (2 * folds if isinstance(folds, int) else 10)))
     ranks = y.argsort(1).argsort(1)
     return ranks * n_bins // y.shape[1]
 
 
-def penalties(values: Any) -> np.ndarray:
-    """Returns penalties as float64 [P].
+def check_penalties(values: Any) -> np.ndarray:
+    """Converts penalties to float64 [P].
 
     Raises:
-        ValueError: a penalty is not positive and finite, or occurs twice.
+        ValueError: a penalty is not positive and finite, or it occurs twice.
     """
     values = np.atleast_1d(np.asarray(values, np.float64))
     is_vector = values.ndim == 1 and values.size > 0

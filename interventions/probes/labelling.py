@@ -1,4 +1,4 @@
-"""Labels the arrays of a fit, so that they become a bank."""
+"""Makes a bank by adding dimension names and coordinates to the results of a fit."""
 
 from typing import Any
 
@@ -6,16 +6,16 @@ import numpy as np
 import xarray as xr
 
 from interventions.probes.bank import Bank
-from interventions.probes.inputs import Sites
+from interventions.probes.inputs import SiteActivations
 from interventions.probes.solve import FitResults
 
-_DIMS = ("site", "layer", "penalty", "seed", "fold")
+_FIT_DIMS = ("site", "layer", "penalty", "seed", "fold")
 
 
-def label_fits(
+def make_bank(
     results: FitResults,
     moments: tuple[np.ndarray, np.ndarray],
-    sites: Sites,
+    sites: SiteActivations,
     targets: np.ndarray,
     test: np.ndarray,
     classes: np.ndarray,
@@ -27,37 +27,37 @@ def label_fits(
     Args:
         results: arrays with leading axes [sites · layers, penalties, seeds · folds].
         moments: mean and scale of the features, [sites · layers, seeds · folds, D].
-        sites: names of sites and layers.
-        targets: [seeds, N], class numbers or values.
-        test: bool [seeds, folds, N].
-        classes: [K], the classes; empty for values.
-        penalties: [P].
-        seeds: [seeds].
+        sites: activations with the names of their sites and layers.
+        targets: class numbers or values [seeds, N].
+        test: masks of test rows, bool [seeds, folds, N].
+        classes: the classes [K]; empty for values.
+        penalties: values of λ [P], in the order of the results.
+        seeds: seeds of the folds.
     """
     n_seeds, n_folds, _ = test.shape
-    leading = (len(sites.names), sites.shape[0], len(penalties), n_seeds, n_folds)
+    fit_shape = (len(sites.names), sites.shape[0], len(penalties), n_seeds, n_folds)
 
-    def labelled(leaf: Any, *dims: str) -> tuple[tuple[str, ...], np.ndarray]:
-        leaf = np.asarray(leaf)
-        return (*_DIMS, *dims), leaf.reshape(*leading, *leaf.shape[3:])
+    def with_dims(array: Any, *dims: str) -> tuple[tuple[str, ...], np.ndarray]:
+        array = np.asarray(array)
+        return (*_FIT_DIMS, *dims), array.reshape(*fit_shape, *array.shape[3:])
 
     solution, has_classes = results.solution, len(classes) > 0
     variables: dict[str, Any] = {
-        "accuracy" if has_classes else "r2": labelled(results.score),
-        "log_loss": labelled(results.log_loss),
-        "weights": labelled(solution.weights, "class", "feature"),
-        "bias": labelled(solution.bias, "class"),
-        "objective": labelled(solution.objective),
-        "gradient_norm": labelled(solution.gradient_norm),
-        "gap": labelled(solution.gap),
-        "n_iter": labelled(solution.n_iter),
+        "accuracy" if has_classes else "r2": with_dims(results.score),
+        "log_loss": with_dims(results.log_loss),
+        "weights": with_dims(solution.weights, "class", "feature"),
+        "bias": with_dims(solution.bias, "class"),
+        "objective": with_dims(solution.objective),
+        "gradient_norm": with_dims(solution.gradient_norm),
+        "gap": with_dims(solution.gap),
+        "n_iter": with_dims(solution.n_iter),
         "test": (("seed", "fold", "row"), test),
         "y": (("seed", "row"), targets),
     }
     for name, moment in zip(("mean", "scale"), moments):
-        shaped = moment.reshape(*leading[:2], n_seeds, n_folds, -1)
-        variables[name] = (("site", "layer", "seed", "fold", "feature"), shaped)
-    predictions = labelled(results.predictions)[1]
+        reshaped = moment.reshape(*fit_shape[:2], n_seeds, n_folds, -1)
+        variables[name] = (("site", "layer", "seed", "fold", "feature"), reshaped)
+    predictions = with_dims(results.predictions)[1]
     out_of_fold = _out_of_fold(predictions, test, -1 if has_classes else np.nan)
     variables["out_of_fold"] = (("site", "layer", "penalty", "seed", "row"), out_of_fold)
     coords = {
@@ -76,8 +76,11 @@ def label_fits(
 
 
 def _out_of_fold(predictions: np.ndarray, test: np.ndarray, missing: float) -> np.ndarray:
-    """Selects from predictions [..., seed, fold, row] the first fold that tests each row."""
-    fold = test.argmax(1)[None, None, None, :, None]
-    fold = np.broadcast_to(fold, (*predictions.shape[:3], *fold.shape[3:]))
-    selected = np.take_along_axis(predictions, fold, 4)[..., 0, :]
+    """Selects each row's prediction in the first fold that tests it.
+
+    The predictions have the dimensions [site, layer, penalty, seed, fold, row].
+    """
+    first_fold = test.argmax(1)[None, None, None, :, None]
+    first_fold = np.broadcast_to(first_fold, (*predictions.shape[:3], *first_fold.shape[3:]))
+    selected = np.take_along_axis(predictions, first_fold, 4)[..., 0, :]
     return np.where(test.any(1), selected, missing)

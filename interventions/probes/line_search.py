@@ -1,4 +1,4 @@
-"""The line search of logistic regression: a step length for every fit."""
+"""Finds the step lengths of logistic regression, one per fit, by a line search."""
 
 from typing import NamedTuple
 
@@ -10,23 +10,27 @@ from interventions.probes.objective import (
     Point,
     Problem,
     Softmax,
+    compute_softmax,
     select_label,
-    softmax,
     sum_classes,
 )
 
-_SLOPE = 0.05  # a step is accepted once the slope along it has fallen to this share
-_MAX_TRIALS = 12  # of step lengths
+_ACCEPTED_SLOPE_RATIO = 0.05  # accepted |slope| after a step, relative to |slope| before it
+_MAX_TRIALS = 12  # step lengths tried per line search
 
 
-class _Search(NamedTuple):
-    """The state of a line search: step lengths, their bracket, and the slope at each length."""
+class _SearchState(NamedTuple):
+    """The state of a line search.
+
+    The slope and the curvature are derivatives of the objective by the step length. The minimum
+    lies between `low` and `high`.
+    """
 
     n_trials: Int[Array, ""]
     length: Float[Array, "J"]
     low: Float[Array, "J"]
     high: Float[Array, "J"]
-    soft: Softmax
+    softmax: Softmax
     slope: Float[Array, "J"]
     curvature: Float[Array, "J"]
 
@@ -36,66 +40,66 @@ def search(
     penalty: Array,
     point: Point,
     direction: Point,
-    change: Float[Array, "K1 J N"],
+    logit_change: Float[Array, "K1 J N"],
     logits: Float[Array, "K1 J N"],
-    soft: Softmax,
+    softmax: Softmax,
     is_active: Bool[Array, "J"],
 ) -> tuple[Float[Array, "J"], Softmax]:
-    """Finds a root of the slope by Newton's method within a bracket.
+    """Finds where the slope along the direction is 0, by Newton's method within a bracket.
 
-    The objective is convex along the line, so the slope has at most one root.
+    The objective is convex, so it has at most one such minimum along the line.
 
     Args:
         problem: features, labels and rows.
-        penalty: λ.
-        point: where the line starts.
-        direction: of the line.
-        change: the logits of `direction`.
-        logits: of `point`.
-        soft: of `logits`.
-        is_active: the fits that move; only where the line descends.
+        penalty: λ of λ/2 ‖W‖².
+        point: start of the line.
+        direction: direction of the line.
+        logit_change: logits of `direction`, which a step of length 1 adds to `logits`.
+        logits: logits at `point`.
+        softmax: softmax of `logits`.
+        is_active: fits that may move. They stay if the line does not descend.
 
     Returns:
         Step lengths, 0 for fits that stay, and the softmax after the step.
     """
     weights = Point(point.w, 0 * point.b)
-    label_change = (select_label(problem, change) * problem.rows).sum(-1)
-    fixed_slope = penalty * weights.dot(direction) - label_change
+    label_logit_change = (select_label(problem, logit_change) * problem.rows).sum(-1)
+    fixed_slope = penalty * weights.dot(direction) - label_logit_change
     fixed_curvature = penalty * direction.squared_norm()
-    change_of_last = -sum_classes(change)
+    last_logit_change = -sum_classes(logit_change)
 
-    def differentiate(soft: Softmax, length: Array) -> tuple[Array, Array]:
-        mean = sum_classes(soft.p * change) + soft.last * change_of_last
-        square = sum_classes(soft.p * change**2) + soft.last * change_of_last**2
+    def differentiate(softmax: Softmax, length: Array) -> tuple[Array, Array]:
+        mean = sum_classes(softmax.p * logit_change) + softmax.p_last * last_logit_change
+        square = sum_classes(softmax.p * logit_change**2) + softmax.p_last * last_logit_change**2
         slope = (mean * problem.rows).sum(-1) + fixed_slope + length * fixed_curvature
         return slope, ((square - mean**2) * problem.rows).sum(-1) + fixed_curvature
 
     def evaluate(length: Array) -> tuple[Softmax, Array, Array]:
-        soft = softmax(problem, logits + change * length[:, None])
-        return soft, *differentiate(soft, length)
+        softmax = compute_softmax(problem, logits + logit_change * length[:, None])
+        return softmax, *differentiate(softmax, length)
 
-    slope, curvature = differentiate(soft, jnp.zeros_like(fixed_slope))
+    slope, curvature = differentiate(softmax, jnp.zeros_like(fixed_slope))
     moves = is_active & (slope < 0)
-    accepted_slope = _SLOPE * jnp.abs(slope)
+    accepted_slope = _ACCEPTED_SLOPE_RATIO * jnp.abs(slope)
 
-    def is_unfinished(search: _Search) -> Bool[Array, ""]:
+    def is_unfinished(search: _SearchState) -> Bool[Array, ""]:
         is_steep = (jnp.abs(search.slope) > accepted_slope) & moves
         return is_steep.any() & (search.n_trials < _MAX_TRIALS)
 
-    def improve(search: _Search) -> _Search:
+    def improve(search: _SearchState) -> _SearchState:
         length, slope = search.length, search.slope
         is_steep = moves & (jnp.abs(slope) > accepted_slope)
         low = jnp.where(is_steep & (slope < 0), length, search.low)
         high = jnp.where(is_steep & (slope > 0), length, search.high)
-        newton = length - slope / search.curvature
-        # Bisection, or doubling while there is no upper end, where Newton leaves the bracket.
-        fallback = jnp.where(jnp.isfinite(high), (low + high) / 2, 2 * length)
-        is_inside = (newton > low) & (newton < high)
-        length = jnp.where(is_steep, jnp.where(is_inside, newton, fallback), length)
-        return _Search(search.n_trials + 1, length, low, high, *evaluate(length))
+        newton_length = length - slope / search.curvature
+        # Outside of the bracket, bisect instead, or double while there is no upper end.
+        safe_length = jnp.where(jnp.isfinite(high), (low + high) / 2, 2 * length)
+        is_inside = (newton_length > low) & (newton_length < high)
+        length = jnp.where(is_steep, jnp.where(is_inside, newton_length, safe_length), length)
+        return _SearchState(search.n_trials + 1, length, low, high, *evaluate(length))
 
     length = jnp.where(moves, -slope / curvature, 0)
     low, high = jnp.zeros_like(length), jnp.full_like(length, jnp.inf)
-    start = _Search(jnp.int32(0), length, low, high, *evaluate(length))
+    start = _SearchState(jnp.int32(0), length, low, high, *evaluate(length))
     result = jax.lax.while_loop(is_unfinished, improve, start)
-    return result.length, result.soft
+    return result.length, result.softmax

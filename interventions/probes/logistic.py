@@ -1,13 +1,15 @@
-"""Multinomial logistic regression: preconditioned conjugate gradients, all fits in step.
+"""Fits multinomial logistic regression by preconditioned conjugate gradients.
 
-The objective of one fit is scikit-learn's: cross-entropy summed over its training rows + λ/2 ‖W‖²,
-with features standardised by its own training rows and the bias not penalised. Fits differ in rows
-(a mask), labels and λ but share features, so every step is two large products with one matrix per
-layer. Axes: K classes, J fits (fold × seed), N rows, D features.
+All fits take their steps together. The objective of a fit is that of scikit-learn: cross-entropy
+summed over the training rows + λ/2 ‖W‖², without a penalty of the bias. Features are standardised
+by the training rows of the fit. Axes: K classes, J fits (fold × seed), N rows, D features.
 
-Σₖ Wₖ = 0 holds at the optimum and is kept from the start, so the last class is minus the sum of the
-others and is never stored. Two classes are scikit-learn's single-vector form: there ‖w‖² = 2 ‖W‖²,
-hence twice the λ.
+Fits have different training rows, labels and λ, but the same features. Every step is therefore two
+large products with one matrix.
+
+At the optimum the weights of all classes sum to 0. The solver keeps this sum at 0 in every step,
+so it stores no weights of the last class. For two classes scikit-learn penalises one vector w with
+‖w‖² = 2 ‖W‖². The solver matches it by doubling λ.
 """
 
 from typing import Any, NamedTuple
@@ -16,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from interventions.probes import line_search, preconditioner as precondition
+from interventions.probes import line_search
 from interventions.probes.objective import (
     Point,
     Problem,
@@ -24,34 +26,40 @@ from interventions.probes.objective import (
     Solution,
     compute_gradient,
     compute_logits,
-    softmax,
+    compute_softmax,
 )
-from interventions.probes.preconditioner import Curvature, Preconditioner
+from interventions.probes.preconditioner import (
+    Curvature,
+    Preconditioner,
+    apply_inverse_hessian,
+    estimate_curvature,
+    invert_curvature,
+)
 
-_ROUGH_GAP = 1e-3  # the gap at which the preconditioner is recomputed
-_MAX_IDLE = 2  # steps in which no fit moves
+_ROUGH_GAP = 1e-3  # relative distance to the optimum at which the curvature is recomputed
+_MAX_IDLE = 2  # consecutive steps in which no fit moves
 
 
 class _State(NamedTuple):
     """The state of all fits.
 
     Attributes:
-        point: weights and bias.
-        logits: of `point`.
-        soft: of `logits`.
-        gradient: of the objective.
-        direction: of the next step.
-        decrement: gradient · preconditioned gradient, twice the estimated distance to the optimum.
-        objective: of `point`.
-        n_iter: steps in which the fit moved.
-        is_active: False once the fit's own gap is below `tol`.
-        n_steps: steps in all.
-        n_idle: steps since any fit moved.
+        point: weights and biases.
+        logits: logits at `point`.
+        softmax: softmax of `logits`.
+        gradient: gradient of the objective at `point`.
+        direction: direction of the next step.
+        decrement: gradient · preconditioned gradient, which estimates 2 (objective - optimum).
+        objective: objective at `point`.
+        n_iter: number of steps in which each fit moved.
+        is_active: whether the gap of each fit is above `tol`.
+        n_steps: number of steps taken.
+        n_idle: number of steps since a fit moved.
     """
 
     point: Point
     logits: Float[Array, "K1 J N"]
-    soft: Softmax
+    softmax: Softmax
     gradient: Point
     direction: Point
     decrement: Float[Array, "J"]
@@ -66,26 +74,29 @@ class _State(NamedTuple):
 
 
 class _WarmStart(NamedTuple):
-    """What a stage starts from.
+    """The values that a stage starts from.
 
     Attributes:
-        state: the end of the previous stage.
-        previous: the optimum of the λ before that of `state`.
-        previous_logits: of `previous`.
-        curvature: at the last rough optimum.
+        state: state at the end of the last stage.
+        penultimate_point: optimum of the λ before the last one.
+        penultimate_logits: logits at `penultimate_point`.
+        curvature: curvature at the end of the last rough stage.
     """
 
     state: _State
-    previous: Point
-    previous_logits: Float[Array, "K1 J N"]
+    penultimate_point: Point
+    penultimate_logits: Float[Array, "K1 J N"]
     curvature: Curvature
 
 
 class _Stage(NamedTuple):
-    """One of the two stages of a λ: first to a rough gap, then to `tol` with a new curvature."""
+    """One of the two stages of each λ.
+
+    The rough stage ends at `_ROUGH_GAP`. The refinement ends at `tol`, with a new curvature.
+    """
 
     penalty: Array
-    gap: Array
+    target_gap: Array
     is_refinement: Array
 
 
@@ -98,16 +109,16 @@ def solve_path(
 ) -> Solution:
     """Solves all fits for each penalty in the order given.
 
-    Each λ starts from the optimum of the λ before, so strong penalties go first. Its first step
-    extrapolates from the last two optima, which lie nearly on a line in log λ. When all fits of a λ
-    are close to it, the curvature is recomputed, so that the estimated gap is that of a point near
-    the optimum; the next λ starts with the same curvature.
+    Penalties should be in descending order, because each λ starts from the optimum of the previous
+    one. Its first step extrapolates the line through the last two optima. The curvature is
+    recomputed once per λ, when all fits are near their optimum, because the estimated gap is
+    accurate only with the curvature there. The next λ starts with this curvature.
 
     Args:
         problem: features, labels and rows of J fits.
         penalties: float [P], λ of λ/2 ‖W‖².
-        n_classes: K.
-        tol: the gap at which a fit has converged.
+        n_classes: number of classes K.
+        tol: gap at which a fit has converged.
         max_iter: largest number of steps per λ.
 
     Returns:
@@ -117,48 +128,48 @@ def solve_path(
     def solve_stage(warm: _WarmStart, stage: _Stage) -> tuple[_WarmStart, Solution]:
         start, is_refinement = warm.state, stage.is_refinement
 
-        def keep_if_refinement(old: Any, new: Any) -> Any:
+        def keep_old_in_refinement(old: Any, new: Any) -> Any:
             return jax.tree.map(lambda a, b: jnp.where(is_refinement, a, b), old, new)
 
         state = jax.lax.cond(
             is_refinement, lambda: start, lambda: _extrapolate(problem, stage.penalty, warm)
         )
-        metric = precondition.invert(warm.curvature, stage.penalty)
-        state = _minimise(problem, metric, stage, tol, max_iter, state)
+        preconditioner = invert_curvature(warm.curvature, stage.penalty)
+        state = _minimise(problem, preconditioner, stage, tol, max_iter, state)
         curvature = jax.lax.cond(
             is_refinement,
             lambda: warm.curvature,
-            lambda: precondition.estimate_curvature(problem, state.soft),
+            lambda: estimate_curvature(problem, state.softmax),
         )
         next_warm = _WarmStart(
             state,
-            keep_if_refinement(warm.previous, start.point),
-            keep_if_refinement(warm.previous_logits, start.logits),
+            keep_old_in_refinement(warm.penultimate_point, start.point),
+            keep_old_in_refinement(warm.penultimate_logits, start.logits),
             curvature,
         )
-        return next_warm, _to_solution(problem, state)
+        return next_warm, _make_solution(problem, state)
 
     zeros = jnp.zeros((n_classes - 1, *problem.shift.shape))
-    start = _init(problem, Point(zeros, _log_odds(problem, n_classes)))
+    start = _make_state(problem, Point(zeros, _fit_bias_only(problem, n_classes)))
     stages = _Stage(
         penalty=jnp.repeat(penalties * (2 if n_classes == 2 else 1), 2),
-        gap=jnp.tile(jnp.stack([jnp.maximum(tol, _ROUGH_GAP), tol]), len(penalties)),
+        target_gap=jnp.tile(jnp.stack([jnp.maximum(tol, _ROUGH_GAP), tol]), len(penalties)),
         is_refinement=jnp.tile(jnp.array([False, True]), len(penalties)),
     )
-    curvature = precondition.estimate_curvature(problem, start.soft)
+    curvature = estimate_curvature(problem, start.softmax)
     warm = _WarmStart(start, start.point, start.logits, curvature)
     _, solutions = jax.lax.scan(solve_stage, warm, stages)
     return jax.tree.map(lambda leaf: leaf[1::2], solutions)
 
 
-def _init(problem: Problem, point: Point) -> _State:
-    """Makes the state of fits at `point` that have not taken a step."""
+def _make_state(problem: Problem, point: Point) -> _State:
+    """Makes the state of fits that start at `point`."""
     n_fits, logits = len(problem.rows), compute_logits(problem, point)
     zero = jax.tree.map(jnp.zeros_like, point)
     return _State(
         point=point,
         logits=logits,
-        soft=softmax(problem, logits),
+        softmax=compute_softmax(problem, logits),
         gradient=zero,
         direction=zero,
         decrement=jnp.ones(n_fits),
@@ -171,17 +182,17 @@ def _init(problem: Problem, point: Point) -> _State:
 
 
 def _extrapolate(problem: Problem, penalty: Array, warm: _WarmStart) -> _State:
-    """Steps from the last optimum along the line from the one before it.
+    """Steps beyond the last optimum on the line from the previous optimum.
 
-    Logits are recomputed from the weights, so that rounding does not accumulate from λ to λ.
+    Logits are recomputed from the weights, so that rounding errors do not accumulate over λ.
     """
-    state = _init(problem, warm.state.point)
-    state = state._replace(direction=warm.state.point - warm.previous)
-    return _line_search_step(problem, penalty, state, state.logits - warm.previous_logits)
+    state = _make_state(problem, warm.state.point)
+    state = state._replace(direction=warm.state.point - warm.penultimate_point)
+    return _line_search_step(problem, penalty, state, state.logits - warm.penultimate_logits)
 
 
-def _log_odds(problem: Problem, n_classes: int) -> Float[Array, "K1 J"]:
-    """Returns the optimal bias for W = 0."""
+def _fit_bias_only(problem: Problem, n_classes: int) -> Float[Array, "K1 J"]:
+    """Returns the optimal bias if all weights are 0."""
     counts = (jax.nn.one_hot(problem.labels, n_classes, axis=0) * problem.rows).sum(-1)
     logs = jnp.log(jnp.maximum(counts, 0.5))
     return (logs - logs.mean(0))[:-1]
@@ -189,18 +200,19 @@ def _log_odds(problem: Problem, n_classes: int) -> Float[Array, "K1 J"]:
 
 def _minimise(
     problem: Problem,
-    metric: Preconditioner,
+    preconditioner: Preconditioner,
     stage: _Stage,
     tol: Array,
     max_iter: Array,
     state: _State,
 ) -> _State:
-    """Descends until no gap is above that of the stage; a fit stops at its own `tol`.
+    """Takes steps until the gap of every fit is at most the stage's target gap.
 
-    It also ends after two steps without progress: then float32 finds no descent along the direction
-    nor, one step later, along the preconditioned gradient. `finish` continues such fits in float64.
+    A fit stops moving once its gap is at most `tol`. The loop also ends after two steps without
+    progress, because float32 then finds no descent, even along the preconditioned gradient.
+    `finish` continues such fits in float64.
     """
-    # The last direction belongs to another preconditioner.
+    # The direction is reset because it was computed with another preconditioner.
     state = state._replace(
         direction=state.direction.times(jnp.zeros_like(state.objective)),
         decrement=jnp.ones_like(state.objective),
@@ -208,32 +220,32 @@ def _minimise(
     )
 
     def is_unfinished(state: _State) -> Bool[Array, ""]:
-        # Not `gap > stage.gap`: a NaN must not count as converged.
-        is_above = ~(state.gap() <= stage.gap).all()
+        # Not written as `gap > target_gap`, because NaN must count as above the target.
+        is_above = ~(state.gap() <= stage.target_gap).all()
         return is_above & (state.n_steps <= max_iter) & (state.n_idle < _MAX_IDLE)
 
     def step(state: _State) -> _State:
-        change = compute_logits(problem, state.direction)
-        state = _line_search_step(problem, stage.penalty, state, change)
-        return _direction_step(problem, metric, stage.penalty, tol, state)
+        logit_change = compute_logits(problem, state.direction)
+        state = _line_search_step(problem, stage.penalty, state, logit_change)
+        return _direction_step(problem, preconditioner, stage.penalty, tol, state)
 
-    state = _direction_step(problem, metric, stage.penalty, tol, state)
+    state = _direction_step(problem, preconditioner, stage.penalty, tol, state)
     return jax.lax.while_loop(is_unfinished, step, state)
 
 
 def _direction_step(
-    problem: Problem, metric: Preconditioner, penalty: Array, tol: Array, state: _State
+    problem: Problem, preconditioner: Preconditioner, penalty: Array, tol: Array, state: _State
 ) -> _State:
-    """Computes the gradient, the next direction (Polak-Ribière) and which fits have converged."""
-    gradient = compute_gradient(problem, state.soft, state.point, penalty)
-    towards = precondition.apply(metric, problem, gradient)
-    decrement = gradient.dot(towards)
-    beta = jnp.maximum(decrement - state.gradient.dot(towards), 0) / state.decrement
-    direction = state.direction.times(beta) + -towards
-    # Restarted from the preconditioned gradient where the conjugate direction would ascend.
+    """Computes the gradient, the next Polak-Ribière direction, and which fits are active."""
+    gradient = compute_gradient(problem, state.softmax, state.point, penalty)
+    preconditioned = apply_inverse_hessian(preconditioner, problem, gradient)
+    decrement = gradient.dot(preconditioned)
+    beta = jnp.maximum(decrement - state.gradient.dot(preconditioned), 0) / state.decrement
+    direction = state.direction.times(beta) + -preconditioned
+    # A fit restarts from the preconditioned gradient if its conjugate direction would ascend.
     descends = direction.dot(gradient) < 0
-    direction = direction.times(descends * 1.0) + towards.times(descends - 1.0)
-    objective = state.soft.loss + penalty / 2 * state.point.squared_norm()
+    direction = direction.times(descends * 1.0) + preconditioned.times(descends - 1.0)
+    objective = state.softmax.loss + penalty / 2 * state.point.squared_norm()
     return state._replace(
         gradient=gradient,
         direction=direction,
@@ -245,41 +257,44 @@ def _direction_step(
 
 
 def _line_search_step(
-    problem: Problem, penalty: Array, state: _State, change: Float[Array, "K1 J N"]
+    problem: Problem, penalty: Array, state: _State, logit_change: Float[Array, "K1 J N"]
 ) -> _State:
-    """Moves active fits nearly to the minimum along their direction, whose logits are `change`."""
-    length, soft = line_search.search(
+    """Moves active fits nearly to the minimum along their direction.
+
+    `logit_change` are the logits of `state.direction`, which a step of length 1 adds.
+    """
+    length, softmax = line_search.search(
         problem,
         penalty,
         state.point,
         state.direction,
-        change,
+        logit_change,
         state.logits,
-        state.soft,
+        state.softmax,
         state.is_active,
     )
     moved = length != 0
     return state._replace(
         point=state.point + state.direction.times(length),
-        logits=state.logits + change * length[:, None],
-        soft=soft,
+        logits=state.logits + logit_change * length[:, None],
+        softmax=softmax,
         n_iter=state.n_iter + moved,
         n_idle=jnp.where(moved.any(), 0, state.n_idle + 1),
     )
 
 
-def _to_solution(problem: Problem, state: _State) -> Solution:
-    """Adds the last class and the certificates."""
+def _make_solution(problem: Problem, state: _State) -> Solution:
+    """Adds the last class, the gradient norm and the gap."""
     point, gradient = state.point, state.gradient
     w = jnp.concatenate([point.w, -point.w.sum(0)[None]])
     b = jnp.concatenate([point.b, -point.b.sum(0)[None]])
-    largest = jnp.maximum(jnp.abs(gradient.w).max((0, 2)), jnp.abs(gradient.w.sum(0)).max(-1))
+    largest_w = jnp.maximum(jnp.abs(gradient.w).max((0, 2)), jnp.abs(gradient.w.sum(0)).max(-1))
     largest_b = jnp.maximum(jnp.abs(gradient.b).max(0), jnp.abs(gradient.b.sum(0)))
     return Solution(
         weights=w.swapaxes(0, 1),
         bias=b.T,
         objective=state.objective,
-        gradient_norm=jnp.maximum(largest, largest_b) / problem.rows.sum(-1),
+        gradient_norm=jnp.maximum(largest_w, largest_b) / problem.rows.sum(-1),
         gap=state.gap(),
         n_iter=state.n_iter,
     )

@@ -1,4 +1,4 @@
-"""Minimum description length of labels given activations: how easy a property is to decode."""
+"""Measures how easily labels are decoded from activations, by minimum description length."""
 
 import itertools
 from collections.abc import Sequence
@@ -25,25 +25,28 @@ def codelength(
 ) -> xr.Dataset:
     """Computes the online (prequential) code length of labels given activations.
 
-    Rows are taken in a random order and divided into blocks. The first block is sent with a uniform
-    code; each later block is coded with a probe trained on all rows before it. All blocks are
-    fitted as folds of one bank.
+    Rows are shuffled and divided into blocks. The first block is encoded with a uniform code. Each
+    later block is encoded with a probe that is trained on all previous blocks.
 
     Args:
         X: activations, as in `fit_probes`.
         y: classes [N].
-        penalties: penalties λ, as in `fit_probes`.
-        seeds: seeds of the order of rows.
-        fractions: ends of the blocks as fractions of the rows. A first block without every class is
-            joined to the next.
+        penalties: values of λ, as in `fit_probes`.
+        seeds: seeds of the random order of rows.
+        fractions: ends of the blocks as fractions of the rows. Blocks are joined until
+            the first has every class.
         options: further options of `fit_probes`.
 
     Returns:
-        A Dataset (..., layer, penalty, seed) of `bits`, the code length; `uniform`, that of a
-        uniform code; and `compression` = uniform / bits, which is 1 if nothing is learnt.
+        A Dataset of three variables, with dimensions ([site,] layer, penalty, seed) except
+        `uniform`:
+
+        - `bits`: code length in bits.
+        - `uniform`: code length of a uniform code in bits, a scalar.
+        - `compression`: uniform / bits, which is 1 if the probes learn nothing.
 
     Raises:
-        ValueError: no block follows the first one, or `fit_probes` rejects the arguments.
+        ValueError: there is only one block, or `fit_probes` rejects the arguments.
 
     Example:
         ```python
@@ -61,11 +64,11 @@ def codelength(
         Voita & Titov, "Information-theoretic probing with minimum description length"
         (arXiv:2003.12298).
     """
-    n = inputs.sites(X, options.get("names")).shape[1]
-    numbers, classes = inputs.labels(y, n, len(seeds))
+    n = inputs.split_sites(X, options.get("names")).shape[1]
+    numbers, classes = inputs.number_classes(y, n, len(seeds))
     codes = [
-        _code_bits(X, row, len(classes), seed, tuple(penalties), fractions, options)
-        for row, seed in zip(numbers, seeds)
+        _code_bits(X, y_of_seed, len(classes), seed, tuple(penalties), fractions, options)
+        for y_of_seed, seed in zip(numbers, seeds)
     ]
     bits = xr.concat(codes, xr.DataArray(list(seeds), dims="seed", name="seed"))
     bits = bits.transpose(*(d for d in ("site", "layer", "penalty", "seed") if d in bits.dims))
@@ -82,24 +85,25 @@ def _code_bits(
     fractions: Sequence[float],
     options: dict[str, Any],
 ) -> xr.DataArray:
-    """Returns the code length of `y` in bits, with rows in the order of `seed`."""
+    """Computes the code length of `y` in bits, with rows shuffled by `seed`."""
     order = np.random.default_rng(seed).permutation(len(y))
     ends = _block_ends(y[order], n_classes, fractions)
+    # Every block after the first is the test fold of a probe on the rows before it.
     folds = [(order[:start], order[start:end]) for start, end in itertools.pairwise(ends)]
     bank = fit_probes(X, y, None, penalties, folds, (seed,), **options)
-    sizes = xr.DataArray(np.diff(ends), dims="fold")
-    nats = (bank.log_loss.isel(seed=0, drop=True) * sizes).sum("fold")
+    block_sizes = xr.DataArray(np.diff(ends), dims="fold")
+    nats = (bank.log_loss.isel(seed=0, drop=True) * block_sizes).sum("fold")
     return ends[0] * np.log2(n_classes) + nats / np.log(2)
 
 
 def _block_ends(y: np.ndarray, n_classes: int, fractions: Sequence[float]) -> list[int]:
-    """Returns where the blocks end; the first block has every class."""
-    first = max(int(np.argmax(y == k)) for k in range(n_classes)) + 1
+    """Returns the ends of the blocks, such that the first block has every class."""
+    first_end = max(int(np.argmax(y == k)) for k in range(n_classes)) + 1
     ends = {round(fraction * len(y)) for fraction in fractions}
-    ends = sorted({end for end in ends if end >= first} | {len(y)})
+    ends = sorted({end for end in ends if end >= first_end} | {len(y)})
     if len(ends) < 2:
         raise ValueError(
-            "fractions: expected a block after the first one that has every class "
-            f"({first} of {len(y)} rows), got {tuple(fractions)}."
+            "fractions: expected a block after the first block that has every class "
+            f"({first_end} of {len(y)} rows), got {tuple(fractions)}."
         )
     return ends

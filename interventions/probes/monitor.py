@@ -1,4 +1,4 @@
-"""Probes inside the model: probabilities at every step, and edits that they trigger."""
+"""Runs probes inside the model, to read probabilities and to trigger edits."""
 
 from typing import Any, Unpack
 
@@ -18,9 +18,9 @@ from jaxasr.taps import At, Edit, Edits, Readout
 
 @pytrees.dataclass
 class Probe:
-    """One probe on raw activations: logits = weights @ x + bias.
+    """A probe for raw activations: logits = weights @ x + bias.
 
-    It is a pytree of arrays, so another probe of the same size does not recompile.
+    It is a pytree of arrays. Replacing it by a probe of the same size does not recompile.
 
     Attributes:
         weights: float [K, D].
@@ -46,11 +46,11 @@ class Probe:
 
     @classmethod
     def of(cls, bank: Bank, layer: Any, **choice: Unpack[ProbeChoice]) -> "Probe":
-        """Takes the probe of one layer out of a bank, averaged over folds and seeds.
+        """Makes the probe of one layer of a bank, averaged over folds and seeds.
 
         Args:
-            bank: the bank.
-            layer: the probe's layer.
+            bank: fitted probes, from `fit_probes`.
+            layer: label of the layer that the probe was fitted on.
             choice: `penalty`, `fold`, `seed`, `site`; see `ProbeChoice`.
 
         Returns:
@@ -63,7 +63,7 @@ class Probe:
         return cls(jnp.asarray(weights, jnp.float32), jnp.asarray(bias, jnp.float32))
 
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B K"]:
-        """Computes the class probabilities (for a bank of values: the value) of activations."""
+        """Computes class probabilities, or the value if the probe has a single output."""
         logits = x.astype(jnp.float32) @ self.weights.T + self.bias
         return logits if len(self.bias) == 1 else jax.nn.softmax(logits)
 
@@ -71,12 +71,12 @@ class Probe:
 def readout(probe: Probe, site: str, name: str = "probe") -> Readout:
     """Makes a readout of the probe's probabilities in every layer.
 
-    They are computed inside the layer scan, so the activations are never stacked.
+    They are computed inside the layer scan, so that activations are not stacked in memory.
 
     Args:
         probe: the probe.
-        site: the site it reads.
-        name: the name in the activations that `encode` and `decode` return.
+        site: the site whose activations the probe reads.
+        name: key of the probabilities in the activations that `encode` and `decode` return.
 
     Returns:
         A readout that returns {name: [L, B, T, K]}.
@@ -111,24 +111,24 @@ def generate_with_probe(
     edits: Edits | None = None,
     **options: Any,
 ) -> tuple[jaxasr.Generation, Float[Array, "B T K"]]:
-    """Generates, and computes the probe's probabilities at every step.
+    """Generates text, and computes the probe's probabilities at every generated token.
 
-    One teacher-forced pass over the generated tokens with the same edits gives the activations,
-    because it agrees with cached generation at every site.
+    The activations come from one teacher-forced pass over the generated tokens, with the same
+    edits. They agree with the activations of cached generation.
 
     Args:
-        model: the recogniser's model.
-        memory: from `model.encode`.
-        prompt: int [B, T0].
+        model: the model, such as `asr.model`.
+        memory: memory from `model.encode`.
+        prompt: prompt tokens, int [B, T0].
         probe: the probe.
-        site: the decoder site it reads.
-        layer: the layer it reads, at sites with layers.
+        site: the decoder site whose activations the probe reads.
+        layer: index of the layer that the probe reads, at sites with layers.
         edits: edits of decoder sites.
         options: further options of `jaxasr.generate`, such as `max_new_tokens`.
 
     Returns:
-        The generation, and probabilities [B, T, K]. Entry t is read at the position at which new
-        token t is chosen; entries after a row's end-of-text are NaN.
+        The generation, and probabilities [B, T, K] for T generated tokens. Entry t is computed from
+        the activation that predicts token t. Entries after the end-of-text token are NaN.
 
     Raises:
         ValueError: `site` is not a decoder site, or `jaxasr.generate` rejects the arguments.
@@ -154,7 +154,7 @@ def generate_with_probe(
     """
     sites.check_known([site], sites.sites_of("decoder"), "site for a monitor of the decoder:")
     out = jaxasr.generate(model, memory, prompt, edits=edits, **options)
-    # The last new token is never fed back, so the pass ends with the one before it.
+    # The last token predicts no other token, so the pass excludes it.
     tokens = jnp.concatenate([jnp.asarray(prompt), out.tokens[:, :-1]], 1)
     n_prompt = jnp.shape(prompt)[1]
     positions = options.get("positions")
@@ -168,16 +168,16 @@ def generate_with_probe(
 
 @pytrees.dataclass
 class When:
-    """Applies an edit only at steps where the probe gives a class enough probability.
+    """Applies an edit only where the probe gives a class at least a given probability.
 
-    It decides at every step from the activation at the edited site itself, inside the compiled
-    generation.
+    The probe reads the activation that the edit would change. The decision is made at every
+    position, inside the compiled model.
 
     Attributes:
         probe: the probe.
         edit: the edit.
-        column: index of the class.
-        threshold: least probability of the class at which the edit applies.
+        column: index of the class in the output of the probe.
+        threshold: smallest probability of the class at which the edit applies.
 
     Example:
         ```python

@@ -1,7 +1,7 @@
-"""The objective of multinomial logistic regression for many fits that share their features.
+"""Computes the objective of multinomial logistic regression for many fits with the same features.
 
-Axes: K classes (K1 = K - 1), J fits, N rows, D features. The last class is never stored; see
-`logistic`.
+Axes: K classes, K1 = K - 1 stored classes, J fits, N rows, D features. The last class is not
+stored, because its logits are minus the sum of the others; see `logistic`.
 """
 
 import functools
@@ -14,18 +14,20 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxasr import pytrees
 
-_MAX_UNROLLED_CLASSES = 64
+_MAX_UNROLLED_CLASSES = 64  # limits the size of the compiled program
 
 
 class Problem(NamedTuple):
-    """The data that the fits of one layer share, and the data of each fit.
+    """Data of the fits of one layer.
+
+    All fits share `x`. Fit j has the features (x - shift[j]) / scale[j], which have mean 0 and
+    standard deviation 1 over its training rows. Without standardisation, `scale` is 1.
 
     Attributes:
-        x: float [N, D], roughly centred and scaled. The features of fit j are
-            (x - shift[j]) / scale[j], exactly standardised.
-        shift: float [J, D].
-        scale: float [J, D].
-        labels: int [J, N], class numbers; for ridge regression, float targets.
+        x: float [N, D], features centred (and by default scaled) over all rows.
+        shift: float [J, D], means of the columns of `x` over the training rows.
+        scale: float [J, D], standard deviations of the columns over the training rows.
+        labels: int [J, N], class numbers. Ridge regression has float targets instead.
         rows: float [J, N], 1 for training rows, else 0.
     """
 
@@ -37,17 +39,17 @@ class Problem(NamedTuple):
 
 
 class Solution(NamedTuple):
-    """The optimum of each fit, with the evidence that it is one.
+    """The optimum of each fit, with measures of its accuracy.
 
     Attributes:
         weights: float [J, K, D], of all K classes.
-        bias: float [J, K].
-        objective: float [J].
-        gradient_norm: float [J], the largest component of the gradient over the number of training
-            rows, which scikit-learn compares with its `tol`.
-        gap: float [J], the estimated (objective - optimum) / objective, from the gradient in the
-            norm of the approximate Hessian.
-        n_iter: int [J], the number of steps.
+        bias: float [J, K], of all K classes.
+        objective: float [J], value at these weights.
+        gradient_norm: float [J], largest component of the gradient, divided by the number of
+            training rows. scikit-learn compares this number with its `tol`.
+        gap: float [J], estimated (objective - optimum) / objective. It is computed from the
+            gradient and the approximate Hessian.
+        n_iter: int [J], number of solver steps.
     """
 
     weights: Float[Array, "J K D"]
@@ -60,11 +62,13 @@ class Solution(NamedTuple):
 
 @pytrees.dataclass
 class Point:
-    """Weights and bias of the standardised features. Gradients and directions have this type too.
+    """Weights and biases of all fits, for standardised features.
+
+    Gradients and search directions have this type too.
 
     Attributes:
-        w: float [K-1, J, D].
-        b: float [K-1, J].
+        w: weights, float [K-1, J, D].
+        b: biases, float [K-1, J].
     """
 
     w: Float[Array, "K1 J D"]
@@ -80,11 +84,11 @@ class Point:
         return Point(-self.w, -self.b)
 
     def times(self, factor: Float[Array, "J"]) -> "Point":
-        """Multiplies each fit by its factor."""
+        """Multiplies the weights and biases of fit j by `factor[j]`."""
         return Point(self.w * factor[:, None], self.b * factor)
 
     def dot(self, other: "Point") -> Float[Array, "J"]:
-        """Returns the inner product over all K classes; the last is minus the sum of the others."""
+        """Returns the inner product over all K classes, including the class that is not stored."""
         w = (sum_classes(self.w * other.w) + sum_classes(self.w) * sum_classes(other.w)).sum(-1)
         return w + sum_classes(self.b * other.b) + sum_classes(self.b) * sum_classes(other.b)
 
@@ -110,51 +114,59 @@ class Softmax(NamedTuple):
     """Class probabilities and the summed cross-entropy.
 
     Attributes:
-        p: float [K-1, J, N], of all classes but the last.
-        last: float [J, N], of the last class.
-        loss: float [J], summed over training rows.
+        p: float [K-1, J, N], probabilities of all classes except the last.
+        p_last: float [J, N], probability of the last class.
+        loss: float [J], cross-entropy summed over training rows.
     """
 
     p: Float[Array, "K1 J N"]
-    last: Float[Array, "J N"]
+    p_last: Float[Array, "J N"]
     loss: Float[Array, "J"]
 
 
 def compute_logits(problem: Problem, point: Point) -> Float[Array, "K1 J N"]:
-    """Computes the logits of all rows, without standardising the shared features for each fit."""
+    """Computes the logits of all rows.
+
+    The weights are rescaled instead of the features, so that all fits multiply the same matrix.
+    """
     w = point.w / problem.scale
     offset = point.b - (w * problem.shift).sum(-1)
     return (w.reshape(-1, w.shape[-1]) @ problem.x.T).reshape(*w.shape[:2], -1) + offset[..., None]
 
 
-def softmax(problem: Problem, logits: Float[Array, "K1 J N"]) -> Softmax:
-    """Computes probabilities and loss, with the only exponentials of a step."""
-    last = -sum_classes(logits)
-    top = jnp.maximum(_max_classes(logits), last)
-    # Without the barriers XLA would recompute the exponentials at every use.
-    e, e_last = jax.lax.optimization_barrier((jnp.exp(logits - top), jnp.exp(last - top)))
-    total = sum_classes(e) + e_last
-    # The label's logit is subtracted before rows are summed, so small losses keep their digits.
-    losses = jnp.log(total) + (top - select_label(problem, logits))
+def compute_softmax(problem: Problem, logits: Float[Array, "K1 J N"]) -> Softmax:
+    """Computes the class probabilities and the loss from logits."""
+    last_logit = -sum_classes(logits)
+    max_logit = jnp.maximum(_max_classes(logits), last_logit)
+    # The barriers stop XLA from recomputing the exponentials at every use.
+    exponentials, last_exponential = jax.lax.optimization_barrier(
+        (jnp.exp(logits - max_logit), jnp.exp(last_logit - max_logit))
+    )
+    total = sum_classes(exponentials) + last_exponential
+    # Subtracting the label's logit in each row, before summing, keeps small losses accurate.
+    losses = jnp.log(total) + (max_logit - select_label(problem, logits))
     loss = (problem.rows * losses).sum(-1)
-    p, p_last = jax.lax.optimization_barrier((e / total, e_last / total))
+    p, p_last = jax.lax.optimization_barrier((exponentials / total, last_exponential / total))
     return Softmax(p, p_last, loss)
 
 
-def _is_label(problem: Problem, n: int) -> Bool[Array, "K1 J N"]:
-    return problem.labels == jnp.arange(n)[:, None, None]
+def _is_label(problem: Problem, n_stored: int) -> Bool[Array, "K1 J N"]:
+    return problem.labels == jnp.arange(n_stored)[:, None, None]
 
 
 def select_label(problem: Problem, logits: Float[Array, "K1 J N"]) -> Float[Array, "J N"]:
-    """Selects the value of each row's own class."""
-    n = len(logits)
-    stored = sum_classes(jnp.where(_is_label(problem, n), logits, 0))
-    return stored - jnp.where(problem.labels == n, sum_classes(logits), 0)
+    """Selects each row's logit for its label."""
+    n_stored = len(logits)
+    stored = sum_classes(jnp.where(_is_label(problem, n_stored), logits, 0))
+    return stored - jnp.where(problem.labels == n_stored, sum_classes(logits), 0)
 
 
-def compute_gradient(problem: Problem, soft: Softmax, point: Point, penalty: Array) -> Point:
-    """Computes the gradient of the objective at `point`, whose softmax is `soft`."""
-    errors = (soft.p - _is_label(problem, len(soft.p))) * problem.rows
+def compute_gradient(problem: Problem, softmax: Softmax, point: Point, penalty: Array) -> Point:
+    """Computes the gradient of the objective at `point`.
+
+    `softmax` must be that of the logits of `point`.
+    """
+    errors = (softmax.p - _is_label(problem, len(softmax.p))) * problem.rows
     b = errors.sum(-1)
-    raw = (errors.reshape(-1, errors.shape[-1]) @ problem.x).reshape(point.w.shape)
-    return Point((raw - b[..., None] * problem.shift) / problem.scale + penalty * point.w, b)
+    unscaled_w = (errors.reshape(-1, errors.shape[-1]) @ problem.x).reshape(point.w.shape)
+    return Point((unscaled_w - b[..., None] * problem.shift) / problem.scale + penalty * point.w, b)

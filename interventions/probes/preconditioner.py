@@ -1,4 +1,4 @@
-"""An approximate inverse Hessian of logistic regression, shared by all fits of a layer."""
+"""Approximates the inverse Hessian of logistic regression, once for all fits of a layer."""
 
 from typing import NamedTuple
 
@@ -8,16 +8,18 @@ from jaxtyping import Array, Float
 
 from interventions.probes.objective import Point, Problem, Softmax, sum_classes
 
-_LEAF = 96  # features; matrices up to this size are inverted by LAPACK
+_MAX_DIRECT_SIZE = 96  # rows of the largest matrix that is inverted without recursion
 
 
 class Curvature(NamedTuple):
-    """The approximate Hessian of the loss, without the penalty.
+    """Describes the approximate Hessian of the loss, without the penalty.
+
+    The weight of a row is the mean eigenvalue of its Hessian with respect to its logits.
 
     Attributes:
-        gram: float [D, D], the scatter of weighted rows, averaged over fits.
-        mean: float [J, D], the weighted mean of the rows of each fit.
-        total: float [J], the summed weight of each fit.
+        gram: float [D, D], sum of weighted outer products of centred rows, averaged over fits.
+        mean: float [J, D], weighted mean of the rows of each fit.
+        total: float [J], sum of the weights of each fit.
     """
 
     gram: Float[Array, "D D"]
@@ -26,57 +28,72 @@ class Curvature(NamedTuple):
 
 
 class Preconditioner(NamedTuple):
-    """The inverse of the curvature plus a penalty; exact in the bias of each fit."""
+    """The inverse of the approximate Hessian, including the penalty.
+
+    `inverse` is the part of the weights. `curvature` gives the exact part of each fit's bias.
+    """
 
     inverse: Float[Array, "D D"]
     curvature: Curvature
 
 
-def estimate_curvature(problem: Problem, soft: Softmax) -> Curvature:
-    """Averages the Hessian over fits, each row's class block replaced by its mean eigenvalue.
+def estimate_curvature(problem: Problem, softmax: Softmax) -> Curvature:
+    """Approximates the Hessian with one weight per row, and averages it over fits.
 
-    Only the scatter of rows is averaged. The mean of a fit may be far from the average mean, in
-    units of the fit's own scale, if its test rows are outliers; with the average mean, the bias
-    would hide most of the descent from that fit.
+    The mean of the rows is not averaged. If the test rows of a fit are outliers, its mean is far
+    from the average, and the average would make the steps of this fit much too short.
     """
-    spread = sum_classes(soft.p * (1 - soft.p)) + soft.last * (1 - soft.last)
-    weight = spread / len(soft.p) * problem.rows
-    total, shared = weight.sum(-1), weight.mean(0)
-    centred = (problem.x - shared @ problem.x / shared.sum()) * jnp.sqrt(shared)[:, None]
+    variance = sum_classes(softmax.p * (1 - softmax.p)) + softmax.p_last * (1 - softmax.p_last)
+    weight = variance / len(softmax.p) * problem.rows
+    total, mean_weight = weight.sum(-1), weight.mean(0)
+    centred = problem.x - mean_weight @ problem.x / mean_weight.sum()
+    centred = centred * jnp.sqrt(mean_weight)[:, None]
     return Curvature(centred.T @ centred, weight @ problem.x / total[:, None], total)
 
 
-def invert(curvature: Curvature, penalty: Array) -> Preconditioner:
-    """Inverts the curvature plus the penalty."""
+def invert_curvature(curvature: Curvature, penalty: Array) -> Preconditioner:
+    """Inverts the approximate Hessian of the loss plus the penalty."""
     hessian = curvature.gram + penalty * jnp.eye(len(curvature.gram))
-    return Preconditioner(_invert_factor(hessian)[1], curvature)
+    return Preconditioner(_invert_by_halves(hessian)[1], curvature)
 
 
-def _invert_factor(a: Float[Array, "D D"]) -> tuple[Float[Array, "D D"], Float[Array, "D D"]]:
-    """Returns the inverses of L and of a, where a = LLᵀ, by recursion on halves.
+def _invert_by_halves(
+    matrix: Float[Array, "D D"],
+) -> tuple[Float[Array, "D D"], Float[Array, "D D"]]:
+    """Returns the inverses of L and of the matrix LLᵀ, by recursion on halves.
 
-    Nearly all work is in matrix products, which take half the time of LAPACK's solver. The
-    recursion goes through L, whose condition number is the root of that of `a`, because otherwise
-    rounding leaves halves that are not positive definite.
+    This takes about half the time of LAPACK's solver, because nearly all work is in matrix
+    products. The recursion inverts L, because L has a much smaller condition number than the
+    matrix. Otherwise rounding would leave blocks that are not positive definite.
     """
-    half = len(a) // 2
-    if len(a) <= _LEAF:
-        factor = jnp.linalg.cholesky(a)
-        root = jax.scipy.linalg.solve_triangular(factor, jnp.eye(len(a)), lower=True)
-        return root, root.T @ root
-    root, inverse = _invert_factor(a[:half, :half])
-    across = root @ a[:half, half:]
-    schur_root, schur_inverse = _invert_factor(a[half:, half:] - across.T @ across)
-    below = -schur_root @ (across.T @ root)
-    corner = below.T @ schur_root
-    roots = jnp.block([[root, jnp.zeros_like(corner)], [below, schur_root]])
-    return roots, jnp.block([[inverse + below.T @ below, corner], [corner.T, schur_inverse]])
+    half = len(matrix) // 2
+    if len(matrix) <= _MAX_DIRECT_SIZE:
+        cholesky = jnp.linalg.cholesky(matrix)
+        factor_inverse = jax.scipy.linalg.solve_triangular(
+            cholesky, jnp.eye(len(matrix)), lower=True
+        )
+        return factor_inverse, factor_inverse.T @ factor_inverse
+    upper_factor_inverse, upper_inverse = _invert_by_halves(matrix[:half, :half])
+    across = upper_factor_inverse @ matrix[:half, half:]
+    lower_factor_inverse, lower_inverse = _invert_by_halves(
+        matrix[half:, half:] - across.T @ across
+    )
+    below = -lower_factor_inverse @ (across.T @ upper_factor_inverse)
+    corner = below.T @ lower_factor_inverse
+    zeros = jnp.zeros_like(corner)
+    factor_inverse = jnp.block([[upper_factor_inverse, zeros], [below, lower_factor_inverse]])
+    inverse = jnp.block([[upper_inverse + below.T @ below, corner], [corner.T, lower_inverse]])
+    return factor_inverse, inverse
 
 
-def apply(preconditioner: Preconditioner, problem: Problem, gradient: Point) -> Point:
+def apply_inverse_hessian(
+    preconditioner: Preconditioner, problem: Problem, gradient: Point
+) -> Point:
     """Multiplies a gradient by the approximate inverse Hessian of each fit."""
     curvature = preconditioner.curvature
     offset = (curvature.mean - problem.shift) / problem.scale
-    right = gradient.w - gradient.b[..., None] * offset
-    w = (right.reshape(-1, right.shape[-1]) @ preconditioner.inverse).reshape(right.shape)
+    right_side = gradient.w - gradient.b[..., None] * offset
+    w = (right_side.reshape(-1, right_side.shape[-1]) @ preconditioner.inverse).reshape(
+        right_side.shape
+    )
     return Point(w, gradient.b / curvature.total - (offset * w).sum(-1))

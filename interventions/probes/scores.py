@@ -1,4 +1,4 @@
-"""Scores of a bank beyond accuracy: confusions, ranking and calibration, all out of fold."""
+"""Computes out-of-fold scores of a bank other than accuracy."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,8 +17,7 @@ def confusion(bank: Bank) -> xr.DataArray:
         bank: a bank of classes.
 
     Returns:
-        A DataArray (..., layer, penalty, seed, true, predicted); sums over `predicted` are the
-        class counts.
+        A DataArray ([site,] layer, penalty, seed, true, predicted) of row counts.
 
     Example:
         ```python
@@ -44,15 +43,15 @@ def confusion(bank: Bank) -> xr.DataArray:
 
 
 def balanced_accuracy(bank: Bank) -> xr.DataArray:
-    """Computes the mean over classes of the share of rows that are predicted right.
+    """Computes the accuracy within each class, averaged over classes.
 
-    It is 1/K by chance, however unequal the classes are.
+    Chance is 1/K for K classes, also if the classes have different numbers of rows.
 
     Args:
         bank: a bank of classes.
 
     Returns:
-        A DataArray (..., layer, penalty, seed).
+        A DataArray ([site,] layer, penalty, seed).
 
     Example:
         ```python
@@ -68,25 +67,27 @@ def balanced_accuracy(bank: Bank) -> xr.DataArray:
         ```
     """
     counts = confusion(bank)
-    right = xr.concat([counts.sel(true=k, predicted=k, drop=True) for k in bank.classes], "true")
-    return (right / counts.sum("predicted").drop_vars("true")).mean("true")
+    n_correct = xr.concat(
+        [counts.sel(true=k, predicted=k, drop=True) for k in bank.classes], "true"
+    )
+    return (n_correct / counts.sum("predicted").drop_vars("true")).mean("true")
 
 
 def auroc(bank: Bank, X: Any) -> xr.DataArray:
     """Computes the area under the ROC curve of out-of-fold probabilities, pooled over folds.
 
-    For one number without a bank, with an interval over groups, see `interventions.stats.auroc`.
+    `interventions.stats.auroc` computes it without a bank, with an interval over groups.
 
     Args:
         bank: a bank of classes.
         X: the activations that the bank was fitted on.
 
     Returns:
-        A DataArray (..., layer, penalty, seed); for several classes, the mean of each class against
-        the others.
+        A DataArray ([site,] layer, penalty, seed). For more than two classes, each class is
+        compared with all others, and the areas are averaged.
 
     Raises:
-        ValueError: the bank predicts values, or X has another shape.
+        ValueError: the bank predicts values, or X has the wrong shape.
 
     Example:
         ```python
@@ -103,27 +104,31 @@ def auroc(bank: Bank, X: Any) -> xr.DataArray:
     """
     from sklearn.metrics import roc_auc_score  # its import takes a second
 
-    def area(p: Float[np.ndarray, "n K"], y: Int[np.ndarray, "n"]) -> float:
+    def area_under_curve(p: Float[np.ndarray, "n K"], y: Int[np.ndarray, "n"]) -> float:
         return roc_auc_score(y, p[:, 1] if p.shape[1] == 2 else p, multi_class="ovr")
 
-    return _score_probes(bank, X, area)
+    return _score_probes(bank, X, area_under_curve)
 
 
 def calibration(bank: Bank, X: Any, bins: int = 10) -> xr.Dataset:
-    """Compares the probability of the predicted class with how often it is right.
+    """Compares the probability of the predicted class with the accuracy of the prediction.
 
     Args:
         bank: a bank of classes.
         X: the activations that the bank was fitted on.
-        bins: number of equally wide bins of the probability.
+        bins: number of bins of equal width that divide the probabilities 0 to 1.
 
     Returns:
-        A Dataset (..., layer, penalty, seed, bin) of the mean `confidence`, the `accuracy` and the
-        `count` of rows; empty bins are NaN. `ece` (..., seed) is the expected calibration error:
-        the mean of |confidence - accuracy| over bins, weighted by count.
+        A Dataset with dimensions ([site,] layer, penalty, seed, bin):
+
+        - `confidence`: mean probability of the predicted class; NaN in empty bins.
+        - `accuracy`: fraction of correct predictions; NaN in empty bins.
+        - `count`: number of rows.
+        - `ece`, without `bin`: expected calibration error, the mean of |confidence - accuracy| over
+          bins, weighted by `count`.
 
     Raises:
-        ValueError: the bank predicts values, or X has another shape.
+        ValueError: the bank predicts values, or X has the wrong shape.
 
     Example:
         ```python
@@ -143,15 +148,15 @@ def calibration(bank: Bank, X: Any, bins: int = 10) -> xr.Dataset:
     """
 
     def sum_by_bin(p: Float[np.ndarray, "n K"], y: Int[np.ndarray, "n"]) -> np.ndarray:
-        top = p.max(1)
-        bin_of_row = np.minimum((top * bins).astype(int), bins - 1)
-        columns = np.ones_like(top), top, (p.argmax(1) == y) * 1.0
+        top_probability = p.max(1)
+        bin_of_row = np.minimum((top_probability * bins).astype(int), bins - 1)
+        columns = np.ones_like(top_probability), top_probability, (p.argmax(1) == y) * 1.0
         return np.stack([np.bincount(bin_of_row, column, minlength=bins) for column in columns])
 
     sums = _score_probes(bank, X, sum_by_bin, dims=["column", "bin"])
-    counts, total_confidence, right = (sums.isel(column=i) for i in range(3))
-    filled = counts.where(counts > 0)
-    confidence, accuracy = total_confidence / filled, right / filled
+    counts, total_confidence, n_correct = (sums.isel(column=i) for i in range(3))
+    nonzero_counts = counts.where(counts > 0)
+    confidence, accuracy = total_confidence / nonzero_counts, n_correct / nonzero_counts
     ece = (abs(confidence - accuracy) * counts).sum("bin") / counts.sum("bin")
     return xr.Dataset({"confidence": confidence, "accuracy": accuracy, "count": counts, "ece": ece})
 
@@ -159,9 +164,9 @@ def calibration(bank: Bank, X: Any, bins: int = 10) -> xr.Dataset:
 def _score_probes(
     bank: Bank, X: Any, score: Callable[..., Any], dims: list[str] | None = None
 ) -> xr.DataArray:
-    """Applies `score(probabilities [n, K], class numbers [n])` per layer, penalty and seed.
+    """Calls `score(probabilities [n, K], class numbers [n])` for each layer, penalty and seed.
 
-    Only tested rows enter. `dims` names the dimensions of what `score` returns.
+    The n rows are those that some fold tests. `dims` are the dimensions of the result of `score`.
     """
 
     def score_tested(p: np.ndarray, y: np.ndarray, is_tested: np.ndarray) -> Any:

@@ -1,4 +1,4 @@
-"""The compiled part of `fit_probes`: all fits of a chunk of layers, and their scores."""
+"""Solves and scores all fits of a chunk of layers. `fit_probes` compiles this part."""
 
 from typing import NamedTuple
 
@@ -11,13 +11,15 @@ from interventions.probes.objective import Problem, Solution
 
 
 class FitResults(NamedTuple):
-    """Results of the fits of a layer (or several: then with a leading axis).
+    """Results of the fits of one layer, for P penalties, J fits and N rows.
+
+    Results of several layers have a leading layer axis.
 
     Attributes:
-        solution: the optima, [P, J, ...].
-        predictions: [P, J, N], class numbers or values of all rows.
-        score: [P, J], accuracy or r² on test rows.
-        log_loss: [P, J], mean cross-entropy in nats or mean squared error on test rows.
+        solution: the optima of the fits, with leading axes [P, J].
+        predictions: predicted class numbers or values of all rows, [P, J, N].
+        score: accuracy or r² on test rows, [P, J].
+        log_loss: mean cross-entropy in nats, or mean squared error, on test rows, [P, J].
     """
 
     solution: Solution
@@ -39,14 +41,14 @@ def solve_layers(
     """Solves and scores all fits of C layers.
 
     Args:
-        problem: with leading axes [C] of `x`, `shift` and `scale`.
-        test: the rows that score each fit.
-        penalties: λ in the order in which they are solved.
-        tol: the gap at which a fit has converged.
+        problem: data of the fits; its `x`, `shift` and `scale` have a leading layer axis [C].
+        test: rows on which each fit is scored.
+        penalties: values of λ, in the order in which they are solved.
+        tol: gap at which a fit has converged; see `Solution.gap`.
         max_iter: largest number of steps per λ.
-        n_classes: K; 1 for ridge regression.
-        is_vmapped: solve the layers in step. Otherwise they run one after another, each for as
-            many steps as it needs.
+        n_classes: number of classes K; 1 for ridge regression.
+        is_vmapped: whether all layers take their steps together. Otherwise they run one after
+            another, and each takes only the steps that it needs.
 
     Returns:
         Results with leading axes [C, P, J].
@@ -65,9 +67,10 @@ def solve_layers(
         return jax.vmap(solve_layer)(layers) if is_vmapped else jax.lax.map(solve_layer, layers)
 
 
-def _outputs(
+def _compute_outputs(
     problem: Problem, weights: Float[Array, "J K D"], bias: Float[Array, "J K"]
 ) -> Float[Array, "K J N"]:
+    """Computes the logits, or the predictions of ridge regression, for all rows."""
     w = weights.swapaxes(0, 1) / problem.scale
     products = (w.reshape(-1, w.shape[-1]) @ problem.x.T).reshape(*w.shape[:2], -1)
     return products + (bias.T - (w * problem.shift).sum(-1))[..., None]
@@ -76,18 +79,21 @@ def _outputs(
 def _score_classes(
     problem: Problem, test: Array, penalties: Float[Array, "P"], solution: Solution
 ) -> FitResults:
-    """Scores fits, and recomputes objectives from the weights: the solver's logits have drifted."""
-    doubled = 2 if solution.weights.shape[2] == 2 else 1  # as in `logistic.solve_path`
+    """Scores the fits of classes.
+
+    Objectives are recomputed from the weights, because rounding errors add up in the solver.
+    """
+    penalty_factor = 2 if solution.weights.shape[2] == 2 else 1  # as in `logistic.solve_path`
 
     def score(fits: tuple[Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         penalty, weights, bias = fits
-        logits = _outputs(problem, weights, bias)
+        logits = _compute_outputs(problem, weights, bias)
         loss = _cross_entropy(logits, problem.labels)
-        ridge_term = doubled * penalty / 2 * (weights**2).sum((1, 2))
-        objective = (loss * problem.rows).sum(-1) + ridge_term
+        penalty_term = penalty_factor * penalty / 2 * (weights**2).sum((1, 2))
+        objective = (loss * problem.rows).sum(-1) + penalty_term
         prediction = logits.argmax(0)
-        accuracy = _mean_of_rows(prediction == problem.labels, test)
-        return objective, prediction, accuracy, _mean_of_rows(loss, test)
+        accuracy = _mean_over_test_rows(prediction == problem.labels, test)
+        return objective, prediction, accuracy, _mean_over_test_rows(loss, test)
 
     fits = penalties, solution.weights, solution.bias
     objective, predictions, accuracy, log_loss = jax.lax.map(score, fits)
@@ -95,27 +101,28 @@ def _score_classes(
 
 
 def _cross_entropy(logits: Float[Array, "K J N"], labels: Array) -> Float[Array, "J N"]:
-    """Computes -log p(label) of every row.
+    """Computes -log p(label) of every row as log(1 + Σ exp(logit - label logit)).
 
-    The label's own share is excluded from the sum, because float32 would lose the other shares next
-    to it.
+    The sum excludes the label, because float32 would round small terms away next to its 1.
     """
     is_label = labels == jnp.arange(len(logits))[:, None, None]
     relative = logits - jnp.where(is_label, logits, 0).sum(0)
-    others = jax.nn.logsumexp(jnp.where(is_label, -jnp.inf, relative), axis=0)
-    return jnp.logaddexp(0.0, others)
+    log_sum_of_others = jax.nn.logsumexp(jnp.where(is_label, -jnp.inf, relative), axis=0)
+    return jnp.logaddexp(0.0, log_sum_of_others)
 
 
 def _score_values(problem: Problem, test: Array, solution: Solution) -> FitResults:
+    """Scores the fits of values by r² and mean squared error."""
+
     def score(fits: tuple[Array, Array]) -> tuple[Array, Array, Array]:
-        prediction = _outputs(problem, *fits)[0]
-        error = _mean_of_rows((prediction - problem.labels) ** 2, test)
-        mean = _mean_of_rows(problem.labels, test)[:, None]
-        variance = _mean_of_rows((problem.labels - mean) ** 2, test)
-        return prediction, 1 - error / variance, error
+        prediction = _compute_outputs(problem, *fits)[0]
+        squared_error = _mean_over_test_rows((prediction - problem.labels) ** 2, test)
+        mean = _mean_over_test_rows(problem.labels, test)[:, None]
+        variance = _mean_over_test_rows((problem.labels - mean) ** 2, test)
+        return prediction, 1 - squared_error / variance, squared_error
 
     return FitResults(solution, *jax.lax.map(score, (solution.weights, solution.bias)))
 
 
-def _mean_of_rows(values: Shaped[Array, "J N"], test: Array) -> Float[Array, "J"]:
+def _mean_over_test_rows(values: Shaped[Array, "J N"], test: Array) -> Float[Array, "J"]:
     return (values * test).sum(-1) / test.sum(-1)

@@ -1,4 +1,4 @@
-"""Probes on activations that do not fit into memory: AdamW over batches, all probes at once."""
+"""Fits probes with AdamW on batches of activations that do not fit into memory."""
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
@@ -16,17 +16,18 @@ from interventions.probes.bank import Bank
 from interventions.stats.categories import categories
 from jaxasr import compiled
 
-Batches = Callable[[], Iterable[tuple[Any, Any]]]
+Batches = Callable[[], Iterable[tuple[Any, Any]]]  # each call starts a pass over (X, y)
+# Weights and biases of all probes.
 Parameters = tuple[Float[Array, "seed L P K D"], Float[Array, "seed L P K"]]
 
 
 class Moments(NamedTuple):
-    """Moments of the features of a stream, and its classes.
+    """Moments of the features of all batches, and the number of rows per class.
 
     Attributes:
-        mean: [L, D].
-        scale: [L, D], standard deviations; 1 for constant features.
-        counts: rows per class.
+        mean: mean of each feature, [L, D].
+        scale: standard deviation of each feature, [L, D]; 1 for constant features.
+        counts: number of rows of each class, {class: rows}.
     """
 
     mean: np.ndarray
@@ -35,10 +36,10 @@ class Moments(NamedTuple):
 
 
 def moments(batches: Batches) -> Moments:
-    """Computes mean and standard deviation of every feature, and counts classes, in one pass.
+    """Computes the moments of every feature and counts the rows of each class, in one pass.
 
     Args:
-        batches: a function that returns a fresh pass over (X [L, n, D], y [n]).
+        batches: a function that starts a new pass over batches (X [L, n, D], y [n]).
 
     Raises:
         ValueError: activations are not finite, or there are fewer than two classes.
@@ -46,7 +47,7 @@ def moments(batches: Batches) -> Moments:
     References:
         Chan, Golub & LeVeque, "Algorithms for computing the sample variance" (1983).
     """
-    n, mean, squares, counts = 0, np.zeros(1), np.zeros(1), {}
+    n, mean, sum_of_squares, counts = 0, np.zeros(1), np.zeros(1), {}
     for X, y in batches():
         x = np.asarray(X, np.float64)
         if not np.isfinite(x).all():
@@ -55,19 +56,19 @@ def moments(batches: Batches) -> Moments:
             )
         n_batch, batch_mean = x.shape[1], x.mean(1)
         shift, total = batch_mean - mean, n + n_batch
-        within = ((x - x.mean(1, keepdims=True)) ** 2).sum(1)
-        squares = squares + within + shift**2 * n * n_batch / total
+        batch_squares = ((x - x.mean(1, keepdims=True)) ** 2).sum(1)
+        sum_of_squares = sum_of_squares + batch_squares + shift**2 * n * n_batch / total
         mean, n = mean + shift * n_batch / total, total
-        for label, count in zip(*np.unique(_labels(X, y), return_counts=True)):
+        for label, count in zip(*np.unique(_check_labels(X, y), return_counts=True)):
             counts[label.item()] = counts.get(label.item(), 0) + int(count)
     if len({isinstance(label, str) for label in counts}) > 1:
         raise ValueError(
-            "batches: expected classes of one kind, words or numbers, in all batches, "
+            "batches: expected either strings or numbers as classes in all batches, "
             f"got {list(counts)}."
         )
     if len(counts) < 2:
         raise ValueError(f"batches: expected rows of at least 2 classes, got {list(counts)}.")
-    scale = np.sqrt(squares / n)
+    scale = np.sqrt(sum_of_squares / n)
     return Moments(mean, np.where(scale > 0, scale, 1), counts)
 
 
@@ -79,22 +80,23 @@ def fit_stream(
     epochs: int = 10,
     learning_rate: float = 0.01,
 ) -> Bank:
-    """Fits multinomial logistic probes by AdamW from a stream of batches.
+    """Fits multinomial logistic probes with AdamW on batches.
 
-    The objective is that of `fit_probes`, with all rows as training rows. It is slower and less
-    exact; use it for data of which not even one layer fits into memory. The learning rate falls to
-    0 along a cosine, and the weights of the last half of the steps are averaged.
+    Use it if a single layer does not fit into memory; `fit_probes` is faster and more exact. The
+    objective is that of `fit_probes`, with all rows as training rows. The learning rate falls to 0
+    along a cosine. The weights are averaged over the last half of the steps.
 
     Args:
-        batches: a function that returns a fresh pass over (X [L, n, D], y [n]); the order may
-            differ from pass to pass. It is called `epochs` + 2 times.
-        penalties: λ, as in `fit_probes`.
+        batches: a function that starts a new pass over batches (X [L, n, D], y [n]). It is called
+            `epochs` + 2 times, and the order of batches may differ between passes.
+        penalties: values of λ, as in `fit_probes`.
         seeds: seeds of the initial weights.
-        epochs: passes over the data.
-        learning_rate: of the first step.
+        epochs: number of passes that train.
+        learning_rate: learning rate of the first step.
 
     Returns:
-        A `Bank` of one fold, without scores: compare `predict` with the labels of other rows.
+        A `Bank` of one fold, without scores. To score it, compare `predict` for held-out rows with
+        their labels.
 
     Raises:
         ValueError: activations are not finite, or there are fewer than two classes.
@@ -114,31 +116,31 @@ def fit_stream(
     References:
         Loshchilov & Hutter, "Decoupled weight decay regularization" (arXiv:1711.05101).
     """
-    stats, penalties_ = moments(batches), inputs.penalties(penalties)
+    stats, checked_penalties = moments(batches), inputs.check_penalties(penalties)
     classes = np.array(sorted(stats.counts))
     n = sum(stats.counts.values())
     n_steps = epochs * sum(1 for _ in batches())
     optimiser = optax.adamw(optax.cosine_decay_schedule(learning_rate, n_steps), weight_decay=0.0)
-    layers, width = stats.mean.shape
-    weights = _init_weights(seeds, (layers, len(penalties_), len(classes), width))
+    n_layers, n_features = stats.mean.shape
+    weights = _init_weights(seeds, (n_layers, len(checked_penalties), len(classes), n_features))
     parameters = weights, jnp.zeros(weights.shape[:-1])
     state = parameters, optimiser.init(parameters)
     average, n_averaged = parameters, 0
-    # Two classes: scikit-learn's single-vector form, as in `logistic`.
-    strength = jnp.asarray(penalties_ * (2 if len(classes) == 2 else 1), jnp.float32)
-    passes = itertools.chain.from_iterable(batches() for _ in range(epochs))
-    for step, (X, y) in enumerate(passes):
+    # For two classes scikit-learn penalises a single vector, which doubles λ; see `logistic`.
+    penalty_weights = jnp.asarray(checked_penalties * (2 if len(classes) == 2 else 1), jnp.float32)
+    all_batches = itertools.chain.from_iterable(batches() for _ in range(epochs))
+    for step, (X, y) in enumerate(all_batches):
         x = (np.asarray(X) - stats.mean[:, None]) / stats.scale[:, None]
-        numbers = jnp.asarray(np.searchsorted(classes, _labels(X, y)), jnp.int32)
+        numbers = jnp.asarray(np.searchsorted(classes, _check_labels(X, y)), jnp.int32)
         batch = jnp.asarray(x, jnp.float32), numbers
-        state = compiled.call(_step, state, *batch, strength / n, optimiser=optimiser)
+        state = compiled.call(_adamw_step, state, *batch, penalty_weights / n, optimiser=optimiser)
         if step >= n_steps // 2:
             n_averaged += 1
             average = optax.incremental_update(state[0], average, 1 / n_averaged)
-    return _to_bank(cast(Parameters, average), stats, classes, penalties_, np.asarray(seeds))
+    return _to_bank(cast(Parameters, average), stats, classes, checked_penalties, np.asarray(seeds))
 
 
-def _labels(X: Any, y: Any) -> np.ndarray:
+def _check_labels(X: Any, y: Any) -> np.ndarray:
     return categories(y, np.shape(X)[1], "batches: y")
 
 
@@ -146,11 +148,11 @@ def _init_weights(seeds: Sequence[int], shape: tuple[int, ...]) -> Float[Array, 
     return jnp.stack([0.01 * jax.random.normal(jax.random.key(seed), shape) for seed in seeds])
 
 
-def _step(
+def _adamw_step(
     state: tuple[Parameters, optax.OptState],
     x: Float[Array, "L n D"],
     y: Int[Array, "n"],
-    strength: Float[Array, "P"],
+    penalty_weights: Float[Array, "P"],
     *,
     optimiser: Any,
 ) -> tuple[Parameters, optax.OptState]:
@@ -160,9 +162,9 @@ def _step(
     def loss(parameters: Parameters) -> Array:
         w, b = parameters
         logits = jnp.einsum("slpkd,lnd->slpnk", w, x, precision="highest") + b[..., None, :]
-        of_label = jnp.take_along_axis(logits, y[None, None, None, :, None], -1)[..., 0]
-        cross_entropy = jax.nn.logsumexp(logits, -1) - of_label
-        return (cross_entropy.mean(-1) + strength / 2 * (w**2).sum((-1, -2))).sum()
+        label_logits = jnp.take_along_axis(logits, y[None, None, None, :, None], -1)[..., 0]
+        cross_entropy = jax.nn.logsumexp(logits, -1) - label_logits
+        return (cross_entropy.mean(-1) + penalty_weights / 2 * (w**2).sum((-1, -2))).sum()
 
     updates, optimiser_state = optimiser.update(
         jax.grad(loss)(parameters), optimiser_state, parameters
@@ -178,7 +180,7 @@ def _to_bank(
     penalties: np.ndarray,
     seeds: np.ndarray,
 ) -> Bank:
-    # The sum over classes is arbitrary; it is 0 here, as in `fit_probes`.
+    # A constant added to all classes changes no probability. As in `fit_probes`, their sum is 0.
     weights, bias = (np.asarray(array - array.mean(3, keepdims=True)) for array in average)
     dims = ("seed", "layer", "penalty", "class")
     variables: dict[str, Any] = {"weights": ((*dims, "feature"), weights), "bias": (dims, bias)}

@@ -155,7 +155,7 @@ def test_a_fit_ends_where_float32_holds_no_better_weights():
 
 def test_fits_that_have_not_converged_warn(bank):
     with pytest.warns(
-        UserWarning, match=r"fit_probes: \d+ of 60 fits have not come within tol=1e-06"
+        UserWarning, match=r"fit_probes: \d+ of 60 fits have not converged to tol=1e-06"
     ):
         early = interventions.fit_probes(X, Y, max_iter=1, **SAME)
     assert early.gap.max() > bank.gap.max()

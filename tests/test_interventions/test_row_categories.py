@@ -93,7 +93,7 @@ def test_every_function_with_groups_checks_them(monkeypatch):
         controls.fit_controls(bank, X, types=gaps)
     with pytest.raises(ValueError, match="batches: y: 6 of 24 rows have no value"):
         stream.moments(lambda: [(X, gaps)])
-    with pytest.raises(ValueError, match="batches: expected classes of one kind"):
+    with pytest.raises(ValueError, match="batches: expected either strings or numbers"):
         stream.moments(lambda: [(X, SPEAKERS), (X, Y)])
 
 
@@ -114,7 +114,7 @@ def test_every_function_with_groups_checks_them(monkeypatch):
         ({"folds": [([0.5, 1], [3])]}, r"folds\[0\]: expected row numbers from 0 to 23"),
         (
             {"folds": [(range(12), [])]},
-            r"folds\[0\]: expected rows to train and rows to test on, got none",
+            r"folds\[0\]: expected training rows and test rows, got none",
         ),
         (
             {"folds": [(range(11), range(11, 24))], "groups": SPEAKERS},
