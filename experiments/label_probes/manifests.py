@@ -12,7 +12,7 @@ from jaxasr.config import SAMPLE_RATE
 
 Row = dict[str, Any]
 _TIERS = ("phones", "words")
-_MAX_TAKES = 3  # recordings per digit and speaker; more are nearly the same
+_MAX_TAKES = 3  # recordings per digit and speaker; more add little
 
 
 def prepare(folder: Path) -> dict[str, Path]:

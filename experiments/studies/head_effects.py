@@ -1,4 +1,4 @@
-"""Effects of ablating single decoder heads: how B1 computes, names and draws them."""
+"""Computes and draws the effects of ablating single decoder heads, for B1."""
 
 from collections.abc import Sequence
 
@@ -16,11 +16,13 @@ _ATTENTION = {"decoder.cross_attn.z": "cross", "decoder.attn.z": "self"}
 
 
 def effects(arrays: xr.Dataset) -> dict[str, xr.DataArray]:
-    """Computes the effects of every head, [example, cell], each on its kind of recordings.
+    """Computes the effects of every head on three kinds of recordings.
 
     Returns:
+        Effects [example, cell] by name.
         `silenced`: 1 if a recording without speech loses all words, -1 if it gains some, else 0.
-        `unlooped`: 1 if a loop stops, else 0. `cost`: change of the word error rate.
+        `unlooped`: 1 if a loop stops, else 0.
+        `cost`: change of the word error rate of clean speech.
     """
     ablated = arrays.isel(kind=0)
     quiet, loops, speech = (
@@ -42,7 +44,7 @@ def head_names(arrays: xr.Dataset) -> list[str]:
 
 
 def atlas_figure(arrays: xr.Dataset) -> Figure:
-    """Draws a map per attention and effect, and both effects against the cost of each head."""
+    """Draws maps of the effects of all heads, and plots both effects against the cost."""
     figure, axes = plots.panels(2, 4, width=3.1, height=2.5)
     means = {name: _mean_by_cell(effect) for name, effect in effects(arrays).items()}
     for row, site in enumerate(HEADS):
@@ -70,7 +72,7 @@ def _mean_by_cell(effect: xr.DataArray) -> xr.DataArray:
 def _draw_trade_off(
     axes: Axes, cost: xr.DataArray, effect: xr.DataArray, names: Sequence[str]
 ) -> None:
-    """Draws a point per head, its effect against its cost, and names the three strongest."""
+    """Plots effect against cost with a point per head, and labels the three largest effects."""
     for site, colour in zip(HEADS, (plots.ACCENT, plots.BLUE)):
         cells = np.flatnonzero(effect.site.values == site)
         label, style = _ATTENTION[site], {"markersize": 4, "color": colour}

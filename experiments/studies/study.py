@@ -142,9 +142,8 @@ class Claim:
             return Finding(self, evidence, UNTESTABLE, reason or self._why_untestable(evidence))
         on_side = evidence.low > self.null if self.side == "above" else evidence.high < self.null
         significant = evidence.p is None or evidence.p <= ALPHA
-        return Finding(
-            self, evidence, REPLICATES if on_side and significant else DOES_NOT_REPLICATE
-        )
+        verdict = REPLICATES if on_side and significant else DOES_NOT_REPLICATE
+        return Finding(self, evidence, verdict)
 
     def judge_mean(self, values: Iterable[float] | np.ndarray, seed: int = 0) -> "Finding":
         """Derives the verdict on a mean over examples.
