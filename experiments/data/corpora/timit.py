@@ -12,7 +12,7 @@ from experiments.data.corpora.utterance import Span, Utterance
 from jaxasr.config import SAMPLE_RATE
 
 EXPECTED = "TIMIT: a folder with [TRAIN|TEST/]DR<n>/<speaker>/*.PHN"
-_DIALECTS = (  # of regions 1 to 8
+_DIALECTS = (  # names of regions 1 to 8
     "New England",
     "Northern",
     "North Midland",
