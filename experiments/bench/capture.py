@@ -31,13 +31,13 @@ def measure(workers: dict[str, Worker], rounds: int) -> tuple[Rounds, int, dict[
         for case in CASES:
             worker.ask("run", case=case)
             worker.ask("run", case=case)
-    before = workers["jaxasr"].ask("programs")
+    earlier_programs = workers["jaxasr"].ask("programs")
     for _ in range(rounds):
         for case in CASES:
             for name, worker in workers.items():
                 measured[name][case].append(worker.ask("run", case=case))
-    late = workers["jaxasr"].ask("programs") - before
-    return measured, late, workers["jaxasr"].ask("temporary")
+    late_programs = workers["jaxasr"].ask("programs") - earlier_programs
+    return measured, late_programs, workers["jaxasr"].ask("temporary")
 
 
 def summary(measured: Rounds) -> list[dict[str, Any]]:
@@ -104,14 +104,14 @@ def main(
             name: stack.enter_context(Worker(f"experiments.bench.readers:{kind}", job))
             for name, kind in (READERS[library] for library in machine.libraries())
         }
-        measured, late, temporary = measure(workers, rounds)
+        measured, late_programs, temporary = measure(workers, rounds)
     rows = summary(measured)
     console.print(machine.title(description))
     console.print(
         f"\n{model}, {dtype}, batch {batch}, {n_tokens} tokens, medians of {rounds} rounds"
     )
     console.print(table(rows))
-    console.print(f"\nPrograms compiled after the first use of each readout: {late}")
+    console.print(f"\nPrograms compiled after the first use of each readout: {late_programs}")
     for name, sizes in temporary.items():
         stacks = ", ".join(f"{stack} {size:,} bytes" for stack, size in sizes.items())
         console.print(f"Compiled temporary memory, {name}: {stacks}")
@@ -120,11 +120,11 @@ def main(
         "dtype": dtype,
         "batch": batch,
         "results": rows,
-        "late_programs": late,
+        "late_programs": late_programs,
         "temporary_bytes": temporary,
     }
     options.save(out, {**machine.report(description), **numbers})
-    if late or temporary["read, unused"] != temporary["no capture"]:
+    if late_programs or temporary["read, unused"] != temporary["no capture"]:
         raise typer.Exit(1)
 
 

@@ -58,7 +58,7 @@ def look_ahead(
 def similarity(
     name: str, candidates: Candidates, ids: Ids, compare: Compare, is_word: Bool[np.ndarray, "T"]
 ) -> Arrays:
-    """Computes the mean similarity of the candidates to the final token at every position.
+    """Computes the mean similarity of candidates and generated token at every position.
 
     Args:
         name: name of the measure, which begins the names of the results.
@@ -69,8 +69,8 @@ def similarity(
 
     Returns:
         `{name}` [L, T], the mean over all candidates, and `{name}_others` [L, T], the mean without
-        the final token. Both exist again with the suffix `_null`: there, candidates are compared
-        with the token half the text away. They are NaN if that is the same token.
+        the generated token. Both exist again with the suffix `_null`. There, candidates are
+        compared with the token half the text away; the value is NaN if that is the same token.
     """
     names = [f"{name}{kind}{null}" for kind in ("", "_others") for null in ("", "_null")]
     results = {key: np.full(candidates.shape[:2], np.nan) for key in names}

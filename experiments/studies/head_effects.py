@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from experiments.studies.ablation import HEADS, layer_grid, wer_change
 from interventions.figures import plots
 
+# Titles of panels, by the names that `effects` returns.
 EFFECTS = {"silenced": "words without speech: silenced", "unlooped": "loops stopped"}
 TITLES = EFFECTS | {"cost": "ΔWER, clean speech"}
 _ATTENTION = {"decoder.cross_attn.z": "cross", "decoder.attn.z": "self"}
@@ -20,17 +21,18 @@ def effects(arrays: xr.Dataset) -> dict[str, xr.DataArray]:
 
     Returns:
         Effects [example, cell] by name.
-        `silenced`: 1 if a recording without speech loses all words, -1 if it gains some, else 0.
+        `silenced`: for recordings without speech, 1 if the text loses all words, -1 if an empty
+        text gets words, else 0.
         `unlooped`: 1 if a loop stops, else 0.
         `cost`: change of the word error rate of clean speech.
     """
     ablated = arrays.isel(kind=0)
-    quiet, loops, speech = (
+    nonspeech, loops, speech = (
         ablated.isel(example=np.flatnonzero(ablated.recording.values == kind))
         for kind in ("nonspeech", "loop", "clean")
     )
     values = {
-        "silenced": (quiet.baseline_insertions > 0).astype(float) - (quiet.insertions > 0),
+        "silenced": (nonspeech.baseline_insertions > 0).astype(float) - (nonspeech.insertions > 0),
         "unlooped": ((loops.repetitive == 0) & (loops.length > 0)).astype(float),
         "cost": wer_change(speech),
     }

@@ -22,7 +22,7 @@ def loop_numbers(
     has_words = loops.baseline_cer.notnull().values
     by_site = {site: at_site(is_resolved, site) for site in (*COMPONENTS, *HEADS)}
     by_site = {site: values for site, values in by_site.items() if values.sizes["cell"]}
-    layers = {site: by_site[site] for site in COMPONENTS}
+    component_values = {site: by_site[site] for site in COMPONENTS}
     return {
         "loops": len(has_words),
         "loops_with_known_words": int(has_words.sum()),
@@ -31,8 +31,8 @@ def loop_numbers(
         },
         "resolved_by_any": float(is_resolved.max(("kind", "cell")).mean()),
         "mean_over_cells": _rounded_means(by_site),
-        "where_words_are_known": _rounded_means(layers, has_words),
-        "where_they_are_not": _rounded_means(layers, ~has_words),
+        "where_words_are_known": _rounded_means(component_values, has_words),
+        "where_they_are_not": _rounded_means(component_values, ~has_words),
         "share_resolved": _by_kind_and_cell(is_resolved.mean("example")),
         "clean": speech_cost(speech),
     }
