@@ -1,1 +1,4 @@
-"""Measures speed, memory and agreement against other libraries; not part of the wheel."""
+"""Compares the speed, memory and results of jaxasr with other libraries.
+
+This package is not part of the wheel.
+"""

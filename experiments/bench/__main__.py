@@ -1,6 +1,6 @@
 """Runs a measurement: `python -m experiments.bench NAME`.
 
-Every file of this folder with a `main` is a measurement.
+NAME is the name of a file in this folder that has a function `main`.
 """
 
 import importlib
@@ -9,12 +9,12 @@ from pathlib import Path
 
 import typer
 
-HERE = Path(__file__).parent
+FOLDER = Path(__file__).parent
 
 
 def run() -> None:
     """Runs the measurement that the command line names."""
-    names = sorted(file.stem for file in HERE.glob("*.py") if "\ndef main(" in file.read_text())
+    names = sorted(file.stem for file in FOLDER.glob("*.py") if "\ndef main(" in file.read_text())
     if len(sys.argv) < 2 or sys.argv[1] not in names:
         sys.exit(f"python -m experiments.bench NAME [options]; NAME is one of: {', '.join(names)}")
     name = sys.argv.pop(1)

@@ -1,4 +1,4 @@
-"""Extracts real activations for the measurement of probes: recordings, clean and in noise."""
+"""Extracts activations of recordings with and without noise, to measure fits of probes."""
 
 import dataclasses
 from pathlib import Path
@@ -11,8 +11,8 @@ from experiments.bench.worker import Worker
 from experiments.data.corpora import Corpus
 
 SETS = ("libri_train100", "timit", "libri_test_other", "ravdess", "alnum_l1", "vctk")
-SITES = ("encoder.resid_mid", "encoder.resid_post")  # eight layers of tiny.en
-NOISES = ("snr:20", "snr:10", "snr:0")  # four classes with the clean recordings
+SITES = ("encoder.resid_mid", "encoder.resid_post")  # two sites of four layers in tiny.en
+NOISES = ("snr:20", "snr:10", "snr:0")  # with the clean recordings, four classes
 
 
 class Extractor:
@@ -25,7 +25,7 @@ class Extractor:
         self.job, self.asr = job, runtime.load(job["model"])
 
     def extract(self) -> str:
-        """Returns the folder of the store; an existing store is used or completed."""
+        """Extracts what the store lacks and returns the folder of the store."""
         from experiments import store
 
         n = self.job["recordings"]
@@ -35,7 +35,7 @@ class Extractor:
 
 
 def _corpus(n: int) -> Corpus:
-    """`n` recordings over sets and speakers, each clean and with noise at three ratios."""
+    """Returns `n` recordings, each clean and with noise at three signal-to-noise ratios."""
     from experiments.data import real_speech
     from experiments.data.corpora import Utterance, with_noise
 
@@ -47,19 +47,19 @@ def _corpus(n: int) -> Corpus:
         )
     utterances = tuple(Utterance(f"{clip.set}/{clip.path.stem}", clip.path) for clip in clips)
     folder = real_speech.folder()
-    assert folder is not None  # since it holds recordings
+    assert folder is not None  # because it has recordings
     noises = [f"{noise}:{folder / 'noise_esc10'}" for noise in NOISES]
     return with_noise(Corpus("bench", "memory", utterances), noises)
 
 
 @dataclasses.dataclass(frozen=True)
 class Activations:
-    """Activations to fit.
+    """Activations, classes and groups for fits of probes.
 
     Attributes:
         X: activations [L, N, D].
-        y: class numbers [N].
-        groups: the cross-validation group of each row [N], or None.
+        y: class number of each row [N].
+        groups: cross-validation group of each row [N], or None.
     """
 
     X: Float[np.ndarray, "L N D"]
@@ -67,24 +67,24 @@ class Activations:
     groups: Shaped[np.ndarray, "N"] | None
 
 
-def extracted(model: str, recordings: int, folder: Path) -> Activations:
-    """Returns the activations of every layer at both sites.
+def extract_activations(model: str, recordings: int, folder: Path) -> Activations:
+    """Extracts the activations of every layer at both sites.
 
-    The classes are the levels of noise, the groups are the recordings. Activations that `folder`
-    holds are not computed again.
+    The classes are the levels of noise, and the groups are the recordings. Activations that are
+    already in `folder` are not computed again.
     """
     job = {"model": model, "recordings": recordings, "folder": str(folder)}
     with Worker("experiments.bench.activations:Extractor", job) as worker:
-        return read(Path(worker.ask("extract")))
+        return read_activations(Path(worker.ask("extract")))
 
 
-def read(path: Path) -> Activations:
+def read_activations(path: Path) -> Activations:
     """Reads the activations of a store that `Extractor` wrote."""
     from experiments import store
 
     opened = store.open(path)
     X = np.concatenate([opened.activations(site) for site in SITES])
-    # An id is "set/recording", followed by "|snr:20:folder" for a noisy copy.
+    # An id is "set/recording"; noisy copies add "|snr:20:folder".
     ids = [name.split("|") for name in opened.ids]
     levels = [noise[0].split(":")[1] if noise else "clean" for _, *noise in ids]
     recordings = np.array([recording for recording, *_ in ids])

@@ -1,7 +1,7 @@
-"""Compares word times of a given text with hand-set ones: `python -m experiments.bench alignment`.
+"""Compares aligned word times with hand-set ones: `python -m experiments.bench alignment`.
 
-Every aligner is given the same TIMIT recordings, transcripts and weights. Results of other models
-and aligners in the file of --out are kept, so that aligners may run one at a time.
+Every aligner gets the same TIMIT recordings, transcripts and weights. The file of --out keeps the
+results of other models and aligners, so that aligners can run one at a time.
 """
 
 import importlib.metadata
@@ -18,7 +18,7 @@ from experiments.bench import aligners, machine, options
 from experiments.data import real_speech
 from jaxasr.config import SAMPLE_RATE
 
-# Kinds of word bounds, by what precedes a start or follows an end.
+# Kinds of word bounds. They differ in what precedes the start or follows the end.
 PLACES = (
     "first start",
     "start after a pause",
@@ -27,12 +27,12 @@ PLACES = (
     "end before a pause",
     "last end",
 )
-_PAUSE_S = 0.02
+_PAUSE_S = 0.02  # a gap between words of at most one frame is not a pause
 Times = Sequence[tuple[str, float, float]]  # words with start and end in seconds
 
 
 def spelled(word: str) -> str:
-    """Returns letters and digits only, because hand-set alignments have no punctuation or capitals.
+    """Normalises a word to lower-case letters and digits, as in hand-set alignments.
 
     Example:
         >>> spelled("Don't!")
@@ -42,11 +42,11 @@ def spelled(word: str) -> str:
 
 
 def errors(times: Times, reference: Times) -> dict[str, list[float]] | None:
-    """Returns the errors of word bounds in seconds, by place; None if the words differ.
+    """Returns the errors of word bounds in seconds by kind of bound; None if the words differ.
 
     Args:
-        times: words with start and end in seconds; those without letters or digits are ignored.
-        reference: hand-set words with start and end in seconds.
+        times: aligned words; words without letters and digits are ignored.
+        reference: words with hand-set times.
     """
     times = [word for word in times if spelled(word[0])]
     if [spelled(word[0]) for word in times] != [spelled(word[0]) for word in reference]:
@@ -74,10 +74,10 @@ def summary(clips: Sequence[dict[str, list[float]] | None]) -> dict[str, Any]:
     """Summarises the errors of several recordings.
 
     Args:
-        clips: the result of `errors` per recording; None is counted as left out.
+        clips: result of `errors` for each recording; None counts as left out.
 
     Returns:
-        Median, 90th percentile and bias in ms of starts, ends, both, and each place.
+        Counts, and statistics in ms for "start", "end", "both", and each of `PLACES`.
     """
     matched = [clip for clip in clips if clip is not None]
     pooled = {place: [error for clip in matched for error in clip[place]] for place in PLACES}
@@ -88,11 +88,11 @@ def summary(clips: Sequence[dict[str, list[float]] | None]) -> dict[str, Any]:
         "n_clips": len(matched),
         "left_out": len(clips) - len(matched),
         "n_words": len(starts),
-        **{name: _numbers(values) for name, values in groups.items() if values},
+        **{name: _statistics(values) for name, values in groups.items() if values},
     }
 
 
-def _numbers(values: Sequence[float]) -> dict[str, float]:
+def _statistics(values: Sequence[float]) -> dict[str, float]:
     errors_ms = 1000 * np.array(values)
     sizes = np.abs(errors_ms)
     return {
@@ -106,7 +106,7 @@ def _numbers(values: Sequence[float]) -> dict[str, float]:
 
 
 def clips(n: int | None) -> list[dict[str, Any]]:
-    """Returns `n` TIMIT recordings (None: all) with path, text, and words with hand-set bounds."""
+    """Returns `n` TIMIT recordings, or all, with their path, text and words with hand-set times."""
     aligned = {row["path"]: row["words"] for row in real_speech.rows("timit_align")}
     recordings = [
         recording
@@ -135,18 +135,25 @@ def clips(n: int | None) -> list[dict[str, Any]]:
 def measure(
     model: str, rows: list[dict[str, Any]], choose_on: int, aligner: str
 ) -> dict[str, dict[str, Any]]:
-    """Returns the errors of an aligner; of ours, one entry per set of heads.
+    """Measures the errors of an aligner.
 
     Args:
-        model: a model's name.
+        model: name of the model.
         rows: recordings, from `clips`.
-        choose_on: how many LibriSpeech recordings to choose heads on.
-        aligner: one of `experiments.bench.aligners.ALIGNERS`.
+        choose_on: number of LibriSpeech recordings on which heads are chosen.
+        aligner: a key of `experiments.bench.aligners.ALIGNERS`.
+
+    Returns:
+        Heads and `summary` by name. Our aligner has one entry per set of heads.
     """
     libri = real_speech.recordings(("libri_train100",))
-    others = [str(clip.path) for clip in real_speech.spread(libri, choose_on)]
+    head_choice_paths = [str(clip.path) for clip in real_speech.spread(libri, choose_on)]
     with tempfile.TemporaryDirectory() as scratch:
-        job = {"model": model, "folder": scratch, "choose_on": others or [str(real_speech.DEMO)]}
+        job = {
+            "model": model,
+            "folder": scratch,
+            "choose_on": head_choice_paths or [str(real_speech.DEMO)],
+        }
         texts = [{"path": row["path"], "text": row["text"]} for row in rows]
         results = aligners.run(aligner, job, texts)
     return {
@@ -159,15 +166,15 @@ def measure(
 
 
 def table(model: str, results: dict[str, dict[str, Any]]) -> Table:
-    """Returns a table of one model, with a row per aligner; times in ms."""
+    """Returns the table of one model, with a row per aligner and times in ms."""
     columns = ("aligner", "heads", "words", "start", "end", "both", "90 %", "bias", "≤ 50 ms")
     rows = Table(*columns, title=model, box=None, pad_edge=False)
     for name, result in results.items():
         both, heads = result["both"], result["heads"]
-        pairs = " ".join(f"{layer}.{head}" for layer, head in heads)
+        head_names = " ".join(f"{layer}.{head}" for layer, head in heads)
         rows.add_row(
             name,
-            pairs if len(heads) < 20 else str(len(heads)),
+            head_names if len(heads) < 20 else str(len(heads)),
             str(result["n_words"]),
             *(f"{result[part]['median_ms']:.0f}" for part in ("start", "end", "both")),
             f"{both['p90_ms']:.0f}",
@@ -185,7 +192,7 @@ def main(
         int | None, typer.Option("--clips", help="TIMIT recordings. Default: all.")
     ] = None,
     choose_on: Annotated[
-        int, typer.Option(help="LibriSpeech recordings, of other speakers, to choose heads on.")
+        int, typer.Option(help="LibriSpeech recordings on which heads are chosen.")
     ] = 24,
     only: Annotated[
         list[str] | None,
@@ -196,22 +203,24 @@ def main(
     data: options.Data = None,
     out: options.Out = None,
 ) -> None:
-    """Measures errors of word bounds on TIMIT in ms: medians, 90th percentile and bias."""
+    """Measures the errors of word times on TIMIT."""
     console = options.start(data, 140)
     if unknown := set(only or ()) - aligners.ALIGNERS.keys():
         raise typer.BadParameter(
             f"--only {min(unknown)}: expected one of {', '.join(aligners.ALIGNERS)}."
         )
     rows = clips(n_clips)
-    head = machine.report(machine.described(), config={"clips": len(rows), "choose_on": choose_on})
+    head = machine.report(
+        machine.describe_machine(), config={"clips": len(rows), "choose_on": choose_on}
+    )
     head["versions"] |= {name: importlib.metadata.version(name) for name in aligners.installed()}
-    # Each result names its own run, because results of other runs may lie next to it.
+    # Each result names its run, because the file may contain results of other runs.
     origin = {"made": {key: head.get(key) for key in ("command", "time", "commit")}}
     results = json.loads(out.read_text())["alignment"] if out and out.exists() else {}
     for name in model or ["tiny.en", "base"]:
         for aligner in only or aligners.installed():
             measured = measure(name, rows, choose_on, aligner)
-            of_model = results.setdefault(name, {})
-            of_model |= {key: {**result, **origin} for key, result in measured.items()}
+            model_results = results.setdefault(name, {})
+            model_results |= {key: {**result, **origin} for key, result in measured.items()}
             options.save(out, {**head, "alignment": results})
         console.print(table(name, results[name]))

@@ -1,4 +1,4 @@
-"""Compares reading activations with torch hooks: `python -m experiments.bench capture`."""
+"""Compares readouts of jaxasr with torch hooks: `python -m experiments.bench capture`."""
 
 import contextlib
 import statistics
@@ -13,47 +13,50 @@ from experiments.bench.models import Job
 from experiments.bench.readers import CASES
 from experiments.bench.worker import Worker
 
+# By library: the reader's name, and its class in `experiments.bench.readers`.
 READERS = {"jax": ("jaxasr", "Ours"), "torch": ("torch hooks", "Torch")}
-Rounds = dict[str, dict[str, list[dict[str, float]]]]  # by reader and case
+Rounds = dict[str, dict[str, list[dict[str, float]]]]  # measurements by reader and case
 
 
 def measure(workers: dict[str, Worker], rounds: int) -> tuple[Rounds, int, dict[str, Any]]:
-    """Reads every case with every reader, in turn.
+    """Measures every case with every reader, in turn.
 
     Returns:
-        The measurements by reader and case, the number of programs that jaxasr compiled after the
-        first use of each case, and the temporary memory of its compiled programs.
+        Measurements by reader and case.
+        Number of programs that jaxasr compiled after the first use of each case.
+        Temporary memory of jaxasr's compiled programs.
     """
     measured: Rounds = {name: {case: [] for case in CASES} for name in workers}
     for worker in workers.values():
         for case in CASES:
             worker.ask("run", case=case)
             worker.ask("run", case=case)
-    before = workers["jaxasr"].ask("programs")
+    earlier_programs = workers["jaxasr"].ask("programs")
     for _ in range(rounds):
         for case in CASES:
             for name, worker in workers.items():
                 measured[name][case].append(worker.ask("run", case=case))
-    late = workers["jaxasr"].ask("programs") - before
-    return measured, late, workers["jaxasr"].ask("temporary")
+    late_programs = workers["jaxasr"].ask("programs") - earlier_programs
+    return measured, late_programs, workers["jaxasr"].ask("temporary")
 
 
 def summary(measured: Rounds) -> list[dict[str, Any]]:
-    """Returns one row per case and reader, with ratios to a pass that reads nothing."""
+    """Returns a row per case and reader, with ratios to a pass without readouts."""
     rows = []
     for case in CASES:
         for name, cases in measured.items():
-            plain = statistics.median(r["seconds"] for r in cases["nothing"])
-            seconds = statistics.median(r["seconds"] for r in cases[case])
-            peaks = [r["peak_growth"] for r in cases[case]]
+            plain_seconds = statistics.median(run["seconds"] for run in cases["nothing"])
+            seconds = statistics.median(run["seconds"] for run in cases[case])
+            peaks = [run["peak_growth"] for run in cases[case]]
             ratio = statistics.median(
-                r["seconds"] / p["seconds"] for r, p in zip(cases[case], cases["nothing"])
+                run["seconds"] / without["seconds"]
+                for run, without in zip(cases[case], cases["nothing"])
             )
             rows.append({
                 "case": case,
                 "reader": name,
                 "seconds": seconds,
-                "over_plain_s": seconds - plain,
+                "over_plain_s": seconds - plain_seconds,
                 "over_plain": ratio,
                 "peak_growth": None if None in peaks else max(peaks),
                 "magnitude": cases[case][0]["magnitude"],
@@ -88,26 +91,27 @@ def main(
     data: options.Data = None,
     out: options.Out = None,
 ) -> None:
-    """Encodes and teacher-forces with different readings, in jaxasr and torch, in turn.
+    """Measures forward passes with different readouts, in jaxasr and torch in turn.
 
-    Fails if anything is compiled twice.
+    Fails if a program is compiled after the first use of a readout, or if readouts that are not
+    used need memory.
     """
     console = options.start(data)
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
         job = _job({"model": model, "clips": batch, "folder": scratch, "dtype": dtype}, n_tokens)
-        description = machine.described()
+        description = machine.describe_machine()
         workers = {
             name: stack.enter_context(Worker(f"experiments.bench.readers:{kind}", job))
             for name, kind in (READERS[library] for library in machine.libraries())
         }
-        measured, late, temporary = measure(workers, rounds)
+        measured, late_programs, temporary = measure(workers, rounds)
     rows = summary(measured)
     console.print(machine.title(description))
     console.print(
         f"\n{model}, {dtype}, batch {batch}, {n_tokens} tokens, medians of {rounds} rounds"
     )
     console.print(table(rows))
-    console.print(f"\nPrograms compiled after the first use of each reading: {late}")
+    console.print(f"\nPrograms compiled after the first use of each readout: {late_programs}")
     for name, sizes in temporary.items():
         stacks = ", ".join(f"{stack} {size:,} bytes" for stack, size in sizes.items())
         console.print(f"Compiled temporary memory, {name}: {stacks}")
@@ -116,17 +120,17 @@ def main(
         "dtype": dtype,
         "batch": batch,
         "results": rows,
-        "late_programs": late,
+        "late_programs": late_programs,
         "temporary_bytes": temporary,
     }
     options.save(out, {**machine.report(description), **numbers})
-    if late or temporary["read, unused"] != temporary["no capture"]:
+    if late_programs or temporary["read, unused"] != temporary["no capture"]:
         raise typer.Exit(1)
 
 
 def _job(job: Job, n_tokens: int) -> Job:
-    """The prepared job, with the prompt and one ordinary word repeated as tokens."""
-    prepared = recordings.prepared(job)
-    # Which tokens are decoded does not change the time.
+    """Prepares a job whose tokens are the prompt and one repeated word token."""
+    prepared = recordings.prepare_job(job)
+    # The time does not depend on the tokens, so any word token (262) will do.
     tokens = (prepared["prompt"] + [262] * n_tokens)[:n_tokens]
     return {**prepared, "batch": prepared["clips"], "tokens": [tokens] * prepared["clips"]}

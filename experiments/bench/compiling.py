@@ -1,15 +1,16 @@
-"""Counts JAX's compilations and their time, from JAX's own events."""
+"""Counts and times JAX's compilations from the events that JAX reports."""
 
 import dataclasses
 
 
 @dataclasses.dataclass
 class Compiling:
-    """Compilation so far.
+    """Number and time of compilations so far.
 
     Attributes:
-        seconds: time of tracing, lowering, and compiling or reading a compiled program from disk.
-        programs: the number of programs.
+        seconds: time of tracing, lowering and compiling. Compiling includes reading a program from
+            disk.
+        programs: number of compiled programs.
     """
 
     seconds: float = 0.0
@@ -17,7 +18,7 @@ class Compiling:
 
 
 def count_compilations() -> Compiling:
-    """Returns a count that is updated from now on, for as long as the process lives."""
+    """Starts counting and returns the count, which is updated until the process ends."""
     import jax
 
     total = Compiling()

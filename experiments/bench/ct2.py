@@ -1,4 +1,4 @@
-"""Prepares the packaged weights for CTranslate2 and faster-whisper."""
+"""Prepares packaged weights for CTranslate2, which faster-whisper uses."""
 
 from pathlib import Path
 
@@ -9,10 +9,10 @@ def folder(checkpoint: Checkpoint, into: Path) -> Path:
     """Returns a folder that CTranslate2 can load, with the weights in one file.
 
     Args:
-        checkpoint: a checkpoint in CTranslate2's format, whose weights may lie in several files.
-        into: where to write the folder if the checkpoint's own does not serve.
+        checkpoint: a checkpoint in CTranslate2's format. Its weights may be in several files.
+        into: folder to write if the weights are not in one file `model.bin` yet.
     """
-    assert checkpoint.tokenizer_file is not None  # CTranslate2's folders hold a tokenizer
+    assert checkpoint.tokenizer_file is not None  # a CTranslate2 folder has a tokenizer
     source = checkpoint.tokenizer_file.parent
     if checkpoint.weight_files == (source / "model.bin",):
         return source

@@ -1,4 +1,4 @@
-"""Compares generating under many edits at once with one generation.
+"""Compares generation under many edits at once with one unedited generation.
 
 Run by `python -m experiments.bench edits`.
 """
@@ -18,9 +18,9 @@ from experiments.bench.worker import Worker
 
 
 class Ours:
-    """A worker: one greedy text, and the texts under `n` edits of one recording.
+    """A worker that generates texts of one recording, unedited and under `n` edits.
 
-    Each edit ablates one cross-attention head from one position on.
+    Each edit ablates one cross-attention head, starting at one position.
     """
 
     def __init__(self, job: Job):
@@ -49,7 +49,7 @@ class Ours:
         }
         self.edits_of = AtCell(Zero(), "decoder.cross_attn.z")
 
-    def one(self) -> float:
+    def time_unedited(self) -> float:
         """Returns the seconds of one generation without edits."""
         import jax
 
@@ -61,17 +61,20 @@ class Ours:
         )
         return time.perf_counter() - start
 
-    def many(self) -> float:
-        """Returns the seconds of the generations under all edits."""
+    def time_edited(self) -> float:
+        """Returns the seconds of one batched generation under all edits."""
         start = time.perf_counter()
         self._generate(self.cells)
         return time.perf_counter() - start
 
     def compare(self) -> dict[str, int]:
-        """Returns counts that show that the edits act, and act as in calls of their own.
+        """Checks that the edits have effects, and that batching does not change the effects.
 
-        `differ`: rows that differ from the same edit in a call of its own; `changed`: texts that an
-        edit changed; `longest` and `plain`: tokens of the longest row and of the unedited text.
+        Returns:
+            `differ`: number of rows that differ from the same edit in a separate call.
+            `changed`: number of texts that the edit changed.
+            `longest`: number of tokens in the longest text.
+            `plain`: number of tokens in the unedited text.
         """
         batched = self._generate(self.cells)
         n = len(batched.tokens)
@@ -79,9 +82,9 @@ class Ours:
             self._generate({name: values[i : i + 1] for name, values in self.cells.items()})
             for i in range(n)
         ]
-        # A cell beyond the grid edits nothing.
-        beyond = {name: values[:1] + 10**6 for name, values in self.cells.items()}
-        unedited = self._generate(beyond)
+        # A cell outside the grid edits nothing.
+        outside = {name: values[:1] + 10**6 for name, values in self.cells.items()}
+        unedited = self._generate(outside)
         rows = list(batched.tokens)
         differ = [not np.array_equal(single.tokens[0], row) for single, row in zip(singles, rows)]
         changed = [not np.array_equal(unedited.tokens[0], row) for row in rows]
@@ -109,14 +112,14 @@ class Ours:
 def main(
     model: options.Models = None,
     n: Annotated[int, typer.Option(help="Edits.")] = 64,
-    new: Annotated[int, typer.Option(help="The most tokens of a text.")] = 56,
+    new: Annotated[int, typer.Option(help="Largest number of tokens per text.")] = 56,
     rounds: Annotated[int, typer.Option(help="How often both are measured, in turn.")] = 5,
     data: options.Data = None,
     out: options.Out = None,
 ) -> None:
-    """Generates with the same recording, weights and rules; compile time is excluded."""
+    """Times generation with and without edits; compile time is excluded."""
     console, results = options.start(data), []
-    description = machine.described()
+    description = machine.describe_machine()
     console.print(machine.title(description))
     for name in model or ["tiny.en"]:
         row = _measure_model(name, n, new, rounds)
@@ -131,11 +134,13 @@ def main(
 
 def _measure_model(name: str, n: int, new: int, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
-        job = {**recordings.prepared({"model": name, "clips": 1, "folder": scratch}), "n": n}
+        job = {**recordings.prepare_job({"model": name, "clips": 1, "folder": scratch}), "n": n}
         ours = stack.enter_context(Worker("experiments.bench.edits:Ours", {**job, "new": new}))
         counts = ours.ask("compare")
         # The first round compiles.
-        times = [(ours.ask("one"), ours.ask("many")) for _ in range(rounds + 1)][1:]
+        times = [(ours.ask("time_unedited"), ours.ask("time_edited")) for _ in range(rounds + 1)][
+            1:
+        ]
     one_s, many_s = (statistics.median(column) for column in zip(*times))
     return {
         "model": name,

@@ -1,4 +1,4 @@
-"""Decodes greedily with the torch model: the tokens that `jaxasr.generate` must give."""
+"""Decodes greedily with the torch model, as the reference for `jaxasr.generate`."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -12,11 +12,11 @@ from experiments.bench.torch_whisper import cache_argument
 
 @dataclasses.dataclass(frozen=True)
 class Greedy:
-    """A greedy text.
+    """A greedily decoded text.
 
     Attributes:
-        tokens: ids without the end-of-text.
-        margins: the difference between the two largest logits at each token and at the end.
+        tokens: token ids without the end-of-text.
+        margins: difference between the two largest logits at each step, including the end-of-text.
     """
 
     tokens: list[int]
@@ -34,20 +34,23 @@ def greedy(
     suppress_begin: Iterable[int],
     max_new_tokens: int = 224,
 ) -> Greedy:
-    """Decodes the likeliest tokens.
+    """Decodes the most probable token at each step.
 
     Args:
         model: a torch model.
         mel: features [M, 3000].
-        prompt: ids before the text.
-        eot: the id of the end-of-text.
-        suppress: ids that are never chosen.
-        suppress_begin: ids that are not chosen first.
-        max_new_tokens: the most tokens to decode.
+        prompt: token ids before the text.
+        eot: id of the end-of-text.
+        suppress: ids that are excluded at every step.
+        suppress_begin: ids that are excluded at the first step.
+        max_new_tokens: largest number of tokens to decode.
     """
     xa = model.model.encoder(torch.tensor(np.asarray(mel))[None].to(model.dtype)).last_hidden_state
     cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-    never, not_first = torch.tensor(sorted(suppress)), torch.tensor(sorted(suppress_begin))
+    suppressed, suppressed_first = (
+        torch.tensor(sorted(suppress)),
+        torch.tensor(sorted(suppress_begin)),
+    )
     tokens, margins, ids = [], [], torch.tensor([list(prompt)])
     while len(tokens) < max_new_tokens:
         out = model.model.decoder(
@@ -57,9 +60,9 @@ def greedy(
             **cache_argument(model.model.decoder, cache),
         )
         logits = model.proj_out(out.last_hidden_state[0, -1])
-        logits[never] = -torch.inf
+        logits[suppressed] = -torch.inf
         if not tokens:
-            logits[not_first] = -torch.inf
+            logits[suppressed_first] = -torch.inf
         best = torch.topk(logits, 2)
         margins.append(float(best.values[0] - best.values[1]))
         token = int(best.indices[0])

@@ -17,21 +17,22 @@ from experiments.bench import options
 from experiments.bench.worker import Worker, threads
 from interventions.storage.provenance import commit, provenance, versions
 
-OTHERS = ("torch", "ctranslate2", "faster-whisper")  # packages that provenance does not record
+# Packages whose versions provenance does not record.
+OTHER_PACKAGES = ("torch", "ctranslate2", "faster-whisper")
 Description = dict[str, Any]  # devices, backend, processor, threads, versions
 
 
 class Machine:
-    """A worker that computes matrix products in either library, and describes the machine."""
+    """A worker that times matrix products in JAX and torch, and describes the machine."""
 
     def __init__(self, job: dict[str, Any]):
         self.size = job.get("size")
         self._products: dict[tuple[str, str], Callable[[], object]] = {}
 
     def gemm(self, library: str = "jax", dtype: str = "float32", seconds: float = 0.5) -> float:
-        """Returns the best rate of square products within `seconds`, FLOP/s.
+        """Returns the best FLOP/s of square matrix products within `seconds`.
 
-        The first call also warms up.
+        The first call compiles and warms up first.
         """
         product, n = self._product(library, dtype)
         best, end = float("inf"), time.perf_counter() + seconds
@@ -45,9 +46,9 @@ class Machine:
         """Returns devices, processor, threads and versions."""
         import jax
 
-        others = {
+        other_versions = {
             name: importlib.metadata.version(name)
-            for name in OTHERS
+            for name in OTHER_PACKAGES
             if importlib.util.find_spec(name.replace("-", "_"))
         }
         return {
@@ -55,13 +56,14 @@ class Machine:
             "backend": jax.default_backend(),
             "processor": processor(),
             "threads": threads(),
-            "versions": versions() | others,
+            "versions": versions() | other_versions,
         }
 
     def _product(self, library: str, dtype: str) -> tuple[Callable[[], object], int]:
-        """A product, compiled and warm, and the rows of its matrices."""
+        """Returns a compiled matrix product, and the number of rows of its matrices."""
         import jax
 
+        # Matrices are large, so that overhead does not matter.
         n = self.size or (1536 if jax.default_backend() == "cpu" else 8192)
         if (library, dtype) not in self._products:
             product = {"jax": _jax_product, "torch": _torch_product}[library](n, dtype)
@@ -70,8 +72,11 @@ class Machine:
         return self._products[library, dtype], n
 
 
-def described() -> Description:
-    """Returns `Machine.describe()`, from a process that ends and frees the accelerator."""
+def describe_machine() -> Description:
+    """Returns `Machine.describe()`.
+
+    It runs in another process, which frees the accelerator when it ends.
+    """
     with Worker("experiments.bench.machine:Machine", {}) as worker:
         return worker.ask("describe")
 
@@ -107,7 +112,7 @@ def libraries() -> list[str]:
 
 
 def processor() -> str:
-    """Returns the processor's name, if the system knows it."""
+    """Returns the name of the processor, or its architecture if the name is unknown."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
@@ -115,12 +120,12 @@ def processor() -> str:
 
 
 def load() -> str:
-    """Returns the machine's load, because other work slows down a measurement."""
+    """Returns the load average, because other processes slow down a measurement."""
     return f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
 
 
 def report(machine: Description, **settings: Any) -> dict[str, Any]:
-    """Returns the head of a file of numbers: provenance, with the machine and its versions."""
+    """Returns the provenance of a measurement, with the machine and versions of packages."""
     machine = dict(machine)
     return provenance(**settings) | {"versions": machine.pop("versions"), "machine": machine}
 
@@ -128,7 +133,9 @@ def report(machine: Description, **settings: Any) -> dict[str, Any]:
 def title(machine: Description) -> str:
     """Returns a line with device, processor, versions and commit."""
     installed = machine["versions"]
-    names = ", ".join(f"{name} {installed[name]}" for name in ("jax", *OTHERS) if name in installed)
+    names = ", ".join(
+        f"{name} {installed[name]}" for name in ("jax", *OTHER_PACKAGES) if name in installed
+    )
     hardware = f"{machine['devices'][0]}, {machine['processor']}, {machine['threads']} threads"
     return f"{hardware}; {names}; commit {(commit() or 'unknown')[:9]}"
 
@@ -137,11 +144,13 @@ def main(
     rounds: Annotated[int, typer.Option(help="How often each product is measured.")] = 5,
     size: Annotated[
         int | None,
-        typer.Option(help="Rows of the square matrices. Default: 1536, on accelerators 8192."),
+        typer.Option(
+            help="Rows of the square matrices. Default: 1536 on CPUs, 8192 on accelerators."
+        ),
     ] = None,
     out: options.Out = None,
 ) -> None:
-    """Prints the rate of large matrix products, the bound for everything else."""
+    """Prints the rate of large matrix products, which bounds all other measurements."""
     with Worker("experiments.bench.machine:Machine", {"size": size}) as worker:
         machine = worker.ask("describe")
         dtypes = ["float32"] if machine["backend"] == "cpu" else ["float32", "bfloat16"]

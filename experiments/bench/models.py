@@ -1,4 +1,7 @@
-"""Loads the same weights into each library, and imports a library only where it is used."""
+"""Loads the weights of a job into jaxasr or torch.
+
+Libraries are imported inside functions, so that a worker imports only the library it measures.
+"""
 
 from typing import TYPE_CHECKING, Any
 
@@ -7,12 +10,12 @@ import numpy as np
 if TYPE_CHECKING:
     from jaxasr.model import Whisper
 
-RANDOM = "random:"  # before a size: a model of its shapes with random weights
-Job = dict[str, Any]  # what a worker is given, see `experiments.bench.recordings`
+RANDOM = "random:"  # prefix of a size, such as "random:base": the model has random weights
+Job = dict[str, Any]  # input of a worker, see `experiments.bench.recordings`
 
 
 def jax_model(job: Job) -> "Whisper":
-    """Returns jaxasr's model of a job, in the job's dtype (default: float32)."""
+    """Loads the model of a job into jaxasr, in the job's dtype (default: float32)."""
     from jaxasr.weights import assemble, read_checkpoint
 
     dtype = job.get("dtype", "float32")
@@ -20,11 +23,14 @@ def jax_model(job: Job) -> "Whisper":
 
 
 def torch_model(job: Job, attention: str = "sdpa") -> Any:
-    """Returns the job's `WhisperForConditionalGeneration`, in its dtype, on `torch_device()`.
+    """Loads the model of a job into torch, in the job's dtype.
 
     Args:
-        job: the job.
-        attention: "sdpa", fused, or "eager", which returns its patterns.
+        job: has the folder `huggingface` and optionally `dtype`.
+        attention: "sdpa" for fused attention, or "eager" for attention that returns patterns.
+
+    Returns:
+        A `WhisperForConditionalGeneration` on `torch_device()`.
     """
     import torch
     import transformers
@@ -42,14 +48,14 @@ def torch_model(job: Job, attention: str = "sdpa") -> Any:
 
 
 def torch_device() -> str:
-    """Returns where torch computes: on the accelerator, if there is one."""
+    """Returns "cuda" if torch has an accelerator, else "cpu"."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def wait_for_torch() -> None:
-    """Blocks until the accelerator has finished, so that a clock may be read."""
+    """Blocks until the accelerator has finished, so that time is measured correctly."""
     import torch
 
     if torch.cuda.is_available():
@@ -57,5 +63,5 @@ def wait_for_torch() -> None:
 
 
 def to_numpy(array: Any) -> np.ndarray:
-    """Copies an array of either library to NumPy, as float32, because NumPy has no bfloat16."""
+    """Converts a JAX or torch array to NumPy, as float32 because NumPy lacks bfloat16."""
     return array.float().cpu().numpy() if hasattr(array, "cpu") else np.asarray(array, np.float32)

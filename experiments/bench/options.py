@@ -1,4 +1,4 @@
-"""Options that measurements share, and the JSON file of their numbers."""
+"""Defines the options that measurements share, and writes their results."""
 
 import json
 import os
@@ -26,13 +26,16 @@ Model = Annotated[str, typer.Option("--model", help="A model that `jaxasr.load` 
 
 
 def start(data: Path | None, width: int = 120) -> Console:
-    """Sets the data folder; returns a console, `width` columns wide unless it is a terminal."""
+    """Sets the data folder and returns a console.
+
+    The console has `width` columns if the output is not a terminal.
+    """
     if data:
         os.environ["JAXASR_DATA"] = str(data)
     return Console(width=None if Console().is_terminal else width)
 
 
 def save(out: Path | None, numbers: dict[str, Any]) -> None:
-    """Writes numbers to `out` as JSON, complete or not at all; does nothing without `out`."""
+    """Writes numbers to `out` as JSON, atomically; does nothing if `out` is None."""
     if out:
         write_text(out, json.dumps(plain(numbers), indent=1, ensure_ascii=False) + "\n")

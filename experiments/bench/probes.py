@@ -1,4 +1,7 @@
-"""Compares probes with scikit-learn on the same folds: `python -m experiments.bench probes`."""
+"""Compares fits of probes with scikit-learn: `python -m experiments.bench probes`.
+
+Both libraries fit the same rows of the same folds.
+"""
 
 import json
 import statistics
@@ -24,12 +27,13 @@ if TYPE_CHECKING:
     from interventions import Bank
 
 PENALTIES, FOLDS, CLASSES = (0.1, 1.0, 10.0, 100.0), 5, 4
-FULL, QUICK = (8, 1200, 384, 3), (2, 200, 48, 1)  # layers, rows, features, seeds
+# Shapes of problems: layers, rows, features, seeds.
+FULL, QUICK = (8, 1200, 384, 3), (2, 200, 48, 1)
 SCALING = ((8, 1200, 384, 3), (12, 2500, 768, 1), (33, 1200, 1280, 1), (33, 5000, 1280, 1))
-# scikit-learn's dtype and tolerance: as commonly used; as strict as float32 allows; and where it
-# comes as close to the optimum as our fits.
-USUAL = (("float32", 1e-5),)
-THEIRS = (*USUAL, ("float32", 1e-7), ("float64", 1e-7))
+# Dtypes and tolerances of scikit-learn. The first is common, and the second is as strict as float32
+# allows. The third comes as close to the optimum as our fits.
+COMMON_SETTING = (("float32", 1e-5),)
+SKLEARN_SETTINGS = (*COMMON_SETTING, ("float32", 1e-7), ("float64", 1e-7))
 
 
 def synthetic_layer(layer: int, n: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -46,7 +50,7 @@ def synthetic_layer(layer: int, n: int, width: int) -> tuple[np.ndarray, np.ndar
 
 
 class Ours:
-    """A worker that fits a bank to activations on disk, to measure the memory of that alone."""
+    """A worker that fits a bank to activations on disk, to measure its time and memory."""
 
     def __init__(self, job: Job):
         *shape, self.n_seeds = job["shape"]
@@ -61,9 +65,9 @@ class Ours:
             self.X[layer], self.y = synthetic_layer(layer, *shape[1:])
 
     def fit(self) -> dict[str, Any]:
-        """Returns time and memory: one layer first, which compiles, then all of them.
+        """Fits one layer, which compiles, then all layers, and returns time and memory.
 
-        `peak_bytes` are the most bytes held while fitting, beyond those held before.
+        `peak_bytes` is the largest number of bytes held while fitting, minus the bytes held before.
         """
         first_s, _ = timed(_fit, self.X[:1], self.y, self.n_seeds)
         bytes_before = reset_peak_rss()
@@ -93,32 +97,31 @@ def _fit(X: Any, y: np.ndarray, n_seeds: int, groups: np.ndarray | None = None) 
 
 
 def timed(call: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
-    """Returns the seconds of a call, and its result."""
+    """Returns the seconds and the result of a call."""
     start = time.perf_counter()
     value = call(*arguments)
     return time.perf_counter() - start, value
 
 
-def compared(
-    data: Activations, n_seeds: int, theirs: Sequence[tuple[str, float]], rounds: int
+def compare_fits(
+    data: Activations, n_seeds: int, settings: Sequence[tuple[str, float]], rounds: int
 ) -> dict[str, Any]:
     """Fits the same probes with both libraries.
 
     Args:
-        data: activations and targets.
-        n_seeds: the number of seeds of the folds.
-        theirs: scikit-learn's dtypes and tolerances.
-        rounds: how often ours is measured before and after each of scikit-learn's.
+        data: activations, classes and groups.
+        n_seeds: number of random assignments to folds.
+        settings: dtypes and tolerances of scikit-learn.
+        rounds: number of our fits before and after each fit of scikit-learn.
 
     Returns:
-        Times, and for each fit its objective in float64, predictions and accuracy on test rows, as
-        `reference.judge` summarises them.
+        Times, and the summary of `reference.judge` for each library and setting.
     """
     arguments = data.X, data.y, n_seeds, data.groups
     first_s, bank = timed(_fit, *arguments)
     test = bank.test.transpose("seed", "fold", "row").values
     our_seconds, their_seconds, fits = [], {}, {}
-    for dtype, tol in theirs:
+    for dtype, tol in settings:
         our_seconds += [timed(_fit, *arguments)[0] for _ in range(rounds)]
         name = f"{dtype}, {tol:g}"
         their_seconds[name], fits[name] = timed(
@@ -134,8 +137,13 @@ def compared(
         "iterations": float(bank.n_iter.mean()),
     }
     rows = {
-        name: {"seconds": s, "fits_per_s": n_fits / s, "ratio": s / median, **judged[name]}
-        for name, s in their_seconds.items()
+        name: {
+            "seconds": seconds,
+            "fits_per_s": n_fits / seconds,
+            "ratio": seconds / median,
+            **judged[name],
+        }
+        for name, seconds in their_seconds.items()
     }
     return {
         "shape": [*data.X.shape, n_seeds],
@@ -148,7 +156,7 @@ def compared(
 
 
 def table(case: str, result: dict[str, Any]) -> Table:
-    """Returns a table with one row per library and setting."""
+    """Returns the table of one case, with a row per library and setting."""
     columns = ("", "", "fits/s", "ours is × faster", "worst fit above the optimum", "median fit")
     lines = Table(*columns, "agree", "accuracy gap", box=None)
     others = {f"scikit-learn, {name}": row for name, row in result["sklearn"].items()}
@@ -167,7 +175,7 @@ def table(case: str, result: dict[str, Any]) -> Table:
 
 
 def scaling_table(rows: list[dict[str, Any]]) -> Table:
-    """Returns a table with one row per shape; memory in GB."""
+    """Returns the table of the scaling measurement, with a row per shape and memory in GB."""
     columns = ("L × N × D × seeds", "fits", "compile s", "s", "fits/s")
     memory = ("X GB", "one layer", "the bank", "beyond", "peak")
     lines = Table(*columns, *memory, "gap", box=None)
@@ -186,31 +194,33 @@ def scaling_table(rows: list[dict[str, Any]]) -> Table:
 
 
 def main(
-    quick: Annotated[bool, typer.Option(help="Small shapes, in seconds.")] = False,
+    quick: Annotated[bool, typer.Option(help="Measure small shapes only; takes seconds.")] = False,
     real: Annotated[
-        bool, typer.Option(help="Activations of real recordings, if there is a data folder.")
+        bool, typer.Option(help="Measure activations of real recordings, which need a data folder.")
     ] = True,
-    synthetic: Annotated[bool, typer.Option(help="Activations with a known spectrum.")] = True,
+    synthetic: Annotated[
+        bool, typer.Option(help="Measure activations with a known spectrum.")
+    ] = True,
     scaling: Annotated[
-        bool, typer.Option(help="Up to 33 x 5,000 x 1,280, each in a process of its own.")
+        bool,
+        typer.Option(help="Measure shapes up to 33 x 5,000 x 1,280, each in a separate process."),
     ] = True,
     model: options.Model = "tiny.en",
     recordings: Annotated[
         int, typer.Option(help="Recordings, each clean and with noise at three ratios.")
     ] = 300,
-    store: Annotated[Path, typer.Option(help="Folder for their activations.")] = Path(
+    store: Annotated[Path, typer.Option(help="Folder for the activations of recordings.")] = Path(
         "out/bench-probes"
     ),
     data: options.Data = None,
     rounds: Annotated[
-        int,
-        typer.Option(help="How often ours is measured before and after each of scikit-learn's."),
+        int, typer.Option(help="Number of our fits before and after each fit of scikit-learn.")
     ] = 2,
     out: options.Out = None,
 ) -> None:
     """Measures fits per second, objectives above the optimum, and memory.
 
-    Results that the file of --out holds from other runs are kept.
+    The file of --out keeps its results of other cases.
     """
     options.start(data)
     console, shape = Console(width=160), QUICK if quick else FULL
@@ -219,7 +229,9 @@ def main(
     console.print(machine.title(description))
     results: dict[str, dict[str, Any]] = {}
     for name, case in _cases(synthetic, real and not quick, shape, model, recordings, store):
-        numbers = compared(case, shape[3], USUAL if quick else THEIRS, rounds)
+        numbers = compare_fits(
+            case, shape[3], COMMON_SETTING if quick else SKLEARN_SETTINGS, rounds
+        )
         results[name] = {"load": machine.load(), **numbers}
         console.print(table(name, results[name]))
     if scaling:
@@ -234,10 +246,10 @@ def main(
             "penalties": PENALTIES,
             "folds": FOLDS,
         }
-        # Each result carries its own provenance, because results of other runs lie next to it.
-        about = {"gemm_flops": peak, **machine.report(description, config=config, seed=0)}
+        # Each result has provenance, because the file may contain results of other runs.
+        origin = {"gemm_flops": peak, **machine.report(description, config=config, seed=0)}
         earlier = json.loads(out.read_text()) if out.is_file() else {}
-        current = {name: {**numbers, **about} for name, numbers in results.items()}
+        current = {name: {**numbers, **origin} for name, numbers in results.items()}
         options.save(out, earlier | current)
         console.print(f"{out}, commit {commit()}")
 
@@ -249,7 +261,10 @@ def _cases(
         layers, y = zip(*(synthetic_layer(layer, *shape[1:3]) for layer in range(shape[0])))
         yield "synthetic", Activations(np.stack(layers), y[0], None)
     if real:
-        yield f"{model}, {recordings} recordings", activations.extracted(model, recordings, store)
+        yield (
+            f"{model}, {recordings} recordings",
+            activations.extract_activations(model, recordings, store),
+        )
 
 
 def _measure_scaling(shape: tuple[int, ...]) -> dict[str, Any]:

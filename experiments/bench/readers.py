@@ -1,8 +1,9 @@
-"""Reads the same activations with jaxasr and with torch hooks, each a worker.
+"""Defines workers that read the same activations with jaxasr and with torch hooks.
 
-`run(case)` encodes and teacher-forces once. It returns the seconds, the bytes by which memory grew
-at its peak (None on an accelerator, whose peak cannot be reset), and the mean magnitude of the
-activations, which shows that both libraries read the same. Arrays stay where they are computed.
+`run(case)` runs the encoder and the teacher-forced decoder once. It measures the time, the growth
+of the memory peak, and the mean magnitude of the activations, which must agree between libraries.
+The growth is None on an accelerator, because its peak cannot be reset. Arrays are not copied to the
+host while time is measured.
 """
 
 import time
@@ -15,6 +16,7 @@ from experiments.bench import models
 from experiments.bench.models import Job
 from experiments.bench.worker import peak_rss, reset_peak_rss
 
+# What is read in each case.
 CASES = {
     "nothing": "no capture",
     "encoder": "encoder.resid_post, all layers",
@@ -22,11 +24,11 @@ CASES = {
     "pattern": "encoder.attn.pattern, one layer kept",
     "reduced": "entropy of every encoder.attn.pattern",
 }
-LAYER = 1  # whose patterns are kept
+LAYER = 1  # the layer of the case "pattern"
 
 
 class Reader:
-    """A worker that runs both stacks and reads activations."""
+    """A worker that runs encoder and decoder and reads activations."""
 
     def __init__(self, job: Job):
         self.job, self.mels = job, np.load(job["mels"])[: job["batch"]]
@@ -67,7 +69,7 @@ def entropy(pattern: Any) -> Any:
 
 
 class Ours(Reader):
-    """jaxasr's readouts."""
+    """Reads with readouts of jaxasr."""
 
     def load(self) -> None:
         """Loads the model."""
@@ -91,12 +93,12 @@ class Ours(Reader):
         import jax
 
         readout = self.readouts.get(case)
-        of_encoder, of_decoder = (None, readout) if case == "decoder" else (readout, None)
-        memory, encoder_acts = self.model.encode(self.mels, readout=of_encoder)
-        logits, decoder_acts = self.model.decode(self.tokens, memory, readout=of_decoder)
+        encoder_readout, decoder_readout = (None, readout) if case == "decoder" else (readout, None)
+        memory, encoder_acts = self.model.encode(self.mels, readout=encoder_readout)
+        logits, decoder_acts = self.model.decode(self.tokens, memory, readout=decoder_readout)
         jax.block_until_ready((logits, encoder_acts, decoder_acts))
         arrays = (encoder_acts | decoder_acts).values()
-        # The scan returns every layer, of which one layer of patterns is kept.
+        # The scan over layers returns the patterns of every layer.
         return [array[LAYER] if case == "pattern" else array for array in arrays]
 
     def on_host(self) -> bool:
@@ -110,14 +112,14 @@ class Ours(Reader):
         return self.compiling.programs
 
     def temporary(self) -> dict[str, dict[str, int]]:
-        """Returns the temporary bytes of compiled passes without capture, and with unused ones."""
+        """Returns the temporary bytes of passes without readouts, and with unused readouts."""
         return {
             "no capture": self._temporary_bytes({}),
             "read, unused": self._temporary_bytes(_free_sites()),
         }
 
     def _temporary_bytes(self, sites: dict[str, list[str]]) -> dict[str, int]:
-        """Temporary bytes by stack, of passes that read `sites` and discard the activations."""
+        """Returns the temporary bytes per stack of passes that read `sites` and discard them."""
         import jax
 
         import jaxasr
@@ -141,18 +143,18 @@ class Ours(Reader):
 
 
 def _free_sites() -> dict[str, list[str]]:
-    """All sites by stack, except those whose reading changes how a layer is computed."""
+    """Returns all sites per stack, except sites whose readout changes the layer's computation."""
     from jaxasr.sites import sites_of
 
-    formed = (".pattern", ".scores", "mlp.pre", "mlp.post")
+    not_free = (".pattern", ".scores", "mlp.pre", "mlp.post")
     return {
-        stack: [site for site in sites_of(stack) if not site.endswith(formed)]
+        stack: [site for site in sites_of(stack) if not site.endswith(not_free)]
         for stack in ("encoder", "decoder")
     }
 
 
 class Torch(Reader):
-    """Forward hooks on the model of `transformers`."""
+    """Reads with forward hooks on the model of `transformers`."""
 
     def load(self) -> None:
         """Loads the model twice, because fused attention does not return its patterns."""
@@ -180,7 +182,7 @@ class Torch(Reader):
         return arrays
 
     def _register_hooks(self, case: str, model: Any, keep: Callable[[Any], None]) -> list[Any]:
-        """Registers the hooks of a case, which call `keep`; returns their handles."""
+        """Registers hooks that pass the activations of a case to `keep`; returns the handles."""
 
         def keep_output(module: Any, args: Any, out: Any) -> None:
             keep(out[0] if isinstance(out, tuple) else out)

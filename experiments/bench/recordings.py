@@ -1,4 +1,4 @@
-"""Prepares the job of every contender: features, prompt, suppressed tokens and weights."""
+"""Prepares the job that the contenders of a measurement share."""
 
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,12 @@ from experiments.bench.models import RANDOM, Job
 from experiments.bench.worker import Worker
 
 MAX_NEW_TOKENS = 224
+# Data sets of English speech with transcripts.
 SETS = ("timit", "libri_test_other", "vctk", "arctic", "ljspeech", "classic", "ravdess")
 
 
-def prepared(job: Job) -> Job:
-    """Returns the job that `Preparer.prepare` makes, from a process that frees the accelerator."""
+def prepare_job(job: Job) -> Job:
+    """Runs `Preparer.prepare` in another process, which does not use the accelerator."""
     with Worker("experiments.bench.recordings:Preparer", job, JAX_PLATFORMS="cpu") as preparer:
         return preparer.ask("prepare")
 
@@ -22,14 +23,15 @@ class Preparer:
     """A worker that writes features and weights to a folder, and decodes tokens to text.
 
     Args:
-        job: `model`, the number of `clips`, `folder`, and optionally `dtype` and `at_least_s`.
+        job: has `model`, `clips` (their number), `folder`, and optionally `dtype` and
+            `at_least_s` (smallest length of a recording).
     """
 
     def __init__(self, job: Job):
         self.job, self.folder, self.tokenizer = job, Path(job["folder"]), None
 
     def prepare(self) -> Job:
-        """Returns the job of the contenders: files, prompt and ids, all of it JSON."""
+        """Writes the files and returns the job of the contenders, which has JSON values only."""
         name, n = self.job["model"], self.job["clips"]
         weights = (
             self._random_weights(name.removeprefix(RANDOM))
@@ -47,13 +49,16 @@ class Preparer:
         }
 
     def texts(self, tokens: list[list[int]]) -> list[str]:
-        """Decodes tokens; a model of random weights has no tokenizer, so its ids are joined."""
+        """Decodes tokens to texts.
+
+        Random models have no tokenizer, so their texts are ids.
+        """
         if self.tokenizer is None:
             return [" ".join(map(str, row)) for row in tokens]
         return [self.tokenizer.decode(row) for row in tokens]
 
     def _real_weights(self, name: str) -> dict[str, Any]:
-        """Weights of a released model in the formats of all contenders, and its rules."""
+        """Writes a released model in the formats of all contenders; returns files and rules."""
         import jaxasr
         from experiments.bench import ct2
         from jaxasr.rules import rules_for
@@ -79,9 +84,9 @@ class Preparer:
         }
 
     def _random_weights(self, size: str) -> dict[str, Any]:
-        """A checkpoint of random weights.
+        """Writes a checkpoint of random weights and returns its files and rules.
 
-        The end-of-text is suppressed, so that every row is generated to its full length.
+        The end-of-text is suppressed, so that every text has the full length.
         """
         import jax
         from flax import nnx
@@ -113,7 +118,7 @@ class Preparer:
 
 
 def _features(n: int, n_mels: int, at_least_s: float) -> tuple[np.ndarray, list[float]]:
-    """Log-mel [n, M, 3000] of `n` recordings, none shorter than `at_least_s`, and their seconds.
+    """Returns log-mels [n, M, 3000] of recordings of at least `at_least_s`, and their lengths.
 
     Without a data folder, the demo recording is repeated.
     """

@@ -1,27 +1,28 @@
-"""Fits probes with scikit-learn's LogisticRegression, and compares fits by their objectives."""
+"""Fits probes with scikit-learn and compares the fits with ours."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-JOBS = 2  # processes of scikit-learn
+JOBS = 2  # number of processes that fit in parallel
 
 
 def fit_all(
     X: np.ndarray, y: np.ndarray, test: np.ndarray, penalties: Sequence[float], tol: float
 ) -> np.ndarray:
-    """Fits every layer, fold and seed, with warm starts from strong penalties to weak ones.
+    """Fits a LogisticRegression for every layer, fold, seed and penalty.
 
-    joblib gives each of its two processes one thread. The solver is the default, lbfgs.
+    Fits start from the solution of the next stronger penalty. The solver is the default, lbfgs.
+    joblib gives one thread to each of its two processes.
 
     Args:
-        X: activations [L, N, D]. The fits have their dtype: float32 is faster, float64 comes closer
-            to the optimum.
-        y: class numbers [N].
-        test: which rows are tested [S, F, N].
-        penalties: the P strengths of the penalty.
-        tol: scikit-learn's tolerance.
+        X: activations [L, N, D]. The fits use their dtype: float32 is faster, and float64 comes
+            closer to the optimum.
+        y: class number of each row [N].
+        test: True for the test rows of each seed and fold [S, F, N].
+        penalties: P strengths of the penalty.
+        tol: tolerance of the solver.
 
     Returns:
         Weights and bias [L, P, F, S, K, D+1] of standardised features; K is 1 for two classes.
@@ -43,7 +44,7 @@ def fit_all(
 
 
 def _fit_path(x: np.ndarray, y: np.ndarray, penalties: Sequence[float], tol: float) -> np.ndarray:
-    """Weights and bias of every penalty, for one layer, fold and seed."""
+    """Fits one layer, fold and seed; returns weights and bias for every penalty."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
@@ -59,19 +60,21 @@ def _fit_path(x: np.ndarray, y: np.ndarray, penalties: Sequence[float], tol: flo
 def judge(
     X: np.ndarray, y: np.ndarray, bank: Any, theirs: Mapping[str, np.ndarray]
 ) -> dict[str, dict[str, float]]:
-    """Compares the fits of a bank with those of `theirs`, in float64.
+    """Compares our fits with those of scikit-learn, in float64.
 
     Args:
         X: activations [L, N, D].
-        y: class numbers [N].
-        bank: our `Bank`.
-        theirs: by name, weights and bias as `fit_all` returns them.
+        y: class number of each row [N].
+        bank: our fits.
+        theirs: fits by name, as `fit_all` returns them.
 
     Returns:
-        For "ours" and each name: `excess_max` and `excess_median`, how far objectives are above the
-        lowest one of the same fit, relative to it; `predictions_equal`, the share of test rows with
-        our prediction; `accuracy_gap`, the largest difference of a layer's accuracy to ours;
-        `accuracy`, the mean.
+        For "ours" and each name in `theirs`:
+        `excess_max`, `excess_median`: relative excess of the objective over the lowest objective of
+        the same layer, penalty, fold and seed.
+        `predictions_equal`: share of test rows with the same prediction as ours.
+        `accuracy_gap`: largest difference between a layer's accuracy and ours.
+        `accuracy`: mean accuracy on test rows.
     """
     excess, agreement, accuracies = [], [], []
     for layer, penalty, fold, seed in np.ndindex(bank.objective.shape):
@@ -83,13 +86,14 @@ def judge(
             _all_classes(weights[layer, penalty, fold, seed].astype(np.float64))
             for weights in theirs.values()
         ]
-        # scikit-learn has one row of weights for two classes, so its penalty counts half.
+        # With two classes, scikit-learn penalises one row w, which equals the rows w/2 and -w/2.
+        # ‖w‖² is twice the squared norm of the two rows, so their penalty is twice as strong.
         strength = float(bank.data.penalty[penalty]) * (2 if len(fits[0][0]) == 2 else 1)
         objectives = np.array([objective(x[~test], y[~test], *fit, strength) for fit in fits])
         excess.append(objectives / objectives.min() - 1)
-        guesses = np.array([(x[test] @ w.T + b).argmax(1) for w, b in fits])
-        agreement.append((guesses == guesses[0]).mean(1))
-        accuracies.append((guesses == y[test]).mean(1))
+        predictions = np.array([(x[test] @ w.T + b).argmax(1) for w, b in fits])
+        agreement.append((predictions == predictions[0]).mean(1))
+        accuracies.append((predictions == y[test]).mean(1))
     by_layer = np.array(accuracies).reshape(len(X), -1, 1 + len(theirs)).mean(1)
     columns = {
         "excess_max": np.max(excess, 0),
@@ -110,7 +114,7 @@ def _standardised(x: np.ndarray, train: np.ndarray) -> np.ndarray:
 
 
 def _all_classes(fit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Weights [K, D] and bias [K] of every class; scikit-learn has one row for two classes."""
+    """Returns weights [K, D] and bias [K]; splits scikit-learn's one row for two classes."""
     fit = np.concatenate([-fit / 2, fit / 2]) if len(fit) == 1 else fit
     return fit[:, :-1], fit[:, -1]
 
@@ -118,8 +122,8 @@ def _all_classes(fit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def objective(
     x: np.ndarray, y: np.ndarray, weights: np.ndarray, bias: np.ndarray, strength: float
 ) -> float:
-    """Returns the cross-entropy summed over rows + λ/2 ‖W‖²."""
+    """Computes λ/2 ‖W‖² plus the sum of the cross-entropy over rows; λ is `strength`."""
     logits = x @ weights.T + bias
-    of_target = logits[np.arange(len(y)), y]
-    cross_entropy = np.logaddexp.reduce(logits - of_target[:, None], axis=1).sum()
+    target_logits = logits[np.arange(len(y)), y]
+    cross_entropy = np.logaddexp.reduce(logits - target_logits[:, None], axis=1).sum()
     return float(cross_entropy + strength / 2 * (weights**2).sum())

@@ -1,4 +1,4 @@
-"""Compares extracting activations to disk with torch hooks: `python -m experiments.bench store`."""
+"""Compares extraction to disk with torch hooks: `python -m experiments.bench store`."""
 
 import contextlib
 import os
@@ -18,11 +18,11 @@ from experiments.bench.models import Job
 from experiments.bench.worker import Worker, threads
 
 SETS = ("libri_train100", "timit", "libri_test_other", "ravdess")
-_MAX_DIFFERENCE = 1e-3
+_MAX_DIFFERENCE = 1e-3  # relative to the largest activation of a layer
 
 
 class Ours:
-    """A worker that calls `extract`, from sound files to a finished store."""
+    """A worker that extracts activations from audio files to a store."""
 
     def __init__(self, job: Job):
         from experiments import runtime
@@ -31,7 +31,7 @@ class Ours:
         self.job, self.asr = job, runtime.load(job["model"])
 
     def run(self, number: int) -> float:
-        """Returns the seconds of an extraction into store `number`."""
+        """Extracts to the store of this number and returns the seconds."""
         from experiments import store
         from experiments.data.corpora import Corpus, Utterance
 
@@ -45,7 +45,7 @@ class Ours:
         return time.perf_counter() - start
 
     def values(self, number: int) -> str:
-        """Returns a file with the activations [L, N, D] of store `number`."""
+        """Copies the activations [L, N, D] of a store to a NumPy file and returns its path."""
         from experiments import store
 
         file = Path(self.job["folder"]) / "ours.npy"
@@ -53,7 +53,10 @@ class Ours:
         return str(file)
 
     def disk(self, megabytes: int) -> dict[str, float]:
-        """Returns MB/s of a store of this size, with checks, and of one plain file."""
+        """Returns the MB/s of writing and reading a store, and of a plain file of the same size.
+
+        Reading a store includes the integrity checks.
+        """
         folder = Path(self.job["folder"])
         stored = _store_speed(self.asr, folder / "large", megabytes)
         return stored | _raw_speed(folder / "raw", megabytes)
@@ -68,13 +71,14 @@ def _store_speed(asr: Any, path: Path, megabytes: int) -> dict[str, float]:
     from experiments.store.passes import Job as StoreJob
 
     site, batch, config = "encoder.resid_post", 64, asr.config
-    layers, width = config.n_audio_layer, config.n_audio_state
-    n = max(1, megabytes * 10**6 // (4 * layers * width) // batch) * batch
+    n_layers, width = config.n_audio_layer, config.n_audio_state
+    # A float32 value has 4 bytes; only full batches are written.
+    n = max(1, megabytes * 10**6 // (4 * n_layers * width) // batch) * batch
     attributes = integrity.identity({}, {}, {"sites": [site], "pools": ["speech"], "text": None})
     job = StoreJob((site,), ("speech",), False, None, "en", 1)
     names = list(map(str, range(n)))
     group = layout.create(path, attributes, job, config, names, "float32", batch)
-    x = np.random.default_rng(0).normal(size=(layers, batch, width)).astype(np.float32)
+    x = np.random.default_rng(0).normal(size=(n_layers, batch, width)).astype(np.float32)
     start = time.perf_counter()
     for first in range(0, n, batch):
         group[site][0, :, first : first + batch] = x
@@ -100,9 +104,9 @@ def _raw_speed(path: Path, megabytes: int) -> dict[str, float]:
 
 
 class Torch:
-    """A worker that pools with hooks on the encoder layers of `transformers`, then saves one file.
+    """A worker that pools with hooks on the encoder of `transformers` and saves one file.
 
-    Attention is fused; the hooks average over true frames.
+    Attention is fused. The hooks average over the frames of speech, without padding.
     """
 
     def __init__(self, job: Job):
@@ -128,7 +132,7 @@ class Torch:
         self.pooled.append((x * self.mask).sum(1) / self.mask.sum(1))
 
     def run(self, number: int) -> float:
-        """Returns the seconds from sound files to activations in a file."""
+        """Extracts from audio files to one file and returns the seconds; `number` is not used."""
         start, files, batch = time.perf_counter(), self.job["files"], self.job["batch"]
         rows = [
             self._run_batch(files[first : first + batch]) for first in range(0, len(files), batch)
@@ -151,28 +155,32 @@ class Torch:
 
 def main(
     model: options.Model = "tiny.en",
-    clips: Annotated[int, typer.Option(help="Recordings; full batches are best.")] = 32,
+    clips: Annotated[int, typer.Option(help="Recordings; a multiple of --batch is best.")] = 32,
     batch: Annotated[int, typer.Option(help="Recordings per pass.")] = 8,
-    rounds: Annotated[int, typer.Option(help="How often each library extracts all of them.")] = 3,
+    rounds: Annotated[
+        int, typer.Option(help="How often each library extracts all recordings.")
+    ] = 3,
     megabytes: Annotated[
-        int, typer.Option(help="Size of the store that the disk is measured with.")
+        int, typer.Option(help="Size of the store in the measurement of the disk, in MB.")
     ] = 256,
     data: options.Data = None,
     out: options.Out = None,
 ) -> None:
-    """Pools all encoder layers over speech, from sound files to disk, with both libraries in turn.
+    """Measures both libraries in turn: audio files to pooled encoder layers on disk.
 
-    Fails if their values differ.
+    Fails if the pooled activations differ.
     """
     console = options.start(data)
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
-        job = recordings.prepared({"model": model, "clips": 1, "folder": scratch})
+        job = recordings.prepare_job({"model": model, "clips": 1, "folder": scratch})
         job |= {"batch": batch, "files": _files(clips)}
-        description = machine.described()
-        kinds = {"jaxasr": "Ours"} | ({"torch": "Torch"} if "torch" in machine.libraries() else {})
+        description = machine.describe_machine()
+        classes = {"jaxasr": "Ours"} | (
+            {"torch": "Torch"} if "torch" in machine.libraries() else {}
+        )
         workers = {
-            name: stack.enter_context(Worker(f"experiments.bench.store:{kind}", job))
-            for name, kind in kinds.items()
+            name: stack.enter_context(Worker(f"experiments.bench.store:{class_name}", job))
+            for name, class_name in classes.items()
         }
         for worker in workers.values():
             worker.ask("run", number=0)  # compiles
@@ -211,11 +219,12 @@ def _files(n: int) -> list[str]:
 
 
 def _difference(ours: str, theirs: Path) -> float | None:
-    """The largest difference, relative to the largest reference value of its layer."""
+    """Returns the largest difference, relative to torch's largest value in the layer."""
     if not theirs.exists():
         return None
-    a, b = np.load(ours), np.load(theirs)
-    return float((np.abs(a - b).max((1, 2)) / np.abs(b).max((1, 2))).max())
+    x, reference = np.load(ours), np.load(theirs)
+    largest = np.abs(reference).max((1, 2))
+    return float((np.abs(x - reference).max((1, 2)) / largest).max())
 
 
 def _print(console: Console, numbers: dict[str, Any]) -> None:
@@ -223,7 +232,7 @@ def _print(console: Console, numbers: dict[str, Any]) -> None:
     console.print(f"\n{numbers['model']}, {clips} recordings, batch {numbers['batch']}")
     table = Table("", "recordings/s", "× ours", box=None, pad_edge=False, header_style="dim")
     for name, seconds in numbers["seconds"].items():
-        ratio = statistics.median(s / o for s, o in zip(seconds, ours))
+        ratio = statistics.median(theirs / mine for theirs, mine in zip(seconds, ours))
         table.add_row(name, f"{clips / statistics.median(seconds):.2f}", f"{ratio:.2f}")
     console.print(table)
     disk = numbers["disk_mb_per_s"].items()

@@ -2,9 +2,9 @@
 
 Run by `python -m experiments.bench sweep`.
 
-All ways compute the same cells from the same weights and recordings in one run, in turn. Slow ways
-compute a sample of the cells; their values are compared with ours, and their rate is that of the
-cells they computed.
+Each way of computing a sweep uses the same weights and recordings, and the ways take turns. Slow
+ways compute a sample of the cells. Their values are compared with ours, and their rates are in
+cells per second.
 """
 
 import contextlib
@@ -28,13 +28,13 @@ from experiments.bench.worker import Worker
 
 
 class Way(NamedTuple):
-    """A way of computing cells with torch.
+    """A way of computing the cells of a sweep with torch.
 
     Attributes:
-        name: what the table calls it.
-        method: the `way` of `experiments.bench.sweepers.Torch.run`.
-        cells: cells per round; None for all.
-        batch: cells per pass.
+        name: name in the table.
+        method: argument `way` of `experiments.bench.sweepers.Torch.run`.
+        cells: number of cells per round; None for all.
+        batch: number of cells per pass.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Way(NamedTuple):
     batch: int
 
 
+# Ways for the sweep of the decoder and for the sweep of the encoder.
 DECODER = [
     Way("hook loop, whole model", "whole", 8, 1),
     Way("hook loop, encoder output reused", "reused", 32, 1),
@@ -61,13 +62,13 @@ ENCODER = [
 
 
 def cells_of(kind: str, model: dict[str, int], n_tokens: int, frames: int) -> list[Cell]:
-    """Returns all cells of the "decoder" or "encoder" grid.
+    """Lists all cells of a sweep.
 
     Args:
-        kind: "decoder" for (layer, head, position), "encoder" for (layer, window).
-        model: the config in the format of `transformers`.
-        n_tokens: tokens of the target.
-        frames: encoder frames before padding.
+        kind: "decoder" for cells (layer, head, position), "encoder" for cells (layer, window).
+        model: model config in the format of `transformers`.
+        n_tokens: number of tokens of the target.
+        frames: number of encoder frames without padding.
     """
     if kind == "encoder":
         sizes = model["encoder_layers"], -(-frames // FRAMES)
@@ -76,8 +77,8 @@ def cells_of(kind: str, model: dict[str, int], n_tokens: int, frames: int) -> li
     return [list(cell) for cell in itertools.product(*map(range, sizes))]
 
 
-def spread(cells: list[Cell], n: int | None, batch: int) -> list[Cell]:
-    """Returns about `n` of the cells from all layers, in runs of `batch`."""
+def sample_cells(cells: list[Cell], n: int | None, batch: int) -> list[Cell]:
+    """Selects about `n` cells as groups of `batch` neighbours, spread over all layers."""
     if n is None or n >= len(cells):
         return cells
     starts = np.linspace(0, len(cells) - batch, max(1, n // batch)).round().astype(int)
@@ -91,39 +92,39 @@ def measure(
     cells: list[Cell],
     rounds: int,
 ) -> list[dict[str, Any]]:
-    """Measures all ways in turn; the first pass of each is not timed.
+    """Measures all ways in turn. The first pass of each way is not timed.
 
     Args:
-        ask: computes all cells with jaxasr.
-        torch: the worker of the other ways; None for jaxasr alone.
+        ask: function that computes all cells with jaxasr.
+        torch: worker of the other ways; None to measure jaxasr only.
         kind: "decoder" or "encoder".
-        cells: all cells.
-        rounds: the number of rounds; in each, ours is the median of three calls.
+        cells: all cells of the sweep.
+        rounds: number of rounds. Our time in a round is the median of three calls.
 
     Returns:
-        One row per way with its rates, its ratio to ours, and its largest error.
+        A row per way, with its rates, its ratio to ours and its largest error.
     """
     ways = [way for way in (DECODER if kind == "decoder" else ENCODER) if torch and _usable(way)]
     first = ask(kind=kind)
     ask(kind=kind, reuse=False)
     programs = ask(kind=kind)["programs"]
-    exact = dict(zip(map(tuple, cells), np.ravel(first["values"])))
+    our_values = dict(zip(map(tuple, cells), np.ravel(first["values"])))
     ours, unshared = (_row(name, 1, len(cells)) for name in ("jaxasr", "jaxasr, nothing resumed"))
     others = [_row(way.name, way.batch, 0) for way in ways]
-    chosen = [spread(cells, way.cells, way.batch) for way in ways]
+    samples = [sample_cells(cells, way.cells, way.batch) for way in ways]
 
     def run(way: Way, cells: list[Cell]) -> dict[str, Any]:
         assert torch is not None
         return torch.ask("run", kind=kind, way=way.method, cells=cells, batch=way.batch)
 
     for way in ways:
-        run(way, spread(cells, way.batch, way.batch))
+        run(way, sample_cells(cells, way.batch, way.batch))
     for _ in range(rounds):
         seconds = statistics.median(ask(kind=kind)["seconds"] for _ in range(3))
         ours["rates"].append(len(cells) / seconds)
-        _record(unshared, exact, cells, ask(kind=kind, reuse=False))
-        for row, way, some in zip(others, ways, chosen):
-            _record(row, exact, some, run(way, some))
+        _record(unshared, our_values, cells, ask(kind=kind, reuse=False))
+        for row, way, sample in zip(others, ways, samples):
+            _record(row, our_values, sample, run(way, sample))
     rows = [ours, unshared, *others]
     for row in rows:
         ratios = (mine / theirs for mine, theirs in zip(ours["rates"], row["rates"]))
@@ -143,16 +144,16 @@ def _row(name: str, batch: int, n_cells: int) -> dict[str, Any]:
 
 def _record(
     row: dict[str, Any],
-    exact: dict[tuple[int, ...], float],
+    our_values: dict[tuple[int, ...], float],
     cells: list[Cell],
     result: dict[str, Any],
 ) -> None:
-    """Adds the rate of a round to a row, and updates its error.
+    """Adds the rate of a round to a row, and updates the error of the row.
 
-    The error is the largest difference from ours, in units of the metric's scale (at least 1).
+    The error is the largest difference from our values, divided by our largest value (at least 1).
     """
     row["rates"].append(len(cells) / result["seconds"])
-    ours, theirs = np.array([exact[tuple(cell)] for cell in cells]), np.ravel(result["values"])
+    ours, theirs = np.array([our_values[tuple(cell)] for cell in cells]), np.ravel(result["values"])
     row["cells"] = len(cells)
     row["error"] = float(np.abs(ours - theirs).max() / max(1.0, np.abs(ours).max()))
 
@@ -179,18 +180,16 @@ def main(
         str, typer.Option(help="decoder, encoder, or both with a comma.")
     ] = "decoder,encoder",
     at_least: Annotated[
-        float, typer.Option(help="Shortest recording in seconds; longer ones have more windows.")
+        float, typer.Option(help="Smallest length of a recording in seconds.")
     ] = 0.0,
-    alone: Annotated[
-        bool, typer.Option(help="Measures jaxasr only, for curves over sizes and tokens.")
-    ] = False,
+    alone: Annotated[bool, typer.Option(help="Measure jaxasr only.")] = False,
     dtype: options.Dtype = "float32",
     data: options.Data = None,
     out: options.Out = None,
 ) -> None:
-    """Patches every (layer, head, position) of the decoder, and (layer, second) of the encoder.
+    """Measures sweeps over decoder.cross_attn.z and over encoder.resid_post.
 
-    The sites are decoder.cross_attn.z and encoder.resid_post.
+    The decoder is patched at every layer, head and position, the encoder at every layer and second.
     """
     console, sweeps = options.start(data), []
     with Worker("experiments.bench.machine:Machine", {}) as gemm:
@@ -224,7 +223,9 @@ def _measure_model(
         for kind in kinds:
             plan = ours.ask("plan", kind=kind)
             cells = cells_of(kind, shape, len(job["tokens"]), job["frames"])
-            rows = measure(lambda **which: ours.ask("run", **which), torch, kind, cells, rounds)
+            rows = measure(
+                lambda **arguments: ours.ask("run", **arguments), torch, kind, cells, rounds
+            )
             peak = max(
                 gemm.ask("gemm", library=library, dtype=job["dtype"])
                 for library in machine.libraries()
@@ -246,8 +247,11 @@ def _measure_model(
 
 
 def _job(name: str, n_tokens: int, dtype: str, scratch: str, at_least: float) -> Job:
-    """Two recordings, and the model's own text of the first, repeated if it is too short."""
-    job = recordings.prepared({
+    """Prepares two recordings and the tokens that the model generates for the first one.
+
+    A text that is too short is repeated.
+    """
+    job = recordings.prepare_job({
         "model": name,
         "clips": 2,
         "folder": scratch,
@@ -255,7 +259,7 @@ def _job(name: str, n_tokens: int, dtype: str, scratch: str, at_least: float) ->
         "cache": str(Path(scratch) / "cache"),
         "at_least_s": at_least,
     })  # fmt: skip
-    text = _text(job)
+    text = _generated_tokens(job)
     ids = [*job["prompt"], *itertools.islice(itertools.cycle(text), n_tokens)]
     *tokens, answer = ids[: n_tokens + 1]
     return {
@@ -267,8 +271,8 @@ def _job(name: str, n_tokens: int, dtype: str, scratch: str, at_least: float) ->
     }
 
 
-def _text(job: Job) -> list[int]:
-    """The model's tokens for the first recording; any tokens for random weights."""
+def _generated_tokens(job: Job) -> list[int]:
+    """Returns the tokens generated for the first recording; random tokens for random weights."""
     if job["model"].startswith(RANDOM):
         return np.random.default_rng(0).integers(0, job["eot"], 64).tolist()
     with Worker("experiments.bench.contenders:Ours", job, JAX_PLATFORMS="cpu") as contender:

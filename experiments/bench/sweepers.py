@@ -1,9 +1,9 @@
-"""Computes cells of a patching sweep with jaxasr, torch hooks or nnsight, each a worker.
+"""Defines workers that compute patching sweeps with jaxasr, torch hooks or nnsight.
 
-A cell patches one place of the target (recording 0) with the source's activation there (recording
-1); its value is the logit difference after the last token. `run(kind, ...)` returns values and
-seconds. A cell is (layer, head, position) of `decoder.cross_attn.z`, or (layer, window) of
-`encoder.resid_post`.
+A cell is (layer, head, position) of `decoder.cross_attn.z`, or (layer, window) of
+`encoder.resid_post`. There, the activation of the target (recording 0) is replaced by that of the
+source (recording 1). The value of the cell is the logit difference after the last token.
+`run(kind, ...)` returns values and seconds.
 """
 
 import time
@@ -21,7 +21,7 @@ Cell = list[int]
 
 
 class Ours:
-    """`interventions.sweep`, timed as a whole."""
+    """A worker that calls `interventions.sweep`."""
 
     def __init__(self, job: Job):
         import jax.numpy as jnp
@@ -37,7 +37,7 @@ class Ours:
         self.metric, self.frames = logit_diff(job["answer"], job["foil"]), job["frames"]
 
     def run(self, kind: str, reuse: bool = True) -> dict[str, Any]:
-        """Returns values, seconds, and the number of programs compiled so far."""
+        """Returns the values, the seconds, and the number of programs compiled so far."""
         from interventions import sweep
 
         start = time.perf_counter()
@@ -75,13 +75,16 @@ class Ours:
         return {
             "site": "encoder.resid_post",
             "over": ("layer", "time"),
-            "window_s": FRAMES / 50,
+            "window_s": FRAMES / 50,  # the encoder has 50 frames per second
             "n_frames": self.frames,
         }
 
 
 class Torch:
-    """Hooks on the model of `transformers`, with fused attention and one scored position."""
+    """A worker that patches the model of `transformers` with hooks or nnsight.
+
+    Attention is fused, and only the last position is scored.
+    """
 
     def __init__(self, job: Job):
         import torch
@@ -95,10 +98,10 @@ class Torch:
             self._run_shared_passes()
 
     def _run_shared_passes(self) -> None:
-        """Stores what cells may share.
+        """Stores the results that cells can share.
 
-        These are the source's activations, and the target's encoder output and cross-attention keys
-        and values.
+        These are the activations of the source, and the encoder output and the cross-attention keys
+        and values of the target.
         """
         self.source_heads, self.source_frames = [], []
         handles = [
@@ -127,15 +130,15 @@ class Torch:
 
         Args:
             kind: "decoder" or "encoder".
-            way: "whole" (nothing is shared), "reused" (the encoder output is), "kept" (so are
-                cross-attention keys and values), "nnsight whole", or "nnsight" (the encoder output
-                is shared).
-            cells: the cells.
-            batch: cells per pass.
+            way: decides what cells share. "whole" and "nnsight whole" share nothing. "reused" and
+                "nnsight" share the encoder output. "kept" shares the cross-attention keys and
+                values as well.
+            cells: cells to compute.
+            batch: number of cells per pass.
         """
         start = time.perf_counter()
         with self.torch.inference_mode():
-            groups = list(_groups(cells, batch))
+            groups = list(_group_by_layer(cells, batch))
             values = [value for group in groups for value in self._values(kind, way, group)]
             models.wait_for_torch()
         return {"seconds": time.perf_counter() - start, "values": values}
@@ -145,7 +148,7 @@ class Torch:
         return peak_rss()
 
     def _values(self, kind: str, way: str, cells: list[Cell]) -> list[float]:
-        """The values of cells of one layer, in one pass."""
+        """Computes the values of cells of one layer in one pass."""
         if way.startswith("nnsight"):
             return self._nnsight_value(way, cells[0])
         patch = self._patch_frames if kind == "encoder" else self._patch_heads
@@ -155,7 +158,7 @@ class Torch:
         return self._logit_difference(last)
 
     def _forward(self, way: str, n: int) -> Any:
-        """The last hidden states of `n` copies of the target."""
+        """Returns the last hidden states of `n` copies of the target."""
         from experiments.bench.torch_whisper import cache_argument
 
         tokens = self.tokens.expand(n, -1)
@@ -169,7 +172,7 @@ class Torch:
         return self.model.decoder(tokens, encoder_hidden_states=xa, use_cache=True, **cache)[0]
 
     def _shared_cache(self, n: int) -> Any:
-        """A cache that holds the cross-attention keys and values of `n` copies of the target."""
+        """Returns a cache with the cross-attention keys and values of `n` copies of the target."""
         from transformers import DynamicCache, EncoderDecoderCache
 
         layers = self.cross_kv.cross_attention_cache.layers
@@ -182,8 +185,8 @@ class Torch:
         logits = self.whole.proj_out(last)
         return (logits[:, self.job["answer"]] - logits[:, self.job["foil"]]).float().tolist()
 
-    def _head(self, head: int) -> slice:
-        """The columns of a head among all heads."""
+    def _head_columns(self, head: int) -> slice:
+        """Returns the columns of one head in the concatenation of all heads."""
         width = self.config.d_model // self.config.decoder_attention_heads
         return slice(head * width, (head + 1) * width)
 
@@ -191,7 +194,7 @@ class Torch:
         def hook(_: Any, args: tuple) -> tuple:
             z = args[0].clone()
             for row, (_layer, head, position) in enumerate(cells):
-                columns = self._head(head)
+                columns = self._head_columns(head)
                 z[row, position, columns] = self.source_heads[layer][0, position, columns]
             return (z,)
 
@@ -202,8 +205,8 @@ class Torch:
         def hook(_: Any, args: tuple, out: Any) -> Any:
             x = (out[0] if isinstance(out, tuple) else out).clone()
             for row, (_layer, window) in enumerate(cells):
-                here = slice(window * FRAMES, min((window + 1) * FRAMES, self.job["frames"]))
-                x[row, here] = self.source_frames[layer][0, here]
+                frames = slice(window * FRAMES, min((window + 1) * FRAMES, self.job["frames"]))
+                x[row, frames] = self.source_frames[layer][0, frames]
             return (x, *out[1:]) if isinstance(out, tuple) else x
 
         return self.model.encoder.layers[layer].register_forward_hook(hook)
@@ -214,7 +217,7 @@ class Torch:
         if not hasattr(self, "traced"):
             self.traced = NNsight(self.model)
         layer, head, position = cell
-        columns = self._head(head)
+        columns = self._head_columns(head)
         value = self.source_heads[layer][0, position, columns]
         inputs = (
             {"input_features": self.mels[:1]}
@@ -229,8 +232,8 @@ class Torch:
         return self._logit_difference(last[:, -1])
 
 
-def _groups(cells: list[Cell], batch: int) -> Iterator[list[Cell]]:
-    """Cells of one layer, `batch` at a time."""
+def _group_by_layer(cells: list[Cell], batch: int) -> Iterator[list[Cell]]:
+    """Yields groups of at most `batch` cells of the same layer."""
     for layer in sorted({cell[0] for cell in cells}):
-        of_layer = [cell for cell in cells if cell[0] == layer]
-        yield from (of_layer[i : i + batch] for i in range(0, len(of_layer), batch))
+        layer_cells = [cell for cell in cells if cell[0] == layer]
+        yield from (layer_cells[i : i + batch] for i in range(0, len(layer_cells), batch))

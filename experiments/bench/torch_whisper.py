@@ -1,4 +1,4 @@
-"""Builds the Whisper of `transformers` from given weights: the reference for jaxasr."""
+"""Builds the Whisper of `transformers` from OpenAI's weights, as the reference for jaxasr."""
 
 import inspect
 from collections.abc import Mapping
@@ -10,8 +10,8 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from jaxasr.config import Config
 
-# OpenAI's names of modules to those of `transformers`.
-_PARTS = {
+# Maps parts of OpenAI's parameter names to those of `transformers`.
+_PART_NAMES = {
     "blocks": "layers",
     "attn": "self_attn",
     "cross_attn": "encoder_attn",
@@ -37,19 +37,19 @@ def hf_name(name: str) -> str:
         'model.decoder.layers.0.self_attn.q_proj.weight'
     """
     name = name.replace("mlp.0", "fc1").replace("mlp.2", "fc2")
-    return "model." + ".".join(_PARTS.get(part, part) for part in name.split("."))
+    return "model." + ".".join(_PART_NAMES.get(part, part) for part in name.split("."))
 
 
 def hf_config(config: Config) -> WhisperConfig:
-    """Converts a config to that of `transformers`.
+    """Converts a config to the format of `transformers`.
 
     Raises:
-        ValueError: the stacks differ in width, which `transformers` cannot express.
+        ValueError: encoder and decoder differ in width, which `transformers` does not support.
     """
     if config.n_audio_state != config.n_text_state:
         raise ValueError(
-            f"config: transformers has one d_model, got {config.n_audio_state} and "
-            f"{config.n_text_state}."
+            f"config: expected encoder and decoder of the same width, got {config.n_audio_state} "
+            f"and {config.n_text_state}; transformers supports one d_model."
         )
     return WhisperConfig(
         vocab_size=config.n_vocab,
@@ -63,8 +63,8 @@ def hf_config(config: Config) -> WhisperConfig:
         decoder_ffn_dim=4 * config.n_text_state,
         max_source_positions=config.n_audio_ctx,
         max_target_positions=config.n_text_ctx,
-        # No token is special, because a padding id matters only to training, the others only to
-        # the `generate` of `transformers`.
+        # These ids are not used: padding matters only in training, and the others only in the
+        # method `generate` of `transformers`.
         pad_token_id=0,
         bos_token_id=0,
         eos_token_id=0,
@@ -80,12 +80,12 @@ def build(
     """Builds a float32 torch model.
 
     Args:
-        config: the model's shapes.
-        state: weights under OpenAI's names, in torch's layout.
-        attention: "eager", which returns its patterns, or "sdpa", which is fast.
+        config: shapes of the model.
+        state: weights by OpenAI's names, in torch's layout.
+        attention: "eager", which can return patterns, or "sdpa", which is fast.
 
     Raises:
-        RuntimeError: a tensor is missing, left over or of another shape.
+        RuntimeError: a tensor is missing, unknown or of the wrong shape.
     """
     model = WhisperForConditionalGeneration._from_config(
         hf_config(config), attn_implementation=attention
@@ -100,6 +100,6 @@ def build(
 
 
 def cache_argument(decoder: torch.nn.Module, cache: Any) -> dict[str, Any]:
-    """Returns the keyword argument for a decoder's cache, which transformers renamed in 5.24."""
+    """Returns the cache of a decoder as keyword argument, which transformers 5.24 renamed."""
     parameters = inspect.signature(decoder.forward).parameters
     return {"cache" if "cache" in parameters else "past_key_values": cache}

@@ -1,4 +1,4 @@
-"""Compares transcription with `transformers` on torch and with faster-whisper.
+"""Compares transcription with `transformers` and with faster-whisper.
 
 Run by `python -m experiments.bench transcribe --model tiny.en`.
 """
@@ -19,22 +19,23 @@ from experiments.bench.flops import encoder_flops
 from experiments.bench.models import RANDOM, Job
 from experiments.bench.worker import Worker
 
+# Class in `experiments.bench.contenders` by name.
 CONTENDERS = {"jaxasr": "Ours", "transformers": "Torch", "faster-whisper": "FasterWhisper"}
 _PARTS = ("window_s", "encode_s", "decode_s")
 
 
 @dataclasses.dataclass
-class Measured:
-    """One contender at one batch size.
+class Measurement:
+    """The measurements of one contender at one batch size.
 
     Attributes:
-        name: one of `CONTENDERS`.
-        batch: recordings per pass.
-        first_s: seconds from the start of its process to its first result.
-        warm_first_s: the same with compiled programs on disk.
-        rounds: seconds of encoder, decoder and both over all recordings, per round.
-        tokens: the tokens of every row.
-        numbers: peak memory and compilation.
+        name: a key of `CONTENDERS`.
+        batch: number of recordings per pass.
+        first_s: seconds from the start of the process to the first result.
+        warm_first_s: seconds to the first result if compiled programs are on disk.
+        rounds: for each round, the seconds of encoder, decoder and both over all recordings.
+        tokens: generated tokens of every row.
+        numbers: peak memory and compile time.
     """
 
     name: str
@@ -46,40 +47,40 @@ class Measured:
     numbers: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def seconds(self, part: str = "total_s") -> float:
-        """Returns the median over rounds."""
-        return statistics.median(r[part] for r in self.rounds)
+        """Returns the median of one part over the rounds."""
+        return statistics.median(times[part] for times in self.rounds)
 
 
 def usable(job: Job, backend: str) -> list[str]:
-    """Returns the contenders that can run here, ours first.
+    """Returns the names of the contenders that can run here, ours first.
 
-    The others need their library, and weights in their format.
+    Other contenders need an installed library and weights in a suitable format.
     """
     names = ["jaxasr", "transformers"] if importlib.util.find_spec("torch") else ["jaxasr"]
-    comparable = job["ctranslate2"] and backend == "cpu" and job["dtype"] == "float32"
-    if comparable and importlib.util.find_spec("faster_whisper"):
+    is_comparable = job["ctranslate2"] and backend == "cpu" and job["dtype"] == "float32"
+    if is_comparable and importlib.util.find_spec("faster_whisper"):
         names.append("faster-whisper")
     return names
 
 
 def measure(
     job: Job, names: list[str], batch: int, rounds: int, gemm: Worker
-) -> tuple[list[Measured], list[dict[str, float]]]:
-    """Measures all contenders in turn, so that a change of the machine's speed affects each.
+) -> tuple[list[Measurement], list[dict[str, float]]]:
+    """Measures all contenders in turn, so that changes of the machine's speed affect all of them.
 
     Returns:
-        The contenders, and the rate of matrix products by library in each round.
+        The measurements, and the FLOP/s of matrix products by library in each round.
     """
     batches = _batches(len(job["seconds"]), batch)
     with contextlib.ExitStack() as stack:
         workers, measured = {}, []
         for name in names:
-            workers[name], first_s = _started(name, job, batches[0], stack)
-            measured.append(Measured(name, batch, first_s))
+            workers[name], first_s = _start_contender(name, job, batches[0], stack)
+            measured.append(Measurement(name, batch, first_s))
         rates = []
         for _ in range(rounds):
             for contender in measured:
-                _round(contender, workers[contender.name], batches)
+                _measure_round(contender, workers[contender.name], batches)
             rates.append({
                 library: gemm.ask("gemm", library=library, dtype=job["dtype"])
                 for library in machine.libraries()
@@ -87,25 +88,25 @@ def measure(
         for contender in measured:
             contender.numbers = workers[contender.name].ask("numbers")
     with contextlib.ExitStack() as stack:
-        measured[0].warm_first_s = _started("jaxasr", job, batches[0], stack)[1]
+        measured[0].warm_first_s = _start_contender("jaxasr", job, batches[0], stack)[1]
     return measured, rates
 
 
 def _batches(n: int, batch: int) -> list[list[int]]:
-    """Full batches only; the last is filled up from the first recordings."""
+    """Returns the rows of each batch; the last batch is filled up with the first rows."""
     return [[row % n for row in range(start, start + batch)] for start in range(0, n, batch)]
 
 
-def _started(
+def _start_contender(
     name: str, job: Job, rows: list[int], stack: contextlib.ExitStack
 ) -> tuple[Worker, float]:
-    """A contender that has transcribed once, and the seconds from its start to that result."""
+    """Starts a contender, transcribes once, and returns the seconds to the first result."""
     worker = stack.enter_context(Worker(f"experiments.bench.contenders:{CONTENDERS[name]}", job))
     worker.ask("transcribe", rows=rows)
-    return worker, worker.since_start()
+    return worker, worker.seconds_since_start()
 
 
-def _round(contender: Measured, worker: Worker, batches: list[list[int]]) -> None:
+def _measure_round(contender: Measurement, worker: Worker, batches: list[list[int]]) -> None:
     results = [worker.ask("transcribe", rows=rows) for rows in batches]
     encode, decode = (sum(result[part] for result in results) for part in ("encode_s", "decode_s"))
     contender.rounds.append({"encode_s": encode, "decode_s": decode, "total_s": encode + decode})
@@ -114,14 +115,14 @@ def _round(contender: Measured, worker: Worker, batches: list[list[int]]) -> Non
 
 def summary(
     job: Job,
-    contender: Measured,
-    ours: Measured,
+    contender: Measurement,
+    ours: Measurement,
     texts: dict[str, list[str]],
     rates: list[dict[str, float]],
 ) -> dict[str, Any]:
-    """Returns a contender's row of the table.
+    """Returns the table row of a contender.
 
-    `ratio` is this contender's time over ours: above 1 where ours is faster.
+    `ratio` is the contender's time divided by ours; above 1, jaxasr is faster.
     """
     batches = _batches(len(job["seconds"]), contender.batch)
     audio_s = sum(job["seconds"][row] for rows in batches for row in rows)
@@ -145,7 +146,9 @@ def summary(
         "encoder_share_of_gemm": flops / contender.seconds("encode_s") / peak,
         "first_result_s": contender.first_s,
         "first_result_warm_s": contender.warm_first_s,
-        "texts_differ": sum(a != b for a, b in zip(texts[contender.name], texts[ours.name])),
+        "texts_differ": sum(
+            theirs != mine for theirs, mine in zip(texts[contender.name], texts[ours.name])
+        ),
         "n_texts": len(texts[ours.name]),
         **contender.numbers,
         "rounds": contender.rounds,
@@ -153,7 +156,7 @@ def summary(
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
-    """Returns a table with one row per batch size and contender."""
+    """Returns the table of one model, with a row per batch size and contender."""
     speed = ("batch", "", "RTF", "s/window", "encode", "decode", "tok/s", "× ours", "GEMM")
     costs = ("first s", "again", "compile", "GB", "differ")
     lines = Table(*speed, *costs, box=None, pad_edge=False, header_style="dim")
@@ -192,7 +195,10 @@ def main(
     data: options.Data = None,
     out: options.Out = None,
 ) -> None:
-    """Transcribes greedily without timestamps, at most 224 tokens, with every installed library."""
+    """Measures greedy transcription without timestamps in every installed library.
+
+    A text has at most 224 tokens.
+    """
     console, results = options.start(data), {}
     with Worker("experiments.bench.machine:Machine", {}) as gemm:
         description = gemm.ask("describe")
@@ -215,7 +221,7 @@ def _measure_model(
 ) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         job = {**job, "folder": scratch, "cache": str(Path(scratch) / "cache")}
-        # On the CPU, so that the preparer does not hold the accelerator.
+        # The preparer uses the CPU, so that it does not occupy the accelerator.
         with Worker("experiments.bench.recordings:Preparer", job, JAX_PLATFORMS="cpu") as preparer:
             job = preparer.ask("prepare")
             results, rates = [], []

@@ -1,7 +1,7 @@
-"""Runs each contender in a process of its own, which has its own memory and time to a first result.
+"""Runs an object in a separate process, so that its memory and start-up time can be measured.
 
-`Worker("package.module:Class", job)` starts a process that holds `Class(job)`;
-`worker.ask("method", ...)` calls a method of it through a pipe.
+`Worker("package.module:Class", job)` starts a process that creates `Class(job)`.
+`worker.ask("method", ...)` calls a method of that object through a pipe.
 """
 
 import ctypes
@@ -17,12 +17,14 @@ from typing import Any
 
 
 class Worker:
-    """A process that holds `Class(job)`; leaving the context ends the process.
+    """A process that creates `Class(job)` and calls its methods.
+
+    Leaving the context ends the process.
 
     Args:
-        target: "package.module:Class".
-        job: plain values, passed on as JSON.
-        environment: environment variables of the process.
+        target: the class, as "package.module:Class".
+        job: argument of the class; its values are sent as JSON.
+        environment: additional environment variables of the process.
 
     Example:
         ```python
@@ -52,22 +54,22 @@ class Worker:
         return f"Worker({self.target}, process {self.process.pid})"
 
     def ask(self, method: str, **arguments: Any) -> Any:
-        """Calls a method of the instance and returns its result.
+        """Calls a method of the object and returns the result.
 
         Raises:
-            RuntimeError: the process has failed; its own message is on standard error.
+            RuntimeError: the process has failed. Standard error has the reason.
         """
         self._send({"method": method, "arguments": arguments})
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
             raise RuntimeError(
-                f"{self.target}.{method}: its process ended with code {self.process.wait()}; "
-                "see its message above."
+                f"{self.target}.{method}: the process ended with code {self.process.wait()}; "
+                "see the error message above."
             )
         return json.loads(line)
 
-    def since_start(self) -> float:
+    def seconds_since_start(self) -> float:
         """Returns the seconds since the process was started."""
         return time.perf_counter() - self.started
 
@@ -91,9 +93,9 @@ class Worker:
 
 
 def peak_rss() -> int:
-    """Returns the most bytes of memory that this process has held."""
+    """Returns the largest number of bytes that this process has held in memory."""
     status = Path("/proc/self/status")
-    if status.exists():  # `getrusage` would count what the parent held when it started this process
+    if status.exists():  # unlike `getrusage`, this excludes the memory of the parent process
         lines = status.read_text().splitlines()
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
     import resource
@@ -103,9 +105,12 @@ def peak_rss() -> int:
 
 
 def reset_peak_rss() -> int:
-    """Starts a new peak for `peak_rss` (Linux with glibc); returns the bytes held now."""
+    """Resets the peak of `peak_rss` and returns the bytes held now.
+
+    Without Linux and glibc, the peak is not reset, and 0 is returned.
+    """
     try:
-        # Freed memory that the process still holds would hide what is allocated next.
+        # Return freed memory to the system, because reusing it would not raise the peak.
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
     except (OSError, AttributeError):
@@ -119,9 +124,9 @@ def threads() -> int:
 
 
 def serve(target: str) -> None:
-    """Answers the parent until it closes the pipe."""
+    """Answers requests of the parent process until it closes the pipe."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # a library's prints go to standard error, so that they do not mix with answers
+    os.dup2(2, 1)  # libraries print to standard error, because standard output carries answers
     module, name = target.split(":")
     job = json.loads(sys.stdin.readline())
     instance = getattr(importlib.import_module(module), name)(job)

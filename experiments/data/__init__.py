@@ -1,1 +1,1 @@
-"""Recordings: corpora, selections, built-in and synthetic speech, labels."""
+"""Provides recordings of speech and their labels."""

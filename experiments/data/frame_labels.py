@@ -1,8 +1,8 @@
-"""Labels of encoder frames: phones, words, speaker, energy, pitch, noise.
+"""Labels encoder frames with phones, words, energy, pitch, or a label of the utterance.
 
-Mel frames hop 160 samples at 16 kHz and the second convolution takes every other one, so encoder
-frame i stands for 20 i to 20 (i + 1) ms (`jaxasr.audio.frame_to_seconds`). A frame has the label at
-its middle. Its receptive field is wider: 65 ms, centred at 20 i ms, where the frame begins.
+Encoder frame i covers 20 i to 20 (i + 1) ms: mel frames are 160 samples long at 16 kHz, and the
+second convolution halves the frame rate. A frame gets the label at its middle. Its receptive field
+is wider (65 ms) and centred at 20 i ms, where the frame begins.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from jaxasr.config import HOP, SAMPLE_RATE, SAMPLES_PER_FRAME
 
 KINDS = ("phone", "word", "speaker", "energy", "f0", "noise")
 TIERS = {"phone": "phones", "word": "words"}
-_SILENCE = 1e-10  # smallest mean square: -100 dB of full scale
+_MIN_POWER = 1e-10  # mean square; -100 dB of full scale, so that silence has a finite energy
 _PITCH_HZ = (65.0, 400.0)  # from low male to high female voices
 
 
@@ -27,46 +27,46 @@ def frame_labels(
 
     Args:
         utterance: the recording.
-        kind: "phone" or "word", from its alignment; "energy", in dB of full scale; "f0", in Hz, NaN
-            without voicing; else a label of the utterance, the same in every frame.
-        frames: number of frames; None: those of the recording, without padding.
+        kind: "phone" or "word" from the alignment; "energy" in dB of full scale; "f0" in Hz. Any
+            other kind is a label of the utterance, which all frames share.
+        frames: number of frames; None for the frames of the recording, without padding.
 
     Returns:
-        Texts ("" where there is no label) or numbers (NaN where there is none).
+        Texts or numbers. A frame without a label has "" or NaN.
 
     Raises:
-        ValueError: the utterance has no such alignment.
+        ValueError: the utterance has no alignment of phones or words.
     """
     if kind in ("energy", "f0"):
         values = {"energy": energy, "f0": pitch}[kind](utterance.samples())
         return _fit_length(values, frames)
     n = n_frames(len(utterance.samples())) if frames is None else frames
     if kind in TIERS:
-        return span_labels(_tier(utterance, kind), n)
+        return span_labels(_aligned_spans(utterance, kind), n)
     value = utterance.label(kind)
     return np.full(n, "" if value is None else value)
 
 
-def _tier(utterance: Utterance, kind: str) -> Sequence[Span]:
-    tier = utterance.tiers.get(TIERS[kind])
-    if not tier:
+def _aligned_spans(utterance: Utterance, kind: str) -> Sequence[Span]:
+    spans = utterance.tiers.get(TIERS[kind])
+    if not spans:
         tiers = ", ".join(utterance.tiers) or "none"
         raise ValueError(
             f"label {kind!r}: expected {utterance.id!r} to have aligned {TIERS[kind]}; "
             f"it has: {tiers}."
         )
-    return tier
+    return spans
 
 
 def span_labels(spans: Sequence[Span], frames: int) -> Shaped[np.ndarray, "T"]:
     """Labels each frame by the span that covers its middle.
 
     Args:
-        spans: labelled stretches; of overlapping ones the last counts.
+        spans: labelled parts; where they overlap, the last one counts.
         frames: number of frames.
 
     Returns:
-        Texts; "" where there is no span.
+        Texts; "" for a frame without a span.
 
     Example:
         >>> span_labels([Span(0.0, 0.04, "s"), Span(0.04, 0.1, "iy")], 3).tolist()
@@ -82,18 +82,18 @@ def span_labels(spans: Sequence[Span], frames: int) -> Shaped[np.ndarray, "T"]:
 def energy(audio: Float[np.ndarray, "n"]) -> Float[np.ndarray, "T"]:
     """Computes the mean power of each frame in dB of full scale, at least -100.
 
-    The mean of the last frame is over the samples that it has.
+    The last frame may have fewer samples.
     """
     squares = np.square(np.asarray(audio, np.float64))
     starts = np.arange(0, len(audio), SAMPLES_PER_FRAME)
     counts = np.diff(np.append(starts, len(audio)))
-    return 10 * np.log10(np.maximum(np.add.reduceat(squares, starts) / counts, _SILENCE))
+    return 10 * np.log10(np.maximum(np.add.reduceat(squares, starts) / counts, _MIN_POWER))
 
 
 def pitch(audio: Float[np.ndarray, "n"]) -> Float[np.ndarray, "T"]:
-    """Computes the fundamental frequency of each frame in Hz, NaN without voicing.
+    """Computes the fundamental frequency at the middle of each frame, in Hz, by librosa's pYIN.
 
-    Source: librosa's pYIN, at the middle of each frame.
+    Unvoiced frames are NaN.
     """
     import librosa
 
@@ -112,7 +112,7 @@ def pitch(audio: Float[np.ndarray, "n"]) -> Float[np.ndarray, "T"]:
 
 
 def _fit_length(labels: Float[np.ndarray, "T"], frames: int | None) -> Float[np.ndarray, "T"]:
-    """Cuts labels to `frames`, or fills them up with NaN."""
+    """Cuts labels to `frames`, or pads them with NaN."""
     if frames is None:
         return labels
     return np.concatenate([labels[:frames], np.full(max(0, frames - len(labels)), np.nan)])

@@ -1,6 +1,6 @@
-"""Phonemes of words by espeak-ng, if the extra `phonemes` is installed.
+"""Converts words to phonemes with espeak-ng, and compares phonemes.
 
-The extra has phonemizer and espeakng-loader, which are under the GPL.
+It needs the extra `phonemes`: the packages phonemizer and espeakng-loader, licensed under the GPL.
 """
 
 import functools
@@ -14,8 +14,12 @@ if TYPE_CHECKING:
     from phonemizer.backend import EspeakBackend
 
 MISSING = "espeak-ng is not installed: pip install jaxasr[phonemes]"
-_VOICES = {"en": "en-us", "fr": "fr-fr", "zh": "cmn"}  # where espeak-ng has no voice named so
-_UNREADABLE = frozenset({"ja"})  # espeak-ng reads Chinese characters as English words here
+_VOICES = {
+    "en": "en-us",
+    "fr": "fr-fr",
+    "zh": "cmn",
+}  # voices whose names differ from the language code
+_UNREADABLE = frozenset({"ja"})  # espeak-ng reads kanji as English words
 
 Phonemes = tuple[str, ...]
 
@@ -30,11 +34,11 @@ def phonemes(texts: Sequence[str], language: str) -> list[Phonemes]:
 
     Args:
         texts: words or sentences.
-        language: code of their language.
+        language: language code, such as "en".
 
     Returns:
-        The phonemes of each text; none for text that espeak-ng cannot read, and none for all texts
-        in a language that it does not know.
+        The phonemes of each text. They are empty if espeak-ng cannot read the text or does not
+        support the language.
 
     Raises:
         ModuleNotFoundError: the extra `phonemes` is not installed.
@@ -48,6 +52,7 @@ def phonemes(texts: Sequence[str], language: str) -> list[Phonemes]:
         return [()] * len(texts)
     from phonemizer.separator import Separator
 
+    # Phones are separated by spaces, words by bars.
     separator = Separator(phone=" ", word="|", syllable="")
     lines = backend.phonemize(list(texts), separator=separator, strip=True)
     return [tuple(line.replace("|", " ").split()) for line in lines]
@@ -55,10 +60,10 @@ def phonemes(texts: Sequence[str], language: str) -> list[Phonemes]:
 
 @functools.lru_cache(maxsize=1 << 16)
 def phoneme_error_rate(hypothesis: Phonemes, reference: Phonemes) -> float:
-    """Computes the number of edits per phoneme of the reference, at most 1.
+    """Computes the edit distance per phoneme of the reference, limited to 1.
 
     Raises:
-        ValueError: an empty reference.
+        ValueError: the reference is empty.
 
     Example:
         >>> phoneme_error_rate(("l", "aɪ", "s"), ("ɹ", "aɪ", "s"))

@@ -1,7 +1,8 @@
-"""The folder of real recordings; everything works without it.
+"""Finds and reads the data folder, an optional folder of real recordings.
 
-`$JAXASR_DATA` names a folder with `manifest.jsonl`. If it is not set, the folder `shared/data/dev`
-beside the repository is used if it exists. The paths in its manifest are relative to its parent.
+`$JAXASR_DATA` names the folder. If it is not set, the default is `shared/data/dev` in the folder
+that contains the repository. The data folder has a file `manifest.jsonl`. Paths in that file are
+relative to the parent of the data folder.
 """
 
 import dataclasses
@@ -15,8 +16,8 @@ from experiments.data.corpora.manifest import json_lines
 from interventions.storage.inert import named
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
-_SIBLING = Path("shared", "data", "dev")  # an optional convention, see above
-DEMO = Path(__file__).parents[1] / "assets" / "demo.flac"  # part of the package
+_DEFAULT_FOLDER = Path("shared", "data", "dev")
+DEMO = Path(__file__).parents[1] / "assets" / "demo.flac"  # a recording of the package
 
 Item = TypeVar("Item")
 
@@ -27,7 +28,7 @@ class Recording:
 
     Attributes:
         path: the audio file.
-        set: name of the data set it comes from.
+        set: name of the recording's data set.
         transcript: "" if the words are not known.
         language: code of the spoken language.
         duration_s: length in seconds.
@@ -46,13 +47,13 @@ def folder() -> Path | None:
     """Finds the data folder.
 
     Returns:
-        The folder; None if there is none.
+        The data folder; None if it does not exist.
 
     Raises:
         FileNotFoundError: `$JAXASR_DATA` is set but has no manifest.
     """
     variable = os.environ.get("JAXASR_DATA")
-    path = Path(variable) if variable else _REPOSITORY.parent / _SIBLING
+    path = Path(variable) if variable else _REPOSITORY.parent / _DEFAULT_FOLDER
     if (path / "manifest.jsonl").is_file():
         return path
     if variable:
@@ -63,7 +64,7 @@ def folder() -> Path | None:
 
 
 def rows(name: str) -> list[dict[str, Any]]:
-    """Reads the rows of `<name>.jsonl` in the data folder; none without a folder."""
+    """Reads the rows of `<name>.jsonl` in the data folder; empty without a data folder."""
     path = folder()
     return [] if path is None else [row for _, row in json_lines(path / f"{name}.jsonl")]
 
@@ -79,7 +80,7 @@ def recordings(
         labelled: whether a transcript is required.
 
     Returns:
-        The recordings; none without a folder.
+        The recordings; empty without a data folder.
     """
     allowed_sets = None if sets is None else set(sets)
     return [
@@ -110,12 +111,12 @@ def spread(
     """Selects items evenly over their sets, and evenly within each set.
 
     Args:
-        clips: the items.
-        n: number of items; all are returned if there are fewer.
+        clips: items to select from.
+        n: number of items to select; if there are fewer, all are selected.
         set_of: returns the set of an item.
 
     Returns:
-        The items; sets take turns.
+        The selected items, one of each set in turn.
 
     Example:
         >>> spread(["a1", "a2", "a3", "b1"], 3, lambda name: name[0])

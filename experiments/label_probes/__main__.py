@@ -1,7 +1,7 @@
 """Probes labels of real recordings: `python -m experiments.label_probes`.
 
-Runs one `jaxasr probe` per model and probe, and makes `docs/results/probes.md` from the results.
-Results that exist are not computed again.
+Runs `jaxasr probe` for each model and probe that has no result yet. Then writes all results to the
+page `docs/results/probes.md`.
 """
 
 import os
@@ -19,7 +19,8 @@ from experiments.label_probes.probes import PROBES, LabelProbe
 from interventions.storage.inert import read_json
 from interventions.storage.text_files import replacing, write_json, write_text
 
-_PUBLISHED = ("rows", "classes", "groups", "table", "provenance")
+# Keys of result.json that the page and probes.json need.
+_PUBLISHED_KEYS = ("rows", "classes", "groups", "table", "provenance")
 
 
 def main(
@@ -46,7 +47,7 @@ def main(
 
 
 def run_probe(probe: LabelProbe, model: str, out: Path, manifest: Path) -> None:
-    """Prints and runs the command of one probe, unless its result exists."""
+    """Prints and runs the command of one probe, unless the probe has a result."""
     from experiments.cli import app
 
     if _result_file(probe, model, out).is_file():
@@ -67,8 +68,8 @@ def publish(out: Path, docs: Path) -> None:
     """Writes `probes.md`, `probes.json` and a figure per probe.
 
     Args:
-        out: folder of the results.
-        docs: folder of the page.
+        out: folder with the results.
+        docs: folder to write to.
     """
     results: dict[str, Results] = {}
     for probe in PROBES:
@@ -76,7 +77,7 @@ def publish(out: Path, docs: Path) -> None:
         by_model = {model: read_json(file) for model, file in files.items() if file.is_file()}
         if by_model:
             results[probe.name] = {
-                model: {name: result[name] for name in _PUBLISHED}
+                model: {name: result[name] for name in _PUBLISHED_KEYS}
                 for model, result in by_model.items()
             }
             _draw(probe, by_model, docs / "probes" / f"{probe.name}.png")

@@ -1,4 +1,4 @@
-"""Manifests of the label probes, made from the data folder (`experiments.data.real_speech`)."""
+"""Writes the manifests of the label probes from `experiments.data.real_speech`."""
 
 import functools
 import json
@@ -11,18 +11,18 @@ from interventions.storage.text_files import write_text
 from jaxasr.config import SAMPLE_RATE
 
 Row = dict[str, Any]
-_SPANS = ("phones", "words")
-_TAKES = 3  # per digit and speaker; more of them add little
+_TIERS = ("phones", "words")
+_MAX_TAKES = 3  # recordings per digit and speaker; more add little
 
 
 def prepare(folder: Path) -> dict[str, Path]:
-    """Writes the manifests.
+    """Writes one manifest per data set.
 
     Args:
-        folder: where to write them.
+        folder: folder to write to.
 
     Returns:
-        Manifest by name.
+        The manifest file of each data set, by name.
 
     Raises:
         FileNotFoundError: there is no data folder.
@@ -31,35 +31,37 @@ def prepare(folder: Path) -> dict[str, Path]:
     if data is None:
         raise FileNotFoundError("no recordings: set JAXASR_DATA to a folder with manifest.jsonl.")
     manifests = {}
-    for name, keep_row in _selections().items():
+    for name, is_selected in _row_filters().items():
         rows = [
-            _row(data, row)
+            _manifest_row(data, row)
             for row in real_speech.rows("manifest")
-            if row["set"] == name and keep_row(row)
+            if row["set"] == name and is_selected(row)
         ]
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         manifests[name] = write_text(folder / f"{name}.jsonl", lines)
     return manifests
 
 
-def _selections() -> dict[str, Callable[[Row], bool]]:
-    """Returns, by set, which rows to keep."""
+def _row_filters() -> dict[str, Callable[[Row], bool]]:
+    """Returns, by data set, a function that selects rows."""
     names = ("timit", "libri_train100", "libri_test_other", "ravdess", "alnum_l1")
-    return {**dict.fromkeys(names, lambda row: True), "fsdd": _few_takes()}
+    return {**dict.fromkeys(names, lambda row: True), "fsdd": _take_limit()}
 
 
-def _few_takes() -> Callable[[Row], bool]:
+def _take_limit() -> Callable[[Row], bool]:
+    """Returns a function that selects the first `_MAX_TAKES` rows of each speaker and digit."""
     counts: dict[tuple[str, str], int] = {}
 
-    def keep_row(row: Row) -> bool:
+    def is_selected(row: Row) -> bool:
         key = row["speaker"], str(row["digit"])
         counts[key] = counts.get(key, 0) + 1
-        return counts[key] <= _TAKES
+        return counts[key] <= _MAX_TAKES
 
-    return keep_row
+    return is_selected
 
 
-def _row(data: Path, row: Row) -> Row:
+def _manifest_row(data: Path, row: Row) -> Row:
+    """Makes the path absolute, and adds an id and, for TIMIT, the sentence and alignment."""
     absolute = {**row, "path": str(data.parent / row["path"]), "id": Path(row["path"]).stem}
     if row["set"] != "timit":
         return absolute
@@ -69,14 +71,14 @@ def _row(data: Path, row: Row) -> Row:
 
 @functools.cache
 def _alignments() -> dict[str, Row]:
-    """Reads phones and words of TIMIT, in seconds, by path."""
+    """Reads the phones and words of each TIMIT recording, with times in seconds, by path."""
     alignments = {}
     for row in real_speech.rows("timit_align"):
         spans = {
             tier: [
                 [first / SAMPLE_RATE, last / SAMPLE_RATE, label] for first, last, label in row[tier]
             ]
-            for tier in _SPANS
+            for tier in _TIERS
         }
         phones = [[start, end, fold_phone(phone)] for start, end, phone in spans["phones"]]
         alignments[row["path"]] = spans | {"phones": phones}
@@ -104,7 +106,7 @@ _FOLDED = {
 
 
 def fold_phone(phone: str) -> str:
-    """Returns one of 39 classes; "" for the glottal stop, which is dropped.
+    """Maps a TIMIT phone to one of 39 classes, or to "" for the glottal stop.
 
     Example:
         >>> fold_phone("ix")

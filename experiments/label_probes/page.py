@@ -1,4 +1,4 @@
-"""The page of the label probes: an overview, and a section with table and figure for each probe."""
+"""Renders the page of the label probes: an overview, then a section for each probe."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 from experiments.label_probes.probes import PENALTY, PROBES, LabelProbe
 
 MODELS = ("tiny.en", "base")
-Results = dict[str, dict[str, Any]]  # of a model, by name of the probe
+Results = dict[str, dict[str, Any]]  # results of one probe, by model
 
 _OVERVIEW_COLUMNS = (
     "probe",
@@ -37,7 +37,7 @@ _COLUMNS = (
 
 
 def command(probe: LabelProbe, model: str, out: Path, manifest: Path, noises: str) -> list[str]:
-    """Returns the arguments of `jaxasr` that run a probe.
+    """Returns the command-line arguments of `jaxasr` that run a probe.
 
     Args:
         probe: the probe.
@@ -66,11 +66,11 @@ def command(probe: LabelProbe, model: str, out: Path, manifest: Path, noises: st
 
 
 def render(results: dict[str, Results], out: Path) -> str:
-    """Renders the page.
+    """Renders the page of all probes.
 
     Args:
-        results: of each probe, then of each model: rows, classes, groups and table.
-        out: the folder that the shown commands use.
+        results: results by probe, then by model, with rows, classes, groups and table.
+        out: the folder in the commands on the page.
 
     Returns:
         Markdown.

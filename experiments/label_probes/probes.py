@@ -1,24 +1,24 @@
-"""The label probes, what the paper reports for each, and how their data differ from the paper's."""
+"""Defines the label probes, with the paper's numbers and notes on the data."""
 
 import dataclasses
 
-PENALTY = 100.0  # λ, fixed beforehand for all probes: there are more features than recordings
+PENALTY = 100.0  # λ of all probes, fixed beforehand; strong, because features outnumber recordings
 
 
 @dataclasses.dataclass(frozen=True)
 class LabelProbe:
-    """One probe.
+    """A probe of one label on one data set.
 
     Attributes:
-        name: of its files.
-        title: heading of its section.
+        name: base name of the probe's files.
+        title: heading of the section on the page.
         manifest: name of the manifest (`experiments.label_probes.manifests`).
         label: the label to predict.
-        group: a group is never in two folds; None for folds by row.
+        group: label whose values are kept within one fold; None for folds by row.
         options: further options of `jaxasr probe`.
         noise: whether noisy copies of the recordings are added.
         paper: the paper's numbers.
-        note: about the data.
+        note: text about the data.
     """
 
     name: str

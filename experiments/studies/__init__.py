@@ -1,1 +1,4 @@
-"""One file per experiment (`e1_...` of the paper, `b1_...` beyond it), and their common code."""
+"""Contains one file per experiment, and the code that experiments share.
+
+Files named `e1_...` repeat the paper's experiments; files named `b1_...` extend the paper.
+"""

@@ -1,4 +1,4 @@
-"""Ablates every layer or head of decoder sites, one at a time, and scores the generated texts."""
+"""Ablates the layers or heads of decoder sites one at a time, and measures the generated texts."""
 
 from collections.abc import Mapping, Sequence
 
@@ -21,6 +21,7 @@ from jaxasr.taps import Edit, Edits
 COMPONENTS = ("decoder.cross_attn_out", "decoder.attn_out", "decoder.mlp_out")
 HEADS = ("decoder.cross_attn.z", "decoder.attn.z")
 KINDS = ("noise", "zero")
+# Measurements of a generated text.
 NUMBERS = (
     "length",
     "loop",
@@ -32,15 +33,15 @@ NUMBERS = (
     "no_speech_prob",
     "compression_ratio",
 )
-_MEAN_TOKENS = 48  # of each text whose activations are averaged
+_MAX_MEAN_TOKENS = 48  # largest number of generated tokens per text to average over
 
 
 @pytrees.dataclass
 class EditPerSite:
-    """Applies, in one cell of `site_cells`, the edit of the cell's site at its layer and head.
+    """Applies a different edit per site: in each cell, the edit of the cell's site.
 
     Attributes:
-        edits: one per site.
+        edits: one edit per site.
         sites: site names, in the order of `edits`.
     """
 
@@ -61,17 +62,17 @@ def mean_edits(
 
     Args:
         asr: the model.
-        clips: recordings to average over. None of them should be scored later.
+        clips: recordings to average over; exclude the recordings that are scored later.
         sites: decoder sites.
 
     Returns:
-        By site, an edit that replaces each layer and head by its mean over all positions of prompts
-        and generated texts, at most 48 tokens each.
+        An edit for each site. It replaces a layer or head by the mean of its activations over all
+        positions of the prompts and of the generated texts, which have at most 48 tokens.
     """
     mels = [jaxasr.log_mel(first_window(clip), asr.config.n_mels) for clip in clips]
     memory, _ = asr.model.encode(jnp.stack(mels))
     prompt = np.tile(np.asarray(asr.tokenizer.prompt("en"), np.int32), (len(clips), 1))
-    generated = asr.generate(memory, prompt, max_new_tokens=_MEAN_TOKENS).generation
+    generated = asr.generate(memory, prompt, max_new_tokens=_MAX_MEAN_TOKENS).generation
     tokens = np.concatenate([prompt, np.asarray(generated.tokens)], 1)
     lengths = prompt.shape[1] + np.asarray(generated.lengths)
     valid = np.arange(tokens.shape[1]) < lengths[:, None]
@@ -88,7 +89,7 @@ def ablate(
     seed: int = 0,
     means: Mapping[str, Edit] | None = None,
 ) -> Arrays:
-    """Generates a text under the ablation of each layer, or head, of `sites`.
+    """Generates one text per layer or head of `sites`, with that layer or head ablated.
 
     Texts are generated greedily, without timestamps.
 
@@ -96,18 +97,19 @@ def ablate(
         asr: the model.
         clip: the recording; word errors are counted against its transcript.
         sites: decoder sites.
-        kind: "zero"; "mean", which needs `means`; or "noise", the activation for white noise of the
-            same length and level, generated in lock-step.
-        max_new_tokens: longest text.
-        seed: of the white noise.
-        means: edits by site, from `mean_edits`.
+        kind: "zero", "mean", or "noise". "noise" inserts the activations for white noise of the
+            recording's length and level, decoded in step with the recording.
+        max_new_tokens: largest number of tokens per text.
+        seed: seed of the white noise.
+        means: edits by site, from `mean_edits`; needed for "mean".
 
     Returns:
-        `NUMBERS` [cell], in the order of `interventions.edits.site_cells`, and each as
-        `baseline_...` without an edit. Word errors are NaN without a transcript.
+        Each of `NUMBERS` as [cell], in the order of `interventions.edits.site_cells`. The same
+        names after `baseline_` are the values without an edit. Word errors are NaN without a
+        transcript.
 
     Raises:
-        ValueError: an unknown kind, or "mean" without `means`.
+        ValueError: the kind is unknown, or "mean" is used without `means`.
     """
     audio, code = first_window(clip), language(clip) or "en"
     recordings = [audio, white_noise_like(audio, seed)] if kind == "noise" else [audio]
@@ -123,7 +125,7 @@ def ablate(
         references=[clip.transcript],
         language=code,
         max_new_tokens=max_new_tokens,
-        # The noise is a second row that consumes the recording's tokens.
+        # The noise is a second row, which follows the tokens generated for row 0, the recording.
         leader=np.zeros(2, np.int32) if kind == "noise" else None,
     )
     names = [name for number in NUMBERS for name in (number, f"baseline_{number}")]
@@ -149,7 +151,7 @@ def to_dataset(
     sites: Sequence[str],
     cells: Coordinates,
 ) -> xr.Dataset:
-    """Collects results of `ablate`.
+    """Collects the results of `ablate` in one dataset.
 
     Args:
         clips: the recordings.
@@ -159,8 +161,8 @@ def to_dataset(
         cells: from `interventions.edits.site_cells`.
 
     Returns:
-        `NUMBERS` [example, kind, cell] and `baseline_...` [example]; `site`, `layer` and `head`
-        are coordinates of the cells.
+        `NUMBERS` [example, kind, cell], `baseline_...` [example], and the coordinates `site`,
+        `layer` and `head` of the cells.
     """
     shape = (len(clips), len(kinds), len(cells["site"]))
     edited = {
@@ -188,7 +190,7 @@ def to_dataset(
 def wer_change(arrays: xr.Dataset) -> xr.DataArray:
     """Computes the change of the word error rate under each ablation.
 
-    Both rates are limited to 1, because a broken text can have any number of words.
+    Both rates are limited to 1, because a repetitive text can have very many words.
     """
     return np.minimum(arrays.wer, 1) - np.minimum(arrays.baseline_wer, 1)
 

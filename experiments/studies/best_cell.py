@@ -1,4 +1,4 @@
-"""Tests the best of many cells, with a p-value that accounts for the choice."""
+"""Selects the best of many cells and computes a p-value that accounts for the selection."""
 
 from collections.abc import Sequence
 
@@ -15,12 +15,13 @@ def best_cell(
 
     Args:
         outcomes: float [example, cell], at least two examples.
-        seed: of the bootstrap and of the permutations.
+        seed: seed of the bootstrap and of the permutations.
         candidates: cells to choose from; None for all.
 
     Returns:
-        The cell, and its mean with a 95 % interval. The p-value compares it with the best of all
-        cells when each example's outcomes are permuted among them, so the choice is paid for.
+        The cell, and its mean with a 95 % interval and a p-value. The null distribution is the
+        largest mean of all cells after each example's outcomes are permuted over the cells. The
+        p-value is therefore corrected for the selection.
     """
     outcomes = outcomes.transpose("example", "cell")
     means = outcomes.mean("example").values

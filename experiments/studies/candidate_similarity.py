@@ -1,4 +1,4 @@
-"""Compares the logit lens's candidates with the final token and with later tokens of the text."""
+"""Compares the top tokens of the logit lens with the tokens of the generated text."""
 
 from collections.abc import Callable, Iterable
 
@@ -12,7 +12,7 @@ from experiments.studies.selection import language
 from jaxasr import Recogniser
 from jaxasr.languages import WITHOUT_SPACES
 
-OFFSETS = (0, 1, 2)  # the token itself, the next one, the one after
+OFFSETS = (0, 1, 2)  # from a position to the token itself and to the next two tokens
 
 Candidates = Int[np.ndarray, "L T K"]
 Ids = Int[np.ndarray, "T"]
@@ -21,7 +21,7 @@ Compare = Callable[[Int[np.ndarray, "L K"], int], Float[np.ndarray, "L K"]]
 
 
 def mean_of_finite(values: Float[np.ndarray, "*axes T"]) -> Float[np.ndarray, "*axes"]:
-    """Averages over the last axis without NaN values; NaN if there are no others."""
+    """Averages the finite values of the last axis; NaN if there are none."""
     finite = np.isfinite(values)
     mean = np.full(values.shape[:-1], np.nan)
     sums = np.where(finite, values, 0).sum(-1)
@@ -35,12 +35,12 @@ def look_ahead(
 
     Args:
         candidates: top tokens of every layer and position.
-        ids: the generated text.
+        ids: tokens of the generated text.
 
     Returns:
-        `hit`: whether the token at each of `OFFSETS` is a candidate; NaN past the end of the text,
-        and for a later token that equals the token itself. `null`: share of the tokens further away
-        that are candidates.
+        `hit` [O, L, T]: 1 if the token at each of `OFFSETS` is a candidate, else 0. It is NaN after
+        the end of the text, and if a later token equals the current one.
+        `null` [L, T]: share of candidates among tokens further away than all offsets.
     """
     is_candidate = (candidates[:, :, :, None] == ids).any(2).astype(float)  # [L, T, T]
     positions = np.arange(len(ids))
@@ -50,26 +50,27 @@ def look_ahead(
         t = t[(ids[t + offset] != ids[t]) | (offset == 0)]
         hit[row][:, t] = is_candidate[:, t, t + offset]
     near = np.abs(positions[:, None] - positions) <= max(OFFSETS)
-    # [j, t]: token j also stands near position t, so it does not count as far away.
-    stands_near = (ids[:, None, None] == np.where(near, ids, -1)).any(-1)
-    return hit, mean_of_finite(np.where(stands_near.T, np.nan, is_candidate))
+    # occurs_near[j, t]: the id of token j also occurs near position t, so it is not a far token.
+    occurs_near = (ids[:, None, None] == np.where(near, ids, -1)).any(-1)
+    return hit, mean_of_finite(np.where(occurs_near.T, np.nan, is_candidate))
 
 
 def similarity(
     name: str, candidates: Candidates, ids: Ids, compare: Compare, is_word: Bool[np.ndarray, "T"]
 ) -> Arrays:
-    """Averages `compare` over the candidates at every position.
+    """Computes the mean similarity of candidates and generated token at every position.
 
     Args:
-        name: prefix of the results.
+        name: name of the measure, which begins the names of the results.
         candidates: top tokens of every layer and position.
-        ids: the generated text.
+        ids: tokens of the generated text.
         compare: compares candidates with one token.
         is_word: positions to evaluate; others are NaN.
 
     Returns:
-        [L, T]: `{name}` over all candidates; `{name}_others` without the final token; both also as
-        `..._null`, compared with the token half the text away, NaN if it is the same token.
+        `{name}` [L, T], the mean over all candidates, and `{name}_others` [L, T], the mean without
+        the generated token. Both exist again with the suffix `_null`. There, candidates are
+        compared with the token half the text away; the value is NaN if that is the same token.
     """
     names = [f"{name}{kind}{null}" for kind in ("", "_others") for null in ("", "_null")]
     results = {key: np.full(candidates.shape[:2], np.nan) for key in names}
@@ -88,18 +89,20 @@ def similarity(
 def word_tokens(
     asr: Recogniser, ids: Ids, clip: Utterance, whole_words: bool
 ) -> Bool[np.ndarray, "T"]:
-    """Marks tokens with letters; with `whole_words` only those that begin a word.
+    """Marks the tokens that contain letters.
 
-    In languages without spaces, every token with letters counts as a word.
+    With `whole_words`, a token must also begin a word, except in languages without spaces.
     """
     texts = asr.tokenizer.token_texts(ids.tolist())
-    any_place = language(clip) in WITHOUT_SPACES or not whole_words
-    is_word = [any(map(str.isalpha, text)) and (any_place or text[:1] == " ") for text in texts]
+    accept_word_parts = language(clip) in WITHOUT_SPACES or not whole_words
+    is_word = [
+        any(map(str.isalpha, text)) and (accept_word_parts or text[:1] == " ") for text in texts
+    ]
     return np.array(is_word, bool)
 
 
 def cosine_in_vocabulary(asr: Recogniser, tokens: Iterable[int]) -> Compare:
-    """Compares tokens by the cosine of their centred unembedding vectors.
+    """Returns a function that compares tokens by the cosine of their centred unembedding vectors.
 
     Args:
         asr: the model.
@@ -117,12 +120,14 @@ def cosine_in_vocabulary(asr: Recogniser, tokens: Iterable[int]) -> Compare:
 
 
 def phoneme_distance(asr: Recogniser, tokens: Iterable[int], code: str) -> Compare:
-    """Compares tokens by phoneme error rate; NaN without phonemes or without espeak-ng.
+    """Returns a function that compares tokens by phoneme error rate.
+
+    The rate is NaN if a token has no phonemes or espeak-ng is not installed.
 
     Args:
         asr: the model.
         tokens: all tokens that will be compared.
-        code: code of the language.
+        code: language code, such as "en".
     """
     if not installed():
         return lambda candidates, token: np.full(candidates.shape, np.nan)

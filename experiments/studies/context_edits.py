@@ -1,4 +1,4 @@
-"""Transcribes sentences with an unexpected word, without edits and under patches."""
+"""Transcribes sentences that contain an unexpected word, with and without patches."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -22,19 +22,22 @@ from jaxasr.taps import Edit, Edits, select
 ENCODER = ("encoder.attn_out", "encoder.mlp_out")
 DECODER = ("decoder.cross_attn_out", "decoder.attn_out", "decoder.mlp_out")
 SITES = (*ENCODER, *DECODER)
-KINDS = ("noise", "random")  # towards the activation for white noise; as far, in a random direction
-# Outcomes: a text has the target word, the expected word, or is some other sentence.
+# "noise" moves activations towards those for white noise. "random" moves them equally far in a
+# random direction, as a control.
+KINDS = ("noise", "random")
+# Outcomes: the text is the sentence with the target word, the sentence with the expected word, or
+# another text. UNTRIED marks cells that were not run.
 OTHER, TARGET, EXPECTED, UNTRIED = 0, 1, 2, -1
 
 
 def sentences(clip: Utterance) -> tuple[str, str]:
     """Returns the sentence with the target word and the sentence with the expected word.
 
-    A congruent recording speaks the expected word, all others the target word.
+    A congruent recording contains the expected word; all others contain the target word.
     """
     target, expected = str(clip.label("target")), str(clip.label("expected"))
-    spoken, other = (expected, target) if clip.label("congruent") else (target, expected)
-    swapped = re.sub(rf"\b{re.escape(spoken)}\b", other, clip.transcript)
+    spoken, unspoken = (expected, target) if clip.label("congruent") else (target, expected)
+    swapped = re.sub(rf"\b{re.escape(spoken)}\b", unspoken, clip.transcript)
     if clip.label("congruent"):
         return swapped, clip.transcript
     return clip.transcript, swapped
@@ -53,7 +56,7 @@ def outcome(text: str, clip: Utterance) -> int:
 
 
 def transcribe(asr: Recogniser, clip: Utterance) -> Arrays:
-    """Returns the `outcome` of the text without an edit."""
+    """Transcribes a recording without edits and returns the `outcome`."""
     memory, _ = asr.model.encode(_mel(asr, first_window(clip)))
     [text] = asr.generate(memory, asr.tokenizer.prompt("en")).text
     return {"outcome": np.asarray(outcome(text, clip))}
@@ -73,9 +76,9 @@ def transcribe_patched(
         asr: the model.
         clip: the recording.
         kind: one of `KINDS`.
-        alphas: strengths; 1 replaces the activation.
-        max_new_tokens: longest text.
-        seed: of the white noise and of the random directions.
+        alphas: strengths of the patch; 1 replaces the activation.
+        max_new_tokens: largest number of tokens per text.
+        seed: seed of the white noise and of the random directions.
 
     Returns:
         `outcome` [cell], in the order of `site_cells(asr.config, SITES, alphas)`.
@@ -89,13 +92,13 @@ def transcribe_patched(
             asr,
             clip,
             mel,
-            _layers(site_cells(asr.config, [site], alphas)),
+            _layer_and_strength(site_cells(asr.config, [site], alphas)),
             AtCell(edit_towards(reference[site]), site),
             max_new_tokens,
         )
         for site in ENCODER
     ]
-    # The decoder's activations for noise come from a second row, which consumes the same tokens.
+    # The decoder's activations for noise come from a second row with the same tokens.
     memory, _ = asr.model.encode(jnp.concatenate([mel, noise_mel]))
     edits_of = AtSites(edit_towards(FromRow(jnp.ones(2, jnp.int32))), DECODER)
     cells = site_cells(asr.config, DECODER, alphas)
@@ -113,8 +116,8 @@ def _edit_towards(kind: str, seed: int) -> Callable[..., Edit]:
     return lambda value: RandomDirection(1.0, value, seed)
 
 
-def _layers(cells: Coordinates) -> Coordinates:
-    """Drops the site and head of cells that share a site without heads."""
+def _layer_and_strength(cells: Coordinates) -> Coordinates:
+    """Drops the coordinates `site` and `head`, which are the same in all cells of one site."""
     return {name: cells[name] for name in ("layer", "alpha")}
 
 
@@ -126,7 +129,10 @@ def _outcomes(
     edits_of: Callable[..., Edits],
     max_new_tokens: int,
 ) -> np.ndarray:
-    """Computes each cell's outcome; `source` is a log-mel, or the memory of recording and noise."""
+    """Generates one text per cell and returns the outcomes.
+
+    `source` is a log-mel, or the memory of the recording and the noise.
+    """
     n_rows = source.xa.shape[0] if isinstance(source, Memory) else len(source)
     swept = sequence_sweep(
         asr,

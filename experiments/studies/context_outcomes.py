@@ -1,4 +1,4 @@
-"""Statistics of E5: which patches restore the spoken word, and which break clean sentences."""
+"""Counts the patches of E5 that restore the spoken word, and those that break clean sentences."""
 
 from typing import Any
 
@@ -19,23 +19,26 @@ STACKS = {"encoder": ENCODER, "decoder": DECODER, "anywhere": SITES}
 
 
 def patched_examples(arrays: xr.Dataset, congruent: bool) -> xr.Dataset:
-    """Selects the patched examples: controls if `congruent`, else contextual errors."""
+    """Selects the examples that were patched.
+
+    They are the controls if `congruent` is true, else the contextual errors.
+    """
     patched = arrays.after.isel(kind=0, cell=0).values != UNTRIED
     return arrays.isel(example=np.flatnonzero(patched & (arrays.congruent.values == congruent)))
 
 
 def restored(errors: xr.Dataset) -> xr.DataArray:
-    """Marks, with 1 or 0, the patches that restore the spoken word of a contextual error."""
+    """Returns 1 where a patch restores the spoken word of a contextual error, else 0."""
     return (errors.after == TARGET).astype(float)
 
 
 def broken(controls: xr.Dataset) -> xr.DataArray:
-    """Marks, with 1 or 0, the noise patches that break the text of a control."""
+    """Returns 1 where a noise patch breaks the text of a control, else 0."""
     return (controls.after.sel(kind="noise") != EXPECTED).astype(float)
 
 
 def numbers(arrays: xr.Dataset) -> dict[str, Any]:
-    """Summarises outcomes: errors of each kind of sentence, restored errors and broken controls."""
+    """Summarises the outcomes with and without patches."""
     errors, controls = (patched_examples(arrays, congruent) for congruent in (False, True))
     incongruent = arrays.before.values[~arrays.congruent.values]
     congruent = arrays.before.values[arrays.congruent.values]
@@ -61,8 +64,8 @@ def numbers(arrays: xr.Dataset) -> dict[str, Any]:
     }
 
 
-def _share(outcomes: np.ndarray, code: int) -> float | None:
-    return round(float((outcomes == code).mean()), 4) if outcomes.size else None
+def _share(outcomes: np.ndarray, expected: int) -> float | None:
+    return round(float((outcomes == expected).mean()), 4) if outcomes.size else None
 
 
 def _mean(values: xr.DataArray) -> float | None:
@@ -70,7 +73,7 @@ def _mean(values: xr.DataArray) -> float | None:
 
 
 def _restored_by_any(errors: xr.Dataset) -> dict[str, dict[str, float]]:
-    """Computes, by kind, the share of errors that any patch of a stack restores."""
+    """Computes the share of errors that at least one patch restores, by kind and stack."""
     if not errors.sizes["example"]:
         return {}
     shares = {}
@@ -93,5 +96,5 @@ def _best_patch(errors: xr.Dataset, controls: xr.Dataset) -> dict[str, Any]:
     shares = restored(errors).sel(kind="noise").mean("example")
     best = int(np.argmax(shares.values))
     cell = {name: shares[name].values[best].item() for name in ("site", "layer", "alpha")}
-    damage = _mean(broken(controls).isel(cell=best))
-    return {**cell, "restores": float(shares[best]), "breaks_clean": damage}
+    broken_share = _mean(broken(controls).isel(cell=best))
+    return {**cell, "restores": float(shares[best]), "breaks_clean": broken_share}

@@ -1,4 +1,4 @@
-"""Features that probes read: means over encoder frames, and decoder states of a transcript."""
+"""Computes the features of probes from encoder frames and from decoder states."""
 
 from collections.abc import Sequence
 
@@ -15,15 +15,15 @@ from jaxasr.text import compression_ratio
 
 
 def encoder_features(asr: Recogniser, audio: Float[np.ndarray, "n"]) -> Arrays:
-    """Averages encoder activations over the frames of a recording, without padding.
+    """Averages encoder activations over the frames of a recording, excluding padding.
 
     Args:
         asr: the model.
         audio: 16 kHz samples, at most 30 s.
 
     Returns:
-        `mel` [M], the mean log-mel spectrum; `layers` [L + 1, D], the embedding below the layers
-        and the output of each layer.
+        `mel` [M]: the mean log-mel spectrum.
+        `layers` [L + 1, D]: the means of the embedding and of each layer's output.
     """
     n, sites = n_frames(len(audio)), ("encoder.embed", "encoder.resid_post")
     mel = jaxasr.log_mel(audio, asr.config.n_mels, asr.config.n_mel_frames)
@@ -38,19 +38,26 @@ def transcript_features(
     language: str = "en",
     max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> Arrays:
-    """Transcribes a recording greedily, without timestamps, and reads the decoder's states.
+    """Transcribes a recording and returns decoder states and statistics of the text.
+
+    Decoding is greedy and without timestamps.
 
     Args:
         asr: the model.
         audio: 16 kHz samples, at most 30 s.
         language: code of the spoken language.
-        max_new_tokens: longest text.
+        max_new_tokens: largest number of generated tokens.
 
     Returns:
-        `text`. `first` and `last` [L + 1, D]: decoder embedding and layer outputs at the position
-        that predicts the first token, and at the end of the text. `mel` [M]: mean log-mel spectrum.
-        `logprob` (mean natural-log probability per token), `no_speech` (probability), `ratio`
-        (compression ratio) and `tokens` (their number).
+        `text`: the generated text.
+        `first` [L + 1, D]: decoder embedding and layer outputs at the position that predicts the
+        first token.
+        `last` [L + 1, D]: the same at the end of the text.
+        `mel` [M]: mean log-mel spectrum.
+        `logprob`: mean natural-log probability per token.
+        `no_speech`: probability of no speech.
+        `ratio`: compression ratio of the text.
+        `tokens`: number of generated tokens.
     """
     prompt = asr.tokenizer.prompt(language)
     mel = jaxasr.log_mel(audio, asr.config.n_mels, asr.config.n_mel_frames)
@@ -58,7 +65,7 @@ def transcript_features(
     generated = asr.generate(memory, prompt, max_new_tokens=max_new_tokens)
     [ids], [text] = generated.ids, generated.text
     return {
-        **_text_end_states(asr, memory, prompt, ids),
+        **_boundary_states(asr, memory, prompt, ids),
         "mel": _mean_spectrum(mel, n_frames(len(audio))),
         "text": np.array(text),
         "logprob": np.asarray(generated.avg_logprob[0]),
@@ -73,9 +80,10 @@ def _mean_spectrum(mel: Array, n: int) -> Float[np.ndarray, "M"]:
     return np.asarray(mel)[:, : 2 * n].mean(1)
 
 
-def _text_end_states(
+def _boundary_states(
     asr: Recogniser, memory: Memory, prompt: Sequence[int], ids: Sequence[int]
 ) -> Arrays:
+    """Reads the decoder states that `transcript_features` returns as `first` and `last`."""
     run, _ = make_run(memory, list(prompt), [*ids, asr.tokenizer.special.eot], asr)
     n, sites = len(prompt) + len(ids) + 1, ("decoder.embed", "decoder.resid_post")
     spans = pools.spans((str(len(prompt) - 1), "last"), [len(prompt)], [n - 1], [n], None)
@@ -87,8 +95,8 @@ def _text_end_states(
 
 
 def _stack_layers(
-    acts: dict[str, np.ndarray], embed: str, layered: str
+    acts: dict[str, np.ndarray], embedding_site: str, layer_site: str
 ) -> Float[np.ndarray, "P L+1 D"]:
     """Joins embedding [1, P, D] and layer outputs [L, 1, P, D] of a batch of one."""
-    embedding, layers = np.asarray(acts[embed])[0], np.asarray(acts[layered])[:, 0]
+    embedding, layers = np.asarray(acts[embedding_site])[0], np.asarray(acts[layer_site])[:, 0]
     return np.concatenate([embedding[:, None], layers.swapaxes(0, 1)], axis=1)

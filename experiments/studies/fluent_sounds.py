@@ -1,4 +1,4 @@
-"""Sounds without speech and matching speech: cut, reversed and scaled recordings for E4."""
+"""Makes the recordings of E4: sounds without speech, and speech of matching length and level."""
 
 import dataclasses
 import functools
@@ -30,10 +30,10 @@ class Sound:
     """A recording to transcribe.
 
     Attributes:
-        id: unique name.
-        group: cross-validation group, never in two folds.
-        samples: returns 16 kHz samples.
-        language: code for the prompt.
+        id: unique id.
+        group: cross-validation group; a group is never in two folds.
+        samples: function that returns 16 kHz samples.
+        language: language code in the prompt.
     """
 
     id: str
@@ -50,12 +50,12 @@ def sounds_without_speech(
     Args:
         corpus: the recordings.
         without: classes of noise to exclude.
-        seconds: lengths of beginnings to add, in seconds.
-        backwards: whether to add every sound played backwards.
-        n_white: number of white noises.
+        seconds: for each of these lengths, the beginning of every longer recording is added.
+        backwards: whether to add every sound reversed in time.
+        n_white: number of white noises to add.
 
     Returns:
-        Sounds; those of one recording share their group.
+        Sounds. All sounds made from one recording have the same group.
     """
     sounds = []
     for clip in not_speech(corpus, without):
@@ -64,11 +64,11 @@ def sounds_without_speech(
         for limit in (WINDOW_S, *(s for s in seconds if s < length)):
             for step in (1, -1) if backwards else (1,):
                 name = f"{clip.id} {limit:g} s{' backwards' if step < 0 else ''}"
-                sounds.append(Sound(name, source, functools.partial(_part, clip, limit, step)))
-    return sounds + [_white_noise(seed) for seed in range(n_white)]
+                sounds.append(Sound(name, source, functools.partial(_cut, clip, limit, step)))
+    return sounds + [_make_white_noise(seed) for seed in range(n_white)]
 
 
-def _part(clip: Utterance, seconds: float, step: int) -> Samples:
+def _cut(clip: Utterance, seconds: float, step: int) -> Samples:
     return _beginning(clip, seconds)[::step].copy()
 
 
@@ -76,7 +76,7 @@ def _beginning(clip: Utterance, seconds: float) -> Samples:
     return first_window(clip)[: round(seconds * SAMPLE_RATE)]
 
 
-def _white_noise(seed: int) -> Sound:
+def _make_white_noise(seed: int) -> Sound:
     """Makes 2 to 10 s of white noise at a random level, from barely audible to loud."""
     rng = np.random.default_rng(seed)
     seconds, level = rng.uniform(2, 10), 10 ** rng.uniform(-3, -0.7)
@@ -91,19 +91,19 @@ def _white_noise(seed: int) -> Sound:
 def matching_speech(
     asr: Recogniser, corpus: Corpus, noises: Sequence[tuple[Sound, float]], seed: int
 ) -> list[Sound]:
-    """Makes speech of the same lengths and levels as sounds without speech.
+    """Makes speech with the lengths and levels of sounds without speech.
 
     Args:
-        asr: the model; an English-only one gets English.
+        asr: the model that will transcribe the speech.
         corpus: the recordings.
-        noises: sounds with their length in seconds.
-        seed: decides which speech gets the level of which noise.
+        noises: sounds without speech, each with its length in seconds.
+        seed: seed of the random assignment of levels to speech.
 
     Returns:
         At most one recording of speech per noise.
     """
-    talk = spoken(corpus, len(corpus), supported_languages(asr, ["en"]), at_least_s=1.5)
-    clips = spread(talk, len(noises), set_of)
+    speech = spoken(corpus, len(corpus), supported_languages(asr, ["en"]), at_least_s=1.5)
+    clips = spread(speech, len(noises), set_of)
     lengths = np.sort([seconds for _, seconds in noises])[: len(clips)]
     by_length = sorted(clips, key=lambda clip: float(clip.label("duration_s") or 0))
     order = np.random.default_rng(seed).permutation(len(noises))
@@ -126,4 +126,5 @@ def match_level(clip: Utterance, seconds: float, noise: Sound, group: str) -> So
 
 
 def _level(audio: Samples) -> float:
+    """Computes the root mean square."""
     return float(np.sqrt(np.mean(audio.astype(np.float64) ** 2)))

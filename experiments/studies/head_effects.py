@@ -1,4 +1,4 @@
-"""Effects of ablating single decoder heads: how B1 computes, names and draws them."""
+"""Computes and draws the effects of ablating single decoder heads, for B1."""
 
 from collections.abc import Sequence
 
@@ -10,25 +10,29 @@ from matplotlib.figure import Figure
 from experiments.studies.ablation import HEADS, layer_grid, wer_change
 from interventions.figures import plots
 
+# Titles of panels, by the names that `effects` returns.
 EFFECTS = {"silenced": "words without speech: silenced", "unlooped": "loops stopped"}
 TITLES = EFFECTS | {"cost": "ΔWER, clean speech"}
 _ATTENTION = {"decoder.cross_attn.z": "cross", "decoder.attn.z": "self"}
 
 
 def effects(arrays: xr.Dataset) -> dict[str, xr.DataArray]:
-    """Computes the effects of every head, [example, cell], each on its kind of recordings.
+    """Computes the effects of every head on three kinds of recordings.
 
     Returns:
-        `silenced`: 1 if a recording without speech loses all words, -1 if it gains some, else 0.
-        `unlooped`: 1 if a loop stops, else 0. `cost`: change of the word error rate.
+        Effects [example, cell] by name.
+        `silenced`: for recordings without speech, 1 if the text loses all words, -1 if an empty
+        text gets words, else 0.
+        `unlooped`: 1 if a loop stops, else 0.
+        `cost`: change of the word error rate of clean speech.
     """
     ablated = arrays.isel(kind=0)
-    quiet, loops, speech = (
+    nonspeech, loops, speech = (
         ablated.isel(example=np.flatnonzero(ablated.recording.values == kind))
         for kind in ("nonspeech", "loop", "clean")
     )
     values = {
-        "silenced": (quiet.baseline_insertions > 0).astype(float) - (quiet.insertions > 0),
+        "silenced": (nonspeech.baseline_insertions > 0).astype(float) - (nonspeech.insertions > 0),
         "unlooped": ((loops.repetitive == 0) & (loops.length > 0)).astype(float),
         "cost": wer_change(speech),
     }
@@ -42,7 +46,7 @@ def head_names(arrays: xr.Dataset) -> list[str]:
 
 
 def atlas_figure(arrays: xr.Dataset) -> Figure:
-    """Draws a map per attention and effect, and both effects against the cost of each head."""
+    """Draws maps of the effects of all heads, and plots both effects against the cost."""
     figure, axes = plots.panels(2, 4, width=3.1, height=2.5)
     means = {name: _mean_by_cell(effect) for name, effect in effects(arrays).items()}
     for row, site in enumerate(HEADS):
@@ -70,7 +74,7 @@ def _mean_by_cell(effect: xr.DataArray) -> xr.DataArray:
 def _draw_trade_off(
     axes: Axes, cost: xr.DataArray, effect: xr.DataArray, names: Sequence[str]
 ) -> None:
-    """Draws a point per head, its effect against its cost, and names the three strongest."""
+    """Plots effect against cost with a point per head, and labels the three largest effects."""
     for site, colour in zip(HEADS, (plots.ACCENT, plots.BLUE)):
         cells = np.flatnonzero(effect.site.values == site)
         label, style = _ATTENTION[site], {"markersize": 4, "color": colour}

@@ -1,4 +1,4 @@
-"""Numbers of E6 for its page: how many loops each site resolves, and what that costs."""
+"""Summarises E6: the shares of resolved loops, and the cost on clean speech."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,25 +15,25 @@ def loop_numbers(
     """Returns shares of resolved loops and the cost on clean speech, by site and cell.
 
     Args:
-        loops: outcomes of the recordings that loop.
-        is_resolved: 1.0 where a cell resolves a loop, dims (kind, cell, example).
-        speech: outcomes of clean recordings.
+        loops: results of the recordings whose generated text loops.
+        is_resolved: 1.0 where ablating a cell resolves a loop, dims (kind, cell, example).
+        speech: results of clean recordings.
     """
     has_words = loops.baseline_cer.notnull().values
-    tries = {site: at_site(is_resolved, site) for site in (*COMPONENTS, *HEADS)}
-    tries = {site: values for site, values in tries.items() if values.sizes["cell"]}
-    layers = {site: tries[site] for site in COMPONENTS}
+    by_site = {site: at_site(is_resolved, site) for site in (*COMPONENTS, *HEADS)}
+    by_site = {site: values for site, values in by_site.items() if values.sizes["cell"]}
+    component_values = {site: by_site[site] for site in COMPONENTS}
     return {
         "loops": len(has_words),
         "loops_with_known_words": int(has_words.sum()),
         "resolved_by_any_of_a_site": {
-            site: float(values.max(("kind", "cell")).mean()) for site, values in tries.items()
+            site: float(values.max(("kind", "cell")).mean()) for site, values in by_site.items()
         },
         "resolved_by_any": float(is_resolved.max(("kind", "cell")).mean()),
-        "mean_over_cells": _rounded_means(tries),
-        "where_words_are_known": _rounded_means(layers, has_words),
-        "where_they_are_not": _rounded_means(layers, ~has_words),
-        "share_resolved": _by_cell(is_resolved.mean("example")),
+        "mean_over_cells": _rounded_means(by_site),
+        "where_words_are_known": _rounded_means(component_values, has_words),
+        "where_they_are_not": _rounded_means(component_values, ~has_words),
+        "share_resolved": _by_kind_and_cell(is_resolved.mean("example")),
         "clean": speech_cost(speech),
     }
 
@@ -41,7 +41,7 @@ def loop_numbers(
 def _rounded_means(
     by_site: Mapping[str, xr.DataArray], examples: np.ndarray | None = None
 ) -> dict[str, float]:
-    """Averages over all cells, kinds and the marked examples; empty if no example is marked."""
+    """Averages over cells, kinds and the marked examples; returns {} if none is marked."""
     if examples is not None and not examples.any():
         return {}
     rows = slice(None) if examples is None else np.flatnonzero(examples)
@@ -57,15 +57,15 @@ def speech_cost(speech: xr.Dataset) -> dict[str, Any]:
     return {
         "n": speech.sizes["example"],
         "wer": float(speech.baseline_wer.mean()),
-        "change": _by_cell(wer_change(speech).mean("example")),
+        "change": _by_kind_and_cell(wer_change(speech).mean("example")),
     }
 
 
-def _by_cell(values: xr.DataArray) -> dict[str, Any]:
-    places = zip(values.site.values, values.layer.values, values["head"].values)
+def _by_kind_and_cell(values: xr.DataArray) -> dict[str, Any]:
+    cells = zip(values.site.values, values.layer.values, values["head"].values)
     names = [
         f"{site.removeprefix('decoder.')} {layer}" + (f".{head}" if head >= 0 else "")
-        for site, layer, head in places
+        for site, layer, head in cells
     ]
     return {
         str(kind): dict(zip(names, values.sel(kind=kind).values.round(3)))

@@ -1,4 +1,4 @@
-"""Pairs recordings with bad transcripts with recordings whose transcripts are right."""
+"""Pairs recordings that a model transcribes badly with recordings that it transcribes correctly."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +9,7 @@ from experiments.data.corpora import Utterance
 from experiments.studies.selection import language, set_of
 from interventions.generation.transcripts import errors, words
 
-Pair = tuple[Utterance, Utterance]  # bad transcript, right transcript
+Pair = tuple[Utterance, Utterance]  # generated text with errors, generated text without errors
 
 
 def n_words(clip: Utterance) -> int:
@@ -18,7 +18,7 @@ def n_words(clip: Utterance) -> int:
 
 
 def error_rates(text: str, clip: Utterance) -> dict[str, float]:
-    """Computes errors and inserted words, per word of the recording's transcript."""
+    """Computes the rates of all errors and of inserted words, per word of the transcript."""
     counts = errors(text, clip.transcript, language(clip))
     return {
         "errors": error_rate(text, clip.transcript, language(clip)),
@@ -27,7 +27,7 @@ def error_rates(text: str, clip: Utterance) -> dict[str, float]:
 
 
 def speaker_or_id(clip: Utterance) -> str:
-    """Returns the speaker; the recording's id if the speaker is unknown."""
+    """Returns the speaker, or the recording's id if the speaker is unknown."""
     return clip.speaker or clip.id
 
 
@@ -36,18 +36,18 @@ def match_pairs(
 ) -> list[Pair]:
     """Pairs the worst recordings with error-free ones of about the same number of words.
 
-    A recording is first paired within its speaker. A speaker without such a pair is then paired
-    within the same set, if neither speaker is in another pair. Speakers and pairs can therefore be
-    kept in one cross-validation fold.
+    First, recordings of the same speaker are paired. Then the remaining speakers are paired with
+    other remaining speakers of the same set. A cross-validation fold can therefore contain whole
+    pairs and whole speakers.
 
     Args:
         clips: recordings with transcripts.
-        error_rates: by recording id.
-        max_ratio: largest ratio of the numbers of words in a pair.
-        n: most pairs.
+        error_rates: error rate of the generated text, by recording id.
+        max_ratio: largest ratio between the numbers of words in a pair.
+        n: largest number of pairs.
 
     Returns:
-        Pairs, the worst first. Each recording is in one pair at most.
+        Pairs by falling error rate. A recording is in at most one pair.
     """
     bad_clips = sorted(
         (clip for clip in clips if error_rates[clip.id] > 0),
@@ -70,7 +70,7 @@ def _within_speakers(
             for clip in right_clips
             if clip.speaker and clip.speaker == bad.speaker and clip.id not in used
         ]
-        pairs += _nearest_in_length(bad, candidates, max_ratio)
+        pairs += _pair_by_length(bad, candidates, max_ratio)
     return pairs
 
 
@@ -90,13 +90,14 @@ def _across_speakers(
             for clip in right_clips
             if set_of(clip) == set_of(bad) and speaker_or_id(clip) not in used
         ]
-        pairs = pairs + _nearest_in_length(bad, candidates, max_ratio)
+        pairs = pairs + _pair_by_length(bad, candidates, max_ratio)
     return pairs
 
 
-def _nearest_in_length(
+def _pair_by_length(
     bad: Utterance, candidates: Sequence[Utterance], max_ratio: float
 ) -> list[Pair]:
+    """Pairs a recording with the candidate of the nearest number of words; [] if none is near."""
     distances = {clip.id: abs(np.log(n_words(clip) / n_words(bad))) for clip in candidates}
     near = [clip for clip in candidates if distances[clip.id] <= np.log(max_ratio)]
     return [(bad, min(near, key=lambda clip: distances[clip.id]))] if near else []

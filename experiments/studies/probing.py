@@ -1,4 +1,4 @@
-"""Fits probes of every layer and collects their out-of-fold predictions, row by row."""
+"""Fits probes of every layer and collects their out-of-fold predictions."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +30,7 @@ class Probing(Settings):
 
 
 class Untestable(ValueError):
-    """The recordings do not allow a question. The message is the reason."""
+    """Signals that the recordings cannot answer a question; the message gives the reason."""
 
 
 def probe_layers(
@@ -46,28 +46,30 @@ def probe_layers(
     """Fits cross-validated probes of every layer and of baseline features.
 
     Args:
-        question: name of the classification.
-        layers: activations; the embedding below the layers comes first.
+        question: name of the classification task.
+        layers: activations of the embedding, then of each layer.
         labels: class of each row.
-        groups: cross-validation group of each row; a group is never in two folds.
-        config: penalty, folds and splits.
+        groups: cross-validation group of each row; no group is in two folds.
+        config: settings of the probes.
         baselines: other features of the same rows, by name.
-        examples: name of each row; default: its number.
-        blocks: the control permutes labels within these blocks; None permutes over all rows.
+        examples: name of each row; None for row numbers.
+        blocks: block of each row, within which the control permutes labels; None for one block.
 
     Returns:
-        Over (example, layer): `correct`, the share of splits whose out-of-fold prediction is right;
-        `probability`, the mean predicted probability of the last class; `shuffled`, as `correct`
-        for permuted labels. `layer` names baselines and layers; `depth` runs from 0 (embedding) to
-        1 (top) and is NaN for baselines. `question`, `label` and `group` belong to the examples.
+        A dataset with dims (example, layer); the baselines come first on `layer`.
+        `correct`: share of splits whose out-of-fold prediction is right.
+        `shuffled`: the same for permuted labels.
+        `probability`: mean predicted probability of the last class.
+        The coordinate `depth` is 0 for the embedding, 1 for the top layer, and NaN for baselines.
+        `question`, `label` and `group` are coordinates of the examples.
 
     Raises:
-        Untestable: one class only, or a class with fewer than two groups.
+        Untestable: there is only one class, or a class has fewer than two groups.
     """
     labels = categories(labels, len(labels), "labels").astype(str)
     groups = categories(groups, len(labels), "groups").astype(str)
     baselines = baselines or {}
-    X = _one_array(baselines, layers)
+    X = _stack_features(baselines, layers)
     seeds = [config.seed + n for n in range(config.splits)]
     options = {
         "penalties": (config.penalty,),
@@ -114,7 +116,7 @@ def _permute(labels: Text, blocks: Text | None, seed: int) -> Text:
 
 
 def _n_folds(question: str, labels: Text, groups: Text, config: Probing) -> int:
-    """Returns the number of folds: no more than the rarest class has groups."""
+    """Limits the number of folds to the number of groups of the rarest class."""
     n_groups = {str(kind): len(set(groups[labels == kind])) for kind in dict.fromkeys(labels)}
     if len(n_groups) < 2:
         raise Untestable(f"{question}: recordings of one class only ({', '.join(n_groups)})")
@@ -126,8 +128,8 @@ def _n_folds(question: str, labels: Text, groups: Text, config: Probing) -> int:
     return min(config.folds, *n_groups.values())
 
 
-def _one_array(baselines: Mapping[str, np.ndarray], layers: np.ndarray) -> np.ndarray:
-    """Stacks all features for one program; zeros fill up narrow ones, and no probe uses zeros."""
+def _stack_features(baselines: Mapping[str, np.ndarray], layers: np.ndarray) -> np.ndarray:
+    """Pads all features with zeros to the same width and stacks them for one compiled program."""
     features = [np.asarray(x, np.float32) for x in (*baselines.values(), *layers)]
     width = max(x.shape[1] for x in features)
     return np.stack([np.pad(x, ((0, 0), (0, width - x.shape[1]))) for x in features])
@@ -144,14 +146,14 @@ def _last_class_probability(bank: Bank, X: np.ndarray) -> np.ndarray:
 
 
 def concatenate(questions: Mapping[str, Callable[[], xr.Dataset]]) -> xr.Dataset:
-    """Runs several questions and joins their rows.
+    """Fits the probes of several questions and joins their rows.
 
     Args:
         questions: functions that call `probe_layers`, by question.
 
     Returns:
-        The rows of all questions. `attrs["untestable"]` has the reasons of those that raised
-        `Untestable`.
+        The rows of all questions. `attrs["untestable"]` maps each question that raised
+        `Untestable` to the reason.
     """
     datasets, reasons = [], {}
     for name, probe in questions.items():
@@ -168,7 +170,7 @@ def concatenate(questions: Mapping[str, Callable[[], xr.Dataset]]) -> xr.Dataset
 
 
 def questions(arrays: xr.Dataset) -> list[str]:
-    """Lists the questions that `arrays` has rows of."""
+    """Lists the questions with rows in `arrays`."""
     if "question" not in arrays.coords:
         return []
     return list(dict.fromkeys(map(str, arrays.question.values)))
@@ -178,7 +180,7 @@ def rows_of(arrays: xr.Dataset, question: str) -> xr.Dataset:
     """Selects the rows of one question.
 
     Raises:
-        KeyError: a question without rows.
+        KeyError: the question has no rows.
     """
     rows = np.flatnonzero(arrays.question.values == question) if questions(arrays) else []
     if not len(rows):

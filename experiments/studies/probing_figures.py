@@ -1,4 +1,4 @@
-"""Draws balanced accuracy by depth, with its interval, its control and the baselines."""
+"""Draws the balanced accuracy of probes by depth, with the control and the baselines."""
 
 from collections.abc import Mapping
 
@@ -12,32 +12,31 @@ from experiments.studies.probing_analysis import accuracy, inflate_variance
 from interventions.figures import plots
 
 _BASELINE_COLOURS = (plots.TEAL, plots.ACCENT, *plots.COLOURS[3:])
-_CURVES = (
-    ("correct", "probe", plots.BLUE, "-"),
-    ("shuffled", "shuffled labels", plots.GREY, ":"),
-)  # variable, legend, colour, line
+# Variable, label in the legend, colour and line style.
+_CURVES = (("correct", "probe", plots.BLUE, "-"), ("shuffled", "shuffled labels", plots.GREY, ":"))
 
 
 def accuracy_figure(arrays: xr.Dataset, titles: Mapping[str, str]) -> dict[str, Figure]:
-    """Draws a panel for each question.
+    """Draws a figure with one panel per question.
 
     Args:
         arrays: from `experiments.studies.probing.concatenate`.
         titles: titles of the panels by question; a question without rows gets no panel.
 
     Returns:
-        `{"accuracy_by_layer": figure}`; nothing if no question has rows.
+        `{"accuracy_by_layer": figure}`; {} if no question has rows.
     """
-    shown = {name: title for name, title in titles.items() if name in questions(arrays)}
-    if not shown:
+    panel_titles = {name: title for name, title in titles.items() if name in questions(arrays)}
+    if not panel_titles:
         return {}
-    n_rows = -(-len(shown) // 4)
-    figure, axes = plots.panels(n_rows, -(-len(shown) // n_rows), sharey=True, sharex=True)
-    for panel, (question, title) in zip(axes, shown.items()):
+    n_rows = -(-len(panel_titles) // 4)  # at most four panels per row
+    n_columns = -(-len(panel_titles) // n_rows)
+    figure, axes = plots.panels(n_rows, n_columns, sharey=True, sharex=True)
+    for panel, (question, title) in zip(axes, panel_titles.items()):
         draw_panel(panel, rows_of(arrays, question), title)
         panel.tick_params(labelbottom=True)  # the panel below may be empty
-    for spare in axes[len(shown) :]:
-        spare.set_visible(False)
+    for unused_panel in axes[len(panel_titles) :]:
+        unused_panel.set_visible(False)
     axes[0].set_ylabel("balanced accuracy")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8)
@@ -45,7 +44,7 @@ def accuracy_figure(arrays: xr.Dataset, titles: Mapping[str, str]) -> dict[str, 
 
 
 def draw_panel(axes: Axes, rows: xr.Dataset, title: str) -> None:
-    """Draws one question: curves over the layers, a dashed line for each baseline."""
+    """Draws one question as curves over the layers, with a dashed line for each baseline."""
     is_layer = np.isfinite(rows.depth.values)
     layers, baselines = rows.layer.values[is_layer], rows.layer.values[~is_layer]
     for variable, label, colour, style in _CURVES:

@@ -1,7 +1,7 @@
 """Publishes results of studies as tables: `python -m experiments.studies.readme_tables FOLDER...`.
 
-Copies the results of `jaxasr reproduce` from the folders into docs/results, and rewrites the tables
-of docs/results/README.md and docs/results/verdicts.md from everything that is there.
+Copies the results of `jaxasr reproduce` from the folders into docs/results. Then rewrites the
+tables of docs/results/README.md and docs/results/verdicts.md from all results in docs/results.
 """
 
 import shutil
@@ -82,8 +82,8 @@ def _publish(file: Path, result: Result, docs: Path) -> None:
 def load_results(docs: Path) -> Results:
     """Reads every published result, with the current texts of its study.
 
-    Numbers and verdicts are those of the run. Titles, statements and descriptions of tests are the
-    study's as it is now, so that a text can be improved without a new run.
+    Numbers and verdicts come from the run. Titles, statements and descriptions of tests come from
+    the current code, so that a text can be improved without a new run.
 
     Args:
         docs: folder of the published results.
@@ -92,7 +92,7 @@ def load_results(docs: Path) -> Results:
         Results by study, in the order of the registry, and by model.
 
     Raises:
-        ValueError: a result has a claim that its study no longer has.
+        ValueError: a result has a claim that its study has dropped.
     """
     results: Results = {}
     for name in registry.names():
@@ -126,7 +126,7 @@ def _with_current_texts(name: str, result: Result, file: Path) -> Result:
 
 
 def claims_table(results: Results) -> str:
-    """Formats the short table: a row per claim, a column per model.
+    """Formats the short table, with a row per claim and a column per model.
 
     Args:
         results: from `load_results`.
@@ -148,14 +148,14 @@ def claims_table(results: Results) -> str:
 
 
 def replace_table(text: str, table: str) -> str:
-    """Replaces what stands between the marks `BEGIN` and `END` of a page.
+    """Replaces the text between the marks `BEGIN` and `END` of a page.
 
     Args:
-        text: the page.
+        text: the text of the page.
         table: a Markdown table.
 
     Returns:
-        The new page.
+        The new text of the page.
 
     Raises:
         ValueError: the page lacks the marks.
@@ -194,7 +194,7 @@ _HEAD = """# Results of the studies
 
 
 def _section(name: str, by_model: dict[str, Result]) -> str:
-    newest = next(iter(by_model.values()))
+    first_result = next(iter(by_model.values()))
     head = ["claim", "paper", "test", "null", *MODELS]
     claims = _table(
         head, (_claim_row(key, row, by_model) for key, row in _claims(by_model).items())
@@ -210,7 +210,7 @@ def _section(name: str, by_model: dict[str, Result]) -> str:
         for model, result in by_model.items()
         if "table" in result["numbers"]
     )
-    intro = f"**{newest['title']}.** {newest['about']}"
+    intro = f"**{first_result['title']}.** {first_result['about']}"
     return f"## {name}\n\n{intro}\n\n{claims}\n{runs}\n{measurements}\n{figures}\n"
 
 
@@ -227,7 +227,7 @@ def _measurements(model: str, rows: dict[str, dict[str, float]]) -> str:
 
 
 def _run_line(model: str, result: Result) -> str:
-    made_by, seconds = result["provenance"], result["seconds"]
+    run, seconds = result["provenance"], result["seconds"]
     settings = ", ".join(
         f"{key} {setting['value']}"
         for key, setting in result["settings"].items()
@@ -239,9 +239,9 @@ def _run_line(model: str, result: Result) -> str:
         if "cpu" in seconds
         else f"{seconds['items_when_made']:.0f} s"
     )
-    run = f"`{made_by['command']}`, seed {made_by['seed']}, commit {made_by['commit'][:8]}, {time}"
+    description = f"`{run['command']}`, seed {run['seed']}, commit {run['commit'][:8]}, {time}"
     link = f"{result['id'].lower()}_{model}/result.json"
-    return f"{model}: {run}; {settings} ([sources and versions]({link}))"
+    return f"{model}: {description}; {settings} ([sources and versions]({link}))"
 
 
 def _claims(by_model: dict[str, Result]) -> dict[str, dict[str, Any]]:
@@ -259,7 +259,7 @@ def _evidence_cell(result: Result | None, key: str, *, brief: bool = False) -> s
 
 
 def _paper_numbers(paper: str) -> str:
-    """Returns the paper's numbers in brackets; nothing if it has none."""
+    """Returns the paper's numbers in brackets, or "" if the paper has none."""
     return f" ({paper})" if any(map(str.isdigit, paper)) and not paper.startswith("not ") else ""
 
 

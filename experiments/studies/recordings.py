@@ -1,4 +1,4 @@
-"""Recordings for studies of hallucination: clean speech, sounds without speech, loops."""
+"""Selects the recordings for studies of hallucination."""
 
 import dataclasses
 import functools
@@ -26,10 +26,12 @@ from interventions.generation.transcripts import repetition, words
 from jaxasr import Recogniser
 from jaxasr.config import SAMPLE_RATE
 
-# Operations of a recipe that leave the words as they are.
+# Operations of a recipe that keep the words of the source recording.
 _KEEPS_WORDS = {"load", "mix", "mixnoise", "speed", "lowpass", "highpass", "clip", "gain", "norm"}
-_PLAIN_SPEECH = (None, "read", "TTS")  # neither acted, nor spelled, nor digits
-_NOISE_EXPONENT = {"white": 0, "pink": 0.5, "brown": 1}  # of the spectrum's fall with frequency
+# Values of the label `speech_kind`; acted speech, spelling and digits are excluded.
+_PLAIN_SPEECH = (None, "read", "TTS")
+# The amplitude spectrum is proportional to 1 / frequency ** exponent.
+_NOISE_EXPONENT = {"white": 0, "pink": 0.5, "brown": 1}
 
 
 def clean_speech(
@@ -40,9 +42,10 @@ def clean_speech(
     Args:
         corpus: the recordings.
         asr: the model that will transcribe them.
-        n: most recordings.
-        max_new_tokens: longest text; recordings whose transcript might not fit are excluded.
-        at_least_s: shortest length in seconds.
+        n: largest number of recordings.
+        max_new_tokens: largest number of tokens per text. Recordings with longer transcripts are
+            excluded.
+        at_least_s: smallest length in seconds.
 
     Returns:
         Recordings with transcripts.
@@ -57,7 +60,7 @@ def clean_speech(
 
 
 def _is_clean(clip: Utterance) -> bool:
-    # Noisy copies of clean recordings are marked by nothing but the name of their set.
+    # Only the name of the set marks noisy copies of clean recordings.
     noisy = str(set_of(clip)).endswith("noisy")
     incongruent = clip.label("target")
     plain = clip.label("speech_kind") in _PLAIN_SPEECH
@@ -65,14 +68,17 @@ def _is_clean(clip: Utterance) -> bool:
 
 
 def _is_sentence(transcript: str) -> bool:
-    """Accepts at least three words, most of them not numbers: a number has many spellings."""
-    text = words(transcript).split()
-    numbers = sum(any(map(str.isdigit, word)) for word in text)
-    return len(text) >= 3 and 2 * numbers < len(text)
+    """Accepts at least three words, most of which are not numbers.
+
+    Numbers have several spellings, so they are often counted as word errors.
+    """
+    tokens = words(transcript).split()
+    n_numbers = sum(any(map(str.isdigit, token)) for token in tokens)
+    return len(tokens) >= 3 and 2 * n_numbers < len(tokens)
 
 
 def _fits(clip: Utterance, asr: Recogniser, max_new_tokens: int) -> bool:
-    """Leaves room for a text a fourth longer than the transcript, and for the end-of-text."""
+    """Checks that a text 25 % longer than the transcript, and the end-of-text, would fit."""
     n_tokens = 1.25 * len(asr.tokenizer.encode(clip.transcript)) + 1
     return float(clip.label("duration_s") or 0) <= WINDOW_S and n_tokens <= max_new_tokens
 
@@ -92,12 +98,14 @@ def nonspeech(corpus: Corpus, n: int) -> list[Utterance]:
 
 
 def synthetic_noises(n: int, seconds: float = 5.0) -> list[Utterance]:
-    """Makes `n` recordings of white, pink and brown noise, loud and soft in turn."""
+    """Makes `n` recordings of white, pink and brown noise at two levels."""
     colours, levels = tuple(_NOISE_EXPONENT), (0.1, 0.01)
-    return [_noise(seed, colours[seed % 3], levels[seed // 3 % 2], seconds) for seed in range(n)]
+    return [
+        _make_noise(seed, colours[seed % 3], levels[seed // 3 % 2], seconds) for seed in range(n)
+    ]
 
 
-def _noise(seed: int, colour: str, level: float, seconds: float) -> Utterance:
+def _make_noise(seed: int, colour: str, level: float, seconds: float) -> Utterance:
     name = f"{colour}-{level}-{seed}"
     labels = {"set": "noise", "noise_class": colour, "duration_s": seconds}
     samples = functools.partial(coloured_noise, seed, colour, level, seconds)
@@ -108,16 +116,18 @@ def coloured_noise(seed: int, colour: str, level: float, seconds: float) -> Floa
     """Makes stationary noise.
 
     Args:
-        seed: of the random numbers.
-        colour: "white", "pink" or "brown"; power falls with the 0th, 1st or 2nd power of frequency.
+        seed: seed of the random numbers.
+        colour: "white", "pink" or "brown". The power is constant, or proportional to 1/frequency,
+            or to 1/frequency².
         level: root mean square of the samples.
-        seconds: length.
+        seconds: length in seconds.
 
     Returns:
         16 kHz samples.
     """
     n = round(seconds * SAMPLE_RATE)
     spectrum = np.fft.rfft(np.random.default_rng(seed).standard_normal(n))
+    # Below 20 Hz, which is inaudible, the power is constant.
     frequency = np.maximum(np.fft.rfftfreq(n, 1 / SAMPLE_RATE), 20)
     samples = np.fft.irfft(spectrum / frequency ** _NOISE_EXPONENT[colour], n)
     return (samples * level / np.sqrt((samples**2).mean())).astype(np.float32)
@@ -128,18 +138,19 @@ def find_loops(
 ) -> list[Utterance]:
     """Searches for recordings whose generated text is a repetition loop.
 
-    Recordings whose audio itself repeats are skipped, because a repetitive text is right for them.
+    Recordings with repetitive audio are skipped, because a repetitive text is right for them.
 
     Args:
         asr: the model.
         corpus: the recordings.
-        n: stops after so many loops.
-        tries: most recordings to transcribe.
-        keep: stores what was transcribed.
-        max_new_tokens: longest text.
+        n: number of loops after which the search stops.
+        tries: largest number of recordings to transcribe.
+        keep: stores the measurements of each recording.
+        max_new_tokens: largest number of tokens per text.
 
     Returns:
-        The recordings. A synthetic trigger has a transcript if its recipe keeps the words.
+        The recordings. A recording made to trigger a loop has a transcript if its recipe keeps the
+        words.
     """
     loops: list[Utterance] = []
     candidates = _candidates(corpus)[:tries]
@@ -156,7 +167,7 @@ def find_loops(
 
 
 def repetition_numbers(asr: Recogniser, clip: Utterance, max_new_tokens: int) -> Arrays:
-    """Measures the repetition of the text that is generated for a recording.
+    """Measures the repetition in the text generated for a recording.
 
     Returns:
         The numbers of `interventions.generation.transcripts.repetition`.
@@ -169,7 +180,10 @@ def repetition_numbers(asr: Recogniser, clip: Utterance, max_new_tokens: int) ->
 
 
 def _candidates(corpus: Corpus) -> list[Utterance]:
-    """Lists synthetic triggers first, with and without words in turn, then other recordings."""
+    """Lists recordings made to trigger loops, then all others.
+
+    Triggers with and without words alternate.
+    """
     recipes = {str(row["path"]): row for row in _recipes(corpus)}
     transcripts = {clip.id: clip.transcript for clip in corpus.utterances}
     clips = [
@@ -179,12 +193,12 @@ def _candidates(corpus: Corpus) -> list[Utterance]:
     ]
     triggers = [clip for clip in clips if recipes.get(clip.id, {}).get("group") == "loop"]
     others = [clip for clip in clips if clip.id not in recipes]
-    in_turn = spread(triggers, len(triggers), lambda clip: bool(clip.transcript))
-    return in_turn + spread(others, len(others), set_of)
+    alternating = spread(triggers, len(triggers), lambda clip: bool(clip.transcript))
+    return alternating + spread(others, len(others), set_of)
 
 
 def _recipes(corpus: Corpus) -> Iterable[dict[str, Any]]:
-    """Reads how the data folder's triggers were made; nothing for another corpus."""
+    """Reads the recipes of the data folder's triggers; empty for another corpus."""
     folder = real_speech.folder()
     if folder is None or not corpus.utterances[0].path.is_relative_to(folder):
         return []
@@ -194,15 +208,15 @@ def _recipes(corpus: Corpus) -> Iterable[dict[str, Any]]:
 def _with_words(
     clip: Utterance, recipe: dict[str, Any] | None, transcripts: dict[str, str]
 ) -> Utterance:
-    """Adds the transcript of a trigger's source recording, if its words are intact."""
+    """Adds the transcript of the source recording to a trigger that keeps the words."""
     if recipe is None or clip.transcript:
         return clip
     operations = recipe["ops"]
-    source, intact = operations[0], all(map(_keeps_words, operations))
+    source, has_all_words = operations[0], all(map(_keeps_words, operations))
     text = transcripts.get(source.get("path", ""), "") if source["op"] == "load" else ""
-    return dataclasses.replace(clip, transcript=text if intact else "")
+    return dataclasses.replace(clip, transcript=text if has_all_words else "")
 
 
 def _keeps_words(operation: dict[str, Any]) -> bool:
-    cut = operation["op"] == "load" and (operation.get("start") or operation.get("end"))
-    return operation["op"] in _KEEPS_WORDS and not cut
+    is_cut = operation["op"] == "load" and (operation.get("start") or operation.get("end"))
+    return operation["op"] in _KEEPS_WORDS and not is_cut

@@ -1,4 +1,4 @@
-"""Finds the studies: each file of `experiments/studies` named like `e7_encoder_lens.py` is one."""
+"""Finds the studies: the files of `experiments/studies` with names like `e7_encoder_lens.py`."""
 
 import importlib
 import pkgutil
@@ -27,10 +27,10 @@ def names() -> dict[str, str]:
 
 
 def study(name: str) -> Study:
-    """Imports the study of an id such as "E7".
+    """Imports the study with an id such as "E7".
 
     Raises:
-        ValueError: an unknown id.
+        ValueError: the id is unknown.
     """
     [study_id] = resolve([name])
     return importlib.import_module(names()[study_id]).STUDY
@@ -40,13 +40,13 @@ def resolve(ids: Iterable[str]) -> list[str]:
     """Sorts study ids into the order of the registry.
 
     Args:
-        ids: ids in any case; "all" stands for every study.
+        ids: ids in upper or lower case; "all" for all studies.
 
     Returns:
-        Ids as `names` spells them.
+        Ids in upper case.
 
     Raises:
-        ValueError: an unknown id; the message lists the studies.
+        ValueError: an id is unknown; the message lists the studies.
 
     Example:
         >>> resolve(["e8", "E7"])

@@ -1,4 +1,4 @@
-"""Runs studies, and writes arrays, findings, figures and a page for each, plus an index."""
+"""Runs studies and writes the results, a page per study, and an index of the pages."""
 
 import dataclasses
 import io
@@ -30,8 +30,8 @@ def open_recordings(path: Path | str | None = None) -> tuple[Corpus, str]:
     """Opens the recordings of a run.
 
     Args:
-        path: a corpus. None: the data folder (`experiments.data.real_speech`), or the built-in
-            recordings if there is none.
+        path: path of a corpus. None selects the data folder (`experiments.data.real_speech`), or
+            the built-in recordings if there is no data folder.
 
     Returns:
         The corpus, and the preset for it: "here" or "builtin".
@@ -43,13 +43,13 @@ def open_recordings(path: Path | str | None = None) -> tuple[Corpus, str]:
 
 
 def builtin() -> Corpus:
-    """Opens the package's recordings: sentences, words and near-homophones, synthetic voice."""
+    """Opens the recordings of the package, which were spoken by a synthetic voice."""
     with resources.as_file(resources.files("experiments").joinpath("assets", "speech")) as folder:
         return _name_manifest(open_corpus(folder), "built-in")
 
 
 def _name_manifest(corpus: Corpus, name: str) -> Corpus:
-    """Names a manifest after its folder; a corpus with its own layout keeps its name."""
+    """Renames a corpus that was read from a manifest; others keep their names."""
     return dataclasses.replace(corpus, name=name) if corpus.layout == "manifest" else corpus
 
 
@@ -68,29 +68,29 @@ def reproduce(
 ) -> Result:
     """Runs one study and writes `result.json`, `arrays.nc`, figures and `index.html`.
 
-    Expensive items are stored in `out/items`, in a folder per model, corpus and settings, and a
-    second run reuses them.
+    Expensive items are stored in `out/items`, in a folder per model, corpus and settings. Another
+    run reuses them.
 
     Args:
         name: id of the study, such as "E7".
-        study: the study.
-        asr: the recogniser to study.
+        study: the study to run.
+        asr: the model to study.
         corpus: the recordings.
         out: folder for the files.
-        preset: see `Study.presets`.
-        quick: whether to use fewer recordings.
-        seed: of sampling, noise and resampling.
+        preset: "paper" or a key of `Study.presets`.
+        quick: whether to apply the preset "quick", which uses fewer recordings.
+        seed: seed of sampling, noise and resampling.
         steps: reports progress; None reports nothing.
-        record: is called with the folder of the new files before it replaces the old ones, and can
-            add a file that describes the run.
+        record: function that can add a file that describes the run. It is called with the folder of
+            the new files before they replace the old ones.
 
     Returns:
         The content of `result.json`.
 
     Raises:
-        ValueError: an unknown preset.
-        BlockingIOError: another process runs into `out`.
-        Exception: what the study raises.
+        ValueError: the preset is unknown.
+        BlockingIOError: another process is writing to `out`.
+        Exception: the study fails.
     """
     steps, clock = steps or Progress(quiet=True), _Clock()
     settings, sources = study.configured(preset, quick=quick, seed=seed), _sources(asr, corpus)
@@ -106,7 +106,7 @@ def reproduce(
                 **{"id": name, "title": study.title, "section": study.section},
                 **{"about": study.about, "preset": preset, "quick": quick},
                 "figures": list(figures),
-                "findings": {key: _finding(value) for key, value in analysis.findings.items()},
+                "findings": {key: _finding_row(value) for key, value in analysis.findings.items()},
                 "numbers": analysis.numbers,
                 "differs": _differences(study, sources, settings),
                 "settings": settings.with_defaults(),
@@ -130,16 +130,18 @@ def reproduce_all(
     run_study: Callable[[str, Study, Path], Result],
     report_failure: Callable[[str, BaseException], None],
 ) -> dict[str, Result | None]:
-    """Runs several studies, writes the index after each, and continues after a failure.
+    """Runs several studies and continues after a failure.
+
+    The index is written after each study.
 
     Args:
         names: ids of studies.
-        out: folder of the index and of one folder per study.
-        run_study: called with id, study and folder.
-        report_failure: called with id and exception of a study that failed.
+        out: folder for the index and for one folder per study.
+        run_study: function of id, study and folder that runs a study.
+        report_failure: function of id and exception that is called when a study fails.
 
     Returns:
-        The result of each study; None for one that failed.
+        The result of each study, or None if the study failed.
     """
     results: dict[str, Result | None] = {}
     for name in names:
@@ -156,7 +158,7 @@ def reproduce_all(
 
 
 class _Clock:
-    """Measures a run's wall time and CPU time from its construction on."""
+    """Measures the wall time and CPU time since it was created."""
 
     def __init__(self) -> None:
         self.start, self.cpu_start = time.perf_counter(), time.process_time()
@@ -173,14 +175,14 @@ def _sources(asr: Recogniser, corpus: Corpus) -> dict[str, Any]:
     return {"model": weights(asr), "data": data | {"sha256": corpus.sha256(transcripts=True)}}
 
 
-def _finding(finding: Finding) -> dict[str, Any]:
+def _finding_row(finding: Finding) -> dict[str, Any]:
     evidence = finding.evidence and dataclasses.asdict(finding.evidence)
-    verdict = {"ours": evidence, "verdict": finding.verdict, "why": finding.why}
-    return dataclasses.asdict(finding.claim) | verdict
+    outcome = {"ours": evidence, "verdict": finding.verdict, "why": finding.why}
+    return dataclasses.asdict(finding.claim) | outcome
 
 
 def _differences(study: Study, sources: dict[str, Any], settings: Settings) -> list[str]:
-    """Lists what differs from the paper: model, recordings, settings and method."""
+    """Lists the differences from the paper in model, recordings, settings and method."""
     model, data = sources["model"]["name"], sources["data"]
     changed = [(key, row) for key, row in settings.with_sources().items() if "paper" in row]
     return [
@@ -193,6 +195,6 @@ def _differences(study: Study, sources: dict[str, Any], settings: Settings) -> l
 
 def _png(figure: Any) -> bytes:
     buffer = io.BytesIO()
-    # Without the version of matplotlib, equal figures are equal files.
+    # Leave out the version of matplotlib, so that equal figures are equal files.
     figure.savefig(buffer, format="png", dpi=144, metadata={"Software": None})
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Selects the recordings of a study: by language, label and set, the same ones in every run."""
+"""Selects the recordings of a study by language, label and set. Every run selects the same ones."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -13,20 +13,20 @@ from jaxasr import Recogniser
 from jaxasr.config import N_SAMPLES, SAMPLE_RATE
 from jaxasr.languages import language_code
 
-WINDOW_S = N_SAMPLES / SAMPLE_RATE  # length of the encoder's input
-# Labels of the language: of our manifests, of Common Voice, of other corpora.
+WINDOW_S = N_SAMPLES / SAMPLE_RATE  # seconds of audio in the encoder's input
+# Names of the language label in our manifests, in Common Voice and in other corpora.
 _LANGUAGE_LABELS = ("lang", "locale", "language")
 
 
 def language(clip: Utterance) -> str:
-    """Returns the code of the spoken language; "" if it is not known or there is no speech.
+    """Returns the code of the spoken language; "" if it is unknown or there is no speech.
 
     Example:
         >>> language(Utterance("a", "a.wav", labels={"locale": "pt-BR"}))
         'pt'
     """
-    labels = (str(clip.label(name)) for name in _LANGUAGE_LABELS if clip.label(name))
-    label = next(labels, "")
+    values = (str(clip.label(name)) for name in _LANGUAGE_LABELS if clip.label(name))
+    label = next(values, "")
     return language_code(label.split("-")[0]) if label else ""
 
 
@@ -47,10 +47,10 @@ def spoken(
 
     Args:
         corpus: the recordings.
-        n: most recordings per language.
-        languages: codes; None for all.
+        n: largest number of recordings per language.
+        languages: language codes; None for all languages.
         labelled: whether a transcript is required.
-        at_least_s: shortest length in seconds; recordings of unknown length pass.
+        at_least_s: smallest length in seconds; recordings of unknown length are accepted.
 
     Returns:
         The recordings, grouped by language.
@@ -74,12 +74,12 @@ def balanced(
 ) -> list[Utterance]:
     """Selects equally many recordings of each label value within every set.
 
-    No set is then more typical of one value than of another.
+    The set of a recording then does not predict the value.
 
     Args:
         clips: the recordings.
-        label: returns the value of a recording; "" means unknown.
-        n: most recordings per value.
+        label: function that returns the label value of a recording; "" means unknown.
+        n: largest number of recordings per value.
 
     Returns:
         The recordings; the values alternate.
@@ -102,14 +102,16 @@ def speaker_of(clip: Utterance) -> str:
 
 
 def not_speech(corpus: Corpus, without: Iterable[str] = ()) -> list[Utterance]:
-    """Selects recordings without speech: those labelled so, and those with a class of noise.
+    """Selects recordings that are labelled as non-speech or with a class of noise.
+
+    Room impulse responses are excluded.
 
     Args:
         corpus: the recordings.
         without: classes of noise to exclude.
 
     Returns:
-        The recordings. Room impulse responses are excluded.
+        The recordings without speech.
     """
     excluded = set(without)
     return [
@@ -127,14 +129,14 @@ def _noise_class(clip: Utterance) -> str:
 
 
 def supported_languages(asr: Recogniser, languages: Iterable[str] | None) -> list[str] | None:
-    """Returns the languages that the model supports.
+    """Limits languages to those that the model supports.
 
     Args:
         asr: the model.
-        languages: codes; None for all.
+        languages: language codes; None for all languages.
 
     Returns:
-        `languages` for a multilingual model, `["en"]` for an English-only one.
+        `languages` for a multilingual model, `["en"]` for an English-only model.
     """
     if asr.tokenizer.is_multilingual:
         return None if languages is None else list(languages)
@@ -144,8 +146,8 @@ def supported_languages(asr: Recogniser, languages: Iterable[str] | None) -> lis
 def cross_validation_groups(clips: Iterable[Utterance]) -> dict[str, str]:
     """Returns the cross-validation group of each recording, by id.
 
-    The group is the speaker. It is the recording if the speaker is unknown, or if all recordings
-    have the same speaker.
+    The group is the speaker. If the speaker is unknown or all recordings have the same speaker, the
+    group is the recording.
     """
     clips = list(clips)
     several_speakers = len({clip.speaker for clip in clips}) > 1

@@ -1,4 +1,4 @@
-"""Attributes that the encoder is probed for: gender, accent, condition, added noise."""
+"""Returns the attributes of recordings that encoder probes predict, and adds noise."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,10 @@ from interventions.corruptions import add, noise
 
 
 def gender(clip: Utterance) -> str:
-    """Returns "F", "M", or "" if unknown. Corpora write M, male or male_masculine."""
+    """Returns "F", "M", or "" if unknown.
+
+    Corpora use different labels, such as M, male or male_masculine.
+    """
     initial = str(clip.label("gender") or "")[:1].upper()
     return initial if initial in ("F", "M") else ""
 
@@ -28,11 +31,11 @@ def accent(clip: Utterance) -> str:
 
 
 def named_accents(speech: Sequence[Utterance], names: Sequence[str]) -> dict[str, str]:
-    """Assigns each recording one of the named accents.
+    """Assigns one of the named accents to each recording.
 
     Args:
         speech: the recordings.
-        names: accents; a label that contains a name matches it.
+        names: names of accents. A name matches an accent label that contains it.
 
     Returns:
         Accent by recording id; "" where no name matches.
@@ -44,24 +47,24 @@ def named_accents(speech: Sequence[Utterance], names: Sequence[str]) -> dict[str
 
 
 def best_set_of_accents(speech: Sequence[Utterance], min_speakers: int) -> dict[str, str]:
-    """Finds the set of recordings with most accents.
+    """Finds the set of recordings with the largest number of accents.
 
     Args:
         speech: the recordings.
-        min_speakers: an accent with fewer speakers does not count.
+        min_speakers: smallest number of speakers of an accent; rarer accents are ignored.
 
     Returns:
-        Accent by recording id, within that set.
+        Accent by recording id, for the recordings of that set.
     """
     sets = dict.fromkeys(set_of(clip) for clip in speech)
     by_set = (
-        _well_represented([clip for clip in speech if set_of(clip) == name], min_speakers)
+        _frequent_accents([clip for clip in speech if set_of(clip) == name], min_speakers)
         for name in sets
     )
     return max(by_set, key=lambda accents: len(set(accents.values())), default={})
 
 
-def _well_represented(clips: Sequence[Utterance], min_speakers: int) -> dict[str, str]:
+def _frequent_accents(clips: Sequence[Utterance], min_speakers: int) -> dict[str, str]:
     speakers: dict[str, set[str]] = {}
     for clip in clips:
         speakers.setdefault(accent(clip), set()).add(clip.speaker)
@@ -79,8 +82,8 @@ def select_accents(
 
     Args:
         speech: the recordings.
-        accents: accent by recording id; "" means none.
-        n: most recordings per accent.
+        accents: accent by recording id; "" if unknown.
+        n: largest number of recordings per accent.
 
     Returns:
         The recordings, grouped by accent.
@@ -104,10 +107,10 @@ def in_noise(clip: Utterance, background: Utterance | None, snr_db: int, seed: i
         clip: the recording.
         background: a recording of noise; None for white noise.
         snr_db: signal-to-noise ratio in dB.
-        seed: of the white noise, or of the start within the background.
+        seed: seed of the white noise, or of the start position in the background.
 
     Returns:
-        The noisy copy; its samples are computed when they are read.
+        The noisy copy. Its samples are computed when they are read.
     """
 
     def read() -> np.ndarray:

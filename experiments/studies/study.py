@@ -139,12 +139,11 @@ class Claim:
             examples, and if the estimate is not finite.
         """
         if evidence is None or evidence.n < self.min_examples or not np.isfinite(evidence.value):
-            return Finding(self, evidence, UNTESTABLE, reason or self._shortage(evidence))
+            return Finding(self, evidence, UNTESTABLE, reason or self._why_untestable(evidence))
         on_side = evidence.low > self.null if self.side == "above" else evidence.high < self.null
         significant = evidence.p is None or evidence.p <= ALPHA
-        return Finding(
-            self, evidence, REPLICATES if on_side and significant else DOES_NOT_REPLICATE
-        )
+        verdict = REPLICATES if on_side and significant else DOES_NOT_REPLICATE
+        return Finding(self, evidence, verdict)
 
     def judge_mean(self, values: Iterable[float] | np.ndarray, seed: int = 0) -> "Finding":
         """Derives the verdict on a mean over examples.
@@ -158,10 +157,12 @@ class Claim:
         """
         return self.judge(mean_evidence(np.asarray(values, float), null=self.null, seed=seed))
 
-    def _shortage(self, evidence: Evidence | None) -> str:
+    def _why_untestable(self, evidence: Evidence | None) -> str:
         if evidence is None:
             return "no examples"
-        return f"{evidence.n} examples; at least {self.min_examples} are needed"
+        if evidence.n < self.min_examples:
+            return f"{evidence.n} examples; at least {self.min_examples} are needed"
+        return "the estimate is not finite"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""Renders the page of a study and the index of all, as self-contained HTML without scripts."""
+"""Renders the page of a study and the index of all studies as HTML.
+
+The pages are self-contained and have no scripts.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +12,9 @@ from experiments.studies.registry import names
 from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
 from interventions.storage.inert import read_json
 
+# Content security policy of the pages: only inline styles and embedded images are allowed.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+# CSS classes of the verdicts.
 _BADGES = {REPLICATES: "yes", DOES_NOT_REPLICATE: "no", UNTESTABLE: "open"}
 
 
@@ -18,7 +23,7 @@ def render(result: dict[str, Any], figures: dict[str, bytes]) -> str:
 
     Args:
         result: the return value of `experiments.studies.reproduce.reproduce`.
-        figures: PNG files by name.
+        figures: contents of PNG files by name.
 
     Returns:
         HTML.
@@ -29,15 +34,15 @@ def render(result: dict[str, Any], figures: dict[str, bytes]) -> str:
         figures={name: png_uri(png) for name, png in figures.items()},
         numbers=flat(result["numbers"]),
         provenance=flat(result["provenance"]),
-        **_shared(),
+        **_shared_variables(),
     )
 
 
 def index(folder: Path) -> str:
-    """Renders the index of `folder/*/result.json` and of studies that failed (`error.txt`).
+    """Renders the index of the studies in a folder.
 
     Args:
-        folder: has one folder per study.
+        folder: folder with one folder per study, each with `result.json` or `error.txt`.
 
     Returns:
         HTML.
@@ -47,11 +52,11 @@ def index(folder: Path) -> str:
         (path for path in folder.iterdir() if path.is_dir()),
         key=lambda path: (order.get(path.name, len(order)), path.name),
     )
-    rows = [row for row in map(_row, folders) if row]
-    return environment().get_template("studies.html").render(rows=rows, **_shared())
+    rows = [row for row in map(_index_row, folders) if row]
+    return environment().get_template("studies.html").render(rows=rows, **_shared_variables())
 
 
-def _row(folder: Path) -> dict[str, Any] | None:
+def _index_row(folder: Path) -> dict[str, Any] | None:
     error, result = folder / "error.txt", folder / "result.json"
     if error.exists():
         lines = error.read_text(encoding="utf-8", errors="replace").strip().splitlines()
@@ -65,7 +70,7 @@ def _row(folder: Path) -> dict[str, Any] | None:
 
 
 def format_evidence(evidence: dict[str, Any] | None) -> str:
-    """Formats evidence as it is stored in `result.json`.
+    """Formats the evidence of a finding in `result.json`.
 
     Example:
         >>> format_evidence({"value": 0.31, "low": 0.2, "high": 0.42, "n": 34, "p": 0.0004})
@@ -93,6 +98,6 @@ def _digits(x: float) -> str:
     return f"{x:.2f}" if abs(x) >= 0.095 or x == 0 else f"{x:.2g}"
 
 
-def _shared() -> dict[str, Any]:
+def _shared_variables() -> dict[str, Any]:
     style = template("lens.css") + template("study.css")
     return {"policy": POLICY, "style": style, "badges": _BADGES, "shown": format_evidence}

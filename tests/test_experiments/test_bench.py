@@ -35,7 +35,7 @@ def test_a_worker_answers_and_a_failed_one_is_reported(capfd):
         PYTHONPATH=str(Path(__file__).parents[2]),
     ) as worker:
         assert worker.ask("answer", value={"a": 1.5}) == ["é", {"a": 1.5}]
-        with pytest.raises(RuntimeError, match=r"Echo\.fail: its process ended with code 1"):
+        with pytest.raises(RuntimeError, match=r"Echo\.fail: the process ended with code 1"):
             worker.ask("fail")
     assert "this worker fails on purpose" in capfd.readouterr().err
 
@@ -73,7 +73,7 @@ def test_a_ratio_is_the_median_over_rounds():
         for seconds in rounds
     ]
     ours, theirs = (
-        transcribe.Measured(name, 1, 3.0, None, seconds, [[1], [2, 3]])
+        transcribe.Measurement(name, 1, 3.0, None, seconds, [[1], [2, 3]])
         for name, seconds in zip(("ours", "theirs"), timed)
     )
     row = transcribe.summary(

@@ -239,6 +239,11 @@ def test_a_corpus_selects_by_label_and_refuses_duplicate_ids():
             b"path,label\na.wav," + b"x" * 200_000,
             "line 2: expected a row of a CSV file .field larger",
         ),
+        (
+            "m.csv",
+            b"path,label\n\na.wav," + b"x" * 200_000,
+            "line 3: expected a row of a CSV file .field larger",
+        ),
         ("m.csv", b"path,label\n\xff.wav,1\n", "line 2: expected UTF-8"),
     ],
 )
@@ -253,6 +258,23 @@ def test_a_byte_order_mark_is_skipped(tmp_path):
     (tmp_path / "m.jsonl").write_bytes(b'\xef\xbb\xbf{"path": "a.wav"}\n')
     for name in ("m.csv", "m.jsonl"):
         assert [clip.id for clip in open_corpus(tmp_path / name).utterances] == ["a.wav"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"abc\tcv_1.wav\tN\xffo.\n", r"expected UTF-8 \(invalid start byte at byte 14\)"),
+        (b"abc\tcv_1.wav\t" + b"x" * 200_000 + b"\n", r"expected tab-separated text \(field lar"),
+        (b"abc\tcv_1.wav\n", "expected a value for sentence"),
+    ],
+)
+def test_a_malformed_common_voice_table_names_the_line(tmp_path, line, message):
+    (tmp_path / "clips").mkdir()
+    head = b"client_id\tpath\tsentence\n"
+    rows = b"".join(b"abc\tcv_%d.wav\tYes.\n" % number for number in range(4))
+    (tmp_path / "test.tsv").write_bytes(head + rows + b"\n" + line + rows)
+    with pytest.raises(ValueError, match=rf"test\.tsv, line 7: {message}"):
+        open_corpus(tmp_path / "test.tsv")
 
 
 def test_tables_of_other_layouts_name_file_and_line(tmp_path):

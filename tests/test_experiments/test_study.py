@@ -136,6 +136,20 @@ def test_a_verdict_follows_from_the_interval(evidence, verdict):
         assert dataclasses.replace(claim, null=0.2).judge(evidence).verdict == DOES_NOT_REPLICATE
 
 
+@pytest.mark.parametrize(
+    ("evidence", "reason"),
+    [
+        (None, "no examples"),
+        (Evidence(np.nan, np.nan, np.nan, 9), "9 examples; at least 10 are needed"),
+        (Evidence(np.nan, np.nan, np.nan, 20), "the estimate is not finite"),
+        (Evidence(np.inf, 0.1, np.inf, 20), "the estimate is not finite"),
+    ],
+)
+def test_an_untestable_claim_has_the_true_reason(evidence, reason):
+    assert Claim("a", "b", "c").judge(evidence).why == reason
+    assert Claim("a", "b", "c").judge(evidence, "no loops").why == "no loops"
+
+
 def test_examples_without_a_value_are_dropped():
     evidence = CLAIM.judge_mean([1.0, np.nan, 2.0, 3.0, 2.5, 1.5, 2.0]).evidence
     assert evidence is not None

@@ -1,4 +1,4 @@
-"""Recordings with labels: manifests, LibriSpeech, Common Voice, TIMIT, Hugging Face datasets."""
+"""Opens corpora: recordings with labels, in any of the supported layouts."""
 
 from experiments.data.corpora.noise import with_noise as with_noise
 from experiments.data.corpora.opening import open_corpus as open_corpus

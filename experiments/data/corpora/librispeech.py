@@ -1,6 +1,6 @@
-"""LibriSpeech as distributed: <subset>/<speaker>/<chapter>/<speaker>-<chapter>-<n>.flac.
+"""Reads LibriSpeech: <subset>/<speaker>/<chapter>/<speaker>-<chapter>-<n>.flac.
 
-Each chapter has a file of transcripts, and SPEAKERS.TXT is above the subsets.
+Each chapter has a file of transcripts. SPEAKERS.TXT is in the folder above the subsets.
 Source: https://www.openslr.org/12, README.TXT.
 """
 
@@ -16,10 +16,10 @@ EXPECTED = (
 
 def find(path: Path) -> Path | None:
     """Returns `path` if it is LibriSpeech or one of its subsets, else None."""
-    return path if path.is_dir() and _transcripts(path) else None
+    return path if path.is_dir() and _transcript_files(path) else None
 
 
-def _transcripts(path: Path) -> list[Path]:
+def _transcript_files(path: Path) -> list[Path]:
     return sorted([*path.glob("*/*/*.trans.txt"), *path.glob("*/*/*/*.trans.txt")])
 
 
@@ -27,34 +27,34 @@ def read(path: Path) -> list[Utterance]:
     """Reads all utterances below a folder.
 
     Args:
-        path: from `find`.
+        path: the folder that `find` returned.
 
     Returns:
-        Utterances with the labels gender (F or M), subset, condition ("clean" or "other") and
-        chapter.
+        Utterances with the labels gender (F or M), subset, chapter, and condition ("clean" or
+        "other").
 
     Raises:
-        ValueError: a malformed line of transcripts.
+        ValueError: a transcript file has a malformed line.
     """
-    genders = _genders(path)
+    genders = _read_genders(path)
     return [
         _utterance(file, number, line, genders)
-        for file in _transcripts(path)
+        for file in _transcript_files(path)
         for number, line in text_lines(file)
         if line.strip()
     ]
 
 
-def _utterance(file: Path, number: int, line: str, genders: dict[str, str]) -> Utterance:
+def _utterance(file: Path, line_number: int, line: str, genders: dict[str, str]) -> Utterance:
     name, _, transcript = line.strip().partition(" ")
     if name.count("-") != 2:
         raise ValueError(
-            f"{file}, line {number}: expected SPEAKER-CHAPTER-NUMBER and a transcript, "
+            f"{file}, line {line_number}: expected SPEAKER-CHAPTER-NUMBER and a transcript, "
             f"got {line[:60]!r}."
         )
     speaker, chapter, _ = name.split("-")
     subset = file.parents[2].resolve().name
-    condition = next((kind for kind in ("clean", "other") if kind in subset.split("-")), "")
+    condition = next((word for word in ("clean", "other") if word in subset.split("-")), "")
     labels = {
         "gender": genders.get(speaker, ""),
         "subset": subset,
@@ -65,12 +65,13 @@ def _utterance(file: Path, number: int, line: str, genders: dict[str, str]) -> U
     return Utterance(f"{subset}/{name}", audio, speaker, transcript, labels=labels)
 
 
-def _genders(path: Path) -> dict[str, str]:
-    """Reads lines such as `14 | F | train-clean-360 | 25.03 | name`; none without SPEAKERS.TXT."""
+def _read_genders(path: Path) -> dict[str, str]:
+    """Maps speakers to "F" or "M"; empty without SPEAKERS.TXT."""
     folders = (path, path.resolve().parent)
     files = [file for folder in folders if (file := folder / "SPEAKERS.TXT").is_file()]
     if not files:
         return {}
+    # A line is, for example, `14 | F | train-clean-360 | 25.03 | name`.
     rows = [
         [cell.strip() for cell in line.split("|")]
         for _, line in text_lines(files[0])

@@ -1,4 +1,4 @@
-"""Manifests in JSONL or CSV, with one recording, or part of one, per row."""
+"""Reads manifests in JSONL or CSV. Each row is a recording or a part of a recording."""
 
 import csv
 import io
@@ -14,13 +14,14 @@ EXPECTED = (
     "manifest: a .jsonl or .csv file, or a folder with manifest.jsonl or manifest.csv; its column "
     "`path` names recordings"
 )
+# Columns that are not labels.
 _COLUMNS = {"path", "speaker", "transcript", "start", "end", "id"}
 _TIERS = ("phones", "words")
-_MAX_LINE_BYTES = 16 << 20
+_MAX_LINE_BYTES = 16 << 20  # a longer line is not a row of a manifest
 
 
 def find(path: Path) -> Path | None:
-    """Returns the manifest that `path` is or has; None if there is none."""
+    """Returns `path` if it is a manifest, or the manifest in the folder `path`; else None."""
     if path.is_file():
         return path if path.suffix in (".jsonl", ".csv") else None
     files = (path / name for name in ("manifest.jsonl", "manifest.csv"))
@@ -30,23 +31,23 @@ def find(path: Path) -> Path | None:
 def read(manifest: Path) -> list[Utterance]:
     """Reads the rows of a manifest.
 
-    Paths are relative to the manifest's folder or, if the first recording is not there, to the
-    folder above it.
+    Paths are relative to the manifest's folder. If the first recording exists only relative to the
+    folder above, all paths are relative to that folder.
 
     Args:
-        manifest: a file with the column `path`, and optionally `speaker`, `transcript`, `start` and
-            `end` (seconds), `id`, `phones` and `words` (lists of [start, end, label], in seconds
-            from the start of the row's part). All other columns are labels.
+        manifest: a file with the column `path`. The columns `id`, `speaker`, `transcript`, and
+            `start` and `end` (seconds in the recording) are optional. So are `phones` and `words`:
+            lists of [start, end, label], in seconds from `start`. All other columns are labels.
 
     Returns:
         Utterances.
 
     Raises:
-        ValueError: a malformed row; the message has the file and the line.
+        ValueError: a row is malformed; the message names the file and the line.
     """
     rows = list(_rows(manifest))
-    root = _root(manifest, rows)
-    return [_utterance(manifest, root, line, row) for line, row in rows]
+    folder = _folder_of_paths(manifest, rows)
+    return [_utterance(manifest, folder, line_number, row) for line_number, row in rows]
 
 
 def _rows(manifest: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -65,8 +66,10 @@ def _csv_rows(manifest: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
                 )
             yield reader.line_num, row
     except csv.Error as error:
+        # A DictReader counts only the lines of good rows; its `reader` counts the failed line too.
         raise ValueError(
-            f"{manifest.name}, line {reader.line_num + 1}: expected a row of a CSV file ({error})."
+            f"{manifest.name}, line {reader.reader.line_num}: expected a row of a CSV file "
+            f"({error})."
         ) from None
 
 
@@ -74,10 +77,10 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Reads a JSONL file.
 
     Yields:
-        Number and object of each line that is not empty.
+        Line number and object of each line that is not empty.
 
     Raises:
-        ValueError: a malformed line; the message has the file and the line.
+        ValueError: a line is malformed; the message names the file and the line.
     """
     for number, line in text_lines(path):
         if line.strip():
@@ -88,10 +91,10 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Reads a text file line by line.
 
     Yields:
-        Number and text of each line.
+        Line number and text of each line.
 
     Raises:
-        ValueError: a line is too long or not UTF-8; the message has the file and the line.
+        ValueError: a line is too long or not UTF-8; the message names the file and the line.
     """
     number = 0
     with path.open("rb") as file:
@@ -111,25 +114,31 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
                 ) from None
 
 
-def _parse(manifest: Path, number: int, line: str) -> dict[str, Any]:
+def _parse(manifest: Path, line_number: int, line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
         why = getattr(error, "msg", type(error).__name__)
         raise ValueError(
-            f"{manifest.name}, line {number}: expected a JSON object, got {line[:60]!r} ({why})."
+            f"{manifest.name}, line {line_number}: expected a JSON object, "
+            f"got {line[:60]!r} ({why})."
         ) from None
     if not isinstance(row, dict):
         raise ValueError(
-            f"{manifest.name}, line {number}: expected a JSON object, got {type(row).__name__}."
+            f"{manifest.name}, line {line_number}: expected a JSON object, "
+            f"got {type(row).__name__}."
         )
     return row
 
 
-def _root(manifest: Path, rows: list[tuple[int, Mapping[str, Any]]]) -> Path:
+def _folder_of_paths(manifest: Path, rows: list[tuple[int, Mapping[str, Any]]]) -> Path:
     folder = manifest.resolve().parent
-    first = next((str(row["path"]) for _, row in rows[:1] if row.get("path")), None)
-    if first is None or _exists(folder / first) or not _exists(folder.parent / first):
+    first_path = next((str(row["path"]) for _, row in rows[:1] if row.get("path")), None)
+    if (
+        first_path is None
+        or _exists(folder / first_path)
+        or not _exists(folder.parent / first_path)
+    ):
         return folder
     return folder.parent
 
@@ -137,16 +146,16 @@ def _root(manifest: Path, rows: list[tuple[int, Mapping[str, Any]]]) -> Path:
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except OSError:  # a name that no file can have
+    except OSError:  # for example a name that is too long
         return False
 
 
-def _utterance(manifest: Path, root: Path, line: int, row: Mapping[str, Any]) -> Utterance:
-    path = _path(manifest, line, row)
-    start, end = (_seconds(manifest, line, row, name) for name in ("start", "end"))
+def _utterance(manifest: Path, folder: Path, line_number: int, row: Mapping[str, Any]) -> Utterance:
+    path = _audio_path(manifest, line_number, row)
+    start, end = (_seconds(manifest, line_number, row, name) for name in ("start", "end"))
     return Utterance(
-        id=str(row.get("id") or f"{path}{_part_name(start, end)}"),
-        path=root / path,
+        id=str(row.get("id") or f"{path}{_time_suffix(start, end)}"),
+        path=folder / path,
         speaker=str(row.get("speaker") or ""),
         transcript=str(row.get("transcript") or ""),
         start_s=start,
@@ -156,40 +165,43 @@ def _utterance(manifest: Path, root: Path, line: int, row: Mapping[str, Any]) ->
             for name, value in row.items()
             if name not in _COLUMNS and name not in _TIERS
         },
-        tiers={tier: _spans(manifest, line, tier, row[tier]) for tier in _TIERS if row.get(tier)},
+        tiers={
+            tier: _spans(manifest, line_number, tier, row[tier]) for tier in _TIERS if row.get(tier)
+        },
     )
 
 
-def _part_name(start: float | None, end: float | None) -> str:
+def _time_suffix(start: float | None, end: float | None) -> str:
     if start is None and end is None:
         return ""
     return f"#{start or 0:g}-{'' if end is None else f'{end:g}'}"
 
 
-def _path(manifest: Path, line: int, row: Mapping[str, Any]) -> str:
+def _audio_path(manifest: Path, line_number: int, row: Mapping[str, Any]) -> str:
     if not row.get("path"):
         raise ValueError(
-            f"{manifest.name}, line {line}: expected a column `path`, got the columns "
+            f"{manifest.name}, line {line_number}: expected a column `path`, got the columns "
             f"{', '.join(map(str, row))}."
         )
     if not isinstance(row["path"], str):
         raise ValueError(
-            f"{manifest.name}, line {line}: expected text as `path`, got {str(row['path'])[:60]!r}."
+            f"{manifest.name}, line {line_number}: expected text as `path`, "
+            f"got {str(row['path'])[:60]!r}."
         )
     return row["path"]
 
 
-def _spans(manifest: Path, line: int, tier: str, spans: Any) -> tuple[Span, ...]:
+def _spans(manifest: Path, line_number: int, tier: str, spans: Any) -> tuple[Span, ...]:
     try:
         return tuple(Span(float(start), float(end), str(label)) for start, end, label in spans)
     except (TypeError, ValueError):
         raise ValueError(
-            f"{manifest.name}, line {line}: expected a list of [start, end, label] as `{tier}`, "
-            f"got {str(spans)[:60]!r}."
+            f"{manifest.name}, line {line_number}: expected a list of [start, end, label] as "
+            f"`{tier}`, got {str(spans)[:60]!r}."
         ) from None
 
 
-def _seconds(manifest: Path, line: int, row: Mapping[str, Any], name: str) -> float | None:
+def _seconds(manifest: Path, line_number: int, row: Mapping[str, Any], name: str) -> float | None:
     value = row.get(name)
     if value is None or value == "":
         return None
@@ -199,6 +211,7 @@ def _seconds(manifest: Path, line: int, row: Mapping[str, Any], name: str) -> fl
         seconds = math.nan
     if not math.isfinite(seconds):
         raise ValueError(
-            f"{manifest.name}, line {line}: expected `{name}` in seconds, got {str(value)[:60]!r}."
+            f"{manifest.name}, line {line_number}: expected `{name}` in seconds, "
+            f"got {str(value)[:60]!r}."
         )
     return seconds

@@ -13,9 +13,9 @@ from interventions.corruptions import add, parse_source
 from jaxasr.audio import load_audio
 
 CLEAN = "clean"
-_SUFFIXES = {".flac", ".wav", ".ogg", ".mp3"}
+_AUDIO_SUFFIXES = {".flac", ".wav", ".ogg", ".mp3"}
 
-AddNoise = Callable[[np.ndarray, int], np.ndarray]  # samples and seed
+AddNoise = Callable[[np.ndarray, int], np.ndarray]  # maps samples and a seed to noisy samples
 
 
 def with_noise(corpus: Corpus, noises: Sequence[str]) -> Corpus:
@@ -23,20 +23,25 @@ def with_noise(corpus: Corpus, noises: Sequence[str]) -> Corpus:
 
     Args:
         corpus: the recordings.
-        noises: `snr:10`, white noise 10 dB below the recording; `snr:10:PATH`, a recording of
-            noise: the file PATH, or one of that folder, which the utterance's id decides;
-            `bandstop:300-3000` or `mask:1.0-2.0` (see `interventions.corruptions.parse_source`).
+        noises: kinds of noise. `snr:10` is white noise 10 dB below the recording. `snr:10:PATH` is
+            recorded noise: the file PATH, or a file of the folder PATH, chosen by the utterance's
+            id. `interventions.corruptions.parse_source` lists the others, such as
+            `bandstop:300-3000`.
 
     Returns:
         The corpus with the copies. The label `noise` is "clean" or the kind of noise.
 
     Raises:
-        ValueError: an unknown kind of noise, or no recording at PATH.
+        ValueError: a kind of noise is unknown, or there is no recording at PATH.
     """
     if not noises:
         return corpus
-    makers = {name: _maker(name) for name in noises}
-    noisy = [_copy(clip, name, makers[name]) for clip in corpus.utterances for name in makers]
+    functions = {name: _noise_function(name) for name in noises}
+    noisy = [
+        _noisy_copy(clip, name, add_noise)
+        for clip in corpus.utterances
+        for name, add_noise in functions.items()
+    ]
     clean = [
         dataclasses.replace(clip, labels={**clip.labels, "noise": CLEAN})
         for clip in corpus.utterances
@@ -44,11 +49,11 @@ def with_noise(corpus: Corpus, noises: Sequence[str]) -> Corpus:
     return dataclasses.replace(corpus, utterances=(*clean, *noisy))
 
 
-def _maker(name: str) -> AddNoise:
+def _noise_function(name: str) -> AddNoise:
     kind, _, arguments = name.partition(":")
     snr, _, path = arguments.partition(":")
     if kind == "snr" and path:
-        files = _recordings(name, Path(path))
+        files = _noise_files(name, Path(path))
         return lambda audio, seed: add(
             audio, load_audio(files[seed % len(files)]), float(snr), seed
         )
@@ -66,10 +71,10 @@ def _corrupt(name: str, audio: np.ndarray, seed: int) -> np.ndarray:
     return corrupt(audio)
 
 
-def _recordings(name: str, path: Path) -> list[Path]:
+def _noise_files(name: str, path: Path) -> list[Path]:
     if path.is_file():
         return [path]
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES)
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _AUDIO_SUFFIXES)
     if not files:
         raise ValueError(
             f"noise {name!r}: expected a recording or a folder of recordings, found none at "
@@ -78,11 +83,11 @@ def _recordings(name: str, path: Path) -> list[Path]:
     return files
 
 
-def _copy(clip: Utterance, name: str, add_noise: AddNoise) -> Utterance:
+def _noisy_copy(clip: Utterance, name: str, add_noise: AddNoise) -> Utterance:
     def read() -> np.ndarray:
         return add_noise(clip.samples(), zlib.crc32(clip.id.encode()))
 
-    # `clip.samples()` has been cut already, so the copy has no start and end.
+    # `clip.samples()` applies start and end already, so the copy must not apply them again.
     labels = {**clip.labels, "noise": _short_name(name)}
     return dataclasses.replace(
         clip, id=f"{clip.id}|{name}", labels=labels, read=read, start_s=None, end_s=None

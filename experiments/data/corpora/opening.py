@@ -1,4 +1,4 @@
-"""Opens a corpus, whatever its layout."""
+"""Opens a corpus and detects its layout."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from experiments.data.corpora import common_voice, hugging_face, librispeech, manifest, timit
 from experiments.data.corpora.utterance import Corpus
 
-# A manifest comes first, because it is explicit; it may describe a folder with another layout.
+# The manifest comes first, because a folder of another layout may have a manifest too.
 _LAYOUTS = {
     "manifest": manifest,
     "timit": timit,
@@ -16,9 +16,9 @@ _LAYOUTS = {
 
 
 def open_corpus(path: str | os.PathLike) -> Corpus:
-    """Opens recordings in their own layout.
+    """Opens a corpus and detects its layout.
 
-    No recording is read yet; a missing or broken file is reported when its samples are read.
+    Audio is not read yet. A missing or broken file raises an error when its samples are read.
 
     Args:
         path: a manifest, a folder of TIMIT, LibriSpeech or Common Voice, or `hf:NAME`.
@@ -27,8 +27,8 @@ def open_corpus(path: str | os.PathLike) -> Corpus:
         The corpus.
 
     Raises:
-        FileNotFoundError: there is nothing at `path`.
-        ValueError: an unknown layout, or a malformed file.
+        FileNotFoundError: `path` does not exist.
+        ValueError: the layout is unknown, or a file is malformed.
 
     Example:
         ```python

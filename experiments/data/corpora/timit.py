@@ -1,6 +1,7 @@
-"""TIMIT as the LDC distributes it: [TRAIN|TEST]/DR1/FCJF0/SA1.WAV with .TXT, .PHN and .WRD files.
+"""Reads TIMIT: [TRAIN|TEST]/DR1/FCJF0/SA1.WAV with .TXT, .PHN and .WRD files.
 
-Names may be in upper or lower case. Source: LDC93S1, README.DOC; alignments count 16 kHz samples.
+Names may be in upper or lower case. Times in alignments are sample numbers at 16 kHz.
+Source: LDC93S1, README.DOC.
 """
 
 import re
@@ -11,7 +12,7 @@ from experiments.data.corpora.utterance import Span, Utterance
 from jaxasr.config import SAMPLE_RATE
 
 EXPECTED = "TIMIT: a folder with [TRAIN|TEST/]DR<n>/<speaker>/*.PHN"
-_DIALECTS = (
+_DIALECTS = (  # names of regions 1 to 8
     "New England",
     "Northern",
     "North Midland",
@@ -35,7 +36,7 @@ def _phone_files(path: Path) -> list[Path]:
 
 
 def _region(file: Path) -> int:
-    """Returns the number of the dialect region; 0 outside of TIMIT's folders."""
+    """Returns the number of the dialect region; 0 if the file is not in a folder DR1 to DR8."""
     match = re.fullmatch(r"dr([1-8])", file.parent.parent.name.lower())
     return int(match[1]) if match else 0
 
@@ -44,22 +45,22 @@ def read(path: Path) -> list[Utterance]:
     """Reads all utterances below a folder.
 
     Args:
-        path: from `find`.
+        path: the folder that `find` returned.
 
     Returns:
-        Utterances with the labels gender, dialect_region (1 to 8), dialect, split, sentence (SA1 …)
-        and kind (SA, SI, SX), and the tiers phones and words.
+        Utterances with the tiers phones and words. Their labels are gender, dialect_region (1 to
+        8), dialect, split, sentence (SA1 …) and kind of sentence (SA, SI, SX).
 
     Raises:
-        ValueError: a malformed line of an alignment.
+        ValueError: an alignment has a malformed line.
     """
-    return [_utterance(phones) for phones in _phone_files(path)]
+    return [_utterance(phone_file) for phone_file in _phone_files(path)]
 
 
-def _utterance(phones: Path) -> Utterance:
-    files = {file.name.lower(): file for file in phones.parent.iterdir()}
-    stem, speaker, region = phones.stem, phones.parent.name.lower(), _region(phones)
-    split = phones.parents[2].name.lower()
+def _utterance(phone_file: Path) -> Utterance:
+    files = {file.name.lower(): file for file in phone_file.parent.iterdir()}
+    stem, speaker = phone_file.stem, phone_file.parent.name.lower()
+    region, split = _region(phone_file), phone_file.parents[2].name.lower()
     split = split if split in ("train", "test") else ""
     tiers = {
         tier: _spans(files[name])
@@ -75,17 +76,19 @@ def _utterance(phones: Path) -> Utterance:
         "kind": stem[:2].upper(),
     }
     name = "/".join(part for part in (split, f"dr{region}", speaker, stem.lower()) if part)
-    text = _sentence(files.get(f"{stem}.txt".lower()))
-    return Utterance(name, _audio(phones, files), speaker, text, labels=labels, tiers=tiers)
+    text = _transcript(files.get(f"{stem}.txt".lower()))
+    return Utterance(
+        name, _audio_file(phone_file, files), speaker, text, labels=labels, tiers=tiers
+    )
 
 
-def _audio(phones: Path, files: dict[str, Path]) -> Path:
-    # Some copies have a RIFF file, SA1.WAV.wav, in addition to the original.
-    names = (f"{phones.stem}{suffix}".lower() for suffix in (".wav.wav", ".wav", ".flac"))
-    return next((files[name] for name in names if name in files), phones.with_suffix(".WAV"))
+def _audio_file(phone_file: Path, files: dict[str, Path]) -> Path:
+    # Some copies of TIMIT also have the recording as a RIFF file, SA1.WAV.wav.
+    names = (f"{phone_file.stem}{suffix}".lower() for suffix in (".wav.wav", ".wav", ".flac"))
+    return next((files[name] for name in names if name in files), phone_file.with_suffix(".WAV"))
 
 
-def _sentence(file: Path | None) -> str:
+def _transcript(file: Path | None) -> str:
     """Returns the words of a line such as `0 46797 She had …`."""
     return " ".join("".join(line for _, line in text_lines(file)).split()[2:]) if file else ""
 
@@ -94,12 +97,12 @@ def _spans(file: Path) -> tuple[Span, ...]:
     return tuple(_span(file, number, line) for number, line in text_lines(file) if line.strip())
 
 
-def _span(file: Path, number: int, line: str) -> Span:
+def _span(file: Path, line_number: int, line: str) -> Span:
     try:
         first, last, label = line.strip().split(maxsplit=2)
         return Span(int(first) / SAMPLE_RATE, int(last) / SAMPLE_RATE, label)
     except ValueError:
         raise ValueError(
-            f"{file}, line {number}: expected a first sample, a last sample and a label, got "
+            f"{file}, line {line_number}: expected a first sample, a last sample and a label, got "
             f"{line[:60]!r}."
         ) from None

@@ -1,4 +1,4 @@
-"""Utterances and corpora, independent of the layout they were read from."""
+"""Defines utterances and corpora, which are the same for every layout."""
 
 import dataclasses
 import hashlib
@@ -17,17 +17,24 @@ from jaxasr.config import SAMPLE_RATE
 if TYPE_CHECKING:
     import pandas
 
-_FIELDS = ("id", "path", "speaker", "transcript", "start_s", "end_s")
+_TABLE_FIELDS = (  # columns of `Corpus.frame`
+    "id",
+    "path",
+    "speaker",
+    "transcript",
+    "start_s",
+    "end_s",
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-    """A labelled stretch.
+    """A labelled part of an utterance.
 
     Attributes:
-        start_s: seconds from the start of the utterance.
-        end_s: seconds from the start of the utterance.
-        label: the label.
+        start_s: start, in seconds from the start of the utterance.
+        end_s: end, in seconds from the start of the utterance.
+        label: a phone or word, for example.
     """
 
     start_s: float
@@ -37,20 +44,20 @@ class Span:
 
 @dataclasses.dataclass(frozen=True)
 class Utterance:
-    """A recording, or a part of one.
+    """A recording, or a part of a recording.
 
     Unknown values are "" or None.
 
     Attributes:
-        id: unique in its corpus; bytes that are not UTF-8 become escapes.
+        id: unique in the corpus. Bytes that are not UTF-8 are escaped.
         path: the audio file.
-        speaker: name of the speaker.
+        speaker: identifies the speaker.
         transcript: the spoken words.
-        start_s: start of the part in seconds; None: of the recording.
-        end_s: end of the part in seconds; None: of the recording.
-        labels: values by name.
+        start_s: start of the part in seconds; None for the start of the recording.
+        end_s: end of the part in seconds; None for the end of the recording.
+        labels: values of other labels by name, such as "gender".
         tiers: time-aligned labels by name ("phones", "words").
-        read: returns the samples of what is not a plain file.
+        read: returns the samples; None if they are read from `path`.
     """
 
     id: str
@@ -75,7 +82,7 @@ class Utterance:
 
         Raises:
             ValueError: the part is not within the recording.
-            Exception: what `jaxasr.load_audio` raises.
+            Exception: `jaxasr.load_audio` cannot read the file.
         """
         audio = load_audio(self.path) if self.read is None else self.read()
         if self.start_s is None and self.end_s is None:
@@ -83,7 +90,7 @@ class Utterance:
         first, last = round((self.start_s or 0.0) * SAMPLE_RATE), len(audio)
         if self.end_s is not None:
             last = round(self.end_s * SAMPLE_RATE)
-        # Times have two or three decimals, so an end may be late by half a hundredth of a second.
+        # Times are rounded to two or three decimals, so an end may be up to 5 ms too late.
         if not 0 <= first < last <= len(audio) + SAMPLE_RATE // 200:
             seconds = f"{self.start_s} to {self.end_s} s of {len(audio) / SAMPLE_RATE:.3f} s"
             raise ValueError(
@@ -108,12 +115,12 @@ class Corpus:
     """Utterances in a fixed order.
 
     Attributes:
-        name: of the file or folder they were read from.
-        layout: how they were read.
-        utterances: at least one, each with its own id.
+        name: name of the file or folder that was read.
+        layout: name of the layout, such as "librispeech".
+        utterances: at least one utterance; their ids differ.
 
     Raises:
-        ValueError: no utterance, or an id that occurs twice.
+        ValueError: there is no utterance, or two utterances have the same id.
     """
 
     name: str
@@ -130,7 +137,7 @@ class Corpus:
         for utterance in self.utterances:
             if utterance.id in ids:
                 raise ValueError(
-                    "corpus: expected each recording (or start and end in it) once, got "
+                    "corpus: expected every utterance once, got "
                     f"{utterance.id!r} twice in {self.name!r}."
                 )
             ids.add(utterance.id)
@@ -139,7 +146,7 @@ class Corpus:
         return len(self.utterances)
 
     def labels(self, name: str) -> list[Any]:
-        """Returns the value of a label for each utterance; None where it is unknown.
+        """Returns the value of one label for each utterance; None where it is unknown.
 
         Raises:
             ValueError: no utterance has the label; the message lists the labels.
@@ -192,18 +199,18 @@ class Corpus:
         return dataclasses.replace(self, utterances=utterances)
 
     def frame(self) -> "pandas.DataFrame":
-        """Returns a table with one row per utterance: its labels and fields."""
+        """Returns the labels and fields of the utterances as a table, one row per utterance."""
         import pandas
 
         return pandas.DataFrame(
             [
-                {**utterance.labels, **{name: getattr(utterance, name) for name in _FIELDS}}
+                {**utterance.labels, **{name: getattr(utterance, name) for name in _TABLE_FIELDS}}
                 for utterance in self.utterances
             ]
         )
 
     def sha256(self, *, transcripts: bool = False) -> str:
-        """Computes a hash of the ids in order, and of the transcripts if they matter."""
+        """Computes a hash of the ids in order, and of the transcripts if `transcripts` is true."""
         rows = [
             [utterance.id, utterance.transcript] if transcripts else [utterance.id]
             for utterance in self.utterances
