@@ -53,9 +53,9 @@ class Run:
                 "in model.encode, or pass memory.stacked()."
             )
         if (self.mel is None) == (self.memory is None):
-            given = "neither" if self.mel is None else "both"
+            present = "neither" if self.mel is None else "both"
             raise ValueError(
-                f"Run: expected mel= or memory=, got {given}: "
+                f"Run: expected mel= or memory=, got {present}: "
                 "jaxasr.log_mel(...)[None], or what model.encode(mel) returns."
             )
 
@@ -66,8 +66,8 @@ class Run:
         if self.mel is not None:
             shape = list(getattr(self.mel, "shape", ()))
             return f"Run({n_rows} x {n_tokens} tokens{padded}, mel {shape})"
-        of = "" if self.encoded_mel is None else " with its mel"
-        return f"Run({n_rows} x {n_tokens} tokens{padded}, encoded{of})"
+        suffix = "" if self.encoded_mel is None else " with its mel"
+        return f"Run({n_rows} x {n_tokens} tokens{padded}, encoded{suffix})"
 
     def encode(self, model: Whisper) -> "Run":
         """Encodes the recordings: `memory` takes the place of `mel`.
@@ -123,10 +123,10 @@ class Run:
         return dataclasses.replace(
             self,
             tokens=jnp.asarray(self.tokens)[rows],
-            mel=_take(self.mel, rows),
+            mel=_take_rows(self.mel, rows),
             memory=memory,
-            positions=_take(self.positions, rows),
-            encoded_mel=_take(self.encoded_mel, rows),
+            positions=_take_rows(self.positions, rows),
+            encoded_mel=_take_rows(self.encoded_mel, rows),
         )
 
     @property
@@ -135,5 +135,5 @@ class Run:
         return jnp.shape(self.tokens)[0]
 
 
-def _take(values: Any, rows: Rows) -> Array | None:
+def _take_rows(values: Any, rows: Rows) -> Array | None:
     return None if values is None else jnp.asarray(values)[rows]

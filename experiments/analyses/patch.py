@@ -32,7 +32,7 @@ def check_grid(question: PatchQuestion) -> None:
         ValueError: naming `--over`.
     """
     spec = sites.spec(SIZES["tiny.en"], question.site, 1, 1)  # every model has the same dimensions
-    options = {"window_s": question.window_s, "n_frames": 1, "chosen": {}}
+    options = {"window_s": question.window_s, "n_frames": 1, "selected": {}}
     try:
         Grid.of(spec, question.dims, alphas=question.alphas or (1.0,), **options)
     except ValueError as error:

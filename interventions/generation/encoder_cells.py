@@ -78,7 +78,7 @@ def generate_encoder_cells(
     examples = []
     for b in range(len(mel)):
         row = slice(b, b + 1)
-        edited = CellEdits.of(cells, _edits_of_example(edits_of, b, len(mel)))
+        edited = CellEdits.of(cells, _edits_of_row(edits_of, b, len(mel)))
         example = _Example.of(model, jnp.asarray(mel)[row], edited, cells)
         row_prompt = jnp.asarray(prompt, jnp.int32)[row]
         examples.append(_generate_example(example, row_prompt, budget, batch, options))
@@ -125,11 +125,11 @@ class _Example:
     def encode(self, index: Int[np.ndarray, "n"]) -> Memory:
         """Memories of the cells at `index`, with a leading axis of cells."""
         # All cells of a batch edit the same layer.
-        first = jnp.int32(self.layers[index[0]])
+        edited_layer = jnp.int32(self.layers[index[0]])
         return compiled.call(
             _encode_cells,
             self.model,
-            first,
+            edited_layer,
             self.mel,
             self.residuals,
             self.cells.take(index),
@@ -139,7 +139,7 @@ class _Example:
 
 def _encode_cells(
     model: Whisper,
-    first: Int[Array, ""],
+    edited_layer: Int[Array, ""],
     mel: Float[Array, "1 M F"],
     residuals: Residuals | None,
     cells: CellEdits,
@@ -149,7 +149,7 @@ def _encode_cells(
     def encode_cell(edits: Edits) -> Memory:
         if site is None or residuals is None:
             return model.encode(mel, edits)[0]
-        return resumed_memory(model, site, residuals, edits, first)
+        return resumed_memory(model, site, residuals, edits, edited_layer)
 
     with full_precision(model):
         return cells.vmap(encode_cell)
@@ -159,21 +159,21 @@ def _generate_example(
     example: _Example, prompt: Array, budget: int | None, batch: int | None, options: dict[str, Any]
 ) -> Generation:
     c = example.model.config
-    most = max(1, memory_budget(budget) // encoder_bytes(c))
-    batches = example.batches(min(most, batch or most))
-    width = min(most, batch) if batch else max(map(len, batches))
+    most_encoded = max(1, memory_budget(budget) // encoder_bytes(c))
+    batches = example.batches(min(most_encoded, batch or most_encoded))
+    cells_per_batch = min(most_encoded, batch) if batch else max(map(len, batches))
     n_tokens = prompt.shape[1] + options["max_new_tokens"]
     most_decoded = memory_budget(budget, _DECODING_BUDGET) // decoding_bytes(c, n_tokens)
-    wanted = batch // width if batch else len(batches)
-    batches_per_loop = min(wanted, max(1, most_decoded // width))
+    wanted_batches = batch // cells_per_batch if batch else len(batches)
+    batches_per_loop = min(wanted_batches, max(1, most_decoded // cells_per_batch))
     parts = []
     for i in range(0, len(batches), batches_per_loop):
         chunk = batches[i : i + batches_per_loop]
         # Padded with the last batch, so one executable serves every chunk.
         padding = [batches[-1]] * (batches_per_loop - len(chunk))
-        out = _generate_batches(example, [*chunk, *padding], width, prompt, options)
+        out = _generate_batches(example, [*chunk, *padding], cells_per_batch, prompt, options)
         for j, index in enumerate(chunk):
-            start, stop = j * width, j * width + len(index)
+            start, stop = j * cells_per_batch, j * cells_per_batch + len(index)
             parts.append(jax.tree.map(lambda x, a=start, b=stop: x[a:b], out))
     order = np.argsort(np.concatenate(batches))
     return jax.tree.map(lambda *x: np.concatenate(x)[order], *parts)
@@ -182,12 +182,12 @@ def _generate_example(
 def _generate_batches(
     example: _Example,
     batches: list[Int[np.ndarray, "n"]],
-    width: int,
+    cells_per_batch: int,
     prompt: Array,
     options: dict[str, Any],
 ) -> Generation:
-    """Generates for several batches at once, each padded to `width` cells."""
-    memories = [example.encode(np.resize(index, width)) for index in batches]
+    """Generates for several batches at once, each padded to `cells_per_batch` cells."""
+    memories = [example.encode(np.resize(index, cells_per_batch)) for index in batches]
     memory = jax.tree.map(lambda *x: jnp.concatenate(x), *memories)
     static = {name: value for name, value in options.items() if name != "rules"}
     out = compiled.call(
@@ -214,7 +214,7 @@ def decoding_bytes(c: Config, n_tokens: int) -> int:
     )
 
 
-def _edits_of_example(edits_of: EditsOf | None, b: int, batch: int) -> EditsOf | None:
+def _edits_of_row(edits_of: EditsOf | None, b: int, batch: int) -> EditsOf | None:
     """`edits_of` with the values of row `b`, where it has one row per example."""
     edit = getattr(edits_of, "edit", None)
     if not isinstance(edits_of, AtCell) or not isinstance(edit, Patch | Mix):

@@ -20,7 +20,7 @@ from interventions.generation.cells import (
     generate_cells,
 )
 from interventions.generation.encoder_cells import generate_encoder_cells
-from interventions.generation.text_metrics import decoded_texts, labelled, text_metrics
+from interventions.generation.text_metrics import decoded_texts, labelled_dataset, text_metrics
 from interventions.patching.grid import Grid
 from jaxasr import sites
 from jaxasr.audio import log_mel, n_frames
@@ -134,7 +134,7 @@ def sequence_sweep(
     unedited = jax.tree.map(lambda x: np.asarray(x)[None, examples], unedited)
     out: Generation = jax.tree.map(lambda x: x[:, examples], out).check_finite()
     references = decoded_texts(asr.tokenizer, unedited)[0] if references is None else references
-    return labelled(
+    return labelled_dataset(
         text_metrics(asr.tokenizer, out, references, language),
         text_metrics(asr.tokenizer, unedited, references, language),
         coords,
@@ -197,7 +197,7 @@ def generation_sweep(
         window_s=window_s,
         n_frames=min(n_swept, asr.config.n_audio_ctx),
         alphas=alphas,
-        chosen={},
+        selected={},
     )
     mel = np.stack(
         [log_mel(samples, asr.config.n_mels, asr.config.n_mel_frames) for samples in recordings]

@@ -51,7 +51,7 @@ def text_metrics(
     }
 
 
-def labelled(
+def labelled_dataset(
     cells: dict[str, np.ndarray],
     baseline: dict[str, np.ndarray],
     coords: Mapping[str, Sequence[Any]],

@@ -53,7 +53,7 @@ def dispatch_chunks(
     return wait
 
 
-def one_ahead(dispatched: Iterable[Deferred]) -> Iterator[np.ndarray]:
+def dispatch_one_ahead(dispatched: Iterable[Deferred]) -> Iterator[np.ndarray]:
     """Yields results in order, dispatching the next one before blocking on the current one.
 
     Args:

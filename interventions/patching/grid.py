@@ -41,7 +41,7 @@ class Grid:
         window_s: float,
         n_frames: int,
         alphas: Sequence[float],
-        chosen: dict[str, Any],
+        selected: dict[str, Any],
     ) -> "Grid":
         """Makes the grid of a site.
 
@@ -51,7 +51,7 @@ class Grid:
             window_s: seconds per window of time.
             n_frames: true encoder frames.
             alphas: strengths.
-            chosen: the indices to sweep per dimension; a missing one or None means all.
+            selected: the indices to sweep per dimension. All are swept if it is missing or None.
 
         Raises:
             ValueError: a dimension or an index that the site does not have; a bad window.
@@ -79,7 +79,7 @@ class Grid:
             "time": np.arange(0, n_frames, window, dtype=np.int32),
             "alpha": np.asarray(alphas, np.float32),
         }
-        coords = {dim: _subset(indices[dim], chosen.get(dim), dim) for dim in over}
+        coords = {dim: _select_indices(indices[dim], selected.get(dim), dim) for dim in over}
         return cls(spec.site, coords, window, n_frames)
 
     @property
@@ -194,10 +194,10 @@ def swept_sizes(spec: SiteSpec) -> dict[str, int]:
     return sizes | {"alpha": 0}
 
 
-def _subset(values: np.ndarray, chosen: Any, dim: str) -> np.ndarray:
-    if chosen is None:
+def _select_indices(values: np.ndarray, selected: Any, dim: str) -> np.ndarray:
+    if selected is None:
         return values
-    chosen = np.atleast_1d(np.asarray(chosen, values.dtype))
-    if unknown := sorted(set(chosen.tolist()) - set(values.tolist())):
+    selected = np.atleast_1d(np.asarray(selected, values.dtype))
+    if unknown := sorted(set(selected.tolist()) - set(values.tolist())):
         raise ValueError(f"{dim}: expected some of {values.tolist()}, got {unknown}.")
-    return chosen
+    return selected

@@ -62,32 +62,32 @@ class PackedRows:
         position = np.pad(np.concatenate(columns), (0, padding_rows)).astype(np.int32)
         column_of = np.repeat(np.arange(len(columns)), sizes)
         column_of = np.pad(column_of, (0, padding_rows), constant_values=-1)
-        slots, real = np.arange(n_slots, dtype=np.int32), (column_of >= 0)[:, None]
+        slots, is_real = np.arange(n_slots, dtype=np.int32), (column_of >= 0)[:, None]
         recomputed = np.array([np.isin(slots, column) for column in columns])[column_of]
-        to_slots = (slots <= position[:, None]) & ~recomputed & real
-        to_rows = (column_of[:, None] == column_of) & (position <= position[:, None]) & real
+        attends_slots = (slots <= position[:, None]) & ~recomputed & is_real
+        attends_rows = (column_of[:, None] == column_of) & (position <= position[:, None]) & is_real
         # A padding row attends to itself, so that no softmax is over nothing.
-        to_rows |= np.eye(n_rows, dtype=bool)
+        attends_rows |= np.eye(n_rows, dtype=bool)
         return cls(
             start=np.pad([column[0] for column in columns], padding_columns).astype(np.int32),
             first_row=first_row.astype(np.int32),
             scored_row=np.pad(last_row, padding_columns).astype(np.int32),
             position=position,
             is_first=np.isin(np.arange(n_rows), first_row),
-            mask=np.concatenate([to_slots, to_rows], 1),
+            mask=np.concatenate([attends_slots, attends_rows], 1),
             keys=np.concatenate([slots, position]),
         )
 
 
-def packed(columns: Sequence[np.ndarray], most: int) -> Iterator[list[int]]:
-    """Groups consecutive columns into batches of at most `most` rows, at least one column each.
+def pack_columns(columns: Sequence[np.ndarray], max_rows: int) -> Iterator[list[int]]:
+    """Groups consecutive columns into batches of at most `max_rows` rows, at least one column each.
 
     Yields:
         Indices of the columns of each batch.
     """
     batch: list[int] = []
     for index, column in enumerate(columns):
-        if batch and sum(len(columns[i]) for i in batch) + len(column) > most:
+        if batch and sum(len(columns[i]) for i in batch) + len(column) > max_rows:
             yield batch
             batch = []
         batch.append(index)

@@ -56,4 +56,4 @@ class Plan:
         return f"Plan({self})"
 
     def __str__(self) -> str:
-        return cost.describe(self.work)
+        return cost.describe_cost(self.work)

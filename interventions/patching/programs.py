@@ -23,7 +23,7 @@ Frames = tuple[Int[Array, ""], Int[Array, ""]]
 def resumed_decoder_cells(
     frozen: compiled.Frozen,
     audio_kv: tuple[tuple[Array, Array], ...] | None,
-    first: Int[Array, ""],
+    edited_layer: Int[Array, ""],
     cells: Coordinates,
     frames: Frames,
     rows: PackedRows,
@@ -51,7 +51,7 @@ def resumed_decoder_cells(
     # Sweeps subtract metrics of nearly equal passes, which reduced-precision products would blur.
     with full_precision(model):
         decoder = ResumedDecoder(
-            model, blocks, audio_kv, memory, trace, rows, first, position_local, layers_above
+            model, blocks, audio_kv, memory, trace, rows, edited_layer, position_local, layers_above
         )
         x = decoder.residuals(edits_of, cells)
         scored = jax.vmap(lambda row: score_residual(model, row[None], metric))(
@@ -84,7 +84,7 @@ def whole_decoder_cells(
 
 def encoder_cells(
     model: Whisper,
-    first: Int[Array, ""],
+    edited_layer: Int[Array, ""],
     cells: Coordinates,
     frames: Frames,
     tokens: Int[Array, "1 T"],
@@ -96,12 +96,12 @@ def encoder_cells(
     site: str,
     scored: int,
 ) -> Float[Array, "K"]:
-    """Metric of encoder cells, resumed from layer `first` where there are `residuals`."""
+    """Metric of encoder cells, resumed from layer `edited_layer` where there are `residuals`."""
 
     def encode_cell(edits: Edits) -> Memory:
         if residuals is None:
             return model.encode(mel, edits)[0]
-        return resumed_memory(model, site, residuals, edits, first)
+        return resumed_memory(model, site, residuals, edits, edited_layer)
 
     def score_cell(cell: Cell) -> Array:
         memory = encode_cell({site: place_at(edit, cell, *frames)})

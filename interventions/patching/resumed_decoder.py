@@ -76,7 +76,7 @@ def _concatenated(stored: Array, rows: Array) -> Array:
 
 @pytrees.dataclass
 class ResumedDecoder:
-    """The decoder from layer `first` on, for K cells of each column.
+    """The decoder from layer `edited_layer` on, for K cells of each column.
 
     Attributes:
         model: the model.
@@ -97,73 +97,75 @@ class ResumedDecoder:
     memory: Memory
     trace: UneditedTrace
     rows: PackedRows
-    first: Int[Array, ""]
+    edited_layer: Int[Array, ""]
     position_local: bool = pytrees.field(pytree_node=False)
     layers_above: int = pytrees.field(pytree_node=False)
 
     def residuals(self, edits_of: Callable[[Cell], Edits], cells: Any) -> Float[Array, "K P D"]:
         """Residuals after the last layer at the scored position, per cell and column."""
-        x = self._edited_layer(edits_of, cells)
+        x = self._run_edited_layer(edits_of, cells)
         if not self.layers_above:
             return x if self.position_local else x[:, self.rows.scored_row]
         if self.position_local:
-            stored = self.trace.post[self.first][:, self.rows.position]
+            stored = self.trace.post[self.edited_layer][:, self.rows.position]
             # Padding columns have no first row; `drop` ignores them.
             x = jnp.repeat(stored, len(x), 0).at[:, self.rows.first_row].set(x, mode="drop")
-        x = self._layers_between(x) if self.layers_above > 1 else x
-        return self._unedited_layer(self.model.config.n_text_layer - 1, x, self.rows.scored_row)
+        x = self._run_layers_between(x) if self.layers_above > 1 else x
+        return self._run_unedited_layer(self.model.config.n_text_layer - 1, x, self.rows.scored_row)
 
-    def _edited_layer(self, edits_of: Callable[[Cell], Edits], cells: Any) -> Float[Array, "K R D"]:
+    def _run_edited_layer(
+        self, edits_of: Callable[[Cell], Edits], cells: Any
+    ) -> Float[Array, "K R D"]:
         """The edited layer, for all rows or for the first row of every column.
 
         Activations that no edit changes are computed once for all K cells.
         """
         rows, slots = self.rows, jnp.arange(self.trace.k.shape[3], dtype=jnp.int32)[None]
-        # `first` is traced, so this layer is always sliced out of the stacked weights.
-        block, k, v, *stored = self._layer(self.first, unstacked=False)
+        # `edited_layer` is traced, so this layer is always sliced out of the stacked weights.
+        block, k, v, *stored = self._layer_weights(self.edited_layer, unstacked=False)
         if self.position_local:
             positions, past, keys = jnp.asarray(rows.start)[None], StoredOnly(*stored), slots
             mask = causal_mask(positions, slots)
         else:
             positions, past = jnp.asarray(rows.position)[None], self._stored_then_rows(*stored)
             keys, mask = jnp.asarray(rows.keys)[None], jnp.asarray(rows.mask)[None, None]
-        x = self.trace.pre[self.first][:, positions[0]]
+        x = self.trace.pre[self.edited_layer][:, positions[0]]
 
         def run_cell(cell: Cell) -> Float[Array, "R D"]:
-            tap = Tap("decoder.", edits_of(cell), NOTHING, self.first, positions)
+            tap = Tap("decoder.", edits_of(cell), NOTHING, self.edited_layer, positions)
             return block(x, tap, mask, past, Cache((), keys, jnp.int32(0)), (k, v))[0][0]
 
         return jax.vmap(run_cell)(cells)
 
-    def _layers_between(self, x: Float[Array, "K R D"]) -> Float[Array, "K R D"]:
+    def _run_layers_between(self, x: Float[Array, "K R D"]) -> Float[Array, "K R D"]:
         """The layers between the edited one and the last."""
         last = self.model.config.n_text_layer - 1
         if self.blocks is None:
-            return jax.lax.fori_loop(self.first + 1, last, self._unedited_layer, x)
+            return jax.lax.fori_loop(self.edited_layer + 1, last, self._run_unedited_layer, x)
         # Unstacked: a slice of stacked weights would be copied on every call.
         for layer in range(1, last):
             x = jax.lax.cond(
-                layer > self.first,
-                lambda x, layer=layer: self._unedited_layer(layer, x),
+                layer > self.edited_layer,
+                lambda x, layer=layer: self._run_unedited_layer(layer, x),
                 lambda x: x,
                 x,
             )
         return x
 
-    def _unedited_layer(
-        self, layer: Layer, x: Float[Array, "K R D"], wanted: Any = None
+    def _run_unedited_layer(
+        self, layer: Layer, x: Float[Array, "K R D"], queries: Any = None
     ) -> Float[Array, "K P D"]:
-        """An unedited layer: keys and values for every row, the rest only for rows `wanted`.
+        """An unedited layer: keys and values for every row, the rest only for rows `queries`.
 
         All rows attend to the same audio.
         """
-        block, k, v, *stored = self._layer(layer, unstacked=self.blocks is not None)
+        block, k, v, *stored = self._layer_weights(layer, unstacked=self.blocks is not None)
         # Nothing is edited or read here, so layer and positions of this tap have no meaning.
         tap = Tap("decoder.", {}, NOTHING, jnp.int32(-1), jnp.zeros((1, 1), jnp.int32))
         normed, mask = block.attn_ln(x), jnp.asarray(self.rows.mask)
         past = self._stored_then_rows(*stored).append(None, *block.attn.keys_values(normed))
-        if wanted is not None:
-            x, normed, mask = x[:, wanted], normed[:, wanted], mask[wanted]
+        if queries is not None:
+            x, normed, mask = x[:, queries], normed[:, queries], mask[queries]
         mask = jnp.broadcast_to(mask, (len(x), 1, *mask.shape))
         keys = jnp.broadcast_to(self.rows.keys, (len(x), mask.shape[-1]))
         x = x + block.attn(normed, past.k, past.v, mask, keys, tap.within("attn"))
@@ -180,7 +182,9 @@ class ResumedDecoder:
         """Empty when the grid has no positions: an edit of `pattern` cannot see the mask."""
         return StoredThenRows(k[:, :, : self.rows.n_slots], v[:, :, : self.rows.n_slots])
 
-    def _layer(self, layer: Layer, unstacked: bool) -> tuple[Block, Array, Array, Array, Array]:
+    def _layer_weights(
+        self, layer: Layer, unstacked: bool
+    ) -> tuple[Block, Array, Array, Array, Array]:
         """A layer's block, keys and values of the audio, and stored keys and values."""
 
         def take(stacked: Array) -> Array:

@@ -6,7 +6,7 @@ from jaxtyping import Array, Int
 
 from interventions.edits.noise import Noise
 from interventions.edits.values import Mix, Patch, Zero
-from interventions.forward import recording
+from interventions.forward import mel_of
 from interventions.run import Run
 from jaxasr import compiled, sites
 from jaxasr.cache import Memory
@@ -145,7 +145,7 @@ def activation(model: Whisper, run: Run, site: str) -> Array:
         ```
     """
     if sites.stack_of(site) == "encoder":
-        return encoder_activations(model, recording(run), site)[site]
+        return encoder_activations(model, mel_of(run), site)[site]
     run = run.encode(model)
     return compiled.call(
         _decoder_activation, model, run.tokens, run.memory, run.positions, site=site

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from interventions.edits.places import Indices
 from interventions.edits.values import Mix, Patch
 from interventions.metrics import Metric
-from interventions.patching.chunks import Deferred, one_ahead
+from interventions.patching.chunks import Deferred, dispatch_one_ahead
 from interventions.patching.compute import Example
 from interventions.patching.finished_groups import FinishedGroups, finished_groups
 from interventions.patching.plan import Plan
@@ -161,21 +161,22 @@ def sweep(
         if missing := [name for name in required if arguments[name] is None]:
             raise TypeError(f"sweep: missing {', '.join(missing)}. Give these, or plan= alone.")
         plan = plan_sweep(**arguments)
-    elif given := _given(arguments):
+    elif repeated := _non_default_arguments(arguments):
         raise ValueError(
-            f"plan: already holds {', '.join(given)}. Leave these out, or pass them to plan_sweep."
+            f"plan: already holds {', '.join(repeated)}. "
+            "Leave these out, or pass them to plan_sweep."
         )
     with finished_groups(store, plan) as finished:
-        return _labelled(plan, *_run(plan, finished, progress))
+        return _labelled(plan, *_compute_cells(plan, finished, progress))
 
 
-def _given(arguments: dict[str, Any]) -> list[str]:
+def _non_default_arguments(arguments: dict[str, Any]) -> list[str]:
     """Names of arguments that are not at their default."""
     defaults = {"window_s": WINDOW_S, "alphas": REPLACE, "reuse": True}
     return [name for name, value in arguments.items() if value is not defaults.get(name)]
 
 
-def _run(
+def _compute_cells(
     plan: Plan, finished: FinishedGroups, progress: SweepProgress | None
 ) -> tuple[Float[np.ndarray, "B n"], Float[np.ndarray, "B"]]:
     """The metric of every cell, cells flat, and the metric without an edit."""
@@ -185,7 +186,9 @@ def _run(
     for b in range(n_examples):
         example = Example.of(plan, b)
         groups = [example.indices(layer) for layer in plan.work.grid.layers]
-        for indices, group in zip(groups, one_ahead(_dispatched(example, b, groups, finished))):
+        for indices, group in zip(
+            groups, dispatch_one_ahead(_dispatch_groups(example, b, groups, finished))
+        ):
             values[b, indices] = group
             n_done += len(indices)
             if progress:
@@ -194,7 +197,7 @@ def _run(
     return values, baseline
 
 
-def _dispatched(
+def _dispatch_groups(
     example: Example, b: int, groups: Sequence[np.ndarray], finished: FinishedGroups
 ) -> Iterator[Deferred]:
     """Dispatches the groups of one example, one whenever the next is asked for."""

@@ -6,12 +6,12 @@ import numpy as np
 
 from interventions.memory import budget
 from interventions.patching.grid import Grid
-from interventions.patching.packing import PackedRows, packed
+from interventions.patching.packing import PackedRows, pack_columns
 from jaxasr import sites
 from jaxasr.config import Config
 
 # Sites whose edit at one position changes what other positions attend to in the same layer.
-_CHANGE_OTHER_POSITIONS = ("resid_pre", "attn.k", "attn.v")
+_SITES_CHANGING_OTHER_POSITIONS = ("resid_pre", "attn.k", "attn.v")
 # Rows of one batch. A larger attention mask costs more than larger products gain.
 _MAX_ROWS = 512
 _MAX_CELLS = 512
@@ -57,7 +57,7 @@ class Workload:
     @property
     def position_local(self) -> bool:
         """Whether an edit changes only its own position within its layer."""
-        changes_others = self.grid.site.endswith(_CHANGE_OTHER_POSITIONS)
+        changes_others = self.grid.site.endswith(_SITES_CHANGING_OTHER_POSITIONS)
         return "position" in self.grid.coords and not changes_others
 
     @property
@@ -93,51 +93,51 @@ def column_batches(work: Workload, layer: int) -> list[ColumnBatch]:
     position reach the scored one; further below, all positions from the changed to the scored one.
     So a sweep has at most three executables.
     """
-    last = work.config.n_text_layer - 1
+    last_layer = work.config.n_text_layer - 1
     # Layers whose attention reads what the edit changed.
-    n_reading = last - layer + (not work.position_local)
-    chosen, columns = _columns(work, n_reading)
+    n_layers_reading = last_layer - layer + (not work.position_local)
+    selected, columns = _columns(work, n_layers_reading)
     max_rows = max(1, budget(work.budget) // row_bytes(work))
     n_cells = work.grid.n_cells("layer", "position")
-    longest = max(map(len, columns), default=1)
-    batches = list(packed(columns, max(longest, min(max_rows // n_cells, _MAX_ROWS))))
+    longest_column = max(map(len, columns), default=1)
+    batches = list(pack_columns(columns, max(longest_column, min(max_rows // n_cells, _MAX_ROWS))))
     sizes = [sum(len(columns[i]) for i in batch) for batch in batches]
     n_columns, n_rows = max(map(len, batches), default=1), max(sizes, default=1)
     # Without a position dimension the rows are the whole pass, and nothing stored is read.
     n_slots = work.n_tokens if "position" in work.grid.coords else 0
     return [
         ColumnBatch(
-            columns=[chosen[i] for i in batch],
+            columns=[selected[i] for i in batch],
             rows=PackedRows.of([columns[i] for i in batch], n_slots, n_columns, n_rows),
             n_rows=size,
-            cells_per_column=equal_size(n_cells, max_rows // n_rows),
-            layers_above=0 if layer == last else 1 if n_reading == 1 else 2,
+            cells_per_column=equal_chunk_size(n_cells, max_rows // n_rows),
+            layers_above=0 if layer == last_layer else 1 if n_layers_reading == 1 else 2,
         )
         for batch, size in zip(batches, sizes)
     ]
 
 
-def _columns(work: Workload, n_reading: int) -> tuple[list[int], list[np.ndarray]]:
+def _columns(work: Workload, n_layers_reading: int) -> tuple[list[int], list[np.ndarray]]:
     """Indices of the positions that reach the scored one, and the positions computed for each."""
     if "position" not in work.grid.coords:
         return [0], [np.arange(work.scored + 1)]
     starts, scored = work.grid.coords["position"], work.scored
-    chosen = np.flatnonzero(starts <= scored if n_reading else starts == scored).tolist()
-    if n_reading > 1:
-        return chosen, [np.arange(starts[i], scored + 1) for i in chosen]
-    return chosen, [np.unique([starts[i], scored]) for i in chosen]
+    selected = np.flatnonzero(starts <= scored if n_layers_reading else starts == scored).tolist()
+    if n_layers_reading > 1:
+        return selected, [np.arange(starts[i], scored + 1) for i in selected]
+    return selected, [np.unique([starts[i], scored]) for i in selected]
 
 
-def equal_size(n: int, most: int) -> int:
-    """Size of equal chunks of `n`, at most `most` each, so that little padding is needed."""
-    n_chunks = -(-n // max(1, most))
+def equal_chunk_size(n: int, max_size: int) -> int:
+    """Size of equal chunks of `n`, at most `max_size` each, so that little padding is needed."""
+    n_chunks = -(-n // max(1, max_size))
     return -(-n // n_chunks)
 
 
 def chunk_size(work: Workload) -> int:
     """Number of cells per chunk, where each cell is a whole pass."""
-    most = min(budget(work.budget) // cell_bytes(work), _MAX_CELLS)
-    return equal_size(work.grid.n_cells("layer"), most)
+    max_size = min(budget(work.budget) // cell_bytes(work), _MAX_CELLS)
+    return equal_chunk_size(work.grid.n_cells("layer"), max_size)
 
 
 def row_bytes(work: Workload) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from interventions.memory import budget
-from interventions.patching.workload import equal_size
+from interventions.patching.workload import equal_chunk_size
 from interventions.probes import finish, inputs
 from interventions.probes.objective import Problem
 from interventions.probes.solve import FitResults, solve_layers
@@ -88,10 +88,10 @@ class ChunkedFit(NamedTuple):
         n_items, n_fits = len(self.sites.items()), len(self.rows.train)
         per_layer, per_fit = self.peak_bytes()
         room = budget(None, _BYTES) // _n_in_flight()
-        fits = equal_size(n_fits, int(max(1, (room - per_layer) // per_fit)))
+        fits = equal_chunk_size(n_fits, int(max(1, (room - per_layer) // per_fit)))
         # On a CPU layers run one by one, so that none waits for the steps of another.
         layers = 1 if _is_cpu() else int(max(1, room // (per_layer + per_fit * fits)))
-        return equal_size(n_items, self.chunk or layers), fits
+        return equal_chunk_size(n_items, self.chunk or layers), fits
 
     def peak_bytes(self) -> tuple[int, int]:
         """Returns peak bytes per layer and per fit: the arrays alive at once in a solver step."""
