@@ -1,7 +1,6 @@
 """Makes corrupted recordings, which serve as the source of a patch.
 
-Each function takes 16 kHz samples and returns float32 samples of the same length. Functions that
-draw random numbers take a seed.
+Each function maps 16 kHz samples to float32 samples of the same length.
 """
 
 import dataclasses
@@ -140,12 +139,10 @@ def band_stop(audio: Samples, low_hz: Real, high_hz: Real) -> Audio:
         filter_type, edges_hz = "highpass", high_hz
     elif high_hz == nyquist_hz:
         filter_type, edges_hz = "lowpass", low_hz
-    sections = np.asarray(
-        scipy.signal.butter(8, edges_hz, filter_type, fs=SAMPLE_RATE, output="sos")
-    )
+    sos = np.asarray(scipy.signal.butter(8, edges_hz, filter_type, fs=SAMPLE_RATE, output="sos"))
     # SciPy's default padding, shortened because it must be shorter than the recording.
-    padding = min(6 * len(sections) + 3, len(audio) - 1)
-    filtered = scipy.signal.sosfiltfilt(sections, audio.astype(np.float64), padlen=padding)
+    padding = min(6 * len(sos) + 3, len(audio) - 1)
+    filtered = scipy.signal.sosfiltfilt(sos, audio.astype(np.float64), padlen=padding)
     return filtered.astype(np.float32)
 
 
@@ -233,8 +230,7 @@ class Source:
 
     Attributes:
         name: the text of the source on the command line, such as "snr:5".
-        make_recording: makes the source's recording from the target's; None for zero activations,
-            which need no recording.
+        make_recording: makes the source's recording from the target's; None for "zero".
 
     Example:
         >>> from interventions import corruptions

@@ -1,6 +1,7 @@
-"""Free generation under encoder edits: each cell has its own memory.
+"""Generates text under the encoder edits of many cells.
 
-A cell that edits one layer starts from the stored residual of that layer, as in a sweep.
+Each cell has another memory. If a cell edits one layer, its encoder pass starts at that layer, from
+the stored residual of the unedited recording.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from interventions.edits.cells import AtCell
 from interventions.edits.values import Mix, Patch, select_row
-from interventions.generation.cells import CellEdits, EditsOf, Ids
+from interventions.generation.cells import CellEdits, Ids, MakeEdits
 from interventions.memory import budget as memory_budget
 from interventions.patching.resumed_encoder import Residuals, resumed_memory
 from interventions.patching.workload import encoder_bytes
@@ -25,8 +26,8 @@ from jaxasr.generate import Generation, generate
 from jaxasr.model import Whisper, full_precision
 from jaxasr.taps import Edits, select
 
-# Bytes of memories that a CPU decodes together. More than fits its caches, because reading the
-# weights once for many cells saves more.
+# Bytes of memories and caches that a CPU decodes together. This exceeds the CPU caches, because
+# sharing one read of the weights among many cells saves more time.
 _DECODING_BUDGET = 1 << 30
 
 
@@ -36,15 +37,15 @@ def generate_encoder_cells(
     prompt: Ids,
     cells: Any,
     *,
-    edits_of: EditsOf | None = None,
+    edits_of: MakeEdits | None = None,
     budget: int | None = None,
     batch: int | None = None,
     **options: Any,
 ) -> Generation:
     """Generates greedily from the encoder output under the encoder edits of every cell.
 
-    Edits act on one example at a time. The value of a `Patch` or `Mix` in an `AtCell` may have one
-    row per example.
+    Each edit is applied to one example at a time. In an `AtCell`, the value of a `Patch` or `Mix`
+    may have one row per example.
 
     Args:
         model: the model.
@@ -52,15 +53,15 @@ def generate_encoder_cells(
         prompt: int [B, T0].
         cells: as in `generate_cells`, with edits of the encoder.
         edits_of: as in `generate_cells`.
-        budget: bytes for cells that are computed together; None asks the device.
-        batch: cells that are computed together where they fit, the last batch padded. Default: all.
-        options: those of `jaxasr.generate`, `max_new_tokens` among them.
+        budget: bytes for cells that are computed together. Default: a size chosen for the device.
+        batch: most cells to compute together. Default: as many as the budget allows.
+        options: options of `jaxasr.generate`. `max_new_tokens` is required.
 
     Returns:
         A `Generation` [K, B, ...], on the host.
 
     Raises:
-        ValueError: arrays of different leading axes, and as `jaxasr.generate`.
+        ValueError: arrays have different leading axes. Other errors are those of `jaxasr.generate`.
 
     Example:
         ```python
@@ -91,11 +92,11 @@ class _Example:
 
     Attributes:
         model: the model.
-        mel: of the recording.
-        cells: the cells.
-        site: the site that all cells edit in one layer each; None if they are whole passes.
+        mel: log-mel spectrogram of the recording.
+        cells: the edits of the cells.
+        site: the edited site, if every cell edits it in one layer; None if cells are whole passes.
         layers: [K], the edited layer of each cell.
-        residuals: unedited residuals, if cells resume from them.
+        residuals: unedited residuals that cells start from; None if cells are whole passes.
     """
 
     model: Whisper
@@ -118,12 +119,12 @@ class _Example:
         return cls(model, mel, edited, site, np.asarray(cells["layer"]), residuals)
 
     def batches(self, size: int) -> list[Int[np.ndarray, "n"]]:
-        """Indices of cells that are encoded together: of one layer, at most `size`."""
+        """Returns indices of cells to encode together: at most `size`, all of one layer."""
         groups = [np.flatnonzero(self.layers == layer) for layer in np.unique(self.layers)]
         return [group[i : i + size] for group in groups for i in range(0, len(group), size)]
 
     def encode(self, index: Int[np.ndarray, "n"]) -> Memory:
-        """Memories of the cells at `index`, with a leading axis of cells."""
+        """Encodes the cells at `index`. The memories have a leading axis of cells."""
         # All cells of a batch edit the same layer.
         edited_layer = jnp.int32(self.layers[index[0]])
         return compiled.call(
@@ -169,7 +170,7 @@ def _generate_example(
     parts = []
     for i in range(0, len(batches), batches_per_loop):
         chunk = batches[i : i + batches_per_loop]
-        # Padded with the last batch, so one executable serves every chunk.
+        # Padding with the last batch lets all chunks share one executable.
         padding = [batches[-1]] * (batches_per_loop - len(chunk))
         out = _generate_batches(example, [*chunk, *padding], cells_per_batch, prompt, options)
         for j, index in enumerate(chunk):
@@ -206,7 +207,7 @@ def _generate_memories(
 
 
 def decoding_bytes(c: Config, n_tokens: int) -> int:
-    """Bytes that decoding holds per cell: memory, KV cache, and the logits of one step thrice."""
+    """Returns the bytes per cell of decoding: memory, KV cache and three copies of the logits."""
     return 4 * (
         (2 * c.n_text_layer + 1) * c.n_audio_ctx * c.n_text_state
         + 2 * c.n_text_layer * n_tokens * c.n_text_state
@@ -214,8 +215,8 @@ def decoding_bytes(c: Config, n_tokens: int) -> int:
     )
 
 
-def _edits_of_row(edits_of: EditsOf | None, b: int, batch: int) -> EditsOf | None:
-    """`edits_of` with the values of row `b`, where it has one row per example."""
+def _edits_of_row(edits_of: MakeEdits | None, b: int, batch: int) -> MakeEdits | None:
+    """Returns `edits_of` with only row `b` of its values, if they have one row per example."""
     edit = getattr(edits_of, "edit", None)
     if not isinstance(edits_of, AtCell) or not isinstance(edit, Patch | Mix):
         return edits_of

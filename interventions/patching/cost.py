@@ -1,4 +1,4 @@
-"""The cost of a sweep: cells, bytes and floating-point operations."""
+"""Counts the cells, bytes and floating-point operations of a sweep."""
 
 from interventions.patching.workload import (
     ColumnBatch,
@@ -12,7 +12,7 @@ from jaxasr.config import Config
 
 
 def describe_cost(work: Workload) -> str:
-    """Cells, chunk size, bytes and floating-point operations, on one line."""
+    """Formats cells, chunk size, bytes and floating-point operations on one line."""
     grid, n_cells = work.grid, work.grid.size
     if work.by_rows:
         batches = [batch for _, batch in _layer_batches(work)]
@@ -32,9 +32,9 @@ def describe_cost(work: Workload) -> str:
 
 
 def flops(work: Workload) -> float:
-    """Floating-point operations of all cells that are computed.
+    """Counts the floating-point operations of all cells that are computed.
 
-    Norms, and the unedited passes that cells share, are excluded.
+    Norms are excluded, and so are the unedited passes that cells share.
     """
     if work.by_rows:
         per_example = sum(_batch_flops(work, *pair) for pair in _layer_batches(work))
@@ -51,12 +51,12 @@ def _layer_batches(work: Workload) -> list[tuple[int, ColumnBatch]]:
 
 
 def _token_flops(c: Config) -> int:
-    """One token in one decoder layer; a multiply-add counts twice."""
+    """Counts the operations for one token in one decoder layer. A multiply-add counts twice."""
     return 28 * c.n_text_state**2 + 4 * c.n_audio_ctx * c.n_text_state
 
 
 def _flops_after_edit(work: Workload) -> int:
-    """One token in the edited layer, from the site on."""
+    """Counts the operations for one token in the edited layer, after the edited site."""
     name, squared_width = work.grid.site.removeprefix("decoder."), work.config.n_text_state**2
     if name.startswith("mlp"):
         return 8 * squared_width
@@ -66,12 +66,16 @@ def _flops_after_edit(work: Workload) -> int:
 
 
 def _batch_flops(work: Workload, layer: int, batch: ColumnBatch) -> float:
-    """One batch of columns; activations that no cell changes are computed once per column."""
+    """Counts the operations of one batch of columns.
+
+    Activations that no edit changes are computed once per column, not once per cell.
+    """
     c, per_token = work.config, _token_flops(work.config)
     n_columns, keys_values = len(batch.columns), 4 * c.n_text_state**2
     edited_rows = n_columns if work.position_local else batch.n_rows
     layers_between = max(0, c.n_text_layer - 2 - layer)
-    # In the last layer every row needs keys and values, and only the scored row the rest.
+    # The last layer computes keys and values for every row, and everything else only for the
+    # scored row of each column.
     last_layer_flops = batch.n_rows * keys_values + n_columns * (per_token - keys_values)
     per_cell = (
         edited_rows * _flops_after_edit(work)

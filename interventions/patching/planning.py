@@ -1,4 +1,4 @@
-"""Plans a sweep: checks its arguments, runs the source, and counts what the cells will cost."""
+"""Plans a sweep: checks its arguments and runs the source."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from jaxasr import sites
 from jaxasr.model import Whisper
 from jaxasr.taps import Edit
 
-# Defaults that `sweep` shares, to notice arguments that are given next to a plan.
+# Defaults of `plan_sweep` and `sweep`. `sweep(plan=...)` rejects arguments that differ from them.
 WINDOW_S = 0.5
 REPLACE: tuple[float, ...] = (1.0,)
 
@@ -45,17 +45,17 @@ def plan_sweep(
     budget: int | None = None,
     reuse: bool = True,
 ) -> Plan:
-    """Plans a sweep: checks its arguments, runs the source, and counts what the cells will cost.
+    """Plans a sweep: checks its arguments and runs the source.
 
     Args:
-        model: this and all other arguments as in `sweep`.
+        model: the model. All other arguments are those of `sweep`.
 
     Returns:
-        A plan. `print(plan)` shows cells, bytes and floating-point operations, and
-        `sweep(plan=plan)` runs it without another pass of the source.
+        A plan. `print(plan)` shows its cells, bytes and floating-point operations.
+        `sweep(plan=plan)` runs it and does not run the source again.
 
     Raises:
-        ValueError: as `sweep`.
+        ValueError: the arguments are not valid; see `sweep`.
 
     Example:
         ```python
@@ -95,7 +95,7 @@ def plan_sweep(
         patch = _edit_from_source(model, target, source, decoder, metric, work)
     else:
         patch = _CellEdit(edit)
-    if patch.run is not None:  # values have one row per example
+    if patch.run is not None:  # its values have one row per example
         spec = dataclasses.replace(spec, shape=(target.batch, *spec.shape[1:]))
     check_edit(patch.edit, spec)
     return Plan(model, target, patch.run, patch.edit, metric, patch.metric, decoder, work)
@@ -112,7 +112,7 @@ def _check_runs(target: Run, source: Run | str | None, edit: Edit | None) -> Non
 
 
 class _CellEdit(NamedTuple):
-    """The edit that cells place, the encoded run it comes from, and the metric of that run."""
+    """The edit of every cell, the encoded run that its values come from, and the run's metric."""
 
     edit: Edit
     run: Run | None = None
@@ -127,7 +127,7 @@ def _edit_from_source(
     metric: Metric,
     work: Workload,
 ) -> _CellEdit:
-    """Runs the source once, for its activation and for its metric."""
+    """Runs the source once, and returns the edit that its activation makes."""
     site, has_alpha = work.grid.site, "alpha" in work.grid.coords
     run = source_run(model, target, source)
     if run is None:

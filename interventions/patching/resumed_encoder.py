@@ -1,4 +1,4 @@
-"""Encoder cells that start from the stored residual of the edited layer. Everything is traced."""
+"""Runs an edited encoder from the stored residual of the edited layer. All is traced."""
 
 import jax
 import jax.numpy as jnp
@@ -15,18 +15,18 @@ Residuals = tuple[Float[Array, "L 1 S D"], Float[Array, "L 1 S D"]]
 def resumed_memory(
     model: Whisper, site: str, residuals: Residuals, edits: Edits, edited_layer: Int[Array, ""]
 ) -> Memory:
-    """The memory of an encoder that is edited at `site` in layer `edited_layer`.
+    """Encodes with edits at `site` in layer `edited_layer`, starting at that layer.
 
     Args:
         model: the model.
-        site: the edited site, in the encoder's layers.
-        residuals: of the unedited recording.
+        site: the edited site, which has a layer axis.
+        residuals: residuals of the unedited recording.
         edits: edits of `site`.
         edited_layer: the layer with the edited site.
     """
     pre, post = residuals
     if site == "encoder.resid_post":
-        # The residual after this layer is the one before the next: this layer need not run.
+        # The edit replaces the output of this layer, so the encoder starts at the next one.
         return _memory_from(
             model, _apply_edit(edits, site, post[edited_layer], edited_layer), {}, edited_layer + 1
         )
