@@ -46,7 +46,7 @@ def unembed_scored(
     return jnp.einsum("bd,bnd->bn", x, vectors.astype(x.dtype), preferred_element_type=wide)
 
 
-def select_logits(logits: Float[Array, "B V"], metric: Metric) -> Float[Array, "B n"]:
+def needed_logits(logits: Float[Array, "B V"], metric: Metric) -> Float[Array, "B n"]:
     """The logits that `metric` reads, of all."""
     if metric.vocab is None:
         return logits
