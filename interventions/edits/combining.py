@@ -79,7 +79,7 @@ class Restrict(EditBase):
     def mask(self, x: Array, at: At) -> Bool[Array, "..."]:
         """Returns True where the edit applies, in a shape that broadcasts to `x`."""
         axes = at.axes
-        time, keys = time_axes(axes, at.site)
+        position_axis, frame_axis = position_and_frame_axes(axes, at.site)
         mask = jnp.asarray(True)
         if self.heads is not None:
             heads = jnp.arange(x.shape[axes.index("H")])[None]
@@ -88,10 +88,10 @@ class Restrict(EditBase):
             rows = jnp.arange(x.shape[0])[:, None]
             mask = mask & _expand_mask(self.rows(rows), "B", axes)
         if self.positions is not None:
-            mask = mask & _expand_mask(self.positions(at.positions), time, axes)
+            mask = mask & _expand_mask(self.positions(at.positions), position_axis, axes)
         if self.frames is not None:
             frames = at.positions if at.keys is None else at.keys
-            mask = mask & _expand_mask(self.frames(frames), keys, axes)
+            mask = mask & _expand_mask(self.frames(frames), frame_axis, axes)
         if self.layers is not None:
             mask = mask & self.layers(at.layer)
         if self.when is not None:
@@ -101,8 +101,14 @@ class Restrict(EditBase):
 
     def check(self, spec: SiteSpec) -> None:
         """Raises ValueError if the site lacks one of the places in this pass."""
-        time, keys = time_axes(spec.axes, spec.site)
-        axis_of = {"layers": "L", "heads": "H", "positions": time, "frames": keys, "rows": "B"}
+        position_axis, frame_axis = position_and_frame_axes(spec.axes, spec.site)
+        axis_of = {
+            "layers": "L",
+            "heads": "H",
+            "positions": position_axis,
+            "frames": frame_axis,
+            "rows": "B",
+        }
         for name, axis in axis_of.items():
             indices = getattr(self, name)
             if indices is not None:
@@ -159,14 +165,14 @@ def only(
     )
 
 
-def time_axes(axes: tuple[str, ...], site: str) -> tuple[str | None, str | None]:
+def position_and_frame_axes(axes: tuple[str, ...], site: str) -> tuple[str | None, str | None]:
     """Returns the axis that `positions` select at a site, and the axis that `frames` select."""
-    time = "T" if "T" in axes else "S"
+    position_axis = "T" if "T" in axes else "S"
     if ".cross_attn." in site and "S" in axes:  # keys are encoder frames, queries are tokens
         return ("T" if "T" in axes else None), "S"
     if site.startswith("encoder."):
-        return time, "S" if "S" in axes else "T"
-    return time, None
+        return position_axis, "S" if "S" in axes else "T"
+    return position_axis, None
 
 
 def _axis_size(spec: SiteSpec, axis: str | None, name: str) -> int:

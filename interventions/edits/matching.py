@@ -26,8 +26,8 @@ def select_matching(value: Array, x: Array, at: At) -> tuple[Array, Bool[Array, 
     positions_of = {"T": at.positions, "S": at.positions if at.keys is None else at.keys}
     for i, axis in enumerate(at.axes):
         if axis in positions_of and value.shape[i] > 1:
-            value, inside = _take_positions(value, positions_of[axis], i)
-            covered = covered & inside
+            value, exists = _take_positions(value, positions_of[axis], i)
+            covered = covered & exists
     return value, covered
 
 

@@ -10,7 +10,7 @@ import xarray as xr
 from jaxtyping import Array, Float
 
 from interventions import forward
-from interventions.edits.combining import time_axes
+from interventions.edits.combining import position_and_frame_axes
 from interventions.effects.first_order_cells import SiteCells, ablated, effect_of_cells
 from interventions.metrics import Metric, Rank
 from interventions.patching.grid import Grid
@@ -143,7 +143,7 @@ def _grid(
 ) -> Grid:
     """Makes the grid of a site; of `several` sites each takes from `over` only what it has."""
     if several:
-        has_positions, has_frames = time_axes(spec.axes, spec.site)
+        has_positions, has_frames = position_and_frame_axes(spec.axes, spec.site)
         has = {
             "layer": spec.n_layer,
             "head": "H" in spec.axes,

@@ -32,7 +32,7 @@ class CellEdits:
 
     Attributes:
         arrays: the arrays of the cells, each with a leading [K] axis.
-        structure: the part of a cell that is not arrays, which decides what is compiled.
+        structure: the static part of a cell, which decides what is compiled.
         edits_of: makes the edits of one cell; None if a cell is `{site: edit}` itself.
     """
 
@@ -42,7 +42,7 @@ class CellEdits:
 
     @classmethod
     def of(cls, cells: Any, edits_of: MakeEdits | None) -> "CellEdits":
-        """Splits a pytree of cells. Raises ValueError unless its arrays have one leading axis."""
+        """Splits a pytree of cells. Raises ValueError if its arrays differ in the leading axis."""
         arrays, structure = compiled.split(cells)
         numbers = {np.shape(array)[:1] for array in arrays}
         if len(numbers) != 1 or () in numbers or (0,) in numbers:
@@ -99,8 +99,8 @@ def generate_cells(
         rules: constraints on the logits.
         eot: id of the end-of-text token.
         no_speech: (column of the prompt, id) of the token whose probability is returned.
-        leader: int [B], for each row the row whose generated tokens it decodes. A row with
-            `leader[b] = b` decodes the tokens that it generates.
+        leader: int [B]. Row b decodes the tokens that row `leader[b]` generates. With
+            `leader[b] = b` it decodes the tokens that it generates.
         batch: cells that decode together. The last batch is padded, so that all share one
             executable. Default: 64.
 
@@ -124,11 +124,11 @@ def generate_cells(
         out.tokens.shape  # (2, 1, 4)
         ```
     """
-    edited, prompt = CellEdits.of(cells, edits_of), jnp.asarray(prompt, jnp.int32)
-    n_cells, chunks = len(edited), []
+    cell_edits, prompt = CellEdits.of(cells, edits_of), jnp.asarray(prompt, jnp.int32)
+    n_cells, chunks = len(cell_edits), []
     batch = min(CELLS_PER_LOOP, n_cells) if batch is None else batch
     for start in range(0, n_cells, batch):
-        # Past the end, the last cell pads the chunk to the size of the others.
+        # Copies of the last cell pad the last chunk.
         index = np.minimum(np.arange(start, start + batch), n_cells - 1)
         out = compiled.call(
             _generate_chunk,
@@ -136,7 +136,7 @@ def generate_cells(
             memory,
             prompt,
             leader,
-            edited.take(index),
+            cell_edits.take(index),
             rules,
             max_new_tokens=max_new_tokens,
             eot=eot,
@@ -208,8 +208,8 @@ def text_logprobs(
         logprobs = text_logprobs(asr.model, run, cells, edits_of=edits_of)  # [4, 1, T]
         ```
     """
-    edited, run = CellEdits.of(cells, edits_of), run.encode(model)
-    logprobs = compiled.call(_text_logprobs, model, run, edited, np.int32(prompt_len), rules)
+    cell_edits, run = CellEdits.of(cells, edits_of), run.encode(model)
+    logprobs = compiled.call(_text_logprobs, model, run, cell_edits, np.int32(prompt_len), rules)
     return np.asarray(logprobs)
 
 

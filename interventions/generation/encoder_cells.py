@@ -79,8 +79,8 @@ def generate_encoder_cells(
     examples = []
     for b in range(len(mel)):
         row = slice(b, b + 1)
-        edited = CellEdits.of(cells, _edits_of_row(edits_of, b, len(mel)))
-        example = _Example.of(model, jnp.asarray(mel)[row], edited, cells)
+        cell_edits = CellEdits.of(cells, _edits_of_row(edits_of, b, len(mel)))
+        example = _Example.of(model, jnp.asarray(mel)[row], cell_edits, cells)
         row_prompt = jnp.asarray(prompt, jnp.int32)[row]
         examples.append(_generate_example(example, row_prompt, budget, batch, options))
     return jax.tree.map(lambda *rows: np.concatenate(rows, axis=1), *examples)
@@ -108,32 +108,32 @@ class _Example:
 
     @classmethod
     def of(
-        cls, model: Whisper, mel: Float[Array, "1 M F"], edited: CellEdits, cells: Any
+        cls, model: Whisper, mel: Float[Array, "1 M F"], cell_edits: CellEdits, cells: Any
     ) -> "_Example":
-        site = getattr(edited.edits_of, "site", None)
+        site = getattr(cell_edits.edits_of, "site", None)
         if site not in sites.LAYERED or not isinstance(cells, dict) or "layer" not in cells:
-            return cls(model, mel, edited, None, np.zeros(len(edited), int), None)
+            return cls(model, mel, cell_edits, None, np.zeros(len(cell_edits), int), None)
         names = "encoder.resid_pre", "encoder.resid_post"
         acts = model.encode(mel, readout=select(*names))[1]
         residuals = acts[names[0]], acts[names[1]]
-        return cls(model, mel, edited, site, np.asarray(cells["layer"]), residuals)
+        return cls(model, mel, cell_edits, site, np.asarray(cells["layer"]), residuals)
 
-    def batches(self, size: int) -> list[Int[np.ndarray, "n"]]:
+    def make_batches(self, size: int) -> list[Int[np.ndarray, "n"]]:
         """Returns indices of cells to encode together: at most `size`, all of one layer."""
         groups = [np.flatnonzero(self.layers == layer) for layer in np.unique(self.layers)]
         return [group[i : i + size] for group in groups for i in range(0, len(group), size)]
 
-    def encode(self, index: Int[np.ndarray, "n"]) -> Memory:
-        """Encodes the cells at `index`. The memories have a leading axis of cells."""
+    def encode(self, indices: Int[np.ndarray, "n"]) -> Memory:
+        """Encodes the cells at `indices`. The memories have a leading axis of cells."""
         # All cells of a batch edit the same layer.
-        edited_layer = jnp.int32(self.layers[index[0]])
+        edited_layer = jnp.int32(self.layers[indices[0]])
         return compiled.call(
             _encode_cells,
             self.model,
             edited_layer,
             self.mel,
             self.residuals,
-            self.cells.take(index),
+            self.cells.take(indices),
             site=self.site,
         )
 
@@ -159,22 +159,23 @@ def _encode_cells(
 def _generate_example(
     example: _Example, prompt: Array, budget: int | None, batch: int | None, options: dict[str, Any]
 ) -> Generation:
+    """Encodes cells in batches of one layer each, and decodes several batches together."""
     c = example.model.config
-    most_encoded = max(1, memory_budget(budget) // encoder_bytes(c))
-    batches = example.batches(min(most_encoded, batch or most_encoded))
-    cells_per_batch = min(most_encoded, batch) if batch else max(map(len, batches))
+    max_encoded = max(1, memory_budget(budget) // encoder_bytes(c))
+    batches = example.make_batches(min(max_encoded, batch or max_encoded))
+    cells_per_batch = min(max_encoded, batch) if batch else max(map(len, batches))
     n_tokens = prompt.shape[1] + options["max_new_tokens"]
-    most_decoded = memory_budget(budget, _DECODING_BUDGET) // decoding_bytes(c, n_tokens)
-    wanted_batches = batch // cells_per_batch if batch else len(batches)
-    batches_per_loop = min(wanted_batches, max(1, most_decoded // cells_per_batch))
+    max_decoded = memory_budget(budget, _DECODING_BUDGET) // decoding_bytes(c, n_tokens)
+    max_batches = batch // cells_per_batch if batch else len(batches)
+    batches_per_loop = min(max_batches, max(1, max_decoded // cells_per_batch))
     parts = []
     for i in range(0, len(batches), batches_per_loop):
         chunk = batches[i : i + batches_per_loop]
         # Padding with the last batch lets all chunks share one executable.
         padding = [batches[-1]] * (batches_per_loop - len(chunk))
         out = _generate_batches(example, [*chunk, *padding], cells_per_batch, prompt, options)
-        for j, index in enumerate(chunk):
-            start, stop = j * cells_per_batch, j * cells_per_batch + len(index)
+        for j, indices in enumerate(chunk):
+            start, stop = j * cells_per_batch, j * cells_per_batch + len(indices)
             parts.append(jax.tree.map(lambda x, a=start, b=stop: x[a:b], out))
     order = np.argsort(np.concatenate(batches))
     return jax.tree.map(lambda *x: np.concatenate(x)[order], *parts)
@@ -188,7 +189,7 @@ def _generate_batches(
     options: dict[str, Any],
 ) -> Generation:
     """Generates for several batches at once, each padded to `cells_per_batch` cells."""
-    memories = [example.encode(np.resize(index, cells_per_batch)) for index in batches]
+    memories = [example.encode(np.resize(indices, cells_per_batch)) for indices in batches]
     memory = jax.tree.map(lambda *x: jnp.concatenate(x), *memories)
     static = {name: value for name, value in options.items() if name != "rules"}
     out = compiled.call(

@@ -70,11 +70,11 @@ def sequence_sweep(
         language: language of the texts.
         max_new_tokens: most tokens to generate.
         rules: constraints on the logits. Default: those of transcription without timestamps.
-        leader: int [B], for each row the row whose generated tokens it decodes. Only rows with
-            `leader[b] = b` are examples of the result.
+        leader: int [B]. Row b decodes the tokens that row `leader[b]` generates. The result has
+            only the rows with `leader[b] = b`.
         batch: as in `generate_cells`.
-        budget: bytes for encoder cells that are computed together. Default: a size
-            chosen for the device.
+        budget: bytes for encoder cells that are computed together. Default: a size chosen for the
+            device.
 
     Returns:
         A Dataset over (*coords, "example"). It holds `text`, `length` in tokens, `avg_logprob`,

@@ -46,7 +46,7 @@ def dispatch_chunks(
 
     try:
         chunks = [
-            compute({dim: _padded(values[i : i + size], size) for dim, values in cells.items()})
+            compute({dim: _pad_chunk(values[i : i + size], size) for dim, values in cells.items()})
             for i in range(0, n_cells, size)
         ]
     except jax.errors.JaxRuntimeError as error:
@@ -54,14 +54,14 @@ def dispatch_chunks(
     return wait
 
 
-def dispatch_one_ahead(dispatched: Iterable[Deferred]) -> Iterator[np.ndarray]:
+def dispatch_one_ahead(computations: Iterable[Deferred]) -> Iterator[np.ndarray]:
     """Yields results in order. The next computation is dispatched before the current one is read.
 
     Args:
         dispatched: an iterator that dispatches one computation per item, when the item is taken.
     """
     waiting: Deferred | None = None
-    for deferred in dispatched:
+    for deferred in computations:
         if waiting is not None:
             yield waiting()
         waiting = deferred
@@ -69,5 +69,5 @@ def dispatch_one_ahead(dispatched: Iterable[Deferred]) -> Iterator[np.ndarray]:
         yield waiting()
 
 
-def _padded(values: np.ndarray, size: int) -> np.ndarray:
+def _pad_chunk(values: np.ndarray, size: int) -> np.ndarray:
     return np.pad(values, (0, size - len(values)), mode="edge")

@@ -34,7 +34,8 @@ def describe_cost(work: Workload) -> str:
 def flops(work: Workload) -> float:
     """Counts the floating-point operations of all cells that are computed.
 
-    Norms are excluded, and so are the unedited passes that cells share.
+    The count excludes norms, decoder self-attention scores, the unembedding, and the unedited
+    passes that cells share.
     """
     if work.by_rows:
         per_example = sum(_batch_flops(work, *pair) for pair in _layer_batches(work))
@@ -86,12 +87,13 @@ def _batch_flops(work: Workload, layer: int, batch: ColumnBatch) -> float:
 
 
 def _cell_flops(work: Workload, layer: int | None) -> float:
+    """Counts the operations of one cell that is not packed into rows."""
     c = work.config
     decoder = _token_flops(c) * (work.scored + 1) * c.n_text_layer
     if work.in_decoder:
         return decoder
-    first = (layer or 0) if work.resumes else 0
+    first_layer = (layer or 0) if work.resumes else 0
     skips_edited = work.grid.site == "encoder.resid_post" and work.resumes
     per_frame = 24 * c.n_audio_state**2 + 4 * c.n_audio_ctx * c.n_audio_state
-    layers = c.n_audio_layer - first - skips_edited
+    layers = c.n_audio_layer - first_layer - skips_edited
     return c.n_audio_ctx * (layers * per_frame + 4 * c.n_text_layer * c.n_text_state**2) + decoder

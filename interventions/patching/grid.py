@@ -51,7 +51,8 @@ class Grid:
             window_s: seconds per window of time.
             n_frames: encoder frames without padding.
             alphas: strengths.
-            selected: the indices to sweep per dimension. All are swept if it is missing or None.
+            selected: the indices to sweep per dimension. If a dimension is missing or None, all its
+                indices are swept.
 
         Raises:
             ValueError: the site lacks a dimension or an index, or the window is too short.
@@ -108,12 +109,12 @@ class Grid:
         return np.int32(self.window), np.int32(self.n_frames)
 
     def flat(self) -> dict[str, np.ndarray]:
-        """Coordinates of every cell, in the order of the flat grid."""
+        """Returns the coordinates of every cell, in row-major order."""
         axes = np.meshgrid(*self.coords.values(), indexing="ij")
         return {dim: axis.ravel() for dim, axis in zip(self.dims, axes)}
 
     def n_cells(self, *excluded: str) -> int:
-        """Number of cells over all dimensions but `excluded`, for choosing a chunk size.
+        """Counts the cells over all dimensions except `excluded`, to choose a chunk size.
 
         Time counts as 8 windows, so that recordings of all lengths share compiled programs. This
         pads a chunk by at most seven windows.

@@ -180,7 +180,7 @@ class ResumedDecoder:
     def _stored_then_rows(
         self, k: Float[Array, "1 H N Dh"], v: Float[Array, "1 H N Dh"]
     ) -> StoredThenRows:
-        """Keeps the first `n_slots` keys and values; none if the grid has no positions."""
+        """Returns the first `n_slots` keys and values; none if the grid has no positions."""
         return StoredThenRows(k[:, :, : self.rows.n_slots], v[:, :, : self.rows.n_slots])
 
     def _layer_weights(
