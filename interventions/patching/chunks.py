@@ -58,7 +58,7 @@ def dispatch_one_ahead(computations: Iterable[Deferred]) -> Iterator[np.ndarray]
     """Yields results in order. The next computation is dispatched before the current one is read.
 
     Args:
-        dispatched: an iterator that dispatches one computation per item, when the item is taken.
+        computations: an iterator that dispatches one computation per item, when the item is taken.
     """
     waiting: Deferred | None = None
     for deferred in computations:

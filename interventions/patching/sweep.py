@@ -107,7 +107,8 @@ def sweep(
         reuse: False runs a whole pass per cell, for comparison.
         plan: a plan from `plan_sweep`, instead of all arguments above.
         store: a folder for finished groups of cells, with which an interrupted sweep resumes. Only
-            one sweep may use it, and only one process at a time. Damaged groups are computed again.
+            one sweep may use it, and only one process at a time. A changed edit or metric makes
+            another sweep. Damaged groups are computed again.
         progress: function that is called with the number of finished cells and of all cells.
 
     Returns:
@@ -116,8 +117,8 @@ def sweep(
         `source` is the metric of this run.
 
     Raises:
-        ValueError: an argument is not valid, or contradicts `plan` or another one. `store` belongs
-            to another sweep, or cannot identify the edit or metric in another process.
+        ValueError: an argument is not valid, or contradicts `plan` or another argument. `store`
+            belongs to another sweep, or the edit or metric differs between processes.
         TypeError: an argument is missing.
         BlockingIOError: another process uses `store`.
 
