@@ -129,7 +129,7 @@ def split_by_stack(sites: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def activations(model: Whisper, run: Run, sites: Sequence[str]) -> Acts:
-    """Returns the activations of a run at `sites`. It runs the encoder only if they need it."""
+    """Computes the activations of a run at `sites`, and encodes it only if necessary."""
     of_encoder, of_decoder = split_by_stack(sites)
     memory, acts = run.memory, {}
     if of_encoder or memory is None:

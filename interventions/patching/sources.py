@@ -58,8 +58,8 @@ def source_edit(source: Run | str, value: Array | None, site: str, has_alpha: bo
 def mean_over_time(value: Array, site: str) -> Array:
     """Averages an activation over positions or frames. Their axis remains, with size 1."""
     axes = sites.SITES[site]
-    time = axes.index("T" if "T" in axes else "S") + (site in sites.LAYERED)
-    return value.mean(time, keepdims=True)
+    time_axis = axes.index("T" if "T" in axes else "S") + (site in sites.LAYERED)
+    return value.mean(time_axis, keepdims=True)
 
 
 def check_source(source: Run | str) -> None:
@@ -74,7 +74,7 @@ def check_source(source: Run | str) -> None:
 
 
 def resampled(target: Run, seed: int | str = 0, among: Run | None = None) -> Run:
-    """The source of a resample ablation: each example takes another recording's activations.
+    """Makes the source of a resample ablation: every example gets another recording.
 
     By default the rows of `target` are permuted at random, and no row stays in place. With `among`,
     rows are drawn from another run, with replacement. The tokens are drawn together with the
