@@ -1,7 +1,6 @@
-"""Lenses, edits, sweeps and probes: pure transforms of a jaxasr model.
+"""Interventions on a jaxasr model: lenses, edits, sweeps and probes.
 
-Sub-namespaces hold the rest: `edits`, `metrics`, `paths`, `stats`, `corruptions`, `probes`,
-`generation`, `figures` and `storage`.
+The common functions are imported here. The submodules hold the other ones.
 """
 
 from interventions import (

@@ -1,6 +1,6 @@
-"""Corrupted recordings to patch from.
+"""Makes corrupted recordings, which serve as the source of a patch.
 
-Pure functions from 16 kHz samples to float32 samples of the same length, seeded where they draw.
+Each function maps 16 kHz samples to float32 samples of the same length.
 """
 
 import dataclasses
@@ -15,13 +15,13 @@ from jaxtyping import Array, Float
 from jaxasr.audio import load_audio
 from jaxasr.config import SAMPLE_RATE
 
-Number = int | float
+Real = int | float
 Samples = Float[np.ndarray, "n_samples"] | Float[Array, "n_samples"]
 OtherSamples = Float[np.ndarray, "n_other"] | Float[Array, "n_other"]
 Audio = Float[np.ndarray, "n_samples"]
 
 
-def noise(audio: Samples, snr_db: Number, seed: int = 0) -> Audio:
+def noise(audio: Samples, snr_db: Real, seed: int = 0) -> Audio:
     """Adds white Gaussian noise.
 
     Args:
@@ -30,7 +30,7 @@ def noise(audio: Samples, snr_db: Number, seed: int = 0) -> Audio:
         seed: seed of the noise.
 
     Raises:
-        ValueError: silent audio, or a ratio that is not finite.
+        ValueError: the audio is silent, or the ratio is not finite.
 
     Example:
         >>> from interventions import corruptions
@@ -39,7 +39,7 @@ def noise(audio: Samples, snr_db: Number, seed: int = 0) -> Audio:
         >>> bool(np.isclose(np.sqrt((added**2).mean() / (tone**2).mean()), 0.1, atol=1e-3))
         True
     """
-    audio = _checked(audio)
+    audio = _check_samples(audio)
     if not math.isfinite(snr_db):
         raise ValueError(
             f"snr_db: expected a finite number of decibels, got {snr_db}. "
@@ -47,17 +47,19 @@ def noise(audio: Samples, snr_db: Number, seed: int = 0) -> Audio:
         )
     if not audio.any():
         raise ValueError("audio: is silent, so its signal-to-noise ratio is not defined.")
-    return audio + _white(audio, seed) * np.float32(10 ** (-snr_db / 20))
+    return audio + _white_noise(audio, seed) * np.float32(10 ** (-snr_db / 20))
 
 
-def add(audio: Samples, other: OtherSamples, snr_db: Number, seed: int = 0) -> Audio:
-    """Adds a recording of noise, from a random start, repeated where it is too short.
+def add(audio: Samples, other: OtherSamples, snr_db: Real, seed: int = 0) -> Audio:
+    """Adds a recording of noise.
+
+    The noise starts at a random sample. It is repeated if it is shorter than `audio`.
 
     Args:
         audio: float [n_samples] at 16 kHz.
         other: the noise, at 16 kHz.
         snr_db: signal-to-noise ratio in decibels, relative to the RMS of the whole recording.
-        seed: seed of the start.
+        seed: seed of the random start.
 
     Raises:
         ValueError: either recording is silent.
@@ -68,7 +70,7 @@ def add(audio: Samples, other: OtherSamples, snr_db: Number, seed: int = 0) -> A
         >>> corruptions.add(tone, tone[:4_000], snr_db=5).shape
         (16000,)
     """
-    audio, other = _checked(audio), _checked(other)
+    audio, other = _check_samples(audio), _check_samples(other)
     start = np.random.default_rng(seed).integers(len(other))
     added = np.resize(np.roll(other, -start), len(audio))
     if not audio.any() or not added.any():
@@ -91,7 +93,7 @@ def white_noise_like(audio: Samples, seed: int = 0) -> Audio:
         >>> corruptions.white_noise_like(np.ones(16_000, np.float32)).shape
         (16000,)
     """
-    return _white(_checked(audio), seed)
+    return _white_noise(_check_samples(audio), seed)
 
 
 def silence(audio: Samples) -> Audio:
@@ -102,10 +104,10 @@ def silence(audio: Samples) -> Audio:
         >>> corruptions.silence(np.ones(3, np.float32)).tolist()
         [0.0, 0.0, 0.0]
     """
-    return np.zeros_like(_checked(audio))
+    return np.zeros_like(_check_samples(audio))
 
 
-def band_stop(audio: Samples, low_hz: Number, high_hz: Number) -> Audio:
+def band_stop(audio: Samples, low_hz: Real, high_hz: Real) -> Audio:
     """Removes a band of frequencies with a Butterworth filter of order 8.
 
     The filter runs forwards and backwards, so nothing is delayed.
@@ -116,7 +118,7 @@ def band_stop(audio: Samples, low_hz: Number, high_hz: Number) -> Audio:
         high_hz: upper edge; at 8,000 Hz the filter is a low-pass.
 
     Raises:
-        ValueError: an empty band, or all frequencies.
+        ValueError: the band is empty, or it covers all frequencies.
 
     Example:
         >>> from interventions import corruptions
@@ -124,27 +126,27 @@ def band_stop(audio: Samples, low_hz: Number, high_hz: Number) -> Audio:
         >>> bool(np.abs(corruptions.band_stop(tone, 800, 1_200)[4_000:8_000]).max() < 0.01)
         True
     """
-    import scipy.signal  # half a second, which importing the package should not take
+    import scipy.signal  # imported here because the import takes half a second
 
-    audio, top = _checked(audio), SAMPLE_RATE / 2
-    if not 0 <= low_hz < high_hz <= top or (low_hz, high_hz) == (0, top):
+    audio, nyquist_hz = _check_samples(audio), SAMPLE_RATE / 2
+    if not 0 <= low_hz < high_hz <= nyquist_hz or (low_hz, high_hz) == (0, nyquist_hz):
         raise ValueError(
-            f"low_hz, high_hz: expected 0 <= low < high <= {top:g}, not the whole range, "
+            f"low_hz, high_hz: expected 0 <= low < high <= {nyquist_hz:g}, not the whole range, "
             f"got {low_hz} and {high_hz}."
         )
-    kind, edges = "bandstop", (low_hz, high_hz)
+    filter_type, edges_hz = "bandstop", (low_hz, high_hz)
     if low_hz == 0:
-        kind, edges = "highpass", high_hz
-    elif high_hz == top:
-        kind, edges = "lowpass", low_hz
-    sections = np.asarray(scipy.signal.butter(8, edges, kind, fs=SAMPLE_RATE, output="sos"))
-    # The padding must be shorter than the recording.
-    padding = min(6 * len(sections) + 3, len(audio) - 1)
-    filtered = scipy.signal.sosfiltfilt(sections, audio.astype(np.float64), padlen=padding)
+        filter_type, edges_hz = "highpass", high_hz
+    elif high_hz == nyquist_hz:
+        filter_type, edges_hz = "lowpass", low_hz
+    sos = np.asarray(scipy.signal.butter(8, edges_hz, filter_type, fs=SAMPLE_RATE, output="sos"))
+    # SciPy's default padding, shortened because it must be shorter than the recording.
+    padding = min(6 * len(sos) + 3, len(audio) - 1)
+    filtered = scipy.signal.sosfiltfilt(sos, audio.astype(np.float64), padlen=padding)
     return filtered.astype(np.float32)
 
 
-def time_mask(audio: Samples, start_s: Number, stop_s: Number) -> Audio:
+def time_mask(audio: Samples, start_s: Real, stop_s: Real) -> Audio:
     """Silences a span of time.
 
     Args:
@@ -153,7 +155,7 @@ def time_mask(audio: Samples, start_s: Number, stop_s: Number) -> Audio:
         stop_s: end in seconds.
 
     Raises:
-        ValueError: a span outside of the recording.
+        ValueError: the span is empty or not within the recording.
 
     Example:
         >>> from interventions import corruptions
@@ -161,12 +163,12 @@ def time_mask(audio: Samples, start_s: Number, stop_s: Number) -> Audio:
         >>> int((masked == 0).sum())
         4000
     """
-    audio = _checked(audio).copy()
-    audio[_span(audio, start_s, stop_s)] = 0
+    audio = _check_samples(audio).copy()
+    audio[_sample_range(audio, start_s, stop_s)] = 0
     return audio
 
 
-def splice(audio: Samples, other: OtherSamples, start_s: Number, stop_s: Number) -> Audio:
+def splice(audio: Samples, other: OtherSamples, start_s: Real, stop_s: Real) -> Audio:
     """Replaces a span of time by the same span of another recording.
 
     Args:
@@ -176,7 +178,7 @@ def splice(audio: Samples, other: OtherSamples, start_s: Number, stop_s: Number)
         stop_s: end in seconds.
 
     Raises:
-        ValueError: a span outside of either recording.
+        ValueError: the span is empty or not within both recordings.
 
     Example:
         >>> from interventions import corruptions
@@ -184,13 +186,13 @@ def splice(audio: Samples, other: OtherSamples, start_s: Number, stop_s: Number)
         >>> int(corruptions.splice(ones, zeros, 0.25, 0.5).sum())
         12000
     """
-    audio, other = _checked(audio).copy(), _checked(other)
-    span = _span(audio, start_s, stop_s)
-    audio[span] = other[_span(other, start_s, stop_s)]
+    audio, other = _check_samples(audio).copy(), _check_samples(other)
+    span = _sample_range(audio, start_s, stop_s)
+    audio[span] = other[_sample_range(other, start_s, stop_s)]
     return audio
 
 
-def _checked(audio: Samples | OtherSamples) -> Audio:
+def _check_samples(audio: Samples | OtherSamples) -> Audio:
     samples = np.asarray(audio)
     if samples.ndim != 1 or not samples.size or not np.issubdtype(samples.dtype, np.floating):
         raise ValueError(
@@ -202,8 +204,8 @@ def _checked(audio: Samples | OtherSamples) -> Audio:
     return samples.astype(np.float32)
 
 
-def _white(audio: Audio, seed: int) -> Audio:
-    """White noise with exactly the RMS of `audio`, which a short draw would miss."""
+def _white_noise(audio: Audio, seed: int) -> Audio:
+    """Draws white noise and scales it to exactly the RMS of `audio`."""
     drawn = np.random.default_rng(seed).standard_normal(len(audio))
     return (drawn * _rms(audio) / _rms(drawn)).astype(np.float32)
 
@@ -212,11 +214,11 @@ def _rms(audio: Float[np.ndarray, "n_samples"]) -> float:
     return float(np.sqrt(np.mean(np.square(audio, dtype=np.float64))))
 
 
-def _span(audio: Audio, start_s: Number, stop_s: Number) -> slice:
-    length = len(audio) / SAMPLE_RATE
-    if not 0 <= start_s < stop_s <= length:
+def _sample_range(audio: Audio, start_s: Real, stop_s: Real) -> slice:
+    duration_s = len(audio) / SAMPLE_RATE
+    if not 0 <= start_s < stop_s <= duration_s:
         raise ValueError(
-            f"start_s, stop_s: expected 0 <= start < stop <= {length:.3f} s, "
+            f"start_s, stop_s: expected 0 <= start < stop <= {duration_s:.3f} s, "
             f"the length of the recording, got {start_s} and {stop_s}."
         )
     return slice(round(start_s * SAMPLE_RATE), round(stop_s * SAMPLE_RATE))
@@ -227,17 +229,17 @@ class Source:
     """The recording that a patch comes from.
 
     Attributes:
-        name: as on the command line.
-        of: makes the source's recording from the target's. None: zero activations, no recording.
+        name: the text of the source on the command line, such as "snr:5".
+        make_recording: makes the source's recording from the target's; None for "zero".
 
     Example:
         >>> from interventions import corruptions
         >>> corruptions.parse_source("zero")
-        Source(name='zero', of=None)
+        Source(name='zero', make_recording=None)
     """
 
     name: str
-    of: Callable[[Samples], Audio] | None
+    make_recording: Callable[[Samples], Audio] | None
 
 
 def parse_source(text: str | os.PathLike, seed: int = 0) -> Source:
@@ -246,28 +248,32 @@ def parse_source(text: str | os.PathLike, seed: int = 0) -> Source:
     Args:
         text: `noise` (white, of the same length and RMS), `snr:5` (noise 5 dB below the recording),
             `silence` (a silent recording), `bandstop:300-3000` (Hz), `mask:1.0-2.0` (seconds),
-            `zero` (zero activations), or a file.
-        seed: seed of noise.
+            `zero` (zero activations), or the path of an audio file.
+        seed: seed of the noise.
 
     Raises:
-        ValueError: anything else; the message lists these.
+        ValueError: `text` is none of these.
 
     Example:
         >>> from interventions import corruptions
         >>> source = corruptions.parse_source("mask:0-0.5")
-        >>> int(source.of(np.ones(16_000, np.float32)).sum())
+        >>> int(source.make_recording(np.ones(16_000, np.float32)).sum())
         8000
     """
     text = os.fspath(text)
     name, _, argument = text.partition(":")
-    plain = {"zero": None, "silence": silence, "noise": lambda audio: white_noise_like(audio, seed)}
-    if text in plain:
-        return Source(text, plain[text])
+    without_argument = {
+        "zero": None,
+        "silence": silence,
+        "noise": lambda audio: white_noise_like(audio, seed),
+    }
+    if text in without_argument:
+        return Source(text, without_argument[text])
     if name == "snr" and argument:
-        (snr_db,) = _numbers(text, argument, 1)
+        (snr_db,) = _parse_numbers(text, argument, 1)
         return Source(text, lambda audio: noise(audio, snr_db, seed))
     if name in ("bandstop", "mask") and argument:
-        low, high = _numbers(text, argument, 2)
+        low, high = _parse_numbers(text, argument, 2)
         corrupt = band_stop if name == "bandstop" else time_mask
         return Source(text, lambda audio: corrupt(audio, low, high))
     if Path(text).is_file():
@@ -276,7 +282,7 @@ def parse_source(text: str | os.PathLike, seed: int = 0) -> Source:
     raise ValueError(_unknown_source(text))
 
 
-def _numbers(text: str, argument: str, n: int) -> list[float]:
+def _parse_numbers(text: str, argument: str, n: int) -> list[float]:
     try:
         numbers = [float(part) for part in ([argument] if n == 1 else argument.split("-"))]
     except ValueError:

@@ -1,4 +1,4 @@
-"""Passes for gradients and paths: activations of a run, and its metric under edits. All traced."""
+"""Encodes and decodes runs under edits, for gradients and paths. Every function is traced."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,12 +16,12 @@ from jaxasr.sites import stack_of
 from jaxasr.stack import run_stack
 from jaxasr.taps import NOTHING, Acts, Edits, Readout, Tap, select
 
-# Encoder attention larger than this is recomputed in the backward pass instead of kept.
-_KEEP_BYTES = 2**30
+# Bytes. The backward pass recomputes encoder attention weights that take more than this.
+_MAX_KEPT_BYTES = 2**30
 
 
 def positions_of(run: Run) -> Int[Array, "B T"]:
-    """The run's own positions, or 0, 1, 2 … in every row."""
+    """Returns the positions of the run. By default they are 0, 1, 2 … in every row."""
     if run.positions is not None:
         return run.positions
     shape = jnp.shape(run.tokens)
@@ -31,7 +31,7 @@ def positions_of(run: Run) -> Int[Array, "B T"]:
 def encode(
     model: Whisper, mel: Float[Array, "B M F"], edits: Edits, readout: Readout
 ) -> tuple[Memory, Acts]:
-    """Encodes like `model.encode`, but the backward pass recomputes large attention weights.
+    """Encodes as `model.encode` does, but the backward pass recomputes large attention weights.
 
     Args:
         model: the model.
@@ -46,22 +46,22 @@ def encode(
     batch, n_frames = mel.shape[0], c.n_audio_ctx
     positions = jnp.broadcast_to(jnp.arange(n_frames, dtype=jnp.int32), (batch, n_frames))
     attention_bytes = 4 * batch * c.n_audio_layer * c.n_audio_head * n_frames**2
-    recompute = attention_bytes > _KEEP_BYTES
+    recompute = attention_bytes > _MAX_KEPT_BYTES
 
     def step(block: Any, extra: Any, x: Array, tap: Tap) -> tuple[Array, Acts]:
         del extra
 
         def layer(block: Any, x: Array, index: Array) -> tuple[Array, Acts]:
-            # A tap of its own: values that `tap` recorded would leak out of the checkpoint.
-            inner = Tap(tap.prefix, edits, readout, index, positions)
-            x, _ = block(x, inner)
-            return x, readout(inner.acts)
+            # Recording in `tap` would leak traced values out of the checkpoint.
+            layer_tap = Tap(tap.prefix, edits, readout, index, positions)
+            x, _ = block(x, layer_tap)
+            return x, readout(layer_tap.acts)
 
         return (jax.checkpoint(layer) if recompute else layer)(block, x, tap.layer)
 
     tap = Tap("encoder.", edits, readout, jnp.int32(-1), positions)
     x = model.encoder.stem(mel.astype(c.dtype), tap)
-    # The inner taps apply edits and readout, so the stack gets none.
+    # `layer_tap` applies edits and readout, so the stack gets none.
     x, acts, _ = run_stack(
         model.encoder.blocks,
         x,
@@ -75,8 +75,8 @@ def encode(
     return model.decoder.memory(xa), acts | readout(tap.acts)
 
 
-def recording(run: Run) -> Float[Array, "B M F"]:
-    """The mel of a run, encoded or not. Raises ValueError for a run built from `memory`."""
+def mel_of(run: Run) -> Float[Array, "B M F"]:
+    """Returns the log-mel of a run. Raises ValueError for a run that was built from `memory`."""
     mel = run.encoded_mel if run.mel is None else run.mel
     if mel is None:
         raise ValueError(
@@ -95,16 +95,16 @@ def decode_and_score(
     metric: Metric,
     blocks: tuple[Any, ...] | None = None,
 ) -> tuple[Float[Array, "B"], Acts]:
-    """Scores a teacher-forced pass, unembedding only what the metric reads.
+    """Decodes with teacher forcing, and computes only the logits that the metric reads.
 
     Args:
         model: the model.
-        run: its tokens and positions are decoded.
+        run: the tokens and positions to decode.
         memory: what the decoder attends to.
         edits: edits of decoder sites.
         readout: activations to return.
-        metric: scores the logits.
-        blocks: unstacked decoder layers, for an unstacked memory; None to scan.
+        metric: the metric of the logits.
+        blocks: unstacked decoder layers, for an unstacked memory. None scans the stacked layers.
 
     Returns:
         The metric [B], and a dict of activations by site.
@@ -121,7 +121,7 @@ def decode_and_score(
     return metric(logits), acts | readout(tap.acts)
 
 
-def by_stack(sites: Sequence[str]) -> tuple[list[str], list[str]]:
+def split_by_stack(sites: Sequence[str]) -> tuple[list[str], list[str]]:
     """Splits sites into those of the encoder and those of the decoder."""
     of_encoder = [site for site in sites if stack_of(site) == "encoder"]
     of_decoder = [site for site in sites if stack_of(site) == "decoder"]
@@ -129,11 +129,11 @@ def by_stack(sites: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def activations(model: Whisper, run: Run, sites: Sequence[str]) -> Acts:
-    """The run's activations at sites of either stack, from no more passes than they need."""
-    of_encoder, of_decoder = by_stack(sites)
+    """Computes the activations of a run at `sites`, and encodes it only if necessary."""
+    of_encoder, of_decoder = split_by_stack(sites)
     memory, acts = run.memory, {}
     if of_encoder or memory is None:
-        encoded, acts = encode(model, recording(run), {}, select(*of_encoder))
+        encoded, acts = encode(model, mel_of(run), {}, select(*of_encoder))
         memory = encoded if memory is None else memory
     if not of_decoder:
         return acts

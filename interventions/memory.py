@@ -1,21 +1,23 @@
-"""Memory budget of computations that run cells or fits in chunks."""
+"""Decides how many bytes a chunk of sweep cells or probe fits may take."""
 
 import jax
 
-# Cells that are computed together on a CPU should fit its caches.
-_CPU_BUDGET = 64 << 20  # bytes
-_FREE_SHARE = 0.4  # of an accelerator's free memory
+# Bytes. Cells that a CPU computes together should fit its caches.
+_CPU_BUDGET = 64 << 20
+# Share of an accelerator's free memory. The rest is a reserve.
+_FREE_SHARE = 0.4
 
 
 def budget(given: int | None, cpu: int = _CPU_BUDGET) -> int:
-    """Bytes for what is computed together.
+    """Returns the bytes that cells or fits may take when they are computed together.
 
     Args:
-        given: the user's budget, which wins.
-        cpu: the budget on a CPU.
+        given: the budget that the user chose, or None.
+        cpu: the default budget on a CPU.
 
     Returns:
-        `given`, else `cpu` on a CPU, else a share of the accelerator's free memory.
+        `given`, unless it is None. Otherwise `cpu` on a CPU, and 40% of the free memory on an
+        accelerator.
     """
     if given is not None:
         return given

@@ -1,7 +1,7 @@
 """Metrics that score a patch by the logits after one position.
 
-`Metric` lists the parts of a metric of your own. A traced token cannot be checked, so outside of
-the vocabulary its metric is NaN.
+`Metric` describes what a new metric must define. A traced token cannot be checked, so its metric is
+NaN if the token is outside of the vocabulary.
 """
 
 import dataclasses
@@ -19,13 +19,14 @@ from jaxasr.token_ids import check_integers
 class Metric(Protocol):
     """Scores the logits of each row after one position.
 
-    A metric is a frozen pytree, such as a `jaxasr.pytrees.dataclass`. It may also have `row(b)`,
-    the metric of one row alone, and `check(n_vocab, batch)`, which raises ValueError before
-    anything is computed.
+    A metric is a frozen pytree, such as a `jaxasr.pytrees.dataclass`. It may define `row(b)`, which
+    returns the metric of one row. It may also define `check(n_vocab, batch)`, which raises
+    ValueError before a pass runs.
 
     Attributes:
-        position: static, the position whose logits are scored. Negative counts from the end.
-        vocab: int [n] or [B, n], the only tokens that the metric reads; None for all.
+        position: the position whose logits are scored, as a static field. Negative values count
+            from the end.
+        vocab: int [n] or [B, n], the tokens whose logits the metric reads; None for all.
 
     Example:
         ```python
@@ -68,7 +69,7 @@ class LogitDiff:
             check_tokens(self.vocab[..., i], n_vocab, batch, name)
 
     def row(self, b: int) -> "LogitDiff":
-        """The metric of row `b`."""
+        """Returns the metric of row `b`."""
         return (
             self if self.vocab.ndim == 1 else dataclasses.replace(self, vocab=self.vocab[b : b + 1])
         )
@@ -78,7 +79,7 @@ class LogitDiff:
 
 
 class _AnswerMetric:
-    """Scores one answer with all logits."""
+    """Base class of metrics that compare one answer with all logits."""
 
     answer: Int[Array, "*B"]
     vocab = None
@@ -88,7 +89,7 @@ class _AnswerMetric:
         check_tokens(self.answer, n_vocab, batch, "answer")
 
     def row(self, b: int) -> Any:
-        """The metric of row `b`."""
+        """Returns the metric of row `b`."""
         if self.answer.ndim == 0:
             return self
         return cast(Any, self).replace(answer=self.answer[b : b + 1])
@@ -108,12 +109,14 @@ class LogProb(_AnswerMetric):
     position: int = pytrees.field(pytree_node=False, default=-1)
 
     def __call__(self, logits: Float[Array, "B V"]) -> Float[Array, "B"]:
-        return _pick(jax.nn.log_softmax(logits), self.answer)
+        return _values_of_tokens(jax.nn.log_softmax(logits), self.answer)
 
 
 @pytrees.dataclass
 class Rank(_AnswerMetric):
-    """Number of tokens with a larger logit than the answer. Made by `rank`. Has no gradient.
+    """Number of tokens with a larger logit than the answer. Made by `rank`.
+
+    Its gradient is zero.
 
     Example:
         >>> import interventions as iv
@@ -125,15 +128,15 @@ class Rank(_AnswerMetric):
     position: int = pytrees.field(pytree_node=False, default=-1)
 
     def __call__(self, logits: Float[Array, "B V"]) -> Float[Array, "B"]:
-        answer = _pick(logits, self.answer)
-        # NaN compares as smaller than every logit, so without `where` it would rank as the top.
+        answer = _values_of_tokens(logits, self.answer)
+        # Comparisons with NaN are False, so without `where` a NaN logit would have rank 0.
         n_larger = (logits > answer[:, None]).sum(-1).astype(logits.dtype)
         return jnp.where(jnp.isnan(answer), answer, n_larger)
 
 
 @pytrees.dataclass
 class Kl:
-    """KL(p ‖ q) in nats, from the distribution p with logits `to` [B, V]. Made by `kl`.
+    """KL(p ‖ q) in nats, where p has the logits `to` and q the scored logits. Made by `kl`.
 
     Example:
         >>> import interventions as iv
@@ -154,7 +157,7 @@ class Kl:
             )
 
     def row(self, b: int) -> "Kl":
-        """The metric of row `b`."""
+        """Returns the metric of row `b`."""
         return self if len(self.to) == 1 else dataclasses.replace(self, to=self.to[b : b + 1])
 
     def __call__(self, logits: Float[Array, "B V"]) -> Float[Array, "B"]:
@@ -167,12 +170,12 @@ def logit_diff(answer: Tokens, foil: Tokens, position: int = -1) -> LogitDiff:
 
     Args:
         answer: a token id for all rows, or int [B] with one per row.
-        foil: likewise, the token to compare with.
-        position: the position whose logits are scored; -1 is the last token, whose logits predict
-            the next one.
+        foil: the token to compare with, in the same form.
+        position: the position whose logits are scored. -1 is the last token: its logits predict
+            the next token.
 
     Raises:
-        ValueError: ids that are not integers; in a sweep, ids outside of the vocabulary.
+        ValueError: ids are not integers. A sweep raises it for ids outside of the vocabulary.
 
     Example:
         >>> import interventions as iv
@@ -180,7 +183,7 @@ def logit_diff(answer: Tokens, foil: Tokens, position: int = -1) -> LogitDiff:
         >>> metric(jnp.array([[3.0, 1.0]])).tolist()  # logits of these two tokens
         [2.0]
     """
-    pair = jnp.broadcast_arrays(_ids(answer, "answer"), _ids(foil, "foil"))
+    pair = jnp.broadcast_arrays(_checked_ids(answer, "answer"), _checked_ids(foil, "foil"))
     return LogitDiff(jnp.stack(pair, -1), position)
 
 
@@ -192,44 +195,44 @@ def logprob(answer: Tokens, position: int = -1) -> LogProb:
         position: as in `logit_diff`.
 
     Raises:
-        ValueError: in a sweep, an id outside of the vocabulary.
+        ValueError: ids are not integers. A sweep raises it for ids outside of the vocabulary.
 
     Example:
         >>> import interventions as iv
         >>> round(float(iv.logprob(1)(jnp.zeros((1, 4)))[0]), 3)  # log 1/4
         -1.386
     """
-    return LogProb(_ids(answer, "answer"), position)
+    return LogProb(_checked_ids(answer, "answer"), position)
 
 
 def rank(answer: Tokens, position: int = -1) -> Rank:
-    """Scores how many tokens have a larger logit than `answer`; 0 is the top.
+    """Scores how many tokens have a larger logit than `answer`. The top token has rank 0.
 
     Args:
         answer: as in `logprob`.
         position: as in `logit_diff`.
 
     Raises:
-        ValueError: as `logprob`.
+        ValueError: ids are not integers. A sweep raises it for ids outside of the vocabulary.
 
     Example:
         >>> from interventions import metrics
         >>> metrics.rank(2)(jnp.array([[4.0, 1.0, 3.0, 2.0]])).tolist()
         [1.0]
     """
-    return Rank(_ids(answer, "answer"), position)
+    return Rank(_checked_ids(answer, "answer"), position)
 
 
 def kl(to: Float[Array, "B V"], position: int = -1) -> Kl:
-    """Scores the KL divergence, in nats, of the patched distribution from another one.
+    """Scores KL(p ‖ q) in nats, from a reference distribution p to the patched distribution q.
 
     Args:
-        to: logits [B, V] of the reference distribution, such as the target's own after `position`;
-            [1, V] serves all rows.
+        to: logits [B, V] of the reference distribution, such as the unpatched logits of the
+            target. Logits [1, V] apply to all rows.
         position: as in `logit_diff`.
 
     Raises:
-        ValueError: in a sweep, logits of another shape.
+        ValueError: in a sweep, if the logits have another shape.
 
     Example:
         >>> import interventions as iv
@@ -239,10 +242,10 @@ def kl(to: Float[Array, "B V"], position: int = -1) -> Kl:
     return Kl(jnp.asarray(to), position)
 
 
-def _pick(values: Float[Array, "B V"], tokens: Int[Array, "*B"]) -> Float[Array, "B"]:
+def _values_of_tokens(values: Float[Array, "B V"], tokens: Int[Array, "*B"]) -> Float[Array, "B"]:
     return logits_at(values, jnp.broadcast_to(tokens, values.shape[:1])[:, None])[:, 0]
 
 
-def _ids(tokens: Tokens, name: str) -> Int[Array, "*B"]:
+def _checked_ids(tokens: Tokens, name: str) -> Int[Array, "*B"]:
     check_integers(tokens, name)
     return jnp.asarray(tokens)

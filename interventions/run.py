@@ -1,4 +1,4 @@
-"""The input of one pass: a recording, encoded or not, and the tokens of the decoder."""
+"""Defines the input of one pass: recordings, and the tokens that the decoder reads."""
 
 import dataclasses
 from typing import Any
@@ -18,19 +18,20 @@ Rows = slice | Int[np.ndarray, "n"]
 
 @pytrees.dataclass(repr=False)
 class Run:
-    """One teacher-forced pass: B recordings, each with the T tokens that the decoder is fed.
+    """The input of a teacher-forced pass: B recordings, and T tokens for each.
 
-    Give `mel` or `memory`. `encode` turns the first into the second, once for many calls.
+    Give either `mel` or `memory`. `encode` computes the memory once, so that many calls can use it.
 
     Args:
         tokens: int [B, T], prompt and text.
         mel: float [B, M, 3000] from `jaxasr.log_mel`.
-        memory: from `model.encode`.
-        positions: int [B, T], needed only for rows that are padded on the left; negative there.
-        encoded_mel: the mel that `memory` was encoded from; set by `encode`.
+        memory: the memory that `model.encode` returns.
+        positions: int [B, T], only for rows that are padded on the left. Padding has negative
+            positions.
+        encoded_mel: the log-mel that `memory` was encoded from. `encode` sets it.
 
     Raises:
-        ValueError: neither or both of `mel` and `memory` are given; the memory is unstacked.
+        ValueError: `mel` and `memory` are both given or both missing, or the memory is unstacked.
 
     Example:
         ```python
@@ -53,27 +54,27 @@ class Run:
                 "in model.encode, or pass memory.stacked()."
             )
         if (self.mel is None) == (self.memory is None):
-            given = "neither" if self.mel is None else "both"
+            present = "neither" if self.mel is None else "both"
             raise ValueError(
-                f"Run: expected mel= or memory=, got {given}: "
+                f"Run: expected mel= or memory=, got {present}: "
                 "jaxasr.log_mel(...)[None], or what model.encode(mel) returns."
             )
 
     def __repr__(self) -> str:
-        # JAX puts other things than arrays into pytrees, which have no shape.
+        # JAX also puts objects without a shape into pytrees.
         n_rows, n_tokens = (*getattr(self.tokens, "shape", ()), "?", "?")[:2]
         padded = "" if self.positions is None else ", padded"
         if self.mel is not None:
             shape = list(getattr(self.mel, "shape", ()))
             return f"Run({n_rows} x {n_tokens} tokens{padded}, mel {shape})"
-        of = "" if self.encoded_mel is None else " with its mel"
-        return f"Run({n_rows} x {n_tokens} tokens{padded}, encoded{of})"
+        suffix = "" if self.encoded_mel is None else " with its mel"
+        return f"Run({n_rows} x {n_tokens} tokens{padded}, encoded{suffix})"
 
     def encode(self, model: Whisper) -> "Run":
-        """Encodes the recordings: `memory` takes the place of `mel`.
+        """Encodes the recordings: sets `memory`, and moves `mel` to `encoded_mel`.
 
         Returns:
-            The encoded run; the same run if it is already encoded.
+            The encoded run, or this run if it is already encoded.
         """
         if self.mel is None:
             return self
@@ -94,7 +95,7 @@ class Run:
             Logits [B, T, V], and a dict of activations by site.
 
         Raises:
-            ValueError: an edit or a readout of a site that the decoder does not have.
+            ValueError: an edit or the readout refers to a site that the decoder lacks.
         """
         run = self.encode(model)
         memory = run.encoded_memory
@@ -108,14 +109,14 @@ class Run:
         return self.memory
 
     def row(self, b: int) -> "Run":
-        """Example `b` of an encoded run, still with a batch axis."""
+        """Returns example `b` of an encoded run. The batch axis remains, with size 1."""
         memory = self.encoded_memory
-        if self.batch == 1:  # as it is: selecting would copy the memory
+        if self.batch == 1:  # selecting the only row would copy the memory
             return dataclasses.replace(self, tokens=jnp.asarray(self.tokens), memory=memory)
         return self.rows(slice(b, b + 1))
 
     def rows(self, rows: Rows) -> "Run":
-        """Some examples of the batch, in the order of `rows`."""
+        """Returns the examples `rows`, in this order."""
         memory = self.memory
         if memory is not None:
             k, v = jax.tree.map(lambda stacked: stacked[:, rows], (memory.k, memory.v))
@@ -123,10 +124,10 @@ class Run:
         return dataclasses.replace(
             self,
             tokens=jnp.asarray(self.tokens)[rows],
-            mel=_take(self.mel, rows),
+            mel=_take_rows(self.mel, rows),
             memory=memory,
-            positions=_take(self.positions, rows),
-            encoded_mel=_take(self.encoded_mel, rows),
+            positions=_take_rows(self.positions, rows),
+            encoded_mel=_take_rows(self.encoded_mel, rows),
         )
 
     @property
@@ -135,5 +136,5 @@ class Run:
         return jnp.shape(self.tokens)[0]
 
 
-def _take(values: Any, rows: Rows) -> Array | None:
+def _take_rows(values: Any, rows: Rows) -> Array | None:
     return None if values is None else jnp.asarray(values)[rows]

@@ -33,7 +33,7 @@ def check_grid(question: PatchQuestion) -> None:
     """
     # Any model will do, because the dimensions of a site are the same in all models.
     spec = sites.spec(SIZES["tiny.en"], question.site, 1, 1)
-    options = {"window_s": question.window_s, "n_frames": 1, "chosen": {}}
+    options = {"window_s": question.window_s, "n_frames": 1, "selected": {}}
     try:
         Grid.of(spec, question.dims, alphas=question.alphas or (1.0,), **options)
     except ValueError as error:

@@ -32,7 +32,7 @@ def make_sources(audio: Sequence[Sound], question: PatchQuestion) -> list[Sound]
     """
     if question.source in ACTIVATION_SOURCES or question.resamples:
         return None
-    corrupt = corruptions.parse_source(question.source, question.seed).of
+    corrupt = corruptions.parse_source(question.source, question.seed).make_recording
     return None if corrupt is None else [corrupt(sound) for sound in audio]
 
 

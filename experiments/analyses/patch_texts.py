@@ -110,7 +110,7 @@ def _make_grid(
         window_s=question.window_s,
         n_frames=n_frames,
         alphas=question.alphas or (1.0,),
-        chosen={"layer": layers},
+        selected={"layer": layers},
     )
 
 

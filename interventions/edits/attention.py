@@ -1,11 +1,11 @@
-"""Edits of attention scores and patterns, and mean ablation."""
+"""Edits attention scores and patterns, and replaces activations by their mean."""
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from interventions.edits.base import EditBase
-from interventions.edits.places import Indices, Place, check_within, place
+from interventions.edits.places import Indices, Place, as_place, check_within
 from interventions.edits.values import Patch
 from jaxasr import pytrees
 from jaxasr.sites import SITES, SiteSpec
@@ -14,10 +14,10 @@ from jaxasr.taps import At, is_traced
 
 @pytrees.dataclass(repr=False)
 class AttendOnlyTo(EditBase):
-    """Replaces a pattern by uniform attention over `keys`. Made by `attend_only_to`.
+    """Replaces an attention pattern by uniform attention over `keys`. Made by `attend_only_to`.
 
-    In decoder self-attention only keys that are not in the future count. A query that can see none
-    of `keys` keeps its pattern.
+    In decoder self-attention, future keys stay masked. A query that may not attend to any of
+    `keys` keeps its pattern.
 
     Example:
         >>> from interventions import attend_only_to
@@ -28,23 +28,23 @@ class AttendOnlyTo(EditBase):
     keys: Place
 
     def __call__(self, x: Float[Array, "B H T S"], at: At) -> Float[Array, "B H T S"]:
-        chosen = self.keys(_keys(at))[:, None, None, :] & _visible(at)
-        n_chosen = chosen.sum(-1, keepdims=True)
-        uniform = chosen / jnp.maximum(n_chosen, 1)
-        return jnp.where(n_chosen > 0, uniform, x).astype(x.dtype)
+        attended = self.keys(_key_positions(at))[:, None, None, :] & _visible_keys(at)
+        n_attended = attended.sum(-1, keepdims=True)
+        uniform = attended / jnp.maximum(n_attended, 1)
+        return jnp.where(n_attended > 0, uniform, x).astype(x.dtype)
 
     def check(self, spec: SiteSpec) -> None:
-        """Raises ValueError at other sites than `pattern`, and for keys outside of the pass."""
+        """Raises ValueError if the site is no `pattern` site or the pass has no such keys."""
         _check_site(spec, "pattern", "AttendOnlyTo")
         check_within(self.keys, spec.size("S"), "keys", spec.site)
 
 
 @pytrees.dataclass(repr=False)
 class Knockout(EditBase):
-    """Sets scores at `keys` to -∞, so that their weight goes to the other keys. Made by `knockout`.
+    """Sets attention scores at `keys` to -∞. Made by `knockout`.
 
-    A query for which no key would remain (the first ones in decoder self-attention) keeps its
-    scores.
+    The softmax then gives the weight of `keys` to the other keys. A query keeps its scores if
+    `keys` are all that it may attend to, as at the first positions of decoder self-attention.
 
     Example:
         >>> from interventions import knockout
@@ -55,12 +55,12 @@ class Knockout(EditBase):
     keys: Place
 
     def __call__(self, x: Float[Array, "B H T S"], at: At) -> Float[Array, "B H T S"]:
-        masked, visible = self.keys(_keys(at))[:, None, None, :], _visible(at)
-        remains = (visible & ~masked).any(-1, keepdims=True)
-        return jnp.where(masked & remains, -jnp.inf, x).astype(x.dtype)
+        is_masked, is_visible = self.keys(_key_positions(at))[:, None, None, :], _visible_keys(at)
+        keeps_a_key = (is_visible & ~is_masked).any(-1, keepdims=True)
+        return jnp.where(is_masked & keeps_a_key, -jnp.inf, x).astype(x.dtype)
 
     def check(self, spec: SiteSpec) -> None:
-        """Raises ValueError at other sites than `scores`, and when no key would remain."""
+        """Raises ValueError if the site is no `scores` site or no key would remain."""
         _check_site(spec, "scores", "Knockout")
         check_within(self.keys, spec.size("S"), "keys", spec.site)
         if not is_traced(self.keys) and np.asarray(self.keys(jnp.arange(spec.size("S")))).all():
@@ -71,14 +71,14 @@ class Knockout(EditBase):
 
 
 def attend_only_to(keys: Indices) -> AttendOnlyTo:
-    """Makes every query attend to `keys` alone, uniformly. An edit of `pattern` sites.
+    """Makes every query attend to `keys` only, with equal weights. An edit of `pattern` sites.
 
     Args:
-        keys: an index, several, a `range`, a `slice` or an int array: frames of 20 ms in
-            cross-attention and the encoder, positions in decoder self-attention.
+        keys: an index, several indices, a `range`, a `slice` or an int array. They count frames
+            of 20 ms in cross-attention and the encoder, and positions in decoder self-attention.
 
     Raises:
-        ValueError: `keys` is empty or not of integers.
+        ValueError: `keys` is empty or does not hold integers.
 
     Example:
         >>> from interventions import attend_only_to, only
@@ -91,16 +91,16 @@ def attend_only_to(keys: Indices) -> AttendOnlyTo:
 def knockout(keys: Indices) -> Knockout:
     """Masks `keys` for every query. An edit of `scores` sites.
 
-    The softmax that follows shares their weight among the other keys. Restrict it to a head with
-    `only(..., heads=)`.
+    The softmax then gives their weight to the other keys. `only(knockout(...), heads=1)` restricts
+    the edit to one head.
 
     Args:
-        keys: an index, several, a `range`, a `slice` or an int array: frames of 20 ms in
-            cross-attention and the encoder, positions in decoder self-attention. `slice(50, 100)`
-            masks 1.0 s to 2.0 s.
+        keys: an index, several indices, a `range`, a `slice` or an int array. They count frames
+            of 20 ms in cross-attention and the encoder, and positions in decoder self-attention.
+            In cross-attention, `slice(50, 100)` masks 1.0 s to 2.0 s.
 
     Raises:
-        ValueError: `keys` is empty or not of integers.
+        ValueError: `keys` is empty or does not hold integers.
 
     Example:
         >>> from interventions import knockout
@@ -111,11 +111,11 @@ def knockout(keys: Indices) -> Knockout:
 
 
 def freeze_pattern(pattern: Float[Array, "*L B H T S"], partial: bool = False) -> Patch:
-    """Fixes attention to the pattern of another pass, whatever queries and keys are in this one.
+    """Replaces the attention pattern by that of another pass.
 
     Args:
-        pattern: float [L, B, H, T, S] as a readout returns it, or without the layer axis.
-        partial: as in `Patch`.
+        pattern: float [L, B, H, T, S] as a readout returns it. The layer axis is optional.
+        partial: allows a pattern with fewer positions than the pass, as in `Patch`.
 
     Example:
         >>> from interventions import freeze_pattern
@@ -131,16 +131,16 @@ def mean_ablation(
     """Replaces an activation by its mean over rows and time (mean ablation).
 
     Args:
-        activation: [L, B, ...] as a readout returns it, or without the layer axis.
+        activation: [L, B, ...] as a readout returns it. The layer axis is optional.
         site: the site that `activation` comes from.
-        valid: bool [B, T], the steps to average over: queries, or keys at `k` and `v`. Without it
-            the padding of short recordings enters the mean.
+        valid: bool [B, T], the positions or frames to average over. By default the mean includes
+            the padding of short recordings.
 
     Returns:
         An edit of `site`.
 
     Raises:
-        ValueError: `activation` has another number of axes than the site; no step is valid.
+        ValueError: `activation` has another number of axes than the site, or `valid` is all False.
 
     Example:
         >>> from interventions import mean_ablation
@@ -148,48 +148,49 @@ def mean_ablation(
         Patch(value=float32[4, 1, 1, 384], partial=False)
     """
     axes = SITES[site]
-    batch = activation.ndim - len(axes)
-    if batch not in (0, 1):
+    batch_axis = activation.ndim - len(axes)
+    if batch_axis not in (0, 1):
         raise ValueError(
             f"activation: expected [L, {', '.join(axes)}] or without L at {site!r}, "
             f"got shape {list(activation.shape)}."
         )
-    time = axes.index("T" if "T" in axes else "S")
-    over = (batch, batch + time)
+    time_axis = axes.index("T" if "T" in axes else "S")
+    averaged_axes = (batch_axis, batch_axis + time_axis)
     if valid is None:
-        return Patch(activation.mean(over, keepdims=True))
+        return Patch(activation.mean(averaged_axes, keepdims=True))
     if not is_traced(valid) and not np.asarray(valid).any():
         raise ValueError("valid: expected at least one step to average over, got none.")
-    weight = jnp.expand_dims(valid, [i for i in range(len(axes)) if i not in (0, time)])
-    # `where`, not a product: padding may hold NaN.
-    total = jnp.where(weight, activation, 0).sum(over, keepdims=True)
-    return Patch(total / jnp.asarray(valid).sum().astype(total.dtype))
+    is_averaged = jnp.expand_dims(valid, [i for i in range(len(axes)) if i not in (0, time_axis)])
+    # A product would not mask padding that holds NaN.
+    sums = jnp.where(is_averaged, activation, 0).sum(averaged_axes, keepdims=True)
+    return Patch(sums / jnp.asarray(valid).sum().astype(sums.dtype))
 
 
 def _required_place(keys: Indices) -> Place:
-    indices = place(keys, "keys")
+    indices = as_place(keys, "keys")
     if indices is None:
         raise ValueError("keys: expected an index, several, a range or a slice, got None.")
     return indices
 
 
-def _keys(at: At) -> Array:
+def _key_positions(at: At) -> Array:
     assert at.keys is not None, "scores and pattern have keys"
     return at.keys
 
 
-def _visible(at: At) -> Bool[Array, "B 1 T S"]:
-    """Keys that a query may attend to."""
-    queries, keys = at.positions[:, None, :, None], _keys(at)[:, None, None, :]
+def _visible_keys(at: At) -> Bool[Array, "B 1 T S"]:
+    """Mask of the keys that each query may attend to."""
+    queries, keys = at.positions[:, None, :, None], _key_positions(at)[:, None, None, :]
     if at.site.startswith("decoder.attn."):
-        # An empty slot of the cache has a position later than every query.
+        # Empty slots of the cache have a later position than every query.
         return (keys <= queries) & (keys >= 0)
     return (keys >= 0) | (queries < 0)
 
 
-def _check_site(spec: SiteSpec, leaf: str, name: str) -> None:
-    if not spec.site.endswith(f".{leaf}"):
-        choices = ", ".join(site for site in SITES if site.endswith(leaf))
+def _check_site(spec: SiteSpec, ending: str, name: str) -> None:
+    if not spec.site.endswith(f".{ending}"):
+        choices = ", ".join(site for site in SITES if site.endswith(ending))
         raise ValueError(
-            f"{name}: expected a site of `{leaf}`, got {spec.site!r}. Sites of `{leaf}`: {choices}."
+            f"{name}: expected a site of `{ending}`, got {spec.site!r}. "
+            f"Sites of `{ending}`: {choices}."
         )

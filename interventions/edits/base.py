@@ -1,18 +1,18 @@
-"""The base class of edits, and the references that their values may be."""
+"""Defines the base class of edits, and the values that patches take activations from."""
 
 from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from interventions.edits.matching import check_fits, matched
+from interventions.edits.matching import check_fits, select_matching
 from jaxasr import pytrees
 from jaxasr.sites import SiteSpec
 from jaxasr.taps import At, Edit, is_traced
 
 
-def _short(value: Any) -> str:
-    """Small arrays as lists, larger ones as dtype and shape."""
+def _format_value(value: Any) -> str:
+    """Formats a small array as a list and a larger one as dtype and shape."""
     if not hasattr(value, "dtype"):
         return repr(value)
     small = value.size <= 4 and not is_traced(value)
@@ -20,9 +20,9 @@ def _short(value: Any) -> str:
 
 
 class EditBase:
-    """Base class of the edits in this package: prints class and fields on one line.
+    """Base class of the edits in this package. Its `repr` is the class and the fields on one line.
 
-    An edit of your own may inherit from it, but need not.
+    An edit that you write need not inherit from it.
 
     Example:
         >>> from interventions.edits import EditBase
@@ -37,19 +37,19 @@ class EditBase:
 
     def __repr__(self) -> str:
         fields = {name: value for name, value in vars(self).items() if value is not None}
-        shown = ", ".join(f"{name}={_short(value)}" for name, value in fields.items())
-        return f"{type(self).__name__}({shown})"
+        arguments = ", ".join(f"{name}={_format_value(value)}" for name, value in fields.items())
+        return f"{type(self).__name__}({arguments})"
 
 
 @pytrees.dataclass(repr=False)
 class FromRow(EditBase):
-    """A reference to other rows of the same batch, used as the `value` of `Patch` or `Mix`.
+    """Refers to other rows of the same batch, as the `value` of `Patch` or `Mix`.
 
-    Row b of the batch reads from `rows[b]` at the same site, layer and step. With
-    `jaxasr.generate(leader=...)` a recording is patched from another one while both are decoded.
+    Row b of the batch takes the activation of row `rows[b]`, at the same site, layer and step. With
+    `jaxasr.generate(leader=...)` one recording is patched from another while both are decoded.
 
     Args:
-        rows: int [B], the row that each row reads from; its own number leaves a row unchanged.
+        rows: int [B], for each row the row to take from. `rows[b] = b` leaves row b unchanged.
 
     Example:
         >>> from interventions import FromRow, Mix
@@ -63,11 +63,11 @@ class FromRow(EditBase):
 Reference = Float[Array, "..."] | FromRow
 
 
-def resolve(value: Reference, x: Array, at: At) -> Array:
-    """`value` at this layer and these positions; `x` at positions that `value` does not cover."""
+def resolve_reference(value: Reference, x: Array, at: At) -> Array:
+    """Selects `value` at this layer and position, and `x` where `value` has no such position."""
     if isinstance(value, FromRow):
         return x[value.rows]
-    reference, covered = matched(value, x, at)
+    reference, covered = select_matching(value, x, at)
     return jnp.where(covered, reference, x)
 
 
@@ -83,7 +83,7 @@ def check_reference(value: Reference, spec: SiteSpec, partial: bool) -> None:
 
 
 def check_edit(edit: Edit, spec: SiteSpec) -> None:
-    """Calls the edit's own `check(spec)` where it has one."""
+    """Calls `edit.check(spec)` if the edit defines it."""
     check = getattr(edit, "check", None)
     if check is not None:
         check(spec)

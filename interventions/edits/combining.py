@@ -1,4 +1,4 @@
-"""Edits made of edits: several in a row, and one restricted to some places."""
+"""Combines edits: applies several in order, or restricts one to some places."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from interventions.edits.base import EditBase, check_edit
-from interventions.edits.places import Indices, Place, check_within, place
+from interventions.edits.places import Indices, Place, as_place, check_within
 from jaxasr import pytrees
 from jaxasr.sites import SiteSpec
 from jaxasr.taps import At, Edit
@@ -39,7 +39,7 @@ def chain(*edits: Edit) -> Chain:
     """Applies edits of one site in order.
 
     Args:
-        edits: callables `(x, at) -> x`. Each receives what the one before returned.
+        edits: callables `(x, at) -> x`. Each receives the result of the one before it.
 
     Raises:
         ValueError: no edit is given.
@@ -56,7 +56,7 @@ def chain(*edits: Edit) -> Chain:
 
 @pytrees.dataclass(repr=False)
 class Restrict(EditBase):
-    """Applies `edit` where all given places hold, and keeps `x` elsewhere. Made by `only`.
+    """Applies `edit` at the places that match all fields, and keeps `x` elsewhere. Made by `only`.
 
     Example:
         >>> from interventions import Scale, only
@@ -73,25 +73,25 @@ class Restrict(EditBase):
     when: Any = None
 
     def __call__(self, x: Array, at: At) -> Array:
-        # `where`, not a product: an edit may return infinity or NaN outside of the mask.
+        # A product would not mask the infinity or NaN that an edit may return.
         return jnp.where(self.mask(x, at), self.edit(x, at).astype(x.dtype), x)
 
     def mask(self, x: Array, at: At) -> Bool[Array, "..."]:
-        """True where the edit applies; broadcasts to `x`."""
+        """Returns True where the edit applies, in a shape that broadcasts to `x`."""
         axes = at.axes
-        time, keys = time_axes(axes, at.site)
+        position_axis, frame_axis = position_and_frame_axes(axes, at.site)
         mask = jnp.asarray(True)
         if self.heads is not None:
             heads = jnp.arange(x.shape[axes.index("H")])[None]
-            mask = mask & _broadcastable(self.heads(heads), "H", axes)
+            mask = mask & _expand_mask(self.heads(heads), "H", axes)
         if self.rows is not None:
             rows = jnp.arange(x.shape[0])[:, None]
-            mask = mask & _broadcastable(self.rows(rows), "B", axes)
+            mask = mask & _expand_mask(self.rows(rows), "B", axes)
         if self.positions is not None:
-            mask = mask & _broadcastable(self.positions(at.positions), time, axes)
+            mask = mask & _expand_mask(self.positions(at.positions), position_axis, axes)
         if self.frames is not None:
             frames = at.positions if at.keys is None else at.keys
-            mask = mask & _broadcastable(self.frames(frames), keys, axes)
+            mask = mask & _expand_mask(self.frames(frames), frame_axis, axes)
         if self.layers is not None:
             mask = mask & self.layers(at.layer)
         if self.when is not None:
@@ -100,13 +100,19 @@ class Restrict(EditBase):
         return mask
 
     def check(self, spec: SiteSpec) -> None:
-        """Raises ValueError for places that the site does not have in this pass."""
-        time, keys = time_axes(spec.axes, spec.site)
-        axis_of = {"layers": "L", "heads": "H", "positions": time, "frames": keys, "rows": "B"}
+        """Raises ValueError if the site lacks one of the places in this pass."""
+        position_axis, frame_axis = position_and_frame_axes(spec.axes, spec.site)
+        axis_of = {
+            "layers": "L",
+            "heads": "H",
+            "positions": position_axis,
+            "frames": frame_axis,
+            "rows": "B",
+        }
         for name, axis in axis_of.items():
             indices = getattr(self, name)
             if indices is not None:
-                check_within(indices, _size(spec, axis, name), name, spec.site)
+                check_within(indices, _axis_size(spec, axis, name), name, spec.site)
         check_edit(self.edit, spec)
 
 
@@ -122,17 +128,17 @@ def only(
 ) -> Restrict:
     """Restricts an edit to some layers, heads, positions, frames or rows.
 
-    Each place is an index, several indices, a `range`, a `slice`, or an int array, which may be
-    traced. The edit applies where all given places hold.
+    Each of these arguments is an index, several indices, a `range`, a `slice` or an int array. The
+    array may be traced. The edit applies where all arguments match.
 
     Args:
         edit: callable `(x, at) -> x`.
-        layers: layers of the stack.
-        heads: attention heads.
-        positions: absolute decoder positions, prompt included. At encoder sites: frames (mel frames
-            at `encoder.conv1`).
-        frames: encoder frames of 20 ms. At cross-attention sites they are the keys, at encoder
-            sites the time axis.
+        layers: layers of the encoder or decoder, counted from 0.
+        heads: attention heads, counted from 0.
+        positions: absolute decoder positions, prompt included. At encoder sites they are frames
+            (mel frames at `encoder.conv1`).
+        frames: encoder frames of 20 ms. At cross-attention sites they select keys. At encoder
+            sites they select the time axis.
         rows: rows of the batch.
         when: a boolean, or a function of `at` whose result broadcasts to `x`.
 
@@ -140,8 +146,8 @@ def only(
         An edit.
 
     Raises:
-        ValueError: a place is empty or not of integers; in the pass, an index that the site lacks
-            (traced indices cannot be checked).
+        ValueError: an argument is empty or does not hold integers. The pass raises it if the site
+            lacks an index, but traced indices cannot be checked.
 
     Example:
         >>> from interventions import Zero, only
@@ -150,26 +156,26 @@ def only(
     """
     return Restrict(
         edit,
-        layers=place(layers, "layers"),
-        heads=place(heads, "heads"),
-        positions=place(positions, "positions"),
-        frames=place(frames, "frames"),
-        rows=place(rows, "rows"),
+        layers=as_place(layers, "layers"),
+        heads=as_place(heads, "heads"),
+        positions=as_place(positions, "positions"),
+        frames=as_place(frames, "frames"),
+        rows=as_place(rows, "rows"),
         when=when,
     )
 
 
-def time_axes(axes: tuple[str, ...], site: str) -> tuple[str | None, str | None]:
-    """The axis that `positions` select at a site, and the axis that `frames` select."""
-    time = "T" if "T" in axes else "S"
+def position_and_frame_axes(axes: tuple[str, ...], site: str) -> tuple[str | None, str | None]:
+    """Returns the axis that `positions` select at a site, and the axis that `frames` select."""
+    position_axis = "T" if "T" in axes else "S"
     if ".cross_attn." in site and "S" in axes:  # keys are encoder frames, queries are tokens
         return ("T" if "T" in axes else None), "S"
     if site.startswith("encoder."):
-        return time, "S" if "S" in axes else "T"
-    return time, None
+        return position_axis, "S" if "S" in axes else "T"
+    return position_axis, None
 
 
-def _size(spec: SiteSpec, axis: str | None, name: str) -> int:
+def _axis_size(spec: SiteSpec, axis: str | None, name: str) -> int:
     size = spec.n_layer if axis == "L" else spec.size(axis) if axis in spec.axes else 0
     if not size:
         axes = " ".join([*(["L"] if spec.n_layer else []), *spec.axes])
@@ -180,10 +186,10 @@ def _size(spec: SiteSpec, axis: str | None, name: str) -> int:
     return size
 
 
-def _broadcastable(
+def _expand_mask(
     mask: Bool[Array, "B n"], axis: str | None, axes: tuple[str, ...]
 ) -> Bool[Array, "..."]:
-    """Reshapes a [B or 1, n] mask of `axis` to broadcast over `axes`."""
+    """Reshapes a mask [B or 1, n] over `axis` so that it broadcasts over `axes`."""
     if axis == "B":
         return mask.reshape(mask.shape[0], *[1] * (len(axes) - 1))
     return jnp.expand_dims(mask, [i for i, name in enumerate(axes) if name not in ("B", axis)])

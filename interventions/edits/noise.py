@@ -1,4 +1,4 @@
-"""Edits that add Gaussian noise."""
+"""Adds Gaussian noise to activations."""
 
 import jax
 import jax.numpy as jnp
@@ -14,17 +14,17 @@ from jaxasr.taps import At
 class Noise(EditBase):
     """Adds Gaussian noise: x ← x + scale·rms(x)·n, with n standard normal.
 
-    The root mean square is over the features of one step, so `scale=1` is a signal-to-noise ratio
-    of 0 dB at every step. The draw depends only on seed, layer, row and absolute position, so
-    cached steps and whole passes agree.
+    The rms is taken over the features of one position, so `scale=1` is a signal-to-noise ratio of
+    0 dB at every position. Seed, layer, row and absolute position determine the noise. Cached
+    generation therefore adds the same noise as a whole pass.
 
     Args:
-        seed: seed of the draw.
-        scale: noise relative to the activation.
-        replace: x ← scale·rms(x)·n, noise instead of the activation.
+        seed: seed of the noise.
+        scale: rms of the noise, relative to that of the activation.
+        replace: returns the noise alone: x ← scale·rms(x)·n.
 
     Raises:
-        ValueError: in the pass, at `scores` and `pattern`, whose rows have no fixed width.
+        ValueError: in the pass, at `scores` and `pattern` sites.
 
     Example:
         >>> from interventions import Noise
@@ -41,7 +41,7 @@ class Noise(EditBase):
         rows = jnp.broadcast_to(jnp.arange(x.shape[0])[:, None], at.positions.shape)
 
         def draw(row: Array, position: Array, step: Array) -> Array:
-            # One key per row and position: a cached step repeats the draw of the whole pass.
+            # One key per row and position, so that a cached step draws what a whole pass draws.
             step_key = jax.random.fold_in(jax.random.fold_in(key, row), position)
             drawn = jax.random.normal(step_key, step.shape, step.dtype)
             return drawn * jnp.sqrt(jnp.mean(step**2))
@@ -54,5 +54,5 @@ class Noise(EditBase):
         if "T" in spec.axes and "S" in spec.axes:
             raise ValueError(
                 f"Noise: not defined at {spec.site!r}. "
-                "Use it at q, k, v or z, or Patch a pattern of your own."
+                "Use it at q, k, v or z, or use Patch with a noisy pattern."
             )

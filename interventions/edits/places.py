@@ -1,4 +1,4 @@
-"""Places of an edit: sets of layers, heads, positions and frames, as pytrees of indices."""
+"""Stores the layers, heads, positions or frames of an edit as a pytree of indices."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from jaxasr.taps import is_traced
 
 @pytrees.dataclass
 class Among:
-    """The indices in `values`, int [n]."""
+    """A set of indices, `values` int [n]. Calling it returns whether an index is in the set."""
 
     values: Int[Array, "n"]
 
@@ -21,7 +21,7 @@ class Among:
         return (jnp.asarray(index)[..., None] == self.values).any(-1)
 
     def bounds(self) -> tuple[Any, Any]:
-        """The half-open range that holds all indices."""
+        """Returns start and stop of the smallest range that contains all indices."""
         return self.values.min(), self.values.max() + 1
 
     def __repr__(self) -> str:
@@ -30,7 +30,7 @@ class Among:
 
 @pytrees.dataclass
 class Between:
-    """The half-open range [start, stop)."""
+    """The indices from `start` up to but not including `stop`. Called like `Among`."""
 
     start: Int[Array, ""]
     stop: Int[Array, ""]
@@ -39,7 +39,7 @@ class Between:
         return (index >= self.start) & (index < self.stop)
 
     def bounds(self) -> tuple[Any, Any]:
-        """Start and stop."""
+        """Returns start and stop."""
         return self.start, self.stop
 
     def __repr__(self) -> str:
@@ -48,15 +48,15 @@ class Between:
 
 
 Place = Among | Between
-# Accepted from users wherever a place is expected; `place` converts it.
+# What users may give as a place; `as_place` converts it.
 Indices = int | Sequence[int] | set[int] | range | slice | np.ndarray | Array | Place | None
 
 
-def place(indices: Indices, name: str) -> Place | None:
-    """Converts an index, several, a `range` or a `slice` to a place; None stays None.
+def as_place(indices: Indices, name: str) -> Place | None:
+    """Converts an index, several indices, a `range` or a `slice` to a place. None stays None.
 
     Raises:
-        ValueError: anything else, and an empty set of indices. The message begins with `name`.
+        ValueError: the indices are empty or are no integers. The message begins with `name`.
     """
     if indices is None or isinstance(indices, Among | Between):
         return indices
@@ -65,12 +65,12 @@ def place(indices: Indices, name: str) -> Place | None:
             raise ValueError(
                 f"{name}: expected a slice with start and stop and without step, got {indices}."
             )
-        return _between(indices.start, indices.stop, name)
+        return _as_range(indices.start, indices.stop, name)
     if isinstance(indices, range) and indices.step == 1:
-        return _between(indices.start, indices.stop, name)
+        return _as_range(indices.start, indices.stop, name)
     values = list(indices) if isinstance(indices, Sequence | range | set) else indices
-    arrays: Any = jnp if is_traced(values) else np  # NumPy compiles nothing
-    values = arrays.atleast_1d(arrays.asarray(values))
+    numpy_like: Any = jnp if is_traced(values) else np  # NumPy compiles nothing
+    values = numpy_like.atleast_1d(numpy_like.asarray(values))
     if values.size == 0 or not jnp.issubdtype(values.dtype, jnp.integer):
         raise ValueError(
             f"{name}: expected one or more integers, got {indices!r}. "
@@ -79,7 +79,7 @@ def place(indices: Indices, name: str) -> Place | None:
     return Among(values.astype(jnp.int32))
 
 
-def _between(start: Any, stop: Any, name: str) -> Between:
+def _as_range(start: Any, stop: Any, name: str) -> Between:
     if not is_traced(start, stop) and stop <= start:
         raise ValueError(
             f"{name}: the range [{start}, {stop}) is empty, so the edit would never fire."
@@ -92,7 +92,7 @@ def _int32(index: Any) -> Any:
 
 
 def check_within(indices: Place, size: int, name: str, site: str) -> None:
-    """Raises ValueError when a concrete place reaches outside [0, size)."""
+    """Raises ValueError if indices lie outside of [0, size). Traced indices are not checked."""
     low, high = indices.bounds()
     if not is_traced(low, high) and (int(np.min(low)) < 0 or int(np.max(high)) > size):
         raise ValueError(

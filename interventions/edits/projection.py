@@ -1,4 +1,4 @@
-"""Edits that remove or keep a subspace."""
+"""Projects activations onto a subspace, or removes it from them."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -11,17 +11,18 @@ from jaxasr.taps import At, is_traced
 
 @pytrees.dataclass(repr=False)
 class Project(EditBase):
-    """Projects a subspace out of an activation, x ← x - BᵀBx, or onto it, x ← BᵀBx.
+    """Removes a subspace from an activation: x ← x - BᵀBx.
 
-    The rows of B are an orthonormal basis. `Project.span(vectors)` makes one from any vectors.
+    With `keep=True` only the subspace remains: x ← BᵀBx. The rows of B are an orthonormal basis.
+    `Project.span(vectors)` makes a basis from other vectors.
 
     Args:
-        basis: float [k, D] with orthonormal rows, where D is the last axis of the site; or
-            [L, k, D] with one basis per layer.
+        basis: B, float [k, D] with orthonormal rows, or [L, k, D] with one basis per layer. D is
+            the size of the site's last axis.
         keep: keeps the subspace and removes the rest.
 
     Raises:
-        ValueError: in the pass, when the vectors are not as long as the site's last axis.
+        ValueError: in the pass, if D is not the size of the site's last axis.
 
     Example:
         >>> from interventions import Project
@@ -38,9 +39,9 @@ class Project(EditBase):
         """Makes the projection of the subspace that `vectors` span.
 
         Args:
-            vectors: float [k, D] or [L, k, D], linearly independent; neither orthogonal nor of unit
-                length.
-            keep: as in `Project`.
+            vectors: float [k, D] or [L, k, D], linearly independent. They need not be orthogonal or
+                of unit length.
+            keep: keeps the subspace and removes the rest.
 
         Raises:
             ValueError: the vectors are linearly dependent.
@@ -50,7 +51,7 @@ class Project(EditBase):
         if not is_traced(smallest) and smallest < 1e-6:
             raise ValueError(
                 f"vectors: expected linearly independent vectors, got {vectors.shape[-2]} "
-                "that span a smaller subspace. Remove the ones that the others span."
+                "that span a smaller subspace. Remove those that depend on the others."
             )
         return cls(jnp.swapaxes(q, -1, -2), keep)
 
@@ -60,7 +61,7 @@ class Project(EditBase):
         return inside if self.keep else x - inside
 
     def check(self, spec: SiteSpec) -> None:
-        """Raises ValueError when the vectors have another length than the site's last axis."""
+        """Raises ValueError if the vectors are not as long as the site's last axis."""
         if self.basis.shape[-1] != spec.shape[-1]:
             raise ValueError(
                 f"basis: expected vectors of length {spec.shape[-1]} at {spec.site!r}, "

@@ -1,9 +1,9 @@
-"""The null of a patch: a step of the same length in a random direction."""
+"""Defines the control of a patch: a change of the same size in a random direction."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from interventions.edits.base import EditBase, Reference, check_reference, resolve
+from interventions.edits.base import EditBase, Reference, check_reference, resolve_reference
 from interventions.edits.noise import Noise
 from jaxasr import pytrees
 from jaxasr.sites import SiteSpec
@@ -12,18 +12,18 @@ from jaxasr.taps import At
 
 @pytrees.dataclass(repr=False)
 class RandomDirection(EditBase):
-    """Moves an activation as far as `Mix` would, in a random direction: x ← x + α·‖value - x‖·u.
+    """Changes an activation as much as `Mix`, in a random direction: x ← x + α·‖value - x‖·u.
 
-    `Mix` computes x + α·(value - x). Here u is a random unit vector per step, drawn as in `Noise`.
-    An effect that this control has too is not specific to `value`.
+    `Mix` computes x + α·(value - x). Here u is a random unit vector, drawn per position as in
+    `Noise`. If this control has the same effect as `Mix`, the effect is not specific to `value`.
 
     Args:
         alpha: strength, as in `Mix`.
-        value: as in `Patch`.
-        seed: seed of the draw.
+        value: the value that `Mix` would use, as in `Patch`.
+        seed: seed of the random directions.
 
     Raises:
-        ValueError: in the pass, when `value` does not fit the site.
+        ValueError: in the pass, if `value` does not fit the site.
 
     Example:
         >>> from interventions.edits import RandomDirection
@@ -37,11 +37,11 @@ class RandomDirection(EditBase):
 
     def __call__(self, x: Array, at: At) -> Array:
         direction = Noise(self.seed, replace=True)(jnp.ones_like(x), at)
-        distance = _norm(resolve(self.value, x, at) - x)
+        distance = _norm(resolve_reference(self.value, x, at) - x)
         return x + self.alpha * distance / _norm(direction) * direction
 
     def check(self, spec: SiteSpec) -> None:
-        """Raises ValueError when `value` does not fit the site."""
+        """Raises ValueError if `value` does not fit the site."""
         check_reference(self.value, spec, False)
 
 

@@ -1,6 +1,7 @@
-"""Saves and loads edits: their classes and fields as JSON, their arrays as npz.
+"""Saves edits in a folder and loads them.
 
-Loading constructs only the classes listed here and unpickles nothing.
+A JSON file holds the classes and fields, and an npz file holds the arrays. Loading constructs only
+the classes in `_FIELDS`, and never unpickles.
 """
 
 import dataclasses
@@ -64,26 +65,30 @@ def _is_edit(value: Any) -> bool:
     return type(value) in _CLASSES.values() and not _is_from_row(value) and not _is_place(value)
 
 
-Kind = tuple[str, Callable[[Any], bool]]
-_ARRAY: Kind = "an array", _is_array
-_REFERENCE: Kind = "an array or a FromRow", lambda value: _is_array(value) or _is_from_row(value)
-_SCALAR: Kind = "a number", _is_scalar
-_FLAG: Kind = "true or false", _is_flag
-_PLACE: Kind = "a place", _is_place
-_OPTIONAL_PLACE: Kind = "a place or None", lambda value: value is None or _is_place(value)
-_INTEGER: Kind = "an integer", _is_integer
-_WHEN: Kind = (
+# What a message calls the type, and a function that tests a value.
+FieldType = tuple[str, Callable[[Any], bool]]
+_ARRAY: FieldType = "an array", _is_array
+_REFERENCE: FieldType = (
+    "an array or a FromRow",
+    lambda value: _is_array(value) or _is_from_row(value),
+)
+_SCALAR: FieldType = "a number", _is_scalar
+_FLAG: FieldType = "true or false", _is_flag
+_PLACE: FieldType = "a place", _is_place
+_OPTIONAL_PLACE: FieldType = "a place or None", lambda value: value is None or _is_place(value)
+_INTEGER: FieldType = "an integer", _is_integer
+_WHEN: FieldType = (
     "an array, true, false or None",
     lambda value: value is None or _is_array(value) or _is_flag(value),
 )
-_EDIT: Kind = "an edit", _is_edit
-_EDIT_TUPLE: Kind = (
+_EDIT: FieldType = "an edit", _is_edit
+_EDIT_TUPLE: FieldType = (
     "a tuple of edits",
     lambda value: isinstance(value, tuple) and bool(value) and all(map(_is_edit, value)),
 )
 
-# The kind of each field, checked when an edit is saved and again when it is loaded.
-_FIELDS: dict[type, dict[str, Kind]] = {
+# The type of each field. Both saving and loading check it.
+_FIELDS: dict[type, dict[str, FieldType]] = {
     FromRow: {"rows": ("an array of integers", _is_integer_array)},
     Patch: {"value": _REFERENCE, "partial": _FLAG},
     Mix: {"alpha": _SCALAR, "value": _REFERENCE, "partial": _FLAG},
@@ -107,18 +112,18 @@ _CLASSES = {cls.__name__: cls for cls in _FIELDS}
 
 
 def save_edits(edits: Mapping[str, Any], folder: str | os.PathLike) -> None:
-    """Saves `{site: edit}` in a new folder, with SHA256SUMS of its files.
+    """Saves `{site: edit}` in a new folder, with the checksums of its files in SHA256SUMS.
 
     The folder appears only when it is complete.
 
     Args:
-        edits: edits of this package by site. Functions and classes of your own are code; keep them
-            in a file of your own.
+        edits: edits of this package by site. Functions and classes that you define are code, which
+            cannot be saved.
         folder: folder to create.
 
     Raises:
         ValueError: an unknown site, an edit that is not of this package, or NaN. The message names
-            the place in `edits`.
+            the entry of `edits`.
         FileExistsError: `folder` exists.
 
     Example:
@@ -136,16 +141,19 @@ def save_edits(edits: Mapping[str, Any], folder: str | os.PathLike) -> None:
             "Choose another, or remove it."
         )
     arrays: dict[str, np.ndarray] = {}
-    described = {site: _describe(edit, f"edits[{site!r}]", arrays) for site, edit in edits.items()}
+    descriptions = {
+        site: _describe(edit, f"edits[{site!r}]", arrays) for site, edit in edits.items()
+    }
     for site, edit in edits.items():
         _check("edit", edit, _EDIT, f"edits[{site!r}]")
-    with replacing(folder) as new:
-        new.mkdir()
-        (new / _JSON).write_text(
-            json.dumps({"version": _VERSION, "edits": described}, indent=1, allow_nan=False) + "\n"
+    with replacing(folder) as temporary:
+        temporary.mkdir()
+        (temporary / _JSON).write_text(
+            json.dumps({"version": _VERSION, "edits": descriptions}, indent=1, allow_nan=False)
+            + "\n"
         )
-        np.savez(new / _ARRAYS, **cast(Any, arrays))
-        seal(new)
+        np.savez(temporary / _ARRAYS, **cast(Any, arrays))
+        seal(temporary)
 
 
 def load_edits(folder: str | os.PathLike) -> dict[str, Any]:
@@ -158,8 +166,8 @@ def load_edits(folder: str | os.PathLike) -> dict[str, Any]:
         `{site: edit}`.
 
     Raises:
-        ValueError: `folder` is damaged, or holds something that `save_edits` does not save. The
-            message names the file.
+        ValueError: files of `folder` are missing or changed, or hold something else than edits.
+            The message names the file.
 
     Example:
         ```python
@@ -174,65 +182,65 @@ def load_edits(folder: str | os.PathLike) -> dict[str, Any]:
             "got a folder without them."
         )
     check_sealed(folder)
-    described = read_json(folder / _JSON, finite=True)
-    if described.get("version") != _VERSION or not isinstance(described.get("edits"), dict):
+    saved = read_json(folder / _JSON, finite=True)
+    if saved.get("version") != _VERSION or not isinstance(saved.get("edits"), dict):
         raise ValueError(f"{folder / _JSON}: expected edits of version {_VERSION}.")
     arrays = read_npz(folder / _ARRAYS)
     with named(folder / _JSON):
-        sites.check_known(described["edits"])
+        sites.check_known(saved["edits"])
         edits = {
             site: _restore(node, arrays, f"edits[{site!r}]")
-            for site, node in described["edits"].items()
+            for site, node in saved["edits"].items()
         }
         for site, edit in edits.items():
             _check("edit", edit, _EDIT, f"edits[{site!r}]")
     return edits
 
 
-def _check(name: str, value: Any, kind: Kind, where: str) -> None:
-    """Raises ValueError for a value that is not of its kind, and for NaN."""
-    expected, fits = kind
+def _check(name: str, value: Any, expected_type: FieldType, path: str) -> None:
+    """Raises ValueError if a value has another type or contains NaN."""
+    expected, fits = expected_type
     if not fits(value):
-        raise ValueError(f"{where}: expected {expected} as {name!r}, got {type(value).__name__}.")
+        raise ValueError(f"{path}: expected {expected} as {name!r}, got {type(value).__name__}.")
     if (
         _is_array(value)
         and np.asarray(value).dtype.kind not in "biufc"
         and value.dtype != jnp.bfloat16
     ):
-        raise ValueError(f"{where}: expected numbers as {name!r}, got {value.dtype}.")
+        raise ValueError(f"{path}: expected numbers as {name!r}, got {value.dtype}.")
     if (_is_array(value) or isinstance(value, float)) and bool(jnp.isnan(jnp.asarray(value)).any()):
-        raise ValueError(f"{where}: expected numbers as {name!r}, got NaN.")
+        raise ValueError(f"{path}: expected numbers as {name!r}, got NaN.")
 
 
-def _describe(value: Any, where: str, arrays: dict[str, np.ndarray]) -> Any:
+def _describe(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
     if type(value) in _CLASSES.values():
         fields = {
-            f.name: _described(value, f.name, where, arrays) for f in dataclasses.fields(value)
+            f.name: _describe_field(value, f.name, path, arrays) for f in dataclasses.fields(value)
         }
         return {"type": type(value).__name__, "fields": fields}
     if isinstance(value, tuple):
-        return {"tuple": [_describe(item, f"{where}[{i}]", arrays) for i, item in enumerate(value)]}
+        return {"tuple": [_describe(item, f"{path}[{i}]", arrays) for i, item in enumerate(value)]}
     if value is None or isinstance(value, bool | int | float):
         return {"value": value}
     if _is_array(value):
-        return _store(np.asarray(value), arrays)
+        return _add_array(np.asarray(value), arrays)
     raise ValueError(
-        f"{where}: {type(value).__name__} cannot be saved; expected one of {', '.join(_CLASSES)}, "
+        f"{path}: {type(value).__name__} cannot be saved; expected one of {', '.join(_CLASSES)}, "
         "an array, a number or None. A function or a class of your own is code: "
         "keep it in a file of your own."
     )
 
 
-def _described(value: Any, field: str, where: str, arrays: dict[str, np.ndarray]) -> Any:
+def _describe_field(value: Any, field: str, path: str, arrays: dict[str, np.ndarray]) -> Any:
     item = getattr(value, field)
-    described = _describe(item, f"{where}.{field}", arrays)
-    _check(field, item, _FIELDS[type(value)][field], f"{where}.{field}")
-    return described
+    description = _describe(item, f"{path}.{field}", arrays)
+    _check(field, item, _FIELDS[type(value)][field], f"{path}.{field}")
+    return description
 
 
-def _store(array: np.ndarray, arrays: dict[str, np.ndarray]) -> dict[str, str]:
+def _add_array(array: np.ndarray, arrays: dict[str, np.ndarray]) -> dict[str, str]:
     name = f"a{len(arrays)}"
-    # npz has no bfloat16, so its bits are saved as uint16 next to the name of the type.
+    # npz has no bfloat16. The bits are saved as uint16, and `dtype` keeps the type.
     arrays[name] = array.view(np.uint16) if array.dtype == jnp.bfloat16 else array
     return {"array": name, "dtype": str(array.dtype)}
 
@@ -241,22 +249,22 @@ def _has_dtype(array: np.ndarray, dtype: str) -> bool:
     return str(array.dtype) == dtype and array.dtype.kind != "U"
 
 
-def _restore(node: Any, arrays: Mapping[str, np.ndarray], where: str) -> Any:
+def _restore(node: Any, arrays: Mapping[str, np.ndarray], path: str) -> Any:
     match node:
         case {"type": str(name), "fields": dict(fields)} if name in _CLASSES:
-            kinds = _FIELDS[_CLASSES[name]]
-            if set(fields) != set(kinds):
+            types = _FIELDS[_CLASSES[name]]
+            if set(fields) != set(types):
                 raise ValueError(
-                    f"{where}: expected the fields of {name}, got {', '.join(map(str, fields))}."
+                    f"{path}: expected the fields of {name}, got {', '.join(map(str, fields))}."
                 )
             values = {
-                key: _restore(value, arrays, f"{where}.{key}") for key, value in fields.items()
+                key: _restore(value, arrays, f"{path}.{key}") for key, value in fields.items()
             }
             for key, value in values.items():
-                _check(key, value, kinds[key], f"{where}.{key}")
+                _check(key, value, types[key], f"{path}.{key}")
             return _CLASSES[name](**values)
         case {"tuple": list(items)}:
-            return tuple(_restore(item, arrays, f"{where}[{i}]") for i, item in enumerate(items))
+            return tuple(_restore(item, arrays, f"{path}[{i}]") for i, item in enumerate(items))
         case {"value": None | bool() | int() | float() as value} if value is None or math.isfinite(
             value
         ):
@@ -270,6 +278,6 @@ def _restore(node: Any, arrays: Mapping[str, np.ndarray], where: str) -> Any:
         ):
             return jnp.asarray(arrays[name])
     raise ValueError(
-        f"{where}: expected an edit as save_edits saves it ({', '.join(_CLASSES)}), "
+        f"{path}: expected an edit as save_edits saves it ({', '.join(_CLASSES)}), "
         f"got {str(node)[:80]}."
     )

@@ -1,9 +1,8 @@
 """Edits that replace, mix, add, scale or zero an activation.
 
-An edit is a frozen callable pytree `(x, at) -> x`. Its class is structure; masks, indices,
-strengths and vectors are leaves. So `vmap` over an edit is a sweep, `vmap` over its strength a
-dose curve, and `grad` with respect to `Add(zeros)` is attribution. A function of your own, or your
-own `jaxasr.pytrees.dataclass`, works wherever these do.
+An edit is a frozen callable pytree `(x, at) -> x`. Its class decides what is compiled. Its masks,
+indices, strengths and vectors are leaves, so `vmap` and `grad` apply to them. A function with this
+signature, or a `jaxasr.pytrees.dataclass` that you define, also works as an edit.
 """
 
 import dataclasses
@@ -11,8 +10,14 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from interventions.edits.base import EditBase, FromRow, Reference, check_reference, resolve
-from interventions.edits.matching import check_fits, matched
+from interventions.edits.base import (
+    EditBase,
+    FromRow,
+    Reference,
+    check_reference,
+    resolve_reference,
+)
+from interventions.edits.matching import check_fits, select_matching
 from jaxasr import pytrees, sites
 from jaxasr.sites import SiteSpec
 from jaxasr.taps import At
@@ -22,15 +27,16 @@ from jaxasr.taps import At
 class Patch(EditBase):
     """Replaces an activation: x ← value.
 
-    Time is matched by absolute position, so the same value serves a whole pass and cached steps.
+    Absolute positions select from `value`, so one value fits a whole pass and cached steps.
 
     Args:
-        value: `[L, B, T, ...]` as a readout returns it (each layer takes its own entry), or without
-            the layer axis, or anything that broadcasts to `x`; or `FromRow(rows)`.
-        partial: allows a value with fewer positions than the pass; the others stay unchanged.
+        value: `[L, B, T, ...]` as a readout returns it. The layer axis is optional. Any array that
+            broadcasts to `x` is allowed, and so is `FromRow(rows)`.
+        partial: allows a value with fewer positions than the pass. Positions without a value stay
+            unchanged.
 
     Raises:
-        ValueError: in the pass, when `value` does not fit the site.
+        ValueError: in the pass, if `value` does not fit the site.
 
     Example:
         ```python
@@ -45,10 +51,10 @@ class Patch(EditBase):
     partial: bool = pytrees.field(pytree_node=False, default=False)
 
     def __call__(self, x: Array, at: At) -> Array:
-        return resolve(self.value, x, at)
+        return resolve_reference(self.value, x, at)
 
     def check(self, spec: SiteSpec) -> None:
-        """Raises ValueError when `value` does not fit the site."""
+        """Raises ValueError if `value` does not fit the site."""
         check_reference(self.value, spec, self.partial)
 
 
@@ -58,11 +64,11 @@ class Mix(EditBase):
 
     Args:
         alpha: strength. 0 leaves `x` unchanged, 1 replaces it, above 1 extrapolates.
-        value: as in `Patch`.
-        partial: as in `Patch`.
+        value: the value to move towards, as in `Patch`.
+        partial: allows a value with fewer positions than the pass, as in `Patch`.
 
     Raises:
-        ValueError: in the pass, when `value` does not fit the site.
+        ValueError: in the pass, if `value` does not fit the site.
 
     Example:
         >>> from interventions import Mix
@@ -75,10 +81,10 @@ class Mix(EditBase):
     partial: bool = pytrees.field(pytree_node=False, default=False)
 
     def __call__(self, x: Array, at: At) -> Array:
-        return (1 - self.alpha) * x + self.alpha * resolve(self.value, x, at)
+        return (1 - self.alpha) * x + self.alpha * resolve_reference(self.value, x, at)
 
     def check(self, spec: SiteSpec) -> None:
-        """Raises ValueError when `value` does not fit the site."""
+        """Raises ValueError if `value` does not fit the site."""
         check_reference(self.value, spec, self.partial)
 
 
@@ -86,14 +92,14 @@ class Mix(EditBase):
 class Add(EditBase):
     """Adds a vector: x ← x + scale·value.
 
-    A direction steers the model. Zeros mark the place where a gradient is taken.
+    A direction steers the model. The gradient with respect to `Add(zeros)` gives attribution.
 
     Args:
-        value: as in `Patch`, but not `FromRow`.
+        value: the vector, as in `Patch` but without `FromRow`.
         scale: strength.
 
     Raises:
-        ValueError: in the pass, when `value` does not fit the site.
+        ValueError: in the pass, if `value` does not fit the site.
 
     Example:
         >>> from interventions import Add, only
@@ -105,11 +111,11 @@ class Add(EditBase):
     scale: Float[Array, ""] | float = 1.0
 
     def __call__(self, x: Array, at: At) -> Array:
-        value, covered = matched(self.value, x, at)
+        value, covered = select_matching(self.value, x, at)
         return x + self.scale * jnp.where(covered, value, 0)
 
     def check(self, spec: SiteSpec) -> None:
-        """Raises ValueError when `value` does not fit the site."""
+        """Raises ValueError if `value` does not fit the site."""
         check_fits(self.value, spec, partial=False)
 
 
@@ -147,7 +153,7 @@ class Zero(EditBase):
 
 
 def select_row(edit: Patch | Mix, site: str, b: int) -> Patch | Mix:
-    """`edit` with the value of row `b` alone, still with a batch axis."""
+    """Returns `edit` with only row `b` of its value. The batch axis remains, with size 1."""
     assert not isinstance(edit.value, FromRow)
     batch = int(site in sites.LAYERED)
     return dataclasses.replace(edit, value=jnp.take(edit.value, jnp.array([b]), batch))

@@ -10,7 +10,7 @@ import xarray as xr
 from jaxtyping import Array, Float
 
 from interventions import forward
-from interventions.edits.combining import time_axes
+from interventions.edits.combining import position_and_frame_axes
 from interventions.effects.first_order_cells import SiteCells, ablated, effect_of_cells
 from interventions.metrics import Metric, Rank
 from interventions.patching.grid import Grid
@@ -143,7 +143,7 @@ def _grid(
 ) -> Grid:
     """Makes the grid of a site; of `several` sites each takes from `over` only what it has."""
     if several:
-        has_positions, has_frames = time_axes(spec.axes, spec.site)
+        has_positions, has_frames = position_and_frame_axes(spec.axes, spec.site)
         has = {
             "layer": spec.n_layer,
             "head": "H" in spec.axes,
@@ -151,7 +151,7 @@ def _grid(
             "time": has_frames,
         }
         over = [dim for dim in over if has.get(dim, True)]
-    return Grid.of(spec, over, window_s=window_s, n_frames=n_frames, alphas=(1.0,), chosen={})
+    return Grid.of(spec, over, window_s=window_s, n_frames=n_frames, alphas=(1.0,), selected={})
 
 
 @pytrees.dataclass
@@ -200,19 +200,21 @@ def _gradients(
     """
     shapes = jax.eval_shape(lambda: forward.activations(model, target, grad_sites))
     zeros = {name: jnp.zeros(x.shape, x.dtype) for name, x in shapes.items()}
-    encoder_sites, decoder_sites = forward.by_stack(grad_sites)
-    encoder_readout, decoder_readout = (select(*names) for names in forward.by_stack(read_sites))
+    encoder_sites, decoder_sites = forward.split_by_stack(grad_sites)
+    encoder_readout, decoder_readout = (
+        select(*names) for names in forward.split_by_stack(read_sites)
+    )
     memory = None
     if not encoder_sites:  # nothing to differentiate in the encoder: it runs once, outside `grad`
         memory = target.memory
         if memory is None:
-            memory, _ = forward.encode(model, forward.recording(target), {}, encoder_readout)
+            memory, _ = forward.encode(model, forward.mel_of(target), {}, encoder_readout)
 
     def score(offsets: Acts) -> tuple[Array, tuple[Array, Acts]]:
         encoder_edits = {name: _Offset(offsets[name]) for name in encoder_sites}
         decoder_edits = {name: _Offset(offsets[name]) for name in decoder_sites}
         if memory is None:
-            mel = forward.recording(target)
+            mel = forward.mel_of(target)
             edited_memory, acts = forward.encode(model, mel, encoder_edits, encoder_readout)
         else:
             edited_memory, acts = memory, {}

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from interventions.edits import Noise
-from interventions.edits.combining import time_axes
+from interventions.edits.combining import position_and_frame_axes
 from interventions.effects import softmax_aware
 from jaxasr import sites
 from jaxasr.decoder import causal_mask
@@ -38,7 +38,7 @@ class SiteCells:
     @property
     def axis_of(self) -> dict[str, str]:
         """The axis letter of each dimension."""
-        position, time = time_axes(sites.SITES[self.site], self.site)
+        position, time = position_and_frame_axes(sites.SITES[self.site], self.site)
         letters = {"layer": "L", "head": "H", "position": position, "time": time}
         return {dim: letter for dim in self.dims if (letter := letters[dim]) is not None}
 

@@ -1,4 +1,4 @@
-"""Sweeps that score generated text instead of one teacher-forced pass."""
+"""Scores generated text under edits. Other sweeps score one teacher-forced pass."""
 
 from interventions.generation import transcripts as transcripts
 from interventions.generation.cells import (

@@ -1,4 +1,4 @@
-"""Free generation, and the probability of a given text, under the edits of many cells."""
+"""Generates text, or scores a given text, under the decoder edits of many cells."""
 
 import dataclasses
 from collections.abc import Callable
@@ -17,9 +17,10 @@ from jaxasr.generate import Generation, generate
 from jaxasr.model import Whisper
 from jaxasr.taps import Edits
 
-EditsOf = Callable[[Any], Edits]
+MakeEdits = Callable[[Any], Edits]
 Ids = Int[Array, "B T0"] | Int[np.ndarray, "B T0"]
 Leaders = Int[Array, "B"] | Int[np.ndarray, "B"]
+# Default number of cells that decode together in one loop.
 CELLS_PER_LOOP = 64
 
 _Result = TypeVar("_Result")
@@ -31,17 +32,17 @@ class CellEdits:
 
     Attributes:
         arrays: the arrays of the cells, each with a leading [K] axis.
-        structure: the rest of a cell.
-        edits_of: makes edits of one cell; None if a cell is edits already.
+        structure: the static part of a cell, which decides what is compiled.
+        edits_of: makes the edits of one cell; None if a cell is `{site: edit}` itself.
     """
 
     arrays: list[Any]
     structure: compiled.Structure = pytrees.field(pytree_node=False)
-    edits_of: EditsOf | None
+    edits_of: MakeEdits | None
 
     @classmethod
-    def of(cls, cells: Any, edits_of: EditsOf | None) -> "CellEdits":
-        """Splits a pytree of cells. Raises ValueError unless its arrays have one leading axis."""
+    def of(cls, cells: Any, edits_of: MakeEdits | None) -> "CellEdits":
+        """Splits a pytree of cells. Raises ValueError if its arrays differ in the leading axis."""
         arrays, structure = compiled.split(cells)
         numbers = {np.shape(array)[:1] for array in arrays}
         if len(numbers) != 1 or () in numbers or (0,) in numbers:
@@ -55,11 +56,11 @@ class CellEdits:
         return len(self.arrays[0])
 
     def take(self, index: Int[np.ndarray, "n"]) -> "CellEdits":
-        """The cells at `index`."""
+        """Selects the cells at `index`."""
         return dataclasses.replace(self, arrays=[array[index] for array in self.arrays])
 
     def edits(self, arrays: list[Array]) -> Edits:
-        """The edits of the cell with these arrays."""
+        """Returns the edits of the cell with these arrays."""
         cell = self.structure.join(arrays)
         return cell if self.edits_of is None else self.edits_of(cell)
 
@@ -74,7 +75,7 @@ def generate_cells(
     prompt: Ids,
     cells: Any,
     *,
-    edits_of: EditsOf | None = None,
+    edits_of: MakeEdits | None = None,
     max_new_tokens: int = 224,
     rules: LogitFilter | None = None,
     eot: int | None = None,
@@ -84,29 +85,30 @@ def generate_cells(
 ) -> Generation:
     """Generates greedily under the decoder edits of every cell.
 
-    Cells share the memory, so that the keys and values of the audio are read once for all of them.
+    All cells attend to the same memory, so each decoding step reads it only once.
 
     Args:
         model: the model.
         memory: encoded audio of B recordings.
         prompt: int [B, T0].
-        cells: a pytree whose arrays have a leading [K] axis: `{site: edit}`, or the argument of
-            `edits_of`.
-        edits_of: makes edits of one cell, such as `AtCell`: a pytree or a module-level function.
-            Its own arrays are shared by all cells.
-        max_new_tokens: as in `jaxasr.generate`, like the following three.
+        cells: a pytree whose arrays have a leading [K] axis. It is `{site: edit}`, or what
+            `edits_of` accepts.
+        edits_of: makes the edits of one cell. It is a pytree such as `AtCell`, or a module-level
+            function. All cells share its arrays.
+        max_new_tokens: most tokens to generate, as in `jaxasr.generate`.
         rules: constraints on the logits.
         eot: id of the end-of-text token.
-        no_speech: (column of the prompt, id) whose probability is returned.
-        leader: int [B], the row whose tokens each row is fed (lock-step decoding); its own number
-            decodes freely.
-        batch: cells per loop; the last loop is padded, so one executable serves all. Default 64.
+        no_speech: (column of the prompt, id) of the token whose probability is returned.
+        leader: int [B]. Row b decodes the tokens that row `leader[b]` generates. With
+            `leader[b] = b` it decodes the tokens that it generates.
+        batch: cells that decode together. The last batch is padded, so that all share one
+            executable. Default: 64.
 
     Returns:
         A `Generation` with a leading [K] axis, on the host.
 
     Raises:
-        ValueError: arrays of different leading axes, and as `jaxasr.generate`.
+        ValueError: arrays have different leading axes. Other errors are those of `jaxasr.generate`.
 
     Example:
         ```python
@@ -122,11 +124,11 @@ def generate_cells(
         out.tokens.shape  # (2, 1, 4)
         ```
     """
-    edited, prompt = CellEdits.of(cells, edits_of), jnp.asarray(prompt, jnp.int32)
-    n_cells, chunks = len(edited), []
+    cell_edits, prompt = CellEdits.of(cells, edits_of), jnp.asarray(prompt, jnp.int32)
+    n_cells, chunks = len(cell_edits), []
     batch = min(CELLS_PER_LOOP, n_cells) if batch is None else batch
     for start in range(0, n_cells, batch):
-        # Past the end, the last cell pads the chunk to the size of the others.
+        # Copies of the last cell pad the last chunk.
         index = np.minimum(np.arange(start, start + batch), n_cells - 1)
         out = compiled.call(
             _generate_chunk,
@@ -134,7 +136,7 @@ def generate_cells(
             memory,
             prompt,
             leader,
-            edited.take(index),
+            cell_edits.take(index),
             rules,
             max_new_tokens=max_new_tokens,
             eot=eot,
@@ -173,27 +175,27 @@ def text_logprobs(
     run: Run,
     cells: Any,
     *,
-    edits_of: EditsOf,
+    edits_of: MakeEdits,
     rules: LogitFilter | None = None,
     prompt_len: int = 0,
 ) -> Float[np.ndarray, "K B T"]:
     """Computes the log-probability of a given text under the decoder edits of every cell.
 
-    The pass is teacher-forced: the text stays the same, and its probability changes.
+    The pass is teacher-forced, so edits change only the probability of the text.
 
     Args:
         model: the model.
         run: the text, as tokens after a prompt.
         cells: as in `generate_cells`.
         edits_of: as in `generate_cells`.
-        rules: those that the text was generated with.
-        prompt_len: tokens of the prompt.
+        rules: the constraints under which the text was generated.
+        prompt_len: number of prompt tokens.
 
     Returns:
         Log-probability of the token after each position, in nats; NaN at the last position.
 
     Raises:
-        ValueError: arrays of different leading axes; edits that the decoder does not have.
+        ValueError: arrays have different leading axes, or an edit is not at a decoder site.
 
     Example:
         ```python
@@ -206,8 +208,8 @@ def text_logprobs(
         logprobs = text_logprobs(asr.model, run, cells, edits_of=edits_of)  # [4, 1, T]
         ```
     """
-    edited, run = CellEdits.of(cells, edits_of), run.encode(model)
-    logprobs = compiled.call(_text_logprobs, model, run, edited, np.int32(prompt_len), rules)
+    cell_edits, run = CellEdits.of(cells, edits_of), run.encode(model)
+    logprobs = compiled.call(_text_logprobs, model, run, cell_edits, np.int32(prompt_len), rules)
     return np.asarray(logprobs)
 
 
@@ -221,5 +223,5 @@ def _text_logprobs(
         logits = logits if rules is None else rules.along(logits, run.tokens, prompt_len)
         return jnp.take_along_axis(jax.nn.log_softmax(logits), following, -1)[..., 0]
 
-    # One cell at a time, because the logits of all cells would be large.
+    # One cell at a time, because the logits of all cells would take too much memory.
     return jax.lax.map(score_cell, cells.arrays).at[:, :, -1].set(jnp.nan)

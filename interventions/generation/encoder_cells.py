@@ -1,6 +1,7 @@
-"""Free generation under encoder edits: each cell has its own memory.
+"""Generates text under the encoder edits of many cells.
 
-A cell that edits one layer starts from the stored residual of that layer, as in a sweep.
+Each cell has another memory. If a cell edits one layer, its encoder pass starts at that layer, from
+the stored residual of the unedited recording.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from interventions.edits.cells import AtCell
 from interventions.edits.values import Mix, Patch, select_row
-from interventions.generation.cells import CellEdits, EditsOf, Ids
+from interventions.generation.cells import CellEdits, Ids, MakeEdits
 from interventions.memory import budget as memory_budget
 from interventions.patching.resumed_encoder import Residuals, resumed_memory
 from interventions.patching.workload import encoder_bytes
@@ -25,8 +26,8 @@ from jaxasr.generate import Generation, generate
 from jaxasr.model import Whisper, full_precision
 from jaxasr.taps import Edits, select
 
-# Bytes of memories that a CPU decodes together. More than fits its caches, because reading the
-# weights once for many cells saves more.
+# Bytes of memories and caches that a CPU decodes together. This exceeds the CPU caches, because
+# sharing one read of the weights among many cells saves more time.
 _DECODING_BUDGET = 1 << 30
 
 
@@ -36,15 +37,15 @@ def generate_encoder_cells(
     prompt: Ids,
     cells: Any,
     *,
-    edits_of: EditsOf | None = None,
+    edits_of: MakeEdits | None = None,
     budget: int | None = None,
     batch: int | None = None,
     **options: Any,
 ) -> Generation:
     """Generates greedily from the encoder output under the encoder edits of every cell.
 
-    Edits act on one example at a time. The value of a `Patch` or `Mix` in an `AtCell` may have one
-    row per example.
+    Each edit is applied to one example at a time. In an `AtCell`, the value of a `Patch` or `Mix`
+    may have one row per example.
 
     Args:
         model: the model.
@@ -52,15 +53,15 @@ def generate_encoder_cells(
         prompt: int [B, T0].
         cells: as in `generate_cells`, with edits of the encoder.
         edits_of: as in `generate_cells`.
-        budget: bytes for cells that are computed together; None asks the device.
-        batch: cells that are computed together where they fit, the last batch padded. Default: all.
-        options: those of `jaxasr.generate`, `max_new_tokens` among them.
+        budget: bytes for cells that are computed together. Default: a size chosen for the device.
+        batch: most cells to compute together. Default: as many as the budget allows.
+        options: options of `jaxasr.generate`. `max_new_tokens` is required.
 
     Returns:
         A `Generation` [K, B, ...], on the host.
 
     Raises:
-        ValueError: arrays of different leading axes, and as `jaxasr.generate`.
+        ValueError: arrays have different leading axes. Other errors are those of `jaxasr.generate`.
 
     Example:
         ```python
@@ -78,8 +79,8 @@ def generate_encoder_cells(
     examples = []
     for b in range(len(mel)):
         row = slice(b, b + 1)
-        edited = CellEdits.of(cells, _edits_of_example(edits_of, b, len(mel)))
-        example = _Example.of(model, jnp.asarray(mel)[row], edited, cells)
+        cell_edits = CellEdits.of(cells, _edits_of_row(edits_of, b, len(mel)))
+        example = _Example.of(model, jnp.asarray(mel)[row], cell_edits, cells)
         row_prompt = jnp.asarray(prompt, jnp.int32)[row]
         examples.append(_generate_example(example, row_prompt, budget, batch, options))
     return jax.tree.map(lambda *rows: np.concatenate(rows, axis=1), *examples)
@@ -91,11 +92,11 @@ class _Example:
 
     Attributes:
         model: the model.
-        mel: of the recording.
-        cells: the cells.
-        site: the site that all cells edit in one layer each; None if they are whole passes.
+        mel: log-mel spectrogram of the recording.
+        cells: the edits of the cells.
+        site: the edited site, if every cell edits it in one layer; None if cells are whole passes.
         layers: [K], the edited layer of each cell.
-        residuals: unedited residuals, if cells resume from them.
+        residuals: unedited residuals that cells start from; None if cells are whole passes.
     """
 
     model: Whisper
@@ -107,39 +108,39 @@ class _Example:
 
     @classmethod
     def of(
-        cls, model: Whisper, mel: Float[Array, "1 M F"], edited: CellEdits, cells: Any
+        cls, model: Whisper, mel: Float[Array, "1 M F"], cell_edits: CellEdits, cells: Any
     ) -> "_Example":
-        site = getattr(edited.edits_of, "site", None)
+        site = getattr(cell_edits.edits_of, "site", None)
         if site not in sites.LAYERED or not isinstance(cells, dict) or "layer" not in cells:
-            return cls(model, mel, edited, None, np.zeros(len(edited), int), None)
+            return cls(model, mel, cell_edits, None, np.zeros(len(cell_edits), int), None)
         names = "encoder.resid_pre", "encoder.resid_post"
         acts = model.encode(mel, readout=select(*names))[1]
         residuals = acts[names[0]], acts[names[1]]
-        return cls(model, mel, edited, site, np.asarray(cells["layer"]), residuals)
+        return cls(model, mel, cell_edits, site, np.asarray(cells["layer"]), residuals)
 
-    def batches(self, size: int) -> list[Int[np.ndarray, "n"]]:
-        """Indices of cells that are encoded together: of one layer, at most `size`."""
+    def make_batches(self, size: int) -> list[Int[np.ndarray, "n"]]:
+        """Returns indices of cells to encode together: at most `size`, all of one layer."""
         groups = [np.flatnonzero(self.layers == layer) for layer in np.unique(self.layers)]
         return [group[i : i + size] for group in groups for i in range(0, len(group), size)]
 
-    def encode(self, index: Int[np.ndarray, "n"]) -> Memory:
-        """Memories of the cells at `index`, with a leading axis of cells."""
+    def encode(self, indices: Int[np.ndarray, "n"]) -> Memory:
+        """Encodes the cells at `indices`. The memories have a leading axis of cells."""
         # All cells of a batch edit the same layer.
-        first = jnp.int32(self.layers[index[0]])
+        edited_layer = jnp.int32(self.layers[indices[0]])
         return compiled.call(
             _encode_cells,
             self.model,
-            first,
+            edited_layer,
             self.mel,
             self.residuals,
-            self.cells.take(index),
+            self.cells.take(indices),
             site=self.site,
         )
 
 
 def _encode_cells(
     model: Whisper,
-    first: Int[Array, ""],
+    edited_layer: Int[Array, ""],
     mel: Float[Array, "1 M F"],
     residuals: Residuals | None,
     cells: CellEdits,
@@ -149,7 +150,7 @@ def _encode_cells(
     def encode_cell(edits: Edits) -> Memory:
         if site is None or residuals is None:
             return model.encode(mel, edits)[0]
-        return resumed_memory(model, site, residuals, edits, first)
+        return resumed_memory(model, site, residuals, edits, edited_layer)
 
     with full_precision(model):
         return cells.vmap(encode_cell)
@@ -158,22 +159,23 @@ def _encode_cells(
 def _generate_example(
     example: _Example, prompt: Array, budget: int | None, batch: int | None, options: dict[str, Any]
 ) -> Generation:
+    """Encodes cells in batches of one layer each, and decodes several batches together."""
     c = example.model.config
-    most = max(1, memory_budget(budget) // encoder_bytes(c))
-    batches = example.batches(min(most, batch or most))
-    width = min(most, batch) if batch else max(map(len, batches))
+    max_encoded = max(1, memory_budget(budget) // encoder_bytes(c))
+    batches = example.make_batches(min(max_encoded, batch or max_encoded))
+    cells_per_batch = min(max_encoded, batch) if batch else max(map(len, batches))
     n_tokens = prompt.shape[1] + options["max_new_tokens"]
-    most_decoded = memory_budget(budget, _DECODING_BUDGET) // decoding_bytes(c, n_tokens)
-    wanted = batch // width if batch else len(batches)
-    batches_per_loop = min(wanted, max(1, most_decoded // width))
+    max_decoded = memory_budget(budget, _DECODING_BUDGET) // decoding_bytes(c, n_tokens)
+    max_batches = batch // cells_per_batch if batch else len(batches)
+    batches_per_loop = min(max_batches, max(1, max_decoded // cells_per_batch))
     parts = []
     for i in range(0, len(batches), batches_per_loop):
         chunk = batches[i : i + batches_per_loop]
-        # Padded with the last batch, so one executable serves every chunk.
+        # Padding with the last batch lets all chunks share one executable.
         padding = [batches[-1]] * (batches_per_loop - len(chunk))
-        out = _generate_batches(example, [*chunk, *padding], width, prompt, options)
-        for j, index in enumerate(chunk):
-            start, stop = j * width, j * width + len(index)
+        out = _generate_batches(example, [*chunk, *padding], cells_per_batch, prompt, options)
+        for j, indices in enumerate(chunk):
+            start, stop = j * cells_per_batch, j * cells_per_batch + len(indices)
             parts.append(jax.tree.map(lambda x, a=start, b=stop: x[a:b], out))
     order = np.argsort(np.concatenate(batches))
     return jax.tree.map(lambda *x: np.concatenate(x)[order], *parts)
@@ -182,12 +184,12 @@ def _generate_example(
 def _generate_batches(
     example: _Example,
     batches: list[Int[np.ndarray, "n"]],
-    width: int,
+    cells_per_batch: int,
     prompt: Array,
     options: dict[str, Any],
 ) -> Generation:
-    """Generates for several batches at once, each padded to `width` cells."""
-    memories = [example.encode(np.resize(index, width)) for index in batches]
+    """Generates for several batches at once, each padded to `cells_per_batch` cells."""
+    memories = [example.encode(np.resize(indices, cells_per_batch)) for indices in batches]
     memory = jax.tree.map(lambda *x: jnp.concatenate(x), *memories)
     static = {name: value for name, value in options.items() if name != "rules"}
     out = compiled.call(
@@ -206,7 +208,7 @@ def _generate_memories(
 
 
 def decoding_bytes(c: Config, n_tokens: int) -> int:
-    """Bytes that decoding holds per cell: memory, KV cache, and the logits of one step thrice."""
+    """Returns the bytes per cell of decoding: memory, KV cache and three copies of the logits."""
     return 4 * (
         (2 * c.n_text_layer + 1) * c.n_audio_ctx * c.n_text_state
         + 2 * c.n_text_layer * n_tokens * c.n_text_state
@@ -214,8 +216,8 @@ def decoding_bytes(c: Config, n_tokens: int) -> int:
     )
 
 
-def _edits_of_example(edits_of: EditsOf | None, b: int, batch: int) -> EditsOf | None:
-    """`edits_of` with the values of row `b`, where it has one row per example."""
+def _edits_of_row(edits_of: MakeEdits | None, b: int, batch: int) -> MakeEdits | None:
+    """Returns `edits_of` with only row `b` of its values, if they have one row per example."""
     edit = getattr(edits_of, "edit", None)
     if not isinstance(edits_of, AtCell) or not isinstance(edit, Patch | Mix):
         return edits_of

@@ -1,4 +1,4 @@
-"""Sweeps of whole texts: what every cell's edit changes in the generated text."""
+"""Sweeps that generate a whole text for every cell and score it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,13 +14,13 @@ from interventions.edits.values import Zero
 from interventions.generation.cells import (
     CELLS_PER_LOOP,
     CellEdits,
-    EditsOf,
     Ids,
     Leaders,
+    MakeEdits,
     generate_cells,
 )
 from interventions.generation.encoder_cells import generate_encoder_cells
-from interventions.generation.text_metrics import decoded_texts, labelled, text_metrics
+from interventions.generation.text_metrics import decoded_texts, labelled_dataset, text_metrics
 from interventions.patching.grid import Grid
 from jaxasr import sites
 from jaxasr.audio import log_mel, n_frames
@@ -43,7 +43,7 @@ def sequence_sweep(
     cells: Any,
     *,
     coords: Mapping[str, Sequence[Any]] | None = None,
-    edits_of: EditsOf | None = None,
+    edits_of: MakeEdits | None = None,
     references: Sequence[str] | None = None,
     language: str = "en",
     max_new_tokens: int = 224,
@@ -54,34 +54,38 @@ def sequence_sweep(
 ) -> xr.Dataset:
     """Generates the text of every example under the edits of every cell, and scores it.
 
-    `generation_sweep` does this for recordings and a grid; here cells and prompt are your own.
+    Use it for cells or a prompt of any kind. `generation_sweep` makes them from recordings and a
+    grid.
 
     Args:
         asr: the recogniser.
-        memory: encoded audio, when cells edit the decoder; the log-mel [B, M, 3000], when they edit
-            the encoder.
+        memory: the encoded audio if cells edit the decoder, or the log-mel [B, M, 3000] if they
+            edit the encoder.
         prompt: int [B, T0].
         cells: as in `generate_cells`.
-        coords: the dimensions that the cells were unrolled from, in order. Default: one, "cell".
+        coords: the dimensions of the result in order, with the values along each. Their sizes
+            multiply to the number of cells. Default: one dimension, "cell".
         edits_of: as in `generate_cells`.
-        references: text per example that errors are counted against. Default: the unedited text.
-        language: of the texts.
+        references: the correct text of each example. Default: the unedited text.
+        language: language of the texts.
         max_new_tokens: most tokens to generate.
         rules: constraints on the logits. Default: those of transcription without timestamps.
-        leader: int [B], the row whose tokens each row is fed (lock-step decoding). A row that is
-            fed the tokens of another row is not an example.
+        leader: int [B]. Row b decodes the tokens that row `leader[b]` generates. The result has
+            only the rows with `leader[b] = b`.
         batch: as in `generate_cells`.
-        budget: bytes for encoder cells that are computed together; None asks the device.
+        budget: bytes for encoder cells that are computed together. Default: a size chosen for the
+            device.
 
     Returns:
-        A Dataset over (*coords, "example"): `text`, `length` in tokens, `avg_logprob`,
-        `no_speech_prob`, the numbers of `transcripts.repetition` and `transcripts.errors`, changes
-        `d_wer` and `d_cer`, and `resolved` (the unedited text loops, and this one neither loops nor
-        is empty). `baseline_...` over "example" are the same numbers without an edit.
+        A Dataset over (*coords, "example"). It holds `text`, `length` in tokens, `avg_logprob`,
+        `no_speech_prob` and the numbers of `transcripts.repetition` and `transcripts.errors`.
+        `d_wer` and `d_cer` are changes against the unedited text. `resolved` is 1 if the unedited
+        text loops and the edited one neither loops nor is empty. Variables `baseline_...` over
+        "example" belong to the unedited text.
 
     Raises:
-        ValueError: coordinates that do not multiply to the number of cells; logits that are not
-            finite under the edit of a cell; and as `generate_cells`.
+        ValueError: the sizes of `coords` do not multiply to the number of cells, or an edit makes
+            logits infinite or NaN. Other errors are those of `generate_cells`.
 
     Example:
         ```python
@@ -123,8 +127,8 @@ def sequence_sweep(
         )
     elif leader is not None:
         raise ValueError(
-            "leader: not defined for edits of the encoder, whose recordings are encoded first. "
-            "Leave it out, or edit the decoder."
+            "leader: not defined for edits of the encoder, which runs before any token is "
+            "generated. Leave it out, or edit the decoder."
         )
     else:
         unedited = generate(model, model.encode(jnp.asarray(memory))[0], ids, **options)
@@ -134,7 +138,7 @@ def sequence_sweep(
     unedited = jax.tree.map(lambda x: np.asarray(x)[None, examples], unedited)
     out: Generation = jax.tree.map(lambda x: x[:, examples], out).check_finite()
     references = decoded_texts(asr.tokenizer, unedited)[0] if references is None else references
-    return labelled(
+    return labelled_dataset(
         text_metrics(asr.tokenizer, out, references, language),
         text_metrics(asr.tokenizer, unedited, references, language),
         coords,
@@ -156,27 +160,27 @@ def generation_sweep(
 ) -> xr.Dataset:
     """Generates the text of recordings under an edit at every place of a grid, and scores it.
 
-    With the default edit it is an ablation sweep: which heads change the text, and how.
+    The default edit ablates one head per cell.
 
     Args:
         asr: the recogniser.
-        audio: 16 kHz samples of one recording or several; the first 30 s count.
+        audio: 16 kHz samples of one recording or several. Only the first 30 s are used.
         site: any site of either stack.
         edit: the edit. Default: `Zero()`. The value of a `Patch` or `Mix` may have one row per
             recording.
         over: dimensions of the grid, as in `sweep`.
         window_s: seconds per window of "time".
-        seconds: where windows end. Default: the longest recording.
+        seconds: end of the last window. Default: the length of the longest recording.
         alphas: strengths of "alpha", for edits with a strength.
-        language: of the recordings, for multilingual models.
-        options: those of `sequence_sweep`.
+        language: language of the recordings, for multilingual models.
+        options: options of `sequence_sweep`.
 
     Returns:
-        The Dataset of `sequence_sweep` over (*over, "example"), such as `.resolved`
-        [layer, head, example].
+        The Dataset of `sequence_sweep` over (*over, "example").
 
     Raises:
-        ValueError: dimensions that the site does not have, and as `sequence_sweep`.
+        ValueError: the site lacks a dimension of `over`. Other errors are those of
+            `sequence_sweep`.
 
     Example:
         ```python
@@ -197,13 +201,14 @@ def generation_sweep(
         window_s=window_s,
         n_frames=min(n_swept, asr.config.n_audio_ctx),
         alphas=alphas,
-        chosen={},
+        selected={},
     )
     mel = np.stack(
         [log_mel(samples, asr.config.n_mels, asr.config.n_mel_frames) for samples in recordings]
     )
     if "time" in grid.coords:
-        # As many cells per loop for recordings of every length, so that they share a program.
+        # The number of windows depends on the recording. A fixed number of cells per loop lets all
+        # recordings share one program.
         options.setdefault("batch", min(CELLS_PER_LOOP, grid.n_cells("layer")))
     result = sequence_sweep(
         asr,

@@ -1,4 +1,4 @@
-"""Texts of generated cells, numbers about them, and the labelled result."""
+"""Decodes and scores the texts of a generation sweep, and labels the result."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from jaxasr.tokenizer import Tokenizer
 
 
 def decoded_texts(tokenizer: Tokenizer, out: Generation) -> list[list[str]]:
-    """Text of every cell and example of a generation [K, B, ...]."""
+    """Decodes the text of every cell and example of a generation [K, B, ...]."""
     return [
         [tokenizer.decode(ids[:n]).strip() for ids, n in zip(tokens, lengths)]
         for tokens, lengths in zip(np.asarray(out.tokens), np.asarray(out.lengths))
@@ -22,16 +22,16 @@ def decoded_texts(tokenizer: Tokenizer, out: Generation) -> list[list[str]]:
 def text_metrics(
     tokenizer: Tokenizer, out: Generation, references: Sequence[str], language: str
 ) -> dict[str, np.ndarray]:
-    """Numbers [K, B] about a generation [K, B, ...].
+    """Scores the texts of a generation [K, B, ...].
 
     Args:
-        tokenizer: of the model.
+        tokenizer: the tokenizer of the model.
         out: generated tokens.
-        references: text per example that errors are counted against.
-        language: of the texts.
+        references: the correct text of each example.
+        language: language of the texts.
 
     Returns:
-        `text`, `length`, `avg_logprob`, `no_speech_prob`, and the numbers of
+        Arrays [K, B]: `text`, `length`, `avg_logprob`, `no_speech_prob`, and the numbers of
         `transcripts.repetition` and `transcripts.errors`.
     """
     texts = decoded_texts(tokenizer, out)
@@ -51,15 +51,15 @@ def text_metrics(
     }
 
 
-def labelled(
+def labelled_dataset(
     cells: dict[str, np.ndarray],
     baseline: dict[str, np.ndarray],
     coords: Mapping[str, Sequence[Any]],
 ) -> xr.Dataset:
     """Labels the metrics of cells [K, B] and of the unedited text [1, B].
 
-    Adds `d_wer` and `d_cer`, changes against the baseline, and `resolved`: the baseline loops, and
-    the cell neither loops nor is empty.
+    `d_wer` and `d_cer` are changes against the unedited text. `resolved` is 1 if the unedited text
+    loops and the text of the cell neither loops nor is empty.
     """
     shape, dims = [len(values) for values in coords.values()], (*coords, "example")
     changes = {f"d_{rate}": cells[rate] - baseline[rate] for rate in ("wer", "cer")}

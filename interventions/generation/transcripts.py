@@ -1,4 +1,4 @@
-"""Numbers about generated texts: repetition, and word and character errors. Host-side."""
+"""Measures the repetition and the word and character errors of generated texts, on the host."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -14,11 +14,11 @@ Ids = Sequence[SupportsIndex] | np.ndarray
 
 @dataclasses.dataclass(frozen=True)
 class Repeat:
-    """An n-gram that is repeated back to back.
+    """An n-gram that occurs several times in a row.
 
     Attributes:
-        n: tokens of the n-gram; 0 when nothing repeats.
-        k: how often it occurs in a row.
+        n: tokens of the n-gram; 0 if nothing repeats.
+        k: number of consecutive occurrences.
 
     Example:
         >>> from interventions.generation import transcripts
@@ -36,7 +36,7 @@ class Repeat:
 
 
 def repeats(ids: Ids) -> Iterator[Repeat]:
-    """Yields the longest back-to-back repetition of n-grams, for each n that repeats.
+    """Yields the longest consecutive repetition of an n-gram, for each n that has one.
 
     Args:
         ids: token ids.
@@ -48,14 +48,15 @@ def repeats(ids: Ids) -> Iterator[Repeat]:
     """
     ids = np.asarray(ids)
     for n in range(1, len(ids) // 2 + 1):
-        # A run of m tokens that equal the token n before is m // n further copies of the n-gram.
+        # If m consecutive tokens equal the token n positions earlier, the n-gram occurs m // n more
+        # times.
         breaks = np.flatnonzero(np.append(ids[n:] != ids[:-n], True))
         if (k := int(np.diff(breaks, prepend=-1).max() - 1) // n + 1) > 1:
             yield Repeat(n, k)
 
 
 def longest_repeat(ids: Ids) -> Repeat:
-    """Finds the repetition that covers most tokens; of several, that of the shortest n-gram.
+    """Finds the repetition that covers most tokens. In a tie, the shortest n-gram wins.
 
     Args:
         ids: token ids.
@@ -89,7 +90,7 @@ def longest_loop(ids: Ids) -> Repeat:
 
 
 def is_loop(ids: Ids) -> bool:
-    """Whether token ids loop (see `longest_loop`).
+    """Returns whether token ids loop, as `longest_loop` defines it.
 
     Example:
         >>> from interventions.generation import transcripts
@@ -119,10 +120,10 @@ def repeated(ids: Ids, repeat: Repeat) -> list[int]:
 
 
 def is_repetitive(ids: Ids, text: str) -> bool:
-    """Whether a text repeats itself, by a laxer criterion than `is_loop`.
+    """Returns whether a text repeats itself, by a weaker criterion than `is_loop`.
 
     An n-gram of up to 8 tokens occurs 4 times or more in a row, or the compression ratio is above
-    2.4: our reading of section 4.5 of arXiv 2508.15882.
+    2.4. This interprets section 4.5 of arXiv 2508.15882.
 
     Args:
         ids: token ids.
@@ -144,8 +145,9 @@ def repetition(ids: Ids, text: str) -> dict[str, float]:
         text: the text of these ids.
 
     Returns:
-        `repeat_n`, `repeat_k` and `repeat_span` of the longest repetition, `compression_ratio`, and
-        `loop` (`is_loop`) and `repetitive` (`is_repetitive`) as 0 or 1.
+        `repeat_n`, `repeat_k` and `repeat_span` of the longest repetition, and
+        `compression_ratio`. `loop` and `repetitive` are the results of `is_loop` and
+        `is_repetitive`, as 0 or 1.
 
     Example:
         >>> from interventions.generation import transcripts
@@ -167,12 +169,12 @@ def errors(text: str, reference: str, language: str = "en") -> dict[str, float]:
     """Counts the errors of a text against a reference, both normalised as in Whisper's paper.
 
     Args:
-        text: the text.
-        reference: what it should be.
-        language: of both, for the normaliser.
+        text: the generated text.
+        reference: the correct text.
+        language: language of both texts, for the normaliser.
 
     Returns:
-        Rates `wer` and `cer` (NaN for a reference without words), and counts of words:
+        Rates `wer` and `cer`, which are NaN for a reference without words. Counts of words:
         `insertions`, `deletions`, `substitutions` and `reference_words`.
 
     Example:

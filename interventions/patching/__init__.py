@@ -1,4 +1,4 @@
-"""Patching sweeps: plans, the programs that compute cells, and the labelled result."""
+"""Sweeps that patch every cell of a grid and score the next token."""
 
 from interventions.patching.plan import Plan as Plan
 from interventions.patching.planning import plan_sweep as plan_sweep

@@ -1,4 +1,4 @@
-"""Computes cells in chunks of one size, and keeps the device busy while the host waits."""
+"""Computes cells in chunks, and keeps the device busy while the host waits."""
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -7,16 +7,17 @@ from typing import Any
 import jax
 import numpy as np
 
-# Blocks until values that were dispatched to the device are there.
+# A function that blocks until dispatched values are computed, and returns them.
 Deferred = Callable[[], np.ndarray]
 
 
 def dispatch_chunks(
     compute: Callable[[dict[str, np.ndarray]], Any], cells: dict[str, np.ndarray], size: int
 ) -> Deferred:
-    """Dispatches `compute` on chunks of `size` cells, the last padded, so one executable serves.
+    """Dispatches `compute` on chunks of `size` cells.
 
-    Out of memory, the chunks are halved, with a warning.
+    The last chunk is padded, so that all chunks share one executable. If the device runs out of
+    memory, the chunks are halved and a warning is issued.
 
     Args:
         compute: takes coordinates [size] and returns an array whose first axis is the cells.
@@ -24,7 +25,7 @@ def dispatch_chunks(
         size: cells per chunk.
 
     Returns:
-        A function that blocks for the values of all cells.
+        A function that blocks until all cells are computed and returns their values.
     """
     n_cells = len(next(iter(cells.values())))
 
@@ -37,7 +38,7 @@ def dispatch_chunks(
         return dispatch_chunks(compute, cells, size // 2)
 
     def wait() -> np.ndarray:
-        # Running out of memory shows when chunks are dispatched, or only when they are read.
+        # JAX may report that memory ran out when chunks are dispatched, or when they are read.
         try:
             return np.concatenate([np.asarray(chunk, np.float64) for chunk in chunks])[:n_cells]
         except jax.errors.JaxRuntimeError as error:
@@ -45,7 +46,7 @@ def dispatch_chunks(
 
     try:
         chunks = [
-            compute({dim: _padded(values[i : i + size], size) for dim, values in cells.items()})
+            compute({dim: _pad_chunk(values[i : i + size], size) for dim, values in cells.items()})
             for i in range(0, n_cells, size)
         ]
     except jax.errors.JaxRuntimeError as error:
@@ -53,14 +54,14 @@ def dispatch_chunks(
     return wait
 
 
-def one_ahead(dispatched: Iterable[Deferred]) -> Iterator[np.ndarray]:
-    """Yields results in order, dispatching the next one before blocking on the current one.
+def dispatch_one_ahead(computations: Iterable[Deferred]) -> Iterator[np.ndarray]:
+    """Yields results in order. The next computation is dispatched before the current one is read.
 
     Args:
-        dispatched: dispatches one computation whenever its next item is taken, as a generator does.
+        computations: an iterator that dispatches one computation per item, when the item is taken.
     """
     waiting: Deferred | None = None
-    for deferred in dispatched:
+    for deferred in computations:
         if waiting is not None:
             yield waiting()
         waiting = deferred
@@ -68,5 +69,5 @@ def one_ahead(dispatched: Iterable[Deferred]) -> Iterator[np.ndarray]:
         yield waiting()
 
 
-def _padded(values: np.ndarray, size: int) -> np.ndarray:
+def _pad_chunk(values: np.ndarray, size: int) -> np.ndarray:
     return np.pad(values, (0, size - len(values)), mode="edge")

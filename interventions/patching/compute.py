@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from interventions.edits.cells import Coordinates
 from interventions.edits.values import Mix, Patch, select_row
-from interventions.forward import recording
+from interventions.forward import mel_of
 from interventions.metrics import Metric
 from interventions.patching import programs
 from interventions.patching.chunks import Deferred, dispatch_chunks
@@ -163,7 +163,7 @@ class Example:
             work.grid.frames,
             self.run.tokens,
             self.residuals,
-            recording(self.run),
+            mel_of(self.run),
             self.edit,
             self.metric,
             site=work.grid.site,
@@ -173,5 +173,5 @@ class Example:
 
 def _compute_residuals(plan: Plan, run: Run) -> Residuals:
     names = "encoder.resid_pre", "encoder.resid_post"
-    acts = encoder_activations(plan.model, recording(run), *names)
+    acts = encoder_activations(plan.model, mel_of(run), *names)
     return acts[names[0]], acts[names[1]]

@@ -1,4 +1,4 @@
-"""The cost of a sweep: cells, bytes and floating-point operations."""
+"""Counts the cells, bytes and floating-point operations of a sweep."""
 
 from interventions.patching.workload import (
     ColumnBatch,
@@ -11,8 +11,8 @@ from interventions.patching.workload import (
 from jaxasr.config import Config
 
 
-def describe(work: Workload) -> str:
-    """Cells, chunk size, bytes and floating-point operations, on one line."""
+def describe_cost(work: Workload) -> str:
+    """Formats cells, chunk size, bytes and floating-point operations on one line."""
     grid, n_cells = work.grid, work.grid.size
     if work.by_rows:
         batches = [batch for _, batch in _layer_batches(work)]
@@ -32,9 +32,10 @@ def describe(work: Workload) -> str:
 
 
 def flops(work: Workload) -> float:
-    """Floating-point operations of all cells that are computed.
+    """Counts the floating-point operations of all cells that are computed.
 
-    Norms, and the unedited passes that cells share, are excluded.
+    The count excludes norms, decoder self-attention scores, the unembedding, and the unedited
+    passes that cells share.
     """
     if work.by_rows:
         per_example = sum(_batch_flops(work, *pair) for pair in _layer_batches(work))
@@ -51,43 +52,48 @@ def _layer_batches(work: Workload) -> list[tuple[int, ColumnBatch]]:
 
 
 def _token_flops(c: Config) -> int:
-    """One token in one decoder layer; a multiply-add counts twice."""
+    """Counts the operations for one token in one decoder layer. A multiply-add counts twice."""
     return 28 * c.n_text_state**2 + 4 * c.n_audio_ctx * c.n_text_state
 
 
 def _flops_after_edit(work: Workload) -> int:
-    """One token in the edited layer, from the site on."""
-    name, square = work.grid.site.removeprefix("decoder."), work.config.n_text_state**2
+    """Counts the operations for one token in the edited layer, after the edited site."""
+    name, squared_width = work.grid.site.removeprefix("decoder."), work.config.n_text_state**2
     if name.startswith("mlp"):
-        return 8 * square
+        return 8 * squared_width
     if "cross" in name:
-        return 18 * square
+        return 18 * squared_width
     return 0 if name == "resid_post" else _token_flops(work.config)
 
 
 def _batch_flops(work: Workload, layer: int, batch: ColumnBatch) -> float:
-    """One batch of columns; activations that no cell changes are computed once per column."""
-    c, token = work.config, _token_flops(work.config)
+    """Counts the operations of one batch of columns.
+
+    Activations that no edit changes are computed once per column, not once per cell.
+    """
+    c, per_token = work.config, _token_flops(work.config)
     n_columns, keys_values = len(batch.columns), 4 * c.n_text_state**2
     edited_rows = n_columns if work.position_local else batch.n_rows
     layers_between = max(0, c.n_text_layer - 2 - layer)
-    # In the last layer every row needs keys and values, and only the scored row the rest.
-    top = batch.n_rows * keys_values + n_columns * (token - keys_values)
+    # The last layer computes keys and values for every row, and everything else only for the
+    # scored row of each column.
+    last_layer_flops = batch.n_rows * keys_values + n_columns * (per_token - keys_values)
     per_cell = (
         edited_rows * _flops_after_edit(work)
-        + layers_between * batch.n_rows * token
-        + (top if batch.layers_above else 0)
+        + layers_between * batch.n_rows * per_token
+        + (last_layer_flops if batch.layers_above else 0)
     )
-    return edited_rows * token + work.cells_per_column * per_cell
+    return edited_rows * per_token + work.cells_per_column * per_cell
 
 
 def _cell_flops(work: Workload, layer: int | None) -> float:
+    """Counts the operations of one cell that is not packed into rows."""
     c = work.config
     decoder = _token_flops(c) * (work.scored + 1) * c.n_text_layer
     if work.in_decoder:
         return decoder
-    first = (layer or 0) if work.resumes else 0
+    first_layer = (layer or 0) if work.resumes else 0
     skips_edited = work.grid.site == "encoder.resid_post" and work.resumes
-    frame = 24 * c.n_audio_state**2 + 4 * c.n_audio_ctx * c.n_audio_state
-    layers = c.n_audio_layer - first - skips_edited
-    return c.n_audio_ctx * (layers * frame + 4 * c.n_text_layer * c.n_text_state**2) + decoder
+    per_frame = 24 * c.n_audio_state**2 + 4 * c.n_audio_ctx * c.n_audio_state
+    layers = c.n_audio_layer - first_layer - skips_edited
+    return c.n_audio_ctx * (layers * per_frame + 4 * c.n_text_layer * c.n_text_state**2) + decoder

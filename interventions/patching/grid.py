@@ -1,4 +1,4 @@
-"""The grid of a sweep: which dimensions it has, and the coordinates of its cells."""
+"""Defines the grid of a sweep: its dimensions, and the coordinates of its cells."""
 
 import dataclasses
 import itertools
@@ -11,7 +11,7 @@ import numpy as np
 from jaxasr.config import FRAMES_PER_S
 from jaxasr.sites import SiteSpec
 
-# Windows of time count as this many when chunks are sized, whatever the recording's length.
+# Chunk sizes assume this many windows of time, so that they do not depend on the recording.
 _NOMINAL_WINDOWS = 8
 
 
@@ -20,11 +20,11 @@ class Grid:
     """The cells of a sweep at one site.
 
     Attributes:
-        site: where cells are patched.
-        coords: the indices swept per dimension: layers, heads and positions; first frames of
-            windows for "time"; strengths for "alpha".
+        site: the patched site.
+        coords: the values along each dimension. For "layer", "head" and "position" they are
+            indices, for "time" the first frame of each window, and for "alpha" strengths.
         window: frames per window of time.
-        n_frames: true encoder frames; windows end here.
+        n_frames: encoder frames without padding. The last window ends here.
     """
 
     site: str
@@ -41,20 +41,21 @@ class Grid:
         window_s: float,
         n_frames: int,
         alphas: Sequence[float],
-        chosen: dict[str, Any],
+        selected: dict[str, Any],
     ) -> "Grid":
         """Makes the grid of a site.
 
         Args:
-            spec: the site in the pass that is swept.
+            spec: the site and its sizes in the pass that is swept.
             over: dimensions, in order.
             window_s: seconds per window of time.
-            n_frames: true encoder frames.
+            n_frames: encoder frames without padding.
             alphas: strengths.
-            chosen: the indices to sweep per dimension; a missing one or None means all.
+            selected: the indices to sweep per dimension. If a dimension is missing or None, all its
+                indices are swept.
 
         Raises:
-            ValueError: a dimension or an index that the site does not have; a bad window.
+            ValueError: the site lacks a dimension or an index, or the window is too short.
         """
         sizes = swept_sizes(spec)
         for dim in over:
@@ -79,7 +80,7 @@ class Grid:
             "time": np.arange(0, n_frames, window, dtype=np.int32),
             "alpha": np.asarray(alphas, np.float32),
         }
-        coords = {dim: _subset(indices[dim], chosen.get(dim), dim) for dim in over}
+        coords = {dim: _select_indices(indices[dim], selected.get(dim), dim) for dim in over}
         return cls(spec.site, coords, window, n_frames)
 
     @property
@@ -99,7 +100,7 @@ class Grid:
 
     @property
     def n_positions(self) -> int:
-        """Number of positions swept; 1 where all are patched at once."""
+        """Number of swept positions; 1 if all positions are patched at once."""
         return len(self.coords.get("position", [0]))
 
     @property
@@ -108,15 +109,15 @@ class Grid:
         return np.int32(self.window), np.int32(self.n_frames)
 
     def flat(self) -> dict[str, np.ndarray]:
-        """Coordinates of every cell, in the order of the flat grid."""
+        """Returns the coordinates of every cell, in row-major order."""
         axes = np.meshgrid(*self.coords.values(), indexing="ij")
         return {dim: axis.ravel() for dim, axis in zip(self.dims, axes)}
 
     def n_cells(self, *excluded: str) -> int:
-        """Number of cells over all dimensions but `excluded`, for choosing a chunk size.
+        """Counts the cells over all dimensions except `excluded`, to choose a chunk size.
 
-        Time counts as 8 windows, so recordings of every length share compiled programs. At most
-        seven windows of padding are the price.
+        Time counts as 8 windows, so that recordings of all lengths share compiled programs. This
+        pads a chunk by at most seven windows.
         """
         return math.prod(
             _NOMINAL_WINDOWS if dim == "time" else len(values)
@@ -126,13 +127,13 @@ class Grid:
 
     @property
     def layers(self) -> list[int | None]:
-        """The edited layer of each group of cells; one group, None, if all layers are edited."""
+        """The edited layer of each group of cells; [None] if every cell edits all layers."""
         return [int(layer) for layer in self.coords["layer"]] if "layer" in self.coords else [None]
 
     def group(self, layer: int | None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Flat indices and coordinates of the cells that edit `layer`."""
+        """Returns flat indices and coordinates of the cells that edit `layer`."""
         axes = [[layer] if dim == "layer" else values for dim, values in self.coords.items()]
-        # float64 holds indices and strengths exactly until each column has its own dtype again.
+        # float64 represents indices and strengths exactly; each column is cast back below.
         rows = np.array(list(itertools.product(*axes)), np.float64).reshape(-1, len(self.dims))
         cells = {dim: rows[:, i].astype(self.coords[dim].dtype) for i, dim in enumerate(self.dims)}
         flat = np.arange(self.size).reshape(self.shape)
@@ -141,11 +142,10 @@ class Grid:
         return flat.ravel(), cells
 
     def columns(self, layer: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """The cells that edit `layer`, arranged by position.
+        """Returns the cells that edit `layer`, arranged by position.
 
         Returns:
-            Flat indices [positions, K], and the coordinates [K] that the cells of every position
-            share.
+            Flat indices [positions, K], and the coordinates [K] of the cells of any one position.
         """
         axis = self.dims.index("layer")
         flat: np.ndarray = np.arange(self.size).reshape(self.shape)
@@ -156,14 +156,15 @@ class Grid:
         dims = [dim for dim in self.dims if dim not in ("layer", "position")]
         axes = np.meshgrid(*(self.coords[dim] for dim in dims), indexing="ij")
         cells = {dim: axis.ravel() for dim, axis in zip(dims, axes)}
-        # Without another dimension each position has one cell, which still needs an array to map.
+        # `vmap` needs an array even if the grid has no other dimension.
         return flat.reshape(self.n_positions, -1), cells or {"cell": np.zeros(1, np.int32)}
 
     def labels(self, tokens: Any = None) -> dict[str, Any]:
-        """Coordinates of the labelled result.
+        """Returns the coordinates of the labelled result.
 
         Args:
-            tokens: int [B, T]. Adds `token_id` along "position", per example where rows differ.
+            tokens: int [B, T], to add `token_id` along "position". If rows differ, `token_id` also
+                has the dimension "example".
 
         Returns:
             Coordinates for xarray; time in seconds from the start of each window.
@@ -179,7 +180,10 @@ class Grid:
 
 
 def swept_sizes(spec: SiteSpec) -> dict[str, int]:
-    """The dimensions that a sweep of a site can have, with their sizes (0: not the site's own)."""
+    """Returns the dimensions that a sweep of a site can have, with their sizes.
+
+    The size is 0 for "time" and "alpha", which the site does not determine.
+    """
     in_decoder = spec.site.startswith("decoder.")
     has_audio_keys = ".cross_attn." in spec.site and "S" in spec.axes
     sizes = {"layer": spec.n_layer} if spec.n_layer else {}
@@ -194,10 +198,10 @@ def swept_sizes(spec: SiteSpec) -> dict[str, int]:
     return sizes | {"alpha": 0}
 
 
-def _subset(values: np.ndarray, chosen: Any, dim: str) -> np.ndarray:
-    if chosen is None:
+def _select_indices(values: np.ndarray, selected: Any, dim: str) -> np.ndarray:
+    if selected is None:
         return values
-    chosen = np.atleast_1d(np.asarray(chosen, values.dtype))
-    if unknown := sorted(set(chosen.tolist()) - set(values.tolist())):
+    selected = np.atleast_1d(np.asarray(selected, values.dtype))
+    if unknown := sorted(set(selected.tolist()) - set(values.tolist())):
         raise ValueError(f"{dim}: expected some of {values.tolist()}, got {unknown}.")
-    return chosen
+    return selected

@@ -1,8 +1,9 @@
-"""The positions that cells of a decoder sweep compute, and the attention mask between them.
+"""Packs the positions that cells of a decoder sweep compute, and masks attention between them.
 
-Cells that start at one position are a column. The columns of a batch are rows of one product,
-without padding between them. A row attends to the rows of its own column up to itself and, for all
-other earlier positions, to the keys and values of the unedited target. NumPy, on the host.
+A column is the list of positions that a cell computes. Its first position is the edited one. All
+cells that edit this position share the column. A batch concatenates columns, and each position is a
+row. A row attends to earlier rows of its column. For positions that the column does not compute, it
+attends to stored keys and values of the unedited target. All arrays here are NumPy, on the host.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,16 +19,16 @@ Bools = Bool[np.ndarray, "..."] | Bool[Array, "..."]
 
 @pytrees.dataclass
 class PackedRows:
-    """P columns with R rows in all, and N stored positions that they attend to.
+    """A batch of P columns with R rows in total, and the N stored positions that they attend to.
 
     Attributes:
-        start: [P], position at which each column starts.
-        first_row: [P], row of that position; R for a padding column.
-        scored_row: [P], row of the scored position.
+        start: [P], first position of each column.
+        first_row: [P], first row of each column; R for a padding column.
+        scored_row: [P], row of the scored position in each column.
         position: [R], position of each row.
         is_first: [R], whether a row is the first of its column.
         mask: [R, N + R], the stored positions and the rows that each row attends to.
-        keys: [N + R], positions of the stored keys and of the rows.
+        keys: [N + R], positions of the stored keys, followed by those of the rows.
     """
 
     start: Ints
@@ -40,18 +41,18 @@ class PackedRows:
 
     @property
     def n_slots(self) -> int:
-        """N, how many stored positions the rows attend to."""
+        """N, the number of stored positions."""
         return self.keys.shape[0] - self.position.shape[0]
 
     @classmethod
     def of(
         cls, columns: Sequence[np.ndarray], n_slots: int, n_columns: int, n_rows: int
     ) -> "PackedRows":
-        """Packs columns, padded to fixed numbers of columns and rows.
+        """Packs columns, and pads to a fixed number of columns and rows.
 
         Args:
-            columns: per column the positions that are computed, the scored one last.
-            n_slots: N, stored positions.
+            columns: the positions of each column in order. The scored position is the last.
+            n_slots: N, the number of stored positions.
             n_columns: P after padding.
             n_rows: R after padding.
         """
@@ -62,32 +63,34 @@ class PackedRows:
         position = np.pad(np.concatenate(columns), (0, padding_rows)).astype(np.int32)
         column_of = np.repeat(np.arange(len(columns)), sizes)
         column_of = np.pad(column_of, (0, padding_rows), constant_values=-1)
-        slots, real = np.arange(n_slots, dtype=np.int32), (column_of >= 0)[:, None]
+        slots, is_real = np.arange(n_slots, dtype=np.int32), (column_of >= 0)[:, None]
         recomputed = np.array([np.isin(slots, column) for column in columns])[column_of]
-        to_slots = (slots <= position[:, None]) & ~recomputed & real
-        to_rows = (column_of[:, None] == column_of) & (position <= position[:, None]) & real
-        # A padding row attends to itself, so that no softmax is over nothing.
-        to_rows |= np.eye(n_rows, dtype=bool)
+        attends_slots = (slots <= position[:, None]) & ~recomputed & is_real
+        attends_rows = (column_of[:, None] == column_of) & (position <= position[:, None]) & is_real
+        # A padding row attends to itself, because a softmax over no key would be NaN.
+        attends_rows |= np.eye(n_rows, dtype=bool)
         return cls(
             start=np.pad([column[0] for column in columns], padding_columns).astype(np.int32),
             first_row=first_row.astype(np.int32),
             scored_row=np.pad(last_row, padding_columns).astype(np.int32),
             position=position,
             is_first=np.isin(np.arange(n_rows), first_row),
-            mask=np.concatenate([to_slots, to_rows], 1),
+            mask=np.concatenate([attends_slots, attends_rows], 1),
             keys=np.concatenate([slots, position]),
         )
 
 
-def packed(columns: Sequence[np.ndarray], most: int) -> Iterator[list[int]]:
-    """Groups consecutive columns into batches of at most `most` rows, at least one column each.
+def pack_columns(columns: Sequence[np.ndarray], max_rows: int) -> Iterator[list[int]]:
+    """Groups consecutive columns into batches of at most `max_rows` rows.
+
+    A column with more rows makes a separate batch.
 
     Yields:
         Indices of the columns of each batch.
     """
     batch: list[int] = []
     for index, column in enumerate(columns):
-        if batch and sum(len(columns[i]) for i in batch) + len(column) > most:
+        if batch and sum(len(columns[i]) for i in batch) + len(column) > max_rows:
             yield batch
             batch = []
         batch.append(index)

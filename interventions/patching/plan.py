@@ -1,4 +1,4 @@
-"""A sweep that is ready to run, as data."""
+"""Defines the plan of a sweep: everything that is needed to run it."""
 
 import dataclasses
 
@@ -15,19 +15,19 @@ from jaxasr.taps import Edit
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Plan:
-    """One sweep, ready to run with `sweep(plan=plan)`. Made by `plan_sweep`.
+    """A sweep that `sweep(plan=plan)` runs. Made by `plan_sweep`.
 
     `str(plan)` is the cost of the sweep, on one line.
 
     Attributes:
         model: the model.
         target: the encoded run that is patched.
-        source: the encoded run that values come from, if the source is a run.
+        source: the encoded run that patched-in activations come from, if they come from a run.
         edit: the edit that is placed at every cell.
-        metric: scores the patched logits.
-        source_metric: the metric of `source` [B], where its values differ from the target's.
-        decoder: runs passes without an edit.
-        work: the grid of cells, and what decides how they are batched.
+        metric: the metric of the patched logits.
+        source_metric: the metric of `source` [B]; None if `source` is None or the target itself.
+        decoder: the decoder that runs passes without an edit.
+        work: the grid of cells, and the numbers that decide how they are batched.
 
     Example:
         ```python
@@ -56,4 +56,4 @@ class Plan:
         return f"Plan({self})"
 
     def __str__(self) -> str:
-        return cost.describe(self.work)
+        return cost.describe_cost(self.work)

@@ -1,4 +1,4 @@
-"""Plans a sweep: checks its arguments, runs the source, and counts what the cells will cost."""
+"""Plans a sweep: checks its arguments and runs the source."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from jaxasr import sites
 from jaxasr.model import Whisper
 from jaxasr.taps import Edit
 
-# Defaults that `sweep` shares, to notice arguments that are given next to a plan.
+# Defaults of `plan_sweep` and `sweep`. `sweep(plan=...)` rejects arguments that differ from them.
 WINDOW_S = 0.5
 REPLACE: tuple[float, ...] = (1.0,)
 
@@ -45,17 +45,17 @@ def plan_sweep(
     budget: int | None = None,
     reuse: bool = True,
 ) -> Plan:
-    """Plans a sweep: checks its arguments, runs the source, and counts what the cells will cost.
+    """Plans a sweep: checks its arguments and runs the source.
 
     Args:
-        model: this and all other arguments as in `sweep`.
+        model: the model. All other arguments are those of `sweep`.
 
     Returns:
-        A plan. `print(plan)` shows cells, bytes and floating-point operations, and
-        `sweep(plan=plan)` runs it without another pass of the source.
+        A plan. `print(plan)` shows its cells, bytes and floating-point operations.
+        `sweep(plan=plan)` runs it and does not run the source again.
 
     Raises:
-        ValueError: as `sweep`.
+        ValueError: the arguments are not valid; see `sweep`.
 
     Example:
         ```python
@@ -73,7 +73,7 @@ def plan_sweep(
         ablated = iv.sweep(plan=plan)
         ```
     """
-    _check(target, source, edit)
+    _check_runs(target, source, edit)
     check_metric(metric, model.config.n_vocab, target.batch)
     target = target.encode(model)
     n_tokens = jnp.shape(target.tokens)[1]
@@ -84,7 +84,7 @@ def plan_sweep(
         window_s=window_s,
         n_frames=model.config.n_audio_ctx if n_frames is None else n_frames,
         alphas=alphas,
-        chosen={"layer": layers, "head": heads, "position": positions},
+        selected={"layer": layers, "head": heads, "position": positions},
     )
     scored = scored_position(metric, n_tokens)
     work = Workload(model.config, grid, target.batch, n_tokens, scored, reuse, budget)
@@ -92,16 +92,16 @@ def plan_sweep(
     decoder = UneditedDecoder.of(model, *read)
     if edit is None:
         assert source is not None
-        patch = _patch_from(model, target, source, decoder, metric, work)
+        patch = _edit_from_source(model, target, source, decoder, metric, work)
     else:
-        patch = _Patch(edit)
-    if patch.run is not None:  # values have one row per example
+        patch = _CellEdit(edit)
+    if patch.run is not None:  # its values have one row per example
         spec = dataclasses.replace(spec, shape=(target.batch, *spec.shape[1:]))
     check_edit(patch.edit, spec)
     return Plan(model, target, patch.run, patch.edit, metric, patch.metric, decoder, work)
 
 
-def _check(target: Run, source: Run | str | None, edit: Edit | None) -> None:
+def _check_runs(target: Run, source: Run | str | None, edit: Edit | None) -> None:
     if target.positions is not None:
         raise ValueError(
             "target: expected rows of equal length, got padded ones. "
@@ -111,27 +111,27 @@ def _check(target: Run, source: Run | str | None, edit: Edit | None) -> None:
         raise ValueError("source, edit: expected one of the two.")
 
 
-class _Patch(NamedTuple):
-    """The edit that cells place, the encoded run it comes from, and the metric of that run."""
+class _CellEdit(NamedTuple):
+    """The edit of every cell, the encoded run that its values come from, and the run's metric."""
 
     edit: Edit
     run: Run | None = None
     metric: Float[Array, "B"] | None = None
 
 
-def _patch_from(
+def _edit_from_source(
     model: Whisper,
     target: Run,
     source: Run | str,
     decoder: UneditedDecoder,
     metric: Metric,
     work: Workload,
-) -> _Patch:
-    """Runs the source once, for its activation and for its metric."""
+) -> _CellEdit:
+    """Runs the source once, and returns the edit that its activation makes."""
     site, has_alpha = work.grid.site, "alpha" in work.grid.coords
     run = source_run(model, target, source)
     if run is None:
-        return _Patch(source_edit(source, None, site, has_alpha))
+        return _CellEdit(source_edit(source, None, site, has_alpha))
     unedited = None
     if work.by_rows:
         unedited = decoder.run(run, metric)
@@ -140,6 +140,6 @@ def _patch_from(
         value = activation(model, run, site)
     edit = source_edit(source, value, site, has_alpha)
     if run is target:
-        return _Patch(edit, run)
+        return _CellEdit(edit, run)
     unedited = unedited or decoder.run(run, metric)
-    return _Patch(edit, run, unedited.metric)
+    return _CellEdit(edit, run, unedited.metric)

@@ -1,4 +1,4 @@
-"""The three compiled programs that compute cells. Everything here is traced."""
+"""Computes cells in three compiled programs. Every function is traced."""
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +16,14 @@ from jaxasr.cache import Memory
 from jaxasr.model import Whisper, full_precision
 from jaxasr.taps import Edit, Edits
 
-# Frames per window, and true frames.
+# Frames per window, and frames without padding.
 Frames = tuple[Int[Array, ""], Int[Array, ""]]
 
 
 def resumed_decoder_cells(
     frozen: compiled.Frozen,
     audio_kv: tuple[tuple[Array, Array], ...] | None,
-    first: Int[Array, ""],
+    edited_layer: Int[Array, ""],
     cells: Coordinates,
     frames: Frames,
     rows: PackedRows,
@@ -37,21 +37,21 @@ def resumed_decoder_cells(
     position_local: bool,
     layers_above: int,
 ) -> Float[Array, "K P"]:
-    """Metric of decoder cells that share everything they do not change, per column."""
+    """Computes the metric of decoder cells that resume from activations of the unedited target."""
     model, blocks = unfreeze(frozen)
     when = None
     if has_positions and not position_local:
-        # Rows of a column are different positions here, and the edit acts on the first.
+        # The rows of a column are different positions, and only the first is edited.
         shape = [-1 if axis in "TS" else 1 for axis in sites.SITES[site]]
         when = jnp.reshape(rows.is_first, shape)
 
     def edits_of(cell: Cell) -> Edits:
         return {site: place_at(edit, cell, *frames, when)}
 
-    # Sweeps subtract metrics of nearly equal passes, which reduced-precision products would blur.
+    # Effects are small differences of metrics, which reduced-precision products would distort.
     with full_precision(model):
         decoder = ResumedDecoder(
-            model, blocks, audio_kv, memory, trace, rows, first, position_local, layers_above
+            model, blocks, audio_kv, memory, trace, rows, edited_layer, position_local, layers_above
         )
         x = decoder.residuals(edits_of, cells)
         scored = jax.vmap(lambda row: score_residual(model, row[None], metric))(
@@ -72,7 +72,7 @@ def whole_decoder_cells(
     site: str,
     scored: int,
 ) -> Float[Array, "K"]:
-    """Metric of decoder cells, each a whole pass."""
+    """Computes the metric of decoder cells. Each cell is a whole decoder pass."""
 
     def score_cell(cell: Cell) -> Array:
         edits = {site: place_at(edit, cell, *frames)}
@@ -84,7 +84,7 @@ def whole_decoder_cells(
 
 def encoder_cells(
     model: Whisper,
-    first: Int[Array, ""],
+    edited_layer: Int[Array, ""],
     cells: Coordinates,
     frames: Frames,
     tokens: Int[Array, "1 T"],
@@ -96,12 +96,15 @@ def encoder_cells(
     site: str,
     scored: int,
 ) -> Float[Array, "K"]:
-    """Metric of encoder cells, resumed from layer `first` where there are `residuals`."""
+    """Computes the metric of encoder cells.
+
+    With `residuals` a cell starts at `edited_layer`. Without them it is a whole pass.
+    """
 
     def encode_cell(edits: Edits) -> Memory:
         if residuals is None:
             return model.encode(mel, edits)[0]
-        return resumed_memory(model, site, residuals, edits, first)
+        return resumed_memory(model, site, residuals, edits, edited_layer)
 
     def score_cell(cell: Cell) -> Array:
         memory = encode_cell({site: place_at(edit, cell, *frames)})
@@ -109,6 +112,6 @@ def encoder_cells(
 
     with full_precision(model):
         if len(jax.tree.leaves(cells)[0]) == 1:
-            # Without `vmap` a single cell runs as a plain pass.
+            # A single cell needs no `vmap`.
             return score_cell(jax.tree.map(lambda column: column[0], cells))[None]
         return jax.vmap(score_cell)(cells)

@@ -1,9 +1,8 @@
-"""Decoder cells that compute only what their edits can change. Everything here is traced.
+"""Computes decoder cells, and only the activations that an edit can change. All is traced.
 
-A decoder edit at layer l and position t cannot change a residual before layer l, nor a position
-before t, and only one position is scored. So cells start from the stored residual of layer l at t,
-attend to the stored keys and values of earlier positions, and in the last layer query only from the
-scored position.
+An edit at layer l and position t cannot change earlier layers or earlier positions. A cell starts
+from the stored residual of layer l at position t. It attends to stored keys and values of earlier
+positions. The last layer computes only the scored position.
 """
 
 from collections.abc import Callable
@@ -28,7 +27,7 @@ Layer = Int[Array, ""] | int
 
 @pytrees.dataclass
 class UneditedTrace:
-    """Activations of the unedited target that cells resume from, for one example.
+    """Activations of one unedited example, from which cells resume.
 
     Attributes:
         pre: [L, 1, N, D], residual before each layer.
@@ -46,13 +45,13 @@ class UneditedTrace:
 
     @classmethod
     def of(cls, acts: Acts) -> "UneditedTrace":
-        """Takes the trace from activations of `SITES`."""
+        """Makes the trace from activations at `SITES`."""
         pre, post, k, v = (acts[site] for site in cls.SITES)
         return cls(pre, post, jnp.swapaxes(k, 2, 3), jnp.swapaxes(v, 2, 3))
 
 
 class StoredOnly(Past):
-    """Stored keys and values that already include the tokens of this pass."""
+    """Stored keys and values, which already include those of the tokens of this pass."""
 
     def append(self, start: Any, k: Array, v: Array) -> Past:
         """Ignores the new keys and values."""
@@ -61,10 +60,10 @@ class StoredOnly(Past):
 
 
 class StoredThenRows(Past):
-    """Stored keys and values, followed by those of the rows of this pass."""
+    """Stored keys and values, followed by the keys and values of the rows of this pass."""
 
     def append(self, start: Any, k: Float[Array, "B H R Dh"], v: Float[Array, "B H R Dh"]) -> Past:
-        """Concatenates the rows behind the stored keys and values."""
+        """Appends keys and values of the rows to the stored ones."""
         del start
         return Past(_concatenated(self.k, k), _concatenated(self.v, v))
 
@@ -76,19 +75,20 @@ def _concatenated(stored: Array, rows: Array) -> Array:
 
 @pytrees.dataclass
 class ResumedDecoder:
-    """The decoder from layer `first` on, for K cells of each column.
+    """The decoder from the edited layer to the last, for K cells of each column.
 
     Attributes:
         model: the model.
-        blocks: unstacked decoder layers; None where the stacked ones are sliced.
-        audio_kv: unstacked keys and values of the audio, per layer; None like `blocks`.
+        blocks: unstacked decoder layers; None to slice the stacked ones.
+        audio_kv: unstacked keys and values of the audio, per layer; None if `blocks` is None.
         memory: the encoded audio, stacked.
         trace: unedited activations of the target.
         rows: the rows that cells compute.
-        first: the edited layer.
-        position_local: the edit changes only its own position within its layer. Then that layer
-            runs on one token per column, and the other rows take its stored outputs.
-        layers_above: 0, 1 or 2 for none, one or more layers above the edited one.
+        edited_layer: index of the edited layer.
+        position_local: whether an edit changes no other position within the edited layer. If so,
+            the edited layer runs on one position per column, and other rows use stored outputs.
+        layers_above: 0 if the edited layer is the last, 1 if only the last layer follows it, and 2
+            if other layers may lie between.
     """
 
     model: Whisper
@@ -97,77 +97,80 @@ class ResumedDecoder:
     memory: Memory
     trace: UneditedTrace
     rows: PackedRows
-    first: Int[Array, ""]
+    edited_layer: Int[Array, ""]
     position_local: bool = pytrees.field(pytree_node=False)
     layers_above: int = pytrees.field(pytree_node=False)
 
     def residuals(self, edits_of: Callable[[Cell], Edits], cells: Any) -> Float[Array, "K P D"]:
-        """Residuals after the last layer at the scored position, per cell and column."""
-        x = self._edited_layer(edits_of, cells)
+        """Computes the last layer's residual at the scored position, per cell and column."""
+        x = self._run_edited_layer(edits_of, cells)
         if not self.layers_above:
             return x if self.position_local else x[:, self.rows.scored_row]
         if self.position_local:
-            stored = self.trace.post[self.first][:, self.rows.position]
+            stored = self.trace.post[self.edited_layer][:, self.rows.position]
             # Padding columns have no first row; `drop` ignores them.
             x = jnp.repeat(stored, len(x), 0).at[:, self.rows.first_row].set(x, mode="drop")
-        x = self._layers_between(x) if self.layers_above > 1 else x
-        return self._unedited_layer(self.model.config.n_text_layer - 1, x, self.rows.scored_row)
+        x = self._run_layers_between(x) if self.layers_above > 1 else x
+        return self._run_unedited_layer(self.model.config.n_text_layer - 1, x, self.rows.scored_row)
 
-    def _edited_layer(self, edits_of: Callable[[Cell], Edits], cells: Any) -> Float[Array, "K R D"]:
-        """The edited layer, for all rows or for the first row of every column.
+    def _run_edited_layer(
+        self, edits_of: Callable[[Cell], Edits], cells: Any
+    ) -> Float[Array, "K R D"]:
+        """Runs the edited layer, for all rows or for the first row of every column.
 
         Activations that no edit changes are computed once for all K cells.
         """
         rows, slots = self.rows, jnp.arange(self.trace.k.shape[3], dtype=jnp.int32)[None]
-        # `first` is traced, so this layer is always sliced out of the stacked weights.
-        block, k, v, *stored = self._layer(self.first, unstacked=False)
+        # `edited_layer` is traced, so it cannot index the tuple of unstacked layers.
+        block, k, v, *stored = self._layer_weights(self.edited_layer, unstacked=False)
         if self.position_local:
             positions, past, keys = jnp.asarray(rows.start)[None], StoredOnly(*stored), slots
             mask = causal_mask(positions, slots)
         else:
             positions, past = jnp.asarray(rows.position)[None], self._stored_then_rows(*stored)
             keys, mask = jnp.asarray(rows.keys)[None], jnp.asarray(rows.mask)[None, None]
-        x = self.trace.pre[self.first][:, positions[0]]
+        x = self.trace.pre[self.edited_layer][:, positions[0]]
 
         def run_cell(cell: Cell) -> Float[Array, "R D"]:
-            tap = Tap("decoder.", edits_of(cell), NOTHING, self.first, positions)
+            tap = Tap("decoder.", edits_of(cell), NOTHING, self.edited_layer, positions)
             return block(x, tap, mask, past, Cache((), keys, jnp.int32(0)), (k, v))[0][0]
 
         return jax.vmap(run_cell)(cells)
 
-    def _layers_between(self, x: Float[Array, "K R D"]) -> Float[Array, "K R D"]:
-        """The layers between the edited one and the last."""
+    def _run_layers_between(self, x: Float[Array, "K R D"]) -> Float[Array, "K R D"]:
+        """Runs the layers between the edited one and the last."""
         last = self.model.config.n_text_layer - 1
         if self.blocks is None:
-            return jax.lax.fori_loop(self.first + 1, last, self._unedited_layer, x)
-        # Unstacked: a slice of stacked weights would be copied on every call.
+            return jax.lax.fori_loop(self.edited_layer + 1, last, self._run_unedited_layer, x)
+        # Unstacked layers avoid the copy that slicing stacked weights makes on every call.
         for layer in range(1, last):
             x = jax.lax.cond(
-                layer > self.first,
-                lambda x, layer=layer: self._unedited_layer(layer, x),
+                layer > self.edited_layer,
+                lambda x, layer=layer: self._run_unedited_layer(layer, x),
                 lambda x: x,
                 x,
             )
         return x
 
-    def _unedited_layer(
-        self, layer: Layer, x: Float[Array, "K R D"], wanted: Any = None
+    def _run_unedited_layer(
+        self, layer: Layer, x: Float[Array, "K R D"], queries: Any = None
     ) -> Float[Array, "K P D"]:
-        """An unedited layer: keys and values for every row, the rest only for rows `wanted`.
+        """Runs an unedited layer.
 
-        All rows attend to the same audio.
+        Keys and values are computed for every row, and everything else only for rows `queries`.
+        By default these are all rows.
         """
-        block, k, v, *stored = self._layer(layer, unstacked=self.blocks is not None)
-        # Nothing is edited or read here, so layer and positions of this tap have no meaning.
+        block, k, v, *stored = self._layer_weights(layer, unstacked=self.blocks is not None)
+        # This tap edits and reads nothing, so its layer and positions are never used.
         tap = Tap("decoder.", {}, NOTHING, jnp.int32(-1), jnp.zeros((1, 1), jnp.int32))
         normed, mask = block.attn_ln(x), jnp.asarray(self.rows.mask)
         past = self._stored_then_rows(*stored).append(None, *block.attn.keys_values(normed))
-        if wanted is not None:
-            x, normed, mask = x[:, wanted], normed[:, wanted], mask[wanted]
+        if queries is not None:
+            x, normed, mask = x[:, queries], normed[:, queries], mask[queries]
         mask = jnp.broadcast_to(mask, (len(x), 1, *mask.shape))
         keys = jnp.broadcast_to(self.rows.keys, (len(x), mask.shape[-1]))
         x = x + block.attn(normed, past.k, past.v, mask, keys, tap.within("attn"))
-        # One batch row for all cells and rows, because keys and values of the audio are the same.
+        # All cells and rows attend to the same audio, so they form one row of the batch.
         flat = x.reshape(1, -1, x.shape[-1])
         flat = flat + cross_attention(
             block.cross_attn, block.cross_attn_ln(flat), k, v, tap.within("cross_attn")
@@ -177,11 +180,13 @@ class ResumedDecoder:
     def _stored_then_rows(
         self, k: Float[Array, "1 H N Dh"], v: Float[Array, "1 H N Dh"]
     ) -> StoredThenRows:
-        """Empty when the grid has no positions: an edit of `pattern` cannot see the mask."""
+        """Returns the first `n_slots` keys and values; none if the grid has no positions."""
         return StoredThenRows(k[:, :, : self.rows.n_slots], v[:, :, : self.rows.n_slots])
 
-    def _layer(self, layer: Layer, unstacked: bool) -> tuple[Block, Array, Array, Array, Array]:
-        """A layer's block, keys and values of the audio, and stored keys and values."""
+    def _layer_weights(
+        self, layer: Layer, unstacked: bool
+    ) -> tuple[Block, Array, Array, Array, Array]:
+        """Returns a layer's block, keys and values of the audio, and stored keys and values."""
 
         def take(stacked: Array) -> Array:
             return jax.lax.dynamic_index_in_dim(stacked, layer, keepdims=False)

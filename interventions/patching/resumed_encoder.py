@@ -1,4 +1,4 @@
-"""Encoder cells that start from the stored residual of the edited layer. Everything is traced."""
+"""Runs an edited encoder from the stored residual of the edited layer. All is traced."""
 
 import jax
 import jax.numpy as jnp
@@ -13,28 +13,30 @@ Residuals = tuple[Float[Array, "L 1 S D"], Float[Array, "L 1 S D"]]
 
 
 def resumed_memory(
-    model: Whisper, site: str, residuals: Residuals, edits: Edits, first: Int[Array, ""]
+    model: Whisper, site: str, residuals: Residuals, edits: Edits, edited_layer: Int[Array, ""]
 ) -> Memory:
-    """The memory of an encoder that is edited at `site` in layer `first`.
+    """Encodes with edits at `site` in layer `edited_layer`, starting at that layer.
 
     Args:
         model: the model.
-        site: the edited site, in the encoder's layers.
-        residuals: of the unedited recording.
+        site: the edited site, which has a layer axis.
+        residuals: residuals of the unedited recording.
         edits: edits of `site`.
-        first: the edited layer.
+        edited_layer: the layer with the edited site.
     """
     pre, post = residuals
     if site == "encoder.resid_post":
-        # The residual after this layer is the one before the next: this layer need not run.
-        return _memory_from(model, _edited(edits, site, post[first], first), {}, first + 1)
-    return _memory_from(model, pre[first], edits, first)
+        # The edit replaces the output of this layer, so the encoder starts at the next one.
+        return _memory_from(
+            model, _apply_edit(edits, site, post[edited_layer], edited_layer), {}, edited_layer + 1
+        )
+    return _memory_from(model, pre[edited_layer], edits, edited_layer)
 
 
 def _memory_from(
-    model: Whisper, x: Float[Array, "1 S D"], edits: Edits, first: Int[Array, ""]
+    model: Whisper, x: Float[Array, "1 S D"], edits: Edits, edited_layer: Int[Array, ""]
 ) -> Memory:
-    """Encodes from the residual before layer `first`, which may be the number of layers."""
+    """Encodes from the residual before layer `edited_layer`, which may be the number of layers."""
     positions = jnp.arange(x.shape[1], dtype=jnp.int32)[None]
 
     def run_layer(i: Int[Array, ""], x: Float[Array, "1 S D"]) -> Float[Array, "1 S D"]:
@@ -44,13 +46,13 @@ def _memory_from(
         )
         return block(x, Tap("encoder.", edits, NOTHING, i, positions))[0]
 
-    x = jax.lax.fori_loop(first, model.config.n_audio_layer, run_layer, x)
+    x = jax.lax.fori_loop(edited_layer, model.config.n_audio_layer, run_layer, x)
     tap = Tap("encoder.", edits, NOTHING, jnp.int32(-1), positions)
     xa = tap("ln_post", model.encoder.ln_post(x))
     return model.decoder.memory(xa, unstacked=True).stacked()
 
 
-def _edited(
+def _apply_edit(
     edits: Edits, site: str, x: Float[Array, "1 S D"], layer: Int[Array, ""]
 ) -> Float[Array, "1 S D"]:
     at = At(layer, jnp.arange(x.shape[1], dtype=jnp.int32)[None], None, site)

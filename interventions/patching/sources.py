@@ -1,4 +1,4 @@
-"""Sources of a patch: another run, zeros, a mean, or noise."""
+"""Makes the edit of a sweep from its source: a run, zeros, a mean or noise."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +6,7 @@ from jaxtyping import Array, Int
 
 from interventions.edits.noise import Noise
 from interventions.edits.values import Mix, Patch, Zero
-from interventions.forward import recording
+from interventions.forward import mel_of
 from interventions.run import Run
 from jaxasr import compiled, sites
 from jaxasr.cache import Memory
@@ -17,10 +17,10 @@ SOURCES = ("zero", "mean", "noise", "resample")
 
 
 def source_run(model: Whisper, target: Run, source: Run | str) -> Run | None:
-    """The encoded run that a source takes activations from; None for "zero" and "noise".
+    """Returns the encoded run that activations come from; None for "zero" and "noise".
 
     Raises:
-        ValueError: an unknown source, or one whose tokens do not line up with the target's.
+        ValueError: the source is unknown, or it has another number of tokens than the target.
     """
     check_source(source)
     if isinstance(source, str):
@@ -33,19 +33,19 @@ def source_run(model: Whisper, target: Run, source: Run | str) -> Run | None:
         raise ValueError(
             f"source: tokens {list(jnp.shape(source.tokens))} do not line up with the target's "
             f"{list(jnp.shape(target.tokens))}. Feed both runs the same tokens, or cut and pad "
-            "them to a stated alignment."
+            "them so that they align."
         )
     return source.encode(model)
 
 
 def source_edit(source: Run | str, value: Array | None, site: str, has_alpha: bool) -> Edit:
-    """The edit that every cell of a sweep places.
+    """Makes the edit that is placed at every cell of a sweep.
 
     Args:
         source: as in `sweep`.
-        value: the activation of `source_run` at `site`; None where there is no such run.
+        value: the activation of `source_run` at `site`; None if `source_run` is None.
         site: the patched site.
-        has_alpha: whether cells set a strength.
+        has_alpha: whether the grid has the dimension "alpha".
     """
     if value is not None:
         value = mean_over_time(value, site) if source == "mean" else value
@@ -56,10 +56,10 @@ def source_edit(source: Run | str, value: Array | None, site: str, has_alpha: bo
 
 
 def mean_over_time(value: Array, site: str) -> Array:
-    """Averages an activation over its positions or frames, which stay as an axis of size 1."""
+    """Averages an activation over positions or frames. Their axis remains, with size 1."""
     axes = sites.SITES[site]
-    time = axes.index("T" if "T" in axes else "S") + (site in sites.LAYERED)
-    return value.mean(time, keepdims=True)
+    time_axis = axes.index("T" if "T" in axes else "S") + (site in sites.LAYERED)
+    return value.mean(time_axis, keepdims=True)
 
 
 def check_source(source: Run | str) -> None:
@@ -74,23 +74,23 @@ def check_source(source: Run | str) -> None:
 
 
 def resampled(target: Run, seed: int | str = 0, among: Run | None = None) -> Run:
-    """The source of a resample ablation: each example takes another recording's activations.
+    """Makes the source of a resample ablation: every example gets another recording.
 
-    By default each example is paired with another row of `target`: a derangement in which every
-    row is used once and never for itself. With `among`, rows are drawn from a data set, with
-    replacement. The other recording and its tokens make the activations. One draw serves all cells
-    of a sweep. See Chan et al. 2022, Causal Scrubbing.
+    By default the rows of `target` are permuted at random, and no row stays in place. With `among`,
+    rows are drawn from another run, with replacement. The tokens are drawn together with the
+    recording. All cells of a sweep use the same draw. See Chan et al. 2022, Causal Scrubbing.
 
     Args:
         target: the run that is patched, B examples.
-        seed: of the draw: a number, or "resample:SEED".
-        among: a run with as many tokens per row, to draw from.
+        seed: seed of the draw, as a number or as "resample:SEED".
+        among: a run to draw from, with as many tokens per row as `target`.
 
     Returns:
         A run of B rows.
 
     Raises:
-        ValueError: one example without `among`; another number of tokens.
+        ValueError: `target` has one example and `among` is missing, or the numbers of tokens
+            differ.
 
     Example:
         ```python
@@ -107,7 +107,7 @@ def resampled(target: Run, seed: int | str = 0, among: Run | None = None) -> Run
                 "source: 'resample' draws another example of the batch, and there is one. "
                 "Give more examples, or resampled(among=)."
             )
-        # A cycle through a random order has no fixed point.
+        # A cycle through a random order moves every row.
         order = rng.permutation(target.batch)
         return target.rows(np.roll(order, -1)[np.argsort(order)])
     n_tokens = jnp.shape(target.tokens)[1]
@@ -120,7 +120,7 @@ def resampled(target: Run, seed: int | str = 0, among: Run | None = None) -> Run
 
 
 def activation(model: Whisper, run: Run, site: str) -> Array:
-    """The activation of `run` at `site`.
+    """Computes the activation of `run` at `site`.
 
     Args:
         model: the model.
@@ -131,7 +131,7 @@ def activation(model: Whisper, run: Run, site: str) -> Array:
         [L, B, ...], or [B, ...] at sites without a layer axis.
 
     Raises:
-        ValueError: an encoder site of a run without a recording.
+        ValueError: the site is in the encoder, and the run has no recording.
 
     Example:
         ```python
@@ -145,7 +145,7 @@ def activation(model: Whisper, run: Run, site: str) -> Array:
         ```
     """
     if sites.stack_of(site) == "encoder":
-        return encoder_activations(model, recording(run), site)[site]
+        return encoder_activations(model, mel_of(run), site)[site]
     run = run.encode(model)
     return compiled.call(
         _decoder_activation, model, run.tokens, run.memory, run.positions, site=site
@@ -153,7 +153,7 @@ def activation(model: Whisper, run: Run, site: str) -> Array:
 
 
 def encoder_activations(model: Whisper, mel: Array, *names: str) -> Acts:
-    """Activations of the encoder, without the memory that a decoder would need."""
+    """Computes activations of the encoder, but not the memory."""
     return compiled.call(_encoder_activations, model, mel, select(*names))
 
 
@@ -170,5 +170,5 @@ def _decoder_activation(
     *,
     site: str,
 ) -> Array:
-    """One site of a teacher-forced pass; logits that are not read are not computed."""
+    """Computes one site of a teacher-forced pass. XLA omits logits if nothing reads them."""
     return model.decode(tokens, memory, readout=select(site), positions=positions)[1][site]

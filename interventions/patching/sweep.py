@@ -1,4 +1,4 @@
-"""Exact patching sweeps that compute only what each cell can change."""
+"""Runs exact patching sweeps, and computes only what each cell can change."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +11,7 @@ from jaxtyping import Float
 from interventions.edits.places import Indices
 from interventions.edits.values import Mix, Patch
 from interventions.metrics import Metric
-from interventions.patching.chunks import Deferred, one_ahead
+from interventions.patching.chunks import Deferred, dispatch_one_ahead
 from interventions.patching.compute import Example
 from interventions.patching.finished_groups import FinishedGroups, finished_groups
 from interventions.patching.plan import Plan
@@ -76,47 +76,49 @@ def sweep(
 ) -> xr.DataArray:
     """Patches every cell of a grid, one at a time, and scores the next token after each patch.
 
-    A cell is one layer, head, position or window of time of `site`. Its activation in `target` is
-    replaced by that of `source`, and `metric` scores the logits. All cells are computed exactly,
-    by compiled programs that reuse what a cell cannot change.
+    A cell is one layer, head, position or window of time of `site`. The activation of `source`
+    replaces that of `target` there, and `metric` scores the logits. Every cell is computed exactly.
+    Cells share the activations that no edit changes.
 
     Args:
         model: the model, `asr.model`.
         target: the run that is patched, B examples of T tokens.
-        source: where values come from. A run with as many tokens; "zero"; "mean", the target's own
-            mean over its positions; "noise", Gaussian noise with the rms of each step (seed 0); or
-            "resample", another example of `target` (see `resampled`).
+        source: where the patched-in activations come from. Either a run with as many tokens as
+            `target`, or one of these names:
+            "zero": zeros;
+            "mean": the mean of the target's activation over its positions;
+            "noise": Gaussian noise with the rms of the activation (seed 0);
+            "resample": another example of `target` (see `resampled`).
         site: any site of either stack.
-        over: dimensions of the grid, of "layer", "head", "position" (decoder), "time" (encoder
-            frames, in windows of `window_s` seconds up to `n_frames`) and "alpha" (strengths
-            `alphas` in `(1-α)·x + α·source`). A dimension that is left out is patched all at once.
+        over: dimensions of the grid: "layer", "head", "position" (in the decoder), "time" (windows
+            of encoder frames) or "alpha" (strengths α in `(1-α)·x + α·source`). Each cell covers
+            all indices of a dimension that is left out.
         metric: a metric of the logits, such as `logit_diff(answer, foil)`.
-        edit: instead of a source, an edit that is placed at every cell. It must act on each
-            position independently.
+        edit: an edit to place at every cell, instead of `source`. It must act on each position
+            independently.
         window_s: seconds per window of "time".
-        n_frames: true encoder frames of 20 ms; later frames are padding and are not patched.
-            Default: all 30 s.
+        n_frames: encoder frames of 20 ms without padding. Later frames are not patched. Default:
+            all 30 s.
         alphas: strengths of "alpha".
-        layers: layers to sweep; default all.
-        heads: heads to sweep; default all.
-        positions: positions to sweep; default all.
-        budget: bytes for cells that are computed together; None asks the device.
-        reuse: False recomputes everything in every cell, for comparison.
+        layers: layers to sweep. Default: all.
+        heads: heads to sweep. Default: all.
+        positions: positions to sweep. Default: all.
+        budget: bytes for cells that are computed together. Default: a size chosen for the device.
+        reuse: False runs a whole pass per cell, for comparison.
         plan: a plan from `plan_sweep`, instead of all arguments above.
-        store: a folder for finished groups of cells, so that an interrupted sweep resumes. It
-            belongs to one sweep, the code of its edit and metric included, and to one process at a
-            time. A damaged group is computed again.
-        progress: called with the numbers of finished and of all cells.
+        store: a folder for finished groups of cells, with which an interrupted sweep resumes. Only
+            one sweep may use it, and only one process at a time. A changed edit or metric makes
+            another sweep. Damaged groups are computed again.
+        progress: function that is called with the number of finished cells and of all cells.
 
     Returns:
-        The metric after each patch, with dims `over`, after "example" when B > 1. The unpatched
-        metric is the coordinate `baseline`; with a run as source, its metric is `source`.
+        The metric after each patch, with dims `over`. If B > 1, the first dim is "example". The
+        coordinate `baseline` is the metric without a patch. If the source is a run, the coordinate
+        `source` is the metric of this run.
 
     Raises:
-        ValueError: an unknown site, dimension or index; runs of different length; a source and an
-            edit; tokens of the metric outside of the vocabulary; a store of another sweep; with
-            `store`, an edit or metric that is not the same in another process, such as one that
-            refers to a random generator; `plan` together with arguments that it already holds.
+        ValueError: an argument is not valid, or contradicts `plan` or another argument. `store`
+            belongs to another sweep, or the edit or metric differs between processes.
         TypeError: an argument is missing.
         BlockingIOError: another process uses `store`.
 
@@ -161,31 +163,34 @@ def sweep(
         if missing := [name for name in required if arguments[name] is None]:
             raise TypeError(f"sweep: missing {', '.join(missing)}. Give these, or plan= alone.")
         plan = plan_sweep(**arguments)
-    elif given := _given(arguments):
+    elif repeated := _non_default_arguments(arguments):
         raise ValueError(
-            f"plan: already holds {', '.join(given)}. Leave these out, or pass them to plan_sweep."
+            f"plan: already holds {', '.join(repeated)}. "
+            "Leave these out, or pass them to plan_sweep."
         )
     with finished_groups(store, plan) as finished:
-        return _labelled(plan, *_run(plan, finished, progress))
+        return _labelled(plan, *_compute_cells(plan, finished, progress))
 
 
-def _given(arguments: dict[str, Any]) -> list[str]:
-    """Names of arguments that are not at their default."""
+def _non_default_arguments(arguments: dict[str, Any]) -> list[str]:
+    """Returns the names of arguments that differ from their defaults."""
     defaults = {"window_s": WINDOW_S, "alphas": REPLACE, "reuse": True}
     return [name for name, value in arguments.items() if value is not defaults.get(name)]
 
 
-def _run(
+def _compute_cells(
     plan: Plan, finished: FinishedGroups, progress: SweepProgress | None
 ) -> tuple[Float[np.ndarray, "B n"], Float[np.ndarray, "B"]]:
-    """The metric of every cell, cells flat, and the metric without an edit."""
+    """Computes the metric of every cell of the flattened grid, and the metric without an edit."""
     n_examples, n_cells = plan.work.n_examples, plan.work.grid.size
     values = np.full((n_examples, n_cells), np.nan)
     baseline, n_done = np.full(n_examples, np.nan), 0
     for b in range(n_examples):
         example = Example.of(plan, b)
         groups = [example.indices(layer) for layer in plan.work.grid.layers]
-        for indices, group in zip(groups, one_ahead(_dispatched(example, b, groups, finished))):
+        for indices, group in zip(
+            groups, dispatch_one_ahead(_dispatch_groups(example, b, groups, finished))
+        ):
             values[b, indices] = group
             n_done += len(indices)
             if progress:
@@ -194,10 +199,10 @@ def _run(
     return values, baseline
 
 
-def _dispatched(
+def _dispatch_groups(
     example: Example, b: int, groups: Sequence[np.ndarray], finished: FinishedGroups
 ) -> Iterator[Deferred]:
-    """Dispatches the groups of one example, one whenever the next is asked for."""
+    """Loads finished groups of one example and dispatches the others, one per item."""
     for layer, indices in zip(example.plan.work.grid.layers, groups):
         values = finished.load(b, layer, len(indices))
         if values is not None:

@@ -1,4 +1,4 @@
-"""Scores decoder passes that reuse nothing. Everything here is traced."""
+"""Scores whole decoder passes, which reuse no stored activations. All is traced."""
 
 import dataclasses
 
@@ -13,14 +13,14 @@ from jaxasr.taps import NOTHING, Edits, Tap
 
 
 def score_residual(model: Whisper, x: Float[Array, "1 D"], metric: Metric) -> Float[Array, ""]:
-    """The metric of the last layer's residual at the scored position."""
+    """Computes the metric from the last layer's residual at the scored position."""
     return metric(unembed_scored(model.decoder.unembedding, model.decoder.ln(x), metric))[0]
 
 
 def score_memory(
     model: Whisper, tokens: Int[Array, "1 T"], memory: Memory, scored: int, metric: Metric
 ) -> Float[Array, ""]:
-    """The metric of an unedited decoder that attends to `memory`."""
+    """Computes the metric of an unedited decoder that attends to `memory`."""
     x, _ = _residual(model, tokens, memory, {}, scored)
     return score_residual(model, x, metric)
 
@@ -33,7 +33,7 @@ def score_edited(
     scored: int,
     metric: Metric,
 ) -> Float[Array, ""]:
-    """The metric under edits of the decoder, those of its final norm and logits included."""
+    """Computes the metric under edits at any decoder site, final norm and logits included."""
     x, tap = _residual(model, tokens, memory, edits, scored)
     head_tap = dataclasses.replace(tap, positions=tap.positions[:, scored:], acts={})
     logits = model.decoder.head(x[:, None], head_tap)[:, 0]
@@ -43,7 +43,7 @@ def score_edited(
 def _residual(
     model: Whisper, tokens: Int[Array, "1 T"], memory: Memory, edits: Edits, scored: int
 ) -> tuple[Float[Array, "1 D"], Tap]:
-    """The last layer's residual at the scored position; later positions are not computed."""
+    """Computes the last layer's residual at the scored position, and no later position."""
     tokens = tokens[:, : scored + 1]
     positions = jnp.arange(scored + 1, dtype=jnp.int32)[None]
     x, _, tap, _ = model.decoder.residual(tokens, positions, memory, edits, NOTHING)

@@ -202,7 +202,7 @@ def test_the_correction_halves_the_error_where_softmax_is_saturated(tiny_model, 
 def test_recomputing_encoder_attention_does_not_change_the_estimate(
     tiny_model, near, all_near, monkeypatch
 ):
-    monkeypatch.setattr("interventions.forward._KEEP_BYTES", 0)
+    monkeypatch.setattr("interventions.forward._MAX_KEPT_BYTES", 0)
     # Another shape, so that the program is compiled again.
     shorter = [run.replace(tokens=run.tokens[:1], mel=run.mel[:1]) for run in near]
     call = {

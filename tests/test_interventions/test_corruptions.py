@@ -118,10 +118,12 @@ def test_sources_are_parsed_as_on_the_command_line(audio, tmp_path):
     for text, samples in expected.items():
         source = corruptions.parse_source(text, seed=7)
         assert source.name == text
-        np.testing.assert_array_equal(source.of(audio), samples)
-    assert corruptions.parse_source("zero").of is None
+        np.testing.assert_array_equal(source.make_recording(audio), samples)
+    assert corruptions.parse_source("zero").make_recording is None
     np.testing.assert_allclose(
-        corruptions.parse_source(tmp_path / "other-1.wav").of(audio), 0.5 * audio[:8000], atol=1e-4
+        corruptions.parse_source(tmp_path / "other-1.wav").make_recording(audio),
+        0.5 * audio[:8000],
+        atol=1e-4,
     )
 
 

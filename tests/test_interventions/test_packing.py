@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from interventions.patching.packing import PackedRows, packed
+from interventions.patching.packing import PackedRows, pack_columns
 
 
 def test_a_row_attends_to_every_earlier_position_exactly_once():
@@ -29,6 +29,6 @@ def test_padding_rows_attend_only_to_themselves():
 
 def test_columns_are_packed_in_order_and_stay_whole():
     columns = [np.arange(n) for n in (5, 4, 3, 2, 1)]
-    assert list(packed(columns, 6)) == [[0], [1], [2, 3, 4]]
-    assert list(packed(columns, 3)) == [[0], [1], [2], [3, 4]]
-    assert list(packed([], 3)) == []
+    assert list(pack_columns(columns, 6)) == [[0], [1], [2, 3, 4]]
+    assert list(pack_columns(columns, 3)) == [[0], [1], [2], [3, 4]]
+    assert list(pack_columns([], 3)) == []

@@ -219,7 +219,7 @@ def test_labels_keep_the_order_of_the_grid():
     from jaxasr import Config, sites
 
     spec = sites.spec(Config(7, 11, 15, 3, 4, 101, 23, 15, 5, 2), "encoder.resid_post", 1, 3)
-    grid = Grid.of(spec, ("time", "layer"), window_s=0.04, n_frames=5, alphas=(1.0,), chosen={})
+    grid = Grid.of(spec, ("time", "layer"), window_s=0.04, n_frames=5, alphas=(1.0,), selected={})
     assert list(grid.labels()) == ["time", "layer"]
     np.testing.assert_allclose(grid.labels()["time"], [0, 0.04, 0.08])
     assert [grid.flat()[dim].tolist()[:5] for dim in grid.dims] == [

@@ -57,7 +57,7 @@ def _noise_function(name: str) -> AddNoise:
         return lambda audio, seed: add(
             audio, load_audio(files[seed % len(files)]), float(snr), seed
         )
-    if parse_source(name).of is None:
+    if parse_source(name).make_recording is None:
         raise ValueError(
             f"noise {name!r}: expected noise that changes the recording, such as snr:10, "
             "snr:10:FOLDER or bandstop:300-3000."
@@ -66,7 +66,7 @@ def _noise_function(name: str) -> AddNoise:
 
 
 def _corrupt(name: str, audio: np.ndarray, seed: int) -> np.ndarray:
-    corrupt = parse_source(name, seed).of
+    corrupt = parse_source(name, seed).make_recording
     assert corrupt is not None
     return corrupt(audio)
 

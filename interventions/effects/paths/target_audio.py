@@ -33,7 +33,7 @@ class TargetAudio:
         if stack == "decoder":
             return cls(memory, None, None)
         if reruns_encoder:
-            return cls(memory, jnp.concatenate([forward.recording(run)] * 2), None)
+            return cls(memory, jnp.concatenate([forward.mel_of(run)] * 2), None)
         acts = forward.activations(model, run, ["encoder.resid_post"])
         return cls(memory, None, acts["encoder.resid_post"][-1])
 
@@ -76,4 +76,4 @@ def memory_of(model: Whisper, run: Run) -> Memory:
     if run.memory is not None:
         return run.memory
     with full_precision(model):
-        return forward.encode(model, forward.recording(run), {}, NOTHING)[0]
+        return forward.encode(model, forward.mel_of(run), {}, NOTHING)[0]
