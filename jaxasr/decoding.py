@@ -81,7 +81,7 @@ class Generation:
         return self.logprobs.sum(-1) / (self.lengths + 1)
 
     def __repr__(self) -> str:
-        if not self._is_readable():
+        if not self._has_numbers():
             return f"Generation(tokens={self.tokens!r})"
         n_max = self.tokens.shape[-1]
         lengths = display.listed(np.ravel(self.lengths).tolist())
@@ -89,7 +89,7 @@ class Generation:
         return f"Generation({lengths} of {n_max} tokens, mean log-probability {logprobs})"
 
     def _repr_html_(self) -> str:
-        if not self._is_readable():
+        if not self._has_numbers():
             return display.code(repr(self))
         columns = (self.lengths, self.avg_logprob, self.no_speech_prob)
         rows = [
@@ -99,7 +99,7 @@ class Generation:
         head = ("row", "tokens", "mean log-probability", "no-speech probability")
         return display.table(head, rows)
 
-    def _is_readable(self) -> bool:
+    def _has_numbers(self) -> bool:
         # JAX also builds generations of tracers and of objects that are not arrays.
         arrays = self.tokens, self.lengths, self.logprobs, self.no_speech_prob
         is_array = all(isinstance(array, jax.Array | np.ndarray) for array in arrays)
@@ -258,7 +258,7 @@ class DecodingSession:
         Returns:
             Logits after the last token, the updated cache, and the no-speech probability.
         """
-        x, advanced, tap, _ = self.model.decoder.residual(
+        x, updated, tap, _ = self.model.decoder.residual(
             tokens,
             positions,
             self.memory,
@@ -267,12 +267,12 @@ class DecodingSession:
             cache.at(start, positions),
             self.blocks,
         )
-        assert advanced is not None  # `residual` returns a cache if it receives one
+        assert updated is not None  # `residual` returns a cache if it receives one
         logits = self._logits(x, tap, tokens.shape[1] - 1)
         if no_speech is None:
-            return logits, advanced, jnp.full(tokens.shape[0], jnp.nan)
+            return logits, updated, jnp.full(tokens.shape[0], jnp.nan)
         column, token = no_speech
-        return logits, advanced, jax.nn.softmax(self._logits(x, tap, column))[:, token]
+        return logits, updated, jax.nn.softmax(self._logits(x, tap, column))[:, token]
 
     def _logits(self, x: Float[Array, "B T D"], tap: Tap, column: int) -> Float[Array, "B V"]:
         """Returns the logits after one column. Edits of the head receive the column's position."""
