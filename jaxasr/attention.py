@@ -13,7 +13,7 @@ from jaxasr.cache import Cache, Past
 from jaxasr.config import Config
 from jaxasr.taps import Tap
 
-Heads = Float[Array, "B H S Dh"]
+KeysOrValues = Float[Array, "B H S Dh"]
 Queries = Float[Array, "B H T Dh"]
 Mask = Bool[Array, "B 1 T S"]
 
@@ -51,15 +51,15 @@ class Attention(nnx.Module):
         """Splits the model axis into heads."""
         return x.reshape(*x.shape[:-1], self.n_head, -1)
 
-    def keys_values(self, x: Float[Array, "B S D"]) -> tuple[Heads, Heads]:
+    def keys_values(self, x: Float[Array, "B S D"]) -> tuple[KeysOrValues, KeysOrValues]:
         """Returns the keys and values of `x`, with the head axis before the time axis."""
         return _swap(self.split(self.key(x))), _swap(self.split(self.value(x)))
 
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        k: Heads,
-        v: Heads,
+        k: KeysOrValues,
+        v: KeysOrValues,
         mask: Mask | None,
         key_positions: Int[Array, "B S"],
         tap: Tap,
@@ -83,8 +83,8 @@ class Attention(nnx.Module):
 
 
 def tap_keys_values(
-    tap: Tap, k: Heads, v: Heads, positions: Int[Array, "B S"]
-) -> tuple[Heads, Heads]:
+    tap: Tap, k: KeysOrValues, v: KeysOrValues, positions: Int[Array, "B S"]
+) -> tuple[KeysOrValues, KeysOrValues]:
     """Edits and records keys and values in their public layout [B, S, H, Dh]."""
     # XLA removes the transposes of `k` and `v` unless an edit or a readout uses them.
     return _swap(tap("k", _swap(k), positions)), _swap(tap("v", _swap(v), positions))
@@ -111,7 +111,7 @@ def self_attention(
 
 
 def cross_attention(
-    attn: Attention, x: Float[Array, "B T D"], k: Heads, v: Heads, tap: Tap
+    attn: Attention, x: Float[Array, "B T D"], k: KeysOrValues, v: KeysOrValues, tap: Tap
 ) -> Float[Array, "B T D"]:
     """Attends from `x` to the encoder's frames, with unedited keys `k` and values `v`."""
     frames = jnp.broadcast_to(jnp.arange(k.shape[2], dtype=jnp.int32), (k.shape[0], k.shape[2]))
@@ -129,16 +129,16 @@ def _softmax(scores: Float[Array, "B H T S"], mask: Mask | None) -> Float[Array,
     return jax.nn.softmax(scores if mask is None else jnp.where(mask, scores, -jnp.inf), axis=-1)
 
 
-def _scores(q: Queries, k: Heads) -> Float[Array, "B H T S"]:
+def _scores(q: Queries, k: KeysOrValues) -> Float[Array, "B H T S"]:
     return jnp.einsum("bhtd,bhsd->bhts", q * q.shape[-1] ** -0.5, k)
 
 
-def _attend(q: Queries, k: Heads, v: Heads, mask: Mask | None) -> Queries:
+def _attend(q: Queries, k: KeysOrValues, v: KeysOrValues, mask: Mask | None) -> Queries:
     return jnp.einsum("bhts,bhsd->bhtd", _softmax(_scores(q, k), mask).astype(q.dtype), v)
 
 
 def _explicit(
-    q: Queries, k: Heads, v: Heads, mask: Mask | None, tap: Callable[..., Array]
+    q: Queries, k: KeysOrValues, v: KeysOrValues, mask: Mask | None, tap: Callable[..., Array]
 ) -> Queries:
     """Computes attention, and edits and records its scores and its pattern."""
     scores = tap("scores", _scores(q, k))
@@ -147,7 +147,9 @@ def _explicit(
     return jnp.einsum("bhts,bhsd->bhtd", pattern, v)
 
 
-def _fused(q: Queries, k: Heads, v: Heads, mask: Mask | None, tap: Callable[..., Array]) -> Queries:
+def _fused(
+    q: Queries, k: KeysOrValues, v: KeysOrValues, mask: Mask | None, tap: Callable[..., Array]
+) -> Queries:
     """Computes the same attention, without the scores and the pattern as separate arrays."""
     del tap
     if mask is not None or q.shape[2] < cpu_kernels.MIN_LONG_QUERIES:

@@ -82,7 +82,7 @@ def beam_search(
             f"got beam_size={beam_size}, patience={patience}."
         )
     settings = Settings(max_new_tokens, edits, rules, positions, eot, no_speech, unroll)
-    request = Request.of(model, memory, prompt, settings)
+    request = Request.from_arguments(model, memory, prompt, settings)
     penalty = None if length_penalty is None else jnp.float32(length_penalty)
     generation = compiled.call(
         _search, model, request, jnp.int32(max_ended), penalty, n_beams=beam_size
@@ -143,7 +143,7 @@ def _search(
         return n + 1, beams, best, score, n_ended, cache, logits
 
     with full_precision(model):
-        decoder = DecodingSession.of(model, request)
+        decoder = DecodingSession.from_request(model, request)
         cache = decoder.empty_cache(batch, n_prompt + n_new)
         logits, cache, no_speech_prob = decoder.advance(
             request.prompt, request.positions, cache, jnp.int32(0), request.no_speech
@@ -156,7 +156,7 @@ def _search(
         state = jnp.int32(n_prompt), beams, best, score, n_ended, cache, logits
         _, _, best, *_ = jax.lax.while_loop(has_next, step, state)
     tokens, logprobs = best.tokens[:, 0, n_prompt:], best.logprobs[:, 0]
-    return Generation.of(tokens, logprobs, no_speech_prob, eot)
+    return Generation.from_tokens(tokens, logprobs, no_speech_prob, eot)
 
 
 def _empty(prompt: Int[Array, "B T0"], n_new: int, eot: int, dtype: Any) -> Texts:

@@ -25,7 +25,7 @@ def _is_array(leaf: Any) -> bool:
 class Structure:
     """What remains of a pytree without its arrays: the treedef and leaves such as functions.
 
-    Two structures are equal only if a program compiled for one is right for the other.
+    Two structures are equal only if a program compiled for one is correct for the other.
     """
 
     def __init__(self, treedef: Any, leaves: tuple[Any, ...], key: Hashable):
@@ -72,7 +72,7 @@ class Frozen:
     structure: Structure = pytrees.field(pytree_node=False)
 
     @classmethod
-    def of(cls, tree: Any) -> "Frozen":
+    def from_pytree(cls, tree: Any) -> "Frozen":
         """Splits a pytree."""
         return cls(*split(tree))
 

@@ -49,7 +49,7 @@ class Generation:
     no_speech_prob: Float[Array, "*axes B"]
 
     @classmethod
-    def of(
+    def from_tokens(
         cls,
         tokens: Int[Array, "B T"],
         logprobs: Float[Array, "B T"],
@@ -146,7 +146,9 @@ class Request:
     no_speech: tuple[int, int] | None = pytrees.field(pytree_node=False)
 
     @classmethod
-    def of(cls, model: Whisper, memory: Memory, prompt: Any, settings: Settings) -> "Request":
+    def from_arguments(
+        cls, model: Whisper, memory: Memory, prompt: Any, settings: Settings
+    ) -> "Request":
         """Checks the arguments of a generation.
 
         Raises:
@@ -163,7 +165,7 @@ class Request:
         n_tokens = n_prompt + s.max_new_tokens
         spec = functools.partial(sites.spec, config, batch=batch, n_tokens=n_tokens)
         edits, _ = check_taps("decoder", s.edits, None, spec)
-        unroll = unrolls(config) if s.unroll is None else s.unroll
+        unroll = loops_over_layers(config) if s.unroll is None else s.unroll
         blocks = unstack_once(model.decoder, model.decoder.blocks) if unroll else None
         # Compiled functions receive these NumPy arrays as JAX arrays, so the type is right there.
         prompt, positions = cast(Array, prompt), cast(Array, positions)
@@ -172,7 +174,7 @@ class Request:
         )
 
 
-def unrolls(config: Config) -> bool:
+def loops_over_layers(config: Config) -> bool:
     """Returns whether a generation loops over layers instead of scanning them (decision 7)."""
     return config.n_text_layer <= MAX_UNROLLED_LAYERS
 
@@ -228,7 +230,7 @@ class DecodingSession:
     blocks: Any
 
     @classmethod
-    def of(cls, model: Whisper, request: Request) -> "DecodingSession":
+    def from_request(cls, model: Whisper, request: Request) -> "DecodingSession":
         """Returns a session whose memory is unstacked if the request has unstacked layers."""
         if request.blocks is None:
             return cls(model, request.memory.stacked(), request.edits, model.decoder.blocks)

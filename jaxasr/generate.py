@@ -82,7 +82,7 @@ def generate(
     """
     settings = Settings(max_new_tokens, edits, rules, positions, eot, no_speech, unroll)
     if beam_size is None:
-        request = Request.of(model, memory, prompt, settings)
+        request = Request.from_arguments(model, memory, prompt, settings)
         return sample(
             model, request, temperature=temperature, key=key, leader=leader, axis_name=axis_name
         )

@@ -8,7 +8,7 @@ from jaxasr.segments import DecodedWindow
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Options of a transcription. By default each window is decoded once, greedily and alone.
+    """Options of a transcription. By default each window is decoded once and greedily.
 
     Attributes:
         language: code or English name. None: detect the language from the first window

@@ -68,6 +68,7 @@ def _generate(
     *,
     axis_name: Hashable | None,
 ) -> Generation:
+    """Runs the loop. `n` counts the tokens of each row so far, the prompt included."""
     n_new, eot, rules = request.n_new, request.eot, request.rules
     batch, n_prompt = request.prompt.shape
     tokens = jnp.pad(request.prompt, ((0, 0), (0, n_new)), constant_values=eot)
@@ -98,7 +99,7 @@ def _generate(
         return n + 1, tokens, logprobs, done | (token == eot), cache, logits
 
     with full_precision(model):
-        decoder = DecodingSession.of(model, request)
+        decoder = DecodingSession.from_request(model, request)
         past = Past if axis_name is None else MaskedPast
         cache = decoder.empty_cache(batch, n_prompt + n_new, past)
         logits, cache, no_speech_prob = decoder.advance(
@@ -107,7 +108,7 @@ def _generate(
         logprobs, done = jnp.zeros((batch, n_new), logits.dtype), jnp.zeros(batch, bool)
         state = jnp.int32(n_prompt), tokens, logprobs, done, cache, logits
         _, tokens, logprobs, *_ = jax.lax.while_loop(has_next, step, state)
-    return Generation.of(tokens[:, n_prompt:], logprobs, no_speech_prob, eot)
+    return Generation.from_tokens(tokens[:, n_prompt:], logprobs, no_speech_prob, eot)
 
 
 def _choose_token(

@@ -11,7 +11,7 @@ from interventions.run import Run
 from jaxasr import compiled
 from jaxasr.blocks import Block
 from jaxasr.cache import Memory
-from jaxasr.decoding import unrolls
+from jaxasr.decoding import loops_over_layers
 from jaxasr.model import Whisper, full_precision
 from jaxasr.stack import unstack_once
 from jaxasr.taps import Acts, Readout, select
@@ -42,9 +42,9 @@ class UneditedDecoder:
     @classmethod
     def of(cls, model: Whisper, *sites: str) -> "UneditedDecoder":
         """Prepares a decoder whose passes return the activations of `sites`."""
-        unrolled = unrolls(model.config)
+        unrolled = loops_over_layers(model.config)
         blocks = unstack_once(model, model.decoder.blocks) if unrolled else None
-        return cls(unrolled, compiled.Frozen.of((model, blocks)), select(*sites))
+        return cls(unrolled, compiled.Frozen.from_pytree((model, blocks)), select(*sites))
 
     def run(self, run: Run, metric: Metric) -> Unedited:
         """Scores an encoded run, for all rows of `metric`."""
