@@ -225,7 +225,7 @@ def _prune(
 ) -> tuple[Int[Array, "B K"], Bool[Array, "B N"], Int[Array, "B"]]:
     """Chooses the candidates to extend, and those that are final texts.
 
-    A candidate that ends is final if fewer than K likelier candidates are open and fewer than
+    A candidate that ends is final if fewer than K likelier ones are open (not ended) and fewer than
     `max_ended` texts have ended. If the search stops with fewer than K ended texts, the likeliest
     open candidates become final, too.
 

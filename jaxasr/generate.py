@@ -45,12 +45,12 @@ def generate(
         edits: `{site: edit}` for decoder sites. They act in the prompt and after it.
         rules: `rules(logits, tokens, n_tokens, n_prompt)` receives the logits [B, V] of the next
             token and returns constrained ones; see `jaxasr.rules_for`. None: no constraint.
-        temperature: 0: choose the likeliest token. Above 0: sample.
+        temperature: 0 for the likeliest token, above 0 for a sample.
         key: random key of the samples.
         beam_size: number of beams of a beam search; None: no beam search. Patience and length
             penalty are arguments of `jaxasr.beam.beam_search`.
         positions: absolute positions [B, T0]; None: 0 to T0 - 1.
-        eot: id of the end-of-text; None: that of the released vocabularies.
+        eot: id of the end-of-text. None: the id in the released vocabularies.
         no_speech: `(column, id)`, to return the probability of token `id` after that column of the
             prompt.
         unroll: loop over layers instead of scanning them. A loop compiles more slowly, but no step

@@ -11,6 +11,7 @@ from jaxtyping import Array, Int
 
 from jaxasr.taps import Edits, Readout, Tap, is_traced
 
+# (block, layer_input, x, tap) -> (x, output)
 RunBlock = Callable[[Any, Any, Any, Tap], tuple[Any, Any]]
 
 # A scan copies the weights of a layer at each step, and a loop does not. With more layers than

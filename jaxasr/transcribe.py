@@ -30,7 +30,7 @@ from jaxasr.window_decoder import WindowDecoder
 _FRAMES_PER_S = SAMPLE_RATE // HOP  # mel frames
 # Text sampled above this temperature is too unreliable to prompt the next window.
 _MAX_PROMPT_TEMPERATURE = 0.5
-Progress = Callable[[float, float], None]
+Progress = Callable[[float, float], None]  # receives the seconds transcribed and the duration
 
 # Mel frame where the next window starts; segments; a `Silence` if there are no segments.
 _WindowResult = tuple[int, list[Segment], Silence | None]
