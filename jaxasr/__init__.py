@@ -1,4 +1,4 @@
-"""Whisper in pure Flax: every activation readable, every activation editable."""
+"""Runs Whisper in pure Flax, and reads or edits any of its activations."""
 
 import importlib.metadata
 
@@ -30,5 +30,5 @@ from jaxasr.weights import WeightsError as WeightsError, save as save
 
 try:
     __version__ = importlib.metadata.version("jaxasr")
-except importlib.metadata.PackageNotFoundError:  # a source folder on PYTHONPATH
+except importlib.metadata.PackageNotFoundError:  # on PYTHONPATH, but not installed
     __version__ = "0+unknown"

@@ -1,4 +1,4 @@
-"""`python -m jaxasr` runs the command line, `jaxasr`."""
+"""Runs the command line `jaxasr` when Python is called with `-m jaxasr`."""
 
 import importlib
 from pathlib import Path
@@ -14,9 +14,9 @@ def main() -> None:
     """Runs the command line.
 
     Raises:
-        SystemExit: `experiments` is missing, or is another project's folder of that name.
+        SystemExit: the package `experiments` is missing, or Python finds another one.
     """
-    # By name, because no module of `jaxasr` imports from the packages above it.
+    # Imported by name, because `jaxasr` must also work without the package `experiments`.
     try:
         cli = importlib.import_module("experiments.cli")
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Multi-head attention whose every intermediate can be read and edited."""
+"""Computes multi-head attention. Edits and readouts reach every intermediate value."""
 
 import functools
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from jaxasr.cache import Cache, Past
 from jaxasr.config import Config
 from jaxasr.taps import Tap
 
-Heads = Float[Array, "B H S Dh"]
+KeysOrValues = Float[Array, "B H S Dh"]
 Queries = Float[Array, "B H T Dh"]
 Mask = Bool[Array, "B 1 T S"]
 
@@ -22,8 +22,8 @@ def linear(
     config: Config, n_in: int, n_out: int, rngs: nnx.Rngs, use_bias: bool = True
 ) -> nnx.Linear:
     """Returns a linear layer in the dtypes of `config`."""
-    # Narrower products, and an MLP's second one, lose little to rounding: they keep XLA's own
-    # kernel (decision 14).
+    # Rounding errors matter in sums over at least 512 inputs. The second product of an MLP
+    # (n_in > n_out) loses little to rounding and keeps the default kernel (decision 14).
     dot_general = cpu_kernels.matmul if 512 <= n_in <= n_out else jax.lax.dot_general
     return nnx.Linear(
         n_in,
@@ -37,7 +37,7 @@ def linear(
 
 
 class Attention(nnx.Module):
-    """Query, key, value and output projections, named as in the checkpoint; the key has no bias."""
+    """Multi-head attention with the parameter names of the checkpoint. The key has no bias."""
 
     def __init__(self, config: Config, n_state: int, n_head: int, rngs: nnx.Rngs):
         project = functools.partial(linear, config, n_state, n_state, rngs)
@@ -51,41 +51,42 @@ class Attention(nnx.Module):
         """Splits the model axis into heads."""
         return x.reshape(*x.shape[:-1], self.n_head, -1)
 
-    def keys_values(self, x: Float[Array, "B S D"]) -> tuple[Heads, Heads]:
-        """Returns keys and values of `x`, heads before time, the order in which they are read."""
+    def keys_values(self, x: Float[Array, "B S D"]) -> tuple[KeysOrValues, KeysOrValues]:
+        """Returns the keys and values of `x`, with the head axis before the time axis."""
         return _swap(self.split(self.key(x))), _swap(self.split(self.value(x)))
 
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        k: Heads,
-        v: Heads,
+        k: KeysOrValues,
+        v: KeysOrValues,
         mask: Mask | None,
-        keys: Int[Array, "B S"],
+        key_positions: Int[Array, "B S"],
         tap: Tap,
     ) -> Float[Array, "B T D"]:
-        """Attends from `x` to `k` and `v`, which are already edited.
+        """Attends from `x` to the keys `k` and the values `v`, which are already edited.
 
         Args:
             x: normalised residual stream [B, T, D].
             k: keys [B, H, S, Dh].
             v: values [B, H, S, Dh].
-            mask: bool [B, 1, T, S], True where a query may attend to a key; None: everywhere.
-            keys: int32 [B, S], absolute positions of the keys.
-            tap: edits and records of this layer's attention.
+            mask: bool [B, 1, T, S], True where a query may attend to a key. None: each query
+                may attend to every key.
+            key_positions: int32 [B, S], absolute positions of the keys.
+            tap: edits and records the activations of this attention.
         """
         q = _swap(tap("q", self.split(self.query(x))))
         attend = _explicit if tap.touches("scores", "pattern") else _fused
-        z = attend(q, k, v, mask, functools.partial(tap, keys=keys))
+        z = attend(q, k, v, mask, functools.partial(tap, keys=key_positions))
         z = tap("z", _swap(z))
         return self.out(z.reshape(x.shape))
 
 
 def tap_keys_values(
-    tap: Tap, k: Heads, v: Heads, positions: Int[Array, "B S"]
-) -> tuple[Heads, Heads]:
+    tap: Tap, k: KeysOrValues, v: KeysOrValues, positions: Int[Array, "B S"]
+) -> tuple[KeysOrValues, KeysOrValues]:
     """Edits and records keys and values in their public layout [B, S, H, Dh]."""
-    # XLA removes the transposes unless `k` or `v` is edited or read.
+    # XLA removes the transposes of `k` and `v` unless an edit or a readout uses them.
     return _swap(tap("k", _swap(k), positions)), _swap(tap("v", _swap(v), positions))
 
 
@@ -110,15 +111,16 @@ def self_attention(
 
 
 def cross_attention(
-    attn: Attention, x: Float[Array, "B T D"], k: Heads, v: Heads, tap: Tap
+    attn: Attention, x: Float[Array, "B T D"], k: KeysOrValues, v: KeysOrValues, tap: Tap
 ) -> Float[Array, "B T D"]:
-    """Attends from `x` to the encoder's frames; edits of `k` and `v` act on what `Memory` holds."""
+    """Attends from `x` to the encoder's frames, with unedited keys `k` and values `v`."""
     frames = jnp.broadcast_to(jnp.arange(k.shape[2], dtype=jnp.int32), (k.shape[0], k.shape[2]))
     k, v = tap_keys_values(tap, k, v, frames)
     return attn(x, k, v, None, frames, tap)
 
 
 def _swap(x: Float[Array, "B X Y Dh"]) -> Float[Array, "B Y X Dh"]:
+    """Swaps the time axis and the head axis."""
     return jnp.swapaxes(x, 1, 2)
 
 
@@ -127,26 +129,28 @@ def _softmax(scores: Float[Array, "B H T S"], mask: Mask | None) -> Float[Array,
     return jax.nn.softmax(scores if mask is None else jnp.where(mask, scores, -jnp.inf), axis=-1)
 
 
-def _scores(q: Queries, k: Heads) -> Float[Array, "B H T S"]:
+def _scores(q: Queries, k: KeysOrValues) -> Float[Array, "B H T S"]:
     return jnp.einsum("bhtd,bhsd->bhts", q * q.shape[-1] ** -0.5, k)
 
 
-def _attend(q: Queries, k: Heads, v: Heads, mask: Mask | None) -> Queries:
+def _attend(q: Queries, k: KeysOrValues, v: KeysOrValues, mask: Mask | None) -> Queries:
     return jnp.einsum("bhts,bhsd->bhtd", _softmax(_scores(q, k), mask).astype(q.dtype), v)
 
 
 def _explicit(
-    q: Queries, k: Heads, v: Heads, mask: Mask | None, tap: Callable[..., Array]
+    q: Queries, k: KeysOrValues, v: KeysOrValues, mask: Mask | None, tap: Callable[..., Array]
 ) -> Queries:
-    """Attention that taps its scores and its pattern."""
+    """Computes attention, and edits and records its scores and its pattern."""
     scores = tap("scores", _scores(q, k))
     # The mask comes after the edit, so that no edit can make a token attend to its future.
     pattern = tap("pattern", _softmax(scores, mask).astype(q.dtype))
     return jnp.einsum("bhts,bhsd->bhtd", pattern, v)
 
 
-def _fused(q: Queries, k: Heads, v: Heads, mask: Mask | None, tap: Callable[..., Array]) -> Queries:
-    """The same attention without its intermediates."""
+def _fused(
+    q: Queries, k: KeysOrValues, v: KeysOrValues, mask: Mask | None, tap: Callable[..., Array]
+) -> Queries:
+    """Computes the same attention, without the scores and the pattern as separate arrays."""
     del tap
     if mask is not None or q.shape[2] < cpu_kernels.MIN_LONG_QUERIES:
         return _attend(q, k, v, mask)

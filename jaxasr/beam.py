@@ -1,7 +1,7 @@
-"""Beam search in one compiled loop.
+"""Runs beam search in one compiled loop.
 
-Source: openai/whisper `decoding.py`, BeamSearchDecoder and MaximumLikelihoodRanker. Of the ended
-texts only the best one and their number are kept, because the ranking needs nothing else.
+Source: openai/whisper `decoding.py`, BeamSearchDecoder and MaximumLikelihoodRanker. The loop
+keeps the best ended text of each row and counts the others, because the ranking needs only these.
 """
 
 import dataclasses
@@ -40,9 +40,9 @@ def beam_search(
 ) -> Generation:
     """Searches for the best text of each row by extending its `beam_size` likeliest prefixes.
 
-    The beams of a row share its memory, and rows do not influence each other. Edits act on one
-    beam at a time, with the shapes of a greedy pass. A text without probability under the rules is
-    never a candidate, even if fewer than `beam_size` remain.
+    The beams of a row share its memory, and rows do not influence each other. An edit receives the
+    activations of one beam at a time, in the shapes of greedy decoding. A text that the rules
+    forbid is never a candidate, even if fewer than `beam_size` candidates remain.
 
     Args:
         model: the model.
@@ -52,20 +52,19 @@ def beam_search(
         max_new_tokens: most tokens to generate per row.
         edits: `{site: edit}` for decoder sites.
         rules: constraints on the logits; see `jaxasr.generate`.
-        length_penalty: a text's score is its log-probability divided by
-            ((5 + length) / 6) ** length_penalty. None: divided by its length, at least 1. The
-            length excludes the end-of-text.
+        length_penalty: exponent p of the score, log-probability / ((5 + length) / 6) ** p. None:
+            log-probability / max(length, 1). The length excludes the end-of-text.
         patience: the search of a row ends once `round(patience * beam_size)` texts have ended.
         positions: absolute positions [B, T0].
         eot: id of the end-of-text.
-        no_speech: column of the prompt and id whose probability to return.
+        no_speech: column of the prompt and the id whose probability after it to return.
         unroll: loop over layers instead of scanning them.
 
     Returns:
         The text of highest score of each row.
 
     Raises:
-        ValueError: as `jaxasr.generate`, and for a beam size or patience with which no text ends.
+        ValueError: as in `jaxasr.generate`, or no text can end with this beam size and patience.
 
     Example:
         ```python
@@ -83,7 +82,7 @@ def beam_search(
             f"got beam_size={beam_size}, patience={patience}."
         )
     settings = Settings(max_new_tokens, edits, rules, positions, eot, no_speech, unroll)
-    request = Request.of(model, memory, prompt, settings)
+    request = Request.from_arguments(model, memory, prompt, settings)
     penalty = None if length_penalty is None else jnp.float32(length_penalty)
     generation = compiled.call(
         _search, model, request, jnp.int32(max_ended), penalty, n_beams=beam_size
@@ -93,12 +92,12 @@ def beam_search(
 
 @pytrees.dataclass
 class Texts:
-    """N texts per row: the prompt and the tokens after it.
+    """Holds N texts per row. A text is the prompt and the tokens generated after it.
 
     Attributes:
         tokens: int32 [B, N, W], W = T0 + T.
-        logprobs: float32 [B, N, T], of each new token.
-        total: float32 [B, N], their sum; -inf marks an impossible text.
+        logprobs: float32 [B, N, T], log-probability of each generated token.
+        total: float32 [B, N], sum of `logprobs`; -inf marks a text that cannot be chosen.
     """
 
     tokens: Int[Array, "B N W"]
@@ -118,6 +117,7 @@ def _search(
     *,
     n_beams: int,
 ) -> Generation:
+    """Runs the search. `n` counts the tokens of the beams so far, the prompt included."""
     n_new, eot, rules = request.n_new, request.eot, request.rules
     batch, n_prompt = request.prompt.shape
 
@@ -143,7 +143,7 @@ def _search(
         return n + 1, beams, best, score, n_ended, cache, logits
 
     with full_precision(model):
-        decoder = DecodingSession.of(model, request)
+        decoder = DecodingSession.from_request(model, request)
         cache = decoder.empty_cache(batch, n_prompt + n_new)
         logits, cache, no_speech_prob = decoder.advance(
             request.prompt, request.positions, cache, jnp.int32(0), request.no_speech
@@ -156,7 +156,7 @@ def _search(
         state = jnp.int32(n_prompt), beams, best, score, n_ended, cache, logits
         _, _, best, *_ = jax.lax.while_loop(has_next, step, state)
     tokens, logprobs = best.tokens[:, 0, n_prompt:], best.logprobs[:, 0]
-    return Generation.of(tokens, logprobs, no_speech_prob, eot)
+    return Generation.from_tokens(tokens, logprobs, no_speech_prob, eot)
 
 
 def _empty(prompt: Int[Array, "B T0"], n_new: int, eot: int, dtype: Any) -> Texts:
@@ -169,8 +169,8 @@ def _empty(prompt: Int[Array, "B T0"], n_new: int, eot: int, dtype: Any) -> Text
 def _replicate(
     texts: Texts, cache: Cache, logits: Float[Array, "B V"], n_beams: int
 ) -> tuple[Texts, Cache, Float[Array, "B K V"]]:
-    """Copies text, cache and logits to every beam; only the first beam is possible."""
-    # Otherwise all beams would find the same texts.
+    """Copies text, cache and logits to every beam, and disables all beams but the first."""
+    # If all were enabled, all would find the same texts.
     texts = jax.tree.map(lambda x: jnp.repeat(x, n_beams, 1), texts)
     texts = dataclasses.replace(texts, total=texts.total.at[:, 1:].set(-jnp.inf))
 
@@ -188,9 +188,9 @@ def _logprobs(
     n: Int[Array, ""],
     n_prompt: int,
 ) -> Float[Array, "B K V"]:
+    """Returns the log-probabilities of the next token of each beam, under the rules."""
     if rules is None:
         return jax.nn.log_softmax(logits)
-
     constrain = jax.vmap(lambda x, ids: rules(x, ids, n, n_prompt), in_axes=1, out_axes=1)
     return jax.nn.log_softmax(constrain(logits, tokens))
 
@@ -198,10 +198,10 @@ def _logprobs(
 def _candidates(
     beams: Texts, logprobs: Float[Array, "B K V"], n: Int[Array, ""], n_prompt: int
 ) -> tuple[Texts, Int[Array, "B N"]]:
-    """Returns the N = 2 K likeliest continuations, likeliest first, and the beam each extends."""
-    # A beam can end in one way only, so at least K of these do not end.
+    """Returns the N = 2 K likeliest continuations, best first, and the beam that each extends."""
+    # Each beam has one continuation that ends, so at least K of the 2 K do not end.
     n_beams = beams.total.shape[1]
-    # Of one beam at most K + 1 continuations matter: K open ones and its end.
+    # Each beam contributes at most K + 1 continuations: K that do not end and the one that does.
     logprobs, tokens = jax.lax.top_k(logprobs, n_beams + 1)
     is_possible = beams.total[..., None] > -jnp.inf
     totals = jnp.where(is_possible, beams.total[..., None] + logprobs, -jnp.inf)
@@ -225,23 +225,23 @@ def _prune(
 ) -> tuple[Int[Array, "B K"], Bool[Array, "B N"], Int[Array, "B"]]:
     """Chooses the candidates to extend, and those that are final texts.
 
-    An ended candidate counts if fewer than K likelier ones are open and fewer than `max_ended`
-    texts have ended. When the search is over with fewer than K ended texts, the likeliest open
-    candidates are final, too.
+    A candidate that ends is final if fewer than K likelier ones are open (not ended) and fewer than
+    `max_ended` texts have ended. If the search stops with fewer than K ended texts, the likeliest
+    open candidates become final, too.
 
     Returns:
-        Indices of the K candidates to extend, which candidates are final, and the number of texts
-        that have ended so far.
+        Indices of the K candidates to extend, True for each final candidate, and the number of
+        texts that have ended so far.
     """
     n_open = jnp.cumsum(~ended, 1)
     to_extend = jnp.argsort(ended, axis=1, stable=True)[:, :n_beams]
-    counts = ended & is_possible & (n_open < n_beams)
+    accepted = ended & is_possible & (n_open < n_beams)
     n_ended_before = n_ended[:, None]
-    counts &= n_ended_before + jnp.cumsum(counts, 1) <= max_ended
-    n_ended += counts.sum(1, dtype=jnp.int32)
+    accepted &= n_ended_before + jnp.cumsum(accepted, 1) <= max_ended
+    n_ended += accepted.sum(1, dtype=jnp.int32)
     is_over = ((n_ended >= max_ended) | is_last)[:, None]
     is_cut_off = is_over & ~ended & (n_open <= n_beams - n_ended[:, None])
-    return to_extend, (counts | is_cut_off) & (n_ended_before < max_ended), n_ended
+    return to_extend, (accepted | is_cut_off) & (n_ended_before < max_ended), n_ended
 
 
 def _update_best(
@@ -267,7 +267,7 @@ def _update_best(
 
 
 def _reorder(cache: Cache, source: Int[Array, "B K"]) -> Cache:
-    """Reorders the cache: beam k takes the cache of the beam that it extends."""
+    """Gives each beam the cache of the beam that it extends, at index `source`."""
     reorder = functools.partial(_gather, index=source)
     reorder_layers = reorder if isinstance(cache.past, tuple) else jax.vmap(reorder)
     return dataclasses.replace(cache, past=jax.tree.map(reorder_layers, cache.past))
@@ -275,7 +275,7 @@ def _reorder(cache: Cache, source: Int[Array, "B K"]) -> Cache:
 
 def _gather(x: Shaped[Array, "B N *rest"], index: Int[Array, "B M"]) -> Shaped[Array, "B M *rest"]:
     """Returns `x[b, index[b]]` for each row b."""
-    # Several times faster on a CPU than `take_along_axis`, because it copies whole rows.
+    # Copies whole rows, which on a CPU is several times faster than `take_along_axis`.
     return jax.vmap(lambda row, i: row[i])(x, index)
 
 
@@ -286,7 +286,7 @@ def _advance(
     cache: Cache,
     n: Int[Array, ""],
 ) -> tuple[Float[Array, "B K V"], Cache]:
-    """Feeds one token to each beam; the memory is not mapped over beams, so they share it."""
+    """Decodes one token of each beam. `vmap` does not map the memory, so the beams share it."""
 
     def advance(tokens: Array, past: Any) -> tuple[Array, Any]:
         logits, updated, _ = decoder.advance(

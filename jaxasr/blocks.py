@@ -1,4 +1,4 @@
-"""One residual block; a decoder block has cross-attention between self-attention and MLP."""
+"""Defines the residual block of the encoder and, with cross-attention, of the decoder."""
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +13,9 @@ from jaxasr.taps import Tap
 
 
 def layer_norm(config: Config, n_state: int, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """Returns a layer norm with the arithmetic of torch's."""
-    # torch's epsilon is 1e-5 (nnx: 1e-6), and it computes the variance in two passes; the fast
-    # formula E[x²] - E[x]² loses digits.
+    """Returns a layer norm that computes as in torch."""
+    # torch has an epsilon of 1e-5 (nnx: 1e-6) and computes the variance in two passes. The fast
+    # formula E[x²] - E[x]² would lose digits.
     return nnx.LayerNorm(
         n_state,
         epsilon=1e-5,
@@ -27,7 +27,7 @@ def layer_norm(config: Config, n_state: int, rngs: nnx.Rngs) -> nnx.LayerNorm:
 
 
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The exact GELU of Whisper, not JAX's default, the tanh approximation."""
+    """Computes the exact GELU, as Whisper does. By default JAX approximates it with tanh."""
     return jax.nn.gelu(x, approximate=False)
 
 
@@ -43,7 +43,7 @@ class Mlp(nnx.Module):
         n_rows, n_positions = x.shape[:2]
         is_long = n_rows > 1 and n_positions >= cpu_kernels.MIN_LONG_QUERIES
         if is_long and not tap.touches("pre", "post"):
-            # The 4·D activations of one row fit in the cache of a CPU, those of a batch do not.
+            # The activations of one row fit in the cache of a CPU, those of a batch do not.
             return cpu_kernels.map_rows(self._untapped, x, fn_of_row=self._untapped)
         pre = tap("pre", self.fc1(x))
         return self.fc2(tap("post", gelu(pre)))
@@ -71,17 +71,17 @@ class Block(nnx.Module):
         mask: Mask | None = None,
         past: Past | None = None,
         cache: Cache | None = None,
-        cross: tuple[Float[Array, "B H F Dh"], Float[Array, "B H F Dh"]] | None = None,
+        cross_kv: tuple[Float[Array, "B H F Dh"], Float[Array, "B H F Dh"]] | None = None,
     ) -> tuple[Float[Array, "B T D"], Past | None]:
         """Runs the block.
 
         Args:
             x: residual stream [B, T, D].
-            tap: edits and records of this layer.
-            mask: bool [B, 1, T, S] of self-attention; None: every position attends to every other.
+            tap: edits and records the activations of this layer.
+            mask: bool [B, 1, T, S] of self-attention. None: each position attends to all positions.
             past: this layer's keys and values of earlier tokens, if there is a cache.
-            cache: what all layers share of the cache.
-            cross: keys and values of the audio, each [B, H, F, Dh]; None in the encoder.
+            cache: slots and positions, which are the same for all layers.
+            cross_kv: keys and values of the audio, each [B, H, F, Dh]; None in the encoder.
 
         Returns:
             The residual stream after the block, and the updated `past`.
@@ -91,9 +91,9 @@ class Block(nnx.Module):
             self.attn, self.attn_ln(x), mask, past, cache, tap.within("attn")
         )
         x = tap("resid_mid", x + tap("attn_out", attn_out))
-        if cross is not None:
+        if cross_kv is not None:
             cross_attn_out = cross_attention(
-                self.cross_attn, self.cross_attn_ln(x), *cross, tap.within("cross_attn")
+                self.cross_attn, self.cross_attn_ln(x), *cross_kv, tap.within("cross_attn")
             )
             x = tap("resid_mid_cross", x + tap("cross_attn_out", cross_attn_out))
         mlp_out = self.mlp(self.mlp_ln(x), tap.within("mlp"))
@@ -103,7 +103,7 @@ class Block(nnx.Module):
 def stacked_blocks(
     config: Config, n_layer: int, n_state: int, n_head: int, cross: bool, rngs: nnx.Rngs
 ) -> Block:
-    """Returns one `Block` whose every parameter has a leading [layers] axis."""
+    """Returns one `Block` in which every parameter has a leading [layers] axis."""
     keys = jax.random.split(rngs(), n_layer)
     return jax.vmap(lambda key: Block(config, n_state, n_head, cross, nnx.Rngs(key)))(
         jnp.asarray(keys)

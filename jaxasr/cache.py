@@ -1,4 +1,4 @@
-"""Decoder state: the audio's cross-attention keys and values, and the self-attention KV cache."""
+"""Defines what the decoder keeps between calls: the encoded audio and the KV cache."""
 
 import dataclasses
 
@@ -10,15 +10,16 @@ from jaxtyping import Array, Float, Int
 from jaxasr import pytrees
 from jaxasr.stack import n_layers, unstack
 
-_EMPTY_SLOT = 2**30  # a position later than any query, so that the causal mask hides the slot
+# Position of an empty slot: later than any query, so that the causal mask hides the slot.
+_EMPTY_POSITION = 2**30
 
 
 @pytrees.dataclass
 class Memory:
     """Encoded audio: the encoder output and each decoder layer's cross-attention keys and values.
 
-    Keys and values are computed once per recording. They are stacked in one array, for loops over
-    layers, or unstacked in a tuple with one array per layer, for loops over tokens.
+    Keys and values are computed once per recording. A scan over layers needs them stacked in one
+    array. A loop over tokens runs faster if they are unstacked: a tuple with one array per layer.
 
     Attributes:
         xa: encoder output [B, S, D].
@@ -37,7 +38,7 @@ class Memory:
     v: Float[Array, "L B H S Dh"] | tuple[Float[Array, "B H S Dh"], ...]
 
     def unstacked(self) -> "Memory":
-        """Returns the same memory with a tuple of one array per layer, the layout of `generate`."""
+        """Returns the same memory with one array per layer, the layout that `generate` uses."""
         if isinstance(self.k, tuple):
             return self
         return dataclasses.replace(self, k=unstack(self.k), v=unstack(self.v))
@@ -51,7 +52,7 @@ class Memory:
     def __repr__(self) -> str:
         shape, arrays = np.shape(self.xa), jax.tree.leaves(self)
         if len(shape) != 3 or not all(hasattr(array, "nbytes") for array in arrays):
-            return f"Memory(xa={self.xa!r})"  # JAX puts other things than arrays into pytrees
+            return f"Memory(xa={self.xa!r})"  # JAX also builds it without arrays
         rows = f"{shape[0]} recording" + "s" * (shape[0] != 1)
         megabytes = sum(array.nbytes for array in arrays) / 1e6
         return (
@@ -62,9 +63,9 @@ class Memory:
 
 @pytrees.dataclass
 class Past:
-    """One layer's self-attention keys and values, with empty slots for later tokens.
+    """The self-attention keys and values of one layer, with empty slots for later tokens.
 
-    With a leading axis, those of all layers, stacked.
+    With a leading [layers] axis it holds all layers, stacked.
     """
 
     k: Float[Array, "*L B H S Dh"]
@@ -85,14 +86,15 @@ class Past:
 class MaskedPast(Past):
     """A `Past` that updates its slots through a mask.
 
-    Under `vmap`, `dynamic_update_slice` would become a scatter, or copy the whole cache.
+    Under `vmap`, `dynamic_update_slice` would become a scatter or would copy the whole cache.
     """
 
     def append(
         self, start: Int[Array, ""], k: Float[Array, "B H T Dh"], v: Float[Array, "B H T Dh"]
     ) -> "MaskedPast":
         """Returns a cache with keys and values of new tokens in the slots from `start` on."""
-        column = jnp.arange(self.k.shape[2]) - start  # of the new tokens, for each slot
+        # For each slot, the index of the new token that belongs in it.
+        column = jnp.arange(self.k.shape[2]) - start
         is_new = ((column >= 0) & (column < k.shape[2]))[:, None]
         column = jnp.clip(column, 0, k.shape[2] - 1)
 
@@ -107,7 +109,7 @@ class Cache:
     """The self-attention cache of all layers.
 
     Attributes:
-        past: keys and values of each layer, stacked or a tuple.
+        past: keys and values, stacked, or a tuple with one `Past` per layer.
         positions: int32 [B, S], the absolute position in each slot.
         start: int32 scalar, the slot of the first token of the current pass.
     """
@@ -125,15 +127,15 @@ class Cache:
         size: int,
         d_head: int,
         dtype: str,
-        past: type[Past] = Past,
+        past_class: type[Past] = Past,
     ) -> "Cache":
         """Returns a stacked cache with `size` empty slots per row."""
         zeros = jnp.zeros((n_layer, batch, n_head, size, d_head), dtype)
-        positions = jnp.full((batch, size), _EMPTY_SLOT, jnp.int32)
-        return cls(past(zeros, zeros), positions, jnp.int32(0))
+        positions = jnp.full((batch, size), _EMPTY_POSITION, jnp.int32)
+        return cls(past_class(zeros, zeros), positions, jnp.int32(0))
 
     def at(self, start: Int[Array, ""], positions: Int[Array, "B T"]) -> "Cache":
-        """Prepares a pass: tokens at `positions` enter the slots from `start` on."""
+        """Returns the cache for a pass that fills the slots from `start` on, at `positions`."""
         return dataclasses.replace(
             self,
             start=start,

@@ -1,7 +1,7 @@
 """Compiles a function once for each *structure* of its arguments; new values never retrace.
 
-Only here does the library cache programs for its caller. `program_keys`, not JAX's comparison of
-structures, decides which program a call runs (decision 15).
+This is the only place where the library caches programs. A call finds its program by a key from
+`program_keys`, because JAX can take two different structures for equal (decision 15).
 """
 
 import functools
@@ -23,9 +23,9 @@ def _is_array(leaf: Any) -> bool:
 
 
 class Structure:
-    """A pytree without its arrays: its treedef and its other leaves, such as functions.
+    """What remains of a pytree without its arrays: the treedef and leaves such as functions.
 
-    Two structures are equal only if a program compiled for one is right for the other.
+    Two structures are equal only if a program compiled for one is correct for the other.
     """
 
     def __init__(self, treedef: Any, leaves: tuple[Any, ...], key: Hashable):
@@ -38,25 +38,25 @@ class Structure:
         return hash(self._key)
 
     def join(self, arrays: list[Any]) -> Any:
-        """Returns the pytree with these arrays, in the order of `split`."""
+        """Returns the pytree with `arrays`, which are in the order that `split` returned."""
         remaining = iter(arrays)
         return jax.tree.unflatten(
-            self.treedef, [next(remaining) if leaf is _Array else leaf for leaf in self.leaves]
+            self.treedef, [next(remaining) if leaf is _ArrayPlace else leaf for leaf in self.leaves]
         )
 
 
-class _Array:
+class _ArrayPlace:
     """Marks the place of an array among the leaves."""
 
 
 def split(tree: Any) -> tuple[list[Any], Structure]:
     """Splits a pytree into its arrays and everything else."""
     leaves, treedef = jax.tree.flatten(tree)
-    others = tuple([_Array if _is_array(leaf) else leaf for leaf in leaves])
-    arrays = [leaf for leaf, other in zip(leaves, others, strict=True) if other is _Array]
+    others = tuple([_ArrayPlace if _is_array(leaf) else leaf for leaf in leaves])
+    arrays = [leaf for leaf, other in zip(leaves, others, strict=True) if other is _ArrayPlace]
     if isinstance(tree, nnx.Module):
-        # Reading a whole module would take longer than running a small program. Hashes of treedefs
-        # differ between types of nodes even where `==` does not.
+        # A `Key` of a whole module would take longer than a small program. The hash of the treedef
+        # separates types of nodes that `==` on treedefs does not.
         return arrays, Structure(treedef, others, (hash(treedef), treedef, others))
     return arrays, Structure(treedef, others, Key((treedef, others)))
 
@@ -65,25 +65,27 @@ def split(tree: Any) -> tuple[list[Any], Structure]:
 class Frozen:
     """A pytree that is split once for many calls.
 
-    Flattening a module takes longer than running a small program.
+    It saves time, because splitting a module takes longer than running a small program.
     """
 
     arrays: list[Any]
     structure: Structure = pytrees.field(pytree_node=False)
 
     @classmethod
-    def of(cls, tree: Any) -> "Frozen":
+    def from_pytree(cls, tree: Any) -> "Frozen":
         """Splits a pytree."""
         return cls(*split(tree))
 
     @property
     def whole(self) -> Any:
-        """The pytree."""
+        """The pytree that was split."""
         return self.structure.join(self.arrays)
 
 
 @functools.cache
 def _jitted(fn: Callable) -> Callable:
+    """Returns `fn`, compiled, as a function of split arguments."""
+
     def call(
         arrays: tuple[list[Any], ...], structures: tuple[Structure, ...], options: "_Options"
     ) -> Any:
@@ -97,7 +99,7 @@ def _jitted(fn: Callable) -> Callable:
 
 
 class _Options(Key):
-    """Keyword arguments that a program is compiled for."""
+    """Keyword arguments that are constants of a compiled program."""
 
     __slots__ = ("values",)
 
@@ -113,7 +115,7 @@ def call(fn: Callable, *arguments: Any, **options: Hashable) -> Any:
         fn: a module-level function.
         arguments: pytrees. Their arrays are traced; everything else in them (types of edits,
             sites, functions) is static.
-        options: static values.
+        options: keyword arguments of `fn`, all static.
 
     Returns:
         The result of `fn`. New arrays of the same shapes run the same program.

@@ -1,7 +1,7 @@
-"""Operations in the order that is fastest or most exact on a CPU; other devices keep XLA's own.
+"""Computes some operations of the model in an order that is faster or more exact on a CPU.
 
-Each function computes one mathematical operation of the model. `jax.lax.platform_dependent` chooses
-the CPU's version when a program is compiled. Measurements are in decision 14.
+`jax.lax.platform_dependent` chooses the version for a CPU when a program is compiled. Other devices
+use the default of JAX. Measurements are in decision 14.
 """
 
 import functools
@@ -12,18 +12,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-MIN_LONG_QUERIES = 256  # below, all scores of a batch fit in the cache of a CPU anyway
-# Few chunks per core: every chunk packs keys and values anew.
+MIN_LONG_QUERIES = 256  # with fewer positions, all scores of a batch fit in the cache of a CPU
+# Makes four chunks of 1,500 frames. Each chunk copies the keys and values, so more would be slower.
 _QUERIES_PER_CHUNK = 375
-_MEL_BINS_PER_BLOCK = 40
+_MEL_BINS_PER_BLOCK = 40  # short sums limit the rounding error, see `_conv_in_blocks`
 
 
 def matmul(
     x: Float[Array, "... K"], weight: Float[Array, "K N"], dimensions: Any, **options: Any
 ) -> Float[Array, "... N"]:
-    """`jax.lax.dot_general` that, for long float32 inputs on a CPU, accumulates in shorter chains.
+    """Computes `jax.lax.dot_general`, with less rounding for long float32 inputs on a CPU.
 
-    A sum over K then has chains of 256 terms instead of 512, and half the rounding error.
+    There a sum over K adds up chains of 256 terms instead of 512, which halves the rounding error.
     """
     dot_general = functools.partial(jax.lax.dot_general, dimension_numbers=dimensions, **options)
     if x.ndim < 2 or x.shape[-2] < MIN_LONG_QUERIES or x.dtype != jnp.float32:
@@ -32,8 +32,8 @@ def matmul(
 
 
 def _matmul_as_conv(x: Float[Array, "... K"], weight: Float[Array, "K N"]) -> Float[Array, "... N"]:
-    # XLA lowers matmuls on a CPU to YNNPACK, but convolutions to Eigen. Eigen is as fast and
-    # accumulates in shorter chains.
+    # On a CPU, XLA computes matrix products with YNNPACK and convolutions with Eigen. Eigen is as
+    # fast and adds up shorter chains.
     rows = x.reshape(-1, *x.shape[-2:])
     y = jax.lax.conv_general_dilated(
         rows, weight[None], (1,), "VALID", dimension_numbers=("NWC", "WIO", "NWC")
@@ -48,7 +48,7 @@ def conv_over_mels(
     padding: Any,
     **options: Any,
 ) -> Float[Array, "B F D"]:
-    """`jax.lax.conv_general_dilated` of the spectrogram; a CPU sums 40 mel bins at a time."""
+    """Convolves the spectrogram over time; a CPU sums over 40 mel bins at a time."""
     conv = functools.partial(
         jax.lax.conv_general_dilated, window_strides=strides, padding=padding, **options
     )
@@ -60,7 +60,7 @@ def conv_over_mels(
 def _conv_in_blocks(
     mel: Float[Array, "B F M"], kernel: Float[Array, "3 M D"]
 ) -> Float[Array, "B F D"]:
-    # Bins of silence all hold one value, so the rounding errors of a long sum share their sign.
+    # In silence all bins have the same value, so the rounding errors of a long sum add up.
     conv = functools.partial(
         jax.lax.conv_general_dilated,
         window_strides=(1,),
@@ -71,15 +71,15 @@ def _conv_in_blocks(
     starts = range(0, n_mels, _MEL_BINS_PER_BLOCK)
     blocks = [slice(start, start + _MEL_BINS_PER_BLOCK) for start in starts]
     parts = (
-        conv(padded[:, tap : tap + n_frames, bins], kernel[tap : tap + 1, bins])
-        for tap in range(3)
+        conv(padded[:, shift : shift + n_frames, bins], kernel[shift : shift + 1, bins])
+        for shift in range(3)
         for bins in blocks
     )
     return jnp.asarray(sum(parts))
 
 
 def map_rows(fn: Callable[[Array], Any], x: Array, fn_of_row: Callable[[Array], Any]) -> Any:
-    """`fn(x)`; a CPU maps `fn_of_row` over the rows, because values of one row fit in its cache."""
+    """Returns `fn(x)`. A CPU calls `fn_of_row` for each row, whose values fit in its cache."""
     by_row = functools.partial(jax.lax.map, fn_of_row)
     return jax.lax.platform_dependent(x, cpu=by_row, default=fn)
 
@@ -90,9 +90,9 @@ def attend(
     v: Float[Array, "B H S Dh"],
     default: Callable[..., Float[Array, "B H T Dh"]],
 ) -> Float[Array, "B H T Dh"]:
-    """`default(q, k, v)`, unmasked attention; a CPU runs head by head.
+    """Computes attention without a mask, `default(q, k, v)`; a CPU computes head by head.
 
-    The scores of one head fit in its cache.
+    The scores of one head fit in the cache of a CPU.
     """
     return jax.lax.platform_dependent(q, k, v, cpu=_attend_by_head, default=default)
 
@@ -117,5 +117,5 @@ def _attend_chunk(
 ) -> Float[Array, "T Dh"]:
     scores = ((q * q.shape[-1] ** -0.5) @ k.T).astype(jnp.promote_types(q.dtype, jnp.float32))
     weights = jnp.exp(scores - scores.max(-1, keepdims=True))
-    # Dividing after the product touches Dh numbers per query instead of S.
+    # A division after the product divides Dh numbers per query instead of S.
     return (weights.astype(v.dtype) @ v) / weights.sum(-1, keepdims=True).astype(v.dtype)

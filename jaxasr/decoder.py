@@ -1,4 +1,4 @@
-"""The text decoder: causal self-attention, cross-attention to the audio, unembedding."""
+"""Defines the text decoder, which predicts the next token from tokens and encoded audio."""
 
 import dataclasses
 from typing import Any
@@ -17,20 +17,20 @@ from jaxasr.taps import Edits, Readout, Tap
 
 
 class Decoder(nnx.Module):
-    """Turns tokens and the encoded audio into logits of the next token."""
+    """Computes the logits of the next token from the tokens so far and the encoded audio."""
 
     def __init__(self, config: Config, rngs: nnx.Rngs):
-        state, n_layer, n_head = config.n_text_state, config.n_text_layer, config.n_text_head
+        width, n_layer, n_head = config.n_text_state, config.n_text_layer, config.n_text_head
 
         def embedding(n: int) -> nnx.Param:
             normal = jax.nn.initializers.normal(0.02)
-            return nnx.Param(normal(rngs(), (n, state), config.param_dtype))
+            return nnx.Param(normal(rngs(), (n, width), config.param_dtype))
 
         self.token_embedding = embedding(config.n_vocab)
         self.positional_embedding = embedding(config.n_text_ctx)
         self.projection = None if config.tied else embedding(config.n_vocab)
-        self.blocks = stacked_blocks(config, n_layer, state, n_head, True, rngs)
-        self.ln = layer_norm(config, state, rngs)
+        self.blocks = stacked_blocks(config, n_layer, width, n_head, True, rngs)
+        self.ln = layer_norm(config, width, rngs)
         self.dtype = config.dtype
 
     def memory(
@@ -44,7 +44,7 @@ class Decoder(nnx.Module):
         Args:
             xa: encoder output [B, S, D].
             unstacked: return a tuple with one array per layer instead of stacked arrays.
-            blocks: unstacked layers, if there are any; read only if `unstacked`.
+            blocks: unstacked layers for `unstacked`. None: unstack those of the decoder.
         """
         if not unstacked:
             layers = self.blocks.cross_attn
@@ -68,8 +68,8 @@ class Decoder(nnx.Module):
         self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"]
     ) -> Float[Array, "B T D"]:
         """Adds token and position embeddings; padded tokens take position 0."""
-        # An id or a position outside its table gives NaN. JAX's default would silently clamp it
-        # to the last row, or count from the end.
+        # An id or a position outside its table gives NaN. By default JAX would clamp it to the last
+        # row without an error, or count from the end.
         table = self.token_embedding[...].at[tokens]
         token = table.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
         table = self.positional_embedding[...].at[jnp.maximum(positions, 0)]
@@ -82,7 +82,7 @@ class Decoder(nnx.Module):
         return (self.token_embedding if self.projection is None else self.projection)[...]
 
     def unembed(self, x: Float[Array, "... D"]) -> Float[Array, "... V"]:
-        """Returns the logits, at least float32, of a residual stream that `ln` has normalised."""
+        """Returns the logits of a normalised residual stream, in float32 or wider."""
         wide = jnp.promote_types(x.dtype, jnp.float32)
         return jnp.einsum(
             "...d,vd->...v", x, self.unembedding.astype(x.dtype), preferred_element_type=wide
@@ -104,27 +104,27 @@ class Decoder(nnx.Module):
         Args:
             tokens: int32 [B, T].
             positions: int32 [B, T], absolute; negative at padding.
-            memory: encoded audio; unstacked if `blocks` are.
+            memory: encoded audio; unstacked if `blocks` are given.
             edits: edits of decoder sites.
             readout: what to return of the activations.
-            cache: keys and values of earlier tokens, already moved to `positions` by `Cache.at`;
-                unstacked if `blocks` are.
-            blocks: unstacked layers; None scans.
+            cache: keys and values of earlier tokens, prepared for `positions` by `Cache.at`;
+                unstacked if `blocks` are given.
+            blocks: unstacked layers. None: scan the stacked layers of the decoder.
             unroll: layers per step of the scan.
 
         Returns:
-            The residual stream [B, T, D] after the last layer; the updated cache; a `Tap` with the
-            activations recorded outside the layers, to be passed to `head`; and what `readout`
-            keeps of the layers.
+            The residual stream [B, T, D] after the last layer; the updated cache; the `Tap` to pass
+            to `head`, with the activations outside the layers; and what `readout` keeps of the
+            layers.
         """
         tap = Tap("decoder.", edits, readout, jnp.int32(-1), positions)
         x = tap("embed", self.embed(tokens, positions))
-        # From absolute positions, so that padded rows and cached steps need no masks of their own.
+        # Absolute positions also mask padding and empty slots of the cache.
         mask = causal_mask(positions, positions if cache is None else cache.positions)
 
-        def run_block(block: Block, extra: tuple, x: Array, tap: Tap) -> tuple[Array, Past | None]:
-            cross, past = extra
-            return block(x, tap, mask, past, cache, cross)
+        def run_block(block: Block, inputs: tuple, x: Array, tap: Tap) -> tuple[Array, Past | None]:
+            cross_kv, past = inputs
+            return block(x, tap, mask, past, cache, cross_kv)
 
         blocks, memory = (self.blocks, memory.stacked()) if blocks is None else (blocks, memory)
         x, past, acts = run_stack(
@@ -135,28 +135,30 @@ class Decoder(nnx.Module):
             positions=positions,
             edits=edits,
             readout=readout,
-            extra=_extra((memory.k, memory.v), None if cache is None else cache.past, blocks),
+            layer_inputs=_pair_inputs(
+                (memory.k, memory.v), None if cache is None else cache.past, blocks
+            ),
             unroll=unroll,
         )
         cache = None if cache is None else dataclasses.replace(cache, past=past)
         return x, cache, tap, acts
 
     def head(self, x: Float[Array, "B T D"], tap: Tap) -> Float[Array, "B T V"]:
-        """Normalises and unembeds the residual stream: logits [B, T, V]."""
+        """Returns the logits [B, T, V] of the residual stream after the last layer."""
         return tap("logits", self.unembed(tap("ln", self.ln(x))))
 
 
-def _extra(cross: Any, past: Any, blocks: Any) -> Any:
-    """Returns each layer's cross-attention keys, values and past, in the layout of `blocks`."""
+def _pair_inputs(cross_kv: Any, past: Any, blocks: Any) -> Any:
+    """Pairs the audio's keys and values with the past of each layer, in the layout of `blocks`."""
     if not isinstance(blocks, tuple):
-        return cross, past
-    return tuple(zip(zip(*cross, strict=True), past or [None] * len(blocks), strict=True))
+        return cross_kv, past
+    return tuple(zip(zip(*cross_kv, strict=True), past or [None] * len(blocks), strict=True))
 
 
 def causal_mask(queries: Int[Array, "B T"], keys: Int[Array, "B S"]) -> Bool[Array, "B 1 T S"]:
     """Returns True where a query may attend to a key: at its own position and at earlier ones.
 
-    Padding, at negative positions, attends only to itself, and no other position attends to it.
+    Padding has negative positions. It attends only to itself, and no other position attends to it.
 
     Args:
         queries: int32 [B, T], absolute positions.

@@ -1,4 +1,4 @@
-"""What all ways of generating share: the request, the decoder step by step, the result."""
+"""Defines what greedy decoding, sampling and beam search share."""
 
 import dataclasses
 import functools
@@ -27,14 +27,14 @@ LogitFilter = Callable[
 
 @pytrees.dataclass
 class Generation:
-    """Generated tokens of a batch; under `vmap` with the mapped axes in front.
+    """Generated tokens of a batch. Under `vmap` the mapped axes come first.
 
     Attributes:
         tokens: int32 [B, T], T = max_new_tokens, padded with end-of-text.
         lengths: int32 [B], number of tokens before the end-of-text.
-        logprobs: float32 [B, T], natural-log probability of each token under the rules, at
-            temperature 1, that of the end-of-text included; 0 at padding.
-        no_speech_prob: float32 [B]; NaN unless asked for.
+        logprobs: float32 [B, T], natural-log probability of each token and of the end-of-text,
+            under the rules and at temperature 1; 0 at padding.
+        no_speech_prob: float32 [B], probability of no speech; NaN unless `no_speech` was given.
 
     Example:
         ```python
@@ -49,18 +49,20 @@ class Generation:
     no_speech_prob: Float[Array, "*axes B"]
 
     @classmethod
-    def of(
+    def from_tokens(
         cls,
         tokens: Int[Array, "B T"],
         logprobs: Float[Array, "B T"],
         no_speech_prob: Float[Array, "B"],
         eot: int,
     ) -> "Generation":
-        """Makes the result of padded tokens and their log-probabilities."""
+        """Builds a generation from padded tokens and their log-probabilities."""
         return cls(tokens, (jnp.cumsum(tokens == eot, -1) == 0).sum(-1), logprobs, no_speech_prob)
 
     def check_finite(self) -> "Generation":
-        """Returns this generation. Under a trace nothing is checked.
+        """Returns this generation, unless its logits were not finite.
+
+        Under a trace there are no numbers to check.
 
         Raises:
             ValueError: a token was chosen among logits that are not finite.
@@ -69,7 +71,7 @@ class Generation:
             raise ValueError(
                 "logits: expected finite numbers, got NaN or infinity while generating. Check the "
                 "edits, or load the model with dtype='float32' if it was float16. `model.decode` "
-                "under the same edits returns the logits themselves."
+                "with the same edits returns the logits."
             )
         return self
 
@@ -79,7 +81,7 @@ class Generation:
         return self.logprobs.sum(-1) / (self.lengths + 1)
 
     def __repr__(self) -> str:
-        if not self._is_readable():
+        if not self._has_numbers():
             return f"Generation(tokens={self.tokens!r})"
         n_max = self.tokens.shape[-1]
         lengths = display.listed(np.ravel(self.lengths).tolist())
@@ -87,7 +89,7 @@ class Generation:
         return f"Generation({lengths} of {n_max} tokens, mean log-probability {logprobs})"
 
     def _repr_html_(self) -> str:
-        if not self._is_readable():
+        if not self._has_numbers():
             return display.code(repr(self))
         columns = (self.lengths, self.avg_logprob, self.no_speech_prob)
         rows = [
@@ -97,8 +99,8 @@ class Generation:
         head = ("row", "tokens", "mean log-probability", "no-speech probability")
         return display.table(head, rows)
 
-    def _is_readable(self) -> bool:
-        # JAX puts tracers and other things than arrays into pytrees.
+    def _has_numbers(self) -> bool:
+        # JAX also builds generations of tracers and of objects that are not arrays.
         arrays = self.tokens, self.lengths, self.logprobs, self.no_speech_prob
         is_array = all(isinstance(array, jax.Array | np.ndarray) for array in arrays)
         return is_array and not is_traced(arrays)
@@ -119,18 +121,18 @@ class Settings:
 
 @pytrees.dataclass
 class Request:
-    """Checked inputs of a generation; new values of its arrays never retrace.
+    """The checked inputs of a generation. New values of its arrays never retrace.
 
     Attributes:
         prompt: int32 [B, T0].
         positions: int32 [B, T0], absolute; negative at padding.
         memory: encoded audio.
-        blocks: unstacked decoder layers; None to scan.
+        blocks: unstacked decoder layers. None: scan the stacked layers.
         edits: edits of decoder sites.
         rules: constraints on the logits.
         n_new: most tokens to generate.
         eot: id of the end-of-text.
-        no_speech: column of the prompt and id whose probability to return.
+        no_speech: column of the prompt and the id whose probability after it to return.
     """
 
     prompt: Int[Array, "B T0"]
@@ -144,7 +146,9 @@ class Request:
     no_speech: tuple[int, int] | None = pytrees.field(pytree_node=False)
 
     @classmethod
-    def of(cls, model: Whisper, memory: Memory, prompt: Any, settings: Settings) -> "Request":
+    def from_arguments(
+        cls, model: Whisper, memory: Memory, prompt: Any, settings: Settings
+    ) -> "Request":
         """Checks the arguments of a generation.
 
         Raises:
@@ -163,7 +167,7 @@ class Request:
         edits, _ = check_taps("decoder", s.edits, None, spec)
         unroll = unrolls_layers(config) if s.unroll is None else s.unroll
         blocks = unstack_once(model.decoder, model.decoder.blocks) if unroll else None
-        # NumPy arrays at this point, but JAX arrays in the compiled functions that read them.
+        # Compiled functions receive these NumPy arrays as JAX arrays, so the type is right there.
         prompt, positions = cast(Array, prompt), cast(Array, positions)
         return cls(
             prompt, positions, memory, blocks, edits, s.rules, s.max_new_tokens, eot, s.no_speech
@@ -218,7 +222,7 @@ def _check_no_speech(no_speech: tuple[int, int], n_prompt: int, n_vocab: int) ->
 
 @dataclasses.dataclass(frozen=True)
 class DecodingSession:
-    """The decoder of one generation, with what stays the same from step to step."""
+    """Runs the decoder step by step. The fields stay the same during one generation."""
 
     model: Whisper
     memory: Memory
@@ -226,8 +230,8 @@ class DecodingSession:
     blocks: Any
 
     @classmethod
-    def of(cls, model: Whisper, request: Request) -> "DecodingSession":
-        """Brings memory and layers into one layout: unstacked if the request has `blocks`."""
+    def from_request(cls, model: Whisper, request: Request) -> "DecodingSession":
+        """Returns a session whose memory is unstacked if the request has unstacked layers."""
         if request.blocks is None:
             return cls(model, request.memory.stacked(), request.edits, model.decoder.blocks)
         return cls(model, request.memory.unstacked(), request.edits, request.blocks)
@@ -251,12 +255,12 @@ class DecodingSession:
         start: Int[Array, ""],
         no_speech: tuple[int, int] | None = None,
     ) -> tuple[Float[Array, "B V"], Cache, Float[Array, "B"]]:
-        """Feeds tokens into the slots from `start` on.
+        """Decodes tokens, whose keys and values fill the cache from slot `start` on.
 
         Returns:
             Logits after the last token, the updated cache, and the no-speech probability.
         """
-        x, advanced, tap, _ = self.model.decoder.residual(
+        x, updated, tap, _ = self.model.decoder.residual(
             tokens,
             positions,
             self.memory,
@@ -265,15 +269,15 @@ class DecodingSession:
             cache.at(start, positions),
             self.blocks,
         )
-        assert advanced is not None  # because a cache went in
+        assert updated is not None  # `residual` returns a cache if it receives one
         logits = self._logits(x, tap, tokens.shape[1] - 1)
         if no_speech is None:
-            return logits, advanced, jnp.full(tokens.shape[0], jnp.nan)
+            return logits, updated, jnp.full(tokens.shape[0], jnp.nan)
         column, token = no_speech
-        return logits, advanced, jax.nn.softmax(self._logits(x, tap, column))[:, token]
+        return logits, updated, jax.nn.softmax(self._logits(x, tap, column))[:, token]
 
     def _logits(self, x: Float[Array, "B T D"], tap: Tap, column: int) -> Float[Array, "B V"]:
-        """Unembeds one column of the residual stream, at its own position."""
+        """Returns the logits after one column. Edits of the head receive the column's position."""
         columns = slice(column, column + 1)
         tap = dataclasses.replace(tap, positions=tap.positions[:, columns], acts={})
         return self.model.decoder.head(x[:, columns], tap)[:, 0]

@@ -1,33 +1,33 @@
-"""Short texts and small tables for people: `repr` lines, and HTML for notebooks."""
+"""Formats short texts for `repr`, and small HTML tables for notebooks."""
 
 import html
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-_MOST_LISTED = 4
-_MOST_CHARACTERS = 60
+_MAX_LISTED = 4
+_MAX_CHARACTERS = 60
 
 
 def listed(values: Sequence[Any]) -> str:
-    """Returns values in one line; a long list is cut.
+    """Returns the first four values in one line, and the number of the others.
 
     Example:
         >>> listed([7, 12, 9, 11, 30, 2])
         '7, 12, 9, 11 and 2 more'
     """
-    text = ", ".join(map(str, values[:_MOST_LISTED]))
-    more = len(values) - _MOST_LISTED
+    text = ", ".join(map(str, values[:_MAX_LISTED]))
+    more = len(values) - _MAX_LISTED
     return f"{text} and {more} more" if more > 0 else text
 
 
 def shortened(text: str) -> str:
-    """Returns a text, cut to 60 characters.
+    """Returns a text, cut to at most 60 characters.
 
     Example:
         >>> len(shortened("a" * 100))
         60
     """
-    return text if len(text) <= _MOST_CHARACTERS else f"{text[: _MOST_CHARACTERS - 1]}…"
+    return text if len(text) <= _MAX_CHARACTERS else f"{text[: _MAX_CHARACTERS - 1]}…"
 
 
 def table(head: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:

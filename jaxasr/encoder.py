@@ -1,4 +1,4 @@
-"""The audio encoder: two convolutions, then self-attention over 1,500 frames of 20 ms."""
+"""Defines the audio encoder: two convolutions, then layers over 1,500 frames of 20 ms."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,16 +17,16 @@ from jaxasr.taps import Edits, Readout, Tap
 
 
 class Encoder(nnx.Module):
-    """Turns a log-mel spectrogram into the audio's representation, one vector per 20 ms."""
+    """Encodes a log-mel spectrogram as one vector per 20 ms."""
 
     def __init__(self, config: Config, rngs: nnx.Rngs):
-        state, n_layer, n_head = config.n_audio_state, config.n_audio_layer, config.n_audio_head
-        self.conv1 = _conv(config, config.n_mels, state, 1, rngs)
-        self.conv2 = _conv(config, state, state, 2, rngs)
-        positions = sinusoids(config.n_audio_ctx, state)
+        width, n_layer, n_head = config.n_audio_state, config.n_audio_layer, config.n_audio_head
+        self.conv1 = _conv(config, config.n_mels, width, 1, rngs)
+        self.conv2 = _conv(config, width, width, 2, rngs)
+        positions = sinusoids(config.n_audio_ctx, width)
         self.positional_embedding = nnx.Param(jnp.asarray(positions, config.param_dtype))
-        self.blocks = stacked_blocks(config, n_layer, state, n_head, False, rngs)
-        self.ln_post = layer_norm(config, state, rngs)
+        self.blocks = stacked_blocks(config, n_layer, width, n_head, False, rngs)
+        self.ln_post = layer_norm(config, width, rngs)
 
     def __call__(
         self,
@@ -39,11 +39,12 @@ class Encoder(nnx.Module):
         """Encodes a batch of windows.
 
         Args:
-            mel: log-mel spectrogram [B, M, F], S = F / 2.
+            mel: log-mel spectrogram [B, M, F]; the output has S = F / 2 frames.
             edits: edits of encoder sites.
             readout: what to return of the activations.
             unroll: layers per step of the scan.
-            blocks: unstacked layers, so that no layer copies its weights; None scans.
+            blocks: unstacked layers, which run without copying weights. None: scan the stacked
+                layers of the encoder.
 
         Returns:
             The encoder output [B, S, D], and what `readout` keeps, `{site: [L, B, ...]}`.
@@ -67,17 +68,18 @@ class Encoder(nnx.Module):
     def stem(self, mel: Float[Array, "B M F"], tap: Tap) -> Float[Array, "B S D"]:
         """Runs the convolutions and adds the positions."""
         x = jnp.swapaxes(mel, 1, 2)
-        # `conv1` and `conv2` are the modules' own outputs, before GELU, as a hook on the reference
-        # implementation records them (decision 5).
+        # The sites `conv1` and `conv2` are before GELU, as in a hook on the convolutions of
+        # openai/whisper (decision 5).
         x = gelu(tap("conv1", self.conv1(x), _frame_positions(mel.shape[0], mel.shape[-1])))
         x = gelu(tap("conv2", self.conv2(x)))
         return tap("embed", x + self.positional_embedding[...].astype(x.dtype))
 
 
 def sinusoids(length: int, channels: int) -> Float[np.ndarray, "length channels"]:
-    """Returns the encoder's fixed positions: sines in the first half of the channels, then cosines.
+    """Returns fixed position embeddings: sines in the first half of the channels, then cosines.
 
-    Source: openai/whisper `model.py`, `sinusoids`. The last of an odd number of channels is 0.
+    Source: openai/whisper `model.py`, `sinusoids`. If the number of channels is odd,
+    the last channel is 0.
     """
     half = channels // 2
     step = np.log(10_000) / (half - 1) if half > 1 else 0.0
@@ -93,7 +95,7 @@ def _conv(config: Config, n_in: int, n_out: int, stride: int, rngs: nnx.Rngs) ->
         n_out,
         (3,),
         strides=stride,
-        # "SAME" would pad the end only where the stride is 2; torch pads one frame on both sides.
+        # As in torch, one frame on both sides. "SAME" would pad only the end if the stride is 2.
         padding=((1, 1),),
         conv_general_dilated=convolve,
         dtype=config.dtype,
@@ -106,5 +108,5 @@ def _frame_positions(n_rows: int, n_frames: int) -> Int[Array, "B S"]:
     return jnp.broadcast_to(jnp.arange(n_frames, dtype=jnp.int32), (n_rows, n_frames))
 
 
-def _run_block(block: Callable, extra: Any, x: Array, tap: Tap) -> tuple[Array, None]:
+def _run_block(block: Callable, layer_input: Any, x: Array, tap: Tap) -> tuple[Array, None]:
     return block(x, tap)

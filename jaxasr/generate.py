@@ -34,43 +34,42 @@ def generate(
 ) -> Generation:
     """Generates tokens after `prompt`: greedily, by sampling, or by beam search.
 
-    Usable under `jit` and `vmap`; a batch of edits then shares one memory. Elsewhere it compiles
-    once for each structure of its arguments. `Recogniser.generate` returns texts, too.
+    It works under `jit` and `vmap`, where a batch of edits shares one memory. Outside of them it
+    compiles once for each structure of its arguments. `Recogniser.generate` also returns texts.
 
     Args:
         model: the model.
         memory: encoded audio of B rows.
-        prompt: ids [B, T0]. Pad shorter rows on the left, with negative `positions` there.
+        prompt: ids [B, T0]. Pad shorter rows on the left and give the padding negative `positions`.
         max_new_tokens: most tokens to generate per row.
-        edits: `{site: edit}` for decoder sites. They act at their absolute position, in the prompt
-            and after it.
-        rules: `rules(logits, tokens, n_tokens, n_prompt)` returns the logits [B, V] of the next
-            token, changed; see `jaxasr.rules_for`. None: no constraint.
-        temperature: 0 chooses the likeliest token, above 0 samples.
+        edits: `{site: edit}` for decoder sites. They act in the prompt and after it.
+        rules: `rules(logits, tokens, n_tokens, n_prompt)` receives the logits [B, V] of the next
+            token and returns constrained ones; see `jaxasr.rules_for`. None: no constraint.
+        temperature: 0 for the likeliest token, above 0 for a sample.
         key: random key of the samples.
         beam_size: number of beams of a beam search; None: no beam search. Patience and length
             penalty are arguments of `jaxasr.beam.beam_search`.
         positions: absolute positions [B, T0]; None: 0 to T0 - 1.
-        eot: id of the end-of-text; None: that of the released vocabularies.
+        eot: id of the end-of-text. None: the id in the released vocabularies.
         no_speech: `(column, id)`, to return the probability of token `id` after that column of the
             prompt.
-        unroll: loop over layers instead of scanning them. This compiles more slowly, but no step
-            copies a weight. None: up to 12 layers.
-        leader: int [B], lock-step decoding: row b consumes the tokens chosen by row `leader[b]`,
-            and `leader[b] == b` decodes freely. A led row returns its leader's `tokens` and
-            `lengths`, with its own `logprobs` of these tokens. An edit that reads across rows, such
-            as `interventions.edits.FromRow`, can so patch from a second recording during decoding.
-        axis_name: name of the enclosing `vmap`'s axis. All members then run one loop that ends with
-            the last of them; without a name, every step copies every cache.
+        unroll: loop over layers instead of scanning them. A loop compiles more slowly, but no step
+            copies weights. None: loop over at most 12 layers, scan more.
+        leader: int [B], for decoding in lock-step. Row b continues with the tokens that row
+            `leader[b]` chooses; a row that leads itself decodes freely. The `logprobs` of a row are
+            those that the row gives to the tokens of its leader. Edits that read across rows, such
+            as `interventions.edits.FromRow`, can thus patch from a second recording.
+        axis_name: name of the axis of the enclosing `vmap`. With a name, generation stops when all
+            mapped members have ended. Without one, every step copies all caches.
 
     Returns:
         Tokens [B, T] with T = max_new_tokens, their number and log-probabilities, and the no-speech
         probability.
 
     Raises:
-        ValueError: prompt and new tokens exceed the decoder's context; unknown ids; edits that
-            never fire; a beam search with a temperature, a leader or an axis name; a leader that is
-            led itself; or, outside of `jit` and `vmap`, logits that are not finite.
+        ValueError: more tokens than the decoder's context, unknown ids, edits that never fire, or
+            a leader that follows another row. A beam search takes no temperature, leader or axis
+            name. Outside of `jit` and `vmap` also: logits that are not finite.
 
     Example:
         ```python
@@ -83,7 +82,7 @@ def generate(
     """
     settings = Settings(max_new_tokens, edits, rules, positions, eot, no_speech, unroll)
     if beam_size is None:
-        request = Request.of(model, memory, prompt, settings)
+        request = Request.from_arguments(model, memory, prompt, settings)
         return sample(
             model, request, temperature=temperature, key=key, leader=leader, axis_name=axis_name
         )

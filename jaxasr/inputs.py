@@ -1,4 +1,4 @@
-"""Checks of the arrays that enter a model, before anything is compiled."""
+"""Checks the arrays that enter a model before anything is compiled."""
 
 from typing import Any
 
@@ -43,7 +43,7 @@ def check_tokens(config: Config, tokens: Any, memory: Memory) -> Tokens:
 
     Raises:
         ValueError: wrong shape or type, ids outside the vocabulary, more tokens than the decoder's
-            context, or a batch of another size than that of `memory`.
+            context, or another batch size than `memory`.
     """
     tokens = _as_array(tokens)
     if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer) or 0 in tokens.shape:
@@ -70,7 +70,7 @@ def check_positions(config: Config, tokens: Tokens, positions: Any) -> Tokens:
     """Returns `positions` as int32; None counts from 0 in each row.
 
     Raises:
-        ValueError: another shape than that of `tokens`, or a position past the decoder's context.
+        ValueError: another shape than `tokens`, or a position past the decoder's context.
     """
     if positions is None:
         return np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
@@ -89,5 +89,5 @@ def check_positions(config: Config, tokens: Tokens, positions: Any) -> Tokens:
 
 
 def _as_array(x: Any) -> Any:
-    # What is not yet on a device stays in NumPy, where no check and no cast has to be compiled.
+    # Keeps NumPy arrays in NumPy, where checks and casts need no compilation.
     return x if isinstance(x, jax.Array) else (jnp if is_traced(x) else np).asarray(x)

@@ -1,4 +1,4 @@
-"""Languages of multilingual checkpoints: codes, English names, and scripts without spaces."""
+"""Lists the languages of multilingual checkpoints by code and English name."""
 
 from typing import Any
 
@@ -24,13 +24,15 @@ moldavian, ro moldovan, si sinhalese, es castilian, zh mandarin
 """
 
 
-def _table(text: str) -> list[tuple[str, str]]:
+def _parsed(text: str) -> list[tuple[str, str]]:
+    """Returns the (code, name) pairs of a text such as "en english, zh chinese"."""
     entries = [entry.strip().partition(" ") for entry in text.replace("\n", " ").split(",")]
     return [(code, name) for code, _, name in entries]
 
 
-LANGUAGES: dict[str, str] = dict(_table(_NAMES))
-_CODES: dict[str, str] = {name: code for code, name in _table(_NAMES) + _table(_ALIASES)}
+LANGUAGES: dict[str, str] = dict(_parsed(_NAMES))
+_CODES: dict[str, str] = {name: code for code, name in _parsed(_NAMES) + _parsed(_ALIASES)}
+# Languages that are written without spaces between words.
 WITHOUT_SPACES = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
 
 

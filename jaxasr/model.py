@@ -1,4 +1,4 @@
-"""Whisper as a pytree: `encode` and `decode` take edits and return activations."""
+"""Defines the Whisper model, whose passes take edits and return activations."""
 
 import functools
 from typing import Any
@@ -21,15 +21,15 @@ Taps = tuple[Edits, Readout]
 
 
 class Whisper(nnx.Module):
-    """A Whisper model: audio encoder and text decoder.
+    """A Whisper model, with an audio encoder and a text decoder.
 
-    `encode` and `decode` are pure functions of the model, usable under `jit`, `vmap`, `grad` and
-    `scan`. Outside of these they compile themselves, once for each structure of edits and readout
-    (see `jaxasr.compiled`).
+    `encode` and `decode` are pure functions of the model and work under `jit`, `vmap`, `grad` and
+    `scan`. Outside of these, each call compiles once for each structure of edits and readout (see
+    `jaxasr.compiled`).
 
     Args:
         config: dimensions and dtypes.
-        rngs: random numbers of the initial weights. `jaxasr.load` replaces them.
+        rngs: random number generators of the initial weights, which `jaxasr.load` replaces.
 
     Example:
         ```python
@@ -53,7 +53,7 @@ class Whisper(nnx.Module):
 
     @property
     def summary(self) -> str:
-        """Layers, width, heads, parameters and dtype in one line."""
+        """One line about the size of the model, as its `repr` shows it."""
         c = self.config
         heads = "+".join(str(n) for n in dict.fromkeys((c.n_audio_head, c.n_text_head)))
         return (
@@ -77,12 +77,12 @@ class Whisper(nnx.Module):
                 3,000 frames of 10 ms in released models.
             edits: `{site: edit}` for encoder sites.
             readout: what to return of the activations: `jaxasr.select`, `reduce` or `merge`.
-            unroll: layers per step of the scan. More of them run faster and compile more slowly.
+            unroll: layers per step of the scan. More layers run faster and compile more slowly.
             unstacked: return keys and values as tuples with one array per layer, the layout that
                 `generate` reads. `Memory.stacked()` restores the layer axis.
 
         Returns:
-            The encoded audio, for `decode` and `generate`; and what `readout` keeps,
+            The encoded audio for `decode` and `generate`, and what `readout` keeps,
             `{site: [L, B, ...]}`.
 
         Raises:
@@ -124,7 +124,7 @@ class Whisper(nnx.Module):
             unroll: layers per step of the scan.
 
         Returns:
-            Logits [B, T, V] after every token, float32 or wider; and what `readout` keeps,
+            Logits [B, T, V] after every token, float32 or wider, and what `readout` keeps,
             `{site: [L, B, ...]}`.
 
         Raises:
@@ -164,9 +164,10 @@ class Whisper(nnx.Module):
 
 
 def full_precision(model: Whisper) -> Any:
-    """Returns a context in which float32 products are exact to float32.
+    """Returns a context that computes float32 products in full float32 precision.
 
-    By default accelerators multiply float32 matrices in TF32 or bfloat16.
+    By default, accelerators multiply float32 matrices in TF32 or bfloat16. A bfloat16 model keeps
+    this default.
     """
     return jax.default_matmul_precision(
         "default" if model.config.dtype == "bfloat16" else "highest"
@@ -174,7 +175,7 @@ def full_precision(model: Whisper) -> Any:
 
 
 def _unstacked(stack: Encoder | Decoder) -> tuple[Any, ...] | None:
-    # The same cached layers that `generate` reads: weights are copied once, not at every pass.
+    # `generate` uses the same cached layers, so the weights are copied only once.
     if n_layers(stack.blocks) > MAX_UNROLLED_LAYERS:
         return None
     return unstack_once(stack, stack.blocks)

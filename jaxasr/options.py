@@ -1,4 +1,4 @@
-"""Options of a transcription."""
+"""Defines the options of a transcription."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,38 +8,42 @@ from jaxasr.segments import DecodedWindow
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Options of a transcription. By default each window is decoded once, greedily and separately.
+    """Options of a transcription. By default each window is decoded once and greedily.
 
     Attributes:
-        language: code or English name. None: detect it from the first window (multilingual
-            checkpoints).
+        language: code or English name. None: detect the language from the first window
+            (multilingual checkpoints).
         task: "transcribe", or "translate" into English.
         timestamps: generate timestamps and split the recording at them. False: decode windows of
             30 s in batches.
-        word_timestamps: also find word times, see `jaxasr.alignment.words`. They do not change the
-            text.
+        word_timestamps: also find word times, see `jaxasr.alignment.words`. The text stays the
+            same.
         beam_size: number of beams at temperature 0. None: greedy.
-        temperature: sampling temperature; 0 is greedy. Of a sequence, each temperature is tried
-            until a window passes the next two thresholds.
-        compression_ratio_threshold: a window above it is repetitive and fails. None: never.
-        logprob_threshold: a window with a mean log-probability below it fails. None: never.
-        no_speech_threshold: a window above it, with a mean log-probability below
-            `logprob_threshold`, is silence and is left out. None: never.
+        temperature: sampling temperature; 0 is greedy. A sequence is tried in order until the
+            window passes the next two thresholds.
+        compression_ratio_threshold: a text with a higher compression ratio is repetitive and fails.
+            None: no text fails by its ratio.
+        logprob_threshold: a text with a lower mean log-probability fails. None: no text fails by
+            its probability.
+        no_speech_threshold: a window with a higher no-speech probability is silence and is left
+            out, unless its mean log-probability exceeds `logprob_threshold`. None: no window is
+            left out.
         condition_on_previous_text: prompt each window with the text generated so far.
         initial_prompt: text or token ids that precede the first window.
-        suppress: token ids to suppress, see `jaxasr.rules.rules_for`.
-        suppress_blank: suppress a blank text, see `jaxasr.rules.rules_for`.
-        max_initial_timestamp: largest first timestamp in seconds, see `jaxasr.rules.rules_for`.
-        max_new_tokens: most tokens per window. After previous text the context has room for 221
-            tokens (220 without timestamps).
-        padding: padding after the end of the recording. "audio" pads samples with zeros, and each
-            window is normalised separately, as in `log_mel`. "features" pads features with zeros,
-            normalised over the whole recording, as in openai/whisper and faster-whisper.
-        batch_size: windows per batch, where windows are decoded in batches.
+        suppress: ids of tokens never to generate, see `jaxasr.rules.rules_for`.
+        suppress_blank: forbid an end-of-text or a space as the first token of a window.
+        max_initial_timestamp: latest first timestamp of a window in seconds. None: no limit.
+        max_new_tokens: most tokens per window. After previous text, the context of a multilingual
+            model has room for 221 tokens (220 without timestamps).
+        padding: what follows the end of the recording. "audio": zero samples; each window is
+            normalised separately, as in `log_mel`. "features": zero features; the recording is
+            normalised as a whole, as in openai/whisper and faster-whisper.
+        batch_size: windows per batch. Used if windows are decoded without timestamps and without
+            previous text.
         seed: random seed of sampling.
 
     Raises:
-        ValueError: naming the option that is out of range.
+        ValueError: an option is out of range; the message gives its name.
 
     Example:
         >>> Options(temperature=(0, 0.2)).temperatures
@@ -89,7 +93,7 @@ class Options:
         return (float(self.temperature),)
 
     def failed(self, decoded: DecodedWindow) -> bool:
-        """Returns whether to try a higher temperature; a silent window does not fail."""
+        """Returns whether to try the next temperature. Silence does not fail."""
         unlikely = (
             self.logprob_threshold is not None and decoded.avg_logprob < self.logprob_threshold
         )

@@ -1,4 +1,4 @@
-"""Frozen dataclasses that are pytrees."""
+"""Makes frozen dataclasses that are pytrees."""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,10 +14,10 @@ _Class = TypeVar("_Class", bound=type)
 def dataclass(cls: _Class | None = None, **options: Any) -> _Class | Callable[[_Class], _Class]:
     """Makes a class a frozen dataclass and a pytree, like `flax.struct.dataclass`.
 
-    In JAX 0.10, two types registered by `jax.tree_util.register_dataclass`, as flax does, compare
-    equal as structures when they have the same number of fields. A user's own `jax.jit` that takes
-    both can then run one as the other (one pair in 128). Types made here never compare equal.
-    `jaxasr` and `interventions` themselves compile both kinds correctly.
+    Flax registers types by `jax.tree_util.register_dataclass`. In JAX 0.10 the structures of two
+    such types are equal if both have equally many fields. A function under `jax.jit` can then run
+    one type as the other, which happens for one pair of types in 128. Types made here always
+    differ. The functions of `jaxasr` and `interventions` compile both correctly.
 
     Args:
         cls: class with annotated fields. Fields made by `field(pytree_node=False)` are static, all
@@ -37,10 +37,11 @@ def dataclass(cls: _Class | None = None, **options: Any) -> _Class | Callable[[_
         >>> jax.tree.leaves(Shift(2.0))
         [2.0]
     """
-    return _registered(cls, **options) if cls is not None else lambda c: _registered(c, **options)
+    return _register(cls, **options) if cls is not None else lambda c: _register(c, **options)
 
 
-def _registered(cls: Any, **options: Any) -> Any:
+def _register(cls: Any, **options: Any) -> Any:
+    """Returns `cls` as a frozen dataclass that is registered as a pytree."""
     if cls.__dict__.get("_is_pytree_dataclass"):
         return cls
     cls = dataclasses.dataclass(**{**options, "frozen": True})(cls)
@@ -62,7 +63,7 @@ def _registered(cls: Any, **options: Any) -> Any:
     def unflatten(rest: tuple[Any, ...], parts: Any) -> Any:
         if hasattr(cls, "__post_init__"):
             return cls(**dict(zip((*static, *children), (*rest, *parts), strict=True)))
-        # Not by the constructor, because JAX also puts other things than arrays into pytrees.
+        # Skips the constructor, because JAX also puts other objects than arrays into pytrees.
         value = object.__new__(cls)
         for name, part in zip((*static, *children), (*rest, *parts), strict=True):
             object.__setattr__(value, name, part)

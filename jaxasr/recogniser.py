@@ -1,4 +1,4 @@
-"""A model with its tokenizer and its checkpoint: what `jaxasr.load` returns."""
+"""Defines the recogniser that `jaxasr.load` returns: a model with its tokenizer."""
 
 import dataclasses
 import os
@@ -36,7 +36,7 @@ class Recogniser:
     Attributes:
         model: the model, a pytree.
         tokenizer: converts between text and token ids.
-        checkpoint: source of the weights, and the other settings of its files.
+        checkpoint: source of the weights, and settings such as its alignment heads.
 
     Example:
         ```python
@@ -73,9 +73,9 @@ class Recogniser:
 
     @property
     def alignment_heads(self) -> Heads:
-        """(layer, head) of the cross-attention heads that give word times.
+        """`(layer, head)` pairs of the cross-attention heads that give word times.
 
-        Those of the checkpoint; if it names none, all heads of the upper half of the decoder.
+        If the checkpoint names none, they are all heads of the upper half of the decoder.
         """
         return self.checkpoint.alignment_heads or default_heads(self.config)
 
@@ -92,12 +92,12 @@ class Recogniser:
         Args:
             audio: 16 kHz samples (`jaxasr.load_audio`), or a file.
             edits: `{site: edit}` for sites of both stacks, applied to every window.
-            progress: called with the seconds that are done and the seconds in all.
+            progress: called with the seconds transcribed so far and the duration in seconds.
             options: fields of `jaxasr.Options`: language, task, timestamps, word_timestamps,
                 temperature and others.
 
         Returns:
-            Text, segments and language; words with times if `word_timestamps`.
+            Text, segments and language, and with `word_timestamps` also words with times.
 
         Raises:
             ValueError: an unknown option or site, a wrong value, or audio that cannot be read.
@@ -148,14 +148,14 @@ class Recogniser:
                 `asr.tokenizer.prompt()`.
             max_new_tokens: most tokens to generate per row.
             edits: `{site: edit}` for decoder sites.
-            rules: constraints on the logits. None: those of openai/whisper, with the grammar of
-                timestamps if the prompt asks for timestamps.
+            rules: constraints on the logits. None: the rules of openai/whisper, which cover
+                timestamps if the prompt asks for them.
 
         Returns:
             Ids, text, mean log-probability and no-speech probability of each row.
 
         Raises:
-            ValueError: as `jaxasr.generate`.
+            ValueError: as in `jaxasr.generate`.
 
         Example:
             ```python
@@ -174,15 +174,15 @@ class Recogniser:
 
         Args:
             audio: 16 kHz samples (`jaxasr.load_audio`), or a file.
-            text: what is spoken. Words that are not spoken get times, too, with a low probability.
-            language: language of the text, a code or an English name. None detects it
+            text: the spoken text. A word that is not spoken also gets times, but a low probability.
+            language: language of the text, a code or an English name. None: detect the language
                 (multilingual checkpoints).
-            heads: (layer, head) of the cross-attention to read. None: those of the checkpoint; if
-                it names none, those that `choose_heads` finds for this recording and text.
+            heads: `(layer, head)` pairs of cross-attention heads. None: the heads of the
+                checkpoint. If it names none, `choose_heads` chooses them for this recording.
 
         Returns:
-            Words in order, with `start` and `end` in seconds, and as `probability` the mean over
-            the word's tokens of the probability that the model gives them.
+            Words in order, with `start` and `end` in seconds and with the mean probability of
+            their tokens.
 
         Raises:
             ValueError: no words in the text, more text than fits the recording, an unknown
@@ -204,17 +204,17 @@ class Recogniser:
     ) -> Heads:
         """Chooses cross-attention heads for word times, for a checkpoint that names none.
 
-        Needs no labels: it transcribes the recordings and scores each head by how well it alone
-        follows the speech while the decoder reads the transcript (see
+        No labels are needed. The model transcribes the recordings, and each head is scored by how
+        well it follows the speech while the decoder reads the transcript (see
         `jaxasr.alignment.choose_heads`). Ten recordings or more give a stable choice.
 
         Args:
             audios: recordings of speech of any length: 16 kHz samples, or files.
-            language: a code or an English name; None detects it (multilingual checkpoints).
+            language: a code or an English name. None: detect it (multilingual checkpoints).
             n: number of heads; None: the number of heads per decoder layer.
 
         Returns:
-            (layer, head) of each chosen head.
+            The `(layer, head)` pair of each chosen head.
 
         Raises:
             ValueError: no recording with speech, or `n` out of range.
@@ -236,10 +236,10 @@ class Recogniser:
     def with_alignment_heads(self, heads: Heads) -> "Recogniser":
         """Returns the same recogniser with other alignment heads.
 
-        `jaxasr.save` keeps them in `generation_config.json`.
+        `jaxasr.save` writes the heads to `generation_config.json`.
 
         Args:
-            heads: (layer, head) of cross-attention heads.
+            heads: `(layer, head)` pairs of cross-attention heads.
 
         Raises:
             ValueError: a layer or head that the decoder does not have.
@@ -263,9 +263,9 @@ def load(
     """Loads a recogniser.
 
     Args:
-        name: resolved in this order: a path (Hugging Face folder, CTranslate2 folder, OpenAI
-            `.pt` file); a size carried by an installed package, such as `"tiny.en"`; a name in the
-            Hugging Face cache; a name on the hub, such as `"openai/whisper-small"`.
+        name: a path (Hugging Face folder, CTranslate2 folder or OpenAI `.pt` file); or else a size
+            that an installed package contains, such as `"tiny.en"`; or else a name in the cache of
+            Hugging Face or on its hub, such as `"openai/whisper-small"`.
         dtype: dtype of activations: "float32", "bfloat16" or "float16".
         param_dtype: dtype of weights; None: `dtype`.
 
@@ -273,8 +273,8 @@ def load(
         The model with its tokenizer and checkpoint.
 
     Raises:
-        WeightsError: a damaged, incomplete or unknown checkpoint; a ValueError whose message gives
-            the remedy.
+        WeightsError: the checkpoint is damaged, incomplete or unknown. The message of this
+            ValueError gives the remedy.
 
     Example:
         ```python

@@ -1,4 +1,4 @@
-"""Constraints on the next token: suppressed ids, no blank start, and the grammar of timestamps.
+"""Masks the tokens that may not come next, such as timestamps out of order.
 
 Source: openai/whisper `decoding.py`: SuppressTokens, SuppressBlank, ApplyTimestampRules.
 """
@@ -18,7 +18,7 @@ from jaxasr.tokenizer import N_TIMESTAMPS, SECONDS_PER_TIMESTAMP, Tokenizer
 class Rules:
     """Masks the logits of tokens that may not come next.
 
-    A pytree, so a compiled loop takes it as an argument.
+    The rules are a pytree, so that a compiled loop can take them as an argument.
 
     Attributes:
         suppress: bool [V], ids that are never generated.
@@ -26,7 +26,7 @@ class Rules:
         max_initial: int32 scalar, latest first timestamp in steps of 20 ms.
         timestamps: whether the grammar of timestamps applies (static).
         eot: id of the end-of-text; smaller ids are text (static).
-        timestamp_begin: id of <|0.00|>. It starts 1,501 timestamps, and later ids are text again
+        timestamp_begin: id of <|0.00|>, the first of 1,501 timestamps. Ids after them are text
             (static).
 
     Example:
@@ -54,12 +54,12 @@ class Rules:
 
         Args:
             logits: logits of the next token [B, V].
-            tokens: a buffer of fixed width [B, T]: prompt, generated tokens, then anything.
-            length: filled columns of `tokens`, the same for all rows.
-            prompt_len: columns of the prompt.
+            tokens: ids [B, T]: prompt, generated tokens, then unused columns.
+            length: number of used columns of `tokens`, the same for all rows.
+            prompt_len: number of columns of the prompt.
 
         Raises:
-            ValueError: `logits` of another vocabulary than that of these rules.
+            ValueError: `logits` has another vocabulary than the rules.
         """
         if logits.shape[-1] != self.suppress.shape[-1]:
             raise ValueError(
@@ -85,8 +85,8 @@ class Rules:
 
         Args:
             logits: logits [B, T, V] after each of `tokens`.
-            tokens: the pass's tokens [B, T].
-            prompt_len: columns of the prompt.
+            tokens: ids [B, T] of the pass.
+            prompt_len: number of columns of the prompt.
 
         Returns:
             The logits with -inf wherever a token may not follow the tokens before it.
@@ -112,6 +112,7 @@ class Rules:
         return (ids >= self.timestamp_begin) & (ids < self.timestamp_begin + N_TIMESTAMPS)
 
     def _bad_start(self) -> Bool[Array, "V"]:
+        """Returns the tokens that may not come first, because a text starts with a timestamp."""
         step = self._ids() - self.timestamp_begin
         return (step < 0) | (step > self.max_initial)
 
@@ -123,27 +124,28 @@ class Rules:
     ) -> Bool[Array, "B V"]:
         """Returns the tokens that would break the grammar of timestamps.
 
-        Timestamps come in pairs, except before the end. They never decrease, and the end of a
-        segment is later than its start.
+        Timestamps come in pairs, except before the end-of-text. They never decrease, and the end of
+        a segment is later than its start.
         """
         index = jnp.arange(tokens.shape[1])
         is_stamp = self._is_time(tokens) & (index >= prompt_len) & (index < length)
-        ends_in_stamp = (is_stamp & (index == length - 1)).any(1, keepdims=True)
-        before = (is_stamp & (index == length - 2)).any(1, keepdims=True)
-        before = before | (length - prompt_len < 2)
-        # A single last timestamp ended a segment: the next one may start at the same time.
-        ended_segment = ends_in_stamp & ~before
-        # Without a timestamp this is column 0, which `too_early` then ignores.
+        last_is_stamp = (is_stamp & (index == length - 1)).any(1, keepdims=True)
+        closes_pair = (is_stamp & (index == length - 2)).any(1, keepdims=True)
+        # Text follows the first timestamp, as it follows a pair.
+        closes_pair = closes_pair | (length - prompt_len < 2)
+        # A last timestamp without a pair ended a segment. The next one may start at the same time.
+        ended_segment = last_is_stamp & ~closes_pair
+        # Column of the latest timestamp; without one it is 0, and `too_early` ignores it.
         latest = jnp.where(is_stamp, index, -1).argmax(1)[:, None]
         earliest = jnp.take_along_axis(tokens, latest, axis=1) + jnp.where(ended_segment, 0, 1)
         ids = self._ids()
         is_time = self._is_time(ids)
         is_text = (ids < self.eot) | ((ids > self.timestamp_begin) & ~is_time)
         too_early = is_stamp.any(1, keepdims=True) & is_time & (ids < earliest)
-        return (ends_in_stamp & before & is_time) | (ended_segment & is_text) | too_early
+        return (last_is_stamp & closes_pair & is_time) | (ended_segment & is_text) | too_early
 
     def _prefer_timestamp(self, logits: Float[Array, "B V"]) -> Float[Array, "B V"]:
-        """Allows only timestamps where all together are likelier than any one text token."""
+        """Allows only timestamps if all of them together are likelier than the best text token."""
         is_text = ~self._is_time(self._ids())
         times = jax.nn.logsumexp(jnp.where(is_text, -jnp.inf, logits), axis=-1, keepdims=True)
         best_text = jnp.where(is_text, logits, -jnp.inf).max(-1, keepdims=True)
@@ -165,14 +167,14 @@ def rules_for(
     suppress_blank: bool = True,
     max_initial_timestamp: int | float | None = 1.0,
 ) -> Rules:
-    """Returns the rules of openai/whisper's `DecodingOptions`, with its defaults.
+    """Returns the rules of openai/whisper, with the defaults of its `DecodingOptions`.
 
     Args:
         tokenizer: tokenizer of the model.
         timestamps: apply the grammar of timestamps; for a prompt without <|notimestamps|>.
-        suppress: ids never to generate, besides the control tokens. -1 stands for the symbols that
-            are not speech. None: no id. The `suppress_tokens` of a Hugging Face generation config
-            have this form.
+        suppress: ids never to generate, in addition to control tokens. -1 stands for all symbols
+            that are not speech. None: no ids, not even control tokens. The `suppress_tokens` of a
+            Hugging Face generation config have this form.
         suppress_blank: forbid an end-of-text or a space as the first token.
         max_initial_timestamp: latest first timestamp in seconds; None: no limit.
 
@@ -218,9 +220,9 @@ def _mask(tokenizer: Tokenizer, ids: Sequence[int]) -> Bool[Array, "V"]:
 
 
 def _to_steps(seconds: int | float | None) -> int:
-    window = 30.0
-    if seconds is not None and not 0 <= seconds <= window:
+    window_s = 30.0
+    if seconds is not None and not 0 <= seconds <= window_s:
         raise ValueError(
-            f"max_initial_timestamp: expected 0 to {window} seconds or None, got {seconds}."
+            f"max_initial_timestamp: expected 0 to {window_s} seconds or None, got {seconds}."
         )
-    return round((window if seconds is None else seconds) / SECONDS_PER_TIMESTAMP)
+    return round((window_s if seconds is None else seconds) / SECONDS_PER_TIMESTAMP)

@@ -1,4 +1,4 @@
-"""Greedy decoding and sampling in one compiled loop."""
+"""Runs greedy decoding and sampling in one compiled loop."""
 
 from collections.abc import Hashable
 from typing import Any
@@ -41,11 +41,11 @@ def check_leader(leader: Any, batch: int) -> Int[Array, "B"]:
     """Returns `leader` as int32.
 
     Raises:
-        ValueError: not one row for each row, an unknown row, or a leader that is led itself.
+        ValueError: `leader` does not have B entries, or names a row that does not lead itself.
     """
     if jnp.shape(leader) != (batch,):
         raise ValueError(
-            f"leader: expected one row for each of {batch} rows, "
+            f"leader: expected one leader for each of {batch} rows, "
             f"got shape {list(jnp.shape(leader))}."
         )
     leader = jnp.asarray(leader, jnp.int32)
@@ -53,7 +53,7 @@ def check_leader(leader: Any, batch: int) -> Int[Array, "B"]:
         rows = np.asarray(leader)
         if rows.min() < 0 or rows.max() >= batch or (rows[rows] != rows).any():
             raise ValueError(
-                f"leader: expected rows from 0 to {batch - 1} whose leader is the row itself, "
+                f"leader: expected rows from 0 to {batch - 1} that lead themselves, "
                 f"got {rows.tolist()}."
             )
     return leader
@@ -68,6 +68,7 @@ def _generate(
     *,
     axis_name: Hashable | None,
 ) -> Generation:
+    """Runs the loop. `n` counts the tokens of each row so far, the prompt included."""
     n_new, eot, rules = request.n_new, request.eot, request.rules
     batch, n_prompt = request.prompt.shape
     tokens = jnp.pad(request.prompt, ((0, 0), (0, n_new)), constant_values=eot)
@@ -81,15 +82,15 @@ def _generate(
     def has_next(state: tuple) -> Array:
         n, _, _, done, *_ = state
         is_open = (~done).any().astype(jnp.int32)
-        # `pmax` over the vmapped axis makes the predicate unbatched. With a batched one, `vmap`
-        # would select over the whole carry, caches included, at every step.
+        # `pmax` over the mapped axis gives all members the same condition. With a condition per
+        # member, `vmap` would copy the whole carry, caches included, at every step.
         is_open = is_open if axis_name is None else jax.lax.pmax(is_open, axis_name)
         return (n < n_prompt + n_new) & (is_open > 0)
 
     def step(state: tuple) -> tuple:
         n, tokens, logprobs, done, cache, logits = state
         token, logprob = choose(logits, tokens, n)
-        # Rows that have ended run on with the batch; their padding is end-of-text and 0.
+        # A row that has ended continues with the batch and appends end-of-text.
         token, logprob = jnp.where(done, eot, token), jnp.where(done, 0.0, logprob)
         tokens = jax.lax.dynamic_update_slice(tokens, token[:, None], (0, n))
         logprobs = jax.lax.dynamic_update_slice(logprobs, logprob[:, None], (0, n - n_prompt))
@@ -98,7 +99,7 @@ def _generate(
         return n + 1, tokens, logprobs, done | (token == eot), cache, logits
 
     with full_precision(model):
-        decoder = DecodingSession.of(model, request)
+        decoder = DecodingSession.from_request(model, request)
         past = Past if axis_name is None else MaskedPast
         cache = decoder.empty_cache(batch, n_prompt + n_new, past)
         logits, cache, no_speech_prob = decoder.advance(
@@ -107,14 +108,14 @@ def _generate(
         logprobs, done = jnp.zeros((batch, n_new), logits.dtype), jnp.zeros(batch, bool)
         state = jnp.int32(n_prompt), tokens, logprobs, done, cache, logits
         _, tokens, logprobs, *_ = jax.lax.while_loop(has_next, step, state)
-    return Generation.of(tokens[:, n_prompt:], logprobs, no_speech_prob, eot)
+    return Generation.from_tokens(tokens[:, n_prompt:], logprobs, no_speech_prob, eot)
 
 
 def _choose_token(
     logits: Float[Array, "B V"], temperature: Float[Array, ""], key: Array
 ) -> Int[Array, "B"]:
     def draw() -> Array:
-        # Under `vmap` both branches run, so a temperature of 0 must not divide by 0.
+        # Under `vmap` both branches run, so this one must not divide by a temperature of 0.
         scaled = logits / jnp.maximum(temperature, 1e-6)
         return jax.random.categorical(key, scaled).astype(jnp.int32)
 
@@ -123,7 +124,7 @@ def _choose_token(
 
 def first_largest(x: Float[Array, "B V"]) -> Int[Array, "B"]:
     """Returns `argmax(x, -1)`, with the same choice among ties and NaN."""
-    # Two reductions that XLA vectorises on a CPU, unlike argmax: seven times as fast for 64 rows
-    # of a vocabulary.
+    # On a CPU, XLA vectorises these two reductions but not argmax. For 64 rows of logits they are
+    # seven times as fast.
     ids = jnp.arange(x.shape[-1], dtype=jnp.int32)
     return jnp.where((x == x.max(-1, keepdims=True)) | jnp.isnan(x), ids, x.shape[-1]).min(-1)

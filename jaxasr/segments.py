@@ -7,13 +7,13 @@ from jaxasr.config import HOP, SAMPLE_RATE
 from jaxasr.tokenizer import Tokenizer
 from jaxasr.transcript import Segment
 
-_MEL_FRAMES_PER_TIMESTAMP = 2
-_FRAME_S = HOP / SAMPLE_RATE  # 10 ms
+_MEL_FRAMES_PER_TIMESTAMP = 2  # timestamps count steps of 20 ms, mel frames 10 ms
+_FRAME_S = HOP / SAMPLE_RATE  # seconds per mel frame: 0.01
 
 
 @dataclasses.dataclass(frozen=True)
 class DecodedWindow:
-    """Tokens generated for one window, and their scores; `Segment` describes the fields."""
+    """The tokens of one window and their scores. `Segment` has the same fields."""
 
     tokens: tuple[int, ...]
     avg_logprob: float
@@ -27,14 +27,14 @@ def split_segments(
 ) -> tuple[list[Segment], int]:
     """Splits a decoded window into segments.
 
-    Two timestamps in a row end a segment. The window cuts off the text after the last such pair,
-    so the next window starts at that pair.
+    Two timestamps in a row end a segment. The text after the last pair may be cut off by the end of
+    the window, so the next window starts at that pair.
 
     Args:
         decoded: the generated tokens.
         tokenizer: the tokenizer of the model.
         seek: first mel frame of the window.
-        n_frames: mel frames of the window that are not padding.
+        n_frames: number of mel frames of the window without padding.
 
     Returns:
         The segments, and the number of mel frames from this window to the next.
@@ -44,23 +44,23 @@ def split_segments(
     is_time = [tokenizer.is_time(id_) for id_ in tokens]
     cuts = [i for i in range(1, len(tokens)) if is_time[i - 1] and is_time[i]]
     if not cuts:
-        times = [id_ - begin for id_, time in zip(tokens, is_time) if time]
+        times = [id_ - begin for id_, is_stamp in zip(tokens, is_time) if is_stamp]
         end = (times[-1] if times else 0) or n_frames / _MEL_FRAMES_PER_TIMESTAMP
-        return _segment(decoded, tokenizer, tokens, seek, 0, end), n_frames
-    # A single timestamp at the end says that only silence follows in this window.
+        return _to_segments(decoded, tokenizer, tokens, seek, 0, end), n_frames
+    # A single timestamp at the end means that only silence follows in this window.
     ends_in_silence = is_time[-2:] == [False, True]
     bounds = [0, *cuts, *([len(tokens)] if ends_in_silence else [])]
     segments = []
-    for a, b in itertools.pairwise(bounds):
-        part = tokens[a:b]
+    for first, stop in itertools.pairwise(bounds):
+        part = tokens[first:stop]
         start, end = max(0, part[0] - begin), part[-1] - begin
-        segments += _segment(decoded, tokenizer, part, seek, start, end)
+        segments += _to_segments(decoded, tokenizer, part, seek, start, end)
     last_end = (tokens[bounds[-1] - 1] - begin) * _MEL_FRAMES_PER_TIMESTAMP
-    # Without progress the same window would be decoded for ever.
+    # A step of 0 would decode the same window again and again.
     return segments, n_frames if ends_in_silence or last_end <= 0 else last_end
 
 
-def _segment(
+def _to_segments(
     decoded: DecodedWindow,
     tokenizer: Tokenizer,
     tokens: tuple[int, ...],
@@ -68,7 +68,10 @@ def _segment(
     start: int,
     end: int | float,
 ) -> list[Segment]:
-    """Returns one segment, or none if it has no text or no length; times are timestamp steps."""
+    """Returns a list of one segment, or of none if the segment has no text or no duration.
+
+    `start` and `end` are timestamp steps after the start of the window.
+    """
     text = tokenizer.decode(tokens)
     if start == end or not text.strip():
         return []

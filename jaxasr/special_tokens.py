@@ -1,4 +1,4 @@
-"""Control tokens of a checkpoint, and the symbols that are not spoken."""
+"""Finds the control tokens of a checkpoint, and lists the symbols that are not spoken."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -14,14 +14,14 @@ _NAMES = {
     "transcribe": ("<|transcribe|>",),
     "startoflm": ("<|startoflm|>",),
     "startofprev": ("<|startofprev|>",),
-    "no_speech": ("<|nospeech|>", "<|nocaptions|>"),  # renamed between checkpoints
+    "no_speech": ("<|nospeech|>", "<|nocaptions|>"),  # the name depends on the checkpoint
     "no_timestamps": ("<|notimestamps|>",),
 }
 
 # Symbols that openai/whisper suppresses by default (`Tokenizer.non_speech_tokens`).
-_PAIRS = "<< >> <<< >>> -- --- -( -[ (' (\" (( )) ((( ))) [[ ]] {{ }} ♪♪ ♪♪♪"
-SYMBOLS = (*'"#()*+/:;<=>@[\\]^_`{|}~「」『』', *_PAIRS.split())
-# Several tokens each; the first of them does not start any letter, so it can be suppressed.
+_LONG_SYMBOLS = "<< >> <<< >>> -- --- -( -[ (' (\" (( )) ((( ))) [[ ]] {{ }} ♪♪ ♪♪♪"
+SYMBOLS = (*'"#()*+/:;<=>@[\\]^_`{|}~「」『』', *_LONG_SYMBOLS.split())
+# A note has several tokens. The first one can be suppressed, because no letter starts with it.
 NOTES = "♩♪♫♬♭♮♯"
 
 
@@ -58,7 +58,7 @@ def find_special(tokenizer: tokenizers.Tokenizer) -> Special:
     """Returns the control tokens of `tokenizer`.
 
     Raises:
-        ValueError: naming the control tokens that are missing.
+        ValueError: control tokens are missing; the message names them.
     """
     ids: dict[str, int] = {}
     for field, names in _NAMES.items():
@@ -69,7 +69,7 @@ def find_special(tokenizer: tokenizers.Tokenizer) -> Special:
     if missing:
         raise ValueError(
             f"tokenizer: expected Whisper's control tokens, {', '.join(missing)} missing. "
-            "Use the checkpoint's own tokenizer.json."
+            "Use the tokenizer.json of the checkpoint."
         )
     languages = {
         code: id_ for code in LANGUAGES if (id_ := tokenizer.token_to_id(f"<|{code}|>")) is not None

@@ -1,4 +1,4 @@
-"""The one loop over layers."""
+"""Runs the layers of the encoder or the decoder, as a scan or as a loop."""
 
 import operator
 import weakref
@@ -11,10 +11,11 @@ from jaxtyping import Array, Int
 
 from jaxasr.taps import Edits, Readout, Tap, is_traced
 
+# (block, layer_input, x, tap) -> (x, output)
 RunBlock = Callable[[Any, Any, Any, Tap], tuple[Any, Any]]
 
-# A loop over layers copies no weight at each step, a scan does. Beyond so many layers the loop's
-# compile time, and the memory of unstacked weights, cost more than that saves (decision 7).
+# A scan copies the weights of a layer at each step, and a loop does not. With more layers than
+# this, compiling the loop and unstacking the weights cost more than the loop saves (decision 7).
 MAX_UNROLLED_LAYERS = 12
 
 
@@ -26,27 +27,27 @@ def n_layers(blocks: Any) -> int:
 def unstack(stacked: Any) -> tuple[Any, ...]:
     """Splits a pytree with a leading [layers] axis into a tuple with one pytree per layer.
 
-    A loop over tokens that closes over the tuple slices the weights once, not at every token.
+    If a loop over tokens closes over the tuple, it slices the weights once, not at every token.
     """
     return tuple(
         jax.tree.map(operator.itemgetter(layer), stacked) for layer in range(n_layers(stacked))
     )
 
 
-# For each owner: the stacked arrays, by identity, and what they were unstacked to.
+# Maps an owner to its stacked arrays, which are compared by identity, and to the unstacked layers.
 _UNSTACKED: weakref.WeakKeyDictionary[Any, tuple[list[Any], tuple[Any, ...]]] = (
     weakref.WeakKeyDictionary()
 )
 
 
 def unstack_once(owner: Any, stacked: Any) -> tuple[Any, ...]:
-    """`unstack`, cached while `owner` lives and `stacked` holds the same arrays."""
+    """Returns `unstack(stacked)`, cached while `owner` lives and the arrays are the same."""
     arrays = jax.tree.leaves(stacked)
     if is_traced(arrays):
         return unstack(stacked)
     cached_arrays, unstacked = _UNSTACKED.get(owner, ([], ()))
     if len(cached_arrays) != len(arrays) or any(map(operator.is_not, cached_arrays, arrays)):
-        # Also under a trace of the caller's, these arrays are concrete: compute them now.
+        # Even if the caller is being traced, these arrays are concrete, so unstack them now.
         with jax.ensure_compile_time_eval():
             unstacked = unstack(stacked)
         _UNSTACKED[owner] = arrays, unstacked
@@ -62,45 +63,49 @@ def run_stack(
     positions: Int[Array, "B T"],
     edits: Edits,
     readout: Readout,
-    extra: Any = (),
+    layer_inputs: Any = (),
     unroll: int = 1,
 ) -> tuple[Any, Any, dict[str, Any]]:
-    """Carries `x` through the layers: `x, out = run_block(block, extra of the layer, x, tap)`.
+    """Carries the residual stream `x` through the layers.
 
-    The readout acts inside the loop: what it drops is never stacked.
+    The readout acts inside the loop, so activations that it drops are never stacked.
 
     Args:
-        blocks: layers, either stacked, a pytree with a leading [layers] axis that is scanned, or
-            unstacked, a tuple with one pytree per layer that is looped over (`unstack`).
+        blocks: layers. A pytree with a leading [layers] axis is scanned. A tuple with one pytree
+            per layer, as from `unstack`, is looped over.
         x: residual stream [B, T, D].
-        run_block: runs one layer.
+        run_block: runs one layer: `run_block(block, layer_input, x, tap)` returns the new `x` and
+            an output of any type.
         stack: "encoder" or "decoder".
         positions: int32 [B, T], absolute positions of `x`.
         edits: edits of the sites of this stack.
         readout: what to return of each layer's activations.
-        extra: one more input per layer, in the layout of `blocks`.
+        layer_inputs: one more input per layer, in the layout of `blocks`.
         unroll: layers per step of the scan.
 
     Returns:
-        The last `x`; every `out`, in the layout of `blocks`; what `readout` keeps, stacked.
+        `x` after the last layer; the outputs of `run_block`, in the layout of `blocks`; and what
+        `readout` keeps, stacked.
     """
 
-    # Edits and readout are closed over instead of scanned, because an edit is called at every layer
-    # and compares `at.layer` itself (decision 3).
+    # The scan does not slice the edits by layer: each edit is called at every layer and compares
+    # `at.layer` (decision 3).
     def body(x: Any, layer: Any) -> tuple[Any, tuple[Any, dict[str, Any]]]:
-        index, block, extra = layer
+        index, block, layer_input = layer
         tap = Tap(f"{stack}.", edits, readout, index, positions)
-        x, out = run_block(block, extra, x, tap)
+        x, out = run_block(block, layer_input, x, tap)
         return x, (out, readout(tap.acts))
 
     index = jnp.arange(n_layers(blocks), dtype=jnp.int32)
     if isinstance(blocks, tuple):
-        return _loop(body, x, list(zip(index, blocks, extra or [()] * len(blocks), strict=True)))
-    x, (outs, acts) = jax.lax.scan(body, x, (index, blocks, extra), unroll=unroll)
+        inputs = layer_inputs or [()] * len(blocks)
+        return _loop(body, x, list(zip(index, blocks, inputs, strict=True)))
+    x, (outs, acts) = jax.lax.scan(body, x, (index, blocks, layer_inputs), unroll=unroll)
     return x, outs, acts
 
 
 def _loop(body: Callable, x: Any, layers: Sequence[Any]) -> tuple[Any, Any, dict[str, Any]]:
+    """Computes what `jax.lax.scan` computes, with a Python loop over `layers`."""
     results = []
     for layer in layers:
         x, result = body(x, layer)

@@ -1,4 +1,4 @@
-"""Where edits go in and activations come out."""
+"""Defines edits and readouts, and applies them at the sites of the model."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -20,8 +20,8 @@ class At:
 
     Attributes:
         layer: int32 scalar; -1 at sites without a layer axis.
-        positions: int32 [B, T], absolute token or frame index of every time step of `x` (of every
-            key, for `k` and `v`). Padded steps of a ragged batch are negative.
+        positions: int32 [B, T], absolute token or frame index of every time step of `x`. At `k` and
+            `v` the time steps are those of the keys. Padding has negative positions.
         keys: int32 [B, S], absolute indices of the key axis of `scores` and `pattern`; None at
             other sites.
         site: full name of the site.
@@ -50,9 +50,9 @@ class At:
 class Edit(Protocol):
     """A function of an activation and its place that returns the edited activation.
 
-    Any callable `(x, at) -> x` is an edit. A callable pytree keeps its arrays as data, so that new
-    values of them never retrace. If an edit has a method `check(spec)`, it is called before a pass
-    with the `jaxasr.sites.SiteSpec` of its site.
+    Any callable `(x, at) -> x` is an edit. The arrays of a callable pytree are data, so new values
+    never retrace. An edit may have a method `check(spec)`. It is called before each pass, with the
+    `jaxasr.sites.SiteSpec` of the site of the edit.
 
     Example:
         ```python
@@ -74,15 +74,15 @@ Edits = Mapping[str, Edit]
 
 @pytrees.dataclass
 class Readout:
-    """Decides inside the layer scan what is kept of the activations.
+    """Decides inside the layer loop which activations a pass returns.
 
     `fn(acts)` is called once per layer with that layer's sites, `{site: array}`, and once with the
-    sites that have no layer axis. It returns a flat dict of arrays, without the entries whose site
-    is missing from `acts`. Usually made by `jaxasr.select`, `reduce` or `merge`.
+    sites that have no layer axis. It returns a flat dict of arrays and leaves out entries whose
+    site is missing from `acts`. `jaxasr.select`, `reduce` and `merge` make the usual readouts.
 
     Attributes:
-        fn: what to keep. If it is a pytree, new values of its arrays do not retrace.
-        sites: sites that `fn` reads. Attention patterns are computed only if a readout names them.
+        fn: function of the activations. If it is a pytree, new values of its arrays never retrace.
+        sites: sites that `fn` reads. Attention patterns are returned only if they are named here.
 
     Example:
         ```python
@@ -134,7 +134,7 @@ def select(*sites: str) -> Readout:
         sites: names from `jaxasr.sites.SITES`.
 
     Raises:
-        ValueError: an unknown site; the message lists those that exist.
+        ValueError: an unknown site; the message lists the known ones.
 
     Example:
         ```python
@@ -150,8 +150,8 @@ def select(*sites: str) -> Readout:
 def reduce(name: str, site: str, fn: Callable[[Array], Any]) -> Readout:
     """Returns a readout that keeps a function of each layer's activation.
 
-    The function runs inside the scan, so the activation itself is never stacked: the entropy of
-    every encoder pattern takes [L, B, H, T] of memory instead of [L, B, H, T, S].
+    The function runs inside the layer loop, so the activation is never stacked. For example, the
+    entropy of every encoder pattern takes [L, B, H, T] of memory instead of [L, B, H, T, S].
 
     Args:
         name: key of the result.
@@ -172,7 +172,7 @@ def reduce(name: str, site: str, fn: Callable[[Array], Any]) -> Readout:
 
 
 def merge(*readouts: Readout) -> Readout:
-    """Returns a readout that keeps what each of several keeps, in one pass.
+    """Returns a readout that combines several readouts in one pass.
 
     Example:
         ```python
@@ -183,21 +183,21 @@ def merge(*readouts: Readout) -> Readout:
     return Readout(_Merge(readouts), tuple(site for readout in readouts for site in readout.sites))
 
 
-NOTHING = select()
+NOTHING = select()  # the readout that keeps no activation
 
 
 @dataclasses.dataclass
 class Tap:
-    """Applies the edits of one layer, or of one stack outside its layers, and records activations.
+    """Applies edits and records activations, in one layer or outside the layers of a stack.
 
     `tap("resid_mid", x)` edits, records and returns `x`. A tap serves one call of one layer.
 
     Attributes:
-        prefix: what precedes a site's name, such as "decoder.cross_attn.".
+        prefix: start of the full site names, such as "decoder.cross_attn.".
         edits: edits by full site name.
-        readout: names the sites that will be read.
+        readout: readout of the pass, which names the sites that it reads.
         layer: int32 scalar; -1 outside the layers.
-        positions: int32 [B, T], absolute positions of the stream.
+        positions: int32 [B, T], absolute positions of the residual stream.
         acts: activations recorded so far, by full site name.
     """
 
@@ -209,7 +209,7 @@ class Tap:
     acts: Acts = dataclasses.field(default_factory=dict)
 
     def within(self, name: str) -> "Tap":
-        """Returns a tap for the sites of a part, such as `attn`; it records into the same dict."""
+        """Returns a tap for one part of the layer, such as `attn`, that shares `acts`."""
         return dataclasses.replace(self, prefix=f"{self.prefix}{name}.")
 
     def __call__(
@@ -219,7 +219,7 @@ class Tap:
         if site in self.edits:
             at = At(self.layer, self.positions if positions is None else positions, keys, site)
             x = _check_edited(self.edits[site](x, at), x, site)
-        # Recorded without asking the readout: XLA removes what no readout keeps.
+        # Records every activation, because XLA removes those that no readout keeps.
         self.acts[site] = x
         return x
 
@@ -230,7 +230,7 @@ class Tap:
 
 
 def _check_edited(edited: Any, x: Array, site: str) -> Array:
-    """Returns what an edit of `x` returned, in the dtype of `x`."""
+    """Checks the result of an edit of `x`, and returns it in the dtype of `x`."""
     expected = (
         f"expected real numbers of shape {x.shape}, axes {' '.join(_sites.SITES[site])}. "
         "An edit returns an array like its input."
@@ -238,8 +238,8 @@ def _check_edited(edited: Any, x: Array, site: str) -> Array:
     try:
         y = jnp.asarray(edited)
     except (TypeError, ValueError) as error:
-        kind = type(edited).__name__
-        raise ValueError(f"The edit at {site!r} returned {kind}; {expected}") from error
+        type_name = type(edited).__name__
+        raise ValueError(f"The edit at {site!r} returned {type_name}; {expected}") from error
     if y.shape != x.shape:
         raise ValueError(f"The edit at {site!r} returned shape {y.shape}; {expected}")
     if jnp.issubdtype(y.dtype, jnp.complexfloating):
@@ -254,12 +254,12 @@ def check_taps(
 
     Args:
         stack: "encoder" or "decoder".
-        edits: what the user gave as edits by site; None: none.
-        readout: what the user gave as a readout; None: keep nothing.
-        spec: returns the shape that this pass will have at a site.
+        edits: `{site: edit}` from the user. None: no edits.
+        readout: readout from the user. None: keep nothing.
+        spec: returns the `SiteSpec` of a site in this pass.
 
     Raises:
-        ValueError: a site that `stack` does not have, or what an edit's own `check` raises.
+        ValueError: a site that `stack` does not have, or an edit whose `check` raises.
         TypeError: an edit that is not callable, or a readout that is not a `Readout`.
     """
     edits, readout = dict(edits or {}), NOTHING if readout is None else readout

@@ -1,4 +1,4 @@
-"""Measures repetition in a text, and normalises texts before words are compared."""
+"""Measures how repetitive a text is, and normalises texts for the comparison of words."""
 
 import functools
 import importlib.util
@@ -10,9 +10,10 @@ from types import ModuleType
 
 
 def compression_ratio(text: str) -> float:
-    """Returns the bytes of a text divided by its bytes after zlib; a ratio above 2.4 is repetitive.
+    """Returns the size of a text divided by its size after compression with zlib.
 
-    Source: openai/whisper `utils.py`. The ratio of an empty text is 0.
+    A text with a ratio above 2.4 is repetitive. The ratio of an empty text is 0.
+    Source: openai/whisper `utils.py`.
 
     Example:
         >>> compression_ratio(" yes, no" * 60) > 10
@@ -29,8 +30,8 @@ def _normalizer(english: bool) -> Callable[[str], str]:
 
 
 def _whisper_normalizers() -> ModuleType:
-    """Imports Whisper's normalisers, one file of `transformers`, without importing the package."""
-    # Importing transformers itself takes most of a second, and the file does not need it.
+    """Imports the file of `transformers` that has Whisper's normalisers, without the package."""
+    # The package takes most of a second to import, and the file does not need it.
     package = importlib.util.find_spec("transformers")
     if package is None or package.origin is None:
         raise ImportError(
@@ -51,9 +52,9 @@ def _whisper_normalizers() -> ModuleType:
 def normalise(text: str, language: str = "en") -> str:
     """Normalises a text as Whisper's papers do before they count word errors.
 
-    Lowers the case, removes punctuation and fillers; in English also writes numbers as digits and
-    spells out contractions. British and American spellings remain different, because their table
-    comes with a checkpoint and not with a library.
+    Case, punctuation and fillers are removed. In English, numbers become digits and contractions
+    are spelled out. British and American spellings stay different, because the table that joins
+    them is part of a checkpoint and not of `transformers`.
 
     Args:
         text: the text.

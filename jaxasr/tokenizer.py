@@ -17,7 +17,8 @@ from jaxasr.word_split import Piece, join_to_words, split_on_characters
 
 TASKS = ("transcribe", "translate")
 SECONDS_PER_TIMESTAMP = 0.02
-# Half of the 448 positions, less <|startofprev|> (openai/whisper `decoding.py`).
+# Most tokens of previous text: half of the 448 positions, without the one of <|startofprev|>
+# (openai/whisper `decoding.py`).
 MAX_PREVIOUS = 223
 _ENGLISH_EOT = 50_256  # .en checkpoints use GPT-2's vocabulary
 
@@ -39,8 +40,7 @@ class Tokenizer:
     Attributes:
         inner: the tokenizer of the `tokenizers` library.
         special: ids of the control tokens.
-        n_vocab: rows of the token embedding: text tokens, control tokens, 1,501 timestamps, and
-            tokens that a fine-tune added.
+        n_vocab: number of tokens of the model, which includes tokens that fine-tuning added.
 
     Example:
         ```python
@@ -58,12 +58,12 @@ class Tokenizer:
 
     @classmethod
     def from_file(cls, path: str | os.PathLike, n_vocab: int | None = None) -> "Tokenizer":
-        """Reads a tokenizer from `tokenizer.json`, from `vocab.json` and `merges.txt`, or a folder.
+        """Reads a tokenizer from a file, or from the folder of a checkpoint.
 
         Args:
-            path: the file, or the folder that holds the files.
-            n_vocab: number of tokens of the model, which may have more than the tokenizer. None:
-                the number of tokens in the file.
+            path: `tokenizer.json`, `vocab.json` next to `merges.txt`, or their folder.
+            n_vocab: number of tokens of the model. None: the number in the file, which may be
+                smaller.
 
         Raises:
             FileNotFoundError: the file does not exist.
@@ -95,7 +95,7 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Encodes plain text, without control tokens.
 
-        Speech starts with a space: `encode(" Hello")`.
+        Give the start of a sentence a space before it: `encode(" Hello")`.
         """
         return self.inner.encode(text, add_special_tokens=False).ids
 
@@ -105,7 +105,7 @@ class Tokenizer:
 
     def is_text(self, id_: int) -> bool:
         """Returns whether a token is text: neither a control token nor a timestamp."""
-        # Fine-tunes add their text tokens after the timestamps.
+        # Fine-tuning adds text tokens after the timestamps.
         return id_ < self.special.eot or id_ >= self.special.timestamp_begin + N_TIMESTAMPS
 
     def decode(self, ids: Iterable[SupportsIndex], special: bool = False) -> str:
@@ -113,34 +113,34 @@ class Tokenizer:
 
         Args:
             ids: token ids.
-            special: spell control tokens and timestamps (`<|1.20|>`). False: leave them out.
+            special: write control tokens and timestamps, such as `<|1.20|>`. False: leave them out.
 
         Raises:
             ValueError: an id is outside the vocabulary.
         """
-        text, run = [], []
-        for id_ in self._checked(ids):
+        text, text_ids = [], []
+        for id_ in self._checked_ids(ids):
             if self.is_text(id_):
-                run.append(id_)
+                text_ids.append(id_)
             elif special:
-                text += [self.inner.decode(run), self._control_text(id_)]
-                run = []
-        return "".join([*text, self.inner.decode(run)])
+                text += [self.inner.decode(text_ids), self._control_text(id_)]
+                text_ids = []
+        return "".join([*text, self.inner.decode(text_ids)])
 
     def token_texts(self, ids: Iterable[SupportsIndex]) -> list[str]:
         r"""Decodes each token separately, for display.
 
-        Bytes that are only part of a character show as `\xe3`.
+        A byte that is only part of a character is written as in `\xe3`.
 
         Raises:
             ValueError: an id is outside the vocabulary.
         """
         return [
             self._token_text(i) if i < self.special.eot else self._control_text(i)
-            for i in self._checked(ids)
+            for i in self._checked_ids(ids)
         ]
 
-    def _checked(self, ids: Iterable[SupportsIndex]) -> list[int]:
+    def _checked_ids(self, ids: Iterable[SupportsIndex]) -> list[int]:
         ids = [int(i) for i in ids]
         bad = [i for i in ids if not 0 <= i < self.n_vocab]
         if bad:
@@ -160,7 +160,7 @@ class Tokenizer:
         return self.inner.id_to_token(id_) or f"<|{id_}|>"
 
     def seconds(self, timestamp: SupportsIndex) -> float:
-        """Returns the time in the window that a timestamp token stands for, in seconds."""
+        """Returns the time of a timestamp token, in seconds from the start of the window."""
         return (int(timestamp) - self.special.timestamp_begin) * SECONDS_PER_TIMESTAMP
 
     def prompt(
@@ -176,7 +176,7 @@ class Tokenizer:
         [<|notimestamps|>]`.
 
         Args:
-            language: a code or an English name. None: English, the only one of .en checkpoints.
+            language: a code or an English name. None: English.
             task: "transcribe", or "translate" into English (multilingual checkpoints).
             timestamps: let the model generate timestamps.
             previous: earlier text, or its ids; the last 223 tokens are used.
@@ -195,10 +195,10 @@ class Tokenizer:
         return [self.special.startofprev, *ids[-MAX_PREVIOUS:]] if ids else []
 
     def encode_previous(self, previous: str | Iterable[SupportsIndex] | None) -> list[int]:
-        """Encodes earlier text with a space before it, as in training; ids stay as they are."""
+        """Encodes earlier text with a space before it, as in training. Ids stay the same."""
         if isinstance(previous, str):
             return self.encode(" " + previous.strip()) if previous.strip() else []
-        return [] if previous is None else self._checked(previous)
+        return [] if previous is None else self._checked_ids(previous)
 
     def sot_sequence(self, language: str | None = None, task: str = "transcribe") -> list[int]:
         """Returns `<|startoftranscript|>` and, in multilingual checkpoints, language and task.
@@ -245,9 +245,9 @@ class Tokenizer:
         Source: openai/whisper `Tokenizer.non_speech_tokens`.
         """
         spellings = [
-            (symbol, self.encode(lead + symbol))
+            (symbol, self.encode(space + symbol))
             for symbol in [*SYMBOLS, *NOTES]
-            for lead in ("", " ")
+            for space in ("", " ")
         ]
         ids = {tokens[0] for symbol, tokens in spellings if len(tokens) == 1 or symbol in NOTES}
         return tuple(sorted(ids | {self.encode(" -")[0], self.encode(" '")[0]}))
@@ -266,7 +266,7 @@ class Tokenizer:
             Each word with its token ids, in order. The words concatenate to the text.
         """
         pieces = split_on_characters(
-            self._checked(ids), functools.partial(self.decode, special=True)
+            self._checked_ids(ids), functools.partial(self.decode, special=True)
         )
         if language_code(language or "en") in WITHOUT_SPACES:
             return pieces

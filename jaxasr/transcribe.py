@@ -30,9 +30,9 @@ from jaxasr.window_decoder import WindowDecoder
 _FRAMES_PER_S = SAMPLE_RATE // HOP  # mel frames
 # Text sampled above this temperature is too unreliable to prompt the next window.
 _MAX_PROMPT_TEMPERATURE = 0.5
-Progress = Callable[[float, float], None]
+Progress = Callable[[float, float], None]  # receives the seconds transcribed and the duration
 
-# The mel frame after a window, its segments, and the reason if it has none.
+# Mel frame where the next window starts; segments; a `Silence` if there are no segments.
 _WindowResult = tuple[int, list[Segment], Silence | None]
 
 
@@ -48,8 +48,8 @@ def transcribe(
 ) -> Transcript:
     """Transcribes a recording of any length.
 
-    With timestamps each window starts where the last timestamp of the window before it points.
-    Without timestamps windows of 30 s are decoded in batches.
+    With timestamps, each window starts at the last timestamp of the previous window. Without
+    timestamps, windows of 30 s are decoded in batches.
 
     Args:
         model: the recogniser's model.
@@ -58,9 +58,9 @@ def transcribe(
         options: see `Options`. None: the defaults.
         edits: edits of encoder and decoder sites, active in every window, in language detection
             and in word alignment.
-        heads: (layer, head) pairs of the cross-attention that gives word times. None: the upper
-            half of the decoder.
-        progress: called with the seconds transcribed and the duration in seconds.
+        heads: `(layer, head)` pairs of the cross-attention heads that give word times. None: all
+            heads of the upper half of the decoder.
+        progress: called with the seconds transcribed so far and the duration in seconds.
 
     Returns:
         The text, its segments and, with `options.word_timestamps`, its words.
@@ -87,7 +87,7 @@ def transcribe(
         for stack in ("encoder", "decoder")
     )
     windows = AudioWindows.from_audio(np.asarray(audio, np.float32), model.config, options.padding)
-    language, language_prob = _language(
+    language, language_prob = _choose_language(
         model, tokenizer, windows, options, encoder_edits, decoder_edits
     )
     rules = rules_for(
@@ -170,7 +170,7 @@ def detect_language(
     return [{codes[i]: float(row[i]) for i in np.argsort(-row)} for row in probabilities]
 
 
-def _language(
+def _choose_language(
     model: Whisper,
     tokenizer: Tokenizer,
     windows: AudioWindows,
@@ -178,10 +178,10 @@ def _language(
     encoder_edits: Edits,
     decoder_edits: Edits,
 ) -> tuple[str, float | None]:
-    """Returns the language code, and its probability if it was detected."""
+    """Returns the language code, with its probability if the language was detected."""
     if options.language is not None or not tokenizer.is_multilingual:
         language = options.language or "en"
-        # Raises if the checkpoint does not have the language or the task.
+        # Raises an error if the checkpoint does not have the language or the task.
         tokenizer.sot_sequence(language, options.task)
         return language_code(language), None
     memory, _ = model.encode(jnp.asarray(windows.features(0))[None], edits=encoder_edits)
@@ -202,12 +202,12 @@ def _decode_in_sequence(decoder: WindowDecoder, windows: AudioWindows) -> Iterat
             segments, step = split_segments(decoded, tokenizer, seek, n_frames)
             reliable = decoded.temperature <= _MAX_PROMPT_TEMPERATURE
             keeps_history = options.condition_on_previous_text and reliable
-            history = [*history, *_ids(segments)] if keeps_history else []
+            history = [*history, *_token_ids(segments)] if keeps_history else []
         if segments:
-            [words] = decoder.align_words(memory, [_ids(segments)], [n_frames])
+            [words] = decoder.align_words(memory, [_token_ids(segments)], [n_frames])
             segments = _with_words(segments, words, tokenizer)
         else:
-            silence = _silence(decoder, decoded, seek, n_frames)
+            silence = _to_silence(decoder, decoded, seek, n_frames)
         seek, number = seek + step, number + 1
         yield seek, segments, silence
 
@@ -219,7 +219,7 @@ def _decode_in_batches(decoder: WindowDecoder, windows: AudioWindows) -> Iterato
     prompt = tokenizer.encode_previous(options.initial_prompt)
     for first in range(0, len(seeks), options.batch_size):
         batch = seeks[first : first + options.batch_size]
-        # Padding to a power of two keeps the number of compiled programs small.
+        # Batches are filled up to a power of two, so that few programs are compiled.
         n_rows = _power_of_two(len(batch), options.batch_size)
         rows = batch + batch[-1:] * (n_rows - len(batch))
         n_frames = [windows.true_frames(seek) for seek in rows]
@@ -229,15 +229,17 @@ def _decode_in_batches(decoder: WindowDecoder, windows: AudioWindows) -> Iterato
             [] if options.is_silence(row) else split_segments(row, tokenizer, seek, n)[0]
             for row, seek, n in zip(decoded, rows, n_frames)
         ]
-        words = decoder.align_words(memory, [_ids(row) for row in segments], n_frames)
+        words = decoder.align_words(memory, [_token_ids(row) for row in segments], n_frames)
         for row, seek in enumerate(batch):
             silence = None
             if not segments[row]:
-                silence = _silence(decoder, decoded[row], seek, n_frames[row])
+                silence = _to_silence(decoder, decoded[row], seek, n_frames[row])
             yield seek + windows.width, _with_words(segments[row], words[row], tokenizer), silence
 
 
-def _silence(decoder: WindowDecoder, decoded: DecodedWindow, seek: int, n_frames: int) -> Silence:
+def _to_silence(
+    decoder: WindowDecoder, decoded: DecodedWindow, seek: int, n_frames: int
+) -> Silence:
     return Silence(
         start=round(seek / _FRAMES_PER_S, 3),
         end=round((seek + n_frames) / _FRAMES_PER_S, 3),
@@ -248,16 +250,17 @@ def _silence(decoder: WindowDecoder, decoded: DecodedWindow, seek: int, n_frames
     )
 
 
-def _ids(segments: Sequence[Segment]) -> list[int]:
+def _token_ids(segments: Sequence[Segment]) -> list[int]:
     return [id_ for segment in segments for id_ in segment.tokens]
 
 
 def _power_of_two(n: int, limit: int) -> int:
+    """Returns the next power of two from `n` on, but at most `limit`."""
     return min(limit, 1 << (n - 1).bit_length())
 
 
 def _with_words(segments: list[Segment], words: list[Word], tokenizer: Tokenizer) -> list[Segment]:
-    """Distributes the words of a window over its segments by their numbers of text tokens."""
+    """Gives each segment its words, which are found by the number of its text tokens."""
     remaining, timed = list(words), []
     for segment in segments:
         n_tokens = sum(id_ < tokenizer.special.eot for id_ in segment.tokens)

@@ -1,4 +1,4 @@
-"""Results of a transcription: the text, its segments in time and, on request, its words."""
+"""Defines the results of a transcription."""
 
 import dataclasses
 from typing import Any
@@ -12,7 +12,7 @@ class Word:
         text: the word as generated, with the space before it.
         start: seconds from the beginning of the recording.
         end: seconds from the beginning of the recording.
-        probability: mean over the word's tokens, from logits without generation rules.
+        probability: mean probability of the word's tokens, without generation rules.
         tokens: token ids.
     """
 
@@ -41,7 +41,8 @@ class Segment:
         seek: start of the decoded window, in seconds from the beginning of the recording.
         avg_logprob: mean natural-log probability of the window's tokens and end-of-text.
         no_speech_prob: probability of <|nospeech|> in the window.
-        compression_ratio: of the window's text; text above 2.4 is repetitive.
+        compression_ratio: size of the window's text divided by its size after zlib. Above 2.4 the
+            text is repetitive.
         temperature: sampling temperature of the window; 0 is greedy.
         words: words with times, empty unless `word_timestamps` was set.
     """
@@ -65,10 +66,9 @@ class Silence:
     Attributes:
         start: seconds from the beginning of the recording.
         end: seconds from the beginning of the recording.
-        left_out: True if the window counts as silence by its no-speech probability and its mean
-            log-probability (`Options.no_speech_threshold`, `Options.logprob_threshold`). False if
-            the model generated no text.
-        text: the text that was generated and left out.
+        left_out: True if the window was left out as silence by `Options.no_speech_threshold`. False
+            if it was not, but the model generated no text.
+        text: the generated text, which is not part of the transcript.
         avg_logprob: as in `Segment`.
         no_speech_prob: as in `Segment`.
     """
@@ -112,7 +112,7 @@ class Transcript:
         return tuple(word for segment in self.segments for word in segment.words)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns nested dictionaries, tuples, numbers and strings, ready for `json.dumps`.
+        """Returns the transcript as nested dictionaries and tuples, ready for `json.dumps`.
 
         Example:
             >>> Transcript("Hi.", (), "en", None, 1.0).to_dict()["language"]

@@ -23,12 +23,12 @@ from jaxasr.text import compression_ratio
 from jaxasr.tokenizer import MAX_PREVIOUS, Tokenizer
 from jaxasr.transcript import Word
 
-_MAX_TEMPERATURES = 64  # random keys per window
+_MAX_TEMPERATURES = 64  # random keys reserved for each window, one per temperature
 
 
 @dataclasses.dataclass(frozen=True)
 class WindowDecoder:
-    """Decodes windows of one recording. All fields are the same for every window."""
+    """Decodes windows of one recording. The fields apply to every window."""
 
     model: Whisper
     tokenizer: Tokenizer
@@ -56,7 +56,7 @@ class WindowDecoder:
             window: number of the first window in the recording, which selects the random keys.
 
         Returns:
-            One result per window. If every temperature fails, the result of the last one.
+            One result per window. If every temperature fails, it is that of the last one.
         """
         results: list[DecodedWindow] = []
         for i, temperature in enumerate(self.options.temperatures):
@@ -83,7 +83,7 @@ class WindowDecoder:
             self.tokenizer.prompt, self.language, self.options.task, self.options.timestamps
         )
         n_control = len(prompt())
-        # The width does not depend on the length of the previous text, so one program serves all.
+        # The same width for any length of previous text, so that one program serves all windows.
         width = n_control + (1 + MAX_PREVIOUS if any(previous) else 0)
         tokens, positions = _left_padded([prompt(ids) for ids in previous], special.eot, width)
         generation = generate(
@@ -140,9 +140,9 @@ class WindowDecoder:
 
 
 def _left_padded(
-    prompts: list[list[int]], filler: int, width: int
+    prompts: list[list[int]], pad_id: int, width: int
 ) -> tuple[Int[Array, "B T"], Int[Array, "B T"]]:
-    """Returns ids and absolute positions; padding has negative positions, which masks it."""
-    tokens = np.array([[filler] * (width - len(ids)) + ids for ids in prompts], np.int32)
+    """Pads prompts on the left. Returns ids, and positions that are negative at padding."""
+    tokens = np.array([[pad_id] * (width - len(ids)) + ids for ids in prompts], np.int32)
     positions = np.array([np.arange(width) - (width - len(ids)) for ids in prompts], np.int32)
     return jnp.asarray(tokens), jnp.asarray(positions)

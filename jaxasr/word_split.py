@@ -6,21 +6,21 @@ Source: openai/whisper `Tokenizer.split_to_word_tokens`.
 import string
 from collections.abc import Callable, Sequence
 
-Piece = tuple[str, list[int]]  # text, and the ids that spell it
-_HALF_CHARACTER = "\ufffd"  # decoding shows it where the bytes of a character are incomplete
+Piece = tuple[str, list[int]]  # a text and its token ids
+_INCOMPLETE = "\ufffd"  # the result of decoding only some of the bytes of a character
 
 
 def split_on_characters(ids: Sequence[int], decode: Callable[[Sequence[int]], str]) -> list[Piece]:
-    """Splits ids into the shortest pieces that spell whole characters."""
+    """Splits ids into the shortest pieces that decode to whole characters."""
     text, offset = decode(ids), 0
     pieces: list[Piece] = []
     current: list[int] = []
     for id_ in ids:
         current = [*current, id_]
         piece = decode(current)
-        at = piece.find(_HALF_CHARACTER)
-        # The whole text may contain the mark itself; then the character is not incomplete.
-        if at < 0 or text[offset + at : offset + at + 1] == _HALF_CHARACTER:
+        index = piece.find(_INCOMPLETE)
+        # If the whole text has U+FFFD at the same place, the character is complete.
+        if index < 0 or text[offset + index : offset + index + 1] == _INCOMPLETE:
             pieces.append((piece, current))
             current, offset = [], offset + len(piece)
     return pieces

@@ -45,7 +45,7 @@ class UneditedDecoder:
         """Prepares a decoder whose passes return the activations of `sites`."""
         unrolled = unrolls_layers(model.config)
         blocks = unstack_once(model, model.decoder.blocks) if unrolled else None
-        return cls(unrolled, compiled.Frozen.of((model, blocks)), select(*sites))
+        return cls(unrolled, compiled.Frozen.from_pytree((model, blocks)), select(*sites))
 
     def run(self, run: Run, metric: Metric) -> Unedited:
         """Decodes an encoded run and computes the metric of each row."""
