@@ -3,9 +3,9 @@
 from interventions.figures.files import save as save
 from interventions.figures.maps import Word as Word, plot as plot
 from interventions.figures.plots import (
-    curve as curve,
+    draw_curve as draw_curve,
+    draw_heat_map as draw_heat_map,
     drawable as drawable,
-    heat as heat,
     legend_outside as legend_outside,
     panels as panels,
 )

@@ -43,7 +43,8 @@ def plot(
     A sweep over strengths (`alpha`) is drawn as curves with their intervals. Any other sweep is
     drawn as maps. A map has two dimensions, such as layers down and heads across; each index of a
     further dimension has a separate map. Positions are labelled with the text of their tokens if
-    the result has the coordinate `token`. A dot marks a cell whose `p_any` is below 0.05 (see `summarize`).
+    the result has the coordinate `token`. A dot marks a cell whose `p_any` is below 0.05 (see
+    `summarize`).
 
     Args:
         result: the result of `sweep`, `attribution`, `sequence_sweep`, `generation_sweep` or

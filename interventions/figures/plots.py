@@ -85,7 +85,7 @@ def legend_outside(figure: "Figure", axes: "Axes") -> "Legend":
 
     Example:
         >>> figure, (axes,) = panels(1, 1)
-        >>> curve(axes, range(2), [[0.0, 1.0]], "probe")
+        >>> draw_curve(axes, range(2), [[0.0, 1.0]], "probe")
         >>> [text.get_text() for text in legend_outside(figure, axes).get_texts()]
         ['probe']
     """
@@ -93,7 +93,7 @@ def legend_outside(figure: "Figure", axes: "Axes") -> "Legend":
     return figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=8)
 
 
-def curve(
+def draw_curve(
     axes: "Axes",
     x: Iterable[float],
     values: Float[np.ndarray, "example x"],
@@ -113,7 +113,7 @@ def curve(
 
     Example:
         >>> figure, (axes,) = panels(1, 1)
-        >>> curve(axes, range(3), [[0.0, 1.0, 2.0], [0.5, 1.0, 2.5]], "two examples")
+        >>> draw_curve(axes, range(3), [[0.0, 1.0, 2.0], [0.5, 1.0, 2.5]], "two examples")
         >>> axes.lines[0].get_ydata().tolist()
         [0.25, 1.0, 2.25]
     """
@@ -132,7 +132,7 @@ def curve(
         axes.fill_between(x, interval.low, interval.high, color=colour, alpha=0.15, linewidth=0)
 
 
-def heat(
+def draw_heat_map(
     axes: "Axes",
     grid: Float[np.ndarray, "down across"],
     title: str,
@@ -156,7 +156,7 @@ def heat(
 
     Example:
         >>> figure, (axes,) = panels(1, 1)
-        >>> mesh = heat(axes, [[0.5, -1.0]], "change", limit=1.0, down=["layer 0"])
+        >>> mesh = draw_heat_map(axes, [[0.5, -1.0]], "change", limit=1.0, down=["layer 0"])
         >>> mesh.get_clim()
         (-1.0, 1.0)
     """
