@@ -56,7 +56,7 @@ def encoder_lens(
     """Generates text from every encoder layer with the unmodified decoder.
 
     The residual stream after a layer passes through the encoder's final norm, and the decoder
-    attends to the result. The last layer therefore gives the text of the unmodified model. One
+    attends to the result. The last layer is therefore decoded as in the unmodified model. One
     compiled program generates from all layers.
 
     Args:
@@ -86,7 +86,7 @@ def encoder_lens(
         audio = jaxasr.load_audio("experiments/assets/demo.flac")
         mel = jaxasr.log_mel(audio, asr.config.n_mels)[None]
         lens = interventions.encoder_lens(asr, mel, max_new_tokens=16)
-        lens.text[-1][0]  # the text of the last layer, as in the unmodified model
+        lens.text[-1][0]  # the text of the last layer
         ```
 
     References:
