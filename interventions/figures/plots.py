@@ -32,7 +32,7 @@ DIVERGING = "RdBu_r"  # matplotlib's colour map from blue over white at 0 to red
 _NAN_COLOUR = "#d8d5cc"
 
 
-def drawable(text: object) -> str:
+def escape_for_drawing(text: object) -> str:
     """Escapes a text from data so that matplotlib draws it literally.
 
     Escapes hidden characters and `$`, because `$` would start a formula.

@@ -9,7 +9,13 @@ import numpy as np
 import xarray as xr
 
 from interventions.storage.atomic import replacing
-from interventions.storage.inert import check_sealed, named, read_json, read_npz, seal
+from interventions.storage.inert import (
+    check_checksums,
+    errors_naming,
+    read_json,
+    read_npz,
+    write_checksums,
+)
 
 _VERSION = 1
 _JSON, _ARRAYS = "bank.json", "arrays.npz"
@@ -43,7 +49,7 @@ def save(data: xr.Dataset, target: str, folder: str | os.PathLike, about: dict[s
         (new / _JSON).write_text(json.dumps(description, indent=1) + "\n")
         arrays: dict[str, Any] = {name: array.values for name, array in variables.items()}
         np.savez(new / _ARRAYS, **arrays)
-        seal(new)
+        write_checksums(new)
 
 
 def load(folder: str | os.PathLike) -> tuple[xr.Dataset, str]:
@@ -51,12 +57,12 @@ def load(folder: str | os.PathLike) -> tuple[xr.Dataset, str]:
     folder = Path(folder)
     if not (folder / _JSON).is_file() or not (folder / _ARRAYS).is_file():
         raise ValueError(f"folder: expected {_JSON} and {_ARRAYS} of Bank.save in {str(folder)!r}.")
-    check_sealed(folder)
+    check_checksums(folder)
     description = read_json(folder / _JSON)
     if description.get("version") != _VERSION:
         raise ValueError(f"{folder / _JSON}: expected a bank of version {_VERSION}; fit it again.")
     arrays = read_npz(folder / _ARRAYS)
-    with named(folder / _JSON):
+    with errors_naming(folder / _JSON):
         variables = {
             name: (tuple(dims), arrays[name]) for name, dims in description["dims"].items()
         }

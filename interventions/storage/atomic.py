@@ -170,7 +170,7 @@ def clean_up(folder: Path) -> None:
                 shutil.rmtree(stage, ignore_errors=True)
 
 
-def is_bookkeeping(path: Path) -> bool:
+def is_lock_or_staging(path: Path) -> bool:
     """Returns whether `path` is a lock file or staging folder of this module."""
     return path.name == _LOCK or path.name.startswith((_WRITING, _COMPLETE))
 

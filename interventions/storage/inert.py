@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 
-SUMS = "SHA256SUMS"  # in the format of the program sha256sum
+SUMS_FILE = "SHA256SUMS"  # in the format of the program sha256sum
 KINDS = "biufcU"  # NumPy's kinds of numbers and texts
 MAX_RATIO = 1032  # the largest ratio of unpacked to packed bytes of deflate
 _MAX_JSON_BYTES = 64 << 20
@@ -74,10 +74,10 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     """
     _check_regular(path)
     with path.open("rb") as file:
-        return arrays_of(file, path)
+        return read_npz_stream(file, path)
 
 
-def arrays_of(file: BinaryIO, name: object) -> dict[str, np.ndarray]:
+def read_npz_stream(file: BinaryIO, name: object) -> dict[str, np.ndarray]:
     """Reads the arrays in an open .npz.
 
     Args:
@@ -132,7 +132,7 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def named(origin: object) -> Iterator[None]:
+def errors_naming(origin: object) -> Iterator[None]:
     """Converts an error about the data read from `origin` to a ValueError that names `origin`."""
     try:
         yield
@@ -154,31 +154,32 @@ def named(origin: object) -> Iterator[None]:
         raise ValueError(f"{origin}: expected a file of this package ({reason}).") from error
 
 
-def seal(folder: Path) -> None:
+def write_checksums(folder: Path) -> None:
     """Writes the file SHA256SUMS with the checksums of all files in `folder`."""
     lines = [f"{_sha256(folder / name)}  {name}\n" for name in _files(folder)]
-    (folder / SUMS).write_text("".join(lines), encoding="utf-8")
+    (folder / SUMS_FILE).write_text("".join(lines), encoding="utf-8")
 
 
-def check_sealed(folder: Path) -> None:
+def check_checksums(folder: Path) -> None:
     """Compares the files of `folder` with its SHA256SUMS.
 
     Raises:
         ValueError: a file is missing, added or damaged. The message names the file.
     """
-    if not (folder / SUMS).is_file():
-        raise ValueError(f"{folder}: expected a file {SUMS} in it, found none. {_REMEDY}")
-    checksums = _read_sums(folder / SUMS)
+    if not (folder / SUMS_FILE).is_file():
+        raise ValueError(f"{folder}: expected a file {SUMS_FILE} in it, found none. {_REMEDY}")
+    checksums = _read_sums(folder / SUMS_FILE)
     files = _files(folder)
     if different := sorted(set(files) ^ set(checksums)):
         raise ValueError(
-            f"{folder}: the files differ from those in {SUMS}: {', '.join(different[:3])}. "
+            f"{folder}: the files differ from those in {SUMS_FILE}: {', '.join(different[:3])}. "
             f"{_REMEDY}"
         )
     for name in files:
         if _sha256(folder / name) != checksums[name]:
             raise ValueError(
-                f"{folder / name}: damaged: its checksum differs from the one in {SUMS}. {_REMEDY}"
+                f"{folder / name}: damaged: its checksum differs from the one in {SUMS_FILE}. "
+                f"{_REMEDY}"
             )
 
 
@@ -197,7 +198,7 @@ def _read_sums(path: Path) -> dict[str, str]:
 
 
 def _files(folder: Path) -> list[str]:
-    files = (file for file in folder.rglob("*") if file.is_file() and file != folder / SUMS)
+    files = (file for file in folder.rglob("*") if file.is_file() and file != folder / SUMS_FILE)
     return sorted(file.relative_to(folder).as_posix() for file in files)
 
 

@@ -22,7 +22,7 @@ _TEXT_CODECS = ({"name": "vlen-utf8"}, {"name": "vlen-utf8", "configuration": {}
 _NUMBER_FORMATS = ("float16", "float32", "float64", "uint8", "uint16", "int32", "int64")
 
 
-def check_result(folder: Path) -> None:
+def check_result_metadata(folder: Path) -> None:
     """Checks that `folder` holds only what `save_result` writes, in zarr's format 2.
 
     Raises:
@@ -97,7 +97,7 @@ def _check_chunk(path: Path, n_bytes: int) -> None:
         raise ValueError(f"{path}: damaged: it does not unpack to {n_bytes} bytes.")
 
 
-def check_store(folder: Path) -> None:
+def check_store_metadata(folder: Path) -> None:
     """Checks the metadata of an activation store, in zarr's format 3.
 
     Raises:

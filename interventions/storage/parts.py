@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from interventions.storage.atomic import replacing
-from interventions.storage.inert import arrays_of
+from interventions.storage.inert import read_npz_stream
 
 SUFFIX = ".part"
 _FIRST_LINE = b"jaxasr part 1\n"  # 1 is the version of the format
@@ -74,4 +74,4 @@ def _decode(data: bytes, key: str) -> dict[str, np.ndarray]:
     saved_key, _, arrays = body.partition(b"\n")
     if saved_key != json.dumps(key).encode():
         raise ValueError("misplaced: the file holds another part")
-    return arrays_of(io.BytesIO(arrays), "part")
+    return read_npz_stream(io.BytesIO(arrays), "part")

@@ -12,9 +12,9 @@ import xarray as xr
 
 from interventions.storage import parts
 from interventions.storage.atomic import replacing
-from interventions.storage.inert import named
-from interventions.storage.inert_zarr import check_result
-from interventions.storage.text_files import plain, to_json, utf8
+from interventions.storage.inert import errors_naming
+from interventions.storage.inert_zarr import check_result_metadata
+from interventions.storage.text_files import escape_surrogates, plain, to_json
 
 # Attributes that are added to a saved result.
 _ARRAY_NAME = "_only_variable"  # the name of a DataArray, which is saved as a Dataset
@@ -100,14 +100,14 @@ def load_result(path: str | os.PathLike[str]) -> xr.DataArray | xr.Dataset:
     if not path.exists():
         raise FileNotFoundError(f"path: no result at {str(path)!r}.")
     if path.suffix != ".nc":
-        check_result(path)
+        check_result_metadata(path)
     elif not path.is_file():
         raise ValueError(f"{path}: expected a netCDF file.")
     _compare_checksum(path)
     options: dict[str, Any] = (
         {"engine": "scipy"} if path.suffix == ".nc" else {"engine": "zarr", "consolidated": False}
     )
-    with named(path), xr.open_dataset(path, **options) as opened:
+    with errors_naming(path), xr.open_dataset(path, **options) as opened:
         dataset = _map_attrs(opened.load(), _decode_attribute)
         dataset.attrs.pop(_CHECKSUM, None)
         if (name := dataset.attrs.pop(_ARRAY_NAME, None)) is None:
@@ -207,7 +207,7 @@ def _map_attrs(dataset: xr.Dataset, change: Callable[[Any], Any]) -> xr.Dataset:
 def _encode_attribute(value: Any) -> Any:
     """Encodes an attribute as JSON, unless it is a text or a number."""
     if isinstance(value, str):
-        return utf8(value)
+        return escape_surrogates(value)
     if isinstance(value, int | float) and not isinstance(value, bool):
         return value
     return "json:" + to_json(plain(value))

@@ -46,12 +46,12 @@ def _escape(character: str) -> str:
     )
 
 
-def utf8(value: Any) -> Any:
+def escape_surrogates(value: Any) -> Any:
     """Escapes lone surrogates in a text or nested value, because UTF-8 cannot encode them."""
     if isinstance(value, dict):
-        return {utf8(key): utf8(item) for key, item in value.items()}
+        return {escape_surrogates(key): escape_surrogates(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [utf8(item) for item in value]
+        return [escape_surrogates(item) for item in value]
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
