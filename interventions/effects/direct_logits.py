@@ -56,7 +56,7 @@ def direct_logit_attribution(
         model: the recogniser's model.
         run: audio and tokens, B examples of T tokens.
         answer: the token whose logit is split, as one id or one per example.
-        foil: the token whose logit is subtracted from it. Default: none.
+        foil: the token whose logit is subtracted from that of `answer`. Default: none.
         position: the token after which the logit is read; negative counts from the end.
         window_s: seconds of audio per entry of `frames`. Default: one frame of 20 ms.
 

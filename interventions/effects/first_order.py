@@ -103,7 +103,7 @@ def attribution(
     )
     source_run, ablation = (source, None) if isinstance(source, Run) else (None, source)
     baseline, effects = compiled.call(
-        _attribute,
+        _estimate,
         model,
         target,
         source_run,
@@ -143,13 +143,13 @@ def _grid(
     """Makes the grid of a site. With `several` sites, drops dimensions that this site lacks."""
     if several:
         has_positions, has_frames = time_axes(spec.axes, spec.site)
-        has = {
+        has_dim = {
             "layer": spec.n_layer,
             "head": "H" in spec.axes,
             "position": has_positions and spec.site.startswith("decoder."),
             "time": has_frames,
         }
-        over = [dim for dim in over if has.get(dim, True)]
+        over = [dim for dim in over if has_dim.get(dim, True)]
     return Grid.of(spec, over, window_s=window_s, n_frames=n_frames, alphas=(1.0,), chosen={})
 
 
@@ -166,7 +166,7 @@ class _Offset:
         return x + (self.value[at.layer] if self.value.ndim > x.ndim else self.value)
 
 
-def _attribute(
+def _estimate(
     model: Whisper,
     target: Run,
     source: Run | None,

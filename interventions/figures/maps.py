@@ -72,13 +72,15 @@ def plot(
         'change of logit_diff'
     """
     summary, variable = _summary_and_variable(result, variable)
-    with_cells = [
+    cell_variables = [
         str(name)
         for name, values in summary.items()
         if values.dims and "example" not in values.dims
     ]
-    if variable not in with_cells:
-        raise ValueError(f"variable: expected one of {', '.join(with_cells)}, got {variable!r}.")
+    if variable not in cell_variables:
+        raise ValueError(
+            f"variable: expected one of {', '.join(cell_variables)}, got {variable!r}."
+        )
     label = label or _default_label(summary, variable)
     if "alpha" in summary[variable].dims:
         return _draw_curves(summary, variable, label)

@@ -63,7 +63,7 @@ def staging(folder: str | os.PathLike[str]) -> Iterator[Path]:
                 _name_folder(problem, folder)
             raise
         stage = stage.rename(folder / stage.name.replace(_WRITING, _COMPLETE, 1))
-        _move(stage, folder)
+        _move_entries(stage, folder)
         shutil.rmtree(stage, ignore_errors=True)
 
 
@@ -166,7 +166,7 @@ def clean_up(folder: Path) -> None:
         if lock is not None:
             with lock:
                 if stage.name.startswith(_COMPLETE):
-                    _move(stage, folder)
+                    _move_entries(stage, folder)
                 shutil.rmtree(stage, ignore_errors=True)
 
 
@@ -233,7 +233,7 @@ def _new_stage(folder: Path) -> tuple[Path, BinaryIO]:
             raise
 
 
-def _move(stage: Path, folder: Path) -> None:
+def _move_entries(stage: Path, folder: Path) -> None:
     """Moves the complete entries of a staging folder into `folder`.
 
     The call may be repeated after an interruption. It then moves the remaining entries, and none if

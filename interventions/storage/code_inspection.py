@@ -28,7 +28,7 @@ def is_generated(name: str, member: Any) -> bool:
     """Returns whether Python, dataclasses or flax added `member` to a class."""
     if name.startswith("_pytree__"):
         return True
-    # Dataclasses compile their methods from texts, whose file name is "<string>".
+    # The methods that dataclasses generate have the file name "<string>".
     file = member.__code__.co_filename if isinstance(member, types.FunctionType) else "<string>"
     return name in _GENERATED and (file == "<string>" or is_installed_file(file))
 
@@ -49,7 +49,8 @@ def _cell_value(cell: types.CellType) -> Any:
 def read_globals(fn: types.FunctionType) -> dict[str, Any]:
     """Returns the globals that a function reads.
 
-    If a global is a module of the user, returns its attributes that the function may read as well.
+    A global may be a module of the user. The attributes of this module that the function may read
+    are then included.
     """
     values = {}
     for name in _global_names(fn.__code__) & fn.__globals__.keys():
@@ -63,7 +64,7 @@ def read_globals(fn: types.FunctionType) -> dict[str, Any]:
 
 
 def _global_names(code: types.CodeType) -> set[str]:
-    """Returns the global names that `code` reads, including its nested functions."""
+    """Returns the names of the globals that `code` and its nested functions read."""
     names = {
         instruction.argval
         for instruction in dis.get_instructions(code)
@@ -73,7 +74,7 @@ def _global_names(code: types.CodeType) -> set[str]:
 
 
 def _all_names(code: types.CodeType) -> set[str]:
-    """Returns all names of globals and attributes in `code`, including its nested functions."""
+    """Returns the names of all globals and attributes in `code` and its nested functions."""
     return set(code.co_names).union(*map(_all_names, _nested_code(code)))
 
 

@@ -27,7 +27,7 @@ _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...), type(Not
 # Attributes of functions that do not change what they compute.
 _IGNORED_ATTRIBUTES = {"__signature__", "__type_params__", "__annotations__"}
 # Attributes of code objects that a fingerprint covers.
-_CODE = (
+_CODE_ATTRIBUTES = (
     "co_code",
     "co_exceptiontable",
     "co_flags",
@@ -35,7 +35,7 @@ _CODE = (
     "co_posonlyargcount",
     "co_kwonlyargcount",
 )
-_NAMES = ("co_names", "co_varnames", "co_freevars", "co_cellvars")
+_CODE_NAMES = ("co_names", "co_varnames", "co_freevars", "co_cellvars")
 
 
 def fingerprint(**values: Any) -> str:
@@ -193,7 +193,7 @@ class _Digest:
         return *name, *bases, *parts
 
     def _function(self, fn: types.FunctionType, where: str) -> Iterable[str]:
-        here = f"{where}: {fn.__qualname__}"
+        function_name = f"{where}: {fn.__qualname__}"
         name = "function", fn.__module__ or "", fn.__qualname__
         file = fn.__code__.co_filename
         # The file is checked too, because functools.wraps copies the name of the wrapped module.
@@ -202,12 +202,14 @@ class _Digest:
             return *name, code.source_digest(fn.__module__) if code.is_ours(fn) else ""
         attributes = {k: v for k, v in vars(fn).items() if k not in _IGNORED_ATTRIBUTES}
         parts = [code.closure(fn), fn.__defaults__, fn.__kwdefaults__, attributes]
-        if not code.is_installed_file(file):  # its name identifies code of a package
+        if not code.is_installed_file(file):  # for an installed package the name suffices
             parts += [fn.__code__, code.read_globals(fn)]
-        return *name, *(self.of(part, here) for part in parts)
+        return *name, *(self.of(part, function_name) for part in parts)
 
     def _code(self, compiled: types.CodeType, where: str) -> Iterable[str]:
-        attributes = (repr(getattr(compiled, name, None)) for name in (*_CODE, *_NAMES))
+        attributes = (
+            repr(getattr(compiled, name, None)) for name in (*_CODE_ATTRIBUTES, *_CODE_NAMES)
+        )
         return "code", *attributes, *(self.of(const, where) for const in compiled.co_consts)
 
 

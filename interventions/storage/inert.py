@@ -198,6 +198,7 @@ def _read_sums(path: Path) -> dict[str, str]:
 
 
 def _files(folder: Path) -> list[str]:
+    """Returns the relative paths of all files in `folder`, except the file of checksums."""
     files = (file for file in folder.rglob("*") if file.is_file() and file != folder / SUMS_FILE)
     return sorted(file.relative_to(folder).as_posix() for file in files)
 

@@ -116,9 +116,8 @@ def check_store_metadata(folder: Path) -> None:
 
 def _check_store_array(file: Path, metadata: dict[str, Any]) -> None:
     data_type, codecs = metadata.get("data_type"), metadata.get("codecs")
-    allowed = (
-        _TEXT_CODECS if data_type == "string" else _CODECS if data_type in _NUMBER_FORMATS else ()
-    )
+    number_codecs = _CODECS if data_type in _NUMBER_FORMATS else ()
+    allowed = _TEXT_CODECS if data_type == "string" else number_codecs
     if (
         not isinstance(codecs, list)
         or not all(codec in allowed for codec in codecs)

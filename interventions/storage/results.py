@@ -22,7 +22,7 @@ _KEY = "_kept_for"  # the key of a cached result
 _CHECKSUM = "jaxasr_checksum"
 
 _PREFIX = b"jaxasr-sha256:"  # precedes the checksum in the value of its attribute
-_BLANK = _PREFIX + b"0" * 64  # that value while the checksum is computed
+_BLANK = _PREFIX + b"0" * 64  # the attribute while the checksum is computed
 
 
 def save_result(
@@ -40,8 +40,8 @@ def save_result(
     Args:
         result: labelled arrays of numbers and texts.
         path: a name that ends in .zarr for a zarr folder, or in .nc for a netCDF file. An existing
-            result is replaced. The netCDF files have version 3. It has only 32-bit integers, and
-            does not allow a slash in a name.
+            result is replaced. The netCDF version is 3, which has only 32-bit integers and allows
+            no slash in a name.
         provenance: a record of how the result was made (see `interventions.storage.provenance`). It
             is saved as the attribute `provenance`.
 

@@ -160,6 +160,7 @@ def check_components(
 
 
 def as_group(receiver: Receiver) -> tuple[Node, ...]:
+    """Returns the nodes of a receiver."""
     return (receiver,) if isinstance(receiver, Node) else tuple(receiver)
 
 

@@ -103,7 +103,7 @@ def path_patch(
     check_metric(metric, model.config.n_vocab, target.batch)
     groups = [as_group(receiver) for receiver in receivers]
     values = np.zeros((target.batch, len(senders), len(groups)))
-    baseline = np.asarray(compiled.call(_unpatched, model, target, metric))
+    baseline = np.asarray(compiled.call(_score_unpatched, model, target, metric))
     patched_positions = None if positions is None else jnp.asarray(positions, jnp.int32)
     # One compiled program computes all senders of a site with all receivers of `columns`.
     for site in dict.fromkeys(node.site for node in senders):
@@ -152,7 +152,7 @@ def _layer_head(node: Node) -> tuple[int, int]:
     return (-1 if node.layer is None else node.layer), (-1 if node.head is None else node.head)
 
 
-def _unpatched(model: Whisper, target: Run, metric: Metric) -> Float[Array, "B"]:
+def _score_unpatched(model: Whisper, target: Run, metric: Metric) -> Float[Array, "B"]:
     memory = memory_of(model, target)
     with full_precision(model):
         return forward.decode_and_score(model, target, memory, {}, NOTHING, metric)[0]

@@ -1,4 +1,4 @@
-"""Edits that add a patched copy of the residual stream to the batch, which only receivers read.
+"""Edits that give the receivers of a path a patched copy of the residual stream.
 
 The batch is doubled. Its first half is the run. Its second half is the patched copy: the stream of
 the first half plus the change of the sender's output. The model itself therefore computes the norms
