@@ -112,7 +112,7 @@ def _draw_curves(summary: xr.Dataset, variable: str, label: str) -> "Figure":
     axes, values = figure.subplots(), summary[variable]
     others = [dim for dim in values.dims if dim != "alpha"]
     cells = list(itertools.product(*(range(values.sizes[dim]) for dim in others)))
-    labelled = len(cells) <= _MAX_LABELLED_CURVES
+    has_legend = len(cells) <= _MAX_LABELLED_CURVES
     for i, indices in enumerate(cells):
         cell = dict(zip(others, indices))
         colour = matplotlib.colormaps["viridis"](i / max(len(cells) - 1, 1) * 0.9)
@@ -121,7 +121,7 @@ def _draw_curves(summary: xr.Dataset, variable: str, label: str) -> "Figure":
             values.alpha,
             values.isel(cell),
             color=colour,
-            label=name if labelled else None,
+            label=name if has_legend else None,
             marker="o",
             markersize=3,
         )
@@ -131,7 +131,7 @@ def _draw_curves(summary: xr.Dataset, variable: str, label: str) -> "Figure":
     axes.axhline(0, color="0.6", linewidth=0.8, zorder=0)
     axes.set(xlabel=_AXIS_LABELS["alpha"], ylabel=label, title=summary.attrs.get("site", ""))
     axes.spines[["top", "right"]].set_visible(False)
-    if others and labelled:
+    if others and has_legend:
         legend_outside(figure, axes)
     return figure
 
@@ -155,6 +155,7 @@ class _Layout(NamedTuple):
 
 
 def _layout(values: xr.DataArray) -> _Layout:
+    """Chooses the axes and the sizes of the maps. All numbers are inches."""
     dims = [str(dim) for dim in values.dims]
     across = next(dim for dim in (*_ALONG_X, *dims) if dim in dims)
     down = next((dim for dim in (*_ALONG_Y, *dims) if dim in dims and dim != across), None)
@@ -194,7 +195,7 @@ def _draw_maps(
         title = "  ".join(f"{dim} {values[dim].values[index]}" for dim, index in panel.items())
         axes.set_title(title, fontsize=9, loc="left")
     map_axes[-1].set_xlabel(_AXIS_LABELS.get(layout.across, layout.across))
-    shrink = 0.9 if len(map_axes) < 3 else 0.4  # a full-length bar along many maps is hard to read
+    shrink = 0.9 if len(map_axes) < 3 else 0.4  # of the height of all maps
     figure.colorbar(mesh, ax=map_axes, label=label, shrink=shrink)
     if site := summary.attrs.get("site"):
         figure.suptitle(site, fontsize=10)
@@ -206,7 +207,7 @@ def _create_axes(
 ) -> tuple["Figure", "Axes | None", list["Axes"]]:
     """Returns a figure, its axes for the spectrogram (if there is one) and its axes for the maps.
 
-    All sizes are in inches.
+    All numbers are inches.
     """
     width = max(layout.width, 7.5) if has_spectrogram else layout.width  # room for the words
     margin = (1.4 if has_spectrogram else 0.5) + (0.5 if layout.across == "position" else 0)

@@ -26,7 +26,7 @@ _LOCK = ".lock"  # the name, or the end of the name, of a lock file
 
 @contextmanager
 def staging(folder: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yields an empty folder whose entries move into `folder` when the block ends without an error.
+    """Yields a staging folder. Its entries are moved into `folder` when the block ends.
 
     Each entry replaces the entry of the same name in `folder`. If the block raises an error,
     `folder` is unchanged. If the process is killed, the next call for `folder` cleans up (see
@@ -36,7 +36,7 @@ def staging(folder: str | os.PathLike[str]) -> Iterator[Path]:
         folder: the folder to write into. It is created if needed.
 
     Yields:
-        The staging folder.
+        The staging folder, which is empty.
 
     Raises:
         OSError: `folder` cannot be created or written, or the disk is full.
@@ -69,7 +69,7 @@ def staging(folder: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yields a temporary path, whose file or folder replaces `path` when the block ends.
+    """Yields a temporary path. The file or folder there replaces `path` when the block ends.
 
     If the block raises an error, `path` is unchanged (see `staging`).
 

@@ -27,6 +27,7 @@ class LayerOrder(NamedTuple):
 
     @property
     def n_stages(self) -> int:
+        """The number of stages of a layer."""
         return 1 + max(self.stage_of_sender.values())
 
 
@@ -79,7 +80,7 @@ class Node:
         return f"{self.site} {indices}".strip()
 
 
-# Several nodes as one receiver act together.
+# A sequence of nodes is one receiver whose nodes are patched together.
 Receiver = Node | Sequence[Node]
 
 
