@@ -38,7 +38,7 @@ def escape_for_drawing(text: object) -> str:
     Escapes hidden characters and `$`, because `$` would start a formula.
 
     Example:
-        >>> print(drawable("5 $"))
+        >>> print(escape_for_drawing("5 $"))
         5 \\$
     """
     return printable(text).replace("$", r"\$")
