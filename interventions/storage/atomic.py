@@ -171,7 +171,7 @@ def clean_up(folder: Path) -> None:
 
 
 def is_lock_or_staging(path: Path) -> bool:
-    """Returns whether `path` is a lock file or a staging folder inside a locked folder."""
+    """Returns whether `path` is named like a lock file or staging folder of this module."""
     return path.name == _LOCK or path.name.startswith((_WRITING, _COMPLETE))
 
 

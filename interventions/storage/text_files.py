@@ -20,12 +20,12 @@ _HIDDEN = re.compile(
 )
 
 
-def printable(text: object, lines: bool = False) -> str:
+def printable(text: object, keep_lines: bool = False) -> str:
     """Escapes characters that would control a terminal or that UTF-8 cannot encode.
 
     Args:
         text: any value, which `str` converts to a text.
-        lines: whether to keep line ends and tabs as they are.
+        keep_lines: whether to leave line ends and tabs unescaped.
 
     Returns:
         The text with escapes such as `\\x1b`.
@@ -35,7 +35,8 @@ def printable(text: object, lines: bool = False) -> str:
         red: \\x1b[31m
     """
     return _HIDDEN.sub(
-        lambda match: match[0] if lines and match[0] in "\n\t" else _escape(match[0]), str(text)
+        lambda match: match[0] if keep_lines and match[0] in "\n\t" else _escape(match[0]),
+        str(text),
     )
 
 
