@@ -56,10 +56,11 @@ def summarize(
         others):
 
         - `mean`: the mean change.
-        - `low`, `high`: its bootstrap interval (BCa).
-        - `p`: its p-value under sign flips; absent with `null="cells"`.
+        - `low`, `high`: the bootstrap interval (BCa) of `mean`.
+        - `p`: the p-value of `mean` under sign flips; absent with `null="cells"`.
         - `q`: `p` adjusted over all cells (Benjamini & Hochberg 1995); absent with `null="cells"`.
-        - `p_any`: its p-value when compared with the largest change of any cell under `null`.
+        - `p_any`: the p-value of `mean`, corrected for the number of cells: it compares the cell
+          with the largest effect of any cell under the null.
         - `mean_recovery`: `mean` divided by the mean of `source - baseline`, if `source` is known.
 
     Raises:
