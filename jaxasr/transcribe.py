@@ -86,7 +86,7 @@ def transcribe(
         {site: edit for site, edit in (edits or {}).items() if sites.stack_of(site) == stack}
         for stack in ("encoder", "decoder")
     )
-    windows = AudioWindows.of(np.asarray(audio, np.float32), model.config, options.padding)
+    windows = AudioWindows.from_audio(np.asarray(audio, np.float32), model.config, options.padding)
     language, language_prob = _language(
         model, tokenizer, windows, options, encoder_edits, decoder_edits
     )

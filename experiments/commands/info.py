@@ -106,9 +106,9 @@ def _is_local(model: str) -> bool:
 def _n_parameters(config: "Config") -> int:
     import jax
 
-    from jaxasr.weights.assemble import structure
+    from jaxasr.weights.assemble import abstract_model
 
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(structure(config)))
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_model(config)))
 
 
 def _sites(config: "Config", batch: int, n_tokens: int) -> list[dict[str, Any]]:

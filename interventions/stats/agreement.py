@@ -69,10 +69,11 @@ def rank_agreement(exact: xr.DataArray, estimate: xr.DataArray, k: int = 20) -> 
     exact_top, estimated_top = (_largest(values, k) for values in (exact_changes, estimates))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", scipy.stats.ConstantInputWarning)
-        spearman = scipy.stats.spearmanr(exact_changes, estimates)[0]
-        pearson = scipy.stats.pearsonr(exact_changes, estimates)[0]
+        # The stubs of scipy give the fields of both results no types.
+        spearman = float(np.asarray(scipy.stats.spearmanr(exact_changes, estimates))[0])
+        pearson = float(np.asarray(scipy.stats.pearsonr(exact_changes, estimates))[0])
     precision = len(exact_top & estimated_top) / k
-    return Agreement(float(spearman), float(pearson), precision, k, exact_changes.size)
+    return Agreement(spearman, pearson, precision, k, exact_changes.size)
 
 
 def _largest(values: np.ndarray, k: int) -> set[int]:

@@ -1,1 +1,1 @@
-"""Word times from cross-attention, of a transcript or of a given text, and the choice of heads."""
+"""Finds word times from cross-attention, and chooses the heads that follow the speech."""

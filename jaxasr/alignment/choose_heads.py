@@ -1,7 +1,7 @@
 """Chooses alignment heads for a checkpoint that names none, without reference times.
 
-While the decoder reads a text of the recordings, each cross-attention head is scored by how well it
-alone follows the speech (`jaxasr.alignment.words.path_scores`). The text is given or transcribed.
+The decoder reads the text of each window, and `jaxasr.alignment.words.path_scores` scores how well
+each cross-attention head follows the speech. The heads with the highest mean scores are chosen.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from jaxasr.options import Options
 from jaxasr.tokenizer import Tokenizer
 from jaxasr.transcribe import transcribe
 
-_MIN_TOKENS = 3  # fewer tokens have no order that a head could follow
+_MIN_TOKENS = 3  # a window with fewer text tokens is too short to compare heads
 
 
 def choose_heads(
@@ -28,14 +28,14 @@ def choose_heads(
     """Chooses the `n` cross-attention heads that follow the speech best.
 
     Args:
-        model: the recogniser's model.
-        tokenizer: the tokenizer of the model.
-        windows: audio with its text, from `speech_windows` or `jaxasr.alignment.forced.place_text`.
-        n: number of heads. None: the number of heads per decoder layer, about the length of the
-            published lists.
+        model: a Whisper, such as `asr.model`.
+        tokenizer: the tokenizer of the same checkpoint, such as `asr.tokenizer`.
+        windows: audio with its text, from `speech_windows` or
+            `jaxasr.alignment.forced.place_text`.
+        n: number of heads. None: as many as one decoder layer has.
 
     Returns:
-        (layer, head) pairs, in the order of layers and heads.
+        Sorted (layer, head) pairs.
 
     Raises:
         ValueError: there is no window; `n` is below 1 or above the number of heads.
@@ -51,17 +51,18 @@ def choose_heads(
         heads = choose_heads(asr.model, asr.tokenizer, windows)
         ```
     """
-    heads = all_heads(model.config)
+    candidates = all_heads(model.config)
     n = model.config.n_text_head if n is None else n
-    if not 1 <= n <= len(heads):
-        raise ValueError(f"n: expected 1 to {len(heads)} heads, got {n}.")
+    if not 1 <= n <= len(candidates):
+        raise ValueError(f"n: expected 1 to {len(candidates)} heads, got {n}.")
     if not windows:
         raise ValueError(
             "windows: expected at least one window with a text of three tokens or more, got none. "
             "Use recordings of speech."
         )
     scores = np.mean([score_heads(model, tokenizer, window) for window in windows], axis=0)
-    return tuple(sorted(heads[i] for i in np.argsort(-scores.ravel(), kind="stable")[:n]))
+    best = np.argsort(-scores.ravel(), kind="stable")[:n]
+    return tuple(sorted(candidates[i] for i in best))
 
 
 def speech_windows(
@@ -76,8 +77,8 @@ def speech_windows(
     Leaves out windows with fewer than three tokens and windows with a repetitive text.
 
     Args:
-        model: the recogniser's model.
-        tokenizer: the tokenizer of the model.
+        model: a Whisper, such as `asr.model`.
+        tokenizer: the tokenizer of the same checkpoint, such as `asr.tokenizer`.
         audio: float samples at 16 kHz.
         language: a code or an English name. None: detect it (multilingual checkpoints).
     """
@@ -89,8 +90,8 @@ def speech_windows(
     for segment in transcript.segments:
         tokens = tuple(id_ for id_ in segment.tokens if id_ < tokenizer.special.eot)
         if len(tokens) >= _MIN_TOKENS and segment.compression_ratio <= max_ratio:
-            first = round(segment.seek * SAMPLE_RATE)
-            samples = np.asarray(audio, np.float32)[first : first + N_SAMPLES]
+            first_sample = round(segment.seek * SAMPLE_RATE)
+            samples = np.asarray(audio, np.float32)[first_sample : first_sample + N_SAMPLES]
             windows.append(Window(segment.seek, samples, tokens, transcript.language))
     return windows
 
@@ -99,7 +100,7 @@ def score_heads(model: Whisper, tokenizer: Tokenizer, window: Window) -> Float[n
     """Scores every cross-attention head in one window.
 
     Returns:
-        Scores by layer and head, see `jaxasr.alignment.words.path_scores`.
+        The `path_scores` of `jaxasr.alignment.words`, by layer and head.
     """
     memory, _ = model.encode(log_mel(window.audio, model.config.n_mels)[None])
     frames = [n_frames(len(window.audio))]

@@ -1,9 +1,9 @@
 """Finds word times of a given text in a recording of any length.
 
-`place_text` splits the text over windows of at most 30 s. `align_windows` aligns each part in its
-window. A recording of up to 30 s is one window. The model transcribes a longer one, and the given
-words are matched to the transcribed words by edit distance. The words that match a transcribed
-segment are placed at its times.
+`place_text` splits the recording and the text into windows of at most 30 s, and
+`align_windows` aligns the text of each window. A recording of up to 30 s is one window. A longer
+recording is first transcribed, and the given words are matched to the transcribed words by edit
+distance. Each given word goes to the window of the transcribed segment that it matches.
 """
 
 import dataclasses
@@ -32,8 +32,9 @@ from jaxasr.tokenizer import Tokenizer
 from jaxasr.transcribe import Progress, detect_language, transcribe
 from jaxasr.transcript import Word
 
-_N_CONTROL = 5  # tokens of the context that are not text
-_TEMPERATURES = (0.0, 0.2, 0.4, 0.6)  # for windows that are repetitive or improbable
+# Tokens of the context that are not text: start, language, task, no timestamps, end of text.
+_N_CONTROL_TOKENS = 5
+_TEMPERATURES = (0.0, 0.2, 0.4, 0.6)  # tried in turn until a window's text is plausible
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,31 +66,31 @@ def place_text(
     """Splits a recording and its text into windows of at most 30 s.
 
     Args:
-        model: the recogniser's model.
-        tokenizer: the tokenizer of the model.
+        model: a Whisper, such as `asr.model`.
+        tokenizer: the tokenizer of the same checkpoint, such as `asr.tokenizer`.
         audio: float samples at 16 kHz, of any length.
-        text: all words that are spoken; line breaks count as spaces. A text of only a part of the
-            recording gets wrong times.
+        text: all words that are spoken. Line breaks count as spaces. Times are wrong if the text
+            covers only a part of the recording.
         language: a code or an English name. None: detect it (multilingual checkpoints).
-        progress: called with the seconds transcribed and the duration in seconds, if the recording
-            is longer than 30 s.
+        progress: called with the transcribed seconds and the duration in seconds. A recording of
+            up to 30 s needs no transcript, so `progress` is not called.
 
     Returns:
-        The windows that hold the text, in order of time.
+        The windows that contain text, in order of time.
 
     Raises:
-        ValueError: the text has no words, or more than fit the recording; `audio` is not one
-            recording of finite floats.
+        ValueError: the text has no words, or more words than the recording can hold; `audio` is
+            not one recording of finite floats.
 
     Example:
         ```python
         import jaxasr
-        from jaxasr.alignment.forced import align_windows, place
+        from jaxasr.alignment.forced import align_windows, place_text
 
         asr = jaxasr.load("tiny.en")
         audio = jaxasr.load_audio("experiments/assets/demo.flac")
         text = asr.transcribe(audio).text
-        windows = place(asr.model, asr.tokenizer, audio, text)
+        windows = place_text(asr.model, asr.tokenizer, audio, text)
         words = align_windows(asr.model, asr.tokenizer, windows, heads=asr.alignment_heads)
         ```
     """
@@ -102,7 +103,7 @@ def place_text(
             "Give the words that are spoken in the recording."
         )
     if len(audio) <= N_SAMPLES:
-        language = _language(model, tokenizer, audio, language)
+        language = _check_or_detect_language(model, tokenizer, audio, language)
         ids = _encode_text(tokenizer, text, language)
         _check_fits(model, ids, 0.0, duration)
         return [Window(0.0, audio, tuple(ids), language)]
@@ -110,15 +111,19 @@ def place_text(
     options = Options(language=language, temperature=_TEMPERATURES)
     transcript = transcribe(model, tokenizer, audio, options, progress=progress)
     language = transcript.language
-    given = comparable_words(tokenizer, _encode_text(tokenizer, text, language), language)
-    transcribed = [
+    given_words = comparable_words(tokenizer, _encode_text(tokenizer, text, language), language)
+    transcribed_words = [
         comparable_words(tokenizer, segment.tokens, language) for segment in transcript.segments
     ]
-    spans = segment_spans(transcript.segments, [len(words) for words in transcribed], duration)
-    cuts = cut_points(
-        [word for word, _ in given], [word for words in transcribed for word, _ in words], spans
+    spans = segment_spans(
+        transcript.segments, [len(words) for words in transcribed_words], duration
     )
-    parts = join_spans(spans, [given[a:b] for a, b in itertools.pairwise(cuts)])
+    cuts = cut_points(
+        [word for word, _ in given_words],
+        [word for words in transcribed_words for word, _ in words],
+        spans,
+    )
+    parts = join_spans(spans, [given_words[a:b] for a, b in itertools.pairwise(cuts)])
     for start, end, ids in parts:
         _check_fits(model, ids, start, end)
     return [
@@ -127,9 +132,11 @@ def place_text(
     ]
 
 
-def _language(model: Whisper, tokenizer: Tokenizer, audio: np.ndarray, language: str | None) -> str:
+def _check_or_detect_language(
+    model: Whisper, tokenizer: Tokenizer, audio: np.ndarray, language: str | None
+) -> str:
     if language is not None or not tokenizer.is_multilingual:
-        # Raises if the checkpoint does not have the language.
+        # Raises `ValueError` if the checkpoint does not know the language.
         tokenizer.sot_sequence(language)
         return language_code(language or "en")
     memory, _ = model.encode(log_mel(audio, model.config.n_mels)[None])
@@ -137,16 +144,16 @@ def _language(model: Whisper, tokenizer: Tokenizer, audio: np.ndarray, language:
 
 
 def _encode_text(tokenizer: Tokenizer, text: str, language: str) -> list[int]:
-    lead = "" if language_code(language) in WITHOUT_SPACES else " "
-    return tokenizer.encode(lead + " ".join(text.split()))
+    prefix = "" if language_code(language) in WITHOUT_SPACES else " "
+    return tokenizer.encode(prefix + " ".join(text.split()))
 
 
 def _check_fits(model: Whisper, ids: Sequence[int], start: float, end: float) -> None:
-    """Raises `ValueError` if the text does not fit the contexts of the windows of this time."""
-    room = (model.config.n_text_ctx - _N_CONTROL) * -(-(end - start) // WINDOW_S)
-    if len(ids) > room:
+    """Raises `ValueError` if the windows from `start` to `end` have no room for all the tokens."""
+    max_tokens = (model.config.n_text_ctx - _N_CONTROL_TOKENS) * -(-(end - start) // WINDOW_S)
+    if len(ids) > max_tokens:
         raise ValueError(
-            f"text: expected at most {room:.0f} tokens for the {end - start:.1f} s from "
+            f"text: expected at most {max_tokens:.0f} tokens for the {end - start:.1f} s from "
             f"{start:.1f} s on, got {len(ids)}. Check that the text belongs to this recording and "
             "contains only what is spoken."
         )
@@ -169,8 +176,8 @@ def align_windows(
     """Finds the times of the words of all windows.
 
     Args:
-        model: the recogniser's model.
-        tokenizer: the tokenizer of the model.
+        model: a Whisper, such as `asr.model`.
+        tokenizer: the tokenizer of the same checkpoint, such as `asr.tokenizer`.
         windows: audio with its text, from `place_text`.
         heads: (layer, head) pairs, see `jaxasr.alignment.released_heads` and
             `jaxasr.alignment.choose_heads`.

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from jaxasr.transcript import Word
 
-_PREPENDED = "\"'“¿([{-"
-_APPENDED = "\"'.。,，!！?？:：”)]}、"
+_PREPENDED = "\"'“¿([{-"  # opening marks, joined to the next word
+_APPENDED = "\"'.。,，!！?？:：”)]}、"  # closing marks, joined to the previous word
 
 
 def merge_punctuation(words: Sequence[Word]) -> list[Word]:
@@ -16,22 +16,24 @@ def merge_punctuation(words: Sequence[Word]) -> list[Word]:
 
     The word keeps its times.
     """
-    opened: list[Word] = []
+    # Opening marks are joined from the last word to the first, so the list is in reverse order.
+    reversed_words: list[Word] = []
     for word in reversed(words):
-        if opened and word.text.startswith(" ") and word.text.strip() in _PREPENDED:
-            opened[-1] = _join(opened[-1], word, opened[-1])
+        if reversed_words and word.text.startswith(" ") and word.text.strip() in _PREPENDED:
+            reversed_words[-1] = _join(reversed_words[-1], word, reversed_words[-1])
         else:
-            opened.append(word)
-    closed: list[Word] = []
-    for word in reversed(opened):
-        if closed and not closed[-1].text.endswith(" ") and word.text in _APPENDED:
-            closed[-1] = _join(closed[-1], closed[-1], word)
+            reversed_words.append(word)
+    joined: list[Word] = []
+    for word in reversed(reversed_words):
+        if joined and not joined[-1].text.endswith(" ") and word.text in _APPENDED:
+            joined[-1] = _join(joined[-1], joined[-1], word)
         else:
-            closed.append(word)
-    return closed
+            joined.append(word)
+    return joined
 
 
 def _join(timed: Word, left: Word, right: Word) -> Word:
+    """Joins a word and a mark. `timed` is the word, which gives the times and the probability."""
     return Word(
         left.text + right.text,
         timed.start,

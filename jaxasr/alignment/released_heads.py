@@ -1,11 +1,11 @@
-"""Cross-attention heads that follow the speech in time, as published for each checkpoint."""
+"""Lists the cross-attention heads that follow the speech, as published for each checkpoint."""
 
 from jaxasr.config import SIZES, Config
 
 Heads = tuple[tuple[int, int], ...]  # (layer, head)
 
 
-def _heads(text: str) -> Heads:
+def _parse_heads(text: str) -> Heads:
     return tuple(
         (int(layer), int(head)) for layer, head in (pair.split(".") for pair in text.split())
     )
@@ -13,26 +13,26 @@ def _heads(text: str) -> Heads:
 
 # openai/whisper `_ALIGNMENT_HEADS`, as layer.head.
 ALIGNMENT_HEADS: dict[str, Heads] = {
-    "tiny.en": _heads("1.0 2.0 2.5 3.0 3.1 3.2 3.3 3.4"),
-    "tiny": _heads("2.2 3.0 3.2 3.3 3.4 3.5"),
-    "base.en": _heads("3.3 4.7 5.1 5.5 5.7"),
-    "base": _heads("3.1 4.2 4.3 4.7 5.1 5.2 5.4 5.6"),
-    "small.en": _heads(
+    "tiny.en": _parse_heads("1.0 2.0 2.5 3.0 3.1 3.2 3.3 3.4"),
+    "tiny": _parse_heads("2.2 3.0 3.2 3.3 3.4 3.5"),
+    "base.en": _parse_heads("3.3 4.7 5.1 5.5 5.7"),
+    "base": _parse_heads("3.1 4.2 4.3 4.7 5.1 5.2 5.4 5.6"),
+    "small.en": _parse_heads(
         "6.6 7.0 7.3 7.8 8.2 8.5 8.7 9.0 9.4 9.8 9.10 10.0 10.1 10.2 10.3 10.6 10.11 11.2 11.4"
     ),
-    "small": _heads("5.3 5.9 8.0 8.4 8.7 8.8 9.0 9.7 9.9 10.5"),
-    "medium.en": _heads(
+    "small": _parse_heads("5.3 5.9 8.0 8.4 8.7 8.8 9.0 9.7 9.9 10.5"),
+    "medium.en": _parse_heads(
         "11.4 14.1 14.12 14.14 15.4 16.0 16.4 16.9 17.12 17.14 18.7 18.10 18.15 20.0 20.3 "
         "20.9 20.14 21.12"
     ),
-    "medium": _heads("13.15 15.4 15.15 16.1 20.0 23.4"),
-    "large-v1": _heads("9.19 11.2 11.4 11.17 22.7 22.11 22.17 23.2 23.15"),
-    "large-v2": _heads(
+    "medium": _parse_heads("13.15 15.4 15.15 16.1 20.0 23.4"),
+    "large-v1": _parse_heads("9.19 11.2 11.4 11.17 22.7 22.11 22.17 23.2 23.15"),
+    "large-v2": _parse_heads(
         "10.12 13.17 16.11 16.12 16.13 17.15 17.16 18.4 18.11 18.19 19.11 21.2 21.3 22.3 22.9 "
         "22.12 23.5 23.7 23.13 25.5 26.1 26.12 27.15"
     ),
-    "large-v3": _heads("7.0 10.17 12.18 13.12 16.1 17.14 19.11 21.4 24.1 25.6"),
-    "large-v3-turbo": _heads("2.4 2.11 3.3 3.6 3.11 3.14"),
+    "large-v3": _parse_heads("7.0 10.17 12.18 13.12 16.1 17.14 19.11 21.4 24.1 25.6"),
+    "large-v3-turbo": _parse_heads("2.4 2.11 3.3 3.6 3.11 3.14"),
 }
 ALIGNMENT_HEADS["turbo"] = ALIGNMENT_HEADS["large-v3-turbo"]
 
@@ -42,13 +42,14 @@ def published_heads(name: str, config: Config) -> Heads | None:
 
     Args:
         name: name of the checkpoint, such as "tiny.en". If it is not the name of a published size,
-            the only published size with the same dimensions counts.
+            the published size with the same dimensions is used, if there is only one.
         config: dimensions of the checkpoint.
 
     Example:
         >>> published_heads("tiny", SIZES["tiny"])
         ((2, 2), (3, 0), (3, 2), (3, 3), (3, 4), (3, 5))
     """
+    # `SIZES` has the default types, and heads do not depend on types.
     dims = config.replace(dtype="float32", param_dtype="float32")
     if SIZES.get(name) == dims and name in ALIGNMENT_HEADS:
         return ALIGNMENT_HEADS[name]
@@ -79,15 +80,15 @@ def check_heads(config: Config, heads: Heads) -> Heads:
     Raises:
         ValueError: there are no heads, or a pair lies outside of the decoder.
     """
-    bad = [
+    outside = [
         pair
         for pair in heads
         if not (0 <= pair[0] < config.n_text_layer and 0 <= pair[1] < config.n_text_head)
     ]
-    if bad or not heads:
+    if outside or not heads:
         raise ValueError(
             f"heads: expected (layer, head) pairs within {config.n_text_layer} layers of "
-            f"{config.n_text_head} heads, got {bad or 'none'}. Use those of the checkpoint, or "
+            f"{config.n_text_head} heads, got {outside or 'none'}. Use asr.alignment_heads, or "
             "jaxasr.alignment.released_heads.default_heads(config)."
         )
     return heads

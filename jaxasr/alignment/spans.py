@@ -1,4 +1,4 @@
-"""Assigns given words to spans of a recording by the transcribed words they match."""
+"""Divides a given text over spans of a recording, by matching its words to a transcript."""
 
 import dataclasses
 import itertools
@@ -12,15 +12,15 @@ from jaxasr.languages import WITHOUT_SPACES
 from jaxasr.tokenizer import Tokenizer
 from jaxasr.transcript import Segment
 
-WINDOW_S = N_SAMPLES / SAMPLE_RATE
-_MARGIN_S = 1.0  # audio before and after a segment, at most half of the gap to the next one
-_MAX_GAP_S = 2 * _MARGIN_S  # a longer gap may hold words that the transcript lacks
-_MIN_SPAN_S = 0.1
+WINDOW_S = N_SAMPLES / SAMPLE_RATE  # 30 s, the longest input of the encoder
+_MARGIN_S = 1.0  # added before and after a segment, at most half of the gap
+_MAX_GAP_S = 2 * _MARGIN_S  # a longer gap is a span, as the transcript may lack its words
+_MIN_SPAN_S = 0.1  # because the times of a segment may be equal or out of order
 
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-    """A part of a recording in seconds, and the number of words transcribed in it."""
+    """A part of a recording, from `start` to `end` in seconds, with `n_words` transcribed words."""
 
     start: float
     end: float
@@ -28,17 +28,18 @@ class Span:
 
 
 def letters(text: str) -> str:
-    """Returns the letters and digits of a text, by which words are compared."""
+    """Returns the letters and digits of a text in lower case, without punctuation and spaces."""
     return "".join(char for char in text.casefold() if char.isalnum())
 
 
 def comparable_words(
     tokenizer: Tokenizer, ids: Sequence[int], language: str
 ) -> list[tuple[str, list[int]]]:
-    """Returns the letters of each word and its ids.
+    """Returns the letters and the token ids of each word.
 
-    Punctuation belongs to the word before it, or to the first word. In languages without spaces
-    each character counts as a word, and the first character of a token has its id.
+    The ids of punctuation go to the word before it, or to the first word. In languages without
+    spaces each character counts as a word. If one token spells several characters, the first
+    character gets the token id and the others get none.
     """
     words: list[tuple[str, list[int]]] = []
     text_ids = [i for i in ids if i < tokenizer.special.eot]
@@ -60,27 +61,37 @@ def comparable_words(
 def segment_spans(
     segments: Sequence[Segment], n_words: Sequence[int], duration: float
 ) -> list[Span]:
-    """Returns the spans of the segments and of the gaps that are long enough to hold words."""
-    spans, before = [], 0.0
-    for segment, n, after in zip(segments, n_words, [*(s.start for s in segments[1:]), duration]):
-        start = min(max(segment.start, before), duration - _MIN_SPAN_S)
+    """Returns the spans of the segments and of the long gaps between them, in order of time.
+
+    Args:
+        segments: segments of the transcript.
+        n_words: number of transcribed words of each segment.
+        duration: seconds of the whole recording.
+
+    Returns:
+        Spans of at most 30 s.
+    """
+    spans, previous_end = [], 0.0
+    next_starts = [*(segment.start for segment in segments[1:]), duration]
+    for segment, n, next_start in zip(segments, n_words, next_starts):
+        start = min(max(segment.start, previous_end), duration - _MIN_SPAN_S)
         end = min(max(segment.end, start + _MIN_SPAN_S), duration)
-        spans.append(Span(start - _margin(before, start), end + _margin(end, after), n))
-        before = end
+        spans.append(Span(start - _margin(previous_end, start), end + _margin(end, next_start), n))
+        previous_end = end
     bounds = [0.0, *(bound for span in spans for bound in (span.start, span.end)), duration]
     gaps = [Span(a, b, 0) for a, b in zip(bounds[::2], bounds[1::2]) if b - a > _MAX_GAP_S]
     return [
         piece
         for span in sorted(gaps + spans, key=lambda span: span.start)
-        for piece in _pieces(span)
+        for piece in _split_span(span)
     ]
 
 
-def _margin(before: float, after: float) -> float:
-    return min(_MARGIN_S, max(0.0, after - before) / 2)
+def _margin(gap_start: float, gap_end: float) -> float:
+    return min(_MARGIN_S, max(0.0, gap_end - gap_start) / 2)
 
 
-def _pieces(span: Span) -> list[Span]:
+def _split_span(span: Span) -> list[Span]:
     """Splits a span into equal pieces of at most 30 s."""
     n = math.ceil((span.end - span.start) / WINDOW_S)
     times = np.linspace(span.start, span.end, n + 1).tolist()
@@ -96,24 +107,27 @@ def cut_points(
 ) -> list[int]:
     """Returns the number of given words before each bound of the spans.
 
-    Given words that the transcript lacks go to the spans without transcribed words at that place,
-    in proportion to their length. If there is no such span, they go to the next segment.
+    The transcript may lack some given words between two segments. These words are divided over the
+    gaps between the segments, in proportion to the length of each gap. If there is no gap, they go
+    to the later segment.
     """
     lower, upper = _match_words(given, transcribed)
     n_before = list(itertools.accumulate((span.n_words for span in spans), initial=0))
     cuts: list[int] = []
-    for n, group in itertools.groupby(range(len(n_before)), key=n_before.__getitem__):
-        # All bounds of the group, except the last, start a span without transcribed words.
-        seconds = [spans[i].end - spans[i].start for i in list(group)[:-1]]
+    # Bounds with the same number of transcribed words before them are treated together.
+    for n, bounds in itertools.groupby(range(len(n_before)), key=n_before.__getitem__):
+        # Each of these bounds, except the last, starts a gap.
+        seconds = [spans[i].end - spans[i].start for i in list(bounds)[:-1]]
         shares = np.cumsum([0.0, *seconds]) / max(sum(seconds), 1e-9)
         cuts += [lower[n] + round((upper[n] - lower[n]) * share) for share in shares.tolist()]
     return [*cuts[:-1], len(given)]
 
 
 def _match_words(given: Sequence[str], transcribed: Sequence[str]) -> tuple[list[int], list[int]]:
-    """Returns the least and the largest number of given words before each transcribed word."""
+    """Returns the smallest and largest number of given words before each transcribed word."""
     import jiwer
 
+    # -1: not set yet.
     lower, upper = [-1] * (len(transcribed) + 1), [0] * (len(transcribed) + 1)
     for chunk in jiwer.process_words(" ".join(given), " ".join(transcribed)).alignments[0]:
         for i in range(chunk.hyp_start_idx, chunk.hyp_end_idx + 1):
@@ -126,7 +140,16 @@ def _match_words(given: Sequence[str], transcribed: Sequence[str]) -> tuple[list
 def join_spans(
     spans: Sequence[Span], words: Sequence[Sequence[tuple[str, list[int]]]]
 ) -> list[tuple[float, float, list[int]]]:
-    """Joins neighbouring spans to windows of up to 30 s; returns start, end and ids of each."""
+    """Joins neighbouring spans into windows of up to 30 s.
+
+    Args:
+        spans: spans in order of time.
+        words: the words of each span, from `comparable_words`.
+
+    Returns:
+        Start and end in seconds and token ids of each window. A window neither starts nor ends
+        with a span without words.
+    """
     windows: list[tuple[float, float, list[int]]] = []
     for span, span_words in zip(spans, words):
         ids = [id_ for _, tokens in span_words for id_ in tokens]

@@ -1,4 +1,4 @@
-"""Finds the path of tokens through time in an alignment matrix, by dynamic time warping.
+"""Aligns tokens with frames by dynamic time warping of the attention between them.
 
 Source: openai/whisper `timing.py`.
 """
@@ -6,7 +6,7 @@ Source: openai/whisper `timing.py`.
 import numpy as np
 from jaxtyping import Float, Int
 
-_MEDIAN_WIDTH = 7  # frames
+_MEDIAN_WIDTH = 7  # frames of 20 ms, as in openai/whisper
 
 
 def alignment_matrix(scores: Float[np.ndarray, "N T S"]) -> Float[np.ndarray, "T S"]:
@@ -25,7 +25,7 @@ def alignment_matrix(scores: Float[np.ndarray, "N T S"]) -> Float[np.ndarray, "T
     weights = (weights - weights.mean(1, keepdims=True)) / np.maximum(
         weights.std(1, keepdims=True), 1e-30
     )
-    # Mirroring at the ends needs more frames than half of the filter.
+    # The filter mirrors the ends, which needs more frames than half of its width.
     if scores.shape[-1] > _MEDIAN_WIDTH // 2:
         weights = median_filter(weights, size=(1, 1, _MEDIAN_WIDTH), mode="mirror")
     return weights.mean(0)
@@ -41,16 +41,16 @@ def dtw(cost: Float[np.ndarray, "T S"]) -> tuple[Int[np.ndarray, "P"], Int[np.nd
         >>> rows.tolist(), columns.tolist()
         ([0, 1], [0, 1])
     """
-    n, m = cost.shape
-    total = np.full((n + 1, m + 1), np.inf)
+    n_rows, n_columns = cost.shape
+    total = np.full((n_rows + 1, n_columns + 1), np.inf)
     total[0, 0] = 0
     for i, row in enumerate(cost, start=1):
-        # The recurrence total[j] = row[j] + min(enter[j], total[j - 1]) has a closed form: with
-        # running sums subtracted, it is a running minimum. So one row needs no loop in Python.
-        enter = np.minimum(total[i - 1, :-1], total[i - 1, 1:])
-        sums = np.cumsum(row)
-        total[i, 1:] = sums + np.minimum.accumulate(enter - (sums - row))
-    path = [(n, m)]
+        # The recurrence is total[j] = row[j] + min(from_above[j], total[j - 1]). Subtracting the
+        # running sum of `row` makes it a running minimum, so that NumPy computes a row at once.
+        from_above = np.minimum(total[i - 1, :-1], total[i - 1, 1:])
+        running_sum = np.cumsum(row)
+        total[i, 1:] = running_sum + np.minimum.accumulate(from_above - (running_sum - row))
+    path = [(n_rows, n_columns)]
     while path[-1] != (1, 1):
         path.append(_previous_cell(total, *path[-1]))
     rows, columns = np.array(path[::-1]).T - 1
@@ -58,8 +58,8 @@ def dtw(cost: Float[np.ndarray, "T S"]) -> tuple[Int[np.ndarray, "P"], Int[np.nd
 
 
 def _previous_cell(total: np.ndarray, i: int, j: int) -> tuple[int, int]:
-    # The comparisons resolve ties as the reference does.
-    both, down, right = total[i - 1, j - 1], total[i - 1, j], total[i, j - 1]
-    if both < min(down, right):
+    # The comparisons resolve ties as openai/whisper does.
+    diagonal, above, left = total[i - 1, j - 1], total[i - 1, j], total[i, j - 1]
+    if diagonal < min(above, left):
         return i - 1, j - 1
-    return (i - 1, j) if down < min(both, right) else (i, j - 1)
+    return (i - 1, j) if above < min(diagonal, left) else (i, j - 1)

@@ -24,9 +24,9 @@ from jaxasr.tokenizer import Tokenizer
 from jaxasr.transcript import Word
 
 _BUCKET = 32  # tokens are padded to a multiple of this, so that few programs are compiled
-_CROSS = "decoder.cross_attn."
-# Edits of these sites change the pattern, but not the queries.
-_BEYOND_QUERIES = {_CROSS + site for site in ("k", "scores", "pattern")}
+_SITE_PREFIX = "decoder.cross_attn."
+# Edits at these sites change the attention pattern, but not the queries.
+_PATTERN_SITES = {_SITE_PREFIX + name for name in ("k", "scores", "pattern")}
 
 
 def align(
@@ -45,26 +45,24 @@ def align(
     """Finds when each word of the given texts is spoken.
 
     Args:
-        model: the recogniser's model.
-        tokenizer: the tokenizer of the model.
+        model: a Whisper, such as `asr.model`.
+        tokenizer: the tokenizer of the same checkpoint, such as `asr.tokenizer`.
         memory: encoded audio of B windows.
-        texts: B lists of token ids of all that is spoken; control tokens and timestamps are left
-            out.
-        n_frames: B lengths in encoder frames of 20 ms; attention to the padding after them is
-            excluded.
+        texts: B lists of token ids of all spoken words. Control tokens and timestamps are ignored.
+        n_frames: B lengths in encoder frames of 20 ms. Later frames are padding and are ignored.
         heads: (layer, head) pairs, see `jaxasr.alignment.released_heads`.
         language: language of the prompt that precedes the texts. None: English.
         task: task of the prompt that precedes the texts.
         edits: edits of decoder sites, active while the decoder reads the texts.
-        late_start: let the first word start after the start of the window, for example after
+        late_start: whether the first word may start later than the window, for example after
             silence. False: it starts at the first frame, as in openai/whisper and faster-whisper.
 
     Returns:
         The words of each window, with times in seconds from the start of the window.
 
     Raises:
-        ValueError: the numbers of texts, lengths and windows differ; a text does not fit the
-            context; a length is outside of the window; attention is NaN.
+        ValueError: the numbers of texts, lengths and windows differ; a text is too long for the
+            context; a length exceeds the window or is not positive; attention is NaN.
 
     Example:
         ```python
@@ -93,7 +91,7 @@ def align(
     )
     return [
         find_words(
-            ids, _true_scores(scores, row, len(prompt) + len(ids), n_frames), probabilities[row]
+            ids, _unpadded_scores(scores, row, len(prompt) + len(ids), n_frames), probabilities[row]
         )
         for row, ids in enumerate(texts)
     ]
@@ -109,7 +107,7 @@ def path_scores(
     heads: Heads,
     language: str | None = None,
 ) -> Float[np.ndarray, "B N"]:
-    """Scores how well each head alone follows the speech, without reference times.
+    """Scores how well each single head follows the speech, without reference times.
 
     The score of a head is the mean of its alignment matrix along the path that dynamic time warping
     finds in it. The matrix is standardised over tokens, and the path only moves forward. So the
@@ -141,15 +139,16 @@ def path_scores(
     scores, _ = _attention_scores(model, texts, prompt, tokenizer.special.eot, memory, {}, heads)
     rows = []
     for row, ids in enumerate(texts):
-        window_scores = _true_scores(scores, row, len(prompt) + len(ids), n_frames)
+        window_scores = _unpadded_scores(scores, row, len(prompt) + len(ids), n_frames)
         rows.append([_path_score(window_scores[[head]], len(prompt)) for head in range(len(heads))])
     return np.array(rows)
 
 
-def _true_scores(
+def _unpadded_scores(
     scores: Float[np.ndarray, "N B T S"], row: int, n_tokens: int, n_frames: Sequence[int]
 ) -> Float[np.ndarray, "N Tr Sr"]:
-    """Returns the scores of one window without padding: its tokens and end-of-text, its frames."""
+    """Returns the scores of window `row` without padded frames, and without padding tokens."""
+    # One more row than tokens, because the end of text follows them.
     return scores[:, row, : n_tokens + 1, : n_frames[row]]
 
 
@@ -189,18 +188,18 @@ def _check_arguments(
         raise ValueError(
             f"n_frames: expected 1 to {model.config.n_audio_ctx} encoder frames, got {bad[0]}."
         )
-    room, longest = context - n_prompt - 1, max(map(len, texts))
-    if longest > room:
+    max_tokens, longest = context - n_prompt - 1, max(map(len, texts))
+    if longest > max_tokens:
         raise ValueError(
-            f"texts: expected at most {room} tokens, so that they fit the context, got {longest}. "
-            "Split the text."
+            f"texts: expected at most {max_tokens} tokens, so that they fit the context, got "
+            f"{longest}. Split the text."
         )
 
 
-def _padded(rows: list[list[int]], filler: int, context: int) -> Int[np.ndarray, "B T"]:
+def _pad_rows(rows: list[list[int]], pad_id: int, context: int) -> Int[np.ndarray, "B T"]:
     longest = max(map(len, rows))
     width = min(context, -(-longest // _BUCKET) * _BUCKET)
-    return np.array([row + [filler] * (width - len(row)) for row in rows], np.int32)
+    return np.array([row + [pad_id] * (width - len(row)) for row in rows], np.int32)
 
 
 def _attention_scores(
@@ -213,10 +212,10 @@ def _attention_scores(
     heads: Heads,
 ) -> tuple[Float[np.ndarray, "N B T S"], Float[np.ndarray, "B T"]]:
     """Returns attention scores of the heads, and the probability of each token given its prefix."""
-    tokens = _padded([prompt + ids + [eot] for ids in texts], eot, model.config.n_text_ctx)
-    # Queries and the keys in memory give the scores of any head, so the layer scan need not return
-    # whole patterns, which are much larger.
-    site = _CROSS + ("pattern" if _BEYOND_QUERIES & set(edits) else "q")
+    tokens = _pad_rows([prompt + ids + [eot] for ids in texts], eot, model.config.n_text_ctx)
+    # The scores of a head follow from its queries and the keys in `memory`. Whole patterns are much
+    # larger than queries, so they are captured only if an edit changes them.
+    site = _SITE_PREFIX + ("pattern" if _PATTERN_SITES & set(edits) else "q")
     logits, acts = model.decode(jnp.asarray(tokens), memory, edits=edits, readout=select(site))
     k = memory.stacked().k
     outputs = compiled.call(
@@ -247,10 +246,10 @@ def _select_heads(
     else:
         q, keys = acts[layer, :, :, head].astype(jnp.float32), k[layer, :, head].astype(jnp.float32)
         scores = jnp.einsum("nbtd,nbsd->nbts", q * q.shape[-1] ** -0.5, keys, precision="highest")
-    # The reference normalises over text tokens only.
+    # Normalised over text tokens only, as in openai/whisper.
     probabilities = jax.nn.softmax(logits[:, :-1, :eot], axis=-1)
-    following = jnp.minimum(tokens[:, 1:], eot - 1)[..., None]
-    return scores, jnp.take_along_axis(probabilities, following, axis=-1)[..., 0]
+    next_tokens = jnp.minimum(tokens[:, 1:], eot - 1)[..., None]
+    return scores, jnp.take_along_axis(probabilities, next_tokens, axis=-1)[..., 0]
 
 
 def _find_words(
@@ -271,7 +270,7 @@ def _find_words(
     # A row attends to the frames of the token it predicts. So the rows of the text start at
     # <|notimestamps|>, which predicts the first token, and exclude the last row.
     text_rows = matrix[n_prompt - 1 : -1]
-    # The rest of the prompt attends to the frames before the text: one row for a late start.
+    # If the text may start late, one row stands for the prompt and takes the frames before it.
     prompt_rows = matrix[: n_prompt - 1].max(0, keepdims=True)[: int(late_start)]
     rows, columns = dtw(-np.concatenate([prompt_rows, text_rows]))
     first_columns = columns[np.flatnonzero(np.diff(rows, prepend=-1))]

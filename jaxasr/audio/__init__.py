@@ -1,4 +1,4 @@
-"""Audio files as 16 kHz mono samples, log-mel features, and times of encoder frames of 20 ms."""
+"""Loads audio files, and computes log-mel features and the times of encoder frames."""
 
 from jaxasr.audio.decoders import header_seconds as header_seconds
 from jaxasr.audio.features import (

@@ -18,33 +18,33 @@ from typing import IO, Any, BinaryIO
 import numpy as np
 import soundfile
 
-Blocks = Iterator[tuple[int, np.ndarray]]  # the sample rate in Hz, and mono float32 samples
+Blocks = Iterator[tuple[int, np.ndarray]]  # sample rate in Hz, mono float32 samples
 
-RATES = (1_000, 1_000_000)  # Hz
-MAX_CHANNELS = 256
+RATE_LIMITS = (1_000, 1_000_000)  # Hz; a rate beyond these comes from a damaged header
+MAX_CHANNELS = 256  # more channels come from a damaged header
 _BLOCK = 1 << 20  # samples of all channels decoded at a time
-_UNKNOWN = 1 << 62  # libsndfile reports at least this many frames for an unknown length
-_COMPRESSED = ("FLAC", "MP3", "OGG")  # formats in which audio may follow where libsndfile stops
-_MAX_TAGS = 1024  # bytes after the audio of a compressed file that may be tags, such as ID3v1
+_UNKNOWN_LENGTH = 1 << 62  # libsndfile reports at least this many frames for an unknown length
+_COMPRESSED = ("FLAC", "MP3", "OGG")  # libsndfile may stop before the end of these
+_MAX_TAG_BYTES = 1024  # room for tags after the audio of a compressed file, such as ID3v1
 
 
 class DecodingError(Exception):
-    """A file cannot be decoded, or not to its end. The message gives the reason."""
+    """A file cannot be decoded, or only in part. The message gives the reason."""
 
 
 class ImplausibleError(Exception):
     """A file claims a sample rate or a number of channels that no recording has."""
 
 
-class _Sequential(soundfile.SoundFile):
-    """A sound file without the seek after each block, which fails if the length is unknown."""
+class _UnseekableSoundFile(soundfile.SoundFile):
+    """A sound file that never seeks, because seeking fails if the length is unknown."""
 
     def seekable(self) -> bool:
         return False
 
 
-class _File(io.FileIO):
-    """A file whose `seek` returns -1, as in C, for impossible positions in damaged headers."""
+class _LenientFile(io.FileIO):
+    """A file whose `seek` returns -1 for the impossible positions that damaged headers name."""
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         try:
@@ -53,13 +53,14 @@ class _File(io.FileIO):
             return -1
 
 
-def libsndfile(path: Path, *, to_the_end: bool = True) -> Blocks:
+def decode_libsndfile(path: Path, *, strict: bool = True) -> Blocks:
     """Decodes with libsndfile: wav, flac, ogg, mp3, aiff, au, caf and others.
 
     Args:
         path: a regular file.
-        to_the_end: raise `DecodingError` if the header claims another length than was decoded, or
-            if a block cannot be decoded. False: yield the blocks that can be decoded.
+        strict: whether to raise `DecodingError` if a block cannot be decoded, or if the decoded
+            length differs from the length in the header. False: yield the blocks that can be
+            decoded.
 
     Yields:
         The sample rate in Hz, and mono float32 samples.
@@ -69,31 +70,31 @@ def libsndfile(path: Path, *, to_the_end: bool = True) -> Blocks:
             audio (it decodes only the first of several concatenated streams).
         ImplausibleError: see `check_format`.
     """
-    with _File(path) as file:
-        with _soundfile_errors(), _Sequential(file) as sound:
+    with _LenientFile(path) as file:
+        with _soundfile_errors(), _UnseekableSoundFile(file) as sound:
             check_format(sound.samplerate, sound.channels)
             if sound.format == "VOC":
                 raise DecodingError("reads headers within VOC files as samples")
             if sound.format == "OGG":
                 sound.seek(0)  # otherwise libsndfile 1.2.2 decodes some Opus files wrongly
-            # libsndfile loses the whole block that fails, so a retry uses small blocks.
-            size = (_BLOCK if to_the_end else _BLOCK >> 10) // sound.channels
+            # A block that fails is lost as a whole, so blocks are small if failures are accepted.
+            size = (_BLOCK if strict else _BLOCK >> 10) // sound.channels
             n_decoded = 0
             try:
                 while len(block := sound.read(size, dtype="float32", always_2d=True)):
                     n_decoded += len(block)
                     yield sound.samplerate, block.mean(axis=1)
             except soundfile.LibsndfileError:
-                if to_the_end:
+                if strict:
                     raise
-        n_left = path.stat().st_size - file.tell()
+        n_bytes_left = path.stat().st_size - file.tell()
         if not n_decoded:
-            before = f" before the last {n_left} bytes" if n_left else ""
-            raise DecodingError(f"no samples{before}")
-        if to_the_end and n_decoded != sound.frames and sound.frames < _UNKNOWN:
+            position = f" before the last {n_bytes_left} bytes" if n_bytes_left else ""
+            raise DecodingError(f"no samples{position}")
+        if strict and n_decoded != sound.frames and sound.frames < _UNKNOWN_LENGTH:
             raise DecodingError(f"decoded {n_decoded} of {sound.frames} samples")
-        if sound.format in _COMPRESSED and n_left > _MAX_TAGS:
-            raise DecodingError(f"stopped {n_left} bytes before the end")
+        if sound.format in _COMPRESSED and n_bytes_left > _MAX_TAG_BYTES:
+            raise DecodingError(f"stopped {n_bytes_left} bytes before the end")
 
 
 @contextlib.contextmanager
@@ -106,8 +107,8 @@ def _soundfile_errors() -> Iterator[None]:
         raise DecodingError(str(error).strip(" .")) from error
 
 
-def pyav(path: Path) -> Blocks:
-    """Decodes the first audio stream of any FFmpeg container with PyAV; skips damaged packets.
+def decode_pyav(path: Path) -> Blocks:
+    """Decodes the first audio stream of any FFmpeg container with PyAV, without damaged packets.
 
     Yields:
         The sample rate in Hz, and mono float32 samples.
@@ -122,7 +123,7 @@ def pyav(path: Path) -> Blocks:
         raise DecodingError(f"not installed ({error})") from error
     n_decoded, problem = 0, "no samples"
     try:
-        with _File(path) as file, _container(file) as container:
+        with _LenientFile(path) as file, _open_container(file) as container:
             if not container.streams.audio:
                 raise DecodingError("no audio stream")
             for packet in container.demux(container.streams.audio[0]):
@@ -134,26 +135,26 @@ def pyav(path: Path) -> Blocks:
                 for frame in frames:
                     check_format(frame.sample_rate, frame.layout.nb_channels)
                     n_decoded += frame.samples
-                    yield frame.sample_rate, _mono(frame)
+                    yield frame.sample_rate, _to_mono(frame)
     except FFmpegError as error:
         problem = error.strerror
-    # A truncated file gives the samples up to the damage, without an error.
+    # A truncated file yields the samples before the damage, and raises no error.
     if not n_decoded:
         raise DecodingError(problem)
 
 
-def _container(file: BinaryIO) -> Any:
+def _open_container(file: BinaryIO) -> Any:
     """Opens a file without any protocol, so that a playlist cannot open other files or URLs."""
     import av
 
-    # Before PyAV 19, a tag that is not UTF-8 raises unless errors are ignored.
-    tags: dict[str, Any] = (
+    # Before PyAV 19, a tag that is not UTF-8 raises an error by default.
+    tag_options: dict[str, Any] = (
         {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
     )
-    return av.open(file, options={"protocol_whitelist": ""}, **tags)
+    return av.open(file, options={"protocol_whitelist": ""}, **tag_options)
 
 
-def _mono(frame: Any) -> np.ndarray:
+def _to_mono(frame: Any) -> np.ndarray:
     if frame.format.name.startswith("s64"):  # the only type that PyAV cannot turn into an array
         import av
 
@@ -169,7 +170,7 @@ def _mono(frame: Any) -> np.ndarray:
     return scaled.mean(axis=0)
 
 
-def ffmpeg(path: Path) -> Blocks:
+def decode_ffmpeg(path: Path) -> Blocks:
     """Decodes the first audio stream of a file with the program ffmpeg.
 
     Yields:
@@ -182,7 +183,7 @@ def ffmpeg(path: Path) -> Blocks:
     program = shutil.which("ffmpeg")
     if program is None:
         raise DecodingError("not found")
-    # With "file:" no path is taken for a URL, and ffmpeg opens no URLs from local files.
+    # After "file:" ffmpeg does not read a path as a URL, and a local playlist cannot open URLs.
     source = ["-nostdin", "-i", f"file:{path}"]
     target = ["-map", "0:a:0", "-c:a", "pcm_f32be", "-f", "au", "-"]
     command = [program, "-v", "error", *source, *target]
@@ -191,7 +192,7 @@ def ffmpeg(path: Path) -> Blocks:
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log) as process:
             assert process.stdout is not None
             try:
-                for rate, block in _au(process.stdout):
+                for rate, block in _read_au_stream(process.stdout):
                     n_decoded += len(block)
                     yield rate, block
             finally:
@@ -203,17 +204,18 @@ def ffmpeg(path: Path) -> Blocks:
             raise DecodingError(re.sub(r"^\[.* @ 0x[0-9a-f]+\] ", "", first).strip(" ."))
 
 
-def _au(stream: IO[bytes]) -> Blocks:
+def _read_au_stream(stream: IO[bytes]) -> Blocks:
     """Yields blocks of a float32 AU stream, whose header is six numbers of 32 bits."""
     header = stream.read(24)
     if len(header) < 24:
         return
-    _, start, _, _, rate, channels = struct.unpack(">6I", header)
+    _, data_offset, _, _, rate, channels = struct.unpack(">6I", header)
     check_format(rate, channels)
-    stream.read(start - 24)
-    frame = 4 * channels
-    while data := stream.read(_BLOCK // channels * frame):
-        samples = np.frombuffer(data[: len(data) // frame * frame], ">f4").reshape(-1, channels)
+    stream.read(data_offset - 24)
+    frame_bytes = 4 * channels
+    while data := stream.read(_BLOCK // channels * frame_bytes):
+        whole = data[: len(data) // frame_bytes * frame_bytes]  # the stream may end within a frame
+        samples = np.frombuffer(whole, ">f4").reshape(-1, channels)
         yield rate, samples.astype(np.float32).mean(axis=1)
 
 
@@ -223,7 +225,7 @@ def check_format(rate: int, channels: int) -> None:
     Raises:
         ImplausibleError: the rate is not within 1 kHz to 1 MHz, or there are not 1 to 256 channels.
     """
-    low, high = RATES
+    low, high = RATE_LIMITS
     if not low <= rate <= high:
         raise ImplausibleError(f"expected a sample rate of {low:,} to {high:,} Hz, got {rate:,} Hz")
     if not 1 <= channels <= MAX_CHANNELS:
@@ -231,7 +233,7 @@ def check_format(rate: int, channels: int) -> None:
 
 
 def header_seconds(path: str | os.PathLike) -> float:
-    """Returns the length in seconds in the header of a recording, or 0.0 if it has none.
+    """Returns the seconds that the header of a recording claims, or 0.0 if it claims no length.
 
     The header may be wrong, so use the value only to plan work.
 
@@ -254,7 +256,7 @@ def header_seconds(path: str | os.PathLike) -> float:
     except ImportError:
         return 0.0
     try:
-        with _File(path) as file, _container(file) as container:
+        with _LenientFile(path) as file, _open_container(file) as container:
             return (container.duration or 0) / av.time_base
     except (FFmpegError, OSError, ValueError):
         return 0.0

@@ -1,4 +1,4 @@
-"""Log-mel features of samples, as the encoder takes them, and times of encoder frames of 20 ms."""
+"""Computes the log-mel features that the encoder reads, and the times of encoder frames."""
 
 import functools
 import math
@@ -14,18 +14,18 @@ from jaxtyping import Array, Float, Float32, Num
 from jaxasr.config import FRAMES_PER_S, HOP, N_MEL_FRAMES, N_SAMPLES, SAMPLE_RATE, SAMPLES_PER_FRAME
 
 N_FFT = 400  # samples in a short-time window: 25 ms
-MEL_COUNTS = (80, 128)  # of released checkpoints: 128 from large-v3 on
-# Far above any recording in [-1, 1], and far below samples whose sum of squares overflows float32.
+MEL_COUNTS = (80, 128)  # mel bands of released checkpoints; 128 from large-v3 on
+# Largest magnitude of a sample. Recordings lie in [-1, 1], and float32 overflows only far above.
 MAX_MAGNITUDE = 1e4
 
 
 def n_frames(n_samples: int) -> int:
-    """Returns the length of a recording in encoder frames of 20 ms, a partly filled one included.
+    """Returns the length of a recording in encoder frames of 20 ms, rounded up.
 
-    Frames after it are padding.
+    Later frames of a window are padding.
 
     Args:
-        n_samples: samples at 16 kHz.
+        n_samples: length in samples at 16 kHz.
 
     Raises:
         ValueError: the length is negative.
@@ -40,10 +40,10 @@ def n_frames(n_samples: int) -> int:
 
 
 def frame_to_seconds(frame: Any) -> Any:
-    """Returns the start of an encoder frame in seconds; frame i covers [i / 50, (i + 1) / 50).
+    """Returns the start of an encoder frame in seconds. Frame i covers [i / 50, (i + 1) / 50).
 
     Args:
-        frame: a number or an array.
+        frame: index of a frame, or an array of indices.
 
     Example:
         >>> frame_to_seconds(50)
@@ -55,7 +55,7 @@ def frame_to_seconds(frame: Any) -> Any:
 def pad_or_trim(
     audio: Num[Array | np.ndarray, "*batch n"], length: int = N_SAMPLES
 ) -> Num[Array | np.ndarray, "*batch length"]:
-    """Appends zeros to the last axis, or cuts off its end, so that its size is `length`.
+    """Pads the last axis with zeros, or cuts off its end, to the size `length`.
 
     Args:
         audio: samples or features with time as the last axis.
@@ -74,7 +74,8 @@ def pad_or_trim(
 def mel_filters(n_mels: int) -> Float32[np.ndarray, "M 201"]:
     """Returns triangular filters of unit area on the Slaney mel scale, 0 to 8,000 Hz.
 
-    Bitwise equal to `librosa.filters.mel`, whose import takes a second.
+    The filters are bitwise equal to those of `librosa.filters.mel`. Importing librosa would take a
+    second.
 
     Args:
         n_mels: 80, or 128 for large-v3 and later.
@@ -109,16 +110,17 @@ def log_mel(
 ) -> Float32[Array, "M F"]:
     """Returns log-mel features of one recording of at most 30 s, padded with zeros to 30 s.
 
-    Runs on the default device, also under `jax.jit`, and under `jax.vmap` for a batch of padded
-    recordings: `jax.vmap(lambda audio: log_mel(audio, 80))(batch)`.
-    Source: openai/whisper `log_mel_spectrogram`; equal to `transformers.WhisperFeatureExtractor`
-    within 1e-4.
+    Runs on the default device. `jax.jit` and `jax.vmap` apply: for a batch of padded recordings use
+    `jax.vmap(lambda audio: log_mel(audio, 80))(batch)`.
+
+    Source: openai/whisper `log_mel_spectrogram`. The features are equal to those of
+    `transformers.WhisperFeatureExtractor` within 1e-4.
 
     Args:
         audio: float samples at 16 kHz in [-1, 1], at most 30 s.
         n_mels: 80, or 128 for large-v3 and later (`config.n_mels`).
-        n_frames: mel frames of 10 ms in the model's window (`config.n_mel_frames`): 3,000, which
-            are 30 s, in released models.
+        n_frames: mel frames of 10 ms in the model's window (`config.n_mel_frames`). Released
+            models have 3,000, which are 30 s.
 
     Raises:
         ValueError: `audio` has the wrong rank, type or length; `n_mels` is not 80 or 128; samples
@@ -138,8 +140,8 @@ def log_mel(
 def long_log_mel(audio: Num[np.ndarray, "*n_samples"], n_mels: int) -> Float32[np.ndarray, "M F"]:
     """Returns log-mel features of a recording of any length, on the host.
 
-    The dynamic range of 80 dB counts from the loudest bin of the whole recording, as in
-    openai/whisper `transcribe`. `log_mel` counts from the loudest bin of its window.
+    Values are clipped at 80 dB below the loudest bin of the whole recording, as in openai/whisper
+    `transcribe`. `log_mel` clips relative to the loudest bin of its window.
 
     Args:
         audio: float samples at 16 kHz in [-1, 1].
@@ -154,14 +156,16 @@ def long_log_mel(audio: Num[np.ndarray, "*n_samples"], n_mels: int) -> Float32[n
     filters = mel_filters(n_mels)
     check_samples(audio)
     n_frames = len(audio) // HOP
-    # Silence after the end is part of the last window, because the click of an abrupt end may hold
-    # the loudest bin.
+    # The last window includes silence after the recording, because an abrupt end makes a click that
+    # may be the loudest bin.
     n_windows = n_frames // N_MEL_FRAMES + 1
     padded = pad_or_trim(np.asarray(audio, np.float32), n_windows * N_SAMPLES + N_FFT // 2)
     padded = np.pad(padded, (N_FFT // 2, 0), mode="reflect")
     windows = [padded[i * N_SAMPLES : (i + 1) * N_SAMPLES + N_FFT] for i in range(n_windows)]
-    log = np.concatenate([_compiled(_log10_mel)(window, filters) for window in windows], axis=1)
-    return _scaled(log, np)[:, :n_frames]
+    log_power = np.concatenate(
+        [_compiled(_log10_mel)(window, filters) for window in windows], axis=1
+    )
+    return _clip_and_scale(log_power, np)[:, :n_frames]
 
 
 def check_samples(audio: Any, longest: int | None = None) -> None:
@@ -172,7 +176,8 @@ def check_samples(audio: Any, longest: int | None = None) -> None:
         longest: largest number of samples. None: no limit.
 
     Raises:
-        ValueError: with the expectation and the value.
+        ValueError: `audio` has another rank, type or length, or a sample is not finite or too
+            large. The values are not checked under `jit`.
     """
     shape, dtype = np.shape(audio), getattr(audio, "dtype", None)
     if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
@@ -203,12 +208,12 @@ def check_values(audio: Num[Array | np.ndarray, "n_samples"], name: str) -> None
 
     Args:
         audio: samples.
-        name: the file or argument, with which the message starts.
+        name: file or argument that the error names.
 
     Raises:
         ValueError: a sample is NaN, infinite or too large.
     """
-    # NaN if any sample is NaN. Unlike abs(), this allocates no array.
+    # The maximum is NaN if any sample is NaN. Unlike abs(), max() and min() allocate no array.
     loudest = max(float(audio.max()), -float(audio.min()))
     if loudest <= MAX_MAGNITUDE:
         return
@@ -227,14 +232,14 @@ def check_values(audio: Num[Array | np.ndarray, "n_samples"], name: str) -> None
 
 @functools.cache
 def _compiled(fn: Callable) -> Callable:
-    # One program per window length and number of mels, because audio is padded first.
+    # Audio is padded first, so there is one program per window length and number of mels.
     return jax.jit(fn)
 
 
 def _log_mel(
     audio: Float[Array, "n_samples"], filters: Float[Array, "M 201"]
 ) -> Float[Array, "M F"]:
-    return _scaled(_log10_mel(jnp.pad(audio, N_FFT // 2, mode="reflect"), filters), jnp)
+    return _clip_and_scale(_log10_mel(jnp.pad(audio, N_FFT // 2, mode="reflect"), filters), jnp)
 
 
 def _log10_mel(
@@ -247,13 +252,14 @@ def _log10_mel(
     return jnp.log10(jnp.maximum(mel, 1e-10))
 
 
-def _scaled(log: Any, xp: Any) -> Any:
-    return (xp.maximum(log, log.max() - 8.0) + 4.0) / 4.0  # 80 dB below the loudest bin
+def _clip_and_scale(log_power: Any, xp: Any) -> Any:
+    # 8 powers of ten are 80 dB. Both constants are those of openai/whisper.
+    return (xp.maximum(log_power, log_power.max() - 8.0) + 4.0) / 4.0
 
 
 def _short_frames(padded: Float[Array, "n_padded"]) -> Float[Array, "F 400"]:
-    # Frame i starts at sample 160 i of the padded window, so its centre is at sample 160 i of the
-    # window itself. The reference drops the last frame.
+    # The centre of frame i is sample 160 i of the window before padding. openai/whisper drops the
+    # last frame. Each frame of 400 samples is joined from shifted blocks of 160.
     n_blocks, n_frames = math.ceil(padded.size / HOP), (padded.size - N_FFT) // HOP
     blocks = jnp.pad(padded, (0, n_blocks * HOP - padded.size)).reshape(n_blocks, HOP)
     shifted = [blocks[i : i + n_frames] for i in range(n_blocks - n_frames)]

@@ -102,11 +102,11 @@ def _resampled(blocks: decoders.Blocks) -> np.ndarray:
 def _decoders() -> Iterator[tuple[str, Callable[[Path], decoders.Blocks]]]:
     """Yields the names and functions of the decoders to try, in order."""
     # libsndfile comes first, so that samples do not depend on the other installed decoders.
-    yield "libsndfile", decoders.libsndfile
+    yield "libsndfile", decoders.decode_libsndfile
     # Only one of these two, because an older ffmpeg may misinterpret formats that PyAV rejects.
-    yield ("PyAV", decoders.pyav) if _has_pyav() else ("ffmpeg", decoders.ffmpeg)
+    yield ("PyAV", decoders.decode_pyav) if _has_pyav() else ("ffmpeg", decoders.decode_ffmpeg)
     # Last, libsndfile again: it yields what can be decoded of a damaged file.
-    yield "libsndfile", functools.partial(decoders.libsndfile, to_the_end=False)
+    yield "libsndfile", functools.partial(decoders.decode_libsndfile, strict=False)
 
 
 def _has_pyav() -> bool:

@@ -1,4 +1,4 @@
-"""Log-mel features of a long recording, window by window."""
+"""Computes the log-mel features of a long recording, window by window."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,8 +16,8 @@ class AudioWindows:
 
     Attributes:
         n_frames: mel frames of 10 ms in the recording, without padding.
-        width: mel frames per window: 3,000 in released models.
-        features: returns the features [M, width] of the window that starts at a mel frame.
+        width: mel frames per window; 3,000 in released models.
+        features: maps the first mel frame of a window to the features [M, width] of the window.
     """
 
     n_frames: int
@@ -25,10 +25,10 @@ class AudioWindows:
     features: Callable[[int], Float[Array | np.ndarray, "M F"]]
 
     @classmethod
-    def of(
+    def from_audio(
         cls, audio: Float[np.ndarray, "n_samples"], config: Config, padding: str
     ) -> "AudioWindows":
-        """Returns the windows of `audio`; `Options.padding` explains `padding`."""
+        """Returns the windows of `audio`. `padding` is "audio" or "features" (see `Options`)."""
         n_mels, width = config.n_mels, config.n_mel_frames
         if padding == "audio":
             return cls(
@@ -40,5 +40,5 @@ class AudioWindows:
         return cls(mel.shape[1], width, lambda seek: pad_or_trim(mel[:, seek:], width))
 
     def true_frames(self, seek: int) -> int:
-        """Returns how many mel frames of the window at `seek` are not padding."""
+        """Returns how many mel frames are not padding in the window that starts at frame `seek`."""
         return min(self.width, self.n_frames - seek)

@@ -14,8 +14,8 @@ from jaxasr.model import Whisper
 from jaxasr.weights.checkpoint import Checkpoint
 from jaxasr.weights.errors import WeightsError
 
-# The model's parameter -> the checkpoint's tensor.
-_RENAMED = (
+# Part of a parameter's name in the model -> in a checkpoint.
+_RENAMED_PARTS = (
     ("mlp.fc1.", "mlp.0."),
     ("mlp.fc2.", "mlp.2."),
     (".kernel", ".weight"),
@@ -23,61 +23,64 @@ _RENAMED = (
 )
 
 
-def tensor_name(leaf: str) -> str:
-    """Returns the checkpoint's name for parameter `leaf`; a `{}` stands for the layer."""
-    if leaf in ("decoder.token_embedding", "decoder.projection"):
-        return f"{leaf}.weight"
-    for ours, theirs in _RENAMED:
+def tensor_name(parameter: str) -> str:
+    """Returns the name of a parameter in a checkpoint. A `{}` stands for the index of the layer."""
+    if parameter in ("decoder.token_embedding", "decoder.projection"):
+        return f"{parameter}.weight"
+    for ours, theirs in _RENAMED_PARTS:
         pattern = re.escape(ours) + ("" if ours.endswith(".") else "$")
-        leaf = re.sub(pattern, theirs, leaf)
-    return leaf.replace(".blocks.", ".blocks.{}.")
+        parameter = re.sub(pattern, theirs, parameter)
+    return parameter.replace(".blocks.", ".blocks.{}.")
 
 
-def from_torch(leaf: str, tensor: Any) -> Any:
-    """Converts a tensor between torch's layout and the parameter's, in either direction."""
-    # Linear kernels are [in, out] here and [out, in] in torch, convolutions [width, in, out] here
-    # and [out, in, width] in torch. Reversing the axes converts both, in both directions.
-    return tensor.transpose() if leaf.endswith(".kernel") else tensor
+def convert_layout(parameter: str, tensor: Any) -> Any:
+    """Converts a tensor from torch's layout to the layout of the model, or back."""
+    # Linear kernels are [in, out] here and [out, in] in torch. Convolution kernels are
+    # [width, in, out] here and [out, in, width] in torch. Reversing the axes converts either.
+    return tensor.transpose() if parameter.endswith(".kernel") else tensor
 
 
-def leaf_name(path: tuple[Any, ...]) -> str:
-    """Returns the name of a path of `jax.tree_util`, such as `decoder.blocks.attn.query.kernel`."""
+def parameter_name(path: tuple[Any, ...]) -> str:
+    """Returns the name for a path of `jax.tree_util`: `decoder.blocks.attn.query.kernel`."""
     parts = [str(getattr(key, "name", getattr(key, "key", ""))) for key in path]
-    # A last part "value" is the content of an nnx.Variable, not the value projection.
+    # A path may end in "value", the array in an nnx.Variable. It is not a part of the name.
     return ".".join(parts[:-1] if parts[-1] == "value" else parts)
 
 
-def structure(config: Config) -> Whisper:
+def abstract_model(config: Config) -> Whisper:
     """Returns the model of this configuration with shapes in place of arrays."""
     return jax.eval_shape(lambda: Whisper(config, rngs=nnx.Rngs(0)))
 
 
 @functools.lru_cache(maxsize=16)
 def _layout(config: Config) -> tuple[list[tuple[str, jax.ShapeDtypeStruct]], Any]:
-    """Returns the name and shape of every leaf, and the tree structure."""
+    """Returns the name and shape of every parameter, and the tree structure."""
     # Cached, because tracing the constructor takes 0.1 s.
-    paths, treedef = jax.tree_util.tree_flatten_with_path(structure(config))
-    return [(leaf_name(path), leaf) for path, leaf in paths], treedef
+    paths, treedef = jax.tree_util.tree_flatten_with_path(abstract_model(config))
+    return [(parameter_name(path), shape) for path, shape in paths], treedef
 
 
-def leaves(model: Whisper) -> dict[str, Any]:
+def parameters_by_name(model: Whisper) -> dict[str, Any]:
     """Returns the arrays of a model by name, in the order of the pytree."""
-    return {leaf_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(model)[0]}
+    return {
+        parameter_name(path): array
+        for path, array in jax.tree_util.tree_flatten_with_path(model)[0]
+    }
 
 
-def tensor_shapes(leaf: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    """Returns names and shapes of the tensors that make up parameter `leaf`, in order of layers."""
-    name = tensor_name(leaf)
+def tensor_shapes(parameter: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """Returns names and shapes of the tensors that hold a parameter, in the order of layers."""
+    name = tensor_name(parameter)
     n_layers, shape = (shape[0], shape[1:]) if "{}" in name else (1, shape)
-    shape = shape[::-1] if leaf.endswith(".kernel") else shape
+    shape = shape[::-1] if parameter.endswith(".kernel") else shape
     return {name.format(layer): shape for layer in range(n_layers)}
 
 
-def check(checkpoint: Checkpoint, expected: dict[str, tuple[int, ...]]) -> None:
+def check_tensors(checkpoint: Checkpoint, expected: dict[str, tuple[int, ...]]) -> None:
     """Checks the names and shapes of all tensors.
 
     Raises:
-        WeightsError: naming every tensor that is missing, left over, or of another shape.
+        WeightsError: a tensor is missing, left over, or of another shape. The error names all.
     """
     tensors = checkpoint.tensors
     missing = [f"{name} {list(shape)}" for name, shape in expected.items() if name not in tensors]
@@ -95,7 +98,7 @@ def check(checkpoint: Checkpoint, expected: dict[str, tuple[int, ...]]) -> None:
             if names
         )
         raise WeightsError(
-            f"{checkpoint.source}: expected the {len(expected)} tensors of a Whisper of its own "
+            f"{checkpoint.source}: expected the {len(expected)} tensors of a Whisper with these "
             f"dimensions, found others.{listed}\n"
             "Check that config and weights belong together, and that the file is complete."
         )
@@ -106,8 +109,8 @@ class _FiniteCopier:
 
     def __init__(self, param_dtype: str):
         self.param_dtype = param_dtype
-        self.non_finite: list[str] = []  # as stored
-        self.overflowing: list[str] = []  # only in `param_dtype`
+        self.non_finite: list[str] = []  # in the file
+        self.overflowing: list[str] = []  # only after conversion to `param_dtype`
 
     def copy(self, name: str, tensor: np.ndarray, target: np.ndarray) -> None:
         with np.errstate(over="ignore", invalid="ignore"):
@@ -117,7 +120,7 @@ class _FiniteCopier:
             (self.overflowing if stored_finite else self.non_finite).append(name)
 
     def check(self, source: object) -> None:
-        """Raises `WeightsError` naming every tensor that is not finite."""
+        """Raises a `WeightsError` that names every tensor that is not finite."""
         if self.non_finite:
             raise WeightsError(
                 f"{source}: expected finite weights, found NaN or infinite ones in "
@@ -132,14 +135,18 @@ class _FiniteCopier:
             )
 
 
-def _parameter(
-    checkpoint: Checkpoint, leaf: str, shape: tuple[int, ...], dtype: Any, copier: _FiniteCopier
+def _read_parameter(
+    checkpoint: Checkpoint,
+    parameter: str,
+    shape: tuple[int, ...],
+    dtype: Any,
+    copier: _FiniteCopier,
 ) -> jax.Array:
     """Reads one parameter, layer by layer, into one array."""
     array = np.empty(shape, dtype)
-    layers = array if "{}" in tensor_name(leaf) else array[None]
-    for layer, name in zip(layers, tensor_shapes(leaf, shape)):
-        copier.copy(name, from_torch(leaf, checkpoint.tensors[name]), layer)
+    layer_arrays = array if "{}" in tensor_name(parameter) else array[None]
+    for layer, name in zip(layer_arrays, tensor_shapes(parameter, shape)):
+        copier.copy(name, convert_layout(parameter, checkpoint.tensors[name]), layer)
     return jax.device_put(array)  # `jnp.asarray` would compile a copy for every shape
 
 
@@ -148,8 +155,8 @@ def assemble(
 ) -> Whisper:
     """Builds the model of a checkpoint.
 
-    Reads one parameter at a time, the largest first, so that the peak of memory is little more than
-    the model itself.
+    Reads one parameter at a time, the largest first. So the peak of memory is little more than the
+    size of the model.
 
     Args:
         checkpoint: from `read_checkpoint`.
@@ -157,8 +164,8 @@ def assemble(
         param_dtype: type of the weights in memory.
 
     Raises:
-        WeightsError: naming every tensor that is missing, left over or of another shape, before
-            any is read; or every tensor that is not finite, as stored or in `param_dtype`.
+        WeightsError: a tensor is missing, left over or of another shape; a weight is not finite, or
+            not after conversion to `param_dtype`. The error names all such tensors.
 
     Example:
         ```python
@@ -169,12 +176,12 @@ def assemble(
     """
     layout, treedef = _layout(checkpoint.config.replace(dtype=dtype, param_dtype=param_dtype))
     expected: dict[str, tuple[int, ...]] = {}
-    for leaf, spec in layout:
-        expected |= tensor_shapes(leaf, spec.shape)
-    check(checkpoint, expected)
+    for parameter, spec in layout:
+        expected |= tensor_shapes(parameter, spec.shape)
+    check_tensors(checkpoint, expected)
     arrays: dict[str, jax.Array] = {}
     copier = _FiniteCopier(param_dtype)
-    for leaf, spec in sorted(layout, key=lambda pair: -math.prod(pair[1].shape)):
-        arrays[leaf] = _parameter(checkpoint, leaf, spec.shape, spec.dtype, copier)
+    for parameter, spec in sorted(layout, key=lambda pair: -math.prod(pair[1].shape)):
+        arrays[parameter] = _read_parameter(checkpoint, parameter, spec.shape, spec.dtype, copier)
     copier.check(checkpoint.source)
-    return jax.tree.unflatten(treedef, [arrays[leaf] for leaf, _ in layout])
+    return jax.tree.unflatten(treedef, [arrays[parameter] for parameter, _ in layout])

@@ -1,4 +1,4 @@
-"""A checkpoint of any format, converted to OpenAI's tensor names and torch's layouts."""
+"""Holds a checkpoint of any format under OpenAI's tensor names and in torch's layouts."""
 
 import dataclasses
 import hashlib
@@ -14,10 +14,10 @@ from jaxasr.alignment.released_heads import Heads
 from jaxasr.config import HOP, SAMPLE_RATE, Config
 from jaxasr.encoder import sinusoids
 from jaxasr.weights import files
-from jaxasr.weights.errors import damaged, reading, shown
+from jaxasr.weights.errors import convert_errors, file_error, short_repr
 
-# Largest dimensions that a file may have. Every released model is far smaller, and a damaged file
-# cannot exhaust the memory.
+# Largest dimensions that a file may have. Every released model is far smaller. The limits keep a
+# damaged file from exhausting the memory.
 _LIMITS = {
     "n_vocab": 1 << 20,
     "n_audio_ctx": 1 << 13,
@@ -25,12 +25,12 @@ _LIMITS = {
     "n_audio_layer": 256,
     "n_text_layer": 256,
 }
-_DEFAULT_LIMIT = 1 << 14
+_DEFAULT_LIMIT = 1 << 14  # of all other dimensions
 EMBEDDING, PROJECTION = "decoder.token_embedding.weight", "decoder.projection.weight"
 
 
 @dataclasses.dataclass(frozen=True)
-class Lazy:
+class LazyTensor:
     """A tensor that is read on demand.
 
     Attributes:
@@ -47,7 +47,7 @@ class Lazy:
 class Tensors(Mapping[str, np.ndarray]):
     """Arrays by name. Every look-up reads the tensor from disk again."""
 
-    def __init__(self, entries: Mapping[str, Lazy]):
+    def __init__(self, entries: Mapping[str, LazyTensor]):
         self.entries = dict(entries)
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -88,7 +88,7 @@ class Checkpoint:
         source: the file or folder.
         format: "huggingface", "ctranslate2" or "openai".
         weight_files: files that hold the tensors.
-        tokenizer_file: file of the tokenizer. None: there is none.
+        tokenizer_file: `tokenizer.json` or `vocab.json`. None: there is none.
         alignment_heads: (layer, head) of the cross-attention heads that give word times. None: not
             in the files.
         suppress_ids: token ids that are never generated. None: not in the files.
@@ -129,8 +129,8 @@ def make_config(dims: dict[str, Any], path: object) -> Config:
         limit = _LIMITS.get(name, _DEFAULT_LIMIT)
         # `isinstance` would accept True, which is an int.
         if not (type(value) is int and 0 < value <= limit):
-            raise damaged(path, f"{name} between 1 and {limit}", shown(value))
-    with reading(path, "the dimensions of a Whisper"):
+            raise file_error(path, f"{name} between 1 and {limit}", short_repr(value))
+    with convert_errors(path, "the dimensions of a Whisper"):
         return Config(**dims)
 
 
@@ -152,10 +152,10 @@ def check_features(folder: Path, config: Config) -> None:
         settings = settings.get("feature_extractor", settings)
         for key, value in expected.items():
             if type(settings) is dict and settings.get(key, value) != value:
-                raise damaged(
+                raise file_error(
                     path,
                     f"{key} = {value}, Whisper's own features",
-                    shown(settings[key]),
+                    short_repr(settings[key]),
                     "Other features are not supported.",
                 )
 
@@ -181,20 +181,20 @@ def existing_heads(heads: Heads | None, config: Config, path: Path) -> Heads | N
     return existing or None
 
 
-def with_positions(entries: dict[str, Lazy], config: Config) -> dict[str, Lazy]:
+def with_positions(entries: dict[str, LazyTensor], config: Config) -> dict[str, LazyTensor]:
     """Adds the encoder's fixed positions, which some files leave out."""
     shape = (config.n_audio_ctx, config.n_audio_state)
     if shape[1] % 2:
         return entries  # sinusoids come in pairs of channels
-    positions = Lazy(shape, "float32", lambda: sinusoids(*shape))
+    positions = LazyTensor(shape, "float32", lambda: sinusoids(*shape))
     return {"encoder.positional_embedding": positions, **entries}
 
 
-def tie_projection(entries: dict[str, Lazy], name: str) -> bool:
-    """Returns whether the output projection is the token embedding, and renames it if it is not.
+def tie_projection(entries: dict[str, LazyTensor], name: str) -> bool:
+    """Returns whether the output projection equals the token embedding.
 
-    A projection that equals the embedding is removed, and one that differs is renamed to
-    `decoder.projection.weight`. If the file leaves out the embedding, the projection replaces it.
+    Changes `entries`: a projection that equals the embedding is removed, and another projection is
+    renamed to `decoder.projection.weight`. If there is no embedding, the projection becomes it.
 
     Args:
         entries: tensors of the checkpoint; changed in place.

@@ -1,7 +1,7 @@
 """Reads a CTranslate2 folder, the format of faster-whisper and of the packaged weights.
 
-`ctranslate2_file` reads the variables of `model.bin`. This file renames, splits and dequantizes
-them.
+`ctranslate2_file` reads the variables of `model.bin`. This file gives them OpenAI's names, splits
+those that concatenate tensors, and dequantizes them.
 """
 
 import math
@@ -14,7 +14,7 @@ from jaxasr.weights import files, tokenizer_files
 from jaxasr.weights.checkpoint import (
     PROJECTION,
     Checkpoint,
-    Lazy,
+    LazyTensor,
     Tensors,
     check_features,
     existing_heads,
@@ -23,12 +23,12 @@ from jaxasr.weights.checkpoint import (
     with_positions,
 )
 from jaxasr.weights.ctranslate2_file import RECONVERT, Variable, read_variables
-from jaxasr.weights.errors import damaged, reading
-from jaxasr.weights.files import Span
+from jaxasr.weights.errors import convert_errors, file_error
+from jaxasr.weights.files import FileBytes
 
-# Settings that change the arithmetic, with their value in every released Whisper. The other scalars
-# only steer decoding.
-_SETTINGS = {
+# Settings that change the arithmetic -> their value in every released Whisper. Other settings
+# affect only decoding.
+_REQUIRED_SETTINGS = {
     "decoder/activation": 3,  # exact gelu
     "decoder/pre_norm": 1,
     "decoder/alibi": 0,
@@ -37,10 +37,11 @@ _SETTINGS = {
 }
 _POSITIONS = "encoder/position_encodings/encodings"
 
+# CTranslate2's names -> OpenAI's names.
 _NORM = {"gamma": "weight", "beta": "bias"}
 _FINAL_NORM = {"encoder": "encoder.ln_post", "decoder": "decoder.ln"}
 _ATTENTION = {"self_attention": ("attn", "attn_ln"), "attention": ("cross_attn", "cross_attn_ln")}
-# (module, index of its linear) -> the projections that are concatenated in the rows of its weight.
+# (module, index of a linear layer in it) -> the projections that its rows concatenate.
 _FUSED = {
     ("self_attention", 0): ("query", "key", "value"),
     ("self_attention", 1): ("out",),
@@ -54,9 +55,9 @@ _NAMES = {
     "decoder/embeddings/weight": "decoder.token_embedding.weight",
     "decoder/projection/weight": PROJECTION,
 } | {
-    f"encoder/conv{i}/{leaf}": f"encoder.conv{i}.{leaf}"
+    f"encoder/conv{i}/{array_name}": f"encoder.conv{i}.{array_name}"
     for i in (1, 2)
-    for leaf in ("weight", "bias")
+    for array_name in ("weight", "bias")
 }
 _LAYER_VARIABLE = re.compile(
     r"(encoder|decoder)/layer_(0|[1-9]\d{0,2})/(self_attention|attention|ffn)"
@@ -70,15 +71,15 @@ def _dequantize(variable: Variable, values: np.ndarray, scale: np.ndarray) -> np
     scale = scale.astype(np.float32).reshape(shape)
     if not np.all(np.isfinite(scale)) or not np.all(scale):
         expected = f"{variable.name}_scale: finite and non-zero"
-        raise damaged(variable.span, expected, "other values")
+        raise file_error(variable.file_bytes, expected, "other values")
     return values.astype(np.float32) / scale
 
 
-def _part(variable: Variable, scale: Variable | None, index: int, n_parts: int) -> Lazy:
-    """Returns part `index` of `n_parts` equal parts of the first axis."""
+def _row_block(variable: Variable, scale: Variable | None, index: int, n_parts: int) -> LazyTensor:
+    """Returns block `index` of `n_parts` equal blocks of rows."""
     if variable.shape[0] % n_parts:
         expected = f"{variable.name}: rows divisible by {n_parts}"
-        raise damaged(variable.span, expected, variable.shape[0])
+        raise file_error(variable.file_bytes, expected, variable.shape[0])
     n = variable.shape[0] // n_parts
     first, last = index * n, (index + 1) * n
 
@@ -89,20 +90,22 @@ def _part(variable: Variable, scale: Variable | None, index: int, n_parts: int) 
         scales = scale.read()
         return _dequantize(variable, values, scales if scales.size == 1 else scales[first:last])
 
-    return Lazy((n, *variable.shape[1:]), "float32" if scale else variable.dtype.name, read)
+    return LazyTensor((n, *variable.shape[1:]), "float32" if scale else variable.dtype.name, read)
 
 
-def _check_zero_bias(variable: Variable, part: Lazy) -> None:
-    # Whisper's key projection has no bias; the fused bias holds zeros there.
+def _check_zero_bias(variable: Variable, part: LazyTensor) -> None:
+    # Whisper's key projection has no bias, so the fused bias must be zero for it.
     if np.any(part.read()):
         expected = f"{variable.name}: zeros where the key projection has no bias"
-        raise damaged(variable.span, expected, "other values", RECONVERT)
+        raise file_error(variable.file_bytes, expected, "other values", RECONVERT)
 
 
 def _openai_names(name: str) -> list[str | None] | None:
-    """Returns OpenAI's names of the tensors in a variable; None if the variable is unknown.
+    """Returns OpenAI's names of the tensors in a variable.
 
-    A None in the list stands for the bias of a key projection, which does not exist.
+    Returns:
+        None if the variable is unknown. A None in the list stands for the bias of a key projection,
+        which Whisper does not have.
     """
     if name in _NAMES:
         return [_NAMES[name]]
@@ -112,74 +115,77 @@ def _openai_names(name: str) -> list[str | None] | None:
     match = _LAYER_VARIABLE.fullmatch(name)
     if not match:
         return None
-    stack, layer, module, part, index, leaf = match.groups()
+    stack, layer, module, part, index, array_name = match.groups()
     block = f"{stack}.blocks.{layer}"
     if part == "layer_norm":
         ln = "mlp_ln" if module == "ffn" else _ATTENTION[module][1]
-        return [f"{block}.{ln}.{_NORM[leaf]}"] if leaf in _NORM else None
-    if leaf not in ("weight", "bias"):
+        return [f"{block}.{ln}.{_NORM[array_name]}"] if array_name in _NORM else None
+    if array_name not in ("weight", "bias"):
         return None
     if module == "ffn":
-        return [f"{block}.mlp.{2 * int(index)}.{leaf}"] if index in "01" else None
+        return [f"{block}.mlp.{2 * int(index)}.{array_name}"] if index in "01" else None
     projections = _FUSED.get((module, int(index)))
     return projections and [
-        None if (p, leaf) == ("key", "bias") else f"{block}.{_ATTENTION[module][0]}.{p}.{leaf}"
-        for p in projections
+        None
+        if (projection, array_name) == ("key", "bias")
+        else f"{block}.{_ATTENTION[module][0]}.{projection}.{array_name}"
+        for projection in projections
     ]
 
 
-def _tensors(variables: dict[str, Variable], span: Span) -> dict[str, Lazy]:
+def _openai_tensors(variables: dict[str, Variable], file_bytes: FileBytes) -> dict[str, LazyTensor]:
     """Returns all tensors under OpenAI's names."""
-    tensors: dict[str, Lazy] = {}
+    tensors: dict[str, LazyTensor] = {}
     unknown = []
     for name, variable in variables.items():
         is_scale = name.endswith("_scale") and name.removesuffix("_scale") in variables
         if not variable.shape or is_scale:
-            continue  # a setting; or a scale, which is read with its weight
+            continue  # settings are no tensors, and a scale is read with its weight
         targets = _openai_names(name)
         if targets is None:
             unknown.append(name)
             continue
-        scale = _scale_of(variables, variable)
+        scale = _find_scale(variables, variable)
         for i, target in enumerate(targets):
-            part = _part(variable, scale, i, len(targets))
+            part = _row_block(variable, scale, i, len(targets))
             if target is None:
                 _check_zero_bias(variable, part)
             else:
                 tensors[target] = part
     if unknown:
-        raise damaged(span, "only variables of a Whisper", ", ".join(unknown), RECONVERT)
+        raise file_error(file_bytes, "only variables of a Whisper", ", ".join(unknown), RECONVERT)
     return tensors
 
 
-def _scale_of(variables: dict[str, Variable], variable: Variable) -> Variable | None:
+def _find_scale(variables: dict[str, Variable], variable: Variable) -> Variable | None:
+    """Returns the scale of a quantized variable, or None for floating-point weights."""
     scale = variables.get(variable.name + "_scale")
     quantized = np.issubdtype(variable.dtype, np.integer)
     if scale is None:
         if quantized:
             expected = f"{variable.name}_scale for {variable.dtype} weights"
-            raise damaged(variable.span, expected, "none", RECONVERT)
+            raise file_error(variable.file_bytes, expected, "none", RECONVERT)
         return None
     fits = math.prod(scale.shape) in (1, variable.shape[0])
     if not quantized or scale.dtype != np.float32 or not fits:
         expected = f"{scale.name}: one float32 for each of {variable.shape[0]} rows of integers"
         found = f"{list(scale.shape)} {scale.dtype} for {variable.dtype}"
-        raise damaged(variable.span, expected, found, RECONVERT)
+        raise file_error(variable.file_bytes, expected, found, RECONVERT)
     return scale
 
 
-def _setting(variables: dict[str, Variable], name: str) -> int | None:
+def _read_setting(variables: dict[str, Variable], name: str) -> int | None:
     variable = variables.get(name)
     if variable is None or variable.shape:
         return None
-    with reading(variable.span, f"{name}: an integer"):
+    with convert_errors(variable.file_bytes, f"{name}: an integer"):
         return int(variable.read())
 
 
-def _n_heads(variables: dict[str, Variable], stack: str, state: int) -> int:
-    # Files without the setting are of released models, whose heads all have width 64.
-    heads = _setting(variables, f"{stack}/num_heads")
-    return max(state // 64, 1) if heads is None else heads
+def _n_heads(variables: dict[str, Variable], stack: str, width: int) -> int:
+    # Only files of released models lack the setting, and all their heads have width 64.
+    heads = _read_setting(variables, f"{stack}/num_heads")
+    return max(width // 64, 1) if heads is None else heads
 
 
 def _n_layers(variables: dict[str, Variable], stack: str) -> int:
@@ -188,25 +194,28 @@ def _n_layers(variables: dict[str, Variable], stack: str) -> int:
     return len({name.split("/")[1] for name in names})
 
 
-def _dims(variables: dict[str, Variable], span: Span) -> dict[str, int]:
+def _dims(variables: dict[str, Variable], file_bytes: FileBytes) -> dict[str, int]:
+    """Returns the dimensions, from the shapes of variables and from settings."""
+
     def size(name: str, axis: int) -> int:
         variable = variables.get(name)
         if variable is None or axis >= len(variable.shape):
             expected = f"the variable {name} with {axis + 1} axes or more"
-            raise damaged(span, expected, "none", RECONVERT)
+            raise file_error(file_bytes, expected, "none", RECONVERT)
         return variable.shape[axis]
 
-    audio, text = size("encoder/conv1/weight", 0), size("decoder/embeddings/weight", 1)
+    audio_width, text_width = size("encoder/conv1/weight", 0), size("decoder/embeddings/weight", 1)
     return {
         "n_mels": size("encoder/conv1/weight", 1),
+        # 1500 frames are 30 s, as in every released model.
         "n_audio_ctx": size(_POSITIONS, 0) if _POSITIONS in variables else 1500,
-        "n_audio_state": audio,
-        "n_audio_head": _n_heads(variables, "encoder", audio),
+        "n_audio_state": audio_width,
+        "n_audio_head": _n_heads(variables, "encoder", audio_width),
         "n_audio_layer": _n_layers(variables, "encoder"),
         "n_vocab": size("decoder/embeddings/weight", 0),
         "n_text_ctx": size("decoder/position_encodings/encodings", 0),
-        "n_text_state": text,
-        "n_text_head": _n_heads(variables, "decoder", text),
+        "n_text_state": text_width,
+        "n_text_head": _n_heads(variables, "decoder", text_width),
         "n_text_layer": _n_layers(variables, "decoder"),
     }
 
@@ -215,21 +224,21 @@ def read(parts: tuple[Path, ...], folder: Path, name: str) -> Checkpoint:
     """Reads a CTranslate2 model.
 
     Args:
-        parts: `model.bin`, or its parts in order.
+        parts: `model.bin`, or the files into which it is split, in order.
         folder: folder of `config.json` and `tokenizer.json`.
-        name: name of the checkpoint.
+        name: name of the checkpoint, such as "tiny.en".
 
     Raises:
         WeightsError: a file is damaged or is not a Whisper model.
     """
-    span = Span(*parts)
-    variables = read_variables(span)
-    for setting, expected in _SETTINGS.items():
-        value = _setting(variables, setting)
+    file_bytes = FileBytes(*parts)
+    variables = read_variables(file_bytes)
+    for setting, expected in _REQUIRED_SETTINGS.items():
+        value = _read_setting(variables, setting)
         if value not in (None, expected):
-            raise damaged(span, f"{setting} = {expected}", value, RECONVERT)
-    config = make_config(_dims(variables, span), span)
-    tensors = _tensors(variables, span)
+            raise file_error(file_bytes, f"{setting} = {expected}", value, RECONVERT)
+    config = make_config(_dims(variables, file_bytes), file_bytes)
+    tensors = _openai_tensors(variables, file_bytes)
     config = config.replace(tied=tie_projection(tensors, PROJECTION))
     check_features(folder, config)
     path = folder / "config.json"

@@ -1,8 +1,12 @@
 """Reads the binary format of CTranslate2's `model.bin`.
 
-The file (CTranslate2 `models/model.cc`) holds: version u32, spec name, revision u32, count u32; for
-each variable its name, rank u8, dimensions u32 each, type u8, bytes u32, and data; then count u32
-and pairs of names (alias, variable). A string is a u16 length and as many bytes, the last one NUL.
+The file (CTranslate2 `models/model.cc`) holds, in this order:
+
+* version u32, class of the model (a string), revision u32
+* number of variables u32; for each: name, rank u8, dimensions u32, type u8, bytes u32, data
+* number of aliases u32; for each: the alias, the name of the variable
+
+A string is its length u16 and as many bytes, the last of them NUL.
 """
 
 import dataclasses
@@ -13,13 +17,13 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from jaxasr.weights.errors import damaged
-from jaxasr.weights.files import Span
+from jaxasr.weights.errors import file_error
+from jaxasr.weights.files import FileBytes
 
 _DTYPES = (np.float32, np.int8, np.int16, np.int32, np.float16, ml_dtypes.bfloat16)
-_VERSIONS = range(4, 7)  # of the binary format; earlier ones store an item size, not a type
-_CHUNK = 1 << 12  # bytes read ahead
-_MAX_VARIABLES = 1 << 15  # above a model of 256 layers in each stack
+_VERSIONS = range(4, 7)  # of the binary format; earlier versions store no types
+_CHUNK_BYTES = 1 << 12  # read at a time, because headers have only a few bytes each
+_MAX_VARIABLES = 1 << 15  # a model of 256 layers in each stack has fewer
 RECONVERT = (
     "Convert the model again with a current ct2-transformers-converter, or load the Hugging Face "
     "folder."
@@ -36,7 +40,7 @@ class Variable:
         dtype: NumPy type of the array.
         offset: first byte in the file.
         nbytes: number of bytes.
-        span: the file.
+        file_bytes: bytes of the file.
     """
 
     name: str
@@ -44,97 +48,111 @@ class Variable:
     dtype: Any
     offset: int
     nbytes: int
-    span: Span
+    file_bytes: FileBytes
 
     def read(self) -> np.ndarray:
         """Reads the whole array."""
-        return self.span.read(self.offset, self.nbytes).view(self.dtype).reshape(self.shape)
+        return self.file_bytes.read(self.offset, self.nbytes).view(self.dtype).reshape(self.shape)
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         """Reads only rows `start` to `stop` of the first axis."""
         row = self.nbytes // self.shape[0]
-        raw = self.span.read(self.offset + start * row, (stop - start) * row)
+        raw = self.file_bytes.read(self.offset + start * row, (stop - start) * row)
         return raw.view(self.dtype).reshape(stop - start, *self.shape[1:])
 
 
-class _Reader:
-    """A cursor over the headers of the file, which reads small chunks ahead."""
+class _HeaderReader:
+    """Reads headers from the start of the file on, and skips the data between them.
 
-    def __init__(self, span: Span):
-        self.span, self.at = span, 0
-        self.start, self.chunk = 0, b""
+    Attributes:
+        file_bytes: bytes of the file.
+        position: byte at which the next value starts.
+        chunk_start: byte at which `chunk` starts.
+        chunk: bytes that were read ahead.
+    """
 
-    def take(self, size: int) -> bytes:
-        if not self.start <= self.at <= self.at + size <= self.start + len(self.chunk):
-            count = max(size, min(_CHUNK, len(self.span) - self.at))
-            self.start, self.chunk = self.at, self.span.read(self.at, count).tobytes()
-        self.at += size
-        return self.chunk[self.at - size - self.start : self.at - self.start]
+    def __init__(self, file_bytes: FileBytes):
+        self.file_bytes, self.position = file_bytes, 0
+        self.chunk_start, self.chunk = 0, b""
 
-    def number(self, code: str) -> int:
-        return struct.unpack("<" + code, self.take(struct.calcsize("<" + code)))[0]
+    def read_bytes(self, size: int) -> bytes:
+        start, stop = self.position, self.position + size
+        if start < self.chunk_start or stop > self.chunk_start + len(self.chunk):
+            count = max(size, min(_CHUNK_BYTES, len(self.file_bytes) - start))
+            self.chunk = self.file_bytes.read(start, count).tobytes()
+            self.chunk_start = start
+        self.position = stop
+        return self.chunk[start - self.chunk_start : stop - self.chunk_start]
 
-    def text(self) -> str:
-        size = self.number("H")
-        raw = self.take(size)
+    def read_number(self, code: str) -> int:
+        return struct.unpack("<" + code, self.read_bytes(struct.calcsize("<" + code)))[0]
+
+    def read_text(self) -> str:
+        size = self.read_number("H")
+        raw = self.read_bytes(size)
         text = raw[:-1].decode("latin-1")
         if not raw.endswith(b"\0") or not text.isascii() or not text.isprintable():
-            raise damaged(self.span, f"a name at byte {self.at - size}", repr(raw[:40]))
+            raise file_error(
+                self.file_bytes, f"a name at byte {self.position - size}", repr(raw[:40])
+            )
         return text
 
-    def variable(self) -> Variable:
-        name = self.text()
-        shape = tuple(self.number("I") for _ in range(self.number("B")))
-        kind, nbytes = self.number("B"), self.number("I")
-        if kind >= len(_DTYPES):
-            raise damaged(self.span, f"{name}: a type id below {len(_DTYPES)}", kind)
-        dtype = np.dtype(_DTYPES[kind])
-        if nbytes != math.prod(shape) * dtype.itemsize or self.at + nbytes > len(self.span):
-            raise damaged(
-                self.span,
-                f"{name}: {list(shape)} {dtype} within {len(self.span)} bytes",
-                f"{nbytes} bytes at {self.at}",
-            )
-        self.at += nbytes
-        return Variable(name, shape, dtype, self.at - nbytes, nbytes, self.span)
+    def read_variable(self) -> Variable:
+        name = self.read_text()
+        shape = tuple(self.read_number("I") for _ in range(self.read_number("B")))
+        type_id, nbytes = self.read_number("B"), self.read_number("I")
+        if type_id >= len(_DTYPES):
+            raise file_error(self.file_bytes, f"{name}: a type id below {len(_DTYPES)}", type_id)
+        dtype = np.dtype(_DTYPES[type_id])
+        file_size = len(self.file_bytes)
+        if nbytes != math.prod(shape) * dtype.itemsize or self.position + nbytes > file_size:
+            expected = f"{name}: {list(shape)} {dtype} within {file_size} bytes"
+            found = f"{nbytes} bytes at {self.position}"
+            raise file_error(self.file_bytes, expected, found)
+        self.position += nbytes
+        return Variable(name, shape, dtype, self.position - nbytes, nbytes, self.file_bytes)
 
-    def count(self, kind: str) -> int:
-        count = self.number("I")
+    def read_count(self, plural: str) -> int:
+        count = self.read_number("I")
         if count > _MAX_VARIABLES:
-            raise damaged(self.span, f"at most {_MAX_VARIABLES} {kind}", count)
+            raise file_error(self.file_bytes, f"at most {_MAX_VARIABLES} {plural}", count)
         return count
 
 
-def read_variables(span: Span) -> dict[str, Variable]:
+def read_variables(file_bytes: FileBytes) -> dict[str, Variable]:
     """Reads the headers of all variables.
 
     Args:
-        span: the file, or its parts.
+        file_bytes: bytes of the file.
 
     Returns:
-        Variables by name, aliases included.
+        Variables by name and by alias.
 
     Raises:
         WeightsError: the file is damaged or is not a Whisper model of CTranslate2.
     """
-    reader = _Reader(span)
-    version = reader.number("I")
+    reader = _HeaderReader(file_bytes)
+    version = reader.read_number("I")
     if version not in _VERSIONS:
         expected = f"CTranslate2 binary version {_VERSIONS[0]} to {_VERSIONS[-1]}"
-        raise damaged(span, expected, version, RECONVERT)
-    spec, revision = reader.text(), reader.number("I")
+        raise file_error(file_bytes, expected, version, RECONVERT)
+    spec, revision = reader.read_text(), reader.read_number("I")
     if spec != "WhisperSpec" or not 1 <= revision <= 3:
         expected = "WhisperSpec of revision 1 to 3"
-        raise damaged(span, expected, f"{spec} of revision {revision}", "Give a Whisper model.")
-    listed = [reader.variable() for _ in range(reader.count("variables"))]
+        raise file_error(
+            file_bytes, expected, f"{spec} of revision {revision}", "Give a Whisper model."
+        )
+    listed = [reader.read_variable() for _ in range(reader.read_count("variables"))]
     variables = {variable.name: variable for variable in listed}
     if len(variables) != len(listed):
         found = f"{len(listed)} variables with {len(variables)} names"
-        raise damaged(span, "every variable once", found)
-    aliases = [(reader.text(), reader.text()) for _ in range(reader.count("aliases"))]
-    if reader.at != len(span):
-        raise damaged(span, f"the end at byte {reader.at}", len(span))
+        raise file_error(file_bytes, "every variable once", found)
+    aliases = [
+        (reader.read_text(), reader.read_text()) for _ in range(reader.read_count("aliases"))
+    ]
+    if reader.position != len(file_bytes):
+        raise file_error(file_bytes, f"the end at byte {reader.position}", len(file_bytes))
     absent = [name for _, name in aliases if name not in variables]
     if absent:
-        raise damaged(span, "an alias of a variable", repr(absent[0]))
+        raise file_error(file_bytes, "an alias of a variable", repr(absent[0]))
     return variables | {alias: variables[name] for alias, name in aliases}

@@ -1,4 +1,4 @@
-"""Errors about weights that cannot be used."""
+"""Defines the error for weights that cannot be used."""
 
 import contextlib
 import reprlib
@@ -15,22 +15,24 @@ class WeightsError(ValueError):
 FETCH_AGAIN = "Fetch or convert the file again."
 
 
-def damaged(path: object, expected: str, found: object, remedy: str = FETCH_AGAIN) -> WeightsError:
+def file_error(
+    path: object, expected: str, found: object, remedy: str = FETCH_AGAIN
+) -> WeightsError:
     """Returns the error for a file that does not hold what it should."""
     return WeightsError(f"{path}: expected {expected}, found {found}. {remedy}")
 
 
-def shown(value: object) -> str:
+def short_repr(value: object) -> str:
     """Returns a short repr of a value that was read from a file.
 
-    The cost is bounded. A file can describe containers that share parts so often that their full
-    repr does not fit into memory.
+    `reprlib` limits time and memory. A damaged file can describe containers that share their parts
+    so often that a full repr does not fit into memory.
     """
     return reprlib.repr(value)[:80]
 
 
 @contextlib.contextmanager
-def reading(path: object, expected: str) -> Iterator[None]:
+def convert_errors(path: object, expected: str) -> Iterator[None]:
     """Turns any exception raised while `path` is read into a `WeightsError`."""
     try:
         yield
@@ -39,4 +41,4 @@ def reading(path: object, expected: str) -> Iterator[None]:
     # A damaged file can make any parser (struct, zipfile, json, safetensors) raise any exception.
     except Exception as problem:
         found = f"{type(problem).__name__}: {problem}".rstrip(": ").rstrip(".")
-        raise damaged(path, expected, found) from problem
+        raise file_error(path, expected, found) from problem

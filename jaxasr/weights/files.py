@@ -1,7 +1,7 @@
-"""Reads bytes, JSON and hashes of files, with bounds.
+"""Reads bytes, JSON and hashes of weight files, after checking the files.
 
-Files are copied into memory (`readinto`) and not mapped. A mapped page counts as resident as long
-as the map exists, and a file that shrinks under a map kills the process.
+Files are copied into memory and not mapped. Mapped pages count as resident memory as long as the
+map exists, and a mapped file that shrinks kills the process.
 """
 
 import hashlib
@@ -14,28 +14,28 @@ from typing import Any
 
 import numpy as np
 
-from jaxasr.weights.errors import WeightsError, damaged, reading, shown
+from jaxasr.weights.errors import WeightsError, convert_errors, file_error, short_repr
 
 OFF = ("off", "none", "0")  # values of JAXASR_CACHE that disable the cache
 _MAX_JSON = 1 << 24  # bytes; the largest released JSON file has 2 MB
-_LFS = b"version https://git-lfs.github.com/spec/"
+_LFS_START = b"version https://git-lfs.github.com/spec/"
 
 
 def check_file(path: Path) -> None:
     """Checks that `path` is a regular file, or a link to one, and not a Git LFS pointer.
 
     Raises:
-        WeightsError: it is something else.
+        WeightsError: `path` is something else.
     """
     # A device such as /dev/zero has no end, and opening a named pipe waits for a writer.
-    with reading(path, "a readable file"):
+    with convert_errors(path, "a readable file"):
         mode = path.stat().st_mode
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "a device, pipe or socket"
-        raise damaged(path, "a regular file", kind, "Give the file that holds the weights.")
-    with reading(path, "a readable file"), open(path, "rb") as file:
-        if file.read(len(_LFS)) == _LFS:
-            raise damaged(
+        raise file_error(path, "a regular file", kind, "Give the file that holds the weights.")
+    with convert_errors(path, "a readable file"), open(path, "rb") as file:
+        if file.read(len(_LFS_START)) == _LFS_START:
+            raise file_error(
                 path,
                 "the file itself",
                 "a Git LFS pointer to it",
@@ -43,14 +43,14 @@ def check_file(path: Path) -> None:
             )
 
 
-class Span:
+class FileBytes:
     """The bytes of one file, or of several files that are concatenated."""
 
     def __init__(self, *parts: Path):
         self.parts = parts
         for part in parts:
             check_file(part)
-        with reading(parts[0], "a readable file"):
+        with convert_errors(parts[0], "a readable file"):
             self.sizes = [part.stat().st_size for part in parts]
 
     def __len__(self) -> int:
@@ -66,26 +66,26 @@ class Span:
             WeightsError: the range exceeds the file.
         """
         if offset < 0 or count < 0 or offset + count > len(self):
-            raise damaged(self, f"{count} more bytes at {offset}", f"the end at {len(self)}")
+            raise file_error(self, f"{count} more bytes at {offset}", f"the end at {len(self)}")
         out = np.empty(count, np.uint8)
         filled = 0
         for part, size in zip(self.parts, self.sizes):
-            take = min(size - offset, count - filled)
-            if take > 0:
-                _fill(part, offset, out[filled : filled + take])
-                filled += take
+            n_bytes = min(size - offset, count - filled)
+            if n_bytes > 0:
+                _read_into(part, offset, out[filled : filled + n_bytes])
+                filled += n_bytes
             offset = max(offset - size, 0)
         return out
 
 
-def _fill(part: Path, offset: int, out: np.ndarray) -> None:
-    with reading(part, "a readable file"), open(part, "rb", buffering=0) as file:
+def _read_into(part: Path, offset: int, out: np.ndarray) -> None:
+    with convert_errors(part, "a readable file"), open(part, "rb", buffering=0) as file:
         file.seek(offset)
         view, n_read = memoryview(out.data), 0
         while n_read < len(view):
             n = file.readinto(view[n_read:])
             if not n:
-                raise damaged(part, f"{len(view)} bytes at {offset}", n_read)
+                raise file_error(part, f"{len(view)} bytes at {offset}", n_read)
             n_read += n
 
 
@@ -96,12 +96,12 @@ def read_json(path: Path) -> dict[str, Any]:
         WeightsError: the file holds something else, or more than 16 MB.
     """
     check_file(path)
-    with reading(path, "a JSON object"):
+    with convert_errors(path, "a JSON object"):
         if path.stat().st_size > _MAX_JSON:
-            raise damaged(path, f"at most {_MAX_JSON} bytes of JSON", path.stat().st_size)
+            raise file_error(path, f"at most {_MAX_JSON} bytes of JSON", path.stat().st_size)
         value = json.loads(path.read_bytes())
     if not isinstance(value, dict):
-        raise damaged(path, "a JSON object", type(value).__name__)
+        raise file_error(path, "a JSON object", type(value).__name__)
     return value
 
 
@@ -110,14 +110,14 @@ def token_ids(
 ) -> tuple[int, ...] | None:
     """Returns `settings[key]` as token ids, or None if the key is absent.
 
-    Ids outside of the vocabulary are left out. Hugging Face files write negative ids for an empty
-    list, and transformers writes its default ids (220, 50256) for any vocabulary.
+    Ids outside of the vocabulary are left out: Hugging Face files may have a negative id for an
+    empty list, and transformers writes its default ids (220, 50256) for any vocabulary.
     """
     value = settings.get(key)
     if value is None:
         return None
     if not isinstance(value, list) or not all(type(v) is int for v in value):
-        raise damaged(path, f"a list of token ids under {key!r}", shown(value))
+        raise file_error(path, f"a list of token ids under {key!r}", short_repr(value))
     return tuple(v for v in value if 0 <= v < n_vocab)
 
 
@@ -127,7 +127,7 @@ def pair_list(settings: dict[str, Any], key: str, path: Path) -> tuple[tuple[int
     if value is None:
         return None
     if not isinstance(value, list) or not all(map(_is_pair, value)):
-        raise damaged(path, f"a list of [layer, head] under {key!r}", shown(value))
+        raise file_error(path, f"a list of [layer, head] under {key!r}", short_repr(value))
     return tuple((layer, head) for layer, head in value)
 
 
@@ -140,9 +140,9 @@ def cache_dir() -> Path | None:
     """Returns the cache folder: `JAXASR_CACHE`, or `jaxasr` in the user's cache directory.
 
     Returns:
-        None if the cache is switched off or the user has no home. Also None, with a warning, if
-        other users can write into the folder, because it holds programs that are run and hashes
-        that are trusted.
+        The folder. None if the cache is switched off or the user has no home. Also None, with a
+        warning, if other users can write into the folder: it holds programs, and hashes that are
+        not checked again.
     """
     setting = os.environ.get("JAXASR_CACHE", "")
     if setting.lower() in OFF:
@@ -183,11 +183,11 @@ def is_private(folder: Path) -> bool:
 def sha256(path: Path) -> str:
     """Returns the hex digest of a file.
 
-    Hashing is as slow as loading, so the cache remembers the digest under the path, size and time
-    of the last change.
+    Hashing is as slow as loading, so the digest is cached. It is computed again if the path, size,
+    inode or time of the last change differs.
     """
     check_file(path)
-    with reading(path, "a readable file"):
+    with convert_errors(path, "a readable file"):
         status = path.stat()
         identity = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}|{status.st_ino}"
         key = hashlib.sha256(identity.encode()).hexdigest()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from jaxasr.weights.errors import WeightsError
 
-# Size -> repository. `openai/whisper-large` is large-v1.
+# Name of a size -> repository on the hub. `openai/whisper-large` is large-v1.
 REPOSITORIES = {
     "large-v1": "openai/whisper-large",
     "turbo": "openai/whisper-large-v3-turbo",
@@ -19,8 +19,8 @@ REPOSITORIES = {
     },
     **{size: f"openai/whisper-{size}" for size in ("large-v2", "large-v3", "large-v3-turbo")},
 }
-# Repositories also hold the same weights for TensorFlow, Flax and torch, and in other types.
-_SAFE_FILES = [
+# Patterns of files to download. Repositories also hold the same weights for other libraries.
+_SAFE_PATTERNS = [
     "*.json",
     "model.safetensors",
     "model-0*.safetensors",
@@ -29,7 +29,7 @@ _SAFE_FILES = [
     "merges.txt",
 ]
 # For repositories without safetensors.
-_WITH_PICKLES = [*_SAFE_FILES, "pytorch_model.bin", "pytorch_model-0*.bin"]
+_PATTERNS_WITH_PICKLES = [*_SAFE_PATTERNS, "pytorch_model.bin", "pytorch_model-0*.bin"]
 
 
 def cached(repository: str) -> Path | None:
@@ -39,7 +39,9 @@ def cached(repository: str) -> Path | None:
 
     try:
         return Path(
-            snapshot_download(repository, allow_patterns=_WITH_PICKLES, local_files_only=True)
+            snapshot_download(
+                repository, allow_patterns=_PATTERNS_WITH_PICKLES, local_files_only=True
+            )
         )
     except LocalEntryNotFoundError:
         return None
@@ -50,8 +52,8 @@ def download(repository: str, remedy: str, pickled: bool = False) -> Path:
 
     Args:
         repository: id on the hub, such as "openai/whisper-tiny.en".
-        remedy: end of the error message.
-        pickled: also download the files of `torch.save`.
+        remedy: what to do if the download fails. It ends the error message.
+        pickled: whether to download the files of `torch.save`, too.
 
     Returns:
         The folder in the cache.
@@ -61,10 +63,10 @@ def download(repository: str, remedy: str, pickled: bool = False) -> Path:
     """
     from huggingface_hub import snapshot_download
 
-    patterns = _WITH_PICKLES if pickled else _SAFE_FILES
+    patterns = _PATTERNS_WITH_PICKLES if pickled else _SAFE_PATTERNS
     try:
         return Path(snapshot_download(repository, allow_patterns=patterns))
-    # The network can raise anything: DNS, proxy, 401 for a repository that does not exist.
+    # Many types of exceptions are possible: DNS, proxy, 401 for an unknown repository.
     except Exception as problem:
         reason = f"{type(problem).__name__}: {str(problem).strip().partition(chr(10))[0][:200]}"
         raise WeightsError(

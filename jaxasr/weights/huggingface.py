@@ -12,7 +12,7 @@ from jaxasr.weights import files, tokenizer_files, torch_file
 from jaxasr.weights.checkpoint import (
     PROJECTION,
     Checkpoint,
-    Lazy,
+    LazyTensor,
     Tensors,
     check_features,
     existing_heads,
@@ -20,15 +20,15 @@ from jaxasr.weights.checkpoint import (
     tie_projection,
     with_positions,
 )
-from jaxasr.weights.errors import WeightsError, damaged, reading, shown
+from jaxasr.weights.errors import WeightsError, convert_errors, file_error, short_repr
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLED, _PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 WEIGHT_FILES = (WEIGHTS, INDEX, _PICKLED, _PICKLED_INDEX)  # in order of preference
-_MAX_HEADER = 1 << 22  # bytes of a safetensors header; that of large-v3 has 0.2 MB
+_MAX_HEADER = 1 << 22  # bytes of a safetensors header; large-v3 has 0.2 MB
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 
-# Config field -> key of config.json
+# Field of `Config` -> key of config.json.
 FIELDS = {
     "n_mels": "num_mel_bins",
     "n_audio_ctx": "max_source_positions",
@@ -41,18 +41,22 @@ FIELDS = {
     "n_text_head": "decoder_attention_heads",
     "n_text_layer": "decoder_layers",
 }
-# Settings that change the arithmetic, with their only supported value.
-_SETTINGS = {"model_type": "whisper", "activation_function": "gelu", "scale_embedding": False}
+# Settings that change the arithmetic -> the only supported value.
+_REQUIRED_SETTINGS = {
+    "model_type": "whisper",
+    "activation_function": "gelu",
+    "scale_embedding": False,
+}
 
-# transformers `modeling_whisper.py` -> openai/whisper `model.py`
-_STEMS = {
+# Names in transformers `modeling_whisper.py` -> names in openai/whisper `model.py`.
+_WHOLE_NAMES = {
     "encoder.embed_positions.weight": "encoder.positional_embedding",
     "decoder.embed_positions.weight": "decoder.positional_embedding",
     "decoder.embed_tokens.weight": "decoder.token_embedding.weight",
 }
-_OUTPUT = "proj_out.weight"
+_HF_PROJECTION = "proj_out.weight"
 _STACK_NORMS = {"encoder.layer_norm": "encoder.ln_post", "decoder.layer_norm": "decoder.ln"}
-_PARTS = {
+_LAYER_MODULES = {
     "self_attn_layer_norm": "attn_ln",
     "encoder_attn_layer_norm": "cross_attn_ln",
     "final_layer_norm": "mlp_ln",
@@ -63,21 +67,21 @@ _PARTS = {
     for theirs, ours in (("self_attn", "attn"), ("encoder_attn", "cross_attn"))
     for projection, name in (("q", "query"), ("k", "key"), ("v", "value"), ("out", "out"))
 }
-_OPENAI_PARTS = {ours: theirs for theirs, ours in _PARTS.items()}
+_OPENAI_LAYER_MODULES = {ours: theirs for theirs, ours in _LAYER_MODULES.items()}
 
 
 def to_openai(name: str) -> str:
-    """Returns OpenAI's name of a tensor; a name that is not of a Whisper stays as it is."""
-    bare = name.removeprefix("model.")
-    if bare in _STEMS:
-        return _STEMS[bare]
-    stem, _, leaf = bare.rpartition(".")
+    """Returns OpenAI's name of a tensor. An unknown name only loses the prefix `model.`."""
+    short_name = name.removeprefix("model.")
+    if short_name in _WHOLE_NAMES:
+        return _WHOLE_NAMES[short_name]
+    stem, _, array_name = short_name.rpartition(".")
     if stem in _STACK_NORMS:
-        return f"{_STACK_NORMS[stem]}.{leaf}"
+        return f"{_STACK_NORMS[stem]}.{array_name}"
     layer = re.fullmatch(r"(encoder|decoder)\.layers\.(0|[1-9]\d*)\.(.+)", stem)
-    if layer and layer[3] in _PARTS:
-        return f"{layer[1]}.blocks.{layer[2]}.{_PARTS[layer[3]]}.{leaf}"
-    return bare
+    if layer and layer[3] in _LAYER_MODULES:
+        return f"{layer[1]}.blocks.{layer[2]}.{_LAYER_MODULES[layer[3]]}.{array_name}"
+    return short_name
 
 
 def from_openai(name: str) -> str:
@@ -86,78 +90,80 @@ def from_openai(name: str) -> str:
     Every name except that of the output projection starts with `model.`.
     """
     if name == PROJECTION:
-        return _OUTPUT
-    for theirs, ours in (_STEMS | _STACK_NORMS).items():
+        return _HF_PROJECTION
+    for theirs, ours in (_WHOLE_NAMES | _STACK_NORMS).items():
         if name == ours or name.startswith(ours + "."):
             return f"model.{theirs}{name[len(ours) :]}"
     layer = re.fullmatch(r"(encoder|decoder)\.blocks\.(\d+)\.(.+)\.(weight|bias)", name)
     if not layer:
         return f"model.{name}"
-    return f"model.{layer[1]}.layers.{layer[2]}.{_OPENAI_PARTS[layer[3]]}.{layer[4]}"
+    return f"model.{layer[1]}.layers.{layer[2]}.{_OPENAI_LAYER_MODULES[layer[3]]}.{layer[4]}"
 
 
-def _config(settings: dict[str, Any], path: Path) -> Config:
-    for key, value in _SETTINGS.items():
+def _read_config(settings: dict[str, Any], path: Path) -> Config:
+    for key, value in _REQUIRED_SETTINGS.items():
         if settings.get(key, value) != value:
-            found = shown(settings[key])
-            raise damaged(path, f"{key} = {value!r}", found, "Give a Whisper checkpoint.")
+            found = short_repr(settings[key])
+            raise file_error(path, f"{key} = {value!r}", found, "Give a Whisper checkpoint.")
     missing = sorted({key for key in FIELDS.values() if key not in settings})
     if missing:
         found = f"none of {', '.join(missing)}"
-        remedy = "Give the checkpoint's own config.json."
-        raise damaged(path, "a Whisper configuration", found, remedy)
+        remedy = "Give the config.json of this checkpoint."
+        raise file_error(path, "a Whisper configuration", found, remedy)
     return make_config({field: settings[key] for field, key in FIELDS.items()}, path)
 
 
-def _entry(path: Path, name: str, shape: tuple[int, ...], kind: str) -> Lazy:
-    if kind not in _DTYPES:
+def _lazy_tensor(path: Path, name: str, shape: tuple[int, ...], dtype_code: str) -> LazyTensor:
+    if dtype_code not in _DTYPES:
         expected = f"{name} as one of {', '.join(_DTYPES)}"
-        raise damaged(path, expected, kind, "Convert the weights to floating point.")
+        raise file_error(path, expected, dtype_code, "Convert the weights to floating point.")
 
     def read() -> np.ndarray:
-        # Open for one tensor only; otherwise pages of the file stay resident next to the model.
-        with reading(path, "a safetensors file"), safe_open(path, framework="numpy") as file:
+        # The file is opened again for each tensor. Otherwise its pages would stay in memory.
+        with convert_errors(path, "a safetensors file"), safe_open(path, framework="numpy") as file:
             return file.get_tensor(name)
 
-    return Lazy(shape, _DTYPES[kind], read)
+    return LazyTensor(shape, _DTYPES[dtype_code], read)
 
 
-def _tensors(path: Path) -> dict[str, Lazy]:
+def _file_tensors(path: Path) -> dict[str, LazyTensor]:
     if path.suffix == ".bin":
-        return _pickled(path)
-    header = int.from_bytes(files.Span(path).read(0, 8).tobytes(), "little")
+        return _pickled_tensors(path)
+    header = int.from_bytes(files.FileBytes(path).read(0, 8).tobytes(), "little")
     if header > _MAX_HEADER:
         expected = f"a safetensors file whose header has at most {_MAX_HEADER} bytes"
-        raise damaged(path, expected, header)
-    with reading(path, "a safetensors file"), safe_open(path, framework="numpy") as file:
+        raise file_error(path, expected, header)
+    with convert_errors(path, "a safetensors file"), safe_open(path, framework="numpy") as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         return {
-            name: _entry(path, name, tuple(s.get_shape()), s.get_dtype())
+            name: _lazy_tensor(path, name, tuple(s.get_shape()), s.get_dtype())
             for name, s in slices.items()
         }
 
 
-def _pickled(path: Path) -> dict[str, Lazy]:
+def _pickled_tensors(path: Path) -> dict[str, LazyTensor]:
     archive, state = torch_file.load(path)
     if type(state) is not dict:
         remedy = "Save it with save_pretrained."
-        raise damaged(path, "a state dict of tensors", type(state).__name__, remedy)
+        raise file_error(path, "a state dict of tensors", type(state).__name__, remedy)
     return torch_file.tensors(archive, state)
 
 
-def _weights(folder: Path, given: Path | None) -> tuple[tuple[Path, ...], dict[str, Lazy]]:
-    """Returns the weight files of a folder, and all their tensors under their own names.
+def _find_weights(
+    folder: Path, given: Path | None
+) -> tuple[tuple[Path, ...], dict[str, LazyTensor]]:
+    """Returns the weight files of a folder, and their tensors under the names in the files.
 
-    `given` is the file that the user named, if any; a shard stands for all shards.
+    `given` is the file that the user named, or None. If it is a shard, all shards are read.
     """
     if given is not None and not re.search(r"-\d{5}-of-\d{5}|\.json$", given.name):
-        return (given,), _tensors(given)
+        return (given,), _file_tensors(given)
     present = [folder / name for name in WEIGHT_FILES if (folder / name).is_file()]
     file = present[0] if present else folder / WEIGHTS
-    return _shards(file) if file.suffix == ".json" else ((file,), _tensors(file))
+    return _read_shards(file) if file.suffix == ".json" else ((file,), _file_tensors(file))
 
 
-def _shards(index: Path) -> tuple[tuple[Path, ...], dict[str, Lazy]]:
+def _read_shards(index: Path) -> tuple[tuple[Path, ...], dict[str, LazyTensor]]:
     file_of = files.read_json(index).get("weight_map")
     # A shard must lie in the folder, so its name is not a path.
     if (
@@ -166,13 +172,13 @@ def _shards(index: Path) -> tuple[tuple[Path, ...], dict[str, Lazy]]:
         or not all(isinstance(f, str) and Path(f).name == f for f in file_of.values())
     ):
         expected = "a weight_map of tensor names to files of this folder"
-        raise damaged(index, expected, shown(file_of))
+        raise file_error(index, expected, short_repr(file_of))
     paths = tuple(index.parent / shard for shard in sorted(set(file_of.values())))
     absent = [path.name for path in paths if not path.is_file()]
     if absent:
         found = f"none of {', '.join(absent)}"
-        raise damaged(index, f"{len(paths)} files", found, "Fetch the missing files.")
-    shards = {path.name: _tensors(path) for path in paths}
+        raise file_error(index, f"{len(paths)} files", found, "Fetch the missing files.")
+    shards = {path.name: _file_tensors(path) for path in paths}
     missing = sorted({name for name, file in file_of.items() if name not in shards[file]})
     misplaced = sorted(
         f"{name} ({file})"
@@ -182,15 +188,15 @@ def _shards(index: Path) -> tuple[tuple[Path, ...], dict[str, Lazy]]:
     )
     if missing or misplaced:
         expected = "every tensor in the file that the index names"
-        raise damaged(index, expected, f"otherwise for {', '.join(missing + misplaced)}")
+        raise file_error(index, expected, f"otherwise for {', '.join(missing + misplaced)}")
     return paths, {name: entry for shard in shards.values() for name, entry in shard.items()}
 
 
-def _renamed(tensors: dict[str, Lazy], path: Path) -> dict[str, Lazy]:
+def _rename_tensors(tensors: dict[str, LazyTensor], path: Path) -> dict[str, LazyTensor]:
     entries = {to_openai(name): entry for name, entry in tensors.items()}
     if len(entries) != len(tensors):
         found = f"{len(tensors)} tensors with {len(entries)} names"
-        raise damaged(path, "every tensor once", found)
+        raise file_error(path, "every tensor once", found)
     return entries
 
 
@@ -199,11 +205,11 @@ def read(folder: Path, name: str, given: Path | None = None) -> Checkpoint:
 
     Args:
         folder: folder of `config.json` and the weights.
-        name: name of the checkpoint.
+        name: name of the checkpoint, such as "tiny.en".
         given: the weight file in `folder` to read. None: the first of `WEIGHT_FILES`.
 
     Raises:
-        WeightsError: a file is missing or damaged, or is not of a Whisper.
+        WeightsError: a file is missing or damaged, or the model is not a Whisper.
     """
     path = folder / "config.json"
     if not path.is_file():
@@ -212,12 +218,12 @@ def read(folder: Path, name: str, given: Path | None = None) -> Checkpoint:
             "Fetch it from the same place."
         )
     settings = files.read_json(path)
-    config = _config(settings, path)
-    weight_files, tensors = _weights(folder, given)
-    entries = _renamed(tensors, weight_files[0])
-    # If the configuration asks for a projection that the file lacks, it is reported as missing.
-    untied = settings.get("tie_word_embeddings") is False and _OUTPUT not in entries
-    config = config.replace(tied=tie_projection(entries, _OUTPUT) and not untied)
+    config = _read_config(settings, path)
+    weight_files, tensors = _find_weights(folder, given)
+    entries = _rename_tensors(tensors, weight_files[0])
+    # A configuration may ask for a projection that the file lacks. `assemble` then reports it.
+    untied = settings.get("tie_word_embeddings") is False and _HF_PROJECTION not in entries
+    config = config.replace(tied=tie_projection(entries, _HF_PROJECTION) and not untied)
     check_features(folder, config)
     generation = folder / "generation_config.json"
     if generation.is_file():

@@ -1,9 +1,8 @@
 """Reads the part of pickle that a torch checkpoint needs, as plain data.
 
 Nothing is imported and nothing is called. `pickletools` of the standard library decodes the
-opcodes, and this file gives each of the few allowed ones its meaning on a stack. An unpickler with
-an allow-list would still run its own code on untrusted bytes; a damaged memo index alone can make
-it allocate tens of gigabytes.
+opcodes, and `_Machine` executes the few that are allowed. `pickle.Unpickler` with a list of allowed
+names would not suffice: a damaged memo index can make it allocate tens of gigabytes.
 """
 
 import dataclasses
@@ -22,7 +21,7 @@ class Global:
         return f"{self.module}.{self.name}"
 
 
-# The reprs leave out arguments, which may share parts so often that their repr exceeds any memory.
+# The reprs leave out arguments, because nested shared arguments may have a huge repr.
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class Call:
     """A function that the file would call, and its arguments. It is never called."""
@@ -53,6 +52,7 @@ _ALLOWED = {
 }
 _ALLOWED |= {Global("torch", name) for name in _STORAGES}
 
+# Opcodes that push a constant, push their argument, push an empty container, or pop n items.
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _LITERALS = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE"}
 _EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
@@ -61,19 +61,20 @@ _MARK = object()
 
 
 class _Machine:
-    """The stack and the memo of the pickle format."""
+    """Executes opcodes of the pickle format on its stack and memo."""
 
     def __init__(self) -> None:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
     def pop_to_mark(self) -> list[Any]:
-        # The search passes only items that are then removed, so its total cost is linear.
-        at = next((i for i in range(len(self.stack) - 1, -1, -1) if self.stack[i] is _MARK), None)
-        if at is None:
+        # The search visits only items that are then removed, so its total cost is linear.
+        indices = range(len(self.stack) - 1, -1, -1)
+        mark = next((i for i in indices if self.stack[i] is _MARK), None)
+        if mark is None:
             raise ValueError("no mark on the stack")
-        items = self.stack[at + 1 :]
-        del self.stack[at:]
+        items = self.stack[mark + 1 :]
+        del self.stack[mark:]
         return items
 
     def pop(self, n: int) -> list[Any]:
@@ -106,13 +107,13 @@ class _Machine:
             return {}
         return Call(function, args)
 
-    def build(self) -> None:
-        # The state holds attributes of a dictionary (torch's `_metadata`), which are not needed.
+    def drop_state(self) -> None:
+        # The opcode BUILD sets attributes, such as torch's `_metadata`. They are not needed.
         (state,) = self.pop(1)
         if type(state) is not dict or type(self.stack[-1]) is not dict:
             raise ValueError("a state for something that has no state")
 
-    def step(self, op: str, arg: Any) -> None:
+    def execute(self, op: str, arg: Any) -> None:
         if op in _CONSTANTS:
             self.stack.append(_CONSTANTS[op])
         elif op in _LITERALS:
@@ -128,9 +129,9 @@ class _Machine:
         elif op == "MEMOIZE":
             self.memo[len(self.memo)] = self.stack[-1]
         elif op not in ("PROTO", "FRAME"):
-            self.build_container(op, arg)
+            self.execute_container_or_call(op, arg)
 
-    def build_container(self, op: str, arg: Any) -> None:
+    def execute_container_or_call(self, op: str, arg: Any) -> None:
         match op:
             case "MARK":
                 self.stack.append(_MARK)
@@ -145,21 +146,21 @@ class _Machine:
             case "APPENDS":
                 self.append(self.pop_to_mark())
             case "GLOBAL":
-                self.stack.append(_allowed(*arg.split(" ", 1)))
+                self.stack.append(_allowed_global(*arg.split(" ", 1)))
             case "STACK_GLOBAL":
-                self.stack.append(_allowed(*self.pop(2)))
+                self.stack.append(_allowed_global(*self.pop(2)))
             case "REDUCE":
                 self.stack.append(self.reduce())
             case "BINPERSID":
                 self.stack.append(Persistent(*self.pop(1)))
             case "BUILD":
-                self.build()
+                self.drop_state()
             case _:
                 raise ValueError(f"the opcode {op}, which no checkpoint of tensors needs")
 
 
-def _allowed(module: Any, name: Any) -> Global:
-    # Checked before the look-up, because hashing nested tuples may take for ever.
+def _allowed_global(module: Any, name: Any) -> Global:
+    # Types are checked before the look-up, because nested tuples may take too long to hash.
     if type(module) is not str or type(name) is not str:
         raise ValueError("a reference whose name is not text")
     reference = Global(module, name)
@@ -189,5 +190,5 @@ def loads(data: bytes) -> Any:
         if op.name == "STOP":
             (value,) = machine.pop(1)
             return value
-        machine.step(op.name, arg)
+        machine.execute(op.name, arg)
     raise ValueError("no end")

@@ -13,9 +13,9 @@ from jaxasr.weights.checkpoint import (
     tie_projection,
     with_positions,
 )
-from jaxasr.weights.errors import damaged
+from jaxasr.weights.errors import file_error
 
-_DIMS = tuple(field for field in Config.__dataclass_fields__ if field.startswith("n_"))
+_DIM_NAMES = tuple(field for field in Config.__dataclass_fields__ if field.startswith("n_"))
 _RESAVE = (
     "Save it again with torch.save({'dims': ..., 'model_state_dict': ...}, path), as "
     "openai/whisper does."
@@ -27,19 +27,21 @@ def _dims_and_state(value: Any, path: Path) -> tuple[dict[str, Any], dict[str, A
     dims, state = content.get("dims"), content.get("model_state_dict")
     if type(dims) is not dict or type(state) is not dict:
         expected = "a dictionary of 'dims' and 'model_state_dict'"
-        raise damaged(path, expected, type(value).__name__, _RESAVE)
-    missing = [key for key in _DIMS if key not in dims]
+        raise file_error(path, expected, type(value).__name__, _RESAVE)
+    missing = [key for key in _DIM_NAMES if key not in dims]
     if missing:
-        raise damaged(path, f"dims {', '.join(_DIMS)}", f"none of {', '.join(missing)}", _RESAVE)
-    return {key: dims[key] for key in _DIMS}, state
+        raise file_error(
+            path, f"dims {', '.join(_DIM_NAMES)}", f"none of {', '.join(missing)}", _RESAVE
+        )
+    return {key: dims[key] for key in _DIM_NAMES}, state
 
 
 def read(path: Path, name: str) -> Checkpoint:
     """Reads an OpenAI `.pt` file as inert data, so that no code in it runs.
 
     Args:
-        path: the file.
-        name: name of the checkpoint.
+        path: the `.pt` file.
+        name: name of the checkpoint, such as "tiny.en".
 
     Raises:
         WeightsError: the file is damaged or is not a Whisper model.

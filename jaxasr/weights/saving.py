@@ -15,10 +15,11 @@ from jaxasr.config import SAMPLE_RATE, Config
 from jaxasr.languages import LANGUAGES
 from jaxasr.model import Whisper
 from jaxasr.weights import huggingface, tokenizer_files
-from jaxasr.weights.assemble import from_torch, leaves, tensor_name
+from jaxasr.weights.assemble import convert_layout, parameters_by_name, tensor_name
 from jaxasr.weights.checkpoint import Checkpoint
 from jaxasr.weights.errors import WeightsError
 
+# Vocabulary sizes of released checkpoints. large-v3 and later have one more language token.
 _ENGLISH_VOCAB, _MULTILINGUAL_VOCAB = 51_864, 51_865
 
 
@@ -27,14 +28,14 @@ def save(
 ) -> Path:
     """Saves weights, configuration and tokenizer as a Hugging Face folder.
 
-    Every weight is saved in the type in which the model stores it. The folder gets its name only
-    when it is complete.
+    Every weight is saved in the type in which the model stores it. The files are written into a
+    temporary folder, which is renamed when it is complete.
 
     Args:
         model_or_asr: a `Whisper`, or the `Recogniser` that `jaxasr.load` returns.
         folder: a folder that does not exist or is empty.
-        checkpoint: origin of the model, which gives alignment heads, suppressed tokens and the
-            tokenizer. None: `model_or_asr.checkpoint`, if there is one.
+        checkpoint: gives the tokenizer, alignment heads and suppressed tokens. None: that of the
+            `Recogniser`; a `Whisper` is saved without them.
 
     Returns:
         The folder.
@@ -107,11 +108,11 @@ def to_tensors(model: Whisper) -> dict[str, np.ndarray]:
     Each tensor has the type in which the model stores it.
     """
     tensors = {}
-    for leaf, array in leaves(model).items():
-        name, array = tensor_name(leaf), np.asarray(jax.device_get(array))
+    for parameter, array in parameters_by_name(model).items():
+        name, array = tensor_name(parameter), np.asarray(jax.device_get(array))
         layers = array if "{}" in name else array[None]
         tensors |= {
-            name.format(i): np.ascontiguousarray(from_torch(leaf, layer))
+            name.format(i): np.ascontiguousarray(convert_layout(parameter, layer))
             for i, layer in enumerate(layers)
         }
     return tensors
@@ -122,13 +123,13 @@ def _special_ids(config: Config) -> dict[str, int]:
 
     Source: openai/whisper `tokenizer.py`.
     """
-    if config.n_vocab < _ENGLISH_VOCAB:  # a toy model, without control tokens of its own
+    if config.n_vocab < _ENGLISH_VOCAB:  # a toy model without control tokens
         return dict.fromkeys(("eot", "sot"), config.n_vocab - 1)
     eot = 50_257 if config.n_vocab >= _MULTILINGUAL_VOCAB else 50_256
     n_languages = max(config.n_vocab - _MULTILINGUAL_VOCAB, 0) + 99
-    after = eot + 2 + n_languages
+    first_task_id = eot + 2 + n_languages
     names = ("translate", "transcribe", "startoflm", "startofprev", "no_speech", "no_timestamps")
-    return {"eot": eot, "sot": eot + 1, **{name: after + i for i, name in enumerate(names)}}
+    return {"eot": eot, "sot": eot + 1, **{name: first_task_id + i for i, name in enumerate(names)}}
 
 
 def config_json(config: Config) -> dict[str, Any]:

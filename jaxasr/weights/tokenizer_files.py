@@ -16,13 +16,13 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from jaxasr.languages import LANGUAGES
 from jaxasr.weights import files
-from jaxasr.weights.errors import WeightsError, damaged, reading
+from jaxasr.weights.errors import WeightsError, convert_errors, file_error
 
 TOKENIZER = "tokenizer.json"
 _VOCAB, _MERGES = "vocab.json", "merges.txt"
-_LISTS = ("vocabulary.json", "vocabulary.txt")
+_TOKEN_LISTS = ("vocabulary.json", "vocabulary.txt")
 N_TIMESTAMPS = 1501  # <|0.00|> to <|30.00|>, with ids after the control tokens
-_RELEASED = {51_864: 99, 51_865: 99, 51_866: 100}  # vocabulary size -> number of languages
+_N_LANGUAGES = {51_864: 99, 51_865: 99, 51_866: 100}  # vocabulary size -> number of languages
 _AFTER_LANGUAGES = (
     "translate",
     "transcribe",
@@ -56,30 +56,30 @@ def read(path: Path, n_vocab: int | None = None) -> tokenizers.Tokenizer:
     files.check_file(path)
     if path.stat().st_size > _MAX_BYTES:
         expected = f"at most {_MAX_BYTES} bytes of a tokenizer"
-        raise damaged(path, expected, path.stat().st_size, _REMEDY)
+        raise file_error(path, expected, path.stat().st_size, _REMEDY)
     tokenizer = _from_vocabulary(path) if path.name == _VOCAB else _from_json(path)
     if not isinstance(tokenizer.model, models.BPE) or not isinstance(
         tokenizer.decoder, decoders.ByteLevel
     ):
         kind = f"{type(tokenizer.model).__name__} and {type(tokenizer.decoder).__name__}"
-        raise damaged(path, "a byte-level BPE, as every Whisper has", kind, _REMEDY)
+        raise file_error(path, "a byte-level BPE, as every Whisper has", kind, _REMEDY)
     _add_tokens(tokenizer, path.parent)
-    if n_vocab in _RELEASED and tokenizer.token_to_id("<|startoftranscript|>") is None:
+    if n_vocab in _N_LANGUAGES and tokenizer.token_to_id("<|startoftranscript|>") is None:
         _add_control_tokens(tokenizer, path, n_vocab)
     return tokenizer
 
 
 def _from_json(path: Path) -> tokenizers.Tokenizer:
-    with reading(path, "a tokenizer.json of the tokenizers library"):
+    with convert_errors(path, "a tokenizer.json of the tokenizers library"):
         return tokenizers.Tokenizer.from_file(str(path))
 
 
 def _from_vocabulary(path: Path) -> tokenizers.Tokenizer:
     merges = path.parent / _MERGES
     if not merges.is_file():
-        raise damaged(merges, "the merges that belong to vocab.json", "none", _REMEDY)
+        raise file_error(merges, "the merges that belong to vocab.json", "none", _REMEDY)
     files.check_file(merges)
-    with reading(path, "the vocabulary and merges of a byte-level BPE"):
+    with convert_errors(path, "the vocabulary and merges of a byte-level BPE"):
         model = models.BPE.from_file(str(path), str(merges))
     tokenizer = tokenizers.Tokenizer(model)
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -97,20 +97,20 @@ def _add_tokens(tokenizer: tokenizers.Tokenizer, folder: Path) -> None:
         actual_id = tokenizer.token_to_id(token.content)
         if actual_id != id_:
             remedy = "Save the tokenizer again with transformers, which writes a tokenizer.json."
-            raise damaged(
+            raise file_error(
                 path, f"{token.content!r} with the next free id, {actual_id}", id_, remedy
             )
 
 
 def _add_control_tokens(tokenizer: tokenizers.Tokenizer, path: Path, n_vocab: int) -> None:
-    languages = list(LANGUAGES)[: _RELEASED[n_vocab]]
+    languages = list(LANGUAGES)[: _N_LANGUAGES[n_vocab]]
     names = ["endoftext", "startoftranscript", *languages, *_AFTER_LANGUAGES]
     tokenizer.add_special_tokens([f"<|{name}|>" for name in names])
     first = n_vocab - N_TIMESTAMPS - len(names)
     ids = [tokenizer.token_to_id(f"<|{name}|>") for name in names]
     if ids != list(range(first, first + len(names))):
         expected = f"{first} tokens before the control tokens, for {n_vocab} tokens in all"
-        raise damaged(path, expected, ids[0], _REMEDY)
+        raise file_error(path, expected, ids[0], _REMEDY)
 
 
 def _added_tokens(folder: Path) -> Iterator[tuple[int, AddedToken, Path]]:
@@ -118,7 +118,7 @@ def _added_tokens(folder: Path) -> Iterator[tuple[int, AddedToken, Path]]:
     path = folder / "tokenizer_config.json"
     added = files.read_json(path).get("added_tokens_decoder") if path.is_file() else None
     if added:
-        with reading(path, "an added_tokens_decoder that maps ids to tokens"):
+        with convert_errors(path, "an added_tokens_decoder that maps ids to tokens"):
             yield from [(int(id_), AddedToken(**token), path) for id_, token in added.items()]
         return
     path = folder / "added_tokens.json"
@@ -127,7 +127,7 @@ def _added_tokens(folder: Path) -> Iterator[tuple[int, AddedToken, Path]]:
     special = _special_contents(folder)
     for content, id_ in files.read_json(path).items():
         is_special = content in special
-        with reading(path, "tokens with their ids"):
+        with convert_errors(path, "tokens with their ids"):
             yield int(id_), AddedToken(content, special=is_special, normalized=not is_special), path
 
 
@@ -135,7 +135,7 @@ def _special_contents(folder: Path) -> set[str]:
     """Returns the texts of the tokens in `special_tokens_map.json`."""
     path = folder / "special_tokens_map.json"
     entries = files.read_json(path) if path.is_file() else {}
-    with reading(path, "names of special tokens"):
+    with convert_errors(path, "names of special tokens"):
         values = [
             token
             for entry in entries.values()
@@ -146,7 +146,7 @@ def _special_contents(folder: Path) -> set[str]:
 
 def vocabulary_list(folder: Path) -> Path | None:
     """Returns the list of tokens in a CTranslate2 folder, None if there is none."""
-    return next((folder / name for name in _LISTS if (folder / name).is_file()), None)
+    return next((folder / name for name in _TOKEN_LISTS if (folder / name).is_file()), None)
 
 
 def check_list(path: Path, tokenizer: tokenizers.Tokenizer) -> None:
@@ -156,7 +156,7 @@ def check_list(path: Path, tokenizer: tokenizers.Tokenizer) -> None:
         WeightsError: the list differs. The message names the first token that differs.
     """
     files.check_file(path)
-    with reading(path, "a list of tokens"):
+    with convert_errors(path, "a list of tokens"):
         text = path.read_text("utf-8")
         tokens: list[Any] = json.loads(text) if path.suffix == ".json" else text.split("\n")
         wrong = [

@@ -13,8 +13,8 @@ import ml_dtypes
 import numpy as np
 
 from jaxasr.weights import files, inert_pickle
-from jaxasr.weights.checkpoint import Lazy
-from jaxasr.weights.errors import damaged, reading, shown
+from jaxasr.weights.checkpoint import LazyTensor
+from jaxasr.weights.errors import convert_errors, file_error, short_repr
 from jaxasr.weights.inert_pickle import Call, Global, Persistent
 
 _DTYPES = {
@@ -24,9 +24,10 @@ _DTYPES = {
     "DoubleStorage": np.float64,
 }
 _MAX_PICKLE = 1 << 22  # bytes; the largest released one has 0.3 MB
-_MAX_DIRECTORY = 1 << 22  # bytes of names in the zip; the largest released one has 0.2 MB
-# Storages of all tensors, in sizes of the file. They exceed it only if many tensors share one.
-_MAX_SHARED = 4
+_MAX_DIRECTORY = 1 << 22  # bytes of the zip's list of entries; at most 0.2 MB if released
+# Bytes of all tensors as a multiple of the file size. If many tensors share one storage, even a
+# small file could fill the memory.
+_MAX_SIZE_RATIO = 4
 _CLONE = "Save a copy of each: {name: tensor.clone() for name, tensor in state.items()}."
 _RESAVE = (
     "Load it with torch.load(path, weights_only=True) and save its tensors again with torch.save "
@@ -35,7 +36,7 @@ _RESAVE = (
 
 
 class Archive:
-    """The zip file, whose entries are stored without compression, and are not larger than it."""
+    """A zip file of `torch.save`, whose entries must be stored without compression."""
 
     def __init__(self, path: Path):
         files.check_file(path)
@@ -48,23 +49,23 @@ class Archive:
             if name.count("/") == 1 and name.endswith("/data.pkl")
         ]
         if len(pickles) != 1:
-            raise damaged(path, "one data.pkl", len(pickles), _RESAVE)
+            raise file_error(path, "one data.pkl", len(pickles), _RESAVE)
         self.root = pickles[0].removesuffix("data.pkl")
 
     def entry(self, name: str) -> zipfile.ZipInfo:
         """Returns an entry of the zip after checking its size."""
         info = self.zip.NameToInfo.get(self.root + name)
         if info is None:
-            raise damaged(self.path, f"the entry {self.root}{name}", "none")
-        stored = info.compress_type == zipfile.ZIP_STORED
-        if not stored or info.file_size != info.compress_size or info.file_size > self.size:
+            raise file_error(self.path, f"the entry {self.root}{name}", "none")
+        uncompressed = info.compress_type == zipfile.ZIP_STORED
+        if not uncompressed or info.file_size != info.compress_size or info.file_size > self.size:
             expected = f"{info.filename} stored without compression"
-            raise damaged(self.path, expected, f"{info.file_size} bytes", _RESAVE)
+            raise file_error(self.path, expected, f"{info.file_size} bytes", _RESAVE)
         return info
 
     def read(self, info: zipfile.ZipInfo) -> bytes:
-        """Reads an entry."""
-        with reading(self.path, f"{info.filename} to be complete"):
+        """Reads the bytes of an entry."""
+        with convert_errors(self.path, f"{info.filename} to be complete"):
             return self.zip.read(info)  # checks its CRC
 
 
@@ -72,29 +73,31 @@ def _check_format(path: Path) -> None:
     with open(path, "rb") as file:
         if file.read(16).startswith(b"\x80"):
             expected = "the zip format that torch.save writes since 1.6"
-            raise damaged(path, expected, "the format before it", _RESAVE)
-        # Opening a zip creates an object for every entry, many times as large as the entry. So the
-        # size of the directory is checked first, which only a private function of zipfile gives.
+            raise file_error(path, expected, "an older format", _RESAVE)
+        # zipfile creates an object for every entry, many times as large as the entry. So the size
+        # of the list of entries is checked first. Only private functions of zipfile return it.
         private: Any = zipfile
-        end = private._EndRecData(file)
-        n_bytes = end[private._ECD_SIZE] if end else 0
+        end_record = private._EndRecData(file)
+        n_bytes = end_record[private._ECD_SIZE] if end_record else 0
     if n_bytes > _MAX_DIRECTORY:
-        raise damaged(path, f"at most {_MAX_DIRECTORY} bytes of a zip directory", n_bytes)
+        raise file_error(path, f"at most {_MAX_DIRECTORY} bytes of a zip directory", n_bytes)
 
 
-def _size(value: Any, path: Path, name: str) -> int:
+def _check_size(value: Any, path: Path, name: str) -> int:
+    # 1 << 48 bytes are 256 TiB, so a larger size can only be damage.
     if type(value) is not int or not 0 <= value < 1 << 48:
-        raise damaged(path, f"{name}: a size", shown(value))
+        raise file_error(path, f"{name}: a size", short_repr(value))
     return value
 
 
-def _sizes(value: Any, path: Path, name: str) -> tuple[int, ...]:
+def _check_sizes(value: Any, path: Path, name: str) -> tuple[int, ...]:
+    # Whisper's tensors have up to three axes, so more than eight can only be damage.
     if type(value) is not tuple or len(value) > 8:
-        raise damaged(path, f"{name}: a tuple of sizes", type(value).__name__)
-    return tuple(_size(v, path, name) for v in value)
+        raise file_error(path, f"{name}: a tuple of sizes", type(value).__name__)
+    return tuple(_check_size(v, path, name) for v in value)
 
 
-def _storage(archive: Archive, reference: Any, name: str) -> tuple[zipfile.ZipInfo, np.dtype]:
+def _find_storage(archive: Archive, reference: Any, name: str) -> tuple[zipfile.ZipInfo, np.dtype]:
     """Returns the zip entry and the type of a storage.
 
     The persistent id is ("storage", torch.FloatStorage, key, location, count).
@@ -109,16 +112,16 @@ def _storage(archive: Archive, reference: Any, name: str) -> tuple[zipfile.ZipIn
         or key[1].name not in _DTYPES
     ):
         expected = f"{name}: a storage of {', '.join(_DTYPES)}"
-        raise damaged(archive.path, expected, shown(key), _RESAVE)
+        raise file_error(archive.path, expected, short_repr(key), _RESAVE)
     dtype = np.dtype(_DTYPES[key[1].name])
     info = archive.entry(f"data/{key[2]}")
-    if info.file_size != _size(key[4], archive.path, name) * dtype.itemsize:
+    if info.file_size != _check_size(key[4], archive.path, name) * dtype.itemsize:
         expected = f"{name}: {key[4]} numbers of {dtype}"
-        raise damaged(archive.path, expected, f"{info.file_size} bytes")
+        raise file_error(archive.path, expected, f"{info.file_size} bytes")
     return info, dtype
 
 
-def _tensor(archive: Archive, name: str, value: Any) -> tuple[Lazy, int]:
+def _lazy_tensor(archive: Archive, name: str, value: Any) -> tuple[LazyTensor, int]:
     """Returns the tensor of a `_rebuild_tensor_v2` call, and the bytes of its storage.
 
     The arguments of the call are (storage, offset, size, stride, ...).
@@ -128,26 +131,31 @@ def _tensor(archive: Archive, name: str, value: Any) -> tuple[Lazy, int]:
         value = value.args[0]
     is_tensor = type(value) is Call and value.function.name == "_rebuild_tensor_v2"
     if not is_tensor or len(value.args) < 4:
-        raise damaged(path, f"{name}: a tensor", type(value).__name__, _RESAVE)
-    info, dtype = _storage(archive, value.args[0], name)
-    offset = _size(value.args[1], path, name)
-    shape, stride = _sizes(value.args[2], path, name), _sizes(value.args[3], path, name)
-    count = info.file_size // dtype.itemsize
-    last = offset + sum((n - 1) * step for n, step in zip(shape, stride))
-    if len(shape) != len(stride) or 0 in shape or last >= count or math.prod(shape) > count:
-        expected = f"{name}: a tensor within {count} numbers"
+        raise file_error(path, f"{name}: a tensor", type(value).__name__, _RESAVE)
+    info, dtype = _find_storage(archive, value.args[0], name)
+    offset = _check_size(value.args[1], path, name)
+    shape, stride = _check_sizes(value.args[2], path, name), _check_sizes(value.args[3], path, name)
+    n_numbers = info.file_size // dtype.itemsize
+    last_index = offset + sum((n - 1) * step for n, step in zip(shape, stride))
+    if (
+        len(shape) != len(stride)
+        or 0 in shape
+        or last_index >= n_numbers
+        or math.prod(shape) > n_numbers
+    ):
+        expected = f"{name}: a tensor within {n_numbers} numbers"
         found = f"size {shape}, stride {stride}, offset {offset}"
-        raise damaged(path, expected, found)
+        raise file_error(path, expected, found)
 
     def read() -> np.ndarray:
         flat = np.frombuffer(archive.read(info), dtype)[offset:]
         steps = [step * dtype.itemsize for step in stride]
         return np.lib.stride_tricks.as_strided(flat, shape, steps, writeable=False)
 
-    return Lazy(shape, dtype.name, read), info.file_size
+    return LazyTensor(shape, dtype.name, read), info.file_size
 
 
-def tensors(archive: Archive, state: Mapping[Any, Any]) -> dict[str, Lazy]:
+def tensors(archive: Archive, state: Mapping[Any, Any]) -> dict[str, LazyTensor]:
     """Returns the tensors of a state dict, to be read on demand.
 
     Args:
@@ -158,11 +166,13 @@ def tensors(archive: Archive, state: Mapping[Any, Any]) -> dict[str, Lazy]:
         WeightsError: a value is not a tensor of floating-point numbers inside the file, or too many
             tensors share storages.
     """
-    with reading(archive.path, "tensors"):
-        entries = {str(name): _tensor(archive, str(name), value) for name, value in state.items()}
-    if sum(n_bytes for _, n_bytes in entries.values()) > _MAX_SHARED * archive.size:
+    with convert_errors(archive.path, "tensors"):
+        entries = {
+            str(name): _lazy_tensor(archive, str(name), value) for name, value in state.items()
+        }
+    if sum(n_bytes for _, n_bytes in entries.values()) > _MAX_SIZE_RATIO * archive.size:
         expected = "tensors with separate storages"
-        raise damaged(archive.path, expected, f"{len(entries)} that share theirs", _CLONE)
+        raise file_error(archive.path, expected, f"{len(entries)} that share theirs", _CLONE)
     return {name: entry for name, (entry, _) in entries.items()}
 
 
@@ -175,9 +185,9 @@ def load(path: Path) -> tuple[Archive, Any]:
     Raises:
         WeightsError: the file is damaged or holds more than tensors.
     """
-    with reading(path, "a zip file as torch.save writes it, holding tensors only"):
+    with convert_errors(path, "a zip file as torch.save writes it, holding tensors only"):
         archive = Archive(path)
         info = archive.entry("data.pkl")
         if info.file_size > _MAX_PICKLE:
-            raise damaged(path, f"at most {_MAX_PICKLE} bytes of data.pkl", info.file_size)
+            raise file_error(path, f"at most {_MAX_PICKLE} bytes of data.pkl", info.file_size)
         return archive, inert_pickle.loads(archive.read(info))

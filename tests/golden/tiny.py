@@ -8,8 +8,8 @@ import numpy as np
 from jaxasr.config import Config
 from jaxasr.model import Whisper
 from jaxasr.weights import Checkpoint, assemble
-from jaxasr.weights.assemble import leaves, structure, tensor_shapes
-from jaxasr.weights.checkpoint import Lazy, Tensors
+from jaxasr.weights.assemble import abstract_model, parameters_by_name, tensor_shapes
+from jaxasr.weights.checkpoint import LazyTensor, Tensors
 
 # Stacks of different depth and heads, and as many distinct sizes as an even width allows
 # (transformers needs it even).
@@ -35,7 +35,7 @@ def tiny_state(config: Config, seed: int = 0) -> dict[str, np.ndarray]:
     """Returns all tensors of an OpenAI checkpoint; norms, biases and positions are random, too."""
     shapes = {
         name: shape
-        for leaf, spec in leaves(structure(config)).items()
+        for leaf, spec in parameters_by_name(abstract_model(config)).items()
         for name, shape in tensor_shapes(leaf, spec.shape).items()
     }
     return {
@@ -57,7 +57,7 @@ def _tensor(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
 def checkpoint(config: Config, state: dict[str, np.ndarray]) -> Checkpoint:
     """Returns a checkpoint in memory."""
     lazy = {
-        name: Lazy(array.shape, str(array.dtype), lambda array=array: array)
+        name: LazyTensor(array.shape, str(array.dtype), lambda array=array: array)
         for name, array in state.items()
     }
     return Checkpoint(config, Tensors(lazy), "tiny", Path("tiny"), "memory", ())

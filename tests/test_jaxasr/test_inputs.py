@@ -8,7 +8,7 @@ from golden.tiny import tiny_inputs, tiny_model
 
 import jaxasr
 from jaxasr.sites import SITES, stack_of
-from jaxasr.weights.assemble import structure
+from jaxasr.weights.assemble import abstract_model
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_more_tokens_than_a_released_context_are_refused():
     """449 tokens on real dimensions, without weights: the check precedes all computation."""
     config = jaxasr.SIZES["tiny"]
     model, memory = (
-        structure(config),
+        abstract_model(config),
         jaxasr.Memory(jnp.zeros((1, 1, 1)), *[jnp.zeros((1, 1, 1, 1, 1))] * 2),
     )
     with pytest.raises(ValueError, match=r"449 tokens.*context is 448"):

@@ -10,7 +10,7 @@ from rounding import assert_all_near, assert_near
 
 import jaxasr
 from jaxasr.sites import LAYERED, sites_of
-from jaxasr.weights.assemble import structure
+from jaxasr.weights.assemble import abstract_model
 
 ENCODER, DECODER = jaxasr.select(*sites_of("encoder")), jaxasr.select(*sites_of("decoder"))
 
@@ -67,7 +67,7 @@ def _single_layer(model: jaxasr.Whisper, stack: str, layer: int) -> jaxasr.Whisp
         else leaf
         for path, leaf in jax.tree_util.tree_flatten_with_path(model)[0]
     ]
-    return jax.tree.unflatten(jax.tree.structure(structure(config)), leaves)
+    return jax.tree.unflatten(jax.tree.structure(abstract_model(config)), leaves)
 
 
 def test_the_residual_stream_is_the_sum_of_what_layers_add(model, mel, tokens, memory):

@@ -7,7 +7,7 @@ from flax import nnx
 
 import jaxasr
 from jaxasr.sites import SITES, sites_of, spec
-from jaxasr.weights.assemble import structure
+from jaxasr.weights.assemble import abstract_model
 
 ENCODER, DECODER = jaxasr.select(*sites_of("encoder")), jaxasr.select(*sites_of("decoder"))
 
@@ -46,4 +46,4 @@ PARAMETERS_MILLIONS = [
 
 @pytest.mark.parametrize(("size", "millions"), PARAMETERS_MILLIONS)
 def test_parameter_counts_agree_with_the_published_ones(size, millions):
-    assert structure(jaxasr.SIZES[size]).n_parameters / 1e6 == pytest.approx(millions, abs=0.1)
+    assert abstract_model(jaxasr.SIZES[size]).n_parameters / 1e6 == pytest.approx(millions, abs=0.1)

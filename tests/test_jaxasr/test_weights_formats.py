@@ -8,7 +8,7 @@ from checkpoints import DTYPES, TINY, WRITERS
 
 from jaxasr.encoder import sinusoids
 from jaxasr.weights import assemble, read_checkpoint
-from jaxasr.weights.assemble import leaves
+from jaxasr.weights.assemble import parameters_by_name
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -38,7 +38,9 @@ def test_every_format_assembles_to_the_same_model(tmp_path):
 def test_parameters_are_stacked_and_transposed(tmp_path):
     """Linear kernels are [in, out], convolutions [width, in, out]."""
     tensors = checkpoints.random_tensors()
-    parameters = leaves(assemble(read_checkpoint(checkpoints.write_hf(tmp_path / "hf", tensors))))
+    parameters = parameters_by_name(
+        assemble(read_checkpoint(checkpoints.write_hf(tmp_path / "hf", tensors)))
+    )
     for layer in range(TINY.n_text_layer):
         block = f"decoder.blocks.{layer}"
         np.testing.assert_array_equal(

@@ -222,7 +222,7 @@ def test_a_file_of_old_torch_names_the_remedy(tmp_path):
     (tmp_path / "m.pt").write_bytes(pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2))
     with pytest.raises(
         WeightsError,
-        match=r"since 1.6, found the format before it.*torch.load\(path, weights_only=True\)",
+        match=r"since 1.6, found an older format.*torch.load\(path, weights_only=True\)",
     ):
         read_checkpoint(tmp_path / "m.pt")
 
