@@ -15,7 +15,7 @@ from experiments.data.corpora import Corpus
 from experiments.data.frame_labels import TIERS
 from experiments.store import pools
 from interventions import Bank, fit_probes
-from interventions.figures.plots import ACCENT, BLUE, GREY, TEAL, drawable, panels
+from interventions.figures.plots import ACCENT, BLUE, GREY, TEAL, escape_for_drawing, panels
 from interventions.probes import controls, folds, inputs, scores
 from interventions.stats.intervals import bootstrap
 
@@ -185,10 +185,10 @@ def draw_scores(tables: dict[str, pandas.DataFrame], title: str) -> "Figure":
         rows = table.loc[table.penalty == table.penalty.iloc[0]]
         score = "r2" if "r2" in rows else "accuracy"
         _draw_panel(ax, rows, score)
-        ax.set(title=drawable(name), xlabel="layer", xticks=list(rows.layer))
+        ax.set(title=escape_for_drawing(name), xlabel="layer", xticks=list(rows.layer))
     axes[0].set_ylabel("R²" if score == "r2" else "accuracy")
     axes[-1].legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.02, 1))
-    fig.suptitle(drawable(title), fontsize=10)
+    fig.suptitle(escape_for_drawing(title), fontsize=10)
     return fig
 
 

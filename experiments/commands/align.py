@@ -80,7 +80,7 @@ def align(
     settings = {"language": language, "heads": result["heads"]}
     result = {"audio": str(audio), **result, "provenance": _provenance(asr, audio, settings)}
     rendered = render(result, Format.json if json else kind, words=True)
-    print(printable(rendered, lines=True), end="")
+    print(printable(rendered, keep_lines=True), end="")
 
 
 def _provenance(asr: "Recogniser", audio: Path, settings: dict[str, Any]) -> dict[str, Any]:

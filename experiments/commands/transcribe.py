@@ -256,7 +256,7 @@ def _print(heading: Path | None, text: str) -> None:
 
     if heading:
         print(f"{printable(heading)}:")
-    print(printable(text, lines=True), end="", flush=True)
+    print(printable(text, keep_lines=True), end="", flush=True)
 
 
 def _explain_windows_without_text(path: Path, result: dict[str, Any]) -> None:

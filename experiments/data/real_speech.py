@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from experiments.data.corpora.manifest import json_lines
-from interventions.storage.inert import named
+from interventions.storage.inert import errors_naming
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _DEFAULT_FOLDER = Path("shared", "data", "dev")
@@ -96,7 +96,7 @@ def recordings(
 def _all_recordings(path: Path | None) -> tuple[Recording, ...]:
     if path is None:
         return ()
-    with named(path / "manifest.jsonl"):
+    with errors_naming(path / "manifest.jsonl"):
         return tuple(_recording(path, row) for row in rows("manifest"))
 
 

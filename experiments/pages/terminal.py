@@ -27,7 +27,7 @@ def print_page(page: LensPage) -> None:
     console = standard_output()
     n_tokens = len(page.logit.tokens)
     rows = MAX_TOKENS if console.is_terminal else n_tokens
-    console.print(Text(printable(page.text, lines=True) or "(no text)", style="bold"))
+    console.print(Text(printable(page.text, keep_lines=True) or "(no text)", style="bold"))
     for line in page.signs.lines():
         console.print(Text(printable(line), style="yellow"))
     console.print("\nLogit lens: the token that each decoder layer predicts")

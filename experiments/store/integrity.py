@@ -14,9 +14,9 @@ import zarr.storage
 from experiments.store import layout, pools
 from experiments.store.layout import REMEDY, UNREADABLE, Group, StoreError, folder
 from experiments.store.passes import Job
-from interventions.storage.atomic import is_bookkeeping
-from interventions.storage.inert_zarr import check_store
-from interventions.storage.text_files import utf8
+from interventions.storage.atomic import is_lock_or_staging
+from interventions.storage.inert_zarr import check_store_metadata
+from interventions.storage.text_files import escape_surrogates
 from jaxasr.config import Config
 
 FORMAT = 1  # version of the layout on disk
@@ -57,7 +57,7 @@ def open_existing(path: Path, mode: Literal["r", "r+"] = "r+") -> Group | None:
             f"expected an activation store or a new folder, {str(path)!r} holds something else."
         )
     try:
-        check_store(path)
+        check_store_metadata(path)
         group = zarr.open_group(path, mode=mode, zarr_format=3)
         attributes = dict(group.attrs)
         _check_metadata(path, attributes)
@@ -78,7 +78,7 @@ def open_existing(path: Path, mode: Literal["r", "r+"] = "r+") -> Group | None:
 
 def _is_leftover(file: Path) -> bool:
     """Whether a file was left by a process that was killed before it had created the store."""
-    return _PARTIAL.fullmatch(file.name) is not None or is_bookkeeping(file)
+    return _PARTIAL.fullmatch(file.name) is not None or is_lock_or_staging(file)
 
 
 def _check_metadata(path: Path, attributes: Mapping[str, Any]) -> None:
@@ -105,7 +105,7 @@ def check_same(group: Group, expected: Mapping[str, Any]) -> None:
     """
     attributes = dict(group.attrs)
     for part in _IDENTITY:
-        _check_part(group, part, attributes[part], utf8(expected[part]))
+        _check_part(group, part, attributes[part], escape_surrogates(expected[part]))
     if not attributes["complete"]:
         advice = " It is half-written: continue with the versions that started it."
         _check_part(group, "versions", attributes["versions"], expected["versions"], advice)
@@ -158,7 +158,7 @@ def finish(group: Group, attributes: Mapping[str, Any]) -> None:
     }
     all_attributes = {
         **group.attrs,
-        **utf8(dict(attributes)),
+        **escape_surrogates(dict(attributes)),
         "complete": True,
         "checksums": checksums(group),
         "metadata": metadata,

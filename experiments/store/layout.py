@@ -31,7 +31,7 @@ from zarr.codecs import Crc32cCodec
 
 from experiments.store import pools
 from experiments.store.passes import Job
-from interventions.storage.text_files import utf8
+from interventions.storage.text_files import escape_surrogates
 from jaxasr import sites as _sites
 from jaxasr.config import Config
 from jaxasr.sites import stack_of
@@ -111,7 +111,7 @@ def create(
     group = zarr.create_group(
         where,
         zarr_format=3,
-        attributes=utf8({**attributes, "complete": False}),
+        attributes=escape_surrogates({**attributes, "complete": False}),
         overwrite=overwrite,
     )
     n = len(names)

@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.store import integrity, layout, pools
 from experiments.store.passes import Activations, Job
-from interventions.storage.text_files import utf8
+from interventions.storage.text_files import escape_surrogates
 from jaxasr.sites import LAYERED, stack_of
 
 
@@ -47,7 +47,7 @@ class Writer:
         """
         n, batch = len(rows), slice(rows.start, rows.stop)
         problems = [
-            utf8(problem) or self._find_non_finite(acts, row)
+            escape_surrogates(problem) or self._find_non_finite(acts, row)
             for row, problem in enumerate(problems)
         ]
         good = np.array([not problem for problem in problems])

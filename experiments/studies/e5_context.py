@@ -219,7 +219,9 @@ def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
         for site in SITES:
             grid = means[arrays.site.values == site].reshape(-1, len(config.alphas))
             strengths = [f"{alpha:g}" for alpha in config.alphas]
-            image = plots.heat(next(panels), grid, f"{site}\n{title}", 1.0, across=strengths)
+            image = plots.draw_heat_map(
+                next(panels), grid, f"{site}\n{title}", 1.0, across=strengths
+            )
     for panel in axes[-len(SITES) :]:
         panel.set_xlabel("strength α")
     axes[0].set_ylabel("layer")

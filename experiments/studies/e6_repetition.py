@@ -209,10 +209,10 @@ def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
             of_kind = numbers.sel(kind=kind)
             parts = np.stack([layer_grid(of_kind, site)[:, 0] for site in COMPONENTS], 1)
             names, heading = ["cross", "self", "MLP"], f"{title}\nwhole parts, {kind}"
-            image = plots.heat(next(panels), parts, heading, 1.0, across=names)
+            image = plots.draw_heat_map(next(panels), parts, heading, 1.0, across=names)
             for site in head_sites:
                 heading = f"{title}\n{_ATTENTION[site]} heads, {kind}"
-                plots.heat(next(panels), layer_grid(of_kind, site), heading, 1.0)
+                plots.draw_heat_map(next(panels), layer_grid(of_kind, site), heading, 1.0)
     if means:
         axes[0].set_ylabel("layer")
         legend = "share of loops; change of the word error rate"

@@ -212,7 +212,7 @@ def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
 
 
 def _draw_probability(axes: Axes, arrays: xr.Dataset) -> None:
-    plots.curve(axes, arrays.depth.values, arrays.prob.values, "final token")
+    plots.draw_curve(axes, arrays.depth.values, arrays.prob.values, "final token")
     layer, label = float(arrays.saturation.mean()), "mean saturation layer"
     axes.axvline(layer, label=label, color=plots.ACCENT, linestyle="--")
     axes.set_title("probability")
@@ -225,16 +225,16 @@ def _draw_similarity(axes: Axes, arrays: xr.Dataset, name: str, title: str) -> N
         (f"{name}_others_null", "null: to another token", plots.GREY, ":"),
     ):
         values = arrays[variable].values
-        plots.curve(axes, arrays.depth.values, values, label, colour, linestyle=style)
+        plots.draw_curve(axes, arrays.depth.values, values, label, colour, linestyle=style)
     axes.set_title(title)
 
 
 def _draw_look_ahead(axes: Axes, arrays: xr.Dataset, title: str) -> None:
     depth, labels = arrays.depth.values, ("this token", "the next", "the one after")
     for offset, label, colour in zip(OFFSETS, labels, plots.COLOURS):
-        plots.curve(axes, depth, arrays.hit.sel(offset=offset).values, label, colour)
+        plots.draw_curve(axes, depth, arrays.hit.sel(offset=offset).values, label, colour)
     label, null = "null: tokens further away", arrays.hit_null.values
-    plots.curve(axes, depth, null, label, plots.GREY, linestyle=":")
+    plots.draw_curve(axes, depth, null, label, plots.GREY, linestyle=":")
     axes.set_title(title)
 
 

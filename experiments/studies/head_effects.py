@@ -52,7 +52,7 @@ def atlas_figure(arrays: xr.Dataset) -> Figure:
     for row, site in enumerate(HEADS):
         for panel, (name, title) in zip(axes[4 * row :], TITLES.items()):
             grid = layer_grid(means[name], site)
-            image = plots.heat(panel, grid, f"{_ATTENTION[site]}-attention\n{title}", 1.0)
+            image = plots.draw_heat_map(panel, grid, f"{_ATTENTION[site]}-attention\n{title}", 1.0)
             panel.set(xlabel="head", ylabel="layer")
     for panel, (name, title) in zip(axes[3::4], EFFECTS.items()):
         panel.set(xlabel="ΔWER, clean speech", ylabel="share", title=f"every head\n{title}")

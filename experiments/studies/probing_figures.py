@@ -50,7 +50,7 @@ def draw_panel(axes: Axes, rows: xr.Dataset, title: str) -> None:
     for variable, label, colour, style in _CURVES:
         by_layer = np.stack([accuracy(rows, str(layer), variable) for layer in layers], 1)
         depths = rows.depth.values[is_layer]
-        plots.curve(axes, depths, inflate_variance(by_layer), label, colour, linestyle=style)
+        plots.draw_curve(axes, depths, inflate_variance(by_layer), label, colour, linestyle=style)
     for baseline, colour in zip(baselines, _BASELINE_COLOURS):
         level, line = accuracy(rows, str(baseline)).mean(), {"linestyle": "--", "linewidth": 1}
         axes.axhline(level, color=colour, label=str(baseline), **line)

@@ -14,7 +14,7 @@ import typer
 from experiments.studies import registry
 from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
 from experiments.studies.study_page import format_evidence
-from interventions.storage.inert import named, read_json
+from interventions.storage.inert import errors_naming, read_json
 from interventions.storage.text_files import staging, write_text
 
 BEGIN = "<!-- studies: made by `python -m experiments.studies.readme_tables` -->"
@@ -58,7 +58,7 @@ def publish(file: Path, docs: Path) -> None:
     Raises:
         ValueError: the run was quick or its code was not committed, so it cannot be repeated.
     """
-    with named(file):
+    with errors_naming(file):
         _publish(file, read_json(file), docs)
 
 

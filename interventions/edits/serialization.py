@@ -24,7 +24,13 @@ from interventions.edits.places import Among, Between
 from interventions.edits.projection import Project
 from interventions.edits.values import Add, Mix, Patch, Scale, Zero
 from interventions.storage.atomic import replacing
-from interventions.storage.inert import check_sealed, named, read_json, read_npz, seal
+from interventions.storage.inert import (
+    check_checksums,
+    errors_naming,
+    read_json,
+    read_npz,
+    write_checksums,
+)
 from jaxasr import sites
 
 _VERSION = 1
@@ -152,8 +158,8 @@ def save_edits(edits: Mapping[str, Any], folder: str | os.PathLike) -> None:
             json.dumps({"version": _VERSION, "edits": descriptions}, indent=1, allow_nan=False)
             + "\n"
         )
-        np.savez(temporary / _ARRAYS, **cast(Any, arrays))
-        seal(temporary)
+        np.savez(new / _ARRAYS, **cast(Any, arrays))
+        write_checksums(new)
 
 
 def load_edits(folder: str | os.PathLike) -> dict[str, Any]:
@@ -181,13 +187,13 @@ def load_edits(folder: str | os.PathLike) -> dict[str, Any]:
             f"folder: expected {_JSON} and {_ARRAYS} of save_edits in {str(folder)!r}, "
             "got a folder without them."
         )
-    check_sealed(folder)
-    saved = read_json(folder / _JSON, finite=True)
-    if saved.get("version") != _VERSION or not isinstance(saved.get("edits"), dict):
+    check_checksums(folder)
+    described = read_json(folder / _JSON, finite=True)
+    if described.get("version") != _VERSION or not isinstance(described.get("edits"), dict):
         raise ValueError(f"{folder / _JSON}: expected edits of version {_VERSION}.")
     arrays = read_npz(folder / _ARRAYS)
-    with named(folder / _JSON):
-        sites.check_known(saved["edits"])
+    with errors_naming(folder / _JSON):
+        sites.check_known(described["edits"])
         edits = {
             site: _restore(node, arrays, f"edits[{site!r}]")
             for site, node in saved["edits"].items()

@@ -1,1 +1,1 @@
-"""Effects of components: attribution patching, direct logit attribution and path patching."""
+"""Computes effects of components, by attribution, direct logit attribution and path patching."""

@@ -1,8 +1,9 @@
-"""Direct logit attribution: the contribution of each component, head and audio frame to a logit.
+"""Splits a logit into the direct contributions of components, heads and audio frames.
 
-The final norm is linear once its scale is held at its value in this run. A logit is then
-Σ_c (c - mean c)·rstd·γ·u + β·u, where c runs over every vector added to the residual stream and u
-is the unembedding of the answer, minus that of the foil. So the parts sum to the logit.
+The final norm is linear if its reciprocal standard deviation rstd is fixed at its value in the run.
+The logit is then Σ_c (c - mean c)·rstd·γ·u + β·u. Here c runs over all vectors that are added to
+the residual stream, γ and β are the norm's scale and bias, and u is the unembedding of the answer
+minus that of the foil. The terms of this sum are the contributions.
 """
 
 from collections.abc import Mapping
@@ -26,7 +27,9 @@ from jaxasr.decoder import Decoder
 from jaxasr.model import Whisper, full_precision
 from jaxasr.taps import merge, reduce, select
 
+# The labels of `parts`: the output of each sublayer without its bias, and this bias.
 PARTS = ("attn_out", "attn_bias", "cross_attn_out", "cross_attn_bias", "mlp_out", "mlp_bias")
+# The dimensions of each variable of the result.
 _DIMS = {
     "logit": (),
     "embed": (),
@@ -52,26 +55,30 @@ def direct_logit_attribution(
     Args:
         model: the recogniser's model.
         run: audio and tokens, B examples of T tokens.
-        answer: the token whose logit is split; one id, or one per example.
-        foil: a token whose logit is subtracted; default: none.
+        answer: the token whose logit is split, as one id or one per example.
+        foil: the token whose logit is subtracted from that of `answer`. Default: none.
         position: the token after which the logit is read; negative counts from the end.
-        window_s: seconds of audio per entry of `frames`; default: one frame of 20 ms.
+        window_s: seconds of audio per entry of `frames`. Default: one frame of 20 ms.
 
     Returns:
-        A Dataset with these variables, and a first dimension "example" if there are several:
+        A Dataset with the variables below. Their first dimension is "example" if B > 1.
 
-        - `logit`: the model's own value.
-        - `embed`, `positional`, `norm_bias`: of the token, of its position, of the final norm.
-        - `parts` [part, layer]: `attn_out`, `cross_attn_out` and `mlp_out` without their output
-          biases, and these biases. Use `total_logit` to sum everything.
-        - `heads` [attention, layer, head]: z·W_O of every head. Over heads they sum to `attn_out`
-          and `cross_attn_out`.
-        - `frames` [layer, head, time]: pattern·v·W_O of every window of audio, by its start in
-          seconds. Over time they sum to the cross-attention's `heads`. The bias of a head's values
-          is distributed over frames by its pattern.
+        - `logit`: the logit, or the difference of two, that the model computes.
+        - `embed`: the contribution of the token's embedding.
+        - `positional`: the contribution of the positional embedding.
+        - `norm_bias`: the contribution of the final norm's bias.
+        - `parts` [part, layer]: the contributions of `attn_out`, `cross_attn_out` and `mlp_out`
+          without their output biases. The biases are separate parts, such as `attn_bias`.
+        - `heads` [attention, layer, head]: the contribution of z·W_O for every head. The sum over
+          heads is `attn_out` or `cross_attn_out`.
+        - `frames` [layer, head, time]: the contribution of pattern·v·W_O for every window of audio,
+          labelled by its start in seconds. The sum over time is the `heads` of cross-attention.
+          A head's value bias is distributed over frames by its pattern.
+
+        `total_logit` sums the contributions.
 
     Raises:
-        ValueError: `position` is outside the tokens, a token is outside the vocabulary, or
+        ValueError: `position` is outside the run's tokens, a token is outside the vocabulary, or
             `window_s` is shorter than a frame.
 
     Example:
@@ -94,7 +101,8 @@ def direct_logit_attribution(
         ```
 
     References:
-        Elhage et al., "A mathematical framework for transformer circuits" (2021), the direct path.
+        Elhage et al., "A mathematical framework for transformer circuits" (2021), which calls this
+        the direct path.
     """
     tokens = {"answer": answer} | ({} if foil is None else {"foil": foil})
     for name, token in tokens.items():
@@ -105,13 +113,15 @@ def direct_logit_attribution(
         raise ValueError(
             f"window_s: expected at least one frame of {1 / FRAMES_PER_S} s, got {window_s}."
         )
-    column = scored_position(LogitDiff(jnp.zeros(2, jnp.int32), position), jnp.shape(run.tokens)[1])
-    split = compiled.call(_split, model, run.encode(model), ids, column=column, window=window)
-    return _labelled(split, window)
+    # Only the position of this metric is used, to get the column that a metric would score.
+    metric = LogitDiff(jnp.zeros(2, jnp.int32), position)
+    column = scored_position(metric, jnp.shape(run.tokens)[1])
+    split = compiled.call(_split_logit, model, run.encode(model), ids, column=column, window=window)
+    return _to_dataset(split, window)
 
 
 def total_logit(split: xr.Dataset) -> xr.DataArray:
-    """Sums all contributions in float64, which gives the logit again.
+    """Sums all contributions in float64. The sum equals the logit up to rounding.
 
     Args:
         split: a result of `direct_logit_attribution`.
@@ -135,13 +145,14 @@ def total_logit(split: xr.Dataset) -> xr.DataArray:
         np.testing.assert_allclose(interventions.total_logit(split), split.logit, atol=1e-3)
         ```
     """
-    wide = split.astype(np.float64)
-    return wide.embed + wide.positional + wide.norm_bias + wide.parts.sum(("part", "layer"))
+    split = split.astype(np.float64)
+    return split.embed + split.positional + split.norm_bias + split.parts.sum(("part", "layer"))
 
 
-def _split(
+def _split_logit(
     model: Whisper, run: Run, tokens: list[Array], *, column: int, window: int
 ) -> dict[str, Array]:
+    """Returns every variable of the Dataset, with the batch as its first axis."""
     readout = merge(
         select("decoder.attn.z", "decoder.cross_attn.z", "decoder.mlp_out"),
         reduce("pattern", "decoder.cross_attn.pattern", lambda pattern: pattern[:, :, column]),
@@ -152,23 +163,23 @@ def _split(
     with full_precision(model):
         x, _, _, acts = decoder.residual(run.tokens, positions, memory, {}, readout)
         logit, direction, norm_bias = _final_norm(decoder, x[:, column], tokens)
-        wide = direction.dtype
-        embed = decoder.token_embedding[...][run.tokens[:, column]].astype(wide)
-        positional = decoder.positional_embedding[...][positions[:, column]].astype(wide)
+        dtype = direction.dtype
+        embed = decoder.token_embedding[...][run.tokens[:, column]].astype(dtype)
+        positional = decoder.positional_embedding[...][positions[:, column]].astype(dtype)
         blocks = decoder.blocks
         attn_z, cross_z = (
             acts[f"decoder.{name}.z"][:, :, column] for name in ("attn", "cross_attn")
         )
         heads = [
-            _per_head(blocks.attn, attn_z, direction),
-            _per_head(blocks.cross_attn, cross_z, direction),
+            _head_contributions(blocks.attn, attn_z, direction),
+            _head_contributions(blocks.cross_attn, cross_z, direction),
         ]
-        frames = _per_frame(blocks.cross_attn, acts["pattern"], memory.v, direction)
+        frames = _frame_contributions(blocks.cross_attn, acts["pattern"], memory.v, direction)
         attn_bias, cross_bias, mlp_bias = (
-            _read(linear.bias, wide) @ direction.T
+            _weights(linear.bias, dtype) @ direction.T
             for linear in (blocks.attn.out, blocks.cross_attn.out, blocks.mlp.fc2)
         )
-        mlp_out = acts["decoder.mlp_out"][:, :, column].astype(wide)
+        mlp_out = acts["decoder.mlp_out"][:, :, column].astype(dtype)
         mlp = jnp.einsum("lbd,bd->lb", mlp_out, direction) - mlp_bias
     parts = [heads[0].sum(-1), attn_bias, heads[1].sum(-1), cross_bias, mlp, mlp_bias]
     return {
@@ -185,37 +196,42 @@ def _split(
 def _final_norm(
     decoder: Decoder, x: Float[Array, "B D"], tokens: list[Int[Array, "B"]]
 ) -> tuple[Float[Array, "B"], Float[Array, "B D"], Float[Array, "B"]]:
-    """Returns the logit, the direction of the residual stream it reads, and the bias's part."""
-    wide = jnp.promote_types(decoder.dtype, jnp.float32)
-    vectors = [decoder.unembedding[token].astype(wide) for token in tokens]
+    """Applies the final norm to `x` and unembeds it.
+
+    Returns:
+        The logit, the direction of the residual stream whose dot product with a vector is the
+        vector's contribution, and the contribution of the norm's bias.
+    """
+    dtype = jnp.promote_types(decoder.dtype, jnp.float32)
+    vectors = [decoder.unembedding[token].astype(dtype) for token in tokens]
     u = vectors[0] if len(vectors) == 1 else vectors[0] - vectors[1]
-    logit = (decoder.ln(x).astype(wide) * u).sum(-1)
-    rstd = jax.lax.rsqrt(jnp.var(x.astype(wide), -1, keepdims=True) + decoder.ln.epsilon)
-    direction = u * _read(decoder.ln.scale, wide) * rstd
-    # The norm subtracts the mean of each vector; subtracting it from the direction is the same.
+    logit = (decoder.ln(x).astype(dtype) * u).sum(-1)
+    rstd = jax.lax.rsqrt(jnp.var(x.astype(dtype), -1, keepdims=True) + decoder.ln.epsilon)
+    direction = u * _weights(decoder.ln.scale, dtype) * rstd
+    # (c - mean c)·d equals c·(d - mean d), so the mean is subtracted once, from the direction.
     direction = direction - direction.mean(-1, keepdims=True)
-    return logit, direction, u @ _read(decoder.ln.bias, wide)
+    return logit, direction, u @ _weights(decoder.ln.bias, dtype)
 
 
-def _read(parameter: nnx.Param | None, dtype: jnp.dtype) -> Array:
+def _weights(parameter: nnx.Param | None, dtype: jnp.dtype) -> Array:
     assert parameter is not None  # Whisper's norms and output projections have scale and bias
     return parameter[...].astype(dtype)
 
 
 def _head_directions(attn: Attention, direction: Float[Array, "B D"]) -> Float[Array, "L B H Dh"]:
     """Returns W_O·direction of every head."""
-    kernel = _read(attn.out.kernel, direction.dtype)
+    kernel = _weights(attn.out.kernel, direction.dtype)
     kernel = kernel.reshape(kernel.shape[0], attn.n_head, -1, kernel.shape[-1])
     return jnp.einsum("lhed,bd->lbhe", kernel, direction)
 
 
-def _per_head(
+def _head_contributions(
     attn: Attention, z: Float[Array, "L B H Dh"], direction: Float[Array, "B D"]
 ) -> Float[Array, "L B H"]:
     return (z.astype(direction.dtype) * _head_directions(attn, direction)).sum(-1)
 
 
-def _per_frame(
+def _frame_contributions(
     attn: Attention,
     pattern: Float[Array, "L B H S"],
     v: Float[Array, "L B H S Dh"],
@@ -231,7 +247,7 @@ def _sum_windows(frames: Float[Array, "L B H S"], window: int) -> Float[Array, "
     return padded.reshape(*frames.shape[:3], -1, window).sum(-1)
 
 
-def _labelled(split: Mapping[str, Array], window: int) -> xr.Dataset:
+def _to_dataset(split: Mapping[str, Array], window: int) -> xr.Dataset:
     values = {name: np.asarray(value) for name, value in split.items()}
     n_examples = len(values["logit"])
     _, n_layer, n_head, n_windows = values["frames"].shape

@@ -1,4 +1,4 @@
-"""Attribution patching: a first-order estimate of every cell of a sweep from one backward pass."""
+"""Estimates every cell of a sweep from one backward pass (attribution patching)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -37,30 +37,29 @@ def attribution(
 ) -> xr.DataArray | dict[str, xr.DataArray]:
     """Estimates metric(patched) - metric(unpatched) at every cell of a sweep, to first order.
 
-    The estimate of a cell is Σ ∂metric/∂x · (source - x) over the activations x of the cell, with
-    the gradient taken in the target. All cells of all sites cost one forward pass of the source and
-    one forward and backward pass of the target. The encoder runs only if one of its sites is asked
-    for or a run comes without a memory.
+    The estimate of a cell is Σ ∂metric/∂x · (source - x) over the activations x of the cell. The
+    gradient is that of the target. All cells of all sites together take one forward pass of the
+    source, and one forward and backward pass of the target. The encoder runs only if one of the
+    sites is in the encoder or a run has no memory.
 
     Args:
         model: the recogniser's model.
         target: the run that is patched, B examples of T tokens.
-        source: a run of T tokens whose activations are patched in; or "zero", "mean", "noise" or
-            "resample", as in `sweep`.
-        site: one site, or several that share the passes; each takes from `over` the dimensions that
-            it has.
-        over: dimensions of the grid, as in `sweep`. "alpha" is not among them because the estimate
-            is proportional to it.
-        metric: as in `sweep`, but with a gradient.
+        source: a run of T tokens whose activations are patched in. Or, as in `sweep`, "zero",
+            "mean", "noise" or "resample".
+        site: one site, or several that share the passes.
+        over: dimensions of the grid, as in `sweep`, except "alpha". With several sites, each site
+            uses those dimensions that it has.
+        metric: as in `sweep`, but not `rank`, which has no gradient.
         window_s: seconds per window of "time".
-        n_frames: number of encoder frames before the padding; default: all.
-        correction: at sites `q` and `k`, recompute the softmax under the patch and go to first
-            order behind it (see References). This is exact up to the head's output for each
-            position of `q`, and for each position or window of `k` alone.
+        n_frames: number of encoder frames before the padding. Default: all.
+        correction: at sites `q` and `k`, recompute the softmax under the patch and linearise only
+            the rest of the model (see References). The change of the head's output is then exact
+            for each single position of `q`, and for each single position or window of `k`.
 
     Returns:
-        A DataArray with the dimensions and labels of `sweep`, and the unpatched metric as the
-        coordinate `baseline`. For several sites, a dict with one such array per site.
+        A DataArray with the dimensions and labels of `sweep`. Its coordinate `baseline` is the
+        unpatched metric. For several sites, a dict from site to such an array.
 
     Raises:
         ValueError: a site or dimension is unknown, the runs differ in length or batch, the metric
@@ -87,11 +86,11 @@ def attribution(
         ```
 
     References:
-        Nanda, "Attribution patching" (2023); Kramár et al., "AtP*" (arXiv:2403.00745), whose
-        correction of queries and keys is in section 3.1.1.
+        Nanda, "Attribution patching" (2023); Kramár et al., "AtP*" (arXiv:2403.00745), with the
+        correction in section 3.1.1.
     """
     names = (site,) if isinstance(site, str) else tuple(site)
-    _check(target, source, metric, over)
+    _check_arguments(target, source, metric, over)
     check_metric(metric, model.config.n_vocab, target.batch)
     if isinstance(source, str) and source.startswith("resample"):
         source = resampled(target, source)
@@ -104,7 +103,7 @@ def attribution(
     )
     source_run, ablation = (source, None) if isinstance(source, Run) else (None, source)
     baseline, effects = compiled.call(
-        _attribute,
+        _estimate,
         model,
         target,
         source_run,
@@ -114,51 +113,51 @@ def attribution(
         ablation=ablation,
     )
     results = {
-        name: _labelled(grid, target, np.asarray(effect), np.asarray(baseline), metric)
+        name: _to_array(grid, target, np.asarray(effect), np.asarray(baseline), metric)
         for name, grid, effect in zip(names, grids, effects)
     }
     return results[site] if isinstance(site, str) else results
 
 
-def _check(target: Run, source: Run | str, metric: Metric, over: Sequence[str]) -> None:
+def _check_arguments(target: Run, source: Run | str, metric: Metric, over: Sequence[str]) -> None:
     if target.positions is not None:
-        raise ValueError("target: attribution takes rows of equal length, got padded ones.")
+        raise ValueError("target: expected rows of equal length, got padded rows.")
     check_source(source)
     if isinstance(source, Run) and jnp.shape(source.tokens) != jnp.shape(target.tokens):
         raise ValueError(
             f"source: tokens {list(jnp.shape(source.tokens))} do not line up with the target's "
-            f"{list(jnp.shape(target.tokens))}. Feed both runs the same tokens, "
-            "or cut and pad them to a stated alignment."
+            f"{list(jnp.shape(target.tokens))}. Give both runs the same number of tokens."
         )
     if isinstance(metric, Rank):
         raise ValueError("metric: a rank has no gradient. Use logprob or logit_diff.")
     if "alpha" in over:
         raise ValueError(
-            "over: a first-order estimate is proportional to 'alpha'; leave it out and multiply."
+            "over: a first-order estimate is proportional to 'alpha'. Leave out 'alpha' and "
+            "multiply the estimate by each strength."
         )
 
 
 def _grid(
     spec: sites.SiteSpec, over: Sequence[str], window_s: float, n_frames: int, several: bool
 ) -> Grid:
-    """Makes the grid of a site; of `several` sites each takes from `over` only what it has."""
+    """Makes the grid of a site. With `several` sites, drops dimensions that this site lacks."""
     if several:
         has_positions, has_frames = position_and_frame_axes(spec.axes, spec.site)
-        has = {
+        has_dim = {
             "layer": spec.n_layer,
             "head": "H" in spec.axes,
             "position": has_positions and spec.site.startswith("decoder."),
             "time": has_frames,
         }
-        over = [dim for dim in over if has.get(dim, True)]
+        over = [dim for dim in over if has_dim.get(dim, True)]
     return Grid.of(spec, over, window_s=window_s, n_frames=n_frames, alphas=(1.0,), selected={})
 
 
 @pytrees.dataclass
 class _Offset:
-    """Adds `value`, whose gradient is taken, at every layer and position.
+    """Adds `value` to the activation, so that a gradient with respect to `value` can be taken.
 
-    It is `Add` for a value in the shape of a readout, without matching of positions.
+    Unlike in `Add`, `value` has the shape in which a readout returns the site.
     """
 
     value: Array
@@ -167,7 +166,7 @@ class _Offset:
         return x + (self.value[at.layer] if self.value.ndim > x.ndim else self.value)
 
 
-def _attribute(
+def _estimate(
     model: Whisper,
     target: Run,
     source: Run | None,
@@ -194,9 +193,10 @@ def _attribute(
 def _gradients(
     model: Whisper, target: Run, metric: Metric, read_sites: list[str], grad_sites: list[str]
 ) -> tuple[Float[Array, "B"], Acts, Acts]:
-    """Returns the metric, activations at `read_sites` and the metric's gradients at `grad_sites`.
+    """Runs one forward and one backward pass of the target.
 
-    They come from one forward and one backward pass.
+    Returns:
+        The metric, the activations at `read_sites`, and the metric's gradients at `grad_sites`.
     """
     shapes = jax.eval_shape(lambda: forward.activations(model, target, grad_sites))
     zeros = {name: jnp.zeros(x.shape, x.dtype) for name, x in shapes.items()}
@@ -205,7 +205,7 @@ def _gradients(
         select(*names) for names in forward.split_by_stack(read_sites)
     )
     memory = None
-    if not encoder_sites:  # nothing to differentiate in the encoder: it runs once, outside `grad`
+    if not encoder_sites:  # the encoder needs no gradient, so it runs outside `grad`
         memory = target.memory
         if memory is None:
             memory, _ = forward.encode(model, forward.mel_of(target), {}, encoder_readout)
@@ -221,14 +221,14 @@ def _gradients(
         value, decoder_acts = forward.decode_and_score(
             model, target, edited_memory, decoder_edits, decoder_readout, metric
         )
-        # Examples are independent, so the gradient of their sum is each example's own gradient.
+        # Examples are independent, so the gradient of their sum has the gradient of each.
         return value.sum(), (value, acts | decoder_acts)
 
     grads, (value, acts) = jax.grad(score, has_aux=True)(zeros)
     return value, acts, grads
 
 
-def _labelled(
+def _to_array(
     grid: Grid,
     target: Run,
     effect: Float[np.ndarray, "B ..."],

@@ -1,10 +1,11 @@
-"""The effect of a changed query or key on a head's output, recomputed through the softmax.
+"""Estimates the effect of changed queries or keys on the metric, through an exact softmax.
 
-A first-order estimate at q or k fails where the softmax is saturated, because its gradient vanishes
-there. AtP* (Kramár et al. 2024, arXiv:2403.00745, section 3.1.1) recomputes the pattern under the
-patch and takes the gradient behind it: Σ_s ∂m/∂pattern[t, s] · Δpattern[t, s]. Because z is linear
-in the pattern and ∂m/∂pattern[t, s] = g[t] · v[s], with g = ∂m/∂z, that sum is g[t] · Δz[t], and no
-gradient of a pattern is ever formed. All functions take one layer.
+A first-order estimate at q or k fails where the softmax is saturated, because the gradient of the
+softmax vanishes there. AtP* (Kramár et al. 2024, arXiv:2403.00745, section 3.1.1) therefore
+recomputes the attention pattern under the patch. Its estimate of the change of the metric m is
+Σ_s ∂m/∂pattern[t, s] · Δpattern[t, s]. With g = ∂m/∂z, the gradient ∂m/∂pattern[t, s] is
+g[t] · v[s]. The estimate then equals g[t] · Δz[t], where Δz is the change of the head's output z.
+All functions take the arrays of one layer.
 """
 
 import functools
@@ -16,7 +17,7 @@ from jaxtyping import Array, Bool, Float
 Queries = Float[Array, "B T H Dh"]
 Keys = Float[Array, "B S H Dh"]
 Mask = Bool[Array, "B 1 T S"] | None
-_MAX_WEIGHTS = 2**22  # attention weights formed at a time
+_MAX_WEIGHTS = 2**22  # attention weights per batch of heads, to bound the device memory
 
 
 def attend(q: Queries, k: Keys, v: Keys, mask: Mask) -> Queries:
@@ -27,9 +28,9 @@ def attend(q: Queries, k: Keys, v: Keys, mask: Mask) -> Queries:
 def query_effect(
     q: Queries, q_source: Queries, k: Keys, v: Keys, g: Queries, mask: Mask
 ) -> Float[Array, "B T H"]:
-    """Returns g · Δz with every query replaced by its source.
+    """Returns g · Δz with each query replaced by that of the source.
 
-    Each query has a softmax of its own, so every cell is exact up to z.
+    Each query has a separate softmax, so Δz is exact for every query.
     """
     return (g * (attend(q_source, k, v, mask) - attend(q, k, v, mask))).sum(-1)
 
@@ -42,16 +43,24 @@ def all_keys_effect(
 
 
 def key_effect(
-    q: Queries, k: Keys, k_source: Keys, v: Keys, g: Queries, mask: Mask, group: int
+    q: Queries, k: Keys, k_source: Keys, v: Keys, g: Queries, mask: Mask, window: int
 ) -> Float[Array, "B W H"]:
-    """Returns g · Δz for each of W groups of `group` consecutive keys, replaced one at a time.
+    """Returns g · Δz for each of W windows of keys, replaced one window at a time.
 
-    All groups together take three matrix products.
+    Three matrix products suffice for all windows. A window has the share m of the attention and the
+    mean value y. The keys outside it have the mean value y₀, which the patch does not change. With
+    m' and y' after the patch, Δz = m'·(y' - y) + (m' - m)·(y - y₀). For windows of one key y' = y,
+    and this is the algorithm of AtP*. The formula remains accurate if m is so close to 1 that 1 - m
+    rounds to 0.
 
-    A group takes the share m of the attention and has the mean value y; the other keys have the
-    mean value y₀. Both m and y follow from the new scores of the group, so
-    Δz = m'·(y' - y) + (m' - m)·(y - y₀). For one key y' = y, which is the algorithm of AtP*. This
-    form also holds where the group has nearly all the attention and 1 - m would round to 0.
+    Args:
+        q: queries.
+        k: keys.
+        k_source: keys of the source.
+        v: values.
+        g: gradient of the metric with respect to z.
+        mask: True where a query attends to a key; None for everywhere.
+        window: number of consecutive keys per window.
     """
     mask = jnp.ones((q.shape[0], 1, q.shape[1], k.shape[1]), bool) if mask is None else mask
     n_batch, n_queries, n_heads, _ = q.shape
@@ -62,63 +71,70 @@ def key_effect(
     masks = masks.reshape(-1, *mask.shape[2:])
     heads_per_batch = min(max(1, _MAX_WEIGHTS // (n_queries * k.shape[1])), len(masks))
     effect = jax.lax.map(
-        functools.partial(_head_effect, group), (*heads, masks), batch_size=heads_per_batch
+        functools.partial(_head_effect, window), (*heads, masks), batch_size=heads_per_batch
     )
     return jnp.swapaxes(effect.reshape(n_batch, n_heads, -1), 1, 2)
 
 
-def _head_effect(group: int, head: tuple[Array, ...]) -> Float[Array, "W"]:
+def _head_effect(window: int, head: tuple[Array, ...]) -> Float[Array, "W"]:
+    """Computes `key_effect` for one head of one example."""
     *arrays, mask = head
-    wide = jnp.promote_types(arrays[0].dtype, jnp.float32)
-    q, k, k_source, v, g = (x.astype(wide) for x in arrays)
+    dtype = jnp.promote_types(arrays[0].dtype, jnp.float32)
+    q, k, k_source, v, g = (x.astype(dtype) for x in arrays)
     q = q * q.shape[-1] ** -0.5
-    scores = _grouped(jnp.where(mask, q @ k.T, -jnp.inf), group, -jnp.inf)
-    change = _grouped(q @ (k_source - k).T, group, 0)
-    value = _grouped(g @ v.T, group, 0)
-    # Log weight of each group before and after the patch.
-    old, new = jax.nn.logsumexp(scores, -1), jax.nn.logsumexp(scores + change, -1)
-    log_ratio = jnp.where(jnp.isfinite(old), new - old, 0)
-    # The mean value of each group, y, and its change.
-    within = jnp.exp(scores - _finite(old)[..., None])
-    within_new = jnp.exp(scores + change - _finite(new)[..., None])
-    y = (within * value).sum(-1)
-    moves = _difference(within, within_new, change - log_ratio[..., None])
-    dy = (moves * (value - y[..., None])).sum(-1)
-    # The share of each group, m, and its change.
-    others, y_others = _others(old, y)
-    m, rest = jax.nn.sigmoid(old - others), jax.nn.sigmoid(others - old)
-    m_new = jax.nn.sigmoid(old + log_ratio - others)
+    scores = _split_windows(jnp.where(mask, q @ k.T, -jnp.inf), window, -jnp.inf)
+    score_change = _split_windows(q @ (k_source - k).T, window, 0)
+    g_v = _split_windows(g @ v.T, window, 0)  # values enter only through their product with g
+    # The log of each window's unnormalised attention, before and after the patch.
+    log_old = jax.nn.logsumexp(scores, -1)
+    log_new = jax.nn.logsumexp(scores + score_change, -1)
+    log_ratio = jnp.where(jnp.isfinite(log_old), log_new - log_old, 0)
+    # The mean value of each window, y, and its change.
+    pattern = jnp.exp(scores - _zero_if_infinite(log_old)[..., None])
+    new_pattern = jnp.exp(scores + score_change - _zero_if_infinite(log_new)[..., None])
+    y = (pattern * g_v).sum(-1)
+    pattern_change = _difference(pattern, new_pattern, score_change - log_ratio[..., None])
+    dy = (pattern_change * (g_v - y[..., None])).sum(-1)
+    # The share of each window, m, and its change.
+    log_rest, y_rest = _outside_each_window(log_old, y)
+    m, m_rest = jax.nn.sigmoid(log_old - log_rest), jax.nn.sigmoid(log_rest - log_old)
+    m_new = jax.nn.sigmoid(log_old + log_ratio - log_rest)
     growth = jnp.expm1(jnp.clip(log_ratio, -1, 1))
-    dm = jnp.where(jnp.abs(log_ratio) < 1, m * rest * growth / (1 + m * growth), m_new - m)
-    return (m_new * dy + dm * (y - y_others)).sum(0)
+    # For small ratios m_new - m would cancel, so the difference is computed from the ratio.
+    dm = jnp.where(jnp.abs(log_ratio) < 1, m * m_rest * growth / (1 + m * growth), m_new - m)
+    return (m_new * dy + dm * (y - y_rest)).sum(0)
 
 
 def _difference(old: Array, new: Array, log_ratio: Array) -> Array:
-    """Returns new - old without cancellation where the two are close."""
+    """Returns new - old, without cancellation if new / old = exp(log_ratio) is close to 1."""
     return jnp.where(jnp.abs(log_ratio) < 1, old * jnp.expm1(jnp.clip(log_ratio, -1, 1)), new - old)
 
 
-def _others(
-    lse: Float[Array, "T W"], mean: Float[Array, "T W"]
+def _outside_each_window(
+    log_weight: Float[Array, "T W"], mean: Float[Array, "T W"]
 ) -> tuple[Float[Array, "T W"], Float[Array, "T W"]]:
-    """Returns log weight and mean value of all groups except each one, without subtraction."""
+    """Returns, for each window, the log weight and the mean value of all other windows.
+
+    Combines the windows before and after it. Subtracting it from the total would lose precision.
+    """
 
     def join(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
         weight = jnp.logaddexp(a[0], b[0])
-        return weight, a[1] + jnp.exp(b[0] - _finite(weight)) * (b[1] - a[1])
+        return weight, a[1] + jnp.exp(b[0] - _zero_if_infinite(weight)) * (b[1] - a[1])
 
-    empty = (jnp.full_like(lse[:, :1], -jnp.inf), jnp.zeros_like(mean[:, :1]))
-    before = jax.lax.associative_scan(join, (lse, mean), axis=1)
-    after = jax.lax.associative_scan(join, (lse, mean), axis=1, reverse=True)
+    empty = (jnp.full_like(log_weight[:, :1], -jnp.inf), jnp.zeros_like(mean[:, :1]))
+    before = jax.lax.associative_scan(join, (log_weight, mean), axis=1)
+    after = jax.lax.associative_scan(join, (log_weight, mean), axis=1, reverse=True)
     before = [jnp.concatenate([e, x[:, :-1]], 1) for e, x in zip(empty, before)]
     after = [jnp.concatenate([x[:, 1:], e], 1) for e, x in zip(empty, after)]
     return join((before[0], before[1]), (after[0], after[1]))
 
 
-def _finite(x: Array) -> Array:
+def _zero_if_infinite(x: Array) -> Array:
     return jnp.where(jnp.isfinite(x), x, 0)
 
 
-def _grouped(x: Float[Array, "T S"], group: int, fill: float) -> Float[Array, "T W G"]:
-    x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % group)), constant_values=fill)
-    return x.reshape(x.shape[0], -1, group)
+def _split_windows(x: Float[Array, "T S"], window: int, fill: float) -> Float[Array, "T W G"]:
+    """Splits keys into windows of G keys; fills the last window with `fill`."""
+    x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % window)), constant_values=fill)
+    return x.reshape(x.shape[0], -1, window)

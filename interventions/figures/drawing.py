@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
-from interventions.figures.plots import DIVERGING, drawable
+from interventions.figures.plots import DIVERGING, escape_for_drawing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -87,7 +87,7 @@ def _column_edges(summary: xr.Dataset, across: str) -> np.ndarray:
 def _label_columns(axes: "Axes", summary: xr.Dataset, across: str) -> None:
     n = summary.sizes[across]
     if across == "position" and "token" in summary.coords and summary.token.dims == ("position",):
-        texts = [drawable(text).replace(" ", "·") for text in summary.token.values]
+        texts = [escape_for_drawing(text).replace(" ", "·") for text in summary.token.values]
         axes.set_xticks(range(n), texts, rotation=60, ha="right", fontsize=7)
         return
     step = max(1, n // 16)
@@ -113,7 +113,7 @@ def draw_spectrogram(
         axes.text(
             (start + end) / 2,
             len(mel) * 1.04,
-            drawable(text.strip()),
+            escape_for_drawing(text.strip()),
             ha="center",
             fontsize=6.5,
             rotation=slant,

@@ -13,19 +13,20 @@ FORMATS = ("png", "svg", "pdf")
 
 
 def save(figure: "Figure", path: str | os.PathLike[str]) -> Path:
-    """Saves a figure as png, svg or pdf, complete or not at all.
+    """Saves a figure as png, svg or pdf.
 
-    Text in an svg stays text. The bytes of a png or svg do not change from run to run.
+    An interrupted save leaves no partial file. An svg holds its text as text, not as outlines. The
+    same figure gives the same bytes in every run, if it is saved as png or svg.
 
     Args:
         figure: a matplotlib figure, such as that of `plot`.
         path: a file name that ends in .png, .svg or .pdf.
 
     Returns:
-        The path.
+        `path` as a `Path`.
 
     Raises:
-        ValueError: another suffix.
+        ValueError: `path` has another suffix.
 
     Example:
         >>> import tempfile
@@ -44,8 +45,8 @@ def save(figure: "Figure", path: str | os.PathLike[str]) -> Path:
             f"path: expected a name that ends in .{', .'.join(FORMATS)}, got {path.name!r}."
         )
     metadata = {"Date": None} if kind == "svg" else None
-    # A fixed salt makes the ids inside an svg, and so its bytes, the same in every run.
-    stable = matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "jaxasr"})
-    with replacing(path) as temporary, stable:
+    # matplotlib makes random ids in an svg unless it gets a salt.
+    svg_options = matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "jaxasr"})
+    with replacing(path) as temporary, svg_options:
         figure.savefig(temporary, format=kind, dpi=160, metadata=metadata)
     return path

@@ -1,4 +1,4 @@
-"""Draws the cells of a sweep: maps, maps over the spectrogram, and dose curves."""
+"""Draws the cells of a sweep as maps or, over strengths, as curves."""
 
 import itertools
 from collections.abc import Sequence
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_ALONG_X = ("time", "position", "head", "layer")  # the first of these runs along x
+# The first of these dimensions that a sweep has runs along its axis.
+_ALONG_X = ("time", "position", "head", "layer")
 _ALONG_Y = ("layer", "head")
 _AXIS_LABELS = {
     "time": "time (s)",
@@ -25,7 +26,7 @@ _AXIS_LABELS = {
     "layer": "layer",
     "alpha": "strength α",
 }
-_MAX_LABELLED_CURVES = 12
+_MAX_LABELLED_CURVES = 12  # more curves are drawn without a legend
 
 
 def plot(
@@ -39,26 +40,29 @@ def plot(
 ) -> "Figure":
     """Draws the cells of a sweep.
 
-    A sweep over strengths (`alpha`) becomes curves with their intervals. Any other sweep becomes
-    maps, one for each index of the dimensions beyond two: layers down; heads, tokens (as text, if
-    known) or seconds across. The colour scale is centred at 0. A dot marks a cell that is below
-    0.05 against the best of all cells (`p_any`).
+    A sweep over strengths (`alpha`) is drawn as curves with their intervals. Any other sweep is
+    drawn as maps. A map has two dimensions, such as layers down and heads across; each index of a
+    further dimension has a separate map. Positions are labelled with the text of their tokens if
+    the result has the coordinate `token`. A dot marks a cell whose `p_any` is below 0.05 (see
+    `summarize`).
 
     Args:
-        result: the result of `sweep`, `attribution`, `sequence_sweep` or `summarize`. All but the
-            last are summarised first.
-        variable: for a `sequence_sweep`, the variable to summarise: "wer", "resolved", ...; for a
-            summary, the variable to draw, by default the "mean" change.
+        result: the result of `sweep`, `attribution`, `sequence_sweep`, `generation_sweep` or
+            `summarize`. The function summarises it first, unless it is a summary.
+        variable: the variable to draw. For `sequence_sweep` and `generation_sweep`, a score such as
+            "wer" or "resolved", whose mean change is drawn. Otherwise a variable of the summary;
+            default: "mean".
         mel: a spectrogram [n_mels, frames] of 100 frames per second, drawn above maps over time.
-        words: text, start and end (seconds) of each word, marked in maps over time.
-        limit: the end of the colour scale; by default the largest value.
+        words: text, start and end (seconds) of each word. They are marked in maps over time if
+            there is a `mel`.
+        limit: the end of the colour scale, which is centred at 0. Default: the largest magnitude.
         label: the label of the colour bar or of the y axis.
 
     Returns:
-        A matplotlib figure; `save` writes it to a file.
+        A matplotlib figure, which `save` writes to a file.
 
     Raises:
-        ValueError: a variable that has no cells.
+        ValueError: `variable` is unknown or has no value per cell.
 
     Example:
         >>> import numpy as np, xarray as xr
@@ -68,13 +72,15 @@ def plot(
         'change of logit_diff'
     """
     summary, variable = _summary_and_variable(result, variable)
-    with_cells = [
+    cell_variables = [
         str(name)
         for name, values in summary.items()
         if values.dims and "example" not in values.dims
     ]
-    if variable not in with_cells:
-        raise ValueError(f"variable: expected one of {', '.join(with_cells)}, got {variable!r}.")
+    if variable not in cell_variables:
+        raise ValueError(
+            f"variable: expected one of {', '.join(cell_variables)}, got {variable!r}."
+        )
     label = label or _default_label(summary, variable)
     if "alpha" in summary[variable].dims:
         return _draw_curves(summary, variable, label)
@@ -84,7 +90,7 @@ def plot(
 def _summary_and_variable(
     result: xr.Dataset | xr.DataArray, variable: str | None
 ) -> tuple[xr.Dataset, str]:
-    """The summary of a result, and which of its variables to draw."""
+    """Returns the summary of a result and the name of the variable to draw."""
     if isinstance(result, xr.DataArray):
         return summarize(result), variable or "mean"
     if "mean" in result.data_vars:
@@ -99,14 +105,14 @@ def _default_label(summary: xr.Dataset, variable: str) -> str:
 
 
 def _draw_curves(summary: xr.Dataset, variable: str, label: str) -> "Figure":
-    """Mean and interval over strengths; one line for each cell of the other dimensions."""
+    """Draws one curve over strengths, with its interval, per cell of the other dimensions."""
     import matplotlib
 
     figure = new_figure(5.6, 3.6)
     axes, values = figure.subplots(), summary[variable]
     others = [dim for dim in values.dims if dim != "alpha"]
     cells = list(itertools.product(*(range(values.sizes[dim]) for dim in others)))
-    labelled = len(cells) <= _MAX_LABELLED_CURVES
+    has_legend = len(cells) <= _MAX_LABELLED_CURVES
     for i, indices in enumerate(cells):
         cell = dict(zip(others, indices))
         colour = matplotlib.colormaps["viridis"](i / max(len(cells) - 1, 1) * 0.9)
@@ -115,7 +121,7 @@ def _draw_curves(summary: xr.Dataset, variable: str, label: str) -> "Figure":
             values.alpha,
             values.isel(cell),
             color=colour,
-            label=name if labelled else None,
+            label=name if has_legend else None,
             marker="o",
             markersize=3,
         )
@@ -125,13 +131,21 @@ def _draw_curves(summary: xr.Dataset, variable: str, label: str) -> "Figure":
     axes.axhline(0, color="0.6", linewidth=0.8, zorder=0)
     axes.set(xlabel=_AXIS_LABELS["alpha"], ylabel=label, title=summary.attrs.get("site", ""))
     axes.spines[["top", "right"]].set_visible(False)
-    if others and labelled:
+    if others and has_legend:
         legend_outside(figure, axes)
     return figure
 
 
 class _Layout(NamedTuple):
-    """Which dimensions run across and down, the indices of each panel, and a panel's inches."""
+    """How the dimensions of a sweep are arranged in a figure.
+
+    Attributes:
+        across: the dimension along x.
+        down: the dimension along y, if there is one.
+        panels: per map, the indices of the other dimensions.
+        width: the width of a map in inches.
+        height: the height of a map in inches.
+    """
 
     across: str
     down: str | None
@@ -141,17 +155,18 @@ class _Layout(NamedTuple):
 
 
 def _layout(values: xr.DataArray) -> _Layout:
+    """Chooses the axes and the sizes of the maps. All numbers are inches."""
     dims = [str(dim) for dim in values.dims]
     across = next(dim for dim in (*_ALONG_X, *dims) if dim in dims)
     down = next((dim for dim in (*_ALONG_Y, *dims) if dim in dims and dim != across), None)
     others = [dim for dim in dims if dim not in (across, down)]
     indices = itertools.product(*(range(values.sizes[dim]) for dim in others))
-    column = 0.3 if across == "time" else 0.42
+    column_inches = 0.3 if across == "time" else 0.42
     return _Layout(
         across,
         down,
         [dict(zip(others, cell)) for cell in indices],
-        width=min(12.0, max(3.6, column * values.sizes[across] + 1.2)),
+        width=min(12.0, max(3.6, column_inches * values.sizes[across] + 1.2)),
         height=max(1.2, 0.26 * (values.sizes[down] if down else 1) + 0.5),
     )
 
@@ -167,35 +182,39 @@ def _draw_maps(
     values = summary[variable]
     layout = _layout(values)
     spectrogram = mel if layout.across == "time" else None
-    figure, top, rows = _rows_of_axes(layout, spectrogram is not None)
-    if spectrogram is not None and top is not None:
-        draw_spectrogram(top, spectrogram, words)
+    figure, spectrogram_axes, map_axes = _create_axes(layout, spectrogram is not None)
+    if spectrogram is not None and spectrogram_axes is not None:
+        draw_spectrogram(spectrogram_axes, spectrogram, words)
     else:
         words = ()
     limit = limit or float(np.nanmax(np.abs(values.values), initial=0)) or 1.0
-    for axes, panel in zip(rows, layout.panels):
+    for axes, panel in zip(map_axes, layout.panels):
         mesh = draw_map(
             axes, summary.isel(panel), variable, layout.across, layout.down, limit, words
         )
         title = "  ".join(f"{dim} {values[dim].values[index]}" for dim, index in panel.items())
         axes.set_title(title, fontsize=9, loc="left")
-    rows[-1].set_xlabel(_AXIS_LABELS.get(layout.across, layout.across))
-    figure.colorbar(mesh, ax=rows, label=label, shrink=0.9 if len(rows) < 3 else 0.4)
+    map_axes[-1].set_xlabel(_AXIS_LABELS.get(layout.across, layout.across))
+    shrink = 0.9 if len(map_axes) < 3 else 0.4  # of the height of all maps
+    figure.colorbar(mesh, ax=map_axes, label=label, shrink=shrink)
     if site := summary.attrs.get("site"):
         figure.suptitle(site, fontsize=10)
     return figure
 
 
-def _rows_of_axes(
-    layout: _Layout, spectrogram: bool
+def _create_axes(
+    layout: _Layout, has_spectrogram: bool
 ) -> tuple["Figure", "Axes | None", list["Axes"]]:
-    """A figure with one row of axes per panel, and one above them for a spectrogram."""
-    width = max(layout.width, 7.5) if spectrogram else layout.width  # room for the words
-    margin = (1.4 if spectrogram else 0.5) + (0.5 if layout.across == "position" else 0)
+    """Returns a figure, its axes for the spectrogram (if there is one) and its axes for the maps.
+
+    All numbers are inches.
+    """
+    width = max(layout.width, 7.5) if has_spectrogram else layout.width  # room for the words
+    margin = (1.4 if has_spectrogram else 0.5) + (0.5 if layout.across == "position" else 0)
     figure = new_figure(width + 0.9, layout.height * len(layout.panels) + margin)
-    ratios = [*([1.1] if spectrogram else []), *[layout.height] * len(layout.panels)]
-    column = figure.subplots(
-        len(ratios), 1, squeeze=False, sharex=spectrogram, height_ratios=ratios
+    ratios = [*([1.1] if has_spectrogram else []), *[layout.height] * len(layout.panels)]
+    axes = figure.subplots(
+        len(ratios), 1, squeeze=False, sharex=has_spectrogram, height_ratios=ratios
     )[:, 0]
-    rows = list(column)
-    return (figure, rows[0], rows[1:]) if spectrogram else (figure, None, rows)
+    axes = list(axes)
+    return (figure, axes[0], axes[1:]) if has_spectrogram else (figure, None, axes)

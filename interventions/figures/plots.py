@@ -1,4 +1,4 @@
-"""Curves with intervals, heat maps and the palette that all figures share."""
+"""Draws curves with intervals and heat maps, in the colours that all figures share."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -29,35 +29,35 @@ COLOURS = (
     "#6fa8a0",
 )
 DIVERGING = "RdBu_r"  # matplotlib's colour map from blue over white at 0 to red
-_MISSING = "#d8d5cc"
+_NAN_COLOUR = "#d8d5cc"
 
 
-def drawable(text: object) -> str:
-    """Returns a text from data as matplotlib can draw it.
+def escape_for_drawing(text: object) -> str:
+    """Escapes a text from data so that matplotlib draws it literally.
 
-    Escapes `$`, which would start a formula, and hidden characters.
+    Escapes hidden characters and `$`, because `$` would start a formula.
 
     Example:
-        >>> print(drawable("5 $"))
+        >>> print(escape_for_drawing("5 $"))
         5 \\$
     """
     return printable(text).replace("$", r"\$")
 
 
 def panels(
-    rows: int, columns: int, *, width: float = 3.6, height: float = 3.0, **shared: Any
+    rows: int, columns: int, *, width: float = 3.6, height: float = 3.0, **options: Any
 ) -> tuple["Figure", list["Axes"]]:
-    """Creates a figure of `rows` × `columns` axes, without a window or global state.
+    """Creates a figure of `rows` × `columns` axes without opening a window.
 
     Args:
         rows: the number of rows.
         columns: the number of columns.
         width: the width of one panel in inches.
         height: the height of one panel in inches.
-        shared: options of `Figure.subplots`, such as `sharey=True`.
+        options: those of `Figure.subplots`, such as `sharey=True`.
 
     Returns:
-        The figure, and its axes in reading order.
+        The figure, and its axes row by row.
 
     Example:
         >>> figure, (left, right) = panels(1, 2, sharey=True)
@@ -67,10 +67,10 @@ def panels(
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-    every = list(figure.subplots(rows, columns, squeeze=False, **shared).ravel())
-    for axes in every:
+    all_axes = list(figure.subplots(rows, columns, squeeze=False, **options).ravel())
+    for axes in all_axes:
         axes.spines[["top", "right"]].set_visible(False)
-    return figure, every
+    return figure, all_axes
 
 
 def legend_outside(figure: "Figure", axes: "Axes") -> "Legend":
@@ -78,14 +78,14 @@ def legend_outside(figure: "Figure", axes: "Axes") -> "Legend":
 
     Args:
         figure: a figure with constrained layout, as `panels` returns it.
-        axes: the axes whose labelled artists are listed.
+        axes: the axes whose labelled curves the legend lists.
 
     Returns:
         The legend.
 
     Example:
         >>> figure, (axes,) = panels(1, 1)
-        >>> curve(axes, range(2), [[0.0, 1.0]], "probe")
+        >>> draw_curve(axes, range(2), [[0.0, 1.0]], "probe")
         >>> [text.get_text() for text in legend_outside(figure, axes).get_texts()]
         ['probe']
     """
@@ -93,7 +93,7 @@ def legend_outside(figure: "Figure", axes: "Axes") -> "Legend":
     return figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=8)
 
 
-def curve(
+def draw_curve(
     axes: "Axes",
     x: Iterable[float],
     values: Float[np.ndarray, "example x"],
@@ -105,33 +105,34 @@ def curve(
 
     Args:
         axes: matplotlib axes.
-        x: the places of the columns of `values`.
-        values: one row per example; rows with NaN anywhere are left out.
+        x: the x coordinate of each column of `values`.
+        values: one row per example. Rows with a NaN are left out; without rows nothing is drawn.
         label: the curve's entry in the legend.
         colour: the colour of curve and band.
         style: options of `Axes.plot`.
 
     Example:
         >>> figure, (axes,) = panels(1, 1)
-        >>> curve(axes, range(3), [[0.0, 1.0, 2.0], [0.5, 1.0, 2.5]], "two examples")
+        >>> draw_curve(axes, range(3), [[0.0, 1.0, 2.0], [0.5, 1.0, 2.5]], "two examples")
         >>> axes.lines[0].get_ydata().tolist()
         [0.25, 1.0, 2.25]
     """
     import xarray as xr
 
     values = np.asarray(values, float)
-    whole = values[np.isfinite(values).all(1)]
-    if not len(whole):
+    finite_rows = values[np.isfinite(values).all(1)]
+    if not len(finite_rows):
         return
     x = list(x)
     style = {"marker": "o", "markersize": 3, "linewidth": 1.6, **style}
-    axes.plot(x, whole.mean(0), label=label, color=colour, **style)
-    if len(whole) > 1:
-        interval = bootstrap(xr.DataArray(whole, dims=("example", "x")), n=500, method="percentile")
+    axes.plot(x, finite_rows.mean(0), label=label, color=colour, **style)
+    if len(finite_rows) > 1:
+        examples = xr.DataArray(finite_rows, dims=("example", "x"))
+        interval = bootstrap(examples, n=500, method="percentile")
         axes.fill_between(x, interval.low, interval.high, color=colour, alpha=0.15, linewidth=0)
 
 
-def heat(
+def draw_heat_map(
     axes: "Axes",
     grid: Float[np.ndarray, "down across"],
     title: str,
@@ -144,10 +145,9 @@ def heat(
 
     Args:
         axes: matplotlib axes.
-        grid: the values, rows from the top down.
+        grid: the values; the first row is drawn at the top.
         title: the title of the axes.
-        limit: the end of the colour scale, which runs from -limit (blue) over 0 (white) to limit
-            (red).
+        limit: the end of the colour scale: -limit is blue, 0 is white and limit is red.
         down: names of the rows; by default their indices.
         across: names of the columns; by default their indices.
 
@@ -156,12 +156,12 @@ def heat(
 
     Example:
         >>> figure, (axes,) = panels(1, 1)
-        >>> mesh = heat(axes, [[0.5, -1.0]], "change", limit=1.0, down=["layer 0"])
+        >>> mesh = draw_heat_map(axes, [[0.5, -1.0]], "change", limit=1.0, down=["layer 0"])
         >>> mesh.get_clim()
         (-1.0, 1.0)
     """
     grid = np.atleast_2d(grid)
-    axes.set_facecolor(_MISSING)
+    axes.set_facecolor(_NAN_COLOUR)
     edges = (np.arange(n + 1) - 0.5 for n in reversed(grid.shape))
     mesh = axes.pcolormesh(*edges, grid, cmap=DIVERGING, vmin=-limit, vmax=limit)
     axes.invert_yaxis()
@@ -170,6 +170,7 @@ def heat(
         (list(down), len(grid), axes.set_yticks),
         (list(across), grid.shape[1], axes.set_xticks),
     ):
+        # All texts are drawn, but at most 12 numbers.
         step = 1 if names and isinstance(names[0], str) else -(-n // 12)
         set_ticks(range(0, n, step), (names or list(range(n)))[::step])
     return mesh

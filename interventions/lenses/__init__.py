@@ -1,1 +1,1 @@
-"""Lenses: predictions read from each decoder layer, and text generated from each encoder layer."""
+"""Predicts tokens from each decoder layer, and generates text from each encoder layer."""

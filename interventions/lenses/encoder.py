@@ -1,4 +1,4 @@
-"""The encoder lens: text that the unmodified decoder generates from each encoder layer."""
+"""Generates text from each encoder layer with the unmodified decoder (encoder lens)."""
 
 import textwrap
 
@@ -16,14 +16,14 @@ from jaxasr.taps import Edits, merge, select
 
 @pytrees.dataclass(repr=False)
 class EncoderLens:
-    """Generations from every encoder layer.
+    """The texts that the decoder generates from every encoder layer.
 
     Attributes:
-        tokens: int [L, B, N], the new tokens, as in `jaxasr.Generation`.
+        tokens: int [L, B, N], the generated tokens, without the prompt.
         lengths: int [L, B], the number of tokens before end-of-text.
         logprobs: float [L, B, N], the log-probability of each token in nats.
         text: `text[l][b]`, the decoded text.
-        layers: the encoder layer of each entry of L; -1 is the stem, before any layer.
+        layers: the encoder layer of each entry of L. -1 is the stem: the input of the first layer.
     """
 
     tokens: Int[Array, "L B N"]
@@ -53,22 +53,23 @@ def encoder_lens(
     stem: bool = False,
     layers_per_batch: int = 8,
 ) -> EncoderLens:
-    """Generates from every encoder layer with the unmodified decoder.
+    """Generates text from every encoder layer with the unmodified decoder.
 
-    The residual stream of a layer passes through the encoder's final norm to the decoder. The last
-    layer is normalised once, so its text is the model's own. All layers share one compiled call.
+    The residual stream after a layer passes through the encoder's final norm, and the decoder
+    attends to the result. The last layer is therefore decoded as in the unmodified model. One
+    compiled program generates from all layers.
 
     Args:
         asr: the recogniser.
         mel: float [B, M, F] from `jaxasr.log_mel`.
-        prompt: token ids before the first generated token. Default: `asr.tokenizer.prompt()`.
-        max_new_tokens: largest number of generated tokens per row.
+        prompt: token ids that precede the first generated token. Default: `asr.tokenizer.prompt()`.
+        max_new_tokens: the largest number of generated tokens per row.
         rules: decoding rules. The default excludes control tokens only, so that a layer can
             generate an empty text.
         edits: edits of encoder sites.
-        stem: also generate from the stream before any layer, as the first entry (layer 0 in Hugging
-            Face's counting).
-        layers_per_batch: number of layers generated side by side; fewer take less memory.
+        stem: whether to generate also from the input of the first layer, as the first entry of L.
+            Hugging Face counts this input as layer 0.
+        layers_per_batch: number of layers that generate together. Fewer take less device memory.
 
     Returns:
         An `EncoderLens` of L layers.
@@ -85,7 +86,7 @@ def encoder_lens(
         audio = jaxasr.load_audio("experiments/assets/demo.flac")
         mel = jaxasr.log_mel(audio, asr.config.n_mels)[None]
         lens = interventions.encoder_lens(asr, mel, max_new_tokens=16)
-        lens.text[-1][0]  # the last layer: the model's own transcript
+        lens.text[-1][0]  # the text of the last layer
         ```
 
     References:
@@ -139,7 +140,7 @@ def _generate_layers(
 
 
 def _decode_texts(asr: Recogniser, generation: Generation) -> list[list[str]]:
-    """Decodes a generation of tokens [L, B, N] to `texts[l][b]`, without surrounding spaces."""
+    """Decodes tokens [L, B, N] to `texts[l][b]`, without surrounding spaces."""
     tokens, lengths = jax.device_get((generation.tokens, generation.lengths))
     return [
         [asr.tokenizer.decode(row[:length]).strip() for row, length in zip(rows, row_lengths)]

@@ -1,4 +1,4 @@
-"""The logit lens: next-token predictions read from the residual stream after each decoder layer."""
+"""Predicts the next token from the residual stream after each decoder layer (logit lens)."""
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +20,13 @@ class LogitLens:
     Attributes:
         ids: int [L, B, T, K], the `top_k` likeliest tokens of each layer, likeliest first.
         logprobs: float [L, B, T, K], the log-probabilities of `ids` in nats.
-        final: int [B, T], the tokens whose rank is followed: the model's own top-1, or those
-            passed to `logit_lens`.
+        final: int [B, T], the followed token after each position: the last layer's top-1, or the
+            argument `final` of `logit_lens`.
         logprob: float [L, B, T], the log-probability of `final` at each layer in nats.
-        rank: int [L, B, T], how many tokens are likelier than `final`; 0 is the top.
-        saturation: int [B, T], the earliest layer from which `final` stays the top-1 up to the
-            last layer; L if it is not the top-1 of the last layer.
+        rank: int [L, B, T], how many tokens are likelier than `final` at each layer. The top-1 has
+            rank 0.
+        saturation: int [B, T], the earliest layer from which `final` remains the top-1 up to the
+            last layer. L if `final` is not the top-1 of the last layer.
     """
 
     ids: Int[Array, "L B T K"]
@@ -53,20 +54,19 @@ def logit_lens(
 ) -> LogitLens:
     """Decodes the residual stream of every layer with the final norm and the unembedding.
 
-    The stream is read at `decoder.resid_post`, before the final norm, so that no layer is
-    normalised twice.
+    It reads the stream at `decoder.resid_post`, before the final norm.
 
     Args:
         model: the recogniser's model.
         run: audio and tokens int [B, T].
         top_k: how many tokens to return per layer and position.
-        final: int [B, T], the tokens whose rank is followed. Default: the model's own top-1 after
-            each token.
-        edits: edits of any site, applied in the pass that is read.
-        rules: decoding rules as in `jaxasr.generate`. Every layer then chooses only among allowed
-            tokens, so that the last layer's top-1 is the token that `generate` chooses. For tokens
-            that were generated under rules, pass these rules and the generated tokens as `final`.
-        prompt_len: number of tokens in the prompt; required with `rules`.
+        final: int [B, T], the token to follow through the layers, after each position. Default:
+            the last layer's top-1.
+        edits: edits of any site.
+        rules: decoding rules as in `jaxasr.generate`. Every layer then predicts allowed tokens
+            only, and the last layer's top-1 is the token that `generate` chooses. To follow
+            generated tokens, pass the rules that generated them and the tokens as `final`.
+        prompt_len: number of tokens in the prompt. Required with `rules`.
 
     Returns:
         A `LogitLens` of L layers.
@@ -88,7 +88,7 @@ def logit_lens(
         text = asr.tokenizer.encode(" The captain read")
         tokens = jnp.array([[*asr.tokenizer.prompt(), *text]])
         lens = interventions.logit_lens(asr.model, interventions.Run(mel=mel, tokens=tokens))
-        lens.saturation[0]  # the layer at which each next token is settled
+        lens.saturation[0]  # the layer from which each next token is the top-1
         ```
 
     References:
@@ -114,8 +114,16 @@ def logit_lens(
             f"final: expected the shape of run.tokens {list(tokens.shape)}, "
             f"got {list(final.shape)}."
         )
-    shared = acts["decoder.resid_post"], final, tokens, np.int32(prompt_len or 0)
-    return compiled.call(_decode_layers, model, *shared, rules, top_k=top_k)
+    return compiled.call(
+        _decode_layers,
+        model,
+        acts["decoder.resid_post"],
+        final,
+        tokens,
+        np.int32(prompt_len or 0),
+        rules,
+        top_k=top_k,
+    )
 
 
 def _decode_layers(
@@ -132,24 +140,25 @@ def _decode_layers(
         logits = model.decoder.unembed(model.decoder.ln(x))
         allowed = logits if rules is None else rules.along(logits, tokens, prompt_len)
         logprobs = jax.nn.log_softmax(allowed)
-        top, ids = jax.lax.top_k(logprobs, top_k)
-        of_final = jnp.take_along_axis(logprobs, final[..., None], -1)
-        return ids, top, of_final[..., 0], (logprobs > of_final).sum(-1)
+        top_logprobs, ids = jax.lax.top_k(logprobs, top_k)
+        final_logprob = jnp.take_along_axis(logprobs, final[..., None], -1)
+        rank = (logprobs > final_logprob).sum(-1)
+        return ids, top_logprobs, final_logprob[..., 0], rank
 
     with full_precision(model):
-        # `map`, not `vmap`: the logits of all layers together would be large.
-        ids, top, logprob, rank = jax.lax.map(decode_layer, resid)
-    return LogitLens(ids, top, final, logprob, rank, saturation_layer(rank == 0))
+        # `map` instead of `vmap`, because the logits of all layers together would be large.
+        ids, top_logprobs, logprob, rank = jax.lax.map(decode_layer, resid)
+    return LogitLens(ids, top_logprobs, final, logprob, rank, saturation_layer(rank == 0))
 
 
 def saturation_layer(is_top: Float[Array, "L *rest"]) -> Int[Array, "*rest"]:
-    """Finds the earliest layer from which `is_top` holds up to the last layer.
+    """Finds the earliest layer from which `is_top` is True up to the last layer.
 
     Args:
-        is_top: bool [L, ...], whether the followed token is the top-1 of a layer.
+        is_top: bool [L, ...], whether a token is the top-1 of each layer.
 
     Returns:
-        int [...], the layer; L where `is_top` is False at the last layer.
+        int [...], the layer, or L where `is_top` is False at the last layer.
 
     Example:
         ```python
@@ -160,5 +169,6 @@ def saturation_layer(is_top: Float[Array, "L *rest"]) -> Int[Array, "*rest"]:
         assert saturation_layer(np.array([True, False, True, True])) == 2
         ```
     """
-    stays = jnp.flip(jnp.cumprod(jnp.flip(is_top.astype(jnp.int32), 0), 0), 0)
-    return is_top.shape[0] - stays.sum(0)
+    # 1 from the saturation layer on, 0 before it.
+    is_saturated = jnp.flip(jnp.cumprod(jnp.flip(is_top.astype(jnp.int32), 0), 0), 0)
+    return is_top.shape[0] - is_saturated.sum(0)

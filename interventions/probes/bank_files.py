@@ -9,7 +9,13 @@ import numpy as np
 import xarray as xr
 
 from interventions.storage.atomic import replacing
-from interventions.storage.inert import check_sealed, named, read_json, read_npz, seal
+from interventions.storage.inert import (
+    check_checksums,
+    errors_naming,
+    read_json,
+    read_npz,
+    write_checksums,
+)
 
 _VERSION = 1  # of the file format
 _DESCRIPTION_FILE, _ARRAYS_FILE = "bank.json", "arrays.npz"
@@ -43,7 +49,7 @@ def save(data: xr.Dataset, target: str, folder: str | os.PathLike, about: dict[s
         (new / _DESCRIPTION_FILE).write_text(json.dumps(description, indent=1) + "\n")
         arrays: dict[str, Any] = {name: array.values for name, array in variables.items()}
         np.savez(new / _ARRAYS_FILE, **arrays)
-        seal(new)
+        write_checksums(new)
 
 
 def load(folder: str | os.PathLike) -> tuple[xr.Dataset, str]:
@@ -54,14 +60,14 @@ def load(folder: str | os.PathLike) -> tuple[xr.Dataset, str]:
             f"folder: expected {_DESCRIPTION_FILE} and {_ARRAYS_FILE} of Bank.save "
             f"in {str(folder)!r}."
         )
-    check_sealed(folder)
+    check_checksums(folder)
     description = read_json(folder / _DESCRIPTION_FILE)
     if description.get("version") != _VERSION:
         raise ValueError(
             f"{folder / _DESCRIPTION_FILE}: expected a bank of version {_VERSION}; fit it again."
         )
     arrays = read_npz(folder / _ARRAYS_FILE)
-    with named(folder / _DESCRIPTION_FILE):
+    with errors_naming(folder / _DESCRIPTION_FILE):
         variables = {
             name: (tuple(dims), arrays[name]) for name, dims in description["dims"].items()
         }

@@ -1,4 +1,4 @@
-"""Intervals, permutation tests and summaries of results, and how well estimates rank cells."""
+"""Computes intervals, p-values and summaries of results, and compares estimates with them."""
 
 from interventions.stats.agreement import Agreement as Agreement, rank_agreement as rank_agreement
 from interventions.stats.intervals import (

@@ -1,4 +1,4 @@
-"""Compares how an estimate and exact values of a sweep rank its cells."""
+"""Measures how well an estimate ranks the cells of a sweep."""
 
 import dataclasses
 import warnings
@@ -9,14 +9,15 @@ import xarray as xr
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-    """How well an estimate ranks the cells of a sweep.
+    """The agreement of an estimate with the exact changes of the cells of a sweep.
 
     Attributes:
-        spearman: rank correlation over all cells; NaN when either side is constant.
-        pearson: linear correlation over all cells; NaN when either side is constant.
-        precision: the share of the estimate's `k` largest cells, by magnitude, that are among the
-            `k` largest exact ones.
-        k: the number of largest cells compared.
+        spearman: rank correlation over all cells; NaN if the estimate or the exact changes are
+            constant.
+        pearson: linear correlation over all cells; NaN as for `spearman`.
+        precision: the share of the `k` cells with the largest estimates that are also among the `k`
+            cells with the largest exact changes. Sizes are magnitudes.
+        k: the number of largest cells that `precision` compares.
         n: the number of cells.
     """
 
@@ -31,13 +32,14 @@ def rank_agreement(exact: xr.DataArray, estimate: xr.DataArray, k: int = 20) -> 
     """Compares the exact changes of a sweep's cells with an estimate of them.
 
     Args:
-        exact: the result of `sweep`, metric values after the patch; its coordinate `baseline` is
-            subtracted. An array without that coordinate holds changes.
-        estimate: the result of `attribution`, changes; cells are matched by label.
-        k: how many of the largest cells are compared; at most the number of cells.
+        exact: the result of `sweep`. Its coordinate `baseline` is subtracted. Without that
+            coordinate, the values must already be changes.
+        estimate: the result of `attribution`. Its cells are matched by label.
+        k: how many of the largest cells `precision` compares. A `k` above the number of cells is
+            reduced to it.
 
     Returns:
-        The correlations and the precision at `k`, see `Agreement`.
+        The correlations and the precision at `k`.
 
     Raises:
         ValueError: the labels differ, or `k` is not positive.
@@ -61,20 +63,19 @@ def rank_agreement(exact: xr.DataArray, estimate: xr.DataArray, k: int = 20) -> 
     change, estimate = xr.align(
         change.drop_vars(["baseline", "source"], errors="ignore"), estimate, join="exact"
     )
-    x, y = change.values.ravel(), estimate.transpose(*change.dims).values.ravel()
-    k = min(k, x.size)
-    exact_top, estimated_top = (_largest(values, k) for values in (x, y))
+    exact_changes = change.values.ravel()
+    estimates = estimate.transpose(*change.dims).values.ravel()
+    k = min(k, exact_changes.size)
+    exact_top, estimated_top = (_largest(values, k) for values in (exact_changes, estimates))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", scipy.stats.ConstantInputWarning)
         # The stubs of scipy give the fields of both results no types.
-        spearman, pearson = (
-            float(np.asarray(result)[0])
-            for result in (scipy.stats.spearmanr(x, y), scipy.stats.pearsonr(x, y))
-        )
+        spearman = float(np.asarray(scipy.stats.spearmanr(exact_changes, estimates))[0])
+        pearson = float(np.asarray(scipy.stats.pearsonr(exact_changes, estimates))[0])
     precision = len(exact_top & estimated_top) / k
-    return Agreement(spearman, pearson, precision, k, x.size)
+    return Agreement(spearman, pearson, precision, k, exact_changes.size)
 
 
 def _largest(values: np.ndarray, k: int) -> set[int]:
-    """Indices of the `k` largest values by magnitude; a stable sort settles ties."""
+    """Returns the indices of the `k` largest magnitudes. Of equal values the first ones count."""
     return set(np.argsort(-np.abs(values), kind="stable")[:k].tolist())

@@ -1,4 +1,4 @@
-"""Scores per group of rows, so that whole groups can be resampled."""
+"""Computes one score per group of rows, so that a bootstrap can resample whole groups."""
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -7,17 +7,18 @@ from jaxtyping import Float, Shaped
 def group_scores(
     values: Float[np.ndarray, "N"], groups: Shaped[np.ndarray, "N"]
 ) -> Float[np.ndarray, "G"]:
-    """Computes one number per group whose mean is the mean over rows.
+    """Computes one score per group such that the mean of the scores is the mean over rows.
 
-    The mean over rows is a ratio of two sums over groups: of values, and of rows. Its linearisation
-    is a mean over groups, so a bootstrap can resample groups of unequal size.
+    The mean over rows is the sum of all values divided by the number of rows. Resampling groups of
+    unequal size changes both. A group's score is the linearisation of this ratio, so a bootstrap of
+    the scores accounts for both changes.
 
     Args:
         values: one value per row.
         groups: the group of each row, such as the speaker.
 
     Returns:
-        One number per group, in sorted order of the groups.
+        The scores, in sorted order of the groups.
 
     Example:
         ```python

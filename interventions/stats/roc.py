@@ -1,4 +1,4 @@
-"""The area under the ROC curve, with an interval that resamples groups of rows."""
+"""Computes the area under the ROC curve with an interval that resamples groups of rows."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from interventions.stats.categories import categories
 
 
 class Interval(NamedTuple):
-    """A value with its 95 % percentile interval over `n` groups."""
+    """A value with its 95 % percentile interval from `low` to `high` over `n` groups."""
 
     value: float
     low: float
@@ -33,18 +33,20 @@ def auroc(
 
     Args:
         scores: one score per row [N].
-        positive: which rows are of the positive class [N].
-        groups: the speaker or recording of each row [N]; whole groups are resampled, because rows
+        positive: True for each row of the positive class [N].
+        groups: the speaker or recording of each row [N]. Whole groups are resampled, because rows
             of a group are not independent.
-        against: other scores [N]; the result is then the difference of the two areas.
-        n: the number of resamples. Resamples without a row of either class are left out.
+        against: other scores [N] of the same rows. The result is then the area of `scores` minus
+            the area of `against`.
+        n: the number of resamples. A resample that lacks one of the classes is left out.
         seed: the seed of the resamples.
 
     Returns:
         The area (or the difference of areas), its interval and the number of groups.
 
     Raises:
-        ValueError: rows of only one class, NaN, different numbers of rows, or rows without a group.
+        ValueError: all rows are of one class, a score is NaN, the arguments differ in their number
+            of rows, or a row has no group.
 
     Example:
         >>> import numpy as np
@@ -61,17 +63,20 @@ def auroc(
     if not positive.any() or positive.all() or np.isnan(columns).any():
         raise ValueError("scores, positive: expected rows of both classes, and no NaN.")
     wins = _wins(scores, positive) - (0 if against is None else _wins(against, positive))
-    numbers = np.unique(categories(groups, len(scores), "groups"), return_inverse=True)[1]
-    n_groups = int(numbers.max()) + 1
+    group_of_row = np.unique(categories(groups, len(scores), "groups"), return_inverse=True)[1]
+    n_groups = int(group_of_row.max()) + 1
     # A resample of groups is a vector of counts; the first, all ones, gives the value itself.
     counts = np.random.default_rng(seed).multinomial(
         n_groups, np.full(n_groups, 1 / n_groups), size=n
     )
-    weights = np.concatenate([np.ones((1, n_groups)), counts])[:, numbers]
-    up, down = weights[:, positive], weights[:, ~positive]
-    pairs = up.sum(1) * down.sum(1)
+    weights = np.concatenate([np.ones((1, n_groups)), counts])[:, group_of_row]
+    positives, negatives = weights[:, positive], weights[:, ~positive]
+    n_pairs = positives.sum(1) * negatives.sum(1)
     areas = np.divide(
-        ((up @ wins) * down).sum(1), pairs, out=np.full(n + 1, np.nan), where=pairs > 0
+        ((positives @ wins) * negatives).sum(1),
+        n_pairs,
+        out=np.full(n + 1, np.nan),
+        where=n_pairs > 0,
     )
     low, high = np.nanquantile(areas[1:], [0.025, 0.975])
     return Interval(float(areas[0]), float(low), float(high), n_groups)
@@ -80,6 +85,6 @@ def auroc(
 def _wins(
     scores: Float[np.ndarray, "N"], positive: Bool[np.ndarray, "N"]
 ) -> Float[np.ndarray, "P Q"]:
-    """1 where the positive row scores above the negative one, half where they are equal."""
-    up, down = scores[positive][:, None], scores[~positive][None]
-    return (up > down) + 0.5 * (up == down)
+    """Returns 1 where a positive row scores above a negative row, and 0.5 where they are equal."""
+    positives, negatives = scores[positive][:, None], scores[~positive][None]
+    return (positives > negatives) + 0.5 * (positives == negatives)

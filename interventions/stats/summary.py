@@ -1,4 +1,4 @@
-"""Summarises a grid of cells: changes, recovery, intervals and p-values in one labelled Dataset."""
+"""Summarises a sweep: its mean changes over examples, with intervals and p-values."""
 
 from typing import cast
 
@@ -8,7 +8,7 @@ import xarray as xr
 from interventions.stats import intervals
 from jaxasr.tokenizer import Tokenizer
 
-_NULLS = {"signs": intervals.any_of_many, "cells": intervals.any_of_alike}
+_TESTS_BY_NULL = {"signs": intervals.any_of_many, "cells": intervals.any_of_alike}
 
 
 def summarize(
@@ -23,39 +23,48 @@ def summarize(
 ) -> xr.Dataset:
     """Computes the change of every cell, with intervals and p-values over examples.
 
-    Intervals and p-values need at least two examples. With one, they are NaN and
+    Intervals and p-values need at least two examples. With fewer, they are NaN and
     `attrs["intervals"]` gives the reason.
 
     Args:
-        result: the result of `sweep`, `attribution` or `sequence_sweep`.
-        variable: the variable of a `sequence_sweep` to summarise: "wer", "resolved", ...
-        tokenizer: adds the text `token` to the positions.
+        result: the result of `sweep`, `attribution`, `sequence_sweep` or `generation_sweep`.
+        variable: for `sequence_sweep` and `generation_sweep`, the score to summarise, such as "wer"
+            or "resolved".
+        tokenizer: the model's tokenizer. With it, each position is labelled with the text of its
+            token, as the coordinate `token`.
         level: the coverage of the bootstrap intervals.
         n: the number of resamples, and of random sign patterns or shuffles.
-        seed: the seed of all of them.
-        null: the null hypothesis of the p-values. "signs": a cell's changes are as likely to have
-            the other sign. "cells": an example's changes may stand in any cell (see
-            `interventions.stats.any_of_alike`); `p` and `q` are then absent.
+        seed: the seed of the random numbers.
+        null: the null hypothesis of the p-values. With "signs", each change of a cell has either
+            sign with equal probability. With "cells", the changes of an example are exchangeable
+            between cells (see `interventions.stats.any_of_alike`).
 
     Returns:
-        Over examples and cells:
-            `value`, the metric after the patch; `change`, value - baseline; if the source was
-            scored, `recovery` = (patched - target) / (source - target), which is 0 for the
-            unpatched target and 1 for the source, NaN where these two agree.
+        A Dataset with these variables per example and cell:
 
-        Over examples:
-            `baseline` and, if known, `source`.
+        - `value`: the metric after the patch.
+        - `change`: `value - baseline`.
+        - `recovery`: `change / (source - baseline)`, if the metric of the source is known. It is 0
+          for the unpatched target and 1 for the source, and NaN where these two agree.
 
-        Over cells:
-            the `mean` change and its bootstrap interval (BCa) `low`, `high`; `p` (sign flips); `q`
-            (p adjusted over the grid, Benjamini & Hochberg 1995); `p_any` (against the best of all
-            cells); `mean_recovery`, the mean change over the mean distance from target to source.
+        Per example:
 
-        Examples without a value in some cell are excluded from everything over cells;
-        `attrs["left_out"]` counts them.
+        - `baseline`: the metric of the unpatched target.
+        - `source`: the metric of the source, if it is known.
+
+        Per cell, over the examples that have a value in every cell (`attrs["left_out"]` counts the
+        others):
+
+        - `mean`: the mean change.
+        - `low`, `high`: the bootstrap interval (BCa) of `mean`.
+        - `p`: the p-value of `mean` under sign flips; absent with `null="cells"`.
+        - `q`: `p` adjusted over all cells (Benjamini & Hochberg 1995); absent with `null="cells"`.
+        - `p_any`: the p-value of `mean`, corrected for the number of cells: it compares the cell
+          with the largest effect of any cell under the null.
+        - `mean_recovery`: `mean` divided by the mean of `source - baseline`, if `source` is known.
 
     Raises:
-        ValueError: a Dataset without `variable`, or an unknown null.
+        ValueError: `result` is a Dataset without a numeric `variable`, or `null` is unknown.
 
     Example:
         >>> import numpy as np, xarray as xr
@@ -64,41 +73,43 @@ def summarize(
         >>> changes.p_any.values < 0.05
         array([False,  True])
     """
-    if null not in _NULLS:
-        raise ValueError(f"null: expected one of {', '.join(_NULLS)}, got {null!r}.")
-    parts = _parts(result, variable)
-    change = parts["change"]
-    whole = change.notnull().all([dim for dim in change.dims if dim != "example"])
-    complete = np.flatnonzero(whole.values)
-    counted = change.isel(example=complete)
-    variables = parts | {"mean": counted.mean("example")} | _claims(counted, level, n, seed, null)
-    if "source" in parts:
-        distance = (parts["source"] - parts["baseline"]).isel(example=complete).mean("example")
+    if null not in _TESTS_BY_NULL:
+        raise ValueError(f"null: expected one of {', '.join(_TESTS_BY_NULL)}, got {null!r}.")
+    per_example = _values_per_example(result, variable)
+    change = per_example["change"]
+    is_complete = change.notnull().all([dim for dim in change.dims if dim != "example"])
+    complete = np.flatnonzero(is_complete.values)
+    complete_change = change.isel(example=complete)
+    variables = per_example | {"mean": complete_change.mean("example")}
+    variables |= _inferences(complete_change, level, n, seed, null)
+    if "source" in per_example:
+        distance = per_example["source"] - per_example["baseline"]
+        distance = distance.isel(example=complete).mean("example")
         variables["mean_recovery"] = (variables["mean"] / distance).where(distance != 0)
     attrs = {
         "level": level,
         "seed": seed,
         "null": null,
-        "n_examples": counted.sizes["example"],
-        "left_out": int((~whole).sum()),
+        "n_examples": complete_change.sizes["example"],
+        "left_out": int((~is_complete).sum()),
     }
     if attrs["n_examples"] < 2:
         attrs["intervals"] = (
             f"NaN: {attrs['n_examples']} example(s); intervals and p-values need at least 2."
         )
-    summary = xr.Dataset(variables, attrs=dict(parts["value"].attrs) | attrs)
+    summary = xr.Dataset(variables, attrs=dict(per_example["value"].attrs) | attrs)
     return _with_window_ends(summary if tokenizer is None else with_text(summary, tokenizer))
 
 
 def with_text(result: xr.Dataset, tokenizer: Tokenizer) -> xr.Dataset:
-    """Adds the text of every token as the coordinate `token`, if `result` has positions.
+    """Adds the text of every token as the coordinate `token`.
 
     Args:
-        result: a labelled result; `token_id` is its coordinate along the positions.
+        result: a labelled result, with the coordinate `token_id` if it has positions.
         tokenizer: the model's tokenizer.
 
     Returns:
-        `result` with the coordinate `token`, or `result` itself without a `token_id`.
+        `result` with the coordinate `token`; unchanged if `result` has no `token_id`.
 
     Example:
         ```python
@@ -112,30 +123,32 @@ def with_text(result: xr.Dataset, tokenizer: Tokenizer) -> xr.Dataset:
     return result.assign_coords(token=(ids.dims, texts.reshape(ids.shape)))
 
 
-def _claims(
+def _inferences(
     change: xr.DataArray, level: float, n: int, seed: int, null: str
 ) -> dict[str, xr.DataArray]:
-    """Intervals and p-values over cells; NaN for fewer than two examples."""
+    """Returns the intervals and p-values of cells, which are NaN for fewer than two examples."""
     if change.sizes["example"] < 2:
         unknown = xr.full_like(change.mean("example"), np.nan)
         names = ("low", "high", "p_any", *(("p", "q") if null == "signs" else ()))
         return dict.fromkeys(names, unknown)
     interval = intervals.bootstrap(change, level=level, n=n, seed=seed)
-    claims = {
+    inferences = {
         "low": interval.low,
         "high": interval.high,
-        "p_any": _NULLS[null](change, n=n, seed=seed),
+        "p_any": _TESTS_BY_NULL[null](change, n=n, seed=seed),
     }
     if null == "signs":
-        claims["p"] = intervals.sign_flip(change, n=n, seed=seed)
-        claims["q"] = intervals.fdr(claims["p"])
-    return claims
+        inferences["p"] = intervals.sign_flip(change, n=n, seed=seed)
+        inferences["q"] = intervals.fdr(inferences["p"])
+    return inferences
 
 
-def _parts(result: xr.DataArray | xr.Dataset, variable: str | None) -> dict[str, xr.DataArray]:
-    """Value, change and baseline, and recovery and source if there is a source; examples first."""
+def _values_per_example(
+    result: xr.DataArray | xr.Dataset, variable: str | None
+) -> dict[str, xr.DataArray]:
+    """Returns the variables of a summary that have the dimension "example", which comes first."""
     value, references = (
-        _of_dataset(result, variable) if isinstance(result, xr.Dataset) else _of_array(result)
+        _split_dataset(result, variable) if isinstance(result, xr.Dataset) else _split_array(result)
     )
     references = {name: _with_examples(reference) for name, reference in references.items()}
     value = _with_examples(value).transpose("example", ...)
@@ -148,8 +161,8 @@ def _parts(result: xr.DataArray | xr.Dataset, variable: str | None) -> dict[str,
     return {"value": value, "change": change, **references}
 
 
-def _of_array(result: xr.DataArray) -> tuple[xr.DataArray, dict[str, xr.DataArray]]:
-    """The values of a sweep, and its baseline and source."""
+def _split_array(result: xr.DataArray) -> tuple[xr.DataArray, dict[str, xr.DataArray]]:
+    """Separates the values of a sweep from its baseline and source."""
     references = {
         name: result.coords[name].reset_coords(drop=True)
         for name in ("baseline", "source")
@@ -159,10 +172,10 @@ def _of_array(result: xr.DataArray) -> tuple[xr.DataArray, dict[str, xr.DataArra
     return value, {"baseline": _zero_baseline(value)} | references
 
 
-def _of_dataset(
+def _split_dataset(
     result: xr.Dataset, variable: str | None
 ) -> tuple[xr.DataArray, dict[str, xr.DataArray]]:
-    """The values of one variable of a sweep of generated texts, and their baseline."""
+    """Returns one score of a sweep of generated texts, and the baseline of this score."""
     if (
         variable not in result
         or "example" not in result[variable].dims
@@ -183,7 +196,7 @@ def _of_dataset(
 
 
 def _zero_baseline(value: xr.DataArray) -> xr.DataArray:
-    """A baseline of 0 for every example."""
+    """Returns a baseline of 0 for every example."""
     cells = {dim: 0 for dim in value.dims if dim != "example"}
     zeros = xr.zeros_like(value.isel(cells, drop=True), dtype=float)
     return cast(xr.DataArray, zeros.reset_coords(drop=True))

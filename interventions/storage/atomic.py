@@ -1,8 +1,8 @@
-"""Writes files and folders that appear complete or not at all, and locks folders for one writer.
+"""Replaces files and folders atomically, and locks folders for one writer.
 
-A write happens in a hidden staging folder inside the target's folder. The name of the staging
-folder changes once everything in it is complete. After a process was killed, the next write
-therefore knows which entries to move into place and which to remove.
+New files are written to a hidden staging folder inside the folder that they belong to. The staging
+folder is renamed when all files in it are complete. If a process was killed, the name of its
+staging folder shows the next writer whether to move the files into place or to remove them.
 """
 
 import os
@@ -19,22 +19,24 @@ try:
 except ImportError:  # Windows has no flock, so several processes may write into one folder there
     fcntl = None
 
-_WRITING, _COMPLETE = ".writing-", ".complete-"  # prefixes of a staging folder's name
-_LOCK = ".lock"
+# The prefix of a staging folder's name, before and after its files are complete.
+_WRITING, _COMPLETE = ".writing-", ".complete-"
+_LOCK = ".lock"  # the name, or the end of the name, of a lock file
 
 
 @contextmanager
 def staging(folder: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yields an empty folder whose entries move into `folder` when the block ends without an error.
+    """Yields a staging folder. Its entries are moved into `folder` when the block ends.
 
-    Entries replace those of the same name. After an error `folder` is unchanged. If the process is
-    killed, the next `staging` of the same folder cleans up, see `clean_up`.
+    Each entry replaces the entry of the same name in `folder`. If the block raises an error,
+    `folder` is unchanged. If the process is killed, the next call for `folder` cleans up (see
+    `clean_up`).
 
     Args:
-        folder: the folder to write into; it is created if needed.
+        folder: the folder to write into. It is created if needed.
 
     Yields:
-        The staging folder.
+        The staging folder, which is empty.
 
     Raises:
         OSError: `folder` cannot be created or written, or the disk is full.
@@ -61,21 +63,21 @@ def staging(folder: str | os.PathLike[str]) -> Iterator[Path]:
                 _name_folder(problem, folder)
             raise
         stage = stage.rename(folder / stage.name.replace(_WRITING, _COMPLETE, 1))
-        _move(stage, folder)
+        _move_entries(stage, folder)
         shutil.rmtree(stage, ignore_errors=True)
 
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yields a path at which to write a file or folder that then replaces `path`.
+    """Yields a temporary path. The file or folder there replaces `path` when the block ends.
 
-    `path` is replaced when the block ends without an error, see `staging`.
+    If the block raises an error, `path` is unchanged (see `staging`).
 
     Args:
-        path: the file or folder to replace; its parent is created if needed.
+        path: the file or folder to replace. Its parent is created if needed.
 
     Yields:
-        A path of the same name in a staging folder.
+        The temporary path, which has the same name in a staging folder.
 
     Raises:
         OSError: the parent of `path` cannot be created or written, or the disk is full.
@@ -95,17 +97,17 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def only_writer(folder: str | os.PathLike[str], wait_s: float = 0.0) -> Iterator[None]:
-    """Locks `folder` against other processes that call `only_writer` while the block runs.
+    """Locks `folder` while the block runs, so that no other process can lock it.
 
-    Creates the folder if needed and cleans up first, see `clean_up`. The lock ends with its
-    process, so that a killed process blocks nothing.
+    Creates the folder if needed, and calls `clean_up`. The operating system releases the lock of a
+    killed process.
 
     Args:
         folder: the folder to lock.
         wait_s: how many seconds to wait for another process to finish.
 
     Raises:
-        BlockingIOError: another process is writing into `folder`.
+        BlockingIOError: another process has locked `folder`.
 
     Example:
         >>> import tempfile
@@ -131,10 +133,10 @@ def only_writer(folder: str | os.PathLike[str], wait_s: float = 0.0) -> Iterator
 
 
 def remove_stale_lock(folder: str | os.PathLike[str]) -> None:
-    """Removes the lock file that a killed process left for `folder`; keeps one that is in use.
+    """Removes the lock file of `folder` if a killed process left it.
 
     Args:
-        folder: a folder that is complete, so that `only_writer` will not be called for it again.
+        folder: a complete folder, which `only_writer` will not lock again.
     """
     path = _lock_path(Path(folder))
     if path.exists() and (lock := _try_lock(path)) is not None:
@@ -143,10 +145,10 @@ def remove_stale_lock(folder: str | os.PathLike[str]) -> None:
 
 
 def clean_up(folder: Path) -> None:
-    """Finishes or removes what killed processes left in `folder`.
+    """Removes the staging folders that killed processes left in `folder`.
 
-    Moves complete entries into place and removes incomplete ones. The staging folder of a running
-    process is locked and stays.
+    Complete entries are moved into `folder` first. The staging folder of a running process is
+    locked and remains.
     """
     if not folder.is_dir():
         return
@@ -159,30 +161,31 @@ def clean_up(folder: Path) -> None:
     for stage in stages:
         try:
             lock = _try_lock(stage / _LOCK)
-        except OSError:
+        except OSError:  # the folder is not accessible, or another process has removed it
             continue
         if lock is not None:
             with lock:
                 if stage.name.startswith(_COMPLETE):
-                    _move(stage, folder)
+                    _move_entries(stage, folder)
                 shutil.rmtree(stage, ignore_errors=True)
 
 
-def is_bookkeeping(path: Path) -> bool:
-    """Returns whether `path` is a hidden entry that this module creates while it writes."""
+def is_lock_or_staging(path: Path) -> bool:
+    """Returns whether `path` is named like a lock file or staging folder of this module."""
     return path.name == _LOCK or path.name.startswith((_WRITING, _COMPLETE))
 
 
 def _name_folder(problem: OSError, folder: Path) -> None:
-    """Adds the folder to an error of a full disk, which names no file."""
+    """Adds `folder` to an error that names no file, such as that of a full disk."""
     if problem.errno is not None and problem.filename is None:
         problem.filename = str(folder)
 
 
 def _lock_path(folder: Path) -> Path:
-    """The lock file: next to the folder, since some formats refuse unknown files in it.
+    """Returns the path of the lock file of `folder`.
 
-    Inside the folder where its parent cannot be written.
+    It is next to the folder, because some formats refuse unknown files in it. If the parent is not
+    writable, it is inside the folder.
     """
     absolute = folder.resolve()
     if os.access(absolute.parent, os.W_OK):
@@ -213,7 +216,8 @@ def _try_lock(path: Path) -> BinaryIO | None:
 def _new_stage(folder: Path) -> tuple[Path, BinaryIO]:
     """Creates a staging folder with its lock.
 
-    Tries again if another process removed the folder as a killed one's before it was locked.
+    Another process may take the new folder for that of a killed process, and remove it before it is
+    locked. The loop then creates another one.
     """
     while True:
         stage = Path(tempfile.mkdtemp(dir=folder, prefix=_WRITING))
@@ -229,16 +233,17 @@ def _new_stage(folder: Path) -> tuple[Path, BinaryIO]:
             raise
 
 
-def _move(stage: Path, folder: Path) -> None:
+def _move_entries(stage: Path, folder: Path) -> None:
     """Moves the complete entries of a staging folder into `folder`.
 
-    May be repeated after an interruption: entries that were moved are no longer in the stage, and
-    `new` itself is gone if the process was killed while it removed the stage.
+    The call may be repeated after an interruption. It then moves the remaining entries, and none if
+    the folder `new` is already removed.
     """
     (stage / "old").mkdir(exist_ok=True)
     for entry in sorted((stage / "new").glob("*")):
         target = folder / entry.name
-        # A file cannot replace a folder nor a folder anything, so the old entry moves away first.
+        # A file cannot replace a folder, and a folder cannot replace anything. In these cases the
+        # old entry is moved away first.
         if target.exists() and (target.is_dir() or entry.is_dir()):
             target.rename(stage / "old" / entry.name)
         entry.replace(target)

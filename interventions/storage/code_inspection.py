@@ -1,4 +1,4 @@
-"""Finds where code comes from and which global values it reads, for fingerprints of code."""
+"""Finds where code comes from and which global values it reads."""
 
 import dis
 import functools
@@ -10,9 +10,9 @@ import types
 from pathlib import Path
 from typing import Any
 
-_OURS = ("jaxasr", "interventions", "experiments")
-_ROOT = Path(__file__).resolve().parents[2]
-# Members that Python, dataclasses and flax add to a class, and caches.
+_OUR_PACKAGES = ("jaxasr", "interventions", "experiments")
+_ROOT = Path(__file__).resolve().parents[2]  # the folder that contains these packages
+# Members that Python, dataclasses or flax add to a class.
 _GENERATED = {
     "__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__annotations__",
     "__annotate__", "__annotate_func__", "__annotations_cache__", "__firstlineno__",
@@ -25,20 +25,21 @@ _GENERATED = {
 
 
 def is_generated(name: str, member: Any) -> bool:
-    """Whether Python, dataclasses or flax added a member to a class."""
+    """Returns whether Python, dataclasses or flax added `member` to a class."""
     if name.startswith("_pytree__"):
         return True
+    # The methods that dataclasses generate have the file name "<string>".
     file = member.__code__.co_filename if isinstance(member, types.FunctionType) else "<string>"
     return name in _GENERATED and (file == "<string>" or is_installed_file(file))
 
 
 def closure(fn: types.FunctionType) -> dict[str, Any]:
-    """The values that a function's closure holds, by name; None for those not assigned yet."""
+    """Returns the values of a function's closure by name. None if a value is not assigned yet."""
     cells = fn.__closure__ or ()
-    return dict(zip(fn.__code__.co_freevars, map(_content, cells)))
+    return dict(zip(fn.__code__.co_freevars, map(_cell_value, cells)))
 
 
-def _content(cell: types.CellType) -> Any:
+def _cell_value(cell: types.CellType) -> Any:
     try:
         return cell.cell_contents
     except ValueError:  # not assigned yet
@@ -46,57 +47,64 @@ def _content(cell: types.CellType) -> Any:
 
 
 def read_globals(fn: types.FunctionType) -> dict[str, Any]:
-    """The globals that a function reads, and what it may read from other modules of the user."""
+    """Returns the globals that a function reads.
+
+    A global may be a module of the user. The attributes of this module that the function may read
+    are then included.
+    """
     values = {}
     for name in _global_names(fn.__code__) & fn.__globals__.keys():
         values[name] = value = fn.__globals__[name]
         if isinstance(value, types.ModuleType) and not _is_known_module(value.__name__):
             values |= {
                 f"{name}.{inner}": vars(value)[inner]
-                for inner in _names(fn.__code__) & vars(value).keys()
+                for inner in _all_names(fn.__code__) & vars(value).keys()
             }
     return values
 
 
 def _global_names(code: types.CodeType) -> set[str]:
-    """The global names that code reads, including code of functions inside it."""
+    """Returns the names of the globals that `code` and its nested functions read."""
     names = {
-        step.argval
-        for step in dis.get_instructions(code)
-        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")
+        instruction.argval
+        for instruction in dis.get_instructions(code)
+        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME")
     }
-    return names.union(*map(_global_names, _inner_code(code)))
+    return names.union(*map(_global_names, _nested_code(code)))
 
 
-def _names(code: types.CodeType) -> set[str]:
-    """All names in code, attributes included."""
-    return set(code.co_names).union(*map(_names, _inner_code(code)))
+def _all_names(code: types.CodeType) -> set[str]:
+    """Returns the names of all globals and attributes in `code` and its nested functions."""
+    return set(code.co_names).union(*map(_all_names, _nested_code(code)))
 
 
-def _inner_code(code: types.CodeType) -> list[types.CodeType]:
+def _nested_code(code: types.CodeType) -> list[types.CodeType]:
     return [const for const in code.co_consts if isinstance(const, types.CodeType)]
 
 
 def is_found_by_name(value: Any) -> bool:
-    """Whether a function without Python code can be found again under its name."""
+    """Returns whether `value` is a callable of a known module, so that its name identifies it."""
     return callable(value) and hasattr(value, "__qualname__") and is_installed(value)
 
 
 def is_ours(value: Any) -> bool:
-    """Whether a class or function is of this package."""
-    return str(value.__module__).partition(".")[0] in _OURS
+    """Returns whether a class or function is from one of our three packages."""
+    return str(value.__module__).partition(".")[0] in _OUR_PACKAGES
 
 
 def is_installed(value: Any) -> bool:
-    """Whether a class or function is of Python, an installed package or this one."""
+    """Returns whether a class or function is from a known module (see `_is_known_module`)."""
     return _is_known_module(getattr(value, "__module__", None) or "")
 
 
 @functools.cache
 def _is_known_module(name: str) -> bool:
-    """Whether a module is of Python, an installed package or this one: not the user's own code."""
+    """Returns whether a module is part of Python, an installed package or one of ours.
+
+    Other modules are code of the user.
+    """
     top = name.partition(".")[0]
-    if top in _OURS or (top in sys.stdlib_module_names and top != "__main__"):
+    if top in _OUR_PACKAGES or (top in sys.stdlib_module_names and top != "__main__"):
         return True
     file = getattr(sys.modules.get(name) or sys.modules.get(top), "__file__", None)
     return file is not None and is_installed_file(file)
@@ -104,7 +112,7 @@ def _is_known_module(name: str) -> bool:
 
 @functools.cache
 def is_installed_file(file: str) -> bool:
-    """Whether a file is of Python or an installed package."""
+    """Returns whether a file is part of Python or an installed package."""
     installed = {
         Path(sysconfig.get_path(key)).resolve()
         for key in ("purelib", "platlib", "stdlib", "platstdlib")
@@ -114,15 +122,15 @@ def is_installed_file(file: str) -> bool:
 
 @functools.cache
 def is_known_file(file: str) -> bool:
-    """Whether a file is of Python, an installed package or this one."""
+    """Returns whether a file is part of Python, an installed package or one of ours."""
     return is_installed_file(file) or any(
-        _ROOT / name in Path(file).resolve().parents for name in _OURS
+        _ROOT / name in Path(file).resolve().parents for name in _OUR_PACKAGES
     )
 
 
 @functools.cache
 def source_digest(module: str) -> str:
-    """A digest of the text of one of this package's modules."""
+    """Returns a digest of the source text of one of our modules; empty if there is no source."""
     try:
         return hashlib.sha256(inspect.getsource(sys.modules[module]).encode()).hexdigest()
     except (OSError, TypeError, KeyError):

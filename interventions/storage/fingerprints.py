@@ -1,10 +1,10 @@
-"""Fingerprints of values and code that are the same in every process.
+"""Computes fingerprints of values and code that are the same in every process.
 
-A cached result is matched by the fingerprint of everything it depends on. Values of different types
-differ: 1, True and 1.0, or two classes with equal fields. The fingerprint of a function covers its
-behaviour: bytecode, constants, defaults, closure, and the functions and values of its module that
-it names. Code of installed packages is covered by its name, code of this package also by the text
-of its module.
+A cached result is used only if the fingerprint of everything it depends on is unchanged. Equal
+values of different types, such as 1, True and 1.0, have different fingerprints. The fingerprint of
+a function covers its bytecode, constants, defaults and closure, and the globals that it reads. A
+function of an installed package is identified by its name. A function of our packages is identified
+by its name and the source text of its module.
 """
 
 import dataclasses
@@ -22,9 +22,12 @@ from flax import nnx
 
 from interventions.storage import code_inspection as code
 
+# Types whose values are described by their `repr`.
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...), type(NotImplemented))
-_GENERATED_OF_FUNCTIONS = {"__signature__", "__type_params__", "__annotations__"}
-_CODE = (
+# Attributes of functions that do not change what they compute.
+_IGNORED_ATTRIBUTES = {"__signature__", "__type_params__", "__annotations__"}
+# Attributes of code objects that a fingerprint covers.
+_CODE_ATTRIBUTES = (
     "co_code",
     "co_exceptiontable",
     "co_flags",
@@ -32,21 +35,21 @@ _CODE = (
     "co_posonlyargcount",
     "co_kwonlyargcount",
 )
-_NAMES = ("co_names", "co_varnames", "co_freevars", "co_cellvars")
+_CODE_NAMES = ("co_names", "co_varnames", "co_freevars", "co_cellvars")
 
 
 def fingerprint(**values: Any) -> str:
-    """Computes a SHA-256 over values that is the same in every process.
+    """Computes a SHA-256 of values. It is the same in every process.
 
     Args:
-        values: arrays, numbers, texts, containers, functions, classes and their instances.
+        values: arrays, numbers, texts, containers, functions, classes or instances of classes.
 
     Returns:
         The digest in hexadecimal.
 
     Raises:
-        ValueError: a value, or something that code refers to, cannot be described in a way that is
-            the same in another process; the message names its place.
+        ValueError: a value, or an object that a function refers to, has no description that is the
+            same in another process. The message names the object.
 
     Example:
         >>> fingerprint(scale=1.0) == fingerprint(scale=1.0)
@@ -58,46 +61,48 @@ def fingerprint(**values: Any) -> str:
 
 
 class _Digest:
-    """Describes a value and everything that it refers to.
+    """Computes the digest of a value and everything that it refers to.
 
-    A value that contains itself is described by how many levels up it occurs.
+    If a value contains itself, the inner occurrence is described by the number of levels between
+    the two.
     """
 
     def __init__(self) -> None:
-        self.open: list[int] = []  # ids of the values that are being described
-        # Holds each value, so that no other value can take its id.
+        self.in_progress: list[int] = []  # ids of the values that contain the current one
+        # The digest by the id of the value. Keeping the value prevents reuse of its id.
         self.finished: dict[int, tuple[str, Any]] = {}
 
     def of(self, value: Any, where: str) -> str:
-        """Returns a digest of `value`, which errors call `where`."""
+        """Returns the digest of `value`. `where` is the name of the value in error messages."""
         if isinstance(value, _PLAIN):
             return _hash(type(value).__name__, value.hex() if type(value) is float else repr(value))
         if isinstance(value, np.ndarray | np.generic | jax.Array):
             return _array(value, where)
         if id(value) in self.finished:
             return self.finished[id(value)][0]
-        if id(value) in self.open:
-            return _hash("above", str(len(self.open) - self.open.index(id(value))))
-        self.open.append(id(value))
-        digest = _hash(*self._parts(value, where))
-        self.open.pop()
+        if id(value) in self.in_progress:
+            levels = len(self.in_progress) - self.in_progress.index(id(value))
+            return _hash("above", str(levels))
+        self.in_progress.append(id(value))
+        digest = _hash(*self._description(value, where))
+        self.in_progress.pop()
         self.finished[id(value)] = digest, value
         return digest
 
     def _attributes(self, value: Any, names: Iterable[str], where: str) -> Iterable[str]:
         return (self.of(getattr(value, name), where) for name in names)
 
-    def _parts(self, value: Any, where: str) -> Iterable[str]:
-        """The strings that describe a value: its kind, then digests of what it holds."""
+    def _description(self, value: Any, where: str) -> Iterable[str]:
+        """Returns the type of a value, and the digests of its contents."""
         match value:
             case enum.Enum():
-                kind, content = type(value), self.of(value.value, where)
-                return "enum", kind.__module__, kind.__qualname__, value.name, content
+                cls, content = type(value), self.of(value.value, where)
+                return "enum", cls.__module__, cls.__qualname__, value.name, content
             case tuple() | list():
                 items = (self.of(item, f"{where}[{i}]") for i, item in enumerate(value))
                 return type(value).__name__, self.of(type(value), where), *items
             case set() | frozenset():
-                # Each item has a fresh description, because the order of a set may differ.
+                # A new _Digest per item, because the order of a set differs between processes.
                 items = sorted(_Digest().of(item, f"{where} item") for item in value)
                 return type(value).__name__, *items
             case Mapping():
@@ -142,7 +147,7 @@ class _Digest:
         return self._object(value, where)
 
     def _items(self, mapping: Mapping[Any, Any], where: str) -> Iterable[str]:
-        """Digests of keys and values, in the order of the keys' digests."""
+        """Returns the digests of keys and values, sorted by the digests of the keys."""
         items = [(_Digest().of(key, where), key, item) for key, item in mapping.items()]
         for digest, key, item in sorted(items, key=lambda entry: entry[0]):
             yield digest
@@ -151,7 +156,7 @@ class _Digest:
     def _object(self, value: Any, where: str) -> Iterable[str]:
         if dataclasses.is_dataclass(value):
             fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-            # An instance of a class of this package may hold caches next to its fields.
+            # Attributes of our dataclasses that are not fields are caches.
             fields |= {} if code.is_ours(type(value)) else getattr(value, "__dict__", {})
             return "object", self.of(type(value), where), self.of(fields, where)
         if callable(wrapped := getattr(value, "__wrapped__", None)):  # jax.jit and the like
@@ -166,7 +171,7 @@ class _Digest:
             return "object", self.of(type(value), where), self.of(dict(vars(value)), where)
         raise ValueError(
             f"{where}: a {type(value).__module__}.{type(value).__qualname__} has no description "
-            "that is the same in another process, so what is kept cannot be matched to it. Use "
+            "that is the same in another process, so a stored result cannot be matched to it. Use "
             "arrays, numbers, functions and dataclasses of them, or leave out store=."
         )
 
@@ -188,26 +193,28 @@ class _Digest:
         return *name, *bases, *parts
 
     def _function(self, fn: types.FunctionType, where: str) -> Iterable[str]:
-        here = f"{where}: {fn.__qualname__}"
+        function_name = f"{where}: {fn.__qualname__}"
         name = "function", fn.__module__ or "", fn.__qualname__
         file = fn.__code__.co_filename
-        # The file counts, too, because a wrapper takes the module's name from what it wraps.
-        known = (code.is_ours(fn) or code.is_installed(fn)) and code.is_known_file(file)
-        if known and "<locals>" not in fn.__qualname__:
+        # The file is checked too, because functools.wraps copies the name of the wrapped module.
+        is_known = (code.is_ours(fn) or code.is_installed(fn)) and code.is_known_file(file)
+        if is_known and "<locals>" not in fn.__qualname__:
             return *name, code.source_digest(fn.__module__) if code.is_ours(fn) else ""
-        attributes = {k: v for k, v in vars(fn).items() if k not in _GENERATED_OF_FUNCTIONS}
+        attributes = {k: v for k, v in vars(fn).items() if k not in _IGNORED_ATTRIBUTES}
         parts = [code.closure(fn), fn.__defaults__, fn.__kwdefaults__, attributes]
-        if not code.is_installed_file(file):  # a decorator of a package is known by its name
+        if not code.is_installed_file(file):  # for an installed package the name suffices
             parts += [fn.__code__, code.read_globals(fn)]
-        return *name, *(self.of(part, here) for part in parts)
+        return *name, *(self.of(part, function_name) for part in parts)
 
     def _code(self, compiled: types.CodeType, where: str) -> Iterable[str]:
-        fixed = (repr(getattr(compiled, name, None)) for name in (*_CODE, *_NAMES))
-        return "code", *fixed, *(self.of(const, where) for const in compiled.co_consts)
+        attributes = (
+            repr(getattr(compiled, name, None)) for name in (*_CODE_ATTRIBUTES, *_CODE_NAMES)
+        )
+        return "code", *attributes, *(self.of(const, where) for const in compiled.co_consts)
 
 
 def _hash(*parts: str) -> str:
-    """A digest of strings, each preceded by its length, so that no two lists share one."""
+    """Computes a digest of strings. Their lengths are included, so different lists differ."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode("utf-8", "surrogatepass")

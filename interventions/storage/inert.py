@@ -1,6 +1,6 @@
-"""Reads data files without running code in them, and checks folders against their checksums.
+"""Reads untrusted data files without running code from them, and checks checksums of folders.
 
-Reading a file never takes more memory than its bytes can unpack to.
+No function allocates more memory than the bytes of a file can be unpacked to.
 """
 
 import contextlib
@@ -15,10 +15,10 @@ from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 
-SUMS = "SHA256SUMS"  # in the format of the program sha256sum
+SUMS_FILE = "SHA256SUMS"  # in the format of the program sha256sum
 KINDS = "biufcU"  # NumPy's kinds of numbers and texts
-MAX_RATIO = 1032  # deflate's largest ratio of unpacked to packed bytes
-_MAX_JSON = 64 << 20  # bytes
+MAX_RATIO = 1032  # the largest ratio of unpacked to packed bytes of deflate
+_MAX_JSON_BYTES = 64 << 20
 _REMEDY = "Make it again, or restore it from a copy."
 
 
@@ -26,23 +26,23 @@ def read_json(path: Path, *, finite: bool = False) -> dict[str, Any]:
     """Reads a JSON object.
 
     Args:
-        path: a regular file of at most 64 MB.
-        finite: refuses NaN and infinities, which strict JSON does not have.
+        path: a regular file of at most 64 MiB.
+        finite: whether to raise an error for NaN and infinities, which strict JSON does not have.
 
     Returns:
         The object.
 
     Raises:
-        ValueError: the file holds something else; the message names it.
+        ValueError: the file is not a JSON object or too large. The message names the file.
         OSError: the file cannot be read.
     """
     _check_regular(path)
-    if path.stat().st_size > _MAX_JSON:
+    if path.stat().st_size > _MAX_JSON_BYTES:
         raise ValueError(
-            f"{path}: expected at most {_MAX_JSON} bytes of JSON, got {path.stat().st_size}."
+            f"{path}: expected at most {_MAX_JSON_BYTES} bytes of JSON, got {path.stat().st_size}."
         )
     try:
-        value = json.loads(path.read_bytes(), parse_constant=_refuse if finite else None)
+        value = json.loads(path.read_bytes(), parse_constant=_raise_not_finite if finite else None)
     except RecursionError:
         raise ValueError(
             f"{path}: expected a JSON object, got one that is nested too deeply."
@@ -54,7 +54,7 @@ def read_json(path: Path, *, finite: bool = False) -> dict[str, Any]:
     return value
 
 
-def _refuse(constant: str) -> NoReturn:
+def _raise_not_finite(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not a finite number")
 
 
@@ -68,17 +68,24 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         The arrays by name.
 
     Raises:
-        ValueError: the file is damaged, is not an .npz, holds objects, or declares more than it can
-            hold; the message names it.
+        ValueError: the file is damaged, is not an .npz, contains objects, or declares more bytes
+            than it can contain. The message names the file.
         OSError: the file cannot be read.
     """
     _check_regular(path)
     with path.open("rb") as file:
-        return arrays_of(file, path)
+        return read_npz_stream(file, path)
 
 
-def arrays_of(file: BinaryIO, name: object) -> dict[str, np.ndarray]:
-    """Reads the arrays in an open .npz, which errors call `name`.
+def read_npz_stream(file: BinaryIO, name: object) -> dict[str, np.ndarray]:
+    """Reads the arrays in an open .npz.
+
+    Args:
+        file: the open file.
+        name: the name of the file in error messages.
+
+    Returns:
+        The arrays by name.
 
     Raises:
         ValueError: see `read_npz`.
@@ -88,11 +95,11 @@ def arrays_of(file: BinaryIO, name: object) -> dict[str, np.ndarray]:
             members = archive.infolist()
             size = file.seek(0, 2)
             if sum(member.file_size for member in members) > MAX_RATIO * size:
-                raise ValueError(f"it declares more than {size} bytes can hold")
+                raise ValueError(f"it declares more than {size} bytes can be unpacked to")
             return {
                 member.filename.removesuffix(".npy"): _array(archive, member) for member in members
             }
-    except Exception as error:  # NumPy's and zipfile's errors for damage have no common class
+    except Exception as error:  # NumPy and zipfile raise many classes of errors for damaged files
         raise ValueError(
             f"{name}: expected an undamaged .npz of numbers and texts "
             f"({error or type(error).__name__})."
@@ -100,7 +107,7 @@ def arrays_of(file: BinaryIO, name: object) -> dict[str, np.ndarray]:
 
 
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
-    """Reads one .npy, after comparing its declared size with the bytes that are there."""
+    """Reads one .npy after checking that its declared size is the number of its bytes."""
     with archive.open(member) as stream:
         version = np.lib.format.read_magic(stream)
         if version not in ((1, 0), (2, 0)):
@@ -125,8 +132,8 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def named(origin: object) -> Iterator[None]:
-    """Turns any error about data that was read from `origin` into a ValueError that names it."""
+def errors_naming(origin: object) -> Iterator[None]:
+    """Converts an error about the data read from `origin` to a ValueError that names `origin`."""
     try:
         yield
     except (
@@ -147,36 +154,37 @@ def named(origin: object) -> Iterator[None]:
         raise ValueError(f"{origin}: expected a file of this package ({reason}).") from error
 
 
-def seal(folder: Path) -> None:
+def write_checksums(folder: Path) -> None:
     """Writes the file SHA256SUMS with the checksums of all files in `folder`."""
     lines = [f"{_sha256(folder / name)}  {name}\n" for name in _files(folder)]
-    (folder / SUMS).write_text("".join(lines), encoding="utf-8")
+    (folder / SUMS_FILE).write_text("".join(lines), encoding="utf-8")
 
 
-def check_sealed(folder: Path) -> None:
+def check_checksums(folder: Path) -> None:
     """Compares the files of `folder` with its SHA256SUMS.
 
     Raises:
-        ValueError: a file is missing, new or damaged; the message names it.
+        ValueError: a file is missing, added or damaged. The message names the file.
     """
-    if not (folder / SUMS).is_file():
-        raise ValueError(f"{folder}: expected a file {SUMS} in it, found none. {_REMEDY}")
-    checksums = _read_sums(folder / SUMS)
+    if not (folder / SUMS_FILE).is_file():
+        raise ValueError(f"{folder}: expected a file {SUMS_FILE} in it, found none. {_REMEDY}")
+    checksums = _read_sums(folder / SUMS_FILE)
     files = _files(folder)
     if different := sorted(set(files) ^ set(checksums)):
         raise ValueError(
-            f"{folder}: the files differ from those in {SUMS}: {', '.join(different[:3])}. "
+            f"{folder}: the files differ from those in {SUMS_FILE}: {', '.join(different[:3])}. "
             f"{_REMEDY}"
         )
     for name in files:
         if _sha256(folder / name) != checksums[name]:
             raise ValueError(
-                f"{folder / name}: damaged: its checksum differs from the one in {SUMS}. {_REMEDY}"
+                f"{folder / name}: damaged: its checksum differs from the one in {SUMS_FILE}. "
+                f"{_REMEDY}"
             )
 
 
 def _read_sums(path: Path) -> dict[str, str]:
-    """The checksums in a SHA256SUMS, by file name."""
+    """Returns the checksums in the file SHA256SUMS by file name."""
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
@@ -190,7 +198,8 @@ def _read_sums(path: Path) -> dict[str, str]:
 
 
 def _files(folder: Path) -> list[str]:
-    files = (file for file in folder.rglob("*") if file.is_file() and file != folder / SUMS)
+    """Returns the relative paths of all files in `folder`, except the file of checksums."""
+    files = (file for file in folder.rglob("*") if file.is_file() and file != folder / SUMS_FILE)
     return sorted(file.relative_to(folder).as_posix() for file in files)
 
 

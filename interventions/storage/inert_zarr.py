@@ -1,7 +1,7 @@
 """Checks the metadata of a zarr folder before zarr reads it.
 
-A codec is code that runs on the bytes of a file, and some codecs run whatever the file contains
-(`pickle`), so only the number formats and codecs that this package writes are allowed.
+Metadata names the codecs that decode a file. Some codecs, such as `pickle`, run code from the file.
+Therefore only the number formats and codecs that this package writes are allowed.
 """
 
 import math
@@ -12,40 +12,42 @@ from typing import Any
 
 from interventions.storage.inert import KINDS, MAX_RATIO, read_json
 
-# Bytes that any variable may take, because chunks of only one value are not stored.
-_MAX_UNSTORED = 64 << 20
-_PLAIN = {"name": "bytes", "configuration": {"endian": "little"}}, {"name": "bytes"}
-_CODECS = (*_PLAIN, {"name": "crc32c"}, {"name": "crc32c", "configuration": {}})
+# Zarr does not store chunks that contain only the fill value. A variable may therefore declare this
+# many bytes without having any chunk.
+_MAX_UNSTORED_BYTES = 64 << 20
+# Codecs of an activation store.
+_UNCOMPRESSED = {"name": "bytes", "configuration": {"endian": "little"}}, {"name": "bytes"}
+_CODECS = (*_UNCOMPRESSED, {"name": "crc32c"}, {"name": "crc32c", "configuration": {}})
 _TEXT_CODECS = ({"name": "vlen-utf8"}, {"name": "vlen-utf8", "configuration": {}}, *_CODECS)
-_NUMBERS = ("float16", "float32", "float64", "uint8", "uint16", "int32", "int64")
+_NUMBER_FORMATS = ("float16", "float32", "float64", "uint8", "uint16", "int32", "int64")
 
 
-def check_result(folder: Path) -> None:
+def check_result_metadata(folder: Path) -> None:
     """Checks that `folder` holds only what `save_result` writes, in zarr's format 2.
 
     Raises:
-        ValueError: a file that `save_result` does not write; the message names it.
+        ValueError: `save_result` does not write such a file. The message names the file.
     """
     if not (folder / ".zgroup").is_file():
         raise ValueError(f"{folder}: expected a result of save_result, found no .zgroup in it.")
     for file in folder.rglob("*"):
-        nested_group = file.name == ".zgroup" and file.parent != folder
-        if file.name in ("zarr.json", ".zmetadata") or nested_group:
+        is_nested_group = file.name == ".zgroup" and file.parent != folder
+        if file.name in ("zarr.json", ".zmetadata") or is_nested_group:
             raise ValueError(
                 f"{file}: expected one zarr group of format 2, as save_result writes it."
             )
-        not_an_array = file.is_dir() and not (file / ".zarray").is_file()
-        loose_file = file.parent == folder and file.is_file()
+        is_other_folder = file.is_dir() and not (file / ".zarray").is_file()
+        is_other_file = file.parent == folder and file.is_file()
         if file.name in (".zattrs", ".zgroup"):
             read_json(file)
         elif file.name == ".zarray":
             _check_array(file)
-        elif not_an_array or loose_file:
+        elif is_other_folder or is_other_file:
             raise ValueError(f"{file}: expected only what save_result writes in {str(folder)!r}.")
 
 
 def _check_array(file: Path) -> None:
-    """Checks codecs, number format and size that a .zarray declares."""
+    """Checks the codecs, the number format and the size in a .zarray."""
     metadata = read_json(file)
     compressor, dtype = metadata.get("compressor"), metadata.get("dtype")
     if metadata.get("zarr_format") != 2 or metadata.get("filters") or not _is_blosc(compressor):
@@ -58,17 +60,17 @@ def _check_array(file: Path) -> None:
             f"{file}: expected numbers or texts of fixed length, got dtype {_short(dtype)}."
         )
     shape, chunk_shape = (_sizes(file, metadata, name) for name in ("shape", "chunks"))
-    item = int(dtype[2:]) * (4 if dtype[1] == "U" else 1)
+    item_bytes = int(dtype[2:]) * (4 if dtype[1] == "U" else 1)  # 4 bytes per character
     chunks = [
         path for path in file.parent.iterdir() if re.fullmatch(r"[0-9]+(\.[0-9]+)*", path.name)
     ]
-    most = MAX_RATIO * sum(path.stat().st_size for path in chunks)
-    declared = max(math.prod(shape), math.prod(chunk_shape)) * item
-    if declared > max(_MAX_UNSTORED, most):
+    max_bytes = MAX_RATIO * sum(path.stat().st_size for path in chunks)
+    declared = max(math.prod(shape), math.prod(chunk_shape)) * item_bytes
+    if declared > max(_MAX_UNSTORED_BYTES, max_bytes):
         raise ValueError(f"{file}: declares {declared} bytes, more than its chunks can hold.")
     if compressor:
         for path in chunks:
-            _check_chunk(path, math.prod(chunk_shape) * item)
+            _check_chunk(path, math.prod(chunk_shape) * item_bytes)
 
 
 def _is_blosc(compressor: Any) -> bool:
@@ -85,21 +87,21 @@ def _sizes(file: Path, metadata: dict[str, Any], name: str) -> list[int]:
 
 
 def _check_chunk(path: Path, n_bytes: int) -> None:
-    """Compares the size that a blosc chunk unpacks to with `n_bytes`.
+    """Checks that a blosc chunk declares `n_bytes` unpacked bytes.
 
-    Its header holds the size as 32 bits at offset 4. Source: c-blosc, README_HEADER.rst.
+    The header has this number as 32 bits at offset 4 (c-blosc, README_HEADER.rst).
     """
     with path.open("rb") as file:
-        head = file.read(16)
-    if len(head) < 16 or struct.unpack("<I", head[4:8])[0] != n_bytes:
+        header = file.read(16)
+    if len(header) < 16 or struct.unpack("<I", header[4:8])[0] != n_bytes:
         raise ValueError(f"{path}: damaged: it does not unpack to {n_bytes} bytes.")
 
 
-def check_store(folder: Path) -> None:
+def check_store_metadata(folder: Path) -> None:
     """Checks the metadata of an activation store, in zarr's format 3.
 
     Raises:
-        ValueError: a `zarr.json` that `extract` does not write; the message names it.
+        ValueError: `extract` does not write such a `zarr.json`. The message names the file.
     """
     for file in [folder / "zarr.json", *sorted(folder.glob("*/zarr.json"))]:
         metadata = read_json(file)
@@ -113,8 +115,9 @@ def check_store(folder: Path) -> None:
 
 
 def _check_store_array(file: Path, metadata: dict[str, Any]) -> None:
-    kind, codecs = metadata.get("data_type"), metadata.get("codecs")
-    allowed = _TEXT_CODECS if kind == "string" else _CODECS if kind in _NUMBERS else ()
+    data_type, codecs = metadata.get("data_type"), metadata.get("codecs")
+    number_codecs = _CODECS if data_type in _NUMBER_FORMATS else ()
+    allowed = _TEXT_CODECS if data_type == "string" else number_codecs
     if (
         not isinstance(codecs, list)
         or not all(codec in allowed for codec in codecs)
@@ -122,7 +125,7 @@ def _check_store_array(file: Path, metadata: dict[str, Any]) -> None:
     ):
         raise ValueError(
             f"{file}: expected the number formats and codecs of extract, "
-            f"got {_short(kind)}, {_short(codecs)}."
+            f"got {_short(data_type)}, {_short(codecs)}."
         )
 
 

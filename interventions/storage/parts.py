@@ -1,7 +1,8 @@
-"""Saves parts of a long computation, each with its key and a checksum.
+"""Saves the arrays of each finished part of a long computation in a file with a checksum.
 
-A file is a line `jaxasr part 1`, the SHA-256 of everything after it, the key as JSON, and an .npz
-of arrays. A damaged or misplaced part is never used.
+A file consists of three lines and an .npz of arrays. The lines are `jaxasr part 1`, the SHA-256 of
+everything after the second line, and a key as JSON. The key identifies the part. A file that is
+damaged or has another key is never used.
 """
 
 import hashlib
@@ -15,41 +16,42 @@ from pathlib import Path
 import numpy as np
 
 from interventions.storage.atomic import replacing
-from interventions.storage.inert import arrays_of
+from interventions.storage.inert import read_npz_stream
 
 SUFFIX = ".part"
-_MAGIC = b"jaxasr part 1\n"
+_FIRST_LINE = b"jaxasr part 1\n"  # 1 is the version of the format
+_N_HEADER = len(_FIRST_LINE) + 65  # bytes of the first line and of the SHA-256 with its line end
 _LOG = logging.getLogger(__name__)
 
 
 def save(path: Path, key: str, arrays: Mapping[str, np.ndarray]) -> None:
-    """Saves arrays of numbers or texts at `path`, complete or not at all.
+    """Saves arrays of numbers or texts at `path`. An interrupted call leaves no partial file.
 
     Args:
         path: the file; its folder is created if needed.
-        key: describes everything that the arrays depend on.
+        key: a text that describes everything the arrays depend on.
         arrays: the arrays by name.
     """
     file = io.BytesIO()
     np.savez_compressed(file, allow_pickle=False, **arrays)
     body = json.dumps(key).encode() + b"\n" + file.getvalue()
     with replacing(path) as temporary, temporary.open("wb") as out:
-        out.write(_MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+        out.write(_FIRST_LINE + hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
         # Without a flush to disk, a power cut after the rename could leave an empty file.
         out.flush()
         os.fsync(out.fileno())
 
 
 def load(path: Path, key: str) -> dict[str, np.ndarray] | None:
-    """Loads the arrays that were saved at `path` under `key`.
+    """Loads the arrays at `path` if they were saved under `key`.
 
     Args:
         path: the file.
-        key: the key that the part must have.
+        key: the expected key.
 
     Returns:
-        The arrays by name, or None without a file. Also None for a file that is damaged or has
-        another key, which is logged.
+        The arrays by name. None if the file does not exist, is damaged or has another key. In the
+        last two cases a warning is logged.
     """
     try:
         return _decode(path.read_bytes(), key)
@@ -61,15 +63,15 @@ def load(path: Path, key: str) -> dict[str, np.ndarray] | None:
 
 
 def log_unused(path: Path, problem: object) -> None:
-    """Logs in one line that the file at `path` is not used."""
+    """Logs a warning that the file at `path` is computed again because of `problem`."""
     _LOG.warning("%s: %s. It is not used, but computed again.", path, str(problem).rstrip("."))
 
 
 def _decode(data: bytes, key: str) -> dict[str, np.ndarray]:
-    head, body = data[: len(_MAGIC) + 65], data[len(_MAGIC) + 65 :]
-    if head != _MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n":
+    header, body = data[:_N_HEADER], data[_N_HEADER:]
+    if header != _FIRST_LINE + hashlib.sha256(body).hexdigest().encode() + b"\n":
         raise ValueError("damaged: the checksum does not match the contents")
     saved_key, _, arrays = body.partition(b"\n")
     if saved_key != json.dumps(key).encode():
         raise ValueError("misplaced: the file holds another part")
-    return arrays_of(io.BytesIO(arrays), "part")
+    return read_npz_stream(io.BytesIO(arrays), "part")

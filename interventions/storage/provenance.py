@@ -1,4 +1,4 @@
-"""Records how a result was made: model, data, settings, versions, device and commit."""
+"""Records how a result was made."""
 
 import datetime
 import functools
@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+# The packages whose versions are recorded.
 PACKAGES = (
     "jaxasr",
     "jax",
@@ -35,14 +36,14 @@ def provenance(
     """Returns a record of how a result was made.
 
     Args:
-        model: name and hash of the model's weights, as plain values.
-        data: the recordings, as plain values.
-        config: the settings, as plain values.
-        seed: the seed of all that is random.
+        model: name and hash of the model's weights, as values that JSON can hold.
+        data: a description of the recordings, as values that JSON can hold.
+        config: the settings of the computation, as values that JSON can hold.
+        seed: the seed of the random numbers.
 
     Returns:
-        The arguments and `command`, `time` (UTC), `versions` of packages, `platform` and `commit`;
-        entries that are None are left out. `save_result` accepts it as `provenance=`.
+        A dict of the arguments, `command`, `time` (UTC), `versions` of packages, `platform` and
+        `commit`. Entries that are None are left out. Pass it to `save_result` as `provenance`.
 
     Example:
         >>> record = provenance(data="demo.flac", seed=0)
@@ -68,7 +69,7 @@ def provenance(
 
 
 def command() -> str:
-    """Returns the command line of this process, with the bare name of the program."""
+    """Returns the command line of this process, without the folder of the program."""
     import shlex
 
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
@@ -86,7 +87,7 @@ def versions() -> dict[str, str]:
 
 
 def device() -> str | None:
-    """Returns number and kind of JAX's devices; None if JAX is not imported yet."""
+    """Returns number and kind of JAX's devices, or None if JAX is not imported yet."""
     if "jax" not in sys.modules:
         return None
     import jax
@@ -97,9 +98,10 @@ def device() -> str | None:
 
 @functools.cache
 def commit() -> str | None:
-    """Returns the commit of this checkout, followed by `+` if files differ from it.
+    """Returns the git commit of this package, followed by `+` if tracked files differ from it.
 
-    Outside a checkout, returns the environment variable JAXASR_COMMIT, or None.
+    If the package is not in a git checkout, returns the environment variable JAXASR_COMMIT, or None
+    if it is not set.
     """
     folder = Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists():

@@ -1,4 +1,4 @@
-"""Saves labelled results: a zarr folder, or a netCDF file where the name ends in `.nc`."""
+"""Saves labelled results as zarr folders or netCDF files."""
 
 import hashlib
 import json
@@ -12,17 +12,17 @@ import xarray as xr
 
 from interventions.storage import parts
 from interventions.storage.atomic import replacing
-from interventions.storage.inert import named
-from interventions.storage.inert_zarr import check_result
-from interventions.storage.text_files import plain, to_json, utf8
+from interventions.storage.inert import errors_naming
+from interventions.storage.inert_zarr import check_result_metadata
+from interventions.storage.text_files import escape_surrogates, plain, to_json
 
-_ARRAY = "_only_variable"  # the attribute that marks a DataArray and holds its name
-_KEY = "_kept_for"  # the attribute that holds the key of a cached result
-_CHECKSUM, _PREFIX = (
-    "jaxasr_checksum",
-    b"jaxasr-sha256:",
-)  # an attribute, and the start of its value
-_BLANK = _PREFIX + b"0" * 64
+# Attributes that are added to a saved result.
+_ARRAY_NAME = "_only_variable"  # the name of a DataArray, which is saved as a Dataset
+_KEY = "_kept_for"  # the key of a cached result
+_CHECKSUM = "jaxasr_checksum"
+
+_PREFIX = b"jaxasr-sha256:"  # precedes the checksum in the value of its attribute
+_BLANK = _PREFIX + b"0" * 64  # the attribute while the checksum is computed
 
 
 def save_result(
@@ -31,23 +31,25 @@ def save_result(
     *,
     provenance: dict[str, Any] | None = None,
 ) -> Path:
-    """Saves a labelled result with its coordinates and attributes, complete or not at all.
+    """Saves a labelled result with its coordinates and attributes.
 
-    Nested attributes are saved as JSON. The attribute `jaxasr_checksum` in the file is a SHA-256 of
-    everything else, which `load_result` checks.
+    An interrupted save leaves no partial result. Nested attributes are saved as JSON. The saved
+    result has an additional attribute, `jaxasr_checksum`, a SHA-256 of everything else.
+    `load_result` checks and removes it.
 
     Args:
         result: labelled arrays of numbers and texts.
-        path: a name that ends in .zarr or .nc; an existing result is replaced. netCDF is version 3:
-            it holds 32-bit integers, and no name may contain a slash.
-        provenance: the record of `interventions.storage.provenance`; saved as the attribute
-            `provenance`.
+        path: a name that ends in .zarr for a zarr folder, or in .nc for a netCDF file. An existing
+            result is replaced. The netCDF version is 3, which has only 32-bit integers and allows
+            no slash in a name.
+        provenance: a record of how the result was made (see `interventions.storage.provenance`). It
+            is saved as the attribute `provenance`.
 
     Returns:
-        The path.
+        `path` as a `Path`.
 
     Raises:
-        ValueError: another suffix.
+        ValueError: `path` has another suffix.
 
     Example:
         >>> import tempfile, xarray as xr
@@ -61,29 +63,30 @@ def save_result(
     if path.suffix not in (".zarr", ".nc"):
         raise ValueError(f"path: expected a name that ends in .zarr or .nc, got {path.name!r}.")
     attrs = dict(result.attrs) | ({} if provenance is None else {"provenance": provenance})
-    dataset = _map_attrs(_as_dataset(result, attrs | {_CHECKSUM: _BLANK.decode()}), _encode)
-    with replacing(path) as new:
+    dataset = _as_dataset(result, attrs | {_CHECKSUM: _BLANK.decode()})
+    dataset = _map_attrs(dataset, _encode_attribute)
+    with replacing(path) as temporary:
         if path.suffix == ".nc":
-            dataset.to_netcdf(new, engine="scipy")
+            dataset.to_netcdf(temporary, engine="scipy")
         else:
-            # Format 3 has no specified encoding of texts yet.
-            dataset.to_zarr(new, mode="w", consolidated=False, zarr_format=2)
-        _sign(new)
+            # Zarr's format 3 does not specify an encoding of texts.
+            dataset.to_zarr(temporary, mode="w", consolidated=False, zarr_format=2)
+        _fill_in_checksum(temporary)
     return path
 
 
 def load_result(path: str | os.PathLike[str]) -> xr.DataArray | xr.Dataset:
-    """Loads a result that `save_result` saved into memory, and checks its checksum.
+    """Loads a result of `save_result` and compares it with its checksum.
 
     Args:
-        path: the file or folder.
+        path: the netCDF file or zarr folder.
 
     Returns:
         The DataArray or Dataset, equal to the saved one.
 
     Raises:
         FileNotFoundError: there is nothing at `path`.
-        ValueError: the result is damaged, or was not saved by `save_result`; the message names the
+        ValueError: the result is damaged, or `save_result` did not save it. The message names the
             file.
 
     Example:
@@ -97,31 +100,34 @@ def load_result(path: str | os.PathLike[str]) -> xr.DataArray | xr.Dataset:
     if not path.exists():
         raise FileNotFoundError(f"path: no result at {str(path)!r}.")
     if path.suffix != ".nc":
-        check_result(path)
+        check_result_metadata(path)
     elif not path.is_file():
         raise ValueError(f"{path}: expected a netCDF file.")
-    _check_signature(path)
+    _compare_checksum(path)
     options: dict[str, Any] = (
         {"engine": "scipy"} if path.suffix == ".nc" else {"engine": "zarr", "consolidated": False}
     )
-    with named(path), xr.open_dataset(path, **options) as opened:
-        dataset = _map_attrs(opened.load(), _decode)
+    with errors_naming(path), xr.open_dataset(path, **options) as opened:
+        dataset = _map_attrs(opened.load(), _decode_attribute)
         dataset.attrs.pop(_CHECKSUM, None)
-        if (name := dataset.attrs.pop(_ARRAY, None)) is None:
+        if (name := dataset.attrs.pop(_ARRAY_NAME, None)) is None:
             return dataset
         array = dataset["values"].assign_attrs(dataset.attrs)
         return array.rename(name or None)
 
 
 def cached(path: Path, key: str, compute: Callable[[], xr.Dataset]) -> xr.Dataset:
-    """Returns the result that was cached at `path` under `key`, or computes and saves it.
+    """Loads the result at `path` if it was saved under `key`; otherwise computes and saves it.
 
-    A result that is damaged or was computed for something else is computed again, which is logged.
+    A warning is logged if the saved result is damaged or has another key.
 
     Args:
         path: a name that ends in .zarr or .nc.
         key: a digest of everything that the result depends on.
-        compute: returns the result.
+        compute: a function that computes the result.
+
+    Returns:
+        The result.
     """
     if path.exists():
         try:
@@ -132,29 +138,29 @@ def cached(path: Path, key: str, compute: Callable[[], xr.Dataset]) -> xr.Datase
         except ValueError as problem:
             parts.log_unused(path, problem)
     save_result(compute().assign_attrs({_KEY: key}), path)
-    # Loaded again, so that a fresh result and a cached one have the same dtypes.
+    # Saving may change dtypes. Loading gives a new result the same dtypes as a cached one.
     result = load_result(path)
     assert isinstance(result, xr.Dataset)
     del result.attrs[_KEY]
     return result
 
 
-def _sign(path: Path) -> None:
-    """Puts the checksum of a result into its place, which is blank while it is computed."""
+def _fill_in_checksum(path: Path) -> None:
+    """Computes the checksum of a result and writes it over the blank one."""
     file = _attributes_file(path)
     data = file.read_bytes()
     file.write_bytes(data.replace(_BLANK, _PREFIX + _digest(path, data).encode(), 1))
 
 
-def _check_signature(path: Path) -> None:
-    """Raises ValueError where a result differs from its checksum."""
+def _compare_checksum(path: Path) -> None:
+    """Raises ValueError if a result has no checksum or differs from it."""
     file = _attributes_file(path)
     data = file.read_bytes() if file.is_file() else b""
     match = re.search(re.escape(_PREFIX) + rb"([0-9a-f]{64})", data)
     if match is None or _CHECKSUM.encode() not in data:
         raise ValueError(f"{path}: expected a result of save_result, found no {_CHECKSUM} in it.")
-    unsigned = data[: match.start()] + _BLANK + data[match.end() :]
-    if _digest(path, unsigned).encode() != match[1]:
+    blanked = data[: match.start()] + _BLANK + data[match.end() :]
+    if _digest(path, blanked).encode() != match[1]:
         raise ValueError(
             f"{path}: damaged: its checksum does not match its contents. "
             "Make it again, or restore it from a copy."
@@ -162,12 +168,15 @@ def _check_signature(path: Path) -> None:
 
 
 def _attributes_file(path: Path) -> Path:
-    """The file of a result that holds its attributes."""
+    """Returns the file of a result that contains its attributes."""
     return path if path.suffix == ".nc" else path / ".zattrs"
 
 
 def _digest(path: Path, attributes: bytes) -> str:
-    """A digest of a result's file names and contents, with `attributes` for one file's contents."""
+    """Computes a digest of the names and contents of a result's files.
+
+    `attributes` replaces the contents of the file of attributes.
+    """
     if path.suffix == ".nc":
         return hashlib.sha256(attributes).hexdigest()
     digest = hashlib.sha256()
@@ -182,26 +191,28 @@ def _as_dataset(result: xr.DataArray | xr.Dataset, attrs: dict[str, Any]) -> xr.
         return result.assign_attrs(attrs)
     values = result.copy()
     values.attrs = {}
-    return values.to_dataset(name="values").assign_attrs(attrs | {_ARRAY: str(result.name or "")})
+    return values.to_dataset(name="values").assign_attrs(
+        attrs | {_ARRAY_NAME: str(result.name or "")}
+    )
 
 
 def _map_attrs(dataset: xr.Dataset, change: Callable[[Any], Any]) -> xr.Dataset:
-    """A copy with `change` applied to its attributes and to those of all its variables."""
+    """Returns a copy with `change` applied to every attribute of the dataset and its variables."""
     dataset = dataset.copy()
     for labelled in (dataset, *dataset.variables.values()):
         labelled.attrs = {name: change(value) for name, value in labelled.attrs.items()}
     return dataset
 
 
-def _encode(value: Any) -> Any:
-    """Leaves texts and numbers as they are; encodes other attributes as JSON."""
+def _encode_attribute(value: Any) -> Any:
+    """Encodes an attribute as JSON, unless it is a text or a number."""
     if isinstance(value, str):
-        return utf8(value)
+        return escape_surrogates(value)
     if isinstance(value, int | float) and not isinstance(value, bool):
         return value
     return "json:" + to_json(plain(value))
 
 
-def _decode(value: Any) -> Any:
+def _decode_attribute(value: Any) -> Any:
     value = value.item() if hasattr(value, "item") and getattr(value, "size", 1) == 1 else value
     return json.loads(value[5:]) if isinstance(value, str) and value.startswith("json:") else value

@@ -1,4 +1,4 @@
-"""Writes texts and strict JSON atomically, and makes hidden characters visible."""
+"""Writes texts and JSON to files, and makes hidden characters visible."""
 
 import json
 import re
@@ -13,19 +13,19 @@ from interventions.storage.atomic import (
     staging as staging,
 )
 
-# Control characters, direction overrides, line separators, and lone surrogates (Python's stand-ins
-# for bytes of a file name that are not UTF-8).
+# Control characters, direction overrides, line separators and lone surrogates. Python decodes bytes
+# of a file name that are not UTF-8 to lone surrogates.
 _HIDDEN = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]"
 )
 
 
-def printable(text: object, lines: bool = False) -> str:
-    """Escapes characters that would act on a terminal, or that UTF-8 cannot hold.
+def printable(text: object, keep_lines: bool = False) -> str:
+    """Escapes characters that would control a terminal or that UTF-8 cannot encode.
 
     Args:
-        text: any value; `str` is applied.
-        lines: keeps line ends and tabs.
+        text: any value, which `str` converts to a text.
+        keep_lines: whether to leave line ends and tabs unescaped.
 
     Returns:
         The text with escapes such as `\\x1b`.
@@ -35,7 +35,8 @@ def printable(text: object, lines: bool = False) -> str:
         red: \\x1b[31m
     """
     return _HIDDEN.sub(
-        lambda match: match[0] if lines and match[0] in "\n\t" else _escape(match[0]), str(text)
+        lambda match: match[0] if keep_lines and match[0] in "\n\t" else _escape(match[0]),
+        str(text),
     )
 
 
@@ -46,20 +47,22 @@ def _escape(character: str) -> str:
     )
 
 
-def utf8(value: Any) -> Any:
-    """Escapes lone surrogates, which UTF-8 cannot hold, in a text or in nested plain values."""
+def escape_surrogates(value: Any) -> Any:
+    """Escapes lone surrogates in a text or nested value, because UTF-8 cannot encode them."""
     if isinstance(value, dict):
-        return {utf8(key): utf8(item) for key, item in value.items()}
+        return {escape_surrogates(key): escape_surrogates(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [utf8(item) for item in value]
+        return [escape_surrogates(item) for item in value]
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Writes a text as UTF-8, complete or not at all; escapes characters that UTF-8 cannot hold.
+    """Writes a text as UTF-8, and escapes characters that UTF-8 cannot encode.
+
+    An interrupted call leaves the file as it was.
 
     Returns:
-        The path.
+        `path`.
     """
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
@@ -67,10 +70,10 @@ def write_text(path: Path, text: str) -> Path:
 
 
 def write_json(path: Path, value: Any) -> Path:
-    """Writes a value as strict JSON, complete or not at all, see `to_json`.
+    """Writes a value as strict JSON (see `to_json` and `write_text`).
 
     Returns:
-        The path.
+        `path`.
     """
     return write_text(path, to_json(value) + "\n")
 
@@ -78,7 +81,7 @@ def write_json(path: Path, value: Any) -> Path:
 def to_json(value: Any) -> str:
     """Encodes a value as strict JSON that is safe to print.
 
-    Arrays become lists, NaN and infinities become null, hidden characters are escaped.
+    Arrays become lists, and NaN and infinities become null. Hidden characters are escaped.
 
     Example:
         >>> to_json({"loss": float("nan"), "sizes": (1, 2)})
@@ -89,7 +92,9 @@ def to_json(value: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Converts a value to dict, list, str, int, float, bool and None.
+    """Converts a value to the types of JSON: dict, list, str, int, float, bool and None.
+
+    NaN and infinities become None. Values of other types become texts.
 
     Example:
         >>> plain({"mean": np.float32(0.5), 3: np.arange(2)})

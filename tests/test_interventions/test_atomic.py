@@ -220,7 +220,7 @@ def test_hidden_characters_are_escaped(tmp_path):
     assert (
         printable(HOSTILE) == r"a\x1b[31m\x1b]0;title\x07 \u202egnp\u2066 \x9b2J \udc80\ud800 b\r\n"
     )
-    assert printable("one\ntwo\tü 好 \u200d", lines=True) == "one\ntwo\tü 好 \u200d"
+    assert printable("one\ntwo\tü 好 \u200d", keep_lines=True) == "one\ntwo\tü 好 \u200d"
     text = to_json({HOSTILE: [HOSTILE]})
     assert text.isprintable()
     assert json.loads(text) == {HOSTILE: [HOSTILE]}

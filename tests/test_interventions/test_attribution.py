@@ -13,7 +13,7 @@ from golden.tiny import tiny_inputs, uniform
 import jaxasr
 from interventions import Run, sweep
 from interventions.edits import Noise, Patch, Zero, only
-from interventions.effects.first_order import _attribute, attribution
+from interventions.effects.first_order import _estimate, attribution
 from interventions.effects.first_order_cells import SiteCells
 from interventions.metrics import logit_diff, logprob, rank
 from jaxasr import compiled
@@ -236,7 +236,7 @@ def test_every_head_of_both_attentions_costs_at_most_five_forwards():
         )[0]
 
     def estimate(model, target, source):
-        return _attribute(model, target, source, 1500, METRIC, cells=cells, ablation=None)
+        return _estimate(model, target, source, 1500, METRIC, cells=cells, ablation=None)
 
     assert flops(estimate, model, run, run) <= 5 * flops(forward, model, run)
 
@@ -246,9 +246,9 @@ def test_new_values_do_not_recompile(tiny_model, near, far):
         attribution, tiny_model, site="decoder.cross_attn.z", over=("layer", "head")
     )
     call(target=near[0], source=near[1], metric=METRIC)
-    before = compiled.n_compiled(_attribute)
+    before = compiled.n_compiled(_estimate)
     call(target=far[1], source=far[0], metric=logit_diff(7, 9))
-    assert compiled.n_compiled(_attribute) == before
+    assert compiled.n_compiled(_estimate) == before
 
 
 @pytest.mark.parametrize("site", ["encoder.attn.z", "decoder.cross_attn.k"])
@@ -263,13 +263,13 @@ def test_recordings_of_other_lengths_do_not_recompile(tiny_model, near, site):
         window_s=4 / 50,
     )
     long = call(over=("layer", "time"), n_frames=11)
-    before = compiled.n_compiled(_attribute)
+    before = compiled.n_compiled(_estimate)
     np.testing.assert_allclose(call(over=("layer", "time"), n_frames=8), long[..., :2], atol=1e-6)
     cut = call(over=("layer", "time"), n_frames=3)
     assert cut.sizes["time"] == 1
     # The window ends where the recording does.
     assert float(np.abs(cut - long[..., :1].values).max()) > 1e-6
-    assert compiled.n_compiled(_attribute) == before
+    assert compiled.n_compiled(_estimate) == before
 
 
 def test_wrong_arguments_raise(tiny_model, near):

@@ -52,7 +52,7 @@ def replaced(folder: Path, text: str | None = None, arrays: bytes | None = None)
         (folder / "edits.json").write_text(text)
     if arrays is not None:
         (folder / "arrays.npz").write_bytes(arrays)
-    inert.seal(folder)
+    inert.write_checksums(folder)
     return folder
 
 

@@ -124,16 +124,16 @@ def test_a_sealed_folder_notices_every_change(tmp_path):
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "c").write_text("two")
     with pytest.raises(ValueError, match="expected a file SHA256SUMS"):
-        inert.check_sealed(tmp_path)
-    inert.seal(tmp_path)
-    inert.check_sealed(tmp_path)
-    for name in ("a", "b/c", inert.SUMS):
+        inert.check_checksums(tmp_path)
+    inert.write_checksums(tmp_path)
+    inert.check_checksums(tmp_path)
+    for name in ("a", "b/c", inert.SUMS_FILE):
         whole = (tmp_path / name).read_bytes()
         for bit in np.random.default_rng(0).integers(8 * len(whole), size=40):
             (tmp_path / name).write_bytes(flipped(whole, bit))
             with pytest.raises(ValueError, match=r"damaged|differ from"):
-                inert.check_sealed(tmp_path)
+                inert.check_checksums(tmp_path)
         (tmp_path / name).write_bytes(whole)
     (tmp_path / "more").write_text("x")
     with pytest.raises(ValueError, match="differ from those in SHA256SUMS: more"):
-        inert.check_sealed(tmp_path)
+        inert.check_checksums(tmp_path)

@@ -223,7 +223,7 @@ def test_nodes_are_counted_and_wrong_components_raise(tiny_model, runs):
             "expected a layer below 2 and a head below 5",
         ),
         ({"senders": [Node("decoder.mlp_out", 1, 0)]}, "a head below 0"),
-        ({"senders": [Node("decoder.mlp_out")]}, "a sender needs one"),
+        ({"senders": [Node("decoder.mlp_out")]}, "expected a layer, got"),
         ({"receivers": []}, "at least one of each"),
     ):
         with pytest.raises(ValueError, match=message):

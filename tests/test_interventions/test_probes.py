@@ -13,7 +13,7 @@ import interventions
 from interventions import stats
 from interventions.probes import Bank, mdl, scores, stream
 from interventions.probes.solve import solve_layers
-from interventions.storage.inert import seal
+from interventions.storage.inert import write_checksums
 from jaxasr import compiled
 
 # Programs compiled without optimisation add in one chain, whose rounding misses the tolerance.
@@ -257,7 +257,7 @@ def test_a_loaded_bank_equals_the_saved_one(bank, tmp_path):
     (tmp_path / "bank" / "bank.json").write_text(json.dumps({"version": 99}))
     with pytest.raises(ValueError, match="damaged"):
         Bank.load(tmp_path / "bank")
-    seal(tmp_path / "bank")
+    write_checksums(tmp_path / "bank")
     with pytest.raises(ValueError, match="expected a bank of version 1"):
         Bank.load(tmp_path / "bank")
     with pytest.raises(ValueError, match=r"expected bank\.json and arrays\.npz"):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from interventions.storage.text_files import utf8
+from interventions.storage.text_files import escape_surrogates
 from jaxasr.audio import load_audio
 from jaxasr.config import SAMPLE_RATE
 
@@ -75,7 +75,7 @@ class Utterance:
     )
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "id", utf8(self.id))
+        object.__setattr__(self, "id", escape_surrogates(self.id))
 
     def samples(self) -> Float[np.ndarray, "n"]:
         """Reads the samples, 16 kHz mono.

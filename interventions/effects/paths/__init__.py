@@ -1,4 +1,4 @@
-"""Path patching: the effect of one component on another along a single edge of the graph."""
+"""Measures the effect of one component on another along single edges (path patching)."""
 
 from interventions.effects.paths.components import (
     RECEIVERS as RECEIVERS,

@@ -1,4 +1,4 @@
-"""The components that paths connect: which can send, which can receive, and their order."""
+"""Lists the components that can send or receive along a path, and their order in a layer."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,33 +12,45 @@ from jaxasr.config import Config
 
 
 class LayerOrder(NamedTuple):
-    """The order of residual additions within a layer of one stack.
+    """The order in which the components of a layer add to the residual stream.
+
+    Each sublayer adds once. These additions are the stages of the layer, counted from 0.
 
     Attributes:
-        writers: for each component that adds to the stream, the stage of its addition.
-        stream: for each site of the stream, how many stages of its layer it includes.
+        stage_of_sender: the stage at which each component adds its output.
+        stages_before: for each site of the residual stream, how many stages of its layer precede
+            it.
     """
 
-    writers: dict[str, int]
-    stream: dict[str, int]
+    stage_of_sender: dict[str, int]
+    stages_before: dict[str, int]
 
     @property
     def n_stages(self) -> int:
-        return 1 + max(self.writers.values())
+        """The number of stages of a layer."""
+        return 1 + max(self.stage_of_sender.values())
 
 
 ORDER = {
     "encoder": LayerOrder(
-        writers={"attn.z": 0, "attn_out": 0, "mlp_out": 1},
-        stream={"resid_pre": 0, "resid_mid": 1, "resid_post": 2},
+        stage_of_sender={"attn.z": 0, "attn_out": 0, "mlp_out": 1},
+        stages_before={"resid_pre": 0, "resid_mid": 1, "resid_post": 2},
     ),
     "decoder": LayerOrder(
-        writers={"attn.z": 0, "attn_out": 0, "cross_attn.z": 1, "cross_attn_out": 1, "mlp_out": 2},
-        stream={"resid_pre": 0, "resid_mid": 1, "resid_mid_cross": 2, "resid_post": 3},
+        stage_of_sender={
+            "attn.z": 0,
+            "attn_out": 0,
+            "cross_attn.z": 1,
+            "cross_attn_out": 1,
+            "mlp_out": 2,
+        },
+        stages_before={"resid_pre": 0, "resid_mid": 1, "resid_mid_cross": 2, "resid_post": 3},
     ),
 }
 SENDERS = tuple(
-    f"{stack}.{site}" for stack, order in ORDER.items() for site in ("embed", *order.writers)
+    f"{stack}.{site}"
+    for stack, order in ORDER.items()
+    for site in ("embed", *order.stage_of_sender)
 )
 _ENCODER_RECEIVERS = ("attn.q", "attn.k", "attn.v", "mlp.pre")
 _CROSS_RECEIVERS = ("cross_attn.q", "cross_attn.k", "cross_attn.v")
@@ -54,9 +66,9 @@ class Node:
     """A component of the model, such as `Node("decoder.cross_attn.z", 2, 5)`.
 
     Attributes:
-        site: its site.
-        layer: its layer. None is every layer, for receivers, or a site without layers.
-        head: its head. None is every head, or a site without heads.
+        site: the site of its activation.
+        layer: its layer. None means every layer of a receiver, or that the site has no layers.
+        head: its head. None means every head, or that the site has no heads.
     """
 
     site: str
@@ -64,10 +76,11 @@ class Node:
     head: int | None = None
 
     def __str__(self) -> str:
-        place = ".".join(str(i) for i in (self.layer, self.head) if i is not None)
-        return f"{self.site} {place}".strip()
+        indices = ".".join(str(i) for i in (self.layer, self.head) if i is not None)
+        return f"{self.site} {indices}".strip()
 
 
+# A sequence of nodes is one receiver whose nodes are patched together.
 Receiver = Node | Sequence[Node]
 
 
@@ -79,7 +92,7 @@ def nodes(config: Config, *names: str) -> list[Node]:
         names: sites, such as "decoder.cross_attn.z".
 
     Returns:
-        One node per layer and head of each site, as far as the site has them.
+        One node per layer and head of each site. Sites without layers or heads have None instead.
 
     Raises:
         ValueError: a site is unknown.
@@ -105,19 +118,22 @@ def nodes(config: Config, *names: str) -> list[Node]:
 def all_receivers(config: Config) -> tuple[Node, ...]:
     """Lists every receiver of a model.
 
-    Used as one receiver of `path_patch`, they give the whole effect of a sender, which equals the
-    effect of patching the sender itself.
+    Pass the result to `path_patch` as one receiver to get the whole effect of a sender. That equals
+    the effect of patching the sender itself.
 
     Args:
         config: the model's config.
+
+    Returns:
+        One node per layer and head of every site in `RECEIVERS`.
 
     Example:
         ```python
         import interventions
         import jaxasr
 
-        everything = interventions.paths.all_receivers(jaxasr.SIZES["tiny.en"])
-        assert interventions.Node("decoder.logits") in everything
+        receivers = interventions.paths.all_receivers(jaxasr.SIZES["tiny.en"])
+        assert interventions.Node("decoder.logits") in receivers
         ```
     """
     return tuple(nodes(config, *RECEIVERS))
@@ -126,7 +142,7 @@ def all_receivers(config: Config) -> tuple[Node, ...]:
 def check_components(
     config: Config, senders: Sequence[Node], receivers: Sequence[Receiver]
 ) -> None:
-    """Raises ValueError for components that do not exist, or that cannot send or receive."""
+    """Raises ValueError if a component does not exist, or cannot send or receive."""
     flat_receivers = [node for receiver in receivers for node in as_group(receiver)]
     if not senders or not flat_receivers:
         raise ValueError("senders, receivers: expected at least one of each.")
@@ -141,20 +157,21 @@ def check_components(
             )
     for node in senders:
         if node.layer is None and node.site in sites.LAYERED:
-            raise ValueError(f"senders: {node} has no layer; a sender needs one.")
+            raise ValueError(f"senders: expected a layer, got {node} without one.")
 
 
 def as_group(receiver: Receiver) -> tuple[Node, ...]:
+    """Returns the nodes of a receiver."""
     return (receiver,) if isinstance(receiver, Node) else tuple(receiver)
 
 
 def receiver_mask(config: Config, site: str, group: Sequence[Node]) -> Bool[np.ndarray, "..."]:
-    """Marks the layers and heads of `site` in `group`: [L, H], [L], or [] without layers."""
+    """Marks the layers and heads of `site` that `group` contains: bool [L, H], [L] or []."""
     mask = np.zeros([size for size in _sizes(config, site) if size], bool)
     for node in group:
         if node.site == site:
-            place = [slice(None) if i is None else i for i in (node.layer, node.head)]
-            mask[tuple(place[: mask.ndim])] = True
+            index = [slice(None) if i is None else i for i in (node.layer, node.head)]
+            mask[tuple(index[: mask.ndim])] = True
     return mask
 
 

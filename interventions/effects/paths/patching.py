@@ -1,4 +1,4 @@
-"""Path patching: the effect of one component on another along a single edge of the graph."""
+"""Measures the effect of one component on another along single edges (path patching)."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ from interventions.effects.paths.components import (
     receiver_mask,
 )
 from interventions.effects.paths.stream_edits import path_edits
-from interventions.effects.paths.target_audio import TargetAudio, join, memory_of
+from interventions.effects.paths.target_audio import TargetAudio, join_memories, memory_of
 from interventions.metrics import Metric
 from interventions.run import Run
 from interventions.scoring import check_metric, scored_position, unembed_scored
@@ -40,32 +40,32 @@ def path_patch(
 ) -> xr.DataArray:
     """Computes the metric after patching each path from a sender to a receiver.
 
-    Every component reads the residual stream. On a patched path, the receiver reads the stream with
-    the sender's output taken from `source`; all other components read the target's stream, and the
-    receiver's changed output continues through the model. With all receivers as one (see
-    `paths.all_receivers`) this equals patching the sender itself.
+    Every component reads the residual stream. On a patched path, the receiver reads a copy of the
+    stream that has the sender's output of `source`. All other components read the target's stream,
+    to which the receiver adds its changed output. With `paths.all_receivers` as one receiver,
+    the result equals patching the sender itself.
 
     Args:
         model: the recogniser's model.
-        target: the run that is patched.
-        source: a run of as many tokens, from which the sender's output is taken.
-        senders: components at `paths.SENDERS`: heads (`z`), whole attentions, MLPs or embeddings of
-            either stack.
-        receivers: components at `paths.RECEIVERS`: a head's query, key or value, an MLP, or the
-            logits. A sequence of nodes is one receiver whose nodes act together. Encoder senders
-            reach the decoder only through `decoder.cross_attn.k` and `.v`.
+        target: the run that is patched, B examples.
+        source: a run of as many tokens as `target`, from which the sender's output is taken.
+        senders: heads (`z`), attentions, MLPs or embeddings, at the sites in `paths.SENDERS`.
+        receivers: queries, keys or values of a head, MLPs or the logits, at the sites in
+            `paths.RECEIVERS`. A sequence of nodes is one receiver whose nodes are patched together.
+            Encoder senders reach the decoder only through `decoder.cross_attn.k` and
+            `decoder.cross_attn.v`.
         metric: as in `sweep`.
-        positions: tokens (in the encoder: frames of 20 ms) at which the sender is patched; default:
-            all.
+        positions: positions at which the sender is patched: tokens in the decoder, frames of 20 ms
+            in the encoder. Default: all.
 
     Returns:
-        A DataArray [sender, receiver], with a first dimension "example" if there are several, and
-        the unpatched metric as the coordinate `baseline`. A receiver that precedes its sender
-        leaves the metric at the baseline.
+        A DataArray [sender, receiver] of metrics; its first dimension is "example" if B > 1. The
+        unpatched metric is the coordinate `baseline`. If a receiver precedes its sender, the metric
+        is the baseline.
 
     Raises:
-        ValueError: a component does not exist or cannot send or receive, the runs differ in length,
-            or a token of the metric is outside the vocabulary.
+        ValueError: a component does not exist, or cannot send or receive; the runs differ in
+            length; or a token of the metric is outside the vocabulary.
 
     Example:
         ```python
@@ -97,44 +97,48 @@ def path_patch(
     if jnp.shape(source.tokens) != jnp.shape(target.tokens):
         raise ValueError(
             f"source: tokens {list(jnp.shape(source.tokens))} do not line up with the target's "
-            f"{list(jnp.shape(target.tokens))}. Feed both runs the same number of tokens."
+            f"{list(jnp.shape(target.tokens))}. Give both runs the same number of tokens."
         )
     check_components(model.config, senders, receivers)
     check_metric(metric, model.config.n_vocab, target.batch)
     groups = [as_group(receiver) for receiver in receivers]
     values = np.zeros((target.batch, len(senders), len(groups)))
-    baseline = np.asarray(compiled.call(_unpatched, model, target, metric))
+    baseline = np.asarray(compiled.call(_score_unpatched, model, target, metric))
     patched_positions = None if positions is None else jnp.asarray(positions, jnp.int32)
-    # Senders of one site share a program, as do receivers of one kind.
+    # One compiled program computes all senders of a site with all receivers of `columns`.
     for site in dict.fromkeys(node.site for node in senders):
         rows = [i for i, node in enumerate(senders) if node.site == site]
-        places = jnp.asarray([_place(senders[i]) for i in rows], jnp.int32)
-        for columns in _split_receivers(site, groups):
-            chosen = [groups[i] for i in columns]
+        layer_heads = jnp.asarray([_layer_head(senders[i]) for i in rows], jnp.int32)
+        for columns in _receivers_by_cost(site, groups):
+            same_cost = [groups[i] for i in columns]
             masks = {
                 name: jnp.asarray(
-                    np.stack([receiver_mask(model.config, name, group) for group in chosen])
+                    np.stack([receiver_mask(model.config, name, group) for group in same_cost])
                 )
-                for name in sorted({node.site for group in chosen for node in group})
+                for name in sorted({node.site for group in same_cost for node in group})
             }
             patched = compiled.call(
                 _patch_paths,
                 model,
                 target,
                 source,
-                places,
+                layer_heads,
                 masks,
                 patched_positions,
                 metric,
                 site=site,
             )
-            rows_columns = np.ix_(range(target.batch), rows, columns)
-            values[rows_columns] = np.moveaxis(np.asarray(patched), 2, 0)
-    return _labelled(values, baseline, senders, groups, metric)
+            block = np.ix_(range(target.batch), rows, columns)
+            values[block] = np.moveaxis(np.asarray(patched), 2, 0)
+    return _to_array(values, baseline, senders, groups, metric)
 
 
-def _split_receivers(site: str, groups: list[tuple[Node, ...]]) -> list[list[int]]:
-    """Separates receivers within the encoder, which need the encoder to run again."""
+def _receivers_by_cost(site: str, groups: list[tuple[Node, ...]]) -> list[list[int]]:
+    """Separates the receivers for which the encoder must run again from the others.
+
+    Returns:
+        One or two lists of indices into `groups`.
+    """
     is_encoder_sender = site.startswith("encoder.")
     reruns, others = [], []
     for i, group in enumerate(groups):
@@ -143,12 +147,12 @@ def _split_receivers(site: str, groups: list[tuple[Node, ...]]) -> list[list[int
     return [columns for columns in (reruns, others) if columns]
 
 
-def _place(node: Node) -> tuple[int, int]:
-    """Returns layer and head of a sender; -1 where it has none."""
+def _layer_head(node: Node) -> tuple[int, int]:
+    """Returns layer and head of a sender, -1 for None."""
     return (-1 if node.layer is None else node.layer), (-1 if node.head is None else node.head)
 
 
-def _unpatched(model: Whisper, target: Run, metric: Metric) -> Float[Array, "B"]:
+def _score_unpatched(model: Whisper, target: Run, metric: Metric) -> Float[Array, "B"]:
     memory = memory_of(model, target)
     with full_precision(model):
         return forward.decode_and_score(model, target, memory, {}, NOTHING, metric)[0]
@@ -158,14 +162,25 @@ def _patch_paths(
     model: Whisper,
     target: Run,
     source: Run,
-    senders: Int[Array, "n two"],
+    layer_heads: Int[Array, "n two"],
     masks: dict[str, Bool[Array, "R ..."]],
     positions: Int[Array, "P"] | None,
     metric: Metric,
     *,
     site: str,
 ) -> Float[Array, "n R B"]:
-    """Scores every sender of `site` with every receiver of `masks`."""
+    """Patches the paths from n senders of `site` to R receivers and scores each.
+
+    Args:
+        model: the model.
+        target: the run that is patched.
+        source: the run from which the senders' outputs are taken.
+        layer_heads: layer and head of each sender.
+        masks: for each site, the layers and heads of each receiver.
+        positions: positions at which the senders are patched, or None for all.
+        metric: the metric.
+        site: the site of all senders.
+    """
     stack, n_receivers = sites.stack_of(site), len(next(iter(masks.values())))
     with full_precision(model):
         source_acts, target_acts = (
@@ -178,34 +193,36 @@ def _patch_paths(
         def score_pair(pair: tuple[Array, Array]) -> Float[Array, "B"]:
             sender, receiver = pair
             mask = {name: group_masks[receiver] for name, group_masks in masks.items()}
-            delta, after = _sender_delta(model, site, difference, senders[sender], positions)
+            delta, sender_stage = _sender_delta(
+                model, site, difference, layer_heads[sender], positions
+            )
             if stack == "encoder":
-                memory = audio.patched_memory(model, delta, after, mask)
+                memory = audio.patched_memory(model, delta, sender_stage, mask)
                 shape = (*jnp.shape(target.tokens), model.config.n_text_state)
                 delta = jnp.zeros(shape, delta.dtype)  # nothing is sent within the decoder
             else:
-                memory = join(audio.memory, audio.memory)
-            edits = path_edits("decoder", delta, after, mask)
+                memory = join_memories(audio.memory, audio.memory)
+            edits = path_edits("decoder", delta, sender_stage, mask)
             return _score_first_half(model, target, memory, edits, metric)
 
-        pairs = jnp.meshgrid(jnp.arange(len(senders)), jnp.arange(n_receivers), indexing="ij")
+        pairs = jnp.meshgrid(jnp.arange(len(layer_heads)), jnp.arange(n_receivers), indexing="ij")
         values = jax.lax.map(
             score_pair,
             tuple(indices.ravel() for indices in pairs),
             batch_size=min(pairs[0].size, audio.pairs_per_batch(stack)),
         )
-    return values.reshape(len(senders), n_receivers, -1)
+    return values.reshape(len(layer_heads), n_receivers, -1)
 
 
 def _sender_delta(
     model: Whisper,
     site: str,
     difference: Float[Array, "..."],
-    sender: Int[Array, "two"],
+    layer_head: Int[Array, "two"],
     positions: Int[Array, "P"] | None,
 ) -> tuple[Float[Array, "B T D"], Int[Array, ""]]:
-    """Returns what the sender would add to the stream, and the stage of its addition."""
-    layer, head = sender
+    """Returns the change of the sender's output, and the stage at which the sender adds it."""
+    layer, head = layer_head
     stack, name = site.split(".", 1)
     delta = difference if name == "embed" else difference[layer]
     if name.endswith(".z"):
@@ -218,15 +235,15 @@ def _sender_delta(
         is_patched = (jnp.arange(delta.shape[1])[:, None] == positions).any(-1)
         delta = jnp.where(is_patched[:, None], delta, 0)
     if name == "embed":
-        return delta, jnp.int32(-1)
+        return delta, jnp.int32(-1)  # before all layers
     order = ORDER[stack]
-    return delta, order.n_stages * layer + order.writers[name]
+    return delta, order.n_stages * layer + order.stage_of_sender[name]
 
 
 def _score_first_half(
     model: Whisper, target: Run, memory: Memory, edits: Edits, metric: Metric
 ) -> Float[Array, "B"]:
-    """Runs the decoder on the doubled batch and scores the run, its first half."""
+    """Decodes the doubled batch (see `path_edits`) and scores its first half, the patched run."""
     tokens = jnp.concatenate([target.tokens] * 2)
     positions = jnp.concatenate([forward.positions_of(target)] * 2)
     x, _, tap, _ = model.decoder.residual(tokens, positions, memory, edits, NOTHING)
@@ -235,7 +252,7 @@ def _score_first_half(
     return metric(unembed_scored(model.decoder.unembedding, x, metric))
 
 
-def _labelled(
+def _to_array(
     values: Float[np.ndarray, "B n R"],
     baseline: Float[np.ndarray, "B"],
     senders: Sequence[Node],

@@ -1,7 +1,8 @@
-"""Edits that keep a second copy of the residual stream, which only the receivers read.
+"""Edits that give the receivers of a path a patched copy of the residual stream.
 
-The batch is doubled. Its first half is the run; its second half is the run's stream plus what the
-sender would have added. Norms and projections of the altered stream are therefore the model's own.
+The batch is doubled. Its first half is the run. Its second half is the patched copy: the stream of
+the first half plus the change of the sender's output. The model itself therefore computes the norms
+and projections of the patched copy.
 """
 
 import jax.numpy as jnp
@@ -13,35 +14,35 @@ from jaxasr.taps import At, Edits
 
 
 @pytrees.dataclass
-class OffsetCopy:
+class SetPatchedCopy:
     """Sets the second half of the batch to the first half plus `delta`.
 
     Attributes:
-        delta: float [B, T, D], what the sender would have added.
-        after: int, the stage of the sender's addition, counted through all layers; earlier sites
-            of the stream get no `delta`.
-        n_stages: additions per layer.
-        stage: how many of them the edited site includes.
+        delta: float [B, T, D], the change of the sender's output.
+        sender_stage: int, the stage at which the sender adds its output, counted through all
+            layers (see `LayerOrder`). Sites before this addition get no `delta`.
+        n_stages: the number of stages per layer.
+        stages_before: the number of stages of the layer that precede the edited site.
     """
 
     delta: Float[Array, "B T D"]
-    after: Int[Array, ""]
+    sender_stage: Int[Array, ""]
     n_stages: int = pytrees.field(pytree_node=False)
-    stage: int = pytrees.field(pytree_node=False)
+    stages_before: int = pytrees.field(pytree_node=False)
 
     def __call__(self, x: Array, at: At) -> Array:
         run = x[: len(x) // 2]
-        is_later = self.after < self.n_stages * at.layer + self.stage
-        delta = jnp.where(is_later, self.delta, 0).astype(x.dtype)
+        is_after_sender = self.sender_stage < self.n_stages * at.layer + self.stages_before
+        delta = jnp.where(is_after_sender, self.delta, 0).astype(x.dtype)
         return jnp.concatenate([run, run + delta])
 
 
 @pytrees.dataclass
-class ReadOffsetCopy:
-    """Lets the first half of the batch take the value of the second where `mask` holds.
+class ReadPatchedCopy:
+    """Replaces the first half of the batch by the second half at the receivers.
 
     Attributes:
-        mask: bool [L, H], [L] or [], the receivers.
+        mask: bool [L, H], [L] or [], True at the receivers.
     """
 
     mask: Bool[Array, "..."]
@@ -55,24 +56,24 @@ class ReadOffsetCopy:
 def path_edits(
     stack: str,
     delta: Float[Array, "B T D"],
-    after: Int[Array, ""],
+    sender_stage: Int[Array, ""],
     masks: dict[str, Bool[Array, "..."]],
 ) -> Edits:
-    """Makes the edits of one stack: the offset copy along its stream, and its receivers.
+    """Makes the edits that set the patched copy in one stack and let the receivers read it.
 
     Args:
         stack: "encoder" or "decoder".
-        delta: what the sender would have added.
-        after: the stage of the sender's addition.
-        masks: receivers by site, of any stack.
+        delta: the change of the sender's output.
+        sender_stage: the stage at which the sender adds its output, counted through all layers.
+        masks: for each site of either stack, True at the receivers.
     """
     order = ORDER[stack]
-    edits: dict[str, OffsetCopy | ReadOffsetCopy] = {
-        f"{stack}.{site}": OffsetCopy(delta, after, order.n_stages, stage)
-        for site, stage in order.stream.items()
+    edits: dict[str, SetPatchedCopy | ReadPatchedCopy] = {
+        f"{stack}.{site}": SetPatchedCopy(delta, sender_stage, order.n_stages, stages_before)
+        for site, stages_before in order.stages_before.items()
     }
     for site, mask in masks.items():
         if sites.stack_of(site) == stack:
-            # The logits receive at the final norm's output, where only one position is unembedded.
-            edits[site.replace("decoder.logits", "decoder.ln")] = ReadOffsetCopy(mask)
+            # Only the scored position is unembedded, so the final norm's output stands for logits.
+            edits[site.replace("decoder.logits", "decoder.ln")] = ReadPatchedCopy(mask)
     return edits

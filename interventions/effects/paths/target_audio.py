@@ -1,4 +1,4 @@
-"""The audio side of a path: the target's memory, and the memory that an encoder sender changes."""
+"""Computes the decoder's memory of the target, with or without a patched encoder sender."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -14,12 +14,14 @@ from jaxasr.taps import NOTHING
 
 @pytrees.dataclass
 class TargetAudio:
-    """The target's memory and, for encoder senders, what it takes to compute a patched memory.
+    """The memory of the target, and the inputs for computing a patched memory.
 
     Attributes:
-        memory: of the target.
-        mel: the recording twice, if a receiver is in the encoder, which then runs again.
-        last_resid: else the encoder's last residual stream, which no receiver changes.
+        memory: the memory of the target without a patch.
+        mel: the mel features of the doubled batch, if sender and receiver are both in the encoder.
+            The encoder then runs again.
+        last_resid: the encoder's last residual stream, if only the sender is in the encoder. The
+            encoder need not run again, because no receiver changes this stream.
     """
 
     memory: Memory
@@ -28,7 +30,7 @@ class TargetAudio:
 
     @classmethod
     def of(cls, model: Whisper, run: Run, stack: str, reruns_encoder: bool) -> "TargetAudio":
-        """Prepares `run` for senders in `stack`."""
+        """Computes what is needed to patch senders in `stack` of the target `run`."""
         memory = memory_of(model, run)
         if stack == "decoder":
             return cls(memory, None, None)
@@ -41,38 +43,45 @@ class TargetAudio:
         self,
         model: Whisper,
         delta: Float[Array, "B S D"],
-        after: Int[Array, ""],
+        sender_stage: Int[Array, ""],
         masks: dict[str, Bool[Array, "..."]],
     ) -> Memory:
-        """Returns the memory of the doubled batch for a sender in the encoder."""
+        """Returns the memory of the doubled batch (see `path_edits`) for an encoder sender."""
         if self.mel is not None:
-            edits = path_edits("encoder", delta, after, masks)
+            edits = path_edits("encoder", delta, sender_stage, masks)
             return forward.encode(model, self.mel, edits, NOTHING)[0]
         assert self.last_resid is not None
-        copy = model.decoder.memory(model.encoder.ln_post(self.last_resid + delta))
-        return join(self.memory, copy)
+        patched = model.decoder.memory(model.encoder.ln_post(self.last_resid + delta))
+        return join_memories(self.memory, patched)
 
     def pairs_per_batch(self, stack: str) -> int:
-        """Returns how many pairs are computed together; an encoder pass takes most memory."""
+        """Returns how many pairs of sender and receiver are computed together.
+
+        Encoder senders take more bytes per pair, because each pair has a separate memory. Running
+        the encoder again takes most.
+        """
         if stack == "decoder":
             return 16
         return 4 if self.mel is None else 1
 
 
-def join(run: Memory, copy: Memory) -> Memory:
-    """Joins the memories of the two halves of the batch."""
+def join_memories(run: Memory, patched: Memory) -> Memory:
+    """Joins the memories of the two halves of the doubled batch."""
     return Memory(
-        jnp.concatenate([run.xa, copy.xa]), _join_rows(run.k, copy.k), _join_rows(run.v, copy.v)
+        jnp.concatenate([run.xa, patched.xa]),
+        _join_rows(run.k, patched.k),
+        _join_rows(run.v, patched.v),
     )
 
 
-def _join_rows(run: Array | tuple[Array, ...], copy: Array | tuple[Array, ...]) -> Array:
+def _join_rows(run: Array | tuple[Array, ...], patched: Array | tuple[Array, ...]) -> Array:
     assert not isinstance(run, tuple)  # the memory of a run is stacked
-    assert not isinstance(copy, tuple)
-    return jnp.concatenate([run, copy], 1)
+    assert not isinstance(patched, tuple)
+    return jnp.concatenate([run, patched], 1)
 
 
 def memory_of(model: Whisper, run: Run) -> Memory:
+    """Returns the memory of a run; encodes its recording if it has none."""
     if run.memory is not None:
         return run.memory
     with full_precision(model):
