@@ -205,8 +205,7 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
         for site_type in TYPES
     }
     small, large = (
-        np.mean([by_type[site_type] for site_type in types], 0)
-        for types in (TYPES[:2], TYPES[2:])
+        np.mean([by_type[site_type] for site_type in types], 0) for types in (TYPES[:2], TYPES[2:])
     )
     values = by_type | {"small_before_large": small - large}
     findings = {key: CLAIMS[key].judge_mean(value, config.seed) for key, value in values.items()}
