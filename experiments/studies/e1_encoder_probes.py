@@ -65,7 +65,7 @@ CLAIMS = {
         "Upper layers detect added noise better than shallow layers", "not asked", _RISE
     ),
     "knows_more_than_it_says": Claim(
-        "A probe predicts gender better than the model's own answer does",
+        "A probe predicts gender better than the model's answer does",
         "94.6 % against 87.8 %",
         "accuracy of the probe, minus that of the answer",
     ),
