@@ -44,7 +44,8 @@ def _edit_claims(name: str, title: str) -> dict[str, Claim]:
         f"{name}_cheap": Claim(
             f"{title.capitalize()}: clean speech is transcribed as well as before",
             "not asked",
-            "per held-out clean recording, change of the word error rate (at most 1); below 0.02",
+            "per held-out clean recording, change of the word error rate, below 0.02; both error "
+            "rates are clipped at 1",
             null=0.02,
             side="below",
             min_examples=8,

@@ -68,8 +68,8 @@ CLAIMS = {
     "one_place": Claim(
         "A single patch restores the spoken word in many sentences",
         "not reported",
-        "share of errors that the best patch restores, compared with 0.2; p against the best share "
-        "after permuting each error's outcomes among patches",
+        "share of errors that the best patch restores, compared with 0.2; p compares it with the largest "
+        "share of any patch when each error's outcomes are permuted across patches",
         null=0.2,
     ),
 }

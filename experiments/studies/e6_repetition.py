@@ -48,14 +48,15 @@ CLAIMS = {
         "The cross-attention of one layer resolves most loops",
         "layer 23 of 32: 76 %, white noise",
         "share of loops that the best cross-attention layer resolves under white noise; p "
-        "against the best share after permuting each loop's outcomes among components",
+        "compares it with the largest share of any component when each loop's outcomes are permuted "
+        "across components",
         null=0.5,
     ),
     "one_head": Claim(
         "One head resolves most loops",
         "layer 18, head 13: 78.1 %",
-        "share of loops that the best head resolves under white noise; p against the best "
-        "share after permuting each loop's outcomes among heads",
+        "share of loops that the best head resolves under white noise; p compares it with the "
+        "largest share of any head when each loop's outcomes are permuted across heads",
         null=0.5,
     ),
     "cheap_layer": Claim(
