@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from interventions.metrics import Metric
 from interventions.run import Run
-from interventions.scoring import needed, scored_position, unembed_scored
+from interventions.scoring import needed_logits, scored_position, unembed_scored
 from jaxasr.cache import Memory
 from jaxasr.model import Whisper
 from jaxasr.sites import stack_of
@@ -115,7 +115,7 @@ def decode_and_score(
     )
     x = tap("ln", model.decoder.ln(x))
     if tap.touches("logits"):
-        logits = needed(tap("logits", model.decoder.unembed(x))[:, column], metric)
+        logits = needed_logits(tap("logits", model.decoder.unembed(x))[:, column], metric)
     else:
         logits = unembed_scored(model.decoder.unembedding, x[:, column], metric)
     return metric(logits), acts | readout(tap.acts)

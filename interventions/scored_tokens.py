@@ -1,4 +1,4 @@
-"""Token ids that metrics score: checked, and selected from logits."""
+"""Checks the token ids that metrics score, and selects their logits."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,15 +9,15 @@ from jaxasr.token_ids import check_ids
 Tokens = int | np.integer | Int[Array, "*B"] | Int[np.ndarray, "*B"]
 
 
-def logits_at(values: Float[Array, "B V"], tokens: Int[Array, "B n"]) -> Float[Array, "B n"]:
-    """The values of each row at `tokens`; NaN outside of the vocabulary."""
-    # A negative index would count from the end; past the end `fill` applies.
-    index = jnp.where(tokens < 0, values.shape[1], tokens)
-    return jnp.take_along_axis(values, index, 1, mode="fill", fill_value=jnp.nan)
+def logits_at(logits: Float[Array, "B V"], tokens: Int[Array, "B n"]) -> Float[Array, "B n"]:
+    """Returns the logits of `tokens` in each row; NaN for ids outside of the vocabulary."""
+    # `take_along_axis` fills only past the end. It would count a negative index from the end.
+    index = jnp.where(tokens < 0, logits.shape[1], tokens)
+    return jnp.take_along_axis(logits, index, 1, mode="fill", fill_value=jnp.nan)
 
 
 def check_tokens(tokens: Tokens, n_vocab: int, batch: int, name: str) -> None:
-    """Raises ValueError unless `tokens` are one id of the vocabulary, or one per row."""
+    """Raises ValueError unless `tokens` is one id of the vocabulary, or has one id per row."""
     check_ids(tokens, n_vocab, name)
     if jnp.shape(tokens) not in ((), (batch,)):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Checks metrics, and selects the position and the logits that they read."""
+"""Checks metrics, and selects the position and the logits that a metric reads."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -9,13 +9,13 @@ from jaxasr.token_ids import check_ids
 
 
 def metric_of_row(metric: Metric, b: int) -> Metric:
-    """The metric of row `b` alone."""
+    """Returns the metric restricted to row `b`."""
     row = getattr(metric, "row", None)
     return metric if row is None else row(b)
 
 
 def check_metric(metric: Metric, n_vocab: int, batch: int) -> None:
-    """Raises ValueError for tokens outside of the vocabulary, or of another number of rows."""
+    """Raises ValueError if a token is not in the vocabulary, or the tokens do not fit `batch`."""
     check = getattr(metric, "check", None)
     if check is not None:
         check(n_vocab, batch)
@@ -24,7 +24,7 @@ def check_metric(metric: Metric, n_vocab: int, batch: int) -> None:
 
 
 def scored_position(metric: Metric, n_tokens: int) -> int:
-    """The column that `metric` scores. Raises ValueError when the tokens do not have it."""
+    """Returns the column that `metric` scores. Raises ValueError if it is outside of the tokens."""
     column = metric.position + n_tokens if metric.position < 0 else metric.position
     if not 0 <= column < n_tokens:
         raise ValueError(
@@ -37,17 +37,25 @@ def scored_position(metric: Metric, n_tokens: int) -> int:
 def unembed_scored(
     unembedding: Float[Array, "V D"], x: Float[Array, "B D"], metric: Metric
 ) -> Float[Array, "B n"]:
-    """Logits [B, n or V] of normed residuals, for the tokens that `metric` reads."""
-    wide = jnp.promote_types(x.dtype, jnp.float32)
+    """Multiplies normed residuals by the unembedding vectors of the tokens that `metric` reads.
+
+    Returns:
+        The logits of these tokens; of the whole vocabulary if `metric.vocab` is None.
+    """
+    out_dtype = jnp.promote_types(x.dtype, jnp.float32)
     if metric.vocab is None:
-        return jnp.einsum("bd,vd->bv", x, unembedding.astype(x.dtype), preferred_element_type=wide)
-    rows = jnp.broadcast_to(metric.vocab, (x.shape[0], metric.vocab.shape[-1]))
-    vectors = unembedding.at[rows].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
-    return jnp.einsum("bd,bnd->bn", x, vectors.astype(x.dtype), preferred_element_type=wide)
+        return jnp.einsum(
+            "bd,vd->bv", x, unembedding.astype(x.dtype), preferred_element_type=out_dtype
+        )
+    tokens = jnp.broadcast_to(metric.vocab, (x.shape[0], metric.vocab.shape[-1]))
+    vectors = unembedding.at[tokens].get(
+        mode="fill", fill_value=jnp.nan, wrap_negative_indices=False
+    )
+    return jnp.einsum("bd,bnd->bn", x, vectors.astype(x.dtype), preferred_element_type=out_dtype)
 
 
-def needed(logits: Float[Array, "B V"], metric: Metric) -> Float[Array, "B n"]:
-    """The logits that `metric` reads, of all."""
+def needed_logits(logits: Float[Array, "B V"], metric: Metric) -> Float[Array, "B n"]:
+    """Selects the logits that `metric` reads from the logits of the whole vocabulary."""
     if metric.vocab is None:
         return logits
     tokens = jnp.broadcast_to(metric.vocab, (logits.shape[0], metric.vocab.shape[-1]))

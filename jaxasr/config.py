@@ -9,15 +9,16 @@ HOP = 160  # samples between mel frames: 10 ms
 CHUNK_S = 30  # seconds in a window of the encoder
 N_SAMPLES = SAMPLE_RATE * CHUNK_S  # 480,000 samples in a window
 N_MEL_FRAMES = N_SAMPLES // HOP  # 3,000 mel frames in a window
-SAMPLES_PER_FRAME = 2 * HOP  # 320 samples per encoder frame, as the second convolution has stride 2
+SAMPLES_PER_FRAME = 2 * HOP  # 320 samples per encoder frame, because conv2 has stride 2
 FRAMES_PER_S = SAMPLE_RATE // SAMPLES_PER_FRAME  # 50 encoder frames per second, 20 ms each
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Dimensions of a checkpoint, named as in openai/whisper's `ModelDimensions`, and dtypes.
+    """Dimensions and dtypes of a checkpoint.
 
-    Encoder and decoder each have their own depth and heads: turbo has 32 and 4 layers.
+    Dimensions are named as in openai/whisper's `ModelDimensions`. Encoder and decoder may differ in
+    the number of layers and heads: turbo has 32 encoder layers and 4 decoder layers.
 
     Attributes:
         n_mels: mel bins.
@@ -26,7 +27,7 @@ class Config:
         n_audio_head: attention heads per encoder layer.
         n_audio_layer: encoder layers.
         n_vocab: tokens.
-        n_text_ctx: longest text of the decoder, in tokens, with its prompt.
+        n_text_ctx: most tokens that the decoder can read, prompt included.
         n_text_state: width of the decoder, equal to that of the encoder.
         n_text_head: attention heads per decoder layer.
         n_text_layer: decoder layers.
@@ -35,7 +36,7 @@ class Config:
         tied: whether the unembedding is the token embedding, as in every released model.
 
     Raises:
-        ValueError: widths that differ, or a number of heads that does not divide the width.
+        ValueError: encoder and decoder differ in width, or the number of heads does not divide it.
 
     Example:
         >>> jaxasr.SIZES["large-v3-turbo"].n_text_layer
@@ -62,13 +63,13 @@ class Config:
                 f"n_text_state: expected the encoder's width {self.n_audio_state}, because "
                 f"cross-attention reads the encoder's output; got {self.n_text_state}."
             )
-        for stack, state, head in (
+        for stack, width, n_head in (
             ("audio", self.n_audio_state, self.n_audio_head),
             ("text", self.n_text_state, self.n_text_head),
         ):
-            if head < 1 or state % head:
+            if n_head < 1 or width % n_head:
                 raise ValueError(
-                    f"n_{stack}_head: expected a divisor of n_{stack}_state {state}, got {head}."
+                    f"n_{stack}_head: expected a divisor of n_{stack}_state {width}, got {n_head}."
                 )
 
     @property
@@ -86,11 +87,13 @@ class Config:
         return dataclasses.replace(self, **changes)
 
 
-def _size(state: int, head: int, layers: tuple[int, int], n_vocab: int, n_mels: int = 80) -> Config:
-    return Config(n_mels, 1500, state, head, layers[0], n_vocab, 448, state, head, layers[1])
+def _size(
+    width: int, n_head: int, layers: tuple[int, int], n_vocab: int, n_mels: int = 80
+) -> Config:
+    return Config(n_mels, 1500, width, n_head, layers[0], n_vocab, 448, width, n_head, layers[1])
 
 
-_MULTILINGUAL, _ENGLISH, _V3 = 51_865, 51_864, 51_866
+_MULTILINGUAL, _ENGLISH, _V3 = 51_865, 51_864, 51_866  # tokens of each vocabulary
 
 SIZES: dict[str, Config] = {
     "tiny": _size(384, 6, (4, 4), _MULTILINGUAL),

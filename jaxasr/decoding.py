@@ -161,7 +161,7 @@ class Request:
         n_tokens = n_prompt + s.max_new_tokens
         spec = functools.partial(sites.spec, config, batch=batch, n_tokens=n_tokens)
         edits, _ = check_taps("decoder", s.edits, None, spec)
-        unroll = unrolls(config) if s.unroll is None else s.unroll
+        unroll = unrolls_layers(config) if s.unroll is None else s.unroll
         blocks = unstack_once(model.decoder, model.decoder.blocks) if unroll else None
         # NumPy arrays at this point, but JAX arrays in the compiled functions that read them.
         prompt, positions = cast(Array, prompt), cast(Array, positions)
@@ -170,7 +170,7 @@ class Request:
         )
 
 
-def unrolls(config: Config) -> bool:
+def unrolls_layers(config: Config) -> bool:
     """Returns whether a generation loops over layers instead of scanning them (decision 7)."""
     return config.n_text_layer <= MAX_UNROLLED_LAYERS
 

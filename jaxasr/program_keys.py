@@ -1,8 +1,8 @@
-"""Exact keys of compiled programs: equal keys mean that the programs compute the same.
+"""Exact keys of compiled programs. Programs with equal keys compute the same.
 
-`==` is not enough. `1 == True == 1.0`; in some versions of JAX, structures of two dataclasses with
-the same number of fields are equal; a function stays equal to itself while a global that it reads
-changes (decision 15).
+`==` is not enough, for three reasons (docs/decisions/0015). `1 == True == 1.0`. In some versions of
+JAX, the structures of two dataclasses with the same number of fields are equal. A function remains
+equal to itself when a global that it reads changes.
 """
 
 import collections
@@ -26,29 +26,35 @@ from jax.tree_util import PyTreeDef
 _ROOT = Path(__file__).parents[1]
 _SCHEMES = ("stdlib", "platstdlib", "purelib", "platlib")
 _PACKAGES = ("jaxasr", "interventions", "experiments")
-_LIBRARIES = (
+_LIBRARY_FOLDERS = (
     *{sysconfig.get_paths()[scheme] + os.sep for scheme in _SCHEMES},
     *(str(_ROOT / package) + os.sep for package in _PACKAGES),
 )
-_INSTALLED = ("site-packages", "dist-packages")  # also a user's own, or one named by PYTHONPATH
+# Matched by name too, because such a folder can be in a user's home or on PYTHONPATH.
+_INSTALL_FOLDERS = ("site-packages", "dist-packages")
 
 
 class Key:
-    """The key of a value, hashed once. It differs wherever the value could make a program differ.
+    """The key of a value, hashed once. Two values have equal keys only if their programs are equal.
 
-    Compared by content: numbers and strings with their types, containers, NumPy arrays,
-    dataclasses, attributes of objects, and structures of pytrees, whose types of nodes are compared
-    by identity. A function is compared by identity and by what it reads: its defaults, closure,
-    attributes, and the globals of its module. A class is compared by its methods and attributes.
-    Compared by identity: globals of other modules, and objects of installed libraries that a
-    function refers to. A flax module is compared by its structure and the identity of its arrays.
+    Keys compare values as follows:
+
+    * By content: numbers and strings with their types, containers, NumPy arrays and dataclasses.
+    * Other objects: by `==` and by their attributes.
+    * Structures of pytrees: by the types and static fields of their nodes.
+    * Functions: by identity, defaults, closure, attributes, and the globals that they read.
+    * Classes: by identity, methods and attributes.
+    * Flax modules: by structure and by the identity of their arrays.
+    * By identity alone: JAX arrays, Python modules, enum members, functions and classes that a
+      function uses from another module, and objects of installed libraries that it refers to.
+
     The code of installed libraries is assumed to be constant.
 
     Args:
         value: any pytree, function or object.
 
     Raises:
-        TypeError: an object that can neither be hashed nor read.
+        TypeError: an object that has no hash and no attributes.
 
     Example:
         >>> Key(1) == Key(True)
@@ -84,17 +90,17 @@ class _Identity:
 
 
 class _Reader:
-    """Reads one value into a key."""
+    """Converts one value to the parts of a key."""
 
     def __init__(self) -> None:
         self.ancestors: list[int] = []  # ids of the objects being read, outermost first
         self.already_read: set[int] = set()  # ids of functions, classes and objects in the key
 
     def read(self, value: Any, shallow: bool = False) -> Hashable:
-        """Returns the parts of a key.
+        """Returns the parts of the key of a value.
 
         Args:
-            value: what to read.
+            value: any value.
             shallow: compare objects of installed libraries by identity, unless they are
                 containers, dataclasses or functions.
         """
@@ -103,7 +109,7 @@ class _Reader:
             return value
         if kind is bool or kind is int:
             return kind, value
-        if kind is tuple:  # most of the structure of a model
+        if kind is tuple:  # a fast path, because tuples are most of a model's structure
             return kind, tuple(
                 [item if type(item) is str else self.read(item, shallow) for item in value]
             )
@@ -119,34 +125,34 @@ class _Reader:
             self.already_read.add(id(value))
         self.ancestors.append(id(value))
         try:
-            return self._parts(value, kind, shallow)
+            return self._read_by_type(value, kind, shallow)
         finally:
             self.ancestors.pop()
 
-    def _parts(self, value: Any, kind: type, shallow: bool) -> Hashable:
+    def _read_by_type(self, value: Any, kind: type, shallow: bool) -> Hashable:
         def read(part: Any) -> Hashable:
             return self.read(part, shallow)
 
         match value:
             case type():
-                return _Identity(value), () if _is_of_library(value) else tuple(
-                    self._methods(value)
+                return _Identity(value), () if _is_library_class(value) else tuple(
+                    self._read_members(value)
                 )
             case Mapping():
                 return (
                     kind,
                     tuple([(read(name), read(item)) for name, item in value.items()]),
-                    self._attributes(value),
+                    self._read_attributes(value),
                 )
             case PyTreeDef():
-                return self._structure(value)
+                return self._read_treedef(value)
             case tuple() | list() | collections.deque():
-                return kind, tuple(map(read, value)), self._attributes(value)
+                return kind, tuple(map(read, value)), self._read_attributes(value)
             case nnx.Module() | nnx.Variable():
                 leaves, tree = jax.tree.flatten(value)
                 return hash(tree), tree, tuple(map(_Identity, leaves))
             case set() | frozenset():
-                return kind, frozenset(map(read, value)), self._attributes(value)
+                return kind, frozenset(map(read, value)), self._read_attributes(value)
             case bytes():
                 return kind, value
             case np.ndarray() | np.generic() if value.dtype != object:
@@ -156,20 +162,20 @@ class _Reader:
             case types.MethodType():
                 return kind, read(value.__func__), read(value.__self__)
             case types.FunctionType():
-                return _Identity(value), tuple(self._references(value))
+                return _Identity(value), tuple(self._read_references(value))
         if hasattr(kind, "__dataclass_fields__"):
-            return self.read(kind), self._attributes(value)
-        if shallow and _is_of_library(kind) and kind is not types.SimpleNamespace:
+            return self.read(kind), self._read_attributes(value)
+        if shallow and _is_library_class(kind) and kind is not types.SimpleNamespace:
             return _Identity(value)
-        return self._object(value, kind)
+        return self._read_object(value, kind)
 
-    def _structure(self, tree: Any) -> Hashable:
+    def _read_treedef(self, tree: Any) -> Hashable:
         if (node := tree.node_data()) is None:
             return None
         kind, static = node
-        return self.read(kind), self.read(static), tuple(map(self._structure, tree.children()))
+        return self.read(kind), self.read(static), tuple(map(self._read_treedef, tree.children()))
 
-    def _object(self, value: Any, kind: type) -> Hashable:
+    def _read_object(self, value: Any, kind: type) -> Hashable:
         if kind.__hash__ is None and not hasattr(value, "__dict__") and not _slots(kind):
             raise TypeError(
                 "A static value must be hashable, or a pytree whose leaves are arrays; "
@@ -177,24 +183,28 @@ class _Reader:
             )
         defines_equality = kind.__hash__ is not None and kind.__eq__ is not object.__eq__
         if defines_equality:
-            return self.read(kind), value, () if _is_of_library(kind) else self._attributes(value)
+            return (
+                self.read(kind),
+                value,
+                () if _is_library_class(kind) else self._read_attributes(value),
+            )
         if id(value) in self.already_read:
             return _Identity(value)
         self.already_read.add(id(value))
-        return self.read(kind), _Identity(value), self._attributes(value)
+        return self.read(kind), _Identity(value), self._read_attributes(value)
 
-    def _attributes(self, value: Any) -> Hashable:
+    def _read_attributes(self, value: Any) -> Hashable:
         kind = type(value)
         names = (*getattr(kind, "__dataclass_fields__", ()), *_slots(kind))
         attributes = {name: getattr(value, name) for name in names if hasattr(value, name)}
-        return self._named({**attributes, **getattr(value, "__dict__", {})}.items())
+        return self._read_items({**attributes, **getattr(value, "__dict__", {})}.items())
 
-    def _named(self, items: Iterable[tuple[str, Any]]) -> Hashable:
+    def _read_items(self, items: Iterable[tuple[str, Any]]) -> Hashable:
         return tuple((name, self.read(item, shallow=True)) for name, item in items)
 
-    def _methods(self, kind: type) -> Iterator[Hashable]:
+    def _read_members(self, kind: type) -> Iterator[Hashable]:
         for base in kind.__mro__:
-            for name, member in () if _is_of_library(base) else vars(base).items():
+            for name, member in () if _is_library_class(base) else vars(base).items():
                 if isinstance(member, property):
                     yield name, self.read((member.fget, member.fset), shallow=True)
                 elif isinstance(member, staticmethod | classmethod):
@@ -202,15 +212,15 @@ class _Reader:
                 elif isinstance(member, types.FunctionType) or not name.startswith("__"):
                     yield name, self.read(member, shallow=True)
 
-    def _references(self, function: types.FunctionType) -> Iterator[Hashable]:
-        if _in_library(function.__code__.co_filename):
+    def _read_references(self, function: types.FunctionType) -> Iterator[Hashable]:
+        if _is_library_file(function.__code__.co_filename):
             return
         keyword_defaults = function.__kwdefaults__ or {}
-        yield self._named(
+        yield self._read_items(
             [("", function.__defaults__), *keyword_defaults.items(), *vars(function).items()]
         )
-        closure = map(_content, function.__closure__ or ())
-        yield self._named(zip(function.__code__.co_freevars, closure))
+        closure = map(_read_cell, function.__closure__ or ())
+        yield self._read_items(zip(function.__code__.co_freevars, closure))
         for name in _global_names(function.__code__):
             if name in function.__globals__:
                 value = function.__globals__[name]
@@ -220,8 +230,10 @@ class _Reader:
 
 
 @functools.cache
-def _in_library(file: str) -> bool:
-    return file.startswith(_LIBRARIES) or not set(_INSTALLED).isdisjoint(Path(file).parts)
+def _is_library_file(file: str) -> bool:
+    return file.startswith(_LIBRARY_FOLDERS) or not set(_INSTALL_FOLDERS).isdisjoint(
+        Path(file).parts
+    )
 
 
 @functools.cache
@@ -239,21 +251,23 @@ def _as_tuple(slots: Any) -> tuple[str, ...]:
 
 
 @functools.cache
-def _is_of_library(kind: type) -> bool:
+def _is_library_class(kind: type) -> bool:
     module = sys.modules.get(kind.__module__)
-    return kind.__module__ == "builtins" or _in_library(getattr(module, "__file__", None) or "")
+    return kind.__module__ == "builtins" or _is_library_file(
+        getattr(module, "__file__", None) or ""
+    )
 
 
-def _content(cell: types.CellType) -> Any:
+def _read_cell(cell: types.CellType) -> Any:
     try:
         return cell.cell_contents
-    except ValueError:  # not assigned yet
+    except ValueError:  # the variable is not assigned yet
         return None
 
 
 @functools.cache
 def _global_names(code: types.CodeType) -> tuple[str, ...]:
-    """Returns the names that code, and functions defined in it, may look up in their module."""
+    """Returns the global names in code and in the functions that it defines."""
     inner = (const for const in code.co_consts if isinstance(const, types.CodeType))
     inner_names = (name for inner_code in inner for name in _global_names(inner_code))
     return tuple(dict.fromkeys([*code.co_names, *inner_names]))

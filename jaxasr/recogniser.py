@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from jaxasr import display
 from jaxasr.alignment.choose_heads import choose_heads, speech_windows
-from jaxasr.alignment.forced import align_windows, place
+from jaxasr.alignment.forced import align_windows, place_text
 from jaxasr.alignment.released_heads import Heads, check_heads, default_heads
 from jaxasr.audio import load_audio
 from jaxasr.cache import Memory
@@ -194,7 +194,7 @@ class Recogniser:
             words[0].start, words[0].end
             ```
         """
-        windows = place(self.model, self.tokenizer, _samples(audio), text, language=language)
+        windows = place_text(self.model, self.tokenizer, _samples(audio), text, language=language)
         heads = heads or self.checkpoint.alignment_heads
         heads = heads or choose_heads(self.model, self.tokenizer, windows)
         return tuple(align_windows(self.model, self.tokenizer, windows, heads=heads))

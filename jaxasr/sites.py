@@ -81,16 +81,16 @@ def sites_of(stack: str) -> list[str]:
     return [site for site in SITES if stack_of(site) == stack]
 
 
-def check_known(sites: Iterable[str], among: Iterable[str] = SITES, what: str = "site") -> None:
+def check_known(sites: Iterable[str], among: Iterable[str] = SITES, kind: str = "site") -> None:
     """Checks that sites exist.
 
     Args:
         sites: names to check.
         among: names that exist.
-        what: what the names are, for the message.
+        kind: the noun for a name in the error message, such as "sender".
 
     Raises:
-        ValueError: an unknown name; the message lists those that exist and the nearest one.
+        ValueError: an unknown name. The message gives the nearest name and all names that exist.
 
     Example:
         >>> jaxasr.sites.check_known(["decoder.logits"])
@@ -100,7 +100,7 @@ def check_known(sites: Iterable[str], among: Iterable[str] = SITES, what: str = 
         if site not in among:
             near = difflib.get_close_matches(site, among, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"Unknown {what} {site!r}.{hint} Expected one of: {', '.join(among)}.")
+            raise ValueError(f"Unknown {kind} {site!r}.{hint} Expected one of: {', '.join(among)}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,9 +137,10 @@ def spec(
     Args:
         config: dimensions of the model.
         site: full name.
-        batch: rows.
+        batch: number of rows.
         n_tokens: decoder tokens of the pass.
-        n_keys: tokens that decoder self-attention sees, cached ones included; None: `n_tokens`.
+        n_keys: tokens that decoder self-attention attends to, including cached ones. None stands
+            for `n_tokens`.
 
     Raises:
         ValueError: an unknown site.

@@ -1,4 +1,4 @@
-"""Checks of token ids, on the host and before anything is compiled."""
+"""Checks token ids on the host, before a program is compiled."""
 
 from typing import Any
 
@@ -13,10 +13,10 @@ def check_integers(ids: Any, name: str) -> None:
 
     Args:
         ids: one id, or an array of them.
-        name: the argument, for the message.
+        name: name of the argument in the error message.
 
     Raises:
-        ValueError: other values.
+        ValueError: ids that are not integers, or do not fit into int32.
     """
     ids = _as_array(ids)
     concrete = not is_traced(ids)
@@ -36,7 +36,7 @@ def check_ids(ids: Any, n_vocab: int, name: str) -> None:
     Args:
         ids: one id, or an array of them.
         n_vocab: number of tokens.
-        name: the argument, for the message.
+        name: name of the argument in the error message.
 
     Raises:
         ValueError: ids that are not integers, or not from 0 to `n_vocab` - 1.
@@ -56,5 +56,5 @@ def check_ids(ids: Any, n_vocab: int, name: str) -> None:
 
 
 def _as_array(ids: Any) -> Any:
-    # In NumPy, because under a trace even the minimum of a constant would be traced.
+    # NumPy, because inside a trace jnp would trace the comparisons of constant ids too.
     return ids if is_traced(ids) else np.asarray(ids)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Key
 from jaxasr.alignment.released_heads import Heads
 from jaxasr.alignment.words import align
 from jaxasr.cache import Memory
-from jaxasr.decoding import unrolls
+from jaxasr.decoding import unrolls_layers
 from jaxasr.generate import Generation, generate
 from jaxasr.model import Whisper
 from jaxasr.options import Options
@@ -42,7 +42,7 @@ class WindowDecoder:
     def encode(self, mels: Sequence[Float[Array | np.ndarray, "M F"]]) -> Memory:
         """Encodes a batch of windows."""
         mel = jnp.stack([jnp.asarray(mel) for mel in mels])
-        unstacked = unrolls(self.model.config)
+        unstacked = unrolls_layers(self.model.config)
         return self.model.encode(mel, edits=self.encoder_edits, unstacked=unstacked)[0]
 
     def decode(

@@ -54,7 +54,7 @@ def test_the_edits_have_the_described_effects(names):
     assert page["masked"] != plain
     assert page["restricted"] != plain
     np.testing.assert_array_less(0, np.abs(np.diff(page["clipped"])[0]))
-    assert page["heads"].baseline_text.item() == plain
+    assert page["by_head"].baseline_text.item() == plain
     assert set(page["loaded"]) == {"decoder.resid_post", "decoder.mlp_out"}
 
 

@@ -1,7 +1,7 @@
-"""Implementations of transcription, each a worker: from features [B, M, 3000] to greedy tokens.
+"""Workers that transcribe with one library each: features [B, M, 3000] to greedy tokens.
 
-Encoder and decoder are timed separately: `transcribe(rows)` returns `tokens` (without the
-end-of-text), `encode_s` and `decode_s`. A contender imports only what it needs.
+`transcribe(rows)` times encoder and decoder separately: it returns `tokens` (without the
+end-of-text), `encode_s` and `decode_s`. A contender imports only its library.
 """
 
 import time
@@ -34,14 +34,17 @@ class Contender:
         """Returns peak memory in bytes, and seconds of compilation so far."""
         return {"peak_rss": peak_rss(), "compile_s": self.compile_s}
 
-    def _result(self, tokens: Any, start: float, encoded: float) -> dict[str, Any]:
-        """Tokens without prompt and end-of-text, and seconds since `start` and `encoded`."""
+    def _result(self, tokens: Any, start: float, encoded_at: float) -> dict[str, Any]:
+        """Removes prompt and end-of-text from `tokens`, and adds the seconds of each stage.
+
+        The encoder runs from `start` to `encoded_at`, the decoder from there to this call.
+        """
         end = time.perf_counter()
         prompt, eot = self.job["prompt"], self.job["eot"]
         rows = [list(map(int, row)) for row in tokens]
         rows = [row[len(prompt) :] if row[: len(prompt)] == prompt else row for row in rows]
         rows = [row[: row.index(eot)] if eot in row else row for row in rows]
-        return {"tokens": rows, "encode_s": encoded - start, "decode_s": end - encoded}
+        return {"tokens": rows, "encode_s": encoded_at - start, "decode_s": end - encoded_at}
 
 
 class Ours(Contender):
@@ -66,13 +69,15 @@ class Ours(Contender):
         import jax.numpy as jnp
 
         import jaxasr
-        from jaxasr.decoding import unrolls
+        from jaxasr.decoding import unrolls_layers
 
         start = time.perf_counter()
         memory, _ = jax.block_until_ready(
-            self.model.encode(jnp.asarray(self.mels[rows]), unstacked=unrolls(self.model.config))
+            self.model.encode(
+                jnp.asarray(self.mels[rows]), unstacked=unrolls_layers(self.model.config)
+            )
         )
-        encoded = time.perf_counter()
+        encoded_at = time.perf_counter()
         prompt = jnp.tile(jnp.array(self.job["prompt"], jnp.int32), (len(rows), 1))
         out = jaxasr.generate(
             self.model,
@@ -82,10 +87,10 @@ class Ours(Contender):
             rules=self.rules,
             eot=self.job["eot"],
         )
-        return self._result(np.asarray(out.tokens), start, encoded)
+        return self._result(np.asarray(out.tokens), start, encoded_at)
 
     def numbers(self) -> dict[str, float]:
-        """Returns peak memory of process and device, and compilation so far."""
+        """Returns peak memory in bytes, and seconds and number of compilations so far."""
         import jax
 
         stats = jax.devices()[0].memory_stats() or {}
@@ -104,20 +109,25 @@ def _rules(job: Job, n_vocab: int) -> Any:
 
     from jaxasr.rules import Rules
 
-    suppress, begin = (
+    suppress, suppress_begin = (
         jnp.zeros(n_vocab, bool).at[jnp.array(job[key], int)].set(True)
         for key in ("suppress", "suppress_begin")
     )
     return Rules(
-        suppress, begin, jnp.int32(0), timestamps=False, eot=job["eot"], timestamp_begin=n_vocab
+        suppress,
+        suppress_begin,
+        jnp.int32(0),
+        timestamps=False,
+        eot=job["eot"],
+        timestamp_begin=n_vocab,
     )
 
 
 class Torch(Contender):
-    """`generate` of `transformers` with its own cache and fused attention."""
+    """`generate` of `transformers` with the cache of `transformers` and fused attention."""
 
     def load(self) -> None:
-        """Loads the model; a hook reads the clock when its encoder has finished."""
+        """Loads the model, and adds a hook that reads the clock when the encoder has finished."""
         import torch
 
         self.torch, self.model = torch, models.torch_model(self.job)
@@ -127,7 +137,7 @@ class Torch(Contender):
 
     def _read_clock(self) -> None:
         models.wait_for_torch()
-        self.encoded = time.perf_counter()
+        self.encoded_at = time.perf_counter()
 
     def transcribe(self, rows: list[int]) -> dict[str, Any]:
         """Returns the tokens of `rows`, and the seconds of encoder and decoder."""
@@ -144,7 +154,7 @@ class Torch(Contender):
                 **language,
             )
             tokens = out.cpu().numpy()
-        return self._result(tokens, start, self.encoded)
+        return self._result(tokens, start, self.encoded_at)
 
     def numbers(self) -> dict[str, float]:
         """Returns peak memory of process and device."""
@@ -173,7 +183,7 @@ class FasterWhisper(Contender):
 
         start = time.perf_counter()
         xa = self.model.encode(StorageView.from_array(np.ascontiguousarray(self.mels[rows])))
-        encoded = time.perf_counter()
+        encoded_at = time.perf_counter()
         prompt = self.job["prompt"]
         results = self.model.generate(
             xa,
@@ -183,4 +193,4 @@ class FasterWhisper(Contender):
             suppress_tokens=self.job["suppress"],
             suppress_blank=True,
         )
-        return self._result([result.sequences_ids[0] for result in results], start, encoded)
+        return self._result([result.sequences_ids[0] for result in results], start, encoded_at)

@@ -1,4 +1,4 @@
-"""`jaxasr align`: the times of the words of a given text."""
+"""Defines `jaxasr align`, which prints when each word of a given text is spoken."""
 
 import sys
 import unicodedata
@@ -39,9 +39,9 @@ _FORMAT_HELP = (
     "per line of the text. json: everything."
 )
 _HEADS_HELP = (
-    "Cross-attention heads that give the times. official: those of the checkpoint. chosen: those "
-    "that fit this recording best. all. Or a list such as 3.2,4.7 (layer.head, from 0). "
-    "Default: official, or chosen if the checkpoint names none."
+    "Cross-attention heads that give the times. official: the alignment heads of the checkpoint. "
+    "chosen: the heads that fit this recording best. all: every head. 3.2,4.7: a list of "
+    "layer.head, from 0. Default: official, or chosen if the checkpoint names no alignment heads."
 )
 
 
@@ -58,8 +58,8 @@ def align(
 ) -> None:
     """Prints when each word of a given text is spoken: start and end in seconds, and a probability.
 
-    The probability is the mean probability of the word's tokens, given the words before. Words that
-    are not spoken also get times, with a low probability.
+    The probability of a word is the mean over its tokens. The model predicts each token from the
+    audio and the preceding text. Words that are not spoken also get times, with a low probability.
     """
     from experiments import runtime
     from experiments.progress import Progress
@@ -132,17 +132,19 @@ def _without_control(char: str) -> str:
 
 
 def _check_heads_option(heads: str) -> None:
-    """Refuses, before the model loads, what is not an option for any model."""
+    """Raises ValueError if `--heads` is malformed, before the model loads."""
     if heads not in ("", "official", "chosen", "all"):
         _parse_heads(heads)
 
 
 def _parse_heads(heads: str) -> tuple[tuple[int, int], ...]:
     try:
-        layers, columns = zip(
+        layers, head_indices = zip(
             *(pair.split(".") for pair in heads.replace(",", " ").split()), strict=True
         )
-        return tuple((int(layer), int(head)) for layer, head in zip(layers, columns, strict=True))
+        return tuple(
+            (int(layer), int(head)) for layer, head in zip(layers, head_indices, strict=True)
+        )
     except ValueError:
         raise ValueError(
             f"--heads {heads}: expected official, chosen, all or a list such as 3.2,4.7."
@@ -166,17 +168,18 @@ def align_text(
         text: the words that are spoken.
         steps: shows progress.
         language: of the text; None detects it.
-        heads: as `--heads`.
+        heads: the value of `--heads`; "" is the default.
 
     Returns:
         Plain values: `text`, `segments` (one per line of the text, with its words), `language`,
         `duration` in seconds, and the `heads` that gave the times.
 
     Raises:
-        ValueError: for heads that the model does not have, and as `Recogniser.align`.
+        ValueError: for heads that the model does not have, and for the same reasons as in
+            `Recogniser.align`.
     """
     from jaxasr.alignment.choose_heads import choose_heads
-    from jaxasr.alignment.forced import align_windows, place
+    from jaxasr.alignment.forced import align_windows, place_text
     from jaxasr.alignment.released_heads import all_heads, check_heads
     from jaxasr.config import SAMPLE_RATE
 
@@ -186,30 +189,30 @@ def align_text(
         raise ValueError(
             f"--heads official: {asr.checkpoint.name} names no alignment heads. Use --heads chosen."
         )
-    listed = (
+    pairs = (
         {"official": official, "all": all_heads(asr.config)}.get(heads)
         if heads in ("official", "all", "chosen")
         else _parse_heads(heads)
     )
-    if listed:
-        check_heads(asr.config, listed)
+    if pairs:
+        check_heads(asr.config, pairs)
     with steps.bar("place the text") as progress:
-        windows = place(
+        windows = place_text(
             asr.model, asr.tokenizer, samples, text, language=language, progress=progress
         )
-    if listed is None:
+    if pairs is None:
         with steps("choose heads"):
-            listed = choose_heads(asr.model, asr.tokenizer, windows)
-        names = ",".join(f"{layer}.{head}" for layer, head in listed)
+            pairs = choose_heads(asr.model, asr.tokenizer, windows)
+        names = ",".join(f"{layer}.{head}" for layer, head in pairs)
         typer.echo(f"heads chosen on this recording: {names}", err=True)
     with steps.bar("align") as progress:
-        words = align_windows(asr.model, asr.tokenizer, windows, heads=listed, progress=progress)
+        words = align_windows(asr.model, asr.tokenizer, windows, heads=pairs, progress=progress)
     return {
         "text": " ".join(text.split()),
         "segments": _segments(words, text),
         "language": windows[0].language,
         "duration": len(samples) / SAMPLE_RATE,
-        "heads": [list(pair) for pair in listed],
+        "heads": [list(pair) for pair in pairs],
     }
 
 

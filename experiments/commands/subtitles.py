@@ -1,4 +1,4 @@
-"""Renders transcripts in the file formats of openai/whisper (`utils.py`), with words if wanted."""
+"""Renders transcripts, per segment or per word, in the file formats of openai/whisper."""
 
 import enum
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Format(enum.StrEnum):
-    """File formats of a transcript, those of openai/whisper."""
+    """File formats of a transcript, as in openai/whisper's `utils.py`."""
 
     txt = "txt"
     srt = "srt"
@@ -19,11 +19,11 @@ def render(result: dict[str, Any], kind: Format, words: bool = False) -> str:
     """Renders a transcript as the content of a file.
 
     Args:
-        result: what `Transcript.to_dict()` returns, possibly with more keys.
+        result: the dict of `Transcript.to_dict()`; it may have more keys.
         kind: file format. txt has one line per segment; srt and vtt have one cue per segment; tsv
             has times in milliseconds under a header; json has all of `result`.
-        words: whether txt and tsv have one row per word, with its probability, under a header, and
-            whether the cues of srt and vtt begin and end with their words.
+        words: use word times. txt and tsv then have a header and one row per word with its
+            probability. Each cue of srt and vtt begins with its first word and ends with its last.
 
     Returns:
         The text. Every line ends with a newline.
@@ -71,7 +71,8 @@ def _srt(result: dict[str, Any], words: bool) -> Iterator[str]:
 def _vtt(result: dict[str, Any], words: bool) -> Iterator[str]:
     yield "WEBVTT\n"
     for start, end, text in _cues(result, words):
-        escaped = text.replace("&", "&amp;").replace("<", "&lt;")  # they begin entities and tags
+        # Escaped, because & begins an entity and < begins a tag.
+        escaped = text.replace("&", "&amp;").replace("<", "&lt;")
         yield f"{clock(start, '.')} --> {clock(end, '.')}\n{escaped}\n"
 
 
@@ -80,9 +81,9 @@ _LINES = {Format.txt: _txt, Format.tsv: _tsv, Format.srt: _srt, Format.vtt: _vtt
 
 def _cues(result: dict[str, Any], words: bool) -> Iterator[tuple[float, float, str]]:
     for segment in result["segments"]:
-        timed = segment["words"] if words and segment["words"] else [segment]
+        spans = segment["words"] if words and segment["words"] else [segment]
         text = _one_line(segment["text"]).replace("-->", "->")
-        yield timed[0]["start"], timed[-1]["end"], text
+        yield spans[0]["start"], spans[-1]["end"], text
 
 
 def _words(result: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -103,15 +104,15 @@ def _ms(seconds: float) -> int:
     return round(1000 * seconds)
 
 
-def clock(seconds: float, point: str, *, hours: bool = False) -> str:
+def clock(seconds: float, decimal_mark: str, *, hours: bool = False) -> str:
     """Formats seconds as `02:03.456`, or `01:02:03.456` from one hour on.
 
     Args:
         seconds: time since the start.
-        point: separator before the milliseconds.
+        decimal_mark: separator before the milliseconds.
         hours: whether hours are always shown.
     """
     minutes, ms = divmod(_ms(seconds), 60_000)
-    whole, minutes = divmod(minutes, 60)
-    lead = f"{whole:02d}:" if hours or whole else ""
-    return f"{lead}{minutes:02d}:{ms // 1000:02d}{point}{ms % 1000:03d}"
+    n_hours, minutes = divmod(minutes, 60)
+    hours_text = f"{n_hours:02d}:" if hours or n_hours else ""
+    return f"{hours_text}{minutes:02d}:{ms // 1000:02d}{decimal_mark}{ms % 1000:03d}"

@@ -79,7 +79,7 @@ class Passes:
             acts |= decoder_acts
         return jax.device_get(acts), lengths
 
-    def missing(self, lengths: dict[str, list[int]], row: int) -> str:
+    def missing_position(self, lengths: dict[str, list[int]], row: int) -> str:
         """Why a row lacks a position that is to be read; "" if it has all of them."""
         for stack in {stack_of(site) for site in self.job.sites}:
             length = lengths[stack][row]

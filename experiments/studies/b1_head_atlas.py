@@ -22,11 +22,12 @@ from jaxasr import Recogniser
 from jaxasr.taps import Edit
 
 _BEST = (
-    "share of {} for the head with the largest share; p against the best of all heads, with each "
-    "recording's outcomes permuted among them"
+    "share of {} for the head with the largest share; p compares it with the largest share of any "
+    "head when each recording's outcomes are permuted across heads"
 )
 _COST = (
-    "change of the word error rate of clean speech (both at most 1) without that head, below 0.02"
+    "change of the word error rate of clean speech without that head, below 0.02; both error rates "
+    "are clipped at 1"
 )
 CLAIMS = {
     "silences": Claim(
@@ -37,8 +38,8 @@ CLAIMS = {
         null=0.1,
     ),
     "silences_cheaply": Claim(
-        "Clean speech does not need the head that prevents most words without speech",
-        "Calm-Whisper: hardly, once tuned",
+        "Clean speech does not need the head whose ablation prevents most words without speech",
+        "Calm-Whisper: word error rates hardly rise once the heads are fine-tuned",
         _COST,
         0.02,
         "below",
@@ -51,7 +52,7 @@ CLAIMS = {
         null=0.5,
     ),
     "unloops_cheaply": Claim(
-        "Clean speech does not need the head that stops most loops",
+        "Clean speech does not need the head whose ablation stops most loops",
         "not measured",
         _COST,
         0.02,
@@ -61,8 +62,8 @@ CLAIMS = {
     "same_heads": Claim(
         "The heads that cause words without speech also sustain loops",
         "not asked; the two failures are described as different ones",
-        "over heads, rank correlation of the two shares, Fisher's interval; without heads that "
-        "cost over 0.2 of word error rate",
+        "rank correlation of the two shares over heads, with Fisher's interval; heads whose "
+        "ablation raises the word error rate by more than 0.2 are excluded",
         min_examples=12,
     ),
 }
@@ -78,7 +79,7 @@ class Config(Settings):
     n_clean: int = choice(200, "clean utterances with transcripts")
     max_new_tokens: int = choice(224, "half of the decoder's context, as openai/whisper")
     ablation: str = choice(
-        "zero", "'zero', or 'mean': a head's mean over texts of clean speech that is not scored"
+        "zero", "'zero', or 'mean': a head's mean over texts of held-out clean speech"
     )
     n_mean: int = choice(20, "clean utterances that the mean is taken over")
     hallucination: str = choice(
@@ -90,17 +91,17 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
     """Ablates every head on all recordings.
 
     Returns:
-        As `experiments.studies.ablation.to_dataset`; `recording` [example] is "nonspeech", "loop"
-        or "clean".
+        The dataset of `experiments.studies.ablation.to_dataset`, with the coordinate `recording`
+        [example]: "nonspeech", "loop" or "clean".
 
     Raises:
         ValueError: an unknown `config.ablation`, or too few clean recordings for a mean.
     """
     speech = clean_speech(corpus, asr, config.n_clean + config.n_mean, config.max_new_tokens)
-    limits = (config.n_loops, config.tries, keep, config.max_new_tokens)
+    search_options = (config.n_loops, config.tries, keep, config.max_new_tokens)
     recordings = {
         "nonspeech": nonspeech(corpus, config.n_nonspeech),
-        "loop": find_loops(asr, corpus, *limits),
+        "loop": find_loops(asr, corpus, *search_options),
         "clean": speech[: config.n_clean],
     }
     ablate_heads = functools.partial(
@@ -110,7 +111,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
         kind=config.ablation,
         max_new_tokens=config.max_new_tokens,
         seed=config.seed,
-        means=_means(asr, speech[config.n_clean :], config),
+        means=_prepare_means(asr, speech[config.n_clean :], config),
     )
     items = [
         [item]
@@ -125,30 +126,32 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
     return arrays.assign_coords(example=names, recording=("example", kinds))
 
 
-def _means(asr: Recogniser, clips: Sequence[Utterance], config: Config) -> dict[str, Edit] | None:
+def _prepare_means(
+    asr: Recogniser, clips: Sequence[Utterance], config: Config
+) -> dict[str, Edit] | None:
     if config.ablation == "zero":
         return None
     if config.ablation != "mean":
         raise ValueError(f"ablation: expected 'zero' or 'mean', got {config.ablation!r}.")
     if not clips:
         raise ValueError(
-            f"n_mean: expected clean recordings besides the {config.n_clean} that are scored, "
-            "found none; reduce n_clean."
+            f"n_mean: expected clean recordings for the mean, in addition to the {config.n_clean} "
+            "that are scored; found none. Reduce n_clean or raise n_mean."
         )
     return dict(mean_edits(asr, clips, HEADS))
 
 
 def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
     """Judges `CLAIMS`."""
-    by_name = effects(arrays)
-    silenced, unlooped, cost = by_name.values()
+    effects_by_name = effects(arrays)
+    silenced, unlooped, cost = effects_by_name.values()
     no_loops = "none of the transcribed recordings makes this model loop"
     findings = {
         **_judge_best("silences", silenced, cost, "no recording without speech", config.seed),
         **_judge_best("unloops", unlooped, cost, no_loops, config.seed),
         "same_heads": _judge_same_heads(silenced, unlooped, cost),
     }
-    return Analysis(findings, _numbers(arrays, by_name))
+    return Analysis(findings, _numbers(arrays, effects_by_name))
 
 
 def _judge_best(
@@ -171,7 +174,7 @@ def _judge_same_heads(
     harmless = cost.mean("example").values <= 0.2
     x, y = (effect.mean("example").values[harmless] for effect in (silenced, unlooped))
     if len(x) < 4 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return claim.judge(None, "all heads have the same effect")
+        return claim.judge(None, "fewer than 4 heads are left, or all have the same effect")
     rho, p = map(float, scipy.stats.spearmanr(x, y))
     low, high = _fisher_interval(rho, len(x))
     return claim.judge(Evidence(rho, low, high, len(x), p))
@@ -184,26 +187,26 @@ def _fisher_interval(rho: float, n: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _numbers(arrays: xr.Dataset, by_name: dict[str, xr.DataArray]) -> dict[str, Any]:
-    quiet, speech = (arrays.recording.values == kind for kind in ("nonspeech", "clean"))
+def _numbers(arrays: xr.Dataset, effects_by_name: dict[str, xr.DataArray]) -> dict[str, Any]:
+    is_nonspeech, is_clean = (arrays.recording.values == kind for kind in ("nonspeech", "clean"))
     means = {
         name: effect.mean("example").values.round(3)
-        for name, effect in by_name.items()
+        for name, effect in effects_by_name.items()
         if effect.sizes["example"]
     }
     heads = {
         name: {effect: float(values[cell]) for effect, values in means.items()}
         for cell, name in enumerate(head_names(arrays))
     }
-    plain = {
-        "n": {name: effect.sizes["example"] for name, effect in by_name.items()},
-        "words_without_speech": _mean(arrays.baseline_insertions.values[quiet] > 0),
-        "wer_clean": _mean(arrays.baseline_wer.values[speech]),
+    without_edits = {
+        "n": {name: effect.sizes["example"] for name, effect in effects_by_name.items()},
+        "words_without_speech": _rounded_mean(arrays.baseline_insertions.values[is_nonspeech] > 0),
+        "wer_clean": _rounded_mean(arrays.baseline_wer.values[is_clean]),
     }
-    return {"plain": plain, "heads": heads}
+    return {"plain": without_edits, "heads": heads}
 
 
-def _mean(values: np.ndarray) -> float | None:
+def _rounded_mean(values: np.ndarray) -> float | None:
     return round(float(np.mean(values)), 4) if len(values) else None
 
 

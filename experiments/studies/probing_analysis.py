@@ -29,7 +29,7 @@ def verdict(
         arrays: from `experiments.studies.probing.concatenate`.
         question: the question.
         statistic: maps the question's rows to one number per group, or to evidence.
-        config: seed of the bootstrap.
+        config: its `seed` is that of the bootstrap.
 
     Returns:
         The finding; not testable if the question has no rows.
@@ -48,7 +48,7 @@ def judge_groups(claim: Claim, values: Float[np.ndarray, "G"], config: Probing) 
     Args:
         claim: the claim.
         values: one number per group, in [-1, 1].
-        config: seed of the bootstrap.
+        config: its `seed` is that of the bootstrap.
 
     Returns:
         The finding. See `inflate_variance` for the width of the interval.
@@ -60,11 +60,11 @@ def judge_groups(claim: Claim, values: Float[np.ndarray, "G"], config: Probing) 
 def inflate_variance(values: Float[np.ndarray, "G ..."]) -> Float[np.ndarray, "G ..."]:
     """Multiplies deviations from the mean by √2, because out-of-fold predictions are correlated.
 
-    If there is nothing to learn, a row is classified right because it resembles rows of its class
-    in other folds, and these are classified right because they resemble it. Every pair of rows
-    enters twice, so the variance of the mean is twice what independent rows would have. No unbiased
-    estimate of that variance exists (Bengio and Grandvalet 2004); if there is something to learn,
-    this one is conservative.
+    Suppose that labels cannot be predicted. Then a row is correct because it happens to resemble
+    rows of its class in other folds, and by the same resemblance those rows are correct. Each pair
+    of rows counts twice, which doubles the variance of the mean compared with independent rows. No
+    unbiased estimate of that variance exists (Bengio and Grandvalet 2004). Where labels can be
+    predicted, the factor is conservative.
 
     Example:
         >>> inflate_variance(np.array([-1.0, 1.0])).round(3)
@@ -82,7 +82,7 @@ def _clip(evidence: Evidence) -> Evidence:
 def layers_between(rows: xr.Dataset, low: float, high: float) -> list[str]:
     """Lists the layers at relative depths from `low` to `high` (see `study.band`).
 
-    Baselines and the embedding are never among them.
+    Excludes baselines and the embedding.
     """
     is_layer = rows.depth.values > 0
     names, depths = rows.layer.values[is_layer], rows.depth.values[is_layer]
@@ -94,7 +94,7 @@ def accuracy(
 ) -> Float[np.ndarray, "G"]:
     """Computes one number per group; their mean is the balanced accuracy over all rows.
 
-    The linear form of a ratio of sums allows whole groups to be resampled.
+    A bootstrap can therefore resample whole groups, although they differ in their numbers of rows.
 
     Args:
         rows: of one question.
@@ -110,9 +110,9 @@ def accuracy(
 
 
 def _class_weights(labels: Text) -> np.ndarray:
-    """Weights rows so that every class counts the same; the mean weight is 1."""
-    kinds, kind_of_row, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    return len(labels) / (len(kinds) * counts[kind_of_row])
+    """Returns weights of rows, so that all classes have the same sum; their mean is 1."""
+    classes, class_of_row, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    return len(labels) / (len(classes) * counts[class_of_row])
 
 
 def by_group(values: Float[np.ndarray, "N"], groups: Text) -> Float[np.ndarray, "G"]:
@@ -131,10 +131,10 @@ def probe_auroc(
         rows: of one question.
         layers: probabilities are averaged over these layers.
         seed: of the bootstrap.
-        against: scores of the same rows; the result is then the difference of the two areas.
+        against: other scores of the same rows; their area is subtracted.
 
     Returns:
-        The area, with an interval widened as in `inflate_variance`.
+        The area or difference, with an interval widened as in `inflate_variance`.
     """
     probability = rows.probability.sel(layer=layers).mean("layer").values
     area = score_auroc(rows, probability, seed, against)
@@ -145,16 +145,18 @@ def probe_auroc(
 def score_auroc(
     rows: xr.Dataset, scores: Float[np.ndarray, "N"], seed: int, against: np.ndarray | None = None
 ) -> Evidence:
-    """Computes the area under the ROC curve of scores that were not fitted.
+    """Computes the area under the ROC curve of scores, with an interval that is not widened.
+
+    Use it for scores that no probe was fitted for, such as log-probabilities.
 
     Args:
         rows: of one question.
-        scores: one per row; the last class by name should have larger ones.
+        scores: one per row. Larger scores stand for the class whose name sorts last.
         seed: of the bootstrap.
-        against: scores of the same rows; the result is then the difference of the two areas.
+        against: other scores of the same rows; their area is subtracted.
 
     Returns:
-        The area with its 95 % interval.
+        The area or difference, with its 95 % interval.
     """
     positive, groups = rows.label.values == max(rows.label.values), rows.group.values
     return Evidence(*auroc(scores, positive, groups, against=against, seed=seed))
@@ -172,13 +174,13 @@ def accuracy_curves(rows: xr.Dataset) -> dict[str, list[float]]:
 
 
 def numbers(arrays: xr.Dataset) -> dict[str, Any]:
-    """Summarises all questions: rows, groups, accuracy by layer, reasons of untestable ones."""
+    """Returns rows, groups and accuracy by layer per question, and why others are untestable."""
     summary: dict[str, Any] = {"layers": arrays.layer.values.tolist()} if questions(arrays) else {}
     for question in questions(arrays):
         rows = rows_of(arrays, question)
-        kinds, counts = np.unique(rows.label.values, return_counts=True)
+        classes, counts = np.unique(rows.label.values, return_counts=True)
         summary[question] = {
-            "rows": dict(zip(map(str, kinds), counts.tolist())),
+            "rows": dict(zip(map(str, classes), counts.tolist())),
             "groups": len(set(rows.group.values)),
             **accuracy_curves(rows),
         }

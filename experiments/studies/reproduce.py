@@ -95,7 +95,7 @@ def reproduce(
     steps, clock = steps or Progress(quiet=True), _Clock()
     settings, sources = study.configured(preset, quick=quick, seed=seed), _sources(asr, corpus)
     with only_writer(out):
-        items = out / "items" / fingerprint(name, study.version, sources, settings.sourced())
+        items = out / "items" / fingerprint(name, study.version, sources, settings.with_sources())
         keep = Keep(items, steps)
         arrays = study.run(asr, corpus, settings, keep)
         with steps(f"{name} analysis and figures"):
@@ -109,7 +109,7 @@ def reproduce(
                 "findings": {key: _finding(value) for key, value in analysis.findings.items()},
                 "numbers": analysis.numbers,
                 "differs": _differences(study, sources, settings),
-                "settings": settings.explained(),
+                "settings": settings.with_defaults(),
                 "seconds": clock.seconds(keep),
                 "provenance": provenance(**sources, seed=settings.seed),
             }
@@ -182,7 +182,7 @@ def _finding(finding: Finding) -> dict[str, Any]:
 def _differences(study: Study, sources: dict[str, Any], settings: Settings) -> list[str]:
     """Lists what differs from the paper: model, recordings, settings and method."""
     model, data = sources["model"]["name"], sources["data"]
-    changed = [(key, row) for key, row in settings.sourced().items() if "paper" in row]
+    changed = [(key, row) for key, row in settings.with_sources().items() if "paper" in row]
     return [
         *([f"model {model}; paper: {PAPER_MODEL}"] if PAPER_MODEL not in str(model) else []),
         f"recordings {data['corpus']} ({data['recordings']}); paper: {study.data}",

@@ -1,7 +1,7 @@
 """Building blocks of a study of a published claim: settings, claims, evidence and verdicts.
 
 A claim names, before anything is computed, the number that must differ from a null value. Evidence
-is that number with its interval. The verdict follows from the two and is never written by hand.
+is that number with its interval. The code derives the verdict from the claim and the evidence.
 """
 
 import dataclasses
@@ -52,27 +52,27 @@ class Settings:
 
     seed: int = choice(0, "any number; it seeds sampling, noise and resampling")
 
-    def sourced(self) -> dict[str, dict[str, Any]]:
+    def with_sources(self) -> dict[str, dict[str, Any]]:
         """Returns the `value`, `source` and reason (`why`) of each field.
 
-        A field whose value differs from the paper's also has the paper's value, `paper`.
+        If the value is not the paper's, `paper` is the paper's value.
         """
-        return {field.name: self._sourced(field) for field in dataclasses.fields(self)}
+        return {field.name: self._with_source(field) for field in dataclasses.fields(self)}
 
-    def explained(self) -> dict[str, dict[str, Any]]:
-        """Returns `sourced`, plus `full` for a choice of ours that a preset changed.
+    def with_defaults(self) -> dict[str, dict[str, Any]]:
+        """Returns `with_sources`, and as `full` the default of each choice that a preset changed.
 
-        `full` is the field's default, the value that `why` gives the reason for.
+        `why` is then the reason for the default.
         """
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         defaults["seed"] = self.seed
-        rows = self.sourced()
+        rows = self.with_sources()
         for name, row in rows.items():
             if "paper" not in row and row["value"] != defaults[name]:
                 row["full"] = defaults[name]
         return rows
 
-    def _sourced(self, field: dataclasses.Field) -> dict[str, Any]:
+    def _with_source(self, field: dataclasses.Field) -> dict[str, Any]:
         value, metadata = getattr(self, field.name), dict(field.metadata)
         if metadata["source"] == "paper" and value != field.default:
             why = f"available recordings and time; paper: {metadata['why']}"
@@ -135,15 +135,15 @@ class Claim:
             reason: why it cannot be tested.
 
         Returns:
-            The finding. It is "not testable here" without evidence, and with fewer than
-            `min_examples` examples.
+            The finding. It is "not testable here" without evidence, with fewer than `min_examples`
+            examples, and if the estimate is not finite.
         """
         if evidence is None or evidence.n < self.min_examples or not np.isfinite(evidence.value):
             return Finding(self, evidence, UNTESTABLE, reason or self._shortage(evidence))
-        outside = evidence.low > self.null if self.side == "above" else evidence.high < self.null
+        on_side = evidence.low > self.null if self.side == "above" else evidence.high < self.null
         significant = evidence.p is None or evidence.p <= ALPHA
         return Finding(
-            self, evidence, REPLICATES if outside and significant else DOES_NOT_REPLICATE
+            self, evidence, REPLICATES if on_side and significant else DOES_NOT_REPLICATE
         )
 
     def judge_mean(self, values: Iterable[float] | np.ndarray, seed: int = 0) -> "Finding":
@@ -186,7 +186,7 @@ class Analysis:
     """Results of a study's analysis.
 
     Attributes:
-        findings: by the key of their claim.
+        findings: the finding of each claim, by the key of the claim.
         numbers: other numbers to report, as plain values or arrays.
     """
 
@@ -205,17 +205,17 @@ class Study:
         data: the recordings that the paper used.
         settings: a subclass of `Settings`.
         run: `run(asr, corpus, settings, keep)` returns an `xarray.Dataset` with a dimension
-            `example`. `corpus` is an `experiments.data.corpora.Corpus`. Expensive items go through
-            `keep` (`experiments.item_cache.Keep`) one by one, so that interrupted runs resume.
-        analyse: `analyse(arrays, settings)` returns an `Analysis`. It uses nothing but the arrays,
-            so that it can be tested on synthetic ones.
+            `example`. `corpus` is an `experiments.data.corpora.Corpus`. `keep`
+            (`experiments.item_cache.Keep`) saves each expensive item, so that a run can resume.
+        analyse: `analyse(arrays, settings)` returns an `Analysis`. It reads no model and no
+            recordings, so that it can be tested on synthetic arrays.
         draw: `draw(arrays, settings)` returns matplotlib figures by name.
-        presets: changes of the settings by name: "paper" (none), "here" (a folder of recordings and
-            a small model), "builtin" (the recordings of the package) and "quick", which applies on
-            top of the others.
+        presets: the settings that a preset changes, by its name. "paper" changes none, "here" is
+            for a folder of recordings and a small model, "builtin" for the recordings of the
+            package. "quick" is applied after another preset.
         claims: the tested claims by key. `analyse` has one finding for each of them.
         differs: differences between our method and the paper's.
-        version: increased when `run` computes different numbers, so that old items are not used.
+        version: increased when `run` computes other numbers, so that `keep` ignores old items.
     """
 
     title: str
@@ -258,8 +258,8 @@ def mean_evidence(values: np.ndarray, *, null: float = 0.0, seed: int = 0) -> Ev
         seed: of the bootstrap and of the sign flips.
 
     Returns:
-        The mean, its 95 % bootstrap interval and the sign-flip p-value against `null`. Interval and
-        p-value need at least two examples.
+        The mean, its 95 % bootstrap interval and the sign-flip p-value against `null`. With fewer
+        than two examples, the interval is NaN and p is None.
     """
     import xarray as xr
 
@@ -276,8 +276,8 @@ def mean_evidence(values: np.ndarray, *, null: float = 0.0, seed: int = 0) -> Ev
 def band(depths: Iterable[float], low: float, high: float) -> np.ndarray:
     """Returns the layers whose relative depth lies between `low` and `high`.
 
-    A small model may have no layer there; then the layer nearest to the middle is returned. The top
-    layer is part of a band only if `high` is 1.
+    If no layer lies there, returns the layer nearest to the middle of the band. The top layer is
+    part of a band only if `high` is 1.
 
     Args:
         depths: relative depth of each layer. The paper's layer 27 of 32 has depth 0.84.

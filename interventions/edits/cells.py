@@ -1,6 +1,6 @@
-"""Edits of the cells of a sweep: one edit, placed at the coordinates of a cell.
+"""Places one edit at the coordinates of each cell of a sweep.
 
-A cell is a dict of coordinates, such as `{"layer": 2, "head": 1}`, which may be traced.
+A cell is a dict of coordinates, such as `{"layer": 2, "head": 1}`. Its values may be traced.
 """
 
 import dataclasses
@@ -28,10 +28,11 @@ class AtCell:
     Pass it as `edits_of` to `sequence_sweep` or `generation.generate_cells`.
 
     Args:
-        edit: the edit to place. A cell with "alpha" sets its strength (`alpha`, else `scale`).
+        edit: the edit to place. A cell's "alpha" replaces the edit's field `alpha`, or `scale` if
+            the edit has no `alpha`.
         site: where it acts.
         window: frames per window, for cells with "time".
-        n_frames: true frames; windows end here, because later frames are padding.
+        n_frames: frames of the recording. Windows end there, because later frames are padding.
 
     Raises:
         ValueError: for a cell with "alpha", when the edit has no strength.
@@ -59,7 +60,7 @@ class AtSites:
 
     Args:
         edit: the edit to place.
-        sites: sites by number: a cell's "site" is an index into them.
+        sites: sites to edit. A cell's "site" is an index into this tuple.
 
     Example:
         >>> from interventions.edits import AtSites, Zero
@@ -73,11 +74,11 @@ class AtSites:
 
     def __call__(self, cell: Cell) -> Edits:
         edit = with_strength(self.edit, cell)
-        return {site: self._placed(edit, i, site, cell) for i, site in enumerate(self.sites)}
+        return {site: self._place(edit, i, site, cell) for i, site in enumerate(self.sites)}
 
-    def _placed(self, edit: Edit, number: int, site: str, cell: Cell) -> Edit:
+    def _place(self, edit: Edit, index: int, site: str, cell: Cell) -> Edit:
         heads = cell["head"] if "H" in _sites.SITES[site] else None
-        return only(edit, layers=cell["layer"], heads=heads, when=cell["site"] == number)
+        return only(edit, layers=cell["layer"], heads=heads, when=cell["site"] == index)
 
 
 def site_cells(config: Config, sites: Sequence[str], alphas: Sequence[float] = ()) -> Coordinates:
@@ -86,7 +87,7 @@ def site_cells(config: Config, sites: Sequence[str], alphas: Sequence[float] = (
     Args:
         config: of the model.
         sites: sites with a layer axis.
-        alphas: strengths. Each place is listed once per strength, which varies fastest.
+        alphas: strengths. Each layer or head is listed once per strength, on consecutive rows.
 
     Returns:
         int32 arrays [K] "site" (index into `sites`), "layer" and "head" (-1 at sites without
@@ -104,10 +105,10 @@ def site_cells(config: Config, sites: Sequence[str], alphas: Sequence[float] = (
     """
     _sites.check_known(sites, _sites.LAYERED, "site of a layer")
     rows = []
-    for number, site in enumerate(sites):
+    for index, site in enumerate(sites):
         spec = _sites.spec(config, site, 1, 1)
         heads = range(spec.size("H")) if "H" in spec.axes else [-1]
-        rows += [(number, layer, head) for layer in range(spec.n_layer) for head in heads]
+        rows += [(index, layer, head) for layer in range(spec.n_layer) for head in heads]
     cells: Coordinates = dict(zip(("site", "layer", "head"), np.array(rows, np.int32).T))
     if not len(alphas):
         return cells
@@ -118,7 +119,7 @@ def site_cells(config: Config, sites: Sequence[str], alphas: Sequence[float] = (
 def place_at(
     edit: Edit, cell: Cell, window: Number, n_frames: Number, when: Bool[Array, "..."] | None = None
 ) -> Restrict:
-    """Restricts `edit` to the place of one cell, at the cell's strength, and to `when`."""
+    """Sets the strength of `edit` and restricts it to one cell, and to where `when` is true."""
     frames = None
     if "time" in cell:
         frames = slice(cell["time"], jnp.minimum(cell["time"] + window, n_frames))
@@ -133,7 +134,7 @@ def place_at(
 
 
 def with_strength(edit: Any, cell: Cell) -> Edit:
-    """Sets the edit's `alpha`, else its `scale`, to the strength of the cell, if it has one."""
+    """Sets the edit's `alpha` (or `scale`) to the cell's "alpha", if the cell has one."""
     if "alpha" not in cell:
         return edit
     for field in ("alpha", "scale"):

@@ -1,4 +1,4 @@
-"""One example of a sweep: what its cells share, and how each group of cells is computed."""
+"""Computes the cells of one example of a sweep, in groups that edit the same layer."""
 
 import dataclasses
 import functools
@@ -32,12 +32,12 @@ class Example:
     Attributes:
         plan: the sweep.
         run: the row, encoded.
-        memory: its memory, unstacked where the decoder's layers are.
+        memory: the memory of the row; unstacked if the decoder's layers are unstacked.
         edit: the edit that cells place, with the values of this row.
         metric: the metric of this row.
-        unedited_metric: [1], the metric without an edit, perhaps still being computed.
-        trace: decoder activations that cells resume from, if they are rows.
-        residuals: encoder residuals that cells resume from, if they resume.
+        unedited_metric: [1], the metric without an edit. Its computation may not have finished.
+        trace: unedited activations that decoder cells resume from; None if they do not resume.
+        residuals: unedited residuals that encoder cells resume from; None if they do not resume.
     """
 
     plan: Plan
@@ -65,29 +65,31 @@ class Example:
             metric,
             unedited.metric,
             trace=UneditedTrace.of(unedited.acts) if work.by_rows else None,
-            residuals=_residuals(plan, run) if work.resumes and not work.in_decoder else None,
+            residuals=_compute_residuals(plan, run)
+            if work.resumes and not work.in_decoder
+            else None,
         )
 
     @property
     def baseline(self) -> float:
-        """The metric without an edit; blocks until it is there."""
+        """The metric without an edit. Waits until it is computed."""
         return float(self.unedited_metric[0])
 
     def indices(self, layer: int | None) -> Int[np.ndarray, "n"]:
-        """Flat indices into the grid of the cells that edit `layer`."""
-        return self._cells(layer)[0].ravel()
+        """Returns the flat grid indices of the cells that edit `layer`; None: all layers."""
+        return self._select_cells(layer)[0].ravel()
 
     def dispatch(self, layer: int | None) -> Deferred:
-        """Dispatches the cells that edit `layer`, in the order of `indices`."""
-        indices, cells = self._cells(layer)
-        # `by_rows` implies a layer; naming it narrows the type.
+        """Starts to compute the cells that edit `layer`, in the order of `indices`."""
+        indices, cells = self._select_cells(layer)
+        # With `by_rows`, `layer` is never None. It is tested only for the type checker.
         if layer is not None and self.plan.work.by_rows:
             return self._dispatch_columns(layer, indices.shape, cells)
         work = self.plan.work
-        compute = self._whole_decoder_cells if work.in_decoder else self._encoder_cells
+        compute = self._compute_whole_decoder if work.in_decoder else self._compute_encoder
         return dispatch_chunks(functools.partial(compute, layer or 0), cells, chunk_size(work))
 
-    def _cells(self, layer: int | None) -> tuple[np.ndarray, Coordinates]:
+    def _select_cells(self, layer: int | None) -> tuple[np.ndarray, Coordinates]:
         work = self.plan.work
         if layer is not None and work.by_rows:
             return work.grid.columns(layer)
@@ -97,13 +99,16 @@ class Example:
         batches = column_batches(self.plan.work, layer)
         deferred = [
             dispatch_chunks(
-                functools.partial(self._column_cells, layer, batch), cells, batch.cells_per_column
+                functools.partial(self._compute_columns, layer, batch),
+                cells,
+                batch.cells_per_column,
             )
             for batch in batches
         ]
 
         def wait() -> Float[np.ndarray, "n"]:
-            # Columns in no batch cannot reach the scored position.
+            # A column (the cells of one position) without a batch keeps the baseline, because an
+            # edit there cannot reach the scored position.
             values = np.full(shape, self.baseline)
             for batch, batch_values in zip(batches, deferred):
                 values[batch.columns] = batch_values()[:, : len(batch.columns)].T
@@ -111,7 +116,7 @@ class Example:
 
         return wait
 
-    def _column_cells(self, layer: int, batch: ColumnBatch, cells: Coordinates) -> Array:
+    def _compute_columns(self, layer: int, batch: ColumnBatch, cells: Coordinates) -> Array:
         plan, grid = self.plan, self.plan.work.grid
         audio_kv = tuple(zip(self.memory.k, self.memory.v)) if plan.decoder.unrolled else None
         return compiled.call(
@@ -132,8 +137,8 @@ class Example:
             layers_above=batch.layers_above,
         )
 
-    def _whole_decoder_cells(self, layer: int, cells: Coordinates) -> Array:
-        del layer  # whole passes begin at the first layer
+    def _compute_whole_decoder(self, layer: int, cells: Coordinates) -> Array:
+        del layer  # unused, because a whole pass begins at the first layer
         work = self.plan.work
         return compiled.call(
             programs.whole_decoder_cells,
@@ -148,7 +153,7 @@ class Example:
             scored=work.scored,
         )
 
-    def _encoder_cells(self, layer: int, cells: Coordinates) -> Array:
+    def _compute_encoder(self, layer: int, cells: Coordinates) -> Array:
         work = self.plan.work
         return compiled.call(
             programs.encoder_cells,
@@ -166,7 +171,7 @@ class Example:
         )
 
 
-def _residuals(plan: Plan, run: Run) -> Residuals:
+def _compute_residuals(plan: Plan, run: Run) -> Residuals:
     names = "encoder.resid_pre", "encoder.resid_post"
     acts = encoder_activations(plan.model, recording(run), *names)
     return acts[names[0]], acts[names[1]]

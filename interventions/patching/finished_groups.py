@@ -1,4 +1,4 @@
-"""Finished groups of a sweep's cells on disk, so that an interrupted sweep resumes."""
+"""Keeps the finished groups of a sweep on disk, so that an interrupted sweep resumes."""
 
 import os
 from collections.abc import Iterator
@@ -15,11 +15,14 @@ from interventions.storage import parts
 from interventions.storage.atomic import only_writer
 from interventions.storage.fingerprints import fingerprint
 
-_MARK = f"sweep{parts.SUFFIX}"
+_SWEEP_FILE = f"sweep{parts.SUFFIX}"
 
 
 class FinishedGroups:
-    """The groups of one sweep in a folder, by example and layer. Without a folder it is empty."""
+    """The finished groups of one sweep in a folder, by example and layer.
+
+    Without a folder, nothing is saved or loaded.
+    """
 
     def __init__(self, folder: Path | None = None, digest: str = ""):
         self.folder, self.digest = folder, digest
@@ -28,21 +31,21 @@ class FinishedGroups:
         """Returns the values of a group, or None where it is missing or damaged."""
         if self.folder is None:
             return None
-        part = parts.load(self._path(example, layer), self._name(example, layer)) or {}
+        part = parts.load(self._path(example, layer), self._key(example, layer)) or {}
         values = part.get("values")
         # Another shape or dtype would be broadcast or cast without an error.
         if values is None or values.shape != (size,) or values.dtype != np.float64:
             return None
         return values
 
-    def saved(self, example: int, layer: int | None, deferred: Deferred) -> Deferred:
-        """Saves the values of `deferred` when they are there."""
+    def save_when_ready(self, example: int, layer: int | None, deferred: Deferred) -> Deferred:
+        """Returns a function that waits for the values of `deferred` and then saves them."""
         if self.folder is None:
             return deferred
 
         def wait_and_save() -> np.ndarray:
             values = deferred()
-            parts.save(self._path(example, layer), self._name(example, layer), {"values": values})
+            parts.save(self._path(example, layer), self._key(example, layer), {"values": values})
             return values
 
         return wait_and_save
@@ -51,7 +54,7 @@ class FinishedGroups:
         assert self.folder is not None
         return self.folder / f"example-{example}-layer-{layer}{parts.SUFFIX}"
 
-    def _name(self, example: int, layer: int | None) -> str:
+    def _key(self, example: int, layer: int | None) -> str:
         return f"{self.digest} example {example} layer {layer}"
 
 
@@ -60,8 +63,8 @@ def finished_groups(folder: str | os.PathLike | None, plan: Plan) -> Iterator[Fi
     """Opens the finished groups of `plan` in `folder`, for this process alone.
 
     Raises:
-        ValueError: `folder` holds another sweep; the plan refers to code or values that are not the
-            same in another process.
+        ValueError: `folder` holds another sweep, or the plan has no fingerprint because it refers
+            to code or values that differ between processes.
         BlockingIOError: another process uses `folder`.
     """
     if folder is None:
@@ -69,20 +72,20 @@ def finished_groups(folder: str | os.PathLike | None, plan: Plan) -> Iterator[Fi
         return
     folder, digest = Path(folder), _digest(plan)
     with only_writer(folder):
-        mark = parts.load(folder / _MARK, _MARK)
-        if mark is not None and str(mark["sha256"]) != digest:
+        saved = parts.load(folder / _SWEEP_FILE, _SWEEP_FILE)
+        if saved is not None and str(saved["sha256"]) != digest:
             raise ValueError(
                 f"store: {str(folder)!r} holds another sweep: its model, runs, site, grid, metric "
-                "or edit differ, or the code of these, or the version of Python. "
+                "or edit differs, or their code or the version of Python differs. "
                 "Choose another folder."
             )
-        if mark is None:
-            parts.save(folder / _MARK, _MARK, {"sha256": np.array(digest)})
+        if saved is None:
+            parts.save(folder / _SWEEP_FILE, _SWEEP_FILE, {"sha256": np.array(digest)})
         yield FinishedGroups(folder, digest)
 
 
 def _digest(plan: Plan) -> str:
-    """Fingerprint of everything that the values depend on."""
+    """Returns the fingerprint of all inputs that the values depend on."""
     grid = plan.work.grid
     cells = {
         "site": grid.site,
@@ -90,8 +93,13 @@ def _digest(plan: Plan) -> str:
         "order": list(grid.coords),
         "frames": grid.frames,
     }
-    how = {"scored": plan.work.scored, "reuse": plan.work.reuse}
+    computation = {"scored": plan.work.scored, "reuse": plan.work.reuse}
     model = {"config": plan.model.config, "weights": jax.tree.leaves(plan.model)}
     return fingerprint(
-        model=model, target=plan.target, grid=cells, how=how, metric=plan.metric, edit=plan.edit
+        model=model,
+        target=plan.target,
+        grid=cells,
+        how=computation,
+        metric=plan.metric,
+        edit=plan.edit,
     )

@@ -9,7 +9,7 @@ from interventions.metrics import Metric
 from interventions.patching.packing import PackedRows
 from interventions.patching.resumed_decoder import ResumedDecoder, UneditedTrace
 from interventions.patching.resumed_encoder import Residuals, resumed_memory
-from interventions.patching.unedited import unfrozen
+from interventions.patching.unedited import unfreeze
 from interventions.patching.whole_pass import score_edited, score_memory, score_residual
 from jaxasr import compiled, sites
 from jaxasr.cache import Memory
@@ -38,7 +38,7 @@ def resumed_decoder_cells(
     layers_above: int,
 ) -> Float[Array, "K P"]:
     """Metric of decoder cells that share everything they do not change, per column."""
-    model, blocks = unfrozen(frozen)
+    model, blocks = unfreeze(frozen)
     when = None
     if has_positions and not position_local:
         # Rows of a column are different positions here, and the edit acts on the first.

@@ -203,7 +203,7 @@ def _dispatched(
         if values is not None:
             yield lambda values=values: values
         else:
-            yield finished.saved(b, layer, example.dispatch(layer))
+            yield finished.save_when_ready(b, layer, example.dispatch(layer))
 
 
 def _labelled(

@@ -1,4 +1,4 @@
-"""Decoder passes without an edit: their metric, activations and memory, which cells share."""
+"""Runs the decoder without an edit. All cells share the metric, activations and memory."""
 
 import dataclasses
 from typing import NamedTuple
@@ -11,14 +11,14 @@ from interventions.run import Run
 from jaxasr import compiled
 from jaxasr.blocks import Block
 from jaxasr.cache import Memory
-from jaxasr.decoding import unrolls
+from jaxasr.decoding import unrolls_layers
 from jaxasr.model import Whisper, full_precision
 from jaxasr.stack import unstack_once
 from jaxasr.taps import Acts, Readout, select
 
 
 class Unedited(NamedTuple):
-    """One unedited pass: the metric [B], activations, and the memory in the layout of cells."""
+    """Results of one unedited pass. The memory is unstacked if the decoder is unrolled."""
 
     metric: Float[Array, "B"]
     acts: Acts
@@ -30,8 +30,9 @@ class UneditedDecoder:
     """A decoder prepared for many passes.
 
     Attributes:
-        unrolled: whether layers are unstacked, so that no pass copies a weight.
-        frozen: the model and its unstacked decoder layers (None if not unrolled), split once.
+        unrolled: whether passes loop over unstacked layers. A scan would copy the weights.
+        frozen: the model and its unstacked decoder layers (None if not unrolled), split into
+            arrays and structure once for all passes.
         readout: the activations that passes return.
     """
 
@@ -42,26 +43,26 @@ class UneditedDecoder:
     @classmethod
     def of(cls, model: Whisper, *sites: str) -> "UneditedDecoder":
         """Prepares a decoder whose passes return the activations of `sites`."""
-        unrolled = unrolls(model.config)
+        unrolled = unrolls_layers(model.config)
         blocks = unstack_once(model, model.decoder.blocks) if unrolled else None
         return cls(unrolled, compiled.Frozen.of((model, blocks)), select(*sites))
 
     def run(self, run: Run, metric: Metric) -> Unedited:
-        """Scores an encoded run, for all rows of `metric`."""
-        return Unedited(*compiled.call(_unedited, self.frozen, run, metric, self.readout))
+        """Decodes an encoded run and computes the metric of each row."""
+        return Unedited(*compiled.call(_run_unedited, self.frozen, run, metric, self.readout))
 
 
-def _unedited(
+def _run_unedited(
     frozen: compiled.Frozen, run: Run, metric: Metric, readout: Readout
 ) -> tuple[Float[Array, "B"], Acts, Memory]:
-    model, blocks = unfrozen(frozen)
-    # Unstacking copies the memory, so it is done once, for this pass and for all cells.
+    model, blocks = unfreeze(frozen)
+    # Unstacked once for this pass and all cells, because unstacking copies the memory.
     memory = run.encoded_memory if blocks is None else run.encoded_memory.unstacked()
     with full_precision(model):
         value, acts = forward.decode_and_score(model, run, memory, {}, readout, metric, blocks)
     return value, acts, memory
 
 
-def unfrozen(frozen: compiled.Frozen) -> tuple[Whisper, tuple[Block, ...] | None]:
-    """The model and its unstacked decoder layers."""
+def unfreeze(frozen: compiled.Frozen) -> tuple[Whisper, tuple[Block, ...] | None]:
+    """Returns the model and its unstacked decoder layers."""
     return frozen.whole

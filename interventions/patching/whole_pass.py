@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from interventions.metrics import Metric
-from interventions.scoring import needed, unembed_scored
+from interventions.scoring import needed_logits, unembed_scored
 from jaxasr.cache import Memory
 from jaxasr.model import Whisper
 from jaxasr.taps import NOTHING, Edits, Tap
@@ -37,7 +37,7 @@ def score_edited(
     x, tap = _residual(model, tokens, memory, edits, scored)
     head_tap = dataclasses.replace(tap, positions=tap.positions[:, scored:], acts={})
     logits = model.decoder.head(x[:, None], head_tap)[:, 0]
-    return metric(needed(logits, metric))[0]
+    return metric(needed_logits(logits, metric))[0]
 
 
 def _residual(

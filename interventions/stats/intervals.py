@@ -1,8 +1,8 @@
 """Bootstrap intervals and permutation p-values for grids of cells, with corrections for many cells.
 
 `values` are labelled arrays with a dimension of examples; every other dimension indexes cells.
-Where a function tests for an effect, values are differences to a baseline. All functions are seeded
-and vectorised over cells.
+Functions that test for an effect expect differences from a baseline. All functions are vectorised
+over cells, and those that draw random numbers take a seed.
 """
 
 import numpy as np
@@ -22,7 +22,7 @@ def bootstrap(
 ) -> xr.Dataset:
     """Computes the mean over examples and its bootstrap interval for every cell.
 
-    All cells share the same resamples, so that differences between cells may be compared.
+    All cells share the same resamples, so that dependence between cells is kept.
 
     Args:
         values: labelled values with at least two examples along `dim`.
@@ -68,13 +68,13 @@ def sign_flip(
 ) -> xr.DataArray:
     """Computes the two-sided sign-flip p-value of every cell.
 
-    Under the null, a value is as likely to have the other sign.
+    Under the null hypothesis, each value and its negative are equally likely.
 
     Args:
         values: labelled differences with at least two examples along `dim`.
         dim: the dimension of examples.
-        n: the number of random sign patterns for more than 14 examples; p is then at least
-            1 / (n + 1). For up to 14 examples all patterns are tried, so p is exact.
+        n: the number of random sign patterns, used with more than 14 examples; p is then at least
+            1 / (n + 1). With up to 14 examples all patterns are tried, so that p is exact.
         seed: the seed of the patterns.
 
     Returns:
@@ -99,9 +99,9 @@ def any_of_many(
     """Computes max-statistic p-values, corrected for the number of cells.
 
     Compares every cell with the largest effect anywhere in the grid under flipped signs. All cells
-    share the same signs, so their dependence is kept. A cell below 0.05 would be surprising as the
-    best of this many. The statistic is studentised, so that a noisy cell does not set the scale for
-    the others.
+    share the same signs, so their dependence is kept. If no cell has an effect, the probability
+    that any p-value is at most 0.05 is at most 0.05. The statistic is studentised, so that a noisy
+    cell does not set the scale for the others.
 
     Args:
         values: labelled differences with at least two examples along `dim`.
@@ -135,10 +135,10 @@ def any_of_alike(
 ) -> xr.DataArray:
     """Computes max-statistic p-values under the null that cells are exchangeable.
 
-    Under the null, each example's values are permuted across cells. This suits effects that any
-    edit has on a fragile example, such as a loop that every second ablation breaks: a cell below
-    0.05 has larger values in the same examples than the best of this many cells picked anew for
-    every example. The test is one-sided: large values are notable.
+    Permutes each example's values across cells, and compares every cell's mean with the largest
+    mean of a permutation. Use it where most edits change a fragile example, such as a loop that
+    every second ablation stops. A small p-value then means that the cell changes more examples than
+    the best of equally effective cells would by chance. The test is one-sided, for large values.
 
     Args:
         values: labelled values with at least two examples along `dim`.
@@ -189,7 +189,7 @@ def fdr(p: xr.DataArray) -> xr.DataArray:
 
 
 def _examples_by_cells(values: xr.DataArray, dim: str) -> tuple[np.ndarray, xr.DataArray]:
-    """[examples, cells] in float64, and a labelled array of the cells' shape."""
+    """Returns values [examples, cells] in float64, and a labelled array with the dims of cells."""
     if dim not in values.dims:
         raise ValueError(f"dim: expected one of {', '.join(map(str, values.dims))}, got {dim!r}.")
     moved = values.transpose(dim, ...).astype(np.float64)
@@ -198,12 +198,12 @@ def _examples_by_cells(values: xr.DataArray, dim: str) -> tuple[np.ndarray, xr.D
             f"values: expected at least 2 examples along {dim!r} and no NaN; "
             "drop examples without a value first."
         )
-    of_examples = [name for name, labels in moved.coords.items() if dim in labels.dims]
-    return moved.values.reshape(moved.sizes[dim], -1), moved.drop_vars(of_examples).isel({dim: 0})
+    per_example = [name for name, labels in moved.coords.items() if dim in labels.dims]
+    return moved.values.reshape(moved.sizes[dim], -1), moved.drop_vars(per_example).isel({dim: 0})
 
 
 def _resampled_means(x: np.ndarray, n: int, seed: int) -> np.ndarray:
-    """[n, cells]; a resample is a vector of counts, so all means are one product."""
+    """Computes means [n, cells] as one product with the counts of each example per resample."""
     counts = np.random.default_rng(seed).multinomial(len(x), np.full(len(x), 1 / len(x)), size=n)
     return counts @ x / len(x)
 
@@ -225,18 +225,18 @@ def _bca_tails(x: np.ndarray, means: np.ndarray, tails: np.ndarray) -> np.ndarra
 
 
 def _quantiles(means: np.ndarray, tails: np.ndarray) -> np.ndarray:
-    """Quantiles `tails` [2, cells] of `means` [n, cells], a separate pair for each cell."""
-    ordered, place = np.sort(means, axis=0), np.clip(tails, 0, 1) * (len(means) - 1)
-    low = np.take_along_axis(ordered, np.floor(place).astype(int), 0)
-    high = np.take_along_axis(ordered, np.ceil(place).astype(int), 0)
-    return low + (high - low) * (place % 1)
+    """Computes quantiles of `means` [n, cells] at the probabilities `tails` [2, cells]."""
+    ordered, position = np.sort(means, axis=0), np.clip(tails, 0, 1) * (len(means) - 1)
+    low = np.take_along_axis(ordered, np.floor(position).astype(int), 0)
+    high = np.take_along_axis(ordered, np.ceil(position).astype(int), 0)
+    return low + (high - low) * (position % 1)
 
 
 def _sign_flipped(x: np.ndarray, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """|mean| / root mean square: observed [cells], and under flipped signs [patterns, cells].
+    """Returns |mean| / root mean square: observed [cells], with flipped signs [patterns, cells].
 
-    Flipping does not change the root mean square, so this orders the patterns as Student's t does,
-    without its division by zero.
+    It orders the patterns as |t| does, because flipping keeps the root mean square. Unlike t, it is
+    finite when all values are equal.
     """
     scale = np.sqrt((x**2).mean(0))
     scaled = np.divide(x, scale, out=np.zeros_like(x), where=scale > 0) / len(x)
@@ -244,7 +244,7 @@ def _sign_flipped(x: np.ndarray, n: int, seed: int) -> tuple[np.ndarray, np.ndar
 
 
 def _signs(n_examples: int, n: int, seed: int) -> np.ndarray:
-    """Sign patterns [patterns, examples]: all of them for few examples, else `n` random ones."""
+    """Returns all sign patterns [patterns, examples], or `n` random ones for many examples."""
     if n_examples <= _MAX_EXACT:
         bits = np.arange(2**n_examples)[:, None] >> np.arange(n_examples)
         return 1.0 - 2.0 * (bits & 1)
@@ -254,5 +254,5 @@ def _signs(n_examples: int, n: int, seed: int) -> np.ndarray:
 
 
 def _p_value(observed: np.ndarray, null: np.ndarray) -> np.ndarray:
-    """The share of null values that are at least `observed`, up to rounding."""
+    """Computes the share of null values that are at least `observed`, up to rounding."""
     return (null >= observed * (1 - 1e-12)).mean(0)

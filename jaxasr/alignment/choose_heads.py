@@ -30,7 +30,7 @@ def choose_heads(
     Args:
         model: the recogniser's model.
         tokenizer: the tokenizer of the model.
-        windows: audio with its text, from `speech_windows` or `jaxasr.alignment.forced.place`.
+        windows: audio with its text, from `speech_windows` or `jaxasr.alignment.forced.place_text`.
         n: number of heads. None: the number of heads per decoder layer, about the length of the
             published lists.
 

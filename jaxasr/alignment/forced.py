@@ -1,6 +1,6 @@
 """Finds word times of a given text in a recording of any length.
 
-`place` splits the text over windows of at most 30 s, and `align_windows` aligns each part in its
+`place_text` splits the text over windows of at most 30 s. `align_windows` aligns each part in its
 window. A recording of up to 30 s is one window. The model transcribes a longer one, and the given
 words are matched to the transcribed words by edit distance. The words that match a transcribed
 segment are placed at its times.
@@ -53,7 +53,7 @@ class Window:
     language: str
 
 
-def place(
+def place_text(
     model: Whisper,
     tokenizer: Tokenizer,
     audio: Num[np.ndarray, "n_samples"],
@@ -171,7 +171,7 @@ def align_windows(
     Args:
         model: the recogniser's model.
         tokenizer: the tokenizer of the model.
-        windows: audio with its text, from `place`.
+        windows: audio with its text, from `place_text`.
         heads: (layer, head) pairs, see `jaxasr.alignment.released_heads` and
             `jaxasr.alignment.choose_heads`.
         progress: called with the number of aligned windows and the number of all windows.

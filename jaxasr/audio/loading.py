@@ -23,13 +23,13 @@ def load_audio(path: str | os.PathLike) -> Float32[np.ndarray, "n_samples"]:
     """Loads a recording as 16 kHz mono samples.
 
     Averages the channels and resamples with soxr at high quality. libsndfile decodes wav, flac,
-    ogg, mp3, aiff and others. PyAV (`pip install "jaxasr[media]"`) or, without it, the program
-    ffmpeg decodes the files that libsndfile does not decode to the end: m4a, webm, mp4, amr, wma,
-    and concatenated files. The samples in the file count, not the length in its header, so a
-    truncated, streamed or unfinished file gives the samples it has.
+    ogg, mp3, aiff and others. PyAV (`pip install "jaxasr[media]"`) decodes the files that
+    libsndfile cannot decode to the end: m4a, webm, mp4, amr, wma, and concatenated files. Without
+    PyAV, the program ffmpeg decodes them. The result does not depend on the length in the header,
+    so a truncated, streamed or unfinished file gives all samples that it contains.
 
-    Decodes block by block. Three hours need 2 x 691 MB, twice the size of the result, at any sample
-    rate and number of channels.
+    Decodes block by block. The peak memory is twice the size of the result at any sample rate and
+    number of channels: 2 x 691 MB for three hours.
 
     Args:
         path: a regular file. The first audio stream of a video is used.
@@ -105,6 +105,7 @@ def _decoders() -> Iterator[tuple[str, Callable[[Path], decoders.Blocks]]]:
     yield "libsndfile", decoders.libsndfile
     # Only one of these two, because an older ffmpeg may misinterpret formats that PyAV rejects.
     yield ("PyAV", decoders.pyav) if _has_pyav() else ("ffmpeg", decoders.ffmpeg)
+    # Last, libsndfile again: it yields what can be decoded of a damaged file.
     yield "libsndfile", functools.partial(decoders.libsndfile, to_the_end=False)
 
 
@@ -115,7 +116,7 @@ def _has_pyav() -> bool:
 def _undecodable(name: str, reasons: dict[str, str]) -> str:
     tried = "; ".join(f"{decoder}: {reason}" for decoder, reason in reasons.items())
     if _has_pyav() or shutil.which("ffmpeg"):
-        remedy = "Check that it is audio, whole and not encrypted, or convert it to wav."
+        remedy = "Check that it is complete, unencrypted audio, or convert it to wav."
     else:
         remedy = 'To read every format of FFmpeg: pip install "jaxasr[media]".'
     return f"{name}: expected a recording, but no decoder reads it ({tried}). {remedy}"

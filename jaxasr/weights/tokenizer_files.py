@@ -1,8 +1,8 @@
 """Reads the files of a tokenizer as transformers does.
 
-`tokenizer.json` holds all of it. Older folders have `vocab.json` and `merges.txt`, and control
-tokens in `tokenizer_config.json` or `added_tokens.json`. CTranslate2 folders may have a list of
-tokens, `vocabulary.json` or `vocabulary.txt`, which is not enough to encode text; it is only
+`tokenizer.json` holds the whole tokenizer. Older folders have `vocab.json` and `merges.txt`, and
+control tokens in `tokenizer_config.json` or `added_tokens.json`. CTranslate2 folders may have a
+list of tokens, `vocabulary.json` or `vocabulary.txt`. A list cannot encode text, so it is only
 compared with a tokenizer.
 """
 
@@ -32,7 +32,7 @@ _AFTER_LANGUAGES = (
     "notimestamps",
 )
 _MAX_BYTES = 1 << 25  # the largest released tokenizer has 4 MB
-_REMEDY = "Give the model's own tokenizer: a tokenizer.json, or vocab.json with merges.txt."
+_REMEDY = "Give the tokenizer of the model: a tokenizer.json, or vocab.json with merges.txt."
 
 
 def find(folder: Path) -> Path | None:
@@ -41,14 +41,14 @@ def find(folder: Path) -> Path | None:
 
 
 def read(path: Path, n_vocab: int | None = None) -> tokenizers.Tokenizer:
-    """Reads the tokenizer in a `tokenizer.json`, or in a `vocab.json` and the files of its folder.
+    """Reads a tokenizer from `tokenizer.json`, or from `vocab.json` and `merges.txt`.
 
-    Adds the tokens in `tokenizer_config.json` or `added_tokens.json`. If no file has the control
-    tokens, adds those of the released models with `n_vocab` tokens.
+    Adds the tokens in `tokenizer_config.json` or `added_tokens.json`. If no file has control
+    tokens, adds the control tokens of the released models with a vocabulary of `n_vocab` tokens.
 
     Args:
         path: `tokenizer.json` or `vocab.json`.
-        n_vocab: number of tokens of the model.
+        n_vocab: size of the model's vocabulary.
 
     Raises:
         WeightsError: the files are damaged, do not belong together, or are not a byte-level BPE.
@@ -57,14 +57,16 @@ def read(path: Path, n_vocab: int | None = None) -> tokenizers.Tokenizer:
     if path.stat().st_size > _MAX_BYTES:
         expected = f"at most {_MAX_BYTES} bytes of a tokenizer"
         raise damaged(path, expected, path.stat().st_size, _REMEDY)
-    inner = _from_vocabulary(path) if path.name == _VOCAB else _from_json(path)
-    if not isinstance(inner.model, models.BPE) or not isinstance(inner.decoder, decoders.ByteLevel):
-        kind = f"{type(inner.model).__name__} and {type(inner.decoder).__name__}"
+    tokenizer = _from_vocabulary(path) if path.name == _VOCAB else _from_json(path)
+    if not isinstance(tokenizer.model, models.BPE) or not isinstance(
+        tokenizer.decoder, decoders.ByteLevel
+    ):
+        kind = f"{type(tokenizer.model).__name__} and {type(tokenizer.decoder).__name__}"
         raise damaged(path, "a byte-level BPE, as every Whisper has", kind, _REMEDY)
-    _add_tokens(inner, path.parent)
-    if n_vocab in _RELEASED and inner.token_to_id("<|startoftranscript|>") is None:
-        _add_control_tokens(inner, path, n_vocab)
-    return inner
+    _add_tokens(tokenizer, path.parent)
+    if n_vocab in _RELEASED and tokenizer.token_to_id("<|startoftranscript|>") is None:
+        _add_control_tokens(tokenizer, path, n_vocab)
+    return tokenizer
 
 
 def _from_json(path: Path) -> tokenizers.Tokenizer:
@@ -79,33 +81,35 @@ def _from_vocabulary(path: Path) -> tokenizers.Tokenizer:
     files.check_file(merges)
     with reading(path, "the vocabulary and merges of a byte-level BPE"):
         model = models.BPE.from_file(str(path), str(merges))
-    inner = tokenizers.Tokenizer(model)
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    return inner
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
 
 
-def _add_tokens(inner: tokenizers.Tokenizer, folder: Path) -> None:
-    """Adds the tokens that only the other files of `folder` name."""
+def _add_tokens(tokenizer: tokenizers.Tokenizer, folder: Path) -> None:
+    """Adds the tokens that the other files of `folder` name and the tokenizer lacks."""
     for id_, token, path in sorted(_added_tokens(folder), key=lambda entry: entry[0]):
-        if inner.token_to_id(token.content) is not None:
+        if tokenizer.token_to_id(token.content) is not None:
             continue
-        add = inner.add_special_tokens if token.special else inner.add_tokens
+        add = tokenizer.add_special_tokens if token.special else tokenizer.add_tokens
         add([token])
-        next_id = inner.token_to_id(token.content)
-        if next_id != id_:
+        actual_id = tokenizer.token_to_id(token.content)
+        if actual_id != id_:
             remedy = "Save the tokenizer again with transformers, which writes a tokenizer.json."
-            raise damaged(path, f"{token.content!r} as the next token, {next_id}", id_, remedy)
+            raise damaged(
+                path, f"{token.content!r} with the next free id, {actual_id}", id_, remedy
+            )
 
 
-def _add_control_tokens(inner: tokenizers.Tokenizer, path: Path, n_vocab: int) -> None:
+def _add_control_tokens(tokenizer: tokenizers.Tokenizer, path: Path, n_vocab: int) -> None:
     languages = list(LANGUAGES)[: _RELEASED[n_vocab]]
     names = ["endoftext", "startoftranscript", *languages, *_AFTER_LANGUAGES]
-    inner.add_special_tokens([f"<|{name}|>" for name in names])
+    tokenizer.add_special_tokens([f"<|{name}|>" for name in names])
     first = n_vocab - N_TIMESTAMPS - len(names)
-    ids = [inner.token_to_id(f"<|{name}|>") for name in names]
+    ids = [tokenizer.token_to_id(f"<|{name}|>") for name in names]
     if ids != list(range(first, first + len(names))):
-        expected = f"{first} words before the control tokens of {n_vocab} tokens"
+        expected = f"{first} tokens before the control tokens, for {n_vocab} tokens in all"
         raise damaged(path, expected, ids[0], _REMEDY)
 
 
@@ -114,7 +118,7 @@ def _added_tokens(folder: Path) -> Iterator[tuple[int, AddedToken, Path]]:
     path = folder / "tokenizer_config.json"
     added = files.read_json(path).get("added_tokens_decoder") if path.is_file() else None
     if added:
-        with reading(path, "added_tokens_decoder of ids to tokens"):
+        with reading(path, "an added_tokens_decoder that maps ids to tokens"):
             yield from [(int(id_), AddedToken(**token), path) for id_, token in added.items()]
         return
     path = folder / "added_tokens.json"
@@ -145,20 +149,22 @@ def vocabulary_list(folder: Path) -> Path | None:
     return next((folder / name for name in _LISTS if (folder / name).is_file()), None)
 
 
-def check_list(path: Path, inner: tokenizers.Tokenizer) -> None:
-    """Checks that the list of tokens in `path` is the vocabulary of `inner`.
+def check_list(path: Path, tokenizer: tokenizers.Tokenizer) -> None:
+    """Checks that the list of tokens in `path` is the vocabulary of `tokenizer`.
 
     Raises:
-        WeightsError: naming the first token that differs.
+        WeightsError: the list differs. The message names the first token that differs.
     """
     files.check_file(path)
     with reading(path, "a list of tokens"):
         text = path.read_text("utf-8")
         tokens: list[Any] = json.loads(text) if path.suffix == ".json" else text.split("\n")
-        wrong = [i for i, token in enumerate(tokens) if inner.id_to_token(i) not in (token, None)]
+        wrong = [
+            i for i, token in enumerate(tokens) if tokenizer.id_to_token(i) not in (token, None)
+        ]
     if wrong:
         i = wrong[0]
         raise WeightsError(
-            f"{path}: expected the tokens of OpenAI's tokenizer of this size, found {tokens[i]!r} "
-            f"instead of {inner.id_to_token(i)!r} as token {i}. {_REMEDY}"
+            f"{path}: expected OpenAI's tokenizer for this vocabulary size, found {tokens[i]!r} "
+            f"instead of {tokenizer.id_to_token(i)!r} as token {i}. {_REMEDY}"
         )

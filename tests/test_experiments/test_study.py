@@ -94,7 +94,7 @@ def run_study(out: Path, fake: Study, **options: Any) -> dict[str, Any]:
 
 def test_settings_have_sources():
     settings = fake_study().configured("here", seed=5)
-    sourced = settings.sourced()
+    sourced = settings.with_sources()
     assert sourced["n"] == {
         "value": 8,
         "paper": 400,
@@ -102,11 +102,11 @@ def test_settings_have_sources():
         "why": "available recordings and time; paper: section 4",
     }
     assert sourced["noise"] == {"value": 0.1, "source": "our choice", "why": "any small number"}
-    of_paper = fake_study().configured("paper").sourced()
+    of_paper = fake_study().configured("paper").with_sources()
     assert of_paper["n"] == {"value": 400, "source": "paper", "why": "section 4"}
-    changed = dataclasses.replace(settings, noise=0.2).explained()
+    changed = dataclasses.replace(settings, noise=0.2).with_defaults()
     assert changed["noise"] == {**sourced["noise"], "value": 0.2, "full": 0.1}
-    assert settings.explained() == sourced
+    assert settings.with_defaults() == sourced
 
 
 def test_quick_applies_on_top_of_a_preset():
@@ -254,7 +254,7 @@ def test_every_study_has_presets_and_claims(name):
     imported = registry.study(name)
     assert isinstance(imported, study.Study)
     assert {"here", "builtin", "quick"} <= imported.presets.keys()
-    assert imported.configured("builtin", quick=True).sourced()
+    assert imported.configured("builtin", quick=True).with_sources()
     assert imported.claims
 
 

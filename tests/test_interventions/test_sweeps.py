@@ -123,7 +123,7 @@ def deep():
 )
 def test_any_packing_equals_the_whole_pass(deep, site, budget, loops, monkeypatch):
     """Position-local sites and others, one batch and several, unstacked layers and stacked ones."""
-    monkeypatch.setattr(unedited, "unrolls", lambda config: loops)
+    monkeypatch.setattr(unedited, "unrolls_layers", lambda config: loops)
     model, runs = deep
     options = dict(site=site, over=("layer", "position"), metric=METRIC)
     plan = iv.plan_sweep(model, *runs, **options, budget=budget)

@@ -12,7 +12,7 @@ import jaxasr
 from experiments.bench import alignment
 from experiments.data import real_speech
 from jaxasr.alignment import forced
-from jaxasr.alignment.forced import align_windows, place
+from jaxasr.alignment.forced import align_windows, place_text
 from jaxasr.alignment.released_heads import ALIGNMENT_HEADS, all_heads, default_heads
 from jaxasr.alignment.spans import Span, comparable_words, cut_points, join_spans, segment_spans
 from jaxasr.alignment.words import path_scores
@@ -75,7 +75,7 @@ def test_a_long_recording_is_aligned_in_windows():
     )
     progress = []
     asr, text = load("tiny.en"), " ".join([TEXT] * 3)
-    windows = place(
+    windows = place_text(
         asr.model, asr.tokenizer, audio, text, progress=lambda *seconds: progress.append(seconds)
     )
     assert len(windows) == 2

@@ -94,7 +94,7 @@ def test_a_traced_unknown_token_gives_nan():
         scores = [
             metrics.LogProb(token)(logits),
             metrics.Rank(token)(logits),
-            logit_diff(scoring.needed(logits, logit_diff)),
+            logit_diff(scoring.needed_logits(logits, logit_diff)),
         ]
         return jnp.stack(
             [*scores, logit_diff(scoring.unembed_scored(embedding, jnp.ones((2, 3)), logit_diff))]

@@ -90,16 +90,16 @@ def test_a_tokenizer_of_vocabulary_and_merges_is_saved(folder, tmp_path):
     [
         (
             {"vocab.json": '{"a": 0}'},
-            r"merges.txt: expected the merges .* Give the model's own tokenizer",
+            r"merges.txt: expected the merges .* Give the tokenizer of the model",
         ),
         ({"vocab.json": "[", "merges.txt": ""}, r"vocab.json: expected the vocabulary and merges"),
         (
             {"vocab.json": '{"a": 0}', "merges.txt": ""},
-            "expected 50256 words before the control tokens of 51864 tokens, found 1",
+            "expected 50256 tokens before the control tokens, for 51864 tokens in all, found 1",
         ),
         (
             {"vocab.json": '{"a": 0}', "merges.txt": "", "added_tokens.json": '{"b": 7}'},
-            r"expected 'b' as the next token, 1, found 7",
+            r"expected 'b' with the next free id, 1, found 7",
         ),
         (
             {"tokenizer.json": "{}"},
