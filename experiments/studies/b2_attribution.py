@@ -37,6 +37,7 @@ SITES = {
     "encoder.resid_post": ("encoder stream and MLP", ("layer", "time")),
     "encoder.mlp_out": ("encoder stream and MLP", ("layer", "time")),
 }
+# One site of each type.
 QUICK_SITES = (
     "decoder.cross_attn.z",
     "decoder.cross_attn.q",
@@ -86,7 +87,7 @@ class Config(Settings):
 
     n: int = choice(50, "recordings")
     snr_db: float = choice(
-        0.0, "of the noisy run; first-order estimates are worse for louder noise"
+        0.0, "signal-to-noise ratio of the noisy run; louder noise makes the estimates worse"
     )
     tokens: int = choice(8, "tokens of every text, so that all recordings share a compiled program")
     window_s: float = choice(0.5, "seconds of encoder time per patch, about the length of a word")
@@ -142,7 +143,9 @@ def compare_estimates(asr: Recogniser, clip: Utterance, config: Config) -> Array
         "n_frames": round(config.seconds * FRAMES_PER_S),
     }
     estimates = {
-        name: _estimates(asr, target, source, config.sites, options | {"correction": correction})
+        name: _estimate_changes(
+            asr, target, source, config.sites, options | {"correction": correction}
+        )
         for name, correction in CORRECTIONS.items()
     }
     agreements: dict[str, list[Any]] = {name: [] for name in CORRECTIONS}
@@ -174,7 +177,7 @@ def _answer_and_foil(
     return answer, int(noisy_logits.argsort()[-2]) if answer == foil else foil
 
 
-def _estimates(
+def _estimate_changes(
     asr: Recogniser,
     target: interventions.Run,
     source: interventions.Run,

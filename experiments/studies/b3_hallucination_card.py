@@ -189,22 +189,22 @@ def hallucination_rates(arrays: xr.Dataset) -> dict[str, xr.DataArray]:
 
 def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
     """Judges `CLAIMS` over held-out recordings."""
-    numbers = hallucination_rates(arrays)
-    baseline = {name: values.sel(condition="none").values for name, values in numbers.items()}
+    rates = hallucination_rates(arrays)
+    baseline = {name: values.sel(condition="none").values for name, values in rates.items()}
     findings = {"filter": _judge_filter(arrays.sel(condition="none"), config.seed)}
     for name in EDITS:
-        prevented = baseline["raw"] - numbers["raw"].sel(condition=name).values
-        cost = numbers["wer"].sel(condition=name).values - baseline["wer"]
+        prevented = baseline["raw"] - rates["raw"].sel(condition=name).values
+        cost = rates["wer"].sel(condition=name).values - baseline["wer"]
         for key, values in ((f"{name}_fewer", prevented), (f"{name}_cheap", cost)):
             findings[key] = CLAIMS[key].judge_mean(values, config.seed)
     intervals = {
         condition: {
             name: _interval(values.sel(condition=condition), config.seed)
-            for name, values in numbers.items()
+            for name, values in rates.items()
         }
         for condition in CONDITIONS
     }
-    held_out = {name: values.sizes["example"] for name, values in numbers.items()}
+    held_out = {name: values.sizes["example"] for name, values in rates.items()}
     return Analysis(findings, {"held_out": held_out, "card": intervals})
 
 
@@ -236,10 +236,10 @@ def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
         "filtered": "words without speech, filtered",
         "wer": "word error rate, clean speech",
     }
-    numbers: dict[str, Any] = hallucination_rates(arrays)
+    rates: dict[str, Any] = hallucination_rates(arrays)
     for panel, (name, title) in zip(axes, titles.items()):
-        _draw_bars(panel, numbers[name], config.seed)
-        panel.set_title(f"{title} (n {numbers[name].sizes['example']})", fontsize=9)
+        _draw_bars(panel, rates[name], config.seed)
+        panel.set_title(f"{title} (n {rates[name].sizes['example']})", fontsize=9)
         panel.set_ylim(0, None if name == "wer" else 1.05)
     axes[0].set_ylabel("share of recordings; mean rate")
     return {"card": figure}

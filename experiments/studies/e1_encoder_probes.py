@@ -22,47 +22,51 @@ from jaxasr import Recogniser
 # Ranges of relative depth. `UPPER` contains the paper's best layers, 22 to 27 of 32.
 UPPER, SHALLOW = (0.69, 0.91), (0, 0.35)
 SNR = 10  # dB; the claims are about this signal-to-noise ratio, the others are only plotted
-_ABOVE_CHANCE = "balanced accuracy at depth 0.69 to 0.91 on unseen {}, minus chance"
-_RISE = "balanced accuracy at depth 0.69 to 0.91, minus that below depth 0.35"
-_OVER_SPECTRUM = (
+_GAIN_OVER_CHANCE = "balanced accuracy at depth 0.69 to 0.91 on unseen {}, minus chance"
+_GAIN_OVER_SHALLOW = "balanced accuracy at depth 0.69 to 0.91, minus that below depth 0.35"
+_GAIN_OVER_SPECTRUM = (
     "balanced accuracy at depth 0.69 to 0.91, minus that of a probe of the mean log-mel spectrum"
 )
 CLAIMS = {
     "gender_upper": Claim(
         "A probe of the upper layers predicts the speaker's gender",
         "94.6 % at layer 25 of 32",
-        _ABOVE_CHANCE.format("speakers"),
+        _GAIN_OVER_CHANCE.format("speakers"),
     ),
     "gender_rises": Claim(
-        "Upper layers predict gender better than shallow layers", "weaker in shallow layers", _RISE
+        "Upper layers predict gender better than shallow layers",
+        "weaker in shallow layers",
+        _GAIN_OVER_SHALLOW,
     ),
     "gender_beyond_sound": Claim(
         "Upper layers predict gender better than the mean spectrum does",
         "not asked",
-        _OVER_SPECTRUM,
+        _GAIN_OVER_SPECTRUM,
     ),
     "accent_upper": Claim(
         "A probe of the upper layers predicts the accent",
         "97.0 % for four accents, at layer 22",
-        _ABOVE_CHANCE.format("speakers"),
+        _GAIN_OVER_CHANCE.format("speakers"),
     ),
     "accent_rises": Claim(
         "Upper layers predict the accent better than shallow layers",
         "weaker in shallow layers",
-        _RISE,
+        _GAIN_OVER_SHALLOW,
     ),
     "condition_upper": Claim(
         "A probe of the upper layers distinguishes LibriSpeech clean from other",
         "90.0 % at layer 27",
-        _ABOVE_CHANCE.format("speakers"),
+        _GAIN_OVER_CHANCE.format("speakers"),
     ),
     "noise_upper": Claim(
         f"A probe of the upper layers detects noise added at {SNR} dB",
         "not asked; clean and other also differ in speakers and difficulty",
-        _ABOVE_CHANCE.format("speakers and noises"),
+        _GAIN_OVER_CHANCE.format("speakers and noises"),
     ),
     "noise_rises": Claim(
-        "Upper layers detect added noise better than shallow layers", "not asked", _RISE
+        "Upper layers detect added noise better than shallow layers",
+        "not asked",
+        _GAIN_OVER_SHALLOW,
     ),
     "knows_more_than_it_says": Claim(
         "A probe predicts gender better than the model's answer does",
@@ -133,7 +137,7 @@ def probe_label(
     if len(set(labels)) < 2:
         raise Untestable(f"{question}: no set of recordings has speech of two kinds")
     groups = [clip.speaker or clip.id for clip in clips]
-    return _probe(question, encode(clips), labels, groups, clips, config)
+    return _probe_features(question, encode(clips), labels, groups, clips, config)
 
 
 def _probe_accent(encode: Encode, speech: Sequence[Utterance], config: Config) -> xr.Dataset:
@@ -143,7 +147,7 @@ def _probe_accent(encode: Encode, speech: Sequence[Utterance], config: Config) -
 
 
 def accents_of(speech: Sequence[Utterance], config: Config) -> dict[str, str]:
-    """Returns the accent by recording id: the named accents, or those of the set with the most."""
+    """Returns accents by recording id: the named ones, or those of the set with most accents."""
     if config.accents is None:
         return attributes.best_set_of_accents(speech, config.accent_speakers)
     return attributes.named_accents(speech, config.accents)
@@ -173,10 +177,10 @@ def _probe_noise(
     labels = ["clean"] * len(clips) + ["noisy"] * len(clips)
     groups = [f"noise {number}" for number in noise_numbers] * 2
     features = encode(clips) + encode(noisy)
-    return _probe(f"noise {snr} dB", features, labels, groups, [*clips, *noisy], config)
+    return _probe_features(f"noise {snr} dB", features, labels, groups, [*clips, *noisy], config)
 
 
-def _probe(
+def _probe_features(
     question: str,
     features: Sequence[Arrays],
     labels: Sequence[str],

@@ -33,6 +33,7 @@ from interventions.figures import plots
 from jaxasr import Recogniser
 from jaxasr.audio import n_frames
 
+# Categories that are known from the paper.
 NAMED_CATEGORIES = ("countries", "tools", "academic", "animals", "weather", "clothing", "fruits")
 # Ranges of relative depth: the paper's last layers, and its layers 18 to 21 of 32.
 TOP, MIDDLE = (0.9, 1), (0.56, 0.69)

@@ -28,7 +28,7 @@ from jaxasr.config import SAMPLE_RATE
 
 # Range of relative depth that corresponds to the paper's layers 10 to 28 of 32.
 DEPTHS = (0.33, 0.91)
-# Numbers that Whisper returns with a text: two probabilities and the length.
+# No-speech probability, mean log-probability and length, which Whisper returns with a text.
 REPORTED = ("no_speech", "logprob", "tokens")
 POSITIONS = {"last": "at the end of the text", "first": "before the first token"}
 CLAIMS = {

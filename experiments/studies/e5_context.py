@@ -68,8 +68,8 @@ CLAIMS = {
     "one_place": Claim(
         "A single patch restores the spoken word in many sentences",
         "not reported",
-        "share of errors that the best patch restores, compared with 0.2; p compares it with the largest "
-        "share of any patch when each error's outcomes are permuted across patches",
+        "share of errors that the best patch restores, compared with 0.2; p compares it with the "
+        "largest share of any patch when each error's outcomes are permuted across patches",
         null=0.2,
     ),
 }
@@ -106,7 +106,8 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
     Returns:
         Outcomes, which are constants of `experiments.studies.context_edits`: `before` [example]
         without an edit, and `after` [example, kind, cell] under every patch. Recordings that are
-        not patched have `UNTRIED`.
+        not patched have `UNTRIED`. The coordinate `congruent` [example] marks recordings that
+        speak the expected word.
     """
     clips = spoken_pairs(corpus, config.sentences, config.voices)
     texts = keep.each("E5 sentences", clips, functools.partial(transcribe, asr))
@@ -119,8 +120,8 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
 
     def patch(patch_job: tuple[int, str]) -> Arrays:
         row, kind = patch_job
-        limits = (config.alphas, config.max_new_tokens, config.seed)
-        return transcribe_patched(asr, clips[row], kind, *limits)
+        options = (config.alphas, config.max_new_tokens, config.seed)
+        return transcribe_patched(asr, clips[row], kind, *options)
 
     items = keep.each(
         "E5 patches",

@@ -28,7 +28,7 @@ from interventions.figures import plots
 from jaxasr import Recogniser
 
 CROSS, SELF, MLP = COMPONENTS
-_ATTENTION: dict[str, str] = dict(zip(HEADS, ("cross-attention", "self-attention")))
+_ATTENTION_NAMES: dict[str, str] = dict(zip(HEADS, ("cross-attention", "self-attention")))
 _COST = "change of the word error rate of clean speech without {} (white noise), below 0.02"
 CLAIMS = {
     "cross_attention": Claim(
@@ -48,8 +48,8 @@ CLAIMS = {
         "The cross-attention of one layer resolves most loops",
         "layer 23 of 32: 76 %, white noise",
         "share of loops that the best cross-attention layer resolves under white noise; p "
-        "compares it with the largest share of any component when each loop's outcomes are permuted "
-        "across components",
+        "compares it with the largest share of any component when each loop's outcomes are "
+        "permuted across components",
         null=0.5,
     ),
     "one_head": Claim(
@@ -131,8 +131,8 @@ def resolved(arrays: xr.Dataset) -> xr.DataArray:
     The text must not be empty or repetitive. If the transcript is known, the character error
     rate must be lower than without the intervention.
     """
-    better = (arrays.cer < arrays.baseline_cer) | arrays.baseline_cer.isnull()
-    return ((arrays.repetitive == 0) & (arrays.length > 0) & better).astype(float)
+    is_closer = (arrays.cer < arrays.baseline_cer) | arrays.baseline_cer.isnull()
+    return ((arrays.repetitive == 0) & (arrays.length > 0) & is_closer).astype(float)
 
 
 def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
@@ -154,12 +154,12 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
 
 def _judge_components(is_resolved: xr.DataArray, seed: int) -> dict[str, Finding]:
     """Compares cross-attention with the other two components, by all layers and by the best one."""
-    tries = {site: at_site(is_resolved, site) for site in COMPONENTS}
-    share = {site: values.mean(("kind", "cell")).values for site, values in tries.items()}
-    by_any = {site: values.max(("kind", "cell")).values for site, values in tries.items()}
+    by_site = {site: at_site(is_resolved, site) for site in COMPONENTS}
+    mean_rate = {site: values.mean(("kind", "cell")).values for site, values in by_site.items()}
+    any_rate = {site: values.max(("kind", "cell")).values for site, values in by_site.items()}
     return {
         key: CLAIMS[key].judge_mean(rate[CROSS] - (rate[SELF] + rate[MLP]) / 2, seed)
-        for key, rate in (("cross_attention", share), ("any_layer", by_any))
+        for key, rate in (("cross_attention", mean_rate), ("any_layer", any_rate))
     }
 
 
@@ -202,29 +202,29 @@ def _under_noise(values: xr.DataArray) -> xr.DataArray:
 
 def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
     """Draws maps of resolved loops and of the cost on clean speech, one row per intervention."""
-    values = {
+    quantities = {
         "loops resolved": ("loop", resolved(arrays)),
         "ΔWER, clean": ("clean", wer_change(arrays)),
     }
     means = {
-        title: numbers.isel(example=arrays.recording.values == kind).mean("example")
-        for title, (kind, numbers) in values.items()
-        if kind in arrays.recording.values
+        title: values.isel(example=arrays.recording.values == recording).mean("example")
+        for title, (recording, values) in quantities.items()
+        if recording in arrays.recording.values
     }
     head_sites = [site for site in HEADS if site in arrays.site.values]
     n_columns = len(means) * (1 + len(head_sites))
     figure, axes = plots.panels(len(arrays.kind), n_columns, width=2.7, height=2.3)
     panels = iter(axes)
     for kind in map(str, arrays.kind.values):
-        for title, numbers in means.items():
-            cell_means = numbers.sel(kind=kind)
+        for title, mean in means.items():
+            cell_means = mean.sel(kind=kind)
             component_grid = np.stack(
                 [layer_grid(cell_means, site)[:, 0] for site in COMPONENTS], 1
             )
-            names, heading = ["cross", "self", "MLP"], f"{title}\nwhole component_grid, {kind}"
+            names, heading = ["cross", "self", "MLP"], f"{title}\ncomponents, {kind}"
             image = plots.heat(next(panels), component_grid, heading, 1.0, across=names)
             for site in head_sites:
-                heading = f"{title}\n{_ATTENTION[site]} heads, {kind}"
+                heading = f"{title}\n{_ATTENTION_NAMES[site]} heads, {kind}"
                 plots.heat(next(panels), layer_grid(cell_means, site), heading, 1.0)
     if means:
         axes[0].set_ylabel("layer")

@@ -40,13 +40,13 @@ CLAIMS = {
         null=0.5,
     ),
     "ungrounded_between": Claim(
-        "Texts of layers in between are fluent but unrelated to the recording",
+        "Texts of layers at depth 0.62 to 0.84 are fluent but unrelated to the recording",
         "layers 20 to 27 of 32: occasionally fluent, ungrounded completions",
         "per recording, share of ungrounded texts at depth 0.62 to 0.84, minus the share in all "
         "other layers",
     ),
     "right_at_the_top": Claim(
-        "The transcript appears only in the last step",
+        "The transcript appears only in the last layer",
         "layers 31 and 32 of 32: the fluent, right transcript",
         "per recording, fall in the last layer of the word error rate against the final text (at "
         "most 1), minus the mean fall in the other layers",

@@ -131,8 +131,9 @@ def token_curves(asr: Recogniser, clip: Utterance, config: Config) -> Arrays:
     memory, _ = asr.model.encode(jaxasr.log_mel(first_window(clip), asr.config.n_mels)[None])
     prompt = asr.tokenizer.prompt(language(clip))
     [text_ids] = asr.generate(memory, prompt).ids
-    run, final = lens.reading(memory, prompt, list(text_ids), asr)
-    lens_result = interventions.logit_lens(asr.model, run, config.top_k, final=final)
+    # The run decodes prompt and text again; `next_tokens` has the token after each position.
+    run, next_tokens = lens.reading(memory, prompt, list(text_ids), asr)
+    lens_result = interventions.logit_lens(asr.model, run, config.top_k, final=next_tokens)
     # The position before a token predicts it.
     predicting = slice(len(prompt) - 1, len(prompt) - 1 + len(text_ids))
     candidates = np.asarray(lens_result.ids)[:, 0, predicting]
@@ -156,7 +157,7 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
     depth = arrays.depth.values
     top, lower = band(depth, 0.9, 1), band(depth, 0, 0.625)
     below_top = np.setdiff1d(np.arange(len(depth)), top)
-    early, late = np.flatnonzero(depth < 0.78), np.flatnonzero(depth >= 0.78)
+    shallow, deep = np.flatnonzero(depth < 0.78), np.flatnonzero(depth >= 0.78)
     # Negated, because a smaller phoneme error rate means a more similar sound.
     sound = (arrays.sound_others_null - arrays.sound_others).values
     meaning = (arrays.meaning_others - arrays.meaning_others_null).values
@@ -164,8 +165,8 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
     values = {
         "commits_late": _gain_with_depth(arrays.prob.values, lower, top),
         "saturates_late": arrays.saturation.values,
-        "sounds_alike": _gain_with_depth(sound, early, late),
-        "means_alike": _gain_with_depth(meaning, early, late),
+        "sounds_alike": _gain_with_depth(sound, shallow, deep),
+        "means_alike": _gain_with_depth(meaning, shallow, deep),
         "looks_ahead_late": _gain_with_depth(next_token, below_top, top),
     }
     findings = {key: CLAIMS[key].judge_mean(value, config.seed) for key, value in values.items()}
