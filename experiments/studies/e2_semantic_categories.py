@@ -156,7 +156,16 @@ def probe_pairs(
     config: Config,
     examples: Sequence[str],
 ) -> xr.Dataset:
-    """Probes every layer for each pair of categories, on held-out words."""
+    """Probes every layer for each pair of categories, on held-out words.
+
+    Args:
+        layers: encoder states of each layer.
+        categories: one label per recording.
+        words: one word per recording; all recordings of a word are in one fold.
+        baselines: features to compare with the layers, by name.
+        config: the number of folds and other settings of the probes.
+        examples: one id per recording.
+    """
 
     def probe(pair: tuple[str, str]) -> xr.Dataset:
         rows = np.flatnonzero(np.isin(categories, pair))

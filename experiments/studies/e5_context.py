@@ -133,10 +133,10 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
     after = np.full((len(clips), len(KINDS), len(cells["site"])), UNTRIED)
     for (row, kind), item in zip(patch_jobs, items):
         after[row, KINDS.index(kind)] = item["outcome"]
-    return _dataset(clips, congruent, before, after, cells)
+    return _to_dataset(clips, congruent, before, after, cells)
 
 
-def _dataset(
+def _to_dataset(
     clips: Sequence[Utterance],
     congruent: np.ndarray,
     before: np.ndarray,

@@ -28,6 +28,7 @@ from interventions.figures import plots
 from jaxasr import Recogniser
 
 CROSS, SELF, MLP = COMPONENTS
+_MIN_CLEAN = 8  # clean recordings, as many as the preset "builtin" has
 _ATTENTION_NAMES: dict[str, str] = dict(zip(HEADS, ("cross-attention", "self-attention")))
 _COST = "change of the word error rate of clean speech without {} (white noise), below 0.02"
 CLAIMS = {
@@ -65,7 +66,7 @@ CLAIMS = {
         _COST.format("the best layer's cross-attention"),
         null=0.02,
         side="below",
-        min_examples=8,
+        min_examples=_MIN_CLEAN,
     ),
     "cheap_head": Claim(
         "Clean speech does not need the best head",
@@ -73,7 +74,7 @@ CLAIMS = {
         _COST.format("the best head"),
         null=0.02,
         side="below",
-        min_examples=8,
+        min_examples=_MIN_CLEAN,
     ),
 }
 
