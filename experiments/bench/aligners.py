@@ -82,7 +82,7 @@ class Ours:
         """Returns the word times of every row, by set of heads."""
         from jaxasr.alignment.released_heads import all_heads, default_heads
 
-        published = self.asr.checkpoint.alignment_heads
+        published = self.asr.checkpoint.alignment_heads or default_heads(self.asr.config)
         head_sets = {
             "official": published,
             "chosen": self.asr.choose_heads(self.job["choose_on"], language="en"),

@@ -66,9 +66,13 @@ def rank_agreement(exact: xr.DataArray, estimate: xr.DataArray, k: int = 20) -> 
     exact_top, estimated_top = (_largest(values, k) for values in (x, y))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", scipy.stats.ConstantInputWarning)
-        spearman, pearson = scipy.stats.spearmanr(x, y)[0], scipy.stats.pearsonr(x, y)[0]
+        # The stubs of scipy give the fields of both results no types.
+        spearman, pearson = (
+            float(np.asarray(result)[0])
+            for result in (scipy.stats.spearmanr(x, y), scipy.stats.pearsonr(x, y))
+        )
     precision = len(exact_top & estimated_top) / k
-    return Agreement(float(spearman), float(pearson), precision, k, x.size)
+    return Agreement(spearman, pearson, precision, k, x.size)
 
 
 def _largest(values: np.ndarray, k: int) -> set[int]:
