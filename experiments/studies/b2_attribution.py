@@ -1,4 +1,4 @@
-"""B2: how well attribution patching ranks the cells that exact patching ranks, by type of site."""
+"""B2: compares the ranking of cells by attribution patching with that by exact patching."""
 
 import dataclasses
 import functools
@@ -23,7 +23,7 @@ from interventions.figures import plots
 from jaxasr import Memory, Recogniser
 from jaxasr.config import FRAMES_PER_S
 
-# Type of each site, and the dimensions that are swept there.
+# Per site: its type, and the dimensions that its patches are swept over.
 SITES = {
     "decoder.cross_attn.z": ("heads", ("layer", "head", "position")),
     "decoder.attn.z": ("heads", ("layer", "head", "position")),
@@ -37,36 +37,40 @@ SITES = {
     "encoder.resid_post": ("encoder stream and MLP", ("layer", "time")),
     "encoder.mlp_out": ("encoder stream and MLP", ("layer", "time")),
 }
-ONE_PER_TYPE = (
+# One site of each type.
+QUICK_SITES = (
     "decoder.cross_attn.z",
     "decoder.cross_attn.q",
     "decoder.resid_post",
     "encoder.resid_post",
 )
-TYPES = tuple(dict.fromkeys(kind for kind, _ in SITES.values()))
+TYPES = tuple(dict.fromkeys(site_type for site_type, _ in SITES.values()))
 _TEST = (
-    "per recording, rank correlation of estimated and exact change over all cells, mean over the "
-    "sites of the type; at least 0.8"
+    "per recording, rank correlation over cells between estimated and exact changes, averaged over "
+    "the sites of the type; at least 0.8"
 )
+# With fewer recordings, the p-value of the sign-flip test cannot be below 0.05.
+_MIN_RECORDINGS = 6
 CLAIMS = {
-    kind: Claim(
-        f"First-order estimates rank cells as exact patching does: {kind}",
+    site_type: Claim(
+        f"First-order estimates rank cells as exact patching does: {site_type}",
         "not asked; not published",
         _TEST,
-        0.8,
-        min_examples=6,
+        null=0.8,
+        min_examples=_MIN_RECORDINGS,
     )
-    for kind in TYPES
+    for site_type in TYPES
 } | {
     "small_before_large": Claim(
         "Small patches (heads, queries, keys) are ranked better than large ones (streams, MLP)",
-        "AtP (arXiv 2403.00745): first order fails where a patch is large or saturates attention",
-        "per recording, mean rank correlation of the first two types, minus that of the others",
-        min_examples=6,
+        "AtP (arXiv 2403.00745): estimates fail if a patch is large or saturates attention",
+        "per recording, mean rank correlation of the small patches, minus that of the large ones",
+        min_examples=_MIN_RECORDINGS,
     )
 }
-CORRECTIONS = {"corrected": True, "plain": False}  # for the saturation of the softmax
-# Variables of the results: the estimate they are about, and the field of its agreement.
+# Per estimate: whether attribution corrects for the saturation of the softmax.
+CORRECTIONS = {"corrected": True, "plain": False}
+# Per variable of the results: the estimate, and the field of `interventions.rank_agreement`.
 VARIABLES = {
     "spearman": ("corrected", "spearman"),
     "pearson": ("corrected", "pearson"),
@@ -83,31 +87,36 @@ class Config(Settings):
 
     n: int = choice(50, "recordings")
     snr_db: float = choice(
-        0.0, "white noise in the target; the source is clean. Louder noise is harder to linearise"
+        0.0, "signal-to-noise ratio of the noisy run; louder noise makes the estimates worse"
     )
-    tokens: int = choice(8, "of the text, so that all recordings share a program")
-    window_s: float = choice(0.5, "of encoder time, about a word")
-    seconds: float = choice(3.0, "of encoder time that is swept")
+    tokens: int = choice(8, "tokens of every text, so that all recordings share a compiled program")
+    window_s: float = choice(0.5, "seconds of encoder time per patch, about the length of a word")
+    seconds: float = choice(3.0, "seconds of encoder time that are patched, from the start")
     sites: tuple[str, ...] = choice(
-        tuple(SITES), "several of each type; each takes a program of its own"
+        tuple(SITES), "two to four of each type; each site needs a separate program"
     )
-    k: int = choice(20, "cells whose overlap is the precision; 10 if there are fewer than 100")
+    k: int = choice(20, "largest cells that are compared; half as many for fewer than 100 cells")
     metric: str = choice(
-        "logit(clean run's next token) - logit(noisy run's)", "what the noise changes"
+        "logit(clean run's next token) - logit(noisy run's)", "the noise changes this difference"
     )
 
 
 def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
-    """Compares estimates with exact changes: `VARIABLES` [example, site]."""
+    """Compares estimated with exact changes for every recording.
+
+    Returns:
+        `VARIABLES` [example, site], and `type` [site]. Recordings with a short text are dropped.
+    """
     clips = clean_speech(corpus, asr, config.n, at_least_s=config.seconds)
     compare = functools.partial(compare_estimates, asr, config=config)
+    # An item is empty if the text has fewer than `config.tokens` tokens.
     items = [item for item in keep.each("B2 attribution", clips, compare) if item["spearman"].size]
     shape, types = (len(items), len(config.sites)), [SITES[site][0] for site in config.sites]
     values = {
         name: np.array([item[name] for item in items], float).reshape(shape) for name in VARIABLES
     }
     return xr.Dataset(
-        {name: (("example", "site"), table) for name, table in values.items()},
+        {name: (("example", "site"), array) for name, array in values.items()},
         {"example": np.arange(len(items)), "site": list(config.sites), "type": ("site", types)},
     )
 
@@ -134,7 +143,9 @@ def compare_estimates(asr: Recogniser, clip: Utterance, config: Config) -> Array
         "n_frames": round(config.seconds * FRAMES_PER_S),
     }
     estimates = {
-        name: _estimates(asr, target, source, config.sites, options | {"correction": correction})
+        name: _estimate_changes(
+            asr, target, source, config.sites, options | {"correction": correction}
+        )
         for name, correction in CORRECTIONS.items()
     }
     agreements: dict[str, list[Any]] = {name: [] for name in CORRECTIONS}
@@ -166,18 +177,21 @@ def _answer_and_foil(
     return answer, int(noisy_logits.argsort()[-2]) if answer == foil else foil
 
 
-def _estimates(
+def _estimate_changes(
     asr: Recogniser,
     target: interventions.Run,
     source: interventions.Run,
     sites: tuple[str, ...],
     options: dict[str, Any],
 ) -> dict[str, xr.DataArray]:
-    """Estimates all sites; those that are swept over position or time share their passes."""
-    whole = [site for site in sites if SITES[site][1] == ("layer", "head")]
-    local = [site for site in sites if site not in whole]
+    """Estimates the changes at all sites, with one call for the sites that share dimensions."""
+    sites_by_head = [site for site in sites if SITES[site][1] == ("layer", "head")]
+    sites_by_position = [site for site in sites if site not in sites_by_head]
     estimates: dict[str, xr.DataArray] = {}
-    for group, over in ((local, ("layer", "head", "position", "time")), (whole, ("layer", "head"))):
+    for group, over in (
+        (sites_by_position, ("layer", "head", "position", "time")),
+        (sites_by_head, ("layer", "head")),
+    ):
         if group:
             estimates |= interventions.attribution(
                 asr.model, target=target, source=source, site=group, over=over, **options
@@ -188,13 +202,13 @@ def _estimates(
 def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
     """Judges `CLAIMS` over recordings."""
     by_type = {
-        kind: arrays.spearman.isel(site=np.flatnonzero(arrays.type.values == kind))
+        site_type: arrays.spearman.isel(site=np.flatnonzero(arrays.type.values == site_type))
         .mean("site")
         .values
-        for kind in TYPES
+        for site_type in TYPES
     }
     small, large = (
-        np.mean([by_type[kind] for kind in kinds], 0) for kinds in (TYPES[:2], TYPES[2:])
+        np.mean([by_type[site_type] for site_type in types], 0) for types in (TYPES[:2], TYPES[2:])
     )
     values = by_type | {"small_before_large": small - large}
     findings = {key: CLAIMS[key].judge_mean(value, config.seed) for key, value in values.items()}
@@ -226,21 +240,21 @@ def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
 
 def _draw_sites(axes: Axes, values: xr.DataArray) -> None:
     """Draws a dot per recording and a diamond for the mean, in a row per site."""
-    for kind, colour in zip(TYPES, plots.COLOURS):
-        rows = np.flatnonzero(values.type.values == kind)
+    for site_type, colour in zip(TYPES, plots.COLOURS):
+        rows = np.flatnonzero(values.type.values == site_type)
         dots = values.values[:, rows]
         means = dots.mean(0) if len(dots) else np.full(len(rows), np.nan)
         heights, style = np.tile(rows, len(dots)), {"markersize": 3, "alpha": 0.35}
         axes.plot(dots.ravel(), heights, "o", color=colour, **style)
-        axes.plot(means, rows, "D", color=colour, markersize=7, label=kind)
+        axes.plot(means, rows, "D", color=colour, markersize=7, label=site_type)
 
 
 STUDY = Study(
     title="Attribution patching compared with exact patching",
     section="beyond the paper (section 2 patches one place at a time)",
-    about="Activations of a clean run are patched into a noisy run, one place at a time. One "
-    "forward and one backward pass estimate the same changes. The study compares the two rankings "
-    "for heads, queries and keys, streams and MLPs of both stacks.",
+    about="Exact patching copies activations of a clean run into a noisy run, one cell at a time. "
+    "Attribution patching estimates all these changes by one forward and one backward pass. The "
+    "study compares the two rankings of cells for each type of site.",
     data="not asked by the paper",
     settings=Config,
     run=run,
@@ -249,7 +263,7 @@ STUDY = Study(
     presets={
         "here": {"n": 8, "seconds": 2.5},
         "builtin": {"n": 8, "seconds": 2.5},
-        "quick": {"n": 2, "window_s": 1.25, "sites": ONE_PER_TYPE},
+        "quick": {"n": 2, "window_s": 1.25, "sites": QUICK_SITES},
     },
     claims=CLAIMS,
 )

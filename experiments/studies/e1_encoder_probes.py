@@ -1,4 +1,4 @@
-"""E1: probes of every encoder layer for gender, accent, recording condition and added noise."""
+"""E1: probes every encoder layer for gender, accent, recording condition and added noise."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -19,52 +19,57 @@ from experiments.studies.selection import balanced, first_window, language, not_
 from experiments.studies.study import Analysis, Claim, Study, choice, paper
 from jaxasr import Recogniser
 
-UPPER, SHALLOW = (0.69, 0.91), (0, 0.35)  # the paper's best layers are 22 to 27 of 32
-SNR = 10  # dB, of the claims; the other ratios are only plotted
-_ABOVE_CHANCE = "balanced accuracy at depth 0.69 to 0.91 on unseen {}, minus chance"
-_RISE = "balanced accuracy at depth 0.69 to 0.91, minus that below depth 0.35"
-_OVER_SPECTRUM = (
+# Ranges of relative depth. `UPPER` contains the paper's best layers, 22 to 27 of 32.
+UPPER, SHALLOW = (0.69, 0.91), (0, 0.35)
+SNR = 10  # dB; the claims are about this signal-to-noise ratio, the others are only plotted
+_GAIN_OVER_CHANCE = "balanced accuracy at depth 0.69 to 0.91 on unseen {}, minus chance"
+_GAIN_OVER_SHALLOW = "balanced accuracy at depth 0.69 to 0.91, minus that below depth 0.35"
+_GAIN_OVER_SPECTRUM = (
     "balanced accuracy at depth 0.69 to 0.91, minus that of a probe of the mean log-mel spectrum"
 )
 CLAIMS = {
     "gender_upper": Claim(
         "A probe of the upper layers predicts the speaker's gender",
         "94.6 % at layer 25 of 32",
-        _ABOVE_CHANCE.format("speakers"),
+        _GAIN_OVER_CHANCE.format("speakers"),
     ),
     "gender_rises": Claim(
-        "Upper layers predict gender better than shallow layers", "weaker in shallow layers", _RISE
+        "Upper layers predict gender better than shallow layers",
+        "weaker in shallow layers",
+        _GAIN_OVER_SHALLOW,
     ),
     "gender_beyond_sound": Claim(
         "Upper layers predict gender better than the mean spectrum does",
         "not asked",
-        _OVER_SPECTRUM,
+        _GAIN_OVER_SPECTRUM,
     ),
     "accent_upper": Claim(
         "A probe of the upper layers predicts the accent",
-        "97.0 % of four at layer 22",
-        _ABOVE_CHANCE.format("speakers"),
+        "97.0 % for four accents, at layer 22",
+        _GAIN_OVER_CHANCE.format("speakers"),
     ),
     "accent_rises": Claim(
         "Upper layers predict the accent better than shallow layers",
         "weaker in shallow layers",
-        _RISE,
+        _GAIN_OVER_SHALLOW,
     ),
     "condition_upper": Claim(
         "A probe of the upper layers distinguishes LibriSpeech clean from other",
         "90.0 % at layer 27",
-        _ABOVE_CHANCE.format("speakers"),
+        _GAIN_OVER_CHANCE.format("speakers"),
     ),
     "noise_upper": Claim(
         f"A probe of the upper layers detects noise added at {SNR} dB",
-        "not asked: clean and other differ in speakers and difficulty",
-        _ABOVE_CHANCE.format("speakers and noises"),
+        "not asked; clean and other also differ in speakers and difficulty",
+        _GAIN_OVER_CHANCE.format("speakers and noises"),
     ),
     "noise_rises": Claim(
-        "Upper layers detect added noise better than shallow layers", "not asked", _RISE
+        "Upper layers detect added noise better than shallow layers",
+        "not asked",
+        _GAIN_OVER_SHALLOW,
     ),
     "knows_more_than_it_says": Claim(
-        "A probe predicts gender better than the model's own answer does",
+        "A probe predicts gender better than the model's answer does",
         "94.6 % against 87.8 %",
         "accuracy of the probe, minus that of the answer",
     ),
@@ -77,13 +82,15 @@ class Config(Probing):
 
     per_gender: int = paper(1250, "2,000 utterances to train, 500 to test")
     accents: tuple[str, ...] | None = paper(
-        ("New Zealand", "Welsh", "South African", "Indian"), "4-way; the corpus is not named"
+        ("New Zealand", "Welsh", "South African", "Indian"), "four accents; no corpus is named"
     )
     per_accent: int = paper(684, "2,400 utterances to train, 337 to test")
     accent_speakers: int = choice(
-        4, "without named accents: a set's accents with at least so many speakers"
+        4, "if `accents` is None, the fewest speakers of an accent that is probed"
     )
-    per_condition: int = choice(1500, "the paper uses all of dev and test; as many as time allows")
+    per_condition: int = choice(
+        1500, "per class, as many as time allows; the paper uses all of dev and test"
+    )
     noisy: int = choice(200, "recordings that noise is added to; the paper adds none")
     snr_db: tuple[int, ...] = choice((20, 10, 5, 0), "from barely audible to as loud as the speech")
 
@@ -93,7 +100,11 @@ Encode = Callable[[Sequence[Utterance]], list[Arrays]]
 
 
 def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
-    """Probes all questions; see `experiments.studies.probing.probe_layers` for the variables."""
+    """Probes every layer for every attribute.
+
+    Returns:
+        Rows of all attributes, with the variables of `experiments.studies.probing.probe_layers`.
+    """
 
     def encode(clips: Sequence[Utterance]) -> list[Arrays]:
         features = lambda clip: encoder_features(asr, first_window(clip))  # noqa: E731
@@ -121,12 +132,12 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
 def probe_label(
     encode: Encode, clips: Sequence[Utterance], question: str, label: Label, config: Config
 ) -> xr.Dataset:
-    """Probes the encoder for a label of the recordings; speakers are cross-validation groups."""
+    """Probes every layer for a label of the recordings, on held-out speakers."""
     labels = [label(clip) for clip in clips]
     if len(set(labels)) < 2:
         raise Untestable(f"{question}: no set of recordings has speech of two kinds")
     groups = [clip.speaker or clip.id for clip in clips]
-    return _probe(question, encode(clips), labels, groups, clips, config)
+    return _probe_features(question, encode(clips), labels, groups, clips, config)
 
 
 def _probe_accent(encode: Encode, speech: Sequence[Utterance], config: Config) -> xr.Dataset:
@@ -136,7 +147,7 @@ def _probe_accent(encode: Encode, speech: Sequence[Utterance], config: Config) -
 
 
 def accents_of(speech: Sequence[Utterance], config: Config) -> dict[str, str]:
-    """Returns the accent by recording id: the named accents, or those of the set that has most."""
+    """Returns accents by recording id: the named ones, or those of the set with most accents."""
     if config.accents is None:
         return attributes.best_set_of_accents(speech, config.accent_speakers)
     return attributes.named_accents(speech, config.accents)
@@ -145,29 +156,31 @@ def accents_of(speech: Sequence[Utterance], config: Config) -> dict[str, str]:
 def _probe_noise(
     encode: Encode, corpus: Corpus, speech: list[Utterance], snr: int, config: Config
 ) -> xr.Dataset:
-    """Probes for added noise, on each recording with and without it.
+    """Probes for added noise, on recordings with noise and the same recordings without it.
 
-    Each speaker has one background noise. Speakers that share one are in the same fold.
+    Each speaker gets one background noise. Speakers with the same noise are in the same fold.
     """
     clips = spread(
         balanced(speech, attributes.gender, config.noisy) or speech, config.noisy, set_of
     )
     backgrounds = attributes.distinct_sources(not_speech(corpus))
+    # Without several speakers, each recording counts as one speaker.
     several_speakers = len({clip.speaker for clip in clips}) > 1
     speakers = [clip.speaker if several_speakers else clip.id for clip in clips]
-    order = list(dict.fromkeys(speakers))
-    numbers = [order.index(name) % (len(backgrounds) or len(order)) for name in speakers]
+    distinct_speakers = list(dict.fromkeys(speakers))
+    n_noises = len(backgrounds) or len(distinct_speakers)
+    noise_numbers = [distinct_speakers.index(name) % n_noises for name in speakers]
     noisy = [
         attributes.in_noise(clip, backgrounds[number] if backgrounds else None, snr, number)
-        for clip, number in zip(clips, numbers)
+        for clip, number in zip(clips, noise_numbers)
     ]
     labels = ["clean"] * len(clips) + ["noisy"] * len(clips)
-    groups = [f"noise {number}" for number in numbers] * 2
+    groups = [f"noise {number}" for number in noise_numbers] * 2
     features = encode(clips) + encode(noisy)
-    return _probe(f"noise {snr} dB", features, labels, groups, [*clips, *noisy], config)
+    return _probe_features(f"noise {snr} dB", features, labels, groups, [*clips, *noisy], config)
 
 
-def _probe(
+def _probe_features(
     question: str,
     features: Sequence[Arrays],
     labels: Sequence[str],
@@ -187,17 +200,17 @@ def _probe(
 
 
 def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
-    """Judges `CLAIMS` by one number per speaker, or per noise."""
+    """Judges `CLAIMS` by one number per speaker; for added noise, by one number per noise."""
     noise = f"noise {SNR} dB"
     tests = {
-        "gender_upper": ("gender", _above_chance),
-        "gender_rises": ("gender", _rise),
-        "gender_beyond_sound": ("gender", _over_spectrum),
-        "accent_upper": ("accent", _above_chance),
-        "accent_rises": ("accent", _rise),
-        "condition_upper": ("condition", _above_chance),
-        "noise_upper": (noise, _above_chance),
-        "noise_rises": (noise, _rise),
+        "gender_upper": ("gender", _gain_over_chance),
+        "gender_rises": ("gender", _gain_over_shallow),
+        "gender_beyond_sound": ("gender", _gain_over_spectrum),
+        "accent_upper": ("accent", _gain_over_chance),
+        "accent_rises": ("accent", _gain_over_shallow),
+        "condition_upper": ("condition", _gain_over_chance),
+        "noise_upper": (noise, _gain_over_chance),
+        "noise_rises": (noise, _gain_over_shallow),
     }
     findings = {
         key: verdict(CLAIMS[key], arrays, question, statistic, config)
@@ -208,16 +221,16 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
     return Analysis(findings, numbers(arrays))
 
 
-def _above_chance(rows: xr.Dataset) -> np.ndarray:
+def _gain_over_chance(rows: xr.Dataset) -> np.ndarray:
     return accuracy(rows, layers_between(rows, *UPPER)) - 1 / len(set(rows.label.values))
 
 
-def _rise(rows: xr.Dataset) -> np.ndarray:
+def _gain_over_shallow(rows: xr.Dataset) -> np.ndarray:
     upper, shallow = (layers_between(rows, *depths) for depths in (UPPER, SHALLOW))
     return accuracy(rows, upper) - accuracy(rows, shallow)
 
 
-def _over_spectrum(rows: xr.Dataset) -> np.ndarray:
+def _gain_over_spectrum(rows: xr.Dataset) -> np.ndarray:
     return accuracy(rows, layers_between(rows, *UPPER)) - accuracy(rows, "mel")
 
 
@@ -232,8 +245,8 @@ STUDY = Study(
     title="What the encoder represents besides words",
     section="the encoder probes",
     about="A linear probe reads the output of each encoder layer, averaged over the frames of a "
-    "recording, and is tested on speakers that it was not trained on. Controls are shuffled "
-    "labels, the mean log-mel spectrum and the embedding below layer 0.",
+    "recording. It is tested on held-out speakers. Controls are shuffled labels, the mean log-mel "
+    "spectrum and the embedding below layer 0.",
     data="LibriSpeech (gender; clean and other), and a corpus of four English accents that is not "
     "named",
     settings=Config,
@@ -263,8 +276,8 @@ STUDY = Study(
         "cross-validation over speakers instead of one split; balanced accuracy instead of plain",
         "activations are averaged over the recording's frames, without the padding to 30 s; the "
         "paper does not specify this",
-        "without named accents, those of one set with enough speakers: first languages, where "
-        "those are labelled",
+        "if no accents are named, the accents of one set of recordings are probed; some sets label "
+        "the first language instead",
         "layers are compared by relative depth: the paper's layer n of 32 has depth (n + 1)/32",
     ),
 )

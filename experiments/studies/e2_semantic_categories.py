@@ -1,4 +1,4 @@
-"""E2: probes of every encoder layer between semantic categories of single words."""
+"""E2: probes every encoder layer for the semantic category of single words."""
 
 import dataclasses
 import functools
@@ -33,19 +33,21 @@ from interventions.figures import plots
 from jaxasr import Recogniser
 from jaxasr.audio import n_frames
 
-NAMED = ("countries", "tools", "academic", "animals", "weather", "clothing", "fruits")
-TOP, MIDDLE = (0.9, 1), (0.56, 0.69)  # the paper's last layers, and its layers 18 to 21 of 32
+# Categories that are known from the paper.
+NAMED_CATEGORIES = ("countries", "tools", "academic", "animals", "weather", "clothing", "fruits")
+# Ranges of relative depth: the paper's last layers, and its layers 18 to 21 of 32.
+TOP, MIDDLE = (0.9, 1), (0.56, 0.69)
 _TOP_ACCURACY = "accuracy on unseen words at depth 0.9 to 1, mean over pairs"
 CLAIMS = {
     "top": Claim(
         "A probe of the top layers distinguishes semantic categories",
-        "85.6 % over pairs in the final layer, up to 96.7 %",
+        "final layer: 85.6 % on average over pairs, 96.7 % for the best pair",
         _TOP_ACCURACY,
         null=0.5,
     ),
     "rises": Claim(
-        "The top layers distinguish categories better than layers two thirds of the way up",
-        "Fig. 1: a signal at layers 18 to 21, most pairs above 80 % from 28 on",
+        "The top layers distinguish categories better than the layers at two thirds of the depth",
+        "Fig. 1: above chance at layers 18 to 21, most pairs above 80 % from layer 28 on",
         f"{_TOP_ACCURACY}, minus that at depth 0.56 to 0.69",
     ),
     "beyond_sound": Claim(
@@ -59,6 +61,7 @@ CLAIMS = {
         f"{_TOP_ACCURACY}, minus that of a probe of phoneme counts, their sum and the duration",
     ),
 }
+# The pairs of categories that the paper plots in Fig. 1.
 FIGURE_1 = (
     ("countries", "tools"),
     ("academic", "animals"),
@@ -72,14 +75,20 @@ class Config(Probing):
     """Settings of E2."""
 
     categories: tuple[str, ...] | None = paper(
-        NAMED, "the categories that readers name; the full list is not known"
+        NAMED_CATEGORIES, "the known categories; the paper's full list is not known"
     )
-    per_category: int = choice(60, "words; 96.7 % is possible with a test set of 30 or 60")
+    per_category: int = choice(
+        60, "words; the paper's 96.7 % can be 29 of 30 or 58 of 60 test words"
+    )
     folds: int = choice(5, "all recordings of a word are in one fold")
 
 
 def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
-    """Probes every pair of categories; see `experiments.studies.probing.probe_layers`."""
+    """Probes every layer for each pair of categories.
+
+    Returns:
+        Rows of all pairs, with the variables of `experiments.studies.probing.probe_layers`.
+    """
     recordings, source = spoken_words(corpus)
     clips = select_words(recordings, config)
     features = keep.each("E2 words", clips, functools.partial(_word_features, asr))
@@ -113,7 +122,7 @@ def select_words(clips: Sequence[Utterance], config: Config) -> list[Utterance]:
         (category, word)
         for category, members in words.items()
         if config.categories is None or category in config.categories
-        # By length, so that a selection has short and long words.
+        # Spread over lengths, so that the selection has short and long words.
         for word in spread(sorted(members), config.per_category, len)
     }
     return [clip for clip in clips if (str(clip.label("category")), clip.transcript) in selected]
@@ -122,7 +131,7 @@ def select_words(clips: Sequence[Utterance], config: Config) -> list[Utterance]:
 def _phoneme_counts(
     clips: Sequence[Utterance], features: Sequence[Arrays]
 ) -> dict[str, Float[np.ndarray, "N F"]]:
-    """Counts each phoneme and all phonemes, and adds the duration; nothing without espeak-ng."""
+    """Makes features of phoneme counts, their sum and the duration; none without espeak-ng."""
     if not phonemes.installed():
         return {}
     words = phonemes.phonemes([clip.transcript for clip in clips], "en")
@@ -133,7 +142,7 @@ def _phoneme_counts(
 
 
 def _token_embeddings(asr: Recogniser, clips: Sequence[Utterance]) -> Float[np.ndarray, "N D"]:
-    """Averages the model's embeddings of each word's tokens, which hold meaning without sound."""
+    """Averages the decoder's embeddings of each word's tokens, which do not depend on sound."""
     table = np.asarray(asr.model.decoder.token_embedding[...], np.float32)
     words = (asr.tokenizer.encode(f" {clip.transcript}") for clip in clips)
     return np.stack([table[ids].mean(0) for ids in words])
@@ -147,7 +156,16 @@ def probe_pairs(
     config: Config,
     examples: Sequence[str],
 ) -> xr.Dataset:
-    """Probes each pair of categories; words are the cross-validation groups."""
+    """Probes every layer for each pair of categories, on held-out words.
+
+    Args:
+        layers: encoder states of each layer.
+        categories: one label per recording.
+        words: one word per recording; all recordings of a word are in one fold.
+        baselines: features to compare with the layers, by name.
+        config: the number of folds and other settings of the probes.
+        examples: one id per recording.
+    """
 
     def probe(pair: tuple[str, str]) -> xr.Dataset:
         rows = np.flatnonzero(np.isin(categories, pair))
@@ -189,7 +207,7 @@ def _judge_beyond_phonemes(arrays: xr.Dataset, top: np.ndarray, config: Config) 
 
 
 def _numbers(arrays: xr.Dataset) -> dict[str, Any]:
-    """Computes means over pairs by layer, and the accuracy of every pair in the top layers."""
+    """Computes the mean accuracy over pairs per layer, and the top layers' accuracy per pair."""
     top = {
         pair: round(float(accuracy(rows, layers_between(rows, *TOP)).mean()), 4)
         for pair in probing.questions(arrays)
@@ -206,7 +224,7 @@ def _numbers(arrays: xr.Dataset) -> dict[str, Any]:
 
 
 def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
-    """Draws accuracy by layer: the mean over pairs with its controls, and the pairs of Fig. 1."""
+    """Draws accuracy by layer: left the mean over pairs with controls, right single pairs."""
     pairs = probing.questions(arrays)
     if not pairs:
         return {}
@@ -233,8 +251,8 @@ def _draw_pairs(axes: Axes, arrays: xr.Dataset, pairs: Sequence[str]) -> None:
 STUDY = Study(
     title="Whether the encoder groups words by meaning",
     section="Fig. 1",
-    about="A linear probe between two semantic categories reads the output of each encoder layer, "
-    "averaged over the frames of a spoken word, and is tested on words that it was not trained on. "
+    about="A linear probe reads the output of each encoder layer, averaged over the frames of a "
+    "spoken word. It distinguishes two semantic categories, and is tested on held-out words. "
     "Controls are probes of the mean spectrum and of the words' phonemes.",
     data="spoken words of at least seven categories; neither words nor voices are named",
     settings=Config,
@@ -248,11 +266,11 @@ STUDY = Study(
     },
     claims=CLAIMS,
     differs=(
-        "words of a corpus with the label `category`; else fifteen words of each of eight "
-        "categories in two pitches of one synthetic voice, if it is installed; else the 24 words "
-        "of the package",
+        "the words are those of a corpus with the label `category`",
+        "without such a corpus, a synthetic voice speaks fifteen words of each of eight categories "
+        "in two pitches; if it is not installed, the 24 words of the package are used",
         "folds by word; accuracy over all pairs of the available categories",
-        "the embedding of the model's own tokens is plotted as a text-only reference",
+        "a probe of the embeddings of the words' tokens is plotted as a text-only reference",
         "layers are compared by relative depth: the paper's layer n of 32 has depth (n + 1)/32",
     ),
 )

@@ -1,4 +1,4 @@
-"""E3: whether the decoder's state predicts errors better than the numbers Whisper reports."""
+"""E3: tests whether the decoder's state predicts transcription errors."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -35,9 +35,9 @@ from experiments.studies.study import Analysis, Claim, Evidence, Study, choice, 
 from interventions.figures import plots
 from jaxasr import Recogniser
 
-HIGH = (0.66, 0.78)  # the paper's layer 22 of 32 has depth 0.72
-SHALLOW = (0, 0.3)  # its layer 5 has depth 0.19
-# Numbers that Whisper reports anyway; larger means worse, as fixed beforehand.
+# Ranges of relative depth. The paper's layer 22 of 32 has depth 0.72, its layer 5 depth 0.19.
+HIGH, SHALLOW = (0.66, 0.78), (0, 0.3)
+# Numbers that Whisper returns with a text. A larger one is assumed to mean a worse text.
 REPORTED = ("improbability", "compression", "no speech", "length")
 QUESTIONS = {"errors": "errors against none", "insertions": "insertions against none"}
 _GAIN = "area under the ROC curve of the probe at depth 0.66 to 0.78, minus that of {}"
@@ -66,7 +66,7 @@ CLAIMS = {
     ),
     "insertions": Claim(
         "The state also predicts inserted words, which were not spoken",
-        "not asked: a high error rate need not be hallucination",
+        "not asked; a high error rate is not always hallucination",
         "area under the ROC curve at depth 0.66 to 0.78, insertions against none",
         null=0.5,
     ),
@@ -82,18 +82,18 @@ CLAIMS = {
 class Config(Probing):
     """Settings of E3."""
 
-    per_class: int = paper(200, "section 4.2: 400 samples; one reader has 150 without errors")
+    per_class: int = paper(200, "section 4.2: 400 samples; by one account, 150 have no errors")
     recordings: int = choice(
         2620, "recordings to transcribe in search of errors: the size of LibriSpeech test-clean"
     )
-    least_words: int = choice(3, "of the reference; the error rate of a single word is 0 or 1")
-    longer: float = choice(1.25, "largest ratio of the numbers of words in a matched pair")
+    least_words: int = choice(3, "fewest words; the error rate of a single word is 0 or 1")
+    longer: float = choice(1.25, "largest ratio between the word counts of a matched pair")
     max_new_tokens: int = choice(224, "half of the decoder's context, as openai/whisper")
 
 
 def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
-    """Probes for errors and insertions, [example, layer]; adds the numbers `REPORTED`."""
-    clips = _select(asr, corpus, config)
+    """Transcribes all recordings and runs `probe_pairs` for each of `QUESTIONS`."""
+    clips = _select_recordings(asr, corpus, config)
 
     def transcribe(clip: Utterance) -> Arrays:
         audio = first_window(clip)
@@ -103,14 +103,14 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
     features = {clip.id: item for clip, item in zip(clips, items)}
     rates = {clip.id: error_rates(str(features[clip.id]["text"]), clip) for clip in clips}
 
-    def probe(kind: str) -> xr.Dataset:
-        by_id = {name: rate[kind] for name, rate in rates.items()}
-        return probe_pairs(kind, clips, features, by_id, config)
+    def probe(question: str) -> xr.Dataset:
+        rate_by_id = {clip_id: rate[question] for clip_id, rate in rates.items()}
+        return probe_pairs(question, clips, features, rate_by_id, config)
 
-    return probing.concatenate({kind: lambda kind=kind: probe(kind) for kind in QUESTIONS})
+    return probing.concatenate({name: lambda name=name: probe(name) for name in QUESTIONS})
 
 
-def _select(asr: Recogniser, corpus: Corpus, config: Config) -> list[Utterance]:
+def _select_recordings(asr: Recogniser, corpus: Corpus, config: Config) -> list[Utterance]:
     languages = supported_languages(asr, None)
     clips = spread(
         [
@@ -128,7 +128,7 @@ def _select(asr: Recogniser, corpus: Corpus, config: Config) -> list[Utterance]:
 
 
 def probe_pairs(
-    kind: str,
+    question: str,
     clips: Sequence[Utterance],
     features: Mapping[str, Arrays],
     rates: Mapping[str, float],
@@ -137,11 +137,11 @@ def probe_pairs(
     """Probes one kind of error over matched pairs of recordings.
 
     Args:
-        kind: a key of `QUESTIONS`.
-        clips: the recordings.
+        question: the kind of error, a key of `QUESTIONS`.
+        clips: recordings to form pairs of.
         features: results of `transcript_features`, by recording id.
         rates: rates of this kind of error, by recording id.
-        config: settings.
+        config: sets the number of pairs, the number of folds and the length ratio.
 
     Returns:
         As `experiments.studies.probing.probe_layers`, with `reported` [example, number].
@@ -152,14 +152,15 @@ def probe_pairs(
     pairs = match_pairs(clips, rates, config.longer, config.per_class)
     if len(pairs) < 2 * config.folds:
         raise Untestable(
-            f"{kind}: {len(pairs)} pairs of a bad and an error-free transcript of similar length"
+            f"{question}: {len(pairs)} pairs of a bad and an error-free transcript of similar "
+            f"length; at least {2 * config.folds} are needed"
         )
     rows = [features[clip.id] for pair in pairs for clip in pair]
-    # A pair is one group, together with its speakers.
+    # Both recordings of a pair are in one cross-validation group, named after their speakers.
     groups = [" and ".join(sorted({speaker_or_id(clip) for clip in pair})) for pair in pairs]
     reported = np.array([reported_numbers(row) for row in rows])
     arrays = probing.probe_layers(
-        kind,
+        question,
         np.stack([row["last"] for row in rows], 1),
         np.array(["bad", "right"] * len(pairs)),
         np.repeat(groups, 2),
@@ -182,44 +183,44 @@ def reported_numbers(item: Arrays) -> list[float]:
 def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
     """Judges `CLAIMS` over speakers."""
 
-    def area(rows: xr.Dataset, against: np.ndarray | None = None) -> Evidence:
-        return probe_auroc(rows, layers_between(rows, *HIGH), config.seed, against)
+    def probe_area(rows: xr.Dataset, reference: np.ndarray | None = None) -> Evidence:
+        return probe_auroc(rows, layers_between(rows, *HIGH), config.seed, reference)
 
     def gain_over_logprob(rows: xr.Dataset) -> Evidence:
-        return area(rows, -_reported(rows, "improbability"))
+        return probe_area(rows, -_reported_values(rows, "improbability"))
 
-    def gain_over_reported(rows: xr.Dataset) -> Evidence:
-        return area(rows, rows.probability.sel(layer="numbers at hand").values)
+    def gain_over_all_numbers(rows: xr.Dataset) -> Evidence:
+        return probe_area(rows, rows.probability.sel(layer="numbers at hand").values)
 
     tests = {
-        "predicts": ("errors", _upper),
-        "deepens": ("errors", _rise),
+        "predicts": ("errors", _upper_accuracy),
+        "deepens": ("errors", _gain_over_shallow),
         "beats_logprob": ("errors", gain_over_logprob),
-        "beats_at_hand": ("errors", gain_over_reported),
-        "insertions": ("insertions", area),
+        "beats_at_hand": ("errors", gain_over_all_numbers),
+        "insertions": ("insertions", probe_area),
         "insertions_beat_logprob": ("insertions", gain_over_logprob),
     }
     findings = {
         key: verdict(CLAIMS[key], arrays, question, statistic, config)
         for key, (question, statistic) in tests.items()
     }
-    return Analysis(findings, numbers(arrays) | {"auroc": _areas(arrays, config)})
+    return Analysis(findings, numbers(arrays) | {"auroc": _auroc_intervals(arrays, config)})
 
 
-def _upper(rows: xr.Dataset) -> np.ndarray:
+def _upper_accuracy(rows: xr.Dataset) -> np.ndarray:
     return accuracy(rows, layers_between(rows, *HIGH))
 
 
-def _rise(rows: xr.Dataset) -> np.ndarray:
-    return _upper(rows) - accuracy(rows, layers_between(rows, *SHALLOW))
+def _gain_over_shallow(rows: xr.Dataset) -> np.ndarray:
+    return _upper_accuracy(rows) - accuracy(rows, layers_between(rows, *SHALLOW))
 
 
-def _reported(rows: xr.Dataset, number: str) -> np.ndarray:
+def _reported_values(rows: xr.Dataset, number: str) -> np.ndarray:
     return rows.reported.sel(number=number).values
 
 
-def _areas(arrays: xr.Dataset, config: Config) -> dict[str, dict[str, list[float]]]:
-    """Computes area, low and high of every layer and every reported number, by question."""
+def _auroc_intervals(arrays: xr.Dataset, config: Config) -> dict[str, dict[str, list[float]]]:
+    """Computes the area under the ROC curve and its interval, per layer and reported number."""
     areas = {}
     for question in probing.questions(arrays):
         rows = probing.rows_of(arrays, question)
@@ -227,7 +228,8 @@ def _areas(arrays: xr.Dataset, config: Config) -> dict[str, dict[str, list[float
             str(layer): probe_auroc(rows, [layer], config.seed) for layer in rows.layer.values
         }
         for name in REPORTED:
-            by_name[name] = score_auroc(rows, -_reported(rows, name), config.seed)
+            # Negated, because the area is that of the class "right".
+            by_name[name] = score_auroc(rows, -_reported_values(rows, name), config.seed)
         areas[question] = {
             name: [round(x, 3) for x in (area.value, area.low, area.high)]
             for name, area in by_name.items()
@@ -238,7 +240,7 @@ def _areas(arrays: xr.Dataset, config: Config) -> dict[str, dict[str, list[float
 def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
     """Draws accuracy by layer, and areas under the ROC curve of probes and reported numbers."""
     figures = accuracy_figure(arrays, QUESTIONS)
-    return figures | ({"auroc": _area_figure(_areas(arrays, config))} if figures else {})
+    return figures | ({"auroc": _area_figure(_auroc_intervals(arrays, config))} if figures else {})
 
 
 def _area_figure(areas: dict[str, dict[str, list[float]]]) -> Figure:
@@ -270,7 +272,7 @@ STUDY = Study(
     section="section 4.2",
     about="The worst transcripts are paired with error-free ones of similar length, from the same "
     "speaker if possible. A linear probe of the decoder's stream at the end of the text "
-    "distinguishes the two, on speakers that it was not trained on.",
+    "distinguishes the two. It is tested on held-out speakers.",
     data="LibriSpeech test-clean and Common Voice 16.1, zero against highest word error rate, 400 "
     "samples each",
     settings=Config,
@@ -285,10 +287,10 @@ STUDY = Study(
     claims=CLAIMS,
     differs=(
         "cross-validation over speakers instead of a 70/30 split",
-        "pairs are matched within a speaker, or else within a set of recordings, so that neither "
-        "predicts the label",
-        "all recordings of a speaker and both of a pair are in one fold, so that uninformative "
-        "features score at chance",
+        "pairs are matched within a speaker, or else within a set of recordings, so that speaker "
+        "and set do not predict the label",
+        "all recordings of a speaker, and both recordings of a pair, are in one fold, so that "
+        "uninformative features score at chance",
         "in languages without spaces, errors are counted in characters",
         "if there are few errors, every transcript with any error counts as bad",
         "layers are compared by relative depth: the paper's layer n of 32 has depth (n + 1)/32",

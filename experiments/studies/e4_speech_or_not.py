@@ -1,4 +1,4 @@
-"""E4: whether the decoder's state distinguishes speech from sounds transcribed as speech."""
+"""E4: tests whether the decoder's state distinguishes speech from sounds without speech."""
 
 import dataclasses
 
@@ -26,7 +26,9 @@ from interventions.generation.transcripts import is_loop, words
 from jaxasr import Recogniser
 from jaxasr.config import SAMPLE_RATE
 
-WIDE = (0.33, 0.91)  # the paper's layers 10 to 28 of 32
+# Range of relative depth that corresponds to the paper's layers 10 to 28 of 32.
+DEPTHS = (0.33, 0.91)
+# No-speech probability, mean log-probability and length, which Whisper returns with a text.
 REPORTED = ("no_speech", "logprob", "tokens")
 POSITIONS = {"last": "at the end of the text", "first": "before the first token"}
 CLAIMS = {
@@ -38,9 +40,9 @@ CLAIMS = {
         null=0.5,
     ),
     "almost_always": Claim(
-        "That state distinguishes them almost without error",
+        "The state at the end of the text distinguishes them almost without error",
         "100 % at layers 10 to 28 of 32, 99.2 % at layer 31",
-        "the same number, compared with 0.95",
+        "the balanced accuracy of the first claim, compared with 0.95",
         null=0.95,
     ),
     "at_once": Claim(
@@ -69,41 +71,50 @@ Transcribed = tuple[Sound, Arrays]
 class Config(Probing):
     """Settings of E4."""
 
-    per_class: int = paper(400, "400 of speech, 400 of something else")
+    per_class: int = paper(400, "400 recordings of speech and 400 of other sounds")
     seconds: tuple[float, ...] = choice(
-        (3.0,), "the beginning of every sound is added, for more examples from the same recordings"
+        (3.0,), "lengths; the start of each sound, cut to each length, is a further example"
     )
-    backwards: bool = choice(True, "every sound is added backwards, for the same reason")
+    backwards: bool = choice(True, "each sound, reversed in time, is a further example")
     white: int = choice(40, "white noises, of various lengths and levels")
     without: tuple[str, ...] = choice(
-        ("baby cry", "person sneeze", "dude miaowing", "cafe babble"), "human voices"
+        ("baby cry", "person sneeze", "dude miaowing", "cafe babble"), "these have human voices"
     )
-    least_words: int = choice(1, "of a text that counts as transcribed; a loop does not count")
-    max_new_tokens: int = choice(96, "a longer text is a loop")
+    least_words: int = choice(1, "fewest words of a text that counts as fluent; loops never count")
+    max_new_tokens: int = choice(96, "enough for the recordings; longer texts are loops")
 
 
 def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
-    """Probes the states at `POSITIONS`, [example, layer], and collects `REPORTED` [example]."""
+    """Transcribes sounds and speech, and probes the decoder's states at `POSITIONS`.
+
+    Returns:
+        Rows of both positions, as `probe_position` returns them. Attributes count the sounds,
+        those with fluent texts, and their source recordings.
+    """
 
     def transcribe(sound: Sound) -> Arrays:
         audio = sound.samples()
         features = transcript_features(asr, audio, sound.language, config.max_new_tokens)
         return features | {"seconds": np.asarray(len(audio) / SAMPLE_RATE)}
 
-    def fluent(name: str, sounds: list[Sound]) -> list[Transcribed]:
+    def transcribe_fluent(name: str, sounds: list[Sound]) -> list[Transcribed]:
         items = zip(sounds, keep.each(name, sounds, transcribe))
         return [(sound, item) for sound, item in items if is_fluent(str(item["text"]), config)]
 
     sounds = sounds_without_speech(
         corpus, config.without, config.seconds, config.backwards, config.white
     )
-    noises = spread(fluent("E4 not speech", sounds), config.per_class, lambda row: row[0].group)
+    noises = spread(
+        transcribe_fluent("E4 not speech", sounds),
+        config.per_class,
+        lambda example: example[0].group,
+    )
     lengths = [(sound, float(item["seconds"])) for sound, item in noises]
-    speech = fluent("E4 speech", matching_speech(asr, corpus, lengths, config.seed))
-    rows = {"not speech": noises[: len(speech)], "speech": speech}
+    speech = transcribe_fluent("E4 speech", matching_speech(asr, corpus, lengths, config.seed))
+    by_class = {"not speech": noises[: len(speech)], "speech": speech}
     arrays = probing.concatenate(
         {
-            position: lambda position=position: probe_position(position, rows, config)
+            position: lambda position=position: probe_position(position, by_class, config)
             for position in POSITIONS
         }
     )
@@ -111,13 +122,15 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
     return arrays.assign_attrs(sounds=len(sounds), fluent=len(noises), recordings=sources)
 
 
-def probe_position(position: str, rows: dict[str, list[Transcribed]], config: Config) -> xr.Dataset:
+def probe_position(
+    position: str, by_class: dict[str, list[Transcribed]], config: Config
+) -> xr.Dataset:
     """Probes the decoder's state at one position.
 
     Args:
         position: a key of `POSITIONS`.
-        rows: sounds with their features, by class.
-        config: settings.
+        by_class: sounds with their features, by class.
+        config: sets the number of folds and the seed.
 
     Returns:
         As `experiments.studies.probing.probe_layers`, with `REPORTED` [example].
@@ -125,17 +138,18 @@ def probe_position(position: str, rows: dict[str, list[Transcribed]], config: Co
     Raises:
         Untestable: too few sounds were transcribed as words.
     """
-    if min(map(len, rows.values())) < 2 * config.folds:
+    if min(map(len, by_class.values())) < 2 * config.folds:
         raise Untestable(
-            f"{position}: {len(rows['not speech'])} sounds without speech were transcribed as words"
+            f"{position}: {len(by_class['not speech'])} sounds without speech were transcribed as "
+            f"words; at least {2 * config.folds} are needed"
         )
-    sounds = [sound for several in rows.values() for sound, _ in several]
-    items = [item for several in rows.values() for _, item in several]
+    sounds = [sound for examples in by_class.values() for sound, _ in examples]
+    items = [item for examples in by_class.values() for _, item in examples]
     reported = {name: np.array([float(item[name]) for item in items]) for name in REPORTED}
     arrays = probing.probe_layers(
         position,
         np.stack([item[position] for item in items], 1),
-        np.array([label for label, several in rows.items() for _ in several]),
+        np.array([label for label, examples in by_class.items() for _ in examples]),
         np.array([sound.group for sound in sounds]),
         config,
         {
@@ -149,24 +163,25 @@ def probe_position(position: str, rows: dict[str, list[Transcribed]], config: Co
 
 def is_fluent(text: str, config: Config) -> bool:
     """Checks whether a text has enough words with letters and is not a loop."""
-    spelled = [word for word in words(text).split() if any(map(str.isalpha, word))]
-    ids = [spelled.index(word) for word in spelled]
-    return len(spelled) >= config.least_words and not is_loop(ids)
+    spelled_words = [word for word in words(text).split() if any(map(str.isalpha, word))]
+    # `is_loop` compares integers, so each word is replaced by the index where it first occurs.
+    ids = [spelled_words.index(word) for word in spelled_words]
+    return len(spelled_words) >= config.least_words and not is_loop(ids)
 
 
 def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
     """Judges `CLAIMS` over recordings and speakers."""
 
     def gain_over_no_speech(rows: xr.Dataset) -> Evidence:
-        # "speech" is the last class by name, and should have the smaller no-speech probability.
-        return probe_auroc(rows, layers_between(rows, *WIDE), config.seed, -rows.no_speech.values)
+        # Negated, because the area is that of the class "speech".
+        return probe_auroc(rows, layers_between(rows, *DEPTHS), config.seed, -rows.no_speech.values)
 
     tests = {
-        "separates": ("last", _accuracy),
-        "almost_always": ("last", _accuracy),
-        "at_once": ("first", _accuracy),
+        "separates": ("last", _mean_accuracy),
+        "almost_always": ("last", _mean_accuracy),
+        "at_once": ("first", _mean_accuracy),
         "beats_no_speech": ("last", gain_over_no_speech),
-        "beyond_sound": ("last", _over_spectrum),
+        "beyond_sound": ("last", _gain_over_spectrum),
     }
     findings = {
         key: verdict(CLAIMS[key], arrays, question, statistic, config)
@@ -180,12 +195,12 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
     return Analysis(findings, numbers(arrays) | {"not_speech": counts})
 
 
-def _accuracy(rows: xr.Dataset) -> np.ndarray:
-    return accuracy(rows, layers_between(rows, *WIDE))
+def _mean_accuracy(rows: xr.Dataset) -> np.ndarray:
+    return accuracy(rows, layers_between(rows, *DEPTHS))
 
 
-def _over_spectrum(rows: xr.Dataset) -> np.ndarray:
-    return _accuracy(rows) - accuracy(rows, "mel")
+def _gain_over_spectrum(rows: xr.Dataset) -> np.ndarray:
+    return _mean_accuracy(rows) - accuracy(rows, "mel")
 
 
 def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
@@ -196,9 +211,9 @@ def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
 STUDY = Study(
     title="Whether the decoder's state distinguishes speech from sounds transcribed as speech",
     section="the decoder probes",
-    about="Noise and music that the model transcribes as words are paired with speech of the same "
-    "length and level. A linear probe of the decoder's stream distinguishes the two, on recordings "
-    "and speakers that it was not trained on.",
+    about="Noise and music that the model transcribes as words are compared with speech of equal "
+    "length and level. A linear probe of the decoder's stream distinguishes the two. It is tested "
+    "on held-out recordings and speakers.",
     data="400 recordings of speech, 400 of noise, music and white noise that are transcribed as "
     "words; no corpus is named",
     settings=Config,
@@ -215,7 +230,7 @@ STUDY = Study(
         "cross-validation over recordings and speakers instead of a 70/30 split",
         "speech is cut to the length of a noise and scaled to its level; the paper does not "
         "mention this",
-        "parts of a recording, forwards and backwards, count as sounds, but are in one fold",
+        "parts of a recording, forwards and backwards, are separate sounds in the same fold",
         "layers are compared by relative depth: the paper's layer n of 32 has depth (n + 1)/32",
     ),
 )

@@ -1,4 +1,4 @@
-"""E5: whether patching a module restores the spoken word where the expected one is generated."""
+"""E5: tests whether patching a module restores a spoken word that context overrides."""
 
 import dataclasses
 import functools
@@ -39,37 +39,37 @@ from interventions.figures import plots
 from jaxasr import Recogniser
 
 _ANY_PATCH = (
-    "per contextual error, whether any patch of {} restores the spoken word, minus the same for "
-    "equally many random moves of the same length"
+    "per contextual error, whether any patch of {} restores the spoken word, minus the same for as "
+    "many random edits of equal size"
 )
 CLAIMS = {
     "context": Claim(
         "Context overrides the spoken word",
-        "153 of 700 sentences (21.8 %) are right but for the target",
+        "in 153 of 700 sentences (21.8 %), only the target word is wrong",
         "per sentence and voice, whether the target word is transcribed as the expected one, minus "
         "whether the expected word is transcribed as the target",
         min_examples=20,
     ),
     "encoder": Claim(
         "Patching the encoder restores the spoken word",
-        "85.0 %, any of many",
+        "85.0 % of errors, by any of many patches",
         _ANY_PATCH.format("the encoder"),
     ),
     "decoder": Claim(
         "Patching the decoder restores the spoken word",
-        "82.4 %, any of many",
+        "82.4 % of errors, by any of many patches",
         _ANY_PATCH.format("the decoder"),
     ),
     "anywhere": Claim(
         "Patching either stack restores the spoken word",
-        "88.9 %, any of many",
+        "88.9 % of errors, by any of many patches",
         _ANY_PATCH.format("either stack"),
     ),
     "one_place": Claim(
         "A single patch restores the spoken word in many sentences",
         "not reported",
-        "share of errors that the best patch restores, minus 0.2; p against the best of all "
-        "patches, with each error's outcomes permuted among patches",
+        "share of errors that the best patch restores, compared with 0.2; p compares it with the "
+        "largest share of any patch when each error's outcomes are permuted across patches",
         null=0.2,
     ),
 }
@@ -83,14 +83,12 @@ class Config(Settings):
         700, "section 4.4: synthetic sentences with a phonetically ambiguous target"
     )
     voices: int = choice(4, "the paper does not state it; espeak-ng offers at most 6")
-    n_errors: int = choice(700, "contextual errors to patch: all")
+    n_errors: int = choice(700, "contextual errors to patch; the default patches all of them")
     n_clean: int = choice(
-        100,
-        "correctly transcribed sentences with the expected word, to measure damage, which the "
-        "paper did not",
+        100, "correctly transcribed sentences, to measure the damage of patches; the paper has none"
     )
     alphas: tuple[float, ...] = choice(
-        (0.25, 0.5, 0.75, 1.0, 1.5), "the paper varies the strength, its values were not found"
+        (0.25, 0.5, 0.75, 1.0, 1.5), "the paper varies the strength; its values were not found"
     )
     max_new_tokens: int = choice(32, "a sentence has at most 16 tokens")
     score: str = choice(
@@ -103,11 +101,13 @@ class Config(Settings):
 
 
 def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
-    """Transcribes all recordings and patches some.
+    """Transcribes all recordings, and patches contextual errors and some controls.
 
     Returns:
-        Outcomes (`experiments.studies.context_edits`) of the texts: `before` [example] without an
-        edit, `after` [example, kind, cell] under every patch, `UNTRIED` where none was tried.
+        Outcomes, which are constants of `experiments.studies.context_edits`: `before` [example]
+        without an edit, and `after` [example, kind, cell] under every patch. Recordings that are
+        not patched have `UNTRIED`. The coordinate `congruent` [example] marks recordings that
+        speak the expected word.
     """
     clips = spoken_pairs(corpus, config.sentences, config.voices)
     texts = keep.each("E5 sentences", clips, functools.partial(transcribe, asr))
@@ -115,23 +115,28 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
     congruent = np.array([bool(clip.label("congruent")) for clip in clips], bool)
     errors = np.flatnonzero((before == EXPECTED) & ~congruent)[: config.n_errors]
     controls = np.flatnonzero((before == EXPECTED) & congruent)[: config.n_clean]
-    jobs = [(int(row), kind) for row in errors for kind in KINDS]
-    jobs += [(int(row), "noise") for row in controls]
+    patch_jobs = [(int(row), kind) for row in errors for kind in KINDS]
+    patch_jobs += [(int(row), "noise") for row in controls]
 
-    def patch(job: tuple[int, str]) -> Arrays:
-        row, kind = job
-        limits = (config.alphas, config.max_new_tokens, config.seed)
-        return transcribe_patched(asr, clips[row], kind, *limits)
+    def patch(patch_job: tuple[int, str]) -> Arrays:
+        row, kind = patch_job
+        options = (config.alphas, config.max_new_tokens, config.seed)
+        return transcribe_patched(asr, clips[row], kind, *options)
 
-    items = keep.each("E5 patches", jobs, patch, key=lambda job: f"{job[1]} {clips[job[0]].id}")
+    items = keep.each(
+        "E5 patches",
+        patch_jobs,
+        patch,
+        key=lambda patch_job: f"{patch_job[1]} {clips[patch_job[0]].id}",
+    )
     cells = site_cells(asr.config, SITES, config.alphas)
     after = np.full((len(clips), len(KINDS), len(cells["site"])), UNTRIED)
-    for (row, kind), item in zip(jobs, items):
+    for (row, kind), item in zip(patch_jobs, items):
         after[row, KINDS.index(kind)] = item["outcome"]
-    return _dataset(clips, congruent, before, after, cells)
+    return _to_dataset(clips, congruent, before, after, cells)
 
 
-def _dataset(
+def _to_dataset(
     clips: Sequence[Utterance],
     congruent: np.ndarray,
     before: np.ndarray,
@@ -172,15 +177,20 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
 
 
 def _judge_context(arrays: xr.Dataset, seed: int) -> Finding:
-    """Compares each voice's sentence with the target word to its sentence with the expected word.
+    """Compares two opposite errors: the expected word for the target word, and the reverse.
 
-    Sentences without a congruent counterpart are dropped, because their errors have no null.
+    Each pair is a sentence with the target word and the same sentence with the expected word, in
+    one voice. Sentences without a pair are dropped.
     """
     claim, congruent = CLAIMS["context"], arrays.congruent.values
     pairs, before = arrays.pair.values, arrays.before.values
-    swapped = dict(zip(pairs[congruent], before[congruent] == TARGET))
-    overridden = zip(pairs[~congruent], before[~congruent] == EXPECTED)
-    differences = [float(error) - swapped[pair] for pair, error in overridden if pair in swapped]
+    reverse_errors = dict(zip(pairs[congruent], before[congruent] == TARGET))
+    context_errors = zip(pairs[~congruent], before[~congruent] == EXPECTED)
+    differences = [
+        float(error) - reverse_errors[pair]
+        for pair, error in context_errors
+        if pair in reverse_errors
+    ]
     if not differences:
         return claim.judge(None, "no sentence is also spoken with the expected word")
     return claim.judge_mean(differences, seed)
@@ -205,7 +215,7 @@ def _judge_best_patch(is_restored: xr.DataArray, seed: int) -> Finding:
 
 
 def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
-    """Draws, per site, maps of layer and strength: restored errors, random moves, damage."""
+    """Draws maps over layers and strengths: one column per site, one row per outcome."""
     is_restored = restored(patched_examples(arrays, congruent=False))
     rows = {
         "to white noise: restored": is_restored.sel(kind="noise"),
@@ -238,9 +248,10 @@ def _mean_over_examples(values: xr.DataArray) -> np.ndarray:
 STUDY = Study(
     title="Whether context overrides the spoken word",
     section="section 4.4",
-    about="In each sentence, one word is replaced by a similar-sounding word that does not fit. "
-    "Where the model transcribes the expected word, every module of both stacks is patched towards "
-    "its activation for white noise, to see whether the spoken word is restored.",
+    about="In each sentence, one word is replaced by a similar-sounding word that does not fit. If "
+    "the model transcribes the expected word instead, each module of both stacks is patched "
+    "towards its activation for white noise. The study counts which patches restore the spoken "
+    "word.",
     data="700 synthetic sentences; voices and texts were not published",
     settings=Config,
     run=run,
@@ -253,11 +264,10 @@ STUDY = Study(
     },
     claims=CLAIMS,
     differs=(
-        "a corpus without such sentences is replaced by ours (177), spoken by espeak-ng with the "
+        "if the corpus has no such sentences, espeak-ng speaks 177 sentences of ours, with the "
         "target word and with the expected word",
-        "the null of equally many random moves of the same length, the damage to clean sentences "
-        "and the share of every patch are ours",
+        "random edits as null, the damage to clean sentences and the share per patch are additions",
         "it was not checked by ear that the synthetic voice speaks the target word",
-        "whole sub-modules are patched, not single heads",
+        "the output of a whole module is patched, not single heads",
     ),
 )

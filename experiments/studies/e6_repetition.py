@@ -1,4 +1,4 @@
-"""E6: which decoder layers and heads resolve repetition loops when patched, and at what cost."""
+"""E6: patches decoder layers and heads to resolve repetition loops, and measures the cost."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -28,33 +28,36 @@ from interventions.figures import plots
 from jaxasr import Recogniser
 
 CROSS, SELF, MLP = COMPONENTS
+_MIN_CLEAN = 8  # clean recordings, as many as the preset "builtin" has
+_ATTENTION_NAMES: dict[str, str] = dict(zip(HEADS, ("cross-attention", "self-attention")))
 _COST = "change of the word error rate of clean speech without {} (white noise), below 0.02"
 CLAIMS = {
     "cross_attention": Claim(
-        "Patching cross-attention resolves loops, patching self-attention or the MLP does not",
-        "cross-attention resolves 76 % (layer 23) and 89 % (with layer 18); self-attention and MLP "
-        "have no measurable effect",
-        "per loop, share of cross-attention layers and interventions that resolve it, minus that "
-        "of self-attention and MLP layers",
+        "Patching cross-attention resolves more loops than patching self-attention or the MLP",
+        "cross-attention resolves 76 % at layer 23 and 89 % at layers 18 and 23 together; "
+        "self-attention and MLP have no measurable effect",
+        "per loop, share of interventions on cross-attention layers that resolve it, minus the "
+        "share for self-attention and MLP layers",
     ),
     "any_layer": Claim(
-        "Some layer's cross-attention resolves a loop that no layer's self-attention or MLP does",
-        "the same, counted as the paper does: any intervention that works",
+        "Counting any layer, cross-attention resolves more loops than self-attention or the MLP",
+        "as above; the paper counts a loop if any intervention resolves it",
         "per loop, whether any cross-attention layer resolves it, minus the mean of the same for "
-        "self-attention and MLP, with equally many tries",
+        "self-attention and for the MLP, which have as many layers",
     ),
     "one_layer": Claim(
         "The cross-attention of one layer resolves most loops",
         "layer 23 of 32: 76 %, white noise",
-        "share of loops that the best cross-attention layer resolves under white noise; p against "
-        "the best of all components, with each loop's outcomes permuted among them",
+        "share of loops that the best cross-attention layer resolves under white noise; p "
+        "compares it with the largest share of any component when each loop's outcomes are "
+        "permuted across components",
         null=0.5,
     ),
     "one_head": Claim(
         "One head resolves most loops",
         "layer 18, head 13: 78.1 %",
-        "share of loops that the best head resolves under white noise; p against the best of all "
-        "heads, with each loop's outcomes permuted among them",
+        "share of loops that the best head resolves under white noise; p compares it with the "
+        "largest share of any head when each loop's outcomes are permuted across heads",
         null=0.5,
     ),
     "cheap_layer": Claim(
@@ -63,7 +66,7 @@ CLAIMS = {
         _COST.format("the best layer's cross-attention"),
         null=0.02,
         side="below",
-        min_examples=8,
+        min_examples=_MIN_CLEAN,
     ),
     "cheap_head": Claim(
         "Clean speech does not need the best head",
@@ -71,7 +74,7 @@ CLAIMS = {
         _COST.format("the best head"),
         null=0.02,
         side="below",
-        min_examples=8,
+        min_examples=_MIN_CLEAN,
     ),
 }
 
@@ -88,7 +91,7 @@ class Config(Settings):
     kinds: tuple[str, ...] = paper(KINDS, "section 4.5: white-noise patch and ablation")
     heads: bool = paper(True, "section 4.5: every head after every layer")
     max_new_tokens: int = choice(
-        448 - 8, "nearly the whole context; 40 are enough for the detector, 8 tokens 4 times"
+        448 - 8, "nearly the whole context of 448; the detector needs only 4 times 8 tokens"
     )
     detector: str = choice(
         "n-gram of up to 8 tokens 4 times, or compression ratio > 2.4",
@@ -96,7 +99,7 @@ class Config(Settings):
     )
     noise: str = choice(
         "length and level of the recording, one seed, lock-step",
-        "not found in the paper; same tokens, so that positions agree",
+        "not found in the paper; both rows consume the same tokens, so that positions agree",
     )
 
 
@@ -119,18 +122,18 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
     n_kinds = len(config.kinds)
     by_clip = [items[start : start + n_kinds] for start in range(0, len(items), n_kinds)]
     arrays = to_dataset(clips, by_clip, config.kinds, sites, site_cells(asr.config, sites))
-    kinds = ["loop"] * len(loops) + ["clean"] * (len(clips) - len(loops))
-    return arrays.assign_coords(recording=("example", kinds))
+    recordings = ["loop"] * len(loops) + ["clean"] * (len(clips) - len(loops))
+    return arrays.assign_coords(recording=("example", recordings))
 
 
 def resolved(arrays: xr.Dataset) -> xr.DataArray:
     """Marks, with 1 or 0, the interventions that resolve a loop.
 
-    The text must not be empty or repetitive. If the words are known, its character error rate must
-    be lower than without the intervention.
+    The text must not be empty or repetitive. If the transcript is known, the character error
+    rate must be lower than without the intervention.
     """
-    better = (arrays.cer < arrays.baseline_cer) | arrays.baseline_cer.isnull()
-    return ((arrays.repetitive == 0) & (arrays.length > 0) & better).astype(float)
+    is_closer = (arrays.cer < arrays.baseline_cer) | arrays.baseline_cer.isnull()
+    return ((arrays.repetitive == 0) & (arrays.length > 0) & is_closer).astype(float)
 
 
 def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
@@ -151,68 +154,79 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
 
 
 def _judge_components(is_resolved: xr.DataArray, seed: int) -> dict[str, Finding]:
-    """Compares cross-attention with self-attention and MLP: by share of tries, and by any try."""
-    tries = {site: at_site(is_resolved, site) for site in COMPONENTS}
-    share = {site: values.mean(("kind", "cell")).values for site, values in tries.items()}
-    by_any = {site: values.max(("kind", "cell")).values for site, values in tries.items()}
+    """Compares cross-attention with the other two components, by all layers and by the best one."""
+    by_site = {site: at_site(is_resolved, site) for site in COMPONENTS}
+    mean_rate = {site: values.mean(("kind", "cell")).values for site, values in by_site.items()}
+    any_rate = {site: values.max(("kind", "cell")).values for site, values in by_site.items()}
     return {
         key: CLAIMS[key].judge_mean(rate[CROSS] - (rate[SELF] + rate[MLP]) / 2, seed)
-        for key, rate in (("cross_attention", share), ("any_layer", by_any))
+        for key, rate in (("cross_attention", mean_rate), ("any_layer", any_rate))
     }
 
 
 def _judge_best(
-    place: str,
+    unit: str,
     sites: Sequence[str],
-    compared: Sequence[str],
+    null_sites: Sequence[str],
     is_resolved: xr.DataArray,
     speech: xr.Dataset,
     seed: int,
 ) -> dict[str, Finding]:
-    """Judges the best "layer" or "head" of `sites` among all cells of `compared`, and its cost."""
+    """Judges the best layer or head, and its cost on clean speech.
+
+    Args:
+        unit: "layer" or "head".
+        sites: sites whose best cell is judged.
+        null_sites: sites whose cells are permuted for the p-value.
+        is_resolved: result of `resolved` for the loops.
+        speech: results on clean speech.
+        seed: of bootstrap and permutations.
+    """
     outcomes, costs = _under_noise(is_resolved), _under_noise(wer_change(speech))
-    cells = np.flatnonzero(np.isin(outcomes.site.values, compared))
+    cells = np.flatnonzero(np.isin(outcomes.site.values, null_sites))
     if not len(cells) or outcomes.sizes["example"] < 2:
         reason = "" if len(cells) else "heads were left out"
-        return {key: CLAIMS[key].judge(None, reason) for key in (f"one_{place}", f"cheap_{place}")}
+        return {key: CLAIMS[key].judge(None, reason) for key in (f"one_{unit}", f"cheap_{unit}")}
     candidates = np.flatnonzero(np.isin(outcomes.site.values[cells], sites)).tolist()
     best, evidence = best_cell(outcomes.isel(cell=cells), seed, candidates)
     cost = costs.isel(cell=cells[best]).values
     return {
-        f"one_{place}": CLAIMS[f"one_{place}"].judge(evidence),
-        f"cheap_{place}": CLAIMS[f"cheap_{place}"].judge_mean(cost, seed),
+        f"one_{unit}": CLAIMS[f"one_{unit}"].judge(evidence),
+        f"cheap_{unit}": CLAIMS[f"cheap_{unit}"].judge_mean(cost, seed),
     }
 
 
 def _under_noise(values: xr.DataArray) -> xr.DataArray:
-    """Selects the white-noise patch; the only intervention if there is no such patch."""
+    """Selects the white-noise patch, or the only other intervention if it was not run."""
     return values.sel(kind="noise") if "noise" in values.kind else values.isel(kind=0)
 
 
 def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
-    """Draws maps of resolved loops and of the cost on clean speech, a row for each intervention."""
-    values = {
+    """Draws maps of resolved loops and of the cost on clean speech, one row per intervention."""
+    quantities = {
         "loops resolved": ("loop", resolved(arrays)),
         "ΔWER, clean": ("clean", wer_change(arrays)),
     }
     means = {
-        title: numbers.isel(example=arrays.recording.values == kind).mean("example")
-        for title, (kind, numbers) in values.items()
-        if kind in arrays.recording.values
+        title: values.isel(example=arrays.recording.values == recording).mean("example")
+        for title, (recording, values) in quantities.items()
+        if recording in arrays.recording.values
     }
     head_sites = [site for site in HEADS if site in arrays.site.values]
     n_columns = len(means) * (1 + len(head_sites))
     figure, axes = plots.panels(len(arrays.kind), n_columns, width=2.7, height=2.3)
     panels = iter(axes)
     for kind in map(str, arrays.kind.values):
-        for title, numbers in means.items():
-            of_kind = numbers.sel(kind=kind)
-            parts = np.stack([layer_grid(of_kind, site)[:, 0] for site in COMPONENTS], 1)
-            names, heading = ["cross", "self", "MLP"], f"{title}\nwhole parts, {kind}"
-            image = plots.draw_heat_map(next(panels), parts, heading, 1.0, across=names)
+        for title, mean in means.items():
+            cell_means = mean.sel(kind=kind)
+            component_grid = np.stack(
+                [layer_grid(cell_means, site)[:, 0] for site in COMPONENTS], 1
+            )
+            names, heading = ["cross", "self", "MLP"], f"{title}\ncomponents, {kind}"
+            image = plots.draw_heat_map(next(panels), component_grid, heading, 1.0, across=names)
             for site in head_sites:
-                heading = f"{title}\n{_ATTENTION[site]} heads, {kind}"
-                plots.draw_heat_map(next(panels), layer_grid(of_kind, site), heading, 1.0)
+                heading = f"{title}\n{_ATTENTION_NAMES[site]} heads, {kind}"
+                plots.draw_heat_map(next(panels), layer_grid(cell_means, site), heading, 1.0)
     if means:
         axes[0].set_ylabel("layer")
         legend = "share of loops; change of the word error rate"
@@ -220,16 +234,13 @@ def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
     return {"repetition": figure}
 
 
-_ATTENTION: dict[str, str] = dict(zip(HEADS, ("cross-attention", "self-attention")))
-
-
 STUDY = Study(
     title="Where repetition loops are resolved",
     section="section 4.5",
-    about="Recordings that make the model repeat itself are transcribed again while one place of "
-    "the decoder at a time is patched with its activation for white noise, or set to zero: every "
-    "layer's cross-attention, self-attention and MLP, then every head. The same is done on clean "
-    "speech.",
+    about="Recordings that make the model repeat itself are transcribed again with one part of one "
+    "decoder layer changed: cross-attention, self-attention, MLP or a single head. The part is "
+    "patched with its activation for white noise, or set to zero. The same changes on clean "
+    "speech measure the cost.",
     data="102 repetition-prone utterances of Common Voice 16.1, Japanese and English",
     settings=Config,
     run=run,
@@ -242,10 +253,9 @@ STUDY = Study(
     },
     claims=CLAIMS,
     differs=(
-        "a loop counts as resolved only if the text gets closer to the words, where these are "
-        "known; for triggers without words (reversed or mixed speech), a text that is neither "
-        "empty nor repetitive is enough",
-        "the chance level is ours: each loop's outcomes permuted among cells; so is the cost on "
-        "clean speech",
+        "a loop is resolved if the text is neither empty nor repetitive; the character error rate "
+        "must also fall if the transcript is known",
+        "the cost on clean speech and the chance level (each loop's outcomes permuted among cells) "
+        "are additions",
     ),
 )

@@ -1,4 +1,4 @@
-"""E7: the text that the unchanged decoder generates from each encoder layer, over languages."""
+"""E7: generates text from each encoder layer with the unchanged decoder."""
 
 import dataclasses
 import functools
@@ -23,15 +23,14 @@ from jaxasr import Recogniser
 CLAIMS = {
     "loops_below_the_top": Claim(
         "Repetition loops are most common just below the top layer",
-        "loops in about 60 % of samples at layers 27 to 30 of 32, most at 30; the top two are "
-        "right",
-        "per recording, share of loops in layers at depth 0.84 to 0.94 (or the nearest below the "
-        "top), minus that in all other layers",
+        "loops in about 60 % of samples at layers 27 to 30 of 32, most at layer 30",
+        "per recording, share of loops in layers at depth 0.84 to 0.94 (or the nearest layer below "
+        "the top), minus the share in all other layers",
     ),
     "mostly_loops": Claim(
         "Most texts of the layers just below the top are loops",
         "about 60 %",
-        "share of loops in the same layers",
+        "share of loops in layers at depth 0.84 to 0.94",
         null=0.5,
     ),
     "silent_below": Claim(
@@ -41,19 +40,20 @@ CLAIMS = {
         null=0.5,
     ),
     "ungrounded_between": Claim(
-        "In between, texts are fluent but about something else",
+        "Texts of layers at depth 0.62 to 0.84 are fluent but unrelated to the recording",
         "layers 20 to 27 of 32: occasionally fluent, ungrounded completions",
-        "per recording, share of ungrounded texts at depth 0.62 to 0.84, minus that in all other "
-        "layers",
+        "per recording, share of ungrounded texts at depth 0.62 to 0.84, minus the share in all "
+        "other layers",
     ),
     "right_at_the_top": Claim(
-        "The transcript appears only in the last step",
+        "The transcript appears only in the last layer",
         "layers 31 and 32 of 32: the fluent, right transcript",
-        "per recording, fall of the word error rate (at most 1; to the final text) in the last "
-        "layer, minus the mean fall in the others",
+        "per recording, fall in the last layer of the word error rate against the final text (at "
+        "most 1), minus the mean fall in the other layers",
     ),
 }
-_COLOURS = ("#e4e1da", "#c9c5bb", "#d9792b", "#96b9c1", "#3d8aa8", "#233472")  # of `CATEGORIES`
+# One per category, in the order of `CATEGORIES`.
+_COLOURS = ("#e4e1da", "#c9c5bb", "#d9792b", "#96b9c1", "#3d8aa8", "#233472")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,13 +61,15 @@ class Config(Settings):
     """Settings of E7."""
 
     languages: tuple[str, ...] | None = paper(
-        ("en", "es", "zh"), "section 4.6; the languages as read by one of nine readers"
+        ("en", "es", "zh"), "section 4.6; which languages the paper uses is uncertain"
     )
-    per_language: int = paper(133, "section 4.6: 400 random samples over the languages")
+    per_language: int = paper(133, "section 4.6: 400 random samples over three languages")
     max_new_tokens: int = choice(224, "half of the decoder's context, as openai/whisper")
-    at_least_s: float = choice(1.5, "seconds; shorter recordings have only a word or two")
+    at_least_s: float = choice(
+        1.5, "shortest recording in seconds; shorter ones have only a word or two"
+    )
     reference: str = choice(
-        "final text", "the lens shows when the model's own answer appears; no transcript is needed"
+        "final text", "shows at which layer the model's final text appears; needs no transcript"
     )
 
 
@@ -108,19 +110,25 @@ def layer_texts(asr: Recogniser, clip: Utterance, max_new_tokens: int) -> Arrays
         `logprob` (mean per token), `text`. `true_wer`: word error rate of the final text against
         the transcript, NaN without one.
     """
-    code, mel = language(clip), jaxasr.log_mel(first_window(clip), asr.config.n_mels)[None]
+    language_code, mel = language(clip), jaxasr.log_mel(first_window(clip), asr.config.n_mels)[None]
     lens = interventions.encoder_lens(
-        asr, mel, prompt=asr.tokenizer.prompt(code), max_new_tokens=max_new_tokens, stem=True
+        asr,
+        mel,
+        prompt=asr.tokenizer.prompt(language_code),
+        max_new_tokens=max_new_tokens,
+        stem=True,
     )
     texts, lengths = [row[0] for row in lens.text], np.asarray(lens.lengths)[:, 0]
     ids = [row[:n].tolist() for row, n in zip(np.asarray(lens.tokens)[:, 0], lengths)]
-    final = texts[-1]
-    kinds = [category(text, final, row, code) for text, row in zip(texts, ids)]
-    true_wer = error_rate(final, clip.transcript, code) if clip.transcript else np.nan
+    final_text = texts[-1]
+    kinds = [
+        category(text, final_text, text_ids, language_code) for text, text_ids in zip(texts, ids)
+    ]
+    true_wer = error_rate(final_text, clip.transcript, language_code) if clip.transcript else np.nan
     return {
         "kind": np.array([CATEGORIES.index(kind) for kind in kinds]),
-        "wer": np.array([error_rate(text, final, code) for text in texts]),
-        # The end-of-text is one more token.
+        "wer": np.array([error_rate(text, final_text, language_code) for text in texts]),
+        # Adds 1 because the sum includes the end-of-text token.
         "logprob": np.asarray(lens.logprobs)[:, 0].sum(1) / (lengths + 1),
         "text": np.array(texts),
         "true_wer": np.asarray(true_wer),
@@ -148,8 +156,10 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
 
 
 def _has_usable_text(arrays: xr.Dataset) -> Bool[np.ndarray, "N"]:
+    """Marks recordings whose final text has words and is not a loop."""
     texts = zip(arrays.text.values[:, -1], arrays.language.values)
     final_words = [words(str(text), str(code)).split() for text, code in texts]
+    # `is_loop` compares integers, so each word is replaced by the index where it first occurs.
     return np.array(
         [bool(row) and not is_loop([row.index(word) for word in row]) for row in final_words], bool
     )
@@ -162,16 +172,16 @@ def _is_kind(arrays: xr.Dataset, kind: str) -> Bool[np.ndarray, "N L"]:
 def _share_in_band(
     arrays: xr.Dataset, kind: str, low: float, high: float
 ) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]]:
-    """Computes each recording's share of a kind in the layers of a band, and in all others."""
+    """Computes each recording's share of a kind inside a band of depths, and outside it."""
     inside, is_kind = band(arrays.depth.values, low, high), _is_kind(arrays, kind)
     return is_kind[:, inside].mean(1), np.delete(is_kind, inside, axis=1).mean(1)
 
 
 def _shares(arrays: xr.Dataset) -> dict[str, Any]:
-    """Computes the share of each kind and the mean error rate by depth, in all and per language."""
-    codes = arrays.language.values
-    rows = {"all": np.ones(len(codes), bool)}
-    rows |= {str(code): codes == code for code in dict.fromkeys(codes)}
+    """Computes shares of kinds and mean error rates by depth, for all languages and for each."""
+    language_codes = arrays.language.values
+    rows = {"all": np.ones(len(language_codes), bool)}
+    rows |= {str(code): language_codes == code for code in dict.fromkeys(language_codes)}
     tables: dict[str, Any] = {"depth": arrays.depth.values.round(3)}
     for name, mask in rows.items():
         if mask.any():
@@ -182,9 +192,10 @@ def _shares(arrays: xr.Dataset) -> dict[str, Any]:
 
 
 def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
-    """Draws stacked bars of the kinds of text by layer, and the word error rate over them."""
-    codes = list(dict.fromkeys(map(str, arrays.language.values)))
-    names = ["all", *codes] if len(codes) > 1 else codes
+    """Draws stacked bars of the kinds of text by layer, with a line of the word error rate."""
+    language_codes = list(dict.fromkeys(map(str, arrays.language.values)))
+    names = ["all", *language_codes] if len(language_codes) > 1 else language_codes
+    # At most four panels per row.
     n_rows, n_columns = -(-len(names) // 4), min(len(names), 4)
     figure = Figure(figsize=(2 + 2.6 * n_columns, 3.4 * n_rows), layout="constrained")
     panels = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False)
@@ -207,16 +218,16 @@ def _draw_bars(axes: Axes, arrays: xr.Dataset, name: str) -> None:
     axes.plot(layers, wer, "o-", color="black", markersize=3, linewidth=1, label="WER")
     title = f"{name} (n {arrays.sizes['example']})"
     axes.set(title=title, xlabel="encoder layer (0: stem)", ylim=(0, 1))
-    axes.set_xticks(layers[:: -(-len(layers) // 8)])
+    axes.set_xticks(layers[:: -(-len(layers) // 8)])  # at most eight labels
     axes.spines[["top", "right"]].set_visible(False)
 
 
 STUDY = Study(
     title="What the decoder generates from each encoder layer",
     section="section 4.6",
-    about="The output of every encoder layer goes through the final norm to the unchanged decoder, "
-    "which generates freely. A fixed rule sorts the text of each layer into one of six kinds, and "
-    "the text is compared with that of the whole model.",
+    about="The unchanged decoder generates a text from the output of each encoder layer, after the "
+    "final norm. A fixed rule sorts each text into one of six kinds. The word error "
+    "rate compares it with the text of the whole model.",
     data="400 random samples of English, Spanish and Chinese; the corpus is not named",
     settings=Config,
     run=run,

@@ -1,4 +1,4 @@
-"""E8: at which layer the decoder settles on a token, and how the other candidates resemble it."""
+"""E8: finds the layer at which the decoder settles on a token, and compares the candidates."""
 
 import dataclasses
 import functools
@@ -32,39 +32,38 @@ from jaxasr import Recogniser
 CLAIMS = {
     "commits_late": Claim(
         "The final token becomes probable only in late layers",
-        "low until about layer 20 of 32, then a steep rise, the last three layers are nearly "
-        "certain",
+        "low until about layer 20 of 32, then a steep rise; nearly 1 in the last three layers",
         "per recording, mean probability of the final token at depth 0.9 to 1, minus that at depth "
         "0 to 0.62",
         null=0.5,
     ),
     "saturates_late": Claim(
         "The saturation layer is in the upper third",
-        "a dashed line right of the rise; no number was found",
+        "Fig. 2: a dashed line to the right of the rise; no number was found",
         "per recording, mean depth of the saturation layer, compared with 20/32",
         null=0.625,
     ),
     "sounds_alike": Claim(
         "With depth, the other candidates become more similar in sound to the final token",
         "phoneme error rate falls with depth, visibly near layer 25 of 32",
-        "phoneme error rate of the other candidates of the top 5, minus that to another token of "
-        "the text; its fall above depth 0.78",
+        "phoneme error rate between the final token and the other top-5 candidates, minus that "
+        "for another token of the text; mean below depth 0.78, minus the mean above it",
     ),
     "means_alike": Claim(
         "With depth, the other candidates become more similar in meaning to the final token",
         "cosine similarity separates quickly after layer 25 of 32",
-        "cosine of the other candidates of the top 5, minus that to another token of the text; its "
-        "rise above depth 0.78",
+        "cosine between the final token and the other top-5 candidates, minus that for another "
+        "token of the text; mean above depth 0.78, minus the mean below it",
     ),
     "looks_ahead_late": Claim(
         "The next token is among the candidates only near the top",
         "Whisper: a sharp rise at layer 29 of 32 only",
-        "next token among the top 5, minus the rate of other tokens of the text; at depth 0.9 to 1 "
-        "minus at the depths below",
+        "share of next tokens among the top 5, minus the share of other tokens of the text; mean "
+        "at depth 0.9 to 1, minus the mean below it",
     ),
     "earlier_than_qwen": Claim(
         "Whisper saturates earlier than Qwen2-Audio",
-        "its dashed line is left of Qwen's; no number was found",
+        "Fig. 2: Whisper's dashed line is to the left of Qwen's; no number was found",
         "difference of mean saturation depths",
     ),
 }
@@ -79,9 +78,11 @@ class Config(Settings):
     )
     per_language: int = paper(100, "section 4.7: 6 languages of 100 utterances")
     top_k: int = paper(5, "Fig. 2b: the top five candidates")
-    at_least_s: float = choice(1.5, "seconds; shorter recordings have only a word or two")
+    at_least_s: float = choice(
+        1.5, "shortest recording in seconds; shorter ones have only a word or two"
+    )
     whole_words: bool = choice(
-        True, "only tokens that begin a word have a sound and a meaning; fragments have neither"
+        True, "compare only tokens that begin a word, because fragments have no sound or meaning"
     )
 
 
@@ -89,7 +90,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
     """Applies the logit lens to every recording.
 
     Returns:
-        Means over tokens of what `token_curves` returns, [example, depth]. Depth 1 is the top
+        The variables of `token_curves`, averaged over tokens, [example, depth]. Depth 1 is the top
         decoder layer. Recordings without text are dropped.
     """
     clips = spoken(
@@ -98,8 +99,8 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
         supported_languages(asr, config.languages),
         at_least_s=config.at_least_s,
     )
-    curves = functools.partial(token_curves, asr, config=config)
-    items = zip(clips, keep.each("E8 logit lens", clips, curves))
+    compute_curves = functools.partial(token_curves, asr, config=config)
+    items = zip(clips, keep.each("E8 logit lens", clips, compute_curves))
     with_text = [(clip, item) for clip, item in items if item["saturation"].size]
     names = with_text[0][1]
     means = {
@@ -123,26 +124,27 @@ def token_curves(asr: Recogniser, clip: Utterance, config: Config) -> Arrays:
     """Computes curves over layers for every token of one recording's text.
 
     Returns:
-        `prob` [L, T], probability of the final token; `saturation` [T], depth of the saturation
-        layer; `hit` [offset, L, T] and `hit_null` [L, T] of `look_ahead`; `sound`, `meaning` and
-        their variants [L, T] of `similarity`.
+        `prob` [L, T], probability of the final token; `saturation` [T], depth of the layer from
+        which on it stays the top candidate; `hit` [offset, L, T] and `hit_null` [L, T], results of
+        `look_ahead`; `sound`, `meaning` and their variants [L, T], results of `similarity`.
     """
     memory, _ = asr.model.encode(jaxasr.log_mel(first_window(clip), asr.config.n_mels)[None])
     prompt = asr.tokenizer.prompt(language(clip))
     [text_ids] = asr.generate(memory, prompt).ids
-    run, final = lens.make_run(memory, prompt, list(text_ids), asr)
-    layers = interventions.logit_lens(asr.model, run, config.top_k, final=final)
+    # The run decodes prompt and text again; `next_tokens` has the token after each position.
+    run, next_tokens = lens.make_run(memory, prompt, list(text_ids), asr)
+    lens_result = interventions.logit_lens(asr.model, run, config.top_k, final=next_tokens)
     # The position before a token predicts it.
     predicting = slice(len(prompt) - 1, len(prompt) - 1 + len(text_ids))
-    candidates = np.asarray(layers.ids)[:, 0, predicting]
+    candidates = np.asarray(lens_result.ids)[:, 0, predicting]
     ids = np.asarray(text_ids, int)
     hit, hit_null = look_ahead(candidates, ids)
     tokens, is_word = {*candidates.ravel(), *ids}, word_tokens(asr, ids, clip, config.whole_words)
     cosine = cosine_in_vocabulary(asr, tokens)
     distance = phoneme_distance(asr, tokens, language(clip))
     return {
-        "prob": np.exp(np.asarray(layers.logprob)[:, 0, predicting]),
-        "saturation": (np.asarray(layers.saturation)[0, predicting] + 1) / len(candidates),
+        "prob": np.exp(np.asarray(lens_result.logprob)[:, 0, predicting]),
+        "saturation": (np.asarray(lens_result.saturation)[0, predicting] + 1) / len(candidates),
         "hit": hit,
         "hit_null": hit_null,
         **similarity("meaning", candidates, ids, cosine, is_word),
@@ -155,17 +157,17 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
     depth = arrays.depth.values
     top, lower = band(depth, 0.9, 1), band(depth, 0, 0.625)
     below_top = np.setdiff1d(np.arange(len(depth)), top)
-    early, late = np.flatnonzero(depth < 0.78), np.flatnonzero(depth >= 0.78)
-    # The sign makes a similar sound larger, as it is for meaning.
+    shallow, deep = np.flatnonzero(depth < 0.78), np.flatnonzero(depth >= 0.78)
+    # Negated, because a smaller phoneme error rate means a more similar sound.
     sound = (arrays.sound_others_null - arrays.sound_others).values
     meaning = (arrays.meaning_others - arrays.meaning_others_null).values
     next_token = (arrays.hit.sel(offset=1) - arrays.hit_null).values
     values = {
-        "commits_late": _rise(arrays.prob.values, lower, top),
+        "commits_late": _gain_with_depth(arrays.prob.values, lower, top),
         "saturates_late": arrays.saturation.values,
-        "sounds_alike": _rise(sound, early, late),
-        "means_alike": _rise(meaning, early, late),
-        "looks_ahead_late": _rise(next_token, below_top, top),
+        "sounds_alike": _gain_with_depth(sound, shallow, deep),
+        "means_alike": _gain_with_depth(meaning, shallow, deep),
+        "looks_ahead_late": _gain_with_depth(next_token, below_top, top),
     }
     findings = {key: CLAIMS[key].judge_mean(value, config.seed) for key, value in values.items()}
     if np.isnan(sound).all():
@@ -176,15 +178,15 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
     return Analysis(findings, _numbers(arrays))
 
 
-def _rise(values: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
+def _gain_with_depth(values: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
     return values[:, upper].mean(1) - values[:, lower].mean(1)
 
 
 def _numbers(arrays: xr.Dataset) -> dict[str, Any]:
-    """Averages all curves over recordings, for all of them and per language."""
-    codes = arrays.language.values
-    masks = {"all": np.ones(len(codes), bool)}
-    masks |= {str(code): codes == code for code in dict.fromkeys(codes)}
+    """Averages curves over the recordings of all languages, and of each language."""
+    language_codes = arrays.language.values
+    masks = {"all": np.ones(len(language_codes), bool)}
+    masks |= {str(code): language_codes == code for code in dict.fromkeys(language_codes)}
     tables: dict[str, Any] = {"depth": arrays.depth.values.round(3)}
     for name, mask in masks.items():
         rows = arrays.isel(example=np.flatnonzero(mask))
@@ -195,7 +197,7 @@ def _numbers(arrays: xr.Dataset) -> dict[str, Any]:
 
 
 def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
-    """Draws the paper's three panels and the look-ahead; and curves per language."""
+    """Draws probability, similarity and later tokens by layer; then probability per language."""
     figure, axes = plots.panels(2, 2, width=4.6)
     _draw_probability(axes[0], arrays)
     _draw_similarity(axes[1], arrays, "sound", "phoneme error rate to the final token")
@@ -255,9 +257,9 @@ def _language_figure(arrays: xr.Dataset) -> Figure:
 STUDY = Study(
     title="When the decoder settles on a token",
     section="section 4.7, Fig. 2",
-    about="The logit lens at every token of the generated text shows how probable the final token "
-    "is at each layer, from which layer on it stays on top, and whether the other candidates sound "
-    "similar, have a similar meaning, or contain later tokens.",
+    about="The logit lens is applied at every token of the generated text. It shows the final "
+    "token's probability at each layer, and the layer from which on it is on top. The other "
+    "candidates are compared with it in sound and meaning, and with later tokens.",
     data="Common Voice test, 6 languages of 100 utterances",
     settings=Config,
     run=run,
@@ -270,9 +272,9 @@ STUDY = Study(
     },
     claims=CLAIMS,
     differs=(
-        "similarity of meaning is the cosine in the model's own centred unembedding space; the "
+        "similarity of meaning is the cosine between the model's centred unembedding vectors; the "
         "paper's embedding is not known",
         "layers are compared by relative depth: the paper's layer n of 32 has depth n/32",
-        "the nulls are ours: the same candidates against another token of the same text",
+        "the nulls, the same candidates against another token of the same text, are additions",
     ),
 )
