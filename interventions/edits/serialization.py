@@ -152,9 +152,9 @@ def save_edits(edits: Mapping[str, Any], folder: str | os.PathLike) -> None:
     }
     for site, edit in edits.items():
         _check("edit", edit, _EDIT, f"edits[{site!r}]")
-    with replacing(folder) as temporary:
-        temporary.mkdir()
-        (temporary / _JSON).write_text(
+    with replacing(folder) as new:
+        new.mkdir()
+        (new / _JSON).write_text(
             json.dumps({"version": _VERSION, "edits": descriptions}, indent=1, allow_nan=False)
             + "\n"
         )
@@ -196,7 +196,7 @@ def load_edits(folder: str | os.PathLike) -> dict[str, Any]:
         sites.check_known(described["edits"])
         edits = {
             site: _restore(node, arrays, f"edits[{site!r}]")
-            for site, node in saved["edits"].items()
+            for site, node in described["edits"].items()
         }
         for site, edit in edits.items():
             _check("edit", edit, _EDIT, f"edits[{site!r}]")
