@@ -24,14 +24,14 @@ from jax.core import Tracer
 from jax.tree_util import PyTreeDef
 
 _ROOT = Path(__file__).parents[1]
-_SCHEMES = ("stdlib", "platstdlib", "purelib", "platlib")
+_PATH_NAMES = ("stdlib", "platstdlib", "purelib", "platlib")
 _PACKAGES = ("jaxasr", "interventions", "experiments")
 _LIBRARY_FOLDERS = (
-    *{sysconfig.get_paths()[scheme] + os.sep for scheme in _SCHEMES},
+    *{sysconfig.get_paths()[name] + os.sep for name in _PATH_NAMES},
     *(str(_ROOT / package) + os.sep for package in _PACKAGES),
 )
 # Matched by name too, because such a folder can be in a user's home or on PYTHONPATH.
-_INSTALL_FOLDERS = ("site-packages", "dist-packages")
+_LIBRARY_FOLDER_NAMES = ("site-packages", "dist-packages")
 
 
 class Key:
@@ -48,7 +48,8 @@ class Key:
     * By identity alone: JAX arrays, Python modules, enum members, functions and classes that a
       function uses from another module, and objects of installed libraries that it refers to.
 
-    The code of installed libraries is assumed to be constant.
+    The code of installed libraries is assumed to be constant. The packages of this project count as
+    installed libraries.
 
     Args:
         value: any pytree, function or object.
@@ -231,7 +232,7 @@ class _Reader:
 
 @functools.cache
 def _is_library_file(file: str) -> bool:
-    return file.startswith(_LIBRARY_FOLDERS) or not set(_INSTALL_FOLDERS).isdisjoint(
+    return file.startswith(_LIBRARY_FOLDERS) or not set(_LIBRARY_FOLDER_NAMES).isdisjoint(
         Path(file).parts
     )
 

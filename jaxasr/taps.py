@@ -82,7 +82,8 @@ class Readout:
 
     Attributes:
         fn: function of the activations. If it is a pytree, new values of its arrays never retrace.
-        sites: sites that `fn` reads. Attention patterns are returned only if they are named here.
+        sites: sites that `fn` reads. `fn` gets attention scores and patterns only if they are named
+            here.
 
     Example:
         ```python
@@ -250,7 +251,7 @@ def _check_edited(edited: Any, x: Array, site: str) -> Array:
 def check_taps(
     stack: str, edits: Any, readout: Any, spec: Callable[[str], _sites.SiteSpec]
 ) -> tuple[Edits, Readout]:
-    """Returns the edits and the readout of one pass through `stack`.
+    """Checks the edits and the readout of one pass through `stack`, and returns them.
 
     Args:
         stack: "encoder" or "decoder".
@@ -269,7 +270,7 @@ def check_taps(
             f"got {type(readout).__name__}."
         )
     names = _sites.sites_of(stack)
-    _sites.check_known(edits, names, f"site for an edit of the {stack}, where it would never fire:")
+    _sites.check_known(edits, names, f"site for an edit of the {stack} (it would never fire):")
     _sites.check_known(readout.sites, names, f"site for a readout of the {stack}:")
     for site, edit in edits.items():
         if not callable(edit):

@@ -135,14 +135,17 @@ def _describe_conflict(name: str, old: Any, new: dict[str, Any]) -> str:
     """Describes how the command or input that made a file differs from the present one."""
     if not isinstance(old, dict):
         return f"holds {name}, made by another command or by an earlier version"
-    source = f" of {', '.join(_recording_names(old))}" if old.get("recordings") else ""
+    source = f" from {', '.join(_recording_names(old))}" if old.get("recordings") else ""
     differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     if "command" in differing:
-        return f"holds {name} of jaxasr {old.get('command')}{source}"
+        return f"holds {name} made by jaxasr {old.get('command')}{source}"
     if "recordings" in differing:
         same_names = _recording_names(old) == _recording_names(new)
         content = " with other content" if same_names else ""
-        return f"holds {name}{source}{content}, not of {', '.join(_recording_names(new))}"
+        return (
+            f"holds {name}{source}{content}, "
+            f"not from the present {', '.join(_recording_names(new))}"
+        )
     changes = [f"{key} {old.get(key)!r}, not {new.get(key)!r}" for key in differing]
     return f"holds {name}{source}, made with {'; '.join(changes)}"
 

@@ -13,7 +13,12 @@ from matplotlib.figure import Figure
 from experiments.data.corpora import Corpus, Utterance
 from experiments.item_cache import Arrays, Keep
 from experiments.studies.ablation import NUMBERS
-from experiments.studies.hallucination_edits import EDITS, Limits, encode_first_window, make_edits
+from experiments.studies.hallucination_edits import (
+    EDITS,
+    EditSettings,
+    encode_first_window,
+    make_edits,
+)
 from experiments.studies.recordings import clean_speech, nonspeech
 from experiments.studies.selection import language
 from experiments.studies.study import Analysis, Claim, Evidence, Finding, Settings, Study, choice
@@ -88,10 +93,10 @@ class Config(Settings):
         "the same for all conditions; a fallback would hide hallucinations",
     )
 
-    def limits(self) -> Limits:
+    def edit_settings(self) -> EditSettings:
         """Returns the settings that the edits depend on."""
-        names = [field.name for field in dataclasses.fields(Limits)]
-        return Limits(**{name: getattr(self, name) for name in names})
+        names = [field.name for field in dataclasses.fields(EditSettings)]
+        return EditSettings(**{name: getattr(self, name) for name in names})
 
 
 def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
@@ -108,7 +113,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
         ),
     }
     training = {kind: clips[::2] for kind, clips in recordings.items()}
-    edits = {name: make_edits(name, asr, training, config.limits(), keep) for name in EDITS}
+    edits = {name: make_edits(name, asr, training, config.edit_settings(), keep) for name in EDITS}
     held_out = [(kind, clip) for kind, clips in recordings.items() for clip in clips[1::2]]
     clips = [clip for _, clip in held_out]
     by_edit: list[list[Arrays]] = []

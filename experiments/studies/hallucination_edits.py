@@ -1,4 +1,4 @@
-"""Makes the three edits of B3 against hallucinations."""
+"""Makes the three edits against hallucinations that study B3 compares."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ EDITS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Limits:
+class EditSettings:
     """Settings of the three edits.
 
     Attributes:
@@ -35,7 +35,7 @@ class Limits:
         depth: relative depth of the layer to steer or project.
         strength: factor of the difference of means in steering.
         max_new_tokens: largest number of tokens per generated text.
-        seed: seed of white noise.
+        seed: seed that `ablate` takes. It has no effect here, because heads are set to zero.
     """
 
     n_heads: int
@@ -57,7 +57,11 @@ class ScaleHeads:
 
 
 def make_edits(
-    name: str, asr: Recogniser, clips: Mapping[str, Sequence[Utterance]], limits: Limits, keep: Keep
+    name: str,
+    asr: Recogniser,
+    clips: Mapping[str, Sequence[Utterance]],
+    settings: EditSettings,
+    keep: Keep,
 ) -> Edits:
     """Makes one of `EDITS` from recordings that are not scored later.
 
@@ -65,31 +69,32 @@ def make_edits(
         name: a key of `EDITS`.
         asr: the model.
         clips: recordings by kind, "clean" and "nonspeech".
-        limits: settings of the edits.
+        settings: settings of the edits.
         keep: stores the results of single recordings.
 
     Returns:
         The edits by site.
     """
     if name == "mask":
-        return _mask_heads(asr, clips, limits, keep)
+        return _mask_heads(asr, clips, settings, keep)
     n_layers = asr.config.n_text_layer
-    layer = min(round(limits.depth * n_layers), n_layers - 1)
+    layer = min(round(settings.depth * n_layers), n_layers - 1)
     clean, hallucinated = (
-        _text_states(asr, kind, clips[kind], layer, limits, keep) for kind in ("clean", "nonspeech")
+        _text_states(asr, kind, clips[kind], layer, settings, keep)
+        for kind in ("clean", "nonspeech")
     )
     if not len(hallucinated):
         hallucinated = clean  # no text was hallucinated, so the difference of means is zero
     differences = hallucinated - clean.mean(0)
     if name == "steer":
         step = jnp.asarray(-differences.mean(0), jnp.float32)
-        return {STREAM: only(Add(step, limits.strength), layers=layer)}
-    directions = np.linalg.svd(differences, full_matrices=False)[2][: limits.rank]
+        return {STREAM: only(Add(step, settings.strength), layers=layer)}
+    directions = np.linalg.svd(differences, full_matrices=False)[2][: settings.rank]
     return {STREAM: only(Project(jnp.asarray(directions, jnp.float32)), layers=layer)}
 
 
 def _mask_heads(
-    asr: Recogniser, clips: Mapping[str, Sequence[Utterance]], limits: Limits, keep: Keep
+    asr: Recogniser, clips: Mapping[str, Sequence[Utterance]], settings: EditSettings, keep: Keep
 ) -> Edits:
     """Masks the heads with the largest benefit minus cost.
 
@@ -98,12 +103,12 @@ def _mask_heads(
     """
 
     def ablate_heads(clip: Utterance) -> Arrays:
-        return ablate(asr, clip, HEADS, "zero", limits.max_new_tokens, limits.seed)
+        return ablate(asr, clip, HEADS, "zero", settings.max_new_tokens, settings.seed)
 
     items = {kind: keep.each(f"B3 heads, {kind}", clips[kind], ablate_heads) for kind in clips}
     silenced = np.mean([_silenced(item) for item in items["nonspeech"]], 0)
     cost = np.mean([_wer_change(item) for item in items["clean"]], 0)
-    best = np.argsort(-(silenced - cost), kind="stable")[: limits.n_heads]
+    best = np.argsort(-(silenced - cost), kind="stable")[: settings.n_heads]
     cells = site_cells(asr.config, HEADS)
     factor = np.ones((len(HEADS), asr.config.n_text_layer, asr.config.n_text_head), np.float32)
     factor[cells["site"][best], cells["layer"][best], cells["head"][best]] = 0
@@ -119,10 +124,15 @@ def _wer_change(item: Arrays) -> Float[np.ndarray, "K"]:
 
 
 def _text_states(
-    asr: Recogniser, kind: str, clips: Sequence[Utterance], layer: int, limits: Limits, keep: Keep
+    asr: Recogniser,
+    kind: str,
+    clips: Sequence[Utterance],
+    layer: int,
+    settings: EditSettings,
+    keep: Keep,
 ) -> Float[np.ndarray, "N D"]:
     def text_state(clip: Utterance) -> Arrays:
-        return {"states": mean_text_state(asr, clip, layer, limits.max_new_tokens)}
+        return {"states": mean_text_state(asr, clip, layer, settings.max_new_tokens)}
 
     items = keep.each(f"B3 states, {kind}", clips, text_state)
     return np.concatenate([item["states"] for item in items])
@@ -131,7 +141,7 @@ def _text_states(
 def mean_text_state(
     asr: Recogniser, clip: Utterance, layer: int, max_new_tokens: int
 ) -> Float[np.ndarray, "n D"]:
-    """Averages the decoder's residual stream after a layer over the tokens of a generated text.
+    """Averages the output of one decoder layer over the tokens of a generated text.
 
     Returns:
         The mean [1, D]; [0, D] if the text has no word.

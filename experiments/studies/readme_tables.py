@@ -56,7 +56,7 @@ def publish(file: Path, docs: Path) -> None:
         docs: folder of the published results.
 
     Raises:
-        ValueError: the run was quick or its code was not committed, so it cannot be repeated.
+        ValueError: the run used --quick, or its code was not committed.
     """
     with errors_naming(file):
         _publish(file, read_json(file), docs)
@@ -186,7 +186,7 @@ _HEAD = """# Results of the studies
 
 * **yes**: the whole 95 % interval lies on the claim's side of the null, and p, if there is one, is
   at most 0.05.
-* **no**: it does not, at this scale.
+* **no**: otherwise. The claim does not replicate at this scale.
 * **—**: not testable here. An empty cell: not run.
 
 {links}
@@ -233,7 +233,7 @@ def _run_line(model: str, result: Result) -> str:
         for key, setting in result["settings"].items()
         if isinstance(setting["value"], int)
     )
-    # Results of older versions have no CPU time.
+    # Results of older versions have no CPU time, only the wall time of computing their items.
     time = (
         f"{seconds['cpu']:.0f} s of a CPU core"
         if "cpu" in seconds

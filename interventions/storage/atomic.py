@@ -136,7 +136,8 @@ def remove_stale_lock(folder: str | os.PathLike[str]) -> None:
     """Removes the lock file of `folder` if a killed process left it.
 
     Args:
-        folder: a complete folder, which `only_writer` will not lock again.
+        folder: a complete folder. Nothing writes into it again, so `only_writer` will not remove
+            its lock file.
     """
     path = _lock_path(Path(folder))
     if path.exists() and (lock := _try_lock(path)) is not None:

@@ -83,8 +83,11 @@ def _nested_code(code: types.CodeType) -> list[types.CodeType]:
 
 
 def is_found_by_name(value: Any) -> bool:
-    """Returns whether `value` is a callable of a known module, so that its name identifies it."""
-    return callable(value) and hasattr(value, "__qualname__") and is_installed(value)
+    """Returns whether the name of `value` identifies it: a callable of a known module.
+
+    Known modules are those of Python, of installed packages and of our three packages.
+    """
+    return callable(value) and hasattr(value, "__qualname__") and is_from_known_module(value)
 
 
 def is_ours(value: Any) -> bool:
@@ -92,7 +95,7 @@ def is_ours(value: Any) -> bool:
     return str(value.__module__).partition(".")[0] in _OUR_PACKAGES
 
 
-def is_installed(value: Any) -> bool:
+def is_from_known_module(value: Any) -> bool:
     """Returns whether a class or function is from a known module (see `_is_known_module`)."""
     return _is_known_module(getattr(value, "__module__", None) or "")
 

@@ -167,7 +167,7 @@ class _Digest:
             return "ufunc", type(value).__module__, cast(Any, value).__name__
         if type(value) is object:  # a sentinel, which holds nothing
             return ("sentinel",)
-        if hasattr(value, "__dict__") and not code.is_installed(type(value)):
+        if hasattr(value, "__dict__") and not code.is_from_known_module(type(value)):
             return "object", self.of(type(value), where), self.of(dict(vars(value)), where)
         raise ValueError(
             f"{where}: a {type(value).__module__}.{type(value).__qualname__} has no description "
@@ -179,7 +179,7 @@ class _Digest:
         name = "class", cls.__module__, cls.__qualname__
         if code.is_ours(cls):
             return *name, code.source_digest(cls.__module__)
-        if code.is_installed(cls):
+        if code.is_from_known_module(cls):
             return name
         bases = (self.of(base, where) for base in cls.__bases__)
         members = {
@@ -197,7 +197,7 @@ class _Digest:
         name = "function", fn.__module__ or "", fn.__qualname__
         file = fn.__code__.co_filename
         # The file is checked too, because functools.wraps copies the name of the wrapped module.
-        is_known = (code.is_ours(fn) or code.is_installed(fn)) and code.is_known_file(file)
+        is_known = (code.is_ours(fn) or code.is_from_known_module(fn)) and code.is_known_file(file)
         if is_known and "<locals>" not in fn.__qualname__:
             return *name, code.source_digest(fn.__module__) if code.is_ours(fn) else ""
         attributes = {k: v for k, v in vars(fn).items() if k not in _IGNORED_ATTRIBUTES}

@@ -183,11 +183,13 @@ def test_only_the_same_command_and_input_may_replace_files(sounds):
     claim("a/x.wav", site="z")
     with pytest.raises(
         ValueError,
-        match=r"holds index.html of x.wav with other content.* Use --overwrite, or another",
+        match=r"holds index.html from x.wav with other content.* Use --overwrite, or another",
     ):
         claim("b/x.wav", site="z")
     (sounds / "a/x.wav").rename(sounds / "a/y.wav")
-    with pytest.raises(ValueError, match=r"holds index.html of x.wav, not of y.wav"):
+    with pytest.raises(
+        ValueError, match=r"holds index.html from x.wav, not from the present y.wav"
+    ):
         claim("a/y.wav", site="z")
     (sounds / "a/y.wav").rename(sounds / "a/x.wav")
     with pytest.raises(ValueError, match="made with site 'z', not 'q'"):
@@ -234,7 +236,7 @@ def test_transcripts_of_equal_names_have_separate_folders(sounds, monkeypatch, a
     run("transcribe", sounds / "a/x.wav", "--out", out / "a", code=0)  # the same again
     monkeypatch.setattr(runtime, "load", lambda *_: pytest.fail("the model was loaded"))
     done = run("transcribe", sounds / "b/x.wav", "--out", out / "a", code=2)
-    assert "holds x.wav.txt of x.wav with other content" in done.stderr
+    assert "holds x.wav.txt from x.wav with other content" in done.stderr
 
 
 @pytest.mark.parametrize(("names", "places"), [

@@ -1,4 +1,4 @@
-"""Reads TIMIT: [TRAIN|TEST]/DR1/FCJF0/SA1.WAV with .TXT, .PHN and .WRD files.
+"""Reads TIMIT: [TRAIN|TEST/]DR1/FCJF0/SA1.WAV with SA1.TXT, SA1.PHN and SA1.WRD.
 
 Names may be in upper or lower case. Times in alignments are sample numbers at 16 kHz.
 Source: LDC93S1, README.DOC.
