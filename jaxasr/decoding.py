@@ -132,7 +132,8 @@ class Request:
         rules: constraints on the logits.
         n_new: most tokens to generate.
         eot: id of the end-of-text.
-        no_speech: column of the prompt and the id whose probability after it to return.
+        no_speech: `(column, id)`, to return the probability of token `id` after that column of the
+            prompt.
     """
 
     prompt: Int[Array, "B T0"]
@@ -175,7 +176,10 @@ class Request:
 
 
 def unrolls_layers(config: Config) -> bool:
-    """Returns whether a generation loops over layers instead of scanning them (decision 7)."""
+    """Returns whether a generation loops over layers instead of scanning them.
+
+    `MAX_UNROLLED_LAYERS` has the reason.
+    """
     return config.n_text_layer <= MAX_UNROLLED_LAYERS
 
 
@@ -237,7 +241,10 @@ class DecodingSession:
         return cls(model, request.memory.unstacked(), request.edits, request.blocks)
 
     def empty_cache(self, batch: int, size: int, past: type[Past] = Past) -> Cache:
-        """Returns a cache of `size` empty slots per row, in the layout of the layers."""
+        """Returns a cache of `size` empty slots per row, in the layout of the layers.
+
+        `past` is the class that holds the slots of a layer: `Past`, or `MaskedPast` under `vmap`.
+        """
         c = self.model.config
         d_head = c.n_text_state // c.n_text_head
         cache = Cache.empty(c.n_text_layer, batch, c.n_text_head, size, d_head, c.dtype, past)

@@ -1,4 +1,7 @@
-"""Compares readouts of jaxasr with torch hooks: `python -m experiments.bench capture`."""
+"""Compares readouts of jaxasr with torch hooks: `python -m experiments.bench capture`.
+
+A case is a choice of the sites that a pass reads, and a reader is a library that reads them.
+"""
 
 import contextlib
 import statistics
@@ -41,7 +44,10 @@ def measure(workers: dict[str, Worker], rounds: int) -> tuple[Rounds, int, dict[
 
 
 def summary(measured: Rounds) -> list[dict[str, Any]]:
-    """Returns a row per case and reader, with ratios to a pass without readouts."""
+    """Returns a row per case and reader, compared with the case that reads nothing.
+
+    `over_plain_s` is the additional time in seconds, and `over_plain` is the ratio of the times.
+    """
     rows = []
     for case in CASES:
         for name, cases in measured.items():
@@ -93,8 +99,8 @@ def main(
 ) -> None:
     """Measures forward passes with different readouts, in jaxasr and torch in turn.
 
-    Fails if a program is compiled after the first use of a readout, or if readouts that are not
-    used need memory.
+    Fails if a program is compiled after the first use of a readout, or if a pass whose activations
+    are discarded needs more temporary memory than a pass without readouts.
     """
     console = options.start(data)
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:

@@ -1,4 +1,8 @@
-"""E8: finds the layer at which the decoder settles on a token, and compares the candidates."""
+"""E8: finds the layer at which the decoder settles on a token, and compares the candidates.
+
+The final token of a position is the token that the model generates there. The other candidates are
+the top tokens of a layer without the final token.
+"""
 
 import dataclasses
 import functools
@@ -46,20 +50,22 @@ CLAIMS = {
     "sounds_alike": Claim(
         "With depth, the other candidates become more similar in sound to the final token",
         "phoneme error rate falls with depth, visibly near layer 25 of 32",
-        "phoneme error rate between the final token and the other top-5 candidates, minus that "
-        "for another token of the text; mean below depth 0.78, minus the mean above it",
+        "phoneme error rate of the other top-5 candidates against the final token, minus their "
+        "rate against another token of the text; the mean of this difference below depth 0.78, "
+        "minus its mean above",
     ),
     "means_alike": Claim(
         "With depth, the other candidates become more similar in meaning to the final token",
         "cosine similarity separates quickly after layer 25 of 32",
-        "cosine between the final token and the other top-5 candidates, minus that for another "
-        "token of the text; mean above depth 0.78, minus the mean below it",
+        "cosine of the other top-5 candidates with the final token, minus their cosine with "
+        "another token of the text; the mean of this difference above depth 0.78, minus its mean "
+        "below",
     ),
     "looks_ahead_late": Claim(
         "The next token is among the candidates only near the top",
         "Whisper: a sharp rise at layer 29 of 32 only",
-        "share of next tokens among the top 5, minus the share of other tokens of the text; mean "
-        "at depth 0.9 to 1, minus the mean below it",
+        "how often the next token is among the top 5, minus how often tokens further away are; "
+        "the mean of this difference at depth 0.9 to 1, minus its mean below",
     ),
     "earlier_than_qwen": Claim(
         "Whisper saturates earlier than Qwen2-Audio",
@@ -257,9 +263,10 @@ def _language_figure(arrays: xr.Dataset) -> Figure:
 STUDY = Study(
     title="When the decoder settles on a token",
     section="section 4.7, Fig. 2",
-    about="The logit lens is applied at every token of the generated text. It shows the final "
-    "token's probability at each layer, and the layer from which on it is on top. The other "
-    "candidates are compared with it in sound and meaning, and with later tokens.",
+    about="The logit lens is applied at every token of the generated text. It shows the "
+    "probability of this final token at each layer, and the layer from which on it is the top "
+    "candidate. The other candidates are compared with it in sound and meaning, and later tokens "
+    "of the text are looked up among the candidates.",
     data="Common Voice test, 6 languages of 100 utterances",
     settings=Config,
     run=run,

@@ -27,7 +27,7 @@ def encoder_features(asr: Recogniser, audio: Float[np.ndarray, "n"]) -> Arrays:
     """
     n, sites = n_frames(len(audio)), ("encoder.embed", "encoder.resid_post")
     mel = jaxasr.log_mel(audio, asr.config.n_mels, asr.config.n_mel_frames)
-    spans = pools.spans(("speech",), [0], [n], [n], None)
+    spans = pools.spans(("speech",), [0], [n], [n], None)  # one mean, over frames 0 to n - 1
     _, acts = asr.model.encode(mel[None], readout=pools.readout(spans, sites))
     return {"mel": _mean_spectrum(mel, n), "layers": _stack_layers(acts, *sites)[0]}
 
@@ -52,7 +52,7 @@ def transcript_features(
         `text`: the generated text.
         `first` [L + 1, D]: decoder embedding and layer outputs at the position that predicts the
         first token.
-        `last` [L + 1, D]: the same at the end of the text.
+        `last` [L + 1, D]: the same at the end-of-text token that follows the text.
         `mel` [M]: mean log-mel spectrum.
         `logprob`: mean natural-log probability per token.
         `no_speech`: probability of no speech.
@@ -86,6 +86,7 @@ def _boundary_states(
     """Reads the decoder states that `transcript_features` returns as `first` and `last`."""
     run, _ = make_run(memory, list(prompt), [*ids, asr.tokenizer.special.eot], asr)
     n, sites = len(prompt) + len(ids) + 1, ("decoder.embed", "decoder.resid_post")
+    # Two positions: the last token of the prompt, and the end-of-text token.
     spans = pools.spans((str(len(prompt) - 1), "last"), [len(prompt)], [n - 1], [n], None)
     _, acts = asr.model.decode(
         run.tokens, memory, readout=pools.readout(spans, sites), positions=run.positions
@@ -97,6 +98,6 @@ def _boundary_states(
 def _stack_layers(
     acts: dict[str, np.ndarray], embedding_site: str, layer_site: str
 ) -> Float[np.ndarray, "P L+1 D"]:
-    """Joins embedding [1, P, D] and layer outputs [L, 1, P, D] of a batch of one."""
+    """Joins embedding [1, P, D] and layer outputs [L, 1, P, D] of a batch of one with P pools."""
     embedding, layers = np.asarray(acts[embedding_site])[0], np.asarray(acts[layer_site])[:, 0]
     return np.concatenate([embedding[:, None], layers.swapaxes(0, 1)], axis=1)

@@ -27,11 +27,13 @@ from jaxasr.taps import At
 class Patch(EditBase):
     """Replaces an activation: x ← value.
 
-    Absolute positions select from `value`, so one value fits a whole pass and cached steps.
+    `value` is indexed by the absolute positions of a pass, so the same value serves a whole pass
+    and cached steps.
 
     Args:
         value: `[L, B, T, ...]` as a readout returns it. The layer axis is optional. Any array that
-            broadcasts to `x` is allowed, and so is `FromRow(rows)`.
+            broadcasts to `x` is allowed, and so is `FromRow(rows)`, which takes the activations of
+            other rows of the batch.
         partial: allows a value with fewer positions than the pass. Positions without a value stay
             unchanged.
 

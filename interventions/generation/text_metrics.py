@@ -31,8 +31,9 @@ def text_metrics(
         language: language of the texts.
 
     Returns:
-        Arrays [K, B]: `text`, `length`, `avg_logprob`, `no_speech_prob`, and the numbers of
-        `transcripts.repetition` and `transcripts.errors`.
+        Arrays [K, B]: `text`, `length`, `avg_logprob`, `no_speech_prob`, the results of
+        `transcripts.repetition` (such as `loop`, 1 if the text loops), and those of
+        `transcripts.errors` (such as the error rates `wer` and `cer`).
     """
     texts = decoded_texts(tokenizer, out)
     tokens, lengths = np.asarray(out.tokens), np.asarray(out.lengths)

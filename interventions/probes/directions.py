@@ -58,12 +58,12 @@ class Directions(BankFields):
     def direction(
         self, layer: Any, positive: Any = None, negative: Any = None, **choice: Unpack[ProbeChoice]
     ) -> np.ndarray:
-        """Returns the direction in which the logit of one class increases most over another.
+        """Returns the direction that most increases the logit of one class minus that of another.
 
         Args:
             layer: label of the layer that the probe was fitted on.
-            positive: the class that the direction points to. A bank of values ignores it, because
-                its direction points to larger values.
+            positive: the class that the direction points to. A bank of values, whose probes predict
+                numbers, ignores both classes: its direction points to larger numbers.
             negative: the class that the direction points away from; default: the mean of all other
                 classes.
             choice: `penalty`, `fold`, `seed`, `site`; see `ProbeChoice`.
@@ -151,7 +151,8 @@ class Directions(BankFields):
     ) -> Project | Restrict:
         """Makes the edit that projects the probe's directions out of the activation.
 
-        The probe's class probabilities are then the same for every activation.
+        The class probabilities or the value that the probe predicts are then the same for every
+        activation, unless `keep` is True.
 
         Args:
             layer: label of the layer that the probe was fitted on.

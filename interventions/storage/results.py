@@ -10,10 +10,10 @@ from typing import Any
 
 import xarray as xr
 
-from interventions.storage import parts
 from interventions.storage.atomic import replacing
 from interventions.storage.inert import errors_naming
 from interventions.storage.inert_zarr import check_result_metadata
+from interventions.storage.parts import log_unused
 from interventions.storage.text_files import escape_surrogates, plain, to_json
 
 # Attributes that are added to a saved result.
@@ -134,9 +134,9 @@ def cached(path: Path, key: str, compute: Callable[[], xr.Dataset]) -> xr.Datase
             result = load_result(path)
             if isinstance(result, xr.Dataset) and result.attrs.pop(_KEY, None) == key:
                 return result
-            parts.log_unused(path, "misplaced: it was computed for something else")
+            log_unused(path, "misplaced: it was computed for something else")
         except ValueError as problem:
-            parts.log_unused(path, problem)
+            log_unused(path, problem)
     save_result(compute().assign_attrs({_KEY: key}), path)
     # Saving may change dtypes. Loading gives a new result the same dtypes as a cached one.
     result = load_result(path)

@@ -12,6 +12,7 @@ import numpy as np
 from experiments.data.corpora.utterance import Utterance
 from jaxasr.audio import load_audio
 
+# A line for the error message that lists the supported kinds of corpora.
 EXPECTED = (
     "Hugging Face: hf:NAME[:CONFIG][@SPLIT], such as "
     "hf:mozilla-foundation/common_voice_16_1:ja@test (needs jaxasr[datasets])"

@@ -20,7 +20,8 @@ class SetPatchedCopy:
     Attributes:
         delta: float [B, T, D], the change of the sender's output.
         sender_stage: int, the stage at which the sender adds its output, counted through all
-            layers (see `LayerOrder`). Sites before this addition get no `delta`.
+            layers. A stage is the addition of one sublayer to the stream (see `LayerOrder`). Sites
+            before this stage get no `delta`.
         n_stages: the number of stages per layer.
         stages_before: the number of stages of the layer that precede the edited site.
     """
@@ -74,6 +75,7 @@ def path_edits(
     }
     for site, mask in masks.items():
         if sites.stack_of(site) == stack:
-            # Only the scored position is unembedded, so the final norm's output stands for logits.
+            # The pass has no site `decoder.logits`, because only the scored position is unembedded.
+            # As a receiver, the logits therefore read the patched copy at the final norm's output.
             edits[site.replace("decoder.logits", "decoder.ln")] = ReadPatchedCopy(mask)
     return edits
