@@ -28,6 +28,7 @@ from interventions.storage.fingerprints import fingerprint
 from interventions.storage.results import cached
 from interventions.storage.text_files import only_writer
 from jaxasr import Memory, Recogniser, sites
+from jaxasr.audio import n_frames
 from jaxasr.config import FRAMES_PER_S
 from jaxasr.taps import Edit
 
@@ -43,12 +44,14 @@ class _Targets:
         memory: the encoded recordings.
         prompt: token ids before the text.
         ids: token ids of the unpatched text, without the prompt.
+        n_frames: encoder frames of each recording, without padding.
     """
 
     mel: Mels
     memory: Memory
     prompt: Int[np.ndarray, "B T0"]
     ids: list[list[int]]
+    n_frames: Int[np.ndarray, "B"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,10 +84,10 @@ def patch_texts(
         memory = asr.model.encode(mel)[0]
         start = np.asarray(asr.tokenizer.prompt(question.language), np.int32)
         prompt, ids = np.tile(start, (len(audio), 1)), generate_ids(asr, memory, question)
-        targets = _Targets(mel, memory, prompt, ids)
+        frames = np.array([n_frames(len(sound)) for sound in audio])
+        targets = _Targets(mel, memory, prompt, ids, frames)
         patching = _make_patching(asr, targets, sources, question)
-        n_frames = count_longest_frames(asr, audio)
-        grid = _make_grid(asr, targets, question, n_frames)
+        grid = _make_grid(asr, targets, question, count_longest_frames(asr, audio))
         plan = _describe_plan(grid, question, len(audio))
         baseline = "the reference" if question.text else "the unpatched text"
         scored = f"{question.metric} against {baseline}"
@@ -208,14 +211,17 @@ def _resampled_rows(n: int, source: str) -> Int[np.ndarray, "n"]:
 
 
 def _mean_activation(asr: Recogniser, targets: _Targets, question: PatchQuestion) -> Reference:
-    """Computes the mean of the activations over recordings and positions.
+    """Computes the mean of the activations over recordings and time, without padding.
 
     At a decoder site, the decoder reads the prompt and the unpatched text.
     """
     site = question.site
     if sites.stack_of(site) == "encoder":
         acts = asr.model.encode(targets.mel, readout=jaxasr.select(site))[1]
-        return mean_ablation(acts[site], site).value
+        n_steps = sites.spec(asr.config, site, 1, 1).size("T" if "T" in sites.SITES[site] else "S")
+        per_frame = n_steps // asr.config.n_audio_ctx  # 2 at the first convolution
+        is_speech = np.arange(n_steps) < per_frame * targets.n_frames[:, None]
+        return mean_ablation(acts[site], site, is_speech).value
     lengths = np.array([len(row) for row in targets.ids])
     ids = np.full((len(lengths), lengths.max()), asr.tokenizer.special.eot, np.int32)
     for row, row_ids in zip(ids, targets.ids):

@@ -206,7 +206,7 @@ def _map_attrs(dataset: xr.Dataset, change: Callable[[Any], Any]) -> xr.Dataset:
 
 def _encode_attribute(value: Any) -> Any:
     """Encodes an attribute as JSON, unless it is a text or a number."""
-    if isinstance(value, str):
+    if isinstance(value, str) and not value.startswith("json:"):
         return escape_surrogates(value)
     if isinstance(value, int | float) and not isinstance(value, bool):
         return value

@@ -159,17 +159,23 @@ def test_a_hugging_face_dataset_has_class_names(monkeypatch, tmp_path):
             return self
 
     sound = {"bytes": write(tmp_path / "a.wav", tone(300, 0.2)).read_bytes(), "path": "a.wav"}
-    rows = Rows([{"audio": sound, "sentence": "Hi.", "client_id": "c", "sex": 1}])
+    rows = Rows(
+        [
+            {"audio": sound, "sentence": "Hi.", "client_id": "c", "sex": 1},
+            {"audio": sound, "sentence": None, "client_id": None, "sex": 0},
+        ]
+    )
     requests = []
     fake = types.SimpleNamespace(
         Audio=Audio, load_dataset=lambda *names, split: requests.append((names, split)) or rows
     )
     monkeypatch.setitem(sys.modules, "datasets", fake)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: fake)
-    [row] = open_corpus("hf:org/name:en@test").utterances
+    row, unlabelled = open_corpus("hf:org/name:en@test").utterances
     assert requests == [(("org/name", "en"), "test")]
     assert (row.speaker, row.transcript, row.label("sex")) == ("c", "Hi.", "M")
     assert len(row.samples()) == 3_200
+    assert (unlabelled.speaker, unlabelled.transcript) == ("", "")
 
 
 def test_an_unknown_layout_lists_the_known_ones(tmp_path):

@@ -7,10 +7,14 @@ import numpy as np
 import pytest
 import xarray as xr
 from html_outline import CHROMIUM, open_in_browser
+from small_speech import small_recogniser
 from typer.testing import CliRunner
 
 import experiments
+import jaxasr
 from experiments import cli
+from experiments.analyses import patch_texts
+from experiments.analyses.patch_question import PatchQuestion
 from experiments.pages import patch_page
 from interventions.stats.summary import summarize
 from interventions.storage.results import load_result
@@ -174,3 +178,16 @@ def test_the_ranking_names_ties_and_how_many_cells_are_left_out():
     assert lines[14] == "  … 12 more cells, all in heads/result.zarr"
     assert lines[15] == "  The first 18 cells are tied: their order carries no meaning."
     assert len(patch_page.ranking_lines(numbers, Path("heads"), shorten=False)) == 2 + 24 + 1
+
+
+def test_the_mean_of_an_encoder_site_excludes_padding():
+    asr, lengths = small_recogniser(), np.array([40, 70])
+    mel = np.random.default_rng(0).normal(size=(2, 80, 3000)).astype(np.float32)
+    for site, per_frame in (("encoder.resid_post", 1), ("encoder.conv1", 2)):
+        memory, acts = asr.model.encode(mel, readout=jaxasr.select(site))
+        targets = patch_texts._Targets(mel, memory, np.zeros((2, 1), int), [[], []], lengths)
+        question = PatchQuestion(site, ("layer",), "mean", "resolved", sequence=True)
+        mean = patch_texts._mean_activation(asr, targets, question)
+        rows = [acts[site][..., b, : per_frame * n, :] for b, n in enumerate(lengths)]
+        expected = np.concatenate(rows, -2).mean(-2)
+        np.testing.assert_allclose(np.squeeze(mean), np.squeeze(expected), rtol=1e-4, atol=1e-5)

@@ -142,6 +142,8 @@ def test_saved_results_load_unchanged(tmp_path, name):
         assert [path.name for path in tmp_path.iterdir()] == [name]
     save_result(dataset, tmp_path / name, provenance={"seed": 3, "versions": {"jax": "1"}})
     assert load_result(tmp_path / name).attrs["provenance"] == {"seed": 3, "versions": {"jax": "1"}}
+    save_result(dataset.assign_attrs(note="json:[1]"), tmp_path / name)
+    assert load_result(tmp_path / name).attrs["note"] == "json:[1]"
 
 
 def test_cached_results_are_computed_once(tmp_path):

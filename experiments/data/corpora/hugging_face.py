@@ -75,8 +75,8 @@ def _utterance(address: str, table: Any, audio_column: str, index: int) -> Utter
     return Utterance(
         f"{address}/{index}",
         Path(audio["path"] or f"{index}"),
-        str(speaker),
-        str(transcript),
+        "" if speaker is None else str(speaker),
+        "" if transcript is None else str(transcript),
         labels={name: value for name, value in row.items() if isinstance(value, str | int | float)},
         read=lambda: _decode(table[index][audio_column]),
     )
