@@ -221,7 +221,7 @@ def _mean_activation(asr: Recogniser, targets: _Targets, question: PatchQuestion
         n_steps = sites.spec(asr.config, site, 1, 1).size("T" if "T" in sites.SITES[site] else "S")
         per_frame = n_steps // asr.config.n_audio_ctx  # 2 at the first convolution
         is_speech = np.arange(n_steps) < per_frame * targets.n_frames[:, None]
-        return mean_ablation(acts[site], site, is_speech).value
+        return mean_ablation(acts[site], site, jnp.asarray(is_speech)).value
     lengths = np.array([len(row) for row in targets.ids])
     ids = np.full((len(lengths), lengths.max()), asr.tokenizer.special.eot, np.int32)
     for row, row_ids in zip(ids, targets.ids):
