@@ -98,7 +98,7 @@ class Ours(Reader):
         logits, decoder_acts = self.model.decode(self.tokens, memory, readout=decoder_readout)
         jax.block_until_ready((logits, encoder_acts, decoder_acts))
         arrays = (encoder_acts | decoder_acts).values()
-        # The scan over layers returns the patterns of every layer.
+        # The readout returns the patterns of all layers, so the one layer is selected here.
         return [array[LAYER] if case == "pattern" else array for array in arrays]
 
     def on_host(self) -> bool:
@@ -112,14 +112,14 @@ class Ours(Reader):
         return self.compiling.programs
 
     def temporary(self) -> dict[str, dict[str, int]]:
-        """Returns the temporary bytes of passes without readouts, and with unused readouts."""
+        """Returns the temporary bytes of passes that read nothing, or discard what they read."""
         return {
             "no capture": self._temporary_bytes({}),
             "read, unused": self._temporary_bytes(_free_sites()),
         }
 
     def _temporary_bytes(self, sites: dict[str, list[str]]) -> dict[str, int]:
-        """Returns the temporary bytes per stack of passes that read `sites` and discard them."""
+        """Returns, by stack, the temporary bytes of a pass that reads and discards `sites`."""
         import jax
 
         import jaxasr

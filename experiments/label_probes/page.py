@@ -70,7 +70,7 @@ def render(results: dict[str, Results], out: Path) -> str:
 
     Args:
         results: results by probe, then by model, with rows, classes, groups and table.
-        out: the folder in the commands on the page.
+        out: the output folder, as the commands on the page write it.
 
     Returns:
         Markdown.

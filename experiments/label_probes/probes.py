@@ -1,4 +1,7 @@
-"""Defines the label probes, with the paper's numbers and notes on the data."""
+"""Defines the label probes, with notes on the data and the numbers of a paper.
+
+The paper is arXiv 2508.15882, whose experiment E1 the probes follow.
+"""
 
 import dataclasses
 
@@ -59,6 +62,7 @@ _NOISE = (
 )
 _PHONE = "39 classes folded from 61, frames of 20 ms, 3,000 sampled; test speakers new."
 _SEEDS = ("--seeds", "3")
+# Types of the control task, which gives every type a random label.
 _TYPES = ("--types", "speaker")
 
 PROBES = (

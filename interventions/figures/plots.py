@@ -1,4 +1,4 @@
-"""Draws curves with intervals and heat maps, in the colours that all figures share."""
+"""Draws heat maps, and curves with intervals, in the colours that all figures share."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -170,7 +170,7 @@ def draw_heat_map(
         (list(down), len(grid), axes.set_yticks),
         (list(across), grid.shape[1], axes.set_xticks),
     ):
-        # All texts are drawn, but at most 12 numbers.
+        # Every tick that is named by a text is drawn, but at most 12 ticks that are numbers.
         step = 1 if names and isinstance(names[0], str) else -(-n // 12)
         set_ticks(range(0, n, step), (names or list(range(n)))[::step])
     return mesh

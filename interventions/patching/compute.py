@@ -33,7 +33,7 @@ class Example:
         plan: the sweep.
         run: the row, encoded.
         memory: the memory of the row; unstacked if the decoder's layers are unstacked.
-        edit: the edit that cells place, with the values of this row.
+        edit: the edit that every cell applies at its own place, with the values of this row.
         metric: the metric of this row.
         unedited_metric: [1], the metric without an edit. Its computation may not have finished.
         trace: unedited activations that decoder cells resume from; None if they do not resume.

@@ -67,17 +67,17 @@ def _flops_after_edit(work: Workload) -> int:
 
 
 def _batch_flops(work: Workload, layer: int, batch: ColumnBatch) -> float:
-    """Counts the operations of one batch of columns.
+    """Counts the operations of one batch of columns, each the cells of one position.
 
     Activations that no edit changes are computed once per column, not once per cell.
     """
     c, per_token = work.config, _token_flops(work.config)
-    n_columns, keys_values = len(batch.columns), 4 * c.n_text_state**2
+    n_columns, kv_flops = len(batch.columns), 4 * c.n_text_state**2
     edited_rows = n_columns if work.position_local else batch.n_rows
     layers_between = max(0, c.n_text_layer - 2 - layer)
     # The last layer computes keys and values for every row, and everything else only for the
     # scored row of each column.
-    last_layer_flops = batch.n_rows * keys_values + n_columns * (per_token - keys_values)
+    last_layer_flops = batch.n_rows * kv_flops + n_columns * (per_token - kv_flops)
     per_cell = (
         edited_rows * _flops_after_edit(work)
         + layers_between * batch.n_rows * per_token
@@ -87,13 +87,16 @@ def _batch_flops(work: Workload, layer: int, batch: ColumnBatch) -> float:
 
 
 def _cell_flops(work: Workload, layer: int | None) -> float:
-    """Counts the operations of one cell that is not packed into rows."""
+    """Counts the operations of one cell that is computed by a pass of its own."""
     c = work.config
-    decoder = _token_flops(c) * (work.scored + 1) * c.n_text_layer
+    decoder_flops = _token_flops(c) * (work.scored + 1) * c.n_text_layer
     if work.in_decoder:
-        return decoder
+        return decoder_flops
     first_layer = (layer or 0) if work.resumes else 0
     skips_edited = work.grid.site == "encoder.resid_post" and work.resumes
     per_frame = 24 * c.n_audio_state**2 + 4 * c.n_audio_ctx * c.n_audio_state
     layers = c.n_audio_layer - first_layer - skips_edited
-    return c.n_audio_ctx * (layers * per_frame + 4 * c.n_text_layer * c.n_text_state**2) + decoder
+    return (
+        c.n_audio_ctx * (layers * per_frame + 4 * c.n_text_layer * c.n_text_state**2)
+        + decoder_flops
+    )

@@ -77,7 +77,9 @@ class Bank(Directions):
         return dataclasses.replace(self, data=self.data.sel(lists))
 
     def decision(self, X: Any) -> xr.DataArray:
-        """Computes the logits of every probe, or the predicted values of a bank of values.
+        """Computes the logits of every probe, or its predicted values.
+
+        A bank of values, whose `target` is "value", has the predicted values along "class".
 
         Args:
             X: activations [L, N, D], or {site: [L, N, D]}, with the layers and sites of the bank.
