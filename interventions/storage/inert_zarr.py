@@ -31,6 +31,8 @@ def check_result_metadata(folder: Path) -> None:
     if not (folder / ".zgroup").is_file():
         raise ValueError(f"{folder}: expected a result of save_result, found no .zgroup in it.")
     for file in folder.rglob("*"):
+        if file.is_symlink():  # rglob does not enter linked folders, but zarr does
+            raise ValueError(f"{file}: expected no links in a result of save_result.")
         is_nested_group = file.name == ".zgroup" and file.parent != folder
         if file.name in ("zarr.json", ".zmetadata") or is_nested_group:
             raise ValueError(

@@ -304,6 +304,19 @@ def test_codecs_and_formats_that_save_result_does_not_write_are_refused(tmp_path
     assert not (tmp_path / "run").exists()
 
 
+def test_links_cannot_bring_in_an_array_that_was_not_checked(tmp_path):
+    path = save_result(xr.Dataset({"values": ("a", np.arange(3.0))}), tmp_path / "a.zarr")
+    outside = (path / "values").rename(tmp_path / "outside")
+    file = outside / ".zarray"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"compressor": {"id": "pickle"}}))
+    (outside / "0").write_bytes(PICKLED % str(tmp_path / "run").encode())
+    (path / ".zattrs").write_text("{}")
+    (path / "values").symlink_to(outside)
+    with pytest.raises(ValueError, match=r"a\.zarr/values: expected no links"):
+        load_result(path)
+    assert not (tmp_path / "run").exists()
+
+
 def test_files_that_are_not_results_are_named(tmp_path):
     (tmp_path / "a.nc").write_bytes(b"CDF\x01" + b"\xff" * 200)
     (tmp_path / "b.nc").mkdir()
