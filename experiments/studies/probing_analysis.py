@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from experiments.studies.probing import Probing, Text, questions, reason_untestable, rows_of
 from experiments.studies.study import Claim, Evidence, Finding, band, mean_evidence
+from interventions.stats.groups import group_scores
 from interventions.stats.roc import auroc
 
 _CURVES = {"accuracy": "correct", "shuffled": "shuffled"}
@@ -106,20 +107,13 @@ def accuracy(
     """
     names = [layers] if isinstance(layers, str) else list(layers)
     correct = rows[variable].sel(layer=names).mean("layer").values
-    return by_group(correct * _class_weights(rows.label.values), rows.group.values)
+    return group_scores(correct * _class_weights(rows.label.values), rows.group.values)
 
 
 def _class_weights(labels: Text) -> np.ndarray:
     """Returns weights of rows, so that all classes have the same sum; their mean is 1."""
     classes, class_of_row, counts = np.unique(labels, return_inverse=True, return_counts=True)
     return len(labels) / (len(classes) * counts[class_of_row])
-
-
-def by_group(values: Float[np.ndarray, "N"], groups: Text) -> Float[np.ndarray, "G"]:
-    """Computes one number per group whose mean over groups is the mean over rows."""
-    _, group_of_row, counts = np.unique(groups, return_inverse=True, return_counts=True)
-    deviations = np.bincount(group_of_row, values) - values.mean() * counts
-    return values.mean() + deviations * len(counts) / len(values)
 
 
 def probe_auroc(

@@ -15,8 +15,9 @@ from experiments.studies.probing import (
     reason_untestable,
     rows_of,
 )
-from experiments.studies.probing_analysis import accuracy, by_group, layers_between, numbers
+from experiments.studies.probing_analysis import accuracy, layers_between, numbers
 from experiments.studies.probing_figures import accuracy_figure
+from interventions.stats.groups import group_scores
 from interventions.stats.roc import auroc
 
 CONFIG = Probing(folds=4, splits=2)
@@ -82,7 +83,7 @@ def test_accuracy_is_balanced_for_unequal_classes(arrays):
 
 def test_group_values_have_the_mean_of_the_rows():
     values, groups = np.arange(6.0), np.array(list("aaabbc"))
-    assert by_group(values, groups).mean() == pytest.approx(values.mean())
+    assert group_scores(values, groups).mean() == pytest.approx(values.mean())
 
 
 def test_auroc_equals_that_of_scikit_learn():
