@@ -79,7 +79,7 @@ def generate_encoder_cells(
     examples = []
     for b in range(len(mel)):
         row = slice(b, b + 1)
-        cell_edits = CellEdits.of(cells, _edits_of_row(edits_of, b, len(mel)))
+        cell_edits = CellEdits.of(cells, _select_row_of_edits(edits_of, b, len(mel)))
         example = _Example.of(model, jnp.asarray(mel)[row], cell_edits, cells)
         row_prompt = jnp.asarray(prompt, jnp.int32)[row]
         examples.append(_generate_example(example, row_prompt, budget, batch, options))
@@ -160,12 +160,12 @@ def _generate_example(
     example: _Example, prompt: Array, budget: int | None, batch: int | None, options: dict[str, Any]
 ) -> Generation:
     """Encodes cells in batches of one layer each, and decodes several batches together."""
-    c = example.model.config
-    max_encoded = max(1, memory_budget(budget) // encoder_bytes(c))
+    config = example.model.config
+    max_encoded = max(1, memory_budget(budget) // encoder_bytes(config))
     batches = example.make_batches(min(max_encoded, batch or max_encoded))
     cells_per_batch = min(max_encoded, batch) if batch else max(map(len, batches))
     n_tokens = prompt.shape[1] + options["max_new_tokens"]
-    max_decoded = memory_budget(budget, _DECODING_BUDGET) // decoding_bytes(c, n_tokens)
+    max_decoded = memory_budget(budget, _DECODING_BUDGET) // decoding_bytes(config, n_tokens)
     max_batches = batch // cells_per_batch if batch else len(batches)
     batches_per_loop = min(max_batches, max(1, max_decoded // cells_per_batch))
     parts = []
@@ -207,16 +207,16 @@ def _generate_memories(
     return jax.vmap(generate_cell, axis_name="cells")(memories)
 
 
-def decoding_bytes(c: Config, n_tokens: int) -> int:
+def decoding_bytes(config: Config, n_tokens: int) -> int:
     """Returns the bytes per cell of decoding: memory, KV cache and three copies of the logits."""
     return 4 * (
-        (2 * c.n_text_layer + 1) * c.n_audio_ctx * c.n_text_state
-        + 2 * c.n_text_layer * n_tokens * c.n_text_state
-        + 3 * c.n_vocab
+        (2 * config.n_text_layer + 1) * config.n_audio_ctx * config.n_text_state
+        + 2 * config.n_text_layer * n_tokens * config.n_text_state
+        + 3 * config.n_vocab
     )
 
 
-def _edits_of_row(edits_of: MakeEdits | None, b: int, batch: int) -> MakeEdits | None:
+def _select_row_of_edits(edits_of: MakeEdits | None, b: int, batch: int) -> MakeEdits | None:
     """Returns `edits_of` with only row `b` of its values, if they have one row per example."""
     edit = getattr(edits_of, "edit", None)
     if not isinstance(edits_of, AtCell) or not isinstance(edit, Patch | Mix):

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from jaxasr.transcript import Word
 
-_PREPENDED = "\"'“¿([{-"  # opening marks, joined to the next word
-_APPENDED = "\"'.。,，!！?？:：”)]}、"  # closing marks, joined to the previous word
+_OPENING_MARKS = "\"'“¿([{-"  # opening marks, joined to the next word
+_CLOSING_MARKS = "\"'.。,，!！?？:：”)]}、"  # closing marks, joined to the previous word
 
 
 def merge_punctuation(words: Sequence[Word]) -> list[Word]:
@@ -19,13 +19,13 @@ def merge_punctuation(words: Sequence[Word]) -> list[Word]:
     # Opening marks are joined from the last word to the first, so the list is in reverse order.
     reversed_words: list[Word] = []
     for word in reversed(words):
-        if reversed_words and word.text.startswith(" ") and word.text.strip() in _PREPENDED:
+        if reversed_words and word.text.startswith(" ") and word.text.strip() in _OPENING_MARKS:
             reversed_words[-1] = _join(reversed_words[-1], word, reversed_words[-1])
         else:
             reversed_words.append(word)
     joined: list[Word] = []
     for word in reversed(reversed_words):
-        if joined and not joined[-1].text.endswith(" ") and word.text in _APPENDED:
+        if joined and not joined[-1].text.endswith(" ") and word.text in _CLOSING_MARKS:
             joined[-1] = _join(joined[-1], joined[-1], word)
         else:
             joined.append(word)

@@ -76,7 +76,13 @@ def segment_spans(
     for segment, n, next_start in zip(segments, n_words, next_starts):
         start = min(max(segment.start, previous_end), duration - _MIN_SPAN_S)
         end = min(max(segment.end, start + _MIN_SPAN_S), duration)
-        spans.append(Span(start - _margin(previous_end, start), end + _margin(end, next_start), n))
+        spans.append(
+            Span(
+                start - _compute_margin(previous_end, start),
+                end + _compute_margin(end, next_start),
+                n,
+            )
+        )
         previous_end = end
     bounds = [0.0, *(bound for span in spans for bound in (span.start, span.end)), duration]
     gaps = [Span(a, b, 0) for a, b in zip(bounds[::2], bounds[1::2]) if b - a > _MAX_GAP_S]
@@ -87,7 +93,7 @@ def segment_spans(
     ]
 
 
-def _margin(gap_start: float, gap_end: float) -> float:
+def _compute_margin(gap_start: float, gap_end: float) -> float:
     return min(_MARGIN_S, max(0.0, gap_end - gap_start) / 2)
 
 

@@ -52,12 +52,12 @@ def dtw(cost: Float[np.ndarray, "T S"]) -> tuple[Int[np.ndarray, "P"], Int[np.nd
         total[i, 1:] = running_sum + np.minimum.accumulate(from_above - (running_sum - row))
     path = [(n_rows, n_columns)]
     while path[-1] != (1, 1):
-        path.append(_previous_cell(total, *path[-1]))
+        path.append(_find_previous_cell(total, *path[-1]))
     rows, columns = np.array(path[::-1]).T - 1
     return rows, columns
 
 
-def _previous_cell(total: np.ndarray, i: int, j: int) -> tuple[int, int]:
+def _find_previous_cell(total: np.ndarray, i: int, j: int) -> tuple[int, int]:
     # The comparisons resolve ties as openai/whisper does.
     diagonal, above, left = total[i - 1, j - 1], total[i - 1, j], total[i, j - 1]
     if diagonal < min(above, left):

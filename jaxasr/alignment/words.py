@@ -23,10 +23,11 @@ from jaxasr.taps import Edits, select
 from jaxasr.tokenizer import Tokenizer
 from jaxasr.transcript import Word
 
-_BUCKET = 32  # tokens are padded to a multiple of this, so that few programs are compiled
+# Tokens are padded to a multiple of this number, so that few programs are compiled.
+_PADDING_MULTIPLE = 32
 _SITE_PREFIX = "decoder.cross_attn."
 # Edits at these sites change the attention pattern, but not the queries.
-_PATTERN_SITES = {_SITE_PREFIX + name for name in ("k", "scores", "pattern")}
+_SITES_CHANGING_PATTERN = {_SITE_PREFIX + name for name in ("k", "scores", "pattern")}
 
 
 def align(
@@ -79,11 +80,11 @@ def align(
         [words] = align(asr.model, asr.tokenizer, memory, [ids], [frames], heads=heads)
         ```
     """
-    texts, prompt = _texts_and_prompt(tokenizer, texts, language, task)
+    texts, prompt = _prepare_texts(tokenizer, texts, language, task)
     _check_arguments(model, heads, memory, texts, n_frames, len(prompt))
     if not any(texts):
         return [[] for _ in texts]
-    scores, probabilities = _attention_scores(
+    scores, probabilities = _compute_scores(
         model, texts, prompt, tokenizer.special.eot, memory, edits or {}, heads
     )
     find_words = functools.partial(
@@ -91,7 +92,7 @@ def align(
     )
     return [
         find_words(
-            ids, _unpadded_scores(scores, row, len(prompt) + len(ids), n_frames), probabilities[row]
+            ids, _remove_padding(scores, row, len(prompt) + len(ids), n_frames), probabilities[row]
         )
         for row, ids in enumerate(texts)
     ]
@@ -129,22 +130,22 @@ def path_scores(
     Raises:
         ValueError: a text is empty, or as in `align`.
     """
-    texts, prompt = _texts_and_prompt(tokenizer, texts, language)
+    texts, prompt = _prepare_texts(tokenizer, texts, language)
     _check_arguments(model, heads, memory, texts, n_frames, len(prompt))
     if not all(texts):
         raise ValueError(
             "texts: expected at least one text token in each window, got an empty text. "
             "Leave its window out."
         )
-    scores, _ = _attention_scores(model, texts, prompt, tokenizer.special.eot, memory, {}, heads)
+    scores, _ = _compute_scores(model, texts, prompt, tokenizer.special.eot, memory, {}, heads)
     rows = []
     for row, ids in enumerate(texts):
-        window_scores = _unpadded_scores(scores, row, len(prompt) + len(ids), n_frames)
-        rows.append([_path_score(window_scores[[head]], len(prompt)) for head in range(len(heads))])
+        window_scores = _remove_padding(scores, row, len(prompt) + len(ids), n_frames)
+        rows.append([_score_path(window_scores[[head]], len(prompt)) for head in range(len(heads))])
     return np.array(rows)
 
 
-def _unpadded_scores(
+def _remove_padding(
     scores: Float[np.ndarray, "N B T S"], row: int, n_tokens: int, n_frames: Sequence[int]
 ) -> Float[np.ndarray, "N Tr Sr"]:
     """Returns the scores of window `row` without padded frames, and without padding tokens."""
@@ -152,12 +153,12 @@ def _unpadded_scores(
     return scores[:, row, : n_tokens + 1, : n_frames[row]]
 
 
-def _path_score(scores: Float[np.ndarray, "1 T S"], n_prompt: int) -> float:
+def _score_path(scores: Float[np.ndarray, "1 T S"], n_prompt: int) -> float:
     matrix = alignment_matrix(scores)[n_prompt - 1 : -1]  # rows as in `_find_words`
     return float(matrix[dtw(-matrix)].mean())
 
 
-def _texts_and_prompt(
+def _prepare_texts(
     tokenizer: Tokenizer,
     texts: Sequence[Sequence[int]],
     language: str | None,
@@ -198,11 +199,11 @@ def _check_arguments(
 
 def _pad_rows(rows: list[list[int]], pad_id: int, context: int) -> Int[np.ndarray, "B T"]:
     longest = max(map(len, rows))
-    width = min(context, -(-longest // _BUCKET) * _BUCKET)
+    width = min(context, -(-longest // _PADDING_MULTIPLE) * _PADDING_MULTIPLE)
     return np.array([row + [pad_id] * (width - len(row)) for row in rows], np.int32)
 
 
-def _attention_scores(
+def _compute_scores(
     model: Whisper,
     texts: list[list[int]],
     prompt: list[int],
@@ -215,11 +216,11 @@ def _attention_scores(
     tokens = _pad_rows([prompt + ids + [eot] for ids in texts], eot, model.config.n_text_ctx)
     # The scores of a head follow from its queries and the keys in `memory`. Whole patterns are much
     # larger than queries, so they are captured only if an edit changes them.
-    site = _SITE_PREFIX + ("pattern" if _PATTERN_SITES & set(edits) else "q")
+    site = _SITE_PREFIX + ("pattern" if _SITES_CHANGING_PATTERN & set(edits) else "q")
     logits, acts = model.decode(jnp.asarray(tokens), memory, edits=edits, readout=select(site))
     k = memory.stacked().k
     outputs = compiled.call(
-        _select_heads, logits, jnp.asarray(tokens), acts[site], k, heads=heads, eot=eot, site=site
+        _score_heads, logits, jnp.asarray(tokens), acts[site], k, heads=heads, eot=eot, site=site
     )
     scores, probabilities = jax.device_get(outputs)
     if np.isnan(scores).any():
@@ -229,7 +230,7 @@ def _attention_scores(
     return scores, probabilities
 
 
-def _select_heads(
+def _score_heads(
     logits: Float[Array, "B T V"],
     tokens: Int[Array, "B T"],
     acts: Array,

@@ -22,9 +22,9 @@ Blocks = Iterator[tuple[int, np.ndarray]]  # sample rate in Hz, mono float32 sam
 
 RATE_LIMITS = (1_000, 1_000_000)  # Hz; a rate beyond these comes from a damaged header
 MAX_CHANNELS = 256  # more channels come from a damaged header
-_BLOCK = 1 << 20  # samples of all channels decoded at a time
+_BLOCK_SAMPLES = 1 << 20  # samples of all channels decoded at a time
 _UNKNOWN_LENGTH = 1 << 62  # libsndfile reports at least this many frames for an unknown length
-_COMPRESSED = ("FLAC", "MP3", "OGG")  # libsndfile may stop before the end of these
+_COMPRESSED_FORMATS = ("FLAC", "MP3", "OGG")  # libsndfile may stop before the end of these
 _MAX_TAG_BYTES = 1024  # room for tags after the audio of a compressed file, such as ID3v1
 
 
@@ -71,14 +71,14 @@ def decode_libsndfile(path: Path, *, strict: bool = True) -> Blocks:
         ImplausibleError: see `check_format`.
     """
     with _LenientFile(path) as file:
-        with _soundfile_errors(), _UnseekableSoundFile(file) as sound:
+        with _convert_soundfile_errors(), _UnseekableSoundFile(file) as sound:
             check_format(sound.samplerate, sound.channels)
             if sound.format == "VOC":
                 raise DecodingError("reads headers within VOC files as samples")
             if sound.format == "OGG":
                 sound.seek(0)  # otherwise libsndfile 1.2.2 decodes some Opus files wrongly
             # A block that fails is lost as a whole, so blocks are small if failures are accepted.
-            size = (_BLOCK if strict else _BLOCK >> 10) // sound.channels
+            size = (_BLOCK_SAMPLES if strict else _BLOCK_SAMPLES >> 10) // sound.channels
             n_decoded = 0
             try:
                 while len(block := sound.read(size, dtype="float32", always_2d=True)):
@@ -93,12 +93,12 @@ def decode_libsndfile(path: Path, *, strict: bool = True) -> Blocks:
             raise DecodingError(f"no samples{position}")
         if strict and n_decoded != sound.frames and sound.frames < _UNKNOWN_LENGTH:
             raise DecodingError(f"decoded {n_decoded} of {sound.frames} samples")
-        if sound.format in _COMPRESSED and n_bytes_left > _MAX_TAG_BYTES:
+        if sound.format in _COMPRESSED_FORMATS and n_bytes_left > _MAX_TAG_BYTES:
             raise DecodingError(f"stopped {n_bytes_left} bytes before the end")
 
 
 @contextlib.contextmanager
-def _soundfile_errors() -> Iterator[None]:
+def _convert_soundfile_errors() -> Iterator[None]:
     try:
         yield
     except soundfile.LibsndfileError as error:
@@ -135,7 +135,7 @@ def decode_pyav(path: Path) -> Blocks:
                 for frame in frames:
                     check_format(frame.sample_rate, frame.layout.nb_channels)
                     n_decoded += frame.samples
-                    yield frame.sample_rate, _to_mono(frame)
+                    yield frame.sample_rate, _average_channels(frame)
     except FFmpegError as error:
         problem = error.strerror
     # A truncated file yields the samples before the damage, and raises no error.
@@ -154,7 +154,7 @@ def _open_container(file: BinaryIO) -> Any:
     return av.open(file, options={"protocol_whitelist": ""}, **tag_options)
 
 
-def _to_mono(frame: Any) -> np.ndarray:
+def _average_channels(frame: Any) -> np.ndarray:
     if frame.format.name.startswith("s64"):  # the only type that PyAV cannot turn into an array
         import av
 
@@ -213,7 +213,7 @@ def _read_au_stream(stream: IO[bytes]) -> Blocks:
     check_format(rate, channels)
     stream.read(data_offset - 24)
     frame_bytes = 4 * channels
-    while data := stream.read(_BLOCK // channels * frame_bytes):
+    while data := stream.read(_BLOCK_SAMPLES // channels * frame_bytes):
         whole = data[: len(data) // frame_bytes * frame_bytes]  # the stream may end within a frame
         samples = np.frombuffer(whole, ">f4").reshape(-1, channels)
         yield rate, samples.astype(np.float32).mean(axis=1)

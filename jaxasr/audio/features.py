@@ -134,7 +134,9 @@ def log_mel(
     check_samples(audio, n_frames * HOP)
     if not isinstance(audio, jax.Array):
         audio = np.asarray(audio, np.float32)
-    return _compiled(_log_mel)(pad_or_trim(audio, n_frames * HOP).astype(jnp.float32), filters)
+    return _compile(_compute_log_mel)(
+        pad_or_trim(audio, n_frames * HOP).astype(jnp.float32), filters
+    )
 
 
 def long_log_mel(audio: Num[np.ndarray, "*n_samples"], n_mels: int) -> Float32[np.ndarray, "M F"]:
@@ -163,7 +165,7 @@ def long_log_mel(audio: Num[np.ndarray, "*n_samples"], n_mels: int) -> Float32[n
     padded = np.pad(padded, (N_FFT // 2, 0), mode="reflect")
     windows = [padded[i * N_SAMPLES : (i + 1) * N_SAMPLES + N_FFT] for i in range(n_windows)]
     log_power = np.concatenate(
-        [_compiled(_log10_mel)(window, filters) for window in windows], axis=1
+        [_compile(_compute_log10_mel)(window, filters) for window in windows], axis=1
     )
     return _clip_and_scale(log_power, np)[:, :n_frames]
 
@@ -231,22 +233,24 @@ def check_values(audio: Num[Array | np.ndarray, "n_samples"], name: str) -> None
 
 
 @functools.cache
-def _compiled(fn: Callable) -> Callable:
+def _compile(fn: Callable) -> Callable:
     # Audio is padded first, so there is one program per window length and number of mels.
     return jax.jit(fn)
 
 
-def _log_mel(
+def _compute_log_mel(
     audio: Float[Array, "n_samples"], filters: Float[Array, "M 201"]
 ) -> Float[Array, "M F"]:
-    return _clip_and_scale(_log10_mel(jnp.pad(audio, N_FFT // 2, mode="reflect"), filters), jnp)
+    return _clip_and_scale(
+        _compute_log10_mel(jnp.pad(audio, N_FFT // 2, mode="reflect"), filters), jnp
+    )
 
 
-def _log10_mel(
+def _compute_log10_mel(
     padded: Float[Array, "n_padded"], filters: Float[Array, "M 201"]
 ) -> Float[Array, "M F"]:
     window = np.hanning(N_FFT + 1)[:-1].astype(np.float32)  # periodic Hann
-    spectrum = jnp.fft.rfft(_short_frames(padded) * window)
+    spectrum = jnp.fft.rfft(_split_frames(padded) * window)
     power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
     mel = jnp.matmul(filters, power.T, precision="highest")
     return jnp.log10(jnp.maximum(mel, 1e-10))
@@ -257,7 +261,7 @@ def _clip_and_scale(log_power: Any, xp: Any) -> Any:
     return (xp.maximum(log_power, log_power.max() - 8.0) + 4.0) / 4.0
 
 
-def _short_frames(padded: Float[Array, "n_padded"]) -> Float[Array, "F 400"]:
+def _split_frames(padded: Float[Array, "n_padded"]) -> Float[Array, "F 400"]:
     # The centre of frame i is sample 160 i of the window before padding. openai/whisper drops the
     # last frame. Each frame of 400 samples is joined from shifted blocks of 160.
     n_blocks, n_frames = math.ceil(padded.size / HOP), (padded.size - N_FFT) // HOP

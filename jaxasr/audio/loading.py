@@ -55,11 +55,11 @@ def load_audio(path: str | os.PathLike) -> Float32[np.ndarray, "n_samples"]:
     name = str(path) if str(path).isprintable() else repr(str(path))
     _check_regular(path, name)
     reasons = {}
-    for decoder, decode in _decoders():
+    for decoder, decode in _list_decoders():
         try:
             # `check_values` reports NaN and overflow with the name of the file.
             with np.errstate(invalid="ignore", over="ignore"):
-                audio = _resampled(decode(path))
+                audio = _resample(decode(path))
         except decoders.DecodingError as error:
             reasons[decoder] = str(error)
         except decoders.ImplausibleError as error:
@@ -67,7 +67,7 @@ def load_audio(path: str | os.PathLike) -> Float32[np.ndarray, "n_samples"]:
         else:
             check_values(audio, name)
             return audio
-    raise ValueError(_undecodable(name, reasons))
+    raise ValueError(_describe_failures(name, reasons))
 
 
 def _check_regular(path: Path, name: str) -> None:
@@ -87,7 +87,7 @@ def _check_regular(path: Path, name: str) -> None:
     raise ValueError(f"{name}: expected an audio file, got {got}.")
 
 
-def _resampled(blocks: decoders.Blocks) -> np.ndarray:
+def _resample(blocks: decoders.Blocks) -> np.ndarray:
     parts = [np.zeros(0, np.float32)]
     # Concatenated files may have different sample rates.
     for rate, group in itertools.groupby(blocks, key=operator.itemgetter(0)):
@@ -99,7 +99,7 @@ def _resampled(blocks: decoders.Blocks) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _decoders() -> Iterator[tuple[str, Callable[[Path], decoders.Blocks]]]:
+def _list_decoders() -> Iterator[tuple[str, Callable[[Path], decoders.Blocks]]]:
     """Yields the names and functions of the decoders to try, in order."""
     # libsndfile comes first, so that samples do not depend on the other installed decoders.
     yield "libsndfile", decoders.decode_libsndfile
@@ -113,7 +113,7 @@ def _has_pyav() -> bool:
     return importlib.util.find_spec("av") is not None
 
 
-def _undecodable(name: str, reasons: dict[str, str]) -> str:
+def _describe_failures(name: str, reasons: dict[str, str]) -> str:
     tried = "; ".join(f"{decoder}: {reason}" for decoder, reason in reasons.items())
     if _has_pyav() or shutil.which("ffmpeg"):
         remedy = "Check that it is complete, unencrypted audio, or convert it to wav."

@@ -53,7 +53,7 @@ def abstract_model(config: Config) -> Whisper:
 
 
 @functools.lru_cache(maxsize=16)
-def _layout(config: Config) -> tuple[list[tuple[str, jax.ShapeDtypeStruct]], Any]:
+def _list_parameters(config: Config) -> tuple[list[tuple[str, jax.ShapeDtypeStruct]], Any]:
     """Returns the name and shape of every parameter, and the tree structure."""
     # Cached, because tracing the constructor takes 0.1 s.
     paths, treedef = jax.tree_util.tree_flatten_with_path(abstract_model(config))
@@ -174,7 +174,9 @@ def assemble(
         model = assemble(read_checkpoint("tiny.en"))
         ```
     """
-    layout, treedef = _layout(checkpoint.config.replace(dtype=dtype, param_dtype=param_dtype))
+    layout, treedef = _list_parameters(
+        checkpoint.config.replace(dtype=dtype, param_dtype=param_dtype)
+    )
     expected: dict[str, tuple[int, ...]] = {}
     for parameter, spec in layout:
         expected |= tensor_shapes(parameter, spec.shape)

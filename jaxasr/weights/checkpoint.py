@@ -18,14 +18,14 @@ from jaxasr.weights.errors import convert_errors, file_error, short_repr
 
 # Largest dimensions that a file may have. Every released model is far smaller. The limits keep a
 # damaged file from exhausting the memory.
-_LIMITS = {
+_MAX_DIMENSIONS = {
     "n_vocab": 1 << 20,
     "n_audio_ctx": 1 << 13,
     "n_text_ctx": 1 << 16,
     "n_audio_layer": 256,
     "n_text_layer": 256,
 }
-_DEFAULT_LIMIT = 1 << 14  # of all other dimensions
+_MAX_OTHER_DIMENSION = 1 << 14  # of all other dimensions
 EMBEDDING, PROJECTION = "decoder.token_embedding.weight", "decoder.projection.weight"
 
 
@@ -126,7 +126,7 @@ def make_config(dims: dict[str, Any], path: object) -> Config:
         WeightsError: a dimension is outside its limits, or the dimensions contradict each other.
     """
     for name, value in dims.items():
-        limit = _LIMITS.get(name, _DEFAULT_LIMIT)
+        limit = _MAX_DIMENSIONS.get(name, _MAX_OTHER_DIMENSION)
         # `isinstance` would accept True, which is an int.
         if not (type(value) is int and 0 < value <= limit):
             raise file_error(path, f"{name} between 1 and {limit}", short_repr(value))

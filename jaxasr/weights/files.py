@@ -16,9 +16,9 @@ import numpy as np
 
 from jaxasr.weights.errors import WeightsError, convert_errors, file_error, short_repr
 
-OFF = ("off", "none", "0")  # values of JAXASR_CACHE that disable the cache
-_MAX_JSON = 1 << 24  # bytes; the largest released JSON file has 2 MB
-_LFS_START = b"version https://git-lfs.github.com/spec/"
+CACHE_OFF_SETTINGS = ("off", "none", "0")  # values of JAXASR_CACHE that disable the cache
+_MAX_JSON_BYTES = 1 << 24  # bytes; the largest released JSON file has 2 MB
+_LFS_POINTER_START = b"version https://git-lfs.github.com/spec/"
 
 
 def check_file(path: Path) -> None:
@@ -34,7 +34,7 @@ def check_file(path: Path) -> None:
         kind = "a folder" if stat.S_ISDIR(mode) else "a device, pipe or socket"
         raise file_error(path, "a regular file", kind, "Give the file that holds the weights.")
     with convert_errors(path, "a readable file"), open(path, "rb") as file:
-        if file.read(len(_LFS_START)) == _LFS_START:
+        if file.read(len(_LFS_POINTER_START)) == _LFS_POINTER_START:
             raise file_error(
                 path,
                 "the file itself",
@@ -97,8 +97,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     check_file(path)
     with convert_errors(path, "a JSON object"):
-        if path.stat().st_size > _MAX_JSON:
-            raise file_error(path, f"at most {_MAX_JSON} bytes of JSON", path.stat().st_size)
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise file_error(path, f"at most {_MAX_JSON_BYTES} bytes of JSON", path.stat().st_size)
         value = json.loads(path.read_bytes())
     if not isinstance(value, dict):
         raise file_error(path, "a JSON object", type(value).__name__)
@@ -121,7 +121,9 @@ def token_ids(
     return tuple(v for v in value if 0 <= v < n_vocab)
 
 
-def pair_list(settings: dict[str, Any], key: str, path: Path) -> tuple[tuple[int, int], ...] | None:
+def layer_head_pairs(
+    settings: dict[str, Any], key: str, path: Path
+) -> tuple[tuple[int, int], ...] | None:
     """Returns `settings[key]` as (layer, head) pairs, or None if the key is absent."""
     value = settings.get(key)
     if value is None:
@@ -145,7 +147,7 @@ def cache_dir() -> Path | None:
         not checked again.
     """
     setting = os.environ.get("JAXASR_CACHE", "")
-    if setting.lower() in OFF:
+    if setting.lower() in CACHE_OFF_SETTINGS:
         return None
     if setting:
         folder = Path(setting)

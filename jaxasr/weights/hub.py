@@ -20,7 +20,7 @@ REPOSITORIES = {
     **{size: f"openai/whisper-{size}" for size in ("large-v2", "large-v3", "large-v3-turbo")},
 }
 # Patterns of files to download. Repositories also hold the same weights for other libraries.
-_SAFE_PATTERNS = [
+_PATTERNS_WITHOUT_PICKLES = [
     "*.json",
     "model.safetensors",
     "model-0*.safetensors",
@@ -29,7 +29,7 @@ _SAFE_PATTERNS = [
     "merges.txt",
 ]
 # For repositories without safetensors.
-_PATTERNS_WITH_PICKLES = [*_SAFE_PATTERNS, "pytorch_model.bin", "pytorch_model-0*.bin"]
+_PATTERNS_WITH_PICKLES = [*_PATTERNS_WITHOUT_PICKLES, "pytorch_model.bin", "pytorch_model-0*.bin"]
 
 
 def cached(repository: str) -> Path | None:
@@ -63,7 +63,7 @@ def download(repository: str, remedy: str, pickled: bool = False) -> Path:
     """
     from huggingface_hub import snapshot_download
 
-    patterns = _PATTERNS_WITH_PICKLES if pickled else _SAFE_PATTERNS
+    patterns = _PATTERNS_WITH_PICKLES if pickled else _PATTERNS_WITHOUT_PICKLES
     try:
         return Path(snapshot_download(repository, allow_patterns=patterns))
     # Many types of exceptions are possible: DNS, proxy, 401 for an unknown repository.

@@ -23,13 +23,13 @@ from jaxasr.weights.checkpoint import (
 from jaxasr.weights.errors import WeightsError, convert_errors, file_error, short_repr
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-_PICKLED, _PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
-WEIGHT_FILES = (WEIGHTS, INDEX, _PICKLED, _PICKLED_INDEX)  # in order of preference
-_MAX_HEADER = 1 << 22  # bytes of a safetensors header; large-v3 has 0.2 MB
+_PICKLED_WEIGHTS, _PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+WEIGHT_FILES = (WEIGHTS, INDEX, _PICKLED_WEIGHTS, _PICKLED_INDEX)  # in order of preference
+_MAX_HEADER_BYTES = 1 << 22  # bytes of a safetensors header; large-v3 has 0.2 MB
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 
 # Field of `Config` -> key of config.json.
-FIELDS = {
+CONFIG_KEYS = {
     "n_mels": "num_mel_bins",
     "n_audio_ctx": "max_source_positions",
     "n_audio_state": "d_model",
@@ -67,7 +67,7 @@ _LAYER_MODULES = {
     for theirs, ours in (("self_attn", "attn"), ("encoder_attn", "cross_attn"))
     for projection, name in (("q", "query"), ("k", "key"), ("v", "value"), ("out", "out"))
 }
-_OPENAI_LAYER_MODULES = {ours: theirs for theirs, ours in _LAYER_MODULES.items()}
+_HF_LAYER_MODULES = {ours: theirs for theirs, ours in _LAYER_MODULES.items()}
 
 
 def to_openai(name: str) -> str:
@@ -97,7 +97,7 @@ def from_openai(name: str) -> str:
     layer = re.fullmatch(r"(encoder|decoder)\.blocks\.(\d+)\.(.+)\.(weight|bias)", name)
     if not layer:
         return f"model.{name}"
-    return f"model.{layer[1]}.layers.{layer[2]}.{_OPENAI_LAYER_MODULES[layer[3]]}.{layer[4]}"
+    return f"model.{layer[1]}.layers.{layer[2]}.{_HF_LAYER_MODULES[layer[3]]}.{layer[4]}"
 
 
 def _read_config(settings: dict[str, Any], path: Path) -> Config:
@@ -105,15 +105,15 @@ def _read_config(settings: dict[str, Any], path: Path) -> Config:
         if settings.get(key, value) != value:
             found = short_repr(settings[key])
             raise file_error(path, f"{key} = {value!r}", found, "Give a Whisper checkpoint.")
-    missing = sorted({key for key in FIELDS.values() if key not in settings})
+    missing = sorted({key for key in CONFIG_KEYS.values() if key not in settings})
     if missing:
         found = f"none of {', '.join(missing)}"
         remedy = "Give the config.json of this checkpoint."
         raise file_error(path, "a Whisper configuration", found, remedy)
-    return make_config({field: settings[key] for field, key in FIELDS.items()}, path)
+    return make_config({field: settings[key] for field, key in CONFIG_KEYS.items()}, path)
 
 
-def _lazy_tensor(path: Path, name: str, shape: tuple[int, ...], dtype_code: str) -> LazyTensor:
+def _make_lazy_tensor(path: Path, name: str, shape: tuple[int, ...], dtype_code: str) -> LazyTensor:
     if dtype_code not in _DTYPES:
         expected = f"{name} as one of {', '.join(_DTYPES)}"
         raise file_error(path, expected, dtype_code, "Convert the weights to floating point.")
@@ -126,22 +126,22 @@ def _lazy_tensor(path: Path, name: str, shape: tuple[int, ...], dtype_code: str)
     return LazyTensor(shape, _DTYPES[dtype_code], read)
 
 
-def _file_tensors(path: Path) -> dict[str, LazyTensor]:
+def _read_tensors(path: Path) -> dict[str, LazyTensor]:
     if path.suffix == ".bin":
-        return _pickled_tensors(path)
+        return _read_pickled_tensors(path)
     header = int.from_bytes(files.FileBytes(path).read(0, 8).tobytes(), "little")
-    if header > _MAX_HEADER:
-        expected = f"a safetensors file whose header has at most {_MAX_HEADER} bytes"
+    if header > _MAX_HEADER_BYTES:
+        expected = f"a safetensors file whose header has at most {_MAX_HEADER_BYTES} bytes"
         raise file_error(path, expected, header)
     with convert_errors(path, "a safetensors file"), safe_open(path, framework="numpy") as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         return {
-            name: _lazy_tensor(path, name, tuple(s.get_shape()), s.get_dtype())
+            name: _make_lazy_tensor(path, name, tuple(s.get_shape()), s.get_dtype())
             for name, s in slices.items()
         }
 
 
-def _pickled_tensors(path: Path) -> dict[str, LazyTensor]:
+def _read_pickled_tensors(path: Path) -> dict[str, LazyTensor]:
     archive, state = torch_file.load(path)
     if type(state) is not dict:
         remedy = "Save it with save_pretrained."
@@ -157,10 +157,10 @@ def _find_weights(
     `given` is the file that the user named, or None. If it is a shard, all shards are read.
     """
     if given is not None and not re.search(r"-\d{5}-of-\d{5}|\.json$", given.name):
-        return (given,), _file_tensors(given)
+        return (given,), _read_tensors(given)
     present = [folder / name for name in WEIGHT_FILES if (folder / name).is_file()]
     file = present[0] if present else folder / WEIGHTS
-    return _read_shards(file) if file.suffix == ".json" else ((file,), _file_tensors(file))
+    return _read_shards(file) if file.suffix == ".json" else ((file,), _read_tensors(file))
 
 
 def _read_shards(index: Path) -> tuple[tuple[Path, ...], dict[str, LazyTensor]]:
@@ -178,7 +178,7 @@ def _read_shards(index: Path) -> tuple[tuple[Path, ...], dict[str, LazyTensor]]:
     if absent:
         found = f"none of {', '.join(absent)}"
         raise file_error(index, f"{len(paths)} files", found, "Fetch the missing files.")
-    shards = {path.name: _file_tensors(path) for path in paths}
+    shards = {path.name: _read_tensors(path) for path in paths}
     missing = sorted({name for name, file in file_of.items() if name not in shards[file]})
     misplaced = sorted(
         f"{name} ({file})"
@@ -228,7 +228,7 @@ def read(folder: Path, name: str, given: Path | None = None) -> Checkpoint:
     generation = folder / "generation_config.json"
     if generation.is_file():
         settings = settings | files.read_json(generation)
-    heads = files.pair_list(settings, "alignment_heads", generation)
+    heads = files.layer_head_pairs(settings, "alignment_heads", generation)
 
     def ids(key: str) -> tuple[int, ...] | None:
         return files.token_ids(settings, key, generation, config.n_vocab)

@@ -45,18 +45,26 @@ class Persistent:
 
 _ORDERED_DICT = Global("collections", "OrderedDict")
 _STORAGES = ("FloatStorage", "HalfStorage", "BFloat16Storage", "DoubleStorage")
-_ALLOWED = {
+_ALLOWED_GLOBALS = {
     _ORDERED_DICT,
     Global("torch._utils", "_rebuild_tensor_v2"),
     Global("torch._utils", "_rebuild_parameter"),
 }
-_ALLOWED |= {Global("torch", name) for name in _STORAGES}
+_ALLOWED_GLOBALS |= {Global("torch", name) for name in _STORAGES}
 
 # Opcodes that push a constant, push their argument, push an empty container, or pop n items.
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_LITERALS = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE"}
-_EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
-_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_ARGUMENT_OPCODES = {
+    "BININT",
+    "BININT1",
+    "BININT2",
+    "LONG1",
+    "BINFLOAT",
+    "BINUNICODE",
+    "SHORT_BINUNICODE",
+}
+_EMPTY_CONTAINERS = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
+_TUPLE_LENGTHS = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _MARK = object()
 
 
@@ -116,12 +124,12 @@ class _Machine:
     def execute(self, op: str, arg: Any) -> None:
         if op in _CONSTANTS:
             self.stack.append(_CONSTANTS[op])
-        elif op in _LITERALS:
+        elif op in _ARGUMENT_OPCODES:
             self.stack.append(arg)
-        elif op in _EMPTY:
-            self.stack.append(_EMPTY[op]())
-        elif op in _TUPLES:
-            self.stack.append(tuple(self.pop(_TUPLES[op])))
+        elif op in _EMPTY_CONTAINERS:
+            self.stack.append(_EMPTY_CONTAINERS[op]())
+        elif op in _TUPLE_LENGTHS:
+            self.stack.append(tuple(self.pop(_TUPLE_LENGTHS[op])))
         elif op in ("BINGET", "LONG_BINGET"):
             self.stack.append(self.memo[arg])
         elif op in ("BINPUT", "LONG_BINPUT"):
@@ -146,9 +154,9 @@ class _Machine:
             case "APPENDS":
                 self.append(self.pop_to_mark())
             case "GLOBAL":
-                self.stack.append(_allowed_global(*arg.split(" ", 1)))
+                self.stack.append(_check_global(*arg.split(" ", 1)))
             case "STACK_GLOBAL":
-                self.stack.append(_allowed_global(*self.pop(2)))
+                self.stack.append(_check_global(*self.pop(2)))
             case "REDUCE":
                 self.stack.append(self.reduce())
             case "BINPERSID":
@@ -159,12 +167,12 @@ class _Machine:
                 raise ValueError(f"the opcode {op}, which no checkpoint of tensors needs")
 
 
-def _allowed_global(module: Any, name: Any) -> Global:
+def _check_global(module: Any, name: Any) -> Global:
     # Types are checked before the look-up, because nested tuples may take too long to hash.
     if type(module) is not str or type(name) is not str:
         raise ValueError("a reference whose name is not text")
     reference = Global(module, name)
-    if reference not in _ALLOWED:
+    if reference not in _ALLOWED_GLOBALS:
         raise ValueError(
             f"a reference to {module[:60]}.{name[:60]}, which a checkpoint of tensors does not need"
         )

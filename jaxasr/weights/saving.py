@@ -63,7 +63,7 @@ def save(
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
     try:
-        _write(model, partial, checkpoint)
+        _write_files(model, partial, checkpoint)
         partial.replace(folder)
     except BaseException as problem:
         shutil.rmtree(partial, ignore_errors=True)
@@ -76,13 +76,13 @@ def save(
     return folder
 
 
-def _write(model: Whisper, folder: Path, checkpoint: Checkpoint | None) -> None:
+def _write_files(model: Whisper, folder: Path, checkpoint: Checkpoint | None) -> None:
     config = model.config
     tensors = {huggingface.from_openai(name): array for name, array in to_tensors(model).items()}
     save_file(tensors, folder / huggingface.WEIGHTS, metadata={"format": "pt"})
     _write_json(folder / "config.json", config_json(config))
     _write_json(folder / "generation_config.json", generation_json(config, checkpoint))
-    _write_json(folder / "preprocessor_config.json", _preprocessor_json(config))
+    _write_json(folder / "preprocessor_config.json", _make_preprocessor_json(config))
     if checkpoint is not None and checkpoint.tokenizer_file is not None:
         _write_tokenizer(checkpoint.tokenizer_file, folder / "tokenizer.json", config.n_vocab)
         _write_json(
@@ -118,7 +118,7 @@ def to_tensors(model: Whisper) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _special_ids(config: Config) -> dict[str, int]:
+def _find_control_ids(config: Config) -> dict[str, int]:
     """Returns ids of control tokens, which follow from the vocabulary size.
 
     Source: openai/whisper `tokenizer.py`.
@@ -134,11 +134,11 @@ def _special_ids(config: Config) -> dict[str, int]:
 
 def config_json(config: Config) -> dict[str, Any]:
     """Returns `config.json` of a `WhisperForConditionalGeneration` with these dimensions."""
-    ids = _special_ids(config)
+    ids = _find_control_ids(config)
     return {
         "architectures": ["WhisperForConditionalGeneration"],
         "model_type": "whisper",
-        **{key: getattr(config, field) for field, key in huggingface.FIELDS.items()},
+        **{key: getattr(config, field) for field, key in huggingface.CONFIG_KEYS.items()},
         "num_hidden_layers": config.n_audio_layer,
         "encoder_ffn_dim": 4 * config.n_audio_state,
         "decoder_ffn_dim": 4 * config.n_text_state,
@@ -154,7 +154,7 @@ def config_json(config: Config) -> dict[str, Any]:
 
 def generation_json(config: Config, checkpoint: Checkpoint | None) -> dict[str, Any]:
     """Returns `generation_config.json`: control tokens, alignment heads and suppressed tokens."""
-    ids = _special_ids(config)
+    ids = _find_control_ids(config)
     settings: dict[str, Any] = {
         "decoder_start_token_id": ids["sot"],
         **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), ids["eot"]),
@@ -185,7 +185,7 @@ def generation_json(config: Config, checkpoint: Checkpoint | None) -> dict[str, 
     return settings
 
 
-def _preprocessor_json(config: Config) -> dict[str, Any]:
+def _make_preprocessor_json(config: Config) -> dict[str, Any]:
     return {
         "feature_extractor_type": "WhisperFeatureExtractor",
         "processor_class": "WhisperProcessor",

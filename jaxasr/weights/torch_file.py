@@ -23,13 +23,13 @@ _DTYPES = {
     "BFloat16Storage": ml_dtypes.bfloat16,
     "DoubleStorage": np.float64,
 }
-_MAX_PICKLE = 1 << 22  # bytes; the largest released one has 0.3 MB
-_MAX_DIRECTORY = 1 << 22  # bytes of the zip's list of entries; at most 0.2 MB if released
+_MAX_PICKLE_BYTES = 1 << 22  # bytes; the largest released one has 0.3 MB
+_MAX_DIRECTORY_BYTES = 1 << 22  # bytes of the zip's list of entries; at most 0.2 MB if released
 # Bytes of all tensors as a multiple of the file size. If many tensors share one storage, even a
 # small file could fill the memory.
 _MAX_SIZE_RATIO = 4
-_CLONE = "Save a copy of each: {name: tensor.clone() for name, tensor in state.items()}."
-_RESAVE = (
+_CLONE_REMEDY = "Save a copy of each: {name: tensor.clone() for name, tensor in state.items()}."
+_RESAVE_REMEDY = (
     "Load it with torch.load(path, weights_only=True) and save its tensors again with torch.save "
     "or safetensors."
 )
@@ -49,7 +49,7 @@ class Archive:
             if name.count("/") == 1 and name.endswith("/data.pkl")
         ]
         if len(pickles) != 1:
-            raise file_error(path, "one data.pkl", len(pickles), _RESAVE)
+            raise file_error(path, "one data.pkl", len(pickles), _RESAVE_REMEDY)
         self.root = pickles[0].removesuffix("data.pkl")
 
     def entry(self, name: str) -> zipfile.ZipInfo:
@@ -60,7 +60,7 @@ class Archive:
         uncompressed = info.compress_type == zipfile.ZIP_STORED
         if not uncompressed or info.file_size != info.compress_size or info.file_size > self.size:
             expected = f"{info.filename} stored without compression"
-            raise file_error(self.path, expected, f"{info.file_size} bytes", _RESAVE)
+            raise file_error(self.path, expected, f"{info.file_size} bytes", _RESAVE_REMEDY)
         return info
 
     def read(self, info: zipfile.ZipInfo) -> bytes:
@@ -73,14 +73,14 @@ def _check_format(path: Path) -> None:
     with open(path, "rb") as file:
         if file.read(16).startswith(b"\x80"):
             expected = "the zip format that torch.save writes since 1.6"
-            raise file_error(path, expected, "an older format", _RESAVE)
+            raise file_error(path, expected, "an older format", _RESAVE_REMEDY)
         # zipfile creates an object for every entry, many times as large as the entry. So the size
         # of the list of entries is checked first. Only private functions of zipfile return it.
         private: Any = zipfile
         end_record = private._EndRecData(file)
         n_bytes = end_record[private._ECD_SIZE] if end_record else 0
-    if n_bytes > _MAX_DIRECTORY:
-        raise file_error(path, f"at most {_MAX_DIRECTORY} bytes of a zip directory", n_bytes)
+    if n_bytes > _MAX_DIRECTORY_BYTES:
+        raise file_error(path, f"at most {_MAX_DIRECTORY_BYTES} bytes of a zip directory", n_bytes)
 
 
 def _check_size(value: Any, path: Path, name: str) -> int:
@@ -112,7 +112,7 @@ def _find_storage(archive: Archive, reference: Any, name: str) -> tuple[zipfile.
         or key[1].name not in _DTYPES
     ):
         expected = f"{name}: a storage of {', '.join(_DTYPES)}"
-        raise file_error(archive.path, expected, short_repr(key), _RESAVE)
+        raise file_error(archive.path, expected, short_repr(key), _RESAVE_REMEDY)
     dtype = np.dtype(_DTYPES[key[1].name])
     info = archive.entry(f"data/{key[2]}")
     if info.file_size != _check_size(key[4], archive.path, name) * dtype.itemsize:
@@ -121,7 +121,7 @@ def _find_storage(archive: Archive, reference: Any, name: str) -> tuple[zipfile.
     return info, dtype
 
 
-def _lazy_tensor(archive: Archive, name: str, value: Any) -> tuple[LazyTensor, int]:
+def _make_lazy_tensor(archive: Archive, name: str, value: Any) -> tuple[LazyTensor, int]:
     """Returns the tensor of a `_rebuild_tensor_v2` call, and the bytes of its storage.
 
     The arguments of the call are (storage, offset, size, stride, ...).
@@ -131,7 +131,7 @@ def _lazy_tensor(archive: Archive, name: str, value: Any) -> tuple[LazyTensor, i
         value = value.args[0]
     is_tensor = type(value) is Call and value.function.name == "_rebuild_tensor_v2"
     if not is_tensor or len(value.args) < 4:
-        raise file_error(path, f"{name}: a tensor", type(value).__name__, _RESAVE)
+        raise file_error(path, f"{name}: a tensor", type(value).__name__, _RESAVE_REMEDY)
     info, dtype = _find_storage(archive, value.args[0], name)
     offset = _check_size(value.args[1], path, name)
     shape, stride = _check_sizes(value.args[2], path, name), _check_sizes(value.args[3], path, name)
@@ -168,11 +168,11 @@ def tensors(archive: Archive, state: Mapping[Any, Any]) -> dict[str, LazyTensor]
     """
     with convert_errors(archive.path, "tensors"):
         entries = {
-            str(name): _lazy_tensor(archive, str(name), value) for name, value in state.items()
+            str(name): _make_lazy_tensor(archive, str(name), value) for name, value in state.items()
         }
     if sum(n_bytes for _, n_bytes in entries.values()) > _MAX_SIZE_RATIO * archive.size:
         expected = "tensors with separate storages"
-        raise file_error(archive.path, expected, f"{len(entries)} that share theirs", _CLONE)
+        raise file_error(archive.path, expected, f"{len(entries)} that share theirs", _CLONE_REMEDY)
     return {name: entry for name, (entry, _) in entries.items()}
 
 
@@ -188,6 +188,6 @@ def load(path: Path) -> tuple[Archive, Any]:
     with convert_errors(path, "a zip file as torch.save writes it, holding tensors only"):
         archive = Archive(path)
         info = archive.entry("data.pkl")
-        if info.file_size > _MAX_PICKLE:
-            raise file_error(path, f"at most {_MAX_PICKLE} bytes of data.pkl", info.file_size)
+        if info.file_size > _MAX_PICKLE_BYTES:
+            raise file_error(path, f"at most {_MAX_PICKLE_BYTES} bytes of data.pkl", info.file_size)
         return archive, inert_pickle.loads(archive.read(info))
