@@ -14,9 +14,19 @@ _CLOSING_MARKS = "\"'.。,，!！?？:：”)]}、"  # closing marks, joined to 
 def merge_punctuation(words: Sequence[Word]) -> list[Word]:
     """Joins opening marks to the next word and closing marks to the previous one.
 
-    The word keeps its times.
+    Each joined word has the times and the probability of the word without the mark.
+
+    Args:
+        words: words and marks in order, each with its times.
+
+    Example:
+        >>> from jaxasr.transcript import Word
+        >>> words = [Word(" Yes", 0.0, 0.4, 0.9, (1,)), Word("!", 0.4, 0.5, 0.8, (2,))]
+        >>> [(word.text, word.end) for word in merge_punctuation(words)]
+        [(' Yes!', 0.4)]
     """
-    # Opening marks are joined from the last word to the first, so the list is in reverse order.
+    # Several opening marks may precede a word. Going from the last word to the first joins them
+    # all, and leaves the list in reverse order.
     reversed_words: list[Word] = []
     for word in reversed(words):
         if reversed_words and word.text.startswith(" ") and word.text.strip() in _OPENING_MARKS:
@@ -33,7 +43,7 @@ def merge_punctuation(words: Sequence[Word]) -> list[Word]:
 
 
 def _join(timed: Word, left: Word, right: Word) -> Word:
-    """Joins a word and a mark. `timed` is the word, which gives the times and the probability."""
+    """Joins a word and a mark. `timed` is the word; its times and probability are kept."""
     return Word(
         left.text + right.text,
         timed.start,
