@@ -94,8 +94,8 @@ def conv_over_mels(
 def _conv_in_blocks(
     mel: Float[Array, "B F M"], kernel: Float[Array, "3 M D"]
 ) -> Float[Array, "B F D"]:
-    # In silence all bins have the same value, so the rounding errors of a long sum add up. Here each
-    # sum runs over one of the kernel's three frames and over one block of mel bins.
+    # In silence all bins have the same value, so the rounding errors of a long sum add up. Here
+    # each sum runs over one of the kernel's three frames and over one block of mel bins.
     conv = functools.partial(
         jax.lax.conv_general_dilated,
         window_strides=(1,),

@@ -132,13 +132,7 @@ def decode_pyav(path: Path) -> Blocks:
         ImplausibleError: see `check_format`.
 
     Example:
-        ```python
-        from pathlib import Path
-
-        from jaxasr.audio.decoders import decode_pyav
-
-        blocks = decode_pyav(Path("experiments/assets/demo.flac"))  # decoded when iterated
-        ```
+        >>> blocks = decode_pyav(Path("demo.flac"))  # decodes when it is iterated
     """
     try:
         from av.error import FFmpegError
@@ -210,13 +204,7 @@ def decode_ffmpeg(path: Path) -> Blocks:
         ImplausibleError: see `check_format`.
 
     Example:
-        ```python
-        from pathlib import Path
-
-        from jaxasr.audio.decoders import decode_ffmpeg
-
-        blocks = decode_ffmpeg(Path("experiments/assets/demo.flac"))  # decoded when iterated
-        ```
+        >>> blocks = decode_ffmpeg(Path("demo.flac"))  # decodes when it is iterated
     """
     program = shutil.which("ffmpeg")
     if program is None:

@@ -58,5 +58,5 @@ class AudioWindows:
         return cls(mel.shape[1], width, lambda seek: pad_or_trim(mel[:, seek:], width))
 
     def true_frames(self, seek: int) -> int:
-        """Returns the number of mel frames before the padding, in the window from frame `seek` on."""
+        """Returns the number of mel frames without padding in the window from frame `seek` on."""
         return min(self.width, self.n_frames - seek)
