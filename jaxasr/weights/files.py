@@ -1,7 +1,7 @@
 """Reads bytes, JSON and hashes of weight files, after checking the files.
 
-Files are copied into memory and not mapped. Mapped pages count as resident memory as long as the
-map exists, and a mapped file that shrinks kills the process.
+Bytes are copied into memory, and files are not mapped. Mapped pages count as resident memory as
+long as the map exists, and the process is killed if a mapped file shrinks.
 """
 
 import hashlib
@@ -16,8 +16,9 @@ import numpy as np
 
 from jaxasr.weights.errors import WeightsError, convert_errors, file_error, short_repr
 
-CACHE_OFF_SETTINGS = ("off", "none", "0")  # values of JAXASR_CACHE that disable the cache
-_MAX_JSON_BYTES = 1 << 24  # bytes; the largest released JSON file has 2 MB
+CACHE_OFF_SETTINGS = ("off", "none", "0")  # values of JAXASR_CACHE that switch off the cache
+_MAX_JSON_BYTES = 1 << 24  # the largest released JSON file has 2 MB
+# First bytes of a Git LFS pointer, a small text file in place of a large file.
 _LFS_POINTER_START = b"version https://git-lfs.github.com/spec/"
 
 
@@ -26,6 +27,9 @@ def check_file(path: Path) -> None:
 
     Raises:
         WeightsError: `path` is something else.
+
+    Example:
+        >>> check_file(Path(__file__))
     """
     # A device such as /dev/zero has no end, and opening a named pipe waits for a writer.
     with convert_errors(path, "a readable file"):
@@ -44,7 +48,12 @@ def check_file(path: Path) -> None:
 
 
 class FileBytes:
-    """The bytes of one file, or of several files that are concatenated."""
+    """The bytes of one file, or of several concatenated files.
+
+    Example:
+        >>> FileBytes(Path(__file__)).read(offset=3, count=5).tobytes()
+        b'Reads'
+    """
 
     def __init__(self, *parts: Path):
         self.parts = parts
@@ -60,7 +69,7 @@ class FileBytes:
         return " + ".join(str(part) for part in self.parts)
 
     def read(self, offset: int, count: int) -> np.ndarray:
-        """Reads `count` bytes from `offset` on, as uint8.
+        """Reads `count` bytes from byte `offset` on, as uint8.
 
         Raises:
             WeightsError: the range exceeds the file.
@@ -69,6 +78,8 @@ class FileBytes:
             raise file_error(self, f"{count} more bytes at {offset}", f"the end at {len(self)}")
         out = np.empty(count, np.uint8)
         filled = 0
+        # In the loop, `offset` counts from the start of `part`. If the range starts after `part`, the
+        # number of bytes in `part` is not positive.
         for part, size in zip(self.parts, self.sizes):
             n_bytes = min(size - offset, count - filled)
             if n_bytes > 0:
@@ -94,6 +105,16 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises:
         WeightsError: the file holds something else, or more than 16 MB.
+
+    Example:
+        ```python
+        from pathlib import Path
+
+        from jaxasr.weights.files import read_json
+
+        Path("settings.json").write_text('{"layers": 4}')
+        read_json(Path("settings.json"))  # {"layers": 4}
+        ```
     """
     check_file(path)
     with convert_errors(path, "a JSON object"):
@@ -110,8 +131,12 @@ def token_ids(
 ) -> tuple[int, ...] | None:
     """Returns `settings[key]` as token ids, or None if the key is absent.
 
-    Ids outside of the vocabulary are left out: Hugging Face files may have a negative id for an
-    empty list, and transformers writes its default ids (220, 50256) for any vocabulary.
+    Leaves out ids outside of the vocabulary. Hugging Face files may have a negative id for an empty
+    list, and transformers writes its default ids (220, 50256) for any vocabulary.
+
+    Example:
+        >>> token_ids({"ids": [-1, 220, 50_256]}, "ids", Path("config.json"), n_vocab=1_000)
+        (220,)
     """
     value = settings.get(key)
     if value is None:
@@ -124,7 +149,12 @@ def token_ids(
 def layer_head_pairs(
     settings: dict[str, Any], key: str, path: Path
 ) -> tuple[tuple[int, int], ...] | None:
-    """Returns `settings[key]` as (layer, head) pairs, or None if the key is absent."""
+    """Returns `settings[key]` as (layer, head) pairs, or None if the key is absent.
+
+    Example:
+        >>> layer_head_pairs({"heads": [[3, 1]]}, "heads", Path("config.json"))
+        ((3, 1),)
+    """
     value = settings.get(key)
     if value is None:
         return None
@@ -143,8 +173,8 @@ def cache_dir() -> Path | None:
 
     Returns:
         The folder. None if the cache is switched off or the user has no home. Also None, with a
-        warning, if other users can write into the folder: it holds programs, and hashes that are
-        not checked again.
+        warning, if other users can write into the folder, because the programs and hashes in it
+        are used without another check.
     """
     setting = os.environ.get("JAXASR_CACHE", "")
     if setting.lower() in CACHE_OFF_SETTINGS:
@@ -161,7 +191,7 @@ def cache_dir() -> Path | None:
 
 
 def is_private(folder: Path) -> bool:
-    """Returns whether only this user can write into `folder`; warns if others can.
+    """Returns whether only this user can write into `folder`. Warns if others can.
 
     A folder that does not exist is private.
     """
@@ -185,8 +215,8 @@ def is_private(folder: Path) -> bool:
 def sha256(path: Path) -> str:
     """Returns the hex digest of a file.
 
-    Hashing is as slow as loading, so the digest is cached. It is computed again if the path, size,
-    inode or time of the last change differs.
+    The digest is cached, because hashing is as slow as loading. A file with another path, size,
+    inode or time of change is hashed again.
     """
     check_file(path)
     with convert_errors(path, "a readable file"):
@@ -215,6 +245,7 @@ def _read_digest(digest_file: Path) -> str | None:
 def _save_digest(digest_file: Path, digest: str) -> None:
     try:
         digest_file.parent.mkdir(parents=True, exist_ok=True)
+        # Renaming a complete file prevents another process from reading half a digest.
         partial = digest_file.with_suffix(f".{os.getpid()}")
         partial.write_text(digest, "ascii")
         partial.replace(digest_file)
