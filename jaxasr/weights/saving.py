@@ -1,4 +1,4 @@
-"""Saves a model as a Hugging Face folder, which `transformers` and `jaxasr.load` read."""
+"""Saves a model as a Hugging Face folder for `transformers` and `jaxasr.load`."""
 
 import json
 import os
@@ -28,14 +28,14 @@ def save(
 ) -> Path:
     """Saves weights, configuration and tokenizer as a Hugging Face folder.
 
-    Every weight is saved in the type in which the model stores it. The files are written into a
-    temporary folder, which is renamed when it is complete.
+    Saves every weight in its dtype in the model. Writes a temporary folder first, and renames it
+    when it is complete.
 
     Args:
         model_or_asr: a `Whisper`, or the `Recogniser` that `jaxasr.load` returns.
         folder: a folder that does not exist or is empty.
-        checkpoint: gives the tokenizer, alignment heads and suppressed tokens. None: that of the
-            `Recogniser`; a `Whisper` is saved without them.
+        checkpoint: source of the tokenizer, alignment heads and suppressed tokens. None: the
+            checkpoint of the `Recogniser`. A `Whisper` is then saved without them.
 
     Returns:
         The folder.
@@ -67,7 +67,7 @@ def save(
         partial.replace(folder)
     except BaseException as problem:
         shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(problem, SafetensorError):  # a full disk, among others
+        if isinstance(problem, SafetensorError):  # for example, the disk is full
             remedy = "Free space, or save elsewhere. The incomplete folder was removed."
             raise OSError(
                 f"{folder}: expected to write the weights there, got {problem}. {remedy}"
@@ -103,9 +103,16 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
 
 
 def to_tensors(model: Whisper) -> dict[str, np.ndarray]:
-    """Returns all tensors under OpenAI's names, in torch's layouts: the inverse of `assemble`.
+    """Returns all tensors under OpenAI's names, in torch's layouts. This inverts `assemble`.
 
-    Each tensor has the type in which the model stores it.
+    Each tensor has the dtype of the model's parameter.
+
+    Example:
+        ```python
+        from jaxasr.weights.saving import to_tensors
+
+        to_tensors(asr.model)["encoder.conv1.weight"].shape  # (384, 80, 3)
+        ```
     """
     tensors = {}
     for parameter, array in parameters_by_name(model).items():
@@ -119,10 +126,11 @@ def to_tensors(model: Whisper) -> dict[str, np.ndarray]:
 
 
 def _find_control_ids(config: Config) -> dict[str, int]:
-    """Returns ids of control tokens, which follow from the vocabulary size.
+    """Returns the ids of control tokens. They follow from the vocabulary size.
 
     Source: openai/whisper `tokenizer.py`.
     """
+    # The order of ids is: text, end of text, start, languages, then the tokens of `names`.
     if config.n_vocab < _ENGLISH_VOCAB:  # a toy model without control tokens
         return dict.fromkeys(("eot", "sot"), config.n_vocab - 1)
     eot = 50_257 if config.n_vocab >= _MULTILINGUAL_VOCAB else 50_256
@@ -133,7 +141,13 @@ def _find_control_ids(config: Config) -> dict[str, int]:
 
 
 def config_json(config: Config) -> dict[str, Any]:
-    """Returns `config.json` of a `WhisperForConditionalGeneration` with these dimensions."""
+    """Returns `config.json` of a `WhisperForConditionalGeneration` with these dimensions.
+
+    Example:
+        >>> import jaxasr
+        >>> config_json(jaxasr.SIZES["tiny.en"])["d_model"]
+        384
+    """
     ids = _find_control_ids(config)
     return {
         "architectures": ["WhisperForConditionalGeneration"],
@@ -153,7 +167,17 @@ def config_json(config: Config) -> dict[str, Any]:
 
 
 def generation_json(config: Config, checkpoint: Checkpoint | None) -> dict[str, Any]:
-    """Returns `generation_config.json`: control tokens, alignment heads and suppressed tokens."""
+    """Returns `generation_config.json`: control tokens, alignment heads and suppressed tokens.
+
+    Args:
+        config: dimensions of the model.
+        checkpoint: source of the alignment heads and the suppressed tokens. None: neither.
+
+    Example:
+        >>> import jaxasr
+        >>> generation_json(jaxasr.SIZES["tiny.en"], None)["decoder_start_token_id"]
+        50257
+    """
     ids = _find_control_ids(config)
     settings: dict[str, Any] = {
         "decoder_start_token_id": ids["sot"],

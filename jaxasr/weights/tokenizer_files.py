@@ -2,8 +2,8 @@
 
 `tokenizer.json` holds the whole tokenizer. Older folders have `vocab.json` and `merges.txt`, and
 control tokens in `tokenizer_config.json` or `added_tokens.json`. CTranslate2 folders may have a
-list of tokens, `vocabulary.json` or `vocabulary.txt`. A list cannot encode text, so it is only
-compared with a tokenizer.
+list of tokens in `vocabulary.json` or `vocabulary.txt`. A list cannot encode text, so this module
+only compares it with a tokenizer.
 """
 
 import json
@@ -18,11 +18,13 @@ from jaxasr.languages import LANGUAGES
 from jaxasr.weights import files
 from jaxasr.weights.errors import WeightsError, convert_errors, file_error
 
+# Names of files.
 TOKENIZER = "tokenizer.json"
 _VOCAB, _MERGES = "vocab.json", "merges.txt"
 _TOKEN_LISTS = ("vocabulary.json", "vocabulary.txt")
-N_TIMESTAMPS = 1501  # <|0.00|> to <|30.00|>, with ids after the control tokens
+N_TIMESTAMPS = 1501  # <|0.00|> to <|30.00|>; their ids follow those of the control tokens
 _N_LANGUAGES = {51_864: 99, 51_865: 99, 51_866: 100}  # vocabulary size -> number of languages
+# Names of the control tokens after those of languages, in the order of their ids.
 _CONTROL_TOKENS_AFTER_LANGUAGES = (
     "translate",
     "transcribe",
@@ -36,7 +38,12 @@ _REMEDY = "Give the tokenizer of the model: a tokenizer.json, or vocab.json with
 
 
 def find(folder: Path) -> Path | None:
-    """Returns the tokenizer file of a checkpoint in `folder`, None if there is none."""
+    """Returns the tokenizer file in the folder of a checkpoint, or None if there is none.
+
+    Example:
+        >>> find(Path("no-such-folder")) is None
+        True
+    """
     return next((folder / name for name in (TOKENIZER, _VOCAB) if (folder / name).is_file()), None)
 
 
@@ -44,14 +51,22 @@ def read(path: Path, n_vocab: int | None = None) -> tokenizers.Tokenizer:
     """Reads a tokenizer from `tokenizer.json`, or from `vocab.json` and `merges.txt`.
 
     Adds the tokens in `tokenizer_config.json` or `added_tokens.json`. If no file has control
-    tokens, adds the control tokens of the released models with a vocabulary of `n_vocab` tokens.
+    tokens, adds those of the released models with a vocabulary of `n_vocab` tokens.
 
     Args:
         path: `tokenizer.json` or `vocab.json`.
-        n_vocab: size of the model's vocabulary.
+        n_vocab: size of the model's vocabulary. None: add no control tokens.
 
     Raises:
         WeightsError: the files are damaged, do not belong together, or are not a byte-level BPE.
+
+    Example:
+        ```python
+        from jaxasr.weights import tokenizer_files
+
+        tokenizer = tokenizer_files.read(asr.checkpoint.tokenizer_file)
+        tokenizer.token_to_id("<|startoftranscript|>")  # 50257
+        ```
     """
     files.check_file(path)
     if path.stat().st_size > _MAX_TOKENIZER_BYTES:
@@ -106,6 +121,7 @@ def _add_control_tokens(tokenizer: tokenizers.Tokenizer, path: Path, n_vocab: in
     languages = list(LANGUAGES)[: _N_LANGUAGES[n_vocab]]
     names = ["endoftext", "startoftranscript", *languages, *_CONTROL_TOKENS_AFTER_LANGUAGES]
     tokenizer.add_special_tokens([f"<|{name}|>" for name in names])
+    # The vocabulary is text, control tokens and timestamps, in this order.
     first = n_vocab - N_TIMESTAMPS - len(names)
     ids = [tokenizer.token_to_id(f"<|{name}|>") for name in names]
     if ids != list(range(first, first + len(names))):
@@ -145,7 +161,12 @@ def _read_special_texts(folder: Path) -> set[str]:
 
 
 def find_token_list(folder: Path) -> Path | None:
-    """Returns the list of tokens in a CTranslate2 folder, None if there is none."""
+    """Returns the file with a list of tokens in a CTranslate2 folder, or None if there is none.
+
+    Example:
+        >>> find_token_list(Path("no-such-folder")) is None
+        True
+    """
     return next((folder / name for name in _TOKEN_LISTS if (folder / name).is_file()), None)
 
 
@@ -153,7 +174,18 @@ def check_token_list(path: Path, tokenizer: tokenizers.Tokenizer) -> None:
     """Checks that the list of tokens in `path` is the vocabulary of `tokenizer`.
 
     Raises:
-        WeightsError: the list differs. The message names the first token that differs.
+        WeightsError: the list differs. The message gives the first token that differs.
+
+    Example:
+        ```python
+        from pathlib import Path
+
+        from jaxasr.weights import tokenizer_files
+
+        tokenizer = tokenizer_files.read(asr.checkpoint.tokenizer_file)
+        Path("vocabulary.txt").write_text("!")  # token 0
+        tokenizer_files.check_token_list(Path("vocabulary.txt"), tokenizer)
+        ```
     """
     files.check_file(path)
     with convert_errors(path, "a list of tokens"):

@@ -1,6 +1,8 @@
-"""Reads files of `torch.save`: a zip of raw storages, and a pickle that builds tensors from them.
+"""Reads files of `torch.save`.
 
-The pickle is read as inert data: nothing in it is imported or called.
+Such a file is a zip. It holds storages, which are arrays of raw numbers, and a pickle that
+describes tensors in these storages. The pickle is read as plain data. No name in it is imported or
+called.
 """
 
 import math
@@ -17,16 +19,17 @@ from jaxasr.weights.checkpoint import LazyTensor
 from jaxasr.weights.errors import convert_errors, file_error, short_repr
 from jaxasr.weights.inert_pickle import Call, Global, Persistent
 
+# Torch's class of a storage -> NumPy dtype of its numbers.
 _DTYPES = {
     "FloatStorage": np.float32,
     "HalfStorage": np.float16,
     "BFloat16Storage": ml_dtypes.bfloat16,
     "DoubleStorage": np.float64,
 }
-_MAX_PICKLE_BYTES = 1 << 22  # bytes; the largest released one has 0.3 MB
-_MAX_DIRECTORY_BYTES = 1 << 22  # bytes of the zip's list of entries; at most 0.2 MB if released
-# Bytes of all tensors as a multiple of the file size. If many tensors share one storage, even a
-# small file could fill the memory.
+_MAX_PICKLE_BYTES = 1 << 22  # the largest released pickle has 0.3 MB
+_MAX_DIRECTORY_BYTES = 1 << 22  # of the zip's list of entries; released lists have at most 0.2 MB
+# Largest size of all tensors, as a multiple of the file size. Without it, many tensors that share
+# one storage could make a small file fill the memory.
 _MAX_SIZE_RATIO = 4
 _CLONE_REMEDY = "Save a copy of each: {name: tensor.clone() for name, tensor in state.items()}."
 _RESAVE_REMEDY = (
@@ -36,7 +39,7 @@ _RESAVE_REMEDY = (
 
 
 class Archive:
-    """A zip file of `torch.save`, whose entries must be stored without compression."""
+    """A zip file of `torch.save`. Its entries must be stored without compression."""
 
     def __init__(self, path: Path):
         files.check_file(path)
@@ -50,6 +53,7 @@ class Archive:
         ]
         if len(pickles) != 1:
             raise file_error(path, "one data.pkl", len(pickles), _RESAVE_REMEDY)
+        # All entries are in one folder of the zip. Its name depends on the version of torch.
         self.root = pickles[0].removesuffix("data.pkl")
 
     def entry(self, name: str) -> zipfile.ZipInfo:
@@ -74,8 +78,8 @@ def _check_format(path: Path) -> None:
         if file.read(16).startswith(b"\x80"):
             expected = "the zip format that torch.save writes since 1.6"
             raise file_error(path, expected, "an older format", _RESAVE_REMEDY)
-        # zipfile creates an object for every entry, many times as large as the entry. So the size
-        # of the list of entries is checked first. Only private functions of zipfile return it.
+        # zipfile creates an object per entry that is many times as large as the entry. So the size
+        # of the list of entries is checked first. Only a private function of zipfile returns it.
         private: Any = zipfile
         end_record = private._EndRecData(file)
         n_bytes = end_record[private._ECD_SIZE] if end_record else 0
@@ -84,23 +88,23 @@ def _check_format(path: Path) -> None:
 
 
 def _check_size(value: Any, path: Path, name: str) -> int:
-    # 1 << 48 bytes are 256 TiB, so a larger size can only be damage.
+    # 1 << 48 bytes are 256 TiB, so a larger size is damaged.
     if type(value) is not int or not 0 <= value < 1 << 48:
         raise file_error(path, f"{name}: a size", short_repr(value))
     return value
 
 
 def _check_sizes(value: Any, path: Path, name: str) -> tuple[int, ...]:
-    # Whisper's tensors have up to three axes, so more than eight can only be damage.
+    # Whisper's tensors have up to three axes, so more than eight are damaged.
     if type(value) is not tuple or len(value) > 8:
         raise file_error(path, f"{name}: a tuple of sizes", type(value).__name__)
     return tuple(_check_size(v, path, name) for v in value)
 
 
 def _find_storage(archive: Archive, reference: Any, name: str) -> tuple[zipfile.ZipInfo, np.dtype]:
-    """Returns the zip entry and the type of a storage.
+    """Returns the zip entry and the dtype of a storage.
 
-    The persistent id is ("storage", torch.FloatStorage, key, location, count).
+    The key of `reference` is ("storage", torch.FloatStorage, entry name, device, count).
     """
     key = reference.key if type(reference) is Persistent else None
     types = tuple(map(type, key)) if type(key) is tuple else ()
@@ -122,7 +126,7 @@ def _find_storage(archive: Archive, reference: Any, name: str) -> tuple[zipfile.
 
 
 def _make_lazy_tensor(archive: Archive, name: str, value: Any) -> tuple[LazyTensor, int]:
-    """Returns the tensor of a `_rebuild_tensor_v2` call, and the bytes of its storage.
+    """Returns the tensor of a `_rebuild_tensor_v2` call, and the number of bytes of its storage.
 
     The arguments of the call are (storage, offset, size, stride, ...).
     """
@@ -136,6 +140,7 @@ def _make_lazy_tensor(archive: Archive, name: str, value: Any) -> tuple[LazyTens
     offset = _check_size(value.args[1], path, name)
     shape, stride = _check_sizes(value.args[2], path, name), _check_sizes(value.args[3], path, name)
     n_numbers = info.file_size // dtype.itemsize
+    # Sizes and strides count numbers, so this is the largest index that the tensor reads.
     last_index = offset + sum((n - 1) * step for n, step in zip(shape, stride))
     if (
         len(shape) != len(stride)
@@ -149,6 +154,7 @@ def _make_lazy_tensor(archive: Archive, name: str, value: Any) -> tuple[LazyTens
 
     def read() -> np.ndarray:
         flat = np.frombuffer(archive.read(info), dtype)[offset:]
+        # The checks above keep every index of this view within `flat`.
         steps = [step * dtype.itemsize for step in stride]
         return np.lib.stride_tricks.as_strided(flat, shape, steps, writeable=False)
 
@@ -156,15 +162,15 @@ def _make_lazy_tensor(archive: Archive, name: str, value: Any) -> tuple[LazyTens
 
 
 def tensors(archive: Archive, state: Mapping[Any, Any]) -> dict[str, LazyTensor]:
-    """Returns the tensors of a state dict, to be read on demand.
+    """Returns the tensors of a state dict. Each is read on demand.
 
     Args:
         archive: the file, from `load`.
-        state: inert data of the state dict.
+        state: the state dict as plain data, from `load`.
 
     Raises:
-        WeightsError: a value is not a tensor of floating-point numbers inside the file, or too many
-            tensors share storages.
+        WeightsError: a value is not a tensor of floating-point numbers inside the file, or many
+            tensors share a storage.
     """
     with convert_errors(archive.path, "tensors"):
         entries = {
@@ -179,8 +185,11 @@ def tensors(archive: Archive, state: Mapping[Any, Any]) -> dict[str, LazyTensor]
 def load(path: Path) -> tuple[Archive, Any]:
     """Opens a file of `torch.save`.
 
+    Args:
+        path: the file.
+
     Returns:
-        The file, and the value of its pickle as inert data.
+        The opened file, and the value of its pickle as plain data.
 
     Raises:
         WeightsError: the file is damaged or holds more than tensors.
