@@ -25,6 +25,12 @@ class EncoderLens:
         text: `text[l][b]`, the decoded text.
         layers: the index of the encoder layer of each entry of L. -1 is the input of the first
             layer.
+
+    Example:
+        ```python
+        lens = iv.encoder_lens(asr, mel[None], max_new_tokens=8, stem=True)
+        lens.layers  # (-1, 0, 1, 2, 3)
+        ```
     """
 
     tokens: Int[Array, "L B N"]

@@ -27,6 +27,12 @@ class LogitLens:
             rank 0.
         saturation: int [B, T], the earliest layer from which `final` is the top-1 of every layer up
             to the last. L if `final` is not the top-1 of the last layer.
+
+    Example:
+        ```python
+        lens = iv.logit_lens(asr.model, run, top_k=3)
+        lens.rank[:, 0, -1]  # rank of the final token at the last position, per layer
+        ```
     """
 
     ids: Int[Array, "L B T K"]

@@ -51,6 +51,10 @@ class Window:
         audio: 16 kHz samples, at most 30 s.
         tokens: ids of the text, without control tokens.
         language: language code of the text.
+
+    Example:
+        >>> Window(30.0, np.zeros(16_000, np.float32), tokens=(440,), language="en").start
+        30.0
     """
 
     start: float

@@ -22,7 +22,17 @@ _MIN_SPAN_S = 0.1  # needed because the times of a segment may be equal or out o
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-    """A part of a recording, from `start` to `end` in seconds, with `n_words` transcribed words."""
+    """A part of a recording.
+
+    Attributes:
+        start: seconds from the beginning of the recording.
+        end: seconds from the beginning of the recording.
+        n_words: number of transcribed words in this part.
+
+    Example:
+        >>> Span(start=0.0, end=2.5, n_words=6).n_words
+        6
+    """
 
     start: float
     end: float

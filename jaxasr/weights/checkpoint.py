@@ -176,6 +176,10 @@ def check_features(folder: Path, config: Config) -> None:
 
     Raises:
         WeightsError: the checkpoint expects other features.
+
+    Example:
+        >>> import jaxasr
+        >>> check_features(Path("no-such-folder"), jaxasr.SIZES["tiny"])
     """
     expected = {
         "feature_size": config.n_mels,
@@ -232,6 +236,11 @@ def with_positions(entries: dict[str, LazyTensor], config: Config) -> dict[str, 
     """Adds the encoder's positional embedding if `entries` lack it.
 
     It is fixed, so some files leave it out.
+
+    Example:
+        >>> import jaxasr
+        >>> list(with_positions({}, jaxasr.SIZES["tiny"]))
+        ['encoder.positional_embedding']
     """
     shape = (config.n_audio_ctx, config.n_audio_state)
     if shape[1] % 2:

@@ -175,6 +175,13 @@ def cache_dir() -> Path | None:
         The folder. None if the cache is switched off or the user has no home. Also None, with a
         warning, if other users can write into the folder, because the programs and hashes in it
         are used without another check.
+
+    Example:
+        ```python
+        from jaxasr.weights.files import cache_dir
+
+        cache_dir()  # such as /home/user/.cache/jaxasr
+        ```
     """
     setting = os.environ.get("JAXASR_CACHE", "")
     if setting.lower() in CACHE_OFF_SETTINGS:
@@ -194,6 +201,10 @@ def is_private(folder: Path) -> bool:
     """Returns whether only this user can write into `folder`. Warns if others can.
 
     A folder that does not exist is private.
+
+    Example:
+        >>> is_private(Path("no-such-folder"))
+        True
     """
     try:
         status = folder.stat()
@@ -217,6 +228,10 @@ def sha256(path: Path) -> str:
 
     The digest is cached, because hashing is as slow as loading. A file with another path, size,
     inode or time of change is hashed again.
+
+    Example:
+        >>> len(sha256(Path(__file__)))
+        64
     """
     check_file(path)
     with convert_errors(path, "a readable file"):
@@ -254,7 +269,16 @@ def _save_digest(digest_file: Path, digest: str) -> None:
 
 
 def check_sha256(path: Path, expected: str, remedy: str) -> None:
-    """Raises `WeightsError` if the file does not have the expected digest."""
+    """Raises `WeightsError` if the file does not have the expected digest.
+
+    Args:
+        path: the file.
+        expected: hex digest of SHA-256.
+        remedy: a sentence that ends the message.
+
+    Example:
+        >>> check_sha256(Path(__file__), sha256(Path(__file__)), "Reinstall it.")
+    """
     digest = sha256(path)
     if digest != expected:
         raise WeightsError(f"{path}: expected sha256 {expected}, found {digest}. {remedy}")
