@@ -97,8 +97,8 @@ class _Example:
         cells: the edits of the cells.
         site: the edited site if each cell edits one layer. None if each cell is a whole pass.
         layers: [K], the edited layer of each cell; zeros if each cell is a whole pass.
-        residuals: the unedited residual stream before and after each layer, at which the passes of
-            cells start. None if each cell is a whole pass.
+        residuals: the unedited residual stream before and after each layer. The pass of a cell
+            starts from it. None if each cell is a whole pass.
     """
 
     model: Whisper
@@ -163,6 +163,7 @@ def _generate_example(
 ) -> Generation:
     """Encodes cells in batches of one layer each. Decodes several batches together."""
     config = example.model.config
+    # Two limits apply: cells per encoder pass, and cells per decoding loop.
     max_encoded = max(1, memory_budget(budget) // encoder_bytes(config))
     batches = example.make_batches(min(max_encoded, batch or max_encoded))
     cells_per_batch = min(max_encoded, batch) if batch else max(map(len, batches))
@@ -233,7 +234,7 @@ def decoding_bytes(config: Config, n_tokens: int) -> int:
 
 
 def _select_row_of_edits(edits_of: MakeEdits | None, b: int, batch: int) -> MakeEdits | None:
-    """Returns `edits_of` with only row `b` of its values, if they have one row per example."""
+    """Returns `edits_of` with only row `b` of its value, if the value has one row per example."""
     edit = getattr(edits_of, "edit", None)
     if not isinstance(edits_of, AtCell) or not isinstance(edit, Patch | Mix):
         return edits_of

@@ -37,9 +37,11 @@ _REQUIRED_SETTINGS = {
 }
 _ENCODER_POSITIONS = "encoder/position_encodings/encodings"
 
-# CTranslate2's names -> OpenAI's names, first of the arrays of a norm.
+# CTranslate2's name of an array of a norm -> OpenAI's name.
 _NORM_PARAMETERS = {"gamma": "weight", "beta": "bias"}
+# Stack -> OpenAI's name of its final norm.
 _FINAL_NORM = {"encoder": "encoder.ln_post", "decoder": "decoder.ln"}
+# CTranslate2's name of an attention -> OpenAI's names of the attention and of its norm.
 _ATTENTION_MODULES = {
     "self_attention": ("attn", "attn_ln"),
     "attention": ("cross_attn", "cross_attn_ln"),
@@ -52,6 +54,7 @@ _CONCATENATED_PROJECTIONS = {
     ("attention", 1): ("key", "value"),
     ("attention", 2): ("out",),
 }
+# CTranslate2's name of a variable outside of the layers -> OpenAI's name.
 _WHOLE_NAMES = {
     _ENCODER_POSITIONS: "encoder.positional_embedding",
     "decoder/position_encodings/encodings": "decoder.positional_embedding",
@@ -62,6 +65,7 @@ _WHOLE_NAMES = {
     for i in (1, 2)
     for array_name in ("weight", "bias")
 }
+# Name of a variable in a layer: stack, layer, module, norm or linear layer with its index, array.
 _LAYER_VARIABLE = re.compile(
     r"(encoder|decoder)/layer_(0|[1-9]\d{0,2})/(self_attention|attention|ffn)"
     r"/(layer_norm|linear_(\d))/(\w+)"
@@ -86,8 +90,8 @@ def _select_row_block(
     if variable.shape[0] % n_parts:
         expected = f"{variable.name}: rows divisible by {n_parts}"
         raise file_error(variable.file_bytes, expected, variable.shape[0])
-    n = variable.shape[0] // n_parts
-    first, last = index * n, (index + 1) * n
+    n_rows = variable.shape[0] // n_parts
+    first, last = index * n_rows, (index + 1) * n_rows
 
     def read() -> np.ndarray:
         values = variable.rows(first, last)
@@ -96,7 +100,8 @@ def _select_row_block(
         scales = scale.read()
         return _dequantize(variable, values, scales if scales.size == 1 else scales[first:last])
 
-    return LazyTensor((n, *variable.shape[1:]), "float32" if scale else variable.dtype.name, read)
+    dtype = "float32" if scale else variable.dtype.name
+    return LazyTensor((n_rows, *variable.shape[1:]), dtype, read)
 
 
 def _check_zero_bias(variable: Variable, part: LazyTensor) -> None:

@@ -141,6 +141,7 @@ def token_ids(
     value = settings.get(key)
     if value is None:
         return None
+    # `isinstance` would accept True and False as ids.
     if not isinstance(value, list) or not all(type(v) is int for v in value):
         raise file_error(path, f"a list of token ids under {key!r}", short_repr(value))
     return tuple(v for v in value if 0 <= v < n_vocab)
@@ -164,8 +165,8 @@ def layer_head_pairs(
 
 
 def _is_pair(value: Any) -> bool:
-    numbers = isinstance(value, list) and all(type(v) is int and v >= 0 for v in value)
-    return numbers and len(value) == 2
+    has_indices = isinstance(value, list) and all(type(v) is int and v >= 0 for v in value)
+    return has_indices and len(value) == 2
 
 
 def cache_dir() -> Path | None:
@@ -194,6 +195,7 @@ def cache_dir() -> Path | None:
         except RuntimeError:  # a user without a home, as in many containers
             return None
         folder = root / "jaxasr"
+    # The folder `xla` holds compiled programs.
     return folder if all(map(is_private, (folder, folder / "xla"))) else None
 
 

@@ -50,7 +50,8 @@ _REQUIRED_SETTINGS = {
     "scale_embedding": False,
 }
 
-# Names in transformers `modeling_whisper.py` -> names in openai/whisper `model.py`.
+# Names in transformers `modeling_whisper.py` -> names in openai/whisper `model.py`. They are whole
+# names, names of final norms, and names of modules in a layer.
 _WHOLE_NAMES = {
     "encoder.embed_positions.weight": "encoder.positional_embedding",
     "decoder.embed_positions.weight": "decoder.positional_embedding",
@@ -176,6 +177,7 @@ def _find_weights(
     `given` is the file that the user named, or None. If it is one of several shards, all shards are
     read.
     """
+    # A shard or an index stands for the whole checkpoint.
     if given is not None and not re.search(r"-\d{5}-of-\d{5}|\.json$", given.name):
         return (given,), _read_tensors(given)
     present = [folder / name for name in WEIGHT_FILES if (folder / name).is_file()]

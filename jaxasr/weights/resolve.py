@@ -58,7 +58,7 @@ def read_checkpoint(name_or_path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def with_defaults(checkpoint: Checkpoint) -> Checkpoint:
-    """Adds a packaged tokenizer and the published alignment heads to a checkpoint without its own.
+    """Adds a packaged tokenizer and the published alignment heads if a checkpoint has none.
 
     Example:
         ```python

@@ -28,8 +28,8 @@ def save(
 ) -> Path:
     """Saves weights, configuration and tokenizer as a Hugging Face folder.
 
-    Saves every weight in its dtype in the model. Writes a temporary folder first, and renames it
-    when it is complete.
+    Keeps the dtype of every weight. Writes a temporary folder first, and renames it when it is
+    complete.
 
     Args:
         model_or_asr: a `Whisper`, or the `Recogniser` that `jaxasr.load` returns.
@@ -217,7 +217,7 @@ def _make_preprocessor_json(config: Config) -> dict[str, Any]:
         "sampling_rate": 16_000,
         "hop_length": 160,
         "n_fft": 400,
-        "chunk_length": -(-config.n_samples // SAMPLE_RATE),
+        "chunk_length": -(-config.n_samples // SAMPLE_RATE),  # seconds, rounded up
         "padding_value": 0.0,
         "return_attention_mask": False,
     }
