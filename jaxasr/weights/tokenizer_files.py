@@ -104,6 +104,7 @@ def _read_vocabulary(path: Path) -> tokenizers.Tokenizer:
 
 def _add_tokens(tokenizer: tokenizers.Tokenizer, folder: Path) -> None:
     """Adds the tokens that the other files of `folder` name and the tokenizer lacks."""
+    # The library gives each new token the next free id, so tokens are added in order of their ids.
     for id_, token, path in sorted(_read_added_tokens(folder), key=lambda entry: entry[0]):
         if tokenizer.token_to_id(token.content) is not None:
             continue

@@ -75,6 +75,7 @@ class Archive:
 
 def _check_format(path: Path) -> None:
     with open(path, "rb") as file:
+        # Before version 1.6, the file began with a pickle, whose first byte is 0x80.
         if file.read(16).startswith(b"\x80"):
             expected = "the zip format that torch.save writes since 1.6"
             raise file_error(path, expected, "an older format", _RESAVE_REMEDY)
@@ -131,6 +132,7 @@ def _make_lazy_tensor(archive: Archive, name: str, value: Any) -> tuple[LazyTens
     The arguments of the call are (storage, offset, size, stride, ...).
     """
     path = archive.path
+    # A parameter wraps its tensor as the first argument.
     if type(value) is Call and value.function.name == "_rebuild_parameter" and value.args:
         value = value.args[0]
     is_tensor = type(value) is Call and value.function.name == "_rebuild_tensor_v2"
@@ -155,8 +157,8 @@ def _make_lazy_tensor(archive: Archive, name: str, value: Any) -> tuple[LazyTens
     def read() -> np.ndarray:
         flat = np.frombuffer(archive.read(info), dtype)[offset:]
         # The checks above keep every index of this view within `flat`.
-        steps = [step * dtype.itemsize for step in stride]
-        return np.lib.stride_tricks.as_strided(flat, shape, steps, writeable=False)
+        byte_strides = [step * dtype.itemsize for step in stride]
+        return np.lib.stride_tricks.as_strided(flat, shape, byte_strides, writeable=False)
 
     return LazyTensor(shape, dtype.name, read), info.file_size
 
