@@ -26,7 +26,7 @@ MAX_CHANNELS = 256  # a larger number comes from a damaged header
 _BLOCK_SAMPLES = 1 << 20  # samples per block, all channels together
 _UNKNOWN_LENGTH = 1 << 62  # libsndfile reports at least this many frames for an unknown length
 _COMPRESSED_FORMATS = ("FLAC", "MP3", "OGG")  # libsndfile may stop before their end
-_MAX_TAG_BYTES = 1024  # of tags after the audio of a compressed file, such as ID3v1
+_MAX_TAG_BYTES = 1024  # size of tags, such as ID3v1, after the audio of a compressed file
 
 
 class DecodingError(Exception):
@@ -38,7 +38,7 @@ class ImplausibleError(Exception):
 
 
 class _UnseekableSoundFile(soundfile.SoundFile):
-    """A sound file that never seeks, because a seek fails if the length is unknown."""
+    """A sound file whose `read` never seeks, because a seek fails if the length is unknown."""
 
     def seekable(self) -> bool:
         return False
@@ -67,8 +67,8 @@ def decode_libsndfile(path: Path, *, strict: bool = True) -> Blocks:
         The sample rate in Hz, and mono float32 samples.
 
     Raises:
-        DecodingError: libsndfile does not read the format, or stops before the end of compressed
-            audio. Of several concatenated streams it decodes only the first.
+        DecodingError: libsndfile does not read the format, decodes no samples, or stops before the
+            end of compressed audio. Of several concatenated streams it decodes only the first.
         ImplausibleError: see `check_format`.
 
     Example:
