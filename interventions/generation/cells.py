@@ -107,7 +107,7 @@ def generate_cells(
     Args:
         model: the model.
         memory: encoded audio of B recordings.
-        prompt: int [B, T0].
+        prompt: token ids [B, T0] before the generated texts.
         cells: a pytree whose arrays have a leading [K] axis. It is `{site: edit}`, or the argument
             of `edits_of`.
         edits_of: makes the edits of one cell. It is a pytree such as `AtCell`, or a module-level
@@ -206,8 +206,8 @@ def text_logprobs(
     Args:
         model: the model.
         run: the audio, and the tokens of prompt and text.
-        cells: as in `generate_cells`.
-        edits_of: as in `generate_cells`.
+        cells: K cells as a pytree whose arrays have a leading [K] axis: the argument of `edits_of`.
+        edits_of: makes the edits of one cell, such as `AtCell`.
         rules: the constraints on the logits under which the text was generated.
         prompt_len: number of prompt tokens. Only `rules` need it.
 

@@ -50,9 +50,10 @@ def generate_encoder_cells(
     Args:
         model: the model.
         mel: log-mel spectrograms of B recordings.
-        prompt: int [B, T0].
-        cells: as in `generate_cells`, with edits of the encoder.
-        edits_of: as in `generate_cells`.
+        prompt: token ids [B, T0] before the generated texts.
+        cells: K cells as a pytree whose arrays have a leading [K] axis. It is `{site: edit}` with
+            sites of the encoder, or the argument of `edits_of`.
+        edits_of: makes the edits of one cell, such as `AtCell`. Default: a cell is `{site: edit}`.
         budget: bytes of the cells that are computed together. Default: a size chosen for the
             device.
         batch: most cells to compute together. Default: as many as the budget allows.

@@ -61,11 +61,12 @@ def sequence_sweep(
         asr: the recogniser.
         memory: the encoded audio if cells edit the decoder, or the log-mel [B, M, 3000] if they
             edit the encoder.
-        prompt: int [B, T0].
-        cells: as in `generate_cells`.
+        prompt: token ids [B, T0] before the generated texts.
+        cells: K cells as a pytree whose arrays have a leading [K] axis. It is `{site: edit}`, or
+            the argument of `edits_of`.
         coords: the dimensions of the result in order, with the values along each dimension. The
             product of their sizes is the number of cells. Default: one dimension, "cell".
-        edits_of: as in `generate_cells`.
+        edits_of: makes the edits of one cell, such as `AtCell`. Default: a cell is `{site: edit}`.
         references: the correct text of each example. Default: the unedited text.
         language: language of the texts.
         max_new_tokens: most tokens to generate per text.
