@@ -62,6 +62,7 @@ def text_metrics(
     """
     texts = decoded_texts(tokenizer, out)
     tokens, lengths = np.asarray(out.tokens), np.asarray(out.lengths)
+    # One dictionary per cell and example, cell by cell.
     rows = [
         transcripts.repetition(ids[:n], text) | transcripts.errors(text, reference, language)
         for cell in zip(tokens, lengths, texts)
@@ -108,6 +109,7 @@ def labelled_dataset(
     changes = {f"d_{rate}": cells[rate] - baseline[rate] for rate in ("wer", "cer")}
     resolved = (baseline["loop"] == 1) & (cells["loop"] == 0) & (cells["length"] > 0)
     cells = cells | changes | {"resolved": resolved.astype(float)}
+    # The axis of cells is split into the dimensions of `coords`.
     variables = {name: (dims, values.reshape(*shape, -1)) for name, values in cells.items()}
     unedited = {f"baseline_{name}": ("example", values[0]) for name, values in baseline.items()}
     return xr.Dataset(

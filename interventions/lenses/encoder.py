@@ -107,7 +107,7 @@ def encoder_lens(
     sites = ("encoder.resid_post", *(("encoder.embed",) if stem else ()))
     _, acts = asr.model.encode(mel, edits, merge(*map(select, sites)))
     resid = acts["encoder.resid_post"]
-    if stem:
+    if stem:  # `encoder.embed` is the sum of convolutions and positions, before the first layer
         resid = jnp.concatenate([acts["encoder.embed"][None], resid])
     tokens = jnp.broadcast_to(jnp.asarray(prompt, jnp.int32), (resid.shape[1], len(prompt)))
     generation = compiled.call(
@@ -144,6 +144,7 @@ def _generate_layers(
         memory = model.memory(model.encoder.ln_post(x))
         return generate(model, memory, prompt, max_new_tokens=max_new_tokens, rules=rules, eot=eot)
 
+    # `map` with a batch size limits the memories that exist at the same time.
     return jax.lax.map(generate_layer, resid, batch_size=layers_per_batch)
 
 

@@ -112,6 +112,7 @@ def logit_lens(
     logits, acts = run.decode(model, edits, select("decoder.resid_post"))
     tokens = jnp.asarray(run.tokens)
     if final is None:
+        # `run.decode` applied the last layer's norm and unembedding, so its logits give the top-1.
         allowed = logits if rules is None else rules.along(logits, tokens, prompt_len or 0)
         final = jnp.argmax(allowed, -1)
     final = jnp.asarray(final)
@@ -148,7 +149,7 @@ def _decode_layers(
         logprobs = jax.nn.log_softmax(allowed)
         top_logprobs, ids = jax.lax.top_k(logprobs, top_k)
         final_logprob = jnp.take_along_axis(logprobs, final[..., None], -1)
-        rank = (logprobs > final_logprob).sum(-1)
+        rank = (logprobs > final_logprob).sum(-1)  # tokens of equal probability do not count
         return ids, top_logprobs, final_logprob[..., 0], rank
 
     with full_precision(model):

@@ -25,8 +25,8 @@ def merge_punctuation(words: Sequence[Word]) -> list[Word]:
         >>> [(word.text, word.end) for word in merge_punctuation(words)]
         [(' Yes!', 0.4)]
     """
-    # Several opening marks may precede a word. Going from the last word to the first joins them
-    # all, and leaves the list in reverse order.
+    # Opening marks are joined from the last word to the first, because several marks may precede a
+    # word. So the list is in reverse order.
     reversed_words: list[Word] = []
     for word in reversed(words):
         if reversed_words and word.text.startswith(" ") and word.text.strip() in _OPENING_MARKS:

@@ -75,7 +75,7 @@ def comparable_words(
     text_ids = [i for i in ids if i < tokenizer.special.eot]
     for text, tokens in tokenizer.split_words(text_ids, language):
         spelling = letters(text)
-        # A word without letters is punctuation. Either this word or the one before it may be so.
+        # Two words are joined if one of them has no letters, because it is punctuation.
         if words and not (spelling and words[-1][0]):
             words[-1] = (words[-1][0] + spelling, words[-1][1] + tokens)
         else:

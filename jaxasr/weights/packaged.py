@@ -86,6 +86,7 @@ def locate(name: str) -> list[Path] | None:
     """
     if name not in PACKAGED_MODELS:
         return None
+    # A package that is not installed leaves its files out of `paths`.
     paths = [
         folder / path
         for module, path, _ in PACKAGED_MODELS[name].files

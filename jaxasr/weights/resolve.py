@@ -52,6 +52,7 @@ def read_checkpoint(name_or_path: str | os.PathLike[str]) -> Checkpoint:
     """
     name = os.fspath(name_or_path)
     path = Path(name).expanduser()
+    # Path("") is the current directory, so an empty name is excluded.
     if name and path.exists():
         return with_defaults(read_path(path))
     return with_defaults(packaged.read(name) or _read_from_hub(name))
@@ -184,6 +185,7 @@ def _read_from_hub(name: str) -> Checkpoint:
     # Another program may have cached the tokenizer of this repository without the weights.
     if folder is None or _find_format(folder) is None:
         folder = hub.download(repository, _describe_hub_remedy(name))
+        # Pickles are downloaded only if the repository has no safetensors.
         if _find_format(folder) is None:
             folder = hub.download(repository, _describe_hub_remedy(name), pickled=True)
     return read_path(folder, name)

@@ -60,6 +60,7 @@ def save(
             f"{folder}: expected a new or empty folder to save into, found files. "
             "Remove it or give another name."
         )
+    # The hidden folder next to the target is on the same disk, so that renaming it is atomic.
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
     try:
