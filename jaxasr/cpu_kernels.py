@@ -1,7 +1,7 @@
-"""Computes some operations of the model in an order that is faster or more exact on a CPU.
+"""Computes operations of the model in an order that is faster or more exact on a CPU.
 
-`jax.lax.platform_dependent` chooses the version for a CPU when a program is compiled. Other devices
-use the default of JAX. Measurements are in decision 14.
+When a program is compiled, `jax.lax.platform_dependent` chooses between the version for a CPU and
+the default of JAX, which other devices use. Measurements are in decision 14.
 """
 
 import functools
@@ -12,10 +12,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-MIN_LONG_QUERIES = 256  # with fewer positions, all scores of a batch fit in the cache of a CPU
-# Makes four chunks of 1,500 frames. Each chunk copies the keys and values, so more would be slower.
+# Number of positions from which on a CPU uses other kernels. With fewer positions, all attention
+# scores of a batch fit in the cache of a CPU.
+MIN_LONG_QUERIES = 256
+# Queries per chunk of attention: 1,500 frames make four chunks. More chunks would be slower,
+# because each of them copies the keys and values.
 _QUERIES_PER_CHUNK = 375
-_MEL_BINS_PER_BLOCK = 40  # short sums limit the rounding error, see `_conv_in_blocks`
+# Mel bins per sum of the first convolution. Short sums limit the rounding error.
+_MEL_BINS_PER_BLOCK = 40
 
 
 def matmul(
@@ -23,7 +27,8 @@ def matmul(
 ) -> Float[Array, "... N"]:
     """Computes `jax.lax.dot_general`, with less rounding for long float32 inputs on a CPU.
 
-    There a sum over K adds up chains of 256 terms instead of 512, which halves the rounding error.
+    On a CPU, a sum over K adds 256 terms in a row instead of 512, so its rounding error is half as
+    large.
     """
     dot_general = functools.partial(jax.lax.dot_general, dimension_numbers=dimensions, **options)
     if x.ndim < 2 or x.shape[-2] < MIN_LONG_QUERIES or x.dtype != jnp.float32:
@@ -33,7 +38,7 @@ def matmul(
 
 def _matmul_as_conv(x: Float[Array, "... K"], weight: Float[Array, "K N"]) -> Float[Array, "... N"]:
     # On a CPU, XLA computes matrix products with YNNPACK and convolutions with Eigen. Eigen is as
-    # fast and adds up shorter chains.
+    # fast and adds fewer terms in a row.
     rows = x.reshape(-1, *x.shape[-2:])
     y = jax.lax.conv_general_dilated(
         rows, weight[None], (1,), "VALID", dimension_numbers=("NWC", "WIO", "NWC")
@@ -48,7 +53,7 @@ def conv_over_mels(
     padding: Any,
     **options: Any,
 ) -> Float[Array, "B F D"]:
-    """Convolves the spectrogram over time; a CPU sums over 40 mel bins at a time."""
+    """Convolves the spectrogram over time. On a CPU, each sum is over at most 40 mel bins."""
     conv = functools.partial(
         jax.lax.conv_general_dilated, window_strides=strides, padding=padding, **options
     )
@@ -60,7 +65,8 @@ def conv_over_mels(
 def _conv_in_blocks(
     mel: Float[Array, "B F M"], kernel: Float[Array, "3 M D"]
 ) -> Float[Array, "B F D"]:
-    # In silence all bins have the same value, so the rounding errors of a long sum add up.
+    # In silence all bins have the same value, so the rounding errors of a long sum add up. Short
+    # sums avoid this, so the kernel is split into its frames and into blocks of bins.
     conv = functools.partial(
         jax.lax.conv_general_dilated,
         window_strides=(1,),
@@ -79,7 +85,10 @@ def _conv_in_blocks(
 
 
 def map_rows(fn: Callable[[Array], Any], x: Array, fn_of_row: Callable[[Array], Any]) -> Any:
-    """Returns `fn(x)`. A CPU calls `fn_of_row` for each row, whose values fit in its cache."""
+    """Returns `fn(x)`. A CPU calls `fn_of_row` row by row instead.
+
+    The intermediate values of one row fit in the cache of a CPU.
+    """
     by_row = functools.partial(jax.lax.map, fn_of_row)
     return jax.lax.platform_dependent(x, cpu=by_row, default=fn)
 
@@ -90,7 +99,7 @@ def attend(
     v: Float[Array, "B H S Dh"],
     default: Callable[..., Float[Array, "B H T Dh"]],
 ) -> Float[Array, "B H T Dh"]:
-    """Computes attention without a mask, `default(q, k, v)`; a CPU computes head by head.
+    """Returns `default(q, k, v)`, attention without a mask. A CPU computes it head by head instead.
 
     The scores of one head fit in the cache of a CPU.
     """
@@ -116,6 +125,7 @@ def _attend_chunk(
     q: Float[Array, "T Dh"], k: Float[Array, "S Dh"], v: Float[Array, "S Dh"]
 ) -> Float[Array, "T Dh"]:
     scores = ((q * q.shape[-1] ** -0.5) @ k.T).astype(jnp.promote_types(q.dtype, jnp.float32))
+    # Without the maximum, which cancels out, `exp` could overflow.
     weights = jnp.exp(scores - scores.max(-1, keepdims=True))
-    # A division after the product divides Dh numbers per query instead of S.
+    # Divides after the product, which has Dh numbers per query. The weights have S.
     return (weights.astype(v.dtype) @ v) / weights.sum(-1, keepdims=True).astype(v.dtype)

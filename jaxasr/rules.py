@@ -71,7 +71,7 @@ class Rules:
         banned = self.suppress | (self.suppress_begin & is_first)
         if self.timestamps:
             ungrammatical = self._ungrammatical(tokens, length, prompt_len)
-            banned = banned | ungrammatical | (self._bad_start() & is_first)
+            banned = banned | ungrammatical | (self._forbidden_first_tokens() & is_first)
         logits = jnp.where(banned, -jnp.inf, logits)
         return self._prefer_timestamp(logits) if self.timestamps else logits
 
@@ -108,10 +108,10 @@ class Rules:
     def _ids(self) -> Int[Array, "V"]:
         return jnp.arange(self.suppress.shape[-1])
 
-    def _is_time(self, ids: Int[Array, "*shape"]) -> Bool[Array, "*shape"]:
+    def _is_timestamp(self, ids: Int[Array, "*shape"]) -> Bool[Array, "*shape"]:
         return (ids >= self.timestamp_begin) & (ids < self.timestamp_begin + N_TIMESTAMPS)
 
-    def _bad_start(self) -> Bool[Array, "V"]:
+    def _forbidden_first_tokens(self) -> Bool[Array, "V"]:
         """Returns the tokens that may not come first, because a text starts with a timestamp."""
         step = self._ids() - self.timestamp_begin
         return (step < 0) | (step > self.max_initial)
@@ -128,25 +128,25 @@ class Rules:
         a segment is later than its start.
         """
         index = jnp.arange(tokens.shape[1])
-        is_stamp = self._is_time(tokens) & (index >= prompt_len) & (index < length)
-        last_is_stamp = (is_stamp & (index == length - 1)).any(1, keepdims=True)
-        closes_pair = (is_stamp & (index == length - 2)).any(1, keepdims=True)
+        is_past_timestamp = self._is_timestamp(tokens) & (index >= prompt_len) & (index < length)
+        last_is_stamp = (is_past_timestamp & (index == length - 1)).any(1, keepdims=True)
+        closes_pair = (is_past_timestamp & (index == length - 2)).any(1, keepdims=True)
         # Text follows the first timestamp, as it follows a pair.
         closes_pair = closes_pair | (length - prompt_len < 2)
         # A last timestamp without a pair ended a segment. The next one may start at the same time.
         ended_segment = last_is_stamp & ~closes_pair
         # Column of the latest timestamp; without one it is 0, and `too_early` ignores it.
-        latest = jnp.where(is_stamp, index, -1).argmax(1)[:, None]
+        latest = jnp.where(is_past_timestamp, index, -1).argmax(1)[:, None]
         earliest = jnp.take_along_axis(tokens, latest, axis=1) + jnp.where(ended_segment, 0, 1)
         ids = self._ids()
-        is_time = self._is_time(ids)
-        is_text = (ids < self.eot) | ((ids > self.timestamp_begin) & ~is_time)
-        too_early = is_stamp.any(1, keepdims=True) & is_time & (ids < earliest)
-        return (last_is_stamp & closes_pair & is_time) | (ended_segment & is_text) | too_early
+        is_timestamp = self._is_timestamp(ids)
+        is_text = (ids < self.eot) | ((ids > self.timestamp_begin) & ~is_timestamp)
+        too_early = is_past_timestamp.any(1, keepdims=True) & is_timestamp & (ids < earliest)
+        return (last_is_stamp & closes_pair & is_timestamp) | (ended_segment & is_text) | too_early
 
     def _prefer_timestamp(self, logits: Float[Array, "B V"]) -> Float[Array, "B V"]:
         """Allows only timestamps if all of them together are likelier than the best text token."""
-        is_text = ~self._is_time(self._ids())
+        is_text = ~self._is_timestamp(self._ids())
         times = jax.nn.logsumexp(jnp.where(is_text, -jnp.inf, logits), axis=-1, keepdims=True)
         best_text = jnp.where(is_text, logits, -jnp.inf).max(-1, keepdims=True)
         return jnp.where(is_text & (times > best_text), -jnp.inf, logits)

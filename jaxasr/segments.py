@@ -8,7 +8,7 @@ from jaxasr.tokenizer import Tokenizer
 from jaxasr.transcript import Segment
 
 _MEL_FRAMES_PER_TIMESTAMP = 2  # timestamps count steps of 20 ms, mel frames 10 ms
-_FRAME_S = HOP / SAMPLE_RATE  # seconds per mel frame: 0.01
+_SECONDS_PER_MEL_FRAME = HOP / SAMPLE_RATE  # seconds per mel frame: 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,14 +76,15 @@ def _to_segments(
     if start == end or not text.strip():
         return []
     start_s, end_s = (
-        round((seek + step * _MEL_FRAMES_PER_TIMESTAMP) * _FRAME_S, 3) for step in (start, end)
+        round((seek + step * _MEL_FRAMES_PER_TIMESTAMP) * _SECONDS_PER_MEL_FRAME, 3)
+        for step in (start, end)
     )
     segment = Segment(
         start=start_s,
         end=end_s,
         text=text,
         tokens=tuple(tokens),
-        seek=round(seek * _FRAME_S, 3),
+        seek=round(seek * _SECONDS_PER_MEL_FRAME, 3),
         avg_logprob=decoded.avg_logprob,
         no_speech_prob=decoded.no_speech_prob,
         compression_ratio=decoded.compression_ratio,

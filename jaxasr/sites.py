@@ -22,23 +22,23 @@ _ATTENTION = {
 _MLP = {"mlp.pre": "B T E", "mlp.post": "B T E", "mlp_out": "B T D"}
 
 
-def _attention(name: str) -> dict[str, str]:
+def _attention_sites(name: str) -> dict[str, str]:
     return {f"{name}.{site}": axes for site, axes in _ATTENTION.items()} | {f"{name}_out": "B T D"}
 
 
 # Sites of a layer, in the order of the forward pass.
 _ENCODER_LAYER = {
     "resid_pre": "B T D",
-    **_attention("attn"),
+    **_attention_sites("attn"),
     "resid_mid": "B T D",
     **_MLP,
     "resid_post": "B T D",
 }
 _DECODER_LAYER = {
     "resid_pre": "B T D",
-    **_attention("attn"),
+    **_attention_sites("attn"),
     "resid_mid": "B T D",
-    **_attention("cross_attn"),
+    **_attention_sites("cross_attn"),
     "resid_mid_cross": "B T D",
     **_MLP,
     "resid_post": "B T D",

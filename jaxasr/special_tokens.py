@@ -7,7 +7,7 @@ import tokenizers
 
 from jaxasr.languages import LANGUAGES
 
-_NAMES = {
+_SPELLINGS = {
     "eot": ("<|endoftext|>",),
     "sot": ("<|startoftranscript|>",),
     "translate": ("<|translate|>",),
@@ -61,11 +61,11 @@ def find_special(tokenizer: tokenizers.Tokenizer) -> Special:
         ValueError: control tokens are missing; the message names them.
     """
     ids: dict[str, int] = {}
-    for field, names in _NAMES.items():
+    for field, names in _SPELLINGS.items():
         present = [id_ for name in names if (id_ := tokenizer.token_to_id(name)) is not None]
         if present:
             ids[field] = present[0]
-    missing = [names[0] for field, names in _NAMES.items() if field not in ids]
+    missing = [names[0] for field, names in _SPELLINGS.items() if field not in ids]
     if missing:
         raise ValueError(
             f"tokenizer: expected Whisper's control tokens, {', '.join(missing)} missing. "

@@ -27,7 +27,7 @@ from jaxasr.tokenizer import Tokenizer
 from jaxasr.transcript import Segment, Silence, Transcript, Word
 from jaxasr.window_decoder import WindowDecoder
 
-_FRAMES_PER_S = SAMPLE_RATE // HOP  # mel frames
+_MEL_FRAMES_PER_S = SAMPLE_RATE // HOP  # mel frames
 # Text sampled above this temperature is too unreliable to prompt the next window.
 _MAX_PROMPT_TEMPERATURE = 0.5
 Progress = Callable[[float, float], None]  # receives the seconds transcribed and the duration
@@ -116,7 +116,7 @@ def transcribe(
         silences += [silence] if silence else []
         if progress:
             frames = min(seek, windows.n_frames), windows.n_frames
-            progress(frames[0] / _FRAMES_PER_S, frames[1] / _FRAMES_PER_S)
+            progress(frames[0] / _MEL_FRAMES_PER_S, frames[1] / _MEL_FRAMES_PER_S)
     return Transcript(
         text="".join(segment.text for segment in segments).strip(),
         segments=tuple(segments),
@@ -241,8 +241,8 @@ def _to_silence(
     decoder: WindowDecoder, decoded: DecodedWindow, seek: int, n_frames: int
 ) -> Silence:
     return Silence(
-        start=round(seek / _FRAMES_PER_S, 3),
-        end=round((seek + n_frames) / _FRAMES_PER_S, 3),
+        start=round(seek / _MEL_FRAMES_PER_S, 3),
+        end=round((seek + n_frames) / _MEL_FRAMES_PER_S, 3),
         left_out=decoder.options.is_silence(decoded),
         text=decoder.tokenizer.decode(decoded.tokens).strip(),
         avg_logprob=decoded.avg_logprob,
