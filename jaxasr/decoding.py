@@ -202,7 +202,7 @@ def _check_max_new_tokens(n_new: int, n_prompt: int, context: int) -> None:
 def _check_consecutive(positions: Tokens) -> Tokens:
     if not is_traced(positions) and np.any(np.diff(np.asarray(positions), axis=1) != 1):
         raise ValueError(
-            "positions: expected rows that count up by one. Pad on the left with negative positions."
+            "positions: expected rows that count up by 1. Pad on the left with negative positions."
         )
     return positions
 

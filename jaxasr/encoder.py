@@ -97,7 +97,8 @@ def _conv(config: Config, n_in: int, n_out: int, stride: int, rngs: nnx.Rngs) ->
         n_out,
         (3,),
         strides=stride,
-        # Pads one frame at each end, as in torch. With stride 2, "SAME" would pad only the last end.
+        # Pads one frame at each end, as in torch. With stride 2, "SAME" would pad only after the
+        # last frame.
         padding=((1, 1),),
         conv_general_dilated=convolve,
         dtype=config.dtype,

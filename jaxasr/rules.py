@@ -21,13 +21,13 @@ class Rules:
     The rules are a pytree, so that a compiled loop can take them as an argument.
 
     Attributes:
-        suppress: bool [V], ids that are never generated.
-        suppress_begin: bool [V], ids that are never the first token.
+        suppress: bool [V], True for ids that are never generated.
+        suppress_begin: bool [V], True for ids that are never the first token.
         max_initial: int32 scalar, latest first timestamp in steps of 20 ms.
         timestamps: whether the grammar of timestamps applies (static).
-        eot: id of the end-of-text; smaller ids are text (static).
-        timestamp_begin: id of <|0.00|>, the first of 1,501 timestamps. Ids after them are text
-            (static).
+        eot: id of the end-of-text (static). Smaller ids are text.
+        timestamp_begin: id of <|0.00|>, the first of 1,501 timestamps (static). Ids after the
+            timestamps are text.
 
     Example:
         ```python
@@ -112,7 +112,7 @@ class Rules:
         return (ids >= self.timestamp_begin) & (ids < self.timestamp_begin + N_TIMESTAMPS)
 
     def _forbidden_first_tokens(self) -> Bool[Array, "V"]:
-        """Returns the tokens that may not come first, because a text starts with a timestamp."""
+        """Returns True for every token but the timestamps that may come first."""
         step = self._ids() - self.timestamp_begin
         return (step < 0) | (step > self.max_initial)
 
@@ -122,7 +122,7 @@ class Rules:
         length: Int[Array, ""] | int,
         prompt_len: Int[Array, ""] | int,
     ) -> Bool[Array, "B V"]:
-        """Returns the tokens that would break the grammar of timestamps.
+        """Returns True for tokens that would break the grammar of timestamps.
 
         Timestamps come in pairs, except before the end-of-text. They never decrease, and the end of
         a segment is later than its start.
@@ -131,11 +131,12 @@ class Rules:
         is_past_timestamp = self._is_timestamp(tokens) & (index >= prompt_len) & (index < length)
         last_is_stamp = (is_past_timestamp & (index == length - 1)).any(1, keepdims=True)
         closes_pair = (is_past_timestamp & (index == length - 2)).any(1, keepdims=True)
-        # Text follows the first timestamp, as it follows a pair.
+        # The first timestamp has no partner. Text follows it, as text follows a pair.
         closes_pair = closes_pair | (length - prompt_len < 2)
-        # A last timestamp without a pair ended a segment. The next one may start at the same time.
+        # If the last token is a timestamp without a partner, it ended a segment. The next segment
+        # may start at the same time.
         ended_segment = last_is_stamp & ~closes_pair
-        # Column of the latest timestamp; without one it is 0, and `too_early` ignores it.
+        # Column of the latest timestamp. Without a timestamp it is 0, and `too_early` ignores it.
         latest = jnp.where(is_past_timestamp, index, -1).argmax(1)[:, None]
         earliest = jnp.take_along_axis(tokens, latest, axis=1) + jnp.where(ended_segment, 0, 1)
         ids = self._ids()
@@ -145,7 +146,7 @@ class Rules:
         return (last_is_stamp & closes_pair & is_timestamp) | (ended_segment & is_text) | too_early
 
     def _prefer_timestamp(self, logits: Float[Array, "B V"]) -> Float[Array, "B V"]:
-        """Allows only timestamps if all of them together are likelier than the best text token."""
+        """Allows only timestamps if together they are likelier than the best other token."""
         is_text = ~self._is_timestamp(self._ids())
         times = jax.nn.logsumexp(jnp.where(is_text, -jnp.inf, logits), axis=-1, keepdims=True)
         best_text = jnp.where(is_text, logits, -jnp.inf).max(-1, keepdims=True)
@@ -173,8 +174,8 @@ def rules_for(
         tokenizer: tokenizer of the model.
         timestamps: apply the grammar of timestamps; for a prompt without <|notimestamps|>.
         suppress: ids never to generate, in addition to control tokens. -1 stands for all symbols
-            that are not speech. None: no ids, not even control tokens. The `suppress_tokens` of a
-            Hugging Face generation config have this form.
+            that are not speech. None: suppress no ids, not even control tokens. `suppress_tokens`
+            in a Hugging Face generation config has this form.
         suppress_blank: forbid an end-of-text or a space as the first token.
         max_initial_timestamp: latest first timestamp in seconds; None: no limit.
 

@@ -1,4 +1,4 @@
-"""Finds the control tokens of a checkpoint, and lists the symbols that are not spoken."""
+"""Finds the control tokens of a tokenizer, and lists symbols that are not spoken."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,6 +7,7 @@ import tokenizers
 
 from jaxasr.languages import LANGUAGES
 
+# Spellings of each control token. The first one that the tokenizer has is used.
 _SPELLINGS = {
     "eot": ("<|endoftext|>",),
     "sot": ("<|startoftranscript|>",),
@@ -21,7 +22,8 @@ _SPELLINGS = {
 # Symbols that openai/whisper suppresses by default (`Tokenizer.non_speech_tokens`).
 _LONG_SYMBOLS = "<< >> <<< >>> -- --- -( -[ (' (\" (( )) ((( ))) [[ ]] {{ }} ♪♪ ♪♪♪"
 SYMBOLS = (*'"#()*+/:;<=>@[\\]^_`{|}~「」『』', *_LONG_SYMBOLS.split())
-# A note has several tokens. The first one can be suppressed, because no letter starts with it.
+# A note is spelled with several tokens. It can be suppressed by its first token, because no letter
+# starts with this token.
 NOTES = "♩♪♫♬♭♮♯"
 
 
@@ -39,7 +41,7 @@ class Special:
         no_speech: <|nospeech|>.
         no_timestamps: <|notimestamps|>.
         timestamp_begin: <|0.00|>.
-        languages: id of each language code.
+        languages: id of the token of each language code, such as <|en|>.
     """
 
     eot: int

@@ -15,12 +15,13 @@ from jaxasr.weights import tokenizer_files
 from jaxasr.weights.tokenizer_files import N_TIMESTAMPS as N_TIMESTAMPS
 from jaxasr.word_split import Piece, join_to_words, split_on_characters
 
+# Values of the option `task`.
 TASKS = ("transcribe", "translate")
 SECONDS_PER_TIMESTAMP = 0.02
-# Most tokens of previous text: half of the 448 positions, without the one of <|startofprev|>
+# Most tokens of previous text in a prompt. With <|startofprev|> they take half of the 448 positions
 # (openai/whisper `decoding.py`).
 MAX_PREVIOUS = 223
-_ENGLISH_EOT = 50_256  # .en checkpoints use GPT-2's vocabulary
+_ENGLISH_EOT = 50_256  # <|endoftext|> of .en checkpoints, which use GPT-2's vocabulary
 
 
 @functools.cache
@@ -40,7 +41,7 @@ class Tokenizer:
     Attributes:
         inner: the tokenizer of the `tokenizers` library.
         special: ids of the control tokens.
-        n_vocab: number of tokens of the model, which includes tokens that fine-tuning added.
+        n_vocab: number of tokens of the model, with tokens that fine-tuning added.
 
     Example:
         ```python
@@ -170,10 +171,10 @@ class Tokenizer:
         timestamps: bool = False,
         previous: str | Iterable[SupportsIndex] | None = None,
     ) -> list[int]:
-        """Returns the tokens that precede the text.
+        """Returns the ids of the tokens that precede the text.
 
-        They are `[<|startofprev|> previous] <|startoftranscript|> [language task]
-        [<|notimestamps|>]`.
+        The tokens are `[<|startofprev|> previous] <|startoftranscript|> [language task]
+        [<|notimestamps|>]`. Those in brackets depend on the arguments and on the checkpoint.
 
         Args:
             language: a code or an English name. None: English.
@@ -195,7 +196,7 @@ class Tokenizer:
         return [self.special.startofprev, *ids[-MAX_PREVIOUS:]] if ids else []
 
     def encode_previous(self, previous: str | Iterable[SupportsIndex] | None) -> list[int]:
-        """Encodes earlier text with a space before it, as in training. Ids stay the same."""
+        """Encodes earlier text with a space before it, as in training. Returns ids unchanged."""
         if isinstance(previous, str):
             return self.encode(" " + previous.strip()) if previous.strip() else []
         return [] if previous is None else self._checked_ids(previous)
@@ -241,7 +242,8 @@ class Tokenizer:
     def non_speech(self) -> tuple[int, ...]:
         """Ids of tokens that are not spoken, which `rules_for` suppresses by default.
 
-        They are brackets, musical notes, and dashes or quotes that start a word.
+        The tokens are brackets and other symbols, musical notes, and dashes and quotes that start a
+        word.
         Source: openai/whisper `Tokenizer.non_speech_tokens`.
         """
         spellings = [
@@ -249,6 +251,7 @@ class Tokenizer:
             for symbol in [*SYMBOLS, *NOTES]
             for space in ("", " ")
         ]
+        # A symbol of several tokens cannot be suppressed without suppressing parts of other text.
         ids = {tokens[0] for symbol, tokens in spellings if len(tokens) == 1 or symbol in NOTES}
         return tuple(sorted(ids | {self.encode(" -")[0], self.encode(" '")[0]}))
 

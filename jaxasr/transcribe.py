@@ -27,12 +27,14 @@ from jaxasr.tokenizer import Tokenizer
 from jaxasr.transcript import Segment, Silence, Transcript, Word
 from jaxasr.window_decoder import WindowDecoder
 
-_MEL_FRAMES_PER_S = SAMPLE_RATE // HOP  # mel frames
+_MEL_FRAMES_PER_S = SAMPLE_RATE // HOP  # 100 mel frames per second
 # Text sampled above this temperature is too unreliable to prompt the next window.
 _MAX_PROMPT_TEMPERATURE = 0.5
-Progress = Callable[[float, float], None]  # receives the seconds transcribed and the duration
+# Receives the seconds transcribed so far and the duration of the recording in seconds.
+Progress = Callable[[float, float], None]
 
-# Mel frame where the next window starts; segments; a `Silence` if there are no segments.
+# Result of one window: the mel frame where the next window starts, the segments of this window, and
+# a `Silence` if it has no segments.
 _WindowResult = tuple[int, list[Segment], Silence | None]
 
 
@@ -115,8 +117,8 @@ def transcribe(
         segments += window_segments
         silences += [silence] if silence else []
         if progress:
-            frames = min(seek, windows.n_frames), windows.n_frames
-            progress(frames[0] / _MEL_FRAMES_PER_S, frames[1] / _MEL_FRAMES_PER_S)
+            n_done = min(seek, windows.n_frames)  # the next window may start after the end
+            progress(n_done / _MEL_FRAMES_PER_S, windows.n_frames / _MEL_FRAMES_PER_S)
     return Transcript(
         text="".join(segment.text for segment in segments).strip(),
         segments=tuple(segments),
@@ -130,7 +132,7 @@ def transcribe(
 def detect_language(
     model: Whisper, tokenizer: Tokenizer, memory: Memory, edits: Edits | None = None
 ) -> list[dict[str, float]]:
-    """Detects the language of each window.
+    """Detects the language of each window from the token that follows <|startoftranscript|>.
 
     Source: openai/whisper `decoding.detect_language`.
 
@@ -189,7 +191,7 @@ def _choose_language(
 
 
 def _decode_in_sequence(decoder: WindowDecoder, windows: AudioWindows) -> Iterator[_WindowResult]:
-    """Decodes one window after the other; timestamps decide where the next window starts."""
+    """Decodes one window after the other. Timestamps decide where the next window starts."""
     options, tokenizer = decoder.options, decoder.tokenizer
     seek, number = 0, 0
     history = tokenizer.encode_previous(options.initial_prompt)
@@ -219,7 +221,8 @@ def _decode_in_batches(decoder: WindowDecoder, windows: AudioWindows) -> Iterato
     prompt = tokenizer.encode_previous(options.initial_prompt)
     for first in range(0, len(seeks), options.batch_size):
         batch = seeks[first : first + options.batch_size]
-        # Batches are filled up to a power of two, so that few programs are compiled.
+        # Fills the batch with copies of the last window up to a power of two, so that few programs
+        # are compiled.
         n_rows = _power_of_two(len(batch), options.batch_size)
         rows = batch + batch[-1:] * (n_rows - len(batch))
         n_frames = [windows.true_frames(seek) for seek in rows]
@@ -255,7 +258,7 @@ def _token_ids(segments: Sequence[Segment]) -> list[int]:
 
 
 def _power_of_two(n: int, limit: int) -> int:
-    """Returns the next power of two from `n` on, but at most `limit`."""
+    """Returns the smallest power of two that is at least `n`, but at most `limit`."""
     return min(limit, 1 << (n - 1).bit_length())
 
 
