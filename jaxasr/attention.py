@@ -53,14 +53,13 @@ class Attention(nnx.Module):
         self.n_head = n_head
 
     def split_heads(self, x: Float[Array, "B T D"]) -> Float[Array, "B T H Dh"]:
-        """Splits the model axis into heads."""
+        """Splits the axis of the model's width into heads."""
         return x.reshape(*x.shape[:-1], self.n_head, -1)
 
     def keys_values(self, x: Float[Array, "B S D"]) -> tuple[KeysOrValues, KeysOrValues]:
         """Returns the keys and values of `x`, with the head axis before the time axis."""
-        return _swap_time_and_heads(self.split_heads(self.key(x))), _swap_time_and_heads(
-            self.split_heads(self.value(x))
-        )
+        k, v = self.split_heads(self.key(x)), self.split_heads(self.value(x))
+        return _swap_time_and_heads(k), _swap_time_and_heads(v)
 
     def __call__(
         self,
@@ -84,7 +83,7 @@ class Attention(nnx.Module):
             key_positions: int32 [B, S], absolute positions of the keys.
             tap: edits and records the queries, scores, pattern and `z` of this attention.
         """
-        # The public layout of `q` and `z` has the time axis first, einsum needs the heads first.
+        # Edits receive `q` and `z` with the time axis before the heads, einsum needs the reverse.
         q = _swap_time_and_heads(tap("q", self.split_heads(self.query(x))))
         attend = _attend_explicitly if tap.touches("scores", "pattern") else _attend_fused
         z = attend(q, k, v, mask, functools.partial(tap, keys=key_positions))
@@ -97,9 +96,9 @@ def tap_keys_values(
 ) -> tuple[KeysOrValues, KeysOrValues]:
     """Edits and records keys and values in their public layout [B, S, H, Dh]."""
     # XLA removes the transposes of `k` and `v` unless an edit or a readout uses them.
-    return _swap_time_and_heads(tap("k", _swap_time_and_heads(k), positions)), _swap_time_and_heads(
-        tap("v", _swap_time_and_heads(v), positions)
-    )
+    k = tap("k", _swap_time_and_heads(k), positions)
+    v = tap("v", _swap_time_and_heads(v), positions)
+    return _swap_time_and_heads(k), _swap_time_and_heads(v)
 
 
 def self_attention(

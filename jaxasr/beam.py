@@ -232,8 +232,8 @@ def _choose_candidates(
         Indices [B, K] of the candidates to extend; bool [B, N], True for each final candidate; and
         the number [B] of texts that have ended so far.
     """
-    n_open = jnp.cumsum(~ended, 1)  # open candidates among the first ones, up to this one
-    # The sort is stable, so the open candidates come first and stay in the order of likelihood.
+    n_open = jnp.cumsum(~ended, 1)  # open candidates up to and including this one
+    # A stable sort puts open candidates (False) first and keeps their order of likelihood.
     to_extend = jnp.argsort(ended, axis=1, stable=True)[:, :n_beams]
     accepted = ended & is_possible & (n_open < n_beams)
     n_ended_before = n_ended[:, None]
@@ -255,8 +255,8 @@ def _update_best(
     """Returns the best final text so far, and its score."""
     divisor = jnp.maximum(lengths, 1) if penalty is None else ((5 + lengths) / 6) ** penalty
     scores = jnp.where(is_final, candidates.total / divisor, -jnp.inf)
-    first = scores.argmax(1, keepdims=True)
-    new_score = jnp.take_along_axis(scores, first, 1)[:, 0]
+    winner = scores.argmax(1, keepdims=True)
+    new_score = jnp.take_along_axis(scores, winner, 1)[:, 0]
     # True also for a NaN score, which `check_finite` must find in the result.
     is_better = ~(new_score <= score)
 
@@ -264,11 +264,11 @@ def _update_best(
         # Gives the condition [B] axes of size 1, so that it selects whole rows of [B, ...].
         return jnp.where(is_better.reshape(-1, *[1] * (old.ndim - 1)), new, old)
 
-    return jax.tree.map(choose, candidates[first], best), choose(new_score, score)
+    return jax.tree.map(choose, candidates[winner], best), choose(new_score, score)
 
 
 def _reorder(cache: Cache, parents: Int[Array, "B K"]) -> Cache:
-    """Gives each beam the cache of the beam that it extends, at index `source`."""
+    """Gives each beam the cache of the beam that it extends, whose index is in `parents`."""
     reorder = functools.partial(_gather, index=parents)
     reorder_layers = reorder if isinstance(cache.past, tuple) else jax.vmap(reorder)
     return dataclasses.replace(cache, past=jax.tree.map(reorder_layers, cache.past))

@@ -85,23 +85,24 @@ class Past:
 
 @pytrees.dataclass
 class MaskedPast(Past):
-    """A `Past` that updates its slots through a mask, for use under `vmap`.
+    """A `Past` that updates its slots through a mask.
 
-    There the `dynamic_update_slice` of `Past` would become a scatter, or copy the whole cache.
+    Under `vmap`, the `dynamic_update_slice` of `Past` would become a scatter or copy the whole
+    cache.
     """
 
     def append(
         self, start: Int[Array, ""], k: Float[Array, "B H T Dh"], v: Float[Array, "B H T Dh"]
     ) -> "MaskedPast":
         """Returns a copy with the keys and values of new tokens in the slots from `start` on."""
-        # Index in `k` of the new token for each slot. Slots without a new token have an index
-        # outside of `k`. The clip makes it valid, and `is_new` then keeps the old value.
-        column = jnp.arange(self.k.shape[2]) - start
-        is_new = ((column >= 0) & (column < k.shape[2]))[:, None]
-        column = jnp.clip(column, 0, k.shape[2] - 1)
+        # For each slot, the index in `k` of the token that belongs in it. Slots without a new token
+        # have an index outside of `k`. The clip makes the index valid, and `is_new` keeps the slot.
+        index = jnp.arange(self.k.shape[2]) - start
+        is_new = ((index >= 0) & (index < k.shape[2]))[:, None]
+        index = jnp.clip(index, 0, k.shape[2] - 1)
 
         def update(new: Array, old: Array) -> Array:
-            return jnp.where(is_new, jnp.take(new, column, 2), old)
+            return jnp.where(is_new, jnp.take(new, index, 2), old)
 
         return MaskedPast(update(k, self.k), update(v, self.v))
 

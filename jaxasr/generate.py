@@ -43,7 +43,7 @@ def generate(
         memory: encoded audio of B rows.
         prompt: ids [B, T0]. Pad shorter rows on the left and give the padding negative `positions`.
         max_new_tokens: most tokens to generate per row.
-        edits: `{site: edit}` for decoder sites. They act in the prompt and after it.
+        edits: `{site: edit}` for decoder sites. They act on the prompt and on generated tokens.
         rules: `rules(logits, tokens, n_tokens, n_prompt)` receives the logits [B, V] of the next
             token and returns constrained logits; see `jaxasr.rules_for`. None: no constraint.
         temperature: 0 for the likeliest token, above 0 for a sample.

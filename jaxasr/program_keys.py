@@ -177,12 +177,14 @@ class _Reader:
         return self._read_object(value, kind)
 
     def _read_treedef(self, tree: Any) -> Hashable:
-        if (node := tree.node_data()) is None:
+        """Returns the types and static fields of the nodes of a treedef."""
+        if (node := tree.node_data()) is None:  # a leaf
             return None
         kind, static = node
         return self.read(kind), self.read(static), tuple(map(self._read_treedef, tree.children()))
 
     def _read_object(self, value: Any, kind: type) -> Hashable:
+        """Returns the parts of an object whose type has no rule of its own."""
         if kind.__hash__ is None and not hasattr(value, "__dict__") and not _slots(kind):
             raise TypeError(
                 "A static value must be hashable, or a pytree whose leaves are arrays; "
@@ -202,6 +204,7 @@ class _Reader:
         return self.read(kind), _Identity(value), self._read_attributes(value)
 
     def _read_attributes(self, value: Any) -> Hashable:
+        """Returns the fields, slots and attributes of an object."""
         kind = type(value)
         names = (*getattr(kind, "__dataclass_fields__", ()), *_slots(kind))
         attributes = {name: getattr(value, name) for name in names if hasattr(value, name)}
@@ -211,6 +214,7 @@ class _Reader:
         return tuple((name, self.read(item, shallow=True)) for name, item in items)
 
     def _read_members(self, kind: type) -> Iterator[Hashable]:
+        """Yields the methods and attributes of a class and of its bases outside of libraries."""
         for base in kind.__mro__:
             for name, member in () if _is_library_class(base) else vars(base).items():
                 if isinstance(member, property):
