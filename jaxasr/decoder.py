@@ -71,10 +71,10 @@ class Decoder(nnx.Module):
         """Adds token and position embeddings. Padding (negative positions) takes position 0."""
         # An index outside its table gives NaN. By default JAX would take the last row of the table
         # without an error, or count a negative index from the end.
-        table = self.token_embedding[...].at[tokens]
-        token = table.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
-        table = self.positional_embedding[...].at[jnp.maximum(positions, 0)]
-        position = table.get(mode="fill", fill_value=jnp.nan)
+        rows = self.token_embedding[...].at[tokens]
+        token = rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+        rows = self.positional_embedding[...].at[jnp.maximum(positions, 0)]
+        position = rows.get(mode="fill", fill_value=jnp.nan)
         return token.astype(self.dtype) + position.astype(self.dtype)
 
     @property

@@ -27,7 +27,7 @@ class Rules:
         timestamps: whether the grammar of timestamps applies (static).
         eot: id of the end-of-text (static). Smaller ids are text.
         timestamp_begin: id of <|0.00|>, the first of 1,501 timestamps (static). Ids after the
-            timestamps are text.
+            timestamps are tokens that fine-tuning added.
 
     Example:
         ```python
@@ -105,7 +105,7 @@ class Rules:
         positions = jnp.arange(tokens.shape[1])
         return jax.vmap(constrain, in_axes=(1, 0), out_axes=1)(logits, positions)
 
-    def _ids(self) -> Int[Array, "V"]:
+    def _all_ids(self) -> Int[Array, "V"]:
         return jnp.arange(self.suppress.shape[-1])
 
     def _is_timestamp(self, ids: Int[Array, "*shape"]) -> Bool[Array, "*shape"]:
@@ -113,7 +113,7 @@ class Rules:
 
     def _forbidden_first_tokens(self) -> Bool[Array, "V"]:
         """Returns True for every token but the timestamps that may come first."""
-        step = self._ids() - self.timestamp_begin
+        step = self._all_ids() - self.timestamp_begin
         return (step < 0) | (step > self.max_initial)
 
     def _ungrammatical(
@@ -129,28 +129,30 @@ class Rules:
         """
         index = jnp.arange(tokens.shape[1])
         is_past_timestamp = self._is_timestamp(tokens) & (index >= prompt_len) & (index < length)
-        last_is_stamp = (is_past_timestamp & (index == length - 1)).any(1, keepdims=True)
+        last_is_timestamp = (is_past_timestamp & (index == length - 1)).any(1, keepdims=True)
         closes_pair = (is_past_timestamp & (index == length - 2)).any(1, keepdims=True)
         # The first timestamp has no partner. Text follows it, as text follows a pair.
         closes_pair = closes_pair | (length - prompt_len < 2)
         # If the last token is a timestamp without a partner, it ended a segment. The next segment
         # may start at the same time.
-        ended_segment = last_is_stamp & ~closes_pair
+        ended_segment = last_is_timestamp & ~closes_pair
         # Column of the latest timestamp. Without a timestamp it is 0, and `too_early` ignores it.
         latest = jnp.where(is_past_timestamp, index, -1).argmax(1)[:, None]
         earliest = jnp.take_along_axis(tokens, latest, axis=1) + jnp.where(ended_segment, 0, 1)
-        ids = self._ids()
+        ids = self._all_ids()
         is_timestamp = self._is_timestamp(ids)
         is_text = (ids < self.eot) | ((ids > self.timestamp_begin) & ~is_timestamp)
         too_early = is_past_timestamp.any(1, keepdims=True) & is_timestamp & (ids < earliest)
-        return (last_is_stamp & closes_pair & is_timestamp) | (ended_segment & is_text) | too_early
+        return (
+            (last_is_timestamp & closes_pair & is_timestamp) | (ended_segment & is_text) | too_early
+        )
 
     def _prefer_timestamp(self, logits: Float[Array, "B V"]) -> Float[Array, "B V"]:
         """Allows only timestamps if together they are likelier than the best other token."""
-        is_text = ~self._is_timestamp(self._ids())
-        times = jax.nn.logsumexp(jnp.where(is_text, -jnp.inf, logits), axis=-1, keepdims=True)
-        best_text = jnp.where(is_text, logits, -jnp.inf).max(-1, keepdims=True)
-        return jnp.where(is_text & (times > best_text), -jnp.inf, logits)
+        is_other = ~self._is_timestamp(self._all_ids())
+        timestamps = jax.nn.logsumexp(jnp.where(is_other, -jnp.inf, logits), axis=-1, keepdims=True)
+        best_other = jnp.where(is_other, logits, -jnp.inf).max(-1, keepdims=True)
+        return jnp.where(is_other & (timestamps > best_other), -jnp.inf, logits)
 
 
 jax.tree_util.register_dataclass(

@@ -8,7 +8,7 @@ from jaxasr.tokenizer import Tokenizer
 from jaxasr.transcript import Segment
 
 _MEL_FRAMES_PER_TIMESTAMP = 2  # a step of the timestamps is 20 ms, a mel frame 10 ms
-_SECONDS_PER_MEL_FRAME = HOP / SAMPLE_RATE  # seconds per mel frame: 0.01
+_SECONDS_PER_MEL_FRAME = HOP / SAMPLE_RATE  # 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ def split_segments(
     is_time = [tokenizer.is_time(id_) for id_ in tokens]
     cuts = [i for i in range(1, len(tokens)) if is_time[i - 1] and is_time[i]]
     if not cuts:
-        # One segment, which ends at the last timestamp, or with the window if there is none.
+        # One segment. It ends at the last timestamp, or with the window if that is 0 or missing.
         times = [id_ - begin for id_, is_stamp in zip(tokens, is_time) if is_stamp]
         end = (times[-1] if times else 0) or n_frames / _MEL_FRAMES_PER_TIMESTAMP
         return _to_segments(decoded, tokenizer, tokens, seek, 0, end), n_frames
