@@ -150,19 +150,19 @@ def _softmax(scores: Float[Array, "B H T S"], mask: Mask | None) -> Float[Array,
     return jax.nn.softmax(scores if mask is None else jnp.where(mask, scores, -jnp.inf), axis=-1)
 
 
-def _scores(q: Queries, k: KeysOrValues) -> Float[Array, "B H T S"]:
+def _compute_scores(q: Queries, k: KeysOrValues) -> Float[Array, "B H T S"]:
     return jnp.einsum("bhtd,bhsd->bhts", q * q.shape[-1] ** -0.5, k)
 
 
 def _attend(q: Queries, k: KeysOrValues, v: KeysOrValues, mask: Mask | None) -> Queries:
-    return jnp.einsum("bhts,bhsd->bhtd", _softmax(_scores(q, k), mask).astype(q.dtype), v)
+    return jnp.einsum("bhts,bhsd->bhtd", _softmax(_compute_scores(q, k), mask).astype(q.dtype), v)
 
 
 def _attend_explicitly(
     q: Queries, k: KeysOrValues, v: KeysOrValues, mask: Mask | None, tap: Callable[..., Array]
 ) -> Queries:
     """Computes attention, and edits and records its scores and its pattern."""
-    scores = tap("scores", _scores(q, k))
+    scores = tap("scores", _compute_scores(q, k))
     # The mask comes after the edit, so that no edit can make a token attend to its future.
     pattern = tap("pattern", _softmax(scores, mask).astype(q.dtype))
     return jnp.einsum("bhts,bhsd->bhtd", pattern, v)

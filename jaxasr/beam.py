@@ -126,7 +126,7 @@ def _search(
 
     def step(state: tuple) -> tuple:
         n, beams, best, score, n_ended, cache, logits = state
-        logprobs = _logprobs(rules, logits, beams.tokens, n, n_prompt)
+        logprobs = _compute_logprobs(rules, logits, beams.tokens, n, n_prompt)
         candidates, parents = _extend_beams(beams, logprobs, n, n_prompt)
         ended, is_possible = candidates.tokens[:, :, n] == eot, candidates.total > -jnp.inf
         to_extend, is_final, n_ended = _choose_candidates(
@@ -146,7 +146,7 @@ def _search(
         logits, cache, no_speech_prob = decoder.advance(
             request.prompt, request.positions, cache, jnp.int32(0), request.no_speech
         )
-        empty = _empty_texts(request.prompt, n_new, eot, logits.dtype)
+        empty = _make_empty_texts(request.prompt, n_new, eot, logits.dtype)
         beams, cache, logits = _replicate(empty, cache, logits, n_beams)
         # A row for which no text is ever final keeps these NaN, and `check_finite` reports them.
         best = dataclasses.replace(empty, logprobs=jnp.full_like(empty.logprobs, jnp.nan))
@@ -157,7 +157,7 @@ def _search(
     return Generation.from_tokens(tokens, logprobs, no_speech_prob, eot)
 
 
-def _empty_texts(prompt: Int[Array, "B T0"], n_new: int, eot: int, dtype: Any) -> Texts:
+def _make_empty_texts(prompt: Int[Array, "B T0"], n_new: int, eot: int, dtype: Any) -> Texts:
     """Returns one text per row, without new tokens."""
     batch = len(prompt)
     tokens = jnp.pad(prompt, ((0, 0), (0, n_new)), constant_values=eot)[:, None]
@@ -179,7 +179,7 @@ def _replicate(
     return texts, cache, jnp.repeat(logits[:, None], n_beams, 1)
 
 
-def _logprobs(
+def _compute_logprobs(
     rules: LogitFilter | None,
     logits: Float[Array, "B K V"],
     tokens: Int[Array, "B K T"],

@@ -88,7 +88,7 @@ class Config:
         return dataclasses.replace(self, **changes)
 
 
-def _released_config(
+def _make_config(
     width: int, n_head: int, layers: tuple[int, int], n_vocab: int, n_mels: int = 80
 ) -> Config:
     """Returns a config with 1,500 frames and 448 tokens. `layers` are of encoder and decoder."""
@@ -98,22 +98,22 @@ def _released_config(
 _N_MULTILINGUAL, _N_ENGLISH, _N_V3 = 51_865, 51_864, 51_866  # tokens in each vocabulary
 
 SIZES: dict[str, Config] = {
-    "tiny": _released_config(384, 6, (4, 4), _N_MULTILINGUAL),
-    "tiny.en": _released_config(384, 6, (4, 4), _N_ENGLISH),
-    "base": _released_config(512, 8, (6, 6), _N_MULTILINGUAL),
-    "base.en": _released_config(512, 8, (6, 6), _N_ENGLISH),
-    "small": _released_config(768, 12, (12, 12), _N_MULTILINGUAL),
-    "small.en": _released_config(768, 12, (12, 12), _N_ENGLISH),
-    "medium": _released_config(1024, 16, (24, 24), _N_MULTILINGUAL),
-    "medium.en": _released_config(1024, 16, (24, 24), _N_ENGLISH),
-    "large-v1": _released_config(1280, 20, (32, 32), _N_MULTILINGUAL),
-    "large-v2": _released_config(1280, 20, (32, 32), _N_MULTILINGUAL),
-    "large-v3": _released_config(1280, 20, (32, 32), _N_V3, 128),
-    "large-v3-turbo": _released_config(1280, 20, (32, 4), _N_V3, 128),
-    "distil-small.en": _released_config(768, 12, (12, 4), _N_ENGLISH),
-    "distil-medium.en": _released_config(1024, 16, (24, 2), _N_ENGLISH),
-    "distil-large-v2": _released_config(1280, 20, (32, 2), _N_MULTILINGUAL),
-    "distil-large-v3": _released_config(1280, 20, (32, 2), _N_V3, 128),
-    "distil-large-v3.5": _released_config(1280, 20, (32, 2), _N_V3, 128),
+    "tiny": _make_config(384, 6, (4, 4), _N_MULTILINGUAL),
+    "tiny.en": _make_config(384, 6, (4, 4), _N_ENGLISH),
+    "base": _make_config(512, 8, (6, 6), _N_MULTILINGUAL),
+    "base.en": _make_config(512, 8, (6, 6), _N_ENGLISH),
+    "small": _make_config(768, 12, (12, 12), _N_MULTILINGUAL),
+    "small.en": _make_config(768, 12, (12, 12), _N_ENGLISH),
+    "medium": _make_config(1024, 16, (24, 24), _N_MULTILINGUAL),
+    "medium.en": _make_config(1024, 16, (24, 24), _N_ENGLISH),
+    "large-v1": _make_config(1280, 20, (32, 32), _N_MULTILINGUAL),
+    "large-v2": _make_config(1280, 20, (32, 32), _N_MULTILINGUAL),
+    "large-v3": _make_config(1280, 20, (32, 32), _N_V3, 128),
+    "large-v3-turbo": _make_config(1280, 20, (32, 4), _N_V3, 128),
+    "distil-small.en": _make_config(768, 12, (12, 4), _N_ENGLISH),
+    "distil-medium.en": _make_config(1024, 16, (24, 2), _N_ENGLISH),
+    "distil-large-v2": _make_config(1280, 20, (32, 2), _N_MULTILINGUAL),
+    "distil-large-v3": _make_config(1280, 20, (32, 2), _N_V3, 128),
+    "distil-large-v3.5": _make_config(1280, 20, (32, 2), _N_V3, 128),
 }
 SIZES["turbo"] = SIZES["large-v3-turbo"]

@@ -41,8 +41,8 @@ def table(head: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
         >>> table((), [["a"]])
         '<table><tbody><tr><td style="text-align: left">a</td></tr></tbody></table>'
     """
-    names = "".join(f"<th>{_escaped(name)}</th>" for name in head)
-    body = "".join(f"<tr>{_cells(row)}</tr>" for row in rows)
+    names = "".join(f"<th>{_escape(name)}</th>" for name in head)
+    body = "".join(f"<tr>{_format_cells(row)}</tr>" for row in rows)
     return (
         f"<table>{f'<thead><tr>{names}</tr></thead>' if names else ''}<tbody>{body}</tbody></table>"
     )
@@ -55,12 +55,12 @@ def code(text: str) -> str:
         >>> code("1 < 2")
         '<code>1 &lt; 2</code>'
     """
-    return f"<code>{_escaped(text)}</code>"
+    return f"<code>{_escape(text)}</code>"
 
 
-def _cells(row: Iterable[Any]) -> str:
-    return "".join(f'<td style="text-align: left">{_escaped(cell)}</td>' for cell in row)
+def _format_cells(row: Iterable[Any]) -> str:
+    return "".join(f'<td style="text-align: left">{_escape(cell)}</td>' for cell in row)
 
 
-def _escaped(value: Any) -> str:
+def _escape(value: Any) -> str:
     return html.escape(str(value))

@@ -21,8 +21,8 @@ class Encoder(nnx.Module):
 
     def __init__(self, config: Config, rngs: nnx.Rngs):
         width, n_layer, n_head = config.n_audio_state, config.n_audio_layer, config.n_audio_head
-        self.conv1 = _conv(config, config.n_mels, width, 1, rngs)
-        self.conv2 = _conv(config, width, width, 2, rngs)
+        self.conv1 = _make_conv(config, config.n_mels, width, 1, rngs)
+        self.conv2 = _make_conv(config, width, width, 2, rngs)
         positions = sinusoids(config.n_audio_ctx, width)
         self.positional_embedding = nnx.Param(jnp.asarray(positions, config.param_dtype))
         self.blocks = stacked_blocks(config, n_layer, width, n_head, False, rngs)
@@ -51,7 +51,7 @@ class Encoder(nnx.Module):
             `{site: [L, B, ...]}`.
         """
         n_rows, n_frames = mel.shape[0], mel.shape[-1] // 2
-        positions = _frame_positions(n_rows, n_frames)
+        positions = _make_frame_positions(n_rows, n_frames)
         tap = Tap("encoder.", edits, readout, jnp.int32(-1), positions)  # -1: outside the layers
         x, _, acts = run_stack(
             self.blocks if blocks is None else blocks,
@@ -71,7 +71,7 @@ class Encoder(nnx.Module):
         x = jnp.swapaxes(mel, 1, 2)  # nnx convolutions expect [B, F, M]
         # The sites `conv1` and `conv2` are before GELU, as in a hook on the convolutions of
         # openai/whisper (decision 5).
-        x = gelu(tap("conv1", self.conv1(x), _frame_positions(mel.shape[0], mel.shape[-1])))
+        x = gelu(tap("conv1", self.conv1(x), _make_frame_positions(mel.shape[0], mel.shape[-1])))
         x = gelu(tap("conv2", self.conv2(x)))
         return tap("embed", x + self.positional_embedding[...].astype(x.dtype))
 
@@ -89,7 +89,7 @@ def sinusoids(length: int, channels: int) -> Float[np.ndarray, "length channels"
     return np.pad(waves, ((0, 0), (0, channels % 2))).astype(np.float32)
 
 
-def _conv(config: Config, n_in: int, n_out: int, stride: int, rngs: nnx.Rngs) -> nnx.Conv:
+def _make_conv(config: Config, n_in: int, n_out: int, stride: int, rngs: nnx.Rngs) -> nnx.Conv:
     # The first convolution has stride 1. It is the one that sums over mel bins.
     convolve = cpu_kernels.conv_over_mels if stride == 1 else jax.lax.conv_general_dilated
     return nnx.Conv(
@@ -107,7 +107,7 @@ def _conv(config: Config, n_in: int, n_out: int, stride: int, rngs: nnx.Rngs) ->
     )
 
 
-def _frame_positions(n_rows: int, n_frames: int) -> Int[Array, "B S"]:
+def _make_frame_positions(n_rows: int, n_frames: int) -> Int[Array, "B S"]:
     return jnp.broadcast_to(jnp.arange(n_frames, dtype=jnp.int32), (n_rows, n_frames))
 
 

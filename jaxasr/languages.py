@@ -25,15 +25,15 @@ moldavian, ro moldovan, si sinhalese, es castilian, zh mandarin
 """
 
 
-def _parsed(text: str) -> list[tuple[str, str]]:
+def _parse(text: str) -> list[tuple[str, str]]:
     """Returns the (code, name) pairs of a text such as "en english, zh chinese"."""
     entries = [entry.strip().partition(" ") for entry in text.replace("\n", " ").split(",")]
     return [(code, name) for code, _, name in entries]
 
 
 # English name of each code.
-LANGUAGES: dict[str, str] = dict(_parsed(_NAMES))
-_CODES: dict[str, str] = {name: code for code, name in _parsed(_NAMES) + _parsed(_ALIASES)}
+LANGUAGES: dict[str, str] = dict(_parse(_NAMES))
+_CODES: dict[str, str] = {name: code for code, name in _parse(_NAMES) + _parse(_ALIASES)}
 # Codes of languages that are written without spaces between words.
 WITHOUT_SPACES = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
 

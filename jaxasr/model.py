@@ -99,7 +99,7 @@ class Whisper(nnx.Module):
         mel = check_mel(self.config, mel)
         spec = functools.partial(sites.spec, self.config, batch=mel.shape[0], n_tokens=0)
         taps = check_taps("encoder", edits, readout, spec)
-        blocks = (_unstacked(self.encoder), _unstacked(self.decoder)) if unstacked else (None, None)
+        blocks = (_unstack(self.encoder), _unstack(self.decoder)) if unstacked else (None, None)
         return compiled.call(_encode, self, mel, blocks, taps, unroll=unroll, unstacked=unstacked)
 
     def decode(
@@ -174,7 +174,7 @@ def full_precision(model: Whisper) -> Any:
     )
 
 
-def _unstacked(stack: Encoder | Decoder) -> tuple[Any, ...] | None:
+def _unstack(stack: Encoder | Decoder) -> tuple[Any, ...] | None:
     # `generate` uses the same cached tuple, so the weights are copied only once.
     if n_layers(stack.blocks) > MAX_UNROLLED_LAYERS:
         return None

@@ -185,7 +185,7 @@ class _Reader:
 
     def _read_object(self, value: Any, kind: type) -> Hashable:
         """Returns the parts of an object whose type has no rule of its own."""
-        if kind.__hash__ is None and not hasattr(value, "__dict__") and not _slots(kind):
+        if kind.__hash__ is None and not hasattr(value, "__dict__") and not _find_slots(kind):
             raise TypeError(
                 "A static value must be hashable, or a pytree whose leaves are arrays; "
                 f"got {kind.__name__}."
@@ -206,7 +206,7 @@ class _Reader:
     def _read_attributes(self, value: Any) -> Hashable:
         """Returns the fields, slots and attributes of an object."""
         kind = type(value)
-        names = (*getattr(kind, "__dataclass_fields__", ()), *_slots(kind))
+        names = (*getattr(kind, "__dataclass_fields__", ()), *_find_slots(kind))
         attributes = {name: getattr(value, name) for name in names if hasattr(value, name)}
         return self._read_items({**attributes, **getattr(value, "__dict__", {})}.items())
 
@@ -234,7 +234,7 @@ class _Reader:
         )
         closure = map(_read_cell, function.__closure__ or ())
         yield self._read_items(zip(function.__code__.co_freevars, closure))
-        for name in _global_names(function.__code__):
+        for name in _find_global_names(function.__code__):
             if name in function.__globals__:
                 value = function.__globals__[name]
                 is_code = isinstance(value, types.FunctionType | type)
@@ -251,7 +251,7 @@ def _is_library_file(file: str) -> bool:
 
 
 @functools.cache
-def _slots(kind: type) -> tuple[str, ...]:
+def _find_slots(kind: type) -> tuple[str, ...]:
     """Returns the names in `__slots__` of a class and its bases, which `__dict__` lacks."""
     return tuple(
         name
@@ -281,8 +281,8 @@ def _read_cell(cell: types.CellType) -> Any:
 
 
 @functools.cache
-def _global_names(code: types.CodeType) -> tuple[str, ...]:
+def _find_global_names(code: types.CodeType) -> tuple[str, ...]:
     """Returns the global names that `code` and the functions defined in it use."""
     inner = (const for const in code.co_consts if isinstance(const, types.CodeType))
-    inner_names = (name for inner_code in inner for name in _global_names(inner_code))
+    inner_names = (name for inner_code in inner for name in _find_global_names(inner_code))
     return tuple(dict.fromkeys([*code.co_names, *inner_names]))

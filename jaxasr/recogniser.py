@@ -125,7 +125,7 @@ class Recogniser:
         return transcribe(
             self.model,
             self.tokenizer,
-            _samples(audio),
+            _read_samples(audio),
             Options(**options),
             edits=edits,
             heads=self.alignment_heads,
@@ -195,7 +195,9 @@ class Recogniser:
             words[0].start, words[0].end
             ```
         """
-        windows = place_text(self.model, self.tokenizer, _samples(audio), text, language=language)
+        windows = place_text(
+            self.model, self.tokenizer, _read_samples(audio), text, language=language
+        )
         heads = heads or self.checkpoint.alignment_heads
         heads = heads or choose_heads(self.model, self.tokenizer, windows)
         return tuple(align_windows(self.model, self.tokenizer, windows, heads=heads))
@@ -227,7 +229,7 @@ class Recogniser:
             jaxasr.save(asr, "folder")
             ```
         """
-        samples = [_samples(audio) for audio in audios]
+        samples = [_read_samples(audio) for audio in audios]
         windows = [
             window
             for recording in samples
@@ -255,7 +257,7 @@ class Recogniser:
         return dataclasses.replace(self, checkpoint=self.checkpoint.replace(alignment_heads=heads))
 
 
-def _samples(audio: Audio) -> Float[np.ndarray, "n_samples"]:
+def _read_samples(audio: Audio) -> Float[np.ndarray, "n_samples"]:
     return load_audio(audio) if isinstance(audio, str | os.PathLike) else audio
 
 

@@ -191,19 +191,19 @@ def rules_for(
     """
     special = tokenizer.special
     blank = [*tokenizer.encode(" "), special.eot] if suppress_blank else []
-    suppressed = [] if suppress is None else [*_expand(tokenizer, suppress)]
+    suppressed = [] if suppress is None else [*_expand_suppressed(tokenizer, suppress)]
     suppressed += [special.no_timestamps] if timestamps else []
     return Rules(
-        suppress=_mask(tokenizer, suppressed),
-        suppress_begin=_mask(tokenizer, blank),
-        max_initial=jnp.asarray(_to_steps(max_initial_timestamp), jnp.int32),
+        suppress=_make_mask(tokenizer, suppressed),
+        suppress_begin=_make_mask(tokenizer, blank),
+        max_initial=jnp.asarray(_to_timestamp_steps(max_initial_timestamp), jnp.int32),
         timestamps=timestamps,
         eot=special.eot,
         timestamp_begin=special.timestamp_begin,
     )
 
 
-def _expand(tokenizer: Tokenizer, suppress: Iterable[int]) -> set[int]:
+def _expand_suppressed(tokenizer: Tokenizer, suppress: Iterable[int]) -> set[int]:
     """Returns `suppress` with the control tokens, and with symbols in place of -1."""
     ids = set(suppress)
     s = tokenizer.special
@@ -211,7 +211,7 @@ def _expand(tokenizer: Tokenizer, suppress: Iterable[int]) -> set[int]:
     return (ids - {-1}) | control | (set(tokenizer.non_speech) if -1 in ids else set())
 
 
-def _mask(tokenizer: Tokenizer, ids: Sequence[int]) -> Bool[Array, "V"]:
+def _make_mask(tokenizer: Tokenizer, ids: Sequence[int]) -> Bool[Array, "V"]:
     mask, indices = np.zeros(tokenizer.n_vocab, bool), np.unique(np.asarray(ids, int))
     if indices.size and not (indices[0] >= 0 and indices[-1] < tokenizer.n_vocab):
         raise ValueError(
@@ -222,7 +222,7 @@ def _mask(tokenizer: Tokenizer, ids: Sequence[int]) -> Bool[Array, "V"]:
     return jnp.asarray(mask)
 
 
-def _to_steps(seconds: int | float | None) -> int:
+def _to_timestamp_steps(seconds: int | float | None) -> int:
     window_s = 30.0
     if seconds is not None and not 0 <= seconds <= window_s:
         raise ValueError(

@@ -23,7 +23,7 @@ _ATTENTION = {
 _MLP = {"mlp.pre": "B T E", "mlp.post": "B T E", "mlp_out": "B T D"}
 
 
-def _attention_sites(name: str) -> dict[str, str]:
+def _name_attention_sites(name: str) -> dict[str, str]:
     """Returns the axes of the sites of the attention `name`, and of its output."""
     return {f"{name}.{site}": axes for site, axes in _ATTENTION.items()} | {f"{name}_out": "B T D"}
 
@@ -31,16 +31,16 @@ def _attention_sites(name: str) -> dict[str, str]:
 # Axes of the sites of one layer, in the order of the forward pass.
 _ENCODER_LAYER = {
     "resid_pre": "B T D",
-    **_attention_sites("attn"),
+    **_name_attention_sites("attn"),
     "resid_mid": "B T D",
     **_MLP,
     "resid_post": "B T D",
 }
 _DECODER_LAYER = {
     "resid_pre": "B T D",
-    **_attention_sites("attn"),
+    **_name_attention_sites("attn"),
     "resid_mid": "B T D",
-    **_attention_sites("cross_attn"),
+    **_name_attention_sites("cross_attn"),
     "resid_mid_cross": "B T D",
     **_MLP,
     "resid_post": "B T D",

@@ -101,12 +101,12 @@ def run_stack(
     index = jnp.arange(n_layers(blocks), dtype=jnp.int32)
     if isinstance(blocks, tuple):
         inputs = layer_inputs or [()] * len(blocks)
-        return _loop(body, x, list(zip(index, blocks, inputs, strict=True)))
+        return _run_in_loop(body, x, list(zip(index, blocks, inputs, strict=True)))
     x, (outs, acts) = jax.lax.scan(body, x, (index, blocks, layer_inputs), unroll=unroll)
     return x, outs, acts
 
 
-def _loop(body: Callable, x: Any, layers: Sequence[Any]) -> tuple[Any, Any, dict[str, Any]]:
+def _run_in_loop(body: Callable, x: Any, layers: Sequence[Any]) -> tuple[Any, Any, dict[str, Any]]:
     """Computes what `jax.lax.scan` computes, with a Python loop over `layers`."""
     results = []
     for layer in layers:

@@ -24,13 +24,13 @@ def compression_ratio(text: str) -> float:
 
 
 @functools.cache
-def _normalizer(english: bool) -> Callable[[str], str]:
+def _load_normalizer(english: bool) -> Callable[[str], str]:
     # The argument {} is the table of British and American spellings, which is left empty.
-    module = _whisper_normalizers()
+    module = _import_normalizers()
     return module.EnglishTextNormalizer({}) if english else module.BasicTextNormalizer()
 
 
-def _whisper_normalizers() -> ModuleType:
+def _import_normalizers() -> ModuleType:
     """Imports the file with Whisper's normalisers from the package `transformers`."""
     # Imports the file alone, because importing the package takes most of a second.
     package = importlib.util.find_spec("transformers")
@@ -68,4 +68,4 @@ def normalise(text: str, language: str = "en") -> str:
         >>> normalise(" Uh, I won't pay twenty-five dollars!")
         'i will not pay $25'
     """
-    return _normalizer(language == "en")(text).strip()
+    return _load_normalizer(language == "en")(text).strip()

@@ -97,7 +97,7 @@ class WindowDecoder:
         n_control = len(prompt())
         # Prompts with previous text have the same width, so that one program serves all windows.
         width = n_control + (1 + MAX_PREVIOUS if any(previous) else 0)
-        tokens, positions = _left_padded([prompt(ids) for ids in previous], special.eot, width)
+        tokens, positions = _pad_left([prompt(ids) for ids in previous], special.eot, width)
         generation = generate(
             self.model,
             memory,
@@ -112,9 +112,11 @@ class WindowDecoder:
             eot=special.eot,
             no_speech=(width - n_control, special.no_speech),
         )
-        return self._to_results(generation, temperature)
+        return self._to_decoded_windows(generation, temperature)
 
-    def _to_results(self, generation: Generation, temperature: float) -> list[DecodedWindow]:
+    def _to_decoded_windows(
+        self, generation: Generation, temperature: float
+    ) -> list[DecodedWindow]:
         arrays = (
             generation.tokens,
             generation.lengths,
@@ -151,7 +153,7 @@ class WindowDecoder:
         )
 
 
-def _left_padded(
+def _pad_left(
     prompts: list[list[int]], pad_id: int, width: int
 ) -> tuple[Int[Array, "B T"], Int[Array, "B T"]]:
     """Pads prompts on the left. Returns ids, and positions that are negative at padding."""
