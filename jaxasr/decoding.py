@@ -192,6 +192,11 @@ def end_of_text(config: Config) -> int | None:
 
 
 def _check_max_new_tokens(n_new: int, n_prompt: int, context: int) -> None:
+    if n_prompt >= context:
+        raise ValueError(
+            f"prompt: expected at most {context - 1} tokens, so that a new token fits into the "
+            f"decoder's context of {context}, got {n_prompt}. Shorten the prompt."
+        )
     if n_new < 1 or n_prompt + n_new > context:
         raise ValueError(
             f"max_new_tokens: expected 1 to {context - n_prompt} after a prompt of {n_prompt} "
