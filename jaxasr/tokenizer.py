@@ -9,6 +9,7 @@ from typing import SupportsIndex
 
 import tokenizers
 
+from jaxasr import byte_level
 from jaxasr.languages import LANGUAGES, WITHOUT_SPACES, language_code
 from jaxasr.special_tokens import NOTES, SYMBOLS, Special as Special, find_special
 from jaxasr.weights import tokenizer_files
@@ -22,16 +23,6 @@ SECONDS_PER_TIMESTAMP = 0.02
 # (openai/whisper `decoding.py`).
 MAX_PREVIOUS = 223
 _ENGLISH_EOT = 50_256  # <|endoftext|> of .en checkpoints, which use GPT-2's vocabulary
-
-
-@functools.cache
-def _byte_of_char() -> dict[str, int]:
-    """Returns the inverse of GPT-2's mapping from bytes to printable characters."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    hidden = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {
-        chr(256 + i): byte for i, byte in enumerate(hidden)
-    }
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -96,18 +87,32 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Encodes plain text, without control tokens.
 
-        Give the start of a sentence a space before it: `encode(" Hello")`.
+        The first word of a text needs a space before it, because most tokens begin with a space.
         """
         return self.inner.encode(text, add_special_tokens=False).ids
 
     def is_time(self, id_: int) -> bool:
-        """Returns whether a token is a timestamp."""
+        """Returns whether a token is a timestamp, <|0.00|> to <|30.00|>."""
         return 0 <= id_ - self.special.timestamp_begin < N_TIMESTAMPS
 
     def is_text(self, id_: int) -> bool:
-        """Returns whether a token is text: neither a control token nor a timestamp."""
-        # Fine-tuning adds text tokens after the timestamps.
-        return id_ < self.special.eot or id_ >= self.special.timestamp_begin + N_TIMESTAMPS
+        """Returns whether a token is text, and neither a control token nor a timestamp.
+
+        Text tokens that fine-tuning added after the timestamps count as text. Tokens that the
+        tokenizer marks as special, and ids that it does not know, do not.
+        """
+        return id_ < self.special.eot or id_ in self._text_after_timestamps
+
+    @functools.cached_property
+    def _text_after_timestamps(self) -> frozenset[int]:
+        special = {id_ for id_, token in self._added_tokens.items() if token.special}
+        end = self.special.timestamp_begin + N_TIMESTAMPS
+        return frozenset(id_ for id_ in self.inner.get_vocab().values() if id_ >= end) - special
+
+    @functools.cached_property
+    def _added_tokens(self) -> dict[int, tokenizers.AddedToken]:
+        """Returns the tokens outside the byte-level vocabulary, by id."""
+        return self.inner.get_added_tokens_decoder()
 
     def decode(self, ids: Iterable[SupportsIndex], special: bool = False) -> str:
         """Decodes token ids to text.
@@ -119,6 +124,7 @@ class Tokenizer:
         Raises:
             ValueError: an id is outside the vocabulary.
         """
+        # Decodes the text between control tokens as a whole, because a character can span tokens.
         text, text_ids = [], []
         for id_ in self._checked_ids(ids):
             if self.is_text(id_):
@@ -135,10 +141,14 @@ class Tokenizer:
 
         Raises:
             ValueError: an id is outside the vocabulary.
+
+        Example:
+            >>> tokenizer.token_texts(tokenizer.encode(" Hello world"))
+            [' Hello', ' world']
         """
         return [
-            self._token_text(i) if i < self.special.eot else self._control_text(i)
-            for i in self._checked_ids(ids)
+            self._token_text(id_) if self.is_text(id_) else self._control_text(id_)
+            for id_ in self._checked_ids(ids)
         ]
 
     def _checked_ids(self, ids: Iterable[SupportsIndex]) -> list[int]:
@@ -153,7 +163,8 @@ class Tokenizer:
     def _token_text(self, id_: int) -> str:
         token = self.inner.id_to_token(id_)
         assert token is not None, id_
-        return bytes(_byte_of_char()[char] for char in token).decode("utf-8", "backslashreplace")
+        # Added tokens are spelled as plain text, all others in the byte-level alphabet.
+        return token if id_ in self._added_tokens else byte_level.decode_token(token)
 
     def _control_text(self, id_: int) -> str:
         if self.is_time(id_):
@@ -161,7 +172,12 @@ class Tokenizer:
         return self.inner.id_to_token(id_) or f"<|{id_}|>"
 
     def seconds(self, timestamp: SupportsIndex) -> float:
-        """Returns the time of a timestamp token, in seconds from the start of the window."""
+        """Returns the time of a timestamp token, in seconds from the start of the window.
+
+        Example:
+            >>> tokenizer.seconds(tokenizer.special.timestamp_begin + 50)
+            1.0
+        """
         return (int(timestamp) - self.special.timestamp_begin) * SECONDS_PER_TIMESTAMP
 
     def prompt(
@@ -184,6 +200,10 @@ class Tokenizer:
 
         Raises:
             ValueError: the language or task is unknown, or the checkpoint does not have it.
+
+        Example:
+            >>> tokenizer.token_texts(tokenizer.prompt())
+            ['<|startoftranscript|>', '<|notimestamps|>']
         """
         return [
             *self._previous(previous),
@@ -267,10 +287,14 @@ class Tokenizer:
 
         Returns:
             Each word with its token ids, in order. The words concatenate to the text.
+
+        Example:
+            >>> tokenizer.split_words(tokenizer.encode(" Hello world"))
+            [(' Hello', [18435]), (' world', [995])]
         """
         pieces = split_on_characters(
             self._checked_ids(ids), functools.partial(self.decode, special=True)
         )
         if language_code(language or "en") in WITHOUT_SPACES:
             return pieces
-        return join_to_words(pieces, self.special.eot)
+        return join_to_words(pieces, self.is_text)

@@ -193,7 +193,7 @@ def _choose_language(
 def _decode_in_sequence(decoder: WindowDecoder, windows: AudioWindows) -> Iterator[_WindowResult]:
     """Decodes one window after the other. Timestamps decide where the next window starts."""
     options, tokenizer = decoder.options, decoder.tokenizer
-    seek, number = 0, 0
+    seek, number = 0, 0  # first mel frame and number of the window
     history = tokenizer.encode_previous(options.initial_prompt)
     while seek < windows.n_frames:
         n_frames = windows.true_frames(seek)
@@ -223,7 +223,7 @@ def _decode_in_batches(decoder: WindowDecoder, windows: AudioWindows) -> Iterato
         batch = seeks[first : first + options.batch_size]
         # Fills the batch with copies of the last window up to a power of two, so that few programs
         # are compiled.
-        n_rows = _power_of_two(len(batch), options.batch_size)
+        n_rows = _round_up_to_power_of_two(len(batch), options.batch_size)
         rows = batch + batch[-1:] * (n_rows - len(batch))
         n_frames = [windows.true_frames(seek) for seek in rows]
         memory = decoder.encode([windows.features(seek) for seek in rows])
@@ -257,16 +257,20 @@ def _token_ids(segments: Sequence[Segment]) -> list[int]:
     return [id_ for segment in segments for id_ in segment.tokens]
 
 
-def _power_of_two(n: int, limit: int) -> int:
+def _round_up_to_power_of_two(n: int, limit: int) -> int:
     """Returns the smallest power of two that is at least `n`, but at most `limit`."""
     return min(limit, 1 << (n - 1).bit_length())
 
 
 def _with_words(segments: list[Segment], words: list[Word], tokenizer: Tokenizer) -> list[Segment]:
-    """Gives each segment its words, which are found by the number of its text tokens."""
+    """Gives each segment the next words, as many as have the number of its text tokens.
+
+    The times of `words` count from the start of the window, those of the result from the start of
+    the recording.
+    """
     remaining, timed = list(words), []
     for segment in segments:
-        n_tokens = sum(id_ < tokenizer.special.eot for id_ in segment.tokens)
+        n_tokens = sum(map(tokenizer.is_text, segment.tokens))
         segment_words = []
         while remaining and n_tokens > 0:
             n_tokens -= len(remaining[0].tokens)

@@ -26,11 +26,13 @@ def split_on_characters(ids: Sequence[int], decode: Callable[[Sequence[int]], st
     return pieces
 
 
-def join_to_words(pieces: Sequence[Piece], eot: int) -> list[Piece]:
-    """Joins pieces to words: a space, punctuation or a control token starts a new word."""
+def join_to_words(pieces: Sequence[Piece], is_text: Callable[[int], bool]) -> list[Piece]:
+    """Joins pieces to words. A space, punctuation or a control token starts a new word."""
     words: list[Piece] = []
     for text, ids in pieces:
-        starts_word = ids[0] >= eot or text.startswith(" ") or text.strip() in string.punctuation
+        starts_word = (
+            not is_text(ids[0]) or text.startswith(" ") or text.strip() in string.punctuation
+        )
         if starts_word or not words:
             words.append((text, ids))
         else:

@@ -42,7 +42,7 @@ def comparable_words(
     character gets the token id and the others get none.
     """
     words: list[tuple[str, list[int]]] = []
-    text_ids = [i for i in ids if i < tokenizer.special.eot]
+    text_ids = [id_ for id_ in ids if tokenizer.is_text(id_)]
     for text, tokens in tokenizer.split_words(text_ids, language):
         spelling = letters(text)
         if words and not (spelling and words[-1][0]):
