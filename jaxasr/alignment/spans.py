@@ -72,7 +72,7 @@ def comparable_words(
         ```
     """
     words: list[tuple[str, list[int]]] = []
-    text_ids = [i for i in ids if i < tokenizer.special.eot]
+    text_ids = [id_ for id_ in ids if tokenizer.is_text(id_)]
     for text, tokens in tokenizer.split_words(text_ids, language):
         spelling = letters(text)
         # Two words are joined if one of them has no letters, because it is punctuation.

@@ -171,7 +171,7 @@ def _prepare_texts(
 ) -> tuple[list[list[int]], list[int]]:
     """Returns the text tokens of each window, and the prompt that precedes them."""
     prompt = [*tokenizer.sot_sequence(language, task), tokenizer.special.no_timestamps]
-    return [[int(i) for i in ids if i < tokenizer.special.eot] for ids in texts], prompt
+    return [[int(i) for i in ids if tokenizer.is_text(int(i))] for ids in texts], prompt
 
 
 def _check_arguments(
