@@ -1,4 +1,4 @@
-"""Defines the base class of edits, and the values that patches take activations from."""
+"""Defines the base class of edits, and the values from which patches take activations."""
 
 from typing import Any
 
@@ -20,9 +20,9 @@ def _format_value(value: Any) -> str:
 
 
 class EditBase:
-    """Base class of the edits in this package. Its `repr` is the class and the fields on one line.
+    """Base class of the edits in this package. Its `repr` shows the class and the fields.
 
-    An edit that you write need not inherit from it.
+    An edit that you write need not inherit from this class.
 
     Example:
         >>> from interventions.edits import EditBase
@@ -45,8 +45,9 @@ class EditBase:
 class FromRow(EditBase):
     """Refers to other rows of the same batch, as the `value` of `Patch` or `Mix`.
 
-    Row b of the batch takes the activation of row `rows[b]`, at the same site, layer and step. With
-    `jaxasr.generate(leader=...)` one recording is patched from another while both are decoded.
+    Row b of the batch takes the activation of row `rows[b]`, at the same site, layer and step.
+    `jaxasr.generate(leader=...)` decodes two recordings together, so that one can be patched from
+    the other.
 
     Args:
         rows: int [B], for each row the row to take from. `rows[b] = b` leaves row b unchanged.
@@ -60,11 +61,12 @@ class FromRow(EditBase):
     rows: Int[Array, "B"]
 
 
+# The `value` of `Patch`, `Mix` and `RandomDirection`.
 Reference = Float[Array, "..."] | FromRow
 
 
 def resolve_reference(value: Reference, x: Array, at: At) -> Array:
-    """Selects `value` at this layer and position, and `x` where `value` has no such position."""
+    """Selects `value` at the layer and positions of `at`. Keeps `x` at positions it lacks."""
     if isinstance(value, FromRow):
         return x[value.rows]
     reference, covered = select_matching(value, x, at)

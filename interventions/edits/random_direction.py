@@ -36,6 +36,7 @@ class RandomDirection(EditBase):
     seed: Int[Array, ""] | int = 0
 
     def __call__(self, x: Array, at: At) -> Array:
+        # The rms of ones is 1, so this noise is standard normal.
         direction = Noise(self.seed, replace=True)(jnp.ones_like(x), at)
         distance = _norm(resolve_reference(self.value, x, at) - x)
         return x + self.alpha * distance / _norm(direction) * direction

@@ -33,7 +33,8 @@ from interventions.storage.inert import (
 )
 from jaxasr import sites
 
-_VERSION = 1
+_VERSION = 1  # of the format
+# Names of the two files.
 _JSON, _ARRAYS = "edits.json", "arrays.npz"
 
 
@@ -71,7 +72,7 @@ def _is_edit(value: Any) -> bool:
     return type(value) in _CLASSES.values() and not _is_from_row(value) and not _is_place(value)
 
 
-# What a message calls the type, and a function that tests a value.
+# A type of fields: its name in messages, and a function that tests a value.
 FieldType = tuple[str, Callable[[Any], bool]]
 _ARRAY: FieldType = "an array", _is_array
 _REFERENCE: FieldType = (
@@ -172,7 +173,7 @@ def load_edits(folder: str | os.PathLike) -> dict[str, Any]:
         `{site: edit}`.
 
     Raises:
-        ValueError: files of `folder` are missing or changed, or hold something else than edits.
+        ValueError: files of `folder` are missing or changed, or do not hold edits.
             The message names the file.
 
     Example:
@@ -185,7 +186,7 @@ def load_edits(folder: str | os.PathLike) -> dict[str, Any]:
     if not (folder / _JSON).is_file() or not (folder / _ARRAYS).is_file():
         raise ValueError(
             f"folder: expected {_JSON} and {_ARRAYS} of save_edits in {str(folder)!r}, "
-            "got a folder without them."
+            "got a folder that lacks one of them."
         )
     check_checksums(folder)
     described = read_json(folder / _JSON, finite=True)
@@ -219,6 +220,7 @@ def _check(name: str, value: Any, expected_type: FieldType, path: str) -> None:
 
 
 def _describe(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
+    """Returns the JSON description of a value. Adds its arrays to `arrays`."""
     if type(value) in _CLASSES.values():
         fields = {
             f.name: _describe_field(value, f.name, path, arrays) for f in dataclasses.fields(value)
@@ -252,10 +254,11 @@ def _add_array(array: np.ndarray, arrays: dict[str, np.ndarray]) -> dict[str, st
 
 
 def _has_dtype(array: np.ndarray, dtype: str) -> bool:
-    return str(array.dtype) == dtype and array.dtype.kind != "U"
+    return str(array.dtype) == dtype and array.dtype.kind != "U"  # no edit has texts
 
 
 def _restore(node: Any, arrays: Mapping[str, np.ndarray], path: str) -> Any:
+    """Returns the value that `node`, the result of `_describe`, describes."""
     match node:
         case {"type": str(name), "fields": dict(fields)} if name in _CLASSES:
             types = _FIELDS[_CLASSES[name]]

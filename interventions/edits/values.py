@@ -1,4 +1,4 @@
-"""Edits that replace, mix, add, scale or zero an activation.
+"""Defines edits that replace, mix, add, scale or zero an activation.
 
 An edit is a frozen callable pytree `(x, at) -> x`. Its class decides what is compiled. Its masks,
 indices, strengths and vectors are leaves, so `vmap` and `grad` apply to them. A function with this
@@ -32,8 +32,8 @@ class Patch(EditBase):
 
     Args:
         value: `[L, B, T, ...]` as a readout returns it. The layer axis is optional. Any array that
-            broadcasts to `x` is allowed, and so is `FromRow(rows)`, which takes the activations of
-            other rows of the batch.
+            broadcasts to `x` is allowed. `FromRow(rows)` takes the activations of other rows of the
+            batch.
         partial: allows a value with fewer positions than the pass. Positions without a value stay
             unchanged.
 
@@ -94,7 +94,7 @@ class Mix(EditBase):
 class Add(EditBase):
     """Adds a vector: x ← x + scale·value.
 
-    A direction steers the model. The gradient with respect to `Add(zeros)` gives attribution.
+    Use a direction to steer the model. Use zeros to take the gradient at a site for attribution.
 
     Args:
         value: the vector, as in `Patch` but without `FromRow`.
@@ -157,5 +157,5 @@ class Zero(EditBase):
 def select_row(edit: Patch | Mix, site: str, b: int) -> Patch | Mix:
     """Returns `edit` with only row `b` of its value. The batch axis remains, with size 1."""
     assert not isinstance(edit.value, FromRow)
-    batch = int(site in sites.LAYERED)
-    return dataclasses.replace(edit, value=jnp.take(edit.value, jnp.array([b]), batch))
+    batch_axis = int(site in sites.LAYERED)  # the layer axis, if there is one, comes first
+    return dataclasses.replace(edit, value=jnp.take(edit.value, jnp.array([b]), batch_axis))

@@ -38,18 +38,18 @@ def attribution(
     """Estimates metric(patched) - metric(unpatched) at every cell of a sweep, to first order.
 
     The estimate of a cell is Σ ∂metric/∂x · (source - x) over the activations x of the cell. The
-    gradient is that of the target. All cells of all sites together take one forward pass of the
-    source, and one forward and backward pass of the target. The encoder runs only if one of the
-    sites is in the encoder or a run has no memory.
+    gradient is taken in the pass of the target. All cells of all sites together take one forward
+    pass of the source, and one forward and backward pass of the target. The encoder runs only if
+    one of the sites is in the encoder or a run has no memory.
 
     Args:
         model: the recogniser's model.
         target: the run that is patched, B examples of T tokens.
-        source: a run of T tokens whose activations are patched in. Or, as in `sweep`, "zero",
-            "mean", "noise" or "resample".
+        source: a run of T tokens whose activations are patched in. As in `sweep`, it may also be
+            "zero", "mean", "noise" or "resample".
         site: one site, or several that share the passes.
         over: dimensions of the grid, as in `sweep`, except "alpha". With several sites, each site
-            uses those dimensions that it has.
+            uses the dimensions that it has.
         metric: as in `sweep`, but not `rank`, which has no gradient.
         window_s: seconds per window of "time".
         n_frames: number of encoder frames before the padding. Default: all.
@@ -142,12 +142,12 @@ def _grid(
 ) -> Grid:
     """Makes the grid of a site. With `several` sites, drops dimensions that this site lacks."""
     if several:
-        has_positions, has_frames = position_and_frame_axes(spec.axes, spec.site)
+        position_axis, frame_axis = position_and_frame_axes(spec.axes, spec.site)
         has_dim = {
             "layer": spec.n_layer,
             "head": "H" in spec.axes,
-            "position": has_positions and spec.site.startswith("decoder."),
-            "time": has_frames,
+            "position": position_axis and spec.site.startswith("decoder."),
+            "time": frame_axis,
         }
         over = [dim for dim in over if has_dim.get(dim, True)]
     return Grid.of(spec, over, window_s=window_s, n_frames=n_frames, alphas=(1.0,), selected={})
@@ -157,7 +157,7 @@ def _grid(
 class _Offset:
     """Adds `value` to the activation, so that a gradient with respect to `value` can be taken.
 
-    Unlike in `Add`, `value` has the shape in which a readout returns the site.
+    `value` has exactly the shape that a readout returns. `Add` also broadcasts over positions.
     """
 
     value: Array
@@ -221,7 +221,7 @@ def _gradients(
         value, decoder_acts = forward.decode_and_score(
             model, target, edited_memory, decoder_edits, decoder_readout, metric
         )
-        # Examples are independent, so the gradient of their sum has the gradient of each.
+        # Examples are independent, so the gradient of the sum contains that of each example.
         return value.sum(), (value, acts | decoder_acts)
 
     grads, (value, acts) = jax.grad(score, has_aux=True)(zeros)
@@ -236,7 +236,7 @@ def _to_array(
     metric: Metric,
 ) -> xr.DataArray:
     labels = grid.labels(target.tokens)
-    # Effects cover the windows of all 30 s; the grid has only those before the padding.
+    # `effect` has the windows of all 30 s. The grid has only the windows before the padding.
     effect = effect[(slice(None), *map(slice, grid.shape))]
     attrs: dict[str, Any] = {
         "site": grid.site,

@@ -18,10 +18,11 @@ class TargetAudio:
 
     Attributes:
         memory: the memory of the target without a patch.
-        mel: the mel features of the doubled batch, if sender and receiver are both in the encoder.
-            The encoder then runs again.
-        last_resid: the encoder's last residual stream, if only the sender is in the encoder. The
-            encoder need not run again, because no receiver changes this stream.
+        mel: the mel features of the doubled batch (see `path_edits`). Only if sender and receiver
+            are both in the encoder, which then runs again.
+        last_resid: the encoder's last residual stream. Only if the sender is in the encoder and the
+            receivers are not. The encoder need not run again, because no receiver changes this
+            stream.
     """
 
     memory: Memory
@@ -30,7 +31,7 @@ class TargetAudio:
 
     @classmethod
     def of(cls, model: Whisper, run: Run, stack: str, reruns_encoder: bool) -> "TargetAudio":
-        """Computes what is needed to patch senders in `stack` of the target `run`."""
+        """Computes the fields of the target `run` for senders in `stack`."""
         memory = memory_of(model, run)
         if stack == "decoder":
             return cls(memory, None, None)
