@@ -26,7 +26,7 @@ def noise(audio: Samples, snr_db: Real, seed: int = 0) -> Audio:
 
     Args:
         audio: float [n_samples] at 16 kHz.
-        snr_db: signal-to-noise ratio in decibels. The signal is the RMS of the whole recording.
+        snr_db: signal-to-noise ratio in decibels. The RMS of all of `audio` is the signal.
         seed: seed of the noise.
 
     Raises:
@@ -58,7 +58,7 @@ def add(audio: Samples, other: OtherSamples, snr_db: Real, seed: int = 0) -> Aud
     Args:
         audio: float [n_samples] at 16 kHz.
         other: the noise, at 16 kHz.
-        snr_db: signal-to-noise ratio in decibels. The signal is the RMS of the whole recording.
+        snr_db: signal-to-noise ratio in decibels. The RMS of all of `audio` is the signal.
         seed: seed of the random start.
 
     Raises:

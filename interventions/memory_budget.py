@@ -2,7 +2,7 @@
 
 import jax
 
-# Bytes, so that the cells which a CPU computes together fit its caches.
+# In bytes. Cells that a CPU computes together should fit into its caches.
 _CPU_BUDGET = 64 << 20
 # Share of an accelerator's free memory. The rest is left for other arrays.
 _FREE_SHARE = 0.4

@@ -175,7 +175,7 @@ def logit_diff(answer: Tokens, foil: Tokens, position: int = -1) -> LogitDiff:
             the next token.
 
     Raises:
-        ValueError: ids are not integers. In a sweep also: ids are outside of the vocabulary.
+        ValueError: ids are not integers. A sweep also refuses ids outside of the vocabulary.
 
     Example:
         >>> import interventions as iv
@@ -195,7 +195,7 @@ def logprob(answer: Tokens, position: int = -1) -> LogProb:
         position: as in `logit_diff`.
 
     Raises:
-        ValueError: ids are not integers. In a sweep also: ids are outside of the vocabulary.
+        ValueError: ids are not integers. A sweep also refuses ids outside of the vocabulary.
 
     Example:
         >>> import interventions as iv
@@ -213,7 +213,7 @@ def rank(answer: Tokens, position: int = -1) -> Rank:
         position: as in `logit_diff`.
 
     Raises:
-        ValueError: ids are not integers. In a sweep also: ids are outside of the vocabulary.
+        ValueError: ids are not integers. A sweep also refuses ids outside of the vocabulary.
 
     Example:
         >>> from interventions import metrics

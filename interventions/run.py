@@ -75,8 +75,8 @@ class Run:
         """Encodes the recordings.
 
         Returns:
-            A run with `memory`, and with `encoded_mel` instead of `mel`. This run if it is already
-            encoded.
+            A run that has `memory`, and `encoded_mel` instead of `mel`. A run that is already
+            encoded is returned unchanged.
 
         Example:
             >>> encoded = run.encode(model)

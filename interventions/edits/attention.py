@@ -34,7 +34,7 @@ class AttendOnlyTo(EditBase):
         return jnp.where(n_attended > 0, uniform, x).astype(x.dtype)
 
     def check(self, spec: SiteSpec) -> None:
-        """Raises ValueError if the site is not a `pattern` site or the pass lacks a key."""
+        """Raises ValueError if the site is not a `pattern` site or the pass lacks the keys."""
         _check_site(spec, "pattern", "AttendOnlyTo")
         check_within(self.keys, spec.size("S"), "keys", spec.site)
 
@@ -169,7 +169,7 @@ def mean_ablation(
 def _required_place(keys: Indices) -> Place:
     indices = as_place(keys, "keys")
     if indices is None:
-        raise ValueError("keys: expected an index, several, a range or a slice, got None.")
+        raise ValueError("keys: expected one or more indices, a range or a slice, got None.")
     return indices
 
 

@@ -66,7 +66,7 @@ Reference = Float[Array, "..."] | FromRow
 
 
 def resolve_reference(value: Reference, x: Array, at: At) -> Array:
-    """Selects `value` at the layer and positions of `at`. Keeps `x` at positions it lacks."""
+    """Returns `value` at this layer and these positions, and `x` where `value` has none."""
     if isinstance(value, FromRow):
         return x[value.rows]
     reference, covered = select_matching(value, x, at)

@@ -154,8 +154,8 @@ def only(
         An edit.
 
     Raises:
-        ValueError: an argument is empty or does not hold integers. In the pass also: the site
-            lacks an index. Traced indices are not checked.
+        ValueError: an argument is empty or does not hold integers. The pass also refuses indices
+            that the site lacks, unless they are traced.
 
     Example:
         >>> from interventions import Zero, only

@@ -33,7 +33,7 @@ from interventions.storage.inert import (
 )
 from jaxasr import sites
 
-_VERSION = 1  # of the format
+_VERSION = 1  # version of the files
 # Names of the two files.
 _JSON, _ARRAYS = "edits.json", "arrays.npz"
 

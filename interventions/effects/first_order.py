@@ -45,8 +45,8 @@ def attribution(
     Args:
         model: the recogniser's model.
         target: the run that is patched, B examples of T tokens.
-        source: a run of T tokens whose activations are patched in. As in `sweep`, it may also be
-            "zero", "mean", "noise" or "resample".
+        source: a run of T tokens whose activations are patched in. As in `sweep`, `source` may also
+            be "zero", "mean", "noise" or "resample".
         site: one site, or several that share the passes.
         over: dimensions of the grid, as in `sweep`, except "alpha". With several sites, each site
             uses the dimensions that it has.

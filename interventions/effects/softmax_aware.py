@@ -6,7 +6,7 @@ recomputes the attention pattern under the patch. Its estimate of the change of 
 Σ_s ∂metric/∂pattern[t, s] · Δpattern[t, s]. Let z be the output of the head and g = ∂metric/∂z.
 Then ∂metric/∂pattern[t, s] is g[t] · v[s], and the estimate equals g[t] · Δz[t].
 
-All functions take the arrays of one layer. Arguments that end in `_source` come from the source.
+All functions take the arrays of one layer. Arguments that end in `_source` hold activations of the source.
 """
 
 import functools
@@ -120,7 +120,7 @@ def _outside_each_window(
 ) -> tuple[Float[Array, "T W"], Float[Array, "T W"]]:
     """Returns, for each window, the log weight and the mean value of all other windows.
 
-    Joins the windows before and after it. Subtracting it from the total would lose precision.
+    Joins the windows before and after each one. Subtraction from the total would lose precision.
     """
 
     def join(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:

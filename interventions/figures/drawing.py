@@ -98,7 +98,7 @@ def draw_spectrogram(
     axes: "Axes", mel: Float[np.ndarray, "M F"], words: Sequence[Word] = ()
 ) -> None:
     """Draws a mel spectrogram of 100 frames per second, with the starts and texts of `words`."""
-    # Values of Whisper's log-mel differ by 1.5 for 60 dB. Quieter bins are drawn in white.
+    # In Whisper's log-mel, 1.5 is 60 dB. Bins more than 60 dB below the maximum are white.
     axes.imshow(
         mel,
         origin="lower",

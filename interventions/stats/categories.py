@@ -1,4 +1,4 @@
-"""Checks the class, group or type of each row. No row may lack one, and all are of one type."""
+"""Checks the labels of rows, such as classes or groups: none is missing, all have one type."""
 
 from collections.abc import Sequence
 from typing import Any

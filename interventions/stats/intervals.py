@@ -22,7 +22,7 @@ def bootstrap(
 ) -> xr.Dataset:
     """Computes the mean over examples and its bootstrap interval for every cell.
 
-    All cells share the same resamples, so cells that depend on each other still do so.
+    All cells share the same resamples, which keeps the dependence between cells.
 
     Args:
         values: labelled values with at least two examples along `dim`.
@@ -99,7 +99,7 @@ def max_sign_flip(
     """Computes max-statistic p-values, corrected for the number of cells.
 
     Compares every cell with the largest effect of any cell under flipped signs. All cells share the
-    same signs, so cells that depend on each other still do so. If no cell has an effect, the
+    same signs, which keeps the dependence between cells. If no cell has an effect, the
     smallest p-value is at most 0.05 with a probability of at most 0.05. Effects are divided by
     their root mean square, so that a noisy cell does not set the scale for the others.
 
@@ -163,7 +163,7 @@ def max_permutation(
     rng = np.random.default_rng(seed)
     # The observed order is one of the permutations, so p is never 0.
     best = np.array([x.mean(0).max(), *(rng.permuted(x, axis=1).mean(0).max() for _ in range(n))])
-    p = (best[:, None] >= x.mean(0) - 1e-12).mean(0)  # equal up to rounding counts
+    p = (best[:, None] >= x.mean(0) - 1e-12).mean(0)  # 1e-12 allows for rounding
     return cells.copy(data=p.reshape(cells.shape))
 
 

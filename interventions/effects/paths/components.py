@@ -31,7 +31,7 @@ class LayerOrder(NamedTuple):
         return 1 + max(self.stage_of_sender.values())
 
 
-# By stack.
+# The order in each stack.
 LAYER_ORDERS = {
     "encoder": LayerOrder(
         stage_of_sender={"attn.z": 0, "attn_out": 0, "mlp_out": 1},

@@ -64,8 +64,8 @@ def path_patch(
         is the baseline.
 
     Raises:
-        ValueError: a component does not exist, or cannot send or receive. Also if the runs differ
-            in length, or a token of the metric is outside the vocabulary.
+        ValueError: a sender or receiver is not a component of the model, the runs differ in length,
+            or a token of the metric is outside the vocabulary.
 
     Example:
         ```python

@@ -18,11 +18,10 @@ class TargetAudio:
 
     Attributes:
         memory: the memory of the target without a patch.
-        mel: the mel features of the doubled batch (see `path_edits`). Only if sender and receiver
-            are both in the encoder, which then runs again.
-        last_resid: the encoder's last residual stream. Only if the sender is in the encoder and the
-            receivers are not. The encoder need not run again, because no receiver changes this
-            stream.
+        mel: the mel features of the doubled batch (see `path_edits`), if sender and receiver are
+            both in the encoder. The encoder then runs again. Otherwise None.
+        last_resid: the encoder's last residual stream, if only the sender is in the encoder. No
+            receiver changes this stream, so the encoder need not run again. Otherwise None.
     """
 
     memory: Memory
