@@ -6,7 +6,7 @@ recomputes the attention pattern under the patch. Its estimate of the change of 
 Σ_s ∂metric/∂pattern[t, s] · Δpattern[t, s]. Let z be the output of the head and g = ∂metric/∂z.
 Then ∂metric/∂pattern[t, s] is g[t] · v[s], and the estimate equals g[t] · Δz[t].
 
-All functions take the arrays of one layer. Arguments that end in `_source` hold activations of the source.
+All functions take the arrays of one layer. Arguments in `_source` are of the source.
 """
 
 import functools

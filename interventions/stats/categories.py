@@ -1,4 +1,4 @@
-"""Checks the labels of rows, such as classes or groups: none is missing, all have one type."""
+"""Checks labels of rows, such as classes or groups. All must be present and of one type."""
 
 from collections.abc import Sequence
 from typing import Any
