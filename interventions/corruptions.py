@@ -143,7 +143,7 @@ def band_stop(audio: Samples, low_hz: Real, high_hz: Real) -> Audio:
     # The default of SciPy is 6·sections + 3. The padding must be shorter than the recording.
     padding = min(6 * len(sos) + 3, len(audio) - 1)
     filtered = scipy.signal.sosfiltfilt(sos, audio.astype(np.float64), padlen=padding)
-    return filtered.astype(np.float32)
+    return filtered.astype(np.float32)  # filtered in float64 for accuracy
 
 
 def time_mask(audio: Samples, start_s: Real, stop_s: Real) -> Audio:

@@ -10,7 +10,7 @@ from jaxasr.token_ids import check_ids
 
 def metric_of_row(metric: Metric, b: int) -> Metric:
     """Returns the metric of row `b`, or `metric` itself if it is the same for all rows."""
-    row = getattr(metric, "row", None)
+    row = getattr(metric, "row", None)  # `row` is optional (see `Metric`)
     return metric if row is None else row(b)
 
 

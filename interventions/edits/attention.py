@@ -30,6 +30,7 @@ class AttendOnlyTo(EditBase):
     def __call__(self, x: Float[Array, "B H T S"], at: At) -> Float[Array, "B H T S"]:
         attended = self.keys(_key_positions(at))[:, None, None, :] & _visible_keys(at)
         n_attended = attended.sum(-1, keepdims=True)
+        # `maximum` avoids 0 / 0 for queries that attend to none of `keys`.
         uniform = attended / jnp.maximum(n_attended, 1)
         return jnp.where(n_attended > 0, uniform, x).astype(x.dtype)
 

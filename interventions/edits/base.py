@@ -15,6 +15,7 @@ def _format_value(value: Any) -> str:
     """Formats a small array as a list and a larger one as dtype and shape."""
     if not hasattr(value, "dtype"):
         return repr(value)
+    # A traced array has no values to print.
     small = value.size <= 4 and not is_traced(value)
     return str(value.tolist()) if small else f"{value.dtype}{list(value.shape)}"
 

@@ -26,7 +26,7 @@ class Chain(EditBase):
 
     def __call__(self, x: Array, at: At) -> Array:
         for edit in self.edits:
-            x = edit(x, at).astype(x.dtype)
+            x = edit(x, at).astype(x.dtype)  # an edit must not promote the dtype
         return x
 
     def check(self, spec: SiteSpec) -> None:
@@ -175,7 +175,7 @@ def only(
 
 def position_and_frame_axes(axes: tuple[str, ...], site: str) -> tuple[str | None, str | None]:
     """Returns the axis that `positions` select at a site, and the axis that `frames` select."""
-    position_axis = "T" if "T" in axes else "S"
+    position_axis = "T" if "T" in axes else "S"  # `k` and `v` have only "S"
     if ".cross_attn." in site and "S" in axes:  # keys are encoder frames, queries are tokens
         return ("T" if "T" in axes else None), "S"
     if site.startswith("encoder."):

@@ -151,6 +151,7 @@ def save_edits(edits: Mapping[str, Any], folder: str | os.PathLike) -> None:
     descriptions = {
         site: _describe(edit, f"edits[{site!r}]", arrays) for site, edit in edits.items()
     }
+    # `_describe` also accepts values of fields, such as arrays. At the top only edits are allowed.
     for site, edit in edits.items():
         _check("edit", edit, _EDIT, f"edits[{site!r}]")
     with replacing(folder) as new:
@@ -262,6 +263,7 @@ def _restore(node: Any, arrays: Mapping[str, np.ndarray], path: str) -> Any:
     match node:
         case {"type": str(name), "fields": dict(fields)} if name in _CLASSES:
             types = _FIELDS[_CLASSES[name]]
+            # A missing field must not become the default of the class.
             if set(fields) != set(types):
                 raise ValueError(
                     f"{path}: expected the fields of {name}, got {', '.join(map(str, fields))}."

@@ -114,6 +114,7 @@ class Add(EditBase):
 
     def __call__(self, x: Array, at: At) -> Array:
         value, covered = select_matching(self.value, x, at)
+        # Adds 0 at positions that `value` lacks.
         return x + self.scale * jnp.where(covered, value, 0)
 
     def check(self, spec: SiteSpec) -> None:

@@ -95,6 +95,7 @@ def attribution(
     if isinstance(source, str) and source.startswith("resample"):
         source = resampled(target, source)
     n_frames = model.config.n_audio_ctx if n_frames is None else n_frames
+    # A batch of 1, because the grid depends only on the other sizes.
     specs = [sites.spec(model.config, name, 1, jnp.shape(target.tokens)[1]) for name in names]
     grids = [_grid(spec, over, window_s, n_frames, several=len(names) > 1) for spec in specs]
     cells = tuple(
@@ -102,6 +103,7 @@ def attribution(
         for name, grid in zip(names, grids)
     )
     source_run, ablation = (source, None) if isinstance(source, Run) else (None, source)
+    # `n_frames` is an array, so that recordings of other lengths share the program.
     baseline, effects = compiled.call(
         _estimate,
         model,
@@ -198,6 +200,7 @@ def _gradients(
     Returns:
         The metric, the activations at `read_sites`, and the metric's gradients at `grad_sites`.
     """
+    # Offsets of zero change nothing, and their gradients are the activations' gradients.
     shapes = jax.eval_shape(lambda: forward.activations(model, target, grad_sites))
     zeros = {name: jnp.zeros(x.shape, x.dtype) for name, x in shapes.items()}
     encoder_sites, decoder_sites = forward.split_by_stack(grad_sites)
@@ -205,7 +208,7 @@ def _gradients(
         select(*names) for names in forward.split_by_stack(read_sites)
     )
     memory = None
-    if not encoder_sites:  # the encoder needs no gradient, so it runs outside `grad`
+    if not encoder_sites:  # without a gradient in the encoder, it runs outside of `grad`
         memory = target.memory
         if memory is None:
             memory, _ = forward.encode(model, forward.mel_of(target), {}, encoder_readout)

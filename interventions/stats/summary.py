@@ -81,11 +81,13 @@ def summarize(
     per_example = _values_per_example(result, variable)
     change = per_example["change"]
     is_complete = change.notnull().all([dim for dim in change.dims if dim != "example"])
+    # All cells use the same examples, so that their means can be compared.
     complete = np.flatnonzero(is_complete.values)
     complete_change = change.isel(example=complete)
     variables = per_example | {"mean": complete_change.mean("example")}
     variables |= _inferences(complete_change, level, n, seed, null)
     if "source" in per_example:
+        # A ratio of means, because single examples may have a distance close to 0.
         distance = per_example["source"] - per_example["baseline"]
         distance = distance.isel(example=complete).mean("example")
         variables["mean_recovery"] = (variables["mean"] / distance).where(distance != 0)
@@ -200,6 +202,7 @@ def _split_dataset(
 
 def _zero_baseline(value: xr.DataArray) -> xr.DataArray:
     """Returns a baseline of 0 for every example."""
+    # Indexing the other dimensions with 0 leaves one value per example.
     cells = {dim: 0 for dim in value.dims if dim != "example"}
     zeros = xr.zeros_like(value.isel(cells, drop=True), dtype=float)
     return cast(xr.DataArray, zeros.reset_coords(drop=True))

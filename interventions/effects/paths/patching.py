@@ -207,6 +207,7 @@ def _patch_paths(
             edits = path_edits("decoder", delta, sender_stage, mask)
             return _score_first_half(model, target, memory, edits, metric)
 
+        # All pairs of sender and receiver, so that one `lax.map` batches over both.
         pairs = jnp.meshgrid(jnp.arange(len(layer_heads)), jnp.arange(n_receivers), indexing="ij")
         values = jax.lax.map(
             score_pair,

@@ -37,7 +37,7 @@ class TargetAudio:
         if reruns_encoder:
             return cls(memory, jnp.concatenate([forward.mel_of(run)] * 2), None)
         acts = forward.activations(model, run, ["encoder.resid_post"])
-        return cls(memory, None, acts["encoder.resid_post"][-1])
+        return cls(memory, None, acts["encoder.resid_post"][-1])  # of the last layer
 
     def patched_memory(
         self,
@@ -77,7 +77,7 @@ def join_memories(run: Memory, patched: Memory) -> Memory:
 def _join_rows(run: Array | tuple[Array, ...], patched: Array | tuple[Array, ...]) -> Array:
     assert not isinstance(run, tuple)  # the memory of a run is stacked
     assert not isinstance(patched, tuple)
-    return jnp.concatenate([run, patched], 1)
+    return jnp.concatenate([run, patched], 1)  # axis 0 is the layer
 
 
 def memory_of(model: Whisper, run: Run) -> Memory:
