@@ -174,7 +174,7 @@ def only(
 
 
 def position_and_frame_axes(axes: tuple[str, ...], site: str) -> tuple[str | None, str | None]:
-    """Returns the axis that `positions` select at a site, and the axis that `frames` select."""
+    """Returns the axes that `positions` and `frames` select at a site. None if it has no frames."""
     position_axis = "T" if "T" in axes else "S"  # `k` and `v` have only "S"
     if ".cross_attn." in site and "S" in axes:  # keys are encoder frames, queries are tokens
         return ("T" if "T" in axes else None), "S"

@@ -62,8 +62,8 @@ def attribution(
         unpatched metric. For several sites, a dict from site to such an array.
 
     Raises:
-        ValueError: a site or dimension is unknown, the runs differ in length or batch, the metric
-            is `rank`, or one of its tokens is outside the vocabulary.
+        ValueError: a site, dimension or frame does not exist, the runs differ in length or batch,
+            the metric is `rank`, or one of its tokens is outside the vocabulary.
 
     Example:
         ```python

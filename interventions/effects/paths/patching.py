@@ -247,7 +247,7 @@ def _sender_delta(
 def _score_first_half(
     model: Whisper, target: Run, memory: Memory, edits: Edits, metric: Metric
 ) -> Float[Array, "B"]:
-    """Decodes the doubled batch (see `path_edits`) and scores its first half, the patched run."""
+    """Decodes the doubled batch (see `stream_edits`) and scores its first half, the patched run."""
     tokens = jnp.concatenate([target.tokens] * 2)
     positions = jnp.concatenate([forward.positions_of(target)] * 2)
     x, _, tap, _ = model.decoder.residual(tokens, positions, memory, edits, NOTHING)

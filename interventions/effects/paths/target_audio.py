@@ -18,7 +18,7 @@ class TargetAudio:
 
     Attributes:
         memory: the memory of the target without a patch.
-        mel: the mel features of the doubled batch (see `path_edits`), if sender and receiver are
+        mel: the mel features of the doubled batch (see `stream_edits`), if sender and receiver are
             both in the encoder. The encoder then runs again. Otherwise None.
         last_resid: the encoder's last residual stream, if only the sender is in the encoder. No
             receiver changes this stream, so the encoder need not run again. Otherwise None.
@@ -46,7 +46,7 @@ class TargetAudio:
         sender_stage: Int[Array, ""],
         masks: dict[str, Bool[Array, "..."]],
     ) -> Memory:
-        """Returns the memory of the doubled batch (see `path_edits`) for an encoder sender."""
+        """Returns the memory of the doubled batch (see `stream_edits`) for an encoder sender."""
         if self.mel is not None:
             edits = path_edits("encoder", delta, sender_stage, masks)
             return forward.encode(model, self.mel, edits, NOTHING)[0]
