@@ -128,7 +128,12 @@ def decode_and_score(
 
 
 def split_by_stack(sites: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Splits sites into those of the encoder and those of the decoder."""
+    """Splits sites into those of the encoder and those of the decoder.
+
+    Example:
+        >>> split_by_stack(["decoder.ln", "encoder.embed"])
+        (['encoder.embed'], ['decoder.ln'])
+    """
     of_encoder = [site for site in sites if stack_of(site) == "encoder"]
     of_decoder = [site for site in sites if stack_of(site) == "decoder"]
     return of_encoder, of_decoder

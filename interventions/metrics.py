@@ -69,7 +69,13 @@ class LogitDiff:
             check_tokens(self.vocab[..., i], n_vocab, batch, name)
 
     def row(self, b: int) -> "LogitDiff":
-        """Returns the metric of row `b`."""
+        """Returns the metric of row `b`.
+
+        Example:
+            >>> import interventions as iv
+            >>> iv.logit_diff(jnp.array([13, 14]), 5).row(1).vocab.tolist()
+            [[14, 5]]
+        """
         return (
             self if self.vocab.ndim == 1 else dataclasses.replace(self, vocab=self.vocab[b : b + 1])
         )

@@ -28,6 +28,11 @@ def scored_position(metric: Metric, n_tokens: int) -> int:
 
     Raises:
         ValueError: the run has no such token.
+
+    Example:
+        >>> import interventions
+        >>> scored_position(interventions.logprob(13), n_tokens=5)  # the last token
+        4
     """
     column = metric.position + n_tokens if metric.position < 0 else metric.position
     if not 0 <= column < n_tokens:

@@ -137,7 +137,13 @@ def place_at(
 
 
 def with_strength(edit: Any, cell: Cell) -> Edit:
-    """Sets the edit's `alpha` (or `scale`) to the cell's "alpha", if the cell has one."""
+    """Sets the edit's `alpha` (or `scale`) to the cell's "alpha", if the cell has one.
+
+    Example:
+        >>> from interventions.edits import Noise
+        >>> with_strength(Noise(seed=0), {"alpha": 0.5})
+        Noise(seed=0, scale=0.5, replace=False)
+    """
     if "alpha" not in cell:
         return edit
     for field in ("alpha", "scale"):

@@ -174,7 +174,14 @@ def only(
 
 
 def position_and_frame_axes(axes: tuple[str, ...], site: str) -> tuple[str | None, str | None]:
-    """Returns the axes that `positions` and `frames` select at a site. None if it has no frames."""
+    """Returns the axes that `positions` and `frames` select at a site, or None for a missing one.
+
+    Example:
+        >>> position_and_frame_axes(("B", "H", "T", "S"), "decoder.cross_attn.pattern")
+        ('T', 'S')
+        >>> position_and_frame_axes(("B", "T", "D"), "decoder.resid_post")
+        ('T', None)
+    """
     position_axis = "T" if "T" in axes else "S"  # `k` and `v` have only "S"
     if ".cross_attn." in site and "S" in axes:  # keys are encoder frames, queries are tokens
         return ("T" if "T" in axes else None), "S"

@@ -56,7 +56,12 @@ class Patch(EditBase):
         return resolve_reference(self.value, x, at)
 
     def check(self, spec: SiteSpec) -> None:
-        """Raises ValueError if `value` does not fit the site."""
+        """Raises ValueError if `value` does not fit the site.
+
+        Example:
+            >>> spec = jaxasr.sites.spec(jaxasr.SIZES["tiny.en"], "decoder.mlp_out", 1, 5)
+            >>> Patch(jnp.ones(384)).check(spec)  # broadcasts to [1, 5, 384]
+        """
         check_reference(self.value, spec, self.partial)
 
 

@@ -169,7 +169,12 @@ def check_components(
 
 
 def as_group(receiver: Receiver) -> tuple[Node, ...]:
-    """Returns the nodes of a receiver, which is one node or several."""
+    """Returns the nodes of a receiver, which is one node or several.
+
+    Example:
+        >>> as_group(Node("decoder.logits"))
+        (Node(site='decoder.logits', layer=None, head=None),)
+    """
     return (receiver,) if isinstance(receiver, Node) else tuple(receiver)
 
 
