@@ -63,18 +63,18 @@ class FromRow(EditBase):
 
 
 # The `value` of `Patch`, `Mix` and `RandomDirection`.
-Reference = Float[Array, "..."] | FromRow
+PatchValue = Float[Array, "..."] | FromRow
 
 
-def resolve_reference(value: Reference, x: Array, at: At) -> Array:
+def select_patch_value(value: PatchValue, x: Array, at: At) -> Array:
     """Returns `value` at this layer and these positions, and `x` where `value` has none."""
     if isinstance(value, FromRow):
         return x[value.rows]
-    reference, covered = select_matching(value, x, at)
-    return jnp.where(covered, reference, x)
+    selected, covered = select_matching(value, x, at)
+    return jnp.where(covered, selected, x)
 
 
-def check_reference(value: Reference, spec: SiteSpec, partial: bool) -> None:
+def check_patch_value(value: PatchValue, spec: SiteSpec, partial: bool) -> None:
     """Raises ValueError unless `value` fits the site in this pass."""
     if not isinstance(value, FromRow):
         check_fits(value, spec, partial)

@@ -75,7 +75,7 @@ def _is_edit(value: Any) -> bool:
 # A type of fields: its name in messages, and a function that tests a value.
 FieldType = tuple[str, Callable[[Any], bool]]
 _ARRAY: FieldType = "an array", _is_array
-_REFERENCE: FieldType = (
+_PATCH_VALUE: FieldType = (
     "an array or a FromRow",
     lambda value: _is_array(value) or _is_from_row(value),
 )
@@ -97,8 +97,8 @@ _EDIT_TUPLE: FieldType = (
 # The type of each field. Both saving and loading check it.
 _FIELDS: dict[type, dict[str, FieldType]] = {
     FromRow: {"rows": ("an array of integers", _is_integer_array)},
-    Patch: {"value": _REFERENCE, "partial": _FLAG},
-    Mix: {"alpha": _SCALAR, "value": _REFERENCE, "partial": _FLAG},
+    Patch: {"value": _PATCH_VALUE, "partial": _FLAG},
+    Mix: {"alpha": _SCALAR, "value": _PATCH_VALUE, "partial": _FLAG},
     Add: {"value": _ARRAY, "scale": _SCALAR},
     Scale: {"factor": _SCALAR},
     Zero: {},

@@ -13,9 +13,9 @@ from jaxtyping import Array, Float
 from interventions.edits.base import (
     EditBase,
     FromRow,
-    Reference,
-    check_reference,
-    resolve_reference,
+    PatchValue,
+    check_patch_value,
+    select_patch_value,
 )
 from interventions.edits.matching import check_fits, select_matching
 from jaxasr import pytrees, sites
@@ -49,11 +49,11 @@ class Patch(EditBase):
         ```
     """
 
-    value: Reference
+    value: PatchValue
     partial: bool = pytrees.field(pytree_node=False, default=False)
 
     def __call__(self, x: Array, at: At) -> Array:
-        return resolve_reference(self.value, x, at)
+        return select_patch_value(self.value, x, at)
 
     def check(self, spec: SiteSpec) -> None:
         """Raises ValueError if `value` does not fit the site.
@@ -62,7 +62,7 @@ class Patch(EditBase):
             >>> spec = jaxasr.sites.spec(jaxasr.SIZES["tiny.en"], "decoder.mlp_out", 1, 5)
             >>> Patch(jnp.ones(384)).check(spec)  # broadcasts to [1, 5, 384]
         """
-        check_reference(self.value, spec, self.partial)
+        check_patch_value(self.value, spec, self.partial)
 
 
 @pytrees.dataclass(repr=False)
@@ -84,15 +84,15 @@ class Mix(EditBase):
     """
 
     alpha: Float[Array, ""] | float
-    value: Reference
+    value: PatchValue
     partial: bool = pytrees.field(pytree_node=False, default=False)
 
     def __call__(self, x: Array, at: At) -> Array:
-        return (1 - self.alpha) * x + self.alpha * resolve_reference(self.value, x, at)
+        return (1 - self.alpha) * x + self.alpha * select_patch_value(self.value, x, at)
 
     def check(self, spec: SiteSpec) -> None:
         """Raises ValueError if `value` does not fit the site."""
-        check_reference(self.value, spec, self.partial)
+        check_patch_value(self.value, spec, self.partial)
 
 
 @pytrees.dataclass(repr=False)
