@@ -50,12 +50,12 @@ def read_globals(fn: types.FunctionType) -> dict[str, Any]:
     A global may be a module of the user. Also returns the attributes of such modules that the
     function may read, such as `package.module.VALUE`.
     """
-    names = _global_names(fn.__code__) & fn.__globals__.keys()
-    values = {name: fn.__globals__[name] for name in names}
-    attributes = {}
+    global_names = _global_names(fn.__code__) & fn.__globals__.keys()
+    values = {name: fn.__globals__[name] for name in global_names}
+    names, attributes = _all_names(fn.__code__), {}
     # The closure is described elsewhere, but a module in it only by its name.
     for name, value in (values | closure(fn)).items():
-        attributes |= _module_attributes(name, value, _all_names(fn.__code__))
+        attributes |= _module_attributes(name, value, names)
     return values | attributes
 
 
