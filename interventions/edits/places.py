@@ -13,7 +13,7 @@ from jaxasr.taps import is_traced
 
 @pytrees.dataclass
 class Among:
-    """A set of indices, `values` int [n]. Calling it returns whether an index is in the set."""
+    """A set of indices, `values` int [n]. A call returns True for an index in the set."""
 
     values: Int[Array, "n"]
 
@@ -30,7 +30,7 @@ class Among:
 
 @pytrees.dataclass
 class Between:
-    """The indices from `start` up to but not including `stop`. Called like `Among`."""
+    """The indices from `start` up to but not including `stop`. A call is as for `Among`."""
 
     start: Int[Array, ""]
     stop: Int[Array, ""]

@@ -39,8 +39,8 @@ class SiteCells:
     @property
     def axis_of(self) -> dict[str, str]:
         """The axis letter of each dimension."""
-        position, time = position_and_frame_axes(sites.SITES[self.site], self.site)
-        letters = {"layer": "L", "head": "H", "position": position, "time": time}
+        position_axis, frame_axis = position_and_frame_axes(sites.SITES[self.site], self.site)
+        letters = {"layer": "L", "head": "H", "position": position_axis, "time": frame_axis}
         return {dim: letter for dim in self.dims if (letter := letters[dim]) is not None}
 
     @property
