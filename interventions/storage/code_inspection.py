@@ -31,7 +31,7 @@ def is_generated(name: str, member: Any) -> bool:
     return name in _GENERATED and (file == "<string>" or is_installed_file(file))
 
 
-def closure(fn: types.FunctionType) -> dict[str, Any]:
+def closure_values(fn: types.FunctionType) -> dict[str, Any]:
     """Returns the values of a function's closure by name. None if a value is not assigned yet."""
     cells = fn.__closure__ or ()
     return dict(zip(fn.__code__.co_freevars, map(_cell_value, cells)))
@@ -54,7 +54,7 @@ def read_globals(fn: types.FunctionType) -> dict[str, Any]:
     values = {name: fn.__globals__[name] for name in global_names}
     names, attributes = _all_names(fn.__code__), {}
     # The closure is described elsewhere, but a module in it only by its name.
-    for name, value in (values | closure(fn)).items():
+    for name, value in (values | closure_values(fn)).items():
         attributes |= _module_attributes(name, value, names)
     return values | attributes
 
