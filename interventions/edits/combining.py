@@ -81,7 +81,7 @@ class Restrict(EditBase):
 
         Example:
             >>> from interventions import Zero, only
-            >>> at = jaxasr.taps.At(0, jnp.array([[0, 1]]), None, "decoder.resid_post")
+            >>> at = jaxasr.taps.At(jnp.int32(0), jnp.array([[0, 1]]), None, "decoder.resid_post")
             >>> only(Zero(), positions=1).mask(jnp.ones((1, 2, 4)), at)[0, :, 0].tolist()
             [False, True]
         """
