@@ -11,12 +11,8 @@ import collections
 import enum
 import functools
 import hashlib
-import os
-import sys
-import sysconfig
 import types
 from collections.abc import Hashable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,6 +21,7 @@ from flax import nnx
 from jax.core import Tracer
 from jax.tree_util import PyTreeDef
 
+<<<<<<< HEAD
 _ROOT = Path(__file__).parents[1]
 # Names in `sysconfig` of the folders of the standard library and of installed packages.
 _PATH_NAMES = ("stdlib", "platstdlib", "purelib", "platlib")
@@ -36,6 +33,9 @@ _LIBRARY_FOLDERS = (
 # Folders of installed packages are also found by name, because they can be in a user's home or on
 # PYTHONPATH.
 _LIBRARY_FOLDER_NAMES = ("site-packages", "dist-packages")
+=======
+from jaxasr.library_code import is_library_file, is_library_module
+>>>>>>> clarity-edits
 
 
 class Key:
@@ -141,7 +141,7 @@ class _Reader:
 
         match value:
             case type():
-                return _Identity(value), () if _is_library_class(value) else tuple(
+                return _Identity(value), () if is_library_module(value.__module__) else tuple(
                     self._read_members(value)
                 )
             case Mapping():
@@ -172,7 +172,7 @@ class _Reader:
                 return _Identity(value), tuple(self._read_references(value))
         if hasattr(kind, "__dataclass_fields__"):
             return self.read(kind), self._read_attributes(value)
-        if shallow and _is_library_class(kind) and kind is not types.SimpleNamespace:
+        if shallow and is_library_module(kind.__module__) and kind is not types.SimpleNamespace:
             return _Identity(value)
         return self._read_object(value, kind)
 
@@ -196,7 +196,7 @@ class _Reader:
             return (
                 self.read(kind),
                 value,
-                () if _is_library_class(kind) else self._read_attributes(value),
+                () if is_library_module(kind.__module__) else self._read_attributes(value),
             )
         if id(value) in self.already_read:
             return _Identity(value)
@@ -216,7 +216,7 @@ class _Reader:
     def _read_members(self, kind: type) -> Iterator[Hashable]:
         """Yields the methods and attributes of a class and of its bases outside of libraries."""
         for base in kind.__mro__:
-            for name, member in () if _is_library_class(base) else vars(base).items():
+            for name, member in () if is_library_module(base.__module__) else vars(base).items():
                 if isinstance(member, property):
                     yield name, self.read((member.fget, member.fset), shallow=True)
                 elif isinstance(member, staticmethod | classmethod):
@@ -225,8 +225,12 @@ class _Reader:
                     yield name, self.read(member, shallow=True)
 
     def _read_references(self, function: types.FunctionType) -> Iterator[Hashable]:
+<<<<<<< HEAD
         """Yields the values that decide what a function computes."""
         if _is_library_file(function.__code__.co_filename):
+=======
+        if is_library_file(function.__code__.co_filename):
+>>>>>>> clarity-edits
             return
         keyword_defaults = function.__kwdefaults__ or {}
         yield self._read_items(
@@ -244,6 +248,7 @@ class _Reader:
 
 
 @functools.cache
+<<<<<<< HEAD
 def _is_library_file(file: str) -> bool:
     return file.startswith(_LIBRARY_FOLDERS) or not set(_LIBRARY_FOLDER_NAMES).isdisjoint(
         Path(file).parts
@@ -253,6 +258,9 @@ def _is_library_file(file: str) -> bool:
 @functools.cache
 def _find_slots(kind: type) -> tuple[str, ...]:
     """Returns the names in `__slots__` of a class and its bases, which `__dict__` lacks."""
+=======
+def _slots(kind: type) -> tuple[str, ...]:
+>>>>>>> clarity-edits
     return tuple(
         name
         for base in kind.__mro__
@@ -263,14 +271,6 @@ def _find_slots(kind: type) -> tuple[str, ...]:
 
 def _as_tuple(slots: Any) -> tuple[str, ...]:
     return (slots,) if isinstance(slots, str) else tuple(slots)
-
-
-@functools.cache
-def _is_library_class(kind: type) -> bool:
-    module = sys.modules.get(kind.__module__)
-    return kind.__module__ == "builtins" or _is_library_file(
-        getattr(module, "__file__", None) or ""
-    )
 
 
 def _read_cell(cell: types.CellType) -> Any:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from interventions.edits.cells import AtCell
 from interventions.edits.values import Mix, Patch, select_row
 from interventions.generation.cells import CellEdits, Ids, MakeEdits
-from interventions.memory import budget as memory_budget
+from interventions.memory_budget import memory_budget
 from interventions.patching.resumed_encoder import Residuals, resumed_memory
 from interventions.patching.workload import encoder_bytes
 from jaxasr import compiled, sites
