@@ -1,7 +1,8 @@
 """E8: finds the layer at which the decoder settles on a token, and compares the candidates.
 
-The final token of a position is the token that the model generates there. The other candidates are
-the top tokens of a layer without the final token.
+The final token of a position is the token that the model generates there. The candidates are the
+top tokens of one layer by the logit lens, and the other candidates are those except the final
+token. The saturation layer is the first layer from which on the final token is the top candidate.
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ from experiments.data.corpora import Corpus, Utterance
 from experiments.data.phonemes import MISSING
 from experiments.item_cache import Arrays, Keep
 from experiments.studies.candidate_similarity import (
-    OFFSETS,
+    TOKEN_OFFSETS,
     cosine_in_vocabulary,
     look_ahead,
     mean_of_finite,
@@ -28,8 +29,16 @@ from experiments.studies.candidate_similarity import (
     similarity,
     word_tokens,
 )
-from experiments.studies.selection import first_window, language, spoken, supported_languages
-from experiments.studies.study import Analysis, Claim, Settings, Study, band, choice, paper
+from experiments.studies.selection import first_window, language, select_speech, supported_languages
+from experiments.studies.study import (
+    Analysis,
+    Claim,
+    Settings,
+    Study,
+    choice,
+    layers_in_band,
+    paper,
+)
 from interventions.figures import plots
 from jaxasr import Recogniser
 
@@ -43,7 +52,7 @@ CLAIMS = {
     ),
     "saturates_late": Claim(
         "The saturation layer is in the upper third",
-        "Fig. 2: a dashed line to the right of the rise; no number was found",
+        "Fig. 2: a dashed line to the right of the rise; a number was not found",
         "per recording, mean depth of the saturation layer, compared with 20/32",
         null=0.625,
     ),
@@ -69,7 +78,7 @@ CLAIMS = {
     ),
     "earlier_than_qwen": Claim(
         "Whisper saturates earlier than Qwen2-Audio",
-        "Fig. 2: Whisper's dashed line is to the left of Qwen's; no number was found",
+        "Fig. 2: Whisper's dashed line is to the left of Qwen's; a number was not found",
         "difference of mean saturation depths",
     ),
 }
@@ -96,10 +105,11 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
     """Applies the logit lens to every recording.
 
     Returns:
-        The variables of `token_curves`, averaged over tokens, [example, depth]. Depth 1 is the top
-        decoder layer. Recordings without text are dropped.
+        The arrays of `token_curves`, averaged over tokens: `saturation` [example], `hit` [example,
+        offset, depth], and all others [example, depth]. Depth 1 is the top decoder layer.
+        Recordings without text are dropped.
     """
-    clips = spoken(
+    clips = select_speech(
         corpus,
         config.per_language,
         supported_languages(asr, config.languages),
@@ -119,7 +129,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
         {
             "example": [clip.id for clip, _ in with_text],
             "depth": (np.arange(n_layers) + 1) / n_layers,
-            "offset": list(OFFSETS),
+            "offset": list(TOKEN_OFFSETS),
             "language": ("example", [language(clip) for clip, _ in with_text]),
             "n_tokens": ("example", [item["saturation"].size for _, item in with_text]),
         },
@@ -130,17 +140,19 @@ def token_curves(asr: Recogniser, clip: Utterance, config: Config) -> Arrays:
     """Computes curves over layers for every token of one recording's text.
 
     Returns:
-        `prob` [L, T], probability of the final token; `saturation` [T], depth of the layer from
-        which on it stays the top candidate; `hit` [offset, L, T] and `hit_null` [L, T], results of
-        `look_ahead`; `sound`, `meaning` and their variants [L, T], results of `similarity`.
+        Arrays over L layers and T tokens:
+        `prob` [L, T]: probability of the final token.
+        `saturation` [T]: relative depth of the saturation layer.
+        `hit` [offset, L, T] and `hit_null` [L, T]: results of `look_ahead`.
+        `sound`, `meaning` and their variants [L, T]: results of `similarity`.
     """
     memory, _ = asr.model.encode(jaxasr.log_mel(first_window(clip), asr.config.n_mels)[None])
     prompt = asr.tokenizer.prompt(language(clip))
     [text_ids] = asr.generate(memory, prompt).ids
-    # The run decodes prompt and text again; `next_tokens` has the token after each position.
+    # The run decodes prompt and text again. `next_tokens` are the tokens after each position.
     run, next_tokens = lens.make_run(memory, prompt, list(text_ids), asr)
     lens_result = interventions.logit_lens(asr.model, run, config.top_k, final=next_tokens)
-    # The position before a token predicts it.
+    # The state at a position predicts the next token, so the last prompt token predicts the first.
     predicting = slice(len(prompt) - 1, len(prompt) - 1 + len(text_ids))
     candidates = np.asarray(lens_result.ids)[:, 0, predicting]
     ids = np.asarray(text_ids, int)
@@ -161,10 +173,10 @@ def token_curves(asr: Recogniser, clip: Utterance, config: Config) -> Arrays:
 def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
     """Judges `CLAIMS` by one number per recording."""
     depth = arrays.depth.values
-    top, lower = band(depth, 0.9, 1), band(depth, 0, 0.625)
+    top, lower = layers_in_band(depth, 0.9, 1), layers_in_band(depth, 0, 0.625)
     below_top = np.setdiff1d(np.arange(len(depth)), top)
     shallow, deep = np.flatnonzero(depth < 0.78), np.flatnonzero(depth >= 0.78)
-    # Negated, because a smaller phoneme error rate means a more similar sound.
+    # The null minus the rate, because a smaller phoneme error rate means a more similar sound.
     sound = (arrays.sound_others_null - arrays.sound_others).values
     meaning = (arrays.meaning_others - arrays.meaning_others_null).values
     next_token = (arrays.hit.sel(offset=1) - arrays.hit_null).values
@@ -189,7 +201,7 @@ def _gain_with_depth(values: np.ndarray, lower: np.ndarray, upper: np.ndarray) -
 
 
 def _numbers(arrays: xr.Dataset) -> dict[str, Any]:
-    """Averages curves over the recordings of all languages, and of each language."""
+    """Averages the arrays over the recordings of all languages, and of each language."""
     language_codes = arrays.language.values
     masks = {"all": np.ones(len(language_codes), bool)}
     masks |= {str(code): language_codes == code for code in dict.fromkeys(language_codes)}
@@ -203,7 +215,7 @@ def _numbers(arrays: xr.Dataset) -> dict[str, Any]:
 
 
 def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
-    """Draws probability, similarity and later tokens by layer; then probability per language."""
+    """Draws a figure of all curves over the layers, and one of the probability per language."""
     figure, axes = plots.panels(2, 2, width=4.6)
     _draw_probability(axes[0], arrays)
     _draw_similarity(axes[1], arrays, "sound", "phoneme error rate to the final token")
@@ -239,7 +251,7 @@ def _draw_similarity(axes: Axes, arrays: xr.Dataset, name: str, title: str) -> N
 
 def _draw_look_ahead(axes: Axes, arrays: xr.Dataset, title: str) -> None:
     depth, labels = arrays.depth.values, ("this token", "the next", "the one after")
-    for offset, label, colour in zip(OFFSETS, labels, plots.COLOURS):
+    for offset, label, colour in zip(TOKEN_OFFSETS, labels, plots.COLOURS):
         plots.draw_curve(axes, depth, arrays.hit.sel(offset=offset).values, label, colour)
     label, null = "null: tokens further away", arrays.hit_null.values
     plots.draw_curve(axes, depth, null, label, plots.GREY, linestyle=":")
@@ -264,9 +276,9 @@ STUDY = Study(
     title="When the decoder settles on a token",
     section="section 4.7, Fig. 2",
     about="The logit lens is applied at every token of the generated text. It shows the "
-    "probability of this final token at each layer, and the layer from which on it is the top "
-    "candidate. The other candidates are compared with it in sound and meaning, and later tokens "
-    "of the text are looked up among the candidates.",
+    "probability of this final token at each layer, and the layer from which on the final token is "
+    "the top candidate. The other candidates are compared with the final token in sound and "
+    "meaning. Later tokens of the text are looked up among the candidates.",
     data="Common Voice test, 6 languages of 100 utterances",
     settings=Config,
     run=run,

@@ -1,4 +1,7 @@
-"""Makes the three edits against hallucinations that study B3 compares."""
+"""Makes the three edits against hallucinations that study B3 compares.
+
+A hallucination is a text with words that is generated for a recording without speech.
+"""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -11,14 +14,15 @@ import jaxasr
 from experiments.analyses import lens
 from experiments.data.corpora import Utterance
 from experiments.item_cache import Arrays, Keep
-from experiments.studies.ablation import HEADS, ablate
+from experiments.studies.ablation import HEAD_SITES, ablate
 from experiments.studies.selection import first_window, language
 from interventions.edits import Add, Project, Scale, only, site_cells
 from jaxasr import At, Memory, Recogniser, pytrees
 from jaxasr.taps import Edits, select
 
-STREAM = "decoder.resid_post"
-EDITS = {
+DECODER_STREAM = "decoder.resid_post"
+# Names of the edits, and their descriptions in claims.
+EDIT_TITLES = {
     "mask": "heads set to zero",
     "steer": "mean-difference steering",
     "project": "projection out of a subspace",
@@ -32,8 +36,8 @@ class EditSettings:
     Attributes:
         n_heads: number of heads to mask.
         rank: number of directions to project out.
-        depth: relative depth of the layer to steer or project.
-        strength: factor of the difference of means in steering.
+        depth: relative depth of the decoder layer that is steered or projected.
+        strength: factor of the steering vector.
         max_new_tokens: largest number of tokens per generated text.
         seed: seed that `ablate` takes. It has no effect here, because heads are set to zero.
     """
@@ -48,7 +52,7 @@ class EditSettings:
 
 @pytrees.dataclass
 class ScaleHeads:
-    """Multiplies each head by its factor; a factor of 0 masks the head."""
+    """Multiplies the output of each head by a factor; 0 masks the head."""
 
     factor: Float[Array, "L H"]
 
@@ -63,10 +67,10 @@ def make_edits(
     settings: EditSettings,
     keep: Keep,
 ) -> Edits:
-    """Makes one of `EDITS` from recordings that are not scored later.
+    """Makes one of `EDIT_TITLES` from recordings that are not scored later.
 
     Args:
-        name: a key of `EDITS`.
+        name: a key of `EDIT_TITLES`.
         asr: the model.
         clips: recordings by kind, "clean" and "nonspeech".
         settings: settings of the edits.
@@ -88,9 +92,9 @@ def make_edits(
     differences = hallucinated - clean.mean(0)
     if name == "steer":
         step = jnp.asarray(-differences.mean(0), jnp.float32)
-        return {STREAM: only(Add(step, settings.strength), layers=layer)}
+        return {DECODER_STREAM: only(Add(step, settings.strength), layers=layer)}
     directions = np.linalg.svd(differences, full_matrices=False)[2][: settings.rank]
-    return {STREAM: only(Project(jnp.asarray(directions, jnp.float32)), layers=layer)}
+    return {DECODER_STREAM: only(Project(jnp.asarray(directions, jnp.float32)), layers=layer)}
 
 
 def _mask_heads(
@@ -98,24 +102,25 @@ def _mask_heads(
 ) -> Edits:
     """Masks the heads with the largest benefit minus cost.
 
-    The benefit is the share of recordings without speech whose words an ablation removes. The cost
-    is its change of the word error rate on clean speech.
+    The benefit of an ablation is the share of recordings without speech that lose all words, minus
+    the share that gain words. Its cost is the change of the word error rate of clean speech.
     """
 
     def ablate_heads(clip: Utterance) -> Arrays:
-        return ablate(asr, clip, HEADS, "zero", settings.max_new_tokens, settings.seed)
+        return ablate(asr, clip, HEAD_SITES, "zero", settings.max_new_tokens, settings.seed)
 
     items = {kind: keep.each(f"B3 heads, {kind}", clips[kind], ablate_heads) for kind in clips}
     silenced = np.mean([_silenced(item) for item in items["nonspeech"]], 0)
     cost = np.mean([_wer_change(item) for item in items["clean"]], 0)
     best = np.argsort(-(silenced - cost), kind="stable")[: settings.n_heads]
-    cells = site_cells(asr.config, HEADS)
-    factor = np.ones((len(HEADS), asr.config.n_text_layer, asr.config.n_text_head), np.float32)
+    cells = site_cells(asr.config, HEAD_SITES)
+    factor = np.ones((len(HEAD_SITES), asr.config.n_text_layer, asr.config.n_text_head), np.float32)
     factor[cells["site"][best], cells["layer"][best], cells["head"][best]] = 0
-    return {site: ScaleHeads(jnp.asarray(factor[number])) for number, site in enumerate(HEADS)}
+    return {site: ScaleHeads(jnp.asarray(factor[number])) for number, site in enumerate(HEAD_SITES)}
 
 
 def _silenced(item: Arrays) -> Float[np.ndarray, "K"]:
+    """Returns 1 per cell if all words disappear, -1 if words appear, else 0."""
     return (item["baseline_insertions"] > 0) - (item["insertions"] > 0).astype(float)
 
 
@@ -131,6 +136,8 @@ def _text_states(
     settings: EditSettings,
     keep: Keep,
 ) -> Float[np.ndarray, "N D"]:
+    """Returns the mean states of the N texts that have words."""
+
     def text_state(clip: Utterance) -> Arrays:
         return {"states": mean_text_state(asr, clip, layer, settings.max_new_tokens)}
 
@@ -152,9 +159,9 @@ def mean_text_state(
     if not any(map(str.isalnum, text)):
         return np.zeros((0, asr.config.n_text_state), np.float32)
     run, _ = lens.make_run(memory, prompt, list(ids), asr)
-    _, acts = run.decode(asr.model, readout=select(STREAM))
+    _, acts = run.decode(asr.model, readout=select(DECODER_STREAM))
     text_positions = slice(len(prompt), len(prompt) + len(ids))
-    return np.asarray(acts[STREAM])[layer, 0, text_positions].mean(0, keepdims=True)
+    return np.asarray(acts[DECODER_STREAM])[layer, 0, text_positions].mean(0, keepdims=True)
 
 
 def encode_first_window(asr: Recogniser, clip: Utterance) -> Memory:

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from experiments.studies.ablation import NUMBERS
+from experiments.studies.ablation import TEXT_MEASURES
 from experiments.studies.b3_hallucination_card import CLAIMS, CONDITIONS, STUDY, Config, is_filtered
-from experiments.studies.hallucination_edits import EDITS, ScaleHeads
+from experiments.studies.hallucination_edits import EDIT_TITLES, ScaleHeads
 from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
 from jaxasr.taps import At
 
@@ -24,7 +24,7 @@ def arrays(has_words: np.ndarray, wer: np.ndarray, n: int = N, rejected: float =
         rejected: share of the texts without speech that the filter rejects.
     """
     shape = (2 * n, len(CONDITIONS))
-    values = {name: np.zeros(shape) for name in NUMBERS}
+    values = {name: np.zeros(shape) for name in TEXT_MEASURES}
     values["insertions"][:n], values["wer"][n:] = 4 * has_words, wer
     values["no_speech_prob"][:], values["avg_logprob"][: round(rejected * n)] = 0.9, -2
     return xr.Dataset(
@@ -82,7 +82,7 @@ def test_silence_at_the_cost_of_speech_is_reported():
 
 def test_few_recordings_give_no_verdict():
     assert set(verdicts(planted(4)).values()) == {UNTESTABLE}
-    assert len(EDITS) * 2 + 1 == len(CLAIMS)
+    assert len(EDIT_TITLES) * 2 + 1 == len(CLAIMS)
 
 
 def test_the_filter_uses_the_thresholds_of_whisper():
