@@ -27,8 +27,8 @@ from jaxasr.taps import Edit
 
 # Descriptions of the tests.
 _BEST_HEAD_TEST = (
-    "share of {} for the head with the largest share; p compares it with the largest share of any "
-    "head when each recording's outcomes are permuted across heads"
+    "share of {}, for the head where this share is largest; p compares the share with the largest "
+    "share of any head when each recording's outcomes are permuted across heads"
 )
 _COST_TEST = (
     "change of the word error rate of clean speech without that head, below 0.02; both error rates "
@@ -40,7 +40,7 @@ CLAIMS = {
         "not asked; Calm-Whisper (arXiv 2505.12969): 3 of 20 self-attention head indices account "
         "for over 75 % of such hallucinations",
         _BEST_HEAD_TEST.format(
-            "recordings without speech that lose all words, minus those that gain words,"
+            "recordings without speech that lose all words, minus the share that gain words"
         ),
         null=0.1,
     ),
@@ -48,9 +48,9 @@ CLAIMS = {
         "Clean speech does not need the head whose ablation prevents most words without speech",
         "Calm-Whisper: word error rates hardly rise once the heads are fine-tuned",
         _COST_TEST,
-        0.02,
-        "below",
-        8,
+        null=0.02,
+        side="below",
+        min_examples=8,
     ),
     "unloops": Claim(
         "Ablating one head stops most loops",
@@ -62,9 +62,9 @@ CLAIMS = {
         "Clean speech does not need the head whose ablation stops most loops",
         "not measured",
         _COST_TEST,
-        0.02,
-        "below",
-        8,
+        null=0.02,
+        side="below",
+        min_examples=8,
     ),
     "same_heads": Claim(
         "The heads that cause words without speech also sustain loops",

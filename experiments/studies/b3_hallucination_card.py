@@ -5,6 +5,7 @@ steer the decoder's residual stream, or project directions out of the stream.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -21,7 +22,8 @@ from experiments.studies.hallucination_edits import (
     EDIT_TITLES,
     EditSettings,
     encode_first_window,
-    make_edits,
+    identity,
+    make_all_edits,
 )
 from experiments.studies.recordings import clean_speech, nonspeech_or_noise
 from experiments.studies.selection import language
@@ -107,7 +109,8 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
     """Transcribes the held-out halves under every condition.
 
     Returns:
-        `experiments.studies.ablation.TEXT_MEASURES` [example, condition]. The coordinate
+        `experiments.studies.ablation.TEXT_MEASURES` [example, condition], NaN for an edit that
+        cannot be made. The attribute `untestable` has the reasons by edit. The coordinate
         `recording` [example] is "nonspeech" or "clean".
     """
     recordings = {
@@ -117,23 +120,25 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
         ),
     }
     training = {kind: clips[::2] for kind, clips in recordings.items()}
-    edits = {
-        name: make_edits(name, asr, training, config.edit_settings(), keep) for name in EDIT_TITLES
-    }
+    edits, reasons = make_all_edits(asr, training, config.edit_settings(), keep)
     held_out = [(kind, clip) for kind, clips in recordings.items() for clip in clips[1::2]]
     clips = [clip for _, clip in held_out]
-    by_edit: list[list[Arrays]] = []
-    for name in EDIT_TITLES:
-        # The default argument binds the current name. A closure would see the last one.
-        def score(clip: Utterance, name: str = name) -> Arrays:
-            return score_edits(asr, clip, edits[name], config.max_new_tokens)
-
-        by_edit.append(keep.each(f"B3 {name}", clips, score))
+    items: dict[str, list[Arrays]] = {}
+    # If no edit could be made, an edit that changes nothing gives the condition "none".
+    for name, edit in (edits or {"identity": identity(asr)}).items():
+        score = functools.partial(
+            score_edits, asr, edits=edit, max_new_tokens=config.max_new_tokens
+        )
+        items[name] = keep.each(f"B3 {name}", clips, score)
     # `score_edits` also scores the text without an edit, which is the same for every edit.
-    baseline = [{name: item[f"baseline_{name}"] for name in TEXT_MEASURES} for item in by_edit[0]]
+    first_items = next(iter(items.values()))
+    items["none"] = [
+        {name: item[f"baseline_{name}"] for name in TEXT_MEASURES} for item in first_items
+    ]
+    missing = [dict.fromkeys(TEXT_MEASURES, np.nan)] * len(clips)
     values = {
         name: np.array(
-            [[float(item[name]) for item in edit_items] for edit_items in (baseline, *by_edit)]
+            [[float(item[name]) for item in items.get(key, missing)] for key in CONDITIONS]
         )
         for name in TEXT_MEASURES
     }
@@ -144,6 +149,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
             "condition": list(CONDITIONS),
             "recording": ("example", [kind for kind, _ in held_out]),
         },
+        {"untestable": reasons},
     )
 
 
@@ -186,12 +192,14 @@ def hallucination_rates(arrays: xr.Dataset) -> dict[str, xr.DataArray]:
         `raw`: 1 if a recording without speech gets words, else 0.
         `filtered`: 1 if it gets words that pass Whisper's filter, else 0.
         `wer`: word error rate of clean speech, at most 1.
+        All rates are NaN for an edit that cannot be made.
     """
     without_speech, clean = (
         arrays.isel(example=np.flatnonzero(arrays.recording.values == kind))
         for kind in ("nonspeech", "clean")
     )
-    raw = (without_speech.insertions > 0).astype(float)
+    insertions = without_speech.insertions
+    raw = (insertions > 0).astype(float).where(insertions.notnull())
     return {
         "raw": raw,
         "filtered": raw * ~is_filtered(without_speech),
@@ -201,14 +209,17 @@ def hallucination_rates(arrays: xr.Dataset) -> dict[str, xr.DataArray]:
 
 def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
     """Judges `CLAIMS` over held-out recordings."""
-    rates = hallucination_rates(arrays)
+    rates, reasons = hallucination_rates(arrays), arrays.attrs.get("untestable", {})
     baseline = {name: values.sel(condition="none").values for name, values in rates.items()}
     findings = {"filter": _judge_filter(arrays.sel(condition="none"), config.seed)}
     for name in EDIT_TITLES:
         prevented = baseline["raw"] - rates["raw"].sel(condition=name).values
         cost = rates["wer"].sel(condition=name).values - baseline["wer"]
         for key, values in ((f"{name}_fewer", prevented), (f"{name}_cheap", cost)):
-            findings[key] = CLAIMS[key].judge_mean(values, config.seed)
+            if name in reasons:
+                findings[key] = CLAIMS[key].judge(None, reasons[name])
+            else:
+                findings[key] = CLAIMS[key].judge_mean(values, config.seed)
     intervals = {
         condition: {
             name: _interval(values.sel(condition=condition), config.seed)
@@ -233,8 +244,8 @@ def _judge_filter(baseline: xr.Dataset, seed: int) -> Finding:
 
 
 def _interval(values: xr.DataArray, seed: int) -> list[float]:
-    """Returns the mean and both ends of its interval; [] for fewer than two examples."""
-    if values.sizes["example"] < 2:
+    """Returns the mean and both ends of its interval; [] for fewer than two values."""
+    if values.notnull().sum() < 2:
         return []
     interval = bootstrap(values, seed=seed)
     return [round(float(interval[name]), 4) for name in ("mean", "low", "high")]

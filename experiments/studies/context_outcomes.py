@@ -19,7 +19,7 @@ from experiments.studies.context_edits import (
     UNTRIED,
 )
 
-# Patched sites by the name of a claim.
+# Patched sites of each claim about encoder, decoder or both.
 SITES_BY_STACK = {"encoder": ENCODER_SITES, "decoder": DECODER_SITES, "anywhere": PATCHED_SITES}
 
 

@@ -28,7 +28,7 @@ from jaxasr.config import SAMPLE_RATE
 
 # Range of relative depth that corresponds to the paper's layers 10 to 28 of 32.
 PROBED_DEPTHS = (0.33, 0.91)
-# Numbers that Whisper returns with a text: no-speech probability, mean log-probability, tokens.
+# Numbers that Whisper returns with a text. The last is the number of tokens.
 REPORTED_NUMBERS = ("no_speech", "logprob", "tokens")
 # Token positions whose decoder states are probed, and the titles of their panels.
 POSITION_TITLES = {"last": "at the end of the text", "first": "before the first token"}
@@ -41,7 +41,7 @@ CLAIMS = {
         null=0.5,
     ),
     "almost_always": Claim(
-        "The state at the end of the text distinguishes them almost without error",
+        "The state at the end of the text distinguishes the two almost without error",
         "100 % at layers 10 to 28 of 32, 99.2 % at layer 31",
         "the balanced accuracy of the first claim, compared with 0.95",
         null=0.95,

@@ -49,7 +49,7 @@ from interventions.edits.cells import Coordinates
 from interventions.figures import plots
 from jaxasr import Recogniser
 
-# Description of the tests of whole stacks.
+# Description of the tests of the encoder, the decoder, and both.
 _ANY_PATCH_TEST = (
     "per contextual error, whether any patch of {} restores the spoken word, minus the same for as "
     "many random edits of equal size"
@@ -73,15 +73,15 @@ CLAIMS = {
         _ANY_PATCH_TEST.format("the decoder"),
     ),
     "anywhere": Claim(
-        "Patching either stack restores the spoken word",
+        "Patching the encoder or the decoder restores the spoken word",
         "88.9 % of errors, by any of many patches",
-        _ANY_PATCH_TEST.format("either stack"),
+        _ANY_PATCH_TEST.format("the encoder or the decoder"),
     ),
     "one_place": Claim(
         "A single patch restores the spoken word in many sentences",
         "not reported",
-        "share of errors that the best patch restores, compared with 0.2; p compares it with the "
-        "largest share of any patch when each error's outcomes are permuted across patches",
+        "share of errors that the best patch restores, compared with 0.2; p compares this share "
+        "with the largest share of any patch when each error's outcomes are permuted over patches",
         null=0.2,
     ),
 }

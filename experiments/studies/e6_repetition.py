@@ -35,7 +35,9 @@ CROSS, SELF, MLP = COMPONENT_SITES  # outputs of cross-attention, self-attention
 _MIN_CLEAN = 8  # clean recordings, as many as the preset "builtin" has
 _ATTENTION_NAMES: dict[str, str] = dict(zip(HEAD_SITES, ("cross-attention", "self-attention")))
 # Description of the tests of the cost.
-_COST_TEST = "change of the word error rate of clean speech without {} (white noise), below 0.02"
+_COST_TEST = (
+    "change of the word error rate of clean speech when white noise replaces {}, below 0.02"
+)
 CLAIMS = {
     "cross_attention": Claim(
         "Patching cross-attention resolves more loops than patching self-attention or the MLP",
@@ -47,22 +49,22 @@ CLAIMS = {
     "any_layer": Claim(
         "Counting any layer, cross-attention resolves more loops than self-attention or the MLP",
         "as in the first claim; the paper counts a loop if any intervention resolves it",
-        "per loop, whether any cross-attention layer resolves it, minus the mean of the same for "
-        "self-attention and for the MLP, which have as many layers",
+        "per loop, 1 if any cross-attention layer resolves it, else 0; minus the mean of the same "
+        "numbers for self-attention and for the MLP, which have as many layers",
     ),
     "one_layer": Claim(
         "The cross-attention of one layer resolves most loops",
         "layer 23 of 32: 76 %, white noise",
         "share of loops that the best cross-attention layer resolves under white noise; p "
-        "compares it with the largest share of any component when each loop's outcomes are "
+        "compares this share with the largest share of any component when each loop's outcomes are "
         "permuted across components",
         null=0.5,
     ),
     "one_head": Claim(
         "One head resolves most loops",
         "layer 18, head 13: 78.1 %",
-        "share of loops that the best head resolves under white noise; p compares it with the "
-        "largest share of any head when each loop's outcomes are permuted across heads",
+        "share of loops that the best head resolves under white noise; p compares this share with "
+        "the largest share of any head when each loop's outcomes are permuted across heads",
         null=0.5,
     ),
     "cheap_layer": Claim(

@@ -89,7 +89,8 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
 
     Returns:
         The results of `layer_texts`: `kind`, `wer`, `text` and `logprob` [example, depth], and
-        `true_wer` [example]. Depth 0 is the convolutional stem, and depth 1 the top layer.
+        `true_wer` [example]. Depth 0 is the convolutional stem, and depth 1 the top layer. Without
+        recordings of speech, only the attribute `untestable`, a reason.
     """
     clips = select_speech(
         corpus,
@@ -97,6 +98,8 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
         supported_languages(asr, config.languages),
         at_least_s=config.at_least_s,
     )
+    if not clips:
+        return xr.Dataset(attrs={"untestable": "no recording of speech in the chosen languages"})
     generate = functools.partial(layer_texts, asr, max_new_tokens=config.max_new_tokens)
     items = keep.each("E7 encoder lens", clips, generate)
     by_layer = {
@@ -151,6 +154,8 @@ def layer_texts(asr: Recogniser, clip: Utterance, max_new_tokens: int) -> Arrays
 
 def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
     """Judges `CLAIMS` over the recordings whose final text has words and is not a loop."""
+    if reason := arrays.attrs.get("untestable"):
+        return Analysis({key: claim.judge(None, reason) for key, claim in CLAIMS.items()})
     usable = arrays.isel(example=np.flatnonzero(_has_usable_text(arrays)))
     loops, other_loops = _share_in_band(usable, "loop", 0.84, 0.94)
     ungrounded, other_ungrounded = _share_in_band(usable, "ungrounded", 0.62, 0.84)
@@ -208,6 +213,8 @@ def _shares(arrays: xr.Dataset) -> dict[str, Any]:
 
 def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
     """Draws stacked bars of the kinds of text by layer, with a line of the word error rate."""
+    if "untestable" in arrays.attrs:
+        return {}
     language_codes = list(dict.fromkeys(map(str, arrays.language.values)))
     names = ["all", *language_codes] if len(language_codes) > 1 else language_codes
     # At most four panels per row. -(-a // b) rounds a / b up.

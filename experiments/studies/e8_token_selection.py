@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import interventions
@@ -39,7 +38,7 @@ from experiments.studies.study import (
     layers_in_band,
     paper,
 )
-from interventions.figures import plots
+from experiments.studies.token_figures import language_figure, selection_figure
 from jaxasr import Recogniser
 
 CLAIMS = {
@@ -107,7 +106,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
     Returns:
         The arrays of `token_curves`, averaged over tokens: `saturation` [example], `hit` [example,
         offset, depth], and all others [example, depth]. Depth 1 is the top decoder layer.
-        Recordings without text are dropped.
+        Recordings without text are dropped. If all are, only the attribute `untestable`, a reason.
     """
     clips = select_speech(
         corpus,
@@ -118,9 +117,11 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
     compute_curves = functools.partial(token_curves, asr, config=config)
     items = zip(clips, keep.each("E8 logit lens", clips, compute_curves))
     with_text = [(clip, item) for clip, item in items if item["saturation"].size]
-    names = with_text[0][1]
+    if not with_text:
+        return xr.Dataset(attrs={"untestable": "no recording of speech has a generated text"})
     means = {
-        name: np.stack([mean_of_finite(item[name]) for _, item in with_text]) for name in names
+        name: np.stack([mean_of_finite(item[name]) for _, item in with_text])
+        for name in with_text[0][1]
     }
     dims = {"saturation": ("example",), "hit": ("example", "offset", "depth")}
     n_layers = asr.config.n_text_layer
@@ -172,6 +173,8 @@ def token_curves(asr: Recogniser, clip: Utterance, config: Config) -> Arrays:
 
 def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
     """Judges `CLAIMS` by one number per recording."""
+    if reason := arrays.attrs.get("untestable"):
+        return Analysis({key: claim.judge(None, reason) for key, claim in CLAIMS.items()})
     depth = arrays.depth.values
     top, lower = layers_in_band(depth, 0.9, 1), layers_in_band(depth, 0, 0.625)
     below_top = np.setdiff1d(np.arange(len(depth)), top)
@@ -216,60 +219,12 @@ def _numbers(arrays: xr.Dataset) -> dict[str, Any]:
 
 def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
     """Draws a figure of all curves over the layers, and one of the probability per language."""
-    figure, axes = plots.panels(2, 2, width=4.6)
-    _draw_probability(axes[0], arrays)
-    _draw_similarity(axes[1], arrays, "sound", "phoneme error rate to the final token")
-    _draw_similarity(axes[2], arrays, "meaning", "cosine to the final token")
-    _draw_look_ahead(axes[3], arrays, f"among the top {config.top_k}")
-    for panel in axes:
-        panel.set_xlabel("depth (share of decoder layers)")
-        if panel.lines:
-            panel.legend(frameon=False, fontsize=8)
-    figures = {"token_selection": figure}
+    if "untestable" in arrays.attrs:
+        return {}
+    figures = {"token_selection": selection_figure(arrays, config.top_k)}
     if len(set(arrays.language.values)) > 1:
-        figures["by_language"] = _language_figure(arrays)
+        figures["by_language"] = language_figure(arrays)
     return figures
-
-
-def _draw_probability(axes: Axes, arrays: xr.Dataset) -> None:
-    plots.draw_curve(axes, arrays.depth.values, arrays.prob.values, "final token")
-    layer, label = float(arrays.saturation.mean()), "mean saturation layer"
-    axes.axvline(layer, label=label, color=plots.ACCENT, linestyle="--")
-    axes.set_title("probability")
-
-
-def _draw_similarity(axes: Axes, arrays: xr.Dataset, name: str, title: str) -> None:
-    for variable, label, colour, style in (
-        (name, "all candidates", plots.TEAL, "-"),
-        (f"{name}_others", "other candidates", plots.BLUE, "-"),
-        (f"{name}_others_null", "null: to another token", plots.GREY, ":"),
-    ):
-        values = arrays[variable].values
-        plots.draw_curve(axes, arrays.depth.values, values, label, colour, linestyle=style)
-    axes.set_title(title)
-
-
-def _draw_look_ahead(axes: Axes, arrays: xr.Dataset, title: str) -> None:
-    depth, labels = arrays.depth.values, ("this token", "the next", "the one after")
-    for offset, label, colour in zip(TOKEN_OFFSETS, labels, plots.COLOURS):
-        plots.draw_curve(axes, depth, arrays.hit.sel(offset=offset).values, label, colour)
-    label, null = "null: tokens further away", arrays.hit_null.values
-    plots.draw_curve(axes, depth, null, label, plots.GREY, linestyle=":")
-    axes.set_title(title)
-
-
-def _language_figure(arrays: xr.Dataset) -> Figure:
-    figure, (axes,) = plots.panels(1, 1, width=6, height=3.6)
-    for number, code in enumerate(dict.fromkeys(arrays.language.values)):
-        rows = arrays.isel(example=np.flatnonzero(arrays.language.values == code))
-        colour = plots.COLOURS[number % len(plots.COLOURS)]
-        label, style = f"{code} (n {rows.sizes['example']})", {"markersize": 3, "color": colour}
-        axes.plot(rows.depth, rows.prob.mean("example"), "o-", label=label, **style)
-        axes.axvline(float(rows.saturation.mean()), color=colour, linestyle="--", linewidth=0.8)
-    title = "probability of the final token; dashed: mean saturation layer"
-    axes.set(title=title, xlabel="depth (share of decoder layers)")
-    axes.legend(frameon=False, fontsize=8, ncols=2)
-    return figure
 
 
 STUDY = Study(

@@ -15,6 +15,7 @@ from experiments.analyses import lens
 from experiments.data.corpora import Utterance
 from experiments.item_cache import Arrays, Keep
 from experiments.studies.ablation import HEAD_SITES, ablate
+from experiments.studies.probing import Untestable
 from experiments.studies.selection import first_window, language
 from interventions.edits import Add, Project, Scale, only, site_cells
 from jaxasr import At, Memory, Recogniser, pytrees
@@ -39,7 +40,6 @@ class EditSettings:
         depth: relative depth of the decoder layer that is steered or projected.
         strength: factor of the steering vector.
         max_new_tokens: largest number of tokens per generated text.
-        seed: seed that `ablate` takes. It has no effect here, because heads are set to zero.
     """
 
     n_heads: int
@@ -47,7 +47,6 @@ class EditSettings:
     depth: float
     strength: float
     max_new_tokens: int
-    seed: int
 
 
 @pytrees.dataclass
@@ -58,6 +57,29 @@ class ScaleHeads:
 
     def __call__(self, x: Float[Array, "B T H Dh"], at: At) -> Float[Array, "B T H Dh"]:
         return Scale(self.factor[at.layer][:, None])(x, at)
+
+
+def identity(asr: Recogniser) -> Edits:
+    """Returns an edit that changes nothing."""
+    factor = jnp.ones((asr.config.n_text_layer, asr.config.n_text_head), jnp.float32)
+    return {HEAD_SITES[0]: ScaleHeads(factor)}
+
+
+def make_all_edits(
+    asr: Recogniser, clips: Mapping[str, Sequence[Utterance]], settings: EditSettings, keep: Keep
+) -> tuple[dict[str, Edits], dict[str, str]]:
+    """Makes all of `EDIT_TITLES`; see `make_edits`.
+
+    Returns:
+        The edits by name, and the reasons by name of those that cannot be made.
+    """
+    edits, reasons = {}, {}
+    for name in EDIT_TITLES:
+        try:
+            edits[name] = make_edits(name, asr, clips, settings, keep)
+        except Untestable as reason:
+            reasons[name] = str(reason)
+    return edits, reasons
 
 
 def make_edits(
@@ -78,6 +100,9 @@ def make_edits(
 
     Returns:
         The edits by site.
+
+    Raises:
+        Untestable: no recording without speech gets words, or no clean recording does.
     """
     if name == "mask":
         return _mask_heads(asr, clips, settings, keep)
@@ -87,8 +112,7 @@ def make_edits(
         _text_states(asr, kind, clips[kind], layer, settings, keep)
         for kind in ("clean", "nonspeech")
     )
-    if not len(hallucinated):
-        hallucinated = clean  # no text was hallucinated, so the difference of means is zero
+    _check_texts(n_hallucinated=len(hallucinated), n_clean=len(clean))
     differences = hallucinated - clean.mean(0)
     if name == "steer":
         step = jnp.asarray(-differences.mean(0), jnp.float32)
@@ -107,9 +131,11 @@ def _mask_heads(
     """
 
     def ablate_heads(clip: Utterance) -> Arrays:
-        return ablate(asr, clip, HEAD_SITES, "zero", settings.max_new_tokens, settings.seed)
+        return ablate(asr, clip, HEAD_SITES, "zero", settings.max_new_tokens)
 
     items = {kind: keep.each(f"B3 heads, {kind}", clips[kind], ablate_heads) for kind in clips}
+    n_hallucinated = sum(bool(item["baseline_insertions"] > 0) for item in items["nonspeech"])
+    _check_texts(n_hallucinated, n_clean=len(items["clean"]))
     silenced = np.mean([_silenced(item) for item in items["nonspeech"]], 0)
     cost = np.mean([_wer_change(item) for item in items["clean"]], 0)
     best = np.argsort(-(silenced - cost), kind="stable")[: settings.n_heads]
@@ -117,6 +143,20 @@ def _mask_heads(
     factor = np.ones((len(HEAD_SITES), asr.config.n_text_layer, asr.config.n_text_head), np.float32)
     factor[cells["site"][best], cells["layer"][best], cells["head"][best]] = 0
     return {site: ScaleHeads(jnp.asarray(factor[number])) for number, site in enumerate(HEAD_SITES)}
+
+
+def _check_texts(n_hallucinated: int, n_clean: int) -> None:
+    """Refuses an edit if one of the two kinds of texts that it is made from is missing."""
+    if not n_hallucinated:
+        raise Untestable(
+            "the edit cannot be made: no recording without speech gets words in the half of the "
+            "recordings that makes the edits"
+        )
+    if not n_clean:
+        raise Untestable(
+            "the edit cannot be made: no clean recording gets words in the half of the recordings "
+            "that makes the edits"
+        )
 
 
 def _silenced(item: Arrays) -> Float[np.ndarray, "K"]:

@@ -1,7 +1,8 @@
-"""Defines the parts of a study of published claims: settings, claims, evidence and verdicts.
+"""Defines the parts of a study: settings, claims, evidence and verdicts.
 
-A claim fixes in advance which number must lie above or below a null value. Evidence is that number
-with its interval. `Claim.judge` derives the verdict from the evidence.
+Most claims are those of arXiv 2508.15882, "the paper". A claim fixes in advance which number must
+lie above or below a null value. Evidence is that number with its interval. `Claim.judge` derives
+the verdict from the evidence.
 """
 
 import dataclasses
@@ -60,10 +61,7 @@ class Settings:
         return {field.name: self._with_source(field) for field in dataclasses.fields(self)}
 
     def with_defaults(self) -> dict[str, dict[str, Any]]:
-        """Returns `with_sources`, with the default of a changed choice, which `why` explains.
-
-        The key of that default is `full`.
-        """
+        """Adds `full` to the choices that a preset changed: the default, which `why` explains."""
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         defaults["seed"] = self.seed
         rows = self.with_sources()
@@ -288,7 +286,7 @@ def layers_in_band(depths: Iterable[float], low: float, high: float) -> np.ndarr
         int [n], indices into `depths`.
 
     Example:
-        >>> band([0.25, 0.5, 0.75, 1.0], 0.6, 0.9)
+        >>> layers_in_band([0.25, 0.5, 0.75, 1.0], 0.6, 0.9)
         array([2])
     """
     depths = np.asarray(list(depths), float)
