@@ -211,7 +211,7 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
         .values
         for site_type in SITE_TYPES
     }
-    # Patches of the first two types (heads, queries and keys) are small, those of the others large.
+    # The first two types (heads, queries and keys) are small patches, all others are large ones.
     small, large = (
         np.mean([by_type[site_type] for site_type in types], 0)
         for types in (SITE_TYPES[:2], SITE_TYPES[2:])

@@ -44,7 +44,7 @@ _CALM_WHISPER = "not asked; Calm-Whisper: over 75 % fewer by training 3 heads"
 
 
 def _edit_claims(name: str, title: str) -> dict[str, Claim]:
-    """Makes two claims about an edit: it prevents hallucinations, and clean speech stays right."""
+    """Makes the claims that an edit prevents hallucinations, and that it spares clean speech."""
     return {
         f"{name}_fewer": Claim(
             f"{title.capitalize()}: fewer recordings without speech get words",

@@ -44,7 +44,7 @@ def sentences(clip: Utterance) -> tuple[str, str]:
     """
     target, expected = str(clip.label("target")), str(clip.label("expected"))
     spoken, unspoken = (expected, target) if clip.label("congruent") else (target, expected)
-    # `\b` is a word boundary, so that a word inside of another word stays as it is.
+    # `\b` marks word boundaries, so that the letters within a longer word are not replaced.
     swapped = re.sub(rf"\b{re.escape(spoken)}\b", unspoken, clip.transcript)
     if clip.label("congruent"):
         return swapped, clip.transcript

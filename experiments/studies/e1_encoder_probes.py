@@ -81,7 +81,7 @@ CLAIMS = {
         _GAIN_OVER_SHALLOW,
     ),
     "knows_more_than_it_says": Claim(
-        "A probe predicts gender better than the model does when it is asked",
+        "A probe predicts gender better than the model's answer to a question does",
         "94.6 % against 87.8 %",
         "accuracy of the probe, minus that of the answer",
     ),
@@ -159,7 +159,10 @@ def _probe_accent(encode: Encode, speech: Sequence[Utterance], config: Config) -
 
 
 def accents_of(speech: Sequence[Utterance], config: Config) -> dict[str, str]:
-    """Returns accents by recording id: `config.accents`, or those of the set with most accents."""
+    """Returns accents by recording id.
+
+    If `config.accents` is None, the recordings are those of the set with most accents.
+    """
     if config.accents is None:
         return attributes.best_set_of_accents(speech, config.accent_speakers)
     return attributes.named_accents(speech, config.accents)
@@ -168,7 +171,7 @@ def accents_of(speech: Sequence[Utterance], config: Config) -> dict[str, str]:
 def _probe_noise(
     encode: Encode, corpus: Corpus, speech: list[Utterance], snr: int, config: Config
 ) -> xr.Dataset:
-    """Probes whether a recording has added noise, for each recording with noise and without it.
+    """Probes whether a recording has added noise, where each recording occurs with and without.
 
     Each speaker gets one background noise. Speakers with the same noise are in the same fold.
     """

@@ -123,7 +123,7 @@ def _select_recordings(asr: Recogniser, corpus: Corpus, config: Config) -> list[
     )
     if len({clip.speaker for clip in clips}) > 1:
         return clips
-    # Without a speaker, each recording is a cross-validation group of its own.
+    # A single speaker is dropped, so that each recording is a cross-validation group.
     return [dataclasses.replace(clip, speaker="") for clip in clips]
 
 
@@ -167,7 +167,7 @@ def probe_pairs(
         config,
         {"numbers at hand": reported, "mel": np.stack([row["mel"] for row in rows])},
         [clip.id for pair in pairs for clip in pair],
-        blocks=np.repeat(np.arange(len(pairs)), 2),
+        blocks=np.repeat(np.arange(len(pairs)), 2),  # the control swaps labels within pairs
     )
     return arrays.assign(reported=(("example", "number"), reported)).assign_coords(
         number=list(REPORTED_NUMBERS)

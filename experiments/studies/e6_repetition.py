@@ -209,7 +209,7 @@ def _judge_best(
 
 
 def _under_noise(values: xr.DataArray) -> xr.DataArray:
-    """Selects the white-noise patch; the first intervention if there was no such patch."""
+    """Selects the results of the white-noise patch, or of the first kind if it was not run."""
     return values.sel(kind="noise") if "noise" in values.kind else values.isel(kind=0)
 
 

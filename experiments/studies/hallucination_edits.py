@@ -56,6 +56,7 @@ class ScaleHeads:
     factor: Float[Array, "L H"]
 
     def __call__(self, x: Float[Array, "B T H Dh"], at: At) -> Float[Array, "B T H Dh"]:
+        # The factors [H, 1] broadcast over positions and over the width of a head.
         return Scale(self.factor[at.layer][:, None])(x, at)
 
 
@@ -71,7 +72,7 @@ def make_all_edits(
     """Makes all of `EDIT_TITLES`; see `make_edits`.
 
     Returns:
-        The edits by name, and the reasons by name of those that cannot be made.
+        The edits by name, and the reasons why edits cannot be made, also by name.
     """
     edits, reasons = {}, {}
     for name in EDIT_TITLES:
@@ -117,6 +118,7 @@ def make_edits(
     if name == "steer":
         step = jnp.asarray(-differences.mean(0), jnp.float32)
         return {DECODER_STREAM: only(Add(step, settings.strength), layers=layer)}
+    # The rows of the third factor are directions, sorted from the largest difference.
     directions = np.linalg.svd(differences, full_matrices=False)[2][: settings.rank]
     return {DECODER_STREAM: only(Project(jnp.asarray(directions, jnp.float32)), layers=layer)}
 
@@ -146,7 +148,7 @@ def _mask_heads(
 
 
 def _check_texts(n_hallucinated: int, n_clean: int) -> None:
-    """Refuses an edit if one of the two kinds of texts that it is made from is missing."""
+    """Raises `Untestable` if hallucinated texts or texts of clean speech are missing."""
     if not n_hallucinated:
         raise Untestable(
             "the edit cannot be made: no recording without speech gets words in the half of the "

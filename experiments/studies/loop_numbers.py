@@ -67,7 +67,10 @@ def speech_cost(speech: xr.Dataset) -> dict[str, Any]:
 
 
 def _by_kind_and_cell(values: xr.DataArray) -> dict[str, Any]:
-    """Names cells as in "attn.z 2.5", layer 2 and head 5; a cell without a head as "mlp_out 2"."""
+    """Returns values by kind and by name of the cell.
+
+    "attn.z 2.5" is head 5 of layer 2, and "mlp_out 2" is a cell without a head.
+    """
     cells = zip(values.site.values, values.layer.values, values["head"].values)
     names = [
         f"{site.removeprefix('decoder.')} {layer}" + (f".{head}" if head >= 0 else "")

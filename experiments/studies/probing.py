@@ -79,7 +79,7 @@ def probe_layers(
         "folds": _n_folds(question, labels, groups, config),
         "seeds": seeds,
     }
-    # One permutation per split; row s holds the labels of the control for seeds[s].
+    # Row s holds the permuted labels of the control for seeds[s].
     permuted = np.stack([_permute(labels, blocks, seed) for seed in seeds])
     try:
         bank = interventions.fit_probes(X, labels, groups, **options)

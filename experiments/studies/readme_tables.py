@@ -65,7 +65,7 @@ def publish(file: Path, docs: Path) -> None:
 
 
 def _publish(file: Path, result: Result, docs: Path) -> None:
-    # A commit that ends in "+" had uncommitted changes. A result without a commit counts as one.
+    # A commit that ends in "+" had uncommitted changes. A missing commit is refused as well.
     commit = str(result["provenance"].get("commit", "+"))
     if result["quick"] or commit.endswith("+"):
         raise ValueError(

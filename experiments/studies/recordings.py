@@ -82,7 +82,7 @@ def _is_sentence(transcript: str) -> bool:
 def _fits(clip: Utterance, asr: Recogniser, max_new_tokens: int) -> bool:
     """Checks that the recording fits the window, and the text the limit of tokens.
 
-    The text may be 25 % longer than the transcript, and it needs one token for its end.
+    The text may be 25 % longer than the transcript. One more token is needed for its end.
     """
     n_tokens = 1.25 * len(asr.tokenizer.encode(clip.transcript)) + 1
     return float(clip.label("duration_s") or 0) <= WINDOW_S and n_tokens <= max_new_tokens

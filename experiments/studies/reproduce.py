@@ -100,7 +100,9 @@ def reproduce(
     steps, clock = steps or Progress(quiet=True), _Clock()
     settings, sources = study.configured(preset, quick=quick, seed=seed), _sources(asr, corpus)
     with only_writer(out):
-        items = out / "items" / fingerprint(name, study.version, sources, settings.with_sources())
+        # Only values of settings are hashed, so that a reworded reason keeps the stored items.
+        values = dataclasses.asdict(settings)
+        items = out / "items" / fingerprint(name, study.version, sources, values)
         keep = Keep(items, steps)
         arrays = study.run(asr, corpus, settings, keep)
         with steps(f"{name} analysis and figures"):

@@ -61,7 +61,7 @@ class Settings:
         return {field.name: self._with_source(field) for field in dataclasses.fields(self)}
 
     def with_defaults(self) -> dict[str, dict[str, Any]]:
-        """Adds `full` to the choices that a preset changed: the default, which `why` explains."""
+        """Returns `with_sources`, and as `full` the default of a choice that a preset changed."""
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         defaults["seed"] = self.seed
         rows = self.with_sources()

@@ -191,6 +191,17 @@ def test_other_settings_do_not_reuse_items(tmp_path):
     assert len(computed) == 24
 
 
+def test_a_reworded_reason_keeps_the_stored_items(tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class Reworded(Config):
+        noise: float = choice(0.1, "another reason")
+
+    computed: list[int] = []
+    run_study(tmp_path, fake_study(None, computed))
+    run_study(tmp_path, dataclasses.replace(fake_study(None, computed), settings=Reworded))
+    assert len(computed) == 8
+
+
 def test_the_item_cache_distinguishes_keys_and_refuses_objects(tmp_path):
     keep, keys = Keep(tmp_path), ("a/b", "a b", "ü" * 300)
     items = [keep(key, lambda key=key: {"k": key, "n": [1, 2]}) for key in keys]
