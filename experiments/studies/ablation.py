@@ -194,6 +194,11 @@ def wer_change(arrays: xr.Dataset) -> xr.DataArray:
     """Computes how much each ablation raises the word error rate.
 
     Both rates are limited to 1, because a repetitive text can contain very many words.
+
+    Example:
+        >>> arrays = xr.Dataset({"wer": ("cell", [0.25, 3.0]), "baseline_wer": 0.5})
+        >>> wer_change(arrays).values
+        array([-0.25,  0.5 ])
     """
     return np.minimum(arrays.wer, 1) - np.minimum(arrays.baseline_wer, 1)
 
@@ -204,6 +209,12 @@ def cells_of_site(values: xr.DataArray, site: str) -> xr.DataArray:
 
 
 def layer_grid(values: xr.DataArray, site: str) -> np.ndarray:
-    """Arranges the cells of one site as [layer, head], or as [layer, 1] if it has no heads."""
+    """Arranges the cells of one site as [layer, head], or as [layer, 1] if it has no heads.
+
+    Example:
+        >>> cells = {"site": ("cell", ["z", "z", "z"]), "layer": ("cell", [0, 1, 2])}
+        >>> layer_grid(xr.DataArray([5, 6, 7], coords=cells, dims="cell"), "z").tolist()
+        [[5], [6], [7]]
+    """
     cells = cells_of_site(values, site)
     return cells.values.reshape(cells.layer.values.max() + 1, -1)

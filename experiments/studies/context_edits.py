@@ -56,6 +56,12 @@ def outcome(text: str, clip: Utterance) -> int:
 
     Returns:
         `TARGET`, `EXPECTED` or `OTHER`.
+
+    Example:
+        >>> labels = {"target": "meat", "expected": "feet", "congruent": False}
+        >>> clip = Utterance("a", "a.wav", transcript="My meat hurt.", labels=labels)
+        >>> outcome("my feet hurt", clip) == EXPECTED
+        True
     """
     with_target, with_expected = sentences(clip)
     if words(text) == words(with_target):

@@ -31,7 +31,12 @@ def patched_examples(arrays: xr.Dataset, congruent: bool) -> xr.Dataset:
 
 
 def mark_restored(errors: xr.Dataset) -> xr.DataArray:
-    """Returns 1.0 where a patch restores the spoken word of a contextual error, else 0.0."""
+    """Returns 1.0 where a patch restores the spoken word of a contextual error, else 0.0.
+
+    Example:
+        >>> mark_restored(xr.Dataset({"after": ("cell", [TARGET, EXPECTED])})).values
+        array([1., 0.])
+    """
     return (errors.after == TARGET).astype(float)
 
 

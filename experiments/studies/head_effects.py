@@ -40,7 +40,14 @@ def effects(arrays: xr.Dataset) -> dict[str, xr.DataArray]:
 
 
 def head_names(arrays: xr.Dataset) -> list[str]:
-    """Names the heads. The name of head 2 in layer 0 of the cross-attention is "cross 0.2"."""
+    """Names the heads by kind of attention, layer and head.
+
+    Example:
+        >>> site = ["decoder.cross_attn.z"]
+        >>> cells = {"site": ("cell", site), "layer": ("cell", [0]), "head": ("cell", [2])}
+        >>> head_names(xr.Dataset(coords=cells))
+        ['cross 0.2']
+    """
     cells = zip(arrays.site.values, arrays.layer.values, arrays["head"].values)
     return [f"{_ATTENTION_NAMES[str(site)]} {layer}.{head}" for site, layer, head in cells]
 

@@ -24,7 +24,13 @@ def n_words(clip: Utterance) -> int:
 
 
 def error_rates(text: str, clip: Utterance) -> dict[str, float]:
-    """Computes the rates of all errors and of inserted words, per word of the transcript."""
+    """Computes the rates of all errors and of inserted words, per word of the transcript.
+
+    Example:
+        >>> clip = Utterance("a", "a.wav", transcript="thank you", labels={"lang": "en"})
+        >>> error_rates("thank you Ann", clip)
+        {'errors': 0.5, 'insertions': 0.5}
+    """
     counts = errors(text, clip.transcript, language(clip))
     return {
         "errors": error_rate(text, clip.transcript, language(clip)),

@@ -175,7 +175,12 @@ def concatenate(questions: Mapping[str, Callable[[], xr.Dataset]]) -> xr.Dataset
 
 
 def questions(arrays: xr.Dataset) -> list[str]:
-    """Lists the questions with rows in `arrays`."""
+    """Lists the questions with rows in `arrays`.
+
+    Example:
+        >>> questions(xr.Dataset(coords={"question": ("example", ["gender", "gender"])}))
+        ['gender']
+    """
     if "question" not in arrays.coords:
         return []
     return list(dict.fromkeys(map(str, arrays.question.values)))

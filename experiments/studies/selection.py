@@ -111,7 +111,12 @@ def select_balanced(
 
 
 def speaker_of(clip: Utterance) -> str:
-    """Returns the speaker's name; "" if unknown."""
+    """Returns the speaker's name; "" if unknown.
+
+    Example:
+        >>> speaker_of(Utterance("a", "a.wav", speaker="Ann"))
+        'Ann'
+    """
     return clip.speaker
 
 

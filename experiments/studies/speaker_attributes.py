@@ -30,7 +30,12 @@ def condition(clip: Utterance) -> str:
 
 
 def accent(clip: Utterance) -> str:
-    """Returns the speaker's accent; "" if unknown."""
+    """Returns the speaker's accent; "" if unknown.
+
+    Example:
+        >>> accent(Utterance("a", "a.wav", labels={"accents": "Welsh"}))
+        'Welsh'
+    """
     return str(clip.label("accent") or clip.label("accents") or "")
 
 
