@@ -1,6 +1,7 @@
 """B3 detects edits that silence at no cost, and nothing in edits that are useless or harmful."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -137,12 +138,12 @@ def words_of(kind: str, n: int) -> list[dict[str, np.ndarray]]:
 )
 def test_without_hallucinated_texts_no_edit_is_made(kinds, reason):
     """Before, the subspace to project out was one of clean speech."""
-    config = SimpleNamespace(n_text_layer=2, n_text_head=3)
+    model: Any = SimpleNamespace(config=SimpleNamespace(n_text_layer=2, n_text_head=3))
     items = dict(zip(("clean", "nonspeech"), (words_of(kind, 6) for kind in kinds)))
-    keep = SimpleNamespace(each=lambda name, clips, compute: items[name.split(", ")[1]])
+    keep: Any = SimpleNamespace(each=lambda name, clips, compute: items[name.split(", ")[1]])
     clips = {kind: [] for kind in items}
     settings = EditSettings(n_heads=1, rank=2, depth=0.5, strength=1.0, max_new_tokens=8)
-    edits, reasons = make_all_edits(SimpleNamespace(config=config), clips, settings, keep)
+    edits, reasons = make_all_edits(model, clips, settings, keep)
     assert edits.keys() == (set() if reason else set(EDIT_TITLES))
     assert reasons.keys() == set(EDIT_TITLES) - edits.keys()
     assert all(reason in text for text in reasons.values())
