@@ -122,7 +122,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
         means=_prepare_means(asr, speech[config.n_clean :], config),
     )
     items = [
-        [item]
+        [item]  # there is one kind of ablation, and `to_dataset` expects a list of kinds
         for kind, clips in recordings.items()
         for item in keep.each(f"B1 heads, {kind}", clips, ablate_heads)
     ]
@@ -189,6 +189,7 @@ def _judge_same_heads(
         return claim.judge(None, "one of the three kinds of recordings is missing")
     harmless = cost.mean("example").values <= 0.2
     x, y = (effect.mean("example").values[harmless] for effect in (silenced, unlooped))
+    # Fisher's interval divides by √(n - 3), and a constant has no rank correlation.
     if len(x) < 4 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return claim.judge(None, "fewer than 4 heads are left, or all have the same effect")
     rho, p = map(float, scipy.stats.spearmanr(x, y))

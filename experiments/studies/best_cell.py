@@ -31,6 +31,7 @@ def best_cell(
     """
     outcomes = outcomes.transpose("example", "cell")
     means = outcomes.mean("example").values
+    # `max` takes the first of equal cells.
     cells = range(len(means)) if candidates is None else candidates
     best = max(cells, key=lambda cell: means[cell])
     interval = bootstrap(outcomes.isel(cell=best), seed=seed)

@@ -102,7 +102,7 @@ def _best_patch(errors: xr.Dataset, controls: xr.Dataset) -> dict[str, Any]:
     if not errors.sizes["example"]:
         return {}
     shares = mark_restored(errors).sel(kind="noise").mean("example")
-    best = int(np.argmax(shares.values))
+    best = int(np.argmax(shares.values))  # the first of equal cells
     cell = {name: shares[name].values[best].item() for name in ("site", "layer", "alpha")}
     broken_share = _mean(mark_broken(controls).isel(cell=best))
     return {**cell, "restores": float(shares[best]), "breaks_clean": broken_share}

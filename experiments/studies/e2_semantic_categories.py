@@ -186,7 +186,7 @@ def probe_pairs(
             [examples[int(row)] for row in rows],
         )
 
-    pairs = itertools.combinations(sorted(set(categories)), 2)
+    pairs = itertools.combinations(sorted(set(categories)), 2)  # each pair in alphabetical order
     return probing.concatenate(
         {" or ".join(pair): functools.partial(probe, pair) for pair in pairs}
     )

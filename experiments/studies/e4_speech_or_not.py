@@ -114,6 +114,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
     )
     lengths = [(sound, float(item["seconds"])) for sound, item in noises]
     speech = transcribe_fluent("E4 speech", matching_speech(asr, corpus, lengths, config.seed))
+    # Speech can be rarer than sounds, so the classes are made equally large.
     by_class = {"not speech": noises[: len(speech)], "speech": speech}
     arrays = probing.concatenate(
         {

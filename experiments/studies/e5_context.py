@@ -195,6 +195,7 @@ def _judge_context(arrays: xr.Dataset, seed: int) -> Finding:
     """
     claim, congruent = CLAIMS["context"], arrays.congruent.values
     pairs, before = arrays.pair.values, arrays.before.values
+    # TARGET is the reverse error of a congruent recording. EXPECTED is the contextual error.
     reverse_errors = dict(zip(pairs[congruent], before[congruent] == TARGET))
     context_errors = zip(pairs[~congruent], before[~congruent] == EXPECTED)
     differences = [
@@ -211,6 +212,7 @@ def _judge_patches(is_restored: xr.DataArray, seed: int) -> dict[str, Finding]:
     """Judges the claims about stacks by noise patches minus random ones, and the best patch."""
     findings = {}
     for key, sites in SITES_BY_STACK.items():
+        # The largest of zeros and ones is 1 if any cell restores the word.
         by_any = is_restored.isel(cell=np.isin(is_restored.site.values, sites)).max("cell")
         gain = by_any.sel(kind="noise") - by_any.sel(kind="random")
         findings[key] = CLAIMS[key].judge_mean(gain.values, seed)
@@ -220,7 +222,7 @@ def _judge_patches(is_restored: xr.DataArray, seed: int) -> dict[str, Finding]:
 
 def _judge_best_patch(is_restored: xr.DataArray, seed: int) -> Finding:
     claim, n = CLAIMS["one_place"], is_restored.sizes["example"]
-    if n < 2:
+    if n < 2:  # no interval, but the number is reported
         return claim.judge(Evidence(float(is_restored.max()), np.nan, np.nan, n))
     _, evidence = best_cell(is_restored, seed)
     return claim.judge(evidence)
@@ -239,6 +241,7 @@ def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
     for title, values in rows.items():
         means = _mean_over_examples(values)
         for site in PATCHED_SITES:
+            # The cells of a site are sorted by layer, then by strength.
             grid = means[arrays.site.values == site].reshape(-1, len(config.alphas))
             strengths = [f"{alpha:g}" for alpha in config.alphas]
             image = plots.draw_heat_map(

@@ -169,6 +169,7 @@ def _judge_components(is_resolved: xr.DataArray, seed: int) -> dict[str, Finding
     """
     by_site = {site: cells_of_site(is_resolved, site) for site in COMPONENT_SITES}
     mean_rate = {site: values.mean(("kind", "cell")).values for site, values in by_site.items()}
+    # The largest of zeros and ones is 1 if any cell resolves the loop.
     any_rate = {site: values.max(("kind", "cell")).values for site, values in by_site.items()}
     return {
         key: CLAIMS[key].judge_mean(rate[CROSS] - (rate[SELF] + rate[MLP]) / 2, seed)
@@ -199,6 +200,7 @@ def _judge_best(
     if not len(cells) or outcomes.sizes["example"] < 2:
         reason = "" if len(cells) else "heads were left out"
         return {key: CLAIMS[key].judge(None, reason) for key in (f"one_{unit}", f"cheap_{unit}")}
+    # Positions within `cells`, because `best_cell` gets only these cells.
     candidates = np.flatnonzero(np.isin(outcomes.site.values[cells], sites)).tolist()
     best, evidence = best_cell(outcomes.isel(cell=cells), seed, candidates)
     cost = costs.isel(cell=cells[best]).values

@@ -119,6 +119,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
     with_text = [(clip, item) for clip, item in items if item["saturation"].size]
     if not with_text:
         return xr.Dataset(attrs={"untestable": "no recording of speech has a generated text"})
+    # The last axis of every array of an item is the tokens of the text.
     means = {
         name: np.stack([mean_of_finite(item[name]) for _, item in with_text])
         for name in with_text[0][1]
@@ -163,6 +164,7 @@ def token_curves(asr: Recogniser, clip: Utterance, config: Config) -> Arrays:
     distance = phoneme_distance(asr, tokens, language(clip))
     return {
         "prob": np.exp(np.asarray(lens_result.logprob)[:, 0, predicting]),
+        # `saturation` counts layers from 0; the depth of the top layer is 1.
         "saturation": (np.asarray(lens_result.saturation)[0, predicting] + 1) / len(candidates),
         "hit": hit,
         "hit_null": hit_null,
@@ -178,6 +180,7 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
     depth = arrays.depth.values
     top, lower = layers_in_band(depth, 0.9, 1), layers_in_band(depth, 0, 0.625)
     below_top = np.setdiff1d(np.arange(len(depth)), top)
+    # In the paper, the similarities change at layer 25 of 32, which has depth 0.78.
     shallow, deep = np.flatnonzero(depth < 0.78), np.flatnonzero(depth >= 0.78)
     # The null minus the rate, because a smaller phoneme error rate means a more similar sound.
     sound = (arrays.sound_others_null - arrays.sound_others).values
@@ -191,7 +194,7 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
         "looks_ahead_late": _gain_with_depth(next_token, below_top, top),
     }
     findings = {key: CLAIMS[key].judge_mean(value, config.seed) for key, value in values.items()}
-    if np.isnan(sound).all():
+    if np.isnan(sound).all():  # espeak-ng is not installed
         findings["sounds_alike"] = CLAIMS["sounds_alike"].judge(None, MISSING)
     findings["earlier_than_qwen"] = CLAIMS["earlier_than_qwen"].judge(
         None, "only one family of models; Qwen2-Audio cannot be loaded"

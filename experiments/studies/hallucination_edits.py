@@ -140,8 +140,10 @@ def _mask_heads(
     _check_texts(n_hallucinated, n_clean=len(items["clean"]))
     silenced = np.mean([_silenced(item) for item in items["nonspeech"]], 0)
     cost = np.mean([_wer_change(item) for item in items["clean"]], 0)
+    # A stable sort chooses the first of equal cells, so that the heads do not depend on NumPy.
     best = np.argsort(-(silenced - cost), kind="stable")[: settings.n_heads]
     cells = site_cells(asr.config, HEAD_SITES)
+    # factor[site, layer, head] is 0 for the chosen heads.
     factor = np.ones((len(HEAD_SITES), asr.config.n_text_layer, asr.config.n_text_head), np.float32)
     factor[cells["site"][best], cells["layer"][best], cells["head"][best]] = 0
     return {site: ScaleHeads(jnp.asarray(factor[number])) for number, site in enumerate(HEAD_SITES)}
@@ -202,6 +204,7 @@ def mean_text_state(
         return np.zeros((0, asr.config.n_text_state), np.float32)
     run, _ = lens.make_run(memory, prompt, list(ids), asr)
     _, acts = run.decode(asr.model, readout=select(DECODER_STREAM))
+    # The prompt is left out, because it is the same for all texts.
     text_positions = slice(len(prompt), len(prompt) + len(ids))
     return np.asarray(acts[DECODER_STREAM])[layer, 0, text_positions].mean(0, keepdims=True)
 

@@ -80,6 +80,7 @@ def _mean_by_cell(effect: xr.DataArray) -> xr.DataArray:
     """Averages over recordings; NaN in every cell if there are no recordings."""
     if effect.sizes["example"]:
         return effect.mean("example")
+    # The sum over no recordings is 0 and has the coordinates of the cells.
     return effect.sum("example") * np.nan
 
 

@@ -116,6 +116,7 @@ def _pair_by_length(
     bad: Utterance, candidates: Sequence[Utterance], max_ratio: float
 ) -> list[Pair]:
     """Pairs a recording with the candidate of the nearest length in words; [] if none is near."""
+    # The distance is the logarithm of the ratio, so that longer and shorter are treated alike.
     distances = {clip.id: abs(np.log(n_words(clip) / n_words(bad))) for clip in candidates}
     near = [clip for clip in candidates if distances[clip.id] <= np.log(max_ratio)]
     return [(bad, min(near, key=lambda clip: distances[clip.id]))] if near else []

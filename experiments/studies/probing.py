@@ -129,6 +129,7 @@ def _n_folds(question: str, labels: Text, groups: Text, config: ProbingSettings)
             f"{question}: at least two speakers (or recordings, or words) per class are needed, "
             f"got {n_groups}"
         )
+    # With more folds than groups of a class, a fold would have no test rows of the class.
     return min(config.folds, *n_groups.values())
 
 
@@ -146,6 +147,7 @@ def _share_correct(bank: Bank) -> np.ndarray:
 
 
 def _last_class_probability(bank: Bank, X: np.ndarray) -> np.ndarray:
+    # There is one penalty, and classes are sorted by name.
     last = bank.out_of_fold_proba(X).isel({"penalty": 0, "class": -1}).mean("seed")
     return last.transpose("row", "layer").values
 
@@ -166,6 +168,7 @@ def concatenate(questions: Mapping[str, Callable[[], xr.Dataset]]) -> xr.Dataset
             datasets.append(probe())
         except Untestable as reason:
             reasons[name] = str(reason)
+    # All questions have the same layers and depths, so those of the first are kept.
     joined = (
         xr.concat(datasets, "example", coords="minimal", compat="override", join="override")
         if datasets

@@ -111,6 +111,7 @@ def accuracy(
     """
     names = [layers] if isinstance(layers, str) else list(layers)
     correct = rows[variable].sel(layer=names).mean("layer").values
+    # The weights make all classes count equally, however many rows they have.
     return group_scores(correct * _class_weights(rows.label.values), rows.group.values)
 
 
@@ -136,6 +137,7 @@ def probe_auroc(
     """
     probability = rows.probability.sel(layer=layers).mean("layer").values
     area = score_auroc(rows, probability, seed, against)
+    # The ends move away from the value by √2, as the deviations in `inflate_variance` do.
     low, high = (area.value + np.sqrt(2) * (end - area.value) for end in (area.low, area.high))
     return _limit_to_unit_range(dataclasses.replace(area, low=low, high=high))
 

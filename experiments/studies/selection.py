@@ -175,6 +175,7 @@ def cross_validation_groups(clips: Iterable[Utterance]) -> dict[str, str]:
     """
     clips = list(clips)
     several_speakers = len({clip.speaker for clip in clips}) > 1
+    # `or` also replaces an unknown speaker, which is "".
     return {clip.id: (several_speakers and clip.speaker) or clip.id for clip in clips}
 
 

@@ -70,6 +70,7 @@ def best_set_of_accents(speech: Sequence[Utterance], min_speakers: int) -> dict[
     Returns:
         Accent by recording id, only for the recordings of that set.
     """
+    # A dict keeps the order of the recordings, so that ties are always broken in the same way.
     sets = dict.fromkeys(set_of(clip) for clip in speech)
     by_set = (
         _frequent_accents([clip for clip in speech if set_of(clip) == name], min_speakers)
@@ -111,6 +112,7 @@ def select_accents(
 
 def distinct_sources(noises: Sequence[Utterance]) -> list[Utterance]:
     """Returns one recording per source, because parts of one source are not independent."""
+    # Recordings with the same id at Freesound are parts of one source.
     return list({str(clip.label("freesound_id") or clip.id): clip for clip in noises}.values())
 
 

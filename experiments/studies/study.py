@@ -264,7 +264,7 @@ def mean_evidence(values: np.ndarray, *, null: float = 0.0, seed: int = 0) -> Ev
     from interventions.stats.intervals import bootstrap, sign_flip
 
     x = xr.DataArray(values[np.isfinite(values)], dims="example")
-    if x.size < 2:
+    if x.size < 2:  # a bootstrap needs two values
         return Evidence(float(x.mean()) if x.size else np.nan, np.nan, np.nan, x.size)
     interval = bootstrap(x, seed=seed)
     mean, low, high = (float(interval[name]) for name in ("mean", "low", "high"))
