@@ -20,6 +20,7 @@ from experiments.studies.hallucination_edits import (
 )
 from experiments.studies.reproduce import builtin
 from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
+from jaxasr import Config as Model
 from jaxasr.taps import At
 
 N = 20
@@ -115,14 +116,14 @@ def test_a_mask_acts_on_its_layer_and_head():
 
 
 def words_of(kind: str, n: int) -> list[dict[str, np.ndarray]]:
-    """Makes the items of `n` texts of a kind: ablations of 12 heads, and mean states of width 5."""
+    """Makes the items of `n` texts of a kind: ablations of 24 heads, and mean states of width 5."""
     has_words = kind == "clean"
     return [
         {
             "baseline_insertions": np.asarray(float(has_words)),
-            "insertions": np.zeros(12),
+            "insertions": np.zeros(24),
             "baseline_wer": np.asarray(0.0),
-            "wer": np.zeros(12),
+            "wer": np.zeros(24),
             "states": np.random.default_rng(seed).normal(size=(int(has_words), 5)),
         }
         for seed in range(n)
@@ -138,7 +139,7 @@ def words_of(kind: str, n: int) -> list[dict[str, np.ndarray]]:
 )
 def test_without_hallucinated_texts_no_edit_is_made(kinds, reason):
     """Before, the subspace to project out was one of clean speech."""
-    model: Any = SimpleNamespace(config=SimpleNamespace(n_text_layer=2, n_text_head=3))
+    model: Any = SimpleNamespace(config=Model(80, 1500, 66, 3, 4, 100, 448, 66, 3, 4))
     items = dict(zip(("clean", "nonspeech"), (words_of(kind, 6) for kind in kinds)))
     keep: Any = SimpleNamespace(each=lambda name, clips, compute: items[name.split(", ")[1]])
     clips = {kind: [] for kind in items}
