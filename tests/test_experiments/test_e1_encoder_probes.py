@@ -60,7 +60,7 @@ def test_a_single_speaker_allows_no_question():
     assert set(data.attrs["untestable"]) == {"gender", "accent", "condition"}
     findings = STUDY.analyse(data, config).findings
     assert {finding.verdict for finding in findings.values()} == {UNTESTABLE}
-    assert "two kinds" in findings["gender_upper"].why
+    assert "two label values" in findings["gender_upper"].why
 
 
 def test_no_set_predicts_the_label():
