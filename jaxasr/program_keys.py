@@ -229,13 +229,6 @@ class _Reader:
 
 
 @functools.cache
-def _is_library_file(file: str) -> bool:
-    return file.startswith(_LIBRARY_FOLDERS) or not set(_LIBRARY_FOLDER_NAMES).isdisjoint(
-        Path(file).parts
-    )
-
-
-@functools.cache
 def _find_slots(kind: type) -> tuple[str, ...]:
     """Returns the names in `__slots__` of a class and its bases, which `__dict__` lacks."""
     return tuple(
