@@ -1,4 +1,4 @@
-"""Computes cells in chunks, and keeps the device busy while the host waits."""
+"""Computes cells in chunks, and dispatches the next computation before the last is read."""
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-# A function that blocks until dispatched values are computed, and returns them.
+# A function that waits until dispatched values are computed, and returns them.
 Deferred = Callable[[], np.ndarray]
 
 
@@ -17,19 +17,20 @@ def dispatch_chunks(
     """Dispatches `compute` on chunks of `size` cells.
 
     The last chunk is padded, so that all chunks share one executable. If the device runs out of
-    memory, the chunks are halved and a warning is issued.
+    memory, all cells are dispatched again in chunks of half the size, with a warning.
 
     Args:
-        compute: takes coordinates [size] and returns an array whose first axis is the cells.
-        cells: coordinates [K].
-        size: cells per chunk.
+        compute: takes coordinates [size], and returns an array whose first axis is the cells.
+        cells: coordinates [K] of every cell, by dimension.
+        size: number of cells per chunk.
 
     Returns:
-        A function that blocks until all cells are computed and returns their values.
+        A function that waits until all cells are computed, and returns their values.
     """
     n_cells = len(next(iter(cells.values())))
 
     def dispatch_smaller(error: Exception) -> Deferred:
+        # XLA reports that memory ran out by this status code in the text of the error.
         if "RESOURCE_EXHAUSTED" not in str(error) or size == 1:
             raise error
         warnings.warn(
@@ -38,7 +39,7 @@ def dispatch_chunks(
         return dispatch_chunks(compute, cells, size // 2)
 
     def wait() -> np.ndarray:
-        # JAX may report that memory ran out when chunks are dispatched, or when they are read.
+        # JAX dispatches asynchronously, so an error may first appear when values are read.
         try:
             return np.concatenate([np.asarray(chunk, np.float64) for chunk in chunks])[:n_cells]
         except jax.errors.JaxRuntimeError as error:
@@ -60,14 +61,15 @@ def dispatch_one_ahead(computations: Iterable[Deferred]) -> Iterator[np.ndarray]
     Args:
         computations: an iterator that dispatches one computation per item, when the item is taken.
     """
-    waiting: Deferred | None = None
+    previous: Deferred | None = None
     for deferred in computations:
-        if waiting is not None:
-            yield waiting()
-        waiting = deferred
-    if waiting is not None:
-        yield waiting()
+        if previous is not None:
+            yield previous()
+        previous = deferred
+    if previous is not None:
+        yield previous()
 
 
 def _pad_chunk(values: np.ndarray, size: int) -> np.ndarray:
+    """Repeats the last cell until there are `size` cells."""
     return np.pad(values, (0, size - len(values)), mode="edge")

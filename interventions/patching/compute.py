@@ -17,7 +17,7 @@ from interventions.patching.plan import Plan
 from interventions.patching.resumed_decoder import UneditedTrace
 from interventions.patching.resumed_encoder import Residuals
 from interventions.patching.sources import encoder_activations
-from interventions.patching.workload import ColumnBatch, chunk_size, column_batches
+from interventions.patching.workload import DecoderBatch, chunk_size, decoder_batches
 from interventions.run import Run
 from interventions.scoring import metric_of_row
 from jaxasr import compiled
@@ -27,13 +27,13 @@ from jaxasr.taps import Edit
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Example:
-    """One row of the target with everything that its cells share.
+    """One row of the target, with everything that its cells share.
 
     Attributes:
         plan: the sweep.
         run: the row, encoded.
         memory: the memory of the row; unstacked if the decoder's layers are unstacked.
-        edit: the edit that every cell applies at its own place, with the values of this row.
+        edit: the edit that every cell applies at its own place. Its values are those of this row.
         metric: the metric of this row.
         unedited_metric: [1], the metric without an edit. Its computation may not have finished.
         trace: unedited activations that decoder cells resume from; None if they do not resume.
@@ -64,7 +64,7 @@ class Example:
             edit,
             metric,
             unedited.metric,
-            trace=UneditedTrace.of(unedited.acts) if work.by_rows else None,
+            trace=UneditedTrace.of(unedited.acts) if work.resumes_decoder else None,
             residuals=_compute_residuals(plan, run)
             if work.resumes and not work.in_decoder
             else None,
@@ -72,51 +72,59 @@ class Example:
 
     @property
     def baseline(self) -> float:
-        """The metric without an edit. Waits until it is computed."""
+        """The metric without an edit. Reading it waits for its computation."""
         return float(self.unedited_metric[0])
 
     def indices(self, layer: int | None) -> Int[np.ndarray, "n"]:
-        """Returns the flat grid indices of the cells that edit `layer`; None: all layers."""
+        """Returns the flat grid indices of the cells that edit `layer`.
+
+        None stands for all layers, in a grid without the dimension "layer".
+        """
         return self._select_cells(layer)[0].ravel()
 
     def dispatch(self, layer: int | None) -> Deferred:
         """Starts to compute the cells that edit `layer`, in the order of `indices`."""
         indices, cells = self._select_cells(layer)
-        # With `by_rows`, `layer` is never None. It is tested only for the type checker.
-        if layer is not None and self.plan.work.by_rows:
-            return self._dispatch_columns(layer, indices.shape, cells)
+        # If `resumes_decoder`, the grid has layers, so `layer` is not None. Only the type checker
+        # needs this test.
+        if layer is not None and self.plan.work.resumes_decoder:
+            return self._dispatch_decoder_batches(layer, indices.shape, cells)
         work = self.plan.work
         compute = self._compute_whole_decoder if work.in_decoder else self._compute_encoder
         return dispatch_chunks(functools.partial(compute, layer or 0), cells, chunk_size(work))
 
     def _select_cells(self, layer: int | None) -> tuple[np.ndarray, Coordinates]:
+        """Returns the flat grid indices and the coordinates of the cells that edit `layer`."""
         work = self.plan.work
-        if layer is not None and work.by_rows:
-            return work.grid.columns(layer)
-        return work.grid.group(layer)
+        if layer is not None and work.resumes_decoder:
+            return work.grid.cells_by_position(layer)
+        return work.grid.cells_of_layer(layer)
 
-    def _dispatch_columns(self, layer: int, shape: tuple[int, ...], cells: Coordinates) -> Deferred:
-        batches = column_batches(self.plan.work, layer)
+    def _dispatch_decoder_batches(
+        self, layer: int, shape: tuple[int, ...], cells: Coordinates
+    ) -> Deferred:
+        batches = decoder_batches(self.plan.work, layer)
         deferred = [
             dispatch_chunks(
-                functools.partial(self._compute_columns, layer, batch),
+                functools.partial(self._compute_decoder_batch, layer, batch),
                 cells,
-                batch.cells_per_column,
+                batch.cells_per_chunk,
             )
             for batch in batches
         ]
 
         def wait() -> Float[np.ndarray, "n"]:
-            # A column (the cells of one position) without a batch keeps the baseline, because an
-            # edit there cannot reach the scored position.
+            # Positions that no batch edits keep the baseline, because an edit there cannot change
+            # the scored logits.
             values = np.full(shape, self.baseline)
             for batch, batch_values in zip(batches, deferred):
-                values[batch.columns] = batch_values()[:, : len(batch.columns)].T
+                # Batch values are [cells, columns], with padding columns at the end.
+                values[batch.edited] = batch_values()[:, : len(batch.edited)].T
             return values.ravel()
 
         return wait
 
-    def _compute_columns(self, layer: int, batch: ColumnBatch, cells: Coordinates) -> Array:
+    def _compute_decoder_batch(self, layer: int, batch: DecoderBatch, cells: Coordinates) -> Array:
         plan, grid = self.plan, self.plan.work.grid
         audio_kv = tuple(zip(self.memory.k, self.memory.v)) if plan.decoder.unrolled else None
         return compiled.call(
@@ -140,6 +148,7 @@ class Example:
     def _compute_whole_decoder(self, layer: int, cells: Coordinates) -> Array:
         del layer  # unused, because a whole pass begins at the first layer
         work = self.plan.work
+        # A new `site` or `scored` is compiled; new values of the cells and of the edit are not.
         return compiled.call(
             programs.whole_decoder_cells,
             self.plan.model,
@@ -172,6 +181,7 @@ class Example:
 
 
 def _compute_residuals(plan: Plan, run: Run) -> Residuals:
+    """Encodes the recording of `run`, and returns the residuals before and after every layer."""
     names = "encoder.resid_pre", "encoder.resid_post"
     acts = encoder_activations(plan.model, mel_of(run), *names)
     return acts[names[0]], acts[names[1]]

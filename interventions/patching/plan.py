@@ -1,4 +1,4 @@
-"""Defines the plan of a sweep: everything that is needed to run it."""
+"""Defines the plan of a sweep, which holds everything that is needed to run the sweep."""
 
 import dataclasses
 
@@ -22,12 +22,13 @@ class Plan:
     Attributes:
         model: the model.
         target: the encoded run that is patched.
-        source: the encoded run that patched-in activations come from, if they come from a run.
+        source: the encoded run that patched-in activations come from; None if they are zeros or
+            noise, or if the caller gave an edit.
         edit: the edit that is placed at every cell.
         metric: the metric of the patched logits.
         source_metric: the metric of `source` [B]; None if `source` is None or the target itself.
         decoder: the decoder that runs passes without an edit.
-        work: the grid of cells, and the numbers that decide how they are batched.
+        work: the grid of cells, and the numbers that decide how the cells are batched.
 
     Example:
         ```python

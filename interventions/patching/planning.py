@@ -1,4 +1,4 @@
-"""Plans a sweep: checks its arguments and runs the source."""
+"""Plans a sweep, by checking its arguments and running its source."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -23,8 +23,9 @@ from jaxasr.model import Whisper
 from jaxasr.taps import Edit
 
 # Defaults of `plan_sweep` and `sweep`. `sweep(plan=...)` rejects arguments that differ from them.
-WINDOW_S = 0.5
-REPLACE: tuple[float, ...] = (1.0,)
+DEFAULT_WINDOW_S = 0.5  # seconds per window of time
+# α of `(1-α)·x + α·source`. At 1 the source replaces the activation.
+DEFAULT_ALPHAS: tuple[float, ...] = (1.0,)
 
 
 def plan_sweep(
@@ -36,19 +37,19 @@ def plan_sweep(
     over: Sequence[str],
     metric: Metric,
     edit: Edit | None = None,
-    window_s: float = WINDOW_S,
+    window_s: float = DEFAULT_WINDOW_S,
     n_frames: int | None = None,
-    alphas: Sequence[float] = REPLACE,
+    alphas: Sequence[float] = DEFAULT_ALPHAS,
     layers: Indices = None,
     heads: Indices = None,
     positions: Indices = None,
     budget: int | None = None,
     reuse: bool = True,
 ) -> Plan:
-    """Plans a sweep: checks its arguments and runs the source.
+    """Checks the arguments of a sweep, runs its source once and returns its plan.
 
     Args:
-        model: the model. All other arguments are those of `sweep`.
+        model: the model, `asr.model`. All other arguments are those of `sweep`.
 
     Returns:
         A plan. `print(plan)` shows its cells, bytes and floating-point operations.
@@ -88,17 +89,21 @@ def plan_sweep(
     )
     scored = scored_position(metric, n_tokens)
     work = Workload(model.config, grid, target.batch, n_tokens, scored, reuse, budget)
-    read = dict.fromkeys((*UneditedTrace.SITES, site)) if work.by_rows else ()
-    decoder = UneditedDecoder.of(model, *read)
+    # A dict, because `site` may be one of the sites of the trace, and each is read once.
+    read_sites = dict.fromkeys((*UneditedTrace.SITES, site)) if work.resumes_decoder else ()
+    decoder = UneditedDecoder.of(model, *read_sites)
     if edit is None:
         assert source is not None
-        patch = _edit_from_source(model, target, source, decoder, metric, work)
+        cell_edit = _edit_from_source(model, target, source, decoder, metric, work)
     else:
-        patch = _CellEdit(edit)
-    if patch.run is not None:  # its values have one row per example
+        cell_edit = _CellEdit(edit)
+    if cell_edit.run is not None:
+        # The values of this edit have one row per example.
         spec = dataclasses.replace(spec, shape=(target.batch, *spec.shape[1:]))
-    check_edit(patch.edit, spec)
-    return Plan(model, target, patch.run, patch.edit, metric, patch.metric, decoder, work)
+    check_edit(cell_edit.edit, spec)
+    return Plan(
+        model, target, cell_edit.run, cell_edit.edit, metric, cell_edit.metric, decoder, work
+    )
 
 
 def _check_runs(target: Run, source: Run | str | None, edit: Edit | None) -> None:
@@ -108,11 +113,18 @@ def _check_runs(target: Run, source: Run | str | None, edit: Edit | None) -> Non
             "Sweep the rows of each length separately."
         )
     if (source is None) == (edit is None):
-        raise ValueError("source, edit: expected one of the two.")
+        given = "none" if source is None else "both"
+        raise ValueError(f"source, edit: expected one of the two, got {given}.")
 
 
 class _CellEdit(NamedTuple):
-    """The edit of every cell, the encoded run that its values come from, and the run's metric."""
+    """The edit that is placed at every cell.
+
+    Attributes:
+        edit: the edit.
+        run: the encoded run that the values of the edit come from, if any.
+        metric: the metric of `run`; None if `run` is None or the target itself.
+    """
 
     edit: Edit
     run: Run | None = None
@@ -127,13 +139,14 @@ def _edit_from_source(
     metric: Metric,
     work: Workload,
 ) -> _CellEdit:
-    """Runs the source once, and returns the edit that its activation makes."""
+    """Runs the source once, and makes the edit from its activation."""
     site, has_alpha = work.grid.site, "alpha" in work.grid.coords
     run = source_run(model, target, source)
     if run is None:
         return _CellEdit(source_edit(source, None, site, has_alpha))
     unedited = None
-    if work.by_rows:
+    if work.resumes_decoder:
+        # One pass returns the metric and the activation, because the decoder reads `site`.
         unedited = decoder.run(run, metric)
         value = unedited.acts[site]
     else:

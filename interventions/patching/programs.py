@@ -1,4 +1,7 @@
-"""Computes cells in three compiled programs. Every function is traced."""
+"""Defines the three compiled programs that compute cells.
+
+JAX traces every function of this module, so values of arrays decide nothing in Python.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +19,7 @@ from jaxasr.cache import Memory
 from jaxasr.model import Whisper, full_precision
 from jaxasr.taps import Edit, Edits
 
-# Frames per window, and frames without padding.
+# Number of frames per window of time, and number of encoder frames without padding.
 Frames = tuple[Int[Array, ""], Int[Array, ""]]
 
 
@@ -41,7 +44,8 @@ def resumed_decoder_cells(
     model, blocks = unfreeze(frozen)
     when = None
     if has_positions and not position_local:
-        # The rows of a column are different positions, and only the first is edited.
+        # The rows of a column are different positions, and only the first is edited. The mask of
+        # rows lies along the position axis of the site.
         shape = [-1 if axis in "TS" else 1 for axis in sites.SITES[site]]
         when = jnp.reshape(rows.is_first, shape)
 
@@ -54,10 +58,11 @@ def resumed_decoder_cells(
             model, blocks, audio_kv, memory, trace, rows, edited_layer, position_local, layers_above
         )
         x = decoder.residuals(edits_of, cells)
-        scored = jax.vmap(lambda row: score_residual(model, row[None], metric))(
+        # `metric` expects the logits of one example, so every cell of every column is one.
+        metrics = jax.vmap(lambda row: score_residual(model, row[None], metric))(
             x.reshape(-1, x.shape[-1])
         )
-        return scored.reshape(x.shape[:-1])
+        return metrics.reshape(x.shape[:-1])
 
 
 def whole_decoder_cells(
@@ -112,6 +117,6 @@ def encoder_cells(
 
     with full_precision(model):
         if len(jax.tree.leaves(cells)[0]) == 1:
-            # A single cell needs no `vmap`.
+            # Without `vmap`, a single cell runs the kernels of an ordinary pass.
             return score_cell(jax.tree.map(lambda column: column[0], cells))[None]
         return jax.vmap(score_cell)(cells)

@@ -15,12 +15,13 @@ from interventions.patching.chunks import Deferred, dispatch_one_ahead
 from interventions.patching.compute import Example
 from interventions.patching.finished_groups import FinishedGroups, finished_groups
 from interventions.patching.plan import Plan
-from interventions.patching.planning import REPLACE, WINDOW_S, plan_sweep
+from interventions.patching.planning import DEFAULT_ALPHAS, DEFAULT_WINDOW_S, plan_sweep
 from interventions.run import Run
 from jaxasr.config import FRAMES_PER_S
 from jaxasr.model import Whisper
 from jaxasr.taps import Edit
 
+# Called with the number of finished cells, then with the number of all cells.
 SweepProgress = Callable[[int, int], None]
 
 
@@ -34,9 +35,9 @@ def sweep(
     over: Sequence[str],
     metric: Metric,
     edit: Edit | None = None,
-    window_s: float = WINDOW_S,
+    window_s: float = DEFAULT_WINDOW_S,
     n_frames: int | None = None,
-    alphas: Sequence[float] = REPLACE,
+    alphas: Sequence[float] = DEFAULT_ALPHAS,
     layers: Indices = None,
     heads: Indices = None,
     positions: Indices = None,
@@ -62,9 +63,9 @@ def sweep(
     over: Sequence[str] | None = None,
     metric: Metric | None = None,
     edit: Edit | None = None,
-    window_s: float = WINDOW_S,
+    window_s: float = DEFAULT_WINDOW_S,
     n_frames: int | None = None,
-    alphas: Sequence[float] = REPLACE,
+    alphas: Sequence[float] = DEFAULT_ALPHAS,
     layers: Indices = None,
     heads: Indices = None,
     positions: Indices = None,
@@ -76,9 +77,9 @@ def sweep(
 ) -> xr.DataArray:
     """Patches every cell of a grid, one at a time, and scores the next token after each patch.
 
-    A cell is one layer, head, position or window of time of `site`. The activation of `source`
-    replaces that of `target` there, and `metric` scores the logits. Every cell is computed exactly.
-    Cells share the activations that no edit changes.
+    A cell is one place at `site`, such as one head of one layer at one position. The activation of
+    `source` replaces the activation of `target` at this place, and `metric` scores the logits.
+    Every cell is computed exactly. Activations that no edit changes are computed once.
 
     Args:
         model: the model, `asr.model`.
@@ -97,19 +98,20 @@ def sweep(
         edit: an edit to place at every cell, instead of `source`. It must act on each position
             independently.
         window_s: seconds per window of "time".
-        n_frames: encoder frames of 20 ms without padding. Later frames are not patched. Default:
-            all 30 s.
+        n_frames: number of 20 ms encoder frames that hold the recording. Later frames are padding
+            and are not patched. Default: all 30 s.
         alphas: strengths of "alpha".
         layers: layers to sweep. Default: all.
         heads: heads to sweep. Default: all.
         positions: positions to sweep. Default: all.
         budget: bytes for cells that are computed together. Default: a size chosen for the device.
-        reuse: False runs a whole pass per cell, for comparison.
+        reuse: whether cells reuse activations that no edit changes. False runs a whole pass per
+            cell, for comparison.
         plan: a plan from `plan_sweep`, instead of all arguments above.
-        store: a folder for finished groups of cells, with which an interrupted sweep resumes. Only
-            one sweep may use it, and only one process at a time. A changed edit or metric makes
-            another sweep. Damaged groups are computed again.
-        progress: function that is called with the number of finished cells and of all cells.
+        store: a folder that keeps finished groups of cells, so that an interrupted sweep resumes.
+            It serves one sweep, and one process at a time. A sweep with another edit or metric
+            needs another folder. Damaged groups are computed again.
+        progress: called as progress(finished cells, all cells).
 
     Returns:
         The metric after each patch, with dims `over`. If B > 1, the first dim is "example". The
@@ -117,8 +119,9 @@ def sweep(
         `source` is the metric of this run.
 
     Raises:
-        ValueError: an argument is not valid, or contradicts `plan` or another argument. `store`
-            belongs to another sweep, or the edit or metric differs between processes.
+        ValueError: an argument is not valid, or contradicts `plan` or another argument. With
+            `store`: the folder belongs to another sweep, or the edit or metric holds code or
+            values that differ between processes.
         TypeError: an argument is missing.
         BlockingIOError: another process uses `store`.
 
@@ -174,7 +177,8 @@ def sweep(
 
 def _non_default_arguments(arguments: dict[str, Any]) -> list[str]:
     """Returns the names of arguments that differ from their defaults."""
-    defaults = {"window_s": WINDOW_S, "alphas": REPLACE, "reuse": True}
+    defaults = {"window_s": DEFAULT_WINDOW_S, "alphas": DEFAULT_ALPHAS, "reuse": True}
+    # Compared by identity, because `!=` of arrays returns an array.
     return [name for name, value in arguments.items() if value is not defaults.get(name)]
 
 
@@ -187,6 +191,7 @@ def _compute_cells(
     baseline, n_done = np.full(n_examples, np.nan), 0
     for b in range(n_examples):
         example = Example.of(plan, b)
+        # One group of cells per edited layer.
         groups = [example.indices(layer) for layer in plan.work.grid.layers]
         for indices, group in zip(
             groups, dispatch_one_ahead(_dispatch_groups(example, b, groups, finished))
@@ -202,10 +207,14 @@ def _compute_cells(
 def _dispatch_groups(
     example: Example, b: int, groups: Sequence[np.ndarray], finished: FinishedGroups
 ) -> Iterator[Deferred]:
-    """Loads finished groups of one example and dispatches the others, one per item."""
+    """Yields one function per group of cells of row `b`, which returns the group's values.
+
+    A finished group is loaded from disk. Any other group is dispatched when its item is taken.
+    """
     for layer, indices in zip(example.plan.work.grid.layers, groups):
         values = finished.load(b, layer, len(indices))
         if values is not None:
+            # A default argument keeps the values of this group; the loop replaces `values`.
             yield lambda values=values: values
         else:
             yield finished.save_when_ready(b, layer, example.dispatch(layer))
@@ -214,6 +223,7 @@ def _dispatch_groups(
 def _labelled(
     plan: Plan, values: Float[np.ndarray, "B n"], baseline: Float[np.ndarray, "B"]
 ) -> xr.DataArray:
+    """Gives the values of the flattened grid their dimensions and coordinates."""
     grid, per_example = plan.work.grid, {"baseline": baseline}
     if plan.source_metric is not None and isinstance(plan.edit, Patch | Mix):
         per_example["source"] = np.asarray(plan.source_metric, float)

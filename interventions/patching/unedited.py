@@ -1,4 +1,4 @@
-"""Runs the decoder without an edit. All cells share the metric, activations and memory."""
+"""Runs the decoder without an edit. All cells share the resulting metric and activations."""
 
 import dataclasses
 from typing import NamedTuple
@@ -17,8 +17,14 @@ from jaxasr.stack import unstack_once
 from jaxasr.taps import Acts, Readout, select
 
 
-class Unedited(NamedTuple):
-    """Results of one unedited pass. The memory is unstacked if the decoder is unrolled."""
+class UneditedResults(NamedTuple):
+    """Results of one pass without an edit.
+
+    Attributes:
+        metric: the metric [B].
+        acts: activations at the sites that the decoder reads.
+        memory: the memory of the run; unstacked if the decoder is unrolled.
+    """
 
     metric: Float[Array, "B"]
     acts: Acts
@@ -27,12 +33,13 @@ class Unedited(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class UneditedDecoder:
-    """A decoder prepared for many passes.
+    """A decoder that is prepared for many passes without an edit.
 
     Attributes:
-        unrolled: whether passes loop over unstacked layers. A scan would copy the weights.
-        frozen: the model and its unstacked decoder layers (None if not unrolled), split into
-            arrays and structure once for all passes.
+        unrolled: whether passes loop over unstacked layers, as for models of few layers. A scan
+            would copy the weights of every layer.
+        frozen: the model and its unstacked decoder layers (None if not unrolled). They are split
+            into arrays and structure once for all passes.
         readout: the activations that passes return.
     """
 
@@ -47,16 +54,18 @@ class UneditedDecoder:
         blocks = unstack_once(model, model.decoder.blocks) if unrolled else None
         return cls(unrolled, compiled.Frozen.from_pytree((model, blocks)), select(*sites))
 
-    def run(self, run: Run, metric: Metric) -> Unedited:
-        """Decodes an encoded run and computes the metric of each row."""
-        return Unedited(*compiled.call(_run_unedited, self.frozen, run, metric, self.readout))
+    def run(self, run: Run, metric: Metric) -> UneditedResults:
+        """Decodes an encoded run, and computes the metric of each row."""
+        return UneditedResults(
+            *compiled.call(_run_unedited, self.frozen, run, metric, self.readout)
+        )
 
 
 def _run_unedited(
     frozen: compiled.Frozen, run: Run, metric: Metric, readout: Readout
 ) -> tuple[Float[Array, "B"], Acts, Memory]:
     model, blocks = unfreeze(frozen)
-    # Unstacked once for this pass and all cells, because unstacking copies the memory.
+    # The memory is unstacked once, for this pass and all cells, because unstacking copies it.
     memory = run.encoded_memory if blocks is None else run.encoded_memory.unstacked()
     with full_precision(model):
         value, acts = forward.decode_and_score(model, run, memory, {}, readout, metric, blocks)

@@ -1,4 +1,8 @@
-"""Divides the cells of a sweep into batches, according to its sizes and the memory budget."""
+"""Divides the cells of a sweep into batches that fit the memory budget.
+
+Decoder cells that edit one position recompute the same positions, which form a column; see
+`packing`. A batch holds several columns, and each of them serves several cells.
+"""
 
 import dataclasses
 
@@ -10,7 +14,8 @@ from interventions.patching.packing import PackedRows, pack_columns
 from jaxasr import sites
 from jaxasr.config import Config
 
-# Sites whose edit at one position changes what other positions attend to in the same layer.
+# Ends of the sites whose edit at one position changes what other positions attend to in the same
+# layer. Cross-attention sites with these ends are audio, so they have no dimension "position".
 _SITES_CHANGING_OTHER_POSITIONS = ("resid_pre", "attn.k", "attn.v")
 # Most rows of one batch. The attention mask grows with the square of this number.
 _MAX_ROWS = 512
@@ -25,9 +30,9 @@ class Workload:
     Attributes:
         config: configuration of the model.
         grid: the grid of cells.
-        n_examples: rows of the target.
-        n_tokens: tokens per row.
-        scored: position whose logits are scored.
+        n_examples: number of rows of the target.
+        n_tokens: number of tokens per row.
+        scored: index of the position whose logits are scored.
         reuse: whether cells reuse unedited activations.
         budget: bytes for cells that are computed together; None for a size chosen for the device.
     """
@@ -51,72 +56,74 @@ class Workload:
         return self.reuse and "layer" in self.grid.coords
 
     @property
-    def by_rows(self) -> bool:
-        """Whether cells are packed as rows that share unedited activations of the decoder."""
+    def resumes_decoder(self) -> bool:
+        """Whether cells are decoder cells that start from a stored residual."""
         return self.resumes and self.in_decoder
 
     @property
     def position_local(self) -> bool:
-        """Whether an edit changes no other position within the edited layer."""
+        """Whether cells edit one position and, within the edited layer, change no other one."""
         changes_others = self.grid.site.endswith(_SITES_CHANGING_OTHER_POSITIONS)
         return "position" in self.grid.coords and not changes_others
 
     @property
-    def cells_per_column(self) -> int:
+    def cells_per_position(self) -> int:
         """Number of cells per layer and position."""
         return self.grid.size // len(self.grid.layers) // self.grid.n_positions
 
 
 @dataclasses.dataclass(frozen=True)
-class ColumnBatch:
-    """One batch of decoder cells, which edit some of the grid's positions.
+class DecoderBatch:
+    """Decoder cells of one layer that are computed together. They edit some of the positions.
 
     Attributes:
-        columns: indices of these positions in the grid.
-        rows: the rows that are computed for them.
+        edited: indices of the edited positions, along the dimension "position" of the grid.
+        rows: the packed columns of these positions, with padding.
         n_rows: number of rows without padding.
-        cells_per_column: cells of each position that are computed together.
+        cells_per_chunk: number of cells of each position that are computed in one call.
         layers_above: 0 if the edited layer is the last, 1 if only the last layer follows it, and 2
             if other layers may lie between.
     """
 
-    columns: list[int]
+    edited: list[int]
     rows: PackedRows
     n_rows: int
-    cells_per_column: int
+    cells_per_chunk: int
     layers_above: int
 
 
-def column_batches(work: Workload, layer: int) -> list[ColumnBatch]:
+def decoder_batches(work: Workload, layer: int) -> list[DecoderBatch]:
     """Divides the cells that edit `layer` into batches.
 
-    Cells that cannot reach the scored position are left out. The number of layers that attend to
-    the edited position decides which positions a column has:
+    Cells that cannot change the logits of the scored position are left out. The number of layers
+    that attend to the edited position decides which positions a column has:
 
-    * none: the scored position;
-    * one: the edited and the scored position;
-    * more: all positions from the edited to the scored one.
+    * no layer: the scored position;
+    * one layer: the edited and the scored position;
+    * more layers: all positions from the edited to the scored one.
 
     A sweep therefore has at most three executables.
     """
     last_layer = work.config.n_text_layer - 1
-    # Layers that attend to the edited activation.
+    # The layers above the edited one, and the edited one itself if others attend to its edit.
     n_layers_reading = last_layer - layer + (not work.position_local)
     selected, columns = _columns(work, n_layers_reading)
     max_rows = max(1, budget(work.budget) // row_bytes(work))
-    n_cells = work.grid.n_cells("layer", "position")
+    n_cells = work.grid.nominal_n_cells("layer", "position")
     longest_column = max(map(len, columns), default=1)
+    # Each of the cells computes all rows of a batch, so the cells share the budget.
     batches = list(pack_columns(columns, max(longest_column, min(max_rows // n_cells, _MAX_ROWS))))
     sizes = [sum(len(columns[i]) for i in batch) for batch in batches]
+    # All batches are padded to the sizes of the largest, so that they share an executable.
     n_columns, n_rows = max(map(len, batches), default=1), max(sizes, default=1)
     # Without a position dimension the rows cover all positions, so no stored key is needed.
-    n_slots = work.n_tokens if "position" in work.grid.coords else 0
+    n_stored = work.n_tokens if "position" in work.grid.coords else 0
     return [
-        ColumnBatch(
-            columns=[selected[i] for i in batch],
-            rows=PackedRows.of([columns[i] for i in batch], n_slots, n_columns, n_rows),
+        DecoderBatch(
+            edited=[selected[i] for i in batch],
+            rows=PackedRows.of([columns[i] for i in batch], n_stored, n_columns, n_rows),
             n_rows=size,
-            cells_per_column=equal_chunk_size(n_cells, max_rows // n_rows),
+            cells_per_chunk=equal_chunk_size(n_cells, max_rows // n_rows),
             layers_above=0 if layer == last_layer else 1 if n_layers_reading == 1 else 2,
         )
         for batch, size in zip(batches, sizes)
@@ -124,7 +131,11 @@ def column_batches(work: Workload, layer: int) -> list[ColumnBatch]:
 
 
 def _columns(work: Workload, n_layers_reading: int) -> tuple[list[int], list[np.ndarray]]:
-    """Returns the grid positions that reach the scored position, and the column of each."""
+    """Selects the edited positions that can change the scored logits.
+
+    Returns:
+        Indices of these positions in the grid, and the column of each.
+    """
     if "position" not in work.grid.coords:
         return [0], [np.arange(work.scored + 1)]
     starts, scored = work.grid.coords["position"], work.scored
@@ -135,7 +146,11 @@ def _columns(work: Workload, n_layers_reading: int) -> tuple[list[int], list[np.
 
 
 def equal_chunk_size(n: int, max_size: int) -> int:
-    """Returns the size of equal chunks of `n` items, at most `max_size`, with little padding."""
+    """Returns the smallest size with which the fewest chunks of at most `max_size` hold `n` items.
+
+    Chunks of this size need the least padding.
+    """
+    # -(-a // b) is a / b, rounded up.
     n_chunks = -(-n // max(1, max_size))
     return -(-n // n_chunks)
 
@@ -143,21 +158,24 @@ def equal_chunk_size(n: int, max_size: int) -> int:
 def chunk_size(work: Workload) -> int:
     """Returns the number of cells per chunk, where each cell is a whole pass."""
     max_size = min(budget(work.budget) // cell_bytes(work), _MAX_CELLS)
-    return equal_chunk_size(work.grid.n_cells("layer"), max_size)
+    return equal_chunk_size(work.grid.nominal_n_cells("layer"), max_size)
 
 
 def row_bytes(work: Workload) -> int:
-    """Estimates the peak bytes of one decoder row, from the intermediates of one layer."""
+    """Estimates the peak bytes of one decoder row, from the float32 intermediates of one layer."""
     c = work.config
+    # Attention scores of all heads over audio and text, and about 12 vectors of the model's width.
     return 4 * (c.n_text_head * (c.n_audio_ctx + 2 * (work.scored + 1)) + 12 * c.n_text_state)
 
 
 def cell_bytes(work: Workload) -> int:
     """Estimates the peak bytes of one cell that is a whole pass."""
-    decoder = (work.scored + 1) * row_bytes(work)
-    return decoder if work.in_decoder else encoder_bytes(work.config) + decoder
+    decoder_bytes = (work.scored + 1) * row_bytes(work)
+    return decoder_bytes if work.in_decoder else encoder_bytes(work.config) + decoder_bytes
 
 
 def encoder_bytes(c: Config) -> int:
     """Estimates the peak bytes of encoding one cell, the memory included."""
+    # Keys and values of every decoder layer, about 12 arrays of the encoder's width, and the
+    # attention scores of one head.
     return 4 * ((2 * c.n_text_layer + 12) * c.n_audio_ctx * c.n_audio_state + c.n_audio_ctx**2)
