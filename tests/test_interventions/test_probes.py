@@ -82,7 +82,7 @@ def test_every_fit_equals_scikit_learn(bank):
     assert bank.accuracy.dims == ("layer", "penalty", "fold", "seed")
     assert bank.accuracy.shape == (L, 3, 5, 2)
     assert share_equal_to_sklearn(bank, X, Y) >= 0.995
-    assert bank.gap.max() < 1e-6
+    assert bank.optimality_gap.max() < 1e-6
     assert bank.gradient_norm.max() < 1e-3
 
 
@@ -120,7 +120,7 @@ def test_the_order_of_features_does_not_change_a_fit():
     ]
     x = np.stack([X[1][:, order] for order in orders])
     bank = interventions.fit_probes(x, np.arange(N) % 3, standardize=False, **SAME)
-    assert bank.gap.max() <= 1e-6
+    assert bank.optimality_gap.max() <= 1e-6
     objective = bank.objective.values
     # An estimated gap is up to 3.5 times too small. The rounding of a row's logits changes its
     # loss by the factor |p - label|.
@@ -133,7 +133,7 @@ def test_a_smaller_tolerance_is_reached_in_float64(bank, target):
     y = Y if target == "class" else X[1] @ np.arange(D) + np.random.default_rng(2).normal(size=N)
     options = SAME if target == "class" else RIDGE
     fine = interventions.fit_probes(X, y, target=target, tol=1e-11, **options)
-    assert fine.gap.max() <= 1e-11
+    assert fine.optimality_gap.max() <= 1e-11
     assert fine.n_iter.max() < 200
     usual = bank if target == "class" else interventions.fit_probes(X, y, target=target, **options)
     same = (
@@ -149,7 +149,7 @@ def test_a_smaller_tolerance_is_reached_in_float64(bank, target):
 def test_a_fit_ends_where_float32_holds_no_better_weights():
     with pytest.warns(UserWarning, match=r"because weights are float32"):
         bank = interventions.fit_probes(X, Y, tol=1e-30, max_iter=10**9, **SAME)
-    assert bank.gap.max() < 1e-11
+    assert bank.optimality_gap.max() < 1e-11
     assert bank.n_iter.max() < 200
 
 
@@ -158,7 +158,7 @@ def test_fits_that_have_not_converged_warn(bank):
         UserWarning, match=r"fit_probes: \d+ of 60 fits have not converged to tol=1e-06"
     ):
         early = interventions.fit_probes(X, Y, max_iter=1, **SAME)
-    assert early.gap.max() > bank.gap.max()
+    assert early.optimality_gap.max() > bank.optimality_gap.max()
 
 
 def test_planted_classes_are_predicted(bank):

@@ -94,9 +94,12 @@ X, Y = np.random.default_rng(1).normal(size=(2, 24, 5)).astype(np.float32), np.a
     [
         ({"y": np.zeros(24, int)}, "expected at least 2 classes, got only 0"),
         ({"y": Y[:-1]}, r"y: expected one for each of 24 rows \(or \[1, 24\]\), got shape \[23\]"),
-        ({"y": Y + 0.5}, "for a quantity pass target='value'"),
-        ({"y": np.array(["rare", *["often"] * 23])}, "class 'rare' has 1 rows, 5 folds need 5"),
-        ({"groups": np.arange(24) % 3}, "3 groups cannot be split into 5 folds; pass folds=3"),
+        ({"y": Y + 0.5}, "For a quantity pass target='value'"),
+        (
+            {"y": np.array(["rare", *["often"] * 23])},
+            "at least 5 rows per class for 5 folds, got 1 of class 'rare'",
+        ),
+        ({"groups": np.arange(24) % 3}, "3 groups cannot be split into 5 folds. Pass folds=3"),
         (
             {"groups": Y * 4 + np.arange(24) // 6 * (Y == 0), "folds": 2},
             "would be in none of the training rows",
