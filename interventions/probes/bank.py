@@ -74,6 +74,12 @@ class Bank(Directions):
 
         Raises:
             KeyError: a label is not in the bank.
+
+        Example:
+            >>> X, y = np.eye(8)[None], np.arange(8) % 2
+            >>> bank = interventions.fit_probes(X, y, folds=2)
+            >>> bank.sel(fold=0).accuracy.dims
+            ('layer', 'penalty', 'fold', 'seed')
         """
         lists = {dim: np.atleast_1d(label) for dim, label in labels.items()}
         return dataclasses.replace(self, data=self.data.sel(lists))
@@ -91,6 +97,12 @@ class Bank(Directions):
 
         Raises:
             ValueError: X does not have the shape that the bank expects.
+
+        Example:
+            >>> X, y = np.eye(8)[None], np.arange(8) % 2
+            >>> bank = interventions.fit_probes(X, y, folds=2)
+            >>> bank.decision(X).dims
+            ('layer', 'row', 'penalty', 'fold', 'seed', 'class')
         """
         x = self._label_activations(X)
         # The standardisation (x - mean) / scale moves into the weights and the bias.
@@ -109,6 +121,12 @@ class Bank(Directions):
 
         Raises:
             ValueError: the bank predicts values, or X has the wrong shape.
+
+        Example:
+            >>> X, y = np.eye(8)[None], np.arange(8) % 2
+            >>> bank = interventions.fit_probes(X, y, folds=2)
+            >>> bool(np.allclose(bank.predict_proba(X).sum("class"), 1))
+            True
         """
         if self.target != "class":
             raise ValueError(
@@ -129,6 +147,12 @@ class Bank(Directions):
 
         Raises:
             ValueError: X does not have the shape that the bank expects.
+
+        Example:
+            >>> X, y = np.eye(8)[None], np.arange(8) % 2
+            >>> bank = interventions.fit_probes(X, y, folds=2)
+            >>> bank.predict(X).dims
+            ('layer', 'penalty', 'fold', 'seed', 'row')
         """
         decision = _order_dims(self.decision(X))
         if self.target == "value":
@@ -148,6 +172,12 @@ class Bank(Directions):
 
         Raises:
             ValueError: the bank predicts values, or X has the wrong shape.
+
+        Example:
+            >>> X, y = np.eye(8)[None], np.arange(8) % 2
+            >>> bank = interventions.fit_probes(X, y, folds=2)
+            >>> bank.out_of_fold_proba(X).dims
+            ('layer', 'penalty', 'seed', 'row', 'class')
         """
         test = self.test
         # Each of the n folds that test a row has weight 1/n for it. `clip` avoids 0 / 0.
@@ -176,6 +206,12 @@ class Bank(Directions):
 
         Raises:
             ValueError: `groups` has missing entries, or not one entry per row.
+
+        Example:
+            >>> X, y = np.eye(8)[None], np.arange(8) % 2
+            >>> bank = interventions.fit_probes(X, y, folds=2)
+            >>> list(bank.summary())
+            ['mean', 'low', 'high']
         """
         is_correct, error = self.out_of_fold == self.y, self.out_of_fold - self.y
         score = is_correct * 1.0 if self.target == "class" else -(error**2)
@@ -202,6 +238,12 @@ class Bank(Directions):
 
         Raises:
             FileExistsError: `folder` exists.
+
+        Example:
+            >>> X, y = np.eye(8)[None], np.arange(8) % 2
+            >>> interventions.fit_probes(X, y, folds=2).save("named", corpus="demo")
+            >>> interventions.Bank.load("named").data.attrs
+            {'corpus': 'demo'}
         """
         bank_files.save(self.data, self.target, folder, about)
 
@@ -218,6 +260,11 @@ class Bank(Directions):
         Raises:
             ValueError: `folder` is damaged, is not a bank, or has another version of the file
                 format. The message names the file.
+
+        Example:
+            >>> X, y = np.eye(8)[None], np.arange(8) % 2
+            >>> interventions.fit_probes(X, y, folds=2).save("bank")
+            >>> bank = interventions.Bank.load("bank")
         """
         return cls(*bank_files.load(folder))
 
