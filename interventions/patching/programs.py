@@ -57,7 +57,7 @@ def resumed_decoder_cells(
         decoder = ResumedDecoder(
             model, blocks, audio_kv, memory, trace, rows, edited_layer, position_local, layers_above
         )
-        x = decoder.residuals(edits_of, cells)
+        x = decoder.scored_residuals(edits_of, cells)
         # `metric` expects the logits of one example, so every cell of every column is one.
         metrics = jax.vmap(lambda row: score_residual(model, row[None], metric))(
             x.reshape(-1, x.shape[-1])
@@ -103,7 +103,7 @@ def encoder_cells(
 ) -> Float[Array, "K"]:
     """Computes the metric of encoder cells.
 
-    With `residuals` a cell starts at `edited_layer`. Without them it is a whole pass.
+    With `scored_residuals` a cell starts at `edited_layer`. Without them it is a whole pass.
     """
 
     def encode_cell(edits: Edits) -> Memory:

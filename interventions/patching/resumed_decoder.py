@@ -73,6 +73,7 @@ class StoredThenRows(Past):
 
 
 def _concatenated(stored: Float[Array, "1 H N Dh"], rows: Float[Array, "B H R Dh"]) -> Array:
+    """Concatenates stored keys or values, which all of the batch share, and those of the rows."""
     stored = jnp.broadcast_to(stored, (len(rows), *stored.shape[1:]))
     return jnp.concatenate([stored, rows], 2)
 
@@ -105,7 +106,9 @@ class ResumedDecoder:
     position_local: bool = pytrees.field(pytree_node=False)
     layers_above: int = pytrees.field(pytree_node=False)
 
-    def residuals(self, edits_of: Callable[[Cell], Edits], cells: Any) -> Float[Array, "K P D"]:
+    def scored_residuals(
+        self, edits_of: Callable[[Cell], Edits], cells: Any
+    ) -> Float[Array, "K P D"]:
         """Computes the last layer's residual at the scored position, per cell and column."""
         x = self._run_edited_layer(edits_of, cells)
         if not self.layers_above:
@@ -139,6 +142,7 @@ class ResumedDecoder:
         # Only `tap` depends on the cell. `vmap` therefore batches only what follows the edit.
         def run_cell(cell: Cell) -> Float[Array, "R D"]:
             tap = Tap("decoder.", edits_of(cell), NOTHING, self.edited_layer, positions)
+            # The cache only carries the positions of the keys. `past` ignores its start, 0.
             return block(x, tap, mask, past, Cache((), keys, jnp.int32(0)), (k, v))[0][0]
 
         return jax.vmap(run_cell)(cells)
@@ -193,7 +197,7 @@ class ResumedDecoder:
     def _layer_weights(
         self, layer: Layer, unstacked: bool
     ) -> tuple[Block, Array, Array, Array, Array]:
-        """Returns a layer's block, its keys and values of the audio, and the stored ones of tokens.
+        """Returns the block of a layer, its audio keys and values, and its stored keys and values.
 
         With `unstacked`, `layer` is an int and the block and the audio are not sliced.
         """

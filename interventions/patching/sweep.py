@@ -84,13 +84,13 @@ def sweep(
     Args:
         model: the model, `asr.model`.
         target: the run that is patched, B examples of T tokens.
-        source: where the patched-in activations come from. Either a run with as many tokens as
-            `target`, or one of these names:
+        source: the run that patched-in activations come from, with as many tokens as `target`, or
+            one of these names:
             "zero": zeros;
             "mean": the mean of the target's activation over its positions;
             "noise": Gaussian noise with the rms of the activation (seed 0);
             "resample": another example of `target` (see `resampled`).
-        site: any site of either stack.
+        site: name of the patched site, in the encoder or the decoder.
         over: dimensions of the grid: "layer", "head", "position" (in the decoder), "time" (windows
             of encoder frames) or "alpha" (strengths α in `(1-α)·x + α·source`). Each cell covers
             all indices of a dimension that is left out.

@@ -1,7 +1,8 @@
 """Divides the cells of a sweep into batches that fit the memory budget.
 
-Decoder cells that edit one position recompute the same positions, which form a column; see
-`packing`. A batch holds several columns, and each of them serves several cells.
+A decoder cell recomputes its edited position and some later positions. These positions are a
+column; see `packing`. All cells that edit the same position share a column. A batch holds the
+columns of several positions.
 """
 
 import dataclasses
@@ -17,10 +18,10 @@ from jaxasr.config import Config
 # Ends of the sites whose edit at one position changes what other positions attend to in the same
 # layer. Cross-attention sites with these ends are audio, so they have no dimension "position".
 _SITES_CHANGING_OTHER_POSITIONS = ("resid_pre", "attn.k", "attn.v")
-# Most rows of one batch. The attention mask grows with the square of this number.
-_MAX_ROWS = 512
-# Most cells of one chunk, where each cell is a whole pass.
-_MAX_CELLS = 512
+# Largest number of rows per batch. The attention mask grows with the square of this number.
+_MAX_ROWS_PER_BATCH = 512
+# Largest number of cells per chunk, if each cell is a whole pass.
+_MAX_CELLS_PER_CHUNK = 512
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,14 +106,17 @@ def decoder_batches(work: Workload, layer: int) -> list[DecoderBatch]:
     A sweep therefore has at most three executables.
     """
     last_layer = work.config.n_text_layer - 1
-    # The layers above the edited one, and the edited one itself if others attend to its edit.
-    n_layers_reading = last_layer - layer + (not work.position_local)
-    selected, columns = _columns(work, n_layers_reading)
+    # The layers above the edited one attend to the edited position. So does the edited layer, if
+    # its edit changes other positions.
+    n_layers_attending = last_layer - layer + (not work.position_local)
+    selected, columns = _select_columns(work, n_layers_attending)
     max_rows = max(1, budget(work.budget) // row_bytes(work))
     n_cells = work.grid.nominal_n_cells("layer", "position")
     longest_column = max(map(len, columns), default=1)
     # Each of the cells computes all rows of a batch, so the cells share the budget.
-    batches = list(pack_columns(columns, max(longest_column, min(max_rows // n_cells, _MAX_ROWS))))
+    batches = list(
+        pack_columns(columns, max(longest_column, min(max_rows // n_cells, _MAX_ROWS_PER_BATCH)))
+    )
     sizes = [sum(len(columns[i]) for i in batch) for batch in batches]
     # All batches are padded to the sizes of the largest, so that they share an executable.
     n_columns, n_rows = max(map(len, batches), default=1), max(sizes, default=1)
@@ -124,13 +128,13 @@ def decoder_batches(work: Workload, layer: int) -> list[DecoderBatch]:
             rows=PackedRows.of([columns[i] for i in batch], n_stored, n_columns, n_rows),
             n_rows=size,
             cells_per_chunk=equal_chunk_size(n_cells, max_rows // n_rows),
-            layers_above=0 if layer == last_layer else 1 if n_layers_reading == 1 else 2,
+            layers_above=0 if layer == last_layer else 1 if n_layers_attending == 1 else 2,
         )
         for batch, size in zip(batches, sizes)
     ]
 
 
-def _columns(work: Workload, n_layers_reading: int) -> tuple[list[int], list[np.ndarray]]:
+def _select_columns(work: Workload, n_layers_attending: int) -> tuple[list[int], list[np.ndarray]]:
     """Selects the edited positions that can change the scored logits.
 
     Returns:
@@ -138,17 +142,18 @@ def _columns(work: Workload, n_layers_reading: int) -> tuple[list[int], list[np.
     """
     if "position" not in work.grid.coords:
         return [0], [np.arange(work.scored + 1)]
-    starts, scored = work.grid.coords["position"], work.scored
-    selected = np.flatnonzero(starts <= scored if n_layers_reading else starts == scored).tolist()
-    if n_layers_reading > 1:
-        return selected, [np.arange(starts[i], scored + 1) for i in selected]
-    return selected, [np.unique([starts[i], scored]) for i in selected]
+    edited, scored = work.grid.coords["position"], work.scored
+    selected = np.flatnonzero(edited <= scored if n_layers_attending else edited == scored).tolist()
+    if n_layers_attending > 1:
+        return selected, [np.arange(edited[i], scored + 1) for i in selected]
+    # `unique` leaves one position if the edited one is scored.
+    return selected, [np.unique([edited[i], scored]) for i in selected]
 
 
 def equal_chunk_size(n: int, max_size: int) -> int:
-    """Returns the smallest size with which the fewest chunks of at most `max_size` hold `n` items.
+    """Returns the size of equal chunks that hold `n` items, at most `max_size`.
 
-    Chunks of this size need the least padding.
+    There are as few chunks as possible, and as little padding.
     """
     # -(-a // b) is a / b, rounded up.
     n_chunks = -(-n // max(1, max_size))
@@ -156,8 +161,8 @@ def equal_chunk_size(n: int, max_size: int) -> int:
 
 
 def chunk_size(work: Workload) -> int:
-    """Returns the number of cells per chunk, where each cell is a whole pass."""
-    max_size = min(budget(work.budget) // cell_bytes(work), _MAX_CELLS)
+    """Returns the number of cells per chunk, if each cell is a whole pass."""
+    max_size = min(budget(work.budget) // cell_bytes(work), _MAX_CELLS_PER_CHUNK)
     return equal_chunk_size(work.grid.nominal_n_cells("layer"), max_size)
 
 

@@ -90,7 +90,8 @@ class ChunkedFit(NamedTuple):
         for start in range(0, len(pairs), n_layers):
             layers = [self.prepare_layer(*pair) for pair in pairs[start : start + n_layers]]
             moments += [layer.moments for layer in layers]
-            if len(dispatched) == _n_dispatched_chunks():
+            if len(dispatched) == _max_dispatched():
+                # Reading the oldest chunk waits for its fits, which limits the memory in use.
                 parts.append(self._copy_to_host(dispatched.popleft()))
                 progress(len(parts) * n_layers, len(pairs))
             # The last chunk is padded, so that all chunks share one executable.
@@ -110,7 +111,7 @@ class ChunkedFit(NamedTuple):
         """
         n_layers_total, n_fits = len(self.sites.site_layer_pairs()), len(self.fit_targets.train)
         per_layer, per_fit = self.peak_bytes()
-        bytes_per_chunk = budget(None, _CPU_BUDGET_BYTES) // _n_dispatched_chunks()
+        bytes_per_chunk = budget(None, _CPU_BUDGET_BYTES) // _max_dispatched()
         fits = equal_chunk_size(n_fits, int(max(1, (bytes_per_chunk - per_layer) // per_fit)))
         # Layers need different numbers of steps. On a CPU each chunk therefore has one layer.
         layers = 1 if _is_cpu() else int(max(1, bytes_per_chunk // (per_layer + per_fit * fits)))
@@ -120,7 +121,7 @@ class ChunkedFit(NamedTuple):
         """Estimates the peak bytes per layer and per fit from the arrays of a solver step."""
         _, n, d = self.sites.shape
         k, n_penalties = self.n_classes, len(self.penalties)
-        if k == 1:
+        if k == 1:  # ridge regression
             return 4 * (n * d + d * d), 4 * (n * d + 3 * d * d * (1 + n_penalties))
         per_fit = 8 * k * n + 10 * k * d + n_penalties * (k * d + n)
         return 4 * (2 * n * d + 4 * d * d), 4 * per_fit
@@ -204,7 +205,7 @@ def _is_cpu() -> bool:
     return jax.default_backend() == "cpu"
 
 
-def _n_dispatched_chunks() -> int:
+def _max_dispatched() -> int:
     """Returns the largest number of chunks that are dispatched and not yet read.
 
     On a CPU, chunks run at the same time, one per core. On an accelerator, one chunk runs while the

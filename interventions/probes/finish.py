@@ -174,6 +174,7 @@ def _finish_fit(
     weights, bias = results.solution.weights[index], results.solution.bias[index]
     start = np.column_stack([weights, bias]).astype(np.float64)
     if not np.isfinite(start).all():
+        # The fit diverged in float32, so it starts again.
         start = np.zeros_like(start)
     # For two classes scikit-learn penalises a single vector w, with ‖w‖² = 2 ‖W‖².
     penalty_factor = 2 if is_class and len(start) == 2 else 1
@@ -201,6 +202,7 @@ def _minimise(fit: _Fit, start: np.ndarray, tol: float, max_steps: int) -> tuple
         after = _newton_step(fit, point)
         if after is None or not after.optimality_gap < point.optimality_gap:
             return point, n_steps
+        # Compared with the gap before the step, then the step is taken.
         is_slow, point = after.optimality_gap > point.optimality_gap / 2, after
         if is_slow:
             return point, n_steps + 1
