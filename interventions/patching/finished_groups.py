@@ -93,6 +93,7 @@ def finished_groups(folder: str | os.PathLike | None, plan: Plan) -> Iterator[Fi
 def _digest(plan: Plan) -> str:
     """Returns the fingerprint of all inputs that the values depend on."""
     grid = plan.work.grid
+    # A dict has no order in a fingerprint, but the order of the dimensions orders the cells.
     cells = {
         "site": grid.site,
         "coords": grid.coords,

@@ -123,6 +123,7 @@ def _majority_accuracy(bank: Bank) -> xr.DataArray:
     """Returns the test accuracy (fold, seed) of predicting the most frequent training class."""
     test, y = bank.test, bank.y
     is_class = xr.concat([y == k for k in range(len(bank.classes))], "class")
+    # The rows that a fold does not test are its training rows.
     most_frequent = is_class.where(~test, 0).sum("row").argmax("class")
     return ((y == most_frequent) & test).sum("row") / test.sum("row")
 
@@ -133,6 +134,7 @@ def _random_labels_per_type(
     """Draws one label per type and seed, in proportion to the classes: [seeds, N]."""
     names, type_of_row = np.unique(types, return_inverse=True)
     if len(names) < n_classes:
+        # With fewer types, some class would have no row.
         raise ValueError(
             f"types: expected at least {n_classes} types, one per class, got {len(names)}."
         )

@@ -63,6 +63,7 @@ def _masks_of_pairs(
     pairs = [[_row_mask(indices, n, i) for indices in pair] for i, pair in enumerate(folds)]
     if groups is not None:
         _check_groups_are_separate(categories(groups, n, "groups"), pairs)
+    # [seeds, folds, 2, N]: the third axis is training rows, then test rows.
     masks = np.broadcast_to(np.array(pairs)[None], (n_seeds, len(pairs), 2, n))
     return masks[:, :, 0], masks[:, :, 1]
 
@@ -119,6 +120,7 @@ def _test_masks(
             f"y: expected at least {folds} rows per class for {folds} folds, got {counts.min()} "
             f"of class {name}. Leave the class out, or pass fewer folds."
         )
+    # StratifiedGroupKFold keeps groups together first, and proportions of classes only roughly.
     splitter = StratifiedKFold if groups is None else StratifiedGroupKFold
     test = np.zeros((folds, len(strata)), bool)
     with warnings.catch_warnings():

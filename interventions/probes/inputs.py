@@ -121,7 +121,7 @@ def number_classes(y: Any, n: int, n_seeds: int) -> tuple[np.ndarray, np.ndarray
                 "y: expected classes as whole numbers or text, got fractions or NaN. "
                 "For a quantity pass target='value'."
             )
-        y = y.astype(int)
+        y = y.astype(int)  # so that classes are named 0 and 1, not 0.0 and 1.0
     classes, numbers = np.unique(y, return_inverse=True)
     if len(classes) < 2:
         raise ValueError(
@@ -156,6 +156,7 @@ def quantile_strata(y: np.ndarray, folds: Any) -> np.ndarray:
 
     There are at most ten quantiles. Each has at least twice as many rows as there are folds.
     """
+    # Pairs of rows as folds are not stratified, so their number does not matter.
     n_bins = max(1, min(10, y.shape[1] // (2 * folds if isinstance(folds, int) else 10)))
     # The second argsort turns the order of the rows into the rank of each row.
     ranks = y.argsort(1).argsort(1)

@@ -96,6 +96,7 @@ def _score_classes(
         accuracy = _mean_over_test_rows(prediction == problem.labels, test)
         return objective, prediction, accuracy, _mean_over_test_rows(loss, test)
 
+    # `map` instead of `vmap`, so that memory holds the logits of one penalty at a time.
     fits = penalties, solution.weights, solution.bias
     objective, predictions, accuracy, log_loss = jax.lax.map(score, fits)
     return FitResults(solution._replace(objective=objective), predictions, accuracy, log_loss)
@@ -107,6 +108,7 @@ def _cross_entropy(logits: Float[Array, "K J N"], labels: Array) -> Float[Array,
     The sum excludes the label. Its term is the 1, next to which float32 would round small terms
     away.
     """
+    # With -inf in place of the label's term, the sum excludes it.
     is_label = labels == jnp.arange(len(logits))[:, None, None]
     relative = logits - jnp.where(is_label, logits, 0).sum(0)
     log_sum_of_others = jax.nn.logsumexp(jnp.where(is_label, -jnp.inf, relative), axis=0)
