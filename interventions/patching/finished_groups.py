@@ -12,7 +12,6 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from interventions.patching.chunks import Deferred
 from interventions.patching.plan import Plan
 from interventions.storage import parts
 from interventions.storage.atomic import only_writer
@@ -45,17 +44,10 @@ class FinishedGroups:
             return None
         return values
 
-    def save_when_ready(self, example: int, layer: int | None, deferred: Deferred) -> Deferred:
-        """Returns a function that waits for the values of `deferred` and then saves them."""
-        if self.folder is None:
-            return deferred
-
-        def wait_and_save() -> np.ndarray:
-            values = deferred()
+    def save(self, example: int, layer: int | None, values: Float[np.ndarray, "n"]) -> None:
+        """Saves the values of a group."""
+        if self.folder is not None:
             parts.save(self._path(example, layer), self._key(example, layer), {"values": values})
-            return values
-
-        return wait_and_save
 
     def _path(self, example: int, layer: int | None) -> Path:
         assert self.folder is not None
@@ -105,6 +97,7 @@ def _digest(plan: Plan) -> str:
     return fingerprint(
         model=model,
         target=plan.target,
+        source=[plan.source, plan.averages_target],
         grid=cells,
         how=computation,
         metric=plan.metric,

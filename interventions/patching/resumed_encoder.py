@@ -11,6 +11,7 @@ from jaxasr.cache import Memory
 from jaxasr.model import Whisper
 from jaxasr.taps import NOTHING, At, Edits, Tap
 
+RESIDUAL_SITES = "encoder.resid_pre", "encoder.resid_post"
 # Residuals before every layer, and residuals after every layer.
 Residuals = tuple[Float[Array, "L 1 S D"], Float[Array, "L 1 S D"]]
 

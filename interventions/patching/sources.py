@@ -1,5 +1,7 @@
 """Makes the edit of a sweep from its source, which is a run, zeros, a mean or noise."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
@@ -17,39 +19,37 @@ from jaxasr.taps import Acts, Edit, Readout, select
 SOURCES = ("zero", "mean", "noise", "resample")
 
 
-def source_run(model: Whisper, target: Run, source: Run | str) -> Run | None:
-    """Returns the encoded run that activations come from; None for "zero" and "noise".
+def source_run(target: Run, source: Run | str | None) -> Run | None:
+    """Returns the run that activations come from; None for "zero", "mean", "noise" and None.
 
     Raises:
         ValueError: the source is unknown, or its tokens do not have the shape of the target's.
     """
+    if source is None:
+        return None
     check_source(source)
     if isinstance(source, str):
-        if source == "mean":
-            return target
-        if not source.startswith("resample"):
-            return None
-        source = resampled(target, source)
+        return resampled(target, source) if source.startswith("resample") else None
     if jnp.shape(source.tokens) != jnp.shape(target.tokens):
         raise ValueError(
             f"source: tokens {list(jnp.shape(source.tokens))} do not line up with the target's "
             f"{list(jnp.shape(target.tokens))}. Feed both runs the same tokens, or cut and pad "
             "them so that they align."
         )
-    return source.encode(model)
+    return source
 
 
-def source_edit(source: Run | str, value: Array | None, site: str, has_alpha: bool) -> Edit:
+def source_edit(source: Run | str | None, has_values: bool, has_alpha: bool) -> Edit:
     """Makes the edit that is placed at every cell of a sweep.
 
     Args:
         source: as in `sweep`.
-        value: the activation at `site` of the run that `source_run` returned; None if it is None.
-        site: the patched site.
+        has_values: whether activations of a run are patched in. The value of the edit is then
+            None, until the run is computed.
         has_alpha: whether the grid has the dimension "alpha".
     """
-    if value is not None:
-        value = mean_over_time(value, site) if source == "mean" else value
+    if has_values:
+        value: Any = None
         return Mix(jnp.float32(1), value) if has_alpha else Patch(value)
     if source == "zero":
         return Mix(jnp.float32(1), jnp.zeros(())) if has_alpha else Zero()

@@ -1,28 +1,30 @@
 """Runs exact patching sweeps, and computes only what each cell can change."""
 
+import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, overload
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Float
+from jax.sharding import Mesh
 
 from interventions.edits.places import Indices
-from interventions.edits.values import Mix, Patch
 from interventions.metrics import Metric
-from interventions.patching.chunks import Deferred, dispatch_one_ahead
-from interventions.patching.compute import Example
-from interventions.patching.finished_groups import FinishedGroups, finished_groups
+from interventions.patching.cell_chunks import cell_chunks, group_by_program
+from interventions.patching.chunks import run_one_ahead
+from interventions.patching.compute import RecordingChunk
+from interventions.patching.finished_groups import finished_groups
 from interventions.patching.plan import Plan
 from interventions.patching.planning import DEFAULT_ALPHAS, DEFAULT_WINDOW_S, plan_sweep
+from interventions.patching.values import PendingRows, SweepProgress, SweepValues
 from interventions.run import Run
 from jaxasr.config import FRAMES_PER_S
+from jaxasr.meshes import CELLS, axis_size
 from jaxasr.model import Whisper
 from jaxasr.taps import Edit
 
 # Called with the number of finished cells, then with the number of all cells.
-SweepProgress = Callable[[int, int], None]
 
 
 @overload
@@ -43,6 +45,8 @@ def sweep(
     positions: Indices = None,
     budget: int | None = None,
     reuse: bool = True,
+    mesh: Mesh | None = None,
+    recordings: int | None = None,
     store: str | os.PathLike | None = None,
     progress: SweepProgress | None = None,
 ) -> xr.DataArray: ...
@@ -71,6 +75,8 @@ def sweep(
     positions: Indices = None,
     budget: int | None = None,
     reuse: bool = True,
+    mesh: Mesh | None = None,
+    recordings: int | None = None,
     plan: Plan | None = None,
     store: str | os.PathLike | None = None,
     progress: SweepProgress | None = None,
@@ -107,6 +113,10 @@ def sweep(
         budget: bytes for cells that are computed together. Default: a size chosen for the device.
         reuse: whether cells reuse activations that no edit changes. False runs a whole pass per
             cell, for comparison.
+        mesh: devices that share the work, from `jaxasr.meshes.make_mesh`. Default: the mesh of
+            `jax.set_mesh`, else one device.
+        recordings: rows of the target that a device computes together. Default: a number chosen
+            for the memory of the device. Results agree to the bit for equal numbers, on any mesh.
         plan: a plan from `plan_sweep`, instead of all arguments above.
         store: a folder that keeps finished groups of cells, so that an interrupted sweep resumes.
             It serves one sweep, and one process at a time. A sweep with another edit or metric
@@ -160,6 +170,8 @@ def sweep(
         "positions": positions,
         "budget": budget,
         "reuse": reuse,
+        "mesh": mesh,
+        "recordings": recordings,
     }
     if plan is None:
         required = ("model", "target", "site", "over", "metric")
@@ -172,7 +184,9 @@ def sweep(
             "Leave these out, or pass them to plan_sweep."
         )
     with finished_groups(store, plan) as finished:
-        return _labelled(plan, *_compute_cells(plan, finished, progress))
+        values = SweepValues(plan, finished, progress)
+        run_one_ahead(_dispatch_chunks(plan, values))
+    return _labelled(plan, values)
 
 
 def _non_default_arguments(arguments: dict[str, Any]) -> list[str]:
@@ -182,51 +196,31 @@ def _non_default_arguments(arguments: dict[str, Any]) -> list[str]:
     return [name for name, value in arguments.items() if value is not defaults.get(name)]
 
 
-def _compute_cells(
-    plan: Plan, finished: FinishedGroups, progress: SweepProgress | None
-) -> tuple[Float[np.ndarray, "B n"], Float[np.ndarray, "B"]]:
-    """Computes the metric of every cell of the flattened grid, and the metric without an edit."""
-    n_examples, n_cells = plan.work.n_examples, plan.work.grid.size
-    values = np.full((n_examples, n_cells), np.nan)
-    baseline, n_done = np.full(n_examples, np.nan), 0
-    for b in range(n_examples):
-        example = Example.of(plan, b)
-        # One group of cells per edited layer.
-        groups = [example.indices(layer) for layer in plan.work.grid.layers]
-        for indices, group in zip(
-            groups, dispatch_one_ahead(_dispatch_groups(example, b, groups, finished))
-        ):
-            values[b, indices] = group
-            n_done += len(indices)
-            if progress:
-                progress(n_done, values.size)
-        baseline[b] = example.baseline
-    return values, baseline
+def _dispatch_chunks(plan: Plan, values: SweepValues) -> Iterator[Callable[[], None]]:
+    """Dispatches chunks, and yields functions that wait for their results and store them."""
+    work = plan.work
+    chunks_of = {layer: list(cell_chunks(work, layer)) for layer in work.grid.layers}
+    indices_of = {layer: work.grid.cells_of_layer(layer)[0] for layer in work.grid.layers}
+    for rows in work.row_chunks():
+        recordings, unfinished = RecordingChunk.of(plan, rows), {}
+        for layer, indices in indices_of.items():
+            if values.load(rows, layer, indices):
+                yield functools.partial(values.count, rows, indices)
+            else:
+                unfinished[layer] = indices
+        chunks = [chunk for layer in unfinished for chunk in chunks_of[layer]]
+        pending = PendingRows.of(rows, recordings, values, unfinished, chunks)
+        yield pending.store_baseline
+        for group in group_by_program(chunks, axis_size(plan.mesh, CELLS)):
+            yield functools.partial(pending.store_chunks, group, recordings.dispatch(group))
 
 
-def _dispatch_groups(
-    example: Example, b: int, groups: Sequence[np.ndarray], finished: FinishedGroups
-) -> Iterator[Deferred]:
-    """Yields one function per group of cells of row `b`, which returns the group's values.
-
-    A finished group is loaded from disk. Any other group is dispatched when its item is taken.
-    """
-    for layer, indices in zip(example.plan.work.grid.layers, groups):
-        values = finished.load(b, layer, len(indices))
-        if values is not None:
-            # A default argument keeps the values of this group; the loop replaces `values`.
-            yield lambda values=values: values
-        else:
-            yield finished.save_when_ready(b, layer, example.dispatch(layer))
-
-
-def _labelled(
-    plan: Plan, values: Float[np.ndarray, "B n"], baseline: Float[np.ndarray, "B"]
-) -> xr.DataArray:
+def _labelled(plan: Plan, values: SweepValues) -> xr.DataArray:
     """Gives the values of the flattened grid their dimensions and coordinates."""
-    grid, per_example = plan.work.grid, {"baseline": baseline}
-    if plan.source_metric is not None and isinstance(plan.edit, Patch | Mix):
-        per_example["source"] = np.asarray(plan.source_metric, float)
+    grid, cells = plan.work.grid, values.cells
+    per_example = {"baseline": values.baseline}
+    if plan.source is not None:
+        per_example["source"] = values.source
     attrs: dict[str, Any] = {
         "site": grid.site,
         "metric": type(plan.metric).__name__,
@@ -235,10 +229,10 @@ def _labelled(
     if "time" in grid.dims:
         attrs["window_s"] = grid.window / FRAMES_PER_S
     labels = grid.labels(plan.target.tokens)
-    if len(values) == 1:
+    if len(cells) == 1:
         coords = labels | {name: number[0] for name, number in per_example.items()}
-        return xr.DataArray(values[0].reshape(grid.shape), coords, grid.dims, grid.site, attrs)
-    coords = labels | {"example": np.arange(len(values))}
+        return xr.DataArray(cells[0].reshape(grid.shape), coords, grid.dims, grid.site, attrs)
+    coords = labels | {"example": np.arange(len(cells))}
     coords |= {name: ("example", numbers) for name, numbers in per_example.items()}
-    cells = values.reshape(-1, *grid.shape)
+    cells = cells.reshape(-1, *grid.shape)
     return xr.DataArray(cells, coords, ("example", *grid.dims), grid.site, attrs)

@@ -1,17 +1,22 @@
 """Runs the decoder without an edit. All cells share the resulting metric and activations."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
+from jax.sharding import Mesh, PartitionSpec as P
 from jaxtyping import Array, Float
 
 from interventions import forward
-from interventions.metrics import Metric
+from interventions.patching.axes import axes_of_acts, axes_of_memory, specs_of
 from interventions.run import Run
+from interventions.scoring import StackedMetric
 from jaxasr import compiled
 from jaxasr.blocks import Block
 from jaxasr.cache import Memory
 from jaxasr.decoding import unrolls_layers
+from jaxasr.meshes import DATA, place_parameters
 from jaxasr.model import Whisper, full_precision
 from jaxasr.stack import unstack_once
 from jaxasr.taps import Acts, Readout, select
@@ -40,29 +45,48 @@ class UneditedDecoder:
             would copy the weights of every layer.
         frozen: the model and its unstacked decoder layers (None if not unrolled). They are split
             into arrays and structure once for all passes.
-        readout: the activations that passes return.
+        model: the model, on the devices of the mesh.
+        read_sites: sites whose activations passes return.
+        mesh: the mesh that divides the rows of a run; None for one device.
     """
 
     unrolled: bool
     frozen: compiled.Frozen
-    readout: Readout
+    model: Whisper
+    read_sites: tuple[str, ...]
+    mesh: Mesh | None
 
     @classmethod
-    def of(cls, model: Whisper, *sites: str) -> "UneditedDecoder":
-        """Prepares a decoder whose passes return the activations of `sites`."""
-        unrolled = unrolls_layers(model.config)
+    def of(
+        cls, model: Whisper, read_sites: Sequence[str], mesh: Mesh | None = None
+    ) -> "UneditedDecoder":
+        """Prepares a decoder whose passes return the activations of `read_sites`."""
+        unrolled, model = unrolls_layers(model.config), place_parameters(model, mesh)
         blocks = unstack_once(model, model.decoder.blocks) if unrolled else None
-        return cls(unrolled, compiled.Frozen.from_pytree((model, blocks)), select(*sites))
+        frozen = compiled.Frozen.from_pytree((model, blocks))
+        return cls(unrolled, frozen, model, tuple(read_sites), mesh)
 
-    def run(self, run: Run, metric: Metric) -> UneditedResults:
+    def run(self, run: Run, metric: StackedMetric) -> UneditedResults:
         """Decodes an encoded run, and computes the metric of each row."""
+        memory, acts_axes = run.encoded_memory, axes_of_acts(self.read_sites)
+        run_axes = jax.tree.map(lambda _: 0, run).replace(memory=axes_of_memory(memory))
+        out_axes = 0, acts_axes, axes_of_memory(memory, unstacked=self.unrolled)
         return UneditedResults(
-            *compiled.call(_run_unedited, self.frozen, run, metric, self.readout)
+            *compiled.call_on_mesh(
+                self.mesh,
+                _run_unedited,
+                self.frozen,
+                run,
+                metric,
+                select(*self.read_sites),
+                specs=(P(), specs_of(run_axes), P(DATA), P()),
+                out_specs=specs_of(out_axes),
+            )
         )
 
 
 def _run_unedited(
-    frozen: compiled.Frozen, run: Run, metric: Metric, readout: Readout
+    frozen: compiled.Frozen, run: Run, metric: StackedMetric, readout: Readout
 ) -> tuple[Float[Array, "B"], Acts, Memory]:
     model, blocks = unfreeze(frozen)
     # The memory is unstacked once, for this pass and all cells, because unstacking copies it.

@@ -6,8 +6,10 @@ columns of several positions.
 """
 
 import dataclasses
+import functools
 
 import numpy as np
+from jaxtyping import Int
 
 from interventions.memory import budget
 from interventions.patching.grid import Grid
@@ -22,6 +24,10 @@ _SITES_CHANGING_OTHER_POSITIONS = ("resid_pre", "attn.k", "attn.v")
 _MAX_ROWS_PER_BATCH = 512
 # Largest number of cells per chunk, if each cell is a whole pass.
 _MAX_CELLS_PER_CHUNK = 512
+# Bytes of the encoded recordings that a CPU holds for cells that are computed together.
+_CPU_RECORDING_BUDGET = 1 << 30
+# Number of devices for which the recordings of a sweep on a mesh are divided at least.
+_SHARES_ON_MESH = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +42,9 @@ class Workload:
         scored: index of the position whose logits are scored.
         reuse: whether cells reuse unedited activations.
         budget: bytes for cells that are computed together; None for a size chosen for the device.
+        recordings: recordings that a device computes together; None for a number chosen by
+            `recordings_per_device`.
+        n_devices: number of devices that divide the recordings; 0 without a mesh.
     """
 
     config: Config
@@ -45,6 +54,8 @@ class Workload:
     scored: int
     reuse: bool
     budget: int | None
+    recordings: int | None = None
+    n_devices: int = 0
 
     @property
     def in_decoder(self) -> bool:
@@ -71,6 +82,31 @@ class Workload:
     def cells_per_position(self) -> int:
         """Number of cells per layer and position."""
         return self.grid.size // len(self.grid.layers) // self.grid.n_positions
+
+    @functools.cached_property
+    def recordings_per_device(self) -> int:
+        """Number of recordings that a device computes together.
+
+        As many as fit the memory, if all cells of a layer fit into one chunk. With a mesh, the
+        recordings are divided as for eight devices, so that fewer devices compute the same chunks
+        and give the same bits.
+        """
+        if self.recordings is not None:
+            return self.recordings
+        shares = max(_SHARES_ON_MESH, self.n_devices) if self.n_devices else 1
+        most = min(max_recordings(self), -(-self.n_examples // shares))
+        return equal_chunk_size(self.n_examples, most)
+
+    @property
+    def recordings_per_chunk(self) -> int:
+        """Number of recordings that all devices compute together."""
+        return self.recordings_per_device * max(1, self.n_devices)
+
+    def row_chunks(self) -> list[Int[np.ndarray, "n"]]:
+        """Returns the rows of the target in chunks of at most `recordings_per_chunk`."""
+        size = self.recordings_per_chunk
+        rows = np.arange(self.n_examples)
+        return [rows[start : start + size] for start in range(0, self.n_examples, size)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +200,32 @@ def chunk_size(work: Workload) -> int:
     """Returns the number of cells per chunk, if each cell is a whole pass."""
     max_size = min(budget(work.budget) // cell_bytes(work), _MAX_CELLS_PER_CHUNK)
     return equal_chunk_size(work.grid.nominal_n_cells("layer"), max_size)
+
+
+def max_recordings(work: Workload) -> int:
+    """Returns the largest number of recordings whose cells of one layer fit the budget together."""
+    if work.resumes_decoder:
+        n_cells = work.grid.nominal_n_cells("layer", "position")
+        layers = [layer for layer in work.grid.layers if layer is not None]
+        batches = [decoder_batches(work, layer) for layer in layers]
+        if any(len(of_layer) > 1 or of_layer[0].cells_per_chunk < n_cells for of_layer in batches):
+            return 1
+        n_rows = max(of_layer[0].rows.positions.size for of_layer in batches)
+        group_bytes = n_cells * n_rows * row_bytes(work)
+    else:
+        n_cells = work.grid.nominal_n_cells("layer")
+        if chunk_size(work) < n_cells:
+            return 1
+        group_bytes = n_cells * cell_bytes(work)
+    by_cells = budget(work.budget) // group_bytes
+    by_memory = budget(None, cpu=_CPU_RECORDING_BUDGET) // recording_bytes(work.config)
+    return max(1, min(by_cells, by_memory))
+
+
+def recording_bytes(c: Config) -> int:
+    """Estimates the bytes of one recording: its memory twice, and its encoder pass."""
+    memory_bytes = 4 * 2 * c.n_text_layer * c.n_audio_ctx * c.n_text_state
+    return memory_bytes + encoder_bytes(c) + 4 * c.n_audio_head * c.n_audio_ctx**2
 
 
 def row_bytes(work: Workload) -> int:
