@@ -35,7 +35,6 @@ SITES = {
 }
 
 
-
 def make_run(config: jaxasr.Config, seed: int, n_rows: int = 5, n_tokens: int = 6) -> iv.Run:
     """Makes a run of random recordings and tokens."""
     rng = np.random.default_rng(seed)

@@ -26,8 +26,9 @@ def describe_cost(work: Workload) -> str:
     dims = " × ".join(f"{dim} {size}" for dim, size in zip(grid.dims, grid.shape))
     return (
         f"{grid.site} over {dims}: {n_cells} cells of {work.n_examples} example(s); "
-        f"{n_cells - n_computed} need no computing; chunks of {chunk}, "
-        f"{n_bytes / 2**20:.0f} MiB; {flops(work) / 1e9:.1f} GFLOP"
+        f"{n_cells - n_computed} need no computing; chunks of {chunk} cells of "
+        f"{work.recordings_per_device} example(s), "
+        f"{work.recordings_per_device * n_bytes / 2**20:.0f} MiB; {flops(work) / 1e9:.1f} GFLOP"
     )
 
 

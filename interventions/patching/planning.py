@@ -89,8 +89,10 @@ def plan_sweep(
         alphas=alphas,
         selected={"layer": layers, "head": heads, "position": positions},
     )
+    if recordings is not None and recordings < 1:
+        raise ValueError(f"recordings: expected 1 or more, got {recordings}.")
     scored, mesh = scored_position(metric, n_tokens), resolve_mesh(mesh)
-    n_devices = axis_size(mesh, DATA)
+    n_devices = 0 if mesh is None else axis_size(mesh, DATA)
     work = Workload(
         model.config, grid, target.batch, n_tokens, scored, reuse, budget, recordings, n_devices
     )

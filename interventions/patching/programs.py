@@ -72,6 +72,7 @@ def resumed_decoder_cells(
 
     def compute(recording: Recordings) -> Float[Array, "K P"]:
         placed, metric = recording.edit(edit), recording.metric.first
+        assert recording.memory is not None
         assert recording.trace is not None
 
         def edits_of(cell: Cell) -> Edits:
@@ -113,13 +114,12 @@ def whole_decoder_cells(
     """Computes the metric of decoder cells. Each cell is a whole decoder pass."""
 
     def compute(recording: Recordings) -> Float[Array, "K 1"]:
-        placed = recording.edit(edit)
+        placed, memory, metric = recording.edit(edit), recording.memory, recording.metric.first
+        assert memory is not None
 
         def score_cell(cell: Cell) -> Array:
             edits = {site: place_at(placed, cell, *frames)}
-            return score_edited(
-                model, recording.tokens, recording.memory, edits, scored, recording.metric.first
-            )
+            return score_edited(model, recording.tokens, memory, edits, scored, metric)
 
         return jax.vmap(score_cell)(batch.cells)[:, None]
 
@@ -147,10 +147,11 @@ def encoder_cells(
 
         def score_cell(cell: Cell) -> Array:
             edits = {site: place_at(placed, cell, *frames)}
-            if recording.residuals is None:
-                memory = model.encode(recording.mel, edits)[0]
-            else:
+            if recording.residuals is not None:
                 memory = resumed_memory(model, site, recording.residuals, edits, batch.layer[0])
+            else:
+                assert recording.mel is not None
+                memory = model.encode(recording.mel, edits)[0]
             return score_memory(model, recording.tokens, memory, scored, recording.metric.first)
 
         if len(jax.tree.leaves(batch.cells)[0]) == 1:

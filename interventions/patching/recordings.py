@@ -49,17 +49,17 @@ class Recordings:
 
     def axes(self) -> "Recordings":
         """Returns the axis of recordings of every array, as a tree of the same structure."""
-        return Recordings(
-            tokens=0,
-            memory=None if self.memory is None else axes_of_memory(self.memory),
-            audio_kv=jax.tree.map(lambda _: 0, self.audio_kv),
-            mel=jax.tree.map(lambda _: 0, self.mel),
-            trace=jax.tree.map(lambda _: 1, self.trace),
-            residuals=jax.tree.map(lambda _: 1, self.residuals),
-            values=jax.tree.map(lambda _: self.values_axis, self.values),
-            metric=jax.tree.map(lambda _: 0, self.metric),
-            values_axis=self.values_axis,
-        )  # pyright: ignore[reportArgumentType]
+        axes: dict[str, Any] = {
+            "tokens": 0,
+            "memory": None if self.memory is None else axes_of_memory(self.memory),
+            "audio_kv": jax.tree.map(lambda _: 0, self.audio_kv),
+            "mel": jax.tree.map(lambda _: 0, self.mel),
+            "trace": jax.tree.map(lambda _: 1, self.trace),
+            "residuals": jax.tree.map(lambda _: 1, self.residuals),
+            "values": jax.tree.map(lambda _: self.values_axis, self.values),
+            "metric": jax.tree.map(lambda _: 0, self.metric),
+        }
+        return Recordings(**axes, values_axis=self.values_axis)
 
     def edit(self, template: Edit) -> Edit:
         """Returns the edit with the patched-in activations of these recordings."""
