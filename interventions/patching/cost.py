@@ -1,11 +1,11 @@
 """Counts the cells, bytes and floating-point operations of a sweep."""
 
 from interventions.patching.workload import (
-    ColumnBatch,
+    DecoderBatch,
     Workload,
     cell_bytes,
     chunk_size,
-    column_batches,
+    decoder_batches,
     row_bytes,
 )
 from jaxasr.config import Config
@@ -14,11 +14,11 @@ from jaxasr.config import Config
 def describe_cost(work: Workload) -> str:
     """Formats cells, chunk size, bytes and floating-point operations on one line."""
     grid, n_cells = work.grid, work.grid.size
-    if work.by_rows:
+    if work.resumes_decoder:
         batches = [batch for _, batch in _layer_batches(work)]
-        n_computed = sum(len(batch.columns) * work.cells_per_column for batch in batches)
-        chunk = max((batch.cells_per_column * len(batch.columns) for batch in batches), default=0)
-        n_rows = max((batch.cells_per_column * batch.n_rows for batch in batches), default=0)
+        n_computed = sum(len(batch.edited) * work.cells_per_position for batch in batches)
+        chunk = max((batch.cells_per_chunk * len(batch.edited) for batch in batches), default=0)
+        n_rows = max((batch.cells_per_chunk * batch.n_rows for batch in batches), default=0)
         n_bytes = n_rows * row_bytes(work)
     else:
         n_computed, chunk = n_cells, chunk_size(work)
@@ -26,8 +26,9 @@ def describe_cost(work: Workload) -> str:
     dims = " × ".join(f"{dim} {size}" for dim, size in zip(grid.dims, grid.shape))
     return (
         f"{grid.site} over {dims}: {n_cells} cells of {work.n_examples} example(s); "
-        f"{n_cells - n_computed} need no computing; chunks of {chunk}, "
-        f"{n_bytes / 2**20:.0f} MiB; {flops(work) / 1e9:.1f} GFLOP"
+        f"{n_cells - n_computed} need no computing; chunks of {chunk} cells of "
+        f"{work.recordings_per_device} example(s), "
+        f"{work.recordings_per_device * n_bytes / 2**20:.0f} MiB; {flops(work) / 1e9:.1f} GFLOP"
     )
 
 
@@ -37,7 +38,7 @@ def flops(work: Workload) -> float:
     The count excludes norms, decoder self-attention scores, the unembedding, and the unedited
     passes that cells share.
     """
-    if work.by_rows:
+    if work.resumes_decoder:
         per_example = sum(_batch_flops(work, *pair) for pair in _layer_batches(work))
     else:
         layers = work.grid.layers
@@ -46,9 +47,9 @@ def flops(work: Workload) -> float:
     return float(work.n_examples * per_example)
 
 
-def _layer_batches(work: Workload) -> list[tuple[int, ColumnBatch]]:
+def _layer_batches(work: Workload) -> list[tuple[int, DecoderBatch]]:
     layers = [layer for layer in work.grid.layers if layer is not None]
-    return [(layer, batch) for layer in layers for batch in column_batches(work, layer)]
+    return [(layer, batch) for layer in layers for batch in decoder_batches(work, layer)]
 
 
 def _token_flops(c: Config) -> int:
@@ -66,13 +67,13 @@ def _flops_after_edit(work: Workload) -> int:
     return 0 if name == "resid_post" else _token_flops(work.config)
 
 
-def _batch_flops(work: Workload, layer: int, batch: ColumnBatch) -> float:
+def _batch_flops(work: Workload, layer: int, batch: DecoderBatch) -> float:
     """Counts the operations of one batch of columns, each the cells of one position.
 
     Activations that no edit changes are computed once per column, not once per cell.
     """
     c, per_token = work.config, _token_flops(work.config)
-    n_columns, kv_flops = len(batch.columns), 4 * c.n_text_state**2
+    n_columns, kv_flops = len(batch.edited), 4 * c.n_text_state**2
     edited_rows = n_columns if work.position_local else batch.n_rows
     layers_between = max(0, c.n_text_layer - 2 - layer)
     # The last layer computes keys and values for every row, and everything else only for the
@@ -83,7 +84,7 @@ def _batch_flops(work: Workload, layer: int, batch: ColumnBatch) -> float:
         + layers_between * batch.n_rows * per_token
         + (last_layer_flops if batch.layers_above else 0)
     )
-    return edited_rows * per_token + work.cells_per_column * per_cell
+    return edited_rows * per_token + work.cells_per_position * per_cell
 
 
 def _cell_flops(work: Workload, layer: int | None) -> float:
