@@ -55,6 +55,7 @@ class Example:
         run, work, edit = plan.target.row(b), plan.work, plan.edit
         metric = metric_of_row(plan.metric, b)
         if plan.source is not None and isinstance(edit, Patch | Mix):
+            # The values come from a run and have one row per example.
             edit = select_row(edit, work.grid.site, b)
         unedited = plan.decoder.run(run, metric)
         return cls(
@@ -103,6 +104,7 @@ class Example:
     def _dispatch_decoder_batches(
         self, layer: int, shape: tuple[int, ...], cells: Coordinates
     ) -> Deferred:
+        """Dispatches the batches of one layer, whose values form an array of `shape`."""
         batches = decoder_batches(self.plan.work, layer)
         deferred = [
             dispatch_chunks(

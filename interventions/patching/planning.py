@@ -107,6 +107,7 @@ def plan_sweep(
 
 
 def _check_runs(target: Run, source: Run | str | None, edit: Edit | None) -> None:
+    # Padded rows have positions of their own, and a cell edits one column in all rows.
     if target.positions is not None:
         raise ValueError(
             "target: expected rows of equal length, got padded ones. "
