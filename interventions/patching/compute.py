@@ -72,9 +72,7 @@ class RecordingChunk:
                 audio_kv=tuple(zip(memory.k, memory.v)) if _reads_unstacked(plan) else None,
                 mel=None if work.in_decoder or encoder_resumes else mel_of(run),
                 trace=UneditedTrace.of(acts) if work.resumes_decoder else None,
-                residuals=(acts[RESIDUAL_SITES[0]], acts[RESIDUAL_SITES[1]])
-                if encoder_resumes
-                else None,
+                residuals=_residuals(acts) if encoder_resumes else None,
                 values=values,
                 metric=metric,
                 values_axis=int(work.grid.site in sites.LAYERED),

@@ -1,16 +1,19 @@
-"""Probe fits equal scikit-learn, converge, and depend only on their training rows."""
+"""Probe fits equal scikit-learn and depend only on their training rows. Banks can be saved."""
 
+import json
 import warnings
 
 import numpy as np
 import pytest
-from probe_rows import N_FEATURES, N_LAYERS, N_ROWS, NAMES, OPTIONS, SEEDS, X, Y, plant_classes
+from planted_classes import N_FEATURES, N_LAYERS, N_ROWS, NAMES, OPTIONS, SEEDS, X, Y, plant_classes
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 import interventions
+from interventions.probes import Bank
 from interventions.probes.solve import solve_layers
+from interventions.storage.inert import write_checksums
 from jaxasr import compiled
 
 # Programs that are compiled without optimisation add in one long chain. Its rounding errors exceed
@@ -206,3 +209,42 @@ def test_ridge_equals_scikit_learn():
     assert bank.r2.sel(layer=1, penalty=2.0).min() > 0.9
     with pytest.raises(AttributeError, match="target 'value' has no 'accuracy'; it has r2"):
         _ = bank.accuracy
+
+
+def test_planted_classes_are_predicted(bank):
+    mean = bank.summary()["mean"].sel(penalty=1.0)
+    assert mean[0] < 0.5 < 0.95 < mean[1]
+    summary = bank.summary(groups=np.arange(N_ROWS) // 5)
+    assert (summary.low <= summary["mean"]).all()
+    assert (summary.high - summary.low).min() >= 0
+    np.testing.assert_allclose(summary["mean"], bank.summary()["mean"])
+
+
+def test_every_array_of_a_bank_is_a_property(bank):
+    for name, array in bank.data.data_vars.items():
+        assert isinstance(getattr(Bank, str(name)), property)
+        assert getattr(bank, str(name)).identical(array)
+    assert repr(bank).startswith("Bank(class: ")
+    assert "layer 2" in repr(bank)
+    assert "\n" not in repr(bank)
+    with pytest.raises(AttributeError, match="target 'class' has no 'r2'; it has accuracy"):
+        _ = bank.r2
+
+
+def test_a_loaded_bank_equals_the_saved_one(bank, tmp_path):
+    bank.save(tmp_path / "bank", model="tiny", seed=3)
+    again = Bank.load(tmp_path / "bank")
+    assert again.data.drop_attrs().equals(bank.data)
+    assert again.data.attrs == {"model": "tiny", "seed": 3}
+    np.testing.assert_array_equal(again.predict(X), bank.predict(X))
+    with pytest.raises(FileExistsError, match="exists already"):
+        bank.save(tmp_path / "bank")
+    (tmp_path / "bank" / "bank.json").write_text(json.dumps({"version": 99}))
+    with pytest.raises(ValueError, match="damaged"):
+        Bank.load(tmp_path / "bank")
+    write_checksums(tmp_path / "bank")
+    with pytest.raises(ValueError, match="expected a bank of version 1"):
+        Bank.load(tmp_path / "bank")
+    with pytest.raises(ValueError, match=r"expected bank\.json and arrays\.npz"):
+        Bank.load(tmp_path / "nothing")
+    assert [path.name for path in tmp_path.iterdir()] == ["bank"]

@@ -1,15 +1,12 @@
-"""A bank predicts planted classes, is saved and scored, and agrees with streamed probes."""
-
-import json
+"""Scores, code lengths and streamed fits of probes agree with their bank."""
 
 import numpy as np
 import pytest
-from probe_rows import N_CLASSES, N_LAYERS, N_ROWS, NAMES, OPTIONS, X, Y
+from planted_classes import N_CLASSES, N_LAYERS, N_ROWS, NAMES, OPTIONS, X, Y
 
 import interventions
 from interventions import stats
-from interventions.probes import Bank, mdl, scores, stream
-from interventions.storage.inert import write_checksums
+from interventions.probes import mdl, scores, stream
 
 # The same programs as in test_probes.py, so that the persistent cache has them.
 pytestmark = pytest.mark.optimised
@@ -18,45 +15,6 @@ pytestmark = pytest.mark.optimised
 @pytest.fixture(scope="module")
 def bank():
     return interventions.fit_probes(X, NAMES, **OPTIONS)
-
-
-def test_planted_classes_are_predicted(bank):
-    mean = bank.summary()["mean"].sel(penalty=1.0)
-    assert mean[0] < 0.5 < 0.95 < mean[1]
-    summary = bank.summary(groups=np.arange(N_ROWS) // 5)
-    assert (summary.low <= summary["mean"]).all()
-    assert (summary.high - summary.low).min() >= 0
-    np.testing.assert_allclose(summary["mean"], bank.summary()["mean"])
-
-
-def test_every_array_of_a_bank_is_a_property(bank):
-    for name, array in bank.data.data_vars.items():
-        assert isinstance(getattr(Bank, str(name)), property)
-        assert getattr(bank, str(name)).identical(array)
-    assert repr(bank).startswith("Bank(class: ")
-    assert "layer 2" in repr(bank)
-    assert "\n" not in repr(bank)
-    with pytest.raises(AttributeError, match="target 'class' has no 'r2'; it has accuracy"):
-        _ = bank.r2
-
-
-def test_a_loaded_bank_equals_the_saved_one(bank, tmp_path):
-    bank.save(tmp_path / "bank", model="tiny", seed=3)
-    again = Bank.load(tmp_path / "bank")
-    assert again.data.drop_attrs().equals(bank.data)
-    assert again.data.attrs == {"model": "tiny", "seed": 3}
-    np.testing.assert_array_equal(again.predict(X), bank.predict(X))
-    with pytest.raises(FileExistsError, match="exists already"):
-        bank.save(tmp_path / "bank")
-    (tmp_path / "bank" / "bank.json").write_text(json.dumps({"version": 99}))
-    with pytest.raises(ValueError, match="damaged"):
-        Bank.load(tmp_path / "bank")
-    write_checksums(tmp_path / "bank")
-    with pytest.raises(ValueError, match="expected a bank of version 1"):
-        Bank.load(tmp_path / "bank")
-    with pytest.raises(ValueError, match=r"expected bank\.json and arrays\.npz"):
-        Bank.load(tmp_path / "nothing")
-    assert [path.name for path in tmp_path.iterdir()] == ["bank"]
 
 
 def test_scores_agree_with_the_summary(bank):
