@@ -15,15 +15,15 @@ import numpy as np
 
 from experiments.progress import Progress
 from interventions.storage import parts
-from interventions.storage.atomic import clean_up
-from interventions.storage.inert import KINDS
+from interventions.storage.atomic import clean_up_staging
 from interventions.storage.text_files import to_json
+from interventions.storage.untrusted_files import DTYPE_KINDS
 
 Arrays = dict[str, np.ndarray]
 _SECONDS, _CPU_SECONDS = "seconds_taken", "cpu_seconds_taken"  # names of times in a file
 
 
-class Keep:
+class ItemCache:
     """Computes each item once, and loads it from disk afterwards.
 
     Attributes:
@@ -35,14 +35,14 @@ class Keep:
 
     Example:
         ```python
-        keep = Keep(Path("cache/whisper-tiny"))
-        arrays = keep("loudness speech-1", lambda: {"loudness": np.abs(audio).max()})
+        cache = ItemCache(Path("cache/whisper-tiny"))
+        arrays = cache("loudness speech-1", lambda: {"loudness": np.abs(audio).max()})
         ```
     """
 
     def __init__(self, folder: Path, steps: Progress | None = None):
         self.folder, self.steps = folder, steps or Progress(quiet=True)
-        clean_up(folder)
+        clean_up_staging(folder)
         self.seconds = 0.0
         self.earlier_cpu_s = 0.0
 
@@ -99,7 +99,7 @@ class Keep:
         return results
 
 
-def fingerprint(*values: Any) -> str:
+def short_hash(*values: Any) -> str:
     """Returns a short hash of plain values. It is the same in every process."""
     return hashlib.sha256(to_json(values).encode()).hexdigest()[:16]
 
@@ -119,12 +119,12 @@ def _default_key(item: Any) -> str:
 
 def _file_name(key: str) -> str:
     """Makes a readable file name. Ends it with a hash, so that different keys get other names."""
-    return f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', key)[:80]}-{fingerprint(key)[:8]}"
+    return f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', key)[:80]}-{short_hash(key)[:8]}"
 
 
 def _to_array(name: str, value: Any) -> np.ndarray:
     array = np.array(value)
-    if array.dtype.kind not in KINDS:
+    if array.dtype.kind not in DTYPE_KINDS:
         raise TypeError(
             f"{name}: expected numbers or texts, got {array.dtype}; "
             "other arrays could not be read back without running code."

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 UNLIMITED_WIDTH = 100_000  # characters; longer than any line, so that none is wrapped
-EVERY_S = 5.0  # seconds between lines of progress if there is no terminal
+LINE_INTERVAL_S = 5.0  # seconds between lines of progress if there is no terminal
 
 
 def console() -> Console:
@@ -84,7 +84,7 @@ class Progress:
 
         def progress(done: float, total: float) -> None:
             nonlocal last
-            if done < total and time.monotonic() - last >= EVERY_S:
+            if done < total and time.monotonic() - last >= LINE_INTERVAL_S:
                 last = time.monotonic()
                 line = f"          {done:g} of {total:g}  {escape(escape_hidden(name))}"
                 self.console.print(line, soft_wrap=True)

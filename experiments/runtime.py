@@ -69,7 +69,7 @@ def load(model: str, dtype: str = "float32") -> "Recogniser":
     return jaxasr.load(model, dtype=dtype)
 
 
-def weights(asr: "Recogniser") -> dict[str, Any]:
+def describe_weights(asr: "Recogniser") -> dict[str, Any]:
     """Describes the weights of a recogniser: name, format, hash and dtype."""
     checkpoint = asr.checkpoint
     return {

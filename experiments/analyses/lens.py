@@ -13,7 +13,7 @@ import jaxasr
 from experiments.analyses.lens_tables import encoder_rows, find_signs, logit_table, token_times
 from experiments.pages.lens_page import LensPage
 from experiments.progress import Progress
-from experiments.runtime import weights
+from experiments.runtime import describe_weights
 from interventions.storage.provenance import provenance
 from jaxasr import GeneratedText, Memory, Recogniser, Tokenizer
 from jaxasr.alignment.words import align
@@ -27,7 +27,7 @@ from jaxasr.transcript import Word
 MAX_NEW_TOKENS = 224  # Whisper's default: half of the decoder's context of 448 tokens
 _BUCKET_TOKENS = 32  # lengths are rounded up to a multiple, so that texts share compiled programs
 
-Sound = Float[np.ndarray, "n"]
+Samples = Float[np.ndarray, "n"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Transcription:
         final: the token after each token of `run`; what the last layer should predict.
     """
 
-    audio: Sound
+    audio: Samples
     mel: Float[Array, "M F"]
     language: str
     prompt: list[int]
@@ -56,7 +56,7 @@ class Transcription:
     generated: GeneratedText
     words: tuple[Word, ...]
     run: interventions.Run
-    final: Int[Array, "1 T"]
+    next_tokens: Int[Array, "1 T"]
 
     @property
     def ids(self) -> list[int]:
@@ -69,7 +69,7 @@ class Transcription:
         return self.generated.text[0]
 
 
-def window(audio: Sound, start: float = 0.0) -> Sound:
+def cut_window(audio: Samples, start: float = 0.0) -> Samples:
     """Cuts at most 30 s out of a recording.
 
     Args:
@@ -88,7 +88,7 @@ def window(audio: Sound, start: float = 0.0) -> Sound:
     return audio[first : first + N_SAMPLES]
 
 
-def read_window(path: Path, start: float = 0.0) -> tuple[Sound, str, float]:
+def read_window(path: Path, start: float = 0.0) -> tuple[Samples, str, float]:
     """Reads at most 30 s of a file, beginning at `start` seconds.
 
     Returns:
@@ -99,14 +99,14 @@ def read_window(path: Path, start: float = 0.0) -> tuple[Sound, str, float]:
         ValueError: if the recording ends before `start`, or the file is not a recording.
     """
     whole = jaxasr.load_audio(path)
-    samples = window(whole, start)
+    samples = cut_window(whole, start)
     source = path.name if len(samples) == len(whole) else f"{path.name} from {start:g} s"
     return samples, source, len(whole) / SAMPLE_RATE
 
 
 def lens_page(
     asr: Recogniser,
-    audio: Sound,
+    audio: Samples,
     source: str,
     steps: Progress,
     *,
@@ -140,7 +140,7 @@ def lens_page(
 
 def transcribe_window(
     asr: Recogniser,
-    audio: Sound,
+    audio: Samples,
     steps: Progress,
     language: str | None = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
@@ -172,9 +172,18 @@ def transcribe_window(
             heads=asr.alignment_heads,
             language=language,
         )
-    run, final = make_run(memory, prompt, generated.ids[0], asr)
+    run, next_tokens = make_run(memory, prompt, generated.ids[0], asr)
     return Transcription(
-        audio, mel, language, prompt, rules, max_new_tokens, generated, tuple(words), run, final
+        audio,
+        mel,
+        language,
+        prompt,
+        rules,
+        max_new_tokens,
+        generated,
+        tuple(words),
+        run,
+        next_tokens,
     )
 
 
@@ -194,7 +203,7 @@ def make_lens_page(
             asr.model,
             transcription.run,
             top_k,
-            final=transcription.final,
+            final=transcription.next_tokens,
             rules=transcription.rules,
             prompt_len=n_prompt,
         )
@@ -220,7 +229,7 @@ def make_lens_page(
         encoder=encoder_rows(encoder_lens, transcription.text),
         words=transcription.words,
         signs=find_signs(transcription.generated, tokenizer, transcription.audio),
-        provenance=provenance(model=weights(asr), data=source, config=settings),
+        provenance=provenance(model=describe_weights(asr), data=source, config=settings),
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from experiments.analyses.text_kinds import category
+from experiments.analyses.text_kinds import text_category
 from experiments.pages.lens_page import EncoderRow, LogitTable
 from experiments.pages.signs import Signs
 from interventions import EncoderLens, LogitLens
@@ -74,7 +74,7 @@ def encoder_rows(lens: EncoderLens, final: str) -> tuple[EncoderRow, ...]:
         mean_logprob = float(np.asarray(logprobs)[0].sum() / (n + 1))
         text, ids = texts[0].strip(), np.asarray(tokens)[0, :n].tolist()
         # Loops are found first: a text that equals `final` is not correct if `final` is a loop.
-        text_kind = "loop" if is_loop(ids) else category(text, final, ids)
+        text_kind = "loop" if is_loop(ids) else text_category(text, final, ids)
         rows.append(EncoderRow(text, mean_logprob, text_kind))
     return tuple(rows)
 

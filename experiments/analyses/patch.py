@@ -11,7 +11,7 @@ from jaxtyping import Float
 import interventions as iv
 from experiments.analyses.patch_question import PatchAnswer, PatchQuestion
 from experiments.analyses.patch_recordings import (
-    Sound,
+    Samples,
     count_longest_frames,
     generate_ids,
     stack_mels,
@@ -42,8 +42,8 @@ def check_grid(question: PatchQuestion) -> None:
 
 def patch(
     asr: Recogniser,
-    audio: Sequence[Sound],
-    sources: Sequence[Sound] | None,
+    audio: Sequence[Samples],
+    sources: Sequence[Samples] | None,
     question: PatchQuestion,
     steps: Progress,
     open_store: Callable[[], Path],
@@ -72,8 +72,8 @@ def patch(
 
 def _patch_token(
     asr: Recogniser,
-    audio: Sequence[Sound],
-    sources: Sequence[Sound] | None,
+    audio: Sequence[Samples],
+    sources: Sequence[Samples] | None,
     question: PatchQuestion,
     steps: Progress,
     open_store: Callable[[], Path],
@@ -118,8 +118,8 @@ class _ScoredToken:
 
 def _choose_token(
     asr: Recogniser,
-    audio: Sequence[Sound],
-    sources: Sequence[Sound] | None,
+    audio: Sequence[Samples],
+    sources: Sequence[Samples] | None,
     question: PatchQuestion,
 ) -> _ScoredToken:
     """Encodes the recordings, and chooses the scored token (the answer) and its foil.

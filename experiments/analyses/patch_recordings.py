@@ -13,11 +13,11 @@ from jaxasr import Memory, Recogniser
 from jaxasr.alignment.words import align
 from jaxasr.audio import n_frames
 
-Sound = Float[np.ndarray, "n"]
+Samples = Float[np.ndarray, "n"]
 ACTIVATION_SOURCES = ("zero", "mean")  # sources that are not recordings
 
 
-def make_sources(audio: Sequence[Sound], question: PatchQuestion) -> list[Sound] | None:
+def make_sources(audio: Sequence[Samples], question: PatchQuestion) -> list[Samples] | None:
     """Makes for each target the recording that its patches are taken from.
 
     Args:
@@ -36,7 +36,7 @@ def make_sources(audio: Sequence[Sound], question: PatchQuestion) -> list[Sound]
     return None if corrupt is None else [corrupt(sound) for sound in audio]
 
 
-def stack_mels(asr: Recogniser, audio: Sequence[Sound]) -> Float[Array, "B M F"]:
+def stack_mels(asr: Recogniser, audio: Sequence[Samples]) -> Float[Array, "B M F"]:
     """Computes the log-mel features of each recording for one window of the model."""
     config = asr.config
     return jnp.stack(
@@ -47,7 +47,7 @@ def stack_mels(asr: Recogniser, audio: Sequence[Sound]) -> Float[Array, "B M F"]
     )
 
 
-def count_longest_frames(asr: Recogniser, audio: Sequence[Sound]) -> int:
+def count_longest_frames(asr: Recogniser, audio: Sequence[Samples]) -> int:
     """Returns the number of encoder frames of the longest recording, without padding."""
     return min(max(n_frames(len(sound)) for sound in audio), asr.config.n_audio_ctx)
 
@@ -60,7 +60,7 @@ def generate_ids(asr: Recogniser, memory: Memory, question: PatchQuestion) -> li
 
 
 def word_times(
-    asr: Recogniser, sound: Sound, question: PatchQuestion
+    asr: Recogniser, sound: Samples, question: PatchQuestion
 ) -> tuple[tuple[str, float, float], ...]:
     """Aligns the words of one recording, if "time" is a dimension of the grid.
 

@@ -14,7 +14,7 @@ import interventions as iv
 import jaxasr
 from experiments.analyses.patch_question import PatchAnswer, PatchQuestion
 from experiments.analyses.patch_recordings import (
-    Sound,
+    Samples,
     count_longest_frames,
     generate_ids,
     stack_mels,
@@ -25,7 +25,7 @@ from interventions.edits.base import Reference
 from interventions.patching.grid import Grid
 from interventions.patching.sources import activation, resampled
 from interventions.storage.fingerprints import fingerprint
-from interventions.storage.results import cached
+from interventions.storage.results import load_or_compute
 from interventions.storage.text_files import only_writer
 from jaxasr import Memory, Recogniser, sites
 from jaxasr.audio import n_frames
@@ -72,8 +72,8 @@ class _Patching:
 
 def patch_texts(
     asr: Recogniser,
-    audio: Sequence[Sound],
-    sources: Sequence[Sound] | None,
+    audio: Sequence[Samples],
+    sources: Sequence[Samples] | None,
     question: PatchQuestion,
     steps: Progress,
     open_store: Callable[[], Path],
@@ -163,7 +163,7 @@ def _sweep(
         for i, layers in enumerate(groups):
             path = store / f"texts-{digest[:12]}-{i}.zarr"
             key = f"{digest} {layers}"
-            parts.append(cached(path, key, lambda layers=layers: sweep_layer(layers)))
+            parts.append(load_or_compute(path, key, lambda layers=layers: sweep_layer(layers)))
             progress(i + 1, len(groups))
     window = {"window_s": grid.window / FRAMES_PER_S} if "time" in grid.coords else {}
     return _concatenate_layers(parts).assign_attrs({"site": question.site, **window})
@@ -177,7 +177,7 @@ def _concatenate_layers(parts: list[xr.Dataset]) -> xr.Dataset:
 
 
 def _make_patching(
-    asr: Recogniser, targets: _Targets, sources: Sequence[Sound] | None, question: PatchQuestion
+    asr: Recogniser, targets: _Targets, sources: Sequence[Samples] | None, question: PatchQuestion
 ) -> _Patching:
     if question.source == "zero":
         return _Patching(_patch_edit(jnp.zeros(()), question), targets.mel)

@@ -14,7 +14,7 @@ from experiments.pages import lens_page as pages
 from experiments.pages.lens_page import LensPage
 from interventions.edits import AtCell, Zero
 from interventions.generation import text_logprobs
-from interventions.storage.text_files import plain
+from interventions.storage.text_files import to_json_types
 from jaxasr import Recogniser
 from jaxasr.transcript import Word
 
@@ -70,7 +70,7 @@ def _make_segment(words: tuple[Word, ...]) -> Segment:
 
 
 @dataclasses.dataclass(frozen=True)
-class Heads:
+class HeadEffects:
     """The effect of each cross-attention head: the change if it is ablated.
 
     Attributes:
@@ -88,7 +88,7 @@ class Heads:
         return [(int(layer), int(head)) for layer, head in zip(layers, heads)]
 
 
-def head_effects(asr: Recogniser, transcription: Transcription) -> Heads:
+def head_effects(asr: Recogniser, transcription: Transcription) -> HeadEffects:
     """Ablates one cross-attention head at a time, and computes how the text's score changes."""
     n_layer, n_head = asr.config.n_text_layer, asr.config.n_text_head
     layers, heads = (axis.ravel().astype(np.int32) for axis in np.mgrid[:n_layer, :n_head])
@@ -104,10 +104,10 @@ def head_effects(asr: Recogniser, transcription: Transcription) -> Heads:
         prompt_len=n_prompt,
     )[:, 0, n_prompt - 1 : n_prompt - 1 + n]
     change = (logprobs[:-1] - logprobs[-1]).reshape(n_layer, n_head, n)
-    return Heads(change.sum(-1), change)
+    return HeadEffects(change.sum(-1), change)
 
 
-def render(page: LensPage, heads: Heads) -> str:
+def render(page: LensPage, heads: HeadEffects) -> str:
     """Renders the page of a scan, which is a lens page with segments and heads."""
     largest_decrease = float(max(-heads.change.min(initial=0.0), 1e-9))
     cells = [
@@ -135,7 +135,7 @@ def _choose_shade(share: float) -> int:
     return min(int(max(share, 0.0) * pages.SHADES), pages.SHADES - 1)
 
 
-def _list_heads(page: LensPage, heads: Heads, n: int = LISTED_HEADS) -> list[dict[str, Any]]:
+def _list_heads(page: LensPage, heads: HeadEffects, n: int = LISTED_HEADS) -> list[dict[str, Any]]:
     """Lists the heads that the text depends on most, and for each head its three main words."""
     rows = []
     for layer, head in heads.order()[:n]:
@@ -165,10 +165,10 @@ def _sum_by_word(words: Sequence[Word], tokens: Float[np.ndarray, "T"]) -> Float
     return np.array([part.sum() for part in np.split(tokens, ends)[: len(words)]])
 
 
-def summary(page: LensPage, heads: Heads) -> dict[str, Any]:
+def summary(page: LensPage, heads: HeadEffects) -> dict[str, Any]:
     """Returns the content of scan.json: the numbers of the page as plain values."""
     probabilities = [word.probability for word in page.words]
-    return pages.summary(page) | plain(
+    return pages.summary(page) | to_json_types(
         {
             "segments": [
                 {key: getattr(segment, key) for key in ("start", "end", "probability", "text")}

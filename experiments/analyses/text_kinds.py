@@ -14,7 +14,7 @@ CATEGORIES = ("empty", "punctuation", "loop", "ungrounded", "partial", "correct"
 PARTIAL_WER = 0.5  # a text with a lower `error_rate` counts as partial
 
 
-def category(text: str, reference: str, ids: Sequence[int] = (), language: str = "en") -> str:
+def text_category(text: str, reference: str, ids: Sequence[int] = (), language: str = "en") -> str:
     """Finds the category of a text by comparing it with the text of the last encoder layer.
 
     Args:
@@ -27,7 +27,7 @@ def category(text: str, reference: str, ids: Sequence[int] = (), language: str =
         One of `CATEGORIES`.
 
     Example:
-        >>> category("The cat sat.", reference="the cat sat")
+        >>> text_category("The cat sat.", reference="the cat sat")
         'correct'
     """
     words = _normalise(text, language)

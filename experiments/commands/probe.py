@@ -196,7 +196,7 @@ def _fit(
     """Fits the probes and writes their files. Returns the content of result.json."""
     from experiments.analyses.probe import draw_scores, fit_with_controls
     from experiments.analyses.probe_rows import read_rows
-    from experiments.runtime import weights
+    from experiments.runtime import describe_weights
     from interventions.storage.provenance import provenance
     from interventions.storage.text_files import write_json, write_text
 
@@ -207,7 +207,7 @@ def _fit(
         probes = fit_with_controls(rows, question, progress)
     settings = dataclasses.asdict(question) | selection
     origin = provenance(
-        model=weights(asr),
+        model=describe_weights(asr),
         data={"corpus": corpus.name, "store": activations.attrs["checksums"]},
         config=settings,
     )
@@ -223,7 +223,7 @@ def _fit(
     title = f"{question.label} at {question.site} (pool: {question.pool})"
     with steps("write the results"), output.writing() as new:
         write_text(new / "table.csv", probes.table.to_csv(index=False, float_format="%.5f"))
-        figure = draw_scores({weights(asr)["name"]: probes.table}, title)
+        figure = draw_scores({describe_weights(asr)["name"]: probes.table}, title)
         figure.savefig(new / "accuracy.png", dpi=120)
         probes.bank.save(new / "bank", provenance=origin)
         write_json(new / "result.json", result)

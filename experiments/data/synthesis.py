@@ -11,7 +11,7 @@ import scipy.signal
 from jaxtyping import Float
 
 from experiments.data.corpora import Corpus, Utterance
-from experiments.data.phonemes import installed
+from experiments.data.phonemes import espeak_installed
 from jaxasr.config import SAMPLE_RATE
 
 VOICES = ("en-us", "en-gb-x-rp+f2", "en-us+m7", "en-gb-scotland", "en-us+f4", "en-gb-x-rp")
@@ -65,7 +65,7 @@ def spoken_pairs(corpus: Corpus, sentences: int, voices: int) -> list[Utterance]
     labelled = [
         clip for clip in corpus.utterances if clip.label("target") and clip.label("expected")
     ]
-    if len(labelled) >= _MIN_RECORDINGS or not installed():
+    if len(labelled) >= _MIN_RECORDINGS or not espeak_installed():
         return labelled
     return labelled + [
         _utterance(pair, voice, congruent)
@@ -85,12 +85,12 @@ def _utterance(pair: Pair, voice: str, congruent: bool) -> Utterance:
         "lang": "en",
         "set": "pairs",
     }
-    name, samples = f"{voice}: {text}", functools.partial(synthesise, text, voice)
+    name, samples = f"{voice}: {text}", functools.partial(synthesise_sentence, text, voice)
     return Utterance(name, Path(name), voice, text, labels=labels, read=samples)
 
 
 @functools.lru_cache(maxsize=64)
-def synthesise(text: str, voice: str) -> Float[np.ndarray, "n"]:
+def synthesise_sentence(text: str, voice: str) -> Float[np.ndarray, "n"]:
     """Synthesises a text with espeak-ng.
 
     Args:

@@ -11,9 +11,9 @@ import jax
 import numpy as np
 
 from experiments.data.corpora import Corpus, Utterance
-from experiments.runtime import weights
+from experiments.runtime import describe_weights
 from experiments.store import integrity, layout, pools
-from experiments.store.passes import Activations, Job, Passes
+from experiments.store.passes import Activations, ExtractionJob, ForwardPasses
 from experiments.store.reading import Store, open as open_store
 from experiments.store.writing import Writer
 from interventions.storage.atomic import only_writer
@@ -22,10 +22,10 @@ from jaxasr.audio import header_seconds
 from jaxasr.config import N_SAMPLES, SAMPLE_RATE
 from jaxasr.recogniser import Recogniser
 
-Progress = Callable[[float, float], None]
+ReportProgress = Callable[[float, float], None]
 # The samples and "", or None and the reason why the recording is left out.
 SamplesOrReason = tuple[np.ndarray | None, str]
-_UNREADABLE = (ValueError, OSError, EOFError)
+_READ_ERRORS = (ValueError, OSError, EOFError)
 
 
 def extract(
@@ -40,7 +40,7 @@ def extract(
     text: str = "greedy",
     language: str = "en",
     max_new_tokens: int = 224,
-    progress: Progress | None = None,
+    progress: ReportProgress | None = None,
 ) -> Store:
     """Extracts the activations of every utterance of a corpus into a store.
 
@@ -85,14 +85,16 @@ def extract(
     _check_option("dtype", dtype, layout.DTYPES)
     _check_option("text", text, ("greedy", "transcript"))
     decoder_text = text if _reads_decoder(sites) else None
-    job = Job(
+    job = ExtractionJob(
         tuple(dict.fromkeys(sites)), pool_names, keep_frames, decoder_text, language, max_new_tokens
     )
     with only_writer(out):
         group = _open_or_create(asr, corpus, Path(out), job, dtype, batch)
         if not group.attrs["complete"]:
             report = progress or (lambda done, total: None)
-            _fill(Writer(group, job, dtype), Passes(asr, job), corpus, batch, report)
+            _write_missing_batches(
+                Writer(group, job, dtype), ForwardPasses(asr, job), corpus, batch, report
+            )
     return open_store(out)
 
 
@@ -111,7 +113,7 @@ def covers(
     pool_names, keep_frames = pools.parse(pool)
     if not (Path(path) / "zarr.json").is_file():
         return False
-    attrs, used_weights = open_store(path).attrs, weights(asr)
+    attrs, used_weights = open_store(path).attrs, describe_weights(asr)
     settings, stored_weights = attrs["settings"], attrs["model"]
     digest = corpus.sha256(transcripts=settings["text"] == "transcript")
     return bool(
@@ -135,25 +137,27 @@ def _check_option(name: str, value: str, options: Sequence[str]) -> None:
 
 
 def _open_or_create(
-    asr: Recogniser, corpus: Corpus, out: Path, job: Job, dtype: str, batch: int
+    asr: Recogniser, corpus: Corpus, out: Path, job: ExtractionJob, dtype: str, batch: int
 ) -> layout.Group:
     """Creates the store, or opens the one that an earlier run left complete or incomplete."""
     expected = _identity(asr, corpus, job, dtype, batch)
     group = integrity.open_existing(out)
     if group is not None and "status" in group:
-        integrity.check_same(group, expected)
+        integrity.check_identity(group, expected)
         if not group.attrs["complete"]:
             integrity.check_layout(group, job, asr.config, dtype, batch)
         integrity.remove_partial_files(out)
         return group
-    record = provenance(model=weights(asr), data=corpus.name, config=expected["settings"])
-    order = _order(Passes(asr, job), corpus.utterances)
+    record = provenance(model=describe_weights(asr), data=corpus.name, config=expected["settings"])
+    order = _choose_order(ForwardPasses(asr, job), corpus.utterances)
     utterance_ids = [corpus.utterances[i].id for i in order]
     attributes = {**expected, "provenance": record}
     return layout.create(out, attributes, job, asr.config, utterance_ids, dtype, batch)
 
 
-def _identity(asr: Recogniser, corpus: Corpus, job: Job, dtype: str, batch: int) -> dict[str, Any]:
+def _identity(
+    asr: Recogniser, corpus: Corpus, job: ExtractionJob, dtype: str, batch: int
+) -> dict[str, Any]:
     """Returns all inputs that the stored values depend on."""
     settings = {
         **dataclasses.asdict(job),
@@ -166,13 +170,13 @@ def _identity(asr: Recogniser, corpus: Corpus, job: Job, dtype: str, batch: int)
         del settings["language"], settings["max_new_tokens"]
     digest = corpus.sha256(transcripts=job.text == "transcript")
     return integrity.identity(
-        weights(asr) | {"backend": jax.default_backend()},
+        describe_weights(asr) | {"backend": jax.default_backend()},
         {"name": corpus.name, "n": len(corpus), "sha256": digest},
         settings,
     )
 
 
-def _order(passes: Passes, utterances: Sequence[Utterance]) -> list[int]:
+def _choose_order(passes: ForwardPasses, utterances: Sequence[Utterance]) -> list[int]:
     """Returns the order in which to compute utterances.
 
     Sorts by length if the time of a batch depends on its longest row. Otherwise keeps the order of
@@ -182,22 +186,24 @@ def _order(passes: Passes, utterances: Sequence[Utterance]) -> list[int]:
     if job.text == "transcript":
         lengths = [len(passes.encode_transcript(utterance.transcript)) for utterance in utterances]
     elif job.text == "greedy" or job.frames:
-        lengths = [_seconds(utterance) for utterance in utterances]
+        lengths = [_duration_s(utterance) for utterance in utterances]
     else:
         lengths = [0] * len(utterances)
     return sorted(range(len(utterances)), key=lengths.__getitem__)
 
 
-def _seconds(utterance: Utterance) -> float:
+def _duration_s(utterance: Utterance) -> float:
     if utterance.start_s is not None and utterance.end_s is not None:
         return utterance.end_s - utterance.start_s
     return header_seconds(utterance.path)
 
 
-def _fill(writer: Writer, passes: Passes, corpus: Corpus, batch: int, progress: Progress) -> None:
+def _write_missing_batches(
+    writer: Writer, passes: ForwardPasses, corpus: Corpus, batch: int, progress: ReportProgress
+) -> None:
     """Computes and writes the batches that are missing, then completes the store."""
     by_id = {utterance.id: utterance for utterance in corpus.utterances}
-    utterances = [by_id[name] for name in writer.names]
+    utterances = [by_id[name] for name in writer.utterance_ids]
     n = len(utterances)
     batches = [range(i, min(i + batch, n)) for i in range(0, n, batch)]
     missing = [rows for rows in batches if not writer.is_done(rows)]
@@ -214,7 +220,7 @@ def _fill(writer: Writer, passes: Passes, corpus: Corpus, batch: int, progress: 
 
 
 def _read_ahead(
-    batches: Sequence[range], utterances: Sequence[Utterance], job: Job
+    batches: Sequence[range], utterances: Sequence[Utterance], job: ExtractionJob
 ) -> Iterator[tuple[range, list[SamplesOrReason]]]:
     """Yields each batch with its samples. Reads the next batch in the background."""
 
@@ -230,10 +236,10 @@ def _read_ahead(
             yield rows, samples
 
 
-def _read_samples(utterance: Utterance, job: Job) -> SamplesOrReason:
+def _read_samples(utterance: Utterance, job: ExtractionJob) -> SamplesOrReason:
     try:
         audio = utterance.samples()
-    except _UNREADABLE as error:
+    except _READ_ERRORS as error:
         return None, f"{type(error).__name__}: {error}"
     if len(audio) > N_SAMPLES:
         seconds, limit = len(audio) / SAMPLE_RATE, N_SAMPLES / SAMPLE_RATE
@@ -247,7 +253,7 @@ def _read_samples(utterance: Utterance, job: Job) -> SamplesOrReason:
 
 
 def _compute(
-    passes: Passes, transcripts: list[str], samples: list[SamplesOrReason], batch: int
+    passes: ForwardPasses, transcripts: list[str], samples: list[SamplesOrReason], batch: int
 ) -> tuple[Activations, dict[str, list[int]], list[str]]:
     """Computes the activations of one batch.
 

@@ -12,11 +12,11 @@ import zarr
 import zarr.storage
 
 from experiments.store import layout, pools
-from experiments.store.layout import REMEDY, UNREADABLE, Group, StoreError, folder
-from experiments.store.passes import Job
+from experiments.store.layout import REMEDY, ZARR_DAMAGE_ERRORS, Group, StoreError, folder
+from experiments.store.passes import ExtractionJob
 from interventions.storage.atomic import is_lock_or_staging
-from interventions.storage.inert_zarr import check_store_metadata
 from interventions.storage.text_files import escape_surrogates
+from interventions.storage.zarr_metadata import check_store_metadata
 from jaxasr.config import Config
 
 FORMAT = 1  # version of the layout on disk
@@ -61,7 +61,7 @@ def open_existing(path: Path, mode: Literal["r", "r+"] = "r+") -> Group | None:
         group = zarr.open_group(path, mode=mode, zarr_format=3)
         attributes = dict(group.attrs)
         _check_metadata(path, attributes)
-    except UNREADABLE as error:
+    except ZARR_DAMAGE_ERRORS as error:
         raise StoreError(f"the store at {str(path)!r} is damaged ({error}). {REMEDY}") from error
     if attributes.get("format") != FORMAT:
         raise StoreError(
@@ -95,7 +95,7 @@ def _hash_attributes(attributes: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()
 
 
-def check_same(group: Group, expected: Mapping[str, Any]) -> None:
+def check_identity(group: Group, expected: Mapping[str, Any]) -> None:
     """Checks that a store has the model, corpus and settings that a run expects.
 
     An unfinished store must also have the same versions of packages.
@@ -124,7 +124,7 @@ def _check_part(
         )
 
 
-def check_layout(group: Group, job: Job, config: Config, dtype: str, batch: int) -> None:
+def check_layout(group: Group, job: ExtractionJob, config: Config, dtype: str, batch: int) -> None:
     """Checks that the variables of an unfinished store have the shapes and dtypes of a new one.
 
     Raises:
@@ -144,7 +144,7 @@ def _read_metadata(group: Group, name: str) -> dict[str, Any]:
     if name not in group:
         return {}
     metadata = group[name].metadata.to_dict()
-    if name.endswith(f".{pools.FRAMES}"):
+    if name.endswith(f".{pools.FRAMES_POOL}"):
         del metadata["shape"]  # grows with every batch
     return metadata
 

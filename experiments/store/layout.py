@@ -30,7 +30,7 @@ import zarr.storage
 from zarr.codecs import Crc32cCodec
 
 from experiments.store import pools
-from experiments.store.passes import Job
+from experiments.store.passes import ExtractionJob
 from interventions.storage.text_files import escape_surrogates
 from jaxasr import sites as _sites
 from jaxasr.config import Config
@@ -40,7 +40,7 @@ Group = Any  # a zarr.Group; its type hints do not distinguish arrays from group
 TO_DO, DONE, LEFT_OUT = 0, 1, 2  # values of `status`
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 # Errors that zarr raises when it reads damaged files.
-UNREADABLE = (ValueError, KeyError, TypeError, FileNotFoundError, AttributeError)
+ZARR_DAMAGE_ERRORS = (ValueError, KeyError, TypeError, FileNotFoundError, AttributeError)
 REMEDY = "Remove the store and extract it again."
 # 1 MiB. A chunk is small, because every batch that adds to a chunk writes the whole chunk again.
 _CHUNK_BYTES = 1 << 20
@@ -81,7 +81,7 @@ def report_damage(group: Group, name: str) -> Iterator[None]:
     """Turns zarr's errors into a StoreError that names the damaged variable."""
     try:
         yield
-    except (*UNREADABLE, RuntimeError) as error:
+    except (*ZARR_DAMAGE_ERRORS, RuntimeError) as error:
         raise StoreError(
             f"{str(folder(group))!r}: {name!r} is damaged ({error}). {REMEDY}"
         ) from error
@@ -90,7 +90,7 @@ def report_damage(group: Group, name: str) -> Iterator[None]:
 def create(
     where: Path | zarr.storage.MemoryStore,
     attributes: Mapping[str, Any],
-    job: Job,
+    job: ExtractionJob,
     config: Config,
     names: Sequence[str],
     dtype: str,
@@ -140,7 +140,7 @@ def _create_column(group: Group, name: str, n: int, dtype: Any) -> None:
 
 
 def _create_site(
-    group: Group, site: str, job: Job, config: Config, n: int, dtype: str, batch: int
+    group: Group, site: str, job: ExtractionJob, config: Config, n: int, dtype: str, batch: int
 ) -> None:
     """Creates the variables of one site: pooled activations, frames, or both."""
     spec = _sites.spec(config, site, 1, 1)
@@ -160,7 +160,7 @@ def _create_site(
         mel = "mel_" if site == "encoder.conv1" else ""
         dims = (*layers, f"{stack_of(site)}_{mel}frame", feature)
         shape, chunks = (*layers.values(), 0, width), (*layers.values(), rows, width)
-        name = f"{site}.{pools.FRAMES}"
+        name = f"{site}.{pools.FRAMES_POOL}"
         _create_array(group, name, shape, chunks, disk_dtype(dtype), dims, attributes)
 
 

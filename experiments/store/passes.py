@@ -26,7 +26,7 @@ Activations = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
+class ExtractionJob:
     """Which activations to extract.
 
     Attributes:
@@ -52,11 +52,11 @@ class Job:
 
 
 @dataclasses.dataclass(frozen=True)
-class Passes:
+class ForwardPasses:
     """Runs the forward passes of a job, batch by batch."""
 
     asr: Recogniser
-    job: Job
+    job: ExtractionJob
 
     def run(
         self, audios: Sequence[np.ndarray], transcripts: Sequence[str]

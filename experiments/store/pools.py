@@ -15,8 +15,8 @@ from jaxasr import pytrees, sites as _sites
 from jaxasr.config import Config
 from jaxasr.taps import Acts, Readout
 
-MEANS = ("speech", "all")  # pools that average over more than one position
-FRAMES = "frames"  # pool that keeps all frames
+MEAN_POOLS = ("speech", "all")  # pools that average over more than one position
+FRAMES_POOL = "frames"  # pool that keeps all frames
 Pool = str | int
 
 
@@ -48,14 +48,14 @@ def parse(pool: Pool | Sequence[Pool]) -> tuple[tuple[str, ...], bool]:
     unknown = [
         name
         for name in names
-        if name not in (*MEANS, "last", FRAMES) and not name.removeprefix("-").isdigit()
+        if name not in (*MEAN_POOLS, "last", FRAMES_POOL) and not name.removeprefix("-").isdigit()
     ]
     if unknown or not names or len(set(names)) < len(names):
         raise ValueError(
             "pool: expected 'speech', 'all', 'last', 'frames' or positions, each once, "
             f"got {pool!r}."
         )
-    return tuple(name for name in names if name != FRAMES), FRAMES in names
+    return tuple(name for name in names if name != FRAMES_POOL), FRAMES_POOL in names
 
 
 def check_sites(sites: Sequence[str]) -> None:
@@ -72,7 +72,7 @@ def n_features(config: Config, site: str) -> int:
 
 def has_position(pool: str, length: int) -> bool:
     """Returns whether a row of `length` steps has the position that `pool` names."""
-    return pool in (*MEANS, "last") or -length <= int(pool) < length
+    return pool in (*MEAN_POOLS, "last") or -length <= int(pool) < length
 
 
 def spans(
@@ -111,7 +111,7 @@ def _span(pool: str, first: int, end: int, length: int, whole: int) -> tuple[int
 
 
 @pytrees.dataclass
-class Pooled:
+class PoolingReadout:
     """The function of a readout that pools activations over time, in float32 or wider.
 
     Steps outside a span do not affect its mean, even if they are NaN.
@@ -140,7 +140,7 @@ class Pooled:
         scale = 2 if site == "encoder.conv1" else 1
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         pooled = {site: span_means(wide, self.spans * scale)} if self.spans.shape[1] else {}
-        frames = {f"{site}/{FRAMES}": wide[:, : self.width * scale]} if self.width else {}
+        frames = {f"{site}/{FRAMES_POOL}": wide[:, : self.width * scale]} if self.width else {}
         return pooled | frames
 
 
@@ -156,5 +156,5 @@ def span_means(x: Float[Array, "B T D"], spans: Int[Array, "B P 2"]) -> Float[Ar
 
 
 def readout(spans: Int[np.ndarray, "B P 2"], sites: Sequence[str], width: int = 0) -> Readout:
-    """Returns a readout of `sites` that pools over `spans`, see `Pooled`."""
-    return Readout(Pooled(jnp.asarray(spans), tuple(sites), width), tuple(sites))
+    """Returns a readout of `sites` that pools over `spans`, see `PoolingReadout`."""
+    return Readout(PoolingReadout(jnp.asarray(spans), tuple(sites), width), tuple(sites))

@@ -62,7 +62,7 @@ class Store:
 
     def __repr__(self) -> str:
         sites, state = ", ".join(self.sites), "" if self.complete else ", unfinished"
-        return f"Store({str(self.path)!r}: {len(self.done)} utterances at {sites}{state})"
+        return f"Store({str(self.path)!r}: {len(self.done_rows)} utterances at {sites}{state})"
 
     @property
     def attrs(self) -> dict[str, Any]:
@@ -80,14 +80,14 @@ class Store:
         return list(self.group.attrs["settings"]["sites"])
 
     @property
-    def done(self) -> Int[np.ndarray, "N"]:
+    def done_rows(self) -> Int[np.ndarray, "N"]:
         """The rows of the utterances that have activations, in the store's order."""
         return np.flatnonzero(self._read("status") == layout.DONE)
 
     @property
     def ids(self) -> list[str]:
         """The ids of the utterances that have activations, in the store's order."""
-        return self._read("utterance")[self.done].tolist()
+        return self._read("utterance")[self.done_rows].tolist()
 
     @property
     def problems(self) -> dict[str, str]:
@@ -112,12 +112,12 @@ class Store:
             ValueError: the store lacks the site or pool; the message lists what it has.
             StoreError: the store is damaged.
         """
-        array, names = self._array(site), self.group.attrs["settings"]["pools"]
+        array, names = self._find_array(site), self.group.attrs["settings"]["pools"]
         if pool not in names:
             raise ValueError(
                 f"pool: the store at {str(self.path)!r} has {', '.join(names)}, got {pool!r}."
             )
-        wanted = self.done if rows is None else self.done[rows]
+        wanted = self.done_rows if rows is None else self.done_rows[rows]
         index = names.index(pool)
         if not len(wanted):
             return _with_layers(array, array[index][..., :0, :])
@@ -128,7 +128,7 @@ class Store:
 
     def mel(self) -> Float[np.ndarray, "N M"]:
         """Reads the mean log-mel features over speech, in the order of `ids`."""
-        return self._read("mel")[self.done]
+        return self._read("mel")[self.done_rows]
 
     def shards(
         self, site: str, pool: str = "speech", size: int = 1024
@@ -149,7 +149,7 @@ class Store:
 
     def frame_counts(self, site: str, ids: Sequence[str] | None = None) -> Int[np.ndarray, "n"]:
         """Returns the number of frames, without padding, of each utterance in `ids` (None: all)."""
-        return self._spans(site, ids)[1]
+        return self._frame_spans(site, ids)[1]
 
     def frames(
         self, site: str, ids: Sequence[str] | None = None, rows: np.ndarray | None = None
@@ -170,9 +170,9 @@ class Store:
             ValueError: the store has no frames of the site.
             StoreError: the store is damaged.
         """
-        name = f"{site}.{pools.FRAMES}"
-        array = self._array(name)
-        starts, counts = self._spans(site, ids)
+        name = f"{site}.{pools.FRAMES_POOL}"
+        array = self._find_array(name)
+        starts, counts = self._frame_spans(site, ids)
         offsets = np.concatenate([[0], np.cumsum(counts)])
         blocks = [array[..., :0, :]]
         for offset, start, count in zip(offsets, starts, counts):
@@ -182,9 +182,9 @@ class Store:
                 blocks.append(block[..., chosen, :])
         return _with_layers(array, np.concatenate(blocks, axis=-2)), offsets
 
-    def _spans(self, site: str, ids: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray]:
+    def _frame_spans(self, site: str, ids: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray]:
         """Returns the index of the first frame of each utterance, and the number of its frames."""
-        self._array(f"{site}.{pools.FRAMES}")
+        self._find_array(f"{site}.{pools.FRAMES_POOL}")
         row_of = {name: row for row, name in enumerate(self._read("utterance").tolist())}
         chosen = np.array([row_of[name] for name in (self.ids if ids is None else ids)], int)
         scale = 2 if site == "encoder.conv1" else 1
@@ -194,7 +194,7 @@ class Store:
         )
         return starts, counts
 
-    def _array(self, name: str) -> Any:
+    def _find_array(self, name: str) -> Any:
         if name not in self.group:
             names = ", ".join(sorted(self.group.array_keys()))
             raise ValueError(f"site: the store at {str(self.path)!r} has {names}, got {name!r}.")

@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from experiments.store import integrity, layout, pools
-from experiments.store.passes import Activations, Job
+from experiments.store.passes import Activations, ExtractionJob
 from interventions.storage.text_files import escape_surrogates
 from jaxasr.sites import LAYERED, stack_of
 
@@ -18,9 +18,9 @@ from jaxasr.sites import LAYERED, stack_of
 class Writer:
     """Writes the batches of a job in the order of `names`, then marks the store as complete."""
 
-    def __init__(self, group: layout.Group, job: Job, dtype: str):
+    def __init__(self, group: layout.Group, job: ExtractionJob, dtype: str):
         self.group, self.job, self.dtype = group, job, dtype
-        self.names: list[str] = layout.read(group, "utterance").tolist()
+        self.utterance_ids: list[str] = layout.read(group, "utterance").tolist()
         self.status: np.ndarray = layout.read(group, "status")
         self.stacks = sorted({stack_of(site) for site in job.sites}) if job.frames else []
         # Number of frames of all finished batches, by stack.
@@ -41,7 +41,7 @@ class Writer:
 
         Args:
             rows: indices of the batch's utterances in the store.
-            acts: activations and mel features, see `Passes.run`. Rows beyond `rows` are padding.
+            acts: activations and mel features, see `ForwardPasses.run`. Rows beyond `rows` are padding.
             lengths: length of each row without padding, by stack.
             problems: for each row the reason to leave it out, or "".
         """
@@ -54,7 +54,7 @@ class Writer:
         if self.job.pools:
             for site in self.job.sites:
                 pooled = np.moveaxis(acts[site], -2, 0)[..., :n, :]  # [P, L, B, D]
-                values = self._cast(site, np.where(good[:, None], pooled, 0))
+                values = self._to_disk_format(site, np.where(good[:, None], pooled, 0))
                 layout.write(self.group, site, (..., batch, slice(None)), values)
         for stack in self.stacks:
             self._write_frames(stack, batch, acts, np.where(good, lengths[stack][:n], 0))
@@ -73,13 +73,13 @@ class Writer:
         stop = start + int(counts.sum())
         for site in self.job.sites_of(stack):
             scale = 2 if site == "encoder.conv1" else 1
-            x = acts[f"{site}/{pools.FRAMES}"]
+            x = acts[f"{site}/{pools.FRAMES_POOL}"]
             frames = [x[..., row, : scale * count, :] for row, count in enumerate(counts)]
-            name = f"{site}.{pools.FRAMES}"
+            name = f"{site}.{pools.FRAMES_POOL}"
             array = self.group[name]
             array.resize((*array.shape[:-2], scale * stop, array.shape[-1]))
             where = (..., slice(scale * start, scale * stop), slice(None))
-            values = self._cast(site, np.concatenate(frames, axis=-2))
+            values = self._to_disk_format(site, np.concatenate(frames, axis=-2))
             layout.write(self.group, name, where, values)
         layout.write(self.group, f"{stack}_frame_start", batch, start + np.cumsum(counts) - counts)
         layout.write(self.group, f"{stack}_frame_count", batch, counts)
@@ -88,12 +88,14 @@ class Writer:
     def _find_non_finite(self, acts: Activations, row: int) -> str:
         """Names the first site at which a row is NaN or infinite. "" if there is none."""
         for name, x in acts.items():
-            axis = 0 if name == "mel" else int(name.removesuffix(f"/{pools.FRAMES}") in LAYERED)
+            axis = (
+                0 if name == "mel" else int(name.removesuffix(f"/{pools.FRAMES_POOL}") in LAYERED)
+            )
             if not np.isfinite(np.take(x, row, axis=axis)).all():
                 return f"activations at {name} are NaN or infinite"
         return ""
 
-    def _cast(self, site: str, x: np.ndarray) -> np.ndarray:
+    def _to_disk_format(self, site: str, x: np.ndarray) -> np.ndarray:
         """Converts activations to the number format on disk. Raises ValueError on overflow."""
         if self.dtype == "bfloat16":
             return x.astype(ml_dtypes.bfloat16).view(np.uint16)
@@ -116,8 +118,8 @@ class Writer:
             ValueError: all recordings were left out.
         """
         problems = layout.read(self.group, "problem").tolist()
-        left_out = {name: problem for name, problem in zip(self.names, problems) if problem}
-        if len(left_out) == len(self.names):
+        left_out = {name: problem for name, problem in zip(self.utterance_ids, problems) if problem}
+        if len(left_out) == len(self.utterance_ids):
             name, problem = next(iter(left_out.items()))
             raise ValueError(
                 f"corpus: expected a recording that can be read, all {len(left_out)} failed. "

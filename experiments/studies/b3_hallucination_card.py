@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.data.corpora import Corpus, Utterance
-from experiments.item_cache import Arrays, Keep
+from experiments.item_cache import Arrays, ItemCache
 from experiments.studies.ablation import NUMBERS
 from experiments.studies.hallucination_edits import (
     EDITS,
@@ -99,7 +99,7 @@ class Config(Settings):
         return EditSettings(**{name: getattr(self, name) for name in names})
 
 
-def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
+def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr.Dataset:
     """Transcribes the held-out halves under every condition.
 
     Returns:
@@ -113,7 +113,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
         ),
     }
     training = {kind: clips[::2] for kind, clips in recordings.items()}
-    edits = {name: make_edits(name, asr, training, config.edit_settings(), keep) for name in EDITS}
+    edits = {name: make_edits(name, asr, training, config.edit_settings(), cache) for name in EDITS}
     held_out = [(kind, clip) for kind, clips in recordings.items() for clip in clips[1::2]]
     clips = [clip for _, clip in held_out]
     by_edit: list[list[Arrays]] = []
@@ -122,7 +122,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
         def score(clip: Utterance, name: str = name) -> Arrays:
             return score_edits(asr, clip, edits[name], config.max_new_tokens)
 
-        by_edit.append(keep.each(f"B3 {name}", clips, score))
+        by_edit.append(cache.each(f"B3 {name}", clips, score))
     # `score_edits` also scores the text without an edit, which is the same for every edit.
     baseline = [{name: item[f"baseline_{name}"] for name in NUMBERS} for item in by_edit[0]]
     values = {

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from experiments.data.corpora import Utterance
-from experiments.data.phonemes import installed, phoneme_error_rate, phonemes
+from experiments.data.phonemes import espeak_installed, phoneme_error_rate, phonemes
 from experiments.item_cache import Arrays
 from experiments.studies.selection import language
 from jaxasr import Recogniser
@@ -129,7 +129,7 @@ def phoneme_distance(asr: Recogniser, tokens: Iterable[int], code: str) -> Compa
         tokens: all tokens that will be compared.
         code: language code, such as "en".
     """
-    if not installed():
+    if not espeak_installed():
         return lambda candidates, token: np.full(candidates.shape, np.nan)
     vocabulary = sorted({int(token) for token in tokens})
     texts = [asr.tokenizer.token_texts([token])[0].strip() for token in vocabulary]

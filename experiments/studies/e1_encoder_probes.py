@@ -8,8 +8,8 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from experiments.data.corpora import Corpus, Utterance
-from experiments.data.real_speech import spread
-from experiments.item_cache import Arrays, Keep
+from experiments.data.real_speech import select_evenly
+from experiments.item_cache import Arrays, ItemCache
 from experiments.studies import probing, speaker_attributes as attributes
 from experiments.studies.features import encoder_features
 from experiments.studies.probing import Probing, Untestable
@@ -99,7 +99,7 @@ Label = Callable[[Utterance], str]
 Encode = Callable[[Sequence[Utterance]], list[Arrays]]
 
 
-def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
+def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr.Dataset:
     """Probes every layer for every attribute.
 
     Returns:
@@ -108,7 +108,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
 
     def encode(clips: Sequence[Utterance]) -> list[Arrays]:
         features = lambda clip: encoder_features(asr, first_window(clip))  # noqa: E731
-        return keep.each("E1 encoder", clips, features)
+        return cache.each("E1 encoder", clips, features)
 
     speech = [clip for clip in corpus.utterances if language(clip) or clip.speaker]
 
@@ -160,7 +160,7 @@ def _probe_noise(
 
     Each speaker gets one background noise. Speakers with the same noise are in the same fold.
     """
-    clips = spread(
+    clips = select_evenly(
         balanced(speech, attributes.gender, config.noisy) or speech, config.noisy, set_of
     )
     backgrounds = attributes.distinct_sources(not_speech(corpus))

@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 
 from experiments.data import phonemes
 from experiments.data.corpora import Corpus, Utterance
-from experiments.data.real_speech import spread
+from experiments.data.real_speech import select_evenly
 from experiments.data.spoken_words import spoken_words
-from experiments.item_cache import Arrays, Keep
+from experiments.item_cache import Arrays, ItemCache
 from experiments.studies import probing
 from experiments.studies.features import encoder_features
 from experiments.studies.probing import Probing
@@ -83,7 +83,7 @@ class Config(Probing):
     folds: int = choice(5, "all recordings of a word are in one fold")
 
 
-def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
+def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr.Dataset:
     """Probes every layer for each pair of categories.
 
     Returns:
@@ -91,7 +91,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
     """
     recordings, source = spoken_words(corpus)
     clips = select_words(recordings, config)
-    features = keep.each("E2 words", clips, functools.partial(_word_features, asr))
+    features = cache.each("E2 words", clips, functools.partial(_word_features, asr))
     baselines = {
         "mel": np.stack([item["mel"] for item in features]),
         **_phoneme_counts(clips, features),
@@ -123,7 +123,7 @@ def select_words(clips: Sequence[Utterance], config: Config) -> list[Utterance]:
         for category, members in words.items()
         if config.categories is None or category in config.categories
         # Spread over lengths, so that the selection has short and long words.
-        for word in spread(sorted(members), config.per_category, len)
+        for word in select_evenly(sorted(members), config.per_category, len)
     }
     return [clip for clip in clips if (str(clip.label("category")), clip.transcript) in selected]
 
@@ -132,7 +132,7 @@ def _phoneme_counts(
     clips: Sequence[Utterance], features: Sequence[Arrays]
 ) -> dict[str, Float[np.ndarray, "N F"]]:
     """Makes features of phoneme counts, their sum and the duration; none without espeak-ng."""
-    if not phonemes.installed():
+    if not phonemes.espeak_installed():
         return {}
     words = phonemes.phonemes([clip.transcript for clip in clips], "en")
     inventory = sorted({phoneme for word in words for phoneme in word})
@@ -202,7 +202,7 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
 def _judge_beyond_phonemes(arrays: xr.Dataset, top: np.ndarray, config: Config) -> Finding:
     claim = CLAIMS["beyond_phonemes"]
     if "phonemes" not in arrays.layer.values:
-        return claim.judge(None, phonemes.MISSING)
+        return claim.judge(None, phonemes.ESPEAK_MISSING)
     return judge_groups(claim, top - accuracy(arrays, "phonemes"), config)
 
 

@@ -7,8 +7,8 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from experiments.data.corpora import Corpus
-from experiments.data.real_speech import spread
-from experiments.item_cache import Arrays, Keep
+from experiments.data.real_speech import select_evenly
+from experiments.item_cache import Arrays, ItemCache
 from experiments.studies import probing
 from experiments.studies.features import transcript_features
 from experiments.studies.fluent_sounds import Sound, matching_speech, sounds_without_speech
@@ -84,7 +84,7 @@ class Config(Probing):
     max_new_tokens: int = choice(96, "enough for the recordings; longer texts are loops")
 
 
-def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
+def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr.Dataset:
     """Transcribes sounds and speech, and probes the decoder's states at `POSITIONS`.
 
     Returns:
@@ -98,13 +98,13 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
         return features | {"seconds": np.asarray(len(audio) / SAMPLE_RATE)}
 
     def transcribe_fluent(name: str, sounds: list[Sound]) -> list[Transcribed]:
-        items = zip(sounds, keep.each(name, sounds, transcribe))
+        items = zip(sounds, cache.each(name, sounds, transcribe))
         return [(sound, item) for sound, item in items if is_fluent(str(item["text"]), config)]
 
     sounds = sounds_without_speech(
         corpus, config.without, config.seconds, config.backwards, config.white
     )
-    noises = spread(
+    noises = select_evenly(
         transcribe_fluent("E4 not speech", sounds),
         config.per_class,
         lambda example: example[0].group,

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 
 import interventions
 import jaxasr
-from experiments.analyses.text_kinds import CATEGORIES, category, error_rate
+from experiments.analyses.text_kinds import CATEGORIES, error_rate, text_category
 from experiments.data.corpora import Corpus, Utterance
-from experiments.item_cache import Arrays, Keep
+from experiments.item_cache import Arrays, ItemCache
 from experiments.studies.selection import first_window, language, spoken, supported_languages
 from experiments.studies.study import Analysis, Claim, Settings, Study, band, choice, paper
 from interventions.generation.transcripts import is_loop, words
@@ -73,7 +73,7 @@ class Config(Settings):
     )
 
 
-def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
+def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr.Dataset:
     """Generates a text from every layer.
 
     Returns:
@@ -87,7 +87,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
         at_least_s=config.at_least_s,
     )
     generate = functools.partial(layer_texts, asr, max_new_tokens=config.max_new_tokens)
-    items = keep.each("E7 encoder lens", clips, generate)
+    items = cache.each("E7 encoder lens", clips, generate)
     by_layer = {
         name: (("example", "depth"), np.stack([item[name] for item in items]))
         for name in ("kind", "wer", "text", "logprob")
@@ -122,7 +122,8 @@ def layer_texts(asr: Recogniser, clip: Utterance, max_new_tokens: int) -> Arrays
     ids = [row[:n].tolist() for row, n in zip(np.asarray(lens.tokens)[:, 0], lengths)]
     final_text = texts[-1]
     kinds = [
-        category(text, final_text, text_ids, language_code) for text, text_ids in zip(texts, ids)
+        text_category(text, final_text, text_ids, language_code)
+        for text, text_ids in zip(texts, ids)
     ]
     true_wer = error_rate(final_text, clip.transcript, language_code) if clip.transcript else np.nan
     return {

@@ -17,8 +17,8 @@ import interventions
 import jaxasr
 from experiments.analyses import lens
 from experiments.data.corpora import Corpus, Utterance
-from experiments.data.phonemes import MISSING
-from experiments.item_cache import Arrays, Keep
+from experiments.data.phonemes import ESPEAK_MISSING
+from experiments.item_cache import Arrays, ItemCache
 from experiments.studies.candidate_similarity import (
     OFFSETS,
     cosine_in_vocabulary,
@@ -92,7 +92,7 @@ class Config(Settings):
     )
 
 
-def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
+def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr.Dataset:
     """Applies the logit lens to every recording.
 
     Returns:
@@ -106,7 +106,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
         at_least_s=config.at_least_s,
     )
     compute_curves = functools.partial(token_curves, asr, config=config)
-    items = zip(clips, keep.each("E8 logit lens", clips, compute_curves))
+    items = zip(clips, cache.each("E8 logit lens", clips, compute_curves))
     with_text = [(clip, item) for clip, item in items if item["saturation"].size]
     names = with_text[0][1]
     means = {
@@ -177,7 +177,7 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
     }
     findings = {key: CLAIMS[key].judge_mean(value, config.seed) for key, value in values.items()}
     if np.isnan(sound).all():
-        findings["sounds_alike"] = CLAIMS["sounds_alike"].judge(None, MISSING)
+        findings["sounds_alike"] = CLAIMS["sounds_alike"].judge(None, ESPEAK_MISSING)
     findings["earlier_than_qwen"] = CLAIMS["earlier_than_qwen"].judge(
         None, "only one family of models; Qwen2-Audio cannot be loaded"
     )

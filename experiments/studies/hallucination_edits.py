@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 import jaxasr
 from experiments.analyses import lens
 from experiments.data.corpora import Utterance
-from experiments.item_cache import Arrays, Keep
+from experiments.item_cache import Arrays, ItemCache
 from experiments.studies.ablation import HEADS, ablate
 from experiments.studies.selection import first_window, language
 from interventions.edits import Add, Project, Scale, only, site_cells
@@ -61,7 +61,7 @@ def make_edits(
     asr: Recogniser,
     clips: Mapping[str, Sequence[Utterance]],
     settings: EditSettings,
-    keep: Keep,
+    cache: ItemCache,
 ) -> Edits:
     """Makes one of `EDITS` from recordings that are not scored later.
 
@@ -70,17 +70,17 @@ def make_edits(
         asr: the model.
         clips: recordings by kind, "clean" and "nonspeech".
         settings: settings of the edits.
-        keep: stores the results of single recordings.
+        cache: stores the results of single recordings.
 
     Returns:
         The edits by site.
     """
     if name == "mask":
-        return _mask_heads(asr, clips, settings, keep)
+        return _mask_heads(asr, clips, settings, cache)
     n_layers = asr.config.n_text_layer
     layer = min(round(settings.depth * n_layers), n_layers - 1)
     clean, hallucinated = (
-        _text_states(asr, kind, clips[kind], layer, settings, keep)
+        _text_states(asr, kind, clips[kind], layer, settings, cache)
         for kind in ("clean", "nonspeech")
     )
     if not len(hallucinated):
@@ -94,7 +94,10 @@ def make_edits(
 
 
 def _mask_heads(
-    asr: Recogniser, clips: Mapping[str, Sequence[Utterance]], settings: EditSettings, keep: Keep
+    asr: Recogniser,
+    clips: Mapping[str, Sequence[Utterance]],
+    settings: EditSettings,
+    cache: ItemCache,
 ) -> Edits:
     """Masks the heads with the largest benefit minus cost.
 
@@ -105,7 +108,7 @@ def _mask_heads(
     def ablate_heads(clip: Utterance) -> Arrays:
         return ablate(asr, clip, HEADS, "zero", settings.max_new_tokens, settings.seed)
 
-    items = {kind: keep.each(f"B3 heads, {kind}", clips[kind], ablate_heads) for kind in clips}
+    items = {kind: cache.each(f"B3 heads, {kind}", clips[kind], ablate_heads) for kind in clips}
     silenced = np.mean([_silenced(item) for item in items["nonspeech"]], 0)
     cost = np.mean([_wer_change(item) for item in items["clean"]], 0)
     best = np.argsort(-(silenced - cost), kind="stable")[: settings.n_heads]
@@ -129,12 +132,12 @@ def _text_states(
     clips: Sequence[Utterance],
     layer: int,
     settings: EditSettings,
-    keep: Keep,
+    cache: ItemCache,
 ) -> Float[np.ndarray, "N D"]:
     def text_state(clip: Utterance) -> Arrays:
         return {"states": mean_text_state(asr, clip, layer, settings.max_new_tokens)}
 
-    items = keep.each(f"B3 states, {kind}", clips, text_state)
+    items = cache.each(f"B3 states, {kind}", clips, text_state)
     return np.concatenate([item["states"] for item in items])
 
 

@@ -11,14 +11,20 @@ from typing import Any
 
 from experiments.data import real_speech
 from experiments.data.corpora import Corpus, open_corpus
-from experiments.item_cache import Keep, fingerprint
+from experiments.item_cache import ItemCache, short_hash
 from experiments.progress import Progress
-from experiments.runtime import weights
+from experiments.runtime import describe_weights
 from experiments.studies import registry, study_page
 from experiments.studies.study import Finding, Settings, Study
 from interventions.storage.provenance import provenance
 from interventions.storage.results import save_result
-from interventions.storage.text_files import only_writer, plain, staging, write_json, write_text
+from interventions.storage.text_files import (
+    only_writer,
+    staging,
+    to_json_types,
+    write_json,
+    write_text,
+)
 from jaxasr import Recogniser
 
 PAPER_MODEL = "large-v3"
@@ -95,13 +101,13 @@ def reproduce(
     steps, clock = steps or Progress(quiet=True), _Clock()
     settings, sources = study.configured(preset, quick=quick, seed=seed), _sources(asr, corpus)
     with only_writer(out):
-        items = out / "items" / fingerprint(name, study.version, sources, settings.with_sources())
-        keep = Keep(items, steps)
-        arrays = study.run(asr, corpus, settings, keep)
+        items = out / "items" / short_hash(name, study.version, sources, settings.with_sources())
+        cache = ItemCache(items, steps)
+        arrays = study.run(asr, corpus, settings, cache)
         with steps(f"{name} analysis and figures"):
             analysis = study.analyse(arrays, settings)
             figures = {key: _png(figure) for key, figure in study.draw(arrays, settings).items()}
-        result = plain(
+        result = to_json_types(
             {
                 **{"id": name, "title": study.title, "section": study.section},
                 **{"about": study.about, "preset": preset, "quick": quick},
@@ -110,7 +116,7 @@ def reproduce(
                 "numbers": analysis.numbers,
                 "differs": _differences(study, sources, settings),
                 "settings": settings.with_defaults(),
-                "seconds": clock.seconds(keep),
+                "seconds": clock.seconds(cache),
                 "provenance": provenance(**sources, seed=settings.seed),
             }
         )
@@ -163,16 +169,19 @@ class _Clock:
     def __init__(self) -> None:
         self.start, self.cpu_start = time.perf_counter(), time.process_time()
 
-    def seconds(self, keep: Keep) -> dict[str, float]:
-        cpu = time.process_time() - self.cpu_start + keep.earlier_cpu_s
+    def seconds(self, cache: ItemCache) -> dict[str, float]:
+        cpu = time.process_time() - self.cpu_start + cache.earlier_cpu_s
         wall = time.perf_counter() - self.start
-        seconds = {"this_run": wall, "items_when_made": keep.seconds, "cpu": cpu}
+        seconds = {"this_run": wall, "items_when_made": cache.seconds, "cpu": cpu}
         return {name: round(value, 2) for name, value in seconds.items()}
 
 
 def _sources(asr: Recogniser, corpus: Corpus) -> dict[str, Any]:
     data = {"corpus": corpus.name, "recordings": len(corpus)}
-    return {"model": weights(asr), "data": data | {"sha256": corpus.sha256(transcripts=True)}}
+    return {
+        "model": describe_weights(asr),
+        "data": data | {"sha256": corpus.sha256(transcripts=True)},
+    }
 
 
 def _finding_row(finding: Finding) -> dict[str, Any]:

@@ -205,9 +205,9 @@ class Study:
         about: what is done, in two sentences.
         data: the recordings that the paper used.
         settings: a subclass of `Settings`.
-        run: `run(asr, corpus, settings, keep)` returns an `xarray.Dataset` with a dimension
-            `example`. `corpus` is an `experiments.data.corpora.Corpus`. `keep`
-            (`experiments.item_cache.Keep`) saves each expensive item, so that a run can resume.
+        run: `run(asr, corpus, settings, cache)` returns an `xarray.Dataset` with a dimension
+            `example`. `corpus` is an `experiments.data.corpora.Corpus`. `cache`
+            (`experiments.item_cache.ItemCache`) saves each expensive item, so that a run can resume.
         analyse: `analyse(arrays, settings)` returns an `Analysis`. It reads no model and no
             recordings, so that it can be tested on synthetic arrays.
         draw: `draw(arrays, settings)` returns matplotlib figures by name.
@@ -216,7 +216,7 @@ class Study:
             package. "quick" is applied after another preset.
         claims: the tested claims by key. `analyse` has one finding for each of them.
         differs: differences between our method and the paper's.
-        version: increased when `run` computes other numbers, so that `keep` ignores old items.
+        version: increased when `run` computes other numbers, so that `cache` ignores old items.
     """
 
     title: str

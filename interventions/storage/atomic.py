@@ -21,7 +21,7 @@ except ImportError:  # Windows has no flock, so several processes may write into
 
 # The prefix of a staging folder's name, before and after its files are complete.
 _WRITING, _COMPLETE = ".writing-", ".complete-"
-_LOCK = ".lock"  # the name, or the end of the name, of a lock file
+_LOCK_NAME = ".lock"  # the name, or the end of the name, of a lock file
 
 
 @contextmanager
@@ -30,7 +30,7 @@ def staging(folder: str | os.PathLike[str]) -> Iterator[Path]:
 
     Each entry replaces the entry of the same name in `folder`. If the block raises an error,
     `folder` is unchanged. If the process is killed, the next call for `folder` cleans up (see
-    `clean_up`).
+    `clean_up_staging`).
 
     Args:
         folder: the folder to write into. It is created if needed.
@@ -52,15 +52,15 @@ def staging(folder: str | os.PathLike[str]) -> Iterator[Path]:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    clean_up(folder)
-    stage, lock = _new_stage(folder)
+    clean_up_staging(folder)
+    stage, lock = _create_stage(folder)
     with lock:
         try:
             yield stage / "new"
         except BaseException as problem:
             shutil.rmtree(stage, ignore_errors=True)
             if isinstance(problem, OSError):
-                _name_folder(problem, folder)
+                _add_folder_to_error(problem, folder)
             raise
         stage = stage.rename(folder / stage.name.replace(_WRITING, _COMPLETE, 1))
         _move_entries(stage, folder)
@@ -99,7 +99,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 def only_writer(folder: str | os.PathLike[str], wait_s: float = 0.0) -> Iterator[None]:
     """Locks `folder` while the block runs, so that no other process can lock it.
 
-    Creates the folder if needed, and calls `clean_up`. The operating system releases the lock of a
+    Creates the folder if needed, and calls `clean_up_staging`. The operating system releases the lock of a
     killed process.
 
     Args:
@@ -126,7 +126,7 @@ def only_writer(folder: str | os.PathLike[str], wait_s: float = 0.0) -> Iterator
         )
     with lock:
         try:
-            clean_up(folder)
+            clean_up_staging(folder)
             yield
         finally:
             path.unlink(missing_ok=True)
@@ -145,7 +145,7 @@ def remove_stale_lock(folder: str | os.PathLike[str]) -> None:
             path.unlink(missing_ok=True)
 
 
-def clean_up(folder: Path) -> None:
+def clean_up_staging(folder: Path) -> None:
     """Removes the staging folders that killed processes left in `folder`.
 
     Complete entries are moved into `folder` first. The staging folder of a running process is
@@ -161,7 +161,7 @@ def clean_up(folder: Path) -> None:
         ]
     for stage in stages:
         try:
-            lock = _try_lock(stage / _LOCK)
+            lock = _try_lock(stage / _LOCK_NAME)
         except OSError:  # the folder is not accessible, or another process has removed it
             continue
         if lock is not None:
@@ -173,10 +173,10 @@ def clean_up(folder: Path) -> None:
 
 def is_lock_or_staging(path: Path) -> bool:
     """Returns whether `path` is named like a lock file or staging folder of this module."""
-    return path.name == _LOCK or path.name.startswith((_WRITING, _COMPLETE))
+    return path.name == _LOCK_NAME or path.name.startswith((_WRITING, _COMPLETE))
 
 
-def _name_folder(problem: OSError, folder: Path) -> None:
+def _add_folder_to_error(problem: OSError, folder: Path) -> None:
     """Adds `folder` to an error that names no file, such as that of a full disk."""
     if problem.errno is not None and problem.filename is None:
         problem.filename = str(folder)
@@ -190,8 +190,8 @@ def _lock_path(folder: Path) -> Path:
     """
     absolute = folder.resolve()
     if os.access(absolute.parent, os.W_OK):
-        return absolute.parent / f".{absolute.name}{_LOCK}"
-    return absolute / _LOCK
+        return absolute.parent / f".{absolute.name}{_LOCK_NAME}"
+    return absolute / _LOCK_NAME
 
 
 def _try_lock(path: Path) -> BinaryIO | None:
@@ -214,7 +214,7 @@ def _try_lock(path: Path) -> BinaryIO | None:
         file.close()  # the process that held the lock has removed this file, so try again
 
 
-def _new_stage(folder: Path) -> tuple[Path, BinaryIO]:
+def _create_stage(folder: Path) -> tuple[Path, BinaryIO]:
     """Creates a staging folder with its lock.
 
     Another process may take the new folder for that of a killed process, and remove it before it is
@@ -223,7 +223,7 @@ def _new_stage(folder: Path) -> tuple[Path, BinaryIO]:
     while True:
         stage = Path(tempfile.mkdtemp(dir=folder, prefix=_WRITING))
         try:
-            lock = _try_lock(stage / _LOCK)
+            lock = _try_lock(stage / _LOCK_NAME)
             if lock is not None:
                 (stage / "new").mkdir()
                 return stage, lock

@@ -33,7 +33,7 @@ def is_generated(name: str, member: Any) -> bool:
     return name in _GENERATED and (file == "<string>" or is_installed_file(file))
 
 
-def closure(fn: types.FunctionType) -> dict[str, Any]:
+def closure_values(fn: types.FunctionType) -> dict[str, Any]:
     """Returns the values of a function's closure by name. None if a value is not assigned yet."""
     cells = fn.__closure__ or ()
     return dict(zip(fn.__code__.co_freevars, map(_cell_value, cells)))

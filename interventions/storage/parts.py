@@ -16,11 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from interventions.storage.atomic import replacing
-from interventions.storage.inert import read_npz_stream
+from interventions.storage.untrusted_files import read_npz_stream
 
 SUFFIX = ".part"
 _FIRST_LINE = b"jaxasr part 1\n"  # 1 is the version of the format
-_N_HEADER = len(_FIRST_LINE) + 65  # bytes of the first line and of the SHA-256 with its line end
+_HEADER_BYTES = (
+    len(_FIRST_LINE) + 65
+)  # bytes of the first line and of the SHA-256 with its line end
 _LOG = logging.getLogger(__name__)
 
 
@@ -68,7 +70,7 @@ def log_unused(path: Path, problem: object) -> None:
 
 
 def _decode(data: bytes, key: str) -> dict[str, np.ndarray]:
-    header, body = data[:_N_HEADER], data[_N_HEADER:]
+    header, body = data[:_HEADER_BYTES], data[_HEADER_BYTES:]
     if header != _FIRST_LINE + hashlib.sha256(body).hexdigest().encode() + b"\n":
         raise ValueError("damaged: the checksum does not match the contents")
     saved_key, _, arrays = body.partition(b"\n")

@@ -11,18 +11,18 @@ from typing import Any
 import xarray as xr
 
 from interventions.storage.atomic import replacing
-from interventions.storage.inert import errors_naming
-from interventions.storage.inert_zarr import check_result_metadata
 from interventions.storage.parts import log_unused
-from interventions.storage.text_files import escape_surrogates, plain, to_json
+from interventions.storage.text_files import escape_surrogates, to_json, to_json_types
+from interventions.storage.untrusted_files import name_origin_in_errors
+from interventions.storage.zarr_metadata import check_result_metadata
 
 # Attributes that are added to a saved result.
-_ARRAY_NAME = "_only_variable"  # the name of a DataArray, which is saved as a Dataset
-_KEY = "_kept_for"  # the key of a cached result
-_CHECKSUM = "jaxasr_checksum"
+_ARRAY_NAME_ATTRIBUTE = "_only_variable"  # the name of a DataArray, which is saved as a Dataset
+_KEY_ATTRIBUTE = "_kept_for"  # the key of a cached result
+_CHECKSUM_ATTRIBUTE = "jaxasr_checksum"
 
-_PREFIX = b"jaxasr-sha256:"  # precedes the checksum in the value of its attribute
-_BLANK = _PREFIX + b"0" * 64  # the attribute while the checksum is computed
+_CHECKSUM_PREFIX = b"jaxasr-sha256:"  # precedes the checksum in the value of its attribute
+_BLANK_CHECKSUM = _CHECKSUM_PREFIX + b"0" * 64  # the attribute while the checksum is computed
 
 
 def save_result(
@@ -63,7 +63,7 @@ def save_result(
     if path.suffix not in (".zarr", ".nc"):
         raise ValueError(f"path: expected a name that ends in .zarr or .nc, got {path.name!r}.")
     attrs = dict(result.attrs) | ({} if provenance is None else {"provenance": provenance})
-    dataset = _as_dataset(result, attrs | {_CHECKSUM: _BLANK.decode()})
+    dataset = _as_dataset(result, attrs | {_CHECKSUM_ATTRIBUTE: _BLANK_CHECKSUM.decode()})
     dataset = _map_attrs(dataset, _encode_attribute)
     with replacing(path) as temporary:
         if path.suffix == ".nc":
@@ -107,16 +107,16 @@ def load_result(path: str | os.PathLike[str]) -> xr.DataArray | xr.Dataset:
     options: dict[str, Any] = (
         {"engine": "scipy"} if path.suffix == ".nc" else {"engine": "zarr", "consolidated": False}
     )
-    with errors_naming(path), xr.open_dataset(path, **options) as opened:
+    with name_origin_in_errors(path), xr.open_dataset(path, **options) as opened:
         dataset = _map_attrs(opened.load(), _decode_attribute)
-        dataset.attrs.pop(_CHECKSUM, None)
-        if (name := dataset.attrs.pop(_ARRAY_NAME, None)) is None:
+        dataset.attrs.pop(_CHECKSUM_ATTRIBUTE, None)
+        if (name := dataset.attrs.pop(_ARRAY_NAME_ATTRIBUTE, None)) is None:
             return dataset
         array = dataset["values"].assign_attrs(dataset.attrs)
         return array.rename(name or None)
 
 
-def cached(path: Path, key: str, compute: Callable[[], xr.Dataset]) -> xr.Dataset:
+def load_or_compute(path: Path, key: str, compute: Callable[[], xr.Dataset]) -> xr.Dataset:
     """Loads the result at `path` if it was saved under `key`; otherwise computes and saves it.
 
     A warning is logged if the saved result is damaged or has another key.
@@ -132,16 +132,16 @@ def cached(path: Path, key: str, compute: Callable[[], xr.Dataset]) -> xr.Datase
     if path.exists():
         try:
             result = load_result(path)
-            if isinstance(result, xr.Dataset) and result.attrs.pop(_KEY, None) == key:
+            if isinstance(result, xr.Dataset) and result.attrs.pop(_KEY_ATTRIBUTE, None) == key:
                 return result
             log_unused(path, "misplaced: it was computed for something else")
         except ValueError as problem:
             log_unused(path, problem)
-    save_result(compute().assign_attrs({_KEY: key}), path)
+    save_result(compute().assign_attrs({_KEY_ATTRIBUTE: key}), path)
     # Saving may change dtypes. Loading gives a new result the same dtypes as a cached one.
     result = load_result(path)
     assert isinstance(result, xr.Dataset)
-    del result.attrs[_KEY]
+    del result.attrs[_KEY_ATTRIBUTE]
     return result
 
 
@@ -149,17 +149,21 @@ def _fill_in_checksum(path: Path) -> None:
     """Computes the checksum of a result and writes it over the blank one."""
     file = _attributes_file(path)
     data = file.read_bytes()
-    file.write_bytes(data.replace(_BLANK, _PREFIX + _digest(path, data).encode(), 1))
+    file.write_bytes(
+        data.replace(_BLANK_CHECKSUM, _CHECKSUM_PREFIX + _digest(path, data).encode(), 1)
+    )
 
 
 def _compare_checksum(path: Path) -> None:
     """Raises ValueError if a result has no checksum or differs from it."""
     file = _attributes_file(path)
     data = file.read_bytes() if file.is_file() else b""
-    match = re.search(re.escape(_PREFIX) + rb"([0-9a-f]{64})", data)
-    if match is None or _CHECKSUM.encode() not in data:
-        raise ValueError(f"{path}: expected a result of save_result, found no {_CHECKSUM} in it.")
-    blanked = data[: match.start()] + _BLANK + data[match.end() :]
+    match = re.search(re.escape(_CHECKSUM_PREFIX) + rb"([0-9a-f]{64})", data)
+    if match is None or _CHECKSUM_ATTRIBUTE.encode() not in data:
+        raise ValueError(
+            f"{path}: expected a result of save_result, found no {_CHECKSUM_ATTRIBUTE} in it."
+        )
+    blanked = data[: match.start()] + _BLANK_CHECKSUM + data[match.end() :]
     if _digest(path, blanked).encode() != match[1]:
         raise ValueError(
             f"{path}: damaged: its checksum does not match its contents. "
@@ -192,7 +196,7 @@ def _as_dataset(result: xr.DataArray | xr.Dataset, attrs: dict[str, Any]) -> xr.
     values = result.copy()
     values.attrs = {}
     return values.to_dataset(name="values").assign_attrs(
-        attrs | {_ARRAY_NAME: str(result.name or "")}
+        attrs | {_ARRAY_NAME_ATTRIBUTE: str(result.name or "")}
     )
 
 
@@ -210,7 +214,7 @@ def _encode_attribute(value: Any) -> Any:
         return escape_surrogates(value)
     if isinstance(value, int | float) and not isinstance(value, bool):
         return value
-    return "json:" + to_json(plain(value))
+    return "json:" + to_json(to_json_types(value))
 
 
 def _decode_attribute(value: Any) -> Any:

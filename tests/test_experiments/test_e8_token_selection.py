@@ -113,7 +113,7 @@ def test_phoneme_error_rate_is_at_most_one():
         phoneme_error_rate(("k",), ())
 
 
-@pytest.mark.skipif(not phonemes.installed(), reason="needs the extra `phonemes`")
+@pytest.mark.skipif(not phonemes.espeak_installed(), reason="needs the extra `phonemes`")
 def test_near_homophones_have_similar_phonemes():
     rice, lice, letter = phonemes.phonemes([" rice", " lice", " letter"], "en")
     assert phoneme_error_rate(lice, rice) == pytest.approx(1 / 3)

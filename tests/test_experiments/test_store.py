@@ -147,7 +147,7 @@ def test_a_killed_and_resumed_store_is_bitwise_the_uninterrupted_one(small, tmp_
         process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     half = store.open(path)
-    done = len(half.done)
+    done = len(half.done_rows)
     assert 0 < done < len(lengths)
     assert not half.complete
     chunks = path / SITE / "c" / "0" / "0"

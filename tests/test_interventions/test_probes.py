@@ -13,7 +13,7 @@ import interventions
 from interventions import stats
 from interventions.probes import Bank, mdl, scores, stream
 from interventions.probes.solve import solve_layers
-from interventions.storage.inert import write_checksums
+from interventions.storage.untrusted_files import write_checksums
 from jaxasr import compiled
 
 # Programs compiled without optimisation add in one chain, whose rounding misses the tolerance.

@@ -9,7 +9,7 @@ from pathlib import Path
 from experiments.data.corpora.manifest import text_lines
 from experiments.data.corpora.utterance import Utterance
 
-EXPECTED = (
+LAYOUT_DESCRIPTION = (
     "Common Voice: a folder with clips/ and validated.tsv, or one of its .tsv files "
     "(train.tsv, test.tsv …)"
 )

@@ -13,7 +13,7 @@ from experiments.data.corpora.utterance import Utterance
 from jaxasr.audio import load_audio
 
 # A line for the error message that lists the supported kinds of corpora.
-EXPECTED = (
+LAYOUT_DESCRIPTION = (
     "Hugging Face: hf:NAME[:CONFIG][@SPLIT], such as "
     "hf:mozilla-foundation/common_voice_16_1:ja@test (needs jaxasr[datasets])"
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 from experiments.data.corpora.manifest import text_lines
 from experiments.data.corpora.utterance import Utterance
 
-EXPECTED = (
+LAYOUT_DESCRIPTION = (
     "LibriSpeech: a folder with <subset>/<speaker>/<chapter>/*.trans.txt, or one of its subsets"
 )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from experiments.data.corpora.utterance import Span, Utterance
 
-EXPECTED = (
+LAYOUT_DESCRIPTION = (
     "manifest: a .jsonl or .csv file, or a folder with manifest.jsonl or manifest.csv; its column "
     "`path` names recordings"
 )

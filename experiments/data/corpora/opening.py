@@ -48,5 +48,5 @@ def open_corpus(path: str | os.PathLike) -> Corpus:
 
 
 def _expected_layouts() -> str:
-    layouts = "; ".join(module.EXPECTED for module in (*_LAYOUTS.values(), hugging_face))
+    layouts = "; ".join(module.LAYOUT_DESCRIPTION for module in (*_LAYOUTS.values(), hugging_face))
     return f"Expected one of: {layouts}."

@@ -11,7 +11,7 @@ from experiments.data.corpora.manifest import text_lines
 from experiments.data.corpora.utterance import Span, Utterance
 from jaxasr.config import SAMPLE_RATE
 
-EXPECTED = "TIMIT: a folder with [TRAIN|TEST/]DR<n>/<speaker>/*.PHN"
+LAYOUT_DESCRIPTION = "TIMIT: a folder with [TRAIN|TEST/]DR<n>/<speaker>/*.PHN"
 _DIALECTS = (  # names of regions 1 to 8
     "New England",
     "Northern",

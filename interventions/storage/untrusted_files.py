@@ -15,9 +15,9 @@ from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 
-SUMS_FILE = "SHA256SUMS"  # in the format of the program sha256sum
-KINDS = "biufcU"  # NumPy's kinds of numbers and texts
-MAX_RATIO = 1032  # the largest ratio of unpacked to packed bytes of deflate
+CHECKSUMS_FILE = "SHA256SUMS"  # in the format of the program sha256sum
+DTYPE_KINDS = "biufcU"  # NumPy's kinds of numbers and texts
+MAX_UNPACK_RATIO = 1032  # the largest ratio of unpacked to packed bytes of deflate
 _MAX_JSON_BYTES = 64 << 20
 _REMEDY = "Make it again, or restore it from a copy."
 
@@ -94,10 +94,11 @@ def read_npz_stream(file: BinaryIO, name: object) -> dict[str, np.ndarray]:
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
             size = file.seek(0, 2)
-            if sum(member.file_size for member in members) > MAX_RATIO * size:
+            if sum(member.file_size for member in members) > MAX_UNPACK_RATIO * size:
                 raise ValueError(f"it declares more than {size} bytes can be unpacked to")
             return {
-                member.filename.removesuffix(".npy"): _array(archive, member) for member in members
+                member.filename.removesuffix(".npy"): _read_array(archive, member)
+                for member in members
             }
     except Exception as error:  # NumPy and zipfile raise many classes of errors for damaged files
         raise ValueError(
@@ -106,7 +107,7 @@ def read_npz_stream(file: BinaryIO, name: object) -> dict[str, np.ndarray]:
         ) from error
 
 
-def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
     """Reads one .npy after checking that its declared size is the number of its bytes."""
     with archive.open(member) as stream:
         version = np.lib.format.read_magic(stream)
@@ -118,7 +119,7 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
             else np.lib.format.read_array_header_2_0
         )
         shape, fortran, dtype = read_header(stream)
-        if dtype.kind not in KINDS:
+        if dtype.kind not in DTYPE_KINDS:
             raise ValueError(f"{member.filename}: {dtype} are neither numbers nor texts")
         n_bytes = math.prod(shape) * dtype.itemsize
         if min(shape, default=0) < 0 or n_bytes != member.file_size - stream.tell():
@@ -132,7 +133,7 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def errors_naming(origin: object) -> Iterator[None]:
+def name_origin_in_errors(origin: object) -> Iterator[None]:
     """Converts an error about the data read from `origin` to a ValueError that names `origin`."""
     try:
         yield
@@ -157,7 +158,7 @@ def errors_naming(origin: object) -> Iterator[None]:
 def write_checksums(folder: Path) -> None:
     """Writes the file SHA256SUMS with the checksums of all files in `folder`."""
     lines = [f"{_sha256(folder / name)}  {name}\n" for name in _files(folder)]
-    (folder / SUMS_FILE).write_text("".join(lines), encoding="utf-8")
+    (folder / CHECKSUMS_FILE).write_text("".join(lines), encoding="utf-8")
 
 
 def check_checksums(folder: Path) -> None:
@@ -166,24 +167,24 @@ def check_checksums(folder: Path) -> None:
     Raises:
         ValueError: a file is missing, added or damaged. The message names the file.
     """
-    if not (folder / SUMS_FILE).is_file():
-        raise ValueError(f"{folder}: expected a file {SUMS_FILE} in it, found none. {_REMEDY}")
-    checksums = _read_sums(folder / SUMS_FILE)
+    if not (folder / CHECKSUMS_FILE).is_file():
+        raise ValueError(f"{folder}: expected a file {CHECKSUMS_FILE} in it, found none. {_REMEDY}")
+    checksums = _read_checksums(folder / CHECKSUMS_FILE)
     files = _files(folder)
     if different := sorted(set(files) ^ set(checksums)):
         raise ValueError(
-            f"{folder}: the files differ from those in {SUMS_FILE}: {', '.join(different[:3])}. "
+            f"{folder}: the files differ from those in {CHECKSUMS_FILE}: {', '.join(different[:3])}. "
             f"{_REMEDY}"
         )
     for name in files:
         if _sha256(folder / name) != checksums[name]:
             raise ValueError(
-                f"{folder / name}: damaged: its checksum differs from the one in {SUMS_FILE}. "
+                f"{folder / name}: damaged: its checksum differs from the one in {CHECKSUMS_FILE}. "
                 f"{_REMEDY}"
             )
 
 
-def _read_sums(path: Path) -> dict[str, str]:
+def _read_checksums(path: Path) -> dict[str, str]:
     """Returns the checksums in the file SHA256SUMS by file name."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -199,7 +200,9 @@ def _read_sums(path: Path) -> dict[str, str]:
 
 def _files(folder: Path) -> list[str]:
     """Returns the relative paths of all files in `folder`, except the file of checksums."""
-    files = (file for file in folder.rglob("*") if file.is_file() and file != folder / SUMS_FILE)
+    files = (
+        file for file in folder.rglob("*") if file.is_file() and file != folder / CHECKSUMS_FILE
+    )
     return sorted(file.relative_to(folder).as_posix() for file in files)
 
 
