@@ -28,13 +28,14 @@ def is_generated(name: str, member: Any) -> bool:
     """Returns whether Python, dataclasses or flax added `member` to a class."""
     if name.startswith("_pytree__"):
         return True
-    # The methods that dataclasses generate have the file name "<string>".
+    # Methods that dataclasses generate have the file name "<string>". A member that is not a
+    # function has no file, so its name alone decides.
     file = member.__code__.co_filename if isinstance(member, types.FunctionType) else "<string>"
     return name in _GENERATED and (file == "<string>" or is_installed_file(file))
 
 
 def closure_values(fn: types.FunctionType) -> dict[str, Any]:
-    """Returns the values of a function's closure by name. None if a value is not assigned yet."""
+    """Returns the values of a function's closure by name, with None for unassigned variables."""
     cells = fn.__closure__ or ()
     return dict(zip(fn.__code__.co_freevars, map(_cell_value, cells)))
 
@@ -42,15 +43,15 @@ def closure_values(fn: types.FunctionType) -> dict[str, Any]:
 def _cell_value(cell: types.CellType) -> Any:
     try:
         return cell.cell_contents
-    except ValueError:  # not assigned yet
+    except ValueError:  # the variable is not assigned yet
         return None
 
 
 def read_globals(fn: types.FunctionType) -> dict[str, Any]:
-    """Returns the globals that a function reads.
+    """Returns the global values that a function reads, by name.
 
-    A global may be a module of the user. The attributes of this module that the function may read
-    are then included.
+    If a global is a module of the user, also returns the attributes of that module that the
+    function may read.
     """
     values = {}
     for name in _global_names(fn.__code__) & fn.__globals__.keys():
@@ -83,7 +84,7 @@ def _nested_code(code: types.CodeType) -> list[types.CodeType]:
 
 
 def is_found_by_name(value: Any) -> bool:
-    """Returns whether the name of `value` identifies it: a callable of a known module.
+    """Returns whether `value` is a callable of a known module, so that its name identifies it.
 
     Known modules are those of Python, of installed packages and of our three packages.
     """
@@ -133,7 +134,7 @@ def is_known_file(file: str) -> bool:
 
 @functools.cache
 def source_digest(module: str) -> str:
-    """Returns a digest of the source text of one of our modules; empty if there is no source."""
+    """Returns the SHA-256 of the source text of one of our modules, or "" if there is none."""
     try:
         return hashlib.sha256(inspect.getsource(sys.modules[module]).encode()).hexdigest()
     except (OSError, TypeError, KeyError):

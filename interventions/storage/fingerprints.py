@@ -1,10 +1,11 @@
 """Computes fingerprints of values and code that are the same in every process.
 
-A cached result is used only if the fingerprint of everything it depends on is unchanged. Equal
-values of different types, such as 1, True and 1.0, have different fingerprints. The fingerprint of
-a function covers its bytecode, constants, defaults and closure, and the globals that it reads. A
-function of an installed package is identified by its name. A function of our packages is identified
-by its name and the source text of its module.
+A cached result is used only if the fingerprint of its inputs is unchanged. Equal values of
+different types, such as 1, True and 1.0, have different fingerprints.
+
+The fingerprint of a function of the user covers its bytecode, constants, defaults and closure, and
+the globals that it reads. The fingerprint of a function of an installed package covers its name.
+The fingerprint of a function of our packages covers its name and the source text of its module.
 """
 
 import dataclasses
@@ -39,7 +40,7 @@ _CODE_NAMES = ("co_names", "co_varnames", "co_freevars", "co_cellvars")
 
 
 def fingerprint(**values: Any) -> str:
-    """Computes a SHA-256 of values. It is the same in every process.
+    """Computes a SHA-256 of values that is the same in every process.
 
     Args:
         values: arrays, numbers, texts, containers, functions, classes or instances of classes.
@@ -49,7 +50,7 @@ def fingerprint(**values: Any) -> str:
 
     Raises:
         ValueError: a value, or an object that a function refers to, has no description that is the
-            same in another process. The message names the object.
+            same in every process. The message names the object.
 
     Example:
         >>> fingerprint(scale=1.0) == fingerprint(scale=1.0)
@@ -63,17 +64,18 @@ def fingerprint(**values: Any) -> str:
 class _Hasher:
     """Computes the digest of a value and everything that it refers to.
 
-    If a value contains itself, the inner occurrence is described by the number of levels between
-    the two.
+    If a value contains itself, the number of levels between both occurrences describes the inner
+    one.
     """
 
     def __init__(self) -> None:
         self.in_progress: list[int] = []  # ids of the values that contain the current one
-        # The digest by the id of the value. Keeping the value prevents reuse of its id.
+        # Digest and value, by the id of the value. Python cannot reuse the id of a value that is
+        # kept here.
         self.finished: dict[int, tuple[str, Any]] = {}
 
-    def of(self, value: Any, where: str) -> str:
-        """Returns the digest of `value`. `where` is the name of the value in error messages."""
+    def digest(self, value: Any, where: str) -> str:
+        """Returns the digest of `value`, which error messages call `where`."""
         if isinstance(value, _PLAIN):
             return _hash(type(value).__name__, value.hex() if type(value) is float else repr(value))
         if isinstance(value, np.ndarray | np.generic | jax.Array):
@@ -165,7 +167,7 @@ class _Hasher:
             return "named", value.__module__ or "", value.__qualname__
         if isinstance(value, np.ufunc | jnp.ufunc):
             return "ufunc", type(value).__module__, cast(Any, value).__name__
-        if type(value) is object:  # a sentinel, which holds nothing
+        if type(value) is object:  # a marker without content
             return ("sentinel",)
         if hasattr(value, "__dict__") and not code.is_from_known_module(type(value)):
             return "object", self.digest(type(value), where), self.digest(dict(vars(value)), where)
@@ -202,7 +204,8 @@ class _Hasher:
             return *name, code.source_digest(fn.__module__) if code.is_ours(fn) else ""
         attributes = {k: v for k, v in vars(fn).items() if k not in _IGNORED_ATTRIBUTES}
         parts = [code.closure_values(fn), fn.__defaults__, fn.__kwdefaults__, attributes]
-        if not code.is_installed_file(file):  # for an installed package the name suffices
+        # The name of a function of an installed package suffices, so its code is not described.
+        if not code.is_installed_file(file):
             parts += [fn.__code__, code.read_globals(fn)]
         return *name, *(self.digest(part, function_name) for part in parts)
 
@@ -214,7 +217,7 @@ class _Hasher:
 
 
 def _hash(*parts: str) -> str:
-    """Computes a digest of strings. Their lengths are included, so different lists differ."""
+    """Computes a digest of strings and their lengths, so that ("ab", "c") differs from ("abc",)."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode("utf-8", "surrogatepass")

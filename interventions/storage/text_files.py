@@ -21,7 +21,7 @@ _HIDDEN_CHARACTERS = re.compile(
 
 
 def printable(text: object, keep_lines: bool = False) -> str:
-    """Escapes characters that would control a terminal or that UTF-8 cannot encode.
+    """Escapes characters that control a terminal, or that UTF-8 cannot encode.
 
     Args:
         text: any value, which `str` converts to a text.
@@ -48,7 +48,12 @@ def _escape(character: str) -> str:
 
 
 def escape_surrogates(value: Any) -> Any:
-    """Escapes lone surrogates in a text or nested value, because UTF-8 cannot encode them."""
+    """Escapes lone surrogates in a text or nested value, because UTF-8 cannot encode them.
+
+    Example:
+        >>> print(escape_surrogates("a\\udc80"))
+        a\\udc80
+    """
     if isinstance(value, dict):
         return {escape_surrogates(key): escape_surrogates(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -59,7 +64,7 @@ def escape_surrogates(value: Any) -> Any:
 def write_text(path: Path, text: str) -> Path:
     """Writes a text as UTF-8, and escapes characters that UTF-8 cannot encode.
 
-    An interrupted call leaves the file as it was.
+    An interrupted call leaves the file unchanged.
 
     Returns:
         `path`.

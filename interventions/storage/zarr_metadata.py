@@ -15,7 +15,7 @@ from interventions.storage.untrusted_files import DTYPE_KINDS, MAX_UNPACK_RATIO,
 # Zarr does not store chunks that contain only the fill value. A variable may therefore declare this
 # many bytes without having any chunk.
 _MAX_UNSTORED_BYTES = 64 << 20
-# Codecs of an activation store.
+# Codecs of an activation store. It has no compression, only checksums.
 _UNCOMPRESSED = {"name": "bytes", "configuration": {"endian": "little"}}, {"name": "bytes"}
 _CODECS = (*_UNCOMPRESSED, {"name": "crc32c"}, {"name": "crc32c", "configuration": {}})
 _TEXT_CODECS = ({"name": "vlen-utf8"}, {"name": "vlen-utf8", "configuration": {}}, *_CODECS)
@@ -62,7 +62,8 @@ def _check_array(file: Path) -> None:
             f"{file}: expected numbers or texts of fixed length, got dtype {_shorten(dtype)}."
         )
     shape, chunk_shape = (_read_sizes(file, metadata, name) for name in ("shape", "chunks"))
-    item_bytes = int(dtype[2:]) * (4 if dtype[1] == "U" else 1)  # 4 bytes per character
+    # A dtype is, for example, "<f4" (4 bytes) or "<U12" (12 characters of 4 bytes).
+    item_bytes = int(dtype[2:]) * (4 if dtype[1] == "U" else 1)
     chunks = [
         path for path in file.parent.iterdir() if re.fullmatch(r"[0-9]+(\.[0-9]+)*", path.name)
     ]
@@ -80,7 +81,9 @@ def _is_blosc(compressor: Any) -> bool:
 
 
 def _read_sizes(file: Path, metadata: dict[str, Any], name: str) -> list[int]:
+    """Returns the sizes of all dimensions. `name` is "shape" or "chunks"."""
     sizes = metadata.get(name)
+    # A dimension may have the size 0, but a chunk may not.
     if not isinstance(sizes, list) or not all(
         type(size) is int and size >= (name == "chunks") for size in sizes
     ):
