@@ -81,7 +81,7 @@ class Store:
 
     @property
     def done_rows(self) -> Int[np.ndarray, "N"]:
-        """The rows of the utterances that have activations, in the store's order."""
+        """Indices of the utterances that have activations, ascending."""
         return np.flatnonzero(self._read("status") == layout.DONE)
 
     @property
@@ -91,7 +91,7 @@ class Store:
 
     @property
     def problems(self) -> dict[str, str]:
-        """The reason for each utterance that was left out, by its id."""
+        """The reason why each utterance was left out, by its id. Others are not included."""
         names, problems = self._read("utterance").tolist(), self._read("problem").tolist()
         return {name: problem for name, problem in zip(names, problems) if problem}
 
@@ -109,8 +109,13 @@ class Store:
             [L, N, D] in the order of `ids`. L is 1 at a site without layers.
 
         Raises:
-            ValueError: the store lacks the site or pool; the message lists what it has.
+            ValueError: the store lacks the site or pool. The message lists what it has.
             StoreError: the store is damaged.
+
+        Example:
+            ```python
+            X = activations.activations("encoder.resid_post", "last")  # [L, N, D]
+            ```
         """
         array, names = self._find_array(site), self.group.attrs["settings"]["pools"]
         if pool not in names:
@@ -133,14 +138,23 @@ class Store:
     def shards(
         self, site: str, pool: str = "speech", size: int = 1024
     ) -> Iterator[tuple[list[str], Float[Array, "L n D"]]]:
-        """Yields ids and activations of a part of the utterances, on the device.
+        """Yields ids and activations on the device, for `size` utterances at a time.
 
-        Use it if the activations of all utterances do not fit into memory.
+        Use this method if the activations of all utterances do not fit into memory.
 
         Args:
             site: one of `sites`.
             pool: one of the store's pools.
             size: utterances per shard.
+
+        Yields:
+            The ids of the shard, and its activations [L, n, D].
+
+        Example:
+            ```python
+            for ids, X in activations.shards("encoder.resid_post", size=64):
+                means = X.mean(axis=1)
+            ```
         """
         ids = self.ids
         for start in range(0, len(ids), size):
@@ -148,7 +162,7 @@ class Store:
             yield ids[rows], jax.device_put(self.activations(site, pool, rows))
 
     def frame_counts(self, site: str, ids: Sequence[str] | None = None) -> Int[np.ndarray, "n"]:
-        """Returns the number of frames, without padding, of each utterance in `ids` (None: all)."""
+        """Returns the number of frames of each utterance in `ids`, without padding. None: all."""
         return self._frame_spans(site, ids)[1]
 
     def frames(
@@ -159,16 +173,23 @@ class Store:
         Args:
             site: one of `sites`. The store must have the pool "frames".
             ids: the utterances. None: all.
-            rows: ascending indices of the frames to return. None: all. Only one utterance at a time
-                is held in memory with all its frames.
+            rows: ascending indices of the frames to return, among the frames of `ids`. None: all.
+                With `rows`, only one utterance at a time is held in memory with all its frames.
 
         Returns:
-            The frames [L, N, D], and n + 1 offsets: where each of the n utterances starts among all
-            its frames, and the number of these frames. `rows` does not change the offsets.
+            The frames [L, N, D].
+            The offsets [n + 1]. Utterance i has the frames from offsets[i] to offsets[i + 1] - 1,
+            counted before `rows` selects some of them.
 
         Raises:
             ValueError: the store has no frames of the site.
             StoreError: the store is damaged.
+
+        Example:
+            ```python
+            X, offsets = activations.frames("encoder.resid_post")  # needs the pool "frames"
+            first_utterance = X[:, offsets[0] : offsets[1]]
+            ```
         """
         name = f"{site}.{pools.FRAMES_POOL}"
         array = self._find_array(name)
@@ -187,7 +208,7 @@ class Store:
         self._find_array(f"{site}.{pools.FRAMES_POOL}")
         row_of = {name: row for row, name in enumerate(self._read("utterance").tolist())}
         chosen = np.array([row_of[name] for name in (self.ids if ids is None else ids)], int)
-        scale = 2 if site == "encoder.conv1" else 1
+        scale = 2 if site == "encoder.conv1" else 1  # frames of the site per encoder frame
         starts, counts = (
             scale * self._read(f"{stack_of(site)}_frame_{name}")[chosen]
             for name in ("start", "count")
@@ -204,7 +225,7 @@ class Store:
         return layout.read(self.group, name, *where)
 
     def verify(self) -> None:
-        """Reads every variable, and checks all checksums.
+        """Reads every variable, and checks all checksums of a complete store.
 
         Raises:
             StoreError: a variable differs from what was written; the message names it.
@@ -230,15 +251,22 @@ class Store:
 
 
 def _rows_of_utterance(rows: np.ndarray | None, offset: int, count: int) -> Any:
-    """Returns the `rows` among the `count` frames from `offset` on, minus `offset`."""
+    """Returns those of `rows` that are frames of one utterance, counted from its first frame.
+
+    Args:
+        rows: ascending indices of frames, or None for all frames.
+        offset: index of the utterance's first frame.
+        count: number of the utterance's frames.
+    """
     if rows is None:
         return slice(None)
-    return rows[slice(*np.searchsorted(rows, (offset, offset + count)))] - offset
+    first, end = np.searchsorted(rows, (offset, offset + count))
+    return rows[first:end] - offset
 
 
 def _with_layers(array: Any, x: np.ndarray) -> Float[np.ndarray, "L N D"]:
     """Converts values read from `array` to float32 or wider, and adds a layer axis if needed."""
-    if array.attrs["dtype"] == "bfloat16":  # stored as integers
+    if array.attrs["dtype"] == "bfloat16":  # the integers on disk are the bits of bfloat16
         x = x.view(ml_dtypes.bfloat16)
     wide = x if x.dtype == np.float64 else x.astype(np.float32)
     return wide if wide.ndim == 3 else wide[None]
