@@ -12,7 +12,7 @@ import xarray as xr
 from experiments.analyses.probe_question import FRAME_VALUES, ProbeQuestion
 from experiments.analyses.probe_rows import ProbeRows, convert_labels, label_column, select_rows
 from experiments.data.corpora import Corpus
-from experiments.data.frame_labels import TIERS
+from experiments.data.frame_labels import TIER_OF_KIND
 from experiments.store import pools
 from interventions import Bank, fit_probes
 from interventions.figures.plots import ACCENT, BLUE, GREY, TEAL, escape_for_drawing, panels
@@ -77,7 +77,10 @@ def check_labels(corpus: Corpus, question: ProbeQuestion) -> None:
 
 def _check_columns(corpus: Corpus, question: ProbeQuestion) -> None:
     tiers = {tier for utterance in corpus.utterances for tier in utterance.tiers}
-    columns = [*corpus.label_names(), *(name for name, tier in TIERS.items() if tier in tiers)]
+    columns = [
+        *corpus.label_names(),
+        *(name for name, tier in TIER_OF_KIND.items() if tier in tiers),
+    ]
     for option, name in question.columns.items():
         if name is not None and name not in (*columns, *FRAME_VALUES):
             raise ValueError(

@@ -1,6 +1,7 @@
 """Converts words to phonemes with espeak-ng, and compares phonemes.
 
-It needs the extra `phonemes`: the packages phonemizer and espeakng-loader, licensed under the GPL.
+The module needs the extra `phonemes`. Its packages, phonemizer and espeakng-loader, are licensed
+under the GPL.
 """
 
 import functools
@@ -14,18 +15,15 @@ if TYPE_CHECKING:
     from phonemizer.backend import EspeakBackend
 
 ESPEAK_MISSING = "espeak-ng is not installed: pip install jaxasr[phonemes]"
-_VOICE_OF_LANGUAGE = {
-    "en": "en-us",
-    "fr": "fr-fr",
-    "zh": "cmn",
-}  # voices whose names differ from the language code
+# Name of the voice, where it differs from the language code.
+_VOICE_OF_LANGUAGE = {"en": "en-us", "fr": "fr-fr", "zh": "cmn"}
 _UNREADABLE_LANGUAGES = frozenset({"ja"})  # espeak-ng reads kanji as English words
 
-Phonemes = tuple[str, ...]
+Phonemes = tuple[str, ...]  # in the International Phonetic Alphabet
 
 
 def espeak_installed() -> bool:
-    """Checks whether the extra `phonemes` is installed."""
+    """Returns whether the extra `phonemes` is installed."""
     return all(importlib.util.find_spec(name) for name in ("phonemizer", "espeakng_loader"))
 
 
@@ -37,8 +35,7 @@ def phonemes(texts: Sequence[str], language: str) -> list[Phonemes]:
         language: language code, such as "en".
 
     Returns:
-        The phonemes of each text. They are empty if espeak-ng cannot read the text or does not
-        support the language.
+        The phonemes of each text. All are empty if espeak-ng cannot read the language.
 
     Raises:
         ModuleNotFoundError: the extra `phonemes` is not installed.
@@ -47,7 +44,7 @@ def phonemes(texts: Sequence[str], language: str) -> list[Phonemes]:
         >>> phonemes(["rice"], "en") if espeak_installed() else [("ɹ", "aɪ", "s")]
         [('ɹ', 'aɪ', 's')]
     """
-    backend = _backend(language)
+    backend = _load_backend(language)
     if backend is None:
         return [()] * len(texts)
     from phonemizer.separator import Separator
@@ -75,7 +72,7 @@ def phoneme_error_rate(hypothesis: Phonemes, reference: Phonemes) -> float:
 
 
 @functools.cache
-def _backend(language: str) -> "EspeakBackend | None":
+def _load_backend(language: str) -> "EspeakBackend | None":
     if not espeak_installed():
         raise ModuleNotFoundError(ESPEAK_MISSING)
     import espeakng_loader
