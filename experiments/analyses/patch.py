@@ -31,12 +31,13 @@ def check_grid(question: PatchQuestion) -> None:
     Raises:
         ValueError: a dimension does not fit; the message names `--over`.
     """
-    # Any model will do, because the dimensions of a site are the same in all models.
+    # The dimensions of a site are the same in all models, so the smallest model serves here.
     spec = sites.spec(SIZES["tiny.en"], question.site, 1, 1)
     options = {"window_s": question.window_s, "n_frames": 1, "selected": {}}
     try:
         Grid.of(spec, question.dims, alphas=question.alphas or (1.0,), **options)
     except ValueError as error:
+        # The error names the argument `over`, which is the option `--over` on the command line.
         raise ValueError(f"--{str(error).removeprefix('--')}") from None
 
 
@@ -52,18 +53,25 @@ def patch(
 
     Args:
         asr: the recogniser.
-        audio: 16 kHz samples of the targets.
-        sources: one recording per target that patches are taken from (`make_sources`), or None.
+        audio: samples of the targets at 16 kHz.
+        sources: for each target the recording that its patches are taken from, as `make_sources`
+            returns them, or None.
         question: the experiment.
         steps: shows the plan and the progress of the sweep.
-        open_store: makes and returns the folder for finished cells.
+        open_store: makes the folder for finished cells and returns its path.
 
     Returns:
         The metric of each cell, with labels.
 
     Raises:
-        ValueError: the question does not fit the recordings; for instance, the answer is not in the
+        ValueError: the question does not fit the recordings. For example, the answer is not in the
             text.
+
+    Example:
+        ```python
+        question = PatchQuestion("encoder.resid_post", ("layer",), source="zero", metric="logprob")
+        answer = patch(asr, [audio], None, question, Progress(), lambda: Path("cells"))
+        ```
     """
     sweep = patch_texts if question.sequence else _patch_token
     answer = sweep(asr, audio, sources, question, steps, open_store)
@@ -104,10 +112,10 @@ class _ScoredToken:
     """The token that is scored, and the runs that it is scored in.
 
     Attributes:
-        target: run whose tokens are those before the scored one.
+        target: run whose tokens are those before the scored token.
         source: run that patches are taken from, or the name of a source, such as "zero".
         answer: id of the scored token.
-        foil: id of the token that logit_diff compares it with.
+        foil: id of the token that the metric logit_diff compares with the scored token.
     """
 
     target: iv.Run
@@ -124,10 +132,10 @@ def _choose_token(
 ) -> _ScoredToken:
     """Encodes the recordings, and chooses the scored token (the answer) and its foil.
 
-    With --text, the answer is the token after that text. Otherwise it is a token of the text that
-    the model generates: that of --answer, or the one whose probability the source changes most.
-    Without --foil, the foil is the likeliest other token. Its probability is that of the source, if
-    the source is a recording.
+    With --text, the answer is the first token after that text. Otherwise the answer is a token of
+    the text that the model generates. It is the first token of --answer, or else the token whose
+    probability the source changes most. Without --foil, the foil is the likeliest token other than
+    the answer, under the source if the source is a recording, and under the target otherwise.
     """
     prompt = asr.tokenizer.prompt(question.language)
     empty = jnp.zeros((len(audio), 1), jnp.int32)
@@ -149,6 +157,8 @@ def _choose_token(
         index = len(ids)
         answer = answers[0] if answers else int(target_logprobs[-1].argmax())
     else:
+        # Row t of the log-probabilities predicts token t + 1, so that of the first text token is in
+        # the last row of the prompt.
         changes = np.abs(target_logprobs - source_logprobs)[len(prompt) - 1 : -1]
         index = _find_scored_token(asr, ids, answers, changes[np.arange(len(ids)), ids], question)
         answer = ids[index]
@@ -184,8 +194,8 @@ def _find_scored_token(
     Args:
         asr: the recogniser.
         ids: tokens of the text.
-        answers: tokens of --answer; () to choose the token that changes most.
-        changes: how much the source changes the log-probability of each token.
+        answers: tokens of --answer. Empty: the token that changes most is chosen.
+        changes: size of the change of each token's log-probability under the source, in nats.
         question: the experiment.
     """
     if not answers:
@@ -193,7 +203,8 @@ def _find_scored_token(
     if answers[0] not in ids:
         text = asr.tokenizer.decode(ids).strip()
         raise ValueError(
-            f"--answer: {question.answer!r} is not in the text {text!r}. Give --text, too."
+            f"--answer: {question.answer!r} is not in the text {text!r}. Give --text, too, or "
+            "another --answer."
         )
     return ids.index(answers[0])
 

@@ -1,4 +1,4 @@
-"""Prepares the recordings of a patching experiment: makes sources, features, texts and words."""
+"""Prepares the recordings of a patching experiment: sources, features, texts and word times."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from jaxasr import Memory, Recogniser
 from jaxasr.alignment.words import align
 from jaxasr.audio import n_frames
 
-Samples = Float[np.ndarray, "n"]
+Samples = Float[np.ndarray, "n"]  # samples of a recording at 16 kHz
 ACTIVATION_SOURCES = ("zero", "mean")  # sources that are not recordings
 
 
@@ -21,14 +21,20 @@ def make_sources(audio: Sequence[Samples], question: PatchQuestion) -> list[Samp
     """Makes for each target the recording that its patches are taken from.
 
     Args:
-        audio: 16 kHz samples of the targets.
-        question: the experiment. Its `source` is used.
+        audio: samples of the targets at 16 kHz.
+        question: the experiment. Only its `source` and `seed` are used.
 
     Returns:
         One recording per target, or None if the source is not a recording.
 
     Raises:
         ValueError: the source does not fit a target, such as a mask after the target's end.
+
+    Example:
+        ```python
+        question = PatchQuestion("encoder.resid_post", ("layer",), "snr:0", "logprob")
+        [noisy] = make_sources([audio], question)
+        ```
     """
     if question.source in ACTIVATION_SOURCES or question.resamples:
         return None
@@ -65,7 +71,7 @@ def word_times(
     """Aligns the words of one recording, if "time" is a dimension of the grid.
 
     Returns:
-        The text, start and end in seconds of each word. () if "time" is not a dimension.
+        For each word its text, its start and its end in seconds. () if "time" is not a dimension.
     """
     if "time" not in question.dims:
         return ()

@@ -32,7 +32,7 @@ from jaxasr.audio import n_frames
 from jaxasr.config import FRAMES_PER_S
 from jaxasr.taps import Edit
 
-Mels = Float[Array, "B M F"]
+Mels = Float[Array, "B M F"]  # log-mel features of several recordings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,12 +78,15 @@ def patch_texts(
     steps: Progress,
     open_store: Callable[[], Path],
 ) -> PatchAnswer:
-    """Generates the text of every recording under every patch. `patch` explains the arguments."""
+    """Generates the text of every recording under the patch of every cell.
+
+    `experiments.analyses.patch.patch` explains the arguments.
+    """
     with steps("encode and plan"):
         mel = stack_mels(asr, audio)
         memory = asr.model.encode(mel)[0]
-        start = np.asarray(asr.tokenizer.prompt(question.language), np.int32)
-        prompt, ids = np.tile(start, (len(audio), 1)), generate_ids(asr, memory, question)
+        prompt_ids = np.asarray(asr.tokenizer.prompt(question.language), np.int32)
+        prompt, ids = np.tile(prompt_ids, (len(audio), 1)), generate_ids(asr, memory, question)
         frames = np.array([n_frames(len(sound)) for sound in audio])
         targets = _Targets(mel, memory, prompt, ids, frames)
         patching = _make_patching(asr, targets, sources, question)
@@ -132,7 +135,7 @@ def _sweep(
     store: Path,
     progress: Callable[[float, float], None],
 ) -> xr.Dataset:
-    """Sweeps layer by layer, and keeps each finished layer in `store`."""
+    """Sweeps layer by layer, and saves each finished layer in the folder `store`."""
     digest = fingerprint(
         question=question,
         model=(asr.checkpoint.sha256, asr.config),
@@ -144,6 +147,7 @@ def _sweep(
     on_encoder = sites.stack_of(question.site) == "encoder"
     options: dict[str, Any] = {
         "memory": patching.mel if on_encoder else asr.model.encode(patching.mel)[0],
+        # `resize` repeats the prompts for the rows of the sources.
         "prompt": np.resize(targets.prompt, (len(patching.mel), targets.prompt.shape[1])),
         "edits_of": AtCell(patching.edit, question.site, grid.window, grid.n_frames),
         "references": [question.text] * len(targets.mel) if question.text else None,
@@ -157,6 +161,7 @@ def _sweep(
             asr, cells=layer_grid.flat(), coords=layer_grid.labels(), **options
         )
 
+    # One group per layer, or a single group if "layer" is not a dimension of the grid.
     groups = [[int(layer)] for layer in grid.coords.get("layer", ())] or [[]]
     parts = []
     with only_writer(store):
@@ -195,8 +200,8 @@ def _make_patching(
         readout = jaxasr.select(question.site)
         value = asr.model.encode(source_mel, readout=readout)[1][question.site]
         return _Patching(_patch_edit(value, question), targets.mel)
-    # Row n + b of the batch is the source of target b. It decodes the tokens of target b, so that
-    # both rows are always at the same position.
+    # Row n + b of the batch is the source of target b. Both rows decode the tokens of target b, so
+    # that they are always at the same position.
     source_rows = np.tile(np.arange(n, 2 * n), 2)
     leader = np.tile(np.arange(n), 2)
     edit = _patch_edit(iv.FromRow(jnp.asarray(source_rows)), question)
@@ -205,6 +210,7 @@ def _make_patching(
 
 def _resampled_rows(n: int, source: str) -> Int[np.ndarray, "n"]:
     """Draws another row for each row, as `sweep` does for the source "resample"."""
+    # Each recording stands for its row number, so that the resampled recordings are row numbers.
     numbers = jnp.arange(n, dtype=jnp.float32)[:, None, None]
     run = iv.Run(mel=numbers, tokens=jnp.zeros((n, 1), jnp.int32))
     return np.asarray(resampled(run, source).mel).astype(int).ravel()

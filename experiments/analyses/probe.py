@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_CONTROLS = ("shuffled", "majority", "by_row", "control_task", "selectivity")  # columns, if fitted
-_LINES = {  # column of a control in the table: colour and style of its line in the figure
+# Columns of the table, for those controls that were fitted.
+_CONTROLS = ("shuffled", "majority", "by_row", "control_task", "selectivity")
+_LINES = {  # by column of a control: colour and style of its line in the figure
     "majority": (GREY, ":"),
     "shuffled": (GREY, "--"),
     "mel": (TEAL, ":"),
@@ -52,8 +53,13 @@ def check_labels(corpus: Corpus, question: ProbeQuestion) -> None:
     """Checks, before activations are computed, that probes can be fitted on the corpus.
 
     Raises:
-        ValueError: a column or all recordings are missing, labels are not numbers as the target
+        ValueError: a column is missing, no recording exists, labels are not numbers as the target
             requires, all rows have one class, or the groups cannot be split into folds.
+
+    Example:
+        ```python
+        check_labels(corpus, ProbeQuestion("gender", group="speaker"))
+        ```
     """
     pools.check_sites([question.site])
     pools.parse(question.pool)
@@ -61,7 +67,7 @@ def check_labels(corpus: Corpus, question: ProbeQuestion) -> None:
     utterances = corpus.utterances
     if not any(utterance.read or utterance.path.exists() for utterance in utterances):
         raise ValueError(
-            f"{corpus.name}: none of its {len(corpus)} recordings is there; the first is "
+            f"{corpus.name}: expected recordings, found none of its {len(corpus)}. The first is "
             f"{str(utterances[0].path)!r}."
         )
     if question.frames:  # labels of frames are computed only when the recordings are read
@@ -84,7 +90,7 @@ def _check_columns(corpus: Corpus, question: ProbeQuestion) -> None:
     for option, name in question.columns.items():
         if name is not None and name not in (*columns, *FRAME_VALUES):
             raise ValueError(
-                f"{option}: no column {name!r} with values in {corpus.name}; columns: "
+                f"{option}: no column {name!r} with values in {corpus.name}. It has the columns "
                 f"{', '.join(columns)}."
             )
 
@@ -102,6 +108,12 @@ def fit_with_controls(
     Raises:
         ValueError: all rows have one class, the groups cannot be split into folds, or an activation
             is NaN.
+
+    Example:
+        ```python
+        question = ProbeQuestion("gender", group="speaker")
+        answer = fit_with_controls(read_rows(activations, corpus, question), question)
+        ```
     """
     bank = fit_probes(
         rows.X,
@@ -128,7 +140,7 @@ def fit_with_controls(
 
 
 def _score_value_controls(rows: ProbeRows, question: ProbeQuestion) -> xr.Dataset:
-    """Scores the controls for numeric labels: shuffled labels, and probes of each baseline."""
+    """Fits probes of numeric labels with shuffled labels and with each baseline. Returns scores."""
 
     def fit_r2(X: np.ndarray, y: np.ndarray) -> xr.DataArray:
         return fit_probes(
@@ -181,6 +193,11 @@ def draw_scores(tables: dict[str, pandas.DataFrame], title: str) -> "Figure":
     Args:
         tables: the table of a `ProbeAnswer` by the name of its model.
         title: title above all panels.
+
+    Example:
+        ```python
+        figure = draw_scores({"tiny.en": answer.table}, "gender")
+        ```
     """
     fig, axes = panels(1, len(tables), sharey=True)
     score = "accuracy"

@@ -1,6 +1,6 @@
 """Labels encoder frames with phones, words, energy, pitch, or a label of the utterance.
 
-Mel frames are 160 samples apart at 16 kHz, and the second convolution halves the frame rate.
+A mel frame begins every 160 samples at 16 kHz, and the second convolution halves the frame rate.
 Encoder frame i therefore covers 20 i to 20 (i + 1) ms. A frame gets the label at its middle. The
 receptive field of the frame is wider (65 ms), and centred at 20 i ms, where the frame begins.
 """

@@ -64,7 +64,7 @@ def folder() -> Path | None:
 
 
 def rows(name: str) -> list[dict[str, Any]]:
-    """Reads the rows of `<name>.jsonl` in the data folder. Without such a folder, there are none."""
+    """Reads the rows of `<name>.jsonl` in the data folder, or none if there is no data folder."""
     path = folder()
     return [] if path is None else [row for _, row in json_lines(path / f"{name}.jsonl")]
 

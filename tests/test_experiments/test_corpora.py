@@ -197,7 +197,7 @@ def test_a_corpus_selects_by_label_and_refuses_duplicate_ids():
     assert [clip.id for clip in corpus.where({"kind": ["0"]}).utterances] == ["u0", "u2"]
     with pytest.raises(ValueError, match=r"no utterance.*Labels are: speaker, recording, kind"):
         corpus.where({"kind": ["7"]})
-    with pytest.raises(ValueError, match="got 'gender'. No utterance has this label"):
+    with pytest.raises(ValueError, match=r"got 'gender'\. No utterance has this label"):
         corpus.labels("gender")
     with pytest.raises(ValueError, match="'u0' twice"):
         Corpus("made", "memory", corpus.utterances[:1] * 2)

@@ -32,7 +32,7 @@ def find(path: Path) -> Path | None:
 
 
 def _phone_files(path: Path) -> list[Path]:
-    # Between `path` and a file are one to four folders, depending on the folder that the user names.
+    # The user may name TIMIT or a folder in it, so one to four folders are between path and file.
     files = (file for depth in range(1, 5) for file in path.glob("*/" * depth + "*"))
     return sorted(file for file in files if file.suffix.lower() == ".phn" and _region(file))
 
