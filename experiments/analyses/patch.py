@@ -29,7 +29,7 @@ def check_grid(question: PatchQuestion) -> None:
     """Checks, before a model is loaded, that the site has the dimensions of the grid.
 
     Raises:
-        ValueError: a dimension does not fit; the message names `--over`.
+        ValueError: a dimension does not fit. The message names `--over`.
     """
     # The dimensions of a site are the same in all models, so the smallest model serves here.
     spec = sites.spec(SIZES["tiny.en"], question.site, 1, 1)
@@ -94,7 +94,7 @@ def _patch_token(
             token.source,
             site=question.site,
             over=question.dims,
-            metric=_metric(asr, token, question.metric),
+            metric=_make_metric(asr, token, question.metric),
             window_s=question.window_s,
             n_frames=count_longest_frames(asr, audio),
             alphas=question.alphas or (1.0,),
@@ -157,8 +157,8 @@ def _choose_token(
         index = len(ids)
         answer = answers[0] if answers else int(target_logprobs[-1].argmax())
     else:
-        # Row t of the log-probabilities predicts token t + 1, so that of the first text token is in
-        # the last row of the prompt.
+        # Row t of the log-probabilities predicts token t + 1. The last row of the prompt therefore
+        # predicts the first token of the text.
         changes = np.abs(target_logprobs - source_logprobs)[len(prompt) - 1 : -1]
         index = _find_scored_token(asr, ids, answers, changes[np.arange(len(ids)), ids], question)
         answer = ids[index]
@@ -223,7 +223,7 @@ def _logprobs_of_first_example(asr: Recogniser, run: iv.Run) -> Float[np.ndarray
     return logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
 
 
-def _metric(asr: Recogniser, token: _ScoredToken, name: str) -> Metric:
+def _make_metric(asr: Recogniser, token: _ScoredToken, name: str) -> Metric:
     if name == "logit_diff":
         return iv.logit_diff(token.answer, token.foil)
     if name == "kl":

@@ -126,6 +126,7 @@ def synthesise_sentence(text: str, voice: str) -> Float[np.ndarray, "n"]:
         raise ValueError(f"voice: expected a voice of espeak-ng, got {voice!r}.")
     library.espeak_SetParameter(_SPEED, WORDS_PER_MINUTE, 0)
     data = text.encode()
+    # From character 0 (positions of type 1 are characters) to the end (0).
     library.espeak_Synth(data, ctypes.c_size_t(len(data) + 1), 0, 1, 0, _UTF8, None, None)
     # 22,050 Hz × 320 / 441 = 16,000 Hz.
     audio = scipy.signal.resample_poly(np.concatenate(chunks).astype(np.float64), 320, 441)

@@ -71,8 +71,8 @@ def extract(
     Raises:
         StoreError: `out` holds a store of another model, corpus or setting, or an incomplete store
             that other versions of the packages started.
-        ValueError: an unknown site, pool, dtype or text; values that `dtype` cannot hold; a corpus
-            in which no recording can be read.
+        ValueError: a site, pool, dtype or text is unknown, `dtype` cannot hold a value, or no
+            recording of the corpus can be read.
         BlockingIOError: another process is writing into `out`.
 
     Example:

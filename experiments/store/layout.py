@@ -2,8 +2,8 @@
 
 A store is a zarr group (format 3). `xarray.open_zarr` can open it. Its variables are:
 
-    encoder.resid_post         (pool, encoder_layer, utterance, feature)  pooled activations; a site
-                               without layers has no layer axis
+    encoder.resid_post         (pool, encoder_layer, utterance, feature)  pooled activations. A site
+                               without layers has no layer axis.
     encoder.resid_post.frames  (encoder_layer, encoder_frame, feature)  all frames of all
                                utterances, concatenated without padding
     encoder_frame_start        (utterance)  index of an utterance's first frame among these frames
@@ -59,7 +59,7 @@ def read(group: Group, name: str, *where: Any) -> np.ndarray:
     """Reads the values of a variable at the indices `where`, or all values.
 
     Raises:
-        StoreError: a chunk is damaged; the message names the store and the variable.
+        StoreError: a chunk is damaged. The message names the store and the variable.
     """
     with report_damage(group, name):
         return group[name][where or ...]
@@ -69,7 +69,7 @@ def write(group: Group, name: str, where: Any, values: np.ndarray) -> None:
     """Writes values of a variable at the indices `where`.
 
     Raises:
-        StoreError: a chunk at `where` is damaged; the message names the store and the variable.
+        StoreError: a chunk at `where` is damaged. The message names the store and the variable.
     """
     with report_damage(group, name):
         group[name][where] = values

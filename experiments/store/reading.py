@@ -228,7 +228,7 @@ class Store:
         """Reads every variable, and checks all checksums of a complete store.
 
         Raises:
-            StoreError: a variable differs from what was written; the message names it.
+            StoreError: a variable differs from what was written. The message names it.
         """
         for name in self.group.array_keys():
             self._read(name)
@@ -238,7 +238,7 @@ class Store:
         """Checks the files of a complete store against their checksums, without decoding them.
 
         Raises:
-            StoreError: a variable differs from what was written; the message names it.
+            StoreError: a variable differs from what was written. The message names it.
         """
         current = integrity.checksums(self.group)
         saved = self.attrs.get("checksums", {})

@@ -216,7 +216,7 @@ def _lock_path(folder: Path) -> Path:
 
 
 def _try_lock(path: Path) -> BinaryIO | None:
-    """Opens and locks the file `path`; returns None if another process has locked it."""
+    """Opens and locks the file `path`, or returns None if another process has locked it."""
     while True:
         file = path.open("ab")
         try:

@@ -104,7 +104,7 @@ class _Hasher:
                 items = (self.digest(item, f"{where}[{i}]") for i, item in enumerate(value))
                 return type(value).__name__, self.digest(type(value), where), *items
             case set() | frozenset():
-                # A new _Digest per item, because the order of a set differs between processes.
+                # A new _Hasher per item, because the order of a set differs between processes.
                 items = sorted(_Hasher().digest(item, f"{where} item") for item in value)
                 return type(value).__name__, *items
             case Mapping():

@@ -29,7 +29,7 @@ def save(path: Path, key: str, arrays: Mapping[str, np.ndarray]) -> None:
     """Saves arrays of numbers or texts at `path`. An interrupted call leaves no partial file.
 
     Args:
-        path: the file; its folder is created if needed.
+        path: the file. Its folder is created if needed.
         key: a text that describes everything the arrays depend on.
         arrays: the arrays by name.
 

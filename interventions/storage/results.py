@@ -120,7 +120,7 @@ def load_result(path: str | os.PathLike[str]) -> xr.DataArray | xr.Dataset:
 
 
 def load_or_compute(path: Path, key: str, compute: Callable[[], xr.Dataset]) -> xr.Dataset:
-    """Loads the result at `path` if it was saved under `key`; otherwise computes and saves it.
+    """Loads the result at `path` if it was saved under `key`, or else computes and saves it.
 
     Logs a warning if the saved result is damaged or has another key.
 
