@@ -177,6 +177,7 @@ def _sweep(
 def _concatenate_layers(parts: list[xr.Dataset]) -> xr.Dataset:
     if len(parts) == 1:
         return parts[0]
+    # Variables without the dimension "layer", such as the baseline, are equal in all parts.
     cells = [name for name, values in parts[0].items() if "layer" in values.dims]
     return xr.concat(parts, "layer", data_vars=cells, coords="minimal", compat="override")
 
@@ -184,11 +185,12 @@ def _concatenate_layers(parts: list[xr.Dataset]) -> xr.Dataset:
 def _make_patching(
     asr: Recogniser, targets: _Targets, sources: Sequence[Samples] | None, question: PatchQuestion
 ) -> _Patching:
+    """Makes the edit of the question's source, and the batch of recordings that the edit needs."""
     if question.source == "zero":
-        return _Patching(_patch_edit(jnp.zeros(()), question), targets.mel)
+        return _Patching(_make_edit(jnp.zeros(()), question), targets.mel)
     if question.source == "mean":
         return _Patching(
-            _patch_edit(_mean_activation(asr, targets, question), question), targets.mel
+            _make_edit(_mean_activation(asr, targets, question), question), targets.mel
         )
     n = len(targets.mel)
     if question.resamples:
@@ -199,12 +201,13 @@ def _make_patching(
     if sites.stack_of(question.site) == "encoder":
         readout = jaxasr.select(question.site)
         value = asr.model.encode(source_mel, readout=readout)[1][question.site]
-        return _Patching(_patch_edit(value, question), targets.mel)
-    # Row n + b of the batch is the source of target b. Both rows decode the tokens of target b, so
-    # that they are always at the same position.
+        return _Patching(_make_edit(value, question), targets.mel)
+    # Row n + b of the batch is the source of target b. Both rows read the activation of row n + b,
+    # which does not change the source. Both decode the tokens of row b, so that they are always at
+    # the same position.
     source_rows = np.tile(np.arange(n, 2 * n), 2)
     leader = np.tile(np.arange(n), 2)
-    edit = _patch_edit(iv.FromRow(jnp.asarray(source_rows)), question)
+    edit = _make_edit(iv.FromRow(jnp.asarray(source_rows)), question)
     return _Patching(edit, jnp.concatenate([targets.mel, source_mel]), leader)
 
 
@@ -228,15 +231,17 @@ def _mean_activation(asr: Recogniser, targets: _Targets, question: PatchQuestion
         per_frame = n_steps // asr.config.n_audio_ctx  # 2 at the first convolution
         is_speech = np.arange(n_steps) < per_frame * targets.n_frames[:, None]
         return mean_ablation(acts[site], site, jnp.asarray(is_speech)).value
+    # Pad the texts to one length. `is_text` excludes the padding from the mean.
     lengths = np.array([len(row) for row in targets.ids])
     ids = np.full((len(lengths), lengths.max()), asr.tokenizer.special.eot, np.int32)
     for row, row_ids in zip(ids, targets.ids):
         row[: len(row_ids)] = row_ids
     tokens = np.concatenate([targets.prompt, ids], 1)
-    valid = np.arange(tokens.shape[1]) < targets.prompt.shape[1] + lengths[:, None]
+    is_text = np.arange(tokens.shape[1]) < targets.prompt.shape[1] + lengths[:, None]
     run = iv.Run(memory=targets.memory, tokens=jnp.asarray(tokens))
-    return mean_ablation(activation(asr.model, run, site), site, valid).value
+    return mean_ablation(activation(asr.model, run, site), site, is_text).value
 
 
-def _patch_edit(value: Any, question: PatchQuestion) -> Edit:
+def _make_edit(value: Any, question: PatchQuestion) -> Edit:
+    """Makes an edit that patches `value`. With --alpha, the grid sets the strength of the edit."""
     return iv.Mix(jnp.float32(1), value) if question.alphas else iv.Patch(value)

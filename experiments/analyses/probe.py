@@ -133,6 +133,7 @@ def fit_with_controls(
         bank, rows.X, rows.groups, folds=question.folds, types=rows.types, baselines=rows.baselines
     )
     table = _make_table(bank.accuracy, bank.summary(rows.groups), control_scores)
+    # Order the balanced accuracies as the rows of the table.
     balanced = scores.balanced_accuracy(bank).mean("seed").to_series()
     cells = pandas.MultiIndex.from_arrays([table["layer"], table["penalty"]])
     table["balanced"] = balanced.reindex(cells).values

@@ -150,11 +150,12 @@ def _format_signed(value: float) -> str:
 
 
 def _choose_shade(share: float) -> int:
+    """Returns the index of the shade for a share of the largest decrease."""
     return min(int(max(share, 0.0) * pages.SHADES), pages.SHADES - 1)
 
 
 def _list_heads(page: LensPage, heads: HeadEffects, n: int = LISTED_HEADS) -> list[dict[str, Any]]:
-    """Lists the heads that the text depends on most, and for each head its three main words."""
+    """Lists the heads with the largest decreases, each with the three words that decrease most."""
     rows = []
     for layer, head in heads.order()[:n]:
         word_change = _sum_by_word(page.words, heads.tokens[layer, head])
@@ -179,12 +180,13 @@ def _list_heads(page: LensPage, heads: HeadEffects, n: int = LISTED_HEADS) -> li
 
 
 def _sum_by_word(words: Sequence[Word], tokens: Float[np.ndarray, "T"]) -> Float[np.ndarray, "W"]:
+    # `split` at the end of every word also returns the rest after the last word.
     ends = np.cumsum([len(word.tokens) for word in words], dtype=int)
     return np.array([part.sum() for part in np.split(tokens, ends)[: len(words)]])
 
 
 def summary(page: LensPage, heads: HeadEffects) -> dict[str, Any]:
-    """Returns the content of scan.json: the numbers of the page as plain values."""
+    """Returns the content of scan.json, which has the numbers of the page."""
     probabilities = [word.probability for word in page.words]
     return pages.summary(page) | to_json_types(
         {

@@ -81,6 +81,9 @@ def recordings(
 
     Returns:
         The recordings. Without a data folder, there are none.
+
+    Example:
+        >>> clips = recordings(["timit"], language="en", labelled=True)
     """
     allowed_sets = None if sets is None else set(sets)
     return [

@@ -34,6 +34,10 @@ class Pair:
         sentence: text with "{}" as the gap.
         expected: the word that fits.
         target: a word that sounds similar and does not fit.
+
+    Example:
+        >>> Pair("a bowl of white {}", "rice", "lice").sentence.format("lice")
+        'a bowl of white lice'
     """
 
     sentence: str
@@ -106,7 +110,7 @@ def synthesise_sentence(text: str, voice: str) -> Float[np.ndarray, "n"]:
         voice: an espeak-ng voice, such as those of `VOICES`.
 
     Returns:
-        16 kHz samples with a peak of 0.7 and 0.2 s of silence at both ends.
+        Samples at 16 kHz, with a peak of 0.7 and 0.2 s of silence at both ends.
 
     Raises:
         ValueError: an unknown voice.

@@ -10,7 +10,7 @@ import types
 from pathlib import Path
 from typing import Any
 
-_OUR_PACKAGES = ("jaxasr", "interventions", "experiments")
+_OUR_PACKAGES = ("jaxasr", "interventions", "experiments")  # the packages of this project
 _ROOT = Path(__file__).resolve().parents[2]  # the folder that contains these packages
 # Members that Python, dataclasses or flax add to a class.
 _GENERATED = {
@@ -35,7 +35,14 @@ def is_generated(name: str, member: Any) -> bool:
 
 
 def closure_values(fn: types.FunctionType) -> dict[str, Any]:
-    """Returns the values of a function's closure by name, with None for unassigned variables."""
+    """Returns the values of a function's closure by name, with None for unassigned variables.
+
+    Example:
+        >>> def make(scale):
+        ...     return lambda x: scale * x
+        >>> closure_values(make(2))
+        {'scale': 2}
+    """
     cells = fn.__closure__ or ()
     return dict(zip(fn.__code__.co_freevars, map(_cell_value, cells)))
 
@@ -52,6 +59,11 @@ def read_globals(fn: types.FunctionType) -> dict[str, Any]:
 
     If a global is a module of the user, also returns the attributes of that module that the
     function may read.
+
+    Example:
+        >>> size = 3
+        >>> read_globals(lambda: size + 1)
+        {'size': 3}
     """
     values = {}
     for name in _global_names(fn.__code__) & fn.__globals__.keys():
@@ -87,12 +99,21 @@ def is_found_by_name(value: Any) -> bool:
     """Returns whether `value` is a callable of a known module, so that its name identifies it.
 
     Known modules are those of Python, of installed packages and of our three packages.
+
+    Example:
+        >>> is_found_by_name(len)
+        True
     """
     return callable(value) and hasattr(value, "__qualname__") and is_from_known_module(value)
 
 
 def is_ours(value: Any) -> bool:
-    """Returns whether a class or function is from one of our three packages."""
+    """Returns whether a class or function is from one of our three packages.
+
+    Example:
+        >>> is_ours(Path)
+        False
+    """
     return str(value.__module__).partition(".")[0] in _OUR_PACKAGES
 
 

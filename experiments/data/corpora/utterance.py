@@ -35,6 +35,10 @@ class Span:
         start_s: start, in seconds from the start of the utterance.
         end_s: end, in seconds from the start of the utterance.
         label: a phone or word, for example.
+
+    Example:
+        >>> Span(0.25, 0.5, "rice").label
+        'rice'
     """
 
     start_s: float
@@ -125,6 +129,11 @@ class Corpus:
 
     Raises:
         ValueError: there is no utterance, or two utterances have the same id.
+
+    Example:
+        >>> ann = Utterance("a", Path("a.wav"), labels={"gender": "F"})
+        >>> Corpus("mine", "memory", (ann,)).labels("gender")
+        ['F']
     """
 
     name: str
