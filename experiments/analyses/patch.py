@@ -164,6 +164,7 @@ def _choose_token(
         answer = ids[index]
     n_tokens = len(prompt) + index
     foil = _choose_foil(asr, source_logprobs[n_tokens - 1], answer, question)
+    # The scored token is predicted after the last token of a run, so cut the runs before it.
     target = dataclasses.replace(target, tokens=tokens[:, :n_tokens])
     if isinstance(source, iv.Run):
         source = dataclasses.replace(source, tokens=tokens[:, :n_tokens])
@@ -219,6 +220,7 @@ def _choose_foil(
 
 
 def _logprobs_of_first_example(asr: Recogniser, run: iv.Run) -> Float[np.ndarray, "T V"]:
+    # float64, so that small changes of a probability are not lost.
     logits = np.asarray(run.decode(asr.model)[0][0], np.float64)
     return logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
 

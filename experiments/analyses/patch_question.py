@@ -98,6 +98,7 @@ class PatchQuestion:
                 "--source: expected a file, noise, silence, snr:DB, bandstop:LOW-HIGH, "
                 f"mask:START-STOP, zero, mean or resample[:SEED], got {self.source!r}."
             )
+        # A window is rounded to whole frames.
         if round(self.window_s / FRAME_S) < 1:
             raise ValueError(
                 f"--window: expected at least one frame, {FRAME_S:g} s, got {self.window_s:g} s."

@@ -76,6 +76,7 @@ def check_labels(corpus: Corpus, question: ProbeQuestion) -> None:
     keep, _ = select_rows(column, question)
     y = convert_labels(column(question.label)[keep], question.target)
     if question.target == "class":
+        # `number_classes` refuses a single class, and `fold_masks` groups that cannot be split.
         numbers, classes = inputs.number_classes(y, len(y), len(question.seeds))
         groups = None if question.group is None else column(question.group)[keep].astype(str)
         folds.fold_masks(numbers, groups, question.folds, question.seeds, classes)
@@ -155,6 +156,7 @@ def _score_value_controls(rows: ProbeRows, question: ProbeQuestion) -> xr.Datase
         ).r2
 
     shuffled = fit_r2(rows.X, np.random.default_rng(0).permutation(rows.y))
+    # A baseline has the same features [N, F] for all layers, so it is fitted as a single layer.
     baseline_scores = [
         fit_r2(values[None], rows.y).isel(layer=0, drop=True) for values in rows.baselines.values()
     ]
@@ -184,6 +186,7 @@ def _make_table(
         baseline = control_scores.baselines.sel(baseline=name, drop=True)
         columns[str(name)] = baseline.mean(("fold", "seed"))
     cells = score.mean(("fold", "seed"))
+    # The score of a baseline has no layer. It is repeated in the row of every layer.
     grid = {name: xr.DataArray(value).broadcast_like(cells) for name, value in columns.items()}
     return xr.Dataset(grid).to_dataframe().reset_index()
 

@@ -97,6 +97,7 @@ def _read_frames(
         return label_column(utterances, name)[utterance_of_frame]
 
     keep, left_out = select_rows(column, question)
+    # `keep` selects frames while they are read, because all frames may not fit into memory.
     X, embedding = (
         store.frames(site, ids, keep)[0] for site in (question.site, question.embedding_site)
     )
@@ -123,6 +124,7 @@ def _make_rows(
 
 def _mel_of_frames(utterance: Utterance, n: int, asr: Recogniser) -> Float[np.ndarray, "N M"]:
     """Returns log-mel features of n encoder frames. Each is the mean of two mel frames."""
+    # From [M, 2 n] to [n, M].
     mel = np.asarray(log_mel(utterance.samples(), asr.config.n_mels))[:, : 2 * n]
     return mel.reshape(len(mel), -1, 2).mean(-1).T
 

@@ -130,6 +130,7 @@ def select_evenly(
         by_set.setdefault(set_of(clip), []).append(clip)
     selected: list[Item] = []
     queues = [_order_by_reversed_bits(group) for group in by_set.values()]
+    # Each round takes the next item of every set.
     while len(selected) < min(n, len(clips)):
         selected += [queue.pop(0) for queue in queues if queue]
     return selected[:n]

@@ -209,6 +209,7 @@ def _write_missing_batches(
     writer: Writer, passes: ForwardPasses, corpus: Corpus, batch: int, progress: ReportProgress
 ) -> None:
     """Computes and writes the batches that are missing, then completes the store."""
+    # The store fixes the order of the utterances, also for a resumed run.
     by_id = {utterance.id: utterance for utterance in corpus.utterances}
     utterances = [by_id[name] for name in writer.utterance_ids]
     n = len(utterances)
@@ -275,7 +276,7 @@ def _compute(
     """
     rows = [(audio, text) for (audio, _), text in zip(samples, transcripts)]
     usable = ((audio, text) for audio, text in rows if audio is not None)
-    filler = next(usable, (np.zeros(1, np.float32), ""))
+    filler = next(usable, (np.zeros(1, np.float32), ""))  # silence, if no row is usable
     filled = [filler if audio is None else (audio, text) for audio, text in rows]
     filled += [filler] * (batch - len(rows))
     acts, lengths = passes.run([audio for audio, _ in filled], [text for _, text in filled])

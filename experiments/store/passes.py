@@ -128,6 +128,7 @@ class ForwardPasses:
             if self.job.text == "greedy"
             else [self.encode_transcript(text) for text in transcripts]
         )
+        # A long transcript is cut, so that the row fits into the decoder's context.
         rows = [[*prompt, *ids[: n_ctx - len(prompt) - 1], end] for ids in texts]
         lengths = [len(row) for row in rows]
         starts, ends = [len(prompt)] * len(rows), [n - 1 for n in lengths]
@@ -160,7 +161,7 @@ class ForwardPasses:
 
 def _round_up(length: int, bucket: int, limit: int) -> int:
     """Rounds `length` up to a multiple of `bucket`, but at most to `limit`."""
-    return min(limit, -(-length // bucket) * bucket)
+    return min(limit, -(-length // bucket) * bucket)  # -(-a // b) rounds a / b up
 
 
 def _encode_and_pool(
@@ -174,6 +175,7 @@ def _encode_and_pool(
     """Encodes recordings. Returns a memory only if `memory` is True, and pooled activations."""
     mel = jax.vmap(lambda audio: log_mel(audio, model.config.n_mels))(samples)
     with full_precision(model):
+        # `xa` is the encoder's output [B, T, D], from which the memory is computed.
         xa, acts = model.encoder(mel.astype(model.config.dtype), {}, readout)
         # There are two mel frames per encoder frame.
         acts["mel"] = pools.span_means(jnp.swapaxes(mel, 1, 2), 2 * speech)[:, 0]

@@ -36,6 +36,7 @@ def open(path: str | os.PathLike[str]) -> "Store":
     """
     path = Path(path)
     group = integrity.open_existing(path, "r") if path.exists() else None
+    # `status` is created last, so a store without it was interrupted before the first batch.
     if group is None or "status" not in group:
         raise FileNotFoundError(
             f"path: expected an activation store, found none at {str(path)!r}. "
@@ -195,7 +196,7 @@ class Store:
         array = self._find_array(name)
         starts, counts = self._frame_spans(site, ids)
         offsets = np.concatenate([[0], np.cumsum(counts)])
-        blocks = [array[..., :0, :]]
+        blocks = [array[..., :0, :]]  # gives the shape and dtype of a result without frames
         for offset, start, count in zip(offsets, starts, counts):
             chosen = _rows_of_utterance(rows, offset, count)
             if rows is None or len(chosen):

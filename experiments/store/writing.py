@@ -16,14 +16,23 @@ from jaxasr.sites import LAYERED, stack_of
 
 
 class Writer:
-    """Writes the batches of a job in the order of `utterance_ids`, then completes the store."""
+    """Writes the batches of a job in the order of `utterance_ids`, then completes the store.
+
+    Attributes:
+        group: zarr group of the store.
+        job: the activations that the store will hold.
+        dtype: number format on disk.
+        utterance_ids: ids of all utterances.
+        status: `TO_DO`, `DONE` or `LEFT_OUT` for each utterance, as on disk.
+        stacks: "encoder" and "decoder", or those whose frames are stored.
+        n_frames: number of frames of all finished batches, by stack.
+    """
 
     def __init__(self, group: layout.Group, job: ExtractionJob, dtype: str):
         self.group, self.job, self.dtype = group, job, dtype
         self.utterance_ids: list[str] = layout.read(group, "utterance").tolist()
         self.status: np.ndarray = layout.read(group, "status")
         self.stacks = sorted({stack_of(site) for site in job.sites}) if job.frames else []
-        # Number of frames of all finished batches, by stack.
         self.n_frames = {stack: self._count_frames(stack) for stack in self.stacks}
 
     def _count_frames(self, stack: str) -> int:
@@ -51,6 +60,7 @@ class Writer:
             escape_surrogates(problem) or self._find_non_finite(acts, row)
             for row, problem in enumerate(problems)
         ]
+        # Rows that are left out are stored as zeros and without frames.
         good = np.array([not problem for problem in problems])
         if self.job.pools:
             for site in self.job.sites:

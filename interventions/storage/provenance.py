@@ -98,6 +98,7 @@ def device() -> str | None:
     return f"{len(devices)} x {devices[0].device_kind}"
 
 
+# Cached, because every saved result records the commit, and git takes a while.
 @functools.cache
 def commit() -> str | None:
     """Returns the git commit of this package, followed by `+` if tracked files differ from it.

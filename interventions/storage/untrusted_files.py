@@ -142,6 +142,7 @@ def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray
             raise ValueError(
                 f"{member.filename}: {member.file_size} bytes are not {dtype}{list(shape)}"
             )
+        # The archive may declare a size that its compressed data does not have.
         data = stream.read(n_bytes)
         if len(data) != n_bytes or stream.read(1):
             raise ValueError(f"{member.filename}: cut short")
@@ -242,5 +243,6 @@ def _sha256(path: Path) -> str:
 
 
 def _check_regular(path: Path) -> None:
+    # Reading a pipe or a device may never end.
     if path.exists() and not path.is_file():
         raise ValueError(f"{path}: expected a regular file.")

@@ -83,6 +83,7 @@ class Utterance:
     )
 
     def __post_init__(self) -> None:
+        # A frozen dataclass has no other way to change a field.
         object.__setattr__(self, "id", escape_surrogates(self.id))
 
     def samples(self) -> Float[np.ndarray, "n"]:
@@ -146,6 +147,7 @@ class Corpus:
                 f"corpus: expected at least one utterance, found none in {self.name!r} read as "
                 f"{self.layout}."
             )
+        # Stores and caches find an utterance by its id.
         ids: set[str] = set()
         for utterance in self.utterances:
             if utterance.id in ids:
