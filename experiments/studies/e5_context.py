@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from experiments.data.corpora import Corpus, Utterance
 from experiments.data.phonemes import ESPEAK_MISSING, espeak_installed
-from experiments.data.synthesis import spoken_pairs
+from experiments.data.spoken_pairs import spoken_pairs
 from experiments.item_cache import Arrays, ItemCache
 from experiments.studies.best_cell import best_cell
 from experiments.studies.context_edits import (
