@@ -111,7 +111,7 @@ def _recording(path: Path, row: dict[str, Any]) -> Recording:
 def select_evenly(
     clips: Sequence[Item], n: int, set_of: Callable[[Any], Hashable] = lambda clip: clip.set
 ) -> list[Item]:
-    """Selects as many items from each set, as far as possible, and spreads them over the set.
+    """Selects items from all sets in turn, spread evenly over each set.
 
     Args:
         clips: items to select from.
@@ -119,7 +119,7 @@ def select_evenly(
         set_of: returns the set of an item.
 
     Returns:
-        The selected items. They take turns by set.
+        The selected items, one of each set in turn.
 
     Example:
         >>> select_evenly(["a1", "a2", "a3", "b1"], 3, lambda name: name[0])

@@ -1,5 +1,6 @@
 """An interrupted store continues to the bit, and a run that would add other values is refused."""
 
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from small_stores import EVERY, LENGTHS, SITE, variable_files
 
 from experiments import store
 from experiments.store import StoreError, integrity
+from experiments.store.writing import Writer
 
 
 @pytest.fixture(scope="module")
@@ -113,3 +115,59 @@ def test_a_folder_without_a_store_is_refused(small, tmp_path):
         store.extract(small, tones(LENGTHS), tmp_path / "else")
     with pytest.raises(FileNotFoundError, match="found none"):
         store.open(tmp_path / "nowhere")
+
+
+def interrupt_after_one_batch(monkeypatch, *arguments, **options):
+    """Starts an extraction that fails when it writes the second batch."""
+    write, written = Writer.write, []
+
+    def write_once(writer, rows, *values):
+        if written:
+            raise MemoryError
+        written.append(rows)
+        write(writer, rows, *values)
+
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(Writer, "write", write_once)
+        with pytest.raises(MemoryError):
+            store.extract(*arguments, **options)
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_a_store_keeps_the_batch_of_its_first_run(small, full, tmp_path, monkeypatch, batch):
+    interrupt_after_one_batch(monkeypatch, small, tones(LENGTHS), tmp_path / "store", **EVERY)
+    assert len(store.open(tmp_path / "store").done_rows) == EVERY["batch"]
+    options = {**EVERY, "batch": batch}
+    resumed = store.extract(small, tones(LENGTHS), tmp_path / "store", **options)
+    assert resumed.attrs["settings"]["batch"] == EVERY["batch"]
+    assert variable_files(resumed.path) == variable_files(full.path)
+    again = store.extract(small, tones(LENGTHS), resumed.path, **options)
+    assert variable_files(again.path) == variable_files(full.path)
+
+
+def test_an_unfinished_store_with_an_impossible_batch_is_refused(small, tmp_path, monkeypatch):
+    arguments, options = (small, tones(LENGTHS), tmp_path / "store"), {"batch": 2}
+    interrupt_after_one_batch(monkeypatch, *arguments, **options)
+    file = tmp_path / "store" / "zarr.json"
+    metadata = json.loads(file.read_text())
+    for batch in (0, -2, "2", True, None):
+        metadata["attributes"]["settings"]["batch"] = batch
+        file.write_text(json.dumps(metadata))
+        with pytest.raises(StoreError, match="differs in settings"):
+            store.extract(*arguments, **options)
+
+
+def test_an_unfinished_store_cannot_be_verified(small, tmp_path, monkeypatch):
+    arguments = (small, tones(LENGTHS), tmp_path / "store")
+    interrupt_after_one_batch(monkeypatch, *arguments, batch=2)
+    unfinished = store.open(tmp_path / "store")
+    for check in (unfinished.verify_checksums, unfinished.verify):
+        with pytest.raises(StoreError, match=r"store'.*expected checksums.*unfinished"):
+            check()
+    store.extract(*arguments, batch=2).verify()
+
+
+def test_the_lock_of_a_folder_inside_does_not_prevent_a_new_store(small, tmp_path):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / ".activations.lock").touch()
+    assert store.extract(small, tones(LENGTHS[:2]), tmp_path / "store", batch=2).complete
