@@ -59,7 +59,7 @@ def open_activations(
         question: the experiment. Its site and pool are stored.
         path: folder of the store.
         text: text that the decoder reads, "greedy" or "transcript".
-        batch: recordings per pass.
+        batch: recordings per pass. An existing store keeps the number of its first run.
         steps: shows progress.
     """
     sites = (question.site, question.embedding_site)
@@ -77,4 +77,6 @@ def open_activations(
     speed = activations.attrs["speed"]
     per_second = speed["utterances"] / max(speed["seconds"], 1e-3)
     steps.note(f"{speed['utterances']} recordings, {per_second:.2f} per second")
+    if (first_batch := activations.attrs["settings"]["batch"]) != batch:
+        steps.note(f"--batch {first_batch}, as in the first run, because it changes the rounding")
     return activations

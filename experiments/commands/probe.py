@@ -48,6 +48,7 @@ _NOISE_HELP = (
 _TYPES_HELP = (
     "Column of types for the control task, in which each type has a random label (Hewitt & Liang)."
 )
+_BATCH_HELP = "Recordings per pass. An interrupted run continues with the number of its first run."
 _OUT_HELP = "Folder for the figure, table.csv, result.json, the bank and the store."
 
 
@@ -106,7 +107,7 @@ def probe(
             help="Text that the decoder reads at decoder sites: greedy (generated) or transcript.",
         ),
     ] = "greedy",
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Recordings per pass.")] = 8,
+    batch: Annotated[int, typer.Option("--batch", min=1, help=_BATCH_HELP)] = 8,
     store: Annotated[
         Path | None,
         typer.Option(

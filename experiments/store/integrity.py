@@ -131,6 +131,12 @@ def _check_part(
         )
 
 
+def recorded_batch(group: Group) -> int | None:
+    """Returns the recordings per pass of the run that created a store, or None if damaged."""
+    batch = group.attrs["settings"].get("batch")
+    return batch if type(batch) is int and batch > 0 else None
+
+
 def check_layout(group: Group, job: ExtractionJob, config: Config, dtype: str, batch: int) -> None:
     """Checks that the variables of an unfinished store have the shapes and dtypes of a new one.
 

@@ -47,7 +47,7 @@ _COLUMN_CHUNK = 65_536  # utterances per chunk of a variable with one value per 
 
 
 class StoreError(ValueError):
-    """A store on disk is damaged, or is not the expected one."""
+    """A store on disk is damaged, unfinished, or not the expected one."""
 
 
 def folder(group: Group) -> Path:

@@ -229,7 +229,13 @@ class Store:
         """Reads every variable, and checks all checksums of a complete store.
 
         Raises:
-            StoreError: a variable differs from what was written. The message names it.
+            StoreError: the store is unfinished, or a variable differs from what was written. The
+                message names the variable.
+
+        Example:
+            ```python
+            activations.verify()
+            ```
         """
         for name in self.group.array_keys():
             self._read(name)
@@ -239,10 +245,16 @@ class Store:
         """Checks the files of a complete store against their checksums, without decoding them.
 
         Raises:
-            StoreError: a variable differs from what was written. The message names it.
+            StoreError: the store is unfinished, or a variable differs from what was written. The
+                message names the variable.
         """
+        saved = self.attrs.get("checksums")
+        if saved is None:
+            raise layout.StoreError(
+                f"{str(self.path)!r}: expected checksums, found none, because the store is "
+                "unfinished. Run the same extraction again to finish it."
+            )
         current = integrity.checksums(self.group)
-        saved = self.attrs.get("checksums", {})
         changed = [name for name, digest in saved.items() if current.get(name) != digest]
         if changed:
             raise layout.StoreError(

@@ -193,8 +193,14 @@ def clean_up_staging(folder: Path) -> None:
 
 
 def is_lock_or_staging(path: Path) -> bool:
-    """Returns whether `path` is named like a lock file or staging folder of this module."""
-    return path.name == _LOCK_NAME or path.name.startswith((_WRITING, _COMPLETE))
+    """Returns whether `path` is named like a lock file or staging folder of this module.
+
+    Example:
+        >>> is_lock_or_staging(Path("results/.bank.lock"))
+        True
+    """
+    is_lock = path.name.startswith(".") and path.name.endswith(_LOCK_NAME)
+    return is_lock or path.name.startswith((_WRITING, _COMPLETE))
 
 
 def _add_folder_to_error(problem: OSError, folder: Path) -> None:
