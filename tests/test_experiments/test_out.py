@@ -150,7 +150,7 @@ def test_questions_that_the_manifest_cannot_answer_are_refused(sounds, no_model,
 def test_a_manifest_without_its_recordings_is_refused(sounds, no_model):
     (sounds / "m.csv").write_text("path,gender\ngone.wav,F\nlost.wav,M\n")
     done = run("probe", sounds / "m.csv", "--label", "gender", "--out", sounds / "p", code=2)
-    assert "none of its 2 recordings is there" in done.stderr
+    assert "expected recordings, found none of its 2" in done.stderr
 
 
 @pytest.mark.parametrize("command", [("lens",), ("patch", *PATCH), ("scan",), ("transcribe",)])
