@@ -42,7 +42,7 @@ PLACES = [
     ".github",
 ]
 # Files that still use one of the words. Remove a file from this list when it is rewritten.
-REMAINING = {"experiments/data/real_speech.py", "tests/live/test_sweeps_torch.py"}
+REMAINING = {"tests/live/test_sweeps_torch.py"}
 
 
 def found(file: Path) -> list[str]:

@@ -16,8 +16,8 @@ from experiments.data import real_speech
 from experiments.label_probes.manifests import prepare
 from experiments.label_probes.page import MODELS, Results, command, render
 from experiments.label_probes.probes import PROBES, LabelProbe
-from interventions.storage.inert import read_json
 from interventions.storage.text_files import replacing, write_json, write_text
+from interventions.storage.untrusted_files import read_json
 
 # Keys of `result.json` that are copied to `probes.json`.
 _PUBLISHED_KEYS = ("rows", "classes", "groups", "table", "provenance")

@@ -15,7 +15,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from experiments.data.corpora import Corpus, Utterance
-from experiments.item_cache import Keep
+from experiments.item_cache import ItemCache
 from experiments.studies.ablation import HEAD_SITES, ablate, mean_edits, to_dataset
 from experiments.studies.best_cell import best_cell
 from experiments.studies.head_effects import atlas_figure, effects, head_names
@@ -94,7 +94,7 @@ class Config(Settings):
     )
 
 
-def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
+def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr.Dataset:
     """Ablates every head on all recordings.
 
     Returns:
@@ -106,7 +106,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
     """
     # The mean of a head is taken over clean recordings that are not scored.
     speech = clean_speech(corpus, asr, config.n_clean + config.n_mean, config.max_new_tokens)
-    search_options = (config.n_loops, config.tries, keep, config.max_new_tokens)
+    search_options = (config.n_loops, config.tries, cache, config.max_new_tokens)
     recordings = {
         "nonspeech": nonspeech_or_noise(corpus, config.n_nonspeech),
         "loop": find_loops(asr, corpus, *search_options),
@@ -124,7 +124,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
     items = [
         [item]  # there is one kind of ablation, and `to_dataset` expects a list of kinds
         for kind, clips in recordings.items()
-        for item in keep.each(f"B1 heads, {kind}", clips, ablate_heads)
+        for item in cache.each(f"B1 heads, {kind}", clips, ablate_heads)
     ]
     clips = [clip for group in recordings.values() for clip in group]
     kinds = [kind for kind, group in recordings.items() for _ in group]

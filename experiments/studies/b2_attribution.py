@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 import interventions
 import jaxasr
 from experiments.data.corpora import Corpus, Utterance
-from experiments.item_cache import Arrays, Keep
+from experiments.item_cache import Arrays, ItemCache
 from experiments.studies.recordings import clean_speech
 from experiments.studies.selection import first_window, language
 from experiments.studies.study import Analysis, Claim, Settings, Study, choice
@@ -102,7 +102,7 @@ class Config(Settings):
     )
 
 
-def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
+def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr.Dataset:
     """Compares estimated with exact changes for every recording.
 
     Returns:
@@ -112,7 +112,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
     clips = clean_speech(corpus, asr, config.n, at_least_s=config.seconds)
     compare = functools.partial(compare_estimates, asr, config=config)
     # `compare_estimates` returns an empty array for a text that is too short.
-    items = [item for item in keep.each("B2 attribution", clips, compare) if item["spearman"].size]
+    items = [item for item in cache.each("B2 attribution", clips, compare) if item["spearman"].size]
     shape, types = (len(items), len(config.sites)), [SWEPT_SITES[site][0] for site in config.sites]
     values = {
         name: np.array([item[name] for item in items], float).reshape(shape)

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.data.corpora import Corpus, Utterance
-from experiments.item_cache import Arrays, Keep
+from experiments.item_cache import Arrays, ItemCache
 from experiments.studies.ablation import TEXT_MEASURES
 from experiments.studies.hallucination_edits import (
     EDIT_TITLES,
@@ -105,7 +105,7 @@ class Config(Settings):
         return EditSettings(**{name: getattr(self, name) for name in names})
 
 
-def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
+def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr.Dataset:
     """Transcribes the held-out halves under every condition.
 
     Returns:
@@ -120,7 +120,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
         ),
     }
     training = {kind: clips[::2] for kind, clips in recordings.items()}
-    edits, reasons = make_all_edits(asr, training, config.edit_settings(), keep)
+    edits, reasons = make_all_edits(asr, training, config.edit_settings(), cache)
     held_out = [(kind, clip) for kind, clips in recordings.items() for clip in clips[1::2]]
     clips = [clip for _, clip in held_out]
     items: dict[str, list[Arrays]] = {}
@@ -129,7 +129,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
         score = functools.partial(
             score_edits, asr, edits=edit, max_new_tokens=config.max_new_tokens
         )
-        items[name] = keep.each(f"B3 {name}", clips, score)
+        items[name] = cache.each(f"B3 {name}", clips, score)
     # `score_edits` also scores the text without an edit, which is the same for every edit.
     first_items = next(iter(items.values()))
     items["none"] = [

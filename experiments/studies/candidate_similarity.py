@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from experiments.data.corpora import Utterance
-from experiments.data.phonemes import installed, phoneme_error_rate, phonemes
+from experiments.data.phonemes import espeak_installed, phoneme_error_rate, phonemes
 from experiments.item_cache import Arrays
 from experiments.studies.selection import language
 from jaxasr import Recogniser
@@ -141,7 +141,7 @@ def phoneme_distance(asr: Recogniser, tokens: Iterable[int], code: str) -> Compa
         tokens: ids of all tokens that the function will be called with.
         code: language code, such as "en".
     """
-    if not installed():
+    if not espeak_installed():
         return lambda candidates, token: np.full(candidates.shape, np.nan)
     vocabulary = sorted({int(token) for token in tokens})
     texts = [asr.tokenizer.token_texts([token])[0].strip() for token in vocabulary]

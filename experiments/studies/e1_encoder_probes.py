@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from experiments.data.corpora import Corpus, Utterance
 from experiments.data.real_speech import spread
-from experiments.item_cache import Arrays, Keep
+from experiments.item_cache import Arrays, ItemCache
 from experiments.studies import probing, speaker_attributes as attributes
 from experiments.studies.features import encoder_features
 from experiments.studies.probing import ProbingSettings, Untestable
@@ -111,7 +111,7 @@ Label = Callable[[Utterance], str]  # returns the label value of a recording
 Encode = Callable[[Sequence[Utterance]], list[Arrays]]  # returns the features of recordings
 
 
-def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
+def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr.Dataset:
     """Probes every layer for every attribute.
 
     Returns:
@@ -120,7 +120,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
 
     def encode(clips: Sequence[Utterance]) -> list[Arrays]:
         features = lambda clip: encoder_features(asr, first_window(clip))  # noqa: E731
-        return keep.each("E1 encoder", clips, features)
+        return cache.each("E1 encoder", clips, features)
 
     speech = [clip for clip in corpus.utterances if language(clip) or clip.speaker]
 

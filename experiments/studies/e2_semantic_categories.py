@@ -16,7 +16,7 @@ from experiments.data import phonemes
 from experiments.data.corpora import Corpus, Utterance
 from experiments.data.real_speech import spread
 from experiments.data.spoken_words import spoken_words
-from experiments.item_cache import Arrays, Keep
+from experiments.item_cache import Arrays, ItemCache
 from experiments.studies import probing
 from experiments.studies.features import encoder_features
 from experiments.studies.probing import ProbingSettings
@@ -84,7 +84,7 @@ class Config(ProbingSettings):
     folds: int = choice(5, "all recordings of a word are in one fold")
 
 
-def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
+def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr.Dataset:
     """Probes every layer for each pair of categories.
 
     Returns:
@@ -92,7 +92,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
     """
     recordings, source = spoken_words(corpus)
     clips = select_words(recordings, config)
-    features = keep.each("E2 words", clips, functools.partial(_word_features, asr))
+    features = cache.each("E2 words", clips, functools.partial(_word_features, asr))
     baselines = {
         "mel": np.stack([item["mel"] for item in features]),
         **_phoneme_counts(clips, features),

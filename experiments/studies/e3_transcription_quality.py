@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from experiments.data.corpora import Corpus, Utterance
 from experiments.data.real_speech import spread
-from experiments.item_cache import Arrays, Keep
+from experiments.item_cache import Arrays, ItemCache
 from experiments.studies import probing
 from experiments.studies.features import transcript_features
 from experiments.studies.matched_pairs import error_rates, match_pairs, n_words, speaker_or_id
@@ -91,7 +91,7 @@ class Config(ProbingSettings):
     max_new_tokens: int = choice(224, "half of the decoder's context, as openai/whisper")
 
 
-def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
+def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr.Dataset:
     """Transcribes all recordings, and runs `probe_pairs` for each kind of error."""
     clips = _select_recordings(asr, corpus, config)
 
@@ -99,7 +99,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
         audio = first_window(clip)
         return transcript_features(asr, audio, language(clip), config.max_new_tokens)
 
-    items = keep.each("E3 transcripts", clips, transcribe)
+    items = cache.each("E3 transcripts", clips, transcribe)
     features = {clip.id: item for clip, item in zip(clips, items)}
     rates = {clip.id: error_rates(str(features[clip.id]["text"]), clip) for clip in clips}
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from experiments.data.corpora import Corpus
 from experiments.data.real_speech import spread
-from experiments.item_cache import Arrays, Keep
+from experiments.item_cache import Arrays, ItemCache
 from experiments.studies import probing
 from experiments.studies.features import transcript_features
 from experiments.studies.fluent_sounds import Sound, matching_speech, sounds_without_speech
@@ -86,7 +86,7 @@ class Config(ProbingSettings):
     max_new_tokens: int = choice(96, "enough for the recordings; longer texts are loops")
 
 
-def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
+def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr.Dataset:
     """Transcribes sounds and speech, and probes the decoder's states at `POSITION_TITLES`.
 
     Returns:
@@ -101,7 +101,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
         return features | {"seconds": np.asarray(len(audio) / SAMPLE_RATE)}
 
     def transcribe_fluent(name: str, sounds: list[Sound]) -> list[Transcribed]:
-        items = zip(sounds, keep.each(name, sounds, transcribe))
+        items = zip(sounds, cache.each(name, sounds, transcribe))
         return [(sound, item) for sound, item in items if is_fluent(str(item["text"]), config)]
 
     sounds = sounds_without_speech(

@@ -14,9 +14,9 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from experiments.data.corpora import Corpus, Utterance
-from experiments.data.phonemes import MISSING, installed
-from experiments.data.synthesis import spoken_pairs
-from experiments.item_cache import Arrays, Keep
+from experiments.data.phonemes import ESPEAK_MISSING, espeak_installed
+from experiments.data.spoken_pairs import spoken_pairs
+from experiments.item_cache import Arrays, ItemCache
 from experiments.studies.best_cell import best_cell
 from experiments.studies.context_edits import (
     EXPECTED,
@@ -110,7 +110,7 @@ class Config(Settings):
     )
 
 
-def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
+def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr.Dataset:
     """Transcribes all recordings, and patches contextual errors and some controls.
 
     Returns:
@@ -120,7 +120,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
         are constants of `experiments.studies.context_edits`.
     """
     clips = spoken_pairs(corpus, config.sentences, config.voices)
-    texts = keep.each("E5 sentences", clips, functools.partial(transcribe, asr))
+    texts = cache.each("E5 sentences", clips, functools.partial(transcribe, asr))
     before = np.array([int(item["outcome"]) for item in texts], int)
     congruent = np.array([bool(clip.label("congruent")) for clip in clips], bool)
     errors = np.flatnonzero((before == EXPECTED) & ~congruent)[: config.n_errors]
@@ -134,7 +134,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
         options = (config.alphas, config.max_new_tokens, config.seed)
         return transcribe_patched(asr, clips[row], kind, *options)
 
-    items = keep.each(
+    items = cache.each(
         "E5 patches",
         patch_jobs,
         patch,
@@ -179,7 +179,7 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
     if errors.sizes["example"]:
         findings |= _judge_patches(mark_restored(errors), config.seed)
     else:
-        missing = "" if installed() else f"; for more of them: {MISSING}"
+        missing = "" if espeak_installed() else f"; for more of them: {ESPEAK_MISSING}"
         reason = f"no contextual error among the sentences{missing}"
         findings |= {
             key: claim.judge(None, reason) for key, claim in CLAIMS.items() if key != "context"

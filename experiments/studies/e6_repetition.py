@@ -12,7 +12,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from experiments.data.corpora import Corpus, Utterance
-from experiments.item_cache import Arrays, Keep
+from experiments.item_cache import Arrays, ItemCache
 from experiments.studies.ablation import (
     ABLATION_KINDS,
     COMPONENT_SITES,
@@ -110,7 +110,7 @@ class Config(Settings):
     )
 
 
-def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
+def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr.Dataset:
     """Ablates the decoder's layers and heads on loops and on clean speech.
 
     Returns:
@@ -118,7 +118,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
         [example]: "loop" or "clean".
     """
     sites = COMPONENT_SITES + (HEAD_SITES if config.heads else ())
-    loops = find_loops(asr, corpus, config.n_loops, config.tries, keep, config.max_new_tokens)
+    loops = find_loops(asr, corpus, config.n_loops, config.tries, cache, config.max_new_tokens)
     clips = [*loops, *clean_speech(corpus, asr, config.n_clean, config.max_new_tokens)]
 
     def intervene(job: tuple[Utterance, str]) -> Arrays:
@@ -126,7 +126,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
         return ablate(asr, clip, sites, kind, config.max_new_tokens, config.seed)
 
     jobs = [(clip, kind) for clip in clips for kind in config.kinds]
-    items = keep.each("E6 interventions", jobs, intervene, key=lambda job: f"{job[1]} {job[0].id}")
+    items = cache.each("E6 interventions", jobs, intervene, key=lambda job: f"{job[1]} {job[0].id}")
     n_kinds = len(config.kinds)
     # The items of one recording follow each other, one per kind.
     by_clip = [items[start : start + n_kinds] for start in range(0, len(items), n_kinds)]

@@ -17,7 +17,7 @@ import interventions
 import jaxasr
 from experiments.analyses.text_kinds import CATEGORIES, category, error_rate
 from experiments.data.corpora import Corpus, Utterance
-from experiments.item_cache import Arrays, Keep
+from experiments.item_cache import Arrays, ItemCache
 from experiments.studies.selection import first_window, language, select_speech, supported_languages
 from experiments.studies.study import (
     Analysis,
@@ -84,7 +84,7 @@ class Config(Settings):
     )
 
 
-def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
+def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr.Dataset:
     """Generates a text from every layer.
 
     Returns:
@@ -101,7 +101,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
     if not clips:
         return xr.Dataset(attrs={"untestable": "no recording of speech in the chosen languages"})
     generate = functools.partial(layer_texts, asr, max_new_tokens=config.max_new_tokens)
-    items = keep.each("E7 encoder lens", clips, generate)
+    items = cache.each("E7 encoder lens", clips, generate)
     by_layer = {
         name: (("example", "depth"), np.stack([item[name] for item in items]))
         for name in ("kind", "wer", "text", "logprob")

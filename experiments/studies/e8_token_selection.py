@@ -18,7 +18,7 @@ import jaxasr
 from experiments.analyses import lens
 from experiments.data.corpora import Corpus, Utterance
 from experiments.data.phonemes import MISSING
-from experiments.item_cache import Arrays, Keep
+from experiments.item_cache import Arrays, ItemCache
 from experiments.studies.candidate_similarity import (
     TOKEN_OFFSETS,
     cosine_in_vocabulary,
@@ -100,7 +100,7 @@ class Config(Settings):
     )
 
 
-def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Dataset:
+def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr.Dataset:
     """Applies the logit lens to every recording.
 
     Returns:
@@ -115,7 +115,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, keep: Keep) -> xr.Datas
         at_least_s=config.at_least_s,
     )
     compute_curves = functools.partial(token_curves, asr, config=config)
-    items = zip(clips, keep.each("E8 logit lens", clips, compute_curves))
+    items = zip(clips, cache.each("E8 logit lens", clips, compute_curves))
     with_text = [(clip, item) for clip, item in items if item["saturation"].size]
     if not with_text:
         return xr.Dataset(attrs={"untestable": "no recording of speech has a generated text"})

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 import jaxasr
 from experiments.analyses import lens
 from experiments.data.corpora import Utterance
-from experiments.item_cache import Arrays, Keep
+from experiments.item_cache import Arrays, ItemCache
 from experiments.studies.ablation import HEAD_SITES, ablate
 from experiments.studies.probing import Untestable
 from experiments.studies.selection import first_window, language
@@ -67,7 +67,10 @@ def identity(asr: Recogniser) -> Edits:
 
 
 def make_all_edits(
-    asr: Recogniser, clips: Mapping[str, Sequence[Utterance]], settings: EditSettings, keep: Keep
+    asr: Recogniser,
+    clips: Mapping[str, Sequence[Utterance]],
+    settings: EditSettings,
+    cache: ItemCache,
 ) -> tuple[dict[str, Edits], dict[str, str]]:
     """Makes all of `EDIT_TITLES`; see `make_edits`.
 
@@ -77,7 +80,7 @@ def make_all_edits(
     edits, reasons = {}, {}
     for name in EDIT_TITLES:
         try:
-            edits[name] = make_edits(name, asr, clips, settings, keep)
+            edits[name] = make_edits(name, asr, clips, settings, cache)
         except Untestable as reason:
             reasons[name] = str(reason)
     return edits, reasons
@@ -88,7 +91,7 @@ def make_edits(
     asr: Recogniser,
     clips: Mapping[str, Sequence[Utterance]],
     settings: EditSettings,
-    keep: Keep,
+    cache: ItemCache,
 ) -> Edits:
     """Makes one of `EDIT_TITLES` from recordings that are not scored later.
 
@@ -97,7 +100,7 @@ def make_edits(
         asr: the model.
         clips: recordings by kind, "clean" and "nonspeech".
         settings: settings of the edits.
-        keep: stores the results of single recordings.
+        cache: stores the results of single recordings.
 
     Returns:
         The edits by site.
@@ -106,11 +109,11 @@ def make_edits(
         Untestable: no recording without speech gets words, or no clean recording does.
     """
     if name == "mask":
-        return _mask_heads(asr, clips, settings, keep)
+        return _mask_heads(asr, clips, settings, cache)
     n_layers = asr.config.n_text_layer
     layer = min(round(settings.depth * n_layers), n_layers - 1)
     clean, hallucinated = (
-        _text_states(asr, kind, clips[kind], layer, settings, keep)
+        _text_states(asr, kind, clips[kind], layer, settings, cache)
         for kind in ("clean", "nonspeech")
     )
     _check_texts(n_hallucinated=len(hallucinated), n_clean=len(clean))
@@ -124,7 +127,10 @@ def make_edits(
 
 
 def _mask_heads(
-    asr: Recogniser, clips: Mapping[str, Sequence[Utterance]], settings: EditSettings, keep: Keep
+    asr: Recogniser,
+    clips: Mapping[str, Sequence[Utterance]],
+    settings: EditSettings,
+    cache: ItemCache,
 ) -> Edits:
     """Masks the heads with the largest benefit minus cost.
 
@@ -135,7 +141,7 @@ def _mask_heads(
     def ablate_heads(clip: Utterance) -> Arrays:
         return ablate(asr, clip, HEAD_SITES, "zero", settings.max_new_tokens)
 
-    items = {kind: keep.each(f"B3 heads, {kind}", clips[kind], ablate_heads) for kind in clips}
+    items = {kind: cache.each(f"B3 heads, {kind}", clips[kind], ablate_heads) for kind in clips}
     n_hallucinated = sum(bool(item["baseline_insertions"] > 0) for item in items["nonspeech"])
     _check_texts(n_hallucinated, n_clean=len(items["clean"]))
     silenced = np.mean([_silenced(item) for item in items["nonspeech"]], 0)
@@ -178,14 +184,14 @@ def _text_states(
     clips: Sequence[Utterance],
     layer: int,
     settings: EditSettings,
-    keep: Keep,
+    cache: ItemCache,
 ) -> Float[np.ndarray, "N D"]:
     """Returns the mean states of the N texts that have words."""
 
     def text_state(clip: Utterance) -> Arrays:
         return {"states": mean_text_state(asr, clip, layer, settings.max_new_tokens)}
 
-    items = keep.each(f"B3 states, {kind}", clips, text_state)
+    items = cache.each(f"B3 states, {kind}", clips, text_state)
     return np.concatenate([item["states"] for item in items])
 
 

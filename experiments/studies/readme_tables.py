@@ -14,8 +14,8 @@ import typer
 from experiments.studies import registry
 from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
 from experiments.studies.study_page import format_evidence
-from interventions.storage.inert import errors_naming, read_json
 from interventions.storage.text_files import staging, write_text
+from interventions.storage.untrusted_files import name_origin_in_errors, read_json
 
 # Lines that enclose the table in verdicts.md.
 BEGIN = "<!-- studies: made by `python -m experiments.studies.readme_tables` -->"
@@ -60,7 +60,7 @@ def publish(file: Path, docs: Path) -> None:
     Raises:
         ValueError: the run used --quick, or its code had changes that were not committed.
     """
-    with errors_naming(file):
+    with name_origin_in_errors(file):
         _publish(file, read_json(file), docs)
 
 

@@ -12,8 +12,8 @@ from jaxtyping import Float
 import jaxasr
 from experiments.data import real_speech
 from experiments.data.corpora import Corpus, Utterance
-from experiments.data.real_speech import spread
-from experiments.item_cache import Arrays, Keep
+from experiments.data.real_speech import select_evenly
+from experiments.item_cache import Arrays, ItemCache
 from experiments.studies.selection import (
     WINDOW_S,
     first_window,
@@ -58,7 +58,7 @@ def clean_speech(
         )
         if _is_clean(clip) and _fits(clip, asr, max_new_tokens)
     ]
-    return spread(clips, n, set_of)
+    return select_evenly(clips, n, set_of)
 
 
 def _is_clean(clip: Utterance) -> bool:
@@ -99,7 +99,7 @@ def nonspeech_or_noise(corpus: Corpus, n: int) -> list[Utterance]:
         for clip in corpus.utterances
         if clip.label("speech_kind") == "non-speech" or clip.label("noise_class")
     ]
-    return spread(clips, n, set_of) if clips else synthetic_noises(n)
+    return select_evenly(clips, n, set_of) if clips else synthetic_noises(n)
 
 
 def synthetic_noises(n: int, seconds: float = 5.0) -> list[Utterance]:
@@ -150,7 +150,7 @@ def coloured_noise(seed: int, colour: str, level: float, seconds: float) -> Floa
 
 
 def find_loops(
-    asr: Recogniser, corpus: Corpus, n: int, tries: int, keep: Keep, max_new_tokens: int
+    asr: Recogniser, corpus: Corpus, n: int, tries: int, cache: ItemCache, max_new_tokens: int
 ) -> list[Utterance]:
     """Searches for recordings whose generated text is a repetition loop.
 
@@ -161,7 +161,7 @@ def find_loops(
         corpus: the recordings.
         n: number of loops after which the search stops.
         tries: largest number of recordings to transcribe.
-        keep: stores the measurements of each recording.
+        cache: stores the measurements of each recording.
         max_new_tokens: largest number of tokens per text.
 
     Returns:
@@ -170,11 +170,11 @@ def find_loops(
     """
     loops: list[Utterance] = []
     candidates = _candidates(corpus)[:tries]
-    with keep.steps.bar("search for loops") as progress:
+    with cache.steps.bar("search for loops") as progress:
         for position, clip in enumerate(candidates):
             progress(position, len(candidates))
             measure = functools.partial(repetition_numbers, asr, clip, max_new_tokens)
-            if keep(f"loop search {clip.id}", measure)["repetitive"]:
+            if cache(f"loop search {clip.id}", measure)["repetitive"]:
                 loops.append(clip)
             if len(loops) == n:
                 break
@@ -209,8 +209,8 @@ def _candidates(corpus: Corpus) -> list[Utterance]:
     ]
     triggers = [clip for clip in clips if recipes.get(clip.id, {}).get("group") == "loop"]
     others = [clip for clip in clips if clip.id not in recipes]
-    alternating = spread(triggers, len(triggers), lambda clip: bool(clip.transcript))
-    return alternating + spread(others, len(others), set_of)
+    alternating = select_evenly(triggers, len(triggers), lambda clip: bool(clip.transcript))
+    return alternating + select_evenly(others, len(others), set_of)
 
 
 def _recipes(corpus: Corpus) -> Iterable[dict[str, Any]]:

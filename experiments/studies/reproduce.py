@@ -11,7 +11,7 @@ from typing import Any
 
 from experiments.data import real_speech
 from experiments.data.corpora import Corpus, open_corpus
-from experiments.item_cache import Keep, fingerprint
+from experiments.item_cache import ItemCache, fingerprint
 from experiments.progress import Progress
 from experiments.runtime import weights
 from experiments.studies import registry, study_page
@@ -103,8 +103,8 @@ def reproduce(
         # Only values of settings are hashed, so that a reworded reason keeps the stored items.
         values = dataclasses.asdict(settings)
         items = out / "items" / fingerprint(name, study.version, sources, values)
-        keep = Keep(items, steps)
-        arrays = study.run(asr, corpus, settings, keep)
+        cache = ItemCache(items, steps)
+        arrays = study.run(asr, corpus, settings, cache)
         with steps(f"{name} analysis and figures"):
             analysis = study.analyse(arrays, settings)
             figures = {key: _png(figure) for key, figure in study.draw(arrays, settings).items()}
@@ -117,7 +117,7 @@ def reproduce(
                 "numbers": analysis.numbers,
                 "differs": _differences(study, sources, settings),
                 "settings": settings.with_defaults(),
-                "seconds": clock.seconds(keep),
+                "seconds": clock.seconds(cache),
                 "provenance": provenance(**sources, seed=settings.seed),
             }
         )
@@ -170,11 +170,11 @@ class _Clock:
     def __init__(self) -> None:
         self.start, self.cpu_start = time.perf_counter(), time.process_time()
 
-    def seconds(self, keep: Keep) -> dict[str, float]:
+    def seconds(self, cache: ItemCache) -> dict[str, float]:
         # The CPU time includes that of earlier runs, whose items this run loaded.
-        cpu = time.process_time() - self.cpu_start + keep.earlier_cpu_s
+        cpu = time.process_time() - self.cpu_start + cache.earlier_cpu_s
         wall = time.perf_counter() - self.start
-        seconds = {"this_run": wall, "items_when_made": keep.seconds, "cpu": cpu}
+        seconds = {"this_run": wall, "items_when_made": cache.seconds, "cpu": cpu}
         return {name: round(value, 2) for name, value in seconds.items()}
 
 

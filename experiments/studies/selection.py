@@ -9,9 +9,9 @@ from typing import Any
 from jaxtyping import Float
 from numpy import ndarray
 
-from experiments.analyses.lens import window
+from experiments.analyses.lens import cut_window
 from experiments.data.corpora import Corpus, Utterance
-from experiments.data.real_speech import spread
+from experiments.data.real_speech import select_evenly
 from jaxasr import Recogniser
 from jaxasr.config import N_SAMPLES, SAMPLE_RATE
 from jaxasr.languages import language_code
@@ -74,7 +74,7 @@ def select_speech(
     for clip in clips:
         by_language.setdefault(language(clip), []).append(clip)
     codes = by_language if languages is None else languages
-    return [clip for code in codes for clip in spread(by_language.get(code, []), n, set_of)]
+    return [clip for code in codes for clip in select_evenly(by_language.get(code, []), n, set_of)]
 
 
 def select_balanced(
@@ -106,8 +106,8 @@ def select_balanced(
     for by_value in by_set.values():
         # A row has one recording of each value. `zip` stops at the value with the fewest.
         columns = (by_value.get(value, []) for value in values)
-        rows += list(zip(*(spread(clips, len(clips), speaker_of) for clips in columns)))
-    return [clip for row in spread(rows, n, lambda row: set_of(row[0])) for clip in row]
+        rows += list(zip(*(select_evenly(clips, len(clips), speaker_of) for clips in columns)))
+    return [clip for row in select_evenly(rows, n, lambda row: set_of(row[0])) for clip in row]
 
 
 def speaker_of(clip: Utterance) -> str:
@@ -181,4 +181,4 @@ def cross_validation_groups(clips: Iterable[Utterance]) -> dict[str, str]:
 
 def first_window(clip: Utterance) -> Float[ndarray, "n"]:
     """Returns the first 30 s of a recording, as 16 kHz samples."""
-    return window(clip.samples())
+    return cut_window(clip.samples())

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from experiments.data.corpora import Utterance
-from experiments.data.real_speech import spread
+from experiments.data.real_speech import select_evenly
 from experiments.studies.selection import first_window, set_of, speaker_of
 from interventions.corruptions import add, noise
 
@@ -106,7 +106,7 @@ def select_accents(
     selected = []
     for name in sorted(set(accents.values()) - {""}):
         clips = [clip for clip in speech if accents.get(clip.id) == name]
-        selected += spread(clips, n, speaker_of)
+        selected += select_evenly(clips, n, speaker_of)
     return selected
 
 

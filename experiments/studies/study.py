@@ -203,9 +203,9 @@ class Study:
         about: description of the method, in a few sentences.
         data: the recordings that the paper used.
         settings: a subclass of `Settings`.
-        run: `run(asr, corpus, settings, keep)` returns an `xarray.Dataset` with a dimension
-            `example`. `corpus` is an `experiments.data.corpora.Corpus`. `keep`
-            (`experiments.item_cache.Keep`) saves each expensive item, so that a run can resume.
+        run: `run(asr, corpus, settings, cache)` returns an `xarray.Dataset` with a dimension
+            `example`. `corpus` is an `experiments.data.corpora.Corpus`. `cache`
+            (`experiments.item_cache.ItemCache`) saves each expensive item, so that a run can resume.
         analyse: `analyse(arrays, settings)` returns an `Analysis`. It uses neither the model nor
             the recordings, so that it can be tested on synthetic arrays.
         draw: `draw(arrays, settings)` returns matplotlib figures by name.
@@ -213,7 +213,7 @@ class Study:
             "builtin" for the recordings of the package. "quick" is applied after another preset.
         claims: the tested claims by key. `analyse` returns one finding for each claim.
         differs: differences between our method and the paper's.
-        version: number to increase when `run` changes, so that `keep` ignores old items.
+        version: number to increase when `run` changes, so that `cache` ignores old items.
     """
 
     title: str

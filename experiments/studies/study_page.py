@@ -10,7 +10,7 @@ from experiments.pages.data_uris import png_uri
 from experiments.pages.html_templates import environment, flat, template
 from experiments.studies.registry import study_modules
 from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
-from interventions.storage.inert import read_json
+from interventions.storage.untrusted_files import read_json
 
 # Content security policy of the pages: only inline styles and embedded images are allowed.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

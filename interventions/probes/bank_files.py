@@ -9,9 +9,9 @@ import numpy as np
 import xarray as xr
 
 from interventions.storage.atomic import replacing
-from interventions.storage.inert import (
+from interventions.storage.untrusted_files import (
     check_checksums,
-    errors_naming,
+    name_origin_in_errors,
     read_json,
     read_npz,
     write_checksums,
@@ -70,7 +70,7 @@ def load(folder: str | os.PathLike) -> tuple[xr.Dataset, str]:
             f"got {description.get('version')!r}. Fit it again."
         )
     arrays = read_npz(folder / _ARRAYS_FILE)
-    with errors_naming(folder / _DESCRIPTION_FILE):
+    with name_origin_in_errors(folder / _DESCRIPTION_FILE):
         variables = {
             name: (tuple(dims), arrays[name]) for name, dims in description["dims"].items()
         }

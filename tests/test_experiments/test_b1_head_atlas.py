@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 import jaxasr
-from experiments.item_cache import Keep
+from experiments.item_cache import ItemCache
 from experiments.studies.ablation import HEAD_SITES, TEXT_MEASURES, ablate, mean_edits
 from experiments.studies.b1_head_atlas import CLAIMS, STUDY, Config
 from experiments.studies.recordings import clean_speech
@@ -125,7 +125,7 @@ def test_a_run_refuses_an_ablation_it_cannot_make(asr, tmp_path, monkeypatch, ch
     monkeypatch.setattr("experiments.studies.b1_head_atlas.find_loops", lambda *_: [])
     config = dataclasses.replace(Config(), n_clean=2, max_new_tokens=24, **changes)
     with pytest.raises(ValueError, match=message):
-        STUDY.run(asr, builtin(), config, Keep(tmp_path))
+        STUDY.run(asr, builtin(), config, ItemCache(tmp_path))
 
 
 def test_published_loop_statistics_follow_from_the_published_outcomes():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from experiments.item_cache import Keep
+from experiments.item_cache import ItemCache
 from experiments.studies import b3_hallucination_card
 from experiments.studies.ablation import TEXT_MEASURES
 from experiments.studies.b3_hallucination_card import CLAIMS, CONDITIONS, STUDY, Config, is_filtered
@@ -141,10 +141,10 @@ def test_without_hallucinated_texts_no_edit_is_made(kinds, reason):
     """Before, the subspace to project out was one of clean speech."""
     model: Any = SimpleNamespace(config=Model(80, 1500, 66, 3, 4, 100, 448, 66, 3, 4))
     items = dict(zip(("clean", "nonspeech"), (words_of(kind, 6) for kind in kinds)))
-    keep: Any = SimpleNamespace(each=lambda name, clips, compute: items[name.split(", ")[1]])
+    cache: Any = SimpleNamespace(each=lambda name, clips, compute: items[name.split(", ")[1]])
     clips = {kind: [] for kind in items}
     settings = EditSettings(n_heads=1, rank=2, depth=0.5, strength=1.0, max_new_tokens=8)
-    edits, reasons = make_all_edits(model, clips, settings, keep)
+    edits, reasons = make_all_edits(model, clips, settings, cache)
     assert edits.keys() == (set() if reason else set(EDIT_TITLES))
     assert reasons.keys() == set(EDIT_TITLES) - edits.keys()
     assert all(reason in text for text in reasons.values())
@@ -167,6 +167,6 @@ def test_a_run_without_any_edit_still_scores_the_texts(asr, tmp_path, monkeypatc
     reasons = dict.fromkeys(EDIT_TITLES, "no texts")
     monkeypatch.setattr(b3_hallucination_card, "make_all_edits", lambda *_: ({}, reasons))
     config = Config(n_nonspeech=2, n_clean=2, max_new_tokens=24)
-    data = STUDY.run(asr, builtin(), config, Keep(tmp_path))
+    data = STUDY.run(asr, builtin(), config, ItemCache(tmp_path))
     assert data.attrs["untestable"] == reasons
     assert data.length.notnull().all("example").values.tolist() == [True, False, False, False]

@@ -56,7 +56,7 @@ def clip(name: str, speaker: str, **labels: object) -> Utterance:
 def test_a_single_speaker_allows_no_question():
     clips = tuple(clip(f"{n}", "joe", gender="M", lang="en") for n in range(4))
     config = Config(accents=None, snr_db=())
-    data = STUDY.run(None, Corpus("one voice", "manifest", clips), config, keep=None)
+    data = STUDY.run(None, Corpus("one voice", "manifest", clips), config, cache=None)
     assert set(data.attrs["untestable"]) == {"gender", "accent", "condition"}
     findings = STUDY.analyse(data, config).findings
     assert {finding.verdict for finding in findings.values()} == {UNTESTABLE}

@@ -6,7 +6,7 @@ import pytest
 import xarray as xr
 
 from experiments.data.corpora import Utterance
-from experiments.data.synthesis import pairs
+from experiments.data.spoken_pairs import pairs
 from experiments.studies.context_edits import (
     EXPECTED,
     OTHER,

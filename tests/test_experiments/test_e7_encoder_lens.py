@@ -8,7 +8,7 @@ import xarray as xr
 
 from experiments.analyses.text_kinds import CATEGORIES
 from experiments.data.corpora import Corpus, Utterance
-from experiments.item_cache import Keep
+from experiments.item_cache import ItemCache
 from experiments.studies.e7_encoder_lens import CLAIMS, STUDY, Config
 from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
 
@@ -80,7 +80,7 @@ def test_the_figure_has_a_panel_for_all_and_for_each_language():
 def test_without_recordings_of_speech_nothing_is_testable(asr, tmp_path):
     noise = Utterance("noise", Path("noise.wav"), labels={"noise_class": "rain"})
     corpus = Corpus("noises", "manifest", (noise,))
-    data = STUDY.run(asr, corpus, Config(), Keep(tmp_path))
+    data = STUDY.run(asr, corpus, Config(), ItemCache(tmp_path))
     assert verdicts(data) == dict.fromkeys(CLAIMS, UNTESTABLE)
     reason = STUDY.analyse(data, Config()).findings["mostly_loops"].why
     assert reason == "no recording of speech in the chosen languages"

@@ -1,10 +1,5 @@
-"""The activation store holds what plain passes give, survives a kill to the bit, and is checked."""
+"""The activation store holds what plain passes give, in every pool and number format."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import jax
@@ -15,19 +10,14 @@ import pytest
 import xarray
 import zarr
 from small_speech import SMALL, small_recogniser, tone, tones
+from small_stores import EVERY, LENGTHS, SITE
 
 import jaxasr
 from experiments import store
 from experiments.data.corpora import Corpus, Utterance
-from experiments.store import StoreError, integrity, pools
+from experiments.store import pools
 
-SITE, LENGTHS = "encoder.resid_post", [0.5, 1.01, 0.3, 2.0, 0.7]
-FRAMES = [25, 51, 15, 100, 35]
-EVERY = {
-    "sites": (SITE, "encoder.mlp.post", "encoder.ln_post"),
-    "pool": ("speech", "all", "last", 3, "frames"),
-    "batch": 2,
-}
+FRAMES = [25, 51, 15, 100, 35]  # encoder frames of the recordings of `LENGTHS`
 
 
 @pytest.fixture(scope="module")
@@ -39,15 +29,6 @@ def small():
 def full(small, tmp_path_factory):
     """A store with every kind of variable, which no test changes."""
     return store.extract(small, tones(LENGTHS), tmp_path_factory.mktemp("full") / "store", **EVERY)
-
-
-def files(path: Path) -> dict[str, bytes]:
-    """The files of all variables; the group's own attributes hold times and commands."""
-    return {
-        str(file.relative_to(path)): file.read_bytes()
-        for file in path.rglob("*")
-        if file.is_file() and file.parent != path
-    }
 
 
 def test_pools_and_frames_equal_those_of_a_plain_pass(small, full):
@@ -114,95 +95,6 @@ def test_padding_cannot_change_what_is_pooled_over_speech():
     np.testing.assert_array_equal(after[:, 2], [x[0, 9], x[1, 21]])
 
 
-_KILLED = """
-import sys, time, dataclasses
-from small_speech import small_recogniser, tones
-from experiments import store
-corpus = tones({lengths})
-def delayed(utterance):
-    return dataclasses.replace(utterance, read=lambda: (time.sleep(0.25), utterance.read())[1])
-slow = map(delayed, corpus.utterances)
-corpus = dataclasses.replace(corpus, utterances=tuple(slow))
-store.extract(small_recogniser(), corpus, sys.argv[1], pool=("speech", "frames"), batch=2)
-"""
-
-
-def test_a_killed_and_resumed_store_is_bitwise_the_uninterrupted_one(small, tmp_path):
-    lengths, path = [0.2 + 0.1 * i for i in range(12)], tmp_path / "killed"
-    options = {"pool": ("speech", "frames"), "batch": 2}
-    whole = store.extract(small, tones(lengths), tmp_path / "whole", **options)
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]),
-    }
-    process = subprocess.Popen(
-        [sys.executable, "-c", _KILLED.format(lengths=lengths), str(path)], env=environment
-    )
-    try:
-        status = path / "status" / "c" / "0"  # written with the first batch
-        deadline = time.monotonic() + 120
-        while not status.exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
-    finally:
-        process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    half = store.open(path)
-    done = len(half.done)
-    assert 0 < done < len(lengths)
-    assert not half.complete
-    chunks = path / SITE / "c" / "0" / "0"
-    chunks.mkdir(parents=True, exist_ok=True)
-    (chunks / "0.0123456789abcdef.partial").write_bytes(b"an interrupted write")
-    progress = []
-    resumed = store.extract(
-        small, tones(lengths), path, **options, progress=lambda done, total: progress.append(done)
-    )
-    assert progress[0] == done  # finished batches are not computed again
-    assert resumed.complete
-    assert files(path) == files(whole.path)
-    assert resumed.attrs["checksums"] == whole.attrs["checksums"]
-    resumed.verify()
-
-
-def test_another_model_corpus_or_setting_is_refused(small, full):
-    with pytest.raises(
-        StoreError,
-        match=r"another model: it has \{'sha256': '\w+'\}, this run has \{'sha256': '\w+'\}",
-    ):
-        store.extract(small_recogniser(2), tones(LENGTHS), full.path, **EVERY)
-    with pytest.raises(StoreError, match=r"another corpus: .*'n': 5.*this run has .*'n': 4"):
-        store.extract(small, tones(LENGTHS[:4]), full.path, **EVERY)
-    with pytest.raises(
-        StoreError,
-        match=r"another settings: it has \{'dtype': 'float32'\}, this run has \{'dtype': 'float16'",
-    ):
-        store.extract(small, tones(LENGTHS), full.path, **EVERY, dtype="float16")
-    assert store.covers(full.path, small, tones(LENGTHS), [SITE], ["all"])
-    assert not store.covers(full.path, small, tones(LENGTHS), ["encoder.resid_mid"], ["all"])
-    assert not store.covers(full.path, small_recogniser(2), tones(LENGTHS), [SITE], ["all"])
-
-
-def test_a_store_that_another_version_left_half_written_is_refused(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(integrity, "versions", lambda: {"jaxasr": "0.0.9"})
-    with monkeypatch.context() as stopped:
-        stopped.setattr("experiments.store.writing.Writer.finish", lambda *_: None)
-        store.extract(small, tones(LENGTHS[:2]), tmp_path / "half", batch=2)
-    monkeypatch.undo()
-    with pytest.raises(
-        StoreError, match=r"another versions: .*'jaxasr': '0\.0\.9'.*this run has .*half-written"
-    ):
-        store.extract(small, tones(LENGTHS[:2]), tmp_path / "half", batch=2)
-
-
-def test_a_folder_without_a_store_is_refused(small, tmp_path):
-    (tmp_path / "else").mkdir()
-    (tmp_path / "else" / "notes.txt").write_text("mine")
-    with pytest.raises(StoreError, match="holds something else"):
-        store.extract(small, tones(LENGTHS), tmp_path / "else")
-    with pytest.raises(FileNotFoundError, match="found none"):
-        store.open(tmp_path / "nowhere")
-
-
 def test_unreadable_recordings_are_listed_and_change_no_other_row(small, full, tmp_path):
     good = tones(LENGTHS[:3]).utterances
     (tmp_path / "broken.wav").write_bytes(b"RIFFnonsense")
@@ -229,16 +121,6 @@ def test_unreadable_recordings_are_listed_and_change_no_other_row(small, full, t
     )
     with pytest.raises(ValueError, match="all 2 failed"):
         store.extract(small, Corpus("bad", "memory", tuple(unreadable)), tmp_path / "none", batch=2)
-
-
-def test_a_flipped_bit_is_noticed(small, tmp_path):
-    opened = store.extract(small, tones(LENGTHS[:2]), tmp_path / "store", batch=2)
-    chunk = next(file for file in (tmp_path / "store" / SITE / "c").rglob("*") if file.is_file())
-    damaged = bytearray(chunk.read_bytes())
-    damaged[5] ^= 1
-    chunk.write_bytes(bytes(damaged))
-    with pytest.raises(StoreError, match=rf"'{SITE}' is damaged"):
-        opened.verify()
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
@@ -269,7 +151,7 @@ def test_shards_hold_all_activations_on_the_device(full):
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"sites": ["encoder.attn.pattern"]}, "a pattern has two times"),
+    ({"sites": ["encoder.attn.pattern"]}, "expected sites with one time axis"),
     ({"sites": ["encoder.resid"]}, "Unknown site"),
     ({"pool": "median"}, "expected 'speech', 'all', 'last', 'frames' or positions"),
     ({"pool": ("last", "last")}, "each once"),

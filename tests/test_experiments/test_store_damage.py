@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import zarr
 from small_speech import small_recogniser, tones
+from small_stores import EVERY, LENGTHS, SITE
 
 from experiments import store
 from experiments.store import StoreError
 from interventions.storage.atomic import only_writer
-
-SITE = "encoder.resid_post"
 
 
 @pytest.fixture(scope="module")
@@ -22,18 +21,8 @@ def small():
 
 @pytest.fixture(scope="module")
 def full(small, tmp_path_factory):
-    """A store with sites and pools of every kind, which no test changes."""
-    options = {
-        "sites": (SITE, "encoder.mlp.post", "encoder.ln_post"),
-        "pool": ("speech", "all", "last", 3, "frames"),
-        "batch": 2,
-    }
-    return store.extract(
-        small,
-        tones([0.5, 1.01, 0.3, 2.0, 0.7]),
-        tmp_path_factory.mktemp("full") / "store",
-        **options,
-    )
+    """A store with every kind of variable, which no test changes."""
+    return store.extract(small, tones(LENGTHS), tmp_path_factory.mktemp("full") / "store", **EVERY)
 
 
 def test_completion_and_checksums_are_written_at_once(small, tmp_path, monkeypatch):
@@ -81,6 +70,16 @@ def test_a_flipped_bit_anywhere_is_noticed(full, tmp_path):
     shutil.copy(chunks[0], chunks[1])
     with pytest.raises(StoreError, match=f"{SITE} differ from what was written"):
         open_and_verify(path)
+
+
+def test_a_flipped_bit_of_an_open_store_is_noticed(small, tmp_path):
+    opened = store.extract(small, tones(LENGTHS[:2]), tmp_path / "store", batch=2)
+    chunk = next(file for file in (tmp_path / "store" / SITE / "c").rglob("*") if file.is_file())
+    damaged = bytearray(chunk.read_bytes())
+    damaged[5] ^= 1
+    chunk.write_bytes(bytes(damaged))
+    with pytest.raises(StoreError, match=rf"'{SITE}' is damaged"):
+        opened.verify()
 
 
 def test_a_damaged_half_written_store_is_not_continued(small, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from experiments import cli
-from experiments.item_cache import Keep, fingerprint
+from experiments.item_cache import ItemCache, short_hash
 from experiments.studies import registry, reproduce as studies, study, study_page
 from experiments.studies.study import (
     DOES_NOT_REPLICATE,
@@ -54,8 +54,8 @@ def fake_study(stop_at: int | None = None, computed: list[int] | None = None) ->
         x = np.random.default_rng(item).normal(3, 1, 2)
         return {"x": x, "text": f"{NASTY} {item}"}
 
-    def run(asr, corpus, config, keep):
-        items = keep.each("items", range(config.n), compute)
+    def run(asr, corpus, config, cache):
+        items = cache.each("items", range(config.n), compute)
         x = [item["x"].mean() for item in items]
         texts = [str(item["text"]) for item in items]
         return xr.Dataset({"x": ("example", x), "text": ("example", texts)})
@@ -85,7 +85,7 @@ def fake_study(stop_at: int | None = None, computed: list[int] | None = None) ->
 
 @pytest.fixture(autouse=True)
 def _no_model(monkeypatch):
-    monkeypatch.setattr(studies, "weights", lambda asr: {"name": "made up", "sha256": "0"})
+    monkeypatch.setattr(studies, "describe_weights", lambda asr: {"name": "made up", "sha256": "0"})
 
 
 def run_study(out: Path, fake: Study, **options: Any) -> dict[str, Any]:
@@ -203,14 +203,14 @@ def test_a_reworded_reason_keeps_the_stored_items(tmp_path):
 
 
 def test_the_item_cache_distinguishes_keys_and_refuses_objects(tmp_path):
-    keep, keys = Keep(tmp_path), ("a/b", "a b", "ü" * 300)
-    items = [keep(key, lambda key=key: {"k": key, "n": [1, 2]}) for key in keys]
+    cache, keys = ItemCache(tmp_path), ("a/b", "a b", "ü" * 300)
+    items = [cache(key, lambda key=key: {"k": key, "n": [1, 2]}) for key in keys]
     assert tuple(str(item["k"]) for item in items) == keys
     assert set(items[0]) == {"k", "n"}
     with pytest.raises(TypeError, match="x: expected numbers or texts"):
-        keep("object", lambda: {"x": [object()]})
+        cache("object", lambda: {"x": [object()]})
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
-    assert fingerprint({"a": 1}) == fingerprint({"a": 1}) != fingerprint({"a": 2})
+    assert short_hash({"a": 1}) == short_hash({"a": 1}) != short_hash({"a": 2})
 
 
 def test_a_run_writes_its_result_and_an_escaped_page(tmp_path):

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 import interventions
 from interventions.probes import Bank
 from interventions.probes.solve import solve_layers
-from interventions.storage.inert import write_checksums
+from interventions.storage.untrusted_files import write_checksums
 from jaxasr import compiled
 
 # Programs that are compiled without optimisation add in one long chain. Its rounding errors exceed
