@@ -142,7 +142,7 @@ def _jitted_on_mesh(fn: Callable, mesh: Mesh, in_specs: Any, out_specs: Any) -> 
     """Returns `fn`, compiled for every device of `mesh`, as a function of split arguments."""
 
     def call(
-        arrays: tuple[list[Any], ...], structures: tuple[Structure, ...], options: "_Options"
+        arrays: tuple[list[Any], ...], structures: tuple[Structure, ...], options: "_StaticOptions"
     ) -> Any:
         def call_on_device(*arrays: list[Any]) -> Any:
             arguments = [
@@ -205,7 +205,7 @@ def call_on_mesh(
     # Does nothing for arrays that are in place already.
     arrays = jax.device_put(arrays, shardings)
     program = _jitted_on_mesh(fn, mesh, in_specs, _Specs(out_specs))
-    return program(arrays, structures, _Options(options))
+    return program(arrays, structures, _StaticOptions(options))
 
 
 def _specs_of_arrays(argument: Any, spec: Any) -> tuple[P, ...]:

@@ -6,6 +6,7 @@ of its place along the axis "data".
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
