@@ -1,4 +1,4 @@
-"""Starts JAX, checks the language, and loads the model of a command."""
+"""Checks --language and --task, starts JAX, and loads the model of a command."""
 
 import os
 from typing import TYPE_CHECKING, Any
@@ -8,46 +8,57 @@ from experiments import compile_cache
 if TYPE_CHECKING:
     from jaxasr import Recogniser
 
-_PLATFORMS = {"gpu": "cuda"}  # value of --device: JAX's name, if it differs
+_PLATFORMS = {"gpu": "cuda"}  # values of --device that JAX calls by another name
 
 
 def start(device: str | None = None) -> None:
-    """Starts JAX on a device, and makes it keep compiled programs on disk.
+    """Starts JAX on a device, and makes JAX keep compiled programs on disk.
 
     Args:
-        device: "cpu", "gpu" or "tpu". None lets JAX choose.
+        device: "cpu", "gpu" or "tpu". None: JAX chooses.
 
     Raises:
-        ValueError: if JAX cannot use the device here.
+        ValueError: JAX cannot use the device on this machine.
+
+    Example:
+        ```python
+        start("cpu")
+        ```
     """
     import jax
 
-    # Without this, transformers (for its text normaliser) warns that torch is not installed.
+    # transformers, which has Whisper's text normaliser, else warns that torch is not installed.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     if device:
         jax.config.update("jax_platforms", _PLATFORMS.get(device, device))
+    # JAX starts a device only when the device is used. A call that fails raises the error now.
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:
         raise ValueError(
-            f"--device {device}: JAX cannot use it here. Install its plugin, such as jax[cuda13], "
-            "or omit --device."
+            f"--device {device}: JAX cannot use it here. Install JAX's plugin for it, such as "
+            "jax[cuda13], or omit --device."
         ) from error
     compile_cache.enable()
 
 
 def check_language(model: str, language: str | None, task: str = "transcribe") -> None:
-    """Checks, before a released model is loaded, that it supports a language and a task.
+    """Checks that a language is known, and that a released model supports the language and task.
 
     Args:
-        model: name of a released model. For a path or a Hugging Face id, only the language's name
-            is checked.
-        language: code or English name. None: the model detects it.
+        model: a model as for --model. For a path or a Hugging Face id, the check of language and
+            task takes place when the model is loaded.
+        language: code or English name of the language. None: the model detects the language.
         task: "transcribe" or "translate".
 
     Raises:
-        ValueError: the language is unknown, or the model is English-only and the language is not
-            English or the task is a translation.
+        ValueError: the language is unknown. Or the model is English-only, but the language is not
+            English or the task is "translate".
+
+    Example:
+        ```python
+        check_language("base", "German")
+        ```
     """
     from jaxasr.config import SIZES
     from jaxasr.languages import language_code
@@ -63,14 +74,26 @@ def check_language(model: str, language: str | None, task: str = "transcribe") -
 
 
 def load(model: str, dtype: str = "float32") -> "Recogniser":
-    """Loads a recogniser (see `jaxasr.load`) with weights and activations in `dtype`."""
+    """Loads a recogniser with `jaxasr.load`; `dtype` is that of weights and activations.
+
+    Example:
+        ```python
+        asr = load("tiny.en")
+        ```
+    """
     import jaxasr
 
     return jaxasr.load(model, dtype=dtype)
 
 
 def weights(asr: "Recogniser") -> dict[str, Any]:
-    """Describes the weights of a recogniser: name, format, hash and dtype."""
+    """Describes the weights of a recogniser by name, format, hash and dtype.
+
+    Example:
+        ```python
+        weights(load("tiny.en"))["format"]  # 'ctranslate2'
+        ```
+    """
     checkpoint = asr.checkpoint
     return {
         "name": checkpoint.name,

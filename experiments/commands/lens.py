@@ -68,9 +68,10 @@ def write_lens_page(
     dtype: Dtype = Dtype.float32,
     device: Device | None = None,
 ) -> None:
-    """Writes `index.html` and `lens.json` into `out`, then prints tables, or with `json` the JSON.
+    """Writes `index.html` and `lens.json` into `out`, and prints the result.
 
-    The arguments are the options of `jaxasr lens`.
+    The result is printed as tables, or with `json` as JSON. The arguments are the options of
+    `jaxasr lens`.
     """
     from experiments import runtime
     from experiments.commands.one_recording import open_recording
@@ -85,6 +86,7 @@ def write_lens_page(
     steps = Progress()
     opened = open_recording(audio, steps, model=model, start=start, dtype=dtype, device=device)
 
+    # These modules import JAX, so they are imported after `open_recording` has started it.
     from experiments.analyses.lens import lens_page
     from experiments.pages import lens_page as html_page, terminal
     from interventions.storage.text_files import plain, printable, to_json, write_json, write_text

@@ -31,22 +31,26 @@ EXAMPLE = (
 
 _FILES = ("table.csv", "accuracy.png", "result.json", "bank")
 _MANIFEST_HELP = (
-    "A manifest (.jsonl, .csv), a folder of LibriSpeech, Common Voice or TIMIT, or hf:NAME."
+    "A manifest (.jsonl or .csv), a folder of LibriSpeech, Common Voice or TIMIT, or hf:NAME for a "
+    "data set of the Hugging Face hub."
 )
 _LABEL_HELP = (
-    "What the probes predict. Of a recording: a column of the manifest, speaker, or noise. Of a "
-    "frame: phone, word, energy or f0."
+    "What the probes predict. For each recording: a column of the manifest, speaker, or noise. For "
+    "each frame: phone, word, energy or f0."
 )
 _POOL_HELP = (
-    "How activations become rows. One row per recording: speech, all, last, or a position. One "
-    "row per frame: frames. Default: speech; for decoder sites last."
+    "How activations become rows. One row per recording: speech (mean over the recording), all "
+    "(mean that includes padding), last (the last position), or the number of a position. One row "
+    "per frame: frames. Default: frames for labels of frames, else speech; last at decoder sites."
 )
 _NOISE_HELP = (
-    "Adds a copy of every recording with noise: snr:10 (white), snr:10:FOLDER. The column noise "
-    "names the noise of each row. May be repeated."
+    "Adds a copy of every recording with noise at a ratio in dB: snr:10 (white noise) or "
+    "snr:10:FOLDER (recorded noise). The column noise then names the noise of each row. May be "
+    "repeated."
 )
 _TYPES_HELP = (
-    "Column of types for the control task, in which each type has a random label (Hewitt & Liang)."
+    "Column for the control task of Hewitt & Liang, which gives each value of the column a random "
+    "label."
 )
 _OUT_HELP = "Folder for the figure, table.csv, result.json, the bank and the store."
 
@@ -60,11 +64,11 @@ def probe(
         str | None,
         typer.Option(
             "--group",
-            help="Column, such as speaker. Rows with one value are all fitted or all held out.",
+            help="Column, such as speaker. Rows with the same value are in the same fold.",
         ),
     ] = None,
     site: Annotated[
-        str, typer.Option("--site", help="Site to read; `jaxasr info` lists all sites.")
+        str, typer.Option("--site", help="Site to read. `jaxasr info` lists all sites.")
     ] = "encoder.resid_post",
     pool: Annotated[str | None, typer.Option("--pool", help=_POOL_HELP)] = None,
     where: Annotated[
@@ -77,7 +81,8 @@ def probe(
     target: Annotated[
         str,
         typer.Option(
-            "--target", help="Kind of label: class, or value for numbers (ridge regression, R²)."
+            "--target",
+            help="Kind of label: class, or value for numbers (ridge regression, scored by R²).",
         ),
     ] = "class",
     types: Annotated[str | None, typer.Option("--types", help=_TYPES_HELP)] = None,
@@ -94,10 +99,15 @@ def probe(
         int, typer.Option("--seeds", min=1, help="Number of random splits into folds.")
     ] = 1,
     min_count: Annotated[
-        int, typer.Option("--min-count", min=0, help="Leave out classes with fewer rows.")
+        int, typer.Option("--min-count", min=0, help="Leave out classes with fewer rows than this.")
     ] = 0,
     max_rows: Annotated[
-        int, typer.Option("--max-rows", min=1, help="Most frames. Of more, a sample is used.")
+        int,
+        typer.Option(
+            "--max-rows",
+            min=1,
+            help="Largest number of frames. If there are more, a sample is used.",
+        ),
     ] = 6000,
     text: Annotated[
         str,
@@ -110,7 +120,8 @@ def probe(
     store: Annotated[
         Path | None,
         typer.Option(
-            "--store", help="Folder of activations. Several probes can share it. Default: in --out."
+            "--store",
+            help="Folder for activations, which several probes can share. Default: in --out.",
         ),
     ] = None,
     overwrite: OverwriteOption = False,
@@ -120,8 +131,8 @@ def probe(
 ) -> None:
     """Fits linear probes of every layer for a label, and compares their accuracy with controls.
 
-    Recordings that cannot be read are listed and left out. To continue after an interruption, run
-    the same command again.
+    Lists recordings that cannot be read, and leaves them out. To continue after an interruption,
+    run the same command again.
     """
     from experiments import runtime
     from experiments.analyses.probe_question import (
@@ -178,6 +189,7 @@ def _claim(
 
 
 def _parse_condition(text: str) -> tuple[str, list[str]]:
+    """Parses `gender=F,M` to ("gender", ["F", "M"])."""
     column, equals, values = text.partition("=")
     if not equals:
         raise ValueError(f"--where: expected COLUMN=VALUE or COLUMN=VALUE,VALUE, got {text!r}.")

@@ -38,8 +38,8 @@ def scan(
 ) -> None:
     """Makes a page that shows a recording's text, both lenses and the most important heads.
 
-    The page also shows word times and confidence, and warns of loops and silence. Makes two files
-    in --out: index.html opens in a browser, and scan.json has the numbers.
+    The page also shows the time and probability of each word, and warns of loops and silence. Makes
+    two files in --out: index.html opens in a browser, and scan.json has the numbers.
     """
     from experiments import runtime
     from experiments.commands.one_recording import open_recording

@@ -1,4 +1,4 @@
-"""Renders transcripts, per segment or per word, in the file formats of openai/whisper."""
+"""Renders a transcript, per segment or per word, in one of the file formats of openai/whisper."""
 
 import enum
 from collections.abc import Iterator
@@ -19,11 +19,12 @@ def render(result: dict[str, Any], kind: Format, words: bool = False) -> str:
     """Renders a transcript as the content of a file.
 
     Args:
-        result: the dict of `Transcript.to_dict()`; it may have more keys.
-        kind: file format. txt has one line per segment; srt and vtt have one cue per segment; tsv
-            has times in milliseconds under a header; json has all of `result`.
-        words: use word times. txt and tsv then have a header and one row per word with its
-            probability. Each cue of srt and vtt begins with its first word and ends with its last.
+        result: the dictionary of `Transcript.to_dict()`; it may have more keys.
+        kind: file format. txt and tsv have one line per segment, tsv with a header and times in
+            milliseconds. srt and vtt have one cue per segment. json has all of `result`.
+        words: whether to use word times. txt and tsv then have a header, and one line per word with
+            its probability. A cue of srt or vtt then begins with its first word and ends with its
+            last word.
 
     Returns:
         The text. Every line ends with a newline.
@@ -76,12 +77,14 @@ def _vtt(result: dict[str, Any], words: bool) -> Iterator[str]:
         yield f"{clock(start, '.')} --> {clock(end, '.')}\n{escaped}\n"
 
 
+# Function that yields the lines of each format.
 _LINES = {Format.txt: _txt, Format.tsv: _tsv, Format.srt: _srt, Format.vtt: _vtt}
 
 
 def _cues(result: dict[str, Any], words: bool) -> Iterator[tuple[float, float, str]]:
     for segment in result["segments"]:
         spans = segment["words"] if words and segment["words"] else [segment]
+        # Replaced, because --> separates the times of a cue.
         text = _one_line(segment["text"]).replace("-->", "->")
         yield spans[0]["start"], spans[-1]["end"], text
 
@@ -92,7 +95,7 @@ def _words(result: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _one_line(text: str) -> str:
-    """Returns a text without line breaks and tabs, because these would end a cue or a column."""
+    """Replaces line breaks and tabs, because these would end a cue or a column."""
     return " ".join(text.split())
 
 
@@ -111,6 +114,10 @@ def clock(seconds: float, decimal_mark: str, *, hours: bool = False) -> str:
         seconds: time since the start.
         decimal_mark: separator before the milliseconds.
         hours: whether hours are always shown.
+
+    Example:
+        >>> clock(123.456, ".")
+        '02:03.456'
     """
     minutes, ms = divmod(_ms(seconds), 60_000)
     n_hours, minutes = divmod(minutes, 60)

@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 EXAMPLE = "jaxasr transcribe speech.flac interview.mp3 --model base --format srt --out texts"
 
-# Temperatures of --temperature-fallback, tried in this order; from openai/whisper `transcribe.py`.
+# Temperatures of --temperature-fallback, in this order, as in `transcribe.py` of openai/whisper.
 FALLBACK_TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 _FORMAT_HELP = (
-    "Format of the text, as in openai-whisper. It is printed, or with --out saved as one file per "
+    "Format of the text, as in openai-whisper. Prints the text, or with --out saves one file per "
     "recording. May be repeated. Default with --out: txt and json."
 )
 
@@ -55,7 +55,12 @@ def transcribe(
     model: ModelOption = DEFAULT_MODEL,
     language: LanguageOption = None,
     task: Annotated[
-        Task, typer.Option("--task", help="translate: into English. Needs a multilingual model.")
+        Task,
+        typer.Option(
+            "--task",
+            help="transcribe keeps the language; translate translates into English, with a "
+            "multilingual model.",
+        ),
     ] = Task.TRANSCRIBE,
     timestamps: Annotated[
         bool, typer.Option("--timestamps", "-t", help="Print segments with their times.")
@@ -65,13 +70,13 @@ def transcribe(
         typer.Option("--words", "-w", help="Print the times and the probability of each word."),
     ] = False,
     beam_size: Annotated[
-        int, typer.Option("--beam-size", min=1, help="Beams of the search. 1: greedy.")
+        int, typer.Option("--beam-size", min=1, help="Number of beams. 1 decodes greedily.")
     ] = 1,
     temperature_fallback: Annotated[
         bool,
         typer.Option(
             "--temperature-fallback",
-            help="Sample again, at a higher temperature, if a text repeats itself or is unlikely.",
+            help="Generate again at a higher temperature if a text is a loop or improbable.",
         ),
     ] = False,
     formats: Annotated[
@@ -86,7 +91,7 @@ def transcribe(
     """Prints the text of recordings.
 
     With --json, prints one JSON object per recording. With --out, also saves a file in each
-    --format. Windows without text are explained on standard error.
+    --format. Explains on standard error why a 30 s window has no text.
     """
     formats = list(dict.fromkeys(formats or []))
     _check_formats(formats, len(audio), json, out)
@@ -126,7 +131,7 @@ def _check_formats(
 ) -> None:
     if json and formats and list(formats) != [Format.json] and not out:
         raise ValueError(
-            f"--json, --format {formats[0]}: expected one of the two, or --out for files."
+            f"--json, --format {formats[0]}: expected only one of the two. Use --out to save files."
         )
     if len(formats) > 1 and not out:
         raise ValueError(
@@ -159,7 +164,7 @@ def _transcripts(
 ) -> Iterator[tuple[Path, dict[str, Any] | None]]:
     """Yields each recording with its transcript, or with None after an error.
 
-    Loads the model only after a recording could be read.
+    Loads the model when the first recording has been read, because loading takes seconds.
     """
     from experiments import runtime
     from experiments.progress import Progress
@@ -216,7 +221,7 @@ def transcribe_file(
         settings: options of `asr.transcribe`.
 
     Returns:
-        The plain values of `Transcript.to_dict`, with two more: `audio` (the path) and
+        The dictionary of `Transcript.to_dict`, with two more keys: `audio` (the path) and
         `provenance`.
     """
     from experiments.runtime import weights
@@ -260,7 +265,7 @@ def _print(heading: Path | None, text: str) -> None:
 
 
 def _explain_windows_without_text(path: Path, result: dict[str, Any]) -> None:
-    """Prints on standard error why windows have no text."""
+    """Prints on standard error why each window without text has none."""
     from interventions.storage.text_files import printable
 
     for silence in result["silences"]:

@@ -209,7 +209,7 @@ def test_only_the_same_command_and_input_may_replace_files(sounds):
         (new / "index.html").write_text("two")
     claim("b/x.wav", site="z")
     (sounds / "heads" / output.RECORD).write_text("damaged")
-    with pytest.raises(ValueError, match="made by another command or by an earlier version"):
+    with pytest.raises(ValueError, match="made by another program or by an earlier version"):
         claim("b/x.wav", site="z")
 
 
