@@ -1,7 +1,8 @@
-"""Workers that transcribe with one library each: features [B, M, 3000] to greedy tokens.
+"""Defines contenders: workers that transcribe with one library each.
 
-`transcribe(rows)` times encoder and decoder separately: it returns `tokens` (without the
-end-of-text), `encode_s` and `decode_s`. A contender imports only its library.
+The method `transcribe(rows)` of a contender generates tokens greedily from log-mel features
+[B, M, 3000]. It returns `tokens` (without the end-of-text), and the seconds of encoder and decoder
+as `encode_s` and `decode_s`. A contender imports only its library.
 """
 
 import time
@@ -15,7 +16,7 @@ from experiments.bench.worker import peak_rss, threads
 
 
 class Contender:
-    """A worker that loads a model and transcribes rows of the job's features."""
+    """Base class of contenders. Its job comes from `experiments.bench.recordings`."""
 
     def __init__(self, job: Job):
         self.job, self.mels = job, np.load(job["mels"])
@@ -27,7 +28,7 @@ class Contender:
         raise NotImplementedError
 
     def transcribe(self, rows: list[int]) -> dict[str, Any]:
-        """Returns the tokens of `rows`, and the seconds of encoder and decoder."""
+        """Returns the tokens of `rows` of the features, and the seconds of encoder and decoder."""
         raise NotImplementedError
 
     def numbers(self) -> dict[str, float]:
@@ -35,9 +36,12 @@ class Contender:
         return {"peak_rss": peak_rss(), "compile_s": self.compile_s}
 
     def _result(self, tokens: Any, start: float, encoded_at: float) -> dict[str, Any]:
-        """Removes prompt and end-of-text from `tokens`, and adds the seconds of each stage.
+        """Returns the tokens without prompt and end-of-text, and the seconds of each stage.
 
-        The encoder runs from `start` to `encoded_at`, the decoder from there to this call.
+        Args:
+            tokens: rows of token ids, with or without the prompt.
+            start: when the encoder started, on the clock `time.perf_counter`.
+            encoded_at: when the encoder finished. The decoder finished just before this call.
         """
         end = time.perf_counter()
         prompt, eot = self.job["prompt"], self.job["eot"]
@@ -47,7 +51,7 @@ class Contender:
         return {"tokens": rows, "encode_s": encoded_at - start, "decode_s": end - encoded_at}
 
 
-class Ours(Contender):
+class JaxasrContender(Contender):
     """`encode` and `generate` of jaxasr."""
 
     def load(self) -> None:
@@ -104,7 +108,7 @@ class Ours(Contender):
 
 
 def _rules(job: Job, n_vocab: int) -> Any:
-    """The job's suppressed tokens as jaxasr's rules."""
+    """Converts the suppressed token ids of a job to the rules of `jaxasr.generate`."""
     import jax.numpy as jnp
 
     from jaxasr.rules import Rules
@@ -123,19 +127,19 @@ def _rules(job: Job, n_vocab: int) -> Any:
     )
 
 
-class Torch(Contender):
-    """`generate` of `transformers` with the cache of `transformers` and fused attention."""
+class TorchContender(Contender):
+    """`generate` of `transformers`, with its cache and with fused attention."""
 
     def load(self) -> None:
-        """Loads the model, and adds a hook that reads the clock when the encoder has finished."""
+        """Loads the model, and adds a hook that stores the time when the encoder has finished."""
         import torch
 
         self.torch, self.model = torch, models.torch_model(self.job)
         self.model.generation_config.suppress_tokens = self.job["suppress"]
         self.model.generation_config.begin_suppress_tokens = self.job["suppress_begin"] or None
-        self.model.model.encoder.register_forward_hook(lambda *_: self._read_clock())
+        self.model.model.encoder.register_forward_hook(lambda *_: self._store_encoder_end())
 
-    def _read_clock(self) -> None:
+    def _store_encoder_end(self) -> None:
         models.wait_for_torch()
         self.encoded_at = time.perf_counter()
 
@@ -163,8 +167,8 @@ class Torch(Contender):
         return {**super().numbers(), **peak}
 
 
-class FasterWhisper(Contender):
-    """CTranslate2 as faster-whisper loads it."""
+class FasterWhisperContender(Contender):
+    """`encode` and `generate` of the CTranslate2 model inside faster-whisper."""
 
     def load(self) -> None:
         """Loads the model, on the CPU."""

@@ -204,12 +204,7 @@ def _sort_by_size(change: xr.DataArray) -> np.ndarray:
 
 
 def _describe_cell(summary: xr.Dataset, index: dict[str, int]) -> str:
-    """Describes a cell in words, such as `layer 2, head 3, 1.5 to 2 s`.
-
-    Args:
-        summary: the result of `summarize`, with the labels of the cells.
-        index: index of the cell along each dimension.
-    """
+    """Describes a cell in words, such as `layer 2, head 3, 1.5 to 2 s`."""
     parts = []
     for dim, i in index.items():
         value = summary[dim].values[i]

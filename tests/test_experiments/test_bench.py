@@ -11,7 +11,7 @@ import xarray as xr
 from flax import nnx
 
 import jaxasr
-from experiments.bench import flops, options, reference, sweep, transcribe
+from experiments.bench import flops, options, sklearn_probes, sweep, transcribe
 from experiments.bench.worker import Worker, peak_rss
 from jaxasr.config import SIZES
 
@@ -90,8 +90,8 @@ def test_fits_are_compared_by_their_objectives():
     rng = np.random.default_rng(0)
     y, test = np.arange(40) % 2, np.arange(40)[None, None] >= 32
     X = (rng.normal(size=(1, 40, 3)) + y[:, None]).astype(np.float32)
-    best = reference.fit_all(X.astype(np.float64), y, test, (1.0,), 1e-10)
-    weights, bias = reference._all_classes(best[0, 0, 0, 0])
+    best = sklearn_probes.fit_all(X.astype(np.float64), y, test, (1.0,), 1e-10)
+    weights, bias = sklearn_probes._split_two_classes(best[0, 0, 0, 0])
     dims = ("layer", "penalty", "fold", "seed")
     data = xr.Dataset({
         "weights": ((*dims, "class", "feature"), weights[None, None, None, None]),
@@ -100,21 +100,21 @@ def test_fits_are_compared_by_their_objectives():
         "objective": (dims, np.zeros((1, 1, 1, 1))),
     }, {"penalty": [1.0]})  # fmt: skip
     bank = type("Bank", (), {"data": data, "objective": data.objective})
-    judged = reference.judge(X, y, bank, {"equal": best, "half": best / 2})
-    assert judged["ours"]["excess_max"] == judged["equal"]["excess_max"] == 0
-    assert judged["equal"]["accuracy_gap"] == 0
-    assert judged["equal"]["predictions_equal"] == 1
-    assert judged["half"]["excess_max"] == judged["half"]["excess_median"] > 0.01
+    comparison = sklearn_probes.compare(X, y, bank, {"equal": best, "half": best / 2})
+    assert comparison["ours"]["excess_max"] == comparison["equal"]["excess_max"] == 0
+    assert comparison["equal"]["accuracy_gap"] == 0
+    assert comparison["equal"]["predictions_equal"] == 1
+    assert comparison["half"]["excess_max"] == comparison["half"]["excess_median"] > 0.01
 
 
-class OtherWays:
+class OtherMethods:
     """Computes cells ten times more slowly than ours, each with the same error."""
 
-    def ask(self, method, kind, way, cells, batch):
+    def ask(self, method, kind, mode, cells, batch):
         return {"seconds": len(cells) / 100, "values": [sum(cell) + 0.5 for cell in cells]}
 
 
-def test_slow_ways_of_a_sweep_are_compared_on_the_cells_they_computed():
+def test_slow_methods_of_a_sweep_are_compared_on_the_cells_they_computed():
     model = {"decoder_layers": 4, "decoder_attention_heads": 6}
     cells = sweep.cells_of("decoder", model, n_tokens=11, frames=300)
     values = list(map(sum, cells))
@@ -122,7 +122,7 @@ def test_slow_ways_of_a_sweep_are_compared_on_the_cells_they_computed():
     def ask(kind, reuse=True):
         return {"seconds": len(cells) / 1000, "values": values, "programs": 3}
 
-    ours, unshared, *others = sweep.measure(ask, OtherWays(), "decoder", cells, rounds=2)
+    ours, unshared, *others = sweep.measure(ask, OtherMethods(), "decoder", cells, rounds=2)
     assert ours["late_programs"] == ours["error"] == unshared["error"] == 0
     assert {row["way"] for row in others} >= {"hook loop, whole model", "batched hooks, 11 rows"}
     for row in others:
