@@ -1,6 +1,8 @@
 """Checks --language and --task, starts JAX, and loads the model of a command."""
 
 import os
+import runpy
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments import compile_cache
@@ -60,17 +62,20 @@ def check_language(model: str, language: str | None, task: str = "transcribe") -
         check_language("base", "German")
         ```
     """
-    from jaxasr.config import SIZES
-    from jaxasr.languages import language_code
-
+    language_code = _names_in("languages.py")["language_code"]
     code = "en" if language is None else language_code(language)
-    if model not in SIZES or not model.endswith(".en"):
+    if model not in _names_in("config.py")["SIZES"] or not model.endswith(".en"):
         return
     remedy = f"{model} is English-only. Use a multilingual model (a name without .en)."
     if code != "en":
         raise ValueError(f"--language {language}: {remedy}")
     if task != "transcribe":
         raise ValueError(f"--task {task}: {remedy}")
+
+
+def _names_in(file: str) -> dict[str, Any]:
+    """Returns the names that a file of jaxasr defines, without `import jaxasr`, which loads JAX."""
+    return runpy.run_path(str(Path(__file__).parents[1] / "jaxasr" / file))
 
 
 def load(model: str, dtype: str = "float32") -> "Recogniser":

@@ -28,7 +28,7 @@ def fit_all(
         Weights and bias [L, P, F, S, K, D+1] for standardised features. K is the number of classes,
         or 1 for two classes.
     """
-    from joblib import Parallel, delayed
+    from sklearn.utils.parallel import Parallel, delayed
 
     cells = [
         (layer, fold, seed)

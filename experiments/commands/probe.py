@@ -135,6 +135,7 @@ def probe(
     run the same command again.
     """
     from experiments import runtime
+    from experiments.analyses.probe_data import check_columns, open_activations, open_corpora
     from experiments.analyses.probe_question import (
         TEXTS,
         ProbeQuestion,
@@ -163,12 +164,12 @@ def probe(
     source = str(Path(manifest).resolve()) if Path(manifest).exists() else manifest
     output = _claim(out, question, model, overwrite, manifest=source, text=text, dtype=dtype.value,
                     **selection)  # fmt: skip
+    corpus, probed_corpus = open_corpora(manifest, conditions, noise or [])
+    check_columns(probed_corpus, question)
     steps = Progress()
     with steps("start JAX"):
         runtime.start(device)
         from experiments.analyses.probe import check_labels
-        from experiments.analyses.probe_data import open_activations, open_corpora
-    corpus, probed_corpus = open_corpora(manifest, conditions, noise or [])
     check_labels(probed_corpus, question)
     with steps(f"load {model}"):
         asr = runtime.load(model, dtype.value)

@@ -11,11 +11,11 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from experiments.data.corpora import Span, Utterance
+from experiments.data.corpora.utterance import TIERS
 from jaxasr.audio import frame_to_seconds, n_frames
 from jaxasr.config import HOP, SAMPLE_RATE, SAMPLES_PER_FRAME
 
 KINDS = ("phone", "word", "speaker", "energy", "f0", "noise")
-TIERS = {"phone": "phones", "word": "words"}
 _MIN_POWER = 1e-10  # mean square; -100 dB of full scale, so that silence has a finite energy
 _PITCH_HZ = (65.0, 400.0)  # from low male to high female voices
 
