@@ -170,6 +170,8 @@ def measure(
     """
     libri = real_speech.recordings(("libri_train100",))
     head_choice_paths = [str(clip.path) for clip in real_speech.spread(libri, choose_on)]
+    if not head_choice_paths:
+        print("Chooses heads on the demo recording: the data folder has no libri_train100.")
     with tempfile.TemporaryDirectory() as scratch:
         job = {
             "model": model,

@@ -12,9 +12,7 @@ from interventions.storage.text_files import plain, write_text
 
 Data = Annotated[
     Path | None,
-    typer.Option(
-        "--data", help="Data folder: recordings and manifest.jsonl. Default: $JAXASR_DATA."
-    ),
+    typer.Option("--data", help="Folder of recordings with manifest.jsonl. Default: $JAXASR_DATA."),
 ]
 Out = Annotated[Path | None, typer.Option("--out", help="JSON file for the results.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="float32 or bfloat16.")]

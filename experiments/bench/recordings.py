@@ -149,6 +149,10 @@ def _features(n: int, n_mels: int, at_least_s: float) -> tuple[np.ndarray, list[
 
     labelled = real_speech.recordings(SETS, "en", labelled=True)
     clips = real_speech.spread([clip for clip in labelled if clip.duration_s >= at_least_s], n)
+    if clips:
+        print(f"Measures {len(clips)} recordings of {real_speech.folder()}.")
+    else:
+        print("Measures the demo recording. --data or JAXASR_DATA name a folder of others.")
     paths = [clip.path for clip in clips] or [real_speech.DEMO] * n
     audios = [load_audio(path)[:N_SAMPLES] for path in paths]
     mels = np.stack([np.asarray(log_mel(pad_or_trim(audio), n_mels)) for audio in audios])

@@ -77,8 +77,11 @@ def reproduce(
     names, steps = registry.resolve(experiments), Progress()
     with steps("start JAX"):
         runtime.start(device)
+        from experiments.data import real_speech
         from experiments.studies import reproduce as studies
-    corpus, default_preset = studies.open_recordings(data)
+    source = data or real_speech.folder()
+    corpus, default_preset = studies.open_recordings(source)
+    steps.note(f"recordings: {source or 'built-in'} ({len(corpus)})")
     recordings = {"data": corpus.name, "sha256": corpus.sha256(transcripts=True)[:16]}
     description = describe(
         "reproduce",

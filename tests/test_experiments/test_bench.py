@@ -11,8 +11,9 @@ import xarray as xr
 from flax import nnx
 
 import jaxasr
-from experiments.bench import flops, options, sklearn_probes, sweep, transcribe
+from experiments.bench import flops, options, recordings, sklearn_probes, sweep, transcribe
 from experiments.bench.worker import Worker, peak_rss
+from experiments.data import real_speech
 from jaxasr.config import SIZES
 
 
@@ -137,3 +138,11 @@ def test_numbers_are_saved_as_strict_json(tmp_path):
     options.save(tmp_path / "a.json", {"gap": float("nan"), "shape": (1, 2)})
     assert json.loads((tmp_path / "a.json").read_text()) == {"gap": None, "shape": [1, 2]}
     options.save(None, {})
+
+
+def test_without_a_data_folder_the_demo_recording_is_measured_and_named(monkeypatch, capsys):
+    monkeypatch.setattr(real_speech, "folder", lambda: None)
+    mels, seconds = recordings._features(2, 80, 0.0)
+    assert mels.shape == (2, 80, 3000)
+    assert seconds[0] == seconds[1]
+    assert "Measures the demo recording." in capsys.readouterr().out
