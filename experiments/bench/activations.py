@@ -13,7 +13,8 @@ from experiments.data.corpora import Corpus
 # Data sets in the data folder (`experiments.data.real_speech`).
 SETS = ("libri_train100", "timit", "libri_test_other", "ravdess", "alnum_l1", "vctk")
 SITES = ("encoder.resid_mid", "encoder.resid_post")  # each has four layers in tiny.en
-NOISES = ("snr:20", "snr:10", "snr:0")  # signal-to-noise ratios in dB; with "clean", four classes
+# Signal-to-noise ratios in dB. Clean recordings are the fourth class.
+NOISES = ("snr:20", "snr:10", "snr:0")
 
 
 class Extractor:

@@ -58,7 +58,7 @@ class Aligner:
         self.load()
 
     def load(self) -> None:
-        """Builds the model from the recogniser's weights."""
+        """Builds the library's model from the weights of jaxasr."""
 
     def align(self, rows: list[Row]) -> dict[str, Any]:
         """Returns the word times of every row."""
@@ -130,7 +130,7 @@ class JaxasrAligner:
         audios = {row["text"]: load_audio(row["path"]) for row in reversed(rows)}
         audio, text = np.concatenate(list(audios.values())), " ".join(audios)
         words = iter(self.asr.align(audio, text, language="en", heads=heads))
-        times, offset = {}, 0.0
+        times, offset = {}, 0.0  # offset: start in seconds of the present recording
         for text, audio in audios.items():
             # Takes words until they have as many letters as the text of the recording.
             taken, n_letters = [], len("".join(text.split()))
@@ -139,6 +139,7 @@ class JaxasrAligner:
                 n_letters -= len("".join(taken[-1].text.split()))
             times[text] = [(word.text, word.start - offset, word.end - offset) for word in taken]
             offset += len(audio) / SAMPLE_RATE
+        # pop, so that later rows with the same text get [].
         return [times.pop(row["text"], []) for row in rows]
 
     def _align_batch(self, rows: list[Row], head_sets: dict[str, Any]) -> dict[str, list[Times]]:

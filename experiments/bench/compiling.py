@@ -32,7 +32,7 @@ def count_compilations() -> Compiling:
     total = Compiling()
 
     def update(event: str, duration_secs: float, **_: str | int) -> None:
-        # JAX reports one event per step of a compilation; the last step is the backend's.
+        # JAX reports an event for each step of a compilation. The step of the backend is the last.
         if event.startswith("/jax/core/compile/"):
             total.seconds += duration_secs
             total.programs += event.endswith("backend_compile_duration")

@@ -20,7 +20,7 @@ class Contender:
 
     def __init__(self, job: Job):
         self.job, self.mels = job, np.load(job["mels"])
-        self.compile_s = 0.0
+        self.compile_s = 0.0  # only jaxasr compiles
         self.load()
 
     def load(self) -> None:
@@ -46,6 +46,7 @@ class Contender:
         end = time.perf_counter()
         prompt, eot = self.job["prompt"], self.job["eot"]
         rows = [list(map(int, row)) for row in tokens]
+        # Some libraries return the prompt, and some pad rows with the end-of-text.
         rows = [row[len(prompt) :] if row[: len(prompt)] == prompt else row for row in rows]
         rows = [row[: row.index(eot)] if eot in row else row for row in rows]
         return {"tokens": rows, "encode_s": encoded_at - start, "decode_s": end - encoded_at}
@@ -61,6 +62,7 @@ class JaxasrContender(Contender):
         from experiments.bench.compiling import count_compilations
 
         jax.config.update("jax_compilation_cache_dir", self.job["cache"])
+        # Keeps every program, because by default only slow compilations are kept.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
         self.compiling = count_compilations()
@@ -76,6 +78,7 @@ class JaxasrContender(Contender):
         from jaxasr.decoding import unrolls_layers
 
         start = time.perf_counter()
+        # JAX returns before it has finished, so the clock waits for the arrays.
         memory, _ = jax.block_until_ready(
             self.model.encode(
                 jnp.asarray(self.mels[rows]), unstacked=unrolls_layers(self.model.config)
@@ -97,7 +100,7 @@ class JaxasrContender(Contender):
         """Returns peak memory in bytes, and seconds and number of compilations so far."""
         import jax
 
-        stats = jax.devices()[0].memory_stats() or {}
+        stats = jax.devices()[0].memory_stats() or {}  # None on a CPU
         peak = stats.get("peak_bytes_in_use")
         return {
             **super().numbers(),
@@ -193,7 +196,7 @@ class FasterWhisperContender(Contender):
             xa,
             [prompt] * len(rows),
             beam_size=1,
-            max_length=len(prompt) + self.job["max_new_tokens"],
+            max_length=len(prompt) + self.job["max_new_tokens"],  # CTranslate2 counts the prompt
             suppress_tokens=self.job["suppress"],
             suppress_blank=True,
         )

@@ -86,7 +86,7 @@ class EditedGenerator:
             self._generate({name: values[i : i + 1] for name, values in self.cells.items()})
             for i in range(n)
         ]
-        # A cell outside the grid edits nothing.
+        # A cell whose layer, head and position do not exist edits nothing.
         outside = {name: values[:1] + 10**6 for name, values in self.cells.items()}
         unedited = self._generate(outside)
         rows = list(batched.tokens)
@@ -131,8 +131,8 @@ def main(
         results.append(row)
         console.print(
             f"{name}: {n} edits {row['many_s']:.3f} s, one generation {row['one_s']:.3f} s, "
-            f"{row['ratio']:.2f}×; {row['steps']} steps; {row['changed']} texts changed, "
-            f"{row['differ']} rows differ from the edit alone; load {row['load']}"
+            f"{row['ratio']:.2f}×, {row['steps']} steps, {row['changed']} texts changed, "
+            f"{row['differ']} texts differ from a call with one edit, load {row['load']}"
         )
         options.save(out, {**machine.report(description), "edits": results})
 
@@ -144,7 +144,7 @@ def _measure_model(name: str, n: int, new: int, rounds: int) -> dict[str, Any]:
             Worker("experiments.bench.edits:EditedGenerator", {**job, "new": new})
         )
         counts = generator.ask("compare")
-        # The first round compiles.
+        # Drops the first round, which compiles.
         times = [
             (generator.ask("time_unedited"), generator.ask("time_edited"))
             for _ in range(rounds + 1)
@@ -157,7 +157,7 @@ def _measure_model(name: str, n: int, new: int, rounds: int) -> dict[str, Any]:
         "many_s": many_s,
         "ratio": statistics.median(many / one for one, many in times),
         "rounds": times,
-        "steps": counts["longest"] + 1,
+        "steps": counts["longest"] + 1,  # the last step generates the end-of-text
         "differ": counts["differ"],
         "changed": counts["changed"],
         "load": machine.load_average(),

@@ -184,7 +184,7 @@ def _error_rates(rows: list[tuple[str, str, str]]) -> dict[str, float]:
 def main(
     n: Annotated[int, typer.Option(help="Recordings whose tokens are compared with torch.")] = 100,
     n_wer: Annotated[
-        int, typer.Option(help="Recordings with transcripts for the word error rates; 0 for none.")
+        int, typer.Option(help="Recordings with transcripts for the word error rates. 0: none.")
     ] = 100,
     model: options.Model = "tiny.en",
     data: options.Data = None,

@@ -54,7 +54,7 @@ def synthetic_layer(layer: int, n: int, width: int) -> tuple[np.ndarray, np.ndar
     """
     y = np.random.default_rng(0).integers(0, CLASSES, n)
     rng = np.random.default_rng(1 + layer)
-    rotation = np.linalg.qr(rng.normal(size=(width, width)))[0]
+    rotation = np.linalg.qr(rng.normal(size=(width, width)))[0]  # a random orthogonal matrix
     centres = 4 / np.sqrt(width) * rng.normal(size=(CLASSES, width))
     x = (rng.normal(size=(n, width)) + centres[y]) / (1 + np.arange(width)) @ rotation
     return x.astype(np.float32), y
@@ -72,7 +72,7 @@ class BankFitter:
         self.X = zarr.create_array(
             store=Path(job["folder"]) / "x",
             shape=shape,
-            chunks=(1, *shape[1:]),
+            chunks=(1, *shape[1:]),  # one layer
             dtype="float32",
             compressors=(),
         )
@@ -140,6 +140,8 @@ def compare_fits(
     arguments = data.X, data.y, n_seeds, data.groups
     first_s, bank = timed(_fit, *arguments)
     test = bank.test.transpose("seed", "fold", "row").values
+    # Our fits come before and after each fit of scikit-learn, so that a change of the machine's
+    # speed affects both.
     our_seconds, their_seconds, fits = [], {}, {}
     for dtype, tol in settings:
         our_seconds += [timed(_fit, *arguments)[0] for _ in range(rounds)]

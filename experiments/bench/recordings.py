@@ -114,6 +114,7 @@ class Preparer:
 
         dtype = self.job.get("dtype", "float32")
         config = jaxasr.SIZES[size].replace(dtype=dtype, param_dtype=dtype)
+        # Compiled as a whole, because creating each weight separately is slow.
         model = jax.jit(lambda: jaxasr.Whisper(config, rngs=nnx.Rngs(0)))()
         folder = str(jaxasr.save(model, self.folder / "huggingface"))
         ids = generation_json(config, None)

@@ -142,7 +142,7 @@ class TorchExtractor:
             layer.register_forward_hook(self._pool)
 
     def _pool(self, module: Any, args: Any, out: Any) -> None:
-        x = out[0] if isinstance(out, tuple) else out
+        x = out[0] if isinstance(out, tuple) else out  # depends on the version of transformers
         self.pooled.append((x * self.mask).sum(1) / self.mask.sum(1))
 
     def run(self, number: int) -> float:
@@ -159,6 +159,7 @@ class TorchExtractor:
 
         audios = [load_audio(file) for file in files]
         frames = self.torch.tensor([n_frames(len(audio)) for audio in audios])
+        # [batch, frames, 1], 1 for frames of the recording and 0 for padding
         self.mask = (self.torch.arange(1500)[None] < frames[:, None]).float()[..., None]
         self.pooled = []
         mels = self.features(audios, sampling_rate=16_000, return_tensors="pt").input_features

@@ -220,8 +220,8 @@ def main(
                     console.print(
                         f"\n{name}, {tokens} tokens, {kind}: {numbers['plan']}; "
                         f"{numbers['gflops']:.0f} GFLOP/s of a peak of "
-                        f"{numbers['peak_gflops']:.0f}; load {machine.load_average()}; "
-                        "× ours: above 1 ours is faster"
+                        f"{numbers['peak_gflops']:.0f}, load {machine.load_average()}. "
+                        "If × ours is above 1, jaxasr is faster."
                     )
                     console.print(table(numbers["results"]))
                     sweeps.append({"model": name, "n_tokens": tokens, "kind": kind, **numbers})
@@ -285,7 +285,7 @@ def _job(name: str, n_tokens: int, dtype: str, scratch: str, at_least: float) ->
         "tokens": tokens,
         "answer": answer,
         "foil": text[0] if text[0] != answer else text[1],
-        "frames": min(1500, int(np.ceil(job["seconds"][0] * 50))),
+        "frames": min(1500, int(np.ceil(job["seconds"][0] * 50))),  # 50 frames per second
     }
 
 

@@ -163,7 +163,7 @@ class TorchSweeper:
             return self._nnsight_value(mode, cells[0])
         patch = self._patch_frames if kind == "encoder" else self._patch_heads
         handle = patch(cells[0][0], cells)
-        last = self._forward(mode, len(cells))[:, -1]
+        last = self._forward(mode, len(cells))[:, -1]  # hidden states at the last position
         handle.remove()
         return self._logit_difference(last)
 
@@ -189,6 +189,7 @@ class TorchSweeper:
         pairs = [
             tuple(x.expand(n, -1, -1, -1) for x in (layer.keys, layer.values)) for layer in layers
         ]
+        # The first cache, of self-attention, is empty.
         return EncoderDecoderCache(DynamicCache(), DynamicCache(pairs))
 
     def _logit_difference(self, last: Any) -> list[float]:
@@ -204,7 +205,7 @@ class TorchSweeper:
         """Registers a hook that patches cell i in row i of the batch. Returns its handle."""
 
         def hook(_: Any, args: tuple) -> tuple:
-            z = args[0].clone()
+            z = args[0].clone()  # [cells, positions, heads × width of a head]
             for row, (_layer, head, position) in enumerate(cells):
                 columns = self._head_columns(head)
                 z[row, position, columns] = self.source_heads[layer][0, position, columns]

@@ -64,7 +64,7 @@ def greedy(
         logits[suppressed] = -torch.inf
         if not tokens:
             logits[suppressed_first] = -torch.inf
-        best = torch.topk(logits, 2)
+        best = torch.topk(logits, 2)  # two, for the margin
         margins.append(float(best.values[0] - best.values[1]))
         token = int(best.indices[0])
         if token == eot:

@@ -101,6 +101,7 @@ def measure(
                 library: machine_worker.ask("matmul_rate", library=library, dtype=job["dtype"])
                 for library in machine.libraries()
             })  # fmt: skip
+        # Peaks of memory and numbers of compilations include all rounds.
         for contender in measured:
             contender.numbers = workers[contender.name].ask("numbers")
     with contextlib.ExitStack() as stack:
@@ -183,8 +184,8 @@ def table(rows: list[dict[str, Any]]) -> Table:
     # RTF: seconds per second of audio. "encode" and "decode": seconds per window. "of peak": FLOP/s
     # of the encoder, as a share of those of a large matrix product.
     speed = ("batch", "", "RTF", "s/window", "encode", "decode", "tokens/s", "× ours", "of peak")
-    # Seconds to the first result, the same with programs on disk, and seconds of compilation; peak
-    # memory; texts that differ from ours.
+    # "again": seconds to the first result if compiled programs are on disk. "GB": peak memory.
+    # "differ": texts that differ from ours.
     costs = ("first s", "again s", "compile s", "GB", "differ")
     lines = Table(*speed, *costs, box=None, pad_edge=False, header_style="dim")
     for row in rows:
@@ -241,7 +242,7 @@ def main(
             )
             console.print(
                 f"\n{name}, {dtype}: {clips} recordings, {rounds} rounds, "
-                f"load {machine.load_average()}; × ours: above 1 ours is faster"
+                f"load {machine.load_average()}. If × ours is above 1, jaxasr is faster."
             )
             console.print(table(results[name]["results"]))
             options.save(out, {**machine.report(description), "models": results})

@@ -23,7 +23,7 @@ class Worker:
 
     Args:
         target: the class, as "package.module:Class".
-        job: argument of the class; its values are sent as JSON.
+        job: argument of the class. JSON must be able to represent its values.
         environment: additional environment variables of the process.
 
     Example:
@@ -58,7 +58,7 @@ class Worker:
 
         Args:
             method: name of the method.
-            arguments: arguments of the method; their values are sent as JSON.
+            arguments: arguments of the method. JSON must be able to represent them.
 
         Raises:
             RuntimeError: the process has failed. The reason is on standard error.

@@ -76,7 +76,7 @@ def claim(folder: Path, files: Mapping[str, dict[str, Any]], overwrite: bool) ->
     The command may replace files that it made earlier from the same input.
 
     Args:
-        folder: the folder of --out; it need not exist.
+        folder: the folder of --out, which need not exist.
         files: name of each file, and a description (`describe`) of the command that will make it.
         overwrite: whether files of other commands or of other input may be replaced.
 

@@ -39,7 +39,7 @@ _SOURCE_HELP = (
 _METRIC_HELP = (
     "What to measure: logit_diff[:ANSWER,FOIL], logprob[:ANSWER], kl or rank. With --sequence: "
     "wer, cer, insertions, repeat_span, loop, resolved, length, no_speech_prob or avg_logprob. "
-    "Default: logit_diff; with --sequence wer."
+    "Default: logit_diff, or wer with --sequence."
 )
 _OUT_HELP = "Folder for index.html, the figure, result.json and result.zarr."
 _TEXT_HELP = (
@@ -103,6 +103,7 @@ def patch(
     from experiments.analyses.patch_question import PatchQuestion
     from experiments.runtime import check_language
 
+    # The words of a metric, such as logit_diff:letter,book, take the place of --answer and --foil.
     metric = metric or ("wer" if sequence else "logit_diff")
     metric_name, _, metric_words = metric.partition(":")
     metric_answer, _, metric_foil = metric_words.partition(",")

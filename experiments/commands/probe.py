@@ -41,7 +41,7 @@ _LABEL_HELP = (
 _POOL_HELP = (
     "How activations become rows. One row per recording: speech (mean over the recording), all "
     "(mean that includes padding), last (the last position), or the number of a position. One row "
-    "per frame: frames. Default: frames for labels of frames, else speech; last at decoder sites."
+    "per frame: frames. Default: frames for a label of frames, last at decoder sites, else speech."
 )
 _NOISE_HELP = (
     "Adds a copy of every recording with noise at a ratio in dB: snr:10 (white noise) or "
@@ -161,9 +161,11 @@ def probe(
         max_rows=max_rows,
     )
     selection = {"noise": noise or [], "where": where or []}
+    # A path is made absolute, so that it means the same from another working folder.
     source = str(Path(manifest).resolve()) if Path(manifest).exists() else manifest
     output = _claim(out, question, model, overwrite, manifest=source, text=text, dtype=dtype.value,
                     **selection)  # fmt: skip
+    # Errors in the manifest appear before JAX and the model are loaded.
     corpus, probed_corpus = open_corpora(manifest, conditions, noise or [])
     check_columns(probed_corpus, question)
     steps = Progress()

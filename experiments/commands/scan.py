@@ -54,6 +54,7 @@ def scan(
     steps = Progress()
     opened = open_recording(audio, steps, model=model, start=start, dtype=dtype, device=device)
 
+    # These modules import JAX, so they are imported after `open_recording` has started it.
     from experiments.analyses import scan as analysis
     from experiments.analyses.lens import make_lens_page, transcribe_window
     from interventions.storage.text_files import plain, to_json, write_json, write_text

@@ -58,7 +58,7 @@ def transcribe(
         Task,
         typer.Option(
             "--task",
-            help="transcribe keeps the language; translate translates into English, with a "
+            help="transcribe: keep the language. translate: translate into English, with a "
             "multilingual model.",
         ),
     ] = Task.TRANSCRIBE,
@@ -93,7 +93,7 @@ def transcribe(
     With --json, prints one JSON object per recording. With --out, also saves a file in each
     --format. Explains on standard error why a 30 s window has no text.
     """
-    formats = list(dict.fromkeys(formats or []))
+    formats = list(dict.fromkeys(formats or []))  # each format once, in the given order
     _check_formats(formats, len(audio), json, out)
     settings: dict[str, Any] = {"language": language, "task": task.value, "word_timestamps": words}
     settings["temperature"] = FALLBACK_TEMPERATURES if temperature_fallback else 0.0
@@ -215,7 +215,7 @@ def transcribe_file(
 
     Args:
         asr: the recogniser.
-        path: file of the recording; the result contains it.
+        path: file of the recording, which the result names.
         samples: 16 kHz samples of the recording.
         steps: shows progress.
         settings: options of `asr.transcribe`.

@@ -1,4 +1,4 @@
-"""Examples in docstrings of commands, pages and benchmarks that need no model give their results."""
+"""Examples in docstrings of commands, pages and benchmarks give the results that they show."""
 
 import doctest
 import importlib
