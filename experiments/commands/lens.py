@@ -75,13 +75,13 @@ def write_lens_page(
     """
     from experiments import runtime
     from experiments.commands.one_recording import open_recording
-    from experiments.commands.output import claim, describe
+    from experiments.commands.output import describe_origin, open_output
     from experiments.progress import Progress
 
     check_recordings([audio])
     options = {"start": start, "top_k": top_k, "language": language, "dtype": dtype.value}
-    description = describe("lens", [audio], model, **options)
-    output = claim(out, dict.fromkeys(("index.html", "lens.json"), description), overwrite)
+    description = describe_origin("lens", [audio], model, **options)
+    output = open_output(out, dict.fromkeys(("index.html", "lens.json"), description), overwrite)
     runtime.check_language(model, language)
     steps = Progress()
     opened = open_recording(audio, steps, model=model, start=start, dtype=dtype, device=device)

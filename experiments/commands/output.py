@@ -13,17 +13,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-RECORD = "command.json"  # maps the name of each file to a description (`describe`) of its origin
+# The file of the record, which maps the name of each file to the result of `describe_origin`.
+RECORD = "command.json"
 _WAIT_S = 60.0  # seconds to wait at most while another process moves its files into the folder
 
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """The folder of --out, after `claim` has checked that a command may save its files there.
+    """The folder of --out, after `open_output` has checked that a command may save its files there.
 
     Attributes:
         folder: the folder of --out.
-        files: name of each file, and a description (`describe`) of the command that makes it.
+        files: name of each file, and the command and input that make it (`describe_origin`).
         overwrite: whether files of other commands or of other input may be replaced.
     """
 
@@ -70,14 +71,14 @@ class Output:
         write_json(new / RECORD, {**_read_records(self.folder), **self.files})
 
 
-def claim(folder: Path, files: Mapping[str, dict[str, Any]], overwrite: bool) -> Output:
-    """Checks that a command may save its files in the folder of --out.
+def open_output(folder: Path, files: Mapping[str, dict[str, Any]], overwrite: bool) -> Output:
+    """Returns the folder of --out, if a command may save its files there.
 
-    The command may replace files that it made earlier from the same input.
+    A command may replace files that it made earlier from the same input.
 
     Args:
         folder: the folder of --out, which need not exist.
-        files: name of each file, and a description (`describe`) of the command that will make it.
+        files: name of each file, and the command and input that make it (`describe_origin`).
         overwrite: whether files of other commands or of other input may be replaced.
 
     Raises:
@@ -104,7 +105,7 @@ def claim(folder: Path, files: Mapping[str, dict[str, Any]], overwrite: bool) ->
     return Output(folder, files, overwrite)
 
 
-def describe(
+def describe_origin(
     command: str, recordings: Iterable[Path], model: str, **options: Any
 ) -> dict[str, Any]:
     """Describes the command and input that make a file, as JSON values.
@@ -116,7 +117,7 @@ def describe(
         options: further options that the result depends on.
 
     Example:
-        >>> describe("lens", [], "tiny.en", start=0.0)
+        >>> describe_origin("lens", [], "tiny.en", start=0.0)
         {'command': 'lens', 'recordings': [], 'model': 'tiny.en', 'start': 0.0}
     """
     description = {

@@ -125,7 +125,7 @@ def patch(
     )
     question.check_targets(len(targets))
     check_language(model, language)
-    output = _claim(targets, out, question, model, dtype, overwrite)
+    output = _open_output(targets, out, question, model, dtype, overwrite)
     _run(targets, output, question, model=model, json=json, dtype=dtype, device=device)
 
 
@@ -138,7 +138,7 @@ def _parse_alphas(text: str) -> tuple[float, ...]:
         ) from None
 
 
-def _claim(
+def _open_output(
     targets: list[Path],
     out: Path,
     question: "PatchQuestion",
@@ -146,15 +146,15 @@ def _claim(
     dtype: Dtype,
     overwrite: bool,
 ) -> "Output":
-    from experiments.commands.output import claim, describe
+    from experiments.commands.output import describe_origin, open_output
 
     options = dataclasses.asdict(question)
     source, recordings = Path(question.source), list(targets)
     if source.is_file():  # its name and content describe it, because its folder does not matter
         options["source"] = source.name
         recordings.append(source)
-    description = describe("patch", recordings, model, dtype=dtype.value, **options)
-    return claim(out, dict.fromkeys((*_FILES, _CELLS), description), overwrite)
+    description = describe_origin("patch", recordings, model, dtype=dtype.value, **options)
+    return open_output(out, dict.fromkeys((*_FILES, _CELLS), description), overwrite)
 
 
 def _run(

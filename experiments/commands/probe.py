@@ -163,8 +163,8 @@ def probe(
     selection = {"noise": noise or [], "where": where or []}
     # A path is made absolute, so that it means the same from another working folder.
     source = str(Path(manifest).resolve()) if Path(manifest).exists() else manifest
-    output = _claim(out, question, model, overwrite, manifest=source, text=text, dtype=dtype.value,
-                    **selection)  # fmt: skip
+    options = {"manifest": source, "text": text, "dtype": dtype.value, **selection}
+    output = _open_output(out, question, model, overwrite, **options)
     # Errors in the manifest appear before JAX and the model are loaded.
     corpus, probed_corpus = open_corpora(manifest, conditions, noise or [])
     check_columns(probed_corpus, question)
@@ -182,13 +182,13 @@ def probe(
     _print_result(result, json)
 
 
-def _claim(
+def _open_output(
     out: Path, question: "ProbeQuestion", model: str, overwrite: bool, **options: Any
 ) -> "Output":
-    from experiments.commands.output import claim, describe
+    from experiments.commands.output import describe_origin, open_output
 
-    description = describe("probe", [], model, **dataclasses.asdict(question), **options)
-    return claim(out, dict.fromkeys(_FILES, description), overwrite)
+    description = describe_origin("probe", [], model, **dataclasses.asdict(question), **options)
+    return open_output(out, dict.fromkeys(_FILES, description), overwrite)
 
 
 def _parse_condition(text: str) -> tuple[str, list[str]]:

@@ -70,7 +70,7 @@ def reproduce(
     interruption, run the same command again.
     """
     from experiments import runtime
-    from experiments.commands.output import claim, describe
+    from experiments.commands.output import describe_origin, open_output
     from experiments.progress import Progress
     from experiments.studies import registry
 
@@ -83,7 +83,7 @@ def reproduce(
     corpus, default_preset = studies.open_recordings(source)
     steps.note(f"recordings: {source or 'built-in'} ({len(corpus)})")
     recordings = {"data": corpus.name, "sha256": corpus.sha256(transcripts=True)[:16]}
-    description = describe(
+    description = describe_origin(
         "reproduce",
         [],
         model,
@@ -94,7 +94,7 @@ def reproduce(
         dtype=dtype.value,
     )
     files = dict.fromkeys(_FILES, description)
-    outputs = {name: claim(out / name, files, overwrite) for name in names}
+    outputs = {name: open_output(out / name, files, overwrite) for name in names}
     with steps(f"load {model}"):
         asr = runtime.load(model, dtype.value)
     settings = {"preset": preset or default_preset, "quick": quick, "seed": seed, "steps": steps}

@@ -43,13 +43,13 @@ def scan(
     """
     from experiments import runtime
     from experiments.commands.one_recording import open_recording
-    from experiments.commands.output import claim, describe
+    from experiments.commands.output import describe_origin, open_output
     from experiments.progress import Progress
 
     check_recordings([audio])
     options = {"start": start, "language": language, "dtype": dtype.value}
-    description = describe("scan", [audio], model, **options)
-    output = claim(out, dict.fromkeys(("index.html", "scan.json"), description), overwrite)
+    description = describe_origin("scan", [audio], model, **options)
+    output = open_output(out, dict.fromkeys(("index.html", "scan.json"), description), overwrite)
     runtime.check_language(model, language)
     steps = Progress()
     opened = open_recording(audio, steps, model=model, start=start, dtype=dtype, device=device)

@@ -101,7 +101,7 @@ def transcribe(
         settings["beam_size"] = beam_size
     file_formats = formats or [Format.txt, Format.json]
     outputs = {
-        path: _claim(
+        path: _open_output(
             path, folder, file_formats, model, {**settings, "dtype": dtype.value}, overwrite
         )
         for path, folder in (choose_folders(out, audio) if out else {}).items()
@@ -144,7 +144,7 @@ def _check_formats(
         )
 
 
-def _claim(
+def _open_output(
     path: Path,
     folder: Path,
     formats: Sequence[Format],
@@ -152,11 +152,13 @@ def _claim(
     settings: dict[str, Any],
     overwrite: bool,
 ) -> "Output":
-    from experiments.commands.output import claim, describe
+    from experiments.commands.output import describe_origin, open_output
 
     recordings = [path] if path.is_file() else []
-    description = describe("transcribe", recordings, model, **settings)
-    return claim(folder, {f"{path.name}.{suffix}": description for suffix in formats}, overwrite)
+    description = describe_origin("transcribe", recordings, model, **settings)
+    return open_output(
+        folder, {f"{path.name}.{suffix}": description for suffix in formats}, overwrite
+    )
 
 
 def _transcripts(
