@@ -36,11 +36,11 @@ class Extractor:
 
         n = self.job["recordings"]
         path = Path(self.job["folder"]) / f"{Path(self.job['model']).name}-{n}"
-        store.extract(self.asr, _corpus(n), path, sites=SITES, pool=("speech",))
+        store.extract(self.asr, _make_corpus(n), path, sites=SITES, pool=("speech",))
         return str(path)
 
 
-def _corpus(n: int) -> Corpus:
+def _make_corpus(n: int) -> Corpus:
     """Returns `n` recordings, each clean and with noise at three signal-to-noise ratios."""
     from experiments.data import real_speech
     from experiments.data.corpora import Utterance, with_noise

@@ -63,18 +63,18 @@ def errors(times: Times, reference: Times) -> dict[str, list[float]] | None:
         return None
     differences: dict[str, list[float]] = {kind: [] for kind in BOUND_KINDS}
     for i, ((_, start, end), (_, true_start, true_end)) in enumerate(zip(times, reference)):
-        differences[_start_kind(i, reference)].append(start - true_start)
-        differences[_end_kind(i, reference)].append(end - true_end)
+        differences[_find_start_kind(i, reference)].append(start - true_start)
+        differences[_find_end_kind(i, reference)].append(end - true_end)
     return differences
 
 
-def _start_kind(i: int, words: Times) -> str:
+def _find_start_kind(i: int, words: Times) -> str:
     if i == 0:
         return "first start"
     return "start after a pause" if words[i][1] - words[i - 1][2] > _PAUSE_S else "start at a word"
 
 
-def _end_kind(i: int, words: Times) -> str:
+def _find_end_kind(i: int, words: Times) -> str:
     if i == len(words) - 1:
         return "last end"
     return "end before a pause" if words[i + 1][1] - words[i][2] > _PAUSE_S else "end at a word"
@@ -99,11 +99,11 @@ def summary(clips: Sequence[dict[str, list[float]] | None]) -> dict[str, Any]:
         "n_clips": len(matched),
         "left_out": len(clips) - len(matched),
         "n_words": len(starts),
-        **{name: _statistics(values) for name, values in groups.items() if values},
+        **{name: _compute_statistics(values) for name, values in groups.items() if values},
     }
 
 
-def _statistics(values: Sequence[float]) -> dict[str, float]:
+def _compute_statistics(values: Sequence[float]) -> dict[str, float]:
     errors_ms = 1000 * np.array(values)
     sizes = np.abs(errors_ms)
     return {

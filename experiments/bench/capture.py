@@ -106,7 +106,9 @@ def main(
     options.set_data_folder(data)
     console = options.make_console()
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
-        job = _job({"model": model, "clips": batch, "folder": scratch, "dtype": dtype}, n_tokens)
+        job = _prepare_job(
+            {"model": model, "clips": batch, "folder": scratch, "dtype": dtype}, n_tokens
+        )
         description = machine.describe_machine()
         workers = {
             name: stack.enter_context(Worker(f"experiments.bench.readers:{kind}", job))
@@ -136,7 +138,7 @@ def main(
         raise typer.Exit(1)
 
 
-def _job(job: Job, n_tokens: int) -> Job:
+def _prepare_job(job: Job, n_tokens: int) -> Job:
     """Prepares a job whose tokens are the prompt and one repeated word token."""
     prepared = recordings.prepare_job(job)
     # 262 is an arbitrary token of a word, because the time does not depend on the tokens.

@@ -35,7 +35,7 @@ class Contender:
         """Returns peak memory in bytes, and seconds of compilation so far."""
         return {"peak_rss": peak_rss(), "compile_s": self.compile_s}
 
-    def _result(self, tokens: Any, start: float, encoded_at: float) -> dict[str, Any]:
+    def _make_result(self, tokens: Any, start: float, encoded_at: float) -> dict[str, Any]:
         """Returns the tokens without prompt and end-of-text, and the seconds of each stage.
 
         Args:
@@ -67,7 +67,7 @@ class JaxasrContender(Contender):
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
         self.compiling = count_compilations()
         self.model = models.jax_model(self.job)
-        self.rules = _rules(self.job, self.model.config.n_vocab)
+        self.rules = _make_rules(self.job, self.model.config.n_vocab)
 
     def transcribe(self, rows: list[int]) -> dict[str, Any]:
         """Returns the tokens of `rows`, and the seconds of encoder and decoder."""
@@ -94,7 +94,7 @@ class JaxasrContender(Contender):
             rules=self.rules,
             eot=self.job["eot"],
         )
-        return self._result(np.asarray(out.tokens), start, encoded_at)
+        return self._make_result(np.asarray(out.tokens), start, encoded_at)
 
     def numbers(self) -> dict[str, float]:
         """Returns peak memory in bytes, and seconds and number of compilations so far."""
@@ -110,7 +110,7 @@ class JaxasrContender(Contender):
         }
 
 
-def _rules(job: Job, n_vocab: int) -> Any:
+def _make_rules(job: Job, n_vocab: int) -> Any:
     """Converts the suppressed token ids of a job to the rules of `jaxasr.generate`."""
     import jax.numpy as jnp
 
@@ -161,7 +161,7 @@ class TorchContender(Contender):
                 **language,
             )
             tokens = out.cpu().numpy()
-        return self._result(tokens, start, self.encoded_at)
+        return self._make_result(tokens, start, self.encoded_at)
 
     def numbers(self) -> dict[str, float]:
         """Returns peak memory of process and device."""
@@ -200,4 +200,4 @@ class FasterWhisperContender(Contender):
             suppress_tokens=self.job["suppress"],
             suppress_blank=True,
         )
-        return self._result([result.sequences_ids[0] for result in results], start, encoded_at)
+        return self._make_result([result.sequences_ids[0] for result in results], start, encoded_at)

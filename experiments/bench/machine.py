@@ -43,7 +43,7 @@ class Machine:
             dtype: dtype of the matrices.
             seconds: for how long the product is repeated. Compilation does not count.
         """
-        product, n = self._product(library, dtype)
+        product, n = self._compile_product(library, dtype)
         best, end = float("inf"), time.perf_counter() + seconds
         while time.perf_counter() < end:
             start = time.perf_counter()
@@ -68,14 +68,14 @@ class Machine:
             "versions": versions() | other_versions,
         }
 
-    def _product(self, library: str, dtype: str) -> tuple[Callable[[], object], int]:
+    def _compile_product(self, library: str, dtype: str) -> tuple[Callable[[], object], int]:
         """Returns a compiled matrix product, and the number of rows of the matrices."""
         import jax
 
         # The matrices are large, so that the overhead of a call does not matter.
         n = self.size or (1536 if jax.default_backend() == "cpu" else 8192)
         if (library, dtype) not in self._products:
-            product = {"jax": _jax_product, "torch": _torch_product}[library](n, dtype)
+            product = {"jax": _make_jax_product, "torch": _make_torch_product}[library](n, dtype)
             product()
             self._products[library, dtype] = product
         return self._products[library, dtype], n
@@ -93,7 +93,7 @@ def describe_machine() -> Description:
         return worker.ask("describe")
 
 
-def _jax_product(n: int, dtype: str) -> Callable[[], object]:
+def _make_jax_product(n: int, dtype: str) -> Callable[[], object]:
     import jax
     import jax.numpy as jnp
 
@@ -103,7 +103,7 @@ def _jax_product(n: int, dtype: str) -> Callable[[], object]:
     return lambda: product(a, b).block_until_ready()
 
 
-def _torch_product(n: int, dtype: str) -> Callable[[], object]:
+def _make_torch_product(n: int, dtype: str) -> Callable[[], object]:
     import torch
 
     from experiments.bench.models import torch_device, wait_for_torch

@@ -94,7 +94,7 @@ def compare_tokens(
         for clip, audio, ours in zip(rows, audios, _generate(asr, audios, prompt, batch)):
             mel = features(audio, sampling_rate=16_000, return_tensors="np").input_features[0]
             theirs = greedy(model, mel, prompt, max_new_tokens=MAX_NEW_TOKENS, **rules)
-            step = _first_difference(ours, theirs.tokens)
+            step = _find_first_difference(ours, theirs.tokens)
             margin = theirs.margins[step] if step >= 0 else min(theirs.margins)
             texts = tokenizer.decode(ours), tokenizer.decode(theirs.tokens)
             yield ComparedTokens(str(clip.path), len(theirs.tokens), step, margin, *texts)
@@ -114,7 +114,7 @@ def _generate(
     return [list(row) for row in ids[: len(audios)]]
 
 
-def _first_difference(a: list[int], b: list[int]) -> int:
+def _find_first_difference(a: list[int], b: list[int]) -> int:
     """Returns the first index at which two lists differ, or -1."""
     if a == b:
         return -1
@@ -163,10 +163,10 @@ def word_error_rates(
         their_text = "".join(segment.text for segment in segments).strip()
         texts.setdefault(clip.set, []).append((clip.transcript, ours, their_text))
     sets = texts | {"all": [row for rows in texts.values() for row in rows]}
-    return {name: _error_rates(rows) for name, rows in sets.items() if rows}
+    return {name: _compute_error_rates(rows) for name, rows in sets.items() if rows}
 
 
-def _error_rates(rows: list[tuple[str, str, str]]) -> dict[str, float]:
+def _compute_error_rates(rows: list[tuple[str, str, str]]) -> dict[str, float]:
     """Computes word error rates from rows of (transcript, our text, their text)."""
     import jiwer
     from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
@@ -209,10 +209,10 @@ def main(
         if row.step >= 0:
             place = f"{Path(row.path).name} at step {row.step}, torch's margin {row.margin:.1e}"
             console.print(f"{row.verdict}: {place}\n  ours  {row.ours}\n  torch {row.torch}")
-    console.print(_token_table(model, comparisons))
+    console.print(_make_token_table(model, comparisons))
     labelled = real_speech.recordings(LABELLED, "en", labelled=True) if n_wer else []
     rates = word_error_rates(asr, real_speech.spread(labelled, n_wer)) if n_wer else {}
-    console.print(_rate_table(model, rates))
+    console.print(_make_rate_table(model, rates))
     rows = [
         dataclasses.asdict(row) | {"verdict": row.verdict, "path": Path(row.path).name}
         for row in comparisons
@@ -223,7 +223,7 @@ def main(
         raise typer.Exit(1)
 
 
-def _token_table(model: str, comparisons: list[ComparedTokens]) -> Table:
+def _make_token_table(model: str, comparisons: list[ComparedTokens]) -> Table:
     columns = ("verdict", "recordings", "tokens", "smallest margin")
     table = Table(*columns, title=f"{model}: greedy tokens against torch, float32")
     for verdict in ("same", "excused", "DIFFERENT"):
@@ -233,7 +233,7 @@ def _token_table(model: str, comparisons: list[ComparedTokens]) -> Table:
     return table
 
 
-def _rate_table(model: str, rates: dict[str, dict[str, float]]) -> Table:
+def _make_rate_table(model: str, rates: dict[str, dict[str, float]]) -> Table:
     columns = ("set", "clips", "jaxasr %", "faster-whisper %", "texts that differ")
     table = Table(*columns, title=f"{model}: word error rate, greedy, no timestamps")
     for name, row in rates.items():

@@ -249,7 +249,9 @@ def main(
         description, peak = machine_worker.ask("describe"), machine_worker.ask("matmul_rate")
     console.print(machine.title(description))
     results: dict[str, dict[str, Any]] = {}
-    for name, case in _cases(synthetic, real and not quick, shape, model, recordings, store):
+    for name, case in _extract_cases(
+        synthetic, real and not quick, shape, model, recordings, store
+    ):
         numbers = compare_fits(
             case, shape[3], COMMON_SETTING if quick else SKLEARN_SETTINGS, rounds
         )
@@ -275,7 +277,7 @@ def main(
         console.print(f"{out}, commit {commit()}")
 
 
-def _cases(
+def _extract_cases(
     synthetic: bool, real: bool, shape: tuple[int, ...], model: str, recordings: int, store: Path
 ) -> Iterator[tuple[str, Activations]]:
     if synthetic:

@@ -126,11 +126,11 @@ class JaxasrReader(Reader):
         The result has the bytes of each stack.
         """
         return {
-            "no capture": self._temporary_bytes({}),
-            "read, unused": self._temporary_bytes(_free_sites()),
+            "no capture": self._measure_temporary_bytes({}),
+            "read, unused": self._measure_temporary_bytes(_list_free_sites()),
         }
 
-    def _temporary_bytes(self, sites: dict[str, list[str]]) -> dict[str, int]:
+    def _measure_temporary_bytes(self, sites: dict[str, list[str]]) -> dict[str, int]:
         """Returns, by stack, the temporary bytes of a pass that reads and discards `sites`."""
         import jax
 
@@ -154,7 +154,7 @@ class JaxasrReader(Reader):
         return {stack: int(memory.temp_size_in_bytes) for stack, memory in analyses.items()}
 
 
-def _free_sites() -> dict[str, list[str]]:
+def _list_free_sites() -> dict[str, list[str]]:
     """Returns the sites of each stack whose readout does not change how a layer is computed."""
     from jaxasr.sites import sites_of
 

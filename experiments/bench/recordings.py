@@ -50,11 +50,11 @@ class Preparer:
         """
         name, n = self.job["model"], self.job["clips"]
         weights = (
-            self._random_weights(name.removeprefix(RANDOM))
+            self._write_random_weights(name.removeprefix(RANDOM))
             if name.startswith(RANDOM)
-            else self._real_weights(name)
+            else self._write_real_weights(name)
         )
-        mels, seconds = _features(n, weights["n_mels"], self.job.get("at_least_s", 0.0))
+        mels, seconds = _compute_features(n, weights["n_mels"], self.job.get("at_least_s", 0.0))
         np.save(self.folder / "mels.npy", mels)
         return {
             **self.job,
@@ -73,7 +73,7 @@ class Preparer:
             return [" ".join(map(str, row)) for row in tokens]
         return [self.tokenizer.decode(row) for row in tokens]
 
-    def _real_weights(self, name: str) -> dict[str, Any]:
+    def _write_real_weights(self, name: str) -> dict[str, Any]:
         """Writes a released model in the formats of all libraries. Returns its part of the job."""
         import jaxasr
         from experiments.bench import ctranslate2_folder
@@ -101,7 +101,7 @@ class Preparer:
             "ctranslate2": ctranslate2,
         }
 
-    def _random_weights(self, size: str) -> dict[str, Any]:
+    def _write_random_weights(self, size: str) -> dict[str, Any]:
         """Writes a checkpoint of random weights. Returns its part of the job.
 
         The end-of-text is suppressed, so that every text has `MAX_NEW_TOKENS` tokens.
@@ -136,7 +136,7 @@ class Preparer:
         }
 
 
-def _features(n: int, n_mels: int, at_least_s: float) -> tuple[np.ndarray, list[float]]:
+def _compute_features(n: int, n_mels: int, at_least_s: float) -> tuple[np.ndarray, list[float]]:
     """Returns log-mel features [n, M, 3000], and the length of each recording in seconds.
 
     Args:

@@ -82,7 +82,7 @@ def compare(
     for layer, penalty, fold, seed in np.ndindex(bank.objective.shape):
         fitted = bank.data.isel(layer=layer, penalty=penalty, fold=fold, seed=seed)
         test = fitted.test.values
-        x = _standardised(X[layer], ~test)
+        x = _standardise(X[layer], ~test)
         fits = [(fitted.weights.values.astype(np.float64), fitted.bias.values.astype(np.float64))]
         fits += [
             _split_two_classes(weights[layer, penalty, fold, seed].astype(np.float64))
@@ -111,7 +111,7 @@ def compare(
     }
 
 
-def _standardised(x: np.ndarray, train: np.ndarray) -> np.ndarray:
+def _standardise(x: np.ndarray, train: np.ndarray) -> np.ndarray:
     mean, scale = x[train].mean(0, dtype=np.float64), x[train].std(0, dtype=np.float64)
     return (x.astype(np.float64) - mean) / scale
 

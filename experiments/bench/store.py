@@ -47,7 +47,7 @@ class JaxasrExtractor:
         )
         start = time.perf_counter()
         store.extract(
-            self.asr, corpus, self._folder(number), pool=("speech",), batch=self.job["batch"]
+            self.asr, corpus, self._name_folder(number), pool=("speech",), batch=self.job["batch"]
         )
         return time.perf_counter() - start
 
@@ -60,7 +60,7 @@ class JaxasrExtractor:
         from experiments import store
 
         file = Path(self.job["folder"]) / "ours.npy"
-        np.save(file, store.open(self._folder(number)).activations("encoder.resid_post"))
+        np.save(file, store.open(self._name_folder(number)).activations("encoder.resid_post"))
         return str(file)
 
     def disk(self, megabytes: int) -> dict[str, float]:
@@ -70,14 +70,14 @@ class JaxasrExtractor:
             Four speeds in MB/s. The time to read the store includes its integrity checks.
         """
         folder = Path(self.job["folder"])
-        stored = _store_speed(self.asr, folder / "large", megabytes)
-        return stored | _raw_speed(folder / "raw", megabytes)
+        stored = _measure_store_speed(self.asr, folder / "large", megabytes)
+        return stored | _measure_raw_speed(folder / "raw", megabytes)
 
-    def _folder(self, number: int) -> Path:
+    def _name_folder(self, number: int) -> Path:
         return Path(self.job["folder"]) / f"store-{number}"
 
 
-def _store_speed(asr: Any, path: Path, megabytes: int) -> dict[str, float]:
+def _measure_store_speed(asr: Any, path: Path, megabytes: int) -> dict[str, float]:
     """Writes random numbers to a store and reads them. Returns MB/s."""
     from experiments import store
     from experiments.store import integrity, layout
@@ -103,7 +103,7 @@ def _store_speed(asr: Any, path: Path, megabytes: int) -> dict[str, float]:
     return {"store_write": size / write_s / 1e6, "store_read": size / read_s / 1e6}
 
 
-def _raw_speed(path: Path, megabytes: int) -> dict[str, float]:
+def _measure_raw_speed(path: Path, megabytes: int) -> dict[str, float]:
     """Writes random bytes to a file and reads them. Returns MB/s."""
     block = os.urandom(1 << 20)  # 1 MiB that no file system can compress
     start = time.perf_counter()
@@ -189,7 +189,7 @@ def main(
     console = options.make_console()
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
         job = recordings.prepare_job({"model": model, "clips": 1, "folder": scratch})
-        job |= {"batch": batch, "files": _files(clips)}
+        job |= {"batch": batch, "files": _list_files(clips)}
         description = machine.describe_machine()
         classes = {"jaxasr": "JaxasrExtractor"} | (
             {"torch": "TorchExtractor"} if "torch" in machine.libraries() else {}
@@ -205,7 +205,7 @@ def main(
             for name, worker in workers.items():
                 seconds[name].append(worker.ask("run", number=number))
         ours = workers["jaxasr"].ask("values", number=1)
-        difference = _difference(ours, Path(scratch) / "torch.npy")
+        difference = _compare_with_torch(ours, Path(scratch) / "torch.npy")
         disk = workers["jaxasr"].ask("disk", megabytes=megabytes)
     numbers = {
         "model": model,
@@ -222,7 +222,7 @@ def main(
         raise typer.Exit(1)
 
 
-def _files(n: int) -> list[str]:
+def _list_files(n: int) -> list[str]:
     from experiments.data import real_speech
 
     clips = real_speech.spread(real_speech.recordings(SETS), n)
@@ -234,7 +234,7 @@ def _files(n: int) -> list[str]:
     return [str(clip.path) for clip in clips]
 
 
-def _difference(ours: str, theirs: Path) -> float | None:
+def _compare_with_torch(ours: str, theirs: Path) -> float | None:
     """Returns the largest difference, relative to torch's largest value in the layer."""
     if not theirs.exists():
         return None

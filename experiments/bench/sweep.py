@@ -117,14 +117,16 @@ def measure(
     methods = [
         method
         for method in (DECODER if kind == "decoder" else ENCODER)
-        if torch and _usable(method)
+        if torch and _is_usable(method)
     ]
     first = ask(kind=kind)  # compiles, as does the next call
     ask(kind=kind, reuse=False)
     programs = ask(kind=kind)["programs"]
     our_values = dict(zip(map(tuple, cells), np.ravel(first["values"])))
-    ours, unshared = (_row(name, 1, len(cells)) for name in ("jaxasr", "jaxasr, nothing resumed"))
-    others = [_row(method.name, method.batch, 0) for method in methods]
+    ours, unshared = (
+        _make_row(name, 1, len(cells)) for name in ("jaxasr", "jaxasr, nothing resumed")
+    )
+    others = [_make_row(method.name, method.batch, 0) for method in methods]
     samples = [sample_cells(cells, method.cells, method.batch) for method in methods]
 
     def run(method: Method, cells: list[Cell]) -> dict[str, Any]:
@@ -147,12 +149,11 @@ def measure(
     return rows
 
 
-def _usable(method: Method) -> bool:
-    needs_nnsight = method.mode.startswith("nnsight")
-    return not needs_nnsight or importlib.util.find_spec("nnsight") is not None
+def _is_usable(method: Method) -> bool:
+    return "nnsight" not in method.mode or importlib.util.find_spec("nnsight") is not None
 
 
-def _row(name: str, batch: int, n_cells: int) -> dict[str, Any]:
+def _make_row(name: str, batch: int, n_cells: int) -> dict[str, Any]:
     return {"way": name, "batch": batch, "cells": n_cells, "rates": [], "error": 0.0}
 
 
@@ -164,8 +165,7 @@ def _record(
 ) -> None:
     """Adds the rate of a round to a row, and sets the error of the row.
 
-    The error is the largest difference from our values, divided by our largest absolute value or by
-    1 if that is larger.
+    The error is the largest difference from our values, divided by our largest value (at least 1).
     """
     row["rates"].append(len(cells) / result["seconds"])
     ours, theirs = np.array([our_values[tuple(cell)] for cell in cells]), np.ravel(result["values"])
@@ -213,7 +213,7 @@ def main(
         console.print(machine.title(description))
         for name, tokens in itertools.product(model or ["tiny.en"], n_tokens or [11]):
             with tempfile.TemporaryDirectory() as scratch:
-                job = _job(name, tokens, dtype, scratch, at_least)
+                job = _prepare_job(name, tokens, dtype, scratch, at_least)
                 for kind, numbers in _measure_model(
                     job, kinds.split(","), rounds, machine_worker, alone
                 ):
@@ -264,7 +264,7 @@ def _measure_model(
             )
 
 
-def _job(name: str, n_tokens: int, dtype: str, scratch: str, at_least: float) -> Job:
+def _prepare_job(name: str, n_tokens: int, dtype: str, scratch: str, at_least: float) -> Job:
     """Prepares two recordings, and the tokens that the model generates from the first one.
 
     The tokens are repeated if there are fewer than `n_tokens`.
@@ -277,7 +277,7 @@ def _job(name: str, n_tokens: int, dtype: str, scratch: str, at_least: float) ->
         "cache": str(Path(scratch) / "cache"),
         "at_least_s": at_least,
     })  # fmt: skip
-    text = _generated_tokens(job)
+    text = _generate_tokens(job)
     ids = [*job["prompt"], *itertools.islice(itertools.cycle(text), n_tokens)]
     *tokens, answer = ids[: n_tokens + 1]  # the answer is the token after the decoder's tokens
     return {
@@ -289,7 +289,7 @@ def _job(name: str, n_tokens: int, dtype: str, scratch: str, at_least: float) ->
     }
 
 
-def _generated_tokens(job: Job) -> list[int]:
+def _generate_tokens(job: Job) -> list[int]:
     """Returns the tokens generated from the first recording, or random ones for random weights."""
     if job["model"].startswith(RANDOM):
         return np.random.default_rng(0).integers(0, job["eot"], 64).tolist()

@@ -57,7 +57,7 @@ class JaxasrSweeper:
             self.source,
             reuse=reuse,
             metric=self.metric,
-            **self._grid(kind),
+            **self._choose_grid(kind),
         )
         return {
             "seconds": time.perf_counter() - start,
@@ -71,7 +71,7 @@ class JaxasrSweeper:
         from interventions.patching import cost
 
         plan = plan_sweep(
-            self.model, self.target, self.source, metric=self.metric, **self._grid(kind)
+            self.model, self.target, self.source, metric=self.metric, **self._choose_grid(kind)
         )
         return {"text": str(plan), "flops": cost.flops(plan.work)}
 
@@ -79,7 +79,7 @@ class JaxasrSweeper:
         """Returns the peak memory so far in bytes."""
         return peak_rss()
 
-    def _grid(self, kind: str) -> dict[str, Any]:
+    def _choose_grid(self, kind: str) -> dict[str, Any]:
         if kind == "decoder":
             return {"site": "decoder.cross_attn.z", "over": ("layer", "head", "position")}
         return {
@@ -149,7 +149,9 @@ class TorchSweeper:
         start = time.perf_counter()
         with self.torch.inference_mode():
             groups = list(_group_by_layer(cells, batch))
-            values = [value for group in groups for value in self._values(kind, mode, group)]
+            values = [
+                value for group in groups for value in self._compute_values(kind, mode, group)
+            ]
             models.wait_for_torch()
         return {"seconds": time.perf_counter() - start, "values": values}
 
@@ -157,15 +159,15 @@ class TorchSweeper:
         """Returns the peak memory so far in bytes."""
         return peak_rss()
 
-    def _values(self, kind: str, mode: str, cells: list[Cell]) -> list[float]:
+    def _compute_values(self, kind: str, mode: str, cells: list[Cell]) -> list[float]:
         """Computes the values of cells of one layer in one pass."""
         if mode.startswith("nnsight"):
-            return self._nnsight_value(mode, cells[0])
+            return self._compute_with_nnsight(mode, cells[0])
         patch = self._patch_frames if kind == "encoder" else self._patch_heads
         handle = patch(cells[0][0], cells)
         last = self._forward(mode, len(cells))[:, -1]  # hidden states at the last position
         handle.remove()
-        return self._logit_difference(last)
+        return self._compute_logit_difference(last)
 
     def _forward(self, mode: str, n: int) -> Any:
         """Returns the last hidden states of `n` copies of the target."""
@@ -178,10 +180,10 @@ class TorchSweeper:
         xa = self.outputs[0].expand(n, -1, -1)
         if mode == "reused":
             return self.model(encoder_outputs=(xa,), decoder_input_ids=tokens, use_cache=False)[0]
-        cache = cache_argument(self.model.decoder, self._shared_cache(n))
+        cache = cache_argument(self.model.decoder, self._make_shared_cache(n))
         return self.model.decoder(tokens, encoder_hidden_states=xa, use_cache=True, **cache)[0]
 
-    def _shared_cache(self, n: int) -> Any:
+    def _make_shared_cache(self, n: int) -> Any:
         """Returns a cache with the cross-attention keys and values of `n` copies of the target."""
         from transformers import DynamicCache, EncoderDecoderCache
 
@@ -192,11 +194,11 @@ class TorchSweeper:
         # The first cache, of self-attention, is empty.
         return EncoderDecoderCache(DynamicCache(), DynamicCache(pairs))
 
-    def _logit_difference(self, last: Any) -> list[float]:
+    def _compute_logit_difference(self, last: Any) -> list[float]:
         logits = self.whole.proj_out(last)
         return (logits[:, self.job["answer"]] - logits[:, self.job["foil"]]).float().tolist()
 
-    def _head_columns(self, head: int) -> slice:
+    def _find_head_columns(self, head: int) -> slice:
         """Returns the columns of one head in the concatenation of all heads."""
         width = self.config.d_model // self.config.decoder_attention_heads
         return slice(head * width, (head + 1) * width)
@@ -207,7 +209,7 @@ class TorchSweeper:
         def hook(_: Any, args: tuple) -> tuple:
             z = args[0].clone()  # [cells, positions, heads × width of a head]
             for row, (_layer, head, position) in enumerate(cells):
-                columns = self._head_columns(head)
+                columns = self._find_head_columns(head)
                 z[row, position, columns] = self.source_heads[layer][0, position, columns]
             return (z,)
 
@@ -226,13 +228,13 @@ class TorchSweeper:
 
         return self.model.encoder.layers[layer].register_forward_hook(hook)
 
-    def _nnsight_value(self, mode: str, cell: Cell) -> list[float]:
+    def _compute_with_nnsight(self, mode: str, cell: Cell) -> list[float]:
         from nnsight import NNsight
 
         if not hasattr(self, "traced"):
             self.traced = NNsight(self.model)
         layer, head, position = cell
-        columns = self._head_columns(head)
+        columns = self._find_head_columns(head)
         value = self.source_heads[layer][0, position, columns]
         inputs = (
             {"input_features": self.mels[:1]}
@@ -244,7 +246,7 @@ class TorchSweeper:
             z[0, position, columns] = value
             self.traced.decoder.layers[layer].encoder_attn.out_proj.input = z
             last = self.traced.decoder.layer_norm.output.save()
-        return self._logit_difference(last[:, -1])
+        return self._compute_logit_difference(last[:, -1])
 
 
 def _group_by_layer(cells: list[Cell], batch: int) -> Iterator[list[Cell]]:

@@ -87,7 +87,7 @@ def measure(
     Returns:
         The measurements, and the FLOP/s of matrix products by library in each round.
     """
-    batches = _batches(len(job["seconds"]), batch)
+    batches = _make_batches(len(job["seconds"]), batch)
     with contextlib.ExitStack() as stack:
         workers, measured = {}, []
         for name in names:
@@ -109,7 +109,7 @@ def measure(
     return measured, rates
 
 
-def _batches(n: int, batch: int) -> list[list[int]]:
+def _make_batches(n: int, batch: int) -> list[list[int]]:
     """Returns the rows of each batch. Fills up the last batch with the first rows."""
     return [[row % n for row in range(start, start + batch)] for start in range(0, n, batch)]
 
@@ -148,7 +148,7 @@ def summary(
         texts: texts of each contender, by name.
         rates: FLOP/s of matrix products by library, for each round.
     """
-    batches = _batches(len(job["seconds"]), contender.batch)
+    batches = _make_batches(len(job["seconds"]), contender.batch)
     audio_s = sum(job["seconds"][row] for rows in batches for row in rows)
     n_windows, n_tokens = sum(map(len, batches)), sum(map(len, contender.tokens))
     ratios = [

@@ -79,12 +79,12 @@ def align(
         asr = runtime.load(model, dtype.value)
     result = align_text(asr, samples, words, steps, language=language, heads=heads)
     settings = {"language": language, "heads": result["heads"]}
-    result = {"audio": str(audio), **result, "provenance": _provenance(asr, audio, settings)}
+    result = {"audio": str(audio), **result, "provenance": _make_provenance(asr, audio, settings)}
     rendered = render(result, Format.json if json else kind, words=True)
     print(printable(rendered, keep_lines=True), end="")
 
 
-def _provenance(asr: "Recogniser", audio: Path, settings: dict[str, Any]) -> dict[str, Any]:
+def _make_provenance(asr: "Recogniser", audio: Path, settings: dict[str, Any]) -> dict[str, Any]:
     from experiments.runtime import weights
     from interventions.storage.provenance import provenance
 

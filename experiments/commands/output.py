@@ -122,14 +122,14 @@ def describe_origin(
     """
     description = {
         "command": command,
-        "recordings": [[path.name, _hash(path)] for path in recordings],
+        "recordings": [[path.name, _hash_file(path)] for path in recordings],
         "model": str(Path(model).resolve()) if Path(model).exists() else model,
         **options,
     }
     return json.loads(json.dumps(description))  # turns tuples into lists, as in the record
 
 
-def _hash(path: Path) -> str:
+def _hash_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
@@ -148,20 +148,20 @@ def _describe_conflict(name: str, old: Any, new: dict[str, Any]) -> str:
     """
     if not isinstance(old, dict):
         return f"holds {name}, made by another program or by an earlier version of jaxasr"
-    source = f" from {', '.join(_recording_names(old))}" if old.get("recordings") else ""
+    source = f" from {', '.join(_list_recordings(old))}" if old.get("recordings") else ""
     differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     if "command" in differing:
         return f"holds {name} made by jaxasr {old.get('command')}{source}"
     if "recordings" in differing:
-        same_names = _recording_names(old) == _recording_names(new)
+        same_names = _list_recordings(old) == _list_recordings(new)
         content = " with other content" if same_names else ""
         return (
             f"holds {name}{source}{content}, "
-            f"not from the present {', '.join(_recording_names(new))}"
+            f"not from the present {', '.join(_list_recordings(new))}"
         )
     changes = [f"{key} {old.get(key)!r}, not {new.get(key)!r}" for key in differing]
     return f"holds {name}{source}, made with {'; '.join(changes)}"
 
 
-def _recording_names(description: dict[str, Any]) -> list[str]:
+def _list_recordings(description: dict[str, Any]) -> list[str]:
     return [str(name) for name, _ in description.get("recordings") or []]

@@ -24,7 +24,7 @@ def audio_uri(audio: Float[np.ndarray, "n"]) -> str:
 
     buffer = io.BytesIO()
     soundfile.write(buffer, np.clip(audio, -1, 1), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-    return _uri("audio/flac", buffer.getvalue())
+    return _make_uri("audio/flac", buffer.getvalue())
 
 
 def mel_uri(mel: Float[np.ndarray, "M F"]) -> str:
@@ -55,8 +55,8 @@ def png_uri(data: bytes) -> str:
         >>> png_uri(b"")
         'data:image/png;base64,'
     """
-    return _uri("image/png", data)
+    return _make_uri("image/png", data)
 
 
-def _uri(media_type: str, data: bytes) -> str:
+def _make_uri(media_type: str, data: bytes) -> str:
     return f"data:{media_type};base64,{base64.b64encode(data).decode()}"

@@ -128,10 +128,10 @@ def render(page: LensPage, name: str = "lens.html", **more: Any) -> str:
             script=script,
             audio=audio_uri(page.audio),
             mel=mel_uri(page.mel),
-            blocks=_blocks(page.logit),
-            spans=_word_spans(page.logit),
+            blocks=_cut_into_blocks(page.logit),
+            spans=_group_word_spans(page.logit),
             seconds_ticks=range(math.floor(page.seconds) + 1),
-            data=plain({**_card_values(page.logit), "seconds": page.seconds}),
+            data=plain({**_collect_card_values(page.logit), "seconds": page.seconds}),
             provenance=flat(page.provenance),
             shades=SHADES,
             mean_saturation=float(saturation.mean()) if len(saturation) else math.nan,
@@ -157,10 +157,10 @@ def summary(page: LensPage) -> dict[str, Any]:
     )
 
 
-def _blocks(table: LogitTable) -> list[dict[str, Any]]:
+def _cut_into_blocks(table: LogitTable) -> list[dict[str, Any]]:
     """Cuts the table into blocks of similar width, because a wider one would not fit the page."""
-    widths = [_column_px(table, t) for t in range(len(table.tokens))]
-    return [_block(table, tokens, widths) for tokens in _group_columns(widths)]
+    widths = [_measure_column(table, t) for t in range(len(table.tokens))]
+    return [_make_block(table, tokens, widths) for tokens in _group_columns(widths)]
 
 
 def _group_columns(widths: list[int]) -> list[list[int]]:
@@ -179,22 +179,22 @@ def _group_columns(widths: list[int]) -> list[list[int]]:
     return [list(columns) for _, columns in groups]
 
 
-def _block(table: LogitTable, tokens: list[int], widths: list[int]) -> dict[str, Any]:
+def _make_block(table: LogitTable, tokens: list[int], widths: list[int]) -> dict[str, Any]:
     return {
         "columns": [{"t": t, "token": table.tokens[t], "width": widths[t]} for t in tokens],
-        "rows": [[_cell(table, layer, t) for t in tokens] for layer in range(len(table.rank))],
+        "rows": [[_make_cell(table, layer, t) for t in tokens] for layer in range(len(table.rank))],
         "width": sum(widths[t] for t in tokens),
     }
 
 
-def _column_px(table: LogitTable, t: int) -> int:
+def _measure_column(table: LogitTable, t: int) -> int:
     likeliest = [layer[t][0] for layer in table.candidates]
     lengths = [min(len(candidate), _MAX_CANDIDATE_CHARS) for candidate in likeliest]
     chars = max(len(table.tokens[t]), *lengths, 0)
     return round(min(max(chars * _CHAR_PX + _MARGIN_PX, _MIN_COLUMN_PX), _MAX_COLUMN_PX))
 
 
-def _cell(table: LogitTable, layer: int, t: int) -> dict[str, Any]:
+def _make_cell(table: LogitTable, layer: int, t: int) -> dict[str, Any]:
     return {
         "t": t,
         "text": table.candidates[layer][t][0],
@@ -210,7 +210,7 @@ def _choose_shade(logprob: float) -> int:
     return min(int(share * SHADES), SHADES - 1)
 
 
-def _word_spans(table: LogitTable) -> list[dict[str, Any]]:
+def _group_word_spans(table: LogitTable) -> list[dict[str, Any]]:
     """Groups consecutive tokens with the same times, because these form one word."""
     spans = []
     times = [tuple(map(float, time)) for time in table.times]
@@ -223,7 +223,7 @@ def _word_spans(table: LogitTable) -> list[dict[str, Any]]:
     return spans
 
 
-def _card_values(table: LogitTable) -> dict[str, Any]:
+def _collect_card_values(table: LogitTable) -> dict[str, Any]:
     """Returns the values that lens.js shows when the mouse points at a cell."""
     return {
         "tokens": table.tokens,

@@ -122,11 +122,11 @@ def write(
     texts = result[["text", "baseline_text"]] if isinstance(result, xr.Dataset) else xr.Dataset()
     figure = maps.plot(
         summary,
-        mel=_mel(asr, page.target_sound) if "time" in summary.dims else None,
+        mel=_compute_mel(asr, page.target_sound) if "time" in summary.dims else None,
         words=page.words,
         label=f"change of {METRIC_NAMES[page.metric]}",
     )
-    numbers = _numbers(page, summary, texts)
+    numbers = _collect_numbers(page, summary, texts)
     with only_writer(out), staging(out) as new:
         labelled = summary.merge(texts, combine_attrs="override")
         save_result(labelled, new / "result.zarr", provenance=page.provenance)
@@ -137,13 +137,13 @@ def write(
     return numbers
 
 
-def _mel(asr: Recogniser, sound: Sound) -> Float[np.ndarray, "M F"]:
+def _compute_mel(asr: Recogniser, sound: Sound) -> Float[np.ndarray, "M F"]:
     """Returns the log-mel features of a recording without padding."""
     n_frames = -(-len(sound) // HOP)
     return np.asarray(jaxasr.log_mel(sound, asr.config.n_mels))[:, :n_frames]
 
 
-def _numbers(page: PatchPage, summary: xr.Dataset, texts: xr.Dataset) -> dict[str, Any]:
+def _collect_numbers(page: PatchPage, summary: xr.Dataset, texts: xr.Dataset) -> dict[str, Any]:
     """Returns the content of result.json."""
     dims = list(summary["mean"].dims)
     coords = [*dims, *(("token",) if "token" in summary.coords else ())]
@@ -278,7 +278,7 @@ def ranking_lines(numbers: dict[str, Any], out: Path, shorten: bool) -> list[str
         f"Change of the {METRIC_NAMES[numbers['metric']]}, largest first "
         f"({len(cells)} of {n_cells} cells):",
     ]
-    lines += [_cell_line(cell, numbers["n_examples"]) for cell in cells]
+    lines += [_format_cell(cell, numbers["n_examples"]) for cell in cells]
     if n_cells > len(cells):
         rest = f"  … {n_cells - len(cells)} more cells, all in {printable(out / 'result.zarr')}"
         lines.append(rest)
@@ -290,7 +290,7 @@ def ranking_lines(numbers: dict[str, Any], out: Path, shorten: bool) -> list[str
     return lines
 
 
-def _cell_line(cell: dict[str, Any], n_examples: int) -> str:
+def _format_cell(cell: dict[str, Any], n_examples: int) -> str:
     if cell["mean"] is None:  # JSON has no NaN
         return printable(f"       none  {cell['place']}")
     interval = f"  [{cell['low']:+.3f}, {cell['high']:+.3f}]" if n_examples > 1 else ""

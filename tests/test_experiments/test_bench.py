@@ -62,8 +62,8 @@ def test_flops_of_the_encoder_equal_those_the_compiler_counts(with_memory):
 
 
 def test_the_last_batch_is_full():
-    assert transcribe._batches(3, 2) == [[0, 1], [2, 0]]
-    assert transcribe._batches(2, 8) == [[0, 1, 0, 1, 0, 1, 0, 1]]
+    assert transcribe._make_batches(3, 2) == [[0, 1], [2, 0]]
+    assert transcribe._make_batches(2, 8) == [[0, 1, 0, 1, 0, 1, 0, 1]]
 
 
 def test_a_ratio_is_the_median_over_rounds():
@@ -142,7 +142,7 @@ def test_numbers_are_saved_as_strict_json(tmp_path):
 
 def test_without_a_data_folder_the_demo_recording_is_measured_and_named(monkeypatch, capsys):
     monkeypatch.setattr(real_speech, "folder", lambda: None)
-    mels, seconds = recordings._features(2, 80, 0.0)
+    mels, seconds = recordings._compute_features(2, 80, 0.0)
     assert mels.shape == (2, 80, 3000)
     assert seconds[0] == seconds[1]
     assert "Measures the demo recording." in capsys.readouterr().out
