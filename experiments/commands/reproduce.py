@@ -75,6 +75,8 @@ def reproduce(
     from experiments.studies import registry
 
     names, steps = registry.resolve(experiments), Progress()
+    if data and not data.startswith("hf:") and not Path(data).exists():
+        raise FileNotFoundError(f"--data {data}: no such file or folder. Check the spelling.")
     with steps("start JAX"):
         runtime.start(device)
         from experiments.data import real_speech

@@ -82,12 +82,13 @@ def test_an_error_in_the_input_does_not_wait_for_jax(arguments):
         ([*PATCH, "decoder.attn.z", "--language", "Klingon"], "language: expected a code"),
         (["align", "--text", "{folder}/m.csv", "--language", "Klingon"], "language: expected"),
         (["probe", "{folder}/m.csv", "--label", "sex", "--out", "unwritten"], "no column 'sex'"),
+        (["reproduce", "E7", "--data", "nowhere", "--out", "unwritten"], "--data nowhere: no such"),
     ],
 )
 def test_an_error_that_needs_no_model_is_printed_without_jax(arguments, message, tmp_path):
     (tmp_path / "m.csv").write_text(f"path,speaker\n{DEMO},anna\n")
     command, *options = [argument.format(folder=tmp_path) for argument in arguments]
-    audio = [] if command in ("patch", "probe") else [str(DEMO)]
+    audio = [] if command in ("patch", "probe", "reproduce") else [str(DEMO)]
     done = run_in_process([command, *audio, *options])
     assert message in done.stderr
     assert "jax" not in done.stdout
