@@ -135,7 +135,6 @@ def probe(
     run the same command again.
     """
     from experiments import runtime
-    from experiments.analyses.probe_data import check_columns, open_activations, open_corpora
     from experiments.analyses.probe_question import (
         TEXTS,
         ProbeQuestion,
@@ -166,6 +165,8 @@ def probe(
     options = {"manifest": source, "text": text, "dtype": dtype.value, **selection}
     output = _open_output(out, question, model, overwrite, **options)
     # Errors in the manifest appear before JAX and the model are loaded.
+    from experiments.analyses.probe_data import check_columns, open_activations, open_corpora
+
     corpus, probed_corpus = open_corpora(manifest, conditions, noise or [])
     check_columns(probed_corpus, question)
     steps = Progress()
