@@ -1,17 +1,66 @@
 """Checks metrics, and selects the position and the logits that a metric reads."""
 
+from collections.abc import Sequence
+from typing import Any
+
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Int
 
 from interventions.metrics import Metric
 from interventions.scored_tokens import logits_at
+from jaxasr import compiled, pytrees
 from jaxasr.token_ids import check_ids
 
 
-def metric_of_row(metric: Metric, b: int) -> Metric:
-    """Returns the metric restricted to row `b`."""
-    row = getattr(metric, "row", None)
-    return metric if row is None else row(b)
+@pytrees.dataclass
+class StackedMetric:
+    """A metric of B rows that has the arrays of every row, so that rows can be selected.
+
+    Attributes:
+        rows: the metric of one row. Every array has a leading axis of B rows.
+    """
+
+    rows: Metric
+
+    @classmethod
+    def of(cls, metric: Metric, rows: Sequence[int] | Int[np.ndarray, "B"]) -> "StackedMetric":
+        """Stacks what `metric` is for each of `rows`."""
+        row_of = getattr(metric, "row", None)
+        metrics = [metric if row_of is None else row_of(int(b)) for b in rows]
+        return cls(jax.tree.map(_stack_arrays, *metrics))
+
+    @property
+    def position(self) -> int:
+        """The position whose logits are scored."""
+        return self.rows.position
+
+    @property
+    def vocab(self) -> Int[Array, "B n"] | None:
+        """The tokens whose logits are read, per row; None for all."""
+        vocab = self.rows.vocab
+        return None if vocab is None else jnp.reshape(vocab, (len(vocab), -1))
+
+    @property
+    def first(self) -> Metric:
+        """The metric of the first row."""
+        return jax.tree.map(lambda x: x[0] if _is_array(x) else x, self.rows)
+
+    def __call__(self, logits: Float[Array, "B n"]) -> Float[Array, "B"]:
+        if len(logits) == 1:  # without `vmap`, a program for one row stays the same
+            return self.first(logits)
+        arrays, structure = compiled.split(self.rows)
+        return jax.vmap(lambda x, row: structure.join(row)(x[None])[0])(logits, arrays)
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array | np.ndarray | np.generic | float | int)
+
+
+def _stack_arrays(*leaves: Any) -> Any:
+    """Stacks arrays on a new leading axis. Any other leaf is the same for all rows."""
+    return jnp.stack(list(map(jnp.asarray, leaves))) if _is_array(leaves[0]) else leaves[0]
 
 
 def check_metric(metric: Metric, n_vocab: int, batch: int) -> None:
@@ -24,7 +73,16 @@ def check_metric(metric: Metric, n_vocab: int, batch: int) -> None:
 
 
 def scored_position(metric: Metric, n_tokens: int) -> int:
-    """Returns the column that `metric` scores. Raises ValueError if it is outside of the tokens."""
+    """Returns the index of the token whose logits `metric` scores, counted from 0.
+
+    Raises:
+        ValueError: the run has no such token.
+
+    Example:
+        >>> import interventions
+        >>> scored_position(interventions.logprob(13), n_tokens=5)  # the last token
+        4
+    """
     column = metric.position + n_tokens if metric.position < 0 else metric.position
     if not 0 <= column < n_tokens:
         raise ValueError(
@@ -37,10 +95,12 @@ def scored_position(metric: Metric, n_tokens: int) -> int:
 def unembed_scored(
     unembedding: Float[Array, "V D"], x: Float[Array, "B D"], metric: Metric
 ) -> Float[Array, "B n"]:
-    """Multiplies normed residuals by the unembedding vectors of the tokens that `metric` reads.
+    """Computes the logits of the tokens that `metric` reads.
 
-    Returns:
-        The logits of these tokens; of the whole vocabulary if `metric.vocab` is None.
+    Args:
+        unembedding: one vector per token of the vocabulary.
+        x: outputs of the decoder's final norm at the scored position.
+        metric: the metric. Without `metric.vocab` it reads the whole vocabulary.
     """
     out_dtype = jnp.promote_types(x.dtype, jnp.float32)
     if metric.vocab is None:
@@ -48,6 +108,7 @@ def unembed_scored(
             "bd,vd->bv", x, unembedding.astype(x.dtype), preferred_element_type=out_dtype
         )
     tokens = jnp.broadcast_to(metric.vocab, (x.shape[0], metric.vocab.shape[-1]))
+    # Unknown ids get NaN, not the vector of another token.
     vectors = unembedding.at[tokens].get(
         mode="fill", fill_value=jnp.nan, wrap_negative_indices=False
     )

@@ -1,29 +1,32 @@
-"""Compiles a function once for each *structure* of its arguments; new values never retrace.
+"""Compiles a function once for each *structure* of its arguments.
 
-This is the only place where the library caches programs. A call finds its program by a key from
-`program_keys`, because JAX can take two different structures for equal (decision 15).
+The structure of an argument is the argument without its arrays. New arrays of the same shapes run
+the same program. This is the only place where the library caches programs. A call finds its program
+by a key from `program_keys`, because JAX can treat two different structures as equal (decision 15).
 """
 
 import functools
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
 from jaxasr import pytrees
 from jaxasr.program_keys import Key
 
-_ARRAYS = (jax.Array, np.ndarray, np.generic, float, int, complex)
+# Types of leaves that are inputs of a program. All other leaves are constants of the program.
+_ARRAY_TYPES = (jax.Array, np.ndarray, np.generic, float, int, complex)
 
 
 def _is_array(leaf: Any) -> bool:
-    return isinstance(leaf, _ARRAYS)
+    return isinstance(leaf, _ARRAY_TYPES)
 
 
 class Structure:
-    """What remains of a pytree without its arrays: the treedef and leaves such as functions.
+    """A pytree without its arrays: its treedef, and its other leaves, such as functions.
 
     Two structures are equal only if a program compiled for one is correct for the other.
     """
@@ -55,8 +58,8 @@ def split(tree: Any) -> tuple[list[Any], Structure]:
     others = tuple([_ArrayPlace if _is_array(leaf) else leaf for leaf in leaves])
     arrays = [leaf for leaf, other in zip(leaves, others, strict=True) if other is _ArrayPlace]
     if isinstance(tree, nnx.Module):
-        # A `Key` of a whole module would take longer than a small program. The hash of the treedef
-        # separates types of nodes that `==` on treedefs does not.
+        # Building a `Key` of a whole module takes longer than running a small program. The hash of
+        # the treedef distinguishes types of nodes that `==` on treedefs does not distinguish.
         return arrays, Structure(treedef, others, (hash(treedef), treedef, others))
     return arrays, Structure(treedef, others, Key((treedef, others)))
 
@@ -65,7 +68,11 @@ def split(tree: Any) -> tuple[list[Any], Structure]:
 class Frozen:
     """A pytree that is split once for many calls.
 
-    It saves time, because splitting a module takes longer than running a small program.
+    Splitting a module takes longer than running a small program, so `Frozen` saves time.
+
+    Attributes:
+        arrays: the arrays of the pytree.
+        structure: the pytree without its arrays.
     """
 
     arrays: list[Any]
@@ -87,7 +94,7 @@ def _jitted(fn: Callable) -> Callable:
     """Returns `fn`, compiled, as a function of split arguments."""
 
     def call(
-        arrays: tuple[list[Any], ...], structures: tuple[Structure, ...], options: "_Options"
+        arrays: tuple[list[Any], ...], structures: tuple[Structure, ...], options: "_StaticOptions"
     ) -> Any:
         arguments = [
             structure.join(part) for structure, part in zip(structures, arrays, strict=True)
@@ -98,7 +105,7 @@ def _jitted(fn: Callable) -> Callable:
     return jax.jit(call, static_argnums=(1, 2))
 
 
-class _Options(Key):
+class _StaticOptions(Key):
     """Keyword arguments that are constants of a compiled program."""
 
     __slots__ = ("values",)
@@ -127,7 +134,85 @@ def call(fn: Callable, *arguments: Any, **options: Hashable) -> Any:
         8.0
     """
     arrays, structures = zip(*map(split, arguments), strict=True)
-    return _jitted(fn)(arrays, structures, _Options(options))
+    return _jitted(fn)(arrays, structures, _StaticOptions(options))
+
+
+@functools.cache
+def _jitted_on_mesh(fn: Callable, mesh: Mesh, in_specs: Any, out_specs: Any) -> Callable:
+    """Returns `fn`, compiled for every device of `mesh`, as a function of split arguments."""
+
+    def call(
+        arrays: tuple[list[Any], ...], structures: tuple[Structure, ...], options: "_Options"
+    ) -> Any:
+        def call_on_device(*arrays: list[Any]) -> Any:
+            arguments = [
+                structure.join(part) for structure, part in zip(structures, arrays, strict=True)
+            ]
+            return fn(*arguments, **options.values)
+
+        return jax.shard_map(
+            call_on_device,
+            mesh=mesh,
+            in_specs=tuple(map(list, in_specs)),
+            out_specs=out_specs.tree,
+            check_vma=False,
+        )(*arrays)
+
+    return jax.jit(call, static_argnums=(1, 2))
+
+
+class _Specs(Key):
+    """PartitionSpecs of the result of a compiled program."""
+
+    __slots__ = ("tree",)
+
+    def __init__(self, tree: Any):
+        super().__init__(jax.tree.flatten(tree))
+        self.tree = tree
+
+
+def call_on_mesh(
+    mesh: Mesh | None,
+    fn: Callable,
+    *arguments: Any,
+    specs: Sequence[Any],
+    out_specs: Any,
+    **options: Hashable,
+) -> Any:
+    """Calls `fn` on every device of a mesh, each with its part of the arguments.
+
+    All devices run the program that one device would run, so their results do not depend on the
+    number of devices.
+
+    Args:
+        mesh: the mesh; None calls `fn` on one device.
+        fn: a module-level function of the part of one device.
+        arguments: as in `call`.
+        specs: a tree of `PartitionSpec` per argument, or one spec for all its arrays.
+        out_specs: a tree of `PartitionSpec` for the result.
+        options: as in `call`.
+
+    Returns:
+        The result of `fn`, joined over the devices.
+    """
+    if mesh is None:
+        return call(fn, *arguments, **options)
+    arrays, structures = zip(*map(split, arguments), strict=True)
+    in_specs = tuple(
+        _specs_of_arrays(argument, spec) for argument, spec in zip(arguments, specs, strict=True)
+    )
+    shardings = tuple([NamedSharding(mesh, spec) for spec in part] for part in in_specs)
+    # Does nothing for arrays that are in place already.
+    arrays = jax.device_put(arrays, shardings)
+    program = _jitted_on_mesh(fn, mesh, in_specs, _Specs(out_specs))
+    return program(arrays, structures, _Options(options))
+
+
+def _specs_of_arrays(argument: Any, spec: Any) -> tuple[P, ...]:
+    """Returns one spec per array of `argument`, in the order of `split`."""
+    leaves, treedef = jax.tree.flatten(argument)
+    specs = [spec] * len(leaves) if isinstance(spec, P) else treedef.flatten_up_to(spec)
+    return tuple(s for leaf, s in zip(leaves, specs, strict=True) if _is_array(leaf))
 
 
 def n_compiled(fn: Callable) -> int:

@@ -74,7 +74,7 @@ def reproduce(
     from experiments.progress import Progress
     from experiments.studies import registry
 
-    names, steps = registry.resolve(experiments), Progress()
+    names, steps = registry.sort_study_ids(experiments), Progress()
     if data and not data.startswith("hf:") and not Path(data).exists():
         raise FileNotFoundError(f"--data {data}: no such file or folder. Check the spelling.")
     with steps("start JAX"):

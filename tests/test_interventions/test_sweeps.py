@@ -127,7 +127,7 @@ def test_any_packing_equals_the_whole_pass(deep, site, budget, loops, monkeypatc
     model, runs = deep
     options = dict(site=site, over=("layer", "position"), metric=METRIC)
     plan = iv.plan_sweep(model, *runs, **options, budget=budget)
-    assert (len(workload.column_batches(plan.work, 0)) > 1) == (budget is not None)
+    assert (len(workload.decoder_batches(plan.work, 0)) > 1) == (budget is not None)
     fast, slow = (
         iv.sweep(model, *runs, **options, budget=budget),
         iv.sweep(model, *runs, **options, reuse=False),
@@ -251,3 +251,12 @@ def test_silencing_cross_attention_lowers_the_probability_of_the_words(asr):
     assert float(swept.baseline) > -1
     assert float(swept.source) < float(swept.baseline) - 2
     assert float(swept.min()) < float(swept.baseline) - 0.05
+
+
+@pytest.mark.parametrize("site", ["decoder.cross_attn.pattern", "encoder.resid_post"])
+@pytest.mark.parametrize("call", [iv.plan_sweep, iv.attribution])
+def test_more_frames_than_the_recording_has_are_refused(tiny_model, runs, site, call):
+    for n_frames in (0, 12):
+        message = rf"n_frames: expected 1 to 11 frames at '{site}', got {n_frames}\."
+        with pytest.raises(ValueError, match=message):
+            call(tiny_model, *runs, site=site, over=("time",), metric=METRIC, n_frames=n_frames)
