@@ -8,7 +8,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from experiments.data.corpora import Corpus, Utterance
-from experiments.data.real_speech import spread
+from experiments.data.real_speech import select_evenly
 from experiments.item_cache import Arrays, ItemCache
 from experiments.studies import probing, speaker_attributes as attributes
 from experiments.studies.features import encoder_features
@@ -175,7 +175,7 @@ def _probe_noise(
 
     Each speaker gets one background noise. Speakers with the same noise are in the same fold.
     """
-    clips = spread(
+    clips = select_evenly(
         select_balanced(speech, attributes.gender, config.noisy) or speech, config.noisy, set_of
     )
     backgrounds = attributes.distinct_sources(select_nonspeech(corpus))

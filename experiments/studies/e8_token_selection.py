@@ -17,7 +17,7 @@ import interventions
 import jaxasr
 from experiments.analyses import lens
 from experiments.data.corpora import Corpus, Utterance
-from experiments.data.phonemes import MISSING
+from experiments.data.phonemes import ESPEAK_MISSING
 from experiments.item_cache import Arrays, ItemCache
 from experiments.studies.candidate_similarity import (
     TOKEN_OFFSETS,
@@ -195,7 +195,7 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
     }
     findings = {key: CLAIMS[key].judge_mean(value, config.seed) for key, value in values.items()}
     if np.isnan(sound).all():  # espeak-ng is not installed
-        findings["sounds_alike"] = CLAIMS["sounds_alike"].judge(None, MISSING)
+        findings["sounds_alike"] = CLAIMS["sounds_alike"].judge(None, ESPEAK_MISSING)
     findings["earlier_than_qwen"] = CLAIMS["earlier_than_qwen"].judge(
         None, "only one family of models; Qwen2-Audio cannot be loaded"
     )

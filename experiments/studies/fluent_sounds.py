@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from experiments.data.corpora import Corpus, Utterance
-from experiments.data.real_speech import spread
+from experiments.data.real_speech import select_evenly
 from experiments.studies.selection import (
     WINDOW_S,
     cross_validation_groups,
@@ -110,7 +110,7 @@ def matching_speech(
         At most one recording of speech per noise.
     """
     speech = select_speech(corpus, len(corpus), supported_languages(asr, ["en"]), at_least_s=1.5)
-    clips = spread(speech, len(noises), set_of)
+    clips = select_evenly(speech, len(noises), set_of)
     # The shortest speech is cut to the shortest length, so that few recordings are too short.
     lengths = np.sort([seconds for _, seconds in noises])[: len(clips)]
     by_length = sorted(clips, key=lambda clip: float(clip.label("duration_s") or 0))
