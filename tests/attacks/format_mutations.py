@@ -76,14 +76,16 @@ def mutate_ctranslate2(raw: bytes, rng: np.random.Generator) -> bytes:
             return raw[:at] + raw[other:stop] + raw[end:]
 
 
-_CALL = b"X" + struct.pack("<I", len(f"echo > {CANARY}")) + f"echo > {CANARY}".encode() + b"\x85R"
+_CALL_OPCODES = (
+    b"X" + struct.pack("<I", len(f"echo > {CANARY}")) + f"echo > {CANARY}".encode() + b"\x85R"
+)
 
 
-_RUN = [
-    b"cos\nsystem\n" + _CALL,
-    b"cposix\nsystem\n" + _CALL,
-    b"\x8c\x02os\x8c\x06system\x93" + _CALL,
-    b"csubprocess\ngetoutput\n" + _CALL,
+_CODE_OPCODES = [
+    b"cos\nsystem\n" + _CALL_OPCODES,
+    b"cposix\nsystem\n" + _CALL_OPCODES,
+    b"\x8c\x02os\x8c\x06system\x93" + _CALL_OPCODES,
+    b"csubprocess\ngetoutput\n" + _CALL_OPCODES,
 ]
 
 
@@ -128,7 +130,7 @@ def _pickle(data: bytes, rng: np.random.Generator) -> bytes:
     for _ in range(rng.integers(1, 4)):
         at = int(rng.integers(1, len(parts)))
         snippet = (
-            _RUN[rng.integers(len(_RUN))]
+            _CODE_OPCODES[rng.integers(len(_CODE_OPCODES))]
             if rng.random() < 0.3
             else _SNIPPETS[rng.integers(len(_SNIPPETS))]
         )

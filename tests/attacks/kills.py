@@ -50,7 +50,7 @@ _PRELOAD = (
 _FAILED = 3
 
 
-class Changes:
+class KillAtChange:
     """Counts the changes of files in one folder, and kills the process at one of them."""
 
     def __init__(self, folder: Path, kill_at: int | None, counted: Any):
@@ -79,7 +79,7 @@ def _child(
     from experiments import compile_cache
 
     compile_cache.enable()
-    sys.addaudithook(Changes(folder, kill_at, counted))
+    sys.addaudithook(KillAtChange(folder, kill_at, counted))
     start.value = time.monotonic()
     try:
         JOBS[job](folder)

@@ -75,7 +75,7 @@ def text_tokens(checkpoint: Checkpoint, n_tokens: int) -> np.ndarray:
     return np.array([row[:n_tokens] for row in rows], np.int32)
 
 
-class Pair(NamedTuple):
+class ModelPair(NamedTuple):
     checkpoint: Checkpoint
     ours: jaxasr.Whisper
     torch: torch.nn.Module
@@ -83,9 +83,9 @@ class Pair(NamedTuple):
 
 
 @pytest.fixture(scope="module", params=MODELS)
-def pair(request: pytest.FixtureRequest) -> Pair:
+def pair(request: pytest.FixtureRequest) -> ModelPair:
     checkpoint = read_checkpoint(request.param)
-    return Pair(
+    return ModelPair(
         checkpoint,
         assemble(checkpoint),
         build(checkpoint.config, checkpoint.tensors),
@@ -130,7 +130,7 @@ def compare(
         ), (our_errors, torch_errors)
 
 
-def double(pair: Pair) -> torch.nn.Module:
+def double(pair: ModelPair) -> torch.nn.Module:
     return build(pair.checkpoint.config, pair.checkpoint.tensors).double()
 
 

@@ -27,7 +27,7 @@ from jaxasr.weights import assemble
 CONFIG = jaxasr.Config(80, 11, 30, 3, 3, 101, 13, 30, 5, 4)
 N_TOKENS, WINDOW, ANSWER, FOIL = 7, 4, 3, 5
 TOLERANCE = 1e-4  # of the metric's scale
-DECODER = [
+DECODER_SITES = [
     "resid_pre",
     *(f"attn.{part}" for part in ("q", "k", "v", "z")),
     "attn_out",
@@ -39,7 +39,7 @@ DECODER = [
     "mlp_out",
     "resid_post",
 ]
-ENCODER = [
+ENCODER_SITES = [
     "resid_pre",
     "attn.q",
     "attn.v",
@@ -130,7 +130,8 @@ def cells(
 
 
 @pytest.mark.parametrize(
-    "site", [f"decoder.{name}" for name in DECODER] + [f"encoder.{name}" for name in ENCODER]
+    "site",
+    [f"decoder.{name}" for name in DECODER_SITES] + [f"encoder.{name}" for name in ENCODER_SITES],
 )
 def test_every_cell_equals_that_of_a_hook_loop(site):
     ours, theirs = models()

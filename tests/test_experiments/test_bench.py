@@ -16,7 +16,7 @@ from experiments.bench.worker import Worker, peak_rss
 from jaxasr.config import SIZES
 
 
-class Echo:
+class EchoJob:
     def __init__(self, job):
         self.job = job
 
@@ -30,12 +30,12 @@ class Echo:
 
 def test_a_worker_answers_and_a_failed_one_is_reported(capfd):
     with Worker(
-        "tests.test_experiments.test_bench:Echo",
+        "tests.test_experiments.test_bench:EchoJob",
         {"word": "é"},
         PYTHONPATH=str(Path(__file__).parents[2]),
     ) as worker:
         assert worker.ask("answer", value={"a": 1.5}) == ["é", {"a": 1.5}]
-        with pytest.raises(RuntimeError, match=r"Echo\.fail: the process ended with code 1"):
+        with pytest.raises(RuntimeError, match=r"EchoJob\.fail: the process ended with code 1"):
             worker.ask("fail")
     assert "this worker fails on purpose" in capfd.readouterr().err
 
@@ -107,7 +107,7 @@ def test_fits_are_compared_by_their_objectives():
     assert judged["half"]["excess_max"] == judged["half"]["excess_median"] > 0.01
 
 
-class OtherWays:
+class SlowMethods:
     """Computes cells ten times more slowly than ours, each with the same error."""
 
     def ask(self, method, kind, way, cells, batch):
@@ -122,7 +122,7 @@ def test_slow_ways_of_a_sweep_are_compared_on_the_cells_they_computed():
     def ask(kind, reuse=True):
         return {"seconds": len(cells) / 1000, "values": values, "programs": 3}
 
-    ours, unshared, *others = sweep.measure(ask, OtherWays(), "decoder", cells, rounds=2)
+    ours, unshared, *others = sweep.measure(ask, SlowMethods(), "decoder", cells, rounds=2)
     assert ours["late_programs"] == ours["error"] == unshared["error"] == 0
     assert {row["way"] for row in others} >= {"hook loop, whole model", "batched hooks, 11 rows"}
     for row in others:

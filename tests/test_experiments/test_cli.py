@@ -52,7 +52,7 @@ def test_help_does_not_wait_for_jax():
     assert heavy_modules(["--help"]) == "set()"
 
 
-PATCH = ["patch", str(DEMO), "--source", "zero", "--out", "unwritten", "--site"]
+PATCH_COMMAND = ["patch", str(DEMO), "--source", "zero", "--out", "unwritten", "--site"]
 
 
 @pytest.mark.parametrize(
@@ -60,9 +60,9 @@ PATCH = ["patch", str(DEMO), "--source", "zero", "--out", "unwritten", "--site"]
     [
         ["lens", "no-such-file.wav", "--out", "unwritten"],
         ["align", str(DEMO), "--text", "no-such-file.txt"],
-        [*PATCH, "decoder.cross.z"],
-        [*PATCH, "decoder.cross_attn.z", "--over", "frame"],
-        [*PATCH, "decoder.cross_attn.z", "--source", "nois"],
+        [*PATCH_COMMAND, "decoder.cross.z"],
+        [*PATCH_COMMAND, "decoder.cross_attn.z", "--over", "frame"],
+        [*PATCH_COMMAND, "decoder.cross_attn.z", "--source", "nois"],
         ["probe", "m.csv", "--label", "sex", "--out", "unwritten", "--site", "encoder.resid"],
     ],
 )

@@ -25,7 +25,7 @@ from jaxasr.taps import At
 
 CONFIG = Config()
 CELLS = site_cells(Model(80, 1500, 66, 3, 4, 100, 448, 66, 3, 4), SITES, CONFIG.alphas)
-SITE = np.array(SITES)[CELLS["site"]]
+SITE_OF_CELL = np.array(SITES)[CELLS["site"]]
 N = 48  # sentences
 
 
@@ -44,7 +44,7 @@ def arrays(
     before = np.empty(2 * N, int)
     before[~congruent] = np.where(is_error, EXPECTED, TARGET)
     before[congruent] = np.where(np.arange(N) < swapped * N, TARGET, EXPECTED)
-    after = np.full((2 * N, 2, len(SITE)), UNTRIED)
+    after = np.full((2 * N, 2, len(SITE_OF_CELL)), UNTRIED)
     restored = [np.where(noise, TARGET, OTHER), np.where(random, TARGET, EXPECTED)]
     after[np.flatnonzero(~congruent)[is_error]] = np.stack(restored, 1)
     after[1:20:2, 0] = EXPECTED  # ten controls stay right
@@ -55,7 +55,7 @@ def arrays(
             "congruent": ("example", congruent),
             "pair": ("example", np.repeat([f"voice: {i}" for i in range(N)], 2)),
             "kind": list(KINDS),
-            "site": ("cell", SITE),
+            "site": ("cell", SITE_OF_CELL),
             "layer": ("cell", CELLS["layer"]),
             "alpha": ("cell", CELLS["alpha"]),
         },
@@ -64,9 +64,9 @@ def arrays(
 
 def planted() -> xr.Dataset:
     """One strength of one layer of each stack restores four in five, a random move one in 1,000."""
-    noise, random = np.random.default_rng(0).random((2, 24, len(SITE))) < 0.001
+    noise, random = np.random.default_rng(0).random((2, 24, len(SITE_OF_CELL))) < 0.001
     for site in ("encoder.mlp_out", "decoder.cross_attn_out"):
-        cell = (site == SITE) & (CELLS["layer"] == 1) & (CELLS["alpha"] == 1)
+        cell = (site == SITE_OF_CELL) & (CELLS["layer"] == 1) & (CELLS["alpha"] == 1)
         noise[:, cell] = (np.arange(24) % 5 > 0)[:, None]
     return arrays(noise, random)
 
@@ -87,7 +87,7 @@ def test_planted_patches_are_detected():
 @pytest.mark.parametrize("seed", range(3))
 def test_patches_no_better_than_random_moves_do_not_replicate(seed):
     """Any of many patches restores most errors, and so does any of many random moves."""
-    noise, random = np.random.default_rng(seed).random((2, 24, len(SITE))) < 0.01
+    noise, random = np.random.default_rng(seed).random((2, 24, len(SITE_OF_CELL))) < 0.01
     data = arrays(noise, random, swapped=0.5)
     assert verdicts(data) == dict.fromkeys(CLAIMS, DOES_NOT_REPLICATE)
     shares = STUDY.analyse(data, CONFIG).numbers["errors_patched"]["any_of_many"]
@@ -95,7 +95,7 @@ def test_patches_no_better_than_random_moves_do_not_replicate(seed):
 
 
 def test_without_errors_only_their_number_is_judged():
-    data = arrays(np.zeros((0, len(SITE))), np.zeros((0, len(SITE))), errors=0)
+    data = arrays(np.zeros((0, len(SITE_OF_CELL))), np.zeros((0, len(SITE_OF_CELL))), errors=0)
     by_key = verdicts(data)
     assert by_key.pop("context") == DOES_NOT_REPLICATE
     assert set(by_key.values()) == {UNTESTABLE}

@@ -9,7 +9,7 @@ from experiments.studies.e7_encoder_lens import CLAIMS, STUDY, Config
 from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
 
 DEPTH = np.arange(9) / 8  # 0.875 is the only layer in the band of loops
-KIND = {name: number for number, name in enumerate(CATEGORIES)}
+KIND_NUMBER = {name: number for number, name in enumerate(CATEGORIES)}
 
 
 def arrays(kind: np.ndarray, wer: np.ndarray, text: str = "as it was") -> xr.Dataset:
@@ -31,9 +31,9 @@ def arrays(kind: np.ndarray, wer: np.ndarray, text: str = "as it was") -> xr.Dat
 
 def planted(n: int = 40, text: str = "as it was") -> xr.Dataset:
     """Empty texts in the lower two thirds, then ungrounded ones, mostly loops, the final text."""
-    kind, wer = np.full((n, 9), KIND["empty"]), np.ones((n, 9))
-    kind[:, 6], kind[:, 8] = KIND["ungrounded"], KIND["correct"]
-    kind[:, 7] = np.where(np.arange(n) % 5, KIND["loop"], KIND["partial"])
+    kind, wer = np.full((n, 9), KIND_NUMBER["empty"]), np.ones((n, 9))
+    kind[:, 6], kind[:, 8] = KIND_NUMBER["ungrounded"], KIND_NUMBER["correct"]
+    kind[:, 7] = np.where(np.arange(n) % 5, KIND_NUMBER["loop"], KIND_NUMBER["partial"])
     wer[:, 7:] = [0.9, 0]
     return arrays(kind, wer, text)
 

@@ -15,10 +15,10 @@ from experiments.pages.terminal import print_page
 from experiments.progress import Progress
 from jaxasr.rules import rules_for
 
-TRIGGERS = ("d0674_speech_noise",)  # without rules the model generates "(baby crying)"
+LOOPING_RECORDINGS = ("d0674_speech_noise",)  # without rules the model generates "(baby crying)"
 
 
-@pytest.fixture(scope="module", params=TRIGGERS)
+@pytest.fixture(scope="module", params=LOOPING_RECORDINGS)
 def looping(request, asr, data_dir):
     audio = jaxasr.load_audio(data_dir / "triggers" / f"{request.param}.flac")
     return lens_page(

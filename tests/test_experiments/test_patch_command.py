@@ -152,7 +152,7 @@ def test_a_missing_file_is_named(tmp_path):
     assert "none.wav" in done.stderr
 
 
-def numbers_of(changes: list[float]) -> dict:
+def result_of(changes: list[float]) -> dict:
     """Builds the content of result.json for cells of one dimension."""
     values = xr.DataArray(np.array([changes]), dims=("example", "head"))
     values = values.assign_coords(head=np.arange(len(changes)))
@@ -171,7 +171,7 @@ def numbers_of(changes: list[float]) -> dict:
 
 
 def test_the_ranking_names_ties_and_how_many_cells_are_left_out():
-    numbers = numbers_of([0.0] * 6 + [1.0] * 18)
+    numbers = result_of([0.0] * 6 + [1.0] * 18)
     lines = patch_page.ranking_lines(numbers, Path("heads"), shorten=True)
     assert lines[1] == "Change of the share of loops that end, largest first (12 of 24 cells):"
     assert all("+1.000" in line for line in lines[2:14])

@@ -23,7 +23,7 @@ from experiments.store import StoreError, integrity, pools
 
 SITE, LENGTHS = "encoder.resid_post", [0.5, 1.01, 0.3, 2.0, 0.7]
 FRAMES = [25, 51, 15, 100, 35]
-EVERY = {
+ALL_SITES_AND_POOLS = {
     "sites": (SITE, "encoder.mlp.post", "encoder.ln_post"),
     "pool": ("speech", "all", "last", 3, "frames"),
     "batch": 2,
@@ -36,9 +36,11 @@ def small():
 
 
 @pytest.fixture(scope="module")
-def full(small, tmp_path_factory):
+def complete_store(small, tmp_path_factory):
     """A store with every kind of variable, which no test changes."""
-    return store.extract(small, tones(LENGTHS), tmp_path_factory.mktemp("full") / "store", **EVERY)
+    return store.extract(
+        small, tones(LENGTHS), tmp_path_factory.mktemp("full") / "store", **ALL_SITES_AND_POOLS
+    )
 
 
 def files(path: Path) -> dict[str, bytes]:
@@ -50,16 +52,18 @@ def files(path: Path) -> dict[str, bytes]:
     }
 
 
-def test_pools_and_frames_equal_those_of_a_plain_pass(small, full):
-    assert full.ids == ["u2", "u0", "u4", "u1", "u3"]  # by length, since frames are kept
-    row_of = {name: row for row, name in enumerate(full.ids)}
-    rows = {name: full.frames(name)[0] for name in EVERY["sites"]}
-    offsets = full.frames(SITE)[1]
+def test_pools_and_frames_equal_those_of_a_plain_pass(small, complete_store):
+    assert complete_store.ids == ["u2", "u0", "u4", "u1", "u3"]  # by length, since frames are kept
+    row_of = {name: row for row, name in enumerate(complete_store.ids)}
+    rows = {name: complete_store.frames(name)[0] for name in ALL_SITES_AND_POOLS["sites"]}
+    offsets = complete_store.frames(SITE)[1]
     for i, utterance in enumerate(tones(LENGTHS).utterances):
         row = row_of[utterance.id]
         mel = jaxasr.log_mel(utterance.samples(), 80)
-        _, acts = small.model.encode(mel[None], readout=jaxasr.select(*EVERY["sites"]))
-        for site in EVERY["sites"]:
+        _, acts = small.model.encode(
+            mel[None], readout=jaxasr.select(*ALL_SITES_AND_POOLS["sites"])
+        )
+        for site in ALL_SITES_AND_POOLS["sites"]:
             x = np.asarray(acts[site]).reshape(-1, 1500, rows[site].shape[-1])
             true = x[:, : FRAMES[i]]
             expected = {
@@ -69,35 +73,35 @@ def test_pools_and_frames_equal_those_of_a_plain_pass(small, full):
                 "3": true[:, 3],
             }
             for pool, value in expected.items():
-                pooled = full.activations(site, pool)[:, row]
+                pooled = complete_store.activations(site, pool)[:, row]
                 np.testing.assert_allclose(pooled, value, rtol=1e-4, atol=2e-5)
             frames = rows[site][:, offsets[row] : offsets[row + 1]]
             np.testing.assert_allclose(frames, true, rtol=1e-4, atol=2e-5)
         mel_mean = np.asarray(mel)[:, : 2 * FRAMES[i]].mean(1)
-        np.testing.assert_allclose(full.mel()[row], mel_mean, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(complete_store.mel()[row], mel_mean, rtol=1e-4, atol=1e-5)
 
 
-def test_chosen_frames_equal_those_among_all(full):
+def test_chosen_frames_equal_those_among_all(complete_store):
     ids = ["u1", "u3", "u2"]
-    every, offsets = full.frames(SITE, ids)
-    np.testing.assert_array_equal(full.frame_counts(SITE, ids), np.diff(offsets))
+    every, offsets = complete_store.frames(SITE, ids)
+    np.testing.assert_array_equal(complete_store.frame_counts(SITE, ids), np.diff(offsets))
     # The first and last of u1, the first and last of u3, and one of u2.
     rows = np.array([0, 50, 51, 150, 160])
-    np.testing.assert_array_equal(full.frames(SITE, ids, rows)[0], every[:, rows])
-    two = full.frames(SITE, ids, np.array([60, 70]))[0]
+    np.testing.assert_array_equal(complete_store.frames(SITE, ids, rows)[0], every[:, rows])
+    two = complete_store.frames(SITE, ids, np.array([60, 70]))[0]
     assert two.shape == (every.shape[0], 2, every.shape[2])
-    assert full.frames(SITE, ["u1"], rows[:0])[0].shape[1] == 0
+    assert complete_store.frames(SITE, ["u1"], rows[:0])[0].shape[1] == 0
 
 
-def test_xarray_opens_a_store_with_names(full):
-    dataset = xarray.open_zarr(full.path, consolidated=False, chunks=None)
+def test_xarray_opens_a_store_with_names(complete_store):
+    dataset = xarray.open_zarr(complete_store.path, consolidated=False, chunks=None)
     assert dataset[SITE].dims == ("pool", "encoder_layer", "utterance", "feature")
     assert dataset[SITE].sel(pool="last", utterance="u3").shape == (3, 10)
     assert dataset["encoder.mlp.post"].dims[-1] == "feature_40"
     assert dataset["encoder.ln_post.frames"].dims == ("encoder_frame", "feature")
     n_frames = dict(zip(dataset.utterance.values, dataset.n_frames.values))
     assert n_frames == dict(zip(["u0", "u1", "u2", "u3", "u4"], FRAMES))
-    assert full.attrs["provenance"]["versions"]["jax"] == jax.__version__
+    assert complete_store.attrs["provenance"]["versions"]["jax"] == jax.__version__
 
 
 def test_padding_cannot_change_what_is_pooled_over_speech():
@@ -164,22 +168,30 @@ def test_a_killed_and_resumed_store_is_bitwise_the_uninterrupted_one(small, tmp_
     resumed.verify()
 
 
-def test_another_model_corpus_or_setting_is_refused(small, full):
+def test_another_model_corpus_or_setting_is_refused(small, complete_store):
     with pytest.raises(
         StoreError,
         match=r"another model: it has \{'sha256': '\w+'\}, this run has \{'sha256': '\w+'\}",
     ):
-        store.extract(small_recogniser(2), tones(LENGTHS), full.path, **EVERY)
+        store.extract(
+            small_recogniser(2), tones(LENGTHS), complete_store.path, **ALL_SITES_AND_POOLS
+        )
     with pytest.raises(StoreError, match=r"another corpus: .*'n': 5.*this run has .*'n': 4"):
-        store.extract(small, tones(LENGTHS[:4]), full.path, **EVERY)
+        store.extract(small, tones(LENGTHS[:4]), complete_store.path, **ALL_SITES_AND_POOLS)
     with pytest.raises(
         StoreError,
         match=r"another settings: it has \{'dtype': 'float32'\}, this run has \{'dtype': 'float16'",
     ):
-        store.extract(small, tones(LENGTHS), full.path, **EVERY, dtype="float16")
-    assert store.covers(full.path, small, tones(LENGTHS), [SITE], ["all"])
-    assert not store.covers(full.path, small, tones(LENGTHS), ["encoder.resid_mid"], ["all"])
-    assert not store.covers(full.path, small_recogniser(2), tones(LENGTHS), [SITE], ["all"])
+        store.extract(
+            small, tones(LENGTHS), complete_store.path, **ALL_SITES_AND_POOLS, dtype="float16"
+        )
+    assert store.covers(complete_store.path, small, tones(LENGTHS), [SITE], ["all"])
+    assert not store.covers(
+        complete_store.path, small, tones(LENGTHS), ["encoder.resid_mid"], ["all"]
+    )
+    assert not store.covers(
+        complete_store.path, small_recogniser(2), tones(LENGTHS), [SITE], ["all"]
+    )
 
 
 def test_a_store_that_another_version_left_half_written_is_refused(small, tmp_path, monkeypatch):
@@ -203,7 +215,7 @@ def test_a_folder_without_a_store_is_refused(small, tmp_path):
         store.open(tmp_path / "nowhere")
 
 
-def test_unreadable_recordings_are_listed_and_change_no_other_row(small, full, tmp_path):
+def test_unreadable_recordings_are_listed_and_change_no_other_row(small, complete_store, tmp_path):
     good = tones(LENGTHS[:3]).utterances
     (tmp_path / "broken.wav").write_bytes(b"RIFFnonsense")
     unreadable = [
@@ -223,9 +235,9 @@ def test_unreadable_recordings_are_listed_and_change_no_other_row(small, full, t
     assert "no such file" in mixed.problems["gone"]
     assert "longer than 30 s: 31.0 s" in mixed.problems["long"]
     assert mixed.problems["short"] == "position 3 lies outside of its 3 frames"
-    rows = [full.ids.index(name) for name in mixed.ids]
+    rows = [complete_store.ids.index(name) for name in mixed.ids]
     np.testing.assert_allclose(
-        mixed.activations(SITE), full.activations(SITE)[:, rows], rtol=1e-5, atol=1e-6
+        mixed.activations(SITE), complete_store.activations(SITE)[:, rows], rtol=1e-5, atol=1e-6
     )
     with pytest.raises(ValueError, match="all 2 failed"):
         store.extract(small, Corpus("bad", "memory", tuple(unreadable)), tmp_path / "none", batch=2)
@@ -242,11 +254,11 @@ def test_a_flipped_bit_is_noticed(small, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
-def test_values_are_rounded_to_the_stored_number_format(small, full, tmp_path, dtype):
+def test_values_are_rounded_to_the_stored_number_format(small, complete_store, tmp_path, dtype):
     rounded = store.extract(small, tones(LENGTHS[:2]), tmp_path / dtype, dtype=dtype, batch=2)
     kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype
-    rows = [full.ids.index(name) for name in rounded.ids]
-    exact = full.activations(SITE)[:, rows]
+    rows = [complete_store.ids.index(name) for name in rounded.ids]
+    exact = complete_store.activations(SITE)[:, rows]
     np.testing.assert_allclose(
         rounded.activations(SITE),
         exact.astype(kind).astype(np.float64),
@@ -255,17 +267,17 @@ def test_values_are_rounded_to_the_stored_number_format(small, full, tmp_path, d
     assert rounded.group[SITE].dtype.itemsize == {"float64": 8}.get(dtype, 2)
 
 
-def test_shards_hold_all_activations_on_the_device(full):
-    shards = list(full.shards(SITE, "speech", 2))
+def test_shards_hold_all_activations_on_the_device(complete_store):
+    shards = list(complete_store.shards(SITE, "speech", 2))
     assert [ids for ids, _ in shards] == [["u2", "u0"], ["u4", "u1"], ["u3"]]
     assert all(isinstance(x, jax.Array) for _, x in shards)
     np.testing.assert_array_equal(
-        np.concatenate([x for _, x in shards], axis=1), full.activations(SITE)
+        np.concatenate([x for _, x in shards], axis=1), complete_store.activations(SITE)
     )
     with pytest.raises(ValueError, match="has speech, all, last, 3, got 'first'"):
-        full.activations(SITE, "first")
+        complete_store.activations(SITE, "first")
     with pytest.raises(ValueError, match=r"got 'encoder\.attn_out'"):
-        full.activations("encoder.attn_out")
+        complete_store.activations("encoder.attn_out")
 
 
 @pytest.mark.parametrize(("options", "message"), [

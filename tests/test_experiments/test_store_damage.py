@@ -21,7 +21,7 @@ def small():
 
 
 @pytest.fixture(scope="module")
-def full(small, tmp_path_factory):
+def complete_store(small, tmp_path_factory):
     """A store with sites and pools of every kind, which no test changes."""
     options = {
         "sites": (SITE, "encoder.mlp.post", "encoder.ln_post"),
@@ -53,8 +53,8 @@ def test_completion_and_checksums_are_written_at_once(small, tmp_path, monkeypat
     open_and_verify(opened.path)
 
 
-def copied(full, tmp_path):
-    shutil.copytree(full.path, tmp_path / "store")
+def copy_of_store(complete_store, tmp_path):
+    shutil.copytree(complete_store.path, tmp_path / "store")
     return tmp_path / "store"
 
 
@@ -65,8 +65,8 @@ def open_and_verify(path):
     opened.verify()
 
 
-def test_a_flipped_bit_anywhere_is_noticed(full, tmp_path):
-    path = copied(full, tmp_path)
+def test_a_flipped_bit_anywhere_is_noticed(complete_store, tmp_path):
+    path = copy_of_store(complete_store, tmp_path)
     files = sorted(file for file in path.rglob("*") if file.is_file())
     open_and_verify(path)
     rng = np.random.default_rng(0)
@@ -124,8 +124,8 @@ def test_a_second_writer_of_a_store_is_refused(small, tmp_path):
     {"storage_transformers": [{"name": "x"}]},
     {"zarr_format": 2},
 ])  # fmt: skip
-def test_a_store_with_other_codecs_is_refused(full, tmp_path, change):
-    file = copied(full, tmp_path) / SITE / "zarr.json"
+def test_a_store_with_other_codecs_is_refused(complete_store, tmp_path, change):
+    file = copy_of_store(complete_store, tmp_path) / SITE / "zarr.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(StoreError, match=r"resid_post/zarr\.json: expected the"):
         store.open(tmp_path / "store")

@@ -29,8 +29,8 @@ from experiments.studies.study import (
     paper,
 )
 
-NASTY = "<script>alert(1)</script> & <b>"
-CLAIM = Claim(f"Numbers are large {NASTY}", "a lot", "mean number", min_examples=3)
+HOSTILE_TEXT = "<script>alert(1)</script> & <b>"
+CLAIM = Claim(f"Numbers are large {HOSTILE_TEXT}", "a lot", "mean number", min_examples=3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ def fake_study(stop_at: int | None = None, computed: list[int] | None = None) ->
         if computed is not None:
             computed.append(item)
         x = np.random.default_rng(item).normal(3, 1, 2)
-        return {"x": x, "text": f"{NASTY} {item}"}
+        return {"x": x, "text": f"{HOSTILE_TEXT} {item}"}
 
     def run(asr, corpus, config, keep):
         items = keep.each("items", range(config.n), compute)
@@ -70,7 +70,7 @@ def fake_study(stop_at: int | None = None, computed: list[int] | None = None) ->
         return Analysis({"large": finding}, {"first": arrays.text.values[0]})
 
     return Study(
-        title=f"Fake {NASTY}",
+        title=f"Fake {HOSTILE_TEXT}",
         section="section 0",
         about="Nothing",
         data="none",
@@ -214,9 +214,9 @@ def test_a_run_writes_its_result_and_an_escaped_page(tmp_path):
     page = Outline((tmp_path / "index.html").read_text())
     assert not page.of("script")
     assert not page.of("b", **{"class": ""})
-    assert [text for _, text in page.of("h1")] == [f"Fake {NASTY}"]
+    assert [text for _, text in page.of("h1")] == [f"Fake {HOSTILE_TEXT}"]
     names, values = ([text for _, text in page.of(tag)] for tag in ("dt", "dd"))
-    assert NASTY in dict(zip(names, values))["first"]
+    assert HOSTILE_TEXT in dict(zip(names, values))["first"]
     badges = [text for a, text in page.of("span") if "badge" in a.get("class", "")]
     assert badges == [REPLICATES]
     assert all(a["src"].startswith("data:image/png") for a, _ in page.of("img"))

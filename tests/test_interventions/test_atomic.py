@@ -18,7 +18,7 @@ from interventions.storage.atomic import only_writer, remove_stale_lock, replaci
 from interventions.storage.text_files import printable, to_json, write_json, write_text
 
 
-def tree(folder: Path) -> dict[str, str]:
+def texts_by_path(folder: Path) -> dict[str, str]:
     return {
         str(file.relative_to(folder)): file.read_text()
         for file in sorted(folder.rglob("*"))
@@ -26,7 +26,7 @@ def tree(folder: Path) -> dict[str, str]:
     }
 
 
-def fail_after(path: Path) -> None:
+def write_half_and_fail(path: Path) -> None:
     """Writes half a file, then fails."""
     path.write_text("half")
     raise TypeError
@@ -35,8 +35,8 @@ def fail_after(path: Path) -> None:
 def test_after_a_failure_the_old_file_is_there_and_no_other(tmp_path):
     path = write_text(tmp_path / "new" / "a.txt", "old")
     with pytest.raises(TypeError), replacing(path) as new:
-        fail_after(new)
-    assert tree(path.parent) == {"a.txt": "old"}
+        write_half_and_fail(new)
+    assert texts_by_path(path.parent) == {"a.txt": "old"}
     assert [file.name for file in path.parent.iterdir()] == ["a.txt"]
 
 
@@ -49,19 +49,19 @@ def test_all_entries_move_into_place_together_and_replace_folders(tmp_path):
     (tmp_path / "bank" / "old").write_text("old")
     (tmp_path / "a").write_text("old")
     with pytest.raises(TypeError), staging(tmp_path) as new:
-        fail_after(new / "a")
-    assert tree(tmp_path) == {"a": "old", "bank/old": "old"}
+        write_half_and_fail(new / "a")
+    assert texts_by_path(tmp_path) == {"a": "old", "bank/old": "old"}
     with staging(tmp_path) as new:
         (new / "a").write_text("new")
         (new / "bank").mkdir()
         (new / "bank" / "new").write_text("new")
-        assert tree(tmp_path)["a"] == "old"
-    assert tree(tmp_path) == {"a": "new", "bank/new": "new"}
+        assert texts_by_path(tmp_path)["a"] == "old"
+    assert texts_by_path(tmp_path) == {"a": "new", "bank/new": "new"}
     assert not list(tmp_path.glob(".*"))
 
 
 # Stands in for the package, so that a child process imports one module without JAX.
-_IMPORT = """
+_IMPORT_ATOMIC = """
 import os, signal, sys
 from pathlib import Path
 for name in ("interventions", "interventions.storage"):
@@ -69,8 +69,8 @@ for name in ("interventions", "interventions.storage"):
     package.__path__ = [str(Path(sys.argv[3]).parent.joinpath(*name.split(".")))]
 from interventions.storage import atomic
 """
-_DIES = (
-    _IMPORT
+_KILLED_WRITER = (
+    _IMPORT_ATOMIC
     + """
 folder, when = Path(sys.argv[1]), sys.argv[2]
 if when == "between":  # everything is written, one of two entries is in its place
@@ -104,12 +104,12 @@ def test_the_next_write_cleans_up_after_a_killed_one(tmp_path, when, left):
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "c").write_text("old")
     package = str(Path(interventions.__file__).parent)
-    command = [sys.executable, "-c", _DIES, str(tmp_path), when, package]
+    command = [sys.executable, "-c", _KILLED_WRITER, str(tmp_path), when, package]
     process = subprocess.run(command, timeout=120)
     assert process.returncode == -signal.SIGKILL
     assert list(tmp_path.glob(".*"))
     write_text(tmp_path / "other", "x")
-    assert tree(tmp_path) == {"a": left, "b/c": left, "other": "x"}
+    assert texts_by_path(tmp_path) == {"a": left, "b/c": left, "other": "x"}
     assert not list(tmp_path.glob(".*"))
 
 
@@ -118,7 +118,7 @@ def test_the_staging_folder_of_a_running_writer_stays(tmp_path):
         (first / "a").write_text("first")
         write_text(tmp_path / "a", "second")
         assert (first / "a").read_text() == "first"
-    assert tree(tmp_path) == {"a": "first"}
+    assert texts_by_path(tmp_path) == {"a": "first"}
 
 
 def test_a_second_writer_is_refused(tmp_path):
@@ -135,8 +135,8 @@ def test_a_second_writer_is_refused(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
-_HOLDS = (
-    _IMPORT
+_LOCK_HOLDER = (
+    _IMPORT_ATOMIC
     + """
 with atomic.only_writer(Path(sys.argv[1])):
     print(flush=True)
@@ -150,7 +150,7 @@ def test_the_lock_of_a_killed_process_blocks_no_other(tmp_path, finished):
     command = [
         sys.executable,
         "-c",
-        _HOLDS,
+        _LOCK_HOLDER,
         str(tmp_path / "out"),
         "",
         str(Path(interventions.__file__).parent),
@@ -171,7 +171,7 @@ def test_the_lock_of_a_killed_process_blocks_no_other(tmp_path, finished):
 
 
 @pytest.fixture
-def _no_room():
+def _small_files_only():
     """Limits files to 1,000 bytes, which fails as a full disk does, with another error number."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -181,13 +181,13 @@ def _no_room():
     signal.signal(signal.SIGXFSZ, handler)
 
 
-@pytest.mark.usefixtures("_no_room")
+@pytest.mark.usefixtures("_small_files_only")
 def test_a_full_disk_leaves_the_old_file_and_names_the_folder(tmp_path):
     path = write_text(tmp_path / "a", "old")
     with pytest.raises(OSError, match=re.escape(str(tmp_path))) as problem:
         write_text(path, "x" * 100_000)
     assert problem.value.errno == errno.EFBIG
-    assert tree(tmp_path) == {"a": "old"}
+    assert texts_by_path(tmp_path) == {"a": "old"}
     assert [file.name for file in tmp_path.iterdir()] == ["a"]
 
 

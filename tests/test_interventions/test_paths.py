@@ -21,7 +21,7 @@ def runs(tiny_model):
     return Run(mel=mel, tokens=tokens), Run(mel=uniform(5, *mel.shape), tokens=(tokens + 17) % 101)
 
 
-def scored(logits):
+def score(logits):
     return np.asarray(METRIC(np.asarray(logits)[:, 3][:, [3, 8]]))
 
 
@@ -33,7 +33,7 @@ def acts(model, run, *sites):
     return encoder_acts | run.decode(model, readout=jaxasr.select(*decoder_sites))[1]
 
 
-def patched(model, target, source, node):
+def score_with_sender_patched(model, target, source, node):
     """Scores the target with the sender itself patched, by public edits."""
     edits = {
         node.site: only(
@@ -41,21 +41,21 @@ def patched(model, target, source, node):
         )
     }
     if node.site.startswith("decoder"):
-        return scored(target.decode(model, edits)[0])
-    return scored(model.decode(target.tokens, model.encode(target.mel, edits)[0])[0])
+        return score(target.decode(model, edits)[0])
+    return score(model.decode(target.tokens, model.encode(target.mel, edits)[0])[0])
 
 
-DECODER = [
+DECODER_SENDERS = [
     Node("decoder.attn.z", 0, 1),
     Node("decoder.cross_attn.z", 1, 4),
     Node("decoder.mlp_out", 0),
 ]
-ENCODER = [Node("encoder.attn.z", 1, 2), Node("encoder.mlp_out", 2)]
+ENCODER_SENDERS = [Node("encoder.attn.z", 1, 2), Node("encoder.mlp_out", 2)]
 
 
 def test_all_receivers_together_equal_patching_the_sender(tiny_model, runs):
     target, source = runs
-    senders = [*DECODER, Node("decoder.embed"), *ENCODER]
+    senders = [*DECODER_SENDERS, Node("decoder.embed"), *ENCODER_SENDERS]
     effects = path_patch(
         tiny_model,
         target,
@@ -66,7 +66,7 @@ def test_all_receivers_together_equal_patching_the_sender(tiny_model, runs):
     )
     assert effects.dims == ("example", "sender", "receiver")
     for node in senders:
-        whole = patched(tiny_model, target, source, node)
+        whole = score_with_sender_patched(tiny_model, target, source, node)
         assert np.abs(whole - effects.baseline).max() > 1e-3
         np.testing.assert_allclose(
             effects.sel(sender=str(node)).squeeze("receiver"), whole, atol=5e-6
@@ -90,7 +90,7 @@ def layer_of(part, layer):
     return jax.tree.map(lambda x: x[layer], part)
 
 
-READERS = [
+RECEIVERS_AND_STREAMS = [
     (Node("decoder.attn.q", 1, 3), "decoder.resid_pre"),
     (Node("decoder.attn.k", 1, 0), "decoder.resid_pre"),
     (Node("decoder.attn.v", 1, 2), "decoder.resid_pre"),
@@ -99,7 +99,7 @@ READERS = [
 ]
 
 
-def by_hand(model, target, stream, node, delta):
+def patch_receiver_by_hand(model, target, stream, node, delta):
     """Patches in the receiver's value, recomputed from the altered stream by its own modules."""
     x = acts(model, target, stream)[stream][node.layer] + delta
     block = layer_of(model.decoder.blocks, node.layer)
@@ -110,7 +110,7 @@ def by_hand(model, target, stream, node, delta):
     else:
         attn = getattr(block, part)
         value = attn.split(getattr(attn, {"q": "query", "k": "key", "v": "value"}[name])(normed))
-    return scored(
+    return score(
         target.decode(model, {node.site: only(Patch(value), layers=node.layer, heads=node.head)})[0]
     )
 
@@ -118,17 +118,17 @@ def by_hand(model, target, stream, node, delta):
 def test_single_paths_equal_receivers_patched_by_hand(tiny_model, runs):
     target, source = runs
     sender = Node("decoder.cross_attn.z", 0, 4)
-    receivers = [node for node, _ in READERS] + [Node("decoder.logits")]
+    receivers = [node for node, _ in RECEIVERS_AND_STREAMS] + [Node("decoder.logits")]
     effects = path_patch(
         tiny_model, target, source, senders=[sender], receivers=receivers, metric=METRIC
     ).squeeze("sender")
     delta = sender_delta(tiny_model, target, source, sender)
-    for node, stream in READERS:
-        hand = by_hand(tiny_model, target, stream, node, delta)
+    for node, stream in RECEIVERS_AND_STREAMS:
+        hand = patch_receiver_by_hand(tiny_model, target, stream, node, delta)
         assert np.abs(hand - effects.baseline).max() > 1e-5
         np.testing.assert_allclose(effects.sel(receiver=str(node)), hand, atol=5e-6)
     x = acts(tiny_model, target, "decoder.resid_post")["decoder.resid_post"][-1] + delta
-    straight = scored(tiny_model.decoder.unembed(tiny_model.decoder.ln(x)))
+    straight = score(tiny_model.decoder.unembed(tiny_model.decoder.ln(x)))
     np.testing.assert_allclose(effects.sel(receiver="decoder.logits"), straight, atol=5e-6)
 
 
@@ -148,7 +148,7 @@ def test_paths_from_an_encoder_head_equal_keys_and_values_patched_by_hand(tiny_m
     )
     for node, heads in ((keys, memory.k), (values, memory.v)):
         edit = only(Patch(np.swapaxes(heads, 2, 3)), layers=node.layer, heads=node.head)
-        hand = scored(target.decode(tiny_model, {node.site: edit})[0])
+        hand = score(target.decode(tiny_model, {node.site: edit})[0])
         assert np.abs(hand - effects.baseline).max() > 1e-5
         np.testing.assert_allclose(effects.sel(receiver=str(node)), hand, atol=5e-6)
 
@@ -182,7 +182,7 @@ def test_the_target_as_source_changes_nothing(tiny_model, runs):
         tiny_model,
         target,
         target,
-        senders=DECODER,
+        senders=DECODER_SENDERS,
         receivers=[all_receivers(tiny_model.config)],
         metric=METRIC,
     )
@@ -203,7 +203,7 @@ def test_positions_restrict_the_sender(tiny_model, runs):
         )
     }
     np.testing.assert_allclose(
-        effects.squeeze(), scored(target.decode(tiny_model, edits)[0]), atol=5e-6
+        effects.squeeze(), score(target.decode(tiny_model, edits)[0]), atol=5e-6
     )
 
 
@@ -214,7 +214,7 @@ def test_nodes_are_counted_and_wrong_components_raise(tiny_model, runs):
         == 10 + 4 + 1
     )
     assert str(Node("decoder.attn.q", 1, 3)) == "decoder.attn.q 1.3"
-    good = {"senders": DECODER, "receivers": [Node("decoder.logits")], "metric": METRIC}
+    good = {"senders": DECODER_SENDERS, "receivers": [Node("decoder.logits")], "metric": METRIC}
     for change, message in (
         ({"senders": [Node("decoder.attn.q", 0, 0)]}, "Unknown sender"),
         ({"receivers": [Node("decoder.mlp_out", 0)]}, "Unknown receiver"),

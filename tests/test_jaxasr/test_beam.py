@@ -125,15 +125,15 @@ def test_a_padded_prompt_gives_the_text_of_the_prompt(tiny_model):
     np.testing.assert_allclose(unpadded.logprobs, shifted.logprobs, rtol=0, atol=2e-5)
 
 
-NOWHERE = 99  # not a layer: an edit there has no effect, but shares the program of one that has
+NO_LAYER = 99  # not a layer: an edit there has no effect, but shares the program of one that has
 EDITS = {
     "a generated position": {
         "decoder.mlp.post": Shift(1.0, 1, N_PROMPT + 2),
-        "decoder.attn.v": Shift(2.0, NOWHERE, 1),
-        "decoder.attn.z": SilenceHead(NOWHERE, 1),
+        "decoder.attn.v": Shift(2.0, NO_LAYER, 1),
+        "decoder.attn.z": SilenceHead(NO_LAYER, 1),
     },
     "a position of the prompt, and a head": {
-        "decoder.mlp.post": Shift(1.0, NOWHERE, N_PROMPT + 2),
+        "decoder.mlp.post": Shift(1.0, NO_LAYER, N_PROMPT + 2),
         "decoder.attn.v": Shift(2.0, 0, 1),
         "decoder.attn.z": SilenceHead(1, 1),
     },

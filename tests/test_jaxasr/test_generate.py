@@ -56,17 +56,17 @@ SHARED_PROGRAM = (
 )
 
 
-def nowhere(edits: dict) -> dict:
+def without_effect(edits: dict) -> dict:
     """Returns the edits at a layer that does not exist: the same program, without effect."""
     return {site: edit.replace(layer=99) for site, edit in edits.items()}
 
 
-def edits_of(name: str) -> dict:
+def edits_sharing_a_program(name: str) -> dict:
     """Returns the edits of a case with those of cases that share its program, without effect."""
     return {
         site: edit
         for other in SHARED_PROGRAM
-        for site, edit in nowhere(EDITS[other]).items()
+        for site, edit in without_effect(EDITS[other]).items()
         if name in SHARED_PROGRAM
     } | EDITS[name]
 
@@ -91,7 +91,7 @@ def assert_teacher_forced(model, inputs, out, edits=None, positions=None):
 @pytest.mark.parametrize("unroll", [True, False])
 @pytest.mark.parametrize("name", EDITS)
 def test_cached_generation_agrees_with_a_teacher_forced_pass(tiny_model, inputs, name, unroll):
-    edits = edits_of(name)
+    edits = edits_sharing_a_program(name)
     out = generate(tiny_model, inputs, edits, unroll=unroll)
     assert_teacher_forced(tiny_model, inputs, out, edits)
     plain = generate(tiny_model, inputs, unroll=unroll)
@@ -103,7 +103,7 @@ def test_cached_generation_agrees_with_a_teacher_forced_pass(tiny_model, inputs,
 def test_an_edit_at_one_position_leaves_earlier_tokens_unchanged(tiny_model, inputs):
     plain, edited = (
         generate(tiny_model, inputs),
-        generate(tiny_model, inputs, edits_of("one position after it")),
+        generate(tiny_model, inputs, edits_sharing_a_program("one position after it")),
     )
     before = 7 - N_PROMPT + 1  # the logits of position 7 choose the token at position 8
     np.testing.assert_array_equal(edited.tokens[:, :before], plain.tokens[:, :before])
@@ -155,7 +155,7 @@ def test_left_padded_rows_equal_rows_generated_alone(tiny_model, inputs):
     pads = [0, 1, 3]
     positions = np.arange(N_PROMPT, dtype=np.int32) - np.array(pads, np.int32)[:, None]
     edits_of_both = EDITS["one position after it"] | EDITS["keys and values"]
-    for edits in (nowhere(edits_of_both), edits_of_both):
+    for edits in (without_effect(edits_of_both), edits_of_both):
         ragged = generate(tiny_model, inputs, edits, positions=positions, unroll=False)
         for row, pad in enumerate(pads):
             rows = slice(row, row + 1)
@@ -192,7 +192,7 @@ def test_cached_generation_agrees_with_teacher_forcing_on_a_recording(asr):
     inputs = asr.model.encode(mel[None])[0], np.array([asr.tokenizer.prompt()], np.int32)
     eot, texts = asr.tokenizer.special.eot, []
     edited = {"decoder.cross_attn.z": SilenceHead(2, 3), "decoder.mlp.post": Shift(0.5, 1, 6)}
-    for edits in (nowhere(edited), edited):
+    for edits in (without_effect(edited), edited):
         out = generate(asr.model, inputs, edits, max_new_tokens=40, eot=eot)
         logprobs, real = teacher_forced(asr.model, inputs, out, edits), is_generated(out)
         np.testing.assert_array_equal(logprobs.argmax(-1)[real], np.asarray(out.tokens)[real])

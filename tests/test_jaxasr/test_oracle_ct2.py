@@ -38,7 +38,7 @@ def mels() -> np.ndarray:
     return np.stack([np.asarray(log_mel(audio, 80)) for audio in audios])
 
 
-def view(mels: np.ndarray) -> ctranslate2.StorageView:
+def to_ct2(mels: np.ndarray) -> ctranslate2.StorageView:
     return ctranslate2.StorageView.from_array(np.ascontiguousarray(mels))
 
 
@@ -46,7 +46,7 @@ def test_encoder_outputs_agree(pair, mels):
     asr, oracle = pair
     ours, theirs = (
         np.asarray(asr.model.encode(mels[:2])[0].xa),
-        np.array(oracle.encode(view(mels[:2]))),
+        np.array(oracle.encode(to_ct2(mels[:2]))),
     )
     assert np.abs(ours - theirs).max() < TOLERANCE * np.abs(theirs).max()
 
@@ -64,7 +64,7 @@ def test_greedy_tokens_and_scores_agree(pair, mels):
     )
     length = N_NEW + len(prompt)
     theirs = oracle.generate(
-        view(mels),
+        to_ct2(mels),
         [prompt] * len(mels),
         beam_size=1,
         max_length=length,
@@ -82,7 +82,7 @@ def test_probabilities_of_the_tokens_of_a_given_text_agree(pair, mels):
     asr, oracle = pair
     special, start = asr.tokenizer.special, asr.tokenizer.sot_sequence("en")
     text = asr.tokenizer.encode(" The quick brown fox jumps over the lazy dog, and nobody saw it.")
-    result = oracle.align(view(mels[:1]), start, [text], 1500)[0]
+    result = oracle.align(to_ct2(mels[:1]), start, [text], 1500)[0]
     ids = jnp.array([[*start, special.no_timestamps, *text]], jnp.int32)
     logits, _ = asr.model.decode(ids, asr.model.encode(mels[:1])[0])
     # OpenAI's alignment normalises over text tokens only.

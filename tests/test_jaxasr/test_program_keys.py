@@ -78,7 +78,7 @@ class Named(list):
         self.name = name
 
 
-DIFFERENT = [
+DIFFERENT_PAIRS = [
     (1, True),
     (1, 1.0),
     (0.0, -0.0),
@@ -102,12 +102,12 @@ DIFFERENT = [
 ]
 
 
-@pytest.mark.parametrize(("first", "second"), DIFFERENT)
+@pytest.mark.parametrize(("first", "second"), DIFFERENT_PAIRS)
 def test_keys_of_values_that_may_compute_differently_differ(first, second):
     assert Key(first) != Key(second)
 
 
-MAKERS = [
+MAKERS_OF_EQUAL_VALUES = [
     lambda: (1, "a", None, 2.5, float("nan"), {"x": [1, {2}]}),
     lambda: np.arange(5),
     lambda: jax.tree.structure(iv.chain(iv.Zero(), iv.Scale(2.0))),
@@ -121,7 +121,7 @@ MAKERS = [
 ]
 
 
-@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("make", MAKERS_OF_EQUAL_VALUES)
 def test_keys_of_equal_values_are_equal(make):
     assert Key(make()) == Key(make())
     assert hash(Key(make())) == hash(Key(make()))

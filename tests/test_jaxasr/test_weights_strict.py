@@ -160,7 +160,7 @@ _DAMAGED = {
 
 
 @pytest.fixture(scope="module", params=_DAMAGED)
-def victim(request, tmp_path_factory):
+def file_to_damage(request, tmp_path_factory):
     """Returns a folder, the file in it that will be damaged, and the bytes of that file."""
     file, write = _DAMAGED[request.param]
     folder = write(
@@ -168,11 +168,11 @@ def victim(request, tmp_path_factory):
         checkpoints.random_tensors(_CONFIG),
         _CONFIG,
     )
-    assert _survives(folder)
+    assert _is_read(folder)
     return folder, folder / file, (folder / file).read_bytes()
 
 
-def _survives(folder) -> bool:
+def _is_read(folder) -> bool:
     """Reads all tensors. Returns whether they were read and not refused; fails otherwise."""
     problem = None
     tracemalloc.start()
@@ -200,16 +200,16 @@ _FUZZ = settings(
 
 @_FUZZ
 @given(data=st.data())
-def test_a_truncated_file_is_refused(victim, data):
-    folder, file, whole = victim
+def test_a_truncated_file_is_refused(file_to_damage, data):
+    folder, file, whole = file_to_damage
     file.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
-    assert not _survives(folder)
+    assert not _is_read(folder)
 
 
 @_FUZZ
 @given(data=st.data())
-def test_a_file_with_flipped_bits_is_read_or_refused(victim, data):
-    folder, file, whole = victim
+def test_a_file_with_flipped_bits_is_read_or_refused(file_to_damage, data):
+    folder, file, whole = file_to_damage
     damaged = bytearray(whole)
     # Half of the flips go to the headers at either end, which are much smaller than the data.
     ends = st.one_of(
@@ -221,7 +221,7 @@ def test_a_file_with_flipped_bits_is_read_or_refused(victim, data):
     ):
         damaged[at] ^= 1 << data.draw(st.integers(0, 7))
     file.write_bytes(damaged)
-    _survives(folder)
+    _is_read(folder)
 
 
 @_FUZZ
@@ -241,4 +241,4 @@ def test_a_damaged_pickle_with_a_valid_checksum_is_read_or_refused(tmp_path_fact
         bytes(pickled),
         {str(i): array.tobytes() for i, array in enumerate(tensors.values())},
     )
-    _survives(folder)
+    _is_read(folder)
