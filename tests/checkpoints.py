@@ -84,7 +84,7 @@ def write_hf(
     shards: int = 1,
     pickled: bool = False,
 ) -> Path:
-    """Writes a Hugging Face folder; `pickled`: as `pytorch_model.bin`."""
+    """Writes a Hugging Face folder. If `pickled`, the weights are in `pytorch_model.bin`."""
     folder.mkdir(parents=True, exist_ok=True)
     renamed = {hf_name(name): np.ascontiguousarray(array) for name, array in tensors.items()}
     (folder / "config.json").write_text(json.dumps(hf_config(config)))

@@ -103,7 +103,9 @@ def write_ct2_variables(
     spec: str = "WhisperSpec",
     alias: bool = True,
 ) -> Path:
-    """Writes a CTranslate2 folder; `alias`: the projection is an alias of the embedding."""
+    """Writes a CTranslate2 folder. If `alias`, the output projection is stored as an alias of the
+    embedding.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     body = b"".join(_variable(name, np.asarray(array)) for name, array in sorted(variables.items()))
     head = struct.pack("<I", version) + ct2_text(spec) + struct.pack("<II", 3, len(variables))

@@ -1,4 +1,4 @@
-"""A small model with the vocabulary of tiny.en, and the files of its tokenizer."""
+"""Makes a small model with the vocabulary of tiny.en, and the files of its tokenizer."""
 
 import functools
 import importlib.resources

@@ -1,4 +1,4 @@
-"""Imports between packages and folders, lengths of files, and documentation of public names."""
+"""Packages and folders import only from lower ones, files are short, public names documented."""
 
 import ast
 import inspect
@@ -34,7 +34,7 @@ FOLDERS = {
 
 
 def imported(file: Path) -> set[str]:
-    """Modules that a file imports, at any level."""
+    """Returns the modules that a file imports, also within functions."""
     modules = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
@@ -96,7 +96,7 @@ def test_every_public_name_is_documented(module):
     }
     documented = {
         key for key, text in described.items() if text and not text.startswith(f"{key}(")
-    }  # a dataclass without a docstring gets its signature
+    }  # Python gives a dataclass without a docstring its signature as docstring
     assert public.keys() == documented
     assert len(public) > 3
 
@@ -139,7 +139,7 @@ def test_the_command_line_and_its_help_need_no_model():
 
 
 def test_the_demo_imports_no_slow_module():
-    """Each of these takes half a second or more; a warm start may take ten seconds."""
+    """Each of these modules takes half a second or more, and a warm start at most ten seconds."""
     demo = (
         "import sys, experiments.analyses.lens; from jaxasr import audio, text; "
         "audio.mel_filters(80); text.normalise('One.')"

@@ -1,4 +1,4 @@
-"""The README: its commands, length and links; its Python runs on the real tiny.en."""
+"""The README is short, its links have targets, and its Python runs on the real tiny.en."""
 
 import re
 from pathlib import Path
@@ -43,5 +43,5 @@ def test_there_is_python():
 
 
 @pytest.mark.parametrize("link", re.findall(r"\]\(((?!http)[^)#]+)\)", README))
-def test_links_lead_somewhere(link):
+def test_links_have_a_target(link):
     assert (ROOT / link).exists()

@@ -1,4 +1,4 @@
-"""Random tensors of a tiny Whisper, under openai/whisper's names."""
+"""Makes random tensors of a tiny Whisper, under the names of openai/whisper."""
 
 import numpy as np
 

@@ -83,7 +83,7 @@ def write_pt(path: Path, tensors: dict[str, np.ndarray], config: Config = TINY) 
 
 
 def write_state(path: Path, tensors: dict[str, np.ndarray]) -> Path:
-    """Writes only a state dict, as `pytorch_model.bin` is."""
+    """Writes a state dict without a configuration, as in `pytorch_model.bin`."""
     state = {name: p_tensor(str(i), array) for i, (name, array) in enumerate(tensors.items())}
     return write_pt_raw(
         path,

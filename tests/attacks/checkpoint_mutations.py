@@ -1,4 +1,4 @@
-"""Mutates a small random checkpoint of every format.
+"""Mutates small random checkpoints, one of each format.
 
 A checkpoint is `{file name: bytes}`. A mutation takes a checkpoint and a random generator, and
 returns another checkpoint.
@@ -46,7 +46,7 @@ SMALL = Config(80, 9, 12, 3, 1, 256 + len(_CONTROL) + 1501, 11, 12, 2, 2)
 
 
 def _tokenizer_files() -> tuple[Files, Files]:
-    """Returns a tokenizer as tokenizer.json, and as the files of older folders."""
+    """Returns a tokenizer in two forms: tokenizer.json, and vocab.json with merges.txt."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     vocab = {char: i for i, char in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
@@ -106,7 +106,7 @@ def weights_of(files: Files, rng: np.random.Generator) -> str:
 
 
 def flip_bits(files: Files, rng: np.random.Generator) -> Files:
-    """Flips some bits of a weight file, most often near its ends."""
+    """Flips some bits of a weight file, most often near its beginning and its end."""
     name = weights_of(files, rng)
     raw = bytearray(files[name])
     for _ in range(rng.integers(1, 9)):
@@ -127,7 +127,7 @@ def truncate(files: Files, rng: np.random.Generator) -> Files:
 
 
 def splice(files: Files, rng: np.random.Generator) -> Files:
-    """Overwrites, removes or doubles a stretch of bytes."""
+    """Overwrites, removes or repeats a run of bytes."""
     name = weights_of(files, rng)
     raw, size = files[name], int(rng.choice([1, 2, 4, 8, 64, 1024]))
     at, other = (int(rng.integers(max(1, len(raw) - size))) for _ in range(2))
@@ -171,7 +171,7 @@ def change_dimensions(files: Files, rng: np.random.Generator) -> Files:
 
 
 def spoil_numbers(files: Files, rng: np.random.Generator) -> Files:
-    """Makes numbers NaN, infinite, or so large that a product overflows."""
+    """Replaces numbers by NaN, infinity, or values so large that a product overflows."""
     name = weights_of(files, rng)
     raw, value = bytearray(files[name]), np.float32(rng.choice([np.nan, np.inf, -np.inf, 3e38]))
     count = int(rng.choice([1, 12]))
@@ -182,7 +182,7 @@ def spoil_numbers(files: Files, rng: np.random.Generator) -> Files:
 
 
 def _with_checksums(raw: bytes) -> bytes:
-    """Writes the zip again, so that every checksum is right."""
+    """Writes the zip file again, so that every checksum matches its changed member."""
     try:
         with zipfile.ZipFile(io.BytesIO(raw)) as file:
             members = {}

@@ -1,10 +1,10 @@
-"""Loads damaged and hostile checkpoints, and generates a token with those that load.
+"""Loads damaged and hostile checkpoints, and generates one token with each that loads.
 
     python -m tests.attacks.checkpoints --n 10000 --seed 0
 
-prints a line for every kind of mutation. A worker process loads one case after the other, and is
-killed if it does not answer. A case hangs if loading takes more than 10 s of processor time,
-without compiling a program for new dimensions. `--case 17` runs one case in this process.
+prints a line for every kind of mutation. A worker process loads one case after the other. It is
+killed if it does not answer. A case counts as hanging if loading takes more than 10 s of processor
+time, without the compilation of programs. `--case 17` runs case 17 alone, in this process.
 """
 
 import argparse
@@ -29,14 +29,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from attacks import checkpoint_mutations as mutations
 
-LONGEST_S, LARGEST_MB = 10.0, 1000.0
+LONGEST_S, LARGEST_MB = 10.0, 1000.0  # limits of processor time and of memory for one case
 PATIENCE_S = 120.0  # for importing, loading and compiling on a busy machine
 COLUMNS = ("tried", "loaded", "refused", "crash", "hang", "memory", "code", "nan")
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """The result of one case; `faults` are names of columns, empty if there are none."""
+    """The result of one case. `faults` holds the `COLUMNS` in which it counts as a fault."""
 
     loaded: bool
     faults: tuple[str, ...] = ()
@@ -58,7 +58,7 @@ def _resident_mb(field: str) -> float:
 
 
 def attempt(folder: Path, compiling: bool = True) -> Outcome:
-    """Loads a checkpoint and generates one token, and measures memory and time.
+    """Loads a checkpoint, generates one token, and measures memory and time.
 
     Without `compiling`, no token is generated if that would compile a program for new dimensions.
     """

@@ -59,7 +59,11 @@ def with_pyav_alone(path: Path) -> np.ndarray:
 
 
 def compared(path: Path) -> tuple[int, float]:
-    """Returns by how many samples `load_audio` exceeds PyAV, and the correlation of the samples."""
+    """Compares `load_audio` with PyAV.
+
+    Returns:
+        The number of samples by `load_audio` minus that by PyAV, and the samples' correlation.
+    """
     ours, theirs = jaxasr.load_audio(path), with_pyav_alone(path)
     common = min(len(ours), len(theirs))
     a, b = ours[:common].astype(np.float64), theirs[:common]
@@ -85,7 +89,7 @@ def written_by_pyav() -> Iterator[tuple[str, bytes]]:
     for format in sorted(av.formats_available.difference(_SEVERAL_FILES)):
         try:
             codec = av.open(io.BytesIO(), "w", format=format).default_audio_codec
-        except (av.FFmpegError, ValueError):  # read only
+        except (av.FFmpegError, ValueError):  # PyAV only reads this format
             continue
         for samples, rate in ((two, RATE), (narrow, 8_000)):
             try:

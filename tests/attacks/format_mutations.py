@@ -1,4 +1,4 @@
-"""Mutates weight files within the rules of their formats: names, sizes, types and opcodes."""
+"""Mutates weight files as their formats store them: names, sizes, types and opcodes."""
 
 import io
 import json
@@ -10,7 +10,7 @@ import numpy as np
 
 from attacks.json_mutations import change_value
 
-CANARY = "code-was-run"  # file that hostile pickles write to the current directory
+CANARY = "code-was-run"  # name of the file that a hostile pickle writes if its code runs
 
 
 def zip_of(members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:

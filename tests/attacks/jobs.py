@@ -1,6 +1,6 @@
-"""Six computations that can be interrupted and resumed, on tiny models and short recordings.
+"""Runs six computations that can be interrupted and resumed, on tiny models.
 
-A job is called with the folder it writes to, and can be called again with the same folder.
+A job is called with the folder that it writes to. A second call with the same folder continues it.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # for the modules of the tests
+sys.path.insert(0, str(Path(__file__).parents[1]))  # to import helper modules in tests/
 N_RECORDINGS = 12
 
 
@@ -84,7 +84,7 @@ JOBS: dict[str, Callable[[Path], None]] = {
 
 
 def contents(folder: Path) -> dict[str, object]:
-    """Returns the files in `folder`, without times and provenance."""
+    """Returns the contents of all files in `folder`, except times and provenance."""
     return {
         str(file.relative_to(folder)): _read(file)
         for file in sorted(folder.rglob("*"))
@@ -118,12 +118,12 @@ def _read(file: Path) -> object:
         return {
             str(name): repr(values.values.tolist())
             for name, values in load_result(file).variables.items()
-        }  # arrays of texts have objects
+        }  # arrays of texts have dtype object
     return file.read_bytes()
 
 
 def _tone(folder: Path) -> Path:
-    """Returns a recording next to the folder, the same for all runs."""
+    """Writes a recording next to `folder`, the same for all runs."""
     from small_speech import tone, write
 
     path = folder.parent / "tone.flac"
@@ -131,7 +131,7 @@ def _tone(folder: Path) -> Path:
 
 
 def _corpus(folder: Path) -> Path:
-    """Returns a folder of low and high tones with a manifest, the same for all runs."""
+    """Writes a folder of low and high tones with a manifest, the same for all runs."""
     from small_speech import tone, write
 
     corpus = folder.parent / "tones"

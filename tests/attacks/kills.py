@@ -1,9 +1,9 @@
 """Kills computations at random moments, resumes them, and compares the files bitwise.
 
-`python -m tests.attacks.kills --n 100` prints one line per job: the number of kills, how many came
-before the end, and the differences from an uninterrupted run. Half of the kills come after a random
-time and half at a random change of a file (a rename, a new or a removed file), so that moments with
-incomplete files are as frequent as others.
+`python -m tests.attacks.kills --n 100` prints one line per job: the number of kills, how many of
+them came before the job's end, and the differences from an uninterrupted run. Half of the kills
+come after a random time. The others come at a random change of a file (a rename, a new or a removed
+file), so that kills while files are incomplete are frequent.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # for the modules of the tests
+sys.path.insert(0, str(Path(__file__).parents[1]))  # to import helper modules in tests/
 
 from attacks.jobs import JOBS, contents
 
@@ -123,10 +123,11 @@ def trials(
         n: number of kills.
         scratch: folder for all files.
         seed: random seed.
-        timed: let every other kill come after a random time, not at a change of a file.
+        timed: every other kill comes after a random time, the others at a change of a file.
+                Otherwise all come at a change of a file.
 
     Yields:
-        Whether the kill came before the end, and the fault after resuming, or "".
+        Whether the kill came before the job's end, and the fault of the resumed job, or "".
     """
     root, log, rng = scratch / job, scratch / f"{job}.log", random.Random(seed)
     (root / "whole").mkdir(parents=True)

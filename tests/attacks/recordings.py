@@ -2,7 +2,8 @@
 
     python -m tests.attacks.recordings --n 1000 --seed 0
 
-Each file is read twice, in processes that fill fresh memory with different bytes.
+Each file is read in two processes, which fill newly allocated memory with different bytes. A
+decoder that returns uninitialised memory then gives two different results.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from .limits import Outcome, Worker
 from .sample_files import kinds
 
 FAULTS = ("other error", "crashed", "hung", "memory", "silent NaN", "differs")
-_FILLS = ("0", "165")  # values of MALLOC_PERTURB_
+_FILLS = ("0", "165")  # values of MALLOC_PERTURB_, which fills newly allocated memory
 
 
 # Each mutation takes random numbers, a file, and another file.
@@ -90,7 +91,7 @@ def mutated(intact: dict[str, bytes], number: int, seed: int) -> tuple[str, byte
 
 
 def read(path: Path) -> tuple[int, str, bool]:
-    """Returns the number of samples, their hash, and whether they and their features are finite."""
+    """Returns the number of samples, their hash, and whether samples and features are finite."""
     import jaxasr
     from jaxasr.audio import pad_or_trim
 

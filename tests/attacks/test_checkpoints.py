@@ -29,4 +29,4 @@ def test_mutated_checkpoints_load_or_raise(originals, tmp_path, monkeypatch):
         assert not outcome.faults, (number, kind, outcome.detail)
         loaded[outcome.loaded] += 1
     assert not (tmp_path / mutations.CANARY).exists()
-    assert min(loaded.values()) > 20, loaded  # both outcomes must be tested
+    assert min(loaded.values()) > 20, loaded  # some checkpoints must load and some be refused

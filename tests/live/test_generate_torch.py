@@ -1,4 +1,4 @@
-"""Greedy tokens of cached, compiled generation against a plain loop over the torch model."""
+"""Cached generation gives the same greedy tokens as a plain loop over the torch model."""
 
 import pytest
 

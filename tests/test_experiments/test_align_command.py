@@ -1,4 +1,4 @@
-"""`jaxasr align` prints word times of a given text."""
+"""`jaxasr align` prints the word times of a given text."""
 
 import functools
 import json

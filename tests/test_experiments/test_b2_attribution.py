@@ -9,7 +9,7 @@ from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
 
 
 def arrays(agreement: dict[str, float], n: int = 10, seed: int = 0) -> xr.Dataset:
-    """Makes rank correlations near `agreement` of each type."""
+    """Makes results whose rank correlations are close to the `agreement` of each site type."""
     rng, types = np.random.default_rng(seed), [kind for kind, _ in SITES.values()]
     rho = np.array([agreement[kind] for kind in types]) + 0.02 * rng.normal(size=(n, len(SITES)))
     values = dict.fromkeys(VARIABLES, rho) | {"cells": np.full(rho.shape, 40.0)}

@@ -1,4 +1,4 @@
-"""B3 detects edits that silence at no cost, and nothing in edits that are useless or harmful."""
+"""B3 detects edits that silence noise without a cost, and no useless or harmful edits."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -38,14 +38,14 @@ def arrays(has_words: np.ndarray, wer: np.ndarray, n: int = N, rejected: float =
 
 
 def planted(n: int = N) -> xr.Dataset:
-    """Every recording has words, one of five under an edit; the filter rejects two thirds."""
+    """All recordings have words, and one in five under an edit. The filter rejects two thirds."""
     has_words = np.repeat((np.arange(n) % 5 == 0)[:, None], len(CONDITIONS), 1)
     has_words[:, 0] = True
     return arrays(has_words, np.full(has_words.shape, 0.1), n, rejected=0.66)
 
 
 def without_effect(seed: int) -> xr.Dataset:
-    """Words equally often in all conditions, every edit has a cost, and the filter is random."""
+    """Words are equally frequent in all conditions. All edits have a cost, the filter is random."""
     rng, shape = np.random.default_rng(seed), (N, len(CONDITIONS))
     cost = 0.1 * (np.arange(len(CONDITIONS)) > 0)
     data = arrays(rng.random(shape) < 0.5, rng.uniform(0, 0.3, shape) + cost)
@@ -68,7 +68,7 @@ def test_planted_edits_are_detected():
 
 
 def test_useless_edits_replicate_only_by_chance():
-    """One false positive in forty is expected; more than two of twenty would have p 0.01."""
+    """One false positive in forty runs is expected. Over two in twenty have probability 0.01."""
     runs = [verdicts(without_effect(seed)) for seed in range(20)]
     assert max(sum(run[key] == REPLICATES for run in runs) for key in CLAIMS) <= 2
 

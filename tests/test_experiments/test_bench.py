@@ -1,4 +1,4 @@
-"""The arithmetic of the measurements, and the pipe to their processes."""
+"""The benchmarks compute their numbers correctly, and exchange data with worker processes."""
 
 import json
 from pathlib import Path
@@ -55,8 +55,8 @@ def test_flops_of_the_encoder_equal_those_the_compiler_counts(with_memory):
         return (memory if with_memory else memory.xa), acts
 
     counted = jax.jit(encode).lower(model, mel).cost_analysis()["flops"]
-    # The compiler also counts norms, softmax and GELU: a few operations per number, where a matrix
-    # product has hundreds.
+    # The compiler also counts norms, softmax and GELU. These have a few operations per number,
+    # whereas a matrix product has hundreds.
     assert flops.encoder_flops("tiny", 2, with_memory) == pytest.approx(counted, rel=0.03)
 
 
@@ -86,7 +86,7 @@ def test_a_ratio_is_the_median_over_rounds():
 
 
 def test_fits_are_compared_by_their_objectives():
-    """Ours is scikit-learn's optimum; the weights of "half" are half as large."""
+    """Our weights are scikit-learn's optimum, and those of "half" are half as large."""
     rng = np.random.default_rng(0)
     y, test = np.arange(40) % 2, np.arange(40)[None, None] >= 32
     X = (rng.normal(size=(1, 40, 3)) + y[:, None]).astype(np.float32)

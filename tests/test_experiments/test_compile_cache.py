@@ -1,4 +1,4 @@
-"""Compiled programs are kept where they should be, and a second process finds them."""
+"""Compiled programs are saved in the given folder, and a second process loads them."""
 
 import os
 import subprocess
@@ -71,7 +71,8 @@ def test_a_user_without_a_home_has_no_cache():
         if not key.startswith(("JAX", "XDG", "HOME"))
     }
     inherited["PYTHONPATH"] = os.pathsep.join(sys.path)
-    code = f"import jaxasr; {_NO_HOME}"  # imported as root, who can read everything
+    # Imports as root first, because the other user may not be able to read the packages.
+    code = f"import jaxasr; {_NO_HOME}"
     done = subprocess.run(
         [sys.executable, "-c", code], env=inherited, capture_output=True, text=True, timeout=120
     )

@@ -1,4 +1,4 @@
-"""E1 detects effects planted in upper layers, and gives reasons for untestable questions."""
+"""E1 detects effects planted in upper layers, and reports why a question is untestable."""
 
 from pathlib import Path
 

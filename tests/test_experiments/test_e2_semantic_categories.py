@@ -1,4 +1,4 @@
-"""E2 detects categories planted in upper layers, and keeps all recordings of a word in one fold."""
+"""E2 detects categories planted in upper layers. All recordings of a word are in one fold."""
 
 import numpy as np
 import planted

@@ -1,4 +1,4 @@
-"""E3 detects planted errors beyond reported numbers, and keeps pairs in one fold."""
+"""E3 detects planted errors better than reported numbers do, and keeps pairs in one fold."""
 
 import dataclasses
 from pathlib import Path
@@ -31,7 +31,7 @@ def clip(n: int, words: int = 5, name: str = "one", speaker: str = "") -> Uttera
 
 
 def arrays(effect: float, seed: int = 0, reported_effect: float = 0.0) -> xr.Dataset:
-    """Plants errors in the state, from the third layer on, and in the mean log-probability."""
+    """Plants errors in the state, from the third layer up, and in the mean log-probability."""
     clips = [clip(n) for n in range(128)]
     rates = {clip.id: float(n % 2) for n, clip in enumerate(clips)}
     labels = np.array(["right", "bad"])[np.arange(128) % 2]
@@ -89,7 +89,7 @@ def test_pairs_have_one_set_and_similar_length_worst_first():
 def test_speakers_and_pairs_stay_in_one_fold():
     clips = [clip(n, speaker=speaker) for n, speaker in enumerate("aaabcdde")]
     rates = dict(zip([clip.id for clip in clips], [0.9, 0, 0.8, 0, 0.7, 0.6, 0, 0]))
-    # Pairs of speaker a; of c and b, who are in no other pair; of d.
+    # A pair of speaker a, a pair of speakers c and b, who are in no other pair, a pair of speaker d.
     assert pair_ids(clips, rates) == [("one 0", "one 1"), ("one 4", "one 3"), ("one 5", "one 6")]
 
 

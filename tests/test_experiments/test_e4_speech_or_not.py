@@ -1,4 +1,4 @@
-"""E4 detects a state that distinguishes speech, and keeps parts of a noise in one fold."""
+"""E4 detects states that distinguish speech from noise, and keeps parts of a noise in one fold."""
 
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def test_a_planted_difference_is_detected():
 
 
 def test_noise_replicates_only_by_chance():
-    """One false positive in forty is expected; more than two of twenty would have p 0.01."""
+    """One false positive in forty runs is expected. Over two in twenty have probability 0.01."""
     runs = [verdicts(arrays(0.0, seed)) for seed in range(20)]
     false_positives = {key: sum(run[key] == REPLICATES for run in runs) for key in CLAIMS}
     assert max(false_positives.values()) <= 2

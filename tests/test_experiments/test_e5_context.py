@@ -1,4 +1,4 @@
-"""E5 detects patches that restore a word, and nothing when random moves do the same."""
+"""E5 detects patches that restore a word, but not if random directions restore it as often."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -47,7 +47,7 @@ def arrays(
     after = np.full((2 * N, 2, len(SITE_OF_CELL)), UNTRIED)
     restored = [np.where(noise, TARGET, OTHER), np.where(random, TARGET, EXPECTED)]
     after[np.flatnonzero(~congruent)[is_error]] = np.stack(restored, 1)
-    after[1:20:2, 0] = EXPECTED  # ten controls stay right
+    after[1:20:2, 0] = EXPECTED  # ten congruent sentences remain right under every patch
     return xr.Dataset(
         {"before": ("example", before), "after": (("example", "kind", "cell"), after)},
         {
@@ -63,7 +63,7 @@ def arrays(
 
 
 def planted() -> xr.Dataset:
-    """One strength of one layer of each stack restores four in five, a random move one in 1,000."""
+    """One layer and strength per stack restores four words in five, other cells one in 1,000."""
     noise, random = np.random.default_rng(0).random((2, 24, len(SITE_OF_CELL))) < 0.001
     for site in ("encoder.mlp_out", "decoder.cross_attn_out"):
         cell = (site == SITE_OF_CELL) & (CELLS["layer"] == 1) & (CELLS["alpha"] == 1)
@@ -86,7 +86,7 @@ def test_planted_patches_are_detected():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_patches_no_better_than_random_moves_do_not_replicate(seed):
-    """Any of many patches restores most errors, and so does any of many random moves."""
+    """Taken together, the patches restore many errors, and so do the random directions."""
     noise, random = np.random.default_rng(seed).random((2, 24, len(SITE_OF_CELL))) < 0.01
     data = arrays(noise, random, swapped=0.5)
     assert verdicts(data) == dict.fromkeys(CLAIMS, DOES_NOT_REPLICATE)

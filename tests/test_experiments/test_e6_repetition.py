@@ -1,4 +1,4 @@
-"""E6 detects planted cross-attention, and nothing when every place resolves loops equally often."""
+"""E6 detects planted cross-attention, and nothing if all cells resolve loops equally often."""
 
 import numpy as np
 import pytest
@@ -82,7 +82,7 @@ def test_equal_cells_do_not_replicate(seed):
 
 
 def test_fragile_loops_single_out_no_cell():
-    """Every cell resolves most loops: a large share, but none of them stands out."""
+    """Every cell resolves most loops, so no cell resolves more than the others."""
     by_key = verdicts(without_effect(0, rate=0.7))
     keys = ("cross_attention", "any_layer", "one_layer", "one_head")
     assert {by_key[key] for key in keys} == {DOES_NOT_REPLICATE}
@@ -90,7 +90,7 @@ def test_fragile_loops_single_out_no_cell():
 
 def test_a_loop_is_resolved_only_by_a_better_text():
     data = planted(6)
-    data.cer[0, 0, 0], data.repetitive[0, 0, 0] = 4.0, 0.0  # no loop, but further from the words
+    data.cer[0, 0, 0], data.repetitive[0, 0, 0] = 4.0, 0.0  # no loop, but more errors than before
     data.length[1, 0, 0], data.repetitive[1, 0, 0] = 0.0, 0.0  # an empty text
     data.cer[5, 0, 0], data.repetitive[5, 0, 0] = 4.0, 0.0  # unknown words
     assert resolved(data).values[[0, 1, 5], 0, 0].tolist() == [0, 0, 1]

@@ -1,4 +1,4 @@
-"""E7 detects loops planted below the top, and nothing when all layers are equal."""
+"""E7 detects loops planted below the top layer, and nothing if all layers are equal."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from experiments.analyses.text_kinds import CATEGORIES
 from experiments.studies.e7_encoder_lens import CLAIMS, STUDY, Config
 from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
 
-DEPTH = np.arange(9) / 8  # 0.875 is the only layer in the band of loops
+DEPTH = np.arange(9) / 8  # relative depths; the claim about loops concerns only 0.875
 KIND_NUMBER = {name: number for number, name in enumerate(CATEGORIES)}
 
 
@@ -30,7 +30,7 @@ def arrays(kind: np.ndarray, wer: np.ndarray, text: str = "as it was") -> xr.Dat
 
 
 def planted(n: int = 40, text: str = "as it was") -> xr.Dataset:
-    """Empty texts in the lower two thirds, then ungrounded ones, mostly loops, the final text."""
+    """From the lowest layer up: six empty texts, an ungrounded one, loops, the transcript."""
     kind, wer = np.full((n, 9), KIND_NUMBER["empty"]), np.ones((n, 9))
     kind[:, 6], kind[:, 8] = KIND_NUMBER["ungrounded"], KIND_NUMBER["correct"]
     kind[:, 7] = np.where(np.arange(n) % 5, KIND_NUMBER["loop"], KIND_NUMBER["partial"])
@@ -39,7 +39,7 @@ def planted(n: int = 40, text: str = "as it was") -> xr.Dataset:
 
 
 def without_effect(n: int = 40, seed: int = 0) -> xr.Dataset:
-    """Kinds and error rates of all layers have one distribution."""
+    """Kinds and error rates have the same distribution in all layers."""
     rng = np.random.default_rng(seed)
     return arrays(rng.integers(0, 6, (n, 9)), rng.uniform(0, 1, (n, 9)))
 

@@ -1,4 +1,4 @@
-"""E8 detects a planted late choice and look-ahead, and nothing when all layers are equal."""
+"""E8 detects a planted late choice and look-ahead, and nothing if all layers are equal."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ ALWAYS_UNTESTABLE = {"earlier_than_qwen": UNTESTABLE}
 
 
 def arrays(n: int = 30, effect: float = 1.0, seed: int = 0) -> xr.Dataset:
-    """Makes flat curves with noise, plus `effect` times what the paper reports."""
+    """Makes flat curves with noise, plus `effect` times the curves that the paper reports."""
     rng = np.random.default_rng(seed)
     curves = {name: 0.5 + 0.1 * rng.normal(size=(n, 6)) for name in CURVES}
     curves["prob"] += effect * (0.8 * IS_TOP - 0.4 * (DEPTH < 0.9))
@@ -88,7 +88,7 @@ def test_look_ahead_finds_planted_candidates():
     np.testing.assert_array_equal(hit[0], [[1] * 7, [0, 0, 1, 0, 0, 1, 0]])
     np.testing.assert_array_equal(hit[1, 1], [1, 1, np.nan, 1, 1, 1, np.nan])
     np.testing.assert_array_equal(np.isnan(hit[2]).sum(1), [2, 2])
-    assert null[0].tolist() == [0] * 7  # the token itself does not count as further away
+    assert null[0].tolist() == [0] * 7  # the null excludes the token itself
     # Of positions 4, 5, 6 only 5 holds a candidate; 12 at position 3 also stands at position 2.
     assert null[1, 0] == 1 / 3
 

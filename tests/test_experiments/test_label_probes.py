@@ -1,4 +1,4 @@
-"""The page of the label probes shows the published numbers, and its commands are those that run."""
+"""The page of the label probes shows the published numbers and the commands that were run."""
 
 import json
 from pathlib import Path

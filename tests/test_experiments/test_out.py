@@ -1,4 +1,4 @@
-"""Inputs, options and --out are checked before the model loads."""
+"""Recordings, options and --out are checked before the model is loaded."""
 
 import json
 import os
@@ -193,7 +193,7 @@ def test_only_the_same_command_and_input_may_replace_files(recordings):
 
     with claim("a/x.wav", site="z").writing():
         pass
-    claim("b/x.wav", site="z")  # only the record is there: nothing would be lost
+    claim("b/x.wav", site="z")  # the folder has only the record of the command, so no file is lost
     with claim("a/x.wav", site="z").writing() as new:
         (new / "index.html").write_text("one")
     claim("a/x.wav", site="z")
@@ -215,7 +215,7 @@ def test_only_the_same_command_and_input_may_replace_files(recordings):
     assert not (recordings / "heads" / "cells").exists()
     (
         recordings / "heads" / "cells"
-    ).mkdir()  # of a run that was interrupted: the same command continues
+    ).mkdir()  # a folder of an interrupted run, which the same command continues
     claim("b/x.wav", overwrite=True, site="z").begin("cells")
     assert (recordings / "heads" / "cells").exists()
     with pytest.raises(RuntimeError), claim("b/x.wav", overwrite=True, site="z").writing():
@@ -258,7 +258,7 @@ def test_transcripts_of_equal_names_have_separate_folders(recordings, monkeypatc
 
 
 @pytest.mark.parametrize(("names", "places"), [
-    (["a/x.wav", "a/x.mp3"], ["o", "o"]),  # the suffix is part of the file's name
+    (["a/x.wav", "a/x.mp3"], ["o", "o"]),  # names of output files include the suffix
     (["a/x.wav", "b/x.wav", "b/y.wav"], ["o/a", "o/b", "o/b"]),
     (["a/x.wav", "x.wav"], ["o/a", "o"]),
     (["a/x.wav", "b/X.WAV"], ["o/a", "o/b"]),

@@ -1,4 +1,4 @@
-"""`jaxasr patch` on a real recording: files, page, numbers, ranking, errors."""
+"""`jaxasr patch` on a real recording writes files, a page and a ranking; errors are one line."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ def run_patch(out: Path, *options: str) -> dict:
 
 @pytest.fixture(scope="module")
 def heads(tmp_path_factory):
-    """Sweeps all cross-attention heads with silence as the source; returns folder and JSON."""
+    """Sweeps all cross-attention heads, with silence as the source. Returns the folder and JSON."""
     out = tmp_path_factory.mktemp("patch") / "heads"
     options = (
         "--source",
@@ -84,7 +84,7 @@ def test_the_page_opens_without_a_console_message(heads, tmp_path):
     assert dom.count("<audio") == 2
 
 
-def test_texts_under_patches_are_read_again_from_the_store(tmp_path):
+def test_texts_under_patches_are_loaded_from_the_store(tmp_path):
     options = (
         "--source",
         "zero",

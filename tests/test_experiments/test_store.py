@@ -1,4 +1,4 @@
-"""The activation store holds what plain passes give, survives a kill to the bit, and is checked."""
+"""A store holds the activations of plain passes, bitwise the same after a kill, and is checked."""
 
 import os
 import signal
@@ -37,14 +37,14 @@ def small():
 
 @pytest.fixture(scope="module")
 def complete_store(small, tmp_path_factory):
-    """A store with every kind of variable, which no test changes."""
+    """Returns a store with every kind of variable. No test changes it."""
     return store.extract(
         small, tones(LENGTHS), tmp_path_factory.mktemp("full") / "store", **ALL_SITES_AND_POOLS
     )
 
 
 def files(path: Path) -> dict[str, bytes]:
-    """The files of all variables; the group's own attributes hold times and commands."""
+    """Returns the files of all variables, without the group's attributes (times and commands)."""
     return {
         str(file.relative_to(path)): file.read_bytes()
         for file in path.rglob("*")
@@ -85,7 +85,7 @@ def test_chosen_frames_equal_those_among_all(complete_store):
     ids = ["u1", "u3", "u2"]
     every, offsets = complete_store.frames(SITE, ids)
     np.testing.assert_array_equal(complete_store.frame_counts(SITE, ids), np.diff(offsets))
-    # The first and last of u1, the first and last of u3, and one of u2.
+    # The first and last frame of u1, the first and last of u3, and one of u2.
     rows = np.array([0, 50, 51, 150, 160])
     np.testing.assert_array_equal(complete_store.frames(SITE, ids, rows)[0], every[:, rows])
     two = complete_store.frames(SITE, ids, np.array([60, 70]))[0]
@@ -161,7 +161,7 @@ def test_a_killed_and_resumed_store_is_bitwise_the_uninterrupted_one(small, tmp_
     resumed = store.extract(
         small, tones(lengths), path, **options, progress=lambda done, total: progress.append(done)
     )
-    assert progress[0] == done  # finished batches are not computed again
+    assert progress[0] == done  # progress starts after the finished batches
     assert resumed.complete
     assert files(path) == files(whole.path)
     assert resumed.attrs["checksums"] == whole.attrs["checksums"]
@@ -295,7 +295,7 @@ def test_wrong_options_are_refused_before_a_store_is_created(small, tmp_path, op
 
 
 def test_decoder_sites_are_read_over_the_text(asr, tmp_path):
-    """Compares with a teacher-forced pass over prompt, text and end of text."""
+    """The reference is a teacher-forced pass over prompt, text and end of text."""
     demo = jaxasr.load_audio(Path(__file__).parents[2] / "experiments" / "assets" / "demo.flac")
     demo, text, site = demo[: 4 * 16_000], "The captain read.", "decoder.resid_post"
     utterance = Utterance("d", Path("d"), read=lambda: demo, transcript=text)

@@ -1,4 +1,4 @@
-"""Stores that are damaged, half-written or written by two processes are noticed and never used."""
+"""Stores that are damaged, half-written or in use by another process are refused."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ def small():
 
 @pytest.fixture(scope="module")
 def complete_store(small, tmp_path_factory):
-    """A store with sites and pools of every kind, which no test changes."""
+    """Returns a store with sites and pools of every kind. No test changes it."""
     options = {
         "sites": (SITE, "encoder.mlp.post", "encoder.ln_post"),
         "pool": ("speech", "all", "last", 3, "frames"),

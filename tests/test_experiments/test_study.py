@@ -1,4 +1,4 @@
-"""Studies: sources of settings, verdicts from intervals, resumed runs, escaped pages."""
+"""Studies report sources of settings, judge claims by intervals, resume, and escape pages."""
 
 import dataclasses
 import json
@@ -44,7 +44,9 @@ class Interrupted(Exception):
 
 
 def fake_study(stop_at: int | None = None, computed: list[int] | None = None) -> Study:
-    """Makes a study of random numbers that can break off at one item and logs what it computes."""
+    """Makes a study of random numbers. It raises `Interrupted` at item `stop_at`, and appends each
+    item that it computes to `computed`.
+    """
 
     def compute(item: int) -> dict[str, Any]:
         if item == stop_at:
@@ -160,7 +162,7 @@ def test_examples_without_a_value_are_dropped():
 
 def test_bands_of_relative_depth():
     assert band(np.arange(33) / 32, 27 / 32, 30 / 32).tolist() == [27, 28, 29, 30]
-    # A small model has no layer there: the nearest one, but not the top.
+    # A small model has no layer in this band. The nearest one is chosen, but never the top layer.
     assert band(np.arange(5) / 4, 27 / 32, 30 / 32).tolist() == [3]
     assert band(np.array([0.25, 0.5, 0.75, 1]), 0.9, 1).tolist() == [3]
 

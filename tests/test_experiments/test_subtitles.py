@@ -1,4 +1,4 @@
-"""Transcripts have the layout of openai-whisper, and the grammars of players read them back."""
+"""Transcripts have the layout of openai-whisper, and parsers of subtitles read them back."""
 
 import json
 import re
@@ -33,7 +33,7 @@ def seconds(text: str) -> float:
 
 
 def srt_cues(text: str) -> list[tuple[float, float, str]]:
-    """Parses SubRip: blocks between blank lines, of a counter, a line of two times, and text."""
+    """Parses SubRip: blocks between blank lines, each with a counter, two times, and text."""
     cues = []
     for number, block in enumerate(text.rstrip("\n").split("\n\n"), start=1):
         counter, times, *lines = block.split("\n")
@@ -44,7 +44,7 @@ def srt_cues(text: str) -> list[tuple[float, float, str]]:
 
 
 def vtt_cues(text: str) -> list[tuple[float, float, str]]:
-    """Parses WebVTT (W3C): a signature, then cues of times and text, with < and & escaped."""
+    """Parses WebVTT (W3C): a signature, then cues with times and text (< and & are escaped)."""
     signature, *blocks = text.rstrip("\n").split("\n\n")
     assert signature == "WEBVTT"
     cues = []

@@ -1,4 +1,4 @@
-"""Texts are sorted into six kinds."""
+"""Texts are classified into six kinds."""
 
 import pytest
 
