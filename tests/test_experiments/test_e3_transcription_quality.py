@@ -89,7 +89,7 @@ def test_pairs_have_one_set_and_similar_length_worst_first():
 def test_speakers_and_pairs_stay_in_one_fold():
     clips = [clip(n, speaker=speaker) for n, speaker in enumerate("aaabcdde")]
     rates = dict(zip([clip.id for clip in clips], [0.9, 0, 0.8, 0, 0.7, 0.6, 0, 0]))
-    # A pair of speaker a, a pair of speakers c and b, who are in no other pair, a pair of speaker d.
+    # Pairs of speaker a, of speakers c and b (who are in no other pair), and of speaker d.
     assert pair_ids(clips, rates) == [("one 0", "one 1"), ("one 4", "one 3"), ("one 5", "one 6")]
 
 

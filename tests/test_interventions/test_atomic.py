@@ -1,4 +1,4 @@
-"""Files appear complete or not at all; JSON is strict; texts cannot act on a terminal."""
+"""Files appear complete or not at all, JSON is strict, and texts cannot act on a terminal."""
 
 import errno
 import json
@@ -27,12 +27,12 @@ def texts_by_path(folder: Path) -> dict[str, str]:
 
 
 def write_half_and_fail(path: Path) -> None:
-    """Writes half a file, then fails."""
+    """Writes half of a file, then raises TypeError."""
     path.write_text("half")
     raise TypeError
 
 
-def test_after_a_failure_the_old_file_is_there_and_no_other(tmp_path):
+def test_after_a_failure_only_the_old_file_exists(tmp_path):
     path = write_text(tmp_path / "new" / "a.txt", "old")
     with pytest.raises(TypeError), replacing(path) as new:
         write_half_and_fail(new)
@@ -60,7 +60,7 @@ def test_all_entries_move_into_place_together_and_replace_folders(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
-# Stands in for the package, so that a child process imports one module without JAX.
+# Replaces the packages by empty modules, so that a child process imports `atomic` without JAX.
 _IMPORT_ATOMIC = """
 import os, signal, sys
 from pathlib import Path
@@ -73,13 +73,13 @@ _KILLED_WRITER = (
     _IMPORT_ATOMIC
     + """
 folder, when = Path(sys.argv[1]), sys.argv[2]
-if when == "between":  # everything is written, one of two entries is in its place
+if when == "between":  # all entries are written, and one of two is in its place
     replace = Path.replace
     def once(self, target):
         replace(self, target)
         os.kill(os.getpid(), signal.SIGKILL)
     Path.replace = once
-if when == "removing":  # everything is in its place, and the staging folder is being removed
+if when == "removing":  # all entries are in their place, and the staging folder is being removed
     import shutil
     rmtree = shutil.rmtree
     def half(place, **_):
@@ -160,7 +160,7 @@ def test_the_lock_of_a_killed_process_blocks_no_other(tmp_path, finished):
         with pytest.raises(BlockingIOError), only_writer(tmp_path / "out"):
             pass
         remove_stale_lock(tmp_path / "out")
-        assert list(tmp_path.glob(".*"))  # a lock in use stays
+        assert list(tmp_path.glob(".*"))  # a lock in use is not removed
         holder.kill()
     if finished:
         remove_stale_lock(tmp_path / "out")
@@ -172,7 +172,7 @@ def test_the_lock_of_a_killed_process_blocks_no_other(tmp_path, finished):
 
 @pytest.fixture
 def _small_files_only():
-    """Limits files to 1,000 bytes, which fails as a full disk does, with another error number."""
+    """Limits files to 1,000 bytes. Larger writes fail like on a full disk, with another errno."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))

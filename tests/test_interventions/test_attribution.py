@@ -1,4 +1,4 @@
-"""First-order estimates equal exact patches for small changes, and cost a few passes."""
+"""For small changes, first-order estimates equal exact patches. They cost a few passes."""
 
 import functools
 import inspect
@@ -51,7 +51,7 @@ def activation(model, run, site):
 
 
 def exact_changes(model, target, edit, site, sizes, metric=METRIC):
-    """Computes metric(patched) - metric(target), [B, *sizes], cell by cell with public edits."""
+    """Computes metric(patched) - metric(target) of every cell by an edit, [B, *sizes]."""
     memory = model.encode(target.mel)[0]
 
     def score(edits):
@@ -157,7 +157,7 @@ def test_labels_are_those_of_a_sweep(tiny_model, distant_runs, near_estimates):
 
 @pytest.mark.parametrize("kind", ["zero", "mean", "noise"])
 def test_ablations_are_exact_after_the_final_norm(tiny_model, distant_runs, kind):
-    """The model is linear after the final norm, so the estimate is exact for any source."""
+    """After the final norm the model is linear, so estimates are exact for any source."""
     sizes, site, x = (
         {"position": 5},
         "decoder.ln",
@@ -178,12 +178,13 @@ def test_ablations_are_exact_after_the_final_norm(tiny_model, distant_runs, kind
     )
     truth = exact_changes(tiny_model, distant_runs[0], edit, site, sizes)
     np.testing.assert_allclose(estimate.sel(example=0), truth[0], atol=1e-5)
-    if kind != "noise":  # a sweep draws each example as its only row
+    # A sweep patches one example at a time, so the noise of each example is that of row 0.
+    if kind != "noise":
         np.testing.assert_allclose(estimate, truth, atol=1e-5)
 
 
 def saturated(model):
-    """Returns the model with cross-attention heads that attend to almost only one frame."""
+    """Returns a model whose cross-attention heads attend almost to a single frame each."""
 
     def sharpen(path, x):
         name = jax.tree_util.keystr(path)
@@ -220,7 +221,7 @@ def test_recomputing_encoder_attention_does_not_change_the_estimate(
     tiny_model, close_runs, near_estimates, monkeypatch
 ):
     monkeypatch.setattr("interventions.forward._MAX_KEPT_BYTES", 0)
-    # Another shape, so that the program is compiled again.
+    # Another batch size compiles the program again, with the changed limit.
     shorter = [run.replace(tokens=run.tokens[:1], mel=run.mel[:1]) for run in close_runs]
     call = {
         "site": "encoder.resid_post",
@@ -235,7 +236,11 @@ def test_recomputing_encoder_attention_does_not_change_the_estimate(
 
 
 def test_every_head_of_both_attentions_costs_at_most_five_forwards():
-    """Counts operations at tiny.en's size; both programs loop over layers, so the loop cancels."""
+    """Compares operations at tiny.en's size.
+
+    The compiler counts the body of a loop once. Both programs loop over layers, so their ratio is
+    right.
+    """
     config = jaxasr.config.SIZES["tiny.en"]
     model = jax.eval_shape(lambda: jaxasr.Whisper(config, rngs=nnx.Rngs(0)))
     kv = jax.ShapeDtypeStruct((4, 1, 6, 1500, 64), jnp.float32)

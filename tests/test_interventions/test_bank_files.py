@@ -1,4 +1,4 @@
-"""Damaged files of a bank raise, and so does anything that is not a bank."""
+"""Damaged files of a bank raise an error, and so do files that are not a bank."""
 
 import json
 import re
@@ -21,7 +21,7 @@ def bank():
 
 
 def change_description(folder, **changes):
-    """Changes the description of a bank, and its checksums."""
+    """Changes the description of a bank, and updates its checksums."""
     file = folder / "bank.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
     inert.write_checksums(folder)

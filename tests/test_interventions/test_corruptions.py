@@ -1,4 +1,4 @@
-"""Corruptions change what they promise and nothing else."""
+"""Corruptions change a recording as documented, and no other part of it."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -1,4 +1,4 @@
-"""Result files that are damaged, hostile or not results are refused, and their names given."""
+"""Files that are damaged, hostile or not results are refused with an error that names them."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from interventions.storage.results import cached
 
 
 def flip_random_bit(path, seed):
-    """Flips one random bit in one random file of a result; returns the file and its old bytes."""
+    """Flips a random bit in a random file of a result. Returns the file and its old bytes."""
     rng = np.random.default_rng(seed)
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     sizes = np.cumsum([file.stat().st_size for file in files])

@@ -1,4 +1,4 @@
-"""Direct contributions sum to the model's logit, per head and per frame."""
+"""The direct contributions of heads and of frames sum to the model's logit."""
 
 import numpy as np
 import pytest
@@ -71,7 +71,7 @@ def test_labels_and_windows(tiny_model, run, attribution):
 def test_a_head_contributes_what_its_ablation_removes_under_a_frozen_norm(
     tiny_model, run, attribution
 ):
-    """The head's vector through the final norm with its scale held, in float64 NumPy."""
+    """Computes the logit without the head's output in float64 NumPy, with the norm's old scale."""
     sites = ("decoder.cross_attn.z", "decoder.resid_post")
     acts = run.decode(tiny_model, readout=jaxasr.select(*sites))[1]
     decoder = tiny_model.decoder
@@ -96,7 +96,7 @@ def test_a_head_contributes_what_its_ablation_removes_under_a_frozen_norm(
 
 
 def test_frames_follow_the_pattern(tiny_model):
-    """The contribution of a frame is pattern·v·W_O, recomputed in NumPy."""
+    """The contribution of a frame is pattern·v·W_O, computed again in NumPy."""
     mel, tokens = tiny_inputs(tiny_model.config, 1, 5)
     run = Run(mel=mel, tokens=tokens).encode(tiny_model)
     acts = run.decode(

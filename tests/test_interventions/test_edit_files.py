@@ -1,4 +1,4 @@
-"""Edits survive a round trip through files, and nothing else is saved or constructed."""
+"""Saved edits load unchanged, and nothing but edits is saved or constructed."""
 
 import io
 import json
@@ -46,7 +46,7 @@ EDITS = {
 
 
 def replace_files(folder: Path, text: str | None = None, arrays: bytes | None = None) -> Path:
-    """A folder of edits with files replaced, checksums included."""
+    """Saves an edit to `folder`, replaces the given files, and updates the checksums."""
     serialization.save_edits({"decoder.ln": Scale(jnp.float32(2))}, folder)
     if text is not None:
         (folder / "edits.json").write_text(text)

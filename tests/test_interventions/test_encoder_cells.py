@@ -1,4 +1,4 @@
-"""Generation under encoder edits: every cell equals its edit alone, resumed or not."""
+"""Generation under many encoder edits equals generation under each edit alone."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Generation under many edits at once equals one edit at a time, and is labelled and scored."""
+"""Generation under many edits at once equals generation under one edit at a time."""
 
 import dataclasses
 import functools
@@ -21,14 +21,14 @@ N_NEW, EOT, HEADS = 7, 100, [(layer, head) for layer in range(2) for head in ran
 
 
 def no_rules(logits, tokens, n_tokens, n_prompt):
-    """Rules without a constraint."""
+    """Allows every token."""
     return logits
 
 
 SWEEP_OPTIONS = {
     "rules": no_rules,
     "no_speech": (1, 17),
-}  # those of a sweep whose prompts have <|startoftranscript|> in column 1
+}  # the no-speech token is 17; its probability is read at column 1 of the prompt
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def test_cells_of_unequal_number_raise(tiny_model, inputs):
 
 @pytest.fixture(scope="module")
 def tiny(asr, tiny_model) -> jaxasr.Recogniser:
-    """A random model with the tokenizer of tiny.en and special ids within its vocabulary."""
+    """Returns a random model with the tokenizer of tiny.en, and special ids in its vocabulary."""
     special = dataclasses.replace(asr.tokenizer.special, sot=1, eot=100, no_speech=17)
     tokenizer = dataclasses.replace(asr.tokenizer, special=special)
     return dataclasses.replace(asr, model=tiny_model, tokenizer=tokenizer)

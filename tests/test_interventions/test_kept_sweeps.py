@@ -1,4 +1,4 @@
-"""Stored groups of a sweep: which sweep they belong to, and that damage never becomes a number."""
+"""Stored groups of a sweep serve this sweep only, and damaged groups are computed again."""
 
 import os
 import shutil

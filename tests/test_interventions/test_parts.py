@@ -1,4 +1,4 @@
-"""Saved parts: a flipped bit, or a part in another's place, is noticed and computed again."""
+"""A saved part with a flipped bit, or in the place of another part, is computed again."""
 
 import shutil
 
@@ -72,7 +72,7 @@ def test_cached_items_are_computed_again_when_damaged_or_exchanged(tmp_path, cap
 
 
 def write_npz(path, name="a.npy", data=b"", **arrays):
-    """Writes an .npz whose member `name` holds `data`."""
+    """Writes an .npz with `arrays` and a member `name` that holds the bytes `data`."""
     import zipfile
 
     np.savez(path, **arrays)

@@ -1,4 +1,4 @@
-"""Path patching equals patching the sender, and receivers recomputed by hand."""
+"""Path patching equals patching the sender, or receivers that are computed again by hand."""
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ METRIC = logit_diff(3, 8, position=3)
 
 @pytest.fixture(scope="module")
 def runs(tiny_model):
-    """Runs of different audio and text, so that every component differs."""
+    """Returns two runs with different audio and text, so that every component differs."""
     mel, tokens = tiny_inputs(tiny_model.config, 2, 5)
     return Run(mel=mel, tokens=tokens), Run(mel=uniform(5, *mel.shape), tokens=(tokens + 17) % 101)
 
@@ -34,7 +34,7 @@ def acts(model, run, *sites):
 
 
 def score_with_sender_patched(model, target, source, node):
-    """Scores the target with the sender itself patched, by public edits."""
+    """Scores the target with the sender patched by an edit."""
     edits = {
         node.site: only(
             Patch(acts(model, source, node.site)[node.site]), layers=node.layer, heads=node.head
@@ -74,7 +74,7 @@ def test_all_receivers_together_equal_patching_the_sender(tiny_model, runs):
 
 
 def sender_delta(model, target, source, node):
-    """Computes Δz·W_O of one head, which the path carries, in NumPy."""
+    """Computes the difference of the sender's output between the runs, Δz·W_O, in NumPy."""
     stack, name = node.site.split(".", 1)
     z = [
         np.asarray(acts(model, run, node.site)[node.site])[node.layer, :, :, node.head]
@@ -100,7 +100,7 @@ RECEIVERS_AND_STREAMS = [
 
 
 def patch_receiver_by_hand(model, target, stream, node, delta):
-    """Patches in the receiver's value, recomputed from the altered stream by its own modules."""
+    """Patches the receiver with its value on the altered stream, and scores the result."""
     x = acts(model, target, stream)[stream][node.layer] + delta
     block = layer_of(model.decoder.blocks, node.layer)
     part, name = node.site.removeprefix("decoder.").split(".")
@@ -172,7 +172,7 @@ def test_earlier_receivers_leave_the_baseline(tiny_model, runs):
     np.testing.assert_allclose(
         effects, np.broadcast_to(effects.baseline.values[:, None, None], effects.shape), atol=1e-6
     )
-    # Bitwise, because all receivers share one pass.
+    # The values are bitwise equal, because all receivers share one pass.
     np.testing.assert_array_equal(effects, np.broadcast_to(effects[..., :1], effects.shape))
 
 

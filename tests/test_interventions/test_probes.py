@@ -1,4 +1,4 @@
-"""Probe banks equal scikit-learn, find planted classes, and save, score and stream."""
+"""Probe banks equal scikit-learn and predict planted classes. They can be saved and streamed."""
 
 import json
 import warnings
@@ -16,17 +16,17 @@ from interventions.probes.solve import solve_layers
 from interventions.storage.inert import write_checksums
 from jaxasr import compiled
 
-# Programs compiled without optimisation add in one chain, whose rounding misses the tolerance.
+# Without optimisations, sums are one chain of additions, whose rounding exceeds the tolerance.
 pytestmark = pytest.mark.optimised
 
 L, N, D, K = 2, 97, 7, 3
 PENALTIES, SEEDS = (1.0, 0.01, 30.0), (0, 5)
 RIDGE = {"penalties": (2.0, 50.0), "folds": 3}
-SAME = {"penalties": PENALTIES, "seeds": SEEDS}  # fits of X and Y with these share a program
+SAME = {"penalties": PENALTIES, "seeds": SEEDS}  # fits with these options share a program
 
 
 def planted(layers: int, n: int, width: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Layer 0 is noise; classes separate with depth. Features differ in scale and offset."""
+    """Makes layers: layer 0 is noise, and classes separate with depth. Feature scales differ."""
     rng = np.random.default_rng(0)
     y = np.arange(n) % classes
     centres = (
@@ -50,9 +50,9 @@ def reference(x, y, test, penalty, standardize=True):
         x[~test].astype(np.float64)
     )
     x = scaler.transform(x.astype(np.float64))
-    # BLAS threads would wait for each other on matrices this small.
+    # On matrices this small, several BLAS threads would only wait for each other.
     with warnings.catch_warnings(), threadpool_limits(1):
-        # The line search fails at the last digits of so strict a tolerance.
+        # With this strict tolerance, the line search fails in the last digits and warns.
         warnings.simplefilter("ignore")
         model = LogisticRegression(
             C=1 / penalty, tol=1e-9, max_iter=10_000, solver="newton-cg"
@@ -62,7 +62,7 @@ def reference(x, y, test, penalty, standardize=True):
 
 
 def share_equal_to_sklearn(bank, x, y, standardize=True):
-    """Checks every objective to 1e-4, and returns the share of test rows predicted the same."""
+    """Checks every objective to 1e-4. Returns the share of test rows with equal predictions."""
     predicted, is_same = bank.predict(x), []
     for layer, penalty, fold, seed in np.ndindex(*bank.objective.shape):
         where = dict(fold=fold, seed=seed)
@@ -113,7 +113,10 @@ def test_few_fits_of_many_features_equal_scikit_learn():
 
 
 def test_the_order_of_features_does_not_change_a_fit():
-    """Another order adds as another processor would; float32 alone leaves some above `tol`."""
+    """Another order of features changes the order of additions, like another processor.
+
+    In float32 alone, some of these fits would end above `tol`.
+    """
     orders = [
         np.random.default_rng(0).permuted(np.tile(np.arange(D), (20, 1)), axis=1)[i]
         for i in range(20)
@@ -122,7 +125,7 @@ def test_the_order_of_features_does_not_change_a_fit():
     bank = interventions.fit_probes(x, np.arange(N) % 3, standardize=False, **SAME)
     assert bank.gap.max() <= 1e-6
     objective = bank.objective.values
-    # An estimated gap is up to 3.5 times too small. The rounding of a row's logits changes its
+    # The estimated gap is up to 3.5 times too small. The rounding of a row's logits changes its
     # loss by the factor |p - label|.
     rounding = np.finfo(np.float32).eps * np.abs(bank.decision(x)).max().item()
     assert (np.ptp(objective, axis=0) / objective.min(0)).max() < 3.5e-6 + 2 * rounding

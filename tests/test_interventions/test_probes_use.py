@@ -1,4 +1,4 @@
-"""Controls of a bank, wrong arguments, and the edits and monitors made from a probe."""
+"""Controls, edits and monitors of a probe have the documented effects; bad arguments raise."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +16,7 @@ SITE = "decoder.resid_post"
 
 @pytest.fixture(scope="module")
 def words():
-    """Types of word, each with its own centre and label, so that any labelling can be memorised."""
+    """Makes rows of 24 types. Each has its own centre, so a probe can memorise a label per type."""
     rng = np.random.default_rng(0)
     types = np.arange(N) % TYPES
     centres = rng.normal(size=(2, TYPES, 31)) * np.array([0, 3])[:, None, None]
@@ -130,7 +130,7 @@ def memory_and_tokens(tiny_model):
 
 @pytest.fixture(scope="module")
 def bank(tiny_model, memory_and_tokens):
-    """Probes of whether a token's id is even, and the activations they were fitted on."""
+    """Returns probes that predict whether a token's id is even, and their activations."""
     memory, tokens = memory_and_tokens
     _, acts = tiny_model.decode(tokens, memory, None, jaxasr.select(SITE))
     x = np.asarray(acts[SITE]).reshape(2, -1, 15)

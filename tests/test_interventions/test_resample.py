@@ -1,4 +1,4 @@
-"""Resample ablation: another recording's activations, drawn once for all cells."""
+"""Resample ablation patches activations of another recording, drawn once for all cells."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""Missing classes, groups and types raise wherever they are passed, and so do mixed kinds."""
+"""Missing classes, groups and types raise errors, and so do strings mixed with numbers."""
 
 import numpy as np
 import pandas as pd

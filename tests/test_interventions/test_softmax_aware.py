@@ -1,4 +1,4 @@
-"""The effect of changed keys through the softmax equals attention computed again."""
+"""The effect of changed keys equals that of attention computed again with these keys."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""How a sweep is planned, compiled and divided into chunks, and what it refuses."""
+"""Sweeps compile few programs, print their plan, divide their cells, and refuse bad arguments."""
 
 import jax
 import numpy as np
@@ -58,12 +58,12 @@ def test_recordings_of_other_lengths_compile_nothing(tiny_model, runs, site, ove
         assert short.sizes["time"] == n
         whole = (
             n if n_frames % WINDOW == 0 else n - 1
-        )  # the last window of a shorter recording may be cut
+        )  # without the last window, if the recording ends within it
         np.testing.assert_allclose(short[..., :whole], long[..., :whole], atol=1e-5)
         if whole < n:
             assert (
                 float(np.abs(short[..., whole] - long[..., whole]).max()) > 1e-5
-            )  # a window ends where the recording does
+            )  # the last window ends with the recording
     assert compiled.n_compiled(program) == before
 
 
@@ -120,7 +120,7 @@ def test_the_source_runs_once_from_plan_to_result(tiny_model, runs, site, monkey
     )
     iv.sweep(plan=plan)
     assert [mel is source.mel for mel in encoded] == [False, True]
-    # One pass of the whole source, then one of each row of the target.
+    # The source runs once with all rows, then the target runs once per row.
     assert [run.batch for run in decoded] == [2, 1, 1]
     assert decoded[0] is plan.source
 

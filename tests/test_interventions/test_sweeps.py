@@ -1,4 +1,4 @@
-"""Every cell of a sweep equals a single patch, whatever the sweep leaves out."""
+"""Every cell of a sweep equals a single patch, although the sweep skips most computations."""
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,8 @@ from interventions.patching import sources, unedited, workload
 from interventions.patching.grid import swept_sizes
 from jaxasr import sites
 
-# Every kind of place: edits that change only their own position and others; with and without heads,
-# keys and frames; both stacks; within and outside of layers.
+# Sites of every kind: edits that change one position or several, with and without heads, keys and
+# frames, in both stacks, within and outside of layers.
 SITES = [
     "decoder.cross_attn.z",
     "decoder.attn.k",
@@ -40,7 +40,7 @@ def dims_of(model, site):
 
 
 def patch_one_cell(model, target, source, site, cell, n_frames):
-    """The metric of one cell by a plain pass of the whole model."""
+    """Computes the metric of one cell by a plain pass of the whole model."""
     edit = iv.only(
         iv.Patch(sources.activation(model, source.encode(model), site)),
         layers=cell.get("layer"),
@@ -78,7 +78,7 @@ def test_every_cell_equals_a_single_patch(tiny_model, runs, site):
         cell = {dim: int(rng.integers(swept.sizes[dim])) for dim in over}
         expected = patch_one_cell(tiny_model, target, source, site, cell, n_frames)
         np.testing.assert_allclose(swept.isel(cell).values, expected, atol=1e-5 * scale, rtol=0)
-    assert float(np.abs(swept - swept.baseline).max()) > 1e-3  # the patches do something
+    assert float(np.abs(swept - swept.baseline).max()) > 1e-3  # the patches have an effect
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_reuse_changes_no_result(tiny_model, runs, site, over):
 
 @pytest.fixture(scope="module")
 def deep_model_and_runs():
-    """A decoder with layers between the edited one and the last, and two runs of it."""
+    """Returns a model with decoder layers between the edited one and the last, and two runs."""
     c = jaxasr.Config(5, 11, 21, 3, 1, 101, 23, 21, 7, 4)
     mels = jax.random.normal(jax.random.key(1), (2, 2, 5, 22))
     tokens = jax.random.randint(jax.random.key(2), (2, 7), 0, 101)
@@ -122,7 +122,7 @@ def deep_model_and_runs():
     ],
 )
 def test_any_packing_equals_the_whole_pass(deep_model_and_runs, site, budget, loops, monkeypatch):
-    """Position-local sites and others, one batch and several, unstacked layers and stacked ones."""
+    """Covers edits of one and of several positions, one and several batches, and both layouts."""
     monkeypatch.setattr(unedited, "unrolls_layers", lambda config: loops)
     model, runs = deep_model_and_runs
     options = dict(site=site, over=("layer", "position"), metric=METRIC)

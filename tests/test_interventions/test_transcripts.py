@@ -1,4 +1,4 @@
-"""Repetition and errors of texts, against counts by hand and jiwer."""
+"""Measures of repetition equal counts by hand, and error rates equal those of jiwer."""
 
 import jiwer
 import numpy as np
@@ -29,7 +29,7 @@ def test_longest_repeat(ids, expected):
 
 
 def count_repetitions(ids: list, i: int, n: int) -> int:
-    """How often the n-gram at `i` stands there back to back."""
+    """Returns how often the n-gram at `i` occurs in direct succession, starting at `i`."""
     k = 1
     while ids[i + k * n : i + (k + 1) * n] == ids[i : i + n]:
         k += 1

@@ -1,4 +1,4 @@
-"""Recordings that are unfinished, truncated or damaged, and files that are not recordings."""
+"""Unfinished and truncated recordings are read as far as possible; other files are refused."""
 
 import contextlib
 import os
@@ -27,7 +27,7 @@ def speech() -> np.ndarray:
 
 @pytest.fixture
 def libsndfile_alone(monkeypatch):
-    """Hides PyAV and the program ffmpeg."""
+    """Hides PyAV and the program ffmpeg, so that libsndfile is the only decoder."""
     monkeypatch.setitem(sys.modules, "av", None)
     monkeypatch.setenv("PATH", "")
 
@@ -128,7 +128,7 @@ def test_the_rate_may_change_within_a_file(tmp_path):
         len(load_audio(write(tmp_path / "one.mp3", content))) for content in (first, second)
     )
     audio = load_audio(write(tmp_path / "two.mp3", first + second))
-    # The frame at the seam may have either rate.
+    # The frame between the two parts may have the rate of either.
     assert abs(len(audio) - separate) <= SAMPLE_RATE * 1152 / 44_100 + 1
 
 

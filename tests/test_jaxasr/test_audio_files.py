@@ -1,4 +1,4 @@
-"""Loads recordings of every container as samples."""
+"""Recordings in every container load as mono samples at 16 kHz."""
 
 import shutil
 import sys
@@ -64,7 +64,7 @@ def test_decoding_by_blocks_equals_decoding_at_once(tmp_path, monkeypatch):
 
 
 def test_three_hours_need_about_twice_the_memory_of_the_result(tmp_path):
-    """The recording has 8-bit samples at 8 kHz, so that its file is small."""
+    """The recording has 8-bit samples at 8 kHz, so its file is small."""
     import tracemalloc
 
     n = 3 * 3600 * 8_000
@@ -139,7 +139,7 @@ def test_a_video_gives_its_audio_stream(tmp_path, speech):
 
 
 def test_the_program_ffmpeg_is_used_without_pyav(tmp_path, speech, monkeypatch):
-    """A fake program prints the output of `ffmpeg … -f au -`."""
+    """A fake program ffmpeg prints what `ffmpeg … -f au -` would print."""
     path = write(tmp_path / "a.m4a", with_pyav(speech, RATE, "ipod", "aac"))
     soundfile.write(tmp_path / "answer.au", speech, RATE, subtype="FLOAT", endian="BIG")
     answers = "import sys\nsys.stdout.buffer.write(open('answer.au', 'rb').read())\n"
@@ -164,6 +164,6 @@ def test_the_program_ffmpeg_gives_the_samples_of_pyav(tmp_path, speech, monkeypa
     by_pyav = load_audio(path)
     monkeypatch.setitem(sys.modules, "av", None)
     by_program = load_audio(path)
-    # Some versions of FFmpeg drop the padding at the end, which is less than a frame.
+    # Some versions of FFmpeg drop the padding at the end, which is shorter than a frame.
     assert abs(len(by_program) - len(by_pyav)) <= 320
     np.testing.assert_allclose(by_program[:30_000], by_pyav[:30_000], atol=1e-5)

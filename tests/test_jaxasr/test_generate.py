@@ -1,4 +1,4 @@
-"""Cached generation agrees with a teacher-forced pass at every position, under any edit."""
+"""Under any edit, cached generation agrees with a teacher-forced pass at every position."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,9 @@ from experiments.data import real_speech
 
 pytestmark = pytest.mark.optimised
 
-WAVE = np.sin(np.arange(15, dtype=np.float32))  # a constant would be lost in the next norm
+WAVE = np.sin(
+    np.arange(15, dtype=np.float32)
+)  # not a constant, because the next norm would remove it
 EDITS = {
     "none": {},
     "stream": {
@@ -45,8 +47,8 @@ EDITS = {
 }
 
 
-# Cases that can share a program: it depends on the edited sites whether attention is fused and
-# which layout the memory has, and these all have the same.
+# Cases that share a program. The edited sites decide whether attention is fused, and which layout
+# the memory has. These are the same for all of these cases.
 SHARED_PROGRAM = (
     "stream",
     "heads",
@@ -57,12 +59,12 @@ SHARED_PROGRAM = (
 
 
 def without_effect(edits: dict) -> dict:
-    """Returns the edits at a layer that does not exist: the same program, without effect."""
+    """Moves edits to a layer that does not exist: they use the same program, without effect."""
     return {site: edit.replace(layer=99) for site, edit in edits.items()}
 
 
 def edits_sharing_a_program(name: str) -> dict:
-    """Returns the edits of a case with those of cases that share its program, without effect."""
+    """Returns the edits of a case, plus ineffective edits of cases that share its program."""
     return {
         site: edit
         for other in SHARED_PROGRAM
@@ -97,7 +99,8 @@ def test_cached_generation_agrees_with_a_teacher_forced_pass(tiny_model, inputs,
     plain = generate(tiny_model, inputs, unroll=unroll)
     changed = np.abs(np.asarray(out.logprobs) - np.asarray(plain.logprobs)).max(0)
     assert (changed.max() > 1e-2) == bool(edits)
-    assert len(np.unique(out.tokens)) > 3  # else a cache that only repeats a token would pass
+    # If all tokens were equal, a cache that repeats one token would pass this test.
+    assert len(np.unique(out.tokens)) > 3
 
 
 def test_an_edit_at_one_position_leaves_earlier_tokens_unchanged(tiny_model, inputs):
@@ -187,7 +190,7 @@ def test_a_batch_of_edits_equals_a_loop_over_edits(tiny_model, inputs):
 
 
 def test_cached_generation_agrees_with_teacher_forcing_on_a_recording(asr):
-    """tiny.en on the demo, with edits without effect and with effect."""
+    """tiny.en generates from the demo recording, with ineffective and with effective edits."""
     mel = jaxasr.log_mel(jaxasr.load_audio(real_speech.DEMO), asr.config.n_mels)
     inputs = asr.model.encode(mel[None])[0], np.array([asr.tokenizer.prompt()], np.int32)
     eot, texts = asr.tokenizer.special.eot, []

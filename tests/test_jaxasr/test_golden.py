@@ -1,4 +1,4 @@
-"""Every site of tiny random models against torch in float64 (`tests/golden/make_golden.py`)."""
+"""Every site of tiny random models equals torch in float64 (`tests/golden/make_golden.py`)."""
 
 import jax
 import numpy as np
@@ -8,7 +8,7 @@ from golden.tiny import BATCH, N_TOKENS, TINY, golden_file, left_padded, tiny_in
 import jaxasr
 from jaxasr.sites import SITES, sites_of, spec
 
-# In units of max(1, max|reference|). The contract is 5e-5, but tiny models round far less.
+# Tolerances in units of max(1, max|reference|). 5e-5 is promised, but tiny models round far less.
 FLOAT32, ROUNDED_TO_FLOAT32 = 2e-6, 6e-8
 
 

@@ -1,4 +1,4 @@
-"""Compares with CTranslate2, an independent implementation in C++, on the same real weights."""
+"""The model equals CTranslate2, an independent implementation in C++, with real weights."""
 
 import ctranslate2
 import jax
@@ -28,7 +28,7 @@ def pair(request, tmp_path_factory) -> tuple[jaxasr.Recogniser, ctranslate2.mode
 
 @pytest.fixture(scope="module")
 def mels() -> np.ndarray:
-    """Returns features of the demo's recording and of up to four real ones."""
+    """Returns mel features of the demo recording and of up to four real recordings."""
     clips = real_speech.spread(
         real_speech.recordings(["timit", "libri_test_other", "vctk", "ljspeech"]), 4
     )
@@ -74,7 +74,7 @@ def test_greedy_tokens_and_scores_agree(pair, mels):
     for row, result in enumerate(theirs):
         n = int(out.lengths[row])
         assert np.asarray(out.tokens[row, :n]).tolist() == result.sequences_ids[0]
-        # With length_penalty 0 the score is the sum over tokens and, if reached, the end-of-text.
+        # With length_penalty 0, the score is the sum over tokens, and the end-of-text if reached.
         assert float(out.logprobs[row].sum()) == pytest.approx(result.scores[0], abs=0.02)
 
 
@@ -85,7 +85,7 @@ def test_probabilities_of_the_tokens_of_a_given_text_agree(pair, mels):
     result = oracle.align(to_ct2(mels[:1]), start, [text], 1500)[0]
     ids = jnp.array([[*start, special.no_timestamps, *text]], jnp.int32)
     logits, _ = asr.model.decode(ids, asr.model.encode(mels[:1])[0])
-    # OpenAI's alignment normalises over text tokens only.
+    # As in OpenAI's alignment, the softmax is over text tokens only.
     probs = np.asarray(jax.nn.softmax(logits[0, len(start) : -1, : special.eot], axis=-1))
     ours = probs[np.arange(len(text)), text]
     np.testing.assert_allclose(ours, result.text_token_probs, atol=1e-4, rtol=TOLERANCE)

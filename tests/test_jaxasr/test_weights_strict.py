@@ -1,4 +1,4 @@
-"""Tensors that do not fit are all named, and damaged files raise errors without other harm."""
+"""Errors name all tensors that do not fit. Damaged files raise errors and run no code."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def test_the_error_lists_every_tensor_that_does_not_fit(form, tmp_path):
 
 
 def test_shapes_are_checked_before_tensors_are_read(tmp_path):
-    """A configuration that claims far more than the file holds needs no memory."""
+    """A configuration with sizes far above those of the file must not allocate memory."""
     folder = checkpoints.write_hf(tmp_path / "hf", checkpoints.random_tensors())
     claimed = {
         "vocab_size": 1 << 20,
@@ -118,7 +118,7 @@ def test_a_pickle_without_zip_is_refused_without_loading_it(tmp_path):
         b"\x80\x04\x96" + b"\x00" * 5 + b"\x10\x00\x00.",  # a bytearray of 2**44
         b"\x80\x02" + b"\x86" * 3 + b".",
         b"\x80\x02" + b"(" * 50_000 + b".",
-        b"\x80\x02]" + b"]" * 50_000 + b"a" * 50_000 + b".",  # lists in lists in lists
+        b"\x80\x02]" + b"]" * 50_000 + b"a" * 50_000 + b".",  # 50,000 nested lists
         b"",
         b".",
         b"\x80\x02}",
@@ -173,12 +173,12 @@ def file_to_damage(request, tmp_path_factory):
 
 
 def _is_read(folder) -> bool:
-    """Reads all tensors. Returns whether they were read and not refused; fails otherwise."""
+    """Reads all tensors. Returns False if the file is refused. Fails if too much memory is used."""
     problem = None
     tracemalloc.start()
     try:
         with warnings.catch_warnings():
-            # A flipped bit may name an alignment head that is left out with a warning.
+            # A flipped bit may name an alignment head that does not exist, which is a warning.
             warnings.simplefilter("ignore", UserWarning)
             read = read_path(folder)
         for name in read.tensors:
@@ -227,7 +227,7 @@ def test_a_file_with_flipped_bits_is_read_or_refused(file_to_damage, data):
 @_FUZZ
 @given(data=st.data())
 def test_a_damaged_pickle_with_a_valid_checksum_is_read_or_refused(tmp_path_factory, data):
-    """An attacker writes a valid checksum; an accident does not."""
+    """An attacker can write a valid checksum, so the checksum is not a protection."""
     tensors = checkpoints.random_tensors(_CONFIG)
     state = {
         name: checkpoints.p_tensor(str(i), array) for i, (name, array) in enumerate(tensors.items())
