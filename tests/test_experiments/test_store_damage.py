@@ -9,7 +9,7 @@ import zarr
 from small_speech import small_recogniser, tones
 
 from experiments import store
-from experiments.store import StoreError
+from experiments.store import StoreError, integrity
 from interventions.storage.atomic import only_writer
 
 SITE = "encoder.resid_post"
@@ -129,3 +129,25 @@ def test_a_store_with_other_codecs_is_refused(complete_store, tmp_path, change):
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(StoreError, match=r"resid_post/zarr\.json: expected the"):
         store.open(tmp_path / "store")
+
+
+def test_verify_names_the_damaged_variable(small, tmp_path):
+    opened = store.extract(small, tones([0.5, 1.01]), tmp_path / "store", batch=2)
+    chunk = next(file for file in (tmp_path / "store" / SITE / "c").rglob("*") if file.is_file())
+    damaged = bytearray(chunk.read_bytes())
+    damaged[5] ^= 1
+    chunk.write_bytes(bytes(damaged))
+    with pytest.raises(StoreError, match=rf"'{SITE}' is damaged"):
+        opened.verify()
+
+
+def test_a_store_that_another_version_left_half_written_is_refused(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(integrity, "versions", lambda: {"jaxasr": "0.0.9"})
+    with monkeypatch.context() as stopped:
+        stopped.setattr("experiments.store.writing.Writer.finish", lambda *_: None)
+        store.extract(small, tones([0.5, 1.01]), tmp_path / "half", batch=2)
+    monkeypatch.undo()
+    with pytest.raises(
+        StoreError, match=r"another versions: .*'jaxasr': '0\.0\.9'.*this run has .*half-written"
+    ):
+        store.extract(small, tones([0.5, 1.01]), tmp_path / "half", batch=2)
