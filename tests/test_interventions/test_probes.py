@@ -1,17 +1,17 @@
-"""Probe banks equal scikit-learn and predict planted classes. They can be saved and streamed."""
+"""Probe banks equal scikit-learn and predict planted classes. They can be saved."""
 
 import json
 import warnings
 
 import numpy as np
 import pytest
+from planted_classes import OPTIONS, SEEDS, D, L, N, X, Y, planted
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 import interventions
-from interventions import stats
-from interventions.probes import Bank, mdl, scores, stream
+from interventions.probes import Bank
 from interventions.probes.solve import solve_layers
 from interventions.storage.inert import write_checksums
 from jaxasr import compiled
@@ -19,30 +19,12 @@ from jaxasr import compiled
 # Without optimisations, sums are one chain of additions, whose rounding exceeds the tolerance.
 pytestmark = pytest.mark.optimised
 
-L, N, D, K = 2, 97, 7, 3
-PENALTIES, SEEDS = (1.0, 0.01, 30.0), (0, 5)
 RIDGE = {"penalties": (2.0, 50.0), "folds": 3}
-SAME = {"penalties": PENALTIES, "seeds": SEEDS}  # fits with these options share a program
-
-
-def planted(layers: int, n: int, width: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Makes layers: layer 0 is noise, and classes separate with depth. Feature scales differ."""
-    rng = np.random.default_rng(0)
-    y = np.arange(n) % classes
-    centres = (
-        rng.normal(size=(classes, width))[y] * (3 * np.arange(layers) / (layers - 1))[:, None, None]
-    )
-    return (
-        (rng.normal(size=(layers, n, width)) + centres) * np.linspace(0.1, 5, width) + 3
-    ).astype(np.float32), y
-
-
-X, Y = planted(L, N, D, K)
 
 
 @pytest.fixture(scope="module")
 def bank():
-    return interventions.fit_probes(X, np.array(["ant", "bee", "cat"])[Y], **SAME)
+    return interventions.fit_probes(X, np.array(["ant", "bee", "cat"])[Y], **OPTIONS)
 
 
 def reference(x, y, test, penalty, standardize=True):
@@ -89,7 +71,7 @@ def test_every_fit_equals_scikit_learn(bank):
 @pytest.mark.parametrize(("classes", "standardize"), [(2, True), (3, False)])
 def test_two_classes_and_raw_features_equal_scikit_learn(classes, standardize):
     x, y = X, np.arange(N) % classes
-    bank = interventions.fit_probes(x, y, standardize=standardize, **SAME).sel(seed=5)
+    bank = interventions.fit_probes(x, y, standardize=standardize, **OPTIONS).sel(seed=5)
     assert share_equal_to_sklearn(bank, x, y, standardize) >= 0.995
 
 
@@ -122,7 +104,7 @@ def test_the_order_of_features_does_not_change_a_fit():
         for i in range(20)
     ]
     x = np.stack([X[1][:, order] for order in orders])
-    bank = interventions.fit_probes(x, np.arange(N) % 3, standardize=False, **SAME)
+    bank = interventions.fit_probes(x, np.arange(N) % 3, standardize=False, **OPTIONS)
     assert bank.gap.max() <= 1e-6
     objective = bank.objective.values
     # The estimated gap is up to 3.5 times too small. The rounding of a row's logits changes its
@@ -134,7 +116,7 @@ def test_the_order_of_features_does_not_change_a_fit():
 @pytest.mark.parametrize("target", ["class", "value"])
 def test_a_smaller_tolerance_is_reached_in_float64(bank, target):
     y = Y if target == "class" else X[1] @ np.arange(D) + np.random.default_rng(2).normal(size=N)
-    options = SAME if target == "class" else RIDGE
+    options = OPTIONS if target == "class" else RIDGE
     fine = interventions.fit_probes(X, y, target=target, tol=1e-11, **options)
     assert fine.gap.max() <= 1e-11
     assert fine.n_iter.max() < 200
@@ -151,7 +133,7 @@ def test_a_smaller_tolerance_is_reached_in_float64(bank, target):
 
 def test_a_fit_ends_where_float32_holds_no_better_weights():
     with pytest.warns(UserWarning, match=r"because weights are float32"):
-        bank = interventions.fit_probes(X, Y, tol=1e-30, max_iter=10**9, **SAME)
+        bank = interventions.fit_probes(X, Y, tol=1e-30, max_iter=10**9, **OPTIONS)
     assert bank.gap.max() < 1e-11
     assert bank.n_iter.max() < 200
 
@@ -160,7 +142,7 @@ def test_fits_that_have_not_converged_warn(bank):
     with pytest.warns(
         UserWarning, match=r"fit_probes: \d+ of 60 fits have not converged to tol=1e-06"
     ):
-        early = interventions.fit_probes(X, Y, max_iter=1, **SAME)
+        early = interventions.fit_probes(X, Y, max_iter=1, **OPTIONS)
     assert early.gap.max() > bank.gap.max()
 
 
@@ -177,7 +159,7 @@ def test_test_rows_do_not_enter_a_fit(bank):
     changed = X.copy()
     test = bank.test.sel(fold=2, seed=0).values
     changed[:, test] = changed[:, test] * 7 - 40
-    again = interventions.fit_probes(changed, Y, **SAME)
+    again = interventions.fit_probes(changed, Y, **OPTIONS)
     for name, tol in (("mean", 1e-5), ("scale", 1e-5), ("objective", 1e-4)):
         np.testing.assert_allclose(
             again.data[name].sel(fold=2, seed=0), bank.data[name].sel(fold=2, seed=0), rtol=tol
@@ -190,7 +172,7 @@ def test_test_rows_do_not_enter_a_fit(bank):
 
 def test_no_group_is_in_training_and_test_rows():
     groups = np.arange(N) // 4
-    bank = interventions.fit_probes(X, Y, groups, **SAME)
+    bank = interventions.fit_probes(X, Y, groups, **OPTIONS)
     for seed in SEEDS:
         assert (
             bank.test.sel(seed=seed).sum("fold").min()
@@ -204,7 +186,7 @@ def test_no_group_is_in_training_and_test_rows():
 
 
 def test_sites_and_chunks_do_not_change_a_result(bank, monkeypatch):
-    two = interventions.fit_probes({"a": X, "b": X[::-1]}, Y, chunk=3, **SAME)
+    two = interventions.fit_probes({"a": X, "b": X[::-1]}, Y, chunk=3, **OPTIONS)
     assert two.accuracy.dims == ("site", "layer", "penalty", "fold", "seed")
     np.testing.assert_allclose(two.objective.sel(site="b").values[::-1], bank.objective, rtol=1e-5)
     before = compiled.n_compiled(solve_layers)
@@ -213,7 +195,7 @@ def test_sites_and_chunks_do_not_change_a_result(bank, monkeypatch):
     )
     assert compiled.n_compiled(solve_layers) == before
     monkeypatch.setattr("interventions.probes.chunks._CPU_BUDGET_BYTES", 60_000)
-    small = interventions.fit_probes(X, Y, **SAME)
+    small = interventions.fit_probes(X, Y, **OPTIONS)
     np.testing.assert_allclose(small.objective, bank.objective, rtol=1e-5)
     np.testing.assert_array_equal(small.test, bank.test)
 
@@ -266,50 +248,3 @@ def test_a_loaded_bank_equals_the_saved_one(bank, tmp_path):
     with pytest.raises(ValueError, match=r"expected bank\.json and arrays\.npz"):
         Bank.load(tmp_path / "nothing")
     assert [path.name for path in tmp_path.iterdir()] == ["bank"]
-
-
-def test_scores_agree_with_the_summary(bank):
-    counts = scores.confusion(bank).sel(penalty=1.0, seed=0)
-    np.testing.assert_array_equal(counts.sum("predicted").sel(layer=0), np.bincount(Y))
-    right = np.trace(counts.sel(layer=1).values) / N
-    assert right == pytest.approx(bank.summary()["mean"].sel(layer=1, penalty=1.0).item(), abs=0.05)
-    auc = scores.auroc(bank, X).sel(penalty=1.0).mean("seed")
-    assert auc[0] < 0.7 < 0.99 < auc[1]
-    sure = scores.calibration(bank, X, bins=5)
-    assert (sure["count"].sum("bin") == N).all()
-    assert sure.ece.sel(penalty=30.0, layer=1).max() < 0.25
-    assert scores.balanced_accuracy(bank).sel(layer=1, penalty=1.0).min() > 0.9
-
-
-def test_auroc_of_a_bank_equals_that_of_its_probabilities():
-    y = np.arange(N) % 2
-    bank = interventions.fit_probes(X, y, **SAME).sel(penalty=1.0, seed=5)
-    p = bank.out_of_fold_proba(X).sel({"class": 1}).squeeze(("penalty", "seed"))
-    for layer in range(L):
-        expected = stats.auroc(p.sel(layer=layer).values, y == 1, np.arange(N), n=10).value
-        area = scores.auroc(bank, X).sel(layer=layer).item()
-        assert area == pytest.approx(expected, abs=1e-12)
-
-
-def test_codelength_is_short_only_for_planted_classes():
-    code = mdl.codelength(X, Y, penalties=(1.0,), seeds=(0, 1), fractions=(0.2, 0.5, 1.0))
-    assert code.uniform == pytest.approx(N * np.log2(K))
-    assert code.compression.sel(layer=0).max() < 1.1
-    assert code.compression.sel(layer=1).min() > 2
-
-
-def test_a_stream_has_the_weights_of_a_bank():
-    y = np.array(["ant", "bee", "cat"])[Y]
-    streamed = stream.fit_stream(
-        lambda: ((X[:, i : i + 33], y[i : i + 33]) for i in range(0, N, 33)),
-        epochs=150,
-        learning_rate=0.05,
-    )
-    whole = interventions.fit_probes(X, y, folds=[(np.arange(N), np.arange(N))] * 5, **SAME).sel(
-        penalty=1.0, fold=0, seed=0
-    )
-    assert streamed.weights.dims == whole.weights.dims
-    np.testing.assert_allclose(streamed.data["mean"], whole.data["mean"], rtol=1e-4)
-    assert (streamed.predict(X).values == whole.predict(X).values).mean() > 0.98
-    a, b = streamed.weights.values.ravel(), whole.weights.values.ravel()
-    assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) > 0.99
