@@ -14,6 +14,7 @@ def over_time(mask: Array, at: jaxasr.At) -> Array:
     )
 
 
+# Per tuple of axes: the index of the time axis to which a mask [B, T] applies.
 _TIME = {
     axes: axes.index("S") if axes[1] == "S" else axes.index("T")
     for axes in jaxasr.sites.SITES.values()

@@ -42,6 +42,7 @@ _CONTROL = (
     "nospeech",
     "notimestamps",
 )
+# The vocabulary has 256 bytes, the control tokens and 1,501 timestamps.
 SMALL = Config(80, 9, 12, 3, 1, 256 + len(_CONTROL) + 1501, 11, 12, 2, 2)
 
 
@@ -175,7 +176,9 @@ def spoil_numbers(files: Files, rng: np.random.Generator) -> Files:
     name = weights_of(files, rng)
     raw, value = bytearray(files[name]), np.float32(rng.choice([np.nan, np.inf, -np.inf, 3e38]))
     count = int(rng.choice([1, 12]))
+    # Numbers of the second half of the file, which has no header.
     at = 4 * int(rng.integers(len(raw) // 8, len(raw) // 4 - count - 200))
+    # In safetensors, float32 numbers start after 8 bytes and a header of any length.
     at -= (at - (8 + int.from_bytes(raw[:8], "little"))) % 4 if name.endswith("safetensors") else 0
     raw[at : at + 4 * count] = value.tobytes() * count
     return files | {name: _with_checksums(bytes(raw)) if raw[:2] == b"PK" else bytes(raw)}
@@ -187,6 +190,7 @@ def _with_checksums(raw: bytes) -> bytes:
         with zipfile.ZipFile(io.BytesIO(raw)) as file:
             members = {}
             for info in file.infolist():
+                # The header of a zip member has 30 bytes and the name.
                 start = info.header_offset + 30 + len(info.filename)
                 members[info.filename] = raw[start : start + info.file_size]
         return zip_of(members)

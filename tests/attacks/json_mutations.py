@@ -32,6 +32,7 @@ def change_value(value: Any, rng: np.random.Generator) -> Any:
     for _ in range(rng.integers(1, 3)):
         places = _paths(value)
         shallow = [place for place in places if len(place) <= 2] if rng.random() < 0.5 else places
+        # The value is wrapped in `holder`, so that the whole value can be replaced, too.
         *path, last = ("whole", *shallow[rng.integers(len(shallow))])
         holder: Any = {"whole": value}
         target = holder

@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # to import helper modules i
 
 from attacks.jobs import JOBS, contents
 
+# Audit events of Python that change files. Opening a file for writing also counts.
 _CHANGES = (
     "os.rename",
     "os.mkdir",
@@ -32,6 +33,7 @@ _CHANGES = (
     "tempfile.mkdtemp",
     "shutil.rmtree",
 )
+# Modules that the parent imports once, so that every forked process starts fast.
 _PRELOAD = (
     "jax",
     "flax.nnx",
@@ -47,7 +49,7 @@ _PRELOAD = (
     "matplotlib.figure",
     "matplotlib.backends.backend_agg",
 )
-_FAILED = 3
+_FAILED = 3  # exit code of a job that raised an error
 
 
 class KillAtChange:
@@ -103,6 +105,7 @@ def run(
     counted, start = context.Value("l", 0, lock=False), context.Value("d", 0.0, lock=False)
     process = context.Process(target=_child, args=(job, folder, log, kill_at, counted, start))
     process.start()
+    # `after` counts from the start of the job, not from that of the process.
     while not start.value and process.is_alive():
         time.sleep(0.002)
     process.join(after if after is not None else 600)
@@ -123,7 +126,7 @@ def trials(
         n: number of kills.
         scratch: folder for all files.
         seed: random seed.
-        timed: every other kill comes after a random time, the others at a change of a file.
+        timed: every other kill comes after a random time, the rest at a change of a file.
                 Otherwise all come at a change of a file.
 
     Yields:

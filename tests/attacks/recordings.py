@@ -24,6 +24,7 @@ _FILLS = ("0", "165")  # values of MALLOC_PERTURB_, which fills newly allocated 
 
 # Each mutation takes random numbers, a file, and another file.
 Mutation = Callable[[np.random.Generator, bytearray, bytes], bytearray]
+# Numbers that are written to a header: small ones, and limits of integer types.
 _NUMBERS = [0, 1, 2, 7, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFF0, 0xFFFFFFFF]
 
 
@@ -66,6 +67,7 @@ def _cut_out(rng: np.random.Generator, file: bytearray, _: bytes) -> bytearray:
     return file[:start] + file[start + int(rng.integers(1, 5_000)) :]
 
 
+# Headers are edited twice as often as any other part.
 MUTATIONS: tuple[Mutation, ...] = (
     _flip_bits,
     _edit_header,
@@ -120,9 +122,9 @@ def verdict(outcomes: list[Outcome], path: Path) -> str:
 def attack(
     files: Iterator[tuple[str, bytes]], folder: Path
 ) -> Iterator[tuple[str, Path, str, list[Outcome]]]:
-    """Reads each file in both processes; yields its kind, path, verdict and outcomes.
+    """Reads each file in both processes, and yields its kind, path, verdict and outcomes.
 
-    Only files with a fault stay in `folder`.
+    Files without a fault are deleted from `folder`.
     """
     with (
         Worker({"MALLOC_PERTURB_": _FILLS[0]}) as first,

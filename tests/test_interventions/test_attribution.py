@@ -57,6 +57,7 @@ def exact_changes(model, target, edit, site, sizes, metric=METRIC):
             )
         return score({site: only(edit, **places)}) - score({})
 
+    # One compiled program computes the cells one after the other.
     grid = np.meshgrid(*(np.arange(n) for n in sizes.values()), indexing="ij")
     cells = {dim: jnp.asarray(index.ravel()) for dim, index in zip(sizes, grid, strict=True)}
     return np.moveaxis(

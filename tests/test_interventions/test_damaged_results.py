@@ -18,6 +18,7 @@ def flip_random_bit(path, seed):
     """Flips a random bit in a random file of a result. Returns the file and its old bytes."""
     rng = np.random.default_rng(seed)
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    # Every byte of the result is chosen with equal probability.
     sizes = np.cumsum([file.stat().st_size for file in files])
     at = int(rng.integers(sizes[-1]))
     place = int(np.searchsorted(sizes, at, side="right"))
@@ -58,7 +59,10 @@ def test_a_cached_result_that_is_damaged_or_misplaced_is_computed_again(tmp_path
     assert "part.zarr: misplaced" in caplog.records[1].getMessage()
 
 
-PICKLED = b"cos\nmkdir\n(S'%s'\ntR."
+PICKLED = b"cos
+mkdir
+(S'%s'
+tR."  # a pickle that makes the folder %s if it is loaded
 
 
 @pytest.mark.parametrize("changes", [

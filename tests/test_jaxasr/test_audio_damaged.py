@@ -33,6 +33,7 @@ def libsndfile_alone(monkeypatch):
 
 
 def set_header_lengths(wav: bytes, of_data: int, of_file: int) -> bytes:
+    # The length of the samples follows "data". The length of the file is in bytes 4 to 7.
     place = wav.index(b"data") + 4
     return (
         wav[:4]

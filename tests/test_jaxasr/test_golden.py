@@ -75,7 +75,7 @@ def test_every_site_agrees_with_torch_in_float64_to_the_last_digit(name, golden)
 def test_left_padded_rows_agree_with_torch(name, golden):
     model, positions = tiny_model(name), left_padded()
     mel, tokens = tiny_inputs(model.config)
-    keys = [key for key in golden if key.startswith("padded/")]
+    keys = [key for key in golden if key.startswith("padded/")]  # "padded/" + site
     assert len(keys) == 3
     _, acts = model.decode(
         tokens,

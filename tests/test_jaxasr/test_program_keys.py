@@ -24,6 +24,7 @@ CALLS = program_pairs.calls()
 @pytest.mark.parametrize("order", [1, -1], ids=["forward", "backward"])
 def test_each_kind_of_edit_computes_its_values_after_all_other_kinds(order):
     compiled._jitted.cache_clear()
+    # The programs are built in this process, so that they could be confused.
     for name in list(CALLS)[::order]:
         expected = program_pairs.result(name, CALLS, run=False).split()
         values = program_pairs.result(name, CALLS).split()

@@ -70,43 +70,45 @@ _BOMB = b")q\x00" + b"".join(
 def test_tuples_that_share_their_parts_are_refused_quickly(part, tmp_path):
     array = np.zeros((2, 2), np.float32)
     dims = {
-        key: checkpoints.p_int(getattr(TINY, key))
+        key: checkpoints.pickle_int(getattr(TINY, key))
         for key in TINY.__dataclass_fields__
         if key.startswith("n_")
     }
     dims |= {"n_mels": _BOMB} if part == "dims" else {}
     parts = {
-        "size": checkpoints.p_tuple(*[checkpoints.p_int(2)] * 2),
-        "stride": checkpoints.p_tuple(*map(checkpoints.p_int, (2, 1))),
+        "size": checkpoints.pickle_tuple(*[checkpoints.pickle_int(2)] * 2),
+        "stride": checkpoints.pickle_tuple(*map(checkpoints.pickle_int, (2, 1))),
     }
     parts |= {
-        "offset": checkpoints.p_int(0),
-        "key": checkpoints.p_str("0"),
-        "count": checkpoints.p_int(4),
+        "offset": checkpoints.pickle_int(0),
+        "key": checkpoints.pickle_text("0"),
+        "count": checkpoints.pickle_int(4),
     }
     parts |= {"name": b"ctorch\nFloatStorage\n"}
     parts = {name: _BOMB if name == part else raw for name, raw in parts.items()}
     id_ = (
-        checkpoints.p_str("storage"),
+        checkpoints.pickle_text("storage"),
         parts["name"],
         parts["key"],
-        checkpoints.p_str("cpu"),
+        checkpoints.pickle_text("cpu"),
         parts["count"],
     )
     args = (
-        checkpoints.p_tuple(*id_) + b"Q",
+        checkpoints.pickle_tuple(*id_) + b"Q",
         parts["offset"],
         parts["size"],
         parts["stride"],
         b"\x89",
     )
-    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n" + checkpoints.p_tuple(*args) + b"R"
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n" + checkpoints.pickle_tuple(*args) + b"R"
     if part == "call":
-        tensor = b"ctorch._utils\n_rebuild_parameter\n" + checkpoints.p_tuple(_BOMB) + b"R"
-    state = checkpoints.p_dict({"encoder.conv1.bias": tensor})
+        tensor = b"ctorch._utils\n_rebuild_parameter\n" + checkpoints.pickle_tuple(_BOMB) + b"R"
+    state = checkpoints.pickle_dict({"encoder.conv1.bias": tensor})
     pickled = (
         b"\x80\x02"
-        + checkpoints.p_dict({"dims": checkpoints.p_dict(dims), "model_state_dict": state})
+        + checkpoints.pickle_dict(
+            {"dims": checkpoints.pickle_dict(dims), "model_state_dict": state}
+        )
         + b"."
     )
     _assert_refused_within(
@@ -158,11 +160,11 @@ def test_tensors_that_all_read_one_storage_are_refused(tmp_path):
     """A reader that reads the whole storage for each tensor would take very long."""
     array = np.zeros(TINY.n_vocab * 100, np.float32)
     state = {
-        name: checkpoints.p_tensor("0", array, shape=shape, stride=(1,) * len(shape))
+        name: checkpoints.pickle_tensor("0", array, shape=shape, stride=(1,) * len(shape))
         for name, shape in checkpoints.shapes().items()
     }
     path = checkpoints.write_pt_raw(
-        tmp_path / "m.pt", checkpoints.p_checkpoint(state), {"0": array.tobytes()}
+        tmp_path / "m.pt", checkpoints.pickle_checkpoint(state), {"0": array.tobytes()}
     )
     _assert_refused_within(2, path, r"separate storages.*clone")
 

@@ -41,14 +41,17 @@ def test_tensors_that_torch_saved_are_read_bitwise():
 def test_a_tensor_outside_of_its_storage_is_refused(wrong, tmp_path):
     tensors = checkpoints.random_tensors()
     state = {
-        name: checkpoints.p_tensor(str(i), array) for i, (name, array) in enumerate(tensors.items())
+        name: checkpoints.pickle_tensor(str(i), array)
+        for i, (name, array) in enumerate(tensors.items())
     }
     at = list(tensors).index("decoder.token_embedding.weight")
-    state["decoder.token_embedding.weight"] = checkpoints.p_tensor(
+    state["decoder.token_embedding.weight"] = checkpoints.pickle_tensor(
         str(at), tensors["decoder.token_embedding.weight"], **wrong
     )
     storages = {str(i): array.tobytes() for i, array in enumerate(tensors.values())}
-    path = checkpoints.write_pt_raw(tmp_path / "m.pt", checkpoints.p_checkpoint(state), storages)
+    path = checkpoints.write_pt_raw(
+        tmp_path / "m.pt", checkpoints.pickle_checkpoint(state), storages
+    )
     with pytest.raises(
         WeightsError, match=r"decoder.token_embedding.weight: a (tensor within|size)"
     ):

@@ -71,23 +71,25 @@ def _attacks(command: str) -> dict[str, bytes]:
         )
         for p in range(6)
     }
-    text = checkpoints.p_str(command)
+    text = checkpoints.pickle_text(command)
     pickles |= {
-        "global": b"\x80\x02cos\nsystem\n" + checkpoints.p_tuple(text) + b"R.",
-        "eval": b"\x80\x02cbuiltins\neval\n" + checkpoints.p_tuple(text) + b"R.",
+        "global": b"\x80\x02cos\nsystem\n" + checkpoints.pickle_tuple(text) + b"R.",
+        "eval": b"\x80\x02cbuiltins\neval\n" + checkpoints.pickle_tuple(text) + b"R.",
         "stack global": b"\x80\x04\x8c\x05posix\x8c\x06system\x93"
-        + checkpoints.p_tuple(text)
+        + checkpoints.pickle_tuple(text)
         + b"R.",
         "inst": b"(S'" + command.encode() + b"'\nios\nsystem\n.",
         "obj": b"(cos\nsystem\n" + text + b"o.",
-        "newobj": b"\x80\x02csubprocess\nPopen\n" + checkpoints.p_tuple(text) + b"\x81.",
+        "newobj": b"\x80\x02csubprocess\nPopen\n" + checkpoints.pickle_tuple(text) + b"\x81.",
         "build": b"\x80\x02ctorch\nFloatStorage\n}"
-        + checkpoints.p_str("__setstate__")
+        + checkpoints.pickle_text("__setstate__")
         + b"cos\nsystem\nsb.",
         "dotted": b"\x80\x04\x8c\x0ctorch._utils\x8c\x0cos.system...\x93"
-        + checkpoints.p_tuple(text)
+        + checkpoints.pickle_tuple(text)
         + b"R.",
-        "through torch": b"\x80\x02ctorch._utils\nos.system\n" + checkpoints.p_tuple(text) + b"R.",
+        "through torch": b"\x80\x02ctorch._utils\nos.system\n"
+        + checkpoints.pickle_tuple(text)
+        + b"R.",
     }
     return pickles
 
@@ -230,9 +232,10 @@ def test_a_damaged_pickle_with_a_valid_checksum_is_read_or_refused(tmp_path_fact
     """An attacker can write a valid checksum, so the checksum is not a protection."""
     tensors = checkpoints.random_tensors(_CONFIG)
     state = {
-        name: checkpoints.p_tensor(str(i), array) for i, (name, array) in enumerate(tensors.items())
+        name: checkpoints.pickle_tensor(str(i), array)
+        for i, (name, array) in enumerate(tensors.items())
     }
-    pickled = bytearray(checkpoints.p_checkpoint(state, _CONFIG))
+    pickled = bytearray(checkpoints.pickle_checkpoint(state, _CONFIG))
     for _ in range(data.draw(st.integers(1, 5))):
         pickled[data.draw(st.integers(0, len(pickled) - 1))] = data.draw(st.integers(0, 255))
     folder = tmp_path_factory.mktemp("pickle")
