@@ -59,10 +59,7 @@ def test_a_cached_result_that_is_damaged_or_misplaced_is_computed_again(tmp_path
     assert "part.zarr: misplaced" in caplog.records[1].getMessage()
 
 
-PICKLED = b"cos
-mkdir
-(S'%s'
-tR."  # a pickle that makes the folder %s if it is loaded
+PICKLED = b"cos\nmkdir\n(S'%s'\ntR."  # a pickle that makes the folder %s if it is loaded
 
 
 @pytest.mark.parametrize("changes", [

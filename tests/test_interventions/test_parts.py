@@ -83,8 +83,7 @@ def write_npz(path, name="a.npy", data=b"", **arrays):
 
 def npy_header(text: str) -> bytes:
     # An .npy file begins with a magic number, its version, and the length of the header.
-    return b"\x93NUMPY\x01\x00" + (len(text) + 1).to_bytes(2, "little") + text.encode() + b"
-"
+    return b"\x93NUMPY\x01\x00" + (len(text) + 1).to_bytes(2, "little") + text.encode() + b"\n"
 
 
 @pytest.mark.parametrize("data", [
