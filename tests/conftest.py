@@ -42,9 +42,19 @@ QUICK = os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS") == "1"
 # Comparisons with torch run by `pytest tests/live`, after `pip install torch`.
 collect_ignore = ["live"]
 
-# Distinct sizes, so that a transposed axis fails: M=7, S=11, D=15, L=4|2, H=3|5, Dh=5|3, V=101,
-# context 23.
-TINY = jaxasr.Config(7, 11, 15, 3, 4, 101, 23, 15, 5, 2)
+# All sizes differ, so that a transposed axis fails. Heads have width 5 and 3.
+TINY = jaxasr.Config(
+    n_mels=7,
+    n_audio_ctx=11,
+    n_audio_state=15,
+    n_audio_head=3,
+    n_audio_layer=4,
+    n_vocab=101,
+    n_text_ctx=23,
+    n_text_state=15,
+    n_text_head=5,
+    n_text_layer=2,
+)
 
 
 def pytest_collection_finish() -> None:

@@ -11,7 +11,18 @@ from experiments.data.corpora import Corpus, Utterance
 from jaxasr import Config, Recogniser
 from jaxasr.weights import assemble
 
-SMALL = Config(80, 1500, 10, 5, 3, 101, 23, 10, 2, 2)
+SMALL = Config(
+    n_mels=80,
+    n_audio_ctx=1500,
+    n_audio_state=10,
+    n_audio_head=5,
+    n_audio_layer=3,
+    n_vocab=101,
+    n_text_ctx=23,
+    n_text_state=10,
+    n_text_head=2,
+    n_text_layer=2,
+)
 
 
 def small_recogniser(seed: int = 1) -> Recogniser:

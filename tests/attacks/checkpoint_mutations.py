@@ -43,7 +43,18 @@ _CONTROL = (
     "notimestamps",
 )
 # The vocabulary has 256 bytes, the control tokens and 1,501 timestamps.
-SMALL = Config(80, 9, 12, 3, 1, 256 + len(_CONTROL) + 1501, 11, 12, 2, 2)
+SMALL = Config(
+    n_mels=80,
+    n_audio_ctx=9,
+    n_audio_state=12,
+    n_audio_head=3,
+    n_audio_layer=1,
+    n_vocab=256 + len(_CONTROL) + 1501,
+    n_text_ctx=11,
+    n_text_state=12,
+    n_text_head=2,
+    n_text_layer=2,
+)
 
 
 def _tokenizer_files() -> tuple[Files, Files]:

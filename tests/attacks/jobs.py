@@ -23,7 +23,18 @@ def sweep(folder: Path) -> None:
     import interventions as iv
     import jaxasr
 
-    config = jaxasr.Config(5, 11, 21, 3, 3, 101, 23, 21, 7, 4)
+    config = jaxasr.Config(
+        n_mels=5,
+        n_audio_ctx=11,
+        n_audio_state=21,
+        n_audio_head=3,
+        n_audio_layer=3,
+        n_vocab=101,
+        n_text_ctx=23,
+        n_text_state=21,
+        n_text_head=7,
+        n_text_layer=4,
+    )
     model = jaxasr.weights.assemble(checkpoint(config, tiny_state(config)))
     mels = jax.random.normal(jax.random.key(1), (2, 2, 5, 22))
     tokens = jax.random.randint(jax.random.key(2), (2, 7), 0, 101)
@@ -162,7 +173,18 @@ def recogniser() -> object:
     from jaxasr.tokenizer import Tokenizer
     from jaxasr.weights.packaged import tokenizer_file
 
-    config = jaxasr.Config(80, 1500, 12, 2, 3, 51864, 448, 12, 2, 3)
+    config = jaxasr.Config(
+        n_mels=80,
+        n_audio_ctx=1500,
+        n_audio_state=12,
+        n_audio_head=2,
+        n_audio_layer=3,
+        n_vocab=51864,
+        n_text_ctx=448,
+        n_text_state=12,
+        n_text_head=2,
+        n_text_layer=3,
+    )
     with_files = dataclasses.replace(
         checkpoint(config, tiny_state(config)), weight_files=(Path(__file__),)
     )

@@ -14,8 +14,30 @@ from jaxasr.weights.checkpoint import LazyTensor, Tensors
 # Encoder and decoder differ in depth and heads. As many sizes as possible differ, so that a
 # transposed axis fails. The width is even because transformers needs an even width.
 TINY = {
-    "80 mels": Config(80, 11, 30, 3, 3, 101, 13, 30, 5, 2),
-    "128 mels": Config(128, 7, 14, 7, 3, 103, 13, 14, 2, 2),
+    "80 mels": Config(
+        n_mels=80,
+        n_audio_ctx=11,
+        n_audio_state=30,
+        n_audio_head=3,
+        n_audio_layer=3,
+        n_vocab=101,
+        n_text_ctx=13,
+        n_text_state=30,
+        n_text_head=5,
+        n_text_layer=2,
+    ),
+    "128 mels": Config(
+        n_mels=128,
+        n_audio_ctx=7,
+        n_audio_state=14,
+        n_audio_head=7,
+        n_audio_layer=3,
+        n_vocab=103,
+        n_text_ctx=13,
+        n_text_state=14,
+        n_text_head=2,
+        n_text_layer=2,
+    ),
 }
 BATCH, N_TOKENS = 2, 5
 GOLDEN = Path(__file__).parent

@@ -24,7 +24,18 @@ from jaxasr.sites import SITES
 from jaxasr.weights import assemble
 
 # Four decoder layers, so that there are layers between the edited one and the last.
-CONFIG = jaxasr.Config(80, 11, 30, 3, 3, 101, 13, 30, 5, 4)
+CONFIG = jaxasr.Config(
+    n_mels=80,
+    n_audio_ctx=11,
+    n_audio_state=30,
+    n_audio_head=3,
+    n_audio_layer=3,
+    n_vocab=101,
+    n_text_ctx=13,
+    n_text_state=30,
+    n_text_head=5,
+    n_text_layer=4,
+)
 N_TOKENS, WINDOW, ANSWER, FOIL = 7, 4, 3, 5
 TOLERANCE = 1e-4  # of the metric's scale
 DECODER_SITES = [

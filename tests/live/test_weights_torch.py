@@ -15,7 +15,18 @@ from jaxasr.model import Whisper  # noqa: E402
 from jaxasr.weights import assemble, read_checkpoint, save  # noqa: E402
 
 # transformers derives the number of mel frames from max_source_positions, so it can be small.
-TINY = Config(80, 11, 12, 3, 2, 101, 13, 12, 2, 3)
+TINY = Config(
+    n_mels=80,
+    n_audio_ctx=11,
+    n_audio_state=12,
+    n_audio_head=3,
+    n_audio_layer=2,
+    n_vocab=101,
+    n_text_ctx=13,
+    n_text_state=12,
+    n_text_head=2,
+    n_text_layer=3,
+)
 RNG = np.random.default_rng(0)
 MEL = RNG.normal(size=(2, TINY.n_mels, 2 * TINY.n_audio_ctx)).astype(np.float32)
 TOKENS = RNG.integers(0, TINY.n_vocab, (2, 7))

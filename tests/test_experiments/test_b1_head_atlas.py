@@ -19,7 +19,21 @@ from interventions import Patch, only
 from interventions.edits import site_cells
 from jaxasr import Config as Model
 
-CELLS = site_cells(Model(80, 1500, 66, 3, 4, 100, 448, 66, 3, 4), HEADS)
+CELLS = site_cells(
+    Model(
+        n_mels=80,
+        n_audio_ctx=1500,
+        n_audio_state=66,
+        n_audio_head=3,
+        n_audio_layer=4,
+        n_vocab=100,
+        n_text_ctx=448,
+        n_text_state=66,
+        n_text_head=3,
+        n_text_layer=4,
+    ),
+    HEADS,
+)
 N = 20
 LOOPS = Path(__file__).parents[2] / "docs/results/loops/result.json"
 

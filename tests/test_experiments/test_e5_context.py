@@ -24,7 +24,22 @@ from jaxasr import Config as Model
 from jaxasr.taps import At
 
 CONFIG = Config()
-CELLS = site_cells(Model(80, 1500, 66, 3, 4, 100, 448, 66, 3, 4), SITES, CONFIG.alphas)
+CELLS = site_cells(
+    Model(
+        n_mels=80,
+        n_audio_ctx=1500,
+        n_audio_state=66,
+        n_audio_head=3,
+        n_audio_layer=4,
+        n_vocab=100,
+        n_text_ctx=448,
+        n_text_state=66,
+        n_text_head=3,
+        n_text_layer=4,
+    ),
+    SITES,
+    CONFIG.alphas,
+)
 SITE_OF_CELL = np.array(SITES)[CELLS["site"]]
 N = 48  # sentences
 

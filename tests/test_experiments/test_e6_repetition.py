@@ -10,7 +10,18 @@ from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
 from interventions.edits import site_cells
 from jaxasr import Config as Model
 
-MODEL = Model(80, 1500, 66, 3, 4, 100, 448, 66, 3, 4)
+MODEL = Model(
+    n_mels=80,
+    n_audio_ctx=1500,
+    n_audio_state=66,
+    n_audio_head=3,
+    n_audio_layer=4,
+    n_vocab=100,
+    n_text_ctx=448,
+    n_text_state=66,
+    n_text_head=3,
+    n_text_layer=4,
+)
 SITES = (*COMPONENTS, *HEADS)
 CELLS = site_cells(MODEL, SITES)
 

@@ -137,8 +137,11 @@ _SWEEP_SCRIPT = """
     from experiments import compile_cache
     compile_cache.enable()
     from flax import nnx
-    c = jaxasr.Config(5, 11, 21, 3, 3, 101, 23, 21, 7, 4)
-    model = jaxasr.Whisper(c, rngs=nnx.Rngs(0))
+    config = jaxasr.Config(
+        n_mels=5, n_audio_ctx=11, n_audio_state=21, n_audio_head=3, n_audio_layer=3,
+        n_vocab=101, n_text_ctx=23, n_text_state=21, n_text_head=7, n_text_layer=4,
+    )
+    model = jaxasr.Whisper(config, rngs=nnx.Rngs(0))
     mels = jax.random.normal(jax.random.key(1), (2, 2, 5, 22))
     tokens = jax.random.randint(jax.random.key(2), (2, 7), 0, 101)
     runs = [iv.Run(mel=mel, tokens=tokens) for mel in mels]

@@ -107,7 +107,18 @@ def test_reuse_changes_no_result(tiny_model, runs, site, over):
 @pytest.fixture(scope="module")
 def deep_model_and_runs():
     """Returns a model with decoder layers between the edited one and the last, and two runs."""
-    c = jaxasr.Config(5, 11, 21, 3, 1, 101, 23, 21, 7, 4)
+    c = jaxasr.Config(
+        n_mels=5,
+        n_audio_ctx=11,
+        n_audio_state=21,
+        n_audio_head=3,
+        n_audio_layer=1,
+        n_vocab=101,
+        n_text_ctx=23,
+        n_text_state=21,
+        n_text_head=7,
+        n_text_layer=4,
+    )
     mels = jax.random.normal(jax.random.key(1), (2, 2, 5, 22))
     tokens = jax.random.randint(jax.random.key(2), (2, 7), 0, 101)
     return jaxasr.Whisper(c, rngs=nnx.Rngs(0)), [iv.Run(mel=mel, tokens=tokens) for mel in mels]

@@ -21,7 +21,18 @@ load = functools.cache(jaxasr.load)
 @functools.cache
 def random_model():
     """Returns a small random model with the vocabulary of tiny.en, which generates fast."""
-    config = Config(80, 1500, 21, 3, 2, 51_864, 448, 21, 3, 2)
+    config = Config(
+        n_mels=80,
+        n_audio_ctx=1500,
+        n_audio_state=21,
+        n_audio_head=3,
+        n_audio_layer=2,
+        n_vocab=51_864,
+        n_text_ctx=448,
+        n_text_state=21,
+        n_text_head=3,
+        n_text_layer=2,
+    )
     return jaxasr.Whisper(config, rngs=nnx.Rngs(0)), load("tiny.en").tokenizer
 
 
