@@ -9,6 +9,7 @@ from tiny_tensors import TINY
 
 from jaxasr.config import Config
 
+# The number of each dtype in a file of CTranslate2.
 _TYPES = {"float32": 0, "int8": 1, "int16": 2, "int32": 3, "float16": 4, "bfloat16": 5}
 
 

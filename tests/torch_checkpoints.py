@@ -10,6 +10,7 @@ from tiny_tensors import TINY
 
 from jaxasr.config import Config
 
+# torch's name of the storage, per dtype.
 _STORAGES = {
     "float32": "FloatStorage",
     "float16": "HalfStorage",

@@ -52,6 +52,7 @@ def test_help_does_not_import_jax():
     assert heavy_modules(["--help"]) == "set()"
 
 
+# A command that still needs the name of a site.
 PATCH_COMMAND = ["patch", str(DEMO), "--source", "zero", "--out", "unwritten", "--site"]
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from jaxasr.weights.files import cache_dir
 
+# Compiles a program, and prints the cache folder and the number of programs found in it.
 COMPILE = """
 import logging, sys, jax
 from experiments import compile_cache
@@ -57,6 +58,7 @@ def test_the_cache_follows_the_environment(monkeypatch):
     assert cache_dir() == Path.home() / ".cache" / "jaxasr"
 
 
+# Changes to a user without a home directory, and prints the cache folder.
 _NO_HOME = (
     "import os; os.setgid(54321); os.setuid(54321); "
     "from jaxasr.weights.files import cache_dir; print(cache_dir())"

@@ -14,6 +14,7 @@ from experiments.studies.speaker_attributes import gender, select_accents
 from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
 
 CONFIG = Config(folds=4, splits=1)
+# Claims that no data of these tests can decide.
 ALWAYS_UNTESTABLE = {"condition_upper": UNTESTABLE, "knows_more_than_it_says": UNTESTABLE}
 
 

@@ -40,6 +40,7 @@ CELLS = site_cells(
     SITES,
     CONFIG.alphas,
 )
+# The site of each cell.
 SITE_OF_CELL = np.array(SITES)[CELLS["site"]]
 N = 48  # sentences
 

@@ -9,6 +9,7 @@ from experiments.studies.e7_encoder_lens import CLAIMS, STUDY, Config
 from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
 
 DEPTH = np.arange(9) / 8  # relative depths; the claim about loops concerns only 0.875
+# The number that stands for each kind of text in the arrays.
 KIND_NUMBER = {name: number for number, name in enumerate(CATEGORIES)}
 
 

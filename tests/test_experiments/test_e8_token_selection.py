@@ -10,9 +10,11 @@ from experiments.studies.candidate_similarity import look_ahead, similarity
 from experiments.studies.e8_token_selection import CLAIMS, STUDY, Config
 from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
 
+# Relative depths of six layers.
 DEPTH = (np.arange(6) + 1) / 6
 IS_LATE = (DEPTH > 0.8).astype(float)
 IS_TOP = (DEPTH == 1).astype(float)
+# Names of the curves over depth that a run saves.
 CURVES = (
     "prob",
     "hit_null",

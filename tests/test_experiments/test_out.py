@@ -14,6 +14,7 @@ from experiments.commands import output
 from experiments.commands.transcript_folders import choose_folders
 
 PATCH_OPTIONS = ("--source", "zero", "--site", "decoder.cross_attn.z", "--over", "layer,head")
+# Every command that reads a recording, with its other arguments.
 EACH_COMMAND = pytest.mark.parametrize(
     "command",
     [

@@ -22,6 +22,7 @@ from experiments.data.corpora import Corpus, Utterance
 from experiments.store import StoreError, pools
 
 SITE, LENGTHS = "encoder.resid_post", [0.5, 1.01, 0.3, 2.0, 0.7]
+# Encoder frames of the recordings with `LENGTHS` seconds.
 FRAMES = [25, 51, 15, 100, 35]
 ALL_SITES_AND_POOLS = {
     "sites": (SITE, "encoder.mlp.post", "encoder.ln_post"),

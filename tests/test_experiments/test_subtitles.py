@@ -9,7 +9,9 @@ from typer.testing import CliRunner
 from experiments import cli
 from experiments.commands.subtitles import Format, clock, render
 
+# A text that would end a cue, begin another one and open a tag.
 HOSTILE = " a --> b & <i>c\td\n\n2\n00:00:01,000 --> 00:00:02,000\ne"
+# A transcript with two segments, as `jaxasr transcribe --json` saves it.
 RESULT = {
     "text": "Hello there. ...",
     "segments": [
@@ -22,6 +24,7 @@ RESULT = {
         ]},
     ],
 }  # fmt: skip
+# `HOSTILE` as one line of a subtitle.
 ONE_LINE = "a -> b & <i>c d 2 00:00:01,000 -> 00:00:02,000 e"
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from experiments.analyses.text_kinds import category, error_rate
 
+# The text of the last layer, with which other texts are compared.
 FINAL = "The captain read the old letter aloud."
 
 

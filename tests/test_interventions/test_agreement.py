@@ -6,6 +6,7 @@ import xarray as xr
 
 from interventions.stats.agreement import rank_agreement
 
+# Exact changes [layer, head].
 CHANGE = np.array([[0.0, 1, -5, 2], [3, -4, 0.5, 6]])
 
 

@@ -69,6 +69,7 @@ for name in ("interventions", "interventions.storage"):
     package.__path__ = [str(Path(sys.argv[3]).parent.joinpath(*name.split(".")))]
 from interventions.storage import atomic
 """
+# Writes two entries, and kills itself at the given moment.
 _KILLED_WRITER = (
     _IMPORT_ATOMIC
     + """
@@ -135,6 +136,7 @@ def test_a_second_writer_is_refused(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
+# Holds the lock of a folder until its standard input closes.
 _LOCK_HOLDER = (
     _IMPORT_ATOMIC
     + """

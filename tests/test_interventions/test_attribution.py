@@ -65,6 +65,7 @@ def exact_changes(model, target, edit, site, sizes, metric=METRIC):
     ).reshape(2, *sizes.values())
 
 
+# Sites with the dimensions of their cells, and the number of cells along each dimension.
 SITES_AND_SIZES = [
     ("decoder.cross_attn.z", {"layer": 2, "head": 5, "position": 5}),
     ("decoder.cross_attn.q", {"layer": 2, "position": 5}),

@@ -150,6 +150,7 @@ def test_a_flipped_bit_raises(tmp_path):
         file.write_bytes(before)
 
 
+# The edit Scale(2.0) as it is saved in edits.json.
 SCALE = {"type": "Scale", "fields": {"factor": {"value": 2.0}}}
 
 

@@ -110,6 +110,7 @@ def test_a_restricted_edit_changes_only_its_layer(tiny_model, inputs, site):
     np.testing.assert_allclose(after[layer], before[layer] + 3, rtol=1e-6)
 
 
+# Per case: the site, the arguments of `only`, and the index of the edited values [B, ...].
 PLACES = {
     "heads": ("decoder.cross_attn.z", {"heads": [1, 4]}, np.s_[:, :, [1, 4]]),
     "heads of a pattern": ("decoder.cross_attn.pattern", {"heads": 2}, np.s_[:, 2]),

@@ -89,6 +89,7 @@ class Times:
         return x * self.by
 
 
+# A global that an edit reads, and that a test changes.
 STRENGTH = 2
 
 
@@ -132,6 +133,7 @@ def test_a_store_holds_one_sweep(tiny_model, target, tmp_path):
         iv.sweep(tiny_model, target, "zero", **options, metric=iv.logprob(3))
 
 
+# Sweeps into the folder of its first argument. With a second one, it waits after half.
 _SWEEP_SCRIPT = """
     import sys, jax, interventions as iv, jaxasr
     from experiments import compile_cache

@@ -90,6 +90,7 @@ def layer_of(part, layer):
     return jax.tree.map(lambda x: x[layer], part)
 
 
+# Receivers, each with the site of the residual stream that it reads.
 RECEIVERS_AND_STREAMS = [
     (Node("decoder.attn.q", 1, 3), "decoder.resid_pre"),
     (Node("decoder.attn.k", 1, 0), "decoder.resid_pre"),

@@ -10,6 +10,7 @@ import jaxasr
 from interventions import only
 from interventions.probes import controls, monitor
 
+# Rows, and types of rows.
 N, TYPES = 120, 24
 SITE = "decoder.resid_post"
 

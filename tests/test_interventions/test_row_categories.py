@@ -18,7 +18,9 @@ def with_gaps(values, gap, every=4):
     return [gap if i % every == 2 else value for i, value in enumerate(values)]
 
 
+# Values that count as missing.
 GAPS = [None, float("nan"), np.nan, pd.NA, pd.NaT]
+# Kinds of containers in which labels may be passed.
 CONTAINERS = {
     "list": list,
     "object": lambda x: np.array(x, dtype=object),

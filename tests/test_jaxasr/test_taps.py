@@ -143,6 +143,7 @@ def test_an_identity_edit_of_a_decoder_site_changes_nothing(tiny_model, inputs, 
     )
 
 
+# Sites whose edit needs explicit attention.
 ATTENTION = tuple(site for site in SITES if site.endswith(("scores", "pattern")))
 
 

@@ -11,6 +11,7 @@ from interventions import metrics, scoring
 from interventions.effects import paths
 
 V, T = 101, 4  # of the tiny model
+# Ids outside of the vocabulary, with the end of their error message.
 BAD = [(V, "got 101"), (-1, "got -1"), (60_000, "got 60000")]
 
 

@@ -42,6 +42,7 @@ def noise(seconds, seed=0):
     )
 
 
+# Options that accept any generated text, so that no window is decoded again.
 ANY_TEXT = {"logprob_threshold": None, "no_speech_threshold": None, "max_new_tokens": 5}
 
 

@@ -16,6 +16,7 @@ from jaxasr.transcribe import detect_language
 load = functools.cache(jaxasr.load)
 
 
+# Recordings of the data folder, which are concatenated to 105 s.
 LONG_RECORDING = (
     "jfk",
     "libri_3436-172162-0000",

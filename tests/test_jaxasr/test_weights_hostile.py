@@ -59,6 +59,7 @@ def _assert_refused_within(seconds, path, match):
     assert time.process_time() - start < seconds
 
 
+# Nested tuples that share their parts.
 _BOMB = b")q\x00" + b"".join(
     b"h" + bytes([i]) + b"\x86q" + bytes([i + 1]) for i in range(60)
 )  # the repr of this tuple would have 2**60 parts

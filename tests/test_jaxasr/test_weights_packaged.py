@@ -35,6 +35,7 @@ def test_packaged_weights_are_those_of_their_size(name, tmp_path, monkeypatch):
     )  # stored as float16
 
 
+# Prints the peak memory of loading, divided by the size of the model.
 _MEASURE = """
 import re, sys
 import jax

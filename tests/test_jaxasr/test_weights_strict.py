@@ -143,6 +143,7 @@ def test_a_zip_bomb_is_refused(tmp_path):
 
 
 _CONFIG = TINY.replace(n_audio_layer=1, n_text_layer=1)
+# Per case: the file that is damaged, and the function that writes the checkpoint.
 _DAMAGED = {
     "huggingface": ("model.safetensors", checkpoints.write_hf),
     "configuration": ("config.json", checkpoints.write_hf),
@@ -195,6 +196,7 @@ def _is_read(folder) -> bool:
     return problem is None
 
 
+# Settings of hypothesis for damaged files.
 _FUZZ = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -16,6 +16,7 @@ from jaxasr.rules import rules_for
 from jaxasr.tokenizer import Tokenizer
 from jaxasr.weights import WeightsError
 
+# The complete tokenizer of tiny.en.
 WHOLE = Tokenizer.from_file(EN)
 
 
