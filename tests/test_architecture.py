@@ -50,7 +50,7 @@ def name(file: Path) -> str:
 
 
 @pytest.mark.parametrize("file", FILES, ids=name)
-def test_imports_point_down(file):
+def test_packages_import_only_lower_packages(file):
     package = file.relative_to(ROOT).parts[0]
     higher = PACKAGES[PACKAGES.index(package) + 1 :]
     assert not {module for module in imported(file) if module.split(".")[0] in (*higher, "tests")}

@@ -63,7 +63,7 @@ def with_methods(value: object) -> list[tuple[str, object]]:
     ]
 
 
-def described(value: object) -> bool:
+def has_own_docstring(value: object) -> bool:
     """Returns whether a value is a class or a function, so that it has its own docstring."""
     return inspect.isclass(value) or inspect.isroutine(value)
 
@@ -85,7 +85,7 @@ def test_every_public_name_has_an_entry(namespace):
 
 @pytest.mark.parametrize("path", OBJECTS)
 def test_every_entry_begins_with_a_sentence(path):
-    assert not described(OBJECTS[path]) or pages.first_line(path)
+    assert not has_own_docstring(OBJECTS[path]) or pages.first_line(path)
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +143,7 @@ def test_the_example_runs(path, names, tmp_path, monkeypatch):
 
 def test_names_without_an_example_are_few():
     """`pytest -rP` lists these names. Lower the bound whenever an example is added."""
-    callables = [path for path, value in OBJECTS.items() if described(value)]
+    callables = [path for path, value in OBJECTS.items() if has_own_docstring(value)]
     missing = sorted(
         path
         for path in callables

@@ -43,7 +43,7 @@ class Outcome:
     detail: str = ""
 
 
-def case(
+def make_case(
     number: int, seed: int, originals: dict[str, mutations.Files]
 ) -> tuple[str, mutations.Files]:
     """Returns the kind and the files of a case."""
@@ -57,7 +57,7 @@ def _resident_mb(field: str) -> float:
     return int(re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
 
 
-def attempt(folder: Path, compiling: bool = True) -> Outcome:
+def load_and_generate(folder: Path, compiling: bool = True) -> Outcome:
     """Loads a checkpoint, generates one token, and measures memory and time.
 
     Without `compiling`, no token is generated if that would compile a program for new dimensions.
@@ -115,7 +115,7 @@ def _worker(pipe: Connection, scratch: Path) -> None:
     compile_cache.enable()
     os.chdir(scratch)
     while True:
-        pipe.send(attempt(Path(pipe.recv())))
+        pipe.send(load_and_generate(Path(pipe.recv())))
 
 
 class Worker:
@@ -159,7 +159,7 @@ def run(n: int, seed: int) -> bool:
     scratch = Path(tempfile.mkdtemp(prefix="attack-"))
     worker, canary = Worker(scratch), scratch / mutations.CANARY
     for number in range(n):
-        kind, files = case(number, seed, originals)
+        kind, files = make_case(number, seed, originals)
         folder = write_files(files, scratch / str(number))
         outcome = worker(folder)
         shutil.rmtree(folder)
@@ -194,9 +194,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.case is None:
         sys.exit(0 if run(options.n, options.seed) else 1)
-    kind, files = case(options.case, options.seed, mutations.originals())
+    kind, files = make_case(options.case, options.seed, mutations.originals())
     with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):
-        print(kind, attempt(write_files(files, Path(scratch) / "case")))
+        print(kind, load_and_generate(write_files(files, Path(scratch) / "case")))
 
 
 if __name__ == "__main__":

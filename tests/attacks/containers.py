@@ -58,7 +58,7 @@ def with_pyav_alone(path: Path) -> np.ndarray:
     return scipy.signal.resample_poly(samples, SAMPLE_RATE // common, rate // common)
 
 
-def compared(path: Path) -> tuple[int, float]:
+def compare_with_pyav(path: Path) -> tuple[int, float]:
     """Compares `load_audio` with PyAV.
 
     Returns:
@@ -72,7 +72,7 @@ def compared(path: Path) -> tuple[int, float]:
     return len(ours) - len(theirs), float(a @ b / scale) if scale else float(np.array_equal(a, b))
 
 
-def passes(difference: int, correlation: float) -> bool:
+def agrees_with_pyav(difference: int, correlation: float) -> bool:
     """Returns whether the lengths are within one encoder frame and the samples agree."""
     return abs(difference) <= SAMPLES_PER_FRAME and correlation >= MIN_CORRELATION
 
@@ -165,12 +165,12 @@ def main() -> None:
                 print(f"{path.name:40} PyAV fails ({type(error).__name__}); load_audio: {ours}")
                 continue
             try:
-                difference, correlation = compared(path)
+                difference, correlation = compare_with_pyav(path)
             except ValueError as error:
                 failed += 1
                 print(f"{path.name:40} FAILED {error}")
                 continue
-            good = passes(difference, correlation)
+            good = agrees_with_pyav(difference, correlation)
             passed, failed, lowest = passed + good, failed + (not good), min(lowest, correlation)
             numbers = f"{theirs / SAMPLE_RATE:8.3f} s {difference:+5} samples"
             mark = "" if good else " FAILED"

@@ -80,7 +80,7 @@ MUTATIONS: tuple[Mutation, ...] = (
 )
 
 
-def mutated(intact: dict[str, bytes], number: int, seed: int) -> tuple[str, bytes]:
+def mutate_recording(intact: dict[str, bytes], number: int, seed: int) -> tuple[str, bytes]:
     """Returns the kind and content of mutated recording `number`."""
     rng = np.random.default_rng([seed, number])
     kind = list(intact)[number % len(intact)]
@@ -154,7 +154,7 @@ def main() -> None:
     counts = {kind: collections.Counter() for kind in intact}
     slowest, largest = 0.0, 0
     for kind, path, result, outcomes in attack(
-        (mutated(intact, i, options.seed) for i in range(options.n)), folder
+        (mutate_recording(intact, i, options.seed) for i in range(options.n)), folder
     ):
         counts[kind][result] += 1
         slowest = max(slowest, *(outcome.seconds for outcome in outcomes))

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from attacks.recordings import attack, mutated
+from attacks.recordings import attack, mutate_recording
 from attacks.sample_files import kinds
 
 
@@ -17,7 +17,7 @@ def damaged(intact: dict[str, bytes]) -> Iterator[tuple[str, bytes]]:
     for kind, content in intact.items():
         yield kind, content[: len(content) // 2]
     for number in range(len(intact)):
-        yield mutated(intact, number, seed=2)
+        yield mutate_recording(intact, number, seed=2)
 
 
 def test_damaged_recordings_give_the_same_result_in_any_memory(intact, tmp_path):

@@ -38,7 +38,7 @@ N = 20
 LOOPS = Path(__file__).parents[2] / "docs/results/loops/result.json"
 
 
-def arrays(silenced: np.ndarray, stopped: np.ndarray, wer: np.ndarray) -> xr.Dataset:
+def make_results(silenced: np.ndarray, stopped: np.ndarray, wer: np.ndarray) -> xr.Dataset:
     """Makes the results of a run from outcomes [N, cell] of each kind of recording."""
     shape = (3 * N, 1, len(CELLS["site"]))
     values = {name: np.zeros(shape) for name in NUMBERS}
@@ -61,19 +61,19 @@ def arrays(silenced: np.ndarray, stopped: np.ndarray, wer: np.ndarray) -> xr.Dat
     )
 
 
-def planted() -> xr.Dataset:
+def planted_results() -> xr.Dataset:
     """The share of texts silenced and loops stopped grows with the head. No head has a cost."""
     rng, share = np.random.default_rng(0), np.linspace(0, 0.5, len(CELLS["site"]))
     share[-1] = 0.95
     silenced, stopped = rng.random((2, N, len(share))) < share
-    return arrays(silenced, stopped, np.zeros(silenced.shape))
+    return make_results(silenced, stopped, np.zeros(silenced.shape))
 
 
-def without_effect(seed: int) -> xr.Dataset:
+def results_without_effect(seed: int) -> xr.Dataset:
     """All heads silence texts and stop loops equally often, and every head has a cost."""
     rng = np.random.default_rng(seed)
     silenced, stopped = rng.random((2, N, len(CELLS["site"]))) < 0.3
-    return arrays(silenced, stopped, rng.uniform(0, 0.3, silenced.shape))
+    return make_results(silenced, stopped, rng.uniform(0, 0.3, silenced.shape))
 
 
 def verdicts(data: xr.Dataset) -> dict[str, str]:
@@ -82,20 +82,20 @@ def verdicts(data: xr.Dataset) -> dict[str, str]:
 
 
 def test_planted_heads_are_detected():
-    assert verdicts(planted()) == dict.fromkeys(CLAIMS, REPLICATES)
-    numbers = STUDY.analyse(planted(), Config()).numbers
+    assert verdicts(planted_results()) == dict.fromkeys(CLAIMS, REPLICATES)
+    numbers = STUDY.analyse(planted_results(), Config()).numbers
     assert numbers["heads"]["self 3.2"]["unlooped"] > 0.8
     assert numbers["plain"]["words_without_speech"] == 1
 
 
 def test_equal_heads_are_distinguished_only_by_chance():
     """One false positive in twenty runs is expected. More than three have probability 0.02."""
-    runs = [verdicts(without_effect(seed)) for seed in range(20)]
+    runs = [verdicts(results_without_effect(seed)) for seed in range(20)]
     assert max(sum(run[key] == REPLICATES for run in runs) for key in CLAIMS) <= 3
 
 
 def test_without_loops_the_other_claims_are_judged():
-    data = planted()
+    data = planted_results()
     data = data.isel(example=np.flatnonzero(data.recording.values != "loop"))
     untestable = {key for key, verdict in verdicts(data).items() if verdict == UNTESTABLE}
     assert untestable == {"unloops", "unloops_cheaply", "same_heads"}

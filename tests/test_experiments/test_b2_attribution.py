@@ -8,7 +8,7 @@ from experiments.studies.b2_attribution import CLAIMS, SITES, STUDY, TYPES, VARI
 from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
 
 
-def arrays(agreement: dict[str, float], n: int = 10, seed: int = 0) -> xr.Dataset:
+def make_results(agreement: dict[str, float], n: int = 10, seed: int = 0) -> xr.Dataset:
     """Makes results whose rank correlations are close to the `agreement` of each site type."""
     rng, types = np.random.default_rng(seed), [kind for kind, _ in SITES.values()]
     rho = np.array([agreement[kind] for kind in types]) + 0.02 * rng.normal(size=(n, len(SITES)))
@@ -25,7 +25,7 @@ def verdicts(data: xr.Dataset) -> dict[str, str]:
 
 
 def test_planted_agreement_is_detected():
-    data = arrays(dict(zip(TYPES, (0.95, 0.97, 0.9, 0.88))))
+    data = make_results(dict(zip(TYPES, (0.95, 0.97, 0.9, 0.88))))
     assert verdicts(data) == dict.fromkeys(CLAIMS, REPLICATES)
     table = STUDY.analyse(data, Config()).numbers["table"]
     assert table["encoder.mlp_out"]["spearman"] == pytest.approx(0.88, abs=0.02)
@@ -34,15 +34,15 @@ def test_planted_agreement_is_detected():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_unrelated_rankings_do_not_replicate(seed):
-    data = arrays(dict.fromkeys(TYPES, 0.0), seed=seed)
+    data = make_results(dict.fromkeys(TYPES, 0.0), seed=seed)
     assert verdicts(data) == dict.fromkeys(CLAIMS, DOES_NOT_REPLICATE)
 
 
 def test_one_badly_ranked_type_does_not_affect_the_others():
-    data = arrays(dict(zip(TYPES, (0.95, 0.97, 0.9, 0.5))))
+    data = make_results(dict(zip(TYPES, (0.95, 0.97, 0.9, 0.5))))
     assert verdicts(data) == {**dict.fromkeys(CLAIMS, REPLICATES), TYPES[3]: DOES_NOT_REPLICATE}
 
 
 def test_two_recordings_give_no_verdict():
-    data = arrays(dict.fromkeys(TYPES, 0.95), n=2)
+    data = make_results(dict.fromkeys(TYPES, 0.95), n=2)
     assert set(verdicts(data).values()) == {UNTESTABLE}

@@ -18,7 +18,7 @@ CONFIG = Config(folds=4, splits=1)
 ALWAYS_UNTESTABLE = {"condition_upper": UNTESTABLE, "knows_more_than_it_says": UNTESTABLE}
 
 
-def arrays(effect: float, seed: int = 0) -> xr.Dataset:
+def make_results(effect: float, seed: int = 0) -> xr.Dataset:
     two, four = planted.rows(["F", "M"], 32, 2), planted.rows(list("abcd"), 32, 2)
     questions = {"gender": two, "accent": four, "noise 10 dB": two}
 
@@ -34,7 +34,7 @@ def verdicts(data: xr.Dataset) -> dict[str, str]:
 
 
 def test_planted_effects_are_detected():
-    data = arrays(8.0)
+    data = make_results(8.0)
     assert verdicts(data) == {**dict.fromkeys(CLAIMS, REPLICATES), **ALWAYS_UNTESTABLE}
     assert set(STUDY.draw(data, CONFIG)) == {"accuracy_by_layer"}
 
@@ -42,7 +42,7 @@ def test_planted_effects_are_detected():
 @pytest.mark.parametrize("seed", range(2))
 def test_noise_does_not_replicate(seed):
     expected = {**dict.fromkeys(CLAIMS, DOES_NOT_REPLICATE), **ALWAYS_UNTESTABLE}
-    assert verdicts(arrays(0.0, seed)) == expected
+    assert verdicts(make_results(0.0, seed)) == expected
 
 
 def clip(name: str, speaker: str, **labels: object) -> Utterance:

@@ -30,7 +30,7 @@ def clip(n: int, words: int = 5, name: str = "one", speaker: str = "") -> Uttera
     return Utterance(f"{name} {n}", Path("x"), speaker, text, labels=labels)
 
 
-def arrays(effect: float, seed: int = 0, reported_effect: float = 0.0) -> xr.Dataset:
+def make_results(effect: float, seed: int = 0, reported_effect: float = 0.0) -> xr.Dataset:
     """Plants errors in the state, from the third layer up, and in the mean log-probability."""
     clips = [clip(n) for n in range(128)]
     rates = {clip.id: float(n % 2) for n, clip in enumerate(clips)}
@@ -59,18 +59,18 @@ def pair_ids(clips: list[Utterance], rates: dict[str, float], n: int = 200) -> l
 
 
 def test_planted_errors_are_detected():
-    data = arrays(6.0)
+    data = make_results(6.0)
     assert verdicts(data) == dict.fromkeys(CLAIMS, REPLICATES)
     assert set(STUDY.draw(data, CONFIG)) == {"accuracy_by_layer", "auroc"}
 
 
 @pytest.mark.parametrize("seed", range(2))
 def test_noise_does_not_replicate(seed):
-    assert verdicts(arrays(0.0, seed)) == dict.fromkeys(CLAIMS, DOES_NOT_REPLICATE)
+    assert verdicts(make_results(0.0, seed)) == dict.fromkeys(CLAIMS, DOES_NOT_REPLICATE)
 
 
 def test_a_better_reported_number_is_not_beaten():
-    data = arrays(2.0, reported_effect=8.0)
+    data = make_results(2.0, reported_effect=8.0)
     by_key = verdicts(data)
     assert by_key["predicts"] == REPLICATES
     assert by_key["beats_logprob"] == by_key["beats_at_hand"] == DOES_NOT_REPLICATE
@@ -94,7 +94,7 @@ def test_speakers_and_pairs_stay_in_one_fold():
 
 
 def test_labels_shuffled_within_pairs_score_at_chance():
-    curves = STUDY.analyse(arrays(0.0), CONFIG).numbers["errors"]["shuffled"]
+    curves = STUDY.analyse(make_results(0.0), CONFIG).numbers["errors"]["shuffled"]
     assert abs(np.mean(curves) - 0.5) < 0.03
 
 

@@ -45,7 +45,7 @@ SITE_OF_CELL = np.array(SITES)[CELLS["site"]]
 N = 48  # sentences
 
 
-def arrays(
+def make_results(
     noise: np.ndarray, random: np.ndarray, errors: float = 0.5, swapped: float = 0.0
 ) -> xr.Dataset:
     """Makes outcomes of 48 sentences, each spoken with the target word and with the expected word.
@@ -78,13 +78,13 @@ def arrays(
     )
 
 
-def planted() -> xr.Dataset:
+def planted_results() -> xr.Dataset:
     """One layer and strength per stack restores four words in five, other cells one in 1,000."""
     noise, random = np.random.default_rng(0).random((2, 24, len(SITE_OF_CELL))) < 0.001
     for site in ("encoder.mlp_out", "decoder.cross_attn_out"):
         cell = (site == SITE_OF_CELL) & (CELLS["layer"] == 1) & (CELLS["alpha"] == 1)
         noise[:, cell] = (np.arange(24) % 5 > 0)[:, None]
-    return arrays(noise, random)
+    return make_results(noise, random)
 
 
 def verdicts(data: xr.Dataset) -> dict[str, str]:
@@ -93,8 +93,8 @@ def verdicts(data: xr.Dataset) -> dict[str, str]:
 
 
 def test_planted_patches_are_detected():
-    assert verdicts(planted()) == dict.fromkeys(CLAIMS, REPLICATES)
-    numbers = STUDY.analyse(planted(), CONFIG).numbers
+    assert verdicts(planted_results()) == dict.fromkeys(CLAIMS, REPLICATES)
+    numbers = STUDY.analyse(planted_results(), CONFIG).numbers
     assert numbers["incongruent"]["contextual_errors"] == 0.5
     assert numbers["best_patch"]["restores"] == pytest.approx(19 / 24)
     assert numbers["best_patch"]["breaks_clean"] == 0
@@ -104,14 +104,16 @@ def test_planted_patches_are_detected():
 def test_patches_no_better_than_random_moves_do_not_replicate(seed):
     """Taken together, the patches restore many errors, and so do the random directions."""
     noise, random = np.random.default_rng(seed).random((2, 24, len(SITE_OF_CELL))) < 0.01
-    data = arrays(noise, random, swapped=0.5)
+    data = make_results(noise, random, swapped=0.5)
     assert verdicts(data) == dict.fromkeys(CLAIMS, DOES_NOT_REPLICATE)
     shares = STUDY.analyse(data, CONFIG).numbers["errors_patched"]["any_of_many"]
     assert shares["noise"]["anywhere"] > 0.4
 
 
 def test_without_errors_only_their_number_is_judged():
-    data = arrays(np.zeros((0, len(SITE_OF_CELL))), np.zeros((0, len(SITE_OF_CELL))), errors=0)
+    data = make_results(
+        np.zeros((0, len(SITE_OF_CELL))), np.zeros((0, len(SITE_OF_CELL))), errors=0
+    )
     by_key = verdicts(data)
     assert by_key.pop("context") == DOES_NOT_REPLICATE
     assert set(by_key.values()) == {UNTESTABLE}

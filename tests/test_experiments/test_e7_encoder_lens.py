@@ -13,7 +13,7 @@ DEPTH = np.arange(9) / 8  # relative depths; the claim about loops concerns only
 KIND_NUMBER = {name: number for number, name in enumerate(CATEGORIES)}
 
 
-def arrays(kind: np.ndarray, wer: np.ndarray, text: str = "as it was") -> xr.Dataset:
+def make_results(kind: np.ndarray, wer: np.ndarray, text: str = "as it was") -> xr.Dataset:
     n = len(kind)
     return xr.Dataset(
         {
@@ -30,19 +30,19 @@ def arrays(kind: np.ndarray, wer: np.ndarray, text: str = "as it was") -> xr.Dat
     )
 
 
-def planted(n: int = 40, text: str = "as it was") -> xr.Dataset:
+def planted_results(n: int = 40, text: str = "as it was") -> xr.Dataset:
     """From the lowest layer up: six empty texts, an ungrounded one, loops, the transcript."""
     kind, wer = np.full((n, 9), KIND_NUMBER["empty"]), np.ones((n, 9))
     kind[:, 6], kind[:, 8] = KIND_NUMBER["ungrounded"], KIND_NUMBER["correct"]
     kind[:, 7] = np.where(np.arange(n) % 5, KIND_NUMBER["loop"], KIND_NUMBER["partial"])
     wer[:, 7:] = [0.9, 0]
-    return arrays(kind, wer, text)
+    return make_results(kind, wer, text)
 
 
-def without_effect(n: int = 40, seed: int = 0) -> xr.Dataset:
+def results_without_effect(n: int = 40, seed: int = 0) -> xr.Dataset:
     """Kinds and error rates have the same distribution in all layers."""
     rng = np.random.default_rng(seed)
-    return arrays(rng.integers(0, 6, (n, 9)), rng.uniform(0, 1, (n, 9)))
+    return make_results(rng.integers(0, 6, (n, 9)), rng.uniform(0, 1, (n, 9)))
 
 
 def verdicts(data: xr.Dataset) -> dict[str, str]:
@@ -51,24 +51,24 @@ def verdicts(data: xr.Dataset) -> dict[str, str]:
 
 
 def test_planted_kinds_are_detected():
-    assert verdicts(planted()) == dict.fromkeys(CLAIMS, REPLICATES)
-    numbers = STUDY.analyse(planted(), Config()).numbers
+    assert verdicts(planted_results()) == dict.fromkeys(CLAIMS, REPLICATES)
+    numbers = STUDY.analyse(planted_results(), Config()).numbers
     np.testing.assert_allclose(numbers["all"]["loop"], [*[0] * 7, 0.8, 0])
     assert numbers["en"]["n"] == numbers["es"]["n"] == 20
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_equal_layers_do_not_replicate(seed):
-    assert verdicts(without_effect(seed=seed)) == dict.fromkeys(CLAIMS, DOES_NOT_REPLICATE)
+    assert verdicts(results_without_effect(seed=seed)) == dict.fromkeys(CLAIMS, DOES_NOT_REPLICATE)
 
 
 @pytest.mark.parametrize("text", ["no " * 30, "..."])
 def test_recordings_with_a_looping_or_empty_final_text_are_excluded(text):
-    assert set(verdicts(planted(text=text)).values()) == {UNTESTABLE}
+    assert set(verdicts(planted_results(text=text)).values()) == {UNTESTABLE}
 
 
 def test_the_figure_has_a_panel_for_all_and_for_each_language():
-    [figure] = STUDY.draw(planted(), Config()).values()
+    [figure] = STUDY.draw(planted_results(), Config()).values()
     assert [axes.get_title() for axes in figure.axes] == ["all (n 40)", "es (n 20)", "en (n 20)"]
     heights = np.array([bar.get_height() for bar in figure.axes[0].patches]).reshape(6, 9)
     np.testing.assert_allclose(heights.sum(0), 1)

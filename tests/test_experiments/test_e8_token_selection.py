@@ -28,7 +28,7 @@ CURVES = (
 ALWAYS_UNTESTABLE = {"earlier_than_qwen": UNTESTABLE}
 
 
-def arrays(n: int = 30, effect: float = 1.0, seed: int = 0) -> xr.Dataset:
+def make_results(n: int = 30, effect: float = 1.0, seed: int = 0) -> xr.Dataset:
     """Makes flat curves with noise, plus `effect` times the curves that the paper reports."""
     rng = np.random.default_rng(seed)
     curves = {name: 0.5 + 0.1 * rng.normal(size=(n, 6)) for name in CURVES}
@@ -60,17 +60,17 @@ def verdicts(data: xr.Dataset) -> dict[str, str]:
 
 
 def test_planted_effects_are_detected():
-    assert verdicts(arrays()) == {**dict.fromkeys(CLAIMS, REPLICATES), **ALWAYS_UNTESTABLE}
+    assert verdicts(make_results()) == {**dict.fromkeys(CLAIMS, REPLICATES), **ALWAYS_UNTESTABLE}
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_equal_layers_do_not_replicate(seed):
     expected = {**dict.fromkeys(CLAIMS, DOES_NOT_REPLICATE), **ALWAYS_UNTESTABLE}
-    assert verdicts(arrays(effect=0, seed=seed)) == expected
+    assert verdicts(make_results(effect=0, seed=seed)) == expected
 
 
 def test_without_espeak_only_sound_is_not_testable():
-    data = arrays()
+    data = make_results()
     for name in CURVES:
         if name.startswith("sound"):
             data[name] = data[name] * np.nan
