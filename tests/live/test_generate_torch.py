@@ -12,7 +12,7 @@ N = 12
 
 def test_greedy_tokens_agree_with_torch(asr):
     clips = [clip for clip in real_speech.recordings() if clip.set not in WITHOUT_SPEECH]
-    compare_with_pyav = list(
+    comparisons = list(
         compare_tokens(
             asr,
             real_speech.spread(clips, N)
@@ -20,6 +20,6 @@ def test_greedy_tokens_agree_with_torch(asr):
             batch=4,
         )
     )
-    assert len(compare_with_pyav) == (N if clips else 1)
-    assert not [row for row in compare_with_pyav if row.verdict == "DIFFERENT"]
-    assert sum(row.n_tokens for row in compare_with_pyav) >= 5 * len(compare_with_pyav)
+    assert len(comparisons) == (N if clips else 1)
+    assert not [row for row in comparisons if row.verdict == "DIFFERENT"]
+    assert sum(row.n_tokens for row in comparisons) >= 5 * len(comparisons)
