@@ -182,5 +182,5 @@ def _decode(
 ) -> dict[str, Array]:
     with full_precision(model):
         x, _, tap, acts = model.decoder.residual(tokens, positions, memory, {}, readout)
-        model.decoder.head(x, tap)  # XLA removes the logits unless a readout keeps them
+        model.decoder.to_logits(x, tap)  # XLA removes the logits unless a readout keeps them
         return acts | readout(tap.acts)

@@ -25,7 +25,7 @@ from experiments.studies.study import Analysis, Claim, Evidence, Finding, Settin
 from interventions.figures import plots
 from interventions.generation import sequence_sweep
 from interventions.stats.intervals import bootstrap
-from interventions.stats.roc import auroc
+from interventions.stats.roc import auroc_interval
 from jaxasr import Recogniser
 from jaxasr.taps import Edits
 
@@ -221,7 +221,7 @@ def _judge_filter(baseline: xr.Dataset, seed: int) -> Finding:
     if is_nonspeech.all() or not is_nonspeech.any():
         return CLAIMS["filter"].judge(None, "texts of one kind of recording only")
     rejected = is_filtered(texts).values.astype(float)
-    area = auroc(rejected, is_nonspeech, texts.example.values, seed=seed)
+    area = auroc_interval(rejected, is_nonspeech, texts.example.values, seed=seed)
     return CLAIMS["filter"].judge(Evidence(*area))
 
 

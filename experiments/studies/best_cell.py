@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import xarray as xr
 
 from experiments.studies.study import Evidence
-from interventions.stats.intervals import any_of_alike, bootstrap
+from interventions.stats.intervals import bootstrap, max_permutation
 
 
 def best_cell(
@@ -29,5 +29,5 @@ def best_cell(
     best = max(cells, key=lambda cell: means[cell])
     interval = bootstrap(outcomes.isel(cell=best), seed=seed)
     mean, low, high = (float(interval[name]) for name in ("mean", "low", "high"))
-    p = float(any_of_alike(outcomes, n=2000, seed=seed)[best])
+    p = float(max_permutation(outcomes, n=2000, seed=seed)[best])
     return best, Evidence(mean, low, high, outcomes.sizes["example"], p)

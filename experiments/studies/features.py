@@ -46,7 +46,8 @@ def transcript_features(
         asr: the model.
         audio: 16 kHz samples, at most 30 s.
         language: code of the spoken language.
-        max_new_tokens: largest number of generated tokens.
+        max_new_tokens: largest number of generated tokens. At most as many are generated as the
+            decoder's context has room for, with the prompt and the end-of-text token.
 
     Returns:
         `text`: the generated text.
@@ -62,7 +63,9 @@ def transcript_features(
     prompt = asr.tokenizer.prompt(language)
     mel = jaxasr.log_mel(audio, asr.config.n_mels, asr.config.n_mel_frames)
     memory, _ = asr.model.encode(mel[None])
-    generated = asr.generate(memory, prompt, max_new_tokens=max_new_tokens)
+    # `last` is read at the end-of-text token, so one position must be left for it.
+    room = asr.config.n_text_ctx - len(prompt) - 1
+    generated = asr.generate(memory, prompt, max_new_tokens=min(max_new_tokens, room))
     [ids], [text] = generated.ids, generated.text
     return {
         **_boundary_states(asr, memory, prompt, ids),

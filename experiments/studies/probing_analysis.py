@@ -11,7 +11,7 @@ from jaxtyping import Float
 from experiments.studies.probing import Probing, Text, questions, reason_untestable, rows_of
 from experiments.studies.study import Claim, Evidence, Finding, band, mean_evidence
 from interventions.stats.groups import group_scores
-from interventions.stats.roc import auroc
+from interventions.stats.roc import auroc_interval
 
 _CURVES = {"accuracy": "correct", "shuffled": "shuffled"}
 
@@ -153,7 +153,7 @@ def score_auroc(
         The area or difference, with its 95 % interval.
     """
     positive, groups = rows.label.values == max(rows.label.values), rows.group.values
-    return Evidence(*auroc(scores, positive, groups, against=against, seed=seed))
+    return Evidence(*auroc_interval(scores, positive, groups, against=against, seed=seed))
 
 
 def accuracy_curves(rows: xr.Dataset) -> dict[str, list[float]]:

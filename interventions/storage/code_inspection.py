@@ -5,13 +5,11 @@ import functools
 import hashlib
 import inspect
 import sys
-import sysconfig
 import types
-from pathlib import Path
 from typing import Any
 
-_OUR_PACKAGES = ("jaxasr", "interventions", "experiments")
-_ROOT = Path(__file__).resolve().parents[2]  # the folder that contains these packages
+from jaxasr.library_code import OUR_PACKAGES, is_installed_file, is_library_module
+
 # Members that Python, dataclasses or flax add to a class.
 _GENERATED = {
     "__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__annotations__",
@@ -33,7 +31,7 @@ def is_generated(name: str, member: Any) -> bool:
     return name in _GENERATED and (file == "<string>" or is_installed_file(file))
 
 
-def closure(fn: types.FunctionType) -> dict[str, Any]:
+def closure_values(fn: types.FunctionType) -> dict[str, Any]:
     """Returns the values of a function's closure by name. None if a value is not assigned yet."""
     cells = fn.__closure__ or ()
     return dict(zip(fn.__code__.co_freevars, map(_cell_value, cells)))
@@ -49,18 +47,32 @@ def _cell_value(cell: types.CellType) -> Any:
 def read_globals(fn: types.FunctionType) -> dict[str, Any]:
     """Returns the globals that a function reads.
 
-    A global may be a module of the user. The attributes of this module that the function may read
-    are then included.
+    A global may be a module of the user. Also returns the attributes of such modules that the
+    function may read, such as `package.module.VALUE`.
     """
-    values = {}
-    for name in _global_names(fn.__code__) & fn.__globals__.keys():
-        values[name] = value = fn.__globals__[name]
-        if isinstance(value, types.ModuleType) and not _is_known_module(value.__name__):
-            values |= {
-                f"{name}.{inner}": vars(value)[inner]
-                for inner in _all_names(fn.__code__) & vars(value).keys()
-            }
-    return values
+    global_names = _global_names(fn.__code__) & fn.__globals__.keys()
+    values = {name: fn.__globals__[name] for name in global_names}
+    names, attributes = _all_names(fn.__code__), {}
+    # The closure is described elsewhere, but a module in it only by its name.
+    for name, value in (values | closure_values(fn)).items():
+        attributes |= _module_attributes(name, value, names)
+    return values | attributes
+
+
+def _module_attributes(
+    path: str, value: Any, names: set[str], outer: tuple[Any, ...] = ()
+) -> dict[str, Any]:
+    """Returns the attributes in `names` of a user's module and of its modules, by dotted path."""
+    is_module = isinstance(value, types.ModuleType)
+    # Modules may refer to each other, so those in `outer` are not entered again.
+    if not is_module or is_library_module(value.__name__) or value in outer:
+        return {}
+    attributes = {}
+    for name in names & vars(value).keys():
+        inner_path, inner = f"{path}.{name}", vars(value)[name]
+        attributes[inner_path] = inner
+        attributes |= _module_attributes(inner_path, inner, names, (*outer, value))
+    return attributes
 
 
 def _global_names(code: types.CodeType) -> set[str]:
@@ -92,43 +104,12 @@ def is_found_by_name(value: Any) -> bool:
 
 def is_ours(value: Any) -> bool:
     """Returns whether a class or function is from one of our three packages."""
-    return str(value.__module__).partition(".")[0] in _OUR_PACKAGES
+    return str(value.__module__).partition(".")[0] in OUR_PACKAGES
 
 
 def is_from_known_module(value: Any) -> bool:
-    """Returns whether a class or function is from a known module (see `_is_known_module`)."""
-    return _is_known_module(getattr(value, "__module__", None) or "")
-
-
-@functools.cache
-def _is_known_module(name: str) -> bool:
-    """Returns whether a module is part of Python, an installed package or one of ours.
-
-    Other modules are code of the user.
-    """
-    top = name.partition(".")[0]
-    if top in _OUR_PACKAGES or (top in sys.stdlib_module_names and top != "__main__"):
-        return True
-    file = getattr(sys.modules.get(name) or sys.modules.get(top), "__file__", None)
-    return file is not None and is_installed_file(file)
-
-
-@functools.cache
-def is_installed_file(file: str) -> bool:
-    """Returns whether a file is part of Python or an installed package."""
-    installed = {
-        Path(sysconfig.get_path(key)).resolve()
-        for key in ("purelib", "platlib", "stdlib", "platstdlib")
-    }
-    return any(folder in Path(file).resolve().parents for folder in installed)
-
-
-@functools.cache
-def is_known_file(file: str) -> bool:
-    """Returns whether a file is part of Python, an installed package or one of ours."""
-    return is_installed_file(file) or any(
-        _ROOT / name in Path(file).resolve().parents for name in _OUR_PACKAGES
-    )
+    """Returns whether a class or function is from a library (see `jaxasr.library_code`)."""
+    return is_library_module(getattr(value, "__module__", None) or "")
 
 
 @functools.cache

@@ -21,6 +21,7 @@ import numpy as np
 from flax import nnx
 
 from interventions.storage import code_inspection as code
+from jaxasr.library_code import is_library_file
 
 # Types whose values are described by their `repr`.
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...), type(NotImplemented))
@@ -197,12 +198,13 @@ class _Digest:
         name = "function", fn.__module__ or "", fn.__qualname__
         file = fn.__code__.co_filename
         # The file is checked too, because functools.wraps copies the name of the wrapped module.
-        is_known = (code.is_ours(fn) or code.is_from_known_module(fn)) and code.is_known_file(file)
+        is_known = (code.is_ours(fn) or code.is_from_known_module(fn)) and is_library_file(file)
         if is_known and "<locals>" not in fn.__qualname__:
             return *name, code.source_digest(fn.__module__) if code.is_ours(fn) else ""
         attributes = {k: v for k, v in vars(fn).items() if k not in _IGNORED_ATTRIBUTES}
-        parts = [code.closure(fn), fn.__defaults__, fn.__kwdefaults__, attributes]
-        if not code.is_installed_file(file):  # for an installed package the name suffices
+        parts = [code.closure_values(fn), fn.__defaults__, fn.__kwdefaults__, attributes]
+        # The name of a function of an installed package suffices, so its code is not described.
+        if not code.is_installed_file(file):
             parts += [fn.__code__, code.read_globals(fn)]
         return *name, *(self.of(part, function_name) for part in parts)
 

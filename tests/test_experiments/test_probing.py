@@ -18,7 +18,7 @@ from experiments.studies.probing import (
 from experiments.studies.probing_analysis import accuracy, layers_between, numbers
 from experiments.studies.probing_figures import accuracy_figure
 from interventions.stats.groups import group_scores
-from interventions.stats.roc import auroc
+from interventions.stats.roc import auroc_interval
 
 CONFIG = Probing(folds=4, splits=2)
 
@@ -90,11 +90,11 @@ def test_auroc_equals_that_of_scikit_learn():
     rng = np.random.default_rng(0)
     positive, groups = rng.random(60) < 0.4, np.repeat(np.arange(20), 3)
     scores, other = rng.normal(size=60).round(1) + positive, rng.normal(size=60).round(1)
-    area = auroc(scores, positive, groups)
+    area = auroc_interval(scores, positive, groups)
     assert area.value == pytest.approx(roc_auc_score(positive, scores))
     assert area.low < area.value < area.high
     assert area.n == 20
-    gain = auroc(scores, positive, groups, against=other)
+    gain = auroc_interval(scores, positive, groups, against=other)
     assert gain.value == pytest.approx(area.value - roc_auc_score(positive, other))
     with pytest.raises(ValueError, match="both classes"):
-        auroc(scores, positive | True, groups)
+        auroc_interval(scores, positive | True, groups)

@@ -110,7 +110,9 @@ def patch_receiver_by_hand(model, target, stream, node, delta):
         value = block.mlp.fc1(normed)
     else:
         attn = getattr(block, part)
-        value = attn.split(getattr(attn, {"q": "query", "k": "key", "v": "value"}[name])(normed))
+        value = attn.split_heads(
+            getattr(attn, {"q": "query", "k": "key", "v": "value"}[name])(normed)
+        )
     return score(
         target.decode(model, {node.site: only(Patch(value), layers=node.layer, heads=node.head)})[0]
     )
