@@ -13,7 +13,7 @@ import typer
 from experiments.commands import align, demo, info, lens, patch, probe, reproduce, scan, transcribe
 from experiments.commands.errors import print_error, report_errors
 
-# name: the function of the command, and the example at the end of its help text
+# By name of the command: its function, and the example at the end of its help text.
 COMMANDS = {
     "demo": (demo.demo, demo.EXAMPLE),
     "info": (info.info, info.EXAMPLE),
@@ -25,14 +25,14 @@ COMMANDS = {
     "probe": (probe.probe, probe.EXAMPLE),
     "reproduce": (reproduce.reproduce, reproduce.EXAMPLE),
 }
-# These commands keep finished parts in --out, so that a second run continues an interrupted one.
+# Commands that save finished parts in --out, so that a second run continues an interrupted one.
 RESUMING = ("patch", "probe", "reproduce")
 
 app = typer.Typer(
     name="jaxasr",
     help="Transcribe speech with Whisper, and see what each of its layers computes.",
-    epilog="Compiled programs are kept in your cache folder. JAXASR_CACHE names another folder; "
-    "JAXASR_CACHE=off keeps none.",
+    epilog="Compiled programs are saved in your cache folder. JAXASR_CACHE names another folder. "
+    "With JAXASR_CACHE=off, none are saved.",
     no_args_is_help=True,
     rich_markup_mode="markdown",  # joins the lines of a paragraph of help
     pretty_exceptions_enable=False,
@@ -40,7 +40,7 @@ app = typer.Typer(
 
 
 def print_version(wanted: bool) -> None:
-    """Prints the installed version and exits, if `wanted`."""
+    """Prints the installed version and exits, if `wanted` is True."""
     if wanted:
         print(f"jaxasr {importlib.metadata.version('jaxasr')}")
         raise typer.Exit()
@@ -53,9 +53,10 @@ def check_installation() -> None:
     imports the first one that it finds.
 
     Raises:
-        ImportError: a package is in another folder; the message names it.
+        ImportError: a package is in another folder. The message names that folder.
     """
     root = Path(__file__).resolve().parents[1]
+    # `find_spec` finds a package without importing it, so that JAX is not loaded.
     for package in ("jaxasr", "interventions"):
         spec = importlib.util.find_spec(package)
         folder = Path(spec.origin).resolve().parent if spec and spec.origin else None

@@ -5,13 +5,18 @@ from pathlib import Path
 
 
 def enable() -> Path | None:
-    """Makes JAX keep on disk every program that this process compiles from now on.
+    """Makes JAX save on disk every program that this process compiles after this call.
 
-    If `JAX_COMPILATION_CACHE_DIR` is set, JAX uses that folder. Otherwise it uses a subfolder of
-    jaxasr's cache folder.
+    The environment variable `JAX_COMPILATION_CACHE_DIR` names the folder. If it is not set, the
+    folder is `xla` in jaxasr's cache folder.
 
     Returns:
         The folder, or None if the cache is switched off or the folder is not writable.
+
+    Example:
+        ```python
+        folder = enable()  # before the first compiled program
+        ```
     """
     import jax
 
@@ -24,10 +29,10 @@ def enable() -> Path | None:
     if not _is_writable(folder):
         return None
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    # By default JAX keeps only programs that take at least 1 s to compile. A sweep has many shorter
-    # ones.
+    # By default JAX saves only programs that take at least 1 s to compile. Many programs of a sweep
+    # take less.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)  # no least size
     return folder
 
 

@@ -1,7 +1,8 @@
 """Caches on disk the items that a study computes, such as the activations of one recording.
 
-Each item is one file. An interrupted study loads the items that it has already computed. If a file
-is damaged or has another key, its item is computed again, and a warning is logged.
+Each item is one file. A study that continues after an interruption loads the items that it has
+computed before. If a file is damaged or has another key, the item is computed again, and a warning
+is logged.
 """
 
 import hashlib
@@ -15,34 +16,35 @@ import numpy as np
 
 from experiments.progress import Progress
 from interventions.storage import parts
-from interventions.storage.atomic import clean_up
-from interventions.storage.inert import KINDS
+from interventions.storage.atomic import clean_up_staging
 from interventions.storage.text_files import to_json
+from interventions.storage.untrusted_files import DTYPE_KINDS
 
-Arrays = dict[str, np.ndarray]
-_SECONDS, _CPU_SECONDS = "seconds_taken", "cpu_seconds_taken"  # names of times in a file
+Arrays = dict[str, np.ndarray]  # the arrays of one item by name
+# Names under which a file has the wall time and the CPU time of its item, in seconds.
+_SECONDS, _CPU_SECONDS = "seconds_taken", "cpu_seconds_taken"
 
 
-class Keep:
+class ItemCache:
     """Computes each item once, and loads it from disk afterwards.
 
     Attributes:
-        folder: folder of the files. Its name is part of every key, so it must identify what all
-            items depend on, such as the model.
+        folder: folder of the files. The name of the folder is part of every key. It must identify
+            what all items depend on, such as the model.
         steps: shows progress.
-        seconds: wall time in which all items returned so far were computed.
-        earlier_cpu_s: CPU time in which earlier runs computed the items loaded so far.
+        seconds: seconds of wall time that all items returned so far took to compute.
+        earlier_cpu_s: seconds of CPU time that the items loaded so far took in earlier runs.
 
     Example:
         ```python
-        keep = Keep(Path("cache/whisper-tiny"))
-        arrays = keep("loudness speech-1", lambda: {"loudness": np.abs(audio).max()})
+        cache = ItemCache(Path("cache/whisper-tiny"))
+        arrays = cache("loudness speech-1", lambda: {"loudness": np.abs(audio).max()})
         ```
     """
 
     def __init__(self, folder: Path, steps: Progress | None = None):
         self.folder, self.steps = folder, steps or Progress(quiet=True)
-        clean_up(folder)
+        clean_up_staging(folder)
         self.seconds = 0.0
         self.earlier_cpu_s = 0.0
 
@@ -51,13 +53,18 @@ class Keep:
 
         Args:
             key: identifies the item within the folder.
-            compute: returns numbers and texts by name; texts become arrays of strings.
+            compute: returns numbers and texts by name. Texts become arrays of strings.
 
         Returns:
             The arrays by name.
 
         Raises:
             TypeError: a value has neither numbers nor texts.
+
+        Example:
+            ```python
+            arrays = cache("loudness speech-1", lambda: {"loudness": np.abs(audio).max()})
+            ```
         """
         path = self.folder / f"{_file_name(key)}{parts.SUFFIX}"
         full_key = f"{self.folder.name} {key}"
@@ -67,7 +74,8 @@ class Keep:
             arrays = _compute_timed(compute)
             parts.save(path, full_key, arrays)
         self.seconds += float(arrays.pop(_SECONDS))
-        self.earlier_cpu_s += loaded * float(arrays.pop(_CPU_SECONDS))
+        cpu_seconds = float(arrays.pop(_CPU_SECONDS))
+        self.earlier_cpu_s += cpu_seconds if loaded else 0.0
         return arrays
 
     def each(
@@ -87,6 +95,11 @@ class Keep:
 
         Returns:
             The arrays of each item by name.
+
+        Example:
+            ```python
+            items = cache.each("loudness", clips, lambda clip: {"peak": clip.samples().max()})
+            ```
         """
         items = list(items)
         results = []
@@ -94,13 +107,21 @@ class Keep:
             for done, item in enumerate(items):
                 progress(done, len(items))
                 item_key = f"{name} {(key or _default_key)(item)}"
+                # The default argument binds the current item, because a closure would see the last.
                 results.append(self(item_key, lambda item=item: compute(item)))
             progress(len(items), len(items))
         return results
 
 
-def fingerprint(*values: Any) -> str:
-    """Returns a short hash of plain values. It is the same in every process."""
+def short_hash(*values: Any) -> str:
+    """Returns 16 digits of a hash of numbers, texts and containers of them.
+
+    The hash is the same in every process.
+
+    Example:
+        >>> short_hash("seed", 0) == short_hash("seed", 0)
+        True
+    """
     return hashlib.sha256(to_json(values).encode()).hexdigest()[:16]
 
 
@@ -118,15 +139,15 @@ def _default_key(item: Any) -> str:
 
 
 def _file_name(key: str) -> str:
-    """Makes a readable file name. Ends it with a hash, so that different keys get other names."""
-    return f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', key)[:80]}-{fingerprint(key)[:8]}"
+    """Makes a readable file name. A hash at its end differs between keys."""
+    return f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', key)[:80]}-{short_hash(key)[:8]}"
 
 
 def _to_array(name: str, value: Any) -> np.ndarray:
     array = np.array(value)
-    if array.dtype.kind not in KINDS:
+    if array.dtype.kind not in DTYPE_KINDS:
         raise TypeError(
-            f"{name}: expected numbers or texts, got {array.dtype}; "
-            "other arrays could not be read back without running code."
+            f"{name}: expected numbers or texts, got {array.dtype}. "
+            "Loading other arrays would run code from the file."
         )
     return array

@@ -8,20 +8,31 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.markup import escape
 
-UNLIMITED_WIDTH = 100_000  # characters; longer than any line, so that none is wrapped
-EVERY_S = 5.0  # seconds between lines of progress if there is no terminal
+UNLIMITED_WIDTH = 100_000  # width of a console in characters, so that no line is wrapped
+LINE_INTERVAL_S = 5.0  # seconds between two lines of progress if there is no terminal
 
 
 def console() -> Console:
-    """Returns a console on standard output. In a file or pipe it neither cuts nor wraps lines."""
+    """Returns a console on standard output, which does not wrap lines in a file or pipe.
+
+    Example:
+        ```python
+        console().print("layer 3")
+        ```
+    """
     return Console(highlight=False, width=None if Console().is_terminal else UNLIMITED_WIDTH)
 
 
 def escape_hidden(text: str) -> str:
-    """Escapes characters that control a terminal, such as `\\x1b`."""
+    """Escapes characters that control a terminal, such as `\\x1b`.
+
+    Example:
+        >>> print(escape_hidden("red: \\x1b[31m"))
+        red: \\x1b[31m
+    """
     if text.isprintable():
         return text
-    # Imported only here, because the import of `interventions` loads JAX, which takes seconds.
+    # Imported only here, because an import of `interventions` loads JAX, and that takes seconds.
     from interventions.storage.text_files import printable
 
     return printable(text)
@@ -66,7 +77,14 @@ class Progress:
         """Shows a bar during the step `name`. Without a terminal, prints a line every few seconds.
 
         Yields:
-            A function `progress(done, total)`. Call it as the work advances.
+            A function `progress(done, total)`, to call whenever a part of the work is done.
+
+        Example:
+            ```python
+            with steps.bar("square") as progress:
+                for i in range(10):
+                    progress(i + 1, 10)
+            ```
         """
         start = time.perf_counter()
         if self.console.is_terminal:
@@ -84,7 +102,7 @@ class Progress:
 
         def progress(done: float, total: float) -> None:
             nonlocal last
-            if done < total and time.monotonic() - last >= EVERY_S:
+            if done < total and time.monotonic() - last >= LINE_INTERVAL_S:
                 last = time.monotonic()
                 line = f"          {done:g} of {total:g}  {escape(escape_hidden(name))}"
                 self.console.print(line, soft_wrap=True)
@@ -104,7 +122,7 @@ class Progress:
 
     @property
     def total(self) -> float:
-        """Seconds of all steps that finished."""
+        """Sum of the seconds of all finished steps."""
         return sum(self.seconds.values())
 
     def print_total(self) -> None:

@@ -12,17 +12,22 @@ _PLATFORMS = {"gpu": "cuda"}  # value of --device: JAX's name, if it differs
 
 
 def start(device: str | None = None) -> None:
-    """Starts JAX on a device, and makes it keep compiled programs on disk.
+    """Starts JAX on a device, and makes JAX save compiled programs on disk.
 
     Args:
         device: "cpu", "gpu" or "tpu". None lets JAX choose.
 
     Raises:
-        ValueError: if JAX cannot use the device here.
+        ValueError: JAX cannot use the device here.
+
+    Example:
+        ```python
+        start("cpu")
+        ```
     """
     import jax
 
-    # Without this, transformers (for its text normaliser) warns that torch is not installed.
+    # Otherwise transformers, whose text normaliser we use, warns that torch is not installed.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     if device:
         jax.config.update("jax_platforms", _PLATFORMS.get(device, device))
@@ -46,8 +51,11 @@ def check_language(model: str, language: str | None, task: str = "transcribe") -
         task: "transcribe" or "translate".
 
     Raises:
-        ValueError: the language is unknown, or the model is English-only and the language is not
-            English or the task is a translation.
+        ValueError: the language is unknown. Or the model is English-only, but the language is
+            another or the task is not "transcribe".
+
+    Example:
+        >>> check_language("base", "german")
     """
     from jaxasr.config import SIZES
     from jaxasr.languages import language_code
@@ -63,14 +71,26 @@ def check_language(model: str, language: str | None, task: str = "transcribe") -
 
 
 def load(model: str, dtype: str = "float32") -> "Recogniser":
-    """Loads a recogniser (see `jaxasr.load`) with weights and activations in `dtype`."""
+    """Loads a recogniser as `jaxasr.load` does, with weights and activations in `dtype`.
+
+    Example:
+        ```python
+        asr = load("tiny.en", "bfloat16")
+        ```
+    """
     import jaxasr
 
     return jaxasr.load(model, dtype=dtype)
 
 
-def weights(asr: "Recogniser") -> dict[str, Any]:
-    """Describes the weights of a recogniser: name, format, hash and dtype."""
+def describe_weights(asr: "Recogniser") -> dict[str, Any]:
+    """Returns the name, file format, hash and number format of a recogniser's weights.
+
+    Example:
+        ```python
+        describe_weights(jaxasr.load("tiny.en"))["name"]  # "tiny.en"
+        ```
+    """
     checkpoint = asr.checkpoint
     return {
         "name": checkpoint.name,

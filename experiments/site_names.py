@@ -5,6 +5,7 @@
 
 import difflib
 
+# Names within one layer.
 _ATTENTION = ("q", "k", "v", "scores", "pattern", "z")
 _SELF_ATTENTION = (*(f"attn.{name}" for name in _ATTENTION), "attn_out")
 _CROSS_ATTENTION = (*(f"cross_attn.{name}" for name in _ATTENTION), "cross_attn_out")
@@ -19,6 +20,7 @@ _DECODER = (
     *_MLP,
     "resid_post",
 )
+# All names. The last ones of each stack are outside of the layers.
 SITE_NAMES = (
     *(f"encoder.{name}" for name in (*_ENCODER, "conv1", "conv2", "embed", "ln_post")),
     *(f"decoder.{name}" for name in (*_DECODER, "embed", "ln", "logits")),
@@ -29,7 +31,10 @@ def check_site(site: str) -> None:
     """Checks that a site exists.
 
     Raises:
-        ValueError: it does not exist; the message names the most similar site.
+        ValueError: the site does not exist. The message names the most similar site.
+
+    Example:
+        >>> check_site("decoder.resid_post")
     """
     if site in SITE_NAMES:
         return

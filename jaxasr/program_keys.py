@@ -21,21 +21,7 @@ from flax import nnx
 from jax.core import Tracer
 from jax.tree_util import PyTreeDef
 
-<<<<<<< HEAD
-_ROOT = Path(__file__).parents[1]
-# Names in `sysconfig` of the folders of the standard library and of installed packages.
-_PATH_NAMES = ("stdlib", "platstdlib", "purelib", "platlib")
-_PACKAGES = ("jaxasr", "interventions", "experiments")
-_LIBRARY_FOLDERS = (
-    *{sysconfig.get_paths()[name] + os.sep for name in _PATH_NAMES},
-    *(str(_ROOT / package) + os.sep for package in _PACKAGES),
-)
-# Folders of installed packages are also found by name, because they can be in a user's home or on
-# PYTHONPATH.
-_LIBRARY_FOLDER_NAMES = ("site-packages", "dist-packages")
-=======
 from jaxasr.library_code import is_library_file, is_library_module
->>>>>>> clarity-edits
 
 
 class Key:
@@ -225,12 +211,7 @@ class _Reader:
                     yield name, self.read(member, shallow=True)
 
     def _read_references(self, function: types.FunctionType) -> Iterator[Hashable]:
-<<<<<<< HEAD
-        """Yields the values that decide what a function computes."""
-        if _is_library_file(function.__code__.co_filename):
-=======
         if is_library_file(function.__code__.co_filename):
->>>>>>> clarity-edits
             return
         keyword_defaults = function.__kwdefaults__ or {}
         yield self._read_items(
@@ -248,19 +229,8 @@ class _Reader:
 
 
 @functools.cache
-<<<<<<< HEAD
-def _is_library_file(file: str) -> bool:
-    return file.startswith(_LIBRARY_FOLDERS) or not set(_LIBRARY_FOLDER_NAMES).isdisjoint(
-        Path(file).parts
-    )
-
-
-@functools.cache
 def _find_slots(kind: type) -> tuple[str, ...]:
     """Returns the names in `__slots__` of a class and its bases, which `__dict__` lacks."""
-=======
-def _slots(kind: type) -> tuple[str, ...]:
->>>>>>> clarity-edits
     return tuple(
         name
         for base in kind.__mro__

@@ -1,23 +1,29 @@
-"""Makes layers with planted classes, for tests of probe banks."""
+"""Activations with planted classes, and the options with which tests of probes fit them."""
 
 import numpy as np
 
-# Layers, rows, features and classes of X and Y.
-L, N, D, K = 2, 97, 7, 3
+N_LAYERS, N_ROWS, N_FEATURES, N_CLASSES = 2, 97, 7, 3
 PENALTIES, SEEDS = (1.0, 0.01, 30.0), (0, 5)
-OPTIONS = {"penalties": PENALTIES, "seeds": SEEDS}  # fits with these options share a program
+# Fits of X with the same options and number of classes share one compiled program.
+OPTIONS = {"penalties": PENALTIES, "seeds": SEEDS}
 
 
-def planted(layers: int, n: int, width: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Makes layers: layer 0 is noise, and classes separate with depth. Feature scales differ."""
+def plant_classes(
+    n_layers: int, n_rows: int, n_features: int, n_classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Makes activations [L, N, D] and class numbers [N].
+
+    Layer 0 is noise. The distance between classes grows with the layer. Features differ in scale
+    and offset.
+    """
     rng = np.random.default_rng(0)
-    y = np.arange(n) % classes
-    centres = (
-        rng.normal(size=(classes, width))[y] * (3 * np.arange(layers) / (layers - 1))[:, None, None]
-    )
-    return (
-        (rng.normal(size=(layers, n, width)) + centres) * np.linspace(0.1, 5, width) + 3
-    ).astype(np.float32), y
+    y = np.arange(n_rows) % n_classes
+    distances = 3 * np.arange(n_layers) / (n_layers - 1)
+    centres = rng.normal(size=(n_classes, n_features))[y] * distances[:, None, None]
+    noise = rng.normal(size=(n_layers, n_rows, n_features))
+    scales = np.linspace(0.1, 5, n_features)
+    return ((noise + centres) * scales + 3).astype(np.float32), y
 
 
-X, Y = planted(L, N, D, K)
+X, Y = plant_classes(N_LAYERS, N_ROWS, N_FEATURES, N_CLASSES)
+NAMES = np.array(["ant", "bee", "cat"])[Y]

@@ -1,1 +1,1 @@
-"""Contains the analyses that the commands run. They can also be called from Python."""
+"""Contains the analyses that the commands run, as functions for Python programs."""

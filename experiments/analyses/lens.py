@@ -13,7 +13,7 @@ import jaxasr
 from experiments.analyses.lens_tables import encoder_rows, find_signs, logit_table, token_times
 from experiments.pages.lens_page import LensPage
 from experiments.progress import Progress
-from experiments.runtime import weights
+from experiments.runtime import describe_weights
 from interventions.storage.provenance import provenance
 from jaxasr import GeneratedText, Memory, Recogniser, Tokenizer
 from jaxasr.alignment.words import align
@@ -25,9 +25,10 @@ from jaxasr.transcribe import detect_language
 from jaxasr.transcript import Word
 
 MAX_NEW_TOKENS = 224  # Whisper's default: half of the decoder's context of 448 tokens
-_BUCKET_TOKENS = 32  # lengths are rounded up to a multiple, so that texts share compiled programs
+# Texts are padded to a multiple of this number of tokens, so that they share compiled programs.
+_BUCKET_TOKENS = 32
 
-Sound = Float[np.ndarray, "n"]
+Samples = Float[np.ndarray, "n"]  # samples of a recording at 16 kHz
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,19 +36,19 @@ class Transcription:
     """At most 30 s of a recording with its text.
 
     Attributes:
-        audio: 16 kHz samples.
+        audio: samples at 16 kHz.
         mel: log-mel features.
         language: code of the text's language.
         prompt: token ids before the text.
-        rules: constraints under which the text was generated.
+        rules: the tokens that could be generated after each token.
         max_new_tokens: most tokens that could be generated.
         generated: the generated text. It has one row.
         words: words of the text with their times.
         run: teacher-forced run over prompt and text.
-        final: the token after each token of `run`; what the last layer should predict.
+        next_tokens: the token after each token of `run`, which the last layer should predict.
     """
 
-    audio: Sound
+    audio: Samples
     mel: Float[Array, "M F"]
     language: str
     prompt: list[int]
@@ -56,7 +57,7 @@ class Transcription:
     generated: GeneratedText
     words: tuple[Word, ...]
     run: interventions.Run
-    final: Int[Array, "1 T"]
+    next_tokens: Int[Array, "1 T"]
 
     @property
     def ids(self) -> list[int]:
@@ -69,15 +70,19 @@ class Transcription:
         return self.generated.text[0]
 
 
-def window(audio: Sound, start: float = 0.0) -> Sound:
+def cut_window(audio: Samples, start: float = 0.0) -> Samples:
     """Cuts at most 30 s out of a recording.
 
     Args:
-        audio: 16 kHz samples.
+        audio: samples at 16 kHz.
         start: where the part begins, in seconds.
 
     Raises:
-        ValueError: if the recording ends before `start`.
+        ValueError: the recording ends before `start`.
+
+    Example:
+        >>> len(cut_window(np.zeros(32_000), start=1.5))
+        8000
     """
     first = round(start * SAMPLE_RATE)
     if first >= len(audio):
@@ -88,25 +93,31 @@ def window(audio: Sound, start: float = 0.0) -> Sound:
     return audio[first : first + N_SAMPLES]
 
 
-def read_window(path: Path, start: float = 0.0) -> tuple[Sound, str, float]:
+def read_window(path: Path, start: float = 0.0) -> tuple[Samples, str, float]:
     """Reads at most 30 s of a file, beginning at `start` seconds.
 
     Returns:
-        The samples at 16 kHz, the name of the recording, and the length of the whole recording in
-        seconds. The name includes `start` if the samples are only a part of the recording.
+        The samples at 16 kHz.
+        The name of the recording, followed by `start` if the samples are only a part of it.
+        The length of the whole recording in seconds.
 
     Raises:
-        ValueError: if the recording ends before `start`, or the file is not a recording.
+        ValueError: the recording ends before `start`, or the file is not a recording.
+
+    Example:
+        ```python
+        samples, name, seconds = read_window(Path("speech.flac"), start=30)
+        ```
     """
     whole = jaxasr.load_audio(path)
-    samples = window(whole, start)
+    samples = cut_window(whole, start)
     source = path.name if len(samples) == len(whole) else f"{path.name} from {start:g} s"
     return samples, source, len(whole) / SAMPLE_RATE
 
 
 def lens_page(
     asr: Recogniser,
-    audio: Sound,
+    audio: Samples,
     source: str,
     steps: Progress,
     *,
@@ -121,10 +132,10 @@ def lens_page(
 
     Args:
         asr: the recogniser.
-        audio: at most 30 s at 16 kHz.
+        audio: at most 30 s of samples at 16 kHz.
         source: name of the recording.
         steps: measures and shows the time of each step.
-        model: name of the model that the page shows.
+        model: name of the model, to show on the page.
         language: code or English name. None: the model detects it.
         top_k: tokens kept per layer and position.
         max_new_tokens: most tokens of the text.
@@ -140,7 +151,7 @@ def lens_page(
 
 def transcribe_window(
     asr: Recogniser,
-    audio: Sound,
+    audio: Samples,
     steps: Progress,
     language: str | None = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
@@ -149,10 +160,15 @@ def transcribe_window(
 
     Args:
         asr: the recogniser.
-        audio: 16 kHz samples. Those beyond the model's window are not used.
+        audio: samples at 16 kHz. Those beyond the model's window are not used.
         steps: measures and shows the time of each step.
         language: code or English name. None: the model detects it.
         max_new_tokens: most tokens of the text.
+
+    Example:
+        ```python
+        transcription = transcribe_window(asr, audio, Progress())
+        ```
     """
     audio = audio[: asr.config.n_samples]  # the window of some models is shorter than 30 s
     with steps("encode"):
@@ -172,9 +188,18 @@ def transcribe_window(
             heads=asr.alignment_heads,
             language=language,
         )
-    run, final = make_run(memory, prompt, generated.ids[0], asr)
+    run, next_tokens = make_run(memory, prompt, generated.ids[0], asr)
     return Transcription(
-        audio, mel, language, prompt, rules, max_new_tokens, generated, tuple(words), run, final
+        audio,
+        mel,
+        language,
+        prompt,
+        rules,
+        max_new_tokens,
+        generated,
+        tuple(words),
+        run,
+        next_tokens,
     )
 
 
@@ -194,7 +219,7 @@ def make_lens_page(
             asr.model,
             transcription.run,
             top_k,
-            final=transcription.final,
+            final=transcription.next_tokens,
             rules=transcription.rules,
             prompt_len=n_prompt,
         )
@@ -215,19 +240,26 @@ def make_lens_page(
         transcription.text,
         transcription.language,
         transcription.audio,
+        # Without the frames of padding.
         mel=np.asarray(transcription.mel)[:, : -(-len(transcription.audio) // HOP)],
         logit=table,
         encoder=encoder_rows(encoder_lens, transcription.text),
         words=transcription.words,
         signs=find_signs(transcription.generated, tokenizer, transcription.audio),
-        provenance=provenance(model=weights(asr), data=source, config=settings),
+        provenance=provenance(model=describe_weights(asr), data=source, config=settings),
     )
 
 
 def page_rules(tokenizer: Tokenizer) -> Rules:
     """Returns the rules of `transcribe`, except that a text may be empty.
 
-    Otherwise the decoder would have to generate words from every encoder layer.
+    An encoder layer may contain no words. Under the rules of `transcribe`, the decoder would
+    generate some.
+
+    Example:
+        ```python
+        rules = page_rules(asr.tokenizer)
+        ```
     """
     return rules_for(tokenizer, suppress_blank=False)
 
@@ -250,12 +282,17 @@ def make_run(
         asr: the recogniser.
 
     Returns:
-        The run, and the token that follows each of its tokens. The last one is followed by the end
-        of the text.
+        The run.
+        The token after each token of the run. After the last one comes the end of the text.
+
+    Example:
+        ```python
+        run, next_tokens = make_run(memory, asr.tokenizer.prompt(), ids, asr)
+        ```
     """
     n, end = len(prompt) + len(ids), asr.tokenizer.special.eot
     width = min(-(-n // _BUCKET_TOKENS) * _BUCKET_TOKENS, asr.config.n_text_ctx)
     tokens = jnp.asarray([[*prompt, *ids, *[end] * (width - n)]])
-    positions = jnp.where(jnp.arange(width) < n, jnp.arange(width), -1)
+    positions = jnp.where(jnp.arange(width) < n, jnp.arange(width), -1)  # -1 marks padding
     run = interventions.Run(memory=memory, tokens=tokens, positions=positions[None])
     return run, jnp.roll(tokens, -1, axis=1).at[:, -1].set(end)

@@ -1,11 +1,11 @@
-"""Turns the results of both lenses into the tables of a page."""
+"""Turns the results of the logit lens and the encoder lens into the tables of a page."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from experiments.analyses.text_kinds import category
+from experiments.analyses.text_kinds import text_category
 from experiments.pages.lens_page import EncoderRow, LogitTable
 from experiments.pages.signs import Signs
 from interventions import EncoderLens, LogitLens
@@ -17,7 +17,12 @@ from jaxasr.transcript import Word
 
 
 def token_times(words: Sequence[Word]) -> Float[np.ndarray, "T 2"]:
-    """Returns for each token the start and end, in seconds, of the word that contains it."""
+    """Returns the start and end in seconds of the word that contains each token.
+
+    Example:
+        >>> token_times([Word(" Hi!", 0.5, 0.9, 1.0, (15, 0))]).tolist()
+        [[0.5, 0.9], [0.5, 0.9]]
+    """
     times = [(word.start, word.end) for word in words for _ in word.tokens]
     return np.asarray(times, float).reshape(-1, 2)
 
@@ -29,7 +34,7 @@ def logit_table(
     first: int,
     times: Float[np.ndarray, "T 2"],
 ) -> LogitTable:
-    """Makes the table of a logit lens for its first recording.
+    """Makes the table of a logit lens, for the first recording of the lens.
 
     Args:
         tokenizer: tokenizer of the model.
@@ -59,22 +64,22 @@ def _candidate_texts(
 
 
 def encoder_rows(lens: EncoderLens, final: str) -> tuple[EncoderRow, ...]:
-    """Makes one row per encoder layer for the first recording.
+    """Makes one row per encoder layer, for the first recording of the lens.
 
     Args:
         lens: result of `interventions.encoder_lens`.
-        final: text generated from the last layer. The texts of the other layers are compared to it.
+        final: text generated from the last layer, with which the other texts are compared.
     """
     rows = []
     for tokens, logprobs, lengths, texts in zip(
         lens.tokens, lens.logprobs, lens.lengths, lens.text
     ):
         n = int(lengths[0])
-        # The mean is over the tokens and the end of the text.
+        # The mean includes the end of the text, which is one more token.
         mean_logprob = float(np.asarray(logprobs)[0].sum() / (n + 1))
         text, ids = texts[0].strip(), np.asarray(tokens)[0, :n].tolist()
-        # Loops are found first: a text that equals `final` is not correct if `final` is a loop.
-        text_kind = "loop" if is_loop(ids) else category(text, final, ids)
+        # Loops are found first, because a text that equals `final` is not correct if it is a loop.
+        text_kind = "loop" if is_loop(ids) else text_category(text, final, ids)
         rows.append(EncoderRow(text, mean_logprob, text_kind))
     return tuple(rows)
 
@@ -83,6 +88,7 @@ def find_signs(
     generated: GeneratedText, tokenizer: Tokenizer, audio: Float[np.ndarray, "n"]
 ) -> Signs:
     """Finds signs of loops and silence in the first row of a generated text."""
+    # The thresholds for silence are those of `transcribe`.
     defaults, ids = Options(), list(generated.ids[0])
     assert defaults.no_speech_threshold is not None
     assert defaults.logprob_threshold is not None

@@ -11,7 +11,7 @@ from jaxtyping import Float
 import interventions as iv
 from experiments.analyses.patch_question import PatchAnswer, PatchQuestion
 from experiments.analyses.patch_recordings import (
-    Sound,
+    Samples,
     count_longest_frames,
     generate_ids,
     stack_mels,
@@ -29,21 +29,22 @@ def check_grid(question: PatchQuestion) -> None:
     """Checks, before a model is loaded, that the site has the dimensions of the grid.
 
     Raises:
-        ValueError: a dimension does not fit; the message names `--over`.
+        ValueError: a dimension does not fit. The message names `--over`.
     """
-    # Any model will do, because the dimensions of a site are the same in all models.
+    # The dimensions of a site are the same in all models, so the smallest model serves here.
     spec = sites.spec(SIZES["tiny.en"], question.site, 1, 1)
     options = {"window_s": question.window_s, "n_frames": 1, "selected": {}}
     try:
         Grid.of(spec, question.dims, alphas=question.alphas or (1.0,), **options)
     except ValueError as error:
+        # The error names the argument `over`, which is the option `--over` on the command line.
         raise ValueError(f"--{str(error).removeprefix('--')}") from None
 
 
 def patch(
     asr: Recogniser,
-    audio: Sequence[Sound],
-    sources: Sequence[Sound] | None,
+    audio: Sequence[Samples],
+    sources: Sequence[Samples] | None,
     question: PatchQuestion,
     steps: Progress,
     open_store: Callable[[], Path],
@@ -52,18 +53,25 @@ def patch(
 
     Args:
         asr: the recogniser.
-        audio: 16 kHz samples of the targets.
-        sources: one recording per target that patches are taken from (`make_sources`), or None.
+        audio: samples of the targets at 16 kHz.
+        sources: for each target the recording that its patches are taken from, as `make_sources`
+            returns them, or None.
         question: the experiment.
         steps: shows the plan and the progress of the sweep.
-        open_store: makes and returns the folder for finished cells.
+        open_store: makes the folder for finished cells and returns its path.
 
     Returns:
         The metric of each cell, with labels.
 
     Raises:
-        ValueError: the question does not fit the recordings; for instance, the answer is not in the
+        ValueError: the question does not fit the recordings. For example, the answer is not in the
             text.
+
+    Example:
+        ```python
+        question = PatchQuestion("encoder.resid_post", ("layer",), source="zero", metric="logprob")
+        answer = patch(asr, [audio], None, question, Progress(), lambda: Path("cells"))
+        ```
     """
     sweep = patch_texts if question.sequence else _patch_token
     answer = sweep(asr, audio, sources, question, steps, open_store)
@@ -72,8 +80,8 @@ def patch(
 
 def _patch_token(
     asr: Recogniser,
-    audio: Sequence[Sound],
-    sources: Sequence[Sound] | None,
+    audio: Sequence[Samples],
+    sources: Sequence[Samples] | None,
     question: PatchQuestion,
     steps: Progress,
     open_store: Callable[[], Path],
@@ -86,7 +94,7 @@ def _patch_token(
             token.source,
             site=question.site,
             over=question.dims,
-            metric=_metric(asr, token, question.metric),
+            metric=_make_metric(asr, token, question.metric),
             window_s=question.window_s,
             n_frames=count_longest_frames(asr, audio),
             alphas=question.alphas or (1.0,),
@@ -104,10 +112,10 @@ class _ScoredToken:
     """The token that is scored, and the runs that it is scored in.
 
     Attributes:
-        target: run whose tokens are those before the scored one.
+        target: run whose tokens are those before the scored token.
         source: run that patches are taken from, or the name of a source, such as "zero".
         answer: id of the scored token.
-        foil: id of the token that logit_diff compares it with.
+        foil: id of the token that the metric logit_diff compares with the scored token.
     """
 
     target: iv.Run
@@ -118,16 +126,16 @@ class _ScoredToken:
 
 def _choose_token(
     asr: Recogniser,
-    audio: Sequence[Sound],
-    sources: Sequence[Sound] | None,
+    audio: Sequence[Samples],
+    sources: Sequence[Samples] | None,
     question: PatchQuestion,
 ) -> _ScoredToken:
     """Encodes the recordings, and chooses the scored token (the answer) and its foil.
 
-    With --text, the answer is the token after that text. Otherwise it is a token of the text that
-    the model generates: that of --answer, or the one whose probability the source changes most.
-    Without --foil, the foil is the likeliest other token. Its probability is that of the source, if
-    the source is a recording.
+    With --text, the answer is the first token after that text. Otherwise the answer is a token of
+    the text that the model generates. It is the first token of --answer, or else the token whose
+    probability the source changes most. Without --foil, the foil is the likeliest token other than
+    the answer, under the source if the source is a recording, and under the target otherwise.
     """
     prompt = asr.tokenizer.prompt(question.language)
     empty = jnp.zeros((len(audio), 1), jnp.int32)
@@ -149,11 +157,14 @@ def _choose_token(
         index = len(ids)
         answer = answers[0] if answers else int(target_logprobs[-1].argmax())
     else:
+        # Row t of the log-probabilities predicts token t + 1. The last row of the prompt therefore
+        # predicts the first token of the text.
         changes = np.abs(target_logprobs - source_logprobs)[len(prompt) - 1 : -1]
         index = _find_scored_token(asr, ids, answers, changes[np.arange(len(ids)), ids], question)
         answer = ids[index]
     n_tokens = len(prompt) + index
     foil = _choose_foil(asr, source_logprobs[n_tokens - 1], answer, question)
+    # The scored token is predicted after the last token of a run, so cut the runs before it.
     target = dataclasses.replace(target, tokens=tokens[:, :n_tokens])
     if isinstance(source, iv.Run):
         source = dataclasses.replace(source, tokens=tokens[:, :n_tokens])
@@ -184,8 +195,8 @@ def _find_scored_token(
     Args:
         asr: the recogniser.
         ids: tokens of the text.
-        answers: tokens of --answer; () to choose the token that changes most.
-        changes: how much the source changes the log-probability of each token.
+        answers: tokens of --answer. Empty: the token that changes most is chosen.
+        changes: size of the change of each token's log-probability under the source, in nats.
         question: the experiment.
     """
     if not answers:
@@ -193,7 +204,8 @@ def _find_scored_token(
     if answers[0] not in ids:
         text = asr.tokenizer.decode(ids).strip()
         raise ValueError(
-            f"--answer: {question.answer!r} is not in the text {text!r}. Give --text, too."
+            f"--answer: {question.answer!r} is not in the text {text!r}. Give --text, too, or "
+            "another --answer."
         )
     return ids.index(answers[0])
 
@@ -208,11 +220,12 @@ def _choose_foil(
 
 
 def _logprobs_of_first_example(asr: Recogniser, run: iv.Run) -> Float[np.ndarray, "T V"]:
+    # float64, so that small changes of a probability are not lost.
     logits = np.asarray(run.decode(asr.model)[0][0], np.float64)
     return logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
 
 
-def _metric(asr: Recogniser, token: _ScoredToken, name: str) -> Metric:
+def _make_metric(asr: Recogniser, token: _ScoredToken, name: str) -> Metric:
     if name == "logit_diff":
         return iv.logit_diff(token.answer, token.foil)
     if name == "kl":

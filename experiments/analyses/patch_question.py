@@ -28,6 +28,7 @@ TEXT_METRICS = (
 MAX_NEW_TOKENS = 224  # most tokens per text; Whisper's default, half of the decoder's context
 FRAME_S = 0.02  # seconds per encoder frame
 
+# Sources that are not files.
 _NUMBER = r"[-+]?\d*\.?\d+"
 _SOURCE = re.compile(
     rf"zero|mean|noise|silence|resample(:\d+)?|snr:{_NUMBER}"
@@ -42,14 +43,17 @@ class PatchQuestion:
     Attributes:
         site: site that is patched.
         over: dimensions of the grid, each one of `DIMENSIONS`.
-        source: "zero", "mean", "resample[:SEED]", a corruption of the target, or a file.
+        source: where patches are taken from: "zero", "mean", "resample[:SEED]", a corruption of the
+            target such as "snr:0", or a file.
         metric: one of `TOKEN_METRICS`, or with `sequence` one of `TEXT_METRICS`.
         sequence: True to generate whole texts, False to score one token.
-        text: words before the scored token, or with `sequence` the reference. "": the text that the
-            model generates.
-        answer: the scored word. "": the one whose probability the source changes most.
-        foil: the word that logit_diff compares with. "": the one predicted under the source.
-        alphas: strengths of the patch. (): the patch replaces the activation.
+        text: words before the scored token, or with `sequence` the reference text. "": the text
+            that the model generates.
+        answer: the scored word. "": the word whose probability the source changes most.
+        foil: the word that logit_diff compares with the answer. "": the word that the model
+            predicts under the source.
+        alphas: strengths of the patch. 0 is the target's activation, and 1 the source's. (): the
+            patch replaces the activation.
         window_s: seconds per window of the dimension "time".
         language: language of the speech, as a code or English name. None: English.
         seed: seed of noise.
@@ -57,6 +61,10 @@ class PatchQuestion:
 
     Raises:
         ValueError: an option is not valid for any model.
+
+    Example:
+        >>> PatchQuestion("decoder.mlp_out", ("layer",), source="zero", metric="logprob").dims
+        ('layer',)
     """
 
     site: str
@@ -77,9 +85,7 @@ class PatchQuestion:
         check_site(self.site)
         for dim in self.over:
             if dim not in DIMENSIONS:
-                raise ValueError(
-                    f"--over: {dim!r} is not a dimension; expected some of {', '.join(DIMENSIONS)}."
-                )
+                raise ValueError(f"--over: expected some of {', '.join(DIMENSIONS)}, got {dim!r}.")
         metrics = TEXT_METRICS if self.sequence else TOKEN_METRICS
         if self.metric not in metrics:
             when = "with" if self.sequence else "without"
@@ -92,6 +98,7 @@ class PatchQuestion:
                 "--source: expected a file, noise, silence, snr:DB, bandstop:LOW-HIGH, "
                 f"mask:START-STOP, zero, mean or resample[:SEED], got {self.source!r}."
             )
+        # A window is rounded to whole frames.
         if round(self.window_s / FRAME_S) < 1:
             raise ValueError(
                 f"--window: expected at least one frame, {FRAME_S:g} s, got {self.window_s:g} s."
@@ -101,7 +108,7 @@ class PatchQuestion:
         """Raises ValueError if the source or the metric does not allow this number of targets."""
         if self.resamples and n_targets < 2:
             raise ValueError(
-                "--source: resample takes activations of another TARGET, but there is only one. "
+                "--source: resample takes activations of another TARGET, but only one is given. "
                 "Give two or more recordings."
             )
         if n_targets > 1 and not self.sequence and not self.text:
@@ -127,11 +134,11 @@ class PatchAnswer:
 
     Attributes:
         result: metric of each cell, as `sweep` or `sequence_sweep` returns it.
-        plan: what was computed, in words.
-        scored: what was measured, in words.
-        texts: text of each recording: the words before the scored token, or the unpatched text.
-        source_sound: first recording that patches were taken from. None if they were not taken from
-            a recording.
+        plan: description of what was computed.
+        scored: description of what was measured.
+        texts: for each recording the words before the scored token, or the unpatched text.
+        source_sound: the first recording that patches were taken from. None if patches were not
+            taken from recordings.
         words: words of the first target, each with its start and end in seconds. () if "time" is
             not a dimension.
     """

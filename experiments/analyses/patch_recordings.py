@@ -1,4 +1,4 @@
-"""Prepares the recordings of a patching experiment: makes sources, features, texts and words."""
+"""Prepares the recordings of a patching experiment: sources, features, texts and word times."""
 
 from collections.abc import Sequence
 
@@ -13,22 +13,28 @@ from jaxasr import Memory, Recogniser
 from jaxasr.alignment.words import align
 from jaxasr.audio import n_frames
 
-Sound = Float[np.ndarray, "n"]
+Samples = Float[np.ndarray, "n"]  # samples of a recording at 16 kHz
 ACTIVATION_SOURCES = ("zero", "mean")  # sources that are not recordings
 
 
-def make_sources(audio: Sequence[Sound], question: PatchQuestion) -> list[Sound] | None:
+def make_sources(audio: Sequence[Samples], question: PatchQuestion) -> list[Samples] | None:
     """Makes for each target the recording that its patches are taken from.
 
     Args:
-        audio: 16 kHz samples of the targets.
-        question: the experiment. Its `source` is used.
+        audio: samples of the targets at 16 kHz.
+        question: the experiment. Only its `source` and `seed` are used.
 
     Returns:
         One recording per target, or None if the source is not a recording.
 
     Raises:
         ValueError: the source does not fit a target, such as a mask after the target's end.
+
+    Example:
+        ```python
+        question = PatchQuestion("encoder.resid_post", ("layer",), "snr:0", "logprob")
+        [noisy] = make_sources([audio], question)
+        ```
     """
     if question.source in ACTIVATION_SOURCES or question.resamples:
         return None
@@ -36,7 +42,7 @@ def make_sources(audio: Sequence[Sound], question: PatchQuestion) -> list[Sound]
     return None if corrupt is None else [corrupt(sound) for sound in audio]
 
 
-def stack_mels(asr: Recogniser, audio: Sequence[Sound]) -> Float[Array, "B M F"]:
+def stack_mels(asr: Recogniser, audio: Sequence[Samples]) -> Float[Array, "B M F"]:
     """Computes the log-mel features of each recording for one window of the model."""
     config = asr.config
     return jnp.stack(
@@ -47,7 +53,7 @@ def stack_mels(asr: Recogniser, audio: Sequence[Sound]) -> Float[Array, "B M F"]
     )
 
 
-def count_longest_frames(asr: Recogniser, audio: Sequence[Sound]) -> int:
+def count_longest_frames(asr: Recogniser, audio: Sequence[Samples]) -> int:
     """Returns the number of encoder frames of the longest recording, without padding."""
     return min(max(n_frames(len(sound)) for sound in audio), asr.config.n_audio_ctx)
 
@@ -60,12 +66,12 @@ def generate_ids(asr: Recogniser, memory: Memory, question: PatchQuestion) -> li
 
 
 def word_times(
-    asr: Recogniser, sound: Sound, question: PatchQuestion
+    asr: Recogniser, sound: Samples, question: PatchQuestion
 ) -> tuple[tuple[str, float, float], ...]:
     """Aligns the words of one recording, if "time" is a dimension of the grid.
 
     Returns:
-        The text, start and end in seconds of each word. () if "time" is not a dimension.
+        For each word its text, its start and its end in seconds. () if "time" is not a dimension.
     """
     if "time" not in question.dims:
         return ()

@@ -14,7 +14,7 @@ import interventions as iv
 import jaxasr
 from experiments.analyses.patch_question import PatchAnswer, PatchQuestion
 from experiments.analyses.patch_recordings import (
-    Sound,
+    Samples,
     count_longest_frames,
     generate_ids,
     stack_mels,
@@ -25,14 +25,14 @@ from interventions.edits.base import PatchValue
 from interventions.patching.grid import Grid
 from interventions.patching.sources import activation, resampled
 from interventions.storage.fingerprints import fingerprint
-from interventions.storage.results import cached
+from interventions.storage.results import load_or_compute
 from interventions.storage.text_files import only_writer
 from jaxasr import Memory, Recogniser, sites
 from jaxasr.audio import n_frames
 from jaxasr.config import FRAMES_PER_S
 from jaxasr.taps import Edit
 
-Mels = Float[Array, "B M F"]
+Mels = Float[Array, "B M F"]  # log-mel features of several recordings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,18 +72,21 @@ class _Patching:
 
 def patch_texts(
     asr: Recogniser,
-    audio: Sequence[Sound],
-    sources: Sequence[Sound] | None,
+    audio: Sequence[Samples],
+    sources: Sequence[Samples] | None,
     question: PatchQuestion,
     steps: Progress,
     open_store: Callable[[], Path],
 ) -> PatchAnswer:
-    """Generates the text of every recording under every patch. `patch` explains the arguments."""
+    """Generates the text of every recording under the patch of every cell.
+
+    `experiments.analyses.patch.patch` explains the arguments.
+    """
     with steps("encode and plan"):
         mel = stack_mels(asr, audio)
         memory = asr.model.encode(mel)[0]
-        start = np.asarray(asr.tokenizer.prompt(question.language), np.int32)
-        prompt, ids = np.tile(start, (len(audio), 1)), generate_ids(asr, memory, question)
+        prompt_ids = np.asarray(asr.tokenizer.prompt(question.language), np.int32)
+        prompt, ids = np.tile(prompt_ids, (len(audio), 1)), generate_ids(asr, memory, question)
         frames = np.array([n_frames(len(sound)) for sound in audio])
         targets = _Targets(mel, memory, prompt, ids, frames)
         patching = _make_patching(asr, targets, sources, question)
@@ -132,7 +135,7 @@ def _sweep(
     store: Path,
     progress: Callable[[float, float], None],
 ) -> xr.Dataset:
-    """Sweeps layer by layer, and keeps each finished layer in `store`."""
+    """Sweeps layer by layer, and saves each finished layer in the folder `store`."""
     digest = fingerprint(
         question=question,
         model=(asr.checkpoint.sha256, asr.config),
@@ -144,6 +147,7 @@ def _sweep(
     on_encoder = sites.stack_of(question.site) == "encoder"
     options: dict[str, Any] = {
         "memory": patching.mel if on_encoder else asr.model.encode(patching.mel)[0],
+        # `resize` repeats the prompts for the rows of the sources.
         "prompt": np.resize(targets.prompt, (len(patching.mel), targets.prompt.shape[1])),
         "edits_of": AtCell(patching.edit, question.site, grid.window, grid.n_frames),
         "references": [question.text] * len(targets.mel) if question.text else None,
@@ -154,16 +158,17 @@ def _sweep(
     def sweep_layer(layers: list[int]) -> xr.Dataset:
         layer_grid = _make_grid(asr, targets, question, grid.n_frames, layers or None)
         return iv.sequence_sweep(
-            asr, cells=layer_grid.flat(), coords=layer_grid.labels(), **options
+            asr, cells=layer_grid.cell_coords(), coords=layer_grid.labels(), **options
         )
 
+    # One group per layer, or a single group if "layer" is not a dimension of the grid.
     groups = [[int(layer)] for layer in grid.coords.get("layer", ())] or [[]]
     parts = []
     with only_writer(store):
         for i, layers in enumerate(groups):
             path = store / f"texts-{digest[:12]}-{i}.zarr"
             key = f"{digest} {layers}"
-            parts.append(cached(path, key, lambda layers=layers: sweep_layer(layers)))
+            parts.append(load_or_compute(path, key, lambda layers=layers: sweep_layer(layers)))
             progress(i + 1, len(groups))
     window = {"window_s": grid.window / FRAMES_PER_S} if "time" in grid.coords else {}
     return _concatenate_layers(parts).assign_attrs({"site": question.site, **window})
@@ -172,18 +177,20 @@ def _sweep(
 def _concatenate_layers(parts: list[xr.Dataset]) -> xr.Dataset:
     if len(parts) == 1:
         return parts[0]
+    # Variables without the dimension "layer", such as the baseline, are equal in all parts.
     cells = [name for name, values in parts[0].items() if "layer" in values.dims]
     return xr.concat(parts, "layer", data_vars=cells, coords="minimal", compat="override")
 
 
 def _make_patching(
-    asr: Recogniser, targets: _Targets, sources: Sequence[Sound] | None, question: PatchQuestion
+    asr: Recogniser, targets: _Targets, sources: Sequence[Samples] | None, question: PatchQuestion
 ) -> _Patching:
+    """Makes the edit of the question's source, and the batch of recordings that the edit needs."""
     if question.source == "zero":
-        return _Patching(_patch_edit(jnp.zeros(()), question), targets.mel)
+        return _Patching(_make_edit(jnp.zeros(()), question), targets.mel)
     if question.source == "mean":
         return _Patching(
-            _patch_edit(_mean_activation(asr, targets, question), question), targets.mel
+            _make_edit(_mean_activation(asr, targets, question), question), targets.mel
         )
     n = len(targets.mel)
     if question.resamples:
@@ -194,17 +201,19 @@ def _make_patching(
     if sites.stack_of(question.site) == "encoder":
         readout = jaxasr.select(question.site)
         value = asr.model.encode(source_mel, readout=readout)[1][question.site]
-        return _Patching(_patch_edit(value, question), targets.mel)
-    # Row n + b of the batch is the source of target b. It decodes the tokens of target b, so that
-    # both rows are always at the same position.
+        return _Patching(_make_edit(value, question), targets.mel)
+    # Row n + b of the batch is the source of target b. Both rows read the activation of row n + b,
+    # which does not change the source. Both decode the tokens of row b, so that they are always at
+    # the same position.
     source_rows = np.tile(np.arange(n, 2 * n), 2)
     leader = np.tile(np.arange(n), 2)
-    edit = _patch_edit(iv.FromRow(jnp.asarray(source_rows)), question)
+    edit = _make_edit(iv.FromRow(jnp.asarray(source_rows)), question)
     return _Patching(edit, jnp.concatenate([targets.mel, source_mel]), leader)
 
 
 def _resampled_rows(n: int, source: str) -> Int[np.ndarray, "n"]:
     """Draws another row for each row, as `sweep` does for the source "resample"."""
+    # Each recording stands for its row number, so that the resampled recordings are row numbers.
     numbers = jnp.arange(n, dtype=jnp.float32)[:, None, None]
     run = iv.Run(mel=numbers, tokens=jnp.zeros((n, 1), jnp.int32))
     return np.asarray(resampled(run, source).mel).astype(int).ravel()
@@ -222,15 +231,17 @@ def _mean_activation(asr: Recogniser, targets: _Targets, question: PatchQuestion
         per_frame = n_steps // asr.config.n_audio_ctx  # 2 at the first convolution
         is_speech = np.arange(n_steps) < per_frame * targets.n_frames[:, None]
         return mean_ablation(acts[site], site, jnp.asarray(is_speech)).value
+    # Pad the texts to one length. `is_text` excludes the padding from the mean.
     lengths = np.array([len(row) for row in targets.ids])
     ids = np.full((len(lengths), lengths.max()), asr.tokenizer.special.eot, np.int32)
     for row, row_ids in zip(ids, targets.ids):
         row[: len(row_ids)] = row_ids
     tokens = np.concatenate([targets.prompt, ids], 1)
-    valid = np.arange(tokens.shape[1]) < targets.prompt.shape[1] + lengths[:, None]
+    is_text = np.arange(tokens.shape[1]) < targets.prompt.shape[1] + lengths[:, None]
     run = iv.Run(memory=targets.memory, tokens=jnp.asarray(tokens))
-    return mean_ablation(activation(asr.model, run, site), site, valid).value
+    return mean_ablation(activation(asr.model, run, site), site, is_text).value
 
 
-def _patch_edit(value: Any, question: PatchQuestion) -> Edit:
+def _make_edit(value: Any, question: PatchQuestion) -> Edit:
+    """Makes an edit that patches `value`. With --alpha, the grid sets the strength of the edit."""
     return iv.Mix(jnp.float32(1), value) if question.alphas else iv.Patch(value)

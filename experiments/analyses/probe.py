@@ -12,7 +12,7 @@ import xarray as xr
 from experiments.analyses.probe_question import FRAME_VALUES, ProbeQuestion
 from experiments.analyses.probe_rows import ProbeRows, convert_labels, label_column, select_rows
 from experiments.data.corpora import Corpus
-from experiments.data.frame_labels import TIERS
+from experiments.data.frame_labels import TIER_OF_KIND
 from experiments.store import pools
 from interventions import Bank, fit_probes
 from interventions.figures.plots import ACCENT, BLUE, GREY, TEAL, escape_for_drawing, panels
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_CONTROLS = ("shuffled", "majority", "by_row", "control_task", "selectivity")  # columns, if fitted
-_LINES = {  # column of a control in the table: colour and style of its line in the figure
+# Columns of the table, for those controls that were fitted.
+_CONTROLS = ("shuffled", "majority", "by_row", "control_task", "selectivity")
+_LINES = {  # by column of a control: colour and style of its line in the figure
     "majority": (GREY, ":"),
     "shuffled": (GREY, "--"),
     "mel": (TEAL, ":"),
@@ -52,8 +53,13 @@ def check_labels(corpus: Corpus, question: ProbeQuestion) -> None:
     """Checks, before activations are computed, that probes can be fitted on the corpus.
 
     Raises:
-        ValueError: a column or all recordings are missing, labels are not numbers as the target
+        ValueError: a column is missing, no recording exists, labels are not numbers as the target
             requires, all rows have one class, or the groups cannot be split into folds.
+
+    Example:
+        ```python
+        check_labels(corpus, ProbeQuestion("gender", group="speaker"))
+        ```
     """
     pools.check_sites([question.site])
     pools.parse(question.pool)
@@ -61,7 +67,7 @@ def check_labels(corpus: Corpus, question: ProbeQuestion) -> None:
     utterances = corpus.utterances
     if not any(utterance.read or utterance.path.exists() for utterance in utterances):
         raise ValueError(
-            f"{corpus.name}: none of its {len(corpus)} recordings is there; the first is "
+            f"{corpus.name}: expected recordings, found none of its {len(corpus)}. The first is "
             f"{str(utterances[0].path)!r}."
         )
     if question.frames:  # labels of frames are computed only when the recordings are read
@@ -70,6 +76,7 @@ def check_labels(corpus: Corpus, question: ProbeQuestion) -> None:
     keep, _ = select_rows(column, question)
     y = convert_labels(column(question.label)[keep], question.target)
     if question.target == "class":
+        # `number_classes` refuses a single class, and `fold_masks` groups that cannot be split.
         numbers, classes = inputs.number_classes(y, len(y), len(question.seeds))
         groups = None if question.group is None else column(question.group)[keep].astype(str)
         folds.fold_masks(numbers, groups, question.folds, question.seeds, classes)
@@ -77,11 +84,14 @@ def check_labels(corpus: Corpus, question: ProbeQuestion) -> None:
 
 def _check_columns(corpus: Corpus, question: ProbeQuestion) -> None:
     tiers = {tier for utterance in corpus.utterances for tier in utterance.tiers}
-    columns = [*corpus.label_names(), *(name for name, tier in TIERS.items() if tier in tiers)]
+    columns = [
+        *corpus.label_names(),
+        *(name for name, tier in TIER_OF_KIND.items() if tier in tiers),
+    ]
     for option, name in question.columns.items():
         if name is not None and name not in (*columns, *FRAME_VALUES):
             raise ValueError(
-                f"{option}: no column {name!r} with values in {corpus.name}; columns: "
+                f"{option}: no column {name!r} with values in {corpus.name}. It has the columns "
                 f"{', '.join(columns)}."
             )
 
@@ -99,6 +109,12 @@ def fit_with_controls(
     Raises:
         ValueError: all rows have one class, the groups cannot be split into folds, or an activation
             is NaN.
+
+    Example:
+        ```python
+        question = ProbeQuestion("gender", group="speaker")
+        answer = fit_with_controls(read_rows(activations, corpus, question), question)
+        ```
     """
     bank = fit_probes(
         rows.X,
@@ -118,6 +134,7 @@ def fit_with_controls(
         bank, rows.X, rows.groups, folds=question.folds, types=rows.types, baselines=rows.baselines
     )
     table = _make_table(bank.accuracy, bank.summary(rows.groups), control_scores)
+    # Order the balanced accuracies as the rows of the table.
     balanced = scores.balanced_accuracy(bank).mean("seed").to_series()
     cells = pandas.MultiIndex.from_arrays([table["layer"], table["penalty"]])
     table["balanced"] = balanced.reindex(cells).values
@@ -125,7 +142,7 @@ def fit_with_controls(
 
 
 def _score_value_controls(rows: ProbeRows, question: ProbeQuestion) -> xr.Dataset:
-    """Scores the controls for numeric labels: shuffled labels, and probes of each baseline."""
+    """Fits probes of numeric labels with shuffled labels and with each baseline. Returns scores."""
 
     def fit_r2(X: np.ndarray, y: np.ndarray) -> xr.DataArray:
         return fit_probes(
@@ -139,6 +156,7 @@ def _score_value_controls(rows: ProbeRows, question: ProbeQuestion) -> xr.Datase
         ).r2
 
     shuffled = fit_r2(rows.X, np.random.default_rng(0).permutation(rows.y))
+    # A baseline has the same features [N, F] for all layers, so it is fitted as a single layer.
     baseline_scores = [
         fit_r2(values[None], rows.y).isel(layer=0, drop=True) for values in rows.baselines.values()
     ]
@@ -168,6 +186,7 @@ def _make_table(
         baseline = control_scores.baselines.sel(baseline=name, drop=True)
         columns[str(name)] = baseline.mean(("fold", "seed"))
     cells = score.mean(("fold", "seed"))
+    # The score of a baseline has no layer. It is repeated in the row of every layer.
     grid = {name: xr.DataArray(value).broadcast_like(cells) for name, value in columns.items()}
     return xr.Dataset(grid).to_dataframe().reset_index()
 
@@ -178,6 +197,11 @@ def draw_scores(tables: dict[str, pandas.DataFrame], title: str) -> "Figure":
     Args:
         tables: the table of a `ProbeAnswer` by the name of its model.
         title: title above all panels.
+
+    Example:
+        ```python
+        figure = draw_scores({"tiny.en": answer.table}, "gender")
+        ```
     """
     fig, axes = panels(1, len(tables), sharey=True)
     score = "accuracy"

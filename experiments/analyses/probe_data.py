@@ -16,7 +16,7 @@ def open_corpora(
     """Opens the recordings of a manifest.
 
     A condition on the column `noise` applies only to the rows that probes are fitted on. The store
-    has the activations for all noises, so that probes with other conditions can share it.
+    contains the activations of all noisy copies, so that probes with other conditions can share it.
 
     Args:
         manifest: a manifest, a folder of a corpus, or hf:NAME, as for `jaxasr probe`.
@@ -24,8 +24,13 @@ def open_corpora(
         noise: noises as for `--noise`. A copy of every recording is added with each noise.
 
     Returns:
-        Two corpora: the recordings whose activations are stored, and those that the probes are
-        fitted on.
+        The recordings whose activations are stored.
+        The recordings that probes are fitted on.
+
+    Example:
+        ```python
+        stored, probed = open_corpora("manifest.jsonl", {"noise": ["snr:10"]}, ["snr:10"])
+        ```
     """
     noise_condition = {
         column: conditions[column] for column in ("noise",) if noise and column in conditions
@@ -46,15 +51,15 @@ def open_activations(
     batch: int,
     steps: Progress,
 ) -> store.Store:
-    """Opens the store of the activations. Extracts the activations that it lacks.
+    """Opens the store of the activations, after extracting those that it lacks.
 
     Args:
         asr: the recogniser.
         corpus: recordings whose activations are stored.
         question: the experiment. Its site and pool are stored.
         path: folder of the store.
-        text: text that decoder sites are read over, "greedy" or "transcript".
-        batch: recordings per pass.
+        text: text that the decoder reads, "greedy" or "transcript".
+        batch: recordings per pass. An existing store keeps the number of its first run.
         steps: shows progress.
     """
     sites = (question.site, question.embedding_site)
@@ -72,4 +77,6 @@ def open_activations(
     speed = activations.attrs["speed"]
     per_second = speed["utterances"] / max(speed["seconds"], 1e-3)
     steps.note(f"{speed['utterances']} recordings, {per_second:.2f} per second")
+    if (first_batch := activations.attrs["settings"]["batch"]) != batch:
+        steps.note(f"--batch {first_batch}, as in the first run, because it changes the rounding")
     return activations

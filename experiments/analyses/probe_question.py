@@ -6,9 +6,9 @@ from experiments.site_names import check_site
 
 # Labels of frames, not of recordings.
 FRAME_CLASSES = ("phone", "word")  # from time-aligned annotations
-FRAME_VALUES = ("energy", "f0")  # in dB and in Hz
-TARGETS = ("class", "value")
-TEXTS = ("greedy", "transcript")
+FRAME_VALUES = ("energy", "f0")  # numbers in dB and in Hz
+TARGETS = ("class", "value")  # kinds of labels: classes, or numbers
+TEXTS = ("greedy", "transcript")  # texts that the decoder reads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,17 +19,21 @@ class ProbeQuestion:
         label: column that probes predict, or one of `FRAME_CLASSES` and `FRAME_VALUES`.
         site: site whose activations the probes read.
         pool: how the activations of a recording become one row. "frames": every frame is a row.
-        group: column whose rows with equal values are all fitted or all held out.
-        types: column of types for the control task.
+        group: column such as "speaker". Rows with equal values are all fitted or all held out.
+        types: column of types for the control task, in which each type has a random label.
         target: "class", or "value" for numbers.
         penalties: strengths of the L2 penalty.
         folds: number of folds of the cross-validation.
         seeds: seeds of the random splits into folds.
         min_count: classes with fewer rows are left out.
-        max_rows: most frames. Of more, a sample is used.
+        max_rows: most frames. If there are more, a random sample of this size is used.
 
     Raises:
         ValueError: an option is not valid for any model.
+
+    Example:
+        >>> ProbeQuestion("gender", site="decoder.mlp_out").embedding_site
+        'decoder.embed'
     """
 
     label: str
@@ -50,7 +54,7 @@ class ProbeQuestion:
             raise ValueError(f"--target: expected class or value, got {self.target!r}.")
         for penalty in self.penalties:
             if penalty < 0:
-                raise ValueError(f"--penalty: expected numbers from 0 on, got {penalty:g}.")
+                raise ValueError(f"--penalty: expected numbers of at least 0, got {penalty:g}.")
 
     @property
     def frames(self) -> bool:
@@ -64,17 +68,27 @@ class ProbeQuestion:
 
     @property
     def columns(self) -> dict[str, str | None]:
-        """Columns of the manifest that are used, by the option that names them."""
+        """The column of the manifest that each option names. None: the option is not given."""
         return {"--label": self.label, "--group": self.group, "--types": self.types}
 
 
 def default_pool(label: str, site: str) -> str:
-    """Returns the pool for a label and a site if --pool is not given."""
+    """Returns the pool for a label and a site if --pool is not given.
+
+    Example:
+        >>> default_pool("phone", "encoder.resid_post")
+        'frames'
+    """
     if label in (*FRAME_CLASSES, *FRAME_VALUES):
         return "frames"
     return "last" if site.startswith("decoder.") else "speech"
 
 
 def default_target(label: str, target: str) -> str:
-    """Returns "value" for a label in `FRAME_VALUES`, else `target`."""
+    """Returns "value" for a label in `FRAME_VALUES`, else `target`.
+
+    Example:
+        >>> default_target("energy", "class")
+        'value'
+    """
     return "value" if label in FRAME_VALUES else target

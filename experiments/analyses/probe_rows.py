@@ -1,4 +1,4 @@
-"""Reads from a store the rows that probes are fitted on: activations, labels and baselines."""
+"""Reads the rows that probes are fitted on: activations from a store, labels and baselines."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -24,10 +24,10 @@ class ProbeRows:
     Attributes:
         X: activations of every layer.
         y: labels.
-        groups: group of each row, or None. Rows of one group are in the same fold.
+        groups: group of each row, or None. All rows of a group are in one fold.
         types: type of each row for the control task, or None.
-        baselines: features of the same rows that probes are compared with, by name.
-        left_out: number of rows left out, by reason.
+        baselines: other features of the same rows, by name. Probes of them are a comparison.
+        left_out: number of rows that were left out, by reason.
     """
 
     X: Float[np.ndarray, "L N D"]
@@ -51,6 +51,11 @@ def read_rows(
 
     Raises:
         ValueError: no row has the label, or labels are not numbers as the target requires.
+
+    Example:
+        ```python
+        rows = read_rows(activations, corpus, ProbeQuestion("gender", group="speaker"))
+        ```
     """
     utterances = {utterance.id: utterance for utterance in corpus.utterances}
     stored = [name for name in store.ids if name in utterances]
@@ -68,6 +73,7 @@ def _read_recordings(
 
     ids = [utterance.id for utterance in utterances]
     keep, left_out = select_rows(column, question)
+    # `utterances` has the order of the store, so the positions of its ids are ascending.
     rows = np.flatnonzero(np.isin(store.ids, ids))[keep]
     baselines = {
         "mel": store.mel()[rows],
@@ -91,6 +97,7 @@ def _read_frames(
         return label_column(utterances, name)[utterance_of_frame]
 
     keep, left_out = select_rows(column, question)
+    # `keep` selects frames while they are read, because all frames may not fit into memory.
     X, embedding = (
         store.frames(site, ids, keep)[0] for site in (question.site, question.embedding_site)
     )
@@ -117,24 +124,26 @@ def _make_rows(
 
 def _mel_of_frames(utterance: Utterance, n: int, asr: Recogniser) -> Float[np.ndarray, "N M"]:
     """Returns log-mel features of n encoder frames. Each is the mean of two mel frames."""
+    # From [M, 2 n] to [n, M].
     mel = np.asarray(log_mel(utterance.samples(), asr.config.n_mels))[:, : 2 * n]
     return mel.reshape(len(mel), -1, 2).mean(-1).T
 
 
 def label_column(utterances: Sequence[Utterance], name: str) -> np.ndarray:
-    """Returns the value of a column for each recording, None if it has none."""
+    """Returns the value of a column for each recording, with None for unknown values."""
     return np.array([utterance.label(name) for utterance in utterances], dtype=object)
 
 
 def select_rows(column: ReadColumn, question: ProbeQuestion) -> tuple[np.ndarray, dict[str, int]]:
-    """Selects the rows that have a label and a group. Leaves out rare classes.
+    """Selects the rows that have a label and a group, without rows of rare classes.
 
     Args:
         column: returns the values of all rows, given the name of a column.
         question: the experiment. If there are more than `max_rows` frames, a sample is selected.
 
     Returns:
-        Indices of the selected rows, and the number of rows left out, by reason.
+        Indices of the selected rows.
+        Number of rows that are left out, by reason.
 
     Raises:
         ValueError: no row has a label and a group.
@@ -148,7 +157,7 @@ def select_rows(column: ReadColumn, question: ProbeQuestion) -> tuple[np.ndarray
         has_group = ~_are_missing(column(question.group))
     if not (has_label & has_group).any():
         raise ValueError(
-            f"--group: no recording with a value of {question.label!r} has one of "
+            f"--group: no recording has a value in both columns, {question.label!r} and "
             f"{question.group!r}."
         )
     left_out = {
@@ -160,7 +169,7 @@ def select_rows(column: ReadColumn, question: ProbeQuestion) -> tuple[np.ndarray
         values, inverse, counts = np.unique(
             labels[keep].astype(str), return_inverse=True, return_counts=True
         )
-        rare = counts < question.min_count
+        rare = counts < question.min_count  # for each class
         for value, n in zip(values[rare], counts[rare]):
             left_out[f"{question.label} {value}"] = int(n)
         keep = keep[~rare[inverse]]
@@ -184,6 +193,10 @@ def convert_labels(values: np.ndarray, target: str) -> np.ndarray:
 
     Raises:
         ValueError: a label is not a number.
+
+    Example:
+        >>> convert_labels(np.array(["3", 4.5], dtype=object), "value").tolist()
+        [3.0, 4.5]
     """
     try:
         return values.astype(float if target == "value" else str)

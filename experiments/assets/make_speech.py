@@ -1,8 +1,9 @@
-"""Makes `speech/`, the built-in recordings of `jaxasr reproduce`: `python make_speech.py`.
+"""Makes `speech/`, the built-in recordings of `jaxasr reproduce`. Run `python make_speech.py`.
 
-Voice and versions are those of `make_demo.py`. There are three sets: `sentences`; `words`, single
-words of four categories; `pairs`, sentences in which a similar-sounding word replaces the expected
-one. The texts are ours; the recordings are published under CC0.
+Voice and versions are those of `make_demo.py`. There are three sets of recordings. `sentences` are
+ordinary sentences. `words` are single words of four categories. `pairs` are sentences in which a
+word of similar sound replaces the expected word. The texts are ours. The recordings are published
+under CC0.
 """
 
 import json
@@ -15,7 +16,7 @@ import soundfile
 from make_demo import PEAK, RATE, SEED, synthesise
 from piper import PiperVoice
 
-SILENCE_S = 0.2  # at both ends
+SILENCE_S = 0.2  # seconds of silence at both ends
 SENTENCES = (
     "The farmer sold his old red truck last winter.",
     "Seven small boats went out before the storm.",
@@ -28,7 +29,7 @@ SENTENCES = (
     "He forgot to lock the door of the garden shed.",
     "A cold wind blew over the empty market square.",
 )
-WORDS = {
+WORDS = {  # words by category
     "animals": ("tiger", "rabbit", "monkey", "donkey", "spider", "chicken"),
     "countries": ("Norway", "Brazil", "Canada", "Egypt", "Poland", "Japan"),
     "clothing": ("jacket", "trousers", "sweater", "slippers", "apron", "mitten"),
@@ -46,7 +47,7 @@ PAIRS = (  # spoken sentence, expected word, target word in its place
 
 def rows() -> list[dict]:
     """Returns the rows of the manifest, without durations."""
-    plain = [{"set": "sentences", "transcript": text} for text in SENTENCES]
+    sentences = [{"set": "sentences", "transcript": text} for text in SENTENCES]
     words = [
         {"set": "words", "transcript": word, "category": kind}
         for kind, members in WORDS.items()
@@ -57,12 +58,12 @@ def rows() -> list[dict]:
         for text, expected, target in PAIRS
     ]
     shared = {"lang": "en", "speaker": "joe", "gender": "M", "speech_kind": "TTS", "licence": "CC0"}
-    numbered = [(n, row) for group in (plain, words, pairs) for n, row in enumerate(group)]
+    numbered = [(n, row) for group in (sentences, words, pairs) for n, row in enumerate(group)]
     return [{"path": f"speech/{row['set']}-{n:02d}.flac", **row, **shared} for n, row in numbered]
 
 
 def recording(voice: PiperVoice, text: str) -> np.ndarray:
-    """Synthesises a text with silence at both ends, as 16 kHz samples."""
+    """Synthesises a text with silence at both ends. Returns samples at 16 kHz."""
     silence = np.zeros(int(SILENCE_S * RATE), np.float32)
     audio = np.concatenate([silence, synthesise(voice, text), silence])
     return (audio * (PEAK / np.abs(audio).max())).astype(np.float32)

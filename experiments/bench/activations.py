@@ -39,7 +39,7 @@ def _corpus(n: int) -> Corpus:
     from experiments.data import real_speech
     from experiments.data.corpora import Utterance, with_noise
 
-    clips = real_speech.spread(real_speech.recordings(SETS), n)
+    clips = real_speech.select_evenly(real_speech.recordings(SETS), n)
     if len(clips) < n:
         raise ValueError(
             f"data: expected {n} recordings of {', '.join(SETS)}, found {len(clips)}. "

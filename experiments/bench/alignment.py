@@ -116,7 +116,7 @@ def clips(n: int | None) -> list[dict[str, Any]]:
     if not recordings:
         raise typer.BadParameter("expected a data folder with timit_align.jsonl, see --data.")
     if n is not None:
-        recordings = real_speech.spread(
+        recordings = real_speech.select_evenly(
             recordings, n, lambda recording: recording.labels["speaker"]
         )
     return [
@@ -147,7 +147,7 @@ def measure(
         Heads and `summary` by name. Our aligner has one entry per set of heads.
     """
     libri = real_speech.recordings(("libri_train100",))
-    head_choice_paths = [str(clip.path) for clip in real_speech.spread(libri, choose_on)]
+    head_choice_paths = [str(clip.path) for clip in real_speech.select_evenly(libri, choose_on)]
     with tempfile.TemporaryDirectory() as scratch:
         job = {
             "model": model,

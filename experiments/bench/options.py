@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from interventions.storage.text_files import plain, write_text
+from interventions.storage.text_files import to_json_types, write_text
 
 Data = Annotated[
     Path | None,
@@ -38,4 +38,4 @@ def start(data: Path | None, width: int = 120) -> Console:
 def save(out: Path | None, numbers: dict[str, Any]) -> None:
     """Writes numbers to `out` as JSON, atomically; does nothing if `out` is None."""
     if out:
-        write_text(out, json.dumps(plain(numbers), indent=1, ensure_ascii=False) + "\n")
+        write_text(out, json.dumps(to_json_types(numbers), indent=1, ensure_ascii=False) + "\n")

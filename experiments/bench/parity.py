@@ -196,14 +196,14 @@ def main(
         )
     asr = jaxasr.load(model)
     comparisons = []
-    for row in compare_tokens(asr, real_speech.spread(usable, n)):
+    for row in compare_tokens(asr, real_speech.select_evenly(usable, n)):
         comparisons.append(row)
         if row.step >= 0:
             place = f"{Path(row.path).name} at step {row.step}, torch's margin {row.margin:.1e}"
             console.print(f"{row.verdict}: {place}\n  ours  {row.ours}\n  torch {row.torch}")
     console.print(_token_table(model, comparisons))
     labelled = real_speech.recordings(LABELLED, "en", labelled=True) if n_wer else []
-    rates = word_errors(asr, real_speech.spread(labelled, n_wer)) if n_wer else {}
+    rates = word_errors(asr, real_speech.select_evenly(labelled, n_wer)) if n_wer else {}
     console.print(_rate_table(model, rates))
     rows = [
         dataclasses.asdict(row) | {"verdict": row.verdict, "path": Path(row.path).name}

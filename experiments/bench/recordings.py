@@ -127,7 +127,9 @@ def _features(n: int, n_mels: int, at_least_s: float) -> tuple[np.ndarray, list[
     from jaxasr.config import N_SAMPLES, SAMPLE_RATE
 
     labelled = real_speech.recordings(SETS, "en", labelled=True)
-    clips = real_speech.spread([clip for clip in labelled if clip.duration_s >= at_least_s], n)
+    clips = real_speech.select_evenly(
+        [clip for clip in labelled if clip.duration_s >= at_least_s], n
+    )
     paths = [clip.path for clip in clips] or [real_speech.DEMO] * n
     audios = [load_audio(path)[:N_SAMPLES] for path in paths]
     mels = np.stack([np.asarray(log_mel(pad_or_trim(audio), n_mels)) for audio in audios])

@@ -68,14 +68,14 @@ class Ours:
 def _store_speed(asr: Any, path: Path, megabytes: int) -> dict[str, float]:
     from experiments import store
     from experiments.store import integrity, layout
-    from experiments.store.passes import Job as StoreJob
+    from experiments.store.passes import ExtractionJob
 
     site, batch, config = "encoder.resid_post", 64, asr.config
     n_layers, width = config.n_audio_layer, config.n_audio_state
     # A float32 value has 4 bytes; only full batches are written.
     n = max(1, megabytes * 10**6 // (4 * n_layers * width) // batch) * batch
     attributes = integrity.identity({}, {}, {"sites": [site], "pools": ["speech"], "text": None})
-    job = StoreJob((site,), ("speech",), False, None, "en", 1)
+    job = ExtractionJob((site,), ("speech",), False, None, "en", 1)
     names = list(map(str, range(n)))
     group = layout.create(path, attributes, job, config, names, "float32", batch)
     x = np.random.default_rng(0).normal(size=(n_layers, batch, width)).astype(np.float32)
@@ -209,7 +209,7 @@ def main(
 def _files(n: int) -> list[str]:
     from experiments.data import real_speech
 
-    clips = real_speech.spread(real_speech.recordings(SETS), n)
+    clips = real_speech.select_evenly(real_speech.recordings(SETS), n)
     if len(clips) < n:
         raise ValueError(
             f"--clips {n}: there are {len(clips)} recordings here. "

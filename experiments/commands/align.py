@@ -84,10 +84,10 @@ def align(
 
 
 def _provenance(asr: "Recogniser", audio: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    from experiments.runtime import weights
+    from experiments.runtime import describe_weights
     from interventions.storage.provenance import provenance
 
-    return provenance(model=weights(asr), data=str(audio), config=settings)
+    return provenance(model=describe_weights(asr), data=str(audio), config=settings)
 
 
 def read_text(path: Path) -> str:

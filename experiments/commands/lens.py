@@ -87,7 +87,13 @@ def write_lens_page(
 
     from experiments.analyses.lens import lens_page
     from experiments.pages import lens_page as html_page, terminal
-    from interventions.storage.text_files import plain, printable, to_json, write_json, write_text
+    from interventions.storage.text_files import (
+        printable,
+        to_json,
+        to_json_types,
+        write_json,
+        write_text,
+    )
 
     page = lens_page(
         opened.asr,
@@ -106,7 +112,7 @@ def write_lens_page(
     opened.note_unread(steps)
     path = out / "index.html"
     if json:
-        print(to_json(plain(summary | {"page": str(path)})))
+        print(to_json(to_json_types(summary | {"page": str(path)})))
     else:
         terminal.print_page(page)
         print(f"\n{printable(path)}")

@@ -194,7 +194,7 @@ def _run(
             source_sound=answer.source_sound,
             words=answer.words,
             provenance=provenance(
-                model=runtime.weights(asr),
+                model=runtime.describe_weights(asr),
                 data=[str(path) for path in targets],
                 config=dataclasses.asdict(question),
                 seed=question.seed,

@@ -48,6 +48,7 @@ _NOISE_HELP = (
 _TYPES_HELP = (
     "Column of types for the control task, in which each type has a random label (Hewitt & Liang)."
 )
+_BATCH_HELP = "Recordings per pass. An interrupted run continues with the number of its first run."
 _OUT_HELP = "Folder for the figure, table.csv, result.json, the bank and the store."
 
 
@@ -106,7 +107,7 @@ def probe(
             help="Text that the decoder reads at decoder sites: greedy (generated) or transcript.",
         ),
     ] = "greedy",
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Recordings per pass.")] = 8,
+    batch: Annotated[int, typer.Option("--batch", min=1, help=_BATCH_HELP)] = 8,
     store: Annotated[
         Path | None,
         typer.Option(
@@ -196,7 +197,7 @@ def _fit(
     """Fits the probes and writes their files. Returns the content of result.json."""
     from experiments.analyses.probe import draw_scores, fit_with_controls
     from experiments.analyses.probe_rows import read_rows
-    from experiments.runtime import weights
+    from experiments.runtime import describe_weights
     from interventions.storage.provenance import provenance
     from interventions.storage.text_files import write_json, write_text
 
@@ -207,7 +208,7 @@ def _fit(
         probes = fit_with_controls(rows, question, progress)
     settings = dataclasses.asdict(question) | selection
     origin = provenance(
-        model=weights(asr),
+        model=describe_weights(asr),
         data={"corpus": corpus.name, "store": activations.attrs["checksums"]},
         config=settings,
     )
@@ -223,7 +224,7 @@ def _fit(
     title = f"{question.label} at {question.site} (pool: {question.pool})"
     with steps("write the results"), output.writing() as new:
         write_text(new / "table.csv", probes.table.to_csv(index=False, float_format="%.5f"))
-        figure = draw_scores({weights(asr)["name"]: probes.table}, title)
+        figure = draw_scores({describe_weights(asr)["name"]: probes.table}, title)
         figure.savefig(new / "accuracy.png", dpi=120)
         probes.bank.save(new / "bank", provenance=origin)
         write_json(new / "result.json", result)

@@ -56,7 +56,7 @@ def scan(
 
     from experiments.analyses import scan as analysis
     from experiments.analyses.lens import make_lens_page, transcribe_window
-    from interventions.storage.text_files import plain, to_json, write_json, write_text
+    from interventions.storage.text_files import to_json, to_json_types, write_json, write_text
 
     transcription = transcribe_window(opened.asr, opened.samples, steps, language)
     page = make_lens_page(opened.asr, transcription, opened.source, steps, model=model)
@@ -70,7 +70,7 @@ def scan(
     opened.note_unread(steps)
     path = out / "index.html"
     if json:
-        print(to_json(plain(summary | {"page": str(path)})))
+        print(to_json(to_json_types(summary | {"page": str(path)})))
     else:
         _print_summary(page, summary, path)
 

@@ -219,7 +219,7 @@ def transcribe_file(
         The plain values of `Transcript.to_dict`, with two more: `audio` (the path) and
         `provenance`.
     """
-    from experiments.runtime import weights
+    from experiments.runtime import describe_weights
     from interventions.storage.provenance import provenance
 
     with steps.bar(f"transcribe {path.name}") as progress:
@@ -227,7 +227,7 @@ def transcribe_file(
     return {
         "audio": str(path),
         **transcript.to_dict(),
-        "provenance": provenance(model=weights(asr), data=str(path), config=settings),
+        "provenance": provenance(model=describe_weights(asr), data=str(path), config=settings),
     }
 
 

@@ -1,6 +1,7 @@
 """Converts words to phonemes with espeak-ng, and compares phonemes.
 
-It needs the extra `phonemes`: the packages phonemizer and espeakng-loader, licensed under the GPL.
+The module needs the extra `phonemes`. Its packages, phonemizer and espeakng-loader, are licensed
+under the GPL.
 """
 
 import functools
@@ -13,19 +14,16 @@ import jiwer
 if TYPE_CHECKING:
     from phonemizer.backend import EspeakBackend
 
-MISSING = "espeak-ng is not installed: pip install jaxasr[phonemes]"
-_VOICES = {
-    "en": "en-us",
-    "fr": "fr-fr",
-    "zh": "cmn",
-}  # voices whose names differ from the language code
-_UNREADABLE = frozenset({"ja"})  # espeak-ng reads kanji as English words
+ESPEAK_MISSING = "espeak-ng is not installed: pip install jaxasr[phonemes]"
+# Name of the voice, where it differs from the language code.
+_VOICE_OF_LANGUAGE = {"en": "en-us", "fr": "fr-fr", "zh": "cmn"}
+_UNREADABLE_LANGUAGES = frozenset({"ja"})  # espeak-ng reads kanji as English words
 
-Phonemes = tuple[str, ...]
+Phonemes = tuple[str, ...]  # in the International Phonetic Alphabet
 
 
-def installed() -> bool:
-    """Checks whether the extra `phonemes` is installed."""
+def espeak_installed() -> bool:
+    """Returns whether the extra `phonemes` is installed."""
     return all(importlib.util.find_spec(name) for name in ("phonemizer", "espeakng_loader"))
 
 
@@ -37,17 +35,16 @@ def phonemes(texts: Sequence[str], language: str) -> list[Phonemes]:
         language: language code, such as "en".
 
     Returns:
-        The phonemes of each text. They are empty if espeak-ng cannot read the text or does not
-        support the language.
+        The phonemes of each text. All are empty if espeak-ng cannot read the language.
 
     Raises:
         ModuleNotFoundError: the extra `phonemes` is not installed.
 
     Example:
-        >>> phonemes(["rice"], "en") if installed() else [("ɹ", "aɪ", "s")]
+        >>> phonemes(["rice"], "en") if espeak_installed() else [("ɹ", "aɪ", "s")]
         [('ɹ', 'aɪ', 's')]
     """
-    backend = _backend(language)
+    backend = _load_backend(language)
     if backend is None:
         return [()] * len(texts)
     from phonemizer.separator import Separator
@@ -75,16 +72,16 @@ def phoneme_error_rate(hypothesis: Phonemes, reference: Phonemes) -> float:
 
 
 @functools.cache
-def _backend(language: str) -> "EspeakBackend | None":
-    if not installed():
-        raise ModuleNotFoundError(MISSING)
+def _load_backend(language: str) -> "EspeakBackend | None":
+    if not espeak_installed():
+        raise ModuleNotFoundError(ESPEAK_MISSING)
     import espeakng_loader
     from phonemizer.backend import EspeakBackend
     from phonemizer.backend.espeak.wrapper import EspeakWrapper
 
     EspeakWrapper.set_library(espeakng_loader.get_library_path())
     EspeakWrapper.set_data_path(espeakng_loader.get_data_path())
-    voice = _VOICES.get(language, language)
-    if language in _UNREADABLE or voice not in EspeakBackend.supported_languages():
+    voice = _VOICE_OF_LANGUAGE.get(language, language)
+    if language in _UNREADABLE_LANGUAGES or voice not in EspeakBackend.supported_languages():
         return None
     return EspeakBackend(voice, with_stress=False, language_switch="remove-flags")

@@ -1,8 +1,8 @@
 """Finds and reads the data folder, an optional folder of real recordings.
 
-`$JAXASR_DATA` names the folder. If it is not set, the default is `shared/data/dev` in the folder
-that contains the repository. The data folder has a file `manifest.jsonl`. Paths in that file are
-relative to the parent of the data folder.
+`$JAXASR_DATA` names the folder. If the variable is not set, the data folder is `shared/data/dev` in
+the folder that contains the repository. The data folder has a file `manifest.jsonl`. Paths in that
+file are relative to the parent of the data folder.
 """
 
 import dataclasses
@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from experiments.data.corpora.manifest import json_lines
-from interventions.storage.inert import errors_naming
+from interventions.storage.untrusted_files import name_origin_in_errors
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _DEFAULT_FOLDER = Path("shared", "data", "dev")
-DEMO = Path(__file__).parents[1] / "assets" / "demo.flac"  # a recording of the package
+DEMO = Path(__file__).parents[1] / "assets" / "demo.flac"  # the recording of `jaxasr demo`
 
 Item = TypeVar("Item")
 
@@ -47,7 +47,7 @@ def folder() -> Path | None:
     """Finds the data folder.
 
     Returns:
-        The data folder; None if it does not exist.
+        The data folder, or None if it does not exist.
 
     Raises:
         FileNotFoundError: `$JAXASR_DATA` is set but has no manifest.
@@ -64,7 +64,7 @@ def folder() -> Path | None:
 
 
 def rows(name: str) -> list[dict[str, Any]]:
-    """Reads the rows of `<name>.jsonl` in the data folder; empty without a data folder."""
+    """Reads the rows of `<name>.jsonl` in the data folder, or none if there is no data folder."""
     path = folder()
     return [] if path is None else [row for _, row in json_lines(path / f"{name}.jsonl")]
 
@@ -75,12 +75,15 @@ def recordings(
     """Lists recordings of the data folder, in the order of the manifest.
 
     Args:
-        sets: names of data sets; None for all.
-        language: code of the spoken language; None for all.
+        sets: names of data sets. None: all.
+        language: code of the spoken language. None: all.
         labelled: whether a transcript is required.
 
     Returns:
-        The recordings; empty without a data folder.
+        The recordings. Without a data folder, there are none.
+
+    Example:
+        >>> clips = recordings(["timit"], language="en", labelled=True)
     """
     allowed_sets = None if sets is None else set(sets)
     return [
@@ -96,7 +99,7 @@ def recordings(
 def _all_recordings(path: Path | None) -> tuple[Recording, ...]:
     if path is None:
         return ()
-    with errors_naming(path / "manifest.jsonl"):
+    with name_origin_in_errors(path / "manifest.jsonl"):
         return tuple(_recording(path, row) for row in rows("manifest"))
 
 
@@ -105,35 +108,39 @@ def _recording(path: Path, row: dict[str, Any]) -> Recording:
     return Recording(audio, *(row[name] for name in fields), labels=row)
 
 
-def spread(
+def select_evenly(
     clips: Sequence[Item], n: int, set_of: Callable[[Any], Hashable] = lambda clip: clip.set
 ) -> list[Item]:
-    """Selects items evenly over their sets, and evenly within each set.
+    """Selects items from all sets in turn, spread evenly over each set.
 
     Args:
         clips: items to select from.
-        n: number of items to select; if there are fewer, all are selected.
+        n: number of items to select. If there are fewer, all are selected.
         set_of: returns the set of an item.
 
     Returns:
         The selected items, one of each set in turn.
 
     Example:
-        >>> spread(["a1", "a2", "a3", "b1"], 3, lambda name: name[0])
+        >>> select_evenly(["a1", "a2", "a3", "b1"], 3, lambda name: name[0])
         ['a1', 'b1', 'a3']
     """
     by_set: dict[Hashable, list[Item]] = {}
     for clip in clips:
         by_set.setdefault(set_of(clip), []).append(clip)
     selected: list[Item] = []
-    queues = [_spread_order(group) for group in by_set.values()]
+    queues = [_order_by_reversed_bits(group) for group in by_set.values()]
+    # Each round takes the next item of every set.
     while len(selected) < min(n, len(clips)):
         selected += [queue.pop(0) for queue in queues if queue]
     return selected[:n]
 
 
-def _spread_order(group: list[Item]) -> list[Item]:
-    """Sorts by bit-reversed index, so that every prefix is spread over the whole group."""
+def _order_by_reversed_bits(group: list[Item]) -> list[Item]:
+    """Sorts items by their bit-reversed index, so that the first n cover the group evenly.
+
+    The order of eight items is 0, 4, 2, 6, 1, 5, 3, 7.
+    """
     width = max(len(group) - 1, 1).bit_length()
     order = sorted(range(len(group)), key=lambda i: int(f"{i:0{width}b}"[::-1], 2))
     return [group[i] for i in order]

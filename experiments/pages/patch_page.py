@@ -17,10 +17,10 @@ from interventions.stats.summary import summarize
 from interventions.storage.results import save_result
 from interventions.storage.text_files import (
     only_writer,
-    plain,
     printable,
     staging,
     to_json,
+    to_json_types,
     write_json,
     write_text,
 )
@@ -46,7 +46,7 @@ METRIC_NAMES = {  # name of the metric in --metric: name on the page
     "avg_logprob": "mean log-probability per token",
 }
 
-Sound = Float[np.ndarray, "n"]
+Samples = Float[np.ndarray, "n"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +77,8 @@ class PatchPage:
     plan: str
     scored: str
     texts: Sequence[str]
-    target_sound: Sound
-    source_sound: Sound | None
+    target_sound: Samples
+    source_sound: Samples | None
     words: Sequence[maps.Word]
     provenance: dict[str, Any]
 
@@ -90,7 +90,7 @@ class PatchPage:
         return {name: getattr(self, name) for name in names}
 
     @property
-    def sounds(self) -> dict[str, Sound]:
+    def sounds(self) -> dict[str, Samples]:
         """Recordings that the page plays, by name."""
         source = {} if self.source_sound is None else {"source": self.source_sound}
         return {"target": self.target_sound, **source}
@@ -136,7 +136,7 @@ def write(
     return numbers
 
 
-def _mel(asr: Recogniser, sound: Sound) -> Float[np.ndarray, "M F"]:
+def _mel(asr: Recogniser, sound: Samples) -> Float[np.ndarray, "M F"]:
     n_frames = -(-len(sound) // HOP)
     return np.asarray(jaxasr.log_mel(sound, asr.config.n_mels))[:, :n_frames]
 
@@ -146,7 +146,7 @@ def _numbers(page: PatchPage, summary: xr.Dataset, texts: xr.Dataset) -> dict[st
     dims = list(summary["mean"].dims)
     coords = [*dims, *(("token",) if "token" in summary.coords else ())]
     per_example = [name for name in ("baseline", "source") if name in summary]
-    return plain(
+    return to_json_types(
         page.facts
         | {
             "cells": rank_cells(summary, texts),
@@ -215,7 +215,7 @@ def _describe_cell(summary: xr.Dataset, index: dict[str, int]) -> str:
     return ", ".join(parts)
 
 
-def render(numbers: dict[str, Any], png: bytes, sounds: dict[str, Sound]) -> str:
+def render(numbers: dict[str, Any], png: bytes, sounds: dict[str, Samples]) -> str:
     """Renders the page. All texts are escaped; the page loads nothing and runs no script."""
     style = "".join(map(template, ("lens.css", "study.css", "patch.css")))
     return (

@@ -1,4 +1,4 @@
-"""Checks that a store is the expected one and not damaged, and adds checksums to a complete one."""
+"""Checks that a store is undamaged and the expected one, and adds checksums to a complete store."""
 
 import hashlib
 import importlib.metadata
@@ -12,18 +12,19 @@ import zarr
 import zarr.storage
 
 from experiments.store import layout, pools
-from experiments.store.layout import REMEDY, UNREADABLE, Group, StoreError, folder
-from experiments.store.passes import Job
+from experiments.store.layout import REMEDY, ZARR_DAMAGE_ERRORS, Group, StoreError, folder
+from experiments.store.passes import ExtractionJob
 from interventions.storage.atomic import is_lock_or_staging
-from interventions.storage.inert_zarr import check_store_metadata
 from interventions.storage.text_files import escape_surrogates
+from interventions.storage.zarr_metadata import check_store_metadata
 from jaxasr.config import Config
 
 FORMAT = 1  # version of the layout on disk
-# Names of zarr's temporary files. A process that is killed while it creates a store leaves them.
-_PARTIAL = re.compile(r"zarr\.[0-9a-f]{32}\.partial")
+# Name of a temporary file of zarr. A process that is killed while it creates a store leaves it.
+_PARTIAL_FILE = re.compile(r"zarr\.[0-9a-f]{32}\.partial")
 _PACKAGES = ("jaxasr", "jax", "jaxlib", "zarr")
-_IDENTITY = ("model", "corpus", "settings")  # attributes that must be equal to add to a store
+# Attributes that must be equal for a run to add to a store.
+_IDENTITY = ("model", "corpus", "settings")
 
 
 def versions() -> dict[str, str]:
@@ -34,7 +35,13 @@ def versions() -> dict[str, str]:
 def identity(
     model: Mapping[str, Any], corpus: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Returns the attributes that must be equal for two runs to write into the same store."""
+    """Returns the attributes that identify what two runs can write into the same store.
+
+    Args:
+        model: name, hash and number format of the weights.
+        corpus: name, size and hash of the corpus.
+        settings: options of the extraction.
+    """
     return {
         "format": FORMAT,
         "model": dict(model),
@@ -45,7 +52,7 @@ def identity(
 
 
 def open_existing(path: Path, mode: Literal["r", "r+"] = "r+") -> Group | None:
-    """Opens the store at `path`. Returns None if the folder is empty or does not exist.
+    """Opens the store at `path`, or returns None if the folder is empty or does not exist.
 
     Raises:
         StoreError: the folder holds something else, or the store is damaged.
@@ -61,7 +68,7 @@ def open_existing(path: Path, mode: Literal["r", "r+"] = "r+") -> Group | None:
         group = zarr.open_group(path, mode=mode, zarr_format=3)
         attributes = dict(group.attrs)
         _check_metadata(path, attributes)
-    except UNREADABLE as error:
+    except ZARR_DAMAGE_ERRORS as error:
         raise StoreError(f"the store at {str(path)!r} is damaged ({error}). {REMEDY}") from error
     if attributes.get("format") != FORMAT:
         raise StoreError(
@@ -77,12 +84,12 @@ def open_existing(path: Path, mode: Literal["r", "r+"] = "r+") -> Group | None:
 
 
 def _is_leftover(file: Path) -> bool:
-    """Whether a file was left by a process that was killed before it had created the store."""
-    return _PARTIAL.fullmatch(file.name) is not None or is_lock_or_staging(file)
+    """Returns whether a process left `file` when it was killed before the store was created."""
+    return _PARTIAL_FILE.fullmatch(file.name) is not None or is_lock_or_staging(file)
 
 
 def _check_metadata(path: Path, attributes: Mapping[str, Any]) -> None:
-    """Raises ValueError if attributes or metadata of a complete store have changed."""
+    """Raises ValueError if the attributes or the metadata of a complete store have changed."""
     if "sha256" in attributes and attributes["sha256"] != _hash_attributes(attributes):
         raise ValueError("its attributes differ from what was written")
     for name, digest in attributes.get("metadata", {}).items():
@@ -95,19 +102,19 @@ def _hash_attributes(attributes: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()
 
 
-def check_same(group: Group, expected: Mapping[str, Any]) -> None:
+def check_identity(group: Group, expected: Mapping[str, Any]) -> None:
     """Checks that a store has the model, corpus and settings that a run expects.
 
-    An unfinished store must also have the same versions of packages.
+    The versions of packages must be the same, too, if the store is unfinished.
 
     Raises:
-        StoreError: they differ; the message names the differences.
+        StoreError: the store differs from `expected`. The message names the differences.
     """
     attributes = dict(group.attrs)
     for part in _IDENTITY:
         _check_part(group, part, attributes[part], escape_surrogates(expected[part]))
     if not attributes["complete"]:
-        advice = " It is half-written: continue with the versions that started it."
+        advice = " It is unfinished, so continue with the versions that started it."
         _check_part(group, "versions", attributes["versions"], expected["versions"], advice)
 
 
@@ -119,16 +126,22 @@ def _check_part(
         stored = {key: actual.get(key) for key in keys}
         wanted = {key: expected.get(key) for key in keys}
         raise StoreError(
-            f"the store at {str(folder(group))!r} has another {part}: it has {stored}, "
+            f"the store at {str(folder(group))!r} differs in {part}: it has {stored}, "
             f"this run has {wanted}.{advice} Choose another folder, or remove this one."
         )
 
 
-def check_layout(group: Group, job: Job, config: Config, dtype: str, batch: int) -> None:
+def recorded_batch(group: Group) -> int | None:
+    """Returns the recordings per pass of the run that created a store, or None if damaged."""
+    batch = group.attrs["settings"].get("batch")
+    return batch if type(batch) is int and batch > 0 else None
+
+
+def check_layout(group: Group, job: ExtractionJob, config: Config, dtype: str, batch: int) -> None:
     """Checks that the variables of an unfinished store have the shapes and dtypes of a new one.
 
     Raises:
-        StoreError: they differ; the message names the variable.
+        StoreError: a variable differs. The message names it.
     """
     names = layout.read(group, "utterance").tolist()
     new = layout.create(zarr.storage.MemoryStore(), {}, job, config, names, dtype, batch)
@@ -144,8 +157,8 @@ def _read_metadata(group: Group, name: str) -> dict[str, Any]:
     if name not in group:
         return {}
     metadata = group[name].metadata.to_dict()
-    if name.endswith(f".{pools.FRAMES}"):
-        del metadata["shape"]  # grows with every batch
+    if name.endswith(f".{pools.FRAMES_POOL}"):
+        del metadata["shape"]  # the number of frames grows with every batch
     return metadata
 
 
@@ -163,14 +176,14 @@ def finish(group: Group, attributes: Mapping[str, Any]) -> None:
         "checksums": checksums(group),
         "metadata": metadata,
     }
-    # Hashed in the form that they will have when they are read, for instance with lists for tuples.
+    # JSON turns tuples into lists. Convert first, so that a reader computes the same hash.
     all_attributes = json.loads(json.dumps(all_attributes))
-    # Written at once, because `attrs.update` would write the file again for every key.
+    # Write all attributes at once, because `attrs.update` writes the file again for every key.
     group.attrs.put({**all_attributes, "sha256": _hash_attributes(all_attributes)})
 
 
 def checksums(group: Group) -> dict[str, str]:
-    """Returns the SHA-256 of every variable, computed over the files of its chunks by name."""
+    """Returns the SHA-256 of every variable, over the names and contents of its chunk files."""
     root = folder(group)
     digests = {}
     for name in sorted(group.array_keys()):

@@ -2,21 +2,21 @@
 
 A store is a zarr group (format 3). `xarray.open_zarr` can open it. Its variables are:
 
-    encoder.resid_post         (pool, encoder_layer, utterance, feature)  pooled activations; a site
-                               without layers has no layer axis
-    encoder.resid_post.frames  (encoder_layer, encoder_frame, feature)  the frames of all utterances
-                               in a row, without padding
-    encoder_frame_start        (utterance)  first frame of an utterance among these frames
+    encoder.resid_post         (pool, encoder_layer, utterance, feature)  pooled activations. A site
+                               without layers has no layer axis.
+    encoder.resid_post.frames  (encoder_layer, encoder_frame, feature)  all frames of all
+                               utterances, concatenated without padding
+    encoder_frame_start        (utterance)  index of an utterance's first frame among these frames
     encoder_frame_count        (utterance)  number of frames of an utterance
-    decoder_frame_start, ...   (utterance)  the same for decoder sites, where frames are tokens
-    mel                        (utterance, mel)  mean log-mel features over speech, a baseline
+    decoder_frame_start, ...   (utterance)  the same for decoder sites, where a frame is a token
+    mel                        (utterance, mel)  mean log-mel features over speech, for baselines
     utterance, pool            names of the utterances and pools
     status                     (utterance)  0 to do, 1 done, 2 left out
     problem                    (utterance)  why an utterance was left out
     n_frames                   (utterance)  length without padding, in encoder frames
 
-Every chunk has a CRC-32C checksum that is verified on each read. A complete store also has SHA-256
-checksums of every variable, of the metadata of every variable, and of the store's attributes.
+Every chunk has a CRC-32C checksum, which zarr verifies on each read. A complete store also has
+SHA-256 checksums of every variable, of the metadata of every variable, and of its attributes.
 """
 
 import contextlib
@@ -30,25 +30,24 @@ import zarr.storage
 from zarr.codecs import Crc32cCodec
 
 from experiments.store import pools
-from experiments.store.passes import Job
+from experiments.store.passes import ExtractionJob
 from interventions.storage.text_files import escape_surrogates
-from jaxasr import sites as _sites
 from jaxasr.config import Config
-from jaxasr.sites import stack_of
+from jaxasr.sites import spec as site_spec, stack_of
 
 Group = Any  # a zarr.Group; its type hints do not distinguish arrays from groups
 TO_DO, DONE, LEFT_OUT = 0, 1, 2  # values of `status`
-DTYPES = ("float32", "float16", "bfloat16", "float64")
+DTYPES = ("float32", "float16", "bfloat16", "float64")  # number formats of stored activations
 # Errors that zarr raises when it reads damaged files.
-UNREADABLE = (ValueError, KeyError, TypeError, FileNotFoundError, AttributeError)
+ZARR_DAMAGE_ERRORS = (ValueError, KeyError, TypeError, FileNotFoundError, AttributeError)
 REMEDY = "Remove the store and extract it again."
-# 1 MiB. A chunk is small, because every batch that adds to a chunk writes the whole chunk again.
+# 1 MiB. Chunks are small, because every batch that adds to a chunk writes the whole chunk again.
 _CHUNK_BYTES = 1 << 20
-_VALUES_PER_CHUNK = 65_536  # of a variable with one value per utterance
+_COLUMN_CHUNK = 65_536  # utterances per chunk of a variable with one value per utterance
 
 
 class StoreError(ValueError):
-    """A store on disk is damaged, or is not the expected one."""
+    """A store on disk is damaged, unfinished, or not the expected one."""
 
 
 def folder(group: Group) -> Path:
@@ -60,7 +59,7 @@ def read(group: Group, name: str, *where: Any) -> np.ndarray:
     """Reads the values of a variable at the indices `where`, or all values.
 
     Raises:
-        StoreError: a chunk is damaged; the message names the store and the variable.
+        StoreError: a chunk is damaged. The message names the store and the variable.
     """
     with report_damage(group, name):
         return group[name][where or ...]
@@ -70,7 +69,7 @@ def write(group: Group, name: str, where: Any, values: np.ndarray) -> None:
     """Writes values of a variable at the indices `where`.
 
     Raises:
-        StoreError: a chunk at `where` is damaged; the message names the store and the variable.
+        StoreError: a chunk at `where` is damaged. The message names the store and the variable.
     """
     with report_damage(group, name):
         group[name][where] = values
@@ -78,19 +77,19 @@ def write(group: Group, name: str, where: Any, values: np.ndarray) -> None:
 
 @contextlib.contextmanager
 def report_damage(group: Group, name: str) -> Iterator[None]:
-    """Turns zarr's errors into a StoreError that names the damaged variable."""
+    """Turns an error of zarr in the block into a StoreError that names the damaged variable."""
     try:
         yield
-    except (*UNREADABLE, RuntimeError) as error:
+    except (*ZARR_DAMAGE_ERRORS, RuntimeError) as error:
         raise StoreError(
             f"{str(folder(group))!r}: {name!r} is damaged ({error}). {REMEDY}"
         ) from error
 
 
 def create(
-    where: Path | zarr.storage.MemoryStore,
+    location: Path | zarr.storage.MemoryStore,
     attributes: Mapping[str, Any],
-    job: Job,
+    job: ExtractionJob,
     config: Config,
     names: Sequence[str],
     dtype: str,
@@ -99,7 +98,7 @@ def create(
     """Creates an empty store.
 
     Args:
-        where: folder of the store, or a store in memory.
+        location: folder of the store, or a store in memory.
         attributes: attributes of the store.
         job: the activations that the store will hold.
         config: configuration of the model.
@@ -107,9 +106,10 @@ def create(
         dtype: one of `DTYPES`.
         batch: recordings per batch. The recordings of a batch are never split into two chunks.
     """
-    overwrite = isinstance(where, Path) and (where / "zarr.json").exists()
+    # An existing `zarr.json` is from a process that was killed while it created the store.
+    overwrite = isinstance(location, Path) and (location / "zarr.json").exists()
     group = zarr.create_group(
-        where,
+        location,
         zarr_format=3,
         attributes=escape_surrogates({**attributes, "complete": False}),
         overwrite=overwrite,
@@ -136,20 +136,22 @@ def create(
 
 def _create_column(group: Group, name: str, n: int, dtype: Any) -> None:
     """Creates a variable with one value per utterance."""
-    _create_array(group, name, (n,), (_VALUES_PER_CHUNK,), dtype, ("utterance",))
+    _create_array(group, name, (n,), (_COLUMN_CHUNK,), dtype, ("utterance",))
 
 
 def _create_site(
-    group: Group, site: str, job: Job, config: Config, n: int, dtype: str, batch: int
+    group: Group, site: str, job: ExtractionJob, config: Config, n: int, dtype: str, batch: int
 ) -> None:
     """Creates the variables of one site: pooled activations, frames, or both."""
-    spec = _sites.spec(config, site, 1, 1)
+    spec = site_spec(config, site, 1, 1)
     width = pools.n_features(config, site)
     layers = {f"{stack_of(site)}_layer": spec.n_layer} if spec.n_layer else {}
+    # xarray needs one size per dimension name, so other widths are part of the name.
     feature = "feature" if width == config.n_audio_state else f"feature_{width}"
     row_bytes = (spec.n_layer or 1) * width * np.dtype(disk_dtype(dtype)).itemsize
     attributes = {"dtype": dtype, "axes": list(spec.axes), "shape": [spec.n_layer, *spec.shape[2:]]}
     if job.pools:
+        # A whole number of batches per chunk, so that a batch is never split.
         rows = max(1, _CHUNK_BYTES // row_bytes // batch) * batch
         dims = ("pool", *layers, "utterance", feature)
         shape = (len(job.pools), *layers.values(), n, width)
@@ -160,7 +162,7 @@ def _create_site(
         mel = "mel_" if site == "encoder.conv1" else ""
         dims = (*layers, f"{stack_of(site)}_{mel}frame", feature)
         shape, chunks = (*layers.values(), 0, width), (*layers.values(), rows, width)
-        name = f"{site}.{pools.FRAMES}"
+        name = f"{site}.{pools.FRAMES_POOL}"
         _create_array(group, name, shape, chunks, disk_dtype(dtype), dims, attributes)
 
 
@@ -189,6 +191,6 @@ def _create_array(
 def disk_dtype(dtype: str) -> str:
     """Returns the number format on disk.
 
-    zarr has no bfloat16, so its bits are stored as integers.
+    zarr has no bfloat16, so the bits of such numbers are stored as integers.
     """
     return "uint16" if dtype == "bfloat16" else dtype

@@ -1,6 +1,7 @@
 """Pools activations over time inside the compiled pass.
 
-A pool is a mean over a span of time, one position, or all frames without padding.
+A pool is a mean over a span of time, one position, or all frames without padding. A step is a frame
+of the encoder or a token of the decoder.
 
 Axis letters: B batch, T time, P pools, D features (the axes after time, flattened).
 """
@@ -11,13 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxasr import pytrees, sites as _sites
+from jaxasr import pytrees
 from jaxasr.config import Config
+from jaxasr.sites import SITES, check_known, spec as site_spec
 from jaxasr.taps import Acts, Readout
 
-MEANS = ("speech", "all")  # pools that average over more than one position
-FRAMES = "frames"  # pool that keeps all frames
-Pool = str | int
+MEAN_POOLS = ("speech", "all")  # pools that average over more than one position
+FRAMES_POOL = "frames"  # pool that keeps all frames
+Pool = str | int  # a name or a position
 
 
 def parse(pool: Pool | Sequence[Pool]) -> tuple[tuple[str, ...], bool]:
@@ -30,7 +32,7 @@ def parse(pool: Pool | Sequence[Pool]) -> tuple[tuple[str, ...], bool]:
             - "all": mean over all 1,500 frames, including padding (decoder: over prompt, text and
               end of text)
             - "last": the last frame of the recording (decoder: the end of text)
-            - a number: the frame or token at this index, from the end if negative
+            - a number: the frame or token at this position, from the end if negative
             - "frames": every frame of the recording (decoder: every token)
 
     Returns:
@@ -48,31 +50,48 @@ def parse(pool: Pool | Sequence[Pool]) -> tuple[tuple[str, ...], bool]:
     unknown = [
         name
         for name in names
-        if name not in (*MEANS, "last", FRAMES) and not name.removeprefix("-").isdigit()
+        if name not in (*MEAN_POOLS, "last", FRAMES_POOL) and not name.removeprefix("-").isdigit()
     ]
     if unknown or not names or len(set(names)) < len(names):
         raise ValueError(
             "pool: expected 'speech', 'all', 'last', 'frames' or positions, each once, "
             f"got {pool!r}."
         )
-    return tuple(name for name in names if name != FRAMES), FRAMES in names
+    return tuple(name for name in names if name != FRAMES_POOL), FRAMES_POOL in names
 
 
 def check_sites(sites: Sequence[str]) -> None:
-    """Raises ValueError if a site is unknown or cannot be pooled over one axis of time."""
-    _sites.check_known(sites)
-    poolable = [site for site, axes in _sites.SITES.items() if axes[:2] in (("B", "T"), ("B", "S"))]
-    _sites.check_known(sites, poolable, "site to pool over time; a pattern has two times. Not")
+    """Checks that the activations of sites can be pooled over time.
+
+    Raises:
+        ValueError: a site is unknown or has two time axes.
+
+    Example:
+        >>> check_sites(["encoder.resid_post"])
+    """
+    check_known(sites)
+    # T is query time and S is key time. Attention scores and patterns have both.
+    poolable = [site for site, axes in SITES.items() if axes[:2] in (("B", "T"), ("B", "S"))]
+    if unusable := [site for site in sites if site not in poolable]:
+        raise ValueError(
+            f"sites: expected sites with one time axis, got {unusable[0]!r}, which has two. "
+            f"Expected one of: {', '.join(poolable)}."
+        )
 
 
 def n_features(config: Config, site: str) -> int:
     """Returns the number of features D of a site."""
-    return int(np.prod(_sites.spec(config, site, 1, 1).shape[2:]))
+    return int(np.prod(site_spec(config, site, 1, 1).shape[2:]))
 
 
 def has_position(pool: str, length: int) -> bool:
-    """Returns whether a row of `length` steps has the position that `pool` names."""
-    return pool in (*MEANS, "last") or -length <= int(pool) < length
+    """Returns whether a row of `length` steps has the position that `pool` names.
+
+    Example:
+        >>> has_position("-3", 2)
+        False
+    """
+    return pool in (*MEAN_POOLS, "last") or -length <= int(pool) < length
 
 
 def spans(
@@ -84,7 +103,7 @@ def spans(
 ) -> Int[np.ndarray, "B P 2"]:
     """Returns the span of steps that each pool averages in every row.
 
-    A span has its first step, and the step after its last one.
+    A span is a pair: its first step, and the step after its last one.
 
     Args:
         pools: names of pools, see `parse`.
@@ -92,6 +111,10 @@ def spans(
         end: step after the speech or text, per row.
         length: number of steps without padding, per row.
         whole: number of steps that the pool "all" averages. None: `length`.
+
+    Example:
+        >>> spans(["speech", "last"], first=[3], end=[7], length=[8], whole=None).tolist()
+        [[[3, 7], [7, 8]]]
     """
     rows = [
         [_span(pool, start, stop, n, n if whole is None else whole) for pool in pools]
@@ -102,7 +125,7 @@ def spans(
 
 def _span(pool: str, first: int, end: int, length: int, whole: int) -> tuple[int, int]:
     if pool == "speech":
-        return first, max(end, first + 1)  # of an empty text, the position where it would start
+        return first, max(end, first + 1)  # an empty text counts as one step, where it would start
     if pool == "all":
         return 0, whole
     position = -1 if pool == "last" else int(pool)
@@ -111,10 +134,10 @@ def _span(pool: str, first: int, end: int, length: int, whole: int) -> tuple[int
 
 
 @pytrees.dataclass
-class Pooled:
-    """The function of a readout that pools activations over time, in float32 or wider.
+class PoolingReadout:
+    """Pools activations over time, in float32 or wider. It is the function of a `Readout`.
 
-    Steps outside a span do not affect its mean, even if they are NaN.
+    Steps outside of a span do not affect its mean, even if they are NaN.
 
     Attributes:
         spans: span of each row and pool, see `spans`.
@@ -136,25 +159,31 @@ class Pooled:
 
     def _pool(self, site: str, x: Array) -> Acts:
         x = x.reshape(*x.shape[:2], -1)
-        # conv1 has two frames per encoder frame.
+        # The site encoder.conv1 has two frames per encoder frame.
         scale = 2 if site == "encoder.conv1" else 1
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         pooled = {site: span_means(wide, self.spans * scale)} if self.spans.shape[1] else {}
-        frames = {f"{site}/{FRAMES}": wide[:, : self.width * scale]} if self.width else {}
+        frames = {f"{site}/{FRAMES_POOL}": wide[:, : self.width * scale]} if self.width else {}
         return pooled | frames
 
 
 def span_means(x: Float[Array, "B T D"], spans: Int[Array, "B P 2"]) -> Float[Array, "B P D"]:
-    """Returns the mean over each span. If a span has one step, the result is exactly that step."""
+    """Returns the mean over each span. If a span has one step, the result is exactly that step.
+
+    Example:
+        >>> span_means(jnp.array([[[1.0], [3.0], [8.0]]]), jnp.array([[[0, 2]]])).tolist()
+        [[[2.0]]]
+    """
     time = jnp.arange(x.shape[1], dtype=jnp.int32)[:, None]
     pooled = []
     for p in range(spans.shape[1]):
         first, end = spans[:, p, 0, None, None], spans[:, p, 1, None, None]
+        # `where` instead of a product with 0, because 0 times NaN is NaN.
         total = jnp.where((time >= first) & (time < end), x, 0).sum(1)
         pooled.append(total / (end - first)[:, 0].astype(x.dtype))
     return jnp.stack(pooled, axis=1)
 
 
 def readout(spans: Int[np.ndarray, "B P 2"], sites: Sequence[str], width: int = 0) -> Readout:
-    """Returns a readout of `sites` that pools over `spans`, see `Pooled`."""
-    return Readout(Pooled(jnp.asarray(spans), tuple(sites), width), tuple(sites))
+    """Returns a readout of `sites` that pools over `spans` and keeps `width` frames."""
+    return Readout(PoolingReadout(jnp.asarray(spans), tuple(sites), width), tuple(sites))

@@ -36,6 +36,7 @@ def open(path: str | os.PathLike[str]) -> "Store":
     """
     path = Path(path)
     group = integrity.open_existing(path, "r") if path.exists() else None
+    # `status` is created last, so a store without it was interrupted before the first batch.
     if group is None or "status" not in group:
         raise FileNotFoundError(
             f"path: expected an activation store, found none at {str(path)!r}. "
@@ -62,7 +63,7 @@ class Store:
 
     def __repr__(self) -> str:
         sites, state = ", ".join(self.sites), "" if self.complete else ", unfinished"
-        return f"Store({str(self.path)!r}: {len(self.done)} utterances at {sites}{state})"
+        return f"Store({str(self.path)!r}: {len(self.done_rows)} utterances at {sites}{state})"
 
     @property
     def attrs(self) -> dict[str, Any]:
@@ -80,18 +81,18 @@ class Store:
         return list(self.group.attrs["settings"]["sites"])
 
     @property
-    def done(self) -> Int[np.ndarray, "N"]:
-        """The rows of the utterances that have activations, in the store's order."""
+    def done_rows(self) -> Int[np.ndarray, "N"]:
+        """Indices of the utterances that have activations, ascending."""
         return np.flatnonzero(self._read("status") == layout.DONE)
 
     @property
     def ids(self) -> list[str]:
         """The ids of the utterances that have activations, in the store's order."""
-        return self._read("utterance")[self.done].tolist()
+        return self._read("utterance")[self.done_rows].tolist()
 
     @property
     def problems(self) -> dict[str, str]:
-        """The reason for each utterance that was left out, by its id."""
+        """The reason why each utterance was left out, by its id. Others are not included."""
         names, problems = self._read("utterance").tolist(), self._read("problem").tolist()
         return {name: problem for name, problem in zip(names, problems) if problem}
 
@@ -109,15 +110,20 @@ class Store:
             [L, N, D] in the order of `ids`. L is 1 at a site without layers.
 
         Raises:
-            ValueError: the store lacks the site or pool; the message lists what it has.
+            ValueError: the store lacks the site or pool. The message lists what it has.
             StoreError: the store is damaged.
+
+        Example:
+            ```python
+            X = activations.activations("encoder.resid_post", "last")  # [L, N, D]
+            ```
         """
-        array, names = self._array(site), self.group.attrs["settings"]["pools"]
+        array, names = self._find_array(site), self.group.attrs["settings"]["pools"]
         if pool not in names:
             raise ValueError(
                 f"pool: the store at {str(self.path)!r} has {', '.join(names)}, got {pool!r}."
             )
-        wanted = self.done if rows is None else self.done[rows]
+        wanted = self.done_rows if rows is None else self.done_rows[rows]
         index = names.index(pool)
         if not len(wanted):
             return _with_layers(array, array[index][..., :0, :])
@@ -128,19 +134,28 @@ class Store:
 
     def mel(self) -> Float[np.ndarray, "N M"]:
         """Reads the mean log-mel features over speech, in the order of `ids`."""
-        return self._read("mel")[self.done]
+        return self._read("mel")[self.done_rows]
 
     def shards(
         self, site: str, pool: str = "speech", size: int = 1024
     ) -> Iterator[tuple[list[str], Float[Array, "L n D"]]]:
-        """Yields ids and activations of a part of the utterances, on the device.
+        """Yields ids and activations on the device, for `size` utterances at a time.
 
-        Use it if the activations of all utterances do not fit into memory.
+        Use this method if the activations of all utterances do not fit into memory.
 
         Args:
             site: one of `sites`.
             pool: one of the store's pools.
             size: utterances per shard.
+
+        Yields:
+            The ids of the shard, and its activations [L, n, D].
+
+        Example:
+            ```python
+            for ids, X in activations.shards("encoder.resid_post", size=64):
+                means = X.mean(axis=1)
+            ```
         """
         ids = self.ids
         for start in range(0, len(ids), size):
@@ -148,8 +163,8 @@ class Store:
             yield ids[rows], jax.device_put(self.activations(site, pool, rows))
 
     def frame_counts(self, site: str, ids: Sequence[str] | None = None) -> Int[np.ndarray, "n"]:
-        """Returns the number of frames, without padding, of each utterance in `ids` (None: all)."""
-        return self._spans(site, ids)[1]
+        """Returns the number of frames of each utterance in `ids`, without padding. None: all."""
+        return self._frame_spans(site, ids)[1]
 
     def frames(
         self, site: str, ids: Sequence[str] | None = None, rows: np.ndarray | None = None
@@ -159,22 +174,29 @@ class Store:
         Args:
             site: one of `sites`. The store must have the pool "frames".
             ids: the utterances. None: all.
-            rows: ascending indices of the frames to return. None: all. Only one utterance at a time
-                is held in memory with all its frames.
+            rows: ascending indices of the frames to return, among the frames of `ids`. None: all.
+                With `rows`, only one utterance at a time is held in memory with all its frames.
 
         Returns:
-            The frames [L, N, D], and n + 1 offsets: where each of the n utterances starts among all
-            its frames, and the number of these frames. `rows` does not change the offsets.
+            The frames [L, N, D].
+            The offsets [n + 1]. Utterance i has the frames from offsets[i] to offsets[i + 1] - 1,
+            counted before `rows` selects some of them.
 
         Raises:
             ValueError: the store has no frames of the site.
             StoreError: the store is damaged.
+
+        Example:
+            ```python
+            X, offsets = activations.frames("encoder.resid_post")  # needs the pool "frames"
+            first_utterance = X[:, offsets[0] : offsets[1]]
+            ```
         """
-        name = f"{site}.{pools.FRAMES}"
-        array = self._array(name)
-        starts, counts = self._spans(site, ids)
+        name = f"{site}.{pools.FRAMES_POOL}"
+        array = self._find_array(name)
+        starts, counts = self._frame_spans(site, ids)
         offsets = np.concatenate([[0], np.cumsum(counts)])
-        blocks = [array[..., :0, :]]
+        blocks = [array[..., :0, :]]  # gives the shape and dtype of a result without frames
         for offset, start, count in zip(offsets, starts, counts):
             chosen = _rows_of_utterance(rows, offset, count)
             if rows is None or len(chosen):
@@ -182,19 +204,19 @@ class Store:
                 blocks.append(block[..., chosen, :])
         return _with_layers(array, np.concatenate(blocks, axis=-2)), offsets
 
-    def _spans(self, site: str, ids: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray]:
+    def _frame_spans(self, site: str, ids: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray]:
         """Returns the index of the first frame of each utterance, and the number of its frames."""
-        self._array(f"{site}.{pools.FRAMES}")
+        self._find_array(f"{site}.{pools.FRAMES_POOL}")
         row_of = {name: row for row, name in enumerate(self._read("utterance").tolist())}
         chosen = np.array([row_of[name] for name in (self.ids if ids is None else ids)], int)
-        scale = 2 if site == "encoder.conv1" else 1
+        scale = 2 if site == "encoder.conv1" else 1  # frames of the site per encoder frame
         starts, counts = (
             scale * self._read(f"{stack_of(site)}_frame_{name}")[chosen]
             for name in ("start", "count")
         )
         return starts, counts
 
-    def _array(self, name: str) -> Any:
+    def _find_array(self, name: str) -> Any:
         if name not in self.group:
             names = ", ".join(sorted(self.group.array_keys()))
             raise ValueError(f"site: the store at {str(self.path)!r} has {names}, got {name!r}.")
@@ -204,10 +226,16 @@ class Store:
         return layout.read(self.group, name, *where)
 
     def verify(self) -> None:
-        """Reads every variable, and checks all checksums.
+        """Reads every variable, and checks all checksums of a complete store.
 
         Raises:
-            StoreError: a variable differs from what was written; the message names it.
+            StoreError: the store is unfinished, or a variable differs from what was written. The
+                message names the variable.
+
+        Example:
+            ```python
+            activations.verify()
+            ```
         """
         for name in self.group.array_keys():
             self._read(name)
@@ -217,10 +245,16 @@ class Store:
         """Checks the files of a complete store against their checksums, without decoding them.
 
         Raises:
-            StoreError: a variable differs from what was written; the message names it.
+            StoreError: the store is unfinished, or a variable differs from what was written. The
+                message names the variable.
         """
+        saved = self.attrs.get("checksums")
+        if saved is None:
+            raise layout.StoreError(
+                f"{str(self.path)!r}: expected checksums, found none, because the store is "
+                "unfinished. Run the same extraction again to finish it."
+            )
         current = integrity.checksums(self.group)
-        saved = self.attrs.get("checksums", {})
         changed = [name for name, digest in saved.items() if current.get(name) != digest]
         if changed:
             raise layout.StoreError(
@@ -230,15 +264,22 @@ class Store:
 
 
 def _rows_of_utterance(rows: np.ndarray | None, offset: int, count: int) -> Any:
-    """Returns the `rows` among the `count` frames from `offset` on, minus `offset`."""
+    """Returns those of `rows` that are frames of one utterance, counted from its first frame.
+
+    Args:
+        rows: ascending indices of frames, or None for all frames.
+        offset: index of the utterance's first frame.
+        count: number of the utterance's frames.
+    """
     if rows is None:
         return slice(None)
-    return rows[slice(*np.searchsorted(rows, (offset, offset + count)))] - offset
+    first, end = np.searchsorted(rows, (offset, offset + count))
+    return rows[first:end] - offset
 
 
 def _with_layers(array: Any, x: np.ndarray) -> Float[np.ndarray, "L N D"]:
     """Converts values read from `array` to float32 or wider, and adds a layer axis if needed."""
-    if array.attrs["dtype"] == "bfloat16":  # stored as integers
+    if array.attrs["dtype"] == "bfloat16":  # the integers on disk are the bits of bfloat16
         x = x.view(ml_dtypes.bfloat16)
     wide = x if x.dtype == np.float64 else x.astype(np.float32)
     return wide if wide.ndim == 3 else wide[None]

@@ -1,7 +1,7 @@
 """Writes batches into a store.
 
-The `status` of a batch is written last. A batch without it is computed again. Files of chunks are
-replaced as a whole, so that an interrupted write damages nothing.
+The `status` of a batch is written last, so that an interrupted batch is computed again. zarr
+replaces the file of a chunk as a whole, so that an interrupted write damages no earlier batch.
 """
 
 from collections.abc import Sequence
@@ -10,20 +10,29 @@ import ml_dtypes
 import numpy as np
 
 from experiments.store import integrity, layout, pools
-from experiments.store.passes import Activations, Job
+from experiments.store.passes import Activations, ExtractionJob
 from interventions.storage.text_files import escape_surrogates
 from jaxasr.sites import LAYERED, stack_of
 
 
 class Writer:
-    """Writes the batches of a job in the order of `names`, then marks the store as complete."""
+    """Writes the batches of a job in the order of `utterance_ids`, then completes the store.
 
-    def __init__(self, group: layout.Group, job: Job, dtype: str):
+    Attributes:
+        group: zarr group of the store.
+        job: the activations that the store will hold.
+        dtype: number format on disk.
+        utterance_ids: ids of all utterances.
+        status: `TO_DO`, `DONE` or `LEFT_OUT` for each utterance, as on disk.
+        stacks: "encoder" and "decoder", or those whose frames are stored.
+        n_frames: number of frames of all finished batches, by stack.
+    """
+
+    def __init__(self, group: layout.Group, job: ExtractionJob, dtype: str):
         self.group, self.job, self.dtype = group, job, dtype
-        self.names: list[str] = layout.read(group, "utterance").tolist()
+        self.utterance_ids: list[str] = layout.read(group, "utterance").tolist()
         self.status: np.ndarray = layout.read(group, "status")
         self.stacks = sorted({stack_of(site) for site in job.sites}) if job.frames else []
-        # Number of frames of all finished batches, by stack.
         self.n_frames = {stack: self._count_frames(stack) for stack in self.stacks}
 
     def _count_frames(self, stack: str) -> int:
@@ -41,20 +50,23 @@ class Writer:
 
         Args:
             rows: indices of the batch's utterances in the store.
-            acts: activations and mel features, see `Passes.run`. Rows beyond `rows` are padding.
+            acts: activations and mel features, as `ForwardPasses.run` returns them. If they have
+                more rows than `rows`, the rest is padding.
             lengths: length of each row without padding, by stack.
-            problems: for each row the reason to leave it out, or "".
+            problems: for each row the reason why it is left out, or "".
         """
         n, batch = len(rows), slice(rows.start, rows.stop)
         problems = [
             escape_surrogates(problem) or self._find_non_finite(acts, row)
             for row, problem in enumerate(problems)
         ]
+        # Rows that are left out are stored as zeros and without frames.
         good = np.array([not problem for problem in problems])
         if self.job.pools:
             for site in self.job.sites:
-                pooled = np.moveaxis(acts[site], -2, 0)[..., :n, :]  # [P, L, B, D]
-                values = self._cast(site, np.where(good[:, None], pooled, 0))
+                # From [L, B, P, D] to [P, L, B, D]. L is missing at sites without layers.
+                pooled = np.moveaxis(acts[site], -2, 0)[..., :n, :]
+                values = self._to_disk_format(site, np.where(good[:, None], pooled, 0))
                 layout.write(self.group, site, (..., batch, slice(None)), values)
         for stack in self.stacks:
             self._write_frames(stack, batch, acts, np.where(good, lengths[stack][:n], 0))
@@ -72,30 +84,32 @@ class Writer:
         start = self.n_frames[stack]
         stop = start + int(counts.sum())
         for site in self.job.sites_of(stack):
-            scale = 2 if site == "encoder.conv1" else 1
-            x = acts[f"{site}/{pools.FRAMES}"]
+            scale = 2 if site == "encoder.conv1" else 1  # frames of the site per encoder frame
+            x = acts[f"{site}/{pools.FRAMES_POOL}"]
             frames = [x[..., row, : scale * count, :] for row, count in enumerate(counts)]
-            name = f"{site}.{pools.FRAMES}"
+            name = f"{site}.{pools.FRAMES_POOL}"
             array = self.group[name]
             array.resize((*array.shape[:-2], scale * stop, array.shape[-1]))
             where = (..., slice(scale * start, scale * stop), slice(None))
-            values = self._cast(site, np.concatenate(frames, axis=-2))
+            values = self._to_disk_format(site, np.concatenate(frames, axis=-2))
             layout.write(self.group, name, where, values)
+        # An utterance starts after the frames of all utterances before it.
         layout.write(self.group, f"{stack}_frame_start", batch, start + np.cumsum(counts) - counts)
         layout.write(self.group, f"{stack}_frame_count", batch, counts)
         self.n_frames[stack] = stop
 
     def _find_non_finite(self, acts: Activations, row: int) -> str:
-        """Names the first site at which a row is NaN or infinite. "" if there is none."""
+        """Names a site at which a row is NaN or infinite. "" if there is none."""
         for name, x in acts.items():
-            axis = 0 if name == "mel" else int(name.removesuffix(f"/{pools.FRAMES}") in LAYERED)
+            # The axis of the rows follows that of the layers, if there is one.
+            axis = int(name.removesuffix(f"/{pools.FRAMES_POOL}") in LAYERED)
             if not np.isfinite(np.take(x, row, axis=axis)).all():
                 return f"activations at {name} are NaN or infinite"
         return ""
 
-    def _cast(self, site: str, x: np.ndarray) -> np.ndarray:
+    def _to_disk_format(self, site: str, x: np.ndarray) -> np.ndarray:
         """Converts activations to the number format on disk. Raises ValueError on overflow."""
-        if self.dtype == "bfloat16":
+        if self.dtype == "bfloat16":  # has the range of float32, so it cannot overflow
             return x.astype(ml_dtypes.bfloat16).view(np.uint16)
         with np.errstate(over="ignore"):
             cast = x.astype(self.dtype)
@@ -110,14 +124,14 @@ class Writer:
         """Marks the store as complete.
 
         Args:
-            speed: utterances and seconds of this run. The store keeps them as an attribute.
+            speed: numbers of utterances and seconds of this run, which become an attribute.
 
         Raises:
             ValueError: all recordings were left out.
         """
         problems = layout.read(self.group, "problem").tolist()
-        left_out = {name: problem for name, problem in zip(self.names, problems) if problem}
-        if len(left_out) == len(self.names):
+        left_out = {name: problem for name, problem in zip(self.utterance_ids, problems) if problem}
+        if len(left_out) == len(self.utterance_ids):
             name, problem = next(iter(left_out.items()))
             raise ValueError(
                 f"corpus: expected a recording that can be read, all {len(left_out)} failed. "

@@ -24,9 +24,9 @@ from interventions.edits.places import Among, Between
 from interventions.edits.projection import Project
 from interventions.edits.values import Add, Mix, Patch, Scale, Zero
 from interventions.storage.atomic import replacing
-from interventions.storage.inert import (
+from interventions.storage.untrusted_files import (
     check_checksums,
-    errors_naming,
+    name_origin_in_errors,
     read_json,
     read_npz,
     write_checksums,
@@ -194,7 +194,7 @@ def load_edits(folder: str | os.PathLike) -> dict[str, Any]:
     if described.get("version") != _VERSION or not isinstance(described.get("edits"), dict):
         raise ValueError(f"{folder / _JSON}: expected edits of version {_VERSION}.")
     arrays = read_npz(folder / _ARRAYS)
-    with errors_naming(folder / _JSON):
+    with name_origin_in_errors(folder / _JSON):
         sites.check_known(described["edits"])
         edits = {
             site: _restore(node, arrays, f"edits[{site!r}]")

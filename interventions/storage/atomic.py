@@ -1,8 +1,9 @@
 """Replaces files and folders atomically, and locks folders for one writer.
 
-New files are written to a hidden staging folder inside the folder that they belong to. The staging
-folder is renamed when all files in it are complete. If a process was killed, the name of its
-staging folder shows the next writer whether to move the files into place or to remove them.
+A writer puts new files into a hidden staging folder inside their target folder. When all files are
+complete, it renames the staging folder and then moves the files into place. A killed process leaves
+its staging folder. If that folder has the second name, the next writer moves its files into place.
+Otherwise the next writer removes it.
 """
 
 import os
@@ -16,21 +17,22 @@ from typing import BinaryIO
 
 try:
     import fcntl
-except ImportError:  # Windows has no flock, so several processes may write into one folder there
+except ImportError:  # Windows has no flock, so folders are not locked there
     fcntl = None
 
-# The prefix of a staging folder's name, before and after its files are complete.
+# Prefixes of the name of a staging folder: the first until its files are complete, then the second.
 _WRITING, _COMPLETE = ".writing-", ".complete-"
-_LOCK = ".lock"  # the name, or the end of the name, of a lock file
+# Name of a lock file inside the locked folder, or end of its name next to the locked folder.
+_LOCK_NAME = ".lock"
 
 
 @contextmanager
 def staging(folder: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yields a staging folder. Its entries are moved into `folder` when the block ends.
+    """Yields a staging folder, and moves its entries into `folder` when the block ends.
 
     Each entry replaces the entry of the same name in `folder`. If the block raises an error,
-    `folder` is unchanged. If the process is killed, the next call for `folder` cleans up (see
-    `clean_up`).
+    `folder` is unchanged. If the process is killed, the next call for the same `folder` calls
+    `clean_up_staging`.
 
     Args:
         folder: the folder to write into. It is created if needed.
@@ -52,16 +54,17 @@ def staging(folder: str | os.PathLike[str]) -> Iterator[Path]:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    clean_up(folder)
-    stage, lock = _new_stage(folder)
+    clean_up_staging(folder)
+    stage, lock = _create_stage(folder)
     with lock:
         try:
             yield stage / "new"
         except BaseException as problem:
             shutil.rmtree(stage, ignore_errors=True)
             if isinstance(problem, OSError):
-                _name_folder(problem, folder)
+                _add_folder_to_error(problem, folder)
             raise
+        # From here on, the next writer completes the move if this process is killed.
         stage = stage.rename(folder / stage.name.replace(_WRITING, _COMPLETE, 1))
         _move_entries(stage, folder)
         shutil.rmtree(stage, ignore_errors=True)
@@ -69,7 +72,7 @@ def staging(folder: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yields a temporary path. The file or folder there replaces `path` when the block ends.
+    """Yields a temporary path, and moves its file or folder to `path` when the block ends.
 
     If the block raises an error, `path` is unchanged (see `staging`).
 
@@ -99,12 +102,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 def only_writer(folder: str | os.PathLike[str], wait_s: float = 0.0) -> Iterator[None]:
     """Locks `folder` while the block runs, so that no other process can lock it.
 
-    Creates the folder if needed, and calls `clean_up`. The operating system releases the lock of a
-    killed process.
+    Creates the folder if needed, and calls `clean_up_staging`. If a process is killed, the
+    operating system releases its lock.
 
     Args:
         folder: the folder to lock.
-        wait_s: how many seconds to wait for another process to finish.
+        wait_s: longest time in seconds to wait until another process unlocks the folder.
 
     Raises:
         BlockingIOError: another process has locked `folder`.
@@ -122,11 +125,11 @@ def only_writer(folder: str | os.PathLike[str], wait_s: float = 0.0) -> Iterator
     if lock is None:
         raise BlockingIOError(
             f"{str(folder)!r}: another process is writing into this folder. "
-            "Wait until it ends, or choose another."
+            "Wait until it ends, or choose another folder."
         )
     with lock:
         try:
-            clean_up(folder)
+            clean_up_staging(folder)
             yield
         finally:
             path.unlink(missing_ok=True)
@@ -135,9 +138,16 @@ def only_writer(folder: str | os.PathLike[str], wait_s: float = 0.0) -> Iterator
 def remove_stale_lock(folder: str | os.PathLike[str]) -> None:
     """Removes the lock file of `folder` if a killed process left it.
 
+    Use it for a complete folder. Other folders need no such call, because their next `only_writer`
+    removes the file.
+
     Args:
-        folder: a complete folder. Nothing writes into it again, so `only_writer` will not remove
-            its lock file.
+        folder: the folder whose lock file is removed. Its lock is left if a process holds it.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     remove_stale_lock(folder)  # does nothing without a lock file
     """
     path = _lock_path(Path(folder))
     if path.exists() and (lock := _try_lock(path)) is not None:
@@ -145,11 +155,22 @@ def remove_stale_lock(folder: str | os.PathLike[str]) -> None:
             path.unlink(missing_ok=True)
 
 
-def clean_up(folder: Path) -> None:
+def clean_up_staging(folder: Path) -> None:
     """Removes the staging folders that killed processes left in `folder`.
 
-    Complete entries are moved into `folder` first. The staging folder of a running process is
-    locked and remains.
+    If the entries of a staging folder are complete, moves them into `folder` first. Skips the
+    staging folder of a running process, because it is locked.
+
+    Args:
+        folder: the folder to clean up. Nothing happens if it does not exist.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Path(folder, ".writing-1").mkdir()  # as a killed process leaves it
+        ...     clean_up_staging(Path(folder))
+        ...     os.listdir(folder)
+        []
     """
     if not folder.is_dir():
         return
@@ -161,7 +182,7 @@ def clean_up(folder: Path) -> None:
         ]
     for stage in stages:
         try:
-            lock = _try_lock(stage / _LOCK)
+            lock = _try_lock(stage / _LOCK_NAME)
         except OSError:  # the folder is not accessible, or another process has removed it
             continue
         if lock is not None:
@@ -172,11 +193,17 @@ def clean_up(folder: Path) -> None:
 
 
 def is_lock_or_staging(path: Path) -> bool:
-    """Returns whether `path` is named like a lock file or staging folder of this module."""
-    return path.name == _LOCK or path.name.startswith((_WRITING, _COMPLETE))
+    """Returns whether `path` is named like a lock file or staging folder of this module.
+
+    Example:
+        >>> is_lock_or_staging(Path("results/.bank.lock"))
+        True
+    """
+    is_lock = path.name.startswith(".") and path.name.endswith(_LOCK_NAME)
+    return is_lock or path.name.startswith((_WRITING, _COMPLETE))
 
 
-def _name_folder(problem: OSError, folder: Path) -> None:
+def _add_folder_to_error(problem: OSError, folder: Path) -> None:
     """Adds `folder` to an error that names no file, such as that of a full disk."""
     if problem.errno is not None and problem.filename is None:
         problem.filename = str(folder)
@@ -185,17 +212,17 @@ def _name_folder(problem: OSError, folder: Path) -> None:
 def _lock_path(folder: Path) -> Path:
     """Returns the path of the lock file of `folder`.
 
-    It is next to the folder, because some formats refuse unknown files in it. If the parent is not
-    writable, it is inside the folder.
+    The lock file is next to `folder`, because some formats refuse unknown files inside a folder.
+    If the parent of `folder` is not writable, the lock file is inside `folder`.
     """
     absolute = folder.resolve()
     if os.access(absolute.parent, os.W_OK):
-        return absolute.parent / f".{absolute.name}{_LOCK}"
-    return absolute / _LOCK
+        return absolute.parent / f".{absolute.name}{_LOCK_NAME}"
+    return absolute / _LOCK_NAME
 
 
 def _try_lock(path: Path) -> BinaryIO | None:
-    """Opens and locks the file `path`; returns None if another process has locked it."""
+    """Opens and locks the file `path`, or returns None if another process has locked it."""
     while True:
         file = path.open("ab")
         try:
@@ -206,24 +233,26 @@ def _try_lock(path: Path) -> BinaryIO | None:
             return None
         except OSError:  # a file system without locks
             return file
+        # Between opening and locking, the previous holder may have removed the file. Then the lock
+        # is on a removed file and protects nothing, so try again.
         try:
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file
         except FileNotFoundError:
             pass
-        file.close()  # the process that held the lock has removed this file, so try again
+        file.close()
 
 
-def _new_stage(folder: Path) -> tuple[Path, BinaryIO]:
-    """Creates a staging folder with its lock.
+def _create_stage(folder: Path) -> tuple[Path, BinaryIO]:
+    """Creates a staging folder and locks it.
 
-    Another process may take the new folder for that of a killed process, and remove it before it is
-    locked. The loop then creates another one.
+    Before the folder is locked, another process may mistake it for that of a killed process and
+    remove it. The loop then creates another folder.
     """
     while True:
         stage = Path(tempfile.mkdtemp(dir=folder, prefix=_WRITING))
         try:
-            lock = _try_lock(stage / _LOCK)
+            lock = _try_lock(stage / _LOCK_NAME)
             if lock is not None:
                 (stage / "new").mkdir()
                 return stage, lock
@@ -235,16 +264,15 @@ def _new_stage(folder: Path) -> tuple[Path, BinaryIO]:
 
 
 def _move_entries(stage: Path, folder: Path) -> None:
-    """Moves the complete entries of a staging folder into `folder`.
+    """Moves the entries of a complete staging folder into `folder`.
 
-    The call may be repeated after an interruption. It then moves the remaining entries, and none if
-    the folder `new` is already removed.
+    After an interruption, a second call moves the remaining entries.
     """
     (stage / "old").mkdir(exist_ok=True)
     for entry in sorted((stage / "new").glob("*")):
         target = folder / entry.name
-        # A file cannot replace a folder, and a folder cannot replace anything. In these cases the
-        # old entry is moved away first.
+        # `replace` cannot overwrite a folder, or a file by a folder. In both cases the old entry is
+        # moved away first.
         if target.exists() and (target.is_dir() or entry.is_dir()):
             target.rename(stage / "old" / entry.name)
         entry.replace(target)

@@ -1,10 +1,11 @@
 """Computes fingerprints of values and code that are the same in every process.
 
-A cached result is used only if the fingerprint of everything it depends on is unchanged. Equal
-values of different types, such as 1, True and 1.0, have different fingerprints. The fingerprint of
-a function covers its bytecode, constants, defaults and closure, and the globals that it reads. A
-function of an installed package is identified by its name. A function of our packages is identified
-by its name and the source text of its module.
+A cached result is used only if the fingerprint of its inputs is unchanged. Equal values of
+different types, such as 1, True and 1.0, have different fingerprints.
+
+The fingerprint of a function of the user covers its bytecode, constants, defaults and closure, and
+the globals that it reads. The fingerprint of a function of an installed package covers its name.
+The fingerprint of a function of our packages covers its name and the source text of its module.
 """
 
 import dataclasses
@@ -40,7 +41,7 @@ _CODE_NAMES = ("co_names", "co_varnames", "co_freevars", "co_cellvars")
 
 
 def fingerprint(**values: Any) -> str:
-    """Computes a SHA-256 of values. It is the same in every process.
+    """Computes a SHA-256 of values that is the same in every process.
 
     Args:
         values: arrays, numbers, texts, containers, functions, classes or instances of classes.
@@ -50,7 +51,7 @@ def fingerprint(**values: Any) -> str:
 
     Raises:
         ValueError: a value, or an object that a function refers to, has no description that is the
-            same in another process. The message names the object.
+            same in every process. The message names the object.
 
     Example:
         >>> fingerprint(scale=1.0) == fingerprint(scale=1.0)
@@ -58,27 +59,28 @@ def fingerprint(**values: Any) -> str:
         >>> fingerprint(scale=1.0) == fingerprint(scale=1)
         False
     """
-    return _Digest().of(values, "")
+    return _Hasher().digest(values, "")
 
 
-class _Digest:
+class _Hasher:
     """Computes the digest of a value and everything that it refers to.
 
-    If a value contains itself, the inner occurrence is described by the number of levels between
-    the two.
+    If a value contains itself, the number of levels between both occurrences describes the inner
+    one.
     """
 
     def __init__(self) -> None:
         self.in_progress: list[int] = []  # ids of the values that contain the current one
-        # The digest by the id of the value. Keeping the value prevents reuse of its id.
+        # Digest and value, by the id of the value. Python cannot reuse the id of a value that is
+        # kept here.
         self.finished: dict[int, tuple[str, Any]] = {}
 
-    def of(self, value: Any, where: str) -> str:
-        """Returns the digest of `value`. `where` is the name of the value in error messages."""
+    def digest(self, value: Any, where: str) -> str:
+        """Returns the digest of `value`, which error messages call `where`."""
         if isinstance(value, _PLAIN):
             return _hash(type(value).__name__, value.hex() if type(value) is float else repr(value))
         if isinstance(value, np.ndarray | np.generic | jax.Array):
-            return _array(value, where)
+            return _hash_array(value, where)
         if id(value) in self.finished:
             return self.finished[id(value)][0]
         if id(value) in self.in_progress:
@@ -91,23 +93,23 @@ class _Digest:
         return digest
 
     def _attributes(self, value: Any, names: Iterable[str], where: str) -> Iterable[str]:
-        return (self.of(getattr(value, name), where) for name in names)
+        return (self.digest(getattr(value, name), where) for name in names)
 
     def _description(self, value: Any, where: str) -> Iterable[str]:
         """Returns the type of a value, and the digests of its contents."""
         match value:
             case enum.Enum():
-                cls, content = type(value), self.of(value.value, where)
+                cls, content = type(value), self.digest(value.value, where)
                 return "enum", cls.__module__, cls.__qualname__, value.name, content
             case tuple() | list():
-                items = (self.of(item, f"{where}[{i}]") for i, item in enumerate(value))
-                return type(value).__name__, self.of(type(value), where), *items
+                items = (self.digest(item, f"{where}[{i}]") for i, item in enumerate(value))
+                return type(value).__name__, self.digest(type(value), where), *items
             case set() | frozenset():
-                # A new _Digest per item, because the order of a set differs between processes.
-                items = sorted(_Digest().of(item, f"{where} item") for item in value)
+                # A new _Hasher per item, because the order of a set differs between processes.
+                items = sorted(_Hasher().digest(item, f"{where} item") for item in value)
                 return type(value).__name__, *items
             case Mapping():
-                return "mapping", self.of(type(value), where), *self._items(value, where)
+                return "mapping", self.digest(type(value), where), *self._items(value, where)
             case slice() | range():
                 ends = self._attributes(value, ("start", "stop", "step"), where)
                 return type(value).__name__, *ends
@@ -120,56 +122,56 @@ class _Digest:
             case functools.partial():
                 return (
                     "partial",
-                    self.of(value.func, f"{where}.func"),
-                    self.of(value.args, f"{where}.args"),
-                    self.of(value.keywords, f"{where}.keywords"),
+                    self.digest(value.func, f"{where}.func"),
+                    self.digest(value.args, f"{where}.args"),
+                    self.digest(value.keywords, f"{where}.keywords"),
                 )
             case types.MethodType():
-                owner = self.of(value.__self__, f"{where}.__self__")
-                return "method", self.of(value.__func__, where), owner
+                owner = self.digest(value.__self__, f"{where}.__self__")
+                return "method", self.digest(value.__func__, where), owner
             case types.FunctionType():
                 return self._function(value, where)
             case types.CodeType():
                 return self._code(value, where)
             case staticmethod() | classmethod():
-                return type(value).__name__, self.of(value.__func__, where)
+                return type(value).__name__, self.digest(value.__func__, where)
             case property():
                 return "property", *self._attributes(value, ("fget", "fset", "fdel"), where)
             case functools.cached_property():
-                return "property", self.of(value.func, where)
+                return "property", self.digest(value.func, where)
             case types.MemberDescriptorType() | types.GetSetDescriptorType():
                 return "slot", value.__name__
             case nnx.Variable():
-                return "variable", self.of(type(value), where), self.of(value[...], where)
+                return "variable", self.digest(type(value), where), self.digest(value[...], where)
             case nnx.Module():
                 members = vars(value).items()
                 named = {name: item for name, item in members if not name.startswith("_pytree__")}
-                return "module", self.of(type(value), where), self.of(named, where)
+                return "module", self.digest(type(value), where), self.digest(named, where)
         return self._object(value, where)
 
     def _items(self, mapping: Mapping[Any, Any], where: str) -> Iterable[str]:
         """Returns the digests of keys and values, sorted by the digests of the keys."""
-        items = [(_Digest().of(key, where), key, item) for key, item in mapping.items()]
+        items = [(_Hasher().digest(key, where), key, item) for key, item in mapping.items()]
         for digest, key, item in sorted(items, key=lambda entry: entry[0]):
             yield digest
-            yield self.of(item, f"{where}.{key}" if where else str(key))
+            yield self.digest(item, f"{where}.{key}" if where else str(key))
 
     def _object(self, value: Any, where: str) -> Iterable[str]:
         if dataclasses.is_dataclass(value):
             fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
             # Attributes of our dataclasses that are not fields are caches.
             fields |= {} if code.is_ours(type(value)) else getattr(value, "__dict__", {})
-            return "object", self.of(type(value), where), self.of(fields, where)
+            return "object", self.digest(type(value), where), self.digest(fields, where)
         if callable(wrapped := getattr(value, "__wrapped__", None)):  # jax.jit and the like
-            return "wrapped", type(value).__name__, self.of(wrapped, where)
+            return "wrapped", type(value).__name__, self.digest(wrapped, where)
         if code.is_found_by_name(value):
             return "named", value.__module__ or "", value.__qualname__
         if isinstance(value, np.ufunc | jnp.ufunc):
             return "ufunc", type(value).__module__, cast(Any, value).__name__
-        if type(value) is object:  # a sentinel, which holds nothing
+        if type(value) is object:  # a marker without content
             return ("sentinel",)
         if hasattr(value, "__dict__") and not code.is_from_known_module(type(value)):
-            return "object", self.of(type(value), where), self.of(dict(vars(value)), where)
+            return "object", self.digest(type(value), where), self.digest(dict(vars(value)), where)
         raise ValueError(
             f"{where}: a {type(value).__module__}.{type(value).__qualname__} has no description "
             "that is the same in another process, so a stored result cannot be matched to it. Use "
@@ -182,14 +184,14 @@ class _Digest:
             return *name, code.source_digest(cls.__module__)
         if code.is_from_known_module(cls):
             return name
-        bases = (self.of(base, where) for base in cls.__bases__)
+        bases = (self.digest(base, where) for base in cls.__bases__)
         members = {
             key: member for key, member in vars(cls).items() if not code.is_generated(key, member)
         }
         parts = (
             part
             for key in sorted(members)
-            for part in (key, self.of(members[key], f"{where}: {cls.__qualname__}.{key}"))
+            for part in (key, self.digest(members[key], f"{where}: {cls.__qualname__}.{key}"))
         )
         return *name, *bases, *parts
 
@@ -206,17 +208,17 @@ class _Digest:
         # The name of a function of an installed package suffices, so its code is not described.
         if not code.is_installed_file(file):
             parts += [fn.__code__, code.read_globals(fn)]
-        return *name, *(self.of(part, function_name) for part in parts)
+        return *name, *(self.digest(part, function_name) for part in parts)
 
     def _code(self, compiled: types.CodeType, where: str) -> Iterable[str]:
         attributes = (
             repr(getattr(compiled, name, None)) for name in (*_CODE_ATTRIBUTES, *_CODE_NAMES)
         )
-        return "code", *attributes, *(self.of(const, where) for const in compiled.co_consts)
+        return "code", *attributes, *(self.digest(const, where) for const in compiled.co_consts)
 
 
 def _hash(*parts: str) -> str:
-    """Computes a digest of strings. Their lengths are included, so different lists differ."""
+    """Computes a digest of strings and their lengths, so that ("ab", "c") differs from ("abc",)."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode("utf-8", "surrogatepass")
@@ -224,9 +226,9 @@ def _hash(*parts: str) -> str:
     return digest.hexdigest()
 
 
-def _array(value: Any, where: str) -> str:
+def _hash_array(value: Any, where: str) -> str:
     if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
-        return _hash("key", str(value.dtype), _array(jax.random.key_data(value), where))
+        return _hash("key", str(value.dtype), _hash_array(jax.random.key_data(value), where))
     array = np.asarray(value)
     if array.dtype.hasobject:
         raise ValueError(

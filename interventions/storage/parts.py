@@ -1,8 +1,8 @@
 """Saves the arrays of each finished part of a long computation in a file with a checksum.
 
-A file consists of three lines and an .npz of arrays. The lines are `jaxasr part 1`, the SHA-256 of
-everything after the second line, and a key as JSON. The key identifies the part. A file that is
-damaged or has another key is never used.
+A file consists of three lines and an .npz of arrays. The first line is `jaxasr part 1`. The second
+is the SHA-256 of everything after it. The third is a key as JSON, which identifies the part. A file
+that is damaged or has another key is never used.
 """
 
 import hashlib
@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from interventions.storage.atomic import replacing
-from interventions.storage.inert import read_npz_stream
+from interventions.storage.untrusted_files import read_npz_stream
 
 SUFFIX = ".part"
 _FIRST_LINE = b"jaxasr part 1\n"  # 1 is the version of the format
-_N_HEADER = len(_FIRST_LINE) + 65  # bytes of the first line and of the SHA-256 with its line end
+# Length of the first two lines. A SHA-256 has 64 digits, and a line end follows.
+_HEADER_BYTES = len(_FIRST_LINE) + 65
 _LOG = logging.getLogger(__name__)
 
 
@@ -28,9 +29,16 @@ def save(path: Path, key: str, arrays: Mapping[str, np.ndarray]) -> None:
     """Saves arrays of numbers or texts at `path`. An interrupted call leaves no partial file.
 
     Args:
-        path: the file; its folder is created if needed.
+        path: the file. Its folder is created if needed.
         key: a text that describes everything the arrays depend on.
         arrays: the arrays by name.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(Path(folder, "a.part"), "seed 0", {"x": np.arange(3)})
+        ...     load(Path(folder, "a.part"), "seed 0")
+        {'x': array([0, 1, 2])}
     """
     file = io.BytesIO()
     np.savez_compressed(file, allow_pickle=False, **arrays)
@@ -63,12 +71,12 @@ def load(path: Path, key: str) -> dict[str, np.ndarray] | None:
 
 
 def log_unused(path: Path, problem: object) -> None:
-    """Logs a warning that the file at `path` is computed again because of `problem`."""
+    """Logs a warning that the file at `path` is not used because of `problem`."""
     _LOG.warning("%s: %s. It is not used, but computed again.", path, str(problem).rstrip("."))
 
 
 def _decode(data: bytes, key: str) -> dict[str, np.ndarray]:
-    header, body = data[:_N_HEADER], data[_N_HEADER:]
+    header, body = data[:_HEADER_BYTES], data[_HEADER_BYTES:]
     if header != _FIRST_LINE + hashlib.sha256(body).hexdigest().encode() + b"\n":
         raise ValueError("damaged: the checksum does not match the contents")
     saved_key, _, arrays = body.partition(b"\n")

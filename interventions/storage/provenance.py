@@ -43,7 +43,8 @@ def provenance(
 
     Returns:
         A dict of the arguments, `command`, `time` (UTC), `versions` of packages, `platform` and
-        `commit`. Entries that are None are left out. Pass it to `save_result` as `provenance`.
+        `commit`. Entries that are None are left out. Pass the dict to `save_result` as
+        `provenance`.
 
     Example:
         >>> record = provenance(data="demo.flac", seed=0)
@@ -87,7 +88,8 @@ def versions() -> dict[str, str]:
 
 
 def device() -> str | None:
-    """Returns number and kind of JAX's devices, or None if JAX is not imported yet."""
+    """Returns the number and kind of JAX's devices, or None if JAX is not imported yet."""
+    # An import of JAX would take seconds.
     if "jax" not in sys.modules:
         return None
     import jax
@@ -96,6 +98,7 @@ def device() -> str | None:
     return f"{len(devices)} x {devices[0].device_kind}"
 
 
+# Cached, because every saved result records the commit, and git takes a while.
 @functools.cache
 def commit() -> str | None:
     """Returns the git commit of this package, followed by `+` if its files differ from the commit.

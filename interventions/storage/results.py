@@ -11,18 +11,21 @@ from typing import Any
 import xarray as xr
 
 from interventions.storage.atomic import replacing
-from interventions.storage.inert import errors_naming
-from interventions.storage.inert_zarr import check_result_metadata
 from interventions.storage.parts import log_unused
-from interventions.storage.text_files import escape_surrogates, plain, to_json
+from interventions.storage.text_files import escape_surrogates, to_json, to_json_types
+from interventions.storage.untrusted_files import name_origin_in_errors
+from interventions.storage.zarr_metadata import check_result_metadata
 
-# Attributes that are added to a saved result.
-_ARRAY_NAME = "_only_variable"  # the name of a DataArray, which is saved as a Dataset
-_KEY = "_kept_for"  # the key of a cached result
-_CHECKSUM = "jaxasr_checksum"
+# Names of attributes that only the saved result has.
+_ARRAY_NAME_ATTRIBUTE = "_only_variable"  # the name of a DataArray, which is saved as a Dataset
+_KEY_ATTRIBUTE = "_kept_for"  # the key of a cached result
+_CHECKSUM_ATTRIBUTE = "jaxasr_checksum"
 
-_PREFIX = b"jaxasr-sha256:"  # precedes the checksum in the value of its attribute
-_BLANK = _PREFIX + b"0" * 64  # the attribute while the checksum is computed
+# The value of the attribute `jaxasr_checksum` is this prefix and 64 digits. The digits are zeros
+# while the checksum is computed.
+_CHECKSUM_PREFIX = b"jaxasr-sha256:"
+_BLANK_CHECKSUM = _CHECKSUM_PREFIX + b"0" * 64
+_JSON_PREFIX = "json:"  # precedes the value of an attribute that is encoded as JSON
 
 
 def save_result(
@@ -33,15 +36,15 @@ def save_result(
 ) -> Path:
     """Saves a labelled result with its coordinates and attributes.
 
-    An interrupted save leaves no partial result. Nested attributes are saved as JSON. The saved
-    result has an additional attribute, `jaxasr_checksum`, a SHA-256 of everything else.
-    `load_result` checks and removes it.
+    An interrupted save leaves no partial result. Nested attributes are saved as JSON. The attribute
+    `jaxasr_checksum` of the saved result is a SHA-256 of everything else. `load_result` checks and
+    removes this attribute.
 
     Args:
         result: labelled arrays of numbers and texts.
         path: a name that ends in .zarr for a zarr folder, or in .nc for a netCDF file. An existing
-            result is replaced. The netCDF version is 3, which has only 32-bit integers and allows
-            no slash in a name.
+            result is replaced. The file has netCDF version 3, in which integers have at most 32
+            bits and names have no slash.
         provenance: a record of how the result was made (see `interventions.storage.provenance`). It
             is saved as the attribute `provenance`.
 
@@ -63,7 +66,7 @@ def save_result(
     if path.suffix not in (".zarr", ".nc"):
         raise ValueError(f"path: expected a name that ends in .zarr or .nc, got {path.name!r}.")
     attrs = dict(result.attrs) | ({} if provenance is None else {"provenance": provenance})
-    dataset = _as_dataset(result, attrs | {_CHECKSUM: _BLANK.decode()})
+    dataset = _as_dataset(result, attrs | {_CHECKSUM_ATTRIBUTE: _BLANK_CHECKSUM.decode()})
     dataset = _map_attrs(dataset, _encode_attribute)
     with replacing(path) as temporary:
         if path.suffix == ".nc":
@@ -107,19 +110,19 @@ def load_result(path: str | os.PathLike[str]) -> xr.DataArray | xr.Dataset:
     options: dict[str, Any] = (
         {"engine": "scipy"} if path.suffix == ".nc" else {"engine": "zarr", "consolidated": False}
     )
-    with errors_naming(path), xr.open_dataset(path, **options) as opened:
+    with name_origin_in_errors(path), xr.open_dataset(path, **options) as opened:
         dataset = _map_attrs(opened.load(), _decode_attribute)
-        dataset.attrs.pop(_CHECKSUM, None)
-        if (name := dataset.attrs.pop(_ARRAY_NAME, None)) is None:
+        dataset.attrs.pop(_CHECKSUM_ATTRIBUTE, None)
+        if (name := dataset.attrs.pop(_ARRAY_NAME_ATTRIBUTE, None)) is None:
             return dataset
         array = dataset["values"].assign_attrs(dataset.attrs)
         return array.rename(name or None)
 
 
-def cached(path: Path, key: str, compute: Callable[[], xr.Dataset]) -> xr.Dataset:
-    """Loads the result at `path` if it was saved under `key`; otherwise computes and saves it.
+def load_or_compute(path: Path, key: str, compute: Callable[[], xr.Dataset]) -> xr.Dataset:
+    """Loads the result at `path` if it was saved under `key`, or else computes and saves it.
 
-    A warning is logged if the saved result is damaged or has another key.
+    Logs a warning if the saved result is damaged or has another key.
 
     Args:
         path: a name that ends in .zarr or .nc.
@@ -128,20 +131,29 @@ def cached(path: Path, key: str, compute: Callable[[], xr.Dataset]) -> xr.Datase
 
     Returns:
         The result.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "a.nc")
+        ...     _ = load_or_compute(path, "seed 0", lambda: xr.Dataset({"x": 1.0}))
+        ...     loaded = load_or_compute(path, "seed 0", xr.Dataset)  # does not compute again
+        ...     float(loaded.x)
+        1.0
     """
     if path.exists():
         try:
             result = load_result(path)
-            if isinstance(result, xr.Dataset) and result.attrs.pop(_KEY, None) == key:
+            if isinstance(result, xr.Dataset) and result.attrs.pop(_KEY_ATTRIBUTE, None) == key:
                 return result
             log_unused(path, "misplaced: it was computed for something else")
         except ValueError as problem:
             log_unused(path, problem)
-    save_result(compute().assign_attrs({_KEY: key}), path)
+    save_result(compute().assign_attrs({_KEY_ATTRIBUTE: key}), path)
     # Saving may change dtypes. Loading gives a new result the same dtypes as a cached one.
     result = load_result(path)
     assert isinstance(result, xr.Dataset)
-    del result.attrs[_KEY]
+    del result.attrs[_KEY_ATTRIBUTE]
     return result
 
 
@@ -149,17 +161,20 @@ def _fill_in_checksum(path: Path) -> None:
     """Computes the checksum of a result and writes it over the blank one."""
     file = _attributes_file(path)
     data = file.read_bytes()
-    file.write_bytes(data.replace(_BLANK, _PREFIX + _digest(path, data).encode(), 1))
+    checksum = _CHECKSUM_PREFIX + _digest(path, data).encode()
+    file.write_bytes(data.replace(_BLANK_CHECKSUM, checksum, 1))
 
 
 def _compare_checksum(path: Path) -> None:
     """Raises ValueError if a result has no checksum or differs from it."""
     file = _attributes_file(path)
     data = file.read_bytes() if file.is_file() else b""
-    match = re.search(re.escape(_PREFIX) + rb"([0-9a-f]{64})", data)
-    if match is None or _CHECKSUM.encode() not in data:
-        raise ValueError(f"{path}: expected a result of save_result, found no {_CHECKSUM} in it.")
-    blanked = data[: match.start()] + _BLANK + data[match.end() :]
+    match = re.search(re.escape(_CHECKSUM_PREFIX) + rb"([0-9a-f]{64})", data)
+    if match is None or _CHECKSUM_ATTRIBUTE.encode() not in data:
+        raise ValueError(
+            f"{path}: expected a result of save_result, found no {_CHECKSUM_ATTRIBUTE} in it."
+        )
+    blanked = data[: match.start()] + _BLANK_CHECKSUM + data[match.end() :]
     if _digest(path, blanked).encode() != match[1]:
         raise ValueError(
             f"{path}: damaged: its checksum does not match its contents. "
@@ -173,9 +188,9 @@ def _attributes_file(path: Path) -> Path:
 
 
 def _digest(path: Path, attributes: bytes) -> str:
-    """Computes a digest of the names and contents of a result's files.
+    """Computes a SHA-256 of the names and contents of a result's files.
 
-    `attributes` replaces the contents of the file of attributes.
+    `attributes` stands for the contents of the file that contains the attributes.
     """
     if path.suffix == ".nc":
         return hashlib.sha256(attributes).hexdigest()
@@ -192,7 +207,7 @@ def _as_dataset(result: xr.DataArray | xr.Dataset, attrs: dict[str, Any]) -> xr.
     values = result.copy()
     values.attrs = {}
     return values.to_dataset(name="values").assign_attrs(
-        attrs | {_ARRAY_NAME: str(result.name or "")}
+        attrs | {_ARRAY_NAME_ATTRIBUTE: str(result.name or "")}
     )
 
 
@@ -206,13 +221,16 @@ def _map_attrs(dataset: xr.Dataset, change: Callable[[Any], Any]) -> xr.Dataset:
 
 def _encode_attribute(value: Any) -> Any:
     """Encodes an attribute as JSON, unless it is a text or a number."""
-    if isinstance(value, str) and not value.startswith("json:"):
+    if isinstance(value, str) and not value.startswith(_JSON_PREFIX):
         return escape_surrogates(value)
     if isinstance(value, int | float) and not isinstance(value, bool):
         return value
-    return "json:" + to_json(plain(value))
+    return _JSON_PREFIX + to_json(to_json_types(value))
 
 
 def _decode_attribute(value: Any) -> Any:
+    # A netCDF file returns a number as an array with one element.
     value = value.item() if hasattr(value, "item") and getattr(value, "size", 1) == 1 else value
-    return json.loads(value[5:]) if isinstance(value, str) and value.startswith("json:") else value
+    if isinstance(value, str) and value.startswith(_JSON_PREFIX):
+        return json.loads(value.removeprefix(_JSON_PREFIX))
+    return value

@@ -15,13 +15,13 @@ from interventions.storage.atomic import (
 
 # Control characters, direction overrides, line separators and lone surrogates. Python decodes bytes
 # of a file name that are not UTF-8 to lone surrogates.
-_HIDDEN = re.compile(
+_HIDDEN_CHARACTERS = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]"
 )
 
 
 def printable(text: object, keep_lines: bool = False) -> str:
-    """Escapes characters that would control a terminal or that UTF-8 cannot encode.
+    """Escapes characters that control a terminal, or that UTF-8 cannot encode.
 
     Args:
         text: any value, which `str` converts to a text.
@@ -34,7 +34,7 @@ def printable(text: object, keep_lines: bool = False) -> str:
         >>> print(printable("red: \\x1b[31m"))
         red: \\x1b[31m
     """
-    return _HIDDEN.sub(
+    return _HIDDEN_CHARACTERS.sub(
         lambda match: match[0] if keep_lines and match[0] in "\n\t" else _escape(match[0]),
         str(text),
     )
@@ -48,7 +48,12 @@ def _escape(character: str) -> str:
 
 
 def escape_surrogates(value: Any) -> Any:
-    """Escapes lone surrogates in a text or nested value, because UTF-8 cannot encode them."""
+    """Escapes lone surrogates in a text or nested value, because UTF-8 cannot encode them.
+
+    Example:
+        >>> print(escape_surrogates("a\\udc80"))
+        a\\udc80
+    """
     if isinstance(value, dict):
         return {escape_surrogates(key): escape_surrogates(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -59,7 +64,7 @@ def escape_surrogates(value: Any) -> Any:
 def write_text(path: Path, text: str) -> Path:
     """Writes a text as UTF-8, and escapes characters that UTF-8 cannot encode.
 
-    An interrupted call leaves the file as it was.
+    An interrupted call leaves the file unchanged.
 
     Returns:
         `path`.
@@ -87,25 +92,25 @@ def to_json(value: Any) -> str:
         >>> to_json({"loss": float("nan"), "sizes": (1, 2)})
         '{"loss": null, "sizes": [1, 2]}'
     """
-    text = json.dumps(plain(value), ensure_ascii=False, allow_nan=False)
-    return _HIDDEN.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    text = json.dumps(to_json_types(value), ensure_ascii=False, allow_nan=False)
+    return _HIDDEN_CHARACTERS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
-def plain(value: Any) -> Any:
+def to_json_types(value: Any) -> Any:
     """Converts a value to the types of JSON: dict, list, str, int, float, bool and None.
 
     NaN and infinities become None. Values of other types become texts.
 
     Example:
-        >>> plain({"mean": np.float32(0.5), 3: np.arange(2)})
+        >>> to_json_types({"mean": np.float32(0.5), 3: np.arange(2)})
         {'mean': 0.5, '3': [0, 1]}
     """
     if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): to_json_types(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [to_json_types(item) for item in value]
     if isinstance(value, float | np.floating):
         return float(value) if np.isfinite(value) else None
     if hasattr(value, "tolist"):
-        return plain(value.tolist())
+        return to_json_types(value.tolist())
     return value if isinstance(value, str | int | bool | None) else str(value)

@@ -15,7 +15,7 @@ def test_greedy_tokens_agree_with_torch(asr):
     comparisons = list(
         compare_tokens(
             asr,
-            real_speech.spread(clips, N)
+            real_speech.select_evenly(clips, N)
             or [real_speech.Recording(real_speech.DEMO, "demo", "", "en", 0.0)],
             batch=4,
         )

@@ -23,7 +23,7 @@ from experiments.data import real_speech
 
 CLIPS = [
     clip.path
-    for clip in real_speech.spread(real_speech.recordings(["libri_test_other", "vctk"]), 2)
+    for clip in real_speech.select_evenly(real_speech.recordings(["libri_test_other", "vctk"]), 2)
 ] or [real_speech.DEMO]
 RNG = np.random.default_rng(0)
 

@@ -6,7 +6,7 @@ import pytest
 import xarray as xr
 
 from experiments.data.corpora import Corpus, Utterance
-from experiments.data.spoken_words import VOICES, WORDS, installed, spoken_words
+from experiments.data.spoken_words import VOICES, WORDS, spoken_words, voice_installed
 from experiments.studies.e2_semantic_categories import (
     CLAIMS,
     STUDY,
@@ -59,7 +59,7 @@ def test_words_of_the_corpus_take_precedence():
     word = Utterance("x", "x.wav", "joe", "hammer", labels={"category": "tools"})
     assert spoken_words(Corpus("mine", "manifest", (word,))) == ([word], "mine")
     clips, source = spoken_words(Corpus("mine", "manifest", (Utterance("x", "x.wav"),)))
-    expected = (120 * len(VOICES), "synthetic voice") if installed() else (24, "built-in")
+    expected = (120 * len(VOICES), "synthetic voice") if voice_installed() else (24, "built-in")
     assert (len(clips), source.split(";")[0]) == expected
     assert len({clip.id for clip in clips}) == len(clips)
 

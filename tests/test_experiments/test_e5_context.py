@@ -6,12 +6,12 @@ import pytest
 import xarray as xr
 
 from experiments.data.corpora import Utterance
-from experiments.data.synthesis import pairs
+from experiments.data.spoken_pairs import pairs
 from experiments.studies.context_edits import (
     EXPECTED,
-    KINDS,
     OTHER,
-    SITES,
+    PATCH_KINDS,
+    PATCHED_SITES,
     TARGET,
     UNTRIED,
     outcome,
@@ -37,11 +37,11 @@ CELLS = site_cells(
         n_text_head=3,
         n_text_layer=4,
     ),
-    SITES,
+    PATCHED_SITES,
     CONFIG.alphas,
 )
 # The site of each cell.
-SITE_OF_CELL = np.array(SITES)[CELLS["site"]]
+SITE_OF_CELL = np.array(PATCHED_SITES)[CELLS["site"]]
 N = 48  # sentences
 
 
@@ -70,7 +70,7 @@ def make_results(
             "example": np.arange(2 * N),
             "congruent": ("example", congruent),
             "pair": ("example", np.repeat([f"voice: {i}" for i in range(N)], 2)),
-            "kind": list(KINDS),
+            "kind": list(PATCH_KINDS),
             "site": ("cell", SITE_OF_CELL),
             "layer": ("cell", CELLS["layer"]),
             "alpha": ("cell", CELLS["alpha"]),

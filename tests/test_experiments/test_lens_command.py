@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.analyses.lens import window
+from experiments.analyses.lens import cut_window
 from experiments.commands.subtitles import clock
 from experiments.progress import Progress
 
@@ -11,14 +11,14 @@ from experiments.progress import Progress
 @pytest.mark.parametrize(("start", "length"), [(0.0, 480_000), (1.5, 480_000), (39.0, 16_000)])
 def test_window_is_at_most_thirty_seconds(start, length):
     audio = np.arange(40 * 16_000, dtype=np.float32)
-    samples = window(audio, start)
+    samples = cut_window(audio, start)
     assert len(samples) == length
     assert samples[0] == round(start * 16_000)
 
 
 def test_a_window_past_the_end_is_an_error():
     with pytest.raises(ValueError, match=r"expected less than the recording's 1\.00 s, got 1 s"):
-        window(np.zeros(16_000, np.float32), 1.0)
+        cut_window(np.zeros(16_000, np.float32), 1.0)
 
 
 @pytest.mark.parametrize(

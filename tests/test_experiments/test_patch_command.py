@@ -110,9 +110,9 @@ def test_texts_under_patches_are_loaded_from_the_store(tmp_path):
     ("change", "message"),
     [
         (["--site", "decoder.cross_attn.y"], "Did you mean 'decoder.cross_attn."),
-        (["--over", "frame"], "--over: 'frame' is not a dimension"),
+        (["--over", "frame"], "--over: expected some of layer, head"),
         (["--source", "loud"], "--source: expected a file, noise, silence"),
-        (["--source", "resample"], "there is only one"),
+        (["--source", "resample"], "only one is given"),
         (["--alpha", "0;1"], "--alpha: expected numbers"),
         (["--metric", "wer"], "--metric: expected, without --sequence, one of logit_diff"),
         (["--answer", "whale"], "--answer: 'whale' is not in the text"),

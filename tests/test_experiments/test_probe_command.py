@@ -181,7 +181,7 @@ def test_noise_becomes_a_label(folder):
     (["--label", "same"], "at least 2 classes, got only 'x'"),
     (["--label", "pitch", "--group", "only"], "2 groups cannot be split into 5 folds"),
     (["--label", "gender"], "'gender'"),
-    (["--label", "pitch", "--pool", "last"], "another settings"),
+    (["--label", "pitch", "--pool", "last"], "differs in settings"),
     (["--label", "pitch", "--where", "speaker"], "expected COLUMN=VALUE"),
     (["--label", "speaker", "--target", "value"], "expected numbers for --target value"),
 ])  # fmt: skip

@@ -1,4 +1,4 @@
-"""Stores that are damaged, half-written or in use by another process are refused."""
+"""Stores that are damaged, half-written or written by two processes are noticed and never used."""
 
 import json
 import shutil
@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import zarr
 from small_speech import small_recogniser, tones
+from small_stores import EVERY, LENGTHS, SITE
 
 from experiments import store
-from experiments.store import StoreError, integrity
+from experiments.store import StoreError
 from interventions.storage.atomic import only_writer
-
-SITE = "encoder.resid_post"
 
 
 @pytest.fixture(scope="module")
@@ -21,19 +20,9 @@ def small():
 
 
 @pytest.fixture(scope="module")
-def complete_store(small, tmp_path_factory):
-    """Returns a store with sites and pools of every kind. No test changes it."""
-    options = {
-        "sites": (SITE, "encoder.mlp.post", "encoder.ln_post"),
-        "pool": ("speech", "all", "last", 3, "frames"),
-        "batch": 2,
-    }
-    return store.extract(
-        small,
-        tones([0.5, 1.01, 0.3, 2.0, 0.7]),
-        tmp_path_factory.mktemp("full") / "store",
-        **options,
-    )
+def full(small, tmp_path_factory):
+    """A store with every kind of variable, which no test changes."""
+    return store.extract(small, tones(LENGTHS), tmp_path_factory.mktemp("full") / "store", **EVERY)
 
 
 def test_completion_and_checksums_are_written_at_once(small, tmp_path, monkeypatch):
@@ -53,8 +42,8 @@ def test_completion_and_checksums_are_written_at_once(small, tmp_path, monkeypat
     open_and_verify(opened.path)
 
 
-def copy_of_store(complete_store, tmp_path):
-    shutil.copytree(complete_store.path, tmp_path / "store")
+def copied(full, tmp_path):
+    shutil.copytree(full.path, tmp_path / "store")
     return tmp_path / "store"
 
 
@@ -65,8 +54,8 @@ def open_and_verify(path):
     opened.verify()
 
 
-def test_a_flipped_bit_anywhere_is_noticed(complete_store, tmp_path):
-    path = copy_of_store(complete_store, tmp_path)
+def test_a_flipped_bit_anywhere_is_noticed(full, tmp_path):
+    path = copied(full, tmp_path)
     files = sorted(file for file in path.rglob("*") if file.is_file())
     open_and_verify(path)
     rng = np.random.default_rng(0)
@@ -81,6 +70,16 @@ def test_a_flipped_bit_anywhere_is_noticed(complete_store, tmp_path):
     shutil.copy(chunks[0], chunks[1])
     with pytest.raises(StoreError, match=f"{SITE} differ from what was written"):
         open_and_verify(path)
+
+
+def test_a_flipped_bit_of_an_open_store_is_noticed(small, tmp_path):
+    opened = store.extract(small, tones(LENGTHS[:2]), tmp_path / "store", batch=2)
+    chunk = next(file for file in (tmp_path / "store" / SITE / "c").rglob("*") if file.is_file())
+    damaged = bytearray(chunk.read_bytes())
+    damaged[5] ^= 1
+    chunk.write_bytes(bytes(damaged))
+    with pytest.raises(StoreError, match=rf"'{SITE}' is damaged"):
+        opened.verify()
 
 
 def test_a_damaged_half_written_store_is_not_continued(small, tmp_path, monkeypatch):
@@ -124,30 +123,8 @@ def test_a_second_writer_of_a_store_is_refused(small, tmp_path):
     {"storage_transformers": [{"name": "x"}]},
     {"zarr_format": 2},
 ])  # fmt: skip
-def test_a_store_with_other_codecs_is_refused(complete_store, tmp_path, change):
-    file = copy_of_store(complete_store, tmp_path) / SITE / "zarr.json"
+def test_a_store_with_other_codecs_is_refused(full, tmp_path, change):
+    file = copied(full, tmp_path) / SITE / "zarr.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(StoreError, match=r"resid_post/zarr\.json: expected the"):
         store.open(tmp_path / "store")
-
-
-def test_verify_names_the_damaged_variable(small, tmp_path):
-    opened = store.extract(small, tones([0.5, 1.01]), tmp_path / "store", batch=2)
-    chunk = next(file for file in (tmp_path / "store" / SITE / "c").rglob("*") if file.is_file())
-    damaged = bytearray(chunk.read_bytes())
-    damaged[5] ^= 1
-    chunk.write_bytes(bytes(damaged))
-    with pytest.raises(StoreError, match=rf"'{SITE}' is damaged"):
-        opened.verify()
-
-
-def test_a_store_that_another_version_left_half_written_is_refused(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(integrity, "versions", lambda: {"jaxasr": "0.0.9"})
-    with monkeypatch.context() as stopped:
-        stopped.setattr("experiments.store.writing.Writer.finish", lambda *_: None)
-        store.extract(small, tones([0.5, 1.01]), tmp_path / "half", batch=2)
-    monkeypatch.undo()
-    with pytest.raises(
-        StoreError, match=r"another versions: .*'jaxasr': '0\.0\.9'.*this run has .*half-written"
-    ):
-        store.extract(small, tones([0.5, 1.01]), tmp_path / "half", batch=2)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from experiments import cli
-from experiments.item_cache import Keep, fingerprint
+from experiments.item_cache import ItemCache, short_hash
 from experiments.studies import registry, reproduce as studies, study, study_page
 from experiments.studies.study import (
     DOES_NOT_REPLICATE,
@@ -24,8 +24,8 @@ from experiments.studies.study import (
     Evidence,
     Settings,
     Study,
-    band,
     choice,
+    layers_in_band,
     paper,
 )
 
@@ -56,8 +56,8 @@ def fake_study(stop_at: int | None = None, computed: list[int] | None = None) ->
         x = np.random.default_rng(item).normal(3, 1, 2)
         return {"x": x, "text": f"{HOSTILE_TEXT} {item}"}
 
-    def run(asr, corpus, config, keep):
-        items = keep.each("items", range(config.n), compute)
+    def run(asr, corpus, config, cache):
+        items = cache.each("items", range(config.n), compute)
         x = [item["x"].mean() for item in items]
         texts = [str(item["text"]) for item in items]
         return xr.Dataset({"x": ("example", x), "text": ("example", texts)})
@@ -87,7 +87,7 @@ def fake_study(stop_at: int | None = None, computed: list[int] | None = None) ->
 
 @pytest.fixture(autouse=True)
 def _no_model(monkeypatch):
-    monkeypatch.setattr(studies, "weights", lambda asr: {"name": "made up", "sha256": "0"})
+    monkeypatch.setattr(studies, "describe_weights", lambda asr: {"name": "made up", "sha256": "0"})
 
 
 def run_study(out: Path, fake: Study, **options: Any) -> dict[str, Any]:
@@ -161,10 +161,10 @@ def test_examples_without_a_value_are_dropped():
 
 
 def test_bands_of_relative_depth():
-    assert band(np.arange(33) / 32, 27 / 32, 30 / 32).tolist() == [27, 28, 29, 30]
+    assert layers_in_band(np.arange(33) / 32, 27 / 32, 30 / 32).tolist() == [27, 28, 29, 30]
     # A small model has no layer in this band. The nearest one is chosen, but never the top layer.
-    assert band(np.arange(5) / 4, 27 / 32, 30 / 32).tolist() == [3]
-    assert band(np.array([0.25, 0.5, 0.75, 1]), 0.9, 1).tolist() == [3]
+    assert layers_in_band(np.arange(5) / 4, 27 / 32, 30 / 32).tolist() == [3]
+    assert layers_in_band(np.array([0.25, 0.5, 0.75, 1]), 0.9, 1).tolist() == [3]
 
 
 def test_an_interrupted_run_resumes(tmp_path):
@@ -193,15 +193,26 @@ def test_other_settings_do_not_reuse_items(tmp_path):
     assert len(computed) == 24
 
 
+def test_a_reworded_reason_keeps_the_stored_items(tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class Reworded(Config):
+        noise: float = choice(0.1, "another reason")
+
+    computed: list[int] = []
+    run_study(tmp_path, fake_study(None, computed))
+    run_study(tmp_path, dataclasses.replace(fake_study(None, computed), settings=Reworded))
+    assert len(computed) == 8
+
+
 def test_the_item_cache_distinguishes_keys_and_refuses_objects(tmp_path):
-    keep, keys = Keep(tmp_path), ("a/b", "a b", "ü" * 300)
-    items = [keep(key, lambda key=key: {"k": key, "n": [1, 2]}) for key in keys]
+    cache, keys = ItemCache(tmp_path), ("a/b", "a b", "ü" * 300)
+    items = [cache(key, lambda key=key: {"k": key, "n": [1, 2]}) for key in keys]
     assert tuple(str(item["k"]) for item in items) == keys
     assert set(items[0]) == {"k", "n"}
     with pytest.raises(TypeError, match="x: expected numbers or texts"):
-        keep("object", lambda: {"x": [object()]})
+        cache("object", lambda: {"x": [object()]})
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
-    assert fingerprint({"a": 1}) == fingerprint({"a": 1}) != fingerprint({"a": 2})
+    assert short_hash({"a": 1}) == short_hash({"a": 1}) != short_hash({"a": 2})
 
 
 def test_a_run_writes_its_result_and_an_escaped_page(tmp_path):
@@ -254,18 +265,18 @@ def test_a_failed_study_is_reported_and_the_others_run(tmp_path, monkeypatch):
 
 
 def test_the_registry_lists_the_files_of_the_folder():
-    ids = list(registry.names())
+    ids = list(registry.study_modules())
     of_paper = [name for name in ids if name[0] == "E"]
     assert of_paper == sorted(of_paper)
     assert {"E7", "E8"} <= set(ids)
-    assert registry.resolve(["e8", "E7"]) == ["E7", "E8"]
-    assert registry.resolve(["all"]) == ids
+    assert registry.sort_study_ids(["e8", "E7"]) == ["E7", "E8"]
+    assert registry.sort_study_ids(["all"]) == ids
     result = CliRunner().invoke(cli.app, ["reproduce", "E99", "--out", "unwritten"])
     assert result.exit_code == 2
     assert "E99" in result.stderr
 
 
-@pytest.mark.parametrize("name", registry.names())
+@pytest.mark.parametrize("name", registry.study_modules())
 def test_every_study_has_presets_and_claims(name):
     imported = registry.study(name)
     assert isinstance(imported, study.Study)

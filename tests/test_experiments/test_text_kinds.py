@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.analyses.text_kinds import category, error_rate
+from experiments.analyses.text_kinds import error_rate, text_category
 
 # The text of the last layer, with which other texts are compared.
 FINAL = "The captain read the old letter aloud."
@@ -26,24 +26,24 @@ FINAL = "The captain read the old letter aloud."
     ],
 )
 def test_each_kind_is_recognised(text, kind):
-    assert category(text, FINAL) == kind
+    assert text_category(text, FINAL) == kind
 
 
 def test_token_ids_decide_about_loops_when_given():
-    assert category("aaaa", FINAL, ids=[5] * 20) == "loop"
-    assert category("aaaa", FINAL, ids=[5] * 17) == "ungrounded"
+    assert text_category("aaaa", FINAL, ids=[5] * 20) == "loop"
+    assert text_category("aaaa", FINAL, ids=[5] * 17) == "ungrounded"
 
 
 def test_a_correct_text_that_repeats_is_correct():
-    assert category("no " * 20, "No, " * 20) == "correct"
+    assert text_category("no " * 20, "No, " * 20) == "correct"
 
 
 def test_a_text_that_the_normaliser_removes_still_has_words():
-    assert category("(baby crying)", "(Baby crying)") == "correct"
-    assert category("(baby crying)", "(mumbling)") == "ungrounded"
+    assert text_category("(baby crying)", "(Baby crying)") == "correct"
+    assert text_category("(baby crying)", "(mumbling)") == "ungrounded"
 
 
 def test_without_spaces_characters_are_counted():
-    assert category("测试完成后状态", "测试完成后，状态更改", language="zh") == "partial"
-    assert category("你好世界", "测试完成后，状态更改", language="zh") == "ungrounded"
+    assert text_category("测试完成后状态", "测试完成后，状态更改", language="zh") == "partial"
+    assert text_category("你好世界", "测试完成后，状态更改", language="zh") == "ungrounded"
     assert error_rate("ab", "ab cd") == 0.5

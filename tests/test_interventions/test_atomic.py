@@ -14,7 +14,13 @@ import numpy as np
 import pytest
 
 import interventions
-from interventions.storage.atomic import only_writer, remove_stale_lock, replacing, staging
+from interventions.storage.atomic import (
+    is_lock_or_staging,
+    only_writer,
+    remove_stale_lock,
+    replacing,
+    staging,
+)
 from interventions.storage.text_files import printable, to_json, write_json, write_text
 
 
@@ -120,6 +126,19 @@ def test_the_staging_folder_of_a_running_writer_stays(tmp_path):
         write_text(tmp_path / "a", "second")
         assert (first / "a").read_text() == "first"
     assert texts_by_path(tmp_path) == {"a": "first"}
+
+
+@pytest.mark.parametrize(("name", "expected"), [
+    (".lock", True), (".out.lock", True), (".writing-a1", True), (".complete-a1", True),
+    ("out.lock", False), ("lock", False), (".out", False), ("poetry.lock", False),
+])  # fmt: skip
+def test_locks_and_staging_folders_are_recognised_by_name(name, expected):
+    assert is_lock_or_staging(Path("folder", name)) is expected
+
+
+def test_the_lock_in_use_is_recognised(tmp_path):
+    with only_writer(tmp_path / "out"):
+        assert [is_lock_or_staging(path) for path in tmp_path.glob(".*")] == [True]
 
 
 def test_a_second_writer_is_refused(tmp_path):

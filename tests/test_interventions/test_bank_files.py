@@ -8,7 +8,7 @@ import pytest
 
 import interventions
 from interventions.probes import Bank
-from interventions.storage import inert
+from interventions.storage import untrusted_files
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def change_description(folder, **changes):
     """Changes the description of a bank, and updates its checksums."""
     file = folder / "bank.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
-    inert.write_checksums(folder)
+    untrusted_files.write_checksums(folder)
     return folder
 
 

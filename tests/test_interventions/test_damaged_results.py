@@ -11,7 +11,7 @@ from swept_results import swept
 from interventions.figures import plot, save
 from interventions.stats import summarize
 from interventions.storage import load_result, save_result
-from interventions.storage.results import cached
+from interventions.storage.results import load_or_compute
 
 
 def flip_random_bit(path, seed):
@@ -47,10 +47,10 @@ def test_a_cached_result_that_is_damaged_or_misplaced_is_computed_again(tmp_path
         calls.append(1)
         return summarize(swept())
 
-    first = cached(path, "a", compute)
+    first = load_or_compute(path, "a", compute)
     flip_random_bit(path, 3)
-    xr.testing.assert_identical(cached(path, "a", compute), first)
-    xr.testing.assert_identical(cached(path, "b", compute), first)
+    xr.testing.assert_identical(load_or_compute(path, "a", compute), first)
+    xr.testing.assert_identical(load_or_compute(path, "b", compute), first)
     assert len(calls) == 3
     assert [
         record.getMessage().endswith("It is not used, but computed again.")
@@ -85,7 +85,7 @@ def test_codecs_and_formats_that_save_result_does_not_write_are_refused(tmp_path
     with pytest.raises(ValueError, match=r"a\.zarr/values"):
         load_result(path)
     with pytest.raises(ValueError, match="computed"):
-        cached(path, "key", lambda: (_ for _ in ()).throw(ValueError("computed")))
+        load_or_compute(path, "key", lambda: (_ for _ in ()).throw(ValueError("computed")))
     assert not (tmp_path / "run").exists()
 
 

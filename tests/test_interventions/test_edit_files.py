@@ -24,7 +24,7 @@ from interventions.edits import (
     only,
     serialization,
 )
-from interventions.storage import inert
+from interventions.storage import untrusted_files
 from jaxasr import At
 
 EDITS = {
@@ -52,7 +52,7 @@ def replace_files(folder: Path, text: str | None = None, arrays: bytes | None = 
         (folder / "edits.json").write_text(text)
     if arrays is not None:
         (folder / "arrays.npz").write_bytes(arrays)
-    inert.write_checksums(folder)
+    untrusted_files.write_checksums(folder)
     return folder
 
 

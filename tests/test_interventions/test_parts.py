@@ -5,8 +5,8 @@ import shutil
 import numpy as np
 import pytest
 
-from experiments.item_cache import Keep
-from interventions.storage import inert, parts
+from experiments.item_cache import ItemCache
+from interventions.storage import parts, untrusted_files
 
 
 def flip_bit(data: bytes, bit: int) -> bytes:
@@ -56,19 +56,19 @@ def test_cached_items_are_computed_again_when_damaged_or_exchanged(tmp_path, cap
     def item(name):
         return lambda: computed.append(name) or {"x": np.array([len(name)])}
 
-    keep = Keep(tmp_path / "items")
-    first, second = keep("first", item("first")), keep("second", item("second"))
+    cache = ItemCache(tmp_path / "items")
+    first, second = cache("first", item("first")), cache("second", item("second"))
     first_file, second_file = sorted((tmp_path / "items").glob("*.part"))
     shutil.copy(second_file, first_file)
     second_file.write_bytes(flip_bit(second_file.read_bytes(), 900))
-    again = Keep(tmp_path / "items")
+    again = ItemCache(tmp_path / "items")
     assert (again("first", item("first"))["x"], again("second", item("second"))["x"]) == (
         first["x"],
         second["x"],
     )
     assert computed == ["first", "second"] * 2
     assert [record.getMessage().count("\n") for record in caplog.records] == [0, 0]
-    Keep(tmp_path / "items")("first", lambda: pytest.fail("computed again"))
+    ItemCache(tmp_path / "items")("first", lambda: pytest.fail("computed again"))
 
 
 def write_npz(path, name="a.npy", data=b"", **arrays):
@@ -99,7 +99,7 @@ def npy_header(text: str) -> bytes:
 ])  # fmt: skip
 def test_an_npz_that_declares_more_than_it_holds_is_refused(tmp_path, data):
     with pytest.raises(ValueError, match=r"a\.npz: expected an undamaged \.npz"):
-        inert.read_npz(write_npz(tmp_path / "a.npz", data=data, b=np.ones(3)))
+        untrusted_files.read_npz(write_npz(tmp_path / "a.npz", data=data, b=np.ones(3)))
 
 
 def test_damaged_npz_and_json_files_are_named(tmp_path):
@@ -108,16 +108,16 @@ def test_damaged_npz_and_json_files_are_named(tmp_path):
     for data in (b"", b"garbage", whole[:100], whole[:-10]):
         (tmp_path / "bad.npz").write_bytes(data)
         with pytest.raises(ValueError, match=r"bad\.npz: "):
-            inert.read_npz(tmp_path / "bad.npz")
+            untrusted_files.read_npz(tmp_path / "bad.npz")
     for text in (b"", b"[1]", b"{", b'{"a":' * 100_000, b"\xff{}", b'{"a": ' + b"9" * 5000 + b"}"):
         (tmp_path / "bad.json").write_bytes(text)
         with pytest.raises(ValueError, match=r"bad\.json: expected a JSON object"):
-            inert.read_json(tmp_path / "bad.json")
+            untrusted_files.read_json(tmp_path / "bad.json")
     (tmp_path / "bad.json").write_text('{"a": NaN}')
     with pytest.raises(ValueError, match="NaN is not a finite number"):
-        inert.read_json(tmp_path / "bad.json", finite=True)
+        untrusted_files.read_json(tmp_path / "bad.json", finite=True)
     with pytest.raises(ValueError, match="regular file"):
-        inert.read_json(tmp_path)
+        untrusted_files.read_json(tmp_path)
 
 
 def test_a_sealed_folder_notices_every_change(tmp_path):
@@ -125,16 +125,16 @@ def test_a_sealed_folder_notices_every_change(tmp_path):
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "c").write_text("two")
     with pytest.raises(ValueError, match="expected a file SHA256SUMS"):
-        inert.check_checksums(tmp_path)
-    inert.write_checksums(tmp_path)
-    inert.check_checksums(tmp_path)
-    for name in ("a", "b/c", inert.SUMS_FILE):
+        untrusted_files.check_checksums(tmp_path)
+    untrusted_files.write_checksums(tmp_path)
+    untrusted_files.check_checksums(tmp_path)
+    for name in ("a", "b/c", untrusted_files.CHECKSUMS_FILE):
         whole = (tmp_path / name).read_bytes()
         for bit in np.random.default_rng(0).integers(8 * len(whole), size=40):
             (tmp_path / name).write_bytes(flip_bit(whole, bit))
             with pytest.raises(ValueError, match=r"damaged|differ from"):
-                inert.check_checksums(tmp_path)
+                untrusted_files.check_checksums(tmp_path)
         (tmp_path / name).write_bytes(whole)
     (tmp_path / "more").write_text("x")
     with pytest.raises(ValueError, match="differ from those in SHA256SUMS: more"):
-        inert.check_checksums(tmp_path)
+        untrusted_files.check_checksums(tmp_path)

@@ -8,7 +8,7 @@ from swept_results import HEADS, LAYERS, N, swept
 from interventions.figures import plot, save
 from interventions.stats import intervals, summarize
 from interventions.storage import load_result, save_result
-from interventions.storage.results import cached
+from interventions.storage.results import load_or_compute
 
 
 def test_a_planted_cell_is_found():
@@ -111,9 +111,9 @@ def test_saved_results_load_unchanged(tmp_path, name):
 
 
 def test_cached_results_are_computed_once(tmp_path):
-    first = cached(tmp_path / "part.zarr", "a", lambda: summarize(swept()))
+    first = load_or_compute(tmp_path / "part.zarr", "a", lambda: summarize(swept()))
     xr.testing.assert_identical(
-        cached(tmp_path / "part.zarr", "a", lambda: pytest.fail("computed again")), first
+        load_or_compute(tmp_path / "part.zarr", "a", lambda: pytest.fail("computed again")), first
     )
     with pytest.raises(ValueError, match=r"ends in \.zarr or \.nc"):
         save_result(swept(), tmp_path / "a.npz")
@@ -204,7 +204,7 @@ def test_labels_keep_the_order_of_the_grid():
     grid = Grid.of(spec, ("time", "layer"), window_s=0.04, n_frames=5, alphas=(1.0,), selected={})
     assert list(grid.labels()) == ["time", "layer"]
     np.testing.assert_allclose(grid.labels()["time"], [0, 0.04, 0.08])
-    assert [grid.flat()[dim].tolist()[:5] for dim in grid.dims] == [
+    assert [grid.cell_coords()[dim].tolist()[:5] for dim in grid.dims] == [
         [0, 0, 0, 0, 2],
         [0, 1, 2, 3, 0],
     ]

@@ -29,7 +29,7 @@ def pair(request, tmp_path_factory) -> tuple[jaxasr.Recogniser, ctranslate2.mode
 @pytest.fixture(scope="module")
 def mels() -> np.ndarray:
     """Returns mel features of the demo recording and of up to four real recordings."""
-    clips = real_speech.spread(
+    clips = real_speech.select_evenly(
         real_speech.recordings(["timit", "libri_test_other", "vctk", "ljspeech"]), 4
     )
     audios = [

@@ -1,6 +1,6 @@
-"""Reads Common Voice: a folder with TSV files and a folder `clips`.
+"""Reads Common Voice, a folder with TSV files and a folder `clips`.
 
-Source: https://github.com/common-voice/cv-dataset.
+Source of the layout: https://github.com/common-voice/cv-dataset.
 """
 
 import csv
@@ -9,7 +9,7 @@ from pathlib import Path
 from experiments.data.corpora.manifest import text_lines
 from experiments.data.corpora.utterance import Utterance
 
-EXPECTED = (
+LAYOUT_DESCRIPTION = (
     "Common Voice: a folder with clips/ and validated.tsv, or one of its .tsv files "
     "(train.tsv, test.tsv …)"
 )
@@ -17,7 +17,11 @@ _REQUIRED_COLUMNS = {"client_id", "path", "sentence"}
 
 
 def find(path: Path) -> Path | None:
-    """Returns the table of clips at `path`, or None if `path` is not Common Voice."""
+    """Returns the table of clips at `path`, or None if `path` is not Common Voice.
+
+    Args:
+        path: the folder, in which the table is validated.tsv, or a table.
+    """
     table = path / "validated.tsv" if path.is_dir() else path
     has_clips = (table.parent / "clips").is_dir()
     return table if table.suffix == ".tsv" and table.is_file() and has_clips else None
@@ -36,7 +40,7 @@ def read(table: Path) -> list[Utterance]:
         ValueError: the table lacks a required column, or a row is malformed.
     """
     lines = (line for _, line in text_lines(table))
-    # Sentences contain unpaired quotation marks.
+    # Sentences contain unpaired quotation marks, so these are ordinary characters here.
     rows = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
     try:
         if missing := _REQUIRED_COLUMNS - set(rows.fieldnames or ()):
@@ -46,7 +50,7 @@ def read(table: Path) -> list[Utterance]:
             )
         return [_utterance(table, rows.line_num, row) for row in rows]
     except csv.Error as error:
-        # A DictReader counts only the lines of good rows; its `reader` counts the failed line too.
+        # A DictReader counts only the lines of good rows. Its `reader` also counts the failed line.
         raise ValueError(
             f"{table.name}, line {rows.reader.line_num}: expected tab-separated text ({error})."
         ) from None
@@ -56,7 +60,7 @@ def _utterance(table: Path, line_number: int, row: dict[str, str]) -> Utterance:
     if missing := [name for name in sorted(_REQUIRED_COLUMNS) if row[name] is None]:
         raise ValueError(
             f"{table.name}, line {line_number}: expected a value for {', '.join(missing)}, "
-            "the row is too short."
+            "got a row that is too short."
         )
     labels = {
         key: value for key, value in row.items() if key not in _REQUIRED_COLUMNS and key is not None

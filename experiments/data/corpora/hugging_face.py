@@ -13,18 +13,23 @@ from experiments.data.corpora.utterance import Utterance
 from jaxasr.audio import load_audio
 
 # A line for the error message that lists the supported kinds of corpora.
-EXPECTED = (
+LAYOUT_DESCRIPTION = (
     "Hugging Face: hf:NAME[:CONFIG][@SPLIT], such as "
     "hf:mozilla-foundation/common_voice_16_1:ja@test (needs jaxasr[datasets])"
 )
-# Names that datasets give to the same column; the first one present is used.
+# Names that datasets give to the same column. Of several, the first one in this list is used.
 _TRANSCRIPT_COLUMNS = ("transcript", "sentence", "text", "transcription", "normalized_text")
 _SPEAKER_COLUMNS = ("speaker", "speaker_id", "client_id")
 _ADDRESS = re.compile(r"hf:(?P<name>[^:@]+)(?::(?P<config>[^:@]+))?(?:@(?P<split>[^:@]+))?")
 
 
 def find(address: str) -> re.Match[str] | None:
-    """Returns the parts of `address`, or None if it is not an address of the hub."""
+    """Returns the parts of `address`, or None if it is not an address of the hub.
+
+    Example:
+        >>> find("hf:google/fleurs:en_us@test")["config"]
+        'en_us'
+    """
     return _ADDRESS.fullmatch(address)
 
 
@@ -78,7 +83,8 @@ def _utterance(address: str, table: Any, audio_column: str, index: int) -> Utter
         "" if speaker is None else str(speaker),
         "" if transcript is None else str(transcript),
         labels={name: value for name, value in row.items() if isinstance(value, str | int | float)},
-        read=lambda: _decode(table[index][audio_column]),
+        # Each call reads the row again, so that the bytes of the audio do not stay in memory.
+        read=lambda: _read_audio(table[index][audio_column]),
     )
 
 
@@ -87,11 +93,11 @@ def _class_name(feature: Any, value: Any) -> Any:
     return feature.int2str(value) if hasattr(feature, "int2str") and value is not None else value
 
 
-def _decode(audio: Mapping[str, Any]) -> np.ndarray:
+def _read_audio(audio: Mapping[str, Any]) -> np.ndarray:
     if not audio["bytes"]:
         return load_audio(audio["path"])
     with tempfile.TemporaryDirectory() as folder:
-        # Keep the name of the file, because error messages mention it.
+        # The temporary file has the original name, because error messages mention it.
         file = Path(folder) / Path(audio["path"] or "recording").name
         file.write_bytes(audio["bytes"])
         return load_audio(file)

@@ -1,7 +1,7 @@
-"""Reads LibriSpeech: <subset>/<speaker>/<chapter>/<speaker>-<chapter>-<n>.flac.
+"""Reads LibriSpeech, whose files are <subset>/<speaker>/<chapter>/<speaker>-<chapter>-<n>.flac.
 
 Each chapter has a file of transcripts. SPEAKERS.TXT is in the folder above the subsets.
-Source: https://www.openslr.org/12, README.TXT.
+Source of the layout: https://www.openslr.org/12, README.TXT.
 """
 
 from pathlib import Path
@@ -9,17 +9,18 @@ from pathlib import Path
 from experiments.data.corpora.manifest import text_lines
 from experiments.data.corpora.utterance import Utterance
 
-EXPECTED = (
+LAYOUT_DESCRIPTION = (
     "LibriSpeech: a folder with <subset>/<speaker>/<chapter>/*.trans.txt, or one of its subsets"
 )
 
 
 def find(path: Path) -> Path | None:
-    """Returns `path` if it is LibriSpeech or one of its subsets, else None."""
+    """Returns `path` if it is the folder of LibriSpeech or of one of its subsets, else None."""
     return path if path.is_dir() and _transcript_files(path) else None
 
 
 def _transcript_files(path: Path) -> list[Path]:
+    # The first pattern finds the chapters of a subset, the second those of all subsets.
     return sorted([*path.glob("*/*/*.trans.txt"), *path.glob("*/*/*/*.trans.txt")])
 
 
@@ -66,7 +67,7 @@ def _utterance(file: Path, line_number: int, line: str, genders: dict[str, str])
 
 
 def _read_genders(path: Path) -> dict[str, str]:
-    """Maps speakers to "F" or "M"; empty without SPEAKERS.TXT."""
+    """Returns "F" or "M" for each speaker, or nothing if there is no SPEAKERS.TXT."""
     folders = (path, path.resolve().parent)
     files = [file for folder in folders if (file := folder / "SPEAKERS.TXT").is_file()]
     if not files:

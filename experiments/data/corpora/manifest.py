@@ -10,18 +10,18 @@ from typing import Any
 
 from experiments.data.corpora.utterance import Span, Utterance
 
-EXPECTED = (
-    "manifest: a .jsonl or .csv file, or a folder with manifest.jsonl or manifest.csv; its column "
-    "`path` names recordings"
+LAYOUT_DESCRIPTION = (
+    "manifest: a .jsonl or .csv file whose column `path` names recordings, or a folder with "
+    "manifest.jsonl or manifest.csv"
 )
-# Columns that are not labels.
-_COLUMNS = {"path", "speaker", "transcript", "start", "end", "id"}
-_TIERS = ("phones", "words")
-_MAX_LINE_BYTES = 16 << 20  # a longer line is not a row of a manifest
+# Columns that become fields of an utterance, and columns of time-aligned labels. Others are labels.
+_FIELD_COLUMNS = {"path", "speaker", "transcript", "start", "end", "id"}
+_TIER_COLUMNS = ("phones", "words")
+_MAX_LINE_BYTES = 16 << 20  # a file with a longer line is not a manifest
 
 
 def find(path: Path) -> Path | None:
-    """Returns `path` if it is a manifest, or the manifest in the folder `path`; else None."""
+    """Returns the manifest at `path` or in the folder `path`, or None if there is none."""
     if path.is_file():
         return path if path.suffix in (".jsonl", ".csv") else None
     files = (path / name for name in ("manifest.jsonl", "manifest.csv"))
@@ -35,15 +35,24 @@ def read(manifest: Path) -> list[Utterance]:
     folder above, all paths are relative to that folder.
 
     Args:
-        manifest: a file with the column `path`. The columns `id`, `speaker`, `transcript`, and
-            `start` and `end` (seconds in the recording) are optional. So are `phones` and `words`:
+        manifest: a file with the column `path`. Optional columns are `id`, `speaker`, `transcript`,
+            `start` and `end` (seconds in the recording), `phones` and `words`. The last two are
             lists of [start, end, label], in seconds from `start`. All other columns are labels.
 
     Returns:
         Utterances.
 
     Raises:
-        ValueError: a row is malformed; the message names the file and the line.
+        ValueError: a row is malformed. The message names the file and the line.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = Path(folder, "manifest.csv")
+        ...     _ = file.write_text("path,speaker,gender\\na.wav,ann,F\\n")
+        ...     [utterance] = read(file)
+        >>> utterance.speaker, utterance.labels
+        ('ann', {'gender': 'F'})
     """
     rows = list(_rows(manifest))
     folder = _folder_of_paths(manifest, rows)
@@ -59,14 +68,14 @@ def _csv_rows(manifest: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     reader = csv.DictReader(text)
     try:
         for row in reader:
-            if None in row:
+            if None in row:  # DictReader puts the fields beyond the header under the key None
                 raise ValueError(
                     f"{manifest.name}, line {reader.line_num}: expected {len(row) - 1} fields as "
                     "in line 1, got more."
                 )
             yield reader.line_num, row
     except csv.Error as error:
-        # A DictReader counts only the lines of good rows; its `reader` counts the failed line too.
+        # A DictReader counts only the lines of good rows. Its `reader` also counts the failed line.
         raise ValueError(
             f"{manifest.name}, line {reader.reader.line_num}: expected a row of a CSV file "
             f"({error})."
@@ -80,11 +89,11 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         Line number and object of each line that is not empty.
 
     Raises:
-        ValueError: a line is malformed; the message names the file and the line.
+        ValueError: a line is malformed. The message names the file and the line.
     """
     for number, line in text_lines(path):
         if line.strip():
-            yield number, _parse(path, number, line)
+            yield number, _parse_row(path, number, line)
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -94,7 +103,7 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
         Line number and text of each line.
 
     Raises:
-        ValueError: a line is too long or not UTF-8; the message names the file and the line.
+        ValueError: a line is too long or not UTF-8. The message names the file and the line.
     """
     number = 0
     with path.open("rb") as file:
@@ -105,6 +114,7 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
                     f"{path.name}, line {number}: expected a line of at most {_MAX_LINE_BYTES} "
                     "bytes."
                 )
+            # The first line may begin with a byte order mark, which utf-8-sig removes.
             try:
                 yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
@@ -114,7 +124,7 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
                 ) from None
 
 
-def _parse(manifest: Path, line_number: int, line: str) -> dict[str, Any]:
+def _parse_row(manifest: Path, line_number: int, line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -132,6 +142,7 @@ def _parse(manifest: Path, line_number: int, line: str) -> dict[str, Any]:
 
 
 def _folder_of_paths(manifest: Path, rows: list[tuple[int, Mapping[str, Any]]]) -> Path:
+    """Returns the folder that the paths of the manifest are relative to."""
     folder = manifest.resolve().parent
     first_path = next((str(row["path"]) for _, row in rows[:1] if row.get("path")), None)
     if (
@@ -163,15 +174,18 @@ def _utterance(manifest: Path, folder: Path, line_number: int, row: Mapping[str,
         labels={
             name: value
             for name, value in row.items()
-            if name not in _COLUMNS and name not in _TIERS
+            if name not in _FIELD_COLUMNS and name not in _TIER_COLUMNS
         },
         tiers={
-            tier: _spans(manifest, line_number, tier, row[tier]) for tier in _TIERS if row.get(tier)
+            tier: _spans(manifest, line_number, tier, row[tier])
+            for tier in _TIER_COLUMNS
+            if row.get(tier)
         },
     )
 
 
 def _time_suffix(start: float | None, end: float | None) -> str:
+    """Returns the end of the id of a part of a recording, such as "#1.5-3"."""
     if start is None and end is None:
         return ""
     return f"#{start or 0:g}-{'' if end is None else f'{end:g}'}"
@@ -206,6 +220,7 @@ def _seconds(manifest: Path, line_number: int, row: Mapping[str, Any], name: str
     if value is None or value == "":
         return None
     try:
+        # `float(True)` is 1.0, but a truth value is not a time.
         seconds = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
         seconds = math.nan

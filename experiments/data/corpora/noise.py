@@ -12,8 +12,8 @@ from experiments.data.corpora.utterance import Corpus, Utterance
 from interventions.corruptions import add, parse_source
 from jaxasr.audio import load_audio
 
-CLEAN = "clean"
-_AUDIO_SUFFIXES = {".flac", ".wav", ".ogg", ".mp3"}
+CLEAN = "clean"  # value of the label `noise` for recordings without added noise
+_AUDIO_SUFFIXES = {".flac", ".wav", ".ogg", ".mp3"}  # of recorded noise in a folder
 
 AddNoise = Callable[[np.ndarray, int], np.ndarray]  # maps samples and a seed to noisy samples
 
@@ -24,8 +24,8 @@ def with_noise(corpus: Corpus, noises: Sequence[str]) -> Corpus:
     Args:
         corpus: the recordings.
         noises: kinds of noise. `snr:10` is white noise 10 dB below the recording. `snr:10:PATH` is
-            recorded noise: the file PATH, or a file of the folder PATH, chosen by the utterance's
-            id. `interventions.corruptions.parse_source` lists the others, such as
+            recorded noise. PATH is a file, or a folder from which the utterance's id chooses a
+            file. `interventions.corruptions.parse_source` lists other kinds, such as
             `bandstop:300-3000`.
 
     Returns:
@@ -33,6 +33,11 @@ def with_noise(corpus: Corpus, noises: Sequence[str]) -> Corpus:
 
     Raises:
         ValueError: a kind of noise is unknown, or there is no recording at PATH.
+
+    Example:
+        ```python
+        corpus = with_noise(open_corpus("manifest.jsonl"), ["snr:10", "snr:0"])
+        ```
     """
     if not noises:
         return corpus
@@ -62,10 +67,10 @@ def _noise_function(name: str) -> AddNoise:
             f"noise {name!r}: expected noise that changes the recording, such as snr:10, "
             "snr:10:FOLDER or bandstop:300-3000."
         )
-    return functools.partial(_corrupt, name)
+    return functools.partial(_apply_corruption, name)
 
 
-def _corrupt(name: str, audio: np.ndarray, seed: int) -> np.ndarray:
+def _apply_corruption(name: str, audio: np.ndarray, seed: int) -> np.ndarray:
     corrupt = parse_source(name, seed).make_recording
     assert corrupt is not None
     return corrupt(audio)
@@ -84,6 +89,7 @@ def _noise_files(name: str, path: Path) -> list[Path]:
 
 
 def _noisy_copy(clip: Utterance, name: str, add_noise: AddNoise) -> Utterance:
+    # The seed depends on the id alone, so that every process adds the same noise.
     def read() -> np.ndarray:
         return add_noise(clip.samples(), zlib.crc32(clip.id.encode()))
 

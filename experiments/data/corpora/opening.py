@@ -18,7 +18,7 @@ _LAYOUTS = {
 def open_corpus(path: str | os.PathLike) -> Corpus:
     """Opens a corpus and detects its layout.
 
-    Audio is not read yet. A missing or broken file raises an error when its samples are read.
+    Audio is read later. A missing or broken recording raises an error when its samples are read.
 
     Args:
         path: a manifest, a folder of TIMIT, LibriSpeech or Common Voice, or `hf:NAME`.
@@ -48,5 +48,5 @@ def open_corpus(path: str | os.PathLike) -> Corpus:
 
 
 def _expected_layouts() -> str:
-    layouts = "; ".join(module.EXPECTED for module in (*_LAYOUTS.values(), hugging_face))
+    layouts = "; ".join(module.LAYOUT_DESCRIPTION for module in (*_LAYOUTS.values(), hugging_face))
     return f"Expected one of: {layouts}."

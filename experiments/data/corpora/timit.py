@@ -1,7 +1,7 @@
-"""Reads TIMIT: [TRAIN|TEST/]DR1/FCJF0/SA1.WAV with SA1.TXT, SA1.PHN and SA1.WRD.
+"""Reads TIMIT, such as [TRAIN|TEST/]DR1/FCJF0/SA1.WAV with SA1.TXT, SA1.PHN and SA1.WRD.
 
 Names may be in upper or lower case. Times in alignments are sample numbers at 16 kHz.
-Source: LDC93S1, README.DOC.
+Source of the layout: LDC93S1, README.DOC.
 """
 
 import re
@@ -11,8 +11,8 @@ from experiments.data.corpora.manifest import text_lines
 from experiments.data.corpora.utterance import Span, Utterance
 from jaxasr.config import SAMPLE_RATE
 
-EXPECTED = "TIMIT: a folder with [TRAIN|TEST/]DR<n>/<speaker>/*.PHN"
-_DIALECTS = (  # names of regions 1 to 8
+LAYOUT_DESCRIPTION = "TIMIT: a folder with [TRAIN|TEST/]DR<n>/<speaker>/*.PHN"
+_DIALECTS = (  # names of dialect regions 1 to 8
     "New England",
     "Northern",
     "North Midland",
@@ -22,21 +22,23 @@ _DIALECTS = (  # names of regions 1 to 8
     "Western",
     "Army Brat",
 )
-_TIERS = {"phones": ".phn", "words": ".wrd"}
+# Suffix of the alignment file of each tier.
+_TIER_SUFFIXES = {"phones": ".phn", "words": ".wrd"}
 
 
 def find(path: Path) -> Path | None:
-    """Returns `path` if it is TIMIT, else None."""
+    """Returns `path` if it is a folder of TIMIT, else None."""
     return path if path.is_dir() and _phone_files(path) else None
 
 
 def _phone_files(path: Path) -> list[Path]:
+    # The user may name TIMIT or a folder in it, so one to four folders are between path and file.
     files = (file for depth in range(1, 5) for file in path.glob("*/" * depth + "*"))
     return sorted(file for file in files if file.suffix.lower() == ".phn" and _region(file))
 
 
 def _region(file: Path) -> int:
-    """Returns the number of the dialect region; 0 if the file is not in a folder DR1 to DR8."""
+    """Returns the number of the dialect region, or 0 if no folder DR1 to DR8 contains the file."""
     match = re.fullmatch(r"dr([1-8])", file.parent.parent.name.lower())
     return int(match[1]) if match else 0
 
@@ -64,7 +66,7 @@ def _utterance(phone_file: Path) -> Utterance:
     split = split if split in ("train", "test") else ""
     tiers = {
         tier: _spans(files[name])
-        for tier, suffix in _TIERS.items()
+        for tier, suffix in _TIER_SUFFIXES.items()
         if (name := f"{stem}{suffix}".lower()) in files
     }
     labels = {

@@ -1,4 +1,4 @@
-"""Defines utterances and corpora, which are the same for every layout."""
+"""Defines utterances and corpora. Every layout of a corpus is read into them."""
 
 import dataclasses
 import hashlib
@@ -17,7 +17,7 @@ from jaxasr.config import SAMPLE_RATE
 if TYPE_CHECKING:
     import pandas
 
-_TABLE_FIELDS = (  # columns of `Corpus.frame`
+_TABLE_FIELDS = (  # fields of an utterance that are columns of `Corpus.to_table`
     "id",
     "path",
     "speaker",
@@ -35,6 +35,10 @@ class Span:
         start_s: start, in seconds from the start of the utterance.
         end_s: end, in seconds from the start of the utterance.
         label: a phone or word, for example.
+
+    Example:
+        >>> Span(0.25, 0.5, "rice").label
+        'rice'
     """
 
     start_s: float
@@ -49,15 +53,19 @@ class Utterance:
     Unknown values are "" or None.
 
     Attributes:
-        id: unique in the corpus. Bytes that are not UTF-8 are escaped.
+        id: name of the utterance, unique in the corpus. Bytes that are not UTF-8 are escaped.
         path: the audio file.
-        speaker: identifies the speaker.
+        speaker: name of the speaker.
         transcript: the spoken words.
-        start_s: start of the part in seconds; None for the start of the recording.
-        end_s: end of the part in seconds; None for the end of the recording.
+        start_s: start of the part in seconds. None: the start of the recording.
+        end_s: end of the part in seconds. None: the end of the recording.
         labels: values of other labels by name, such as "gender".
         tiers: time-aligned labels by name ("phones", "words").
-        read: returns the samples; None if they are read from `path`.
+        read: returns the samples at 16 kHz. None: they are read from `path`.
+
+    Example:
+        >>> Utterance("a", Path("a.wav"), speaker="ann", labels={"gender": "F"}).label("gender")
+        'F'
     """
 
     id: str
@@ -75,10 +83,11 @@ class Utterance:
     )
 
     def __post_init__(self) -> None:
+        # A frozen dataclass has no other way to change a field.
         object.__setattr__(self, "id", escape_surrogates(self.id))
 
     def samples(self) -> Float[np.ndarray, "n"]:
-        """Reads the samples, 16 kHz mono.
+        """Reads the samples at 16 kHz, mono.
 
         Raises:
             ValueError: the part is not within the recording.
@@ -90,7 +99,7 @@ class Utterance:
         first, last = round((self.start_s or 0.0) * SAMPLE_RATE), len(audio)
         if self.end_s is not None:
             last = round(self.end_s * SAMPLE_RATE)
-        # Times are rounded to two or three decimals, so an end may be up to 5 ms too late.
+        # Manifests round times to two or three decimals, so an end may be up to 5 ms too late.
         if not 0 <= first < last <= len(audio) + SAMPLE_RATE // 200:
             seconds = f"{self.start_s} to {self.end_s} s of {len(audio) / SAMPLE_RATE:.3f} s"
             raise ValueError(
@@ -99,7 +108,7 @@ class Utterance:
         return audio[first:last]
 
     def label(self, name: str) -> Any:
-        """Returns the value of a label; None if it is unknown.
+        """Returns the value of a label, or None if it is unknown.
 
         Args:
             name: a key of `labels`, "speaker", or "recording" (the file).
@@ -117,10 +126,15 @@ class Corpus:
     Attributes:
         name: name of the file or folder that was read.
         layout: name of the layout, such as "librispeech".
-        utterances: at least one utterance; their ids differ.
+        utterances: at least one utterance. No two have the same id.
 
     Raises:
         ValueError: there is no utterance, or two utterances have the same id.
+
+    Example:
+        >>> ann = Utterance("a", Path("a.wav"), labels={"gender": "F"})
+        >>> Corpus("mine", "memory", (ann,)).labels("gender")
+        ['F']
     """
 
     name: str
@@ -133,6 +147,7 @@ class Corpus:
                 f"corpus: expected at least one utterance, found none in {self.name!r} read as "
                 f"{self.layout}."
             )
+        # Stores and caches find an utterance by its id.
         ids: set[str] = set()
         for utterance in self.utterances:
             if utterance.id in ids:
@@ -146,16 +161,16 @@ class Corpus:
         return len(self.utterances)
 
     def labels(self, name: str) -> list[Any]:
-        """Returns the value of one label for each utterance; None where it is unknown.
+        """Returns the value of one label for each utterance, with None for unknown values.
 
         Raises:
-            ValueError: no utterance has the label; the message lists the labels.
+            ValueError: no utterance has the label. The message lists the labels.
         """
         values = [utterance.label(name) for utterance in self.utterances]
         if all(value is None for value in values):
             raise ValueError(
-                f"label: expected one of {', '.join(self.label_names())}, got {name!r}, which no "
-                "utterance has."
+                f"label: expected one of {', '.join(self.label_names())}, got {name!r}. No "
+                "utterance has this label."
             )
         return values
 
@@ -198,7 +213,7 @@ class Corpus:
             )
         return dataclasses.replace(self, utterances=utterances)
 
-    def frame(self) -> "pandas.DataFrame":
+    def to_table(self) -> "pandas.DataFrame":
         """Returns the labels and fields of the utterances as a table, one row per utterance."""
         import pandas
 
@@ -210,7 +225,10 @@ class Corpus:
         )
 
     def sha256(self, *, transcripts: bool = False) -> str:
-        """Computes a hash of the ids in order, and of the transcripts if `transcripts` is true."""
+        """Computes a SHA-256 of the ids in order, and of the transcripts if `transcripts` is True.
+
+        The hash does not cover the samples.
+        """
         rows = [
             [utterance.id, utterance.transcript] if transcripts else [utterance.id]
             for utterance in self.utterances

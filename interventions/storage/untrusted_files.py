@@ -1,6 +1,7 @@
 """Reads untrusted data files without running code from them, and checks checksums of folders.
 
-No function allocates more memory than the bytes of a file can be unpacked to.
+Each function compares the sizes that a file declares with the size of the file. A small file can
+therefore not make it allocate much memory.
 """
 
 import contextlib
@@ -15,9 +16,9 @@ from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 
-SUMS_FILE = "SHA256SUMS"  # in the format of the program sha256sum
-KINDS = "biufcU"  # NumPy's kinds of numbers and texts
-MAX_RATIO = 1032  # the largest ratio of unpacked to packed bytes of deflate
+CHECKSUMS_FILE = "SHA256SUMS"  # name of the file of checksums; sha256sum reads its format
+DTYPE_KINDS = "biufcU"  # values of NumPy's `dtype.kind` for numbers and texts
+MAX_UNPACK_RATIO = 1032  # unpacked bytes per packed byte that deflate reaches at most
 _MAX_JSON_BYTES = 64 << 20
 _REMEDY = "Make it again, or restore it from a copy."
 
@@ -27,14 +28,22 @@ def read_json(path: Path, *, finite: bool = False) -> dict[str, Any]:
 
     Args:
         path: a regular file of at most 64 MiB.
-        finite: whether to raise an error for NaN and infinities, which strict JSON does not have.
+        finite: whether to refuse NaN and infinities, because strict JSON has neither.
 
     Returns:
         The object.
 
     Raises:
-        ValueError: the file is not a JSON object or too large. The message names the file.
+        ValueError: the file is not a JSON object, or is too large. The message names the file.
         OSError: the file cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = Path(folder, "a.json")
+        ...     _ = file.write_text('{"layer": 3}')
+        ...     read_json(file)
+        {'layer': 3}
     """
     _check_regular(path)
     if path.stat().st_size > _MAX_JSON_BYTES:
@@ -71,6 +80,13 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         ValueError: the file is damaged, is not an .npz, contains objects, or declares more bytes
             than it can contain. The message names the file.
         OSError: the file cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.savez(Path(folder, "a.npz"), x=np.arange(3))
+        ...     read_npz(Path(folder, "a.npz"))["x"]
+        array([0, 1, 2])
     """
     _check_regular(path)
     with path.open("rb") as file:
@@ -78,7 +94,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def read_npz_stream(file: BinaryIO, name: object) -> dict[str, np.ndarray]:
-    """Reads the arrays in an open .npz.
+    """Reads the arrays in an open .npz file.
 
     Args:
         file: the open file.
@@ -94,10 +110,11 @@ def read_npz_stream(file: BinaryIO, name: object) -> dict[str, np.ndarray]:
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
             size = file.seek(0, 2)
-            if sum(member.file_size for member in members) > MAX_RATIO * size:
+            if sum(member.file_size for member in members) > MAX_UNPACK_RATIO * size:
                 raise ValueError(f"it declares more than {size} bytes can be unpacked to")
             return {
-                member.filename.removesuffix(".npy"): _array(archive, member) for member in members
+                member.filename.removesuffix(".npy"): _read_array(archive, member)
+                for member in members
             }
     except Exception as error:  # NumPy and zipfile raise many classes of errors for damaged files
         raise ValueError(
@@ -106,8 +123,8 @@ def read_npz_stream(file: BinaryIO, name: object) -> dict[str, np.ndarray]:
         ) from error
 
 
-def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
-    """Reads one .npy after checking that its declared size is the number of its bytes."""
+def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    """Reads one .npy, after a check that its shape and dtype give the number of its bytes."""
     with archive.open(member) as stream:
         version = np.lib.format.read_magic(stream)
         if version not in ((1, 0), (2, 0)):
@@ -118,13 +135,14 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
             else np.lib.format.read_array_header_2_0
         )
         shape, fortran, dtype = read_header(stream)
-        if dtype.kind not in KINDS:
+        if dtype.kind not in DTYPE_KINDS:
             raise ValueError(f"{member.filename}: {dtype} are neither numbers nor texts")
         n_bytes = math.prod(shape) * dtype.itemsize
         if min(shape, default=0) < 0 or n_bytes != member.file_size - stream.tell():
             raise ValueError(
                 f"{member.filename}: {member.file_size} bytes are not {dtype}{list(shape)}"
             )
+        # The archive may declare a size that its compressed data does not have.
         data = stream.read(n_bytes)
         if len(data) != n_bytes or stream.read(1):
             raise ValueError(f"{member.filename}: cut short")
@@ -132,8 +150,15 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def errors_naming(origin: object) -> Iterator[None]:
-    """Converts an error about the data read from `origin` to a ValueError that names `origin`."""
+def name_origin_in_errors(origin: object) -> Iterator[None]:
+    """Converts errors of the block to a ValueError that names `origin`, the source of its data.
+
+    Example:
+        >>> with name_origin_in_errors("a.json"):
+        ...     {}["layer"]
+        Traceback (most recent call last):
+        ValueError: a.json: expected a file of this package (KeyError: 'layer').
+    """
     try:
         yield
     except (
@@ -155,9 +180,9 @@ def errors_naming(origin: object) -> Iterator[None]:
 
 
 def write_checksums(folder: Path) -> None:
-    """Writes the file SHA256SUMS with the checksums of all files in `folder`."""
+    """Writes the checksums of all files in `folder` to its file SHA256SUMS."""
     lines = [f"{_sha256(folder / name)}  {name}\n" for name in _files(folder)]
-    (folder / SUMS_FILE).write_text("".join(lines), encoding="utf-8")
+    (folder / CHECKSUMS_FILE).write_text("".join(lines), encoding="utf-8")
 
 
 def check_checksums(folder: Path) -> None:
@@ -165,25 +190,32 @@ def check_checksums(folder: Path) -> None:
 
     Raises:
         ValueError: a file is missing, added or damaged. The message names the file.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = Path(folder, "a.txt").write_text("a")
+        ...     write_checksums(Path(folder))
+        ...     check_checksums(Path(folder))
     """
-    if not (folder / SUMS_FILE).is_file():
-        raise ValueError(f"{folder}: expected a file {SUMS_FILE} in it, found none. {_REMEDY}")
-    checksums = _read_sums(folder / SUMS_FILE)
+    if not (folder / CHECKSUMS_FILE).is_file():
+        raise ValueError(f"{folder}: expected a file {CHECKSUMS_FILE} in it, found none. {_REMEDY}")
+    checksums = _read_checksums(folder / CHECKSUMS_FILE)
     files = _files(folder)
     if different := sorted(set(files) ^ set(checksums)):
         raise ValueError(
-            f"{folder}: the files differ from those in {SUMS_FILE}: {', '.join(different[:3])}. "
-            f"{_REMEDY}"
+            f"{folder}: the files differ from those in {CHECKSUMS_FILE}: "
+            f"{', '.join(different[:3])}. {_REMEDY}"
         )
     for name in files:
         if _sha256(folder / name) != checksums[name]:
             raise ValueError(
-                f"{folder / name}: damaged: its checksum differs from the one in {SUMS_FILE}. "
+                f"{folder / name}: damaged: its checksum differs from the one in {CHECKSUMS_FILE}. "
                 f"{_REMEDY}"
             )
 
 
-def _read_sums(path: Path) -> dict[str, str]:
+def _read_checksums(path: Path) -> dict[str, str]:
     """Returns the checksums in the file SHA256SUMS by file name."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -199,7 +231,9 @@ def _read_sums(path: Path) -> dict[str, str]:
 
 def _files(folder: Path) -> list[str]:
     """Returns the relative paths of all files in `folder`, except the file of checksums."""
-    files = (file for file in folder.rglob("*") if file.is_file() and file != folder / SUMS_FILE)
+    files = (
+        file for file in folder.rglob("*") if file.is_file() and file != folder / CHECKSUMS_FILE
+    )
     return sorted(file.relative_to(folder).as_posix() for file in files)
 
 
@@ -209,5 +243,6 @@ def _sha256(path: Path) -> str:
 
 
 def _check_regular(path: Path) -> None:
+    # Reading a pipe or a device may never end.
     if path.exists() and not path.is_file():
         raise ValueError(f"{path}: expected a regular file.")

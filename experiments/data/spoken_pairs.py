@@ -11,13 +11,15 @@ import scipy.signal
 from jaxtyping import Float
 
 from experiments.data.corpora import Corpus, Utterance
-from experiments.data.phonemes import installed
+from experiments.data.phonemes import espeak_installed
 from jaxasr.config import SAMPLE_RATE
 
+# Voices of espeak-ng: accents of English, some with another speaker (+m7 is male, +f2 female).
 VOICES = ("en-us", "en-gb-x-rp+f2", "en-us+m7", "en-gb-scotland", "en-us+f4", "en-gb-x-rp")
-WORDS_PER_MINUTE = 160
-_MIN_RECORDINGS = 20  # with fewer recordings, synthetic sentences are added to a corpus
-# Values of espeak-ng's C interface (speak_lib.h).
+WORDS_PER_MINUTE = 160  # speed of speech
+_MIN_RECORDINGS = 20  # a corpus with fewer recordings is extended by synthetic ones
+# Values of espeak-ng's C interface (speak_lib.h): sample rate, playback mode, encoding of the text,
+# and number of the parameter for the speed.
 _RATE_HZ, _SYNCHRONOUS, _UTF8, _SPEED = 22050, 2, 1, 1
 _Callback = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
@@ -32,6 +34,10 @@ class Pair:
         sentence: text with "{}" as the gap.
         expected: the word that fits.
         target: a word that sounds similar and does not fit.
+
+    Example:
+        >>> Pair("a bowl of white {}", "rice", "lice").sentence.format("lice")
+        'a bowl of white lice'
     """
 
     sentence: str
@@ -41,7 +47,13 @@ class Pair:
 
 @functools.cache
 def pairs() -> tuple[Pair, ...]:
-    """Reads the sentences that the package contains."""
+    """Reads the sentences that the package contains.
+
+    Example:
+        >>> pair = pairs()[0]
+        >>> pair.sentence.count("{}")
+        1
+    """
     file = resources.files("experiments").joinpath("assets", "pairs.tsv")
     lines = file.read_text(encoding="utf-8").splitlines()
     return tuple(Pair(*line.split("\t")) for line in lines if line)
@@ -50,14 +62,14 @@ def pairs() -> tuple[Pair, ...]:
 def spoken_pairs(corpus: Corpus, sentences: int, voices: int) -> list[Utterance]:
     """Returns recordings with the labels `target` and `expected`.
 
-    If the corpus has fewer than 20 of them and espeak-ng is installed, synthetic recordings are
-    added. Each sentence of the package is spoken once with the target word and once with the
-    expected word; the label `congruent` marks the latter.
+    Adds synthetic recordings if the corpus has fewer than 20 such recordings and espeak-ng is
+    installed. They contain each sentence of the package once with the target word and once with the
+    expected word. The label `congruent` is True for the expected word.
 
     Args:
         corpus: the recordings.
-        sentences: largest number of the package's sentences.
-        voices: number of espeak-ng voices.
+        sentences: most sentences of the package to synthesise.
+        voices: number of voices that speak each sentence.
 
     Returns:
         Recordings of the corpus, then synthetic recordings.
@@ -65,7 +77,7 @@ def spoken_pairs(corpus: Corpus, sentences: int, voices: int) -> list[Utterance]
     labelled = [
         clip for clip in corpus.utterances if clip.label("target") and clip.label("expected")
     ]
-    if len(labelled) >= _MIN_RECORDINGS or not installed():
+    if len(labelled) >= _MIN_RECORDINGS or not espeak_installed():
         return labelled
     return labelled + [
         _utterance(pair, voice, congruent)
@@ -85,12 +97,12 @@ def _utterance(pair: Pair, voice: str, congruent: bool) -> Utterance:
         "lang": "en",
         "set": "pairs",
     }
-    name, samples = f"{voice}: {text}", functools.partial(synthesise, text, voice)
+    name, samples = f"{voice}: {text}", functools.partial(synthesise_sentence, text, voice)
     return Utterance(name, Path(name), voice, text, labels=labels, read=samples)
 
 
 @functools.lru_cache(maxsize=64)
-def synthesise(text: str, voice: str) -> Float[np.ndarray, "n"]:
+def synthesise_sentence(text: str, voice: str) -> Float[np.ndarray, "n"]:
     """Synthesises a text with espeak-ng.
 
     Args:
@@ -98,25 +110,27 @@ def synthesise(text: str, voice: str) -> Float[np.ndarray, "n"]:
         voice: an espeak-ng voice, such as those of `VOICES`.
 
     Returns:
-        16 kHz samples with a peak of 0.7 and 0.2 s of silence at both ends.
+        Samples at 16 kHz, with a peak of 0.7 and 0.2 s of silence at both ends.
 
     Raises:
         ValueError: an unknown voice.
         OSError: the espeak-ng library cannot be loaded.
     """
-    library, chunks = _library(), []
+    library, chunks = _load_espeak(), []
 
     @_Callback
     def collect(samples: "ctypes._Pointer[ctypes.c_short]", n: int, _: object) -> int:
+        # espeak-ng reuses its buffer after this call, so copy the samples.
         if samples and n:
             chunks.append(np.ctypeslib.as_array(samples, (n,)).copy())
-        return 0
+        return 0  # continue
 
     library.espeak_SetSynthCallback(collect)
     if library.espeak_SetVoiceByName(voice.encode()):
         raise ValueError(f"voice: expected a voice of espeak-ng, got {voice!r}.")
     library.espeak_SetParameter(_SPEED, WORDS_PER_MINUTE, 0)
     data = text.encode()
+    # From character 0 (positions of type 1 are characters) to the end (0).
     library.espeak_Synth(data, ctypes.c_size_t(len(data) + 1), 0, 1, 0, _UTF8, None, None)
     # 22,050 Hz × 320 / 441 = 16,000 Hz.
     audio = scipy.signal.resample_poly(np.concatenate(chunks).astype(np.float64), 320, 441)
@@ -124,7 +138,7 @@ def synthesise(text: str, voice: str) -> Float[np.ndarray, "n"]:
 
 
 @functools.cache
-def _library() -> ctypes.CDLL:
+def _load_espeak() -> ctypes.CDLL:
     import espeakng_loader
 
     library, data = (

@@ -10,12 +10,12 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from interventions.storage.inert import KINDS, MAX_RATIO, read_json
+from interventions.storage.untrusted_files import DTYPE_KINDS, MAX_UNPACK_RATIO, read_json
 
 # Zarr does not store chunks that contain only the fill value. A variable may therefore declare this
 # many bytes without having any chunk.
 _MAX_UNSTORED_BYTES = 64 << 20
-# Codecs of an activation store.
+# Codecs of an activation store. It has no compression, only checksums.
 _UNCOMPRESSED = {"name": "bytes", "configuration": {"endian": "little"}}, {"name": "bytes"}
 _CODECS = (*_UNCOMPRESSED, {"name": "crc32c"}, {"name": "crc32c", "configuration": {}})
 _TEXT_CODECS = ({"name": "vlen-utf8"}, {"name": "vlen-utf8", "configuration": {}}, *_CODECS)
@@ -55,18 +55,19 @@ def _check_array(file: Path) -> None:
     if metadata.get("zarr_format") != 2 or metadata.get("filters") or not _is_blosc(compressor):
         raise ValueError(
             f"{file}: expected no filters and no codec but blosc, "
-            f"got {_short(metadata.get('filters'))}, {_short(compressor)}."
+            f"got {_shorten(metadata.get('filters'))}, {_shorten(compressor)}."
         )
-    if not isinstance(dtype, str) or not re.fullmatch(rf"[<>|][{KINDS}][0-9]{{1,9}}", dtype):
+    if not isinstance(dtype, str) or not re.fullmatch(rf"[<>|][{DTYPE_KINDS}][0-9]{{1,9}}", dtype):
         raise ValueError(
-            f"{file}: expected numbers or texts of fixed length, got dtype {_short(dtype)}."
+            f"{file}: expected numbers or texts of fixed length, got dtype {_shorten(dtype)}."
         )
-    shape, chunk_shape = (_sizes(file, metadata, name) for name in ("shape", "chunks"))
-    item_bytes = int(dtype[2:]) * (4 if dtype[1] == "U" else 1)  # 4 bytes per character
+    shape, chunk_shape = (_read_sizes(file, metadata, name) for name in ("shape", "chunks"))
+    # A dtype is, for example, "<f4" (4 bytes) or "<U12" (12 characters of 4 bytes).
+    item_bytes = int(dtype[2:]) * (4 if dtype[1] == "U" else 1)
     chunks = [
         path for path in file.parent.iterdir() if re.fullmatch(r"[0-9]+(\.[0-9]+)*", path.name)
     ]
-    max_bytes = MAX_RATIO * sum(path.stat().st_size for path in chunks)
+    max_bytes = MAX_UNPACK_RATIO * sum(path.stat().st_size for path in chunks)
     declared = max(math.prod(shape), math.prod(chunk_shape)) * item_bytes
     if declared > max(_MAX_UNSTORED_BYTES, max_bytes):
         raise ValueError(f"{file}: declares {declared} bytes, more than its chunks can hold.")
@@ -79,12 +80,14 @@ def _is_blosc(compressor: Any) -> bool:
     return compressor is None or (isinstance(compressor, dict) and compressor.get("id") == "blosc")
 
 
-def _sizes(file: Path, metadata: dict[str, Any], name: str) -> list[int]:
+def _read_sizes(file: Path, metadata: dict[str, Any], name: str) -> list[int]:
+    """Returns the sizes of all dimensions. `name` is "shape" or "chunks"."""
     sizes = metadata.get(name)
+    # A dimension may have the size 0, but a chunk may not.
     if not isinstance(sizes, list) or not all(
         type(size) is int and size >= (name == "chunks") for size in sizes
     ):
-        raise ValueError(f"{file}: expected a list of sizes as {name!r}, got {_short(sizes)}.")
+        raise ValueError(f"{file}: expected a list of sizes as {name!r}, got {_shorten(sizes)}.")
     return sizes
 
 
@@ -127,9 +130,9 @@ def _check_store_array(file: Path, metadata: dict[str, Any]) -> None:
     ):
         raise ValueError(
             f"{file}: expected the number formats and codecs of extract, "
-            f"got {_short(data_type)}, {_short(codecs)}."
+            f"got {_shorten(data_type)}, {_shorten(codecs)}."
         )
 
 
-def _short(value: Any) -> str:
+def _shorten(value: Any) -> str:
     return repr(value)[:80]
