@@ -153,7 +153,7 @@ def test_without_hallucinated_texts_no_edit_is_made(kinds, reason):
 
 
 def test_an_edit_that_cannot_be_made_is_untestable():
-    data = planted()
+    data = planted_results()
     lost = data.condition == "project"
     data = data.where(~lost).assign_attrs(untestable={"project": "no texts"})
     analysis = STUDY.analyse(data, Config())
