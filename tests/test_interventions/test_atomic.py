@@ -259,4 +259,4 @@ def test_without_locks_of_the_system_everything_imports_and_writes(tmp_path):
         f"    text_files.write_text({str(tmp_path / 'a.txt')!r}, 'written')\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-    assert tree(tmp_path) == {"a.txt": "written"}
+    assert texts_by_path(tmp_path) == {"a.txt": "written"}
