@@ -4,6 +4,7 @@
 prepares one of them for the compiler.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -80,10 +81,8 @@ def record(fn: Callable[..., Any], *arguments: Any) -> list[Program]:
             fn(*structure.join(arrays))
 
     arrays, structure = compiled.split(arguments)
-    try:
+    with contextlib.suppress(jax.errors.TracerArrayConversionError):
         jax.eval_shape(run, list(map(_shape_of, arrays)))
-    except jax.errors.TracerArrayConversionError:
-        pass
     return [Program(same[0].fn.__name__, same[0], len(same)) for same in calls.values()]
 
 
