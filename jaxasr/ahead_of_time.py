@@ -1,6 +1,6 @@
 """Compiles programs for devices that this machine does not have.
 
-`record` finds the programs that a function calls, from the shapes of its arguments alone. `lower`
+`record` finds the programs that a function calls, from the shapes of its arguments alone. `trace`
 prepares one of them for the compiler.
 """
 
@@ -86,32 +86,33 @@ def record(fn: Callable[..., Any], *arguments: Any) -> list[Program]:
     return [Program(same[0].fn.__name__, same[0], len(same)) for same in calls.values()]
 
 
-def lower(program: Program, device: Any) -> jax.stages.Lowered:
-    """Lowers a program for the compiler of other devices.
+def trace(program: Program, device: Any = None) -> Any:
+    """Traces a program for other devices than those of this machine.
 
     Args:
         program: a program from `record`.
         device: the device of a program without a mesh, such as one of
-            `jax.experimental.topologies`. A program with a mesh runs on the devices of the mesh.
+            `jax.experimental.topologies`; None for the default device of JAX. A program with a mesh
+            runs on the devices of the mesh.
 
     Returns:
-        The lowered program. `lower(...).compile()` has its memory and its HLO.
+        The traced program, with its `jaxpr`. `trace(...).lower(lowering_platforms=("tpu",))` and
+        then `.compile()` give its memory and its HLO.
 
     Example:
         >>> mel = jax.ShapeDtypeStruct((1, asr.config.n_mels, 3000), jnp.float32)
         >>> (program,) = record(asr.model.encode, mel)
-        >>> "stablehlo" in lower(program, jax.devices()[0]).as_text()
+        >>> "stablehlo" in trace(program).lower().as_text()
         True
     """
     call = program.call
     if call.mesh is None or call.specs is None:
-        place = [[SingleDeviceSharding(device)] * len(part) for part in call.arrays]
+        sharding = None if device is None else SingleDeviceSharding(device)
+        place: Any = [[sharding] * len(part) for part in call.arrays]
     else:
-        device, mesh = call.mesh.devices.flat[0], call.mesh
-        place = [[NamedSharding(mesh, spec) for spec in part] for part in call.specs]
+        place = [[NamedSharding(call.mesh, spec) for spec in part] for part in call.specs]
     arrays = tuple(
         [x.update(sharding=sharding) for x, sharding in zip(part, shardings, strict=True)]
         for part, shardings in zip(call.arrays, place, strict=True)
     )
-    traced = call.program.trace(arrays, call.structures, call.options)
-    return traced.lower(lowering_platforms=(device.platform,))
+    return call.program.trace(arrays, call.structures, call.options)
