@@ -1,6 +1,6 @@
-"""Makes corrupted recordings, which serve as the source of a patch.
+"""Makes corrupted recordings, from which a patch can take its activations.
 
-Each function maps 16 kHz samples to float32 samples of the same length.
+Each corruption maps 16 kHz samples to float32 samples of the same length.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from jaxasr.config import SAMPLE_RATE
 
 Real = int | float
 Samples = Float[np.ndarray, "n_samples"] | Float[Array, "n_samples"]
-OtherSamples = Float[np.ndarray, "n_other"] | Float[Array, "n_other"]
+OtherSamples = Float[np.ndarray, "n_other"] | Float[Array, "n_other"]  # of a second recording
 Audio = Float[np.ndarray, "n_samples"]
 
 
@@ -26,7 +26,7 @@ def noise(audio: Samples, snr_db: Real, seed: int = 0) -> Audio:
 
     Args:
         audio: float [n_samples] at 16 kHz.
-        snr_db: signal-to-noise ratio in decibels, relative to the RMS of the whole recording.
+        snr_db: signal-to-noise ratio in decibels. The RMS of all of `audio` is the signal.
         seed: seed of the noise.
 
     Raises:
@@ -51,14 +51,14 @@ def noise(audio: Samples, snr_db: Real, seed: int = 0) -> Audio:
 
 
 def add(audio: Samples, other: OtherSamples, snr_db: Real, seed: int = 0) -> Audio:
-    """Adds a recording of noise.
+    """Adds a recording of noise, read from a random sample on.
 
-    The noise starts at a random sample. It is repeated if it is shorter than `audio`.
+    The noise is repeated if it is shorter than `audio`.
 
     Args:
         audio: float [n_samples] at 16 kHz.
         other: the noise, at 16 kHz.
-        snr_db: signal-to-noise ratio in decibels, relative to the RMS of the whole recording.
+        snr_db: signal-to-noise ratio in decibels. The RMS of all of `audio` is the signal.
         seed: seed of the random start.
 
     Raises:
@@ -72,7 +72,7 @@ def add(audio: Samples, other: OtherSamples, snr_db: Real, seed: int = 0) -> Aud
     """
     audio, other = _check_samples(audio), _check_samples(other)
     start = np.random.default_rng(seed).integers(len(other))
-    added = np.resize(np.roll(other, -start), len(audio))
+    added = np.resize(np.roll(other, -start), len(audio))  # np.resize repeats the noise
     if not audio.any() or not added.any():
         raise ValueError(
             "audio, other: one of them is silent, so the signal-to-noise ratio is not defined."
@@ -110,7 +110,7 @@ def silence(audio: Samples) -> Audio:
 def band_stop(audio: Samples, low_hz: Real, high_hz: Real) -> Audio:
     """Removes a band of frequencies with a Butterworth filter of order 8.
 
-    The filter runs forwards and backwards, so nothing is delayed.
+    The filter runs forwards and backwards, so the result is not delayed.
 
     Args:
         audio: float [n_samples] at 16 kHz.
@@ -140,10 +140,10 @@ def band_stop(audio: Samples, low_hz: Real, high_hz: Real) -> Audio:
     elif high_hz == nyquist_hz:
         filter_type, edges_hz = "lowpass", low_hz
     sos = np.asarray(scipy.signal.butter(8, edges_hz, filter_type, fs=SAMPLE_RATE, output="sos"))
-    # SciPy's default padding, shortened because it must be shorter than the recording.
+    # The default of SciPy is 6·sections + 3. The padding must be shorter than the recording.
     padding = min(6 * len(sos) + 3, len(audio) - 1)
     filtered = scipy.signal.sosfiltfilt(sos, audio.astype(np.float64), padlen=padding)
-    return filtered.astype(np.float32)
+    return filtered.astype(np.float32)  # filtered in float64 for accuracy
 
 
 def time_mask(audio: Samples, start_s: Real, stop_s: Real) -> Audio:
@@ -229,8 +229,9 @@ class Source:
     """The recording that a patch comes from.
 
     Attributes:
-        name: the text of the source on the command line, such as "snr:5".
-        make_recording: makes the source's recording from the target's; None for "zero".
+        name: the text given on the command line, such as "snr:5".
+        make_recording: function from the target's samples to the source's. None for "zero", which
+            needs no recording.
 
     Example:
         >>> from interventions import corruptions
@@ -279,7 +280,7 @@ def parse_source(text: str | os.PathLike, seed: int = 0) -> Source:
     if Path(text).is_file():
         other = load_audio(text)
         return Source(text, lambda audio: other)
-    raise ValueError(_unknown_source(text))
+    raise ValueError(_unknown_source_message(text))
 
 
 def _parse_numbers(text: str, argument: str, n: int) -> list[float]:
@@ -288,11 +289,11 @@ def _parse_numbers(text: str, argument: str, n: int) -> list[float]:
     except ValueError:
         numbers = []
     if len(numbers) != n:
-        raise ValueError(_unknown_source(text))
+        raise ValueError(_unknown_source_message(text))
     return numbers
 
 
-def _unknown_source(text: str) -> str:
+def _unknown_source_message(text: str) -> str:
     return (
         "source: expected noise, zero, silence, snr:DB, bandstop:LOW-HIGH (Hz), "
         f"mask:START-STOP (seconds) or a file, got {text!r}."

@@ -1,4 +1,4 @@
-"""Encodes and decodes runs under edits, for gradients and paths. Every function is traced."""
+"""Encodes and decodes runs inside compiled programs, for attribution and path patching."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,12 +16,12 @@ from jaxasr.sites import stack_of
 from jaxasr.stack import run_stack
 from jaxasr.taps import NOTHING, Acts, Edits, Readout, Tap, select
 
-# Bytes. The backward pass recomputes encoder attention weights that take more than this.
+# Bytes of encoder attention weights. Above this, the backward pass recomputes the weights.
 _MAX_KEPT_BYTES = 2**30
 
 
 def positions_of(run: Run) -> Int[Array, "B T"]:
-    """Returns the positions of the run. By default they are 0, 1, 2 … in every row."""
+    """Returns the position of each token of a run. By default they count from 0."""
     if run.positions is not None:
         return run.positions
     shape = jnp.shape(run.tokens)
@@ -42,25 +42,27 @@ def encode(
     Returns:
         The memory, and a dict of activations by site.
     """
-    c = model.config
-    batch, n_frames = mel.shape[0], c.n_audio_ctx
+    config = model.config
+    batch, n_frames = mel.shape[0], config.n_audio_ctx
     positions = jnp.broadcast_to(jnp.arange(n_frames, dtype=jnp.int32), (batch, n_frames))
-    attention_bytes = 4 * batch * c.n_audio_layer * c.n_audio_head * n_frames**2
+    attention_bytes = 4 * batch * config.n_audio_layer * config.n_audio_head * n_frames**2
     recompute = attention_bytes > _MAX_KEPT_BYTES
 
     def step(block: Any, extra: Any, x: Array, tap: Tap) -> tuple[Array, Acts]:
-        del extra
+        del extra  # encoder layers need no further input
 
         def layer(block: Any, x: Array, index: Array) -> tuple[Array, Acts]:
-            # Recording in `tap` would leak traced values out of the checkpoint.
+            # Each layer needs its own `Tap`. Recording in the outer `tap` would leak traced values
+            # out of `jax.checkpoint`.
             layer_tap = Tap(tap.prefix, edits, readout, index, positions)
             x, _ = block(x, layer_tap)
             return x, readout(layer_tap.acts)
 
         return (jax.checkpoint(layer) if recompute else layer)(block, x, tap.layer)
 
+    # Layer -1 stands for the sites before and after the layers.
     tap = Tap("encoder.", edits, readout, jnp.int32(-1), positions)
-    x = model.encoder.stem(mel.astype(c.dtype), tap)
+    x = model.encoder.stem(mel.astype(config.dtype), tap)
     # `layer_tap` applies edits and readout, so the stack gets none.
     x, acts, _ = run_stack(
         model.encoder.blocks,
@@ -76,7 +78,11 @@ def encode(
 
 
 def mel_of(run: Run) -> Float[Array, "B M F"]:
-    """Returns the log-mel of a run. Raises ValueError for a run that was built from `memory`."""
+    """Returns the log-mel spectrograms [B, M, F] of a run.
+
+    Raises:
+        ValueError: the run was built from `memory`, so its recordings are not known.
+    """
     mel = run.encoded_mel if run.mel is None else run.mel
     if mel is None:
         raise ValueError(
@@ -100,11 +106,11 @@ def decode_and_score(
     Args:
         model: the model.
         run: the tokens and positions to decode.
-        memory: what the decoder attends to.
+        memory: the memory that the decoder attends to.
         edits: edits of decoder sites.
         readout: activations to return.
         metric: the metric of the logits.
-        blocks: unstacked decoder layers, for an unstacked memory. None scans the stacked layers.
+        blocks: unstacked decoder layers, for an unstacked memory. Default: the stacked layers.
 
     Returns:
         The metric [B], and a dict of activations by site.
@@ -114,7 +120,7 @@ def decode_and_score(
         run.tokens, positions_of(run), memory, edits, readout, blocks=blocks
     )
     x = tap("ln", model.decoder.ln(x))
-    if tap.touches("logits"):
+    if tap.touches("logits"):  # an edit or the readout needs the logits of all tokens
         logits = needed_logits(tap("logits", model.decoder.unembed(x))[:, column], metric)
     else:
         logits = unembed_scored(model.decoder.unembedding, x[:, column], metric)
@@ -122,14 +128,22 @@ def decode_and_score(
 
 
 def split_by_stack(sites: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Splits sites into those of the encoder and those of the decoder."""
+    """Splits sites into those of the encoder and those of the decoder.
+
+    Example:
+        >>> split_by_stack(["decoder.ln", "encoder.embed"])
+        (['encoder.embed'], ['decoder.ln'])
+    """
     of_encoder = [site for site in sites if stack_of(site) == "encoder"]
     of_decoder = [site for site in sites if stack_of(site) == "decoder"]
     return of_encoder, of_decoder
 
 
 def activations(model: Whisper, run: Run, sites: Sequence[str]) -> Acts:
-    """Computes the activations of a run at `sites`, and encodes it only if necessary."""
+    """Computes the activations of a run at `sites`.
+
+    Encodes the recording only if a site is in the encoder or the run has no memory.
+    """
     of_encoder, of_decoder = split_by_stack(sites)
     memory, acts = run.memory, {}
     if of_encoder or memory is None:

@@ -1,7 +1,7 @@
-"""Metrics that score a patch by the logits after one position.
+"""Defines metrics, which score a patch by the logits after one position.
 
-`Metric` describes what a new metric must define. A traced token cannot be checked, so its metric is
-NaN if the token is outside of the vocabulary.
+`Metric` describes what a new metric must define. Traced token ids cannot be checked. The metric of
+a traced id outside of the vocabulary is NaN.
 """
 
 import dataclasses
@@ -60,7 +60,7 @@ class LogitDiff:
         [13, 5]
     """
 
-    vocab: Int[Array, "*B two"]
+    vocab: Int[Array, "*B two"]  # ids of the answer and of the foil
     position: int = pytrees.field(pytree_node=False, default=-1)
 
     def check(self, n_vocab: int, batch: int) -> None:
@@ -69,7 +69,13 @@ class LogitDiff:
             check_tokens(self.vocab[..., i], n_vocab, batch, name)
 
     def row(self, b: int) -> "LogitDiff":
-        """Returns the metric of row `b`."""
+        """Returns the metric of row `b`.
+
+        Example:
+            >>> import interventions as iv
+            >>> iv.logit_diff(jnp.array([13, 14]), 5).row(1).vocab.tolist()
+            [[14, 5]]
+        """
         return (
             self if self.vocab.ndim == 1 else dataclasses.replace(self, vocab=self.vocab[b : b + 1])
         )
@@ -82,7 +88,7 @@ class _AnswerMetric:
     """Base class of metrics that compare one answer with all logits."""
 
     answer: Int[Array, "*B"]
-    vocab = None
+    vocab = None  # reads the logits of all tokens
 
     def check(self, n_vocab: int, batch: int) -> None:
         """Raises ValueError for an answer outside of the vocabulary."""
@@ -129,14 +135,14 @@ class Rank(_AnswerMetric):
 
     def __call__(self, logits: Float[Array, "B V"]) -> Float[Array, "B"]:
         answer = _values_of_tokens(logits, self.answer)
-        # Comparisons with NaN are False, so without `where` a NaN logit would have rank 0.
+        # `>` is False for NaN, so without `where` an answer with a NaN logit would have rank 0.
         n_larger = (logits > answer[:, None]).sum(-1).astype(logits.dtype)
         return jnp.where(jnp.isnan(answer), answer, n_larger)
 
 
 @pytrees.dataclass
 class Kl:
-    """KL(p ‖ q) in nats, where p has the logits `to` and q the scored logits. Made by `kl`.
+    """KL(p ‖ q) in nats, with p = softmax(`to`) and q = softmax(scored logits). Made by `kl`.
 
     Example:
         >>> import interventions as iv
@@ -171,11 +177,11 @@ def logit_diff(answer: Tokens, foil: Tokens, position: int = -1) -> LogitDiff:
     Args:
         answer: a token id for all rows, or int [B] with one per row.
         foil: the token to compare with, in the same form.
-        position: the position whose logits are scored. -1 is the last token: its logits predict
+        position: the position whose logits are scored. The logits at -1, the last token, predict
             the next token.
 
     Raises:
-        ValueError: ids are not integers. A sweep raises it for ids outside of the vocabulary.
+        ValueError: ids are not integers. A sweep also refuses ids outside of the vocabulary.
 
     Example:
         >>> import interventions as iv
@@ -195,7 +201,7 @@ def logprob(answer: Tokens, position: int = -1) -> LogProb:
         position: as in `logit_diff`.
 
     Raises:
-        ValueError: ids are not integers. A sweep raises it for ids outside of the vocabulary.
+        ValueError: ids are not integers. A sweep also refuses ids outside of the vocabulary.
 
     Example:
         >>> import interventions as iv
@@ -213,7 +219,7 @@ def rank(answer: Tokens, position: int = -1) -> Rank:
         position: as in `logit_diff`.
 
     Raises:
-        ValueError: ids are not integers. A sweep raises it for ids outside of the vocabulary.
+        ValueError: ids are not integers. A sweep also refuses ids outside of the vocabulary.
 
     Example:
         >>> from interventions import metrics

@@ -13,6 +13,7 @@ from jaxasr.cache import Memory
 from jaxasr.model import Whisper
 from jaxasr.taps import Acts, Edits, Readout
 
+# Rows of the batch, as a slice or as indices.
 Rows = slice | Int[np.ndarray, "n"]
 
 
@@ -26,8 +27,8 @@ class Run:
         tokens: int [B, T], prompt and text.
         mel: float [B, M, 3000] from `jaxasr.log_mel`.
         memory: the memory that `model.encode` returns.
-        positions: int [B, T], only for rows that are padded on the left. Padding has negative
-            positions.
+        positions: int [B, T], the position of each token. Needed only for rows that are padded on
+            the left. Padding has negative positions.
         encoded_mel: the log-mel that `memory` was encoded from. `encode` sets it.
 
     Raises:
@@ -56,12 +57,12 @@ class Run:
         if (self.mel is None) == (self.memory is None):
             present = "neither" if self.mel is None else "both"
             raise ValueError(
-                f"Run: expected mel= or memory=, got {present}: "
-                "jaxasr.log_mel(...)[None], or what model.encode(mel) returns."
+                f"Run: expected mel= or memory=, got {present}. "
+                "Pass mel=jaxasr.log_mel(...)[None], or the memory that model.encode(mel) returns."
             )
 
     def __repr__(self) -> str:
-        # JAX also puts objects without a shape into pytrees.
+        # JAX may fill the fields with objects that have no shape.
         n_rows, n_tokens = (*getattr(self.tokens, "shape", ()), "?", "?")[:2]
         padded = "" if self.positions is None else ", padded"
         if self.mel is not None:
@@ -71,10 +72,16 @@ class Run:
         return f"Run({n_rows} x {n_tokens} tokens{padded}, encoded{suffix})"
 
     def encode(self, model: Whisper) -> "Run":
-        """Encodes the recordings: sets `memory`, and moves `mel` to `encoded_mel`.
+        """Encodes the recordings.
 
         Returns:
-            The encoded run, or this run if it is already encoded.
+            A run that has `memory`, and `encoded_mel` instead of `mel`. A run that is already
+            encoded is returned unchanged.
+
+        Example:
+            >>> encoded = run.encode(model)
+            >>> encoded.mel is None and encoded.memory is not None
+            True
         """
         if self.mel is None:
             return self
@@ -96,6 +103,11 @@ class Run:
 
         Raises:
             ValueError: an edit or the readout refers to a site that the decoder lacks.
+
+        Example:
+            >>> logits, acts = run.decode(model, readout=jaxasr.select("decoder.resid_post"))
+            >>> acts["decoder.resid_post"].shape[:3] == (4, *run.tokens.shape)  # [L, B, T]
+            True
         """
         run = self.encode(model)
         memory = run.encoded_memory
@@ -109,16 +121,27 @@ class Run:
         return self.memory
 
     def row(self, b: int) -> "Run":
-        """Returns example `b` of an encoded run. The batch axis remains, with size 1."""
+        """Returns example `b` of an encoded run. The batch axis remains, with size 1.
+
+        Example:
+            >>> run.encode(model).row(0).batch
+            1
+        """
         memory = self.encoded_memory
         if self.batch == 1:  # selecting the only row would copy the memory
             return dataclasses.replace(self, tokens=jnp.asarray(self.tokens), memory=memory)
         return self.rows(slice(b, b + 1))
 
     def rows(self, rows: Rows) -> "Run":
-        """Returns the examples `rows`, in this order."""
+        """Returns the examples `rows`, in this order.
+
+        Example:
+            >>> run.rows(np.array([0, 0])).batch  # the first example twice
+            2
+        """
         memory = self.memory
         if memory is not None:
+            # Keys and values begin with the layer axis, `xa` with the batch axis.
             k, v = jax.tree.map(lambda stacked: stacked[:, rows], (memory.k, memory.v))
             memory = Memory(memory.xa[rows], k, v)
         return dataclasses.replace(

@@ -9,8 +9,8 @@ from jaxasr.token_ids import check_ids
 
 
 def metric_of_row(metric: Metric, b: int) -> Metric:
-    """Returns the metric restricted to row `b`."""
-    row = getattr(metric, "row", None)
+    """Returns the metric of row `b`, or `metric` itself if it is the same for all rows."""
+    row = getattr(metric, "row", None)  # `row` is optional (see `Metric`)
     return metric if row is None else row(b)
 
 
@@ -24,7 +24,16 @@ def check_metric(metric: Metric, n_vocab: int, batch: int) -> None:
 
 
 def scored_position(metric: Metric, n_tokens: int) -> int:
-    """Returns the column that `metric` scores. Raises ValueError if it is outside of the tokens."""
+    """Returns the index of the token whose logits `metric` scores, counted from 0.
+
+    Raises:
+        ValueError: the run has no such token.
+
+    Example:
+        >>> import interventions
+        >>> scored_position(interventions.logprob(13), n_tokens=5)  # the last token
+        4
+    """
     column = metric.position + n_tokens if metric.position < 0 else metric.position
     if not 0 <= column < n_tokens:
         raise ValueError(
@@ -37,10 +46,12 @@ def scored_position(metric: Metric, n_tokens: int) -> int:
 def unembed_scored(
     unembedding: Float[Array, "V D"], x: Float[Array, "B D"], metric: Metric
 ) -> Float[Array, "B n"]:
-    """Multiplies normed residuals by the unembedding vectors of the tokens that `metric` reads.
+    """Computes the logits of the tokens that `metric` reads.
 
-    Returns:
-        The logits of these tokens; of the whole vocabulary if `metric.vocab` is None.
+    Args:
+        unembedding: one vector per token of the vocabulary.
+        x: outputs of the decoder's final norm at the scored position.
+        metric: the metric. Without `metric.vocab` it reads the whole vocabulary.
     """
     out_dtype = jnp.promote_types(x.dtype, jnp.float32)
     if metric.vocab is None:
@@ -48,6 +59,7 @@ def unembed_scored(
             "bd,vd->bv", x, unembedding.astype(x.dtype), preferred_element_type=out_dtype
         )
     tokens = jnp.broadcast_to(metric.vocab, (x.shape[0], metric.vocab.shape[-1]))
+    # Unknown ids get NaN, not the vector of another token.
     vectors = unembedding.at[tokens].get(
         mode="fill", fill_value=jnp.nan, wrap_negative_indices=False
     )

@@ -30,5 +30,5 @@ from jaxasr.weights import WeightsError as WeightsError, save as save
 
 try:
     __version__ = importlib.metadata.version("jaxasr")
-except importlib.metadata.PackageNotFoundError:  # on PYTHONPATH, but not installed
+except importlib.metadata.PackageNotFoundError:  # the package is on PYTHONPATH, but not installed
     __version__ = "0+unknown"

@@ -13,18 +13,23 @@ from jaxasr.cache import Cache, Past
 from jaxasr.config import Config
 from jaxasr.taps import Tap
 
+# Axes: B batch, H heads, T query time, S key time, Dh width of a head.
 KeysOrValues = Float[Array, "B H S Dh"]
 Queries = Float[Array, "B H T Dh"]
 Mask = Bool[Array, "B 1 T S"]
+
+# Fewest inputs of a linear layer whose sums need a more exact kernel.
+_MIN_EXACT_INPUTS = 512
 
 
 def linear(
     config: Config, n_in: int, n_out: int, rngs: nnx.Rngs, use_bias: bool = True
 ) -> nnx.Linear:
     """Returns a linear layer in the dtypes of `config`."""
-    # Rounding errors matter in sums over at least 512 inputs. The second product of an MLP
-    # (n_in > n_out) loses little to rounding and keeps the default kernel (decision 14).
-    dot_general = cpu_kernels.matmul if 512 <= n_in <= n_out else jax.lax.dot_general
+    # The second product of an MLP (n_in > n_out) loses little to rounding, so it uses the default
+    # kernel (decision 14).
+    needs_exact = _MIN_EXACT_INPUTS <= n_in <= n_out
+    dot_general = cpu_kernels.matmul if needs_exact else jax.lax.dot_general
     return nnx.Linear(
         n_in,
         n_out,
@@ -37,7 +42,7 @@ def linear(
 
 
 class Attention(nnx.Module):
-    """Multi-head attention with the parameter names of the checkpoint. The key has no bias."""
+    """Multi-head attention with the parameter names of openai/whisper. The key has no bias."""
 
     def __init__(self, config: Config, n_state: int, n_head: int, rngs: nnx.Rngs):
         project = functools.partial(linear, config, n_state, n_state, rngs)
@@ -47,13 +52,14 @@ class Attention(nnx.Module):
         self.out = project()
         self.n_head = n_head
 
-    def split(self, x: Float[Array, "B T D"]) -> Float[Array, "B T H Dh"]:
-        """Splits the model axis into heads."""
+    def split_heads(self, x: Float[Array, "B T D"]) -> Float[Array, "B T H Dh"]:
+        """Splits the axis of the model's width into heads."""
         return x.reshape(*x.shape[:-1], self.n_head, -1)
 
     def keys_values(self, x: Float[Array, "B S D"]) -> tuple[KeysOrValues, KeysOrValues]:
         """Returns the keys and values of `x`, with the head axis before the time axis."""
-        return _swap(self.split(self.key(x))), _swap(self.split(self.value(x)))
+        k, v = self.split_heads(self.key(x)), self.split_heads(self.value(x))
+        return _swap_time_and_heads(k), _swap_time_and_heads(v)
 
     def __call__(
         self,
@@ -64,7 +70,9 @@ class Attention(nnx.Module):
         key_positions: Int[Array, "B S"],
         tap: Tap,
     ) -> Float[Array, "B T D"]:
-        """Attends from `x` to the keys `k` and the values `v`, which are already edited.
+        """Attends from each position of `x` to the keys, and sums the values.
+
+        The caller has already edited the keys and the values.
 
         Args:
             x: normalised residual stream [B, T, D].
@@ -73,12 +81,13 @@ class Attention(nnx.Module):
             mask: bool [B, 1, T, S], True where a query may attend to a key. None: each query
                 may attend to every key.
             key_positions: int32 [B, S], absolute positions of the keys.
-            tap: edits and records the activations of this attention.
+            tap: edits and records the queries, scores, pattern and `z` of this attention.
         """
-        q = _swap(tap("q", self.split(self.query(x))))
-        attend = _explicit if tap.touches("scores", "pattern") else _fused
+        # Edits receive `q` and `z` with the time axis before the heads, einsum needs the reverse.
+        q = _swap_time_and_heads(tap("q", self.split_heads(self.query(x))))
+        attend = _attend_explicitly if tap.touches("scores", "pattern") else _attend_fused
         z = attend(q, k, v, mask, functools.partial(tap, keys=key_positions))
-        z = tap("z", _swap(z))
+        z = tap("z", _swap_time_and_heads(z))
         return self.out(z.reshape(x.shape))
 
 
@@ -87,7 +96,9 @@ def tap_keys_values(
 ) -> tuple[KeysOrValues, KeysOrValues]:
     """Edits and records keys and values in their public layout [B, S, H, Dh]."""
     # XLA removes the transposes of `k` and `v` unless an edit or a readout uses them.
-    return _swap(tap("k", _swap(k), positions)), _swap(tap("v", _swap(v), positions))
+    k = tap("k", _swap_time_and_heads(k), positions)
+    v = tap("v", _swap_time_and_heads(v), positions)
+    return _swap_time_and_heads(k), _swap_time_and_heads(v)
 
 
 def self_attention(
@@ -98,10 +109,19 @@ def self_attention(
     cache: Cache | None,
     tap: Tap,
 ) -> tuple[Float[Array, "B T D"], Past | None]:
-    """Attends from `x` to itself and, with a cache, to this layer's earlier tokens.
+    """Attends from the tokens of `x` to each other and, with a cache, to earlier tokens.
+
+    Args:
+        attn: weights.
+        x: normalised residual stream [B, T, D].
+        mask: bool [B, 1, T, S], True where a token may attend to another. None: everywhere.
+        past: this layer's keys and values of earlier tokens. None: no cache.
+        cache: cache of all layers, which has the positions of its slots. None: no cache.
+        tap: edits and records the activations of this attention.
 
     Returns:
-        The output [B, T, D], and `past` with the keys and values of `x` appended.
+        The output [B, T, D], and `past` with the keys and values of `x` appended (None without
+        a cache).
     """
     k, v = tap_keys_values(tap, *attn.keys_values(x), tap.positions)
     if past is None or cache is None:
@@ -113,44 +133,45 @@ def self_attention(
 def cross_attention(
     attn: Attention, x: Float[Array, "B T D"], k: KeysOrValues, v: KeysOrValues, tap: Tap
 ) -> Float[Array, "B T D"]:
-    """Attends from `x` to the encoder's frames, with unedited keys `k` and values `v`."""
+    """Edits the keys and values of the encoder's frames, and attends from `x` to the frames."""
     frames = jnp.broadcast_to(jnp.arange(k.shape[2], dtype=jnp.int32), (k.shape[0], k.shape[2]))
     k, v = tap_keys_values(tap, k, v, frames)
     return attn(x, k, v, None, frames, tap)
 
 
-def _swap(x: Float[Array, "B X Y Dh"]) -> Float[Array, "B Y X Dh"]:
+def _swap_time_and_heads(x: Float[Array, "B X Y Dh"]) -> Float[Array, "B Y X Dh"]:
     """Swaps the time axis and the head axis."""
     return jnp.swapaxes(x, 1, 2)
 
 
 def _softmax(scores: Float[Array, "B H T S"], mask: Mask | None) -> Float[Array, "B H T S"]:
+    # float32 or wider, as in openai/whisper, because the sum would lose digits in 16 bits.
     scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
     return jax.nn.softmax(scores if mask is None else jnp.where(mask, scores, -jnp.inf), axis=-1)
 
 
-def _scores(q: Queries, k: KeysOrValues) -> Float[Array, "B H T S"]:
+def _compute_scores(q: Queries, k: KeysOrValues) -> Float[Array, "B H T S"]:
     return jnp.einsum("bhtd,bhsd->bhts", q * q.shape[-1] ** -0.5, k)
 
 
 def _attend(q: Queries, k: KeysOrValues, v: KeysOrValues, mask: Mask | None) -> Queries:
-    return jnp.einsum("bhts,bhsd->bhtd", _softmax(_scores(q, k), mask).astype(q.dtype), v)
+    return jnp.einsum("bhts,bhsd->bhtd", _softmax(_compute_scores(q, k), mask).astype(q.dtype), v)
 
 
-def _explicit(
+def _attend_explicitly(
     q: Queries, k: KeysOrValues, v: KeysOrValues, mask: Mask | None, tap: Callable[..., Array]
 ) -> Queries:
     """Computes attention, and edits and records its scores and its pattern."""
-    scores = tap("scores", _scores(q, k))
+    scores = tap("scores", _compute_scores(q, k))
     # The mask comes after the edit, so that no edit can make a token attend to its future.
     pattern = tap("pattern", _softmax(scores, mask).astype(q.dtype))
     return jnp.einsum("bhts,bhsd->bhtd", pattern, v)
 
 
-def _fused(
+def _attend_fused(
     q: Queries, k: KeysOrValues, v: KeysOrValues, mask: Mask | None, tap: Callable[..., Array]
 ) -> Queries:
-    """Computes the same attention, without the scores and the pattern as separate arrays."""
+    """Computes what `_attend_explicitly` computes, without arrays of scores and patterns."""
     del tap
     if mask is not None or q.shape[2] < cpu_kernels.MIN_LONG_QUERIES:
         return _attend(q, k, v, mask)

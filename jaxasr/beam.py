@@ -1,7 +1,7 @@
 """Runs beam search in one compiled loop.
 
-Source: openai/whisper `decoding.py`, BeamSearchDecoder and MaximumLikelihoodRanker. The loop
-keeps the best ended text of each row and counts the others, because the ranking needs only these.
+Source: openai/whisper `decoding.py`, BeamSearchDecoder and MaximumLikelihoodRanker. For each row,
+the loop keeps only the best ended text and the number of ended texts, because it needs no others.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from jaxasr.inputs import Tokens
 from jaxasr.model import Whisper, full_precision
 from jaxasr.taps import Edits
 
-_BEAM_AXIS = -4  # of a layer's keys and values [..., B, K, H, S, Dh]
+_BEAM_AXIS = -4  # axis K of the beams in a layer's keys and values [..., B, K, H, S, Dh]
 
 
 def beam_search(
@@ -52,19 +52,19 @@ def beam_search(
         max_new_tokens: most tokens to generate per row.
         edits: `{site: edit}` for decoder sites.
         rules: constraints on the logits; see `jaxasr.generate`.
-        length_penalty: exponent p of the score, log-probability / ((5 + length) / 6) ** p. None:
-            log-probability / max(length, 1). The length excludes the end-of-text.
+        length_penalty: exponent p in the score log-probability / ((5 + n) / 6) ** p of a text with
+            n new tokens, without the end-of-text. None: log-probability / max(n, 1).
         patience: the search of a row ends once `round(patience * beam_size)` texts have ended.
-        positions: absolute positions [B, T0].
-        eot: id of the end-of-text.
-        no_speech: column of the prompt and the id whose probability after it to return.
-        unroll: loop over layers instead of scanning them.
+        positions: absolute positions [B, T0]. None: 0 to T0 - 1.
+        eot: id of the end-of-text. None: the id in the released vocabularies.
+        no_speech: `(column, id)`, to return the probability of `id` after that prompt column.
+        unroll: loop over layers instead of scanning them. None: loop over at most 12 layers.
 
     Returns:
-        The text of highest score of each row.
+        The text with the highest score in each row.
 
     Raises:
-        ValueError: as in `jaxasr.generate`, or no text can end with this beam size and patience.
+        ValueError: as in `jaxasr.generate`, or `beam_size` or `patience` is out of range.
 
     Example:
         ```python
@@ -77,9 +77,8 @@ def beam_search(
     max_ended = round(beam_size * patience)
     if not 0 < beam_size < model.config.n_vocab or max_ended < 1:
         raise ValueError(
-            f"beam_size, patience: expected 1 to {model.config.n_vocab - 1} beams and a patience "
-            "with which at least one text ends, "
-            f"got beam_size={beam_size}, patience={patience}."
+            f"beam_size, patience: expected 1 to {model.config.n_vocab - 1} beams, and "
+            f"round(beam_size * patience) of at least 1, got beam_size={beam_size}, {patience=}."
         )
     settings = Settings(max_new_tokens, edits, rules, positions, eot, no_speech, unroll)
     request = Request.from_arguments(model, memory, prompt, settings)
@@ -117,7 +116,7 @@ def _search(
     *,
     n_beams: int,
 ) -> Generation:
-    """Runs the search. `n` counts the tokens of the beams so far, the prompt included."""
+    """Runs the search. In the loop, a beam has `n` tokens so far, the prompt included."""
     n_new, eot, rules = request.n_new, request.eot, request.rules
     batch, n_prompt = request.prompt.shape
 
@@ -127,17 +126,16 @@ def _search(
 
     def step(state: tuple) -> tuple:
         n, beams, best, score, n_ended, cache, logits = state
-        logprobs = _logprobs(rules, logits, beams.tokens, n, n_prompt)
-        candidates, source = _candidates(beams, logprobs, n, n_prompt)
+        logprobs = _compute_logprobs(rules, logits, beams.tokens, n, n_prompt)
+        candidates, parents = _extend_beams(beams, logprobs, n, n_prompt)
         ended, is_possible = candidates.tokens[:, :, n] == eot, candidates.total > -jnp.inf
-        is_last = n + 1 == n_prompt + n_new
-        to_extend, is_final, n_ended = _prune(
-            ended, is_possible, n_ended, max_ended, n_beams, is_last
+        to_extend, is_final, n_ended = _choose_candidates(
+            ended, is_possible, n_ended, max_ended, n_beams, is_last=n + 1 == n_prompt + n_new
         )
-        lengths = n - n_prompt + ~ended
+        lengths = n - n_prompt + ~ended  # a new end-of-text does not count
         best, score = _update_best(best, score, candidates, is_final, lengths, penalty)
         beams = candidates[to_extend]
-        cache = _reorder(cache, jnp.take_along_axis(source, to_extend, 1))
+        cache = _reorder(cache, jnp.take_along_axis(parents, to_extend, 1))
         positions = request.positions[:, -1:] + 1 + n - n_prompt
         logits, cache = _advance(decoder, beams.tokens[:, :, n], positions, cache, n)
         return n + 1, beams, best, score, n_ended, cache, logits
@@ -148,7 +146,7 @@ def _search(
         logits, cache, no_speech_prob = decoder.advance(
             request.prompt, request.positions, cache, jnp.int32(0), request.no_speech
         )
-        empty = _empty(request.prompt, n_new, eot, logits.dtype)
+        empty = _make_empty_texts(request.prompt, n_new, eot, logits.dtype)
         beams, cache, logits = _replicate(empty, cache, logits, n_beams)
         # A row for which no text is ever final keeps these NaN, and `check_finite` reports them.
         best = dataclasses.replace(empty, logprobs=jnp.full_like(empty.logprobs, jnp.nan))
@@ -159,7 +157,7 @@ def _search(
     return Generation.from_tokens(tokens, logprobs, no_speech_prob, eot)
 
 
-def _empty(prompt: Int[Array, "B T0"], n_new: int, eot: int, dtype: Any) -> Texts:
+def _make_empty_texts(prompt: Int[Array, "B T0"], n_new: int, eot: int, dtype: Any) -> Texts:
     """Returns one text per row, without new tokens."""
     batch = len(prompt)
     tokens = jnp.pad(prompt, ((0, 0), (0, n_new)), constant_values=eot)[:, None]
@@ -170,7 +168,7 @@ def _replicate(
     texts: Texts, cache: Cache, logits: Float[Array, "B V"], n_beams: int
 ) -> tuple[Texts, Cache, Float[Array, "B K V"]]:
     """Copies text, cache and logits to every beam, and disables all beams but the first."""
-    # If all were enabled, all would find the same texts.
+    # Equal beams would find the same texts, so only the first one may be extended at first.
     texts = jax.tree.map(lambda x: jnp.repeat(x, n_beams, 1), texts)
     texts = dataclasses.replace(texts, total=texts.total.at[:, 1:].set(-jnp.inf))
 
@@ -181,7 +179,7 @@ def _replicate(
     return texts, cache, jnp.repeat(logits[:, None], n_beams, 1)
 
 
-def _logprobs(
+def _compute_logprobs(
     rules: LogitFilter | None,
     logits: Float[Array, "B K V"],
     tokens: Int[Array, "B K T"],
@@ -191,31 +189,32 @@ def _logprobs(
     """Returns the log-probabilities of the next token of each beam, under the rules."""
     if rules is None:
         return jax.nn.log_softmax(logits)
+    # Rules expect logits [B, V], so they are applied to one beam of every row at a time.
     constrain = jax.vmap(lambda x, ids: rules(x, ids, n, n_prompt), in_axes=1, out_axes=1)
     return jax.nn.log_softmax(constrain(logits, tokens))
 
 
-def _candidates(
+def _extend_beams(
     beams: Texts, logprobs: Float[Array, "B K V"], n: Int[Array, ""], n_prompt: int
 ) -> tuple[Texts, Int[Array, "B N"]]:
-    """Returns the N = 2 K likeliest continuations, best first, and the beam that each extends."""
-    # Each beam has one continuation that ends, so at least K of the 2 K do not end.
+    """Returns the N = 2 K likeliest one-token extensions, best first, and the beam of each."""
+    # Each of the K beams has one extension that ends, so at least K of the 2 K do not end.
     n_beams = beams.total.shape[1]
-    # Each beam contributes at most K + 1 continuations: K that do not end and the one that does.
+    # Each beam contributes at most K + 1 extensions: K that do not end and the one that does.
     logprobs, tokens = jax.lax.top_k(logprobs, n_beams + 1)
     is_possible = beams.total[..., None] > -jnp.inf
     totals = jnp.where(is_possible, beams.total[..., None] + logprobs, -jnp.inf)
     logprobs, tokens, totals = (x.reshape(len(x), -1) for x in (logprobs, tokens, totals))
     totals, best = jax.lax.top_k(totals, 2 * n_beams)
-    source = best // (n_beams + 1)
+    parents = best // (n_beams + 1)  # `best` indexes K beams of K + 1 extensions each
     pick = functools.partial(jnp.take_along_axis, indices=best, axis=1)
-    texts = beams[source]
+    texts = beams[parents]
     tokens = texts.tokens.at[:, :, n].set(pick(tokens))
     logprobs = texts.logprobs.at[:, :, n - n_prompt].set(pick(logprobs))
-    return Texts(tokens, logprobs, totals), source
+    return Texts(tokens, logprobs, totals), parents
 
 
-def _prune(
+def _choose_candidates(
     ended: Bool[Array, "B N"],
     is_possible: Bool[Array, "B N"],
     n_ended: Int[Array, "B"],
@@ -225,15 +224,16 @@ def _prune(
 ) -> tuple[Int[Array, "B K"], Bool[Array, "B N"], Int[Array, "B"]]:
     """Chooses the candidates to extend, and those that are final texts.
 
-    A candidate that ends is final if fewer than K likelier ones are open (not ended) and fewer than
-    `max_ended` texts have ended. If the search stops with fewer than K ended texts, the likeliest
-    open candidates become final, too.
+    A candidate is open if it has not ended. A candidate that ends is final if fewer than K likelier
+    candidates are open and fewer than `max_ended` texts have ended. If the search stops with fewer
+    than K ended texts, the likeliest open candidates become final, too.
 
     Returns:
-        Indices of the K candidates to extend, True for each final candidate, and the number of
-        texts that have ended so far.
+        Indices [B, K] of the candidates to extend; bool [B, N], True for each final candidate; and
+        the number [B] of texts that have ended so far.
     """
-    n_open = jnp.cumsum(~ended, 1)
+    n_open = jnp.cumsum(~ended, 1)  # open candidates up to and including this one
+    # A stable sort puts open candidates (False) first and keeps their order of likelihood.
     to_extend = jnp.argsort(ended, axis=1, stable=True)[:, :n_beams]
     accepted = ended & is_possible & (n_open < n_beams)
     n_ended_before = n_ended[:, None]
@@ -255,20 +255,21 @@ def _update_best(
     """Returns the best final text so far, and its score."""
     divisor = jnp.maximum(lengths, 1) if penalty is None else ((5 + lengths) / 6) ** penalty
     scores = jnp.where(is_final, candidates.total / divisor, -jnp.inf)
-    first = scores.argmax(1, keepdims=True)
-    new_score = jnp.take_along_axis(scores, first, 1)[:, 0]
-    # Not `new_score > score`: a NaN score must replace the best, so that `check_finite` reports it.
+    winner = scores.argmax(1, keepdims=True)
+    new_score = jnp.take_along_axis(scores, winner, 1)[:, 0]
+    # True also for a NaN score, which `check_finite` must find in the result.
     is_better = ~(new_score <= score)
 
     def choose(new: Array, old: Array) -> Array:
+        # Gives the condition [B] axes of size 1, so that it selects whole rows of [B, ...].
         return jnp.where(is_better.reshape(-1, *[1] * (old.ndim - 1)), new, old)
 
-    return jax.tree.map(choose, candidates[first], best), choose(new_score, score)
+    return jax.tree.map(choose, candidates[winner], best), choose(new_score, score)
 
 
-def _reorder(cache: Cache, source: Int[Array, "B K"]) -> Cache:
-    """Gives each beam the cache of the beam that it extends, at index `source`."""
-    reorder = functools.partial(_gather, index=source)
+def _reorder(cache: Cache, parents: Int[Array, "B K"]) -> Cache:
+    """Gives each beam the cache of the beam that it extends, whose index is in `parents`."""
+    reorder = functools.partial(_gather, index=parents)
     reorder_layers = reorder if isinstance(cache.past, tuple) else jax.vmap(reorder)
     return dataclasses.replace(cache, past=jax.tree.map(reorder_layers, cache.past))
 
@@ -296,4 +297,4 @@ def _advance(
 
     over_beams = jax.vmap(advance, in_axes=(1, _BEAM_AXIS), out_axes=(1, _BEAM_AXIS))
     logits, past = over_beams(tokens, cache.past)
-    return logits, dataclasses.replace(cache.at(n, positions), past=past)
+    return logits, dataclasses.replace(cache.prepared(n, positions), past=past)

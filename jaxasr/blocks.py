@@ -43,7 +43,8 @@ class Mlp(nnx.Module):
         n_rows, n_positions = x.shape[:2]
         is_long = n_rows > 1 and n_positions >= cpu_kernels.MIN_LONG_QUERIES
         if is_long and not tap.touches("pre", "post"):
-            # The activations of one row fit in the cache of a CPU, those of a batch do not.
+            # One row at a time, because its activations fit in the cache of a CPU. Those of a
+            # batch do not.
             return cpu_kernels.map_rows(self._untapped, x, fn_of_row=self._untapped)
         pre = tap("pre", self.fc1(x))
         return self.fc2(tap("post", gelu(pre)))
@@ -53,7 +54,7 @@ class Mlp(nnx.Module):
 
 
 class Block(nnx.Module):
-    """A pre-norm transformer block; `cross=True` makes it a decoder block."""
+    """A pre-norm transformer block. `cross=True` adds cross-attention, as the decoder needs."""
 
     def __init__(self, config: Config, n_state: int, n_head: int, cross: bool, rngs: nnx.Rngs):
         self.attn = Attention(config, n_state, n_head, rngs)
@@ -79,12 +80,12 @@ class Block(nnx.Module):
             x: residual stream [B, T, D].
             tap: edits and records the activations of this layer.
             mask: bool [B, 1, T, S] of self-attention. None: each position attends to all positions.
-            past: this layer's keys and values of earlier tokens, if there is a cache.
-            cache: slots and positions, which are the same for all layers.
-            cross_kv: keys and values of the audio, each [B, H, F, Dh]; None in the encoder.
+            past: this layer's keys and values of earlier tokens. None: no cache.
+            cache: cache of all layers, which has the positions of its slots. None: no cache.
+            cross_kv: keys and values of F encoder frames, each [B, H, F, Dh]. None: encoder.
 
         Returns:
-            The residual stream after the block, and the updated `past`.
+            The residual stream [B, T, D] after the block, and the updated `past`.
         """
         x = tap("resid_pre", x)
         attn_out, past = self_attention(
@@ -104,6 +105,7 @@ def stacked_blocks(
     config: Config, n_layer: int, n_state: int, n_head: int, cross: bool, rngs: nnx.Rngs
 ) -> Block:
     """Returns one `Block` in which every parameter has a leading [layers] axis."""
+    # `vmap` over the random keys initialises all layers and stacks their parameters.
     keys = jax.random.split(rngs(), n_layer)
     return jax.vmap(lambda key: Block(config, n_state, n_head, cross, nnx.Rngs(key)))(
         jnp.asarray(keys)

@@ -1,4 +1,4 @@
-"""Defines what the decoder keeps between calls: the encoded audio and the KV cache."""
+"""Defines the arrays that the decoder reuses: the encoded audio and the KV cache."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from jaxasr import pytrees
 from jaxasr.stack import n_layers, unstack
 
-# Position of an empty slot: later than any query, so that the causal mask hides the slot.
+# Position of an empty slot. It is later than any query, so that the causal mask hides the slot.
 _EMPTY_POSITION = 2**30
 
 
@@ -18,8 +18,9 @@ _EMPTY_POSITION = 2**30
 class Memory:
     """Encoded audio: the encoder output and each decoder layer's cross-attention keys and values.
 
-    Keys and values are computed once per recording. A scan over layers needs them stacked in one
-    array. A loop over tokens runs faster if they are unstacked: a tuple with one array per layer.
+    Keys and values are computed once per recording. A scan over layers needs them stacked, in one
+    array with a layer axis. A loop over tokens runs faster if they are unstacked, in a tuple with
+    one array per layer.
 
     Attributes:
         xa: encoder output [B, S, D].
@@ -52,7 +53,7 @@ class Memory:
     def __repr__(self) -> str:
         shape, arrays = np.shape(self.xa), jax.tree.leaves(self)
         if len(shape) != 3 or not all(hasattr(array, "nbytes") for array in arrays):
-            return f"Memory(xa={self.xa!r})"  # JAX also builds it without arrays
+            return f"Memory(xa={self.xa!r})"  # JAX also builds a memory of placeholders
         rows = f"{shape[0]} recording" + "s" * (shape[0] != 1)
         megabytes = sum(array.nbytes for array in arrays) / 1e6
         return (
@@ -65,7 +66,7 @@ class Memory:
 class Past:
     """The self-attention keys and values of one layer, with empty slots for later tokens.
 
-    With a leading [layers] axis it holds all layers, stacked.
+    The same class with a leading [layers] axis holds all layers, stacked.
     """
 
     k: Float[Array, "*L B H S Dh"]
@@ -74,8 +75,8 @@ class Past:
     def append(
         self, start: Int[Array, ""], k: Float[Array, "B H T Dh"], v: Float[Array, "B H T Dh"]
     ) -> "Past":
-        """Returns a cache with keys and values of new tokens in the slots from `start` on."""
-        slot = (0, 0, start, 0)
+        """Returns a copy with the keys and values of new tokens in the slots from `start` on."""
+        slot = (0, 0, start, 0)  # where the new tokens begin on the axes [B, H, S, Dh]
         return Past(
             jax.lax.dynamic_update_slice(self.k, k, slot),
             jax.lax.dynamic_update_slice(self.v, v, slot),
@@ -86,20 +87,22 @@ class Past:
 class MaskedPast(Past):
     """A `Past` that updates its slots through a mask.
 
-    Under `vmap`, `dynamic_update_slice` would become a scatter or would copy the whole cache.
+    Under `vmap`, the `dynamic_update_slice` of `Past` would become a scatter or copy the whole
+    cache.
     """
 
     def append(
         self, start: Int[Array, ""], k: Float[Array, "B H T Dh"], v: Float[Array, "B H T Dh"]
     ) -> "MaskedPast":
-        """Returns a cache with keys and values of new tokens in the slots from `start` on."""
-        # For each slot, the index of the new token that belongs in it.
-        column = jnp.arange(self.k.shape[2]) - start
-        is_new = ((column >= 0) & (column < k.shape[2]))[:, None]
-        column = jnp.clip(column, 0, k.shape[2] - 1)
+        """Returns a copy with the keys and values of new tokens in the slots from `start` on."""
+        # For each slot, the index in `k` of the token that belongs in it. Slots without a new token
+        # have an index outside of `k`. The clip makes the index valid, and `is_new` keeps the slot.
+        index = jnp.arange(self.k.shape[2]) - start
+        is_new = ((index >= 0) & (index < k.shape[2]))[:, None]
+        index = jnp.clip(index, 0, k.shape[2] - 1)
 
         def update(new: Array, old: Array) -> Array:
-            return jnp.where(is_new, jnp.take(new, column, 2), old)
+            return jnp.where(is_new, jnp.take(new, index, 2), old)
 
         return MaskedPast(update(k, self.k), update(v, self.v))
 
@@ -134,8 +137,11 @@ class Cache:
         positions = jnp.full((batch, size), _EMPTY_POSITION, jnp.int32)
         return cls(past_class(zeros, zeros), positions, jnp.int32(0))
 
-    def at(self, start: Int[Array, ""], positions: Int[Array, "B T"]) -> "Cache":
-        """Returns the cache for a pass that fills the slots from `start` on, at `positions`."""
+    def prepared(self, start: Int[Array, ""], positions: Int[Array, "B T"]) -> "Cache":
+        """Returns the cache for a pass over tokens at `positions`.
+
+        The pass will write the keys and values of its tokens to the slots from `start` on.
+        """
         return dataclasses.replace(
             self,
             start=start,

@@ -1,7 +1,8 @@
-"""Compiles a function once for each *structure* of its arguments; new values never retrace.
+"""Compiles a function once for each *structure* of its arguments.
 
-This is the only place where the library caches programs. A call finds its program by a key from
-`program_keys`, because JAX can take two different structures for equal (decision 15).
+The structure of an argument is the argument without its arrays. New arrays of the same shapes run
+the same program. This is the only place where the library caches programs. A call finds its program
+by a key from `program_keys`, because JAX can treat two different structures as equal (decision 15).
 """
 
 import functools
@@ -15,15 +16,16 @@ from flax import nnx
 from jaxasr import pytrees
 from jaxasr.program_keys import Key
 
-_ARRAYS = (jax.Array, np.ndarray, np.generic, float, int, complex)
+# Types of leaves that are inputs of a program. All other leaves are constants of the program.
+_ARRAY_TYPES = (jax.Array, np.ndarray, np.generic, float, int, complex)
 
 
 def _is_array(leaf: Any) -> bool:
-    return isinstance(leaf, _ARRAYS)
+    return isinstance(leaf, _ARRAY_TYPES)
 
 
 class Structure:
-    """What remains of a pytree without its arrays: the treedef and leaves such as functions.
+    """A pytree without its arrays: its treedef, and its other leaves, such as functions.
 
     Two structures are equal only if a program compiled for one is correct for the other.
     """
@@ -55,8 +57,8 @@ def split(tree: Any) -> tuple[list[Any], Structure]:
     others = tuple([_ArrayPlace if _is_array(leaf) else leaf for leaf in leaves])
     arrays = [leaf for leaf, other in zip(leaves, others, strict=True) if other is _ArrayPlace]
     if isinstance(tree, nnx.Module):
-        # A `Key` of a whole module would take longer than a small program. The hash of the treedef
-        # separates types of nodes that `==` on treedefs does not.
+        # Building a `Key` of a whole module takes longer than running a small program. The hash of
+        # the treedef distinguishes types of nodes that `==` on treedefs does not distinguish.
         return arrays, Structure(treedef, others, (hash(treedef), treedef, others))
     return arrays, Structure(treedef, others, Key((treedef, others)))
 
@@ -65,7 +67,11 @@ def split(tree: Any) -> tuple[list[Any], Structure]:
 class Frozen:
     """A pytree that is split once for many calls.
 
-    It saves time, because splitting a module takes longer than running a small program.
+    Splitting a module takes longer than running a small program, so `Frozen` saves time.
+
+    Attributes:
+        arrays: the arrays of the pytree.
+        structure: the pytree without its arrays.
     """
 
     arrays: list[Any]
@@ -87,7 +93,7 @@ def _jitted(fn: Callable) -> Callable:
     """Returns `fn`, compiled, as a function of split arguments."""
 
     def call(
-        arrays: tuple[list[Any], ...], structures: tuple[Structure, ...], options: "_Options"
+        arrays: tuple[list[Any], ...], structures: tuple[Structure, ...], options: "_StaticOptions"
     ) -> Any:
         arguments = [
             structure.join(part) for structure, part in zip(structures, arrays, strict=True)
@@ -98,7 +104,7 @@ def _jitted(fn: Callable) -> Callable:
     return jax.jit(call, static_argnums=(1, 2))
 
 
-class _Options(Key):
+class _StaticOptions(Key):
     """Keyword arguments that are constants of a compiled program."""
 
     __slots__ = ("values",)
@@ -127,7 +133,7 @@ def call(fn: Callable, *arguments: Any, **options: Hashable) -> Any:
         8.0
     """
     arrays, structures = zip(*map(split, arguments), strict=True)
-    return _jitted(fn)(arrays, structures, _Options(options))
+    return _jitted(fn)(arrays, structures, _StaticOptions(options))
 
 
 def n_compiled(fn: Callable) -> int:

@@ -36,7 +36,8 @@ class Config:
         tied: whether the unembedding is the token embedding, as in every released model.
 
     Raises:
-        ValueError: encoder and decoder differ in width, or the number of heads does not divide it.
+        ValueError: encoder and decoder differ in width, or a number of heads does not divide the
+            width.
 
     Example:
         >>> jaxasr.SIZES["large-v3-turbo"].n_text_layer
@@ -87,31 +88,32 @@ class Config:
         return dataclasses.replace(self, **changes)
 
 
-def _size(
+def _make_config(
     width: int, n_head: int, layers: tuple[int, int], n_vocab: int, n_mels: int = 80
 ) -> Config:
+    """Returns a config with 1,500 frames and 448 tokens. `layers` are of encoder and decoder."""
     return Config(n_mels, 1500, width, n_head, layers[0], n_vocab, 448, width, n_head, layers[1])
 
 
-_MULTILINGUAL, _ENGLISH, _V3 = 51_865, 51_864, 51_866  # tokens of each vocabulary
+_N_MULTILINGUAL, _N_ENGLISH, _N_V3 = 51_865, 51_864, 51_866  # tokens in each vocabulary
 
 SIZES: dict[str, Config] = {
-    "tiny": _size(384, 6, (4, 4), _MULTILINGUAL),
-    "tiny.en": _size(384, 6, (4, 4), _ENGLISH),
-    "base": _size(512, 8, (6, 6), _MULTILINGUAL),
-    "base.en": _size(512, 8, (6, 6), _ENGLISH),
-    "small": _size(768, 12, (12, 12), _MULTILINGUAL),
-    "small.en": _size(768, 12, (12, 12), _ENGLISH),
-    "medium": _size(1024, 16, (24, 24), _MULTILINGUAL),
-    "medium.en": _size(1024, 16, (24, 24), _ENGLISH),
-    "large-v1": _size(1280, 20, (32, 32), _MULTILINGUAL),
-    "large-v2": _size(1280, 20, (32, 32), _MULTILINGUAL),
-    "large-v3": _size(1280, 20, (32, 32), _V3, 128),
-    "large-v3-turbo": _size(1280, 20, (32, 4), _V3, 128),
-    "distil-small.en": _size(768, 12, (12, 4), _ENGLISH),
-    "distil-medium.en": _size(1024, 16, (24, 2), _ENGLISH),
-    "distil-large-v2": _size(1280, 20, (32, 2), _MULTILINGUAL),
-    "distil-large-v3": _size(1280, 20, (32, 2), _V3, 128),
-    "distil-large-v3.5": _size(1280, 20, (32, 2), _V3, 128),
+    "tiny": _make_config(384, 6, (4, 4), _N_MULTILINGUAL),
+    "tiny.en": _make_config(384, 6, (4, 4), _N_ENGLISH),
+    "base": _make_config(512, 8, (6, 6), _N_MULTILINGUAL),
+    "base.en": _make_config(512, 8, (6, 6), _N_ENGLISH),
+    "small": _make_config(768, 12, (12, 12), _N_MULTILINGUAL),
+    "small.en": _make_config(768, 12, (12, 12), _N_ENGLISH),
+    "medium": _make_config(1024, 16, (24, 24), _N_MULTILINGUAL),
+    "medium.en": _make_config(1024, 16, (24, 24), _N_ENGLISH),
+    "large-v1": _make_config(1280, 20, (32, 32), _N_MULTILINGUAL),
+    "large-v2": _make_config(1280, 20, (32, 32), _N_MULTILINGUAL),
+    "large-v3": _make_config(1280, 20, (32, 32), _N_V3, 128),
+    "large-v3-turbo": _make_config(1280, 20, (32, 4), _N_V3, 128),
+    "distil-small.en": _make_config(768, 12, (12, 4), _N_ENGLISH),
+    "distil-medium.en": _make_config(1024, 16, (24, 2), _N_ENGLISH),
+    "distil-large-v2": _make_config(1280, 20, (32, 2), _N_MULTILINGUAL),
+    "distil-large-v3": _make_config(1280, 20, (32, 2), _N_V3, 128),
+    "distil-large-v3.5": _make_config(1280, 20, (32, 2), _N_V3, 128),
 }
 SIZES["turbo"] = SIZES["large-v3-turbo"]

@@ -1,7 +1,7 @@
 """Computes some operations of the model in an order that is faster or more exact on a CPU.
 
 `jax.lax.platform_dependent` chooses the version for a CPU when a program is compiled. Other devices
-use the default of JAX. Measurements are in decision 14.
+use the default of JAX. `docs/decisions/0014-wide-products-as-convolutions.md` has measurements.
 """
 
 import functools
@@ -12,10 +12,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-MIN_LONG_QUERIES = 256  # with fewer positions, all scores of a batch fit in the cache of a CPU
-# Makes four chunks of 1,500 frames. Each chunk copies the keys and values, so more would be slower.
+# Inputs with fewer positions use JAX's default, because all their scores fit in a CPU's cache.
+MIN_LONG_QUERIES = 256
+# Divides 1,500 frames into four chunks. Each chunk copies the keys and values, so more chunks would
+# be slower.
 _QUERIES_PER_CHUNK = 375
-_MEL_BINS_PER_BLOCK = 40  # short sums limit the rounding error, see `_conv_in_blocks`
+_MEL_BINS_PER_BLOCK = 40  # mel bins per sum; short sums limit the rounding error
 
 
 def matmul(
@@ -23,7 +25,22 @@ def matmul(
 ) -> Float[Array, "... N"]:
     """Computes `jax.lax.dot_general`, with less rounding for long float32 inputs on a CPU.
 
-    There a sum over K adds up chains of 256 terms instead of 512, which halves the rounding error.
+    On a CPU, a sum over K is then split into chains of 256 terms instead of 512. This halves the
+    rounding error.
+
+    Args:
+        x: activations.
+        weight: weights of a linear layer.
+        dimensions: `dimension_numbers` of `jax.lax.dot_general`.
+        options: other options of `jax.lax.dot_general`.
+
+    Example:
+        ```python
+        from jaxasr.cpu_kernels import matmul
+
+        x, weight = jnp.ones((1500, 384)), jnp.ones((384, 64))
+        matmul(x, weight, (((1,), (0,)), ((), ()))).shape  # (1500, 64)
+        ```
     """
     dot_general = functools.partial(jax.lax.dot_general, dimension_numbers=dimensions, **options)
     if x.ndim < 2 or x.shape[-2] < MIN_LONG_QUERIES or x.dtype != jnp.float32:
@@ -33,7 +50,7 @@ def matmul(
 
 def _matmul_as_conv(x: Float[Array, "... K"], weight: Float[Array, "K N"]) -> Float[Array, "... N"]:
     # On a CPU, XLA computes matrix products with YNNPACK and convolutions with Eigen. Eigen is as
-    # fast and adds up shorter chains.
+    # fast, and its chains of additions are shorter. A product is a convolution of width 1.
     rows = x.reshape(-1, *x.shape[-2:])
     y = jax.lax.conv_general_dilated(
         rows, weight[None], (1,), "VALID", dimension_numbers=("NWC", "WIO", "NWC")
@@ -48,7 +65,24 @@ def conv_over_mels(
     padding: Any,
     **options: Any,
 ) -> Float[Array, "B F D"]:
-    """Convolves the spectrogram over time; a CPU sums over 40 mel bins at a time."""
+    """Convolves a spectrogram over time. A CPU sums over 40 mel bins at a time.
+
+    Args:
+        mel: log-mel features with the mel bins as the last axis.
+        kernel: kernel of three frames.
+        strides: strides over time. The version for a CPU assumes 1.
+        padding: padding of time. The version for a CPU assumes 1 frame at each end.
+        options: other options of `jax.lax.conv_general_dilated`.
+
+    Example:
+        ```python
+        from jaxasr.cpu_kernels import conv_over_mels
+
+        mel, kernel = jnp.ones((1, 3000, 80)), jnp.ones((3, 80, 384))
+        axes = ("NWC", "WIO", "NWC")
+        conv_over_mels(mel, kernel, (1,), [(1, 1)], dimension_numbers=axes)  # [1, 3000, 384]
+        ```
+    """
     conv = functools.partial(
         jax.lax.conv_general_dilated, window_strides=strides, padding=padding, **options
     )
@@ -60,7 +94,8 @@ def conv_over_mels(
 def _conv_in_blocks(
     mel: Float[Array, "B F M"], kernel: Float[Array, "3 M D"]
 ) -> Float[Array, "B F D"]:
-    # In silence all bins have the same value, so the rounding errors of a long sum add up.
+    # In silence all bins have the same value, so the rounding errors of a long sum add up. Here
+    # each sum runs over one of the kernel's three frames and over one block of mel bins.
     conv = functools.partial(
         jax.lax.conv_general_dilated,
         window_strides=(1,),
@@ -79,7 +114,20 @@ def _conv_in_blocks(
 
 
 def map_rows(fn: Callable[[Array], Any], x: Array, fn_of_row: Callable[[Array], Any]) -> Any:
-    """Returns `fn(x)`. A CPU calls `fn_of_row` for each row, whose values fit in its cache."""
+    """Returns `fn(x)`. A CPU computes it row by row, so that the values of a row stay in its cache.
+
+    Args:
+        fn: a function of all rows.
+        x: array with the rows as the first axis.
+        fn_of_row: the same function of one row.
+
+    Example:
+        ```python
+        from jaxasr.cpu_kernels import map_rows
+
+        map_rows(lambda x: x.sum(-1), jnp.ones((2, 3)), lambda row: row.sum())  # [3.0, 3.0]
+        ```
+    """
     by_row = functools.partial(jax.lax.map, fn_of_row)
     return jax.lax.platform_dependent(x, cpu=by_row, default=fn)
 
@@ -90,9 +138,26 @@ def attend(
     v: Float[Array, "B H S Dh"],
     default: Callable[..., Float[Array, "B H T Dh"]],
 ) -> Float[Array, "B H T Dh"]:
-    """Computes attention without a mask, `default(q, k, v)`; a CPU computes head by head.
+    """Computes attention without a mask. A CPU computes it head by head.
 
     The scores of one head fit in the cache of a CPU.
+
+    Args:
+        q: queries.
+        k: keys.
+        v: values.
+        default: computes the result from `q`, `k` and `v` on other devices.
+
+    Returns:
+        The averaged values of each head.
+
+    Example:
+        ```python
+        from jaxasr.cpu_kernels import attend
+
+        q = k = v = jnp.ones((1, 6, 1500, 64))
+        attend(q, k, v, default=lambda q, k, v: v)  # on a CPU, `default` is not used
+        ```
     """
     return jax.lax.platform_dependent(q, k, v, cpu=_attend_by_head, default=default)
 
@@ -115,7 +180,8 @@ def _attend_by_head(
 def _attend_chunk(
     q: Float[Array, "T Dh"], k: Float[Array, "S Dh"], v: Float[Array, "S Dh"]
 ) -> Float[Array, "T Dh"]:
+    # The softmax is computed in float32 at least, as in the default attention.
     scores = ((q * q.shape[-1] ** -0.5) @ k.T).astype(jnp.promote_types(q.dtype, jnp.float32))
     weights = jnp.exp(scores - scores.max(-1, keepdims=True))
-    # A division after the product divides Dh numbers per query instead of S.
+    # Dividing after the product divides only Dh numbers per query instead of S.
     return (weights.astype(v.dtype) @ v) / weights.sum(-1, keepdims=True).astype(v.dtype)

@@ -44,7 +44,7 @@ class Decoder(nnx.Module):
         Args:
             xa: encoder output [B, S, D].
             unstacked: return a tuple with one array per layer instead of stacked arrays.
-            blocks: unstacked layers for `unstacked`. None: unstack those of the decoder.
+            blocks: decoder layers to use if `unstacked`, as a tuple. None: unstack `self.blocks`.
         """
         if not unstacked:
             layers = self.blocks.cross_attn
@@ -61,24 +61,25 @@ class Decoder(nnx.Module):
         def keys_values_of_row(row: Array) -> list[tuple[Array, Array]]:
             return jax.tree.map(lambda x: x[0], keys_values(row[None]))
 
+        # A CPU computes row by row, because the values of one row fit in its cache.
         k, v = zip(*cpu_kernels.map_rows(keys_values, xa, keys_values_of_row), strict=True)
         return Memory(xa, k, v)
 
     def embed(
         self, tokens: Int[Array, "B T"], positions: Int[Array, "B T"]
     ) -> Float[Array, "B T D"]:
-        """Adds token and position embeddings; padded tokens take position 0."""
-        # An id or a position outside its table gives NaN. By default JAX would clamp it to the last
-        # row without an error, or count from the end.
-        table = self.token_embedding[...].at[tokens]
-        token = table.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
-        table = self.positional_embedding[...].at[jnp.maximum(positions, 0)]
-        position = table.get(mode="fill", fill_value=jnp.nan)
+        """Adds token and position embeddings. Padding (negative positions) takes position 0."""
+        # An index outside its table gives NaN. By default JAX would take the last row of the table
+        # without an error, or count a negative index from the end.
+        rows = self.token_embedding[...].at[tokens]
+        token = rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+        rows = self.positional_embedding[...].at[jnp.maximum(positions, 0)]
+        position = rows.get(mode="fill", fill_value=jnp.nan)
         return token.astype(self.dtype) + position.astype(self.dtype)
 
     @property
     def unembedding(self) -> Float[Array, "V D"]:
-        """The directions whose products with the residual stream are the logits."""
+        """The vectors whose dot products with the normalised residual stream are the logits."""
         return (self.token_embedding if self.projection is None else self.projection)[...]
 
     def unembed(self, x: Float[Array, "... D"]) -> Float[Array, "... V"]:
@@ -99,7 +100,7 @@ class Decoder(nnx.Module):
         blocks: Any = None,
         unroll: int = 1,
     ) -> tuple[Float[Array, "B T D"], Cache | None, Tap, dict[str, Any]]:
-        """Runs the embedding and all layers.
+        """Embeds the tokens and runs all layers.
 
         Args:
             tokens: int32 [B, T].
@@ -107,19 +108,19 @@ class Decoder(nnx.Module):
             memory: encoded audio; unstacked if `blocks` are given.
             edits: edits of decoder sites.
             readout: what to return of the activations.
-            cache: keys and values of earlier tokens, prepared for `positions` by `Cache.at`;
+            cache: keys and values of earlier tokens, prepared for `positions` by `Cache.prepared`;
                 unstacked if `blocks` are given.
             blocks: unstacked layers. None: scan the stacked layers of the decoder.
             unroll: layers per step of the scan.
 
         Returns:
-            The residual stream [B, T, D] after the last layer; the updated cache; the `Tap` to pass
-            to `head`, with the activations outside the layers; and what `readout` keeps of the
-            layers.
+            The residual stream [B, T, D] after the last layer; the updated cache; the tap for
+            `to_logits`, which records the activations outside the layers; and what `readout` keeps
+            of the activations in the layers.
         """
-        tap = Tap("decoder.", edits, readout, jnp.int32(-1), positions)
+        tap = Tap("decoder.", edits, readout, jnp.int32(-1), positions)  # -1: outside the layers
         x = tap("embed", self.embed(tokens, positions))
-        # Absolute positions also mask padding and empty slots of the cache.
+        # The mask by absolute positions also hides padding and empty slots of the cache.
         mask = causal_mask(positions, positions if cache is None else cache.positions)
 
         def run_block(block: Block, inputs: tuple, x: Array, tap: Tap) -> tuple[Array, Past | None]:
@@ -143,22 +144,23 @@ class Decoder(nnx.Module):
         cache = None if cache is None else dataclasses.replace(cache, past=past)
         return x, cache, tap, acts
 
-    def head(self, x: Float[Array, "B T D"], tap: Tap) -> Float[Array, "B T V"]:
+    def to_logits(self, x: Float[Array, "B T D"], tap: Tap) -> Float[Array, "B T V"]:
         """Returns the logits [B, T, V] of the residual stream after the last layer."""
         return tap("logits", self.unembed(tap("ln", self.ln(x))))
 
 
 def _pair_inputs(cross_kv: Any, past: Any, blocks: Any) -> Any:
     """Pairs the audio's keys and values with the past of each layer, in the layout of `blocks`."""
+    # A scan slices the pair by layer. A loop needs one pair per layer.
     if not isinstance(blocks, tuple):
         return cross_kv, past
     return tuple(zip(zip(*cross_kv, strict=True), past or [None] * len(blocks), strict=True))
 
 
 def causal_mask(queries: Int[Array, "B T"], keys: Int[Array, "B S"]) -> Bool[Array, "B 1 T S"]:
-    """Returns True where a query may attend to a key: at its own position and at earlier ones.
+    """Returns True where a query may attend to a key, at its own and at earlier positions.
 
-    Padding has negative positions. It attends only to itself, and no other position attends to it.
+    Padding has negative positions. It attends only to itself, and no other token attends to it.
 
     Args:
         queries: int32 [B, T], absolute positions.

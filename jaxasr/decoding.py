@@ -22,7 +22,11 @@ from jaxasr.token_ids import check_ids
 LogitFilter = Callable[
     [Float[Array, "B V"], Int[Array, "B T"], Int[Array, ""], int], Float[Array, "B V"]
 ]
-"""A function `(logits, tokens, n_tokens, n_prompt) -> logits`, such as `jaxasr.rules.Rules`."""
+"""A function `(logits, tokens, n_tokens, n_prompt) -> logits`, such as `jaxasr.rules.Rules`.
+
+`logits` are those of the next token. The first `n_tokens` columns of `tokens` are in use, and the
+first `n_prompt` columns are the prompt.
+"""
 
 
 @pytrees.dataclass
@@ -34,7 +38,8 @@ class Generation:
         lengths: int32 [B], number of tokens before the end-of-text.
         logprobs: float32 [B, T], natural-log probability of each token and of the end-of-text,
             under the rules and at temperature 1; 0 at padding.
-        no_speech_prob: float32 [B], probability of no speech; NaN unless `no_speech` was given.
+        no_speech_prob: float32 [B], probability that the audio has no speech; NaN unless
+            `no_speech` was given.
 
     Example:
         ```python
@@ -60,9 +65,7 @@ class Generation:
         return cls(tokens, (jnp.cumsum(tokens == eot, -1) == 0).sum(-1), logprobs, no_speech_prob)
 
     def check_finite(self) -> "Generation":
-        """Returns this generation, unless its logits were not finite.
-
-        Under a trace there are no numbers to check.
+        """Returns this generation if its logits were finite. Under a trace, checks nothing.
 
         Raises:
             ValueError: a token was chosen among logits that are not finite.
@@ -77,7 +80,7 @@ class Generation:
 
     @property
     def avg_logprob(self) -> Float[Array, "*axes B"]:
-        """Mean log-probability over tokens and the end-of-text, as in openai/whisper."""
+        """Mean log-probability over the tokens and the end-of-text, as in openai/whisper."""
         return self.logprobs.sum(-1) / (self.lengths + 1)
 
     def __repr__(self) -> str:
@@ -100,7 +103,7 @@ class Generation:
         return display.table(head, rows)
 
     def _has_numbers(self) -> bool:
-        # JAX also builds generations of tracers and of objects that are not arrays.
+        # JAX also builds generations that hold tracers, or placeholders instead of arrays.
         arrays = self.tokens, self.lengths, self.logprobs, self.no_speech_prob
         is_array = all(isinstance(array, jax.Array | np.ndarray) for array in arrays)
         return is_array and not is_traced(arrays)
@@ -108,7 +111,7 @@ class Generation:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Arguments that all ways of generating share; see `jaxasr.generate`."""
+    """Arguments that greedy decoding, sampling and beam search share; see `jaxasr.generate`."""
 
     max_new_tokens: int
     edits: Edits | None = None
@@ -121,7 +124,7 @@ class Settings:
 
 @pytrees.dataclass
 class Request:
-    """The checked inputs of a generation. New values of its arrays never retrace.
+    """The checked inputs of a generation. New values of its arrays run the same program.
 
     Attributes:
         prompt: int32 [B, T0].
@@ -155,40 +158,45 @@ class Request:
         Raises:
             ValueError: see `jaxasr.generate`.
         """
-        config, s = model.config, settings
+        config = model.config
         prompt = check_tokens(config, prompt, memory)
         batch, n_prompt = prompt.shape
-        _check_n_new(s.max_new_tokens, n_prompt, config.n_text_ctx)
-        positions = _check_consecutive(check_positions(config, prompt, s.positions))
-        eot = _check_eot(s.eot, config)
-        if s.no_speech is not None:
-            _check_no_speech(s.no_speech, n_prompt, config.n_vocab)
-        n_tokens = n_prompt + s.max_new_tokens
-        spec = functools.partial(sites.spec, config, batch=batch, n_tokens=n_tokens)
-        edits, _ = check_taps("decoder", s.edits, None, spec)
-        unroll = unrolls_layers(config) if s.unroll is None else s.unroll
+        _check_max_new_tokens(settings.max_new_tokens, n_prompt, config.n_text_ctx)
+        positions = _check_consecutive(check_positions(config, prompt, settings.positions))
+        eot, no_speech = _check_eot(settings.eot, config), settings.no_speech
+        if no_speech is not None:
+            _check_no_speech(no_speech, n_prompt, config.n_vocab)
+        n_new = settings.max_new_tokens
+        spec = functools.partial(sites.spec, config, batch=batch, n_tokens=n_prompt + n_new)
+        edits, _ = check_taps("decoder", settings.edits, None, spec)
+        unroll = unrolls_layers(config) if settings.unroll is None else settings.unroll
         blocks = unstack_once(model.decoder, model.decoder.blocks) if unroll else None
-        # Compiled functions receive these NumPy arrays as JAX arrays, so the type is right there.
+        # The type checker needs `Array`. Compiled functions receive NumPy arrays as JAX arrays.
         prompt, positions = cast(Array, prompt), cast(Array, positions)
-        return cls(
-            prompt, positions, memory, blocks, edits, s.rules, s.max_new_tokens, eot, s.no_speech
-        )
+        rules = settings.rules
+        return cls(prompt, positions, memory, blocks, edits, rules, n_new, eot, no_speech)
 
 
 def unrolls_layers(config: Config) -> bool:
-    """Returns whether a generation loops over layers instead of scanning them.
+    """Returns whether a generation loops over decoder layers instead of scanning them.
 
-    `MAX_UNROLLED_LAYERS` has the reason.
+    The reason is at `jaxasr.stack.MAX_UNROLLED_LAYERS`.
     """
     return config.n_text_layer <= MAX_UNROLLED_LAYERS
 
 
 def end_of_text(config: Config) -> int | None:
     """Returns the id of <|endoftext|> in a released vocabulary; None for any other."""
+    # The sizes are those of English-only, multilingual and large-v3 vocabularies.
     return {51_864: 50_256, 51_865: 50_257, 51_866: 50_257}.get(config.n_vocab)
 
 
-def _check_n_new(n_new: int, n_prompt: int, context: int) -> None:
+def _check_max_new_tokens(n_new: int, n_prompt: int, context: int) -> None:
+    if n_prompt >= context:
+        raise ValueError(
+            f"prompt: expected at most {context - 1} tokens, so that a new token fits into the "
+            f"decoder's context of {context}, got {n_prompt}. Shorten the prompt."
+        )
     if n_new < 1 or n_prompt + n_new > context:
         raise ValueError(
             f"max_new_tokens: expected 1 to {context - n_prompt} after a prompt of {n_prompt} "
@@ -199,7 +207,7 @@ def _check_n_new(n_new: int, n_prompt: int, context: int) -> None:
 def _check_consecutive(positions: Tokens) -> Tokens:
     if not is_traced(positions) and np.any(np.diff(np.asarray(positions), axis=1) != 1):
         raise ValueError(
-            "positions: each row must count up by one; pad on the left with negative positions."
+            "positions: expected rows that count up by 1. Pad on the left with negative positions."
         )
     return positions
 
@@ -229,25 +237,25 @@ class DecodingSession:
     """Runs the decoder step by step. The fields stay the same during one generation."""
 
     model: Whisper
-    memory: Memory
+    memory: Memory  # in the layout of `blocks`
     edits: Edits
-    blocks: Any
+    blocks: Any  # decoder layers, stacked or as a tuple with one pytree per layer
 
     @classmethod
     def from_request(cls, model: Whisper, request: Request) -> "DecodingSession":
-        """Returns a session whose memory is unstacked if the request has unstacked layers."""
+        """Returns a session. Its memory is unstacked if the request has unstacked layers."""
         if request.blocks is None:
             return cls(model, request.memory.stacked(), request.edits, model.decoder.blocks)
         return cls(model, request.memory.unstacked(), request.edits, request.blocks)
 
-    def empty_cache(self, batch: int, size: int, past: type[Past] = Past) -> Cache:
-        """Returns a cache of `size` empty slots per row, in the layout of the layers.
+    def empty_cache(self, batch: int, size: int, past_class: type[Past] = Past) -> Cache:
+        """Returns a cache with `size` empty slots per row, in the layout of `blocks`.
 
-        `past` is the class that holds the slots of a layer: `Past`, or `MaskedPast` under `vmap`.
+        `past_class` holds the slots of a layer: `Past`, or `MaskedPast` under `vmap`.
         """
         c = self.model.config
         d_head = c.n_text_state // c.n_text_head
-        cache = Cache.empty(c.n_text_layer, batch, c.n_text_head, size, d_head, c.dtype, past)
+        cache = Cache.empty(c.n_text_layer, batch, c.n_text_head, size, d_head, c.dtype, past_class)
         return (
             dataclasses.replace(cache, past=unstack(cache.past))
             if isinstance(self.blocks, tuple)
@@ -262,10 +270,11 @@ class DecodingSession:
         start: Int[Array, ""],
         no_speech: tuple[int, int] | None = None,
     ) -> tuple[Float[Array, "B V"], Cache, Float[Array, "B"]]:
-        """Decodes tokens, whose keys and values fill the cache from slot `start` on.
+        """Decodes tokens, and writes their keys and values to the cache from slot `start` on.
 
         Returns:
-            Logits after the last token, the updated cache, and the no-speech probability.
+            Logits after the last token, the updated cache, and the no-speech probability, which is
+            NaN without `no_speech`.
         """
         x, updated, tap, _ = self.model.decoder.residual(
             tokens,
@@ -273,7 +282,7 @@ class DecodingSession:
             self.memory,
             self.edits,
             NOTHING,
-            cache.at(start, positions),
+            cache.prepared(start, positions),
             self.blocks,
         )
         assert updated is not None  # `residual` returns a cache if it receives one
@@ -284,7 +293,7 @@ class DecodingSession:
         return logits, updated, jax.nn.softmax(self._logits(x, tap, column))[:, token]
 
     def _logits(self, x: Float[Array, "B T D"], tap: Tap, column: int) -> Float[Array, "B V"]:
-        """Returns the logits after one column. Edits of the head receive the column's position."""
+        """Returns the logits after one column, whose position the edits of the logits receive."""
         columns = slice(column, column + 1)
         tap = dataclasses.replace(tap, positions=tap.positions[:, columns], acts={})
-        return self.model.decoder.head(x[:, columns], tap)[:, 0]
+        return self.model.decoder.to_logits(x[:, columns], tap)[:, 0]

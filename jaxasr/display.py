@@ -4,8 +4,8 @@ import html
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-_MAX_LISTED = 4
-_MAX_CHARACTERS = 60
+_MAX_LISTED = 4  # values in a line
+_MAX_CHARACTERS = 60  # length of a shortened text
 
 
 def listed(values: Sequence[Any]) -> str:
@@ -31,27 +31,36 @@ def shortened(text: str) -> str:
 
 
 def table(head: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
-    """Returns an HTML table; values are escaped.
+    """Returns an HTML table. Special characters in names and cells are escaped.
 
     Args:
         head: column names; empty for a table without a head.
         rows: cells of each row.
+
+    Example:
+        >>> table((), [["a"]])
+        '<table><tbody><tr><td style="text-align: left">a</td></tr></tbody></table>'
     """
-    names = "".join(f"<th>{_escaped(name)}</th>" for name in head)
-    body = "".join(f"<tr>{_cells(row)}</tr>" for row in rows)
+    names = "".join(f"<th>{_escape(name)}</th>" for name in head)
+    body = "".join(f"<tr>{_format_cells(row)}</tr>" for row in rows)
     return (
         f"<table>{f'<thead><tr>{names}</tr></thead>' if names else ''}<tbody>{body}</tbody></table>"
     )
 
 
 def code(text: str) -> str:
-    """Returns HTML of a text in a fixed-width font."""
-    return f"<code>{_escaped(text)}</code>"
+    """Returns HTML of a text in a fixed-width font.
+
+    Example:
+        >>> code("1 < 2")
+        '<code>1 &lt; 2</code>'
+    """
+    return f"<code>{_escape(text)}</code>"
 
 
-def _cells(row: Iterable[Any]) -> str:
-    return "".join(f'<td style="text-align: left">{_escaped(cell)}</td>' for cell in row)
+def _format_cells(row: Iterable[Any]) -> str:
+    return "".join(f'<td style="text-align: left">{_escape(cell)}</td>' for cell in row)
 
 
-def _escaped(value: Any) -> str:
+def _escape(value: Any) -> str:
     return html.escape(str(value))

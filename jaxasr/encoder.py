@@ -1,4 +1,4 @@
-"""Defines the audio encoder: two convolutions, then layers over 1,500 frames of 20 ms."""
+"""Defines the audio encoder, two convolutions and layers over 1,500 frames of 20 ms."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,8 +21,8 @@ class Encoder(nnx.Module):
 
     def __init__(self, config: Config, rngs: nnx.Rngs):
         width, n_layer, n_head = config.n_audio_state, config.n_audio_layer, config.n_audio_head
-        self.conv1 = _conv(config, config.n_mels, width, 1, rngs)
-        self.conv2 = _conv(config, width, width, 2, rngs)
+        self.conv1 = _make_conv(config, config.n_mels, width, 1, rngs)
+        self.conv2 = _make_conv(config, width, width, 2, rngs)
         positions = sinusoids(config.n_audio_ctx, width)
         self.positional_embedding = nnx.Param(jnp.asarray(positions, config.param_dtype))
         self.blocks = stacked_blocks(config, n_layer, width, n_head, False, rngs)
@@ -39,7 +39,7 @@ class Encoder(nnx.Module):
         """Encodes a batch of windows.
 
         Args:
-            mel: log-mel spectrogram [B, M, F]; the output has S = F / 2 frames.
+            mel: log-mel spectrograms [B, M, F] of F frames of 10 ms.
             edits: edits of encoder sites.
             readout: what to return of the activations.
             unroll: layers per step of the scan.
@@ -47,11 +47,12 @@ class Encoder(nnx.Module):
                 layers of the encoder.
 
         Returns:
-            The encoder output [B, S, D], and what `readout` keeps, `{site: [L, B, ...]}`.
+            The encoder output [B, S, D] of S = F / 2 frames, and what `readout` keeps,
+            `{site: [L, B, ...]}`.
         """
         n_rows, n_frames = mel.shape[0], mel.shape[-1] // 2
-        positions = _frame_positions(n_rows, n_frames)
-        tap = Tap("encoder.", edits, readout, jnp.int32(-1), positions)
+        positions = _make_frame_positions(n_rows, n_frames)
+        tap = Tap("encoder.", edits, readout, jnp.int32(-1), positions)  # -1: outside the layers
         x, _, acts = run_stack(
             self.blocks if blocks is None else blocks,
             self.stem(mel, tap),
@@ -66,11 +67,11 @@ class Encoder(nnx.Module):
         return x, acts | readout(tap.acts)
 
     def stem(self, mel: Float[Array, "B M F"], tap: Tap) -> Float[Array, "B S D"]:
-        """Runs the convolutions and adds the positions."""
-        x = jnp.swapaxes(mel, 1, 2)
+        """Runs the convolutions and adds the position embeddings."""
+        x = jnp.swapaxes(mel, 1, 2)  # nnx convolutions expect [B, F, M]
         # The sites `conv1` and `conv2` are before GELU, as in a hook on the convolutions of
         # openai/whisper (decision 5).
-        x = gelu(tap("conv1", self.conv1(x), _frame_positions(mel.shape[0], mel.shape[-1])))
+        x = gelu(tap("conv1", self.conv1(x), _make_frame_positions(mel.shape[0], mel.shape[-1])))
         x = gelu(tap("conv2", self.conv2(x)))
         return tap("embed", x + self.positional_embedding[...].astype(x.dtype))
 
@@ -88,14 +89,16 @@ def sinusoids(length: int, channels: int) -> Float[np.ndarray, "length channels"
     return np.pad(waves, ((0, 0), (0, channels % 2))).astype(np.float32)
 
 
-def _conv(config: Config, n_in: int, n_out: int, stride: int, rngs: nnx.Rngs) -> nnx.Conv:
+def _make_conv(config: Config, n_in: int, n_out: int, stride: int, rngs: nnx.Rngs) -> nnx.Conv:
+    # The first convolution has stride 1. It is the one that sums over mel bins.
     convolve = cpu_kernels.conv_over_mels if stride == 1 else jax.lax.conv_general_dilated
     return nnx.Conv(
         n_in,
         n_out,
         (3,),
         strides=stride,
-        # As in torch, one frame on both sides. "SAME" would pad only the end if the stride is 2.
+        # Pads one frame at each end, as in torch. With stride 2, "SAME" would pad only after the
+        # last frame.
         padding=((1, 1),),
         conv_general_dilated=convolve,
         dtype=config.dtype,
@@ -104,7 +107,7 @@ def _conv(config: Config, n_in: int, n_out: int, stride: int, rngs: nnx.Rngs) ->
     )
 
 
-def _frame_positions(n_rows: int, n_frames: int) -> Int[Array, "B S"]:
+def _make_frame_positions(n_rows: int, n_frames: int) -> Int[Array, "B S"]:
     return jnp.broadcast_to(jnp.arange(n_frames, dtype=jnp.int32), (n_rows, n_frames))
 
 

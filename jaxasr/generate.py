@@ -1,4 +1,4 @@
-"""Generates text with a KV cache; edits act as in a teacher-forced pass."""
+"""Generates text with a KV cache. Edits act as in a teacher-forced pass."""
 
 from collections.abc import Hashable
 
@@ -34,19 +34,20 @@ def generate(
 ) -> Generation:
     """Generates tokens after `prompt`: greedily, by sampling, or by beam search.
 
-    It works under `jit` and `vmap`, where a batch of edits shares one memory. Outside of them it
-    compiles once for each structure of its arguments. `Recogniser.generate` also returns texts.
+    The function works under `jit` and `vmap`, where a batch of edits shares one memory. Outside of
+    them it compiles one program for each structure of its arguments (see `jaxasr.compiled`).
+    `Recogniser.generate` also returns texts.
 
     Args:
         model: the model.
         memory: encoded audio of B rows.
         prompt: ids [B, T0]. Pad shorter rows on the left and give the padding negative `positions`.
         max_new_tokens: most tokens to generate per row.
-        edits: `{site: edit}` for decoder sites. They act in the prompt and after it.
+        edits: `{site: edit}` for decoder sites. They act on the prompt and on generated tokens.
         rules: `rules(logits, tokens, n_tokens, n_prompt)` receives the logits [B, V] of the next
-            token and returns constrained ones; see `jaxasr.rules_for`. None: no constraint.
+            token and returns constrained logits; see `jaxasr.rules_for`. None: no constraint.
         temperature: 0 for the likeliest token, above 0 for a sample.
-        key: random key of the samples.
+        key: random key of the samples. None: `jax.random.key(0)`.
         beam_size: number of beams of a beam search; None: no beam search. Patience and length
             penalty are arguments of `jaxasr.beam.beam_search`.
         positions: absolute positions [B, T0]; None: 0 to T0 - 1.
@@ -57,19 +58,20 @@ def generate(
             copies weights. None: loop over at most 12 layers, scan more.
         leader: int [B], for decoding in lock-step. Row b continues with the tokens that row
             `leader[b]` chooses; a row that leads itself decodes freely. The `logprobs` of a row are
-            those that the row gives to the tokens of its leader. Edits that read across rows, such
-            as `interventions.edits.FromRow`, can thus patch from a second recording.
+            the log-probabilities that the row itself gives to the tokens of its leader. In
+            lock-step, an edit that reads across rows, such as `interventions.edits.FromRow`, can
+            patch from a second recording.
         axis_name: name of the axis of the enclosing `vmap`. With a name, generation stops when all
-            mapped members have ended. Without one, every step copies all caches.
+            mapped members have ended. Without a name, every step under `vmap` copies all caches.
 
     Returns:
-        Tokens [B, T] with T = max_new_tokens, their number and log-probabilities, and the no-speech
-        probability.
+        Tokens [B, T] with T = max_new_tokens, their log-probabilities, the number of tokens of each
+        row, and the no-speech probability.
 
     Raises:
-        ValueError: more tokens than the decoder's context, unknown ids, edits that never fire, or
-            a leader that follows another row. A beam search takes no temperature, leader or axis
-            name. Outside of `jit` and `vmap` also: logits that are not finite.
+        ValueError: more tokens than the decoder's context, unknown ids, edits that never fire, a
+            leader that follows another row, or a beam search with a temperature, a leader or an
+            axis name. Outside of `jit` and `vmap` also logits that are not finite.
 
     Example:
         ```python

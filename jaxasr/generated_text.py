@@ -17,6 +17,7 @@ from jaxasr.taps import Edits
 if TYPE_CHECKING:
     from jaxasr.recogniser import Recogniser
 
+# Token ids before the text, the same for all rows or different for each row.
 Prompt = Sequence[int] | Int[np.ndarray, "T0"] | Int[np.ndarray, "B T0"]
 
 
@@ -86,7 +87,7 @@ def generate_text(
         edits=edits,
         rules=rules,
         eot=special.eot,
-        # Position whose logits give the no-speech probability, and the id of <|nospeech|>.
+        # Column of <|startoftranscript|>, after which <|nospeech|> is predicted.
         no_speech=(first_prompt.index(special.sot), special.no_speech),
     )
     lengths = np.asarray(generation.lengths)

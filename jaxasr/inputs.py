@@ -89,5 +89,5 @@ def check_positions(config: Config, tokens: Tokens, positions: Any) -> Tokens:
 
 
 def _as_array(x: Any) -> Any:
-    # Keeps NumPy arrays in NumPy, where checks and casts need no compilation.
+    # Keeps NumPy arrays in NumPy, because there checks and casts need no compilation.
     return x if isinstance(x, jax.Array) else (jnp if is_traced(x) else np).asarray(x)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-# openai/whisper `tokenizer.LANGUAGES`, in the order of token ids; large-v3 added the last one.
+# `tokenizer.LANGUAGES` of openai/whisper, in the order of token ids. large-v3 added the last one.
 _NAMES = """
 en english, zh chinese, de german, es spanish, ru russian, ko korean, fr french, ja japanese, pt
 portuguese, tr turkish, pl polish, ca catalan, nl dutch, ar arabic, sv swedish, it italian, id
@@ -18,21 +18,23 @@ uzbek, fo faroese, ht haitian creole, ps pashto, tk turkmen, nn nynorsk, mt malt
 sanskrit, lb luxembourgish, my myanmar, bo tibetan, tl tagalog, mg malagasy, as assamese, tt
 tatar, haw hawaiian, ln lingala, ha hausa, ba bashkir, jw javanese, su sundanese, yue cantonese
 """
+# Other names of these languages.
 _ALIASES = """
 my burmese, ca valencian, nl flemish, ht haitian, lb letzeburgesch, ps pushto, pa panjabi, ro
 moldavian, ro moldovan, si sinhalese, es castilian, zh mandarin
 """
 
 
-def _parsed(text: str) -> list[tuple[str, str]]:
+def _parse(text: str) -> list[tuple[str, str]]:
     """Returns the (code, name) pairs of a text such as "en english, zh chinese"."""
     entries = [entry.strip().partition(" ") for entry in text.replace("\n", " ").split(",")]
     return [(code, name) for code, _, name in entries]
 
 
-LANGUAGES: dict[str, str] = dict(_parsed(_NAMES))
-_CODES: dict[str, str] = {name: code for code, name in _parsed(_NAMES) + _parsed(_ALIASES)}
-# Languages that are written without spaces between words.
+# English name of each code.
+LANGUAGES: dict[str, str] = dict(_parse(_NAMES))
+_CODES: dict[str, str] = {name: code for code, name in _parse(_NAMES) + _parse(_ALIASES)}
+# Codes of languages that are written without spaces between words.
 WITHOUT_SPACES = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
 
 

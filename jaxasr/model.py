@@ -17,14 +17,14 @@ from jaxasr.inputs import Mel, Tokens, check_mel, check_positions, check_tokens
 from jaxasr.stack import MAX_UNROLLED_LAYERS, n_layers, unstack_once
 from jaxasr.taps import Edits, Readout, check_taps
 
-Taps = tuple[Edits, Readout]
+Taps = tuple[Edits, Readout]  # checked edits and readout of one pass
 
 
 class Whisper(nnx.Module):
     """A Whisper model, with an audio encoder and a text decoder.
 
     `encode` and `decode` are pure functions of the model and work under `jit`, `vmap`, `grad` and
-    `scan`. Outside of these, each call compiles once for each structure of edits and readout (see
+    `scan`. Outside of these, they compile one program for each structure of edits and readout (see
     `jaxasr.compiled`).
 
     Args:
@@ -53,7 +53,7 @@ class Whisper(nnx.Module):
 
     @property
     def summary(self) -> str:
-        """One line about the size of the model, as its `repr` shows it."""
+        """One line with layers, width, heads, parameters and dtype."""
         c = self.config
         heads = "+".join(str(n) for n in dict.fromkeys((c.n_audio_head, c.n_text_head)))
         return (
@@ -99,7 +99,7 @@ class Whisper(nnx.Module):
         mel = check_mel(self.config, mel)
         spec = functools.partial(sites.spec, self.config, batch=mel.shape[0], n_tokens=0)
         taps = check_taps("encoder", edits, readout, spec)
-        blocks = (_unstacked(self.encoder), _unstacked(self.decoder)) if unstacked else (None, None)
+        blocks = (_unstack(self.encoder), _unstack(self.decoder)) if unstacked else (None, None)
         return compiled.call(_encode, self, mel, blocks, taps, unroll=unroll, unstacked=unstacked)
 
     def decode(
@@ -112,7 +112,7 @@ class Whisper(nnx.Module):
         positions: Tokens | None = None,
         unroll: int = 1,
     ) -> tuple[Float[Array, "B T V"], dict[str, Any]]:
-        """Runs the decoder over given tokens, teacher-forced.
+        """Runs the decoder on given tokens (teacher forcing).
 
         Args:
             tokens: ids [B, T], at most `config.n_text_ctx` per row.
@@ -147,7 +147,7 @@ class Whisper(nnx.Module):
         return compiled.call(_decode, self, tokens, positions, memory, taps, unroll=unroll)
 
     def memory(self, xa: Float[Array, "B S D"]) -> Memory:
-        """Computes the decoder's memory of any encoder output.
+        """Computes the keys and values by which the decoder reads any encoder output.
 
         Args:
             xa: encoder output [B, S, D], for example of another layer or with an edit.
@@ -174,8 +174,8 @@ def full_precision(model: Whisper) -> Any:
     )
 
 
-def _unstacked(stack: Encoder | Decoder) -> tuple[Any, ...] | None:
-    # `generate` uses the same cached layers, so the weights are copied only once.
+def _unstack(stack: Encoder | Decoder) -> tuple[Any, ...] | None:
+    # `generate` uses the same cached tuple, so the weights are copied only once.
     if n_layers(stack.blocks) > MAX_UNROLLED_LAYERS:
         return None
     return unstack_once(stack, stack.blocks)
@@ -198,7 +198,7 @@ def _decode(
         x, _, tap, acts = model.decoder.residual(
             tokens, positions, memory, edits, readout, unroll=unroll
         )
-        logits = model.decoder.head(x, tap)
+        logits = model.decoder.to_logits(x, tap)
         return logits, acts | readout(tap.acts)
 
 

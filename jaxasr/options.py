@@ -20,30 +20,30 @@ class Options:
             same.
         beam_size: number of beams at temperature 0. None: greedy.
         temperature: sampling temperature; 0 is greedy. A sequence is tried in order until the
-            window passes the next two thresholds.
+            text of the window passes the thresholds of the next two options.
         compression_ratio_threshold: a text with a higher compression ratio is repetitive and fails.
             None: no text fails by its ratio.
-        logprob_threshold: a text with a lower mean log-probability fails. None: no text fails by
-            its probability.
-        no_speech_threshold: a window with a higher no-speech probability is silence and is left
-            out, unless its mean log-probability exceeds `logprob_threshold`. None: no window is
-            left out.
-        condition_on_previous_text: prompt each window with the text generated so far.
-        initial_prompt: text or token ids that precede the first window.
+        logprob_threshold: a text with a lower mean natural-log probability fails. None: no text
+            fails by its probability.
+        no_speech_threshold: a window with a higher no-speech probability counts as silence and is
+            left out, unless its mean log-probability exceeds `logprob_threshold`. None: no window
+            is left out.
+        condition_on_previous_text: prompt each window with the text of earlier windows.
+        initial_prompt: text or token ids to prompt the first window with.
         suppress: ids of tokens never to generate, see `jaxasr.rules.rules_for`.
         suppress_blank: forbid an end-of-text or a space as the first token of a window.
         max_initial_timestamp: latest first timestamp of a window in seconds. None: no limit.
-        max_new_tokens: most tokens per window. After previous text, the context of a multilingual
-            model has room for 221 tokens (220 without timestamps).
-        padding: what follows the end of the recording. "audio": zero samples; each window is
-            normalised separately, as in `log_mel`. "features": zero features; the recording is
-            normalised as a whole, as in openai/whisper and faster-whisper.
+        max_new_tokens: most tokens to generate per window. After previous text, the context of a
+            multilingual model has room for 221 tokens (220 without timestamps).
+        padding: what fills the last window after the end of the recording. "audio": zero samples;
+            each window is normalised separately, as in `log_mel`. "features": zero features; the
+            recording is normalised as a whole, as in openai/whisper and faster-whisper.
         batch_size: windows per batch. Used if windows are decoded without timestamps and without
             previous text.
         seed: random seed of sampling.
 
     Raises:
-        ValueError: an option is out of range; the message gives its name.
+        ValueError: an option is out of range; the message gives the name of the option.
 
     Example:
         >>> Options(temperature=(0, 0.2)).temperatures
@@ -93,7 +93,10 @@ class Options:
         return (float(self.temperature),)
 
     def failed(self, decoded: DecodedWindow) -> bool:
-        """Returns whether to try the next temperature. Silence does not fail."""
+        """Returns whether a text fails, so that the next temperature is tried.
+
+        An unlikely text of a window with a high no-speech probability is silence and does not fail.
+        """
         unlikely = (
             self.logprob_threshold is not None and decoded.avg_logprob < self.logprob_threshold
         )

@@ -1,20 +1,18 @@
 """Exact keys of compiled programs. Programs with equal keys compute the same.
 
-`==` is not enough, for three reasons (docs/decisions/0015). `1 == True == 1.0`. In some versions of
-JAX, the structures of two dataclasses with the same number of fields are equal. A function remains
-equal to itself when a global that it reads changes.
+Python's `==` is not enough, for three reasons (docs/decisions/0015):
+
+* `1 == True == 1.0`, but they compile to different programs.
+* In some versions of JAX, the structures of two dataclasses with equally many fields are equal.
+* A function remains equal to itself when a global that it reads changes.
 """
 
 import collections
 import enum
 import functools
 import hashlib
-import os
-import sys
-import sysconfig
 import types
 from collections.abc import Hashable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,15 +21,7 @@ from flax import nnx
 from jax.core import Tracer
 from jax.tree_util import PyTreeDef
 
-_ROOT = Path(__file__).parents[1]
-_PATH_NAMES = ("stdlib", "platstdlib", "purelib", "platlib")
-_PACKAGES = ("jaxasr", "interventions", "experiments")
-_LIBRARY_FOLDERS = (
-    *{sysconfig.get_paths()[name] + os.sep for name in _PATH_NAMES},
-    *(str(_ROOT / package) + os.sep for package in _PACKAGES),
-)
-# Matched by name too, because such a folder can be in a user's home or on PYTHONPATH.
-_LIBRARY_FOLDER_NAMES = ("site-packages", "dist-packages")
+from jaxasr.library_code import is_library_file, is_library_module
 
 
 class Key:
@@ -39,23 +29,24 @@ class Key:
 
     Keys compare values as follows:
 
-    * By content: numbers and strings with their types, containers, NumPy arrays and dataclasses.
-    * Other objects: by `==` and by their attributes.
+    * Numbers, strings, containers, NumPy arrays and dataclasses: by type and content.
     * Structures of pytrees: by the types and static fields of their nodes.
     * Functions: by identity, defaults, closure, attributes, and the globals that they read.
     * Classes: by identity, methods and attributes.
     * Flax modules: by structure and by the identity of their arrays.
-    * By identity alone: JAX arrays, Python modules, enum members, functions and classes that a
-      function uses from another module, and objects of installed libraries that it refers to.
+    * JAX arrays, Python modules and enum members: by identity alone.
+    * Functions and classes of other modules, and objects of installed libraries, that a function
+      refers to: by identity alone.
+    * Other objects: by `==` and by their attributes.
 
-    The code of installed libraries is assumed to be constant. The packages of this project count as
-    installed libraries.
+    A key assumes that the code of installed libraries is constant. The packages of this project
+    count as installed libraries.
 
     Args:
         value: any pytree, function or object.
 
     Raises:
-        TypeError: an object that has no hash and no attributes.
+        TypeError: `value` contains an object that has no hash and no attributes.
 
     Example:
         >>> Key(1) == Key(True)
@@ -76,7 +67,7 @@ class Key:
 
 
 class _Identity:
-    """Compares by identity. Keeps its object alive, so that no other can get the same id."""
+    """Compares by identity. Keeps its object alive, so that no other object gets the same id."""
 
     __slots__ = ("value",)
 
@@ -118,7 +109,7 @@ class _Reader:
             return kind, repr(value)  # -0.0 differs from 0.0, NaN equals NaN
         if isinstance(value, jax.Array | types.ModuleType | enum.Enum | Tracer):
             return _Identity(value)
-        if id(value) in self.ancestors:
+        if id(value) in self.ancestors:  # the value contains itself
             return "cycle", self.ancestors.index(id(value))
         if isinstance(value, types.FunctionType | type):
             if id(value) in self.already_read:
@@ -136,7 +127,7 @@ class _Reader:
 
         match value:
             case type():
-                return _Identity(value), () if _is_library_class(value) else tuple(
+                return _Identity(value), () if is_library_module(value.__module__) else tuple(
                     self._read_members(value)
                 )
             case Mapping():
@@ -150,6 +141,7 @@ class _Reader:
             case tuple() | list() | collections.deque():
                 return kind, tuple(map(read, value)), self._read_attributes(value)
             case nnx.Module() | nnx.Variable():
+                # The hash of a treedef distinguishes types that its `==` does not distinguish.
                 leaves, tree = jax.tree.flatten(value)
                 return hash(tree), tree, tuple(map(_Identity, leaves))
             case set() | frozenset():
@@ -166,28 +158,31 @@ class _Reader:
                 return _Identity(value), tuple(self._read_references(value))
         if hasattr(kind, "__dataclass_fields__"):
             return self.read(kind), self._read_attributes(value)
-        if shallow and _is_library_class(kind) and kind is not types.SimpleNamespace:
+        if shallow and is_library_module(kind.__module__) and kind is not types.SimpleNamespace:
             return _Identity(value)
         return self._read_object(value, kind)
 
     def _read_treedef(self, tree: Any) -> Hashable:
-        if (node := tree.node_data()) is None:
+        """Returns the types and static fields of the nodes of a treedef."""
+        if (node := tree.node_data()) is None:  # a leaf
             return None
         kind, static = node
         return self.read(kind), self.read(static), tuple(map(self._read_treedef, tree.children()))
 
     def _read_object(self, value: Any, kind: type) -> Hashable:
-        if kind.__hash__ is None and not hasattr(value, "__dict__") and not _slots(kind):
+        """Returns the parts of an object whose type has no rule of its own."""
+        if kind.__hash__ is None and not hasattr(value, "__dict__") and not _find_slots(kind):
             raise TypeError(
                 "A static value must be hashable, or a pytree whose leaves are arrays; "
                 f"got {kind.__name__}."
             )
+        # An object whose class defines `==` is compared by it, any other object by identity.
         defines_equality = kind.__hash__ is not None and kind.__eq__ is not object.__eq__
         if defines_equality:
             return (
                 self.read(kind),
                 value,
-                () if _is_library_class(kind) else self._read_attributes(value),
+                () if is_library_module(kind.__module__) else self._read_attributes(value),
             )
         if id(value) in self.already_read:
             return _Identity(value)
@@ -195,8 +190,9 @@ class _Reader:
         return self.read(kind), _Identity(value), self._read_attributes(value)
 
     def _read_attributes(self, value: Any) -> Hashable:
+        """Returns the fields, slots and attributes of an object."""
         kind = type(value)
-        names = (*getattr(kind, "__dataclass_fields__", ()), *_slots(kind))
+        names = (*getattr(kind, "__dataclass_fields__", ()), *_find_slots(kind))
         attributes = {name: getattr(value, name) for name in names if hasattr(value, name)}
         return self._read_items({**attributes, **getattr(value, "__dict__", {})}.items())
 
@@ -204,8 +200,9 @@ class _Reader:
         return tuple((name, self.read(item, shallow=True)) for name, item in items)
 
     def _read_members(self, kind: type) -> Iterator[Hashable]:
+        """Yields the methods and attributes of a class and of its bases outside of libraries."""
         for base in kind.__mro__:
-            for name, member in () if _is_library_class(base) else vars(base).items():
+            for name, member in () if is_library_module(base.__module__) else vars(base).items():
                 if isinstance(member, property):
                     yield name, self.read((member.fget, member.fset), shallow=True)
                 elif isinstance(member, staticmethod | classmethod):
@@ -214,7 +211,7 @@ class _Reader:
                     yield name, self.read(member, shallow=True)
 
     def _read_references(self, function: types.FunctionType) -> Iterator[Hashable]:
-        if _is_library_file(function.__code__.co_filename):
+        if is_library_file(function.__code__.co_filename):
             return
         keyword_defaults = function.__kwdefaults__ or {}
         yield self._read_items(
@@ -222,23 +219,18 @@ class _Reader:
         )
         closure = map(_read_cell, function.__closure__ or ())
         yield self._read_items(zip(function.__code__.co_freevars, closure))
-        for name in _global_names(function.__code__):
+        for name in _find_global_names(function.__code__):
             if name in function.__globals__:
                 value = function.__globals__[name]
                 is_code = isinstance(value, types.FunctionType | type)
+                # Functions and classes of other modules count by identity, as `Key` describes.
                 is_imported = is_code and value.__module__ != function.__module__
                 yield name, _Identity(value) if is_imported else self.read(value, shallow=True)
 
 
 @functools.cache
-def _is_library_file(file: str) -> bool:
-    return file.startswith(_LIBRARY_FOLDERS) or not set(_LIBRARY_FOLDER_NAMES).isdisjoint(
-        Path(file).parts
-    )
-
-
-@functools.cache
-def _slots(kind: type) -> tuple[str, ...]:
+def _find_slots(kind: type) -> tuple[str, ...]:
+    """Returns the names in `__slots__` of a class and its bases, which `__dict__` lacks."""
     return tuple(
         name
         for base in kind.__mro__
@@ -251,14 +243,6 @@ def _as_tuple(slots: Any) -> tuple[str, ...]:
     return (slots,) if isinstance(slots, str) else tuple(slots)
 
 
-@functools.cache
-def _is_library_class(kind: type) -> bool:
-    module = sys.modules.get(kind.__module__)
-    return kind.__module__ == "builtins" or _is_library_file(
-        getattr(module, "__file__", None) or ""
-    )
-
-
 def _read_cell(cell: types.CellType) -> Any:
     try:
         return cell.cell_contents
@@ -267,8 +251,8 @@ def _read_cell(cell: types.CellType) -> Any:
 
 
 @functools.cache
-def _global_names(code: types.CodeType) -> tuple[str, ...]:
-    """Returns the global names in code and in the functions that it defines."""
+def _find_global_names(code: types.CodeType) -> tuple[str, ...]:
+    """Returns the global names that `code` and the functions defined in it use."""
     inner = (const for const in code.co_consts if isinstance(const, types.CodeType))
-    inner_names = (name for inner_code in inner for name in _global_names(inner_code))
+    inner_names = (name for inner_code in inner for name in _find_global_names(inner_code))
     return tuple(dict.fromkeys([*code.co_names, *inner_names]))

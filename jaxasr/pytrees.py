@@ -14,10 +14,11 @@ _Class = TypeVar("_Class", bound=type)
 def dataclass(cls: _Class | None = None, **options: Any) -> _Class | Callable[[_Class], _Class]:
     """Makes a class a frozen dataclass and a pytree, like `flax.struct.dataclass`.
 
-    Flax registers types by `jax.tree_util.register_dataclass`. In JAX 0.10 the structures of two
-    such types are equal if both have equally many fields. A function under `jax.jit` can then run
-    one type as the other, which happens for one pair of types in 128. Types made here always
-    differ. The functions of `jaxasr` and `interventions` compile both correctly.
+    The dataclass of Flax is not used, because it registers types by
+    `jax.tree_util.register_dataclass`. In JAX 0.10 the structures of two such types are equal if
+    both have equally many fields. A function under `jax.jit` can then run the program of the other
+    type. This happens for one pair of types in 128. The structures of types made here always
+    differ. The functions of `jaxasr` and `interventions` handle types of Flax correctly, too.
 
     Args:
         cls: class with annotated fields. Fields made by `field(pytree_node=False)` are static, all
@@ -63,7 +64,7 @@ def _register(cls: Any, **options: Any) -> Any:
     def unflatten(rest: tuple[Any, ...], parts: Any) -> Any:
         if hasattr(cls, "__post_init__"):
             return cls(**dict(zip((*static, *children), (*rest, *parts), strict=True)))
-        # Skips the constructor, because JAX also puts other objects than arrays into pytrees.
+        # Skips the constructor, because JAX also builds pytrees of placeholders, not of arrays.
         value = object.__new__(cls)
         for name, part in zip((*static, *children), (*rest, *parts), strict=True):
             object.__setattr__(value, name, part)

@@ -26,6 +26,7 @@ from jaxasr.transcribe import Progress, transcribe
 from jaxasr.transcript import Transcript, Word
 from jaxasr.weights import Checkpoint, WeightsError, assemble, read_checkpoint
 
+# 16 kHz samples, or the path of an audio file.
 Audio = Float[np.ndarray, "n_samples"] | str | os.PathLike
 
 
@@ -36,7 +37,7 @@ class Recogniser:
     Attributes:
         model: the model, a pytree.
         tokenizer: converts between text and token ids.
-        checkpoint: source of the weights, and settings such as its alignment heads.
+        checkpoint: source of the weights, and settings such as the alignment heads.
 
     Example:
         ```python
@@ -75,7 +76,7 @@ class Recogniser:
     def alignment_heads(self) -> Heads:
         """`(layer, head)` pairs of the cross-attention heads that give word times.
 
-        If the checkpoint names none, they are all heads of the upper half of the decoder.
+        If the checkpoint names no heads, these are all heads of the upper half of the decoder.
         """
         return self.checkpoint.alignment_heads or default_heads(self.config)
 
@@ -91,7 +92,7 @@ class Recogniser:
 
         Args:
             audio: 16 kHz samples (`jaxasr.load_audio`), or a file.
-            edits: `{site: edit}` for sites of both stacks, applied to every window.
+            edits: `{site: edit}` for sites of the encoder and the decoder, applied to every window.
             progress: called with the seconds transcribed so far and the duration in seconds.
             options: fields of `jaxasr.Options`: language, task, timestamps, word_timestamps,
                 temperature and others.
@@ -115,7 +116,7 @@ class Recogniser:
             )
         if options.get("word_timestamps") and not self.checkpoint.alignment_heads:
             warnings.warn(
-                f"{self.checkpoint.name} names no alignment heads: word times are read from all "
+                f"{self.checkpoint.name} names no alignment heads, so word times come from all "
                 "heads of the upper half of the decoder. Choose heads once with "
                 "asr.with_alignment_heads(asr.choose_heads(files)), and keep them with "
                 "jaxasr.save.",
@@ -124,7 +125,7 @@ class Recogniser:
         return transcribe(
             self.model,
             self.tokenizer,
-            _samples(audio),
+            _read_samples(audio),
             Options(**options),
             edits=edits,
             heads=self.alignment_heads,
@@ -148,8 +149,8 @@ class Recogniser:
                 `asr.tokenizer.prompt()`.
             max_new_tokens: most tokens to generate per row.
             edits: `{site: edit}` for decoder sites.
-            rules: constraints on the logits. None: the rules of openai/whisper, which cover
-                timestamps if the prompt asks for them.
+            rules: constraints on the logits. None: the rules of openai/whisper, with those for
+                timestamps unless the prompt contains <|notimestamps|>.
 
         Returns:
             Ids, text, mean log-probability and no-speech probability of each row.
@@ -194,7 +195,9 @@ class Recogniser:
             words[0].start, words[0].end
             ```
         """
-        windows = place_text(self.model, self.tokenizer, _samples(audio), text, language=language)
+        windows = place_text(
+            self.model, self.tokenizer, _read_samples(audio), text, language=language
+        )
         heads = heads or self.checkpoint.alignment_heads
         heads = heads or choose_heads(self.model, self.tokenizer, windows)
         return tuple(align_windows(self.model, self.tokenizer, windows, heads=heads))
@@ -204,13 +207,14 @@ class Recogniser:
     ) -> Heads:
         """Chooses cross-attention heads for word times, for a checkpoint that names none.
 
-        No labels are needed. The model transcribes the recordings, and each head is scored by how
-        well it follows the speech while the decoder reads the transcript (see
+        The choice needs no labels. The model transcribes the recordings, and each head is scored by
+        how well it follows the speech while the decoder reads the transcript (see
         `jaxasr.alignment.choose_heads`). Ten recordings or more give a stable choice.
 
         Args:
             audios: recordings of speech of any length: 16 kHz samples, or files.
-            language: a code or an English name. None: detect it (multilingual checkpoints).
+            language: a code or an English name. None: detect the language (multilingual
+                checkpoints).
             n: number of heads; None: the number of heads per decoder layer.
 
         Returns:
@@ -225,7 +229,7 @@ class Recogniser:
             jaxasr.save(asr, "folder")
             ```
         """
-        samples = [_samples(audio) for audio in audios]
+        samples = [_read_samples(audio) for audio in audios]
         windows = [
             window
             for recording in samples
@@ -253,7 +257,7 @@ class Recogniser:
         return dataclasses.replace(self, checkpoint=self.checkpoint.replace(alignment_heads=heads))
 
 
-def _samples(audio: Audio) -> Float[np.ndarray, "n_samples"]:
+def _read_samples(audio: Audio) -> Float[np.ndarray, "n_samples"]:
     return load_audio(audio) if isinstance(audio, str | os.PathLike) else audio
 
 
@@ -263,9 +267,10 @@ def load(
     """Loads a recogniser.
 
     Args:
-        name: a path (Hugging Face folder, CTranslate2 folder or OpenAI `.pt` file); or else a size
-            that an installed package contains, such as `"tiny.en"`; or else a name in the cache of
-            Hugging Face or on its hub, such as `"openai/whisper-small"`.
+        name: a path, a size or a name, tried in this order. A path of a Hugging Face folder, a
+            CTranslate2 folder or an OpenAI `.pt` file. A size that an installed package contains,
+            such as `"tiny.en"`. A name in the cache of Hugging Face or on its hub, such as
+            `"openai/whisper-small"`.
         dtype: dtype of activations: "float32", "bfloat16" or "float16".
         param_dtype: dtype of weights; None: `dtype`.
 
@@ -273,8 +278,8 @@ def load(
         The model with its tokenizer and checkpoint.
 
     Raises:
-        WeightsError: the checkpoint is damaged, incomplete or unknown. The message of this
-            ValueError gives the remedy.
+        WeightsError: the checkpoint is damaged, incomplete or unknown. It is a ValueError, and its
+            message gives the remedy.
 
     Example:
         ```python

@@ -21,13 +21,13 @@ class Rules:
     The rules are a pytree, so that a compiled loop can take them as an argument.
 
     Attributes:
-        suppress: bool [V], ids that are never generated.
-        suppress_begin: bool [V], ids that are never the first token.
+        suppress: bool [V], True for ids that are never generated.
+        suppress_begin: bool [V], True for ids that are never the first token.
         max_initial: int32 scalar, latest first timestamp in steps of 20 ms.
         timestamps: whether the grammar of timestamps applies (static).
-        eot: id of the end-of-text; smaller ids are text (static).
-        timestamp_begin: id of <|0.00|>, the first of 1,501 timestamps. Ids after them are text
-            (static).
+        eot: id of the end-of-text (static). Smaller ids are text.
+        timestamp_begin: id of <|0.00|>, the first of 1,501 timestamps (static). Ids after the
+            timestamps are tokens that fine-tuning added.
 
     Example:
         ```python
@@ -71,7 +71,7 @@ class Rules:
         banned = self.suppress | (self.suppress_begin & is_first)
         if self.timestamps:
             ungrammatical = self._ungrammatical(tokens, length, prompt_len)
-            banned = banned | ungrammatical | (self._bad_start() & is_first)
+            banned = banned | ungrammatical | (self._forbidden_first_tokens() & is_first)
         logits = jnp.where(banned, -jnp.inf, logits)
         return self._prefer_timestamp(logits) if self.timestamps else logits
 
@@ -105,15 +105,15 @@ class Rules:
         positions = jnp.arange(tokens.shape[1])
         return jax.vmap(constrain, in_axes=(1, 0), out_axes=1)(logits, positions)
 
-    def _ids(self) -> Int[Array, "V"]:
+    def _all_ids(self) -> Int[Array, "V"]:
         return jnp.arange(self.suppress.shape[-1])
 
-    def _is_time(self, ids: Int[Array, "*shape"]) -> Bool[Array, "*shape"]:
+    def _is_timestamp(self, ids: Int[Array, "*shape"]) -> Bool[Array, "*shape"]:
         return (ids >= self.timestamp_begin) & (ids < self.timestamp_begin + N_TIMESTAMPS)
 
-    def _bad_start(self) -> Bool[Array, "V"]:
-        """Returns the tokens that may not come first, because a text starts with a timestamp."""
-        step = self._ids() - self.timestamp_begin
+    def _forbidden_first_tokens(self) -> Bool[Array, "V"]:
+        """Returns True for every token but the timestamps that may come first."""
+        step = self._all_ids() - self.timestamp_begin
         return (step < 0) | (step > self.max_initial)
 
     def _ungrammatical(
@@ -122,34 +122,37 @@ class Rules:
         length: Int[Array, ""] | int,
         prompt_len: Int[Array, ""] | int,
     ) -> Bool[Array, "B V"]:
-        """Returns the tokens that would break the grammar of timestamps.
+        """Returns True for tokens that would break the grammar of timestamps.
 
         Timestamps come in pairs, except before the end-of-text. They never decrease, and the end of
         a segment is later than its start.
         """
         index = jnp.arange(tokens.shape[1])
-        is_stamp = self._is_time(tokens) & (index >= prompt_len) & (index < length)
-        last_is_stamp = (is_stamp & (index == length - 1)).any(1, keepdims=True)
-        closes_pair = (is_stamp & (index == length - 2)).any(1, keepdims=True)
-        # Text follows the first timestamp, as it follows a pair.
+        is_past_timestamp = self._is_timestamp(tokens) & (index >= prompt_len) & (index < length)
+        last_is_timestamp = (is_past_timestamp & (index == length - 1)).any(1, keepdims=True)
+        closes_pair = (is_past_timestamp & (index == length - 2)).any(1, keepdims=True)
+        # The first timestamp has no partner. Text follows it, as text follows a pair.
         closes_pair = closes_pair | (length - prompt_len < 2)
-        # A last timestamp without a pair ended a segment. The next one may start at the same time.
-        ended_segment = last_is_stamp & ~closes_pair
-        # Column of the latest timestamp; without one it is 0, and `too_early` ignores it.
-        latest = jnp.where(is_stamp, index, -1).argmax(1)[:, None]
+        # If the last token is a timestamp without a partner, it ended a segment. The next segment
+        # may start at the same time.
+        ended_segment = last_is_timestamp & ~closes_pair
+        # Column of the latest timestamp. Without a timestamp it is 0, and `too_early` ignores it.
+        latest = jnp.where(is_past_timestamp, index, -1).argmax(1)[:, None]
         earliest = jnp.take_along_axis(tokens, latest, axis=1) + jnp.where(ended_segment, 0, 1)
-        ids = self._ids()
-        is_time = self._is_time(ids)
-        is_text = (ids < self.eot) | ((ids > self.timestamp_begin) & ~is_time)
-        too_early = is_stamp.any(1, keepdims=True) & is_time & (ids < earliest)
-        return (last_is_stamp & closes_pair & is_time) | (ended_segment & is_text) | too_early
+        ids = self._all_ids()
+        is_timestamp = self._is_timestamp(ids)
+        is_text = (ids < self.eot) | ((ids > self.timestamp_begin) & ~is_timestamp)
+        too_early = is_past_timestamp.any(1, keepdims=True) & is_timestamp & (ids < earliest)
+        return (
+            (last_is_timestamp & closes_pair & is_timestamp) | (ended_segment & is_text) | too_early
+        )
 
     def _prefer_timestamp(self, logits: Float[Array, "B V"]) -> Float[Array, "B V"]:
-        """Allows only timestamps if all of them together are likelier than the best text token."""
-        is_text = ~self._is_time(self._ids())
-        times = jax.nn.logsumexp(jnp.where(is_text, -jnp.inf, logits), axis=-1, keepdims=True)
-        best_text = jnp.where(is_text, logits, -jnp.inf).max(-1, keepdims=True)
-        return jnp.where(is_text & (times > best_text), -jnp.inf, logits)
+        """Allows only timestamps if together they are likelier than the best other token."""
+        is_other = ~self._is_timestamp(self._all_ids())
+        timestamps = jax.nn.logsumexp(jnp.where(is_other, -jnp.inf, logits), axis=-1, keepdims=True)
+        best_other = jnp.where(is_other, logits, -jnp.inf).max(-1, keepdims=True)
+        return jnp.where(is_other & (timestamps > best_other), -jnp.inf, logits)
 
 
 jax.tree_util.register_dataclass(
@@ -173,8 +176,8 @@ def rules_for(
         tokenizer: tokenizer of the model.
         timestamps: apply the grammar of timestamps; for a prompt without <|notimestamps|>.
         suppress: ids never to generate, in addition to control tokens. -1 stands for all symbols
-            that are not speech. None: no ids, not even control tokens. The `suppress_tokens` of a
-            Hugging Face generation config have this form.
+            that are not speech. None: suppress no ids, not even control tokens. `suppress_tokens`
+            in a Hugging Face generation config has this form.
         suppress_blank: forbid an end-of-text or a space as the first token.
         max_initial_timestamp: latest first timestamp in seconds; None: no limit.
 
@@ -188,19 +191,19 @@ def rules_for(
     """
     special = tokenizer.special
     blank = [*tokenizer.encode(" "), special.eot] if suppress_blank else []
-    suppressed = [] if suppress is None else [*_expand(tokenizer, suppress)]
+    suppressed = [] if suppress is None else [*_expand_suppressed(tokenizer, suppress)]
     suppressed += [special.no_timestamps] if timestamps else []
     return Rules(
-        suppress=_mask(tokenizer, suppressed),
-        suppress_begin=_mask(tokenizer, blank),
-        max_initial=jnp.asarray(_to_steps(max_initial_timestamp), jnp.int32),
+        suppress=_make_mask(tokenizer, suppressed),
+        suppress_begin=_make_mask(tokenizer, blank),
+        max_initial=jnp.asarray(_to_timestamp_steps(max_initial_timestamp), jnp.int32),
         timestamps=timestamps,
         eot=special.eot,
         timestamp_begin=special.timestamp_begin,
     )
 
 
-def _expand(tokenizer: Tokenizer, suppress: Iterable[int]) -> set[int]:
+def _expand_suppressed(tokenizer: Tokenizer, suppress: Iterable[int]) -> set[int]:
     """Returns `suppress` with the control tokens, and with symbols in place of -1."""
     ids = set(suppress)
     s = tokenizer.special
@@ -208,7 +211,7 @@ def _expand(tokenizer: Tokenizer, suppress: Iterable[int]) -> set[int]:
     return (ids - {-1}) | control | (set(tokenizer.non_speech) if -1 in ids else set())
 
 
-def _mask(tokenizer: Tokenizer, ids: Sequence[int]) -> Bool[Array, "V"]:
+def _make_mask(tokenizer: Tokenizer, ids: Sequence[int]) -> Bool[Array, "V"]:
     mask, indices = np.zeros(tokenizer.n_vocab, bool), np.unique(np.asarray(ids, int))
     if indices.size and not (indices[0] >= 0 and indices[-1] < tokenizer.n_vocab):
         raise ValueError(
@@ -219,7 +222,7 @@ def _mask(tokenizer: Tokenizer, ids: Sequence[int]) -> Bool[Array, "V"]:
     return jnp.asarray(mask)
 
 
-def _to_steps(seconds: int | float | None) -> int:
+def _to_timestamp_steps(seconds: int | float | None) -> int:
     window_s = 30.0
     if seconds is not None and not 0 <= seconds <= window_s:
         raise ValueError(

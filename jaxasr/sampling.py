@@ -24,7 +24,7 @@ def sample(
     leader: Int[Array, "B"] | None = None,
     axis_name: Hashable | None = None,
 ) -> Generation:
-    """Generates one token at a time: the likeliest, or a sample if `temperature` > 0.
+    """Generates the likeliest token at each step, or a random sample if `temperature` > 0.
 
     See `jaxasr.generate` for the arguments.
     """
@@ -68,7 +68,7 @@ def _generate(
     *,
     axis_name: Hashable | None,
 ) -> Generation:
-    """Runs the loop. `n` counts the tokens of each row so far, the prompt included."""
+    """Runs the loop. In the loop, a row has `n` tokens so far, the prompt included."""
     n_new, eot, rules = request.n_new, request.eot, request.rules
     batch, n_prompt = request.prompt.shape
     tokens = jnp.pad(request.prompt, ((0, 0), (0, n_new)), constant_values=eot)
@@ -115,7 +115,7 @@ def _choose_token(
     logits: Float[Array, "B V"], temperature: Float[Array, ""], key: Array
 ) -> Int[Array, "B"]:
     def draw() -> Array:
-        # Under `vmap` both branches run, so this one must not divide by a temperature of 0.
+        # Under `vmap` both branches of `cond` run, so this one must not divide by 0.
         scaled = logits / jnp.maximum(temperature, 1e-6)
         return jax.random.categorical(key, scaled).astype(jnp.int32)
 
@@ -124,7 +124,7 @@ def _choose_token(
 
 def first_largest(x: Float[Array, "B V"]) -> Int[Array, "B"]:
     """Returns `argmax(x, -1)`, with the same choice among ties and NaN."""
-    # On a CPU, XLA vectorises these two reductions but not argmax. For 64 rows of logits they are
-    # seven times as fast.
+    # On a CPU, XLA vectorises `max` and `min`, but not argmax. For 64 rows of logits, the two
+    # together are seven times as fast.
     ids = jnp.arange(x.shape[-1], dtype=jnp.int32)
     return jnp.where((x == x.max(-1, keepdims=True)) | jnp.isnan(x), ids, x.shape[-1]).min(-1)

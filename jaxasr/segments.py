@@ -7,13 +7,13 @@ from jaxasr.config import HOP, SAMPLE_RATE
 from jaxasr.tokenizer import Tokenizer
 from jaxasr.transcript import Segment
 
-_MEL_FRAMES_PER_TIMESTAMP = 2  # timestamps count steps of 20 ms, mel frames 10 ms
-_FRAME_S = HOP / SAMPLE_RATE  # seconds per mel frame: 0.01
+_MEL_FRAMES_PER_TIMESTAMP = 2  # a step of the timestamps is 20 ms, a mel frame 10 ms
+_SECONDS_PER_MEL_FRAME = HOP / SAMPLE_RATE  # 0.01
 
 
 @dataclasses.dataclass(frozen=True)
 class DecodedWindow:
-    """The tokens of one window and their scores. `Segment` has the same fields."""
+    """The tokens of one window and their scores. The fields mean the same as in `Segment`."""
 
     tokens: tuple[int, ...]
     avg_logprob: float
@@ -27,8 +27,8 @@ def split_segments(
 ) -> tuple[list[Segment], int]:
     """Splits a decoded window into segments.
 
-    Two timestamps in a row end a segment. The text after the last pair may be cut off by the end of
-    the window, so the next window starts at that pair.
+    Two timestamps in a row end a segment. The end of the window may cut off the text after the last
+    pair, so the next window starts at the time of this pair.
 
     Args:
         decoded: the generated tokens.
@@ -44,10 +44,11 @@ def split_segments(
     is_time = [tokenizer.is_time(id_) for id_ in tokens]
     cuts = [i for i in range(1, len(tokens)) if is_time[i - 1] and is_time[i]]
     if not cuts:
+        # One segment. It ends at the last timestamp, or with the window if that is 0 or missing.
         times = [id_ - begin for id_, is_stamp in zip(tokens, is_time) if is_stamp]
         end = (times[-1] if times else 0) or n_frames / _MEL_FRAMES_PER_TIMESTAMP
         return _to_segments(decoded, tokenizer, tokens, seek, 0, end), n_frames
-    # A single timestamp at the end means that only silence follows in this window.
+    # A single timestamp at the end means that no speech follows it in this window.
     ends_in_silence = is_time[-2:] == [False, True]
     bounds = [0, *cuts, *([len(tokens)] if ends_in_silence else [])]
     segments = []
@@ -56,7 +57,7 @@ def split_segments(
         start, end = max(0, part[0] - begin), part[-1] - begin
         segments += _to_segments(decoded, tokenizer, part, seek, start, end)
     last_end = (tokens[bounds[-1] - 1] - begin) * _MEL_FRAMES_PER_TIMESTAMP
-    # A step of 0 would decode the same window again and again.
+    # With a step of 0, the next window would be the same window again, without end.
     return segments, n_frames if ends_in_silence or last_end <= 0 else last_end
 
 
@@ -76,14 +77,15 @@ def _to_segments(
     if start == end or not text.strip():
         return []
     start_s, end_s = (
-        round((seek + step * _MEL_FRAMES_PER_TIMESTAMP) * _FRAME_S, 3) for step in (start, end)
+        round((seek + step * _MEL_FRAMES_PER_TIMESTAMP) * _SECONDS_PER_MEL_FRAME, 3)
+        for step in (start, end)
     )
     segment = Segment(
         start=start_s,
         end=end_s,
         text=text,
         tokens=tuple(tokens),
-        seek=round(seek * _FRAME_S, 3),
+        seek=round(seek * _SECONDS_PER_MEL_FRAME, 3),
         avg_logprob=decoded.avg_logprob,
         no_speech_prob=decoded.no_speech_prob,
         compression_ratio=decoded.compression_ratio,

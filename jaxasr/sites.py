@@ -1,8 +1,8 @@
-"""The closed vocabulary of places where an activation can be read and edited.
+"""Lists all sites, which are the places where an activation can be read and edited.
 
-A site is named `<stack>.<site>`; the layer is an axis of its activation, not part of the name.
-Axis letters: L layers, B batch, T query time, S key time, H heads, Dh width of a head, D width of
-the model, E 4·D, V vocabulary.
+A site is named `<stack>.<site>`, where the stack is `encoder` or `decoder`. The layer is an axis of
+the activation, not part of the name. Axis letters: L layers, B batch, T query time, S key time, H
+heads, Dh width of a head, D width of the model, E 4·D, V vocabulary.
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from jaxasr.config import Config
 
+# Axes of the sites of an attention, and of an MLP.
 _ATTENTION = {
     "q": "B T H Dh",
     "k": "B S H Dh",
@@ -22,31 +23,33 @@ _ATTENTION = {
 _MLP = {"mlp.pre": "B T E", "mlp.post": "B T E", "mlp_out": "B T D"}
 
 
-def _attention(name: str) -> dict[str, str]:
+def _name_attention_sites(name: str) -> dict[str, str]:
+    """Returns the axes of the sites of the attention `name`, and of its output."""
     return {f"{name}.{site}": axes for site, axes in _ATTENTION.items()} | {f"{name}_out": "B T D"}
 
 
-# Sites of a layer, in the order of the forward pass.
+# Axes of the sites of one layer, in the order of the forward pass.
 _ENCODER_LAYER = {
     "resid_pre": "B T D",
-    **_attention("attn"),
+    **_name_attention_sites("attn"),
     "resid_mid": "B T D",
     **_MLP,
     "resid_post": "B T D",
 }
 _DECODER_LAYER = {
     "resid_pre": "B T D",
-    **_attention("attn"),
+    **_name_attention_sites("attn"),
     "resid_mid": "B T D",
-    **_attention("cross_attn"),
+    **_name_attention_sites("cross_attn"),
     "resid_mid_cross": "B T D",
     **_MLP,
     "resid_post": "B T D",
 }
-LAYERED: dict[str, str] = {f"encoder.{s}": a for s, a in _ENCODER_LAYER.items()} | {
-    f"decoder.{s}": a for s, a in _DECODER_LAYER.items()
+# Axes of sites with a layer axis. The layer axis comes first and is not listed.
+LAYERED: dict[str, str] = {f"encoder.{site}": axes for site, axes in _ENCODER_LAYER.items()} | {
+    f"decoder.{site}": axes for site, axes in _DECODER_LAYER.items()
 }
-# Sites without a layer axis.
+# Axes of sites without a layer axis.
 UNLAYERED: dict[str, str] = {
     "encoder.conv1": "B T D",
     "encoder.conv2": "B T D",
@@ -56,6 +59,7 @@ UNLAYERED: dict[str, str] = {
     "decoder.ln": "B T D",
     "decoder.logits": "B T V",
 }
+# Names of the axes of every site, without the layer axis.
 SITES: dict[str, tuple[str, ...]] = {
     site: tuple(axes.split()) for site, axes in (LAYERED | UNLAYERED).items()
 }
@@ -110,7 +114,7 @@ class SiteSpec:
     Attributes:
         site: full name.
         axes: names of the axes of one layer's activation.
-        shape: their sizes.
+        shape: sizes of these axes.
         n_layer: layers of the stack; 0 at sites without a layer axis.
 
     Example:
@@ -139,8 +143,8 @@ def spec(
         site: full name.
         batch: number of rows.
         n_tokens: decoder tokens of the pass.
-        n_keys: tokens that decoder self-attention attends to, including cached ones. None stands
-            for `n_tokens`.
+        n_keys: tokens that decoder self-attention attends to, with those in the cache. None:
+            `n_tokens`.
 
     Raises:
         ValueError: an unknown site.

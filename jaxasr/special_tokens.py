@@ -1,4 +1,4 @@
-"""Finds the control tokens of a checkpoint, and lists the symbols that are not spoken."""
+"""Finds the control tokens of a tokenizer, and lists symbols that are not spoken."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,7 +7,8 @@ import tokenizers
 
 from jaxasr.languages import LANGUAGES
 
-_NAMES = {
+# Spellings of each control token. The first one that the tokenizer has is used.
+_SPELLINGS = {
     "eot": ("<|endoftext|>",),
     "sot": ("<|startoftranscript|>",),
     "translate": ("<|translate|>",),
@@ -21,7 +22,8 @@ _NAMES = {
 # Symbols that openai/whisper suppresses by default (`Tokenizer.non_speech_tokens`).
 _LONG_SYMBOLS = "<< >> <<< >>> -- --- -( -[ (' (\" (( )) ((( ))) [[ ]] {{ }} ♪♪ ♪♪♪"
 SYMBOLS = (*'"#()*+/:;<=>@[\\]^_`{|}~「」『』', *_LONG_SYMBOLS.split())
-# A note has several tokens. The first one can be suppressed, because no letter starts with it.
+# A note is spelled with several tokens. It can be suppressed by its first token, because no letter
+# starts with this token.
 NOTES = "♩♪♫♬♭♮♯"
 
 
@@ -39,7 +41,7 @@ class Special:
         no_speech: <|nospeech|>.
         no_timestamps: <|notimestamps|>.
         timestamp_begin: <|0.00|>.
-        languages: id of each language code.
+        languages: id of the token of each language code, such as <|en|>.
     """
 
     eot: int
@@ -61,11 +63,11 @@ def find_special(tokenizer: tokenizers.Tokenizer) -> Special:
         ValueError: control tokens are missing; the message names them.
     """
     ids: dict[str, int] = {}
-    for field, names in _NAMES.items():
+    for field, names in _SPELLINGS.items():
         present = [id_ for name in names if (id_ := tokenizer.token_to_id(name)) is not None]
         if present:
             ids[field] = present[0]
-    missing = [names[0] for field, names in _NAMES.items() if field not in ids]
+    missing = [names[0] for field, names in _SPELLINGS.items() if field not in ids]
     if missing:
         raise ValueError(
             f"tokenizer: expected Whisper's control tokens, {', '.join(missing)} missing. "

@@ -11,11 +11,12 @@ from jaxtyping import Array, Int
 
 from jaxasr.taps import Edits, Readout, Tap, is_traced
 
-# (block, layer_input, x, tap) -> (x, output)
+# Runs one layer: (block, layer_input, x, tap) -> (x, output). See `run_stack`.
 RunBlock = Callable[[Any, Any, Any, Tap], tuple[Any, Any]]
 
-# A scan copies the weights of a layer at each step, and a loop does not. With more layers than
-# this, compiling the loop and unstacking the weights cost more than the loop saves (decision 7).
+# Largest number of layers to run in a loop instead of a scan. A scan copies the weights of a layer
+# at each step, and a loop does not. With more layers, compiling the loop and unstacking the weights
+# cost more time than the loop saves (decision 7).
 MAX_UNROLLED_LAYERS = 12
 
 
@@ -27,21 +28,22 @@ def n_layers(blocks: Any) -> int:
 def unstack(stacked: Any) -> tuple[Any, ...]:
     """Splits a pytree with a leading [layers] axis into a tuple with one pytree per layer.
 
-    If a loop over tokens closes over the tuple, it slices the weights once, not at every token.
+    A loop over tokens that uses the tuple slices the weights once, not at every token.
     """
     return tuple(
         jax.tree.map(operator.itemgetter(layer), stacked) for layer in range(n_layers(stacked))
     )
 
 
-# Maps an owner to its stacked arrays, which are compared by identity, and to the unstacked layers.
+# Maps the owner of stacked layers to their arrays and to the unstacked layers. The arrays show
+# whether the cached layers are still current.
 _UNSTACKED: weakref.WeakKeyDictionary[Any, tuple[list[Any], tuple[Any, ...]]] = (
     weakref.WeakKeyDictionary()
 )
 
 
 def unstack_once(owner: Any, stacked: Any) -> tuple[Any, ...]:
-    """Returns `unstack(stacked)`, cached while `owner` lives and the arrays are the same."""
+    """Returns `unstack(stacked)`, cached while `owner` exists and has the same arrays."""
     arrays = jax.tree.leaves(stacked)
     if is_traced(arrays):
         return unstack(stacked)
@@ -88,8 +90,8 @@ def run_stack(
         `readout` keeps, stacked.
     """
 
-    # The scan does not slice the edits by layer: each edit is called at every layer and compares
-    # `at.layer` (decision 3).
+    # The scan does not slice the edits by layer. Each edit is called at every layer, and decides by
+    # `at.layer` whether to act (decision 3).
     def body(x: Any, layer: Any) -> tuple[Any, tuple[Any, dict[str, Any]]]:
         index, block, layer_input = layer
         tap = Tap(f"{stack}.", edits, readout, index, positions)
@@ -99,12 +101,12 @@ def run_stack(
     index = jnp.arange(n_layers(blocks), dtype=jnp.int32)
     if isinstance(blocks, tuple):
         inputs = layer_inputs or [()] * len(blocks)
-        return _loop(body, x, list(zip(index, blocks, inputs, strict=True)))
+        return _run_in_loop(body, x, list(zip(index, blocks, inputs, strict=True)))
     x, (outs, acts) = jax.lax.scan(body, x, (index, blocks, layer_inputs), unroll=unroll)
     return x, outs, acts
 
 
-def _loop(body: Callable, x: Any, layers: Sequence[Any]) -> tuple[Any, Any, dict[str, Any]]:
+def _run_in_loop(body: Callable, x: Any, layers: Sequence[Any]) -> tuple[Any, Any, dict[str, Any]]:
     """Computes what `jax.lax.scan` computes, with a Python loop over `layers`."""
     results = []
     for layer in layers:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Int
 
 from jaxasr import pytrees, sites as _sites
 
-Acts = dict[str, Array]
+Acts = dict[str, Array]  # activations by full site name
 
 
 @pytrees.dataclass
@@ -22,8 +22,8 @@ class At:
         layer: int32 scalar; -1 at sites without a layer axis.
         positions: int32 [B, T], absolute token or frame index of every time step of `x`. At `k` and
             `v` the time steps are those of the keys. Padding has negative positions.
-        keys: int32 [B, S], absolute indices of the key axis of `scores` and `pattern`; None at
-            other sites.
+        keys: int32 [B, S], absolute token or frame index of every key of `scores` and `pattern`;
+            None at other sites.
         site: full name of the site.
 
     Example:
@@ -50,9 +50,9 @@ class At:
 class Edit(Protocol):
     """A function of an activation and its place that returns the edited activation.
 
-    Any callable `(x, at) -> x` is an edit. The arrays of a callable pytree are data, so new values
-    never retrace. An edit may have a method `check(spec)`. It is called before each pass, with the
-    `jaxasr.sites.SiteSpec` of the site of the edit.
+    Any callable `(x, at) -> x` is an edit. If the callable is a pytree, its arrays are data, so new
+    values run the same program. An edit may have a method `check(spec)`. Each pass calls the method
+    first, with the `jaxasr.sites.SiteSpec` of the edited site.
 
     Example:
         ```python
@@ -76,14 +76,16 @@ Edits = Mapping[str, Edit]
 class Readout:
     """Decides inside the layer loop which activations a pass returns.
 
-    `fn(acts)` is called once per layer with that layer's sites, `{site: array}`, and once with the
-    sites that have no layer axis. It returns a flat dict of arrays and leaves out entries whose
-    site is missing from `acts`. `jaxasr.select`, `reduce` and `merge` make the usual readouts.
+    A pass calls `fn(acts)` once per layer with the activations of this layer, `{site: array}`, and
+    once with the activations without a layer axis. `fn` returns a flat dict of arrays, without
+    entries for sites that are missing from `acts`. `jaxasr.select`, `reduce` and `merge` make the
+    usual readouts.
 
     Attributes:
-        fn: function of the activations. If it is a pytree, new values of its arrays never retrace.
-        sites: sites that `fn` reads. `fn` gets attention scores and patterns only if they are named
-            here.
+        fn: function of the activations. If `fn` is a pytree, new values of its arrays run the same
+            program.
+        sites: sites that `fn` reads. Attention scores and patterns that are not named here are
+            missing from `acts`.
 
     Example:
         ```python
@@ -102,6 +104,8 @@ class Readout:
         return self.fn(acts)
 
 
+# The functions of the usual readouts. They are pytrees, so that arrays in them are inputs of a
+# program.
 @pytrees.dataclass
 class _Select:
     sites: tuple[str, ...] = pytrees.field(pytree_node=False)
@@ -151,8 +155,8 @@ def select(*sites: str) -> Readout:
 def reduce(name: str, site: str, fn: Callable[[Array], Any]) -> Readout:
     """Returns a readout that keeps a function of each layer's activation.
 
-    The function runs inside the layer loop, so the activation is never stacked. For example, the
-    entropy of every encoder pattern takes [L, B, H, T] of memory instead of [L, B, H, T, S].
+    The function runs inside the layer loop, so the activations are never stacked. For example, the
+    entropies of all encoder patterns need an array [L, B, H, T] instead of [L, B, H, T, S].
 
     Args:
         name: key of the result.
@@ -191,12 +195,12 @@ NOTHING = select()  # the readout that keeps no activation
 class Tap:
     """Applies edits and records activations, in one layer or outside the layers of a stack.
 
-    `tap("resid_mid", x)` edits, records and returns `x`. A tap serves one call of one layer.
+    `tap("resid_mid", x)` edits, records and returns `x`. Each call of a layer has its own tap.
 
     Attributes:
         prefix: start of the full site names, such as "decoder.cross_attn.".
         edits: edits by full site name.
-        readout: readout of the pass, which names the sites that it reads.
+        readout: readout of the pass.
         layer: int32 scalar; -1 outside the layers.
         positions: int32 [B, T], absolute positions of the residual stream.
         acts: activations recorded so far, by full site name.
@@ -220,7 +224,7 @@ class Tap:
         if site in self.edits:
             at = At(self.layer, self.positions if positions is None else positions, keys, site)
             x = _check_edited(self.edits[site](x, at), x, site)
-        # Records every activation, because XLA removes those that no readout keeps.
+        # Recording everything costs nothing, because XLA removes what no readout keeps.
         self.acts[site] = x
         return x
 
@@ -231,7 +235,7 @@ class Tap:
 
 
 def _check_edited(edited: Any, x: Array, site: str) -> Array:
-    """Checks the result of an edit of `x`, and returns it in the dtype of `x`."""
+    """Checks `edited`, the result of an edit of `x`, and returns it in the dtype of `x`."""
     expected = (
         f"expected real numbers of shape {x.shape}, axes {' '.join(_sites.SITES[site])}. "
         "An edit returns an array like its input."

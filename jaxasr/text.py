@@ -10,7 +10,7 @@ from types import ModuleType
 
 
 def compression_ratio(text: str) -> float:
-    """Returns the size of a text divided by its size after compression with zlib.
+    """Returns the size of a text in bytes, divided by its size after compression with zlib.
 
     A text with a ratio above 2.4 is repetitive. The ratio of an empty text is 0.
     Source: openai/whisper `utils.py`.
@@ -24,14 +24,15 @@ def compression_ratio(text: str) -> float:
 
 
 @functools.cache
-def _normalizer(english: bool) -> Callable[[str], str]:
-    module = _whisper_normalizers()
+def _load_normalizer(english: bool) -> Callable[[str], str]:
+    # The argument {} is the table of British and American spellings, which is left empty.
+    module = _import_normalizers()
     return module.EnglishTextNormalizer({}) if english else module.BasicTextNormalizer()
 
 
-def _whisper_normalizers() -> ModuleType:
-    """Imports the file of `transformers` that has Whisper's normalisers, without the package."""
-    # The package takes most of a second to import, and the file does not need it.
+def _import_normalizers() -> ModuleType:
+    """Imports the file with Whisper's normalisers from the package `transformers`."""
+    # Imports the file alone, because importing the package takes most of a second.
     package = importlib.util.find_spec("transformers")
     if package is None or package.origin is None:
         raise ImportError(
@@ -52,9 +53,9 @@ def _whisper_normalizers() -> ModuleType:
 def normalise(text: str, language: str = "en") -> str:
     """Normalises a text as Whisper's papers do before they count word errors.
 
-    Case, punctuation and fillers are removed. In English, numbers become digits and contractions
-    are spelled out. British and American spellings stay different, because the table that joins
-    them is part of a checkpoint and not of `transformers`.
+    Removes case, punctuation and fillers. In English also writes numbers as digits and spells out
+    contractions. British and American spellings stay different, because the table that unifies them
+    is part of a checkpoint, not of `transformers`.
 
     Args:
         text: the text.
@@ -67,4 +68,4 @@ def normalise(text: str, language: str = "en") -> str:
         >>> normalise(" Uh, I won't pay twenty-five dollars!")
         'i will not pay $25'
     """
-    return _normalizer(language == "en")(text).strip()
+    return _load_normalizer(language == "en")(text).strip()

@@ -31,7 +31,7 @@ def check_integers(ids: Any, name: str) -> None:
 
 
 def check_ids(ids: Any, n_vocab: int, name: str) -> None:
-    """Checks that ids are in the vocabulary. Of traced ids, only the type is checked.
+    """Checks that ids are in the vocabulary. Of traced ids, checks only the type.
 
     Args:
         ids: one id, or an array of them.
@@ -50,11 +50,11 @@ def check_ids(ids: Any, n_vocab: int, name: str) -> None:
         more = f" and {unknown.size - 1} more" if unknown.size > 1 else ""
         raise ValueError(
             f"{name}: expected token ids from 0 to {n_vocab - 1}, got {unknown.flat[0]}{more}. "
-            "English-only and multilingual tokenizers number their tokens differently: "
-            "is it an id of another model's tokenizer?"
+            "Check that no id is from another model's tokenizer. English-only and multilingual "
+            "tokenizers number their tokens differently."
         )
 
 
 def _as_array(ids: Any) -> Any:
-    # NumPy, because inside a trace jnp would trace the comparisons of constant ids too.
+    # Uses NumPy, because inside a trace jnp would also trace comparisons of concrete ids.
     return ids if is_traced(ids) else np.asarray(ids)

@@ -9,28 +9,20 @@ from typing import SupportsIndex
 
 import tokenizers
 
+from jaxasr import byte_level
 from jaxasr.languages import LANGUAGES, WITHOUT_SPACES, language_code
 from jaxasr.special_tokens import NOTES, SYMBOLS, Special as Special, find_special
 from jaxasr.weights import tokenizer_files
 from jaxasr.weights.tokenizer_files import N_TIMESTAMPS as N_TIMESTAMPS
 from jaxasr.word_split import Piece, join_to_words, split_on_characters
 
+# Values of the option `task`.
 TASKS = ("transcribe", "translate")
 SECONDS_PER_TIMESTAMP = 0.02
-# Most tokens of previous text: half of the 448 positions, without the one of <|startofprev|>
+# Most tokens of previous text in a prompt. With <|startofprev|> they take half of the 448 positions
 # (openai/whisper `decoding.py`).
 MAX_PREVIOUS = 223
-_ENGLISH_EOT = 50_256  # .en checkpoints use GPT-2's vocabulary
-
-
-@functools.cache
-def _byte_of_char() -> dict[str, int]:
-    """Returns the inverse of GPT-2's mapping from bytes to printable characters."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    hidden = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {
-        chr(256 + i): byte for i, byte in enumerate(hidden)
-    }
+_ENGLISH_EOT = 50_256  # <|endoftext|> of .en checkpoints, which use GPT-2's vocabulary
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,7 +32,7 @@ class Tokenizer:
     Attributes:
         inner: the tokenizer of the `tokenizers` library.
         special: ids of the control tokens.
-        n_vocab: number of tokens of the model, which includes tokens that fine-tuning added.
+        n_vocab: number of tokens of the model, with tokens that fine-tuning added.
 
     Example:
         ```python
@@ -95,18 +87,32 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Encodes plain text, without control tokens.
 
-        Give the start of a sentence a space before it: `encode(" Hello")`.
+        The first word of a text needs a space before it, because most tokens begin with a space.
         """
         return self.inner.encode(text, add_special_tokens=False).ids
 
     def is_time(self, id_: int) -> bool:
-        """Returns whether a token is a timestamp."""
+        """Returns whether a token is a timestamp, <|0.00|> to <|30.00|>."""
         return 0 <= id_ - self.special.timestamp_begin < N_TIMESTAMPS
 
     def is_text(self, id_: int) -> bool:
-        """Returns whether a token is text: neither a control token nor a timestamp."""
-        # Fine-tuning adds text tokens after the timestamps.
-        return id_ < self.special.eot or id_ >= self.special.timestamp_begin + N_TIMESTAMPS
+        """Returns whether a token is text, and neither a control token nor a timestamp.
+
+        Text tokens that fine-tuning added after the timestamps count as text. Tokens that the
+        tokenizer marks as special, and ids that it does not know, do not.
+        """
+        return id_ < self.special.eot or id_ in self._text_after_timestamps
+
+    @functools.cached_property
+    def _text_after_timestamps(self) -> frozenset[int]:
+        special = {id_ for id_, token in self._added_tokens.items() if token.special}
+        end = self.special.timestamp_begin + N_TIMESTAMPS
+        return frozenset(id_ for id_ in self.inner.get_vocab().values() if id_ >= end) - special
+
+    @functools.cached_property
+    def _added_tokens(self) -> dict[int, tokenizers.AddedToken]:
+        """Returns the tokens outside the byte-level vocabulary, by id."""
+        return self.inner.get_added_tokens_decoder()
 
     def decode(self, ids: Iterable[SupportsIndex], special: bool = False) -> str:
         """Decodes token ids to text.
@@ -118,6 +124,7 @@ class Tokenizer:
         Raises:
             ValueError: an id is outside the vocabulary.
         """
+        # Decodes the text between control tokens as a whole, because a character can span tokens.
         text, text_ids = [], []
         for id_ in self._checked_ids(ids):
             if self.is_text(id_):
@@ -134,10 +141,14 @@ class Tokenizer:
 
         Raises:
             ValueError: an id is outside the vocabulary.
+
+        Example:
+            >>> tokenizer.token_texts(tokenizer.encode(" Hello world"))
+            [' Hello', ' world']
         """
         return [
-            self._token_text(i) if i < self.special.eot else self._control_text(i)
-            for i in self._checked_ids(ids)
+            self._token_text(id_) if self.is_text(id_) else self._control_text(id_)
+            for id_ in self._checked_ids(ids)
         ]
 
     def _checked_ids(self, ids: Iterable[SupportsIndex]) -> list[int]:
@@ -152,7 +163,8 @@ class Tokenizer:
     def _token_text(self, id_: int) -> str:
         token = self.inner.id_to_token(id_)
         assert token is not None, id_
-        return bytes(_byte_of_char()[char] for char in token).decode("utf-8", "backslashreplace")
+        # Added tokens are spelled as plain text, all others in the byte-level alphabet.
+        return token if id_ in self._added_tokens else byte_level.decode_token(token)
 
     def _control_text(self, id_: int) -> str:
         if self.is_time(id_):
@@ -160,7 +172,12 @@ class Tokenizer:
         return self.inner.id_to_token(id_) or f"<|{id_}|>"
 
     def seconds(self, timestamp: SupportsIndex) -> float:
-        """Returns the time of a timestamp token, in seconds from the start of the window."""
+        """Returns the time of a timestamp token, in seconds from the start of the window.
+
+        Example:
+            >>> tokenizer.seconds(tokenizer.special.timestamp_begin + 50)
+            1.0
+        """
         return (int(timestamp) - self.special.timestamp_begin) * SECONDS_PER_TIMESTAMP
 
     def prompt(
@@ -170,10 +187,10 @@ class Tokenizer:
         timestamps: bool = False,
         previous: str | Iterable[SupportsIndex] | None = None,
     ) -> list[int]:
-        """Returns the tokens that precede the text.
+        """Returns the ids of the tokens that precede the text.
 
-        They are `[<|startofprev|> previous] <|startoftranscript|> [language task]
-        [<|notimestamps|>]`.
+        The tokens are `[<|startofprev|> previous] <|startoftranscript|> [language task]
+        [<|notimestamps|>]`. Those in brackets depend on the arguments and on the checkpoint.
 
         Args:
             language: a code or an English name. None: English.
@@ -183,6 +200,10 @@ class Tokenizer:
 
         Raises:
             ValueError: the language or task is unknown, or the checkpoint does not have it.
+
+        Example:
+            >>> tokenizer.token_texts(tokenizer.prompt())
+            ['<|startoftranscript|>', '<|notimestamps|>']
         """
         return [
             *self._previous(previous),
@@ -195,7 +216,7 @@ class Tokenizer:
         return [self.special.startofprev, *ids[-MAX_PREVIOUS:]] if ids else []
 
     def encode_previous(self, previous: str | Iterable[SupportsIndex] | None) -> list[int]:
-        """Encodes earlier text with a space before it, as in training. Ids stay the same."""
+        """Encodes earlier text with a space before it, as in training. Returns ids unchanged."""
         if isinstance(previous, str):
             return self.encode(" " + previous.strip()) if previous.strip() else []
         return [] if previous is None else self._checked_ids(previous)
@@ -241,7 +262,8 @@ class Tokenizer:
     def non_speech(self) -> tuple[int, ...]:
         """Ids of tokens that are not spoken, which `rules_for` suppresses by default.
 
-        They are brackets, musical notes, and dashes or quotes that start a word.
+        The tokens are brackets and other symbols, musical notes, and dashes and quotes that start a
+        word.
         Source: openai/whisper `Tokenizer.non_speech_tokens`.
         """
         spellings = [
@@ -249,6 +271,7 @@ class Tokenizer:
             for symbol in [*SYMBOLS, *NOTES]
             for space in ("", " ")
         ]
+        # A symbol of several tokens cannot be suppressed without suppressing parts of other text.
         ids = {tokens[0] for symbol, tokens in spellings if len(tokens) == 1 or symbol in NOTES}
         return tuple(sorted(ids | {self.encode(" -")[0], self.encode(" '")[0]}))
 
@@ -264,10 +287,14 @@ class Tokenizer:
 
         Returns:
             Each word with its token ids, in order. The words concatenate to the text.
+
+        Example:
+            >>> tokenizer.split_words(tokenizer.encode(" Hello world"))
+            [(' Hello', [18435]), (' world', [995])]
         """
         pieces = split_on_characters(
             self._checked_ids(ids), functools.partial(self.decode, special=True)
         )
         if language_code(language or "en") in WITHOUT_SPACES:
             return pieces
-        return join_to_words(pieces, self.special.eot)
+        return join_to_words(pieces, self.is_text)

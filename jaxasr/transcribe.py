@@ -27,12 +27,14 @@ from jaxasr.tokenizer import Tokenizer
 from jaxasr.transcript import Segment, Silence, Transcript, Word
 from jaxasr.window_decoder import WindowDecoder
 
-_FRAMES_PER_S = SAMPLE_RATE // HOP  # mel frames
+_MEL_FRAMES_PER_S = SAMPLE_RATE // HOP  # 100 mel frames per second
 # Text sampled above this temperature is too unreliable to prompt the next window.
 _MAX_PROMPT_TEMPERATURE = 0.5
-Progress = Callable[[float, float], None]  # receives the seconds transcribed and the duration
+# Receives the seconds transcribed so far and the duration of the recording in seconds.
+Progress = Callable[[float, float], None]
 
-# Mel frame where the next window starts; segments; a `Silence` if there are no segments.
+# Result of one window: the mel frame where the next window starts, the segments of this window, and
+# a `Silence` if it has no segments.
 _WindowResult = tuple[int, list[Segment], Silence | None]
 
 
@@ -115,8 +117,8 @@ def transcribe(
         segments += window_segments
         silences += [silence] if silence else []
         if progress:
-            frames = min(seek, windows.n_frames), windows.n_frames
-            progress(frames[0] / _FRAMES_PER_S, frames[1] / _FRAMES_PER_S)
+            n_done = min(seek, windows.n_frames)  # the next window may start after the end
+            progress(n_done / _MEL_FRAMES_PER_S, windows.n_frames / _MEL_FRAMES_PER_S)
     return Transcript(
         text="".join(segment.text for segment in segments).strip(),
         segments=tuple(segments),
@@ -130,7 +132,7 @@ def transcribe(
 def detect_language(
     model: Whisper, tokenizer: Tokenizer, memory: Memory, edits: Edits | None = None
 ) -> list[dict[str, float]]:
-    """Detects the language of each window.
+    """Detects the language of each window from the token that follows <|startoftranscript|>.
 
     Source: openai/whisper `decoding.detect_language`.
 
@@ -189,9 +191,9 @@ def _choose_language(
 
 
 def _decode_in_sequence(decoder: WindowDecoder, windows: AudioWindows) -> Iterator[_WindowResult]:
-    """Decodes one window after the other; timestamps decide where the next window starts."""
+    """Decodes one window after the other. Timestamps decide where the next window starts."""
     options, tokenizer = decoder.options, decoder.tokenizer
-    seek, number = 0, 0
+    seek, number = 0, 0  # first mel frame and number of the window
     history = tokenizer.encode_previous(options.initial_prompt)
     while seek < windows.n_frames:
         n_frames = windows.true_frames(seek)
@@ -219,8 +221,9 @@ def _decode_in_batches(decoder: WindowDecoder, windows: AudioWindows) -> Iterato
     prompt = tokenizer.encode_previous(options.initial_prompt)
     for first in range(0, len(seeks), options.batch_size):
         batch = seeks[first : first + options.batch_size]
-        # Batches are filled up to a power of two, so that few programs are compiled.
-        n_rows = _power_of_two(len(batch), options.batch_size)
+        # Fills the batch with copies of the last window up to a power of two, so that few programs
+        # are compiled.
+        n_rows = _round_up_to_power_of_two(len(batch), options.batch_size)
         rows = batch + batch[-1:] * (n_rows - len(batch))
         n_frames = [windows.true_frames(seek) for seek in rows]
         memory = decoder.encode([windows.features(seek) for seek in rows])
@@ -241,8 +244,8 @@ def _to_silence(
     decoder: WindowDecoder, decoded: DecodedWindow, seek: int, n_frames: int
 ) -> Silence:
     return Silence(
-        start=round(seek / _FRAMES_PER_S, 3),
-        end=round((seek + n_frames) / _FRAMES_PER_S, 3),
+        start=round(seek / _MEL_FRAMES_PER_S, 3),
+        end=round((seek + n_frames) / _MEL_FRAMES_PER_S, 3),
         left_out=decoder.options.is_silence(decoded),
         text=decoder.tokenizer.decode(decoded.tokens).strip(),
         avg_logprob=decoded.avg_logprob,
@@ -254,16 +257,20 @@ def _token_ids(segments: Sequence[Segment]) -> list[int]:
     return [id_ for segment in segments for id_ in segment.tokens]
 
 
-def _power_of_two(n: int, limit: int) -> int:
-    """Returns the next power of two from `n` on, but at most `limit`."""
+def _round_up_to_power_of_two(n: int, limit: int) -> int:
+    """Returns the smallest power of two that is at least `n`, but at most `limit`."""
     return min(limit, 1 << (n - 1).bit_length())
 
 
 def _with_words(segments: list[Segment], words: list[Word], tokenizer: Tokenizer) -> list[Segment]:
-    """Gives each segment its words, which are found by the number of its text tokens."""
+    """Gives each segment the next words, as many as have the number of its text tokens.
+
+    The times of `words` count from the start of the window, those of the result from the start of
+    the recording.
+    """
     remaining, timed = list(words), []
     for segment in segments:
-        n_tokens = sum(id_ < tokenizer.special.eot for id_ in segment.tokens)
+        n_tokens = sum(map(tokenizer.is_text, segment.tokens))
         segment_words = []
         while remaining and n_tokens > 0:
             n_tokens -= len(remaining[0].tokens)

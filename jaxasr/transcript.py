@@ -23,7 +23,12 @@ class Word:
     tokens: tuple[int, ...]
 
     def shifted(self, seconds: float) -> "Word":
-        """Returns the same word, `seconds` later."""
+        """Returns the same word with times that are `seconds` later.
+
+        Example:
+            >>> Word(" yes", 0.2, 0.5, 0.9, (2_093,)).shifted(30).start
+            30.2
+        """
         return dataclasses.replace(
             self, start=round(self.start + seconds, 2), end=round(self.end + seconds, 2)
         )
@@ -41,8 +46,8 @@ class Segment:
         seek: start of the decoded window, in seconds from the beginning of the recording.
         avg_logprob: mean natural-log probability of the window's tokens and end-of-text.
         no_speech_prob: probability of <|nospeech|> in the window.
-        compression_ratio: size of the window's text divided by its size after zlib. Above 2.4 the
-            text is repetitive.
+        compression_ratio: size of the window's text in bytes, divided by its size after compression
+            with zlib. A text with a ratio above 2.4 is repetitive.
         temperature: sampling temperature of the window; 0 is greedy.
         words: words with times, empty unless `word_timestamps` was set.
     """
@@ -66,8 +71,8 @@ class Silence:
     Attributes:
         start: seconds from the beginning of the recording.
         end: seconds from the beginning of the recording.
-        left_out: True if the window was left out as silence by `Options.no_speech_threshold`. False
-            if it was not, but the model generated no text.
+        left_out: True if `Options.no_speech_threshold` left out the window as silence. False if the
+            model generated no text.
         text: the generated text, which is not part of the transcript.
         avg_logprob: as in `Segment`.
         no_speech_prob: as in `Segment`.

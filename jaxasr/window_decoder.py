@@ -23,12 +23,23 @@ from jaxasr.text import compression_ratio
 from jaxasr.tokenizer import MAX_PREVIOUS, Tokenizer
 from jaxasr.transcript import Word
 
-_MAX_TEMPERATURES = 64  # random keys reserved for each window, one per temperature
+_MAX_TEMPERATURES = 64  # number of random keys of each window, one per temperature
 
 
 @dataclasses.dataclass(frozen=True)
 class WindowDecoder:
-    """Decodes windows of one recording. The fields apply to every window."""
+    """Decodes windows of one recording. The fields apply to every window.
+
+    Attributes:
+        model: the recogniser's model.
+        tokenizer: the tokenizer of the model.
+        options: options of the transcription.
+        rules: constraints on the logits.
+        language: language code of the prompt.
+        encoder_edits: edits of encoder sites.
+        decoder_edits: edits of decoder sites.
+        heads: `(layer, head)` pairs of the cross-attention heads that give word times.
+    """
 
     model: Whisper
     tokenizer: Tokenizer
@@ -56,12 +67,13 @@ class WindowDecoder:
             window: number of the first window in the recording, which selects the random keys.
 
         Returns:
-            One result per window. If every temperature fails, it is that of the last one.
+            One result per window. If every temperature fails, it is the result of the last one.
         """
         results: list[DecodedWindow] = []
         for i, temperature in enumerate(self.options.temperatures):
             seed = jax.random.key(self.options.seed)
             key = jax.random.fold_in(seed, window * _MAX_TEMPERATURES + i)
+            # Decodes all rows again, so that every temperature runs the same program.
             retries = self._decode_once(memory, previous, temperature, key)
             results = [
                 retry if not results or self.options.failed(results[row]) else results[row]
@@ -83,9 +95,9 @@ class WindowDecoder:
             self.tokenizer.prompt, self.language, self.options.task, self.options.timestamps
         )
         n_control = len(prompt())
-        # The same width for any length of previous text, so that one program serves all windows.
+        # Prompts with previous text have the same width, so that one program serves all windows.
         width = n_control + (1 + MAX_PREVIOUS if any(previous) else 0)
-        tokens, positions = _left_padded([prompt(ids) for ids in previous], special.eot, width)
+        tokens, positions = _pad_left([prompt(ids) for ids in previous], special.eot, width)
         generation = generate(
             self.model,
             memory,
@@ -100,9 +112,11 @@ class WindowDecoder:
             eot=special.eot,
             no_speech=(width - n_control, special.no_speech),
         )
-        return self._to_results(generation, temperature)
+        return self._to_decoded_windows(generation, temperature)
 
-    def _to_results(self, generation: Generation, temperature: float) -> list[DecodedWindow]:
+    def _to_decoded_windows(
+        self, generation: Generation, temperature: float
+    ) -> list[DecodedWindow]:
         arrays = (
             generation.tokens,
             generation.lengths,
@@ -139,7 +153,7 @@ class WindowDecoder:
         )
 
 
-def _left_padded(
+def _pad_left(
     prompts: list[list[int]], pad_id: int, width: int
 ) -> tuple[Int[Array, "B T"], Int[Array, "B T"]]:
     """Pads prompts on the left. Returns ids, and positions that are negative at padding."""

@@ -4,7 +4,7 @@ import numpy as np
 import xarray as xr
 
 from experiments.studies import probing
-from experiments.studies.probing import Probing
+from experiments.studies.probing import ProbingSettings
 
 DEPTHS = 4  # layers, besides the embedding
 WIDTH = 8
@@ -39,7 +39,7 @@ def probe(
     labels: np.ndarray,
     groups: np.ndarray,
     effect: float,
-    config: Probing,
+    config: ProbingSettings,
     *,
     seed: int = 0,
     **baselines: int,

@@ -21,7 +21,7 @@ from experiments.analyses.patch_recordings import (
 )
 from experiments.progress import Progress
 from interventions.edits import AtCell, mean_ablation
-from interventions.edits.base import Reference
+from interventions.edits.base import PatchValue
 from interventions.patching.grid import Grid
 from interventions.patching.sources import activation, resampled
 from interventions.storage.fingerprints import fingerprint
@@ -219,7 +219,7 @@ def _resampled_rows(n: int, source: str) -> Int[np.ndarray, "n"]:
     return np.asarray(resampled(run, source).mel).astype(int).ravel()
 
 
-def _mean_activation(asr: Recogniser, targets: _Targets, question: PatchQuestion) -> Reference:
+def _mean_activation(asr: Recogniser, targets: _Targets, question: PatchQuestion) -> PatchValue:
     """Computes the mean of the activations over recordings and time, without padding.
 
     At a decoder site, the decoder reads the prompt and the unpatched text.

@@ -73,7 +73,7 @@ def reproduce(
     from experiments.progress import Progress
     from experiments.studies import registry
 
-    names, steps = registry.resolve(experiments), Progress()
+    names, steps = registry.sort_study_ids(experiments), Progress()
     with steps("start JAX"):
         runtime.start(device)
         from experiments.studies import reproduce as studies

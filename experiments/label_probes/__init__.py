@@ -1,1 +1,1 @@
-"""Probes labels of real recordings with one run of `jaxasr probe` per label."""
+"""Probes labels of real recordings by one run of `jaxasr probe` per label and model."""

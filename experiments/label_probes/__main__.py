@@ -1,7 +1,7 @@
 """Probes labels of real recordings: `python -m experiments.label_probes`.
 
-Runs `jaxasr probe` for each model and probe that has no result yet. Then writes all results to the
-page `docs/results/probes.md`.
+Runs `jaxasr probe` for each combination of model and probe without a result. Then writes all
+results to the page `docs/results/probes.md`.
 """
 
 import os
@@ -19,16 +19,16 @@ from experiments.label_probes.probes import PROBES, LabelProbe
 from interventions.storage.text_files import replacing, write_json, write_text
 from interventions.storage.untrusted_files import read_json
 
-# Keys of result.json that the page and probes.json need.
+# Keys of `result.json` that are copied to `probes.json`.
 _PUBLISHED_KEYS = ("rows", "classes", "groups", "table", "provenance")
 
 
 def main(
     model: Annotated[
-        list[str] | None, typer.Option(help="Default: tiny.en and base; may be repeated.")
+        list[str] | None, typer.Option(help="Model; may be repeated. Default: tiny.en and base.")
     ] = None,
     only: Annotated[
-        list[str] | None, typer.Option(help="Names of probes; default: all of them.")
+        list[str] | None, typer.Option(help="Name of a probe; may be repeated. Default: all.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for manifests, activations and probes.")] = Path(
         "out/probes"
@@ -37,7 +37,7 @@ def main(
         "docs/results"
     ),
 ) -> None:
-    """Runs the probes that have no result yet, and publishes all results."""
+    """Runs the probes without a result, and publishes all results."""
     manifests = prepare(out / "manifests")
     for name in model or MODELS:
         for probe in PROBES:
@@ -47,14 +47,14 @@ def main(
 
 
 def run_probe(probe: LabelProbe, model: str, out: Path, manifest: Path) -> None:
-    """Prints and runs the command of one probe, unless the probe has a result."""
+    """Prints and runs the command of one probe, unless the probe already has a result."""
     from experiments.cli import app
 
     if _result_file(probe, model, out).is_file():
         return
     data = real_speech.folder()
     assert data is not None, "the manifest was made from the data folder"
-    noises = os.path.relpath(data / "noise_esc10")
+    noises = os.path.relpath(data / "noise_esc10")  # ten classes of environmental sounds
     arguments = command(probe, model, out, manifest, noises)
     print("jaxasr", shlex.join(arguments), flush=True)
     app(arguments, standalone_mode=False)
@@ -68,7 +68,7 @@ def publish(out: Path, docs: Path) -> None:
     """Writes `probes.md`, `probes.json` and a figure per probe.
 
     Args:
-        out: folder with the results.
+        out: folder with the results of the commands.
         docs: folder to write to.
     """
     results: dict[str, Results] = {}

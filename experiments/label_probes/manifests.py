@@ -1,4 +1,8 @@
-"""Writes the manifests of the label probes from `experiments.data.real_speech`."""
+"""Writes the manifests of the label probes, which list recordings of the data folder.
+
+A manifest is a JSON Lines file with one row per recording. `experiments.data.real_speech` finds the
+data folder.
+"""
 
 import functools
 import json
@@ -10,9 +14,9 @@ from experiments.data import real_speech
 from interventions.storage.text_files import write_text
 from jaxasr.config import SAMPLE_RATE
 
-Row = dict[str, Any]
-_TIERS = ("phones", "words")
-_MAX_TAKES = 3  # recordings per digit and speaker; more add little
+Row = dict[str, Any]  # one recording of a manifest
+_TIERS = ("phones", "words")  # kinds of segments in the alignments of TIMIT
+_MAX_TAKES = 3  # largest number of recordings per digit and speaker
 
 
 def prepare(folder: Path) -> dict[str, Path]:
@@ -61,11 +65,11 @@ def _take_limit() -> Callable[[Row], bool]:
 
 
 def _manifest_row(data: Path, row: Row) -> Row:
-    """Makes the path absolute, and adds an id and, for TIMIT, the sentence and alignment."""
+    """Makes the path absolute, and adds an id. For TIMIT, also adds the sentence and alignment."""
     absolute = {**row, "path": str(data.parent / row["path"]), "id": Path(row["path"]).stem}
     if row["set"] != "timit":
         return absolute
-    sentence = absolute["id"].split("_")[1]
+    sentence = absolute["id"].split("_")[1]  # the file names are SPEAKER_SENTENCE
     return {**absolute, "sentence": sentence, **_alignments()[row["path"]]}
 
 
@@ -85,7 +89,8 @@ def _alignments() -> dict[str, Row]:
     return alignments
 
 
-# Folds the 61 phones of the corpus to the 39 that are usually scored (Lee and Hon 1989).
+# Maps the 61 phones of TIMIT to the 39 that are usually scored (Lee and Hon 1989). Phones that are
+# not listed stay as they are.
 _FOLDED = {
     "ao": "aa",
     "ax": "ah",

@@ -10,6 +10,7 @@ from experiments.label_probes.probes import PENALTY, PROBES, LabelProbe
 MODELS = ("tiny.en", "base")
 Results = dict[str, dict[str, Any]]  # results of one probe, by model
 
+# Columns of the table of all probes.
 _OVERVIEW_COLUMNS = (
     "probe",
     "model",
@@ -24,6 +25,7 @@ _OVERVIEW_COLUMNS = (
     "embed",
     "the paper",
 )
+# Columns of the table of one probe, by the keys of its rows.
 _COLUMNS = (
     "accuracy",
     "balanced",
@@ -69,8 +71,8 @@ def render(results: dict[str, Results], out: Path) -> str:
     """Renders the page of all probes.
 
     Args:
-        results: results by probe, then by model, with rows, classes, groups and table.
-        out: the output folder, as the commands on the page write it.
+        results: results by probe, then by model, as in `probes.json`.
+        out: the output folder in the commands that the page shows.
 
     Returns:
         Markdown.
@@ -135,6 +137,9 @@ def _model_table(probe: LabelProbe, model: str, result: dict[str, Any]) -> list[
     classes = ", ".join(f"{name} {n}" for name, n in counts.items())
     if result["groups"]:
         groups = f", {result['groups']} groups ({probe.group})"
+    config = result["provenance"]["config"]
+    n_splits = len(config["seeds"])
+    folds = f"{config['folds']} folds, {n_splits} split{'s' if n_splits > 1 else ''}"
     rows = [
         [
             str(row["layer"]),
@@ -145,7 +150,8 @@ def _model_table(probe: LabelProbe, model: str, result: dict[str, Any]) -> list[
     ]
     summary = classes if len(counts) < 12 else str(len(counts))
     table = _markdown(["layer", *columns, "95 % interval"], rows)
-    return [f"{model}: {result['rows']} rows{groups}; classes: {summary}.", "", *table, ""]
+    counted = f"{model}: {result['rows']} rows{groups}; {folds}; classes: {summary}."
+    return [counted, "", *table, ""]
 
 
 def _percent(value: float | None) -> str:
@@ -153,7 +159,12 @@ def _percent(value: float | None) -> str:
 
 
 def _anchor(title: str) -> str:
-    """Returns the anchor that Markdown renderers give a heading."""
+    """Returns the anchor that Markdown renderers give to a heading.
+
+    Example:
+        >>> _anchor("Gender, LibriSpeech")
+        'gender-librispeech'
+    """
     dashed = title.lower().replace(" ", "-")
     return "".join(letter for letter in dashed if letter.isalnum() or letter == "-")
 
@@ -165,31 +176,42 @@ def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 _HEAD = f"""# Probes by layer, on real recordings
 
-Linear probes of each encoder layer of tiny.en and base, with controls, after experiment E1 of
-arXiv 2508.15882. `python -m experiments.label_probes` makes this page and its numbers
-([probes.json](probes.json)). The paper probes large-v3 (32 encoder layers) on 337 to 2,500
-utterances. Models and data here are far smaller, so compare patterns, not digits.
+This page has linear probes of each encoder layer of tiny.en and base. They follow experiment E1 of
+arXiv 2508.15882, and add controls. `python -m experiments.label_probes` makes this page and its
+numbers ([probes.json](probes.json)). The paper probes large-v3 (32 encoder layers) on 337 to 2,500
+utterances. Models and data here are far smaller, so only patterns can be compared.
 
-* Features: the residual stream after each layer (`encoder.resid_post`, layers from 0), averaged
-  over the frames of speech; single frames for phones.
-* Multinomial logistic regression on features standardised within the fold, λ = {PENALTY:g} for all
-  probes, fixed beforehand; 5 folds and 3 assignments to folds unless an option differs. Pooling, λ
-  and folds are our choice; the paper does not state its own.
-* Scores are percentages of held-out rows. Intervals are bootstraps of whole groups that treat
-  predictions of different folds as independent. These share training rows, so honest intervals are
-  up to √2 wider (as in E1 to E4). **The best layer is selected on the test rows**, so its score is
-  slightly optimistic; that of the last layer is not.
-* shuffled: permuted labels, same folds. majority: the most frequent class. control_task: a random
-  label for every speaker (Hewitt and Liang 2019), folds by row; selectivity is the probe's score
-  beyond it in those folds. mel: mean log-mel features. embed: the encoder's input, after its
-  convolutions.
-* Small cells show that labels work, not a difference between groups of people.
+* **Features.** A probe reads the residual stream after one layer (`encoder.resid_post`, layers from
+  0). The stream is averaged over the frames of speech. Probes of phones read single frames.
+* **Fit.** The probes are multinomial logistic regressions with λ = {PENALTY:g}, which was fixed
+  beforehand. Features are standardised within the fold. The paper does not state its averaging,
+  penalty and folds, so these are our choice.
+* **Folds.** The line above each table gives the number of folds and of splits. A split is a random
+  assignment of groups to folds, and scores are averaged over the splits.
+* **Scores.** Scores are percentages of held-out rows. **The best layer is selected on the test
+  rows**, so its score is slightly too high. The score of the last layer does not have this bias.
+* **Intervals.** The bootstrap resamples whole groups, and treats predictions of different folds as
+  independent. In fact, the folds share training rows, so correct intervals are up to √2 wider. The
+  intervals of E1 to E4 are widened by √2.
+* **Small classes.** Probes of few recordings show that a label can be probed. They do not measure
+  differences between groups of people.
 
-**Results.** Attributes of the speaker (gender, identity, and dialect region, which here is nearly
-the speaker) are predicted best after the first layers and worse towards the last; noise and phones
-are predicted best in the middle. In the paper, all attributes are predicted best in upper layers
-(22 to 27 of 32). The mean log-mel features already predict much of gender and identity, and the
-encoder's input nearly all of it: without such baselines, a high accuracy is not informative about
-layers. The native language of unseen speakers cannot be predicted from this many recordings,
+| column | score of |
+|---|---|
+| shuffled | the probe, fitted to permuted labels in the same folds |
+| majority | the most frequent class |
+| control_task | a probe of a random label per speaker (Hewitt and Liang 2019), with folds by row |
+| selectivity | the probe minus the control task, both with folds by row |
+| mel | a probe of the mean log-mel features |
+| embed | a probe of the encoder's input, after its convolutions |
+
+**Results.** Gender, speaker and dialect region are predicted best after the first layers, and worse
+towards the last layer. (Each dialect region has one to three speakers here.) Noise and phones are
+predicted best in the middle. In the paper, all attributes are predicted best in upper layers (22 to
+27 of 32).
+
+The mean log-mel features already predict much of gender and speaker. The encoder's input predicts
+nearly all of both. A high accuracy is therefore informative about layers only in comparison with
+these baselines. The native language of new speakers cannot be predicted from so few recordings,
 because the interval contains the majority baseline.
 """

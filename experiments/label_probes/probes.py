@@ -5,7 +5,8 @@ The paper is arXiv 2508.15882, whose experiment E1 the probes follow.
 
 import dataclasses
 
-PENALTY = 100.0  # λ of all probes, fixed beforehand; strong, because features outnumber recordings
+# λ of all probes, fixed beforehand. It is large because there are more features than recordings.
+PENALTY = 100.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +18,7 @@ class LabelProbe:
         title: heading of the section on the page.
         manifest: name of the manifest (`experiments.label_probes.manifests`).
         label: the label to predict.
-        group: label whose values are kept within one fold; None for folds by row.
+        group: label whose equal values are in one fold; None for folds by row.
         options: further options of `jaxasr probe`.
         noise: whether noisy copies of the recordings are added.
         paper: the paper's numbers.
@@ -38,31 +39,48 @@ class LabelProbe:
 _GENDER = "94.6 % at layer 25 of 32 (large-v3; LibriSpeech, 2,000 train, 500 test)"
 _CLEAN = "90.0 % at layer 27 of 32 (large-v3; LibriSpeech clean against other)"
 _ACCENT = "97.0 % at layer 22 of 32 (large-v3; four accents, 2,400 train, 337 test)"
+# Notes on the data.
 _LIBRI = (
-    "One clip per speaker, so test speakers are always new. Smaller models; 176 clips instead of "
-    "2,500."
+    "There is one recording per speaker, so the test speakers are never in the training rows. The "
+    "paper has 2,500 recordings; there are 176 here."
 )
 _TIMIT = (
-    "11 speakers, test speakers new; every speaker reads the same two sentences and eight others."
+    "There are 11 speakers. All of them read the same two sentences and eight others each. The "
+    "test speakers are never in the training rows."
 )
 _RAVDESS = (
-    "16 actors, two sentences, three emotions: the words do not predict gender. Test speakers new."
+    "16 actors speak the same two sentences in three emotions, so the words do not predict gender. "
+    "The test speakers are never in the training rows."
 )
 _REGION = (
-    "Eleven speakers, one to three per region, so a region is nearly a speaker: folds share no "
-    "sentence, but they do share speakers."
+    "There are 11 speakers, one to three per region, so a region is nearly a speaker. Folds share "
+    "speakers, but no sentences."
 )
-_ALNUM = "Four languages with 8 to 20 clips, two per speaker; test speakers new."
-_FSDD = "Four male speakers, one of each accent: here an accent is a speaker. Test digits are new."
-_SEVEN = "Seven speakers, seven clips each; recordings are new, sessions may not be."
+_ALNUM = (
+    "Each of the four native languages has 8 to 20 recordings, two per speaker. The test speakers "
+    "are never in the training rows."
+)
+_FSDD = (
+    "There are four male speakers with four accents, so the accent is the speaker. The test digits "
+    "are never in the training rows."
+)
+_SEVEN_SPEAKERS = (
+    "There are seven speakers with seven recordings each. All recordings of a speaker are from one "
+    "chapter, so the recording session may predict the speaker."
+)
 _NOISE = (
-    "The same recordings with and without ESC-10 noise at this ratio; test speakers new. The "
-    "paper's two classes are two LibriSpeech subsets, with different voices and sessions; one of "
-    "the two is not available here."
+    "Each recording occurs without noise, and with ESC-10 noise at the given ratio. The test "
+    "speakers are never in the training rows. The paper's two classes are LibriSpeech's subsets "
+    "clean and other, which have different speakers and sessions. Here, no data set has both."
 )
-_PHONE = "39 classes folded from 61, frames of 20 ms, 3,000 sampled; test speakers new."
+_PHONE = (
+    "Each row is a frame of 20 ms, and 3,000 frames are sampled. The 61 phones of TIMIT are mapped "
+    "to 39 classes, of which rare ones are excluded. The test speakers are never in the training "
+    "rows."
+)
+# Number of random assignments of groups to folds. The default of `jaxasr probe` is 1.
 _SEEDS = ("--seeds", "3")
-# Types of the control task, which gives every type a random label.
+# The control task gives every value of this label, every speaker, a random class.
 _TYPES = ("--types", "speaker")
 
 PROBES = (
@@ -130,7 +148,7 @@ PROBES = (
         None,
         (*_SEEDS, "--where", "noise=clean"),
         True,
-        note=_SEVEN,
+        note=_SEVEN_SPEAKERS,
     ),
     LabelProbe(
         "noise-libri",

@@ -12,7 +12,9 @@ from interventions.storage.text_files import printable
 
 MAX_TOKENS = 40  # rows of the logit lens in a terminal
 _COLUMN_CHARS = 13  # widest column of a layer or of the tokens
-_OTHER_CHARS = 34  # together the columns of seconds, tokens and saturation, with their gaps
+_GAP_CHARS = 2  # between two columns, as rich pads each column with a space at both sides
+# Together the columns of seconds (5), tokens (13) and saturation (9), with the gaps between them.
+_OTHER_CHARS = 5 + _COLUMN_CHARS + 9 + 2 * _GAP_CHARS
 # Encoder texts longer than 160 characters are cut to 150, so that the note of the length pays off.
 _LONG_TEXT, _SHOWN_TEXT = 160, 150
 _DIM_BELOW = 0.1  # probability; less likely candidates are dim
@@ -47,7 +49,8 @@ def logit_table(table: LogitTable, width: int, rows: int = MAX_TOKENS) -> Table:
             the last.
         rows: most tokens to show.
     """
-    layers = choose_layers(len(table.candidates), (width - _OTHER_CHARS) // _COLUMN_CHARS)
+    room = (width - _OTHER_CHARS) // (_COLUMN_CHARS + _GAP_CHARS)
+    layers = choose_layers(len(table.candidates), room)
     terminal_table = Table(**_TABLE_STYLE)
     terminal_table.add_column("s", justify="right", style="dim")
     terminal_table.add_column("token", max_width=_COLUMN_CHARS, no_wrap=True)

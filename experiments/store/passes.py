@@ -191,5 +191,5 @@ def _decode_and_pool(
 ) -> dict[str, Array]:
     with full_precision(model):
         x, _, tap, acts = model.decoder.residual(tokens, positions, memory, {}, readout)
-        model.decoder.head(x, tap)  # XLA removes the logits unless the readout keeps them
+        model.decoder.to_logits(x, tap)  # XLA removes the logits unless the readout keeps them
         return acts | readout(tap.acts)

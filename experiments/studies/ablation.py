@@ -18,11 +18,12 @@ from interventions.generation import sequence_sweep
 from jaxasr import Recogniser, pytrees
 from jaxasr.taps import Edit, Edits
 
-COMPONENTS = ("decoder.cross_attn_out", "decoder.attn_out", "decoder.mlp_out")
-HEADS = ("decoder.cross_attn.z", "decoder.attn.z")
-KINDS = ("noise", "zero")
-# Measurements of a generated text.
-NUMBERS = (
+# Sites with one cell per layer, and sites with one cell per head.
+COMPONENT_SITES = ("decoder.cross_attn_out", "decoder.attn_out", "decoder.mlp_out")
+HEAD_SITES = ("decoder.cross_attn.z", "decoder.attn.z")
+ABLATION_KINDS = ("noise", "zero")  # replacement of the ablated activation
+# Names of the measurements of a generated text.
+TEXT_MEASURES = (
     "length",
     "loop",
     "repetitive",
@@ -33,12 +34,12 @@ NUMBERS = (
     "no_speech_prob",
     "compression_ratio",
 )
-_MAX_MEAN_TOKENS = 48  # largest number of generated tokens per text to average over
+_MAX_MEAN_TOKENS = 48  # largest number of generated tokens per text that means are taken over
 
 
 @pytrees.dataclass
 class EditPerSite:
-    """Applies a different edit per site: in each cell, the edit of the cell's site.
+    """Maps a cell of a sweep to edits, where each site has an edit of its own.
 
     Attributes:
         edits: one edit per site.
@@ -49,6 +50,7 @@ class EditPerSite:
     sites: tuple[str, ...] = pytrees.field(pytree_node=False)
 
     def __call__(self, cell: dict[str, np.ndarray]) -> Edits:
+        # `AtSites` limits the edit to the cell's site, layer and head. It is inactive elsewhere.
         return {
             site: AtSites(edit, self.sites)(cell)[site]
             for site, edit in zip(self.sites, self.edits)
@@ -62,12 +64,12 @@ def mean_edits(
 
     Args:
         asr: the model.
-        clips: recordings to average over; exclude the recordings that are scored later.
+        clips: recordings to average over, none of which may be scored later.
         sites: decoder sites.
 
     Returns:
-        An edit for each site. It replaces a layer or head by the mean of its activations over all
-        positions of the prompts and of the generated texts, which have at most 48 tokens.
+        An edit per site, which replaces the activations of a layer or head by their mean. The mean
+        is taken over all positions of prompts and generated texts. Texts end after 48 tokens.
     """
     mels = [jaxasr.log_mel(first_window(clip), asr.config.n_mels) for clip in clips]
     memory, _ = asr.model.encode(jnp.stack(mels))
@@ -75,7 +77,7 @@ def mean_edits(
     generated = asr.generate(memory, prompt, max_new_tokens=_MAX_MEAN_TOKENS).generation
     tokens = np.concatenate([prompt, np.asarray(generated.tokens)], 1)
     lengths = prompt.shape[1] + np.asarray(generated.lengths)
-    valid = np.arange(tokens.shape[1]) < lengths[:, None]
+    valid = np.arange(tokens.shape[1]) < lengths[:, None]  # [B, T], excludes padding
     _, acts = asr.model.decode(jnp.asarray(tokens), memory, readout=jaxasr.select(*sites))
     return {site: mean_ablation(acts[site], site, valid) for site in sites}
 
@@ -97,15 +99,15 @@ def ablate(
         asr: the model.
         clip: the recording; word errors are counted against its transcript.
         sites: decoder sites.
-        kind: "zero", "mean", or "noise". "noise" inserts the activations for white noise of the
-            recording's length and level, decoded in step with the recording.
+        kind: "zero", "mean" or "noise". "noise" inserts the activations for white noise of the
+            recording's length and level. Both decoder passes read the same tokens.
         max_new_tokens: largest number of tokens per text.
         seed: seed of the white noise.
-        means: edits by site, from `mean_edits`; needed for "mean".
+        means: edits by site, from `mean_edits`; required for "mean".
 
     Returns:
-        Each of `NUMBERS` as [cell], in the order of `interventions.edits.site_cells`. The same
-        names after `baseline_` are the values without an edit. Word errors are NaN without a
+        Each of `TEXT_MEASURES` as [cell], in the order of `interventions.edits.site_cells`. Names
+        that begin with `baseline_` are the values without an edit. Word errors are NaN without a
         transcript.
 
     Raises:
@@ -125,10 +127,10 @@ def ablate(
         references=[clip.transcript],
         language=code,
         max_new_tokens=max_new_tokens,
-        # The noise is a second row, which follows the tokens generated for row 0, the recording.
+        # Row 0 is the recording, row 1 the noise. Both rows read the tokens generated for row 0.
         leader=np.zeros(2, np.int32) if kind == "noise" else None,
     )
-    names = [name for number in NUMBERS for name in (number, f"baseline_{number}")]
+    names = [name for number in TEXT_MEASURES for name in (number, f"baseline_{number}")]
     return {name: swept[name].isel(example=0).values for name in names}
 
 
@@ -138,6 +140,7 @@ def _edits_of(
     if kind == "zero":
         return AtSites(Zero(), sites)
     if kind == "noise":
+        # Both rows take their activations from row 1, the noise.
         return AtSites(Patch(FromRow(jnp.ones(2, jnp.int32))), sites)
     if kind == "mean" and means is not None:
         return EditPerSite(tuple(means[site] for site in sites), sites)
@@ -155,24 +158,24 @@ def to_dataset(
 
     Args:
         clips: the recordings.
-        items: results of `ablate`, per recording and kind.
+        items: results of `ablate`, one list per recording with one result per kind.
         kinds: kinds of ablation.
         sites: the ablated sites.
         cells: from `interventions.edits.site_cells`.
 
     Returns:
-        `NUMBERS` [example, kind, cell], `baseline_...` [example], and the coordinates `site`,
+        `TEXT_MEASURES` [example, kind, cell], `baseline_...` [example], and the coordinates `site`,
         `layer` and `head` of the cells.
     """
     shape = (len(clips), len(kinds), len(cells["site"]))
     edited = {
         name: np.array([[item[name] for item in row] for row in items], float).reshape(shape)
-        for name in NUMBERS
+        for name in TEXT_MEASURES
     }
     # Without an edit, all kinds of a recording generate the same text.
     baseline = {
         f"baseline_{name}": np.array([row[0][f"baseline_{name}"] for row in items], float)
-        for name in NUMBERS
+        for name in TEXT_MEASURES
     }
     return xr.Dataset(
         {name: (("example", "kind", "cell"), values) for name, values in edited.items()}
@@ -188,19 +191,30 @@ def to_dataset(
 
 
 def wer_change(arrays: xr.Dataset) -> xr.DataArray:
-    """Computes the change of the word error rate under each ablation.
+    """Computes how much each ablation raises the word error rate.
 
-    Both rates are limited to 1, because a repetitive text can have very many words.
+    Both rates are limited to 1, because a repetitive text can contain very many words.
+
+    Example:
+        >>> arrays = xr.Dataset({"wer": ("cell", [0.25, 3.0]), "baseline_wer": 0.5})
+        >>> wer_change(arrays).values
+        array([-0.25,  0.5 ])
     """
     return np.minimum(arrays.wer, 1) - np.minimum(arrays.baseline_wer, 1)
 
 
-def at_site(values: xr.DataArray, site: str) -> xr.DataArray:
+def cells_of_site(values: xr.DataArray, site: str) -> xr.DataArray:
     """Selects the cells of one site."""
     return values.isel(cell=np.flatnonzero(values.site.values == site))
 
 
 def layer_grid(values: xr.DataArray, site: str) -> np.ndarray:
-    """Arranges the cells of one site as [layer, head], or as [layer, 1] if it has no heads."""
-    cells = at_site(values, site)
+    """Arranges the cells of one site as [layer, head], or as [layer, 1] if it has no heads.
+
+    Example:
+        >>> cells = {"site": ("cell", ["z", "z", "z"]), "layer": ("cell", [0, 1, 2])}
+        >>> layer_grid(xr.DataArray([5, 6, 7], coords=cells, dims="cell"), "z").tolist()
+        [[5], [6], [7]]
+    """
+    cells = cells_of_site(values, site)
     return cells.values.reshape(cells.layer.values.max() + 1, -1)

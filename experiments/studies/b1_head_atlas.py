@@ -1,4 +1,8 @@
-"""B1: effect of ablating each decoder head on hallucination, repetition loops and word errors."""
+"""B1: measures how ablating each decoder head changes hallucination, loops and word errors.
+
+Hallucination means here that a recording without speech gets words. A loop is a text that repeats
+itself. A head's cost is how much its ablation raises the word error rate of clean speech.
+"""
 
 import dataclasses
 import functools
@@ -12,56 +16,59 @@ from matplotlib.figure import Figure
 
 from experiments.data.corpora import Corpus, Utterance
 from experiments.item_cache import ItemCache
-from experiments.studies.ablation import HEADS, ablate, mean_edits, to_dataset
+from experiments.studies.ablation import HEAD_SITES, ablate, mean_edits, to_dataset
 from experiments.studies.best_cell import best_cell
 from experiments.studies.head_effects import atlas_figure, effects, head_names
-from experiments.studies.recordings import clean_speech, find_loops, nonspeech
+from experiments.studies.recordings import clean_speech, find_loops, nonspeech_or_noise
 from experiments.studies.study import Analysis, Claim, Evidence, Finding, Settings, Study, choice
 from interventions.edits import site_cells
 from jaxasr import Recogniser
 from jaxasr.taps import Edit
 
-_BEST = (
-    "share of {} for the head with the largest share; p compares it with the largest share of any "
-    "head when each recording's outcomes are permuted across heads"
+# Descriptions of the tests.
+_BEST_HEAD_TEST = (
+    "share of {}, for the head where this share is largest; p compares the share with the largest "
+    "share of any head when each recording's outcomes are permuted across heads"
 )
-_COST = (
+_COST_TEST = (
     "change of the word error rate of clean speech without that head, below 0.02; both error rates "
     "are clipped at 1"
 )
 CLAIMS = {
     "silences": Claim(
-        "Ablating one head prevents words on recordings without speech",
+        "Ablating one head prevents the words on recordings without speech",
         "not asked; Calm-Whisper (arXiv 2505.12969): 3 of 20 self-attention head indices account "
         "for over 75 % of such hallucinations",
-        _BEST.format("recordings without speech that lose all words, minus those that gain words,"),
+        _BEST_HEAD_TEST.format(
+            "recordings without speech that lose all words, minus the share that gain words"
+        ),
         null=0.1,
     ),
     "silences_cheaply": Claim(
         "Clean speech does not need the head whose ablation prevents most words without speech",
         "Calm-Whisper: word error rates hardly rise once the heads are fine-tuned",
-        _COST,
-        0.02,
-        "below",
-        8,
+        _COST_TEST,
+        null=0.02,
+        side="below",
+        min_examples=8,
     ),
     "unloops": Claim(
         "Ablating one head stops most loops",
         "E6: layer 18, head 13 of large-v3 resolves 78.1 % under white noise",
-        _BEST.format("loops whose text no longer repeats and is not empty"),
+        _BEST_HEAD_TEST.format("loops whose text no longer repeats and is not empty"),
         null=0.5,
     ),
     "unloops_cheaply": Claim(
         "Clean speech does not need the head whose ablation stops most loops",
         "not measured",
-        _COST,
-        0.02,
-        "below",
-        8,
+        _COST_TEST,
+        null=0.02,
+        side="below",
+        min_examples=8,
     ),
     "same_heads": Claim(
         "The heads that cause words without speech also sustain loops",
-        "not asked; the two failures are described as different ones",
+        "not asked; the paper describes the two failures separately",
         "rank correlation of the two shares over heads, with Fisher's interval; heads whose "
         "ablation raises the word error rate by more than 0.2 are excluded",
         min_examples=12,
@@ -79,7 +86,7 @@ class Config(Settings):
     n_clean: int = choice(200, "clean utterances with transcripts")
     max_new_tokens: int = choice(224, "half of the decoder's context, as openai/whisper")
     ablation: str = choice(
-        "zero", "'zero', or 'mean': a head's mean over texts of held-out clean speech"
+        "zero", "'zero', or 'mean' for a head's mean over texts of other clean speech"
     )
     n_mean: int = choice(20, "clean utterances that the mean is taken over")
     hallucination: str = choice(
@@ -95,33 +102,36 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
         [example]: "nonspeech", "loop" or "clean".
 
     Raises:
-        ValueError: an unknown `config.ablation`, or too few clean recordings for a mean.
+        ValueError: `config.ablation` is unknown, or no clean recordings are left for the mean.
     """
+    # The mean of a head is taken over clean recordings that are not scored.
     speech = clean_speech(corpus, asr, config.n_clean + config.n_mean, config.max_new_tokens)
     search_options = (config.n_loops, config.tries, cache, config.max_new_tokens)
     recordings = {
-        "nonspeech": nonspeech(corpus, config.n_nonspeech),
+        "nonspeech": nonspeech_or_noise(corpus, config.n_nonspeech),
         "loop": find_loops(asr, corpus, *search_options),
         "clean": speech[: config.n_clean],
     }
     ablate_heads = functools.partial(
         ablate,
         asr,
-        sites=HEADS,
+        sites=HEAD_SITES,
         kind=config.ablation,
         max_new_tokens=config.max_new_tokens,
         seed=config.seed,
         means=_prepare_means(asr, speech[config.n_clean :], config),
     )
     items = [
-        [item]
+        [item]  # there is one kind of ablation, and `to_dataset` expects a list of kinds
         for kind, clips in recordings.items()
         for item in cache.each(f"B1 heads, {kind}", clips, ablate_heads)
     ]
     clips = [clip for group in recordings.values() for clip in group]
     kinds = [kind for kind, group in recordings.items() for _ in group]
-    arrays = to_dataset(clips, items, [config.ablation], HEADS, site_cells(asr.config, HEADS))
-    # A recording can be of two kinds, so its id alone is not unique.
+    arrays = to_dataset(
+        clips, items, [config.ablation], HEAD_SITES, site_cells(asr.config, HEAD_SITES)
+    )
+    # A recording can be of two kinds, so an id alone is not unique.
     names = [f"{kind}: {clip.id}" for kind, clip in zip(kinds, clips)]
     return arrays.assign_coords(example=names, recording=("example", kinds))
 
@@ -129,6 +139,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
 def _prepare_means(
     asr: Recogniser, clips: Sequence[Utterance], config: Config
 ) -> dict[str, Edit] | None:
+    """Computes the edits of mean ablation; None if heads are set to zero."""
     if config.ablation == "zero":
         return None
     if config.ablation != "mean":
@@ -136,13 +147,13 @@ def _prepare_means(
     if not clips:
         raise ValueError(
             f"n_mean: expected clean recordings for the mean, in addition to the {config.n_clean} "
-            "that are scored; found none. Reduce n_clean or raise n_mean."
+            "that are scored, got none. Reduce n_clean or raise n_mean."
         )
-    return dict(mean_edits(asr, clips, HEADS))
+    return dict(mean_edits(asr, clips, HEAD_SITES))
 
 
 def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
-    """Judges `CLAIMS`."""
+    """Judges `CLAIMS` by one number per recording."""
     effects_by_name = effects(arrays)
     silenced, unlooped, cost = effects_by_name.values()
     no_loops = "none of the transcribed recordings makes this model loop"
@@ -157,6 +168,10 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
 def _judge_best(
     key: str, effect: xr.DataArray, cost: xr.DataArray, reason: str, seed: int
 ) -> dict[str, Finding]:
+    """Judges a claim about the head with the largest effect, and the claim about its cost.
+
+    `reason` is given if there are too few recordings.
+    """
     claim, cost_claim = CLAIMS[key], CLAIMS[f"{key}_cheaply"]
     if effect.sizes["example"] < 2:
         return {key: claim.judge(None, reason), f"{key}_cheaply": cost_claim.judge(None, reason)}
@@ -168,11 +183,13 @@ def _judge_best(
 def _judge_same_heads(
     silenced: xr.DataArray, unlooped: xr.DataArray, cost: xr.DataArray
 ) -> Finding:
+    """Correlates the two effects over the heads whose cost is at most 0.2."""
     claim = CLAIMS["same_heads"]
     if min(effect.sizes["example"] for effect in (silenced, unlooped, cost)) < 2:
         return claim.judge(None, "one of the three kinds of recordings is missing")
     harmless = cost.mean("example").values <= 0.2
     x, y = (effect.mean("example").values[harmless] for effect in (silenced, unlooped))
+    # Fisher's interval divides by √(n - 3), and a constant has no rank correlation.
     if len(x) < 4 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return claim.judge(None, "fewer than 4 heads are left, or all have the same effect")
     rho, p = map(float, scipy.stats.spearmanr(x, y))
@@ -182,7 +199,7 @@ def _judge_same_heads(
 
 def _fisher_interval(rho: float, n: int) -> tuple[float, float]:
     """Computes the 95 % interval of a correlation by Fisher's z transformation."""
-    z = np.arctanh(np.clip(rho, -0.999999, 0.999999))
+    z = np.arctanh(np.clip(rho, -0.999999, 0.999999))  # arctanh(1) is infinite
     low, high = np.tanh(z + np.array([-1.96, 1.96]) / np.sqrt(n - 3))
     return float(low), float(high)
 
@@ -211,7 +228,7 @@ def _rounded_mean(values: np.ndarray) -> float | None:
 
 
 def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
-    """Draws the atlas; see `atlas_figure`."""
+    """Draws the effects of all heads by `head_effects.atlas_figure`."""
     return {"atlas": atlas_figure(arrays)}
 
 

@@ -23,8 +23,8 @@ from interventions.figures import plots
 from jaxasr import Memory, Recogniser
 from jaxasr.config import FRAMES_PER_S
 
-# Per site: its type, and the dimensions that its patches are swept over.
-SITES = {
+# Type of each site, and the dimensions that the site is swept over.
+SWEPT_SITES = {
     "decoder.cross_attn.z": ("heads", ("layer", "head", "position")),
     "decoder.attn.z": ("heads", ("layer", "head", "position")),
     "encoder.attn.z": ("heads", ("layer", "head")),
@@ -37,29 +37,29 @@ SITES = {
     "encoder.resid_post": ("encoder stream and MLP", ("layer", "time")),
     "encoder.mlp_out": ("encoder stream and MLP", ("layer", "time")),
 }
-# One site of each type.
+# Sites of the preset "quick", one of each type.
 QUICK_SITES = (
     "decoder.cross_attn.z",
     "decoder.cross_attn.q",
     "decoder.resid_post",
     "encoder.resid_post",
 )
-TYPES = tuple(dict.fromkeys(site_type for site_type, _ in SITES.values()))
-_TEST = (
+SITE_TYPES = tuple(dict.fromkeys(site_type for site_type, _ in SWEPT_SITES.values()))
+_RANK_TEST = (
     "per recording, rank correlation over cells between estimated and exact changes, averaged over "
     "the sites of the type; at least 0.8"
 )
-# With fewer recordings, the p-value of the sign-flip test cannot be below 0.05.
+# With fewer recordings, the smallest possible p-value of the sign-flip test is above 0.05.
 _MIN_RECORDINGS = 6
 CLAIMS = {
     site_type: Claim(
         f"First-order estimates rank cells as exact patching does: {site_type}",
         "not asked; not published",
-        _TEST,
+        _RANK_TEST,
         null=0.8,
         min_examples=_MIN_RECORDINGS,
     )
-    for site_type in TYPES
+    for site_type in SITE_TYPES
 } | {
     "small_before_large": Claim(
         "Small patches (heads, queries, keys) are ranked better than large ones (streams, MLP)",
@@ -68,10 +68,11 @@ CLAIMS = {
         min_examples=_MIN_RECORDINGS,
     )
 }
-# Per estimate: whether attribution corrects for the saturation of the softmax.
-CORRECTIONS = {"corrected": True, "plain": False}
-# Per variable of the results: the estimate, and the field of `interventions.rank_agreement`.
-VARIABLES = {
+# Value of the argument `correction` of `interventions.attribution`, by name of the estimate. The
+# correction is for the saturation of the attention softmax.
+ESTIMATES = {"corrected": True, "plain": False}
+# Variables of the results. Each has an estimate and a field of `interventions.rank_agreement`.
+RESULT_VARIABLES = {
     "spearman": ("corrected", "spearman"),
     "pearson": ("corrected", "pearson"),
     "precision": ("corrected", "precision"),
@@ -87,15 +88,15 @@ class Config(Settings):
 
     n: int = choice(50, "recordings")
     snr_db: float = choice(
-        0.0, "signal-to-noise ratio of the noisy run; louder noise makes the estimates worse"
+        0.0, "signal-to-noise ratio in dB of the noisy run; louder noise makes estimates worse"
     )
-    tokens: int = choice(8, "tokens of every text, so that all recordings share a compiled program")
+    tokens: int = choice(8, "tokens per text, so that all recordings share a compiled program")
     window_s: float = choice(0.5, "seconds of encoder time per patch, about the length of a word")
     seconds: float = choice(3.0, "seconds of encoder time that are patched, from the start")
     sites: tuple[str, ...] = choice(
-        tuple(SITES), "two to four of each type; each site needs a separate program"
+        tuple(SWEPT_SITES), "two to four of each type; each site needs a separate program"
     )
-    k: int = choice(20, "largest cells that are compared; half as many for fewer than 100 cells")
+    k: int = choice(20, "number of largest cells that are compared; half of it below 100 cells")
     metric: str = choice(
         "logit(clean run's next token) - logit(noisy run's)", "the noise changes this difference"
     )
@@ -105,15 +106,17 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
     """Compares estimated with exact changes for every recording.
 
     Returns:
-        `VARIABLES` [example, site], and `type` [site]. Recordings with a short text are dropped.
+        `RESULT_VARIABLES` [example, site], and `type` [site]. Recordings whose text has fewer than
+        `config.tokens` tokens are dropped.
     """
     clips = clean_speech(corpus, asr, config.n, at_least_s=config.seconds)
     compare = functools.partial(compare_estimates, asr, config=config)
-    # An item is empty if the text has fewer than `config.tokens` tokens.
+    # `compare_estimates` returns an empty array for a text that is too short.
     items = [item for item in cache.each("B2 attribution", clips, compare) if item["spearman"].size]
-    shape, types = (len(items), len(config.sites)), [SITES[site][0] for site in config.sites]
+    shape, types = (len(items), len(config.sites)), [SWEPT_SITES[site][0] for site in config.sites]
     values = {
-        name: np.array([item[name] for item in items], float).reshape(shape) for name in VARIABLES
+        name: np.array([item[name] for item in items], float).reshape(shape)
+        for name in RESULT_VARIABLES
     }
     return xr.Dataset(
         {name: (("example", "site"), array) for name, array in values.items()},
@@ -125,10 +128,11 @@ def compare_estimates(asr: Recogniser, clip: Utterance, config: Config) -> Array
     """Compares estimated with exact changes of one recording.
 
     Returns:
-        `VARIABLES` [site]; an empty `spearman` if the recording's text is too short.
+        `RESULT_VARIABLES` [site]. If the text has fewer than `config.tokens` tokens, only
+        `spearman`, which is then empty.
     """
     audio = first_window(clip)
-    recordings = (noise(audio, config.snr_db, config.seed), audio)
+    recordings = (noise(audio, config.snr_db, config.seed), audio)  # target, source
     mels = [jaxasr.log_mel(samples, asr.config.n_mels)[None] for samples in recordings]
     noisy, clean = (asr.model.encode(mel)[0] for mel in mels)
     prompt = asr.tokenizer.prompt(language(clip) or "en")
@@ -146,29 +150,29 @@ def compare_estimates(asr: Recogniser, clip: Utterance, config: Config) -> Array
         name: _estimate_changes(
             asr, target, source, config.sites, options | {"correction": correction}
         )
-        for name, correction in CORRECTIONS.items()
+        for name, correction in ESTIMATES.items()
     }
-    agreements: dict[str, list[Any]] = {name: [] for name in CORRECTIONS}
+    agreements: dict[str, list[Any]] = {name: [] for name in ESTIMATES}
     for site in config.sites:
         exact = interventions.sweep(
-            asr.model, target, source, site=site, over=SITES[site][1], **options
+            asr.model, target, source, site=site, over=SWEPT_SITES[site][1], **options
         )
         k = config.k if exact.size >= 100 else config.k // 2
-        for name in CORRECTIONS:
+        for name in ESTIMATES:
             agreement = interventions.rank_agreement(exact, estimates[name][site], k)
             agreements[name].append(agreement)
     return {
         name: np.array([getattr(agreement, field) for agreement in agreements[estimate]])
-        for name, (estimate, field) in VARIABLES.items()
+        for name, (estimate, field) in RESULT_VARIABLES.items()
     }
 
 
 def _answer_and_foil(
     asr: Recogniser, tokens: Int[Array, "1 T"], clean: Memory, noisy: Memory
 ) -> tuple[int, int]:
-    """Returns the next token of the clean run and that of the noisy run.
+    """Returns the next token of the clean run (answer) and that of the noisy run (foil).
 
-    If they are equal, the noisy run's second choice is the foil.
+    If both tokens are equal, the foil is the second most probable token of the noisy run.
     """
     clean_logits, noisy_logits = (
         np.asarray(asr.model.decode(tokens, memory)[0])[0, -1] for memory in (clean, noisy)
@@ -184,8 +188,8 @@ def _estimate_changes(
     sites: tuple[str, ...],
     options: dict[str, Any],
 ) -> dict[str, xr.DataArray]:
-    """Estimates the changes at all sites, with one call for the sites that share dimensions."""
-    sites_by_head = [site for site in sites if SITES[site][1] == ("layer", "head")]
+    """Estimates the changes at all sites by two calls: sites without a position, and all others."""
+    sites_by_head = [site for site in sites if SWEPT_SITES[site][1] == ("layer", "head")]
     sites_by_position = [site for site in sites if site not in sites_by_head]
     estimates: dict[str, xr.DataArray] = {}
     for group, over in (
@@ -200,20 +204,24 @@ def _estimate_changes(
 
 
 def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
-    """Judges `CLAIMS` over recordings."""
+    """Judges `CLAIMS` by one number per recording."""
     by_type = {
         site_type: arrays.spearman.isel(site=np.flatnonzero(arrays.type.values == site_type))
         .mean("site")
         .values
-        for site_type in TYPES
+        for site_type in SITE_TYPES
     }
+    # The first two types (heads, queries and keys) are small patches, all others are large ones.
     small, large = (
-        np.mean([by_type[site_type] for site_type in types], 0) for types in (TYPES[:2], TYPES[2:])
+        np.mean([by_type[site_type] for site_type in types], 0)
+        for types in (SITE_TYPES[:2], SITE_TYPES[2:])
     )
     values = by_type | {"small_before_large": small - large}
     findings = {key: CLAIMS[key].judge_mean(value, config.seed) for key, value in values.items()}
     table = {
-        site: {name: float(arrays[name].sel(site=site).mean().round(3)) for name in VARIABLES}
+        site: {
+            name: float(arrays[name].sel(site=site).mean().round(3)) for name in RESULT_VARIABLES
+        }
         for site in arrays.site.values
     }
     return Analysis(findings, {"recordings": arrays.sizes["example"], "table": table})
@@ -228,6 +236,7 @@ def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
     }
     for panel, (name, title) in zip(axes, titles.items()):
         _draw_sites(panel, arrays[name])
+        # A rank correlation can be negative.
         left = min(0, np.nanmin(arrays[name].values, initial=0)) - 0.02
         panel.set(title=title, xlim=(left, 1.02))
         panel.grid(axis="x", color="0.9")
@@ -240,10 +249,11 @@ def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
 
 def _draw_sites(axes: Axes, values: xr.DataArray) -> None:
     """Draws a dot per recording and a diamond for the mean, in a row per site."""
-    for site_type, colour in zip(TYPES, plots.COLOURS):
+    for site_type, colour in zip(SITE_TYPES, plots.COLOURS):
         rows = np.flatnonzero(values.type.values == site_type)
         dots = values.values[:, rows]
         means = dots.mean(0) if len(dots) else np.full(len(rows), np.nan)
+        # `ravel` runs over recordings first, so the rows repeat once per recording.
         heights, style = np.tile(rows, len(dots)), {"markersize": 3, "alpha": 0.35}
         axes.plot(dots.ravel(), heights, "o", color=colour, **style)
         axes.plot(means, rows, "D", color=colour, markersize=7, label=site_type)

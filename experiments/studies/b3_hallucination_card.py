@@ -1,6 +1,11 @@
-"""B3: measures how three edits change hallucination and the word error rate."""
+"""B3: measures how three edits change hallucination and the word error rate.
+
+Hallucination means here that a recording without speech gets words. The three edits mask heads,
+steer the decoder's residual stream, or project directions out of the stream.
+"""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -12,33 +17,34 @@ from matplotlib.figure import Figure
 
 from experiments.data.corpora import Corpus, Utterance
 from experiments.item_cache import Arrays, ItemCache
-from experiments.studies.ablation import NUMBERS
+from experiments.studies.ablation import TEXT_MEASURES
 from experiments.studies.hallucination_edits import (
-    EDITS,
+    EDIT_TITLES,
     EditSettings,
     encode_first_window,
-    make_edits,
+    identity,
+    make_all_edits,
 )
-from experiments.studies.recordings import clean_speech, nonspeech
+from experiments.studies.recordings import clean_speech, nonspeech_or_noise
 from experiments.studies.selection import language
 from experiments.studies.study import Analysis, Claim, Evidence, Finding, Settings, Study, choice
 from interventions.figures import plots
 from interventions.generation import sequence_sweep
 from interventions.stats.intervals import bootstrap
-from interventions.stats.roc import auroc
+from interventions.stats.roc import auroc_interval
 from jaxasr import Recogniser
 from jaxasr.taps import Edits
 
-CONDITIONS = ("none", *EDITS)
-# Default thresholds of openai/whisper: a probability, a mean log-probability and a ratio.
-NO_SPEECH_THRESHOLD = 0.6
-LOGPROB_THRESHOLD = -1.0
-COMPRESSION_THRESHOLD = 2.4
+CONDITIONS = ("none", *EDIT_TITLES)
+# Default thresholds of openai/whisper.
+NO_SPEECH_THRESHOLD = 0.6  # probability that there is no speech
+LOGPROB_THRESHOLD = -1.0  # mean natural-log probability per token
+COMPRESSION_THRESHOLD = 2.4  # compression ratio of the text
 _CALM_WHISPER = "not asked; Calm-Whisper: over 75 % fewer by training 3 heads"
 
 
 def _edit_claims(name: str, title: str) -> dict[str, Claim]:
-    """Makes two claims about an edit: fewer hallucinations, and no worse transcripts of speech."""
+    """Makes the claims that an edit prevents hallucinations, and that it spares clean speech."""
     return {
         f"{name}_fewer": Claim(
             f"{title.capitalize()}: fewer recordings without speech get words",
@@ -67,7 +73,7 @@ CLAIMS = {
         null=0.5,
     )
 }
-for _name, _title in EDITS.items():
+for _name, _title in EDIT_TITLES.items():
     CLAIMS |= _edit_claims(_name, _title)
 
 
@@ -75,9 +81,9 @@ for _name, _title in EDITS.items():
 class Config(Settings):
     """Settings of B3. Edits are made from one half of the recordings and tested on the other."""
 
-    n_nonspeech: int = choice(400, "recordings without speech, half of them to make the edits")
-    n_clean: int = choice(200, "clean recordings, half of them to make the edits")
-    n_heads: int = choice(3, "as many as Calm-Whisper tunes")
+    n_nonspeech: int = choice(400, "recordings without speech; half of them make the edits")
+    n_clean: int = choice(200, "clean recordings; half of them make the edits")
+    n_heads: int = choice(3, "masked heads, as many as Calm-Whisper tunes")
     rank: int = choice(
         4, "directions in which states of hallucinations differ most from states of clean speech"
     )
@@ -103,33 +109,38 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
     """Transcribes the held-out halves under every condition.
 
     Returns:
-        `experiments.studies.ablation.NUMBERS` [example, condition]. The coordinate `recording`
-        [example] is "nonspeech" or "clean".
+        `experiments.studies.ablation.TEXT_MEASURES` [example, condition], NaN for an edit that
+        cannot be made. The attribute `untestable` has the reasons by edit. The coordinate
+        `recording` [example] is "nonspeech" or "clean".
     """
     recordings = {
-        "nonspeech": _shuffled(nonspeech(corpus, config.n_nonspeech), config.seed),
+        "nonspeech": _shuffled(nonspeech_or_noise(corpus, config.n_nonspeech), config.seed),
         "clean": _shuffled(
             clean_speech(corpus, asr, config.n_clean, config.max_new_tokens), config.seed
         ),
     }
     training = {kind: clips[::2] for kind, clips in recordings.items()}
-    edits = {name: make_edits(name, asr, training, config.edit_settings(), cache) for name in EDITS}
+    edits, reasons = make_all_edits(asr, training, config.edit_settings(), cache)
     held_out = [(kind, clip) for kind, clips in recordings.items() for clip in clips[1::2]]
     clips = [clip for _, clip in held_out]
-    by_edit: list[list[Arrays]] = []
-    for name in EDITS:
-
-        def score(clip: Utterance, name: str = name) -> Arrays:
-            return score_edits(asr, clip, edits[name], config.max_new_tokens)
-
-        by_edit.append(cache.each(f"B3 {name}", clips, score))
+    items: dict[str, list[Arrays]] = {}
+    # If no edit could be made, an edit that changes nothing gives the condition "none".
+    for name, edit in (edits or {"identity": identity(asr)}).items():
+        score = functools.partial(
+            score_edits, asr, edits=edit, max_new_tokens=config.max_new_tokens
+        )
+        items[name] = cache.each(f"B3 {name}", clips, score)
     # `score_edits` also scores the text without an edit, which is the same for every edit.
-    baseline = [{name: item[f"baseline_{name}"] for name in NUMBERS} for item in by_edit[0]]
+    first_items = next(iter(items.values()))
+    items["none"] = [
+        {name: item[f"baseline_{name}"] for name in TEXT_MEASURES} for item in first_items
+    ]
+    missing = [dict.fromkeys(TEXT_MEASURES, np.nan)] * len(clips)
     values = {
         name: np.array(
-            [[float(item[name]) for item in edit_items] for edit_items in (baseline, *by_edit)]
+            [[float(item[name]) for item in items.get(key, missing)] for key in CONDITIONS]
         )
-        for name in NUMBERS
+        for name in TEXT_MEASURES
     }
     return xr.Dataset(
         {name: (("example", "condition"), array.T) for name, array in values.items()},
@@ -138,6 +149,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
             "condition": list(CONDITIONS),
             "recording": ("example", [kind for kind, _ in held_out]),
         },
+        {"untestable": reasons},
     )
 
 
@@ -149,7 +161,7 @@ def score_edits(asr: Recogniser, clip: Utterance, edits: Edits, max_new_tokens: 
     """Transcribes a recording under `edits` and without them.
 
     Returns:
-        `NUMBERS` of the edited text, and `baseline_...` of the text without edits.
+        `TEXT_MEASURES` of the edited text, and `baseline_...` of the text without edits.
     """
     language_code = language(clip) or "en"
     swept = sequence_sweep(
@@ -161,12 +173,12 @@ def score_edits(asr: Recogniser, clip: Utterance, edits: Edits, max_new_tokens: 
         language=language_code,
         max_new_tokens=max_new_tokens,
     )
-    names = [name for number in NUMBERS for name in (number, f"baseline_{number}")]
+    names = [name for number in TEXT_MEASURES for name in (number, f"baseline_{number}")]
     return {name: np.asarray(swept[name].values.item()) for name in names}
 
 
 def is_filtered(arrays: xr.Dataset) -> xr.DataArray:
-    """Marks texts that openai/whisper drops as silence, or decodes again as repetitive."""
+    """Marks texts that openai/whisper would drop as silence or decode again as repetitive."""
     seems_silent = arrays.no_speech_prob > NO_SPEECH_THRESHOLD
     is_unsure = arrays.avg_logprob < LOGPROB_THRESHOLD
     return (seems_silent & is_unsure) | (arrays.compression_ratio > COMPRESSION_THRESHOLD)
@@ -176,15 +188,18 @@ def hallucination_rates(arrays: xr.Dataset) -> dict[str, xr.DataArray]:
     """Computes three rates per recording and condition.
 
     Returns:
-        Arrays [example, condition]. `raw`: whether a recording without speech gets words.
-        `filtered`: whether it gets words that pass Whisper's filter. `wer`: word error rate of
-        clean speech, at most 1.
+        Arrays [example, condition] by name.
+        `raw`: 1 if a recording without speech gets words, else 0.
+        `filtered`: 1 if it gets words that pass Whisper's filter, else 0.
+        `wer`: word error rate of clean speech, at most 1.
+        All rates are NaN for an edit that cannot be made.
     """
     without_speech, clean = (
         arrays.isel(example=np.flatnonzero(arrays.recording.values == kind))
         for kind in ("nonspeech", "clean")
     )
-    raw = (without_speech.insertions > 0).astype(float)
+    insertions = without_speech.insertions
+    raw = (insertions > 0).astype(float).where(insertions.notnull())
     return {
         "raw": raw,
         "filtered": raw * ~is_filtered(without_speech),
@@ -194,14 +209,17 @@ def hallucination_rates(arrays: xr.Dataset) -> dict[str, xr.DataArray]:
 
 def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
     """Judges `CLAIMS` over held-out recordings."""
-    rates = hallucination_rates(arrays)
+    rates, reasons = hallucination_rates(arrays), arrays.attrs.get("untestable", {})
     baseline = {name: values.sel(condition="none").values for name, values in rates.items()}
     findings = {"filter": _judge_filter(arrays.sel(condition="none"), config.seed)}
-    for name in EDITS:
+    for name in EDIT_TITLES:
         prevented = baseline["raw"] - rates["raw"].sel(condition=name).values
         cost = rates["wer"].sel(condition=name).values - baseline["wer"]
         for key, values in ((f"{name}_fewer", prevented), (f"{name}_cheap", cost)):
-            findings[key] = CLAIMS[key].judge_mean(values, config.seed)
+            if name in reasons:
+                findings[key] = CLAIMS[key].judge(None, reasons[name])
+            else:
+                findings[key] = CLAIMS[key].judge_mean(values, config.seed)
     intervals = {
         condition: {
             name: _interval(values.sel(condition=condition), config.seed)
@@ -214,20 +232,20 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
 
 
 def _judge_filter(baseline: xr.Dataset, seed: int) -> Finding:
-    """Tests whether the filter rejects hallucinated texts rather than clean ones."""
+    """Tests whether the filter rejects hallucinated texts more often than texts of speech."""
     has_text = (baseline.recording.values == "clean") | (baseline.insertions.values > 0)
     texts = baseline.isel(example=np.flatnonzero(has_text))
     is_nonspeech = texts.recording.values == "nonspeech"
     if is_nonspeech.all() or not is_nonspeech.any():
         return CLAIMS["filter"].judge(None, "texts of one kind of recording only")
     rejected = is_filtered(texts).values.astype(float)
-    area = auroc(rejected, is_nonspeech, texts.example.values, seed=seed)
+    area = auroc_interval(rejected, is_nonspeech, texts.example.values, seed=seed)
     return CLAIMS["filter"].judge(Evidence(*area))
 
 
 def _interval(values: xr.DataArray, seed: int) -> list[float]:
-    """Returns the mean and both ends of its interval; empty for fewer than two examples."""
-    if values.sizes["example"] < 2:
+    """Returns the mean and both ends of its interval; [] for fewer than two values."""
+    if values.notnull().sum() < 2:
         return []
     interval = bootstrap(values, seed=seed)
     return [round(float(interval[name]), 4) for name in ("mean", "low", "high")]
@@ -253,7 +271,7 @@ def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
 def _draw_bars(axes: Axes, values: xr.DataArray, seed: int) -> None:
     intervals = [_interval(values.sel(condition=name), seed) for name in CONDITIONS]
     mean, low, high = np.array([interval or [np.nan] * 3 for interval in intervals]).T
-    error = np.maximum([mean - low, high - mean], 0)
+    error = np.maximum([mean - low, high - mean], 0)  # matplotlib rejects negative lengths
     colours = [plots.GREY, plots.BLUE, plots.TEAL, plots.ACCENT]
     x = range(len(CONDITIONS))
     axes.bar(x, mean, 0.7, yerr=error, color=colours, ecolor=plots.INK)

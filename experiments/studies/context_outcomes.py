@@ -1,4 +1,8 @@
-"""Counts the patches of E5 that restore the spoken word, and those that break clean sentences."""
+"""Counts the patches of study E5 that restore the spoken word, and those that break controls.
+
+A contextual error is a recording of the target word that is transcribed with the expected word. A
+control is a recording of the expected word that is transcribed correctly.
+"""
 
 from typing import Any
 
@@ -6,39 +10,43 @@ import numpy as np
 import xarray as xr
 
 from experiments.studies.context_edits import (
-    DECODER,
-    ENCODER,
+    DECODER_SITES,
+    ENCODER_SITES,
     EXPECTED,
-    KINDS,
-    SITES,
+    PATCH_KINDS,
+    PATCHED_SITES,
     TARGET,
     UNTRIED,
 )
 
-STACKS = {"encoder": ENCODER, "decoder": DECODER, "anywhere": SITES}
+# Patched sites of each claim about encoder, decoder or both.
+SITES_BY_STACK = {"encoder": ENCODER_SITES, "decoder": DECODER_SITES, "anywhere": PATCHED_SITES}
 
 
 def patched_examples(arrays: xr.Dataset, congruent: bool) -> xr.Dataset:
-    """Selects the examples that were patched.
-
-    They are the controls if `congruent` is true, else the contextual errors.
-    """
+    """Selects the patched controls if `congruent` is true, else the patched contextual errors."""
+    # Patched examples have outcomes in all cells, so that the first cell is enough.
     patched = arrays.after.isel(kind=0, cell=0).values != UNTRIED
     return arrays.isel(example=np.flatnonzero(patched & (arrays.congruent.values == congruent)))
 
 
-def restored(errors: xr.Dataset) -> xr.DataArray:
-    """Returns 1 where a patch restores the spoken word of a contextual error, else 0."""
+def mark_restored(errors: xr.Dataset) -> xr.DataArray:
+    """Returns 1.0 where a patch restores the spoken word of a contextual error, else 0.0.
+
+    Example:
+        >>> mark_restored(xr.Dataset({"after": ("cell", [TARGET, EXPECTED])})).values
+        array([1., 0.])
+    """
     return (errors.after == TARGET).astype(float)
 
 
-def broken(controls: xr.Dataset) -> xr.DataArray:
-    """Returns 1 where a noise patch breaks the text of a control, else 0."""
+def mark_broken(controls: xr.Dataset) -> xr.DataArray:
+    """Returns 1.0 where a noise patch changes the words of a control, else 0.0."""
     return (controls.after.sel(kind="noise") != EXPECTED).astype(float)
 
 
-def numbers(arrays: xr.Dataset) -> dict[str, Any]:
-    """Summarises the outcomes with and without patches."""
+def summarize_outcomes(arrays: xr.Dataset) -> dict[str, Any]:
+    """Returns counts and shares of the outcomes, without patches and with patches."""
     errors, controls = (patched_examples(arrays, congruent) for congruent in (False, True))
     incongruent = arrays.before.values[~arrays.congruent.values]
     congruent = arrays.before.values[arrays.congruent.values]
@@ -46,7 +54,7 @@ def numbers(arrays: xr.Dataset) -> dict[str, Any]:
         "n": errors.sizes["example"],
         "any_of_many": _restored_by_any(errors),
         "clean": controls.sizes["example"],
-        "clean_broken_mean_of_cells": _mean(broken(controls)),
+        "clean_broken_mean_of_cells": _mean(mark_broken(controls)),
     }
     return {
         "incongruent": {
@@ -77,24 +85,24 @@ def _restored_by_any(errors: xr.Dataset) -> dict[str, dict[str, float]]:
     if not errors.sizes["example"]:
         return {}
     shares = {}
-    for kind in KINDS:
-        is_restored = restored(errors).sel(kind=kind)
+    for kind in PATCH_KINDS:
+        is_restored = mark_restored(errors).sel(kind=kind)
         shares[kind] = {
             stack: float(
                 is_restored.isel(cell=np.isin(errors.site.values, sites)).max("cell").mean()
             )
-            for stack, sites in STACKS.items()
+            for stack, sites in SITES_BY_STACK.items()
         }
         shares[kind]["mean_of_cells"] = float(is_restored.mean())
     return shares
 
 
 def _best_patch(errors: xr.Dataset, controls: xr.Dataset) -> dict[str, Any]:
-    """Describes the patch that restores most errors, and the share of controls that it breaks."""
+    """Describes the noise patch that restores most errors, and the controls that it breaks."""
     if not errors.sizes["example"]:
         return {}
-    shares = restored(errors).sel(kind="noise").mean("example")
-    best = int(np.argmax(shares.values))
+    shares = mark_restored(errors).sel(kind="noise").mean("example")
+    best = int(np.argmax(shares.values))  # the first of equal cells
     cell = {name: shares[name].values[best].item() for name in ("site", "layer", "alpha")}
-    broken_share = _mean(broken(controls).isel(cell=best))
+    broken_share = _mean(mark_broken(controls).isel(cell=best))
     return {**cell, "restores": float(shares[best]), "breaks_clean": broken_share}

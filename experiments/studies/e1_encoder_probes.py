@@ -1,4 +1,4 @@
-"""E1: probes every encoder layer for gender, accent, recording condition and added noise."""
+"""E1: probes every encoder layer for gender, accent, LibriSpeech's condition and added noise."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -12,16 +12,28 @@ from experiments.data.real_speech import select_evenly
 from experiments.item_cache import Arrays, ItemCache
 from experiments.studies import probing, speaker_attributes as attributes
 from experiments.studies.features import encoder_features
-from experiments.studies.probing import Probing, Untestable
-from experiments.studies.probing_analysis import accuracy, layers_between, numbers, verdict
+from experiments.studies.probing import ProbingSettings, Untestable
+from experiments.studies.probing_analysis import (
+    accuracy,
+    judge_question,
+    layers_between,
+    summarize_probes,
+)
 from experiments.studies.probing_figures import accuracy_figure
-from experiments.studies.selection import balanced, first_window, language, not_speech, set_of
+from experiments.studies.selection import (
+    first_window,
+    language,
+    select_balanced,
+    select_nonspeech,
+    set_of,
+)
 from experiments.studies.study import Analysis, Claim, Study, choice, paper
 from jaxasr import Recogniser
 
-# Ranges of relative depth. `UPPER` contains the paper's best layers, 22 to 27 of 32.
-UPPER, SHALLOW = (0.69, 0.91), (0, 0.35)
-SNR = 10  # dB; the claims are about this signal-to-noise ratio, the others are only plotted
+# Ranges of relative depth. `UPPER_DEPTHS` contains the paper's best layers, 22 to 27 of 32.
+UPPER_DEPTHS, SHALLOW_DEPTHS = (0.69, 0.91), (0, 0.35)
+CLAIMED_SNR_DB = 10  # signal-to-noise ratio of the claims; other ratios are only plotted
+# Descriptions of the tests.
 _GAIN_OVER_CHANCE = "balanced accuracy at depth 0.69 to 0.91 on unseen {}, minus chance"
 _GAIN_OVER_SHALLOW = "balanced accuracy at depth 0.69 to 0.91, minus that below depth 0.35"
 _GAIN_OVER_SPECTRUM = (
@@ -59,8 +71,8 @@ CLAIMS = {
         _GAIN_OVER_CHANCE.format("speakers"),
     ),
     "noise_upper": Claim(
-        f"A probe of the upper layers detects noise added at {SNR} dB",
-        "not asked; clean and other also differ in speakers and difficulty",
+        f"A probe of the upper layers detects noise added at {CLAIMED_SNR_DB} dB",
+        "not asked; LibriSpeech's clean and other also differ in speakers and difficulty",
         _GAIN_OVER_CHANCE.format("speakers and noises"),
     ),
     "noise_rises": Claim(
@@ -69,7 +81,7 @@ CLAIMS = {
         _GAIN_OVER_SHALLOW,
     ),
     "knows_more_than_it_says": Claim(
-        "A probe predicts gender better than the model's answer does",
+        "A probe predicts gender better than the model's answer to a question does",
         "94.6 % against 87.8 %",
         "accuracy of the probe, minus that of the answer",
     ),
@@ -77,7 +89,7 @@ CLAIMS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Probing):
+class Config(ProbingSettings):
     """Settings of E1."""
 
     per_gender: int = paper(1250, "2,000 utterances to train, 500 to test")
@@ -95,15 +107,15 @@ class Config(Probing):
     snr_db: tuple[int, ...] = choice((20, 10, 5, 0), "from barely audible to as loud as the speech")
 
 
-Label = Callable[[Utterance], str]
-Encode = Callable[[Sequence[Utterance]], list[Arrays]]
+Label = Callable[[Utterance], str]  # returns the label value of a recording
+Encode = Callable[[Sequence[Utterance]], list[Arrays]]  # returns the features of recordings
 
 
 def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr.Dataset:
     """Probes every layer for every attribute.
 
     Returns:
-        Rows of all attributes, with the variables of `experiments.studies.probing.probe_layers`.
+        The dataset of `experiments.studies.probing.probe_layers`, with rows of all attributes.
     """
 
     def encode(clips: Sequence[Utterance]) -> list[Arrays]:
@@ -113,7 +125,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
     speech = [clip for clip in corpus.utterances if language(clip) or clip.speaker]
 
     def probe_balanced(question: str, label: Label, n: int) -> xr.Dataset:
-        return probe_label(encode, balanced(speech, label, n), question, label, config)
+        return probe_label(encode, select_balanced(speech, label, n), question, label, config)
 
     questions = {
         "gender": lambda: probe_balanced("gender", attributes.gender, config.per_gender),
@@ -132,10 +144,10 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
 def probe_label(
     encode: Encode, clips: Sequence[Utterance], question: str, label: Label, config: Config
 ) -> xr.Dataset:
-    """Probes every layer for a label of the recordings, on held-out speakers."""
+    """Probes every layer for a label of the recordings, and tests on held-out speakers."""
     labels = [label(clip) for clip in clips]
     if len(set(labels)) < 2:
-        raise Untestable(f"{question}: no set of recordings has speech of two kinds")
+        raise Untestable(f"{question}: no set of recordings has speech of two label values")
     groups = [clip.speaker or clip.id for clip in clips]
     return _probe_features(question, encode(clips), labels, groups, clips, config)
 
@@ -147,7 +159,10 @@ def _probe_accent(encode: Encode, speech: Sequence[Utterance], config: Config) -
 
 
 def accents_of(speech: Sequence[Utterance], config: Config) -> dict[str, str]:
-    """Returns accents by recording id: the named ones, or those of the set with most accents."""
+    """Returns accents by recording id.
+
+    If `config.accents` is None, the recordings are those of the set with most accents.
+    """
     if config.accents is None:
         return attributes.best_set_of_accents(speech, config.accent_speakers)
     return attributes.named_accents(speech, config.accents)
@@ -156,18 +171,19 @@ def accents_of(speech: Sequence[Utterance], config: Config) -> dict[str, str]:
 def _probe_noise(
     encode: Encode, corpus: Corpus, speech: list[Utterance], snr: int, config: Config
 ) -> xr.Dataset:
-    """Probes for added noise, on recordings with noise and the same recordings without it.
+    """Probes whether a recording has added noise, where each recording occurs with and without.
 
     Each speaker gets one background noise. Speakers with the same noise are in the same fold.
     """
     clips = select_evenly(
-        balanced(speech, attributes.gender, config.noisy) or speech, config.noisy, set_of
+        select_balanced(speech, attributes.gender, config.noisy) or speech, config.noisy, set_of
     )
-    backgrounds = attributes.distinct_sources(not_speech(corpus))
+    backgrounds = attributes.distinct_sources(select_nonspeech(corpus))
     # Without several speakers, each recording counts as one speaker.
     several_speakers = len({clip.speaker for clip in clips}) > 1
     speakers = [clip.speaker if several_speakers else clip.id for clip in clips]
     distinct_speakers = list(dict.fromkeys(speakers))
+    # Without recordings of noise, each speaker gets a white noise of its own.
     n_noises = len(backgrounds) or len(distinct_speakers)
     noise_numbers = [distinct_speakers.index(name) % n_noises for name in speakers]
     noisy = [
@@ -200,8 +216,8 @@ def _probe_features(
 
 
 def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
-    """Judges `CLAIMS` by one number per speaker; for added noise, by one number per noise."""
-    noise = f"noise {SNR} dB"
+    """Judges `CLAIMS` by one number per speaker. For added noise, by one number per noise."""
+    noise = f"noise {CLAIMED_SNR_DB} dB"
     tests = {
         "gender_upper": ("gender", _gain_over_chance),
         "gender_rises": ("gender", _gain_over_shallow),
@@ -213,25 +229,25 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
         "noise_rises": (noise, _gain_over_shallow),
     }
     findings = {
-        key: verdict(CLAIMS[key], arrays, question, statistic, config)
+        key: judge_question(CLAIMS[key], arrays, question, statistic, config)
         for key, (question, statistic) in tests.items()
     }
     reason = "Qwen2-Audio cannot be loaded, and Whisper does not answer questions"
     findings["knows_more_than_it_says"] = CLAIMS["knows_more_than_it_says"].judge(None, reason)
-    return Analysis(findings, numbers(arrays))
+    return Analysis(findings, summarize_probes(arrays))
 
 
 def _gain_over_chance(rows: xr.Dataset) -> np.ndarray:
-    return accuracy(rows, layers_between(rows, *UPPER)) - 1 / len(set(rows.label.values))
+    return accuracy(rows, layers_between(rows, *UPPER_DEPTHS)) - 1 / len(set(rows.label.values))
 
 
 def _gain_over_shallow(rows: xr.Dataset) -> np.ndarray:
-    upper, shallow = (layers_between(rows, *depths) for depths in (UPPER, SHALLOW))
+    upper, shallow = (layers_between(rows, *depths) for depths in (UPPER_DEPTHS, SHALLOW_DEPTHS))
     return accuracy(rows, upper) - accuracy(rows, shallow)
 
 
 def _gain_over_spectrum(rows: xr.Dataset) -> np.ndarray:
-    return accuracy(rows, layers_between(rows, *UPPER)) - accuracy(rows, "mel")
+    return accuracy(rows, layers_between(rows, *UPPER_DEPTHS)) - accuracy(rows, "mel")
 
 
 def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
@@ -276,8 +292,8 @@ STUDY = Study(
         "cross-validation over speakers instead of one split; balanced accuracy instead of plain",
         "activations are averaged over the recording's frames, without the padding to 30 s; the "
         "paper does not specify this",
-        "if no accents are named, the accents of one set of recordings are probed; some sets label "
-        "the first language instead",
+        "if no accents are named, the accents of one set of recordings are probed; in some sets "
+        "the label is the first language",
         "layers are compared by relative depth: the paper's layer n of 32 has depth (n + 1)/32",
     ),
 )

@@ -19,7 +19,7 @@ from experiments.data.spoken_words import spoken_words
 from experiments.item_cache import Arrays, ItemCache
 from experiments.studies import probing
 from experiments.studies.features import encoder_features
-from experiments.studies.probing import Probing
+from experiments.studies.probing import ProbingSettings
 from experiments.studies.probing_analysis import (
     accuracy,
     accuracy_curves,
@@ -33,10 +33,11 @@ from interventions.figures import plots
 from jaxasr import Recogniser
 from jaxasr.audio import n_frames
 
-# Categories that are known from the paper.
+# Categories that the paper names.
 NAMED_CATEGORIES = ("countries", "tools", "academic", "animals", "weather", "clothing", "fruits")
 # Ranges of relative depth: the paper's last layers, and its layers 18 to 21 of 32.
-TOP, MIDDLE = (0.9, 1), (0.56, 0.69)
+TOP_DEPTHS, MIDDLE_DEPTHS = (0.9, 1), (0.56, 0.69)
+# Description of the main test, which the other tests compare with a second accuracy.
 _TOP_ACCURACY = "accuracy on unseen words at depth 0.9 to 1, mean over pairs"
 CLAIMS = {
     "top": Claim(
@@ -62,7 +63,7 @@ CLAIMS = {
     ),
 }
 # The pairs of categories that the paper plots in Fig. 1.
-FIGURE_1 = (
+FIGURE_1_PAIRS = (
     ("countries", "tools"),
     ("academic", "animals"),
     ("countries", "weather"),
@@ -71,14 +72,14 @@ FIGURE_1 = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Probing):
+class Config(ProbingSettings):
     """Settings of E2."""
 
     categories: tuple[str, ...] | None = paper(
         NAMED_CATEGORIES, "the known categories; the paper's full list is not known"
     )
     per_category: int = choice(
-        60, "words; the paper's 96.7 % can be 29 of 30 or 58 of 60 test words"
+        60, "words per category; the paper's 96.7 % can be 29 of 30 or 58 of 60 test words"
     )
     folds: int = choice(5, "all recordings of a word are in one fold")
 
@@ -87,7 +88,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
     """Probes every layer for each pair of categories.
 
     Returns:
-        Rows of all pairs, with the variables of `experiments.studies.probing.probe_layers`.
+        The dataset of `experiments.studies.probing.probe_layers`, with rows of all pairs.
     """
     recordings, source = spoken_words(corpus)
     clips = select_words(recordings, config)
@@ -131,7 +132,7 @@ def select_words(clips: Sequence[Utterance], config: Config) -> list[Utterance]:
 def _phoneme_counts(
     clips: Sequence[Utterance], features: Sequence[Arrays]
 ) -> dict[str, Float[np.ndarray, "N F"]]:
-    """Makes features of phoneme counts, their sum and the duration; none without espeak-ng."""
+    """Makes features of phoneme counts, their sum and the duration; {} without espeak-ng."""
     if not phonemes.espeak_installed():
         return {}
     words = phonemes.phonemes([clip.transcript for clip in clips], "en")
@@ -142,7 +143,10 @@ def _phoneme_counts(
 
 
 def _token_embeddings(asr: Recogniser, clips: Sequence[Utterance]) -> Float[np.ndarray, "N D"]:
-    """Averages the decoder's embeddings of each word's tokens, which do not depend on sound."""
+    """Averages the decoder's embeddings of each word's tokens.
+
+    These features depend on the spelling of a word, and not on its recording.
+    """
     table = np.asarray(asr.model.decoder.token_embedding[...], np.float32)
     words = (asr.tokenizer.encode(f" {clip.transcript}") for clip in clips)
     return np.stack([table[ids].mean(0) for ids in words])
@@ -156,7 +160,7 @@ def probe_pairs(
     config: Config,
     examples: Sequence[str],
 ) -> xr.Dataset:
-    """Probes every layer for each pair of categories, on held-out words.
+    """Probes every layer for each pair of categories, and tests on held-out words.
 
     Args:
         layers: encoder states of each layer.
@@ -165,6 +169,9 @@ def probe_pairs(
         baselines: features to compare with the layers, by name.
         config: the number of folds and other settings of the probes.
         examples: one id per recording.
+
+    Returns:
+        The dataset of `probe_layers`. The question of a row is its pair, as in "animals or tools".
     """
 
     def probe(pair: tuple[str, str]) -> xr.Dataset:
@@ -179,7 +186,7 @@ def probe_pairs(
             [examples[int(row)] for row in rows],
         )
 
-    pairs = itertools.combinations(sorted(set(categories)), 2)
+    pairs = itertools.combinations(sorted(set(categories)), 2)  # each pair in alphabetical order
     return probing.concatenate(
         {" or ".join(pair): functools.partial(probe, pair) for pair in pairs}
     )
@@ -190,7 +197,9 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
     if not probing.questions(arrays):
         reason = "; ".join(arrays.attrs["untestable"].values()) or "words of one category only"
         return Analysis({key: claim.judge(None, reason) for key, claim in CLAIMS.items()})
-    top, middle = (accuracy(arrays, layers_between(arrays, *depths)) for depths in (TOP, MIDDLE))
+    top, middle = (
+        accuracy(arrays, layers_between(arrays, *depths)) for depths in (TOP_DEPTHS, MIDDLE_DEPTHS)
+    )
     statistics = {"top": top, "rises": top - middle, "beyond_sound": top - accuracy(arrays, "mel")}
     findings = {
         key: judge_groups(CLAIMS[key], values, config) for key, values in statistics.items()
@@ -209,7 +218,7 @@ def _judge_beyond_phonemes(arrays: xr.Dataset, top: np.ndarray, config: Config) 
 def _numbers(arrays: xr.Dataset) -> dict[str, Any]:
     """Computes the mean accuracy over pairs per layer, and the top layers' accuracy per pair."""
     top = {
-        pair: round(float(accuracy(rows, layers_between(rows, *TOP)).mean()), 4)
+        pair: round(float(accuracy(rows, layers_between(rows, *TOP_DEPTHS)).mean()), 4)
         for pair in probing.questions(arrays)
         for rows in [probing.rows_of(arrays, pair)]
     }
@@ -224,7 +233,7 @@ def _numbers(arrays: xr.Dataset) -> dict[str, Any]:
 
 
 def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
-    """Draws accuracy by layer: left the mean over pairs with controls, right single pairs."""
+    """Draws accuracy by layer, left the mean over pairs with controls, right single pairs."""
     pairs = probing.questions(arrays)
     if not pairs:
         return {}
@@ -232,7 +241,7 @@ def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
     draw_panel(left, arrays, f"mean over {len(pairs)} pairs")
     left.legend(frameon=False, fontsize=7)
     left.set_ylabel("accuracy")
-    published = [" or ".join(sorted(pair)) for pair in FIGURE_1]
+    published = [" or ".join(sorted(pair)) for pair in FIGURE_1_PAIRS]
     _draw_pairs(right, arrays, [pair for pair in published if pair in pairs] or pairs[:5])
     return {"pairs_by_layer": figure}
 

@@ -14,21 +14,21 @@ from experiments.item_cache import Arrays, ItemCache
 from experiments.studies import probing
 from experiments.studies.features import transcript_features
 from experiments.studies.matched_pairs import error_rates, match_pairs, n_words, speaker_or_id
-from experiments.studies.probing import Probing, Untestable
+from experiments.studies.probing import ProbingSettings, Untestable
 from experiments.studies.probing_analysis import (
     accuracy,
+    judge_question,
     layers_between,
-    numbers,
     probe_auroc,
     score_auroc,
-    verdict,
+    summarize_probes,
 )
 from experiments.studies.probing_figures import accuracy_figure
 from experiments.studies.selection import (
     first_window,
     language,
+    select_speech,
     set_of,
-    spoken,
     supported_languages,
 )
 from experiments.studies.study import Analysis, Claim, Evidence, Study, choice, paper
@@ -36,11 +36,11 @@ from interventions.figures import plots
 from jaxasr import Recogniser
 
 # Ranges of relative depth. The paper's layer 22 of 32 has depth 0.72, its layer 5 depth 0.19.
-HIGH, SHALLOW = (0.66, 0.78), (0, 0.3)
-# Numbers that Whisper returns with a text. A larger one is assumed to mean a worse text.
-REPORTED = ("improbability", "compression", "no speech", "length")
-QUESTIONS = {"errors": "errors against none", "insertions": "insertions against none"}
-_GAIN = "area under the ROC curve of the probe at depth 0.66 to 0.78, minus that of {}"
+UPPER_DEPTHS, SHALLOW_DEPTHS = (0.66, 0.78), (0, 0.3)
+# Numbers that Whisper returns with a text. A larger number is assumed to mean a worse text.
+REPORTED_NUMBERS = ("improbability", "compression", "no speech", "length")
+QUESTION_TITLES = {"errors": "errors against none", "insertions": "insertions against none"}
+_GAIN_TEST = "area under the ROC curve of the probe at depth 0.66 to 0.78, minus that of {}"
 CLAIMS = {
     "predicts": Claim(
         "The state at the end of the text distinguishes wrong transcripts from right ones",
@@ -56,16 +56,16 @@ CLAIMS = {
     "beats_logprob": Claim(
         "The state predicts errors better than the mean log-probability does",
         "not asked",
-        _GAIN.format("the mean log-probability"),
+        _GAIN_TEST.format("the mean log-probability"),
     ),
     "beats_at_hand": Claim(
         "The state predicts errors better than log-probability, compression ratio, no-speech "
         "probability and length together",
         "not asked",
-        _GAIN.format("a probe of these four numbers"),
+        _GAIN_TEST.format("a probe of these four numbers"),
     ),
     "insertions": Claim(
-        "The state also predicts inserted words, which were not spoken",
+        "The state also predicts whether the text has words that were not spoken (insertions)",
         "not asked; a high error rate is not always hallucination",
         "area under the ROC curve at depth 0.66 to 0.78, insertions against none",
         null=0.5,
@@ -73,26 +73,26 @@ CLAIMS = {
     "insertions_beat_logprob": Claim(
         "The state predicts inserted words better than the mean log-probability does",
         "not asked",
-        _GAIN.format("the mean log-probability"),
+        _GAIN_TEST.format("the mean log-probability"),
     ),
 }
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Probing):
+class Config(ProbingSettings):
     """Settings of E3."""
 
     per_class: int = paper(200, "section 4.2: 400 samples; by one account, 150 have no errors")
     recordings: int = choice(
-        2620, "recordings to transcribe in search of errors: the size of LibriSpeech test-clean"
+        2620, "recordings to transcribe in search of errors, as many as LibriSpeech test-clean has"
     )
-    least_words: int = choice(3, "fewest words; the error rate of a single word is 0 or 1")
+    least_words: int = choice(3, "fewest spoken words; the error rate of a single word is 0 or 1")
     longer: float = choice(1.25, "largest ratio between the word counts of a matched pair")
     max_new_tokens: int = choice(224, "half of the decoder's context, as openai/whisper")
 
 
 def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr.Dataset:
-    """Transcribes all recordings and runs `probe_pairs` for each of `QUESTIONS`."""
+    """Transcribes all recordings, and runs `probe_pairs` for each kind of error."""
     clips = _select_recordings(asr, corpus, config)
 
     def transcribe(clip: Utterance) -> Arrays:
@@ -107,7 +107,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
         rate_by_id = {clip_id: rate[question] for clip_id, rate in rates.items()}
         return probe_pairs(question, clips, features, rate_by_id, config)
 
-    return probing.concatenate({name: lambda name=name: probe(name) for name in QUESTIONS})
+    return probing.concatenate({name: lambda name=name: probe(name) for name in QUESTION_TITLES})
 
 
 def _select_recordings(asr: Recogniser, corpus: Corpus, config: Config) -> list[Utterance]:
@@ -115,7 +115,7 @@ def _select_recordings(asr: Recogniser, corpus: Corpus, config: Config) -> list[
     clips = select_evenly(
         [
             clip
-            for clip in spoken(corpus, len(corpus), languages, labelled=True)
+            for clip in select_speech(corpus, len(corpus), languages, labelled=True)
             if n_words(clip) >= config.least_words
         ],
         config.recordings,
@@ -123,7 +123,7 @@ def _select_recordings(asr: Recogniser, corpus: Corpus, config: Config) -> list[
     )
     if len({clip.speaker for clip in clips}) > 1:
         return clips
-    # With a single speaker, recordings are the cross-validation groups.
+    # A single speaker is dropped, so that each recording is a cross-validation group.
     return [dataclasses.replace(clip, speaker="") for clip in clips]
 
 
@@ -137,17 +137,17 @@ def probe_pairs(
     """Probes one kind of error over matched pairs of recordings.
 
     Args:
-        question: the kind of error, a key of `QUESTIONS`.
-        clips: recordings to form pairs of.
+        question: the kind of error, a key of `QUESTION_TITLES`.
+        clips: the recordings.
         features: results of `transcript_features`, by recording id.
         rates: rates of this kind of error, by recording id.
         config: sets the number of pairs, the number of folds and the length ratio.
 
     Returns:
-        As `experiments.studies.probing.probe_layers`, with `reported` [example, number].
+        The dataset of `probing.probe_layers`, with `reported` [example, number].
 
     Raises:
-        Untestable: too few pairs.
+        Untestable: there are too few pairs.
     """
     pairs = match_pairs(clips, rates, config.longer, config.per_class)
     if len(pairs) < 2 * config.folds:
@@ -167,24 +167,24 @@ def probe_pairs(
         config,
         {"numbers at hand": reported, "mel": np.stack([row["mel"] for row in rows])},
         [clip.id for pair in pairs for clip in pair],
-        blocks=np.repeat(np.arange(len(pairs)), 2),
+        blocks=np.repeat(np.arange(len(pairs)), 2),  # the control swaps labels within pairs
     )
     return arrays.assign(reported=(("example", "number"), reported)).assign_coords(
-        number=list(REPORTED)
+        number=list(REPORTED_NUMBERS)
     )
 
 
 def reported_numbers(item: Arrays) -> list[float]:
-    """Returns the numbers `REPORTED` of one transcript."""
+    """Returns the `REPORTED_NUMBERS` of one transcript."""
     names = ("ratio", "no_speech", "tokens")
     return [-float(item["logprob"]), *(float(item[name]) for name in names)]
 
 
 def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
-    """Judges `CLAIMS` over speakers."""
+    """Judges `CLAIMS` by statistics over speakers."""
 
     def probe_area(rows: xr.Dataset, reference: np.ndarray | None = None) -> Evidence:
-        return probe_auroc(rows, layers_between(rows, *HIGH), config.seed, reference)
+        return probe_auroc(rows, layers_between(rows, *UPPER_DEPTHS), config.seed, reference)
 
     def gain_over_logprob(rows: xr.Dataset) -> Evidence:
         return probe_area(rows, -_reported_values(rows, "improbability"))
@@ -201,18 +201,20 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
         "insertions_beat_logprob": ("insertions", gain_over_logprob),
     }
     findings = {
-        key: verdict(CLAIMS[key], arrays, question, statistic, config)
+        key: judge_question(CLAIMS[key], arrays, question, statistic, config)
         for key, (question, statistic) in tests.items()
     }
-    return Analysis(findings, numbers(arrays) | {"auroc": _auroc_intervals(arrays, config)})
+    return Analysis(
+        findings, summarize_probes(arrays) | {"auroc": _auroc_intervals(arrays, config)}
+    )
 
 
 def _upper_accuracy(rows: xr.Dataset) -> np.ndarray:
-    return accuracy(rows, layers_between(rows, *HIGH))
+    return accuracy(rows, layers_between(rows, *UPPER_DEPTHS))
 
 
 def _gain_over_shallow(rows: xr.Dataset) -> np.ndarray:
-    return _upper_accuracy(rows) - accuracy(rows, layers_between(rows, *SHALLOW))
+    return _upper_accuracy(rows) - accuracy(rows, layers_between(rows, *SHALLOW_DEPTHS))
 
 
 def _reported_values(rows: xr.Dataset, number: str) -> np.ndarray:
@@ -227,7 +229,7 @@ def _auroc_intervals(arrays: xr.Dataset, config: Config) -> dict[str, dict[str, 
         by_name = {
             str(layer): probe_auroc(rows, [layer], config.seed) for layer in rows.layer.values
         }
-        for name in REPORTED:
+        for name in REPORTED_NUMBERS:
             # Negated, because the area is that of the class "right".
             by_name[name] = score_auroc(rows, -_reported_values(rows, name), config.seed)
         areas[question] = {
@@ -239,7 +241,7 @@ def _auroc_intervals(arrays: xr.Dataset, config: Config) -> dict[str, dict[str, 
 
 def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
     """Draws accuracy by layer, and areas under the ROC curve of probes and reported numbers."""
-    figures = accuracy_figure(arrays, QUESTIONS)
+    figures = accuracy_figure(arrays, QUESTION_TITLES)
     return figures | ({"auroc": _area_figure(_auroc_intervals(arrays, config))} if figures else {})
 
 
@@ -247,7 +249,7 @@ def _area_figure(areas: dict[str, dict[str, list[float]]]) -> Figure:
     figure, axes = plots.panels(1, len(areas), width=4.4, height=3.4, sharey=True)
     for panel, (question, intervals) in zip(axes, areas.items()):
         _draw_intervals(panel, intervals)
-        panel.set(title=QUESTIONS[question], xlabel="area under the ROC curve")
+        panel.set(title=QUESTION_TITLES[question], xlabel="area under the ROC curve")
     return figure
 
 
@@ -262,7 +264,7 @@ def _draw_intervals(axes: Axes, intervals: dict[str, list[float]]) -> None:
 
 
 def _colour(name: str) -> str:
-    if name in REPORTED:
+    if name in REPORTED_NUMBERS:
         return plots.ACCENT
     return plots.BLUE if name.isdigit() else plots.GREY
 
@@ -289,8 +291,8 @@ STUDY = Study(
         "cross-validation over speakers instead of a 70/30 split",
         "pairs are matched within a speaker, or else within a set of recordings, so that speaker "
         "and set do not predict the label",
-        "all recordings of a speaker, and both recordings of a pair, are in one fold, so that "
-        "uninformative features score at chance",
+        "all recordings of a speaker are in one fold, and so are both recordings of a pair; "
+        "uninformative features therefore score at chance",
         "in languages without spaces, errors are counted in characters",
         "if there are few errors, every transcript with any error counts as bad",
         "layers are compared by relative depth: the paper's layer n of 32 has depth (n + 1)/32",

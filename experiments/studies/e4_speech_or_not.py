@@ -12,13 +12,13 @@ from experiments.item_cache import Arrays, ItemCache
 from experiments.studies import probing
 from experiments.studies.features import transcript_features
 from experiments.studies.fluent_sounds import Sound, matching_speech, sounds_without_speech
-from experiments.studies.probing import Probing, Untestable
+from experiments.studies.probing import ProbingSettings, Untestable
 from experiments.studies.probing_analysis import (
     accuracy,
+    judge_question,
     layers_between,
-    numbers,
     probe_auroc,
-    verdict,
+    summarize_probes,
 )
 from experiments.studies.probing_figures import accuracy_figure
 from experiments.studies.study import Analysis, Claim, Evidence, Study, choice, paper
@@ -27,10 +27,11 @@ from jaxasr import Recogniser
 from jaxasr.config import SAMPLE_RATE
 
 # Range of relative depth that corresponds to the paper's layers 10 to 28 of 32.
-DEPTHS = (0.33, 0.91)
-# No-speech probability, mean log-probability and length, which Whisper returns with a text.
-REPORTED = ("no_speech", "logprob", "tokens")
-POSITIONS = {"last": "at the end of the text", "first": "before the first token"}
+PROBED_DEPTHS = (0.33, 0.91)
+# Numbers that Whisper returns with a text. The last is the number of tokens.
+REPORTED_NUMBERS = ("no_speech", "logprob", "tokens")
+# Token positions whose decoder states are probed, and the titles of their panels.
+POSITION_TITLES = {"last": "at the end of the text", "first": "before the first token"}
 CLAIMS = {
     "separates": Claim(
         "The state at the end of the text distinguishes speech from sounds that were transcribed "
@@ -40,7 +41,7 @@ CLAIMS = {
         null=0.5,
     ),
     "almost_always": Claim(
-        "The state at the end of the text distinguishes them almost without error",
+        "The state at the end of the text distinguishes the two almost without error",
         "100 % at layers 10 to 28 of 32, 99.2 % at layer 31",
         "the balanced accuracy of the first claim, compared with 0.95",
         null=0.95,
@@ -64,32 +65,34 @@ CLAIMS = {
     ),
 }
 
-Transcribed = tuple[Sound, Arrays]
+Transcribed = tuple[Sound, Arrays]  # a sound and its `transcript_features`
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Probing):
+class Config(ProbingSettings):
     """Settings of E4."""
 
     per_class: int = paper(400, "400 recordings of speech and 400 of other sounds")
     seconds: tuple[float, ...] = choice(
-        (3.0,), "lengths; the start of each sound, cut to each length, is a further example"
+        (3.0,), "lengths of excerpts; the first seconds of each sound are further examples"
     )
     backwards: bool = choice(True, "each sound, reversed in time, is a further example")
     white: int = choice(40, "white noises, of various lengths and levels")
     without: tuple[str, ...] = choice(
-        ("baby cry", "person sneeze", "dude miaowing", "cafe babble"), "these have human voices"
+        ("baby cry", "person sneeze", "dude miaowing", "cafe babble"),
+        "classes of noise that are excluded, because they have human voices",
     )
     least_words: int = choice(1, "fewest words of a text that counts as fluent; loops never count")
     max_new_tokens: int = choice(96, "enough for the recordings; longer texts are loops")
 
 
 def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr.Dataset:
-    """Transcribes sounds and speech, and probes the decoder's states at `POSITIONS`.
+    """Transcribes sounds and speech, and probes the decoder's states at `POSITION_TITLES`.
 
     Returns:
-        Rows of both positions, as `probe_position` returns them. Attributes count the sounds,
-        those with fluent texts, and their source recordings.
+        The dataset of `probe_position`, with rows of both positions. Attributes count the sounds
+        without speech (`sounds`), those with fluent texts (`fluent`), and the recordings that
+        these were made from (`recordings`).
     """
 
     def transcribe(sound: Sound) -> Arrays:
@@ -111,11 +114,12 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
     )
     lengths = [(sound, float(item["seconds"])) for sound, item in noises]
     speech = transcribe_fluent("E4 speech", matching_speech(asr, corpus, lengths, config.seed))
+    # Speech can be rarer than sounds, so the classes are made equally large.
     by_class = {"not speech": noises[: len(speech)], "speech": speech}
     arrays = probing.concatenate(
         {
             position: lambda position=position: probe_position(position, by_class, config)
-            for position in POSITIONS
+            for position in POSITION_TITLES
         }
     )
     sources = len({sound.group for sound, _ in noises})
@@ -128,12 +132,12 @@ def probe_position(
     """Probes the decoder's state at one position.
 
     Args:
-        position: a key of `POSITIONS`.
-        by_class: sounds with their features, by class.
+        position: a key of `POSITION_TITLES`.
+        by_class: sounds with their features, by class ("speech" and "not speech").
         config: sets the number of folds and the seed.
 
     Returns:
-        As `experiments.studies.probing.probe_layers`, with `REPORTED` [example].
+        The dataset of `probing.probe_layers`, with `REPORTED_NUMBERS` [example].
 
     Raises:
         Untestable: too few sounds were transcribed as words.
@@ -145,7 +149,7 @@ def probe_position(
         )
     sounds = [sound for examples in by_class.values() for sound, _ in examples]
     items = [item for examples in by_class.values() for _, item in examples]
-    reported = {name: np.array([float(item[name]) for item in items]) for name in REPORTED}
+    reported = {name: np.array([float(item[name]) for item in items]) for name in REPORTED_NUMBERS}
     arrays = probing.probe_layers(
         position,
         np.stack([item[position] for item in items], 1),
@@ -162,7 +166,12 @@ def probe_position(
 
 
 def is_fluent(text: str, config: Config) -> bool:
-    """Checks whether a text has enough words with letters and is not a loop."""
+    """Checks whether a text has enough words with letters, and is not a loop.
+
+    Example:
+        >>> is_fluent("thank you", Config()), is_fluent("...", Config())
+        (True, False)
+    """
     spelled_words = [word for word in words(text).split() if any(map(str.isalpha, word))]
     # `is_loop` compares integers, so each word is replaced by the index where it first occurs.
     ids = [spelled_words.index(word) for word in spelled_words]
@@ -170,11 +179,13 @@ def is_fluent(text: str, config: Config) -> bool:
 
 
 def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
-    """Judges `CLAIMS` over recordings and speakers."""
+    """Judges `CLAIMS` by statistics over recordings and speakers."""
 
     def gain_over_no_speech(rows: xr.Dataset) -> Evidence:
         # Negated, because the area is that of the class "speech".
-        return probe_auroc(rows, layers_between(rows, *DEPTHS), config.seed, -rows.no_speech.values)
+        return probe_auroc(
+            rows, layers_between(rows, *PROBED_DEPTHS), config.seed, -rows.no_speech.values
+        )
 
     tests = {
         "separates": ("last", _mean_accuracy),
@@ -184,7 +195,7 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
         "beyond_sound": ("last", _gain_over_spectrum),
     }
     findings = {
-        key: verdict(CLAIMS[key], arrays, question, statistic, config)
+        key: judge_question(CLAIMS[key], arrays, question, statistic, config)
         for key, (question, statistic) in tests.items()
     }
     counts = {
@@ -192,11 +203,11 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
         for name in ("sounds", "fluent", "recordings")
         if name in arrays.attrs
     }
-    return Analysis(findings, numbers(arrays) | {"not_speech": counts})
+    return Analysis(findings, summarize_probes(arrays) | {"not_speech": counts})
 
 
 def _mean_accuracy(rows: xr.Dataset) -> np.ndarray:
-    return accuracy(rows, layers_between(rows, *DEPTHS))
+    return accuracy(rows, layers_between(rows, *PROBED_DEPTHS))
 
 
 def _gain_over_spectrum(rows: xr.Dataset) -> np.ndarray:
@@ -205,7 +216,7 @@ def _gain_over_spectrum(rows: xr.Dataset) -> np.ndarray:
 
 def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
     """Draws accuracy by layer at both positions."""
-    return accuracy_figure(arrays, POSITIONS)
+    return accuracy_figure(arrays, POSITION_TITLES)
 
 
 STUDY = Study(

@@ -1,4 +1,9 @@
-"""E5: tests whether patching a module restores a spoken word that context overrides."""
+"""E5: tests whether patching a module restores a spoken word that context overrides.
+
+Each sentence exists with an expected word and with a target word, which sounds similar but does not
+fit. In a contextual error, the target word is spoken and the expected word is transcribed. A
+control is a sentence with the expected word that is transcribed correctly.
+"""
 
 import dataclasses
 import functools
@@ -15,14 +20,20 @@ from experiments.item_cache import Arrays, ItemCache
 from experiments.studies.best_cell import best_cell
 from experiments.studies.context_edits import (
     EXPECTED,
-    KINDS,
-    SITES,
+    PATCH_KINDS,
+    PATCHED_SITES,
     TARGET,
     UNTRIED,
     transcribe,
     transcribe_patched,
 )
-from experiments.studies.context_outcomes import STACKS, broken, numbers, patched_examples, restored
+from experiments.studies.context_outcomes import (
+    SITES_BY_STACK,
+    mark_broken,
+    mark_restored,
+    patched_examples,
+    summarize_outcomes,
+)
 from experiments.studies.study import (
     Analysis,
     Claim,
@@ -38,14 +49,15 @@ from interventions.edits.cells import Coordinates
 from interventions.figures import plots
 from jaxasr import Recogniser
 
-_ANY_PATCH = (
+# Description of the tests of the encoder, the decoder, and both.
+_ANY_PATCH_TEST = (
     "per contextual error, whether any patch of {} restores the spoken word, minus the same for as "
     "many random edits of equal size"
 )
 CLAIMS = {
     "context": Claim(
         "Context overrides the spoken word",
-        "in 153 of 700 sentences (21.8 %), only the target word is wrong",
+        "in 153 of 700 sentences (21.9 %), only the target word is wrong",
         "per sentence and voice, whether the target word is transcribed as the expected one, minus "
         "whether the expected word is transcribed as the target",
         min_examples=20,
@@ -53,23 +65,23 @@ CLAIMS = {
     "encoder": Claim(
         "Patching the encoder restores the spoken word",
         "85.0 % of errors, by any of many patches",
-        _ANY_PATCH.format("the encoder"),
+        _ANY_PATCH_TEST.format("the encoder"),
     ),
     "decoder": Claim(
         "Patching the decoder restores the spoken word",
         "82.4 % of errors, by any of many patches",
-        _ANY_PATCH.format("the decoder"),
+        _ANY_PATCH_TEST.format("the decoder"),
     ),
     "anywhere": Claim(
-        "Patching either stack restores the spoken word",
+        "Patching the encoder or the decoder restores the spoken word",
         "88.9 % of errors, by any of many patches",
-        _ANY_PATCH.format("either stack"),
+        _ANY_PATCH_TEST.format("the encoder or the decoder"),
     ),
     "one_place": Claim(
         "A single patch restores the spoken word in many sentences",
         "not reported",
-        "share of errors that the best patch restores, compared with 0.2; p compares it with the "
-        "largest share of any patch when each error's outcomes are permuted across patches",
+        "share of errors that the best patch restores, compared with 0.2; p compares this share "
+        "with the largest share of any patch when each error's outcomes are permuted over patches",
         null=0.2,
     ),
 }
@@ -84,18 +96,16 @@ class Config(Settings):
     )
     voices: int = choice(4, "the paper does not state it; espeak-ng offers at most 6")
     n_errors: int = choice(700, "contextual errors to patch; the default patches all of them")
-    n_clean: int = choice(
-        100, "correctly transcribed sentences, to measure the damage of patches; the paper has none"
-    )
+    n_clean: int = choice(100, "controls, which measure the damage of patches; the paper has none")
     alphas: tuple[float, ...] = choice(
         (0.25, 0.5, 0.75, 1.0, 1.5), "the paper varies the strength; its values were not found"
     )
     max_new_tokens: int = choice(32, "a sentence has at most 16 tokens")
     score: str = choice(
-        "the text, freely generated under every patch", "what the paper counts, without a proxy"
+        "the text that is generated under every patch", "the paper counts texts, too"
     )
     noise: str = choice(
-        "length and level of the recording, one seed; lock-step in the decoder",
+        "length and level of the recording, one seed; the decoder reads the same tokens",
         "not found in the paper",
     )
 
@@ -104,10 +114,10 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
     """Transcribes all recordings, and patches contextual errors and some controls.
 
     Returns:
-        Outcomes, which are constants of `experiments.studies.context_edits`: `before` [example]
-        without an edit, and `after` [example, kind, cell] under every patch. Recordings that are
-        not patched have `UNTRIED`. The coordinate `congruent` [example] marks recordings that
-        speak the expected word.
+        `before` [example]: outcome without an edit.
+        `after` [example, kind, cell]: outcome under every patch; `UNTRIED` without a patch.
+        The coordinate `congruent` [example] marks recordings of the expected word. The outcomes
+        are constants of `experiments.studies.context_edits`.
     """
     clips = spoken_pairs(corpus, config.sentences, config.voices)
     texts = cache.each("E5 sentences", clips, functools.partial(transcribe, asr))
@@ -115,7 +125,8 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
     congruent = np.array([bool(clip.label("congruent")) for clip in clips], bool)
     errors = np.flatnonzero((before == EXPECTED) & ~congruent)[: config.n_errors]
     controls = np.flatnonzero((before == EXPECTED) & congruent)[: config.n_clean]
-    patch_jobs = [(int(row), kind) for row in errors for kind in KINDS]
+    # A job is the row of a recording and a kind of patch. Controls get no random patches.
+    patch_jobs = [(int(row), kind) for row in errors for kind in PATCH_KINDS]
     patch_jobs += [(int(row), "noise") for row in controls]
 
     def patch(patch_job: tuple[int, str]) -> Arrays:
@@ -129,10 +140,10 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
         patch,
         key=lambda patch_job: f"{patch_job[1]} {clips[patch_job[0]].id}",
     )
-    cells = site_cells(asr.config, SITES, config.alphas)
-    after = np.full((len(clips), len(KINDS), len(cells["site"])), UNTRIED)
+    cells = site_cells(asr.config, PATCHED_SITES, config.alphas)
+    after = np.full((len(clips), len(PATCH_KINDS), len(cells["site"])), UNTRIED)
     for (row, kind), item in zip(patch_jobs, items):
-        after[row, KINDS.index(kind)] = item["outcome"]
+        after[row, PATCH_KINDS.index(kind)] = item["outcome"]
     return _to_dataset(clips, congruent, before, after, cells)
 
 
@@ -153,8 +164,8 @@ def _to_dataset(
             "example": [clip.id for clip in clips],
             "congruent": ("example", congruent),
             "pair": ("example", pairs),
-            "kind": list(KINDS),
-            "site": ("cell", [SITES[number] for number in cells["site"]]),
+            "kind": list(PATCH_KINDS),
+            "site": ("cell", [PATCHED_SITES[number] for number in cells["site"]]),
             "layer": ("cell", cells["layer"]),
             "alpha": ("cell", cells["alpha"]),
         },
@@ -166,24 +177,25 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
     errors = patched_examples(arrays, congruent=False)
     findings = {"context": _judge_context(arrays, config.seed)}
     if errors.sizes["example"]:
-        findings |= _judge_patches(restored(errors), config.seed)
+        findings |= _judge_patches(mark_restored(errors), config.seed)
     else:
         missing = "" if espeak_installed() else f"; for more of them: {ESPEAK_MISSING}"
         reason = f"no contextual error among the sentences{missing}"
         findings |= {
             key: claim.judge(None, reason) for key, claim in CLAIMS.items() if key != "context"
         }
-    return Analysis(findings, numbers(arrays))
+    return Analysis(findings, summarize_outcomes(arrays))
 
 
 def _judge_context(arrays: xr.Dataset, seed: int) -> Finding:
-    """Compares two opposite errors: the expected word for the target word, and the reverse.
+    """Compares contextual errors with reverse errors (target word instead of expected word).
 
     Each pair is a sentence with the target word and the same sentence with the expected word, in
-    one voice. Sentences without a pair are dropped.
+    one voice. A recording without a partner is dropped.
     """
     claim, congruent = CLAIMS["context"], arrays.congruent.values
     pairs, before = arrays.pair.values, arrays.before.values
+    # TARGET is the reverse error of a congruent recording. EXPECTED is the contextual error.
     reverse_errors = dict(zip(pairs[congruent], before[congruent] == TARGET))
     context_errors = zip(pairs[~congruent], before[~congruent] == EXPECTED)
     differences = [
@@ -197,8 +209,10 @@ def _judge_context(arrays: xr.Dataset, seed: int) -> Finding:
 
 
 def _judge_patches(is_restored: xr.DataArray, seed: int) -> dict[str, Finding]:
+    """Judges the claims about stacks by noise patches minus random ones, and the best patch."""
     findings = {}
-    for key, sites in STACKS.items():
+    for key, sites in SITES_BY_STACK.items():
+        # The largest of zeros and ones is 1 if any cell restores the word.
         by_any = is_restored.isel(cell=np.isin(is_restored.site.values, sites)).max("cell")
         gain = by_any.sel(kind="noise") - by_any.sel(kind="random")
         findings[key] = CLAIMS[key].judge_mean(gain.values, seed)
@@ -208,31 +222,32 @@ def _judge_patches(is_restored: xr.DataArray, seed: int) -> dict[str, Finding]:
 
 def _judge_best_patch(is_restored: xr.DataArray, seed: int) -> Finding:
     claim, n = CLAIMS["one_place"], is_restored.sizes["example"]
-    if n < 2:
+    if n < 2:  # no interval, but the number is reported
         return claim.judge(Evidence(float(is_restored.max()), np.nan, np.nan, n))
     _, evidence = best_cell(is_restored, seed)
     return claim.judge(evidence)
 
 
 def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
-    """Draws maps over layers and strengths: one column per site, one row per outcome."""
-    is_restored = restored(patched_examples(arrays, congruent=False))
+    """Draws maps over layers and strengths, with a column per site and a row per outcome."""
+    is_restored = mark_restored(patched_examples(arrays, congruent=False))
     rows = {
         "to white noise: restored": is_restored.sel(kind="noise"),
         "random direction: restored": is_restored.sel(kind="random"),
-        "to white noise: clean broken": broken(patched_examples(arrays, congruent=True)),
+        "to white noise: clean broken": mark_broken(patched_examples(arrays, congruent=True)),
     }
-    figure, axes = plots.panels(len(rows), len(SITES), width=2.3, height=2.0)
+    figure, axes = plots.panels(len(rows), len(PATCHED_SITES), width=2.3, height=2.0)
     panels = iter(axes)
     for title, values in rows.items():
         means = _mean_over_examples(values)
-        for site in SITES:
+        for site in PATCHED_SITES:
+            # The cells of a site are sorted by layer, then by strength.
             grid = means[arrays.site.values == site].reshape(-1, len(config.alphas))
             strengths = [f"{alpha:g}" for alpha in config.alphas]
             image = plots.draw_heat_map(
                 next(panels), grid, f"{site}\n{title}", 1.0, across=strengths
             )
-    for panel in axes[-len(SITES) :]:
+    for panel in axes[-len(PATCHED_SITES) :]:
         panel.set_xlabel("strength α")
     axes[0].set_ylabel("layer")
     figure.colorbar(image, ax=axes, shrink=0.6, label="share of sentences")
@@ -249,9 +264,9 @@ STUDY = Study(
     title="Whether context overrides the spoken word",
     section="section 4.4",
     about="In each sentence, one word is replaced by a similar-sounding word that does not fit. If "
-    "the model transcribes the expected word instead, each module of both stacks is patched "
-    "towards its activation for white noise. The study counts which patches restore the spoken "
-    "word.",
+    "the model transcribes the expected word instead, each module of encoder and decoder is "
+    "patched towards its activation for white noise. The study counts the patches that restore the "
+    "spoken word.",
     data="700 synthetic sentences; voices and texts were not published",
     settings=Config,
     run=run,
@@ -266,8 +281,8 @@ STUDY = Study(
     differs=(
         "if the corpus has no such sentences, espeak-ng speaks 177 sentences of ours, with the "
         "target word and with the expected word",
-        "random edits as null, the damage to clean sentences and the share per patch are additions",
-        "it was not checked by ear that the synthetic voice speaks the target word",
+        "random edits as null, the damage to controls and the share per patch are additions",
+        "no person checked that the synthetic voice speaks the target word",
         "the output of a whole module is patched, not single heads",
     ),
 )

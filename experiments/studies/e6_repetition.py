@@ -1,4 +1,8 @@
-"""E6: patches decoder layers and heads to resolve repetition loops, and measures the cost."""
+"""E6: patches decoder layers and heads to resolve repetition loops, and measures the cost.
+
+A loop is a generated text that repeats itself. The cost of a patch is the change of the word error
+rate of clean speech.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,11 +14,11 @@ from matplotlib.figure import Figure
 from experiments.data.corpora import Corpus, Utterance
 from experiments.item_cache import Arrays, ItemCache
 from experiments.studies.ablation import (
-    COMPONENTS,
-    HEADS,
-    KINDS,
+    ABLATION_KINDS,
+    COMPONENT_SITES,
+    HEAD_SITES,
     ablate,
-    at_site,
+    cells_of_site,
     layer_grid,
     to_dataset,
     wer_change,
@@ -27,10 +31,13 @@ from interventions.edits import site_cells
 from interventions.figures import plots
 from jaxasr import Recogniser
 
-CROSS, SELF, MLP = COMPONENTS
+CROSS, SELF, MLP = COMPONENT_SITES  # outputs of cross-attention, self-attention and MLP
 _MIN_CLEAN = 8  # clean recordings, as many as the preset "builtin" has
-_ATTENTION_NAMES: dict[str, str] = dict(zip(HEADS, ("cross-attention", "self-attention")))
-_COST = "change of the word error rate of clean speech without {} (white noise), below 0.02"
+_ATTENTION_NAMES: dict[str, str] = dict(zip(HEAD_SITES, ("cross-attention", "self-attention")))
+# Description of the tests of the cost.
+_COST_TEST = (
+    "change of the word error rate of clean speech when white noise replaces {}, below 0.02"
+)
 CLAIMS = {
     "cross_attention": Claim(
         "Patching cross-attention resolves more loops than patching self-attention or the MLP",
@@ -41,29 +48,29 @@ CLAIMS = {
     ),
     "any_layer": Claim(
         "Counting any layer, cross-attention resolves more loops than self-attention or the MLP",
-        "as above; the paper counts a loop if any intervention resolves it",
-        "per loop, whether any cross-attention layer resolves it, minus the mean of the same for "
-        "self-attention and for the MLP, which have as many layers",
+        "as in the first claim; the paper counts a loop if any intervention resolves it",
+        "per loop, 1 if any cross-attention layer resolves it, else 0; minus the mean of the same "
+        "numbers for self-attention and for the MLP, which have as many layers",
     ),
     "one_layer": Claim(
         "The cross-attention of one layer resolves most loops",
         "layer 23 of 32: 76 %, white noise",
         "share of loops that the best cross-attention layer resolves under white noise; p "
-        "compares it with the largest share of any component when each loop's outcomes are "
+        "compares this share with the largest share of any component when each loop's outcomes are "
         "permuted across components",
         null=0.5,
     ),
     "one_head": Claim(
         "One head resolves most loops",
         "layer 18, head 13: 78.1 %",
-        "share of loops that the best head resolves under white noise; p compares it with the "
-        "largest share of any head when each loop's outcomes are permuted across heads",
+        "share of loops that the best head resolves under white noise; p compares this share with "
+        "the largest share of any head when each loop's outcomes are permuted across heads",
         null=0.5,
     ),
     "cheap_layer": Claim(
         "Clean speech does not need the best layer's cross-attention",
         "not measured",
-        _COST.format("the best layer's cross-attention"),
+        _COST_TEST.format("the best layer's cross-attention"),
         null=0.02,
         side="below",
         min_examples=_MIN_CLEAN,
@@ -71,7 +78,7 @@ CLAIMS = {
     "cheap_head": Claim(
         "Clean speech does not need the best head",
         "not measured",
-        _COST.format("the best head"),
+        _COST_TEST.format("the best head"),
         null=0.02,
         side="below",
         min_examples=_MIN_CLEAN,
@@ -88,28 +95,29 @@ class Config(Settings):
         50_000, "recordings to search for loops; the paper does not state how its loops were found"
     )
     n_clean: int = choice(500, "clean utterances for the cost, which the paper did not measure")
-    kinds: tuple[str, ...] = paper(KINDS, "section 4.5: white-noise patch and ablation")
+    kinds: tuple[str, ...] = paper(ABLATION_KINDS, "section 4.5: white-noise patch and ablation")
     heads: bool = paper(True, "section 4.5: every head after every layer")
     max_new_tokens: int = choice(
-        448 - 8, "nearly the whole context of 448; the detector needs only 4 times 8 tokens"
+        448 - 8, "nearly the whole context of 448 tokens; the detector needs 32 tokens"
     )
     detector: str = choice(
-        "n-gram of up to 8 tokens 4 times, or compression ratio > 2.4",
+        "an n-gram of up to 8 tokens that occurs 4 times in a row, or a compression ratio > 2.4",
         "no rule was found in the paper",
     )
     noise: str = choice(
-        "length and level of the recording, one seed, lock-step",
-        "not found in the paper; both rows consume the same tokens, so that positions agree",
+        "length and level of the recording, one seed; the decoder reads the same tokens",
+        "not found in the paper; positions of recording and noise must agree",
     )
 
 
 def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr.Dataset:
-    """Ablates the decoder on loops and on clean speech.
+    """Ablates the decoder's layers and heads on loops and on clean speech.
 
     Returns:
-        As `experiments.studies.ablation.to_dataset`; `recording` [example] is "loop" or "clean".
+        The dataset of `experiments.studies.ablation.to_dataset`, with the coordinate `recording`
+        [example]: "loop" or "clean".
     """
-    sites = COMPONENTS + (HEADS if config.heads else ())
+    sites = COMPONENT_SITES + (HEAD_SITES if config.heads else ())
     loops = find_loops(asr, corpus, config.n_loops, config.tries, cache, config.max_new_tokens)
     clips = [*loops, *clean_speech(corpus, asr, config.n_clean, config.max_new_tokens)]
 
@@ -120,16 +128,17 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
     jobs = [(clip, kind) for clip in clips for kind in config.kinds]
     items = cache.each("E6 interventions", jobs, intervene, key=lambda job: f"{job[1]} {job[0].id}")
     n_kinds = len(config.kinds)
+    # The items of one recording follow each other, one per kind.
     by_clip = [items[start : start + n_kinds] for start in range(0, len(items), n_kinds)]
     arrays = to_dataset(clips, by_clip, config.kinds, sites, site_cells(asr.config, sites))
     recordings = ["loop"] * len(loops) + ["clean"] * (len(clips) - len(loops))
     return arrays.assign_coords(recording=("example", recordings))
 
 
-def resolved(arrays: xr.Dataset) -> xr.DataArray:
-    """Marks, with 1 or 0, the interventions that resolve a loop.
+def mark_resolved(arrays: xr.Dataset) -> xr.DataArray:
+    """Returns 1.0 where an intervention resolves a loop, else 0.0.
 
-    The text must not be empty or repetitive. If the transcript is known, the character error
+    The text must be neither empty nor repetitive. If the transcript is known, the character error
     rate must be lower than without the intervention.
     """
     is_closer = (arrays.cer < arrays.baseline_cer) | arrays.baseline_cer.isnull()
@@ -146,17 +155,21 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
         reason = "none of the transcribed recordings makes this model loop"
         findings = {key: claim.judge(None, reason) for key, claim in CLAIMS.items()}
         return Analysis(findings, {"clean": speech_cost(speech)})
-    is_resolved = resolved(loops)
+    is_resolved = mark_resolved(loops)
     findings = _judge_components(is_resolved, config.seed)
-    findings |= _judge_best("layer", (CROSS,), COMPONENTS, is_resolved, speech, config.seed)
-    findings |= _judge_best("head", HEADS, HEADS, is_resolved, speech, config.seed)
+    findings |= _judge_best("layer", (CROSS,), COMPONENT_SITES, is_resolved, speech, config.seed)
+    findings |= _judge_best("head", HEAD_SITES, HEAD_SITES, is_resolved, speech, config.seed)
     return Analysis(findings, loop_numbers(loops, is_resolved, speech))
 
 
 def _judge_components(is_resolved: xr.DataArray, seed: int) -> dict[str, Finding]:
-    """Compares cross-attention with the other two components, by all layers and by the best one."""
-    by_site = {site: at_site(is_resolved, site) for site in COMPONENTS}
+    """Compares cross-attention with the mean of self-attention and MLP.
+
+    One claim is about the mean over layers, the other about whether any layer resolves a loop.
+    """
+    by_site = {site: cells_of_site(is_resolved, site) for site in COMPONENT_SITES}
     mean_rate = {site: values.mean(("kind", "cell")).values for site, values in by_site.items()}
+    # The largest of zeros and ones is 1 if any cell resolves the loop.
     any_rate = {site: values.max(("kind", "cell")).values for site, values in by_site.items()}
     return {
         key: CLAIMS[key].judge_mean(rate[CROSS] - (rate[SELF] + rate[MLP]) / 2, seed)
@@ -178,7 +191,7 @@ def _judge_best(
         unit: "layer" or "head".
         sites: sites whose best cell is judged.
         null_sites: sites whose cells are permuted for the p-value.
-        is_resolved: result of `resolved` for the loops.
+        is_resolved: result of `mark_resolved` for the loops.
         speech: results on clean speech.
         seed: of bootstrap and permutations.
     """
@@ -187,6 +200,7 @@ def _judge_best(
     if not len(cells) or outcomes.sizes["example"] < 2:
         reason = "" if len(cells) else "heads were left out"
         return {key: CLAIMS[key].judge(None, reason) for key in (f"one_{unit}", f"cheap_{unit}")}
+    # Positions within `cells`, because `best_cell` gets only these cells.
     candidates = np.flatnonzero(np.isin(outcomes.site.values[cells], sites)).tolist()
     best, evidence = best_cell(outcomes.isel(cell=cells), seed, candidates)
     cost = costs.isel(cell=cells[best]).values
@@ -197,14 +211,14 @@ def _judge_best(
 
 
 def _under_noise(values: xr.DataArray) -> xr.DataArray:
-    """Selects the white-noise patch, or the only other intervention if it was not run."""
+    """Selects the results of the white-noise patch, or of the first kind if it was not run."""
     return values.sel(kind="noise") if "noise" in values.kind else values.isel(kind=0)
 
 
 def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
     """Draws maps of resolved loops and of the cost on clean speech, one row per intervention."""
     quantities = {
-        "loops resolved": ("loop", resolved(arrays)),
+        "loops resolved": ("loop", mark_resolved(arrays)),
         "ΔWER, clean": ("clean", wer_change(arrays)),
     }
     means = {
@@ -212,7 +226,7 @@ def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
         for title, (recording, values) in quantities.items()
         if recording in arrays.recording.values
     }
-    head_sites = [site for site in HEADS if site in arrays.site.values]
+    head_sites = [site for site in HEAD_SITES if site in arrays.site.values]
     n_columns = len(means) * (1 + len(head_sites))
     figure, axes = plots.panels(len(arrays.kind), n_columns, width=2.7, height=2.3)
     panels = iter(axes)
@@ -220,7 +234,7 @@ def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
         for title, mean in means.items():
             cell_means = mean.sel(kind=kind)
             component_grid = np.stack(
-                [layer_grid(cell_means, site)[:, 0] for site in COMPONENTS], 1
+                [layer_grid(cell_means, site)[:, 0] for site in COMPONENT_SITES], 1
             )
             names, heading = ["cross", "self", "MLP"], f"{title}\ncomponents, {kind}"
             image = plots.draw_heat_map(next(panels), component_grid, heading, 1.0, across=names)

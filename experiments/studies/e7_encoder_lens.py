@@ -1,4 +1,7 @@
-"""E7: generates text from each encoder layer with the unchanged decoder."""
+"""E7: generates text from each encoder layer with the unchanged decoder.
+
+The final text is the text of the top layer. A rule sorts each text into one of `CATEGORIES`.
+"""
 
 import dataclasses
 import functools
@@ -15,8 +18,16 @@ import jaxasr
 from experiments.analyses.text_kinds import CATEGORIES, error_rate, text_category
 from experiments.data.corpora import Corpus, Utterance
 from experiments.item_cache import Arrays, ItemCache
-from experiments.studies.selection import first_window, language, spoken, supported_languages
-from experiments.studies.study import Analysis, Claim, Settings, Study, band, choice, paper
+from experiments.studies.selection import first_window, language, select_speech, supported_languages
+from experiments.studies.study import (
+    Analysis,
+    Claim,
+    Settings,
+    Study,
+    choice,
+    layers_in_band,
+    paper,
+)
 from interventions.generation.transcripts import is_loop, words
 from jaxasr import Recogniser
 
@@ -40,7 +51,7 @@ CLAIMS = {
         null=0.5,
     ),
     "ungrounded_between": Claim(
-        "Texts of layers at depth 0.62 to 0.84 are fluent but unrelated to the recording",
+        "Texts of layers at depth 0.62 to 0.84 are fluent but ungrounded (not about the recording)",
         "layers 20 to 27 of 32: occasionally fluent, ungrounded completions",
         "per recording, share of ungrounded texts at depth 0.62 to 0.84, minus the share in all "
         "other layers",
@@ -48,11 +59,11 @@ CLAIMS = {
     "right_at_the_top": Claim(
         "The transcript appears only in the last layer",
         "layers 31 and 32 of 32: the fluent, right transcript",
-        "per recording, fall in the last layer of the word error rate against the final text (at "
-        "most 1), minus the mean fall in the other layers",
+        "per recording, how far the word error rate against the final text (at most 1) falls in "
+        "the last layer, minus its mean fall in the other layers",
     ),
 }
-# One per category, in the order of `CATEGORIES`.
+# Colours of the bars, in the order of `CATEGORIES`.
 _COLOURS = ("#e4e1da", "#c9c5bb", "#d9792b", "#96b9c1", "#3d8aa8", "#233472")
 
 
@@ -69,7 +80,7 @@ class Config(Settings):
         1.5, "shortest recording in seconds; shorter ones have only a word or two"
     )
     reference: str = choice(
-        "final text", "shows at which layer the model's final text appears; needs no transcript"
+        "final text", "shows the layer where the final text appears, and needs no transcript"
     )
 
 
@@ -77,15 +88,18 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
     """Generates a text from every layer.
 
     Returns:
-        `kind`, `wer`, `text` and `logprob` [example, depth], as `layer_texts` returns them, and
-        `true_wer` [example]. Depth 0 is the convolutional stem, 1 the top layer.
+        The results of `layer_texts`: `kind`, `wer`, `text` and `logprob` [example, depth], and
+        `true_wer` [example]. Depth 0 is the convolutional stem, and depth 1 the top layer. Without
+        recordings of speech, only the attribute `untestable`, a reason.
     """
-    clips = spoken(
+    clips = select_speech(
         corpus,
         config.per_language,
         supported_languages(asr, config.languages),
         at_least_s=config.at_least_s,
     )
+    if not clips:
+        return xr.Dataset(attrs={"untestable": "no recording of speech in the chosen languages"})
     generate = functools.partial(layer_texts, asr, max_new_tokens=config.max_new_tokens)
     items = cache.each("E7 encoder lens", clips, generate)
     by_layer = {
@@ -106,9 +120,12 @@ def layer_texts(asr: Recogniser, clip: Utterance, max_new_tokens: int) -> Arrays
     """Generates the text of every encoder layer of one recording.
 
     Returns:
-        By layer, the stem first: `kind` (index into `CATEGORIES`), `wer` against the final text,
-        `logprob` (mean per token), `text`. `true_wer`: word error rate of the final text against
-        the transcript, NaN without one.
+        Arrays [L + 1] over the stem and the L layers:
+        `kind`: index into `CATEGORIES`.
+        `wer`: word error rate against the final text.
+        `logprob`: mean natural-log probability per token.
+        `text`: the generated text.
+        Also `true_wer`: word error rate of the final text against the transcript; NaN without one.
     """
     language_code, mel = language(clip), jaxasr.log_mel(first_window(clip), asr.config.n_mels)[None]
     lens = interventions.encoder_lens(
@@ -129,7 +146,7 @@ def layer_texts(asr: Recogniser, clip: Utterance, max_new_tokens: int) -> Arrays
     return {
         "kind": np.array([CATEGORIES.index(kind) for kind in kinds]),
         "wer": np.array([error_rate(text, final_text, language_code) for text in texts]),
-        # Adds 1 because the sum includes the end-of-text token.
+        # The sum includes the end-of-text token, which `lengths` does not count.
         "logprob": np.asarray(lens.logprobs)[:, 0].sum(1) / (lengths + 1),
         "text": np.array(texts),
         "true_wer": np.asarray(true_wer),
@@ -138,11 +155,14 @@ def layer_texts(asr: Recogniser, clip: Utterance, max_new_tokens: int) -> Arrays
 
 def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
     """Judges `CLAIMS` over the recordings whose final text has words and is not a loop."""
+    if reason := arrays.attrs.get("untestable"):
+        return Analysis({key: claim.judge(None, reason) for key, claim in CLAIMS.items()})
     usable = arrays.isel(example=np.flatnonzero(_has_usable_text(arrays)))
     loops, other_loops = _share_in_band(usable, "loop", 0.84, 0.94)
     ungrounded, other_ungrounded = _share_in_band(usable, "ungrounded", 0.62, 0.84)
     without_words = _is_kind(usable, "empty") | _is_kind(usable, "punctuation")
-    lower_layers = band(usable.depth.values, 0, 0.69)
+    lower_layers = layers_in_band(usable.depth.values, 0, 0.69)
+    # wer_fall[:, i] is the fall from entry i of `depth` to entry i + 1.
     wer_fall = -np.diff(np.minimum(usable.wer.values, 1), axis=1)
     values = {
         "loops_below_the_top": loops - other_loops,
@@ -173,13 +193,13 @@ def _is_kind(arrays: xr.Dataset, kind: str) -> Bool[np.ndarray, "N L"]:
 def _share_in_band(
     arrays: xr.Dataset, kind: str, low: float, high: float
 ) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]]:
-    """Computes each recording's share of a kind inside a band of depths, and outside it."""
-    inside, is_kind = band(arrays.depth.values, low, high), _is_kind(arrays, kind)
+    """Computes each recording's share of a kind of text inside and outside a band of depths."""
+    inside, is_kind = layers_in_band(arrays.depth.values, low, high), _is_kind(arrays, kind)
     return is_kind[:, inside].mean(1), np.delete(is_kind, inside, axis=1).mean(1)
 
 
 def _shares(arrays: xr.Dataset) -> dict[str, Any]:
-    """Computes shares of kinds and mean error rates by depth, for all languages and for each."""
+    """Computes shares of kinds and mean error rates by depth, over all languages and for each."""
     language_codes = arrays.language.values
     rows = {"all": np.ones(len(language_codes), bool)}
     rows |= {str(code): language_codes == code for code in dict.fromkeys(language_codes)}
@@ -194,9 +214,11 @@ def _shares(arrays: xr.Dataset) -> dict[str, Any]:
 
 def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
     """Draws stacked bars of the kinds of text by layer, with a line of the word error rate."""
+    if "untestable" in arrays.attrs:
+        return {}
     language_codes = list(dict.fromkeys(map(str, arrays.language.values)))
     names = ["all", *language_codes] if len(language_codes) > 1 else language_codes
-    # At most four panels per row.
+    # At most four panels per row. -(-a // b) rounds a / b up.
     n_rows, n_columns = -(-len(names) // 4), min(len(names), 4)
     figure = Figure(figsize=(2 + 2.6 * n_columns, 3.4 * n_rows), layout="constrained")
     panels = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False)

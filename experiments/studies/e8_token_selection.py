@@ -1,7 +1,8 @@
 """E8: finds the layer at which the decoder settles on a token, and compares the candidates.
 
-The final token of a position is the token that the model generates there. The other candidates are
-the top tokens of a layer without the final token.
+The final token of a position is the token that the model generates there. The candidates are the
+top tokens of one layer by the logit lens, and the other candidates are those except the final
+token. The saturation layer is the first layer from which on the final token is the top candidate.
 """
 
 import dataclasses
@@ -10,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import interventions
@@ -20,7 +20,7 @@ from experiments.data.corpora import Corpus, Utterance
 from experiments.data.phonemes import ESPEAK_MISSING
 from experiments.item_cache import Arrays, ItemCache
 from experiments.studies.candidate_similarity import (
-    OFFSETS,
+    TOKEN_OFFSETS,
     cosine_in_vocabulary,
     look_ahead,
     mean_of_finite,
@@ -28,9 +28,17 @@ from experiments.studies.candidate_similarity import (
     similarity,
     word_tokens,
 )
-from experiments.studies.selection import first_window, language, spoken, supported_languages
-from experiments.studies.study import Analysis, Claim, Settings, Study, band, choice, paper
-from interventions.figures import plots
+from experiments.studies.selection import first_window, language, select_speech, supported_languages
+from experiments.studies.study import (
+    Analysis,
+    Claim,
+    Settings,
+    Study,
+    choice,
+    layers_in_band,
+    paper,
+)
+from experiments.studies.token_figures import language_figure, selection_figure
 from jaxasr import Recogniser
 
 CLAIMS = {
@@ -43,7 +51,7 @@ CLAIMS = {
     ),
     "saturates_late": Claim(
         "The saturation layer is in the upper third",
-        "Fig. 2: a dashed line to the right of the rise; no number was found",
+        "Fig. 2: a dashed line to the right of the rise; a number was not found",
         "per recording, mean depth of the saturation layer, compared with 20/32",
         null=0.625,
     ),
@@ -69,7 +77,7 @@ CLAIMS = {
     ),
     "earlier_than_qwen": Claim(
         "Whisper saturates earlier than Qwen2-Audio",
-        "Fig. 2: Whisper's dashed line is to the left of Qwen's; no number was found",
+        "Fig. 2: Whisper's dashed line is to the left of Qwen's; a number was not found",
         "difference of mean saturation depths",
     ),
 }
@@ -96,10 +104,11 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
     """Applies the logit lens to every recording.
 
     Returns:
-        The variables of `token_curves`, averaged over tokens, [example, depth]. Depth 1 is the top
-        decoder layer. Recordings without text are dropped.
+        The arrays of `token_curves`, averaged over tokens: `saturation` [example], `hit` [example,
+        offset, depth], and all others [example, depth]. Depth 1 is the top decoder layer.
+        Recordings without text are dropped. If all are, only the attribute `untestable`, a reason.
     """
-    clips = spoken(
+    clips = select_speech(
         corpus,
         config.per_language,
         supported_languages(asr, config.languages),
@@ -108,9 +117,12 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
     compute_curves = functools.partial(token_curves, asr, config=config)
     items = zip(clips, cache.each("E8 logit lens", clips, compute_curves))
     with_text = [(clip, item) for clip, item in items if item["saturation"].size]
-    names = with_text[0][1]
+    if not with_text:
+        return xr.Dataset(attrs={"untestable": "no recording of speech has a generated text"})
+    # The last axis of every array of an item is the tokens of the text.
     means = {
-        name: np.stack([mean_of_finite(item[name]) for _, item in with_text]) for name in names
+        name: np.stack([mean_of_finite(item[name]) for _, item in with_text])
+        for name in with_text[0][1]
     }
     dims = {"saturation": ("example",), "hit": ("example", "offset", "depth")}
     n_layers = asr.config.n_text_layer
@@ -119,7 +131,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
         {
             "example": [clip.id for clip, _ in with_text],
             "depth": (np.arange(n_layers) + 1) / n_layers,
-            "offset": list(OFFSETS),
+            "offset": list(TOKEN_OFFSETS),
             "language": ("example", [language(clip) for clip, _ in with_text]),
             "n_tokens": ("example", [item["saturation"].size for _, item in with_text]),
         },
@@ -130,17 +142,19 @@ def token_curves(asr: Recogniser, clip: Utterance, config: Config) -> Arrays:
     """Computes curves over layers for every token of one recording's text.
 
     Returns:
-        `prob` [L, T], probability of the final token; `saturation` [T], depth of the layer from
-        which on it stays the top candidate; `hit` [offset, L, T] and `hit_null` [L, T], results of
-        `look_ahead`; `sound`, `meaning` and their variants [L, T], results of `similarity`.
+        Arrays over L layers and T tokens:
+        `prob` [L, T]: probability of the final token.
+        `saturation` [T]: relative depth of the saturation layer.
+        `hit` [offset, L, T] and `hit_null` [L, T]: results of `look_ahead`.
+        `sound`, `meaning` and their variants [L, T]: results of `similarity`.
     """
     memory, _ = asr.model.encode(jaxasr.log_mel(first_window(clip), asr.config.n_mels)[None])
     prompt = asr.tokenizer.prompt(language(clip))
     [text_ids] = asr.generate(memory, prompt).ids
-    # The run decodes prompt and text again; `next_tokens` has the token after each position.
+    # The run decodes prompt and text again. `next_tokens` are the tokens after each position.
     run, next_tokens = lens.make_run(memory, prompt, list(text_ids), asr)
     lens_result = interventions.logit_lens(asr.model, run, config.top_k, final=next_tokens)
-    # The position before a token predicts it.
+    # The state at a position predicts the next token, so the last prompt token predicts the first.
     predicting = slice(len(prompt) - 1, len(prompt) - 1 + len(text_ids))
     candidates = np.asarray(lens_result.ids)[:, 0, predicting]
     ids = np.asarray(text_ids, int)
@@ -150,6 +164,7 @@ def token_curves(asr: Recogniser, clip: Utterance, config: Config) -> Arrays:
     distance = phoneme_distance(asr, tokens, language(clip))
     return {
         "prob": np.exp(np.asarray(lens_result.logprob)[:, 0, predicting]),
+        # `saturation` counts layers from 0; the depth of the top layer is 1.
         "saturation": (np.asarray(lens_result.saturation)[0, predicting] + 1) / len(candidates),
         "hit": hit,
         "hit_null": hit_null,
@@ -160,11 +175,14 @@ def token_curves(asr: Recogniser, clip: Utterance, config: Config) -> Arrays:
 
 def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
     """Judges `CLAIMS` by one number per recording."""
+    if reason := arrays.attrs.get("untestable"):
+        return Analysis({key: claim.judge(None, reason) for key, claim in CLAIMS.items()})
     depth = arrays.depth.values
-    top, lower = band(depth, 0.9, 1), band(depth, 0, 0.625)
+    top, lower = layers_in_band(depth, 0.9, 1), layers_in_band(depth, 0, 0.625)
     below_top = np.setdiff1d(np.arange(len(depth)), top)
+    # In the paper, the similarities change at layer 25 of 32, which has depth 0.78.
     shallow, deep = np.flatnonzero(depth < 0.78), np.flatnonzero(depth >= 0.78)
-    # Negated, because a smaller phoneme error rate means a more similar sound.
+    # The null minus the rate, because a smaller phoneme error rate means a more similar sound.
     sound = (arrays.sound_others_null - arrays.sound_others).values
     meaning = (arrays.meaning_others - arrays.meaning_others_null).values
     next_token = (arrays.hit.sel(offset=1) - arrays.hit_null).values
@@ -176,7 +194,7 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
         "looks_ahead_late": _gain_with_depth(next_token, below_top, top),
     }
     findings = {key: CLAIMS[key].judge_mean(value, config.seed) for key, value in values.items()}
-    if np.isnan(sound).all():
+    if np.isnan(sound).all():  # espeak-ng is not installed
         findings["sounds_alike"] = CLAIMS["sounds_alike"].judge(None, ESPEAK_MISSING)
     findings["earlier_than_qwen"] = CLAIMS["earlier_than_qwen"].judge(
         None, "only one family of models; Qwen2-Audio cannot be loaded"
@@ -189,7 +207,7 @@ def _gain_with_depth(values: np.ndarray, lower: np.ndarray, upper: np.ndarray) -
 
 
 def _numbers(arrays: xr.Dataset) -> dict[str, Any]:
-    """Averages curves over the recordings of all languages, and of each language."""
+    """Averages the arrays over the recordings of all languages, and of each language."""
     language_codes = arrays.language.values
     masks = {"all": np.ones(len(language_codes), bool)}
     masks |= {str(code): language_codes == code for code in dict.fromkeys(language_codes)}
@@ -203,70 +221,22 @@ def _numbers(arrays: xr.Dataset) -> dict[str, Any]:
 
 
 def draw(arrays: xr.Dataset, config: Config) -> dict[str, Figure]:
-    """Draws probability, similarity and later tokens by layer; then probability per language."""
-    figure, axes = plots.panels(2, 2, width=4.6)
-    _draw_probability(axes[0], arrays)
-    _draw_similarity(axes[1], arrays, "sound", "phoneme error rate to the final token")
-    _draw_similarity(axes[2], arrays, "meaning", "cosine to the final token")
-    _draw_look_ahead(axes[3], arrays, f"among the top {config.top_k}")
-    for panel in axes:
-        panel.set_xlabel("depth (share of decoder layers)")
-        if panel.lines:
-            panel.legend(frameon=False, fontsize=8)
-    figures = {"token_selection": figure}
+    """Draws a figure of all curves over the layers, and one of the probability per language."""
+    if "untestable" in arrays.attrs:
+        return {}
+    figures = {"token_selection": selection_figure(arrays, config.top_k)}
     if len(set(arrays.language.values)) > 1:
-        figures["by_language"] = _language_figure(arrays)
+        figures["by_language"] = language_figure(arrays)
     return figures
-
-
-def _draw_probability(axes: Axes, arrays: xr.Dataset) -> None:
-    plots.draw_curve(axes, arrays.depth.values, arrays.prob.values, "final token")
-    layer, label = float(arrays.saturation.mean()), "mean saturation layer"
-    axes.axvline(layer, label=label, color=plots.ACCENT, linestyle="--")
-    axes.set_title("probability")
-
-
-def _draw_similarity(axes: Axes, arrays: xr.Dataset, name: str, title: str) -> None:
-    for variable, label, colour, style in (
-        (name, "all candidates", plots.TEAL, "-"),
-        (f"{name}_others", "other candidates", plots.BLUE, "-"),
-        (f"{name}_others_null", "null: to another token", plots.GREY, ":"),
-    ):
-        values = arrays[variable].values
-        plots.draw_curve(axes, arrays.depth.values, values, label, colour, linestyle=style)
-    axes.set_title(title)
-
-
-def _draw_look_ahead(axes: Axes, arrays: xr.Dataset, title: str) -> None:
-    depth, labels = arrays.depth.values, ("this token", "the next", "the one after")
-    for offset, label, colour in zip(OFFSETS, labels, plots.COLOURS):
-        plots.draw_curve(axes, depth, arrays.hit.sel(offset=offset).values, label, colour)
-    label, null = "null: tokens further away", arrays.hit_null.values
-    plots.draw_curve(axes, depth, null, label, plots.GREY, linestyle=":")
-    axes.set_title(title)
-
-
-def _language_figure(arrays: xr.Dataset) -> Figure:
-    figure, (axes,) = plots.panels(1, 1, width=6, height=3.6)
-    for number, code in enumerate(dict.fromkeys(arrays.language.values)):
-        rows = arrays.isel(example=np.flatnonzero(arrays.language.values == code))
-        colour = plots.COLOURS[number % len(plots.COLOURS)]
-        label, style = f"{code} (n {rows.sizes['example']})", {"markersize": 3, "color": colour}
-        axes.plot(rows.depth, rows.prob.mean("example"), "o-", label=label, **style)
-        axes.axvline(float(rows.saturation.mean()), color=colour, linestyle="--", linewidth=0.8)
-    title = "probability of the final token; dashed: mean saturation layer"
-    axes.set(title=title, xlabel="depth (share of decoder layers)")
-    axes.legend(frameon=False, fontsize=8, ncols=2)
-    return figure
 
 
 STUDY = Study(
     title="When the decoder settles on a token",
     section="section 4.7, Fig. 2",
     about="The logit lens is applied at every token of the generated text. It shows the "
-    "probability of this final token at each layer, and the layer from which on it is the top "
-    "candidate. The other candidates are compared with it in sound and meaning, and later tokens "
-    "of the text are looked up among the candidates.",
+    "probability of this final token at each layer, and the layer from which on the final token is "
+    "the top candidate. The other candidates are compared with the final token in sound and "
+    "meaning. Later tokens of the text are looked up among the candidates.",
     data="Common Voice test, 6 languages of 100 utterances",
     settings=Config,
     run=run,

@@ -1,4 +1,7 @@
-"""Computes the features of probes from encoder frames and from decoder states."""
+"""Computes the features that probes classify, from encoder frames and decoder states.
+
+Axes: M mel bins, L layers, D model width.
+"""
 
 from collections.abc import Sequence
 
@@ -46,23 +49,27 @@ def transcript_features(
         asr: the model.
         audio: 16 kHz samples, at most 30 s.
         language: code of the spoken language.
-        max_new_tokens: largest number of generated tokens.
+        max_new_tokens: largest number of generated tokens. At most as many are generated as the
+            decoder's context has room for, with the prompt and the end-of-text token.
 
     Returns:
         `text`: the generated text.
-        `first` [L + 1, D]: decoder embedding and layer outputs at the position that predicts the
-        first token.
-        `last` [L + 1, D]: the same at the end-of-text token that follows the text.
+        `first` [L + 1, D]: decoder embedding and layer outputs at the last token of the prompt,
+        which predicts the first token of the text.
+        `last` [L + 1, D]: decoder embedding and layer outputs at the end-of-text token, which
+        follows the text.
         `mel` [M]: mean log-mel spectrum.
         `logprob`: mean natural-log probability per token.
         `no_speech`: probability of no speech.
         `ratio`: compression ratio of the text.
-        `tokens`: number of generated tokens.
+        `tokens`: number of tokens of the text.
     """
     prompt = asr.tokenizer.prompt(language)
     mel = jaxasr.log_mel(audio, asr.config.n_mels, asr.config.n_mel_frames)
     memory, _ = asr.model.encode(mel[None])
-    generated = asr.generate(memory, prompt, max_new_tokens=max_new_tokens)
+    # `last` is read at the end-of-text token, so one position must be left for it.
+    room = asr.config.n_text_ctx - len(prompt) - 1
+    generated = asr.generate(memory, prompt, max_new_tokens=min(max_new_tokens, room))
     [ids], [text] = generated.ids, generated.text
     return {
         **_boundary_states(asr, memory, prompt, ids),
@@ -76,14 +83,14 @@ def transcript_features(
 
 
 def _mean_spectrum(mel: Array, n: int) -> Float[np.ndarray, "M"]:
-    # The encoder's second convolution halves the frame rate.
+    # `n` counts encoder frames. The encoder's second convolution halves the frame rate.
     return np.asarray(mel)[:, : 2 * n].mean(1)
 
 
 def _boundary_states(
     asr: Recogniser, memory: Memory, prompt: Sequence[int], ids: Sequence[int]
 ) -> Arrays:
-    """Reads the decoder states that `transcript_features` returns as `first` and `last`."""
+    """Returns `first` and `last` of `transcript_features`."""
     run, _ = make_run(memory, list(prompt), [*ids, asr.tokenizer.special.eot], asr)
     n, sites = len(prompt) + len(ids) + 1, ("decoder.embed", "decoder.resid_post")
     # Two positions: the last token of the prompt, and the end-of-text token.

@@ -1,4 +1,7 @@
-"""Makes the recordings of E4: sounds without speech, and speech of matching length and level."""
+"""Makes the recordings of study E4, which are sounds without speech and matching speech.
+
+Each recording of speech has the length of one of the sounds and the level of another.
+"""
 
 import dataclasses
 import functools
@@ -14,9 +17,9 @@ from experiments.studies.selection import (
     cross_validation_groups,
     first_window,
     language,
-    not_speech,
+    select_nonspeech,
+    select_speech,
     set_of,
-    spoken,
     supported_languages,
 )
 from jaxasr import Recogniser
@@ -31,7 +34,7 @@ class Sound:
 
     Attributes:
         id: unique id.
-        group: cross-validation group; a group is never in two folds.
+        group: cross-validation group, all of whose sounds are in one fold.
         samples: function that returns 16 kHz samples.
         language: language code in the prompt.
     """
@@ -50,16 +53,17 @@ def sounds_without_speech(
     Args:
         corpus: the recordings.
         without: classes of noise to exclude.
-        seconds: for each of these lengths, the beginning of every longer recording is added.
+        seconds: lengths of excerpts. Each longer recording is also cut to its first seconds.
         backwards: whether to add every sound reversed in time.
         n_white: number of white noises to add.
 
     Returns:
-        Sounds. All sounds made from one recording have the same group.
+        The sounds. All sounds made from one recording have the same group.
     """
     sounds = []
-    for clip in not_speech(corpus, without):
+    for clip in select_nonspeech(corpus, without):
         length = float(clip.label("duration_s") or np.inf)
+        # Recordings with the same id at Freesound are parts of one original.
         source = str(clip.label("freesound_id") or clip.id)
         for limit in (WINDOW_S, *(s for s in seconds if s < length)):
             for step in (1, -1) if backwards else (1,):
@@ -69,6 +73,7 @@ def sounds_without_speech(
 
 
 def _cut(clip: Utterance, seconds: float, step: int) -> Samples:
+    """Returns the beginning of a recording; reversed in time if `step` is -1."""
     return _beginning(clip, seconds)[::step].copy()
 
 
@@ -77,7 +82,7 @@ def _beginning(clip: Utterance, seconds: float) -> Samples:
 
 
 def _make_white_noise(seed: int) -> Sound:
-    """Makes 2 to 10 s of white noise at a random level, from barely audible to loud."""
+    """Makes 2 to 10 s of white noise with a random root mean square from 0.001 to 0.2."""
     rng = np.random.default_rng(seed)
     seconds, level = rng.uniform(2, 10), 10 ** rng.uniform(-3, -0.7)
     n = int(seconds * SAMPLE_RATE)
@@ -91,7 +96,9 @@ def _make_white_noise(seed: int) -> Sound:
 def matching_speech(
     asr: Recogniser, corpus: Corpus, noises: Sequence[tuple[Sound, float]], seed: int
 ) -> list[Sound]:
-    """Makes speech with the lengths and levels of sounds without speech.
+    """Cuts and scales speech to the lengths and levels of sounds without speech.
+
+    Length and level then do not distinguish speech from the sounds.
 
     Args:
         asr: the model that will transcribe the speech.
@@ -102,8 +109,9 @@ def matching_speech(
     Returns:
         At most one recording of speech per noise.
     """
-    speech = spoken(corpus, len(corpus), supported_languages(asr, ["en"]), at_least_s=1.5)
+    speech = select_speech(corpus, len(corpus), supported_languages(asr, ["en"]), at_least_s=1.5)
     clips = select_evenly(speech, len(noises), set_of)
+    # The shortest speech is cut to the shortest length, so that few recordings are too short.
     lengths = np.sort([seconds for _, seconds in noises])[: len(clips)]
     by_length = sorted(clips, key=lambda clip: float(clip.label("duration_s") or 0))
     order = np.random.default_rng(seed).permutation(len(noises))
@@ -119,12 +127,12 @@ def match_level(clip: Utterance, seconds: float, noise: Sound, group: str) -> So
 
     def samples() -> Samples:
         audio = _beginning(clip, seconds)
-        gain = _level(noise.samples()) / max(_level(audio), 1e-6)
+        gain = _level(noise.samples()) / max(_level(audio), 1e-6)  # silence has level 0
         return (audio * gain).astype(np.float32)
 
     return Sound(f"{clip.id} {seconds:.2f} s as {noise.id}", group, samples, language(clip))
 
 
 def _level(audio: Samples) -> float:
-    """Computes the root mean square."""
+    """Computes the root mean square of the samples."""
     return float(np.sqrt(np.mean(audio.astype(np.float64) ** 2)))

@@ -1,4 +1,7 @@
-"""Makes the three edits against hallucinations that study B3 compares."""
+"""Makes the three edits against hallucinations that study B3 compares.
+
+A hallucination is a text with words that is generated for a recording without speech.
+"""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -11,14 +14,16 @@ import jaxasr
 from experiments.analyses import lens
 from experiments.data.corpora import Utterance
 from experiments.item_cache import Arrays, ItemCache
-from experiments.studies.ablation import HEADS, ablate
+from experiments.studies.ablation import HEAD_SITES, ablate
+from experiments.studies.probing import Untestable
 from experiments.studies.selection import first_window, language
 from interventions.edits import Add, Project, Scale, only, site_cells
 from jaxasr import At, Memory, Recogniser, pytrees
 from jaxasr.taps import Edits, select
 
-STREAM = "decoder.resid_post"
-EDITS = {
+DECODER_STREAM = "decoder.resid_post"
+# Names of the edits, and their descriptions in claims.
+EDIT_TITLES = {
     "mask": "heads set to zero",
     "steer": "mean-difference steering",
     "project": "projection out of a subspace",
@@ -32,10 +37,9 @@ class EditSettings:
     Attributes:
         n_heads: number of heads to mask.
         rank: number of directions to project out.
-        depth: relative depth of the layer to steer or project.
-        strength: factor of the difference of means in steering.
+        depth: relative depth of the decoder layer that is steered or projected.
+        strength: factor of the steering vector.
         max_new_tokens: largest number of tokens per generated text.
-        seed: seed that `ablate` takes. It has no effect here, because heads are set to zero.
     """
 
     n_heads: int
@@ -43,17 +47,43 @@ class EditSettings:
     depth: float
     strength: float
     max_new_tokens: int
-    seed: int
 
 
 @pytrees.dataclass
 class ScaleHeads:
-    """Multiplies each head by its factor; a factor of 0 masks the head."""
+    """Multiplies the output of each head by a factor; 0 masks the head."""
 
     factor: Float[Array, "L H"]
 
     def __call__(self, x: Float[Array, "B T H Dh"], at: At) -> Float[Array, "B T H Dh"]:
+        # The factors [H, 1] broadcast over positions and over the width of a head.
         return Scale(self.factor[at.layer][:, None])(x, at)
+
+
+def identity(asr: Recogniser) -> Edits:
+    """Returns an edit that changes nothing."""
+    factor = jnp.ones((asr.config.n_text_layer, asr.config.n_text_head), jnp.float32)
+    return {HEAD_SITES[0]: ScaleHeads(factor)}
+
+
+def make_all_edits(
+    asr: Recogniser,
+    clips: Mapping[str, Sequence[Utterance]],
+    settings: EditSettings,
+    cache: ItemCache,
+) -> tuple[dict[str, Edits], dict[str, str]]:
+    """Makes all of `EDIT_TITLES`; see `make_edits`.
+
+    Returns:
+        The edits by name, and the reasons why edits cannot be made, also by name.
+    """
+    edits, reasons = {}, {}
+    for name in EDIT_TITLES:
+        try:
+            edits[name] = make_edits(name, asr, clips, settings, cache)
+        except Untestable as reason:
+            reasons[name] = str(reason)
+    return edits, reasons
 
 
 def make_edits(
@@ -63,10 +93,10 @@ def make_edits(
     settings: EditSettings,
     cache: ItemCache,
 ) -> Edits:
-    """Makes one of `EDITS` from recordings that are not scored later.
+    """Makes one of `EDIT_TITLES` from recordings that are not scored later.
 
     Args:
-        name: a key of `EDITS`.
+        name: a key of `EDIT_TITLES`.
         asr: the model.
         clips: recordings by kind, "clean" and "nonspeech".
         settings: settings of the edits.
@@ -74,6 +104,9 @@ def make_edits(
 
     Returns:
         The edits by site.
+
+    Raises:
+        Untestable: no recording without speech gets words, or no clean recording does.
     """
     if name == "mask":
         return _mask_heads(asr, clips, settings, cache)
@@ -83,14 +116,14 @@ def make_edits(
         _text_states(asr, kind, clips[kind], layer, settings, cache)
         for kind in ("clean", "nonspeech")
     )
-    if not len(hallucinated):
-        hallucinated = clean  # no text was hallucinated, so the difference of means is zero
+    _check_texts(n_hallucinated=len(hallucinated), n_clean=len(clean))
     differences = hallucinated - clean.mean(0)
     if name == "steer":
         step = jnp.asarray(-differences.mean(0), jnp.float32)
-        return {STREAM: only(Add(step, settings.strength), layers=layer)}
+        return {DECODER_STREAM: only(Add(step, settings.strength), layers=layer)}
+    # The rows of the third factor are directions, sorted from the largest difference.
     directions = np.linalg.svd(differences, full_matrices=False)[2][: settings.rank]
-    return {STREAM: only(Project(jnp.asarray(directions, jnp.float32)), layers=layer)}
+    return {DECODER_STREAM: only(Project(jnp.asarray(directions, jnp.float32)), layers=layer)}
 
 
 def _mask_heads(
@@ -101,24 +134,43 @@ def _mask_heads(
 ) -> Edits:
     """Masks the heads with the largest benefit minus cost.
 
-    The benefit is the share of recordings without speech whose words an ablation removes. The cost
-    is its change of the word error rate on clean speech.
+    The benefit of an ablation is the share of recordings without speech that lose all words, minus
+    the share that gain words. Its cost is the change of the word error rate of clean speech.
     """
 
     def ablate_heads(clip: Utterance) -> Arrays:
-        return ablate(asr, clip, HEADS, "zero", settings.max_new_tokens, settings.seed)
+        return ablate(asr, clip, HEAD_SITES, "zero", settings.max_new_tokens)
 
     items = {kind: cache.each(f"B3 heads, {kind}", clips[kind], ablate_heads) for kind in clips}
+    n_hallucinated = sum(bool(item["baseline_insertions"] > 0) for item in items["nonspeech"])
+    _check_texts(n_hallucinated, n_clean=len(items["clean"]))
     silenced = np.mean([_silenced(item) for item in items["nonspeech"]], 0)
     cost = np.mean([_wer_change(item) for item in items["clean"]], 0)
+    # A stable sort chooses the first of equal cells, so that the heads do not depend on NumPy.
     best = np.argsort(-(silenced - cost), kind="stable")[: settings.n_heads]
-    cells = site_cells(asr.config, HEADS)
-    factor = np.ones((len(HEADS), asr.config.n_text_layer, asr.config.n_text_head), np.float32)
+    cells = site_cells(asr.config, HEAD_SITES)
+    # factor[site, layer, head] is 0 for the chosen heads.
+    factor = np.ones((len(HEAD_SITES), asr.config.n_text_layer, asr.config.n_text_head), np.float32)
     factor[cells["site"][best], cells["layer"][best], cells["head"][best]] = 0
-    return {site: ScaleHeads(jnp.asarray(factor[number])) for number, site in enumerate(HEADS)}
+    return {site: ScaleHeads(jnp.asarray(factor[number])) for number, site in enumerate(HEAD_SITES)}
+
+
+def _check_texts(n_hallucinated: int, n_clean: int) -> None:
+    """Raises `Untestable` if hallucinated texts or texts of clean speech are missing."""
+    if not n_hallucinated:
+        raise Untestable(
+            "the edit cannot be made: no recording without speech gets words in the half of the "
+            "recordings that makes the edits"
+        )
+    if not n_clean:
+        raise Untestable(
+            "the edit cannot be made: no clean recording gets words in the half of the recordings "
+            "that makes the edits"
+        )
 
 
 def _silenced(item: Arrays) -> Float[np.ndarray, "K"]:
+    """Returns 1 per cell if all words disappear, -1 if words appear, else 0."""
     return (item["baseline_insertions"] > 0) - (item["insertions"] > 0).astype(float)
 
 
@@ -134,6 +186,8 @@ def _text_states(
     settings: EditSettings,
     cache: ItemCache,
 ) -> Float[np.ndarray, "N D"]:
+    """Returns the mean states of the N texts that have words."""
+
     def text_state(clip: Utterance) -> Arrays:
         return {"states": mean_text_state(asr, clip, layer, settings.max_new_tokens)}
 
@@ -155,9 +209,10 @@ def mean_text_state(
     if not any(map(str.isalnum, text)):
         return np.zeros((0, asr.config.n_text_state), np.float32)
     run, _ = lens.make_run(memory, prompt, list(ids), asr)
-    _, acts = run.decode(asr.model, readout=select(STREAM))
+    _, acts = run.decode(asr.model, readout=select(DECODER_STREAM))
+    # The prompt is left out, because it is the same for all texts.
     text_positions = slice(len(prompt), len(prompt) + len(ids))
-    return np.asarray(acts[STREAM])[layer, 0, text_positions].mean(0, keepdims=True)
+    return np.asarray(acts[DECODER_STREAM])[layer, 0, text_positions].mean(0, keepdims=True)
 
 
 def encode_first_window(asr: Recogniser, clip: Utterance) -> Memory:

@@ -1,4 +1,7 @@
-"""Fits probes of every layer and collects their out-of-fold predictions."""
+"""Fits probes of every layer, and collects their out-of-fold predictions.
+
+A row is one recording or one word. A question is one classification task, such as "gender".
+"""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -13,20 +16,20 @@ from experiments.studies.study import Settings, choice
 from interventions.probes import Bank
 from interventions.stats.categories import categories
 
-Text = Shaped[np.ndarray, "N"]
+Text = Shaped[np.ndarray, "N"]  # one string per row
 
 
 @dataclasses.dataclass(frozen=True)
-class Probing(Settings):
+class ProbingSettings(Settings):
     """Settings that all probing studies share."""
 
     penalty: float = choice(
-        10.0, "λ/2 ‖W‖² on standardised features; fixed beforehand, nothing is tuned on test rows"
+        10.0, "λ of λ/2 ‖W‖² on standardised features; fixed in advance, not tuned on test rows"
     )
     folds: int = choice(
         5, "instead of one 70/30 split: every row is tested once, and no group is in two folds"
     )
-    splits: int = choice(3, "random assignments to folds; predictions are averaged over them")
+    splits: int = choice(3, "random assignments to folds, over which predictions are averaged")
 
 
 class Untestable(ValueError):
@@ -38,7 +41,7 @@ def probe_layers(
     layers: Float[np.ndarray, "L+1 N D"],
     labels: Text,
     groups: Text,
-    config: Probing,
+    config: ProbingSettings,
     baselines: Mapping[str, Float[np.ndarray, "N F"]] | None = None,
     examples: Sequence[str] | None = None,
     blocks: Text | None = None,
@@ -53,12 +56,12 @@ def probe_layers(
         config: settings of the probes.
         baselines: other features of the same rows, by name.
         examples: name of each row; None for row numbers.
-        blocks: block of each row, within which the control permutes labels; None for one block.
+        blocks: block of each row; the control permutes labels within blocks. None for one block.
 
     Returns:
-        A dataset with dims (example, layer); the baselines come first on `layer`.
+        A dataset with dims (example, layer), where the baselines are the first entries of `layer`.
         `correct`: share of splits whose out-of-fold prediction is right.
-        `shuffled`: the same for permuted labels.
+        `shuffled`: the same share for the control, whose labels are permuted.
         `probability`: mean predicted probability of the last class.
         The coordinate `depth` is 0 for the embedding, 1 for the top layer, and NaN for baselines.
         `question`, `label` and `group` are coordinates of the examples.
@@ -76,6 +79,7 @@ def probe_layers(
         "folds": _n_folds(question, labels, groups, config),
         "seeds": seeds,
     }
+    # Row s holds the permuted labels of the control for seeds[s].
     permuted = np.stack([_permute(labels, blocks, seed) for seed in seeds])
     try:
         bank = interventions.fit_probes(X, labels, groups, **options)
@@ -115,7 +119,7 @@ def _permute(labels: Text, blocks: Text | None, seed: int) -> Text:
     return permuted
 
 
-def _n_folds(question: str, labels: Text, groups: Text, config: Probing) -> int:
+def _n_folds(question: str, labels: Text, groups: Text, config: ProbingSettings) -> int:
     """Limits the number of folds to the number of groups of the rarest class."""
     n_groups = {str(kind): len(set(groups[labels == kind])) for kind in dict.fromkeys(labels)}
     if len(n_groups) < 2:
@@ -125,6 +129,7 @@ def _n_folds(question: str, labels: Text, groups: Text, config: Probing) -> int:
             f"{question}: at least two speakers (or recordings, or words) per class are needed, "
             f"got {n_groups}"
         )
+    # With more folds than groups of a class, a fold would have no test rows of the class.
     return min(config.folds, *n_groups.values())
 
 
@@ -136,11 +141,13 @@ def _stack_features(baselines: Mapping[str, np.ndarray], layers: np.ndarray) -> 
 
 
 def _share_correct(bank: Bank) -> np.ndarray:
+    """Returns the share of splits with a right prediction, [row, layer]."""
     correct = (bank.out_of_fold == bank.y).isel(penalty=0)
     return correct.mean("seed").transpose("row", "layer").values
 
 
 def _last_class_probability(bank: Bank, X: np.ndarray) -> np.ndarray:
+    # There is one penalty, and classes are sorted by name.
     last = bank.out_of_fold_proba(X).isel({"penalty": 0, "class": -1}).mean("seed")
     return last.transpose("row", "layer").values
 
@@ -161,6 +168,7 @@ def concatenate(questions: Mapping[str, Callable[[], xr.Dataset]]) -> xr.Dataset
             datasets.append(probe())
         except Untestable as reason:
             reasons[name] = str(reason)
+    # All questions have the same layers and depths, so those of the first are kept.
     joined = (
         xr.concat(datasets, "example", coords="minimal", compat="override", join="override")
         if datasets
@@ -170,7 +178,12 @@ def concatenate(questions: Mapping[str, Callable[[], xr.Dataset]]) -> xr.Dataset
 
 
 def questions(arrays: xr.Dataset) -> list[str]:
-    """Lists the questions with rows in `arrays`."""
+    """Lists the questions with rows in `arrays`.
+
+    Example:
+        >>> questions(xr.Dataset(coords={"question": ("example", ["gender", "gender"])}))
+        ['gender']
+    """
     if "question" not in arrays.coords:
         return []
     return list(dict.fromkeys(map(str, arrays.question.values)))
@@ -189,6 +202,6 @@ def rows_of(arrays: xr.Dataset, question: str) -> xr.Dataset:
 
 
 def reason_untestable(arrays: xr.Dataset, question: str) -> str:
-    """Returns why a question has no rows."""
+    """Returns the reason why a question has no rows."""
     reasons = arrays.attrs.get("untestable", {})
     return str(reasons.get(question, "these recordings do not allow the question"))

@@ -1,4 +1,7 @@
-"""Statistics of out-of-fold predictions: balanced accuracy, AUROC and verdicts."""
+"""Computes balanced accuracy, areas under the ROC curve and verdicts from probe predictions.
+
+A question is one classification task. A group is a cross-validation group, such as a speaker.
+"""
 
 import dataclasses
 from collections.abc import Callable, Iterable
@@ -8,20 +11,21 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
-from experiments.studies.probing import Probing, Text, questions, reason_untestable, rows_of
-from experiments.studies.study import Claim, Evidence, Finding, band, mean_evidence
+from experiments.studies.probing import ProbingSettings, Text, questions, reason_untestable, rows_of
+from experiments.studies.study import Claim, Evidence, Finding, layers_in_band, mean_evidence
 from interventions.stats.groups import group_scores
-from interventions.stats.roc import auroc
+from interventions.stats.roc import auroc_interval
 
+# Variables of `probe_layers`, by the names of their curves in the results.
 _CURVES = {"accuracy": "correct", "shuffled": "shuffled"}
 
 
-def verdict(
+def judge_question(
     claim: Claim,
     arrays: xr.Dataset,
     question: str,
     statistic: Callable[[xr.Dataset], np.ndarray | Evidence],
-    config: Probing,
+    config: ProbingSettings,
 ) -> Finding:
     """Judges a claim by a statistic of the rows of one question.
 
@@ -29,8 +33,8 @@ def verdict(
         claim: the claim.
         arrays: from `experiments.studies.probing.concatenate`.
         question: the question.
-        statistic: maps the question's rows to one number per group, or to evidence.
-        config: its `seed` is that of the bootstrap.
+        statistic: function of the question's rows that returns one number per group, or evidence.
+        config: has the seed of the bootstrap.
 
     Returns:
         The finding; not testable if the question has no rows.
@@ -43,29 +47,29 @@ def verdict(
     return judge_groups(claim, result, config)
 
 
-def judge_groups(claim: Claim, values: Float[np.ndarray, "G"], config: Probing) -> Finding:
+def judge_groups(claim: Claim, values: Float[np.ndarray, "G"], config: ProbingSettings) -> Finding:
     """Judges a claim by the mean of one number per group, with a widened interval.
 
     Args:
         claim: the claim.
         values: one number per group, in [-1, 1].
-        config: its `seed` is that of the bootstrap.
+        config: has the seed of the bootstrap.
 
     Returns:
         The finding. See `inflate_variance` for the width of the interval.
     """
     evidence = mean_evidence(inflate_variance(values), null=claim.null, seed=config.seed)
-    return claim.judge(_clip(evidence))
+    return claim.judge(_limit_to_unit_range(evidence))
 
 
 def inflate_variance(values: Float[np.ndarray, "G ..."]) -> Float[np.ndarray, "G ..."]:
     """Multiplies deviations from the mean by √2, because out-of-fold predictions are correlated.
 
-    Suppose that labels cannot be predicted. Then a row is correct because it happens to resemble
-    rows of its class in other folds, and by the same resemblance those rows are correct. Each pair
-    of rows counts twice, which doubles the variance of the mean compared with independent rows. No
-    unbiased estimate of that variance exists (Bengio and Grandvalet 2004). Where labels can be
-    predicted, the factor is conservative.
+    If labels cannot be predicted, a row is correct only if it happens to resemble rows of its class
+    in other folds. The resemblance is mutual, so that these rows are correct, too. Each resemblance
+    counts twice. The variance of the mean is then twice that of independent rows. If labels can be
+    predicted, the factor is conservative. An unbiased estimate of the variance does not exist
+    (Bengio and Grandvalet 2004).
 
     Example:
         >>> inflate_variance(np.array([-1.0, 1.0])).round(3)
@@ -75,31 +79,31 @@ def inflate_variance(values: Float[np.ndarray, "G ..."]) -> Float[np.ndarray, "G
     return centre + np.sqrt(2) * (values - centre)
 
 
-def _clip(evidence: Evidence) -> Evidence:
+def _limit_to_unit_range(evidence: Evidence) -> Evidence:
     low, high = float(max(evidence.low, -1.0)), float(min(evidence.high, 1.0))
     return dataclasses.replace(evidence, low=low, high=high)
 
 
 def layers_between(rows: xr.Dataset, low: float, high: float) -> list[str]:
-    """Lists the layers at relative depths from `low` to `high` (see `study.band`).
+    """Lists the layers at relative depths from `low` to `high`, by `study.layers_in_band`.
 
-    Excludes baselines and the embedding.
+    Baselines and the embedding are excluded.
     """
-    is_layer = rows.depth.values > 0
+    is_layer = rows.depth.values > 0  # false for the embedding (0) and for baselines (NaN)
     names, depths = rows.layer.values[is_layer], rows.depth.values[is_layer]
-    return [str(name) for name in names[band(depths, low, high)]]
+    return [str(name) for name in names[layers_in_band(depths, low, high)]]
 
 
 def accuracy(
     rows: xr.Dataset, layers: str | Iterable[str], variable: str = "correct"
 ) -> Float[np.ndarray, "G"]:
-    """Computes one number per group; their mean is the balanced accuracy over all rows.
+    """Computes one number per group, so that their mean is the balanced accuracy over all rows.
 
-    A bootstrap can therefore resample whole groups, although they differ in their numbers of rows.
+    A bootstrap can then resample whole groups, although groups differ in their numbers of rows.
 
     Args:
-        rows: of one question.
-        layers: one name or several, which are averaged.
+        rows: rows of one question.
+        layers: name of one layer, or names of several to average over.
         variable: "correct", or "shuffled" for the control.
 
     Returns:
@@ -107,11 +111,12 @@ def accuracy(
     """
     names = [layers] if isinstance(layers, str) else list(layers)
     correct = rows[variable].sel(layer=names).mean("layer").values
+    # The weights make all classes count equally, however many rows they have.
     return group_scores(correct * _class_weights(rows.label.values), rows.group.values)
 
 
 def _class_weights(labels: Text) -> np.ndarray:
-    """Returns weights of rows, so that all classes have the same sum; their mean is 1."""
+    """Returns weights of rows with mean 1, whose sum is the same for all classes."""
     classes, class_of_row, counts = np.unique(labels, return_inverse=True, return_counts=True)
     return len(labels) / (len(classes) * counts[class_of_row])
 
@@ -122,18 +127,19 @@ def probe_auroc(
     """Computes the area under the ROC curve of the probes' probability of the last class.
 
     Args:
-        rows: of one question.
-        layers: probabilities are averaged over these layers.
-        seed: of the bootstrap.
-        against: other scores of the same rows; their area is subtracted.
+        rows: rows of one question.
+        layers: names of the layers whose probabilities are averaged.
+        seed: seed of the bootstrap.
+        against: other scores of the same rows, whose area is subtracted; None to subtract nothing.
 
     Returns:
-        The area or difference, with an interval widened as in `inflate_variance`.
+        The area or the difference of areas. Its interval is widened as in `inflate_variance`.
     """
     probability = rows.probability.sel(layer=layers).mean("layer").values
     area = score_auroc(rows, probability, seed, against)
+    # The ends move away from the value by √2, as the deviations in `inflate_variance` do.
     low, high = (area.value + np.sqrt(2) * (end - area.value) for end in (area.low, area.high))
-    return _clip(dataclasses.replace(area, low=low, high=high))
+    return _limit_to_unit_range(dataclasses.replace(area, low=low, high=high))
 
 
 def score_auroc(
@@ -144,16 +150,16 @@ def score_auroc(
     Use it for scores that no probe was fitted for, such as log-probabilities.
 
     Args:
-        rows: of one question.
-        scores: one per row. Larger scores stand for the class whose name sorts last.
-        seed: of the bootstrap.
-        against: other scores of the same rows; their area is subtracted.
+        rows: rows of one question.
+        scores: one score per row. Larger scores stand for the class whose name sorts last.
+        seed: seed of the bootstrap.
+        against: other scores of the same rows, whose area is subtracted; None to subtract nothing.
 
     Returns:
-        The area or difference, with its 95 % interval.
+        The area or the difference of areas, with its 95 % interval.
     """
     positive, groups = rows.label.values == max(rows.label.values), rows.group.values
-    return Evidence(*auroc(scores, positive, groups, against=against, seed=seed))
+    return Evidence(*auroc_interval(scores, positive, groups, against=against, seed=seed))
 
 
 def accuracy_curves(rows: xr.Dataset) -> dict[str, list[float]]:
@@ -167,8 +173,8 @@ def accuracy_curves(rows: xr.Dataset) -> dict[str, list[float]]:
     }
 
 
-def numbers(arrays: xr.Dataset) -> dict[str, Any]:
-    """Returns rows, groups and accuracy by layer per question, and why others are untestable."""
+def summarize_probes(arrays: xr.Dataset) -> dict[str, Any]:
+    """Returns counts and accuracy by layer per question, and why other questions are untestable."""
     summary: dict[str, Any] = {"layers": arrays.layer.values.tolist()} if questions(arrays) else {}
     for question in questions(arrays):
         rows = rows_of(arrays, question)

@@ -21,7 +21,7 @@ def accuracy_figure(arrays: xr.Dataset, titles: Mapping[str, str]) -> dict[str, 
 
     Args:
         arrays: from `experiments.studies.probing.concatenate`.
-        titles: titles of the panels by question; a question without rows gets no panel.
+        titles: titles of the panels by question. A question without rows gets no panel.
 
     Returns:
         `{"accuracy_by_layer": figure}`; {} if no question has rows.
@@ -29,7 +29,8 @@ def accuracy_figure(arrays: xr.Dataset, titles: Mapping[str, str]) -> dict[str, 
     panel_titles = {name: title for name, title in titles.items() if name in questions(arrays)}
     if not panel_titles:
         return {}
-    n_rows = -(-len(panel_titles) // 4)  # at most four panels per row
+    # At most four panels per row. -(-a // b) rounds a / b up.
+    n_rows = -(-len(panel_titles) // 4)
     n_columns = -(-len(panel_titles) // n_rows)
     figure, axes = plots.panels(n_rows, n_columns, sharey=True, sharex=True)
     for panel, (question, title) in zip(axes, panel_titles.items()):
@@ -45,7 +46,7 @@ def accuracy_figure(arrays: xr.Dataset, titles: Mapping[str, str]) -> dict[str, 
 
 def draw_panel(axes: Axes, rows: xr.Dataset, title: str) -> None:
     """Draws one question as curves over the layers, with a dashed line for each baseline."""
-    is_layer = np.isfinite(rows.depth.values)
+    is_layer = np.isfinite(rows.depth.values)  # the depth of baselines is NaN
     layers, baselines = rows.layer.values[is_layer], rows.layer.values[~is_layer]
     for variable, label, colour, style in _CURVES:
         by_layer = np.stack([accuracy(rows, str(layer), variable) for layer in layers], 1)

@@ -1,7 +1,7 @@
 """Publishes results of studies as tables: `python -m experiments.studies.readme_tables FOLDER...`.
 
-Copies the results of `jaxasr reproduce` from the folders into docs/results. Then rewrites the
-tables of docs/results/README.md and docs/results/verdicts.md from all results in docs/results.
+Copies the results of `jaxasr reproduce` from each FOLDER into docs/results. Then rewrites
+docs/results/README.md and the table in docs/results/verdicts.md from all results in docs/results.
 """
 
 import shutil
@@ -17,9 +17,11 @@ from experiments.studies.study_page import format_evidence
 from interventions.storage.text_files import staging, write_text
 from interventions.storage.untrusted_files import name_origin_in_errors, read_json
 
+# Lines that enclose the table in verdicts.md.
 BEGIN = "<!-- studies: made by `python -m experiments.studies.readme_tables` -->"
 END = "<!-- studies: end -->"
 MODELS = ("tiny.en", "base")
+# The verdicts as they appear in the tables.
 _VERDICTS = {REPLICATES: "yes", DOES_NOT_REPLICATE: "no", UNTESTABLE: "—"}
 
 Result = dict[str, Any]
@@ -29,7 +31,7 @@ Results = dict[str, dict[str, Result]]  # by study, then by model
 def main(
     folders: Annotated[
         list[Path] | None,
-        typer.Argument(help="Folders of `jaxasr reproduce`. Default: rewrite the tables only."),
+        typer.Argument(help="Output folders of `jaxasr reproduce`. Default: only rewrite tables."),
     ] = None,
     docs: Annotated[Path, typer.Option(help="Folder of the published results.")] = Path(
         "docs/results"
@@ -38,7 +40,7 @@ def main(
         "docs/results/verdicts.md"
     ),
 ) -> None:
-    """Publishes the results in `folders`, then rewrites the tables in `docs` and `verdicts`."""
+    """Publishes the results in FOLDERS, then rewrites the tables of all published results."""
     for folder in folders or []:
         for file in sorted(folder.glob("*/result.json")):
             publish(file, docs)
@@ -52,17 +54,18 @@ def publish(file: Path, docs: Path) -> None:
     """Copies one result and its figures into `docs`.
 
     Args:
-        file: a `result.json`.
+        file: path of a `result.json`.
         docs: folder of the published results.
 
     Raises:
-        ValueError: the run used --quick, or its code was not committed.
+        ValueError: the run used --quick, or its code had changes that were not committed.
     """
     with name_origin_in_errors(file):
         _publish(file, read_json(file), docs)
 
 
 def _publish(file: Path, result: Result, docs: Path) -> None:
+    # A commit that ends in "+" had uncommitted changes. A missing commit is refused as well.
     commit = str(result["provenance"].get("commit", "+"))
     if result["quick"] or commit.endswith("+"):
         raise ValueError(
@@ -74,6 +77,7 @@ def _publish(file: Path, result: Result, docs: Path) -> None:
     with staging(folder) as new:
         for name in names:
             shutil.copyfile(file.parent / name, new / name)
+    # Remove the figures of an earlier result that this result no longer has.
     for figure in folder.glob("*.png"):
         if figure.name not in names:
             figure.unlink()
@@ -82,20 +86,20 @@ def _publish(file: Path, result: Result, docs: Path) -> None:
 def load_results(docs: Path) -> Results:
     """Reads every published result, with the current texts of its study.
 
-    Numbers and verdicts come from the run. Titles, statements and descriptions of tests come from
-    the current code, so that a text can be improved without a new run.
+    Numbers and verdicts are those of the run. Titles, statements and descriptions of tests are
+    taken from the current code, so that a text can be improved without a new run.
 
     Args:
         docs: folder of the published results.
 
     Returns:
-        Results by study, in the order of the registry, and by model.
+        Results by study, in the order of `study_modules`, then by model.
 
     Raises:
-        ValueError: a result has a claim that its study has dropped.
+        ValueError: a result has a claim that its study no longer has.
     """
     results: Results = {}
-    for name in registry.names():
+    for name in registry.study_modules():
         files = {model: docs / f"{name.lower()}_{model}" / "result.json" for model in MODELS}
         by_model = {
             model: _with_current_texts(name, read_json(file), file)
@@ -138,7 +142,7 @@ def claims_table(results: Results) -> str:
     rows = [
         [
             name,
-            _cell(claim["statement"] + _paper_numbers(claim["paper"])),
+            _escape_cell(claim["statement"] + _paper_numbers(claim["paper"])),
             *(_evidence_cell(by_model.get(model), key, brief=True) for model in MODELS),
         ]
         for name, by_model in results.items()
@@ -148,7 +152,7 @@ def claims_table(results: Results) -> str:
 
 
 def replace_table(text: str, table: str) -> str:
-    """Replaces the text between the marks `BEGIN` and `END` of a page.
+    """Replaces the text between the lines `BEGIN` and `END` of a page.
 
     Args:
         text: the text of the page.
@@ -158,7 +162,11 @@ def replace_table(text: str, table: str) -> str:
         The new text of the page.
 
     Raises:
-        ValueError: the page lacks the marks.
+        ValueError: the page lacks one of the two lines.
+
+    Example:
+        >>> replace_table(f"{BEGIN} old {END}", "new").split("\\n")[2]
+        'new'
     """
     if BEGIN not in text or END not in text:
         raise ValueError(f"verdicts: expected the lines {BEGIN!r} and {END!r}.")
@@ -184,10 +192,11 @@ _HEAD = """# Results of the studies
 `python -m experiments.studies.readme_tables` makes this page from the `result.json` of each folder.
 [caveats.md](caveats.md) explains how far each verdict can be trusted.
 
-* **yes**: the whole 95 % interval lies on the claim's side of the null, and p, if there is one, is
-  at most 0.05.
-* **no**: otherwise. The claim does not replicate at this scale.
-* **—**: not testable here. An empty cell: not run.
+* **yes**: the whole 95 % interval lies on the claim's side of the null value. If the test has a
+  p-value, it is at most 0.05.
+* **no**: the claim does not replicate at this scale.
+* **—**: the claim is not testable here.
+* empty: the study was not run on this model.
 
 {links}
 """
@@ -215,7 +224,7 @@ def _section(name: str, by_model: dict[str, Result]) -> str:
 
 
 def _claim_row(key: str, claim: dict[str, Any], by_model: dict[str, Result]) -> list[str]:
-    texts = [_cell(claim[name]) for name in ("statement", "paper", "test")]
+    texts = [_escape_cell(claim[name]) for name in ("statement", "paper", "test")]
     evidence = [_evidence_cell(by_model.get(model), key) for model in MODELS]
     return [*texts, f"{claim['side']} {claim['null']:g}", *evidence]
 
@@ -231,7 +240,7 @@ def _run_line(model: str, result: Result) -> str:
     settings = ", ".join(
         f"{key} {setting['value']}"
         for key, setting in result["settings"].items()
-        if isinstance(setting["value"], int)
+        if isinstance(setting["value"], int)  # numbers of recordings, tokens and the like
     )
     # Results of older versions have no CPU time, only the wall time of computing their items.
     time = (
@@ -254,16 +263,17 @@ def _evidence_cell(result: Result | None, key: str, *, brief: bool = False) -> s
     finding = result["findings"][key]
     verdict, evidence = _VERDICTS[finding["verdict"]], format_evidence(finding["ours"])
     if finding["verdict"] == UNTESTABLE:
-        return verdict if brief else _cell(f"{verdict} {finding['why']}")
+        return verdict if brief else _escape_cell(f"{verdict} {finding['why']}")
     return f"{verdict}: {evidence.split(', n ')[0] if brief else evidence}"
 
 
 def _paper_numbers(paper: str) -> str:
-    """Returns the paper's numbers in brackets, or "" if the paper has none."""
+    """Returns the paper's numbers in brackets; "" if the paper has no numbers."""
     return f" ({paper})" if any(map(str.isdigit, paper)) and not paper.startswith("not ") else ""
 
 
-def _cell(text: str) -> str:
+def _escape_cell(text: str) -> str:
+    """Escapes the characters that would end a cell of a Markdown table."""
     return text.replace("|", "\\|").replace("\n", " ")
 
 

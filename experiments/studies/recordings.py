@@ -18,19 +18,19 @@ from experiments.studies.selection import (
     WINDOW_S,
     first_window,
     language,
+    select_speech,
     set_of,
-    spoken,
     supported_languages,
 )
 from interventions.generation.transcripts import repetition, words
 from jaxasr import Recogniser
 from jaxasr.config import SAMPLE_RATE
 
-# Operations of a recipe that keep the words of the source recording.
+# A recipe lists the operations that made a recording of the data folder. These keep the words.
 _KEEPS_WORDS = {"load", "mix", "mixnoise", "speed", "lowpass", "highpass", "clip", "gain", "norm"}
 # Values of the label `speech_kind`; acted speech, spelling and digits are excluded.
 _PLAIN_SPEECH = (None, "read", "TTS")
-# The amplitude spectrum is proportional to 1 / frequency ** exponent.
+# Exponents of the amplitude spectrum, which is proportional to 1 / frequency ** exponent.
 _NOISE_EXPONENT = {"white": 0, "pink": 0.5, "brown": 1}
 
 
@@ -53,22 +53,24 @@ def clean_speech(
     english = supported_languages(asr, ["en"])
     clips = [
         clip
-        for clip in spoken(corpus, len(corpus), english, labelled=True, at_least_s=at_least_s)
+        for clip in select_speech(
+            corpus, len(corpus), english, labelled=True, at_least_s=at_least_s
+        )
         if _is_clean(clip) and _fits(clip, asr, max_new_tokens)
     ]
     return select_evenly(clips, n, set_of)
 
 
 def _is_clean(clip: Utterance) -> bool:
-    # Only the name of the set marks noisy copies of clean recordings.
+    # Noisy copies of clean recordings have no label of their own, only the name of their set.
     noisy = str(set_of(clip)).endswith("noisy")
-    incongruent = clip.label("target")
+    incongruent = clip.label("target")  # a sentence of E5 with an unexpected word
     plain = clip.label("speech_kind") in _PLAIN_SPEECH
     return plain and not incongruent and not noisy and _is_sentence(clip.transcript)
 
 
 def _is_sentence(transcript: str) -> bool:
-    """Accepts at least three words, most of which are not numbers.
+    """Accepts texts of at least three words if fewer than half of the words contain digits.
 
     Numbers have several spellings, so they are often counted as word errors.
     """
@@ -78,16 +80,19 @@ def _is_sentence(transcript: str) -> bool:
 
 
 def _fits(clip: Utterance, asr: Recogniser, max_new_tokens: int) -> bool:
-    """Checks that a text 25 % longer than the transcript, and the end-of-text, would fit."""
+    """Checks that the recording fits the window, and the text the limit of tokens.
+
+    The text may be 25 % longer than the transcript. One more token is needed for its end.
+    """
     n_tokens = 1.25 * len(asr.tokenizer.encode(clip.transcript)) + 1
     return float(clip.label("duration_s") or 0) <= WINDOW_S and n_tokens <= max_new_tokens
 
 
-def nonspeech(corpus: Corpus, n: int) -> list[Utterance]:
-    """Selects `n` recordings without speech, spread evenly over the sets.
+def nonspeech_or_noise(corpus: Corpus, n: int) -> list[Utterance]:
+    """Selects at most `n` recordings without speech, spread evenly over the sets.
 
     Returns:
-        The recordings; synthetic noise if the corpus has none.
+        The recordings. If the corpus has none without speech, `n` synthetic noises.
     """
     clips = [
         clip
@@ -98,8 +103,14 @@ def nonspeech(corpus: Corpus, n: int) -> list[Utterance]:
 
 
 def synthetic_noises(n: int, seconds: float = 5.0) -> list[Utterance]:
-    """Makes `n` recordings of white, pink and brown noise at two levels."""
-    colours, levels = tuple(_NOISE_EXPONENT), (0.1, 0.01)
+    """Makes `n` recordings of white, pink and brown noise at two levels.
+
+    Example:
+        >>> [noise.id for noise in synthetic_noises(2)]
+        ['white-0.1-0', 'pink-0.1-1']
+    """
+    colours, levels = tuple(_NOISE_EXPONENT), (0.1, 0.01)  # levels are root mean squares
+    # The colour changes with every noise, and the level after every third noise.
     return [
         _make_noise(seed, colours[seed % 3], levels[seed // 3 % 2], seconds) for seed in range(n)
     ]
@@ -117,13 +128,18 @@ def coloured_noise(seed: int, colour: str, level: float, seconds: float) -> Floa
 
     Args:
         seed: seed of the random numbers.
-        colour: "white", "pink" or "brown". The power is constant, or proportional to 1/frequency,
-            or to 1/frequency².
+        colour: "white" (constant power), "pink" (power proportional to 1/frequency) or "brown"
+            (power proportional to 1/frequency²).
         level: root mean square of the samples.
         seconds: length in seconds.
 
     Returns:
         16 kHz samples.
+
+    Example:
+        >>> samples = coloured_noise(0, "pink", level=0.1, seconds=1.0)
+        >>> len(samples), round(float(np.sqrt((samples**2).mean())), 3)
+        (16000, 0.1)
     """
     n = round(seconds * SAMPLE_RATE)
     spectrum = np.fft.rfft(np.random.default_rng(seed).standard_normal(n))
@@ -138,7 +154,7 @@ def find_loops(
 ) -> list[Utterance]:
     """Searches for recordings whose generated text is a repetition loop.
 
-    Recordings with repetitive audio are skipped, because a repetitive text is right for them.
+    Recordings with repetitive audio are skipped, because their correct text is repetitive.
 
     Args:
         asr: the model.
@@ -149,8 +165,8 @@ def find_loops(
         max_new_tokens: largest number of tokens per text.
 
     Returns:
-        The recordings. A recording made to trigger a loop has a transcript if its recipe keeps the
-        words.
+        The recordings whose text loops. Some were made to trigger loops. These have a transcript
+        only if the operations that made them keep the words.
     """
     loops: list[Utterance] = []
     candidates = _candidates(corpus)[:tries]
@@ -162,7 +178,7 @@ def find_loops(
                 loops.append(clip)
             if len(loops) == n:
                 break
-        progress(len(candidates), len(candidates))
+        progress(len(candidates), len(candidates))  # completes the bar if the search stopped early
     return loops
 
 
@@ -180,9 +196,9 @@ def repetition_numbers(asr: Recogniser, clip: Utterance, max_new_tokens: int) ->
 
 
 def _candidates(corpus: Corpus) -> list[Utterance]:
-    """Lists recordings made to trigger loops, then all others.
+    """Lists recordings that were made to trigger loops, then all others.
 
-    Triggers with and without words alternate.
+    Triggers with and without a transcript alternate.
     """
     recipes = {str(row["path"]): row for row in _recipes(corpus)}
     transcripts = {clip.id: clip.transcript for clip in corpus.utterances}
@@ -198,7 +214,7 @@ def _candidates(corpus: Corpus) -> list[Utterance]:
 
 
 def _recipes(corpus: Corpus) -> Iterable[dict[str, Any]]:
-    """Reads the recipes of the data folder's triggers; empty for another corpus."""
+    """Reads the recipes of the data folder; empty for another corpus."""
     folder = real_speech.folder()
     if folder is None or not corpus.utterances[0].path.is_relative_to(folder):
         return []
@@ -208,7 +224,7 @@ def _recipes(corpus: Corpus) -> Iterable[dict[str, Any]]:
 def _with_words(
     clip: Utterance, recipe: dict[str, Any] | None, transcripts: dict[str, str]
 ) -> Utterance:
-    """Adds the transcript of the source recording to a trigger that keeps the words."""
+    """Adds the transcript of the source recording if all operations keep the words."""
     if recipe is None or clip.transcript:
         return clip
     operations = recipe["ops"]
@@ -218,5 +234,6 @@ def _with_words(
 
 
 def _keeps_words(operation: dict[str, Any]) -> bool:
+    # "load" with a start or an end loads only a part of the source, and so not all of its words.
     is_cut = operation["op"] == "load" and (operation.get("start") or operation.get("end"))
     return operation["op"] in _KEEPS_WORDS and not is_cut

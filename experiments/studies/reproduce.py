@@ -27,7 +27,7 @@ from interventions.storage.text_files import (
 )
 from jaxasr import Recogniser
 
-PAPER_MODEL = "large-v3"
+PAPER_MODEL = "large-v3"  # checkpoint of Whisper that the paper studies
 
 Result = dict[str, Any]
 
@@ -36,8 +36,8 @@ def open_recordings(path: Path | str | None = None) -> tuple[Corpus, str]:
     """Opens the recordings of a run.
 
     Args:
-        path: path of a corpus. None selects the data folder (`experiments.data.real_speech`), or
-            the built-in recordings if there is no data folder.
+        path: path of a corpus. None opens the data folder (`experiments.data.real_speech`). If
+            there is no data folder, it opens the recordings of the package.
 
     Returns:
         The corpus, and the preset for it: "here" or "builtin".
@@ -49,13 +49,18 @@ def open_recordings(path: Path | str | None = None) -> tuple[Corpus, str]:
 
 
 def builtin() -> Corpus:
-    """Opens the recordings of the package, which were spoken by a synthetic voice."""
+    """Opens the recordings of the package, which a synthetic voice speaks.
+
+    Example:
+        >>> builtin().name
+        'built-in'
+    """
     with resources.as_file(resources.files("experiments").joinpath("assets", "speech")) as folder:
         return _name_manifest(open_corpus(folder), "built-in")
 
 
 def _name_manifest(corpus: Corpus, name: str) -> Corpus:
-    """Renames a corpus that was read from a manifest; others keep their names."""
+    """Renames a corpus that was read from a manifest. All others keep their names."""
     return dataclasses.replace(corpus, name=name) if corpus.layout == "manifest" else corpus
 
 
@@ -72,9 +77,9 @@ def reproduce(
     steps: Progress | None = None,
     record: Callable[[Path], None] = lambda new: None,
 ) -> Result:
-    """Runs one study and writes `result.json`, `arrays.nc`, figures and `index.html`.
+    """Runs one study, and writes `result.json`, `arrays.nc`, figures and `index.html`.
 
-    Expensive items are stored in `out/items`, in a folder per model, corpus and settings. Another
+    Expensive items are stored in `out/items`, in a folder per model, corpus and settings. A later
     run reuses them.
 
     Args:
@@ -86,9 +91,9 @@ def reproduce(
         preset: "paper" or a key of `Study.presets`.
         quick: whether to apply the preset "quick", which uses fewer recordings.
         seed: seed of sampling, noise and resampling.
-        steps: reports progress; None reports nothing.
-        record: function that can add a file that describes the run. It is called with the folder of
-            the new files before they replace the old ones.
+        steps: shows progress; None shows nothing.
+        record: function that may add a description of the run. It is called with the folder of the
+            new files, before they replace the old ones.
 
     Returns:
         The content of `result.json`.
@@ -101,7 +106,9 @@ def reproduce(
     steps, clock = steps or Progress(quiet=True), _Clock()
     settings, sources = study.configured(preset, quick=quick, seed=seed), _sources(asr, corpus)
     with only_writer(out):
-        items = out / "items" / short_hash(name, study.version, sources, settings.with_sources())
+        # Only values of settings are hashed, so that a reworded reason keeps the stored items.
+        values = dataclasses.asdict(settings)
+        items = out / "items" / short_hash(name, study.version, sources, values)
         cache = ItemCache(items, steps)
         arrays = study.run(asr, corpus, settings, cache)
         with steps(f"{name} analysis and figures"):
@@ -136,18 +143,18 @@ def reproduce_all(
     run_study: Callable[[str, Study, Path], Result],
     report_failure: Callable[[str, BaseException], None],
 ) -> dict[str, Result | None]:
-    """Runs several studies and continues after a failure.
+    """Runs several studies, and continues after a study that fails.
 
-    The index is written after each study.
+    The index is written after each study, and the traceback of a failure to `error.txt`.
 
     Args:
         names: ids of studies.
         out: folder for the index and for one folder per study.
-        run_study: function of id, study and folder that runs a study.
+        run_study: function of id, study and folder that runs a study and returns its result.
         report_failure: function of id and exception that is called when a study fails.
 
     Returns:
-        The result of each study, or None if the study failed.
+        The result of each study by id; None if the study failed.
     """
     results: dict[str, Result | None] = {}
     for name in names:
@@ -164,12 +171,13 @@ def reproduce_all(
 
 
 class _Clock:
-    """Measures the wall time and CPU time since it was created."""
+    """Measures wall time and CPU time from its creation."""
 
     def __init__(self) -> None:
         self.start, self.cpu_start = time.perf_counter(), time.process_time()
 
     def seconds(self, cache: ItemCache) -> dict[str, float]:
+        # The CPU time includes that of earlier runs, whose items this run loaded.
         cpu = time.process_time() - self.cpu_start + cache.earlier_cpu_s
         wall = time.perf_counter() - self.start
         seconds = {"this_run": wall, "items_when_made": cache.seconds, "cpu": cpu}
@@ -204,6 +212,6 @@ def _differences(study: Study, sources: dict[str, Any], settings: Settings) -> l
 
 def _png(figure: Any) -> bytes:
     buffer = io.BytesIO()
-    # Leave out the version of matplotlib, so that equal figures are equal files.
+    # Without the version of matplotlib in the metadata, equal figures are equal files.
     figure.savefig(buffer, format="png", dpi=144, metadata={"Software": None})
     return buffer.getvalue()

@@ -1,4 +1,7 @@
-"""Selects the recordings of a study by language, label and set. Every run selects the same ones."""
+"""Selects the recordings of a study by language, label and set.
+
+The selection is not random. The label `set` names the data set that a recording comes from.
+"""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -19,7 +22,7 @@ _LANGUAGE_LABELS = ("lang", "locale", "language")
 
 
 def language(clip: Utterance) -> str:
-    """Returns the code of the spoken language; "" if it is unknown or there is no speech.
+    """Returns the code of the spoken language; "" if unknown or if there is no speech.
 
     Example:
         >>> language(Utterance("a", "a.wav", labels={"locale": "pt-BR"}))
@@ -31,11 +34,16 @@ def language(clip: Utterance) -> str:
 
 
 def set_of(clip: Utterance) -> Any:
-    """Returns the label `set`, which names the data set that a recording comes from."""
+    """Returns the label `set`, which names the data set that a recording comes from.
+
+    Example:
+        >>> set_of(Utterance("a", "a.wav", labels={"set": "timit"}))
+        'timit'
+    """
     return clip.label("set")
 
 
-def spoken(
+def select_speech(
     corpus: Corpus,
     n: int,
     languages: Iterable[str] | None = None,
@@ -49,8 +57,8 @@ def spoken(
         corpus: the recordings.
         n: largest number of recordings per language.
         languages: language codes; None for all languages.
-        labelled: whether a transcript is required.
-        at_least_s: smallest length in seconds; recordings of unknown length are accepted.
+        labelled: whether to require a transcript.
+        at_least_s: smallest length in seconds. Recordings of unknown length are accepted.
 
     Returns:
         The recordings, grouped by language.
@@ -69,7 +77,7 @@ def spoken(
     return [clip for code in codes for clip in select_evenly(by_language.get(code, []), n, set_of)]
 
 
-def balanced(
+def select_balanced(
     clips: Iterable[Utterance], label: Callable[[Utterance], str], n: int
 ) -> list[Utterance]:
     """Selects equally many recordings of each label value within every set.
@@ -82,7 +90,12 @@ def balanced(
         n: largest number of recordings per value.
 
     Returns:
-        The recordings; the values alternate.
+        The recordings, in an order in which the values alternate.
+
+    Example:
+        >>> clips = [Utterance(name, "a.wav") for name in ("F1", "F2", "M1")]
+        >>> [clip.id for clip in select_balanced(clips, lambda clip: clip.id[0], 5)]
+        ['F1', 'M1']
     """
     by_set: dict[Any, dict[str, list[Utterance]]] = {}
     for clip in clips:
@@ -91,24 +104,30 @@ def balanced(
     values = sorted({value for by_value in by_set.values() for value in by_value})
     rows = []
     for by_value in by_set.values():
+        # A row has one recording of each value. `zip` stops at the value with the fewest.
         columns = (by_value.get(value, []) for value in values)
         rows += list(zip(*(select_evenly(clips, len(clips), speaker_of) for clips in columns)))
     return [clip for row in select_evenly(rows, n, lambda row: set_of(row[0])) for clip in row]
 
 
 def speaker_of(clip: Utterance) -> str:
-    """Returns the speaker; "" if unknown."""
+    """Returns the speaker's name; "" if unknown.
+
+    Example:
+        >>> speaker_of(Utterance("a", "a.wav", speaker="Ann"))
+        'Ann'
+    """
     return clip.speaker
 
 
-def not_speech(corpus: Corpus, without: Iterable[str] = ()) -> list[Utterance]:
-    """Selects recordings that are labelled as non-speech or with a class of noise.
+def select_nonspeech(corpus: Corpus, without: Iterable[str] = ()) -> list[Utterance]:
+    """Selects all recordings that are labelled as non-speech or with a class of noise.
 
-    Room impulse responses are excluded.
+    Room impulse responses, whose `speech_kind` is "rir", are excluded.
 
     Args:
         corpus: the recordings.
-        without: classes of noise to exclude.
+        without: values of the label `noise_class` to exclude.
 
     Returns:
         The recordings without speech.
@@ -144,13 +163,19 @@ def supported_languages(asr: Recogniser, languages: Iterable[str] | None) -> lis
 
 
 def cross_validation_groups(clips: Iterable[Utterance]) -> dict[str, str]:
-    """Returns the cross-validation group of each recording, by id.
+    """Returns the cross-validation group of each recording, by recording id.
 
-    The group is the speaker. If the speaker is unknown or all recordings have the same speaker, the
-    group is the recording.
+    The group is the speaker's name. It is the recording's id if the speaker is unknown, or if all
+    recordings have the same speaker.
+
+    Example:
+        >>> clips = [Utterance("a", "a.wav", speaker="Ann"), Utterance("b", "b.wav")]
+        >>> cross_validation_groups(clips)
+        {'a': 'Ann', 'b': 'b'}
     """
     clips = list(clips)
     several_speakers = len({clip.speaker for clip in clips}) > 1
+    # `or` also replaces an unknown speaker, which is "".
     return {clip.id: (several_speakers and clip.speaker) or clip.id for clip in clips}
 
 

@@ -1,4 +1,4 @@
-"""Returns the attributes of recordings that encoder probes predict, and adds noise."""
+"""Returns the attributes of recordings that study E1 probes, and adds noise to recordings."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -15,18 +15,27 @@ def gender(clip: Utterance) -> str:
     """Returns "F", "M", or "" if unknown.
 
     Corpora use different labels, such as M, male or male_masculine.
+
+    Example:
+        >>> gender(Utterance("a", "a.wav", labels={"gender": "male_masculine"}))
+        'M'
     """
     initial = str(clip.label("gender") or "")[:1].upper()
     return initial if initial in ("F", "M") else ""
 
 
 def condition(clip: Utterance) -> str:
-    """Returns LibriSpeech's "clean" or "other"; "" for other corpora."""
+    """Returns the subset of LibriSpeech, "clean" or "other"; "" for other corpora."""
     return str(clip.label("condition") or "")
 
 
 def accent(clip: Utterance) -> str:
-    """Returns the speaker's accent; "" if unknown."""
+    """Returns the speaker's accent; "" if unknown.
+
+    Example:
+        >>> accent(Utterance("a", "a.wav", labels={"accents": "Welsh"}))
+        'Welsh'
+    """
     return str(clip.label("accent") or clip.label("accents") or "")
 
 
@@ -39,6 +48,11 @@ def named_accents(speech: Sequence[Utterance], names: Sequence[str]) -> dict[str
 
     Returns:
         Accent by recording id; "" where no name matches.
+
+    Example:
+        >>> clip = Utterance("a", "a.wav", labels={"accent": "Indian English"})
+        >>> named_accents([clip], ["Welsh", "Indian"])
+        {'a': 'Indian'}
     """
     return {
         clip.id: next((name for name in names if name.lower() in accent(clip).lower()), "")
@@ -51,11 +65,12 @@ def best_set_of_accents(speech: Sequence[Utterance], min_speakers: int) -> dict[
 
     Args:
         speech: the recordings.
-        min_speakers: smallest number of speakers of an accent; rarer accents are ignored.
+        min_speakers: smallest number of speakers of an accent. Rarer accents are ignored.
 
     Returns:
-        Accent by recording id, for the recordings of that set.
+        Accent by recording id, only for the recordings of that set.
     """
+    # A dict keeps the order of the recordings, so that ties are always broken in the same way.
     sets = dict.fromkeys(set_of(clip) for clip in speech)
     by_set = (
         _frequent_accents([clip for clip in speech if set_of(clip) == name], min_speakers)
@@ -96,7 +111,8 @@ def select_accents(
 
 
 def distinct_sources(noises: Sequence[Utterance]) -> list[Utterance]:
-    """Returns one recording per source, because parts of one recording are not independent."""
+    """Returns one recording per source, because parts of one source are not independent."""
+    # Recordings with the same id at Freesound are parts of one source.
     return list({str(clip.label("freesound_id") or clip.id): clip for clip in noises}.values())
 
 
@@ -110,7 +126,7 @@ def in_noise(clip: Utterance, background: Utterance | None, snr_db: int, seed: i
         seed: seed of the white noise, or of the start position in the background.
 
     Returns:
-        The noisy copy. Its samples are computed when they are read.
+        The noisy copy, whose samples are computed when they are read.
     """
 
     def read() -> np.ndarray:
@@ -120,4 +136,5 @@ def in_noise(clip: Utterance, background: Utterance | None, snr_db: int, seed: i
         return add(audio, background.samples(), snr_db, seed)
 
     name = f"{clip.id} {snr_db} dB {background.id if background else 'white'}"
+    # `read` already cuts the recording, so the copy has no start and end of its own.
     return dataclasses.replace(clip, id=name, read=read, start_s=None, end_s=None)

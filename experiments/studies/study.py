@@ -1,7 +1,8 @@
-"""Building blocks of a study of a published claim: settings, claims, evidence and verdicts.
+"""Defines the parts of a study: settings, claims, evidence and verdicts.
 
-A claim names, before anything is computed, the number that must differ from a null value. Evidence
-is that number with its interval. The code derives the verdict from the claim and the evidence.
+Most claims are those of arXiv 2508.15882, "the paper". A claim fixes in advance which number must
+lie above or below a null value. Evidence is that number with its interval. `Claim.judge` derives
+the verdict from the evidence.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ import numpy as np
 REPLICATES = "replicates"
 DOES_NOT_REPLICATE = "does not replicate at this scale"
 UNTESTABLE = "not testable here"
-ALPHA = 0.05  # a larger p-value is not evidence
+ALPHA = 0.05  # largest p-value that counts as evidence
 
 
 def paper(value: Any, where: str) -> Any:
@@ -44,10 +45,10 @@ def choice(value: Any, why: str) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Settings that all studies share; each study's subclass adds fields by `paper` or `choice`.
+    """Settings that all studies share. A study's subclass adds fields by `paper` or `choice`.
 
     Attributes:
-        seed: of sampling, noise and resampling.
+        seed: seed of sampling, noise and resampling.
     """
 
     seed: int = choice(0, "any number; it seeds sampling, noise and resampling")
@@ -55,15 +56,12 @@ class Settings:
     def with_sources(self) -> dict[str, dict[str, Any]]:
         """Returns the `value`, `source` and reason (`why`) of each field.
 
-        If the value is not the paper's, `paper` is the paper's value.
+        A field that differs from the paper also has `paper`, the paper's value.
         """
         return {field.name: self._with_source(field) for field in dataclasses.fields(self)}
 
     def with_defaults(self) -> dict[str, dict[str, Any]]:
-        """Returns `with_sources`, and as `full` the default of each choice that a preset changed.
-
-        `why` is then the reason for the default.
-        """
+        """Returns `with_sources`, and as `full` the default of a choice that a preset changed."""
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         defaults["seed"] = self.seed
         rows = self.with_sources()
@@ -108,8 +106,8 @@ class Claim:
         paper: the paper's numbers.
         test: the number that is computed, in words.
         null: the value of that number if the pattern does not exist.
-        side: "above" or "below"; the side of the null on which the claim is true.
-        min_examples: fewer examples give no verdict.
+        side: "above" or "below", the side of the null on which the claim is true.
+        min_examples: smallest number of examples for a verdict.
 
     Example:
         >>> claim = Claim("Loud frames have larger norms", "not reported", "rank correlation")
@@ -127,16 +125,16 @@ class Claim:
     def judge(self, evidence: Evidence | None, reason: str = "") -> "Finding":
         """Derives the verdict from evidence.
 
-        The claim replicates if the whole interval lies on its side of the null, and p, if there is
-        one, is at most 0.05.
+        The claim replicates if the whole interval lies on the claim's side of the null. The p-value
+        must also be at most 0.05, unless it is None.
 
         Args:
             evidence: None if the claim cannot be tested.
             reason: why it cannot be tested.
 
         Returns:
-            The finding. It is "not testable here" without evidence, with fewer than `min_examples`
-            examples, and if the estimate is not finite.
+            The finding. Its verdict is "not testable here" without evidence, with fewer than
+            `min_examples` examples, or if the estimate is not finite.
         """
         if evidence is None or evidence.n < self.min_examples or not np.isfinite(evidence.value):
             return Finding(self, evidence, UNTESTABLE, reason or self._why_untestable(evidence))
@@ -150,7 +148,7 @@ class Claim:
 
         Args:
             values: one number per example; NaN marks an example without a value.
-            seed: of the bootstrap and of the sign flips.
+            seed: seed of the bootstrap and of the sign-flip test.
 
         Returns:
             The finding.
@@ -167,13 +165,13 @@ class Claim:
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """A claim with our evidence and the verdict that follows from it.
+    """A claim with our evidence and the verdict that follows from the evidence.
 
     Attributes:
         claim: the tested claim.
-        evidence: our number; None if there is none.
+        evidence: our number; None if it could not be computed.
         verdict: `REPLICATES`, `DOES_NOT_REPLICATE` or `UNTESTABLE`.
-        why: the reason if the claim cannot be tested.
+        why: the reason why the claim is untestable.
     """
 
     claim: Claim
@@ -200,23 +198,22 @@ class Study:
     """One experiment. Each study file in `experiments.studies` defines one as `STUDY`.
 
     Attributes:
-        title: one line, shown as heading.
+        title: heading of the study's page.
         section: section of the paper.
-        about: what is done, in two sentences.
+        about: description of the method, in a few sentences.
         data: the recordings that the paper used.
         settings: a subclass of `Settings`.
         run: `run(asr, corpus, settings, cache)` returns an `xarray.Dataset` with a dimension
             `example`. `corpus` is an `experiments.data.corpora.Corpus`. `cache`
             (an `experiments.item_cache.ItemCache`) saves each item, so that a run can resume.
-        analyse: `analyse(arrays, settings)` returns an `Analysis`. It reads no model and no
-            recordings, so that it can be tested on synthetic arrays.
+        analyse: `analyse(arrays, settings)` returns an `Analysis`. It uses neither the model nor
+            the recordings, so that it can be tested on synthetic arrays.
         draw: `draw(arrays, settings)` returns matplotlib figures by name.
-        presets: the settings that a preset changes, by its name. "paper" changes none, "here" is
-            for a folder of recordings and a small model, "builtin" for the recordings of the
-            package. "quick" is applied after another preset.
-        claims: the tested claims by key. `analyse` has one finding for each of them.
+        presets: changed settings by preset. "here" is for a folder of recordings and a small model,
+            "builtin" for the recordings of the package. "quick" is applied after another preset.
+        claims: the tested claims by key. `analyse` returns one finding for each claim.
         differs: differences between our method and the paper's.
-        version: increased when `run` computes other numbers, so that `cache` ignores old items.
+        version: number to increase when `run` changes, so that `cache` ignores old items.
     """
 
     title: str
@@ -238,10 +235,10 @@ class Study:
         Args:
             preset: "paper" or a key of `presets` other than "quick".
             quick: whether to apply the preset "quick" as well.
-            seed: of sampling, noise and resampling.
+            seed: seed of sampling, noise and resampling.
 
         Raises:
-            ValueError: an unknown preset.
+            ValueError: the preset is unknown.
         """
         names = {"paper", *self.presets} - {"quick"}
         if preset not in names:
@@ -256,7 +253,7 @@ def mean_evidence(values: np.ndarray, *, null: float = 0.0, seed: int = 0) -> Ev
     Args:
         values: float [n], one number per example; NaN values are dropped.
         null: the mean under the null hypothesis.
-        seed: of the bootstrap and of the sign flips.
+        seed: seed of the bootstrap and of the sign-flip test.
 
     Returns:
         The mean, its 95 % bootstrap interval and the sign-flip p-value against `null`. With fewer
@@ -267,14 +264,14 @@ def mean_evidence(values: np.ndarray, *, null: float = 0.0, seed: int = 0) -> Ev
     from interventions.stats.intervals import bootstrap, sign_flip
 
     x = xr.DataArray(values[np.isfinite(values)], dims="example")
-    if x.size < 2:
+    if x.size < 2:  # a bootstrap needs two values
         return Evidence(float(x.mean()) if x.size else np.nan, np.nan, np.nan, x.size)
     interval = bootstrap(x, seed=seed)
     mean, low, high = (float(interval[name]) for name in ("mean", "low", "high"))
     return Evidence(mean, low, high, x.size, float(sign_flip(x - null, seed=seed)))
 
 
-def band(depths: Iterable[float], low: float, high: float) -> np.ndarray:
+def layers_in_band(depths: Iterable[float], low: float, high: float) -> np.ndarray:
     """Returns the layers whose relative depth lies between `low` and `high`.
 
     If no layer lies there, returns the layer nearest to the middle of the band. The top layer is
@@ -289,10 +286,11 @@ def band(depths: Iterable[float], low: float, high: float) -> np.ndarray:
         int [n], indices into `depths`.
 
     Example:
-        >>> band([0.25, 0.5, 0.75, 1.0], 0.6, 0.9)
+        >>> layers_in_band([0.25, 0.5, 0.75, 1.0], 0.6, 0.9)
         array([2])
     """
     depths = np.asarray(list(depths), float)
+    # The margin keeps a layer whose depth equals a limit but for a rounding error.
     inside = np.flatnonzero((depths >= low - 1e-9) & (depths <= high + 1e-9))
     if inside.size:
         return inside

@@ -8,14 +8,14 @@ from typing import Any
 
 from experiments.pages.data_uris import png_uri
 from experiments.pages.html_templates import environment, flat, template
-from experiments.studies.registry import names
+from experiments.studies.registry import study_modules
 from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
 from interventions.storage.untrusted_files import read_json
 
 # Content security policy of the pages: only inline styles and embedded images are allowed.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-# CSS classes of the verdicts.
-_BADGES = {REPLICATES: "yes", DOES_NOT_REPLICATE: "no", UNTESTABLE: "open"}
+# CSS class of each verdict.
+_BADGE_CLASSES = {REPLICATES: "yes", DOES_NOT_REPLICATE: "no", UNTESTABLE: "open"}
 
 
 def render(result: dict[str, Any], figures: dict[str, bytes]) -> str:
@@ -47,7 +47,8 @@ def index(folder: Path) -> str:
     Returns:
         HTML.
     """
-    order = {name: position for position, name in enumerate(names())}
+    # Folders that are not studies of this version come last, by name.
+    order = {name: position for position, name in enumerate(study_modules())}
     folders = sorted(
         (path for path in folder.iterdir() if path.is_dir()),
         key=lambda path: (order.get(path.name, len(order)), path.name),
@@ -57,6 +58,7 @@ def index(folder: Path) -> str:
 
 
 def _index_row(folder: Path) -> dict[str, Any] | None:
+    """Returns the error or the result of a folder; None if the folder has neither."""
     error, result = folder / "error.txt", folder / "result.json"
     if error.exists():
         lines = error.read_text(encoding="utf-8", errors="replace").strip().splitlines()
@@ -95,9 +97,10 @@ def _p_value(p: float | None) -> str:
 
 
 def _digits(x: float) -> str:
+    """Formats with two decimals, or with two significant digits if |x| is below 0.095."""
     return f"{x:.2f}" if abs(x) >= 0.095 or x == 0 else f"{x:.2g}"
 
 
 def _shared_variables() -> dict[str, Any]:
     style = template("lens.css") + template("study.css")
-    return {"policy": POLICY, "style": style, "badges": _BADGES, "shown": format_evidence}
+    return {"policy": POLICY, "style": style, "badges": _BADGE_CLASSES, "shown": format_evidence}

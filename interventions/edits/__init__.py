@@ -1,4 +1,4 @@
-"""Edits: callables `(x, at) -> x` that change an activation at a site."""
+"""Defines edits, which are callables `(x, at) -> x` that change an activation at a site."""
 
 from interventions.edits.attention import (
     AttendOnlyTo as AttendOnlyTo,

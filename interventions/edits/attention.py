@@ -30,11 +30,12 @@ class AttendOnlyTo(EditBase):
     def __call__(self, x: Float[Array, "B H T S"], at: At) -> Float[Array, "B H T S"]:
         attended = self.keys(_key_positions(at))[:, None, None, :] & _visible_keys(at)
         n_attended = attended.sum(-1, keepdims=True)
+        # `maximum` avoids 0 / 0 for queries that attend to none of `keys`.
         uniform = attended / jnp.maximum(n_attended, 1)
         return jnp.where(n_attended > 0, uniform, x).astype(x.dtype)
 
     def check(self, spec: SiteSpec) -> None:
-        """Raises ValueError if the site is no `pattern` site or the pass has no such keys."""
+        """Raises ValueError if the site is not a `pattern` site or the pass lacks the keys."""
         _check_site(spec, "pattern", "AttendOnlyTo")
         check_within(self.keys, spec.size("S"), "keys", spec.site)
 
@@ -43,8 +44,8 @@ class AttendOnlyTo(EditBase):
 class Knockout(EditBase):
     """Sets attention scores at `keys` to -∞. Made by `knockout`.
 
-    The softmax then gives the weight of `keys` to the other keys. A query keeps its scores if
-    `keys` are all that it may attend to, as at the first positions of decoder self-attention.
+    The softmax then gives the weight of `keys` to the other keys. A query that may attend only to
+    `keys` keeps its scores, for example the first query of decoder self-attention.
 
     Example:
         >>> from interventions import knockout
@@ -60,7 +61,7 @@ class Knockout(EditBase):
         return jnp.where(is_masked & keeps_a_key, -jnp.inf, x).astype(x.dtype)
 
     def check(self, spec: SiteSpec) -> None:
-        """Raises ValueError if the site is no `scores` site or no key would remain."""
+        """Raises ValueError if the site is not a `scores` site or no key would remain."""
         _check_site(spec, "scores", "Knockout")
         check_within(self.keys, spec.size("S"), "keys", spec.site)
         if not is_traced(self.keys) and np.asarray(self.keys(jnp.arange(spec.size("S")))).all():
@@ -71,7 +72,7 @@ class Knockout(EditBase):
 
 
 def attend_only_to(keys: Indices) -> AttendOnlyTo:
-    """Makes every query attend to `keys` only, with equal weights. An edit of `pattern` sites.
+    """Makes every query attend to `keys` only, with equal weights. Edits `pattern` sites.
 
     Args:
         keys: an index, several indices, a `range`, a `slice` or an int array. They count frames
@@ -89,7 +90,7 @@ def attend_only_to(keys: Indices) -> AttendOnlyTo:
 
 
 def knockout(keys: Indices) -> Knockout:
-    """Masks `keys` for every query. An edit of `scores` sites.
+    """Masks `keys` for every query. Edits `scores` sites.
 
     The softmax then gives their weight to the other keys. `only(knockout(...), heads=1)` restricts
     the edit to one head.
@@ -159,9 +160,9 @@ def mean_ablation(
     if valid is None:
         return Patch(activation.mean(averaged_axes, keepdims=True))
     if not is_traced(valid) and not np.asarray(valid).any():
-        raise ValueError("valid: expected at least one step to average over, got none.")
+        raise ValueError("valid: expected True at one position or frame at least, got none.")
     is_averaged = jnp.expand_dims(valid, [i for i in range(len(axes)) if i not in (0, time_axis)])
-    # A product would not mask padding that holds NaN.
+    # `where`, because a product with 0 would keep NaN in the padding.
     sums = jnp.where(is_averaged, activation, 0).sum(averaged_axes, keepdims=True)
     return Patch(sums / jnp.asarray(valid).sum().astype(sums.dtype))
 
@@ -169,7 +170,7 @@ def mean_ablation(
 def _required_place(keys: Indices) -> Place:
     indices = as_place(keys, "keys")
     if indices is None:
-        raise ValueError("keys: expected an index, several, a range or a slice, got None.")
+        raise ValueError("keys: expected one or more indices, a range or a slice, got None.")
     return indices
 
 
@@ -179,11 +180,12 @@ def _key_positions(at: At) -> Array:
 
 
 def _visible_keys(at: At) -> Bool[Array, "B 1 T S"]:
-    """Mask of the keys that each query may attend to."""
+    """Returns True where a query may attend to a key."""
     queries, keys = at.positions[:, None, :, None], _key_positions(at)[:, None, None, :]
     if at.site.startswith("decoder.attn."):
         # Empty slots of the cache have a later position than every query.
         return (keys <= queries) & (keys >= 0)
+    # Padding has negative positions. Its queries are unused, so they may attend to every key.
     return (keys >= 0) | (queries < 0)
 
 

@@ -1,4 +1,4 @@
-"""Defines the base class of edits, and the values that patches take activations from."""
+"""Defines the base class of edits, and the values from which patches take activations."""
 
 from typing import Any
 
@@ -15,14 +15,15 @@ def _format_value(value: Any) -> str:
     """Formats a small array as a list and a larger one as dtype and shape."""
     if not hasattr(value, "dtype"):
         return repr(value)
+    # A traced array has no values to print.
     small = value.size <= 4 and not is_traced(value)
     return str(value.tolist()) if small else f"{value.dtype}{list(value.shape)}"
 
 
 class EditBase:
-    """Base class of the edits in this package. Its `repr` is the class and the fields on one line.
+    """Base class of the edits in this package. Its `repr` shows the class and the fields.
 
-    An edit that you write need not inherit from it.
+    An edit that you write need not inherit from this class.
 
     Example:
         >>> from interventions.edits import EditBase
@@ -45,8 +46,9 @@ class EditBase:
 class FromRow(EditBase):
     """Refers to other rows of the same batch, as the `value` of `Patch` or `Mix`.
 
-    Row b of the batch takes the activation of row `rows[b]`, at the same site, layer and step. With
-    `jaxasr.generate(leader=...)` one recording is patched from another while both are decoded.
+    Row b of the batch takes the activation of row `rows[b]`, at the same site, layer and step.
+    `jaxasr.generate(leader=...)` decodes two recordings together, so that one can be patched from
+    the other.
 
     Args:
         rows: int [B], for each row the row to take from. `rows[b] = b` leaves row b unchanged.
@@ -60,18 +62,19 @@ class FromRow(EditBase):
     rows: Int[Array, "B"]
 
 
-Reference = Float[Array, "..."] | FromRow
+# The `value` of `Patch`, `Mix` and `RandomDirection`.
+PatchValue = Float[Array, "..."] | FromRow
 
 
-def resolve_reference(value: Reference, x: Array, at: At) -> Array:
-    """Selects `value` at this layer and position, and `x` where `value` has no such position."""
+def select_patch_value(value: PatchValue, x: Array, at: At) -> Array:
+    """Returns `value` at this layer and these positions, and `x` where `value` has none."""
     if isinstance(value, FromRow):
         return x[value.rows]
-    reference, covered = select_matching(value, x, at)
-    return jnp.where(covered, reference, x)
+    selected, covered = select_matching(value, x, at)
+    return jnp.where(covered, selected, x)
 
 
-def check_reference(value: Reference, spec: SiteSpec, partial: bool) -> None:
+def check_patch_value(value: PatchValue, spec: SiteSpec, partial: bool) -> None:
     """Raises ValueError unless `value` fits the site in this pass."""
     if not isinstance(value, FromRow):
         check_fits(value, spec, partial)

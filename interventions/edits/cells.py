@@ -12,12 +12,14 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from interventions.edits.combining import Restrict, only
-from jaxasr import pytrees, sites as _sites
+from jaxasr import pytrees, sites as model_sites
 from jaxasr.config import Config
 from jaxasr.taps import Edit, Edits
 
 Cell = Mapping[str, Any]
+# The cells of a sweep, as one array [cells] per coordinate.
 Coordinates = dict[str, np.ndarray]
+# A number of frames, which may be traced.
 Number = Int[Array, ""] | Int[np.ndarray, ""] | np.integer | int
 
 
@@ -30,12 +32,12 @@ class AtCell:
     Args:
         edit: the edit to place. A cell's "alpha" replaces the edit's field `alpha`, or `scale` if
             the edit has no `alpha`.
-        site: where it acts.
+        site: the site to edit.
         window: frames per window, for cells with "time".
         n_frames: frames of the recording. Windows end there, because later frames are padding.
 
     Raises:
-        ValueError: for a cell with "alpha", when the edit has no strength.
+        ValueError: a cell has "alpha", but the edit has no strength.
 
     Example:
         >>> from interventions.edits import AtCell, Zero
@@ -54,7 +56,7 @@ class AtCell:
 
 @pytrees.dataclass
 class AtSites:
-    """Places `edit` at a cell's site, layer, head and strength, and nothing at the other sites.
+    """Places `edit` at a cell's site, layer, head and strength. Leaves other sites unchanged.
 
     One compiled program then serves the cells of all `sites`. `site_cells` lists the cells.
 
@@ -77,7 +79,8 @@ class AtSites:
         return {site: self._place(edit, i, site, cell) for i, site in enumerate(self.sites)}
 
     def _place(self, edit: Edit, index: int, site: str, cell: Cell) -> Edit:
-        heads = cell["head"] if "H" in _sites.SITES[site] else None
+        heads = cell["head"] if "H" in model_sites.SITES[site] else None
+        # The program edits every site, because the cell's site may be traced. `when` selects one.
         return only(edit, layers=cell["layer"], heads=heads, when=cell["site"] == index)
 
 
@@ -85,7 +88,7 @@ def site_cells(config: Config, sites: Sequence[str], alphas: Sequence[float] = (
     """Lists every layer and head of several sites as cells for `AtSites`.
 
     Args:
-        config: of the model.
+        config: the model's config.
         sites: sites with a layer axis.
         alphas: strengths. Each layer or head is listed once per strength, on consecutive rows.
 
@@ -94,7 +97,7 @@ def site_cells(config: Config, sites: Sequence[str], alphas: Sequence[float] = (
         heads), and, with `alphas`, float32 "alpha".
 
     Raises:
-        ValueError: a site without layers.
+        ValueError: a site has no layers.
 
     Example:
         >>> import jaxasr
@@ -103,10 +106,10 @@ def site_cells(config: Config, sites: Sequence[str], alphas: Sequence[float] = (
         >>> {name: values.shape for name, values in cells.items()}
         {'site': (28,), 'layer': (28,), 'head': (28,)}
     """
-    _sites.check_known(sites, _sites.LAYERED, "site of a layer")
+    model_sites.check_known(sites, model_sites.LAYERED, "site of a layer")
     rows = []
     for index, site in enumerate(sites):
-        spec = _sites.spec(config, site, 1, 1)
+        spec = model_sites.spec(config, site, 1, 1)
         heads = range(spec.size("H")) if "H" in spec.axes else [-1]
         rows += [(index, layer, head) for layer in range(spec.n_layer) for head in heads]
     cells: Coordinates = dict(zip(("site", "layer", "head"), np.array(rows, np.int32).T))
@@ -119,7 +122,7 @@ def site_cells(config: Config, sites: Sequence[str], alphas: Sequence[float] = (
 def place_at(
     edit: Edit, cell: Cell, window: Number, n_frames: Number, when: Bool[Array, "..."] | None = None
 ) -> Restrict:
-    """Sets the strength of `edit` and restricts it to one cell, and to where `when` is true."""
+    """Sets the strength of `edit` and restricts it to one cell where `when` is true."""
     frames = None
     if "time" in cell:
         frames = slice(cell["time"], jnp.minimum(cell["time"] + window, n_frames))
@@ -134,7 +137,13 @@ def place_at(
 
 
 def with_strength(edit: Any, cell: Cell) -> Edit:
-    """Sets the edit's `alpha` (or `scale`) to the cell's "alpha", if the cell has one."""
+    """Sets the edit's `alpha` (or `scale`) to the cell's "alpha", if the cell has one.
+
+    Example:
+        >>> from interventions.edits import Noise
+        >>> with_strength(Noise(seed=0), {"alpha": 0.5})
+        Noise(seed=0, scale=0.5, replace=False)
+    """
     if "alpha" not in cell:
         return edit
     for field in ("alpha", "scale"):

@@ -26,7 +26,7 @@ class Chain(EditBase):
 
     def __call__(self, x: Array, at: At) -> Array:
         for edit in self.edits:
-            x = edit(x, at).astype(x.dtype)
+            x = edit(x, at).astype(x.dtype)  # an edit must not promote the dtype
         return x
 
     def check(self, spec: SiteSpec) -> None:
@@ -73,11 +73,18 @@ class Restrict(EditBase):
     when: Any = None
 
     def __call__(self, x: Array, at: At) -> Array:
-        # A product would not mask the infinity or NaN that an edit may return.
+        # `where`, because a product with 0 would keep an infinity or NaN of the edit.
         return jnp.where(self.mask(x, at), self.edit(x, at).astype(x.dtype), x)
 
     def mask(self, x: Array, at: At) -> Bool[Array, "..."]:
-        """Returns True where the edit applies, in a shape that broadcasts to `x`."""
+        """Returns True where the edit applies, in a shape that broadcasts to `x`.
+
+        Example:
+            >>> from interventions import Zero, only
+            >>> at = jaxasr.taps.At(jnp.int32(0), jnp.array([[0, 1]]), None, "decoder.resid_post")
+            >>> only(Zero(), positions=1).mask(jnp.ones((1, 2, 4)), at)[0, :, 0].tolist()
+            [False, True]
+        """
         axes = at.axes
         position_axis, frame_axis = position_and_frame_axes(axes, at.site)
         mask = jnp.asarray(True)
@@ -90,6 +97,7 @@ class Restrict(EditBase):
         if self.positions is not None:
             mask = mask & _expand_mask(self.positions(at.positions), position_axis, axes)
         if self.frames is not None:
+            # Only `scores` and `pattern` have a key axis. Elsewhere frames are time steps.
             frames = at.positions if at.keys is None else at.keys
             mask = mask & _expand_mask(self.frames(frames), frame_axis, axes)
         if self.layers is not None:
@@ -100,7 +108,7 @@ class Restrict(EditBase):
         return mask
 
     def check(self, spec: SiteSpec) -> None:
-        """Raises ValueError if the site lacks one of the places in this pass."""
+        """Raises ValueError if the site lacks a place of the edit in this pass."""
         position_axis, frame_axis = position_and_frame_axes(spec.axes, spec.site)
         axis_of = {
             "layers": "L",
@@ -146,8 +154,8 @@ def only(
         An edit.
 
     Raises:
-        ValueError: an argument is empty or does not hold integers. The pass raises it if the site
-            lacks an index, but traced indices cannot be checked.
+        ValueError: an argument is empty or does not hold integers. The pass also refuses indices
+            that the site lacks, unless they are traced.
 
     Example:
         >>> from interventions import Zero, only
@@ -166,8 +174,15 @@ def only(
 
 
 def position_and_frame_axes(axes: tuple[str, ...], site: str) -> tuple[str | None, str | None]:
-    """Returns the axis that `positions` select at a site, and the axis that `frames` select."""
-    position_axis = "T" if "T" in axes else "S"
+    """Returns the axes that `positions` and `frames` select at a site, or None for a missing one.
+
+    Example:
+        >>> position_and_frame_axes(("B", "H", "T", "S"), "decoder.cross_attn.pattern")
+        ('T', 'S')
+        >>> position_and_frame_axes(("B", "T", "D"), "decoder.resid_post")
+        ('T', None)
+    """
+    position_axis = "T" if "T" in axes else "S"  # `k` and `v` have only "S"
     if ".cross_attn." in site and "S" in axes:  # keys are encoder frames, queries are tokens
         return ("T" if "T" in axes else None), "S"
     if site.startswith("encoder."):

@@ -21,7 +21,7 @@ class Noise(EditBase):
     Args:
         seed: seed of the noise.
         scale: rms of the noise, relative to that of the activation.
-        replace: returns the noise alone: x ← scale·rms(x)·n.
+        replace: replaces the activation by the noise alone: x ← scale·rms(x)·n.
 
     Raises:
         ValueError: in the pass, at `scores` and `pattern` sites.
@@ -40,12 +40,13 @@ class Noise(EditBase):
         key = jax.random.fold_in(jax.random.key(self.seed), at.layer)
         rows = jnp.broadcast_to(jnp.arange(x.shape[0])[:, None], at.positions.shape)
 
-        def draw(row: Array, position: Array, step: Array) -> Array:
+        def draw(row: Array, position: Array, features: Array) -> Array:
             # One key per row and position, so that a cached step draws what a whole pass draws.
             step_key = jax.random.fold_in(jax.random.fold_in(key, row), position)
-            drawn = jax.random.normal(step_key, step.shape, step.dtype)
-            return drawn * jnp.sqrt(jnp.mean(step**2))
+            drawn = jax.random.normal(step_key, features.shape, features.dtype)
+            return drawn * jnp.sqrt(jnp.mean(features**2))
 
+        # The two `vmap` map over rows and positions.
         noise = self.scale * jax.vmap(jax.vmap(draw))(rows, at.positions, x)
         return noise if self.replace else x + noise
 

@@ -13,7 +13,7 @@ from jaxasr.taps import is_traced
 
 @pytrees.dataclass
 class Among:
-    """A set of indices, `values` int [n]. Calling it returns whether an index is in the set."""
+    """A set of indices, `values` int [n]. A call returns True for an index in the set."""
 
     values: Int[Array, "n"]
 
@@ -30,7 +30,7 @@ class Among:
 
 @pytrees.dataclass
 class Between:
-    """The indices from `start` up to but not including `stop`. Called like `Among`."""
+    """The indices from `start` up to but not including `stop`. A call is as for `Among`."""
 
     start: Int[Array, ""]
     stop: Int[Array, ""]
@@ -56,7 +56,13 @@ def as_place(indices: Indices, name: str) -> Place | None:
     """Converts an index, several indices, a `range` or a `slice` to a place. None stays None.
 
     Raises:
-        ValueError: the indices are empty or are no integers. The message begins with `name`.
+        ValueError: the indices are empty or not integers. The message begins with `name`.
+
+    Example:
+        >>> as_place([1, 3], "heads")
+        [1, 3]
+        >>> as_place(slice(2, 5), "positions")
+        2:5
     """
     if indices is None or isinstance(indices, Among | Between):
         return indices
@@ -69,7 +75,8 @@ def as_place(indices: Indices, name: str) -> Place | None:
     if isinstance(indices, range) and indices.step == 1:
         return _as_range(indices.start, indices.stop, name)
     values = list(indices) if isinstance(indices, Sequence | range | set) else indices
-    numpy_like: Any = jnp if is_traced(values) else np  # NumPy compiles nothing
+    # NumPy where possible, because JAX would compile a program per operation.
+    numpy_like: Any = jnp if is_traced(values) else np
     values = numpy_like.atleast_1d(numpy_like.asarray(values))
     if values.size == 0 or not jnp.issubdtype(values.dtype, jnp.integer):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Projects activations onto a subspace, or removes it from them."""
+"""Removes a subspace from activations, or keeps only the subspace."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -45,8 +45,14 @@ class Project(EditBase):
 
         Raises:
             ValueError: the vectors are linearly dependent.
+
+        Example:
+            >>> from interventions import Project
+            >>> Project.span(jnp.array([[1.0, 0.0], [1.0, 1.0]])).basis.shape
+            (2, 2)
         """
         q, r = jnp.linalg.qr(jnp.swapaxes(jnp.atleast_2d(vectors), -1, -2))
+        # |r_ii| is the distance of vector i from the span of the vectors before it.
         smallest = jnp.abs(jnp.diagonal(r, axis1=-2, axis2=-1)).min()
         if not is_traced(smallest) and smallest < 1e-6:
             raise ValueError(

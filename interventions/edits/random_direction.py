@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from interventions.edits.base import EditBase, Reference, check_reference, resolve_reference
+from interventions.edits.base import EditBase, PatchValue, check_patch_value, select_patch_value
 from interventions.edits.noise import Noise
 from jaxasr import pytrees
 from jaxasr.sites import SiteSpec
@@ -32,17 +32,18 @@ class RandomDirection(EditBase):
     """
 
     alpha: Float[Array, ""] | float
-    value: Reference
+    value: PatchValue
     seed: Int[Array, ""] | int = 0
 
     def __call__(self, x: Array, at: At) -> Array:
+        # The rms of ones is 1, so this noise is standard normal.
         direction = Noise(self.seed, replace=True)(jnp.ones_like(x), at)
-        distance = _norm(resolve_reference(self.value, x, at) - x)
+        distance = _norm(select_patch_value(self.value, x, at) - x)
         return x + self.alpha * distance / _norm(direction) * direction
 
     def check(self, spec: SiteSpec) -> None:
         """Raises ValueError if `value` does not fit the site."""
-        check_reference(self.value, spec, False)
+        check_patch_value(self.value, spec, False)
 
 
 def _norm(x: Array) -> Array:

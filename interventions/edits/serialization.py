@@ -33,7 +33,8 @@ from interventions.storage.untrusted_files import (
 )
 from jaxasr import sites
 
-_VERSION = 1
+_VERSION = 1  # version of the files
+# Names of the two files.
 _JSON, _ARRAYS = "edits.json", "arrays.npz"
 
 
@@ -71,10 +72,10 @@ def _is_edit(value: Any) -> bool:
     return type(value) in _CLASSES.values() and not _is_from_row(value) and not _is_place(value)
 
 
-# What a message calls the type, and a function that tests a value.
+# A type of fields: its name in messages, and a function that tests a value.
 FieldType = tuple[str, Callable[[Any], bool]]
 _ARRAY: FieldType = "an array", _is_array
-_REFERENCE: FieldType = (
+_PATCH_VALUE: FieldType = (
     "an array or a FromRow",
     lambda value: _is_array(value) or _is_from_row(value),
 )
@@ -96,8 +97,8 @@ _EDIT_TUPLE: FieldType = (
 # The type of each field. Both saving and loading check it.
 _FIELDS: dict[type, dict[str, FieldType]] = {
     FromRow: {"rows": ("an array of integers", _is_integer_array)},
-    Patch: {"value": _REFERENCE, "partial": _FLAG},
-    Mix: {"alpha": _SCALAR, "value": _REFERENCE, "partial": _FLAG},
+    Patch: {"value": _PATCH_VALUE, "partial": _FLAG},
+    Mix: {"alpha": _SCALAR, "value": _PATCH_VALUE, "partial": _FLAG},
     Add: {"value": _ARRAY, "scale": _SCALAR},
     Scale: {"factor": _SCALAR},
     Zero: {},
@@ -150,6 +151,7 @@ def save_edits(edits: Mapping[str, Any], folder: str | os.PathLike) -> None:
     descriptions = {
         site: _describe(edit, f"edits[{site!r}]", arrays) for site, edit in edits.items()
     }
+    # `_describe` also accepts values of fields, such as arrays. At the top only edits are allowed.
     for site, edit in edits.items():
         _check("edit", edit, _EDIT, f"edits[{site!r}]")
     with replacing(folder) as new:
@@ -172,7 +174,7 @@ def load_edits(folder: str | os.PathLike) -> dict[str, Any]:
         `{site: edit}`.
 
     Raises:
-        ValueError: files of `folder` are missing or changed, or hold something else than edits.
+        ValueError: files of `folder` are missing or changed, or do not hold edits.
             The message names the file.
 
     Example:
@@ -185,7 +187,7 @@ def load_edits(folder: str | os.PathLike) -> dict[str, Any]:
     if not (folder / _JSON).is_file() or not (folder / _ARRAYS).is_file():
         raise ValueError(
             f"folder: expected {_JSON} and {_ARRAYS} of save_edits in {str(folder)!r}, "
-            "got a folder without them."
+            "got a folder that lacks one of them."
         )
     check_checksums(folder)
     described = read_json(folder / _JSON, finite=True)
@@ -219,6 +221,7 @@ def _check(name: str, value: Any, expected_type: FieldType, path: str) -> None:
 
 
 def _describe(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
+    """Returns the JSON description of a value. Adds its arrays to `arrays`."""
     if type(value) in _CLASSES.values():
         fields = {
             f.name: _describe_field(value, f.name, path, arrays) for f in dataclasses.fields(value)
@@ -252,13 +255,15 @@ def _add_array(array: np.ndarray, arrays: dict[str, np.ndarray]) -> dict[str, st
 
 
 def _has_dtype(array: np.ndarray, dtype: str) -> bool:
-    return str(array.dtype) == dtype and array.dtype.kind != "U"
+    return str(array.dtype) == dtype and array.dtype.kind != "U"  # no edit has texts
 
 
 def _restore(node: Any, arrays: Mapping[str, np.ndarray], path: str) -> Any:
+    """Returns the value that `node`, the result of `_describe`, describes."""
     match node:
         case {"type": str(name), "fields": dict(fields)} if name in _CLASSES:
             types = _FIELDS[_CLASSES[name]]
+            # A missing field must not become the default of the class.
             if set(fields) != set(types):
                 raise ValueError(
                     f"{path}: expected the fields of {name}, got {', '.join(map(str, fields))}."

@@ -1,4 +1,4 @@
-"""Edits that replace, mix, add, scale or zero an activation.
+"""Defines edits that replace, mix, add, scale or zero an activation.
 
 An edit is a frozen callable pytree `(x, at) -> x`. Its class decides what is compiled. Its masks,
 indices, strengths and vectors are leaves, so `vmap` and `grad` apply to them. A function with this
@@ -13,9 +13,9 @@ from jaxtyping import Array, Float
 from interventions.edits.base import (
     EditBase,
     FromRow,
-    Reference,
-    check_reference,
-    resolve_reference,
+    PatchValue,
+    check_patch_value,
+    select_patch_value,
 )
 from interventions.edits.matching import check_fits, select_matching
 from jaxasr import pytrees, sites
@@ -32,8 +32,8 @@ class Patch(EditBase):
 
     Args:
         value: `[L, B, T, ...]` as a readout returns it. The layer axis is optional. Any array that
-            broadcasts to `x` is allowed, and so is `FromRow(rows)`, which takes the activations of
-            other rows of the batch.
+            broadcasts to `x` is allowed. `FromRow(rows)` takes the activations of other rows of the
+            batch.
         partial: allows a value with fewer positions than the pass. Positions without a value stay
             unchanged.
 
@@ -49,15 +49,20 @@ class Patch(EditBase):
         ```
     """
 
-    value: Reference
+    value: PatchValue
     partial: bool = pytrees.field(pytree_node=False, default=False)
 
     def __call__(self, x: Array, at: At) -> Array:
-        return resolve_reference(self.value, x, at)
+        return select_patch_value(self.value, x, at)
 
     def check(self, spec: SiteSpec) -> None:
-        """Raises ValueError if `value` does not fit the site."""
-        check_reference(self.value, spec, self.partial)
+        """Raises ValueError if `value` does not fit the site.
+
+        Example:
+            >>> spec = jaxasr.sites.spec(jaxasr.SIZES["tiny.en"], "decoder.mlp_out", 1, 5)
+            >>> Patch(jnp.ones(384)).check(spec)  # broadcasts to [1, 5, 384]
+        """
+        check_patch_value(self.value, spec, self.partial)
 
 
 @pytrees.dataclass(repr=False)
@@ -79,22 +84,22 @@ class Mix(EditBase):
     """
 
     alpha: Float[Array, ""] | float
-    value: Reference
+    value: PatchValue
     partial: bool = pytrees.field(pytree_node=False, default=False)
 
     def __call__(self, x: Array, at: At) -> Array:
-        return (1 - self.alpha) * x + self.alpha * resolve_reference(self.value, x, at)
+        return (1 - self.alpha) * x + self.alpha * select_patch_value(self.value, x, at)
 
     def check(self, spec: SiteSpec) -> None:
         """Raises ValueError if `value` does not fit the site."""
-        check_reference(self.value, spec, self.partial)
+        check_patch_value(self.value, spec, self.partial)
 
 
 @pytrees.dataclass(repr=False)
 class Add(EditBase):
     """Adds a vector: x ← x + scale·value.
 
-    A direction steers the model. The gradient with respect to `Add(zeros)` gives attribution.
+    Use a direction to steer the model. Use zeros to take the gradient at a site for attribution.
 
     Args:
         value: the vector, as in `Patch` but without `FromRow`.
@@ -114,6 +119,7 @@ class Add(EditBase):
 
     def __call__(self, x: Array, at: At) -> Array:
         value, covered = select_matching(self.value, x, at)
+        # Adds 0 at positions that `value` lacks.
         return x + self.scale * jnp.where(covered, value, 0)
 
     def check(self, spec: SiteSpec) -> None:
@@ -157,5 +163,5 @@ class Zero(EditBase):
 def select_row(edit: Patch | Mix, site: str, b: int) -> Patch | Mix:
     """Returns `edit` with only row `b` of its value. The batch axis remains, with size 1."""
     assert not isinstance(edit.value, FromRow)
-    batch = int(site in sites.LAYERED)
-    return dataclasses.replace(edit, value=jnp.take(edit.value, jnp.array([b]), batch))
+    batch_axis = int(site in sites.LAYERED)  # the layer axis, if there is one, comes first
+    return dataclasses.replace(edit, value=jnp.take(edit.value, jnp.array([b]), batch_axis))

@@ -27,7 +27,7 @@ from jaxasr.decoder import Decoder
 from jaxasr.model import Whisper, full_precision
 from jaxasr.taps import merge, reduce, select
 
-# The labels of `parts`: the output of each sublayer without its bias, and this bias.
+# The labels of "part": the output of each sublayer without its bias, and this bias.
 PARTS = ("attn_out", "attn_bias", "cross_attn_out", "cross_attn_bias", "mlp_out", "mlp_bias")
 # The dimensions of each variable of the result.
 _DIMS = {
@@ -57,7 +57,7 @@ def direct_logit_attribution(
         run: audio and tokens, B examples of T tokens.
         answer: the token whose logit is split, as one id or one per example.
         foil: the token whose logit is subtracted from that of `answer`. Default: none.
-        position: the token after which the logit is read; negative counts from the end.
+        position: the token after which the logit is read. Negative values count from the end.
         window_s: seconds of audio per entry of `frames`. Default: one frame of 20 ms.
 
     Returns:
@@ -113,7 +113,7 @@ def direct_logit_attribution(
         raise ValueError(
             f"window_s: expected at least one frame of {1 / FRAMES_PER_S} s, got {window_s}."
         )
-    # Only the position of this metric is used, to get the column that a metric would score.
+    # `scored_position` reads only the position of a metric, so the token ids are zeros.
     metric = LogitDiff(jnp.zeros(2, jnp.int32), position)
     column = scored_position(metric, jnp.shape(run.tokens)[1])
     split = compiled.call(_split_logit, model, run.encode(model), ids, column=column, window=window)
@@ -152,7 +152,7 @@ def total_logit(split: xr.Dataset) -> xr.DataArray:
 def _split_logit(
     model: Whisper, run: Run, tokens: list[Array], *, column: int, window: int
 ) -> dict[str, Array]:
-    """Returns every variable of the Dataset, with the batch as its first axis."""
+    """Returns every variable of the Dataset. The first axis of each is the batch."""
     readout = merge(
         select("decoder.attn.z", "decoder.cross_attn.z", "decoder.mlp_out"),
         reduce("pattern", "decoder.cross_attn.pattern", lambda pattern: pattern[:, :, column]),
@@ -181,6 +181,7 @@ def _split_logit(
         )
         mlp_out = acts["decoder.mlp_out"][:, :, column].astype(dtype)
         mlp = jnp.einsum("lbd,bd->lb", mlp_out, direction) - mlp_bias
+    # [L, B] per part and [L, B, H] per attention. `moveaxis` puts the batch first.
     parts = [heads[0].sum(-1), attn_bias, heads[1].sum(-1), cross_bias, mlp, mlp_bias]
     return {
         "logit": logit,
@@ -199,8 +200,8 @@ def _final_norm(
     """Applies the final norm to `x` and unembeds it.
 
     Returns:
-        The logit, the direction of the residual stream whose dot product with a vector is the
-        vector's contribution, and the contribution of the norm's bias.
+        The logit, the direction, and the contribution of the norm's bias. The contribution of a
+        vector of the residual stream is its dot product with the direction.
     """
     dtype = jnp.promote_types(decoder.dtype, jnp.float32)
     vectors = [decoder.unembedding[token].astype(dtype) for token in tokens]
@@ -243,6 +244,7 @@ def _frame_contributions(
 
 
 def _sum_windows(frames: Float[Array, "L B H S"], window: int) -> Float[Array, "L B H W"]:
+    # `-n % window` zeros fill the last window.
     padded = jnp.pad(frames, [(0, 0)] * 3 + [(0, -frames.shape[-1] % window)])
     return padded.reshape(*frames.shape[:3], -1, window).sum(-1)
 

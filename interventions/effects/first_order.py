@@ -38,18 +38,18 @@ def attribution(
     """Estimates metric(patched) - metric(unpatched) at every cell of a sweep, to first order.
 
     The estimate of a cell is Σ ∂metric/∂x · (source - x) over the activations x of the cell. The
-    gradient is that of the target. All cells of all sites together take one forward pass of the
-    source, and one forward and backward pass of the target. The encoder runs only if one of the
-    sites is in the encoder or a run has no memory.
+    gradient is taken in the pass of the target. All cells of all sites together take one forward
+    pass of the source, and one forward and backward pass of the target. The encoder runs only if
+    one of the sites is in the encoder or a run has no memory.
 
     Args:
         model: the recogniser's model.
         target: the run that is patched, B examples of T tokens.
-        source: a run of T tokens whose activations are patched in. Or, as in `sweep`, "zero",
-            "mean", "noise" or "resample".
+        source: a run of T tokens whose activations are patched in. As in `sweep`, `source` may also
+            be "zero", "mean", "noise" or "resample".
         site: one site, or several that share the passes.
         over: dimensions of the grid, as in `sweep`, except "alpha". With several sites, each site
-            uses those dimensions that it has.
+            uses the dimensions that it has.
         metric: as in `sweep`, but not `rank`, which has no gradient.
         window_s: seconds per window of "time".
         n_frames: number of encoder frames before the padding. Default: all.
@@ -62,8 +62,8 @@ def attribution(
         unpatched metric. For several sites, a dict from site to such an array.
 
     Raises:
-        ValueError: a site or dimension is unknown, the runs differ in length or batch, the metric
-            is `rank`, or one of its tokens is outside the vocabulary.
+        ValueError: a site, dimension or frame does not exist, the runs differ in length or batch,
+            the metric is `rank`, or one of its tokens is outside the vocabulary.
 
     Example:
         ```python
@@ -95,6 +95,7 @@ def attribution(
     if isinstance(source, str) and source.startswith("resample"):
         source = resampled(target, source)
     n_frames = model.config.n_audio_ctx if n_frames is None else n_frames
+    # A batch of 1, because the grid depends only on the other sizes.
     specs = [sites.spec(model.config, name, 1, jnp.shape(target.tokens)[1]) for name in names]
     grids = [_grid(spec, over, window_s, n_frames, several=len(names) > 1) for spec in specs]
     cells = tuple(
@@ -102,6 +103,7 @@ def attribution(
         for name, grid in zip(names, grids)
     )
     source_run, ablation = (source, None) if isinstance(source, Run) else (None, source)
+    # `n_frames` is an array, so that recordings of other lengths share the program.
     baseline, effects = compiled.call(
         _estimate,
         model,
@@ -142,12 +144,12 @@ def _grid(
 ) -> Grid:
     """Makes the grid of a site. With `several` sites, drops dimensions that this site lacks."""
     if several:
-        has_positions, has_frames = position_and_frame_axes(spec.axes, spec.site)
+        position_axis, frame_axis = position_and_frame_axes(spec.axes, spec.site)
         has_dim = {
             "layer": spec.n_layer,
             "head": "H" in spec.axes,
-            "position": has_positions and spec.site.startswith("decoder."),
-            "time": has_frames,
+            "position": position_axis and spec.site.startswith("decoder."),
+            "time": frame_axis,
         }
         over = [dim for dim in over if has_dim.get(dim, True)]
     return Grid.of(spec, over, window_s=window_s, n_frames=n_frames, alphas=(1.0,), selected={})
@@ -157,7 +159,7 @@ def _grid(
 class _Offset:
     """Adds `value` to the activation, so that a gradient with respect to `value` can be taken.
 
-    Unlike in `Add`, `value` has the shape in which a readout returns the site.
+    `value` has exactly the shape that a readout returns. `Add` also broadcasts over positions.
     """
 
     value: Array
@@ -198,6 +200,7 @@ def _gradients(
     Returns:
         The metric, the activations at `read_sites`, and the metric's gradients at `grad_sites`.
     """
+    # Offsets of zero change nothing, and their gradients are the activations' gradients.
     shapes = jax.eval_shape(lambda: forward.activations(model, target, grad_sites))
     zeros = {name: jnp.zeros(x.shape, x.dtype) for name, x in shapes.items()}
     encoder_sites, decoder_sites = forward.split_by_stack(grad_sites)
@@ -205,7 +208,7 @@ def _gradients(
         select(*names) for names in forward.split_by_stack(read_sites)
     )
     memory = None
-    if not encoder_sites:  # the encoder needs no gradient, so it runs outside `grad`
+    if not encoder_sites:  # without a gradient in the encoder, it runs outside of `grad`
         memory = target.memory
         if memory is None:
             memory, _ = forward.encode(model, forward.mel_of(target), {}, encoder_readout)
@@ -221,7 +224,7 @@ def _gradients(
         value, decoder_acts = forward.decode_and_score(
             model, target, edited_memory, decoder_edits, decoder_readout, metric
         )
-        # Examples are independent, so the gradient of their sum has the gradient of each.
+        # Examples are independent, so the gradient of the sum contains that of each example.
         return value.sum(), (value, acts | decoder_acts)
 
     grads, (value, acts) = jax.grad(score, has_aux=True)(zeros)
@@ -236,7 +239,7 @@ def _to_array(
     metric: Metric,
 ) -> xr.DataArray:
     labels = grid.labels(target.tokens)
-    # Effects cover the windows of all 30 s; the grid has only those before the padding.
+    # `effect` has the windows of all 30 s. The grid has only the windows before the padding.
     effect = effect[(slice(None), *map(slice, grid.shape))]
     attrs: dict[str, Any] = {
         "site": grid.site,

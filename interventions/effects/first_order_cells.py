@@ -16,13 +16,13 @@ from jaxasr.taps import Acts, At
 
 @dataclasses.dataclass(frozen=True)
 class SiteCells:
-    """The cells of one site. Hashable, because programs are compiled for them.
+    """The cells of one site. Hashable, because each value has its own compiled program.
 
     Attributes:
         site: the site.
         dims: dimensions of the grid.
         window: encoder frames per cell of "time".
-        through_softmax: estimate `q` or `k` by computing the softmax again with the patch.
+        through_softmax: whether the site is `q` or `k` and the estimate recomputes the softmax.
     """
 
     site: str
@@ -32,24 +32,25 @@ class SiteCells:
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """Axis letters of an activation at the site."""
+        """Axis letters of an activation at the site, such as ("L", "B", "T", "D")."""
+        # `"L" * False` is empty, so sites outside of the layers get no "L".
         return (*"L" * (self.site in sites.LAYERED), *sites.SITES[self.site])
 
     @property
     def axis_of(self) -> dict[str, str]:
         """The axis letter of each dimension."""
-        position, time = position_and_frame_axes(sites.SITES[self.site], self.site)
-        letters = {"layer": "L", "head": "H", "position": position, "time": time}
+        position_axis, frame_axis = position_and_frame_axes(sites.SITES[self.site], self.site)
+        letters = {"layer": "L", "head": "H", "position": position_axis, "time": frame_axis}
         return {dim: letter for dim in self.dims if (letter := letters[dim]) is not None}
 
     @property
     def grad_site(self) -> str:
-        """The site at which the metric is differentiated."""
+        """The site at which the gradient of the metric is taken."""
         return f"{self._attention}.z" if self.through_softmax else self.site
 
     @property
     def read_sites(self) -> tuple[str, ...]:
-        """The sites of the target that the estimate needs."""
+        """The sites whose activations in the target the estimate needs."""
         if not self.through_softmax:
             return (self.site,)
         return (f"{self._attention}.q", f"{self._attention}.k", f"{self._attention}.v")
@@ -63,7 +64,7 @@ class SiteCells:
     ) -> Float[Array, "B ..."]:
         """Sums the effects within each cell and returns them as [B, *dims].
 
-        Frames from `n_frames` on are padding, and windows of "time" exclude them.
+        Windows of "time" exclude the padding, which begins at frame `n_frames`.
 
         Args:
             effect: effects at the site.
@@ -84,7 +85,7 @@ class SiteCells:
 def _sum_windows(
     x: Float[Array, "..."], axis: int, window: int, n_frames: Array
 ) -> Float[Array, "..."]:
-    """Sums `axis` within each window. The windows fill 30 s, so all recordings share a program."""
+    """Sums `axis` within each window. Windows cover all 30 s, so recordings share a program."""
     x = jnp.moveaxis(x, axis, -1)
     x = jnp.where(jnp.arange(x.shape[-1]) < n_frames, x, 0)
     x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -x.shape[-1] % window)])
@@ -124,6 +125,7 @@ def effect_of_cells(
         source = jnp.where(is_audio, source, k)
         return softmax_aware.key_effect(q, k, source, v, grad, mask, cells.window)
 
+    # One layer at a time, to bound the device memory.
     effect = jax.lax.map(effect_of_layer, (q, k, v, source, grads[cells.grad_site]))
     return cells.sum_over_cells(effect, ("L", "B", "S" if is_key else "T", "H"), n_frames)
 
@@ -139,9 +141,10 @@ def ablated(ablation: str, cells: SiteCells, x: Array) -> Array:
 
 
 def _noise(site: str, x: Array) -> Array:
-    """Draws the noise of a sweep, which patches one example at a time: each is row 0."""
+    """Draws the same noise as a sweep. There each example is row 0 of a batch of one."""
     has_layers = site in sites.LAYERED
     x = x if has_layers else x[None]
+    # `At.layer` is -1 at sites without a layer axis.
     layers = jnp.arange(len(x), dtype=jnp.int32) if has_layers else jnp.full((1,), -1, jnp.int32)
     steps = jnp.arange(x.shape[2], dtype=jnp.int32)[None]
 

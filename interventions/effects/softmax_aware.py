@@ -2,10 +2,11 @@
 
 A first-order estimate at q or k fails where the softmax is saturated, because the gradient of the
 softmax vanishes there. AtP* (Kramár et al. 2024, arXiv:2403.00745, section 3.1.1) therefore
-recomputes the attention pattern under the patch. Its estimate of the change of the metric m is
-Σ_s ∂m/∂pattern[t, s] · Δpattern[t, s]. With g = ∂m/∂z, the gradient ∂m/∂pattern[t, s] is
-g[t] · v[s]. The estimate then equals g[t] · Δz[t], where Δz is the change of the head's output z.
-All functions take the arrays of one layer.
+recomputes the attention pattern under the patch. Its estimate of the change of the metric is
+Σ_s ∂metric/∂pattern[t, s] · Δpattern[t, s]. Let z be the output of the head and g = ∂metric/∂z.
+Then ∂metric/∂pattern[t, s] is g[t] · v[s], and the estimate equals g[t] · Δz[t].
+
+All functions take the arrays of one layer. Arguments in `_source` are of the source.
 """
 
 import functools
@@ -14,8 +15,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+# Also the shape of the output z and of its gradient g.
 Queries = Float[Array, "B T H Dh"]
-Keys = Float[Array, "B S H Dh"]
+Keys = Float[Array, "B S H Dh"]  # also the shape of the values v
+# True where a query attends to a key. None: everywhere.
 Mask = Bool[Array, "B 1 T S"] | None
 _MAX_WEIGHTS = 2**22  # attention weights per batch of heads, to bound the device memory
 
@@ -47,11 +50,11 @@ def key_effect(
 ) -> Float[Array, "B W H"]:
     """Returns g · Δz for each of W windows of keys, replaced one window at a time.
 
-    Three matrix products suffice for all windows. A window has the share m of the attention and the
-    mean value y. The keys outside it have the mean value y₀, which the patch does not change. With
-    m' and y' after the patch, Δz = m'·(y' - y) + (m' - m)·(y - y₀). For windows of one key y' = y,
-    and this is the algorithm of AtP*. The formula remains accurate if m is so close to 1 that 1 - m
-    rounds to 0.
+    Let m be the share of a query's attention that a window gets. Let y be the mean value in the
+    window, weighted by attention. The keys outside of the window have the mean value y₀, which the
+    patch does not change. With m' and y' after the patch, Δz = m'·(y' - y) + (m' - m)·(y - y₀). For
+    windows of one key y' = y, and this is the algorithm of AtP*. The formula remains accurate if m
+    is so close to 1 that 1 - m rounds to 0. It needs three matrix products for all windows.
 
     Args:
         q: queries.
@@ -59,11 +62,12 @@ def key_effect(
         k_source: keys of the source.
         v: values.
         g: gradient of the metric with respect to z.
-        mask: True where a query attends to a key; None for everywhere.
+        mask: True where a query attends to a key. None: everywhere.
         window: number of consecutive keys per window.
     """
     mask = jnp.ones((q.shape[0], 1, q.shape[1], k.shape[1]), bool) if mask is None else mask
     n_batch, n_queries, n_heads, _ = q.shape
+    # [B, T, H, Dh] -> [B·H, T, Dh], so that `lax.map` runs over the heads of all examples.
     heads = tuple(
         jnp.moveaxis(x, 2, 1).reshape(-1, x.shape[1], x.shape[3]) for x in (q, k, k_source, v, g)
     )
@@ -107,6 +111,7 @@ def _head_effect(window: int, head: tuple[Array, ...]) -> Float[Array, "W"]:
 
 def _difference(old: Array, new: Array, log_ratio: Array) -> Array:
     """Returns new - old, without cancellation if new / old = exp(log_ratio) is close to 1."""
+    # `clip` keeps the branch that `where` does not select finite.
     return jnp.where(jnp.abs(log_ratio) < 1, old * jnp.expm1(jnp.clip(log_ratio, -1, 1)), new - old)
 
 
@@ -115,7 +120,7 @@ def _outside_each_window(
 ) -> tuple[Float[Array, "T W"], Float[Array, "T W"]]:
     """Returns, for each window, the log weight and the mean value of all other windows.
 
-    Combines the windows before and after it. Subtracting it from the total would lose precision.
+    Joins the windows before and after each one. Subtraction from the total would lose precision.
     """
 
     def join(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -125,6 +130,7 @@ def _outside_each_window(
     empty = (jnp.full_like(log_weight[:, :1], -jnp.inf), jnp.zeros_like(mean[:, :1]))
     before = jax.lax.associative_scan(join, (log_weight, mean), axis=1)
     after = jax.lax.associative_scan(join, (log_weight, mean), axis=1, reverse=True)
+    # Shifted by one window, each scan excludes the window itself.
     before = [jnp.concatenate([e, x[:, :-1]], 1) for e, x in zip(empty, before)]
     after = [jnp.concatenate([x[:, 1:], e], 1) for e, x in zip(empty, after)]
     return join((before[0], before[1]), (after[0], after[1]))
@@ -135,6 +141,6 @@ def _zero_if_infinite(x: Array) -> Array:
 
 
 def _split_windows(x: Float[Array, "T S"], window: int, fill: float) -> Float[Array, "T W G"]:
-    """Splits keys into windows of G keys; fills the last window with `fill`."""
+    """Splits S keys into W windows of G keys. Fills the last window with `fill`."""
     x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % window)), constant_values=fill)
     return x.reshape(x.shape[0], -1, window)

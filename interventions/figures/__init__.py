@@ -1,4 +1,4 @@
-"""Draws sweeps and probes as figures and saves them. It needs no display."""
+"""Draws sweeps and probes as figures, and saves them without a display."""
 
 from interventions.figures.files import save as save
 from interventions.figures.maps import Word as Word, plot as plot

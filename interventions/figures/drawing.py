@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Word = tuple[str, float, float]  # text, start and end in seconds
-_SIGNIFICANT = 0.05
+_SIGNIFICANT = 0.05  # cells with a smaller `p_any` get a dot
 
 
 def new_figure(width: float, height: float) -> "Figure":
@@ -77,7 +77,7 @@ def draw_map(
 
 
 def _column_edges(summary: xr.Dataset, across: str) -> np.ndarray:
-    """Returns the bounds of the columns, in seconds for windows of time, else around each index."""
+    """Returns the n + 1 bounds of n columns: seconds for windows of time, otherwise indices."""
     if across != "time":
         return np.arange(summary.sizes[across] + 1) - 0.5
     starts = summary["time"].values
@@ -98,6 +98,7 @@ def draw_spectrogram(
     axes: "Axes", mel: Float[np.ndarray, "M F"], words: Sequence[Word] = ()
 ) -> None:
     """Draws a mel spectrogram of 100 frames per second, with the starts and texts of `words`."""
+    # In Whisper's log-mel, 1.5 is 60 dB. Bins more than 60 dB below the maximum are white.
     axes.imshow(
         mel,
         origin="lower",

@@ -1,4 +1,4 @@
-"""Draws the cells of a sweep as maps or, over strengths, as curves."""
+"""Draws the cells of a sweep as maps, or as curves if the sweep is over strengths."""
 
 import itertools
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# The first of these dimensions that a sweep has runs along its axis.
+# The dimension along an axis of a map is the first of these that the sweep has.
 _ALONG_X = ("time", "position", "head", "layer")
 _ALONG_Y = ("layer", "head")
 _AXIS_LABELS = {
@@ -41,20 +41,20 @@ def plot(
     """Draws the cells of a sweep.
 
     A sweep over strengths (`alpha`) is drawn as curves with their intervals. Any other sweep is
-    drawn as maps. A map has two dimensions, such as layers down and heads across; each index of a
+    drawn as maps. A map has two dimensions, such as layers down and heads across. Each index of a
     further dimension has a separate map. Positions are labelled with the text of their tokens if
     the result has the coordinate `token`. A dot marks a cell whose `p_any` is below 0.05 (see
     `summarize`).
 
     Args:
-        result: the result of `sweep`, `attribution`, `sequence_sweep`, `generation_sweep` or
-            `summarize`. The function summarises it first, unless it is a summary.
-        variable: the variable to draw. For `sequence_sweep` and `generation_sweep`, a score such as
-            "wer" or "resolved", whose mean change is drawn. Otherwise a variable of the summary;
-            default: "mean".
+        result: a summary from `summarize`, or the result of `sweep`, `attribution`,
+            `sequence_sweep` or `generation_sweep`, which `plot` summarises.
+        variable: the variable of the summary to draw. Default: "mean". For the results of
+            `sequence_sweep` and `generation_sweep`, the score whose mean change is drawn, such as
+            "wer" or "resolved".
         mel: a spectrogram [n_mels, frames] of 100 frames per second, drawn above maps over time.
-        words: text, start and end (seconds) of each word. They are marked in maps over time if
-            there is a `mel`.
+        words: text, start and end (seconds) of each word to mark in maps over time. Used only with
+            `mel`.
         limit: the end of the colour scale, which is centred at 0. Default: the largest magnitude.
         label: the label of the colour bar or of the y axis.
 
@@ -137,7 +137,7 @@ def _draw_curves(summary: xr.Dataset, variable: str, label: str) -> "Figure":
 
 
 class _Layout(NamedTuple):
-    """How the dimensions of a sweep are arranged in a figure.
+    """The arrangement of a sweep's dimensions in a figure.
 
     Attributes:
         across: the dimension along x.
@@ -187,6 +187,7 @@ def _draw_maps(
         draw_spectrogram(spectrogram_axes, spectrogram, words)
     else:
         words = ()
+    # Maps without finite values, or of zeros only, need a scale too.
     limit = limit or float(np.nanmax(np.abs(values.values), initial=0)) or 1.0
     for axes, panel in zip(map_axes, layout.panels):
         mesh = draw_map(

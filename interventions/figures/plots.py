@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.legend import Legend
 
+# Colours as hexadecimal RGB.
 INK, ACCENT, BLUE, TEAL, GREY = "#1d1f24", "#d9792b", "#265591", "#3d9bb8", "#9a9890"
+# Colours of curves, in this order.
 COLOURS = (
     BLUE,
     ACCENT,
@@ -106,7 +108,8 @@ def draw_curve(
     Args:
         axes: matplotlib axes.
         x: the x coordinate of each column of `values`.
-        values: one row per example. Rows with a NaN are left out; without rows nothing is drawn.
+        values: one row per example. Rows with a NaN are left out. If no row remains, nothing is
+            drawn.
         label: the curve's entry in the legend.
         colour: the colour of curve and band.
         style: options of `Axes.plot`.
@@ -170,7 +173,7 @@ def draw_heat_map(
         (list(down), len(grid), axes.set_yticks),
         (list(across), grid.shape[1], axes.set_xticks),
     ):
-        # Every tick that is named by a text is drawn, but at most 12 ticks that are numbers.
+        # Draws every tick with a text, but at most 12 ticks with numbers. `-(-n // 12)` rounds up.
         step = 1 if names and isinstance(names[0], str) else -(-n // 12)
         set_ticks(range(0, n, step), (names or list(range(n)))[::step])
     return mesh

@@ -1,4 +1,4 @@
-"""Scores generated text under edits. Other sweeps score one teacher-forced pass."""
+"""Generates and scores texts under edits. All other sweeps score one teacher-forced pass."""
 
 from interventions.generation import transcripts as transcripts
 from interventions.generation.cells import (

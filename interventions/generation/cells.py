@@ -17,9 +17,9 @@ from jaxasr.generate import Generation, generate
 from jaxasr.model import Whisper
 from jaxasr.taps import Edits
 
-MakeEdits = Callable[[Any], Edits]
-Ids = Int[Array, "B T0"] | Int[np.ndarray, "B T0"]
-Leaders = Int[Array, "B"] | Int[np.ndarray, "B"]
+MakeEdits = Callable[[Any], Edits]  # makes `{site: edit}` of one cell
+Ids = Int[Array, "B T0"] | Int[np.ndarray, "B T0"]  # token ids of B prompts
+Leaders = Int[Array, "B"] | Int[np.ndarray, "B"]  # index of the row whose tokens a row decodes
 # Default number of cells that decode together in one loop.
 CELLS_PER_LOOP = 64
 
@@ -32,8 +32,17 @@ class CellEdits:
 
     Attributes:
         arrays: the arrays of the cells, each with a leading [K] axis.
-        structure: the static part of a cell, which decides what is compiled.
+        structure: the static part of a cell. It decides what is compiled.
         edits_of: makes the edits of one cell; None if a cell is `{site: edit}` itself.
+
+    Example:
+        ```python
+        from interventions.edits import AtCell, Zero
+        from interventions.generation.cells import CellEdits
+
+        cells = CellEdits.of({"layer": np.arange(4)}, AtCell(Zero(), "decoder.mlp_out"))
+        len(cells.take(np.array([0, 2])))  # 2
+        ```
     """
 
     arrays: list[Any]
@@ -42,9 +51,17 @@ class CellEdits:
 
     @classmethod
     def of(cls, cells: Any, edits_of: MakeEdits | None) -> "CellEdits":
-        """Splits a pytree of cells. Raises ValueError if its arrays differ in the leading axis."""
+        """Splits a pytree of cells into its arrays and its static structure.
+
+        Args:
+            cells: a pytree whose arrays have a leading [K] axis.
+            edits_of: makes the edits of one cell; None if a cell is `{site: edit}` itself.
+
+        Raises:
+            ValueError: there is no array or no cell, or the arrays differ in the leading axis.
+        """
         arrays, structure = compiled.split(cells)
-        numbers = {np.shape(array)[:1] for array in arrays}
+        numbers = {np.shape(array)[:1] for array in arrays}  # () for an array without axes
         if len(numbers) != 1 or () in numbers or (0,) in numbers:
             raise ValueError(
                 "cells: expected arrays with the same leading axis of cells, "
@@ -56,16 +73,16 @@ class CellEdits:
         return len(self.arrays[0])
 
     def take(self, index: Int[np.ndarray, "n"]) -> "CellEdits":
-        """Selects the cells at `index`."""
+        """Returns the cells at the indices `index`."""
         return dataclasses.replace(self, arrays=[array[index] for array in self.arrays])
 
     def edits(self, arrays: list[Array]) -> Edits:
-        """Returns the edits of the cell with these arrays."""
+        """Returns the edits of one cell from its arrays, without the [K] axis."""
         cell = self.structure.join(arrays)
         return cell if self.edits_of is None else self.edits_of(cell)
 
     def vmap(self, fn: Callable[[Edits], _Result], axis_name: str | None = None) -> _Result:
-        """Maps `fn` over the edits of every cell."""
+        """Maps `fn` over the edits of every cell with `jax.vmap`."""
         return jax.vmap(lambda arrays: fn(self.edits(arrays)), axis_name=axis_name)(self.arrays)
 
 
@@ -90,22 +107,23 @@ def generate_cells(
     Args:
         model: the model.
         memory: encoded audio of B recordings.
-        prompt: int [B, T0].
-        cells: a pytree whose arrays have a leading [K] axis. It is `{site: edit}`, or what
-            `edits_of` accepts.
+        prompt: token ids [B, T0] before the generated texts.
+        cells: a pytree whose arrays have a leading [K] axis. It is `{site: edit}`, or the argument
+            of `edits_of`.
         edits_of: makes the edits of one cell. It is a pytree such as `AtCell`, or a module-level
             function. All cells share its arrays.
-        max_new_tokens: most tokens to generate, as in `jaxasr.generate`.
+        max_new_tokens: most tokens to generate per text.
         rules: constraints on the logits.
         eot: id of the end-of-text token.
-        no_speech: (column of the prompt, id) of the token whose probability is returned.
-        leader: int [B]. Row b decodes the tokens that row `leader[b]` generates. With
-            `leader[b] = b` it decodes the tokens that it generates.
-        batch: cells that decode together. The last batch is padded, so that all share one
-            executable. Default: 64.
+        no_speech: (position, id). The result has the probability of the token `id` after this
+            position of the prompt.
+        leader: int [B]. Row b reads the tokens that row `leader[b]` generates. Default: every row
+            reads its own tokens.
+        batch: number of cells that decode together. The last batch is padded, so that all batches
+            share one compiled program. Default: 64.
 
     Returns:
-        A `Generation` with a leading [K] axis, on the host.
+        A `Generation` of NumPy arrays with a leading [K] axis.
 
     Raises:
         ValueError: arrays have different leading axes. Other errors are those of `jaxasr.generate`.
@@ -143,6 +161,7 @@ def generate_cells(
             no_speech=no_speech,
         )
         chunks.append(jax.device_get(out))
+    # The copies that pad the last chunk are cut off.
     return jax.tree.map(lambda *parts: np.concatenate(parts)[:n_cells], *chunks)
 
 
@@ -181,15 +200,16 @@ def text_logprobs(
 ) -> Float[np.ndarray, "K B T"]:
     """Computes the log-probability of a given text under the decoder edits of every cell.
 
-    The pass is teacher-forced, so edits change only the probability of the text.
+    The pass is teacher-forced. So the tokens are the same in every cell, and edits change only
+    their probabilities.
 
     Args:
         model: the model.
-        run: the text, as tokens after a prompt.
-        cells: as in `generate_cells`.
-        edits_of: as in `generate_cells`.
-        rules: the constraints under which the text was generated.
-        prompt_len: number of prompt tokens.
+        run: the audio, and the tokens of prompt and text.
+        cells: K cells as a pytree whose arrays have a leading [K] axis: the argument of `edits_of`.
+        edits_of: makes the edits of one cell, such as `AtCell`.
+        rules: the constraints on the logits under which the text was generated.
+        prompt_len: number of prompt tokens. Only `rules` need it.
 
     Returns:
         Log-probability of the token after each position, in nats; NaN at the last position.
@@ -216,6 +236,7 @@ def text_logprobs(
 def _text_logprobs(
     model: Whisper, run: Run, cells: CellEdits, prompt_len: Array, rules: Any
 ) -> Float[Array, "K B T"]:
+    # Entry t is the token at t + 1. The last entry is wrong, and its result becomes NaN below.
     following = jnp.roll(run.tokens, -1, axis=1)[..., None]
 
     def score_cell(arrays: list[Array]) -> Float[Array, "B T"]:
@@ -223,5 +244,5 @@ def _text_logprobs(
         logits = logits if rules is None else rules.along(logits, run.tokens, prompt_len)
         return jnp.take_along_axis(jax.nn.log_softmax(logits), following, -1)[..., 0]
 
-    # One cell at a time, because the logits of all cells would take too much memory.
+    # `map` computes one cell at a time, because the logits of all cells need too much memory.
     return jax.lax.map(score_cell, cells.arrays).at[:, :, -1].set(jnp.nan)

@@ -1,7 +1,7 @@
 """Generates text under the encoder edits of many cells.
 
-Each cell has another memory. If a cell edits one layer, its encoder pass starts at that layer, from
-the stored residual of the unedited recording.
+Each cell has a memory of its own. If a cell edits one layer, its encoder pass starts at that layer,
+with the stored residual stream of the unedited recording as its input.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from interventions.edits.cells import AtCell
 from interventions.edits.values import Mix, Patch, select_row
 from interventions.generation.cells import CellEdits, Ids, MakeEdits
-from interventions.memory import budget as memory_budget
+from interventions.memory_budget import memory_budget
 from interventions.patching.resumed_encoder import Residuals, resumed_memory
 from interventions.patching.workload import encoder_bytes
 from jaxasr import compiled, sites
@@ -26,8 +26,8 @@ from jaxasr.generate import Generation, generate
 from jaxasr.model import Whisper, full_precision
 from jaxasr.taps import Edits, select
 
-# Bytes of memories and caches that a CPU decodes together. This exceeds the CPU caches, because
-# sharing one read of the weights among many cells saves more time.
+# Bytes of memories and key-value caches of the cells that a CPU decodes together. They exceed the
+# CPU's own caches, because sharing one read of the weights among many cells saves more time.
 _DECODING_BUDGET = 1 << 30
 
 
@@ -44,21 +44,23 @@ def generate_encoder_cells(
 ) -> Generation:
     """Generates greedily from the encoder output under the encoder edits of every cell.
 
-    Each edit is applied to one example at a time. In an `AtCell`, the value of a `Patch` or `Mix`
-    may have one row per example.
+    Encodes one example at a time. In an `AtCell`, the value of a `Patch` or `Mix` may have one row
+    per example.
 
     Args:
         model: the model.
         mel: log-mel spectrograms of B recordings.
-        prompt: int [B, T0].
-        cells: as in `generate_cells`, with edits of the encoder.
-        edits_of: as in `generate_cells`.
-        budget: bytes for cells that are computed together. Default: a size chosen for the device.
+        prompt: token ids [B, T0] before the generated texts.
+        cells: K cells as a pytree whose arrays have a leading [K] axis. It is `{site: edit}` with
+            sites of the encoder, or the argument of `edits_of`.
+        edits_of: makes the edits of one cell, such as `AtCell`. Default: a cell is `{site: edit}`.
+        budget: bytes of the cells that are computed together. Default: a size chosen for the
+            device.
         batch: most cells to compute together. Default: as many as the budget allows.
         options: options of `jaxasr.generate`. `max_new_tokens` is required.
 
     Returns:
-        A `Generation` [K, B, ...], on the host.
+        A `Generation` of NumPy arrays [K, B, ...].
 
     Raises:
         ValueError: arrays have different leading axes. Other errors are those of `jaxasr.generate`.
@@ -79,7 +81,7 @@ def generate_encoder_cells(
     examples = []
     for b in range(len(mel)):
         row = slice(b, b + 1)
-        cell_edits = CellEdits.of(cells, _edits_of_row(edits_of, b, len(mel)))
+        cell_edits = CellEdits.of(cells, _select_row_of_edits(edits_of, b, len(mel)))
         example = _Example.of(model, jnp.asarray(mel)[row], cell_edits, cells)
         row_prompt = jnp.asarray(prompt, jnp.int32)[row]
         examples.append(_generate_example(example, row_prompt, budget, batch, options))
@@ -94,9 +96,10 @@ class _Example:
         model: the model.
         mel: log-mel spectrogram of the recording.
         cells: the edits of the cells.
-        site: the edited site, if every cell edits it in one layer; None if cells are whole passes.
-        layers: [K], the edited layer of each cell.
-        residuals: unedited residuals that cells start from; None if cells are whole passes.
+        site: the edited site if each cell edits one layer. None if each cell is a whole pass.
+        layers: [K], the edited layer of each cell; zeros if each cell is a whole pass.
+        residuals: the unedited residual stream before and after each layer. The pass of a cell
+            starts from it. None if each cell is a whole pass.
     """
 
     model: Whisper
@@ -119,12 +122,12 @@ class _Example:
         return cls(model, mel, cell_edits, site, np.asarray(cells["layer"]), residuals)
 
     def make_batches(self, size: int) -> list[Int[np.ndarray, "n"]]:
-        """Returns indices of cells to encode together: at most `size`, all of one layer."""
+        """Returns the indices of cells to encode together: at most `size`, all of one layer."""
         groups = [np.flatnonzero(self.layers == layer) for layer in np.unique(self.layers)]
         return [group[i : i + size] for group in groups for i in range(0, len(group), size)]
 
     def encode(self, indices: Int[np.ndarray, "n"]) -> Memory:
-        """Encodes the cells at `indices`. The memories have a leading axis of cells."""
+        """Encodes the cells at `indices`. The result has a leading axis of cells."""
         # All cells of a batch edit the same layer.
         edited_layer = jnp.int32(self.layers[indices[0]])
         return compiled.call(
@@ -159,13 +162,14 @@ def _encode_cells(
 def _generate_example(
     example: _Example, prompt: Array, budget: int | None, batch: int | None, options: dict[str, Any]
 ) -> Generation:
-    """Encodes cells in batches of one layer each, and decodes several batches together."""
-    c = example.model.config
-    max_encoded = max(1, memory_budget(budget) // encoder_bytes(c))
+    """Encodes cells in batches of one layer each. Decodes several batches together."""
+    config = example.model.config
+    # Two limits apply: cells per encoder pass, and cells per decoding loop.
+    max_encoded = max(1, memory_budget(budget) // encoder_bytes(config))
     batches = example.make_batches(min(max_encoded, batch or max_encoded))
     cells_per_batch = min(max_encoded, batch) if batch else max(map(len, batches))
     n_tokens = prompt.shape[1] + options["max_new_tokens"]
-    max_decoded = memory_budget(budget, _DECODING_BUDGET) // decoding_bytes(c, n_tokens)
+    max_decoded = memory_budget(budget, _DECODING_BUDGET) // decoding_bytes(config, n_tokens)
     max_batches = batch // cells_per_batch if batch else len(batches)
     batches_per_loop = min(max_batches, max(1, max_decoded // cells_per_batch))
     parts = []
@@ -177,6 +181,7 @@ def _generate_example(
         for j, indices in enumerate(chunk):
             start, stop = j * cells_per_batch, j * cells_per_batch + len(indices)
             parts.append(jax.tree.map(lambda x, a=start, b=stop: x[a:b], out))
+    # Batches are sorted by layer. The inverse of their order restores the order of cells.
     order = np.argsort(np.concatenate(batches))
     return jax.tree.map(lambda *x: np.concatenate(x)[order], *parts)
 
@@ -189,6 +194,7 @@ def _generate_batches(
     options: dict[str, Any],
 ) -> Generation:
     """Generates for several batches at once, each padded to `cells_per_batch` cells."""
+    # `np.resize` repeats the indices until there are `cells_per_batch`.
     memories = [example.encode(np.resize(indices, cells_per_batch)) for indices in batches]
     memory = jax.tree.map(lambda *x: jnp.concatenate(x), *memories)
     static = {name: value for name, value in options.items() if name != "rules"}
@@ -207,20 +213,33 @@ def _generate_memories(
     return jax.vmap(generate_cell, axis_name="cells")(memories)
 
 
-def decoding_bytes(c: Config, n_tokens: int) -> int:
-    """Returns the bytes per cell of decoding: memory, KV cache and three copies of the logits."""
+def decoding_bytes(config: Config, n_tokens: int) -> int:
+    """Returns the bytes that decoding one cell takes in float32.
+
+    These are the memory, the key-value cache and three copies of the logits.
+
+    Args:
+        config: dimensions of the model.
+        n_tokens: number of tokens, prompt included.
+
+    Example:
+        >>> import jaxasr
+        >>> decoding_bytes(jaxasr.SIZES["tiny.en"], n_tokens=4) > 0
+        True
+    """
     return 4 * (
-        (2 * c.n_text_layer + 1) * c.n_audio_ctx * c.n_text_state
-        + 2 * c.n_text_layer * n_tokens * c.n_text_state
-        + 3 * c.n_vocab
+        (2 * config.n_text_layer + 1) * config.n_audio_ctx * config.n_text_state
+        + 2 * config.n_text_layer * n_tokens * config.n_text_state
+        + 3 * config.n_vocab
     )
 
 
-def _edits_of_row(edits_of: MakeEdits | None, b: int, batch: int) -> MakeEdits | None:
-    """Returns `edits_of` with only row `b` of its values, if they have one row per example."""
+def _select_row_of_edits(edits_of: MakeEdits | None, b: int, batch: int) -> MakeEdits | None:
+    """Returns `edits_of` with only row `b` of its value, if the value has one row per example."""
     edit = getattr(edits_of, "edit", None)
     if not isinstance(edits_of, AtCell) or not isinstance(edit, Patch | Mix):
         return edits_of
+    # At a site with layers, the axis of examples follows the axis of layers.
     shape, axis = getattr(edit.value, "shape", ()), int(edits_of.site in sites.LAYERED)
     if len(shape) != len(sites.SITES[edits_of.site]) + axis or shape[axis] != batch:
         return edits_of

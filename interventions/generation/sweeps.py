@@ -1,4 +1,4 @@
-"""Sweeps that generate a whole text for every cell and score it."""
+"""Sweeps cells of edits, and generates and scores a whole text per cell."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -32,8 +32,8 @@ from jaxasr.recogniser import Recogniser
 from jaxasr.rules import rules_for
 from jaxasr.taps import Edit
 
-Samples = Float[np.ndarray, "n_samples"] | Float[Array, "n_samples"]
-Mel = Float[Array, "B M F"] | Float[np.ndarray, "B M F"]
+Samples = Float[np.ndarray, "n_samples"] | Float[Array, "n_samples"]  # one recording at 16 kHz
+Mel = Float[Array, "B M F"] | Float[np.ndarray, "B M F"]  # log-mel features of B recordings
 
 
 def sequence_sweep(
@@ -52,40 +52,42 @@ def sequence_sweep(
     batch: int | None = None,
     budget: int | None = None,
 ) -> xr.Dataset:
-    """Generates the text of every example under the edits of every cell, and scores it.
+    """Generates and scores the text of every example under the edits of every cell.
 
-    Use it for cells or a prompt of any kind. `generation_sweep` makes them from recordings and a
-    grid.
+    Accepts any cells and any prompt. `generation_sweep` is shorter for recordings and a regular
+    grid of cells.
 
     Args:
         asr: the recogniser.
         memory: the encoded audio if cells edit the decoder, or the log-mel [B, M, 3000] if they
             edit the encoder.
-        prompt: int [B, T0].
-        cells: as in `generate_cells`.
-        coords: the dimensions of the result in order, with the values along each. Their sizes
-            multiply to the number of cells. Default: one dimension, "cell".
-        edits_of: as in `generate_cells`.
+        prompt: token ids [B, T0] before the generated texts.
+        cells: K cells as a pytree whose arrays have a leading [K] axis. It is `{site: edit}`, or
+            the argument of `edits_of`.
+        coords: the dimensions of the result in order, with the values along each dimension. The
+            product of their sizes is the number of cells. Default: one dimension, "cell".
+        edits_of: makes the edits of one cell, such as `AtCell`. Default: a cell is `{site: edit}`.
         references: the correct text of each example. Default: the unedited text.
         language: language of the texts.
-        max_new_tokens: most tokens to generate.
+        max_new_tokens: most tokens to generate per text.
         rules: constraints on the logits. Default: those of transcription without timestamps.
-        leader: int [B]. Row b decodes the tokens that row `leader[b]` generates. The result has
-            only the rows with `leader[b] = b`.
-        batch: as in `generate_cells`.
-        budget: bytes for encoder cells that are computed together. Default: a size chosen for the
-            device.
+        leader: int [B]. Row b reads the tokens that row `leader[b]` generates. The result has only
+            the rows with `leader[b] = b`. Not for edits of the encoder.
+        batch: number of cells that are computed together.
+        budget: bytes of the encoder cells that are computed together. Default: a size chosen for
+            the device.
 
     Returns:
         A Dataset over (*coords, "example"). It holds `text`, `length` in tokens, `avg_logprob`,
-        `no_speech_prob` and the numbers of `transcripts.repetition` and `transcripts.errors`.
-        `d_wer` and `d_cer` are changes against the unedited text. `resolved` is 1 if the unedited
-        text loops and the edited one neither loops nor is empty. Variables `baseline_...` over
-        "example" belong to the unedited text.
+        `no_speech_prob` and the results of `transcripts.repetition` and `transcripts.errors`.
+        `d_wer` and `d_cer` are the edited minus the unedited error rates. `resolved` is 1 if the
+        unedited text loops, and the edited text is not empty and does not loop. The variables
+        `baseline_...` over "example" describe the unedited text.
 
     Raises:
-        ValueError: the sizes of `coords` do not multiply to the number of cells, or an edit makes
-            logits infinite or NaN. Other errors are those of `generate_cells`.
+        ValueError: the product of the sizes of `coords` is not the number of cells; an edit makes
+            logits infinite or NaN; `leader` comes with edits of the encoder. Other errors are those
+            of `generate_cells`.
 
     Example:
         ```python
@@ -108,7 +110,7 @@ def sequence_sweep(
     coords = {"cell": range(n_cells)} if coords is None else coords
     if (n := np.prod([len(values) for values in coords.values()])) != n_cells:
         raise ValueError(
-            f"coords: expected dimensions that multiply to {n_cells} cells, got {n:g}."
+            f"coords: expected dimensions with {n_cells} cells in all, got {n:g} cells."
         )
     special = asr.tokenizer.special
     options: dict[str, Any] = {
@@ -118,6 +120,7 @@ def sequence_sweep(
         "no_speech": (np.asarray(prompt)[0].tolist().index(special.sot), special.no_speech),
     }
     model, rows, ids = asr.model, np.arange(len(prompt)), jnp.asarray(prompt, jnp.int32)
+    # Only rows that read their own tokens have a text of their own.
     examples = rows if leader is None else np.flatnonzero(np.asarray(leader) == rows)
     if isinstance(memory, Memory):
         options["leader"] = None if leader is None else jnp.asarray(leader)
@@ -135,6 +138,7 @@ def sequence_sweep(
         out = generate_encoder_cells(
             model, memory, prompt, cells, edits_of=edits_of, budget=budget, batch=batch, **options
         )
+    # The unedited texts get an axis of one cell, as `text_metrics` expects.
     unedited = jax.tree.map(lambda x: np.asarray(x)[None, examples], unedited)
     out: Generation = jax.tree.map(lambda x: x[:, examples], out).check_finite()
     references = decoded_texts(asr.tokenizer, unedited)[0] if references is None else references
@@ -158,20 +162,20 @@ def generation_sweep(
     language: str | None = None,
     **options: Any,
 ) -> xr.Dataset:
-    """Generates the text of recordings under an edit at every place of a grid, and scores it.
+    """Generates and scores the texts of recordings under an edit at every cell of a grid.
 
-    The default edit ablates one head per cell.
+    By default, each cell ablates one cross-attention head.
 
     Args:
         asr: the recogniser.
         audio: 16 kHz samples of one recording or several. Only the first 30 s are used.
-        site: any site of either stack.
+        site: a site of the encoder or the decoder.
         edit: the edit. Default: `Zero()`. The value of a `Patch` or `Mix` may have one row per
             recording.
         over: dimensions of the grid, as in `sweep`.
-        window_s: seconds per window of "time".
-        seconds: end of the last window. Default: the length of the longest recording.
-        alphas: strengths of "alpha", for edits with a strength.
+        window_s: seconds per cell along "time".
+        seconds: end of the last window of "time". Default: the length of the longest recording.
+        alphas: strengths of the edit along "alpha".
         language: language of the recordings, for multilingual models.
         options: options of `sequence_sweep`.
 
@@ -207,8 +211,8 @@ def generation_sweep(
         [log_mel(samples, asr.config.n_mels, asr.config.n_mel_frames) for samples in recordings]
     )
     if "time" in grid.coords:
-        # The number of windows depends on the recording. A fixed number of cells per loop lets all
-        # recordings share one program.
+        # The number of cells along "time" depends on the recording. A fixed number of cells per
+        # loop lets all recordings share one compiled program.
         options.setdefault("batch", min(CELLS_PER_LOOP, grid.n_cells("layer")))
     result = sequence_sweep(
         asr,

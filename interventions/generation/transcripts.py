@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxasr.text import compression_ratio, normalise
 
-Ids = Sequence[SupportsIndex] | np.ndarray
+Ids = Sequence[SupportsIndex] | np.ndarray  # token ids of one text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Repeat:
     """An n-gram that occurs several times in a row.
 
     Attributes:
-        n: tokens of the n-gram; 0 if nothing repeats.
+        n: number of tokens in the n-gram; 0 if nothing repeats.
         k: number of consecutive occurrences.
 
     Example:
@@ -31,7 +31,7 @@ class Repeat:
 
     @property
     def span(self) -> int:
-        """Tokens that the repetition covers."""
+        """Number of tokens that the repetition covers."""
         return self.n * self.k
 
 
@@ -48,15 +48,15 @@ def repeats(ids: Ids) -> Iterator[Repeat]:
     """
     ids = np.asarray(ids)
     for n in range(1, len(ids) // 2 + 1):
-        # If m consecutive tokens equal the token n positions earlier, the n-gram occurs m // n more
-        # times.
+        # If each of m consecutive tokens equals the token n positions earlier, the n-gram occurs
+        # m // n more times. `breaks` are the positions where a token differs, and the end.
         breaks = np.flatnonzero(np.append(ids[n:] != ids[:-n], True))
         if (k := int(np.diff(breaks, prepend=-1).max() - 1) // n + 1) > 1:
             yield Repeat(n, k)
 
 
 def longest_repeat(ids: Ids) -> Repeat:
-    """Finds the repetition that covers most tokens. In a tie, the shortest n-gram wins.
+    """Finds the repetition that covers most tokens. Among equals, returns the shortest n-gram.
 
     Args:
         ids: token ids.
@@ -90,7 +90,10 @@ def longest_loop(ids: Ids) -> Repeat:
 
 
 def is_loop(ids: Ids) -> bool:
-    """Returns whether token ids loop, as `longest_loop` defines it.
+    """Returns whether token ids loop. `longest_loop` defines a loop.
+
+    Args:
+        ids: token ids.
 
     Example:
         >>> from interventions.generation import transcripts
@@ -122,8 +125,8 @@ def repeated(ids: Ids, repeat: Repeat) -> list[int]:
 def is_repetitive(ids: Ids, text: str) -> bool:
     """Returns whether a text repeats itself, by a weaker criterion than `is_loop`.
 
-    An n-gram of up to 8 tokens occurs 4 times or more in a row, or the compression ratio is above
-    2.4. This interprets section 4.5 of arXiv 2508.15882.
+    A text is repetitive if an n-gram of up to 8 tokens occurs 4 times or more in a row, or if the
+    compression ratio is above 2.4. This is our reading of section 4.5 of arXiv:2508.15882.
 
     Args:
         ids: token ids.
@@ -145,9 +148,9 @@ def repetition(ids: Ids, text: str) -> dict[str, float]:
         text: the text of these ids.
 
     Returns:
-        `repeat_n`, `repeat_k` and `repeat_span` of the longest repetition, and
-        `compression_ratio`. `loop` and `repetitive` are the results of `is_loop` and
-        `is_repetitive`, as 0 or 1.
+        `repeat_n`, `repeat_k` and `repeat_span`: the fields of the longest `Repeat`.
+        `compression_ratio`: size of the text divided by its size after zlib.
+        `loop`, `repetitive`: the results of `is_loop` and `is_repetitive`, as 0 or 1.
 
     Example:
         >>> from interventions.generation import transcripts
@@ -166,7 +169,7 @@ def repetition(ids: Ids, text: str) -> dict[str, float]:
 
 
 def errors(text: str, reference: str, language: str = "en") -> dict[str, float]:
-    """Counts the errors of a text against a reference, both normalised as in Whisper's paper.
+    """Counts the errors of a text against a reference. Normalises both as in Whisper's paper.
 
     Args:
         text: the generated text.
@@ -174,8 +177,8 @@ def errors(text: str, reference: str, language: str = "en") -> dict[str, float]:
         language: language of both texts, for the normaliser.
 
     Returns:
-        Rates `wer` and `cer`, which are NaN for a reference without words. Counts of words:
-        `insertions`, `deletions`, `substitutions` and `reference_words`.
+        `wer`, `cer`: word and character error rates; NaN for a reference without words.
+        `insertions`, `deletions`, `substitutions`, `reference_words`: numbers of words.
 
     Example:
         >>> from interventions.generation import transcripts
@@ -204,7 +207,11 @@ def errors(text: str, reference: str, language: str = "en") -> dict[str, float]:
 
 
 def words(text: str, language: str = "en") -> str:
-    """Returns the normalised words of a text, without lone punctuation.
+    """Returns the normalised words of a text, without punctuation marks between spaces.
+
+    Args:
+        text: any text.
+        language: language of the text, for the normaliser.
 
     Example:
         >>> from interventions.generation import transcripts

@@ -23,7 +23,14 @@ class EncoderLens:
         lengths: int [L, B], the number of tokens before end-of-text.
         logprobs: float [L, B, N], the log-probability of each token in nats.
         text: `text[l][b]`, the decoded text.
-        layers: the encoder layer of each entry of L. -1 is the stem: the input of the first layer.
+        layers: the index of the encoder layer of each entry of L. -1 is the input of the first
+            layer.
+
+    Example:
+        ```python
+        lens = iv.encoder_lens(asr, mel[None], max_new_tokens=8, stem=True)
+        lens.layers  # (-1, 0, 1, 2, 3)
+        ```
     """
 
     tokens: Int[Array, "L B N"]
@@ -36,7 +43,7 @@ class EncoderLens:
         texts = [
             f"{layer} {textwrap.shorten(rows[0], 40, placeholder=' …')!r}"
             for layer, rows in zip(self.layers, self.text)
-            if rows
+            if rows  # without rows there is no text to show
         ]
         n_rows = len(self.text[0]) if self.text else 0
         return f"EncoderLens(rows {n_rows}; first row by layer: {', '.join(texts)})"
@@ -55,21 +62,22 @@ def encoder_lens(
 ) -> EncoderLens:
     """Generates text from every encoder layer with the unmodified decoder.
 
-    The residual stream after a layer passes through the encoder's final norm, and the decoder
-    attends to the result. The last layer is therefore decoded as in the unmodified model. One
-    compiled program generates from all layers.
+    Applies the encoder's final norm to the residual stream after each layer. The decoder attends to
+    the result. So the last layer gives the same text as the unmodified model. One compiled program
+    generates from all layers.
 
     Args:
         asr: the recogniser.
-        mel: float [B, M, F] from `jaxasr.log_mel`.
+        mel: float [B, M, F], log-mel features of B recordings from `jaxasr.log_mel`.
         prompt: token ids that precede the first generated token. Default: `asr.tokenizer.prompt()`.
-        max_new_tokens: the largest number of generated tokens per row.
+        max_new_tokens: most tokens to generate per text.
         rules: decoding rules. The default excludes control tokens only, so that a layer can
             generate an empty text.
         edits: edits of encoder sites.
-        stem: whether to generate also from the input of the first layer, as the first entry of L.
-            Hugging Face counts this input as layer 0.
-        layers_per_batch: number of layers that generate together. Fewer take less device memory.
+        stem: whether to generate also from the input of the first layer. Its text is then the
+            first entry of L. Hugging Face counts this input as layer 0.
+        layers_per_batch: number of layers that generate together. Fewer layers take less device
+            memory.
 
     Returns:
         An `EncoderLens` of L layers.
@@ -99,7 +107,7 @@ def encoder_lens(
     sites = ("encoder.resid_post", *(("encoder.embed",) if stem else ()))
     _, acts = asr.model.encode(mel, edits, merge(*map(select, sites)))
     resid = acts["encoder.resid_post"]
-    if stem:
+    if stem:  # `encoder.embed` is the sum of convolutions and positions, before the first layer
         resid = jnp.concatenate([acts["encoder.embed"][None], resid])
     tokens = jnp.broadcast_to(jnp.asarray(prompt, jnp.int32), (resid.shape[1], len(prompt)))
     generation = compiled.call(
@@ -136,6 +144,7 @@ def _generate_layers(
         memory = model.memory(model.encoder.ln_post(x))
         return generate(model, memory, prompt, max_new_tokens=max_new_tokens, rules=rules, eot=eot)
 
+    # `map` with a batch size limits the memories that exist at the same time.
     return jax.lax.map(generate_layer, resid, batch_size=layers_per_batch)
 
 

@@ -20,13 +20,19 @@ class LogitLens:
     Attributes:
         ids: int [L, B, T, K], the `top_k` likeliest tokens of each layer, likeliest first.
         logprobs: float [L, B, T, K], the log-probabilities of `ids` in nats.
-        final: int [B, T], the followed token after each position: the last layer's top-1, or the
-            argument `final` of `logit_lens`.
+        final: int [B, T], the token that is followed through the layers, after each position. It
+            is the last layer's top-1, or the argument `final` of `logit_lens`.
         logprob: float [L, B, T], the log-probability of `final` at each layer in nats.
         rank: int [L, B, T], how many tokens are likelier than `final` at each layer. The top-1 has
             rank 0.
-        saturation: int [B, T], the earliest layer from which `final` remains the top-1 up to the
-            last layer. L if `final` is not the top-1 of the last layer.
+        saturation: int [B, T], the earliest layer from which `final` is the top-1 of every layer up
+            to the last. L if `final` is not the top-1 of the last layer.
+
+    Example:
+        ```python
+        lens = iv.logit_lens(asr.model, run, top_k=3)
+        lens.rank[:, 0, -1]  # rank of the final token at the last position, per layer
+        ```
     """
 
     ids: Int[Array, "L B T K"]
@@ -54,18 +60,18 @@ def logit_lens(
 ) -> LogitLens:
     """Decodes the residual stream of every layer with the final norm and the unembedding.
 
-    It reads the stream at `decoder.resid_post`, before the final norm.
+    Reads the stream at `decoder.resid_post`, before the final norm.
 
     Args:
-        model: the recogniser's model.
+        model: a Whisper, such as `asr.model`.
         run: audio and tokens int [B, T].
-        top_k: how many tokens to return per layer and position.
+        top_k: number of tokens to return per layer and position.
         final: int [B, T], the token to follow through the layers, after each position. Default:
             the last layer's top-1.
         edits: edits of any site.
-        rules: decoding rules as in `jaxasr.generate`. Every layer then predicts allowed tokens
-            only, and the last layer's top-1 is the token that `generate` chooses. To follow
-            generated tokens, pass the rules that generated them and the tokens as `final`.
+        rules: decoding rules as in `jaxasr.generate`. Every layer then predicts only tokens that
+            the rules allow, and the last layer's top-1 is the token that `generate` chooses. To
+            follow generated tokens, give them as `final`, and give the rules of their generation.
         prompt_len: number of tokens in the prompt. Required with `rules`.
 
     Returns:
@@ -106,6 +112,7 @@ def logit_lens(
     logits, acts = run.decode(model, edits, select("decoder.resid_post"))
     tokens = jnp.asarray(run.tokens)
     if final is None:
+        # `run.decode` applied the last layer's norm and unembedding, so its logits give the top-1.
         allowed = logits if rules is None else rules.along(logits, tokens, prompt_len or 0)
         final = jnp.argmax(allowed, -1)
     final = jnp.asarray(final)
@@ -142,7 +149,7 @@ def _decode_layers(
         logprobs = jax.nn.log_softmax(allowed)
         top_logprobs, ids = jax.lax.top_k(logprobs, top_k)
         final_logprob = jnp.take_along_axis(logprobs, final[..., None], -1)
-        rank = (logprobs > final_logprob).sum(-1)
+        rank = (logprobs > final_logprob).sum(-1)  # tokens of equal probability do not count
         return ids, top_logprobs, final_logprob[..., 0], rank
 
     with full_precision(model):
@@ -169,6 +176,6 @@ def saturation_layer(is_top: Float[Array, "L *rest"]) -> Int[Array, "*rest"]:
         assert saturation_layer(np.array([True, False, True, True])) == 2
         ```
     """
-    # 1 from the saturation layer on, 0 before it.
+    # A cumulative product from the last layer back is 1 from the saturation layer on, 0 before it.
     is_saturated = jnp.flip(jnp.cumprod(jnp.flip(is_top.astype(jnp.int32), 0), 0), 0)
     return is_top.shape[0] - is_saturated.sum(0)

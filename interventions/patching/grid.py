@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from interventions.edits.combining import position_and_frame_axes
 from jaxasr.config import FRAMES_PER_S
 from jaxasr.sites import SiteSpec
 
@@ -55,7 +56,7 @@ class Grid:
                 indices are swept.
 
         Raises:
-            ValueError: the site lacks a dimension or an index, or the window is too short.
+            ValueError: the site lacks a dimension, an index or a frame, or the window is too short.
         """
         sizes = swept_sizes(spec)
         for dim in over:
@@ -74,8 +75,12 @@ class Grid:
             raise ValueError(
                 f"window_s: expected at least one frame of {1 / FRAMES_PER_S} s, got {window_s}."
             )
-        if not 0 < n_frames <= 1500 * window:
-            raise ValueError(f"n_frames: expected 1 to {1500 * window} frames, got {n_frames}.")
+        _, frame_axis = position_and_frame_axes(spec.axes, spec.site)
+        if frame_axis is not None and not 0 < n_frames <= spec.size(frame_axis):
+            raise ValueError(
+                f"n_frames: expected 1 to {spec.size(frame_axis)} frames at {spec.site!r}, "
+                f"got {n_frames}."
+            )
         indices = {dim: np.arange(size, dtype=np.int32) for dim, size in sizes.items()} | {
             "time": np.arange(0, n_frames, window, dtype=np.int32),
             "alpha": np.asarray(alphas, np.float32),

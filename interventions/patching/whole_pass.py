@@ -36,7 +36,7 @@ def score_edited(
     """Computes the metric under edits at any decoder site, final norm and logits included."""
     x, tap = _residual(model, tokens, memory, edits, scored)
     head_tap = dataclasses.replace(tap, positions=tap.positions[:, scored:], acts={})
-    logits = model.decoder.head(x[:, None], head_tap)[:, 0]
+    logits = model.decoder.to_logits(x[:, None], head_tap)[:, 0]
     return metric(needed_logits(logits, metric))[0]
 
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from interventions.memory import budget
+from interventions.memory_budget import memory_budget
 from interventions.patching.grid import Grid
 from interventions.patching.packing import PackedRows, pack_columns
 from jaxasr import sites
@@ -103,7 +103,7 @@ def column_batches(work: Workload, layer: int) -> list[ColumnBatch]:
     # Layers that attend to the edited activation.
     n_layers_reading = last_layer - layer + (not work.position_local)
     selected, columns = _columns(work, n_layers_reading)
-    max_rows = max(1, budget(work.budget) // row_bytes(work))
+    max_rows = max(1, memory_budget(work.budget) // row_bytes(work))
     n_cells = work.grid.n_cells("layer", "position")
     longest_column = max(map(len, columns), default=1)
     batches = list(pack_columns(columns, max(longest_column, min(max_rows // n_cells, _MAX_ROWS))))
@@ -142,7 +142,7 @@ def equal_chunk_size(n: int, max_size: int) -> int:
 
 def chunk_size(work: Workload) -> int:
     """Returns the number of cells per chunk, where each cell is a whole pass."""
-    max_size = min(budget(work.budget) // cell_bytes(work), _MAX_CELLS)
+    max_size = min(memory_budget(work.budget) // cell_bytes(work), _MAX_CELLS)
     return equal_chunk_size(work.grid.n_cells("layer"), max_size)
 
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from interventions.memory import budget
+from interventions.memory_budget import memory_budget
 from interventions.patching.workload import equal_chunk_size
 from interventions.probes import finish, inputs
 from interventions.probes.objective import Problem
@@ -101,7 +101,7 @@ class ChunkedFit(NamedTuple):
         """
         n_layers_total, n_fits = len(self.sites.site_layer_pairs()), len(self.fit_targets.train)
         per_layer, per_fit = self.peak_bytes()
-        bytes_per_chunk = budget(None, _CPU_BUDGET_BYTES) // _n_in_flight()
+        bytes_per_chunk = memory_budget(None, _CPU_BUDGET_BYTES) // _n_in_flight()
         fits = equal_chunk_size(n_fits, int(max(1, (bytes_per_chunk - per_layer) // per_fit)))
         # Layers need different numbers of steps, so on a CPU each chunk has one layer.
         layers = 1 if _is_cpu() else int(max(1, bytes_per_chunk // (per_layer + per_fit * fits)))

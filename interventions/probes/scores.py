@@ -76,7 +76,7 @@ def balanced_accuracy(bank: Bank) -> xr.DataArray:
 def auroc(bank: Bank, X: Any) -> xr.DataArray:
     """Computes the area under the ROC curve of out-of-fold probabilities, pooled over folds.
 
-    `interventions.stats.auroc` computes it without a bank, with an interval over groups.
+    `interventions.stats.auroc_interval` computes it from scores, with an interval over groups.
 
     Args:
         bank: a bank of classes.

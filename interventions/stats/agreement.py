@@ -16,9 +16,13 @@ class Agreement:
             constant.
         pearson: linear correlation over all cells; NaN as for `spearman`.
         precision: the share of the `k` cells with the largest estimates that are also among the `k`
-            cells with the largest exact changes. Sizes are magnitudes.
+            cells with the largest exact changes, compared by magnitude.
         k: the number of largest cells that `precision` compares.
         n: the number of cells.
+
+    Example:
+        >>> Agreement(spearman=0.9, pearson=0.8, precision=0.75, k=20, n=144).precision
+        0.75
     """
 
     spearman: float
@@ -32,11 +36,10 @@ def rank_agreement(exact: xr.DataArray, estimate: xr.DataArray, k: int = 20) -> 
     """Compares the exact changes of a sweep's cells with an estimate of them.
 
     Args:
-        exact: the result of `sweep`. Its coordinate `baseline` is subtracted. Without that
-            coordinate, the values must already be changes.
+        exact: the result of `sweep`, from which its coordinate `baseline` is subtracted. Values
+            without this coordinate must be changes already.
         estimate: the result of `attribution`. Its cells are matched by label.
-        k: how many of the largest cells `precision` compares. A `k` above the number of cells is
-            reduced to it.
+        k: how many of the largest cells `precision` compares, at most all cells.
 
     Returns:
         The correlations and the precision at `k`.
@@ -50,7 +53,7 @@ def rank_agreement(exact: xr.DataArray, estimate: xr.DataArray, k: int = 20) -> 
         >>> rank_agreement(exact, exact + 0.05, k=2).precision
         1.0
     """
-    import scipy.stats  # imported here because it takes most of a second
+    import scipy.stats  # imported here because the import takes most of a second
 
     if k < 1:
         raise ValueError(f"k: expected at least 1, got {k}.")
@@ -77,5 +80,5 @@ def rank_agreement(exact: xr.DataArray, estimate: xr.DataArray, k: int = 20) -> 
 
 
 def _largest(values: np.ndarray, k: int) -> set[int]:
-    """Returns the indices of the `k` largest magnitudes. Of equal values the first ones count."""
+    """Returns the indices of the `k` largest magnitudes. Of equal values, the first is taken."""
     return set(np.argsort(-np.abs(values), kind="stable")[:k].tolist())

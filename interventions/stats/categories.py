@@ -1,4 +1,4 @@
-"""Checks the class, group or type of each row. None may be missing, and kinds may not mix."""
+"""Checks labels of rows, such as classes or groups. All must be present and of one type."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,14 +16,14 @@ def categories(
         values: strings or numbers, as a sequence, an array or a pandas column.
         n: the number of rows.
         name: the argument's name, for messages.
-        shapes: the two allowed shapes; by default only [n].
+        shapes: two allowed shapes. Default: only [n].
 
     Returns:
         The array, of one of `shapes`.
 
     Raises:
-        ValueError: the shape is not allowed; a row has no value (None, NaN, NA); or numbers and
-            strings are mixed, because 1 and "1" would become the same.
+        ValueError: the shape is not allowed, a row has no value (None, NaN, NA), or numbers and
+            strings are mixed. Mixed values are refused because 1 and "1" would become the same.
 
     Example:
         >>> categories(["a", "b", "a"], 3, "groups").tolist()
@@ -49,6 +49,7 @@ def categories(
         raise ValueError(
             f"{name}: expected only strings or only numbers, got {' and '.join(sorted(kinds))}."
         )
+    # `tolist` lets NumPy choose the type. Other kinds, such as dates, become strings.
     return np.array(array.tolist()) if kinds <= {"numbers", "str"} else array.astype(str)
 
 
@@ -58,7 +59,7 @@ def _kind(value: Any) -> str:
 
 
 def _object_array(values: Any) -> np.ndarray:
-    """Returns an array without conversions, because NumPy would turn NaN among strings to "nan"."""
+    """Returns an array of the unchanged values. NumPy would turn NaN among strings into "nan"."""
     try:
         return np.array(list(values), dtype=object)
     except (TypeError, ValueError):  # a single value, or rows of different lengths

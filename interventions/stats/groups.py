@@ -10,8 +10,8 @@ def group_scores(
     """Computes one score per group such that the mean of the scores is the mean over rows.
 
     The mean over rows is the sum of all values divided by the number of rows. Resampling groups of
-    unequal size changes both. A group's score is the linearisation of this ratio, so a bootstrap of
-    the scores accounts for both changes.
+    unequal size changes both the sum and the number. A group's score is a linearisation of this
+    ratio, so a bootstrap of the scores accounts for both changes.
 
     Args:
         values: one value per row.

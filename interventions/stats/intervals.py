@@ -1,14 +1,14 @@
 """Bootstrap intervals and permutation p-values for grids of cells, with corrections for many cells.
 
-`values` are labelled arrays with a dimension of examples; every other dimension indexes cells.
-Functions that test for an effect expect differences from a baseline. All functions are vectorised
-over cells, and those that draw random numbers take a seed.
+`values` are labelled arrays with a dimension of examples. Every other dimension indexes cells.
+Functions that test for an effect expect differences from a baseline. All functions compute all
+cells at once. Functions that draw random numbers take a seed.
 """
 
 import numpy as np
 import xarray as xr
 
-_MAX_EXACT = 14  # the most examples for which all 2^n sign patterns are tried
+_MAX_EXACT = 14  # most examples for which all 2^n sign patterns are used
 
 
 def bootstrap(
@@ -22,7 +22,7 @@ def bootstrap(
 ) -> xr.Dataset:
     """Computes the mean over examples and its bootstrap interval for every cell.
 
-    All cells share the same resamples, so that dependence between cells is kept.
+    All cells share the same resamples, which keeps the dependence between cells.
 
     Args:
         values: labelled values with at least two examples along `dim`.
@@ -73,8 +73,8 @@ def sign_flip(
     Args:
         values: labelled differences with at least two examples along `dim`.
         dim: the dimension of examples.
-        n: the number of random sign patterns, used with more than 14 examples; p is then at least
-            1 / (n + 1). With up to 14 examples all patterns are tried, so that p is exact.
+        n: the number of random sign patterns. p is then at least 1 / (n + 1). With at most 14
+            examples, all patterns are used instead, so that p is exact.
         seed: the seed of the patterns.
 
     Returns:
@@ -93,15 +93,15 @@ def sign_flip(
     return cells.copy(data=_p_value(observed, null).reshape(cells.shape))
 
 
-def any_of_many(
+def max_sign_flip(
     values: xr.DataArray, *, dim: str = "example", n: int = 10_000, seed: int = 0
 ) -> xr.DataArray:
     """Computes max-statistic p-values, corrected for the number of cells.
 
-    Compares every cell with the largest effect anywhere in the grid under flipped signs. All cells
-    share the same signs, so their dependence is kept. If no cell has an effect, the probability
-    that any p-value is at most 0.05 is at most 0.05. The statistic is studentised, so that a noisy
-    cell does not set the scale for the others.
+    Compares every cell with the largest effect of any cell under flipped signs. All cells share the
+    same signs, which keeps the dependence between cells. If no cell has an effect, the
+    smallest p-value is at most 0.05 with a probability of at most 0.05. Effects are divided by
+    their root mean square, so that a noisy cell does not set the scale for the others.
 
     Args:
         values: labelled differences with at least two examples along `dim`.
@@ -118,7 +118,7 @@ def any_of_many(
     Example:
         >>> import xarray as xr
         >>> changes = [[1.0, 0.1], [2.0, -0.1], [3.0, 0.2], [0.5, -0.2]]
-        >>> p = any_of_many(xr.DataArray(changes, dims=("example", "head")))
+        >>> p = max_sign_flip(xr.DataArray(changes, dims=("example", "head")))
         >>> bool(p[0] < p[1])
         True
 
@@ -130,20 +130,21 @@ def any_of_many(
     return cells.copy(data=_p_value(observed, largest).reshape(cells.shape))
 
 
-def any_of_alike(
+def max_permutation(
     values: xr.DataArray, *, dim: str = "example", n: int = 10_000, seed: int = 0
 ) -> xr.DataArray:
     """Computes max-statistic p-values under the null that cells are exchangeable.
 
     Permutes each example's values across cells, and compares every cell's mean with the largest
-    mean of a permutation. Use it where most edits change a fragile example, such as a loop that
-    every second ablation stops. A small p-value then means that the cell changes more examples than
-    the best of equally effective cells would by chance. The test is one-sided, for large values.
+    mean of a permutation. Use this test where many edits change the same examples, such as a loop
+    that every second ablation stops. A small p-value then means that the cell changes more examples
+    than the best of equally effective cells would by chance. The test is one-sided: only large
+    values count.
 
     Args:
         values: labelled values with at least two examples along `dim`.
         dim: the dimension of examples.
-        n: the number of permutations; p is at least 1 / (n + 1).
+        n: the number of permutations. p is at least 1 / (n + 1).
         seed: the seed of the permutations.
 
     Returns:
@@ -155,14 +156,14 @@ def any_of_alike(
     Example:
         >>> import numpy as np, xarray as xr
         >>> broken = xr.DataArray(np.eye(8)[[3] * 12], dims=("example", "head"))
-        >>> int(any_of_alike(broken, n=200).values.argmin())
+        >>> int(max_permutation(broken, n=200).values.argmin())
         3
     """
     x, cells = _examples_by_cells(values, dim)
     rng = np.random.default_rng(seed)
     # The observed order is one of the permutations, so p is never 0.
     best = np.array([x.mean(0).max(), *(rng.permuted(x, axis=1).mean(0).max() for _ in range(n))])
-    p = (best[:, None] >= x.mean(0) - 1e-12).mean(0)
+    p = (best[:, None] >= x.mean(0) - 1e-12).mean(0)  # 1e-12 allows for rounding
     return cells.copy(data=p.reshape(cells.shape))
 
 
@@ -173,8 +174,8 @@ def fdr(p: xr.DataArray) -> xr.DataArray:
         p: p-values over cells.
 
     Returns:
-        Adjusted p-values of the same shape. Of the cells at or below q, the expected share of false
-        discoveries is at most q.
+        Adjusted p-values of the same shape. Among the cells with an adjusted p-value of at most q,
+        the expected share of false discoveries is at most q.
 
     Example:
         >>> import xarray as xr
@@ -183,7 +184,7 @@ def fdr(p: xr.DataArray) -> xr.DataArray:
 
     Source: Benjamini & Hochberg 1995, "Controlling the false discovery rate".
     """
-    import scipy.stats  # imported here because it takes most of a second
+    import scipy.stats  # imported here because the import takes most of a second
 
     return p.copy(data=scipy.stats.false_discovery_control(p.values.ravel()).reshape(p.shape))
 
@@ -210,8 +211,9 @@ def _resampled_means(x: np.ndarray, n: int, seed: int) -> np.ndarray:
 
 def _bca_tails(x: np.ndarray, means: np.ndarray, tails: np.ndarray) -> np.ndarray:
     """Corrects the tail probabilities [2, cells] for bias and skewness."""
-    import scipy.stats  # imported here because it takes most of a second
+    import scipy.stats  # imported here because the import takes most of a second
 
+    # The share of resampled means below the mean. Equal means count half.
     below = ((means < x.mean(0)).mean(0) + (means <= x.mean(0)).mean(0)) / 2
     bias = scipy.stats.norm.ppf(np.clip(below, 1 / (len(means) + 1), 1 - 1 / (len(means) + 1)))
     # The jackknife's influence values, up to a factor that cancels in the acceleration.
@@ -233,10 +235,10 @@ def _quantiles(means: np.ndarray, tails: np.ndarray) -> np.ndarray:
 
 
 def _sign_flipped(x: np.ndarray, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns |mean| / root mean square: observed [cells], with flipped signs [patterns, cells].
+    """Returns |mean| / root mean square: observed [cells], and per sign pattern [patterns, cells].
 
-    It orders the patterns as |t| does, because flipping keeps the root mean square. Unlike t, it is
-    finite when all values are equal.
+    This statistic orders the patterns as |t| does, because flipping keeps the root mean square.
+    Unlike t, the statistic is finite when all values are equal.
     """
     scale = np.sqrt((x**2).mean(0))
     scaled = np.divide(x, scale, out=np.zeros_like(x), where=scale > 0) / len(x)

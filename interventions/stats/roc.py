@@ -1,4 +1,4 @@
-"""Computes the area under the ROC curve with an interval that resamples groups of rows."""
+"""Computes the area under the ROC curve, and its interval over groups of rows."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,12 @@ from interventions.stats.categories import categories
 
 
 class Interval(NamedTuple):
-    """A value with its 95 % percentile interval from `low` to `high` over `n` groups."""
+    """A value with its 95 % percentile interval from `low` to `high` over `n` groups.
+
+    Example:
+        >>> Interval(value=0.8, low=0.7, high=0.9, n=20).high
+        0.9
+    """
 
     value: float
     low: float
@@ -17,7 +22,7 @@ class Interval(NamedTuple):
     n: int
 
 
-def auroc(
+def auroc_interval(
     scores: Float[np.ndarray, "N"],
     positive: Bool[np.ndarray, "N"],
     groups: Shaped[np.ndarray, "N"],
@@ -28,8 +33,8 @@ def auroc(
 ) -> Interval:
     """Computes the area under the ROC curve and its interval over groups.
 
-    The area is the probability that a positive row has a larger score than a negative one; ties
-    count half.
+    The area is the probability that a positive row has a larger score than a negative row. Equal
+    scores count half.
 
     Args:
         scores: one score per row [N].
@@ -51,7 +56,7 @@ def auroc(
     Example:
         >>> import numpy as np
         >>> scores, positive = np.array([0.9, 0.8, 0.3, 0.1]), np.array([True, True, False, False])
-        >>> auroc(scores, positive, np.arange(4)).value
+        >>> auroc_interval(scores, positive, np.arange(4)).value
         1.0
     """
     if not scores.shape == positive.shape == (len(scores) if against is None else len(against),):
@@ -65,12 +70,13 @@ def auroc(
     wins = _wins(scores, positive) - (0 if against is None else _wins(against, positive))
     group_of_row = np.unique(categories(groups, len(scores), "groups"), return_inverse=True)[1]
     n_groups = int(group_of_row.max()) + 1
-    # A resample of groups is a vector of counts; the first, all ones, gives the value itself.
+    # A resample is a vector with the count of each group. Counts of 1 give the value itself.
     counts = np.random.default_rng(seed).multinomial(
         n_groups, np.full(n_groups, 1 / n_groups), size=n
     )
     weights = np.concatenate([np.ones((1, n_groups)), counts])[:, group_of_row]
     positives, negatives = weights[:, positive], weights[:, ~positive]
+    # Each pair of a positive and a negative row counts as often as its groups were drawn.
     n_pairs = positives.sum(1) * negatives.sum(1)
     areas = np.divide(
         ((positives @ wins) * negatives).sum(1),

@@ -8,7 +8,8 @@ import xarray as xr
 from interventions.stats import intervals
 from jaxasr.tokenizer import Tokenizer
 
-_TESTS_BY_NULL = {"signs": intervals.any_of_many, "cells": intervals.any_of_alike}
+# The test that corrects for the number of cells, by the name of its null hypothesis.
+_TESTS_BY_NULL = {"signs": intervals.max_sign_flip, "cells": intervals.max_permutation}
 
 
 def summarize(
@@ -33,11 +34,11 @@ def summarize(
         tokenizer: the model's tokenizer. With it, each position is labelled with the text of its
             token, as the coordinate `token`.
         level: the coverage of the bootstrap intervals.
-        n: the number of resamples, and of random sign patterns or shuffles.
+        n: the number of bootstrap resamples, and of random sign patterns or permutations.
         seed: the seed of the random numbers.
         null: the null hypothesis of the p-values. With "signs", each change of a cell has either
             sign with equal probability. With "cells", the changes of an example are exchangeable
-            between cells (see `interventions.stats.any_of_alike`).
+            between cells (see `interventions.stats.max_permutation`).
 
     Returns:
         A Dataset with these variables per example and cell:
@@ -45,23 +46,25 @@ def summarize(
         - `value`: the metric after the patch.
         - `change`: `value - baseline`.
         - `recovery`: `change / (source - baseline)`, if the metric of the source is known. It is 0
-          for the unpatched target and 1 for the source, and NaN where these two agree.
+          if the patch changes nothing and 1 if it restores the metric of the source. It is NaN
+          where source and baseline agree.
 
         Per example:
 
         - `baseline`: the metric of the unpatched target.
         - `source`: the metric of the source, if it is known.
 
-        Per cell, over the examples that have a value in every cell (`attrs["left_out"]` counts the
-        others):
+        Per cell, over the examples that have a value in every cell:
 
         - `mean`: the mean change.
         - `low`, `high`: the bootstrap interval (BCa) of `mean`.
         - `p`: the p-value of `mean` under sign flips; absent with `null="cells"`.
         - `q`: `p` adjusted over all cells (Benjamini & Hochberg 1995); absent with `null="cells"`.
-        - `p_any`: the p-value of `mean`, corrected for the number of cells: it compares the cell
-          with the largest effect of any cell under the null.
+        - `p_any`: the p-value of `mean`, corrected for the number of cells. The test compares the
+          cell with the largest effect of any cell under the null hypothesis.
         - `mean_recovery`: `mean` divided by the mean of `source - baseline`, if `source` is known.
+
+        `attrs["left_out"]` is the number of examples without a value in some cell.
 
     Raises:
         ValueError: `result` is a Dataset without a numeric `variable`, or `null` is unknown.
@@ -78,11 +81,13 @@ def summarize(
     per_example = _values_per_example(result, variable)
     change = per_example["change"]
     is_complete = change.notnull().all([dim for dim in change.dims if dim != "example"])
+    # All cells use the same examples, so that their means can be compared.
     complete = np.flatnonzero(is_complete.values)
     complete_change = change.isel(example=complete)
     variables = per_example | {"mean": complete_change.mean("example")}
     variables |= _inferences(complete_change, level, n, seed, null)
     if "source" in per_example:
+        # A ratio of means, because single examples may have a distance close to 0.
         distance = per_example["source"] - per_example["baseline"]
         distance = distance.isel(example=complete).mean("example")
         variables["mean_recovery"] = (variables["mean"] / distance).where(distance != 0)
@@ -126,7 +131,7 @@ def with_text(result: xr.Dataset, tokenizer: Tokenizer) -> xr.Dataset:
 def _inferences(
     change: xr.DataArray, level: float, n: int, seed: int, null: str
 ) -> dict[str, xr.DataArray]:
-    """Returns the intervals and p-values of cells, which are NaN for fewer than two examples."""
+    """Returns the intervals and p-values of cells. With fewer than two examples they are NaN."""
     if change.sizes["example"] < 2:
         unknown = xr.full_like(change.mean("example"), np.nan)
         names = ("low", "high", "p_any", *(("p", "q") if null == "signs" else ()))
@@ -197,6 +202,7 @@ def _split_dataset(
 
 def _zero_baseline(value: xr.DataArray) -> xr.DataArray:
     """Returns a baseline of 0 for every example."""
+    # Indexing the other dimensions with 0 leaves one value per example.
     cells = {dim: 0 for dim in value.dims if dim != "example"}
     zeros = xr.zeros_like(value.isel(cells, drop=True), dtype=float)
     return cast(xr.DataArray, zeros.reset_coords(drop=True))

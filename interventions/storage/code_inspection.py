@@ -5,13 +5,11 @@ import functools
 import hashlib
 import inspect
 import sys
-import sysconfig
 import types
-from pathlib import Path
 from typing import Any
 
-_OUR_PACKAGES = ("jaxasr", "interventions", "experiments")  # the packages of this project
-_ROOT = Path(__file__).resolve().parents[2]  # the folder that contains these packages
+from jaxasr.library_code import OUR_PACKAGES, is_installed_file, is_library_module
+
 # Members that Python, dataclasses or flax add to a class.
 _GENERATED = {
     "__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__annotations__",
@@ -57,23 +55,37 @@ def _cell_value(cell: types.CellType) -> Any:
 def read_globals(fn: types.FunctionType) -> dict[str, Any]:
     """Returns the global values that a function reads, by name.
 
-    If a global is a module of the user, also returns the attributes of that module that the
-    function may read.
+    A global may be a module of the user. Also returns the attributes of such modules that the
+    function may read, such as `package.module.VALUE`.
 
     Example:
         >>> size = 3
         >>> read_globals(lambda: size + 1)
         {'size': 3}
     """
-    values = {}
-    for name in _global_names(fn.__code__) & fn.__globals__.keys():
-        values[name] = value = fn.__globals__[name]
-        if isinstance(value, types.ModuleType) and not _is_known_module(value.__name__):
-            values |= {
-                f"{name}.{inner}": vars(value)[inner]
-                for inner in _all_names(fn.__code__) & vars(value).keys()
-            }
-    return values
+    global_names = _global_names(fn.__code__) & fn.__globals__.keys()
+    values = {name: fn.__globals__[name] for name in global_names}
+    names, attributes = _all_names(fn.__code__), {}
+    # The closure is described elsewhere, but a module in it only by its name.
+    for name, value in (values | closure_values(fn)).items():
+        attributes |= _module_attributes(name, value, names)
+    return values | attributes
+
+
+def _module_attributes(
+    path: str, value: Any, names: set[str], outer: tuple[Any, ...] = ()
+) -> dict[str, Any]:
+    """Returns the attributes in `names` of a user's module and of its modules, by dotted path."""
+    is_module = isinstance(value, types.ModuleType)
+    # Modules may refer to each other, so those in `outer` are not entered again.
+    if not is_module or is_library_module(value.__name__) or value in outer:
+        return {}
+    attributes = {}
+    for name in names & vars(value).keys():
+        inner_path, inner = f"{path}.{name}", vars(value)[name]
+        attributes[inner_path] = inner
+        attributes |= _module_attributes(inner_path, inner, names, (*outer, value))
+    return attributes
 
 
 def _global_names(code: types.CodeType) -> set[str]:
@@ -111,46 +123,15 @@ def is_ours(value: Any) -> bool:
     """Returns whether a class or function is from one of our three packages.
 
     Example:
-        >>> is_ours(Path)
+        >>> is_ours(dict)
         False
     """
-    return str(value.__module__).partition(".")[0] in _OUR_PACKAGES
+    return str(value.__module__).partition(".")[0] in OUR_PACKAGES
 
 
 def is_from_known_module(value: Any) -> bool:
-    """Returns whether a class or function is from a known module (see `_is_known_module`)."""
-    return _is_known_module(getattr(value, "__module__", None) or "")
-
-
-@functools.cache
-def _is_known_module(name: str) -> bool:
-    """Returns whether a module is part of Python, an installed package or one of ours.
-
-    Other modules are code of the user.
-    """
-    top = name.partition(".")[0]
-    if top in _OUR_PACKAGES or (top in sys.stdlib_module_names and top != "__main__"):
-        return True
-    file = getattr(sys.modules.get(name) or sys.modules.get(top), "__file__", None)
-    return file is not None and is_installed_file(file)
-
-
-@functools.cache
-def is_installed_file(file: str) -> bool:
-    """Returns whether a file is part of Python or an installed package."""
-    installed = {
-        Path(sysconfig.get_path(key)).resolve()
-        for key in ("purelib", "platlib", "stdlib", "platstdlib")
-    }
-    return any(folder in Path(file).resolve().parents for folder in installed)
-
-
-@functools.cache
-def is_known_file(file: str) -> bool:
-    """Returns whether a file is part of Python, an installed package or one of ours."""
-    return is_installed_file(file) or any(
-        _ROOT / name in Path(file).resolve().parents for name in _OUR_PACKAGES
-    )
+    """Returns whether a class or function is from a library (see `jaxasr.library_code`)."""
+    return is_library_module(getattr(value, "__module__", None) or "")
 
 
 @functools.cache

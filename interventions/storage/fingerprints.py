@@ -22,6 +22,7 @@ import numpy as np
 from flax import nnx
 
 from interventions.storage import code_inspection as code
+from jaxasr.library_code import is_library_file
 
 # Types whose values are described by their `repr`.
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...), type(NotImplemented))
@@ -199,7 +200,7 @@ class _Hasher:
         name = "function", fn.__module__ or "", fn.__qualname__
         file = fn.__code__.co_filename
         # The file is checked too, because functools.wraps copies the name of the wrapped module.
-        is_known = (code.is_ours(fn) or code.is_from_known_module(fn)) and code.is_known_file(file)
+        is_known = (code.is_ours(fn) or code.is_from_known_module(fn)) and is_library_file(file)
         if is_known and "<locals>" not in fn.__qualname__:
             return *name, code.source_digest(fn.__module__) if code.is_ours(fn) else ""
         attributes = {k: v for k, v in vars(fn).items() if k not in _IGNORED_ATTRIBUTES}

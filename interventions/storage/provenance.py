@@ -101,17 +101,17 @@ def device() -> str | None:
 # Cached, because every saved result records the commit, and git takes a while.
 @functools.cache
 def commit() -> str | None:
-    """Returns the git commit of this package, followed by `+` if tracked files differ from it.
+    """Returns the git commit of this package, followed by `+` if its files differ from the commit.
 
-    If the package is not in a git checkout, returns the environment variable JAXASR_COMMIT, or None
-    if it is not set.
+    Only tracked files count. If git cannot compare them, they count as different. Outside a git
+    checkout, returns the environment variable JAXASR_COMMIT, or None if that is not set.
     """
     folder = Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists():
         return os.environ.get("JAXASR_COMMIT")
     head = _git(folder, "rev-parse", "HEAD")
     changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
-    return None if head is None else head + ("+" if changes else "")
+    return None if head is None else head + ("" if changes == "" else "+")
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

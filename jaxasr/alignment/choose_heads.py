@@ -1,7 +1,8 @@
-"""Chooses alignment heads for a checkpoint that names none, without reference times.
+"""Chooses alignment heads for a checkpoint without published ones. Needs no reference times.
 
-The decoder reads the text of each window, and `jaxasr.alignment.words.path_scores` scores how well
-each cross-attention head follows the speech. The heads with the highest mean scores are chosen.
+The decoder reads the text of each window. `jaxasr.alignment.words.path_scores` then scores how well
+each cross-attention head follows the speech. `choose_heads` returns the heads with the highest mean
+scores.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from jaxasr.options import Options
 from jaxasr.tokenizer import Tokenizer
 from jaxasr.transcribe import transcribe
 
-_MIN_TOKENS = 3  # a window with fewer text tokens is too short to compare heads
+_MIN_TOKENS = 3  # text tokens; a window with fewer is too short to compare heads
 
 
 def choose_heads(
@@ -32,13 +33,13 @@ def choose_heads(
         tokenizer: the tokenizer of the same checkpoint, such as `asr.tokenizer`.
         windows: audio with its text, from `speech_windows` or
             `jaxasr.alignment.forced.place_text`.
-        n: number of heads. None: as many as one decoder layer has.
+        n: number of heads to choose. None: the number of heads in one decoder layer.
 
     Returns:
         Sorted (layer, head) pairs.
 
     Raises:
-        ValueError: there is no window; `n` is below 1 or above the number of heads.
+        ValueError: `windows` is empty; `n` is below 1 or above the decoder's number of heads.
 
     Example:
         ```python
@@ -61,6 +62,7 @@ def choose_heads(
             "Use recordings of speech."
         )
     scores = np.mean([score_heads(model, tokenizer, window) for window in windows], axis=0)
+    # A stable sort prefers the lower layer and head if scores are equal.
     best = np.argsort(-scores.ravel(), kind="stable")[:n]
     return tuple(sorted(candidates[i] for i in best))
 
@@ -74,21 +76,30 @@ def speech_windows(
 ) -> list[Window]:
     """Splits a recording into windows of 30 s with their transcribed text.
 
-    Leaves out windows with fewer than three tokens and windows with a repetitive text.
+    Leaves out windows with fewer than three text tokens and windows with a repetitive text.
 
     Args:
         model: a Whisper, such as `asr.model`.
         tokenizer: the tokenizer of the same checkpoint, such as `asr.tokenizer`.
         audio: float samples at 16 kHz.
         language: a code or an English name. None: detect it (multilingual checkpoints).
+
+    Example:
+        ```python
+        from jaxasr.alignment.choose_heads import speech_windows
+
+        windows = speech_windows(asr.model, asr.tokenizer, audio)
+        windows[0].start  # 0.0 s
+        ```
     """
+    # Without timestamps, every window is one segment.
     options = Options(language=language, timestamps=False)
     max_ratio = options.compression_ratio_threshold
-    assert max_ratio is not None
+    assert max_ratio is not None  # `Options` sets a number by default
     transcript = transcribe(model, tokenizer, audio, options)
     windows = []
     for segment in transcript.segments:
-        tokens = tuple(id_ for id_ in segment.tokens if id_ < tokenizer.special.eot)
+        tokens = tuple(id_ for id_ in segment.tokens if tokenizer.is_text(id_))
         if len(tokens) >= _MIN_TOKENS and segment.compression_ratio <= max_ratio:
             first_sample = round(segment.seek * SAMPLE_RATE)
             samples = np.asarray(audio, np.float32)[first_sample : first_sample + N_SAMPLES]
@@ -97,10 +108,23 @@ def speech_windows(
 
 
 def score_heads(model: Whisper, tokenizer: Tokenizer, window: Window) -> Float[np.ndarray, "L H"]:
-    """Scores every cross-attention head in one window.
+    """Scores how well every cross-attention head follows the speech of one window.
+
+    Args:
+        model: a Whisper, such as `asr.model`.
+        tokenizer: the tokenizer of the same checkpoint, such as `asr.tokenizer`.
+        window: audio with its text.
 
     Returns:
-        The `path_scores` of `jaxasr.alignment.words`, by layer and head.
+        The scores of `jaxasr.alignment.words.path_scores`, by layer and head.
+
+    Example:
+        ```python
+        from jaxasr.alignment.choose_heads import score_heads, speech_windows
+
+        [window] = speech_windows(asr.model, asr.tokenizer, audio)
+        score_heads(asr.model, asr.tokenizer, window).shape  # (4, 6)
+        ```
     """
     memory, _ = model.encode(log_mel(window.audio, model.config.n_mels)[None])
     frames = [n_frames(len(window.audio))]

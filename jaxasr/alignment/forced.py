@@ -32,20 +32,29 @@ from jaxasr.tokenizer import Tokenizer
 from jaxasr.transcribe import Progress, detect_language, transcribe
 from jaxasr.transcript import Word
 
-# Tokens of the context that are not text: start, language, task, no timestamps, end of text.
+# Number of control tokens around a text: start, language, task, no timestamps, end of text.
 _N_CONTROL_TOKENS = 5
-_TEMPERATURES = (0.0, 0.2, 0.4, 0.6)  # tried in turn until a window's text is plausible
+_TEMPERATURES = (
+    0.0,
+    0.2,
+    0.4,
+    0.6,
+)  # of sampling; tried in turn until a window's text is plausible
 
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """A part of a recording with the text that is spoken in it.
+    """A part of a recording and the text that is spoken in it.
 
     Attributes:
-        start: seconds from the beginning of the recording.
+        start: start of the window, in seconds from the beginning of the recording.
         audio: 16 kHz samples, at most 30 s.
         tokens: ids of the text, without control tokens.
         language: language code of the text.
+
+    Example:
+        >>> Window(30.0, np.zeros(16_000, np.float32), tokens=(440,), language="en").start
+        30.0
     """
 
     start: float
@@ -72,15 +81,15 @@ def place_text(
         text: all words that are spoken. Line breaks count as spaces. Times are wrong if the text
             covers only a part of the recording.
         language: a code or an English name. None: detect it (multilingual checkpoints).
-        progress: called with the transcribed seconds and the duration in seconds. A recording of
-            up to 30 s needs no transcript, so `progress` is not called.
+        progress: called with the transcribed seconds and the duration in seconds. Not called for a
+            recording of up to 30 s, because it needs no transcript.
 
     Returns:
         The windows that contain text, in order of time.
 
     Raises:
-        ValueError: the text has no words, or more words than the recording can hold; `audio` is
-            not one recording of finite floats.
+        ValueError: the text has no words; the text has more tokens than the windows of the
+            recording can hold; `audio` is not one recording of finite floats.
 
     Example:
         ```python
@@ -107,6 +116,7 @@ def place_text(
         ids = _encode_text(tokenizer, text, language)
         _check_fits(model, ids, 0.0, duration)
         return [Window(0.0, audio, tuple(ids), language)]
+    # A text that is too long raises its error here, before the slow transcription.
     _check_fits(model, _encode_text(tokenizer, text, language or "en"), 0.0, duration)
     options = Options(language=language, temperature=_TEMPERATURES)
     transcript = transcribe(model, tokenizer, audio, options, progress=progress)
@@ -118,6 +128,7 @@ def place_text(
     spans = segment_spans(
         transcript.segments, [len(words) for words in transcribed_words], duration
     )
+    # The first cuts[i] given words precede span i.
     cuts = cut_points(
         [word for word, _ in given_words],
         [word for words in transcribed_words for word, _ in words],
@@ -150,7 +161,8 @@ def _encode_text(tokenizer: Tokenizer, text: str, language: str) -> list[int]:
 
 def _check_fits(model: Whisper, ids: Sequence[int], start: float, end: float) -> None:
     """Raises `ValueError` if the windows from `start` to `end` have no room for all the tokens."""
-    max_tokens = (model.config.n_text_ctx - _N_CONTROL_TOKENS) * -(-(end - start) // WINDOW_S)
+    n_windows = -(-(end - start) // WINDOW_S)  # rounded up
+    max_tokens = (model.config.n_text_ctx - _N_CONTROL_TOKENS) * n_windows
     if len(ids) > max_tokens:
         raise ValueError(
             f"text: expected at most {max_tokens:.0f} tokens for the {end - start:.1f} s from "
@@ -162,6 +174,7 @@ def _check_fits(model: Whisper, ids: Sequence[int], start: float, end: float) ->
 def _cut_audio(
     audio: Float32[np.ndarray, "n_samples"], start: float, end: float
 ) -> Float32[np.ndarray, "n_cut"]:
+    # Rounding both ends can give one sample too many, so the result is trimmed to one window.
     return audio[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)][:N_SAMPLES]
 
 
@@ -173,18 +186,26 @@ def align_windows(
     heads: Heads,
     progress: Progress | None = None,
 ) -> list[Word]:
-    """Finds the times of the words of all windows.
+    """Finds the time of each word in all windows.
 
     Args:
         model: a Whisper, such as `asr.model`.
         tokenizer: the tokenizer of the same checkpoint, such as `asr.tokenizer`.
         windows: audio with its text, from `place_text`.
-        heads: (layer, head) pairs, see `jaxasr.alignment.released_heads` and
-            `jaxasr.alignment.choose_heads`.
+        heads: (layer, head) pairs of cross-attention heads that follow the speech, such as
+            `asr.alignment_heads`.
         progress: called with the number of aligned windows and the number of all windows.
 
     Returns:
         Words in order, with times in seconds from the beginning of the recording.
+
+    Example:
+        ```python
+        from jaxasr.alignment.forced import align_windows, place_text
+
+        windows = place_text(asr.model, asr.tokenizer, audio, asr.transcribe(audio).text)
+        words = align_windows(asr.model, asr.tokenizer, windows, heads=asr.alignment_heads)
+        ```
     """
     words: list[Word] = []
     for n_done, window in enumerate(windows, start=1):

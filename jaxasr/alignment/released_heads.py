@@ -2,7 +2,7 @@
 
 from jaxasr.config import SIZES, Config
 
-Heads = tuple[tuple[int, int], ...]  # (layer, head)
+Heads = tuple[tuple[int, int], ...]  # (layer, head) pairs of cross-attention heads
 
 
 def _parse_heads(text: str) -> Heads:
@@ -11,7 +11,8 @@ def _parse_heads(text: str) -> Heads:
     )
 
 
-# openai/whisper `_ALIGNMENT_HEADS`, as layer.head.
+# Checkpoint -> its alignment heads, written as layer.head. Source: openai/whisper
+# `_ALIGNMENT_HEADS`.
 ALIGNMENT_HEADS: dict[str, Heads] = {
     "tiny.en": _parse_heads("1.0 2.0 2.5 3.0 3.1 3.2 3.3 3.4"),
     "tiny": _parse_heads("2.2 3.0 3.2 3.3 3.4 3.5"),
@@ -38,18 +39,18 @@ ALIGNMENT_HEADS["turbo"] = ALIGNMENT_HEADS["large-v3-turbo"]
 
 
 def published_heads(name: str, config: Config) -> Heads | None:
-    """Returns the published alignment heads of a checkpoint, None if there are none.
+    """Returns the published alignment heads of a checkpoint, or None if there are none.
 
     Args:
-        name: name of the checkpoint, such as "tiny.en". If it is not the name of a published size,
-            the published size with the same dimensions is used, if there is only one.
+        name: name of the checkpoint, such as "tiny.en". Under another name, a checkpoint gets the
+            heads of the published size with the same dimensions, if only one size has them.
         config: dimensions of the checkpoint.
 
     Example:
         >>> published_heads("tiny", SIZES["tiny"])
         ((2, 2), (3, 0), (3, 2), (3, 3), (3, 4), (3, 5))
     """
-    # `SIZES` has the default types, and heads do not depend on types.
+    # Heads do not depend on dtypes. So both sides of the comparison get the default dtypes.
     dims = config.replace(dtype="float32", param_dtype="float32")
     if SIZES.get(name) == dims and name in ALIGNMENT_HEADS:
         return ALIGNMENT_HEADS[name]
@@ -59,7 +60,14 @@ def published_heads(name: str, config: Config) -> Heads | None:
 
 
 def default_heads(config: Config) -> Heads:
-    """Returns every head of the upper half of the decoder, as openai/whisper does by default."""
+    """Returns every cross-attention head in the upper half of the decoder's layers.
+
+    openai/whisper uses these heads for a checkpoint without published ones.
+
+    Example:
+        >>> default_heads(SIZES["tiny"])[0]
+        (2, 0)
+    """
     return tuple(
         (layer, head)
         for layer in range(config.n_text_layer // 2, config.n_text_layer)
@@ -68,17 +76,26 @@ def default_heads(config: Config) -> Heads:
 
 
 def all_heads(config: Config) -> Heads:
-    """Returns every cross-attention head of the decoder, layer by layer."""
+    """Returns every cross-attention head of the decoder, layer by layer.
+
+    Example:
+        >>> len(all_heads(SIZES["tiny"]))
+        24
+    """
     return tuple(
         (layer, head) for layer in range(config.n_text_layer) for head in range(config.n_text_head)
     )
 
 
 def check_heads(config: Config, heads: Heads) -> Heads:
-    """Returns `heads` after checking them.
+    """Returns `heads` after checking that the decoder has all of them.
 
     Raises:
-        ValueError: there are no heads, or a pair lies outside of the decoder.
+        ValueError: `heads` is empty, or the decoder lacks one of the heads.
+
+    Example:
+        >>> check_heads(SIZES["tiny"], ((3, 5),))
+        ((3, 5),)
     """
     outside = [
         pair

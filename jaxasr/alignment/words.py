@@ -1,6 +1,6 @@
 """Finds word times from the cross-attention of heads that follow the speech.
 
-Source: openai/whisper `timing.py`, without its heuristics that shorten words after pauses.
+Source: openai/whisper `timing.py`, except its heuristics that shorten words after pauses.
 """
 
 import functools
@@ -23,10 +23,11 @@ from jaxasr.taps import Edits, select
 from jaxasr.tokenizer import Tokenizer
 from jaxasr.transcript import Word
 
-_BUCKET = 32  # tokens are padded to a multiple of this, so that few programs are compiled
+# Tokens are padded to a multiple of this number, so that few programs are compiled.
+_PADDING_MULTIPLE = 32
 _SITE_PREFIX = "decoder.cross_attn."
 # Edits at these sites change the attention pattern, but not the queries.
-_PATTERN_SITES = {_SITE_PREFIX + name for name in ("k", "scores", "pattern")}
+_SITES_CHANGING_PATTERN = {_SITE_PREFIX + name for name in ("k", "scores", "pattern")}
 
 
 def align(
@@ -50,11 +51,11 @@ def align(
         memory: encoded audio of B windows.
         texts: B lists of token ids of all spoken words. Control tokens and timestamps are ignored.
         n_frames: B lengths in encoder frames of 20 ms. Later frames are padding and are ignored.
-        heads: (layer, head) pairs, see `jaxasr.alignment.released_heads`.
+        heads: (layer, head) pairs of cross-attention heads, such as `asr.alignment_heads`.
         language: language of the prompt that precedes the texts. None: English.
         task: task of the prompt that precedes the texts.
         edits: edits of decoder sites, active while the decoder reads the texts.
-        late_start: whether the first word may start later than the window, for example after
+        late_start: whether the first word may start after the first frame, for example after
             silence. False: it starts at the first frame, as in openai/whisper and faster-whisper.
 
     Returns:
@@ -62,7 +63,7 @@ def align(
 
     Raises:
         ValueError: the numbers of texts, lengths and windows differ; a text is too long for the
-            context; a length exceeds the window or is not positive; attention is NaN.
+            decoder's context; a length is below 1 or exceeds the window; attention is NaN.
 
     Example:
         ```python
@@ -79,11 +80,11 @@ def align(
         [words] = align(asr.model, asr.tokenizer, memory, [ids], [frames], heads=heads)
         ```
     """
-    texts, prompt = _texts_and_prompt(tokenizer, texts, language, task)
+    texts, prompt = _prepare_texts(tokenizer, texts, language, task)
     _check_arguments(model, heads, memory, texts, n_frames, len(prompt))
     if not any(texts):
         return [[] for _ in texts]
-    scores, probabilities = _attention_scores(
+    scores, probabilities = _compute_scores(
         model, texts, prompt, tokenizer.special.eot, memory, edits or {}, heads
     )
     find_words = functools.partial(
@@ -91,7 +92,7 @@ def align(
     )
     return [
         find_words(
-            ids, _unpadded_scores(scores, row, len(prompt) + len(ids), n_frames), probabilities[row]
+            ids, _remove_padding(scores, row, len(prompt) + len(ids), n_frames), probabilities[row]
         )
         for row, ids in enumerate(texts)
     ]
@@ -109,55 +110,60 @@ def path_scores(
 ) -> Float[np.ndarray, "B N"]:
     """Scores how well each single head follows the speech, without reference times.
 
-    The score of a head is the mean of its alignment matrix along the path that dynamic time warping
-    finds in it. The matrix is standardised over tokens, and the path only moves forward. So the
-    score is high if the head attends to few frames, to different frames for different tokens, and
-    in the order of the tokens.
+    Dynamic time warping finds a path through the head's alignment matrix. The score is the mean of
+    the matrix along this path. The matrix is standardised over tokens, and the path only moves
+    forward. So the score is high if the head attends to few frames per token, to different frames
+    for different tokens, and in the order of the tokens.
 
     Args:
-        model: as in `align`.
-        tokenizer: as in `align`.
-        memory: as in `align`.
-        texts: as in `align`; every text has at least one text token.
-        n_frames: as in `align`.
-        heads: as in `align`.
-        language: as in `align`.
-
-    Returns:
-        Scores of B windows and N heads.
+        model: a Whisper, such as `asr.model`.
+        tokenizer: the tokenizer of the same checkpoint, such as `asr.tokenizer`.
+        memory: encoded audio of B windows.
+        texts: B lists of token ids, each with at least one text token.
+        n_frames: B lengths in encoder frames of 20 ms, without padding.
+        heads: N (layer, head) pairs of cross-attention heads.
+        language: language of the prompt. None: English.
 
     Raises:
         ValueError: a text is empty, or as in `align`.
+
+    Example:
+        ```python
+        from jaxasr.alignment.words import path_scores
+
+        ids, heads = asr.tokenizer.encode(" The captain read"), ((2, 0), (3, 1))
+        path_scores(asr.model, asr.tokenizer, memory, [ids], [100], heads=heads)  # [1, 2]
+        ```
     """
-    texts, prompt = _texts_and_prompt(tokenizer, texts, language)
+    texts, prompt = _prepare_texts(tokenizer, texts, language)
     _check_arguments(model, heads, memory, texts, n_frames, len(prompt))
     if not all(texts):
         raise ValueError(
             "texts: expected at least one text token in each window, got an empty text. "
             "Leave its window out."
         )
-    scores, _ = _attention_scores(model, texts, prompt, tokenizer.special.eot, memory, {}, heads)
+    scores, _ = _compute_scores(model, texts, prompt, tokenizer.special.eot, memory, {}, heads)
     rows = []
     for row, ids in enumerate(texts):
-        window_scores = _unpadded_scores(scores, row, len(prompt) + len(ids), n_frames)
-        rows.append([_path_score(window_scores[[head]], len(prompt)) for head in range(len(heads))])
+        window_scores = _remove_padding(scores, row, len(prompt) + len(ids), n_frames)
+        rows.append([_score_path(window_scores[[head]], len(prompt)) for head in range(len(heads))])
     return np.array(rows)
 
 
-def _unpadded_scores(
+def _remove_padding(
     scores: Float[np.ndarray, "N B T S"], row: int, n_tokens: int, n_frames: Sequence[int]
 ) -> Float[np.ndarray, "N Tr Sr"]:
-    """Returns the scores of window `row` without padded frames, and without padding tokens."""
-    # One more row than tokens, because the end of text follows them.
+    """Returns the scores of window `row` without padding tokens and without padding frames."""
+    # There is one more row than tokens, because end-of-text follows them.
     return scores[:, row, : n_tokens + 1, : n_frames[row]]
 
 
-def _path_score(scores: Float[np.ndarray, "1 T S"], n_prompt: int) -> float:
+def _score_path(scores: Float[np.ndarray, "1 T S"], n_prompt: int) -> float:
     matrix = alignment_matrix(scores)[n_prompt - 1 : -1]  # rows as in `_find_words`
     return float(matrix[dtw(-matrix)].mean())
 
 
-def _texts_and_prompt(
+def _prepare_texts(
     tokenizer: Tokenizer,
     texts: Sequence[Sequence[int]],
     language: str | None,
@@ -165,7 +171,7 @@ def _texts_and_prompt(
 ) -> tuple[list[list[int]], list[int]]:
     """Returns the text tokens of each window, and the prompt that precedes them."""
     prompt = [*tokenizer.sot_sequence(language, task), tokenizer.special.no_timestamps]
-    return [[int(i) for i in ids if i < tokenizer.special.eot] for ids in texts], prompt
+    return [[int(i) for i in ids if tokenizer.is_text(int(i))] for ids in texts], prompt
 
 
 def _check_arguments(
@@ -198,11 +204,11 @@ def _check_arguments(
 
 def _pad_rows(rows: list[list[int]], pad_id: int, context: int) -> Int[np.ndarray, "B T"]:
     longest = max(map(len, rows))
-    width = min(context, -(-longest // _BUCKET) * _BUCKET)
+    width = min(context, -(-longest // _PADDING_MULTIPLE) * _PADDING_MULTIPLE)
     return np.array([row + [pad_id] * (width - len(row)) for row in rows], np.int32)
 
 
-def _attention_scores(
+def _compute_scores(
     model: Whisper,
     texts: list[list[int]],
     prompt: list[int],
@@ -211,15 +217,15 @@ def _attention_scores(
     edits: Edits,
     heads: Heads,
 ) -> tuple[Float[np.ndarray, "N B T S"], Float[np.ndarray, "B T"]]:
-    """Returns attention scores of the heads, and the probability of each token given its prefix."""
+    """Returns attention scores of the heads, and the probability of each token after its prefix."""
     tokens = _pad_rows([prompt + ids + [eot] for ids in texts], eot, model.config.n_text_ctx)
-    # The scores of a head follow from its queries and the keys in `memory`. Whole patterns are much
-    # larger than queries, so they are captured only if an edit changes them.
-    site = _SITE_PREFIX + ("pattern" if _PATTERN_SITES & set(edits) else "q")
+    # The scores of a head are the products of its queries and the keys in `memory`. Attention
+    # patterns are much larger than queries, so they are captured only if an edit changes them.
+    site = _SITE_PREFIX + ("pattern" if _SITES_CHANGING_PATTERN & set(edits) else "q")
     logits, acts = model.decode(jnp.asarray(tokens), memory, edits=edits, readout=select(site))
     k = memory.stacked().k
     outputs = compiled.call(
-        _select_heads, logits, jnp.asarray(tokens), acts[site], k, heads=heads, eot=eot, site=site
+        _score_heads, logits, jnp.asarray(tokens), acts[site], k, heads=heads, eot=eot, site=site
     )
     scores, probabilities = jax.device_get(outputs)
     if np.isnan(scores).any():
@@ -229,7 +235,7 @@ def _attention_scores(
     return scores, probabilities
 
 
-def _select_heads(
+def _score_heads(
     logits: Float[Array, "B T V"],
     tokens: Int[Array, "B T"],
     acts: Array,
@@ -241,13 +247,16 @@ def _select_heads(
 ) -> tuple[Array, Array]:
     """Returns scores [N, B, T, S] of the heads and probabilities [B, T - 1] of the tokens."""
     layer, head = np.array(heads).T
+    # A slice between the two index arrays moves the axis of the N heads to the front.
     if site.endswith("pattern"):
+        # The softmax of log(pattern) is the pattern. 1e-30 stands for 0, whose log is infinite.
         scores = jnp.log(jnp.maximum(acts[layer, :, head].astype(jnp.float32), 1e-30))
     else:
         q, keys = acts[layer, :, :, head].astype(jnp.float32), k[layer, :, head].astype(jnp.float32)
         scores = jnp.einsum("nbtd,nbsd->nbts", q * q.shape[-1] ** -0.5, keys, precision="highest")
-    # Normalised over text tokens only, as in openai/whisper.
+    # Probabilities are normalised over text tokens only, as in openai/whisper.
     probabilities = jax.nn.softmax(logits[:, :-1, :eot], axis=-1)
+    # Control tokens become the last text token. Their probabilities are not used.
     next_tokens = jnp.minimum(tokens[:, 1:], eot - 1)[..., None]
     return scores, jnp.take_along_axis(probabilities, next_tokens, axis=-1)[..., 0]
 
@@ -267,16 +276,17 @@ def _find_words(
     if not words:
         return []
     matrix = alignment_matrix(scores)
-    # A row attends to the frames of the token it predicts. So the rows of the text start at
-    # <|notimestamps|>, which predicts the first token, and exclude the last row.
+    # The row of a token attends to the frames of the next token. So the rows of the text start at
+    # <|notimestamps|>, which predicts the first text token, and exclude the row of end-of-text.
     text_rows = matrix[n_prompt - 1 : -1]
-    # If the text may start late, one row stands for the prompt and takes the frames before it.
+    # If the text may start late, one row of the prompt takes the frames before the text.
     prompt_rows = matrix[: n_prompt - 1].max(0, keepdims=True)[: int(late_start)]
     rows, columns = dtw(-np.concatenate([prompt_rows, text_rows]))
+    # Where the row changes, the path enters the first frame of the next token.
     first_columns = columns[np.flatnonzero(np.diff(rows, prepend=-1))]
     times = frame_to_seconds(first_columns[len(prompt_rows) :])
     bounds = list(itertools.accumulate((len(tokens) for _, tokens in words), initial=0))
-    token_probabilities = probabilities[n_prompt - 1 :]
+    token_probabilities = probabilities[n_prompt - 1 :]  # each belongs to the next token
     timed = [
         Word(
             text,

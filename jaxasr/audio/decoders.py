@@ -18,33 +18,34 @@ from typing import IO, Any, BinaryIO
 import numpy as np
 import soundfile
 
-Blocks = Iterator[tuple[int, np.ndarray]]  # sample rate in Hz, mono float32 samples
+# A decoded recording, block by block: the sample rate in Hz and mono float32 samples.
+Blocks = Iterator[tuple[int, np.ndarray]]
 
-RATE_LIMITS = (1_000, 1_000_000)  # Hz; a rate beyond these comes from a damaged header
-MAX_CHANNELS = 256  # more channels come from a damaged header
-_BLOCK = 1 << 20  # samples of all channels decoded at a time
+RATE_LIMITS = (1_000, 1_000_000)  # Hz; a rate outside comes from a damaged header
+MAX_CHANNELS = 256  # a larger number comes from a damaged header
+_BLOCK_SAMPLES = 1 << 20  # samples per block, all channels together
 _UNKNOWN_LENGTH = 1 << 62  # libsndfile reports at least this many frames for an unknown length
-_COMPRESSED = ("FLAC", "MP3", "OGG")  # libsndfile may stop before the end of these
-_MAX_TAG_BYTES = 1024  # room for tags after the audio of a compressed file, such as ID3v1
+_COMPRESSED_FORMATS = ("FLAC", "MP3", "OGG")  # libsndfile may stop before their end
+_MAX_TAG_BYTES = 1024  # size of tags, such as ID3v1, after the audio of a compressed file
 
 
 class DecodingError(Exception):
-    """A file cannot be decoded, or only in part. The message gives the reason."""
+    """A decoder cannot decode a file to its end. The message gives the reason."""
 
 
 class ImplausibleError(Exception):
-    """A file claims a sample rate or a number of channels that no recording has."""
+    """The header of a file has a sample rate or a number of channels that no recording has."""
 
 
 class _UnseekableSoundFile(soundfile.SoundFile):
-    """A sound file that never seeks, because seeking fails if the length is unknown."""
+    """A sound file whose `read` never seeks, because a seek fails if the length is unknown."""
 
     def seekable(self) -> bool:
         return False
 
 
 class _LenientFile(io.FileIO):
-    """A file whose `seek` returns -1 for the impossible positions that damaged headers name."""
+    """A file whose `seek` returns -1 for the impossible positions in a damaged header."""
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         try:
@@ -54,31 +55,41 @@ class _LenientFile(io.FileIO):
 
 
 def decode_libsndfile(path: Path, *, strict: bool = True) -> Blocks:
-    """Decodes with libsndfile: wav, flac, ogg, mp3, aiff, au, caf and others.
+    """Decodes wav, flac, ogg, mp3, aiff, au, caf and other files with libsndfile.
 
     Args:
         path: a regular file.
         strict: whether to raise `DecodingError` if a block cannot be decoded, or if the decoded
-            length differs from the length in the header. False: yield the blocks that can be
-            decoded.
+            length differs from the length in the header. False: yield the blocks before the first
+            failure.
 
     Yields:
         The sample rate in Hz, and mono float32 samples.
 
     Raises:
-        DecodingError: libsndfile does not read the format, or stops before the end of compressed
-            audio (it decodes only the first of several concatenated streams).
+        DecodingError: libsndfile does not read the format, decodes no samples, or stops before the
+            end of compressed audio. Of several concatenated streams it decodes only the first.
         ImplausibleError: see `check_format`.
+
+    Example:
+        ```python
+        from pathlib import Path
+
+        from jaxasr.audio.decoders import decode_libsndfile
+
+        for rate, samples in decode_libsndfile(Path("experiments/assets/demo.flac")):
+            print(rate, samples.shape)
+        ```
     """
     with _LenientFile(path) as file:
-        with _soundfile_errors(), _UnseekableSoundFile(file) as sound:
+        with _convert_soundfile_errors(), _UnseekableSoundFile(file) as sound:
             check_format(sound.samplerate, sound.channels)
             if sound.format == "VOC":
-                raise DecodingError("reads headers within VOC files as samples")
+                raise DecodingError("it would read headers within a VOC file as samples")
             if sound.format == "OGG":
                 sound.seek(0)  # otherwise libsndfile 1.2.2 decodes some Opus files wrongly
-            # A block that fails is lost as a whole, so blocks are small if failures are accepted.
-            size = (_BLOCK if strict else _BLOCK >> 10) // sound.channels
+            # A failure loses a whole block. So blocks are small if failures are accepted.
+            size = (_BLOCK_SAMPLES if strict else _BLOCK_SAMPLES >> 10) // sound.channels
             n_decoded = 0
             try:
                 while len(block := sound.read(size, dtype="float32", always_2d=True)):
@@ -93,12 +104,12 @@ def decode_libsndfile(path: Path, *, strict: bool = True) -> Blocks:
             raise DecodingError(f"no samples{position}")
         if strict and n_decoded != sound.frames and sound.frames < _UNKNOWN_LENGTH:
             raise DecodingError(f"decoded {n_decoded} of {sound.frames} samples")
-        if sound.format in _COMPRESSED and n_bytes_left > _MAX_TAG_BYTES:
+        if sound.format in _COMPRESSED_FORMATS and n_bytes_left > _MAX_TAG_BYTES:
             raise DecodingError(f"stopped {n_bytes_left} bytes before the end")
 
 
 @contextlib.contextmanager
-def _soundfile_errors() -> Iterator[None]:
+def _convert_soundfile_errors() -> Iterator[None]:
     try:
         yield
     except soundfile.LibsndfileError as error:
@@ -108,7 +119,10 @@ def _soundfile_errors() -> Iterator[None]:
 
 
 def decode_pyav(path: Path) -> Blocks:
-    """Decodes the first audio stream of any FFmpeg container with PyAV, without damaged packets.
+    """Decodes the first audio stream of any FFmpeg container with PyAV. Drops damaged packets.
+
+    Args:
+        path: a regular file.
 
     Yields:
         The sample rate in Hz, and mono float32 samples.
@@ -116,6 +130,9 @@ def decode_pyav(path: Path) -> Blocks:
     Raises:
         DecodingError: PyAV cannot be imported, or decodes no samples.
         ImplausibleError: see `check_format`.
+
+    Example:
+        >>> blocks = decode_pyav(Path("demo.flac"))  # decodes when it is iterated
     """
     try:
         from av.error import FFmpegError
@@ -135,16 +152,16 @@ def decode_pyav(path: Path) -> Blocks:
                 for frame in frames:
                     check_format(frame.sample_rate, frame.layout.nb_channels)
                     n_decoded += frame.samples
-                    yield frame.sample_rate, _to_mono(frame)
+                    yield frame.sample_rate, _average_channels(frame)
     except FFmpegError as error:
         problem = error.strerror
-    # A truncated file yields the samples before the damage, and raises no error.
+    # A truncated file yields the samples before the damage and raises no error.
     if not n_decoded:
         raise DecodingError(problem)
 
 
 def _open_container(file: BinaryIO) -> Any:
-    """Opens a file without any protocol, so that a playlist cannot open other files or URLs."""
+    """Opens a file and forbids all protocols, so that a playlist cannot open files or URLs."""
     import av
 
     # Before PyAV 19, a tag that is not UTF-8 raises an error by default.
@@ -154,13 +171,16 @@ def _open_container(file: BinaryIO) -> Any:
     return av.open(file, options={"protocol_whitelist": ""}, **tag_options)
 
 
-def _to_mono(frame: Any) -> np.ndarray:
-    if frame.format.name.startswith("s64"):  # the only type that PyAV cannot turn into an array
+def _average_channels(frame: Any) -> np.ndarray:
+    if frame.format.name.startswith("s64"):  # PyAV turns every other type into an array
         import av
 
         (frame,) = av.AudioResampler(format="dblp").resample(frame)
     samples, channels = frame.to_ndarray(), frame.layout.nb_channels
+    # A planar frame is [channels, n]. A packed frame is [1, n * channels], and the channels of a
+    # sample are neighbours.
     samples = samples if frame.format.is_planar else samples.reshape(-1, channels).T
+    # Integers are scaled to [-1, 1). Bytes are unsigned, with silence at 128.
     if samples.dtype == np.uint8:
         scaled = (samples.astype(np.float32) - 128) / 128
     elif samples.dtype.kind == "i":
@@ -173,17 +193,23 @@ def _to_mono(frame: Any) -> np.ndarray:
 def decode_ffmpeg(path: Path) -> Blocks:
     """Decodes the first audio stream of a file with the program ffmpeg.
 
+    Args:
+        path: a regular file.
+
     Yields:
         The sample rate in Hz, and mono float32 samples.
 
     Raises:
         DecodingError: the program is not installed, or decodes no samples.
         ImplausibleError: see `check_format`.
+
+    Example:
+        >>> blocks = decode_ffmpeg(Path("demo.flac"))  # decodes when it is iterated
     """
     program = shutil.which("ffmpeg")
     if program is None:
         raise DecodingError("not found")
-    # After "file:" ffmpeg does not read a path as a URL, and a local playlist cannot open URLs.
+    # With "file:", ffmpeg does not read the path as a URL, and a local playlist cannot open URLs.
     source = ["-nostdin", "-i", f"file:{path}"]
     target = ["-map", "0:a:0", "-c:a", "pcm_f32be", "-f", "au", "-"]
     command = [program, "-v", "error", *source, *target]
@@ -195,17 +221,18 @@ def decode_ffmpeg(path: Path) -> Blocks:
                 for rate, block in _read_au_stream(process.stdout):
                     n_decoded += len(block)
                     yield rate, block
-            finally:
+            finally:  # also runs if the caller stops reading early
                 process.kill()
         if not n_decoded:
             log.seek(0)
             lines = log.read().decode(errors="replace").strip().splitlines()
             first = lines[0].removeprefix(f"file:{path}: ") if lines else "no samples"
+            # A line may begin with the address of an FFmpeg object, such as "[mov @ 0x55d0] ".
             raise DecodingError(re.sub(r"^\[.* @ 0x[0-9a-f]+\] ", "", first).strip(" ."))
 
 
 def _read_au_stream(stream: IO[bytes]) -> Blocks:
-    """Yields blocks of a float32 AU stream, whose header is six numbers of 32 bits."""
+    """Yields blocks of a float32 AU stream. Its header has six numbers of 32 bits."""
     header = stream.read(24)
     if len(header) < 24:
         return
@@ -213,7 +240,7 @@ def _read_au_stream(stream: IO[bytes]) -> Blocks:
     check_format(rate, channels)
     stream.read(data_offset - 24)
     frame_bytes = 4 * channels
-    while data := stream.read(_BLOCK // channels * frame_bytes):
+    while data := stream.read(_BLOCK_SAMPLES // channels * frame_bytes):
         whole = data[: len(data) // frame_bytes * frame_bytes]  # the stream may end within a frame
         samples = np.frombuffer(whole, ">f4").reshape(-1, channels)
         yield rate, samples.astype(np.float32).mean(axis=1)
@@ -224,6 +251,9 @@ def check_format(rate: int, channels: int) -> None:
 
     Raises:
         ImplausibleError: the rate is not within 1 kHz to 1 MHz, or there are not 1 to 256 channels.
+
+    Example:
+        >>> check_format(rate=16_000, channels=1)
     """
     low, high = RATE_LIMITS
     if not low <= rate <= high:
@@ -233,9 +263,9 @@ def check_format(rate: int, channels: int) -> None:
 
 
 def header_seconds(path: str | os.PathLike) -> float:
-    """Returns the seconds that the header of a recording claims, or 0.0 if it claims no length.
+    """Returns the length in the header of a recording, in seconds, or 0.0 if the header has none.
 
-    The header may be wrong, so use the value only to plan work.
+    The header may be wrong, so use the length only to plan work.
 
     Args:
         path: an audio file.

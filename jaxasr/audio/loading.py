@@ -24,12 +24,12 @@ def load_audio(path: str | os.PathLike) -> Float32[np.ndarray, "n_samples"]:
 
     Averages the channels and resamples with soxr at high quality. libsndfile decodes wav, flac,
     ogg, mp3, aiff and others. PyAV (`pip install "jaxasr[media]"`) decodes the files that
-    libsndfile cannot decode to the end: m4a, webm, mp4, amr, wma, and concatenated files. Without
-    PyAV, the program ffmpeg decodes them. The result does not depend on the length in the header,
+    libsndfile cannot decode to the end, such as m4a, webm, mp4, amr, wma and concatenated files.
+    Without PyAV, the program ffmpeg decodes these files. The length in the header does not matter,
     so a truncated, streamed or unfinished file gives all samples that it contains.
 
     Decodes block by block. The peak memory is twice the size of the result at any sample rate and
-    number of channels: 2 x 691 MB for three hours.
+    number of channels. Three hours take 2 x 691 MB.
 
     Args:
         path: a regular file. The first audio stream of a video is used.
@@ -39,9 +39,9 @@ def load_audio(path: str | os.PathLike) -> Float32[np.ndarray, "n_samples"]:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the path is not a regular file; no decoder reads it; the sample rate is outside
-            of 1 kHz to 1 MHz; it has more than 256 channels; samples are NaN, infinite or above
-            10,000.
+        ValueError: the path is not a regular file; no decoder reads the file; the sample rate is
+            not within 1 kHz to 1 MHz; there are more than 256 channels; a sample is NaN, infinite
+            or of magnitude above 10,000.
 
     Example:
         ```python
@@ -55,11 +55,11 @@ def load_audio(path: str | os.PathLike) -> Float32[np.ndarray, "n_samples"]:
     name = str(path) if str(path).isprintable() else repr(str(path))
     _check_regular(path, name)
     reasons = {}
-    for decoder, decode in _decoders():
+    for decoder, decode in _list_decoders():
         try:
-            # `check_values` reports NaN and overflow with the name of the file.
+            # NumPy's warnings are off, because `check_values` reports NaN and overflow later.
             with np.errstate(invalid="ignore", over="ignore"):
-                audio = _resampled(decode(path))
+                audio = _resample(decode(path))
         except decoders.DecodingError as error:
             reasons[decoder] = str(error)
         except decoders.ImplausibleError as error:
@@ -67,7 +67,7 @@ def load_audio(path: str | os.PathLike) -> Float32[np.ndarray, "n_samples"]:
         else:
             check_values(audio, name)
             return audio
-    raise ValueError(_undecodable(name, reasons))
+    raise ValueError(_describe_failures(name, reasons))
 
 
 def _check_regular(path: Path, name: str) -> None:
@@ -87,25 +87,26 @@ def _check_regular(path: Path, name: str) -> None:
     raise ValueError(f"{name}: expected an audio file, got {got}.")
 
 
-def _resampled(blocks: decoders.Blocks) -> np.ndarray:
+def _resample(blocks: decoders.Blocks) -> np.ndarray:
     parts = [np.zeros(0, np.float32)]
-    # Concatenated files may have different sample rates.
+    # The parts of a concatenated file may have different sample rates.
     for rate, group in itertools.groupby(blocks, key=operator.itemgetter(0)):
         stream = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")
         for _, block in group:
             parts.append(block if rate == SAMPLE_RATE else stream.resample_chunk(block))
         if rate != SAMPLE_RATE:
+            # An empty last block makes the resampler return the samples that it still holds.
             parts.append(stream.resample_chunk(np.zeros(0, np.float32), last=True))
     return np.concatenate(parts)
 
 
-def _decoders() -> Iterator[tuple[str, Callable[[Path], decoders.Blocks]]]:
+def _list_decoders() -> Iterator[tuple[str, Callable[[Path], decoders.Blocks]]]:
     """Yields the names and functions of the decoders to try, in order."""
     # libsndfile comes first, so that samples do not depend on the other installed decoders.
     yield "libsndfile", decoders.decode_libsndfile
-    # Only one of these two, because an older ffmpeg may misinterpret formats that PyAV rejects.
+    # ffmpeg is not tried after PyAV, because an older ffmpeg may misread files that PyAV rejects.
     yield ("PyAV", decoders.decode_pyav) if _has_pyav() else ("ffmpeg", decoders.decode_ffmpeg)
-    # Last, libsndfile again: it yields what can be decoded of a damaged file.
+    # Without `strict`, libsndfile yields the part of a damaged file that can be decoded.
     yield "libsndfile", functools.partial(decoders.decode_libsndfile, strict=False)
 
 
@@ -113,7 +114,7 @@ def _has_pyav() -> bool:
     return importlib.util.find_spec("av") is not None
 
 
-def _undecodable(name: str, reasons: dict[str, str]) -> str:
+def _describe_failures(name: str, reasons: dict[str, str]) -> str:
     tried = "; ".join(f"{decoder}: {reason}" for decoder, reason in reasons.items())
     if _has_pyav() or shutil.which("ffmpeg"):
         remedy = "Check that it is complete, unencrypted audio, or convert it to wav."

@@ -12,12 +12,22 @@ from jaxasr.config import HOP, Config
 
 @dataclasses.dataclass(frozen=True)
 class AudioWindows:
-    """Features of a recording, one window at a time.
+    """The log-mel features of a recording, computed one window at a time.
 
     Attributes:
         n_frames: mel frames of 10 ms in the recording, without padding.
         width: mel frames per window; 3,000 in released models.
-        features: maps the first mel frame of a window to the features [M, width] of the window.
+        features: takes the index of a window's first mel frame, and returns the features
+            [M, width] of the window.
+
+    Example:
+        ```python
+        from jaxasr.audio.windows import AudioWindows
+
+        windows = AudioWindows.from_audio(audio, asr.config, padding="audio")
+        windows.features(100).shape  # (80, 3000), from 1.00 s on
+        windows.true_frames(100)  # the length of the recording less 100
+        ```
     """
 
     n_frames: int
@@ -28,7 +38,15 @@ class AudioWindows:
     def from_audio(
         cls, audio: Float[np.ndarray, "n_samples"], config: Config, padding: str
     ) -> "AudioWindows":
-        """Returns the windows of `audio`. `padding` is "audio" or "features" (see `Options`)."""
+        """Returns the windows of a recording.
+
+        Args:
+            audio: float samples at 16 kHz.
+            config: dimensions of the checkpoint.
+            padding: "audio" pads the samples of a window with zeros before the features are
+                computed. "features" computes the features of the whole recording and pads them
+                with zeros.
+        """
         n_mels, width = config.n_mels, config.n_mel_frames
         if padding == "audio":
             return cls(
@@ -40,5 +58,5 @@ class AudioWindows:
         return cls(mel.shape[1], width, lambda seek: pad_or_trim(mel[:, seek:], width))
 
     def true_frames(self, seek: int) -> int:
-        """Returns how many mel frames are not padding in the window that starts at frame `seek`."""
+        """Returns the number of mel frames without padding in the window from frame `seek` on."""
         return min(self.width, self.n_frames - seek)

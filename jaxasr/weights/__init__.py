@@ -1,4 +1,4 @@
-"""Finds, reads, checks and saves checkpoints in the usual formats."""
+"""Finds, reads, checks and saves checkpoints of Hugging Face, CTranslate2 and OpenAI."""
 
 from jaxasr.weights.assemble import assemble
 from jaxasr.weights.checkpoint import Checkpoint

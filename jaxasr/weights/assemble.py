@@ -14,7 +14,8 @@ from jaxasr.model import Whisper
 from jaxasr.weights.checkpoint import Checkpoint
 from jaxasr.weights.errors import WeightsError
 
-# Part of a parameter's name in the model -> in a checkpoint.
+# Part of a parameter's name in the model -> the same part in a checkpoint. A part that begins with
+# a dot is the end of the name.
 _RENAMED_PARTS = (
     ("mlp.fc1.", "mlp.0."),
     ("mlp.fc2.", "mlp.2."),
@@ -24,44 +25,85 @@ _RENAMED_PARTS = (
 
 
 def tensor_name(parameter: str) -> str:
-    """Returns the name of a parameter in a checkpoint. A `{}` stands for the index of the layer."""
+    """Returns the name of a parameter in a checkpoint. `{}` stands for the index of the layer.
+
+    Args:
+        parameter: name of the parameter in the model, without an index.
+
+    Example:
+        >>> tensor_name("encoder.blocks.mlp.fc1.kernel")
+        'encoder.blocks.{}.mlp.0.weight'
+    """
     if parameter in ("decoder.token_embedding", "decoder.projection"):
         return f"{parameter}.weight"
-    for ours, theirs in _RENAMED_PARTS:
-        pattern = re.escape(ours) + ("" if ours.endswith(".") else "$")
-        parameter = re.sub(pattern, theirs, parameter)
+    for part, checkpoint_part in _RENAMED_PARTS:
+        pattern = re.escape(part) + ("" if part.endswith(".") else "$")
+        parameter = re.sub(pattern, checkpoint_part, parameter)
     return parameter.replace(".blocks.", ".blocks.{}.")
 
 
 def convert_layout(parameter: str, tensor: Any) -> Any:
-    """Converts a tensor from torch's layout to the layout of the model, or back."""
-    # Linear kernels are [in, out] here and [out, in] in torch. Convolution kernels are
-    # [width, in, out] here and [out, in, width] in torch. Reversing the axes converts either.
+    """Converts a tensor from torch's layout to the layout of the model, or back.
+
+    Args:
+        parameter: name of the parameter in the model.
+        tensor: the tensor of one layer.
+
+    Example:
+        >>> convert_layout("decoder.blocks.mlp.fc1.kernel", np.ones((4, 2))).shape
+        (2, 4)
+    """
+    # A linear kernel is [in, out] here and [out, in] in torch. A convolution kernel is
+    # [width, in, out] here and [out, in, width] in torch. Reversed axes convert both.
     return tensor.transpose() if parameter.endswith(".kernel") else tensor
 
 
 def parameter_name(path: tuple[Any, ...]) -> str:
-    """Returns the name for a path of `jax.tree_util`: `decoder.blocks.attn.query.kernel`."""
+    """Returns the name of a parameter, such as `decoder.blocks.attn.query.kernel`.
+
+    Args:
+        path: keys of `jax.tree_util` from the model to the parameter.
+
+    Example:
+        >>> parameter_name((jax.tree_util.GetAttrKey("decoder"), jax.tree_util.DictKey("ln")))
+        'decoder.ln'
+    """
     parts = [str(getattr(key, "name", getattr(key, "key", ""))) for key in path]
-    # A path may end in "value", the array in an nnx.Variable. It is not a part of the name.
+    # The last key may be "value", the array in an nnx.Variable. The name leaves it out.
     return ".".join(parts[:-1] if parts[-1] == "value" else parts)
 
 
 def abstract_model(config: Config) -> Whisper:
-    """Returns the model of this configuration with shapes in place of arrays."""
+    """Returns the model of this configuration with shapes in place of arrays.
+
+    Example:
+        ```python
+        from jaxasr.weights.assemble import abstract_model
+
+        abstract_model(jaxasr.SIZES["large-v3"])  # without memory for weights
+        ```
+    """
     return jax.eval_shape(lambda: Whisper(config, rngs=nnx.Rngs(0)))
 
 
 @functools.lru_cache(maxsize=16)
-def _layout(config: Config) -> tuple[list[tuple[str, jax.ShapeDtypeStruct]], Any]:
+def _list_parameters(config: Config) -> tuple[list[tuple[str, jax.ShapeDtypeStruct]], Any]:
     """Returns the name and shape of every parameter, and the tree structure."""
-    # Cached, because tracing the constructor takes 0.1 s.
+    # The result is cached, because tracing the constructor takes 0.1 s.
     paths, treedef = jax.tree_util.tree_flatten_with_path(abstract_model(config))
     return [(parameter_name(path), shape) for path, shape in paths], treedef
 
 
 def parameters_by_name(model: Whisper) -> dict[str, Any]:
-    """Returns the arrays of a model by name, in the order of the pytree."""
+    """Returns the arrays of a model by name, in the order of the pytree.
+
+    Example:
+        ```python
+        from jaxasr.weights.assemble import parameters_by_name
+
+        parameters_by_name(asr.model)["decoder.ln.scale"].shape  # (384,)
+        ```
+    """
     return {
         parameter_name(path): array
         for path, array in jax.tree_util.tree_flatten_with_path(model)[0]
@@ -69,7 +111,16 @@ def parameters_by_name(model: Whisper) -> dict[str, Any]:
 
 
 def tensor_shapes(parameter: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    """Returns names and shapes of the tensors that hold a parameter, in the order of layers."""
+    """Returns names and shapes of the tensors that hold a parameter, in the order of layers.
+
+    Args:
+        parameter: name of the parameter in the model.
+        shape: shape of the parameter, with the layer as the first axis if it has one.
+
+    Example:
+        >>> tensor_shapes("decoder.blocks.mlp.fc1.bias", (1, 8))
+        {'decoder.blocks.0.mlp.0.bias': (8,)}
+    """
     name = tensor_name(parameter)
     n_layers, shape = (shape[0], shape[1:]) if "{}" in name else (1, shape)
     shape = shape[::-1] if parameter.endswith(".kernel") else shape
@@ -79,8 +130,23 @@ def tensor_shapes(parameter: str, shape: tuple[int, ...]) -> dict[str, tuple[int
 def check_tensors(checkpoint: Checkpoint, expected: dict[str, tuple[int, ...]]) -> None:
     """Checks the names and shapes of all tensors.
 
+    Args:
+        checkpoint: the checkpoint.
+        expected: names and shapes of the model's tensors.
+
     Raises:
-        WeightsError: a tensor is missing, left over, or of another shape. The error names all.
+        WeightsError: a tensor is missing, left over or of another shape. The error names all such
+            tensors.
+
+    Example:
+        ```python
+        from jaxasr.weights import read_checkpoint
+        from jaxasr.weights.assemble import check_tensors
+
+        checkpoint = read_checkpoint("tiny.en")
+        tensors = checkpoint.tensors
+        check_tensors(checkpoint, {name: tensors.shape(name) for name in tensors})
+        ```
     """
     tensors = checkpoint.tensors
     missing = [f"{name} {list(shape)}" for name, shape in expected.items() if name not in tensors]
@@ -109,8 +175,8 @@ class _FiniteCopier:
 
     def __init__(self, param_dtype: str):
         self.param_dtype = param_dtype
-        self.non_finite: list[str] = []  # in the file
-        self.overflowing: list[str] = []  # only after conversion to `param_dtype`
+        self.non_finite: list[str] = []  # names of tensors that are not finite in the file
+        self.overflowing: list[str] = []  # names of those that `param_dtype` makes infinite
 
     def copy(self, name: str, tensor: np.ndarray, target: np.ndarray) -> None:
         with np.errstate(over="ignore", invalid="ignore"):
@@ -147,7 +213,7 @@ def _read_parameter(
     layer_arrays = array if "{}" in tensor_name(parameter) else array[None]
     for layer, name in zip(layer_arrays, tensor_shapes(parameter, shape)):
         copier.copy(name, convert_layout(parameter, checkpoint.tensors[name]), layer)
-    return jax.device_put(array)  # `jnp.asarray` would compile a copy for every shape
+    return jax.device_put(array)  # `jnp.asarray` would compile a program for every shape
 
 
 def assemble(
@@ -155,7 +221,7 @@ def assemble(
 ) -> Whisper:
     """Builds the model of a checkpoint.
 
-    Reads one parameter at a time, the largest first. So the peak of memory is little more than the
+    Reads one parameter at a time, the largest first. So the peak memory is little more than the
     size of the model.
 
     Args:
@@ -165,7 +231,7 @@ def assemble(
 
     Raises:
         WeightsError: a tensor is missing, left over or of another shape; a weight is not finite, or
-            not after conversion to `param_dtype`. The error names all such tensors.
+            exceeds the range of `param_dtype`. The error names all such tensors.
 
     Example:
         ```python
@@ -174,7 +240,9 @@ def assemble(
         model = assemble(read_checkpoint("tiny.en"))
         ```
     """
-    layout, treedef = _layout(checkpoint.config.replace(dtype=dtype, param_dtype=param_dtype))
+    layout, treedef = _list_parameters(
+        checkpoint.config.replace(dtype=dtype, param_dtype=param_dtype)
+    )
     expected: dict[str, tuple[int, ...]] = {}
     for parameter, spec in layout:
         expected |= tensor_shapes(parameter, spec.shape)

@@ -16,16 +16,17 @@ from jaxasr.encoder import sinusoids
 from jaxasr.weights import files
 from jaxasr.weights.errors import convert_errors, file_error, short_repr
 
-# Largest dimensions that a file may have. Every released model is far smaller. The limits keep a
-# damaged file from exhausting the memory.
-_LIMITS = {
+# Largest dimensions that a file may have. Every released model is far smaller. Because of these
+# limits, a damaged file cannot exhaust the memory.
+_MAX_DIMENSIONS = {
     "n_vocab": 1 << 20,
     "n_audio_ctx": 1 << 13,
     "n_text_ctx": 1 << 16,
     "n_audio_layer": 256,
     "n_text_layer": 256,
 }
-_DEFAULT_LIMIT = 1 << 14  # of all other dimensions
+_MAX_OTHER_DIMENSION = 1 << 14  # largest value of all other dimensions
+# Names of the token embedding and of an output projection that differs from the embedding.
 EMBEDDING, PROJECTION = "decoder.token_embedding.weight", "decoder.projection.weight"
 
 
@@ -37,6 +38,10 @@ class LazyTensor:
         shape: shape of the tensor.
         dtype: name of its type.
         read: reads the tensor as a NumPy array of `shape`.
+
+    Example:
+        >>> LazyTensor((2,), "float32", lambda: np.zeros(2, np.float32)).read()
+        array([0., 0.], dtype=float32)
     """
 
     shape: tuple[int, ...]
@@ -45,7 +50,17 @@ class LazyTensor:
 
 
 class Tensors(Mapping[str, np.ndarray]):
-    """Arrays by name. Every look-up reads the tensor from disk again."""
+    """Tensors by name. Every look-up reads the tensor from disk again.
+
+    Example:
+        ```python
+        from jaxasr.weights import read_checkpoint
+
+        tensors = read_checkpoint("tiny.en").tensors
+        tensors.shape("decoder.ln.weight")  # (384,), without reading the tensor
+        tensors["decoder.ln.weight"]  # the array
+        ```
+    """
 
     def __init__(self, entries: Mapping[str, LazyTensor]):
         self.entries = dict(entries)
@@ -68,11 +83,11 @@ class Tensors(Mapping[str, np.ndarray]):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors as stored."""
-        sizes = {"bfloat16": 2}  # np.dtype() does not know the name
+        """Number of bytes of all tensors in their own dtypes."""
+        sizes = {"bfloat16": 2}  # np.dtype() does not know this name
         return sum(
-            math.prod(e.shape) * (sizes.get(e.dtype) or np.dtype(e.dtype).itemsize)
-            for e in self.entries.values()
+            math.prod(entry.shape) * (sizes.get(entry.dtype) or np.dtype(entry.dtype).itemsize)
+            for entry in self.entries.values()
         )
 
 
@@ -85,14 +100,20 @@ class Checkpoint:
         tensors: tensors under OpenAI's names (`encoder.blocks.0.attn.query.weight`), in torch's
             layouts (linear [out, in], convolution [out, in, width]).
         name: name of the checkpoint, such as "tiny.en".
-        source: the file or folder.
+        source: the file or folder that was read.
         format: "huggingface", "ctranslate2" or "openai".
         weight_files: files that hold the tensors.
         tokenizer_file: `tokenizer.json` or `vocab.json`. None: there is none.
-        alignment_heads: (layer, head) of the cross-attention heads that give word times. None: not
-            in the files.
+        alignment_heads: (layer, head) pairs of the cross-attention heads that give word times.
+            None: not in the files.
         suppress_ids: token ids that are never generated. None: not in the files.
-        suppress_ids_begin: token ids that do not start a text. None: not in the files.
+        suppress_ids_begin: token ids that are never generated as the first token. None: not in the
+            files.
+
+    Example:
+        >>> from jaxasr.weights import read_checkpoint
+        >>> read_checkpoint("tiny.en").format
+        'ctranslate2'
     """
 
     config: Config
@@ -108,7 +129,7 @@ class Checkpoint:
 
     @property
     def sha256(self) -> str:
-        """SHA-256 of the weight file. Several files are hashed first, then their joined digests."""
+        """SHA-256 of the weight file, or of the joined digests of several weight files."""
         digests = [files.sha256(path) for path in self.weight_files]
         if len(digests) == 1:
             return digests[0]
@@ -120,13 +141,24 @@ class Checkpoint:
 
 
 def make_config(dims: dict[str, Any], path: object) -> Config:
-    """Returns the configuration with the dimensions that were read from `path`.
+    """Returns the configuration with these dimensions.
+
+    Args:
+        dims: values by field of `Config`, as read from a file.
+        path: the file, for error messages.
 
     Raises:
         WeightsError: a dimension is outside its limits, or the dimensions contradict each other.
+
+    Example:
+        >>> import jaxasr
+        >>> config = vars(jaxasr.SIZES["tiny"])
+        >>> dims = {name: value for name, value in config.items() if name.startswith("n_")}
+        >>> make_config(dims, "config.json").n_text_layer
+        4
     """
     for name, value in dims.items():
-        limit = _LIMITS.get(name, _DEFAULT_LIMIT)
+        limit = _MAX_DIMENSIONS.get(name, _MAX_OTHER_DIMENSION)
         # `isinstance` would accept True, which is an int.
         if not (type(value) is int and 0 < value <= limit):
             raise file_error(path, f"{name} between 1 and {limit}", short_repr(value))
@@ -137,8 +169,17 @@ def make_config(dims: dict[str, Any], path: object) -> Config:
 def check_features(folder: Path, config: Config) -> None:
     """Checks that the checkpoint in `folder` expects the features that `log_mel` computes.
 
+    Args:
+        folder: folder of `preprocessor_config.json` or `processor_config.json`. Neither is
+            required.
+        config: dimensions of the checkpoint.
+
     Raises:
         WeightsError: the checkpoint expects other features.
+
+    Example:
+        >>> import jaxasr
+        >>> check_features(Path("no-such-folder"), jaxasr.SIZES["tiny"])
     """
     expected = {
         "feature_size": config.n_mels,
@@ -161,10 +202,20 @@ def check_features(folder: Path, config: Config) -> None:
 
 
 def existing_heads(heads: Heads | None, config: Config, path: Path) -> Heads | None:
-    """Returns the alignment heads that the decoder has, or None if it has none of them.
+    """Returns those of `heads` that the decoder has, or None if it has none of them.
 
-    Distilled models often carry the heads of their teacher, which has more layers. A warning names
-    these heads.
+    The files of distilled models often name heads of their teacher, which has more layers. A
+    warning names the heads that the decoder lacks.
+
+    Args:
+        heads: alignment heads in a file; None if there are none.
+        config: dimensions of the model.
+        path: the file, for the warning.
+
+    Example:
+        >>> import jaxasr
+        >>> existing_heads(((3, 5),), jaxasr.SIZES["tiny"], Path("config.json"))
+        ((3, 5),)
     """
     n_layer, n_head = config.n_text_layer, config.n_text_head
     absent = [list(head) for head in heads or () if head[0] >= n_layer or head[1] >= n_head]
@@ -182,10 +233,18 @@ def existing_heads(heads: Heads | None, config: Config, path: Path) -> Heads | N
 
 
 def with_positions(entries: dict[str, LazyTensor], config: Config) -> dict[str, LazyTensor]:
-    """Adds the encoder's fixed positions, which some files leave out."""
+    """Adds the encoder's positional embedding if `entries` lack it.
+
+    It is fixed, so some files leave it out.
+
+    Example:
+        >>> import jaxasr
+        >>> list(with_positions({}, jaxasr.SIZES["tiny"]))
+        ['encoder.positional_embedding']
+    """
     shape = (config.n_audio_ctx, config.n_audio_state)
     if shape[1] % 2:
-        return entries  # sinusoids come in pairs of channels
+        return entries  # sinusoids need an even number of channels
     positions = LazyTensor(shape, "float32", lambda: sinusoids(*shape))
     return {"encoder.positional_embedding": positions, **entries}
 
@@ -193,12 +252,18 @@ def with_positions(entries: dict[str, LazyTensor], config: Config) -> dict[str, 
 def tie_projection(entries: dict[str, LazyTensor], name: str) -> bool:
     """Returns whether the output projection equals the token embedding.
 
-    Changes `entries`: a projection that equals the embedding is removed, and another projection is
-    renamed to `decoder.projection.weight`. If there is no embedding, the projection becomes it.
+    Changes `entries` in place. Removes a projection that equals the embedding, and renames any
+    other projection to `decoder.projection.weight`. If there is no embedding, the projection is
+    used as the embedding.
 
     Args:
-        entries: tensors of the checkpoint; changed in place.
+        entries: tensors of the checkpoint.
         name: name of the output projection in `entries`.
+
+    Example:
+        >>> embedding = LazyTensor((2,), "float32", lambda: np.zeros(2, np.float32))
+        >>> tie_projection({EMBEDDING: embedding}, PROJECTION)  # without a projection
+        True
     """
     projection = entries.pop(name, None)
     if projection is None:

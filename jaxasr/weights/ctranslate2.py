@@ -1,7 +1,7 @@
 """Reads a CTranslate2 folder, the format of faster-whisper and of the packaged weights.
 
-`ctranslate2_file` reads the variables of `model.bin`. This file gives them OpenAI's names, splits
-those that concatenate tensors, and dequantizes them.
+`ctranslate2_file` reads the variables of `model.bin`. This module turns them into tensors under
+OpenAI's names. It splits variables that concatenate several tensors, and dequantizes integers.
 """
 
 import math
@@ -26,31 +26,37 @@ from jaxasr.weights.ctranslate2_file import RECONVERT, Variable, read_variables
 from jaxasr.weights.errors import convert_errors, file_error
 from jaxasr.weights.files import FileBytes
 
-# Settings that change the arithmetic -> their value in every released Whisper. Other settings
+# Settings that change the arithmetic -> their values in every released Whisper. All other settings
 # affect only decoding.
 _REQUIRED_SETTINGS = {
-    "decoder/activation": 3,  # exact gelu
+    "decoder/activation": 3,  # CTranslate2's number of the exact GELU
     "decoder/pre_norm": 1,
     "decoder/alibi": 0,
     "decoder/scale_embeddings": 0,
     "decoder/start_from_zero_embedding": 0,
 }
-_POSITIONS = "encoder/position_encodings/encodings"
+_ENCODER_POSITIONS = "encoder/position_encodings/encodings"
 
-# CTranslate2's names -> OpenAI's names.
-_NORM = {"gamma": "weight", "beta": "bias"}
+# CTranslate2's name of an array of a norm -> OpenAI's name.
+_NORM_PARAMETERS = {"gamma": "weight", "beta": "bias"}
+# Stack -> OpenAI's name of its final norm.
 _FINAL_NORM = {"encoder": "encoder.ln_post", "decoder": "decoder.ln"}
-_ATTENTION = {"self_attention": ("attn", "attn_ln"), "attention": ("cross_attn", "cross_attn_ln")}
-# (module, index of a linear layer in it) -> the projections that its rows concatenate.
-_FUSED = {
+# CTranslate2's name of an attention -> OpenAI's names of the attention and of its norm.
+_ATTENTION_MODULES = {
+    "self_attention": ("attn", "attn_ln"),
+    "attention": ("cross_attn", "cross_attn_ln"),
+}
+# (module, index of a linear layer in it) -> the projections whose rows the layer concatenates.
+_CONCATENATED_PROJECTIONS = {
     ("self_attention", 0): ("query", "key", "value"),
     ("self_attention", 1): ("out",),
     ("attention", 0): ("query",),
     ("attention", 1): ("key", "value"),
     ("attention", 2): ("out",),
 }
-_NAMES = {
-    _POSITIONS: "encoder.positional_embedding",
+# CTranslate2's name of a variable outside of the layers -> OpenAI's name.
+_WHOLE_NAMES = {
+    _ENCODER_POSITIONS: "encoder.positional_embedding",
     "decoder/position_encodings/encodings": "decoder.positional_embedding",
     "decoder/embeddings/weight": "decoder.token_embedding.weight",
     "decoder/projection/weight": PROJECTION,
@@ -59,6 +65,7 @@ _NAMES = {
     for i in (1, 2)
     for array_name in ("weight", "bias")
 }
+# Name of a variable in a layer: stack, layer, module, norm or linear layer with its index, array.
 _LAYER_VARIABLE = re.compile(
     r"(encoder|decoder)/layer_(0|[1-9]\d{0,2})/(self_attention|attention|ffn)"
     r"/(layer_norm|linear_(\d))/(\w+)"
@@ -66,7 +73,8 @@ _LAYER_VARIABLE = re.compile(
 
 
 def _dequantize(variable: Variable, values: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Inverts round(weight * scale), with a scale per row (int8) or per tensor (int16)."""
+    """Inverts round(weight * scale), with one scale per row (int8) or per tensor (int16)."""
+    # A scale per row gets axes of size 1, so that it divides all values of its row.
     shape = (-1, *[1] * (values.ndim - 1)) if scale.size > 1 else ()
     scale = scale.astype(np.float32).reshape(shape)
     if not np.all(np.isfinite(scale)) or not np.all(scale):
@@ -75,13 +83,15 @@ def _dequantize(variable: Variable, values: np.ndarray, scale: np.ndarray) -> np
     return values.astype(np.float32) / scale
 
 
-def _row_block(variable: Variable, scale: Variable | None, index: int, n_parts: int) -> LazyTensor:
-    """Returns block `index` of `n_parts` equal blocks of rows."""
+def _select_row_block(
+    variable: Variable, scale: Variable | None, index: int, n_parts: int
+) -> LazyTensor:
+    """Returns one block of rows of a variable that consists of `n_parts` equal blocks."""
     if variable.shape[0] % n_parts:
         expected = f"{variable.name}: rows divisible by {n_parts}"
         raise file_error(variable.file_bytes, expected, variable.shape[0])
-    n = variable.shape[0] // n_parts
-    first, last = index * n, (index + 1) * n
+    n_rows = variable.shape[0] // n_parts
+    first, last = index * n_rows, (index + 1) * n_rows
 
     def read() -> np.ndarray:
         values = variable.rows(first, last)
@@ -90,64 +100,69 @@ def _row_block(variable: Variable, scale: Variable | None, index: int, n_parts: 
         scales = scale.read()
         return _dequantize(variable, values, scales if scales.size == 1 else scales[first:last])
 
-    return LazyTensor((n, *variable.shape[1:]), "float32" if scale else variable.dtype.name, read)
+    dtype = "float32" if scale else variable.dtype.name
+    return LazyTensor((n_rows, *variable.shape[1:]), dtype, read)
 
 
 def _check_zero_bias(variable: Variable, part: LazyTensor) -> None:
-    # Whisper's key projection has no bias, so the fused bias must be zero for it.
+    # CTranslate2 concatenates the biases of key and value. Whisper's key has none, so its part of
+    # the variable must be zero.
     if np.any(part.read()):
         expected = f"{variable.name}: zeros where the key projection has no bias"
         raise file_error(variable.file_bytes, expected, "other values", RECONVERT)
 
 
-def _openai_names(name: str) -> list[str | None] | None:
-    """Returns OpenAI's names of the tensors in a variable.
+def _find_openai_names(name: str) -> list[str | None] | None:
+    """Returns OpenAI's names of the tensors in a variable, or None for an unknown variable.
 
-    Returns:
-        None if the variable is unknown. A None in the list stands for the bias of a key projection,
-        which Whisper does not have.
+    In the list, None stands for the bias of a key projection. Whisper does not have this bias.
     """
-    if name in _NAMES:
-        return [_NAMES[name]]
+    if name in _WHOLE_NAMES:
+        return [_WHOLE_NAMES[name]]
     norm = re.fullmatch(r"(encoder|decoder)/layer_norm/(gamma|beta)", name)
     if norm:
-        return [f"{_FINAL_NORM[norm[1]]}.{_NORM[norm[2]]}"]
+        return [f"{_FINAL_NORM[norm[1]]}.{_NORM_PARAMETERS[norm[2]]}"]
     match = _LAYER_VARIABLE.fullmatch(name)
     if not match:
         return None
     stack, layer, module, part, index, array_name = match.groups()
     block = f"{stack}.blocks.{layer}"
     if part == "layer_norm":
-        ln = "mlp_ln" if module == "ffn" else _ATTENTION[module][1]
-        return [f"{block}.{ln}.{_NORM[array_name]}"] if array_name in _NORM else None
+        ln = "mlp_ln" if module == "ffn" else _ATTENTION_MODULES[module][1]
+        return (
+            [f"{block}.{ln}.{_NORM_PARAMETERS[array_name]}"]
+            if array_name in _NORM_PARAMETERS
+            else None
+        )
     if array_name not in ("weight", "bias"):
         return None
     if module == "ffn":
+        # OpenAI's mlp.1 is the activation, so the two linear layers are mlp.0 and mlp.2.
         return [f"{block}.mlp.{2 * int(index)}.{array_name}"] if index in "01" else None
-    projections = _FUSED.get((module, int(index)))
+    projections = _CONCATENATED_PROJECTIONS.get((module, int(index)))
     return projections and [
         None
         if (projection, array_name) == ("key", "bias")
-        else f"{block}.{_ATTENTION[module][0]}.{projection}.{array_name}"
+        else f"{block}.{_ATTENTION_MODULES[module][0]}.{projection}.{array_name}"
         for projection in projections
     ]
 
 
-def _openai_tensors(variables: dict[str, Variable], file_bytes: FileBytes) -> dict[str, LazyTensor]:
+def _rename_tensors(variables: dict[str, Variable], file_bytes: FileBytes) -> dict[str, LazyTensor]:
     """Returns all tensors under OpenAI's names."""
     tensors: dict[str, LazyTensor] = {}
     unknown = []
     for name, variable in variables.items():
         is_scale = name.endswith("_scale") and name.removesuffix("_scale") in variables
         if not variable.shape or is_scale:
-            continue  # settings are no tensors, and a scale is read with its weight
-        targets = _openai_names(name)
+            continue  # a variable without axes is a setting, and a scale is read with its weight
+        targets = _find_openai_names(name)
         if targets is None:
             unknown.append(name)
             continue
         scale = _find_scale(variables, variable)
         for i, target in enumerate(targets):
-            part = _row_block(variable, scale, i, len(targets))
+            part = _select_row_block(variable, scale, i, len(targets))
             if target is None:
                 _check_zero_bias(variable, part)
             else:
@@ -182,20 +197,20 @@ def _read_setting(variables: dict[str, Variable], name: str) -> int | None:
         return int(variable.read())
 
 
-def _n_heads(variables: dict[str, Variable], stack: str, width: int) -> int:
-    # Only files of released models lack the setting, and all their heads have width 64.
+def _count_heads(variables: dict[str, Variable], stack: str, width: int) -> int:
+    # Only older files lack this setting. They hold released models, whose heads have width 64.
     heads = _read_setting(variables, f"{stack}/num_heads")
     return max(width // 64, 1) if heads is None else heads
 
 
-def _n_layers(variables: dict[str, Variable], stack: str) -> int:
+def _count_layers(variables: dict[str, Variable], stack: str) -> int:
     prefix = f"{stack}/layer_"
     names = [name for name in variables if name.startswith(prefix) and name.count("/") > 2]
     return len({name.split("/")[1] for name in names})
 
 
-def _dims(variables: dict[str, Variable], file_bytes: FileBytes) -> dict[str, int]:
-    """Returns the dimensions, from the shapes of variables and from settings."""
+def _read_dimensions(variables: dict[str, Variable], file_bytes: FileBytes) -> dict[str, int]:
+    """Returns the dimensions of the model, from the shapes of variables and from settings."""
 
     def size(name: str, axis: int) -> int:
         variable = variables.get(name)
@@ -207,16 +222,16 @@ def _dims(variables: dict[str, Variable], file_bytes: FileBytes) -> dict[str, in
     audio_width, text_width = size("encoder/conv1/weight", 0), size("decoder/embeddings/weight", 1)
     return {
         "n_mels": size("encoder/conv1/weight", 1),
-        # 1500 frames are 30 s, as in every released model.
-        "n_audio_ctx": size(_POSITIONS, 0) if _POSITIONS in variables else 1500,
+        # A file without positions holds a released model, which encodes 30 s in 1,500 frames.
+        "n_audio_ctx": size(_ENCODER_POSITIONS, 0) if _ENCODER_POSITIONS in variables else 1500,
         "n_audio_state": audio_width,
-        "n_audio_head": _n_heads(variables, "encoder", audio_width),
-        "n_audio_layer": _n_layers(variables, "encoder"),
+        "n_audio_head": _count_heads(variables, "encoder", audio_width),
+        "n_audio_layer": _count_layers(variables, "encoder"),
         "n_vocab": size("decoder/embeddings/weight", 0),
         "n_text_ctx": size("decoder/position_encodings/encodings", 0),
         "n_text_state": text_width,
-        "n_text_head": _n_heads(variables, "decoder", text_width),
-        "n_text_layer": _n_layers(variables, "decoder"),
+        "n_text_head": _count_heads(variables, "decoder", text_width),
+        "n_text_layer": _count_layers(variables, "decoder"),
     }
 
 
@@ -230,6 +245,14 @@ def read(parts: tuple[Path, ...], folder: Path, name: str) -> Checkpoint:
 
     Raises:
         WeightsError: a file is damaged or is not a Whisper model.
+
+    Example:
+        ```python
+        from jaxasr.weights import ctranslate2, packaged
+
+        model_bin = packaged.locate("tiny.en")[0]
+        ctranslate2.read((model_bin,), model_bin.parent, "tiny.en").config.n_text_layer  # 4
+        ```
     """
     file_bytes = FileBytes(*parts)
     variables = read_variables(file_bytes)
@@ -237,13 +260,13 @@ def read(parts: tuple[Path, ...], folder: Path, name: str) -> Checkpoint:
         value = _read_setting(variables, setting)
         if value not in (None, expected):
             raise file_error(file_bytes, f"{setting} = {expected}", value, RECONVERT)
-    config = make_config(_dims(variables, file_bytes), file_bytes)
-    tensors = _openai_tensors(variables, file_bytes)
+    config = make_config(_read_dimensions(variables, file_bytes), file_bytes)
+    tensors = _rename_tensors(variables, file_bytes)
     config = config.replace(tied=tie_projection(tensors, PROJECTION))
     check_features(folder, config)
     path = folder / "config.json"
     settings = files.read_json(path) if path.is_file() else {}
-    heads = files.pair_list(settings, "alignment_heads", path)
+    heads = files.layer_head_pairs(settings, "alignment_heads", path)
     return Checkpoint(
         config=config,
         tensors=Tensors(with_positions(tensors, config)),

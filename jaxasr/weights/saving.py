@@ -1,4 +1,4 @@
-"""Saves a model as a Hugging Face folder, which `transformers` and `jaxasr.load` read."""
+"""Saves a model as a Hugging Face folder for `transformers` and `jaxasr.load`."""
 
 import json
 import os
@@ -28,14 +28,14 @@ def save(
 ) -> Path:
     """Saves weights, configuration and tokenizer as a Hugging Face folder.
 
-    Every weight is saved in the type in which the model stores it. The files are written into a
-    temporary folder, which is renamed when it is complete.
+    Keeps the dtype of every weight. Writes a temporary folder first, and renames it when it is
+    complete.
 
     Args:
         model_or_asr: a `Whisper`, or the `Recogniser` that `jaxasr.load` returns.
         folder: a folder that does not exist or is empty.
-        checkpoint: gives the tokenizer, alignment heads and suppressed tokens. None: that of the
-            `Recogniser`; a `Whisper` is saved without them.
+        checkpoint: source of the tokenizer, alignment heads and suppressed tokens. None: the
+            checkpoint of the `Recogniser`. A `Whisper` is then saved without them.
 
     Returns:
         The folder.
@@ -60,14 +60,15 @@ def save(
             f"{folder}: expected a new or empty folder to save into, found files. "
             "Remove it or give another name."
         )
+    # The hidden folder next to the target is on the same disk, so that renaming it is atomic.
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
     try:
-        _write(model, partial, checkpoint)
+        _write_files(model, partial, checkpoint)
         partial.replace(folder)
     except BaseException as problem:
         shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(problem, SafetensorError):  # a full disk, among others
+        if isinstance(problem, SafetensorError):  # for example, the disk is full
             remedy = "Free space, or save elsewhere. The incomplete folder was removed."
             raise OSError(
                 f"{folder}: expected to write the weights there, got {problem}. {remedy}"
@@ -76,13 +77,13 @@ def save(
     return folder
 
 
-def _write(model: Whisper, folder: Path, checkpoint: Checkpoint | None) -> None:
+def _write_files(model: Whisper, folder: Path, checkpoint: Checkpoint | None) -> None:
     config = model.config
     tensors = {huggingface.from_openai(name): array for name, array in to_tensors(model).items()}
     save_file(tensors, folder / huggingface.WEIGHTS, metadata={"format": "pt"})
     _write_json(folder / "config.json", config_json(config))
     _write_json(folder / "generation_config.json", generation_json(config, checkpoint))
-    _write_json(folder / "preprocessor_config.json", _preprocessor_json(config))
+    _write_json(folder / "preprocessor_config.json", _make_preprocessor_json(config))
     if checkpoint is not None and checkpoint.tokenizer_file is not None:
         _write_tokenizer(checkpoint.tokenizer_file, folder / "tokenizer.json", config.n_vocab)
         _write_json(
@@ -103,9 +104,16 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
 
 
 def to_tensors(model: Whisper) -> dict[str, np.ndarray]:
-    """Returns all tensors under OpenAI's names, in torch's layouts: the inverse of `assemble`.
+    """Returns all tensors under OpenAI's names, in torch's layouts. This inverts `assemble`.
 
-    Each tensor has the type in which the model stores it.
+    Each tensor has the dtype of the model's parameter.
+
+    Example:
+        ```python
+        from jaxasr.weights.saving import to_tensors
+
+        to_tensors(asr.model)["encoder.conv1.weight"].shape  # (384, 80, 3)
+        ```
     """
     tensors = {}
     for parameter, array in parameters_by_name(model).items():
@@ -118,11 +126,12 @@ def to_tensors(model: Whisper) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _special_ids(config: Config) -> dict[str, int]:
-    """Returns ids of control tokens, which follow from the vocabulary size.
+def _find_control_ids(config: Config) -> dict[str, int]:
+    """Returns the ids of control tokens. They follow from the vocabulary size.
 
     Source: openai/whisper `tokenizer.py`.
     """
+    # The order of ids is: text, end of text, start, languages, then the tokens of `names`.
     if config.n_vocab < _ENGLISH_VOCAB:  # a toy model without control tokens
         return dict.fromkeys(("eot", "sot"), config.n_vocab - 1)
     eot = 50_257 if config.n_vocab >= _MULTILINGUAL_VOCAB else 50_256
@@ -133,12 +142,18 @@ def _special_ids(config: Config) -> dict[str, int]:
 
 
 def config_json(config: Config) -> dict[str, Any]:
-    """Returns `config.json` of a `WhisperForConditionalGeneration` with these dimensions."""
-    ids = _special_ids(config)
+    """Returns `config.json` of a `WhisperForConditionalGeneration` with these dimensions.
+
+    Example:
+        >>> import jaxasr
+        >>> config_json(jaxasr.SIZES["tiny.en"])["d_model"]
+        384
+    """
+    ids = _find_control_ids(config)
     return {
         "architectures": ["WhisperForConditionalGeneration"],
         "model_type": "whisper",
-        **{key: getattr(config, field) for field, key in huggingface.FIELDS.items()},
+        **{key: getattr(config, field) for field, key in huggingface.CONFIG_KEYS.items()},
         "num_hidden_layers": config.n_audio_layer,
         "encoder_ffn_dim": 4 * config.n_audio_state,
         "decoder_ffn_dim": 4 * config.n_text_state,
@@ -153,8 +168,18 @@ def config_json(config: Config) -> dict[str, Any]:
 
 
 def generation_json(config: Config, checkpoint: Checkpoint | None) -> dict[str, Any]:
-    """Returns `generation_config.json`: control tokens, alignment heads and suppressed tokens."""
-    ids = _special_ids(config)
+    """Returns `generation_config.json`: control tokens, alignment heads and suppressed tokens.
+
+    Args:
+        config: dimensions of the model.
+        checkpoint: source of the alignment heads and the suppressed tokens. None: neither.
+
+    Example:
+        >>> import jaxasr
+        >>> generation_json(jaxasr.SIZES["tiny.en"], None)["decoder_start_token_id"]
+        50257
+    """
+    ids = _find_control_ids(config)
     settings: dict[str, Any] = {
         "decoder_start_token_id": ids["sot"],
         **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), ids["eot"]),
@@ -185,7 +210,7 @@ def generation_json(config: Config, checkpoint: Checkpoint | None) -> dict[str, 
     return settings
 
 
-def _preprocessor_json(config: Config) -> dict[str, Any]:
+def _make_preprocessor_json(config: Config) -> dict[str, Any]:
     return {
         "feature_extractor_type": "WhisperFeatureExtractor",
         "processor_class": "WhisperProcessor",
@@ -193,7 +218,7 @@ def _preprocessor_json(config: Config) -> dict[str, Any]:
         "sampling_rate": 16_000,
         "hop_length": 160,
         "n_fft": 400,
-        "chunk_length": -(-config.n_samples // SAMPLE_RATE),
+        "chunk_length": -(-config.n_samples // SAMPLE_RATE),  # seconds, rounded up
         "padding_value": 0.0,
         "return_attention_mask": False,
     }

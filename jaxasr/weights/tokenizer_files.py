@@ -2,8 +2,8 @@
 
 `tokenizer.json` holds the whole tokenizer. Older folders have `vocab.json` and `merges.txt`, and
 control tokens in `tokenizer_config.json` or `added_tokens.json`. CTranslate2 folders may have a
-list of tokens, `vocabulary.json` or `vocabulary.txt`. A list cannot encode text, so it is only
-compared with a tokenizer.
+list of tokens in `vocabulary.json` or `vocabulary.txt`. A list cannot encode text, so this module
+only compares it with a tokenizer.
 """
 
 import json
@@ -18,12 +18,14 @@ from jaxasr.languages import LANGUAGES
 from jaxasr.weights import files
 from jaxasr.weights.errors import WeightsError, convert_errors, file_error
 
+# Names of files.
 TOKENIZER = "tokenizer.json"
 _VOCAB, _MERGES = "vocab.json", "merges.txt"
 _TOKEN_LISTS = ("vocabulary.json", "vocabulary.txt")
-N_TIMESTAMPS = 1501  # <|0.00|> to <|30.00|>, with ids after the control tokens
+N_TIMESTAMPS = 1501  # <|0.00|> to <|30.00|>; their ids follow those of the control tokens
 _N_LANGUAGES = {51_864: 99, 51_865: 99, 51_866: 100}  # vocabulary size -> number of languages
-_AFTER_LANGUAGES = (
+# Names of the control tokens after those of languages, in the order of their ids.
+_CONTROL_TOKENS_AFTER_LANGUAGES = (
     "translate",
     "transcribe",
     "startoflm",
@@ -31,12 +33,17 @@ _AFTER_LANGUAGES = (
     "nospeech",
     "notimestamps",
 )
-_MAX_BYTES = 1 << 25  # the largest released tokenizer has 4 MB
+_MAX_TOKENIZER_BYTES = 1 << 25  # the largest released tokenizer has 4 MB
 _REMEDY = "Give the tokenizer of the model: a tokenizer.json, or vocab.json with merges.txt."
 
 
 def find(folder: Path) -> Path | None:
-    """Returns the tokenizer file of a checkpoint in `folder`, None if there is none."""
+    """Returns the tokenizer file in the folder of a checkpoint, or None if there is none.
+
+    Example:
+        >>> find(Path("no-such-folder")) is None
+        True
+    """
     return next((folder / name for name in (TOKENIZER, _VOCAB) if (folder / name).is_file()), None)
 
 
@@ -44,20 +51,28 @@ def read(path: Path, n_vocab: int | None = None) -> tokenizers.Tokenizer:
     """Reads a tokenizer from `tokenizer.json`, or from `vocab.json` and `merges.txt`.
 
     Adds the tokens in `tokenizer_config.json` or `added_tokens.json`. If no file has control
-    tokens, adds the control tokens of the released models with a vocabulary of `n_vocab` tokens.
+    tokens, adds those of the released models with a vocabulary of `n_vocab` tokens.
 
     Args:
         path: `tokenizer.json` or `vocab.json`.
-        n_vocab: size of the model's vocabulary.
+        n_vocab: size of the model's vocabulary. None: add no control tokens.
 
     Raises:
         WeightsError: the files are damaged, do not belong together, or are not a byte-level BPE.
+
+    Example:
+        ```python
+        from jaxasr.weights import tokenizer_files
+
+        tokenizer = tokenizer_files.read(asr.checkpoint.tokenizer_file)
+        tokenizer.token_to_id("<|startoftranscript|>")  # 50257
+        ```
     """
     files.check_file(path)
-    if path.stat().st_size > _MAX_BYTES:
-        expected = f"at most {_MAX_BYTES} bytes of a tokenizer"
+    if path.stat().st_size > _MAX_TOKENIZER_BYTES:
+        expected = f"at most {_MAX_TOKENIZER_BYTES} bytes of a tokenizer"
         raise file_error(path, expected, path.stat().st_size, _REMEDY)
-    tokenizer = _from_vocabulary(path) if path.name == _VOCAB else _from_json(path)
+    tokenizer = _read_vocabulary(path) if path.name == _VOCAB else _read_tokenizer_json(path)
     if not isinstance(tokenizer.model, models.BPE) or not isinstance(
         tokenizer.decoder, decoders.ByteLevel
     ):
@@ -69,12 +84,12 @@ def read(path: Path, n_vocab: int | None = None) -> tokenizers.Tokenizer:
     return tokenizer
 
 
-def _from_json(path: Path) -> tokenizers.Tokenizer:
+def _read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
     with convert_errors(path, "a tokenizer.json of the tokenizers library"):
         return tokenizers.Tokenizer.from_file(str(path))
 
 
-def _from_vocabulary(path: Path) -> tokenizers.Tokenizer:
+def _read_vocabulary(path: Path) -> tokenizers.Tokenizer:
     merges = path.parent / _MERGES
     if not merges.is_file():
         raise file_error(merges, "the merges that belong to vocab.json", "none", _REMEDY)
@@ -89,7 +104,8 @@ def _from_vocabulary(path: Path) -> tokenizers.Tokenizer:
 
 def _add_tokens(tokenizer: tokenizers.Tokenizer, folder: Path) -> None:
     """Adds the tokens that the other files of `folder` name and the tokenizer lacks."""
-    for id_, token, path in sorted(_added_tokens(folder), key=lambda entry: entry[0]):
+    # The library gives each new token the next free id, so tokens are added in order of their ids.
+    for id_, token, path in sorted(_read_added_tokens(folder), key=lambda entry: entry[0]):
         if tokenizer.token_to_id(token.content) is not None:
             continue
         add = tokenizer.add_special_tokens if token.special else tokenizer.add_tokens
@@ -104,8 +120,9 @@ def _add_tokens(tokenizer: tokenizers.Tokenizer, folder: Path) -> None:
 
 def _add_control_tokens(tokenizer: tokenizers.Tokenizer, path: Path, n_vocab: int) -> None:
     languages = list(LANGUAGES)[: _N_LANGUAGES[n_vocab]]
-    names = ["endoftext", "startoftranscript", *languages, *_AFTER_LANGUAGES]
+    names = ["endoftext", "startoftranscript", *languages, *_CONTROL_TOKENS_AFTER_LANGUAGES]
     tokenizer.add_special_tokens([f"<|{name}|>" for name in names])
+    # The vocabulary is text, control tokens and timestamps, in this order.
     first = n_vocab - N_TIMESTAMPS - len(names)
     ids = [tokenizer.token_to_id(f"<|{name}|>") for name in names]
     if ids != list(range(first, first + len(names))):
@@ -113,7 +130,7 @@ def _add_control_tokens(tokenizer: tokenizers.Tokenizer, path: Path, n_vocab: in
         raise file_error(path, expected, ids[0], _REMEDY)
 
 
-def _added_tokens(folder: Path) -> Iterator[tuple[int, AddedToken, Path]]:
+def _read_added_tokens(folder: Path) -> Iterator[tuple[int, AddedToken, Path]]:
     """Yields the id, the token and the file of every token that is added to the vocabulary."""
     path = folder / "tokenizer_config.json"
     added = files.read_json(path).get("added_tokens_decoder") if path.is_file() else None
@@ -124,14 +141,14 @@ def _added_tokens(folder: Path) -> Iterator[tuple[int, AddedToken, Path]]:
     path = folder / "added_tokens.json"
     if not path.is_file():
         return
-    special = _special_contents(folder)
+    special = _read_special_texts(folder)
     for content, id_ in files.read_json(path).items():
         is_special = content in special
         with convert_errors(path, "tokens with their ids"):
             yield int(id_), AddedToken(content, special=is_special, normalized=not is_special), path
 
 
-def _special_contents(folder: Path) -> set[str]:
+def _read_special_texts(folder: Path) -> set[str]:
     """Returns the texts of the tokens in `special_tokens_map.json`."""
     path = folder / "special_tokens_map.json"
     entries = files.read_json(path) if path.is_file() else {}
@@ -144,16 +161,32 @@ def _special_contents(folder: Path) -> set[str]:
         return {value["content"] if isinstance(value, dict) else value for value in values}
 
 
-def vocabulary_list(folder: Path) -> Path | None:
-    """Returns the list of tokens in a CTranslate2 folder, None if there is none."""
+def find_token_list(folder: Path) -> Path | None:
+    """Returns the file with a list of tokens in a CTranslate2 folder, or None if there is none.
+
+    Example:
+        >>> find_token_list(Path("no-such-folder")) is None
+        True
+    """
     return next((folder / name for name in _TOKEN_LISTS if (folder / name).is_file()), None)
 
 
-def check_list(path: Path, tokenizer: tokenizers.Tokenizer) -> None:
+def check_token_list(path: Path, tokenizer: tokenizers.Tokenizer) -> None:
     """Checks that the list of tokens in `path` is the vocabulary of `tokenizer`.
 
     Raises:
-        WeightsError: the list differs. The message names the first token that differs.
+        WeightsError: the list differs. The message gives the first token that differs.
+
+    Example:
+        ```python
+        from pathlib import Path
+
+        from jaxasr.weights import tokenizer_files
+
+        tokenizer = tokenizer_files.read(asr.checkpoint.tokenizer_file)
+        Path("vocabulary.txt").write_text("!")  # token 0
+        tokenizer_files.check_token_list(Path("vocabulary.txt"), tokenizer)
+        ```
     """
     files.check_file(path)
     with convert_errors(path, "a list of tokens"):

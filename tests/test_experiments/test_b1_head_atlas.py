@@ -10,7 +10,7 @@ import xarray as xr
 
 import jaxasr
 from experiments.item_cache import ItemCache
-from experiments.studies.ablation import HEADS, NUMBERS, ablate, mean_edits
+from experiments.studies.ablation import HEAD_SITES, TEXT_MEASURES, ablate, mean_edits
 from experiments.studies.b1_head_atlas import CLAIMS, STUDY, Config
 from experiments.studies.recordings import clean_speech
 from experiments.studies.reproduce import builtin
@@ -19,7 +19,7 @@ from interventions import Patch, only
 from interventions.edits import site_cells
 from jaxasr import Config as Model
 
-CELLS = site_cells(Model(80, 1500, 66, 3, 4, 100, 448, 66, 3, 4), HEADS)
+CELLS = site_cells(Model(80, 1500, 66, 3, 4, 100, 448, 66, 3, 4), HEAD_SITES)
 N = 20
 LOOPS = Path(__file__).parents[2] / "docs/results/loops/result.json"
 
@@ -27,11 +27,11 @@ LOOPS = Path(__file__).parents[2] / "docs/results/loops/result.json"
 def arrays(silenced: np.ndarray, stopped: np.ndarray, wer: np.ndarray) -> xr.Dataset:
     """Makes outcomes of a run from those of each kind of recording, [N, cell] each."""
     shape = (3 * N, 1, len(CELLS["site"]))
-    values = {name: np.zeros(shape) for name in NUMBERS}
+    values = {name: np.zeros(shape) for name in TEXT_MEASURES}
     values["insertions"][:N, 0] = 5 * (1 - silenced)
     values["repetitive"][N : 2 * N, 0] = 1 - stopped
     values["wer"][2 * N :, 0], values["length"] = wer, np.full(shape, 9.0)
-    baseline = {name: np.zeros(3 * N) for name in NUMBERS}
+    baseline = {name: np.zeros(3 * N) for name in TEXT_MEASURES}
     baseline["insertions"][:N] = 5
     return xr.Dataset(
         {name: (("example", "kind", "cell"), value) for name, value in values.items()}
@@ -40,7 +40,7 @@ def arrays(silenced: np.ndarray, stopped: np.ndarray, wer: np.ndarray) -> xr.Dat
             "example": np.arange(3 * N),
             "recording": ("example", np.repeat(["nonspeech", "loop", "clean"], N)),
             "kind": ["zero"],
-            "site": ("cell", [HEADS[i] for i in CELLS["site"]]),
+            "site": ("cell", [HEAD_SITES[i] for i in CELLS["site"]]),
             "layer": ("cell", CELLS["layer"]),
             "head": ("cell", CELLS["head"]),
         },
@@ -91,8 +91,8 @@ def test_without_loops_the_other_claims_are_judged():
 def test_mean_ablation_equals_an_edit_made_by_hand(asr):
     """The mean of cross-attention head 1.2 over two texts, computed here, changes a third."""
     first, second, scored = clean_speech(builtin(), asr, 3, 24)
-    means = mean_edits(asr, [first, second], HEADS)
-    ablated = ablate(asr, scored, HEADS, "mean", 8, means=means)
+    means = mean_edits(asr, [first, second], HEAD_SITES)
+    ablated = ablate(asr, scored, HEAD_SITES, "mean", 8, means=means)
 
     site, activations = "decoder.cross_attn.z", []
     prompt = asr.tokenizer.prompt("en")
@@ -108,7 +108,7 @@ def test_mean_ablation_equals_an_edit_made_by_hand(asr):
     edit = only(Patch(mean), layers=1, heads=2)
     memory, _ = asr.model.encode(jaxasr.log_mel(scored.samples(), asr.config.n_mels)[None])
     by_hand = asr.generate(memory, prompt, max_new_tokens=8, edits={site: edit})
-    cells = site_cells(asr.config, HEADS)
+    cells = site_cells(asr.config, HEAD_SITES)
     [cell] = np.flatnonzero((cells["site"] == 0) & (cells["layer"] == 1) & (cells["head"] == 2))
     assert ablated["avg_logprob"][cell] == pytest.approx(by_hand.avg_logprob[0], abs=1e-4)
     assert ablated["avg_logprob"][cell] != pytest.approx(ablated["baseline_avg_logprob"], abs=1e-3)

@@ -4,18 +4,27 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from experiments.studies.b2_attribution import CLAIMS, SITES, STUDY, TYPES, VARIABLES, Config
+from experiments.studies.b2_attribution import (
+    CLAIMS,
+    RESULT_VARIABLES,
+    SITE_TYPES,
+    STUDY,
+    SWEPT_SITES,
+    Config,
+)
 from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
 
 
 def arrays(agreement: dict[str, float], n: int = 10, seed: int = 0) -> xr.Dataset:
     """Makes rank correlations near `agreement` of each type."""
-    rng, types = np.random.default_rng(seed), [kind for kind, _ in SITES.values()]
-    rho = np.array([agreement[kind] for kind in types]) + 0.02 * rng.normal(size=(n, len(SITES)))
-    values = dict.fromkeys(VARIABLES, rho) | {"cells": np.full(rho.shape, 40.0)}
+    rng, types = np.random.default_rng(seed), [kind for kind, _ in SWEPT_SITES.values()]
+    rho = np.array([agreement[kind] for kind in types]) + 0.02 * rng.normal(
+        size=(n, len(SWEPT_SITES))
+    )
+    values = dict.fromkeys(RESULT_VARIABLES, rho) | {"cells": np.full(rho.shape, 40.0)}
     return xr.Dataset(
         {name: (("example", "site"), table) for name, table in values.items()},
-        {"example": np.arange(n), "site": list(SITES), "type": ("site", types)},
+        {"example": np.arange(n), "site": list(SWEPT_SITES), "type": ("site", types)},
     )
 
 
@@ -25,7 +34,7 @@ def verdicts(data: xr.Dataset) -> dict[str, str]:
 
 
 def test_planted_agreement_is_detected():
-    data = arrays(dict(zip(TYPES, (0.95, 0.97, 0.9, 0.88))))
+    data = arrays(dict(zip(SITE_TYPES, (0.95, 0.97, 0.9, 0.88))))
     assert verdicts(data) == dict.fromkeys(CLAIMS, REPLICATES)
     table = STUDY.analyse(data, Config()).numbers["table"]
     assert table["encoder.mlp_out"]["spearman"] == pytest.approx(0.88, abs=0.02)
@@ -34,15 +43,18 @@ def test_planted_agreement_is_detected():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_unrelated_rankings_do_not_replicate(seed):
-    data = arrays(dict.fromkeys(TYPES, 0.0), seed=seed)
+    data = arrays(dict.fromkeys(SITE_TYPES, 0.0), seed=seed)
     assert verdicts(data) == dict.fromkeys(CLAIMS, DOES_NOT_REPLICATE)
 
 
 def test_one_badly_ranked_type_does_not_affect_the_others():
-    data = arrays(dict(zip(TYPES, (0.95, 0.97, 0.9, 0.5))))
-    assert verdicts(data) == {**dict.fromkeys(CLAIMS, REPLICATES), TYPES[3]: DOES_NOT_REPLICATE}
+    data = arrays(dict(zip(SITE_TYPES, (0.95, 0.97, 0.9, 0.5))))
+    assert verdicts(data) == {
+        **dict.fromkeys(CLAIMS, REPLICATES),
+        SITE_TYPES[3]: DOES_NOT_REPLICATE,
+    }
 
 
 def test_two_recordings_give_no_verdict():
-    data = arrays(dict.fromkeys(TYPES, 0.95), n=2)
+    data = arrays(dict.fromkeys(SITE_TYPES, 0.95), n=2)
     assert set(verdicts(data).values()) == {UNTESTABLE}

@@ -1,14 +1,26 @@
 """B3 detects edits that silence at no cost, and nothing in edits that are useless or harmful."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
 
-from experiments.studies.ablation import NUMBERS
+from experiments.item_cache import ItemCache
+from experiments.studies import b3_hallucination_card
+from experiments.studies.ablation import TEXT_MEASURES
 from experiments.studies.b3_hallucination_card import CLAIMS, CONDITIONS, STUDY, Config, is_filtered
-from experiments.studies.hallucination_edits import EDITS, ScaleHeads
+from experiments.studies.hallucination_edits import (
+    EDIT_TITLES,
+    EditSettings,
+    ScaleHeads,
+    make_all_edits,
+)
+from experiments.studies.reproduce import builtin
 from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
+from jaxasr import Config as Model
 from jaxasr.taps import At
 
 N = 20
@@ -24,7 +36,7 @@ def arrays(has_words: np.ndarray, wer: np.ndarray, n: int = N, rejected: float =
         rejected: share of the texts without speech that the filter rejects.
     """
     shape = (2 * n, len(CONDITIONS))
-    values = {name: np.zeros(shape) for name in NUMBERS}
+    values = {name: np.zeros(shape) for name in TEXT_MEASURES}
     values["insertions"][:n], values["wer"][n:] = 4 * has_words, wer
     values["no_speech_prob"][:], values["avg_logprob"][: round(rejected * n)] = 0.9, -2
     return xr.Dataset(
@@ -82,7 +94,7 @@ def test_silence_at_the_cost_of_speech_is_reported():
 
 def test_few_recordings_give_no_verdict():
     assert set(verdicts(planted(4)).values()) == {UNTESTABLE}
-    assert len(EDITS) * 2 + 1 == len(CLAIMS)
+    assert len(EDIT_TITLES) * 2 + 1 == len(CLAIMS)
 
 
 def test_the_filter_uses_the_thresholds_of_whisper():
@@ -101,3 +113,60 @@ def test_a_mask_acts_on_its_layer_and_head():
 
     np.testing.assert_array_equal(masked(0), x)
     np.testing.assert_array_equal(masked(1).sum((0, 1, 3)), [35, 35, 0])
+
+
+def words_of(kind: str, n: int) -> list[dict[str, np.ndarray]]:
+    """Makes the items of `n` texts of a kind: ablations of 24 heads, and mean states of width 5."""
+    has_words = kind == "clean"
+    return [
+        {
+            "baseline_insertions": np.asarray(float(has_words)),
+            "insertions": np.zeros(24),
+            "baseline_wer": np.asarray(0.0),
+            "wer": np.zeros(24),
+            "states": np.random.default_rng(seed).normal(size=(int(has_words), 5)),
+        }
+        for seed in range(n)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "reason"),
+    [
+        (("clean", "nonspeech"), "no recording without speech gets words"),
+        (("clean", "clean"), None),
+    ],
+)
+def test_without_hallucinated_texts_no_edit_is_made(kinds, reason):
+    """Before, the subspace to project out was one of clean speech."""
+    model: Any = SimpleNamespace(config=Model(80, 1500, 66, 3, 4, 100, 448, 66, 3, 4))
+    items = dict(zip(("clean", "nonspeech"), (words_of(kind, 6) for kind in kinds)))
+    cache: Any = SimpleNamespace(each=lambda name, clips, compute: items[name.split(", ")[1]])
+    clips = {kind: [] for kind in items}
+    settings = EditSettings(n_heads=1, rank=2, depth=0.5, strength=1.0, max_new_tokens=8)
+    edits, reasons = make_all_edits(model, clips, settings, cache)
+    assert edits.keys() == (set() if reason else set(EDIT_TITLES))
+    assert reasons.keys() == set(EDIT_TITLES) - edits.keys()
+    assert all(reason in text for text in reasons.values())
+
+
+def test_an_edit_that_cannot_be_made_is_untestable():
+    data = planted()
+    lost = data.condition == "project"
+    data = data.where(~lost).assign_attrs(untestable={"project": "no texts"})
+    analysis = STUDY.analyse(data, Config())
+    for key, finding in analysis.findings.items():
+        is_lost = key.startswith("project")
+        assert finding.verdict == (UNTESTABLE if is_lost else REPLICATES)
+        assert finding.why == ("no texts" if is_lost else "")
+    assert analysis.numbers["card"]["project"] == {"raw": [], "filtered": [], "wer": []}
+    assert STUDY.draw(data, Config())
+
+
+def test_a_run_without_any_edit_still_scores_the_texts(asr, tmp_path, monkeypatch):
+    reasons = dict.fromkeys(EDIT_TITLES, "no texts")
+    monkeypatch.setattr(b3_hallucination_card, "make_all_edits", lambda *_: ({}, reasons))
+    config = Config(n_nonspeech=2, n_clean=2, max_new_tokens=24)
+    data = STUDY.run(asr, builtin(), config, ItemCache(tmp_path))
+    assert data.attrs["untestable"] == reasons
+    assert data.length.notnull().all("example").values.tolist() == [True, False, False, False]

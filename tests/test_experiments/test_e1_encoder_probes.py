@@ -9,7 +9,12 @@ import xarray as xr
 from experiments.data.corpora import Corpus, Utterance
 from experiments.studies import probing
 from experiments.studies.e1_encoder_probes import CLAIMS, STUDY, Config, accents_of
-from experiments.studies.selection import balanced, cross_validation_groups, not_speech, set_of
+from experiments.studies.selection import (
+    cross_validation_groups,
+    select_balanced,
+    select_nonspeech,
+    set_of,
+)
 from experiments.studies.speaker_attributes import gender, select_accents
 from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
 
@@ -55,15 +60,15 @@ def test_a_single_speaker_allows_no_question():
     assert set(data.attrs["untestable"]) == {"gender", "accent", "condition"}
     findings = STUDY.analyse(data, config).findings
     assert {finding.verdict for finding in findings.values()} == {UNTESTABLE}
-    assert "two kinds" in findings["gender_upper"].why
+    assert "two label values" in findings["gender_upper"].why
 
 
 def test_no_set_predicts_the_label():
     clips = [clip(f"a{n}", f"s{n}", set="a", gender="female" if n < 3 else "M") for n in range(9)]
     clips += [clip(f"b{n}", f"s{n}", set="b", gender="M") for n in range(9)]
-    selected = [(set_of(clip), gender(clip)) for clip in balanced(clips, gender, 2)]
+    selected = [(set_of(clip), gender(clip)) for clip in select_balanced(clips, gender, 2)]
     assert selected == [("a", "F"), ("a", "M")] * 2
-    assert len(balanced(clips, gender, 99)) == 6
+    assert len(select_balanced(clips, gender, 99)) == 6
 
 
 def test_accents_need_enough_speakers():
@@ -93,7 +98,7 @@ def test_speech_and_room_responses_are_not_noise():
         clip(f"{n}", "", noise_class=noise, speech_kind=kind, lang=code)
         for n, (noise, kind, code) in enumerate(rows)
     )
-    selected = not_speech(Corpus("x", "manifest", clips), ("cry",))
+    selected = select_nonspeech(Corpus("x", "manifest", clips), ("cry",))
     assert [clip.id for clip in selected] == ["0", "4"]
 
 

@@ -12,8 +12,8 @@ from experiments.data.corpora import Utterance
 from experiments.studies import probing
 from experiments.studies.e3_transcription_quality import (
     CLAIMS,
-    QUESTIONS,
-    REPORTED,
+    QUESTION_TITLES,
+    REPORTED_NUMBERS,
     STUDY,
     Config,
     probe_pairs,
@@ -46,7 +46,7 @@ def arrays(effect: float, seed: int = 0, reported_effect: float = 0.0) -> xr.Dat
     def probe(kind: str) -> xr.Dataset:
         return probe_pairs(kind, clips, features, rates, CONFIG)
 
-    return probing.concatenate({kind: lambda kind=kind: probe(kind) for kind in QUESTIONS})
+    return probing.concatenate({kind: lambda kind=kind: probe(kind) for kind in QUESTION_TITLES})
 
 
 def verdicts(data: xr.Dataset) -> dict[str, str]:
@@ -75,7 +75,7 @@ def test_a_better_reported_number_is_not_beaten():
     assert by_key["predicts"] == REPLICATES
     assert by_key["beats_logprob"] == by_key["beats_at_hand"] == DOES_NOT_REPLICATE
     assert STUDY.analyse(data, CONFIG).numbers["auroc"]["errors"]["improbability"][0] > 0.99
-    assert data.reported.sizes["number"] == len(REPORTED)
+    assert data.reported.sizes["number"] == len(REPORTED_NUMBERS)
 
 
 def test_pairs_have_one_set_and_similar_length_worst_first():

@@ -11,8 +11,8 @@ from experiments.data.corpora import Corpus, Utterance
 from experiments.studies import probing
 from experiments.studies.e4_speech_or_not import (
     CLAIMS,
-    POSITIONS,
-    REPORTED,
+    POSITION_TITLES,
+    REPORTED_NUMBERS,
     STUDY,
     Config,
     is_fluent,
@@ -31,12 +31,12 @@ def arrays(effect: float, seed: int = 0, n: int = 64) -> xr.Dataset:
     rows: dict[str, list] = {"not speech": [], "speech": []}
     for i, (label, group) in enumerate(zip(labels, groups)):
         item = {"last": states[:, i], "first": states[:, i], "mel": rng.normal(size=3)}
-        item |= {name: np.float64(rng.normal()) for name in REPORTED}
+        item |= {name: np.float64(rng.normal()) for name in REPORTED_NUMBERS}
         rows[label].append((Sound(f"{i}", group, lambda: np.zeros(1)), item))
     return probing.concatenate(
         {
             position: lambda position=position: probe_position(position, rows, CONFIG)
-            for position in POSITIONS
+            for position in POSITION_TITLES
         }
     )
 

@@ -9,9 +9,9 @@ from experiments.data.corpora import Utterance
 from experiments.data.spoken_pairs import pairs
 from experiments.studies.context_edits import (
     EXPECTED,
-    KINDS,
     OTHER,
-    SITES,
+    PATCH_KINDS,
+    PATCHED_SITES,
     TARGET,
     UNTRIED,
     outcome,
@@ -24,8 +24,8 @@ from jaxasr import Config as Model
 from jaxasr.taps import At
 
 CONFIG = Config()
-CELLS = site_cells(Model(80, 1500, 66, 3, 4, 100, 448, 66, 3, 4), SITES, CONFIG.alphas)
-SITE = np.array(SITES)[CELLS["site"]]
+CELLS = site_cells(Model(80, 1500, 66, 3, 4, 100, 448, 66, 3, 4), PATCHED_SITES, CONFIG.alphas)
+SITE = np.array(PATCHED_SITES)[CELLS["site"]]
 N = 48  # sentences
 
 
@@ -54,7 +54,7 @@ def arrays(
             "example": np.arange(2 * N),
             "congruent": ("example", congruent),
             "pair": ("example", np.repeat([f"voice: {i}" for i in range(N)], 2)),
-            "kind": list(KINDS),
+            "kind": list(PATCH_KINDS),
             "site": ("cell", SITE),
             "layer": ("cell", CELLS["layer"]),
             "alpha": ("cell", CELLS["alpha"]),

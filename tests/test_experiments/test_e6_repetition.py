@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from experiments.studies.ablation import COMPONENTS, HEADS, KINDS, NUMBERS
-from experiments.studies.e6_repetition import CLAIMS, CROSS, STUDY, Config, resolved
+from experiments.studies.ablation import ABLATION_KINDS, COMPONENT_SITES, HEAD_SITES, TEXT_MEASURES
+from experiments.studies.e6_repetition import CLAIMS, CROSS, STUDY, Config, mark_resolved
 from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
 from interventions.edits import site_cells
 from jaxasr import Config as Model
 
 MODEL = Model(80, 1500, 66, 3, 4, 100, 448, 66, 3, 4)
-SITES = (*COMPONENTS, *HEADS)
+SITES = (*COMPONENT_SITES, *HEAD_SITES)
 CELLS = site_cells(MODEL, SITES)
 
 
@@ -24,11 +24,11 @@ def arrays(stopped: np.ndarray, wer: np.ndarray, with_words: float = 0.5) -> xr.
         with_words: share of loops whose words are known.
     """
     n, m = len(stopped), len(wer)
-    shape = (n + m, len(KINDS), len(CELLS["site"]))
-    values = {name: np.zeros(shape) for name in NUMBERS}
+    shape = (n + m, len(ABLATION_KINDS), len(CELLS["site"]))
+    values = {name: np.zeros(shape) for name in TEXT_MEASURES}
     values["repetitive"][:n], values["length"] = 1 - stopped, np.full(shape, 9.0)
     values["cer"][:n], values["wer"][n:] = np.where(stopped, 0.5, 3), wer
-    baseline = {name: np.zeros(n + m) for name in NUMBERS}
+    baseline = {name: np.zeros(n + m) for name in TEXT_MEASURES}
     baseline["repetitive"][:n] = 1
     baseline["cer"] = np.where(np.arange(n + m) < with_words * n, 3.0, np.nan)
     return xr.Dataset(
@@ -37,7 +37,7 @@ def arrays(stopped: np.ndarray, wer: np.ndarray, with_words: float = 0.5) -> xr.
         {
             "example": np.arange(n + m),
             "recording": ("example", ["loop"] * n + ["clean"] * m),
-            "kind": list(KINDS),
+            "kind": list(ABLATION_KINDS),
             "site": ("cell", [SITES[i] for i in CELLS["site"]]),
             "layer": ("cell", CELLS["layer"]),
             "head": ("cell", CELLS["head"]),
@@ -53,7 +53,7 @@ def is_cell(site: str, layer: int, head: int = -1) -> np.ndarray:
 def planted(n: int = 24) -> xr.Dataset:
     """Layer 2's cross-attention and its head 1 resolve five loops in six, others one in ten."""
     stopped = np.random.default_rng(0).random((n, 2, len(CELLS["site"]))) < 0.1
-    strong = is_cell(CROSS, 2) | is_cell(HEADS[0], 2, 1)
+    strong = is_cell(CROSS, 2) | is_cell(HEAD_SITES[0], 2, 1)
     stopped[:, :, strong] = (np.arange(n) % 6 > 0)[:, None, None]
     return arrays(stopped, np.zeros((12, 2, len(CELLS["site"]))))
 
@@ -93,7 +93,7 @@ def test_a_loop_is_resolved_only_by_a_better_text():
     data.cer[0, 0, 0], data.repetitive[0, 0, 0] = 4.0, 0.0  # no loop, but further from the words
     data.length[1, 0, 0], data.repetitive[1, 0, 0] = 0.0, 0.0  # an empty text
     data.cer[5, 0, 0], data.repetitive[5, 0, 0] = 4.0, 0.0  # unknown words
-    assert resolved(data).values[[0, 1, 5], 0, 0].tolist() == [0, 0, 1]
+    assert mark_resolved(data).values[[0, 1, 5], 0, 0].tolist() == [0, 0, 1]
 
 
 def test_without_loops_there_is_a_reason_and_a_map_of_costs():

@@ -1,10 +1,14 @@
 """E7 detects loops planted below the top, and nothing when all layers are equal."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import xarray as xr
 
 from experiments.analyses.text_kinds import CATEGORIES
+from experiments.data.corpora import Corpus, Utterance
+from experiments.item_cache import ItemCache
 from experiments.studies.e7_encoder_lens import CLAIMS, STUDY, Config
 from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
 
@@ -71,3 +75,13 @@ def test_the_figure_has_a_panel_for_all_and_for_each_language():
     assert [axes.get_title() for axes in figure.axes] == ["all (n 40)", "es (n 20)", "en (n 20)"]
     heights = np.array([bar.get_height() for bar in figure.axes[0].patches]).reshape(6, 9)
     np.testing.assert_allclose(heights.sum(0), 1)
+
+
+def test_without_recordings_of_speech_nothing_is_testable(asr, tmp_path):
+    noise = Utterance("noise", Path("noise.wav"), labels={"noise_class": "rain"})
+    corpus = Corpus("noises", "manifest", (noise,))
+    data = STUDY.run(asr, corpus, Config(), ItemCache(tmp_path))
+    assert verdicts(data) == dict.fromkeys(CLAIMS, UNTESTABLE)
+    reason = STUDY.analyse(data, Config()).findings["mostly_loops"].why
+    assert reason == "no recording of speech in the chosen languages"
+    assert STUDY.draw(data, Config()) == {}

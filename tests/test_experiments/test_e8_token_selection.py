@@ -6,8 +6,11 @@ import xarray as xr
 
 from experiments.data import phonemes
 from experiments.data.phonemes import phoneme_error_rate
+from experiments.item_cache import ItemCache
+from experiments.studies import e8_token_selection
 from experiments.studies.candidate_similarity import look_ahead, similarity
 from experiments.studies.e8_token_selection import CLAIMS, STUDY, Config
+from experiments.studies.reproduce import builtin
 from experiments.studies.study import DOES_NOT_REPLICATE, REPLICATES, UNTESTABLE
 
 DEPTH = (np.arange(6) + 1) / 6
@@ -77,6 +80,16 @@ def test_without_espeak_only_sound_is_not_testable():
     assert "jaxasr[phonemes]" in findings["sounds_alike"].why
     assert findings["means_alike"].verdict == REPLICATES
     assert set(STUDY.draw(data, Config())) == {"token_selection", "by_language"}
+
+
+def test_without_any_text_nothing_is_testable(asr, tmp_path, monkeypatch):
+    empty = {"saturation": np.zeros(0)}
+    monkeypatch.setattr(e8_token_selection, "token_curves", lambda *_, **__: empty)
+    data = STUDY.run(asr, builtin(), Config(per_language=2), ItemCache(tmp_path))
+    assert verdicts(data) == dict.fromkeys(CLAIMS, UNTESTABLE)
+    reason = STUDY.analyse(data, Config()).findings["commits_late"].why
+    assert reason == "no recording of speech has a generated text"
+    assert STUDY.draw(data, Config()) == {}
 
 
 def test_look_ahead_finds_planted_candidates():

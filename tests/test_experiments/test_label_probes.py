@@ -17,6 +17,16 @@ def test_the_page_shows_the_published_numbers():
     assert render(results, OUT) == page
 
 
+def test_the_page_states_the_folds_and_splits_that_were_used():
+    results = json.loads((RESULTS / "probes.json").read_text(encoding="utf-8"))
+    result = results["phone-timit"]["base"]
+    result["provenance"]["config"] |= {"folds": 7, "seeds": [0]}
+    page = render({"phone-timit": {"base": result}}, OUT)
+    assert f"base: {result['rows']} rows, 11 groups (speaker); 7 folds, 1 split;" in page
+    result["provenance"]["config"] |= {"seeds": [0, 1]}
+    assert "7 folds, 2 splits;" in render({"phone-timit": {"base": result}}, OUT)
+
+
 def test_every_probe_has_its_own_name_and_files():
     commands = [command(probe, "base", OUT, Path("m.jsonl"), "noise") for probe in PROBES]
     outputs = [arguments[arguments.index("--out") + 1] for arguments in commands]

@@ -8,19 +8,19 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from experiments.studies import probing
 from experiments.studies.probing import (
-    Probing,
+    ProbingSettings,
     Untestable,
     concatenate,
     probe_layers,
     reason_untestable,
     rows_of,
 )
-from experiments.studies.probing_analysis import accuracy, layers_between, numbers
+from experiments.studies.probing_analysis import accuracy, layers_between, summarize_probes
 from experiments.studies.probing_figures import accuracy_figure
 from interventions.stats.groups import group_scores
-from interventions.stats.roc import auroc
+from interventions.stats.roc import auroc_interval
 
-CONFIG = Probing(folds=4, splits=2)
+CONFIG = ProbingSettings(folds=4, splits=2)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_an_untestable_question_has_a_reason(arrays):
 def test_without_questions_there_are_no_numbers_and_figures():
     empty = concatenate({})
     assert probing.questions(empty) == []
-    assert numbers(empty) == {}
+    assert summarize_probes(empty) == {}
     assert accuracy_figure(empty, {"x": "x"}) == {}
 
 
@@ -90,11 +90,11 @@ def test_auroc_equals_that_of_scikit_learn():
     rng = np.random.default_rng(0)
     positive, groups = rng.random(60) < 0.4, np.repeat(np.arange(20), 3)
     scores, other = rng.normal(size=60).round(1) + positive, rng.normal(size=60).round(1)
-    area = auroc(scores, positive, groups)
+    area = auroc_interval(scores, positive, groups)
     assert area.value == pytest.approx(roc_auc_score(positive, scores))
     assert area.low < area.value < area.high
     assert area.n == 20
-    gain = auroc(scores, positive, groups, against=other)
+    gain = auroc_interval(scores, positive, groups, against=other)
     assert gain.value == pytest.approx(area.value - roc_auc_score(positive, other))
     with pytest.raises(ValueError, match="both classes"):
-        auroc(scores, positive | True, groups)
+        auroc_interval(scores, positive | True, groups)

@@ -24,8 +24,8 @@ from experiments.studies.study import (
     Evidence,
     Settings,
     Study,
-    band,
     choice,
+    layers_in_band,
     paper,
 )
 
@@ -159,10 +159,10 @@ def test_examples_without_a_value_are_dropped():
 
 
 def test_bands_of_relative_depth():
-    assert band(np.arange(33) / 32, 27 / 32, 30 / 32).tolist() == [27, 28, 29, 30]
+    assert layers_in_band(np.arange(33) / 32, 27 / 32, 30 / 32).tolist() == [27, 28, 29, 30]
     # A small model has no layer there: the nearest one, but not the top.
-    assert band(np.arange(5) / 4, 27 / 32, 30 / 32).tolist() == [3]
-    assert band(np.array([0.25, 0.5, 0.75, 1]), 0.9, 1).tolist() == [3]
+    assert layers_in_band(np.arange(5) / 4, 27 / 32, 30 / 32).tolist() == [3]
+    assert layers_in_band(np.array([0.25, 0.5, 0.75, 1]), 0.9, 1).tolist() == [3]
 
 
 def test_an_interrupted_run_resumes(tmp_path):
@@ -189,6 +189,17 @@ def test_other_settings_do_not_reuse_items(tmp_path):
     run_study(tmp_path, fake_study(None, computed), seed=1)
     run_study(tmp_path, dataclasses.replace(fake_study(None, computed), version=2))
     assert len(computed) == 24
+
+
+def test_a_reworded_reason_keeps_the_stored_items(tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class Reworded(Config):
+        noise: float = choice(0.1, "another reason")
+
+    computed: list[int] = []
+    run_study(tmp_path, fake_study(None, computed))
+    run_study(tmp_path, dataclasses.replace(fake_study(None, computed), settings=Reworded))
+    assert len(computed) == 8
 
 
 def test_the_item_cache_distinguishes_keys_and_refuses_objects(tmp_path):
@@ -252,18 +263,18 @@ def test_a_failed_study_is_reported_and_the_others_run(tmp_path, monkeypatch):
 
 
 def test_the_registry_lists_the_files_of_the_folder():
-    ids = list(registry.names())
+    ids = list(registry.study_modules())
     of_paper = [name for name in ids if name[0] == "E"]
     assert of_paper == sorted(of_paper)
     assert {"E7", "E8"} <= set(ids)
-    assert registry.resolve(["e8", "E7"]) == ["E7", "E8"]
-    assert registry.resolve(["all"]) == ids
+    assert registry.sort_study_ids(["e8", "E7"]) == ["E7", "E8"]
+    assert registry.sort_study_ids(["all"]) == ids
     result = CliRunner().invoke(cli.app, ["reproduce", "E99", "--out", "unwritten"])
     assert result.exit_code == 2
     assert "E99" in result.stderr
 
 
-@pytest.mark.parametrize("name", registry.names())
+@pytest.mark.parametrize("name", registry.study_modules())
 def test_every_study_has_presets_and_claims(name):
     imported = registry.study(name)
     assert isinstance(imported, study.Study)

@@ -1,5 +1,6 @@
 """Tables in a terminal: they fit, and texts are not markup."""
 
+import dataclasses
 import io
 
 import pytest
@@ -36,6 +37,15 @@ def test_there_is_one_row_per_token_and_texts_are_not_markup():
     text = printed(logit_table(fake_table(tokens=(" [red]x[/]", *TOKENS[1:])), 100))
     assert len(text.strip().splitlines()) == 1 + len(TOKENS)
     assert "[red]x[/]" in text
+
+
+@pytest.mark.parametrize("width", range(61, 130, 2))
+def test_the_longest_tokens_of_all_shown_layers_fit(width):
+    table = fake_table(tokens=(" " + "w" * 13,) * 2, layers=32)
+    table = dataclasses.replace(table, times=table.times + 20)
+    header, row, _ = printed(logit_table(table, width), width).splitlines()
+    assert row.count("w" * 13) == 1 + header.count("layer ")
+    assert header.endswith("saturates")
 
 
 LONG_TABLE = fake_table(tokens=tuple(f" w{i}" for i in range(MAX_TOKENS + 3)))

@@ -245,3 +245,16 @@ def test_hidden_characters_are_escaped(tmp_path):
     assert json.loads(text) == {HOSTILE: [HOSTILE]}
     assert json.loads(write_json(tmp_path / "a.json", HOSTILE).read_text("utf-8")) == HOSTILE
     assert write_text(tmp_path / "a.txt", "\udc80").read_text("utf-8") == r"\udc80"
+
+
+def test_without_locks_of_the_system_everything_imports_and_writes(tmp_path):
+    code = (
+        "import sys; sys.modules['fcntl'] = None\n"  # as on Windows
+        "import jaxasr, interventions\n"
+        "from interventions.storage import atomic, text_files\n"
+        "assert atomic.fcntl is None\n"
+        f"with atomic.only_writer({str(tmp_path)!r}):\n"
+        f"    text_files.write_text({str(tmp_path / 'a.txt')!r}, 'written')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert tree(tmp_path) == {"a.txt": "written"}

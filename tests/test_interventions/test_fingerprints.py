@@ -1,6 +1,7 @@
 """Fingerprints of values: equal in every process, and different where anything differs."""
 
 import functools
+import importlib
 import os
 import subprocess
 import sys
@@ -173,3 +174,27 @@ def test_fingerprints_include_constructors_submodules_and_wrapped_code():
     assert fingerprint(a=Outer(Inner(jax.nn.relu))) == fingerprint(a=Outer(Inner(jax.nn.relu)))
     wrapped = [functools.wraps(iv.only)(f) for f in (lambda x: x * 2, lambda x: x * 3)]
     assert fingerprint(a=wrapped[0]) != fingerprint(a=wrapped[1])
+
+
+def test_fingerprints_follow_attributes_through_modules_of_the_user(tmp_path, monkeypatch):
+    package = tmp_path / "package_of_a_user"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "settings.py").write_text("import package_of_a_user\nSCALE, UNUSED = 1, 1\n")
+    (tmp_path / "edits_of_a_user.py").write_text(
+        "import package_of_a_user.settings\n"
+        "def scale(x, at):\n"
+        "    return x * package_of_a_user.settings.SCALE\n"
+        "def make():\n"
+        "    import package_of_a_user.settings\n"
+        "    return lambda x, at: x * package_of_a_user.settings.SCALE\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("edits_of_a_user")
+    settings = importlib.import_module("package_of_a_user.settings")
+    for edit in (module.scale, module.make()):
+        before = fingerprint(edit=edit)
+        monkeypatch.setattr(settings, "UNUSED", 2)
+        assert fingerprint(edit=edit) == before
+        monkeypatch.setattr(settings, "SCALE", settings.SCALE + 1)
+        assert fingerprint(edit=edit) != before

@@ -159,7 +159,7 @@ def test_a_sweep_is_labelled_and_scored(tiny, inputs):
         np.testing.assert_allclose(cell.baseline_avg_logprob, plain.avg_logprob[example], rtol=1e-5)
     assert (result.baseline_wer.fillna(0) == 0).all()
     np.testing.assert_array_equal(result.d_cer, result.cer - result.baseline_cer)
-    with pytest.raises(ValueError, match="multiply to 10 cells, got 6"):
+    with pytest.raises(ValueError, match="10 cells in all, got 6"):
         sweeps.sequence_sweep(
             tiny, memory, prompt, cells, coords={"layer": [0, 1], "head": [0, 1, 2]}, rules=no_rules
         )

@@ -109,7 +109,9 @@ def by_hand(model, target, stream, node, delta):
         value = block.mlp.fc1(normed)
     else:
         attn = getattr(block, part)
-        value = attn.split(getattr(attn, {"q": "query", "k": "key", "v": "value"}[name])(normed))
+        value = attn.split_heads(
+            getattr(attn, {"q": "query", "k": "key", "v": "value"}[name])(normed)
+        )
     return scored(
         target.decode(model, {node.site: only(Patch(value), layers=node.layer, heads=node.head)})[0]
     )

@@ -283,7 +283,7 @@ def test_auroc_of_a_bank_equals_that_of_its_probabilities():
     bank = interventions.fit_probes(X, y, **SAME).sel(penalty=1.0, seed=5)
     p = bank.out_of_fold_proba(X).sel({"class": 1}).squeeze(("penalty", "seed"))
     for layer in range(L):
-        expected = stats.auroc(p.sel(layer=layer).values, y == 1, np.arange(N), n=10).value
+        expected = stats.auroc_interval(p.sel(layer=layer).values, y == 1, np.arange(N), n=10).value
         area = scores.auroc(bank, X).sel(layer=layer).item()
         assert area == pytest.approx(expected, abs=1e-12)
 

@@ -33,6 +33,17 @@ def test_outside_a_checkout_the_environment_names_the_commit(commit, monkeypatch
     module.commit.cache_clear()
 
 
+@pytest.mark.parametrize(("changes", "suffix"), [("", ""), (" M a.py", "+"), (None, "+")])
+def test_files_that_git_cannot_compare_count_as_changed(changes, suffix, monkeypatch, tmp_path):
+    (tmp_path / ".git").mkdir()
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "a" / "b" / "c.py"))
+    answers = {"rev-parse": "0" * 40, "status": changes}
+    monkeypatch.setattr(module, "_git", lambda folder, command, *arguments: answers[command])
+    module.commit.cache_clear()
+    assert module.commit() == "0" * 40 + suffix
+    module.commit.cache_clear()
+
+
 def test_the_command_shows_no_folder_of_the_program(monkeypatch):
     monkeypatch.setattr("sys.argv", ["/some/where/bin/jaxasr", "lens", "a b.wav"])
     assert module.command() == "jaxasr lens 'a b.wav'"

@@ -7,7 +7,7 @@ import pytest
 import interventions
 from interventions.probes import controls, stream
 from interventions.stats.categories import categories
-from interventions.stats.roc import auroc
+from interventions.stats.roc import auroc_interval
 
 N = 24
 X, Y = np.random.default_rng(1).normal(size=(2, N, 5)).astype(np.float32), np.arange(N) % 2
@@ -79,7 +79,7 @@ def test_complete_entries_keep_their_values():
 def test_every_function_with_groups_checks_them(monkeypatch):
     gaps = without(SPEAKERS, None)
     bank = interventions.fit_probes(X, Y, SPEAKERS, folds=2)
-    for call in (lambda: bank.summary(gaps), lambda: auroc(X[0, :, 0], Y > 0, gaps)):
+    for call in (lambda: bank.summary(gaps), lambda: auroc_interval(X[0, :, 0], Y > 0, gaps)):
         with pytest.raises(ValueError, match="groups: 6 of 24 rows have no value"):
             call()
     with pytest.raises(
@@ -87,7 +87,7 @@ def test_every_function_with_groups_checks_them(monkeypatch):
     ):
         bank.summary(SPEAKERS[:-1])
     with pytest.raises(ValueError, match="expected as many of each"):
-        auroc(X[0, :, 0], Y[:-1] > 0, SPEAKERS)
+        auroc_interval(X[0, :, 0], Y[:-1] > 0, SPEAKERS)
     monkeypatch.setattr(controls, "fit_probes", lambda *_, **__: bank)
     with pytest.raises(ValueError, match="types: 6 of 24 rows have no value"):
         controls.fit_controls(bank, X, types=gaps)

@@ -24,13 +24,13 @@ def test_a_planted_effect_is_found_and_keeps_its_labels():
     x = grid()
     for p in (
         intervals.sign_flip(x),
-        intervals.any_of_many(x),
+        intervals.max_sign_flip(x),
         intervals.fdr(intervals.sign_flip(x)),
     ):
         assert p.dims == ("layer", "head")
         assert p.sel(layer=2, head=3) < 0.05
         assert (p.values < 0.05).sum() <= 3
-    corrected = intervals.any_of_many(x)
+    corrected = intervals.max_sign_flip(x)
     assert (corrected.values < 0.05).sum() == 1
     assert (corrected >= intervals.sign_flip(x)).all()
 
@@ -40,7 +40,7 @@ def test_under_the_null_p_values_are_uniform_and_the_best_of_many_rarely_surpris
     for seed in range(60):
         x = grid(n=20, effect=0, seed=seed + 1)
         ps.append(intervals.sign_flip(x, n=400, seed=seed).values)
-        best.append(float(intervals.any_of_many(x, n=400, seed=seed).min()))
+        best.append(float(intervals.max_sign_flip(x, n=400, seed=seed).min()))
     assert scipy.stats.kstest(np.ravel(ps)[::5], "uniform").pvalue > 0.01
     assert np.mean(np.array(best) <= 0.05) < 0.15
     # Without correction, the best of 24 cells often surprises.
@@ -104,7 +104,9 @@ def test_equal_seeds_give_equal_results():
     x = grid()
     xr.testing.assert_identical(intervals.bootstrap(x, seed=3), intervals.bootstrap(x, seed=3))
     assert not intervals.bootstrap(x, seed=3).equals(intervals.bootstrap(x, seed=4))
-    xr.testing.assert_identical(intervals.any_of_many(x, seed=3), intervals.any_of_many(x, seed=3))
+    xr.testing.assert_identical(
+        intervals.max_sign_flip(x, seed=3), intervals.max_sign_flip(x, seed=3)
+    )
 
 
 def test_wrong_arguments_are_refused():
@@ -114,6 +116,6 @@ def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="at least 2 examples"):
         intervals.bootstrap(x.isel(example=[0]))
     with pytest.raises(ValueError, match="NaN"):
-        intervals.any_of_many(x.where(x > 0))
+        intervals.max_sign_flip(x.where(x > 0))
     with pytest.raises(ValueError, match="bca"):
         intervals.bootstrap(x, method="basic")

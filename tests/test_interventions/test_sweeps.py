@@ -251,3 +251,12 @@ def test_silencing_cross_attention_lowers_the_probability_of_the_words(asr):
     assert float(swept.baseline) > -1
     assert float(swept.source) < float(swept.baseline) - 2
     assert float(swept.min()) < float(swept.baseline) - 0.05
+
+
+@pytest.mark.parametrize("site", ["decoder.cross_attn.pattern", "encoder.resid_post"])
+@pytest.mark.parametrize("call", [iv.plan_sweep, iv.attribution])
+def test_more_frames_than_the_recording_has_are_refused(tiny_model, runs, site, call):
+    for n_frames in (0, 12):
+        message = rf"n_frames: expected 1 to 11 frames at '{site}', got {n_frames}\."
+        with pytest.raises(ValueError, match=message):
+            call(tiny_model, *runs, site=site, over=("time",), metric=METRIC, n_frames=n_frames)

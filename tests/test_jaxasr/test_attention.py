@@ -34,10 +34,10 @@ def test_fused_attention_of_many_queries_equals_explicit_attention(dtype, n_quer
     taps = jaxasr.taps.Tap(
         "encoder.attn.", {}, jaxasr.select(), jnp.int32(0), jnp.zeros((2, n_query), jnp.int32)
     )
-    fused = jax.jit(lambda q, k, v: attention._fused(q, k, v, None, taps))(q, k, v)
-    explicit = jax.jit(lambda q, k, v: attention._explicit(q, k, v, None, lambda site, x: x))(
-        q, k, v
-    )
+    fused = jax.jit(lambda q, k, v: attention._attend_fused(q, k, v, None, taps))(q, k, v)
+    explicit = jax.jit(
+        lambda q, k, v: attention._attend_explicitly(q, k, v, None, lambda site, x: x)
+    )(q, k, v)
     assert fused.dtype == explicit.dtype == q.dtype
     assert_near(fused, explicit, ROUNDING if dtype == "float32" else 2e-2)
     assert np.isfinite(np.asarray(fused, np.float32)).all()

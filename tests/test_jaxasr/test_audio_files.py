@@ -56,7 +56,7 @@ def test_channels_are_averaged(tmp_path):
 def test_decoding_by_blocks_equals_decoding_at_once(tmp_path, monkeypatch):
     stereo = speechlike(2, 44_100, 2)
     soundfile.write(tmp_path / "a.wav", stereo, 44_100, subtype="FLOAT")
-    monkeypatch.setattr(decoders, "_BLOCK", 1_009)
+    monkeypatch.setattr(decoders, "_BLOCK_SAMPLES", 1_009)
     once = soxr.resample(stereo.mean(axis=1), 44_100, SAMPLE_RATE, quality="HQ")
     blocks = load_audio(tmp_path / "a.wav")
     assert abs(len(once) - len(blocks)) <= 1

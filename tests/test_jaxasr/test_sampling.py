@@ -105,11 +105,14 @@ def test_wrong_arguments_are_refused(tiny_model, inputs):
             ValueError, match=rf"max_new_tokens: expected 1 to 19 .*context 23.*got {n}"
         ):
             generate(tiny_model, inputs, max_new_tokens=n)
+    full = np.resize(np.asarray(prompt), (3, 23))
+    with pytest.raises(ValueError, match=r"prompt: expected at most 22 tokens.*got 23\. Shorten"):
+        generate(tiny_model, (memory, full))
     with pytest.raises(ValueError, match="tokens: expected token ids from 0 to 100, got"):
         generate(tiny_model, (memory, prompt + 101))
     with pytest.raises(ValueError, match="memory has batch 3"):
         generate(tiny_model, (memory, prompt[:2]))
-    with pytest.raises(ValueError, match="pad on the left"):
+    with pytest.raises(ValueError, match="Pad on the left"):
         generate(tiny_model, inputs, positions=np.array([[0, 1, 2, -1]] * 3, np.int32))
     with pytest.raises(ValueError, match="eot"):
         generate(tiny_model, inputs, eot=None)

@@ -34,4 +34,4 @@ def test_normalise_matches_whisper_s_papers(text, language, expected):
 def test_without_transformers_the_error_names_the_package(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match="pip install transformers"):
-        text_module._whisper_normalizers()
+        text_module._import_normalizers()

@@ -72,7 +72,9 @@ def installed(monkeypatch, tmp_path):
     )
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     monkeypatch.setitem(
-        packaged.PACKAGED, "toy", packaged.Pinned("toy-1==1 toy-2==1", "toy", 2, pinned)
+        packaged.PACKAGED_MODELS,
+        "toy",
+        packaged.PackagedModel("toy-1==1 toy-2==1", "toy", 2, pinned),
     )
     return tmp_path / "site"
 

@@ -17,7 +17,7 @@ from jaxasr.weights import assemble, packaged, read_checkpoint, save
 _ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("name", packaged.PACKAGED)
+@pytest.mark.parametrize("name", packaged.PACKAGED_MODELS)
 def test_packaged_weights_are_those_of_their_size(name, tmp_path, monkeypatch):
     # An empty cache, so that the hashes are computed.
     monkeypatch.setenv("JAXASR_CACHE", str(tmp_path))
@@ -26,7 +26,7 @@ def test_packaged_weights_are_those_of_their_size(name, tmp_path, monkeypatch):
     assert read.alignment_heads == ALIGNMENT_HEADS[name]
     assert read.tokenizer_file.name == "tokenizer.json"
     assert read.suppress_ids_begin == ((220, 50256) if name == "tiny.en" else (220, 50257))
-    assert len(list((tmp_path / "sha256").iterdir())) == len(packaged.PACKAGED[name].files)
+    assert len(list((tmp_path / "sha256").iterdir())) == len(packaged.PACKAGED_MODELS[name].files)
     model = assemble(read)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(model))
     expected = sinusoids(1500, SIZES[name].n_audio_state)

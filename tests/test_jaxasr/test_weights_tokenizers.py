@@ -12,8 +12,12 @@ import pytest
 from small_english import EN, ENGLISH, write_english
 
 import jaxasr
+from jaxasr.alignment.spans import comparable_words
+from jaxasr.alignment.words import align
 from jaxasr.rules import rules_for
 from jaxasr.tokenizer import Tokenizer
+from jaxasr.transcribe import _with_words
+from jaxasr.transcript import Segment, Word
 from jaxasr.weights import WeightsError
 
 WHOLE = Tokenizer.from_file(EN)
@@ -179,3 +183,43 @@ def test_added_tokens_are_text_and_not_timestamps(tmp_path):
     assert not np.isfinite(rules(logits, tokens, 4, 1))[0, new[0]]
     assert np.isfinite(rules(logits, tokens, 4, 1))[0, 50_401]
     assert isinstance(asr.transcribe(np.zeros(4000, np.float32)).text, str)
+    memory, _ = asr.model.encode(np.zeros((1, 80, 50), np.float32))
+    [words] = align(
+        asr.model, asr.tokenizer, memory, [[262, *new]], [25], heads=asr.alignment_heads
+    )
+    assert [word.tokens for word in words] == [(262,), tuple(new)]
+
+
+def test_added_text_tokens_get_words_and_times_and_added_control_tokens_do_not(tmp_path):
+    """A fine-tune adds a word to the vocabulary, a part of a word as an added token, and a mark."""
+    settings = _tokenizer()
+    vocab = settings["model"]["vocab"]
+    vocab |= {token["content"]: token["id"] for token in settings["added_tokens"]}
+    vocab |= {f"<|{i * 0.02:.2f}|>": 50_363 + i for i in range(1501)}
+    vocab["ĠGrÃ¼nkohl"] = 51_864
+    (tmp_path / "tokenizer.json").write_text(json.dumps(settings))
+    inner = Tokenizer.from_file(tmp_path).inner
+    inner.add_tokens(["salat"])
+    inner.add_special_tokens(["<|cough|>"])
+    inner.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(tmp_path)
+    ids = [262, 51_864, 51_865, 51_866]
+    assert tokenizer.token_texts(ids) == [" the", " Grünkohl", "salat", "<|cough|>"]
+    assert [tokenizer.is_text(id_) for id_ in ids] == [True, True, True, False]
+    assert tokenizer.decode(ids) == " the Grünkohlsalat"
+    assert comparable_words(tokenizer, ids, "en") == [("the", ids[:1]), ("grünkohlsalat", ids[1:3])]
+    words = [
+        Word(text, i, i + 1, 0.5, tuple(tokens))
+        for i, (text, tokens) in enumerate(tokenizer.split_words(ids[:3]))
+    ]
+    assert [word.text for word in words] == [" the", " Grünkohlsalat"]
+    scores = (0.0, 0.0, 0.0, 1.0, 0.0)
+    segments = [
+        Segment(0, 2, "", (50_363, *part, 50_463), *scores) for part in (ids, ids[:1], ids[1:])
+    ]
+    timed = _with_words(segments, [*words, words[0], words[1]], tokenizer)
+    assert [[word.text for word in segment.words] for segment in timed] == [
+        [" the", " Grünkohlsalat"],
+        [" the"],
+        [" Grünkohlsalat"],
+    ]

@@ -31,7 +31,8 @@ class LayerOrder(NamedTuple):
         return 1 + max(self.stage_of_sender.values())
 
 
-ORDER = {
+# The order in each stack.
+LAYER_ORDERS = {
     "encoder": LayerOrder(
         stage_of_sender={"attn.z": 0, "attn_out": 0, "mlp_out": 1},
         stages_before={"resid_pre": 0, "resid_mid": 1, "resid_post": 2},
@@ -47,13 +48,15 @@ ORDER = {
         stages_before={"resid_pre": 0, "resid_mid": 1, "resid_mid_cross": 2, "resid_post": 3},
     ),
 }
+# Sites of the components that can send.
 SENDERS = tuple(
     f"{stack}.{site}"
-    for stack, order in ORDER.items()
+    for stack, order in LAYER_ORDERS.items()
     for site in ("embed", *order.stage_of_sender)
 )
 _ENCODER_RECEIVERS = ("attn.q", "attn.k", "attn.v", "mlp.pre")
 _CROSS_RECEIVERS = ("cross_attn.q", "cross_attn.k", "cross_attn.v")
+# Sites of the components that can receive.
 RECEIVERS = (
     *(f"encoder.{site}" for site in _ENCODER_RECEIVERS),
     *(f"decoder.{site}" for site in ("attn.q", "attn.k", "attn.v")),
@@ -63,12 +66,17 @@ RECEIVERS = (
 
 @dataclasses.dataclass(frozen=True)
 class Node:
-    """A component of the model, such as `Node("decoder.cross_attn.z", 2, 5)`.
+    """A component of the model, at one end of a path.
 
     Attributes:
         site: the site of its activation.
         layer: its layer. None means every layer of a receiver, or that the site has no layers.
         head: its head. None means every head, or that the site has no heads.
+
+    Example:
+        >>> import interventions
+        >>> str(interventions.Node("decoder.cross_attn.z", layer=2, head=5))
+        'decoder.cross_attn.z 2.5'
     """
 
     site: str
@@ -118,8 +126,8 @@ def nodes(config: Config, *names: str) -> list[Node]:
 def all_receivers(config: Config) -> tuple[Node, ...]:
     """Lists every receiver of a model.
 
-    Pass the result to `path_patch` as one receiver to get the whole effect of a sender. That equals
-    the effect of patching the sender itself.
+    As one receiver of `path_patch`, they give the whole effect of a sender. This equals the effect
+    of patching the sender itself.
 
     Args:
         config: the model's config.
@@ -161,7 +169,12 @@ def check_components(
 
 
 def as_group(receiver: Receiver) -> tuple[Node, ...]:
-    """Returns the nodes of a receiver."""
+    """Returns the nodes of a receiver, which is one node or several.
+
+    Example:
+        >>> as_group(Node("decoder.logits"))
+        (Node(site='decoder.logits', layer=None, head=None),)
+    """
     return (receiver,) if isinstance(receiver, Node) else tuple(receiver)
 
 
@@ -170,6 +183,7 @@ def receiver_mask(config: Config, site: str, group: Sequence[Node]) -> Bool[np.n
     mask = np.zeros([size for size in _sizes(config, site) if size], bool)
     for node in group:
         if node.site == site:
+            # None means all. Sites without heads or layers have fewer axes.
             index = [slice(None) if i is None else i for i in (node.layer, node.head)]
             mask[tuple(index[: mask.ndim])] = True
     return mask

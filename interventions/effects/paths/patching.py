@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from interventions import forward
 from interventions.effects.paths.components import (
-    ORDER,
+    LAYER_ORDERS,
     Node,
     Receiver,
     as_group,
@@ -64,8 +64,8 @@ def path_patch(
         is the baseline.
 
     Raises:
-        ValueError: a component does not exist, or cannot send or receive; the runs differ in
-            length; or a token of the metric is outside the vocabulary.
+        ValueError: a sender or receiver is not a component of the model, the runs differ in length,
+            or a token of the metric is outside the vocabulary.
 
     Example:
         ```python
@@ -105,7 +105,7 @@ def path_patch(
     values = np.zeros((target.batch, len(senders), len(groups)))
     baseline = np.asarray(compiled.call(_score_unpatched, model, target, metric))
     patched_positions = None if positions is None else jnp.asarray(positions, jnp.int32)
-    # One compiled program computes all senders of a site with all receivers of `columns`.
+    # One compiled program serves all senders of a site and all receivers of similar cost.
     for site in dict.fromkeys(node.site for node in senders):
         rows = [i for i, node in enumerate(senders) if node.site == site]
         layer_heads = jnp.asarray([_layer_head(senders[i]) for i in rows], jnp.int32)
@@ -128,8 +128,9 @@ def path_patch(
                 metric,
                 site=site,
             )
-            block = np.ix_(range(target.batch), rows, columns)
-            values[block] = np.moveaxis(np.asarray(patched), 2, 0)
+            cells = np.ix_(range(target.batch), rows, columns)
+            # [senders, receivers, B] -> [B, senders, receivers]
+            values[cells] = np.moveaxis(np.asarray(patched), 2, 0)
     return _to_array(values, baseline, senders, groups, metric)
 
 
@@ -148,7 +149,7 @@ def _receivers_by_cost(site: str, groups: list[tuple[Node, ...]]) -> list[list[i
 
 
 def _layer_head(node: Node) -> tuple[int, int]:
-    """Returns layer and head of a sender, -1 for None."""
+    """Returns layer and head of a sender, with -1 instead of None."""
     return (-1 if node.layer is None else node.layer), (-1 if node.head is None else node.head)
 
 
@@ -199,12 +200,14 @@ def _patch_paths(
             if stack == "encoder":
                 memory = audio.patched_memory(model, delta, sender_stage, mask)
                 shape = (*jnp.shape(target.tokens), model.config.n_text_state)
-                delta = jnp.zeros(shape, delta.dtype)  # nothing is sent within the decoder
+                # The change reaches the decoder through the memory only.
+                delta = jnp.zeros(shape, delta.dtype)
             else:
                 memory = join_memories(audio.memory, audio.memory)
             edits = path_edits("decoder", delta, sender_stage, mask)
             return _score_first_half(model, target, memory, edits, metric)
 
+        # All pairs of sender and receiver, so that one `lax.map` batches over both.
         pairs = jnp.meshgrid(jnp.arange(len(layer_heads)), jnp.arange(n_receivers), indexing="ij")
         values = jax.lax.map(
             score_pair,
@@ -227,6 +230,7 @@ def _sender_delta(
     delta = difference if name == "embed" else difference[layer]
     if name.endswith(".z"):
         attn = getattr(getattr(model, stack).blocks, name.removesuffix(".z"))
+        # Heads share one projection W_O. Each head adds its rows of it to the stream.
         kernel = attn.out.kernel[...][layer].astype(delta.dtype)
         kernel = kernel.reshape(attn.n_head, delta.shape[-1], -1)
         is_sender = (jnp.arange(attn.n_head) == head) | (head < 0)
@@ -236,14 +240,14 @@ def _sender_delta(
         delta = jnp.where(is_patched[:, None], delta, 0)
     if name == "embed":
         return delta, jnp.int32(-1)  # before all layers
-    order = ORDER[stack]
+    order = LAYER_ORDERS[stack]
     return delta, order.n_stages * layer + order.stage_of_sender[name]
 
 
 def _score_first_half(
     model: Whisper, target: Run, memory: Memory, edits: Edits, metric: Metric
 ) -> Float[Array, "B"]:
-    """Decodes the doubled batch (see `path_edits`) and scores its first half, the patched run."""
+    """Decodes the doubled batch (see `stream_edits`) and scores its first half, the patched run."""
     tokens = jnp.concatenate([target.tokens] * 2)
     positions = jnp.concatenate([forward.positions_of(target)] * 2)
     x, _, tap, _ = model.decoder.residual(tokens, positions, memory, edits, NOTHING)

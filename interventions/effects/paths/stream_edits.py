@@ -1,4 +1,4 @@
-"""Edits that give the receivers of a path a patched copy of the residual stream.
+"""Defines edits that give the receivers of a path a patched copy of the residual stream.
 
 The batch is doubled. Its first half is the run. Its second half is the patched copy: the stream of
 the first half plus the change of the sender's output. The model itself therefore computes the norms
@@ -8,7 +8,7 @@ and projections of the patched copy.
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from interventions.effects.paths.components import ORDER
+from interventions.effects.paths.components import LAYER_ORDERS
 from jaxasr import pytrees, sites
 from jaxasr.taps import At, Edits
 
@@ -51,6 +51,7 @@ class ReadPatchedCopy:
     def __call__(self, x: Array, at: At) -> Array:
         run, copy = jnp.split(x, 2)
         mask = self.mask[at.layer] if self.mask.ndim else self.mask
+        # A mask over heads [H] becomes [H, 1] to fit x [B, T, H, Dh].
         return jnp.concatenate([jnp.where(mask[:, None] if mask.ndim else mask, copy, run), copy])
 
 
@@ -68,7 +69,7 @@ def path_edits(
         sender_stage: the stage at which the sender adds its output, counted through all layers.
         masks: for each site of either stack, True at the receivers.
     """
-    order = ORDER[stack]
+    order = LAYER_ORDERS[stack]
     edits: dict[str, SetPatchedCopy | ReadPatchedCopy] = {
         f"{stack}.{site}": SetPatchedCopy(delta, sender_stage, order.n_stages, stages_before)
         for site, stages_before in order.stages_before.items()

@@ -18,10 +18,10 @@ class TargetAudio:
 
     Attributes:
         memory: the memory of the target without a patch.
-        mel: the mel features of the doubled batch, if sender and receiver are both in the encoder.
-            The encoder then runs again.
-        last_resid: the encoder's last residual stream, if only the sender is in the encoder. The
-            encoder need not run again, because no receiver changes this stream.
+        mel: the mel features of the doubled batch (see `stream_edits`), if sender and receiver are
+            both in the encoder. The encoder then runs again. Otherwise None.
+        last_resid: the encoder's last residual stream, if only the sender is in the encoder. No
+            receiver changes this stream, so the encoder need not run again. Otherwise None.
     """
 
     memory: Memory
@@ -30,14 +30,14 @@ class TargetAudio:
 
     @classmethod
     def of(cls, model: Whisper, run: Run, stack: str, reruns_encoder: bool) -> "TargetAudio":
-        """Computes what is needed to patch senders in `stack` of the target `run`."""
+        """Computes the fields of the target `run` for senders in `stack`."""
         memory = memory_of(model, run)
         if stack == "decoder":
             return cls(memory, None, None)
         if reruns_encoder:
             return cls(memory, jnp.concatenate([forward.mel_of(run)] * 2), None)
         acts = forward.activations(model, run, ["encoder.resid_post"])
-        return cls(memory, None, acts["encoder.resid_post"][-1])
+        return cls(memory, None, acts["encoder.resid_post"][-1])  # of the last layer
 
     def patched_memory(
         self,
@@ -46,7 +46,7 @@ class TargetAudio:
         sender_stage: Int[Array, ""],
         masks: dict[str, Bool[Array, "..."]],
     ) -> Memory:
-        """Returns the memory of the doubled batch (see `path_edits`) for an encoder sender."""
+        """Returns the memory of the doubled batch (see `stream_edits`) for an encoder sender."""
         if self.mel is not None:
             edits = path_edits("encoder", delta, sender_stage, masks)
             return forward.encode(model, self.mel, edits, NOTHING)[0]
@@ -77,7 +77,7 @@ def join_memories(run: Memory, patched: Memory) -> Memory:
 def _join_rows(run: Array | tuple[Array, ...], patched: Array | tuple[Array, ...]) -> Array:
     assert not isinstance(run, tuple)  # the memory of a run is stacked
     assert not isinstance(patched, tuple)
-    return jnp.concatenate([run, patched], 1)
+    return jnp.concatenate([run, patched], 1)  # axis 0 is the layer
 
 
 def memory_of(model: Whisper, run: Run) -> Memory:

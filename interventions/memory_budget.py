@@ -2,22 +2,26 @@
 
 import jax
 
-# Bytes. Cells that a CPU computes together should fit its caches.
+# In bytes. Cells that a CPU computes together should fit into its caches.
 _CPU_BUDGET = 64 << 20
-# Share of an accelerator's free memory. The rest is a reserve.
+# Share of an accelerator's free memory. The rest is left for other arrays.
 _FREE_SHARE = 0.4
 
 
-def budget(given: int | None, cpu: int = _CPU_BUDGET) -> int:
+def memory_budget(given: int | None, cpu: int = _CPU_BUDGET) -> int:
     """Returns the bytes that cells or fits may take when they are computed together.
 
     Args:
-        given: the budget that the user chose, or None.
-        cpu: the default budget on a CPU.
+        given: the budget in bytes that the user chose, or None.
+        cpu: the default budget in bytes on a CPU.
 
     Returns:
         `given`, unless it is None. Otherwise `cpu` on a CPU, and 40% of the free memory on an
         accelerator.
+
+    Example:
+        >>> memory_budget(1_000_000)
+        1000000
     """
     if given is not None:
         return given
