@@ -4,8 +4,8 @@ import jax
 
 # In bytes. Cells that a CPU computes together should fit into its caches.
 _CPU_BUDGET = 64 << 20
-# Share of an accelerator's free memory. The rest is left for other arrays.
-_FREE_SHARE = 0.4
+# Share of an accelerator's memory. The rest holds the weights, the recordings and a reserve.
+_DEVICE_SHARE = 0.4
 
 
 def memory_budget(given: int | None, cpu: int = _CPU_BUDGET) -> int:
@@ -16,8 +16,9 @@ def memory_budget(given: int | None, cpu: int = _CPU_BUDGET) -> int:
         cpu: the default budget in bytes on a CPU.
 
     Returns:
-        `given`, unless it is None. Otherwise `cpu` on a CPU, and 40% of the free memory on an
-        accelerator.
+        `given`, unless it is None. Otherwise `cpu` on a CPU, and 40% of the memory of an
+        accelerator. The number does not depend on what the memory holds, because chunks of another
+        size would change the last bits of results.
 
     Example:
         >>> memory_budget(1_000_000)
@@ -29,4 +30,4 @@ def memory_budget(given: int | None, cpu: int = _CPU_BUDGET) -> int:
     if device.platform == "cpu":
         return cpu
     stats = device.memory_stats() or {}
-    return int(_FREE_SHARE * (stats.get("bytes_limit", 8 << 30) - stats.get("bytes_in_use", 0)))
+    return int(_DEVICE_SHARE * stats.get("bytes_limit", 8 << 30))

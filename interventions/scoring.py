@@ -1,17 +1,66 @@
 """Checks metrics, and selects the position and the logits that a metric reads."""
 
+from collections.abc import Sequence
+from typing import Any
+
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Int
 
 from interventions.metrics import Metric
 from interventions.scored_tokens import logits_at
+from jaxasr import compiled, pytrees
 from jaxasr.token_ids import check_ids
 
 
-def metric_of_row(metric: Metric, b: int) -> Metric:
-    """Returns the metric of row `b`, or `metric` itself if it is the same for all rows."""
-    row = getattr(metric, "row", None)  # `row` is optional (see `Metric`)
-    return metric if row is None else row(b)
+@pytrees.dataclass
+class StackedMetric:
+    """A metric of B rows that has the arrays of every row, so that rows can be selected.
+
+    Attributes:
+        rows: the metric of one row. Every array has a leading axis of B rows.
+    """
+
+    rows: Metric
+
+    @classmethod
+    def of(cls, metric: Metric, rows: Sequence[int] | Int[np.ndarray, "B"]) -> "StackedMetric":
+        """Stacks what `metric` is for each of `rows`."""
+        row_of = getattr(metric, "row", None)
+        metrics = [metric if row_of is None else row_of(int(b)) for b in rows]
+        return cls(jax.tree.map(_stack_arrays, *metrics))
+
+    @property
+    def position(self) -> int:
+        """The position whose logits are scored."""
+        return self.rows.position
+
+    @property
+    def vocab(self) -> Int[Array, "B n"] | None:
+        """The tokens whose logits are read, per row; None for all."""
+        vocab = self.rows.vocab
+        return None if vocab is None else jnp.reshape(vocab, (len(vocab), -1))
+
+    @property
+    def first(self) -> Metric:
+        """The metric of the first row."""
+        return jax.tree.map(lambda x: x[0] if _is_array(x) else x, self.rows)
+
+    def __call__(self, logits: Float[Array, "B n"]) -> Float[Array, "B"]:
+        if len(logits) == 1:  # without `vmap`, a program for one row stays the same
+            return self.first(logits)
+        arrays, structure = compiled.split(self.rows)
+        return jax.vmap(lambda x, row: structure.join(row)(x[None])[0])(logits, arrays)
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array | np.ndarray | np.generic | float | int)
+
+
+def _stack_arrays(*leaves: Any) -> Any:
+    """Stacks arrays on a new leading axis. Any other leaf is the same for all rows."""
+    return jnp.stack(list(map(jnp.asarray, leaves))) if _is_array(leaves[0]) else leaves[0]
 
 
 def check_metric(metric: Metric, n_vocab: int, batch: int) -> None:

@@ -6,12 +6,13 @@ by a key from `program_keys`, because JAX can treat two different structures as 
 """
 
 import functools
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
 from jaxasr import pytrees
 from jaxasr.program_keys import Key
@@ -134,6 +135,84 @@ def call(fn: Callable, *arguments: Any, **options: Hashable) -> Any:
     """
     arrays, structures = zip(*map(split, arguments), strict=True)
     return _jitted(fn)(arrays, structures, _StaticOptions(options))
+
+
+@functools.cache
+def _jitted_on_mesh(fn: Callable, mesh: Mesh, in_specs: Any, out_specs: Any) -> Callable:
+    """Returns `fn`, compiled for every device of `mesh`, as a function of split arguments."""
+
+    def call(
+        arrays: tuple[list[Any], ...], structures: tuple[Structure, ...], options: "_StaticOptions"
+    ) -> Any:
+        def call_on_device(*arrays: list[Any]) -> Any:
+            arguments = [
+                structure.join(part) for structure, part in zip(structures, arrays, strict=True)
+            ]
+            return fn(*arguments, **options.values)
+
+        return jax.shard_map(
+            call_on_device,
+            mesh=mesh,
+            in_specs=tuple(map(list, in_specs)),
+            out_specs=out_specs.tree,
+            check_vma=False,
+        )(*arrays)
+
+    return jax.jit(call, static_argnums=(1, 2))
+
+
+class _Specs(Key):
+    """PartitionSpecs of the result of a compiled program."""
+
+    __slots__ = ("tree",)
+
+    def __init__(self, tree: Any):
+        super().__init__(jax.tree.flatten(tree))
+        self.tree = tree
+
+
+def call_on_mesh(
+    mesh: Mesh | None,
+    fn: Callable,
+    *arguments: Any,
+    specs: Sequence[Any],
+    out_specs: Any,
+    **options: Hashable,
+) -> Any:
+    """Calls `fn` on every device of a mesh, each with its part of the arguments.
+
+    All devices run the program that one device would run, so their results do not depend on the
+    number of devices.
+
+    Args:
+        mesh: the mesh; None calls `fn` on one device.
+        fn: a module-level function of the part of one device.
+        arguments: as in `call`.
+        specs: a tree of `PartitionSpec` per argument, or one spec for all its arrays.
+        out_specs: a tree of `PartitionSpec` for the result.
+        options: as in `call`.
+
+    Returns:
+        The result of `fn`, joined over the devices.
+    """
+    if mesh is None:
+        return call(fn, *arguments, **options)
+    arrays, structures = zip(*map(split, arguments), strict=True)
+    in_specs = tuple(
+        _specs_of_arrays(argument, spec) for argument, spec in zip(arguments, specs, strict=True)
+    )
+    shardings = tuple([NamedSharding(mesh, spec) for spec in part] for part in in_specs)
+    # Does nothing for arrays that are in place already.
+    arrays = jax.device_put(arrays, shardings)
+    program = _jitted_on_mesh(fn, mesh, in_specs, _Specs(out_specs))
+    return program(arrays, structures, _StaticOptions(options))
+
+
+def _specs_of_arrays(argument: Any, spec: Any) -> tuple[P, ...]:
+    """Returns one spec per array of `argument`, in the order of `split`."""
+    leaves, treedef = jax.tree.flatten(argument)
+    specs = [spec] * len(leaves) if isinstance(spec, P) else treedef.flatten_up_to(spec)
+    return tuple(s for leaf, s in zip(leaves, specs, strict=True) if _is_array(leaf))
 
 
 def n_compiled(fn: Callable) -> int:

@@ -62,9 +62,8 @@ def _register(cls: Any, **options: Any) -> Any:
         return tuple(zip(keys, parts, strict=True)), rest
 
     def unflatten(rest: tuple[Any, ...], parts: Any) -> Any:
-        if hasattr(cls, "__post_init__"):
-            return cls(**dict(zip((*static, *children), (*rest, *parts), strict=True)))
-        # Skips the constructor, because JAX also builds pytrees of placeholders, not of arrays.
+        # Skips the constructor and its checks, because JAX also puts other objects than arrays
+        # into pytrees.
         value = object.__new__(cls)
         for name, part in zip((*static, *children), (*rest, *parts), strict=True):
             object.__setattr__(value, name, part)

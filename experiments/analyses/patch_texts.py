@@ -158,7 +158,7 @@ def _sweep(
     def sweep_layer(layers: list[int]) -> xr.Dataset:
         layer_grid = _make_grid(asr, targets, question, grid.n_frames, layers or None)
         return iv.sequence_sweep(
-            asr, cells=layer_grid.flat(), coords=layer_grid.labels(), **options
+            asr, cells=layer_grid.cell_coords(), coords=layer_grid.labels(), **options
         )
 
     # One group per layer, or a single group if "layer" is not a dimension of the grid.

@@ -83,7 +83,7 @@ class Ours:
             "bank_bytes": bank.data.nbytes,
             "peak_bytes": peak_rss() - bytes_before,
             "peak_rss": peak_rss(),
-            "largest_gap": float(bank.gap.max()),
+            "largest_gap": float(bank.optimality_gap.max()),
             "iterations": float(bank.n_iter.mean()),
         }
 
@@ -148,7 +148,7 @@ def compare_fits(
     return {
         "shape": [*data.X.shape, n_seeds],
         "fits": n_fits,
-        "largest_gap": float(bank.gap.max()),
+        "largest_gap": float(bank.optimality_gap.max()),
         "ours": ours | judged["ours"],
         "sklearn_jobs": reference.JOBS,
         "sklearn": rows,

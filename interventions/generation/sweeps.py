@@ -213,12 +213,12 @@ def generation_sweep(
     if "time" in grid.coords:
         # The number of cells along "time" depends on the recording. A fixed number of cells per
         # loop lets all recordings share one compiled program.
-        options.setdefault("batch", min(CELLS_PER_LOOP, grid.n_cells("layer")))
+        options.setdefault("batch", min(CELLS_PER_LOOP, grid.nominal_n_cells("layer")))
     result = sequence_sweep(
         asr,
         asr.model.encode(jnp.asarray(mel))[0] if sites.stack_of(site) == "decoder" else mel,
         prompt,
-        grid.flat(),
+        grid.cell_coords(),
         coords=grid.labels(),
         edits_of=AtCell(Zero() if edit is None else edit, site, *grid.frames),
         language=language or "en",

@@ -1,73 +1,71 @@
-"""Computes cells in chunks, and keeps the device busy while the host waits."""
+"""Computes cells in chunks, and dispatches the next computation before the last is read."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import numpy as np
 
-# A function that blocks until dispatched values are computed, and returns them.
+# A function that waits until dispatched values are computed, and returns them.
 Deferred = Callable[[], np.ndarray]
 
 
-def dispatch_chunks(
-    compute: Callable[[dict[str, np.ndarray]], Any], cells: dict[str, np.ndarray], size: int
+def dispatch_cells(
+    compute: Callable[[dict[str, np.ndarray]], Any], cells: dict[str, np.ndarray]
 ) -> Deferred:
-    """Dispatches `compute` on chunks of `size` cells.
-
-    The last chunk is padded, so that all chunks share one executable. If the device runs out of
-    memory, the chunks are halved and a warning is issued.
+    """Dispatches `compute` on cells. If memory runs out, it is dispatched on each half of them.
 
     Args:
-        compute: takes coordinates [size] and returns an array whose first axis is the cells.
-        cells: coordinates [K].
-        size: cells per chunk.
+        compute: takes coordinates [n, K], and returns metrics [R, n, K, P].
+        cells: coordinates [n, K] of K cells on each of n devices, by dimension.
 
     Returns:
-        A function that blocks until all cells are computed and returns their values.
+        A function that waits until all cells are computed, and returns their metrics as float64.
     """
-    n_cells = len(next(iter(cells.values())))
+    size = next(iter(cells.values())).shape[1]
 
-    def dispatch_smaller(error: Exception) -> Deferred:
+    def dispatch_halves(error: Exception) -> Deferred:
+        # XLA reports that memory ran out by this status code in the text of the error.
         if "RESOURCE_EXHAUSTED" not in str(error) or size == 1:
             raise error
+        half = -(-size // 2)
         warnings.warn(
-            f"sweep: out of memory with {size} cells at a time; trying {size // 2}.", stacklevel=3
+            f"sweep: out of memory with {size} cells at a time; trying {half}.", stacklevel=3
         )
-        return dispatch_chunks(compute, cells, size // 2)
+        # The halves overlap by one cell if the size is odd, so that both run the same program.
+        halves = [
+            {dim: x[:, part] for dim, x in cells.items()}
+            for part in (slice(half), slice(size - half, size))
+        ]
+        first, second = (dispatch_cells(compute, half_cells) for half_cells in halves)
+        return lambda: np.concatenate([first(), second()[:, :, 2 * half - size :]], 2)
 
     def wait() -> np.ndarray:
-        # JAX may report that memory ran out when chunks are dispatched, or when they are read.
+        # JAX dispatches asynchronously, so an error may first appear when values are read.
         try:
-            return np.concatenate([np.asarray(chunk, np.float64) for chunk in chunks])[:n_cells]
+            return np.asarray(metrics, np.float64)
         except jax.errors.JaxRuntimeError as error:
-            return dispatch_smaller(error)()
+            return dispatch_halves(error)()
 
     try:
-        chunks = [
-            compute({dim: _pad_chunk(values[i : i + size], size) for dim, values in cells.items()})
-            for i in range(0, n_cells, size)
-        ]
+        metrics = compute(cells)
     except jax.errors.JaxRuntimeError as error:
-        return dispatch_smaller(error)
+        return dispatch_halves(error)
     return wait
 
 
-def dispatch_one_ahead(computations: Iterable[Deferred]) -> Iterator[np.ndarray]:
-    """Yields results in order. The next computation is dispatched before the current one is read.
+def run_one_ahead(computations: Iterable[Callable[[], None]]) -> None:
+    """Reads results in order. The next computation is dispatched before the current one is read.
 
     Args:
-        computations: an iterator that dispatches one computation per item, when the item is taken.
+        computations: an iterator that dispatches one computation when an item is taken. The item
+            is a function that waits for the result and stores it.
     """
-    waiting: Deferred | None = None
-    for deferred in computations:
-        if waiting is not None:
-            yield waiting()
-        waiting = deferred
-    if waiting is not None:
-        yield waiting()
-
-
-def _pad_chunk(values: np.ndarray, size: int) -> np.ndarray:
-    return np.pad(values, (0, size - len(values)), mode="edge")
+    previous: Callable[[], None] | None = None
+    for read in computations:
+        if previous is not None:
+            previous()
+        previous = read
+    if previous is not None:
+        previous()

@@ -1,177 +1,179 @@
-"""Computes the cells of one example of a sweep, in groups that edit the same layer."""
+"""Runs the unedited passes of some recordings, and computes the cells that resume from them."""
 
 import dataclasses
 import functools
+from collections.abc import Sequence
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from interventions.edits.cells import Coordinates
-from interventions.edits.values import Mix, Patch, select_row
 from interventions.forward import mel_of
-from interventions.metrics import Metric
 from interventions.patching import programs
-from interventions.patching.chunks import Deferred, dispatch_chunks
+from interventions.patching.axes import axes_of_acts, axes_of_memory, specs_of
+from interventions.patching.cell_chunks import CellChunk
+from interventions.patching.chunks import Deferred, dispatch_cells
 from interventions.patching.plan import Plan
+from interventions.patching.recordings import Recordings
 from interventions.patching.resumed_decoder import UneditedTrace
-from interventions.patching.resumed_encoder import Residuals
-from interventions.patching.sources import encoder_activations
-from interventions.patching.workload import ColumnBatch, chunk_size, column_batches
+from interventions.patching.resumed_encoder import RESIDUAL_SITES, Residuals
+from interventions.patching.sources import mean_over_time
+from interventions.patching.unedited import UneditedResults
 from interventions.run import Run
-from interventions.scoring import metric_of_row
-from jaxasr import compiled
+from interventions.scoring import StackedMetric
+from jaxasr import compiled, sites
 from jaxasr.cache import Memory
-from jaxasr.taps import Edit
+from jaxasr.meshes import CELLS, DATA, axis_size
+from jaxasr.taps import Acts, select
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Example:
-    """One row of the target with everything that its cells share.
+class RecordingChunk:
+    """Rows of the target whose cells are computed together.
 
     Attributes:
         plan: the sweep.
-        run: the row, encoded.
-        memory: the memory of the row; unstacked if the decoder's layers are unstacked.
-        edit: the edit that every cell applies at its own place, with the values of this row.
-        metric: the metric of this row.
-        unedited_metric: [1], the metric without an edit. Its computation may not have finished.
-        trace: unedited activations that decoder cells resume from; None if they do not resume.
-        residuals: unedited residuals that encoder cells resume from; None if they do not resume.
+        rows: indices of the rows, with padding at the end.
+        recordings: the activations that the cells of these rows share.
+        baseline: [R], the metric without an edit. Its computation may not have finished.
+        source_metric: [R], the metric of the source; None without a source run.
     """
 
     plan: Plan
-    run: Run
-    memory: Memory
-    edit: Edit
-    metric: Metric
-    unedited_metric: Float[Array, "1"]
-    trace: UneditedTrace | None
-    residuals: Residuals | None
+    rows: Int[np.ndarray, "R"]
+    recordings: Recordings
+    baseline: Float[Array, "R"]
+    source_metric: Float[Array, "R"] | None
 
     @classmethod
-    def of(cls, plan: Plan, b: int) -> "Example":
-        """Runs the unedited passes that the cells of row `b` share."""
-        run, work, edit = plan.target.row(b), plan.work, plan.edit
-        metric = metric_of_row(plan.metric, b)
-        if plan.source is not None and isinstance(edit, Patch | Mix):
-            edit = select_row(edit, work.grid.site, b)
-        unedited = plan.decoder.run(run, metric)
+    def of(cls, plan: Plan, rows: Int[np.ndarray, "n"]) -> "RecordingChunk":
+        """Runs the unedited passes of `rows` of the target and of the source."""
+        work = plan.work
+        padded = np.pad(rows, (0, work.recordings_per_chunk - len(rows)), mode="edge")
+        metric = StackedMetric.of(plan.metric, padded)
+        target = _run_unedited(plan, plan.target, padded, metric)
+        source = None if plan.source is None else _run_unedited(plan, plan.source, padded, metric)
+        values, values_pass = None, target if plan.averages_target else source
+        if values_pass is not None:
+            values = values_pass.acts[work.grid.site]
+            values = mean_over_time(values, work.grid.site) if plan.averages_target else values
+        run, acts, memory = target.run, target.acts, target.decoded.memory
+        encoder_resumes = work.resumes and not work.in_decoder
         return cls(
             plan,
-            run,
-            unedited.memory,
-            edit,
-            metric,
-            unedited.metric,
-            trace=UneditedTrace.of(unedited.acts) if work.by_rows else None,
-            residuals=_compute_residuals(plan, run)
-            if work.resumes and not work.in_decoder
-            else None,
+            padded,
+            Recordings(
+                tokens=run.tokens,
+                memory=run.memory if work.in_decoder else None,
+                audio_kv=tuple(zip(memory.k, memory.v)) if _reads_unstacked(plan) else None,
+                mel=None if work.in_decoder or encoder_resumes else mel_of(run),
+                trace=UneditedTrace.of(acts) if work.resumes_decoder else None,
+                residuals=_residuals(acts) if encoder_resumes else None,
+                values=values,
+                metric=metric,
+                values_axis=int(work.grid.site in sites.LAYERED),
+            ),
+            target.decoded.metric,
+            None if source is None else source.decoded.metric,
         )
 
-    @property
-    def baseline(self) -> float:
-        """The metric without an edit. Waits until it is computed."""
-        return float(self.unedited_metric[0])
+    def dispatch(self, chunks: Sequence[CellChunk]) -> Deferred:
+        """Starts to compute chunks of one program, each on another device along "cells".
 
-    def indices(self, layer: int | None) -> Int[np.ndarray, "n"]:
-        """Returns the flat grid indices of the cells that edit `layer`; None: all layers."""
-        return self._select_cells(layer)[0].ravel()
+        Returns:
+            A function that waits for the metrics [R, chunks, K, P].
+        """
+        n_devices = axis_size(self.plan.mesh, CELLS)
+        padded = [*chunks, *[chunks[-1]] * (n_devices - len(chunks))]
+        cells = {dim: np.stack([chunk.cells[dim] for chunk in padded]) for dim in padded[0].cells}
+        return dispatch_cells(functools.partial(self._compute, padded), cells)
 
-    def dispatch(self, layer: int | None) -> Deferred:
-        """Starts to compute the cells that edit `layer`, in the order of `indices`."""
-        indices, cells = self._select_cells(layer)
-        # With `by_rows`, `layer` is never None. It is tested only for the type checker.
-        if layer is not None and self.plan.work.by_rows:
-            return self._dispatch_columns(layer, indices.shape, cells)
-        work = self.plan.work
-        compute = self._compute_whole_decoder if work.in_decoder else self._compute_encoder
-        return dispatch_chunks(functools.partial(compute, layer or 0), cells, chunk_size(work))
-
-    def _select_cells(self, layer: int | None) -> tuple[np.ndarray, Coordinates]:
-        work = self.plan.work
-        if layer is not None and work.by_rows:
-            return work.grid.columns(layer)
-        return work.grid.group(layer)
-
-    def _dispatch_columns(self, layer: int, shape: tuple[int, ...], cells: Coordinates) -> Deferred:
-        batches = column_batches(self.plan.work, layer)
-        deferred = [
-            dispatch_chunks(
-                functools.partial(self._compute_columns, layer, batch),
-                cells,
-                batch.cells_per_column,
-            )
-            for batch in batches
-        ]
-
-        def wait() -> Float[np.ndarray, "n"]:
-            # A column (the cells of one position) without a batch keeps the baseline, because an
-            # edit there cannot reach the scored position.
-            values = np.full(shape, self.baseline)
-            for batch, batch_values in zip(batches, deferred):
-                values[batch.columns] = batch_values()[:, : len(batch.columns)].T
-            return values.ravel()
-
-        return wait
-
-    def _compute_columns(self, layer: int, batch: ColumnBatch, cells: Coordinates) -> Array:
-        plan, grid = self.plan, self.plan.work.grid
-        audio_kv = tuple(zip(self.memory.k, self.memory.v)) if plan.decoder.unrolled else None
-        return compiled.call(
-            programs.resumed_decoder_cells,
-            plan.decoder.frozen,
-            audio_kv,
-            jnp.int32(layer),
-            cells,
-            grid.frames,
-            batch.rows,
-            self.run.memory,
-            self.trace,
-            self.edit,
-            self.metric,
-            site=grid.site,
-            has_positions="position" in grid.coords,
-            position_local=plan.work.position_local,
-            layers_above=batch.layers_above,
+    def _compute(self, chunks: Sequence[CellChunk], cells: Coordinates) -> Array:
+        plan, work, first = self.plan, self.plan.work, chunks[0]
+        batch = programs.CellBatch(
+            np.array([chunk.layer or 0 for chunk in chunks], np.int32),  # pyright: ignore
+            {dim: values.reshape(-1) for dim, values in cells.items()},
+            jax.tree.map(lambda *x: np.stack(x), *(chunk.rows for chunk in chunks)),
         )
-
-    def _compute_whole_decoder(self, layer: int, cells: Coordinates) -> Array:
-        del layer  # unused, because a whole pass begins at the first layer
-        work = self.plan.work
-        return compiled.call(
-            programs.whole_decoder_cells,
-            self.plan.model,
-            cells,
+        options: dict[str, Any] = {"site": work.grid.site}
+        if work.resumes_decoder:
+            program, model = programs.resumed_decoder_cells, plan.decoder.frozen
+            options |= {
+                "has_positions": "position" in work.grid.coords,
+                "position_local": work.position_local,
+                "layers_above": first.layers_above,
+            }
+        else:
+            program = programs.whole_decoder_cells if work.in_decoder else programs.encoder_cells
+            model = plan.decoder.model
+            options["scored"] = work.scored
+        metrics = compiled.call_on_mesh(
+            plan.mesh,
+            program,
+            model,
+            batch,
             work.grid.frames,
-            self.run.tokens,
-            self.run.memory,
-            self.edit,
-            self.metric,
-            site=work.grid.site,
-            scored=work.scored,
+            self.recordings,
+            plan.edit,
+            specs=(P(), P(CELLS), P(), specs_of(self.recordings.axes()), P()),
+            out_specs=P(DATA, CELLS),
+            **options,
         )
-
-    def _compute_encoder(self, layer: int, cells: Coordinates) -> Array:
-        work = self.plan.work
-        return compiled.call(
-            programs.encoder_cells,
-            self.plan.model,
-            jnp.int32(layer),
-            cells,
-            work.grid.frames,
-            self.run.tokens,
-            self.residuals,
-            mel_of(self.run),
-            self.edit,
-            self.metric,
-            site=work.grid.site,
-            scored=work.scored,
-        )
+        return metrics.reshape(len(metrics), len(chunks), -1, metrics.shape[-1])
 
 
-def _compute_residuals(plan: Plan, run: Run) -> Residuals:
-    names = "encoder.resid_pre", "encoder.resid_post"
-    acts = encoder_activations(plan.model, mel_of(run), *names)
-    return acts[names[0]], acts[names[1]]
+@dataclasses.dataclass(frozen=True, eq=False)
+class _UneditedPass:
+    """Some rows of a run, encoded and decoded without an edit."""
+
+    run: Run
+    acts: Acts
+    decoded: UneditedResults
+
+
+def _run_unedited(
+    plan: Plan, run: Run, rows: Int[np.ndarray, "R"], metric: StackedMetric
+) -> _UneditedPass:
+    """Encodes and decodes `rows` of a run, and reads the activations that the sweep needs."""
+    run, acts = _encode(plan, _select_rows(run, rows), plan.encoder_sites)
+    decoded = plan.decoder.run(Run(tokens=run.tokens, memory=run.memory), metric)
+    return _UneditedPass(run, acts | decoded.acts, decoded)
+
+
+def _encode(plan: Plan, run: Run, names: Sequence[str]) -> tuple[Run, Acts]:
+    """Encodes a run unless it is encoded and no activation of the encoder is needed."""
+    if run.memory is not None and not names:
+        return run, {}
+    n_layers = plan.model.config.n_text_layer
+    stacked = Memory(0, (0,) * n_layers, (0,) * n_layers)  # pyright: ignore
+    memory, acts = compiled.call_on_mesh(
+        plan.mesh,
+        programs.encode,
+        plan.decoder.model,
+        mel_of(run),
+        select(*names),
+        specs=(P(), P(DATA), P()),
+        out_specs=specs_of((axes_of_memory(stacked, unstacked=False), axes_of_acts(names))),
+    )
+    if run.memory is None:
+        run = dataclasses.replace(run, memory=memory, mel=None, encoded_mel=run.mel)
+    return run, acts
+
+
+def _residuals(acts: Acts) -> Residuals:
+    pre, post = (acts[site] for site in RESIDUAL_SITES)
+    return pre, post
+
+
+def _select_rows(run: Run, rows: Int[np.ndarray, "R"]) -> Run:
+    # Selecting all rows would copy the memory.
+    is_whole = np.array_equal(rows, np.arange(run.batch))
+    return dataclasses.replace(run, tokens=jnp.asarray(run.tokens)) if is_whole else run.rows(rows)
+
+
+def _reads_unstacked(plan: Plan) -> bool:
+    return plan.work.resumes_decoder and plan.decoder.unrolled

@@ -1,4 +1,7 @@
-"""Keeps the finished groups of a sweep on disk, so that an interrupted sweep resumes."""
+"""Keeps the finished groups of a sweep on disk, so that an interrupted sweep resumes.
+
+A group is the cells of one example that edit the same layer.
+"""
 
 import os
 from collections.abc import Iterator
@@ -9,7 +12,6 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from interventions.patching.chunks import Deferred
 from interventions.patching.plan import Plan
 from interventions.storage import parts
 from interventions.storage.atomic import only_writer
@@ -22,13 +24,17 @@ class FinishedGroups:
     """The finished groups of one sweep in a folder, by example and layer.
 
     Without a folder, nothing is saved or loaded.
+
+    Args:
+        folder: the folder of the sweep, if any.
+        digest: fingerprint of the sweep. A group of another sweep is not loaded.
     """
 
     def __init__(self, folder: Path | None = None, digest: str = ""):
         self.folder, self.digest = folder, digest
 
     def load(self, example: int, layer: int | None, size: int) -> Float[np.ndarray, "n"] | None:
-        """Returns the values of a group, or None where it is missing or damaged."""
+        """Returns the values of a group of `size` cells; None if its file is missing or damaged."""
         if self.folder is None:
             return None
         part = parts.load(self._path(example, layer), self._key(example, layer)) or {}
@@ -38,17 +44,10 @@ class FinishedGroups:
             return None
         return values
 
-    def save_when_ready(self, example: int, layer: int | None, deferred: Deferred) -> Deferred:
-        """Returns a function that waits for the values of `deferred` and then saves them."""
-        if self.folder is None:
-            return deferred
-
-        def wait_and_save() -> np.ndarray:
-            values = deferred()
+    def save(self, example: int, layer: int | None, values: Float[np.ndarray, "n"]) -> None:
+        """Saves the values of a group."""
+        if self.folder is not None:
             parts.save(self._path(example, layer), self._key(example, layer), {"values": values})
-            return values
-
-        return wait_and_save
 
     def _path(self, example: int, layer: int | None) -> Path:
         assert self.folder is not None
@@ -63,8 +62,8 @@ def finished_groups(folder: str | os.PathLike | None, plan: Plan) -> Iterator[Fi
     """Opens the finished groups of `plan` in `folder`, for this process alone.
 
     Raises:
-        ValueError: `folder` holds another sweep, or the plan has no fingerprint because it refers
-            to code or values that differ between processes.
+        ValueError: `folder` holds another sweep, or the plan holds code or values that differ
+            between processes, so that it has no fingerprint.
         BlockingIOError: another process uses `folder`.
     """
     if folder is None:
@@ -75,9 +74,8 @@ def finished_groups(folder: str | os.PathLike | None, plan: Plan) -> Iterator[Fi
         saved = parts.load(folder / _SWEEP_FILE, _SWEEP_FILE)
         if saved is not None and str(saved["sha256"]) != digest:
             raise ValueError(
-                f"store: {str(folder)!r} holds another sweep: its model, runs, site, grid, metric "
-                "or edit differs, or their code or the version of Python differs. "
-                "Choose another folder."
+                f"store: {str(folder)!r} holds another sweep. Its model, runs, site, grid, metric, "
+                "edit, their code or its version of Python differs. Choose another folder."
             )
         if saved is None:
             parts.save(folder / _SWEEP_FILE, _SWEEP_FILE, {"sha256": np.array(digest)})
@@ -87,6 +85,7 @@ def finished_groups(folder: str | os.PathLike | None, plan: Plan) -> Iterator[Fi
 def _digest(plan: Plan) -> str:
     """Returns the fingerprint of all inputs that the values depend on."""
     grid = plan.work.grid
+    # A dict has no order in a fingerprint, but the order of the dimensions orders the cells.
     cells = {
         "site": grid.site,
         "coords": grid.coords,
@@ -98,6 +97,7 @@ def _digest(plan: Plan) -> str:
     return fingerprint(
         model=model,
         target=plan.target,
+        source=[plan.source, plan.averages_target],
         grid=cells,
         how=computation,
         metric=plan.metric,

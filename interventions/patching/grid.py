@@ -12,7 +12,7 @@ from interventions.edits.combining import position_and_frame_axes
 from jaxasr.config import FRAMES_PER_S
 from jaxasr.sites import SiteSpec
 
-# Chunk sizes assume this many windows of time, so that they do not depend on the recording.
+# Number of windows of time that chunk sizes assume, so that they do not depend on the recording.
 _NOMINAL_WINDOWS = 8
 
 
@@ -22,10 +22,10 @@ class Grid:
 
     Attributes:
         site: the patched site.
-        coords: the values along each dimension. For "layer", "head" and "position" they are
+        coords: the values along each dimension. For "layer", "head" and "position" the values are
             indices, for "time" the first frame of each window, and for "alpha" strengths.
-        window: frames per window of time.
-        n_frames: encoder frames without padding. The last window ends here.
+        window: number of frames per window of time.
+        n_frames: number of encoder frames without padding. The last window ends here.
     """
 
     site: str
@@ -52,8 +52,8 @@ class Grid:
             window_s: seconds per window of time.
             n_frames: encoder frames without padding.
             alphas: strengths.
-            selected: the indices to sweep per dimension. If a dimension is missing or None, all its
-                indices are swept.
+            selected: the indices to sweep, {dimension: indices}. All indices of a dimension are
+                swept if it is missing or None.
 
         Raises:
             ValueError: the site lacks a dimension, an index or a frame, or the window is too short.
@@ -110,19 +110,19 @@ class Grid:
 
     @property
     def frames(self) -> tuple[np.int32, np.int32]:
-        """`window` and `n_frames` as NumPy scalars, so that new values do not retrace."""
+        """`window` and `n_frames` as NumPy scalars, because a new Python int would retrace."""
         return np.int32(self.window), np.int32(self.n_frames)
 
-    def flat(self) -> dict[str, np.ndarray]:
+    def cell_coords(self) -> dict[str, np.ndarray]:
         """Returns the coordinates of every cell, in row-major order."""
         axes = np.meshgrid(*self.coords.values(), indexing="ij")
         return {dim: axis.ravel() for dim, axis in zip(self.dims, axes)}
 
-    def n_cells(self, *excluded: str) -> int:
+    def nominal_n_cells(self, *excluded: str) -> int:
         """Counts the cells over all dimensions except `excluded`, to choose a chunk size.
 
-        Time counts as 8 windows, so that recordings of all lengths share compiled programs. This
-        pads a chunk by at most seven windows.
+        Time counts as 8 windows, so that recordings of all lengths share compiled programs. A chunk
+        then has at most seven windows of padding.
         """
         return math.prod(
             _NOMINAL_WINDOWS if dim == "time" else len(values)
@@ -132,13 +132,14 @@ class Grid:
 
     @property
     def layers(self) -> list[int | None]:
-        """The edited layer of each group of cells; [None] if every cell edits all layers."""
+        """The swept layers; [None] if every cell edits all layers."""
         return [int(layer) for layer in self.coords["layer"]] if "layer" in self.coords else [None]
 
-    def group(self, layer: int | None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    def cells_of_layer(self, layer: int | None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Returns flat indices and coordinates of the cells that edit `layer`."""
         axes = [[layer] if dim == "layer" else values for dim, values in self.coords.items()]
-        # float64 represents indices and strengths exactly; each column is cast back below.
+        # One array needs one dtype. float64 represents indices and strengths exactly, and each
+        # dimension is cast back below.
         rows = np.array(list(itertools.product(*axes)), np.float64).reshape(-1, len(self.dims))
         cells = {dim: rows[:, i].astype(self.coords[dim].dtype) for i, dim in enumerate(self.dims)}
         flat = np.arange(self.size).reshape(self.shape)
@@ -146,11 +147,12 @@ class Grid:
             flat = np.take(flat, [self.layers.index(layer)], axis=self.dims.index("layer"))
         return flat.ravel(), cells
 
-    def columns(self, layer: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    def cells_by_position(self, layer: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Returns the cells that edit `layer`, arranged by position.
 
         Returns:
-            Flat indices [positions, K], and the coordinates [K] of the cells of any one position.
+            Flat indices [positions, K], and the coordinates [K] of the cells of one position. The
+            cells of every position have the same coordinates.
         """
         axis = self.dims.index("layer")
         flat: np.ndarray = np.arange(self.size).reshape(self.shape)
@@ -161,18 +163,18 @@ class Grid:
         dims = [dim for dim in self.dims if dim not in ("layer", "position")]
         axes = np.meshgrid(*(self.coords[dim] for dim in dims), indexing="ij")
         cells = {dim: axis.ravel() for dim, axis in zip(dims, axes)}
-        # `vmap` needs an array even if the grid has no other dimension.
+        # If the grid has no other dimension, `vmap` needs an array of one cell all the same.
         return flat.reshape(self.n_positions, -1), cells or {"cell": np.zeros(1, np.int32)}
 
     def labels(self, tokens: Any = None) -> dict[str, Any]:
         """Returns the coordinates of the labelled result.
 
         Args:
-            tokens: int [B, T], to add `token_id` along "position". If rows differ, `token_id` also
-                has the dimension "example".
+            tokens: int [B, T], to add the coordinate `token_id` along "position". If rows differ,
+                `token_id` also has the dimension "example".
 
         Returns:
-            Coordinates for xarray; time in seconds from the start of each window.
+            Coordinates for xarray. Those of "time" are the starts of windows in seconds.
         """
         labels: dict[str, Any] = dict(self.coords)
         if "time" in labels:
@@ -187,7 +189,7 @@ class Grid:
 def swept_sizes(spec: SiteSpec) -> dict[str, int]:
     """Returns the dimensions that a sweep of a site can have, with their sizes.
 
-    The size is 0 for "time" and "alpha", which the site does not determine.
+    The sizes of "time" and "alpha" are 0, because the site does not determine them.
     """
     in_decoder = spec.site.startswith("decoder.")
     has_audio_keys = ".cross_attn." in spec.site and "S" in spec.axes
@@ -197,6 +199,7 @@ def swept_sizes(spec: SiteSpec) -> dict[str, int]:
     if in_decoder and "T" in spec.axes:
         sizes["position"] = spec.size("T")
     elif in_decoder and not has_audio_keys:
+        # Keys and values of decoder self-attention have one position per token.
         sizes["position"] = spec.size("S")
     if not in_decoder or has_audio_keys:
         sizes["time"] = 0
@@ -204,6 +207,7 @@ def swept_sizes(spec: SiteSpec) -> dict[str, int]:
 
 
 def _select_indices(values: np.ndarray, selected: Any, dim: str) -> np.ndarray:
+    """Returns `selected`, or all `values` if it is None. Raises ValueError for any other index."""
     if selected is None:
         return values
     selected = np.atleast_1d(np.asarray(selected, values.dtype))

@@ -1,8 +1,8 @@
-"""Defines the plan of a sweep: everything that is needed to run it."""
+"""Defines the plan of a sweep, which holds everything that is needed to run the sweep."""
 
 import dataclasses
 
-from jaxtyping import Array, Float
+from jax.sharding import Mesh
 
 from interventions.metrics import Metric
 from interventions.patching import cost
@@ -21,13 +21,17 @@ class Plan:
 
     Attributes:
         model: the model.
-        target: the encoded run that is patched.
-        source: the encoded run that patched-in activations come from, if they come from a run.
-        edit: the edit that is placed at every cell.
+        target: the run that is patched.
+        source: the run that patched-in activations come from; None if they are zeros, noise or
+            means of the target, or if the caller gave an edit.
+        averages_target: whether the patched-in activations are means of the target.
+        edit: the edit that is placed at every cell. The value of a patch from a run is None until
+            the run is computed.
         metric: the metric of the patched logits.
-        source_metric: the metric of `source` [B]; None if `source` is None or the target itself.
         decoder: the decoder that runs passes without an edit.
-        work: the grid of cells, and the numbers that decide how they are batched.
+        encoder_sites: sites of the encoder whose unedited activations the cells need.
+        work: the grid of cells, and the numbers that decide how the cells are batched.
+        mesh: the devices that share the work; None for one device.
 
     Example:
         ```python
@@ -46,11 +50,13 @@ class Plan:
     model: Whisper
     target: Run
     source: Run | None
+    averages_target: bool
     edit: Edit
     metric: Metric
-    source_metric: Float[Array, "B"] | None
     decoder: UneditedDecoder
+    encoder_sites: tuple[str, ...]
     work: Workload
+    mesh: Mesh | None
 
     def __repr__(self) -> str:
         return f"Plan({self})"

@@ -1,11 +1,9 @@
-"""Plans a sweep: checks its arguments and runs the source."""
+"""Plans a sweep: checks its arguments, and decides what is computed together."""
 
-import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax.sharding import Mesh
 
 from interventions.edits.base import check_edit
 from interventions.edits.places import Indices
@@ -13,18 +11,22 @@ from interventions.metrics import Metric
 from interventions.patching.grid import Grid
 from interventions.patching.plan import Plan
 from interventions.patching.resumed_decoder import UneditedTrace
-from interventions.patching.sources import activation, source_edit, source_run
+from interventions.patching.resumed_encoder import RESIDUAL_SITES
+from interventions.patching.sources import source_edit, source_run
 from interventions.patching.unedited import UneditedDecoder
 from interventions.patching.workload import Workload
 from interventions.run import Run
 from interventions.scoring import check_metric, scored_position
 from jaxasr import sites
+from jaxasr.inputs import check_mel
+from jaxasr.meshes import DATA, axis_size, resolve_mesh
 from jaxasr.model import Whisper
 from jaxasr.taps import Edit
 
 # Defaults of `plan_sweep` and `sweep`. `sweep(plan=...)` rejects arguments that differ from them.
-WINDOW_S = 0.5
-REPLACE: tuple[float, ...] = (1.0,)
+DEFAULT_WINDOW_S = 0.5  # seconds per window of time
+# α of `(1-α)·x + α·source`. At 1 the source replaces the activation.
+DEFAULT_ALPHAS: tuple[float, ...] = (1.0,)
 
 
 def plan_sweep(
@@ -36,23 +38,25 @@ def plan_sweep(
     over: Sequence[str],
     metric: Metric,
     edit: Edit | None = None,
-    window_s: float = WINDOW_S,
+    window_s: float = DEFAULT_WINDOW_S,
     n_frames: int | None = None,
-    alphas: Sequence[float] = REPLACE,
+    alphas: Sequence[float] = DEFAULT_ALPHAS,
     layers: Indices = None,
     heads: Indices = None,
     positions: Indices = None,
     budget: int | None = None,
     reuse: bool = True,
+    mesh: Mesh | None = None,
+    recordings: int | None = None,
 ) -> Plan:
-    """Plans a sweep: checks its arguments and runs the source.
+    """Checks the arguments of a sweep and plans its chunks. Runs nothing.
 
     Args:
-        model: the model. All other arguments are those of `sweep`.
+        model: the model, `asr.model`. All other arguments are those of `sweep`.
 
     Returns:
         A plan. `print(plan)` shows its cells, bytes and floating-point operations.
-        `sweep(plan=plan)` runs it and does not run the source again.
+        `sweep(plan=plan)` runs it.
 
     Raises:
         ValueError: the arguments are not valid; see `sweep`.
@@ -73,9 +77,8 @@ def plan_sweep(
         ablated = iv.sweep(plan=plan)
         ```
     """
-    _check_runs(target, source, edit)
+    _check_runs(model, target, source, edit)
     check_metric(metric, model.config.n_vocab, target.batch)
-    target = target.encode(model)
     n_tokens = jnp.shape(target.tokens)[1]
     spec = sites.spec(model.config, site, 1, n_tokens)
     grid = Grid.of(
@@ -86,60 +89,38 @@ def plan_sweep(
         alphas=alphas,
         selected={"layer": layers, "head": heads, "position": positions},
     )
-    scored = scored_position(metric, n_tokens)
-    work = Workload(model.config, grid, target.batch, n_tokens, scored, reuse, budget)
-    read = dict.fromkeys((*UneditedTrace.SITES, site)) if work.by_rows else ()
-    decoder = UneditedDecoder.of(model, *read)
+    if recordings is not None and recordings < 1:
+        raise ValueError(f"recordings: expected 1 or more, got {recordings}.")
+    scored, mesh = scored_position(metric, n_tokens), resolve_mesh(mesh)
+    n_devices = 0 if mesh is None else axis_size(mesh, DATA)
+    work = Workload(
+        model.config, grid, target.batch, n_tokens, scored, reuse, budget, recordings, n_devices
+    )
+    run, averages_target = source_run(target, source), source == "mean"
     if edit is None:
-        assert source is not None
-        patch = _edit_from_source(model, target, source, decoder, metric, work)
-    else:
-        patch = _CellEdit(edit)
-    if patch.run is not None:  # its values have one row per example
-        spec = dataclasses.replace(spec, shape=(target.batch, *spec.shape[1:]))
-    check_edit(patch.edit, spec)
-    return Plan(model, target, patch.run, patch.edit, metric, patch.metric, decoder, work)
+        edit = source_edit(source, run is not None or averages_target, "alpha" in grid.coords)
+    if run is None and not averages_target:
+        check_edit(edit, spec)
+    # Dicts, because `site` may be one of the other sites, and each is read once.
+    patched = [site] if run is not None or averages_target else []
+    resumed = UneditedTrace.SITES if work.in_decoder else RESIDUAL_SITES
+    names = tuple(dict.fromkeys((*(resumed if work.resumes else ()), *patched)))
+    decoder = UneditedDecoder.of(model, names if work.in_decoder else (), mesh)
+    encoder_sites = () if work.in_decoder else names
+    return Plan(
+        model, target, run, averages_target, edit, metric, decoder, encoder_sites, work, mesh
+    )
 
 
-def _check_runs(target: Run, source: Run | str | None, edit: Edit | None) -> None:
+def _check_runs(model: Whisper, target: Run, source: Run | str | None, edit: Edit | None) -> None:
     if target.positions is not None:
         raise ValueError(
             "target: expected rows of equal length, got padded ones. "
             "Sweep the rows of each length separately."
         )
     if (source is None) == (edit is None):
-        raise ValueError("source, edit: expected one of the two.")
-
-
-class _CellEdit(NamedTuple):
-    """The edit of every cell, the encoded run that its values come from, and the run's metric."""
-
-    edit: Edit
-    run: Run | None = None
-    metric: Float[Array, "B"] | None = None
-
-
-def _edit_from_source(
-    model: Whisper,
-    target: Run,
-    source: Run | str,
-    decoder: UneditedDecoder,
-    metric: Metric,
-    work: Workload,
-) -> _CellEdit:
-    """Runs the source once, and returns the edit that its activation makes."""
-    site, has_alpha = work.grid.site, "alpha" in work.grid.coords
-    run = source_run(model, target, source)
-    if run is None:
-        return _CellEdit(source_edit(source, None, site, has_alpha))
-    unedited = None
-    if work.by_rows:
-        unedited = decoder.run(run, metric)
-        value = unedited.acts[site]
-    else:
-        value = activation(model, run, site)
-    edit = source_edit(source, value, site, has_alpha)
-    if run is target:
-        return _CellEdit(edit, run)
-    unedited = unedited or decoder.run(run, metric)
-    return _CellEdit(edit, run, unedited.metric)
+        given = "none" if source is None else "both"
+        raise ValueError(f"source, edit: expected one of the two, got {given}.")
+    for run in (target, source):
+        if isinstance(run, Run) and run.mel is not None:
+            check_mel(model.config, run.mel)

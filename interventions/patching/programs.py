@@ -1,117 +1,163 @@
-"""Computes cells in three compiled programs. Every function is traced."""
+"""Defines the compiled programs of a sweep: one encodes, and three compute cells.
+
+JAX traces every function of this module, so values of arrays decide nothing in Python.
+"""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from interventions.edits.cells import Cell, Coordinates, place_at
-from interventions.metrics import Metric
 from interventions.patching.packing import PackedRows
-from interventions.patching.resumed_decoder import ResumedDecoder, UneditedTrace
-from interventions.patching.resumed_encoder import Residuals, resumed_memory
+from interventions.patching.recordings import Recordings
+from interventions.patching.resumed_decoder import ResumedDecoder
+from interventions.patching.resumed_encoder import resumed_memory
 from interventions.patching.unedited import unfreeze
 from interventions.patching.whole_pass import score_edited, score_memory, score_residual
-from jaxasr import compiled, sites
+from jaxasr import compiled, pytrees, sites
 from jaxasr.cache import Memory
 from jaxasr.model import Whisper, full_precision
-from jaxasr.taps import Edit, Edits
+from jaxasr.taps import Edit, Edits, Readout
 
-# Frames per window, and frames without padding.
+# Number of frames per window of time, and number of encoder frames without padding.
 Frames = tuple[Int[Array, ""], Int[Array, ""]]
+
+
+@pytrees.dataclass
+class CellBatch:
+    """Cells that one device computes in one call.
+
+    Attributes:
+        layer: int32 [1], the edited layer; 0 if cells edit all layers.
+        cells: coordinates [K] by dimension.
+        rows: the packed rows of the edited positions, with a leading axis of size 1; None if cells
+            are whole passes.
+    """
+
+    layer: Int[Array, "1"]
+    cells: Coordinates
+    rows: PackedRows | None
+
+
+def encode(
+    model: Whisper, mel: Float[Array, "R M F"], readout: Readout
+) -> tuple[Memory, dict[str, Array]]:
+    """Encodes recordings, and returns the memory and the activations of `readout`."""
+    with full_precision(model):
+        xa, acts = model.encoder(mel.astype(model.config.dtype), {}, readout)
+        return model.decoder.memory(xa), acts
 
 
 def resumed_decoder_cells(
     frozen: compiled.Frozen,
-    audio_kv: tuple[tuple[Array, Array], ...] | None,
-    edited_layer: Int[Array, ""],
-    cells: Coordinates,
+    batch: CellBatch,
     frames: Frames,
-    rows: PackedRows,
-    memory: Memory,
-    trace: UneditedTrace,
+    recordings: Recordings,
     edit: Edit,
-    metric: Metric,
     *,
     site: str,
     has_positions: bool,
     position_local: bool,
     layers_above: int,
-) -> Float[Array, "K P"]:
+) -> Float[Array, "R K P"]:
     """Computes the metric of decoder cells that resume from activations of the unedited target."""
     model, blocks = unfreeze(frozen)
+    rows: PackedRows = jax.tree.map(lambda x: x[0], batch.rows)
     when = None
     if has_positions and not position_local:
-        # The rows of a column are different positions, and only the first is edited.
+        # The rows of a column are different positions, and only the first is edited. The mask of
+        # rows lies along the position axis of the site.
         shape = [-1 if axis in "TS" else 1 for axis in sites.SITES[site]]
         when = jnp.reshape(rows.is_first, shape)
 
-    def edits_of(cell: Cell) -> Edits:
-        return {site: place_at(edit, cell, *frames, when)}
+    def compute(recording: Recordings) -> Float[Array, "K P"]:
+        placed, metric = recording.edit(edit), recording.metric.first
+        assert recording.memory is not None
+        assert recording.trace is not None
+
+        def edits_of(cell: Cell) -> Edits:
+            return {site: place_at(placed, cell, *frames, when)}
+
+        decoder = ResumedDecoder(
+            model,
+            blocks,
+            recording.audio_kv,
+            recording.memory,
+            recording.trace,
+            rows,
+            batch.layer[0],
+            position_local,
+            layers_above,
+        )
+        x = decoder.scored_residuals(edits_of, batch.cells)
+        # `metric` expects the logits of one example, so every cell of every column is one.
+        metrics = jax.vmap(lambda row: score_residual(model, row[None], metric))(
+            x.reshape(-1, x.shape[-1])
+        )
+        return metrics.reshape(x.shape[:-1])
 
     # Effects are small differences of metrics, which reduced-precision products would distort.
     with full_precision(model):
-        decoder = ResumedDecoder(
-            model, blocks, audio_kv, memory, trace, rows, edited_layer, position_local, layers_above
-        )
-        x = decoder.residuals(edits_of, cells)
-        scored = jax.vmap(lambda row: score_residual(model, row[None], metric))(
-            x.reshape(-1, x.shape[-1])
-        )
-        return scored.reshape(x.shape[:-1])
+        return recordings.map(compute)
 
 
 def whole_decoder_cells(
     model: Whisper,
-    cells: Coordinates,
+    batch: CellBatch,
     frames: Frames,
-    tokens: Int[Array, "1 T"],
-    memory: Memory,
+    recordings: Recordings,
     edit: Edit,
-    metric: Metric,
     *,
     site: str,
     scored: int,
-) -> Float[Array, "K"]:
+) -> Float[Array, "R K 1"]:
     """Computes the metric of decoder cells. Each cell is a whole decoder pass."""
 
-    def score_cell(cell: Cell) -> Array:
-        edits = {site: place_at(edit, cell, *frames)}
-        return score_edited(model, tokens, memory, edits, scored, metric)
+    def compute(recording: Recordings) -> Float[Array, "K 1"]:
+        placed, memory, metric = recording.edit(edit), recording.memory, recording.metric.first
+        assert memory is not None
+
+        def score_cell(cell: Cell) -> Array:
+            edits = {site: place_at(placed, cell, *frames)}
+            return score_edited(model, recording.tokens, memory, edits, scored, metric)
+
+        return jax.vmap(score_cell)(batch.cells)[:, None]
 
     with full_precision(model):
-        return jax.vmap(score_cell)(cells)
+        return recordings.map(compute)
 
 
 def encoder_cells(
     model: Whisper,
-    edited_layer: Int[Array, ""],
-    cells: Coordinates,
+    batch: CellBatch,
     frames: Frames,
-    tokens: Int[Array, "1 T"],
-    residuals: Residuals | None,
-    mel: Float[Array, "1 M F"],
+    recordings: Recordings,
     edit: Edit,
-    metric: Metric,
     *,
     site: str,
     scored: int,
-) -> Float[Array, "K"]:
+) -> Float[Array, "R K 1"]:
     """Computes the metric of encoder cells.
 
-    With `residuals` a cell starts at `edited_layer`. Without them it is a whole pass.
+    With stored residuals a cell starts at the edited layer. Without them it is a whole pass.
     """
 
-    def encode_cell(edits: Edits) -> Memory:
-        if residuals is None:
-            return model.encode(mel, edits)[0]
-        return resumed_memory(model, site, residuals, edits, edited_layer)
+    def compute(recording: Recordings) -> Float[Array, "K 1"]:
+        placed = recording.edit(edit)
 
-    def score_cell(cell: Cell) -> Array:
-        memory = encode_cell({site: place_at(edit, cell, *frames)})
-        return score_memory(model, tokens, memory, scored, metric)
+        def score_cell(cell: Cell) -> Array:
+            edits = {site: place_at(placed, cell, *frames)}
+            if recording.residuals is not None:
+                memory = resumed_memory(model, site, recording.residuals, edits, batch.layer[0])
+            else:
+                assert recording.mel is not None
+                memory = model.encode(recording.mel, edits)[0]
+            return score_memory(model, recording.tokens, memory, scored, recording.metric.first)
+
+        if len(jax.tree.leaves(batch.cells)[0]) == 1:
+            # Without `vmap`, a single cell runs the kernels of an ordinary pass.
+            return score_cell(jax.tree.map(lambda column: column[0], batch.cells))[None, None]
+        return jax.vmap(score_cell)(batch.cells)[:, None]
 
     with full_precision(model):
-        if len(jax.tree.leaves(cells)[0]) == 1:
-            # A single cell needs no `vmap`.
-            return score_cell(jax.tree.map(lambda column: column[0], cells))[None]
-        return jax.vmap(score_cell)(cells)
+        return recordings.map(compute)

@@ -1,8 +1,11 @@
-"""Computes decoder cells, and only the activations that an edit can change. All is traced.
+"""Computes decoder cells, and only the activations that an edit can change.
 
 An edit at layer l and position t cannot change earlier layers or earlier positions. A cell starts
-from the stored residual of layer l at position t. It attends to stored keys and values of earlier
-positions. The last layer computes only the scored position.
+from the stored residual of layer l at position t. The cell attends to stored keys and values of
+earlier positions. The last layer computes only the scored position.
+
+A column is the list of positions that a cell computes, and each of its positions is a row; see
+`packing`. JAX traces every function of this module.
 """
 
 from collections.abc import Callable
@@ -22,6 +25,7 @@ from jaxasr.decoder import causal_mask
 from jaxasr.model import Whisper
 from jaxasr.taps import NOTHING, Acts, Edits, Tap
 
+# Index of a layer. It is an int where layers are unstacked, because it then indexes a tuple.
 Layer = Int[Array, ""] | int
 
 
@@ -51,42 +55,43 @@ class UneditedTrace:
 
 
 class StoredOnly(Past):
-    """Stored keys and values, which already include those of the tokens of this pass."""
+    """Stored keys and values of all positions, including those of this pass."""
 
     def append(self, start: Any, k: Array, v: Array) -> Past:
-        """Ignores the new keys and values."""
+        """Ignores the new keys and values, because the edit does not change them."""
         del start, k, v
         return self
 
 
 class StoredThenRows(Past):
-    """Stored keys and values, followed by the keys and values of the rows of this pass."""
+    """Stored keys and values, to which a pass appends those of its rows."""
 
     def append(self, start: Any, k: Float[Array, "B H R Dh"], v: Float[Array, "B H R Dh"]) -> Past:
-        """Appends keys and values of the rows to the stored ones."""
+        """Appends the keys and values of the rows to the stored ones."""
         del start
         return Past(_concatenated(self.k, k), _concatenated(self.v, v))
 
 
-def _concatenated(stored: Array, rows: Array) -> Array:
+def _concatenated(stored: Float[Array, "1 H N Dh"], rows: Float[Array, "B H R Dh"]) -> Array:
+    """Concatenates stored keys or values, which all of the batch share, and those of the rows."""
     stored = jnp.broadcast_to(stored, (len(rows), *stored.shape[1:]))
     return jnp.concatenate([stored, rows], 2)
 
 
 @pytrees.dataclass
 class ResumedDecoder:
-    """The decoder from the edited layer to the last, for K cells of each column.
+    """The decoder from the edited layer to the last, for K cells of each of P columns.
 
     Attributes:
         model: the model.
         blocks: unstacked decoder layers; None to slice the stacked ones.
         audio_kv: unstacked keys and values of the audio, per layer; None if `blocks` is None.
-        memory: the encoded audio, stacked.
+        memory: the encoded audio, with stacked layers.
         trace: unedited activations of the target.
-        rows: the rows that cells compute.
+        rows: the columns that cells compute, packed into R rows.
         edited_layer: index of the edited layer.
         position_local: whether an edit changes no other position within the edited layer. If so,
-            the edited layer runs on one position per column, and other rows use stored outputs.
+            the edited layer computes one position per column. Other rows use its stored outputs.
         layers_above: 0 if the edited layer is the last, 1 if only the last layer follows it, and 2
             if other layers may lie between.
     """
@@ -101,38 +106,43 @@ class ResumedDecoder:
     position_local: bool = pytrees.field(pytree_node=False)
     layers_above: int = pytrees.field(pytree_node=False)
 
-    def residuals(self, edits_of: Callable[[Cell], Edits], cells: Any) -> Float[Array, "K P D"]:
+    def scored_residuals(
+        self, edits_of: Callable[[Cell], Edits], cells: Any
+    ) -> Float[Array, "K P D"]:
         """Computes the last layer's residual at the scored position, per cell and column."""
         x = self._run_edited_layer(edits_of, cells)
         if not self.layers_above:
-            return x if self.position_local else x[:, self.rows.scored_row]
+            return x if self.position_local else x[:, self.rows.scored_rows]
         if self.position_local:
-            stored = self.trace.post[self.edited_layer][:, self.rows.position]
-            # Padding columns have no first row; `drop` ignores them.
-            x = jnp.repeat(stored, len(x), 0).at[:, self.rows.first_row].set(x, mode="drop")
+            stored = self.trace.post[self.edited_layer][:, self.rows.positions]
+            # `first_rows` is R for padding columns. R is out of bounds, so "drop" skips them.
+            x = jnp.repeat(stored, len(x), 0).at[:, self.rows.first_rows].set(x, mode="drop")
         x = self._run_layers_between(x) if self.layers_above > 1 else x
-        return self._run_unedited_layer(self.model.config.n_text_layer - 1, x, self.rows.scored_row)
+        last = self.model.config.n_text_layer - 1
+        return self._run_unedited_layer(last, x, self.rows.scored_rows)
 
     def _run_edited_layer(
         self, edits_of: Callable[[Cell], Edits], cells: Any
     ) -> Float[Array, "K R D"]:
-        """Runs the edited layer, for all rows or for the first row of every column.
+        """Runs the edited layer for all rows; if `position_local`, for each column's first row.
 
         Activations that no edit changes are computed once for all K cells.
         """
-        rows, slots = self.rows, jnp.arange(self.trace.k.shape[3], dtype=jnp.int32)[None]
+        rows, stored_positions = self.rows, jnp.arange(self.trace.k.shape[3], dtype=jnp.int32)[None]
         # `edited_layer` is traced, so it cannot index the tuple of unstacked layers.
         block, k, v, *stored = self._layer_weights(self.edited_layer, unstacked=False)
         if self.position_local:
-            positions, past, keys = jnp.asarray(rows.start)[None], StoredOnly(*stored), slots
-            mask = causal_mask(positions, slots)
+            positions, past = jnp.asarray(rows.first_positions)[None], StoredOnly(*stored)
+            keys, mask = stored_positions, causal_mask(positions, stored_positions)
         else:
-            positions, past = jnp.asarray(rows.position)[None], self._stored_then_rows(*stored)
-            keys, mask = jnp.asarray(rows.keys)[None], jnp.asarray(rows.mask)[None, None]
+            positions, past = jnp.asarray(rows.positions)[None], self._stored_then_rows(*stored)
+            keys, mask = jnp.asarray(rows.key_positions)[None], jnp.asarray(rows.mask)[None, None]
         x = self.trace.pre[self.edited_layer][:, positions[0]]
 
+        # Only `tap` depends on the cell. `vmap` therefore batches only what follows the edit.
         def run_cell(cell: Cell) -> Float[Array, "R D"]:
             tap = Tap("decoder.", edits_of(cell), NOTHING, self.edited_layer, positions)
+            # The cache only carries the positions of the keys. `past` ignores its start, 0.
             return block(x, tap, mask, past, Cache((), keys, jnp.int32(0)), (k, v))[0][0]
 
         return jax.vmap(run_cell)(cells)
@@ -142,7 +152,8 @@ class ResumedDecoder:
         last = self.model.config.n_text_layer - 1
         if self.blocks is None:
             return jax.lax.fori_loop(self.edited_layer + 1, last, self._run_unedited_layer, x)
-        # Unstacked layers avoid the copy that slicing stacked weights makes on every call.
+        # Unstacked layers avoid the copy that slicing stacked weights makes on every call. Python
+        # does not know the traced `edited_layer`, so `cond` skips layers up to it at run time.
         for layer in range(1, last):
             x = jax.lax.cond(
                 layer > self.edited_layer,
@@ -157,8 +168,8 @@ class ResumedDecoder:
     ) -> Float[Array, "K P D"]:
         """Runs an unedited layer.
 
-        Keys and values are computed for every row, and everything else only for rows `queries`.
-        By default these are all rows.
+        Keys and values are computed for every row. Everything else is computed for the rows
+        `queries`, by default all.
         """
         block, k, v, *stored = self._layer_weights(layer, unstacked=self.blocks is not None)
         # This tap edits and reads nothing, so its layer and positions are never used.
@@ -168,7 +179,7 @@ class ResumedDecoder:
         if queries is not None:
             x, normed, mask = x[:, queries], normed[:, queries], mask[queries]
         mask = jnp.broadcast_to(mask, (len(x), 1, *mask.shape))
-        keys = jnp.broadcast_to(self.rows.keys, (len(x), mask.shape[-1]))
+        keys = jnp.broadcast_to(self.rows.key_positions, (len(x), mask.shape[-1]))
         x = x + block.attn(normed, past.k, past.v, mask, keys, tap.within("attn"))
         # All cells and rows attend to the same audio, so they form one row of the batch.
         flat = x.reshape(1, -1, x.shape[-1])
@@ -180,13 +191,16 @@ class ResumedDecoder:
     def _stored_then_rows(
         self, k: Float[Array, "1 H N Dh"], v: Float[Array, "1 H N Dh"]
     ) -> StoredThenRows:
-        """Returns the first `n_slots` keys and values; none if the grid has no positions."""
-        return StoredThenRows(k[:, :, : self.rows.n_slots], v[:, :, : self.rows.n_slots])
+        """Returns the first `n_stored` keys and values; no key if the grid has no positions."""
+        return StoredThenRows(k[:, :, : self.rows.n_stored], v[:, :, : self.rows.n_stored])
 
     def _layer_weights(
         self, layer: Layer, unstacked: bool
     ) -> tuple[Block, Array, Array, Array, Array]:
-        """Returns a layer's block, keys and values of the audio, and stored keys and values."""
+        """Returns the block of a layer, its audio keys and values, and its stored keys and values.
+
+        With `unstacked`, `layer` is an int and the block and the audio are not sliced.
+        """
 
         def take(stacked: Array) -> Array:
             return jax.lax.dynamic_index_in_dim(stacked, layer, keepdims=False)

@@ -1,4 +1,6 @@
-"""Makes the edit of a sweep from its source: a run, zeros, a mean or noise."""
+"""Makes the edit of a sweep from its source, which is a run, zeros, a mean or noise."""
+
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,42 +15,41 @@ from jaxasr.cache import Memory
 from jaxasr.model import Whisper, full_precision
 from jaxasr.taps import Acts, Edit, Readout, select
 
+# Names of sources that are not runs.
 SOURCES = ("zero", "mean", "noise", "resample")
 
 
-def source_run(model: Whisper, target: Run, source: Run | str) -> Run | None:
-    """Returns the encoded run that activations come from; None for "zero" and "noise".
+def source_run(target: Run, source: Run | str | None) -> Run | None:
+    """Returns the run that activations come from; None for "zero", "mean", "noise" and None.
 
     Raises:
-        ValueError: the source is unknown, or it has another number of tokens than the target.
+        ValueError: the source is unknown, or its tokens do not have the shape of the target's.
     """
+    if source is None:
+        return None
     check_source(source)
     if isinstance(source, str):
-        if source == "mean":
-            return target
-        if not source.startswith("resample"):
-            return None
-        source = resampled(target, source)
+        return resampled(target, source) if source.startswith("resample") else None
     if jnp.shape(source.tokens) != jnp.shape(target.tokens):
         raise ValueError(
             f"source: tokens {list(jnp.shape(source.tokens))} do not line up with the target's "
             f"{list(jnp.shape(target.tokens))}. Feed both runs the same tokens, or cut and pad "
             "them so that they align."
         )
-    return source.encode(model)
+    return source
 
 
-def source_edit(source: Run | str, value: Array | None, site: str, has_alpha: bool) -> Edit:
+def source_edit(source: Run | str | None, has_values: bool, has_alpha: bool) -> Edit:
     """Makes the edit that is placed at every cell of a sweep.
 
     Args:
         source: as in `sweep`.
-        value: the activation of `source_run` at `site`; None if `source_run` is None.
-        site: the patched site.
+        has_values: whether activations of a run are patched in. The value of the edit is then
+            None, until the run is computed.
         has_alpha: whether the grid has the dimension "alpha".
     """
-    if value is not None:
-        value = mean_over_time(value, site) if source == "mean" else value
+    if has_values:
+        value: Any = None
         return Mix(jnp.float32(1), value) if has_alpha else Patch(value)
     if source == "zero":
         return Mix(jnp.float32(1), jnp.zeros(())) if has_alpha else Zero()
@@ -56,8 +57,9 @@ def source_edit(source: Run | str, value: Array | None, site: str, has_alpha: bo
 
 
 def mean_over_time(value: Array, site: str) -> Array:
-    """Averages an activation over positions or frames. Their axis remains, with size 1."""
+    """Averages an activation over positions or frames. The averaged axis remains, with size 1."""
     axes = sites.SITES[site]
+    # `axes` excludes the layer axis, which comes first at sites of layers.
     time_axis = axes.index("T" if "T" in axes else "S") + (site in sites.LAYERED)
     return value.mean(time_axis, keepdims=True)
 
@@ -65,7 +67,8 @@ def mean_over_time(value: Array, site: str) -> Array:
 def check_source(source: Run | str) -> None:
     """Raises ValueError for anything but a run or the name of a source."""
     name = source
-    if isinstance(source, str) and source.startswith("resample:") and source[9:].isdigit():
+    prefix = "resample:"
+    if isinstance(source, str) and source.startswith(prefix) and source[len(prefix) :].isdigit():
         name = "resample"
     if not isinstance(source, Run) and name not in SOURCES:
         raise ValueError(
@@ -74,11 +77,11 @@ def check_source(source: Run | str) -> None:
 
 
 def resampled(target: Run, seed: int | str = 0, among: Run | None = None) -> Run:
-    """Makes the source of a resample ablation: every example gets another recording.
+    """Makes the source of a resample ablation, in which every example gets another recording.
 
     By default the rows of `target` are permuted at random, and no row stays in place. With `among`,
-    rows are drawn from another run, with replacement. The tokens are drawn together with the
-    recording. All cells of a sweep use the same draw. See Chan et al. 2022, Causal Scrubbing.
+    rows are drawn from another run, with replacement. A row keeps its recording and its tokens
+    together. All cells of a sweep use the same draw. See Chan et al. 2022, Causal Scrubbing.
 
     Args:
         target: the run that is patched, B examples.
@@ -104,10 +107,10 @@ def resampled(target: Run, seed: int | str = 0, among: Run | None = None) -> Run
     if among is None:
         if target.batch < 2:
             raise ValueError(
-                "source: 'resample' draws another example of the batch, and there is one. "
-                "Give more examples, or resampled(among=)."
+                "source: 'resample' draws another example of the batch; expected at least two "
+                "examples, got one. Give more examples, or resampled(among=)."
             )
-        # A cycle through a random order moves every row.
+        # Row order[i] is replaced by row order[i + 1]. This is one cycle, so every row moves.
         order = rng.permutation(target.batch)
         return target.rows(np.roll(order, -1)[np.argsort(order)])
     n_tokens = jnp.shape(target.tokens)[1]
@@ -124,7 +127,7 @@ def activation(model: Whisper, run: Run, site: str) -> Array:
 
     Args:
         model: the model.
-        run: B examples. Encoder sites need the recording; a run built from `memory` has none.
+        run: B examples. Encoder sites need a run with mel features, not one made from `memory`.
         site: any site of either stack.
 
     Returns:
@@ -170,5 +173,5 @@ def _decoder_activation(
     *,
     site: str,
 ) -> Array:
-    """Computes one site of a teacher-forced pass. XLA omits logits if nothing reads them."""
+    """Computes one site of a teacher-forced pass. XLA omits the logits, because they are unused."""
     return model.decode(tokens, memory, readout=select(site), positions=positions)[1][site]

@@ -1,27 +1,30 @@
 """Runs exact patching sweeps, and computes only what each cell can change."""
 
+import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, overload
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Float
+from jax.sharding import Mesh
 
 from interventions.edits.places import Indices
-from interventions.edits.values import Mix, Patch
 from interventions.metrics import Metric
-from interventions.patching.chunks import Deferred, dispatch_one_ahead
-from interventions.patching.compute import Example
-from interventions.patching.finished_groups import FinishedGroups, finished_groups
+from interventions.patching.cell_chunks import cell_chunks, group_by_program
+from interventions.patching.chunks import run_one_ahead
+from interventions.patching.compute import RecordingChunk
+from interventions.patching.finished_groups import finished_groups
 from interventions.patching.plan import Plan
-from interventions.patching.planning import REPLACE, WINDOW_S, plan_sweep
+from interventions.patching.planning import DEFAULT_ALPHAS, DEFAULT_WINDOW_S, plan_sweep
+from interventions.patching.values import PendingRows, SweepProgress, SweepValues
 from interventions.run import Run
 from jaxasr.config import FRAMES_PER_S
+from jaxasr.meshes import CELLS, axis_size
 from jaxasr.model import Whisper
 from jaxasr.taps import Edit
 
-SweepProgress = Callable[[int, int], None]
+# Called with the number of finished cells, then with the number of all cells.
 
 
 @overload
@@ -34,14 +37,16 @@ def sweep(
     over: Sequence[str],
     metric: Metric,
     edit: Edit | None = None,
-    window_s: float = WINDOW_S,
+    window_s: float = DEFAULT_WINDOW_S,
     n_frames: int | None = None,
-    alphas: Sequence[float] = REPLACE,
+    alphas: Sequence[float] = DEFAULT_ALPHAS,
     layers: Indices = None,
     heads: Indices = None,
     positions: Indices = None,
     budget: int | None = None,
     reuse: bool = True,
+    mesh: Mesh | None = None,
+    recordings: int | None = None,
     store: str | os.PathLike | None = None,
     progress: SweepProgress | None = None,
 ) -> xr.DataArray: ...
@@ -62,34 +67,36 @@ def sweep(
     over: Sequence[str] | None = None,
     metric: Metric | None = None,
     edit: Edit | None = None,
-    window_s: float = WINDOW_S,
+    window_s: float = DEFAULT_WINDOW_S,
     n_frames: int | None = None,
-    alphas: Sequence[float] = REPLACE,
+    alphas: Sequence[float] = DEFAULT_ALPHAS,
     layers: Indices = None,
     heads: Indices = None,
     positions: Indices = None,
     budget: int | None = None,
     reuse: bool = True,
+    mesh: Mesh | None = None,
+    recordings: int | None = None,
     plan: Plan | None = None,
     store: str | os.PathLike | None = None,
     progress: SweepProgress | None = None,
 ) -> xr.DataArray:
     """Patches every cell of a grid, one at a time, and scores the next token after each patch.
 
-    A cell is one layer, head, position or window of time of `site`. The activation of `source`
-    replaces that of `target` there, and `metric` scores the logits. Every cell is computed exactly.
-    Cells share the activations that no edit changes.
+    A cell is one place at `site`, such as one head of one layer at one position. The activation of
+    `source` replaces the activation of `target` at this place, and `metric` scores the logits.
+    Every cell is computed exactly. Activations that no edit changes are computed once.
 
     Args:
         model: the model, `asr.model`.
         target: the run that is patched, B examples of T tokens.
-        source: where the patched-in activations come from. Either a run with as many tokens as
-            `target`, or one of these names:
+        source: the run that patched-in activations come from, with as many tokens as `target`, or
+            one of these names:
             "zero": zeros;
             "mean": the mean of the target's activation over its positions;
             "noise": Gaussian noise with the rms of the activation (seed 0);
             "resample": another example of `target` (see `resampled`).
-        site: any site of either stack.
+        site: name of the patched site, in the encoder or the decoder.
         over: dimensions of the grid: "layer", "head", "position" (in the decoder), "time" (windows
             of encoder frames) or "alpha" (strengths α in `(1-α)·x + α·source`). Each cell covers
             all indices of a dimension that is left out.
@@ -97,19 +104,24 @@ def sweep(
         edit: an edit to place at every cell, instead of `source`. It must act on each position
             independently.
         window_s: seconds per window of "time".
-        n_frames: encoder frames of 20 ms without padding. Later frames are not patched. Default:
-            all 30 s.
+        n_frames: number of 20 ms encoder frames that hold the recording. Later frames are padding
+            and are not patched. Default: all 30 s.
         alphas: strengths of "alpha".
         layers: layers to sweep. Default: all.
         heads: heads to sweep. Default: all.
         positions: positions to sweep. Default: all.
         budget: bytes for cells that are computed together. Default: a size chosen for the device.
-        reuse: False runs a whole pass per cell, for comparison.
+        reuse: whether cells reuse activations that no edit changes. False runs a whole pass per
+            cell, for comparison.
+        mesh: devices that share the work, from `jaxasr.meshes.make_mesh`. Default: the mesh of
+            `jax.set_mesh`, else one device.
+        recordings: rows of the target that a device computes together. Default: a number chosen
+            for the memory of the device. Results agree to the bit for equal numbers, on any mesh.
         plan: a plan from `plan_sweep`, instead of all arguments above.
-        store: a folder for finished groups of cells, with which an interrupted sweep resumes. Only
-            one sweep may use it, and only one process at a time. A changed edit or metric makes
-            another sweep. Damaged groups are computed again.
-        progress: function that is called with the number of finished cells and of all cells.
+        store: a folder that keeps finished groups of cells, so that an interrupted sweep resumes.
+            It serves one sweep, and one process at a time. A sweep with another edit or metric
+            needs another folder. Damaged groups are computed again.
+        progress: called as progress(finished cells, all cells).
 
     Returns:
         The metric after each patch, with dims `over`. If B > 1, the first dim is "example". The
@@ -117,8 +129,9 @@ def sweep(
         `source` is the metric of this run.
 
     Raises:
-        ValueError: an argument is not valid, or contradicts `plan` or another argument. `store`
-            belongs to another sweep, or the edit or metric differs between processes.
+        ValueError: an argument is not valid, or contradicts `plan` or another argument. With
+            `store`: the folder belongs to another sweep, or the edit or metric holds code or
+            values that differ between processes.
         TypeError: an argument is missing.
         BlockingIOError: another process uses `store`.
 
@@ -157,6 +170,8 @@ def sweep(
         "positions": positions,
         "budget": budget,
         "reuse": reuse,
+        "mesh": mesh,
+        "recordings": recordings,
     }
     if plan is None:
         required = ("model", "target", "site", "over", "metric")
@@ -169,54 +184,43 @@ def sweep(
             "Leave these out, or pass them to plan_sweep."
         )
     with finished_groups(store, plan) as finished:
-        return _labelled(plan, *_compute_cells(plan, finished, progress))
+        values = SweepValues(plan, finished, progress)
+        run_one_ahead(_dispatch_chunks(plan, values))
+    return _labelled(plan, values)
 
 
 def _non_default_arguments(arguments: dict[str, Any]) -> list[str]:
     """Returns the names of arguments that differ from their defaults."""
-    defaults = {"window_s": WINDOW_S, "alphas": REPLACE, "reuse": True}
+    defaults = {"window_s": DEFAULT_WINDOW_S, "alphas": DEFAULT_ALPHAS, "reuse": True}
+    # Compared by identity, because `!=` of arrays returns an array.
     return [name for name, value in arguments.items() if value is not defaults.get(name)]
 
 
-def _compute_cells(
-    plan: Plan, finished: FinishedGroups, progress: SweepProgress | None
-) -> tuple[Float[np.ndarray, "B n"], Float[np.ndarray, "B"]]:
-    """Computes the metric of every cell of the flattened grid, and the metric without an edit."""
-    n_examples, n_cells = plan.work.n_examples, plan.work.grid.size
-    values = np.full((n_examples, n_cells), np.nan)
-    baseline, n_done = np.full(n_examples, np.nan), 0
-    for b in range(n_examples):
-        example = Example.of(plan, b)
-        groups = [example.indices(layer) for layer in plan.work.grid.layers]
-        for indices, group in zip(
-            groups, dispatch_one_ahead(_dispatch_groups(example, b, groups, finished))
-        ):
-            values[b, indices] = group
-            n_done += len(indices)
-            if progress:
-                progress(n_done, values.size)
-        baseline[b] = example.baseline
-    return values, baseline
+def _dispatch_chunks(plan: Plan, values: SweepValues) -> Iterator[Callable[[], None]]:
+    """Dispatches chunks, and yields functions that wait for their results and store them."""
+    work = plan.work
+    chunks_of = {layer: list(cell_chunks(work, layer)) for layer in work.grid.layers}
+    indices_of = {layer: work.grid.cells_of_layer(layer)[0] for layer in work.grid.layers}
+    for rows in work.row_chunks():
+        recordings, unfinished = RecordingChunk.of(plan, rows), {}
+        for layer, indices in indices_of.items():
+            if values.load(rows, layer, indices):
+                yield functools.partial(values.count, rows, indices)
+            else:
+                unfinished[layer] = indices
+        chunks = [chunk for layer in unfinished for chunk in chunks_of[layer]]
+        pending = PendingRows.of(rows, recordings, values, unfinished, chunks)
+        yield pending.store_baseline
+        for group in group_by_program(chunks, axis_size(plan.mesh, CELLS)):
+            yield functools.partial(pending.store_chunks, group, recordings.dispatch(group))
 
 
-def _dispatch_groups(
-    example: Example, b: int, groups: Sequence[np.ndarray], finished: FinishedGroups
-) -> Iterator[Deferred]:
-    """Loads finished groups of one example and dispatches the others, one per item."""
-    for layer, indices in zip(example.plan.work.grid.layers, groups):
-        values = finished.load(b, layer, len(indices))
-        if values is not None:
-            yield lambda values=values: values
-        else:
-            yield finished.save_when_ready(b, layer, example.dispatch(layer))
-
-
-def _labelled(
-    plan: Plan, values: Float[np.ndarray, "B n"], baseline: Float[np.ndarray, "B"]
-) -> xr.DataArray:
-    grid, per_example = plan.work.grid, {"baseline": baseline}
-    if plan.source_metric is not None and isinstance(plan.edit, Patch | Mix):
-        per_example["source"] = np.asarray(plan.source_metric, float)
+def _labelled(plan: Plan, values: SweepValues) -> xr.DataArray:
+    """Gives the values of the flattened grid their dimensions and coordinates."""
+    grid, cells = plan.work.grid, values.cells
+    per_example = {"baseline": values.baseline}
+    if plan.source is not None:
+        per_example["source"] = values.source
     attrs: dict[str, Any] = {
         "site": grid.site,
         "metric": type(plan.metric).__name__,
@@ -225,10 +229,10 @@ def _labelled(
     if "time" in grid.dims:
         attrs["window_s"] = grid.window / FRAMES_PER_S
     labels = grid.labels(plan.target.tokens)
-    if len(values) == 1:
+    if len(cells) == 1:
         coords = labels | {name: number[0] for name, number in per_example.items()}
-        return xr.DataArray(values[0].reshape(grid.shape), coords, grid.dims, grid.site, attrs)
-    coords = labels | {"example": np.arange(len(values))}
+        return xr.DataArray(cells[0].reshape(grid.shape), coords, grid.dims, grid.site, attrs)
+    coords = labels | {"example": np.arange(len(cells))}
     coords |= {name: ("example", numbers) for name, numbers in per_example.items()}
-    cells = values.reshape(-1, *grid.shape)
+    cells = cells.reshape(-1, *grid.shape)
     return xr.DataArray(cells, coords, ("example", *grid.dims), grid.site, attrs)

@@ -1,4 +1,4 @@
-"""Scores whole decoder passes, which reuse no stored activations. All is traced."""
+"""Scores whole decoder passes, which reuse no stored activations. JAX traces every function."""
 
 import dataclasses
 
@@ -33,8 +33,9 @@ def score_edited(
     scored: int,
     metric: Metric,
 ) -> Float[Array, ""]:
-    """Computes the metric under edits at any decoder site, final norm and logits included."""
+    """Computes the metric under edits of any decoder sites, final norm and logits included."""
     x, tap = _residual(model, tokens, memory, edits, scored)
+    # The final norm and the logits are computed at the scored position only.
     head_tap = dataclasses.replace(tap, positions=tap.positions[:, scored:], acts={})
     logits = model.decoder.to_logits(x[:, None], head_tap)[:, 0]
     return metric(needed_logits(logits, metric))[0]
@@ -43,7 +44,10 @@ def score_edited(
 def _residual(
     model: Whisper, tokens: Int[Array, "1 T"], memory: Memory, edits: Edits, scored: int
 ) -> tuple[Float[Array, "1 D"], Tap]:
-    """Computes the last layer's residual at the scored position, and no later position."""
+    """Computes the last layer's residual at the scored position.
+
+    Later positions are not computed, because no position attends to a later one.
+    """
     tokens = tokens[:, : scored + 1]
     positions = jnp.arange(scored + 1, dtype=jnp.int32)[None]
     x, _, tap, _ = model.decoder.residual(tokens, positions, memory, edits, NOTHING)

@@ -1,4 +1,4 @@
-"""Fits linear probes of every layer in one compiled call, and scores and applies them."""
+"""Fits linear probes of every layer in one call, and scores and applies the probes."""
 
 from interventions.probes import (
     controls as controls,

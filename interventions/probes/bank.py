@@ -1,4 +1,4 @@
-"""Predicts with fitted probes, summarises their accuracy, and saves and loads them."""
+"""Defines the bank, which predicts with fitted probes, summarises, saves and loads them."""
 
 import dataclasses
 import functools
@@ -14,7 +14,7 @@ from interventions.stats import intervals
 from interventions.stats.categories import categories
 from interventions.stats.groups import group_scores
 
-# Order of the dimensions of what a bank returns.
+# Order of the dimensions of arrays that a bank returns.
 _DIM_ORDER = ("site", "layer", "penalty", "fold", "seed", "row", "class")
 
 
@@ -23,8 +23,8 @@ class Bank(Directions):
     """Holds the probes that `fit_probes` has fitted.
 
     `BankFields` lists the arrays of a bank, such as `accuracy` and `weights`. `Directions` has the
-    methods that make steering vectors and edits. "(..., row)" in a docstring stands for the
-    dimensions ([site,] layer, penalty, fold, seed, row).
+    methods that make steering vectors and edits. In docstrings, "..." stands for the dimensions
+    [site,] layer, penalty, fold, seed.
 
     Attributes:
         data: all arrays, as one `xarray.Dataset`.
@@ -57,29 +57,37 @@ class Bank(Directions):
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{dim} {size}" for dim, size in self.data.sizes.items())
-        gap = f"; largest gap {float(self.gap.max(skipna=False)):.1e}" if "gap" in self.data else ""
-        return f"Bank({self.target}: {sizes}{gap})"
+        if "optimality_gap" not in self.data:  # a bank of `stream.fit_stream` has none
+            return f"Bank({self.target}: {sizes})"
+        largest_gap = float(self.optimality_gap.max(skipna=False))
+        return f"Bank({self.target}: {sizes}; largest optimality gap {largest_gap:.1e})"
 
     def sel(self, **labels: Any) -> "Bank":
         """Selects probes by label, as `xarray.Dataset.sel` does, but keeps every dimension.
 
         Args:
-            labels: a label or a list of labels for each dimension to select from, such as
-                `layer=3` or `penalty=[0.1, 1.0]`.
+            labels: a label or a list of labels per dimension, such as `layer=3` or
+                `penalty=[0.1, 1.0]`.
 
         Returns:
             A bank of the selected probes.
 
         Raises:
             KeyError: a label is not in the bank.
+
+        Example:
+            >>> X, y = np.eye(8)[None], np.arange(8) % 2
+            >>> bank = interventions.fit_probes(X, y, folds=2)
+            >>> bank.sel(fold=0).accuracy.dims
+            ('layer', 'penalty', 'fold', 'seed')
         """
         lists = {dim: np.atleast_1d(label) for dim, label in labels.items()}
         return dataclasses.replace(self, data=self.data.sel(lists))
 
     def decision(self, X: Any) -> xr.DataArray:
-        """Computes the logits of every probe, or its predicted values.
+        """Computes the logits, or the predicted value, of every row with every probe.
 
-        A bank of values, whose `target` is "value", has the predicted values along "class".
+        A predicted value lies along the dimension "class", which then has size 1.
 
         Args:
             X: activations [L, N, D], or {site: [L, N, D]}, with the layers and sites of the bank.
@@ -89,9 +97,16 @@ class Bank(Directions):
 
         Raises:
             ValueError: X does not have the shape that the bank expects.
+
+        Example:
+            >>> X, y = np.eye(8)[None], np.arange(8) % 2
+            >>> bank = interventions.fit_probes(X, y, folds=2)
+            >>> bank.decision(X).dims
+            ('layer', 'row', 'penalty', 'fold', 'seed', 'class')
         """
         x = self._label_activations(X)
-        weights = self.weights / self.scale  # for raw features; the mean moves into the bias
+        # The standardisation (x - mean) / scale moves into the weights and the bias.
+        weights = self.weights / self.scale
         bias = self.bias - xr.dot(weights, self.mean, dim="feature")
         return xr.dot(x, weights, dim="feature") + bias
 
@@ -106,10 +121,16 @@ class Bank(Directions):
 
         Raises:
             ValueError: the bank predicts values, or X has the wrong shape.
+
+        Example:
+            >>> X, y = np.eye(8)[None], np.arange(8) % 2
+            >>> bank = interventions.fit_probes(X, y, folds=2)
+            >>> bool(np.allclose(bank.predict_proba(X).sum("class"), 1))
+            True
         """
         if self.target != "class":
             raise ValueError(
-                "predict_proba: a bank of values has no class probabilities; use predict."
+                "predict_proba: expected a bank of classes, got a bank of values. Use predict."
             )
         logits = self.decision(X)
         exponentials = cast(xr.DataArray, np.exp(logits - logits.max("class")))
@@ -126,6 +147,12 @@ class Bank(Directions):
 
         Raises:
             ValueError: X does not have the shape that the bank expects.
+
+        Example:
+            >>> X, y = np.eye(8)[None], np.arange(8) % 2
+            >>> bank = interventions.fit_probes(X, y, folds=2)
+            >>> bank.predict(X).dims
+            ('layer', 'penalty', 'fold', 'seed', 'row')
         """
         decision = _order_dims(self.decision(X))
         if self.target == "value":
@@ -140,16 +167,24 @@ class Bank(Directions):
             X: the activations that the bank was fitted on.
 
         Returns:
-            A DataArray ([site,] layer, penalty, seed, row, class). Rows that several folds test
-            have the mean of these folds; rows that no fold tests are NaN.
+            A DataArray ([site,] layer, penalty, seed, row, class). A row that is a test row of
+            several folds has the mean of these folds. A row that is a test row of no fold is NaN.
 
         Raises:
             ValueError: the bank predicts values, or X has the wrong shape.
+
+        Example:
+            >>> X, y = np.eye(8)[None], np.arange(8) % 2
+            >>> bank = interventions.fit_probes(X, y, folds=2)
+            >>> bank.out_of_fold_proba(X).dims
+            ('layer', 'penalty', 'seed', 'row', 'class')
         """
         test = self.test
+        # Each of the n folds that test a row has weight 1/n for it. `clip` avoids 0 / 0.
         fold_weight = test / test.sum("fold").clip(min=1)
         total: Any = 0
-        for fold in self.data.fold.values:  # one at a time, to save memory
+        # One fold at a time, to save memory.
+        for fold in self.data.fold.values:
             probabilities = self.sel(fold=fold).predict_proba(X).isel(fold=0, drop=True)
             total = total + probabilities * fold_weight.sel(fold=fold, drop=True)
         return _order_dims(total).where(test.any("fold"))
@@ -157,9 +192,9 @@ class Bank(Directions):
     def summary(self, groups: Any = None, level: float = 0.95) -> xr.Dataset:
         """Computes the mean out-of-fold accuracy, with a bootstrap interval.
 
-        The interval resamples rows, or whole groups if `groups` is given. It treats predictions of
-        different folds as independent, but folds share training rows. It can therefore be too
-        narrow by a factor of up to √2 if the labels are hardly predictable.
+        The bootstrap resamples rows, or whole groups if `groups` is given. It treats predictions of
+        different folds as independent, but folds share training rows. The interval can therefore
+        be too narrow, by a factor of up to √2 if the labels are hardly predictable.
 
         Args:
             groups: one group per row, such as the speaker, if rows of a group are not independent.
@@ -171,6 +206,12 @@ class Bank(Directions):
 
         Raises:
             ValueError: `groups` has missing entries, or not one entry per row.
+
+        Example:
+            >>> X, y = np.eye(8)[None], np.arange(8) % 2
+            >>> bank = interventions.fit_probes(X, y, folds=2)
+            >>> list(bank.summary())
+            ['mean', 'low', 'high']
         """
         is_correct, error = self.out_of_fold == self.y, self.out_of_fold - self.y
         score = is_correct * 1.0 if self.target == "class" else -(error**2)
@@ -183,7 +224,7 @@ class Bank(Directions):
                 score,
                 input_core_dims=[["row"]],
                 output_core_dims=[["row"]],
-                exclude_dims={"row"},  # its length changes from rows to groups
+                exclude_dims={"row"},  # because its length changes from rows to groups
                 vectorize=True,
             )
         return intervals.bootstrap(score, dim="row", level=level)
@@ -193,10 +234,16 @@ class Bank(Directions):
 
         Args:
             folder: a path that does not exist yet. Its files are NumPy arrays, JSON and checksums.
-            about: JSON values to store with the bank, such as the name of the corpus.
+            about: JSON values to store with the bank, such as `corpus="demo"`.
 
         Raises:
             FileExistsError: `folder` exists.
+
+        Example:
+            >>> X, y = np.eye(8)[None], np.arange(8) % 2
+            >>> interventions.fit_probes(X, y, folds=2).save("named", corpus="demo")
+            >>> interventions.Bank.load("named").data.attrs
+            {'corpus': 'demo'}
         """
         bank_files.save(self.data, self.target, folder, about)
 
@@ -208,16 +255,21 @@ class Bank(Directions):
             folder: the folder.
 
         Returns:
-            The bank. The values that `save` got as `about` are in `data.attrs`.
+            The bank. Its `data.attrs` are the values that `save` stored as `about`.
 
         Raises:
-            ValueError: `folder` is damaged, is not a bank, or has a different file version. The
-                message names the file.
+            ValueError: `folder` is damaged, is not a bank, or has another version of the file
+                format. The message names the file.
+
+        Example:
+            >>> X, y = np.eye(8)[None], np.arange(8) % 2
+            >>> interventions.fit_probes(X, y, folds=2).save("bank")
+            >>> bank = interventions.Bank.load("bank")
         """
         return cls(*bank_files.load(folder))
 
     def _label_activations(self, X: Any) -> xr.DataArray:
-        """Labels X with the layers (and sites) of the bank."""
+        """Makes a DataArray ([site,] layer, row, feature) of X, with the labels of the bank."""
         if hasattr(X, "keys") and "site" in self.data.dims:
             X = np.stack([np.asarray(X[name]) for name in self.data.site.values])
         sizes = self.data.sizes
@@ -227,10 +279,11 @@ class Bank(Directions):
         if not has_all_layers or x.shape[-1] != sizes["feature"]:
             shape = [*expected, "N", sizes["feature"]]
             raise ValueError(
-                f"X: expected [{', '.join(dims)}, rows, features] = {shape}, got {list(x.shape)}."
+                f"X: expected [{', '.join(dims)}, row, feature] = {shape}, got {list(x.shape)}."
             )
         return xr.DataArray(x, {dim: self.data[dim] for dim in dims}, (*dims, "row", "feature"))
 
 
 def _order_dims(array: xr.DataArray) -> xr.DataArray:
+    """Transposes an array to the order of `_DIM_ORDER`."""
     return array.transpose(*(dim for dim in _DIM_ORDER if dim in array.dims))

@@ -1,4 +1,4 @@
-"""Gives access to the labelled arrays of a bank of probes, one property per array."""
+"""Gives access to the labelled arrays of a bank of probes, by one property per array."""
 
 import dataclasses
 
@@ -10,9 +10,13 @@ import xarray as xr
 class BankFields:
     """Gives access to the arrays of a bank.
 
-    Arrays have the dimensions ([site,] layer, penalty, fold, seed) unless a property states others;
-    "..." stands for these dimensions. A property raises AttributeError if the bank does not have
-    the array.
+    Arrays have the dimensions ([site,] layer, penalty, fold, seed), unless a property states
+    others. "..." stands for these dimensions. A property raises AttributeError if the bank does not
+    have the array.
+
+    Attributes:
+        data: all arrays, as one `xarray.Dataset`.
+        target: "class" if the probes predict classes, "value" if they predict numbers.
     """
 
     data: xr.Dataset
@@ -30,12 +34,12 @@ class BankFields:
 
     @property
     def log_loss(self) -> xr.DataArray:
-        """Mean of -log p(class) over test rows in nats; the mean squared error for values."""
+        """Mean of -log p(true class) over test rows, in nats; for values, mean squared error."""
         return self._variable("log_loss")
 
     @property
     def weights(self) -> xr.DataArray:
-        """Weights (..., class, feature), applied to the standardised (x - mean) / scale."""
+        """Weights (..., class, feature) of the standardised features (x - mean) / scale."""
         return self._variable("weights")
 
     @property
@@ -45,12 +49,12 @@ class BankFields:
 
     @property
     def mean(self) -> xr.DataArray:
-        """Mean over training rows, with dimensions ([site,] layer, fold, seed, feature)."""
+        """Mean of each feature over training rows: ([site,] layer, fold, seed, feature)."""
         return self._variable("mean")
 
     @property
     def scale(self) -> xr.DataArray:
-        """Standard deviation over training rows, with the dimensions of `mean`."""
+        """Standard deviation of each feature over training rows, with the dimensions of `mean`."""
         return self._variable("scale")
 
     @property
@@ -60,20 +64,20 @@ class BankFields:
 
     @property
     def gradient_norm(self) -> xr.DataArray:
-        """Largest gradient component of the objective, divided by the number of training rows.
+        """Largest component of the objective's gradient, divided by the number of training rows.
 
         scikit-learn compares this number with its `tol`.
         """
         return self._variable("gradient_norm")
 
     @property
-    def gap(self) -> xr.DataArray:
+    def optimality_gap(self) -> xr.DataArray:
         """Estimated (objective - optimum) / objective.
 
-        The estimate is accurate to about one percent for fits that were finished in float64.
-        For other fits it can be a few times too small.
+        For fits that were finished in float64, the estimate is accurate to about one percent. For
+        other fits it can be a few times too small.
         """
-        return self._variable("gap")
+        return self._variable("optimality_gap")
 
     @property
     def n_iter(self) -> xr.DataArray:
@@ -82,21 +86,21 @@ class BankFields:
 
     @property
     def test(self) -> xr.DataArray:
-        """Whether a fold tests a row: bool (fold, seed, row)."""
+        """Whether a row is a test row of a fold: bool (fold, seed, row)."""
         return self._variable("test")
 
     @property
     def out_of_fold(self) -> xr.DataArray:
-        """Prediction for each row by the first fold that tests it.
+        """Prediction for each row, by the probe of the first fold that has it as a test row.
 
         The dimensions are ([site,] layer, penalty, seed, row). Entries are indices into `classes`,
-        or values. Rows that no fold tests have index -1, or the value NaN.
+        or values. Rows that are test rows of no fold have index -1, or the value NaN.
         """
         return self._variable("out_of_fold")
 
     @property
     def y(self) -> xr.DataArray:
-        """Targets (seed, row): indices into `classes`, or values."""
+        """Targets (seed, row), as indices into `classes` or as values."""
         return self._variable("y")
 
     @property

@@ -1,4 +1,4 @@
-"""Saves a bank as one npz of arrays, one JSON file and their checksums, and loads it."""
+"""Saves a bank as an npz file of arrays, a JSON file and checksums of both, and loads it."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from interventions.storage.untrusted_files import (
     write_checksums,
 )
 
-_VERSION = 1  # of the file format
+_VERSION = 1  # version of the file format
 _DESCRIPTION_FILE, _ARRAYS_FILE = "bank.json", "arrays.npz"
 # Arrays that every bank has, with their dimensions except layer and fold.
 _REQUIRED_DIMS = {
@@ -26,6 +26,7 @@ _REQUIRED_DIMS = {
     "mean": {"feature"},
     "scale": {"feature"},
 }
+# Name of the score that every bank of a target has.
 _SCORE_OF_TARGET = {"class": "accuracy", "value": "r2"}
 
 
@@ -34,7 +35,7 @@ def save(data: xr.Dataset, target: str, folder: str | os.PathLike, about: dict[s
     folder = Path(folder)
     if folder.exists():
         raise FileExistsError(
-            f"folder: {str(folder)!r} exists already; choose another folder or remove it."
+            f"folder: {str(folder)!r} exists already. Choose another folder, or remove it."
         )
     variables = {str(name): array for name, array in {**data.data_vars, **data.coords}.items()}
     description = {
@@ -44,6 +45,7 @@ def save(data: xr.Dataset, target: str, folder: str | os.PathLike, about: dict[s
         "coords": list(map(str, data.coords)),
         "about": about,
     }
+    # The folder appears under its name only when all its files are complete.
     with replacing(folder) as new:
         new.mkdir()
         (new / _DESCRIPTION_FILE).write_text(json.dumps(description, indent=1) + "\n")
@@ -57,14 +59,15 @@ def load(folder: str | os.PathLike) -> tuple[xr.Dataset, str]:
     folder = Path(folder)
     if not (folder / _DESCRIPTION_FILE).is_file() or not (folder / _ARRAYS_FILE).is_file():
         raise ValueError(
-            f"folder: expected {_DESCRIPTION_FILE} and {_ARRAYS_FILE} of Bank.save "
+            f"folder: expected {_DESCRIPTION_FILE} and {_ARRAYS_FILE}, as Bank.save writes them, "
             f"in {str(folder)!r}."
         )
     check_checksums(folder)
     description = read_json(folder / _DESCRIPTION_FILE)
     if description.get("version") != _VERSION:
         raise ValueError(
-            f"{folder / _DESCRIPTION_FILE}: expected a bank of version {_VERSION}; fit it again."
+            f"{folder / _DESCRIPTION_FILE}: expected a bank of version {_VERSION}, "
+            f"got {description.get('version')!r}. Fit it again."
         )
     arrays = read_npz(folder / _ARRAYS_FILE)
     with name_origin_in_errors(folder / _DESCRIPTION_FILE):

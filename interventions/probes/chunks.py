@@ -16,12 +16,19 @@ from interventions.probes.objective import Problem
 from interventions.probes.solve import FitResults, solve_layers
 from jaxasr import compiled
 
-_CPU_BUDGET_BYTES = 1 << 30  # for all chunks in flight, in addition to X
-_MAX_IN_FLIGHT = 8  # chunks that run side by side on a CPU
+# Bytes for all dispatched chunks on a CPU, in addition to X.
+_CPU_BUDGET_BYTES = 1 << 30
+_MAX_DISPATCHED_CHUNKS = 8  # largest number of chunks that run at the same time on a CPU
 
 
 class FitTargets(NamedTuple):
-    """Targets and masks of training and test rows, each [J, N], for J = seeds × folds fits."""
+    """Targets and masks of J = seeds × folds fits.
+
+    Attributes:
+        targets: class numbers or values, [J, N].
+        train: mask of training rows, bool [J, N].
+        test: mask of test rows, bool [J, N].
+    """
 
     targets: np.ndarray
     train: np.ndarray
@@ -40,7 +47,8 @@ class _LayerInputs(NamedTuple):
 
     Attributes:
         x, shift, scale: float32 arrays, as in `Problem`.
-        moments: mean and standard deviation [J, D] in the units of X. The bank stores them.
+        moments: mean and standard deviation of each feature [J, D], in the units of X, which the
+            bank stores.
     """
 
     x: np.ndarray
@@ -77,17 +85,19 @@ class ChunkedFit(NamedTuple):
             features, each [sites · layers, J, D].
         """
         pairs, (n_layers, n_fits) = self.sites.site_layer_pairs(), self.chunk_sizes()
-        in_flight: collections.deque[list[FitResults]] = collections.deque()
+        dispatched: collections.deque[list[FitResults]] = collections.deque()
         parts, moments = [], []
         for start in range(0, len(pairs), n_layers):
             layers = [self.prepare_layer(*pair) for pair in pairs[start : start + n_layers]]
             moments += [layer.moments for layer in layers]
-            if len(in_flight) == _n_in_flight():
-                parts.append(self._copy_to_host(in_flight.popleft()))
+            if len(dispatched) == _max_dispatched():
+                # Reading the oldest chunk waits for its fits, which limits the memory in use.
+                parts.append(self._copy_to_host(dispatched.popleft()))
                 progress(len(parts) * n_layers, len(pairs))
-            padded = layers + layers[-1:] * (n_layers - len(layers))  # all chunks have one shape
-            in_flight.append(self._dispatch(padded, n_fits))
-        parts += map(self._copy_to_host, in_flight)
+            # The last chunk is padded, so that all chunks share one executable.
+            padded = layers + layers[-1:] * (n_layers - len(layers))
+            dispatched.append(self._dispatch(padded, n_fits))
+        parts += map(self._copy_to_host, dispatched)
         progress(len(pairs), len(pairs))
         results = jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(pairs)], *parts)
         self._finish_in_float64(results)
@@ -95,15 +105,15 @@ class ChunkedFit(NamedTuple):
         return results, (np.stack(means), np.stack(scales))
 
     def chunk_sizes(self) -> tuple[int, int]:
-        """Returns the number of layers per chunk, and of fits per call of the solver.
+        """Returns the number of layers per chunk, and the number of fits per call of the solver.
 
-        The numbers are as large as memory allows, but give chunks of nearly equal size.
+        The numbers are as large as memory allows, and give chunks of nearly equal size.
         """
         n_layers_total, n_fits = len(self.sites.site_layer_pairs()), len(self.fit_targets.train)
         per_layer, per_fit = self.peak_bytes()
-        bytes_per_chunk = memory_budget(None, _CPU_BUDGET_BYTES) // _n_in_flight()
+        bytes_per_chunk = memory_budget(None, _CPU_BUDGET_BYTES) // _max_dispatched()
         fits = equal_chunk_size(n_fits, int(max(1, (bytes_per_chunk - per_layer) // per_fit)))
-        # Layers need different numbers of steps, so on a CPU each chunk has one layer.
+        # Layers need different numbers of steps. On a CPU each chunk therefore has one layer.
         layers = 1 if _is_cpu() else int(max(1, bytes_per_chunk // (per_layer + per_fit * fits)))
         return equal_chunk_size(n_layers_total, self.chunk or layers), fits
 
@@ -111,7 +121,7 @@ class ChunkedFit(NamedTuple):
         """Estimates the peak bytes per layer and per fit from the arrays of a solver step."""
         _, n, d = self.sites.shape
         k, n_penalties = self.n_classes, len(self.penalties)
-        if k == 1:
+        if k == 1:  # ridge regression
             return 4 * (n * d + d * d), 4 * (n * d + 3 * d * d * (1 + n_penalties))
         per_fit = 8 * k * n + 10 * k * d + n_penalties * (k * d + n)
         return 4 * (2 * n * d + 4 * d * d), 4 * per_fit
@@ -122,10 +132,11 @@ class ChunkedFit(NamedTuple):
         overall_mean = x.mean(0)
         spread = _replace_zero_spread(x.std(0), x) if self.standardize else np.ones(x.shape[1])
         x = (x - overall_mean) / spread
+        # Row j averages over the training rows of fit j.
         row_weights = self.fit_targets.train / self.fit_targets.train.sum(1, keepdims=True)
         shift = row_weights @ x
-        # The solver always gets centred features, also without standardisation. This does not
-        # change the objective, because the bias is not penalised.
+        # The solver gets centred features even without standardisation. This does not change the
+        # optimum, because the bias is not penalised.
         scale = np.ones_like(shift)
         if self.standardize:
             scale = _replace_zero_spread(np.sqrt(np.maximum(row_weights @ x**2 - shift**2, 0)), x)
@@ -135,7 +146,7 @@ class ChunkedFit(NamedTuple):
         return _LayerInputs(x, shift, scale, (mean, deviation))
 
     def _dispatch(self, layers: list[_LayerInputs], n_fits: int) -> list[FitResults]:
-        """Starts the fits of a chunk of layers, and returns before they are computed."""
+        """Starts the fits of a chunk of layers in blocks of `n_fits`, without waiting for them."""
         x, shift, scale = (np.stack([layer[i] for layer in layers]) for i in range(3))
         parts = []
         for fits in _equal_blocks(len(self.fit_targets.train), n_fits):
@@ -157,15 +168,18 @@ class ChunkedFit(NamedTuple):
         """Waits for the fits of a chunk, joins them and drops the padding."""
         n = len(self.fit_targets.train)
         host_parts = jax.device_get(parts)
+        # The fits are axis 2 of [layers, penalties, fits].
         return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=2)[:, :, :n], *host_parts)
 
     def _finish_in_float64(self, results: FitResults) -> None:
-        """Continues, in place and in float64, the fits whose gap is above `tol`."""
-        is_above = ~(results.solution.gap <= self.tol)
+        """Continues, in place and in float64, the fits whose optimality gap is above `tol`."""
+        # Not written as `gap > tol`, because NaN must count as above.
+        is_above = ~(results.solution.optimality_gap <= self.tol)
         every_fit = np.arange(len(self.fit_targets.train))
         for i in np.flatnonzero(is_above.any((1, 2))):
             layer = self.prepare_layer(*self.sites.site_layer_pairs()[i])
             problem = self._make_problem(layer.x, layer.shift, layer.scale, every_fit)
+            # Views of the arrays, so `finish_layer` changes `results`.
             layer_results = jax.tree.map(lambda leaf, i=i: leaf[i], results)
             finish.finish_layer(
                 layer_results,
@@ -179,7 +193,7 @@ class ChunkedFit(NamedTuple):
     def _make_problem(
         self, x: np.ndarray, shift: np.ndarray, scale: np.ndarray, fits: np.ndarray
     ) -> Problem:
-        """Makes the problem of some fits from NumPy arrays, which `compiled.call` transfers."""
+        """Makes the problem of some fits. `compiled.call` transfers its NumPy arrays."""
         target_dtype = np.int32 if self.n_classes > 1 else np.float32
         labels = self.fit_targets.targets[fits].astype(target_dtype)
         rows = self.fit_targets.train[fits]
@@ -191,21 +205,22 @@ def _is_cpu() -> bool:
     return jax.default_backend() == "cpu"
 
 
-def _n_in_flight() -> int:
-    """Returns how many chunks are dispatched at a time.
+def _max_dispatched() -> int:
+    """Returns the largest number of chunks that are dispatched and not yet read.
 
-    On a CPU, chunks run side by side, one per core. On an accelerator, the next chunk is prepared
-    while one runs.
+    On a CPU, chunks run at the same time, one per core. On an accelerator, one chunk runs while the
+    host prepares the next.
     """
     if not _is_cpu():
         return 2
+    # Only Linux reports the cores that this process may use.
     has_affinity = hasattr(os, "sched_getaffinity")
     cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
-    return min(_MAX_IN_FLIGHT, cores)
+    return min(_MAX_DISPATCHED_CHUNKS, cores)
 
 
 def _equal_blocks(n: int, size: int) -> Iterator[np.ndarray]:
-    """Yields the indices 0 to n - 1 in blocks of one size, padded with the last index."""
+    """Yields the indices 0 to n - 1 in blocks of `size`. The last is padded with index n - 1."""
     for start in range(0, n, size):
         yield np.minimum(np.arange(start, start + size), n - 1)
 

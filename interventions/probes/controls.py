@@ -1,6 +1,6 @@
 """Fits controls that a probe's accuracy is compared with.
 
-They measure chance, memorisation, and the accuracy of simpler features.
+The controls measure chance, memorisation, and the accuracy of simpler features.
 """
 
 from collections.abc import Mapping
@@ -31,9 +31,9 @@ def fit_controls(
         bank: a bank of classes, fitted by `fit_probes` on X.
         X: the activations that the bank was fitted on.
         groups: the groups that the bank was fitted with.
-        folds: the folds that the bank was fitted with; default: the same number. Required if the
-            bank was fitted with pairs of training and test rows.
-        types: one type per row, such as the word, digit or speaker, for the control task.
+        folds: the folds that the bank was fitted with. Default: their number. Required if the bank
+            was fitted with pairs of training and test rows.
+        types: one type per row for the control task, such as the word, digit or speaker.
         baselines: simpler features to fit, {name: [N, F]}, such as means of the mel spectrogram.
         options: further options of `fit_probes` that the bank was fitted with.
 
@@ -41,13 +41,13 @@ def fit_controls(
         A Dataset of test accuracies ([site,] layer, penalty, fold, seed):
 
         - `probe`: accuracy of the bank.
-        - `shuffled`: accuracy for labels that each seed permutes over rows, which is chance.
+        - `shuffled`: accuracy for labels that each seed permutes over rows. This is chance.
         - `majority` (fold, seed): accuracy of always predicting the most frequent training class.
 
         With `types`, also:
 
         - `control_task`: accuracy for one random label per type. It measures how much the probe
-          memorises. Its folds ignore `groups`, so that types occur in training and test rows.
+          memorises. The folds ignore `groups`, so that a type occurs in training and test rows.
         - `by_row`: accuracy for the true labels, with the same folds as the control task.
         - `selectivity`: by_row - control_task.
 
@@ -80,7 +80,7 @@ def fit_controls(
     """
     if bank.target != "class":
         raise ValueError(
-            "bank: expected a bank of classes, got a bank of values, for which chance is undefined."
+            "bank: expected a bank of classes, got a bank of values, which have no chance level."
         )
     fit_options = {
         "penalties": bank.data.penalty.values.tolist(),
@@ -99,7 +99,7 @@ def fit_controls(
     if types is not None:
         types = categories(types, numbers.shape[1], "types")
         labels = _random_labels_per_type(types, numbers, len(bank.classes), fit_options["seeds"])
-        # Without groups the bank itself was fitted on folds of rows.
+        # The control task needs folds that ignore groups. Without groups, the bank has such folds.
         by_row = bank if groups is None else fit_probes(X, numbers, **fit_options)
         control = fit_probes(X, labels, **fit_options).accuracy
         accuracies |= {"by_row": by_row.accuracy, "control_task": control}
@@ -120,9 +120,10 @@ def _permute_rows(numbers: np.ndarray, seeds: list[int]) -> np.ndarray:
 
 
 def _majority_accuracy(bank: Bank) -> xr.DataArray:
-    """Returns the test accuracy (fold, seed) of always predicting the most frequent class."""
+    """Returns the test accuracy (fold, seed) of predicting the most frequent training class."""
     test, y = bank.test, bank.y
     is_class = xr.concat([y == k for k in range(len(bank.classes))], "class")
+    # The rows that a fold does not test are its training rows.
     most_frequent = is_class.where(~test, 0).sum("row").argmax("class")
     return ((y == most_frequent) & test).sum("row") / test.sum("row")
 
@@ -133,6 +134,7 @@ def _random_labels_per_type(
     """Draws one label per type and seed, in proportion to the classes: [seeds, N]."""
     names, type_of_row = np.unique(types, return_inverse=True)
     if len(names) < n_classes:
+        # With fewer types, some class would have no row.
         raise ValueError(
             f"types: expected at least {n_classes} types, one per class, got {len(names)}."
         )
@@ -141,7 +143,7 @@ def _random_labels_per_type(
 
 
 def _draw_labels(n: int, counts: np.ndarray, seed: int) -> np.ndarray:
-    """Draws n class numbers in proportion to `counts`, but each class at least once."""
+    """Draws n class numbers in proportion to `counts`, and each class at least once."""
     rng = np.random.default_rng(seed)
     each_class = np.arange(len(counts))
     drawn = rng.choice(len(counts), size=n - len(counts), p=counts / counts.sum())

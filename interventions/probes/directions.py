@@ -1,4 +1,4 @@
-"""Makes vectors and edits from fitted probes."""
+"""Makes steering vectors and edits from fitted probes."""
 
 import dataclasses
 from typing import Any, Literal, TypedDict, Unpack
@@ -12,10 +12,10 @@ from interventions.probes.bank_fields import BankFields
 
 
 class ProbeChoice(TypedDict, total=False):
-    """Selects among the probes of a layer by label.
+    """Labels that select among the probes of a layer.
 
     A penalty or site is required if the bank has several. Without a fold or seed, the weights are
-    averaged over folds or seeds.
+    averaged over all folds or seeds.
     """
 
     penalty: float
@@ -36,7 +36,7 @@ class Directions(BankFields):
             choice: `penalty`, `fold`, `seed`, `site`; see `ProbeChoice`.
 
         Returns:
-            A DataArray [class, feature].
+            A DataArray (class, feature).
 
         Raises:
             ValueError: a label is not in the bank, or a penalty or site is missing.
@@ -62,9 +62,9 @@ class Directions(BankFields):
 
         Args:
             layer: label of the layer that the probe was fitted on.
-            positive: the class that the direction points to. A bank of values, whose probes predict
-                numbers, ignores both classes: its direction points to larger numbers.
-            negative: the class that the direction points away from; default: the mean of all other
+            positive: the class that the direction points to. A bank of values ignores both classes,
+                and its direction points to larger values.
+            negative: the class that the direction points away from. Default: the mean of all other
                 classes.
             choice: `penalty`, `fold`, `seed`, `site`; see `ProbeChoice`.
 
@@ -114,8 +114,8 @@ class Directions(BankFields):
             positive: the class to steer to, as in `direction`.
             negative: the class to steer away from, as in `direction`.
             strength: length of the added vector, in units of the activation.
-            place: the model layer that the edit applies to. "layer" stands for the layer of the
-                probe. Pass None for a site without layers.
+            place: index of the model layer that the edit applies to. "layer" stands for the layer
+                of the probe. Pass None for a site without layers.
             choice: `penalty`, `fold`, `seed`, `site`; see `ProbeChoice`.
 
         Returns:
@@ -151,13 +151,13 @@ class Directions(BankFields):
     ) -> Project | Restrict:
         """Makes the edit that projects the probe's directions out of the activation.
 
-        The class probabilities or the value that the probe predicts are then the same for every
-        activation, unless `keep` is True.
+        The probe then predicts the same class probabilities, or the same value, for every
+        activation. With `keep`, the edit removes everything except these directions.
 
         Args:
             layer: label of the layer that the probe was fitted on.
-            keep: keep only the probe's directions instead of removing them.
-            place: the model layer that the edit applies to, as in `as_add`.
+            keep: keep only the probe's directions, instead of removing them.
+            place: index of the model layer that the edit applies to, as in `as_add`.
             choice: `penalty`, `fold`, `seed`, `site`; see `ProbeChoice`.
 
         Returns:
@@ -179,17 +179,18 @@ class Directions(BankFields):
             ```
 
         References:
-            Ravfogel et al., "Null it out" (arXiv:2004.07667). This is one iteration.
+            Ravfogel et al., "Null it out" (arXiv:2004.07667). This edit is one of its iterations.
         """
         normals = self.normals(layer, **choice).values
-        # Only differences between logits change probabilities, and K - 1 of them span all others.
+        # Only differences between logits change probabilities. The differences from the last class
+        # span all others.
         span = normals if self.target == "value" else normals[:-1] - normals[-1]
         unit_span = span / np.linalg.norm(span, axis=-1, keepdims=True)
         edit = Project.span(jnp.asarray(unit_span), keep)
         return _restrict_to_layer(edit, layer if place == "layer" else place)
 
     def affine(self, layer: Any, **choice: Unpack[ProbeChoice]) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the weights and bias with which logits = weights @ x + bias for raw activations.
+        """Returns the weights and bias of logits = weights @ x + bias, for raw activations x.
 
         Args:
             layer: label of the layer that the probe was fitted on.
@@ -214,6 +215,7 @@ class Directions(BankFields):
             logits = X[0] @ weights.T + bias
             ```
         """
+        # The standardisation (x - mean) / scale moves into the weights and the bias.
         weights = self.weights / self.scale
         bias = self.bias - (weights * self.mean).sum("feature")
         averaged_weights = self._select_and_average(weights, layer, **choice)
@@ -237,8 +239,8 @@ class Directions(BankFields):
             is_required = dim in ("layer", "penalty", "site") and len(labels_of_dim) > 1
             if label is None and is_required:
                 raise ValueError(
-                    f"{dim}: expected one of {labels_of_dim.tolist()}, "
-                    "because the bank has several, got None."
+                    f"{dim}: the bank has several; expected one of {labels_of_dim.tolist()}, "
+                    "got None."
                 )
             if label is not None and label not in labels_of_dim:
                 raise ValueError(f"{dim}: expected one of {labels_of_dim.tolist()}, got {label!r}.")
@@ -246,6 +248,7 @@ class Directions(BankFields):
         return array.transpose("class", ...)
 
     def _checked_class(self, label: Any, name: str) -> Any:
+        """Returns a class of the bank. Raises ValueError for any other label."""
         if label not in self.classes:
             raise ValueError(f"{name}: expected one of {self.classes.tolist()}, got {label!r}.")
         return label

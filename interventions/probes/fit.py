@@ -1,4 +1,4 @@
-"""Checks the arguments of `fit_probes`, runs all its fits and returns them as a bank."""
+"""Fits linear probes of every layer, penalty, fold and seed, and returns them as a bank."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -35,7 +35,8 @@ def fit_probes(
 ) -> Bank:
     """Fits one linear probe per layer, penalty, fold and seed (and per site).
 
-    Both kinds of probe have the objectives of scikit-learn. The bias is not penalised.
+    A probe predicts classes or numbers ("values"). Its objective is that of scikit-learn. The bias
+    is not penalised.
 
     - Classes: multinomial logistic regression, summed cross-entropy + λ/2 ‖W‖².
     - Values: ridge regression, ½ ‖residual‖² + λ/2 ‖w‖².
@@ -48,18 +49,18 @@ def fit_probes(
         groups: one group per row, such as the speaker, recording or word. A fold never has rows
             of the same group in both training and test rows.
         penalties: values of λ. scikit-learn calls λ `alpha` for values, and 1/λ `C` for classes.
-        folds: number of folds, or pairs of training and test rows. A number of folds is stratified
-            by class, or by quantile for values.
+        folds: number of folds, or pairs of training and test rows. Folds that are made from a
+            number keep the proportions of classes, or of quantiles for values.
         seeds: seeds of the random assignment of rows to folds.
         target: "class" or "value".
         standardize: standardise features by mean and standard deviation of each fold's training
             rows.
         max_iter: largest number of solver steps.
-        tol: a fit has converged when its `Bank.gap`, the relative distance of the objective to its
-            optimum, is at most `tol`. Fits that float32 leaves above `tol` continue in float64. A
+        tol: largest `Bank.optimality_gap` of a converged fit. This is the relative distance of the
+            objective to its optimum. Fits that float32 leaves above `tol` continue in float64. A
             warning counts fits that are still above `tol` after `max_iter` steps.
-        chunk: number of layers fitted together; default: one on a CPU, else as many as free memory
-            holds.
+        chunk: number of layers that are fitted together. Default: one on a CPU, else as many as
+            free memory holds.
         names: names of the sites of a 4-dimensional X.
         progress: called as progress(layers done, layers in total).
 
@@ -115,25 +116,26 @@ def fit_probes(
         max_iter=max_iter,
         chunk=chunk,
     )
-    # One BLAS thread, because chunks of layers already occupy every core.
+    # BLAS gets one thread, because chunks of layers already occupy every core.
     with threadpool_limits(1):
         results, moments = chunked_fit.run(progress or (lambda done, total: None))
+    # The inverse permutation restores the caller's order of penalties.
     results = jax.tree.map(lambda leaf: leaf[:, np.argsort(order)], results)
     seed_labels = np.asarray(seeds)
     bank = make_bank(
         results, moments, site_activations, targets, test, classes, checked_penalties, seed_labels
     )
-    _warn_unconverged(bank.gap.values, tol, max_iter)
+    _warn_unconverged(bank.optimality_gap.values, tol, max_iter)
     return bank
 
 
-def _warn_unconverged(gap: np.ndarray, tol: float, max_iter: int) -> None:
-    is_above = ~(gap <= tol)  # true for NaN
+def _warn_unconverged(optimality_gap: np.ndarray, tol: float, max_iter: int) -> None:
+    is_above = ~(optimality_gap <= tol)  # true for NaN
     if is_above.any():
         warnings.warn(
-            f"fit_probes: {is_above.sum()} of {gap.size} fits have not converged to "
-            f"tol={tol:g}; Bank.gap has the distance of each fit to its optimum. "
-            f"Pass more than max_iter={max_iter} steps, a larger tol (at least about 1e-12, "
+            f"fit_probes: {is_above.sum()} of {optimality_gap.size} fits have not converged to "
+            f"tol={tol:g}. Bank.optimality_gap has the distance of each fit to its optimum. "
+            f"Pass more than max_iter={max_iter} steps, or a larger tol (at least about 1e-12, "
             "because weights are float32), or leave out the weakest penalties.",
             stacklevel=3,
         )

@@ -1,6 +1,6 @@
-"""Splits rows into folds with scikit-learn, and returns them as masks.
+"""Splits rows into folds with scikit-learn, and returns masks of rows.
 
-With masks, folds need no copies of the activations.
+Masks need no copy of the activations per fold.
 """
 
 import warnings
@@ -11,7 +11,8 @@ import numpy as np
 
 from interventions.stats.categories import categories
 
-FoldPairs = Sequence[tuple[Any, Any]]  # (training rows, test rows) of every fold
+# The training rows and the test rows of every fold, as row numbers or as masks.
+FoldPairs = Sequence[tuple[Any, Any]]
 
 
 def fold_masks(
@@ -24,7 +25,7 @@ def fold_masks(
     """Splits rows into folds.
 
     Args:
-        strata: int [seeds, N], class numbers. Every fold keeps the proportions of the classes.
+        strata: int [seeds, N], class of each row. Every fold keeps the proportions of the classes.
         groups: one group per row, or None. A fold never has rows of the same group in both
             training and test rows.
         folds: number of folds, or pairs of training and test rows that all seeds use.
@@ -58,24 +59,27 @@ def fold_masks(
 def _masks_of_pairs(
     folds: FoldPairs, groups: Any, n: int, n_seeds: int
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the masks of `fold_masks` for given pairs of training and test rows."""
     pairs = [[_row_mask(indices, n, i) for indices in pair] for i, pair in enumerate(folds)]
     if groups is not None:
         _check_groups_are_separate(categories(groups, n, "groups"), pairs)
+    # [seeds, folds, 2, N]: the third axis is training rows, then test rows.
     masks = np.broadcast_to(np.array(pairs)[None], (n_seeds, len(pairs), 2, n))
     return masks[:, :, 0], masks[:, :, 1]
 
 
 def _check_groups_are_separate(groups: np.ndarray, pairs: list[list[np.ndarray]]) -> None:
+    """Raises ValueError if a fold has a group in both its training and its test rows."""
     for fold, (train, test) in enumerate(pairs):
         if (in_both := np.intersect1d(groups[train], groups[test])).size:
             raise ValueError(
-                f"folds[{fold}]: {in_both.size} groups in both training and test rows, "
-                f"such as {in_both[0]!r}; split by group."
+                f"folds[{fold}]: expected each group in training or in test rows, got "
+                f"{in_both.size} in both, such as {in_both[0]!r}. Split by group."
             )
 
 
 def _row_mask(indices: Any, n: int, fold: int) -> np.ndarray:
-    """Converts the training or test rows of a fold, row numbers or a mask, to bool [N]."""
+    """Makes a mask [N] of the training or test rows of a fold, given as row numbers or a mask."""
     rows = np.asarray(indices)
     if rows.dtype == bool and rows.shape == (n,):
         rows = np.flatnonzero(rows)
@@ -93,8 +97,8 @@ def _checked_groups(groups: Any, n: int, folds: int) -> np.ndarray:
     groups = categories(groups, n, "groups")
     if (n_groups := len(np.unique(groups))) < folds:
         raise ValueError(
-            f"groups: {n_groups} groups cannot be split into {folds} folds; "
-            f"pass folds={n_groups} or fewer, at least 2."
+            f"groups: {n_groups} groups cannot be split into {folds} folds. "
+            f"Pass folds={n_groups} or fewer, at least 2."
         )
     return groups
 
@@ -113,13 +117,14 @@ def _test_masks(
     if counts.min() < folds:
         name = _class_name(classes[counts.argmin()], class_names)
         raise ValueError(
-            f"y: class {name} has {counts.min()} rows, {folds} folds need {folds} of each; "
-            "leave the class out, or pass fewer folds."
+            f"y: expected at least {folds} rows per class for {folds} folds, got {counts.min()} "
+            f"of class {name}. Leave the class out, or pass fewer folds."
         )
+    # StratifiedGroupKFold keeps groups together first, and proportions of classes only roughly.
     splitter = StratifiedKFold if groups is None else StratifiedGroupKFold
     test = np.zeros((folds, len(strata)), bool)
     with warnings.catch_warnings():
-        # scikit-learn only warns if a class is missing from a fold; the check below raises.
+        # scikit-learn only warns if a class is missing from a fold. The check below raises.
         warnings.simplefilter("ignore", UserWarning)
         splits = splitter(folds, shuffle=True, random_state=seed).split(strata, strata, groups)
         for fold, (_, rows) in enumerate(splits):
@@ -144,12 +149,13 @@ def _check_classes_are_trained(
             name = _class_name(missing[0], class_names)
             problem = f"class {name} would be in none of the training rows"
         raise ValueError(
-            f"groups: cannot be split into {len(test)} folds: in fold {fold} {problem}. "
-            "Each class needs rows of several groups: leave the class out, or pass fewer folds."
+            f"groups: cannot be split into {len(test)} folds, because in fold {fold} {problem}. "
+            "Each class needs rows of several groups. Leave the class out, or pass fewer folds."
         )
 
 
 def _class_name(number: Any, class_names: Sequence[Any] | np.ndarray) -> str:
+    """Formats the name of a class; its number if classes have no names."""
     if not len(class_names):
         return str(number)
     name = class_names[int(number)]

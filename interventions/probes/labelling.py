@@ -1,4 +1,4 @@
-"""Makes a bank by adding dimension names and coordinates to the results of a fit."""
+"""Makes a bank, by adding dimension names and coordinates to the results of all fits."""
 
 from typing import Any
 
@@ -9,6 +9,7 @@ from interventions.probes.bank import Bank
 from interventions.probes.inputs import SiteActivations
 from interventions.probes.solve import FitResults
 
+# Dimensions of the fits, in the order in which the solver returns them.
 _FIT_DIMS = ("site", "layer", "penalty", "seed", "fold")
 
 
@@ -26,7 +27,7 @@ def make_bank(
 
     Args:
         results: arrays with leading axes [sites · layers, penalties, seeds · folds].
-        moments: mean and scale of the features, [sites · layers, seeds · folds, D].
+        moments: mean and scale of the features, each [sites · layers, seeds · folds, D].
         sites: activations with the names of their sites and layers.
         targets: class numbers or values [seeds, N].
         test: masks of test rows, bool [seeds, folds, N].
@@ -39,6 +40,7 @@ def make_bank(
 
     def with_dims(array: Any, *dims: str) -> tuple[tuple[str, ...], np.ndarray]:
         array = np.asarray(array)
+        # The first three axes become the five of the fits.
         return (*_FIT_DIMS, *dims), array.reshape(*fit_shape, *array.shape[3:])
 
     solution, has_classes = results.solution, len(classes) > 0
@@ -49,7 +51,7 @@ def make_bank(
         "bias": with_dims(solution.bias, "class"),
         "objective": with_dims(solution.objective),
         "gradient_norm": with_dims(solution.gradient_norm),
-        "gap": with_dims(solution.gap),
+        "optimality_gap": with_dims(solution.optimality_gap),
         "n_iter": with_dims(solution.n_iter),
         "test": (("seed", "fold", "row"), test),
         "y": (("seed", "row"), targets),
@@ -71,15 +73,19 @@ def make_bank(
     data = xr.Dataset(variables, coords).transpose(
         "site", "layer", "penalty", "fold", "seed", ..., "row", "class", "feature"
     )
-    data = data if sites.is_labelled else data.isel(site=0, drop=True)
+    data = data if sites.has_site_dim else data.isel(site=0, drop=True)
     return Bank(data, "class" if has_classes else "value")
 
 
 def _out_of_fold(predictions: np.ndarray, test: np.ndarray, missing: float) -> np.ndarray:
-    """Selects each row's prediction in the first fold that tests it.
+    """Selects each row's prediction by the first fold that has it as a test row.
 
-    The predictions have the dimensions [site, layer, penalty, seed, fold, row].
+    Args:
+        predictions: [site, layer, penalty, seed, fold, row].
+        test: masks of test rows [seed, fold, row].
+        missing: the entry of rows that are test rows of no fold.
     """
+    # argmax of a mask is the index of its first True.
     first_fold = test.argmax(1)[None, None, None, :, None]
     first_fold = np.broadcast_to(first_fold, (*predictions.shape[:3], *first_fold.shape[3:]))
     selected = np.take_along_axis(predictions, first_fold, 4)[..., 0, :]

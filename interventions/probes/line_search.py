@@ -11,19 +11,25 @@ from interventions.probes.objective import (
     Problem,
     Softmax,
     compute_softmax,
-    select_label,
+    select_label_logits,
     sum_classes,
 )
 
-_ACCEPTED_SLOPE_RATIO = 0.05  # accepted |slope| after a step, relative to |slope| before it
-_MAX_TRIALS = 12  # step lengths tried per line search
+_ACCEPTED_SLOPE_RATIO = 0.05  # largest accepted |slope after a step| / |slope before it|
+_MAX_TRIALS = 12  # largest number of step lengths per line search
 
 
 class _SearchState(NamedTuple):
-    """The state of a line search.
+    """The state of the line searches of all fits.
 
-    The slope and the curvature are derivatives of the objective by the step length. The minimum
-    lies between `low` and `high`.
+    Attributes:
+        n_trials: number of step lengths after the first.
+        length: step length of each fit.
+        low: largest step length known to be too short.
+        high: smallest step length known to be too long.
+        softmax: softmax after a step of `length`.
+        slope: first derivative of the objective with respect to the step length.
+        curvature: second derivative of the objective with respect to the step length.
     """
 
     n_trials: Int[Array, ""]
@@ -45,34 +51,38 @@ def search(
     softmax: Softmax,
     is_active: Bool[Array, "J"],
 ) -> tuple[Float[Array, "J"], Softmax]:
-    """Finds where the slope along the direction is 0, by Newton's method within a bracket.
+    """Finds the minimum along the direction, by Newton's method within a bracket.
 
-    The objective is convex, so it has at most one such minimum along the line.
+    The objective is convex, so its slope is 0 at one step length at most.
 
     Args:
-        problem: features, labels and rows.
+        problem: features, labels and training rows.
         penalty: λ of λ/2 ‖W‖².
         point: start of the line.
         direction: direction of the line.
         logit_change: logits of `direction`, which a step of length 1 adds to `logits`.
         logits: logits at `point`.
         softmax: softmax of `logits`.
-        is_active: fits that may move. They stay if the line does not descend.
+        is_active: whether each fit may move. A fit stays if the objective does not descend along
+            its direction.
 
     Returns:
         Step lengths, 0 for fits that stay, and the softmax after the step.
     """
+    # The penalty excludes the bias. The parts of the slope and the curvature that come from the
+    # penalty and the labels need no softmax, so they are computed once.
     weights = Point(point.w, 0 * point.b)
-    label_logit_change = (select_label(problem, logit_change) * problem.rows).sum(-1)
+    label_logit_change = (select_label_logits(problem, logit_change) * problem.train_mask).sum(-1)
     fixed_slope = penalty * weights.dot(direction) - label_logit_change
     fixed_curvature = penalty * direction.squared_norm()
     last_logit_change = -sum_classes(logit_change)
 
     def differentiate(softmax: Softmax, length: Array) -> tuple[Array, Array]:
+        # Derivatives of log Σ exp(logit): the mean and the variance of the change of the logits.
         mean = sum_classes(softmax.p * logit_change) + softmax.p_last * last_logit_change
         square = sum_classes(softmax.p * logit_change**2) + softmax.p_last * last_logit_change**2
-        slope = (mean * problem.rows).sum(-1) + fixed_slope + length * fixed_curvature
-        return slope, ((square - mean**2) * problem.rows).sum(-1) + fixed_curvature
+        slope = (mean * problem.train_mask).sum(-1) + fixed_slope + length * fixed_curvature
+        return slope, ((square - mean**2) * problem.train_mask).sum(-1) + fixed_curvature
 
     def evaluate(length: Array) -> tuple[Softmax, Array, Array]:
         softmax = compute_softmax(problem, logits + logit_change * length[:, None])
@@ -82,21 +92,22 @@ def search(
     moves = is_active & (slope < 0)
     accepted_slope = _ACCEPTED_SLOPE_RATIO * jnp.abs(slope)
 
-    def is_unfinished(search: _SearchState) -> Bool[Array, ""]:
-        is_steep = (jnp.abs(search.slope) > accepted_slope) & moves
-        return is_steep.any() & (search.n_trials < _MAX_TRIALS)
+    def is_unfinished(state: _SearchState) -> Bool[Array, ""]:
+        is_steep = (jnp.abs(state.slope) > accepted_slope) & moves
+        return is_steep.any() & (state.n_trials < _MAX_TRIALS)
 
-    def improve(search: _SearchState) -> _SearchState:
-        length, slope = search.length, search.slope
+    def improve(state: _SearchState) -> _SearchState:
+        length, slope = state.length, state.slope
         is_steep = moves & (jnp.abs(slope) > accepted_slope)
-        low = jnp.where(is_steep & (slope < 0), length, search.low)
-        high = jnp.where(is_steep & (slope > 0), length, search.high)
-        newton_length = length - slope / search.curvature
-        # Outside of the bracket, bisect instead, or double while there is no upper end.
+        low = jnp.where(is_steep & (slope < 0), length, state.low)
+        high = jnp.where(is_steep & (slope > 0), length, state.high)
+        newton_length = length - slope / state.curvature
+        # A Newton step outside of the bracket is replaced by bisection, or by doubling while the
+        # bracket has no upper end.
         safe_length = jnp.where(jnp.isfinite(high), (low + high) / 2, 2 * length)
         is_inside = (newton_length > low) & (newton_length < high)
         length = jnp.where(is_steep, jnp.where(is_inside, newton_length, safe_length), length)
-        return _SearchState(search.n_trials + 1, length, low, high, *evaluate(length))
+        return _SearchState(state.n_trials + 1, length, low, high, *evaluate(length))
 
     length = jnp.where(moves, -slope / curvature, 0)
     low, high = jnp.zeros_like(length), jnp.full_like(length, jnp.inf)

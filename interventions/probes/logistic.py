@@ -1,15 +1,18 @@
 """Fits multinomial logistic regression by preconditioned conjugate gradients.
 
-All fits take their steps together. The objective of a fit is that of scikit-learn: cross-entropy
-summed over the training rows + λ/2 ‖W‖², without a penalty of the bias. Features are standardised
-by the training rows of the fit. Axes: K classes, J fits (fold × seed), N rows, D features.
+The objective of a fit is that of scikit-learn. It is the cross-entropy summed over the training
+rows, plus λ/2 ‖W‖². The bias is not penalised. Features are standardised by the training rows of
+the fit. Axes: K classes, J fits (fold × seed), N rows, D features.
 
-Fits have different training rows, labels and λ, but the same features. Every step is therefore two
-large products with one matrix.
+All fits take their steps together. Fits have different training rows, labels and λ, but the same
+features. Every step is therefore two large products with one matrix.
 
-At the optimum the weights of all classes sum to 0. The solver keeps this sum at 0 in every step,
-so it stores no weights of the last class. For two classes scikit-learn penalises one vector w with
-‖w‖² = 2 ‖W‖². The solver matches it by doubling λ.
+At the optimum the weights of all classes sum to 0. The solver keeps this sum at 0 in every step, so
+it stores only K1 = K - 1 classes. For two classes scikit-learn penalises a single vector w, with
+‖w‖² = 2 ‖W‖². The solver matches this by doubling λ.
+
+Each λ has two stages. The rough stage ends near the optima. The refinement continues with a
+preconditioner that is computed there.
 """
 
 from typing import Any, NamedTuple
@@ -36,8 +39,8 @@ from interventions.probes.preconditioner import (
     invert_curvature,
 )
 
-_ROUGH_GAP = 1e-3  # relative distance to the optimum at which the curvature is recomputed
-_MAX_IDLE = 2  # consecutive steps in which no fit moves
+_ROUGH_STAGE_GAP = 1e-3  # optimality gap of every fit at which the rough stage ends
+_MAX_IDLE_STEPS = 2  # consecutive steps without a fit that moves, after which a stage ends
 
 
 class _State(NamedTuple):
@@ -49,10 +52,10 @@ class _State(NamedTuple):
         softmax: softmax of `logits`.
         gradient: gradient of the objective at `point`.
         direction: direction of the next step.
-        decrement: gradient · preconditioned gradient, which estimates 2 (objective - optimum).
+        decrement: gradient · preconditioned gradient. It estimates 2 (objective - optimum).
         objective: objective at `point`.
         n_iter: number of steps in which each fit moved.
-        is_active: whether the gap of each fit is above `tol`.
+        is_active: whether the optimality gap of each fit is above `tol`.
         n_steps: number of steps taken.
         n_idle: number of steps since a fit moved.
     """
@@ -69,7 +72,7 @@ class _State(NamedTuple):
     n_steps: Int[Array, ""]
     n_idle: Int[Array, ""]
 
-    def gap(self) -> Float[Array, "J"]:
+    def optimality_gap(self) -> Float[Array, "J"]:
         return self.decrement / (2 * self.objective)
 
 
@@ -77,7 +80,7 @@ class _WarmStart(NamedTuple):
     """The values that a stage starts from.
 
     Attributes:
-        state: state at the end of the last stage.
+        state: state at the end of the stage before.
         penultimate_point: optimum of the λ before the last one.
         penultimate_logits: logits at `penultimate_point`.
         curvature: curvature at the end of the last rough stage.
@@ -90,14 +93,11 @@ class _WarmStart(NamedTuple):
 
 
 class _Stage(NamedTuple):
-    """One of the two stages of each λ.
+    """One of the two stages of each λ."""
 
-    The rough stage ends at `_ROUGH_GAP`. The refinement ends at `tol`, with a new curvature.
-    """
-
-    penalty: Array
-    target_gap: Array
-    is_refinement: Array
+    penalty: Array  # λ, doubled for two classes
+    target_gap: Array  # optimality gap at which the stage ends
+    is_refinement: Array  # whether this is the second stage
 
 
 def solve_path(
@@ -110,15 +110,15 @@ def solve_path(
     """Solves all fits for each penalty in the order given.
 
     Penalties should be in descending order, because each λ starts from the optimum of the previous
-    one. Its first step extrapolates the line through the last two optima. The curvature is
-    recomputed once per λ, when all fits are near their optimum, because the estimated gap is
-    accurate only with the curvature there. The next λ starts with this curvature.
+    λ. The first step extrapolates the line through the last two optima. The curvature is computed
+    at the end of the rough stage, because the estimated gap is accurate only with the curvature
+    near the optimum. The next λ starts with this curvature.
 
     Args:
-        problem: features, labels and rows of J fits.
+        problem: features, labels and training rows of J fits.
         penalties: float [P], λ of λ/2 ‖W‖².
         n_classes: number of classes K.
-        tol: gap at which a fit has converged.
+        tol: optimality gap at which a fit has converged.
         max_iter: largest number of steps per λ.
 
     Returns:
@@ -153,19 +153,20 @@ def solve_path(
     start = _make_state(problem, Point(zeros, _fit_bias_only(problem, n_classes)))
     stages = _Stage(
         penalty=jnp.repeat(penalties * (2 if n_classes == 2 else 1), 2),
-        target_gap=jnp.tile(jnp.stack([jnp.maximum(tol, _ROUGH_GAP), tol]), len(penalties)),
+        target_gap=jnp.tile(jnp.stack([jnp.maximum(tol, _ROUGH_STAGE_GAP), tol]), len(penalties)),
         is_refinement=jnp.tile(jnp.array([False, True]), len(penalties)),
     )
     curvature = estimate_curvature(problem, start.softmax)
     warm = _WarmStart(start, start.point, start.logits, curvature)
     _, solutions = jax.lax.scan(solve_stage, warm, stages)
+    # Every second solution is that of a refinement.
     return jax.tree.map(lambda leaf: leaf[1::2], solutions)
 
 
 def _make_state(problem: Problem, point: Point) -> _State:
-    """Makes the state of fits that start at `point`."""
-    n_fits, logits = len(problem.rows), compute_logits(problem, point)
-    zero = jax.tree.map(jnp.zeros_like, point)
+    """Makes the state of fits that start at `point`. All fits are active."""
+    n_fits, logits = len(problem.train_mask), compute_logits(problem, point)
+    zero = jax.tree.map(jnp.zeros_like, point)  # replaced by the first direction step
     return _State(
         point=point,
         logits=logits,
@@ -182,7 +183,7 @@ def _make_state(problem: Problem, point: Point) -> _State:
 
 
 def _extrapolate(problem: Problem, penalty: Array, warm: _WarmStart) -> _State:
-    """Steps beyond the last optimum on the line from the previous optimum.
+    """Steps from the last optimum, along the line from the optimum before it.
 
     Logits are recomputed from the weights, so that rounding errors do not accumulate over λ.
     """
@@ -193,8 +194,8 @@ def _extrapolate(problem: Problem, penalty: Array, warm: _WarmStart) -> _State:
 
 def _fit_bias_only(problem: Problem, n_classes: int) -> Float[Array, "K1 J"]:
     """Returns the optimal bias if all weights are 0."""
-    counts = (jax.nn.one_hot(problem.labels, n_classes, axis=0) * problem.rows).sum(-1)
-    logs = jnp.log(jnp.maximum(counts, 0.5))
+    counts = (jax.nn.one_hot(problem.labels, n_classes, axis=0) * problem.train_mask).sum(-1)
+    logs = jnp.log(jnp.maximum(counts, 0.5))  # finite for a class without training rows
     return (logs - logs.mean(0))[:-1]
 
 
@@ -206,11 +207,10 @@ def _minimise(
     max_iter: Array,
     state: _State,
 ) -> _State:
-    """Takes steps until the gap of every fit is at most the stage's target gap.
+    """Takes steps until the optimality gap of every fit is at most the stage's target gap.
 
-    A fit stops moving once its gap is at most `tol`. The loop also ends after two steps without
-    progress, because float32 then finds no descent, even along the preconditioned gradient.
-    `finish` continues such fits in float64.
+    A fit stops moving once its gap is at most `tol`. The loop also ends if no fit descends in
+    float32, even along the preconditioned gradient. Then `finish` continues in float64.
     """
     # The direction is reset because it was computed with another preconditioner.
     state = state._replace(
@@ -220,9 +220,9 @@ def _minimise(
     )
 
     def is_unfinished(state: _State) -> Bool[Array, ""]:
-        # Not written as `gap > target_gap`, because NaN must count as above the target.
-        is_above = ~(state.gap() <= stage.target_gap).all()
-        return is_above & (state.n_steps <= max_iter) & (state.n_idle < _MAX_IDLE)
+        # Not written as `optimality_gap > target_gap`, because NaN must count as above the target.
+        is_above = ~(state.optimality_gap() <= stage.target_gap).all()
+        return is_above & (state.n_steps <= max_iter) & (state.n_idle < _MAX_IDLE_STEPS)
 
     def step(state: _State) -> _State:
         logit_change = compute_logits(problem, state.direction)
@@ -236,13 +236,13 @@ def _minimise(
 def _direction_step(
     problem: Problem, preconditioner: Preconditioner, penalty: Array, tol: Array, state: _State
 ) -> _State:
-    """Computes the gradient, the next Polak-Ribière direction, and which fits are active."""
+    """Computes the gradient and the next Polak-Ribière direction, and which fits are active."""
     gradient = compute_gradient(problem, state.softmax, state.point, penalty)
     preconditioned = apply_inverse_hessian(preconditioner, problem, gradient)
     decrement = gradient.dot(preconditioned)
     beta = jnp.maximum(decrement - state.gradient.dot(preconditioned), 0) / state.decrement
     direction = state.direction.times(beta) + -preconditioned
-    # A fit restarts from the preconditioned gradient if its conjugate direction would ascend.
+    # A fit whose conjugate direction would ascend restarts along the preconditioned gradient.
     descends = direction.dot(gradient) < 0
     direction = direction.times(descends * 1.0) + preconditioned.times(descends - 1.0)
     objective = state.softmax.loss + penalty / 2 * state.point.squared_norm()
@@ -261,7 +261,7 @@ def _line_search_step(
 ) -> _State:
     """Moves active fits nearly to the minimum along their direction.
 
-    `logit_change` are the logits of `state.direction`, which a step of length 1 adds.
+    `logit_change` are the logits of `state.direction`. A step of length 1 adds them.
     """
     length, softmax = line_search.search(
         problem,
@@ -284,7 +284,7 @@ def _line_search_step(
 
 
 def _make_solution(problem: Problem, state: _State) -> Solution:
-    """Adds the last class, the gradient norm and the gap."""
+    """Adds the last class, the gradient norm and the optimality gap."""
     point, gradient = state.point, state.gradient
     w = jnp.concatenate([point.w, -point.w.sum(0)[None]])
     b = jnp.concatenate([point.b, -point.b.sum(0)[None]])
@@ -294,7 +294,7 @@ def _make_solution(problem: Problem, state: _State) -> Solution:
         weights=w.swapaxes(0, 1),
         bias=b.T,
         objective=state.objective,
-        gradient_norm=jnp.maximum(largest_w, largest_b) / problem.rows.sum(-1),
-        gap=state.gap(),
+        gradient_norm=jnp.maximum(largest_w, largest_b) / problem.train_mask.sum(-1),
+        optimality_gap=state.optimality_gap(),
         n_iter=state.n_iter,
     )

@@ -1,4 +1,4 @@
-"""Measures how easily labels are decoded from activations, by minimum description length."""
+"""Measures how easily labels are predicted from activations, by minimum description length."""
 
 import itertools
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import xarray as xr
 from interventions.probes import inputs
 from interventions.probes.fit import fit_probes
 
-# Ends of the blocks as fractions of the rows, from Voita & Titov (2020), section 4.
+# Default ends of the blocks, as fractions of the rows; from Voita & Titov (2020), section 4.
 FRACTIONS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
 
 
@@ -33,8 +33,8 @@ def codelength(
         y: classes [N].
         penalties: values of λ, as in `fit_probes`.
         seeds: seeds of the random order of rows.
-        fractions: ends of the blocks as fractions of the rows. Blocks are joined until
-            the first has every class.
+        fractions: ends of the blocks, as fractions of the rows. The first block is joined with
+            later ones until it has every class.
         options: further options of `fit_probes`.
 
     Returns:
@@ -72,7 +72,7 @@ def codelength(
     ]
     bits = xr.concat(codes, xr.DataArray(list(seeds), dims="seed", name="seed"))
     bits = bits.transpose(*(d for d in ("site", "layer", "penalty", "seed") if d in bits.dims))
-    uniform = n * np.log2(len(classes))
+    uniform = n * np.log2(len(classes))  # bits of n labels, each log2(K)
     return xr.Dataset({"bits": bits, "uniform": uniform, "compression": uniform / bits})
 
 
@@ -85,7 +85,11 @@ def _code_bits(
     fractions: Sequence[float],
     options: dict[str, Any],
 ) -> xr.DataArray:
-    """Computes the code length of `y` in bits, with rows shuffled by `seed`."""
+    """Computes the code length of `y` in bits, with rows shuffled by `seed`.
+
+    Returns:
+        A DataArray ([site,] layer, penalty).
+    """
     order = np.random.default_rng(seed).permutation(len(y))
     ends = _block_ends(y[order], n_classes, fractions)
     # Every block after the first is the test fold of a probe on the rows before it.
@@ -97,13 +101,14 @@ def _code_bits(
 
 
 def _block_ends(y: np.ndarray, n_classes: int, fractions: Sequence[float]) -> list[int]:
-    """Returns the ends of the blocks, such that the first block has every class."""
+    """Returns the ends of the blocks as numbers of rows. The first block has every class."""
+    # argmax of a mask is the index of its first True.
     first_end = max(int(np.argmax(y == k)) for k in range(n_classes)) + 1
     ends = {round(fraction * len(y)) for fraction in fractions}
     ends = sorted({end for end in ends if end >= first_end} | {len(y)})
     if len(ends) < 2:
         raise ValueError(
-            "fractions: expected a block after the first block that has every class "
-            f"({first_end} of {len(y)} rows), got {tuple(fractions)}."
+            "fractions: expected at least one block after the first, which needs the first "
+            f"{first_end} of {len(y)} rows to have every class, got {tuple(fractions)}."
         )
     return ends

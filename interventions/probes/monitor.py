@@ -1,4 +1,4 @@
-"""Runs probes inside the model, to read probabilities and to trigger edits."""
+"""Runs probes inside the model, to return their probabilities or to trigger edits."""
 
 from typing import Any, Unpack
 
@@ -18,9 +18,9 @@ from jaxasr.taps import At, Edit, Edits, Readout
 
 @pytrees.dataclass
 class Probe:
-    """A probe for raw activations: logits = weights @ x + bias.
+    """A probe of raw activations x, with logits = weights @ x + bias.
 
-    It is a pytree of arrays. Replacing it by a probe of the same size does not recompile.
+    A probe is a pytree of arrays. Another probe of the same size compiles nothing.
 
     Attributes:
         weights: float [K, D].
@@ -51,7 +51,7 @@ class Probe:
         Args:
             bank: fitted probes, from `fit_probes`.
             layer: label of the layer that the probe was fitted on.
-            choice: `penalty`, `fold`, `seed`, `site`; see `ProbeChoice`.
+            choice: `penalty`, `fold`, `seed`, `site`; see `directions.ProbeChoice`.
 
         Returns:
             The probe.
@@ -71,7 +71,8 @@ class Probe:
 def readout(probe: Probe, site: str, name: str = "probe") -> Readout:
     """Makes a readout of the probe's probabilities in every layer.
 
-    They are computed inside the layer scan, so that activations are not stacked in memory.
+    The probabilities are computed inside the layer loop, so that activations are not stacked in
+    memory.
 
     Args:
         probe: the probe.
@@ -114,7 +115,7 @@ def generate_with_probe(
     """Generates text, and computes the probe's probabilities at every generated token.
 
     The activations come from one teacher-forced pass over the generated tokens, with the same
-    edits. They agree with the activations of cached generation.
+    edits. They are equal to those of cached generation, except for rounding.
 
     Args:
         model: the model, such as `asr.model`.
@@ -127,8 +128,8 @@ def generate_with_probe(
         options: further options of `jaxasr.generate`, such as `max_new_tokens`.
 
     Returns:
-        The generation, and probabilities [B, T, K] for T generated tokens. Entry t is computed from
-        the activation that predicts token t. Entries after the end-of-text token are NaN.
+        The generation, and probabilities [B, T, K] for T generated tokens. Entry t comes from the
+        position that predicts token t. Entries after the end-of-text token are NaN.
 
     Raises:
         ValueError: `site` is not a decoder site, or `jaxasr.generate` rejects the arguments.
@@ -154,30 +155,33 @@ def generate_with_probe(
     """
     sites.check_known([site], sites.sites_of("decoder"), "site for a monitor of the decoder:")
     out = jaxasr.generate(model, memory, prompt, edits=edits, **options)
-    # The last token predicts no other token, so the pass excludes it.
+    # The last token predicts no token of the generation, so the pass excludes it.
     tokens = jnp.concatenate([jnp.asarray(prompt), out.tokens[:, :-1]], 1)
     n_prompt = jnp.shape(prompt)[1]
     positions = options.get("positions")
     if positions is not None:
+        # All positions of a row are consecutive, so the first one gives all others.
         positions = jnp.asarray(positions)[:, :1] + jnp.arange(tokens.shape[1])
     _, acts = model.decode(tokens, memory, edits, readout(probe, site), positions=positions)
     probabilities = acts["probe"] if layer is None else acts["probe"][layer]
+    # Token `lengths` is the end of text, so its entry remains.
     is_over = jnp.arange(out.tokens.shape[1]) > out.lengths[:, None]
     return out, jnp.where(is_over[..., None], jnp.nan, probabilities[:, n_prompt - 1 :])
 
 
 @pytrees.dataclass
 class When:
-    """Applies an edit only where the probe gives a class at least a given probability.
+    """Applies an edit only where the probe's probability of a class is at least a threshold.
 
-    The probe reads the activation that the edit would change. The decision is made at every
-    position, inside the compiled model.
+    The probe reads the activation that the edit would change. The model compares the probability
+    with the threshold at every position.
 
     Attributes:
         probe: the probe.
         edit: the edit.
-        column: index of the class in the output of the probe.
-        threshold: smallest probability of the class at which the edit applies.
+        column: index of the class along the last axis of the probe's output.
+        threshold: smallest probability at which the edit applies. For a probe of values, the
+            smallest value.
 
     Example:
         ```python

@@ -1,7 +1,7 @@
 """Computes the objective of multinomial logistic regression for many fits with the same features.
 
 Axes: K classes, K1 = K - 1 stored classes, J fits, N rows, D features. The last class is not
-stored, because its logits are minus the sum of the others; see `logistic`.
+stored, because its logits are minus the sum of all other logits; see `logistic`.
 """
 
 import functools
@@ -20,7 +20,7 @@ _MAX_UNROLLED_CLASSES = 64  # limits the size of the compiled program
 class Problem(NamedTuple):
     """Data of the fits of one layer.
 
-    All fits share `x`. Fit j has the features (x - shift[j]) / scale[j], which have mean 0 and
+    All fits share `x`. The features of fit j are (x - shift[j]) / scale[j]. They have mean 0 and
     standard deviation 1 over its training rows. Without standardisation, `scale` is 1.
 
     Attributes:
@@ -28,14 +28,14 @@ class Problem(NamedTuple):
         shift: float [J, D], means of the columns of `x` over the training rows.
         scale: float [J, D], standard deviations of the columns over the training rows.
         labels: int [J, N], class numbers. Ridge regression has float targets instead.
-        rows: float [J, N], 1 for training rows, else 0.
+        train_mask: float [J, N], 1 for training rows, else 0.
     """
 
     x: Float[Array, "N D"]
     shift: Float[Array, "J D"]
     scale: Float[Array, "J D"]
     labels: Int[Array, "J N"]
-    rows: Float[Array, "J N"]
+    train_mask: Float[Array, "J N"]
 
 
 class Solution(NamedTuple):
@@ -47,8 +47,8 @@ class Solution(NamedTuple):
         objective: float [J], value at these weights.
         gradient_norm: float [J], largest component of the gradient, divided by the number of
             training rows. scikit-learn compares this number with its `tol`.
-        gap: float [J], estimated (objective - optimum) / objective. It is computed from the
-            gradient and the approximate Hessian.
+        optimality_gap: float [J], estimate of (objective - optimum) / objective, from the gradient
+            and the approximate Hessian.
         n_iter: int [J], number of solver steps.
     """
 
@@ -56,7 +56,7 @@ class Solution(NamedTuple):
     bias: Float[Array, "J K"]
     objective: Float[Array, "J"]
     gradient_norm: Float[Array, "J"]
-    gap: Float[Array, "J"]
+    optimality_gap: Float[Array, "J"]
     n_iter: Int[Array, "J"]
 
 
@@ -64,7 +64,7 @@ class Solution(NamedTuple):
 class Point:
     """Weights and biases of all fits, for standardised features.
 
-    Gradients and search directions have this type too.
+    Gradients and search directions also have this type.
 
     Attributes:
         w: weights, float [K-1, J, D].
@@ -100,6 +100,7 @@ class Point:
 def _reduce_classes(
     combine: Callable[[Array, Array], Array], x: Float[Array, "K1 ..."]
 ) -> Float[Array, "..."]:
+    """Combines the stored classes, which are the first axis."""
     # Unrolled, because XLA's reduction over a short first axis takes ten times as long.
     if len(x) > _MAX_UNROLLED_CLASSES:
         return combine.reduce(x, axis=0)
@@ -111,7 +112,7 @@ _max_classes = functools.partial(_reduce_classes, jnp.maximum)
 
 
 class Softmax(NamedTuple):
-    """Class probabilities and the summed cross-entropy.
+    """Class probabilities of every row, and the summed cross-entropy of each fit.
 
     Attributes:
         p: float [K-1, J, N], probabilities of all classes except the last.
@@ -143,20 +144,23 @@ def compute_softmax(problem: Problem, logits: Float[Array, "K1 J N"]) -> Softmax
         (jnp.exp(logits - max_logit), jnp.exp(last_logit - max_logit))
     )
     total = sum_classes(exponentials) + last_exponential
-    # Subtracting the label's logit in each row, before summing, keeps small losses accurate.
-    losses = jnp.log(total) + (max_logit - select_label(problem, logits))
-    loss = (problem.rows * losses).sum(-1)
+    # The label's logit is subtracted in each row, before the sum, because this keeps small losses
+    # accurate.
+    losses = jnp.log(total) + (max_logit - select_label_logits(problem, logits))
+    loss = (problem.train_mask * losses).sum(-1)
     p, p_last = jax.lax.optimization_barrier((exponentials / total, last_exponential / total))
     return Softmax(p, p_last, loss)
 
 
 def _is_label(problem: Problem, n_stored: int) -> Bool[Array, "K1 J N"]:
+    """Returns whether each stored class is the label of each row."""
     return problem.labels == jnp.arange(n_stored)[:, None, None]
 
 
-def select_label(problem: Problem, logits: Float[Array, "K1 J N"]) -> Float[Array, "J N"]:
-    """Selects each row's logit for its label."""
+def select_label_logits(problem: Problem, logits: Float[Array, "K1 J N"]) -> Float[Array, "J N"]:
+    """Selects the logit of each row's label."""
     n_stored = len(logits)
+    # A row of the last class selects minus the sum of the stored logits.
     stored = sum_classes(jnp.where(_is_label(problem, n_stored), logits, 0))
     return stored - jnp.where(problem.labels == n_stored, sum_classes(logits), 0)
 
@@ -166,7 +170,8 @@ def compute_gradient(problem: Problem, softmax: Softmax, point: Point, penalty: 
 
     `softmax` must be that of the logits of `point`.
     """
-    errors = (softmax.p - _is_label(problem, len(softmax.p))) * problem.rows
+    errors = (softmax.p - _is_label(problem, len(softmax.p))) * problem.train_mask
     b = errors.sum(-1)
+    # One product with the shared `x` serves all fits. Their shifts and scales are applied to it.
     unscaled_w = (errors.reshape(-1, errors.shape[-1]) @ problem.x).reshape(point.w.shape)
     return Point((unscaled_w - b[..., None] * problem.shift) / problem.scale + penalty * point.w, b)

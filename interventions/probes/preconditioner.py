@@ -8,17 +8,18 @@ from jaxtyping import Array, Float
 
 from interventions.probes.objective import Point, Problem, Softmax, sum_classes
 
-_MAX_DIRECT_SIZE = 96  # rows of the largest matrix that is inverted without recursion
+_MAX_DIRECT_SIZE = 96  # number of rows of the largest matrix that is inverted without recursion
 
 
 class Curvature(NamedTuple):
     """Describes the approximate Hessian of the loss, without the penalty.
 
-    The weight of a row is the mean eigenvalue of its Hessian with respect to its logits.
+    Each row has a weight. It is the mean eigenvalue of the Hessian of the row's loss with respect
+    to its logits.
 
     Attributes:
-        gram: float [D, D], sum of weighted outer products of centred rows, averaged over fits.
-        mean: float [J, D], weighted mean of the rows of each fit.
+        gram: float [D, D], weighted sum of the outer products of centred rows, averaged over fits.
+        mean: float [J, D], weighted mean of the training rows of each fit.
         total: float [J], sum of the weights of each fit.
     """
 
@@ -30,7 +31,9 @@ class Curvature(NamedTuple):
 class Preconditioner(NamedTuple):
     """The inverse of the approximate Hessian, including the penalty.
 
-    `inverse` is the part of the weights. `curvature` gives the exact part of each fit's bias.
+    Attributes:
+        inverse: float [D, D], inverse of the part of the weights, which all fits share.
+        curvature: mean and total weight of each fit, which give the part of its bias exactly.
     """
 
     inverse: Float[Array, "D D"]
@@ -40,13 +43,14 @@ class Preconditioner(NamedTuple):
 def estimate_curvature(problem: Problem, softmax: Softmax) -> Curvature:
     """Approximates the Hessian with one weight per row, and averages it over fits.
 
-    The mean of the rows is not averaged. If the test rows of a fit are outliers, its mean is far
-    from the average, and the average would make the steps of this fit much too short.
+    The mean of the rows is not averaged over fits. If the test rows of a fit are outliers, its mean
+    is far from the average. The average would then make the steps of this fit much too short.
     """
     variance = sum_classes(softmax.p * (1 - softmax.p)) + softmax.p_last * (1 - softmax.p_last)
-    weight = variance / len(softmax.p) * problem.rows
+    weight = variance / len(softmax.p) * problem.train_mask
     total, mean_weight = weight.sum(-1), weight.mean(0)
     centred = problem.x - mean_weight @ problem.x / mean_weight.sum()
+    # With the square root of the weights on both sides, one product gives the weighted sum.
     centred = centred * jnp.sqrt(mean_weight)[:, None]
     return Curvature(centred.T @ centred, weight @ problem.x / total[:, None], total)
 
@@ -63,8 +67,9 @@ def _invert_by_halves(
     """Returns the inverses of L and of the matrix LLᵀ, by recursion on halves.
 
     This takes about half the time of LAPACK's solver, because nearly all work is in matrix
-    products. The recursion inverts L, because L has a much smaller condition number than the
-    matrix. Otherwise rounding would leave blocks that are not positive definite.
+    products. The recursion inverts L and not the matrix, because the condition number of L is much
+    smaller. With inverses of the matrix, rounding would leave blocks that are not positive
+    definite.
     """
     half = len(matrix) // 2
     if len(matrix) <= _MAX_DIRECT_SIZE:
@@ -73,6 +78,8 @@ def _invert_by_halves(
             cholesky, jnp.eye(len(matrix)), lower=True
         )
         return factor_inverse, factor_inverse.T @ factor_inverse
+    # L is [[U, 0], [A, B]]: U is the factor of the upper left block, A is `across` transposed, and
+    # B is the factor of the lower right block minus A Aᵀ.
     upper_factor_inverse, upper_inverse = _invert_by_halves(matrix[:half, :half])
     across = upper_factor_inverse @ matrix[:half, half:]
     lower_factor_inverse, lower_inverse = _invert_by_halves(
@@ -91,6 +98,7 @@ def apply_inverse_hessian(
 ) -> Point:
     """Multiplies a gradient by the approximate inverse Hessian of each fit."""
     curvature = preconditioner.curvature
+    # Weighted mean of the standardised rows of each fit. It couples the weights to the bias.
     offset = (curvature.mean - problem.shift) / problem.scale
     right_side = gradient.w - gradient.b[..., None] * offset
     w = (right_side.reshape(-1, right_side.shape[-1]) @ preconditioner.inverse).reshape(

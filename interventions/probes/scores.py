@@ -1,4 +1,4 @@
-"""Computes out-of-fold scores of a bank other than accuracy."""
+"""Computes scores of a bank from the predictions of probes for rows that they did not train on."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ from interventions.probes.bank import Bank
 
 
 def confusion(bank: Bank) -> xr.DataArray:
-    """Counts rows by true and predicted class.
+    """Counts test rows by true and predicted class.
 
     Args:
         bank: a bank of classes.
@@ -33,6 +33,7 @@ def confusion(bank: Bank) -> xr.DataArray:
         assert (counts.sum("predicted") == 20).all()
         ```
     """
+    # Indicators of the true and of the predicted class, whose product over rows is the counts.
     classes = xr.DataArray(np.arange(len(bank.classes)), dims="class")
     is_tested = bank.test.any("fold")
     true = ((bank.y == classes) & is_tested).rename({"class": "true"})
@@ -45,7 +46,7 @@ def confusion(bank: Bank) -> xr.DataArray:
 def balanced_accuracy(bank: Bank) -> xr.DataArray:
     """Computes the accuracy within each class, averaged over classes.
 
-    Chance is 1/K for K classes, also if the classes have different numbers of rows.
+    Chance is 1/K for K classes, even if the classes have different numbers of rows.
 
     Args:
         bank: a bank of classes.
@@ -102,7 +103,7 @@ def auroc(bank: Bank, X: Any) -> xr.DataArray:
         assert scores.auroc(bank, X).item() > 0.9
         ```
     """
-    from sklearn.metrics import roc_auc_score  # its import takes a second
+    from sklearn.metrics import roc_auc_score  # imported here, because the import takes a second
 
     def area_under_curve(p: Float[np.ndarray, "n K"], y: Int[np.ndarray, "n"]) -> float:
         return roc_auc_score(y, p[:, 1] if p.shape[1] == 2 else p, multi_class="ovr")
@@ -116,7 +117,7 @@ def calibration(bank: Bank, X: Any, bins: int = 10) -> xr.Dataset:
     Args:
         bank: a bank of classes.
         X: the activations that the bank was fitted on.
-        bins: number of bins of equal width that divide the probabilities 0 to 1.
+        bins: number of bins of equal width between the probabilities 0 and 1.
 
     Returns:
         A Dataset with dimensions ([site,] layer, penalty, seed, bin):
@@ -149,6 +150,7 @@ def calibration(bank: Bank, X: Any, bins: int = 10) -> xr.Dataset:
 
     def sum_by_bin(p: Float[np.ndarray, "n K"], y: Int[np.ndarray, "n"]) -> np.ndarray:
         top_probability = p.max(1)
+        # A probability of 1 belongs to the last bin.
         bin_of_row = np.minimum((top_probability * bins).astype(int), bins - 1)
         columns = np.ones_like(top_probability), top_probability, (p.argmax(1) == y) * 1.0
         return np.stack([np.bincount(bin_of_row, column, minlength=bins) for column in columns])
@@ -164,9 +166,14 @@ def calibration(bank: Bank, X: Any, bins: int = 10) -> xr.Dataset:
 def _score_probes(
     bank: Bank, X: Any, score: Callable[..., Any], dims: list[str] | None = None
 ) -> xr.DataArray:
-    """Calls `score(probabilities [n, K], class numbers [n])` for each layer, penalty and seed.
+    """Scores the out-of-fold probabilities of each layer, penalty and seed.
 
-    The n rows are those that some fold tests. `dims` are the dimensions of the result of `score`.
+    Args:
+        bank: a bank of classes.
+        X: the activations that the bank was fitted on.
+        score: called as score(probabilities [n, K], class numbers [n]) for the n rows that are
+            test rows of some fold.
+        dims: dimensions of the result of `score`. Default: a scalar.
     """
 
     def score_tested(p: np.ndarray, y: np.ndarray, is_tested: np.ndarray) -> Any:

@@ -1,4 +1,4 @@
-"""Solves and scores all fits of a chunk of layers. `fit_probes` compiles this part."""
+"""Solves and scores all fits of a chunk of layers, in one compiled program."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from interventions.probes.objective import Problem, Solution
 class FitResults(NamedTuple):
     """Results of the fits of one layer, for P penalties, J fits and N rows.
 
-    Results of several layers have a leading layer axis.
+    Results of several layers have a leading axis of layers.
 
     Attributes:
         solution: the optima of the fits, with leading axes [P, J].
@@ -41,13 +41,13 @@ def solve_layers(
     """Solves and scores all fits of C layers.
 
     Args:
-        problem: data of the fits; its `x`, `shift` and `scale` have a leading layer axis [C].
-        test: rows on which each fit is scored.
+        problem: data of the fits. Its `x`, `shift` and `scale` have a leading layer axis [C].
+        test: test rows of each fit.
         penalties: values of λ, in the order in which they are solved.
-        tol: gap at which a fit has converged; see `Solution.gap`.
+        tol: optimality gap at which a fit has converged.
         max_iter: largest number of steps per λ.
         n_classes: number of classes K; 1 for ridge regression.
-        is_vmapped: whether all layers take their steps together. Otherwise they run one after
+        is_vmapped: whether all layers take their steps together. Otherwise layers run one after
             another, and each takes only the steps that it needs.
 
     Returns:
@@ -71,6 +71,7 @@ def _compute_outputs(
     problem: Problem, weights: Float[Array, "J K D"], bias: Float[Array, "J K"]
 ) -> Float[Array, "K J N"]:
     """Computes the logits, or the predictions of ridge regression, for all rows."""
+    # The weights are rescaled instead of the features, so that all fits multiply the same matrix.
     w = weights.swapaxes(0, 1) / problem.scale
     products = (w.reshape(-1, w.shape[-1]) @ problem.x.T).reshape(*w.shape[:2], -1)
     return products + (bias.T - (w * problem.shift).sum(-1))[..., None]
@@ -79,7 +80,7 @@ def _compute_outputs(
 def _score_classes(
     problem: Problem, test: Array, penalties: Float[Array, "P"], solution: Solution
 ) -> FitResults:
-    """Scores the fits of classes.
+    """Scores fits of classes by accuracy and cross-entropy.
 
     Objectives are recomputed from the weights, because rounding errors add up in the solver.
     """
@@ -90,11 +91,12 @@ def _score_classes(
         logits = _compute_outputs(problem, weights, bias)
         loss = _cross_entropy(logits, problem.labels)
         penalty_term = penalty_factor * penalty / 2 * (weights**2).sum((1, 2))
-        objective = (loss * problem.rows).sum(-1) + penalty_term
+        objective = (loss * problem.train_mask).sum(-1) + penalty_term
         prediction = logits.argmax(0)
         accuracy = _mean_over_test_rows(prediction == problem.labels, test)
         return objective, prediction, accuracy, _mean_over_test_rows(loss, test)
 
+    # `map` instead of `vmap`, so that memory holds the logits of one penalty at a time.
     fits = penalties, solution.weights, solution.bias
     objective, predictions, accuracy, log_loss = jax.lax.map(score, fits)
     return FitResults(solution._replace(objective=objective), predictions, accuracy, log_loss)
@@ -103,8 +105,10 @@ def _score_classes(
 def _cross_entropy(logits: Float[Array, "K J N"], labels: Array) -> Float[Array, "J N"]:
     """Computes -log p(label) of every row as log(1 + Σ exp(logit - label logit)).
 
-    The sum excludes the label, because float32 would round small terms away next to its 1.
+    The sum excludes the label. Its term is the 1, next to which float32 would round small terms
+    away.
     """
+    # With -inf in place of the label's term, the sum excludes it.
     is_label = labels == jnp.arange(len(logits))[:, None, None]
     relative = logits - jnp.where(is_label, logits, 0).sum(0)
     log_sum_of_others = jax.nn.logsumexp(jnp.where(is_label, -jnp.inf, relative), axis=0)
@@ -112,7 +116,7 @@ def _cross_entropy(logits: Float[Array, "K J N"], labels: Array) -> Float[Array,
 
 
 def _score_values(problem: Problem, test: Array, solution: Solution) -> FitResults:
-    """Scores the fits of values by r² and mean squared error."""
+    """Scores fits of values by r² and mean squared error."""
 
     def score(fits: tuple[Array, Array]) -> tuple[Array, Array, Array]:
         prediction = _compute_outputs(problem, *fits)[0]

@@ -16,13 +16,14 @@ from interventions.probes.bank import Bank
 from interventions.stats.categories import categories
 from jaxasr import compiled
 
-Batches = Callable[[], Iterable[tuple[Any, Any]]]  # each call starts a pass over (X, y)
+# A function that starts a new pass over batches (X [L, n, D], y [n]).
+Batches = Callable[[], Iterable[tuple[Any, Any]]]
 # Weights and biases of all probes.
 Parameters = tuple[Float[Array, "seed L P K D"], Float[Array, "seed L P K"]]
 
 
 class Moments(NamedTuple):
-    """Moments of the features of all batches, and the number of rows per class.
+    """Mean and standard deviation of the features of all batches, and the rows per class.
 
     Attributes:
         mean: mean of each feature, [L, D].
@@ -41,8 +42,23 @@ def moments(batches: Batches) -> Moments:
     Args:
         batches: a function that starts a new pass over batches (X [L, n, D], y [n]).
 
+    Returns:
+        The moments.
+
     Raises:
         ValueError: activations are not finite, or there are fewer than two classes.
+
+    Example:
+        ```python
+        import numpy as np
+
+        from interventions.probes import stream
+
+        y = np.arange(60) % 2
+        X = np.random.default_rng(0).normal(size=(1, 60, 6))
+        feature_moments = stream.moments(lambda: [(X[:, :30], y[:30]), (X[:, 30:], y[30:])])
+        assert feature_moments.counts == {0: 30, 1: 30}
+        ```
 
     References:
         Chan, Golub & LeVeque, "Algorithms for computing the sample variance" (1983).
@@ -52,10 +68,12 @@ def moments(batches: Batches) -> Moments:
         x = np.asarray(X, np.float64)
         if not np.isfinite(x).all():
             raise ValueError(
-                "batches: expected finite activations, got NaN or infinity; leave these rows out."
+                "batches: expected finite activations, got NaN or infinity. Leave these rows out."
             )
         n_batch, batch_mean = x.shape[1], x.mean(1)
         shift, total = batch_mean - mean, n + n_batch
+        # Squares around the mean of the batch, plus a correction for the distance of the means,
+        # keep the digits that a difference of large sums would lose.
         batch_squares = ((x - x.mean(1, keepdims=True)) ** 2).sum(1)
         sum_of_squares = sum_of_squares + batch_squares + shift**2 * n * n_batch / total
         mean, n = mean + shift * n_batch / total, total
@@ -82,21 +100,22 @@ def fit_stream(
 ) -> Bank:
     """Fits multinomial logistic probes with AdamW on batches.
 
-    Use it if a single layer does not fit into memory; `fit_probes` is faster and more exact. The
-    objective is that of `fit_probes`, with all rows as training rows. The learning rate falls to 0
-    along a cosine. The weights are averaged over the last half of the steps.
+    Use this function if a single layer does not fit into memory. Otherwise `fit_probes` is faster
+    and more exact. The objective is that of `fit_probes`, with all rows as training rows. The
+    learning rate falls to 0 along a cosine. The weights are averaged over the last half of the
+    steps.
 
     Args:
         batches: a function that starts a new pass over batches (X [L, n, D], y [n]). It is called
-            `epochs` + 2 times, and the order of batches may differ between passes.
+            `epochs` + 2 times. The order of batches may differ between passes.
         penalties: values of λ, as in `fit_probes`.
         seeds: seeds of the initial weights.
-        epochs: number of passes that train.
+        epochs: number of passes over the batches in which the weights are trained.
         learning_rate: learning rate of the first step.
 
     Returns:
-        A `Bank` of one fold, without scores. To score it, compare `predict` for held-out rows with
-        their labels.
+        A `Bank` of one fold, without scores. To score the bank, compare its predictions for
+        held-out rows with their labels.
 
     Raises:
         ValueError: activations are not finite, or there are fewer than two classes.
@@ -116,12 +135,13 @@ def fit_stream(
     References:
         Loshchilov & Hutter, "Decoupled weight decay regularization" (arXiv:1711.05101).
     """
-    stats, checked_penalties = moments(batches), inputs.check_penalties(penalties)
-    classes = np.array(sorted(stats.counts))
-    n = sum(stats.counts.values())
+    feature_moments, checked_penalties = moments(batches), inputs.check_penalties(penalties)
+    classes = np.array(sorted(feature_moments.counts))
+    n = sum(feature_moments.counts.values())
+    # One step per batch; this pass only counts the batches.
     n_steps = epochs * sum(1 for _ in batches())
     optimiser = optax.adamw(optax.cosine_decay_schedule(learning_rate, n_steps), weight_decay=0.0)
-    n_layers, n_features = stats.mean.shape
+    n_layers, n_features = feature_moments.mean.shape
     weights = _init_weights(seeds, (n_layers, len(checked_penalties), len(classes), n_features))
     parameters = weights, jnp.zeros(weights.shape[:-1])
     state = parameters, optimiser.init(parameters)
@@ -130,14 +150,17 @@ def fit_stream(
     penalty_weights = jnp.asarray(checked_penalties * (2 if len(classes) == 2 else 1), jnp.float32)
     all_batches = itertools.chain.from_iterable(batches() for _ in range(epochs))
     for step, (X, y) in enumerate(all_batches):
-        x = (np.asarray(X) - stats.mean[:, None]) / stats.scale[:, None]
+        x = (np.asarray(X) - feature_moments.mean[:, None]) / feature_moments.scale[:, None]
         numbers = jnp.asarray(np.searchsorted(classes, _check_labels(X, y)), jnp.int32)
         batch = jnp.asarray(x, jnp.float32), numbers
         state = compiled.call(_adamw_step, state, *batch, penalty_weights / n, optimiser=optimiser)
         if step >= n_steps // 2:
+            # A running mean: the first step replaces `average`, step k has weight 1/k.
             n_averaged += 1
             average = optax.incremental_update(state[0], average, 1 / n_averaged)
-    return _to_bank(cast(Parameters, average), stats, classes, checked_penalties, np.asarray(seeds))
+    return _to_bank(
+        cast(Parameters, average), feature_moments, classes, checked_penalties, np.asarray(seeds)
+    )
 
 
 def _check_labels(X: Any, y: Any) -> np.ndarray:
@@ -175,16 +198,18 @@ def _adamw_step(
 
 def _to_bank(
     average: Parameters,
-    stats: Moments,
+    feature_moments: Moments,
     classes: np.ndarray,
     penalties: np.ndarray,
     seeds: np.ndarray,
 ) -> Bank:
-    # A constant added to all classes changes no probability. As in `fit_probes`, their sum is 0.
+    """Makes a bank of the averaged parameters."""
+    # The same vector added to the weights of all classes changes no probability. As in
+    # `fit_probes`, it is chosen so that the weights of all classes sum to 0.
     weights, bias = (np.asarray(array - array.mean(3, keepdims=True)) for array in average)
     dims = ("seed", "layer", "penalty", "class")
     variables: dict[str, Any] = {"weights": ((*dims, "feature"), weights), "bias": (dims, bias)}
-    for name, moment in (("mean", stats.mean), ("scale", stats.scale)):
+    for name, moment in (("mean", feature_moments.mean), ("scale", feature_moments.scale)):
         per_seed = np.stack([moment] * len(seeds)).astype(np.float32)
         variables[name] = (("seed", "layer", "feature"), per_seed)
     coords = {

@@ -26,8 +26,7 @@ def is_generated(name: str, member: Any) -> bool:
     """Returns whether Python, dataclasses or flax added `member` to a class."""
     if name.startswith("_pytree__"):
         return True
-    # Methods that dataclasses generate have the file name "<string>". A member that is not a
-    # function has no file, so its name alone decides.
+    # The methods that dataclasses generate have the file name "<string>".
     file = member.__code__.co_filename if isinstance(member, types.FunctionType) else "<string>"
     return name in _GENERATED and (file == "<string>" or is_installed_file(file))
 
@@ -48,12 +47,12 @@ def closure_values(fn: types.FunctionType) -> dict[str, Any]:
 def _cell_value(cell: types.CellType) -> Any:
     try:
         return cell.cell_contents
-    except ValueError:  # the variable is not assigned yet
+    except ValueError:  # not assigned yet
         return None
 
 
 def read_globals(fn: types.FunctionType) -> dict[str, Any]:
-    """Returns the global values that a function reads, by name.
+    """Returns the globals that a function reads.
 
     A global may be a module of the user. Also returns the attributes of such modules that the
     function may read, such as `package.module.VALUE`.
@@ -108,13 +107,9 @@ def _nested_code(code: types.CodeType) -> list[types.CodeType]:
 
 
 def is_found_by_name(value: Any) -> bool:
-    """Returns whether `value` is a callable of a known module, so that its name identifies it.
+    """Returns whether the name of `value` identifies it: a callable of a known module.
 
     Known modules are those of Python, of installed packages and of our three packages.
-
-    Example:
-        >>> is_found_by_name(len)
-        True
     """
     return callable(value) and hasattr(value, "__qualname__") and is_from_known_module(value)
 
@@ -136,7 +131,7 @@ def is_from_known_module(value: Any) -> bool:
 
 @functools.cache
 def source_digest(module: str) -> str:
-    """Returns the SHA-256 of the source text of one of our modules, or "" if there is none."""
+    """Returns a digest of the source text of one of our modules; empty if there is no source."""
     try:
         return hashlib.sha256(inspect.getsource(sys.modules[module]).encode()).hexdigest()
     except (OSError, TypeError, KeyError):

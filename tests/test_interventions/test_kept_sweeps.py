@@ -101,7 +101,7 @@ def test_a_changed_edit_is_another_sweep(tiny_model, target, tmp_path, monkeypat
     swept(tiny_model, target, tmp_path, edit)
     swept(tiny_model, target, tmp_path, edit)
     monkeypatch.setattr(sys.modules[__name__], "STRENGTH", 3)
-    with pytest.raises(ValueError, match=r"holds another sweep: .*code"):
+    with pytest.raises(ValueError, match=r"holds another sweep\. .*code"):
         swept(tiny_model, target, tmp_path, edit)
     monkeypatch.undo()
     monkeypatch.setattr(sys.modules[__name__], "doubled", lambda x: x - x)

@@ -16,7 +16,11 @@ SITE = "decoder.resid_post"
 
 @pytest.fixture(scope="module")
 def words():
-    """Types of word, each with its own centre and label, so that any labelling can be memorised."""
+    """Makes activations of words. Each type has its own centre, so any labels can be memorised.
+
+    Returns:
+        Activations [L, N, D] with centres in layer 1 only, class numbers [N] and types [N].
+    """
     rng = np.random.default_rng(0)
     types = np.arange(N) % TYPES
     centres = rng.normal(size=(2, TYPES, 31)) * np.array([0, 3])[:, None, None]
@@ -94,9 +98,12 @@ X, Y = np.random.default_rng(1).normal(size=(2, 24, 5)).astype(np.float32), np.a
     [
         ({"y": np.zeros(24, int)}, "expected at least 2 classes, got only 0"),
         ({"y": Y[:-1]}, r"y: expected one for each of 24 rows \(or \[1, 24\]\), got shape \[23\]"),
-        ({"y": Y + 0.5}, "for a quantity pass target='value'"),
-        ({"y": np.array(["rare", *["often"] * 23])}, "class 'rare' has 1 rows, 5 folds need 5"),
-        ({"groups": np.arange(24) % 3}, "3 groups cannot be split into 5 folds; pass folds=3"),
+        ({"y": Y + 0.5}, "For a quantity pass target='value'"),
+        (
+            {"y": np.array(["rare", *["often"] * 23])},
+            "at least 5 rows per class for 5 folds, got 1 of class 'rare'",
+        ),
+        ({"groups": np.arange(24) % 3}, "3 groups cannot be split into 5 folds. Pass folds=3"),
         (
             {"groups": Y * 4 + np.arange(24) // 6 * (Y == 0), "folds": 2},
             "would be in none of the training rows",
@@ -129,23 +136,30 @@ def memory_and_tokens(tiny_model):
 
 
 @pytest.fixture(scope="module")
-def bank(tiny_model, memory_and_tokens):
-    """Probes of whether a token's id is even, and the activations they were fitted on."""
+def activations(tiny_model, memory_and_tokens):
+    """Activations [layers, tokens, features] of all tokens."""
     memory, tokens = memory_and_tokens
     _, acts = tiny_model.decode(tokens, memory, None, jaxasr.select(SITE))
-    x = np.asarray(acts[SITE]).reshape(2, -1, 15)
-    y = np.array(["odd", "even"])[1 - np.asarray(tokens).ravel() % 2]
-    return interventions.fit_probes(x, y, folds=2), x
+    return np.asarray(acts[SITE]).reshape(2, -1, 15)
 
 
-def test_adding_a_direction_moves_the_log_odds_by_its_slope(tiny_model, memory_and_tokens, bank):
-    fitted, x = bank
+@pytest.fixture(scope="module")
+def bank(memory_and_tokens, activations):
+    """Probes that predict whether the id of a token is even or odd."""
+    _, tokens = memory_and_tokens
+    y = np.array(["even", "odd"])[np.asarray(tokens).ravel() % 2]
+    return interventions.fit_probes(activations, y, folds=2)
+
+
+def test_adding_a_direction_moves_the_log_odds_by_its_slope(
+    tiny_model, memory_and_tokens, bank, activations
+):
     memory, tokens = memory_and_tokens
-    probe = monitor.Probe.of(fitted, layer=1)
-    direction = fitted.direction(1, "even", "odd")
+    probe = monitor.Probe.of(bank, layer=1)
+    direction = bank.direction(1, "even", "odd")
     assert np.linalg.norm(direction) == pytest.approx(1, abs=1e-5)
-    np.testing.assert_allclose(direction, fitted.direction(1, "even"), atol=1e-5)
-    edits = {SITE: fitted.as_add(1, "even", "odd", strength=2.5)}
+    np.testing.assert_allclose(direction, bank.direction(1, "even"), atol=1e-5)
+    edits = {SITE: bank.as_add(1, "even", "odd", strength=2.5)}
     probabilities = [
         tiny_model.decode(tokens, memory, e, monitor.readout(probe, SITE))[1]["probe"][1]
         for e in (None, edits)
@@ -153,17 +167,16 @@ def test_adding_a_direction_moves_the_log_odds_by_its_slope(tiny_model, memory_a
     log_odds = [jnp.log(p[..., 0] / p[..., 1]) for p in probabilities]
     slope = (probe.weights[0] - probe.weights[1]) @ direction
     np.testing.assert_allclose(log_odds[1] - log_odds[0], jnp.full((2, 9), 2.5 * slope), rtol=1e-2)
-    assert list(fitted.classes) == ["even", "odd"]
-    mean = fitted.decision(x).sel(layer=1).mean(("fold", "seed")).isel(penalty=0)
-    flat = jnp.log(probabilities[0].reshape(-1, 2))
-    np.testing.assert_allclose(flat[:, 0] - flat[:, 1], mean[:, 0] - mean[:, 1], atol=1e-3)
+    assert list(bank.classes) == ["even", "odd"]
+    logits = bank.decision(activations).sel(layer=1).mean(("fold", "seed")).isel(penalty=0)
+    np.testing.assert_allclose(log_odds[0].ravel(), logits[:, 0] - logits[:, 1], atol=1e-3)
 
 
 def test_a_projected_activation_has_constant_probabilities(tiny_model, memory_and_tokens, bank):
     memory, tokens = memory_and_tokens
-    probe = monitor.Probe.of(bank[0], layer=0)
+    probe = monitor.Probe.of(bank, layer=0)
     _, acts = tiny_model.decode(
-        tokens, memory, {SITE: bank[0].as_project(0)}, monitor.readout(probe, SITE)
+        tokens, memory, {SITE: bank.as_project(0)}, monitor.readout(probe, SITE)
     )
     probabilities = acts["probe"][0]
     np.testing.assert_allclose(
@@ -173,8 +186,8 @@ def test_a_projected_activation_has_constant_probabilities(tiny_model, memory_an
 
 def test_a_monitor_equals_the_probe_on_a_whole_pass(tiny_model, memory_and_tokens, bank):
     memory, tokens = memory_and_tokens
-    probe = monitor.Probe.of(bank[0], layer=1)
-    options = dict(max_new_tokens=5, eot=100, edits={SITE: bank[0].as_add(0, "odd", strength=3.0)})
+    probe = monitor.Probe.of(bank, layer=1)
+    options = dict(max_new_tokens=5, eot=100, edits={SITE: bank.as_add(0, "odd", strength=3.0)})
     out, probabilities = monitor.generate_with_probe(
         tiny_model, memory, tokens[:, :3], probe, site=SITE, layer=1, **options
     )
@@ -194,7 +207,7 @@ def test_a_monitor_equals_the_probe_on_a_whole_pass(tiny_model, memory_and_token
 
 def test_when_applies_its_edit_above_the_threshold_only(tiny_model, memory_and_tokens, bank):
     memory, tokens = memory_and_tokens
-    probe = monitor.Probe.of(bank[0], layer=1)
+    probe = monitor.Probe.of(bank, layer=1)
     zero = interventions.Zero()
 
     def logits(threshold):
@@ -220,8 +233,8 @@ def test_when_applies_its_edit_above_the_threshold_only(tiny_model, memory_and_t
 
 def test_unknown_labels_of_a_probe_raise(bank):
     with pytest.raises(ValueError, match=r"layer: expected one of \[0, 1\], got 5"):
-        bank[0].direction(5, "even")
+        bank.direction(5, "even")
     with pytest.raises(ValueError, match="positive: expected one of"):
-        bank[0].direction(0, "prime")
+        bank.direction(0, "prime")
     with pytest.raises(TypeError, match="fold_"):
-        bank[0].direction(0, "even", fold_=1)
+        bank.direction(0, "even", fold_=1)

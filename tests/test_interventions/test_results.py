@@ -188,7 +188,7 @@ def test_labels_keep_the_order_of_the_grid():
     grid = Grid.of(spec, ("time", "layer"), window_s=0.04, n_frames=5, alphas=(1.0,), selected={})
     assert list(grid.labels()) == ["time", "layer"]
     np.testing.assert_allclose(grid.labels()["time"], [0, 0.04, 0.08])
-    assert [grid.flat()[dim].tolist()[:5] for dim in grid.dims] == [
+    assert [grid.cell_coords()[dim].tolist()[:5] for dim in grid.dims] == [
         [0, 0, 0, 0, 2],
         [0, 1, 2, 3, 0],
     ]

@@ -107,7 +107,7 @@ def test_every_function_with_groups_checks_them(monkeypatch):
         ({"X": X + 1j}, "X: expected real numbers, got complex64"),
         (
             {"X": X[None].repeat(2, 0), "names": ["a", "a"]},
-            "names: expected a different name for each site, got 'a' more than once",
+            "names: expected a different name per site, got 'a' more than once",
         ),
         ({"folds": [([0, 1, 2], [24])]}, r"folds\[0\]: expected row numbers from 0 to 23"),
         ({"folds": [([0, 1, 2], [-1])]}, r"folds\[0\]: expected row numbers from 0 to 23"),
@@ -118,7 +118,7 @@ def test_every_function_with_groups_checks_them(monkeypatch):
         ),
         (
             {"folds": [(range(11), range(11, 24))], "groups": SPEAKERS},
-            r"folds\[0\]: 1 groups in both training and test rows",
+            r"folds\[0\]: expected each group in training or in test rows, got 1 in both",
         ),
     ],
 )

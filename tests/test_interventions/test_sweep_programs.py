@@ -7,8 +7,7 @@ import xarray as xr
 from tiny_sweeps import METRIC, SCORED, WINDOW, target_and_source
 
 import interventions as iv
-import jaxasr
-from interventions.patching import chunks, programs, unedited
+from interventions.patching import chunks, compute, programs, unedited
 from jaxasr import compiled
 
 
@@ -85,15 +84,16 @@ def test_out_of_memory_halves_the_chunk_with_a_warning():
     sizes = []
 
     def compute(cells):
-        sizes.append(len(cells["layer"]))
+        sizes.append(cells["layer"].shape[1])
         if sizes[-1] > 2:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
-        return cells["layer"] * 2
+        return cells["layer"][None, :, :, None] * 2
 
+    layers = np.arange(10).reshape(2, 5)  # five cells on each of two devices
     with pytest.warns(UserWarning, match="cells at a time; trying"):
-        values = chunks.dispatch_chunks(compute, {"layer": np.arange(5)}, 8)()
-    np.testing.assert_array_equal(values, np.arange(5) * 2)
-    assert set(sizes) == {8, 4, 2}
+        metrics = chunks.dispatch_cells(compute, {"layer": layers})()
+    np.testing.assert_array_equal(metrics, layers[None, :, :, None] * 2)
+    assert set(sizes) == {5, 3, 2}
 
 
 def test_a_plan_runs_as_the_sweep_it_was_made_from(tiny_model, runs):
@@ -105,24 +105,33 @@ def test_a_plan_runs_as_the_sweep_it_was_made_from(tiny_model, runs):
 
 
 @pytest.mark.parametrize("site", ["decoder.attn.z", "encoder.resid_post"])
-def test_the_source_runs_once_from_plan_to_result(tiny_model, runs, site, monkeypatch):
+@pytest.mark.parametrize("recordings", [1, 2])
+def test_each_recording_is_encoded_and_decoded_once(
+    tiny_model, runs, site, recordings, monkeypatch
+):
     decoded, encoded = [], []
-    run, encode = unedited.UneditedDecoder.run, jaxasr.Whisper.encode
+    run, encode = unedited.UneditedDecoder.run, compute._encode
     monkeypatch.setattr(
         unedited.UneditedDecoder, "run", lambda *args: (decoded.append(args[1]), run(*args))[1]
     )
     monkeypatch.setattr(
-        jaxasr.Whisper, "encode", lambda self, mel: (encoded.append(mel), encode(self, mel))[1]
+        compute, "_encode", lambda *args: (encoded.append(args[1]), encode(*args))[1]
     )
-    target, source = runs
     plan = iv.plan_sweep(
-        tiny_model, target, source, site=site, over=("layer",), metric=METRIC, n_frames=11
+        tiny_model,
+        *runs,
+        site=site,
+        over=("layer",),
+        metric=METRIC,
+        n_frames=11,
+        recordings=recordings,
     )
+    assert not decoded
+    assert not encoded
     iv.sweep(plan=plan)
-    assert [mel is source.mel for mel in encoded] == [False, True]
-    # One pass of the whole source, then one of each row of the target.
-    assert [run.batch for run in decoded] == [2, 1, 1]
-    assert decoded[0] is plan.source
+    # The target and the source of each chunk of recordings.
+    assert [run.batch for run in encoded] == [recordings] * (4 // recordings)
+    assert [run.batch for run in decoded] == [recordings] * (4 // recordings)
 
 
 def test_a_plan_takes_no_other_arguments(tiny_model, runs):

@@ -127,7 +127,7 @@ def test_any_packing_equals_the_whole_pass(deep, site, budget, loops, monkeypatc
     model, runs = deep
     options = dict(site=site, over=("layer", "position"), metric=METRIC)
     plan = iv.plan_sweep(model, *runs, **options, budget=budget)
-    assert (len(workload.column_batches(plan.work, 0)) > 1) == (budget is not None)
+    assert (len(workload.decoder_batches(plan.work, 0)) > 1) == (budget is not None)
     fast, slow = (
         iv.sweep(model, *runs, **options, budget=budget),
         iv.sweep(model, *runs, **options, reuse=False),

@@ -1,0 +1,100 @@
+"""Places models and recordings on a mesh of devices.
+
+A mesh has the axes "data" and "cells", or one of them. Recordings are divided along "data", and the
+cells of a sweep along "cells". Every device runs the program that one device would run, through
+`jax.shard_map`, so no device waits for another.
+"""
+
+import re
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
+
+from jaxasr.taps import is_traced
+
+DATA, CELLS = "data", "cells"
+
+# Placement of parameters: the first pattern that occurs in the name decides. Every device holds all
+# weights. A rule with a model axis would come before the last one.
+PARAMETER_RULES: tuple[tuple[str, P], ...] = (("", P()),)
+
+
+def make_mesh(n_devices: int | None = None, *, cells: int = 1) -> Mesh:
+    """Makes a mesh of the devices of this process, for `mesh=` of sweeps.
+
+    Args:
+        n_devices: number of devices. Default: all devices of this process.
+        cells: devices that share the cells of the same recordings. The others divide the
+            recordings.
+
+    Returns:
+        A mesh with the axes "data" and "cells".
+
+    Raises:
+        ValueError: there are fewer devices, or `cells` does not divide their number.
+
+    Example:
+        >>> from jaxasr.meshes import make_mesh
+        >>> dict(make_mesh(1).shape)
+        {'data': 1, 'cells': 1}
+    """
+    devices = jax.local_devices()
+    n_devices = len(devices) if n_devices is None else n_devices
+    if not 1 <= n_devices <= len(devices):
+        raise ValueError(
+            f"n_devices: expected 1 to {len(devices)}, the devices of this process, "
+            f"got {n_devices}."
+        )
+    if cells < 1 or n_devices % cells:
+        raise ValueError(f"cells: expected a divisor of {n_devices} devices, got {cells}.")
+    shape = (n_devices // cells, cells)
+    automatic = (AxisType.Auto, AxisType.Auto)
+    return jax.make_mesh(shape, (DATA, CELLS), automatic, devices=devices[:n_devices])
+
+
+def resolve_mesh(mesh: Mesh | None) -> Mesh | None:
+    """Returns `mesh`, or the mesh of `jax.set_mesh` if it is None; None if there is neither.
+
+    Raises:
+        ValueError: the mesh has another axis than "data" and "cells".
+    """
+    if mesh is None:
+        mesh = jax.sharding.get_mesh()
+        if mesh.empty:
+            return None
+    if unknown := sorted(set(mesh.axis_names) - {DATA, CELLS}):
+        raise ValueError(
+            f"mesh: expected the axes 'data' and 'cells', got {', '.join(map(repr, unknown))}. "
+            "Make one by jaxasr.meshes.make_mesh()."
+        )
+    # `shard_map` handles all axes itself, so JAX must not track explicit ones.
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
+
+
+def axis_size(mesh: Mesh | None, axis: str) -> int:
+    """Returns the number of devices along an axis; 1 without this axis."""
+    return 1 if mesh is None else mesh.shape.get(axis, 1)
+
+
+def local_spec(mesh: Mesh, axes: tuple[str | None, ...]) -> P:
+    """Returns a PartitionSpec with only those axes that the mesh has."""
+    return P(*(axis if axis in mesh.axis_names else None for axis in axes))
+
+
+def parameter_spec(name: str) -> P:
+    """Returns the placement of a parameter by `PARAMETER_RULES`."""
+    return next(spec for pattern, spec in PARAMETER_RULES if re.search(pattern, name))
+
+
+def place_parameters(tree: Any, mesh: Mesh | None) -> Any:
+    """Copies the weights of a pytree to the devices of a mesh, by `PARAMETER_RULES`."""
+    if mesh is None or is_traced(jax.tree.leaves(tree)):
+        return tree
+
+    def place(path: Any, leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array):
+            return leaf
+        return jax.device_put(leaf, NamedSharding(mesh, parameter_spec(jax.tree_util.keystr(path))))
+
+    return jax.tree_util.tree_map_with_path(place, tree)
