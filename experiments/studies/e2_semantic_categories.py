@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from experiments.data import phonemes
 from experiments.data.corpora import Corpus, Utterance
-from experiments.data.real_speech import spread
+from experiments.data.real_speech import select_evenly
 from experiments.data.spoken_words import spoken_words
 from experiments.item_cache import Arrays, ItemCache
 from experiments.studies import probing
@@ -124,7 +124,7 @@ def select_words(clips: Sequence[Utterance], config: Config) -> list[Utterance]:
         for category, members in words.items()
         if config.categories is None or category in config.categories
         # Spread over lengths, so that the selection has short and long words.
-        for word in spread(sorted(members), config.per_category, len)
+        for word in select_evenly(sorted(members), config.per_category, len)
     }
     return [clip for clip in clips if (str(clip.label("category")), clip.transcript) in selected]
 
@@ -211,7 +211,7 @@ def analyse(arrays: xr.Dataset, config: Config) -> Analysis:
 def _judge_beyond_phonemes(arrays: xr.Dataset, top: np.ndarray, config: Config) -> Finding:
     claim = CLAIMS["beyond_phonemes"]
     if "phonemes" not in arrays.layer.values:
-        return claim.judge(None, phonemes.MISSING)
+        return claim.judge(None, phonemes.ESPEAK_MISSING)
     return judge_groups(claim, top - accuracy(arrays, "phonemes"), config)
 
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.data.corpora import Corpus, Utterance
-from experiments.data.real_speech import spread
+from experiments.data.real_speech import select_evenly
 from experiments.item_cache import Arrays, ItemCache
 from experiments.studies import probing
 from experiments.studies.features import transcript_features
@@ -112,7 +112,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
 
 def _select_recordings(asr: Recogniser, corpus: Corpus, config: Config) -> list[Utterance]:
     languages = supported_languages(asr, None)
-    clips = spread(
+    clips = select_evenly(
         [
             clip
             for clip in select_speech(corpus, len(corpus), languages, labelled=True)

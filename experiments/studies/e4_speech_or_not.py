@@ -7,7 +7,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from experiments.data.corpora import Corpus
-from experiments.data.real_speech import spread
+from experiments.data.real_speech import select_evenly
 from experiments.item_cache import Arrays, ItemCache
 from experiments.studies import probing
 from experiments.studies.features import transcript_features
@@ -107,7 +107,7 @@ def run(asr: Recogniser, corpus: Corpus, config: Config, cache: ItemCache) -> xr
     sounds = sounds_without_speech(
         corpus, config.without, config.seconds, config.backwards, config.white
     )
-    noises = spread(
+    noises = select_evenly(
         transcribe_fluent("E4 not speech", sounds),
         config.per_class,
         lambda example: example[0].group,

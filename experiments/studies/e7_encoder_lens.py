@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 import interventions
 import jaxasr
-from experiments.analyses.text_kinds import CATEGORIES, category, error_rate
+from experiments.analyses.text_kinds import CATEGORIES, error_rate, text_category
 from experiments.data.corpora import Corpus, Utterance
 from experiments.item_cache import Arrays, ItemCache
 from experiments.studies.selection import first_window, language, select_speech, supported_languages
@@ -139,7 +139,8 @@ def layer_texts(asr: Recogniser, clip: Utterance, max_new_tokens: int) -> Arrays
     ids = [row[:n].tolist() for row, n in zip(np.asarray(lens.tokens)[:, 0], lengths)]
     final_text = texts[-1]
     kinds = [
-        category(text, final_text, text_ids, language_code) for text, text_ids in zip(texts, ids)
+        text_category(text, final_text, text_ids, language_code)
+        for text, text_ids in zip(texts, ids)
     ]
     true_wer = error_rate(final_text, clip.transcript, language_code) if clip.transcript else np.nan
     return {

@@ -17,7 +17,7 @@ import interventions
 import jaxasr
 from experiments.analyses import lens
 from experiments.data.corpora import Corpus, Utterance
-from experiments.data.phonemes import MISSING
+from experiments.data.phonemes import ESPEAK_MISSING
 from experiments.item_cache import Arrays, ItemCache
 from experiments.studies.candidate_similarity import (
     TOKEN_OFFSETS,

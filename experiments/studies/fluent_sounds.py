@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from experiments.data.corpora import Corpus, Utterance
-from experiments.data.real_speech import spread
+from experiments.data.real_speech import select_evenly
 from experiments.studies.selection import (
     WINDOW_S,
     cross_validation_groups,

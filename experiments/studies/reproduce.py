@@ -11,14 +11,20 @@ from typing import Any
 
 from experiments.data import real_speech
 from experiments.data.corpora import Corpus, open_corpus
-from experiments.item_cache import ItemCache, fingerprint
+from experiments.item_cache import ItemCache, short_hash
 from experiments.progress import Progress
-from experiments.runtime import weights
+from experiments.runtime import describe_weights
 from experiments.studies import registry, study_page
 from experiments.studies.study import Finding, Settings, Study
 from interventions.storage.provenance import provenance
 from interventions.storage.results import save_result
-from interventions.storage.text_files import only_writer, plain, staging, write_json, write_text
+from interventions.storage.text_files import (
+    only_writer,
+    staging,
+    to_json_types,
+    write_json,
+    write_text,
+)
 from jaxasr import Recogniser
 
 PAPER_MODEL = "large-v3"  # checkpoint of Whisper that the paper studies
@@ -108,7 +114,7 @@ def reproduce(
         with steps(f"{name} analysis and figures"):
             analysis = study.analyse(arrays, settings)
             figures = {key: _png(figure) for key, figure in study.draw(arrays, settings).items()}
-        result = plain(
+        result = to_json_types(
             {
                 **{"id": name, "title": study.title, "section": study.section},
                 **{"about": study.about, "preset": preset, "quick": quick},
@@ -180,7 +186,10 @@ class _Clock:
 
 def _sources(asr: Recogniser, corpus: Corpus) -> dict[str, Any]:
     data = {"corpus": corpus.name, "recordings": len(corpus)}
-    return {"model": weights(asr), "data": data | {"sha256": corpus.sha256(transcripts=True)}}
+    return {
+        "model": describe_weights(asr),
+        "data": data | {"sha256": corpus.sha256(transcripts=True)},
+    }
 
 
 def _finding_row(finding: Finding) -> dict[str, Any]:
