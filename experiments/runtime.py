@@ -1,6 +1,8 @@
-"""Starts JAX, checks the language, and loads the model of a command."""
+"""Checks --language and --task, starts JAX, and loads the model of a command."""
 
 import os
+import runpy
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments import compile_cache
@@ -8,17 +10,17 @@ from experiments import compile_cache
 if TYPE_CHECKING:
     from jaxasr import Recogniser
 
-_PLATFORMS = {"gpu": "cuda"}  # value of --device: JAX's name, if it differs
+_PLATFORMS = {"gpu": "cuda"}  # values of --device that JAX calls by another name
 
 
 def start(device: str | None = None) -> None:
     """Starts JAX on a device, and makes JAX save compiled programs on disk.
 
     Args:
-        device: "cpu", "gpu" or "tpu". None lets JAX choose.
+        device: "cpu", "gpu" or "tpu". None: JAX chooses.
 
     Raises:
-        ValueError: JAX cannot use the device here.
+        ValueError: JAX cannot use the device on this machine.
 
     Example:
         ```python
@@ -31,43 +33,49 @@ def start(device: str | None = None) -> None:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     if device:
         jax.config.update("jax_platforms", _PLATFORMS.get(device, device))
+    # JAX starts a device only when the device is used. A call that fails raises the error now.
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:
         raise ValueError(
-            f"--device {device}: JAX cannot use it here. Install its plugin, such as jax[cuda13], "
-            "or omit --device."
+            f"--device {device}: JAX cannot use it here. Install JAX's plugin for it, such as "
+            "jax[cuda13], or omit --device."
         ) from error
     compile_cache.enable()
 
 
 def check_language(model: str, language: str | None, task: str = "transcribe") -> None:
-    """Checks, before a released model is loaded, that it supports a language and a task.
+    """Checks that a language is known, and that a released model supports the language and task.
 
     Args:
-        model: name of a released model. For a path or a Hugging Face id, only the language's name
-            is checked.
-        language: code or English name. None: the model detects it.
+        model: a model as for --model. For a path or a Hugging Face id, the check of language and
+            task takes place when the model is loaded.
+        language: code or English name of the language. None: the model detects the language.
         task: "transcribe" or "translate".
 
     Raises:
-        ValueError: the language is unknown. Or the model is English-only, but the language is
-            another or the task is not "transcribe".
+        ValueError: the language is unknown. Or the model is English-only, but the language is not
+            English or the task is "translate".
 
     Example:
-        >>> check_language("base", "german")
+        ```python
+        check_language("base", "German")
+        ```
     """
-    from jaxasr.config import SIZES
-    from jaxasr.languages import language_code
-
+    language_code = _names_in("languages.py")["language_code"]
     code = "en" if language is None else language_code(language)
-    if model not in SIZES or not model.endswith(".en"):
+    if model not in _names_in("config.py")["SIZES"] or not model.endswith(".en"):
         return
     remedy = f"{model} is English-only. Use a multilingual model (a name without .en)."
     if code != "en":
         raise ValueError(f"--language {language}: {remedy}")
     if task != "transcribe":
         raise ValueError(f"--task {task}: {remedy}")
+
+
+def _names_in(file: str) -> dict[str, Any]:
+    """Returns the names that a file of jaxasr defines, without `import jaxasr`, which loads JAX."""
+    return runpy.run_path(str(Path(__file__).parents[1] / "jaxasr" / file))
 
 
 def load(model: str, dtype: str = "float32") -> "Recogniser":

@@ -88,5 +88,5 @@ def data_dir() -> Path:
     """The folder of real recordings."""
     folder = real_speech.folder()
     if folder is None:
-        pytest.skip("no recordings: JAXASR_DATA is not set and there is no ../shared/data/dev")
+        pytest.skip("no data folder: JAXASR_DATA names none")
     return folder

@@ -5,6 +5,7 @@ import inspect
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,19 @@ def test_imports_point_down(file):
     package = file.relative_to(ROOT).parts[0]
     higher = PACKAGES[PACKAGES.index(package) + 1 :]
     assert not {module for module in imported(file) if module.split(".")[0] in (*higher, "tests")}
+
+
+def test_every_imported_package_is_declared():
+    """Otherwise an update of the package that brings it along could remove it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].values()
+    requirements = [*project["dependencies"], *(line for extra in extras for line in extra)]
+    declared = {re.split(r"[\[<>=~]", line)[0].lower().replace("-", "_") for line in requirements}
+    distributions = {"sklearn": "scikit_learn", "PIL": "pillow", "piper": "piper_tts"}
+    only_measured = {"torch", "whisper", "whisper_timestamped", "nnsight"}  # in experiments.bench
+    known = {*PACKAGES, *sys.stdlib_module_names, *only_measured, "make_demo"}
+    used = {module.split(".")[0] for file in FILES for module in imported(file)} - known
+    assert {distributions.get(module, module) for module in used} <= declared
 
 
 @pytest.mark.parametrize("package", FOLDERS)

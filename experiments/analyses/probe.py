@@ -9,10 +9,10 @@ import numpy as np
 import pandas
 import xarray as xr
 
-from experiments.analyses.probe_question import FRAME_VALUES, ProbeQuestion
+from experiments.analyses.probe_data import check_columns
+from experiments.analyses.probe_question import ProbeQuestion
 from experiments.analyses.probe_rows import ProbeRows, convert_labels, label_column, select_rows
 from experiments.data.corpora import Corpus
-from experiments.data.frame_labels import TIER_OF_KIND
 from experiments.store import pools
 from interventions import Bank, fit_probes
 from interventions.figures.plots import ACCENT, BLUE, GREY, TEAL, escape_for_drawing, panels
@@ -63,7 +63,7 @@ def check_labels(corpus: Corpus, question: ProbeQuestion) -> None:
     """
     pools.check_sites([question.site])
     pools.parse(question.pool)
-    _check_columns(corpus, question)
+    check_columns(corpus, question)
     utterances = corpus.utterances
     if not any(utterance.read or utterance.path.exists() for utterance in utterances):
         raise ValueError(
@@ -80,20 +80,6 @@ def check_labels(corpus: Corpus, question: ProbeQuestion) -> None:
         numbers, classes = inputs.number_classes(y, len(y), len(question.seeds))
         groups = None if question.group is None else column(question.group)[keep].astype(str)
         folds.fold_masks(numbers, groups, question.folds, question.seeds, classes)
-
-
-def _check_columns(corpus: Corpus, question: ProbeQuestion) -> None:
-    tiers = {tier for utterance in corpus.utterances for tier in utterance.tiers}
-    columns = [
-        *corpus.label_names(),
-        *(name for name, tier in TIER_OF_KIND.items() if tier in tiers),
-    ]
-    for option, name in question.columns.items():
-        if name is not None and name not in (*columns, *FRAME_VALUES):
-            raise ValueError(
-                f"{option}: no column {name!r} with values in {corpus.name}. It has the columns "
-                f"{', '.join(columns)}."
-            )
 
 
 def fit_with_controls(

@@ -1,13 +1,19 @@
-"""Opens the recordings of a probing experiment and the store of their activations."""
+"""Opens the recordings of a probing experiment and the store of their activations.
+
+The import of this file does not load JAX, so that errors in the recordings appear at once.
+"""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from experiments import store
-from experiments.analyses.probe_question import ProbeQuestion
+from experiments.analyses.probe_question import FRAME_VALUES, ProbeQuestion
 from experiments.data.corpora import Corpus, open_corpus, with_noise
+from experiments.data.corpora.utterance import TIER_OF_KIND
 from experiments.progress import Progress
-from interventions.storage.atomic import remove_stale_lock
-from jaxasr import Recogniser
+
+if TYPE_CHECKING:
+    from experiments.store import Store
+    from jaxasr import Recogniser
 
 
 def open_corpora(
@@ -42,15 +48,34 @@ def open_corpora(
     return corpus, corpus.where(noise_condition)
 
 
+def check_columns(corpus: Corpus, question: ProbeQuestion) -> None:
+    """Checks that the corpus has the columns that the options of the experiment name.
+
+    Raises:
+        ValueError: a column is missing; the message lists the columns.
+    """
+    tiers = {tier for utterance in corpus.utterances for tier in utterance.tiers}
+    columns = [
+        *corpus.label_names(),
+        *(name for name, tier in TIER_OF_KIND.items() if tier in tiers),
+    ]
+    for option, name in question.columns.items():
+        if name is not None and name not in (*columns, *FRAME_VALUES):
+            raise ValueError(
+                f"{option}: no column {name!r} with values in {corpus.name}; columns: "
+                f"{', '.join(columns)}."
+            )
+
+
 def open_activations(
-    asr: Recogniser,
+    asr: "Recogniser",
     corpus: Corpus,
     question: ProbeQuestion,
     path: Path,
     text: str,
     batch: int,
     steps: Progress,
-) -> store.Store:
+) -> "Store":
     """Opens the store of the activations, after extracting those that it lacks.
 
     Args:
@@ -62,6 +87,9 @@ def open_activations(
         batch: recordings per pass. An existing store keeps the number of its first run.
         steps: shows progress.
     """
+    from experiments import store
+    from interventions.storage.atomic import remove_stale_lock
+
     sites = (question.site, question.embedding_site)
     pools = tuple(dict.fromkeys(("speech", "all", question.pool)))
     if store.covers(path, asr, corpus, sites, pools, text):

@@ -9,6 +9,7 @@ FRAME_CLASSES = ("phone", "word")  # from time-aligned annotations
 FRAME_VALUES = ("energy", "f0")  # numbers in dB and in Hz
 TARGETS = ("class", "value")  # kinds of labels: classes, or numbers
 TEXTS = ("greedy", "transcript")  # texts that the decoder reads
+POOLS = ("speech", "all", "last", "frames")  # a pool may also be the number of a position
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +51,11 @@ class ProbeQuestion:
 
     def __post_init__(self) -> None:
         check_site(self.site)
+        if self.pool not in POOLS and not self.pool.removeprefix("-").isdigit():
+            raise ValueError(
+                f"--pool: expected {', '.join(POOLS)} or the number of a position, got "
+                f"{self.pool!r}."
+            )
         if self.target not in TARGETS:
             raise ValueError(f"--target: expected class or value, got {self.target!r}.")
         for penalty in self.penalties:

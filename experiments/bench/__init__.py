@@ -1,4 +1,5 @@
-"""Compares the speed, memory and results of jaxasr with other libraries.
+"""Compares the speed, memory and results of jaxasr with those of other libraries.
 
-This package is not part of the wheel.
+"Ours" is jaxasr, and "theirs" is the other library. Each library runs in a separate process
+(`worker`). The wheel does not contain this package.
 """

@@ -1,7 +1,7 @@
-"""Aligners, which find the word times of recordings whose texts are known. Each is a worker.
+"""Defines aligners: workers that find the word times of recordings whose texts are known.
 
-Each `align(rows)` returns `{name: {"heads": [[layer, head], ...], "times": [...]}}`, where `times`
-holds a list of (word, start, end) per row, in seconds.
+The method `align(rows)` of an aligner returns `{name: {"heads": [[layer, head], ...], "times":
+[...]}}`. `times` has a list per row, with (word, start, end) for each word, in seconds.
 """
 
 import importlib.util
@@ -13,16 +13,16 @@ import numpy as np
 from experiments.bench.models import Job
 from experiments.bench.worker import Worker, threads
 
-BATCH = 8
-# name: class, and the module that it needs
+BATCH = 8  # recordings per pass of jaxasr
+# Name of each aligner: its class in this file, and the module that it imports.
 ALIGNERS = {
-    "jaxasr": ("Ours", "jaxasr"),
-    "faster-whisper": ("FasterWhisper", "faster_whisper"),
-    "openai-whisper": ("OpenAIWhisper", "whisper"),
-    "whisper-timestamped": ("WhisperTimestamped", "whisper_timestamped"),
+    "jaxasr": ("JaxasrAligner", "jaxasr"),
+    "faster-whisper": ("FasterWhisperAligner", "faster_whisper"),
+    "openai-whisper": ("OpenAIWhisperAligner", "whisper"),
+    "whisper-timestamped": ("WhisperTimestampedAligner", "whisper_timestamped"),
 }
-Row = dict[str, Any]  # path and text of a recording
-Times = list[tuple[str, float, float]]
+Row = dict[str, Any]  # a recording: `path` of its file, and `text`
+Times = list[tuple[str, float, float]]  # words with start and end in seconds
 
 
 def installed() -> list[str]:
@@ -31,14 +31,24 @@ def installed() -> list[str]:
 
 
 def run(name: str, job: Job, rows: list[Row]) -> dict[str, Any]:
-    """Returns the result of an aligner's worker."""
+    """Aligns recordings in the process of a worker.
+
+    Args:
+        name: a key of `ALIGNERS`.
+        job: has `model`, `folder` for temporary files, and `choose_on`, the paths of recordings on
+            which jaxasr chooses heads.
+        rows: the recordings.
+
+    Returns:
+        The result of the aligner's method `align`.
+    """
     target = f"experiments.bench.aligners:{ALIGNERS[name][0]}"
     with Worker(target, {**job, "aligner": name}) as worker:
         return worker.ask("align", rows=rows)
 
 
 class Aligner:
-    """Base of other libraries. They get the weights, token ids and published heads of jaxasr."""
+    """Base class for other libraries, which get weights, token ids and heads from jaxasr."""
 
     def __init__(self, job: Job):
         import jaxasr
@@ -48,7 +58,7 @@ class Aligner:
         self.load()
 
     def load(self) -> None:
-        """Builds the model from the recogniser's weights."""
+        """Builds the library's model from the weights of jaxasr."""
 
     def align(self, rows: list[Row]) -> dict[str, Any]:
         """Returns the word times of every row."""
@@ -66,10 +76,11 @@ class Aligner:
         raise NotImplementedError
 
 
-class Ours:
-    """jaxasr with four sets of heads: published, chosen, all, and the decoder's upper half.
+class JaxasrAligner:
+    """Aligns with jaxasr and four sets of heads: published, chosen, all, and upper half.
 
-    If no heads are published, other libraries use the upper half.
+    "Upper half" is all heads of the decoder's upper half of layers. Other libraries use it for a
+    model without published heads.
     """
 
     def __init__(self, job: Job):
@@ -103,34 +114,38 @@ class Ours:
         return {f"jaxasr, {name}": result for name, result in results.items()}
 
     def _align_concatenated(self, rows: list[Row], heads: Any) -> list[Times]:
-        """Concatenates all recordings and aligns them in one call.
+        """Concatenates all recordings, and aligns the result in one call.
 
-        The times are relative to each recording's start.
+        Uses only the first of several recordings with the same text, because a real recording does
+        not repeat a sentence ten times.
 
-        Of several recordings with the same text only the first is used, because a real recording
-        does not repeat a sentence ten times.
+        Returns:
+            Times per row, relative to the start of the row's recording. [] for a row that is not
+            used.
         """
         from jaxasr.audio import load_audio
         from jaxasr.config import SAMPLE_RATE
 
+        # Reversed, so that the first recording with a text is the one that stays.
         audios = {row["text"]: load_audio(row["path"]) for row in reversed(rows)}
         audio, text = np.concatenate(list(audios.values())), " ".join(audios)
         words = iter(self.asr.align(audio, text, language="en", heads=heads))
-        times, offset = {}, 0.0
+        times, offset = {}, 0.0  # offset: start in seconds of the present recording
         for text, audio in audios.items():
-            # Words are taken until they have as many letters as the recording's text.
+            # Takes words until they have as many letters as the text of the recording.
             taken, n_letters = [], len("".join(text.split()))
             while n_letters > 0:
                 taken.append(next(words))
                 n_letters -= len("".join(taken[-1].text.split()))
             times[text] = [(word.text, word.start - offset, word.end - offset) for word in taken]
             offset += len(audio) / SAMPLE_RATE
+        # pop, so that later rows with the same text get [].
         return [times.pop(row["text"], []) for row in rows]
 
     def _align_batch(self, rows: list[Row], head_sets: dict[str, Any]) -> dict[str, list[Times]]:
-        """Encodes a batch once for all sets of heads.
+        """Encodes a batch once, and aligns it with each set of heads.
 
-        The last batch is filled up, so that only one program is compiled.
+        Fills up the last batch, so that only one program is compiled.
         """
         import jax.numpy as jnp
 
@@ -162,7 +177,7 @@ class Ours:
         return times
 
 
-class FasterWhisper(Aligner):
+class FasterWhisperAligner(Aligner):
     """`WhisperModel.find_alignment` in float32."""
 
     def load(self) -> None:
@@ -170,9 +185,13 @@ class FasterWhisper(Aligner):
         import faster_whisper
         from faster_whisper.tokenizer import Tokenizer
 
-        from experiments.bench import ct2
+        from experiments.bench import ctranslate2_folder
 
-        folder = str(ct2.folder(self.asr.checkpoint, Path(self.job["folder"]) / "ctranslate2"))
+        folder = str(
+            ctranslate2_folder.prepare(
+                self.asr.checkpoint, Path(self.job["folder"]) / "ctranslate2"
+            )
+        )
         # Any: the annotation of `find_alignment` contradicts the arguments that its code takes.
         self.model: Any = faster_whisper.WhisperModel(
             folder, device="cpu", compute_type="float32", cpu_threads=threads()
@@ -189,13 +208,13 @@ class FasterWhisper(Aligner):
         from faster_whisper.audio import pad_or_trim
 
         features = self.model.feature_extractor(audio)
-        n_frames = min(features.shape[-1], -(-len(audio) // 160))
+        n_frames = min(features.shape[-1], -(-len(audio) // 160))  # 160 samples per mel frame
         encoded = self.model.encode(pad_or_trim(features))
         [words] = self.model.find_alignment(self.tokenizer, [ids], encoded, n_frames)
         return [(word["word"], word["start"], word["end"]) for word in words]
 
 
-class OpenAIWhisper(Aligner):
+class OpenAIWhisperAligner(Aligner):
     """`whisper.timing.find_alignment`."""
 
     def load(self) -> None:
@@ -231,8 +250,11 @@ class OpenAIWhisper(Aligner):
         return [(word.word, word.start, word.end) for word in words]
 
 
-class WhisperTimestamped(OpenAIWhisper):
-    """`whisper_timestamped.transcribe` of a model that returns the given text as one segment."""
+class WhisperTimestampedAligner(OpenAIWhisperAligner):
+    """`whisper_timestamped.transcribe`.
+
+    The method `transcribe` of its model is replaced by one that returns the given text.
+    """
 
     def words(self, audio: np.ndarray, ids: list[int]) -> Times:
         """Returns the word times of one recording."""

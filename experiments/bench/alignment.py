@@ -1,7 +1,7 @@
 """Compares aligned word times with hand-set ones: `python -m experiments.bench alignment`.
 
-Every aligner gets the same TIMIT recordings, transcripts and weights. The file of --out keeps the
-results of other models and aligners, so that aligners can run one at a time.
+Every aligner gets the same TIMIT recordings, transcripts and weights. Results are added to those in
+the file of --out, so that aligners can run one at a time.
 """
 
 import importlib.metadata
@@ -18,8 +18,8 @@ from experiments.bench import aligners, machine, options
 from experiments.data import real_speech
 from jaxasr.config import SAMPLE_RATE
 
-# Kinds of word bounds. They differ in what precedes the start or follows the end.
-PLACES = (
+# Kinds of word bounds. A bound is the start or end of a word, and its kind is what is next to it.
+BOUND_KINDS = (
     "first start",
     "start after a pause",
     "end at a word",
@@ -27,44 +27,54 @@ PLACES = (
     "end before a pause",
     "last end",
 )
-_PAUSE_S = 0.02  # a gap between words of at most one frame is not a pause
+_PAUSE_S = 0.02  # seconds, one frame; only a longer gap between words is a pause
 Times = Sequence[tuple[str, float, float]]  # words with start and end in seconds
 
 
-def spelled(word: str) -> str:
+def normalise_word(word: str) -> str:
     """Normalises a word to lower-case letters and digits, as in hand-set alignments.
 
     Example:
-        >>> spelled("Don't!")
+        >>> normalise_word("Don't!")
         'dont'
     """
     return "".join(char for char in word.casefold() if char.isalnum())
 
 
 def errors(times: Times, reference: Times) -> dict[str, list[float]] | None:
-    """Returns the errors of word bounds in seconds by kind of bound; None if the words differ.
+    """Computes the errors of word bounds.
 
     Args:
-        times: aligned words; words without letters and digits are ignored.
+        times: aligned words. Words without letters and digits are ignored.
         reference: words with hand-set times.
+
+    Returns:
+        Errors in seconds by kind of bound, positive if the aligned bound is late. None if the words
+        differ from the reference.
+
+    Example:
+        >>> reference = [("she", 0.1, 0.3), ("had", 0.3, 0.5)]
+        >>> errors([("She", 0.1, 0.3), ("had.", 0.3, 0.5)], reference)["first start"]
+        [0.0]
     """
-    times = [word for word in times if spelled(word[0])]
-    if [spelled(word[0]) for word in times] != [spelled(word[0]) for word in reference]:
+    times = [word for word in times if normalise_word(word[0])]
+    texts, true_texts = ([normalise_word(word[0]) for word in row] for row in (times, reference))
+    if texts != true_texts:
         return None
-    differences: dict[str, list[float]] = {place: [] for place in PLACES}
+    differences: dict[str, list[float]] = {kind: [] for kind in BOUND_KINDS}
     for i, ((_, start, end), (_, true_start, true_end)) in enumerate(zip(times, reference)):
-        differences[_start_place(i, reference)].append(start - true_start)
-        differences[_end_place(i, reference)].append(end - true_end)
+        differences[_find_start_kind(i, reference)].append(start - true_start)
+        differences[_find_end_kind(i, reference)].append(end - true_end)
     return differences
 
 
-def _start_place(i: int, words: Times) -> str:
+def _find_start_kind(i: int, words: Times) -> str:
     if i == 0:
         return "first start"
     return "start after a pause" if words[i][1] - words[i - 1][2] > _PAUSE_S else "start at a word"
 
 
-def _end_place(i: int, words: Times) -> str:
+def _find_end_kind(i: int, words: Times) -> str:
     if i == len(words) - 1:
         return "last end"
     return "end before a pause" if words[i + 1][1] - words[i][2] > _PAUSE_S else "end at a word"
@@ -74,25 +84,26 @@ def summary(clips: Sequence[dict[str, list[float]] | None]) -> dict[str, Any]:
     """Summarises the errors of several recordings.
 
     Args:
-        clips: result of `errors` for each recording; None counts as left out.
+        clips: result of `errors` for each recording. None counts as left out.
 
     Returns:
-        Counts, and statistics in ms for "start", "end", "both", and each of `PLACES`.
+        `n_clips`, `left_out` and `n_words`, and statistics in ms for the bounds "start", "end",
+        "both", and each of `BOUND_KINDS`.
     """
     matched = [clip for clip in clips if clip is not None]
-    pooled = {place: [error for clip in matched for error in clip[place]] for place in PLACES}
-    starts = [error for place in PLACES if "start" in place for error in pooled[place]]
-    ends = [error for place in PLACES if "end" in place for error in pooled[place]]
+    pooled = {kind: [error for clip in matched for error in clip[kind]] for kind in BOUND_KINDS}
+    starts = [error for kind in BOUND_KINDS if "start" in kind for error in pooled[kind]]
+    ends = [error for kind in BOUND_KINDS if "end" in kind for error in pooled[kind]]
     groups = {"start": starts, "end": ends, "both": starts + ends, **pooled}
     return {
         "n_clips": len(matched),
         "left_out": len(clips) - len(matched),
         "n_words": len(starts),
-        **{name: _statistics(values) for name, values in groups.items() if values},
+        **{name: _compute_statistics(values) for name, values in groups.items() if values},
     }
 
 
-def _statistics(values: Sequence[float]) -> dict[str, float]:
+def _compute_statistics(values: Sequence[float]) -> dict[str, float]:
     errors_ms = 1000 * np.array(values)
     sizes = np.abs(errors_ms)
     return {
@@ -105,8 +116,16 @@ def _statistics(values: Sequence[float]) -> dict[str, float]:
     }
 
 
-def clips(n: int | None) -> list[dict[str, Any]]:
-    """Returns `n` TIMIT recordings, or all, with their path, text and words with hand-set times."""
+def read_recordings(n: int | None) -> list[dict[str, Any]]:
+    """Returns the TIMIT recordings of the data folder.
+
+    Args:
+        n: number of recordings, spread over the speakers. None: all.
+
+    Returns:
+        A dictionary per recording: `path`, `text`, and `words` with their hand-set start and end in
+        seconds.
+    """
     aligned = {row["path"]: row["words"] for row in real_speech.rows("timit_align")}
     recordings = [
         recording
@@ -114,7 +133,9 @@ def clips(n: int | None) -> list[dict[str, Any]]:
         if recording.labels["path"] in aligned
     ]
     if not recordings:
-        raise typer.BadParameter("expected a data folder with timit_align.jsonl, see --data.")
+        raise typer.BadParameter(
+            "expected a data folder with timit_align.jsonl. Name one with --data or JAXASR_DATA."
+        )
     if n is not None:
         recordings = real_speech.select_evenly(
             recordings, n, lambda recording: recording.labels["speaker"]
@@ -139,15 +160,18 @@ def measure(
 
     Args:
         model: name of the model.
-        rows: recordings, from `clips`.
+        rows: the recordings, from `read_recordings`.
         choose_on: number of LibriSpeech recordings on which heads are chosen.
         aligner: a key of `experiments.bench.aligners.ALIGNERS`.
 
     Returns:
-        Heads and `summary` by name. Our aligner has one entry per set of heads.
+        By name of the aligner, its heads and the result of `summary`. jaxasr has one name per set
+        of heads.
     """
     libri = real_speech.recordings(("libri_train100",))
     head_choice_paths = [str(clip.path) for clip in real_speech.select_evenly(libri, choose_on)]
+    if not head_choice_paths:
+        print("Chooses heads on the demo recording: the data folder has no libri_train100.")
     with tempfile.TemporaryDirectory() as scratch:
         job = {
             "model": model,
@@ -186,7 +210,7 @@ def table(model: str, results: dict[str, dict[str, Any]]) -> Table:
 
 def main(
     model: Annotated[
-        list[str] | None, typer.Option(help="tiny.en or base; repeatable. Default: both.")
+        list[str] | None, typer.Option(help="tiny.en or base; may be repeated. Default: both.")
     ] = None,
     n_clips: Annotated[
         int | None, typer.Option("--clips", help="TIMIT recordings. Default: all.")
@@ -197,30 +221,33 @@ def main(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"One of {', '.join(aligners.ALIGNERS)}; repeatable. Default: all installed."
+            help=f"One of {', '.join(aligners.ALIGNERS)}; may be repeated. Default: all "
+            "that are installed."
         ),
     ] = None,
     data: options.Data = None,
     out: options.Out = None,
 ) -> None:
-    """Measures the errors of word times on TIMIT."""
-    console = options.start(data, 140)
+    """Measures how far aligned word times are from the hand-set times of TIMIT."""
+    options.set_data_folder(data)
+    console = options.make_console(140)
     if unknown := set(only or ()) - aligners.ALIGNERS.keys():
         raise typer.BadParameter(
             f"--only {min(unknown)}: expected one of {', '.join(aligners.ALIGNERS)}."
         )
-    rows = clips(n_clips)
-    head = machine.report(
+    rows = read_recordings(n_clips)
+    report = machine.report(
         machine.describe_machine(), config={"clips": len(rows), "choose_on": choose_on}
     )
-    head["versions"] |= {name: importlib.metadata.version(name) for name in aligners.installed()}
-    # Each result names its run, because the file may contain results of other runs.
-    origin = {"made": {key: head.get(key) for key in ("command", "time", "commit")}}
+    report["versions"] |= {name: importlib.metadata.version(name) for name in aligners.installed()}
+    # Each result records its command, time and commit, because the file may contain results of
+    # other runs.
+    origin = {"made": {key: report.get(key) for key in ("command", "time", "commit")}}
     results = json.loads(out.read_text())["alignment"] if out and out.exists() else {}
     for name in model or ["tiny.en", "base"]:
         for aligner in only or aligners.installed():
             measured = measure(name, rows, choose_on, aligner)
             model_results = results.setdefault(name, {})
             model_results |= {key: {**result, **origin} for key, result in measured.items()}
-            options.save(out, {**head, "alignment": results})
+            options.save(out, {**report, "alignment": results})
         console.print(table(name, results[name]))

@@ -1,6 +1,6 @@
 """Compares readouts of jaxasr with torch hooks: `python -m experiments.bench capture`.
 
-A case is a choice of the sites that a pass reads, and a reader is a library that reads them.
+A case is a set of sites that a forward pass reads. A reader is a library that reads them.
 """
 
 import contextlib
@@ -16,24 +16,24 @@ from experiments.bench.models import Job
 from experiments.bench.readers import CASES
 from experiments.bench.worker import Worker
 
-# By library: the reader's name, and its class in `experiments.bench.readers`.
-READERS = {"jax": ("jaxasr", "Ours"), "torch": ("torch hooks", "Torch")}
-Rounds = dict[str, dict[str, list[dict[str, float]]]]  # measurements by reader and case
+# Name and class (in `experiments.bench.readers`) of the reader of each library.
+READERS = {"jax": ("jaxasr", "JaxasrReader"), "torch": ("torch hooks", "TorchReader")}
+Rounds = dict[str, dict[str, list[dict[str, float]]]]  # [reader][case][round]: `Reader.run`
 
 
 def measure(workers: dict[str, Worker], rounds: int) -> tuple[Rounds, int, dict[str, Any]]:
     """Measures every case with every reader, in turn.
 
     Returns:
-        Measurements by reader and case.
-        Number of programs that jaxasr compiled after the first use of each case.
-        Temporary memory of jaxasr's compiled programs.
+        The measurements of each reader, case and round.
+        The number of programs that jaxasr compiled after the first use of each case.
+        The bytes of temporary memory of jaxasr's programs (`JaxasrReader.temporary`).
     """
     measured: Rounds = {name: {case: [] for case in CASES} for name in workers}
     for worker in workers.values():
         for case in CASES:
-            worker.ask("run", case=case)
-            worker.ask("run", case=case)
+            worker.ask("run", case=case)  # compiles
+            worker.ask("run", case=case)  # warms up
     earlier_programs = workers["jaxasr"].ask("programs")
     for _ in range(rounds):
         for case in CASES:
@@ -44,9 +44,10 @@ def measure(workers: dict[str, Worker], rounds: int) -> tuple[Rounds, int, dict[
 
 
 def summary(measured: Rounds) -> list[dict[str, Any]]:
-    """Returns a row per case and reader, compared with the case that reads nothing.
+    """Returns a row per case and reader, which compares the case with the case "nothing".
 
-    `over_plain_s` is the additional time in seconds, and `over_plain` is the ratio of the times.
+    `over_plain_s` is the time in seconds minus that of "nothing", and `over_plain` is the time
+    divided by that of "nothing".
     """
     rows = []
     for case in CASES:
@@ -91,7 +92,7 @@ def table(rows: list[dict[str, Any]]) -> Table:
 def main(
     model: Annotated[str, typer.Option(help="tiny.en, base, ... or random:large-v3.")] = "tiny.en",
     batch: Annotated[int, typer.Option(help="Recordings per pass.")] = 1,
-    n_tokens: Annotated[int, typer.Option(help="Tokens of the teacher-forced pass.")] = 32,
+    n_tokens: Annotated[int, typer.Option(help="Tokens that the decoder reads.")] = 32,
     rounds: Annotated[int, typer.Option(help="How often each case is measured.")] = 5,
     dtype: options.Dtype = "float32",
     data: options.Data = None,
@@ -99,12 +100,15 @@ def main(
 ) -> None:
     """Measures forward passes with different readouts, in jaxasr and torch in turn.
 
-    Fails if a program is compiled after the first use of a readout, or if a pass whose activations
-    are discarded needs more temporary memory than a pass without readouts.
+    Fails if JAX compiles a program after the first use of a readout. Also fails if readouts whose
+    activations are discarded change the temporary memory of a pass.
     """
-    console = options.start(data)
+    options.set_data_folder(data)
+    console = options.make_console()
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
-        job = _job({"model": model, "clips": batch, "folder": scratch, "dtype": dtype}, n_tokens)
+        job = _prepare_job(
+            {"model": model, "clips": batch, "folder": scratch, "dtype": dtype}, n_tokens
+        )
         description = machine.describe_machine()
         workers = {
             name: stack.enter_context(Worker(f"experiments.bench.readers:{kind}", job))
@@ -134,9 +138,9 @@ def main(
         raise typer.Exit(1)
 
 
-def _job(job: Job, n_tokens: int) -> Job:
+def _prepare_job(job: Job, n_tokens: int) -> Job:
     """Prepares a job whose tokens are the prompt and one repeated word token."""
     prepared = recordings.prepare_job(job)
-    # The time does not depend on the tokens, so any word token (262) will do.
+    # 262 is an arbitrary token of a word, because the time does not depend on the tokens.
     tokens = (prepared["prompt"] + [262] * n_tokens)[:n_tokens]
     return {**prepared, "batch": prepared["clips"], "tokens": [tokens] * prepared["clips"]}

@@ -1,7 +1,8 @@
-"""Workers that transcribe with one library each: features [B, M, 3000] to greedy tokens.
+"""Defines contenders: workers that transcribe with one library each.
 
-`transcribe(rows)` times encoder and decoder separately: it returns `tokens` (without the
-end-of-text), `encode_s` and `decode_s`. A contender imports only its library.
+The method `transcribe(rows)` of a contender generates tokens greedily from log-mel features
+[B, M, 3000]. It returns `tokens` (without the end-of-text), and the seconds of encoder and decoder
+as `encode_s` and `decode_s`. A contender imports only its library.
 """
 
 import time
@@ -15,11 +16,11 @@ from experiments.bench.worker import peak_rss, threads
 
 
 class Contender:
-    """A worker that loads a model and transcribes rows of the job's features."""
+    """Base class of contenders. Its job comes from `experiments.bench.recordings`."""
 
     def __init__(self, job: Job):
         self.job, self.mels = job, np.load(job["mels"])
-        self.compile_s = 0.0
+        self.compile_s = 0.0  # only jaxasr compiles
         self.load()
 
     def load(self) -> None:
@@ -27,27 +28,31 @@ class Contender:
         raise NotImplementedError
 
     def transcribe(self, rows: list[int]) -> dict[str, Any]:
-        """Returns the tokens of `rows`, and the seconds of encoder and decoder."""
+        """Returns the tokens of `rows` of the features, and the seconds of encoder and decoder."""
         raise NotImplementedError
 
     def numbers(self) -> dict[str, float]:
         """Returns peak memory in bytes, and seconds of compilation so far."""
         return {"peak_rss": peak_rss(), "compile_s": self.compile_s}
 
-    def _result(self, tokens: Any, start: float, encoded_at: float) -> dict[str, Any]:
-        """Removes prompt and end-of-text from `tokens`, and adds the seconds of each stage.
+    def _make_result(self, tokens: Any, start: float, encoded_at: float) -> dict[str, Any]:
+        """Returns the tokens without prompt and end-of-text, and the seconds of each stage.
 
-        The encoder runs from `start` to `encoded_at`, the decoder from there to this call.
+        Args:
+            tokens: rows of token ids, with or without the prompt.
+            start: when the encoder started, on the clock `time.perf_counter`.
+            encoded_at: when the encoder finished. The decoder finished just before this call.
         """
         end = time.perf_counter()
         prompt, eot = self.job["prompt"], self.job["eot"]
         rows = [list(map(int, row)) for row in tokens]
+        # Some libraries return the prompt, and some pad rows with the end-of-text.
         rows = [row[len(prompt) :] if row[: len(prompt)] == prompt else row for row in rows]
         rows = [row[: row.index(eot)] if eot in row else row for row in rows]
         return {"tokens": rows, "encode_s": encoded_at - start, "decode_s": end - encoded_at}
 
 
-class Ours(Contender):
+class JaxasrContender(Contender):
     """`encode` and `generate` of jaxasr."""
 
     def load(self) -> None:
@@ -57,11 +62,12 @@ class Ours(Contender):
         from experiments.bench.compiling import count_compilations
 
         jax.config.update("jax_compilation_cache_dir", self.job["cache"])
+        # Keeps every program, because by default only slow compilations are kept.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
         self.compiling = count_compilations()
         self.model = models.jax_model(self.job)
-        self.rules = _rules(self.job, self.model.config.n_vocab)
+        self.rules = _make_rules(self.job, self.model.config.n_vocab)
 
     def transcribe(self, rows: list[int]) -> dict[str, Any]:
         """Returns the tokens of `rows`, and the seconds of encoder and decoder."""
@@ -72,6 +78,7 @@ class Ours(Contender):
         from jaxasr.decoding import unrolls_layers
 
         start = time.perf_counter()
+        # JAX returns before it has finished, so the clock waits for the arrays.
         memory, _ = jax.block_until_ready(
             self.model.encode(
                 jnp.asarray(self.mels[rows]), unstacked=unrolls_layers(self.model.config)
@@ -87,13 +94,13 @@ class Ours(Contender):
             rules=self.rules,
             eot=self.job["eot"],
         )
-        return self._result(np.asarray(out.tokens), start, encoded_at)
+        return self._make_result(np.asarray(out.tokens), start, encoded_at)
 
     def numbers(self) -> dict[str, float]:
         """Returns peak memory in bytes, and seconds and number of compilations so far."""
         import jax
 
-        stats = jax.devices()[0].memory_stats() or {}
+        stats = jax.devices()[0].memory_stats() or {}  # None on a CPU
         peak = stats.get("peak_bytes_in_use")
         return {
             **super().numbers(),
@@ -103,8 +110,8 @@ class Ours(Contender):
         }
 
 
-def _rules(job: Job, n_vocab: int) -> Any:
-    """The job's suppressed tokens as jaxasr's rules."""
+def _make_rules(job: Job, n_vocab: int) -> Any:
+    """Converts the suppressed token ids of a job to the rules of `jaxasr.generate`."""
     import jax.numpy as jnp
 
     from jaxasr.rules import Rules
@@ -123,19 +130,19 @@ def _rules(job: Job, n_vocab: int) -> Any:
     )
 
 
-class Torch(Contender):
-    """`generate` of `transformers` with the cache of `transformers` and fused attention."""
+class TorchContender(Contender):
+    """`generate` of `transformers`, with its cache and with fused attention."""
 
     def load(self) -> None:
-        """Loads the model, and adds a hook that reads the clock when the encoder has finished."""
+        """Loads the model, and adds a hook that stores the time when the encoder has finished."""
         import torch
 
         self.torch, self.model = torch, models.torch_model(self.job)
         self.model.generation_config.suppress_tokens = self.job["suppress"]
         self.model.generation_config.begin_suppress_tokens = self.job["suppress_begin"] or None
-        self.model.model.encoder.register_forward_hook(lambda *_: self._read_clock())
+        self.model.model.encoder.register_forward_hook(lambda *_: self._store_encoder_end())
 
-    def _read_clock(self) -> None:
+    def _store_encoder_end(self) -> None:
         models.wait_for_torch()
         self.encoded_at = time.perf_counter()
 
@@ -154,7 +161,7 @@ class Torch(Contender):
                 **language,
             )
             tokens = out.cpu().numpy()
-        return self._result(tokens, start, self.encoded_at)
+        return self._make_result(tokens, start, self.encoded_at)
 
     def numbers(self) -> dict[str, float]:
         """Returns peak memory of process and device."""
@@ -163,8 +170,8 @@ class Torch(Contender):
         return {**super().numbers(), **peak}
 
 
-class FasterWhisper(Contender):
-    """CTranslate2 as faster-whisper loads it."""
+class FasterWhisperContender(Contender):
+    """`encode` and `generate` of the CTranslate2 model inside faster-whisper."""
 
     def load(self) -> None:
         """Loads the model, on the CPU."""
@@ -189,8 +196,8 @@ class FasterWhisper(Contender):
             xa,
             [prompt] * len(rows),
             beam_size=1,
-            max_length=len(prompt) + self.job["max_new_tokens"],
+            max_length=len(prompt) + self.job["max_new_tokens"],  # CTranslate2 counts the prompt
             suppress_tokens=self.job["suppress"],
             suppress_blank=True,
         )
-        return self._result([result.sequences_ids[0] for result in results], start, encoded_at)
+        return self._make_result([result.sequences_ids[0] for result in results], start, encoded_at)

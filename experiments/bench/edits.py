@@ -1,6 +1,6 @@
-"""Compares generation under many edits at once with one unedited generation.
+"""Compares the time of one generation with that of a batch in which each row has another edit.
 
-Run by `python -m experiments.bench edits`.
+Run it with `python -m experiments.bench edits`.
 """
 
 import contextlib
@@ -17,10 +17,13 @@ from experiments.bench.models import Job
 from experiments.bench.worker import Worker
 
 
-class Ours:
-    """A worker that generates texts of one recording, unedited and under `n` edits.
+class EditedGenerator:
+    """A worker that generates texts from one recording, without edits and under `n` edits.
 
-    Each edit ablates one cross-attention head, starting at one position.
+    Each edit ablates one cross-attention head from one position on.
+
+    Args:
+        job: from `experiments.bench.recordings`, with `n` edits and at most `new` tokens per text.
     """
 
     def __init__(self, job: Job):
@@ -41,6 +44,7 @@ class Ours:
             "rules": rules_for(asr.tokenizer),
             "eot": job["eot"],
         }
+        # Cells run over all layers first, then over heads, then over positions after the prompt.
         index = np.arange(job["n"], dtype=np.int32)
         self.cells = {
             "layer": index % layers,
@@ -68,11 +72,11 @@ class Ours:
         return time.perf_counter() - start
 
     def compare(self) -> dict[str, int]:
-        """Checks that the edits have effects, and that batching does not change the effects.
+        """Compares the batch with single calls and with the unedited text.
 
         Returns:
-            `differ`: number of rows that differ from the same edit in a separate call.
-            `changed`: number of texts that the edit changed.
+            `differ`: number of rows of the batch that differ from a call with the same edit alone.
+            `changed`: number of rows that differ from the unedited text.
             `longest`: number of tokens in the longest text.
             `plain`: number of tokens in the unedited text.
         """
@@ -82,7 +86,7 @@ class Ours:
             self._generate({name: values[i : i + 1] for name, values in self.cells.items()})
             for i in range(n)
         ]
-        # A cell outside the grid edits nothing.
+        # A cell whose layer, head and position do not exist edits nothing.
         outside = {name: values[:1] + 10**6 for name, values in self.cells.items()}
         unedited = self._generate(outside)
         rows = list(batched.tokens)
@@ -111,14 +115,15 @@ class Ours:
 
 def main(
     model: options.Models = None,
-    n: Annotated[int, typer.Option(help="Edits.")] = 64,
+    n: Annotated[int, typer.Option(help="Number of edits.")] = 64,
     new: Annotated[int, typer.Option(help="Largest number of tokens per text.")] = 56,
-    rounds: Annotated[int, typer.Option(help="How often both are measured, in turn.")] = 5,
+    rounds: Annotated[int, typer.Option(help="How often both generations are measured.")] = 5,
     data: options.Data = None,
     out: options.Out = None,
 ) -> None:
-    """Times generation with and without edits; compile time is excluded."""
-    console, results = options.start(data), []
+    """Times generation with and without edits. The times exclude compilation."""
+    options.set_data_folder(data)
+    console, results = options.make_console(), []
     description = machine.describe_machine()
     console.print(machine.title(description))
     for name in model or ["tiny.en"]:
@@ -126,8 +131,8 @@ def main(
         results.append(row)
         console.print(
             f"{name}: {n} edits {row['many_s']:.3f} s, one generation {row['one_s']:.3f} s, "
-            f"{row['ratio']:.2f}×; {row['steps']} steps; {row['changed']} texts changed, "
-            f"{row['differ']} rows differ from the edit alone; load {row['load']}"
+            f"{row['ratio']:.2f}×, {row['steps']} steps, {row['changed']} texts changed, "
+            f"{row['differ']} texts differ from a call with one edit, load {row['load']}"
         )
         options.save(out, {**machine.report(description), "edits": results})
 
@@ -135,12 +140,15 @@ def main(
 def _measure_model(name: str, n: int, new: int, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
         job = {**recordings.prepare_job({"model": name, "clips": 1, "folder": scratch}), "n": n}
-        ours = stack.enter_context(Worker("experiments.bench.edits:Ours", {**job, "new": new}))
-        counts = ours.ask("compare")
-        # The first round compiles.
-        times = [(ours.ask("time_unedited"), ours.ask("time_edited")) for _ in range(rounds + 1)][
-            1:
-        ]
+        generator = stack.enter_context(
+            Worker("experiments.bench.edits:EditedGenerator", {**job, "new": new})
+        )
+        counts = generator.ask("compare")
+        # Drops the first round, which compiles.
+        times = [
+            (generator.ask("time_unedited"), generator.ask("time_edited"))
+            for _ in range(rounds + 1)
+        ][1:]
     one_s, many_s = (statistics.median(column) for column in zip(*times))
     return {
         "model": name,
@@ -149,8 +157,8 @@ def _measure_model(name: str, n: int, new: int, rounds: int) -> dict[str, Any]:
         "many_s": many_s,
         "ratio": statistics.median(many / one for one, many in times),
         "rounds": times,
-        "steps": counts["longest"] + 1,
+        "steps": counts["longest"] + 1,  # the last step generates the end-of-text
         "differ": counts["differ"],
         "changed": counts["changed"],
-        "load": machine.load(),
+        "load": machine.load_average(),
     }

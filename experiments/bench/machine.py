@@ -23,24 +23,33 @@ Description = dict[str, Any]  # devices, backend, processor, threads, versions
 
 
 class Machine:
-    """A worker that times matrix products in JAX and torch, and describes the machine."""
+    """A worker that times matrix products in JAX and torch, and describes the machine.
+
+    Args:
+        job: optionally has `size`, the number of rows of the square matrices.
+    """
 
     def __init__(self, job: dict[str, Any]):
         self.size = job.get("size")
         self._products: dict[tuple[str, str], Callable[[], object]] = {}
 
-    def gemm(self, library: str = "jax", dtype: str = "float32", seconds: float = 0.5) -> float:
-        """Returns the best FLOP/s of square matrix products within `seconds`.
+    def matmul_rate(
+        self, library: str = "jax", dtype: str = "float32", seconds: float = 0.5
+    ) -> float:
+        """Returns the largest FLOP/s of a product of square matrices.
 
-        The first call compiles and warms up first.
+        Args:
+            library: "jax" or "torch".
+            dtype: dtype of the matrices.
+            seconds: for how long the product is repeated. Compilation does not count.
         """
-        product, n = self._product(library, dtype)
+        product, n = self._compile_product(library, dtype)
         best, end = float("inf"), time.perf_counter() + seconds
         while time.perf_counter() < end:
             start = time.perf_counter()
             product()
             best = min(best, time.perf_counter() - start)
-        return 2 * n**3 / best
+        return 2 * n**3 / best  # n³ multiplications and n³ additions
 
     def describe(self) -> Description:
         """Returns devices, processor, threads and versions."""
@@ -59,29 +68,32 @@ class Machine:
             "versions": versions() | other_versions,
         }
 
-    def _product(self, library: str, dtype: str) -> tuple[Callable[[], object], int]:
-        """Returns a compiled matrix product, and the number of rows of its matrices."""
+    def _compile_product(self, library: str, dtype: str) -> tuple[Callable[[], object], int]:
+        """Returns a compiled matrix product, and the number of rows of the matrices."""
         import jax
 
-        # Matrices are large, so that overhead does not matter.
+        # The matrices are large, so that the overhead of a call does not matter.
         n = self.size or (1536 if jax.default_backend() == "cpu" else 8192)
         if (library, dtype) not in self._products:
-            product = {"jax": _jax_product, "torch": _torch_product}[library](n, dtype)
+            product = {"jax": _make_jax_product, "torch": _make_torch_product}[library](n, dtype)
             product()
             self._products[library, dtype] = product
         return self._products[library, dtype], n
 
 
 def describe_machine() -> Description:
-    """Returns `Machine.describe()`.
+    """Describes the machine in another process, so that this process does not use the accelerator.
 
-    It runs in another process, which frees the accelerator when it ends.
+    Example:
+        ```python
+        print(title(describe_machine()))
+        ```
     """
     with Worker("experiments.bench.machine:Machine", {}) as worker:
         return worker.ask("describe")
 
 
-def _jax_product(n: int, dtype: str) -> Callable[[], object]:
+def _make_jax_product(n: int, dtype: str) -> Callable[[], object]:
     import jax
     import jax.numpy as jnp
 
@@ -91,7 +103,7 @@ def _jax_product(n: int, dtype: str) -> Callable[[], object]:
     return lambda: product(a, b).block_until_ready()
 
 
-def _torch_product(n: int, dtype: str) -> Callable[[], object]:
+def _make_torch_product(n: int, dtype: str) -> Callable[[], object]:
     import torch
 
     from experiments.bench.models import torch_device, wait_for_torch
@@ -119,19 +131,19 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def load() -> str:
+def load_average() -> str:
     """Returns the load average, because other processes slow down a measurement."""
     return f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
 
 
 def report(machine: Description, **settings: Any) -> dict[str, Any]:
-    """Returns the provenance of a measurement, with the machine and versions of packages."""
+    """Returns the provenance of a measurement: settings, machine and versions of packages."""
     machine = dict(machine)
     return provenance(**settings) | {"versions": machine.pop("versions"), "machine": machine}
 
 
 def title(machine: Description) -> str:
-    """Returns a line with device, processor, versions and commit."""
+    """Returns one line that names the device, processor, versions and commit."""
     installed = machine["versions"]
     names = ", ".join(
         f"{name} {installed[name]}" for name in ("jax", *OTHER_PACKAGES) if name in installed
@@ -150,13 +162,13 @@ def main(
     ] = None,
     out: options.Out = None,
 ) -> None:
-    """Prints the rate of large matrix products, which bounds all other measurements."""
+    """Prints the FLOP/s of large matrix products, an upper bound for the FLOP/s of a model."""
     with Worker("experiments.bench.machine:Machine", {"size": size}) as worker:
         machine = worker.ask("describe")
         dtypes = ["float32"] if machine["backend"] == "cpu" else ["float32", "bfloat16"]
         cases = [(library, dtype) for library in libraries() for dtype in dtypes]
         rounds_of_rates = [
-            [worker.ask("gemm", library=library, dtype=dtype) for library, dtype in cases]
+            [worker.ask("matmul_rate", library=library, dtype=dtype) for library, dtype in cases]
             for _ in range(rounds)
         ]
     table = Table("library", "dtype", "best GFLOP/s", "median", title=title(machine))
@@ -165,5 +177,5 @@ def main(
         best, median = max(column) / 1e9, statistics.median(column) / 1e9
         table.add_row(library, dtype, f"{best:.0f}", f"{median:.0f}")
         rates[f"{library} {dtype}"] = column
-    options.start(None).print(table)
+    options.make_console().print(table)
     options.save(out, {**report(machine), "gemm_flops": rates})

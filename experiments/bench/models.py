@@ -10,8 +10,8 @@ import numpy as np
 if TYPE_CHECKING:
     from jaxasr.model import Whisper
 
-RANDOM = "random:"  # prefix of a size, such as "random:base": the model has random weights
-Job = dict[str, Any]  # input of a worker, see `experiments.bench.recordings`
+RANDOM = "random:"  # prefix of a model with random weights, such as "random:base"
+Job = dict[str, Any]  # settings and files that a worker gets; `recordings.Preparer` makes most jobs
 
 
 def jax_model(job: Job) -> "Whisper":
@@ -26,7 +26,7 @@ def torch_model(job: Job, attention: str = "sdpa") -> Any:
     """Loads the model of a job into torch, in the job's dtype.
 
     Args:
-        job: has the folder `huggingface` and optionally `dtype`.
+        job: has `huggingface`, the folder of the weights, and optionally `dtype`.
         attention: "sdpa" for fused attention, or "eager" for attention that returns patterns.
 
     Returns:
@@ -55,7 +55,7 @@ def torch_device() -> str:
 
 
 def wait_for_torch() -> None:
-    """Blocks until the accelerator has finished, so that time is measured correctly."""
+    """Waits until the accelerator has finished, because torch's calls return before that."""
     import torch
 
     if torch.cuda.is_available():

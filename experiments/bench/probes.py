@@ -1,6 +1,6 @@
-"""Compares fits of probes with scikit-learn: `python -m experiments.bench probes`.
+"""Compares our fits of probes with those of scikit-learn: `python -m experiments.bench probes`.
 
-Both libraries fit the same rows of the same folds.
+Both libraries fit the same rows in the same folds.
 """
 
 import json
@@ -17,7 +17,7 @@ import zarr
 from rich.console import Console
 from rich.table import Table
 
-from experiments.bench import activations, machine, options, reference
+from experiments.bench import activations, machine, options, sklearn_probes
 from experiments.bench.activations import Activations
 from experiments.bench.models import Job
 from experiments.bench.worker import Worker, peak_rss, reset_peak_rss
@@ -27,37 +27,52 @@ if TYPE_CHECKING:
     from interventions import Bank
 
 PENALTIES, FOLDS, CLASSES = (0.1, 1.0, 10.0, 100.0), 5, 4
-# Shapes of problems: layers, rows, features, seeds.
+# Sizes of problems: layers, rows, features, seeds.
 FULL, QUICK = (8, 1200, 384, 3), (2, 200, 48, 1)
 SCALING = ((8, 1200, 384, 3), (12, 2500, 768, 1), (33, 1200, 1280, 1), (33, 5000, 1280, 1))
-# Dtypes and tolerances of scikit-learn. The first is common, and the second is as strict as float32
-# allows. The third comes as close to the optimum as our fits.
+# Dtypes and tolerances of scikit-learn. The first pair is common. The second has the smallest
+# tolerance that float32 allows. The fits of the third are as close to the optimum as ours.
 COMMON_SETTING = (("float32", 1e-5),)
 SKLEARN_SETTINGS = (*COMMON_SETTING, ("float32", 1e-7), ("float64", 1e-7))
 
 
 def synthetic_layer(layer: int, n: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns correlated features [N, D] with overlapping classes, and class numbers [N].
+    """Returns random features [N, D] with overlapping classes, and class numbers [N].
 
-    As in real activations, variances along random directions decrease as 1/rank².
+    As in real activations, the features are correlated: their variances along orthogonal directions
+    decrease as 1/rank².
+
+    Args:
+        layer: number of the layer, the seed of the features.
+        n: number of rows.
+        width: number of features.
+
+    Example:
+        >>> x, y = synthetic_layer(0, n=10, width=4)
+        >>> x.shape, y.shape
+        ((10, 4), (10,))
     """
     y = np.random.default_rng(0).integers(0, CLASSES, n)
     rng = np.random.default_rng(1 + layer)
-    rotation = np.linalg.qr(rng.normal(size=(width, width)))[0]
+    rotation = np.linalg.qr(rng.normal(size=(width, width)))[0]  # a random orthogonal matrix
     centres = 4 / np.sqrt(width) * rng.normal(size=(CLASSES, width))
     x = (rng.normal(size=(n, width)) + centres[y]) / (1 + np.arange(width)) @ rotation
     return x.astype(np.float32), y
 
 
-class Ours:
-    """A worker that fits a bank to activations on disk, to measure its time and memory."""
+class BankFitter:
+    """A worker that fits a bank to activations on disk, and measures time and memory.
+
+    Args:
+        job: has `shape` (layers, rows, features, seeds) and `folder` for the activations.
+    """
 
     def __init__(self, job: Job):
         *shape, self.n_seeds = job["shape"]
         self.X = zarr.create_array(
             store=Path(job["folder"]) / "x",
             shape=shape,
-            chunks=(1, *shape[1:]),
+            chunks=(1, *shape[1:]),  # one layer
             dtype="float32",
             compressors=(),
         )
@@ -65,9 +80,9 @@ class Ours:
             self.X[layer], self.y = synthetic_layer(layer, *shape[1:])
 
     def fit(self) -> dict[str, Any]:
-        """Fits one layer, which compiles, then all layers, and returns time and memory.
+        """Fits one layer, which compiles, and then all layers. Returns time and memory.
 
-        `peak_bytes` is the largest number of bytes held while fitting, minus the bytes held before.
+        `peak_bytes` is the peak memory during the fit minus the memory before it.
         """
         first_s, _ = timed(_fit, self.X[:1], self.y, self.n_seeds)
         bytes_before = reset_peak_rss()
@@ -97,7 +112,12 @@ def _fit(X: Any, y: np.ndarray, n_seeds: int, groups: np.ndarray | None = None) 
 
 
 def timed(call: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
-    """Returns the seconds and the result of a call."""
+    """Returns the seconds and the result of a call.
+
+    Example:
+        >>> timed(max, 1, 2)[1]
+        2
+    """
     start = time.perf_counter()
     value = call(*arguments)
     return time.perf_counter() - start, value
@@ -115,21 +135,23 @@ def compare_fits(
         rounds: number of our fits before and after each fit of scikit-learn.
 
     Returns:
-        Times, and the summary of `reference.judge` for each library and setting.
+        Times, and the numbers of `sklearn_probes.compare` for each library and setting.
     """
     arguments = data.X, data.y, n_seeds, data.groups
     first_s, bank = timed(_fit, *arguments)
     test = bank.test.transpose("seed", "fold", "row").values
+    # Our fits come before and after each fit of scikit-learn, so that a change of the machine's
+    # speed affects both.
     our_seconds, their_seconds, fits = [], {}, {}
     for dtype, tol in settings:
         our_seconds += [timed(_fit, *arguments)[0] for _ in range(rounds)]
         name = f"{dtype}, {tol:g}"
         their_seconds[name], fits[name] = timed(
-            reference.fit_all, data.X.astype(dtype), data.y, test, PENALTIES, tol
+            sklearn_probes.fit_all, data.X.astype(dtype), data.y, test, PENALTIES, tol
         )
     our_seconds += [timed(_fit, *arguments)[0] for _ in range(rounds)]
     median, n_fits = statistics.median(our_seconds), bank.objective.size
-    judged = reference.judge(data.X, data.y, bank, fits)
+    comparison = sklearn_probes.compare(data.X, data.y, bank, fits)
     ours = {
         "seconds": our_seconds,
         "fits_per_s": n_fits / median,
@@ -141,7 +163,7 @@ def compare_fits(
             "seconds": seconds,
             "fits_per_s": n_fits / seconds,
             "ratio": seconds / median,
-            **judged[name],
+            **comparison[name],
         }
         for name, seconds in their_seconds.items()
     }
@@ -149,16 +171,16 @@ def compare_fits(
         "shape": [*data.X.shape, n_seeds],
         "fits": n_fits,
         "largest_gap": float(bank.optimality_gap.max()),
-        "ours": ours | judged["ours"],
-        "sklearn_jobs": reference.JOBS,
+        "ours": ours | comparison["ours"],
+        "sklearn_jobs": sklearn_probes.N_PROCESSES,
         "sklearn": rows,
     }
 
 
 def table(case: str, result: dict[str, Any]) -> Table:
     """Returns the table of one case, with a row per library and setting."""
-    columns = ("", "", "fits/s", "ours is × faster", "worst fit above the optimum", "median fit")
-    lines = Table(*columns, "agree", "accuracy gap", box=None)
+    columns = ("", "", "fits/s", "ours is × faster", "largest excess", "median excess")
+    lines = Table(*columns, "equal predictions", "accuracy gap", box=None)
     others = {f"scikit-learn, {name}": row for name, row in result["sklearn"].items()}
     for name, row in {"ours": result["ours"], **others}.items():
         lines.add_row(
@@ -177,7 +199,7 @@ def table(case: str, result: dict[str, Any]) -> Table:
 def scaling_table(rows: list[dict[str, Any]]) -> Table:
     """Returns the table of the scaling measurement, with a row per shape and memory in GB."""
     columns = ("L × N × D × seeds", "fits", "compile s", "s", "fits/s")
-    memory = ("X GB", "one layer", "the bank", "beyond", "peak")
+    memory = ("X GB", "one layer GB", "bank GB", "growth GB", "peak GB")
     lines = Table(*columns, *memory, "gap", box=None)
     for row in rows:
         names = ("x_bytes", "layer_bytes", "bank_bytes", "peak_bytes", "peak_rss")
@@ -194,20 +216,19 @@ def scaling_table(rows: list[dict[str, Any]]) -> Table:
 
 
 def main(
-    quick: Annotated[bool, typer.Option(help="Measure small shapes only; takes seconds.")] = False,
+    quick: Annotated[bool, typer.Option(help="Measure only small problems, in seconds.")] = False,
     real: Annotated[
         bool, typer.Option(help="Measure activations of real recordings, which need a data folder.")
     ] = True,
     synthetic: Annotated[
-        bool, typer.Option(help="Measure activations with a known spectrum.")
+        bool, typer.Option(help="Measure random features instead of activations.")
     ] = True,
     scaling: Annotated[
-        bool,
-        typer.Option(help="Measure shapes up to 33 x 5,000 x 1,280, each in a separate process."),
+        bool, typer.Option(help="Measure sizes up to 33 layers, 5,000 rows and 1,280 features.")
     ] = True,
     model: options.Model = "tiny.en",
     recordings: Annotated[
-        int, typer.Option(help="Recordings, each clean and with noise at three ratios.")
+        int, typer.Option(help="Recordings. Each is used clean and with three levels of noise.")
     ] = 300,
     store: Annotated[Path, typer.Option(help="Folder for the activations of recordings.")] = Path(
         "out/bench-probes"
@@ -218,21 +239,23 @@ def main(
     ] = 2,
     out: options.Out = None,
 ) -> None:
-    """Measures fits per second, objectives above the optimum, and memory.
+    """Measures fits per second, the excess of objectives over the optimum, and memory.
 
-    The file of --out keeps its results of other cases.
+    Results are added to those in the file of --out.
     """
-    options.start(data)
+    options.set_data_folder(data)
     console, shape = Console(width=160), QUICK if quick else FULL
-    with Worker("experiments.bench.machine:Machine", {}) as gemm:
-        description, peak = gemm.ask("describe"), gemm.ask("gemm")
+    with Worker("experiments.bench.machine:Machine", {}) as machine_worker:
+        description, peak = machine_worker.ask("describe"), machine_worker.ask("matmul_rate")
     console.print(machine.title(description))
     results: dict[str, dict[str, Any]] = {}
-    for name, case in _cases(synthetic, real and not quick, shape, model, recordings, store):
+    for name, case in _extract_cases(
+        synthetic, real and not quick, shape, model, recordings, store
+    ):
         numbers = compare_fits(
             case, shape[3], COMMON_SETTING if quick else SKLEARN_SETTINGS, rounds
         )
-        results[name] = {"load": machine.load(), **numbers}
+        results[name] = {"load": machine.load_average(), **numbers}
         console.print(table(name, results[name]))
     if scaling:
         points = [_measure_scaling(point) for point in ((QUICK,) if quick else SCALING)]
@@ -246,7 +269,7 @@ def main(
             "penalties": PENALTIES,
             "folds": FOLDS,
         }
-        # Each result has provenance, because the file may contain results of other runs.
+        # Each result has its own provenance, because the file may contain results of other runs.
         origin = {"gemm_flops": peak, **machine.report(description, config=config, seed=0)}
         earlier = json.loads(out.read_text()) if out.is_file() else {}
         current = {name: {**numbers, **origin} for name, numbers in results.items()}
@@ -254,7 +277,7 @@ def main(
         console.print(f"{out}, commit {commit()}")
 
 
-def _cases(
+def _extract_cases(
     synthetic: bool, real: bool, shape: tuple[int, ...], model: str, recordings: int, store: Path
 ) -> Iterator[tuple[str, Activations]]:
     if synthetic:
@@ -270,6 +293,6 @@ def _cases(
 def _measure_scaling(shape: tuple[int, ...]) -> dict[str, Any]:
     with (
         tempfile.TemporaryDirectory() as folder,
-        Worker("experiments.bench.probes:Ours", {"shape": shape, "folder": folder}) as worker,
+        Worker("experiments.bench.probes:BankFitter", {"shape": shape, "folder": folder}) as worker,
     ):
         return worker.ask("fit")

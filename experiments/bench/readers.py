@@ -1,9 +1,8 @@
-"""Defines workers that read the same activations with jaxasr and with torch hooks.
+"""Defines readers: workers that read the same activations with jaxasr and with torch hooks.
 
-`run(case)` runs the encoder and the teacher-forced decoder once. It measures the time, the growth
-of the memory peak, and the mean magnitude of the activations, which must agree between libraries.
-The growth is None on an accelerator, because its peak cannot be reset. Arrays are not copied to the
-host while time is measured.
+The method `run(case)` runs the encoder and the teacher-forced decoder once. It measures the time
+and the growth of memory, and computes the mean magnitude of the activations. Equal magnitudes show
+that both libraries read the same activations.
 """
 
 import time
@@ -16,7 +15,7 @@ from experiments.bench import models
 from experiments.bench.models import Job
 from experiments.bench.worker import peak_rss, reset_peak_rss
 
-# What is read in each case.
+# Name of each case in the table. The name says what a pass reads.
 CASES = {
     "nothing": "no capture",
     "encoder": "encoder.resid_post, all layers",
@@ -24,11 +23,15 @@ CASES = {
     "pattern": "encoder.attn.pattern, one layer kept",
     "reduced": "entropy of every encoder.attn.pattern",
 }
-LAYER = 1  # the layer of the case "pattern"
+LAYER = 1  # encoder layer whose pattern the case "pattern" reads
 
 
 class Reader:
-    """A worker that runs encoder and decoder and reads activations."""
+    """Base class of readers.
+
+    Args:
+        job: from `experiments.bench.recordings`, with `batch` recordings and the `tokens` of each.
+    """
 
     def __init__(self, job: Job):
         self.job, self.mels = job, np.load(job["mels"])[: job["batch"]]
@@ -40,19 +43,24 @@ class Reader:
         raise NotImplementedError
 
     def read(self, case: str) -> list[Any]:
-        """Returns the arrays that one pass reads."""
+        """Runs one pass, and returns the activations that it reads."""
         raise NotImplementedError
 
     def on_host(self) -> bool:
-        """Returns whether activations lie in the memory of this process."""
+        """Returns whether activations are in the memory of this process."""
         raise NotImplementedError
 
     def run(self, case: str) -> dict[str, float | None]:
-        """Returns seconds, growth of memory, and mean magnitude of the activations."""
+        """Returns the seconds of a pass, its growth of memory, and the magnitude of activations.
+
+        `peak_growth` is the peak memory of the pass minus the memory before it, in bytes. It is
+        None on an accelerator, because the peak of an accelerator cannot be reset.
+        """
         before, start = reset_peak_rss(), time.perf_counter()
         arrays = self.read(case)
         seconds = time.perf_counter() - start
         growth = peak_rss() - before if self.on_host() else None
+        # Copied to the host only now, so that the time does not include the copy.
         magnitudes = [float(abs(models.to_numpy(array)).mean()) for array in arrays]
         return {
             "seconds": seconds,
@@ -62,13 +70,13 @@ class Reader:
 
 
 def entropy(pattern: Any) -> Any:
-    """Returns the entropy of attention patterns over keys, in nats."""
+    """Returns the entropy over keys of attention patterns [..., S], in nats."""
     import jax
 
     return jax.scipy.special.entr(pattern).sum(-1)
 
 
-class Ours(Reader):
+class JaxasrReader(Reader):
     """Reads with readouts of jaxasr."""
 
     def load(self) -> None:
@@ -98,7 +106,7 @@ class Ours(Reader):
         logits, decoder_acts = self.model.decode(self.tokens, memory, readout=decoder_readout)
         jax.block_until_ready((logits, encoder_acts, decoder_acts))
         arrays = (encoder_acts | decoder_acts).values()
-        # The readout returns the patterns of all layers, so the one layer is selected here.
+        # The readout returns the patterns of all layers. The case compares only one of them.
         return [array[LAYER] if case == "pattern" else array for array in arrays]
 
     def on_host(self) -> bool:
@@ -112,13 +120,17 @@ class Ours(Reader):
         return self.compiling.programs
 
     def temporary(self) -> dict[str, dict[str, int]]:
-        """Returns the temporary bytes of passes that read nothing, or discard what they read."""
+        """Returns the temporary bytes of a pass that reads nothing, and of one that reads sites.
+
+        The second pass discards the activations that it reads, so the compiler should remove them.
+        The result has the bytes of each stack.
+        """
         return {
-            "no capture": self._temporary_bytes({}),
-            "read, unused": self._temporary_bytes(_free_sites()),
+            "no capture": self._measure_temporary_bytes({}),
+            "read, unused": self._measure_temporary_bytes(_list_free_sites()),
         }
 
-    def _temporary_bytes(self, sites: dict[str, list[str]]) -> dict[str, int]:
+    def _measure_temporary_bytes(self, sites: dict[str, list[str]]) -> dict[str, int]:
         """Returns, by stack, the temporary bytes of a pass that reads and discards `sites`."""
         import jax
 
@@ -142,10 +154,11 @@ class Ours(Reader):
         return {stack: int(memory.temp_size_in_bytes) for stack, memory in analyses.items()}
 
 
-def _free_sites() -> dict[str, list[str]]:
-    """Returns all sites per stack, except sites whose readout changes the layer's computation."""
+def _list_free_sites() -> dict[str, list[str]]:
+    """Returns the sites of each stack whose readout does not change how a layer is computed."""
     from jaxasr.sites import sites_of
 
+    # If these sites are read, the layer does not use its fused attention or its MLP in chunks.
     not_free = (".pattern", ".scores", "mlp.pre", "mlp.post")
     return {
         stack: [site for site in sites_of(stack) if not site.endswith(not_free)]
@@ -153,7 +166,7 @@ def _free_sites() -> dict[str, list[str]]:
     }
 
 
-class Torch(Reader):
+class TorchReader(Reader):
     """Reads with forward hooks on the model of `transformers`."""
 
     def load(self) -> None:
@@ -182,7 +195,7 @@ class Torch(Reader):
         return arrays
 
     def _register_hooks(self, case: str, model: Any, keep: Callable[[Any], None]) -> list[Any]:
-        """Registers hooks that pass the activations of a case to `keep`; returns the handles."""
+        """Registers hooks that pass the activations of a case to `keep`. Returns their handles."""
 
         def keep_output(module: Any, args: Any, out: Any) -> None:
             keep(out[0] if isinstance(out, tuple) else out)

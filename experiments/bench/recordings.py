@@ -1,4 +1,4 @@
-"""Prepares the job that the contenders of a measurement share."""
+"""Prepares the job of a measurement: features and weights that all workers share."""
 
 from pathlib import Path
 from typing import Any
@@ -8,13 +8,19 @@ import numpy as np
 from experiments.bench.models import RANDOM, Job
 from experiments.bench.worker import Worker
 
-MAX_NEW_TOKENS = 224
-# Data sets of English speech with transcripts.
+MAX_NEW_TOKENS = 224  # largest number of tokens per text
+# Data sets of English speech with transcripts, in the data folder.
 SETS = ("timit", "libri_test_other", "vctk", "arctic", "ljspeech", "classic", "ravdess")
 
 
 def prepare_job(job: Job) -> Job:
-    """Runs `Preparer.prepare` in another process, which does not use the accelerator."""
+    """Runs `Preparer.prepare` in another process that uses the CPU only.
+
+    Example:
+        ```python
+        job = prepare_job({"model": "tiny.en", "clips": 2, "folder": "/tmp/job"})
+        ```
+    """
     with Worker("experiments.bench.recordings:Preparer", job, JAX_PLATFORMS="cpu") as preparer:
         return preparer.ask("prepare")
 
@@ -31,14 +37,24 @@ class Preparer:
         self.job, self.folder, self.tokenizer = job, Path(job["folder"]), None
 
     def prepare(self) -> Job:
-        """Writes the files and returns the job of the contenders, which has JSON values only."""
+        """Writes the files, and returns the job of the workers as JSON values.
+
+        The job has the entries of the preparer's job, and:
+            `weights`: name of the model, or folder of random weights.
+            `huggingface`, `ctranslate2`: folders of the same weights for other libraries. The
+                second may be None.
+            `mels`: file with the log-mel features [clips, M, 3000].
+            `seconds`: length of each recording.
+            `n_mels`, `prompt`, `eot`, `suppress`, `suppress_begin`, `max_new_tokens`: settings of
+                the generation.
+        """
         name, n = self.job["model"], self.job["clips"]
         weights = (
-            self._random_weights(name.removeprefix(RANDOM))
+            self._write_random_weights(name.removeprefix(RANDOM))
             if name.startswith(RANDOM)
-            else self._real_weights(name)
+            else self._write_real_weights(name)
         )
-        mels, seconds = _features(n, weights["n_mels"], self.job.get("at_least_s", 0.0))
+        mels, seconds = _compute_features(n, weights["n_mels"], self.job.get("at_least_s", 0.0))
         np.save(self.folder / "mels.npy", mels)
         return {
             **self.job,
@@ -51,16 +67,16 @@ class Preparer:
     def texts(self, tokens: list[list[int]]) -> list[str]:
         """Decodes tokens to texts.
 
-        Random models have no tokenizer, so their texts are ids.
+        A model with random weights has no tokenizer, so its texts are the ids.
         """
         if self.tokenizer is None:
             return [" ".join(map(str, row)) for row in tokens]
         return [self.tokenizer.decode(row) for row in tokens]
 
-    def _real_weights(self, name: str) -> dict[str, Any]:
-        """Writes a released model in the formats of all contenders; returns files and rules."""
+    def _write_real_weights(self, name: str) -> dict[str, Any]:
+        """Writes a released model in the formats of all libraries. Returns its part of the job."""
         import jaxasr
-        from experiments.bench import ct2
+        from experiments.bench import ctranslate2_folder
         from jaxasr.rules import rules_for
 
         asr = jaxasr.load(name)
@@ -70,7 +86,9 @@ class Preparer:
         )
         ctranslate2 = None
         if asr.checkpoint.format == "ctranslate2":
-            ctranslate2 = str(ct2.folder(asr.checkpoint, self.folder / "ctranslate2"))
+            ctranslate2 = str(
+                ctranslate2_folder.prepare(asr.checkpoint, self.folder / "ctranslate2")
+            )
         return {
             "n_mels": asr.config.n_mels,
             "weights": name,
@@ -83,10 +101,10 @@ class Preparer:
             "ctranslate2": ctranslate2,
         }
 
-    def _random_weights(self, size: str) -> dict[str, Any]:
-        """Writes a checkpoint of random weights and returns its files and rules.
+    def _write_random_weights(self, size: str) -> dict[str, Any]:
+        """Writes a checkpoint of random weights. Returns its part of the job.
 
-        The end-of-text is suppressed, so that every text has the full length.
+        The end-of-text is suppressed, so that every text has `MAX_NEW_TOKENS` tokens.
         """
         import jax
         from flax import nnx
@@ -96,6 +114,7 @@ class Preparer:
 
         dtype = self.job.get("dtype", "float32")
         config = jaxasr.SIZES[size].replace(dtype=dtype, param_dtype=dtype)
+        # Compiled as a whole, because creating each weight separately is slow.
         model = jax.jit(lambda: jaxasr.Whisper(config, rngs=nnx.Rngs(0)))()
         folder = str(jaxasr.save(model, self.folder / "huggingface"))
         ids = generation_json(config, None)
@@ -117,10 +136,13 @@ class Preparer:
         }
 
 
-def _features(n: int, n_mels: int, at_least_s: float) -> tuple[np.ndarray, list[float]]:
-    """Returns log-mels [n, M, 3000] of recordings of at least `at_least_s`, and their lengths.
+def _compute_features(n: int, n_mels: int, at_least_s: float) -> tuple[np.ndarray, list[float]]:
+    """Returns log-mel features [n, M, 3000], and the length of each recording in seconds.
 
-    Without a data folder, the demo recording is repeated.
+    Args:
+        n: number of recordings. Without a data folder, the demo recording is used `n` times.
+        n_mels: number of mel bins.
+        at_least_s: smallest length of a recording in seconds.
     """
     from experiments.data import real_speech
     from jaxasr.audio import load_audio, log_mel, pad_or_trim
@@ -130,6 +152,10 @@ def _features(n: int, n_mels: int, at_least_s: float) -> tuple[np.ndarray, list[
     clips = real_speech.select_evenly(
         [clip for clip in labelled if clip.duration_s >= at_least_s], n
     )
+    if clips:
+        print(f"Measures {len(clips)} recordings of {real_speech.folder()}.")
+    else:
+        print("Measures the demo recording. --data or JAXASR_DATA name a folder of others.")
     paths = [clip.path for clip in clips] or [real_speech.DEMO] * n
     audios = [load_audio(path)[:N_SAMPLES] for path in paths]
     mels = np.stack([np.asarray(log_mel(pad_or_trim(audio), n_mels)) for audio in audios])

@@ -1,4 +1,7 @@
-"""Compares extraction to disk with torch hooks: `python -m experiments.bench store`."""
+"""Compares extraction of activations to disk with torch hooks.
+
+Run it with `python -m experiments.bench store`.
+"""
 
 import contextlib
 import os
@@ -17,11 +20,11 @@ from experiments.bench import machine, options, recordings
 from experiments.bench.models import Job
 from experiments.bench.worker import Worker, threads
 
-SETS = ("libri_train100", "timit", "libri_test_other", "ravdess")
+SETS = ("libri_train100", "timit", "libri_test_other", "ravdess")  # in the data folder
 _MAX_DIFFERENCE = 1e-3  # relative to the largest activation of a layer
 
 
-class Ours:
+class JaxasrExtractor:
     """A worker that extracts activations from audio files to a store."""
 
     def __init__(self, job: Job):
@@ -31,7 +34,11 @@ class Ours:
         self.job, self.asr = job, runtime.load(job["model"])
 
     def run(self, number: int) -> float:
-        """Extracts to the store of this number and returns the seconds."""
+        """Extracts the activations to a new store, and returns the seconds.
+
+        Args:
+            number: part of the store's name, different in each call.
+        """
         from experiments import store
         from experiments.data.corpora import Corpus, Utterance
 
@@ -40,39 +47,45 @@ class Ours:
         )
         start = time.perf_counter()
         store.extract(
-            self.asr, corpus, self._folder(number), pool=("speech",), batch=self.job["batch"]
+            self.asr, corpus, self._name_folder(number), pool=("speech",), batch=self.job["batch"]
         )
         return time.perf_counter() - start
 
     def values(self, number: int) -> str:
-        """Copies the activations [L, N, D] of a store to a NumPy file and returns its path."""
+        """Copies the activations [L, N, D] of the store `number` to a NumPy file.
+
+        Returns:
+            The path of the file.
+        """
         from experiments import store
 
         file = Path(self.job["folder"]) / "ours.npy"
-        np.save(file, store.open(self._folder(number)).activations("encoder.resid_post"))
+        np.save(file, store.open(self._name_folder(number)).activations("encoder.resid_post"))
         return str(file)
 
     def disk(self, megabytes: int) -> dict[str, float]:
-        """Returns the MB/s of writing and reading a store, and of a plain file of the same size.
+        """Measures how fast a store and a plain file of the same size are written and read.
 
-        Reading a store includes the integrity checks.
+        Returns:
+            Four speeds in MB/s. The time to read the store includes its integrity checks.
         """
         folder = Path(self.job["folder"])
-        stored = _store_speed(self.asr, folder / "large", megabytes)
-        return stored | _raw_speed(folder / "raw", megabytes)
+        stored = _measure_store_speed(self.asr, folder / "large", megabytes)
+        return stored | _measure_raw_speed(folder / "raw", megabytes)
 
-    def _folder(self, number: int) -> Path:
+    def _name_folder(self, number: int) -> Path:
         return Path(self.job["folder"]) / f"store-{number}"
 
 
-def _store_speed(asr: Any, path: Path, megabytes: int) -> dict[str, float]:
+def _measure_store_speed(asr: Any, path: Path, megabytes: int) -> dict[str, float]:
+    """Writes random numbers to a store and reads them. Returns MB/s."""
     from experiments import store
     from experiments.store import integrity, layout
     from experiments.store.passes import ExtractionJob
 
     site, batch, config = "encoder.resid_post", 64, asr.config
     n_layers, width = config.n_audio_layer, config.n_audio_state
-    # A float32 value has 4 bytes; only full batches are written.
+    # Rounds the number of rows down to full batches. A float32 value has 4 bytes.
     n = max(1, megabytes * 10**6 // (4 * n_layers * width) // batch) * batch
     attributes = integrity.identity({}, {}, {"sites": [site], "pools": ["speech"], "text": None})
     job = ExtractionJob((site,), ("speech",), False, None, "en", 1)
@@ -90,8 +103,9 @@ def _store_speed(asr: Any, path: Path, megabytes: int) -> dict[str, float]:
     return {"store_write": size / write_s / 1e6, "store_read": size / read_s / 1e6}
 
 
-def _raw_speed(path: Path, megabytes: int) -> dict[str, float]:
-    block = os.urandom(1 << 20)
+def _measure_raw_speed(path: Path, megabytes: int) -> dict[str, float]:
+    """Writes random bytes to a file and reads them. Returns MB/s."""
+    block = os.urandom(1 << 20)  # 1 MiB that no file system can compress
     start = time.perf_counter()
     with path.open("wb") as file:
         for _ in range(megabytes):
@@ -103,10 +117,10 @@ def _raw_speed(path: Path, megabytes: int) -> dict[str, float]:
     return {"raw_write": size / write_s / 1e6, "raw_read": size / read_s / 1e6}
 
 
-class Torch:
-    """A worker that pools with hooks on the encoder of `transformers` and saves one file.
+class TorchExtractor:
+    """A worker that averages the encoder layers of `transformers` with hooks, and saves one file.
 
-    Attention is fused. The hooks average over the frames of speech, without padding.
+    Attention is fused. The hooks average over the frames of the recording, without padding.
     """
 
     def __init__(self, job: Job):
@@ -128,11 +142,11 @@ class Torch:
             layer.register_forward_hook(self._pool)
 
     def _pool(self, module: Any, args: Any, out: Any) -> None:
-        x = out[0] if isinstance(out, tuple) else out
+        x = out[0] if isinstance(out, tuple) else out  # depends on the version of transformers
         self.pooled.append((x * self.mask).sum(1) / self.mask.sum(1))
 
     def run(self, number: int) -> float:
-        """Extracts from audio files to one file and returns the seconds; `number` is not used."""
+        """Extracts the activations to one file, and returns the seconds. Ignores `number`."""
         start, files, batch = time.perf_counter(), self.job["files"], self.job["batch"]
         rows = [
             self._run_batch(files[first : first + batch]) for first in range(0, len(files), batch)
@@ -145,6 +159,7 @@ class Torch:
 
         audios = [load_audio(file) for file in files]
         frames = self.torch.tensor([n_frames(len(audio)) for audio in audios])
+        # [batch, frames, 1], 1 for frames of the recording and 0 for padding
         self.mask = (self.torch.arange(1500)[None] < frames[:, None]).float()[..., None]
         self.pooled = []
         mels = self.features(audios, sampling_rate=16_000, return_tensors="pt").input_features
@@ -155,7 +170,7 @@ class Torch:
 
 def main(
     model: options.Model = "tiny.en",
-    clips: Annotated[int, typer.Option(help="Recordings; a multiple of --batch is best.")] = 32,
+    clips: Annotated[int, typer.Option(help="Recordings, best a multiple of --batch.")] = 32,
     batch: Annotated[int, typer.Option(help="Recordings per pass.")] = 8,
     rounds: Annotated[
         int, typer.Option(help="How often each library extracts all recordings.")
@@ -166,17 +181,18 @@ def main(
     data: options.Data = None,
     out: options.Out = None,
 ) -> None:
-    """Measures both libraries in turn: audio files to pooled encoder layers on disk.
+    """Measures how fast each library turns audio files into mean activations on disk.
 
-    Fails if the pooled activations differ.
+    Fails if the activations of the libraries differ.
     """
-    console = options.start(data)
+    options.set_data_folder(data)
+    console = options.make_console()
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
         job = recordings.prepare_job({"model": model, "clips": 1, "folder": scratch})
-        job |= {"batch": batch, "files": _files(clips)}
+        job |= {"batch": batch, "files": _list_files(clips)}
         description = machine.describe_machine()
-        classes = {"jaxasr": "Ours"} | (
-            {"torch": "Torch"} if "torch" in machine.libraries() else {}
+        classes = {"jaxasr": "JaxasrExtractor"} | (
+            {"torch": "TorchExtractor"} if "torch" in machine.libraries() else {}
         )
         workers = {
             name: stack.enter_context(Worker(f"experiments.bench.store:{class_name}", job))
@@ -189,7 +205,7 @@ def main(
             for name, worker in workers.items():
                 seconds[name].append(worker.ask("run", number=number))
         ours = workers["jaxasr"].ask("values", number=1)
-        difference = _difference(ours, Path(scratch) / "torch.npy")
+        difference = _compare_with_torch(ours, Path(scratch) / "torch.npy")
         disk = workers["jaxasr"].ask("disk", megabytes=megabytes)
     numbers = {
         "model": model,
@@ -206,19 +222,19 @@ def main(
         raise typer.Exit(1)
 
 
-def _files(n: int) -> list[str]:
+def _list_files(n: int) -> list[str]:
     from experiments.data import real_speech
 
     clips = real_speech.select_evenly(real_speech.recordings(SETS), n)
     if len(clips) < n:
         raise ValueError(
-            f"--clips {n}: there are {len(clips)} recordings here. "
-            "Set JAXASR_DATA, or ask for fewer."
+            f"--clips {n}: the data folder has {len(clips)} recordings. Give a smaller number, or "
+            "name another folder with --data or JAXASR_DATA."
         )
     return [str(clip.path) for clip in clips]
 
 
-def _difference(ours: str, theirs: Path) -> float | None:
+def _compare_with_torch(ours: str, theirs: Path) -> float | None:
     """Returns the largest difference, relative to torch's largest value in the layer."""
     if not theirs.exists():
         return None

@@ -1,10 +1,10 @@
 """Compares patching sweeps with hook loops, batched hooks and nnsight.
 
-Run by `python -m experiments.bench sweep`.
+Run it with `python -m experiments.bench sweep`.
 
-Each way of computing a sweep uses the same weights and recordings, and the ways take turns. Slow
-ways compute a sample of the cells. Their values are compared with ours, and their rates are in
-cells per second.
+All methods use the same weights and recordings, and are measured in turn. Slow methods compute only
+a sample of the cells. Rates are in cells per second. The values of all methods are compared with
+ours.
 """
 
 import contextlib
@@ -27,37 +27,37 @@ from experiments.bench.sweepers import FRAMES, Cell
 from experiments.bench.worker import Worker
 
 
-class Way(NamedTuple):
-    """A way of computing the cells of a sweep with torch.
+class Method(NamedTuple):
+    """A method to compute the cells of a sweep with torch.
 
     Attributes:
         name: name in the table.
-        method: argument `way` of `experiments.bench.sweepers.Torch.run`.
-        cells: number of cells per round; None for all.
+        mode: argument `mode` of `experiments.bench.sweepers.TorchSweeper.run`.
+        cells: number of cells per round. None: all.
         batch: number of cells per pass.
     """
 
     name: str
-    method: str
+    mode: str
     cells: int | None
     batch: int
 
 
-# Ways for the sweep of the decoder and for the sweep of the encoder.
+# Methods for the sweep of the decoder and for the sweep of the encoder.
 DECODER = [
-    Way("hook loop, whole model", "whole", 8, 1),
-    Way("hook loop, encoder output reused", "reused", 32, 1),
-    Way("nnsight, whole model", "nnsight whole", 6, 1),
-    Way("nnsight, encoder output reused", "nnsight", 16, 1),
-    Way("batched hooks, 11 rows", "reused", 66, 11),
-    Way("batched hooks, 66 rows", "reused", 132, 66),
-    Way("hook loop, cross K/V reused too", "kept", 66, 1),
-    Way("batched hooks, cross K/V reused too, 11 rows", "kept", 132, 11),
-    Way("batched hooks, cross K/V reused too, 66 rows", "kept", None, 66),
+    Method("hook loop, whole model", "whole", 8, 1),
+    Method("hook loop, encoder output reused", "reused", 32, 1),
+    Method("nnsight, whole model", "nnsight whole", 6, 1),
+    Method("nnsight, encoder output reused", "nnsight", 16, 1),
+    Method("batched hooks, 11 rows", "reused", 66, 11),
+    Method("batched hooks, 66 rows", "reused", 132, 66),
+    Method("hook loop, cross K/V reused too", "kept", 66, 1),
+    Method("batched hooks, cross K/V reused too, 11 rows", "kept", 132, 11),
+    Method("batched hooks, cross K/V reused too, 66 rows", "kept", None, 66),
 ]
 ENCODER = [
-    Way("hook loop, whole model", "whole", 8, 1),
-    Way("batched hooks, 4 rows", "whole", 16, 4),
+    Method("hook loop, whole model", "whole", 8, 1),
+    Method("batched hooks, 4 rows", "whole", 16, 4),
 ]
 
 
@@ -69,6 +69,10 @@ def cells_of(kind: str, model: dict[str, int], n_tokens: int, frames: int) -> li
         model: model config in the format of `transformers`.
         n_tokens: number of tokens of the target.
         frames: number of encoder frames without padding.
+
+    Example:
+        >>> cells_of("encoder", {"encoder_layers": 2}, n_tokens=11, frames=70)
+        [[0, 0], [0, 1], [1, 0], [1, 1]]
     """
     if kind == "encoder":
         sizes = model["encoder_layers"], -(-frames // FRAMES)
@@ -78,7 +82,12 @@ def cells_of(kind: str, model: dict[str, int], n_tokens: int, frames: int) -> li
 
 
 def sample_cells(cells: list[Cell], n: int | None, batch: int) -> list[Cell]:
-    """Selects about `n` cells as groups of `batch` neighbours, spread over all layers."""
+    """Selects about `n` cells, as groups of `batch` neighbours that are spread over all layers.
+
+    Example:
+        >>> sample_cells([[0], [1], [2], [3], [4]], n=4, batch=2)
+        [[0], [1], [3], [4]]
+    """
     if n is None or n >= len(cells):
         return cells
     starts = np.linspace(0, len(cells) - batch, max(1, n // batch)).round().astype(int)
@@ -92,39 +101,46 @@ def measure(
     cells: list[Cell],
     rounds: int,
 ) -> list[dict[str, Any]]:
-    """Measures all ways in turn. The first pass of each way is not timed.
+    """Measures all methods in turn. The first pass of each method is not timed.
 
     Args:
-        ask: function that computes all cells with jaxasr.
-        torch: worker of the other ways; None to measure jaxasr only.
+        ask: function that computes all cells with jaxasr (`JaxasrSweeper.run`).
+        torch: worker of the other methods. None: measures jaxasr only.
         kind: "decoder" or "encoder".
         cells: all cells of the sweep.
         rounds: number of rounds. Our time in a round is the median of three calls.
 
     Returns:
-        A row per way, with its rates, its ratio to ours and its largest error.
+        A row per method. `rates` has the cells per second of each round, `ratio` is our rate
+        divided by that of the method, and `error` is described at `_record`.
     """
-    ways = [way for way in (DECODER if kind == "decoder" else ENCODER) if torch and _usable(way)]
-    first = ask(kind=kind)
+    methods = [
+        method
+        for method in (DECODER if kind == "decoder" else ENCODER)
+        if torch and _is_usable(method)
+    ]
+    first = ask(kind=kind)  # compiles, as does the next call
     ask(kind=kind, reuse=False)
     programs = ask(kind=kind)["programs"]
     our_values = dict(zip(map(tuple, cells), np.ravel(first["values"])))
-    ours, unshared = (_row(name, 1, len(cells)) for name in ("jaxasr", "jaxasr, nothing resumed"))
-    others = [_row(way.name, way.batch, 0) for way in ways]
-    samples = [sample_cells(cells, way.cells, way.batch) for way in ways]
+    ours, unshared = (
+        _make_row(name, 1, len(cells)) for name in ("jaxasr", "jaxasr, nothing resumed")
+    )
+    others = [_make_row(method.name, method.batch, 0) for method in methods]
+    samples = [sample_cells(cells, method.cells, method.batch) for method in methods]
 
-    def run(way: Way, cells: list[Cell]) -> dict[str, Any]:
+    def run(method: Method, cells: list[Cell]) -> dict[str, Any]:
         assert torch is not None
-        return torch.ask("run", kind=kind, way=way.method, cells=cells, batch=way.batch)
+        return torch.ask("run", kind=kind, mode=method.mode, cells=cells, batch=method.batch)
 
-    for way in ways:
-        run(way, sample_cells(cells, way.batch, way.batch))
+    for method in methods:  # warms up
+        run(method, sample_cells(cells, method.batch, method.batch))
     for _ in range(rounds):
         seconds = statistics.median(ask(kind=kind)["seconds"] for _ in range(3))
         ours["rates"].append(len(cells) / seconds)
         _record(unshared, our_values, cells, ask(kind=kind, reuse=False))
-        for row, way, sample in zip(others, ways, samples):
-            _record(row, our_values, sample, run(way, sample))
+        for row, method, sample in zip(others, methods, samples):
+            _record(row, our_values, sample, run(method, sample))
     rows = [ours, unshared, *others]
     for row in rows:
         ratios = (mine / theirs for mine, theirs in zip(ours["rates"], row["rates"]))
@@ -133,12 +149,11 @@ def measure(
     return rows
 
 
-def _usable(way: Way) -> bool:
-    needs_nnsight = way.method.startswith("nnsight")
-    return not needs_nnsight or importlib.util.find_spec("nnsight") is not None
+def _is_usable(method: Method) -> bool:
+    return "nnsight" not in method.mode or importlib.util.find_spec("nnsight") is not None
 
 
-def _row(name: str, batch: int, n_cells: int) -> dict[str, Any]:
+def _make_row(name: str, batch: int, n_cells: int) -> dict[str, Any]:
     return {"way": name, "batch": batch, "cells": n_cells, "rates": [], "error": 0.0}
 
 
@@ -148,7 +163,7 @@ def _record(
     cells: list[Cell],
     result: dict[str, Any],
 ) -> None:
-    """Adds the rate of a round to a row, and updates the error of the row.
+    """Adds the rate of a round to a row, and sets the error of the row.
 
     The error is the largest difference from our values, divided by our largest value (at least 1).
     """
@@ -159,7 +174,7 @@ def _record(
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
-    """Returns a table with one row per way."""
+    """Returns a table with one row per method."""
     columns = ("", "cells/s", "× ours", "cells per round", "error")
     lines = Table(*columns, box=None, pad_edge=False, header_style="dim")
     for row in rows:
@@ -173,11 +188,11 @@ def main(
     model: options.Models = None,
     n_tokens: Annotated[
         list[int] | None,
-        typer.Option("--tokens", help="Tokens of the target; repeatable. Default: 11."),
+        typer.Option("--tokens", help="Tokens of the target; may be repeated. Default: 11."),
     ] = None,
-    rounds: Annotated[int, typer.Option(help="How often every way is measured.")] = 3,
+    rounds: Annotated[int, typer.Option(help="How often every method is measured.")] = 3,
     kinds: Annotated[
-        str, typer.Option(help="decoder, encoder, or both with a comma.")
+        str, typer.Option(help="decoder, encoder, or both separated by a comma.")
     ] = "decoder,encoder",
     at_least: Annotated[
         float, typer.Option(help="Smallest length of a recording in seconds.")
@@ -191,19 +206,22 @@ def main(
 
     The decoder is patched at every layer, head and position, the encoder at every layer and second.
     """
-    console, sweeps = options.start(data), []
-    with Worker("experiments.bench.machine:Machine", {}) as gemm:
-        description = gemm.ask("describe")
+    options.set_data_folder(data)
+    console, sweeps = options.make_console(), []
+    with Worker("experiments.bench.machine:Machine", {}) as machine_worker:
+        description = machine_worker.ask("describe")
         console.print(machine.title(description))
         for name, tokens in itertools.product(model or ["tiny.en"], n_tokens or [11]):
             with tempfile.TemporaryDirectory() as scratch:
-                job = _job(name, tokens, dtype, scratch, at_least)
-                for kind, numbers in _measure_model(job, kinds.split(","), rounds, gemm, alone):
+                job = _prepare_job(name, tokens, dtype, scratch, at_least)
+                for kind, numbers in _measure_model(
+                    job, kinds.split(","), rounds, machine_worker, alone
+                ):
                     console.print(
                         f"\n{name}, {tokens} tokens, {kind}: {numbers['plan']}; "
                         f"{numbers['gflops']:.0f} GFLOP/s of a peak of "
-                        f"{numbers['peak_gflops']:.0f}; load {machine.load()}; "
-                        "× ours: above 1 ours is faster"
+                        f"{numbers['peak_gflops']:.0f}, load {machine.load_average()}. "
+                        "If × ours is above 1, jaxasr is faster."
                     )
                     console.print(table(numbers["results"]))
                     sweeps.append({"model": name, "n_tokens": tokens, "kind": kind, **numbers})
@@ -211,14 +229,14 @@ def main(
 
 
 def _measure_model(
-    job: Job, kinds: list[str], rounds: int, gemm: Worker, alone: bool
+    job: Job, kinds: list[str], rounds: int, machine_worker: Worker, alone: bool
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields the numbers of each kind of sweep."""
     with contextlib.ExitStack() as stack:
-        ours = stack.enter_context(Worker("experiments.bench.sweepers:Ours", job))
+        ours = stack.enter_context(Worker("experiments.bench.sweepers:JaxasrSweeper", job))
         torch = None
         if not alone and importlib.util.find_spec("torch") is not None:
-            torch = stack.enter_context(Worker("experiments.bench.sweepers:Torch", job))
+            torch = stack.enter_context(Worker("experiments.bench.sweepers:TorchSweeper", job))
         shape = json.loads((Path(job["huggingface"]) / "config.json").read_text())
         for kind in kinds:
             plan = ours.ask("plan", kind=kind)
@@ -227,7 +245,7 @@ def _measure_model(
                 lambda **arguments: ours.ask("run", **arguments), torch, kind, cells, rounds
             )
             peak = max(
-                gemm.ask("gemm", library=library, dtype=job["dtype"])
+                machine_worker.ask("matmul_rate", library=library, dtype=job["dtype"])
                 for library in machine.libraries()
             )
             seconds = len(cells) / statistics.median(rows[0]["rates"])
@@ -241,15 +259,15 @@ def _measure_model(
                     "peak_gflops": peak / 1e9,
                     "peak_rss": memory | ({"torch": torch.ask("peak")} if torch else {}),
                     "results": rows,
-                    "load": machine.load(),
+                    "load": machine.load_average(),
                 },
             )
 
 
-def _job(name: str, n_tokens: int, dtype: str, scratch: str, at_least: float) -> Job:
-    """Prepares two recordings and the tokens that the model generates for the first one.
+def _prepare_job(name: str, n_tokens: int, dtype: str, scratch: str, at_least: float) -> Job:
+    """Prepares two recordings, and the tokens that the model generates from the first one.
 
-    A text that is too short is repeated.
+    The tokens are repeated if there are fewer than `n_tokens`.
     """
     job = recordings.prepare_job({
         "model": name,
@@ -259,21 +277,23 @@ def _job(name: str, n_tokens: int, dtype: str, scratch: str, at_least: float) ->
         "cache": str(Path(scratch) / "cache"),
         "at_least_s": at_least,
     })  # fmt: skip
-    text = _generated_tokens(job)
+    text = _generate_tokens(job)
     ids = [*job["prompt"], *itertools.islice(itertools.cycle(text), n_tokens)]
-    *tokens, answer = ids[: n_tokens + 1]
+    *tokens, answer = ids[: n_tokens + 1]  # the answer is the token after the decoder's tokens
     return {
         **job,
         "tokens": tokens,
         "answer": answer,
         "foil": text[0] if text[0] != answer else text[1],
-        "frames": min(1500, int(np.ceil(job["seconds"][0] * 50))),
+        "frames": min(1500, int(np.ceil(job["seconds"][0] * 50))),  # 50 frames per second
     }
 
 
-def _generated_tokens(job: Job) -> list[int]:
-    """Returns the tokens generated for the first recording; random tokens for random weights."""
+def _generate_tokens(job: Job) -> list[int]:
+    """Returns the tokens generated from the first recording, or random ones for random weights."""
     if job["model"].startswith(RANDOM):
         return np.random.default_rng(0).integers(0, job["eot"], 64).tolist()
-    with Worker("experiments.bench.contenders:Ours", job, JAX_PLATFORMS="cpu") as contender:
+    with Worker(
+        "experiments.bench.contenders:JaxasrContender", job, JAX_PLATFORMS="cpu"
+    ) as contender:
         return contender.ask("transcribe", rows=[0])["tokens"][0]

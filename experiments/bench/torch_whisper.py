@@ -1,4 +1,4 @@
-"""Builds the Whisper of `transformers` from OpenAI's weights, as the reference for jaxasr."""
+"""Builds the Whisper model of `transformers` from OpenAI's weights, as the reference for jaxasr."""
 
 import inspect
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from jaxasr.config import Config
 
-# Maps parts of OpenAI's parameter names to those of `transformers`.
+# Maps each part of a parameter name of OpenAI to that of `transformers`.
 _PART_NAMES = {
     "blocks": "layers",
     "attn": "self_attn",
@@ -30,7 +30,7 @@ _PART_NAMES = {
 
 
 def hf_name(name: str) -> str:
-    """Converts a parameter's name in an OpenAI checkpoint to its name in `transformers`.
+    """Converts the name of a parameter in an OpenAI checkpoint to that in `transformers`.
 
     Example:
         >>> hf_name("decoder.blocks.0.attn.query.weight")
@@ -63,8 +63,8 @@ def hf_config(config: Config) -> WhisperConfig:
         decoder_ffn_dim=4 * config.n_text_state,
         max_source_positions=config.n_audio_ctx,
         max_target_positions=config.n_text_ctx,
-        # These ids are not used: padding matters only in training, and the others only in the
-        # method `generate` of `transformers`.
+        # These ids have no effect here. Only training uses the padding id, and only the method
+        # `generate` of `transformers` uses the others.
         pad_token_id=0,
         bos_token_id=0,
         eos_token_id=0,
@@ -81,8 +81,8 @@ def build(
 
     Args:
         config: shapes of the model.
-        state: weights by OpenAI's names, in torch's layout.
-        attention: "eager", which can return patterns, or "sdpa", which is fast.
+        state: weights by OpenAI's names, in the layout of torch.
+        attention: "eager", which can return attention patterns, or "sdpa", which is faster.
 
     Raises:
         RuntimeError: a tensor is missing, unknown or of the wrong shape.
@@ -100,6 +100,6 @@ def build(
 
 
 def cache_argument(decoder: torch.nn.Module, cache: Any) -> dict[str, Any]:
-    """Returns the cache of a decoder as keyword argument, which transformers 5.24 renamed."""
+    """Returns a cache as a decoder's keyword argument. transformers 5.24 renamed the argument."""
     parameters = inspect.signature(decoder.forward).parameters
     return {"cache" if "cache" in parameters else "past_key_values": cache}

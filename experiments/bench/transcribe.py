@@ -1,6 +1,6 @@
-"""Compares transcription with `transformers` and with faster-whisper.
+"""Compares the speed of transcription with `transformers` and faster-whisper.
 
-Run by `python -m experiments.bench transcribe --model tiny.en`.
+Run it with `python -m experiments.bench transcribe --model tiny.en`.
 """
 
 import contextlib
@@ -19,9 +19,13 @@ from experiments.bench.flops import encoder_flops
 from experiments.bench.models import RANDOM, Job
 from experiments.bench.worker import Worker
 
-# Class in `experiments.bench.contenders` by name.
-CONTENDERS = {"jaxasr": "Ours", "transformers": "Torch", "faster-whisper": "FasterWhisper"}
-_PARTS = ("window_s", "encode_s", "decode_s")
+# Name of each contender: its class in `experiments.bench.contenders`.
+CONTENDERS = {
+    "jaxasr": "JaxasrContender",
+    "transformers": "TorchContender",
+    "faster-whisper": "FasterWhisperContender",
+}
+_PARTS = ("window_s", "encode_s", "decode_s")  # seconds per window: both, encoder, decoder
 
 
 @dataclasses.dataclass
@@ -32,8 +36,8 @@ class Measurement:
         name: a key of `CONTENDERS`.
         batch: number of recordings per pass.
         first_s: seconds from the start of the process to the first result.
-        warm_first_s: seconds to the first result if compiled programs are on disk.
-        rounds: for each round, the seconds of encoder, decoder and both over all recordings.
+        warm_first_s: the same if compiled programs are already on disk. None: not measured.
+        rounds: for each round, the seconds of encoder, decoder and both for all recordings.
         tokens: generated tokens of every row.
         numbers: peak memory and compile time.
     """
@@ -52,9 +56,14 @@ class Measurement:
 
 
 def usable(job: Job, backend: str) -> list[str]:
-    """Returns the names of the contenders that can run here, ours first.
+    """Returns the names of the contenders that can run on this machine, "jaxasr" first.
 
-    Other contenders need an installed library and weights in a suitable format.
+    Another contender needs its library. faster-whisper also needs weights in its format, and is
+    comparable only on a CPU in float32.
+
+    Args:
+        job: from `experiments.bench.recordings`.
+        backend: backend of JAX, such as "cpu".
     """
     names = ["jaxasr", "transformers"] if importlib.util.find_spec("torch") else ["jaxasr"]
     is_comparable = job["ctranslate2"] and backend == "cpu" and job["dtype"] == "float32"
@@ -64,14 +73,21 @@ def usable(job: Job, backend: str) -> list[str]:
 
 
 def measure(
-    job: Job, names: list[str], batch: int, rounds: int, gemm: Worker
+    job: Job, names: list[str], batch: int, rounds: int, machine_worker: Worker
 ) -> tuple[list[Measurement], list[dict[str, float]]]:
     """Measures all contenders in turn, so that changes of the machine's speed affect all of them.
+
+    Args:
+        job: from `experiments.bench.recordings`.
+        names: names of the contenders, "jaxasr" first.
+        batch: number of recordings per pass.
+        rounds: number of rounds.
+        machine_worker: worker that measures matrix products.
 
     Returns:
         The measurements, and the FLOP/s of matrix products by library in each round.
     """
-    batches = _batches(len(job["seconds"]), batch)
+    batches = _make_batches(len(job["seconds"]), batch)
     with contextlib.ExitStack() as stack:
         workers, measured = {}, []
         for name in names:
@@ -82,9 +98,10 @@ def measure(
             for contender in measured:
                 _measure_round(contender, workers[contender.name], batches)
             rates.append({
-                library: gemm.ask("gemm", library=library, dtype=job["dtype"])
+                library: machine_worker.ask("matmul_rate", library=library, dtype=job["dtype"])
                 for library in machine.libraries()
             })  # fmt: skip
+        # Peaks of memory and numbers of compilations include all rounds.
         for contender in measured:
             contender.numbers = workers[contender.name].ask("numbers")
     with contextlib.ExitStack() as stack:
@@ -92,15 +109,15 @@ def measure(
     return measured, rates
 
 
-def _batches(n: int, batch: int) -> list[list[int]]:
-    """Returns the rows of each batch; the last batch is filled up with the first rows."""
+def _make_batches(n: int, batch: int) -> list[list[int]]:
+    """Returns the rows of each batch. Fills up the last batch with the first rows."""
     return [[row % n for row in range(start, start + batch)] for start in range(0, n, batch)]
 
 
 def _start_contender(
     name: str, job: Job, rows: list[int], stack: contextlib.ExitStack
 ) -> tuple[Worker, float]:
-    """Starts a contender, transcribes once, and returns the seconds to the first result."""
+    """Starts a contender, and transcribes once. Returns its worker and the seconds until then."""
     worker = stack.enter_context(Worker(f"experiments.bench.contenders:{CONTENDERS[name]}", job))
     worker.ask("transcribe", rows=rows)
     return worker, worker.seconds_since_start()
@@ -120,11 +137,18 @@ def summary(
     texts: dict[str, list[str]],
     rates: list[dict[str, float]],
 ) -> dict[str, Any]:
-    """Returns the table row of a contender.
+    """Returns the numbers of a contender at one batch size.
 
-    `ratio` is the contender's time divided by ours; above 1, jaxasr is faster.
+    `ratio` is the contender's time divided by ours, so jaxasr is faster if it is above 1.
+
+    Args:
+        job: from `experiments.bench.recordings`.
+        contender: measurement of the contender.
+        ours: measurement of jaxasr.
+        texts: texts of each contender, by name.
+        rates: FLOP/s of matrix products by library, for each round.
     """
-    batches = _batches(len(job["seconds"]), contender.batch)
+    batches = _make_batches(len(job["seconds"]), contender.batch)
     audio_s = sum(job["seconds"][row] for rows in batches for row in rows)
     n_windows, n_tokens = sum(map(len, batches)), sum(map(len, contender.tokens))
     ratios = [
@@ -157,8 +181,12 @@ def summary(
 
 def table(rows: list[dict[str, Any]]) -> Table:
     """Returns the table of one model, with a row per batch size and contender."""
-    speed = ("batch", "", "RTF", "s/window", "encode", "decode", "tok/s", "× ours", "GEMM")
-    costs = ("first s", "again", "compile", "GB", "differ")
+    # RTF: seconds per second of audio. "encode" and "decode": seconds per window. "of peak": FLOP/s
+    # of the encoder, as a share of those of a large matrix product.
+    speed = ("batch", "", "RTF", "s/window", "encode", "decode", "tokens/s", "× ours", "of peak")
+    # "again": seconds to the first result if compiled programs are on disk. "GB": peak memory.
+    # "differ": texts that differ from ours.
+    costs = ("first s", "again s", "compile s", "GB", "differ")
     lines = Table(*speed, *costs, box=None, pad_edge=False, header_style="dim")
     for row in rows:
         warm = row["first_result_warm_s"]
@@ -182,12 +210,15 @@ def table(rows: list[dict[str, Any]]) -> Table:
 def main(
     model: Annotated[
         list[str] | None,
-        typer.Option(help="tiny.en, base, ... or random:large-v3; repeatable. Default: tiny.en."),
+        typer.Option(
+            help="tiny.en, base, ... or random:large-v3; may be repeated. Default: tiny.en."
+        ),
     ] = None,
     batch: Annotated[
-        list[int] | None, typer.Option(help="Recordings per pass; repeatable. Default: 1 and 8.")
+        list[int] | None,
+        typer.Option(help="Recordings per pass; may be repeated. Default: 1 and 8."),
     ] = None,
-    clips: Annotated[int, typer.Option(help="Recordings.")] = 8,
+    clips: Annotated[int, typer.Option(help="Number of recordings.")] = 8,
     rounds: Annotated[
         int, typer.Option(help="How often each contender transcribes all recordings.")
     ] = 5,
@@ -199,34 +230,37 @@ def main(
 
     A text has at most 224 tokens.
     """
-    console, results = options.start(data), {}
-    with Worker("experiments.bench.machine:Machine", {}) as gemm:
-        description = gemm.ask("describe")
+    options.set_data_folder(data)
+    console, results = options.make_console(), {}
+    with Worker("experiments.bench.machine:Machine", {}) as machine_worker:
+        description = machine_worker.ask("describe")
         console.print(machine.title(description))
         for name in model or ["tiny.en"]:
             job = {"model": name, "dtype": dtype, "clips": clips}
             results[name] = _measure_model(
-                job, batch or [1, 8], rounds, gemm, description["backend"]
+                job, batch or [1, 8], rounds, machine_worker, description["backend"]
             )
             console.print(
-                f"\n{name}, {dtype}: {clips} recordings, {rounds} rounds, load {machine.load()}; "
-                "× ours: above 1 ours is faster"
+                f"\n{name}, {dtype}: {clips} recordings, {rounds} rounds, "
+                f"load {machine.load_average()}. If × ours is above 1, jaxasr is faster."
             )
             console.print(table(results[name]["results"]))
             options.save(out, {**machine.report(description), "models": results})
 
 
 def _measure_model(
-    job: Job, batches: list[int], rounds: int, gemm: Worker, backend: str
+    job: Job, batches: list[int], rounds: int, machine_worker: Worker, backend: str
 ) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         job = {**job, "folder": scratch, "cache": str(Path(scratch) / "cache")}
-        # The preparer uses the CPU, so that it does not occupy the accelerator.
+        # The preparer also decodes texts, so it runs all the time. It uses the CPU, so that it does
+        # not occupy the accelerator.
         with Worker("experiments.bench.recordings:Preparer", job, JAX_PLATFORMS="cpu") as preparer:
             job = preparer.ask("prepare")
             results, rates = [], []
             for batch in batches:
-                measured, rate = measure(job, usable(job, backend), batch, rounds, gemm)
+                names = usable(job, backend)
+                measured, rate = measure(job, names, batch, rounds, machine_worker)
                 texts = {
                     contender.name: preparer.ask("texts", tokens=contender.tokens)
                     for contender in measured
@@ -239,6 +273,6 @@ def _measure_model(
         "sha256": job.get("sha256"),
         "seconds": job["seconds"],
         "gemm_flops": rates,
-        "load": machine.load(),
+        "load": machine.load_average(),
         "results": results,
     }

@@ -1,7 +1,7 @@
 """Runs an object in a separate process, so that its memory and start-up time can be measured.
 
-`Worker("package.module:Class", job)` starts a process that creates `Class(job)`.
-`worker.ask("method", ...)` calls a method of that object through a pipe.
+`Worker("package.module:Class", job)` starts a process that creates the object `Class(job)`.
+`worker.ask("method", ...)` calls a method of the object through a pipe.
 """
 
 import ctypes
@@ -19,11 +19,11 @@ from typing import Any
 class Worker:
     """A process that creates `Class(job)` and calls its methods.
 
-    Leaving the context ends the process.
+    The process ends at the end of the `with` block.
 
     Args:
         target: the class, as "package.module:Class".
-        job: argument of the class; its values are sent as JSON.
+        job: argument of the class. JSON must be able to represent its values.
         environment: additional environment variables of the process.
 
     Example:
@@ -40,7 +40,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            # Several processes share the accelerator, so none may reserve all of its memory.
+            # Several processes share the accelerator, so no process may reserve all of its memory.
             env={
                 **os.environ,
                 "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
@@ -54,10 +54,14 @@ class Worker:
         return f"Worker({self.target}, process {self.process.pid})"
 
     def ask(self, method: str, **arguments: Any) -> Any:
-        """Calls a method of the object and returns the result.
+        """Calls a method of the object, and returns the result.
+
+        Args:
+            method: name of the method.
+            arguments: arguments of the method. JSON must be able to represent them.
 
         Raises:
-            RuntimeError: the process has failed. Standard error has the reason.
+            RuntimeError: the process has failed. The reason is on standard error.
         """
         self._send({"method": method, "arguments": arguments})
         assert self.process.stdout is not None
@@ -79,7 +83,7 @@ class Worker:
             self.process.stdin.write(json.dumps(value) + "\n")
             self.process.stdin.flush()
         except BrokenPipeError:
-            return  # the process has failed, which `ask` reports
+            return  # the process has failed, and `ask` raises the error
 
     def __enter__(self) -> "Worker":
         return self
@@ -93,26 +97,26 @@ class Worker:
 
 
 def peak_rss() -> int:
-    """Returns the largest number of bytes that this process has held in memory."""
+    """Returns the peak memory of this process in bytes (resident set size)."""
     status = Path("/proc/self/status")
     if status.exists():  # unlike `getrusage`, this excludes the memory of the parent process
         lines = status.read_text().splitlines()
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
     import resource
 
-    unit = 1 if sys.platform == "darwin" else 1024
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux counts kB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def reset_peak_rss() -> int:
-    """Resets the peak of `peak_rss` and returns the bytes held now.
+    """Resets the peak of `peak_rss`, and returns the memory of this process in bytes.
 
-    Without Linux and glibc, the peak is not reset, and 0 is returned.
+    Returns 0 and resets nothing on systems other than Linux with glibc.
     """
     try:
-        # Return freed memory to the system, because reusing it would not raise the peak.
+        # Returns freed memory to the system, because the peak would not rise if it were used again.
         ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5")  # 5 resets the peak, VmHWM
     except (OSError, AttributeError):
         return 0
     return peak_rss()
@@ -124,9 +128,10 @@ def threads() -> int:
 
 
 def serve(target: str) -> None:
-    """Answers requests of the parent process until it closes the pipe."""
+    """Answers requests of the parent process until the parent closes the pipe."""
+    # Answers go to standard output. What libraries print there goes to standard error instead.
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # libraries print to standard error, because standard output carries answers
+    os.dup2(2, 1)
     module, name = target.split(":")
     job = json.loads(sys.stdin.readline())
     instance = getattr(importlib.import_module(module), name)(job)

@@ -30,18 +30,19 @@ if TYPE_CHECKING:
 
 EXAMPLE = "jaxasr align speech.flac --text speech.txt"
 
-_MAX_BYTES = 10_000_000  # a larger file is not the text of a recording
+_MAX_BYTES = 10_000_000  # of --text; a larger file is not the text of a recording
 _TEXT_HELP = (
-    "UTF-8 file with the words that are spoken, one segment per line. - reads standard input."
+    "UTF-8 file with the spoken words, one segment per line. Write - to use standard input."
 )
 _FORMAT_HELP = (
     "txt: a table of words. tsv: the same table in milliseconds, for programs. srt, vtt: one cue "
     "per line of the text. json: everything."
 )
 _HEADS_HELP = (
-    "Cross-attention heads that give the times. official: the alignment heads of the checkpoint. "
-    "chosen: the heads that fit this recording best. all: every head. 3.2,4.7: a list of "
-    "layer.head, from 0. Default: official, or chosen if the checkpoint names no alignment heads."
+    "Cross-attention heads that the times are computed from. official: the alignment heads that "
+    "the checkpoint names. chosen: the heads that fit this recording best. all: every head. "
+    "3.2,4.7: layer 3 head 2 and layer 4 head 7, counted from 0. Default: official, or chosen if "
+    "the checkpoint names none."
 )
 
 
@@ -78,12 +79,12 @@ def align(
         asr = runtime.load(model, dtype.value)
     result = align_text(asr, samples, words, steps, language=language, heads=heads)
     settings = {"language": language, "heads": result["heads"]}
-    result = {"audio": str(audio), **result, "provenance": _provenance(asr, audio, settings)}
+    result = {"audio": str(audio), **result, "provenance": _make_provenance(asr, audio, settings)}
     rendered = render(result, Format.json if json else kind, words=True)
     print(printable(rendered, keep_lines=True), end="")
 
 
-def _provenance(asr: "Recogniser", audio: Path, settings: dict[str, Any]) -> dict[str, Any]:
+def _make_provenance(asr: "Recogniser", audio: Path, settings: dict[str, Any]) -> dict[str, Any]:
     from experiments.runtime import describe_weights
     from interventions.storage.provenance import provenance
 
@@ -91,17 +92,18 @@ def _provenance(asr: "Recogniser", audio: Path, settings: dict[str, Any]) -> dic
 
 
 def read_text(path: Path) -> str:
-    """Reads the text in a file, or on standard input if `path` is `-`.
+    """Reads the text of a file, or standard input if `path` is `-`.
 
     Returns:
-        The text. Control characters, which could act on a terminal, are replaced by spaces.
+        The text. Spaces replace its control characters, because these could act on a terminal.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: for a file that is not UTF-8, has no words, or is larger than 10 MB.
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not UTF-8, has no words, or is larger than 10 MB.
     """
-    name = "standard input" if str(path) == "-" else str(path)
-    if name == "standard input":
+    from_standard_input = str(path) == "-"
+    name = "standard input" if from_standard_input else str(path)
+    if from_standard_input:
         content = sys.stdin.buffer.read(_MAX_BYTES + 1)
     elif path.is_file():
         with path.open("rb") as file:
@@ -121,13 +123,14 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         byte = f"byte {content[error.start]:#x} at {error.start}"
         raise ValueError(f"--text {name}: expected UTF-8, got {byte}. Convert the file.") from None
-    text = "".join(map(_without_control, text))
+    text = "".join(map(_replace_control, text))
     if not any(char.isalnum() for char in text):
         raise ValueError(f"--text {name}: expected words, got {text.strip()[:40]!r}.")
     return text
 
 
-def _without_control(char: str) -> str:
+def _replace_control(char: str) -> str:
+    # Cc is Unicode's category of control characters, which includes the line ends and tabs to keep.
     return char if unicodedata.category(char) != "Cc" or char.isspace() else " "
 
 
@@ -138,17 +141,20 @@ def _check_heads_option(heads: str) -> None:
 
 
 def _parse_heads(heads: str) -> tuple[tuple[int, int], ...]:
+    """Parses `3.2,4.7` to the pairs (3, 2) and (4, 7)."""
+    parts = heads.replace(",", " ").split()
     try:
-        layers, head_indices = zip(
-            *(pair.split(".") for pair in heads.replace(",", " ").split()), strict=True
-        )
-        return tuple(
-            (int(layer), int(head)) for layer, head in zip(layers, head_indices, strict=True)
+        # A part that is not two numbers with one dot raises ValueError.
+        pairs = tuple(
+            (int(layer), int(head)) for layer, head in (part.split(".") for part in parts)
         )
     except ValueError:
+        pairs = ()
+    if not pairs:
         raise ValueError(
             f"--heads {heads}: expected official, chosen, all or a list such as 3.2,4.7."
-        ) from None
+        )
+    return pairs
 
 
 def align_text(
@@ -165,18 +171,17 @@ def align_text(
     Args:
         asr: the recogniser.
         samples: the recording at 16 kHz, of any length.
-        text: the words that are spoken.
+        text: the spoken words.
         steps: shows progress.
-        language: of the text; None detects it.
-        heads: the value of `--heads`; "" is the default.
+        language: language of the text. None: the model detects it.
+        heads: the value of `--heads`; "" stands for its default.
 
     Returns:
-        Plain values: `text`, `segments` (one per line of the text, with its words), `language`,
-        `duration` in seconds, and the `heads` that gave the times.
+        A dictionary with `text`, `segments` (one per line of the text, with its words), `language`,
+        `duration` in seconds, and `heads`, the pairs (layer, head) that the times come from.
 
     Raises:
-        ValueError: for heads that the model does not have, and for the same reasons as in
-            `Recogniser.align`.
+        ValueError: the model does not have the heads, or `Recogniser.align` raises it.
     """
     from jaxasr.alignment.choose_heads import choose_heads
     from jaxasr.alignment.forced import align_windows, place_text
@@ -189,6 +194,7 @@ def align_text(
         raise ValueError(
             f"--heads official: {asr.checkpoint.name} names no alignment heads. Use --heads chosen."
         )
+    # None for "chosen", because the heads are chosen after the text is placed.
     pairs = (
         {"official": official, "all": all_heads(asr.config)}.get(heads)
         if heads in ("official", "all", "chosen")
@@ -209,22 +215,24 @@ def align_text(
         words = align_windows(asr.model, asr.tokenizer, windows, heads=pairs, progress=progress)
     return {
         "text": " ".join(text.split()),
-        "segments": _segments(words, text),
+        "segments": _group_by_line(words, text),
         "language": windows[0].language,
         "duration": len(samples) / SAMPLE_RATE,
         "heads": [list(pair) for pair in pairs],
     }
 
 
-def _segments(words: "Sequence[Word]", text: str) -> list[dict[str, Any]]:
-    """Groups words by the line of the text that holds their first character."""
+def _group_by_line(words: "Sequence[Word]", text: str) -> list[dict[str, Any]]:
+    """Groups words into segments, by the line of the text that has the word's first character."""
     import bisect
     import dataclasses
     import itertools
 
     lines = [line for line in text.splitlines() if line.strip()]
-    ends = list(itertools.accumulate(_n_visible(line) for line in lines))
-    starts = itertools.accumulate((_n_visible(word.text) for word in words), initial=0)
+    # Positions are counted in visible characters, because the white space of the text differs from
+    # that of the words.
+    ends = list(itertools.accumulate(_count_visible(line) for line in lines))
+    starts = itertools.accumulate((_count_visible(word.text) for word in words), initial=0)
     words_of_lines: list[list[dict[str, Any]]] = [[] for _ in lines]
     for word, start in zip(words, starts):
         line = min(bisect.bisect_right(ends, start), len(lines) - 1)
@@ -241,5 +249,5 @@ def _segments(words: "Sequence[Word]", text: str) -> list[dict[str, Any]]:
     ]
 
 
-def _n_visible(text: str) -> int:
+def _count_visible(text: str) -> int:
     return sum(not char.isspace() for char in text)

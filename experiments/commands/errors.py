@@ -1,6 +1,7 @@
 """Reports the errors of commands.
 
-Foreseeable errors become one line and exit status 2. Ctrl-C becomes exit status 130.
+A command that fails because of its input prints one line and exits with status 2. After Ctrl-C it
+exits with status 130.
 """
 
 import functools
@@ -13,17 +14,17 @@ import typer
 
 from experiments.progress import escape_hidden
 
-FORESEEABLE = (ValueError, OSError)  # errors of the input; WeightsError is a ValueError
-INTERRUPTED = 130  # exit status of shells after Ctrl-C: 128 + the number of SIGINT, 2
+FORESEEABLE = (ValueError, OSError)  # errors that input causes; WeightsError is a ValueError
+INTERRUPTED = 130  # exit status after Ctrl-C in shells: 128 + 2, the number of the signal SIGINT
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
 def report_errors(command: Callable[..., None], resumes: bool = False) -> Callable[..., None]:
-    """Wraps a command: its errors become one line, and it has the option `--debug`.
+    """Returns a command that prints each foreseeable error as one line, and has `--debug`.
 
     Args:
         command: a function with Typer annotations.
-        resumes: whether a second run continues where an interrupted one stopped.
+        resumes: whether a second run of the command continues an interrupted one.
     """
     stop_message = "stopped; run the same command again to continue." if resumes else "stopped."
 
@@ -32,6 +33,7 @@ def report_errors(command: Callable[..., None], resumes: bool = False) -> Callab
         try:
             command(**arguments)
         except FORESEEABLE as error:
+            # Typer itself handles a broken pipe, such as that of `jaxasr … | head`.
             if debug or isinstance(error, BrokenPipeError):
                 raise
             print_error(error)
@@ -40,6 +42,7 @@ def report_errors(command: Callable[..., None], resumes: bool = False) -> Callab
             print_error(RuntimeError(stop_message))
             raise typer.Exit(INTERRUPTED) from interrupt
 
+    # Typer reads the options from the signature, so the signature gets --debug as well.
     signature = inspect.signature(command)
     option = inspect.Parameter(
         "debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=DebugOption
@@ -57,11 +60,11 @@ def print_error(error: BaseException) -> None:
 
 
 def check_recordings(paths: Sequence[Path]) -> None:
-    """Checks that every path is a file that is not empty. Reads no file.
+    """Checks that every path is a file with content, without reading it.
 
     Raises:
-        FileNotFoundError: for the first path that does not exist.
-        ValueError: for the first path that is a folder, a pipe, or an empty file.
+        FileNotFoundError: a path does not exist.
+        ValueError: a path is a folder, a pipe, a device or an empty file.
     """
     for path in paths:
         if not path.exists():

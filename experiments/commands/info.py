@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 EXAMPLE = "jaxasr info large-v3 --batch 8 --tokens 100"
 
-ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes per number
+# Bytes per number of each dtype.
+ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def info(
@@ -24,7 +25,7 @@ def info(
 ) -> None:
     """Lists the size of a model, and the shape and bytes of each of its sites.
 
-    A released model needs no weights for this. Without them, their path and hash are not shown.
+    Works for a released model without its weights, but then shows no path and no hash.
     """
     from interventions.storage.text_files import to_json
 
@@ -46,8 +47,8 @@ def describe(model: str, batch: int, n_tokens: int, dtype: str = "float32") -> d
 
     Returns:
         A dictionary with `model`, `config`, `n_parameters`, `parameter_bytes`, `weights` and
-        `sites`. `weights` is None if they are not on this machine. The sites are in the order of
-        the forward pass.
+        `sites`. `weights` is None if the weights are not on this machine. The sites are in the
+        order of the forward pass.
 
     Raises:
         ValueError: the model is unknown, or `n_tokens` exceeds the decoder's context.
@@ -78,9 +79,10 @@ def describe(model: str, batch: int, n_tokens: int, dtype: str = "float32") -> d
 
 
 def _read_config(model: str) -> tuple["Config", dict[str, Any] | None]:
-    """Returns the configuration of a model and, if they are on this machine, facts on its weights.
+    """Returns the configuration of a model, and a description of its weights.
 
-    Never downloads a released model.
+    The description is None if the model is a released one whose weights are not on this machine. No
+    weights of released models are downloaded.
     """
     from jaxasr.config import SIZES
     from jaxasr.weights import read_checkpoint
@@ -88,13 +90,13 @@ def _read_config(model: str) -> tuple["Config", dict[str, Any] | None]:
     if model in SIZES and not _has_local_weights(model):
         return SIZES[model], None
     checkpoint = read_checkpoint(model)
-    source = {
+    weights = {
         "format": checkpoint.format,
         "path": str(checkpoint.source),
         "sha256": checkpoint.sha256,
         "bytes": checkpoint.tensors.nbytes,
     }
-    return checkpoint.config, source
+    return checkpoint.config, weights
 
 
 def _has_local_weights(model: str) -> bool:
@@ -112,6 +114,7 @@ def _count_parameters(config: "Config") -> int:
 
     from jaxasr.weights.assemble import abstract_model
 
+    # An abstract model has shapes but no values, so counting takes no memory.
     return sum(math.prod(array.shape) for array in jax.tree.leaves(abstract_model(config)))
 
 

@@ -68,23 +68,25 @@ def write_lens_page(
     dtype: Dtype = Dtype.float32,
     device: Device | None = None,
 ) -> None:
-    """Writes `index.html` and `lens.json` into `out`, then prints tables, or with `json` the JSON.
+    """Writes `index.html` and `lens.json` into `out`, and prints the result.
 
-    The arguments are the options of `jaxasr lens`.
+    The result is printed as tables, or with `json` as JSON. The arguments are the options of
+    `jaxasr lens`.
     """
     from experiments import runtime
     from experiments.commands.one_recording import open_recording
-    from experiments.commands.output import claim, describe
+    from experiments.commands.output import describe_origin, open_output
     from experiments.progress import Progress
 
     check_recordings([audio])
     options = {"start": start, "top_k": top_k, "language": language, "dtype": dtype.value}
-    description = describe("lens", [audio], model, **options)
-    output = claim(out, dict.fromkeys(("index.html", "lens.json"), description), overwrite)
+    description = describe_origin("lens", [audio], model, **options)
+    output = open_output(out, dict.fromkeys(("index.html", "lens.json"), description), overwrite)
     runtime.check_language(model, language)
     steps = Progress()
     opened = open_recording(audio, steps, model=model, start=start, dtype=dtype, device=device)
 
+    # These modules import JAX, so they are imported after `open_recording` has started it.
     from experiments.analyses.lens import lens_page
     from experiments.pages import lens_page as html_page, terminal
     from interventions.storage.text_files import (

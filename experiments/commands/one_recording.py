@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class OpenedRecording:
-    """A model and the part of a recording that it will process.
+    """A recogniser and the part of a recording that it will process.
 
     Attributes:
         asr: the recogniser.
         samples: the part, at most 30 s at 16 kHz.
-        source: name of the recording. It includes the start in seconds if the part is shorter than
-            the recording.
+        source: name of the recording. If the part is shorter than the recording, the name includes
+            the start of the part in seconds.
         seconds: length of the whole recording.
     """
 
@@ -33,7 +33,7 @@ class OpenedRecording:
     seconds: float
 
     def note_unread(self, steps: Progress) -> None:
-        """Prints a note if a part of the recording was not read."""
+        """Prints how many seconds were read, if this is not the whole recording."""
         from jaxasr.config import SAMPLE_RATE
 
         seconds_read = len(self.samples) / SAMPLE_RATE
@@ -46,7 +46,16 @@ class OpenedRecording:
 def open_recording(
     audio: Path, steps: Progress, *, model: str, start: float, dtype: Dtype, device: Device | None
 ) -> OpenedRecording:
-    """Starts JAX, reads at most 30 s of a recording from `start` on, and loads the model."""
+    """Starts JAX, reads at most 30 s of a recording, and loads the model.
+
+    Args:
+        audio: the recording.
+        steps: shows progress.
+        model: name or path of the model.
+        start: second of the recording at which the 30 s begin.
+        dtype: number format of weights and activations.
+        device: processor to compute on. None: JAX chooses.
+    """
     with steps("start JAX"):
         runtime.start(device)
         from experiments.analyses.lens import read_window

@@ -28,8 +28,7 @@ MODEL_HELP = (
 DEFAULT_MODEL = "tiny.en"
 
 RecordingArgument = Annotated[
-    Path,
-    typer.Argument(help="A recording in any audio format. 30 s of it are used, from --start on."),
+    Path, typer.Argument(help="A recording in any audio format. Uses 30 s of it, from --start on.")
 ]
 StartOption = Annotated[
     float, typer.Option("--start", min=0, help="Seconds into the recording where the 30 s begin.")
@@ -40,7 +39,9 @@ DtypeOption = Annotated[
 ]
 DeviceOption = Annotated[
     Device | None,
-    typer.Option("--device", help="Processor to compute on. Default: gpu or tpu if there is one."),
+    typer.Option(
+        "--device", help="Processor to compute on. Default: a gpu or tpu if there is one, else cpu."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 OutOption = Annotated[
@@ -50,7 +51,7 @@ OverwriteOption = Annotated[
     bool,
     typer.Option(
         "--overwrite",
-        help="Replace files in --out that another command made, or this one from other input.",
+        help="Also replace files in --out that come from another command or from other input.",
     ),
 ]
 LanguageOption = Annotated[

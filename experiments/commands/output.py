@@ -1,7 +1,7 @@
-"""Protects the files of --out.
+"""Protects the files in the folder of --out.
 
-A record in the folder describes the command and input that made each file. Files of another command
-or of other input are replaced only with --overwrite.
+The file command.json, the record, describes the command and input that made each file. A command
+replaces files of another command or of other input only with --overwrite.
 """
 
 import contextlib
@@ -13,18 +13,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-RECORD = "command.json"  # the record: {name of a file: description of what made it}
-_WAIT_S = 60.0  # longest wait while another process moves its files into the folder
+# The file of the record, which maps the name of each file to the result of `describe_origin`.
+RECORD = "command.json"
+_WAIT_S = 60.0  # seconds to wait at most while another process moves its files into the folder
 
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """The folder of --out, after `claim` has checked that a command may save its files there.
+    """The folder of --out, after `open_output` has checked that a command may save its files there.
 
     Attributes:
         folder: the folder of --out.
-        files: description of what makes each file, by the file's name.
-        overwrite: whether files of other commands may be replaced.
+        files: name of each file, and the command and input that make it (`describe_origin`).
+        overwrite: whether files of other commands or of other input may be replaced.
     """
 
     folder: Path
@@ -32,10 +33,13 @@ class Output:
     overwrite: bool = False
 
     def begin(self, partial: str) -> Path:
-        """Makes the folder for a command that keeps finished parts in the subfolder `partial`.
+        """Makes the folder of --out for a command that keeps finished parts in a subfolder.
 
-        Parts of the same command and input stay, so that the command continues where it stopped.
-        With --overwrite, all other parts are removed.
+        Finished parts of the same command and input are kept, so that the command continues where
+        it stopped. With --overwrite, other parts are removed.
+
+        Args:
+            partial: name of the subfolder, a key of `files`.
 
         Returns:
             The folder of --out.
@@ -53,7 +57,7 @@ class Output:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Path]:
-        """Yields an empty folder. Afterwards its files replace those of --out, except on error."""
+        """Yields an empty folder. Its files replace those in --out at the end, except on error."""
         from interventions.storage.text_files import only_writer, staging
 
         with only_writer(self.folder, wait_s=_WAIT_S), staging(self.folder) as new:
@@ -61,30 +65,32 @@ class Output:
             self.record(new)
 
     def record(self, new: Path) -> None:
-        """Writes the record into `new`, a folder whose files will replace those of --out."""
+        """Writes the record into `new`, the folder whose files will replace those in --out."""
         from interventions.storage.text_files import write_json
 
         write_json(new / RECORD, {**_read_records(self.folder), **self.files})
 
 
-def claim(folder: Path, files: Mapping[str, dict[str, Any]], overwrite: bool) -> Output:
-    """Checks that a command may save its files in the folder of --out.
+def open_output(folder: Path, files: Mapping[str, dict[str, Any]], overwrite: bool) -> Output:
+    """Returns the folder of --out, if a command may save its files there.
 
-    The command may replace files that it made earlier from the same input.
+    A command may replace files that it made earlier from the same input.
 
     Args:
-        folder: the folder of --out; it need not exist.
-        files: description (`describe`) of what will make each file, by the file's name.
+        folder: the folder of --out, which need not exist.
+        files: name of each file, and the command and input that make it (`describe_origin`).
         overwrite: whether files of other commands or of other input may be replaced.
 
     Raises:
-        ValueError: the folder is a file, is not writable, or holds files that something else made.
+        ValueError: the folder is a file or is not writable, or has files of another command or of
+            other input.
     """
     for path in (folder, *folder.parents):
         if path.exists() and not path.is_dir():
             raise ValueError(
                 f"--out {folder}: expected a folder, but {path} is a file. Choose another name."
             )
+    # The folder may not exist yet, so the nearest existing one above it must be writable.
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not os.access(nearest, os.W_OK):
         raise ValueError(
@@ -99,27 +105,31 @@ def claim(folder: Path, files: Mapping[str, dict[str, Any]], overwrite: bool) ->
     return Output(folder, files, overwrite)
 
 
-def describe(
+def describe_origin(
     command: str, recordings: Iterable[Path], model: str, **options: Any
 ) -> dict[str, Any]:
-    """Describes what makes a file, as plain values.
+    """Describes the command and input that make a file, as JSON values.
 
     Args:
         command: name of the command.
-        recordings: files of its input. The description has their names and hashes.
+        recordings: recordings that the command reads. The description has their names and hashes.
         model: name of the model, or a path. The description has the absolute path.
         options: further options that the result depends on.
+
+    Example:
+        >>> describe_origin("lens", [], "tiny.en", start=0.0)
+        {'command': 'lens', 'recordings': [], 'model': 'tiny.en', 'start': 0.0}
     """
     description = {
         "command": command,
-        "recordings": [[path.name, _hash(path)] for path in recordings],
+        "recordings": [[path.name, _hash_file(path)] for path in recordings],
         "model": str(Path(model).resolve()) if Path(model).exists() else model,
         **options,
     }
     return json.loads(json.dumps(description))  # turns tuples into lists, as in the record
 
 
-def _hash(path: Path) -> str:
+def _hash_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
@@ -132,23 +142,26 @@ def _read_records(folder: Path) -> dict[str, Any]:
 
 
 def _describe_conflict(name: str, old: Any, new: dict[str, Any]) -> str:
-    """Describes how the command or input that made a file differs from the present one."""
+    """Describes how a file's record `old` differs from the description `new` of this command.
+
+    Names the first difference only: the command, else the recordings, else the options.
+    """
     if not isinstance(old, dict):
-        return f"holds {name}, made by another command or by an earlier version"
-    source = f" from {', '.join(_recording_names(old))}" if old.get("recordings") else ""
+        return f"holds {name}, made by another program or by an earlier version of jaxasr"
+    source = f" from {', '.join(_list_recordings(old))}" if old.get("recordings") else ""
     differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     if "command" in differing:
         return f"holds {name} made by jaxasr {old.get('command')}{source}"
     if "recordings" in differing:
-        same_names = _recording_names(old) == _recording_names(new)
+        same_names = _list_recordings(old) == _list_recordings(new)
         content = " with other content" if same_names else ""
         return (
             f"holds {name}{source}{content}, "
-            f"not from the present {', '.join(_recording_names(new))}"
+            f"not from the present {', '.join(_list_recordings(new))}"
         )
     changes = [f"{key} {old.get(key)!r}, not {new.get(key)!r}" for key in differing]
     return f"holds {name}{source}, made with {'; '.join(changes)}"
 
 
-def _recording_names(description: dict[str, Any]) -> list[str]:
+def _list_recordings(description: dict[str, Any]) -> list[str]:
     return [str(name) for name, _ in description.get("recordings") or []]

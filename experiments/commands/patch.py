@@ -29,36 +29,38 @@ EXAMPLE = (
 )
 
 _FILES = ("index.html", "figure.png", "figure.svg", "result.json", "result.zarr")
-_CELLS = "cells"  # subfolder of --out for the finished parts of a sweep
+_CELLS = "cells"  # subfolder of --out with the finished cells of a sweep
 _SOURCE_HELP = (
-    "Where the patch comes from. Another recording: a file. The target, changed: noise (white, "
-    "equally loud), silence, snr:DB, bandstop:LOW-HIGH (Hz), mask:START-STOP (s). Only "
-    "activations: zero, mean (over positions), resample[:SEED] (those of another TARGET)."
+    "Where the patch comes from. Another recording: the path of a file. Another sound of the same "
+    "length: noise (white, as loud as TARGET) or silence. TARGET, changed: snr:DB (with noise), "
+    "bandstop:LOW-HIGH (without these Hz), mask:START-STOP (silent for these seconds). "
+    "Activations: zero, mean (of TARGET over positions), resample[:SEED] (of another TARGET)."
 )
 _METRIC_HELP = (
-    "What is measured: logit_diff[:ANSWER,FOIL], logprob[:ANSWER], kl, rank. With --sequence: wer, "
-    "cer, insertions, repeat_span, loop, resolved, length, no_speech_prob, avg_logprob."
+    "What to measure: logit_diff[:ANSWER,FOIL], logprob[:ANSWER], kl or rank. With --sequence: "
+    "wer, cer, insertions, repeat_span, loop, resolved, length, no_speech_prob or avg_logprob. "
+    "Default: logit_diff, or wer with --sequence."
 )
 _OUT_HELP = "Folder for index.html, the figure, result.json and result.zarr."
 _TEXT_HELP = (
-    "Words before the scored token; with --sequence the reference. Default: the text that the "
-    "model generates."
+    "Words before the scored token. With --sequence: the correct text, for wer and cer. Default: "
+    "the text that the model generates."
 )
-_ANSWER_HELP = "The scored word. Default: the one whose probability the source changes most."
-_FOIL_HELP = "The word that logit_diff compares with. Default: the one predicted under the source."
+_ANSWER_HELP = "The scored word. Default: the word whose probability the source changes most."
+_FOIL_HELP = (
+    "The word that logit_diff subtracts. Default: the word that the model predicts for the source."
+)
 _ALPHA_HELP = "Strengths α, such as 0,0.5,1: (1-α) · target + α · source."
 
 
 def patch(
     targets: Annotated[
         list[Path],
-        typer.Argument(
-            help="Recordings to patch; the first 30 s of each are used.", metavar="TARGET"
-        ),
+        typer.Argument(help="Recordings to patch. Uses the first 30 s of each.", metavar="TARGET"),
     ],
     source: Annotated[str, typer.Option("--source", "-s", help=_SOURCE_HELP)],
     site: Annotated[
-        str, typer.Option("--site", help="Site to patch; `jaxasr info` lists all sites.")
+        str, typer.Option("--site", help="Site to patch. `jaxasr info` lists all sites.")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help=_OUT_HELP)],
     over: Annotated[
@@ -77,12 +79,15 @@ def patch(
         float, typer.Option("--window", help="Seconds per window of the dimension time.")
     ] = 0.5,
     sequence: Annotated[
-        bool, typer.Option("--sequence", help="Generate whole texts rather than score one token.")
+        bool, typer.Option("--sequence", help="Generate a text per cell instead of one score.")
     ] = False,
     tokens: Annotated[
-        int, typer.Option("--tokens", min=1, max=440, help="Most tokens generated per text.")
+        int,
+        typer.Option(
+            "--tokens", min=1, max=440, help="Largest number of tokens per generated text."
+        ),
     ] = 224,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of noise.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the noise.")] = 0,
     model: ModelOption = DEFAULT_MODEL,
     language: LanguageOption = None,
     overwrite: OverwriteOption = False,
@@ -90,14 +95,15 @@ def patch(
     dtype: DtypeOption = Dtype.float32,
     device: DeviceOption = None,
 ) -> None:
-    """Patches activations at one site, cell by cell, and ranks how much each cell matters.
+    """Patches activations at one site, cell by cell, and ranks the cells by their effect.
 
-    Prints the plan first. To continue after an interruption, run the same command again: finished
-    cells are kept in --out.
+    Prints the plan first. Keeps finished cells in --out. To continue after an interruption, run the
+    same command again.
     """
     from experiments.analyses.patch_question import PatchQuestion
     from experiments.runtime import check_language
 
+    # The words of a metric, such as logit_diff:letter,book, take the place of --answer and --foil.
     metric = metric or ("wer" if sequence else "logit_diff")
     metric_name, _, metric_words = metric.partition(":")
     metric_answer, _, metric_foil = metric_words.partition(",")
@@ -119,7 +125,7 @@ def patch(
     )
     question.check_targets(len(targets))
     check_language(model, language)
-    output = _claim(targets, out, question, model, dtype, overwrite)
+    output = _open_output(targets, out, question, model, dtype, overwrite)
     _run(targets, output, question, model=model, json=json, dtype=dtype, device=device)
 
 
@@ -132,7 +138,7 @@ def _parse_alphas(text: str) -> tuple[float, ...]:
         ) from None
 
 
-def _claim(
+def _open_output(
     targets: list[Path],
     out: Path,
     question: "PatchQuestion",
@@ -140,15 +146,15 @@ def _claim(
     dtype: Dtype,
     overwrite: bool,
 ) -> "Output":
-    from experiments.commands.output import claim, describe
+    from experiments.commands.output import describe_origin, open_output
 
     options = dataclasses.asdict(question)
     source, recordings = Path(question.source), list(targets)
-    if source.is_file():  # described by its name and content, because its folder does not matter
+    if source.is_file():  # its name and content describe it, because its folder does not matter
         options["source"] = source.name
         recordings.append(source)
-    description = describe("patch", recordings, model, dtype=dtype.value, **options)
-    return claim(out, dict.fromkeys((*_FILES, _CELLS), description), overwrite)
+    description = describe_origin("patch", recordings, model, dtype=dtype.value, **options)
+    return open_output(out, dict.fromkeys((*_FILES, _CELLS), description), overwrite)
 
 
 def _run(

@@ -31,22 +31,26 @@ EXAMPLE = (
 
 _FILES = ("table.csv", "accuracy.png", "result.json", "bank")
 _MANIFEST_HELP = (
-    "A manifest (.jsonl, .csv), a folder of LibriSpeech, Common Voice or TIMIT, or hf:NAME."
+    "A manifest (.jsonl or .csv), a folder of LibriSpeech, Common Voice or TIMIT, or hf:NAME for a "
+    "data set of the Hugging Face hub."
 )
 _LABEL_HELP = (
-    "What the probes predict. Of a recording: a column of the manifest, speaker, or noise. Of a "
-    "frame: phone, word, energy or f0."
+    "What the probes predict. For each recording: a column of the manifest, speaker, or noise. For "
+    "each frame: phone, word, energy or f0."
 )
 _POOL_HELP = (
-    "How activations become rows. One row per recording: speech, all, last, or a position. One "
-    "row per frame: frames. Default: speech; for decoder sites last."
+    "How activations become rows. One row per recording: speech (mean over the recording), all "
+    "(mean that includes padding), last (the last position), or the number of a position. One row "
+    "per frame: frames. Default: frames for a label of frames, last at decoder sites, else speech."
 )
 _NOISE_HELP = (
-    "Adds a copy of every recording with noise: snr:10 (white), snr:10:FOLDER. The column noise "
-    "names the noise of each row. May be repeated."
+    "Adds a copy of every recording with noise at a ratio in dB: snr:10 (white noise) or "
+    "snr:10:FOLDER (recorded noise). The column noise then names the noise of each row. May be "
+    "repeated."
 )
 _TYPES_HELP = (
-    "Column of types for the control task, in which each type has a random label (Hewitt & Liang)."
+    "Column for the control task of Hewitt & Liang, which gives each value of the column a random "
+    "label."
 )
 _BATCH_HELP = "Recordings per pass. An interrupted run continues with the number of its first run."
 _OUT_HELP = "Folder for the figure, table.csv, result.json, the bank and the store."
@@ -61,11 +65,11 @@ def probe(
         str | None,
         typer.Option(
             "--group",
-            help="Column, such as speaker. Rows with one value are all fitted or all held out.",
+            help="Column, such as speaker. Rows with the same value are in the same fold.",
         ),
     ] = None,
     site: Annotated[
-        str, typer.Option("--site", help="Site to read; `jaxasr info` lists all sites.")
+        str, typer.Option("--site", help="Site to read. `jaxasr info` lists all sites.")
     ] = "encoder.resid_post",
     pool: Annotated[str | None, typer.Option("--pool", help=_POOL_HELP)] = None,
     where: Annotated[
@@ -78,7 +82,8 @@ def probe(
     target: Annotated[
         str,
         typer.Option(
-            "--target", help="Kind of label: class, or value for numbers (ridge regression, R²)."
+            "--target",
+            help="Kind of label: class, or value for numbers (ridge regression, scored by R²).",
         ),
     ] = "class",
     types: Annotated[str | None, typer.Option("--types", help=_TYPES_HELP)] = None,
@@ -95,10 +100,15 @@ def probe(
         int, typer.Option("--seeds", min=1, help="Number of random splits into folds.")
     ] = 1,
     min_count: Annotated[
-        int, typer.Option("--min-count", min=0, help="Leave out classes with fewer rows.")
+        int, typer.Option("--min-count", min=0, help="Leave out classes with fewer rows than this.")
     ] = 0,
     max_rows: Annotated[
-        int, typer.Option("--max-rows", min=1, help="Most frames. Of more, a sample is used.")
+        int,
+        typer.Option(
+            "--max-rows",
+            min=1,
+            help="Largest number of frames. If there are more, a sample is used.",
+        ),
     ] = 6000,
     text: Annotated[
         str,
@@ -111,7 +121,8 @@ def probe(
     store: Annotated[
         Path | None,
         typer.Option(
-            "--store", help="Folder of activations. Several probes can share it. Default: in --out."
+            "--store",
+            help="Folder for activations, which several probes can share. Default: in --out.",
         ),
     ] = None,
     overwrite: OverwriteOption = False,
@@ -121,8 +132,8 @@ def probe(
 ) -> None:
     """Fits linear probes of every layer for a label, and compares their accuracy with controls.
 
-    Recordings that cannot be read are listed and left out. To continue after an interruption, run
-    the same command again.
+    Lists recordings that cannot be read, and leaves them out. To continue after an interruption,
+    run the same command again.
     """
     from experiments import runtime
     from experiments.analyses.probe_question import (
@@ -150,15 +161,19 @@ def probe(
         max_rows=max_rows,
     )
     selection = {"noise": noise or [], "where": where or []}
+    # A path is made absolute, so that it means the same from another working folder.
     source = str(Path(manifest).resolve()) if Path(manifest).exists() else manifest
-    output = _claim(out, question, model, overwrite, manifest=source, text=text, dtype=dtype.value,
-                    **selection)  # fmt: skip
+    options = {"manifest": source, "text": text, "dtype": dtype.value, **selection}
+    output = _open_output(out, question, model, overwrite, **options)
+    # Errors in the manifest appear before JAX and the model are loaded.
+    from experiments.analyses.probe_data import check_columns, open_activations, open_corpora
+
+    corpus, probed_corpus = open_corpora(manifest, conditions, noise or [])
+    check_columns(probed_corpus, question)
     steps = Progress()
     with steps("start JAX"):
         runtime.start(device)
         from experiments.analyses.probe import check_labels
-        from experiments.analyses.probe_data import open_activations, open_corpora
-    corpus, probed_corpus = open_corpora(manifest, conditions, noise or [])
     check_labels(probed_corpus, question)
     with steps(f"load {model}"):
         asr = runtime.load(model, dtype.value)
@@ -169,16 +184,17 @@ def probe(
     _print_result(result, json)
 
 
-def _claim(
+def _open_output(
     out: Path, question: "ProbeQuestion", model: str, overwrite: bool, **options: Any
 ) -> "Output":
-    from experiments.commands.output import claim, describe
+    from experiments.commands.output import describe_origin, open_output
 
-    description = describe("probe", [], model, **dataclasses.asdict(question), **options)
-    return claim(out, dict.fromkeys(_FILES, description), overwrite)
+    description = describe_origin("probe", [], model, **dataclasses.asdict(question), **options)
+    return open_output(out, dict.fromkeys(_FILES, description), overwrite)
 
 
 def _parse_condition(text: str) -> tuple[str, list[str]]:
+    """Parses `gender=F,M` to ("gender", ["F", "M"])."""
     column, equals, values = text.partition("=")
     if not equals:
         raise ValueError(f"--where: expected COLUMN=VALUE or COLUMN=VALUE,VALUE, got {text!r}.")

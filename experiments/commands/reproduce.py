@@ -1,4 +1,4 @@
-"""Defines `jaxasr reproduce`, which runs the experiments of a paper and three further ones.
+"""Defines `jaxasr reproduce`, which runs eight experiments of a paper and three further ones.
 
 The paper is "Beyond Transcription" (arXiv 2508.15882).
 """
@@ -24,21 +24,22 @@ _DATA_HELP = (
     "Recordings: a folder with a manifest, or a corpus in its published layout. "
     "Default: $JAXASR_DATA, or the built-in recordings."
 )
+# Files that every experiment writes into its folder.
 _FILES: tuple[str, ...] = ("index.html", "result.json", "arrays.nc")
 EXAMPLE = "jaxasr reproduce E7 E8 --quick --out studies"
 
 
 class Preset(enum.StrEnum):
-    """Which settings the experiments use."""
+    """A set of settings of the experiments."""
 
-    paper = "paper"  # those of the paper
+    paper = "paper"  # the settings of the paper
     here = "here"  # for a small model
     builtin = "builtin"  # for the built-in recordings
 
 
 def reproduce(
     experiments: Annotated[
-        list[str], typer.Argument(help="E1 to E8 (of the paper), B1 to B3 (further ones), or all.")
+        list[str], typer.Argument(help="E1 to E8 (of the paper), B1 to B3 (of jaxasr), or all.")
     ],
     out: Annotated[
         Path,
@@ -50,12 +51,12 @@ def reproduce(
         Preset | None,
         typer.Option(
             "--preset",
-            help="Settings: paper (those of the paper), here (for a small model), or builtin (for "
-            "the built-in recordings). Default: depends on the recordings.",
+            help="Settings: paper (as in the paper), here (for a small model), or builtin (for the "
+            "built-in recordings). Default: builtin for the built-in recordings, else here.",
         ),
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Run on fewer recordings, for a first look.")
+        bool, typer.Option("--quick", help="Use fewer recordings, for a result in minutes.")
     ] = False,
     seed: Annotated[int, typer.Option("--seed", help="Seed of samples, noise and resampling.")] = 0,
     overwrite: OverwriteOption = False,
@@ -63,23 +64,28 @@ def reproduce(
     dtype: DtypeOption = Dtype.float32,
     device: DeviceOption = None,
 ) -> None:
-    """Runs experiments, and makes a page of results for each of them and an index of the pages.
+    """Runs experiments, and makes a page of results per experiment and an index of the pages.
 
-    If an experiment fails, its error is printed and the next one starts. To continue after an
+    Prints the error of an experiment that fails, and starts the next one. To continue after an
     interruption, run the same command again.
     """
     from experiments import runtime
-    from experiments.commands.output import claim, describe
+    from experiments.commands.output import describe_origin, open_output
     from experiments.progress import Progress
     from experiments.studies import registry
 
     names, steps = registry.sort_study_ids(experiments), Progress()
+    if data and not data.startswith("hf:") and not Path(data).exists():
+        raise FileNotFoundError(f"--data {data}: no such file or folder. Check the spelling.")
     with steps("start JAX"):
         runtime.start(device)
+        from experiments.data import real_speech
         from experiments.studies import reproduce as studies
-    corpus, default_preset = studies.open_recordings(data)
+    source = data or real_speech.folder()
+    corpus, default_preset = studies.open_recordings(source)
+    steps.note(f"recordings: {source or 'built-in'} ({len(corpus)})")
     recordings = {"data": corpus.name, "sha256": corpus.sha256(transcripts=True)[:16]}
-    description = describe(
+    description = describe_origin(
         "reproduce",
         [],
         model,
@@ -90,7 +96,7 @@ def reproduce(
         dtype=dtype.value,
     )
     files = dict.fromkeys(_FILES, description)
-    outputs = {name: claim(out / name, files, overwrite) for name in names}
+    outputs = {name: open_output(out / name, files, overwrite) for name in names}
     with steps(f"load {model}"):
         asr = runtime.load(model, dtype.value)
     settings = {"preset": preset or default_preset, "quick": quick, "seed": seed, "steps": steps}

@@ -38,22 +38,23 @@ def scan(
 ) -> None:
     """Makes a page that shows a recording's text, both lenses and the most important heads.
 
-    The page also shows word times and confidence, and warns of loops and silence. Makes two files
-    in --out: index.html opens in a browser, and scan.json has the numbers.
+    The page also shows the time and probability of each word, and warns of loops and silence. Makes
+    two files in --out: index.html opens in a browser, and scan.json has the numbers.
     """
     from experiments import runtime
     from experiments.commands.one_recording import open_recording
-    from experiments.commands.output import claim, describe
+    from experiments.commands.output import describe_origin, open_output
     from experiments.progress import Progress
 
     check_recordings([audio])
     options = {"start": start, "language": language, "dtype": dtype.value}
-    description = describe("scan", [audio], model, **options)
-    output = claim(out, dict.fromkeys(("index.html", "scan.json"), description), overwrite)
+    description = describe_origin("scan", [audio], model, **options)
+    output = open_output(out, dict.fromkeys(("index.html", "scan.json"), description), overwrite)
     runtime.check_language(model, language)
     steps = Progress()
     opened = open_recording(audio, steps, model=model, start=start, dtype=dtype, device=device)
 
+    # These modules import JAX, so they are imported after `open_recording` has started it.
     from experiments.analyses import scan as analysis
     from experiments.analyses.lens import make_lens_page, transcribe_window
     from interventions.storage.text_files import to_json, to_json_types, write_json, write_text

@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 EXAMPLE = "jaxasr transcribe speech.flac interview.mp3 --model base --format srt --out texts"
 
-# Temperatures of --temperature-fallback, tried in this order; from openai/whisper `transcribe.py`.
+# Temperatures of --temperature-fallback, in this order, as in `transcribe.py` of openai/whisper.
 FALLBACK_TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 _FORMAT_HELP = (
-    "Format of the text, as in openai-whisper. It is printed, or with --out saved as one file per "
+    "Format of the text, as in openai-whisper. Prints the text, or with --out saves one file per "
     "recording. May be repeated. Default with --out: txt and json."
 )
 
@@ -55,7 +55,12 @@ def transcribe(
     model: ModelOption = DEFAULT_MODEL,
     language: LanguageOption = None,
     task: Annotated[
-        Task, typer.Option("--task", help="translate: into English. Needs a multilingual model.")
+        Task,
+        typer.Option(
+            "--task",
+            help="transcribe: keep the language. translate: translate into English, with a "
+            "multilingual model.",
+        ),
     ] = Task.TRANSCRIBE,
     timestamps: Annotated[
         bool, typer.Option("--timestamps", "-t", help="Print segments with their times.")
@@ -65,13 +70,13 @@ def transcribe(
         typer.Option("--words", "-w", help="Print the times and the probability of each word."),
     ] = False,
     beam_size: Annotated[
-        int, typer.Option("--beam-size", min=1, help="Beams of the search. 1: greedy.")
+        int, typer.Option("--beam-size", min=1, help="Number of beams. 1 decodes greedily.")
     ] = 1,
     temperature_fallback: Annotated[
         bool,
         typer.Option(
             "--temperature-fallback",
-            help="Sample again, at a higher temperature, if a text repeats itself or is unlikely.",
+            help="Generate again at a higher temperature if a text is a loop or improbable.",
         ),
     ] = False,
     formats: Annotated[
@@ -86,9 +91,9 @@ def transcribe(
     """Prints the text of recordings.
 
     With --json, prints one JSON object per recording. With --out, also saves a file in each
-    --format. Windows without text are explained on standard error.
+    --format. Explains on standard error why a 30 s window has no text.
     """
-    formats = list(dict.fromkeys(formats or []))
+    formats = list(dict.fromkeys(formats or []))  # each format once, in the given order
     _check_formats(formats, len(audio), json, out)
     settings: dict[str, Any] = {"language": language, "task": task.value, "word_timestamps": words}
     settings["temperature"] = FALLBACK_TEMPERATURES if temperature_fallback else 0.0
@@ -96,7 +101,7 @@ def transcribe(
         settings["beam_size"] = beam_size
     file_formats = formats or [Format.txt, Format.json]
     outputs = {
-        path: _claim(
+        path: _open_output(
             path, folder, file_formats, model, {**settings, "dtype": dtype.value}, overwrite
         )
         for path, folder in (choose_folders(out, audio) if out else {}).items()
@@ -126,7 +131,7 @@ def _check_formats(
 ) -> None:
     if json and formats and list(formats) != [Format.json] and not out:
         raise ValueError(
-            f"--json, --format {formats[0]}: expected one of the two, or --out for files."
+            f"--json, --format {formats[0]}: expected only one of the two. Use --out to save files."
         )
     if len(formats) > 1 and not out:
         raise ValueError(
@@ -139,7 +144,7 @@ def _check_formats(
         )
 
 
-def _claim(
+def _open_output(
     path: Path,
     folder: Path,
     formats: Sequence[Format],
@@ -147,11 +152,13 @@ def _claim(
     settings: dict[str, Any],
     overwrite: bool,
 ) -> "Output":
-    from experiments.commands.output import claim, describe
+    from experiments.commands.output import describe_origin, open_output
 
     recordings = [path] if path.is_file() else []
-    description = describe("transcribe", recordings, model, **settings)
-    return claim(folder, {f"{path.name}.{suffix}": description for suffix in formats}, overwrite)
+    description = describe_origin("transcribe", recordings, model, **settings)
+    return open_output(
+        folder, {f"{path.name}.{suffix}": description for suffix in formats}, overwrite
+    )
 
 
 def _transcripts(
@@ -159,7 +166,7 @@ def _transcripts(
 ) -> Iterator[tuple[Path, dict[str, Any] | None]]:
     """Yields each recording with its transcript, or with None after an error.
 
-    Loads the model only after a recording could be read.
+    Loads the model when the first recording has been read, because loading takes seconds.
     """
     from experiments import runtime
     from experiments.progress import Progress
@@ -210,13 +217,13 @@ def transcribe_file(
 
     Args:
         asr: the recogniser.
-        path: file of the recording; the result contains it.
+        path: file of the recording, which the result names.
         samples: 16 kHz samples of the recording.
         steps: shows progress.
         settings: options of `asr.transcribe`.
 
     Returns:
-        The plain values of `Transcript.to_dict`, with two more: `audio` (the path) and
+        The dictionary of `Transcript.to_dict`, with two more keys: `audio` (the path) and
         `provenance`.
     """
     from experiments.runtime import describe_weights
@@ -260,7 +267,7 @@ def _print(heading: Path | None, text: str) -> None:
 
 
 def _explain_windows_without_text(path: Path, result: dict[str, Any]) -> None:
-    """Prints on standard error why windows have no text."""
+    """Prints on standard error why each window without text has none."""
     from interventions.storage.text_files import printable
 
     for silence in result["silences"]:

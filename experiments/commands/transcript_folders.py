@@ -8,8 +8,8 @@ from pathlib import Path
 def choose_folders(out: Path, recordings: Sequence[Path]) -> dict[Path, Path]:
     """Chooses the folder for the transcript of each recording.
 
-    If all recordings have different file names, every folder is `out`. Otherwise `out` gets the
-    same subfolders as the folder that contains all recordings.
+    If all recordings have different file names, every folder is `out`. Otherwise each recording
+    gets a subfolder of `out`: its path below the folder that contains all recordings.
 
     Args:
         out: the folder of --out.

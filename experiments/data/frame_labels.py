@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from experiments.data.corpora import Span, Utterance
+from experiments.data.corpora.utterance import TIER_OF_KIND
 from jaxasr.audio import frame_to_seconds, n_frames
 from jaxasr.config import HOP, SAMPLE_RATE, SAMPLES_PER_FRAME
 
-TIER_OF_KIND = {"phone": "phones", "word": "words"}  # tier of an utterance, by kind of label
 _MIN_POWER = 1e-10  # least mean square: -100 dB of full scale, so that silence has a finite energy
 _PITCH_HZ = (65.0, 400.0)  # lowest and highest pitch, for low male to high female voices
 

@@ -1,8 +1,8 @@
 """Finds and reads the data folder, an optional folder of real recordings.
 
-`$JAXASR_DATA` names the folder. If the variable is not set, the data folder is `shared/data/dev` in
-the folder that contains the repository. The data folder has a file `manifest.jsonl`. Paths in that
-file are relative to the parent of the data folder.
+`$JAXASR_DATA` names the folder. If the variable is not set, a checkout of jaxasr uses the folder
+`../shared/data/dev`, if it exists. The data folder has a file `manifest.jsonl`. Paths in that file
+are relative to the parent of the data folder.
 """
 
 import dataclasses

@@ -1,4 +1,6 @@
-"""Renders both lenses of one recording as one HTML file. It opens from disk and needs no network.
+"""Renders the logit lens and the encoder lens of a recording as one HTML file.
+
+The page contains its sound, picture and script, so it needs no other file and no network.
 
 Axis letters: L layers, T tokens, K candidates, M mel bins, F mel frames.
 """
@@ -18,12 +20,14 @@ from interventions.storage.text_files import to_json_types
 from jaxasr.config import SAMPLE_RATE
 from jaxasr.transcript import Word
 
-SHADES = 10  # background colours of the table's cells, from LOWEST_LOGPROB to probability 1
-LOWEST_LOGPROB = math.log(1e-3)  # natural log-probability of the palest cell
-BLOCK_PX = 1290  # width of the page without the column of layer numbers; the table wraps there
+SHADES = 10  # number of background colours of cells, for probabilities from 0.001 to 1
+LOWEST_LOGPROB = math.log(1e-3)  # natural log-probability; cells with less have the palest colour
+# Lengths in pixels.
+BLOCK_PX = 1290  # width of the page without the column of layer numbers; a longer table is cut
 _MIN_COLUMN_PX, _MAX_COLUMN_PX = 34, 92
-_CHAR_PX, _MARGIN_PX = 7.4, 14  # one character of a cell, and its left and right margin together
-_MAX_CANDIDATE_CHARS = 8  # further characters of a candidate do not widen its column
+_CHAR_PX = 7.4  # width of a character in a cell
+_MARGIN_PX = 14  # left and right margin of a cell together
+_MAX_CANDIDATE_CHARS = 8  # only the first 8 characters of a candidate widen its column
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,13 +36,13 @@ class LogitTable:
 
     Attributes:
         tokens: texts of the generated tokens.
-        times: start and end in seconds of each token's word, NaN if unknown.
-        candidates: texts of the likeliest tokens, `[L][T][K]`.
+        times: start and end in seconds of the word that a token belongs to, NaN if unknown.
+        candidates: texts of the K likeliest tokens, `[L][T][K]`.
         logprobs: natural-log probabilities of the candidates.
-        rank: rank of the generated token, from 0.
+        rank: rank of the generated token among all tokens. 0 is the likeliest.
         logprob: natural-log probability of the generated token.
-        saturation: first layer from which the generated token stays the likeliest. L if it is not
-            the likeliest in the last layer.
+        saturation: the first layer such that the generated token is the likeliest in this layer and
+            in all later ones. L if the token is not the likeliest in the last layer.
     """
 
     tokens: tuple[str, ...]
@@ -57,7 +61,7 @@ class EncoderRow:
     Attributes:
         text: the generated text.
         logprob: mean natural-log probability per token.
-        category: kind of text, see `experiments.analyses.text_kinds`.
+        category: kind of text, such as "loop", from `experiments.analyses.text_kinds`.
     """
 
     text: str
@@ -76,8 +80,8 @@ class LensPage:
         language: code of the text's language.
         audio: at most 30 s at 16 kHz.
         mel: log-mel features of `audio`, without padding.
-        logit: predictions of the decoder layers.
-        encoder: text generated from each encoder layer.
+        logit: the logit lens, predictions of the decoder layers.
+        encoder: the encoder lens, the text generated from each encoder layer.
         words: words of the text with their times.
         signs: signs that the text is not a transcript of speech.
         provenance: model, data, settings and versions that the page was made with.
@@ -97,7 +101,7 @@ class LensPage:
 
     @property
     def seconds(self) -> float:
-        """Length of the recording."""
+        """Length of `audio`."""
         return len(self.audio) / SAMPLE_RATE
 
 
@@ -110,7 +114,7 @@ def render(page: LensPage, name: str = "lens.html", **more: Any) -> str:
     Args:
         page: content of the page.
         name: file name of the template, `lens.html` or one that extends it.
-        more: further values for the template.
+        more: further values that the template needs.
     """
     script, saturation = template("lens.js"), page.logit.saturation
     return (
@@ -124,10 +128,10 @@ def render(page: LensPage, name: str = "lens.html", **more: Any) -> str:
             script=script,
             audio=audio_uri(page.audio),
             mel=mel_uri(page.mel),
-            blocks=_blocks(page.logit),
-            spans=_word_spans(page.logit),
+            blocks=_cut_into_blocks(page.logit),
+            spans=_group_word_spans(page.logit),
             seconds_ticks=range(math.floor(page.seconds) + 1),
-            data=to_json_types({**_card_values(page.logit), "seconds": page.seconds}),
+            data=to_json_types({**_collect_card_values(page.logit), "seconds": page.seconds}),
             provenance=flat(page.provenance),
             shades=SHADES,
             mean_saturation=float(saturation.mean()) if len(saturation) else math.nan,
@@ -153,18 +157,20 @@ def summary(page: LensPage) -> dict[str, Any]:
     )
 
 
-def _blocks(table: LogitTable) -> list[dict[str, Any]]:
-    """Cuts the table into blocks of similar width that fit the page."""
-    widths = [_column_px(table, t) for t in range(len(table.tokens))]
-    return [_block(table, tokens, widths) for tokens in _group_columns(widths)]
+def _cut_into_blocks(table: LogitTable) -> list[dict[str, Any]]:
+    """Cuts the table into blocks of similar width, because a wider one would not fit the page."""
+    widths = [_measure_column(table, t) for t in range(len(table.tokens))]
+    return [_make_block(table, tokens, widths) for tokens in _group_columns(widths)]
 
 
 def _group_columns(widths: list[int]) -> list[list[int]]:
     """Groups columns into as few blocks as needed.
 
-    The table is divided into equal parts, one per block. A column belongs to the part that contains
-    the middle of the column.
+    The table is divided into parts of equal width, one per block. A column belongs to the part that
+    contains the middle of the column.
     """
+    # A block may be wider than its part by half a column at both ends. So parts are narrower than
+    # the page by the largest width of a column.
     n_blocks = math.ceil(sum(widths) / (BLOCK_PX - _MAX_COLUMN_PX))
     lefts = itertools.accumulate(widths, initial=0)
     middles = [left + width / 2 for left, width in zip(lefts, widths)]
@@ -173,22 +179,22 @@ def _group_columns(widths: list[int]) -> list[list[int]]:
     return [list(columns) for _, columns in groups]
 
 
-def _block(table: LogitTable, tokens: list[int], widths: list[int]) -> dict[str, Any]:
+def _make_block(table: LogitTable, tokens: list[int], widths: list[int]) -> dict[str, Any]:
     return {
         "columns": [{"t": t, "token": table.tokens[t], "width": widths[t]} for t in tokens],
-        "rows": [[_cell(table, layer, t) for t in tokens] for layer in range(len(table.rank))],
+        "rows": [[_make_cell(table, layer, t) for t in tokens] for layer in range(len(table.rank))],
         "width": sum(widths[t] for t in tokens),
     }
 
 
-def _column_px(table: LogitTable, t: int) -> int:
+def _measure_column(table: LogitTable, t: int) -> int:
     likeliest = [layer[t][0] for layer in table.candidates]
     lengths = [min(len(candidate), _MAX_CANDIDATE_CHARS) for candidate in likeliest]
     chars = max(len(table.tokens[t]), *lengths, 0)
     return round(min(max(chars * _CHAR_PX + _MARGIN_PX, _MIN_COLUMN_PX), _MAX_COLUMN_PX))
 
 
-def _cell(table: LogitTable, layer: int, t: int) -> dict[str, Any]:
+def _make_cell(table: LogitTable, layer: int, t: int) -> dict[str, Any]:
     return {
         "t": t,
         "text": table.candidates[layer][t][0],
@@ -199,12 +205,13 @@ def _cell(table: LogitTable, layer: int, t: int) -> dict[str, Any]:
 
 
 def _choose_shade(logprob: float) -> int:
+    """Returns the number of a cell's colour, from 0 (palest) to `SHADES - 1`."""
     share = 1 - min(max(float(logprob), LOWEST_LOGPROB), 0) / LOWEST_LOGPROB
     return min(int(share * SHADES), SHADES - 1)
 
 
-def _word_spans(table: LogitTable) -> list[dict[str, Any]]:
-    """Groups the tokens of each word, which have the same times, into one span of the audio."""
+def _group_word_spans(table: LogitTable) -> list[dict[str, Any]]:
+    """Groups consecutive tokens with the same times, because these form one word."""
     spans = []
     times = [tuple(map(float, time)) for time in table.times]
     for (start, end), group in itertools.groupby(range(len(times)), key=times.__getitem__):
@@ -216,8 +223,8 @@ def _word_spans(table: LogitTable) -> list[dict[str, Any]]:
     return spans
 
 
-def _card_values(table: LogitTable) -> dict[str, Any]:
-    """Returns the values that the script shows on the card of a cell."""
+def _collect_card_values(table: LogitTable) -> dict[str, Any]:
+    """Returns the values that lens.js shows when the mouse points at a cell."""
     return {
         "tokens": table.tokens,
         "times": np.round(np.asarray(table.times, float), 3),

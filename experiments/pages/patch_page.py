@@ -1,4 +1,4 @@
-"""Writes the files of a patching experiment: result.zarr, result.json, the figure and the page."""
+"""Writes the files of a patching experiment, among them the page index.html."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ from jaxasr.config import HOP
 MAX_CELLS = 100  # most cells listed on the page and in result.json
 TERMINAL_CELLS = 12  # most cells listed in a terminal
 _TEXT_CHARS = 60  # most characters of a cell's text in a terminal
-METRIC_NAMES = {  # name of the metric in --metric: name on the page
+METRIC_NAMES = {  # value of --metric: name on the page
     "logit_diff": "logit difference",
     "logprob": "log-probability",
     "kl": "KL divergence",
@@ -46,7 +46,7 @@ METRIC_NAMES = {  # name of the metric in --metric: name on the page
     "avg_logprob": "mean log-probability per token",
 }
 
-Samples = Float[np.ndarray, "n"]
+Samples = Float[np.ndarray, "n"]  # samples at 16 kHz
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,10 +62,11 @@ class PatchPage:
         plan: what was computed, in words.
         scored: what was measured, in words.
         texts: words before the scored token, or the unpatched text of each recording.
-        target_sound: first patched recording, 16 kHz.
-        source_sound: first recording that patches were taken from. None if they were not taken from
-            a recording.
-        words: each word with its start and end in seconds. Maps over time show them.
+        target_sound: first patched recording.
+        source_sound: first recording that patches were taken from. None if the patches were not
+            taken from recordings.
+        words: words of the first target, with start and end in seconds. Figures over time show the
+            words.
         provenance: model, data, settings and versions that the result was made with.
     """
 
@@ -84,7 +85,7 @@ class PatchPage:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Attributes that result.json contains: all but the sounds and words."""
+        """Attributes without the sounds and words, for result.json."""
         omitted = {"target_sound", "source_sound", "words"}
         names = [field.name for field in dataclasses.fields(self) if field.name not in omitted]
         return {name: getattr(self, name) for name in names}
@@ -103,13 +104,13 @@ def write(
     record: Callable[[Path], None],
     asr: Recogniser,
 ) -> dict[str, Any]:
-    """Writes all files of an experiment into `out`. They replace earlier ones at the same time.
+    """Writes all files of an experiment into `out`. The new files replace earlier ones together.
 
     Args:
         page: content of the page.
         result: metric of each cell, from `sweep` or `sequence_sweep`.
         out: folder of the files.
-        record: writes a description of what made the files (`Output.record`) into a folder.
+        record: function that writes the record of the files into a folder (`Output.record`).
         asr: the recogniser. Its tokenizer and its number of mel bins are used.
 
     Returns:
@@ -121,11 +122,11 @@ def write(
     texts = result[["text", "baseline_text"]] if isinstance(result, xr.Dataset) else xr.Dataset()
     figure = maps.plot(
         summary,
-        mel=_mel(asr, page.target_sound) if "time" in summary.dims else None,
+        mel=_compute_mel(asr, page.target_sound) if "time" in summary.dims else None,
         words=page.words,
         label=f"change of {METRIC_NAMES[page.metric]}",
     )
-    numbers = _numbers(page, summary, texts)
+    numbers = _collect_numbers(page, summary, texts)
     with only_writer(out), staging(out) as new:
         labelled = summary.merge(texts, combine_attrs="override")
         save_result(labelled, new / "result.zarr", provenance=page.provenance)
@@ -136,12 +137,13 @@ def write(
     return numbers
 
 
-def _mel(asr: Recogniser, sound: Samples) -> Float[np.ndarray, "M F"]:
+def _compute_mel(asr: Recogniser, sound: Samples) -> Float[np.ndarray, "M F"]:
+    """Returns the log-mel features of a recording without padding."""
     n_frames = -(-len(sound) // HOP)
     return np.asarray(jaxasr.log_mel(sound, asr.config.n_mels))[:, :n_frames]
 
 
-def _numbers(page: PatchPage, summary: xr.Dataset, texts: xr.Dataset) -> dict[str, Any]:
+def _collect_numbers(page: PatchPage, summary: xr.Dataset, texts: xr.Dataset) -> dict[str, Any]:
     """Returns the content of result.json."""
     dims = list(summary["mean"].dims)
     coords = [*dims, *(("token",) if "token" in summary.coords else ())]
@@ -167,12 +169,13 @@ def rank_cells(summary: xr.Dataset, texts: xr.Dataset, n: int = MAX_CELLS) -> li
 
     Args:
         summary: the result of `summarize`.
-        texts: has the variable "text" of each cell and example, or is empty.
+        texts: the variable "text" for each cell and example, or an empty dataset.
         n: most cells to return.
 
     Returns:
-        A dictionary per cell: `place` describes it in words, `mean` is its mean change, `text` is
-        the text of the first example, and further numbers have the names that `summarize` gives.
+        A dictionary per cell. `place` describes the cell in words, `mean` is its mean change, and
+        `text` is the text of the first example. Further numbers have the names of the variables of
+        `summary`.
     """
     change = summary["mean"]
     rows = []
@@ -190,7 +193,7 @@ def rank_cells(summary: xr.Dataset, texts: xr.Dataset, n: int = MAX_CELLS) -> li
 
 
 def count_tied(summary: xr.Dataset) -> int:
-    """Counts the cells whose change is as large as the largest one."""
+    """Counts the cells whose change is as large as the largest change."""
     sizes = np.abs(summary["mean"].values)
     return int(np.isclose(sizes, np.nanmax(sizes), atol=1e-9).sum()) if sizes.size else 0
 
@@ -216,7 +219,13 @@ def _describe_cell(summary: xr.Dataset, index: dict[str, int]) -> str:
 
 
 def render(numbers: dict[str, Any], png: bytes, sounds: dict[str, Samples]) -> str:
-    """Renders the page. All texts are escaped; the page loads nothing and runs no script."""
+    """Renders the page, which loads no other file and runs no script. All texts are escaped.
+
+    Args:
+        numbers: content of result.json.
+        png: the figure as a PNG file.
+        sounds: recordings that the page plays, by name.
+    """
     style = "".join(map(template, ("lens.css", "study.css", "patch.css")))
     return (
         environment()
@@ -242,7 +251,7 @@ def _count_left_out(numbers: dict[str, Any]) -> int:
 def print_result(numbers: dict[str, Any], out: Path, json: bool) -> None:
     """Prints the ranked cells and the path of the page, or with `json` everything as JSON.
 
-    A terminal shows only the first cells, and the number of the others.
+    Prints only the first cells in a terminal, but all ranked cells in a file or pipe.
     """
     from experiments.progress import console
 
@@ -259,8 +268,8 @@ def ranking_lines(numbers: dict[str, Any], out: Path, shorten: bool) -> list[str
 
     Args:
         numbers: the result of `write`.
-        out: folder of result.zarr. The last line names it if cells are left out.
-        shorten: whether only the first `TERMINAL_CELLS` cells are listed.
+        out: folder of result.zarr. If cells are left out, a line says that result.zarr has them.
+        shorten: whether to list only the first `TERMINAL_CELLS` cells.
     """
     n_cells = int(np.size(numbers["summary"]["mean"]))
     cells = numbers["cells"][: TERMINAL_CELLS if shorten else None]
@@ -269,19 +278,20 @@ def ranking_lines(numbers: dict[str, Any], out: Path, shorten: bool) -> list[str
         f"Change of the {METRIC_NAMES[numbers['metric']]}, largest first "
         f"({len(cells)} of {n_cells} cells):",
     ]
-    lines += [_cell_line(cell, numbers["n_examples"]) for cell in cells]
+    lines += [_format_cell(cell, numbers["n_examples"]) for cell in cells]
     if n_cells > len(cells):
         rest = f"  … {n_cells - len(cells)} more cells, all in {printable(out / 'result.zarr')}"
         lines.append(rest)
     if numbers["n_tied"] > 1:
         lines.append(
-            f"  The first {numbers['n_tied']} cells are tied: their order carries no meaning."
+            f"  The first {numbers['n_tied']} cells have changes of the same size, "
+            "so their order is arbitrary."
         )
     return lines
 
 
-def _cell_line(cell: dict[str, Any], n_examples: int) -> str:
-    if cell["mean"] is None:
+def _format_cell(cell: dict[str, Any], n_examples: int) -> str:
+    if cell["mean"] is None:  # JSON has no NaN
         return printable(f"       none  {cell['place']}")
     interval = f"  [{cell['low']:+.3f}, {cell['high']:+.3f}]" if n_examples > 1 else ""
     text = f"  {cell['text'][:_TEXT_CHARS]}" if cell["text"] else ""

@@ -11,12 +11,17 @@ _COLUMN_GAP = 2  # spaces that rich puts between columns without a box
 
 
 def print_table(rows: Sequence[dict[str, Any]]) -> None:
-    """Prints rows as a table.
+    """Prints a table of scores.
 
-    Columns that do not fit into the console are left out, and a line below the table names them.
+    Leaves out the columns that do not fit into the console, and prints their names below the table.
 
     Args:
-        rows: one per layer and penalty, as in table.csv.
+        rows: a dictionary per layer and penalty, as in table.csv. The keys name the columns.
+
+    Example:
+        ```python
+        print_table([{"layer": 0, "accuracy": 0.5}, {"layer": 1, "accuracy": 0.7}])
+        ```
     """
     console = standard_output()
     texts = {name: [_format(row[name]) for row in rows] for name in rows[0]}
@@ -30,7 +35,16 @@ def print_table(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def fitting_columns(texts: dict[str, list[str]], width: int) -> list[str]:
-    """Returns the first columns that fit into `width` characters together."""
+    """Returns the names of the first columns that fit into a line.
+
+    Args:
+        texts: the texts of the cells of each column, by the column's name.
+        width: number of characters of a line.
+
+    Example:
+        >>> fitting_columns({"layer": ["0"], "accuracy": ["0.5"]}, width=10)
+        ['layer']
+    """
     fitting, used = [], 0
     for name, cells in texts.items():
         used += max(map(len, [name, *cells])) + (_COLUMN_GAP if fitting else 0)

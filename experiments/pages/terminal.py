@@ -1,4 +1,4 @@
-"""Prints both lenses as tables in a terminal."""
+"""Prints the logit lens and the encoder lens as tables in a terminal."""
 
 import math
 
@@ -10,21 +10,22 @@ from experiments.pages.lens_page import EncoderRow, LensPage, LogitTable
 from experiments.progress import console as standard_output
 from interventions.storage.text_files import printable
 
-MAX_TOKENS = 40  # rows of the logit lens in a terminal
+MAX_TOKENS = 40  # most rows of the logit lens in a terminal
+# Widths in characters.
 _COLUMN_CHARS = 13  # widest column of a layer or of the tokens
 _GAP_CHARS = 2  # between two columns, as rich pads each column with a space at both sides
 # Together the columns of seconds (5), tokens (13) and saturation (9), with the gaps between them.
 _OTHER_CHARS = 5 + _COLUMN_CHARS + 9 + 2 * _GAP_CHARS
-# Encoder texts longer than 160 characters are cut to 150, so that the note of the length pays off.
+# A text of more than 160 characters is cut to 150. The note of its length takes the other 10.
 _LONG_TEXT, _SHOWN_TEXT = 160, 150
-_DIM_BELOW = 0.1  # probability; less likely candidates are dim
+_DIM_BELOW = 0.1  # probability; candidates with a lower one are dim
 _TABLE_STYLE = {"box": None, "header_style": "dim", "pad_edge": False}
 
 
 def print_page(page: LensPage) -> None:
-    """Prints the text, its signs of loops and silence, and a table per lens.
+    """Prints the text, its signs of loops and silence, and a table for each lens.
 
-    The tables are shortened in a terminal, but not in a file or pipe.
+    Prints shorter tables in a terminal than in a file or pipe.
     """
     console = standard_output()
     n_tokens = len(page.logit.tokens)
@@ -45,8 +46,8 @@ def logit_table(table: LogitTable, width: int, rows: int = MAX_TOKENS) -> Table:
 
     Args:
         table: predictions of every layer.
-        width: characters of a line. If not all layers fit, evenly spaced ones are shown, among them
-            the last.
+        width: number of characters of a line. If not all layers fit into it, the table has evenly
+            spaced layers, among them the last.
         rows: most tokens to show.
     """
     room = (width - _OTHER_CHARS) // (_COLUMN_CHARS + _GAP_CHARS)
@@ -67,7 +68,12 @@ def logit_table(table: LogitTable, width: int, rows: int = MAX_TOKENS) -> Table:
 
 
 def encoder_table(rows: tuple[EncoderRow, ...], shorten: bool = True) -> Table:
-    """Makes a table with one row per encoder layer; `shorten` cuts long texts."""
+    """Makes a table with one row per encoder layer.
+
+    Args:
+        rows: text generated from each encoder layer.
+        shorten: whether to cut long texts.
+    """
     terminal_table = Table(**_TABLE_STYLE)
     terminal_table.add_column("layer", justify="right")
     terminal_table.add_column("kind")
@@ -86,14 +92,23 @@ def choose_layers(n_layers: int, room: int) -> list[int]:
 
     Args:
         n_layers: number of all layers.
-        room: most layers to choose; 2 are chosen even if it is less.
+        room: most layers to choose. If it is less than 2, two layers are chosen.
+
+    Example:
+        >>> choose_layers(12, room=3)
+        [0, 6, 11]
     """
     count = min(n_layers, max(room, 2))
     return sorted({round(layer) for layer in np.linspace(0, n_layers - 1, count)})
 
 
 def visible(token: str) -> str:
-    """Makes line ends, tabs and empty tokens visible, and drops the leading space."""
+    r"""Makes line ends, tabs and empty tokens visible, and drops the leading space.
+
+    Example:
+        >>> visible(" old\n")
+        'old↵'
+    """
     return printable(token.removeprefix(" ").replace("\n", "↵").replace("\t", "⇥")) or "␣"
 
 

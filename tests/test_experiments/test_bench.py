@@ -11,8 +11,9 @@ import xarray as xr
 from flax import nnx
 
 import jaxasr
-from experiments.bench import flops, options, reference, sweep, transcribe
+from experiments.bench import flops, options, recordings, sklearn_probes, sweep, transcribe
 from experiments.bench.worker import Worker, peak_rss
+from experiments.data import real_speech
 from jaxasr.config import SIZES
 
 
@@ -61,8 +62,8 @@ def test_flops_of_the_encoder_equal_those_the_compiler_counts(with_memory):
 
 
 def test_the_last_batch_is_full():
-    assert transcribe._batches(3, 2) == [[0, 1], [2, 0]]
-    assert transcribe._batches(2, 8) == [[0, 1, 0, 1, 0, 1, 0, 1]]
+    assert transcribe._make_batches(3, 2) == [[0, 1], [2, 0]]
+    assert transcribe._make_batches(2, 8) == [[0, 1, 0, 1, 0, 1, 0, 1]]
 
 
 def test_a_ratio_is_the_median_over_rounds():
@@ -90,8 +91,8 @@ def test_fits_are_compared_by_their_objectives():
     rng = np.random.default_rng(0)
     y, test = np.arange(40) % 2, np.arange(40)[None, None] >= 32
     X = (rng.normal(size=(1, 40, 3)) + y[:, None]).astype(np.float32)
-    best = reference.fit_all(X.astype(np.float64), y, test, (1.0,), 1e-10)
-    weights, bias = reference._all_classes(best[0, 0, 0, 0])
+    best = sklearn_probes.fit_all(X.astype(np.float64), y, test, (1.0,), 1e-10)
+    weights, bias = sklearn_probes._split_two_classes(best[0, 0, 0, 0])
     dims = ("layer", "penalty", "fold", "seed")
     data = xr.Dataset({
         "weights": ((*dims, "class", "feature"), weights[None, None, None, None]),
@@ -100,21 +101,21 @@ def test_fits_are_compared_by_their_objectives():
         "objective": (dims, np.zeros((1, 1, 1, 1))),
     }, {"penalty": [1.0]})  # fmt: skip
     bank = type("Bank", (), {"data": data, "objective": data.objective})
-    judged = reference.judge(X, y, bank, {"equal": best, "half": best / 2})
-    assert judged["ours"]["excess_max"] == judged["equal"]["excess_max"] == 0
-    assert judged["equal"]["accuracy_gap"] == 0
-    assert judged["equal"]["predictions_equal"] == 1
-    assert judged["half"]["excess_max"] == judged["half"]["excess_median"] > 0.01
+    comparison = sklearn_probes.compare(X, y, bank, {"equal": best, "half": best / 2})
+    assert comparison["ours"]["excess_max"] == comparison["equal"]["excess_max"] == 0
+    assert comparison["equal"]["accuracy_gap"] == 0
+    assert comparison["equal"]["predictions_equal"] == 1
+    assert comparison["half"]["excess_max"] == comparison["half"]["excess_median"] > 0.01
 
 
-class OtherWays:
+class OtherMethods:
     """Computes cells ten times more slowly than ours, each with the same error."""
 
-    def ask(self, method, kind, way, cells, batch):
+    def ask(self, method, kind, mode, cells, batch):
         return {"seconds": len(cells) / 100, "values": [sum(cell) + 0.5 for cell in cells]}
 
 
-def test_slow_ways_of_a_sweep_are_compared_on_the_cells_they_computed():
+def test_slow_methods_of_a_sweep_are_compared_on_the_cells_they_computed():
     model = {"decoder_layers": 4, "decoder_attention_heads": 6}
     cells = sweep.cells_of("decoder", model, n_tokens=11, frames=300)
     values = list(map(sum, cells))
@@ -122,7 +123,7 @@ def test_slow_ways_of_a_sweep_are_compared_on_the_cells_they_computed():
     def ask(kind, reuse=True):
         return {"seconds": len(cells) / 1000, "values": values, "programs": 3}
 
-    ours, unshared, *others = sweep.measure(ask, OtherWays(), "decoder", cells, rounds=2)
+    ours, unshared, *others = sweep.measure(ask, OtherMethods(), "decoder", cells, rounds=2)
     assert ours["late_programs"] == ours["error"] == unshared["error"] == 0
     assert {row["way"] for row in others} >= {"hook loop, whole model", "batched hooks, 11 rows"}
     for row in others:
@@ -137,3 +138,11 @@ def test_numbers_are_saved_as_strict_json(tmp_path):
     options.save(tmp_path / "a.json", {"gap": float("nan"), "shape": (1, 2)})
     assert json.loads((tmp_path / "a.json").read_text()) == {"gap": None, "shape": [1, 2]}
     options.save(None, {})
+
+
+def test_without_a_data_folder_the_demo_recording_is_measured_and_named(monkeypatch, capsys):
+    monkeypatch.setattr(real_speech, "folder", lambda: None)
+    mels, seconds = recordings._compute_features(2, 80, 0.0)
+    assert mels.shape == (2, 80, 3000)
+    assert seconds[0] == seconds[1]
+    assert "Measures the demo recording." in capsys.readouterr().out

@@ -64,10 +64,42 @@ PATCH = ["patch", str(DEMO), "--source", "zero", "--out", "unwritten", "--site"]
         [*PATCH, "decoder.cross_attn.z", "--over", "frame"],
         [*PATCH, "decoder.cross_attn.z", "--source", "nois"],
         ["probe", "m.csv", "--label", "sex", "--out", "unwritten", "--site", "encoder.resid"],
+        ["probe", "m.csv", "--label", "sex", "--out", "unwritten", "--pool", "most"],
     ],
 )
 def test_an_error_in_the_input_does_not_wait_for_jax(arguments):
     assert heavy_modules(arguments) == "set()"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["transcribe", "--language", "Klingon"], "language: expected a code"),
+        (["transcribe", "--language", "de"], "--language de: tiny.en is English-only"),
+        (["transcribe", "--task", "translate"], "--task translate: tiny.en is English-only"),
+        (["lens", "--out", "unwritten", "--language", "Klingon"], "language: expected a code"),
+        (["scan", "--out", "unwritten", "--language", "Klingon"], "language: expected a code"),
+        ([*PATCH, "decoder.attn.z", "--language", "Klingon"], "language: expected a code"),
+        (["align", "--text", "{folder}/m.csv", "--language", "Klingon"], "language: expected"),
+        (["probe", "{folder}/m.csv", "--label", "sex", "--out", "unwritten"], "no column 'sex'"),
+        (["reproduce", "E7", "--data", "nowhere", "--out", "unwritten"], "--data nowhere: no such"),
+    ],
+)
+def test_an_error_that_needs_no_model_is_printed_without_jax(arguments, message, tmp_path):
+    (tmp_path / "m.csv").write_text(f"path,speaker\n{DEMO},anna\n")
+    command, *options = [argument.format(folder=tmp_path) for argument in arguments]
+    audio = [] if command in ("patch", "probe", "reproduce") else [str(DEMO)]
+    done = run_in_process([command, *audio, *options])
+    assert message in done.stderr
+    assert "jax" not in done.stdout
+
+
+def test_names_of_pools_are_those_of_the_store():
+    from experiments.analyses.probe_question import POOLS
+    from experiments.store import pools
+
+    assert (*pools.MEANS, "last", pools.FRAMES) == POOLS
+    assert pools.parse(POOLS) == (POOLS[:-1], True)
 
 
 def test_names_of_sites_are_those_of_the_model():
@@ -80,16 +112,20 @@ def test_names_of_sites_are_those_of_the_model():
 
 def heavy_modules(arguments: list[str]) -> str:
     """Runs a command in another process, and returns which slow packages it imported."""
+    return run_in_process(arguments).stdout.splitlines()[-1]
+
+
+def run_in_process(arguments: list[str]) -> subprocess.CompletedProcess:
+    """Runs a command in another process, which prints the slow packages that it imported."""
     code = (
         "import sys; from experiments.cli import app\n"
         f"try: app({arguments!r}, standalone_mode=False)\n"
         "except BaseException: pass\n"
         "print({'jax', 'numpy'} & set(sys.modules))"
     )
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
-    return done.stdout.splitlines()[-1]
 
 
 def test_version_is_that_of_the_distribution():

@@ -118,7 +118,7 @@ def test_languages_are_checked_before_jax_starts(sounds, no_model, monkeypatch, 
     (["--types", "kind"], "--types: no column 'kind'"),
     (["--label", "phone"], "--label: no column 'phone'"),
     (["--site", "encoder.resid"], "--site: 'encoder.resid' is not a site"),
-    (["--pool", "middle"], "pool: expected 'speech'"),
+    (["--pool", "middle"], "--pool: expected speech, all"),
     (["--target", "number"], "--target: expected class or value"),
     (["--target", "value"], "expected numbers for --target value"),
     (["--text", "spoken"], "--text: expected greedy or transcript"),
@@ -170,47 +170,47 @@ def test_a_folder_that_cannot_be_written_to_is_refused_at_once(sounds, no_model,
 
 
 def test_only_the_same_command_and_input_may_replace_files(sounds):
-    def claim(recording: str, overwrite: bool = False, **options):
-        description = output.describe("patch", [sounds / recording], "tiny.en", **options)
+    def open_output(recording: str, overwrite: bool = False, **options):
+        description = output.describe_origin("patch", [sounds / recording], "tiny.en", **options)
         files = dict.fromkeys(("index.html", "cells"), description)
-        return output.claim(sounds / "heads", files, overwrite)
+        return output.open_output(sounds / "heads", files, overwrite)
 
-    with claim("a/x.wav", site="z").writing():
+    with open_output("a/x.wav", site="z").writing():
         pass
-    claim("b/x.wav", site="z")  # only the record is there: nothing would be lost
-    with claim("a/x.wav", site="z").writing() as new:
+    open_output("b/x.wav", site="z")  # only the record is there: nothing would be lost
+    with open_output("a/x.wav", site="z").writing() as new:
         (new / "index.html").write_text("one")
-    claim("a/x.wav", site="z")
+    open_output("a/x.wav", site="z")
     with pytest.raises(
         ValueError,
         match=r"holds index.html from x.wav with other content.* Use --overwrite, or another",
     ):
-        claim("b/x.wav", site="z")
+        open_output("b/x.wav", site="z")
     (sounds / "a/x.wav").rename(sounds / "a/y.wav")
     with pytest.raises(
         ValueError, match=r"holds index.html from x.wav, not from the present y.wav"
     ):
-        claim("a/y.wav", site="z")
+        open_output("a/y.wav", site="z")
     (sounds / "a/y.wav").rename(sounds / "a/x.wav")
     with pytest.raises(ValueError, match="made with site 'z', not 'q'"):
-        claim("a/x.wav", site="q")
+        open_output("a/x.wav", site="q")
     (sounds / "heads" / "cells").mkdir()
-    assert claim("b/x.wav", overwrite=True, site="z").begin("cells") == sounds / "heads"
+    assert open_output("b/x.wav", overwrite=True, site="z").begin("cells") == sounds / "heads"
     assert not (sounds / "heads" / "cells").exists()
     (
         sounds / "heads" / "cells"
     ).mkdir()  # of a run that was interrupted: the same command continues
-    claim("b/x.wav", overwrite=True, site="z").begin("cells")
+    open_output("b/x.wav", overwrite=True, site="z").begin("cells")
     assert (sounds / "heads" / "cells").exists()
-    with pytest.raises(RuntimeError), claim("b/x.wav", overwrite=True, site="z").writing():
+    with pytest.raises(RuntimeError), open_output("b/x.wav", overwrite=True, site="z").writing():
         raise RuntimeError
-    claim("a/x.wav", site="z", overwrite=True)
-    with claim("b/x.wav", overwrite=True, site="z").writing() as new:
+    open_output("a/x.wav", site="z", overwrite=True)
+    with open_output("b/x.wav", overwrite=True, site="z").writing() as new:
         (new / "index.html").write_text("two")
-    claim("b/x.wav", site="z")
+    open_output("b/x.wav", site="z")
     (sounds / "heads" / output.RECORD).write_text("damaged")
-    with pytest.raises(ValueError, match="made by another command or by an earlier version"):
-        claim("b/x.wav", site="z")
+    with pytest.raises(ValueError, match="made by another program or by an earlier version"):
+        open_output("b/x.wav", site="z")
 
 
 @pytest.mark.parametrize("command", [("lens",), ("patch", *PATCH), ("scan",)])

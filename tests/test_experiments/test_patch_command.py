@@ -176,7 +176,10 @@ def test_the_ranking_names_ties_and_how_many_cells_are_left_out():
     assert lines[1] == "Change of the share of loops that end, largest first (12 of 24 cells):"
     assert all("+1.000" in line for line in lines[2:14])
     assert lines[14] == "  … 12 more cells, all in heads/result.zarr"
-    assert lines[15] == "  The first 18 cells are tied: their order carries no meaning."
+    assert (
+        lines[15]
+        == "  The first 18 cells have changes of the same size, so their order is arbitrary."
+    )
     assert len(patch_page.ranking_lines(numbers, Path("heads"), shorten=False)) == 2 + 24 + 1
 
 

@@ -289,3 +289,16 @@ def test_the_built_in_recordings_are_complete():
     assert {clip.label("set") for clip in clips} >= {"sentences", "words", "pairs"}
     pairs = [clip for clip in clips if clip.label("set") == "pairs"]
     assert all(clip.label("target") in clip.transcript for clip in pairs)
+
+
+def test_the_recordings_of_a_run_are_printed(monkeypatch, tmp_path):
+    from experiments import runtime
+    from experiments.data import real_speech
+
+    monkeypatch.setattr(real_speech, "folder", lambda: None)
+    monkeypatch.setattr(runtime, "start", lambda device: None)
+    monkeypatch.setattr(runtime, "load", lambda model, dtype: None)
+    monkeypatch.setattr("experiments.studies.reproduce.reproduce_all", lambda *arguments: {})
+    result = CliRunner().invoke(cli.app, ["reproduce", "E7", "--out", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert "recordings: built-in (" in result.stderr

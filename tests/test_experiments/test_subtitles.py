@@ -125,7 +125,7 @@ def test_a_time_is_rounded_before_it_is_cut_into_parts():
 @pytest.mark.parametrize(("arguments", "message"), [
     (["a.wav", "b.wav", "--format", "srt"], "--format srt: 2 recordings need --out"),
     (["a.wav", "--format", "srt", "--format", "vtt"], "--format: 2 formats need --out"),
-    (["a.wav", "--format", "srt", "--json"], "--json, --format srt: expected one of the two"),
+    (["a.wav", "--format", "srt", "--json"], "--json, --format srt: expected only one of the two"),
 ])  # fmt: skip
 def test_formats_that_do_not_fit_together_are_refused(arguments, message):
     done = CliRunner().invoke(cli.app, ["transcribe", *arguments])

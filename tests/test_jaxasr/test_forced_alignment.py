@@ -235,7 +235,7 @@ def test_choosing_heads_without_speech_raises(audios, n, message):
 @pytest.mark.skipif(not real_speech.rows("timit_align"), reason="needs TIMIT's word bounds")
 def test_chosen_heads_come_within_20_ms_of_the_published_ones():
     """Uses few recordings; `python -m experiments.bench alignment` uses all."""
-    asr, clips = load("tiny.en"), alignment.clips(3)
+    asr, clips = load("tiny.en"), alignment.read_recordings(3)
 
     def median(heads):
         times = [

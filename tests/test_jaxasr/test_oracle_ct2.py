@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jaxasr
-from experiments.bench import ct2
+from experiments.bench import ctranslate2_folder
 from experiments.data import real_speech
 from jaxasr.audio import load_audio, log_mel
 from jaxasr.config import N_SAMPLES
@@ -22,7 +22,7 @@ TOLERANCE = 2e-3
 @pytest.fixture(scope="module", params=["tiny.en", "base"])
 def pair(request, tmp_path_factory) -> tuple[jaxasr.Recogniser, ctranslate2.models.Whisper]:
     asr = jaxasr.load(request.param)
-    folder = ct2.folder(asr.checkpoint, tmp_path_factory.mktemp("ct2"))
+    folder = ctranslate2_folder.prepare(asr.checkpoint, tmp_path_factory.mktemp("ct2"))
     return asr, ctranslate2.models.Whisper(str(folder), device="cpu", compute_type="float32")
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from experiments.data.corpora.utterance import Utterance
-from jaxasr.audio import load_audio
 
 # A line for the error message that lists the supported kinds of corpora.
 LAYOUT_DESCRIPTION = (
@@ -94,6 +93,8 @@ def _class_name(feature: Any, value: Any) -> Any:
 
 
 def _read_audio(audio: Mapping[str, Any]) -> np.ndarray:
+    from jaxasr.audio import load_audio
+
     if not audio["bytes"]:
         return load_audio(audio["path"])
     with tempfile.TemporaryDirectory() as folder:

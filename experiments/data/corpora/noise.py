@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from experiments.data.corpora.utterance import Corpus, Utterance
-from interventions.corruptions import add, parse_source
-from jaxasr.audio import load_audio
 
 CLEAN = "clean"  # value of the label `noise` for recordings without added noise
 _AUDIO_SUFFIXES = {".flac", ".wav", ".ogg", ".mp3"}  # of recorded noise in a folder
@@ -55,6 +53,9 @@ def with_noise(corpus: Corpus, noises: Sequence[str]) -> Corpus:
 
 
 def _noise_function(name: str) -> AddNoise:
+    from interventions.corruptions import add, parse_source
+    from jaxasr.audio import load_audio
+
     kind, _, arguments = name.partition(":")
     snr, _, path = arguments.partition(":")
     if kind == "snr" and path:
@@ -71,6 +72,8 @@ def _noise_function(name: str) -> AddNoise:
 
 
 def _apply_corruption(name: str, audio: np.ndarray, seed: int) -> np.ndarray:
+    from interventions.corruptions import parse_source
+
     corrupt = parse_source(name, seed).make_recording
     assert corrupt is not None
     return corrupt(audio)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from experiments.data.corpora.manifest import text_lines
 from experiments.data.corpora.utterance import Span, Utterance
-from jaxasr.config import SAMPLE_RATE
 
 LAYOUT_DESCRIPTION = "TIMIT: a folder with [TRAIN|TEST/]DR<n>/<speaker>/*.PHN"
 _DIALECTS = (  # names of dialect regions 1 to 8
@@ -100,6 +99,8 @@ def _spans(file: Path) -> tuple[Span, ...]:
 
 
 def _span(file: Path, line_number: int, line: str) -> Span:
+    from jaxasr.config import SAMPLE_RATE
+
     try:
         first, last, label = line.strip().split(maxsplit=2)
         return Span(int(first) / SAMPLE_RATE, int(last) / SAMPLE_RATE, label)

@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from interventions.storage.text_files import escape_surrogates
-from jaxasr.audio import load_audio
-from jaxasr.config import SAMPLE_RATE
-
 if TYPE_CHECKING:
     import pandas
+
+TIER_OF_KIND = {"phone": "phones", "word": "words"}  # label of a frame: tier with its annotations
 
 _TABLE_FIELDS = (  # fields of an utterance that are columns of `Corpus.to_table`
     "id",
@@ -93,6 +91,10 @@ class Utterance:
             ValueError: the part is not within the recording.
             Exception: `jaxasr.load_audio` cannot read the file.
         """
+        # Imported only here, because the import loads JAX, and labels can be read without JAX.
+        from jaxasr.audio import load_audio
+        from jaxasr.config import SAMPLE_RATE
+
         audio = load_audio(self.path) if self.read is None else self.read()
         if self.start_s is None and self.end_s is None:
             return audio

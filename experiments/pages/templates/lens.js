@@ -4,12 +4,12 @@
   const data = JSON.parse($("data").textContent);
   const [audio, play, clock, time, playhead, span, grid, card] =
     ["audio", "play", "clock", "time", "playhead", "span", "grid", "card"].map($);
-  // columns[t][0] is the header of token t, columns[t][1 + layer] its cells. The table may be cut into several.
+  // columns[t][0] is the header of token t, and columns[t][1 + layer] is its cell. The table may be cut into several.
   const columns = data.tokens.map((_, t) => [...grid.querySelectorAll(`[data-t="${t}"]`)]);
   let stopAt = Infinity;
   let current = null;
 
-  // Sound and time
+  // Sound and time. A variable s is in seconds, and t is the number of a token.
   const timed = (t) => data.times[t] && data.times[t][0] !== null;
   const left = (s) => `${(100 * s) / data.seconds}%`;
   const tokenAt = (s) => data.times.findIndex(([a, b]) => a !== null && a <= s && s < b);
@@ -17,6 +17,7 @@
   const words = [...document.querySelectorAll(".strip span")];
   const holds = (word, t) => Number(word.dataset.from) <= t && t <= Number(word.dataset.to);
 
+  // Gives the class `name` to token t and its word, and removes it from all others.
   function mark(t, name) {
     words.forEach((word) => word.classList.toggle(name, holds(word, t)));
     grid.querySelectorAll(`.${name}`).forEach((e) => e.classList.remove(name));
@@ -31,11 +32,13 @@
     mark(audio.paused ? -1 : tokenAt(s), "now");
   }
 
+  // Scrolls to the token that is being played.
   function follow() {
     const header = (columns[tokenAt(audio.currentTime)] || [])[0];
     if (header) header.scrollIntoView({ block: "nearest", inline: "nearest" });
   }
 
+  // Runs before each repaint while the sound plays.
   function frame() {
     if (audio.currentTime >= stopAt) { audio.pause(); audio.currentTime = stopAt; }
     showTime();
@@ -51,6 +54,7 @@
   }
 
   const seek = (s) => { stopAt = Infinity; audio.currentTime = Math.min(Math.max(s, 0), data.seconds); showTime(); };
+  // A token plays for at least 0.12 s, because shorter sounds cannot be recognised.
   const playToken = (t) => { if (timed(t)) start(data.times[t][0], Math.max(data.times[t][1], data.times[t][0] + 0.12)); };
   const toggle = () => { if (!audio.paused) audio.pause(); else start(audio.currentTime >= data.seconds - 0.05 ? 0 : audio.currentTime); };
 
@@ -68,7 +72,7 @@
     e.preventDefault();
   });
 
-  // The card of a cell
+  // The card, which shows the likeliest tokens of a cell
   const shown = (text) => text.replaceAll(" ", "·").replaceAll("\n", "↵").replaceAll("\t", "⇥") || "∅";
   const percent = (p) => (p >= 0.01 ? `${p.toFixed(p < 1 ? 2 : 1)}\u00a0%` : "<0.01\u00a0%");
   const element = (tag, text, className) => Object.assign(document.createElement(tag), { textContent: text, className: className || "" });
@@ -119,7 +123,7 @@
   grid.addEventListener("focusout", leave);
   grid.addEventListener("click", (e) => { const cell = cellOf(e); if (cell) { rove(cell); playToken(Number(cell.dataset.t)); } });
 
-  // One cell takes part in tabbing; arrow keys move which.
+  // The tab key reaches only one cell of the table. Arrow keys change which one.
   function rove(cell) {
     grid.querySelectorAll('[tabindex="0"]').forEach((e) => { e.tabIndex = -1; });
     cell.tabIndex = 0;

@@ -1,4 +1,4 @@
-"""Decodes greedily with the torch model, as the reference for `jaxasr.generate`."""
+"""Generates tokens greedily with torch, as the reference for `jaxasr.generate`."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -12,11 +12,12 @@ from experiments.bench.torch_whisper import cache_argument
 
 @dataclasses.dataclass(frozen=True)
 class Greedy:
-    """A greedily decoded text.
+    """A greedily generated text.
 
     Attributes:
         tokens: token ids without the end-of-text.
-        margins: difference between the two largest logits at each step, including the end-of-text.
+        margins: difference between the two largest logits at each step, including the step that
+            generates the end-of-text.
     """
 
     tokens: list[int]
@@ -34,16 +35,16 @@ def greedy(
     suppress_begin: Iterable[int],
     max_new_tokens: int = 224,
 ) -> Greedy:
-    """Decodes the most probable token at each step.
+    """Generates the most probable token at each step.
 
     Args:
         model: a torch model.
-        mel: features [M, 3000].
+        mel: log-mel features [M, 3000] of one recording.
         prompt: token ids before the text.
         eot: id of the end-of-text.
-        suppress: ids that are excluded at every step.
-        suppress_begin: ids that are excluded at the first step.
-        max_new_tokens: largest number of tokens to decode.
+        suppress: ids that are suppressed at every step.
+        suppress_begin: ids that are suppressed at the first step.
+        max_new_tokens: largest number of tokens to generate.
     """
     xa = model.model.encoder(torch.tensor(np.asarray(mel))[None].to(model.dtype)).last_hidden_state
     cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
@@ -63,11 +64,11 @@ def greedy(
         logits[suppressed] = -torch.inf
         if not tokens:
             logits[suppressed_first] = -torch.inf
-        best = torch.topk(logits, 2)
+        best = torch.topk(logits, 2)  # two, for the margin
         margins.append(float(best.values[0] - best.values[1]))
         token = int(best.indices[0])
         if token == eot:
             break
         tokens.append(token)
-        ids = torch.tensor([[token]])
+        ids = torch.tensor([[token]])  # the cache has all earlier tokens
     return Greedy(tokens, margins)

@@ -1,11 +1,11 @@
-"""Fits probes with scikit-learn and compares the fits with ours."""
+"""Fits probes with scikit-learn, and compares the fits with ours."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-JOBS = 2  # number of processes that fit in parallel
+N_PROCESSES = 2  # number of processes that fit in parallel
 
 
 def fit_all(
@@ -13,11 +13,11 @@ def fit_all(
 ) -> np.ndarray:
     """Fits a LogisticRegression for every layer, fold, seed and penalty.
 
-    Fits start from the solution of the next stronger penalty. The solver is the default, lbfgs.
-    joblib gives one thread to each of its two processes.
+    Each fit starts from the solution of the next stronger penalty. The solver is lbfgs, the
+    default. Two processes fit in parallel, with one thread each.
 
     Args:
-        X: activations [L, N, D]. The fits use their dtype: float32 is faster, and float64 comes
+        X: activations [L, N, D]. The fits have the dtype of X. float32 is faster, and float64 comes
             closer to the optimum.
         y: class number of each row [N].
         test: True for the test rows of each seed and fold [S, F, N].
@@ -25,9 +25,10 @@ def fit_all(
         tol: tolerance of the solver.
 
     Returns:
-        Weights and bias [L, P, F, S, K, D+1] of standardised features; K is 1 for two classes.
+        Weights and bias [L, P, F, S, K, D+1] for standardised features. K is the number of classes,
+        or 1 for two classes.
     """
-    from joblib import Parallel, delayed
+    from sklearn.utils.parallel import Parallel, delayed
 
     cells = [
         (layer, fold, seed)
@@ -39,12 +40,13 @@ def fit_all(
         delayed(_fit_path)(X[layer][~test[seed, fold]], y[~test[seed, fold]], penalties, tol)
         for layer, fold, seed in cells
     )
-    fits = np.stack([np.asarray(fit) for fit in Parallel(n_jobs=JOBS)(jobs)])
+    fits = np.stack([np.asarray(fit) for fit in Parallel(n_jobs=N_PROCESSES)(jobs)])
+    # From [L, F, S, P, …], the order of the cells, to [L, P, F, S, …].
     return np.moveaxis(fits.reshape(len(X), test.shape[1], len(test), *fits.shape[1:]), 3, 1)
 
 
 def _fit_path(x: np.ndarray, y: np.ndarray, penalties: Sequence[float], tol: float) -> np.ndarray:
-    """Fits one layer, fold and seed; returns weights and bias for every penalty."""
+    """Fits one layer, fold and seed. Returns weights and bias [P, K, D+1] for all penalties."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
@@ -57,10 +59,10 @@ def _fit_path(x: np.ndarray, y: np.ndarray, penalties: Sequence[float], tol: flo
     return np.stack([fits[penalty] for penalty in penalties])
 
 
-def judge(
+def compare(
     X: np.ndarray, y: np.ndarray, bank: Any, theirs: Mapping[str, np.ndarray]
 ) -> dict[str, dict[str, float]]:
-    """Compares our fits with those of scikit-learn, in float64.
+    """Compares our fits with those of scikit-learn. Computes objectives in float64.
 
     Args:
         X: activations [L, N, D].
@@ -70,24 +72,25 @@ def judge(
 
     Returns:
         For "ours" and each name in `theirs`:
-        `excess_max`, `excess_median`: relative excess of the objective over the lowest objective of
-        the same layer, penalty, fold and seed.
-        `predictions_equal`: share of test rows with the same prediction as ours.
-        `accuracy_gap`: largest difference between a layer's accuracy and ours.
-        `accuracy`: mean accuracy on test rows.
+            `excess_max`, `excess_median`: relative excess of the objective over the lowest
+                objective of the same layer, penalty, fold and seed.
+            `predictions_equal`: share of test rows with the same prediction as ours.
+            `accuracy_gap`: largest difference between a layer's accuracy and ours.
+            `accuracy`: mean accuracy on test rows.
     """
     excess, agreement, accuracies = [], [], []
     for layer, penalty, fold, seed in np.ndindex(bank.objective.shape):
         fitted = bank.data.isel(layer=layer, penalty=penalty, fold=fold, seed=seed)
         test = fitted.test.values
-        x = _standardised(X[layer], ~test)
+        x = _standardise(X[layer], ~test)
         fits = [(fitted.weights.values.astype(np.float64), fitted.bias.values.astype(np.float64))]
         fits += [
-            _all_classes(weights[layer, penalty, fold, seed].astype(np.float64))
+            _split_two_classes(weights[layer, penalty, fold, seed].astype(np.float64))
             for weights in theirs.values()
         ]
-        # With two classes, scikit-learn penalises one row w, which equals the rows w/2 and -w/2.
-        # ‖w‖² is twice the squared norm of the two rows, so their penalty is twice as strong.
+        # With two classes, scikit-learn fits one row w, which predicts the same as the two rows w/2
+        # and -w/2. ‖w‖² is twice the squared norm of the two rows, so the penalty of the two rows
+        # is twice as strong.
         strength = float(bank.data.penalty[penalty]) * (2 if len(fits[0][0]) == 2 else 1)
         objectives = np.array([objective(x[~test], y[~test], *fit, strength) for fit in fits])
         excess.append(objectives / objectives.min() - 1)
@@ -108,13 +111,13 @@ def judge(
     }
 
 
-def _standardised(x: np.ndarray, train: np.ndarray) -> np.ndarray:
+def _standardise(x: np.ndarray, train: np.ndarray) -> np.ndarray:
     mean, scale = x[train].mean(0, dtype=np.float64), x[train].std(0, dtype=np.float64)
     return (x.astype(np.float64) - mean) / scale
 
 
-def _all_classes(fit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns weights [K, D] and bias [K]; splits scikit-learn's one row for two classes."""
+def _split_two_classes(fit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns weights [K, D] and bias [K], with two rows if scikit-learn fitted one row."""
     fit = np.concatenate([-fit / 2, fit / 2]) if len(fit) == 1 else fit
     return fit[:, :-1], fit[:, -1]
 
@@ -122,7 +125,13 @@ def _all_classes(fit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def objective(
     x: np.ndarray, y: np.ndarray, weights: np.ndarray, bias: np.ndarray, strength: float
 ) -> float:
-    """Computes λ/2 ‖W‖² plus the sum of the cross-entropy over rows; λ is `strength`."""
+    """Computes λ/2 ‖W‖² plus the sum over rows of the cross-entropy. λ is `strength`.
+
+    Example:
+        >>> x, y = np.ones((1, 2)), np.array([0])
+        >>> round(objective(x, y, np.zeros((2, 2)), np.zeros(2), strength=1.0), 3)
+        0.693
+    """
     logits = x @ weights.T + bias
     target_logits = logits[np.arange(len(y)), y]
     cross_entropy = np.logaddexp.reduce(logits - target_logits[:, None], axis=1).sum()

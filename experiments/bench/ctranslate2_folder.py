@@ -1,16 +1,16 @@
-"""Prepares packaged weights for CTranslate2, which faster-whisper uses."""
+"""Prepares packaged weights for CTranslate2, the library below faster-whisper."""
 
 from pathlib import Path
 
 from jaxasr.weights import Checkpoint
 
 
-def folder(checkpoint: Checkpoint, into: Path) -> Path:
-    """Returns a folder that CTranslate2 can load, with the weights in one file.
+def prepare(checkpoint: Checkpoint, into: Path) -> Path:
+    """Returns a folder that CTranslate2 can load, with all weights in `model.bin`.
 
     Args:
-        checkpoint: a checkpoint in CTranslate2's format. Its weights may be in several files.
-        into: folder to write if the weights are not in one file `model.bin` yet.
+        checkpoint: a checkpoint in the format of CTranslate2. Its weights may be in several files.
+        into: folder that is written and returned if the weights are in several files.
     """
     assert checkpoint.tokenizer_file is not None  # a CTranslate2 folder has a tokenizer
     source = checkpoint.tokenizer_file.parent
