@@ -82,7 +82,7 @@ class Utterance:
 
     def __post_init__(self) -> None:
         # A frozen dataclass has no other way to change a field.
-        object.__setattr__(self, "id", escape_surrogates(self.id))
+        object.__setattr__(self, "id", self.id.encode("utf-8", "backslashreplace").decode())
 
     def samples(self) -> Float[np.ndarray, "n"]:
         """Reads the samples at 16 kHz, mono.
